@@ -1,0 +1,28 @@
+"""tinyinfer: an LLM inference engine to learn from: one readable file per optimization, one switch per file."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tinyinfer.errors import ModelError
+    from tinyinfer.llm import LLM, RequestOutput
+    from tinyinfer.sampling import SamplingParams
+
+__version__ = "0.1.0"
+__all__ = ["LLM", "ModelError", "RequestOutput", "SamplingParams", "__version__"]
+
+_HOMES = {
+    "LLM": "tinyinfer.llm",
+    "RequestOutput": "tinyinfer.llm",
+    "SamplingParams": "tinyinfer.sampling",
+    "ModelError": "tinyinfer.errors",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Public names are imported on first use, so that `import tinyinfer` and `--help` take no time."""
+    if name not in _HOMES:
+        raise AttributeError(f"module 'tinyinfer' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,133 @@
+"""From a checkpoint to a model: which weights are fused, and what stands where a family has nothing.
+
+All that differs between families is decided here, once, while loading, so that transformer.py has no branches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinyinfer.config import ModelConfig, RopeConfig
+from tinyinfer.mlp import MLP, GatedMLP, PlainMLP
+from tinyinfer.moe import MoE
+from tinyinfer.transformer import Heads, Layer, Model
+from tinyinfer.weights import Array, Embedding, FullQKNorm, LayerNorm, Linear, NoNorm, Norm, RMSNorm
+
+if TYPE_CHECKING:
+    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.loading.checkpoint import Checkpoint
+
+
+def assemble(
+    checkpoint: Checkpoint, ops: NumpyOps, on_layer: Callable[[int, int], None] = lambda done, of: None
+) -> Model:
+    """The model of a checkpoint, its weights taken by `ops`; on_layer(done, total) is called as layers are loaded."""
+    c, tensors = checkpoint.config, Taker(checkpoint, ops)
+    positions = tensors.array("positions") if c.learned_positions else None
+    table = tensors.matrix("embedding")
+    ropes = list(dict.fromkeys(c.rope))
+    layers = []
+    for i in range(c.num_layers):
+        layers.append(build_layer(i, c, tensors, ropes.index(c.rope[i])))
+        on_layer(i + 1, c.num_layers)
+    return Model(
+        config=c,
+        embedding=Embedding(table, positions, c.embedding_scale),
+        frequencies=tuple(ops.take_array(frequencies(rope, c.head_dim)) for rope in ropes),
+        layers=tuple(layers),
+        final_norm=tensors.norm("final_norm"),
+        head=Linear(table if c.tied_head else tensors.matrix("head")),
+    )
+
+
+class Taker:
+    """Takes weights by canonical name out of a checkpoint, for one backend."""
+
+    def __init__(self, checkpoint: Checkpoint, ops: NumpyOps) -> None:
+        self.config, self.tensors, self.ops = checkpoint.config, checkpoint.tensors, ops
+
+    def matrix(self, *names: str) -> Array:
+        """The matrices of these names as one."""
+        return self.ops.take(*(self.tensors[name] for name in names))
+
+    def experts(self, *names: str) -> Array:
+        """The stacks of experts of these names as one."""
+        return self.ops.take_experts(*(self.tensors[name] for name in names))
+
+    def array(self, *names: str) -> Array:
+        """Small arrays, joined."""
+        return self.ops.take_array(*(self.tensors[name].numpy() for name in names))
+
+    def linear(self, *names: str) -> Linear:
+        """The matrices of these names as one linear layer, with their biases if the family has them."""
+        biases = [f"{name}.bias" for name in names]
+        return Linear(self.matrix(*names), self.array(*biases) if biases[0] in self.tensors else None)
+
+    def norm(self, name: str) -> Norm:
+        """The norm of that name, of the family's kind."""
+        if self.config.norm == "layer":
+            return LayerNorm(self.array(name), self.array(f"{name}.bias"), self.config.norm_eps)
+        return RMSNorm(self.array(name), self.config.norm_eps)
+
+
+def build_layer(i: int, c: ModelConfig, tensors: Taker, rotation: int) -> Layer:
+    """Layer i, queries, keys and values fused."""
+    n = f"layers.{i}."
+    return Layer(
+        attention_norm=tensors.norm(n + "attention_norm"),
+        qkv=tensors.linear(n + "q", n + "k", n + "v"),
+        qk_norm=build_qk_norm(n, c, tensors),
+        rotation=rotation,
+        heads=Heads(c.num_heads, c.num_kv_heads, c.head_dim, c.attention_scale, c.windows[i]),
+        o=tensors.linear(n + "o"),
+        post_attention_norm=tensors.norm(n + "post_attention_norm") if c.post_norms else NoNorm(),
+        mlp_norm=tensors.norm(n + "mlp_norm"),
+        mlp=build_mlp(n, c, tensors),
+        post_mlp_norm=tensors.norm(n + "post_mlp_norm") if c.post_norms else NoNorm(),
+    )
+
+
+def build_qk_norm(n: str, c: ModelConfig, tensors: Taker) -> Norm:
+    """The norm of queries and keys; a weight shared by heads is repeated, so that one operation serves both."""
+    if c.qk_norm == "none":
+        return NoNorm()
+    q, k = tensors.array(n + "q_norm"), tensors.array(n + "k_norm")
+    if c.qk_norm == "full":
+        return FullQKNorm(RMSNorm(q, c.norm_eps), RMSNorm(k, c.norm_eps))
+    stacked = np.stack([q] * c.num_heads + [k] * c.num_kv_heads)
+    return RMSNorm(tensors.ops.take_array(stacked), c.norm_eps)
+
+
+def build_mlp(n: str, c: ModelConfig, tensors: Taker) -> MLP:
+    """The MLP of the family's kind, gate and up fused."""
+    if c.experts:
+        gate_up, down = tensors.experts(n + "gate", n + "up"), tensors.experts(n + "down")
+        return MoE(tensors.linear(n + "router"), gate_up, down, c.activation, c.experts)
+    if c.gated:
+        return GatedMLP(tensors.linear(n + "gate", n + "up"), tensors.linear(n + "down"), c.activation)
+    return PlainMLP(tensors.linear(n + "up"), tensors.linear(n + "down"), c.activation)
+
+
+def frequencies(rope: RopeConfig | None, head_dim: int) -> np.ndarray:  # -> (E/2,)
+    """Radians per position of each pair of a head's numbers; without rotary positions, 0 (no rotation)."""
+    if rope is None:
+        return np.zeros(head_dim // 2, dtype=np.float32)
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
+    f = np.float32(1) / np.float32(rope.theta) ** exponents
+    if rope.divisors is not None:
+        return f / np.asarray(rope.divisors, dtype=np.float32)
+    if rope.scaling == "linear":
+        return f / np.float32(rope.factor)
+    return llama3_frequencies(f, rope) if rope.scaling == "llama3" else f
+
+
+def llama3_frequencies(f: np.ndarray, rope: RopeConfig) -> np.ndarray:  # (E/2,) -> (E/2,)
+    """Long wavelengths divided by factor, short ones kept, between them a blend (Llama 3.1's model card)."""
+    turns = rope.original_max_position * f / np.float32(2 * math.pi)  # full turns within the original context
+    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
+    blend = np.clip(blend, 0, 1)
+    return ((1 - blend) * f / np.float32(rope.factor) + blend * f).astype(np.float32)

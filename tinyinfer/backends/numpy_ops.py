@@ -1,0 +1,210 @@
+"""The reference backend: the model's operations in plain NumPy, each a few lines, each counting its work.
+
+Whatever another backend does faster, it must give these results and this ledger. Arithmetic is float32 throughout;
+weights kept in half precision are widened a tile at a time. In NumPy that saves memory and no time: its BLAS has no
+half-precision products, so every weight is still multiplied as a float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinyinfer.attention import tiled_attention, visible_pairs
+from tinyinfer.backends.threads import set_blas_threads
+from tinyinfer.ledger import Ledger
+from tinyinfer.weights import Array, Dense, Embedding, Experts, FullQKNorm, LayerNorm, Linear, Norm, RMSNorm
+
+if TYPE_CHECKING:
+    from tinyinfer.kv_cache import Cache
+    from tinyinfer.loading.checkpoint import LazyTensor
+    from tinyinfer.sequence import Batch
+    from tinyinfer.transformer import Heads
+
+TILE = 1 << 17  # weights widened at a time: half a megabyte of float32, which stays in a core's cache
+
+
+class NumpyOps:
+    """The operations on NumPy arrays.
+
+    ledger: where work is counted. dtype: how float matrices are stored. threads: for BLAS, None for all cores.
+    """
+
+    xp: Any = np
+
+    def __init__(self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None) -> None:
+        set_blas_threads(threads)
+        self.ledger = ledger
+        self.dtype = np.dtype(dtype)
+        self.products = {Dense: self.dense_product}  # a product for each type of weight
+
+    # Taking weights: from rows of outputs in a file to the layout of Dense.
+
+    def take(self, *parts: LazyTensor) -> Dense:
+        """The parts, each (N_i, M), below one another as one Dense weight; no part is ever in memory twice."""
+        array = np.empty((parts[0].shape[1], sum(part.shape[0] for part in parts)), dtype=self.dtype)
+        column = 0
+        for part in parts:
+            for start, rows in part.tiles():
+                array[:, column + start : column + start + len(rows)] = rows.T
+            column += part.shape[0]
+        return Dense(array)
+
+    def take_experts(self, *parts: LazyTensor) -> Experts:
+        """The parts, each (X, N_i, M), below one another in each expert."""
+        experts, _, inputs = parts[0].shape
+        array = np.empty((experts, inputs, sum(part.shape[1] for part in parts)), dtype=self.dtype)
+        column = 0
+        for part in parts:
+            for start, stack in part.tiles():
+                array[start : start + len(stack), :, column : column + part.shape[1]] = stack.transpose(0, 2, 1)
+            column += part.shape[1]
+        return Experts(array)
+
+    def take_array(self, *parts: np.ndarray) -> Array:
+        """Small arrays (norms, biases), joined, kept in float32."""
+        return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
+
+    # Operations on rows.
+
+    def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
+        """Each token's vector, and its position's where the model learned one."""
+        x = embedding.table.rows(tokens)
+        self.ledger.weight_bytes += x.size * self.dtype.itemsize
+        if embedding.scale != 1.0:
+            x *= np.float32(embedding.scale)
+        if embedding.positions is not None:
+            x += embedding.positions[positions]
+            self.ledger.weight_bytes += x.nbytes
+        return x
+
+    def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
+        """x @ weight + bias."""
+        rows, inputs = x.shape
+        self.ledger.flops += 2 * rows * inputs * linear.weight.shape[0]
+        self.ledger.weight_bytes += linear.nbytes
+        y = self.products[type(linear.weight)](x, linear.weight)
+        if linear.bias is not None:
+            y += linear.bias
+        return y
+
+    def dense_product(self, x: Array, weight: Dense) -> Array:  # (T, M) -> (T, N)
+        """x @ weight; a weight in half precision is widened a tile of inputs at a time."""
+        if weight.array.dtype == np.float32:
+            return x @ weight.array
+        outputs, inputs = weight.shape
+        step = max(1, TILE // outputs)
+        y = x[:, :step] @ weight.dequantize(slice(0, step))
+        for start in range(step, inputs, step):
+            tile = slice(start, start + step)
+            y += x[:, tile] @ weight.dequantize(tile)
+        return y
+
+    def expert_linear(self, x: Array, experts: Experts, starts: Array) -> Array:  # (N, M), (X+1,) -> (N, F)
+        """Rows starts[e] ... starts[e+1] times expert e, for every expert that has rows."""
+        y = np.empty((len(x), experts.array.shape[2]), dtype=np.float32)
+        for e in np.flatnonzero(np.diff(starts)):
+            rows = slice(starts[e], starts[e + 1])
+            y[rows] = self.linear(x[rows], Linear(experts.expert(int(e))))
+        return y
+
+    def norm(self, x: Array, norm: Norm) -> Array:  # (T, D) -> (T, D)
+        """Every row brought to unit scale, as the norm's type says; other axes before the last are rows too."""
+        self.ledger.weight_bytes += norm.nbytes
+        if isinstance(norm, RMSNorm):
+            return rms_norm(x, norm)
+        if isinstance(norm, LayerNorm):
+            return layer_norm(x, norm)
+        if isinstance(norm, FullQKNorm):
+            return full_qk_norm(x, norm)
+        return x
+
+    def rotation(self, positions: Array, frequencies: Array) -> tuple[Array, Array]:  # (T,) -> (T, 1, E/2), (T, 1, E/2)
+        """Cosine and sine of position times frequency."""
+        angles = positions.astype(np.float32)[:, None, None] * frequencies
+        return np.cos(angles), np.sin(angles)
+
+    def rope(
+        self, x: Array, rotation: tuple[Array, Array]
+    ) -> Array:  # (T, H+K, E), ((T, 1, E/2), (T, 1, E/2)) -> (T, H+K, E)
+        """Each pair (x[e], x[e + E/2]) turned by its angle (Su et al. 2021, equation 34)."""
+        cos, sin = rotation
+        half = x.shape[-1] // 2
+        a, b = x[..., :half], x[..., half:]
+        out = np.empty(x.shape, dtype=np.float32)
+        np.subtract(a * cos, b * sin, out=out[..., :half])
+        np.add(b * cos, a * sin, out=out[..., half:])
+        return out
+
+    def attention(self, q: Array, i: int, batch: Batch, cache: Cache, heads: Heads) -> Array:  # (T, H, E) -> (T, H, E)
+        """Each sequence's rows over that sequence's keys and values of layer i, as the cache remembers them."""
+        outs = []
+        for span in batch.spans:
+            start = 0 if heads.window is None else max(0, span.first - heads.window + 1)
+            k, v = cache.read(i, span.seq, start)
+            rows = q[span.start : span.stop]
+            outs.append(tiled_attention(rows, k, v, span.first, start, heads.scale, heads.window, np))
+            pairs = visible_pairs(len(rows), span.first, heads.window)
+            self.ledger.attention_flops += 4 * heads.queries * heads.size * pairs
+            self.ledger.flops += 4 * heads.queries * heads.size * pairs
+        return outs[0] if len(outs) == 1 else np.concatenate(outs)
+
+    def activate(self, x: Array, activation: str) -> Array:  # (T, F) -> (T, F)
+        """The nonlinearity of that name."""
+        return ACTIVATIONS[activation](x)
+
+    def gate(self, gate_up: Array, activation: str) -> Array:  # (T, 2*F) -> (T, F)
+        """act(gate) · up, of the two halves."""
+        half = gate_up.shape[1] // 2
+        y = ACTIVATIONS[activation](gate_up[:, :half])
+        y *= gate_up[:, half:]
+        return y
+
+    def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
+        """The residual stream after a change, in place."""
+        x += change
+        return x
+
+
+def rms_norm(x: Array, norm: RMSNorm) -> Array:  # (T, D) -> (T, D)
+    """x / sqrt(mean(x²) + eps) · weight."""
+    square = np.einsum("...i,...i->...", x, x)[..., None]
+    return x * (1.0 / np.sqrt(square / np.float32(x.shape[-1]) + np.float32(norm.eps))) * norm.weight
+
+
+def layer_norm(x: Array, norm: LayerNorm) -> Array:  # (T, D) -> (T, D)
+    """(x - mean) / sqrt(var + eps) · weight + bias."""
+    x = x - x.mean(axis=-1, keepdims=True)
+    x /= np.sqrt((x * x).mean(axis=-1, keepdims=True) + np.float32(norm.eps))
+    return x * norm.weight + norm.bias
+
+
+def full_qk_norm(x: Array, norm: FullQKNorm) -> Array:  # (T, H+K, E) -> (T, H+K, E)
+    """All query heads of a row as one vector, and all key heads as another, each by its own norm."""
+    rows, _, size = x.shape
+    flat = x.reshape(rows, -1)
+    split = len(norm.query.weight)
+    parts = rms_norm(flat[:, :split], norm.query), rms_norm(flat[:, split:], norm.key)
+    return np.concatenate(parts, axis=1).reshape(rows, -1, size)
+
+
+def silu(x: Array) -> Array:  # (T, F) -> (T, F)
+    """x · sigmoid(x), as x/2 · (1 + tanh(x/2)), which cannot overflow (Elfwing et al. 2017)."""
+    half = x * np.float32(0.5)
+    y = np.tanh(half)
+    y += np.float32(1)
+    y *= half
+    return y
+
+
+def gelu_tanh(x: Array) -> Array:  # (T, F) -> (T, F)
+    """x/2 · (1 + tanh(sqrt(2/pi) · (x + 0.044715 x³))) (Hendrycks & Gimpel 2016)."""
+    y = np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x))
+    y += np.float32(1)
+    y *= x * np.float32(0.5)
+    return y
+
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"silu": silu, "gelu_tanh": gelu_tanh}

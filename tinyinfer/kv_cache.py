@@ -1,0 +1,187 @@
+"""The KV cache: keys and values of tokens already computed, so that a step computes only the new ones.
+
+Without it (`none`) each new token runs the whole sequence through the model again: n + (n+1) + (n+2) + ... rows. With
+it (`contiguous`) each step is one row, at the price of 2·L·K·E·4 bytes a position. Scores still grow from 1 to n per
+step. Wins: always, once more than a token or two is generated. Loses: memory; `contiguous` reserves the whole context
+for every sequence, and what a sequence does not use is wasted (counted by `wasted_bytes`).
+
+One contract for every cache. `length(seq)` is the one truth about how many positions are computed; everything else that
+happens to a sequence (a rollback, a restart) is just another length. In a step: `reserve` room for n more positions,
+`append` each layer's keys and values for the whole batch, `read` them from position `start`, and `commit` at the end.
+Nothing counts as stored before it is committed, so a failed step leaves no trace.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from tinyinfer.config import ModelConfig
+from tinyinfer.ledger import Ledger
+from tinyinfer.weights import Array
+
+if TYPE_CHECKING:
+    from tinyinfer.sequence import Batch, Sequence
+
+
+class Cache(Protocol):
+    """What the engine and the model ask of a cache."""
+
+    can_chunk: bool  # whether a prompt may be computed in pieces, which needs a memory between steps
+
+    def length(self, seq: Sequence) -> int:
+        """How many positions of the sequence are computed and kept."""
+
+    def reserve(self, seq: Sequence, n: int) -> None:
+        """Makes room for n positions after `length`; ValueError if the cache cannot hold them."""
+
+    def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
+        """Takes the keys and values of all rows of the batch, in one layer."""
+
+    def read(self, layer: int, seq: Sequence, start: int) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
+        """Keys and values from position `start` to the newest appended one."""
+
+    def commit(self, seq: Sequence, n: int) -> None:
+        """The n positions appended last are computed in every layer: `length` grows by n."""
+
+    def truncate(self, seq: Sequence, n: int) -> None:
+        """Forgets all positions from n on; ValueError beyond `length`."""
+
+    def free(self, seq: Sequence) -> None:
+        """Forgets the sequence and gives its room back."""
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes reserved for the sequences it knows."""
+
+    @property
+    def wasted_bytes(self) -> int:
+        """The part of `held_bytes` that holds no computed position."""
+
+
+class NoCache:
+    """Remembers nothing from one step to the next: every step computes every position again. The lesson's baseline."""
+
+    can_chunk = False
+
+    def __init__(self, config: ModelConfig, max_model_len: int, ledger: Ledger, xp: Array) -> None:
+        self.ledger = ledger
+        self._step: dict[int, tuple[Array, Array]] = {}  # sequence id -> this step's keys and values, of one layer
+
+    def length(self, seq: Sequence) -> int:
+        """Always 0."""
+        return 0
+
+    def reserve(self, seq: Sequence, n: int) -> None:
+        """Nothing to reserve."""
+
+    def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
+        """Keeps the layer's keys and values until the next layer's."""
+        self._step = {span.seq.id: (k[span.start : span.stop], v[span.start : span.stop]) for span in batch.spans}
+        self.ledger.kv_written_bytes += k.nbytes + v.nbytes
+
+    def read(self, layer: int, seq: Sequence, start: int) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
+        """This step's keys and values."""
+        k, v = self._step[seq.id]
+        k, v = k[start:], v[start:]
+        self.ledger.kv_read_bytes += k.nbytes + v.nbytes
+        return k, v
+
+    def commit(self, seq: Sequence, n: int) -> None:
+        """Forgets the step."""
+        self._step.pop(seq.id, None)
+
+    def truncate(self, seq: Sequence, n: int) -> None:
+        """Nothing is longer than 0."""
+        if n != 0:
+            raise ValueError(f"cannot truncate to {n} positions: kv_cache=none holds none")
+
+    def free(self, seq: Sequence) -> None:
+        """Forgets the step."""
+        self._step.pop(seq.id, None)
+
+    @property
+    def held_bytes(self) -> int:
+        """0."""
+        return 0
+
+    @property
+    def wasted_bytes(self) -> int:
+        """0."""
+        return 0
+
+
+class ContiguousCache:
+    """One array per sequence, as long as the context, filled from the front; nothing is ever copied.
+
+    An array is (L, 2, K, P, E) with P = max_model_len, so one head's keys lie in the order in which they are read. The
+    operating system gives memory to a page when it is first written, so what is reserved is promised rather than used.
+    """
+
+    can_chunk = True
+
+    def __init__(self, config: ModelConfig, max_model_len: int, ledger: Ledger, xp: Array) -> None:
+        self.ledger, self.xp, self.capacity = ledger, xp, max_model_len
+        self.shape = (config.num_layers, 2, config.num_kv_heads, max_model_len, config.head_dim)
+        self.position_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
+        self._arrays: dict[int, Array] = {}
+        self._lengths: dict[int, int] = {}
+        self._written: dict[int, int] = {}  # how far each was appended to; its length until the step commits
+        self._spare: list[Array] = []  # arrays of sequences that are gone, for the next ones
+
+    def length(self, seq: Sequence) -> int:
+        """Positions committed."""
+        return self._lengths.get(seq.id, 0)
+
+    def reserve(self, seq: Sequence, n: int) -> None:
+        """Gives a new sequence its array."""
+        if self.length(seq) + n > self.capacity:
+            raise ValueError(
+                f"{self.length(seq) + n} positions do not fit into a cache of {self.capacity}; raise --max-model-len"
+            )
+        if seq.id not in self._arrays:
+            self._arrays[seq.id] = self._spare.pop() if self._spare else self.xp.empty(self.shape, dtype="float32")
+            self._lengths[seq.id] = 0
+
+    def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
+        """Writes each span's rows behind its sequence's."""
+        for span in batch.spans:
+            own = self._arrays[span.seq.id][layer]
+            positions = slice(span.first, span.first + span.stop - span.start)
+            own[0, :, positions] = k[span.start : span.stop].transpose(1, 0, 2)
+            own[1, :, positions] = v[span.start : span.stop].transpose(1, 0, 2)
+            self._written[span.seq.id] = positions.stop
+        self.ledger.kv_written_bytes += k.nbytes + v.nbytes
+
+    def read(self, layer: int, seq: Sequence, start: int) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
+        """Views, no copies."""
+        own = self._arrays[seq.id][layer, :, :, start : self._written[seq.id]]
+        self.ledger.kv_read_bytes += own.nbytes
+        return own[0].transpose(1, 0, 2), own[1].transpose(1, 0, 2)
+
+    def commit(self, seq: Sequence, n: int) -> None:
+        """What was appended counts."""
+        self._lengths[seq.id] += n
+
+    def truncate(self, seq: Sequence, n: int) -> None:
+        """Later positions are simply written over."""
+        if not 0 <= n <= self.length(seq):
+            raise ValueError(f"cannot truncate to {n} positions: the sequence has {self.length(seq)}")
+        if seq.id in self._lengths:
+            self._lengths[seq.id] = n
+
+    def free(self, seq: Sequence) -> None:
+        """Keeps the array for the next sequence."""
+        if seq.id in self._arrays:
+            self._spare.append(self._arrays.pop(seq.id))
+            del self._lengths[seq.id]
+            self._written.pop(seq.id, None)
+
+    @property
+    def held_bytes(self) -> int:
+        """Whole contexts, whatever they hold."""
+        return len(self._arrays) * self.capacity * self.position_bytes
+
+    @property
+    def wasted_bytes(self) -> int:
+        """The empty rest of every context."""
+        return self.held_bytes - sum(self._lengths.values()) * self.position_bytes

@@ -1,0 +1,208 @@
+"""LLM: a model on disk, ready to answer. Text goes in and comes out here; the engine below sees only tokens.
+
+>>> llm = LLM("smollm2-135m")                                                       # doctest: +SKIP
+>>> llm.generate("The capital of France is", SamplingParams(max_tokens=8))[0].text  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from itertools import count
+from typing import Any, cast
+
+import numpy as np
+
+from tinyinfer.assemble import assemble
+from tinyinfer.batching import SequentialScheduler
+from tinyinfer.config import EngineConfig, ModelConfig
+from tinyinfer.engine import Engine
+from tinyinfer.ledger import Ledger
+from tinyinfer.loading import load
+from tinyinfer.loading.hub import find
+from tinyinfer.metrics import RequestMetrics, request_metrics
+from tinyinfer.registry import BACKENDS, CACHES, DTYPES, resolve
+from tinyinfer.sampling import SamplingParams, log_softmax
+from tinyinfer.sequence import Batch, Sequence, Span
+from tinyinfer.text import TextOutput
+from tinyinfer.trace import StepTrace
+
+Prompt = str | Seq[int]  # text, or token ids
+Prompts = Prompt | Seq[Prompt]
+Params = SamplingParams | Seq[SamplingParams] | None
+SCORE_ROWS = 128  # rows whose logits `score` holds at a time: 25 MB for a vocabulary of 49152
+
+
+@dataclass(frozen=True)
+class TokenLogprob:
+    """A generated token's log-probability before any filter, and the best alternatives' (id -> logprob)."""
+
+    token: int
+    logprob: float
+    top: dict[int, float]
+
+
+@dataclass(frozen=True)
+class RequestOutput:
+    """What came of one prompt. finish_reason: "stop" (end token or stop string), "length" or "abort".
+
+    token_ids holds the end token when it was generated; text ends before a stop string. logprobs: when asked for.
+    """
+
+    text: str
+    token_ids: list[int]
+    prompt_token_ids: list[int]
+    finish_reason: str
+    metrics: RequestMetrics
+    logprobs: list[TokenLogprob] | None = None
+
+
+class LLM:
+    """A model and an engine with the chosen optimizations.
+
+    model: a known name, a Hugging Face folder, a .gguf file or owner/name on the hub. switches: EngineConfig's fields.
+    on_load(done, total): called as layers are loaded. clock: seconds; injected, so that time can be simulated.
+    Raises ModelError when the model is missing, broken or unsupported, ValueError for a switch that does not exist.
+    """
+
+    def __init__(
+        self,
+        model: str = "smollm2-135m",
+        *,
+        on_load: Callable[[int, int], None] = lambda done, total: None,
+        clock: Callable[[], float] = time.perf_counter,
+        **switches: Any,
+    ) -> None:
+        self.engine_config = EngineConfig.from_switches(**switches)
+        checkpoint = load(find(model))
+        self.config: ModelConfig = checkpoint.config
+        self.tokenizer = checkpoint.tokenizer
+        self.path = checkpoint.path
+        self.ledger = Ledger()
+        self.max_model_len = self._context(self.engine_config.max_model_len)
+        dtype = resolve(DTYPES, self.engine_config.dtype)
+        self.ops = resolve(BACKENDS, self.engine_config.backend)(self.ledger, dtype, self.engine_config.threads)
+        self.model = assemble(checkpoint, self.ops, on_load)
+        cache = resolve(CACHES, self.engine_config.kv_cache)(self.config, self.max_model_len, self.ledger, self.ops.xp)
+        self.engine = Engine(self.model, self.ops, cache, SequentialScheduler(cache, self.ledger), clock)
+        self._ids = count()
+
+    def generate(
+        self, prompts: Prompts, params: Params = None
+    ) -> list[RequestOutput]:
+        """Continues each prompt (text, or token ids), with one SamplingParams for all or one each.
+
+        Raises ValueError, before any work, for an empty prompt, a token id outside the vocabulary or a prompt that
+        leaves no room in the context.
+        """
+        sequences = self.sequences(prompts, params)
+        for _ in self.engine.run(sequences):
+            continue
+        return [self.output(seq) for seq in sequences]
+
+    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
+        """The continuation of one prompt, piece by piece as it comes; no piece ends inside a character."""
+        [seq] = self.sequences([prompt], params)
+        shown = 0
+        for _ in self.engine.run([seq]):
+            if len(seq.text.text) > shown:
+                yield seq.text.text[shown:]
+                shown = len(seq.text.text)
+
+    def chat(self, messages: list[dict[str, str]], params: SamplingParams | None = None) -> RequestOutput:
+        """The answer to a conversation: [{"role": "user", "content": "..."}, ...], by the model's chat template."""
+        return self.generate([self.chat_prompt(messages)], params)[0]
+
+    def chat_prompt(self, messages: list[dict[str, str]]) -> list[int]:
+        """The token ids that a conversation becomes; the template writes the special tokens itself."""
+        return self.tokenizer.encode(self.tokenizer.render(messages), add_special_tokens=False)
+
+    def steps(
+        self, prompts: Prompts, params: Params = None
+    ) -> Iterator[StepTrace]:
+        """The same as `generate`, one engine step at a time, for watching."""
+        yield from self.engine.run(self.sequences(prompts, params))
+
+    def logits(self, tokens: list[int]) -> np.ndarray:
+        """The logits after each of the tokens, (n, vocab) float32."""
+        seq = self._sequence(tokens, SamplingParams(max_tokens=1), room=0)
+        return np.concatenate([logits for _, logits in self._forward(seq, len(tokens))])
+
+    def score(self, tokens: list[int]) -> np.ndarray:
+        """The log-probability of each token but the first, given those before it, (n-1,) float64."""
+        seq = self._sequence(tokens, SamplingParams(max_tokens=1), room=0)
+        scores = []
+        for start, logits in self._forward(seq, SCORE_ROWS):
+            following = tokens[start + 1 : start + 1 + len(logits)]
+            scores += [log_softmax(row)[token] for row, token in zip(logits, following, strict=False)]
+        return np.array(scores)
+
+    def sequences(
+        self, prompts: Prompts, params: Params = None
+    ) -> list[Sequence]:
+        """The prompts as sequences that the engine can run; checks them all before any runs."""
+        if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], (int, np.integer))):
+            prompts = [cast(Prompt, prompts)]
+        many = cast(Seq[Prompt], prompts)
+        each = [params or SamplingParams()] * len(many) if not isinstance(params, Seq) else list(params)
+        if len(each) != len(many):
+            raise ValueError(f"{len(many)} prompts but {len(each)} SamplingParams; give one for all, or one each")
+        return [self._sequence(prompt, p) for prompt, p in zip(many, each, strict=True)]
+
+    def output(self, seq: Sequence) -> RequestOutput:
+        """What came of a sequence that has ended."""
+        logprobs = None
+        if seq.params.logprobs is not None:
+            logprobs = [TokenLogprob(c.token, c.logprob or 0.0, c.top or {}) for c in seq.choices]
+        reason = seq.finish_reason or "abort"
+        return RequestOutput(seq.text.text, seq.new_tokens, seq.prompt, reason, request_metrics(seq), logprobs)
+
+    def _sequence(self, prompt: Prompt, params: SamplingParams, room: int = 1) -> Sequence:
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        if not tokens:
+            raise ValueError("the prompt is empty; give at least one token")
+        for token in (*tokens, *params.stop_token_ids):
+            if not 0 <= token < self.config.vocab_size:
+                raise ValueError(f"token id {token} is outside the vocabulary of {self.config.vocab_size}")
+        if len(tokens) + room > self.max_model_len:
+            raise ValueError(
+                f"the prompt has {len(tokens)} tokens, but the context holds {self.max_model_len}"
+                + (" and the answer needs at least one of them" if room else "")
+                + "; shorten it or raise max_model_len"
+            )
+        return Sequence(
+            id=next(self._ids),
+            prompt=tokens,
+            params=params,
+            seed=secrets.randbits(63) if params.seed is None else params.seed,
+            text=TextOutput(self.tokenizer.stream(), tuple(params.stop)),
+            max_tokens=min(params.max_tokens, self.max_model_len - len(tokens)),
+            eos=frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids),
+        )
+
+    def _forward(self, seq: Sequence, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Pairs (first position, logits of up to `rows` positions) over a sequence."""
+        cache, n = self.engine.cache, len(seq.tokens)
+        try:
+            cache.reserve(seq, n)
+            while True:
+                start = cache.length(seq)
+                stop = min(n, start + rows) if cache.can_chunk else n
+                tokens = np.array(seq.tokens[start:stop])
+                span = Span(seq, 0, stop - start, start)
+                logits = self.engine.forward(Batch(tokens, np.arange(start, stop), np.arange(stop - start), (span,)))
+                cache.commit(seq, stop - start)
+                yield start, logits
+                if stop == n:
+                    return
+        finally:
+            cache.free(seq)
+
+    def _context(self, asked: int | None) -> int:
+        own = self.config.max_position
+        if asked is not None and asked > own:
+            raise ValueError(f"max_model_len={asked} is more than the {own} positions that this model was made for")
+        return asked or own

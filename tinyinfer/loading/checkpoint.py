@@ -1,0 +1,106 @@
+"""What every loader hands over: a ModelConfig and the weights under one canonical naming, read lazily by rows.
+
+Files disagree on names (`model.layers.0.self_attn.q_proj.weight`, `blk.0.attn_q.weight`, `h.0.attn.c_attn.weight`),
+on orientation (GPT-2 stores inputs first) and on order (GGUF permutes Llama's query rows). Loaders undo all of that,
+so that a name here always means one array: rows are outputs, columns are inputs.
+
+A `LazyTensor` reads a tile of rows at a time, so a file is never in memory twice: the peak is the weights plus one
+tile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinyinfer.config import ModelConfig
+from tinyinfer.errors import ModelError
+
+if TYPE_CHECKING:
+    from tinyinfer.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor in a file. `read(start, stop)` gives rows start..stop of its first axis as float32.
+
+    name is the one in the file, for error messages. nbytes is the size in the file.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    nbytes: int
+    read: Callable[[int, int], np.ndarray]
+
+    def tiles(self, elements: int = 1 << 20) -> Iterator[tuple[int, np.ndarray]]:
+        """Pairs (first row, float32 rows), about `elements` numbers at a time."""
+        rows = self.shape[0]
+        step = max(1, elements * rows // max(1, int(np.prod(self.shape))))
+        for start in range(0, rows, step):
+            yield start, self.read(start, min(start + step, rows))
+
+    def numpy(self) -> np.ndarray:
+        """The whole tensor as float32: for vectors and tests."""
+        return self.read(0, self.shape[0])
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk, ready to be taken by a backend: `tensors` maps canonical names to lazy tensors."""
+
+    path: str
+    config: ModelConfig
+    tensors: dict[str, LazyTensor]
+    tokenizer: Tokenizer
+
+
+def expected_tensors(c: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Canonical name -> shape of every weight that a model of this configuration has."""
+    h, k, e, d = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.head_dim, c.hidden_size
+    shapes: dict[str, tuple[int, ...]] = {"embedding": (c.vocab_size, d)}
+    if c.learned_positions:
+        shapes["positions"] = (c.max_position, d)
+    for i in range(c.num_layers):
+        layer = {"q": (h, d), "k": (k, d), "v": (k, d), "o": (d, h), **_mlp_tensors(c)}
+        biases = ["q", "k", "v"] * c.qkv_bias + ["o"] * c.o_bias + ["gate", "up", "down"] * c.mlp_bias
+        layer |= {f"{name}.bias": (layer[name][0],) for name in biases if name in layer}
+        norms = ["attention_norm", "mlp_norm"] + ["post_attention_norm", "post_mlp_norm"] * c.post_norms
+        layer |= dict.fromkeys(norms, (d,))
+        if c.norm == "layer":
+            layer |= {f"{name}.bias": (d,) for name in norms}
+        if c.qk_norm != "none":
+            layer |= {"q_norm": (e,), "k_norm": (e,)} if c.qk_norm == "head" else {"q_norm": (h,), "k_norm": (k,)}
+        shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
+    shapes["final_norm"] = (d,)
+    if c.norm == "layer":
+        shapes["final_norm.bias"] = (d,)
+    if not c.tied_head:
+        shapes["head"] = (c.vocab_size, d)
+    return shapes
+
+
+def _mlp_tensors(c: ModelConfig) -> dict[str, tuple[int, ...]]:
+    d, f = c.hidden_size, c.intermediate_size
+    if c.experts:
+        n, f = c.experts.num_experts, c.experts.expert_size
+        return {"router": (n, d), "gate": (n, f, d), "up": (n, f, d), "down": (n, d, f)}
+    return {"gate": (f, d), "up": (f, d), "down": (d, f)} if c.gated else {"up": (f, d), "down": (d, f)}
+
+
+def check_tensors(path: str, config: ModelConfig, tensors: dict[str, LazyTensor]) -> None:
+    """Raises ModelError, naming file and tensor, when a weight is missing, left over or of the wrong shape."""
+    expected = expected_tensors(config)
+    for name, shape in expected.items():
+        if name not in tensors:
+            raise ModelError(f"{path}: the weight {name!r} is missing; the file is incomplete, download it again")
+        if tensors[name].shape != shape:
+            found = tensors[name] raise ModelError(f"{path}: tensor {found.name!r} has shape {found.shape}, but the
+            configuration needs {shape}")
+    for name in tensors.keys() - expected.keys():
+        raise ModelError(
+            f"{path}: tensor {tensors[name].name!r} has no place in a {config.architecture} model of this
+            configuration; " "ignoring it could change the result"
+        )

@@ -1,0 +1,279 @@
+"""From a network onto a disk, so that nothing half-done is ever taken for done.
+
+The idea: a file gets its final name only after its bytes are proven. The table that names a file also pins its size and
+SHA-256 (`Pin`), so the network need not be trusted and may fail at any byte:
+
+    address ──fetch──▶ x.whl.part ──checked──▶ extract ──▶ x.gguf.part ──checked, synced──▶ os.replace ──▶ x.gguf
+
+A connection that breaks costs only the bytes that are missing (HTTP Range, RFC 9110 section 14); If-Range makes the
+server start over by itself when its file has changed. `alone` lets one process at a time touch a `.part`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import http.client
+import os
+import re
+import ssl
+import sys
+import time
+import urllib.error
+import urllib.request
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from tinyinfer.errors import ModelError
+
+if sys.platform == "win32":
+    import msvcrt
+else:
+    import fcntl
+
+CHUNK = 1 << 18  # bytes read at a time: small enough for a smooth bar, large enough to cost nothing
+TIMEOUT = 30.0  # seconds without a byte before a connection counts as broken
+ATTEMPTS = 5  # broken connections in a row without a new byte before we give up
+NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what file systems without locks answer
+
+
+@dataclass(frozen=True)
+class Pin:
+    """What a file must be: its size in bytes and its SHA-256 in hex."""
+
+    size: int
+    sha256: str
+
+
+class _Broken(Exception):
+    """A connection failed in a way that trying again may cure."""
+
+
+def size_of(path: str) -> int:
+    """Bytes of the file at `path`; 0 when there is none."""
+    try:
+        return os.path.getsize(path)
+    except OSError:
+        return 0
+
+
+def discard(part: str) -> None:
+    """Removes a partial file and what is remembered of it."""
+    _remove(part)
+    _remove(part + ".etag")
+
+
+def fetch(
+    url: str, part: str, pin: Pin, report: Callable[[int], object] = lambda have: None, pause: float = 0.5
+) -> None:
+    """Makes `part` hold the pinned bytes, asking only for those that it lacks.
+
+    report is told after each chunk how many bytes are there; pause is the first wait in seconds between attempts, and
+    doubles. Raises ModelError when the network fails (part kept) or the bytes are not the pinned ones (part removed);
+    an OSError is the disk's.
+    """
+    for _ in range(1 + (size_of(part) > 0)):  # an old beginning may have been another file's: then once more, from zero
+        _complete(url, part, pin.size, report, pause)
+        if _sha256(part) == pin.sha256:
+            return
+        discard(part)
+    raise ModelError(f"{url}: these are not the expected bytes (wrong SHA-256); run it again, or on another network")
+
+
+def extract(archive: str, member: str, final: str, pin: Pin) -> None:
+    """Takes `member` out of a zip file and gives it the name `final` once its size and SHA-256 are proven.
+
+    Raises ModelError when they are not, or the archive is broken; OSError is the disk's.
+    """
+    part, digest, size = final + ".part", hashlib.sha256(), 0
+    try:
+        with zipfile.ZipFile(archive) as archived, archived.open(member) as source, open(part, "wb") as target:
+            while chunk := source.read(1 << 20):
+                target.write(chunk)
+                digest.update(chunk)
+                size += len(chunk)
+            target.flush()
+            os.fsync(target.fileno())  # or a power cut could leave the name without the bytes
+        if Pin(size, digest.hexdigest()) != pin:
+            raise ModelError(f"{archive}: its {member!r} is not the expected file (wrong SHA-256); run it again")
+        os.replace(part, final)
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:
+        raise ModelError(f"{archive}: no readable {member!r} in this archive ({error}); run it again") from None
+    finally:
+        _remove(part)
+
+
+@contextmanager
+def alone(path: str, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Holds the lock file `path`; while another process has it, calls `waiting` once and waits."""
+    with open(path, "ab") as file:
+        if not _lock(file.fileno()):
+            waiting()
+            while not _lock(file.fileno()):
+                time.sleep(0.1)
+        yield  # closing the file frees the lock, as does the end of the process, however it ends
+
+
+@contextmanager
+def disk_errors(folder: str, need: int) -> Iterator[None]:
+    """Turns an OSError into a ModelError that names the folder and the `need` bytes that must fit there."""
+    try:
+        yield
+    except OSError as error:
+        cure = "or let TINYINFER_HOME name another folder"
+        if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)):
+            raise ModelError(f"{folder}: the disk is full; make room for {need / 1e6:.0f} MB there, {cure}") from None
+        reason = error.strerror or error
+        raise ModelError(f"{folder}: cannot be written ({reason}); change its permissions, {cure}") from None
+
+
+def _complete(url: str, part: str, size: int, report: Callable[[int], object], pause: float) -> None:
+    """Requests until `part` has `size` bytes, or until the network has failed too often without a new byte."""
+    best, failures = size_of(part), 0
+    while size_of(part) != size:
+        try:
+            _transfer(url, part, size, report)
+        except _Broken as broken:
+            have = size_of(part)
+            best, failures = (have, 0) if have > best else (best, failures + 1)
+            if failures == ATTEMPTS:
+                raise ModelError(f"{url}: {broken}; check the network and run it again: it goes on there") from None
+            time.sleep(pause * 2**failures)
+
+
+def _transfer(url: str, part: str, size: int, report: Callable[[int], object]) -> None:
+    """One request: continues `part` where it ends, or begins it anew when the server does not continue it."""
+    with _request(url, part, size) as response:
+        have = _first_byte(response, part, size)
+        with open(part, "ab" if have else "wb") as file:
+            if not have:
+                _remember_etag(part, response.headers.get("ETag"))
+            report(have)
+            while chunk := _read(response):
+                have += len(chunk)
+                if have > size:
+                    discard(part)
+                    raise ModelError(_other_file(url, size))
+                file.write(chunk)
+                file.flush()
+                report(have)
+    if have < size:
+        raise _Broken(f"the connection ended at byte {have} of {size}")
+
+
+def _request(url: str, part: str, size: int) -> Any:
+    """The server's response to a request for the bytes that `part` lacks."""
+    headers = {"User-Agent": "tinyinfer", "Accept-Encoding": "identity"}
+    if 0 < (have := size_of(part)) < size:
+        headers["Range"] = f"bytes={have}-"
+        if etag := _remembered_etag(part):
+            headers["If-Range"] = etag
+    try:
+        return urllib.request.urlopen(
+            urllib.request.Request(url, headers=headers), timeout=TIMEOUT, context=_certificates()
+        )
+    except urllib.error.HTTPError as error:
+        error.close()
+        if error.code == 416:  # what we have is not a beginning of what the server has
+            discard(part)
+        answer = f"the server answered {error.code} {error.reason}"
+        if error.code in (408, 416, 425, 429) or error.code >= 500:
+            raise _Broken(answer) from None
+        raise ModelError(f"{url}: {answer}; check the proxy, or try later") from None
+    except (OSError, http.client.HTTPException) as error:
+        raise _network_error(url, getattr(error, "reason", error)) from None
+    except ValueError as error:
+        raise ModelError(f"{url!r}: not an address to download from ({error}); check pip's index settings") from None
+
+
+def _network_error(url: str, reason: object) -> Exception:
+    if isinstance(reason, ssl.SSLCertVerificationError):
+        return ModelError(f"{url}: {reason.verify_message}; let SSL_CERT_FILE name your network's certificates")
+    if isinstance(reason, FileNotFoundError):
+        return ModelError(f"{url}: there is no such file; check pip's index settings")
+    return _Broken(" ".join(str(reason).split()) or type(reason).__name__)
+
+
+def _first_byte(response: Any, part: str, size: int) -> int:
+    """Where the first byte of the response belongs: at the end of `part`, or at 0."""
+    have, length = size_of(part), response.headers.get("Content-Length")
+    if response.status == 206:
+        if re.fullmatch(rf"bytes {have}-\d+/({size}|\*)", response.headers.get("Content-Range", "")):
+            return have
+        discard(part)
+        raise _Broken("the file on the server has changed")
+    if length is not None and length != str(size):
+        raise ModelError(_other_file(response.url, size))
+    return 0
+
+
+def _read(response: Any) -> bytes:
+    try:
+        return response.read(CHUNK)
+    except http.client.IncompleteRead as cut:
+        return cut.partial
+    except (OSError, http.client.HTTPException) as error:
+        raise _Broken(str(error) or type(error).__name__) from None
+
+
+def _other_file(url: str, size: int) -> str:
+    return f"{url}: the server sends another file, not the one of {size} bytes; is there a login page or a proxy?"
+
+
+def _remember_etag(part: str, etag: str | None) -> None:
+    """Keeps the version of what `part` is a part of; a weak one (W/...) says nothing about bytes."""
+    _remove(part + ".etag")
+    if etag and _is_strong(etag):
+        with open(part + ".etag", "w", encoding="ascii") as file:
+            file.write(etag)
+
+
+def _remembered_etag(part: str) -> str | None:
+    with suppress(OSError, UnicodeDecodeError), open(part + ".etag", encoding="ascii") as file:
+        etag = file.read(200)
+        return etag if _is_strong(etag) else None
+    return None
+
+
+def _is_strong(etag: str) -> bool:
+    return re.fullmatch(r'"[\x21\x23-\x7e]{1,198}"', etag) is not None
+
+
+def _certificates() -> ssl.SSLContext:
+    """The system's certificates, pip's, and those that the environment names for other tools."""
+    context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR itself
+    with suppress(ImportError, OSError):
+        import certifi  # some Pythons (python.org's for macOS) come with no certificates at all
+
+        context.load_verify_locations(certifi.where())
+    for name in ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "PIP_CERT"):
+        with suppress(OSError):
+            if path := os.environ.get(name):
+                context.load_verify_locations(**{"capath" if os.path.isdir(path) else "cafile": path})
+    return context
+
+
+def _remove(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.remove(path)
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _lock(file: int) -> bool:
+    """Tries to lock an open file; False while another process holds it."""
+    try:
+        if sys.platform == "win32":
+            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
+        else:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in NO_LOCKS
+    return True

