@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyinfer.attention import tiled_attention, visible_pairs
-from tinyinfer.backends.threads import set_blas_threads
+from tinyinfer.backends.process import tune_process
 from tinyinfer.ledger import Ledger
 from tinyinfer.weights import Array, Dense, Embedding, Experts, FullQKNorm, LayerNorm, Linear, Norm, RMSNorm
 
@@ -35,7 +35,7 @@ class NumpyOps:
     xp: Any = np
 
     def __init__(self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None) -> None:
-        set_blas_threads(threads)
+        tune_process(threads)
         self.ledger = ledger
         self.dtype = np.dtype(dtype)
         self.products = {Dense: self.dense_product}  # a product for each type of weight

@@ -97,10 +97,13 @@ def check_tensors(path: str, config: ModelConfig, tensors: dict[str, LazyTensor]
         if name not in tensors:
             raise ModelError(f"{path}: the weight {name!r} is missing; the file is incomplete, download it again")
         if tensors[name].shape != shape:
-            found = tensors[name] raise ModelError(f"{path}: tensor {found.name!r} has shape {found.shape}, but the
-            configuration needs {shape}")
+            found = tensors[name]
+            raise ModelError(
+                f"{path}: tensor {found.name!r} has shape {found.shape}, but the configuration needs {shape}; "
+                "the file is broken, or config.json belongs to another model"
+            )
     for name in tensors.keys() - expected.keys():
         raise ModelError(
-            f"{path}: tensor {tensors[name].name!r} has no place in a {config.architecture} model of this
-            configuration; " "ignoring it could change the result"
+            f"{path}: tensor {tensors[name].name!r} has no place in a {config.architecture} model of this "
+            "configuration; ignoring it could change the result, so it is refused"
         )

@@ -35,7 +35,7 @@ if sys.platform == "win32":
 else:
     import fcntl
 
-CHUNK = 1 << 18  # bytes read at a time: small enough for a smooth bar, large enough to cost nothing
+CHUNK = 1 << 18  # bytes read at a time, at most
 TIMEOUT = 30.0  # seconds without a byte before a connection counts as broken
 ATTEMPTS = 5  # broken connections in a row without a new byte before we give up
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what file systems without locks answer
@@ -153,14 +153,14 @@ def _transfer(url: str, part: str, size: int, report: Callable[[int], object]) -
             if not have:
                 _remember_etag(part, response.headers.get("ETag"))
             report(have)
-            while chunk := _read(response):
-                have += len(chunk)
-                if have > size:
-                    discard(part)
-                    raise ModelError(_other_file(url, size))
+            while have <= size and (chunk := _read(response)):
                 file.write(chunk)
                 file.flush()
+                have += len(chunk)
                 report(have)
+    if have > size:
+        discard(part)
+        raise ModelError(_other_file(url, size))
     if have < size:
         raise _Broken(f"the connection ended at byte {have} of {size}")
 
@@ -173,9 +173,9 @@ def _request(url: str, part: str, size: int) -> Any:
         if etag := _remembered_etag(part):
             headers["If-Range"] = etag
     try:
-        return urllib.request.urlopen(
-            urllib.request.Request(url, headers=headers), timeout=TIMEOUT, context=_certificates()
-        )
+        request = urllib.request.Request(url, headers=headers)
+        context = _certificates() if request.type == "https" else None
+        return urllib.request.urlopen(request, timeout=TIMEOUT, context=context)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # what we have is not a beginning of what the server has
@@ -213,7 +213,7 @@ def _first_byte(response: Any, part: str, size: int) -> int:
 
 def _read(response: Any) -> bytes:
     try:
-        return response.read(CHUNK)
+        return response.read1(CHUNK)  # what has arrived, not blocking for all of it: a slow bar still moves
     except http.client.IncompleteRead as cut:
         return cut.partial
     except (OSError, http.client.HTTPException) as error:

@@ -24,8 +24,7 @@ ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh"
 def read_config(folder: str | Path) -> ModelConfig:
     """The ModelConfig of a Hugging Face folder, from config.json and, for the end tokens, generation_config.json.
 
-    Raises ModelError, naming file and field, for an unsupported model and for a field that is missing, wrong or not
-    known.
+    Raises ModelError, naming file and field, for an unsupported model and a field that is missing, wrong or unknown.
     """
     path = Path(folder) / "config.json"
     f = Fields(str(path), read_json(path))
@@ -38,34 +37,31 @@ def read_config(folder: str | Path) -> ModelConfig:
 def _family(f: Fields) -> Family:
     """The family of the file, or a ModelError that names what was found and what is supported."""
     model_type = f.text("model_type")
-    supported = ", ".join(FAMILIES)
     if model_type == "gemma3":
         f.refuse("model_type", "is 'gemma3', the model that also reads images; use its text-only form, 'gemma3_text'")
     if model_type not in FAMILIES:
-        f.refuse("model_type", f"is {show(model_type)}, which is not supported; supported are {supported}")
-    classes = f.get("architectures")
-    known = FAMILIES[model_type].classes
+        f.refuse("model_type", f"is {show(model_type)}, which is not supported; supported are {', '.join(FAMILIES)}")
+    classes, known = f.get("architectures"), FAMILIES[model_type].classes
     if classes is not None and not (isinstance(classes, list) and classes and all(name in known for name in classes)):
-        f.refuse("architectures", f"is {show(classes)}, but a {model_type} language model is {known[0]!r}; use that
-        one")
+        f.refuse("architectures", f"is {show(classes)}, but only {known[0]} is supported; use a model of that kind")
     quantization = f.get("quantization_config")
     if quantization is not None:
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        f.refuse("quantization_config", f"says that the weights are quantized ({show(method)}); use the float model
-        instead")
+        f.refuse("quantization_config", f"says that the weights are quantized ({show(method)}); use the float model")
     return FAMILIES[model_type]
 
 
 def _decoder(f: Fields, family: Family) -> ModelConfig:
     """The ModelConfig of every family but GPT-2; they all descend from Llama."""
-    layers, width, heads = f.size("num_hidden_layers", most=MAX_LAYERS), f.size("hidden_size"),
-    f.size("num_attention_heads") kv_heads = f.optional_size("num_key_value_heads", family.kv_heads) or heads head_dim
-    = f.optional_size("head_dim", family.head_dim) or _share(f, "hidden_size", width, heads) if heads % kv_heads:
-        f.refuse("num_key_value_heads", f"is {kv_heads}, which does not divide num_attention_heads {heads}; correct
-        one")
+    layers, width = f.size("num_hidden_layers", most=MAX_LAYERS), f.size("hidden_size")
+    heads = f.size("num_attention_heads")
+    kv_heads = f.optional_size("num_key_value_heads", family.kv_heads) or heads
+    head_dim = f.optional_size("head_dim", family.head_dim) or _share(f, "hidden_size", width, heads)
+    if heads % kv_heads:
+        f.refuse("num_key_value_heads", f"is {kv_heads}, which does not divide the {heads} query heads; correct one")
     if head_dim % 2:
-        f.refuse("head_dim", f"is {head_dim}, but rotary positions turn pairs and need an even one; correct the heads")
-    windows, max_position = family.windows(f, family, layers), f.size("max_position_embeddings")
+        f.refuse("head_dim", f"is {head_dim}, but rotary positions turn pairs of numbers; correct it to an even one")
+    windows, max_position = family.windows(f, layers, family.window), f.size("max_position_embeddings")
     experts = _experts(f, family)
     bias = family.bias == "asked" and f.flag("attention_bias", False)
     return ModelConfig(
@@ -88,18 +84,18 @@ def _decoder(f: Fields, family: Family) -> ModelConfig:
         mlp_bias=family.mlp_bias and f.flag("mlp_bias", False),
         qk_norm=family.qk_norm,
         post_norms=family.gemma,
-        embedding_scale=float(np.float32(width**0.5)) if family.gemma else 1.0,  # as float32, so transformers multiplies
+        embedding_scale=float(np.float32(width**0.5)) if family.gemma else 1.0,  # rounded as in transformers
         tied_head=f.flag("tie_word_embeddings", family.tied),
         experts=experts,
     )
 
 
 def _gpt2(f: Fields, family: Family) -> ModelConfig:
-    """GPT-2, whose fields have names of their own; the usual ones are accepted too, as transformers does."""
-    usual = {"n_embd": "hidden_size", "n_layer": "num_hidden_layers", "n_head": "num_attention_heads",
-             "n_positions": "max_position_embeddings"}  # fmt: skip
-    for name, other in usual.items():
-        f.alias(name, other)
+    """GPT-2, whose fields have names of their own; the usual ones are accepted too, as in transformers."""
+    f.alias("n_embd", "hidden_size")
+    f.alias("n_layer", "num_hidden_layers")
+    f.alias("n_head", "num_attention_heads")
+    f.alias("n_positions", "max_position_embeddings")
     layers, width, heads = f.size("n_layer", most=MAX_LAYERS), f.size("n_embd"), f.size("n_head")
     head_dim = _share(f, "n_embd", width, heads)
     return ModelConfig(
@@ -135,6 +131,7 @@ def _share(f: Fields, name: str, width: int, heads: int) -> int:
 
 
 def _activation(f: Fields, name: str, absent: str) -> str:
+    """Our name of the activation function."""
     value = f.text(name, absent)
     if value not in ACTIVATIONS:
         f.refuse(name, f"is {show(value)}, which is not supported; supported are {', '.join(ACTIVATIONS)}")
@@ -142,20 +139,21 @@ def _activation(f: Fields, name: str, absent: str) -> str:
 
 
 def _gemma_activation(f: Fields) -> str:
+    """Gemma has a field of its own; where that is given, the usual one beside it says nothing (and was wrong once)."""
     if f.get("hidden_activation") is not None:
-        f.get("hidden_act")  # the name that Gemma 1 used; transformers no longer looks at it
+        f.get("hidden_act")
     return _activation(f, "hidden_activation", "gelu_pytorch_tanh")
 
 
 def _experts(f: Fields, family: Family) -> MoEConfig | None:
-    """The mixture of experts, if the family has one; transformers 4 and 5 disagree on the name of their number."""
+    """The mixture of experts, if the family has one; transformers 4 and 5 disagree on what to call their number."""
     if family.expert_size is None:
         return None
     total, chosen, renormalize = family.experts
     f.alias("num_local_experts", "num_experts")
     count, each = f.size("num_local_experts", total, most=MAX_EXPERTS), f.size("num_experts_per_tok", chosen)
     if each > count:
-        f.refuse("num_experts_per_tok", f"is {each}, more than the {count} experts that there are; correct one")
+        f.refuse("num_experts_per_tok", f"is {each}, more than the {count} experts that there are; correct one of them")
     if renormalize is None:
         renormalize = f.flag("norm_topk_prob", False)
     return MoEConfig(count, each, f.size(family.expert_size), renormalize)
@@ -194,7 +192,7 @@ def _rope(f: Fields, name: str, table: Any, theta_field: str, theta: float, max_
     elif kind == "llama3":
         low, high = r.number("low_freq_factor"), r.number("high_freq_factor")
         if low >= high:
-            r.refuse("low_freq_factor", f"is {low}, but must be below high_freq_factor ({high}); correct one")
+            r.refuse("low_freq_factor", f"is {low}, but must be below high_freq_factor ({high}); correct one of them")
         original = r.size("original_max_position_embeddings", max_position)
         rope = RopeConfig(theta, "llama3", r.number("factor"), low, high, original)
     else:
@@ -214,6 +212,5 @@ def _end_tokens(folder: Path, f: Fields, family: Family, vocab_size: int) -> tup
         source, ids = f, f.get("eos_token_id", family.eos)
     ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
     if any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in ids):
-        source.refuse("eos_token_id", f"is {show(ids)}, but must be one id or a list of ids, each at least 0; correct
-        it")
+        source.refuse("eos_token_id", f"is {show(ids)}, but must be one id or a list of ids from 0 on; correct it")
     return tuple(i for i in dict.fromkeys(ids) if i < vocab_size)  # beyond the vocabulary: can never be generated

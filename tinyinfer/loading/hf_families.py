@@ -13,26 +13,36 @@ from tinyinfer.loading.json_fields import Fields, show
 
 Windows = tuple[int | None, ...]
 
-# Where a file came from, how it was trained, how text is drawn from it: nothing that changes a logit.
-NEUTRAL = frozenset(
-    ["_name_or_path", "name_or_path", "_commit_hash", "transformers_version", "architectures", "auto_map",
-    "torch_dtype", "dtype", "use_bfloat16", "torchscript", "use_cache", "cache_implementation", "attn_implementation",
-    "_attn_implementation", "_attn_implementation_autoset", "_experts_implementation", "_flash_attn_2_enabled",
-    "unsloth_fixed", "unsloth_version", "transformers.js_config", "is_llama_config", "tf_legacy_loss", "output_past",
-    "initializer_range", "attention_dropout", "attn_pdrop", "embd_pdrop", "resid_pdrop", "gradient_checkpointing",
-    "router_aux_loss_coef", "router_jitter_noise", "output_router_logits", "output_hidden_states",
-    "output_attentions", "return_dict", "is_decoder", "chunk_size_feed_forward", "bos_token_id", "eos_token_id",
-    "pad_token_id", "sep_token_id", "decoder_start_token_id", "tokenizer_class", "prefix", "problem_type",
-    "finetuning_task", "task_specific_params", "id2label", "label2id", "num_labels", "_num_labels",
-    "summary_activation", "summary_first_dropout", "summary_proj_to_labels", "summary_type", "summary_use_proj",
-    "predict_special_tokens", "model_max_length", "max_sequence_length", "seq_length", "n_ctx",
-    "reorder_and_upcast_attn", "tie_last_hidden_states", "max_length", "min_length", "do_sample", "early_stopping",
-    "num_beams", "num_beam_groups", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p",
-    "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids",
-    "num_return_sequences", "output_scores", "return_dict_in_generate", "forced_bos_token_id", "forced_eos_token_id",
-    "remove_invalid_values", "exponential_decay_length_penalty", "suppress_tokens", "begin_suppress_tokens"]
-)
-# Fields that do change the result, except with these values. Families that understand more read the field themselves.
+# Where a file came from, how it was trained, what a classifier would need, how text is drawn: none changes a logit.
+_ORIGIN = """
+    _commit_hash _name_or_path architectures auto_map dtype is_llama_config name_or_path output_past torch_dtype
+    transformers.js_config transformers_version unsloth_fixed unsloth_version use_bfloat16
+"""
+_TRAINING = """
+    attention_dropout attn_pdrop embd_pdrop gradient_checkpointing initializer_range output_router_logits resid_pdrop
+    router_aux_loss_coef router_jitter_noise
+"""
+_RUNNING = """
+    _attn_implementation _attn_implementation_autoset _experts_implementation _flash_attn_2_enabled attn_implementation
+    cache_implementation chunk_size_feed_forward is_decoder output_attentions output_hidden_states return_dict
+    torchscript reorder_and_upcast_attn tf_legacy_loss tie_last_hidden_states use_cache
+"""
+_OTHER_HEADS = """
+    _num_labels finetuning_task id2label label2id num_labels predict_special_tokens problem_type summary_activation
+    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
+"""
+_TEXT = """
+    bos_token_id decoder_start_token_id eos_token_id max_sequence_length model_max_length n_ctx pad_token_id prefix
+    sep_token_id seq_length task_specific_params tokenizer_class
+"""
+_SAMPLING = """
+    bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
+    exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty max_length min_length
+    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores remove_invalid_values
+    repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p
+"""
+NEUTRAL = frozenset((_ORIGIN + _TRAINING + _RUNNING + _OTHER_HEADS + _TEXT + _SAMPLING).split())
+# Fields that do change the result, except with these values. A family that understands more reads the field itself.
 HARMLESS: dict[str, tuple[object, ...]] = {
     "add_cross_attention": (False, None),
     "attention_bias": (False, None),
@@ -59,29 +69,47 @@ HARMLESS: dict[str, tuple[object, ...]] = {
 }
 
 
-def _no_windows(f: Fields, family: Family, layers: int) -> Windows:
-    return (None,) * layers
+@dataclass(frozen=True)
+class Family:
+    """How one model_type differs, and what a field that its config.json leaves out means."""
+
+    architecture: str  # ModelConfig's name for it
+    classes: tuple[str, ...]  # what `architectures` may say: this model with a head over the vocabulary, or without one
+    eos: int | None = None
+    kv_heads: int | None = None  # None: as many as there are query heads
+    head_dim: int | None = None  # None: hidden_size / query heads
+    norm_eps: float = 1e-6
+    theta: float = 10000.0
+    local_theta: float | None = None  # layers with a window turn by a base of their own
+    windows: Callable[[Fields, int, int | None], Windows] = lambda f, layers, window: (None,) * layers
+    window: int | None = None
+    tied: bool = False
+    bias: str = "asked"  # "asked": attention_bias gives q, k, v and o one; "qkv": always, and o never; "none"
+    mlp_bias: bool = False  # whether the field mlp_bias exists
+    qk_norm: str = "none"
+    expert_size: str | None = None  # the field that holds F of an expert; None: no experts
+    experts: tuple[int, int, bool | None] = (0, 0, None)  # how many, per token, renormalize (None: a field says)
+    gemma: bool = False
 
 
-def _one_window(f: Fields, family: Family, layers: int) -> Windows:
+def same_window(f: Fields, layers: int, window: int | None) -> Windows:
     """Mistral, Mixtral: every layer, unless the field is null."""
-    return (f.optional_size("sliding_window", family.window),) * layers
+    return (f.optional_size("sliding_window", window),) * layers
 
 
-def _qwen_windows(f: Fields, family: Family, layers: int) -> Windows:
+def late_windows(f: Fields, layers: int, window: int | None) -> Windows:
     """Qwen 2 and 3: behind a switch, in the layers from max_window_layers on or as layer_types says."""
-    window, first = f.optional_size("sliding_window", family.window), f.size("max_window_layers", 28, least=0)
+    window, first = f.optional_size("sliding_window", window), f.size("max_window_layers", 28, least=0)
     window = window if f.flag("use_sliding_window", False) else None
     local = _local_layers(f, layers)
     if local and window is None and any(local):
-        f.refuse("layer_types", "asks for sliding_attention, but sliding_window or use_sliding_window is off; correct
-        one")
+        f.refuse("layer_types", "asks for sliding_attention, but the window is switched off; correct one of them")
     return tuple(window if (local[i] if local else i >= first) else None for i in range(layers))
 
 
-def _qwen_moe_windows(f: Fields, family: Family, layers: int) -> Windows:
+def switched_window(f: Fields, layers: int, window: int | None) -> Windows:
     """Qwen 3 MoE: behind a switch, in every layer. (Transformers 4 began at max_window_layers, 5 ignores that.)"""
-    window, first = f.optional_size("sliding_window", family.window), f.size("max_window_layers", 0, least=0)
+    window, first = f.optional_size("sliding_window", window), f.size("max_window_layers", 0, least=0)
     if not f.flag("use_sliding_window", False) or window is None:
         return (None,) * layers
     if first:
@@ -89,9 +117,9 @@ def _qwen_moe_windows(f: Fields, family: Family, layers: int) -> Windows:
     return (window,) * layers
 
 
-def _gemma_windows(f: Fields, family: Family, layers: int) -> Windows:
+def most_windows(f: Fields, layers: int, window: int | None) -> Windows:
     """Gemma 3: every sixth layer sees all, the others a window; layer_types says it outright."""
-    window, pattern = f.size("sliding_window", family.window), f.size("sliding_window_pattern", 6)
+    window, pattern = f.size("sliding_window", window), f.size("sliding_window_pattern", 6)
     local, private = _local_layers(f, layers), f.size("_sliding_window_pattern", pattern)
     if not local and private != pattern:
         f.refuse("_sliding_window_pattern", f"is {private} without layer_types; call it sliding_window_pattern")
@@ -106,58 +134,35 @@ def _local_layers(f: Fields, layers: int) -> list[bool] | None:
     if not isinstance(kinds, list) or any(kind not in ("full_attention", "sliding_attention") for kind in kinds):
         f.refuse("layer_types", f"is {show(kinds)}, but full_attention and sliding_attention are all that is supported")
     if len(kinds) != layers:
-        f.refuse("layer_types", f"has {len(kinds)} entries, but num_hidden_layers is {layers}; correct one")
+        f.refuse("layer_types", f"has {len(kinds)} entries, but num_hidden_layers is {layers}; correct one of them")
     return [kind == "sliding_attention" for kind in kinds]
-
-
-@dataclass(frozen=True)
-class Family:
-    """How one model_type differs, and what a field that its config.json leaves out means."""
-
-    architecture: str  # ModelConfig's name for it
-    classes: tuple[str, ...]  # values of `architectures` that are this model with a language model's head, or without a head
-    eos: int | None = None
-    kv_heads: int | None = None  # None: as many as there are query heads
-    head_dim: int | None = None  # None: hidden_size / query heads
-    norm_eps: float = 1e-6
-    theta: float = 10000.0
-    local_theta: float | None = None  # layers with a window turn by a base of their own
-    windows: Callable[[Fields, Family, int], Windows] = _no_windows
-    window: int | None = None
-    tied: bool = False
-    bias: str = "asked"  # "asked": attention_bias gives q, k, v and o one; "qkv": always, and o never; "none"
-    mlp_bias: bool = False  # whether the field mlp_bias exists
-    qk_norm: str = "none"
-    expert_size: str | None = None  # the field that holds F of an expert; None: no experts
-    experts: tuple[int, int, bool | None] = (0, 0, None)  # how many, how many per token, renormalize (None: a field says)
-    gemma: bool = False
 
 
 FAMILIES = {
     "llama": Family("llama", ("LlamaForCausalLM", "LLaMAForCausalLM", "LlamaModel"), eos=2, mlp_bias=True),
     "mistral": Family(
-        "mistral", ("MistralForCausalLM", "MistralModel"), eos=2, kv_heads=8, windows=_one_window, window=4096,
-        bias="none"
+        "mistral", ("MistralForCausalLM", "MistralModel"), eos=2, kv_heads=8, bias="none",
+        windows=same_window, window=4096,
     ),
     "qwen2": Family(
-        "qwen2", ("Qwen2ForCausalLM", "Qwen2Model"), kv_heads=32, windows=_qwen_windows, window=4096, bias="qkv"
+        "qwen2", ("Qwen2ForCausalLM", "Qwen2Model"), kv_heads=32, bias="qkv", windows=late_windows, window=4096,
     ),
     "qwen3": Family(
-        "qwen3", ("Qwen3ForCausalLM", "Qwen3Model"), kv_heads=32, head_dim=128, windows=_qwen_windows, window=4096,
-        qk_norm="head"
+        "qwen3", ("Qwen3ForCausalLM", "Qwen3Model"), kv_heads=32, head_dim=128, qk_norm="head",
+        windows=late_windows, window=4096,
     ),
     "gemma3_text": Family(
-        "gemma3", ("Gemma3ForCausalLM", "Gemma3TextModel"), eos=1, kv_heads=4, head_dim=256, theta=1e6,
-        local_theta=10000.0, windows=_gemma_windows, window=4096, tied=True, qk_norm="head", gemma=True,
+        "gemma3", ("Gemma3ForCausalLM", "Gemma3TextModel"), eos=1, kv_heads=4, head_dim=256, qk_norm="head", gemma=True,
+        theta=1e6, local_theta=10000.0, windows=most_windows, window=4096, tied=True,
     ),
     "gpt2": Family("gpt2", ("GPT2LMHeadModel", "GPT2Model"), eos=50256, norm_eps=1e-5, tied=True),
     "mixtral": Family(
-        "mixtral", ("MixtralForCausalLM", "MixtralModel"), eos=2, kv_heads=8, norm_eps=1e-5, theta=1e6,
-        windows=_one_window, bias="none", expert_size="intermediate_size", experts=(8, 2, True),
+        "mixtral", ("MixtralForCausalLM", "MixtralModel"), eos=2, kv_heads=8, norm_eps=1e-5, theta=1e6, bias="none",
+        windows=same_window, expert_size="intermediate_size", experts=(8, 2, True),
     ),
     "qwen3_moe": Family(
-        "qwen3_moe", ("Qwen3MoeForCausalLM", "Qwen3MoeModel"), kv_heads=4, windows=_qwen_moe_windows, window=4096,
-        qk_norm="head", expert_size="moe_intermediate_size", experts=(128, 8, None),
+        "qwen3_moe", ("Qwen3MoeForCausalLM", "Qwen3MoeModel"), kv_heads=4, qk_norm="head",
+        windows=switched_window, window=4096, expert_size="moe_intermediate_size", experts=(128, 8, None),
     ),
     "olmoe": Family(
         "olmoe", ("OlmoeForCausalLM", "OlmoeModel"), eos=50279, norm_eps=1e-5, qk_norm="full",

@@ -1,14 +1,12 @@
 """JSON that may lie: every field is asked for by name and type, and what nobody asked for can be refused at the end.
 
 A typed read costs nothing and turns a wrong file into one sentence here, instead of into wrong text or a traceback of
-some other module later. Refusing the unread fields is what makes a loader safe: a setting that it does not know is
-never ignored.
+some other module later. Refusing the unread fields makes a loader safe: no setting that it does not know is ignored.
 """
 
 from __future__ import annotations
 
 import json
-import math
 import reprlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
@@ -17,7 +15,7 @@ from typing import Any, NoReturn
 from tinyinfer.errors import ModelError
 
 MAX_BYTES = 100_000_000  # of one JSON text; safetensors sets its headers the same limit
-MAX_SIZE = 2**31 - 1  # no dimension of a model comes near it, and products of a few still print
+MAX_SIZE = 2**31 - 1  # no dimension of a model comes near it
 _printer = reprlib.Repr()
 _printer.maxstring = _printer.maxother = 80
 
@@ -44,8 +42,7 @@ def read_json(path: Path) -> dict[str, Any]:
         with open(path, "rb") as file:
             text = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
-        raise ModelError(f"{path}: there is no such file, and a model folder needs it; download the model again") from
-        None
+        raise ModelError(f"{path}: the file is missing, and a model folder needs it; download it again") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
     if len(text) > MAX_BYTES:
@@ -55,19 +52,18 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The pairs as a dictionary; which of two values was meant is not ours to guess."""
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        seen: set[str] = set()
-        twin = next(key for key, _ in pairs if key in seen or seen.add(key))  # type: ignore[func-returns-value]
-        raise ValueError(f"the key {show(twin)} is given twice")
+    values: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in values:
+            raise ValueError(f"the key {show(key)} is given twice")
+        values[key] = value
     return values
 
 
 class Fields:
     """A JSON object read field by field; a wrong type or value raises ModelError with the place and the field.
 
-    where: what stands before every message, the file's path. `absent` is what a missing field means; None: it is
-    required.
+    where: what stands before every message, the file's path. absent: what a missing field means; None: it is required.
     """
 
     def __init__(self, where: str, values: Mapping[str, Any]) -> None:
@@ -88,9 +84,9 @@ class Fields:
         if other not in self.values:
             return
         value = self.get(other)
-        if self.values.setdefault(name, value) != value:
-            self.refuse(other, f"is {show(value)}, but {name!r} means the same and is {show(self.values[name])};
-            remove one")
+        main = self.values.setdefault(name, value)
+        if main != value:
+            self.refuse(other, f"is {show(value)}, but {name!r} means the same and is {show(main)}; remove one of them")
 
     def optional_size(self, name: str, absent: int | None = None, least: int = 1, most: int = MAX_SIZE) -> int | None:
         """A whole number from `least` to `most`, or None for null."""
@@ -111,8 +107,7 @@ class Fields:
         value = self.get(name, absent)
         if value is None:
             self._missing(name)
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-        if not good or not 1e-30 < value < 1e30:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 1e-30 < value < 1e30:  # NaN fails too
             self.refuse(name, f"is {show(value)}, but must be a positive number; correct it")
         return float(value)
 
@@ -133,7 +128,7 @@ class Fields:
         return value
 
     def table(self, name: str, value: object) -> Fields:
-        """The fields of an object inside this one, found under `name`; none if it is null."""
+        """The fields of `value`, an object found under `name`; none if it is null."""
         if value is not None and not isinstance(value, dict):
             self.refuse(name, f"is {show(value)}, but must be an object; correct it")
         return Fields(f"{self.where}, {name}", value or {})
@@ -144,8 +139,7 @@ class Fields:
             if name in self.read or name in neutral or value in harmless.get(name, ()):
                 continue
             why = f"is {show(value)}, which is not supported" if name in harmless else f"({show(value)}) is not known"
-            self.refuse(name, f"{why}, and ignoring it could change the result; if you know that it does not, remove
-            it")
+            self.refuse(name, f"{why}, and ignoring it could change the result; remove it if you know better")
 
     def _missing(self, name: str) -> NoReturn:
         self.refuse(name, "is missing, and nothing else says its value; download the file again or add it")

@@ -1,0 +1,96 @@
+"""The command line: `tinyinfer COMMAND`, one module a command, imported only when it is asked for.
+
+A command module offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns
+the exit status: 0; 2 for a user's mistake, told in one line on stderr; 130 after Ctrl-C; 141 (128 + SIGPIPE, what a
+shell reports of other tools) when whoever read the output has left. A traceback is a bug of ours.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+from importlib import import_module
+
+from tinyinfer import __version__
+from tinyinfer.cli import console
+from tinyinfer.cli.arguments import Parser, UsageError, in_flags
+from tinyinfer.errors import ModelError
+
+COMMANDS = ("generate", "chat", "download", "inspect", "eval", "bench")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command line (by default the process's own) and returns its exit status."""
+    console.prepare()
+    try:
+        status = _guarded(argv)
+        console.show("")  # flushes: now, and not at exit, where nobody could catch it
+        return status
+    except BrokenPipeError:
+        console.discard_output()
+        return 141
+    except OSError as error:  # stdout's disk is full
+        console.discard_output()
+        return console.fail(console.describe(error))
+
+
+def _guarded(argv: Sequence[str] | None) -> int:
+    """The exit status of a command line, mistakes and Ctrl-C included."""
+    try:
+        args = parse(argv)
+        return int(args.run(args))
+    except SystemExit as leave:  # --help, --version
+        return int(leave.code or 0)
+    except KeyboardInterrupt:
+        console.interrupted()
+        return 130
+    except (UsageError, ModelError) as error:
+        return console.fail(str(error))
+    except ValueError as error:
+        return console.fail(in_flags(str(error)))
+    except OSError as error:
+        if error.filename is None:
+            raise  # of stdout, which main gives up
+        return console.fail(console.describe(error))
+    except MemoryError as error:
+        cure = "try a smaller --max-model-len, --dtype bfloat16 or a smaller model"
+        return console.fail(f"not enough memory ({error}); {cure}" if str(error) else f"not enough memory; {cure}")
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The command line as a namespace whose `run` is its command. Raises UsageError."""
+    words = sys.argv[1:] if argv is None else list(argv)
+    if words and not words[0].startswith("-") and words[0] not in COMMANDS:
+        near, known = _nearest(words[0], COMMANDS), ", ".join(COMMANDS)
+        raise UsageError(f"there is no command {words[0]!r}{near}; the commands are {known}")
+    parser = Parser(prog="tinyinfer", description="An LLM inference engine to learn from.")
+    parser.add_argument("--version", action="version", version=f"tinyinfer {__version__}")
+    parser.set_defaults(run=lambda args: _short_help(parser))
+    commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
+    for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
+        import_module(f"tinyinfer.cli.{name}").register(commands)
+    args, unknown = parser.parse_known_args(words)
+    if unknown:
+        _refuse(commands.choices.get(args.command, parser), unknown[0])
+    return args
+
+
+def _refuse(parser: argparse.ArgumentParser, word: str) -> None:
+    """Raises UsageError for a word that the command does not understand."""
+    if not word.startswith("-"):
+        parser.error(f"unexpected argument {word!r}: put text of several words in quotes")
+    name = word.split("=")[0]
+    known = [option for action in parser._actions for option in action.option_strings]
+    parser.error(f"there is no flag {name!r}{_nearest(name, known)}")
+
+
+def _nearest(word: str, known: Sequence[str]) -> str:
+    near = get_close_matches(word, known, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _short_help(parser: argparse.ArgumentParser) -> int:
+    console.say(parser.format_help().rstrip())
+    return 2

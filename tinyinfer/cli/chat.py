@@ -1,0 +1,136 @@
+"""`tinyinfer chat`: a conversation, line by line. Each answer is computed from the whole conversation so far."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from tinyinfer.cli.arguments import (
+    add_model_arguments,
+    add_sampling_arguments,
+    add_switches,
+    in_flags,
+    open_model,
+    sampling_params,
+)
+from tinyinfer.cli.console import Answers, is_terminal, run_sequences, say, statistics
+from tinyinfer.cli.generate import add_conversation_arguments, messages
+
+if TYPE_CHECKING:
+    from tinyinfer.llm import LLM
+    from tinyinfer.sampling import SamplingParams
+    from tinyinfer.sequence import Sequence
+
+HELP = """\
+/reset  forgets the conversation (not the system prompt)
+/exit   ends, as Ctrl-D does
+/help   shows this
+Ctrl-C stops an answer and keeps what there is of it; at the prompt it ends the program."""
+
+
+def register(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds the command's parser."""
+    about = "talk with a model, line by line"
+    parser = commands.add_parser("chat", help=about, description=about + "; /help lists what else it understands")
+    add_conversation_arguments(parser)
+    add_model_arguments(parser)
+    add_sampling_arguments(parser)
+    add_switches(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Talks until the input ends. Exit status 0; Ctrl-C at the prompt raises KeyboardInterrupt."""
+    if args.logprobs is not None:
+        raise ValueError("--logprobs are shown only by generate --json")
+    params = sampling_params(args)
+    llm = open_model(args)
+    if llm.tokenizer.chat_template is None:
+        raise ValueError(f"{args.model} has no chat template, so it cannot chat; tinyinfer generate continues texts")
+    conversation = Conversation(llm, args.system_prompt, params)
+    if is_terminal(sys.stdin):
+        with suppress(ImportError):
+            import readline  # noqa: F401 - input() then edits lines and remembers them
+        if not args.quiet:
+            say(f"{args.model}: /help lists the commands, Ctrl-D ends")
+    while (line := read_line()) not in (None, "/exit"):
+        if line == "/reset":
+            conversation.reset()
+        elif line.startswith("/"):
+            say(HELP if line == "/help" else f"there is no {line.split()[0]}; /help lists what there is")
+        elif line:
+            converse(conversation, line, args)
+    return 0
+
+
+class Conversation:
+    """The messages so far, as much of them as the context holds."""
+
+    def __init__(self, llm: LLM, system_prompt: str | None, params: SamplingParams) -> None:
+        self.llm, self.params = llm, params
+        self.start = messages(system_prompt)
+        self.reset()
+
+    def reset(self) -> None:
+        """Begins anew."""
+        self.messages = list(self.start)
+
+    def ask(self, question: str) -> tuple[Sequence, int]:
+        """The answer to be computed, and how many of the oldest exchanges had to be forgotten to leave room for it.
+
+        Raises ValueError, and forgets the question, when it does not fit into the context even alone.
+        """
+        self.messages.append({"role": "user", "content": question})
+        room = min(self.params.max_tokens, self.llm.max_model_len // 4)
+        forgotten = 0
+        while True:
+            tokens = self.llm.chat_prompt(self.messages)
+            if len(tokens) + room <= self.llm.max_model_len or len(self.messages) < len(self.start) + 3:
+                break
+            del self.messages[len(self.start) : len(self.start) + 2]
+            forgotten += 1
+        try:
+            return self.llm.sequences([tokens], self.params)[0], forgotten
+        except ValueError:
+            self.messages.pop()
+            raise
+
+    def answer(self, text: str) -> None:
+        """What was answered, in part if it was cut short."""
+        self.messages.append({"role": "assistant", "content": text})
+
+
+def converse(conversation: Conversation, question: str, args: argparse.Namespace) -> None:
+    """One question and its answer."""
+    try:
+        seq, forgotten = conversation.ask(question)
+    except ValueError as error:
+        say(in_flags(str(error)))
+        return
+    if forgotten:
+        say(f"(the context is full: forgot the oldest {forgotten} of our exchanges; /reset forgets all)")
+    answers = Answers([seq], [])
+    if not run_sequences(conversation.llm, [seq], args.trace, answers.update):
+        answers.interrupt()
+    conversation.answer(seq.text.text)
+    if not args.quiet:
+        say(f"[{' | '.join(statistics([seq]))}]")
+
+
+def read_line() -> str | None:
+    """The next line, without spaces around it; None at the end. Raises ValueError when it is not text."""
+    visible = is_terminal(sys.stdin) and is_terminal(sys.stdout)
+    if is_terminal(sys.stdin) and not visible:
+        say("> ", end="")  # stdout goes into a file or a pipe, where only answers belong
+    try:
+        return input("> " if visible else "").strip()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"stdin: not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
+    except EOFError:
+        if is_terminal(sys.stdin):
+            say("")
+        return None
+    except RuntimeError:  # stdin is closed
+        return None

@@ -1,0 +1,192 @@
+"""What a user sees: answers on stdout as they come; progress, statistics and errors on stderr, so that stdout can be
+piped.
+
+stdout and stderr may be terminals, pipes whose reader has left, full disks or closed; this file is where that is known.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tinyinfer.llm import LLM
+    from tinyinfer.sequence import Sequence
+
+BAR = 30  # characters of a full progress bar
+
+
+def prepare() -> None:
+    """A character that stdout's encoding does not have is shown as "?" instead of raising."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")
+
+
+def show(text: str) -> None:
+    """Writes to stdout and flushes."""
+    print(text, end="", flush=True)
+
+
+def say(text: str, end: str = "\n") -> None:
+    """Writes to stderr; nothing happens when it is closed."""
+    if sys.stderr is not None:
+        print(text, end=end, file=sys.stderr, flush=True)
+
+
+def is_terminal(stream: object) -> bool:
+    """Whether a person sits behind sys.stdin, sys.stdout or sys.stderr; not when it is closed."""
+    return isinstance(stream, io.TextIOBase) and not stream.closed and stream.isatty()
+
+
+def fail(message: str) -> int:
+    """Tells a mistake in one line, whatever the message holds; the exit status of a mistake, 2."""
+    say("tinyinfer: error: " + " ".join(message.split("\n")))
+    return 2
+
+
+def describe(error: OSError) -> str:
+    """What the operating system refused, and where."""
+    return f"{error.filename or 'stdin or stdout'}: {error.strerror or error}"
+
+
+def interrupted() -> None:
+    """Says in one line of its own that Ctrl-C ended the program."""
+    say("\ntinyinfer: interrupted" if is_terminal(sys.stderr) else "tinyinfer: interrupted")  # after the ^C
+
+
+def discard_output() -> None:
+    """Sends what a broken stdout or stderr still holds to nowhere, so that Python's own flush at exit cannot fail."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError, ValueError):  # no file behind it
+                null = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(null, stream.fileno())
+                os.close(null)
+        except (AttributeError, ValueError):
+            continue  # closed
+
+
+class ProgressBar:
+    """`loading NAME [####------] 12/30` on a terminal's stderr, wiped at the end; elsewhere nothing."""
+
+    def __init__(self, title: str, shown: bool = True) -> None:
+        self.title, self.shown = title, shown and is_terminal(sys.stderr)
+        self.width = 0  # of the bar that is there
+
+    def __enter__(self) -> ProgressBar:
+        self._draw("")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._draw("")
+        if self.shown:
+            say("\r" + " " * len(self.title) + "\r", end="")
+
+    def show(self, done: int, total: int) -> None:
+        """So much of it is done."""
+        self._draw(f" [{'#' * (BAR * done // total):-<{BAR}}] {done}/{total}")
+
+    def _draw(self, bar: str) -> None:
+        if self.shown:
+            say(f"\r{self.title}{bar:<{self.width}}", end="")
+            self.width = len(bar)
+
+
+def read_text(path: str) -> str:
+    """A text file, or stdin for "-", without its last line's end. Raises ValueError when it is not UTF-8, OSError."""
+    if path == "-":
+        if getattr(sys.stdin, "buffer", None) is None:
+            raise ValueError("stdin is closed; give the prompt as an argument")
+        data, name = sys.stdin.buffer.read(), "stdin"
+    else:
+        data, name = Path(path).read_bytes(), path
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{name}: not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
+    return text.removesuffix("\n").removesuffix("\r")
+
+
+class Answers:
+    """Several sequences' texts on stdout, in their order: the first unfinished one as it comes, later ones after it.
+
+    titles: a line above each answer; none when there is one answer.
+    """
+
+    def __init__(self, sequences: list[Sequence], titles: list[str]) -> None:
+        self.sequences, self.titles = sequences, titles
+        self.current, self.shown = 0, 0  # which one is being shown, and how many of its characters
+        self._begin()
+
+    def update(self) -> None:
+        """Shows what came since the last time."""
+        while self.current < len(self.sequences):
+            seq = self.sequences[self.current]
+            if len(seq.text.text) > self.shown:
+                show(seq.text.text[self.shown :])
+                self.shown = len(seq.text.text)
+            if not seq.finished:
+                return
+            show("\n")
+            self.current, self.shown = self.current + 1, 0
+            self._begin()
+
+    def interrupt(self) -> None:
+        """Ends the line of an answer that was cut short."""
+        if self.current < len(self.sequences):
+            show("\n")
+
+    def _begin(self) -> None:
+        if len(self.sequences) > 1 and self.current < len(self.sequences):
+            gap = "\n" if self.current else ""
+            show(f"{gap}==> {self.titles[self.current]} <==\n")
+
+
+def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Callable[[], None]) -> bool:
+    """Computes the sequences, calling `update` after each step; False when Ctrl-C ended it early.
+
+    trace: whether to write each step's StepTrace to stderr.
+    """
+    try:
+        for step in llm.engine.run(sequences):
+            update()
+            if trace:
+                say(str(step))
+    except KeyboardInterrupt:
+        return False
+    return True
+
+
+def statistics(sequences: list[Sequence]) -> list[str]:
+    """Lines about what was computed: prompt and generation speed over all sequences, waiting time, peak memory."""
+    from tinyinfer.metrics import peak_memory_bytes
+
+    ran = [seq for seq in sequences if seq.times]
+    cached = sum(seq.cached_tokens for seq in ran)
+    computed = sum(len(seq.prompt) for seq in ran) - cached
+    prompt = f"Prompt: {computed + cached} tokens{f' ({cached} cached)' if cached else ''}, "
+    prompt += _rate(computed, [(seq.started, seq.times[0]) for seq in ran])
+    if ran:
+        wait = sum(seq.times[0] - seq.arrival for seq in ran) / len(ran)
+        prompt += f", TTFT {wait:.3f} s" + (" on average" if len(ran) > 1 else "")
+    new = sum(len(seq.times) for seq in ran)
+    generation = f"Generation: {new} tokens, "
+    generation += _rate(new - len(ran), [(seq.times[0], seq.times[-1]) for seq in ran])
+    return [prompt, generation, f"Peak memory: {peak_memory_bytes() / 1e9:.3f} GB"]
+
+
+def _rate(tokens: int, spans: list[tuple[float, float]]) -> str:
+    """Tokens per second of the time that the spans cover together, so that sequences side by side count once."""
+    seconds, until = 0.0, float("-inf")
+    for start, stop in sorted(spans):
+        seconds += max(0.0, stop - max(start, until))
+        until = max(until, stop)
+    return f"{tokens / seconds:.3f} tokens-per-sec" if tokens and seconds else "too few to time"

@@ -1,0 +1,134 @@
+"""`tinyinfer generate`: prompts in, text out as it comes, statistics on stderr; with --json, one line a prompt."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tinyinfer.cli.arguments import (
+    add_model_arguments,
+    add_sampling_arguments,
+    add_switches,
+    open_model,
+    sampling_params,
+)
+from tinyinfer.cli.console import Answers, read_text, run_sequences, say, show, statistics
+
+if TYPE_CHECKING:
+    from tinyinfer.llm import LLM
+    from tinyinfer.sequence import Sequence
+
+DEFAULT_PROMPT = "What is gravity?"
+JSON_HELP = (
+    "stdout holds one JSON object a line, one line a prompt, in their order, when all are done. ledger counts the work "
+    "of the whole run (the same in every line); times and rates are each prompt's own"
+)
+
+
+def register(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds the command's parser."""
+    about = "continue or answer prompts"
+    parser = commands.add_parser("generate", help=about, description=about)
+    add = parser.add_argument
+    add("text", nargs="?", metavar="PROMPT", help="what to answer; - reads stdin")
+    add("-p", "--prompt", action="append", default=[], metavar="TEXT", help="the same (repeatable), after PROMPT")
+    add("-f", "--file", action="append", default=[], metavar="FILE",
+        help="a prompt from a file (repeatable), after the others; the last line's end is dropped")  # fmt: skip
+    add_conversation_arguments(parser)
+    add("--raw", action="store_true", help="no chat template: the model continues the prompt itself")
+    add("--json", action="store_true", help=JSON_HELP)
+    add_model_arguments(parser)
+    add_sampling_arguments(parser)
+    add_switches(parser)
+    parser.set_defaults(run=run)
+
+
+def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
+    """What `chat` has, too."""
+    parser.add_argument("-sys", "--system-prompt", metavar="TEXT", help="instructions that come before the prompt")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no statistics, hints and progress bars")
+    parser.add_argument("--trace", action="store_true", help="describe every step of the engine on stderr")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Generates. Exit status 0, or 130 after Ctrl-C."""
+    prompts = read_prompts(args)
+    if args.raw and args.system_prompt is not None:
+        raise ValueError("--system-prompt needs the chat template that --raw leaves out; write it into the prompt")
+    if args.logprobs is not None and not args.json:
+        raise ValueError("--logprobs are shown only with --json; add it")
+    params = sampling_params(args)
+    llm = open_model(args)
+    sequences = llm.sequences([tokenize(llm, prompt, args) for prompt in prompts or [DEFAULT_PROMPT]], params)
+    if not prompts and not args.quiet:
+        say(f'No prompt, so here is one: "{DEFAULT_PROMPT}" Give your own: tinyinfer generate "..."')
+    finished = write_json(llm, sequences, args) if args.json else write_text(llm, sequences, prompts, args)
+    if not args.quiet:
+        say("\n".join(statistics(sequences)))
+    return 0 if finished else 130
+
+
+def read_prompts(args: argparse.Namespace) -> list[str]:
+    """The prompts of the command line, in the order of its help. Raises ValueError, OSError when one is no text."""
+    given = [args.text] * (args.text is not None) + args.prompt
+    if [*given, *args.file].count("-") > 1:
+        raise ValueError("- (stdin) is given twice, but can be read only once")
+    prompts = [read_text("-") if text == "-" else text for text in given] + [read_text(path) for path in args.file]
+    if "" in prompts:
+        raise ValueError("a prompt is empty; give some text")
+    return prompts
+
+
+def tokenize(llm: LLM, prompt: str, args: argparse.Namespace) -> list[int]:
+    """A prompt's token ids: as a conversation when the model has a chat template and --raw does not forbid it."""
+    if args.raw or llm.tokenizer.chat_template is None:
+        if args.system_prompt is not None:
+            raise ValueError("this model has no chat template for a --system-prompt; write it into the prompt")
+        return llm.tokenizer.encode(prompt)
+    return llm.chat_prompt([*messages(args.system_prompt), {"role": "user", "content": prompt}])
+
+
+def messages(system_prompt: str | None) -> list[dict[str, str]]:
+    """A conversation before its first question."""
+    return [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+
+
+def write_text(llm: LLM, sequences: list[Sequence], prompts: list[str], args: argparse.Namespace) -> bool:
+    """Answers on stdout as they come; False after Ctrl-C."""
+    titles = [f"prompt {i} of {len(prompts)}: {shorten(prompt)}" for i, prompt in enumerate(prompts, 1)]
+    answers = Answers(sequences, titles)
+    finished = run_sequences(llm, sequences, args.trace, answers.update)
+    if not finished:
+        answers.interrupt()
+    return finished
+
+
+def shorten(text: str, width: int = 60) -> str:
+    """A text in at most `width` characters of one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= width else line[: width - 1] + "…"
+
+
+def write_json(llm: LLM, sequences: list[Sequence], args: argparse.Namespace) -> bool:
+    """JSON lines on stdout when all is done, after Ctrl-C what there is by then; False then."""
+    finished = run_sequences(llm, sequences, args.trace, lambda: None)
+    for seq in sequences:
+        show(json.dumps(record(llm, seq, args.model)) + "\n")
+    return finished
+
+
+def record(llm: LLM, seq: Sequence, model: str) -> dict[str, Any]:
+    """What the JSON line of a sequence holds."""
+    out = llm.output(seq)
+    line = {
+        "text": out.text,
+        "prompt_token_ids": out.prompt_token_ids,
+        "token_ids": out.token_ids,
+        "finish_reason": out.finish_reason,
+        **asdict(out.metrics),
+        "ledger": llm.ledger.as_dict(),
+        "engine": {"model": model, **asdict(llm.engine_config)},
+    }
+    return line if out.logprobs is None else line | {"logprobs": [asdict(logprob) for logprob in out.logprobs]}
