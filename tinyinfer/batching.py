@@ -61,7 +61,6 @@ class SequentialScheduler:
         self.waiting = deque(other for other in self.waiting if other is not seq)
 
     def _count(self, seq: Sequence, start: int) -> None:
-        self.ledger.tokens_computed += len(seq.tokens) - start
         self.ledger.tokens_recomputed += max(0, seq.seen - start)
         self.ledger.tokens_reused += start
 

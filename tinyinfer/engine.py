@@ -40,6 +40,7 @@ class Engine:
     def forward(self, batch: Batch) -> Array:  # -> (R, V)
         """The model over a batch: the logits of its logit_rows."""
         self.ledger.steps += 1
+        self.ledger.tokens_computed += len(batch)
         self.ledger.logit_rows += len(batch.logit_rows)
         return transformer(self.model, batch, self.cache, self.ops)
 

@@ -16,10 +16,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 from tinyinfer.config import ModelConfig
-from tinyinfer.ledger import Ledger
 from tinyinfer.weights import Array
 
 if TYPE_CHECKING:
+    from tinyinfer.backends.numpy_ops import NumpyOps
     from tinyinfer.sequence import Batch, Sequence
 
 
@@ -63,8 +63,8 @@ class NoCache:
 
     can_chunk = False
 
-    def __init__(self, config: ModelConfig, max_model_len: int, ledger: Ledger, xp: Array) -> None:
-        self.ledger = ledger
+    def __init__(self, config: ModelConfig, max_model_len: int, ops: NumpyOps) -> None:
+        self.ledger = ops.ledger
         self._step: dict[int, tuple[Array, Array]] = {}  # sequence id -> this step's keys and values, of one layer
 
     def length(self, seq: Sequence) -> int:
@@ -113,14 +113,14 @@ class NoCache:
 class ContiguousCache:
     """One array per sequence, as long as the context, filled from the front; nothing is ever copied.
 
-    An array is (L, 2, K, P, E) with P = max_model_len, so one head's keys lie in the order in which they are read. The
-    operating system gives memory to a page when it is first written, so what is reserved is promised rather than used.
+    An array is (L, 2, K, P, E) with P = max_model_len, so one head's keys lie in the order in which they are read. What is
+    reserved and never written costs addresses, not memory: the system hands out pages as they are first touched.
     """
 
     can_chunk = True
 
-    def __init__(self, config: ModelConfig, max_model_len: int, ledger: Ledger, xp: Array) -> None:
-        self.ledger, self.xp, self.capacity = ledger, xp, max_model_len
+    def __init__(self, config: ModelConfig, max_model_len: int, ops: NumpyOps) -> None:
+        self.ops, self.ledger, self.capacity = ops, ops.ledger, max_model_len
         self.shape = (config.num_layers, 2, config.num_kv_heads, max_model_len, config.head_dim)
         self.position_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
         self._arrays: dict[int, Array] = {}
@@ -139,7 +139,7 @@ class ContiguousCache:
                 f"{self.length(seq) + n} positions do not fit into a cache of {self.capacity}; raise --max-model-len"
             )
         if seq.id not in self._arrays:
-            self._arrays[seq.id] = self._spare.pop() if self._spare else self.xp.empty(self.shape, dtype="float32")
+            self._arrays[seq.id] = self._spare.pop() if self._spare else self.ops.reserve(self.shape)
             self._lengths[seq.id] = 0
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->

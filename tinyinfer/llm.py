@@ -82,11 +82,11 @@ class LLM:
         self.tokenizer = checkpoint.tokenizer
         self.path = checkpoint.path
         self.ledger = Ledger()
-        self.max_model_len = self._context(self.engine_config.max_model_len)
+        self.max_model_len = context_length(self.config, self.engine_config.max_model_len)
         dtype = resolve(DTYPES, self.engine_config.dtype)
         self.ops = resolve(BACKENDS, self.engine_config.backend)(self.ledger, dtype, self.engine_config.threads)
         self.model = assemble(checkpoint, self.ops, on_load)
-        cache = resolve(CACHES, self.engine_config.kv_cache)(self.config, self.max_model_len, self.ledger, self.ops.xp)
+        cache = resolve(CACHES, self.engine_config.kv_cache)(self.config, self.max_model_len, self.ops)
         self.engine = Engine(self.model, self.ops, cache, SequentialScheduler(cache, self.ledger), clock)
         self._ids = count()
 
@@ -132,12 +132,19 @@ class LLM:
         return np.concatenate([logits for _, logits in self._forward(seq, len(tokens))])
 
     def score(self, tokens: list[int]) -> np.ndarray:
-        """The log-probability of each token but the first, given those before it, (n-1,) float64."""
-        seq = self._sequence(tokens, SamplingParams(max_tokens=1), room=0)
+        """The log-probability of each token but the first, given those before it, (n-1,) float64.
+
+        The last token is only looked up, so there may be one more than the context holds. Raises ValueError for fewer
+        than two.
+        """
+        if len(tokens) < 2:
+            raise ValueError("scoring needs at least two tokens; the first one has nothing before it")
+        self._check_ids(tokens)
+        seq = self._sequence(tokens[:-1], SamplingParams(max_tokens=1), room=0)
         scores = []
         for start, logits in self._forward(seq, SCORE_ROWS):
             following = tokens[start + 1 : start + 1 + len(logits)]
-            scores += [log_softmax(row)[token] for row, token in zip(logits, following, strict=False)]
+            scores += [log_softmax(row)[token] for row, token in zip(logits, following, strict=True)]
         return np.array(scores)
 
     def sequences(
@@ -162,11 +169,9 @@ class LLM:
 
     def _sequence(self, prompt: Prompt, params: SamplingParams, room: int = 1) -> Sequence:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
-        if not tokens:
-            raise ValueError("the prompt is empty; give at least one token")
-        for token in (*tokens, *params.stop_token_ids):
-            if not 0 <= token < self.config.vocab_size:
-                raise ValueError(f"token id {token} is outside the vocabulary of {self.config.vocab_size}")
+        if not len(prompt) or not tokens:  # some tokenizers would begin even an empty text with a token
+            raise ValueError("the prompt is empty; give some text, or at least one token")
+        self._check_ids((*tokens, *params.stop_token_ids))
         if len(tokens) + room > self.max_model_len:
             raise ValueError(
                 f"the prompt has {len(tokens)} tokens, but the context holds {self.max_model_len}"
@@ -182,6 +187,11 @@ class LLM:
             max_tokens=min(params.max_tokens, self.max_model_len - len(tokens)),
             eos=frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids),
         )
+
+    def _check_ids(self, ids: Seq[int]) -> None:
+        for token in ids:
+            if not 0 <= token < self.config.vocab_size:
+                raise ValueError(f"token id {token} is outside the vocabulary of {self.config.vocab_size}")
 
     def _forward(self, seq: Sequence, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """Pairs (first position, logits of up to `rows` positions) over a sequence."""
@@ -201,8 +211,10 @@ class LLM:
         finally:
             cache.free(seq)
 
-    def _context(self, asked: int | None) -> int:
-        own = self.config.max_position
-        if asked is not None and asked > own:
-            raise ValueError(f"max_model_len={asked} is more than the {own} positions that this model was made for")
-        return asked or own
+
+def context_length(config: ModelConfig, asked: int | None) -> int:
+    """The longest sequence: what is asked for, or all that the model was made for. ValueError when it is more."""
+    own = config.max_position
+    if asked is not None and asked > own:
+        raise ValueError(f"max_model_len={asked} is more than the {own} positions that this model was made for")
+    return asked or own

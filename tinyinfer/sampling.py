@@ -94,9 +94,15 @@ def choose(logits: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Se
     if params.logprobs is None:
         return Choice(token)
     logprobs = log_softmax(logits)
-    best = np.argpartition(-logprobs, params.logprobs)[: params.logprobs] if params.logprobs else np.array([], int)
-    best = best[np.argsort(-logprobs[best], kind="stable")]
+    best = most_likely(logprobs, params.logprobs)
     return Choice(token, float(logprobs[token]), {int(t): float(logprobs[t]) for t in best})
+
+
+def most_likely(s: np.ndarray, n: int) -> np.ndarray:  # (V,) -> (n,)
+    """The ids of the n largest, largest first; all of them when there are fewer."""
+    n = min(n, len(s))
+    best = np.argpartition(-s, n - 1)[:n]
+    return best[np.argsort(-s[best], kind="stable")]
 
 
 def distribution(

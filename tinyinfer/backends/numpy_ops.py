@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyinfer.attention import tiled_attention, visible_pairs
-from tinyinfer.backends.process import tune_process
+from tinyinfer.backends.process import lazy_array, tune_process
 from tinyinfer.ledger import Ledger
 from tinyinfer.weights import Array, Dense, Embedding, Experts, FullQKNorm, LayerNorm, Linear, Norm, RMSNorm
 
@@ -66,6 +66,10 @@ class NumpyOps:
     def take_array(self, *parts: np.ndarray) -> Array:
         """Small arrays (norms, biases), joined, kept in float32."""
         return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
+
+    def reserve(self, shape: tuple[int, ...]) -> Array:
+        """An uninitialized float32 array for a cache: memory is used only where it is written."""
+        return lazy_array(shape)
 
     # Operations on rows.
 

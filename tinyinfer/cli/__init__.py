@@ -87,7 +87,7 @@ def _refuse(parser: argparse.ArgumentParser, word: str) -> None:
 
 
 def _nearest(word: str, known: Sequence[str]) -> str:
-    near = get_close_matches(word, known, n=1)
+    near = [name for name in known if name.startswith(word)] or get_close_matches(word, known, n=1)
     return f" (did you mean {near[0]!r}?)" if near else ""
 
 

@@ -19,7 +19,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
         return load_folder(path)
     if os.path.isfile(path) and (path.lower().endswith(".gguf") or _first_bytes(path) == GGUF_MAGIC):
-        from tinyinfer.loading.gguf import load_gguf
+        from tinyinfer.loading.gguf_model import load_gguf
 
         return load_gguf(path)
     if os.path.isfile(path):

@@ -155,7 +155,6 @@ def _transfer(url: str, part: str, size: int, report: Callable[[int], object]) -
             report(have)
             while have <= size and (chunk := _read(response)):
                 file.write(chunk)
-                file.flush()
                 have += len(chunk)
                 report(have)
     if have > size:
@@ -168,7 +167,7 @@ def _transfer(url: str, part: str, size: int, report: Callable[[int], object]) -
 def _request(url: str, part: str, size: int) -> Any:
     """The server's response to a request for the bytes that `part` lacks."""
     headers = {"User-Agent": "tinyinfer", "Accept-Encoding": "identity"}
-    if 0 < (have := size_of(part)) < size:
+    if have := size_of(part):
         headers["Range"] = f"bytes={have}-"
         if etag := _remembered_etag(part):
             headers["If-Range"] = etag
@@ -225,22 +224,16 @@ def _other_file(url: str, size: int) -> str:
 
 
 def _remember_etag(part: str, etag: str | None) -> None:
-    """Keeps the version of what `part` is a part of; a weak one (W/...) says nothing about bytes."""
-    _remove(part + ".etag")
-    if etag and _is_strong(etag):
-        with open(part + ".etag", "w", encoding="ascii") as file:
-            file.write(etag)
+    with open(part + ".etag", "w", encoding="latin-1") as file:  # the charset of HTTP headers
+        file.write(etag or "")
 
 
 def _remembered_etag(part: str) -> str | None:
-    with suppress(OSError, UnicodeDecodeError), open(part + ".etag", encoding="ascii") as file:
-        etag = file.read(200)
-        return etag if _is_strong(etag) else None
+    """The version of what `part` is a part of, unless it is a weak one (W/...), which says nothing about bytes."""
+    with suppress(OSError), open(part + ".etag", encoding="latin-1") as file:
+        strong = re.fullmatch(r'"[\x21\x23-\x7e]+"', file.read(200))
+        return strong and strong[0]
     return None
-
-
-def _is_strong(etag: str) -> bool:
-    return re.fullmatch(r'"[\x21\x23-\x7e]{1,198}"', etag) is not None
 
 
 def _certificates() -> ssl.SSLContext:

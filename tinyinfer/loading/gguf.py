@@ -27,6 +27,7 @@ from gguf.quants import dequantize
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 
+MAX_NAME = 256  # characters of a tensor's name; llama.cpp allows 64
 MAX_BYTES = 1 << 28  # of one metadata value: more than any real file has, and little enough to allocate
 PIECE = 1 << 16  # numbers dequantized at a time: gguf's intermediate arrays then stay in the processor's cache
 
@@ -119,6 +120,8 @@ class Header:
         """The next tensor info; raises ModelError for a shape or type that nothing can be made of."""
         name = self.string("a tensor name")
         label = f"tensor {name[:80]!r}"
+        if len(name) > MAX_NAME:
+            self.refuse(f"has a name of {len(name)} characters, {label}")
         count = self.integer(U32, label)
         if not 1 <= count <= 4:
             self.refuse(f"says that {label} has {count} dimensions")

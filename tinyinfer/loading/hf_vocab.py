@@ -37,8 +37,12 @@ def _read_backend(path: str) -> Backend:
     if not os.path.isfile(path):
         raise ModelError(f"{path}: there is no such file; a model folder needs its tokenizer.json")
     try:
-        return Backend.from_file(path)
-    except Exception as error:  # the library has no class of its own
+        backend = Backend.from_file(path)
+        backend.encode("a")  # some faults show only on use
+        return backend
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exceptions, and its panics are not even those
         reason = " ".join(str(error).split())[:200]
         raise ModelError(f"{path}: is not a tokenizer ({reason}); download the file again") from error
 

@@ -18,11 +18,13 @@ MAX_BYTES = 100_000_000  # of one JSON text; safetensors sets its headers the sa
 MAX_SIZE = 2**31 - 1  # no dimension of a model comes near it
 _printer = reprlib.Repr()
 _printer.maxstring = _printer.maxother = 80
+_printer.maxlevel = 2
 
 
 def show(value: object) -> str:
     """The value for an error message: escaped, on one line, cut short."""
-    return _printer.repr(value)
+    text = _printer.repr(value)
+    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:

@@ -187,8 +187,8 @@ def _place(path: Path, name: str, entry: Any) -> tuple[int, int]:
 
 
 def _are_counts(values: object) -> TypeGuard[list[int]]:
-    """Whether it is a list of whole numbers from 0 on."""
-    return isinstance(values, list) and all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in values)
+    """Whether it is a list of whole numbers that could count bytes."""
+    return isinstance(values, list) and all(type(n) is int and 0 <= n < 1 << 62 for n in values)
 
 
 def _bad(path: Path, name: str, what: str) -> ModelError:

@@ -1,0 +1,34 @@
+"""Fixtures shared by the tests: golden model folders, written once a session, and the real SmolLM2."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from golden import write_hf_folder
+
+
+@pytest.fixture(scope="session")
+def golden_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """A function from a golden's name to its model folder; treat the folder as read-only, others share it."""
+    written: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in written:
+            written[name] = write_hf_folder(name, tmp_path_factory.mktemp(name))
+        return written[name]
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> Path:
+    """SmolLM2-135M-Instruct's GGUF file, downloaded on first use; the test is skipped where that is impossible."""
+    from tinyinfer.errors import ModelError
+    from tinyinfer.loading import hub
+
+    try:
+        return Path(hub.find("smollm2-135m"))
+    except ModelError as error:
+        pytest.skip(f"SmolLM2 is not here and cannot be downloaded: {error}")

@@ -1,0 +1,172 @@
+"""Small models without files, and one way to run a golden that also works on a changed copy of the package."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from importlib import import_module
+from itertools import count
+from typing import Any
+
+import numpy as np
+
+from tinyinfer.assemble import assemble
+from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.batching import SequentialScheduler
+from tinyinfer.config import ModelConfig, RopeConfig
+from tinyinfer.engine import Engine
+from tinyinfer.ledger import Ledger
+from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor, expected_tensors
+from tinyinfer.registry import CACHES, resolve
+from tinyinfer.sampling import SamplingParams
+from tinyinfer.sequence import Batch, Span
+from tinyinfer.sequence import Sequence as Request
+from tinyinfer.text import TextOutput
+
+TOLERANCE = 1e-4  # of the largest logit: what the project promises against other implementations
+ROUNDING = 1e-5  # of the largest value: the same float32 arithmetic done in another order
+
+
+def small_config(**changes: Any) -> ModelConfig:
+    """A Llama of a few thousand weights, with whatever fields are given instead."""
+    layers, size = changes.get("num_layers", 2), changes.get("head_dim", 6)
+    base: dict[str, Any] = {
+        "architecture": "llama", "vocab_size": 31, "hidden_size": 20, "intermediate_size": 28, "num_layers": layers,
+        "num_heads": 4, "num_kv_heads": 2, "head_dim": size, "max_position": 64, "norm_eps": 1e-5,
+        "attention_scale": size**-0.5, "rope": (RopeConfig(),) * layers, "windows": (None,) * layers,
+    }  # fmt: skip
+    return ModelConfig(**base | changes)
+
+
+def lazy(name: str, array: np.ndarray) -> LazyTensor:
+    """An array in the clothes of a tensor in a file."""
+    return LazyTensor(name, array.shape, array.nbytes, lambda start, stop: array[start:stop])
+
+
+def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
+    """Random weights under their canonical names, of a size that keeps activations near 1."""
+    rng = np.random.default_rng(seed)
+    tensors = {}
+    for name, shape in expected_tensors(config).items():
+        spread = 0.3 if len(shape) == 1 else 1.5 * shape[-1] ** -0.5
+        center = 1.0 if "norm" in name and not name.endswith(".bias") else 0.0
+        tensors[name] = (center + spread * rng.standard_normal(shape)).astype(np.float32)
+    tensors["embedding"] *= np.float32(config.hidden_size**0.5)  # else the first norm's epsilon would decide
+    return tensors
+
+
+def checkpoint_of(config: ModelConfig, tensors: dict[str, np.ndarray]) -> Checkpoint:
+    """A checkpoint that holds these arrays."""
+    nothing: Any = None
+    return Checkpoint("memory", config, {name: lazy(name, array) for name, array in tensors.items()}, nothing)
+
+
+def make_engine(
+    source: ModelConfig | Checkpoint,
+    *,
+    seed: int = 0,
+    kv_cache: str = "contiguous",
+    dtype: Any = np.float32,
+    max_model_len: int | None = None,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> Engine:
+    """An engine over a checkpoint, or over random weights of a configuration."""
+    config = source if isinstance(source, ModelConfig) else source.config
+    checkpoint = checkpoint_of(source, random_tensors(source, seed)) if isinstance(source, ModelConfig) else source
+    ledger = Ledger()
+    ops = NumpyOps(ledger, dtype)
+    cache = resolve(CACHES, kv_cache)(config, max_model_len or config.max_position, ops)
+    return Engine(assemble(checkpoint, ops), ops, cache, SequentialScheduler(cache, ledger), clock)
+
+
+class Words:
+    """Text of a sequence for tests: token 7 is "7 "."""
+
+    def push(self, token: int) -> str:
+        return f"{token} "
+
+    def finish(self) -> str:
+        return ""
+
+
+_ids = count()
+
+
+def request(prompt: Sequence[int], max_tokens: int = 5, eos: Sequence[int] = (), **params: Any) -> Request:
+    """A sequence for the engine; greedy, and never ending by itself, unless told otherwise."""
+    settings = SamplingParams(max_tokens=max_tokens, **params)
+    text = TextOutput(Words(), tuple(settings.stop))
+    return Request(next(_ids), list(prompt), settings, settings.seed or 0, text, max_tokens, frozenset(eos))
+
+
+def flat_batch(work: Sequence[tuple[Request, int, int]]) -> Batch:
+    """One batch of positions first ... stop of each (sequence, first, stop); logits of all rows."""
+    spans, tokens, positions = [], [], []
+    for seq, first, stop in work:
+        spans.append(Span(seq, len(tokens), len(tokens) + stop - first, first))
+        tokens += seq.tokens[first:stop]
+        positions += range(first, stop)
+    return Batch(np.array(tokens), np.array(positions), np.arange(len(tokens)), tuple(spans))
+
+
+def forward(engine: Engine, *work: tuple[Request, int, int]) -> list[np.ndarray]:
+    """One forward pass over such a batch, committed; the logits of each piece."""
+    batch = flat_batch(work)
+    for seq, first, stop in work:
+        engine.cache.reserve(seq, stop - first)
+    logits = engine.forward(batch)
+    for seq, first, stop in work:
+        engine.cache.commit(seq, stop - first)
+    return [logits[span.start : span.stop] for span in batch.spans]
+
+
+def finish(engine: Engine, *sequences: Request) -> list[list[int]]:
+    """Runs sequences to their end; the new tokens of each."""
+    for _ in engine.run(list(sequences)):
+        continue
+    return [seq.new_tokens for seq in sequences]
+
+
+def distance(found: np.ndarray, expected: np.ndarray) -> float:
+    """The largest difference, as a share of the largest expected value; infinite for NaN and for another shape."""
+    if found.shape != expected.shape or not np.isfinite(found).all():
+        return np.inf
+    return float(np.abs(found.astype(np.float64) - expected).max() / np.abs(expected).max())
+
+
+def golden_distance(package: str, checkpoint: Checkpoint, tokens: np.ndarray, logits: np.ndarray) -> float:
+    """How far a golden's logits are off when `package` (tinyinfer, or a copy) computes them: the worst of two ways.
+
+    The ways: in one pass, and in two pieces with the cache between them.
+    """
+    def part(name: str) -> Any:
+        return import_module(f"{package}.{name}")
+
+    ledger = part("ledger").Ledger()
+    ops = part("backends.numpy_ops").NumpyOps(ledger)
+    model = part("assemble").assemble(checkpoint, ops)
+    batch, span = part("sequence").Batch, part("sequence").Span
+    worst = 0.0
+    for cut in (len(tokens), len(tokens) // 3):
+        cache = part("kv_cache").ContiguousCache(checkpoint.config, len(tokens), ops)
+        seq, found = request(tokens.tolist()), []
+        for first, stop in ((0, cut), (cut, len(tokens))):
+            rows = np.arange(stop - first)
+            if len(rows):
+                cache.reserve(seq, len(rows))
+                piece = batch(tokens[first:stop], first + rows, rows, (span(seq, 0, len(rows), first),))
+                found.append(part("transformer").transformer(model, piece, cache, ops))
+                cache.commit(seq, len(rows))
+        worst = max(worst, distance(np.concatenate(found), logits))
+    return worst
+
+
+def rounded(checkpoint: Checkpoint, dtype: Any) -> Checkpoint:
+    """The same checkpoint with every matrix (what the backend stores in `dtype`) rounded to it and back."""
+    tensors = {}
+    for name, tensor in checkpoint.tensors.items():
+        array = tensor.numpy()
+        if array.ndim > 1 and name != "positions":
+            array = array.astype(dtype).astype(np.float32)
+        tensors[name] = lazy(name, array)
+    return replace(checkpoint, tensors=tensors)

@@ -1,0 +1,196 @@
+"""Makes golden/vocabularies.json and golden/chat_templates.json: what others make of small vocabularies and templates.
+
+Needs the `oracle` extra, llama-cpp-python and sentencepiece. The byte-level vocabulary has merges across the borders of
+words, digits and lines, so that every rule for splitting text into words gives different ids; llama.cpp, which has its
+own code for each, is the oracle. The SentencePiece vocabularies are trained by sentencepiece itself, and both oracles
+must agree on them. Chat templates are rendered by transformers.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import tempfile
+import unicodedata
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import gguf
+import sentencepiece
+from llama_cpp import Llama
+from smollm2_texts import CHATS, PROMPTS, TOKENIZER_TEXTS
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers.utils.chat_template_utils import render_jinja_template
+
+Fields = dict[str, Any]
+RULES = ["gpt-2", "smollm", "llama-bpe", "qwen2"]
+MORE_TEXTS = [
+    "<s>", "</s>", " <s> a", "<s>Hello</s> world", "a<|end|>b", "<unk>", "<|end|> \n", "<0x41>", "▁▁a", "a ▁b",
+    "<|bos|>a", "x<tool>1", "a  \tb", "[PAD0]",
+]  # fmt: skip
+TEXTS = [text for text in TOKENIZER_TEXTS + MORE_TEXTS if "\0" not in text and len(text) < 50]  # NUL ends a C string
+TRAINING = [
+    *[text for text in TOKENIZER_TEXTS if "</s>" not in text],  # llama.cpp would take it for a control token
+    *[prompt for prompt in PROMPTS if isinstance(prompt, str)],
+    *[message["content"] for chat in CHATS for message in chat],
+] * 2
+TEMPLATES = {
+    "blocks": "{% for m in messages %}\n    {% if m.role == 'user' %}\nU: {{ m.content }}\n    {%- endif %}"
+    "\n{% endfor %}\nend",
+    "whitespace": "  {% set x = 1 %}\n\n{{- x }} {#- none -#} \n {% if true %}\n  a\n  {% endif %}\n\tb {{ 'c' }}\n",
+    "loop controls": "{% for m in messages %}{% if loop.index == 2 %}{% continue %}{% endif %}{{ loop.index }}/"
+    "{{ loop.length }}{{ m['content'] }}{% if m.role == 'assistant' %}{% break %}{% endif %}{% endfor %}",
+    "loop variables": "{% for m in messages %}{{ loop.first }}{{ loop.last }}{{ loop.revindex }}"
+    "{{ loop.previtem is defined }};{% endfor %}{% for k, v in messages[0].items() %}{{ k }}={{ v }};{% else %}x"
+    "{% endfor %}{% for m in messages if m.role == 'user' %}{{ loop.length }}{{ m.content }}{% endfor %}"
+    "{% for m in messages | selectattr('role', 'equalto', 'user') %}{{ loop.last }}{% endfor %}"
+    "{% for m in missing %}x{% else %}none{% endfor %}{% for i in range(3) %}{{ i }}{% endfor %}",
+    "generation": "{% for m in messages %}{{ m.role }}{% generation %}\n{% set x = 1 %}{{ m.content }}\n"
+    "{% endgeneration %}{{ x is defined }}{% endfor %}",
+    "tojson": "{{ messages | tojson }}|{{ {'b': '<é&\\'>', 'a': [1, 2.5, none, true]} | tojson(indent=2) }}"
+    "|{{ {'b': 1, 'a': 'é'} | tojson(sort_keys=true, ensure_ascii=true, separators=(',', ':')) }}",
+    "special tokens": "{{ bos_token }}{{ eos_token }}[{{ pad_token }}]{{ bos_token + 'x' }}",
+    "tools": "{{ tools is none }}{{ documents is none }}{{ tools is defined }}{% if tools %}x{% endif %}"
+    "{{ add_generation_prompt }}",
+    "namespace": "{% set ns = namespace(found=false) %}{% for m in messages %}{% if m.role == 'system' %}"
+    "{% set ns.found = true %}{% endif %}{% endfor %}{{ ns.found }}{{ dict(a=1).a }}",
+    "macros": "{% macro turn(m, depth=0) %}<{{ m.role }}>{{ m.content | trim | upper }}{{ caller is defined }}"
+    "{% endmacro %}{% for m in messages %}{{ turn(m) }}{% endfor %}{{ 'a,b'.split(',')[-1] }}"
+    "{{ messages[1:] | length }}{{ messages[0].content is string }}{{ '%s' % 1 }}{{ 'x'.startswith('x') }}",
+    "html": "<b>{{ messages[0].content }}</b> &amp; '\"",
+}
+MESSAGES = [
+    {"role": "system", "content": "  Be <brief> & 'kind'.\n"},
+    {"role": "user", "content": 'Grüße 😀 "x"'},
+    {"role": "assistant", "content": "ok"},
+    {"role": "user", "content": "{{ bos_token }}{% if %}"},
+]
+
+
+def byte_level() -> Fields:
+    """A byte-level vocabulary trained without words, and whole words that no merges lead to."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=700, initial_alphabet=alphabet, min_frequency=2, max_token_length=6, show_progress=False
+    )
+    tokenizer.train_from_iterator(TRAINING, trainer)
+    model = json.loads(tokenizer.to_str())["model"]
+    tokens = sorted(model["vocab"], key=model["vocab"].__getitem__)
+    merges = [" ".join(merge) for merge in model["merges"]]
+    words = [word for word in ["Hello", "Ġgravity", "Ġbrown", "123", "Ġ!!!", "Ġis"] if word not in model["vocab"]]
+    added = [("<|bos|>", 3), ("<|end|>", 3), ("<tool>", 4), ("  \t", 4), ("[PAD0]", 5)]
+    return {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.tokens": tokens + words + [token for token, _ in added],
+        "tokenizer.ggml.token_type": [1] * (len(tokens) + len(words)) + [kind for _, kind in added],
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.bos_token_id": len(tokens) + len(words),
+        "tokenizer.ggml.eos_token_id": len(tokens) + len(words) + 1,
+    }
+
+
+def sentencepiece_model(prefix: bool, user_defined: list[str]) -> tuple[Fields, sentencepiece.SentencePieceProcessor]:
+    """A vocabulary trained by sentencepiece with Llama's settings, and as GGUF fields."""
+    model = io.BytesIO()
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(TRAINING), model_writer=model, model_type="bpe", vocab_size=640, byte_fallback=True,
+        character_coverage=0.98, normalization_rule_name="identity", remove_extra_whitespaces=False,
+        add_dummy_prefix=prefix, split_digits=True, allow_whitespace_only_pieces=True, hard_vocab_limit=False,
+        user_defined_symbols=user_defined, minloglevel=2, max_sentence_length=100000,
+    )  # fmt: skip
+    processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
+    tokens, scores, types = [], [], []
+    for i in range(processor.get_piece_size()):
+        piece, kind = processor.id_to_piece(i), 1
+        if processor.is_unknown(i):
+            kind = 2
+        elif processor.is_control(i):
+            kind = 3
+        elif piece in user_defined:
+            piece, kind = piece.replace("▁", " "), 4  # as llama.cpp's conversion writes them
+        elif processor.is_byte(i):
+            kind = 6
+        tokens.append(piece)
+        scores.append(processor.get_score(i))
+        types.append(kind)
+    fields = {
+        "tokenizer.ggml.model": "llama",
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.scores": scores,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.add_space_prefix": prefix,
+    }
+    return fields, processor
+
+
+def llama_cpp_ids(fields: Fields, texts: list[str]) -> Iterator[list[int]]:
+    """llama.cpp's ids of texts, special tokens recognised and added, with a vocabulary of these fields."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = str(Path(folder) / "vocabulary.gguf")
+        writer = gguf.GGUFWriter(path, "llama")
+        for key, value in fields.items():
+            write = {str: writer.add_string, bool: writer.add_bool, int: writer.add_uint32, list: writer.add_array}
+            write[type(value)](key, value)
+        for key in ("context_length", "embedding_length", "feed_forward_length", "block_count", "attention.head_count"):
+            writer.add_uint32(f"llama.{key}", 8)
+        writer.add_float32("llama.attention.layer_norm_rms_epsilon", 1e-5)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        model = Llama(path, vocab_only=True, verbose=False)
+        for text in texts:
+            yield model.tokenize(text.encode(), add_bos=True, special=True)
+
+
+def sentencepiece_golden(prefix: bool, user_defined: list[str]) -> dict[str, Any]:
+    """Both oracles agree, but for special tokens in a text, which sentencepiece does not look for."""
+    fields, processor = sentencepiece_model(prefix, user_defined)
+    expected = list(llama_cpp_ids(fields, TEXTS))
+    for text, ids in zip(TEXTS, expected, strict=True):
+        assert ids[0] == processor.bos_id()
+        if not any(token in text for token in ("<unk>", "<s>", "</s>", "▁")):
+            assert ids[1:] == processor.encode(text), text
+            assert processor.decode(ids) == text, text
+    return {"fields": fields, "ids": expected}
+
+
+def byte_level_golden() -> dict[str, Any]:
+    """Qwen's texts are composed here: its tokenizer.json says NFC, llama.cpp leaves that out."""
+    fields, expected = byte_level(), {}
+    for rule in RULES:
+        texts = [unicodedata.normalize("NFC", text) if rule == "qwen2" else text for text in TEXTS]
+        expected[rule] = list(llama_cpp_ids(fields | {"tokenizer.ggml.pre": rule}, texts))
+    return {"fields": fields, "ids": expected}
+
+
+def chat_template_goldens() -> list[dict[str, Any]]:
+    cases = []
+    for name, template in TEMPLATES.items():
+        (text,), _ = render_jinja_template(
+            [MESSAGES], chat_template=template, add_generation_prompt=True, bos_token="<s>", eos_token="</s>"
+        )
+        cases.append({"name": name, "template": template, "text": text})
+    return cases
+
+
+def write(name: str, lines: list[str], brackets: str) -> None:
+    path = Path(__file__).parent / "golden" / name
+    path.write_text(brackets[0] + ",\n".join(lines) + brackets[1] + "\n", encoding="ascii")
+    print(name, path.stat().st_size)
+
+
+if __name__ == "__main__":
+    compact = json.JSONEncoder(separators=(",", ":")).encode
+    goldens = {
+        "texts": TEXTS,
+        "byte_level": byte_level_golden(),
+        "llama": sentencepiece_golden(True, []),
+        "gemma": sentencepiece_golden(False, ["\n", "\n\n", "▁▁", "▁▁▁▁", "<b>"]),
+    }
+    write("vocabularies.json", [f"{compact(key)}:{compact(value)}" for key, value in goldens.items()], "{}")
+    write("chat_templates.json", [compact(case) for case in [{"messages": MESSAGES}, *chat_template_goldens()]], "[]")

@@ -1,0 +1,146 @@
+"""Planted bugs: the package with one line changed, loaded beside the real one under another name.
+
+A golden that no bug can break proves nothing. `MUTANTS` are typical mistakes, each with the golden that must notice it;
+`deletions` gives every statement of a function left out in turn. test_mutants.py runs them all.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import sys
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+import tinyinfer
+
+SOURCES = Path(tinyinfer.__file__).parent
+_numbers = count()
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """In `file`, the text `old` (it stands there exactly once) becomes `new`; golden `family` must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    family: str
+
+    @property
+    def source(self) -> str:
+        """The changed file; AssertionError when the line is no longer there, so that no mutant dies unseen."""
+        text = path_of(self.file).read_text(encoding="utf-8")
+        assert text.count(self.old) == 1, f"{self.name}: {self.old!r} must stand in {self.file}.py exactly once"
+        return text.replace(self.old, self.new)
+
+
+MUTANTS = [
+    Mutant("no rope", "transformer", "qk = ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
+           "qk = ops.norm(qk, layer.qk_norm)", "llama2"),
+    Mutant("rope before the q/k norms", "transformer", "ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
+           "ops.norm(ops.rope(qk, rotation), layer.qk_norm)", "qwen3"),
+    Mutant("no q/k norms", "transformer", "ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
+           "ops.rope(qk, rotation)", "gemma3"),
+    Mutant("no residual around attention", "transformer", "x = ops.add(x, ops.norm(h, layer.post_attention_norm))",
+           "x = ops.norm(h, layer.post_attention_norm)", "llama2"),
+    Mutant("no norm after attention", "transformer", "ops.norm(h, layer.post_attention_norm)", "h", "gemma3"),
+    Mutant("no norm after the MLP", "transformer", "ops.norm(h, layer.post_mlp_norm)", "h", "gemma3"),
+    Mutant("one rotation for all layers", "transformer", "rotations[layer.rotation]", "rotations[0]", "gemma3"),
+    Mutant("one layer's cache for all layers", "transformer", "cache.append(i, k, v, batch)",
+           "cache.append(0, k, v, batch)", "llama2"),
+    Mutant("one layer's weights for all layers", "transformer", "in enumerate(model.layers):",
+           "in enumerate([model.layers[-1]] * len(model.layers)):", "llama2"),
+    Mutant("no final norm", "transformer", "x = ops.norm(x[batch.logit_rows], model.final_norm)",
+           "x = x[batch.logit_rows]", "llama2"),
+    Mutant("no attention scale", "attention", "(folded * scale)", "folded", "llama2"),
+    Mutant("query heads grouped with the wrong key heads", "attention", "folded = q.transpose(1, 0, 2).reshape(",
+           "folded = q.reshape(len(q), -1, k.shape[1], q.shape[2]).transpose(2, 1, 0, 3).reshape(", "smollm2"),
+    Mutant("window one too long", "attention", "seen & (back < window)", "seen & (back <= window)", "mistral"),
+    Mutant("window ignored", "attention", "seen if window is None else seen & (back < window)", "seen", "qwen2_window"),
+    Mutant("a query sees one token of the future", "attention", "seen = back >= 0", "seen = back >= -1", "llama2"),
+    Mutant("a query does not see itself", "attention", "seen = back >= 0", "seen = back > 0", "llama2"),
+    Mutant("weights of experts not renormalized", "moe", "if moe.renormalize:", "if False:", "mixtral"),
+    Mutant("weights of experts always renormalized", "moe", "if moe.renormalize:", "if True:", "qwen3_moe_raw"),
+    Mutant("the router's weights not applied", "moe", " * weights.reshape(-1)[order, None]", "", "olmoe"),
+    Mutant("one expert too few", "moe", "[:, : moe.experts_per_token]", "[:, : moe.experts_per_token - 1]", "olmoe"),
+    Mutant("results left in the order of experts", "moe", "back[order] = h", "back[:] = h", "mixtral"),
+    Mutant("no embedding scale", "backends.numpy_ops", "if embedding.scale != 1.0:", "if False:", "gemma3"),
+    Mutant("no learned positions", "backends.numpy_ops", "x += embedding.positions[positions]", "pass", "gpt2"),
+    Mutant("epsilon left out of RMSNorm", "backends.numpy_ops", " + np.float32(norm.eps))) * norm.weight",
+           ")) * norm.weight", "llama"),
+    Mutant("epsilon left out of LayerNorm", "backends.numpy_ops", "keepdims=True) + np.float32(norm.eps)",
+           "keepdims=True)", "gpt2"),
+    Mutant("LayerNorm without its mean", "backends.numpy_ops", "x = x - x.mean(axis=-1, keepdims=True)",
+           "x = x.copy()", "gpt2"),
+    Mutant("biases left out", "backends.numpy_ops", "y += linear.bias", "pass", "qwen2"),
+    Mutant("gate and up swapped", "assemble", "return GatedMLP(tensors.linear(n + \"gate\", n + \"up\")",
+           "return GatedMLP(tensors.linear(n + \"up\", n + \"gate\")", "llama2"),
+    Mutant("rope turns the other way", "backends.numpy_ops", "return np.cos(angles), np.sin(angles)",
+           "return np.cos(angles), -np.sin(angles)", "llama2"),
+    Mutant("rope on neighbouring pairs", "backends.numpy_ops", "a, b = x[..., :half], x[..., half:]",
+           "a, b = x[..., ::2], x[..., 1::2]", "llama2"),
+    Mutant("norms of queries and keys swapped", "backends.numpy_ops", "split = len(norm.query.weight)",
+           "split = len(norm.key.weight); norm = FullQKNorm(norm.key, norm.query)", "olmoe"),
+    Mutant("q/k norms by head swapped", "assemble", "[q] * c.num_heads + [k] * c.num_kv_heads",
+           "[k] * c.num_heads + [q] * c.num_kv_heads", "qwen3"),
+    Mutant("keys and values swapped", "assemble", 'tensors.linear(n + "q", n + "k", n + "v")',
+           'tensors.linear(n + "q", n + "v", n + "k")', "llama2"),
+    Mutant("exact GELU's constant", "backends.numpy_ops", "np.float32(0.044715)", "np.float32(0.0)", "gpt2"),
+    Mutant("linear rope scaling ignored", "assemble", 'if rope.scaling == "linear":', "if False:", "llama_linear"),
+    Mutant("llama3 rope scaling ignored", "assemble", 'if rope.scaling == "llama3"', "if False", "llama3"),
+    Mutant("long and short wavelengths swapped", "assemble", "(1 - blend) * f / np.float32(rope.factor) + blend * f",
+           "blend * f / np.float32(rope.factor) + (1 - blend) * f", "llama3"),
+    Mutant("untied head taken for tied", "assemble", "if c.tied_head else", "if True else", "llama3"),
+    Mutant("windows shifted by a layer", "assemble", "c.windows[i]", "c.windows[i - 1]", "gemma3"),
+    Mutant("keys stored one position late", "kv_cache", "span.first + span.stop - span.start)",
+           "span.first + span.stop - span.start)\n            positions = slice(positions.start + (span.first > 0), "
+           "positions.stop + (span.first > 0))", "llama2"),
+]  # fmt: skip
+
+
+def deletions(file: str, only: Collection[str] = (), spared: Collection[str] = ()) -> Iterator[tuple[int, str, str]]:
+    """(line, text, source without it) for every simple statement of a file's functions.
+
+    only: names of the functions to take, instead of all; spared: functions to leave alone. What only counts for the
+    ledger is left alone too.
+    """
+    source = path_of(file).read_text(encoding="utf-8")
+    lines = source.splitlines(keepends=True)
+    for function in ast.walk(ast.parse(source)):
+        if not isinstance(function, ast.FunctionDef) or function.name in spared:
+            continue
+        if only and function.name not in only:
+            continue
+        for node in ast.walk(function):
+            text = ast.unparse(node) if isinstance(node, ast.Assign | ast.AugAssign | ast.Expr | ast.Return) else ""
+            if text and ".ledger." not in text and not isinstance(getattr(node, "value", None), ast.Constant | None):
+                gap = " " * node.col_offset + "pass\n"
+                yield node.lineno, text, "".join([*lines[: node.lineno - 1], gap, *lines[node.end_lineno :]])
+
+
+def path_of(file: str) -> Path:
+    """Where a module of the package lies, named as in an import."""
+    return SOURCES / f"{file.replace('.', '/')}.py"
+
+
+@contextmanager
+def planted(folder: Path, file: str | None = None, source: str = "") -> Iterator[str]:
+    """The name of a copy of the core in which `file` has another source; it can be imported within the context."""
+    name = f"tinyinfer_copy_{next(_numbers)}"
+    for path in [*SOURCES.glob("*.py"), *SOURCES.glob("backends/*.py")]:
+        text = source if file and path == path_of(file) else path.read_text(encoding="utf-8")
+        target = folder / name / path.relative_to(SOURCES)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(re.sub(r"\btinyinfer\.", f"{name}.", text), encoding="utf-8")
+    sys.path.insert(0, str(folder))
+    try:
+        yield name
+    finally:
+        sys.path.remove(str(folder))
+        for module in [m for m in sys.modules if m.partition(".")[0] == name]:
+            del sys.modules[module]

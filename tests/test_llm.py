@@ -1,0 +1,165 @@
+"""llm.py: the Python interface: what goes in is checked before any work, what comes out is what transformers gives."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from golden import load_golden
+from scipy.special import log_softmax
+
+from tinyinfer import LLM, ModelError, SamplingParams
+
+Folder = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def llm(golden_folder: Folder) -> LLM:
+    return LLM(str(golden_folder("llama")))
+
+
+@pytest.fixture(scope="module")
+def golden() -> object:
+    return load_golden("llama")
+
+
+def greedy(n: int, **more: object) -> SamplingParams:
+    return SamplingParams(max_tokens=n, ignore_eos=True, **more)  # type: ignore[arg-type]
+
+
+def test_generate_gives_transformers_tokens_with_the_reason_they_ended(llm: LLM, golden) -> None:  # type: ignore[no-untyped-def]
+    """Catches a token dropped at either end."""
+    n = len(golden.greedy)
+    out = llm.generate([list(golden.prompt)], greedy(n))[0]
+    assert out.token_ids == list(golden.greedy)
+    assert out.prompt_token_ids == list(golden.prompt)
+    assert out.finish_reason == "length"
+    assert out.text == llm.tokenizer.decode(out.token_ids)
+
+
+def test_stream_joins_to_the_text_of_generate(llm: LLM) -> None:
+    """Catches a piece shown twice, or the last one lost."""
+    params = greedy(30)
+    assert "".join(llm.stream("Hello there", params)) == llm.generate("Hello there", params)[0].text
+
+
+def test_several_prompts_come_back_in_their_order_each_with_its_own_params(llm: LLM, golden) -> None:  # type: ignore[no-untyped-def]
+    """Catches one sequence's parameters or cache leaking into the next."""
+    prompts = [list(golden.prompt), [5, 6, 7], list(golden.prompt)]
+    outs = llm.generate(prompts, [greedy(4), greedy(2), greedy(6)])
+    assert [len(out.token_ids) for out in outs] == [4, 2, 6]
+    assert outs[0].token_ids == outs[2].token_ids[:4]
+    assert outs[1].token_ids == llm.generate([[5, 6, 7]], greedy(2))[0].token_ids
+
+
+def test_the_end_token_ends_and_is_in_token_ids_unless_ignored(llm: LLM, golden) -> None:  # type: ignore[no-untyped-def]
+    """Catches an end token that is swallowed, shown as text, or stops although it was to be ignored."""
+    third = golden.greedy[2]
+    stops = golden.greedy.tolist().index(third) if hasattr(golden.greedy, "tolist") else list(golden.greedy).index(third)
+    out = llm.generate([list(golden.prompt)], greedy(20, stop_token_ids=[int(third)]))[0]
+    assert out.finish_reason == "stop"
+    assert out.token_ids == [int(t) for t in golden.greedy[: stops + 1]]
+    assert out.text == llm.tokenizer.decode(out.token_ids[:-1])
+
+
+def test_a_stop_string_is_not_shown(llm: LLM) -> None:
+    """Catches a stop string left in the text, or one found only within a token."""
+    text = llm.generate("Hello", greedy(40))[0].text
+    stop = text[len(text) // 2 : len(text) // 2 + 3]
+    out = llm.generate("Hello", greedy(40, stop=[stop]))[0]
+    assert out.finish_reason == "stop"
+    assert out.text == text[: text.index(stop)]
+
+
+def test_same_seed_same_text_and_no_seed_differs(llm: LLM) -> None:
+    """Catches a seed that is ignored, and a default seed that makes all samples alike."""
+    params = greedy(12, temperature=2.0, seed=5)
+    again = [llm.generate("Hi", params)[0].token_ids for _ in range(2)]
+    assert again[0] == again[1]
+    free = [tuple(llm.generate("Hi", greedy(12, temperature=2.0))[0].token_ids) for _ in range(3)]
+    assert len(set(free)) == 3  # twelve tokens at temperature 2: equal by chance less often than once in 10^9
+
+
+def test_logits_and_score_equal_transformers(llm: LLM, golden) -> None:  # type: ignore[no-untyped-def]
+    """Catches scores shifted by a token."""
+    tokens = [int(t) for t in golden.tokens]
+    logits = llm.logits(tokens)
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, golden.logits, atol=1e-4 * np.abs(golden.logits).max())
+    expected = log_softmax(golden.logits.astype(np.float64), axis=1)[np.arange(len(tokens) - 1), tokens[1:]]
+    np.testing.assert_allclose(llm.score(tokens), expected, atol=2e-4 * np.abs(golden.logits).max())
+
+
+def test_logprobs_belong_to_the_tokens(llm: LLM, golden) -> None:  # type: ignore[no-untyped-def]
+    """Catches logprobs of the neighbouring position."""
+    prompt = [int(t) for t in golden.prompt]
+    out = llm.generate([prompt], greedy(5, logprobs=3))[0]
+    assert out.logprobs is not None
+    scores = llm.score(prompt + out.token_ids)[len(prompt) - 1 :]
+    assert [item.logprob for item in out.logprobs] == pytest.approx(list(scores), abs=1e-4)
+    assert [item.token for item in out.logprobs] == out.token_ids == [next(iter(item.top)) for item in out.logprobs]
+
+
+def test_max_tokens_is_clipped_to_the_context(golden_folder: Folder) -> None:
+    """Catches a write beyond the cache, or a refusal where clipping was promised."""
+    small = LLM(str(golden_folder("llama")), max_model_len=12)
+    out = small.generate([[1, 2, 3, 4]], greedy(100))[0]
+    assert len(out.token_ids) == 8
+    assert out.finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("prompt", "sentence"),
+    [
+        ([[]], "prompt is empty"),
+        ([""], "prompt is empty"),
+        ([[1, 2, 10**6]], "outside the vocabulary"),
+        ([[1, -1]], "outside the vocabulary"),
+        ([[1] * 12], "context holds 12"),
+        ([[1] * 500], "context holds 12"),
+    ],
+    ids=str,
+)
+def test_a_prompt_that_cannot_work_is_refused_before_any_work(golden_folder: Folder, prompt, sentence: str) -> None:  # type: ignore[no-untyped-def]
+    """Catches an IndexError deep in the embedding, and negative ids that NumPy would take from the end."""
+    small = LLM(str(golden_folder("llama")), max_model_len=12)
+    with pytest.raises(ValueError, match=sentence):
+        small.generate([[1, 2], *prompt])
+    assert small.ledger.steps == 0
+
+
+def test_wrong_switches_are_refused_with_the_choices(golden_folder: Folder) -> None:
+    """Catches unknown keyword arguments dropped silently."""
+    folder = str(golden_folder("llama"))
+    with pytest.raises(ValueError, match="'kv_cash'; the switches are kv_cache"):
+        LLM(folder, kv_cash="none")
+    with pytest.raises(ValueError, match="choose one of contiguous, none"):
+        LLM(folder, kv_cache="paged?")
+    with pytest.raises(ValueError, match="max_model_len=100000"):
+        LLM(folder, max_model_len=100000)
+    with pytest.raises(ValueError, match="threads=0"):
+        LLM(folder, threads=0)
+    with pytest.raises(ValueError, match="2 prompts but 1"):
+        LLM(folder).generate(["a", "b"], [SamplingParams()])
+
+
+def test_a_model_that_does_not_exist_is_a_model_error() -> None:
+    """Catches a bare FileNotFoundError."""
+    with pytest.raises(ModelError, match="no-such-model"):
+        LLM("no-such-model")
+
+
+def test_metrics_follow_their_definitions_on_an_injected_clock(golden_folder: Folder) -> None:
+    """Catches a TPOT divided by n instead of n - 1. The clock advances by one second at every reading."""
+    ticks = iter(range(10**6))
+    timed = LLM(str(golden_folder("llama")), clock=lambda: float(next(ticks)))
+    out = timed.generate([[1, 2, 3]], greedy(5))[0]
+    m = out.metrics
+    assert m.ttft_s is not None
+    assert m.tpot_s is not None
+    assert m.e2e_s == m.ttft_s + 4 * m.tpot_s
+    assert m.generation_tps == 1 / m.tpot_s
+    assert (m.prompt_tokens, m.generated_tokens, m.cached_tokens) == (3, 5, 0)
+    assert timed.generate([[1, 2, 3]], greedy(1))[0].metrics.tpot_s is None

@@ -1,0 +1,83 @@
+"""The goldens have teeth: typical bugs, and every left-out line of the transformer, make a named golden fail."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib import import_module
+
+import numpy as np
+import pytest
+from golden import FAMILIES, load_golden
+from helpers import TOLERANCE, distance, golden_distance
+from mutants import MUTANTS, deletions, planted
+
+from tinyinfer.attention import full_attention
+from tinyinfer.loading import load
+
+# Functions that no golden runs, or not all of it, and the test that would notice instead.
+TESTED_ELSEWHERE = {
+    "transformer": {"nbytes": "test_assemble.py"},
+    "moe": {"nbytes": "test_assemble.py"},
+    "mlp": {"nbytes": "test_assemble.py"},
+    "assemble": {"assemble": "test_assemble.py (progress)", "frequencies": "test_assemble.py (GGUF's divisors)"},
+    "backends.numpy_ops": {"__init__": "test_numpy_ops.py", "dense_product": "test_numpy_ops.py (half precision)"},
+}
+# The goldens that use most of the code come first, which saves time.
+UNLIKE_FIRST = sorted(FAMILIES, key=lambda name: name not in ("gemma3", "gpt2", "llama", "olmoe"))
+
+
+@pytest.fixture(scope="module")
+def goldens(golden_folder):
+    return {name: (load(golden_folder(name)), load_golden(name)) for name in FAMILIES}
+
+
+def off(package: str, goldens, family: str) -> float:
+    """How far this golden is off when `package` computes it; infinite when it cannot."""
+    checkpoint, golden = goldens[family]
+    try:
+        with np.errstate(all="ignore"):
+            return golden_distance(package, checkpoint, golden.tokens, golden.logits)
+    except Exception:  # a test that raises fails just as well
+        return np.inf
+
+
+def test_an_unchanged_copy_passes_every_golden(goldens, tmp_path):
+    """Else the mutants below would be caught by the copying and not by the goldens."""
+    with planted(tmp_path) as package:
+        assert all(off(package, goldens, family) <= TOLERANCE for family in FAMILIES)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_golden_notices(mutant, goldens, tmp_path):
+    """The named golden would fail with this bug."""
+    with planted(tmp_path, mutant.file, mutant.source) as package:
+        assert off(package, goldens, mutant.family) > TOLERANCE
+
+
+@pytest.mark.parametrize("file", TESTED_ELSEWHERE)
+def test_no_line_can_be_left_out(file, goldens, tmp_path):
+    """Some golden fails whichever statement of these files is deleted."""
+    unnoticed = []
+    for line, text, source in deletions(file, spared=TESTED_ELSEWHERE[file]):
+        with planted(tmp_path, file, source) as package:
+            if all(off(package, goldens, family) <= TOLERANCE for family in UNLIKE_FIRST):
+                unnoticed.append(f"{file}.py:{line}: {text}")
+    assert not unnoticed, "\n".join(unnoticed)
+
+
+def test_no_line_of_the_online_softmax_can_be_left_out(tmp_path):
+    """Goldens are shorter than a tile of keys, so these lines are compared with the plain form of attention.
+
+    Scores reach into the hundreds, where exp overflows without the running maximum.
+    """
+    rng = np.random.default_rng(6)
+    q, (k, v) = 3 * rng.standard_normal((12, 4, 8)), 5 * rng.standard_normal((2, 33, 2, 8))
+    place = {"first": 21, "start": 0, "scale": 1.0, "window": None, "xp": np}
+    expected, unnoticed = full_attention(q, k, v, **place), []
+    for line, text, source in deletions("attention", only=["attend_tile", "scores", "unfold", "visible"]):
+        # a test that raises fails just as well
+        with planted(tmp_path, "attention", source) as package, np.errstate(all="ignore"), suppress(Exception):
+            found = import_module(f"{package}.attention").attend_tile(q, k, v, **place, key_tile=len(q))
+            if distance(found, expected) < 1e-9:
+                unnoticed.append(f"attention.py:{line}: {text}")
+    assert not unnoticed, "\n".join(unnoticed)

@@ -1,0 +1,140 @@
+"""sampling.py: filters equal transformers' own, draws follow the filtered distribution, and a seed is a text."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.special import log_softmax, softmax
+from scipy.stats import chisquare
+
+from tinyinfer.sampling import SamplingParams, choose, distribution, draw
+
+GOLDEN = json.loads(Path(__file__).with_name("golden").joinpath("sampling.json").read_text())
+LOGITS = np.array(GOLDEN["logits"], dtype=np.float32)
+PROMPT, NEW = GOLDEN["prompt"], GOLDEN["new"]
+FALSE_ALARM = 1e-4  # of each chi-square test below: a right sampler fails it once in 10,000 seeds; seeds are fixed
+
+
+def sample(**settings: float) -> SamplingParams:
+    return SamplingParams(**{"temperature": 1.0, **settings})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("golden", GOLDEN["cases"], ids=lambda g: ",".join(f"{k}={v}" for k, v in g["case"].items()))
+def test_filters_equal_transformers_in_its_order(golden: dict) -> None:
+    """Catches another order, a top-p that drops the token crossing p, a penalty of the wrong sign."""
+    p = distribution(LOGITS, sample(**golden["case"]), PROMPT, NEW)
+    np.testing.assert_array_equal(p > 0, np.array(golden["p"]) > 0)
+    np.testing.assert_allclose(p, golden["p"], atol=2e-7)  # transformers computes in float32
+
+
+def test_presence_and_frequency_count_new_tokens_only() -> None:
+    """Catches penalties that punish the prompt, or presence counted per occurrence (OpenAI's definition)."""
+    s = LOGITS.astype(np.float64)
+    for token, count in ((11, 2), (3, 1)):
+        s[token] -= 0.5 + 0.25 * count
+    p = distribution(LOGITS, sample(presence_penalty=0.5, frequency_penalty=0.25), PROMPT, NEW)
+    np.testing.assert_allclose(p, softmax(s), rtol=1e-12)
+
+
+def counts(params: SamplingParams, draws: int) -> tuple[np.ndarray, np.ndarray]:
+    p = distribution(LOGITS, params, PROMPT, NEW)
+    tokens = [draw(p, params, seed, len(PROMPT)) for seed in range(draws)]
+    return np.bincount(tokens, minlength=len(p)), p
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{}, {"temperature": 0.6}, {"top_k": 7}, {"top_p": 0.75}, {"min_p": 0.1}, {"top_p": 0.9, "repetition_penalty": 2.0}],
+    ids=str,
+)
+def test_draws_follow_the_distribution(settings: dict) -> None:
+    """Chi-square over 5,000 requests of different seeds. Catches a uniform draw over the nucleus (lumi's bug)."""
+    observed, p = counts(sample(**settings), 5000)
+    assert not observed[p == 0].any(), "a token that the filters excluded was drawn"
+    likely = p * 5000 >= 5  # chi-square needs five expected a cell; the rest is one cell
+    cells = np.append(observed[likely], observed[~likely].sum())
+    expected = np.append(p[likely], p[~likely].sum()) * 5000
+    keep = expected > 0
+    assert chisquare(cells[keep], expected[keep]).pvalue > FALSE_ALARM
+
+
+def test_draws_of_one_request_are_independent_along_its_positions() -> None:
+    """Chi-square over pairs of neighbouring draws. Catches a stream that repeats its number at each position."""
+    p = np.array([0.5, 0.3, 0.2])
+    params = sample()
+    tokens = [draw(p, params, 9, position) for position in range(6001)]
+    pairs = np.bincount([3 * a + b for a, b in zip(tokens[::2], tokens[1::2], strict=False)], minlength=9)
+    assert chisquare(pairs, np.outer(p, p).ravel() * pairs.sum()).pvalue > FALSE_ALARM
+
+
+def test_same_seed_and_position_give_the_same_token_whatever_was_drawn_between() -> None:
+    """Catches a generator with state: a request's text would then depend on its neighbours in the batch."""
+    params = sample(seed=3)
+    first = choose(LOGITS, params, PROMPT, NEW, 3)
+    choose(LOGITS, params, PROMPT, [], 3)
+    assert choose(LOGITS, params, PROMPT, NEW, 3) == first
+
+
+def test_greedy_takes_the_largest_and_penalties_still_count() -> None:
+    """Catches a greedy path that skips the penalties."""
+    assert choose(LOGITS, SamplingParams(), PROMPT, [], 0).token == LOGITS.argmax()
+    best = int(LOGITS.argmax())
+    heavy = SamplingParams(presence_penalty=100.0)
+    assert choose(LOGITS, heavy, PROMPT, [best], 0).token == int(np.argsort(-LOGITS)[1])
+
+
+def test_logprobs_are_of_the_unfiltered_model() -> None:
+    """Catches logprobs taken after temperature or filters (vLLM and OpenAI report the model's own)."""
+    choice = choose(LOGITS, sample(temperature=0.3, top_k=2, logprobs=4, seed=0), PROMPT, NEW, 0)
+    expected = log_softmax(LOGITS.astype(np.float64))
+    assert choice.logprob == pytest.approx(expected[choice.token], rel=1e-12)
+    assert choice.top is not None
+    assert list(choice.top) == list(np.argsort(-expected)[:4])
+    assert list(choice.top.values()) == pytest.approx(sorted(expected)[::-1][:4], rel=1e-12)
+    alone = choose(LOGITS, sample(logprobs=0), PROMPT, NEW, 0)
+    assert alone.top == {}
+    assert choose(LOGITS, sample(), PROMPT, NEW, 0).logprob is None
+
+
+def test_logprobs_beyond_the_vocabulary_give_all_of_it() -> None:
+    """Catches an index error when more alternatives are asked for than there are tokens."""
+    choice = choose(LOGITS, sample(logprobs=99), PROMPT, NEW, 0)
+    assert choice.top is not None
+    assert len(choice.top) == len(LOGITS)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("temperature", float("nan")),
+        ("temperature", -0.1),
+        ("temperature", float("inf")),
+        ("temperature", "hot"),
+        ("top_p", 0.0),
+        ("top_p", 1.5),
+        ("top_p", float("nan")),
+        ("top_k", -1),
+        ("top_k", 2.5),
+        ("min_p", -0.1),
+        ("min_p", 1.01),
+        ("repetition_penalty", 0.0),
+        ("presence_penalty", float("inf")),
+        ("frequency_penalty", float("nan")),
+        ("max_tokens", 0),
+        ("max_tokens", True),
+        ("seed", -1),
+        ("seed", 2**63),
+        ("logprobs", -1),
+        ("logprobs", 101),
+        ("stop", ["ok", ""]),
+        ("stop_token_ids", [-3]),
+    ],
+)
+def test_a_value_out_of_range_is_refused_in_one_sentence(name: str, value: object) -> None:
+    """Catches NaN slipping through a comparison, and settings that would be ignored silently."""
+    with pytest.raises(ValueError, match=name) as caught:
+        SamplingParams(**{name: value})  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)

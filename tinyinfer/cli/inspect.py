@@ -1,0 +1,242 @@
+"""`tinyinfer inspect`: what a model is and what it costs, counted, and how fast this machine could possibly run it.
+
+Only the file's configuration is read, no weight: a model larger than memory can be inspected, too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from tinyinfer.cli.arguments import add_model_arguments, add_switches, switches
+from tinyinfer.cli.console import show
+from tinyinfer.cli.tables import amount, table
+from tinyinfer.config import EngineConfig, ModelConfig
+
+if TYPE_CHECKING:
+    from tinyinfer.ledger import Ledger
+    from tinyinfer.loading.checkpoint import Checkpoint
+    from tinyinfer.roofline import Machine
+
+PROMPT = 512  # tokens of the prefill that is predicted
+PARTS = ("embedding", "attention", "MLP", "norms", "head")
+
+
+def register(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds the command's parser."""
+    about = "a model's size, its cost per token, and the speed that this machine allows"
+    parser = commands.add_parser("inspect", help=about, description=about)
+    parser.add_argument("--json", action="store_true", help="stdout holds one JSON object")
+    add_model_arguments(parser)
+    add_switches(parser)
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Inspects. Raises ModelError, ValueError, as loading does."""
+    from tinyinfer.llm import context_length
+    from tinyinfer.loading import load
+    from tinyinfer.loading.hub import find
+    from tinyinfer.roofline import measure_machine
+
+    engine = EngineConfig(**switches(args))
+    checkpoint = load(find(args.model))
+    context = context_length(checkpoint.config, engine.max_model_len)
+    found = describe(args.model, checkpoint, engine, context, measure_machine(engine.threads))
+    show((json.dumps(found) if args.json else as_text(found)) + "\n")
+    return 0
+
+
+def describe(
+    name: str, checkpoint: Checkpoint, engine: EngineConfig, context: int, machine: Machine
+) -> dict[str, Any]:
+    """All that is shown, as JSON has it. context: positions; bytes are those held in memory by these switches."""
+    import numpy as np
+
+    from tinyinfer.registry import CACHES, DTYPES, resolve
+    from tinyinfer.roofline import kv_bytes_per_token
+
+    c, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, engine.dtype)).itemsize
+    remembers = resolve(CACHES, engine.kv_cache).can_chunk
+    parameters, sizes = parameters_by_part(c), bytes_by_part(c, itemsize)
+    return {
+        "model": name,
+        "path": checkpoint.path,
+        "file_bytes": sum(tensor.nbytes for tensor in checkpoint.tensors.values()),
+        "config": {key: value for key, value in asdict(c).items() if key not in ("rope", "windows")},
+        "windows": sorted({window for window in c.windows if window}),
+        "chat_template": checkpoint.tokenizer.chat_template is not None,
+        "parameters": sum(parameters.values()),
+        "parameters_per_token": sum(parameters.values()) - unused_experts(c),
+        "parameters_by_part": parameters,
+        "weight_bytes": sum(sizes.values()),
+        "weight_bytes_by_part": sizes,
+        "max_context": context,
+        "kv_bytes_per_token": kv_bytes_per_token(c),
+        "kv_bytes_at_max_context": kv_bytes_per_token(c) * context if remembers else 0,
+        "read_bandwidth": machine.read_bandwidth,
+        "matrix_flops": machine.matrix_speed,
+        "balance_flops_per_byte": machine.balance,
+        "roofline": [bound(*step, machine) for step in steps(c, context, itemsize, remembers)],
+        "engine": {"model": name, **asdict(engine)},
+    }
+
+
+# What the model is.
+
+
+def part_of(name: str) -> str:
+    """Which of PARTS a weight belongs to, by its canonical name."""
+    if name in ("embedding", "positions"):
+        return "embedding"
+    if "norm" in name:
+        return "norms"
+    if name == "head":
+        return "head"
+    return "attention" if name.split(".")[2] in ("q", "k", "v", "o") else "MLP"
+
+
+def parameters_by_part(c: ModelConfig) -> dict[str, int]:
+    """Part -> numbers in it; a tied head has none of its own."""
+    import math
+
+    from tinyinfer.loading.checkpoint import expected_tensors
+
+    parts = dict.fromkeys(PARTS, 0)
+    for name, shape in expected_tensors(c).items():
+        parts[part_of(name)] += math.prod(shape)
+    return parts
+
+
+def bytes_by_part(c: ModelConfig, itemsize: int) -> dict[str, int]:
+    """Part -> bytes held in memory: matrices in `itemsize` bytes a number, the rest in float32."""
+    import math
+
+    from tinyinfer.loading.checkpoint import expected_tensors
+    from tinyinfer.roofline import FLOAT, norm_weights
+
+    parts = dict.fromkeys(PARTS, 0)
+    for name, shape in expected_tensors(c).items():
+        matrix = len(shape) > 1 and name != "positions"
+        parts[part_of(name)] += math.prod(shape) * (itemsize if matrix else FLOAT)
+    return parts | {"norms": norm_weights(c) * FLOAT}  # one that heads share is held once for each
+
+
+def unused_experts(c: ModelConfig) -> int:
+    """Parameters of the experts that a token does not use."""
+    if c.experts is None:
+        return 0
+    unused = c.experts.num_experts - c.experts.experts_per_token
+    return c.num_layers * unused * 3 * c.hidden_size * c.experts.expert_size
+
+
+# What it costs.
+
+
+def steps(c: ModelConfig, context: int, itemsize: int, remembers: bool) -> list[tuple[str, int, Ledger]]:
+    """(what it is, tokens it advances by, what it counts) of a prefill and of the first and the last decode step.
+
+    remembers: whether there is a KV cache; without one, a decode step is a prefill of everything.
+    """
+    from tinyinfer.roofline import expected_decode, expected_prefill
+
+    def decode(position: int) -> tuple[str, int, Ledger]:
+        cost = expected_decode(c, position, itemsize) if remembers else expected_prefill(c, position + 1, itemsize)
+        return f"decode at position {position}", 1, cost
+
+    prompt = min(PROMPT, context)
+    return [(f"prefill of {prompt}", prompt, expected_prefill(c, prompt, itemsize)), decode(0), decode(context - 1)]
+
+
+def bound(step: str, tokens: int, cost: Ledger, machine: Machine) -> dict[str, Any]:
+    """What the roofline allows for a step."""
+    from tinyinfer.roofline import intensity, limit, predict_seconds
+
+    seconds = predict_seconds(cost, machine)
+    return {
+        "step": step,
+        "flops_per_token": cost.flops / tokens,
+        "bytes_per_token": cost.bytes_moved / tokens,
+        "flops_per_byte": intensity(cost),
+        "limit": limit(cost, machine),
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+    }
+
+
+# How it is shown.
+
+
+def as_text(found: dict[str, Any]) -> str:
+    """The same for people."""
+    sections = [heading(found), sizes_table(found), cache_line(found), roofline_table(found), reasons(found)]
+    return "\n\n".join(sections)
+
+
+def heading(found: dict[str, Any]) -> str:
+    """What the model is, in a few lines."""
+    c, windows = found["config"], found["windows"]
+    heads = f"{c['num_heads']} query and {c['num_kv_heads']} key/value heads of {c['head_dim']}"
+    lines = [
+        f"{found['model']} ({found['path']})",
+        f"  {c['architecture']}, {c['num_layers']} layers of width {c['hidden_size']}, {heads}, "
+        f"vocabulary {c['vocab_size']}",
+        f"  context {found['max_context']} positions, {amount(found['file_bytes'], 'B')} of weights in the file, "
+        f"chat template: {'yes' if found['chat_template'] else 'no'}",
+    ]
+    if windows:
+        lines.append(f"  some layers see only the last {' or '.join(map(str, windows))} positions")
+    if c["experts"]:
+        x, k = c["experts"]["num_experts"], c["experts"]["experts_per_token"]
+        lines.append(f"  {k} of {x} experts a token, so {found['parameters_per_token']:,} parameters a token")
+    return "\n".join(lines)
+
+
+def sizes_table(found: dict[str, Any]) -> str:
+    """Parameters and bytes by part."""
+    numbers, sizes = found["parameters_by_part"], found["weight_bytes_by_part"]
+    rows = [("", "parameters", found["engine"]["dtype"])]
+    rows += [(part, f"{numbers[part]:,}", amount(sizes[part], "B")) for part in PARTS]
+    if found["config"]["tied_head"]:
+        rows[-1] = ("head", "the embedding again", "")
+    rows.append(("all", f"{found['parameters']:,}", amount(found["weight_bytes"], "B")))
+    return table(rows)
+
+
+def cache_line(found: dict[str, Any]) -> str:
+    """What the keys and values take."""
+    each, full = found["kv_bytes_per_token"], found["kv_bytes_at_max_context"]
+    kept = f"{amount(full, 'B')} for {found['max_context']} positions" if full else "and this switch keeps none"
+    return f"keys and values: {amount(each, 'B')} a token, {kept}"
+
+
+def roofline_table(found: dict[str, Any]) -> str:
+    """What each step costs, and the most that the machine can do."""
+    rows = [("", "FLOPs a token", "bytes a token", "FLOPs a byte", "limit", "at most")]
+    rows += [
+        (
+            step["step"],
+            amount(step["flops_per_token"], "FLOP"),
+            amount(step["bytes_per_token"], "B"),
+            f"{step['flops_per_byte']:.3g}",
+            step["limit"],
+            f"{step['tokens_per_second']:.4g} tok/s",
+        )
+        for step in found["roofline"]
+    ]
+    return table(rows)
+
+
+def reasons(found: dict[str, Any]) -> str:
+    """Why this limit and not the other."""
+    balance = found["balance_flops_per_byte"]
+    lines = [
+        f"this machine reads {amount(found['read_bandwidth'], 'B/s')} and multiplies "
+        f"{amount(found['matrix_flops'], 'FLOP/s')}: {balance:.3g} FLOPs in the time of a byte"
+    ]
+    for step in found["roofline"]:
+        side, waits = ("more", "memory waits") if step["limit"] == "arithmetic" else ("fewer", "the processor waits")
+        lines.append(f"  {step['step']} has {step['flops_per_byte']:.3g} for each byte, {side} than that: {waits}")
+    return "\n".join(lines)
