@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import import_module
-from itertools import count
+from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
@@ -137,8 +137,9 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
 def golden_distance(package: str, checkpoint: Checkpoint, tokens: np.ndarray, logits: np.ndarray) -> float:
     """How far a golden's logits are off when `package` (tinyinfer, or a copy) computes them: the worst of two ways.
 
-    The ways: in one pass, and in two pieces with the cache between them.
+    The ways: in one pass, and in three pieces, the last of a single row, with the cache between them.
     """
+
     def part(name: str) -> Any:
         return import_module(f"{package}.{name}")
 
@@ -147,16 +148,15 @@ def golden_distance(package: str, checkpoint: Checkpoint, tokens: np.ndarray, lo
     model = part("assemble").assemble(checkpoint, ops)
     batch, span = part("sequence").Batch, part("sequence").Span
     worst = 0.0
-    for cut in (len(tokens), len(tokens) // 3):
+    for cuts in ([0, len(tokens)], [0, len(tokens) // 3, len(tokens) - 1, len(tokens)]):
         cache = part("kv_cache").ContiguousCache(checkpoint.config, len(tokens), ops)
         seq, found = request(tokens.tolist()), []
-        for first, stop in ((0, cut), (cut, len(tokens))):
+        for first, stop in pairwise(cuts):
             rows = np.arange(stop - first)
-            if len(rows):
-                cache.reserve(seq, len(rows))
-                piece = batch(tokens[first:stop], first + rows, rows, (span(seq, 0, len(rows), first),))
-                found.append(part("transformer").transformer(model, piece, cache, ops))
-                cache.commit(seq, len(rows))
+            cache.reserve(seq, len(rows))
+            piece = batch(tokens[first:stop], first + rows, rows, (span(seq, 0, len(rows), first),))
+            found.append(part("transformer").transformer(model, piece, cache, ops))
+            cache.commit(seq, len(rows))
         worst = max(worst, distance(np.concatenate(found), logits))
     return worst
 

@@ -113,6 +113,15 @@ def test_the_divisors_of_llama3_come_from_the_file(written: Written) -> None:
     np.testing.assert_array_equal(np.array(linear.divisors), 2 * np.array(rope.divisors))
 
 
+@pytest.mark.parametrize("divisors", [[2.0] * 7, [2.0] * 7 + [0.0]], ids=["one too few", "zero"])
+def test_divisors_that_cannot_be(divisors: list[float], written: Written) -> None:
+    """Catches frequencies that are infinite or broadcast from the wrong number of divisors."""
+    file, values = read_gguf(written("llama3")), np.array(divisors, np.float32)
+    wrong = LazyTensor("rope_freqs.weight", values.shape, values.nbytes, lambda start, stop: values[start:stop])
+    with pytest.raises(ModelError, match=r"'rope_freqs\.weight'"):
+        read_config(GGUFFile(file.path, file.fields, file.tensors | {"rope_freqs.weight": wrong}))
+
+
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "yarn": ("llama", {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0}, "'yarn', which is not supported"),
     "part of a head turned": ("llama", {"rope__dimension_count": 6}, "rope.dimension_count"),
@@ -249,7 +258,7 @@ def damaged(path: str, copy: Path, **names: str) -> str:
     return str(copy)
 
 
-def test_tensors_missing_unknown_or_twice(written: Written, tmp_path: Path) -> None:
+def test_tensors_missing_or_unknown(written: Written, tmp_path: Path) -> None:
     """Catches weights that are ignored, invented or taken from the wrong place."""
     with pytest.raises(ModelError, match=r"'blk\.1\.ffn_mist\.weight' is not known"):
         load_gguf(damaged(written("llama2"), tmp_path / "a.gguf", blk__1__ffn_gate__weight="blk.1.ffn_mist.weight"))
@@ -257,6 +266,14 @@ def test_tensors_missing_unknown_or_twice(written: Written, tmp_path: Path) -> N
         load_gguf(damaged(written("llama2"), tmp_path / "b.gguf", token_embd__weight="token_embz.weight"))
     with pytest.raises(ModelError, match=r"'layers\.2\.attention_norm' is missing"):
         load_gguf(damaged(written("llama2"), tmp_path / "c.gguf", blk__2__attn_norm="blk.7.attn_norm"))
+
+
+def test_two_tensors_for_one_weight(written: Written) -> None:
+    """Catches one of a dense MLP and a stack of experts silently winning over the other."""
+    file = read_gguf(written("llama2"))
+    twice = file.tensors | {"blk.0.ffn_up_exps.weight": file.tensors["blk.0.ffn_up.weight"]}
+    with pytest.raises(ModelError, match=r"'blk\.0\.ffn_up_exps\.weight' is a second 'layers\.0\.up'"):
+        canonical_tensors(GGUFFile(file.path, file.fields, twice), read_config(file))
 
 
 def test_a_tensor_of_the_wrong_shape(written: Written) -> None:

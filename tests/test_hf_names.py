@@ -184,7 +184,9 @@ WRONG: dict[str, tuple[str, Callable[[Arrays], object], str]] = {
     "a weight is missing": ("llama", lambda w: w.pop("model.layers.2.mlp.up_proj.weight"), "'layers.2.up' is missing"),
     "a head is missing": ("llama", lambda w: w.pop("lm_head.weight"), "'head' is missing"),
     "a weight is left over": ("llama", lambda w: w.update({"model.foo.weight": np.ones(3)}), "'model.foo.weight'"),
-    "a name of ours": ("llama", lambda w: w.update({"layers.0.q": np.ones(3, np.float32)}), "'layers.0.q'"),
+    "a name of ours": (
+        "llama2", lambda w: w.update({"layers.0.q": w.pop("model.layers.0.self_attn.q_proj.weight")}), "is missing"
+    ),
     "a layer too many": (
         "llama", lambda w: w.update({"model.layers.3.input_layernorm.weight": np.ones(60, np.float32)}), "layers.3"
     ),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import load_golden
+from golden import Golden, load_golden
 from scipy.special import log_softmax
 
 from tinyinfer import LLM, ModelError, SamplingParams
@@ -21,7 +21,7 @@ def llm(golden_folder: Folder) -> LLM:
 
 
 @pytest.fixture(scope="module")
-def golden() -> object:
+def golden() -> Golden:
     return load_golden("llama")
 
 
@@ -29,7 +29,7 @@ def greedy(n: int, **more: object) -> SamplingParams:
     return SamplingParams(max_tokens=n, ignore_eos=True, **more)  # type: ignore[arg-type]
 
 
-def test_generate_gives_transformers_tokens_with_the_reason_they_ended(llm: LLM, golden) -> None:  # type: ignore[no-untyped-def]
+def test_generate_gives_transformers_tokens_with_the_reason_they_ended(llm: LLM, golden: Golden) -> None:
     """Catches a token dropped at either end."""
     n = len(golden.greedy)
     out = llm.generate([list(golden.prompt)], greedy(n))[0]
@@ -45,7 +45,7 @@ def test_stream_joins_to_the_text_of_generate(llm: LLM) -> None:
     assert "".join(llm.stream("Hello there", params)) == llm.generate("Hello there", params)[0].text
 
 
-def test_several_prompts_come_back_in_their_order_each_with_its_own_params(llm: LLM, golden) -> None:  # type: ignore[no-untyped-def]
+def test_several_prompts_come_back_in_their_order_each_with_its_own_params(llm: LLM, golden: Golden) -> None:
     """Catches one sequence's parameters or cache leaking into the next."""
     prompts = [list(golden.prompt), [5, 6, 7], list(golden.prompt)]
     outs = llm.generate(prompts, [greedy(4), greedy(2), greedy(6)])
@@ -54,11 +54,11 @@ def test_several_prompts_come_back_in_their_order_each_with_its_own_params(llm: 
     assert outs[1].token_ids == llm.generate([[5, 6, 7]], greedy(2))[0].token_ids
 
 
-def test_the_end_token_ends_and_is_in_token_ids_unless_ignored(llm: LLM, golden) -> None:  # type: ignore[no-untyped-def]
+def test_the_end_token_ends_and_is_in_token_ids_unless_ignored(llm: LLM, golden: Golden) -> None:
     """Catches an end token that is swallowed, shown as text, or stops although it was to be ignored."""
-    third = golden.greedy[2]
-    stops = golden.greedy.tolist().index(third) if hasattr(golden.greedy, "tolist") else list(golden.greedy).index(third)
-    out = llm.generate([list(golden.prompt)], greedy(20, stop_token_ids=[int(third)]))[0]
+    third = int(golden.greedy[2])
+    stops = list(golden.greedy).index(third)
+    out = llm.generate([list(golden.prompt)], greedy(20, stop_token_ids=[third]))[0]
     assert out.finish_reason == "stop"
     assert out.token_ids == [int(t) for t in golden.greedy[: stops + 1]]
     assert out.text == llm.tokenizer.decode(out.token_ids[:-1])
@@ -82,7 +82,7 @@ def test_same_seed_same_text_and_no_seed_differs(llm: LLM) -> None:
     assert len(set(free)) == 3  # twelve tokens at temperature 2: equal by chance less often than once in 10^9
 
 
-def test_logits_and_score_equal_transformers(llm: LLM, golden) -> None:  # type: ignore[no-untyped-def]
+def test_logits_and_score_equal_transformers(llm: LLM, golden: Golden) -> None:
     """Catches scores shifted by a token."""
     tokens = [int(t) for t in golden.tokens]
     logits = llm.logits(tokens)
@@ -92,7 +92,7 @@ def test_logits_and_score_equal_transformers(llm: LLM, golden) -> None:  # type:
     np.testing.assert_allclose(llm.score(tokens), expected, atol=2e-4 * np.abs(golden.logits).max())
 
 
-def test_logprobs_belong_to_the_tokens(llm: LLM, golden) -> None:  # type: ignore[no-untyped-def]
+def test_logprobs_belong_to_the_tokens(llm: LLM, golden: Golden) -> None:
     """Catches logprobs of the neighbouring position."""
     prompt = [int(t) for t in golden.prompt]
     out = llm.generate([prompt], greedy(5, logprobs=3))[0]
@@ -122,7 +122,7 @@ def test_max_tokens_is_clipped_to_the_context(golden_folder: Folder) -> None:
     ],
     ids=str,
 )
-def test_a_prompt_that_cannot_work_is_refused_before_any_work(golden_folder: Folder, prompt, sentence: str) -> None:  # type: ignore[no-untyped-def]
+def test_an_impossible_prompt_is_refused_before_any_work(golden_folder: Folder, prompt: list, sentence: str) -> None:
     """Catches an IndexError deep in the embedding, and negative ids that NumPy would take from the end."""
     small = LLM(str(golden_folder("llama")), max_model_len=12)
     with pytest.raises(ValueError, match=sentence):

@@ -156,7 +156,7 @@ def test_a_header_length_that_lies_is_refused(tmp_path: Path, claimed: int) -> N
     """A MemoryError, or half a header."""
     path = write_file(tmp_path / "x.safetensors", {"x": entry(2)}, bytes(8))
     path.write_bytes(struct.pack("<Q", claimed) + path.read_bytes()[8:])
-    refusal(read_header, path)
+    assert ("too few for its header" if claimed > 1 else "not valid JSON") in refusal(read_header, path)
 
 
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def counts(params: SamplingParams, draws: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(
     "settings",
-    [{}, {"temperature": 0.6}, {"top_k": 7}, {"top_p": 0.75}, {"min_p": 0.1}, {"top_p": 0.9, "repetition_penalty": 2.0}],
+    [{}, {"temperature": 0.6}, {"top_k": 7}, {"top_p": 0.75}, {"min_p": 0.1}, {"top_p": 0.9, "repetition_penalty": 2}],
     ids=str,
 )
 def test_draws_follow_the_distribution(settings: dict) -> None:

@@ -37,7 +37,7 @@ class Engine:
         times = (started, computed, self.clock())
         return StepTrace(batch, choices, times, self.ledger - before, self.cache.held_bytes, self.cache.wasted_bytes)
 
-    def forward(self, batch: Batch) -> Array:  # -> (R, V)
+    def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
         """The model over a batch: the logits of its logit_rows."""
         self.ledger.steps += 1
         self.ledger.tokens_computed += len(batch)

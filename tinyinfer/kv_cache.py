@@ -113,8 +113,8 @@ class NoCache:
 class ContiguousCache:
     """One array per sequence, as long as the context, filled from the front; nothing is ever copied.
 
-    An array is (L, 2, K, P, E) with P = max_model_len, so one head's keys lie in the order in which they are read. What is
-    reserved and never written costs addresses, not memory: the system hands out pages as they are first touched.
+    An array is (L, 2, K, P, E) with P = max_model_len, so one head's keys lie in the order in which they are read. What
+    is reserved and never written costs addresses, not memory: the system hands out pages as they are first touched.
     """
 
     can_chunk = True

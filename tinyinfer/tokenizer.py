@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # both are loaded on use: they cost start-up time
 
     from tinyinfer.chat_template import ChatTemplate
 
+_BAD_ID = "a token id is not between 0 and 2**32 - 1; give ids that the model returned"
+
 
 @dataclass(frozen=True)
 class Vocabulary:
@@ -103,7 +105,7 @@ class Tokenizer:
         try:
             return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
         except OverflowError as error:
-            raise ValueError("a token id is not between 0 and 2**32 - 1; give ids that the model returned") from error
+            raise ValueError(_BAD_ID) from error
 
     def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
         """A conversation as the model's chat template writes it; tokenize it with add_special_tokens=False.
@@ -133,7 +135,10 @@ class Tokenizer:
         """What a token adds to a text: bytes, which make characters with their neighbours', or whole characters."""
         piece = self._pieces.get(token_id)
         if piece is None:
-            token = None if token_id in self._special_ids else self._backend.id_to_token(token_id)
+            try:
+                token = None if token_id in self._special_ids else self._backend.id_to_token(token_id)
+            except OverflowError as error:
+                raise ValueError(_BAD_ID) from error
             piece = self._pieces[token_id] = b"" if token is None else self._spelling.piece(token)
         return piece
 
@@ -148,7 +153,10 @@ class TextStream:
         self._strip = spelling.strip  # spaces still to be taken off the beginning
 
     def push(self, token_id: int) -> str:
-        """The text that this token makes certain; "" while a character, or a run of byte tokens, is still open."""
+        """The text that this token makes certain; "" while a character, or a run of byte tokens, is still open.
+
+        Raises ValueError when the id is negative or 2**32 and more.
+        """
         piece = self._piece(token_id)
         if isinstance(piece, bytes):
             return self._stripped(self._bytes.decode(piece))

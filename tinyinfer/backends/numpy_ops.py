@@ -15,7 +15,7 @@ import numpy as np
 from tinyinfer.attention import tiled_attention, visible_pairs
 from tinyinfer.backends.process import lazy_array, tune_process
 from tinyinfer.ledger import Ledger
-from tinyinfer.weights import Array, Dense, Embedding, Experts, FullQKNorm, LayerNorm, Linear, Norm, RMSNorm
+from tinyinfer.weights import Array, Dense, Embedding, Experts, FullQKNorm, LayerNorm, Linear, NoNorm, Norm, RMSNorm
 
 if TYPE_CHECKING:
     from tinyinfer.kv_cache import Cache
@@ -23,13 +23,13 @@ if TYPE_CHECKING:
     from tinyinfer.sequence import Batch
     from tinyinfer.transformer import Heads
 
-TILE = 1 << 17  # weights widened at a time: half a megabyte of float32, which stays in a core's cache
+TILE = 1 << 16  # numbers worked on at a time: a quarter of a megabyte of float32 stays in a core's cache
 
 
 class NumpyOps:
     """The operations on NumPy arrays.
 
-    ledger: where work is counted. dtype: how float matrices are stored. threads: for BLAS, None for all cores.
+    ledger: where work is counted. dtype: how float matrices are stored. threads: None for all cores.
     """
 
     xp: Any = np
@@ -67,7 +67,7 @@ class NumpyOps:
         """Small arrays (norms, biases), joined, kept in float32."""
         return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
 
-    def reserve(self, shape: tuple[int, ...]) -> Array:
+    def reserve(self, shape: tuple[int, ...]) -> Array:  # -> shape
         """An uninitialized float32 array for a cache: memory is used only where it is written."""
         return lazy_array(shape)
 
@@ -106,7 +106,7 @@ class NumpyOps:
             y += x[:, tile] @ weight.dequantize(tile)
         return y
 
-    def expert_linear(self, x: Array, experts: Experts, starts: Array) -> Array:  # (N, M), (X+1,) -> (N, F)
+    def expert_linear(self, x: Array, experts: Experts, starts: Array) -> Array:  # (T, M), (X+1,) -> (T, N)
         """Rows starts[e] ... starts[e+1] times expert e, for every expert that has rows."""
         y = np.empty((len(x), experts.array.shape[2]), dtype=np.float32)
         for e in np.flatnonzero(np.diff(starts)):
@@ -114,18 +114,17 @@ class NumpyOps:
             y[rows] = self.linear(x[rows], Linear(experts.expert(int(e))))
         return y
 
-    def norm(self, x: Array, norm: Norm) -> Array:  # (T, D) -> (T, D)
+    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ..., N) -> (T, ..., N)
         """Every row brought to unit scale, as the norm's type says; other axes before the last are rows too."""
         self.ledger.weight_bytes += norm.nbytes
-        if isinstance(norm, RMSNorm):
-            return rms_norm(x, norm)
-        if isinstance(norm, LayerNorm):
-            return layer_norm(x, norm)
-        if isinstance(norm, FullQKNorm):
-            return full_qk_norm(x, norm)
-        return x
+        if isinstance(norm, NoNorm):
+            return x
+        f = NORMS[type(norm)]
+        return by_rows(lambda rows, out: f(x[rows], norm, out), x.shape)
 
-    def rotation(self, positions: Array, frequencies: Array) -> tuple[Array, Array]:  # (T,) -> (T, 1, E/2), (T, 1, E/2)
+    def rotation(
+        self, positions: Array, frequencies: Array
+    ) -> tuple[Array, Array]:  # (T,), (E/2,) -> (T, 1, E/2), (T, 1, E/2)
         """Cosine and sine of position times frequency."""
         angles = positions.astype(np.float32)[:, None, None] * frequencies
         return np.cos(angles), np.sin(angles)
@@ -135,12 +134,7 @@ class NumpyOps:
     ) -> Array:  # (T, H+K, E), ((T, 1, E/2), (T, 1, E/2)) -> (T, H+K, E)
         """Each pair (x[e], x[e + E/2]) turned by its angle (Su et al. 2021, equation 34)."""
         cos, sin = rotation
-        half = x.shape[-1] // 2
-        a, b = x[..., :half], x[..., half:]
-        out = np.empty(x.shape, dtype=np.float32)
-        np.subtract(a * cos, b * sin, out=out[..., :half])
-        np.add(b * cos, a * sin, out=out[..., half:])
-        return out
+        return by_rows(lambda rows, out: rotate(x[rows], cos[rows], sin[rows], out), x.shape)
 
     def attention(self, q: Array, i: int, batch: Batch, cache: Cache, heads: Heads) -> Array:  # (T, H, E) -> (T, H, E)
         """Each sequence's rows over that sequence's keys and values of layer i, as the cache remembers them."""
@@ -157,14 +151,18 @@ class NumpyOps:
 
     def activate(self, x: Array, activation: str) -> Array:  # (T, F) -> (T, F)
         """The nonlinearity of that name."""
-        return ACTIVATIONS[activation](x)
+        f = ACTIVATIONS[activation]
+        return by_rows(lambda rows, out: f(x[rows], out), x.shape)
 
     def gate(self, gate_up: Array, activation: str) -> Array:  # (T, 2*F) -> (T, F)
         """act(gate) · up, of the two halves."""
-        half = gate_up.shape[1] // 2
-        y = ACTIVATIONS[activation](gate_up[:, :half])
-        y *= gate_up[:, half:]
-        return y
+        f, half = ACTIVATIONS[activation], gate_up.shape[1] // 2
+
+        def work(rows: slice, out: Array) -> None:
+            f(gate_up[rows, :half], out)
+            out *= gate_up[rows, half:]
+
+        return by_rows(work, (len(gate_up), half))
 
     def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
         """The residual stream after a change, in place."""
@@ -172,43 +170,67 @@ class NumpyOps:
         return x
 
 
-def rms_norm(x: Array, norm: RMSNorm) -> Array:  # (T, D) -> (T, D)
+def by_rows(work: Callable[[slice, Array], Any], shape: tuple[int, ...]) -> Array:  # -> shape
+    """The array of that shape that work(rows, out) fills: a few rows at a time, so that temporaries stay in cache."""
+    out = np.empty(shape, dtype=np.float32)
+    step = max(1, TILE * len(out) // max(1, out.size))
+    for start in range(0, len(out), step):
+        rows = slice(start, start + step)
+        work(rows, out[rows])
+    return out
+
+
+def rms_norm(x: Array, norm: RMSNorm, out: Array) -> None:  # (T, ..., N), (T, ..., N) ->
     """x / sqrt(mean(x²) + eps) · weight."""
-    square = np.einsum("...i,...i->...", x, x)[..., None]
-    return x * (1.0 / np.sqrt(square / np.float32(x.shape[-1]) + np.float32(norm.eps))) * norm.weight
+    mean = np.vecdot(x, x) / np.float32(x.shape[-1])
+    np.multiply(x, (np.float32(1) / np.sqrt(mean + np.float32(norm.eps)))[..., None], out=out)
+    out *= norm.weight
 
 
-def layer_norm(x: Array, norm: LayerNorm) -> Array:  # (T, D) -> (T, D)
+def layer_norm(x: Array, norm: LayerNorm, out: Array) -> None:  # (T, D), (T, D) ->
     """(x - mean) / sqrt(var + eps) · weight + bias."""
-    x = x - x.mean(axis=-1, keepdims=True)
-    x /= np.sqrt((x * x).mean(axis=-1, keepdims=True) + np.float32(norm.eps))
-    return x * norm.weight + norm.bias
+    np.subtract(x, x.mean(axis=-1, keepdims=True), out=out)
+    out /= np.sqrt((out * out).mean(axis=-1, keepdims=True) + np.float32(norm.eps))
+    out *= norm.weight
+    out += norm.bias
 
 
-def full_qk_norm(x: Array, norm: FullQKNorm) -> Array:  # (T, H+K, E) -> (T, H+K, E)
+def full_qk_norm(x: Array, norm: FullQKNorm, out: Array) -> None:  # (T, H+K, E), (T, H+K, E) ->
     """All query heads of a row as one vector, and all key heads as another, each by its own norm."""
-    rows, _, size = x.shape
-    flat = x.reshape(rows, -1)
+    x, out = x.reshape(len(x), -1), out.reshape(len(x), -1)  # views: a row's heads lie side by side
     split = len(norm.query.weight)
-    parts = rms_norm(flat[:, :split], norm.query), rms_norm(flat[:, split:], norm.key)
-    return np.concatenate(parts, axis=1).reshape(rows, -1, size)
+    rms_norm(x[:, :split], norm.query, out[:, :split])
+    rms_norm(x[:, split:], norm.key, out[:, split:])
 
 
-def silu(x: Array) -> Array:  # (T, F) -> (T, F)
+def rotate(
+    x: Array, cos: Array, sin: Array, out: Array
+) -> None:  # (T, H+K, E), (T, 1, E/2), (T, 1, E/2), (T, H+K, E) ->
+    """(a, b) -> (a·cos - b·sin, b·cos + a·sin), a and b the halves of each head."""
+    half = x.shape[-1] // 2
+    a, b = x[..., :half], x[..., half:]
+    np.subtract(a * cos, b * sin, out=out[..., :half])
+    np.add(b * cos, a * sin, out=out[..., half:])
+
+
+def silu(x: Array, out: Array) -> None:  # (T, F), (T, F) ->
     """x · sigmoid(x), as x/2 · (1 + tanh(x/2)), which cannot overflow (Elfwing et al. 2017)."""
     half = x * np.float32(0.5)
-    y = np.tanh(half)
-    y += np.float32(1)
-    y *= half
-    return y
+    np.tanh(half, out=out)
+    out += np.float32(1)
+    out *= half
 
 
-def gelu_tanh(x: Array) -> Array:  # (T, F) -> (T, F)
+def gelu_tanh(x: Array, out: Array) -> None:  # (T, F), (T, F) ->
     """x/2 · (1 + tanh(sqrt(2/pi) · (x + 0.044715 x³))) (Hendrycks & Gimpel 2016)."""
-    y = np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x))
-    y += np.float32(1)
-    y *= x * np.float32(0.5)
-    return y
+    np.tanh(np.float32(0.7978845608) * (x + np.float32(0.044715) * x * x * x), out=out)
+    out += np.float32(1)
+    out *= x * np.float32(0.5)
 
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {"silu": silu, "gelu_tanh": gelu_tanh}
+NORMS: dict[type, Callable[[Array, Any, Array], None]] = {
+    RMSNorm: rms_norm,
+    LayerNorm: layer_norm,
+    FullQKNorm: full_qk_norm,
+}
+ACTIVATIONS: dict[str, Callable[[Array, Array], None]] = {"silu": silu, "gelu_tanh": gelu_tanh}

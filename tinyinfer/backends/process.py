@@ -1,4 +1,4 @@
-"""What NumPy leaves to the process: how many threads BLAS uses, and where memory comes from."""
+"""What NumPy leaves to the process: threads, and where memory comes from."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import ctypes
 import math
 import mmap
 import os
+from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -25,12 +27,18 @@ def tune_process(threads: int | None) -> None:
 
 def set_blas_threads(threads: int) -> None:
     """Tells the OpenBLAS inside NumPy, for which NumPy has no call."""
+    setter = _blas_setter()
+    if setter is not None:
+        setter(threads)
+
+
+@cache
+def _blas_setter() -> Callable[[int], None] | None:
     library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
     for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads"):
-        setter = getattr(library, name, None)
-        if setter is not None:
-            setter(threads)
-            return
+        if hasattr(library, name):
+            return getattr(library, name)
+    return None
 
 
 def keep_freed_memory() -> None:

@@ -90,9 +90,9 @@ class ProgressBar:
         if self.shown:
             say("\r" + " " * len(self.title) + "\r", end="")
 
-    def show(self, done: int, total: int) -> None:
-        """So much of it is done."""
-        self._draw(f" [{'#' * (BAR * done // total):-<{BAR}}] {done}/{total}")
+    def show(self, done: int, total: int, note: str = "") -> None:
+        """So much of it is done; a note stands behind the bar."""
+        self._draw(f" [{'#' * (BAR * done // total):-<{BAR}}] {done}/{total}{note}")
 
     def _draw(self, bar: str) -> None:
         if self.shown:

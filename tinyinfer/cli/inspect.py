@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -100,8 +101,6 @@ def part_of(name: str) -> str:
 
 def parameters_by_part(c: ModelConfig) -> dict[str, int]:
     """Part -> numbers in it; a tied head has none of its own."""
-    import math
-
     from tinyinfer.loading.checkpoint import expected_tensors
 
     parts = dict.fromkeys(PARTS, 0)
@@ -112,8 +111,6 @@ def parameters_by_part(c: ModelConfig) -> dict[str, int]:
 
 def bytes_by_part(c: ModelConfig, itemsize: int) -> dict[str, int]:
     """Part -> bytes held in memory: matrices in `itemsize` bytes a number, the rest in float32."""
-    import math
-
     from tinyinfer.loading.checkpoint import expected_tensors
     from tinyinfer.roofline import FLOAT, norm_weights
 

@@ -89,16 +89,14 @@ def extract(archive: str, member: str, final: str, pin: Pin) -> None:
 
     Raises ModelError when they are not, or the archive is broken; OSError is the disk's.
     """
-    part, digest, size = final + ".part", hashlib.sha256(), 0
+    part = final + ".part"
     try:
         with zipfile.ZipFile(archive) as archived, archived.open(member) as source, open(part, "wb") as target:
             while chunk := source.read(1 << 20):
                 target.write(chunk)
-                digest.update(chunk)
-                size += len(chunk)
             target.flush()
             os.fsync(target.fileno())  # or a power cut could leave the name without the bytes
-        if Pin(size, digest.hexdigest()) != pin:
+        if size_of(part) != pin.size or _sha256(part) != pin.sha256:
             raise ModelError(f"{archive}: its {member!r} is not the expected file (wrong SHA-256); run it again")
         os.replace(part, final)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:

@@ -242,7 +242,7 @@ def lazy_tensor(path: str, info: TensorInfo, data_start: int) -> LazyTensor:
     """The tensor, its rows read and dequantized when asked for."""
     width, (block, size) = prod(info.shape[1:]), GGML_QUANT_SIZES[info.kind]
 
-    def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, D)
+    def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
         first, last = start * width // block, -(-stop * width // block)  # the blocks that hold these rows
         raw = _read_bytes(path, info.name, data_start + info.offset + first * size, (last - first) * size)
         numbers = _dequantize(raw.reshape(-1, size), info.kind)

@@ -134,7 +134,7 @@ def canonical_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, LazyTens
 def unpermuted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
     """Rows (or biases) of whole heads in which RoPE's pairs are neighbours, read with each pair half a head apart."""
 
-    def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, D)
+    def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
         first, last = start // head_dim, -(-stop // head_dim)  # the heads that hold these rows
         rows = tensor.read(first * head_dim, last * head_dim)
         halves = rows.reshape(last - first, head_dim // 2, 2, -1).swapaxes(1, 2)

@@ -11,13 +11,14 @@ list of merges by falling score, that is ordinary BPE, which the `tokenizers` li
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinyinfer.errors import ModelError
+from tinyinfer.loading.json_fields import show
 from tinyinfer.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
 SPACE = "\u2581"  # how SentencePiece writes a space
+SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # what it gives them by itself
 
 
 @dataclass(frozen=True)
@@ -75,18 +77,11 @@ def read_vocabulary(fields: Mapping[str, Any], path: str) -> Vocabulary:
     Raises ModelError, naming the file and the key, when a key is missing, broken or stands for something unsupported.
     """
     metadata = _Metadata(fields, path)
-    model = metadata.text("model")
-    if model not in ("gpt2", "llama"):
-        raise metadata.error("model", f"is {model!r}; supported are gpt2 and llama")
-    sentencepiece = model == "llama"
+    sentencepiece = metadata.choice("model", ("gpt2", "llama")) == "llama"
     tokens = metadata.tokens()
-    defaults = (1, 2, 0) if sentencepiece else (None, None, None)  # the ids that SentencePiece gives by itself
-    bos, eos, unknown = (
-        metadata.token_id(name, len(tokens), default)
-        for name, default in zip(("bos", "eos", "unknown"), defaults, strict=True)
-    )
-    types = metadata.types(len(tokens))
-    types[[not token for token in tokens]] = UNUSED
+    defaults = SENTENCEPIECE_IDS if sentencepiece else {}
+    bos, eos, unknown = (metadata.token_id(name, len(tokens), defaults) for name in ("bos", "eos", "unknown"))
+    types = metadata.types(tokens)
     types[[i for i in (bos, eos) if i is not None]] = CONTROL  # some files forget it
     vocab = metadata.vocab(tokens, types)
     if sentencepiece:
@@ -118,10 +113,7 @@ def _byte_level(metadata: _Metadata, vocab: dict[str, int]) -> tuple[Backend, Sp
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
-    name = metadata.text("pre", "default")
-    if name not in SPLIT_RULES:
-        raise metadata.error("pre", f"is {name!r}; supported are {', '.join(SPLIT_RULES)}")
-    rule = SPLIT_RULES[name]
+    rule = SPLIT_RULES[metadata.choice("pre", SPLIT_RULES, "default")]
     merges = metadata.merges()
     try:
         backend = Backend(models.BPE(vocab, merges, ignore_merges=rule.whole_words))
@@ -134,8 +126,7 @@ def _byte_level(metadata: _Metadata, vocab: dict[str, int]) -> tuple[Backend, Sp
         steps.append(pre_tokenizers.Split(Regex(rule.pattern), "isolated"))
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rule.pattern is None))
     backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
-    if rule.nfc:
-        backend.normalizer = normalizers.NFC()
+    backend.normalizer = normalizers.NFC() if rule.nfc else None
     backend.decoder = decoders.ByteLevel()
     return backend, rule
 
@@ -187,16 +178,20 @@ class _Metadata:
             raise self.error(key, f"is of the wrong type ({type(value).__name__})")
         return value
 
-    def text(self, key: str, default: str | None = None) -> str:
-        return self.get(key, str, default)
+    def choice(self, key: str, known: Collection[str], default: str | None = None) -> str:
+        value = self.get(key, str, default)
+        if value not in known:
+            raise self.error(key, f"is {show(value)}; supported are {', '.join(known)}")
+        return value
 
     def flag(self, key: str, default: bool) -> bool:
         return self.get(key, (bool, np.bool_), default)
 
-    def token_id(self, name: str, count: int, default: int | None) -> int | None:
+    def token_id(self, name: str, count: int, defaults: Mapping[str, int]) -> int | None:
         key = f"{name}_token_id"
         if f"tokenizer.ggml.{key}" not in self.fields:
-            return default if default is not None and default < count else None
+            default = defaults.get(name, count)
+            return default if default < count else None
         value = self.get(key, (int, np.integer))
         if isinstance(value, bool) or not 0 <= value < count:
             raise self.error(key, f"is {value}, but there are {count} tokens")
@@ -227,8 +222,10 @@ class _Metadata:
             raise self.error("tokens", "is empty")
         return tokens
 
-    def types(self, count: int) -> np.ndarray:
-        return self.numbers("token_type", count, "iu", default=np.full(count, NORMAL)).astype(np.int64)
+    def types(self, tokens: list[str]) -> np.ndarray:
+        types = self.numbers("token_type", len(tokens), "iu", default=np.full(len(tokens), NORMAL)).astype(np.int64)
+        types[[not token for token in tokens]] = UNUSED
+        return types
 
     def scores(self, count: int) -> np.ndarray:
         scores = self.numbers("scores", count, "iuf")
@@ -250,12 +247,12 @@ class _Metadata:
         vocab = {tokens[i]: i for i in used}
         if len(vocab) != len(used):
             first, second = next((i, vocab[tokens[i]]) for i in used if vocab[tokens[i]] != i)
-            raise self.error("tokens", f"holds {tokens[first]!r} twice, as {first} and {second}")
+            raise self.error("tokens", f"holds {show(tokens[first])} twice, as {first} and {second}")
         return vocab
 
     def merges(self) -> list[tuple[str, str]]:
         pairs = [tuple(merge.split(" ")) for merge in self.strings("merges")]
         if any(len(pair) != 2 for pair in pairs):
             broken = next(" ".join(pair) for pair in pairs if len(pair) != 2)
-            raise self.error("merges", f"holds {broken[:40]!r}, which is not two tokens")
+            raise self.error("merges", f"holds {show(broken)}, which is not two tokens")
         return pairs  # type: ignore[return-value]

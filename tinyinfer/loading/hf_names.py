@@ -105,9 +105,7 @@ def canonical_tensors(path: str, config: ModelConfig, stored: Mapping[str, Store
 def canonical_name(name: str, modules: Mapping[str, str]) -> tuple[str, int | None]:
     """`model.layers.3.mlp.experts.7.up_proj.weight` -> ("layers.3.up", 7); an unknown name -> ("unknown ...", None)."""
     match = NAME.fullmatch(name)
-    if match is None:
-        return f"unknown {name}", None
-    layer, module, kind = match.groups()
+    layer, module, kind = match.groups() if match else (None, name, None)
     expert = EXPERT.fullmatch(module)
     short = modules.get(expert[1] + "*" + expert[3] if expert else module)
     if short is None:

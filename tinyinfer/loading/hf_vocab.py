@@ -7,11 +7,12 @@ missing. They are read as transformers 5 reads them.
 
 from __future__ import annotations
 
-import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
+from tinyinfer.loading.json_fields import read_json, show
 from tinyinfer.tokenizer import Vocabulary
 
 if TYPE_CHECKING:
@@ -64,7 +65,7 @@ class _Config:
     def flag(self, key: str) -> bool | None:
         value = self.values.get(key)
         if value is not None and not isinstance(value, bool):
-            raise ModelError(f"{self.path}: {key} is {value!r}; it must be true or false")
+            raise ModelError(f"{self.path}: {key} is {show(value)}; it must be true or false")
         return value
 
     def special_token(self, key: str) -> str | None:
@@ -113,12 +114,4 @@ def _read_text(path: str) -> str:
 
 def _read_json(path: str) -> dict[str, Any]:
     """The object in a JSON file, an empty one if there is no such file."""
-    if not os.path.exists(path):
-        return {}
-    try:
-        values = json.loads(_read_text(path))
-    except (ValueError, RecursionError) as error:
-        raise ModelError(f"{path}: is not valid JSON ({error}); download the file again") from error
-    if not isinstance(values, dict):
-        raise ModelError(f"{path}: must hold a JSON object; download the file again")
-    return values
+    return read_json(Path(path)) if os.path.exists(path) else {}

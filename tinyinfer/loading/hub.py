@@ -96,16 +96,19 @@ def weights_folder(
         return os.path.abspath(os.path.expanduser(home))
     if (root / "pyproject.toml").is_file() and (root / "weights").is_dir():
         return str(root / "weights")
-    user = os.path.expanduser("~")
-    if platform == "win32":
-        cache = environ.get("LOCALAPPDATA") or os.path.join(user, "AppData", "Local")
-    elif platform == "darwin":
-        cache = os.path.join(user, "Library", "Caches")
-    else:
-        cache = environ.get("XDG_CACHE_HOME") or os.path.join(user, ".cache")
+    cache = _user_cache(environ, platform)
     if not os.path.isabs(cache):
         raise ModelError(f"{cache}: no absolute path to keep weights in; let TINYINFER_HOME name a folder")
     return os.path.join(cache, "tinyinfer")
+
+
+def _user_cache(environ: Mapping[str, str], platform: str) -> str:
+    user = os.path.expanduser("~")
+    if platform == "win32":
+        return environ.get("LOCALAPPDATA") or os.path.join(user, "AppData", "Local")
+    if platform == "darwin":
+        return os.path.join(user, "Library", "Caches")
+    return environ.get("XDG_CACHE_HOME") or os.path.join(user, ".cache")
 
 
 def ask_pip(requirement: str, pip: Sequence[str] = (sys.executable, "-m", "pip")) -> str:
@@ -163,8 +166,7 @@ def find_on_hub(name: str, snapshot: Callable[..., str] | None = None) -> str:
     try:
         from huggingface_hub import errors, snapshot_download
     except ImportError:
-        cure = "to fetch it from the Hugging Face Hub: pip install 'tinyinfer[hub]'"
-        raise ModelError(f"{name!r}: no such folder here; {cure}") from None
+        raise ModelError(f"{name!r}: no such folder; to fetch it from a hub: pip install 'tinyinfer[hub]'") from None
     try:
         return (snapshot or snapshot_download)(name, allow_patterns=HUB_FILES, ignore_patterns=HUB_NOT)
     except errors.GatedRepoError:
@@ -174,8 +176,8 @@ def find_on_hub(name: str, snapshot: Callable[..., str] | None = None) -> str:
     except errors.LocalEntryNotFoundError:
         reason = "not downloaded yet, and the Hugging Face Hub cannot be reached; check the network and HF_HUB_OFFLINE"
     except Exception as error:  # three network libraries beneath it, without a common base class
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-        reason = f"the Hugging Face Hub did not give it ({lines[0][:200]}); try again, or download it by hand"
+        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        reason = f"the Hugging Face Hub did not give it ({line[:200]}); try again, or download it by hand"
     raise ModelError(f"{name!r}: {reason}") from None
 
 

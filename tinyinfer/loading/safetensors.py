@@ -21,6 +21,7 @@ from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor, check_tensors
 from tinyinfer.loading.hf_config import read_config
 from tinyinfer.loading.hf_names import canonical_tensors
 from tinyinfer.loading.json_fields import MAX_BYTES, parse_object, read_json, show
+from tinyinfer.tokenizer import Tokenizer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
@@ -85,8 +86,6 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises ModelError, naming the file and what is wrong with it, when a part is missing, broken or not supported.
     """
-    from tinyinfer.tokenizer import Tokenizer  # only now: reading tensors alone needs no tokenizer
-
     folder = Path(path)
     if not folder.is_dir():
         raise ModelError(f"{folder}: there is no such folder; one with config.json and {SINGLE} was looked for")

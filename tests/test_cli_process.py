@@ -1,0 +1,172 @@
+"""What only a process can show: Ctrl-C, pipes whose reader leaves, full disks, terminals."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import re
+import signal
+import sys
+
+import pytest
+from cli_helpers import STATISTICS, chat_text, folder, interrupt_at, llm, posix, read_terminal, screen, short, start
+
+from tinyinfer import LLM
+from tinyinfer.cli import console, main
+
+__all__ = ["folder", "llm", "short"]  # fixtures
+
+
+# --- Ctrl-C ---
+
+
+def test_ctrl_c_ends_the_line_and_gives_the_statistics_so_far(
+    folder: str, llm: LLM, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_at(monkeypatch, 8)
+    assert main(["generate", "-m", folder, "-n", "50", "hello"]) == 130
+    out, err = capsys.readouterr()
+    counted = STATISTICS.fullmatch(err)
+    assert counted
+    assert counted[3] == "7"
+    assert out.endswith("\n")
+    assert chat_text(llm, "hello", 7).startswith(out[:-1])
+
+
+def test_ctrl_c_during_the_prompt_says_that_nothing_came(
+    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a division by no tokens and no seconds."""
+    interrupt_at(monkeypatch, 1)
+    assert main(["generate", "-m", folder, "hello"]) == 130
+    out, err = capsys.readouterr()
+    assert out == "\n"
+    assert err.startswith("Prompt: 0 tokens, too few to time\nGeneration: 0 tokens, too few to time\n")
+
+
+def test_ctrl_c_with_json_still_gives_one_line_a_prompt(
+    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupt_at(monkeypatch, 8)
+    assert main(["generate", "-m", folder, "-n", "5", "--json", "-q", "one", "-p", "two", "-p", "three"]) == 130
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["finish_reason"] for line in lines] == ["length", "abort", "abort"]
+    assert [len(line["token_ids"]) for line in lines] == [5, 2, 0]
+    assert lines[2]["ttft_s"] is None
+
+
+@pytest.mark.parametrize("place", ["tinyinfer.llm.load", "tinyinfer.loading.hub.find"])
+def test_ctrl_c_while_loading_or_downloading_is_one_line(
+    place: str, short: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*args: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(place, interrupted)
+    assert main(["generate", "-m", short]) == 130
+    assert capsys.readouterr() == ("", "tinyinfer: interrupted\n")
+
+
+@posix
+def test_text_comes_while_it_is_generated_and_sigint_stops_it(folder: str) -> None:
+    """Catches output that is buffered until the end, and a traceback that only a real signal brings out."""
+    process = start("generate", "-m", folder, "-n", "40000", "--ignore-eos", "hello")
+    assert process.stdout is not None
+    first = os.read(process.stdout.fileno(), 1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    text = (first + out).decode("utf-8")  # strict: no half character at the end either
+    assert text.endswith("\n")
+    counted = STATISTICS.fullmatch(err.decode())
+    assert counted, err
+    assert 0 < int(counted[3]) < 40000
+
+
+# --- pipes, disks, terminals ---
+
+
+@posix
+@pytest.mark.parametrize("words", [["--trace"], ["--trace", "--json"]])
+def test_a_closed_pipe_is_quiet(folder: str, words: list[str]) -> None:
+    """Catches a BrokenPipeError's traceback, also the one at exit; 141 is what a shell shows of other tools."""
+    process = start("generate", "-m", folder, "-n", "300", *words, "-q", "hello")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith(b"step of ")
+    process.stdout.close()
+    err = process.stderr.read()
+    process.stderr.close()
+    assert process.wait(timeout=30) == 141
+    assert all(line.startswith((b"step of ", b"  sequence ")) for line in err.splitlines()), err
+
+
+@posix
+def test_a_pipe_that_takes_both_outputs_and_closes_is_quiet_too(folder: str) -> None:
+    read, write = os.pipe()
+    process = start("generate", "-m", folder, "-n", "40000", "--ignore-eos", "hello", stdout=write, stderr=write)
+    os.close(write)
+    os.read(read, 1)
+    os.close(read)
+    assert process.wait(timeout=30) == 141
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+def test_a_full_disk_under_stdout_is_one_line(
+    short: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches the same error told twice, by the answer and by the flush at exit."""
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        assert main(["generate", "-m", short, "-n", "3", "-q", "hello"]) == 2
+    error = "tinyinfer: error: stdin or stdout: No space left on device\n"
+    assert capsys.readouterr().err == error
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", full)
+        assert main(["--version"]) == 2  # argparse does not flush what it prints
+    assert capsys.readouterr().err == error
+
+
+def test_closed_outputs_are_no_reason_to_fail(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python makes of `>&- 2>&-`: streams that are None. Catches statistics that land in stdout's place."""
+    monkeypatch.setattr(sys, "stderr", None)
+    stdout = io.StringIO()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    assert main(["generate", "-m", short, "-n", "2", "--json", "hello"]) == 0
+    assert len(stdout.getvalue().splitlines()) == 1
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["generate", "-m", short, "-n", "2", "hello"]) == 0
+
+
+@posix
+def test_a_terminal_sees_a_progress_bar_that_wipes_itself(folder: str) -> None:
+    pty = pytest.importorskip("pty")
+    terminal, end = pty.openpty()
+    process = start("generate", "-m", folder, "-n", "2", "hello", stderr=end)
+    os.close(end)
+    seen = read_terminal(terminal)
+    out, _ = process.communicate(timeout=30)
+    assert process.returncode == 0
+    name = os.path.basename(folder)
+    assert f"\rloading {name} [{'#' * console.BAR}] 3/3\r" in seen
+    assert screen(seen)[0].startswith("Prompt: ")
+    assert b"loading" not in out
+
+
+def test_statistics_count_tokens_and_time_over_all_sequences(llm: LLM) -> None:
+    """Catches a mean of rates, and the first token, which the prompt's time paid for, in the generation's rate."""
+    one, two, never = llm.sequences([[5] * 10, [5] * 20, [5] * 40])
+    one.arrival, one.started, one.times = 1.0, 1.0, [2.0, 3.0, 4.0]  # prompt: 1 s; then 2 tokens in 2 s
+    two.arrival, two.started, two.times, two.cached_tokens = 1.0, 4.0, [4.5, 5.5, 5.75, 6.0], 12  # 0.5 s; 3 in 1.5 s
+    never.arrival = 1.0
+    prompt, generation, memory = console.statistics([one, two, never])
+    assert prompt == "Prompt: 30 tokens (12 cached), 12.000 tokens-per-sec, TTFT 2.250 s on average"
+    assert generation == f"Generation: 7 tokens, {5 / 3.5:.3f} tokens-per-sec"
+    assert re.fullmatch(r"Peak memory: 0\.\d+ GB", memory)
+
+
+def test_rates_count_time_that_sequences_share_once() -> None:
+    """Catches a batch's throughput computed from the sum of its sequences' times."""
+    assert console._rate(30, [(0.0, 2.0), (1.0, 3.0), (5.0, 6.0)]) == "7.500 tokens-per-sec"
+    assert console._rate(30, [(0.0, 9.0), (1.0, 2.0), (8.0, 10.0)]) == "3.000 tokens-per-sec"

@@ -1,0 +1,133 @@
+"""`inspect`: sizes as transformers counts them, bytes as they are really held, and what the roofline makes of both."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from typing import NoReturn
+
+import pytest
+from cli_helpers import base_model, short
+from golden import FAMILIES, load_golden
+
+from tinyinfer import LLM
+from tinyinfer.cli import inspect, main
+from tinyinfer.config import EngineConfig
+from tinyinfer.loading import load
+from tinyinfer.roofline import Machine, expected_decode, expected_prefill
+
+__all__ = ["base_model", "short"]  # fixtures
+
+MACHINE = Machine(read_bandwidth=30e9, matrix_speed=240e9)
+
+
+@pytest.fixture(autouse=True)
+def machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spares the tests the measurement."""
+    monkeypatch.setattr("tinyinfer.roofline.measure_machine", lambda threads: MACHINE)
+
+
+def inspected(capsys: pytest.CaptureFixture[str], model: object, *flags: str) -> dict:
+    """The JSON of a model."""
+    assert main(["inspect", "-m", str(model), "--json", *flags]) == 0
+    out, err = capsys.readouterr()
+    assert out.count("\n") == 1
+    assert err == ""
+    return json.loads(out)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_parameters_are_those_that_transformers_has(name, golden_folder, capsys):
+    """Catches a tied head counted twice, an expert or a bias left out, a weight in no part or in two."""
+    found = inspected(capsys, golden_folder(name))
+    expected = sum(math.prod(shape) for shape in load_golden(name).tensors.values())
+    assert found["parameters"] == sum(found["parameters_by_part"].values()) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_bytes_are_those_that_are_held(name, dtype, golden_folder, capsys):
+    """Against the arrays of the model when it is loaded: norms that heads share, positions and biases included."""
+    found = inspected(capsys, golden_folder(name), "--dtype", dtype)
+    assert found["weight_bytes"] == sum(found["weight_bytes_by_part"].values())
+    assert found["weight_bytes"] == LLM(str(golden_folder(name)), dtype=dtype).model.nbytes
+
+
+def test_the_parts_by_hand(golden_folder, capsys):
+    """Mixtral: width 48, 3 layers, 5 experts of 40, 6 and 3 heads of 10, vocabulary 277, an untied head."""
+    found = inspected(capsys, golden_folder("mixtral"))
+    assert found["parameters_by_part"] == {
+        "embedding": 277 * 48,
+        "attention": 3 * (48 * (6 + 2 * 3) * 10 + 60 * 48),
+        "MLP": 3 * (48 * 5 + 5 * 3 * 48 * 40),
+        "norms": 3 * 2 * 48 + 48,
+        "head": 277 * 48,
+    }
+    assert found["parameters"] - found["parameters_per_token"] == 3 * 3 * 3 * 48 * 40  # 3 of 5 experts in 3 layers
+
+
+def test_costs_and_limits_of_three_steps(golden_folder, capsys):
+    """A prefill as long as the context allows, and decode at both ends of it, each by the roofline."""
+    config = load(golden_folder("gemma3")).config
+    steps = inspected(capsys, golden_folder("gemma3"))["roofline"]
+    expected = [(expected_prefill(config, 128), 128), (expected_decode(config, 0), 1), (expected_decode(config, 127), 1)]
+    assert [step["step"] for step in steps] == ["prefill of 128", "decode at position 0", "decode at position 127"]
+    for step, (ledger, tokens) in zip(steps, expected, strict=True):
+        seconds = max(ledger.flops / 240e9, ledger.bytes_moved / 30e9)
+        assert step["tokens_per_second"] == pytest.approx(tokens / seconds)
+        assert step["flops_per_token"] == ledger.flops / tokens
+        assert step["flops_per_byte"] == ledger.flops / ledger.bytes_moved
+        assert step["limit"] == ("arithmetic" if ledger.flops / ledger.bytes_moved > 8 else "memory")
+    assert {step["limit"] for step in steps} == {"arithmetic", "memory"}
+
+
+def test_switches_change_what_they_change(golden_folder, capsys):
+    """A shorter context and half the bytes; without a cache nothing is kept and a decode step is a prefill."""
+    folder = golden_folder("llama")
+    config = load(folder).config
+    found = inspected(capsys, folder, "-c", "50", "--dtype", "float16")
+    assert (found["max_context"], found["roofline"][2]["step"]) == (50, "decode at position 49")
+    assert found["kv_bytes_per_token"] == 2 * 3 * 2 * 14 * 4
+    assert found["kv_bytes_at_max_context"] == 50 * found["kv_bytes_per_token"]
+    assert found["roofline"][1]["bytes_per_token"] == expected_decode(config, 0, itemsize=2).bytes_moved
+    found = inspected(capsys, folder, "-c", "50", "--kv-cache", "none")
+    assert found["kv_bytes_at_max_context"] == 0
+    assert found["roofline"][2]["flops_per_token"] == expected_prefill(config, 50).flops
+
+
+def test_no_weight_is_read(golden_folder):
+    """A model larger than memory can be inspected: its tensors would raise."""
+
+    def refuse(start: int, stop: int) -> NoReturn:
+        raise AssertionError("a weight was read")
+
+    checkpoint = load(golden_folder("olmoe"))
+    closed = {name: replace(tensor, read=refuse) for name, tensor in checkpoint.tensors.items()}
+    found = inspect.describe("olmoe", replace(checkpoint, tensors=closed), EngineConfig(), 128, MACHINE)
+    assert found["file_bytes"] == 4 * found["parameters"]
+
+
+def test_whether_there_is_a_chat_template(short, base_model, capsys):
+    assert inspected(capsys, short)["chat_template"] is True
+    assert inspected(capsys, base_model)["chat_template"] is False
+
+
+def test_the_text_says_what_and_why(golden_folder, capsys):
+    """The same figures for people: parts, the cache, three limits with their reasons, windows and experts."""
+    assert main(["inspect", "-m", str(golden_folder("qwen2_window"))]) == 0
+    text = capsys.readouterr().out
+    for line in ("see only the last 9 positions", "chat template: yes", "context 128 positions", "prefill of 128",
+                 "30 GB/s", "240 GFLOP/s: 8 FLOPs in the time of a byte", "the processor waits"):  # fmt: skip
+        assert line in text
+    for part in inspect.PARTS:
+        assert f"\n{part} " in text
+    assert main(["inspect", "-m", str(golden_folder("qwen3_moe_raw"))]) == 0
+    text = capsys.readouterr().out
+    assert "2 of 7 experts a token" in text
+    assert "the embedding again" in text
+
+
+def test_a_context_beyond_the_models_is_refused(short, capsys):
+    assert main(["inspect", "-m", short, "-c", "129"]) == 2
+    assert "--max-model-len=129 is more than the 128 positions" in capsys.readouterr().err

@@ -1,0 +1,241 @@
+"""The code is readable, by the rules that a machine can check: lengths, docstrings, no globals, no switch in the model.
+
+A function's length is the lines from `def` to its end without those of its docstring.
+"""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+import tinyinfer
+from tinyinfer.config import EngineConfig
+
+PACKAGE = Path(tinyinfer.__file__).parent
+ROOT = PACKAGE.parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+MODEL = ["transformer.py", "attention.py", "moe.py", "mlp.py"]
+Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def definitions(kinds: type | tuple[type, ...] | object) -> Iterator[tuple[str, ast.AST]]:
+    """(file:name, node) of every definition of these kinds in the package."""
+    for name, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, kinds):  # type: ignore[arg-type]
+                yield f"{name}:{node.name}", node  # type: ignore[attr-defined]
+
+
+def length(node: ast.AST) -> int:
+    """Lines of a function without its docstring."""
+    lines = node.end_lineno - node.lineno + 1  # type: ignore[attr-defined]
+    if ast.get_docstring(node):  # type: ignore[arg-type]
+        lines -= node.body[0].end_lineno - node.body[0].lineno + 1  # type: ignore[attr-defined]
+    return lines
+
+
+def files() -> list[Path]:
+    """Every file of the project that is or would be committed; what lies beside the package where there is no git."""
+    command = ["git", "-C", str(ROOT), "ls-files", "--cached", "--others", "--exclude-standard"]
+    if (ROOT / ".git").exists():
+        names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+        return [ROOT / name for name in names if (ROOT / name).is_file()]
+    return [path for folder in (PACKAGE, ROOT / "tests") for path in folder.rglob("*") if path.is_file()]
+
+
+def texts() -> Iterator[tuple[Path, str]]:
+    """The files that hold text."""
+    for path in files():
+        if path.suffix in (".py", ".md", ".toml", ".cfg", ".ipynb", ".sh", ".yml", ".txt", ".json", ""):
+            yield path, path.read_text(encoding="utf-8")
+
+
+# Lengths
+
+PRAGMA = re.compile(r"(\s*# (type: ignore|noqa|fmt: )\S*)+$")  # ruff does not count them either
+
+
+def test_nine_of_ten_functions_fit_in_20_lines_and_none_exceeds_60():
+    """A function that needs scrolling is read by nobody."""
+    lengths = {name: length(node) for name, node in definitions(Function)}
+    long = sorted((lines, name) for name, lines in lengths.items() if lines > 20)
+    assert len(long) <= 0.1 * len(lengths), f"{len(long)} of {len(lengths)} are longer than 20 lines: {long}"
+    assert not [entry for entry in long if entry[0] > 60]
+
+
+def test_a_step_of_the_engine_is_at_most_10_lines():
+    """Short enough to read aloud; `generate` calls `step`, `step` calls `choose`."""
+    [step] = [node for name, node in definitions(Function) if name == "engine.py:step"]
+    body = step.body[1:] if ast.get_docstring(step) else step.body
+    assert body[-1].end_lineno - body[0].lineno + 1 <= 10
+
+
+def test_lines_are_as_short_as_pyproject_says():
+    """One width for everybody; ruff checks it too, but not for who only runs the tests."""
+    with open(ROOT / "pyproject.toml", "rb") as file:
+        limit = tomllib.load(file)["tool"]["ruff"]["line-length"]
+    long = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path, text in texts()
+        if path.suffix == ".py"
+        for number, line in enumerate(text.splitlines(), 1)
+        if len(PRAGMA.sub("", line)) > limit
+    ]
+    assert not long
+
+
+# Docstrings
+
+
+def test_everything_public_says_what_it_is():
+    """Modules, classes, functions and methods, `__call__` included; other double underscores explain themselves."""
+    silent = [name for name, tree in TREES.items() if not ast.get_docstring(tree)]
+    for name, tree in TREES.items():
+        silent += [f"{name}:{where}" for where, node in public(tree, "") if not ast.get_docstring(node)]
+    assert not silent
+
+
+def public(node: ast.AST, inside: str) -> Iterator[tuple[str, Function | ast.ClassDef]]:
+    """(name, node) of public classes and functions; what is inside a function is not public."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, Function | ast.ClassDef):
+            if child.name == "__call__" or not child.name.startswith("_"):
+                yield f"{inside}{child.name}", child
+                if isinstance(child, ast.ClassDef):
+                    yield from public(child, f"{child.name}.")
+        elif isinstance(child, ast.If | ast.Try):
+            yield from public(child, inside)
+
+
+# No state outside of objects
+
+
+def module_names(tree: ast.Module) -> tuple[set[str], set[str]]:
+    """Names that a module itself assigns, and those that it imports or defines as a class or function."""
+    names: set[str] = set()
+    others: set[str] = set()
+    for node in tree.body:
+        for target in getattr(node, "targets", [getattr(node, "target", None)]):
+            names |= {part.id for part in ast.walk(target) if isinstance(part, ast.Name)} if target else set()
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            others |= {(alias.asname or alias.name).partition(".")[0] for alias in node.names}
+        if isinstance(node, ast.ClassDef | ast.FunctionDef):
+            others.add(node.name)
+    return names, others
+
+
+MUTATORS = {"append", "add", "update", "pop", "popitem", "clear", "extend", "insert", "remove", "setdefault", "discard"}
+
+
+def changed(function: ast.AST, assigned: set[str], others: set[str]) -> Iterator[str]:
+    """Outer names whose attributes or items a function sets, or whose contents it changes."""
+    names = [node for node in ast.walk(function) if isinstance(node, ast.Name)]
+    own = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+    own |= {node.arg for node in ast.walk(function) if isinstance(node, ast.arg)}
+    for node in ast.walk(function):
+        if isinstance(node, ast.Attribute | ast.Subscript) and isinstance(node.ctx, ast.Store | ast.Del):
+            holder, outer = node.value, assigned | others
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in MUTATORS:
+            holder, outer = node.func.value, assigned
+        else:
+            continue
+        if isinstance(holder, ast.Name) and holder.id in outer - own:
+            yield holder.id
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_no_global_and_nothing_patched_from_a_function(name):
+    """State lives in objects: no `global`, no module's, class's or constant's contents changed from a function."""
+    nodes = list(ast.walk(TREES[name]))
+    names = module_names(TREES[name])
+    assert not [node.names for node in nodes if isinstance(node, ast.Global)]
+    assert not [(node.name, what) for node in nodes if isinstance(node, Function) for what in changed(node, *names)]
+
+
+@pytest.mark.parametrize(
+    ("code", "bad"),
+    [
+        ("KNOWN = {}\ndef f(x):\n    KNOWN[x] = 1", True),
+        ("KNOWN = []\ndef f(x):\n    KNOWN.append(x)", True),
+        ("import numpy as np\ndef f(x):\n    np.float_ = x", True),
+        ("class A:\n    pass\ndef f(x):\n    A.x = x", True),
+        ("N = 0\ndef f():\n    global N\n    N = 1", True),
+        ("KNOWN = {}\ndef f(x):\n    KNOWN = {}\n    KNOWN[x] = 1", False),
+        ("KNOWN = {}\ndef f(self, x):\n    self.x = KNOWN[x]", False),
+    ],
+)
+def test_the_check_for_globals_finds_them(code, bad, monkeypatch):
+    """A rule that nothing can break is no rule."""
+    monkeypatch.setitem(TREES, "sample.py", ast.parse(code))
+    if bad:
+        with pytest.raises(AssertionError):
+            test_no_global_and_nothing_patched_from_a_function("sample.py")
+    else:
+        test_no_global_and_nothing_patched_from_a_function("sample.py")
+
+
+# The model knows of no optimization
+
+
+def branches(tree: ast.AST) -> list[ast.If | ast.IfExp]:
+    """Every `if`, in statements, expressions and comprehensions, but `if TYPE_CHECKING`."""
+    found = [node for node in ast.walk(tree) if isinstance(node, ast.If | ast.IfExp)]
+    return [node for node in found if ast.unparse(node.test) != "TYPE_CHECKING"]
+
+
+def test_the_transformer_has_no_branch():
+    """What a family lacks is a weight that does nothing, what is optimized is somebody else's matter."""
+    tree = TREES["transformer.py"]
+    counting = [node for node in ast.walk(tree) if isinstance(node, Function) and node.name == "nbytes"]
+    allowed = {id(branch) for node in counting for branch in branches(node)}
+    assert not [ast.unparse(node.test) for node in branches(tree) if id(node) not in allowed]
+    assert not [node for node in ast.walk(tree) if isinstance(node, ast.comprehension) and node.ifs]
+
+
+@pytest.mark.parametrize("name", MODEL)
+def test_the_model_never_mentions_a_switch(name):
+    """Neither EngineConfig nor a field of it decides anything in the model's files."""
+    switches = {field.name for field in fields(EngineConfig)} | {"EngineConfig", "engine_config"}
+    assert "EngineConfig" not in ast.unparse(TREES[name])
+    for branch in branches(TREES[name]):
+        used = {node.id for node in ast.walk(branch.test) if isinstance(node, ast.Name)}
+        used |= {node.attr for node in ast.walk(branch.test) if isinstance(node, ast.Attribute)}
+        assert not used & switches, ast.unparse(branch.test)
+
+
+# Nothing left over, nothing of one machine
+
+
+def test_nothing_is_left_to_do():
+    """A promise to finish something later is not a feature."""
+    words = re.compile("|".join(["TO" + "DO", "FIX" + "ME", "XX" + "X", "HA" + "CK"]))
+    assert not [f"{path.relative_to(ROOT)}: {found[0]}" for path, text in texts() if (found := words.search(text))]
+
+
+def test_no_file_names_a_place_on_somebodys_machine():
+    """Absolute paths of whoever wrote it work nowhere else."""
+    places = re.compile(r"(?<![\w.])/(work|root|home/\w+|Users/\w+|data|mnt|opt)/\w")
+    found = {f"{path.relative_to(ROOT)}: {match[0]}" for path, text in texts() if (match := places.search(text))}
+    assert not found
+
+
+# Quick to start
+
+
+@pytest.mark.parametrize("code", ["import tinyinfer", "import runpy, sys; sys.argv = ['tinyinfer', '--help']\n"
+                                  "try: runpy.run_module('tinyinfer', run_name='__main__')\nexcept SystemExit: pass"],
+                         ids=["import", "help"])  # fmt: skip
+def test_importing_and_asking_for_help_load_no_numpy(code):
+    """Help in a tenth of a second rather than in one."""
+    tell = "\nimport sys; print('loaded:', [m for m in ('numpy', 'tokenizers', 'gguf', 'jinja2') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code + tell], capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.stdout.splitlines()[-1:] == ["loaded: []"], done.stderr

@@ -1,0 +1,193 @@
+"""Every shape signature is true: all of them are called with models whose letters are all different lengths."""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+
+import ml_dtypes
+import numpy as np
+import pytest
+import shapes
+from gguf_writer import write_gguf
+from helpers import finish, make_engine, request, small_config
+from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
+
+from tinyinfer.attention import full_attention
+from tinyinfer.backends.process import lazy_array
+from tinyinfer.config import MoEConfig, RopeConfig
+from tinyinfer.loading import load
+from tinyinfer.loading.checkpoint import Checkpoint
+
+MODEL_FILES = ["transformer", "attention", "moe", "mlp", "sampling", "kv_cache", "backends/numpy_ops"]
+SIGNATURES = [signature for path in sorted(PACKAGE.rglob("*.py")) for signature in shapes.signatures(path)]
+
+# Primes where the model allows it: H is a multiple of K, E is even.
+SIZES = {"num_layers": 2, "hidden_size": 37, "intermediate_size": 41, "vocab_size": 101, "num_heads": 15,
+         "num_kv_heads": 5, "head_dim": 14, "max_position": 211}  # fmt: skip
+LLAMA3 = RopeConfig(scaling="llama3", factor=8.0, original_max_position=64)
+MODELS = {
+    "llama": small_config(**SIZES, qkv_bias=True, o_bias=True, mlp_bias=True, rope=(LLAMA3, None), windows=(9, None)),
+    "gemma": small_config(**SIZES, tied_head=True, qk_norm="head", post_norms=True, embedding_scale=6.0,
+                          activation="gelu_tanh"),
+    "gpt2": small_config(**SIZES, norm="layer", gated=False, learned_positions=True, activation="gelu_tanh"),
+    "olmoe": small_config(**SIZES, qk_norm="full", experts=MoEConfig(17, 13, 41)),
+}  # fmt: skip
+PROMPTS = [(43, {}), (29, {"repetition_penalty": 1.1}), (23, {"temperature": 0.8, "top_k": 50, "top_p": 0.9,
+           "min_p": 0.01, "presence_penalty": 0.5, "frequency_penalty": 0.1, "seed": 1, "logprobs": 3})]  # fmt: skip
+
+
+def run_models(inspector: Inspector) -> None:
+    """Every model with every cache and one of them in half precision; prefill and decode, with and without filters."""
+    for name, config in MODELS.items():
+        for kv_cache in ("contiguous", "none"):
+
+            def work(config=config, kv_cache=kv_cache, half=name == "llama") -> None:
+                engine = make_engine(config, kv_cache=kv_cache, dtype=ml_dtypes.bfloat16 if half else np.float32)
+                finish(engine, *(request(np.arange(n) % 101, 3, **params) for n, params in PROMPTS))
+
+            inspector.watch(letters_of(config), work)
+
+
+def run_the_rest(inspector: Inspector, folder) -> None:
+    """What no engine calls: the plain form of attention, and the loaders."""
+    q, k, v = (np.ones((rows, heads, 14), np.float32) for rows, heads in ((19, 15), (31, 5), (31, 5)))
+    inspector.watch({"H": 15, "K": 5, "E": 14}, lambda: full_attention(q, k, v, 12, 0, 1.0, None, np))
+    inspector.watch({}, lambda: lazy_array((3, 5)))
+
+    def read(checkpoint: Checkpoint) -> None:
+        for tensor in checkpoint.tensors.values():
+            tensor.read(1, 4)
+
+    paths = [folder("gpt2"), folder("mixtral"), write_gguf("llama3", folder("llama3") / "q.gguf", "Q8_0")]
+    for path in paths:
+        checkpoint = load(path)
+        inspector.watch(letters_of(checkpoint.config), lambda checkpoint=checkpoint: read(checkpoint))
+
+
+@pytest.fixture(scope="module")
+def inspector(golden_folder, tmp_path_factory) -> Inspector:
+    inspector = Inspector(SIGNATURES)
+    run_models(inspector)
+    folder = tmp_path_factory.mktemp("shapes")
+    run_the_rest(inspector, lambda name: golden_folder(name) if name != "llama3" else folder)
+    return inspector
+
+
+def test_no_two_letters_are_the_same_length():
+    """Else one could stand for the other and nobody would notice."""
+    for config in MODELS.values():
+        lengths = [*letters_of(config).values(), *(n for n, _ in PROMPTS)]
+        assert len(set(lengths)) == len(lengths)
+
+
+def test_every_call_has_the_shapes_that_its_signature_promises(inspector):
+    """The twelfth reader should not be the first to find out that a comment is stale."""
+    assert not inspector.faults, "\n".join(inspector.faults)
+
+
+def test_every_signature_was_exercised(inspector):
+    """A signature that is never checked is a comment like any other."""
+    left = [s.where for s in SIGNATURES if not s.protocol and s.where not in inspector.exercised]
+    assert len(SIGNATURES) > 40
+    assert not left
+
+
+@pytest.mark.parametrize("file", MODEL_FILES)
+def test_every_function_on_arrays_has_a_signature(file):
+    """In the files read for their arrays; apart from `*arrays`, whose number is open, and functions in functions."""
+    path = PACKAGE / f"{file}.py"
+    comments = def_comments(path)
+    needed = [node for node, _ in functions(path, nested=False) if handles_arrays(node)]
+    assert needed
+    assert not [node.name for node in needed if "->" not in comments.get(node.lineno, "")]
+
+
+def test_classes_that_keep_a_protocol_have_its_signatures():
+    """Protocols never run, so theirs are true when all their classes say the same."""
+    classes: dict[str, tuple[bool, set[str]]] = {}
+    for path in PACKAGE.rglob("*.py"):
+        for node, owner in functions(path):
+            if owner is not None:
+                classes.setdefault(owner.name, (is_protocol(owner), set()))[1].add(node.name)
+    texts = {(s.owner, s.where.rpartition(".")[2]): s.text for s in SIGNATURES if s.owner}
+    checked = 0
+    for protocol, (_, methods) in ((name, value) for name, value in classes.items() if value[0]):
+        keepers = [name for name, (abstract, own) in classes.items() if not abstract and methods <= own]
+        for method in methods:
+            for keeper in keepers if (protocol, method) in texts else ():
+                assert texts[keeper, method] == texts[protocol, method], f"{keeper}.{method}"
+                checked += 1
+    assert checked >= 7, "two methods of two caches, one of three MLPs"
+
+
+# The checker itself: each of these faults must be found.
+
+SAMPLE = """
+def good(a, b, times):  # (T, H), ((H, E/2), (2*T,)) -> (T, H+E), (times*T,)
+    return np.ones((3, 17)), np.ones(12)
+def open_ended(
+    x, shape
+):  # (T, ..., N) -> shape
+    return np.ones(shape)
+def quiet(x):  # (T,) ->
+    return None
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "fault"),
+    [
+        ("good(one(3, 7), (one(7, 5), one(6)), 4)", None),
+        ("good(one(3, 7), (one(7, 5), one(7)), 4)", "result: 7 is not 2 * T"),
+        ("good(one(3, 7), (one(6, 5), one(6)), 4)", "b: has shape (6, 5)"),
+        ("good(one(3, 7, 1), (one(7, 5), one(6)), 4)", "a: has shape (3, 7, 1), not (T, H)"),
+        ("good(one(3, 8), (one(8, 5), one(6)), 4)", "a: has shape (3, 8), not (T, H) with H=7"),
+        ("good(one(3, 7), one(7, 5), 4)", "b: is not a tuple of 2 arrays"),
+        ("open_ended(one(3, 4, 5, 6), (2, 9))", None),
+        ("open_ended(one(3), (2, 9))", "x: has shape (3,), not (T, ..., N)"),
+        ("quiet(one(3))", None),
+        ("quiet(3)", "arguments: arrays are none, but the signature has 1"),
+    ],
+)
+def test_the_checker_finds_faults(call, fault, tmp_path, monkeypatch):
+    """A checker that is content with everything would make this whole file worthless."""
+    inspector, space = sample(tmp_path, monkeypatch, SAMPLE)
+    space["one"] = lambda *shape: np.ones(shape)
+    inspector.watch({"H": 7, "E": 10}, lambda: eval(call, space))
+    assert any(fault in text for text in inspector.faults) if fault else not inspector.faults
+
+
+@pytest.mark.parametrize(
+    ("code", "fault"),
+    [
+        ("def f(x):  # (T,) ->\n    return x", "is an array, and nothing was promised"),
+        ("def f(x):  # (T,) -> (T,), (T,)\n    return x, x, x", "is not a tuple of 2 arrays"),
+        ("def f(x):  # (T,) -> (T,)\n    return 5", "is int, not an array"),
+        ("def f(x):  # (T,) -> (T,)\n    return x[1:]", "has shape (2,), not (T,) with T=3"),
+        ("def f(x):  # (2*N,) -> (2*N,)\n    return x", "letter 'N' is never a length of its own"),
+    ],
+)
+def test_the_checker_finds_wrong_results(code, fault, tmp_path, monkeypatch):
+    """Results, too: most stale comments are right about what goes in."""
+    inspector, space = sample(tmp_path, monkeypatch, code)
+    inspector.watch({}, lambda: space["f"](np.ones(3)))
+    assert any(fault in text for text in inspector.faults)
+
+
+def test_a_signature_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    """Prose behind an arrow would otherwise count as a signature that always holds."""
+    with pytest.raises(ValueError, match=r"sample.py:f: the shape signature '\(T, D\) -> the same' cannot be read"):
+        sample(tmp_path, monkeypatch, "def f(x):  # (T, D) -> the same\n    return x")
+
+
+def sample(folder, monkeypatch, code: str) -> tuple[Inspector, dict]:
+    """An inspector of a file with this code, and the file's names."""
+    path = folder / "sample.py"
+    path.write_text(textwrap.dedent(code), encoding="utf-8")
+    monkeypatch.setattr(shapes, "PACKAGE", folder)
+    found: list[Signature] = shapes.signatures(path)
+    assert found, "the sample must have a signature"
+    space: dict = {"np": np}
+    exec(compile(ast.parse(path.read_text(encoding="utf-8")), str(path), "exec"), space)
+    return Inspector(found), space
