@@ -10,16 +10,19 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
+import mutants
 import numpy as np
 import pytest
+import watched_numpy
 from golden import FAMILIES, load_golden
-from helpers import finish, make_engine, request, small_config
+from helpers import TOLERANCE, finish, golden_distance, make_engine, request, small_config
 
 import tinyinfer
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.config import MoEConfig
 from tinyinfer.engine import Engine
 from tinyinfer.ledger import Ledger
+from tinyinfer.loading import load
 from tinyinfer.metrics import request_metrics
 
 PACKAGE = str(Path(tinyinfer.__file__).parent)
@@ -248,6 +251,7 @@ def test_metrics_on_a_simulated_clock_are_exact():
     assert (second.e2e_s, second.arrival_s) == (end_a + prefill_b + 4 * decode, 100.0)
     assert (third.tpot_s, third.generation_tps, third.generated_tokens) == (None, None, 1)
     assert (first.prompt_tokens, first.generated_tokens, first.cached_tokens) == (12, 3, 0)
+    assert sys.platform == "win32" or first.peak_memory_bytes > 10_000_000, "bytes, and not pages or kilobytes"
 
 
 # Nothing repeated, widened or growing in silence
@@ -286,6 +290,20 @@ def test_no_array_is_silently_float64(name, kv_cache, golden_folder):
     watch(look, work)
     assert not wide
     assert {"attend_tile: s", "transformer: its result", "NumpyOps.rope: cos"} <= narrow, "nothing was looked at"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_temporary_is_silently_float64(name, golden_folder, tmp_path):
+    """The same for what an expression computes on the way, by a copy of the backend on a NumPy that is watched."""
+    source = mutants.path_of("backends.numpy_ops").read_text(encoding="utf-8")
+    source = source.replace("import numpy as np\n", "from watched_numpy import watched as np\n")
+    golden = load_golden(name)
+    watched_numpy.wide.clear()
+    watched_numpy.seen.clear()
+    with mutants.planted(tmp_path, "backends.numpy_ops", source) as package:
+        assert golden_distance(package, load(golden_folder(name)), golden.tokens, golden.logits) < TOLERANCE
+    assert not watched_numpy.wide
+    assert {"matmul", "sqrt", "tanh", "exp", "multiply", "maximum"} <= set(watched_numpy.seen), "not all is watched"
 
 
 def calls(work: Callable[[], Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import json
 import math
 from dataclasses import replace
@@ -12,7 +13,7 @@ from cli_helpers import base_model, short
 from golden import FAMILIES, load_golden
 
 from tinyinfer import LLM
-from tinyinfer.cli import inspect, main
+from tinyinfer.cli import inspect, main, tables
 from tinyinfer.config import EngineConfig
 from tinyinfer.loading import load
 from tinyinfer.roofline import Machine, expected_decode, expected_prefill
@@ -71,7 +72,8 @@ def test_costs_and_limits_of_three_steps(golden_folder, capsys):
     """A prefill as long as the context allows, and decode at both ends of it, each by the roofline."""
     config = load(golden_folder("gemma3")).config
     steps = inspected(capsys, golden_folder("gemma3"))["roofline"]
-    expected = [(expected_prefill(config, 128), 128), (expected_decode(config, 0), 1), (expected_decode(config, 127), 1)]
+    first, last = expected_decode(config, 0), expected_decode(config, 127)
+    expected = [(expected_prefill(config, 128), 128), (first, 1), (last, 1)]
     assert [step["step"] for step in steps] == ["prefill of 128", "decode at position 0", "decode at position 127"]
     for step, (ledger, tokens) in zip(steps, expected, strict=True):
         seconds = max(ledger.flops / 240e9, ledger.bytes_moved / 30e9)
@@ -126,6 +128,13 @@ def test_the_text_says_what_and_why(golden_folder, capsys):
     text = capsys.readouterr().out
     assert "2 of 7 experts a token" in text
     assert "the embedding again" in text
+
+
+def test_tables_and_amounts_are_as_their_examples_say():
+    """Columns that do not line up, or a wrong prefix."""
+    found = doctest.testmod(tables)
+    assert (found.failed, found.attempted > 1) == (0, True)
+    assert [tables.amount(x, "B") for x in (999.9, 1000, 46080, 2.5e12)] == ["999.9 B", "1 kB", "46.08 kB", "2.5 TB"]
 
 
 def test_a_context_beyond_the_models_is_refused(short, capsys):

@@ -144,6 +144,17 @@ def test_free_forgets_and_may_be_repeated(cache):
     assert cache.held_bytes == cache.wasted_bytes == 0
 
 
+def test_after_free_there_is_nothing_to_read(cache):
+    """A sequence that is dropped in mid-step leaves no keys behind that it, started anew, could take for its own."""
+    seq = request(range(9))
+    cache.reserve(seq, 4)
+    write(cache, (seq, 0, 4))
+    cache.free(seq)
+    cache.reserve(seq, 4)
+    with pytest.raises(KeyError):
+        cache.read(2, seq, 0)
+
+
 def test_the_ledger_counts_bytes_written_exactly(cache):
     """Keys and values of every appended row in every layer, once; and nothing is copied."""
     a, b = request(range(9)), request(range(9))

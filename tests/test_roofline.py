@@ -113,6 +113,15 @@ def test_the_machine_is_measured_by_the_clock_it_is_given():
     assert machine.balance == machine.matrix_speed / machine.read_bandwidth
 
 
+def test_the_faster_way_of_reading_counts(monkeypatch):
+    """Catches: the slower one, the sum of both, or a way of reading taken for the matrix product."""
+    seconds = iter([4.0, 2.0, 5.0])
+    monkeypatch.setattr(roofline, "shortest", lambda work, limit, clock: next(seconds))
+    machine = roofline.measure_machine()
+    assert machine.read_bandwidth == 128 * 2**20 / 2
+    assert machine.matrix_speed == 2 * 1536**3 / 5
+
+
 def test_the_fastest_run_counts_and_slow_ones_end_it():
     """Catches: an average, which noise slows down; and a loop that runs on for ever or only once."""
     now, durations = [0.0], iter([9.0, 2.0, 3.0, 1.0, 5.0, 0.0])

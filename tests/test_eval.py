@@ -1,0 +1,256 @@
+"""`eval`: perplexity as defined, against transformers' logits and SciPy; settings side by side; mistakes first."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.special
+from cli_helpers import interrupt_at, short
+from golden import FAMILIES, load_golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from smollm2_texts import PROMPTS
+from tokenizers import Tokenizer
+
+from tinyinfer import LLM, perplexity
+from tinyinfer.cli import console, main, plots
+from tinyinfer.cli import eval as command
+from tinyinfer.perplexity import Perplexity, perplexities, windows
+
+__all__ = ["short"]  # fixture
+
+TEXT = "The rain in the spring\r\nis a thing of the hills: caf\u00e9s, <|im_end|> rivers, and an \U0001f600.\n" * 2
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    """A file with TEXT, its line ends as they are."""
+    (tmp_path / "text.txt").write_bytes(TEXT.encode())
+    return str(tmp_path / "text.txt")
+
+
+@pytest.fixture
+def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a model is a failure: what is tested must come before."""
+    monkeypatch.setattr(command, "open_model", lambda args: pytest.fail("a model was opened before that"))
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *flags: str) -> list[dict[str, Any]]:
+    """The JSON lines of a run."""
+    assert main(["eval", *flags, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def nll_by_hand(llm: LLM, tokens: list[int], window: int) -> tuple[float, int]:
+    """Mean negative log-likelihood and tokens scored, window by window, token by token."""
+    scores = []
+    start = 0
+    while start + 1 < len(tokens):
+        piece = tokens[start : start + window + 1]
+        logprobs = scipy.special.log_softmax(llm.logits(piece[:-1]).astype(np.float64), axis=1)
+        scores += [-logprobs[i, token] for i, token in enumerate(piece[1:])]
+        start += window
+    return float(np.mean(scores)), len(scores)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_perplexity_equals_the_one_of_transformers_logits(name, golden_folder):
+    """Catches: each token scored by the logits after it instead of before it, the first one scored, a missing exp."""
+    golden = load_golden(name)
+    logprobs = scipy.special.log_softmax(golden.logits.astype(np.float64), axis=1)
+    expected = -np.mean([logprobs[i, token] for i, token in enumerate(golden.tokens[1:])])
+    *_, found = perplexities(LLM(str(golden_folder(name))), golden.tokens.tolist(), len(golden.tokens) - 1)
+    assert found.tokens == len(golden.tokens) - 1
+    assert found.nll == pytest.approx(expected, rel=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-4)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(n=st.integers(2, 60), window=st.integers(1, 70))
+def test_every_token_but_the_first_is_scored_once(n, window):
+    """Catches: windows that do not meet, that overlap by two, or a last one of a single token."""
+    pieces = list(windows(range(n), window))
+    assert [token for piece in pieces for token in piece[1:]] == list(range(1, n))
+    assert [piece[0] for piece in pieces] == list(range(0, n - 1, window))
+    assert all(2 <= len(piece) <= window + 1 for piece in pieces)
+
+
+def test_the_example_of_windows_is_true():
+    assert doctest.testmod(perplexity) == (0, 1)
+
+
+@pytest.mark.parametrize("window", [1, 7, 16, 128])
+def test_a_text_is_tokenized_whole_and_scored_in_windows(window, short, text, capsys):
+    """Catches: a begin-of-text token put in front, line ends changed, the last newline or a special token lost."""
+    tokens = Tokenizer.from_file(f"{short}/tokenizer.json").encode(TEXT, add_special_tokens=False).ids
+    nll, scored = nll_by_hand(LLM(short), tokens, window)
+    [found] = evaluated(capsys, "-m", short, "--text", text, "--window", str(window))
+    assert found["tokens"] == scored == len(tokens) - 1
+    assert found["nll"] == pytest.approx(nll, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
+    assert found["ledger"]["tokens_computed"] == scored, "no row is computed of which nothing is asked"
+
+
+def test_max_tokens_keeps_the_beginning(short, text, capsys):
+    """As many tokens of the whole text's, not the tokens of some shorter text."""
+    tokens = Tokenizer.from_file(f"{short}/tokenizer.json").encode(TEXT, add_special_tokens=False).ids[:20]
+    [found] = evaluated(capsys, "-m", short, "--text", text, "--window", "8", "--max-tokens", "20")
+    assert found["tokens"] == 19
+    assert found["nll"] == pytest.approx(nll_by_hand(LLM(short), tokens, 8)[0], rel=1e-5)
+
+
+def test_without_a_cache_the_perplexity_is_the_same(short, text, capsys):
+    """kv_cache=none cannot score in pieces."""
+    flags = ("-m", short, "--text", text, "--window", "32")
+    [cached], [none] = evaluated(capsys, *flags), evaluated(capsys, *flags, "--kv-cache", "none")
+    assert none["engine"]["kv_cache"] == "none"
+    assert none["nll"] == pytest.approx(cached["nll"], rel=1e-6)
+
+
+def test_settings_side_by_side_are_those_one_by_one(short, text, capsys):
+    """One line each, in the order asked for; half precision halves the bytes of the matrices."""
+    flags = ("-m", short, "--text", text, "--window", "16")
+    lines = evaluated(capsys, *flags, "--compare", "bfloat16,float32,float16")
+    assert [line["setting"] for line in lines] == ["bfloat16", "float32", "float16"]
+    for line in lines:
+        [alone] = evaluated(capsys, *flags, "--dtype", line["setting"])
+        assert (line["nll"], line["weight_bytes"]) == (alone["nll"], alone["weight_bytes"])
+        assert line["engine"]["dtype"] == line["setting"]
+    half, full, _ = lines
+    assert half["weight_bytes"] == LLM(short, dtype="bfloat16").model.nbytes < 0.55 * full["weight_bytes"]
+    assert half["nll"] != full["nll"] == pytest.approx(half["nll"], rel=0.01)
+
+
+def test_the_table_compares_with_the_first(short, text, capsys):
+    flags = ["-m", short, "--text", text, "--window", "16", "--compare", "float32,bfloat16"]
+    full, half = evaluated(capsys, *flags)
+    assert main(["eval", *flags]) == 0
+    head, first, second, *_ = capsys.readouterr().out.splitlines()
+    assert head.split() == ["perplexity", "change", "weights", "ratio", "seconds"]
+    assert (first.split()[0], first.split()[2]) == ("float32", "+0.000%")
+    assert second.split()[:3] == ["bfloat16", f"{half['perplexity']:.4f}",
+                                  f"{half['perplexity'] / full['perplexity'] - 1:+.3%}"]  # fmt: skip
+    assert f"{half['weight_bytes'] / full['weight_bytes']:.3f}" in second.split()
+
+
+def test_one_setting_in_a_sentence(short, text, capsys):
+    flags = ["-m", short, "--text", text, "--window", "16"]
+    [found] = evaluated(capsys, *flags)
+    assert main(["eval", *flags]) == 0
+    out = capsys.readouterr().out
+    assert f"perplexity {found['perplexity']:.4f}" in out
+    assert f"{found['tokens']} tokens in windows of 16" in out
+
+
+def test_progress_shows_the_perplexity_so_far(short, text, monkeypatch, capsys):
+    """On a terminal, and on stderr only."""
+    monkeypatch.setattr(console, "is_terminal", lambda stream: True)
+    assert main(["eval", "-m", short, "--text", text, "--window", "16", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    *_, last = [part for part in err.split("\r") if "#" in part and "perplexity" in part]
+    assert last.split()[-1] == f"{json.loads(out)['perplexity']:.4g}"
+
+
+def test_ctrl_c_tells_the_perplexity_so_far(short, text, monkeypatch, capsys):
+    """The third window is cut short; two are there."""
+    interrupt_at(monkeypatch, 3)
+    assert main(["eval", "-m", short, "--text", text, "--window", "16"]) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "over 32 tokens" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--window 0", "--window 0 must be at least 1"),
+        ("--max-tokens 1", "--max-tokens 1 must be at least 2"),
+        ("--compare int1", "there is no setting 'int1'; the settings are float32, bfloat16, float16"),
+        ("--compare float32,", "there is no setting ''"),
+        ("--compare float32 --dtype float16", "--compare float32 sets --dtype itself; leave --dtype out"),
+        ("--plot no/such/folder/p.png", "there is no folder 'no/such/folder'"),
+        ("--text no/such/file", "no/such/file: No such file or directory"),
+    ],
+)
+def test_mistakes_are_told_before_a_model_is_opened(flags, message, text, unopened, capsys):
+    assert main(["eval", "--text", text, *flags.split()]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"caf\xe9 au lait", "not UTF-8 text (byte 3)"), (b"", "is empty")])
+def test_a_file_that_is_no_text_is_refused(data, message, tmp_path, unopened, capsys):
+    (tmp_path / "bad.txt").write_bytes(data)
+    assert main(["eval", "--text", str(tmp_path / "bad.txt")]) == 2
+    assert f"bad.txt: {message}" in capsys.readouterr().err
+
+
+def test_a_text_of_one_token_is_refused(short, tmp_path, capsys):
+    """There is nothing to score: the mean of nothing must not become NaN."""
+    (tmp_path / "one.txt").write_text("x")
+    assert main(["eval", "-m", short, "--text", str(tmp_path / "one.txt"), "--window", "4"]) == 2
+    assert "only 1 token" in capsys.readouterr().err
+
+
+def test_a_window_beyond_the_context_is_refused_and_one_as_long_is_not(short, text, capsys):
+    """A window of the whole context scores one token more than the context holds, which the model never has to see."""
+    assert main(["eval", "-m", short, "--text", text, "--window", "41", "-c", "40"]) == 2
+    assert "--window 41 is more than the context of 40" in capsys.readouterr().err
+    assert evaluated(capsys, "-m", short, "--text", text, "--window", "40", "-c", "40")
+
+
+def test_a_model_of_nan_is_told_and_not_printed(short, text, monkeypatch, capsys):
+    """float16 turns large weights into infinity; NaN in the JSON line would be no JSON."""
+    monkeypatch.setattr(LLM, "score", lambda self, tokens: np.full(len(tokens) - 1, np.nan))
+    assert main(["eval", "-m", short, "--text", text, "--window", "16", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "not finite" in err
+
+
+def test_a_perplexity_beyond_all_floats_is_infinite():
+    """exp raises OverflowError there."""
+    assert Perplexity(nll=1e4, tokens=1).perplexity == math.inf
+    assert Perplexity(nll=math.log(20), tokens=1).perplexity == pytest.approx(20)
+
+
+def test_the_plot_is_a_picture(short, text, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "p.png"
+    flags = ("--window", "16", "--compare", "float32,float16", "--plot", str(target))
+    evaluated(capsys, "-m", short, "--text", text, *flags)
+    assert target.read_bytes().startswith(b"\x89PNG")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["p.png", "text.txt"]
+
+
+def test_what_the_plot_draws(monkeypatch):
+    """A point for each setting: megabytes of weights and perplexity, with its name."""
+    pytest.importorskip("matplotlib")
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    rest = {"tokens": 9, "window": 4, "engine": {"dtype": "float32"}}
+    records = [{"setting": "a", "perplexity": 20.0, "weight_bytes": 2e6}, {"perplexity": 21.0, "weight_bytes": 1e6}]
+    plots.draw_eval("p.png", "model", [record | rest for record in records])
+    [axes] = drawn[0].get_axes()
+    assert [line.get_xydata().tolist() for line in axes.get_lines()] == [[[2, 20]], [[1, 21]]]
+    assert [text.get_text() for text in axes.texts] == ["a", "float32"]
+    assert all((axes.get_title(), axes.get_xlabel(), axes.get_ylabel()))
+
+
+@pytest.mark.weights
+def test_smollm2_has_the_perplexity_that_transformers_finds(smollm2, tmp_path, capsys):
+    """transformers 5, float32, the same GGUF file, the same windows: 38.80057093 over 146 tokens."""
+    (tmp_path / "river.txt").write_text(str(PROMPTS[-1]), encoding="utf-8")
+    [found] = evaluated(capsys, "-m", str(smollm2), "--text", str(tmp_path / "river.txt"), "--window", "64")
+    assert found["tokens"] == 146
+    assert found["perplexity"] == pytest.approx(38.80057093, rel=1e-5)
