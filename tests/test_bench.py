@@ -271,7 +271,7 @@ def test_what_the_plot_draws():
     plots.draw_steps(steps, rounds, MACHINE)
     measured_line, predicted_line = steps.get_lines()
     assert measured_line.get_xydata().tolist() == [[3, 1000], [4, 1500], [3, 2500], [4, 1000]]
-    assert predicted_line.get_ydata().tolist() == [500] * 4
+    assert predicted_line.get_xydata().tolist() == [[3, 500], [3, 500], [4, 500], [4, 500]]
     plots.draw_roofline(roof, rounds, MACHINE)
     points = {line.get_label(): line.get_xydata()[0] for line in roof.get_lines() if line.get_marker() == "o"}
     assert [label.split(":")[0] for label in points] == ["prefill", "decode"]

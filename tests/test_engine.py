@@ -140,6 +140,19 @@ def test_a_step_that_fails_leaves_a_usable_engine():
     assert finish(engine, request(range(6))) == finish(make_engine(LLAMA), request(range(6)))
 
 
+@pytest.mark.parametrize("steps", [2, 3])
+def test_text_held_back_is_shown_when_a_sequence_ends(steps):
+    """What might have become a stop string and did not: at the last token (3 steps) and on abort (2)."""
+    tokens = finish(make_engine(LLAMA), request(range(6), 3))[0][:steps]
+    seq = request(range(6), 3, stop=[f"{tokens[-1]} never"])
+    run = make_engine(LLAMA).run([seq])
+    for _ in range(steps):
+        next(run)
+    run.close()
+    assert seq.finish_reason == ("length" if steps == 3 else "abort")
+    assert seq.text.text == "".join(f"{token} " for token in tokens)
+
+
 # What a step reports
 
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.process import available_cores, lazy_array, set_blas_threads, tune_process
+from tinyinfer.ledger import Ledger
 
 
 def blas_threads() -> int | None:
@@ -23,13 +25,16 @@ def blas_threads() -> int | None:
 
 @pytest.mark.skipif(blas_threads() is None, reason="NumPy is built on another BLAS")
 def test_threads_reach_blas():
-    """`--threads 1` must not be a word that nobody hears; and None gives all cores back."""
+    """`--threads 1` must not be a word that nobody hears, nor one that the backend keeps for itself."""
     try:
         set_blas_threads(1)
         assert blas_threads() == 1
+        tune_process(None)
+        assert blas_threads() == available_cores()
+        NumpyOps(Ledger(), threads=1)
+        assert blas_threads() == 1
     finally:
         tune_process(None)
-    assert blas_threads() == available_cores()
 
 
 def test_a_lazy_array_is_an_ordinary_array_of_zeros():

@@ -28,7 +28,7 @@ def prompt_ids(llm: LLM, case: dict) -> list[int]:
 @pytest.mark.weights
 @pytest.mark.parametrize("case", CASES, ids=lambda c: (c.get("text") or c["messages"][-1]["content"])[:24])
 def test_greedy_tokens_of_a_prompt_equal_transformers(llm: LLM, case: dict) -> None:
-    """Catches what small random models cannot: a wrong scale that only shows over 30 layers, a tokenizer that differs."""
+    """Catches what small random models cannot: an error that only shows over 30 layers, a tokenizer that differs."""
     assert min(case["margins"]) > TIE
     assert prompt_ids(llm, case) == case["ids"]
     params = SamplingParams(max_tokens=len(case["greedy"]), ignore_eos=True)
@@ -37,7 +37,7 @@ def test_greedy_tokens_of_a_prompt_equal_transformers(llm: LLM, case: dict) -> N
 
 @pytest.mark.weights
 def test_half_precision_storage_halves_the_bytes_and_keeps_the_answer(smollm2: Path, llm: LLM) -> None:
-    """Catches weights widened for good at load. The Q4_1 file's values need 4 + 16 bits, so a float16 is nearly exact."""
+    """Catches weights widened for good while loading."""
     half = LLM(str(smollm2), max_model_len=64, dtype="float16")
     matrices = llm.model.nbytes - 61 * 576 * 4  # the norms stay float32
     assert half.model.nbytes == matrices // 2 + 61 * 576 * 4

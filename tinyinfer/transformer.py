@@ -91,7 +91,7 @@ def transformer(model: Model, batch: Batch, cache: Cache, ops: NumpyOps) -> Arra
 
 def self_attention(
     x: Array, rotation: tuple[Array, Array], layer: Layer, i: int, batch: Batch, cache: Cache, ops: NumpyOps
-) -> Array:  # (T, D), ((T, 1, E/2), (T, 1, E/2)) -> (T, D)
+) -> Array:  # (T, D), ((T, 1, E), (T, 1, E)) -> (T, D)
     """Every row gathers from the rows before it in its own sequence, those in the cache included."""
     heads = layer.heads
     qkv = ops.linear(x, layer.qkv).reshape(len(x), -1, heads.size)  # (T, H+2K, E)

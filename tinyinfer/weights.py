@@ -15,10 +15,7 @@ Array = Any  # a NumPy or CuPy array
 
 @dataclass(frozen=True)
 class Dense:
-    """A float matrix of N outputs and M inputs, `array` (M, N): inputs first, because x @ W then streams W in order.
-
-    (BLAS reads it as columns to be scaled and added; a dot product per output ran at half the speed.)
-    """
+    """A float matrix of N outputs and M inputs; x @ array is the product, in whatever order the backend laid it out."""
 
     array: Array  # (M, N) float32, bfloat16 or float16
 

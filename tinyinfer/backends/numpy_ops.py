@@ -43,8 +43,16 @@ class NumpyOps:
     # Taking weights: from rows of outputs in a file to the layout of Dense.
 
     def take(self, *parts: LazyTensor) -> Dense:
-        """The parts, each (N_i, M), below one another as one Dense weight; no part is ever in memory twice."""
-        array = np.empty((parts[0].shape[1], sum(part.shape[0] for part in parts)), dtype=self.dtype)
+        """The parts, each (N_i, M), below one another as one Dense weight; no part is ever in memory twice.
+
+        Decode is a matrix-vector product and waits for memory, so the layout follows BLAS: it reads inputs-first
+        matrices as columns to be scaled and added, which for a wide one runs twice as fast as a dot product per output.
+        """
+        inputs, outputs = parts[0].shape[1], sum(part.shape[0] for part in parts)
+        if outputs < inputs:  # few and long: here the dot products are a fifth faster
+            array = np.empty((outputs, inputs), dtype=self.dtype).T
+        else:
+            array = np.empty((inputs, outputs), dtype=self.dtype)
         column = 0
         for part in parts:
             for start, rows in part.tiles():
@@ -124,14 +132,15 @@ class NumpyOps:
 
     def rotation(
         self, positions: Array, frequencies: Array
-    ) -> tuple[Array, Array]:  # (T,), (E/2,) -> (T, 1, E/2), (T, 1, E/2)
-        """Cosine and sine of position times frequency."""
+    ) -> tuple[Array, Array]:  # (T,), (E/2,) -> (T, 1, E), (T, 1, E)
+        """Cosine and sine of position times frequency, for both halves of a head; the first half's sine negated."""
         angles = positions.astype(np.float32)[:, None, None] * frequencies
-        return np.cos(angles), np.sin(angles)
+        cos, sin = np.cos(angles), np.sin(angles)
+        return np.concatenate((cos, cos), axis=-1), np.concatenate((-sin, sin), axis=-1)
 
     def rope(
         self, x: Array, rotation: tuple[Array, Array]
-    ) -> Array:  # (T, H+K, E), ((T, 1, E/2), (T, 1, E/2)) -> (T, H+K, E)
+    ) -> Array:  # (T, H+K, E), ((T, 1, E), (T, 1, E)) -> (T, H+K, E)
         """Each pair (x[e], x[e + E/2]) turned by its angle (Su et al. 2021, equation 34)."""
         cos, sin = rotation
         return by_rows(lambda rows, out: rotate(x[rows], cos[rows], sin[rows], out), x.shape)
@@ -203,14 +212,14 @@ def full_qk_norm(x: Array, norm: FullQKNorm, out: Array) -> None:  # (T, H+K, E)
     rms_norm(x[:, split:], norm.key, out[:, split:])
 
 
-def rotate(
-    x: Array, cos: Array, sin: Array, out: Array
-) -> None:  # (T, H+K, E), (T, 1, E/2), (T, 1, E/2), (T, H+K, E) ->
+def rotate(x: Array, cos: Array, sin: Array, out: Array) -> None:  # (T, H+K, E), (T, 1, E), (T, 1, E), (T, H+K, E) ->
     """(a, b) -> (a·cos - b·sin, b·cos + a·sin), a and b the halves of each head."""
     half = x.shape[-1] // 2
-    a, b = x[..., :half], x[..., half:]
-    np.subtract(a * cos, b * sin, out=out[..., :half])
-    np.add(b * cos, a * sin, out=out[..., half:])
+    swapped = np.empty(x.shape, dtype=np.float32)
+    swapped[..., :half], swapped[..., half:] = x[..., half:], x[..., :half]
+    swapped *= sin
+    np.multiply(x, cos, out=out)
+    out += swapped
 
 
 def silu(x: Array, out: Array) -> None:  # (T, F), (T, F) ->

@@ -50,9 +50,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def describe(
-    name: str, checkpoint: Checkpoint, engine: EngineConfig, context: int, machine: Machine
-) -> dict[str, Any]:
+def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: int, machine: Machine) -> dict[str, Any]:
     """All that is shown, as JSON has it. context: positions; bytes are those held in memory by these switches."""
     import numpy as np
 

@@ -84,9 +84,9 @@ def draw_steps(axes: Any, rounds: list[Round], machine: Machine) -> None:
     spans = [step.batch.spans[0] for _, step in steps]
     positions = [span.first + span.stop - span.start - 1 for span in spans]
     measured = [1e3 * statistics.median(done.seconds[i] for done in rounds) for i, _ in steps]
-    predicted = [1e3 * predict_seconds(step.ledger, machine) for _, step in steps]
+    predicted = sorted(zip(positions, (1e3 * predict_seconds(step.ledger, machine) for _, step in steps), strict=True))
     axes.plot(positions, measured, ".", color="tab:orange", label="measured (median of the rounds)")
-    axes.plot(positions, predicted, ".", markersize=2, color="black", label="predicted by the roofline")
+    axes.plot(*zip(*predicted, strict=True), color="black", label="predicted by the roofline")
     axes.set(title="Decode steps", xlabel="position in the sequence", ylabel="ms per step")
     axes.set_ylim(bottom=0)
     axes.legend()
