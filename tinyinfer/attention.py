@@ -105,8 +105,9 @@ def mask_tile(
     keys = s.shape[-1]
     if start + keys - 1 <= first and (window is None or start > first + rows - 1 - window):
         return
-    hidden = ~visible(rows, keys, first, start, window, xp)
-    xp.copyto(s.reshape(-1, rows, keys), -xp.inf, where=hidden)
+    seen = max(0, first - start) if window is None else 0  # so many keys lie before the first query: all see them
+    hidden = ~visible(rows, keys - seen, first, start + seen, window, xp)
+    xp.copyto(s.reshape(-1, rows, keys)[:, :, seen:], -xp.inf, where=hidden)
 
 
 def visible(rows: int, keys: int, first: int, start: int, window: int | None, xp: Array) -> Array:  # -> (T, S)
