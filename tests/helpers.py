@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib import import_module
 from itertools import count, pairwise
@@ -12,12 +13,12 @@ import numpy as np
 
 from tinyinfer.assemble import assemble
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.batching import SequentialScheduler
-from tinyinfer.config import ModelConfig, RopeConfig
-from tinyinfer.engine import Engine
+from tinyinfer.clock import Clock
+from tinyinfer.config import EngineConfig, ModelConfig, RopeConfig
+from tinyinfer.engine import Engine, build_engine
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor, expected_tensors
-from tinyinfer.registry import CACHES, resolve
+from tinyinfer.prefix_cache import Node, PrefixCache
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Span
 from tinyinfer.sequence import Sequence as Request
@@ -65,18 +66,44 @@ def make_engine(
     source: ModelConfig | Checkpoint,
     *,
     seed: int = 0,
-    kv_cache: str = "contiguous",
     dtype: Any = np.float32,
-    max_model_len: int | None = None,
     clock: Callable[[], float] = lambda: 0.0,
+    second: ModelConfig | None = None,
+    **switches: Any,
 ) -> Engine:
-    """An engine over a checkpoint, or over random weights of a configuration."""
-    config = source if isinstance(source, ModelConfig) else source.config
+    """An engine over a checkpoint, or over random weights of a configuration; second: its draft model."""
     checkpoint = checkpoint_of(source, random_tensors(source, seed)) if isinstance(source, ModelConfig) else source
-    ledger = Ledger()
-    ops = NumpyOps(ledger, dtype)
-    cache = resolve(CACHES, kv_cache)(config, max_model_len or config.max_position, ops)
-    return Engine(assemble(checkpoint, ops), ops, cache, SequentialScheduler(cache, ledger), clock)
+    ops = NumpyOps(Ledger(), dtype)
+    draft = assemble(checkpoint_of(second, random_tensors(second, seed + 1)), ops) if second else None
+    return build_engine(assemble(checkpoint, ops), ops, EngineConfig(**switches), clock, draft)
+
+
+def remade(engine: Engine, kind: type[Engine], clock: Clock | None = None) -> Engine:
+    """The parts of an engine put together as another kind of engine, or with another clock."""
+    return kind(engine.model, engine.ops, engine.cache, engine.scheduler, engine.drafter, clock or engine.clock)
+
+
+def always_guess(engine: Engine) -> Engine:
+    """Its drafter makes as many guesses as it may; in models as small as these they would never pay."""
+    engine.drafter.lengths.cost, engine.drafter.lengths.guess_cost = lambda rows: 1.0, 0.0  # type: ignore[attr-defined]
+    return engine
+
+
+def check_blocks(engine: Engine, prefixes: PrefixCache | None = None, tables: Iterable[Request] = ()) -> None:
+    """Every block of a paged cache is free, or held by exactly those who claim to: tables, and the tree of prefixes."""
+    cache = engine.cache
+    held = Counter(block for seq in tables for block in cache.table(seq))
+    nodes = tree(prefixes.root) if prefixes else []
+    held.update(node.block for node in nodes)
+    assert cache.blocks.holders == [held[block] for block in range(cache.blocks.num_blocks)]
+    assert sorted(cache.blocks.free) == [b for b, holders in enumerate(cache.blocks.holders) if not holders]
+    assert all(len(node.tokens) == cache.block_size for node in nodes), "only whole blocks are known"
+    assert not prefixes or prefixes.evictable == sum(not node.users for node in nodes)
+
+
+def tree(node: Node) -> list[Node]:
+    """All nodes below this one."""
+    return [found for child in node.children.values() for found in (child, *tree(child))]
 
 
 class Words:
@@ -92,11 +119,13 @@ class Words:
 _ids = count()
 
 
-def request(prompt: Sequence[int], max_tokens: int = 5, eos: Sequence[int] = (), **params: Any) -> Request:
+def request(
+    prompt: Sequence[int], max_tokens: int = 5, eos: Sequence[int] = (), delay: float = 0.0, **params: Any
+) -> Request:
     """A sequence for the engine; greedy, and never ending by itself, unless told otherwise."""
     settings = SamplingParams(max_tokens=max_tokens, **params)
     text = TextOutput(Words(), tuple(settings.stop))
-    return Request(next(_ids), list(prompt), settings, settings.seed or 0, text, max_tokens, frozenset(eos))
+    return Request(next(_ids), list(prompt), settings, settings.seed or 0, text, max_tokens, frozenset(eos), delay)
 
 
 def flat_batch(work: Sequence[tuple[Request, int, int]]) -> Batch:

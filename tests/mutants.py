@@ -105,8 +105,8 @@ MUTANTS = [
 def deletions(file: str, only: Collection[str] = (), spared: Collection[str] = ()) -> Iterator[tuple[int, str, str]]:
     """(line, text, source without it) for every simple statement of a file's functions.
 
-    only: names of the functions to take, instead of all; spared: functions to leave alone. What only counts for the
-    ledger is left alone too.
+    only: names of the functions to take, instead of all; spared: functions to leave alone, and statements that only
+    call them. What only counts for the ledger is left alone too.
     """
     source = path_of(file).read_text(encoding="utf-8")
     lines = source.splitlines(keepends=True)
@@ -117,6 +117,8 @@ def deletions(file: str, only: Collection[str] = (), spared: Collection[str] = (
             continue
         for node in ast.walk(function):
             text = ast.unparse(node) if isinstance(node, ast.Assign | ast.AugAssign | ast.Expr | ast.Return) else ""
+            if text.partition("(")[0] in spared:
+                continue
             if text and ".ledger." not in text and not isinstance(getattr(node, "value", None), ast.Constant | None):
                 gap = " " * node.col_offset + "pass\n"
                 yield node.lineno, text, "".join([*lines[: node.lineno - 1], gap, *lines[node.end_lineno :]])

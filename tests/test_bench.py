@@ -6,7 +6,7 @@ No test here looks at how long anything takes: times are given, and the machine'
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,15 @@ from cli_helpers import interrupt_at, short
 from helpers import request
 
 from tinyinfer import LLM
-from tinyinfer.cli import bench, main, plots
+from tinyinfer.cli import bench_rounds, main, measure, parse, plots
+from tinyinfer.config import EngineConfig
 from tinyinfer.ledger import Ledger
-from tinyinfer.metrics import request_metrics
+from tinyinfer.metrics import cost_per_million
 from tinyinfer.roofline import Machine, expected_decode, expected_prefill
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Span
 from tinyinfer.trace import StepTrace
+from tinyinfer.workload import Request
 
 __all__ = ["short"]  # fixture
 
@@ -44,14 +46,15 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> None:
 def llm(short: str, monkeypatch: pytest.MonkeyPatch) -> LLM:
     """The model that `bench` will open."""
     model = LLM(short)
-    monkeypatch.setattr(bench, "open_model", lambda args: model)
+    monkeypatch.setattr(measure, "open_model", lambda args: model)
     return model
 
 
 @pytest.fixture
 def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
     """Opening a model is a failure: what is tested must come before."""
-    monkeypatch.setattr(bench, "open_model", lambda args: pytest.fail("a model was opened before the mistake was told"))
+    why = "a model was opened before the mistake was told"
+    monkeypatch.setattr(measure, "open_model", lambda args: pytest.fail(why))
 
 
 def measured(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
@@ -63,50 +66,79 @@ def measured(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
     return json.loads(out)
 
 
-def one_round() -> bench.Round:
-    """Two prompts of 3 tokens, two more tokens each, in turn: prefill 4 s and 2 s, decode 1, 1.5, 2.5 and 1 s."""
+def one_round() -> measure.Round:
+    """Two prompts of 3 tokens side by side, three new tokens each: prefill 4 s; then 1.5 s and 1 s."""
     seqs = [request([1, 2, 3], max_tokens=3), request([4, 5, 6], max_tokens=3)]
-    steps, seconds, now = [], [], 0.0
-    for seq, durations in zip(seqs, ([4.0, 1.0, 1.5], [2.0, 2.5, 1.0]), strict=True):
-        seq.started = now
-        for i, duration in enumerate(durations):
-            first, rows = (0, 3) if i == 0 else (2 + i, 1)
-            batch = Batch(np.arange(rows), np.arange(first, first + rows), np.array([rows - 1]),
-                          (Span(seq, 0, rows, first),))  # fmt: skip
-            decode = Ledger(flops=100, weight_bytes=40, kv_read_bytes=10)
-            ledger = decode if i else Ledger(flops=3000, weight_bytes=10)
-            times = (now + 0.25, now + duration - 0.125, now + duration)  # a quarter second goes by before it starts
-            steps.append(StepTrace(batch, [Choice(7)], times, ledger, 0, 0))
-            seconds.append(duration)
-            now += duration
+    steps, now = [], 0.0
+    for i, duration in enumerate([4.0, 1.5, 1.0]):
+        first, rows = (0, 3) if i == 0 else (2 + i, 1)
+        spans = tuple(Span(seq, k * rows, (k + 1) * rows, first) for k, seq in enumerate(seqs))
+        batch = Batch(np.arange(2 * rows), np.tile(np.arange(first, first + rows), 2), np.array([rows - 1]), spans)
+        decode = Ledger(flops=100, weight_bytes=40, kv_read_bytes=10)
+        ledger = decode if i else Ledger(flops=3000, weight_bytes=10)
+        times = (now + 0.25, now + duration - 0.125, now + duration)  # a quarter second goes by before it starts
+        steps.append(StepTrace(batch, [[Choice(7)], [Choice(7)]], times, ledger, 0, 0))
+        now += duration
+        for seq in seqs:
             seq.append(Choice(7), now)
-    return bench.Round(steps, seconds, [request_metrics(seq) for seq in seqs], Ledger())
+    return measure.Round(0.0, seqs, steps, Ledger())
+
+
+def rounds_of(llm: LLM, *prompts: list[int], new: int = 3, **changes: Any) -> measure.Round:
+    """A round of these prompts."""
+    requests = [Request(new, tuple(prompt), **changes) for prompt in prompts]
+    return measure.run_round(measure.Setting("", parse(["bench"]), llm, requests), "")
 
 
 def test_figures_of_a_round_by_hand():
-    """Catches: the first token counted as decode, a prompt's wait left out of TTFT, a sequence forgotten."""
-    found = bench.figures(one_round(), MACHINE)
-    assert found == {
-        "prompt_tps": 6 / 6,
-        "predicted_prompt_tps": 6 / (3 + 3),  # 3000 FLOPs at 1000 a second, twice
-        "generation_tps": 4 / 6,
-        "predicted_generation_tps": 4 / (4 * 0.5),  # 50 bytes at 100 a second
-        "ttft_s": (4.0 + 8.5) / 2,
-        "tpot_s": (1.25 + 1.75) / 2,
-        "prefill_seconds": 6.0,
-        "predicted_prefill_seconds": 6.0,
-        "prefill_matrix_share": 6000 / 6 / 1000,
-        "decode_bandwidth_share": 4 * 50 / 6 / 100,
-        "outside_forward_s": 0.375,  # before the forward pass and after it
+    """Catches: the first token counted as decode, a step's time counted once for each of its sequences."""
+    assert bench_rounds.figures(one_round(), MACHINE) == {
+        "prompt_tps": 6 / 4,
+        "predicted_prompt_tps": 6 / 3,  # 3000 FLOPs at 1000 a second
+        "generation_tps": 4 / 2.5,  # of both together
+        "predicted_generation_tps": 4 / (2 * 0.5),  # 50 bytes at 100 a second
+        "prefill_seconds": 4.0,
+        "predicted_prefill_seconds": 3.0,
+        "prefill_matrix_share": 3000 / 4 / 1000,
+        "decode_bandwidth_share": 2 * 50 / 2.5 / 100,
+        "decode_step_s": 1.25,
+        "outside_forward_s": 0.375 / 2,  # before the forward pass and after it, for two tokens
     }
 
 
 def test_a_step_without_a_cache_is_still_decode(golden_folder):
-    """It computes the prompt again, but the prompt was done before."""
-    llm = LLM(str(golden_folder("llama")), kv_cache="none")
-    done = bench.run_round(llm, [[5, 6, 7], [8, 9, 10]], 3, "")
-    assert [bench.is_prefill(step) for step in done.steps] == [True, False, False] * 2
-    assert bench.phase(done, False, MACHINE).tokens == 4
+    """It computes the prompts again, but they were done before."""
+    done = rounds_of(LLM(str(golden_folder("llama")), kv_cache="none"), [5, 6, 7], [8, 9, 10])
+    assert [bench_rounds.is_prefill(step) for step in done.steps] == [True, False, False]
+    assert bench_rounds.phase(done, False, MACHINE).tokens == 4
+
+
+def test_pieces_of_prompts_bring_no_tokens_and_mixed_steps_are_prefill(golden_folder):
+    """Chunks of 4: the first prompt decodes beside the second one's pieces. Catches tokens counted by spans."""
+    done = rounds_of(LLM(str(golden_folder("llama")), max_num_batched_tokens=4), [5] * 3, [6] * 6, new=4)
+    kinds = [([span.rows for span in step.batch.spans], bench_rounds.is_prefill(step)) for step in done.steps]
+    assert kinds[:3] == [([3, 1], True), ([1, 3], True), ([1, 2], True)]
+    decode = bench_rounds.phase(done, False, MACHINE)
+    assert decode.tokens == (4 - 3) + 3  # what the second prompt's pieces did not overlap with
+    assert bench_rounds.phase(done, True, MACHINE).tokens == 9
+
+
+def test_guesses_bring_several_tokens_a_step(golden_folder):
+    """Catches steps counted instead of tokens: a round that repeats itself generates the same number either way."""
+    plain, fast = (LLM(str(golden_folder("llama")), speculative=name) for name in ("off", "prompt-lookup"))
+    rounds = [rounds_of(llm, [5, 6, 7, 8] * 4, new=40) for llm in (plain, fast)]
+    assert measure.compare_outputs(*([done] for done in rounds)) == "identical"
+    assert [bench_rounds.phase(done, False, MACHINE).tokens for done in rounds] == [39, 39]
+    assert len(rounds[1].steps) < len(rounds[0].steps) == 40
+
+
+def test_a_round_does_not_find_the_prompts_of_the_one_before(golden_folder):
+    """Catches a prefix cache that makes every round but the first one free; within a round it is what is measured."""
+    llm = LLM(str(golden_folder("llama")), kv_cache="paged", prefix_cache=True, block_size=4)
+    for _ in range(2):
+        done = rounds_of(llm, [5] * 9, [5] * 9)
+        assert [seq.cached_tokens for seq in done.sequences] == [0, 8]
+        assert done.ledger.tokens_computed == 9 + 1 + 2 * 2
 
 
 def test_no_time_is_lost_between_steps(golden_folder):
@@ -114,20 +146,23 @@ def test_no_time_is_lost_between_steps(golden_folder):
     ticks = iter(range(10**6))
     llm = LLM(str(golden_folder("llama")), clock=lambda: float(next(ticks)))
     begun = next(ticks)
-    done = bench.run_round(llm, [[5, 6, 7]], 4, "")
+    done = rounds_of(llm, [5, 6, 7], new=4)
     assert sum(done.seconds) == done.steps[-1].times[2] - (begun + 1)
 
 
 def test_the_json_line_holds_what_is_promised(llm, capsys):
-    """And its counts are those of one round: B prefills and B·(g-1) decode steps, warm-up and other rounds left out."""
+    """And its counts are those of one round of B prompts side by side, warm-up and other rounds left out."""
     found = measured(capsys, *FLAGS, "-b", "3")
     assert set(PROMISED) <= set(found)
     assert all(found[key] > 0 for key in PROMISED if key not in ("ledger", "engine"))
     expected = [expected_prefill(llm.config, 9)] + [expected_decode(llm.config, 9 + i) for i in range(3)]
     assert found["ledger"]["flops"] == 3 * sum(ledger.flops for ledger in expected)
-    assert found["ledger"]["weight_bytes"] == 3 * sum(ledger.weight_bytes for ledger in expected)
-    assert found["ledger"]["steps"] == 3 * 4
-    assert llm.ledger.steps == 3 * 3 * 4, "two rounds and one before them"
+    embedding = 3 * (9 + 3) * llm.config.hidden_size * 4  # a row for each token; every other weight is read for all
+    assert found["ledger"]["weight_bytes"] == embedding + sum(
+        ledger.weight_bytes - ledger.tokens_computed * llm.config.hidden_size * 4 for ledger in expected
+    )
+    assert found["ledger"]["steps"] == 4
+    assert llm.ledger.steps == 2 + 2 * 4, "two rounds, and a short one before them"
     assert found["weight_bytes"] == llm.model.nbytes
     assert (found["prompt_tokens"], found["generated_tokens"], found["batch"], found["rounds"]) == (9, 4, 3, 2)
     assert (found["engine"]["kv_cache"], found["engine"]["model"]) == ("contiguous", "smollm2-135m")
@@ -150,18 +185,20 @@ def test_every_round_does_the_same_work(llm, monkeypatch, capsys):
     monkeypatch.setattr(llm, "sequences", lambda prompts, params: seen.append(make(prompts, params)) or seen[-1])
     measured(capsys, *FLAGS, "-b", "2")
     tokens = [[seq.tokens for seq in sequences] for sequences in seen]
-    assert len(tokens) == 3
-    assert tokens[0] == tokens[1] == tokens[2]
-    assert tokens[0][0][:9] != tokens[0][1][:9]
-    assert [len(one) for one in tokens[0]] == [13, 13]
+    rounds = [tokens[i] + tokens[i + 1] for i in range(0, len(tokens), 2)]
+    assert len(rounds) == 1 + 1 + 2, "checked, warmed up, measured"
+    assert rounds[-1] == rounds[-2]
+    assert [one[:9] for one in rounds[1]] == [one[:9] for one in rounds[2]]
+    assert rounds[2][0][:9] != rounds[2][1][:9]
+    assert [len(one) for one in rounds[2]] == [13, 13]
 
 
 def test_the_command_line_of_the_comparison_with_others(short, capsys):
     """Every switch is taken and reported; the model is named by --model."""
     found = measured(capsys, "--model", short, "-p", "5", "-g", "3", "-n", "1", "--kv-cache", "none", "--dtype",
                      "float16", "-c", "40", "-t", "1", "--backend", "numpy")  # fmt: skip
-    assert found["engine"] == {"model": short, "kv_cache": "none", "dtype": "float16", "max_model_len": 40,
-                               "threads": 1, "backend": "numpy"}  # fmt: skip
+    given = {"kv_cache": "none", "dtype": "float16", "max_model_len": 40, "threads": 1, "backend": "numpy"}
+    assert found["engine"] == {"model": short, **asdict(EngineConfig(**given))}
     assert found["ledger"]["tokens_computed"] == 5 + 6 + 7
 
 
@@ -179,7 +216,7 @@ def test_the_table_shows_predicted_beside_measured(llm, capsys):
 
 def test_what_a_million_tokens_cost(llm, capsys):
     """1.80 an hour at 50 tokens a second: a million take 20 000 s and cost 10."""
-    assert bench.cost_per_million(1.8, 50) == pytest.approx(10)
+    assert cost_per_million(1.8, 50) == pytest.approx(10)
     found = measured(capsys, *FLAGS, "--price-per-hour", "1.8")
     for kind, pace in (("prompt", "prompt_tps"), ("generated", "generation_tps")):
         assert found[f"cost_per_million_{kind}_tokens"] == pytest.approx(1.8 / 3600 * 1e6 / found[pace])
@@ -221,14 +258,15 @@ def test_a_plot_that_would_replace_a_folder_is_refused(unopened, tmp_path, capsy
 def test_a_round_that_does_not_fit_is_refused(llm, capsys):
     """Else generated tokens would be clipped in silence, and the figures be of another work."""
     assert main(["bench", "-p", "100", "-g", "29"]) == 2
-    assert "make 129 tokens, but the context holds 128" in capsys.readouterr().err
+    why = "-p 100 -g 29: 100 prompt and 29 generated tokens make 129, but the context holds 128"
+    assert why in capsys.readouterr().err
     assert llm.ledger.steps == 0
     assert main(["bench", "-p", "100", "-g", "28", "-n", "1"]) == 0
 
 
 def test_ctrl_c_leaves_the_figures_of_the_rounds_so_far(llm, monkeypatch, capsys):
-    """Four steps before the rounds, four of the first one; in the second one somebody has enough."""
-    interrupt_at(monkeypatch, 4 + 4 + 2)
+    """Two steps before the rounds, four of the first one; in the second one somebody has enough."""
+    interrupt_at(monkeypatch, 2 + 4 + 2)
     assert main(["bench", *FLAGS, "--json"]) == 130
     out, err = capsys.readouterr()
     assert json.loads(out)["rounds"] == 1
@@ -236,7 +274,7 @@ def test_ctrl_c_leaves_the_figures_of_the_rounds_so_far(llm, monkeypatch, capsys
 
 
 def test_ctrl_c_before_any_round_shows_nothing(llm, monkeypatch, capsys):
-    interrupt_at(monkeypatch, 3)
+    interrupt_at(monkeypatch, 2)
     assert main(["bench", *FLAGS, "--json"]) == 130
     assert capsys.readouterr().out == ""
 
@@ -270,11 +308,11 @@ def test_what_the_plot_draws():
     rounds = [one_round(), one_round()]
     plots.draw_steps(steps, rounds, MACHINE)
     measured_line, predicted_line = steps.get_lines()
-    assert measured_line.get_xydata().tolist() == [[3, 1000], [4, 1500], [3, 2500], [4, 1000]]
-    assert predicted_line.get_xydata().tolist() == [[3, 500], [3, 500], [4, 500], [4, 500]]
+    assert measured_line.get_xydata().tolist() == [[3, 1500], [4, 1000]]
+    assert predicted_line.get_xydata().tolist() == [[3, 500], [4, 500]]
     plots.draw_roofline(roof, rounds, MACHINE)
     points = {line.get_label(): line.get_xydata()[0] for line in roof.get_lines() if line.get_marker() == "o"}
     assert [label.split(":")[0] for label in points] == ["prefill", "decode"]
-    np.testing.assert_allclose(list(points.values()), [[300, 1000e-9], [2, 400 / 6 * 1e-9]])
+    np.testing.assert_allclose(list(points.values()), [[300, 3000 / 4 * 1e-9], [2, 200 / 2.5 * 1e-9]])
     for axes in (steps, roof):
         assert all((axes.get_title(), axes.get_xlabel(), axes.get_ylabel(), axes.get_legend()))

@@ -42,6 +42,14 @@ def test_the_date_is_a_function() -> None:
     assert re.fullmatch(r"\d{4}-\d\d", render("{{ strftime_now('%Y-%m') }}"))
 
 
+def test_ordinary_arithmetic_is_left_alone() -> None:
+    """Catches a bound that refuses what honest templates do: padding, sums, powers, long messages."""
+    assert render("{{ '-' * 20 ~ (2 ** 10 + 3 * -4) }}{{ 2.5 * 4 }}{{ 'a' + 'b' }}{{ [1] + [2] }}{{ 2 ** -1 }}") == (
+        "-" * 20 + "101210.0ab[1, 2]0.5"
+    )
+    assert len(render("{{ messages[0].content }}", [{"role": "user", "content": "x" * 10**6}])) == 10**6
+
+
 def test_a_template_is_used_again() -> None:
     """Catches steps that are counted over all conversations together: the second rendering would be refused."""
     template = ChatTemplate("{% for i in range(90000) %}{% endfor %}ok", "f")
@@ -59,9 +67,24 @@ BROKEN = {
     "wrong type": ("{{ 'a' + 1 }}", "str"),
     "deep syntax": ("{{" + "(" * 20000 + "}}", "recursion"),
     "endless macro": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
-    "huge range": ("{% for i in range(10 ** 9) %}{% endfor %}", "MAX_RANGE"),
+    "huge range": ("{% for i in range(10 ** 6) %}{% endfor %}", "MAX_RANGE"),
     "endless loops": ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "steps"),
-    "memory": ("{{ 'x' * 10 ** 16 }}", "MemoryError"),
+    "long text": ("{{ 'x' * 10 ** 7 * 10 ** 3 }}", "larger than"),
+    "long text of a constant": ("{{ 10000000000 * 'x' }}", "larger than"),
+    "long list": ("{{ ([1] * 10000000000) | length }}", "larger than"),
+    "large power": ("{{ 10 ** 10 ** 10 }}", "larger than"),
+    "negative power": ("{{ (-10) ** 10 ** 10 }}", "larger than"),
+    "many products": ("{% set n = namespace(x=9) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
+                      "larger than"),
+    "doubled by +": ("{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
+                     "larger than"),
+    "doubled by ~": ("{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+                     "larger than"),
+    "doubled by set": ("{% set n = namespace(x='x') %}{% for i in range(99) %}"
+                       "{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}", "larger than"),
+    "wide filter": ("{{ 'x' | center(10000000000) }}", "larger than"),
+    "wide method": ("{{ 'x'.ljust(10000000000) }}", "larger than"),
+    "long output": ("{% set x = 'x' * 10 ** 6 %}{% for i in range(99) %}{{ x }}{% endfor %}", "larger than"),
     "file": ("{% include '/etc/passwd' %}", "no loader"),
 }
 
@@ -110,7 +133,7 @@ def test_a_template_cannot_change_the_conversation(template: str) -> None:
     assert messages == [{"role": "user", "content": "a"}]
 
 
-@pytest.mark.parametrize("messages", [[], ["hi"], [{"content": "hi"}], {"role": "user", "content": "hi"}])
+@pytest.mark.parametrize("messages", [[], ["hi"], [{"content": "hi"}], {"role": "user", "content": "hi"}, None, 5])
 def test_what_is_no_conversation_is_a_value_error(messages: Any) -> None:
     """Catches the user's mistake blamed on the model's file."""
     with pytest.raises(ValueError, match="at least one"):

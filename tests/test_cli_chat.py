@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -49,6 +50,22 @@ def test_each_answer_comes_from_the_whole_conversation(
     out, err = chat(folder, "one\n\n  two é\r\nthree", "-q", "-sys", "Be brief.")
     assert out == "".join(answer + "\n" for answer in three)
     assert err == ""
+
+
+def test_the_second_question_finds_the_conversation_in_the_cache(
+    folder: str, chat: Callable[..., tuple[str, str]]
+) -> None:
+    """Catches a prefix cache that is off by default, forgotten between questions, or that changes the answers."""
+    cached, system = {}, "Be brief, be clear, and never say more than what is asked."
+    for flags in ([], ["--prefix-cache", "off"], ["--kv-cache", "contiguous"]):
+        out, err = chat(folder, "one\ntwo\n", "-sys", system, *flags)
+        cached[" ".join(flags)] = out, [re.search(r"\((\d+) cached\)", line) for line in err.splitlines()]
+    first, second = cached[""][1]
+    assert first is None
+    assert second is not None
+    assert int(second[1]) > 32, "more than the system prompt alone, in blocks of 16"
+    assert [found for flags, (_, found) in cached.items() if flags] == [[None, None]] * 2
+    assert len({out for out, _ in cached.values()}) == 1
 
 
 def test_reset_forgets_all_but_the_system_prompt(folder: str, llm: LLM, chat: Callable[..., tuple[str, str]]) -> None:
@@ -102,7 +119,7 @@ def test_a_question_that_does_not_fit_is_refused_and_the_conversation_goes_on(
     assert out == talk(LLM(short), "one")[0] + "\n"
     assert err.startswith("the prompt has 2")
     assert "context holds 128" in err
-    assert "--max-model-len" in err
+    assert "use a model with a longer context" in err
 
 
 def test_ctrl_c_stops_an_answer_and_keeps_what_came_of_it(

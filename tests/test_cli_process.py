@@ -45,15 +45,19 @@ def test_ctrl_c_during_the_prompt_says_that_nothing_came(
     assert err.startswith("Prompt: 0 tokens, too few to time\nGeneration: 0 tokens, too few to time\n")
 
 
+@pytest.mark.parametrize(("seats", "tokens"), [("1", [5, 2, 0]), ("2", [5, 5, 2]), ("3", [5, 5, 5])])
 def test_ctrl_c_with_json_still_gives_one_line_a_prompt(
-    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: str, seats: str, tokens: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    interrupt_at(monkeypatch, 8)
-    assert main(["generate", "-m", folder, "-n", "5", "--json", "-q", "one", "-p", "two", "-p", "three"]) == 130
+    """In the middle of the eighth step, or of the sixth: one after another, two and then one, all three together."""
+    interrupt_at(monkeypatch, 6 if seats == "3" else 8)
+    words = ["-n", "5" if seats != "3" else "9", "--json", "-q", "--max-num-seqs", seats, "one", "-p", "two"]
+    assert main(["generate", "-m", folder, *words, "-p", "three"]) == 130
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    assert [line["finish_reason"] for line in lines] == ["length", "abort", "abort"]
-    assert [len(line["token_ids"]) for line in lines] == [5, 2, 0]
-    assert lines[2]["ttft_s"] is None
+    assert [len(line["token_ids"]) for line in lines] == tokens
+    ended = ["length" if n == 5 and seats != "3" else "abort" for n in tokens]
+    assert [line["finish_reason"] for line in lines] == ended
+    assert [line["ttft_s"] is None for line in lines] == [n == 0 for n in tokens]
 
 
 @pytest.mark.parametrize("place", ["tinyinfer.llm.load", "tinyinfer.loading.hub.find"])
@@ -99,7 +103,8 @@ def test_a_closed_pipe_is_quiet(folder: str, words: list[str]) -> None:
     err = process.stderr.read()
     process.stderr.close()
     assert process.wait(timeout=30) == 141
-    assert all(line.startswith((b"step of ", b"  sequence ")) for line in err.splitlines()), err
+    assert all(line.startswith((b"step of ", b"  ")) for line in err.splitlines()), err
+    assert b"Error" not in err
 
 
 @posix
@@ -166,7 +171,21 @@ def test_statistics_count_tokens_and_time_over_all_sequences(llm: LLM) -> None:
     assert re.fullmatch(r"Peak memory: 0\.\d+ GB", memory)
 
 
-def test_rates_count_time_that_sequences_share_once() -> None:
-    """Catches a batch's throughput computed from the sum of its sequences' times."""
-    assert console._rate(30, [(0.0, 2.0), (1.0, 3.0), (5.0, 6.0)]) == "7.500 tokens-per-sec"
-    assert console._rate(30, [(0.0, 9.0), (1.0, 2.0), (8.0, 10.0)]) == "3.000 tokens-per-sec"
+def test_statistics_tell_how_many_guesses_stood(llm: LLM) -> None:
+    """Catches a mean of the sequences' rates; without guesses there is nothing to tell."""
+    one, two = llm.sequences([[5] * 10, [5] * 20])
+    one.times, one.proposed, one.accepted = [1.0, 2.0], 10, 9
+    two.times = [1.0, 2.0]
+    assert console.statistics([one, two])[1] == "Generation: 4 tokens, 2.000 tokens-per-sec, acceptance rate 0.900"
+    two.proposed = 30
+    assert console.statistics([one, two])[1].endswith("acceptance rate 0.225")
+    assert "acceptance" not in " ".join(console.statistics(llm.sequences([[5] * 10])))
+
+
+def test_a_guessing_engine_shows_it(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole way from the flag to the line, text and JSON."""
+    words = ["-m", folder, "-n", "30", "--raw", "--speculative", "prompt-lookup", "a b a b a b a b a b a b"]
+    assert main(["generate", *words]) == 0
+    assert "acceptance rate " in capsys.readouterr().err
+    assert main(["generate", "--json", *words]) == 0
+    assert 0 <= json.loads(capsys.readouterr().out)["acceptance_rate"] <= 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from dataclasses import fields
-from html.parser import HTMLParser
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -15,7 +14,7 @@ import numpy as np
 import pytest
 import watched_numpy
 from golden import FAMILIES, load_golden
-from helpers import TOLERANCE, finish, golden_distance, make_engine, request, small_config
+from helpers import TOLERANCE, finish, golden_distance, make_engine, remade, request, small_config
 
 import tinyinfer
 from tinyinfer import LLM, SamplingParams
@@ -95,7 +94,7 @@ def test_a_seeded_draw_does_not_depend_on_who_runs_beside_it():
 @pytest.mark.parametrize("steps", [0, 1, 3, 7])
 def test_leaving_a_run_gives_the_cache_back(steps):
     """At the start, in mid-sequence, between two sequences: what is unfinished is aborted, what is done stays done."""
-    engine = make_engine(LLAMA)
+    engine = make_engine(LLAMA, max_num_seqs=1)
     a, b = request(range(6), 4), request(range(8), 4)
     run = engine.run([a, b])
     for _ in range(steps):
@@ -131,8 +130,7 @@ def test_a_step_that_fails_leaves_a_usable_engine():
                 raise MemoryError("no room")
             return logits
 
-    plain = make_engine(LLAMA)
-    engine = Broken(plain.model, plain.ops, plain.cache, plain.scheduler, plain.clock)
+    engine = remade(make_engine(LLAMA), Broken)
     a = request(range(6), 9)
     with pytest.raises(MemoryError):
         finish(engine, a)
@@ -156,36 +154,25 @@ def test_text_held_back_is_shown_when_a_sequence_ends(steps):
 # What a step reports
 
 
-def test_a_trace_says_who_ran_and_what_was_computed_and_reused():
-    """Two prompts; looked at as they come and again at the end, when the sequences have moved on."""
-    engine = make_engine(LLAMA)
-    a, b = request([3, 4, 5, 6], 3), request([7, 8], 2)
-    first_sight, traces = [], []
-    for trace in engine.run([a, b]):
-        traces.append(trace)
-        first_sight.append(trace.rows())
-    rows = [row for trace in traces for row in trace.rows()]
-    assert [trace.rows() for trace in traces] == first_sight
-    columns = ("sequence", "phase", "positions", "computed", "reused", "ended")
-    assert [tuple(row[name] for name in columns) for row in rows] == [
-        (a.id, "prefill", "0-3", 4, 0, ""),
-        (a.id, "decode", "4-4", 1, 4, ""),
-        (a.id, "decode", "5-5", 1, 5, "length"),
-        (b.id, "prefill", "0-1", 2, 0, ""),
-        (b.id, "decode", "2-2", 1, 2, "length"),
-    ]
-    assert [row["token"] for row in rows] == a.new_tokens + b.new_tokens
+SWITCHES: list[tuple[dict[str, Any], int]] = [
+    ({"max_num_seqs": 1}, 10),
+    ({"max_num_seqs": 1, "kv_cache": "none"}, 10),
+    ({"kv_cache": "none"}, 5),
+    ({"max_num_batched_tokens": 5}, 6),  # 5 rows of the first prompt, then 4 and the other prompt
+    ({"kv_cache": "paged", "block_size": 4, "num_blocks": 4, "prefix_cache": True}, 6),  # b makes way for a
+]
 
 
-@pytest.mark.parametrize("kv_cache", ["contiguous", "none"])
-def test_ledgers_of_the_steps_add_up_to_the_total(kv_cache):
-    """Nothing is counted outside a step, or twice."""
-    engine = make_engine(OLMOE, kv_cache=kv_cache)
+@pytest.mark.parametrize(("switches", "steps"), SWITCHES)
+def test_ledgers_of_the_steps_add_up_to_the_total(switches, steps):
+    """Nothing is counted outside a step, or twice; not even by preemption, which the last of these comes to."""
+    engine = make_engine(OLMOE, **switches)
     traces = list(engine.run([request(range(9)), request([1])]))
     for counter in fields(Ledger):
         total = sum(getattr(trace.ledger, counter.name) for trace in traces)
         assert total == getattr(engine.ledger, counter.name), counter.name
-    assert engine.ledger.steps == len(traces) == 10
+    assert engine.ledger.steps == len(traces) == steps
+    assert engine.ledger.preemptions == ("num_blocks" in switches)
 
 
 def test_cache_bytes_of_a_trace_are_those_after_the_step():
@@ -194,51 +181,6 @@ def test_cache_bytes_of_a_trace_are_those_after_the_step():
     position = 2 * 2 * 2 * 6 * 4  # keys and values, layers, key heads, head size, bytes
     assert [trace.cache_bytes for trace in traces] == [64 * position, 64 * position, 0]
     assert [trace.wasted_bytes for trace in traces] == [58 * position, 57 * position, 0]
-
-
-class Cells(HTMLParser):
-    """The cells of a table, row by row."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[list[str]] = []
-        self.cell = False
-
-    def handle_starttag(self, tag: str, attrs: Any) -> None:
-        if tag == "tr":
-            self.rows.append([])
-        self.cell = tag in ("th", "td")
-        if self.cell:
-            self.rows[-1].append("")
-
-    def handle_data(self, data: str) -> None:
-        if self.cell:
-            self.rows[-1][-1] += data
-
-    def handle_endtag(self, tag: str) -> None:
-        self.cell = False
-
-
-def test_text_and_html_show_the_numbers_of_the_trace():
-    """Catches: a column under another's heading, a total of another step, times in the wrong unit."""
-    times = iter(range(100))
-    engine = make_engine(LLAMA, clock=lambda: next(times) / 8)
-    seq = request([3, 4, 5], 2)
-    traces = list(engine.run([seq]))
-    prefill, last = traces
-    text = str(prefill).splitlines()
-    assert text[0].startswith("step of 3 rows: 375.0 ms, ")
-    assert f"{prefill.ledger.flops / 1e9:.3f} GFLOP, {prefill.ledger.weight_bytes / 1e6:.1f} MB of weights" in text[0]
-    token = seq.new_tokens[0]
-    assert text[1:] == [
-        f"  sequence {seq.id}: prefill of positions 0-2 (3 computed, 0 reused) -> token {token}",
-    ]
-    assert str(last).endswith("ended: length")
-    page = Cells()
-    page.feed(last._repr_html_())
-    [row] = last.rows()
-    assert page.rows == [list(row), [str(value) for value in row.values()]]
-    assert (prefill.seconds, prefill.seconds_outside) == (0.375, 0.25)
 
 
 def test_metrics_on_a_simulated_clock_are_exact():
@@ -250,8 +192,7 @@ def test_metrics_on_a_simulated_clock_are_exact():
             now[0] += 1 / 4 + len(batch) / 16
             return super().forward(batch)
 
-    plain = make_engine(LLAMA)
-    engine = Timed(plain.model, plain.ops, plain.cache, plain.scheduler, lambda: now[0])
+    engine = remade(make_engine(LLAMA, max_num_seqs=1), Timed, lambda: now[0])
     a, b, one = request(range(12), 3), request(range(4), 5), request([1, 2], 1)
     finish(engine, a, b, one)
     prefill_a, prefill_b, decode = 1.0, 0.5, 0.3125

@@ -280,8 +280,8 @@ def test_numbers_that_are_not_finite_are_refused(value: float, tmp_path: Path) -
     path.write_bytes(raw_file([], [info(shape=(2, 32), kind=2)], bytes(18) + block + bytes(28)))
     tensor = read_gguf(str(path)).tensors["x"]
     np.testing.assert_array_equal(tensor.read(0, 1), np.zeros((1, 32)))
-    with pytest.raises(ModelError, match="'x' holds NaN or infinity"):
-        tensor.read(1, 2)
+    with pytest.raises(ModelError, match=r"x\.gguf: tensor 'x' holds NaN or infinity"):
+        tensor.numpy()
 
 
 def test_a_missing_file_and_a_folder(tmp_path: Path) -> None:

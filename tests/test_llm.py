@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -163,3 +164,70 @@ def test_metrics_follow_their_definitions_on_an_injected_clock(golden_folder: Fo
     assert m.generation_tps == 1 / m.tpot_s
     assert (m.prompt_tokens, m.generated_tokens, m.cached_tokens) == (3, 5, 0)
     assert timed.generate([[1, 2, 3]], greedy(1))[0].metrics.tpot_s is None
+
+
+@pytest.mark.parametrize(
+    "prompts",
+    [None, 5, [1.5], {"a": 1}, b"x", [True], [b"x"], [["a", "b"]], [[1, 1.5]], [[1, "2"]], [1, "a"], ["a", 1], [None],
+     {"a"}, np.array([1.0])],
+    ids=str,
+)  # fmt: skip
+def test_what_is_no_prompt_is_a_value_error(llm: LLM, prompts: Any) -> None:
+    """Catches a TypeError, KeyError or IndexError from somewhere inside, bytes and truth values taken for token ids."""
+    with pytest.raises(ValueError, match="give text, or a list of token ids") as caught:
+        llm.generate(prompts)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("prompts", ["a", [1, 2], (1, 2), range(2), np.array([1, 2]), ["a", [1]], np.array([[1], [2]])])
+def test_every_form_of_prompts_is_taken(llm: LLM, prompts: Any) -> None:
+    """Catches a check that refuses what worked."""
+    assert llm.generate(prompts, greedy(1))
+
+
+def test_stream_takes_one_prompt(llm: LLM) -> None:
+    """Catches "invalid literal for int()" said of a second prompt."""
+    with pytest.raises(ValueError, match=r"\['a', 'b'\] .* give text, or a list of token ids"):
+        next(llm.stream(["a", "b"]))  # type: ignore[list-item]
+
+
+@pytest.mark.parametrize("params", [{}, {"max_tokens": 3}, 3, "greedy", [None], [{}]], ids=str)
+def test_what_are_no_params_is_a_value_error(llm: LLM, params: Any) -> None:
+    """Catches an AttributeError, and an empty dictionary taken for the defaults."""
+    with pytest.raises(ValueError, match="give a SamplingParams"):
+        llm.generate(["a"], params)
+
+
+@pytest.mark.parametrize("tokens", [None, 3, "text", [1.5, 2, 3], ["a", "b"]], ids=str)
+def test_what_are_no_tokens_to_score_is_a_value_error(llm: LLM, tokens: Any) -> None:
+    """Catches a TypeError of a comparison."""
+    for function in (llm.score, llm.logits):
+        with pytest.raises(ValueError, match="a list of token ids"):
+            function(tokens)
+
+
+@pytest.mark.parametrize("model", [None, 3, b"model", ["model"]], ids=str)
+def test_what_is_no_name_of_a_model_is_a_value_error(model: Any) -> None:
+    """Catches a TypeError of os.fspath."""
+    with pytest.raises(ValueError, match="is no name of a model; give"):
+        LLM(model)
+
+
+@pytest.mark.parametrize(
+    ("switches", "cure", "not_cure"),
+    [
+        ({}, "use a model with a longer context", "max_model_len"),
+        ({"max_model_len": 12}, "raise max_model_len", "longer context"),
+        ({"kv_cache": "paged", "block_size": 4, "num_blocks": 3}, "raise num_blocks", "max_model_len"),
+        ({"kv_cache": "paged", "block_size": 4, "max_model_len": 12}, "raise max_model_len", "num_blocks"),
+    ],
+    ids=str,
+)
+def test_a_prompt_that_is_too_long_is_told_what_would_help(
+    golden_folder: Folder, switches: dict[str, Any], cure: str, not_cure: str
+) -> None:
+    """Catches the advice to raise what cannot be raised."""
+    model = LLM(str(golden_folder("llama")), **switches)
+    with pytest.raises(ValueError, match=f"context holds {model.max_model_len}.*shorten it.*{cure}") as caught:
+        model.generate([[1] * model.max_model_len])
+    assert not_cure not in str(caught.value)

@@ -7,9 +7,16 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
+import numpy as np
 import pytest
+from golden import write_hf_folder
+from safetensors.numpy import load_file, save_file
 
+from tinyinfer.assemble import assemble
+from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.errors import ModelError
+from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 
 GoldenFolder = Callable[[str], Path]
@@ -61,3 +68,61 @@ def test_a_loader_is_imported_only_when_its_files_are_loaded() -> None:
     code = "import sys, tinyinfer.loading; print({'gguf', 'tokenizers', 'tinyinfer.loading.gguf'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"
+
+
+@pytest.mark.parametrize("files", [[], ["notes.txt"], ["model.gguf"]])
+def test_a_folder_that_is_no_model_is_told_what_one_needs(tmp_path: Path, files: list[str]) -> None:
+    """Catches "download it again" said of a folder that nobody downloaded, and a GGUF file in it that is not named."""
+    for name in files:
+        (tmp_path / name).write_bytes(b"")
+    said = refusal(tmp_path)
+    assert "config.json, tokenizer.json and model.safetensors" in said
+    assert "download it again" not in said
+    assert ("model.gguf" in said) == ("model.gguf" in files)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["model.norm.weight", "model.layers.0.mlp.up_proj.weight"])
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    """Catches a damaged folder that loads, and answers every prompt with the same token. (GGUF: test_gguf.py)"""
+    folder = write_hf_folder("llama", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    weights[name].reshape(-1)[-1] = value
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"model\.safetensors: tensor '{name}' holds NaN or infinity"):
+        assemble(load(folder), NumpyOps(Ledger()))
+
+
+def test_the_expert_that_is_damaged_is_named(tmp_path: Path) -> None:
+    """Catches the first expert blamed for the numbers of another: they are one tensor to us, not in the file."""
+    folder = write_hf_folder("olmoe", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    name = [name for name in sorted(weights) if "experts.2." in name][-1]
+    weights[name][0, 0] = np.nan
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=rf"tensor '{name}' holds NaN"):
+        assemble(load(folder), NumpyOps(Ledger()))
+
+
+def test_a_weight_too_large_for_the_dtype_is_refused(tmp_path: Path) -> None:
+    """Catches float16's silent infinity; 65519 is the last number that still rounds to its largest, 65504."""
+    folder = write_hf_folder("llama", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    name = "model.layers.1.mlp.down_proj.weight"
+    for value, dtype in ((65519.0, np.float16), (-1e5, np.float32), (-1e5, ml_dtypes.bfloat16)):
+        weights[name][3, 2] = value
+        save_file(weights, folder / "model.safetensors")
+        assemble(load(folder), NumpyOps(Ledger(), dtype))
+    with pytest.raises(ModelError, match=rf"tensor '{name}' .*-100000.*float16.*bfloat16"):
+        assemble(load(folder), NumpyOps(Ledger(), np.float16))
+
+
+def test_an_expert_too_large_for_the_dtype_is_refused(tmp_path: Path) -> None:
+    """The same for experts, which are taken another way."""
+    folder = write_hf_folder("olmoe", tmp_path / "model")
+    weights = load_file(folder / "model.safetensors")
+    name = [name for name in sorted(weights) if "experts.2." in name][-1]
+    weights[name][0, 0] = 1e5
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(ModelError, match=r"100000.*float16.*bfloat16"):
+        assemble(load(folder), NumpyOps(Ledger(), np.float16))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from itertools import pairwise
 
 import ml_dtypes
 import numpy as np
@@ -82,10 +83,10 @@ def test_linear_is_the_product_and_counts_it(bias):
 
 
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("inputs", [1, 31, 32, 33, 100])
-def test_half_precision_is_widened_tile_by_tile(dtype, inputs):
-    """Widths around a tile of 32 inputs: catches a tile forgotten or read twice, a product or sum in half precision."""
-    outputs = numpy_ops.TILE // 32
+@pytest.mark.parametrize("outputs", [1, 31, 32, 33, 100])
+def test_half_precision_is_widened_tile_by_tile(dtype, outputs):
+    """Widths around a tile of 32 outputs: catches a tile forgotten or read twice, a product in half precision."""
+    inputs = numpy_ops.WIDE_TILE // 32
     x, w = rand(3, inputs), rand(inputs, outputs, seed=1).astype(dtype)
     o = ops(dtype)
     y = o.linear(x, Linear(Dense(w)))
@@ -103,7 +104,33 @@ def test_half_precision_never_widens_the_whole_weight(dtype):
     o.linear(x, weight)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak < 3 * 4 * numpy_ops.TILE < 4 * 2000 * 1000
+    assert peak < 2 * 4 * numpy_ops.WIDE_TILE < 4 * 2000 * 1000
+
+
+def test_half_precision_writes_each_result_once():
+    """A vocabulary of 100,000 in tiles of inputs adds up 80 MB of logits 64 times: a minute for a second."""
+    x, w = rand(200, 64), np.ones((64, 100_000), ml_dtypes.bfloat16)
+    products = []
+
+    class Counting(np.ndarray):
+        def __matmul__(self, other):
+            products.append(other.shape)
+            return np.asarray(self) @ other
+
+    ops(ml_dtypes.bfloat16).dense_product(x.view(Counting), Dense(w))
+    assert len(products) == -(-100_000 * 64 // numpy_ops.WIDE_TILE)
+    assert sum(outputs for _, outputs in products) == 100_000
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 4, 9])
+def test_few_rows_are_multiplied_one_by_one_with_the_same_result(rows):
+    """Catches: a row left out or multiplied into its neighbour's place; and rows that a knee makes differ."""
+    x, w = rand(rows, 40), rand(40, 50, seed=1)
+    y = numpy_ops.multiply(x, w)
+    assert y.shape == (rows, 50)
+    assert distance(y, x.astype(np.float64) @ w.astype(np.float64)) < ROUNDING
+    if rows <= numpy_ops.FEW_ROWS:
+        assert all(np.array_equal(y[i], x[i] @ w) for i in range(rows))
 
 
 def test_expert_linear_multiplies_each_expert_with_its_own_rows():
@@ -312,3 +339,14 @@ def test_no_rows_are_no_work():
     assert o.norm(x, RMSNorm(rand(5), 1e-5)).shape == (0, 5)
     assert o.linear(x, Linear(Dense(rand(5, 7)))).shape == (0, 7)
     assert o.ledger.flops == 0
+
+
+def test_the_cost_of_a_pass_grows_with_its_rows_but_a_row_becomes_cheaper():
+    """What speculation trusts: points with straight lines between. Catches rows and times swapped, or a wrong unit."""
+    costs = [ops().relative_cost(rows) for rows in range(1, 513)]
+    assert costs[0] == 1.0
+    assert costs[2] == pytest.approx((costs[1] + costs[3]) / 2)
+    assert costs[23] == pytest.approx((costs[15] + costs[31]) / 2)
+    assert all(more > fewer for fewer, more in pairwise(costs))
+    assert all(2 * costs[n - 1] > costs[2 * n - 1] for n in range(1, 65))
+    assert all(isinstance(cost, float) for cost in costs)

@@ -58,3 +58,10 @@ def test_a_lazy_array_takes_up_only_what_is_written():
     rows = lazy_array((64, 1 << 20))  # 256 MB
     rows[:, :16] = 1  # the first page of each row
     assert resident() - before < 32 << 20
+
+
+@pytest.mark.parametrize("rows", [1 << 50, 1 << 70])
+def test_a_lazy_array_that_nobody_has_room_for_is_a_memory_error(rows: int):
+    """The system's "Cannot allocate memory" named neither what it was for nor what to do; 2^70 was an OverflowError."""
+    with pytest.raises(MemoryError, match=rf"KV cache needs {rows * 8} bytes.*max_model_len"):
+        lazy_array((rows, 2))

@@ -108,7 +108,7 @@ def test_the_machine_is_measured_by_the_clock_it_is_given():
     """A clock that moves on by a second at each look: every run takes one. Catches a wrong count of bytes or FLOPs."""
     seconds = iter(range(10**6))
     machine = roofline.measure_machine(seconds=0.0, clock=lambda: float(next(seconds)))
-    assert machine.read_bandwidth == 256 * 2**20
+    assert machine.read_bandwidth == 512 * 2**20
     assert machine.matrix_speed == 2 * 1536**3
     assert machine.balance == machine.matrix_speed / machine.read_bandwidth
 

@@ -10,7 +10,7 @@ import pytest
 from scipy.special import log_softmax, softmax
 from scipy.stats import chisquare
 
-from tinyinfer.sampling import SamplingParams, choose, distribution, draw
+from tinyinfer.sampling import SamplingParams, choose, distribution, draw, uniform
 
 GOLDEN = json.loads(Path(__file__).with_name("golden").joinpath("sampling.json").read_text())
 LOGITS = np.array(GOLDEN["logits"], dtype=np.float32)
@@ -41,7 +41,7 @@ def test_presence_and_frequency_count_new_tokens_only() -> None:
 
 def counts(params: SamplingParams, draws: int) -> tuple[np.ndarray, np.ndarray]:
     p = distribution(LOGITS, params, PROMPT, NEW)
-    tokens = [draw(p, params, seed, len(PROMPT)) for seed in range(draws)]
+    tokens = [draw(p, seed, len(PROMPT)) for seed in range(draws)]
     return np.bincount(tokens, minlength=len(p)), p
 
 
@@ -64,10 +64,39 @@ def test_draws_follow_the_distribution(settings: dict) -> None:
 def test_draws_of_one_request_are_independent_along_its_positions() -> None:
     """Chi-square over pairs of neighbouring draws. Catches a stream that repeats its number at each position."""
     p = np.array([0.5, 0.3, 0.2])
-    params = sample()
-    tokens = [draw(p, params, 9, position) for position in range(6001)]
+    tokens = [draw(p, 9, position) for position in range(6001)]
     pairs = np.bincount([3 * a + b for a, b in zip(tokens[::2], tokens[1::2], strict=False)], minlength=9)
     assert chisquare(pairs, np.outer(p, p).ravel() * pairs.sum()).pvalue > FALSE_ALARM
+
+
+@pytest.mark.parametrize("vary", ["seed", "position", "stream"])
+def test_numbers_of_neighbours_are_independent_and_uniform(vary: str) -> None:
+    """Chi-square over a 6 x 6 grid of 5,000 pairs of numbers that differ in one key only.
+
+    Speculation judges a guess by one stream and draws it by another; catches streams, seeds or positions of which one
+    is another one shifted, or the same.
+    """
+    step = {"seed": (1, 0, 0), "position": (0, 1, 0), "stream": (0, 0, 1)}[vary]
+    keys = [(2 * i, 2 * (i % 71), 0) for i in range(5000)]
+    pairs = [(uniform(*key), uniform(*(k + s for k, s in zip(key, step, strict=True)))) for key in keys]
+    assert all(0 <= number < 1 for pair in pairs for number in pair)
+    cells = np.bincount([6 * int(6 * a) + int(6 * b) for a, b in pairs], minlength=36)
+    assert chisquare(cells).pvalue > FALSE_ALARM
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2**31, 2**63 - 1])
+def test_every_seed_has_its_own_numbers(seed: int) -> None:
+    """The whole range of seeds, and positions of a long context; catches a key cut to 32 bits."""
+    numbers = {uniform(s, position) for s in (seed, seed ^ 2**40) for position in (0, 1, 2**17)}
+    assert len(numbers) == 6
+
+
+def test_a_draw_needs_no_normalized_p_and_never_takes_what_has_none() -> None:
+    """What speculation draws replacements from sums to less than 1; catches a draw that falls off the end."""
+    p = np.array([0.0, 0.02, 0.0, 0.01, 0.0])
+    tokens = [draw(p, seed, 4) for seed in range(3000)]
+    assert set(tokens) == {1, 3}
+    assert chisquare([tokens.count(1), tokens.count(3)], [2000, 1000]).pvalue > FALSE_ALARM
 
 
 def test_same_seed_and_position_give_the_same_token_whatever_was_drawn_between() -> None:
@@ -121,7 +150,11 @@ def test_logprobs_beyond_the_vocabulary_give_all_of_it() -> None:
         ("min_p", -0.1),
         ("min_p", 1.01),
         ("repetition_penalty", 0.0),
+        ("repetition_penalty", 1e308),
+        ("repetition_penalty", 1e-308),
         ("presence_penalty", float("inf")),
+        ("presence_penalty", 1e308),
+        ("frequency_penalty", -1e308),
         ("frequency_penalty", float("nan")),
         ("max_tokens", 0),
         ("max_tokens", True),
@@ -130,7 +163,12 @@ def test_logprobs_beyond_the_vocabulary_give_all_of_it() -> None:
         ("logprobs", -1),
         ("logprobs", 101),
         ("stop", ["ok", ""]),
+        ("stop", [1]),
+        ("stop", b"ab"),
+        ("stop", None),
         ("stop_token_ids", [-3]),
+        ("stop_token_ids", 3),
+        ("ignore_eos", "no"),
     ],
 )
 def test_a_value_out_of_range_is_refused_in_one_sentence(name: str, value: object) -> None:
@@ -138,3 +176,20 @@ def test_a_value_out_of_range_is_refused_in_one_sentence(name: str, value: objec
     with pytest.raises(ValueError, match=name) as caught:
         SamplingParams(**{name: value})  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}, {"presence_penalty": 1000.0}])
+def test_a_tiny_temperature_is_greedy_without_overflow(settings: dict) -> None:
+    """Catches logits divided before the largest is taken off: infinity minus infinity, and a draw of no token."""
+    s = LOGITS.astype(np.float64)
+    s[NEW] -= settings.get("presence_penalty", 0.0)
+    p = distribution(LOGITS, sample(temperature=1e-320, **settings), PROMPT, NEW)
+    assert p.tolist() == np.eye(len(s))[s.argmax()].tolist()
+    assert draw(p, 1, 0) == s.argmax()
+
+
+def test_a_stop_that_is_no_string_is_called_that() -> None:
+    """Catches "an empty string" said of a number."""
+    with pytest.raises(ValueError, match=r"stop holds 1, which is no string"):
+        SamplingParams(stop=[1])  # type: ignore[list-item]

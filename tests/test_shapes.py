@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import shapes
 from gguf_writer import write_gguf
-from helpers import finish, make_engine, request, small_config
+from helpers import always_guess, finish, make_engine, request, small_config
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
 from tinyinfer.attention import full_attention
@@ -19,7 +19,8 @@ from tinyinfer.config import MoEConfig, RopeConfig
 from tinyinfer.loading import load
 from tinyinfer.loading.checkpoint import Checkpoint
 
-MODEL_FILES = ["transformer", "attention", "moe", "mlp", "sampling", "kv_cache", "backends/numpy_ops"]
+MODEL_FILES = ["transformer", "attention", "moe", "mlp", "sampling", "kv_cache", "paged_cache", "speculative",
+               "backends/numpy_ops"]  # fmt: skip
 SIGNATURES = [signature for path in sorted(PACKAGE.rglob("*.py")) for signature in shapes.signatures(path)]
 
 # Primes where the model allows it: H is a multiple of K, E is even.
@@ -49,6 +50,32 @@ def run_models(inspector: Inspector) -> None:
             inspector.watch(letters_of(config), work)
 
 
+SERVING: list[dict] = [  # blocks so few that they scatter, and guesses that are drawn, by a model or by its first layer
+    {"kv_cache": "paged", "block_size": 3, "num_blocks": 41, "prefix_cache": True, "max_num_batched_tokens": 31},
+    {"kv_cache": "paged", "block_size": 3, "num_blocks": 41, "speculative": "self", "draft_layers": 1},
+    {"speculative": "draft", "draft_model": "given", "second": MODELS["llama"]},
+    {"speculative": "prompt-lookup"},
+    {"kv_bits": 8, "block_size": 3},
+    {"kv_bits": 4, "block_size": 3, "kv_cache": "paged", "num_blocks": 41},
+    {"kv_bits": 2, "block_size": 3, "speculative": "prompt-lookup"},
+]
+
+
+def run_serving(inspector: Inspector) -> None:
+    """One model with paged caches, pieces of prompts and guesses."""
+    for switches in SERVING:
+
+        def work(switches=switches) -> None:
+            engine = make_engine(MODELS["llama"], **switches)
+            if "speculative" in switches:
+                always_guess(engine)
+            finish(engine, *(request(np.arange(n) % 101, 9, **params) for n, params in PROMPTS))
+
+        letters = letters_of(MODELS["llama"])
+        own_layers = switches.get("speculative") != "self"  # else there are two numbers of layers
+        inspector.watch({name: n for name, n in letters.items() if own_layers or name != "L"}, work)
+
+
 def run_the_rest(inspector: Inspector, folder) -> None:
     """What no engine calls: the plain form of attention, and the loaders."""
     q, k, v = (np.ones((rows, heads, 14), np.float32) for rows, heads in ((19, 15), (31, 5), (31, 5)))
@@ -69,6 +96,7 @@ def run_the_rest(inspector: Inspector, folder) -> None:
 def inspector(golden_folder, tmp_path_factory) -> Inspector:
     inspector = Inspector(SIGNATURES)
     run_models(inspector)
+    run_serving(inspector)
     folder = tmp_path_factory.mktemp("shapes")
     run_the_rest(inspector, lambda name: golden_folder(name) if name != "llama3" else folder)
     return inspector

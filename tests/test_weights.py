@@ -23,7 +23,7 @@ def test_dense_is_inputs_first_but_speaks_of_outputs(dtype):
     assert np.array_equal(rows, NUMBERS.T[[3, 0, 3]])
     tile = weight.dequantize(slice(1, 3))
     assert tile.dtype == np.float32
-    assert np.array_equal(tile, NUMBERS[1:3])
+    assert np.array_equal(tile, NUMBERS[:, 1:3])
 
 
 def test_float32_is_not_copied_for_a_product():

@@ -38,6 +38,8 @@ def tiled_attention(
     q: Array, k: Array, v: Array, first: int, start: int, scale: float, window: int | None, xp: Array
 ) -> Array:  # (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)
     """The same, in tiles of queries and keys."""
+    if len(q) <= QUERY_TILE:
+        return attend_tile(q, k, v, first, start, scale, window, xp)
     out = xp.empty(q.shape, dtype=q.dtype)
     for a in range(0, len(q), QUERY_TILE):
         tile = q[a : a + QUERY_TILE]

@@ -1,8 +1,8 @@
 """A chat template is a program: Jinja2 that came with the weights and spells a conversation as the model was trained.
 
 A program from a stranger runs in a sandbox: jinja2's own (no attribute that leads out of the data, nothing that it may
-change), plus a count of loop turns and calls, because `range` inside `range` would otherwise never end. What is not
-bounded is memory: a template that asks for too much of it fails like one that raises.
+change), plus two bounds: on loop turns and calls, because `range` inside `range` would otherwise never end, and on the
+size of every number, text and list that is made on the way, because `'x' * 10**10` would take all memory there is.
 
 The environment is the one that transformers gives its templates (`apply_chat_template`; Hugging Face documentation,
 "Chat templates"): block tags leave no blank lines, loops know break and continue, `raise_exception`, `strftime_now`, a
@@ -12,19 +12,21 @@ The environment is the one that transformers gives its templates (`apply_chat_te
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sized
+from collections.abc import Callable, Iterable, Sized
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, wraps
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.runtime import Context
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from tinyinfer.errors import ModelError
 
 MAX_STEPS = 1_000_000  # loop turns and calls; a template of the hub uses some ten a message
+MAX_SIZE = 10_000_000  # of a number, the characters of a text and the items of a list
 
 
 class ChatTemplate:
@@ -40,15 +42,17 @@ class ChatTemplate:
 
         Raises ValueError for messages that are not a conversation, ModelError when the template is broken or fails.
         """
-        if not messages or not all(isinstance(message, dict) and "role" in message for message in messages):
+        ok = isinstance(messages, list | tuple) and all(isinstance(m, dict) and "role" in m for m in messages)
+        if not messages or not ok:
             raise ValueError('a conversation is a list of at least one {"role": ..., "content": ...}')
         variables = {name: token for name, token in self.special_tokens.items() if token is not None}
         try:
             sandbox, template = self._compiled
             sandbox.steps = 0
-            return template.render(
+            pieces = template.generate(
                 messages=messages, add_generation_prompt=add_generation_prompt, tools=None, documents=None, **variables
             )
+            return sandbox.joined(pieces)
         except Exception as error:  # a stranger's program may raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(
@@ -58,18 +62,32 @@ class ChatTemplate:
     @cached_property
     def _compiled(self) -> tuple[_Sandbox, Template]:
         sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
-        sandbox.filters |= {"tojson": _tojson, "metered": sandbox.metered}
+        sandbox.filters["tojson"] = _tojson
+        sandbox.filters = {name: sandbox.bounded(function) for name, function in sandbox.filters.items()}
+        sandbox.filters |= {"metered": sandbox.metered, "joined": sandbox.joined}
         sandbox.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         tree = sandbox.parse(self.source)
         for loop in tree.find_all(nodes.For):
-            loop.iter = nodes.Filter(loop.iter, "metered", [], [], None, None, lineno=loop.lineno)
+            loop.iter = _filtered(loop.iter, "metered")
+        for chain in tree.find_all(nodes.Concat):  # a ~ b
+            chain.nodes = [_filtered(nodes.List(chain.nodes), "joined")]
+        for block in tree.find_all(nodes.AssignBlock):  # {% set x %}...{% endset %}
+            block.filter = block.filter or _filtered(None, "string")
         return sandbox, sandbox.from_string(tree)
 
 
+def _filtered(node: nodes.Node | None, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None)
+
+
 class _Sandbox(ImmutableSandboxedEnvironment):
-    """jinja2's sandbox that also counts its steps, and raises at a forbidden attribute instead of printing nothing."""
+    """jinja2's sandbox that also counts its steps and bounds what they make.
+
+    It raises at a forbidden attribute instead of printing nothing.
+    """
 
     steps = 0
+    intercepted_binops = frozenset({"+", "*", "**"})  # the operators that make much of little
 
     def spend(self, steps: int) -> None:
         self.steps += steps
@@ -83,10 +101,52 @@ class _Sandbox(ImmutableSandboxedEnvironment):
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         self.spend(1)
-        return super().call(*args, **kwargs)
+        return self.bounded(super().call)(*args, **kwargs)
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        a, b = _size(left), _size(right)
+        if operator == "**":  # a bound from below, in bits
+            self.check((a.bit_length() - 1) * b <= MAX_SIZE.bit_length())
+        else:
+            self.check((a * b if operator == "*" else a + b) <= MAX_SIZE)
+        return self.measured(super().call_binop(context, operator, left, right))
+
+    def bounded(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """The function, taking and giving nothing too large."""
+
+        @wraps(function)  # with the marks by which jinja2 knows what to pass
+        def inner(*args: Any, **kwargs: Any) -> Any:
+            for value in (*args, *kwargs.values()):
+                self.measured(value)
+            return self.measured(function(*args, **kwargs))
+
+        return inner
+
+    def measured(self, value: Any) -> Any:
+        self.check(_size(value) <= MAX_SIZE)
+        return value
+
+    def joined(self, pieces: Iterable[Any]) -> str:
+        texts, size = [], 0
+        for piece in pieces:
+            texts.append(str(piece))
+            size += len(texts[-1])
+            self.check(size <= MAX_SIZE)
+        return "".join(texts)
+
+    def check(self, small: bool) -> None:
+        if not small:
+            raise SecurityError(f"it makes something larger than {MAX_SIZE}")
 
     def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
         raise SecurityError(f"it may not use the attribute {attribute!r} of a {type(obj).__name__}")
+
+
+def _size(value: Any) -> int:
+    """Of a whole number its magnitude, of a text or a list its length, of anything else 1."""
+    if isinstance(value, int):
+        return abs(value)
+    return len(value) if isinstance(value, str | bytes | list | tuple | dict) else 1
 
 
 class _Generation(Extension):

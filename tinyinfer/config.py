@@ -6,9 +6,22 @@ once. Loaders fill it in from config.json or GGUF metadata; nothing later asks w
 
 from __future__ import annotations
 
+import math
+from collections.abc import Collection
 from dataclasses import dataclass, fields
 
-from tinyinfer.registry import BACKENDS, CACHES, DTYPES
+from tinyinfer.registry import BACKENDS, CACHES, DRAFTERS, DTYPES, KV_BITS, QUANTIZED_CACHES, SCHEDULERS
+
+SWITCHES: dict[str, Collection[str | int]] = {
+    "kv_cache": CACHES,
+    "kv_bits": KV_BITS,
+    "batching": SCHEDULERS,
+    "speculative": DRAFTERS,
+    "dtype": DTYPES,
+    "backend": BACKENDS,
+}
+COUNTS = ("block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
+          "draft_layers", "num_draft_tokens", "threads")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -82,20 +95,69 @@ class EngineConfig:
     """
 
     kv_cache: str = "contiguous"
+    block_size: int = 16  # positions in a block of the paged cache, and of quantized keys and values
+    num_blocks: int | None = None  # blocks in its pool; None: see paged_cache.default_num_blocks
+    kv_bits: int | str = "off"  # of a number in the cache: 8, 4, 2, or "off" for floats
+    kv_group_size: int | None = None  # channels of a value that share a scale; None: 32, or what divides the head
+    prefix_cache: bool = False
+    batching: str = "continuous"
+    batch_timeout: float = 0.05  # seconds; of dynamic batching
+    max_num_seqs: int = 16  # of one step
+    max_num_batched_tokens: int = 2048  # rows of one step; longer prompts are computed in chunks
     max_model_len: int | None = None  # None: the model's own
+    speculative: str = "off"
+    draft_model: str | None = None  # a name, folder or file; of speculative=draft
+    draft_layers: int | None = None  # of speculative=self; None: a third of the model's
+    num_draft_tokens: int | None = None  # None: 7 for prompt-lookup, else 4
     dtype: str = "float32"  # how weights are stored; arithmetic is float32
     backend: str = "numpy"
     threads: int | None = None  # None: all cores
 
     def __post_init__(self) -> None:
-        for name, known in (("kv_cache", CACHES), ("dtype", DTYPES), ("backend", BACKENDS)):
+        for name, known in SWITCHES.items():
             value = getattr(self, name)
-            if value not in known:
-                raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(known)}")
-        for name in ("max_model_len", "threads"):
+            if not isinstance(value, (str, int)) or value not in known:
+                raise ValueError(f"{name}={value!r} is not known; choose one of {', '.join(map(str, known))}")
+        for name in COUNTS:
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            if value is None and getattr(EngineConfig, name) is None:
+                continue
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
+        if not isinstance(self.prefix_cache, bool):
+            raise ValueError(f"prefix_cache={self.prefix_cache!r} must be True or False")
+        seconds = self.batch_timeout
+        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
+            raise ValueError(f"batch_timeout={self.batch_timeout!r} must be a number of seconds of at least 0")
+        for refused, why in self._combinations():
+            if refused:
+                raise ValueError(why)
+
+    def _combinations(self) -> list[tuple[bool, str]]:
+        """What cannot work together, with the reason and the cure."""
+        lowered = self.max_num_batched_tokens < EngineConfig.max_num_batched_tokens
+        return [
+            (self.prefix_cache and self.kv_cache != "paged",
+             f"prefix_cache=on shares blocks, and kv_cache={self.kv_cache} has none; add kv_cache=paged"),
+            (self.num_blocks is not None and self.kv_cache != "paged",
+             f"num_blocks counts blocks, and kv_cache={self.kv_cache} has none; add kv_cache=paged"),
+            (self.kv_bits != "off" and self.kv_cache not in QUANTIZED_CACHES,
+             f"kv_bits={self.kv_bits} quantizes what the cache keeps, and kv_cache={self.kv_cache} keeps nothing; "
+             f"choose {' or '.join(QUANTIZED_CACHES)}"),
+            (self.kv_group_size is not None and self.kv_bits == "off",
+             "kv_group_size is given, but kv_bits=off quantizes nothing; add kv_bits=8, 4 or 2"),
+            (self.kv_cache == "none" and lowered,
+             f"max_num_batched_tokens={self.max_num_batched_tokens} cuts prompts into chunks, and kv_cache=none "
+             "forgets one chunk before the next; leave it out or choose another kv_cache"),
+            (self.speculative == "draft" and self.draft_model is None,
+             "speculative=draft needs a second model to guess with; name it with draft_model"),
+            (self.draft_model is not None and self.speculative != "draft",
+             f"draft_model is given, but speculative={self.speculative} does not use it; add speculative=draft"),
+            (self.draft_layers is not None and self.speculative != "self",
+             f"draft_layers is given, but speculative={self.speculative} does not use it; add speculative=self"),
+            (self.num_draft_tokens is not None and self.speculative == "off",
+             "num_draft_tokens is given, but speculative=off makes no guesses; choose prompt-lookup, draft or self"),
+        ]  # fmt: skip
 
     @classmethod
     def from_switches(cls, **switches: object) -> EngineConfig:

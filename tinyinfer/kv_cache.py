@@ -7,8 +7,10 @@ for every sequence, and what a sequence does not use is wasted (counted by `wast
 
 One contract for every cache. `length(seq)` is the one truth about how many positions are computed; everything else that
 happens to a sequence (a rollback, a restart) is just another length. In a step: `reserve` room for n more positions,
-`append` each layer's keys and values for the whole batch, `read` them from position `start`, and `commit` at the end.
-Nothing counts as stored before it is committed, so a failed step leaves no trace.
+`append` each layer's keys and values for the whole batch, `read` them for each of the `pieces` in which a span is to be
+attended (one, unless blocks are quantized), and `commit` at the end.
+Nothing counts as stored before it is committed, so a failed step leaves no trace. Every cache is made of the model's
+shape, the longest sequence, the operations, and the switches about blocks and bits, of which it takes what concerns it.
 """
 
 from __future__ import annotations
@@ -20,16 +22,23 @@ from tinyinfer.weights import Array
 
 if TYPE_CHECKING:
     from tinyinfer.backends.numpy_ops import NumpyOps
-    from tinyinfer.sequence import Batch, Sequence
+    from tinyinfer.sequence import Batch, Sequence, Span
 
 
 class Cache(Protocol):
     """What the engine and the model ask of a cache."""
 
     can_chunk: bool  # whether a prompt may be computed in pieces, which needs a memory between steps
+    capacity: int  # the longest sequence that it can hold, alone
 
     def length(self, seq: Sequence) -> int:
         """How many positions of the sequence are computed and kept."""
+
+    def table(self, seq: Sequence) -> tuple[int, ...]:
+        """The numbers of the blocks that hold its positions, in their order; empty for a cache without blocks."""
+
+    def missing(self, seq: Sequence, n: int) -> int:
+        """How many blocks it lacks to reserve n positions after `length`; 0: it has room."""
 
     def reserve(self, seq: Sequence, n: int) -> None:
         """Makes room for n positions after `length`; ValueError if the cache cannot hold them."""
@@ -37,14 +46,26 @@ class Cache(Protocol):
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         """Takes the keys and values of all rows of the batch, in one layer."""
 
-    def read(self, layer: int, seq: Sequence, start: int) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
-        """Keys and values from position `start` to the newest appended one."""
+    def pieces(self, span: Span) -> tuple[Span, ...]:
+        """The parts of a span that see the same keys and values, in order; each is read and attended by itself."""
+
+    def read(
+        self, layer: int, seq: Sequence, start: int, stop: int | None = None
+    ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
+        """Keys and values of positions start ... stop (None: up to the newest), as the piece that ends there sees them.
+        """
 
     def commit(self, seq: Sequence, n: int) -> None:
-        """The n positions appended last are computed in every layer: `length` grows by n."""
+        """The first n of the positions appended last are computed in every layer: `length` grows by n.
+
+        What was reserved beyond them is given back.
+        """
 
     def truncate(self, seq: Sequence, n: int) -> None:
-        """Forgets all positions from n on; ValueError beyond `length`."""
+        """Forgets all positions from n on (quantized blocks wholly, see `length`); ValueError beyond `length`."""
+
+    def fork(self, seq: Sequence, child: Sequence) -> None:
+        """Gives `child`, which must be new, all positions that `seq` has."""
 
     def free(self, seq: Sequence) -> None:
         """Forgets the sequence and gives its room back."""
@@ -63,12 +84,20 @@ class NoCache:
 
     can_chunk = False
 
-    def __init__(self, config: ModelConfig, max_model_len: int, ops: NumpyOps) -> None:
-        self.ledger = ops.ledger
+    def __init__(self, config: ModelConfig, max_model_len: int, ops: NumpyOps, **others: int | None) -> None:
+        self.ledger, self.capacity = ops.ledger, max_model_len
         self._step: dict[int, tuple[Array, Array]] = {}  # sequence id -> this step's keys and values, of one layer
 
     def length(self, seq: Sequence) -> int:
         """Always 0."""
+        return 0
+
+    def table(self, seq: Sequence) -> tuple[int, ...]:
+        """There are no blocks."""
+        return ()
+
+    def missing(self, seq: Sequence, n: int) -> int:
+        """Nothing."""
         return 0
 
     def reserve(self, seq: Sequence, n: int) -> None:
@@ -79,10 +108,16 @@ class NoCache:
         self._step = {span.seq.id: (k[span.start : span.stop], v[span.start : span.stop]) for span in batch.spans}
         self.ledger.kv_written_bytes += k.nbytes + v.nbytes
 
-    def read(self, layer: int, seq: Sequence, start: int) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
+    def pieces(self, span: Span) -> tuple[Span, ...]:
+        """One."""
+        return (span,)
+
+    def read(
+        self, layer: int, seq: Sequence, start: int, stop: int | None = None
+    ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
         """This step's keys and values."""
         k, v = self._step[seq.id]
-        k, v = k[start:], v[start:]
+        k, v = k[start:stop], v[start:stop]
         self.ledger.kv_read_bytes += k.nbytes + v.nbytes
         return k, v
 
@@ -94,6 +129,9 @@ class NoCache:
         """Nothing is longer than 0."""
         if n != 0:
             raise ValueError(f"cannot truncate to {n} positions: kv_cache=none holds none")
+
+    def fork(self, seq: Sequence, child: Sequence) -> None:
+        """Nothing to share."""
 
     def free(self, seq: Sequence) -> None:
         """Forgets the step."""
@@ -119,7 +157,7 @@ class ContiguousCache:
 
     can_chunk = True
 
-    def __init__(self, config: ModelConfig, max_model_len: int, ops: NumpyOps) -> None:
+    def __init__(self, config: ModelConfig, max_model_len: int, ops: NumpyOps, **others: int | None) -> None:
         self.ops, self.ledger, self.capacity = ops, ops.ledger, max_model_len
         self.shape = (config.num_layers, 2, config.num_kv_heads, max_model_len, config.head_dim)
         self.position_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
@@ -132,6 +170,14 @@ class ContiguousCache:
         """Positions committed."""
         return self._lengths.get(seq.id, 0)
 
+    def table(self, seq: Sequence) -> tuple[int, ...]:
+        """There are no blocks."""
+        return ()
+
+    def missing(self, seq: Sequence, n: int) -> int:
+        """Nothing: every sequence has an array of its own."""
+        return 0
+
     def reserve(self, seq: Sequence, n: int) -> None:
         """Gives a new sequence its array."""
         if self.length(seq) + n > self.capacity:
@@ -139,7 +185,7 @@ class ContiguousCache:
                 f"{self.length(seq) + n} positions do not fit into a cache of {self.capacity}; raise --max-model-len"
             )
         if seq.id not in self._arrays:
-            self._arrays[seq.id] = self._spare.pop() if self._spare else self.ops.reserve(self.shape)
+            self._arrays[seq.id] = self._spare.pop() if self._spare else self._allocate()
             self._lengths[seq.id] = 0
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
@@ -152,9 +198,15 @@ class ContiguousCache:
             self._written[span.seq.id] = positions.stop
         self.ledger.kv_written_bytes += k.nbytes + v.nbytes
 
-    def read(self, layer: int, seq: Sequence, start: int) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
+    def pieces(self, span: Span) -> tuple[Span, ...]:
+        """One."""
+        return (span,)
+
+    def read(
+        self, layer: int, seq: Sequence, start: int, stop: int | None = None
+    ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
         """Views, no copies."""
-        own = self._arrays[seq.id][layer, :, :, start : self._written[seq.id]]
+        own = self._arrays[seq.id][layer, :, :, start : self._written[seq.id] if stop is None else stop]
         self.ledger.kv_read_bytes += own.nbytes
         return own[0].transpose(1, 0, 2), own[1].transpose(1, 0, 2)
 
@@ -168,6 +220,13 @@ class ContiguousCache:
             raise ValueError(f"cannot truncate to {n} positions: the sequence has {self.length(seq)}")
         if seq.id in self._lengths:
             self._lengths[seq.id] = n
+
+    def fork(self, seq: Sequence, child: Sequence) -> None:
+        """Copies what `seq` has: arrays that nobody shares are the price of never looking anything up."""
+        self.reserve(child, self.length(seq))
+        if self.length(seq):
+            self.ledger.kv_copied_bytes += self._copy(seq, child)
+        self._lengths[child.id] = self.length(seq)
 
     def free(self, seq: Sequence) -> None:
         """Keeps the array for the next sequence."""
@@ -185,3 +244,13 @@ class ContiguousCache:
     def wasted_bytes(self) -> int:
         """The empty rest of every context."""
         return self.held_bytes - sum(self._lengths.values()) * self.position_bytes
+
+    def _allocate(self) -> Array:  # -> (L, 2, K, P, E)
+        """Room for a whole context."""
+        return self.ops.reserve(self.shape)
+
+    def _copy(self, seq: Sequence, child: Sequence) -> int:
+        """Copies what is computed; the bytes copied."""
+        length = self.length(seq)
+        self._arrays[child.id][..., :length, :] = self._arrays[seq.id][..., :length, :]
+        return length * self.position_bytes

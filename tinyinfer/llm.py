@@ -7,24 +7,24 @@
 from __future__ import annotations
 
 import secrets
-import time
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from itertools import count
-from typing import Any, cast
+from typing import Any, NoReturn
 
 import numpy as np
 
 from tinyinfer.assemble import assemble
-from tinyinfer.batching import SequentialScheduler
+from tinyinfer.clock import Clock, WallClock
 from tinyinfer.config import EngineConfig, ModelConfig
-from tinyinfer.engine import Engine
+from tinyinfer.engine import build_engine, context_length
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.hub import find
+from tinyinfer.loading.json_fields import show
 from tinyinfer.metrics import RequestMetrics, request_metrics
-from tinyinfer.registry import BACKENDS, CACHES, DTYPES, resolve
+from tinyinfer.registry import BACKENDS, DTYPES, resolve
 from tinyinfer.sampling import SamplingParams, log_softmax
 from tinyinfer.sequence import Batch, Sequence, Span
 from tinyinfer.text import TextOutput
@@ -64,8 +64,9 @@ class LLM:
     """A model and an engine with the chosen optimizations.
 
     model: a known name, a Hugging Face folder, a .gguf file or owner/name on the hub. switches: EngineConfig's fields.
-    on_load(done, total): called as layers are loaded. clock: seconds; injected, so that time can be simulated.
-    Raises ModelError when the model is missing, broken or unsupported, ValueError for a switch that does not exist.
+    on_load(done, total): called as layers are loaded. clock: real time, unless another one is given.
+    Raises ModelError when the model is missing, broken or unsupported, ValueError for a switch that does not exist or
+    a model that is no name.
     """
 
     def __init__(
@@ -73,7 +74,7 @@ class LLM:
         model: str = "smollm2-135m",
         *,
         on_load: Callable[[int, int], None] = lambda done, total: None,
-        clock: Callable[[], float] = time.perf_counter,
+        clock: Clock | None = None,
         **switches: Any,
     ) -> None:
         self.engine_config = EngineConfig.from_switches(**switches)
@@ -81,13 +82,15 @@ class LLM:
         self.config: ModelConfig = checkpoint.config
         self.tokenizer = checkpoint.tokenizer
         self.path = checkpoint.path
+        context_length(self.config, self.engine_config.max_model_len)  # a bad one is said before the weights are read
         self.ledger = Ledger()
-        self.max_model_len = context_length(self.config, self.engine_config.max_model_len)
         dtype = resolve(DTYPES, self.engine_config.dtype)
         self.ops = resolve(BACKENDS, self.engine_config.backend)(self.ledger, dtype, self.engine_config.threads)
         self.model = assemble(checkpoint, self.ops, on_load)
-        cache = resolve(CACHES, self.engine_config.kv_cache)(self.config, self.max_model_len, self.ops)
-        self.engine = Engine(self.model, self.ops, cache, SequentialScheduler(cache, self.ledger), clock)
+        second = self.engine_config.draft_model
+        draft = assemble(load(find(second)), self.ops) if second else None
+        self.engine = build_engine(self.model, self.ops, self.engine_config, clock or WallClock(), draft)
+        self.max_model_len = self.engine.cache.capacity
         self._ids = count()
 
     def generate(
@@ -124,11 +127,11 @@ class LLM:
         self, prompts: Prompts, params: Params = None
     ) -> Iterator[StepTrace]:
         """The same as `generate`, one engine step at a time, for watching."""
-        yield from self.engine.run(self.sequences(prompts, params))
+        yield from self.engine.run(self.sequences(prompts, params), watch=True)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         """The logits after each of the tokens, (n, vocab) float32."""
-        seq = self._sequence(tokens, SamplingParams(max_tokens=1), room=0)
+        seq = self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0)
         return np.concatenate([logits for _, logits in self._forward(seq, len(tokens))])
 
     def score(self, tokens: list[int]) -> np.ndarray:
@@ -137,6 +140,7 @@ class LLM:
         The last token is only looked up, so there may be one more than the context holds. Raises ValueError for fewer
         than two.
         """
+        tokens = token_ids(tokens)
         if len(tokens) < 2:
             raise ValueError("scoring needs at least two tokens; the first one has nothing before it")
         self._check_ids(tokens)
@@ -151,13 +155,16 @@ class LLM:
         self, prompts: Prompts, params: Params = None
     ) -> list[Sequence]:
         """The prompts as sequences that the engine can run; checks them all before any runs."""
-        if isinstance(prompts, str) or (len(prompts) and isinstance(prompts[0], (int, np.integer))):
-            prompts = [cast(Prompt, prompts)]
-        many = cast(Seq[Prompt], prompts)
-        each = [params or SamplingParams()] * len(many) if not isinstance(params, Seq) else list(params)
-        if len(each) != len(many):
-            raise ValueError(f"{len(many)} prompts but {len(each)} SamplingParams; give one for all, or one each")
-        return [self._sequence(prompt, p) for prompt, p in zip(many, each, strict=True)]
+        many = [prompts] if isinstance(prompts, str) else _list(prompts)
+        if many and _is_id(many[0]):
+            many = [many]
+        if params is None or isinstance(params, SamplingParams):
+            params = [params or SamplingParams()] * len(many)
+        if not isinstance(params, (list, tuple)) or not all(isinstance(p, SamplingParams) for p in params):
+            raise ValueError(f"params={show(params)} are not understood; give a SamplingParams, or a list of them")
+        if len(params) != len(many):
+            raise ValueError(f"{len(many)} prompts but {len(params)} SamplingParams; give one for all, or one each")
+        return [self._sequence(prompt, p) for prompt, p in zip(many, params, strict=True)]
 
     def output(self, seq: Sequence) -> RequestOutput:
         """What came of a sequence that has ended."""
@@ -168,7 +175,7 @@ class LLM:
         return RequestOutput(seq.text.text, seq.new_tokens, seq.prompt, reason, request_metrics(seq), logprobs)
 
     def _sequence(self, prompt: Prompt, params: SamplingParams, room: int = 1) -> Sequence:
-        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else [int(token) for token in prompt]
+        tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt)
         if not len(prompt) or not tokens:  # some tokenizers would begin even an empty text with a token
             raise ValueError("the prompt is empty; give some text, or at least one token")
         self._check_ids((*tokens, *params.stop_token_ids))
@@ -176,7 +183,7 @@ class LLM:
             raise ValueError(
                 f"the prompt has {len(tokens)} tokens, but the context holds {self.max_model_len}"
                 + (" and the answer needs at least one of them" if room else "")
-                + "; shorten it or raise max_model_len"
+                + f"; shorten it or {self._longer()}"
             )
         return Sequence(
             id=next(self._ids),
@@ -188,6 +195,13 @@ class LLM:
             eos=frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids),
         )
 
+    def _longer(self) -> str:
+        """How the context could hold more."""
+        asked = context_length(self.config, self.engine_config.max_model_len)
+        if self.max_model_len < asked:
+            return "raise num_blocks"
+        return "raise max_model_len" if asked < self.config.max_position else "use a model with a longer context"
+
     def _check_ids(self, ids: Seq[int]) -> None:
         for token in ids:
             if not 0 <= token < self.config.vocab_size:
@@ -197,12 +211,12 @@ class LLM:
         """Pairs (first position, logits of up to `rows` positions) over a sequence."""
         cache, n = self.engine.cache, len(seq.tokens)
         try:
-            cache.reserve(seq, n)
             while True:
                 start = cache.length(seq)
                 stop = min(n, start + rows) if cache.can_chunk else n
+                self.engine.scheduler.make_room(seq, stop - start)
                 tokens = np.array(seq.tokens[start:stop])
-                span = Span(seq, 0, stop - start, start)
+                span = Span(seq, 0, stop - start, start, stop - start)
                 logits = self.engine.forward(Batch(tokens, np.arange(start, stop), np.arange(stop - start), (span,)))
                 cache.commit(seq, stop - start)
                 yield start, logits
@@ -212,9 +226,25 @@ class LLM:
             cache.free(seq)
 
 
-def context_length(config: ModelConfig, asked: int | None) -> int:
-    """The longest sequence: what is asked for, or all that the model was made for. ValueError when it is more."""
-    own = config.max_position
-    if asked is not None and asked > own:
-        raise ValueError(f"max_model_len={asked} is more than the {own} positions that this model was made for")
-    return asked or own
+def token_ids(prompt: object) -> list[int]:
+    """A list, tuple, range or array of token ids as plain ones. Raises ValueError for anything else."""
+    items = _list(prompt)
+    if not all(map(_is_id, items)):
+        _no_prompt(prompt)
+    return [int(token) for token in items]
+
+
+def _list(prompts: object) -> list[Any]:
+    items = prompts.tolist() if isinstance(prompts, np.ndarray) else prompts
+    if not isinstance(items, (list, tuple, range)):
+        _no_prompt(prompts)
+    return list(items)
+
+
+def _is_id(item: object) -> bool:
+    return isinstance(item, (int, np.integer)) and not isinstance(item, bool)
+
+
+def _no_prompt(prompt: object) -> NoReturn:
+    what = " ".join(show(prompt).split())
+    raise ValueError(f"{what} is no prompt; give text, or a list of token ids (whole numbers)")

@@ -9,7 +9,30 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-CACHES = {"contiguous": "tinyinfer.kv_cache:ContiguousCache", "none": "tinyinfer.kv_cache:NoCache"}
+CACHES = {
+    "contiguous": "tinyinfer.kv_cache:ContiguousCache",
+    "none": "tinyinfer.kv_cache:NoCache",
+    "paged": "tinyinfer.paged_cache:PagedCache",
+}
+QUANTIZED_CACHES = {
+    "contiguous": "tinyinfer.quantized_cache:QuantizedContiguousCache",
+    "paged": "tinyinfer.quantized_cache:QuantizedPagedCache",
+}
+KV_BITS: dict[str | int, dict[str, str]] = {  # the caches that keep keys and values in so many bits a number
+    "off": CACHES, 8: QUANTIZED_CACHES, 4: QUANTIZED_CACHES, 2: QUANTIZED_CACHES,
+}  # fmt: skip
+PREFIX_CACHES = {"off": "tinyinfer.prefix_cache:NoPrefixes", "on": "tinyinfer.prefix_cache:PrefixCache"}
+SCHEDULERS = {
+    "continuous": "tinyinfer.batching:ContinuousScheduler",
+    "static": "tinyinfer.batching:StaticScheduler",
+    "dynamic": "tinyinfer.batching:DynamicScheduler",
+}
+DRAFTERS = {
+    "off": "tinyinfer.speculative:no_drafter",
+    "prompt-lookup": "tinyinfer.speculative:prompt_lookup",
+    "draft": "tinyinfer.speculative:draft_model",
+    "self": "tinyinfer.speculative:self_draft",
+}
 BACKENDS = {"numpy": "tinyinfer.backends.numpy_ops:NumpyOps"}
 DTYPES = {"float32": "numpy:float32", "bfloat16": "ml_dtypes:bfloat16", "float16": "numpy:float16"}
 

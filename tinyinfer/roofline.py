@@ -27,7 +27,7 @@ from tinyinfer.backends.process import available_cores, set_blas_threads
 from tinyinfer.config import ModelConfig
 from tinyinfer.ledger import Ledger
 
-READ_BYTES = 1 << 28  # read at a time: of half as much, a part was sometimes still in the cache the next time
+READ_BYTES = 1 << 29  # read at a time: of half as much, a part was sometimes still in a cache the next time
 MATRIX_SIZE = 1536  # a square product large enough that BLAS runs at its full speed
 FLOAT = 4  # bytes of a float32: norms, biases, learned positions, keys and values
 ARITHMETIC, MEMORY = "arithmetic", "memory"
@@ -69,7 +69,7 @@ def measure_machine(
 ) -> Machine:
     """Measures both limits with `threads` threads (None: all cores), for about `seconds` each.
 
-    Bandwidth: an OR over all words of 256 MiB, split among threads, which was the fastest way to read in NumPy (a
+    Bandwidth: an OR over all words of 512 MiB, split among threads, which was the fastest way to read in NumPy (a
     maximum and BLAS's dot product come close). Speed: a square float32 product. The fastest round counts: whatever else
     the machine does can only slow a round down.
     """
@@ -143,9 +143,18 @@ def expected_step(
     return total
 
 
-def kv_bytes_per_token(c: ModelConfig) -> int:
-    """Bytes of keys and values that one position takes, 2·L·K·E·4."""
-    return 2 * c.num_layers * c.num_kv_heads * c.head_dim * FLOAT
+def kv_bytes_per_token(
+    c: ModelConfig, bits: int | str = "off", block_size: int = 16, group: int | None = None
+) -> int:
+    """Bytes of keys and values that one position takes, 2·L·K·E·4; quantized, its share of a packed block, rounded up.
+
+    Raises ValueError for a group size that does not fit.
+    """
+    if isinstance(bits, str):
+        return 2 * c.num_layers * c.num_kv_heads * c.head_dim * FLOAT
+    from tinyinfer.kv_quantization import block_bytes, group_size
+
+    return -(-block_bytes(c, block_size, bits, group_size(c.head_dim, group)) // block_size)
 
 
 def norm_weights(c: ModelConfig) -> int:

@@ -11,10 +11,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 MAX_LOGPROBS = 100
+MAX_PENALTY = 1000.0  # more changes no choice, and far more is no number any longer
 
 
 @dataclass(frozen=True)
@@ -41,25 +43,36 @@ class SamplingParams:
     logprobs: int | None = None
 
     def __post_init__(self) -> None:
-        stops = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        stops = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
         object.__setattr__(self, "stop", stops)
-        object.__setattr__(self, "stop_token_ids", tuple(self.stop_token_ids))
+        object.__setattr__(self, "stop_token_ids", _items("stop_token_ids", self.stop_token_ids))
         _whole("max_tokens", self.max_tokens, 1)
         _whole("top_k", self.top_k, 0)
         _within("temperature", self.temperature, 0.0, math.inf, "0 is greedy")
         _within("top_p", self.top_p, 0.0, 1.0, "1.0 switches it off", open_below=True)
         _within("min_p", self.min_p, 0.0, 1.0, "0.0 switches it off")
-        _within("repetition_penalty", self.repetition_penalty, 0.0, math.inf, "1.0 switches it off", open_below=True)
-        _within("presence_penalty", self.presence_penalty, -math.inf, math.inf, "0.0 switches it off")
-        _within("frequency_penalty", self.frequency_penalty, -math.inf, math.inf, "0.0 switches it off")
+        _within("repetition_penalty", self.repetition_penalty, 1 / MAX_PENALTY, MAX_PENALTY, "1.0 switches it off")
+        _within("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY, "0.0 switches it off")
+        _within("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY, "0.0 switches it off")
+        if not isinstance(self.ignore_eos, bool):
+            raise ValueError(f"ignore_eos={self.ignore_eos!r} must be True or False")
         if self.seed is not None:
             _whole("seed", self.seed, 0, 2**63 - 1)
         if self.logprobs is not None:
             _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        if any(not isinstance(s, str) or not s for s in stops):
-            raise ValueError("stop holds an empty string, which would stop at once; leave it out")
+        for stop in stops:
+            if not isinstance(stop, str):
+                raise ValueError(f"stop holds {stop!r}, which is no string; token ids belong into stop_token_ids")
+            if not stop:
+                raise ValueError("stop holds an empty string, which would stop at once; leave it out")
         for token in self.stop_token_ids:
             _whole("stop_token_ids", token, 0)
+
+
+def _items(name: str, value: object) -> tuple[Any, ...]:
+    if not isinstance(value, (list, tuple)):
+        raise ValueError(f"{name}={value!r} must be a list; an empty one switches it off")
+    return tuple(value)
 
 
 def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
@@ -71,7 +84,7 @@ def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
 def _within(name: str, value: object, low: float, high: float, cure: str, open_below: bool = False) -> None:
     number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
     if not number or not math.isfinite(value) or not low <= value <= high or (open_below and value == low):  # type: ignore[arg-type,operator]
-        ends = f"above {low:g}" if open_below else f"at least {low:g}" if math.isfinite(low) else "finite"
+        ends = f"above {low:g}" if open_below else f"at least {low:g}"
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
         raise ValueError(f"{name}={value!r} must be a number {ends}{upper}; {cure}")
 
@@ -90,7 +103,12 @@ def choose(logits: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Se
     if params.temperature == 0.0 and not has_penalties(params):
         token = int(logits.argmax())
     else:
-        token = draw(distribution(logits, params, prompt, new), params, seed, len(prompt) + len(new))
+        token = draw(distribution(logits, params, prompt, new), seed, len(prompt) + len(new))
+    return describe(token, logits, params)
+
+
+def describe(token: int, logits: np.ndarray, params: SamplingParams) -> Choice:  # (V,) ->
+    """A token that was chosen, with the log-probabilities that were asked for."""
     if params.logprobs is None:
         return Choice(token)
     logprobs = log_softmax(logits)
@@ -114,20 +132,23 @@ def distribution(
         p = np.zeros_like(s)
         p[s.argmax()] = 1.0
         return p
-    s = s / params.temperature
+    with np.errstate(over="ignore"):  # at a tiny temperature all but the largest become -infinity, as they should
+        s = (s - s.max()) / params.temperature
     s = keep_top_k(s, params.top_k) if params.top_k else s
     s = keep_top_p(s, params.top_p) if params.top_p < 1.0 else s
     s = keep_min_p(s, params.min_p) if params.min_p else s
     return softmax(s)
 
 
-def draw(p: np.ndarray, params: SamplingParams, seed: int, position: int) -> int:  # (V,) ->
-    """One token drawn from p by the random number that belongs to (seed, position)."""
-    if params.temperature == 0.0:
-        return int(p.argmax())
-    u = np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, 0, position])).random()
+def draw(p: np.ndarray, seed: int, position: int, stream: int = 0) -> int:  # (V,) ->
+    """One token drawn from p, which need not sum to 1, by the random number that belongs to (seed, position)."""
     cumulative = np.cumsum(p)
-    return int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+    return int(np.searchsorted(cumulative, uniform(seed, position, stream) * cumulative[-1], side="right"))
+
+
+def uniform(seed: int, position: int, stream: int = 0) -> float:
+    """The random number in [0, 1) that a request has for a position; streams serve different purposes."""
+    return float(np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, position])).random())
 
 
 def has_penalties(params: SamplingParams) -> bool:

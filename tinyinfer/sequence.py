@@ -1,7 +1,8 @@
 """A sequence, what it asked for and what it got so far; and a Batch, the flat rows that one step computes.
 
 Two integers say all about a sequence's progress: how many tokens it has, and how many of them the cache holds
-(`cache.length`); the difference is what the next step must compute. Prefill is a difference of many, decode of one.
+(`cache.length`); the difference is what is still to compute. Prefill is a difference of many, decode of one, and
+guesses (`drafts`) are further rows behind it, which count for nothing until they are verified.
 """
 
 from __future__ import annotations
@@ -11,6 +12,14 @@ from dataclasses import dataclass, field
 from tinyinfer.sampling import Choice, SamplingParams
 from tinyinfer.text import TextOutput
 from tinyinfer.weights import Array
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A guessed token. probs: the distribution that it was drawn from, (V,); None when it was not drawn but certain."""
+
+    token: int
+    probs: Array | None = None
 
 
 @dataclass(eq=False)
@@ -24,13 +33,18 @@ class Sequence:
     text: TextOutput  # turns tokens into text and watches for stop strings
     max_tokens: int  # params.max_tokens, clipped to what the context holds
     eos: frozenset[int]  # ids that end it
-    arrival: float = 0.0  # seconds on the engine's clock: when it was handed in
+    delay: float = 0.0  # seconds after the beginning of its run at which it arrives
+    arrival: float = 0.0  # seconds on the engine's clock: when it arrived
     started: float = 0.0  # when its first step began
     cached_tokens: int = 0  # prompt tokens that its first step found in the cache
     times: list[float] = field(default_factory=list)  # when each new token came
     choices: list[Choice] = field(default_factory=list)
     tokens: list[int] = field(init=False)
     seen: int = 0  # positions that have been through the model at least once
+    preemptions: int = 0  # how often it had to give its cache back
+    drafts: list[Draft] = field(default_factory=list)  # guesses to verify in its next step
+    proposed: int = 0  # guesses that were verified
+    accepted: int = 0  # and those of them that were right
     finish_reason: str | None = None  # "stop", "length", "abort"
 
     def __post_init__(self) -> None:
@@ -40,6 +54,11 @@ class Sequence:
     def new_tokens(self) -> list[int]:
         """The generated tokens, the end token included when there was one."""
         return self.tokens[len(self.prompt) :]
+
+    @property
+    def age(self) -> tuple[float, int]:
+        """Orders sequences by arrival, the oldest first."""
+        return self.arrival, self.id
 
     @property
     def finished(self) -> bool:
@@ -66,12 +85,22 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Span:
-    """Rows start ... stop of a batch: consecutive tokens of one sequence, the first of them at position `first`."""
+    """Rows start ... stop of a batch: consecutive tokens of one sequence, the first of them at position `first`.
+
+    wanted: of how many of its last rows the logits are wanted. None for a piece of a prompt, one for its end and for
+    decode, one more for every guess.
+    """
 
     seq: Sequence
     start: int
     stop: int
     first: int
+    wanted: int = 1
+
+    @property
+    def rows(self) -> int:
+        """How many rows it has."""
+        return self.stop - self.start
 
 
 @dataclass(frozen=True)

@@ -34,8 +34,8 @@ class Dense:
         return self.array[:, ids].T.astype("float32", order="C")
 
     def dequantize(self, tile: slice) -> Array:  # -> (M, N)
-        """The weights of the inputs in `tile`, inputs first, as float32 (a view when they are that already)."""
-        return self.array[tile].astype("float32", copy=False)
+        """The weights of the outputs in `tile`, inputs first, as float32 (a view when they are that already)."""
+        return self.array[:, tile].astype("float32", copy=False)
 
 
 @dataclass(frozen=True)

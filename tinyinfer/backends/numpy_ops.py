@@ -14,6 +14,7 @@ import numpy as np
 
 from tinyinfer.attention import tiled_attention, visible_pairs
 from tinyinfer.backends.process import lazy_array, tune_process
+from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
 from tinyinfer.weights import Array, Dense, Embedding, Experts, FullQKNorm, LayerNorm, Linear, NoNorm, Norm, RMSNorm
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     from tinyinfer.transformer import Heads
 
 TILE = 1 << 16  # numbers worked on at a time: a quarter of a megabyte of float32 stays in a core's cache
+
+WIDE_TILE = 1 << 18  # numbers of a weight widened at a time: a megabyte of float32
+FEW_ROWS = 3  # so many are multiplied one by one
+COSTS = {1: 1.0, 2: 1.3, 4: 2.3, 8: 2.7, 16: 3.3, 32: 4.2, 128: 11.0, 512: 42.0}  # rows of a pass: its time, measured
 
 
 class NumpyOps:
@@ -39,6 +44,10 @@ class NumpyOps:
         self.ledger = ledger
         self.dtype = np.dtype(dtype)
         self.products = {Dense: self.dense_product}  # a product for each type of weight
+
+    def relative_cost(self, rows: int) -> float:
+        """About how long a forward pass of so many rows takes, a pass of one row being 1."""
+        return float(np.interp(rows, list(COSTS), list(COSTS.values())))
 
     # Taking weights: from rows of outputs in a file to the layout of Dense.
 
@@ -56,6 +65,7 @@ class NumpyOps:
         column = 0
         for part in parts:
             for start, rows in part.tiles():
+                check_range(part, rows, self.dtype)
                 array[:, column + start : column + start + len(rows)] = rows.T
             column += part.shape[0]
         return Dense(array)
@@ -67,6 +77,7 @@ class NumpyOps:
         column = 0
         for part in parts:
             for start, stack in part.tiles():
+                check_range(part, stack, self.dtype)
                 array[start : start + len(stack), :, column : column + part.shape[1]] = stack.transpose(0, 2, 1)
             column += part.shape[1]
         return Experts(array)
@@ -75,9 +86,9 @@ class NumpyOps:
         """Small arrays (norms, biases), joined, kept in float32."""
         return np.ascontiguousarray(np.concatenate(parts), dtype=np.float32)
 
-    def reserve(self, shape: tuple[int, ...]) -> Array:  # -> shape
-        """An uninitialized float32 array for a cache: memory is used only where it is written."""
-        return lazy_array(shape)
+    def reserve(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:  # -> shape
+        """An uninitialized array for a cache: memory is used only where it is written."""
+        return lazy_array(shape, dtype)
 
     # Operations on rows.
 
@@ -103,15 +114,15 @@ class NumpyOps:
         return y
 
     def dense_product(self, x: Array, weight: Dense) -> Array:  # (T, M) -> (T, N)
-        """x @ weight; a weight in half precision is widened a tile of inputs at a time."""
+        """x @ weight; a weight in half precision is widened a tile of outputs at a time."""
         if weight.array.dtype == np.float32:
-            return x @ weight.array
+            return multiply(x, weight.array)
         outputs, inputs = weight.shape
-        step = max(1, TILE // outputs)
-        y = x[:, :step] @ weight.dequantize(slice(0, step))
-        for start in range(step, inputs, step):
+        step = max(1, WIDE_TILE // inputs)
+        y = np.empty((len(x), outputs), dtype=np.float32)
+        for start in range(0, outputs, step):
             tile = slice(start, start + step)
-            y += x[:, tile] @ weight.dequantize(tile)
+            y[:, tile] = multiply(x, weight.dequantize(tile))
         return y
 
     def expert_linear(self, x: Array, experts: Experts, starts: Array) -> Array:  # (T, M), (X+1,) -> (T, N)
@@ -148,12 +159,12 @@ class NumpyOps:
     def attention(self, q: Array, i: int, batch: Batch, cache: Cache, heads: Heads) -> Array:  # (T, H, E) -> (T, H, E)
         """Each sequence's rows over that sequence's keys and values of layer i, as the cache remembers them."""
         outs = []
-        for span in batch.spans:
-            start = 0 if heads.window is None else max(0, span.first - heads.window + 1)
-            k, v = cache.read(i, span.seq, start)
-            rows = q[span.start : span.stop]
-            outs.append(tiled_attention(rows, k, v, span.first, start, heads.scale, heads.window, np))
-            pairs = visible_pairs(len(rows), span.first, heads.window)
+        for piece in (piece for span in batch.spans for piece in cache.pieces(span)):
+            start = 0 if heads.window is None else max(0, piece.first - heads.window + 1)
+            k, v = cache.read(i, piece.seq, start, piece.first + piece.rows)
+            rows = q[piece.start : piece.stop]
+            outs.append(tiled_attention(rows, k, v, piece.first, start, heads.scale, heads.window, np))
+            pairs = visible_pairs(len(rows), piece.first, heads.window)
             self.ledger.attention_flops += 4 * heads.queries * heads.size * pairs
             self.ledger.flops += 4 * heads.queries * heads.size * pairs
         return outs[0] if len(outs) == 1 else np.concatenate(outs)
@@ -177,6 +188,32 @@ class NumpyOps:
         """The residual stream after a change, in place."""
         x += change
         return x
+
+
+def check_range(tensor: LazyTensor, rows: Array, dtype: Any) -> None:  # (n, ...) ->
+    """Raises ModelError when a number of these rows would become infinite in dtype."""
+    ends = np.array((rows.min(initial=0), rows.max(initial=0)))
+    with np.errstate(over="ignore"):
+        if dtype == np.float32 or np.isfinite(ends.astype(dtype)).all():
+            return
+    raise ModelError(
+        f"{tensor.path}: tensor {tensor.name!r} holds {ends[np.abs(ends).argmax()]:.7g}, too large for {dtype}; "
+        "choose dtype float32, or bfloat16, which reaches to 3e38"
+    )
+
+
+def multiply(x: Array, matrix: Array) -> Array:  # (T, M), (M, N) -> (T, N)
+    """x @ matrix; a few rows one by one.
+
+    A product of two matrices first copies the large one into blocks, which takes twice as long as reading it; that
+    pays only when enough rows use the blocks. So 2 rows cost half of a product, and the knee lies between 4 and 8.
+    """
+    if not 1 < len(x) <= FEW_ROWS:
+        return x @ matrix
+    y = np.empty((len(x), matrix.shape[1]), dtype=np.float32)
+    for row, out in zip(x, y, strict=True):
+        np.matmul(row, matrix, out=out)
+    return y
 
 
 def by_rows(work: Callable[[slice, Array], Any], shape: tuple[int, ...]) -> Array:  # -> shape

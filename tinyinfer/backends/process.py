@@ -8,6 +8,7 @@ import mmap
 import os
 from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import numpy as np
 
@@ -60,13 +61,17 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def lazy_array(shape: tuple[int, ...]) -> np.ndarray:
-    """A float32 array, zero everywhere, that takes up memory only page by page as it is written.
+def lazy_array(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:  # -> shape
+    """An array, zero everywhere, that takes up memory only page by page as it is written.
 
     np.zeros asks for pages of 2 MB instead of 4 KB: a cache with a few positions in each of its 180 rows then takes up
-    360 MB, where 1 MB would do.
+    360 MB, where 1 MB would do. Raises MemoryError when the system does not promise so much.
     """
-    memory = mmap.mmap(-1, max(1, 4 * math.prod(shape)))
+    nbytes = np.dtype(dtype).itemsize * math.prod(shape)
+    try:
+        memory = mmap.mmap(-1, max(1, nbytes))
+    except (OSError, OverflowError):
+        raise MemoryError(f"the KV cache needs {nbytes} bytes, and less with a smaller max_model_len") from None
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, dtype=np.float32, count=math.prod(shape)).reshape(shape)
+    return np.frombuffer(memory, dtype=dtype, count=math.prod(shape)).reshape(shape)

@@ -13,8 +13,7 @@ import re
 from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tinyinfer.config import EngineConfig
-from tinyinfer.registry import BACKENDS, CACHES, DTYPES
+from tinyinfer.config import SWITCHES, EngineConfig
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
@@ -22,10 +21,22 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2-135m"
 
-CHOICES = {"kv_cache": CACHES, "backend": BACKENDS, "dtype": DTYPES}
 SHORT_FLAGS = {"max_model_len": "-c", "threads": "-t"}
 SWITCH_HELP = {
     "kv_cache": "how keys and values of earlier tokens are kept",
+    "block_size": "positions in a block of the paged cache, and of a quantized one",
+    "num_blocks": "blocks of the paged cache (default: full contexts for all, within half of the memory)",
+    "kv_bits": "bits of a number in the cache: keys by channel over a block, values by token in groups",
+    "kv_group_size": "channels of a value that share a scale (default: 32, or what divides the head size)",
+    "prefix_cache": "compute and keep once what prompts begin with alike; needs --kv-cache paged",
+    "batching": "who shares a step",
+    "batch_timeout": "seconds that the first of a dynamic batch waits for others",
+    "max_num_seqs": "most sequences in a step",
+    "max_num_batched_tokens": "most rows in a step; longer prompts are computed in chunks",
+    "speculative": "how next tokens are guessed, to be verified together",
+    "draft_model": "name, folder or file of the model that guesses, for --speculative draft",
+    "draft_layers": "layers of the model that guess, for --speculative self (default: a third of them)",
+    "num_draft_tokens": "most guesses in a step (default: 7 for prompt-lookup, else 4)",
     "max_model_len": "most tokens of prompt and answer together (default: the model's own); fewer save cache",
     "dtype": "how weights are stored; arithmetic is float32",
     "backend": "what multiplies",
@@ -136,25 +147,31 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_switches(parser: argparse.ArgumentParser) -> None:
-    """One flag for each field of EngineConfig."""
+def add_switches(parser: argparse.ArgumentParser, **others: object) -> None:
+    """One flag for each field of EngineConfig. others: defaults of this command where EngineConfig has another one."""
     group = parser.add_argument_group("engine switches")
     for field in fields(EngineConfig):
         names = [SHORT_FLAGS[field.name]] if field.name in SHORT_FLAGS else []
-        group.add_argument(*names, flag(field.name), dest=field.name, default=field.default, **_switch_options(field))
+        default = others.get(field.name, field.default)
+        options = _switch_options(field, default)
+        group.add_argument(*names, flag(field.name), dest=field.name, default=default, **options)
 
 
-def _switch_options(field: Field[Any]) -> dict[str, Any]:
+def _switch_options(field: Field[Any], default: object) -> dict[str, Any]:
     text = SWITCH_HELP.get(field.name, field.name.replace("_", " "))
-    if field.default is not None:
-        shown = "on" if field.default is True else "off" if field.default is False else "%(default)s"
+    if default is not None:
+        shown = "on" if default is True else "off" if default is False else "%(default)s"
         text += f" (default: {shown})"
-    if field.name in CHOICES:
-        return {"choices": list(CHOICES[field.name]), "help": text}
+    if field.name in SWITCHES:
+        return {"type": _choice, "choices": list(SWITCHES[field.name]), "help": text}
     kind = str(field.type).removesuffix(" | None")
     if kind == "bool":
         return {"type": _on_off, "metavar": "{off,on}", "help": text}
     return {"type": {"int": int, "float": float}.get(kind, str), "metavar": {"int": "N"}.get(kind, "X"), "help": text}
+
+
+def _choice(value: str) -> str | int:
+    return int(value) if value.isdecimal() else value
 
 
 def _on_off(value: str) -> bool:

@@ -1,4 +1,8 @@
-"""`tinyinfer chat`: a conversation, line by line. Each answer is computed from the whole conversation so far."""
+"""`tinyinfer chat`: a conversation, line by line. Each answer is computed from the whole conversation so far.
+
+The prefix cache keeps what was computed of it, so that a question costs only its own tokens; with --kv-cache or
+--prefix-cache off the whole conversation is computed again each time.
+"""
 
 from __future__ import annotations
 
@@ -33,11 +37,12 @@ Ctrl-C stops an answer and keeps what there is of it; at the prompt it ends the 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds the command's parser."""
     about = "talk with a model, line by line"
-    parser = commands.add_parser("chat", help=about, description=about + "; /help lists what else it understands")
+    more = "; /help lists what else it understands; a paged prefix cache keeps what was said, unless told otherwise"
+    parser = commands.add_parser("chat", help=about, description=about + more)
     add_conversation_arguments(parser)
     add_model_arguments(parser)
     add_sampling_arguments(parser)
-    add_switches(parser)
+    add_switches(parser, kv_cache="paged", prefix_cache=None)  # None: on, if the cache has blocks
     parser.set_defaults(run=run)
 
 
@@ -46,6 +51,8 @@ def run(args: argparse.Namespace) -> int:
     if args.logprobs is not None:
         raise ValueError("--logprobs are shown only by generate --json")
     params = sampling_params(args)
+    if args.prefix_cache is None:
+        args.prefix_cache = args.kv_cache == "paged"
     llm = open_model(args)
     if llm.tokenizer.chat_template is None:
         raise ValueError(f"{args.model} has no chat template, so it cannot chat; tinyinfer generate continues texts")

@@ -156,10 +156,11 @@ def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Call
     trace: whether to write each step's StepTrace to stderr.
     """
     try:
-        for step in llm.engine.run(sequences):
+        for step in llm.engine.run(sequences, watch=trace):
             update()
             if trace:
-                say(str(step))
+                midline = is_terminal(sys.stdout) and any(seq.text.text for seq in sequences)
+                say(f"\n{step}" if midline else str(step))
     except KeyboardInterrupt:
         return False
     return True
@@ -167,26 +168,19 @@ def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Call
 
 def statistics(sequences: list[Sequence]) -> list[str]:
     """Lines about what was computed: prompt and generation speed over all sequences, waiting time, peak memory."""
-    from tinyinfer.metrics import peak_memory_bytes
+    from tinyinfer.metrics import peak_memory_bytes, run_metrics
 
-    ran = [seq for seq in sequences if seq.times]
-    cached = sum(seq.cached_tokens for seq in ran)
-    computed = sum(len(seq.prompt) for seq in ran) - cached
-    prompt = f"Prompt: {computed + cached} tokens{f' ({cached} cached)' if cached else ''}, "
-    prompt += _rate(computed, [(seq.started, seq.times[0]) for seq in ran])
-    if ran:
-        wait = sum(seq.times[0] - seq.arrival for seq in ran) / len(ran)
-        prompt += f", TTFT {wait:.3f} s" + (" on average" if len(ran) > 1 else "")
-    new = sum(len(seq.times) for seq in ran)
-    generation = f"Generation: {new} tokens, "
-    generation += _rate(new - len(ran), [(seq.times[0], seq.times[-1]) for seq in ran])
+    m = run_metrics(sequences, [])
+    cached = f" ({m.cached_tokens} cached)" if m.cached_tokens else ""
+    prompt = f"Prompt: {m.prompt_tokens} tokens{cached}, {_pace(m.prompt_tps)}"
+    if m.ttft:
+        several = sum(bool(seq.times) for seq in sequences) > 1
+        prompt += f", TTFT {m.ttft.mean:.3f} s" + (" on average" if several else "")
+    generation = f"Generation: {m.generated_tokens} tokens, {_pace(m.generation_tps)}"
+    if m.acceptance_rate is not None:
+        generation += f", acceptance rate {m.acceptance_rate:.3f}"
     return [prompt, generation, f"Peak memory: {peak_memory_bytes() / 1e9:.3f} GB"]
 
 
-def _rate(tokens: int, spans: list[tuple[float, float]]) -> str:
-    """Tokens per second of the time that the spans cover together, so that sequences side by side count once."""
-    seconds, until = 0.0, float("-inf")
-    for start, stop in sorted(spans):
-        seconds += max(0.0, stop - max(start, until))
-        until = max(until, stop)
-    return f"{tokens / seconds:.3f} tokens-per-sec" if tokens and seconds else "too few to time"
+def _pace(tokens_per_second: float | None) -> str:
+    return "too few to time" if tokens_per_second is None else f"{tokens_per_second:.3f} tokens-per-sec"

@@ -17,13 +17,16 @@ from tinyinfer.cli.arguments import add_model_arguments, add_switches, flag, ope
 from tinyinfer.cli.console import ProgressBar, say, show
 from tinyinfer.cli.tables import amount, table
 from tinyinfer.config import EngineConfig
-from tinyinfer.registry import DTYPES
+from tinyinfer.registry import DTYPES, KV_BITS
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
     from tinyinfer.perplexity import Perplexity
 
-SETTINGS: dict[str, dict[str, Any]] = {name: {"dtype": name} for name in DTYPES}
+SETTINGS: dict[str, dict[str, Any]] = {
+    **{name: {"dtype": name} for name in DTYPES},
+    **{f"kv{bits}": {"kv_bits": bits} for bits in KV_BITS if bits != "off"},
+}
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 DEFAULT_PROMPT = "What is gravity?"
 JSON_HELP = (
-    "stdout holds one JSON object a line, one line a prompt, in their order, when all are done. ledger counts the work "
-    "of the whole run (the same in every line); times and rates are each prompt's own"
+    "stdout holds one JSON object a line, one line a prompt, in their order, when all are done. ledger, prompt_tps and "
+    "generation_tps count the whole run, all its prompts together (the same in every line); times are each prompt's own"
 )
 
 
@@ -113,14 +113,18 @@ def shorten(text: str, width: int = 60) -> str:
 
 def write_json(llm: LLM, sequences: list[Sequence], args: argparse.Namespace) -> bool:
     """JSON lines on stdout when all is done, after Ctrl-C what there is by then; False then."""
+    from tinyinfer.metrics import run_metrics
+
     finished = run_sequences(llm, sequences, args.trace, lambda: None)
+    together = run_metrics(sequences, [])
+    paces = {"prompt_tps": together.prompt_tps, "generation_tps": together.generation_tps}
     for seq in sequences:
-        show(json.dumps(record(llm, seq, args.model)) + "\n")
+        show(json.dumps(record(llm, seq, args.model, paces)) + "\n")
     return finished
 
 
-def record(llm: LLM, seq: Sequence, model: str) -> dict[str, Any]:
-    """What the JSON line of a sequence holds."""
+def record(llm: LLM, seq: Sequence, model: str, paces: dict[str, float | None]) -> dict[str, Any]:
+    """What the JSON line of a sequence holds. paces: those of all sequences together."""
     out = llm.output(seq)
     line = {
         "text": out.text,
@@ -128,6 +132,7 @@ def record(llm: LLM, seq: Sequence, model: str) -> dict[str, Any]:
         "token_ids": out.token_ids,
         "finish_reason": out.finish_reason,
         **asdict(out.metrics),
+        **paces,
         "ledger": llm.ledger.as_dict(),
         "engine": {"model": model, **asdict(llm.engine_config)},
     }

@@ -60,6 +60,7 @@ def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: i
     c, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, engine.dtype)).itemsize
     remembers = resolve(CACHES, engine.kv_cache).can_chunk
     parameters, sizes = parameters_by_part(c), bytes_by_part(c, itemsize)
+    kv_bytes = kv_bytes_per_token(c, engine.kv_bits, engine.block_size, engine.kv_group_size)
     return {
         "model": name,
         "path": checkpoint.path,
@@ -73,8 +74,8 @@ def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: i
         "weight_bytes": sum(sizes.values()),
         "weight_bytes_by_part": sizes,
         "max_context": context,
-        "kv_bytes_per_token": kv_bytes_per_token(c),
-        "kv_bytes_at_max_context": kv_bytes_per_token(c) * context if remembers else 0,
+        "kv_bytes_per_token": kv_bytes,
+        "kv_bytes_at_max_context": kv_bytes * context if remembers else 0,
         "read_bandwidth": machine.read_bandwidth,
         "matrix_flops": machine.matrix_speed,
         "balance_flops_per_byte": machine.balance,

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinyinfer.cli.bench import Round
+    from tinyinfer.cli.measure import Round
     from tinyinfer.roofline import Machine
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -55,7 +55,7 @@ def draw_bench(path: str, model: str, rounds: list[Round], machine: Machine) -> 
 
 def draw_roofline(axes: Any, rounds: list[Round], machine: Machine) -> None:
     """GFLOP/s reached over FLOPs per byte, under the two limits of the machine."""
-    from tinyinfer.cli.bench import phase
+    from tinyinfer.cli.bench_rounds import phase
 
     points = []
     for name, prefill in (("prefill", True), ("decode", False)):
@@ -77,7 +77,7 @@ def draw_roofline(axes: Any, rounds: list[Round], machine: Machine) -> None:
 
 def draw_steps(axes: Any, rounds: list[Round], machine: Machine) -> None:
     """Milliseconds of each decode step over the position that it computes."""
-    from tinyinfer.cli.bench import is_prefill
+    from tinyinfer.cli.bench_rounds import is_prefill
     from tinyinfer.roofline import predict_seconds
 
     steps = [(i, step) for i, step in enumerate(rounds[0].steps) if not is_prefill(step)]

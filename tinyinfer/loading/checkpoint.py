@@ -27,24 +27,32 @@ if TYPE_CHECKING:
 class LazyTensor:
     """A tensor in a file. `read(start, stop)` gives rows start..stop of its first axis as float32.
 
-    name is the one in the file, for error messages. nbytes is the size in the file.
+    name is the one in the file, for error messages. nbytes is the size in the file. path is that file.
     """
 
     name: str
     shape: tuple[int, ...]
     nbytes: int
     read: Callable[[int, int], np.ndarray]
+    path: str = "memory"
 
     def tiles(self, elements: int = 1 << 20) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs (first row, float32 rows), about `elements` numbers at a time."""
+        """Pairs (first row, float32 rows), about `elements` numbers at a time. Raises ModelError for NaN, infinity."""
         rows = self.shape[0]
         step = max(1, elements * rows // max(1, int(np.prod(self.shape))))
         for start in range(0, rows, step):
-            yield start, self.read(start, min(start + step, rows))
+            yield start, self._finite(self.read(start, min(start + step, rows)))
 
     def numpy(self) -> np.ndarray:
-        """The whole tensor as float32: for vectors and tests."""
-        return self.read(0, self.shape[0])
+        """The whole tensor as float32: for vectors and tests. Raises ModelError for NaN and infinity."""
+        return self._finite(self.read(0, self.shape[0]))
+
+    def _finite(self, rows: np.ndarray) -> np.ndarray:  # (n, ...) -> (n, ...)
+        """The rows, checked by their smallest and largest number: NaN is both wherever it is."""
+        if not np.isfinite((rows.min(initial=0), rows.max(initial=0))).all():
+            wrong = f"tensor {self.name!r} holds NaN or infinity"
+            raise ModelError(f"{self.path}: {wrong}; it is damaged, download it again")
+        return rows
 
 
 @dataclass(frozen=True)

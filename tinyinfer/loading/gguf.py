@@ -246,11 +246,9 @@ def lazy_tensor(path: str, info: TensorInfo, data_start: int) -> LazyTensor:
         first, last = start * width // block, -(-stop * width // block)  # the blocks that hold these rows
         raw = _read_bytes(path, info.name, data_start + info.offset + first * size, (last - first) * size)
         numbers = _dequantize(raw.reshape(-1, size), info.kind)
-        if not np.isfinite(numbers).all():
-            raise ModelError(f"{path}: tensor {info.name!r} holds NaN or infinity; it is damaged, download it again")
         return numbers[start * width - first * block : stop * width - first * block].reshape(-1, *info.shape[1:])
 
-    return LazyTensor(info.name, info.shape, info.nbytes, read)
+    return LazyTensor(info.name, info.shape, info.nbytes, read, path)
 
 
 def _read_bytes(path: str, name: str, offset: int, count: int) -> np.ndarray:
@@ -268,7 +266,7 @@ def _dequantize(blocks: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:  
     per_block = GGML_QUANT_SIZES[kind][0]
     numbers = np.empty((len(blocks), per_block), np.float32)
     step = PIECE // per_block
-    with np.errstate(all="ignore"):  # a scale that is not finite is found afterwards
+    with np.errstate(all="ignore"):  # a scale that is not finite is found in LazyTensor
         for i in range(0, len(blocks), step):
             piece = blocks[i : i + step]
             numbers[i : i + step] = dequantize(piece.reshape(1, -1), kind).reshape(-1, per_block)

@@ -160,17 +160,18 @@ def _moe(path: str, name: str, tensor: Stored) -> Named:
     _check_axes(path, tensor, 3, axis=1, parts=2)
     experts, both, width = tensor.shape
     half = both // 2
-    shape, nbytes, prefix = (experts, half, width), tensor.nbytes // 2, name.removesuffix("gate_up")
-    gate = LazyTensor(tensor.name, shape, nbytes, lambda start, stop: tensor.rows(start, stop)[:, :half])
-    up = LazyTensor(tensor.name, shape, nbytes, lambda start, stop: tensor.rows(start, stop)[:, half:])
+    prefix = name.removesuffix("gate_up")
+    part = replace(tensor.lazy(), shape=(experts, half, width), nbytes=tensor.nbytes // 2)
+    gate = replace(part, read=lambda start, stop: tensor.rows(start, stop)[:, :half])
+    up = replace(part, read=lambda start, stop: tensor.rows(start, stop)[:, half:])
     return [(prefix + "gate", gate), (prefix + "up", up)]
 
 
 def _rows(whole: LazyTensor, first: int, last: int) -> LazyTensor:
     """Some rows of a tensor as a tensor."""
     nbytes = whole.nbytes * (last - first) // max(1, whole.shape[0])
-    read = whole.read
-    return LazyTensor(whole.name, (last - first, *whole.shape[1:]), nbytes, lambda a, b: read(first + a, first + b))
+    shape, read = (last - first, *whole.shape[1:]), whole.read
+    return replace(whole, shape=shape, nbytes=nbytes, read=lambda a, b: read(first + a, first + b))
 
 
 def _stack(path: str, config: ModelConfig, parts: dict[int, Stored]) -> LazyTensor:
@@ -186,9 +187,10 @@ def _stack(path: str, config: ModelConfig, parts: dict[int, Stored]) -> LazyTens
             raise ModelError(f"{path}: tensor {show(part.name)} {wrong}; download the folder again")
 
     def read(start: int, stop: int) -> np.ndarray:
-        return np.stack([parts[i].rows(0, sample.shape[0]) for i in range(start, stop)])
+        return np.stack([parts[i].lazy().numpy() for i in range(start, stop)])  # checked, each under its own name
 
-    return LazyTensor(sample.name, (count, *sample.shape), sum(part.nbytes for part in parts.values()), read)
+    nbytes = sum(part.nbytes for part in parts.values())
+    return replace(sample.lazy(), shape=(count, *sample.shape), nbytes=nbytes, read=read)
 
 
 def _check_axes(path: str, tensor: Stored, axes: int, axis: int, parts: int) -> None:
@@ -213,7 +215,7 @@ def _drop_copied_head(path: str, tensors: dict[str, LazyTensor]) -> None:
 
 def _equal(a: LazyTensor, b: LazyTensor) -> bool:
     """Whether two tensors of one shape hold the same numbers."""
-    return all(np.array_equal(rows, b.read(start, start + len(rows)), equal_nan=True) for start, rows in a.tiles())
+    return all(np.array_equal(rows, b.read(start, start + len(rows))) for start, rows in a.tiles())
 
 
 _STORAGE = {"gemma3": _gemma, "gpt2": _gpt2, "mixtral": _moe, "qwen3_moe": _moe, "olmoe": _moe}

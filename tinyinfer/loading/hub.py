@@ -69,8 +69,11 @@ def find(name: str | os.PathLike[str], progress: bool | None = None) -> str:
     """The path on disk of the model that `name` stands for, downloaded when it is not there.
 
     name: a folder or file, a known name, or `owner/name` on the Hugging Face Hub. progress: True shows a bar on stderr,
-    None only if that is a terminal (else one line), False nothing. Raises ModelError when nothing is found or fetched.
+    None only if that is a terminal (else one line), False nothing. Raises ModelError when nothing is found or fetched,
+    ValueError for what is no name.
     """
+    if not isinstance(name, (str, os.PathLike)):
+        raise ValueError(f"{name!r} is no name of a model; give a known name, a folder, a .gguf file or owner/name")
     wanted = os.fspath(name)
     path = os.path.expanduser(wanted)
     if os.path.exists(path):

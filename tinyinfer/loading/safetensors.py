@@ -64,7 +64,7 @@ class Stored:
 
     def lazy(self) -> LazyTensor:
         """The tensor as it lies in the file."""
-        return LazyTensor(self.name, self.shape, self.nbytes, self.rows)
+        return LazyTensor(self.name, self.shape, self.nbytes, self.rows, str(self.path))
 
     def _pieces(self, count: int, items: int, first: int, step: int) -> np.ndarray:  # -> (count, items)
         """`count` pieces of `items` numbers, `step` numbers apart, as float32."""
@@ -89,6 +89,11 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
     folder = Path(path)
     if not folder.is_dir():
         raise ModelError(f"{folder}: there is no such folder; one with config.json and {SINGLE} was looked for")
+    if not (folder / "config.json").exists():
+        gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
+        cure = f"give the file in it, {str(gguf)!r}" if gguf else "give such a folder or a .gguf file"
+        needed = f"config.json, tokenizer.json and {SINGLE} (or several by an index)"
+        raise ModelError(f"{folder}: is no model folder, which has {needed}; {cure}")
     config = read_config(folder)
     tensors = canonical_tensors(str(folder), config, read_tensors(folder))
     check_tensors(str(folder), config, tensors)

@@ -1,0 +1,230 @@
+"""Blocks, tables and the tree of prefixes driven at random, against a model that only knows tokens.
+
+The model: what each living sequence's tokens are, and which prefixes (in whole blocks) somebody computed, when each was
+last used and by whom. Everything else must follow: what is found, who holds which block, what lies in it, what may go.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from helpers import request, tree
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from served import Served, mark
+
+from tinyinfer.sequence import Sequence
+
+SIZE, BLOCKS = 4, 9
+Prefix = tuple[int, ...]
+token = st.integers(0, 1)  # so few that prefixes meet
+prompts = st.lists(token, min_size=1, max_size=14)
+
+
+@dataclass(eq=False)
+class Living:
+    """A sequence as the model knows it; branch: a fork, which the tree is not told of."""
+
+    seq: Sequence
+    length: int = 0
+    branch: bool = False
+    path: list[Prefix] = field(default_factory=list)  # the prefixes that it uses
+
+
+class Blocks(RuleBasedStateMachine):
+    """One rule for each thing that may happen to a block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.served = Served(BLOCKS)
+        self.cache, self.prefixes = self.served.cache, self.served.prefixes
+        self.living: list[Living] = []
+        self.known: dict[Prefix, int] = {}  # prefix -> the step in which it was last used
+        self.now = 0
+
+    # What may happen.
+
+    @rule(prompt=prompts)
+    def admit(self, prompt):
+        """A new sequence finds the longest known prefix that leaves it a token to compute."""
+        new = Living(request(prompt))
+        for stop in range(SIZE, len(prompt), SIZE):
+            if tuple(prompt[:stop]) not in self.known:
+                break
+            self.use(new, tuple(prompt[:stop]))
+        new.length = len(new.path) * SIZE
+        assert self.prefixes.match(new.seq) == new.length
+        self.living.append(new)
+
+    @precondition(lambda self: self.living)
+    @rule(data=st.data(), fails=st.sampled_from([None, None, None, "before", "after"]))
+    def step(self, data, fails):
+        """Some sequences compute some rows, maybe with guesses, of which maybe some stay; or the step fails."""
+        chosen = data.draw(st.lists(st.sampled_from(self.living), unique_by=id, min_size=1, max_size=3))
+        before, plans = set(self.known), []
+        for one in chosen:
+            pending = len(one.seq.tokens) - one.length
+            rows = data.draw(st.integers(1, pending))
+            guesses = data.draw(st.lists(token, max_size=5)) if rows == pending else []
+            if self.reserve(one, rows + len(guesses)):
+                plans.append((one, rows, guesses))
+                self.register(one, one.length + rows)
+        if fails:
+            self.fail(plans, before, written=fails == "after")
+        elif plans:
+            self.write(plans)
+            self.prefixes.settle()
+            self.now += 1
+            for one, rows, guesses in plans:
+                self.commit(one, rows, guesses, data.draw(st.integers(0, len(guesses))), data.draw(token))
+
+    @precondition(lambda self: self.living)
+    @rule(data=st.data())
+    def fork(self, data):
+        """A branch begins with everything that is computed."""
+        one = data.draw(st.sampled_from(self.living))
+        child = Living(request(one.seq.tokens), one.length, branch=True)
+        self.cache.fork(one.seq, child.seq)
+        self.living.append(child)
+
+    @precondition(lambda self: self.living)
+    @rule(data=st.data(), new=token)
+    def truncate(self, data, new):
+        """Back to any position (one that the tree knows of: not into what is known of it), and on with other tokens."""
+        one = data.draw(st.sampled_from(self.living))
+        n = data.draw(st.integers(len(one.path) * SIZE, one.length))
+        self.cache.truncate(one.seq, n)
+        one.seq.tokens[n:] = [new]
+        one.length = n
+
+    @precondition(lambda self: self.living)
+    @rule(data=st.data())
+    def free(self, data):
+        """A sequence ends or is preempted."""
+        self.end(data.draw(st.sampled_from(self.living)))
+
+    @rule()
+    def evict(self):
+        """The leaf that nobody uses and that was used longest ago goes; nothing when there is none."""
+        leaves = [p for p in self.unused() if not any(q[:-SIZE] == p for q in self.known)]
+        before = {self.tokens_of(node) for node in tree(self.prefixes.root)}
+        assert self.prefixes.evict() == bool(leaves)
+        gone = before - {self.tokens_of(node) for node in tree(self.prefixes.root)}
+        assert len(gone) == bool(leaves)
+        for prefix in gone:
+            assert prefix in leaves
+            assert self.known[prefix] == min(self.known[leaf] for leaf in leaves)
+            del self.known[prefix]
+
+    # The model's part of it.
+
+    def use(self, one: Living, prefix: Prefix) -> None:
+        one.path.append(prefix)
+        self.known[prefix] = self.now
+
+    def unused(self) -> list[Prefix]:
+        used = {prefix for one in self.living for prefix in one.path}
+        return [prefix for prefix in self.known if prefix not in used]
+
+    def reserve(self, one: Living, rows: int) -> bool:
+        """Makes room by eviction; False when there is none (a scheduler would preempt somebody)."""
+        while self.cache.missing(one.seq, rows):
+            if not self.unused():
+                return False
+            self.evict()
+        if one.length + rows > self.cache.capacity:
+            return False
+        self.cache.reserve(one.seq, rows)
+        return True
+
+    def register(self, one: Living, stop: int) -> None:
+        if one.branch:
+            return
+        self.prefixes.register(one.seq, stop)
+        for end in range((len(one.path) + 1) * SIZE, stop + 1, SIZE):
+            self.use(one, tuple(one.seq.tokens[:end]))
+
+    def write(self, plans: list[tuple[Living, int, list[int]]]) -> None:
+        for one, _, guesses in plans:
+            one.seq.tokens += guesses
+        self.served.write(*((one.seq, rows + len(guesses)) for one, rows, guesses in plans))
+
+    def commit(self, one: Living, rows: int, guesses: list[int], right: int, new: int) -> None:
+        """Of the guesses the first `right` stay, and a new token comes if the sequence is up to date."""
+        self.cache.commit(one.seq, rows + right)
+        one.length += rows + right
+        del one.seq.tokens[len(one.seq.tokens) - len(guesses) + right :]
+        if one.length == len(one.seq.tokens):
+            one.seq.tokens.append(new)
+
+    def fail(self, plans: list[tuple[Living, int, list[int]]], before: set[Prefix], written: bool) -> None:
+        """Everybody in the step loses everything, and what it promised is forgotten."""
+        if written and plans:
+            self.write(plans)
+        for one, _, _ in plans:
+            self.end(one)
+        self.prefixes.revoke()
+        self.known = {prefix: used for prefix, used in self.known.items() if prefix in before}
+
+    def end(self, one: Living) -> None:
+        self.served.end(one.seq)
+        self.living.remove(one)
+
+    def tokens_of(self, node) -> Prefix:
+        return (*self.tokens_of(node.parent), *node.tokens) if node.parent else ()
+
+    # What must always hold.
+
+    @invariant()
+    def every_block_is_held_by_those_who_say_so(self):
+        """No leak, no double free: tables and tree together account for every holder, and the rest is free."""
+        held = Counter(block for one in self.living for block in self.cache.table(one.seq))
+        held.update(node.block for node in tree(self.prefixes.root))
+        assert self.cache.blocks.holders == [held[block] for block in range(BLOCKS)]
+        assert sorted(self.cache.blocks.free) == [block for block in range(BLOCKS) if not held[block]]
+
+    @invariant()
+    def every_sequence_reads_its_own_tokens(self):
+        """So nobody writes into a block that somebody else reads."""
+        for one in self.living:
+            assert self.cache.length(one.seq) == one.length
+            assert len(self.cache.table(one.seq)) == -(-one.length // SIZE)
+            if one.length:
+                self.served.check(one.seq)
+
+    @invariant()
+    def the_tree_knows_what_was_computed(self):
+        """Exactly the model's prefixes, each in a block that holds its tokens' keys, with the right number of users."""
+        nodes = {self.tokens_of(node): node for node in tree(self.prefixes.root)}
+        assert nodes.keys() == self.known.keys()
+        users = Counter(prefix for one in self.living for prefix in one.path)
+        for prefix, node in nodes.items():
+            assert node.users == users[prefix]
+            stored = self.cache.pool[0, 0, 0, node.block * SIZE : (node.block + 1) * SIZE, 0].tolist()
+            assert stored == [mark(prefix[: i + 1]) for i in range(len(prefix) - SIZE, len(prefix))]
+        assert self.prefixes.evictable == len(self.unused())
+
+    @invariant()
+    def waste_is_what_is_empty(self):
+        """Rows of held blocks that hold nothing; a block of the tree is full."""
+        filled = {node.block: SIZE for node in tree(self.prefixes.root)}
+        for one in self.living:
+            for i, block in enumerate(self.cache.table(one.seq)):
+                filled[block] = max(filled.get(block, 0), min(SIZE, one.length - i * SIZE))
+        empty = len(filled) * SIZE - sum(filled.values())
+        assert self.cache.held_bytes == len(filled) * SIZE * self.cache.position_bytes
+        assert self.cache.wasted_bytes == empty * self.cache.position_bytes
+
+    def teardown(self):
+        """When everybody is gone and the tree is emptied, every block is free."""
+        for one in list(self.living):
+            self.end(one)
+        while self.prefixes.evict():
+            continue
+        assert sorted(self.cache.blocks.free) == list(range(BLOCKS))
+
+
+Blocks.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+TestBlocks = Blocks.TestCase

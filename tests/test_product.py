@@ -1,0 +1,358 @@
+"""The product of the switches: whatever is on, greedy tokens are those of the plain engine (no cache, one at a time).
+
+Features break in pairs, so every pair of values meets here in caches so small that sequences are preempted and
+prefixes evicted. `-m full` walks the whole product. Each bug below shipped in another engine, or nearly in this one;
+the test of its name makes the situation happen, and the ledger proves that it did.
+
+| bug | where | test |
+|---|---|---|
+| a prompt of whole blocks, all cached, leaves no row to compute | nano-vllm #144, #114, PR 117, 199 | fully_cached |
+| a preempted sequence that hits the prefix cache keeps stale counts | nano-vllm PR 211, 233 | preempted_and_hit |
+| a duplicate prefix's blocks are freed while a table points at them | mini-sglang PR 142 | duplicate_prefixes |
+| the speculative path is broken, and nobody runs it | gpt-fast #219 | guesses_stand_and_fall |
+| positions jump after the first decode | tiny-llm PR 46 | positions_follow_each_other |
+| the cache is there and never read | rasbt #913 | cache_is_used |
+| a rolled back block stays with its sequence, or in the tree | ours to get wrong | rollback_across_a_block_edge |
+| a block shared before it is computed outlives the step that never computed it | ours, once | preempted_once_planned |
+| an evicted prefix is still found | ours to get wrong | evicted_prefix |
+| padding takes the rows for which a long prompt waits | ours, once | padding_starves_nobody |
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from itertools import combinations, product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers import always_guess, check_blocks, finish, make_engine, request, small_config
+
+from tinyinfer.config import ModelConfig, MoEConfig
+from tinyinfer.engine import Engine
+from tinyinfer.loading import load
+from tinyinfer.sequence import Batch
+from tinyinfer.sequence import Sequence as Request
+
+MARGIN = 1e-3  # between the best and the second best log-probability of every token below: no tie decides a test
+CONFIGS = {
+    "grouped_windows": small_config(qkv_bias=True, windows=(5, None)),
+    "gpt2": small_config(norm="layer", gated=False, learned_positions=True, rope=(None, None), vocab_size=23),
+    "moe": small_config(qk_norm="full", experts=MoEConfig(5, 2, 12), num_layers=3, windows=(None, 7, 4)),
+}
+GOLDENS = ["gemma3", "qwen3_moe"]
+LONGEST = 29  # of all sequences below, prompt and answer
+SWITCHES: dict[str, list[Any]] = {
+    "kv_cache": ["none", "contiguous", "paged"],
+    "block_size": [1, 4, 5],
+    "prefix_cache": [False, True],
+    "batching": ["continuous", "static", "dynamic"],
+    "max_num_batched_tokens": [3, 11, 2048],
+    "max_num_seqs": [1, 3, 8],
+    "speculative": ["off", "prompt-lookup", "draft", "self"],
+}
+
+
+def workload(vocab: int) -> list[tuple[list[int], int]]:
+    """Prompts and lengths of answers: shared prefixes, whole blocks of 4 and 5, duplicates, one token, repetition."""
+    a = [(7 * i + i // 3) % vocab for i in range(20)]
+    b = [(3 * i + 1) % 5 for i in range(13)]
+    return [
+        (a, 9), (a, 4), (a[:12], 8), ([*a[:10], 1, 2], 7), (b, 10), (a[:1], 6), ([*b[:8], *b[:8]], 11), (a, 1),
+    ]  # fmt: skip
+
+
+def requests(work: Sequence[tuple[list[int], int]]) -> list[Request]:
+    return [request(prompt, n, logprobs=2) for prompt, n in work]
+
+
+@cache
+def source(name: str, folder: Callable[[str], Path]) -> Any:
+    return CONFIGS[name] if name in CONFIGS else load(folder(name))
+
+
+def config_of(source: Any) -> ModelConfig:
+    return source if isinstance(source, ModelConfig) else source.config
+
+
+def plainly(source: Any, work: Sequence[tuple[list[int], int]]) -> list[list[int]]:
+    """What the plain engine says; tokens of which another order of additions could decide are not allowed."""
+    sequences = requests(work)
+    tokens = [finish(make_engine(source, kv_cache="none"), seq)[0] for seq in sequences]
+    for choice in (choice for seq in sequences for choice in seq.choices):
+        assert choice.top is not None
+        best, second = choice.top.values()
+        assert best - second > MARGIN
+    return tokens
+
+
+@cache
+def expected(name: str, folder: Callable[[str], Path]) -> list[list[int]]:
+    model = source(name, folder)
+    return plainly(model, workload(config_of(model).vocab_size))
+
+
+def possible(case: dict[str, Any]) -> bool:
+    """Whether EngineConfig takes it, and no switch in it is without effect."""
+    blocks = case["kv_cache"] == "paged" or (case["block_size"] == 4 and not case["prefix_cache"])
+    return blocks and (case["kv_cache"] != "none" or case["max_num_batched_tokens"] == 2048)
+
+
+def everything() -> Iterator[dict[str, Any]]:
+    cases = (dict(zip(SWITCHES, values, strict=True)) for values in product(*SWITCHES.values()))
+    return filter(possible, cases)
+
+
+def pairs(case: dict[str, Any]) -> set[tuple[Any, ...]]:
+    return set(combinations(case.items(), 2))
+
+
+def pairwise() -> list[dict[str, Any]]:
+    """A few cases in which every possible pair of values meets: again and again the one of 61 with most new pairs."""
+    rng, cases = random.Random(5), list(everything())
+    missing, chosen = set().union(*map(pairs, cases)), []
+    while missing:
+        wanted = min(missing, key=str)
+        sample = rng.sample([case for case in cases if wanted in pairs(case)], 1) + rng.sample(cases, 60)
+        chosen.append(max(sample, key=lambda case: len(missing & pairs(case))))
+        missing -= pairs(chosen[-1])
+    return chosen
+
+
+def case_id(case: dict[str, Any]) -> str:
+    return "-".join(str(value) for value in case.values())
+
+
+def run(model: Any, case: dict[str, Any]) -> tuple[Engine, list[list[int]]]:
+    """The workload in one engine, in the smallest pool that holds its longest sequence."""
+    config = config_of(model)
+    blocks = -(-LONGEST // case["block_size"]) + 1 if case["kv_cache"] == "paged" else None
+    second = small_config(vocab_size=config.vocab_size) if case["speculative"] == "draft" else None
+    named = {"draft_model": "random"} if second else {}
+    engine = make_engine(model, second=second, max_model_len=30, num_blocks=blocks, **case, **named)
+    if case["speculative"] != "off":
+        always_guess(engine)
+    return engine, finish(engine, *requests(workload(config.vocab_size)))
+
+
+def assert_clean(engine: Engine) -> None:
+    """Nothing is left but what the prefix cache keeps on purpose, and it can give all of that back."""
+    while engine.scheduler.prefixes.evict():
+        continue
+    assert engine.cache.held_bytes == 0
+    assert not engine.scheduler.busy
+
+
+# The product
+
+
+@pytest.mark.parametrize("case", pairwise(), ids=case_id)
+@pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
+def test_every_pair_of_switches_emits_the_plain_tokens(name, case, golden_folder):
+    """Catches features that work alone and not together."""
+    engine, tokens = run(source(name, golden_folder), case)
+    assert tokens == expected(name, golden_folder)
+    assert_clean(engine)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("batching", SWITCHES["batching"])
+@pytest.mark.parametrize("speculative", SWITCHES["speculative"])
+@pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
+def test_the_whole_product_emits_the_plain_tokens(name, speculative, batching, golden_folder):
+    """The same for every combination, some minutes long."""
+    wrong = []
+    for case in everything():
+        if (case["speculative"], case["batching"]) == (speculative, batching):
+            engine, tokens = run(source(name, golden_folder), case)
+            assert_clean(engine)
+            wrong += [] if tokens == expected(name, golden_folder) else [case_id(case)]
+    assert not wrong
+
+
+# The bugs by name
+
+MODEL = CONFIGS["grouped_windows"]
+PAGED: dict[str, Any] = {"kv_cache": "paged", "block_size": 4}
+SHARED = PAGED | {"prefix_cache": True}
+A, B, C = ([(step * i + i // 3) % 31 for i in range(24)] for step in (7, 11, 5))
+Work = list[tuple[list[int], int]]
+
+
+def ask(engine: Engine, work: Work) -> list[Request]:
+    """Runs the work and compares it with the plain engine's; after each step all blocks are accounted for."""
+    sequences = requests(work)
+    for _ in engine.run(sequences):
+        if "paged" in type(engine.cache).__module__:
+            prefixes = engine.scheduler.prefixes if hasattr(engine.scheduler.prefixes, "root") else None
+            check_blocks(engine, prefixes, sequences)
+    assert [seq.new_tokens for seq in sequences] == plainly(MODEL, work)
+    return sequences
+
+
+@pytest.mark.parametrize(("block_size", "cached"), [(1, 7), (2, 6), (4, 4), (8, 0)])
+def test_fully_cached(block_size, cached):
+    """A prompt of 8 tokens, asked again, alone and twice at once: the whole blocks before its last token are there."""
+    engine = make_engine(MODEL, **SHARED | {"block_size": block_size})
+    [first] = ask(engine, [(A[:8], 3)])
+    assert (first.cached_tokens, engine.ledger.tokens_cached) == (0, 0)
+    computed = engine.ledger.tokens_computed
+    again = ask(engine, [(A[:8], 3), (A[:8], 5)])
+    assert [seq.cached_tokens for seq in again] == [cached] * 2
+    assert engine.ledger.tokens_computed - computed == 2 * (8 - cached) + 2 + 4
+    assert_clean(engine)
+
+
+def test_preempted_and_hit():
+    """Prompts without anything in common: what a preempted sequence finds later are its own blocks."""
+    engine = make_engine(MODEL, **SHARED, num_blocks=9)
+    sequences = ask(engine, [(A[:9], 12), (B[:9], 12), (C[:9], 12)])
+    ledger = engine.ledger
+    assert ledger.preemptions > 0
+    assert ledger.tokens_cached > 0
+    assert all(seq.cached_tokens == 0 for seq in sequences), "its first step found nothing, and that is what counts"
+    assert ledger.tokens_computed == sum(len(seq.tokens) - 1 for seq in sequences) + ledger.tokens_recomputed
+    assert_clean(engine)
+
+
+def test_duplicate_prefixes():
+    """Equal prompts run side by side and write equal blocks; the first ends, and newcomers take whatever is free.
+
+    The tree keeps one of two equal blocks, so each may lose its owner while somebody reads the other.
+    """
+    engine = make_engine(MODEL, **SHARED, num_blocks=13, max_num_seqs=3, max_num_batched_tokens=7)
+    same = [(A[:9], 13), (A[:9], 5), (A[:9], 13), (B[:9], 9), (A[:9], 9), (C[:9], 9), (A[:9], 13)]
+    sequences = requests(same)
+    shared = twins = False
+    for _ in engine.run(sequences):
+        check_blocks(engine, engine.scheduler.prefixes, sequences)  # type: ignore[arg-type]
+        tables = {seq: engine.cache.table(seq) for seq in sequences if seq.prompt == A[:9]}
+        for (one, blocks), (other, others) in combinations(tables.items(), 2):
+            for i, pair in enumerate(zip(blocks, others, strict=False)):
+                equal = one.tokens[: 4 * i + 4] == other.tokens[: 4 * i + 4]
+                shared |= pair[0] == pair[1]
+                twins |= equal and pair[0] != pair[1]
+                assert equal or pair[0] != pair[1]
+    assert shared
+    assert twins
+    assert [seq.new_tokens for seq in sequences] == plainly(MODEL, same)
+    assert engine.ledger.tokens_cached > 0
+    assert engine.ledger.blocks_evicted > 0
+    assert_clean(engine)
+
+
+@pytest.mark.parametrize("speculative", ["prompt-lookup", "draft", "self"])
+def test_guesses_stand_and_fall(speculative):
+    """Every drafter guesses right and wrong, with every other feature on, and is preempted while it guesses."""
+    named = {"draft_model": "random"} if speculative == "draft" else {}
+    engine = make_engine(MODEL, second=small_config() if named else None, speculative=speculative, **named,
+                         **SHARED, num_blocks=12, max_num_batched_tokens=9)  # fmt: skip
+    ask(always_guess(engine), [([1, 2, 3] * 4, 30), (A[:10], 30), ([5, 6] * 5, 30), (A[:10], 20)])
+    assert 0 < engine.ledger.drafts_accepted < engine.ledger.drafts_proposed
+    assert engine.ledger.preemptions > 0
+    assert engine.ledger.tokens_cached > 0
+    assert_clean(engine)
+
+
+@pytest.mark.parametrize("switches", [{}, PAGED, {"kv_cache": "none"}, {"max_num_batched_tokens": 4}], ids=str)
+def test_positions_follow_each_other(switches):
+    """Each row is the token of its position, and each step begins where the one before ended (none: at 0)."""
+    engine, sequences = make_engine(MODEL, **switches), requests([(A[:9], 6), (B[:5], 6)])
+    ends = dict.fromkeys(sequences, 0)
+    for trace in engine.run(sequences):
+        for span in trace.batch.spans:
+            stop = span.first + span.rows
+            assert span.first == (0 if switches.get("kv_cache") == "none" else ends[span.seq])
+            assert trace.batch.positions[span.start : span.stop].tolist() == list(range(span.first, stop))
+            assert trace.batch.tokens[span.start : span.stop].tolist() == span.seq.tokens[span.first : stop]
+            ends[span.seq] = stop
+    assert ends == {seq: len(seq.tokens) - 1 for seq in sequences}
+
+
+@pytest.mark.parametrize("switches", [{}, PAGED, SHARED], ids=["contiguous", "paged", "prefix"])
+def test_cache_is_used(switches):
+    """n prompt tokens and m new ones are n + m - 1 rows, and each later step reads all positions before it.
+
+    A position of a full layer is 2 · K · E · 4 = 96 bytes; the other layer has a window of 5 and reads no more.
+    """
+    engine = make_engine(MODEL, **switches)
+    ask(engine, [(A[:9], 7)])
+    reads = [9, *range(10, 16)]
+    assert engine.ledger.tokens_computed == 15
+    assert engine.ledger.kv_read_bytes == 96 * (sum(reads) + 9 + 6 * 5)
+    assert engine.ledger.tokens_recomputed == 0
+
+
+def test_rollback_across_a_block_edge():
+    """Wrong guesses reach into the next block; it is given back, and the tree never learns of them.
+
+    The wrong guesses are then asked as a prompt: only the blocks of tokens that really came may be found.
+    """
+    engine = always_guess(make_engine(MODEL, speculative="self", draft_layers=1, **SHARED, num_blocks=30))
+    [seq] = sequences = requests([(A[:9], 20)])
+    ghosts: list[list[int]] = []
+    for trace in engine.run(sequences):
+        [span] = trace.batch.spans
+        rows = trace.batch.tokens[span.start : span.stop].tolist()
+        kept = engine.cache.length(seq) if not seq.finished else len(seq.tokens) - 1
+        edge = -(-kept // 4) * 4
+        if span.first + len(rows) > edge + 4 or (span.first + len(rows) > edge >= span.first + 1 > edge - 4):
+            ghosts.append([*seq.tokens[: span.first], *rows])
+    assert engine.ledger.drafts_proposed > engine.ledger.drafts_accepted
+    assert len(ghosts) > 2, "guesses that fell did cross an edge"
+    for ghost in ghosts:
+        real = next(i for i, (g, t) in enumerate(zip([*ghost, -1], seq.tokens, strict=False)) if g != t)
+        [asked] = ask(engine, [([*ghost, 0], 2)])
+        assert asked.cached_tokens <= real // 4 * 4
+    assert_clean(engine)
+
+
+def test_preempted_once_planned():
+    """A sequence is given rows that fill a block, and is preempted in the same step for an older one.
+
+    Its block must not be shared from then on, because nothing was ever written to it: whatever a step adds to the tree
+    is a block that somebody in this step has filled or fills. It takes guesses to get a younger sequence planned first:
+    they wait for a step with rows for all of them.
+    """
+    engine = always_guess(make_engine(MODEL, **SHARED, num_blocks=10, max_num_batched_tokens=6, speculative="self",
+                                      num_draft_tokens=3))  # fmt: skip
+    scheduler, forward, preempt = engine.scheduler, engine.forward, engine.scheduler.preempt
+    planned = []
+
+    def watched_preempt(seq: Request) -> None:
+        planned.append(seq in scheduler._plan)
+        preempt(seq)
+
+    def watched_forward(batch: Batch) -> Any:
+        filled = [engine.cache.table(s.seq)[: (s.first + s.rows) // 4] for s in batch.spans]
+        assert {node.block for node in scheduler.prefixes._new} <= {block for blocks in filled for block in blocks}
+        return forward(batch)
+
+    scheduler.preempt, engine.forward = watched_preempt, watched_forward  # type: ignore[method-assign]
+    ask(engine, [(A[:6], 16), (B[:5], 16), (C[:6], 13), (A[:3], 18)])
+    assert any(planned)
+    assert engine.ledger.tokens_cached > 0
+    assert_clean(engine)
+
+
+def test_evicted_prefix():
+    """Three prompts in a pool that keeps one and a half: the first is evicted, computed again, and found again."""
+    engine = make_engine(MODEL, **SHARED, num_blocks=9)
+    found = [ask(engine, [(prompt[:20], 3)])[0].cached_tokens for prompt in (A, B, C, A, A)]
+    assert engine.ledger.blocks_evicted > 0
+    assert found == [0, 0, 0, 0, 16]
+    assert_clean(engine)
+
+
+@pytest.mark.parametrize("batching", ["static", "dynamic"])
+def test_padding_starves_nobody(batching):
+    """Two short answers end and keep their seats while a long prompt is computed by three rows a step."""
+    engine = make_engine(MODEL, batching=batching, max_num_batched_tokens=3)
+    sequences = requests([(A[:1], 1), (B[:1], 1), (C, 3)])
+    run = engine.run(sequences)
+    for _ in range(20):
+        next(run, None)
+    assert [seq.new_tokens for seq in sequences] == plainly(MODEL, [(A[:1], 1), (B[:1], 1), (C, 3)])
+    assert engine.ledger.tokens_padding > 0

@@ -1,0 +1,289 @@
+"""Speculative decoding: guess the next tokens cheaply, verify all guesses in one forward pass, keep what was right.
+
+A decode step reads every weight to compute one row, and a few more rows with the same read are nearly free. So a
+drafter proposes tokens, they ride along as further rows, and the logits of each row say whether the next guess stands
+(Leviathan, Kalman & Matias 2023, algorithm 1; Chen et al. 2023). Greedy text is identical to plain decoding, and so is
+sampled text while guesses are certain (probs None); guesses drawn from a draft model are kept with probability
+min(1, p/q) and replaced by a draw from what q lacks of p otherwise, so that the distribution is exactly the target's.
+
+Drafters: `prompt-lookup` copies what followed the same words before (Saxena 2023), `draft` asks a second, smaller
+model, `self` asks the model's own first layers. Wins: one sequence or few, memory-bound, predictable text. Loses:
+guesses that are wrong cost their rows, and a draft model its own steps; in large batches no arithmetic lies idle.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from tinyinfer.batching import make_batch
+from tinyinfer.config import EngineConfig
+from tinyinfer.kv_cache import Cache, ContiguousCache
+from tinyinfer.sampling import Choice, choose, describe, distribution, draw, uniform
+from tinyinfer.sequence import Draft, Sequence
+from tinyinfer.transformer import Model, transformer
+
+if TYPE_CHECKING:
+    from tinyinfer.backends.numpy_ops import NumpyOps
+
+ACCEPT, GUESS = 1, 2  # random streams beside the one that plain decoding draws from
+
+
+# Verification.
+
+
+def verify(logits: np.ndarray, seq: Sequence) -> list[Choice]:  # (R, V) ->
+    """The next tokens of a sequence: its guesses as far as they stand, and one more after them.
+
+    Row i holds the logits after the first i guesses. Penalties and filters see the guesses before it as if they had
+    come one at a time.
+    """
+    new, choices = seq.new_tokens, []
+    for row, draft in zip(logits, [*seq.drafts, None][: len(logits)], strict=True):
+        choice = judge(row, draft, seq, new)
+        choices.append(choice)
+        if draft is None or choice.token != draft.token:
+            break
+        new.append(choice.token)
+    return choices
+
+
+def judge(logits: np.ndarray, draft: Draft | None, seq: Sequence, new: list[int]) -> Choice:  # (V,) ->
+    """The token after `new`: the draft's if it stands."""
+    if draft is None or draft.probs is None:
+        return choose(logits, seq.params, seq.prompt, new, seq.seed)
+    p = distribution(logits, seq.params, seq.prompt, new)
+    token = accept_or_replace(p, draft.probs, draft.token, seq.seed, len(seq.prompt) + len(new))
+    return describe(token, logits, seq.params)
+
+
+def accept_or_replace(
+    p: np.ndarray, q: np.ndarray, token: int, seed: int, position: int
+) -> int:  # (V,), (V,) ->
+    """A token drawn from q becomes one from p: kept with probability min(1, p/q), else drawn from max(p - q, 0)."""
+    if uniform(seed, position, ACCEPT) * q[token] < p[token]:
+        return token
+    lacking = np.maximum(p - q, 0)
+    return draw(lacking if lacking.any() else p, seed, position)  # nothing is lacking when p and q differ by rounding
+
+
+# How many guesses.
+
+
+@dataclass
+class DraftLength:
+    """How many guesses to make: as many as bring the most tokens per cost, by how often this sequence's guesses stood.
+
+    With k guesses, each standing with probability a, a step brings (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al.,
+    equation 1). It costs `cost(1 + k)` forward passes of one row, plus `guess_cost` for each guess. Only the sequence's
+    own past counts, never its neighbours, so that its text does not depend on them.
+    """
+
+    most: int
+    cost: Callable[[int], float]
+    guess_cost: float = 0.0
+    rate: float = 0.8  # a, at first
+
+    def best(self) -> int:
+        """The number of guesses; 0 when none pays."""
+        return max(range(self.most + 1), key=lambda k: self.tokens(k) / (self.cost(1 + k) + k * self.guess_cost))
+
+    def tokens(self, k: int) -> float:
+        """How many tokens k guesses bring, one without any guess included."""
+        return sum(self.rate**i for i in range(k + 1))
+
+    def learn(self, proposed: int, accepted: int) -> None:
+        """Counts the guesses up to the first wrong one; after a step without any, confidence slowly returns."""
+        if not proposed:
+            self.rate += 0.02 * (0.8 - self.rate)
+        for i in range(min(accepted + 1, proposed)):
+            self.rate += 0.1 * ((i < accepted) - self.rate)
+
+
+class Drafter(Protocol):
+    """What the engine asks of whoever makes guesses."""
+
+    def propose(self, sequences: list[Sequence]) -> None:
+        """Gives each of the sequences, which want their next token, `drafts`: at most what it may still generate."""
+
+    def free(self, seq: Sequence) -> None:
+        """The sequence is gone or preempted: forgets it."""
+
+
+class NoDrafter:
+    """Guesses nothing."""
+
+    def propose(self, sequences: list[Sequence]) -> None:
+        """No guesses."""
+
+    def free(self, seq: Sequence) -> None:
+        """Nothing to forget."""
+
+
+@dataclass
+class Asked:
+    """When a sequence last got guesses: how long it was, how many of its guesses had been verified, how many stood."""
+
+    length: DraftLength
+    tokens: int
+    proposed: int
+    accepted: int
+
+
+class Lengths:
+    """The DraftLength of every sequence."""
+
+    def __init__(self, most: int, cost: Callable[[int], float], guess_cost: float = 0.0) -> None:
+        self.most, self.cost, self.guess_cost = most, cost, guess_cost
+        self._known: dict[int, Asked] = {}
+
+    def of(self, seq: Sequence) -> int:
+        """How many guesses to make now, after learning from what became of the last ones.
+
+        Asked again before the sequence went on (it had no turn, or was preempted), the answer is the same.
+        """
+        asked = self._known.get(seq.id)
+        if asked is None:
+            length = DraftLength(self.most, self.cost, self.guess_cost)
+        else:
+            length = asked.length
+            if len(seq.tokens) > asked.tokens:
+                length.learn(seq.proposed - asked.proposed, seq.accepted - asked.accepted)
+        self._known[seq.id] = Asked(length, len(seq.tokens), seq.proposed, seq.accepted)
+        return min(length.best(), seq.max_tokens - len(seq.new_tokens) - 1)
+
+    def free(self, seq: Sequence) -> None:
+        """Forgets a sequence."""
+        if seq.finished:  # a preempted one goes on where it was
+            self._known.pop(seq.id, None)
+
+
+# Drafters.
+
+
+class PromptLookup:
+    """Copies what followed the last time that the newest tokens stood together (Saxena 2023)."""
+
+    def __init__(self, lengths: Lengths, longest: int = 3) -> None:
+        self.lengths, self.longest = lengths, longest
+
+    def propose(self, sequences: list[Sequence]) -> None:
+        """Guesses without a model: they cost nothing but the rows that verify them."""
+        for seq in sequences:
+            if not seq.drafts:
+                seq.drafts = [Draft(token) for token in self.lookup(seq.tokens, self.lengths.of(seq))]
+
+    def lookup(self, tokens: list[int], n: int) -> list[int]:
+        """The n tokens behind the latest earlier place of the longest ending, of at most `longest` tokens, found."""
+        if n <= 0:
+            return []
+        text = np.array(tokens)
+        for size in range(min(self.longest, len(tokens) - 1), 0, -1):
+            ending = text[-size:]
+            starts = np.lib.stride_tricks.sliding_window_view(text[:-1], size)
+            found = np.flatnonzero((starts == ending).all(axis=1))
+            if len(found):
+                begin = int(found[-1]) + size
+                return tokens[begin : begin + n]
+        return []
+
+    def free(self, seq: Sequence) -> None:
+        """Forgets it."""
+        self.lengths.free(seq)
+
+
+class ModelDrafter:
+    """Asks a second model with the same vocabulary, which keeps its own cache."""
+
+    def __init__(self, model: Model, cache: Cache, ops: NumpyOps, lengths: Lengths) -> None:
+        self.model, self.cache, self.ops, self.lengths = model, cache, ops, lengths
+
+    def propose(self, sequences: list[Sequence]) -> None:
+        """One token at a time, of all sequences together."""
+        counts = {seq: self._count(seq) for seq in sequences if not seq.drafts}
+        while asked := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
+            for seq, row in zip(asked, self._forward(asked), strict=True):
+                seq.drafts.append(self._guess(row, seq))
+
+    def free(self, seq: Sequence) -> None:
+        """Gives its cache back."""
+        self.cache.free(seq)
+        self.lengths.free(seq)
+
+    def _count(self, seq: Sequence) -> int:
+        """How many guesses to make; forgets those of the last step that were wrong."""
+        self.cache.truncate(seq, min(self.cache.length(seq), len(seq.tokens) - 1))
+        return min(self.lengths.of(seq), self.cache.capacity - len(seq.tokens))
+
+    def _forward(self, sequences: list[Sequence]) -> np.ndarray:  # -> (R, V)
+        """The draft model's logits after all tokens and guesses; it computes those that it has not seen yet."""
+        work = []
+        for seq in sequences:
+            first = self.cache.length(seq)
+            work.append((seq, first, len(seq.tokens) + len(seq.drafts) - first))
+            self.cache.reserve(seq, work[-1][2])
+        logits = transformer(self.model, make_batch(work), self.cache, self.ops)
+        for seq, _, rows in work:
+            self.cache.commit(seq, rows)
+        return logits
+
+    def _guess(self, logits: np.ndarray, seq: Sequence) -> Draft:  # (V,) ->
+        """Its next token; greedy guesses are certain."""
+        new = [*seq.new_tokens, *(draft.token for draft in seq.drafts)]
+        if seq.params.temperature == 0.0:
+            return Draft(choose(logits, seq.params, seq.prompt, new, seq.seed).token)
+        q = distribution(logits, seq.params, seq.prompt, new)
+        return Draft(draw(q, seq.seed, len(seq.prompt) + len(new), GUESS), q)
+
+
+def first_layers(model: Model, n: int) -> Model:
+    """The model without its layers from n on, a cheap draft of itself (Elhoushi et al. 2024, LayerSkip, 4.3)."""
+    c = model.config
+    return replace(
+        model,
+        config=replace(c, num_layers=n, rope=c.rope[:n], windows=c.windows[:n]),
+        layers=model.layers[:n],
+    )
+
+
+# Drafters by name: (target model, second model if any, operations, switches, longest sequence) -> Drafter.
+
+
+def no_drafter(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> NoDrafter:
+    """speculative=off."""
+    return NoDrafter()
+
+
+def prompt_lookup(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> PromptLookup:
+    """speculative=prompt-lookup."""
+    return PromptLookup(Lengths(most_guesses(c, 7), ops.relative_cost))
+
+
+def draft_model(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> ModelDrafter:
+    """speculative=draft. Raises ValueError for a second model of another vocabulary."""
+    assert second is not None
+    if second.config.vocab_size != model.config.vocab_size:
+        raise ValueError(
+            f"draft_model {c.draft_model!r} has a vocabulary of {second.config.vocab_size} tokens and the model one of "
+            f"{model.config.vocab_size}, so its guesses mean something else; choose a smaller model of the same family"
+        )
+    longest = min(capacity, second.config.max_position)
+    guess_cost = second.nbytes / model.nbytes
+    cache = ContiguousCache(second.config, longest, ops)
+    return ModelDrafter(second, cache, ops, Lengths(most_guesses(c, 4), ops.relative_cost, guess_cost))
+
+
+def self_draft(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> ModelDrafter:
+    """speculative=self. Raises ValueError for more layers than there are."""
+    layers, own = c.draft_layers or max(1, model.config.num_layers // 3), model.config.num_layers
+    if layers > own:
+        raise ValueError(f"draft_layers={layers} is more than the model's {own} layers; choose a smaller number")
+    return draft_model(model, first_layers(model, layers), ops, c, capacity)
+
+
+def most_guesses(c: EngineConfig, default: int) -> int:
+    """How many guesses a step has room for."""
+    return min(c.num_draft_tokens or default, c.max_num_batched_tokens - 1)

@@ -1,0 +1,229 @@
+"""Workloads: requests that arrive over time, to be replayed under any setting; from a file, or drawn by a seed.
+
+A file holds one request a line, as JSON (JSONL):
+
+    {"prompt": "Once upon a time", "max_tokens": 64}
+    {"prompt_token_ids": [1, 2, 3], "max_tokens": 8, "arrival": 0.5}
+    {"prompt_tokens": 272, "shared_prefix": 256, "prefix_group": "system", "max_tokens": 16}
+
+The last one is `prompt_tokens` fixed random ids, the first `shared_prefix` of which are those of every other line of
+its `prefix_group`. `arrival` is in seconds after the beginning (default 0). End tokens are ignored, so that every
+setting does the same work.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn
+from zlib import crc32
+
+import numpy as np
+
+READY = Path(__file__).parent / "workloads"  # those that come with the package, named without folder and ending
+SEED = 0  # of random prompts
+OWN, SHARED = 0, 1  # random streams of a prompt's own ids and of a prefix
+
+
+@dataclass(frozen=True)
+class Request:
+    """One request. prompt: text or token ids; None: `random_tokens` ids, the first `shared` of them its group's.
+
+    where: what to call it when something is wrong with it.
+    """
+
+    max_tokens: int
+    prompt: str | tuple[int, ...] | None = None
+    random_tokens: int = 0
+    shared: int = 0
+    group: str = ""
+    arrival: float = 0.0
+    where: str = "the request"
+
+
+def prompts(requests: list[Request], vocab_size: int) -> list[str | list[int]]:
+    """The prompt of each request, the same ones every time."""
+    found: list[str | list[int]] = []
+    for i, request in enumerate(requests):
+        if isinstance(request.prompt, str):
+            found.append(request.prompt)
+        elif request.prompt is not None:
+            found.append(list(request.prompt))
+        else:
+            prefix = random_ids((SHARED, crc32(request.group.encode())), request.shared, vocab_size)
+            found.append(prefix + random_ids((OWN, i), request.random_tokens - request.shared, vocab_size))
+    return found
+
+
+def random_ids(key: tuple[int, int], n: int, vocab_size: int) -> list[int]:
+    """n ids of a stream; fewer of the same stream begin alike."""
+    return np.random.default_rng((SEED, *key)).integers(0, vocab_size, n).tolist()
+
+
+# From a file.
+
+
+def read_workload(name: str) -> list[Request]:
+    """The requests of a file, or of a workload that comes with the package. Raises ValueError that names the line."""
+    path = find_workload(name)
+    requests = []
+    for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
+        if line.strip():
+            where = f"{name}:{number}"
+            requests.append(parse_request(where, line))
+    if not requests:
+        raise ValueError(f"{name} holds no request; write one JSON object a line, such as {EXAMPLE}")
+    return requests
+
+
+def find_workload(name: str) -> Path:
+    """The file of that name, else the package's. Raises ValueError."""
+    ready = sorted(path.stem for path in READY.glob("*.jsonl"))
+    path = READY / f"{name}.jsonl" if name in ready and not Path(name).is_file() else Path(name)
+    if not path.is_file():
+        raise ValueError(f"there is no workload {name!r}; give a JSONL file, 'synthetic', or one of {', '.join(ready)}")
+    return path
+
+
+EXAMPLE = '{"prompt_tokens": 100, "max_tokens": 20}'
+PROMPTS = ("prompt", "prompt_token_ids", "prompt_tokens")
+KEYS = (*PROMPTS, "shared_prefix", "prefix_group", "arrival", "max_tokens")
+
+
+def parse_request(where: str, line: bytes) -> Request:
+    """One line of a file. Raises ValueError, which begins with `where`, says what is wrong and what would be right."""
+
+    def refuse(why: str) -> NoReturn:
+        raise ValueError(f"{where}: {why}")
+
+    entry = parse_json(line, refuse)
+    for key in entry:
+        if key not in KEYS:
+            near = get_close_matches(key, KEYS, n=1)
+            refuse(f"unknown key {key!r}" + (f" (did you mean {near[0]!r}?)" if near else "") + f"; known: {known()}")
+    if sum(key in entry for key in PROMPTS) != 1:
+        refuse(f"give exactly one of {', '.join(PROMPTS)}, as in {EXAMPLE}")
+    if "max_tokens" not in entry:
+        refuse("max_tokens is missing: say how many tokens to generate")
+    for key, (right, what) in CHECKS.items():
+        if key in entry and not right(entry[key]):
+            refuse(f"{key} must be {what}, not {json.dumps(entry[key])[:40]}")
+    random, shared = entry.get("prompt_tokens", 0), entry.get("shared_prefix", 0)
+    if ("shared_prefix" in entry or "prefix_group" in entry) and not random:
+        refuse("shared_prefix and prefix_group are of random prompts; give prompt_tokens instead of a prompt")
+    if shared > random:
+        refuse(f"shared_prefix {shared} is longer than the prompt's {random} tokens; make it smaller")
+    ids = tuple(entry["prompt_token_ids"]) if "prompt_token_ids" in entry else None
+    return Request(entry["max_tokens"], entry.get("prompt", ids), random, shared, entry.get("prefix_group", ""),
+                   float(entry.get("arrival", 0.0)), where)  # fmt: skip
+
+
+def parse_json(line: bytes, refuse: Callable[[str], NoReturn]) -> dict[str, Any]:
+    """A line as an object."""
+    entry: Any = None
+    try:
+        entry = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        refuse(f"not UTF-8 text (byte {error.start} of the line); convert the file to UTF-8")
+    except json.JSONDecodeError as error:
+        refuse(f"not JSON ({error.msg}, column {error.colno}); write one object a line, such as {EXAMPLE}")
+    if not isinstance(entry, dict):
+        refuse(f"a request is a JSON object, such as {EXAMPLE}")
+    return entry
+
+
+def known() -> str:
+    """The keys, for people."""
+    return ", ".join(KEYS)
+
+
+def is_count(value: object, least: int = 1) -> bool:
+    """Whether it is a whole number, and not too small."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def is_moment(value: object) -> bool:
+    """Whether it can be an arrival."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+
+
+CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "prompt": (lambda value: isinstance(value, str) and value != "", "a text that is not empty"),
+    "prompt_token_ids": (
+        lambda value: isinstance(value, list) and bool(value) and all(is_count(token, 0) for token in value),
+        "a list of token ids, at least one",
+    ),
+    "prompt_tokens": (is_count, "a whole number of at least 1"),
+    "shared_prefix": (lambda value: is_count(value, 0), "a whole number of at least 0"),
+    "prefix_group": (lambda value: isinstance(value, str), "a text"),
+    "arrival": (is_moment, "a number of seconds of at least 0"),
+    "max_tokens": (is_count, "a whole number of at least 1"),
+}
+
+
+# Drawn by a seed.
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """A distribution of lengths, in tokens: all the same, uniform from low to high, or lognormal."""
+
+    kind: str
+    a: float  # the length; the lowest; the median
+    b: float = 0.0  # the highest; the sigma of the logarithm
+
+    def draw(self, n: int, rng: np.random.Generator) -> list[int]:
+        """n lengths of at least 1."""
+        if self.kind == "fixed":
+            return [int(self.a)] * n
+        if self.kind == "uniform":
+            return rng.integers(int(self.a), int(self.b) + 1, n).tolist()
+        return [max(1, round(x)) for x in self.a * np.exp(self.b * rng.standard_normal(n))]
+
+
+def parse_lengths(text: str, flag: str = "lengths") -> Lengths:
+    """Of "100", "uniform:16-128" or "lognormal:48,0.8" (median, sigma). Raises ValueError, which names `flag`."""
+    kind, _, rest = text.partition(":")
+    try:
+        if not rest:
+            lengths = Lengths("fixed", int(kind))
+        elif kind == "uniform":
+            low, _, high = rest.partition("-")
+            lengths = Lengths(kind, int(low), int(high))
+        else:
+            median, _, sigma = rest.partition(",")
+            lengths = Lengths(kind, float(median), float(sigma))
+    except ValueError:
+        lengths = Lengths("", 0)
+    ends = lengths.kind != "uniform" or lengths.a <= lengths.b
+    if lengths.kind not in ("fixed", "uniform", "lognormal") or not ends or not is_length(lengths):
+        raise ValueError(f"{flag} {text!r} is no distribution of lengths of at least 1; write 100, uniform:16-128 "
+                         "(lowest and highest) or lognormal:48,0.8 (median and sigma)")  # fmt: skip
+    return lengths
+
+
+def is_length(lengths: Lengths) -> bool:
+    """Whether its numbers make sense."""
+    return 1 <= lengths.a < math.inf and 0 <= lengths.b < math.inf
+
+
+def synthetic(
+    n: int, prompt: Lengths, output: Lengths, rate: float | None = None, shared: int = 0, seed: int = 0
+) -> list[Request]:
+    """n requests; each prompt is `shared` tokens common to all and as many own ones as `prompt` says.
+
+    rate: arrivals a second, at random moments (Poisson: exponential gaps); None: all at once. The same seed draws the
+    same lengths whatever the rate.
+    """
+    rng = np.random.default_rng(seed)
+    own, new = prompt.draw(n, rng), output.draw(n, rng)
+    waits = np.cumsum(rng.standard_exponential(n)) / rate if rate else np.zeros(n)
+    rows = zip(own, new, waits.tolist(), strict=True)
+    return [
+        Request(length, None, shared + size, shared, "shared", arrival, f"request {i}")
+        for i, (size, length, arrival) in enumerate(rows, 1)
+    ]
