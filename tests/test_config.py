@@ -16,7 +16,8 @@ DEFAULTS: dict[str, Any] = {
     "kv_cache": "contiguous", "block_size": 16, "num_blocks": None, "kv_bits": "off", "kv_group_size": None,
     "prefix_cache": False, "batching": "continuous", "batch_timeout": 0.05, "max_num_seqs": 16,
     "max_num_batched_tokens": 2048, "max_model_len": None, "speculative": "off", "draft_model": None,
-    "draft_layers": None, "num_draft_tokens": None, "dtype": "float32", "backend": "numpy", "threads": None,
+    "draft_layers": None, "num_draft_tokens": None, "num_draft_candidates": 1, "dtype": "float32",
+    "backend": "numpy", "threads": None,
 }  # fmt: skip
 VALUES: dict[str, list[Any]] = {
     "kv_cache": ["contiguous", "none", "paged"],

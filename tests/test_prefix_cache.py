@@ -9,7 +9,7 @@ import pytest
 from helpers import finish, make_engine, request, small_config, tree
 from served import Served
 
-from tinyinfer.prefix_cache import NoPrefixes
+from tinyinfer.plain import NoPrefixes
 
 PLAIN = small_config()
 ON = {"kv_cache": "paged", "block_size": 4, "prefix_cache": True}

@@ -25,6 +25,7 @@ from tinyinfer.quantized_cache import QuantizedCache, QuantizedContiguousCache, 
 from tinyinfer.roofline import kv_bytes_per_token
 from tinyinfer.sequence import Draft
 from tinyinfer.sequence import Sequence as Request
+from tinyinfer.speculative import verify
 
 BITS = (8, 4, 2)
 CACHES = ("contiguous", "paged")
@@ -156,6 +157,8 @@ class Scripted:
 
     def __init__(self, texts: dict[Request, list[int]], right: int, count: int) -> None:
         self.texts, self.right, self.count = texts, right, count
+
+    verify = staticmethod(verify)
 
     def propose(self, sequences: list[Request]) -> None:
         for seq in sequences:

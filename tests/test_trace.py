@@ -14,6 +14,7 @@ from tinyinfer import LLM, SamplingParams
 from tinyinfer.cli import main
 from tinyinfer.ledger import Ledger
 from tinyinfer.sequence import Draft, Sequence
+from tinyinfer.speculative import verify
 from tinyinfer.trace import Block, StepTrace, Turn
 from tinyinfer.trace_html import Timeline, show_steps
 
@@ -30,6 +31,8 @@ class Script:
 
     def __init__(self, guesses: dict[Sequence, list[int]]) -> None:
         self.guesses = guesses
+
+    verify = staticmethod(verify)
 
     def propose(self, sequences: list[Sequence]) -> None:
         for seq in sequences:

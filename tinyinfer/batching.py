@@ -26,11 +26,10 @@ import numpy as np
 from tinyinfer.kv_cache import Cache
 from tinyinfer.ledger import Ledger
 from tinyinfer.sampling import Choice
-from tinyinfer.sequence import Batch, Sequence, Span
+from tinyinfer.sequence import Batch, Draft, Sequence, Span
 
 if TYPE_CHECKING:
-    from tinyinfer.prefix_cache import Prefixes
-    from tinyinfer.speculative import Drafter
+    from tinyinfer.plain import Drafter, Prefixes
 
 
 @dataclass(frozen=True)
@@ -55,6 +54,7 @@ class ContinuousScheduler:
         self._plan: dict[Sequence, int] = {}  # the step being put together: how many rows of whom
         self._served: dict[Sequence, int] = {}  # a number that grows: when each running sequence last had rows
         self._turns = count()
+        self._branch_ids = count(-1, -1)  # sequences have others
 
     # Coming and going.
 
@@ -117,6 +117,8 @@ class ContinuousScheduler:
         for seq, rows in self._plan.items():
             self._announce(seq, rows)
         self.admit(now)
+        for seq in list(self._plan):
+            self._branch(seq)
         return make_batch([(seq, self.cache.length(seq), rows) for seq, rows in self._plan.items()])
 
     def admit(self, now: float) -> None:
@@ -203,19 +205,43 @@ class ContinuousScheduler:
             self.ledger.tokens_recomputed += max(0, min(seq.seen, first + rows) - first)
             self.prefixes.register(seq, min(first + rows, len(seq.tokens)))
 
+    def _branch(self, seq: Sequence) -> None:
+        """Lets a sequence's rivals ride along: branches that share its blocks, as far as there are rows and room."""
+        rows = self._pending(seq) + len(seq.drafts)
+        if self._plan[seq] != rows:
+            return  # its guesses are verified in a later step
+        for drafts in seq.rivals:
+            branch, rows = seq.branch(next(self._branch_ids), drafts), self._pending(seq) + len(drafts)
+            self.cache.fork(seq, branch)
+            if rows > self._rows_left() or self.cache.missing(branch, rows):
+                self.cache.free(branch)
+                continue
+            self.cache.reserve(branch, rows)
+            self._plan[branch] = rows
+
     # After it.
 
     def update(self, batch: Batch, choices: list[list[Choice]], now: float) -> None:
-        """Commits what the step computed, extends its sequences and lets finished ones go."""
+        """Commits what the step computed, extends its sequences and lets finished ones go.
+
+        Of a sequence's branches the one whose guesses went furthest stays.
+        """
         self.prefixes.settle()
+        best: dict[Sequence, tuple[Span, list[Choice]]] = {}
         for span, chosen in zip(batch.spans, choices, strict=True):
-            self._extend(span, chosen, now)
+            seq = span.seq.parent or span.seq
+            if seq not in best or len(chosen) > len(best[seq][1]):
+                best[seq] = span, chosen
+        for seq, (span, chosen) in best.items():
+            self._extend(seq, span, chosen, now)
+        for branch in (span.seq for span in batch.spans if span.seq.parent):
+            self.cache.free(branch)
         self.retire()
 
     def undo(self) -> None:
         """After a step that failed: whoever was in it starts again, and nobody shares what it did not compute."""
         for seq in {*self._plan, *self.joined}:
-            self.preempt(seq)
+            self.cache.free(seq) if seq.parent else self.preempt(seq)
         self.prefixes.revoke()
 
     def retire(self) -> None:
@@ -224,26 +250,30 @@ class ContinuousScheduler:
             self.drop(seq)
             self.left.append(seq)
 
-    def _extend(self, span: Span, chosen: list[Choice], now: float) -> None:
+    def _extend(self, seq: Sequence, span: Span, chosen: list[Choice], now: float) -> None:
         """Appends a sequence's new tokens one at a time and keeps the rows of those that were guessed right."""
-        seq, new = span.seq, 0
+        new = 0
         if seq.finished:  # padding
             self.cache.commit(seq, 0)
             return
         while new < len(chosen) and not seq.finished:
             seq.append(chosen[new], now)
             new += 1
-        self.cache.commit(seq, span.rows - span.wanted + new)
+        self.cache.commit(span.seq, span.rows - span.wanted + new)
+        if span.seq is not seq:  # a branch went further: what it computed becomes the sequence's
+            self.cache.free(seq)
+            self.cache.fork(span.seq, seq)
         seq.seen = max(seq.seen, span.first + span.rows - span.wanted + new)
         if chosen and seq.drafts:
-            self._count_drafts(seq, accepted=min(new, len(chosen) - 1))
+            self._count_drafts(seq, span.seq.drafts, accepted=min(new, len(chosen) - 1))
 
-    def _count_drafts(self, seq: Sequence, accepted: int) -> None:
-        seq.proposed += len(seq.drafts)
+    def _count_drafts(self, seq: Sequence, drafts: list[Draft], accepted: int) -> None:
+        """Counts the guesses of the branch that stayed; those of its rivals are among tokens_computed."""
+        seq.proposed += len(drafts)
         seq.accepted += accepted
-        self.ledger.drafts_proposed += len(seq.drafts)
+        self.ledger.drafts_proposed += len(drafts)
         self.ledger.drafts_accepted += accepted
-        seq.drafts = []
+        seq.drafts, seq.rivals = [], []
 
 
 class StaticScheduler(ContinuousScheduler):

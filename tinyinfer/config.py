@@ -21,7 +21,7 @@ SWITCHES: dict[str, Collection[str | int]] = {
     "backend": BACKENDS,
 }
 COUNTS = ("block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
-          "draft_layers", "num_draft_tokens", "threads")  # fmt: skip
+          "draft_layers", "num_draft_tokens", "num_draft_candidates", "threads")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -109,6 +109,7 @@ class EngineConfig:
     draft_model: str | None = None  # a name, folder or file; of speculative=draft
     draft_layers: int | None = None  # of speculative=self; None: a third of the model's
     num_draft_tokens: int | None = None  # None: 7 for prompt-lookup, else 4
+    num_draft_candidates: int = 1  # different guesses verified side by side
     dtype: str = "float32"  # how weights are stored; arithmetic is float32
     backend: str = "numpy"
     threads: int | None = None  # None: all cores
@@ -157,6 +158,12 @@ class EngineConfig:
              f"draft_layers is given, but speculative={self.speculative} does not use it; add speculative=self"),
             (self.num_draft_tokens is not None and self.speculative == "off",
              "num_draft_tokens is given, but speculative=off makes no guesses; choose prompt-lookup, draft or self"),
+            (self.num_draft_candidates > 1 and self.speculative == "off",
+             f"num_draft_candidates={self.num_draft_candidates}, but speculative=off makes no guesses; choose "
+             "prompt-lookup, draft or self"),
+            (self.num_draft_candidates > 1 and self.kv_cache != "paged",
+             f"num_draft_candidates={self.num_draft_candidates} lets branches share blocks, and "
+             f"kv_cache={self.kv_cache} has none; add kv_cache=paged"),
         ]  # fmt: skip
 
     @classmethod

@@ -16,11 +16,11 @@ from tinyinfer.config import EngineConfig, ModelConfig
 from tinyinfer.kv_cache import Cache
 from tinyinfer.ledger import Ledger
 from tinyinfer.paged_cache import default_num_blocks
+from tinyinfer.plain import Drafter
 from tinyinfer.registry import DRAFTERS, KV_BITS, PREFIX_CACHES, SCHEDULERS, resolve
 from tinyinfer.roofline import kv_bytes_per_token
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence
-from tinyinfer.speculative import Drafter, verify
 from tinyinfer.trace import Plan, StepTrace, count_blocks, make_plan
 from tinyinfer.transformer import Model, transformer
 from tinyinfer.weights import Array
@@ -45,7 +45,7 @@ class Engine:
             plan = make_plan(batch, self.scheduler, started, watch)
             logits = self.forward(batch)
             computed = self.clock()
-            choices = choose_all(logits, batch)
+            choices = [self.drafter.verify(rows, seq) for seq, rows in batch.split(logits)]
             self.scheduler.update(batch, choices, self.clock())
         return self.trace(plan, choices, (started, computed, self.clock()), self.ledger - before)
 
@@ -100,15 +100,6 @@ class Engine:
             turns=plan.done(), joined=tuple(scheduler.joined), left=tuple(scheduler.left),
             preempted=tuple(scheduler.preempted), idle=plan.idle, waiting=plan.waiting,
         )  # fmt: skip
-
-
-def choose_all(logits: Array, batch: Batch) -> list[list[Choice]]:  # (R, V) ->
-    """New tokens for each sequence of the batch from its rows of logits: none for a piece of its prompt."""
-    chosen, row = [], 0
-    for span in batch.spans:
-        chosen.append(verify(logits[row : row + span.wanted], span.seq) if span.wanted else [])
-        row += span.wanted
-    return chosen
 
 
 def build_engine(model: Model, ops: NumpyOps, c: EngineConfig, clock: Clock, second: Model | None = None) -> Engine:

@@ -14,65 +14,10 @@ from __future__ import annotations
 import heapq
 from dataclasses import dataclass, field
 from itertools import count
-from typing import Protocol
 
-from tinyinfer.kv_cache import Cache
 from tinyinfer.ledger import Ledger
 from tinyinfer.paged_cache import PagedCache
 from tinyinfer.sequence import Sequence
-
-
-class Prefixes(Protocol):
-    """What a scheduler asks of the memory of prefixes."""
-
-    evictable: int  # blocks that nobody uses
-
-    def match(self, seq: Sequence) -> int:
-        """Lets a new sequence begin with what is known of its tokens; how many positions that are."""
-
-    def register(self, seq: Sequence, stop: int) -> None:
-        """The whole blocks of its positions below `stop` are computed, at the latest in this step."""
-
-    def settle(self) -> None:
-        """The step succeeded."""
-
-    def revoke(self) -> None:
-        """The step failed: forgets what it registered. Nobody may use it any longer."""
-
-    def evict(self) -> bool:
-        """Gives one block back; False if all are in use."""
-
-    def free(self, seq: Sequence) -> None:
-        """The sequence is gone; what it registered stays until it is evicted."""
-
-
-class NoPrefixes:
-    """Remembers no prefix."""
-
-    evictable = 0
-
-    def __init__(self, cache: Cache, ledger: Ledger) -> None:
-        """Needs nothing."""
-
-    def match(self, seq: Sequence) -> int:
-        """None is known."""
-        return 0
-
-    def register(self, seq: Sequence, stop: int) -> None:
-        """Nothing to remember."""
-
-    def settle(self) -> None:
-        """Nothing to confirm."""
-
-    def revoke(self) -> None:
-        """Nothing to forget."""
-
-    def evict(self) -> bool:
-        """Nothing to give back."""
-        return False
-
-    def free(self, seq: Sequence) -> None:
-        """Nothing to let go."""
 
 
 @dataclass(eq=False)

@@ -21,14 +21,14 @@ QUANTIZED_CACHES = {
 KV_BITS: dict[str | int, dict[str, str]] = {  # the caches that keep keys and values in so many bits a number
     "off": CACHES, 8: QUANTIZED_CACHES, 4: QUANTIZED_CACHES, 2: QUANTIZED_CACHES,
 }  # fmt: skip
-PREFIX_CACHES = {"off": "tinyinfer.prefix_cache:NoPrefixes", "on": "tinyinfer.prefix_cache:PrefixCache"}
+PREFIX_CACHES = {"off": "tinyinfer.plain:NoPrefixes", "on": "tinyinfer.prefix_cache:PrefixCache"}
 SCHEDULERS = {
     "continuous": "tinyinfer.batching:ContinuousScheduler",
     "static": "tinyinfer.batching:StaticScheduler",
     "dynamic": "tinyinfer.batching:DynamicScheduler",
 }
 DRAFTERS = {
-    "off": "tinyinfer.speculative:no_drafter",
+    "off": "tinyinfer.plain:NoDrafter",
     "prompt-lookup": "tinyinfer.speculative:prompt_lookup",
     "draft": "tinyinfer.speculative:draft_model",
     "self": "tinyinfer.speculative:self_draft",

@@ -7,7 +7,9 @@ guesses (`drafts`) are further rows behind it, which count for nothing until the
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, field
+from itertools import accumulate
 
 from tinyinfer.sampling import Choice, SamplingParams
 from tinyinfer.text import TextOutput
@@ -43,6 +45,8 @@ class Sequence:
     seen: int = 0  # positions that have been through the model at least once
     preemptions: int = 0  # how often it had to give its cache back
     drafts: list[Draft] = field(default_factory=list)  # guesses to verify in its next step
+    rivals: list[list[Draft]] = field(default_factory=list)  # other guesses, to verify beside them
+    parent: Sequence | None = None  # of a branch, which verifies a rival
     proposed: int = 0  # guesses that were verified
     accepted: int = 0  # and those of them that were right
     finish_reason: str | None = None  # "stop", "length", "abort"
@@ -76,6 +80,12 @@ class Sequence:
             self.finish_reason = "length"
         if self.finished:
             self.text.finish()
+
+    def branch(self, id: int, drafts: list[Draft]) -> Sequence:
+        """The same sequence with other guesses, for one step; it shares everything but its cache."""
+        other = copy(self)
+        other.id, other.drafts, other.rivals, other.parent = id, drafts, [], self
+        return other
 
     def abort(self) -> None:
         """Ends it from outside."""
@@ -114,3 +124,8 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.tokens)
+
+    def split(self, logits: Array) -> list[tuple[Sequence, Array]]:  # (R, V) ->
+        """Each span's sequence and its rows of the logits; no rows for a piece of a prompt."""
+        stops = list(accumulate(span.wanted for span in self.spans))
+        return [(span.seq, logits[stop - span.wanted : stop]) for span, stop in zip(self.spans, stops, strict=True)]

@@ -9,20 +9,21 @@ min(1, p/q) and replaced by a draw from what q lacks of p otherwise, so that the
 Drafters: `prompt-lookup` copies what followed the same words before (Saxena 2023), `draft` asks a second, smaller
 model, `self` asks the model's own first layers. Wins: one sequence or few, memory-bound, predictable text. Loses:
 guesses that are wrong cost their rows, and a draft model its own steps; in large batches no arithmetic lies idle.
+Several guesses at once (`rivals`) ride in branches of their sequence (batching.py), and the best branch stays.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinyinfer.batching import make_batch
 from tinyinfer.config import EngineConfig
 from tinyinfer.kv_cache import Cache, ContiguousCache
-from tinyinfer.sampling import Choice, choose, describe, distribution, draw, uniform
+from tinyinfer.sampling import Choice, choose, describe, distribution, draw, most_likely, uniform
 from tinyinfer.sequence import Draft, Sequence
 from tinyinfer.transformer import Model, transformer
 
@@ -103,26 +104,6 @@ class DraftLength:
             self.rate += 0.1 * ((i < accepted) - self.rate)
 
 
-class Drafter(Protocol):
-    """What the engine asks of whoever makes guesses."""
-
-    def propose(self, sequences: list[Sequence]) -> None:
-        """Gives each of the sequences, which want their next token, `drafts`: at most what it may still generate."""
-
-    def free(self, seq: Sequence) -> None:
-        """The sequence is gone or preempted: forgets it."""
-
-
-class NoDrafter:
-    """Guesses nothing."""
-
-    def propose(self, sequences: list[Sequence]) -> None:
-        """No guesses."""
-
-    def free(self, seq: Sequence) -> None:
-        """Nothing to forget."""
-
-
 @dataclass
 class Asked:
     """When a sequence last got guesses: how long it was, how many of its guesses had been verified, how many stood."""
@@ -165,30 +146,37 @@ class Lengths:
 
 
 class PromptLookup:
-    """Copies what followed the last time that the newest tokens stood together (Saxena 2023)."""
+    """Copies what followed the last time that the newest tokens stood together (Saxena 2023).
 
-    def __init__(self, lengths: Lengths, longest: int = 3) -> None:
-        self.lengths, self.longest = lengths, longest
+    candidates: how many such places, with different tokens behind them, are copied from side by side.
+    """
+
+    def __init__(self, lengths: Lengths, candidates: int = 1, longest: int = 3) -> None:
+        self.lengths, self.candidates, self.longest = lengths, candidates, longest
+
+    verify = staticmethod(verify)
 
     def propose(self, sequences: list[Sequence]) -> None:
         """Guesses without a model: they cost nothing but the rows that verify them."""
         for seq in sequences:
             if not seq.drafts:
-                seq.drafts = [Draft(token) for token in self.lookup(seq.tokens, self.lengths.of(seq))]
+                found = self.lookup(seq.tokens, self.lengths.of(seq))
+                guesses = [[Draft(token) for token in tokens] for tokens in found]
+                seq.drafts, seq.rivals = (guesses[0], guesses[1:]) if guesses else ([], [])
 
-    def lookup(self, tokens: list[int], n: int) -> list[int]:
-        """The n tokens behind the latest earlier place of the longest ending, of at most `longest` tokens, found."""
-        if n <= 0:
-            return []
-        text = np.array(tokens)
+    def lookup(self, tokens: list[int], n: int) -> list[list[int]]:
+        """The n tokens behind earlier places of the longest ending found, the latest first, then of shorter endings.
+
+        An ending has at most `longest` tokens. No two results begin with the same token: of such, one is enough.
+        """
+        text, found = np.array(tokens), dict[int, list[int]]()
         for size in range(min(self.longest, len(tokens) - 1), 0, -1):
-            ending = text[-size:]
             starts = np.lib.stride_tricks.sliding_window_view(text[:-1], size)
-            found = np.flatnonzero((starts == ending).all(axis=1))
-            if len(found):
-                begin = int(found[-1]) + size
-                return tokens[begin : begin + n]
-        return []
+            for place in np.flatnonzero((starts == text[-size:]).all(axis=1))[::-1]:
+                begin = int(place) + size
+                if n > 0 and len(found) < self.candidates:
+                    found.setdefault(tokens[begin], tokens[begin : begin + n])
+        return list(found.values())
 
     def free(self, seq: Sequence) -> None:
         """Forgets it."""
@@ -196,10 +184,17 @@ class PromptLookup:
 
 
 class ModelDrafter:
-    """Asks a second model with the same vocabulary, which keeps its own cache."""
+    """Asks a second model with the same vocabulary, which keeps its own cache.
 
-    def __init__(self, model: Model, cache: Cache, ops: NumpyOps, lengths: Lengths) -> None:
-        self.model, self.cache, self.ops, self.lengths = model, cache, ops, lengths
+    candidates: so many tokens are guessed for the next position, the likeliest of them with more behind it. Guesses
+    that have rivals are never drawn, so that one path at most can be right.
+    """
+
+    def __init__(self, model: Model, cache: Cache, ops: NumpyOps, lengths: Lengths, candidates: int = 1) -> None:
+        self.model, self.cache, self.ops = model, cache, ops
+        self.lengths, self.candidates = lengths, candidates
+
+    verify = staticmethod(verify)
 
     def propose(self, sequences: list[Sequence]) -> None:
         """One token at a time, of all sequences together."""
@@ -207,6 +202,8 @@ class ModelDrafter:
         while asked := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
             for seq, row in zip(asked, self._forward(asked), strict=True):
                 seq.drafts.append(self._guess(row, seq))
+                if len(seq.drafts) == 1:
+                    seq.rivals = self._runners_up(row, seq.drafts[0].token)
 
     def free(self, seq: Sequence) -> None:
         """Gives its cache back."""
@@ -236,7 +233,14 @@ class ModelDrafter:
         if seq.params.temperature == 0.0:
             return Draft(choose(logits, seq.params, seq.prompt, new, seq.seed).token)
         q = distribution(logits, seq.params, seq.prompt, new)
+        if self.candidates > 1:
+            return Draft(int(q.argmax()))
         return Draft(draw(q, seq.seed, len(seq.prompt) + len(new), GUESS), q)
+
+    def _runners_up(self, logits: np.ndarray, first: int) -> list[list[Draft]]:  # (V,) ->
+        """The likeliest tokens beside `first`, each as a guess of its own."""
+        best = most_likely(logits, self.candidates)
+        return [[Draft(int(token))] for token in best if token != first][: self.candidates - 1]
 
 
 def first_layers(model: Model, n: int) -> Model:
@@ -252,14 +256,9 @@ def first_layers(model: Model, n: int) -> Model:
 # Drafters by name: (target model, second model if any, operations, switches, longest sequence) -> Drafter.
 
 
-def no_drafter(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> NoDrafter:
-    """speculative=off."""
-    return NoDrafter()
-
-
 def prompt_lookup(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> PromptLookup:
     """speculative=prompt-lookup."""
-    return PromptLookup(Lengths(most_guesses(c, 7), ops.relative_cost))
+    return PromptLookup(Lengths(most_guesses(c, 7), ops.relative_cost), c.num_draft_candidates)
 
 
 def draft_model(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> ModelDrafter:
@@ -273,7 +272,8 @@ def draft_model(model: Model, second: Model | None, ops: NumpyOps, c: EngineConf
     longest = min(capacity, second.config.max_position)
     guess_cost = second.nbytes / model.nbytes
     cache = ContiguousCache(second.config, longest, ops)
-    return ModelDrafter(second, cache, ops, Lengths(most_guesses(c, 4), ops.relative_cost, guess_cost))
+    lengths = Lengths(most_guesses(c, 4), ops.relative_cost, guess_cost)
+    return ModelDrafter(second, cache, ops, lengths, c.num_draft_candidates)
 
 
 def self_draft(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> ModelDrafter:

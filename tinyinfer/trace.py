@@ -50,7 +50,8 @@ class Block:
 class Turn:
     """What one sequence did in a step.
 
-    phase: "prefill", "decode", "recompute" (after a preemption) or "padding" (finished, but keeps its seat). It
+    phase: "prefill", "decode", "rival" (decode in another branch), "recompute" (after a preemption) or "padding"
+    (finished, but keeps its seat). It
     computed `rows` positions from `first` on, `again` of them not for the first time, and reused those before. cached:
     how many the prefix cache had when it was admitted, in this step. drafts: the guesses that it verified. tokens: the
     new ones. ended: why, if it ended.
@@ -222,8 +223,11 @@ def start_turn(span: Span, joined: bool, blocks: tuple[Block, ...]) -> Turn:
         phase = "padding"
     elif seq.preemptions and again:
         phase = "recompute"
+    elif seq.parent:
+        phase = "rival"
     drafts = tuple(draft.token for draft in seq.drafts) if span.wanted else ()  # else they are for a later step
-    return Turn(seq.id, phase, span.first, span.rows, again, span.first if joined else 0, drafts, blocks)
+    own = seq.parent or seq
+    return Turn(own.id, phase, span.first, span.rows, again, span.first if joined else 0, drafts, blocks)
 
 
 def finish_turn(turn: Turn, span: Span) -> Turn:
@@ -239,7 +243,7 @@ def read_tables(batch: Batch, scheduler: ContinuousScheduler) -> dict[Sequence, 
     cache = scheduler.cache
     if not isinstance(cache, Paged):
         return {}
-    tables = {seq: cache.table(seq) for seq in scheduler.running}
+    tables = {seq: cache.table(seq) for seq in {*scheduler.running, *(span.seq for span in batch.spans)}}
     sequences = Counter(block for table in tables.values() for block in table)
     return {span.seq: read_blocks(cache, tables[span.seq], span, sequences) for span in batch.spans}
 

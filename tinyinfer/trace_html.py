@@ -149,7 +149,7 @@ def show_steps(traces: Iterable[StepTrace]) -> Timeline:
 
 def run_column(trace: StepTrace) -> dict[int, str]:
     """Sequence id -> its cell of a timeline."""
-    cells = {turn.id: run_cell(turn) for turn in trace.turns}
+    cells = {turn.id: run_cell(turn) for turn in trace.turns if turn.phase != "rival"}
     absent = {"idle": trace.idle, "waiting": trace.waiting, "preempted": [seq.id for seq in trace.preempted]}
     for name, ids in absent.items():
         cells |= dict.fromkeys(ids, f'<td class="{name}" title="{name}">{SIGNS[name]}</td>')

@@ -36,6 +36,7 @@ SWITCH_HELP = {
     "speculative": "how next tokens are guessed, to be verified together",
     "draft_model": "name, folder or file of the model that guesses, for --speculative draft",
     "draft_layers": "layers of the model that guess, for --speculative self (default: a third of them)",
+    "num_draft_candidates": "different guesses verified side by side; needs --kv-cache paged",
     "num_draft_tokens": "most guesses in a step (default: 7 for prompt-lookup, else 4)",
     "max_model_len": "most tokens of prompt and answer together (default: the model's own); fewer save cache",
     "dtype": "how weights are stored; arithmetic is float32",
