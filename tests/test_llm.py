@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -231,3 +233,17 @@ def test_a_prompt_that_is_too_long_is_told_what_would_help(
     with pytest.raises(ValueError, match=f"context holds {model.max_model_len}.*shorten it.*{cure}") as caught:
         model.generate([[1] * model.max_model_len])
     assert not_cure not in str(caught.value)
+
+
+def test_a_draft_model_with_other_tokens_is_refused(llm: LLM, golden_folder: Folder, tmp_path: Path) -> None:
+    """Of the same size, but two tokens changed places: every guess would mean something else, and nobody would know."""
+    other = tmp_path / "other"
+    shutil.copytree(golden_folder("llama"), other)
+    words = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))
+    vocab = words["model"]["vocab"]
+    a, b = sorted(vocab, key=vocab.__getitem__)[40:42]
+    vocab[a], vocab[b] = vocab[b], vocab[a]
+    (other / "tokenizer.json").write_text(json.dumps(words), encoding="utf-8")
+    with pytest.raises(ValueError, match=rf"another vocabulary \(token id {vocab[b]} is the first to differ\)"):
+        LLM(llm.path, speculative="draft", draft_model=str(other))
+    assert LLM(llm.path, speculative="draft", draft_model=llm.path).generate([[5, 6]], greedy(3))

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tinyinfer import LLM, SamplingParams
+from tinyinfer.cli import main
 
 CASES = json.loads((Path(__file__).parent / "golden" / "smollm2.json").read_text(encoding="utf-8"))
 TIE = 1e-3  # logits closer than this may swap by rounding; the closest two in the goldens are 0.012 apart
@@ -45,3 +46,21 @@ def test_half_precision_storage_halves_the_bytes_and_keeps_the_answer(smollm2: P
     assert half.generate("The capital of France is", params)[0].token_ids == (
         llm.generate("The capital of France is", params)[0].token_ids
     )
+
+
+@pytest.mark.weights
+def test_four_prompts_with_every_lossless_switch_on_equal_every_switch_off(smollm2: Path, capsys) -> None:
+    """By the command line; the ledger proves that memory ran out, a beginning was shared and guesses were made."""
+    shared = "The colours of the rainbow are red, orange, yellow, green, blue and violet. "
+    prompts = [shared + "Red, orange, yellow,", shared + "The sky is", "a b c a b c a b c a b", shared + "Red, orange,"]
+    words = ["generate", "-m", str(smollm2), "--raw", "--json", "-q", "-n", "12", "--ignore-eos"]
+    words += [word for prompt in prompts for word in ("-p", prompt)]
+    on = "--kv-cache paged --block-size 8 --num-blocks 6 --prefix-cache on --speculative prompt-lookup"
+    on += " --num-draft-candidates 2 --max-num-seqs 3 --max-num-batched-tokens 24"
+    lines = []
+    for switches in (on, "--kv-cache none --max-num-seqs 1"):
+        assert main([*words, *switches.split()]) == 0
+        lines.append([json.loads(line) for line in capsys.readouterr().out.splitlines()])
+    assert [line["token_ids"] for line in lines[0]] == [line["token_ids"] for line in lines[1]]
+    ledger = lines[0][0]["ledger"]
+    assert min(ledger["preemptions"], ledger["tokens_cached"], ledger["drafts_accepted"]) > 0

@@ -29,6 +29,7 @@ from tinyinfer.sampling import SamplingParams, log_softmax
 from tinyinfer.sequence import Batch, Sequence, Span
 from tinyinfer.text import TextOutput
 from tinyinfer.trace import StepTrace
+from tinyinfer.transformer import Model
 
 Prompt = str | Seq[int]  # text, or token ids
 Prompts = Prompt | Seq[Prompt]
@@ -87,11 +88,21 @@ class LLM:
         dtype = resolve(DTYPES, self.engine_config.dtype)
         self.ops = resolve(BACKENDS, self.engine_config.backend)(self.ledger, dtype, self.engine_config.threads)
         self.model = assemble(checkpoint, self.ops, on_load)
-        second = self.engine_config.draft_model
-        draft = assemble(load(find(second)), self.ops) if second else None
+        draft = self._load_draft(self.engine_config.draft_model) if self.engine_config.draft_model else None
         self.engine = build_engine(self.model, self.ops, self.engine_config, clock or WallClock(), draft)
         self.max_model_len = self.engine.cache.capacity
         self._ids = count()
+
+    def _load_draft(self, name: str) -> Model:
+        """The model that guesses. Raises ValueError when its token ids mean something else than this model's."""
+        checkpoint = load(find(name))
+        id = self.tokenizer.first_difference(checkpoint.tokenizer)
+        if id is not None:
+            raise ValueError(
+                f"draft_model {name!r} has another vocabulary (token id {id} is the first to differ), so its guesses "
+                "mean something else; choose a smaller model of the same family"
+            )
+        return assemble(checkpoint, self.ops)
 
     def generate(
         self, prompts: Prompts, params: Params = None

@@ -82,6 +82,11 @@ class Tokenizer:
         """The number of ids that it can decode; a model may have more rows than that, as padding."""
         return self._backend.get_vocab_size()
 
+    def first_difference(self, other: Tokenizer) -> int | None:
+        """The smallest id that stands for another token there, or for none; None when the vocabularies are the same."""
+        ours, theirs = ({id: token for token, id in t._backend.get_vocab().items()} for t in (self, other))
+        return min((id for id in ours.keys() | theirs.keys() if ours.get(id) != theirs.get(id)), default=None)
+
     @property
     def chat_template(self) -> str | None:
         """The source of the chat template, None when the model has none."""

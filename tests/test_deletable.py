@@ -1,0 +1,50 @@
+"""An optimization's file can be deleted: everything but its own switch still works."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tinyinfer
+
+PACKAGE = Path(tinyinfer.__file__).parent
+PROGRAM = """
+import json, sys
+from shorter import LLM, SamplingParams
+llm = LLM(sys.argv[1], **json.loads(sys.argv[2]))
+print([out.token_ids for out in llm.generate([[5, 6, 7, 8] * 5, [5, 6, 7, 8, 9]], SamplingParams(max_tokens=8))])
+"""
+OTHERS = {"kv_cache": "paged", "block_size": 4, "max_num_batched_tokens": 9}
+
+
+@pytest.mark.parametrize(
+    ("file", "switches"),
+    [
+        ("speculative.py", {**OTHERS, "prefix_cache": True}),
+        ("prefix_cache.py", {**OTHERS, "speculative": "prompt-lookup"}),
+        ("quantized_cache.py", {**OTHERS, "prefix_cache": True, "speculative": "self"}),
+    ],
+)
+def test_without_its_file_only_its_own_switch_is_gone(file, switches, golden_folder, tmp_path):
+    """Catches an import of an optimization by whoever should not even know that it exists."""
+    for path in PACKAGE.rglob("*.py"):  # under another name, else an installed one would step in for what is missing
+        copy = tmp_path / "shorter" / path.relative_to(PACKAGE)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(re.sub(r"\btinyinfer\b", "shorter", path.read_text(encoding="utf-8")), encoding="utf-8")
+
+    def run(**switches) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-c", PROGRAM, str(golden_folder("llama")), json.dumps(switches)]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
+
+    own = {"speculative.py": {"speculative": "self"}, "prefix_cache.py": {"kv_cache": "paged", "prefix_cache": True},
+           "quantized_cache.py": {"kv_bits": 8}}[file]  # fmt: skip
+    assert run(**own).returncode == 0
+    expected = run().stdout
+    (tmp_path / "shorter" / file).unlink()
+    assert run(**switches).stdout == expected != ""
+    assert file.removesuffix(".py") in run(**own).stderr
