@@ -302,6 +302,7 @@ def test_the_timeline_shows_what_each_request_did_when(short):
         ({"kv_cache": "paged", "block_size": 4, "num_blocks": 10}, {"waiting", "preempted", "computed again"}),
         ({"batching": "static", "max_num_seqs": 2}, {"waiting", "padding"}),
         ({"max_num_batched_tokens": 5}, {"waiting"}),
+        ({"kv_cache": "paged", "speculative": "self", "num_draft_candidates": 2, "max_num_seqs": 2}, {"waiting"}),
     ]:
         llm = LLM(short, **switches)
         measure.simulate(llm, measure.parse_machine("1MB/s,5MFLOP/s"))

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import make_engine, request, small_config
+from helpers import always_guess, make_engine, request, small_config
 
 from tinyinfer import metrics
 from tinyinfer.clock import SimulatedClock
@@ -123,12 +123,15 @@ def test_waste_by_the_formula():
     {"kv_cache": "paged", "block_size": 4, "batching": "static", "max_num_seqs": 2},
     {"kv_cache": "paged", "block_size": 4, "speculative": "prompt-lookup"},
     {"kv_cache": "contiguous", "max_num_batched_tokens": 5},
+    {"kv_cache": "paged", "block_size": 4, "speculative": "self", "num_draft_candidates": 3},
 ], ids=str)  # fmt: skip
 def test_counted_waste_is_the_formulas_after_every_step(switches):
     """The formula is given lengths from the traces' spans, the cache counts its own. Catches a preempted or finished
     sequence that still counts, rejected guesses, rows of padding, a block too many."""
     engine = make_engine(small_config(), **switches)
-    sequences = [request([i + 1] * n, max_tokens=7 + i) for i, n in enumerate((3, 17, 9, 12))]
+    if "num_draft_candidates" in switches:
+        always_guess(engine)
+    sequences = [request([i + 1] * n, max_tokens=9 + 2 * i) for i, n in enumerate((3, 17, 9, 12))]
     steps = list(engine.run(sequences))
     size = 4 if switches["kv_cache"] == "paged" else engine.cache.capacity
     seen = 0

@@ -52,6 +52,7 @@ SWITCHES: dict[str, list[Any]] = {
     "max_num_batched_tokens": [3, 11, 2048],
     "max_num_seqs": [1, 3, 8],
     "speculative": ["off", "prompt-lookup", "draft", "self"],
+    "num_draft_candidates": [1, 3],
 }
 
 
@@ -97,7 +98,12 @@ def expected(name: str, folder: Callable[[str], Path]) -> list[list[int]]:
 def possible(case: dict[str, Any]) -> bool:
     """Whether EngineConfig takes it, and no switch in it is without effect."""
     blocks = case["kv_cache"] == "paged" or (case["block_size"] == 4 and not case["prefix_cache"])
-    return blocks and (case["kv_cache"] != "none" or case["max_num_batched_tokens"] == 2048)
+    branches = case["kv_cache"] == "paged" and case["speculative"] != "off"
+    return (
+        blocks
+        and (case["kv_cache"] != "none" or case["max_num_batched_tokens"] == 2048)
+        and (branches or case["num_draft_candidates"] == 1)
+    )
 
 
 def everything() -> Iterator[dict[str, Any]]:

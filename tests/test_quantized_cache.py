@@ -195,6 +195,7 @@ def answers(name: str, bits: int) -> list[list[int]]:
         {"max_num_batched_tokens": 7},
         {"batching": "static", "max_num_seqs": 2, "max_num_batched_tokens": 5},
         {"speculative": "prompt-lookup", "max_num_batched_tokens": 11},
+        {"kv_cache": "paged", "speculative": "self", "num_draft_candidates": 3},
     ],
     ids=str,
 )

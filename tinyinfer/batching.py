@@ -206,25 +206,31 @@ class ContinuousScheduler:
             self.prefixes.register(seq, min(first + rows, len(seq.tokens)))
 
     def _branch(self, seq: Sequence) -> None:
-        """Lets a sequence's rivals ride along: branches that share its blocks, as far as there are rows and room."""
-        rows = self._pending(seq) + len(seq.drafts)
-        if self._plan[seq] != rows:
-            return  # its guesses are verified in a later step
+        """Lets a sequence's rivals ride along: branches that share its blocks, as far as there are rows and room.
+
+        Not after a preemption: each of them would compute the whole sequence again.
+        """
+        if self._pending(seq) > 1:
+            return
         for drafts in seq.rivals:
-            branch, rows = seq.branch(next(self._branch_ids), drafts), self._pending(seq) + len(drafts)
-            self.cache.fork(seq, branch)
-            if rows > self._rows_left() or self.cache.missing(branch, rows):
-                self.cache.free(branch)
+            branch, rows = seq.branch(next(self._branch_ids), drafts), 1 + len(drafts)
+            if rows > self._rows_left():
                 continue
-            self.cache.reserve(branch, rows)
-            self._plan[branch] = rows
+            self._plan[branch] = rows  # before it holds anything: a step that fails here must find it
+            self.cache.fork(seq, branch)
+            if self.cache.missing(branch, rows):
+                self.cache.free(branch)
+                del self._plan[branch]
+            else:
+                self.cache.reserve(branch, rows)
+                self.ledger.tokens_reused += self.cache.length(branch)
 
     # After it.
 
-    def update(self, batch: Batch, choices: list[list[Choice]], now: float) -> None:
-        """Commits what the step computed, extends its sequences and lets finished ones go.
+    def update(self, batch: Batch, choices: list[list[Choice]], now: float) -> list[list[Choice]]:
+        """Commits what the step computed, extends its sequences and lets finished ones go; the choices that count.
 
-        Of a sequence's branches the one whose guesses went furthest stays.
+        Of a sequence's branches the one whose guesses went furthest stays, and nothing counts of the others.
         """
         self.prefixes.settle()
         best: dict[Sequence, tuple[Span, list[Choice]]] = {}
@@ -237,6 +243,8 @@ class ContinuousScheduler:
         for branch in (span.seq for span in batch.spans if span.seq.parent):
             self.cache.free(branch)
         self.retire()
+        stayed = {span for span, _ in best.values()}
+        return [chosen if span in stayed else [] for span, chosen in zip(batch.spans, choices, strict=True)]
 
     def undo(self) -> None:
         """After a step that failed: whoever was in it starts again, and nobody shares what it did not compute."""

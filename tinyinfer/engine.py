@@ -46,7 +46,7 @@ class Engine:
             logits = self.forward(batch)
             computed = self.clock()
             choices = [self.drafter.verify(rows, seq) for seq, rows in batch.split(logits)]
-            self.scheduler.update(batch, choices, self.clock())
+            choices = self.scheduler.update(batch, choices, self.clock())
         return self.trace(plan, choices, (started, computed, self.clock()), self.ledger - before)
 
     def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)

@@ -230,7 +230,9 @@ def lengths_held(steps: Seq[StepTrace], last: int) -> list[int]:
         for seq in step.preempted:
             held.pop(seq, None)
         for span, new in zip(step.batch.spans, step.choices, strict=True):
-            held[span.seq] = span.first + (0 if is_padding(span) else span.rows - span.wanted + len(new))
+            if new or not span.seq.parent:  # else it is a branch that lost
+                length = span.first + (0 if is_padding(span) else span.rows - span.wanted + len(new))
+                held[span.seq.parent or span.seq] = length
     later = {span.seq for step in steps[last + 1 :] for span in step.batch.spans}
     return [length for seq, length in held.items() if seq in later]
 

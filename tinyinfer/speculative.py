@@ -204,6 +204,8 @@ class ModelDrafter:
                 seq.drafts.append(self._guess(row, seq))
                 if len(seq.drafts) == 1:
                     seq.rivals = self._runners_up(row, seq.drafts[0].token)
+        for seq in counts if self.candidates > 1 else ():  # a rival may be what stands
+            self.cache.truncate(seq, min(self.cache.length(seq), len(seq.tokens)))
 
     def free(self, seq: Sequence) -> None:
         """Gives its cache back."""

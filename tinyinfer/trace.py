@@ -51,10 +51,9 @@ class Turn:
     """What one sequence did in a step.
 
     phase: "prefill", "decode", "rival" (decode in another branch), "recompute" (after a preemption) or "padding"
-    (finished, but keeps its seat). It
-    computed `rows` positions from `first` on, `again` of them not for the first time, and reused those before. cached:
-    how many the prefix cache had when it was admitted, in this step. drafts: the guesses that it verified. tokens: the
-    new ones. ended: why, if it ended.
+    (finished, but keeps its seat). It computed `rows` positions from `first` on, `again` of them not for the first
+    time, and reused those before. cached: how many the prefix cache had when it was admitted, in this step. drafts: the
+    guesses that it verified. tokens: the sequence's new ones; a rival that was wrong has none. ended: why, if it ended.
     """
 
     id: int
@@ -231,10 +230,13 @@ def start_turn(span: Span, joined: bool, blocks: tuple[Block, ...]) -> Turn:
 
 
 def finish_turn(turn: Turn, span: Span) -> Turn:
-    """The turn with its new tokens, those behind what was known; `wanted` is 0 for a piece of a prompt and padding."""
-    if not span.wanted:
-        return turn
+    """The turn with its new tokens, those behind what was known; `wanted` is 0 for a piece of a prompt and padding.
+
+    A rival that was wrong has none.
+    """
     known = turn.first + turn.rows - len(turn.drafts)
+    if not span.wanted or (turn.phase == "rival" and span.seq.tokens[known] != turn.drafts[0]):
+        return turn
     return replace(turn, tokens=tuple(span.seq.tokens[known:]), ended=span.seq.finish_reason or "")
 
 

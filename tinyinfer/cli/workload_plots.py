@@ -78,7 +78,7 @@ def bars(done: Round) -> Bars:
         begin, end = step.times[0] - done.begun, step.times[2] - done.begun
         for seq in step.preempted:
             idle[seq], again[seq] = (begin, "preempted"), reached.get(seq, 0)
-        for span in step.batch.spans:
+        for span in (span for span in step.batch.spans if not span.seq.parent):
             since, kind = idle.pop(span.seq, (begin, ""))
             if kind:
                 add(kind, span.seq, since, begin)
