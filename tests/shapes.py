@@ -4,7 +4,8 @@ Left of the arrow stand the shapes of the arrays among the parameters, in order;
 nothing when no array is returned. Parentheses around several shapes are a tuple of arrays. A dimension is a number, a
 letter, or arithmetic on them; a letter is one length within a call, and the model's letters (L, D, F, V, H, K, E; X and
 k of a mixture of experts) are the configuration's in every call. `...` stands for any number of dimensions, a
-parameter's name for its value (an int, or a whole shape). A Batch counts as its tokens, (T,), where no array is passed.
+parameter's name for its value (an int, or a whole shape); `(N,) | None` is an array that may be
+absent. A Batch counts as its tokens, (T,), where no array is passed.
 """
 
 from __future__ import annotations
@@ -114,6 +115,8 @@ class Call:
 
     def check(self, spec: ast.expr, value: Any) -> str | None:
         """One array, or tuple of arrays, against its shape."""
+        if isinstance(spec, ast.BinOp):  # (N,) | None
+            return None if value is None else self.check(spec.left, value)
         nested = isinstance(spec, ast.Tuple) and any(isinstance(element, ast.Tuple) for element in spec.elts)
         if isinstance(spec, ast.Tuple) and nested:
             if not isinstance(value, tuple) or len(value) != len(spec.elts):
@@ -215,11 +218,14 @@ class Inspector:
         sizes = {name: value for name, value in values if len(name) > 1 and isinstance(value, int | tuple)}
         call, arrays = Call({**letters, **sizes}), arrays_in(values)
         self.exercised.add(signature.where)
-        if len(arrays) != len(signature.takes):
+        takes = signature.takes
+        if len(arrays) < len(takes):
+            takes = [spec for spec in takes if not isinstance(spec, ast.BinOp)]
+        if len(arrays) != len(takes):
             names = ", ".join(name for name, _ in arrays) or "none"
             self._fault(signature, "arguments", f"arrays are {names}, but the signature has {len(signature.takes)}")
             return call
-        for (name, value), spec in zip(arrays, signature.takes, strict=True):
+        for (name, value), spec in zip(arrays, takes, strict=True):
             self._fault(signature, name, call.check(spec, value))
         return call
 

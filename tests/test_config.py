@@ -16,7 +16,9 @@ DEFAULTS: dict[str, Any] = {
     "kv_cache": "contiguous", "block_size": 16, "num_blocks": None, "kv_bits": "off", "kv_group_size": None,
     "prefix_cache": False, "batching": "continuous", "batch_timeout": 0.05, "max_num_seqs": 16,
     "max_num_batched_tokens": 2048, "max_model_len": None, "speculative": "off", "draft_model": None,
-    "draft_layers": None, "num_draft_tokens": None, "num_draft_candidates": 1, "dtype": "float32",
+    "draft_layers": None, "num_draft_tokens": None, "num_draft_candidates": 1, "quantize": "off",
+    "group_size": 32, "symmetric": None, "quantize_method": "rtn", "quantize_head": "off", "quantize_rules": None,
+    "calibration": None, "calibration_tokens": None, "dtype": "float32",
     "backend": "numpy", "threads": None,
 }  # fmt: skip
 VALUES: dict[str, list[Any]] = {
@@ -24,10 +26,16 @@ VALUES: dict[str, list[Any]] = {
     "kv_bits": ["off", 8, 4, 2],
     "batching": ["continuous", "static", "dynamic"],
     "speculative": ["off", "prompt-lookup", "draft", "self"],
+    "quantize": ["off", "keep", "int8", "int4", "int3", "int2", "w8a8"],
+    "group_size": [32, 64, 128, "channel", "tensor"],
+    "quantize_method": ["rtn", "hqq", "gptq", "awq"],
+    "quantize_head": ["off", "int8"],
     "dtype": ["float32", "bfloat16", "float16"],
     "backend": ["numpy"],
 }
 NEEDS: dict[Any, dict[str, Any]] = {"draft": {"draft_model": "second"}}  # what a value cannot do without
+NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq")}
+LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "backend"]  # LLM's, not the engine's
 
 
 def refusal(**switches: Any) -> str:
@@ -62,7 +70,7 @@ def test_every_value_constructs_and_builds_an_engine(name, value):
     """Catches a choice that is listed and whose part is missing or takes other arguments."""
     switches = {name: value} | NEEDS.get(value, {})
     assert getattr(EngineConfig(**switches), name) == value
-    if name not in ("dtype", "backend"):  # these are LLM's to look up
+    if name not in LOADED:
         make_engine(small_config(), second=small_config() if value == "draft" else None, **switches)
 
 
@@ -112,7 +120,7 @@ def test_a_count_is_a_whole_number_of_at_least_one(name, value):
 @pytest.mark.parametrize("name", COUNTS)
 def test_none_means_a_default_only_where_there_is_one(name):
     """Catches None compared with a number later on: a TypeError without a word about the switch."""
-    needs: dict[str, Any] = {"draft_layers": {"speculative": "self"}}
+    needs: dict[str, Any] = {"draft_layers": {"speculative": "self"}}  # None is no wish, and needs nothing else
     if DEFAULTS[name] is None:
         assert getattr(EngineConfig(**{name: None}, **needs.get(name, {})), name) is None
     else:
@@ -123,6 +131,12 @@ def test_none_means_a_default_only_where_there_is_one(name):
 def test_prefix_cache_is_a_bool(value):
     """Catches prefix_cache="off", which is true."""
     assert refusal(prefix_cache=value, kv_cache="paged") == f"prefix_cache={value!r} must be True or False"
+
+
+@pytest.mark.parametrize("value", ["on", "off", 1, 0], ids=repr)
+def test_symmetric_is_a_bool(value):
+    """Catches symmetric="off", which is true."""
+    assert refusal(symmetric=value, quantize="int4") == f"symmetric={value!r} must be True or False"
 
 
 @pytest.mark.parametrize("value", [-0.1, float("inf"), float("nan"), "1", None, True], ids=repr)
@@ -152,6 +166,23 @@ def test_batch_timeout_is_a_time(value):
         ({"draft_layers": 1, "speculative": "prompt-lookup"}, "=prompt-lookup does not use it", "add speculative=self",
          {"speculative": "self"}),
         ({"num_draft_tokens": 3}, "makes no guesses", "choose prompt-lookup, draft or self", {"speculative": "self"}),
+        ({"group_size": 64}, "quantize=off quantizes nothing", "add quantize=int8, int4", {"quantize": "int4"}),
+        ({"symmetric": False}, "quantize=off quantizes nothing", "add quantize=int8, int4", {"quantize_head": "int8"}),
+        ({"quantize_method": "hqq"}, "quantizes nothing", "add quantize=int8, int4", {"quantize": "int2"}),
+        ({"quantize_method": "gptq", "quantize_head": "int8"}, "quantize=off leaves them", "add quantize=int8, int4",
+         {"quantize": "int3"}),
+        ({"calibration": "x", "quantize": "int4"}, "quantize_method=rtn looks at no text", "choose",
+         {"quantize_method": "gptq"}),
+        ({"calibration_tokens": 999, "quantize": "int4", "quantize_method": "hqq"}, "=hqq looks at no text", "choose",
+         {"quantize_method": "awq"}),
+        ({"quantize": "keep", "group_size": 64}, "takes the file's own bits", "choose quantize=int8, int4",
+         {"quantize": "int8"}),
+        ({"quantize": "keep", "quantize_head": "int8"}, "takes the file's own bits", "leave it out",
+         {"quantize_head": "off"}),
+        ({"quantize": "w8a8", "group_size": 64}, "quantize=w8a8 has one way", "choose quantize=int8",
+         {"quantize": "int8"}),
+        ({"quantize": "w8a8", "quantize_method": "gptq"}, "quantize=w8a8 has one way", "leave it out",
+         {"quantize_method": "rtn"}),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )  # fmt: skip

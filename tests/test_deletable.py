@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,7 @@ OTHERS = {"kv_cache": "paged", "block_size": 4, "max_num_batched_tokens": 9}
         ("speculative.py", {**OTHERS, "prefix_cache": True}),
         ("prefix_cache.py", {**OTHERS, "speculative": "prompt-lookup"}),
         ("quantized_cache.py", {**OTHERS, "prefix_cache": True, "speculative": "self"}),
+        ("quantization", {**OTHERS, "dtype": "float32"}),
     ],
 )
 def test_without_its_file_only_its_own_switch_is_gone(file, switches, golden_folder, tmp_path):
@@ -42,9 +44,10 @@ def test_without_its_file_only_its_own_switch_is_gone(file, switches, golden_fol
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
 
     own = {"speculative.py": {"speculative": "self"}, "prefix_cache.py": {"kv_cache": "paged", "prefix_cache": True},
-           "quantized_cache.py": {"kv_bits": 8}}[file]  # fmt: skip
+           "quantized_cache.py": {"kv_bits": 8}, "quantization": {"quantize": "int8"}}[file]  # fmt: skip
     assert run(**own).returncode == 0
     expected = run().stdout
-    (tmp_path / "shorter" / file).unlink()
+    unwanted = tmp_path / "shorter" / file
+    shutil.rmtree(unwanted) if unwanted.is_dir() else unwanted.unlink()
     assert run(**switches).stdout == expected != ""
     assert file.removesuffix(".py") in run(**own).stderr

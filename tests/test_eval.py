@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from smollm2_texts import PROMPTS
 from tokenizers import Tokenizer
 
-from tinyinfer import LLM, perplexity
-from tinyinfer.cli import console, main, plots
+from tinyinfer import LLM, cli, perplexity
+from tinyinfer.cli import console, eval_settings, main, plots
 from tinyinfer.cli import eval as command
 from tinyinfer.perplexity import Perplexity, perplexities, windows
 
@@ -129,16 +129,68 @@ def test_settings_side_by_side_are_those_one_by_one(short, text, capsys):
     assert half["nll"] != full["nll"] == pytest.approx(half["nll"], rel=0.01)
 
 
-def test_the_table_compares_with_the_first(short, text, capsys):
-    flags = ["-m", short, "--text", text, "--window", "16", "--compare", "float32,bfloat16"]
-    full, half = evaluated(capsys, *flags)
-    assert main(["eval", *flags]) == 0
-    head, first, second, *_ = capsys.readouterr().out.splitlines()
-    assert head.split() == ["perplexity", "change", "weights", "ratio", "seconds"]
-    assert (first.split()[0], first.split()[2]) == ("float32", "+0.000%")
-    assert second.split()[:3] == ["bfloat16", f"{half['perplexity']:.4f}",
-                                  f"{half['perplexity'] / full['perplexity'] - 1:+.3%}"]  # fmt: skip
+@pytest.mark.parametrize("asked", ["float32,bfloat16", "bfloat16"])
+def test_the_table_compares_with_the_float_model(asked, short, text, capsys):
+    """It stands in the table whether it was asked for or not, once."""
+    flags = ["-m", short, "--text", text, "--window", "16", "--compare"]
+    full, half = evaluated(capsys, *flags, "float32,bfloat16")
+    assert main(["eval", *flags, asked]) == 0
+    head, first, second, empty, *_ = capsys.readouterr().out.splitlines()
+    assert head.split() == ["perplexity", "change", "KL", "top-1", "bits", "weights", "ratio", "seconds"]
+    assert first.split()[:6] == ["float32", f"{full['perplexity']:.4f}", "+0.000%", "0.0000", "100.00%", "32"]
+    assert second.split()[:6] == [
+        "bfloat16", f"{half['perplexity']:.4f}", f"{half['perplexity'] / full['perplexity'] - 1:+.3%}",
+        f"{half['kl_divergence']:.4f}", f"{half['top1_agreement']:.2%}", "16",
+    ]  # fmt: skip
     assert f"{half['weight_bytes'] / full['weight_bytes']:.3f}" in second.split()
+    assert empty == ""
+
+
+def test_the_distance_from_the_float_model_by_hand(short, text, capsys):
+    """KL divergence and agreement out of both models' logits, window by window, by SciPy in float64."""
+    flags = ("-m", short, "--text", text, "--window", "32", "--compare", "int3,float32,int3-g64:hqq")
+    records = evaluated(capsys, *flags)
+    tokens = Tokenizer.from_file(f"{short}/tokenizer.json").encode(TEXT, add_special_tokens=False).ids
+    full = LLM(short)
+    for record, switches in zip(records, [{}, None, {"group_size": 64, "quantize_method": "hqq"}], strict=True):
+        llm = full if switches is None else LLM(short, quantize="int3", **switches)
+        divergence, same = [], []
+        for start in range(0, len(tokens) - 1, 32):
+            piece = tokens[start : start + 33][:-1]
+            expected, found = (model.logits(piece).astype(np.float64) for model in (full, llm))
+            p, q = scipy.special.softmax(expected, axis=1), scipy.special.softmax(found, axis=1)
+            divergence += scipy.special.rel_entr(p, q).sum(axis=1).tolist()
+            same += (expected.argmax(axis=1) == found.argmax(axis=1)).tolist()
+        assert record["kl_divergence"] == pytest.approx(np.mean(divergence), rel=1e-4, abs=1e-9)
+        assert record["top1_agreement"] == pytest.approx(np.mean(same), abs=1e-12)
+    assert records[0]["kl_divergence"] > 0.01 > records[1]["kl_divergence"] == 0
+
+
+def test_bits_per_weight_are_those_of_the_layers_matrices(short, text, capsys):
+    """3 bits and a float16 step and minimum for 32 inputs are 4; of 8 symmetric bits and a step 8.5; padding is paid.
+
+    The golden's 60 inputs make a group of 32 and one of 28, 116 and 126 hidden ones four: counted from the matrices.
+    """
+    flags = ("-m", short, "--text", text, "--window", "64", "--compare", "int3,int8,float16")
+    for record, bits, scales in zip(evaluated(capsys, *flags), (3, 8, 16), (4, 2, 0), strict=True):
+        held = numbers = 0
+        for layer in LLM(short).model.layers:
+            for matrix in (layer.qkv, layer.o, layer.mlp.gate_up, layer.mlp.down):
+                n, m = matrix.weight.shape
+                lanes = -(-n // 64) * 64 if scales else n
+                held += lanes * m * bits // 8 + lanes * -(-m // 32) * scales
+                numbers += n * m
+        assert record["bits_per_weight"] == pytest.approx(8 * held / numbers)
+
+
+def test_calibration_serves_those_that_look_at_text_and_disturbs_no_other(short, text, capsys):
+    """One --calibration for a table in which float and rounded settings stand, too."""
+    flags = ("-m", short, "--text", text, "--window", "32", "--calibration", text)
+    for record in evaluated(capsys, *flags, "--compare", "float32,int4"):
+        assert record["engine"]["calibration"] is None
+    parsed = cli.parse(["eval", *flags, "--compare", "int4,int4:gptq,w8a8"])
+    found = eval_settings.each_setting(parsed)
+    assert [one.calibration for one in found.values()] == [None, text, text]
 
 
 def test_one_setting_in_a_sentence(short, text, capsys):
@@ -175,6 +227,10 @@ def test_ctrl_c_tells_the_perplexity_so_far(short, text, monkeypatch, capsys):
         ("--window 0", "--window 0 must be at least 1"),
         ("--max-tokens 1", "--max-tokens 1 must be at least 2"),
         ("--compare int1", "there is no setting 'int1'; the settings are float32, bfloat16, float16"),
+        ("--compare float32:gptq", "there is no setting 'float32:gptq'"),
+        ("--compare int4-g33", "--compare int4-g33: --group-size=33 is not known; choose one of 32, 64, 128"),
+        ("--compare int4:best", "--compare int4:best: --quantize-method='best' is not known; choose one of rtn"),
+        ("--compare int4 --quantize int8", "--compare int4 sets --quantize itself; leave --quantize out"),
         ("--compare float32,", "there is no setting ''"),
         ("--compare float32 --dtype float16", "--compare float32 sets --dtype itself; leave --dtype out"),
         ("--plot no/such/folder/p.png", "there is no folder 'no/such/folder'"),
@@ -234,16 +290,29 @@ def test_the_plot_is_a_picture(short, text, tmp_path, capsys):
 
 
 def test_what_the_plot_draws(monkeypatch):
-    """A point for each setting: megabytes of weights and perplexity, with its name."""
+    """Bits and perplexity: a line for each way to quantize, its points by bits, one name over all of the same bits."""
     pytest.importorskip("matplotlib")
     drawn: list[Any] = []
     monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
-    rest = {"tokens": 9, "window": 4, "engine": {"dtype": "float32"}}
-    records = [{"setting": "a", "perplexity": 20.0, "weight_bytes": 2e6}, {"perplexity": 21.0, "weight_bytes": 1e6}]
-    plots.draw_eval("p.png", "model", [record | rest for record in records])
+
+    def record(name: str, bits: float, perplexity: float, **engine: object) -> dict[str, Any]:
+        how = {"dtype": "float32", "quantize": name[:4], "quantize_method": "rtn", "group_size": 32} | engine
+        return {"setting": name, "perplexity": perplexity, "bits_per_weight": bits, "tokens": 9, "window": 4,
+                "engine": how}  # fmt: skip
+
+    records = [record("int8", 8.5, 20.5), record("int3", 4.0, 90.0), record("float32", 32.0, 20.0, quantize="off"),
+               record("int3:gptq", 4.0, 40.0, quantize_method="gptq")]  # fmt: skip
+    plots.draw_eval("p.png", "model", records, records[2])
     [axes] = drawn[0].get_axes()
-    assert [line.get_xydata().tolist() for line in axes.get_lines()] == [[[2, 20]], [[1, 21]]]
-    assert [text.get_text() for text in axes.texts] == ["a", "float32"]
+    level, *lines = axes.get_lines()
+    assert level.get_ydata() == [20, 20]
+    assert [line.get_xydata().tolist() for line in lines] == [[[4, 90], [8.5, 20.5]], [[32, 20]], [[4, 40]]]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["float32: 20", "RTN, groups of 32", "float", "GPTQ, groups of 32"]
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [
+        ("int8", (8.5, 20.5)), ("int3", (4.0, 90.0)), ("float32", (32.0, 20.0))
+    ]  # fmt: skip
+    assert axes.get_yscale() == "log", "90 beside 20: the small ones must not be flattened"
     assert all((axes.get_title(), axes.get_xlabel(), axes.get_ylabel()))
 
 

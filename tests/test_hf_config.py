@@ -243,6 +243,14 @@ def test_mistral_window_is_off_only_when_null(write: Write) -> None:
     assert read_config(write(mistral)).windows == (4096, 4096)
 
 
+def test_divisors_that_a_gguf_gave(write: Write) -> None:
+    """A dialect of ours, in folders made from GGUF files; without it Llama 3's stretched rotation would be lost."""
+    rope = {"rope_type": "divisors", "rope_theta": 5e5, "divisors": [1, 1, 1.5, 2, 8, 8, 8, 8]}
+    assert read_config(write(LLAMA | {"rope_parameters": rope})).rope[0] == RopeConfig(
+        5e5, divisors=(1.0, 1.0, 1.5, 2.0, 8.0, 8.0, 8.0, 8.0)
+    )
+
+
 @pytest.mark.parametrize("inside", [True, False])
 def test_llama3_rope_without_its_original_length_means_the_models_own(write: Write, inside: bool) -> None:
     scaling: dict[str, Any] = {"rope_type": "llama3", **LLAMA3}
@@ -327,6 +335,11 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "an activation as a list": (LLAMA | {"hidden_act": ["silu"]}, "'hidden_act'"),
     "a window of zero": (MISTRAL | {"sliding_window": 0}, "'sliding_window'"),
     "rope_scaling as a string": (LLAMA | {"rope_scaling": "linear"}, "'rope_scaling'"),
+    "divisors without any": (LLAMA | {"rope_scaling": {"rope_type": "divisors"}}, "'divisors' is None, but must be a"),
+    "divisors of another head": (
+        LLAMA | {"rope_scaling": {"rope_type": "divisors", "divisors": [1.0, 2.0]}}, "but not the 8 of heads of 16"
+    ),
+    "a divisor of zero": (LLAMA | {"rope_scaling": {"rope_type": "divisors", "divisors": [1.0, 0]}}, "'1' is 0, but"),
     "linear without a factor": (LLAMA | {"rope_scaling": {"rope_type": "linear"}}, "'factor'"),
     "llama3 without a factor": (LLAMA | {"rope_scaling": {"type": "llama3", **LLAMA3, "factor": None}}, "'factor'"),
     "llama3 the wrong way round": (

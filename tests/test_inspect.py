@@ -12,7 +12,7 @@ import pytest
 from cli_helpers import base_model, short
 from golden import FAMILIES, load_golden
 
-from tinyinfer import LLM
+from tinyinfer import LLM, SamplingParams
 from tinyinfer.cli import inspect, main, tables
 from tinyinfer.config import EngineConfig
 from tinyinfer.loading import load
@@ -140,3 +140,55 @@ def test_tables_and_amounts_are_as_their_examples_say():
 def test_a_context_beyond_the_models_is_refused(short, capsys):
     assert main(["inspect", "-m", short, "-c", "129"]) == 2
     assert "--max-model-len=129 is more than the 128 positions" in capsys.readouterr().err
+
+
+QUANTIZED = ["--quantize", "int4", "--group-size", "64", "--quantize-head", "int8",
+             "--quantize-rules", "layers.2.o off"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["llama", "smollm2", "gpt2", "qwen3_moe"])
+def test_quantized_bytes_are_those_that_are_held(name, golden_folder, capsys):
+    """By part and by matrix, against the loaded model, from the configuration alone. Catches a tied head twice."""
+    found = inspected(capsys, golden_folder(name), *QUANTIZED)
+    switches = {"quantize": "int4", "group_size": 64, "quantize_head": "int8", "quantize_rules": "layers.2.o off"}
+    assert found["weight_bytes"] == LLM(str(golden_folder(name)), **switches).model.nbytes
+    others = sum(tensor.nbytes for tensor in load(golden_folder(name)).tensors.values() if len(tensor.shape) == 1)
+    matrices = {matrix["name"]: matrix for matrix in found["matrices"]}
+    assert matrices["layers.2.o"]["bits_per_weight"] == 32
+    assert matrices["layers.1.o"]["grid"] == {"bits": 4, "group": 64, "symmetric": False, "whole": False}
+    if name in ("llama", "smollm2"):  # no positions, no norm that heads share
+        assert found["weight_bytes"] == others + sum(matrix["bytes"] for matrix in matrices.values())
+
+
+def test_bits_per_weight_by_hand(golden_folder, capsys):
+    """Llama's golden: D 60, one group of 60 inputs; 6 heads of 14 are 84 outputs of o's inputs: 60 outputs are a block.
+
+    qkv: 140 outputs, 3 blocks of 64 · (60 · 4 + 16 + 16) bits; o: 60 outputs of 84 inputs in 2 groups.
+    """
+    found = inspected(capsys, golden_folder("llama"), *QUANTIZED)
+    matrices = {matrix["name"]: matrix["bits_per_weight"] for matrix in found["matrices"]}
+    assert matrices["layers.0.qkv"] == pytest.approx(3 * 64 * (60 * 4 + 32) / (140 * 60))
+    assert matrices["layers.0.o"] == pytest.approx(64 * (84 * 4 + 2 * 32) / (60 * 84))
+    assert matrices["head"] == pytest.approx(5 * 64 * (60 * 8 + 16) / (277 * 60))
+
+
+def test_a_quantized_step_reads_what_the_ledger_counts(golden_folder, capsys):
+    """The roofline's bytes of the first decode step, against a step that ran."""
+    found = inspected(capsys, golden_folder("smollm2"), *QUANTIZED)
+    llm = LLM(str(golden_folder("smollm2")), quantize="int4", group_size=64, quantize_head="int8",
+              quantize_rules="layers.2.o off")  # fmt: skip
+    [trace] = llm.steps([[5]], SamplingParams(max_tokens=1))
+    assert found["roofline"][1]["bytes_per_token"] == trace.ledger.bytes_moved
+
+
+def test_the_text_shows_matrices_that_are_alike_as_one(golden_folder, capsys):
+    assert main(["inspect", "-m", str(golden_folder("llama")), *QUANTIZED]) == 0
+    text = capsys.readouterr().out
+    lines = [" ".join(line.split()) for line in text.splitlines()]
+    assert any(line.startswith("layers.*.qkv int4 g64 asymmetric 6.217 3 x ") for line in lines)
+    assert any(line.startswith("layers.*.o int4 g64 asymmetric") and "2 x" in line for line in lines)
+    assert any(line.startswith("layers.2.o floats 32 ") for line in lines)
+    assert any(line.startswith("head int8 g64 symmetric") for line in lines)
+    assert "in memory" in text
+    assert main(["inspect", "-m", str(golden_folder("llama"))]) == 0
+    assert "bits a weight" not in capsys.readouterr().out

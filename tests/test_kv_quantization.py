@@ -12,8 +12,9 @@ from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.cli import arguments
 from tinyinfer.cli.eval import SETTINGS
 from tinyinfer.config import EngineConfig
-from tinyinfer.kv_quantization import PackedBlocks, dequantize, group_size, pack, quantize, unpack
+from tinyinfer.kv_quantization import PackedBlocks, dequantize, group_size, quantize
 from tinyinfer.ledger import Ledger
+from tinyinfer.packing import pack, unpack
 
 BITS = (8, 4, 2)
 

@@ -22,6 +22,8 @@ TESTED_ELSEWHERE = {
     "assemble": {"assemble": "test_assemble.py (progress)", "frequencies": "test_assemble.py (GGUF's divisors)"},
     "backends.numpy_ops": {"__init__": "test_numpy_ops.py", "dense_product": "test_numpy_ops.py (half precision)",
                            "relative_cost": "test_numpy_ops.py", "multiply": "test_numpy_ops.py (few rows)",
+                           "multiply_tiles": "test_numpy_ops.py (half precision)",
+                           "quantized_product": "test_quantized_weights.py",
                            "check_range": "test_loading.py (half precision)"},
 }  # fmt: skip
 # The goldens that use most of the code come first, which saves time.

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import ast
 import textwrap
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
 import pytest
 import shapes
 from gguf_writer import write_gguf
-from helpers import always_guess, finish, make_engine, request, small_config
+from helpers import always_guess, checkpoint_of, finish, make_engine, random_tensors, request, small_config
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
+from tinyinfer import LLM
+from tinyinfer.assemble import assemble
 from tinyinfer.attention import full_attention
+from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.process import lazy_array
-from tinyinfer.config import MoEConfig, RopeConfig
+from tinyinfer.clock import WallClock
+from tinyinfer.config import EngineConfig, MoEConfig, RopeConfig
+from tinyinfer.divergence import kl_divergence
+from tinyinfer.engine import build_engine
+from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.loading.saving import save_model
+from tinyinfer.perplexity import token_scores
+from tinyinfer.quantization.apply import quantize_model, read_windows
+from tinyinfer.registry import TAKERS, resolve
 
 MODEL_FILES = ["transformer", "attention", "moe", "mlp", "sampling", "kv_cache", "paged_cache", "speculative",
                "backends/numpy_ops"]  # fmt: skip
@@ -85,11 +97,50 @@ def run_the_rest(inspector: Inspector, folder) -> None:
     def read(checkpoint: Checkpoint) -> None:
         for tensor in checkpoint.tensors.values():
             tensor.read(1, 4)
+            if tensor.codes is not None:
+                tensor.quantized(1, 4)
 
-    paths = [folder("gpt2"), folder("mixtral"), write_gguf("llama3", folder("llama3") / "q.gguf", "Q8_0")]
+    logits, others = np.ones((19, 101), np.float32), np.zeros((19, 101), np.float32)
+    inspector.watch({"V": 101}, lambda: kl_divergence(logits, others))
+    inspector.watch({"V": 101}, lambda: token_scores(logits, [1] * 19))
+    gguf, packed = write_gguf("llama3", folder("llama3") / "q.gguf", "Q8_0"), folder("llama3") / "packed"
+    save_model(packed, LLM(str(gguf), quantize="keep").model, load(gguf), {"method": "keep"})
+    paths = [folder("gpt2"), folder("mixtral"), gguf, packed]
     for path in paths:
         checkpoint = load(path)
         inspector.watch(letters_of(checkpoint.config), lambda checkpoint=checkpoint: read(checkpoint))
+
+
+QUANTIZED: list[dict] = [  # models of which every matrix is quantized, in all ways
+    {"quantize": "int3", "quantize_head": "int8", "group_size": 32},
+    {"quantize": "int8", "symmetric": False, "quantize_method": "hqq"},
+    {"quantize": "int4", "quantize_method": "gptq"},
+    {"quantize": "int4", "quantize_method": "awq", "symmetric": True, "group_size": 64},
+    {"quantize": "w8a8", "quantize_head": "int8"},
+]
+
+
+def run_quantized(inspector: Inspector, folder: Path) -> None:
+    """Every model quantized as it is loaded, and those without experts by text; then a prefill and a decode step."""
+    inspector.watch({}, lambda: read_windows(EngineConfig(quantize="w8a8", calibration_tokens=192), load(folder)))
+    windows = np.arange(2 * 53).reshape(2, 53) % 101
+    for config, switches in ((config, switches) for config in MODELS.values() for switches in QUANTIZED):
+        c, ops = EngineConfig(**switches), NumpyOps(Ledger())
+        if config.experts and c.calibrated:
+            continue
+        checkpoint = checkpoint_of(config, random_tensors(config))
+
+        def work(c=c, ops=ops, checkpoint=checkpoint) -> None:
+            model = assemble(checkpoint, ops, weights=resolve(TAKERS, c.taker)(ops, c, checkpoint.config))
+            model = quantize_model(model, ops, c, windows) if c.calibrated else model
+            finish(build_engine(model, ops, EngineConfig(), WallClock()), request(np.arange(43) % 101, 2))
+            for weight in (model.head.weight, model.layers[0].qkv.weight):
+                if hasattr(weight, "unpack"):
+                    weight.unpack().dequantize()
+                weight.rows(np.array([3, 1]))
+                weight.dequantize(slice(0, 29))
+
+        inspector.watch(letters_of(config), work)
 
 
 @pytest.fixture(scope="module")
@@ -97,6 +148,7 @@ def inspector(golden_folder, tmp_path_factory) -> Inspector:
     inspector = Inspector(SIGNATURES)
     run_models(inspector)
     run_serving(inspector)
+    run_quantized(inspector, golden_folder("gpt2"))
     folder = tmp_path_factory.mktemp("shapes")
     run_the_rest(inspector, lambda name: golden_folder(name) if name != "llama3" else folder)
     return inspector

@@ -14,8 +14,20 @@ import numpy as np
 from tinyinfer.config import ModelConfig, RopeConfig
 from tinyinfer.mlp import MLP, GatedMLP, PlainMLP
 from tinyinfer.moe import MoE
+from tinyinfer.plain import FloatTaker, WeightTaker
 from tinyinfer.transformer import Heads, Layer, Model
-from tinyinfer.weights import Array, Embedding, FullQKNorm, LayerNorm, Linear, NoNorm, Norm, RMSNorm
+from tinyinfer.weights import (
+    Array,
+    Embedding,
+    Experts,
+    FullQKNorm,
+    LayerNorm,
+    Linear,
+    NoNorm,
+    Norm,
+    QuantizedExperts,
+    RMSNorm,
+)
 
 if TYPE_CHECKING:
     from tinyinfer.backends.numpy_ops import NumpyOps
@@ -23,12 +35,18 @@ if TYPE_CHECKING:
 
 
 def assemble(
-    checkpoint: Checkpoint, ops: NumpyOps, on_layer: Callable[[int, int], None] = lambda done, of: None
+    checkpoint: Checkpoint,
+    ops: NumpyOps,
+    on_layer: Callable[[int, int], None] = lambda done, of: None,
+    weights: WeightTaker | None = None,
 ) -> Model:
-    """The model of a checkpoint, its weights taken by `ops`; on_layer(done, total) is called as layers are loaded."""
-    c, tensors = checkpoint.config, Taker(checkpoint, ops)
+    """The model of a checkpoint, its matrices taken by `weights` (None: as floats), the rest by `ops`.
+
+    on_layer(done, total) is called as layers are loaded.
+    """
+    c, tensors = checkpoint.config, Taker(checkpoint, ops, weights or FloatTaker(ops))
     positions = tensors.array("positions") if c.learned_positions else None
-    table = tensors.matrix("embedding")
+    table = tensors.weights.matrix("head" if c.tied_head else "embedding", checkpoint.tensors["embedding"])
     ropes = list(dict.fromkeys(c.rope))
     layers = []
     for i in range(c.num_layers):
@@ -40,32 +58,29 @@ def assemble(
         frequencies=tuple(ops.take_array(frequencies(rope, c.head_dim)) for rope in ropes),
         layers=tuple(layers),
         final_norm=tensors.norm("final_norm"),
-        head=Linear(table if c.tied_head else tensors.matrix("head")),
+        head=Linear(table) if c.tied_head else tensors.linear("head", "head"),
     )
 
 
 class Taker:
     """Takes weights by canonical name out of a checkpoint, for one backend."""
 
-    def __init__(self, checkpoint: Checkpoint, ops: NumpyOps) -> None:
-        self.config, self.tensors, self.ops = checkpoint.config, checkpoint.tensors, ops
+    def __init__(self, checkpoint: Checkpoint, ops: NumpyOps, weights: WeightTaker) -> None:
+        self.config, self.tensors, self.ops, self.weights = checkpoint.config, checkpoint.tensors, ops, weights
 
-    def matrix(self, *names: str) -> Array:
-        """The matrices of these names as one."""
-        return self.ops.take(*(self.tensors[name] for name in names))
-
-    def experts(self, *names: str) -> Array:
-        """The stacks of experts of these names as one."""
-        return self.ops.take_experts(*(self.tensors[name] for name in names))
+    def experts(self, held: str, *names: str) -> Experts | QuantizedExperts:
+        """The stacks of experts of these names as one, which is called `held`."""
+        return self.weights.experts(held, *(self.tensors[name] for name in names))
 
     def array(self, *names: str) -> Array:
         """Small arrays, joined."""
         return self.ops.take_array(*(self.tensors[name].numpy() for name in names))
 
-    def linear(self, *names: str) -> Linear:
-        """The matrices of these names as one linear layer, with their biases if the family has them."""
+    def linear(self, held: str, *names: str) -> Linear:
+        """The matrices of these names as one linear layer called `held`, with their biases if the family has them."""
+        weight = self.weights.matrix(held, *(self.tensors[name] for name in names))
         biases = [f"{name}.bias" for name in names]
-        return Linear(self.matrix(*names), self.array(*biases) if biases[0] in self.tensors else None)
+        return Linear(weight, self.array(*biases) if biases[0] in self.tensors else None)
 
     def norm(self, name: str) -> Norm:
         """The norm of that name, of the family's kind."""
@@ -79,11 +94,11 @@ def build_layer(i: int, c: ModelConfig, tensors: Taker, rotation: int) -> Layer:
     n = f"layers.{i}."
     return Layer(
         attention_norm=tensors.norm(n + "attention_norm"),
-        qkv=tensors.linear(n + "q", n + "k", n + "v"),
+        qkv=tensors.linear(n + "qkv", n + "q", n + "k", n + "v"),
         qk_norm=build_qk_norm(n, c, tensors),
         rotation=rotation,
         heads=Heads(c.num_heads, c.num_kv_heads, c.head_dim, c.attention_scale, c.windows[i]),
-        o=tensors.linear(n + "o"),
+        o=tensors.linear(n + "o", n + "o"),
         post_attention_norm=tensors.norm(n + "post_attention_norm") if c.post_norms else NoNorm(),
         mlp_norm=tensors.norm(n + "mlp_norm"),
         mlp=build_mlp(n, c, tensors),
@@ -105,11 +120,13 @@ def build_qk_norm(n: str, c: ModelConfig, tensors: Taker) -> Norm:
 def build_mlp(n: str, c: ModelConfig, tensors: Taker) -> MLP:
     """The MLP of the family's kind, gate and up fused."""
     if c.experts:
-        gate_up, down = tensors.experts(n + "gate", n + "up"), tensors.experts(n + "down")
-        return MoE(tensors.linear(n + "router"), gate_up, down, c.activation, c.experts)
+        gate_up = tensors.experts(n + "gate_up", n + "gate", n + "up")
+        router, downs = tensors.linear(n + "router", n + "router"), tensors.experts(n + "down", n + "down")
+        return MoE(router, gate_up, downs, c.activation, c.experts)
+    down = tensors.linear(n + "down", n + "down")
     if c.gated:
-        return GatedMLP(tensors.linear(n + "gate", n + "up"), tensors.linear(n + "down"), c.activation)
-    return PlainMLP(tensors.linear(n + "up"), tensors.linear(n + "down"), c.activation)
+        return GatedMLP(tensors.linear(n + "gate_up", n + "gate", n + "up"), down, c.activation)
+    return PlainMLP(tensors.linear(n + "up", n + "up"), down, c.activation)
 
 
 def frequencies(rope: RopeConfig | None, head_dim: int) -> np.ndarray:  # -> (E/2,)

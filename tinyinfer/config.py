@@ -10,18 +10,35 @@ import math
 from collections.abc import Collection
 from dataclasses import dataclass, fields
 
-from tinyinfer.registry import BACKENDS, CACHES, DRAFTERS, DTYPES, KV_BITS, QUANTIZED_CACHES, SCHEDULERS
+from tinyinfer.registry import (
+    BACKENDS,
+    CACHES,
+    CALIBRATED,
+    DRAFTERS,
+    DTYPES,
+    GROUP_SIZES,
+    KV_BITS,
+    QUANTIZATIONS,
+    QUANTIZE_HEAD,
+    QUANTIZE_METHODS,
+    QUANTIZED_CACHES,
+    SCHEDULERS,
+)
 
 SWITCHES: dict[str, Collection[str | int]] = {
     "kv_cache": CACHES,
     "kv_bits": KV_BITS,
     "batching": SCHEDULERS,
     "speculative": DRAFTERS,
+    "quantize": QUANTIZATIONS,
+    "group_size": GROUP_SIZES,
+    "quantize_method": QUANTIZE_METHODS,
+    "quantize_head": QUANTIZE_HEAD,
     "dtype": DTYPES,
     "backend": BACKENDS,
 }
 COUNTS = ("block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
-          "draft_layers", "num_draft_tokens", "num_draft_candidates", "threads")  # fmt: skip
+          "draft_layers", "num_draft_tokens", "num_draft_candidates", "calibration_tokens", "threads")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -110,6 +127,14 @@ class EngineConfig:
     draft_layers: int | None = None  # of speculative=self; None: a third of the model's
     num_draft_tokens: int | None = None  # None: 7 for prompt-lookup, else 4
     num_draft_candidates: int = 1  # different guesses verified side by side
+    quantize: str = "off"  # the body's matrices, in so many bits
+    group_size: int | str = 32  # inputs that share a step; "channel": all of an output's, "tensor": all of a matrix's
+    symmetric: bool | None = None  # zero stays zero, no minimum; None: only at 8 bits
+    quantize_method: str = "rtn"  # how codes are chosen
+    quantize_head: str = "off"  # embedding and head, too
+    quantize_rules: str | None = None  # exceptions by name, see quantization/recipe.py
+    calibration: str | None = None  # a text file, for methods that look at text; None: prose that every Python has
+    calibration_tokens: int | None = None  # of that text; None: see quantization/calibration.py
     dtype: str = "float32"  # how weights are stored; arithmetic is float32
     backend: str = "numpy"
     threads: int | None = None  # None: all cores
@@ -127,10 +152,12 @@ class EngineConfig:
                 raise ValueError(f"{name}={value!r} must be a whole number of at least 1")
         if not isinstance(self.prefix_cache, bool):
             raise ValueError(f"prefix_cache={self.prefix_cache!r} must be True or False")
+        if self.symmetric is not None and not isinstance(self.symmetric, bool):
+            raise ValueError(f"symmetric={self.symmetric!r} must be True or False")
         seconds = self.batch_timeout
         if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
             raise ValueError(f"batch_timeout={self.batch_timeout!r} must be a number of seconds of at least 0")
-        for refused, why in self._combinations():
+        for refused, why in self._combinations() + self._quantizations():
             if refused:
                 raise ValueError(why)
 
@@ -164,6 +191,42 @@ class EngineConfig:
             (self.num_draft_candidates > 1 and self.kv_cache != "paged",
              f"num_draft_candidates={self.num_draft_candidates} lets branches share blocks, and "
              f"kv_cache={self.kv_cache} has none; add kv_cache=paged"),
+        ]  # fmt: skip
+
+    @property
+    def taker(self) -> str:
+        """Who takes matrices out of a file, in registry.TAKERS."""
+        rounds = self.quantize != "off" or self.quantize_head != "off" or self.quantize_rules is not None
+        return "off" if not rounds or self.calibrated else "keep" if self.quantize == "keep" else "round"
+
+    @property
+    def calibrated(self) -> bool:
+        """Whether the model is quantized by text that it reads, once it is loaded."""
+        return self.quantize_method in CALIBRATED or self.quantize == "w8a8"
+
+    def _quantizations(self) -> list[tuple[bool, str]]:
+        """What cannot work together in quantization, with the reason and the cure."""
+        how = [name for name in ("group_size", "symmetric", "quantize_method", "calibration", "calibration_tokens")
+               if getattr(self, name) != getattr(EngineConfig, name)]  # fmt: skip
+        ours = [*how, *(name for name in ("quantize_head", "quantize_rules")
+                        if getattr(self, name) != getattr(EngineConfig, name))]  # fmt: skip
+        grid = [name for name in how if not name.startswith("calibration")]
+        text = [name for name in how if name.startswith("calibration")]
+        return [
+            (self.quantize == "off" and bool(how) and how == ours,
+             f"{' and '.join(how)} given, but quantize=off quantizes nothing; add quantize=int8, int4, int3 or int2"),
+            (self.quantize == "keep" and bool(ours),
+             f"{' and '.join(ours)} given, but quantize=keep takes the file's own bits; leave it out, or choose "
+             "quantize=int8, int4, int3 or int2"),
+            (self.quantize == "w8a8" and bool(grid),
+             f"{' and '.join(grid)} given, but quantize=w8a8 has one way: symmetric, a step for each output; leave it "
+             "out, or choose quantize=int8"),
+            (self.quantize == "off" and self.quantize_method in CALIBRATED and self.quantize_rules is None,
+             f"quantize_method={self.quantize_method} is for the layers, and quantize=off leaves them; add "
+             "quantize=int8, int4, int3 or int2"),
+            (bool(text) and not self.calibrated,
+             f"{' and '.join(text)} given, but quantize_method={self.quantize_method} looks at no text; choose "
+             f"quantize_method={' or '.join(CALIBRATED)}"),
         ]  # fmt: skip
 
     @classmethod

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinyinfer.config import ModelConfig
+from tinyinfer.packing import pack, packed_size, unpack
 from tinyinfer.weights import Array
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class PackedBlocks:
     def __init__(self, config: ModelConfig, count: int, block_size: int, bits: int, group: int, ops: NumpyOps) -> None:
         layers, heads, size = config.num_layers, config.num_kv_heads, config.head_dim
         self.bits, self.group, self.xp = bits, group, ops.xp
-        self.codes = ops.reserve((layers, 2, heads, count, -(-block_size * size * bits // 8)), self.xp.uint8)
+        self.codes = ops.reserve((layers, 2, heads, count, packed_size(block_size * size, bits)), self.xp.uint8)
         self.key_scales = ops.reserve((layers, 2, heads, count, size), self.xp.float16)
         self.value_scales = ops.reserve((layers, 2, heads, count, block_size, size // group), self.xp.float16)
         self.block_bytes = block_bytes(config, block_size, bits, group)
@@ -70,7 +71,7 @@ class PackedBlocks:
 
 def block_bytes(config: ModelConfig, block_size: int, bits: int, group: int) -> int:
     """Bytes of a packed block of all layers: codes and float16 scales of its keys and of its values."""
-    codes = -(-block_size * config.head_dim * bits // 8)
+    codes = packed_size(block_size * config.head_dim, bits)
     key_scales, value_scales = 2 * 2 * config.head_dim, 2 * 2 * block_size * (config.head_dim // group)
     return config.num_layers * config.num_kv_heads * (2 * codes + key_scales + value_scales)
 
@@ -117,26 +118,3 @@ def dequantize(
     """step · code + minimum, into `out`. P is 1 for a step to each channel, Q is 1 for one to each group."""
     xp.multiply(codes, step, out=out)
     out += minimum
-
-
-def pack(codes: Array, bits: int, xp: Array) -> Array:  # (..., N) -> (..., C)
-    """Codes of so many bits, 8/bits of them in a byte; the last bytes are filled up with zeros.
-
-    Byte c holds the codes c, c + C, c + 2·C ..., so that unpacking gives runs of codes and not single ones.
-    """
-    each = 8 // bits
-    columns = -(-codes.shape[-1] // each)
-    full = xp.zeros((*codes.shape[:-1], each * columns), dtype=xp.uint8)
-    full[..., : codes.shape[-1]] = codes
-    planes = full.reshape(*codes.shape[:-1], each, columns)
-    packed = planes[..., 0, :].copy()
-    for i in range(1, each):
-        packed |= planes[..., i, :] << xp.uint8(i * bits)
-    return packed
-
-
-def unpack(packed: Array, bits: int, count: int, xp: Array) -> Array:  # (..., C) -> (..., count)
-    """The first `count` codes."""
-    shifts = xp.arange(0, 8, bits, dtype=xp.uint8)[:, None]
-    planes = (packed[..., None, :] >> shifts) & xp.uint8((1 << bits) - 1)  # (..., 8/bits, C)
-    return planes.reshape(*packed.shape[:-1], -1)[..., :count]

@@ -21,11 +21,13 @@ from tinyinfer.config import EngineConfig, ModelConfig
 from tinyinfer.engine import build_engine, context_length
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
+from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.hub import find
 from tinyinfer.loading.json_fields import show
 from tinyinfer.metrics import RequestMetrics, request_metrics
-from tinyinfer.registry import BACKENDS, DTYPES, resolve
-from tinyinfer.sampling import SamplingParams, log_softmax
+from tinyinfer.perplexity import token_scores
+from tinyinfer.registry import BACKENDS, DTYPES, TAKERS, resolve
+from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Sequence, Span
 from tinyinfer.text import TextOutput
 from tinyinfer.trace import StepTrace
@@ -87,11 +89,23 @@ class LLM:
         self.ledger = Ledger()
         dtype = resolve(DTYPES, self.engine_config.dtype)
         self.ops = resolve(BACKENDS, self.engine_config.backend)(self.ledger, dtype, self.engine_config.threads)
-        self.model = assemble(checkpoint, self.ops, on_load)
+        self.model = self._load_model(checkpoint, on_load)
         draft = self._load_draft(self.engine_config.draft_model) if self.engine_config.draft_model else None
         self.engine = build_engine(self.model, self.ops, self.engine_config, clock or WallClock(), draft)
         self.max_model_len = self.engine.cache.capacity
         self._ids = count()
+
+    def _load_model(self, checkpoint: Checkpoint, on_load: Callable[[int, int], None]) -> Model:
+        """The model, quantized as the switches say. Raises ValueError for quantizing what we quantized already."""
+        c = self.engine_config
+        taker = resolve(TAKERS, "keep" if keeps(c, checkpoint) else c.taker)(self.ops, c, checkpoint.config)
+        if not c.calibrated:
+            return assemble(checkpoint, self.ops, on_load, taker)
+        from tinyinfer.quantization.apply import quantize_model, read_windows
+
+        windows = read_windows(c, checkpoint)
+        model = assemble(checkpoint, self.ops, lambda done, of: on_load(done, 2 * of), taker)
+        return quantize_model(model, self.ops, c, windows, lambda done, of: on_load(of + done, 2 * of))
 
     def _load_draft(self, name: str) -> Model:
         """The model that guesses. Raises ValueError when its token ids mean something else than this model's."""
@@ -155,12 +169,12 @@ class LLM:
         if len(tokens) < 2:
             raise ValueError("scoring needs at least two tokens; the first one has nothing before it")
         self._check_ids(tokens)
-        seq = self._sequence(tokens[:-1], SamplingParams(max_tokens=1), room=0)
-        scores = []
-        for start, logits in self._forward(seq, SCORE_ROWS):
-            following = tokens[start + 1 : start + 1 + len(logits)]
-            scores += [log_softmax(row)[token] for row, token in zip(logits, following, strict=True)]
-        return np.array(scores)
+        pieces = self.logits_by_rows(tokens[:-1])
+        return np.array([score for start, logits in pieces for score in token_scores(logits, tokens[start + 1 :])])
+
+    def logits_by_rows(self, tokens: Seq[int]) -> Iterator[tuple[int, np.ndarray]]:
+        """Pairs (first position, logits after it and after some more of the tokens): `logits` where memory is short."""
+        yield from self._forward(self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0), SCORE_ROWS)
 
     def sequences(
         self, prompts: Prompts, params: Params = None
@@ -235,6 +249,24 @@ class LLM:
                     return
         finally:
             cache.free(seq)
+
+
+def keeps(c: EngineConfig, checkpoint: Checkpoint) -> bool:
+    """Whether what the file holds in a few bits stays as it is, as it always does in a folder that we quantized.
+
+    Raises ValueError for quantizing such a folder again.
+    """
+    if checkpoint.quantization is None:
+        return c.quantize == "keep"
+    if c.taker == "round" or c.calibrated:
+        names = ("quantize", "quantize_head", "quantize_rules", "quantize_method")
+        changed = [name for name in names if getattr(c, name) != getattr(EngineConfig, name)]
+        given = ", ".join(f"{name}={getattr(c, name)}" for name in changed)
+        raise ValueError(
+            f"{given} is given, but {checkpoint.path} is quantized already, and rounding twice loses twice; leave it "
+            "out, or quantize the model that the folder was made from"
+        )
+    return True
 
 
 def token_ids(prompt: object) -> list[int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinyinfer.config import MoEConfig
-from tinyinfer.weights import Array, Experts, Linear
+from tinyinfer.weights import Array, Experts, Linear, QuantizedExperts
 
 if TYPE_CHECKING:
     from tinyinfer.backends.numpy_ops import NumpyOps
@@ -23,8 +23,8 @@ class MoE:
     """X gated experts and their router."""
 
     router: Linear  # (D) -> (X)
-    gate_up: Experts  # X times (D) -> (2F)
-    down: Experts  # X times (F) -> (D)
+    gate_up: Experts | QuantizedExperts  # X times (D) -> (2F)
+    down: Experts | QuantizedExperts  # X times (F) -> (D)
     activation: str
     experts: MoEConfig
 

@@ -16,6 +16,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from tinyinfer.sampling import log_softmax
+
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
 
@@ -51,10 +55,21 @@ def perplexities(llm: LLM, tokens: Sequence[int], window: int) -> Iterator[Perpl
     total, scored = 0.0, 0
     for piece in windows(tokens, window):
         logprobs = llm.score(list(piece))
-        total -= float(logprobs.sum())
-        scored += len(logprobs)
-        if not math.isfinite(total):
-            dtype = llm.engine_config.dtype
-            raise ValueError(f"the model's probabilities are not finite: its weights are broken or do not fit {dtype}; "
-                             "try --dtype float32")  # fmt: skip
+        total, scored = add_up(total, logprobs, llm), scored + len(logprobs)
         yield Perplexity(total / scored, scored)
+
+
+def add_up(total: float, logprobs: np.ndarray, llm: LLM) -> float:
+    """The total negative log-likelihood with these tokens'. Raises ValueError when it is not finite."""
+    total -= float(logprobs.sum())
+    if math.isfinite(total):
+        return total
+    dtype = llm.engine_config.dtype
+    raise ValueError(
+        f"the model's probabilities are not finite: its weights are broken or do not fit {dtype}; try --dtype float32"
+    )
+
+
+def token_scores(logits: np.ndarray, following: Sequence[int]) -> list[float]:  # (R, V) ->
+    """The log-probability of the token that follows each row; `following` may go on after the last row."""
+    return [log_softmax(row)[token] for row, token in zip(logits, following, strict=False)]

@@ -1,7 +1,7 @@
-"""What stands in the place of an optimization that is off: a memory of no prefixes, a drafter without guesses.
+"""What stands in the place of an optimization that is off: a memory of no prefixes, a drafter without guesses, floats.
 
-The engine and its scheduler always talk to something and never ask whether it is there, so prefix_cache.py and
-speculative.py can each be deleted, and everything but their own switch still works.
+The engine, its scheduler and the loader always talk to something and never ask whether it is there, so prefix_cache.py,
+speculative.py and quantization/ can each be deleted, and everything but their own switch still works.
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import numpy as np
 from tinyinfer.sampling import Choice, choose
 
 if TYPE_CHECKING:
+    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.loading.checkpoint import LazyTensor
     from tinyinfer.sequence import Sequence
+    from tinyinfer.weights import Dense, Experts, QuantizedExperts, Weight
 
 
 class Prefixes(Protocol):
@@ -97,3 +100,28 @@ class NoDrafter:
 
     def free(self, seq: Sequence) -> None:
         """Nothing to forget."""
+
+
+class WeightTaker(Protocol):
+    """What assemble.py asks of whoever takes matrices out of a file; `name` is what quantization/recipe.py calls it."""
+
+    def matrix(self, name: str, *parts: LazyTensor) -> Weight:
+        """The parts, each (N_i, M), below one another as one weight."""
+
+    def experts(self, name: str, *parts: LazyTensor) -> Experts | QuantizedExperts:
+        """The parts, each (X, N_i, M), below one another in each expert."""
+
+
+class FloatTaker:
+    """Quantizes nothing."""
+
+    def __init__(self, ops: NumpyOps, *parts: object) -> None:
+        self.ops = ops
+
+    def matrix(self, name: str, *parts: LazyTensor) -> Dense:
+        """The parts as the backend keeps floats."""
+        return self.ops.take(*parts)
+
+    def experts(self, name: str, *parts: LazyTensor) -> Experts:
+        """The parts as the backend keeps floats."""
+        return self.ops.take_experts(*parts)

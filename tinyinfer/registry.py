@@ -33,6 +33,21 @@ DRAFTERS = {
     "draft": "tinyinfer.speculative:draft_model",
     "self": "tinyinfer.speculative:self_draft",
 }
+QUANTIZATIONS = ("off", "keep", "int8", "int4", "int3", "int2", "w8a8")
+TAKERS = {  # who takes the matrices out of the file
+    "off": "tinyinfer.plain:FloatTaker",
+    "keep": "tinyinfer.quantization.keep:KeepTaker",
+    "round": "tinyinfer.quantization.apply:RoundingTaker",
+}
+QUANTIZE_HEAD = ("off", "int8")
+GROUP_SIZES: tuple[int | str, ...] = (32, 64, 128, "channel", "tensor")
+QUANTIZE_METHODS = {
+    "rtn": "tinyinfer.quantization.grid:round_to_nearest",
+    "hqq": "tinyinfer.quantization.hqq:hqq",
+    "gptq": "tinyinfer.quantization.apply:by_gptq",
+    "awq": "tinyinfer.quantization.apply:by_awq",
+}
+CALIBRATED = ("gptq", "awq")  # the methods that look at text
 BACKENDS = {"numpy": "tinyinfer.backends.numpy_ops:NumpyOps"}
 DTYPES = {"float32": "numpy:float32", "bfloat16": "ml_dtypes:bfloat16", "float16": "numpy:float16"}
 

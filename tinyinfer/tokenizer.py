@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -76,6 +77,16 @@ class Tokenizer:
         from tinyinfer.loading.gguf_vocab import read_vocabulary
 
         return cls(read_vocabulary(fields, path), path)
+
+    def save(self, folder: str) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, from which `from_folder` makes the same tokenizer."""
+        found = self._vocabulary
+        texts = {"bos_token": found.bos_token, "eos_token": found.eos_token, "chat_template": found.chat_template}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast"} | {k: v for k, v in texts.items() if v is not None}
+        with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8", newline="") as file:
+            file.write(self._backend.to_str(pretty=True))
+        with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8", newline="") as file:
+            json.dump(config, file, indent=2, ensure_ascii=False)
 
     @property
     def vocab_size(self) -> int:

@@ -1,8 +1,8 @@
 """The reference backend: the model's operations in plain NumPy, each a few lines, each counting its work.
 
 Whatever another backend does faster, it must give these results and this ledger. Arithmetic is float32 throughout;
-weights kept in half precision are widened a tile at a time. In NumPy that saves memory and no time: its BLAS has no
-half-precision products, so every weight is still multiplied as a float32.
+weights kept in half precision, or as packed codes, are widened a tile at a time. In NumPy that saves memory and no
+time: its BLAS has only float32 products, so every weight is still multiplied as a float32.
 """
 
 from __future__ import annotations
@@ -16,7 +16,22 @@ from tinyinfer.attention import tiled_attention, visible_pairs
 from tinyinfer.backends.process import lazy_array, tune_process
 from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
-from tinyinfer.weights import Array, Dense, Embedding, Experts, FullQKNorm, LayerNorm, Linear, NoNorm, Norm, RMSNorm
+from tinyinfer.weights import (
+    LANES,
+    Array,
+    Dense,
+    Embedding,
+    Experts,
+    FullQKNorm,
+    LayerNorm,
+    Linear,
+    NoNorm,
+    Norm,
+    Quantized,
+    QuantizedExperts,
+    RMSNorm,
+    Weight,
+)
 
 if TYPE_CHECKING:
     from tinyinfer.kv_cache import Cache
@@ -43,7 +58,10 @@ class NumpyOps:
         tune_process(threads)
         self.ledger = ledger
         self.dtype = np.dtype(dtype)
-        self.products = {Dense: self.dense_product}  # a product for each type of weight
+        self.products: dict[type, Callable[[Array, Any], Array]] = {  # a product for each type of weight
+            Dense: self.dense_product,
+            Quantized: self.quantized_product,
+        }
 
     def relative_cost(self, rows: int) -> float:
         """About how long a forward pass of so many rows takes, a pass of one row being 1."""
@@ -95,7 +113,7 @@ class NumpyOps:
     def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
         """Each token's vector, and its position's where the model learned one."""
         x = embedding.table.rows(tokens)
-        self.ledger.weight_bytes += x.size * self.dtype.itemsize
+        self.ledger.weight_bytes += len(x) * embedding.table.row_bytes
         if embedding.scale != 1.0:
             x *= np.float32(embedding.scale)
         if embedding.positions is not None:
@@ -117,17 +135,17 @@ class NumpyOps:
         """x @ weight; a weight in half precision is widened a tile of outputs at a time."""
         if weight.array.dtype == np.float32:
             return multiply(x, weight.array)
-        outputs, inputs = weight.shape
-        step = max(1, WIDE_TILE // inputs)
-        y = np.empty((len(x), outputs), dtype=np.float32)
-        for start in range(0, outputs, step):
-            tile = slice(start, start + step)
-            y[:, tile] = multiply(x, weight.dequantize(tile))
-        return y
+        return multiply_tiles(x, weight, max(1, WIDE_TILE // weight.shape[1]))
 
-    def expert_linear(self, x: Array, experts: Experts, starts: Array) -> Array:  # (T, M), (X+1,) -> (T, N)
+    def quantized_product(self, x: Array, weight: Quantized) -> Array:  # (T, M) -> (T, N)
+        """x @ weight, some blocks of outputs at a time: no more codes become floats than stay in a cache."""
+        return multiply_tiles(x, weight, max(1, WIDE_TILE // weight.shape[1] // LANES) * LANES)
+
+    def expert_linear(
+        self, x: Array, experts: Experts | QuantizedExperts, starts: Array
+    ) -> Array:  # (T, M), (X+1,) -> (T, N)
         """Rows starts[e] ... starts[e+1] times expert e, for every expert that has rows."""
-        y = np.empty((len(x), experts.array.shape[2]), dtype=np.float32)
+        y = np.empty((len(x), experts.expert(0).shape[0]), dtype=np.float32)
         for e in np.flatnonzero(np.diff(starts)):
             rows = slice(starts[e], starts[e + 1])
             y[rows] = self.linear(x[rows], Linear(experts.expert(int(e))))
@@ -213,6 +231,15 @@ def multiply(x: Array, matrix: Array) -> Array:  # (T, M), (M, N) -> (T, N)
     y = np.empty((len(x), matrix.shape[1]), dtype=np.float32)
     for row, out in zip(x, y, strict=True):
         np.matmul(row, matrix, out=out)
+    return y
+
+
+def multiply_tiles(x: Array, weight: Weight, step: int) -> Array:  # (T, M) -> (T, N)
+    """x @ weight, `step` outputs at a time in float32."""
+    y = np.empty((len(x), weight.shape[0]), dtype=np.float32)
+    for start in range(0, weight.shape[0], step):
+        tile = slice(start, start + step)
+        y[:, tile] = multiply(x, weight.dequantize(tile))
     return y
 
 

@@ -18,7 +18,7 @@ from tinyinfer.cli import console
 from tinyinfer.cli.arguments import Parser, UsageError, in_flags
 from tinyinfer.errors import ModelError
 
-COMMANDS = ("generate", "chat", "download", "inspect", "eval", "bench")
+COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+from collections.abc import Collection
 from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "smollm2-135m"
 
 SHORT_FLAGS = {"max_model_len": "-c", "threads": "-t"}
+QUANTIZATION_SWITCHES = (
+    "quantize", "group_size", "symmetric", "quantize_method", "quantize_head", "quantize_rules", "calibration",
+    "calibration_tokens",
+)  # fmt: skip
 SWITCH_HELP = {
     "kv_cache": "how keys and values of earlier tokens are kept",
     "block_size": "positions in a block of the paged cache, and of a quantized one",
@@ -39,7 +44,15 @@ SWITCH_HELP = {
     "num_draft_candidates": "different guesses verified side by side; needs --kv-cache paged",
     "num_draft_tokens": "most guesses in a step (default: 7 for prompt-lookup, else 4)",
     "max_model_len": "most tokens of prompt and answer together (default: the model's own); fewer save cache",
-    "dtype": "how weights are stored; arithmetic is float32",
+    "quantize": "bits of a weight in the body's matrices",
+    "group_size": "inputs of an output that share a step; channel: all of them, tensor: all of a matrix",
+    "symmetric": "whether zero stays zero, without a minimum per group (default: only at 8 bits)",
+    "quantize_method": "how codes are chosen",
+    "quantize_head": "quantize embedding and head, too",
+    "quantize_rules": "exceptions by name, the first that fits wins: 'layers.*.down int8 g64, layers.0.* off'",
+    "calibration": "text file that a method may look at (default: prose that every Python has)",
+    "calibration_tokens": "most tokens of that text",
+    "dtype": "how weights that are floats are stored; arithmetic is float32",
     "backend": "what multiplies",
     "threads": "threads of a matrix product (default: all cores)",
 }
@@ -148,10 +161,16 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_switches(parser: argparse.ArgumentParser, **others: object) -> None:
-    """One flag for each field of EngineConfig. others: defaults of this command where EngineConfig has another one."""
+def add_switches(parser: argparse.ArgumentParser, only: Collection[str] = (), **others: object) -> None:
+    """One flag for each field of EngineConfig, or for those in `only`, while the others keep their defaults.
+
+    others: defaults of this command where EngineConfig has another one.
+    """
     group = parser.add_argument_group("engine switches")
     for field in fields(EngineConfig):
+        if only and field.name not in only:
+            parser.set_defaults(**{field.name: field.default})
+            continue
         names = [SHORT_FLAGS[field.name]] if field.name in SHORT_FLAGS else []
         default = others.get(field.name, field.default)
         options = _switch_options(field, default)

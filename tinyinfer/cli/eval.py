@@ -1,32 +1,44 @@
 """`tinyinfer eval`: the perplexity of a text, for one setting or for several side by side.
 
-A setting is a name that stands for some switches. What it saves (bytes) and what it costs (perplexity) belong into one
-table.
+A setting is a name that stands for some switches: `int4-g64:gptq` is `--quantize int4 --group-size 64 --quantize-method
+gptq`. What it saves (bytes) and what it costs (perplexity, distance from the float model) belong into one table.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import time
-from dataclasses import asdict
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyinfer.cli.arguments import add_model_arguments, add_switches, flag, open_model
+from tinyinfer.cli.arguments import add_model_arguments, add_switches, open_model
 from tinyinfer.cli.console import ProgressBar, say, show
+from tinyinfer.cli.eval_settings import FLOAT, SETTINGS, each_setting
 from tinyinfer.cli.tables import amount, table
-from tinyinfer.config import EngineConfig
-from tinyinfer.registry import DTYPES, KV_BITS
+from tinyinfer.registry import QUANTIZE_METHODS
+from tinyinfer.weights import Experts, Linear, QuantizedExperts
 
 if TYPE_CHECKING:
+    from tinyinfer.divergence import Divergence
     from tinyinfer.llm import LLM
+    from tinyinfer.mlp import MLP
+    from tinyinfer.moe import MoE
     from tinyinfer.perplexity import Perplexity
+    from tinyinfer.transformer import Layer, Model
+    from tinyinfer.weights import Weight
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    **{name: {"dtype": name} for name in DTYPES},
-    **{f"kv{bits}": {"kv_bits": bits} for bits in KV_BITS if bits != "off"},
-}
+
+@dataclass(frozen=True)
+class Reference:
+    """The float model that the settings are compared with: its command line, itself and its JSON line."""
+
+    args: argparse.Namespace
+    llm: LLM
+    record: dict[str, Any]
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
@@ -38,8 +50,10 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
     add("--window", type=int, default=512, metavar="N",
         help="tokens scored together, each seeing those before it (default: %(default)s)")  # fmt: skip
     add("--max-tokens", type=int, metavar="N", help="only the first N tokens of the text (default: all)")
-    add("--compare", metavar="SETTING,...", help=f"several settings in one table, out of: {', '.join(SETTINGS)}")
-    add("--plot", metavar="FILE", help="draw perplexity over bytes of weights into FILE (.png, .svg or .pdf)")
+    add("--compare", metavar="SETTING,...",
+        help=f"several settings in one table beside the float model, out of: {', '.join(SETTINGS)}; a quantized one "
+        f"may name a group size and a method ({', '.join(QUANTIZE_METHODS)}), as int4-g64:gptq")  # fmt: skip
+    add("--plot", metavar="FILE", help="draw perplexity over bits per weight into FILE (.png, .svg or .pdf)")
     add("--json", action="store_true", help="stdout holds one JSON object a line, one line a setting")
     add_model_arguments(parser)
     add_switches(parser)
@@ -47,21 +61,22 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates one setting after another; only one model is in memory at a time."""
+    """Evaluates one setting after another; with --compare, the float model stays in memory beside it."""
     check_arguments(args)
     settings = each_setting(args)
     text = read_text(args.text)
+    reference = float_reference(args, text) if args.compare else None
     records = []
     for name, one in settings.items():
-        records.append(evaluate(name, one, text))
+        records.append(evaluate(name, one, text, reference))
         if args.json:
             show(json.dumps(records[-1]) + "\n")
     if args.plot:
         from tinyinfer.cli.plots import draw_eval
 
-        draw_eval(args.plot, args.model, records)
+        draw_eval(args.plot, args.model, records, reference.record if reference else None)
     if not args.json:
-        show((as_table(records) if args.compare else as_text(records[0])) + "\n")
+        show((as_table(records, reference.record) if reference else as_text(records[0])) + "\n")
     return 0
 
 
@@ -75,24 +90,6 @@ def check_arguments(args: argparse.Namespace) -> None:
         from tinyinfer.cli.plots import check_plot
 
         check_plot(args.plot)
-
-
-def each_setting(args: argparse.Namespace) -> dict[str, argparse.Namespace]:
-    """Name -> command line of every setting to evaluate; without --compare only what the command line itself says.
-
-    Raises ValueError for a setting that does not exist, or that sets what a flag sets, too.
-    """
-    if args.compare is None:
-        return {"": args}
-    found = {}
-    for name in args.compare.split(","):
-        if name not in SETTINGS:
-            raise ValueError(f"--compare: there is no setting {name!r}; the settings are {', '.join(SETTINGS)}")
-        for switch in SETTINGS[name]:
-            if getattr(args, switch) != getattr(EngineConfig(), switch):
-                raise ValueError(f"--compare {name} sets {flag(switch)} itself; leave {flag(switch)} out")
-        found[name] = argparse.Namespace(**vars(args) | SETTINGS[name])
-    return found
 
 
 def read_text(path: str) -> str:
@@ -116,38 +113,82 @@ def tokenize(llm: LLM, text: str, args: argparse.Namespace) -> list[int]:
     return tokens
 
 
-def evaluate(name: str, args: argparse.Namespace, text: str) -> dict[str, Any]:
-    """What the JSON line of a setting holds."""
-    llm = open_model(args)
+def float_reference(args: argparse.Namespace, text: str) -> Reference:
+    """The float model with the command line's other switches, evaluated."""
+    alone = argparse.Namespace(**vars(args) | FLOAT)
+    llm = open_model(alone)
+    return Reference(alone, llm, describe("float32", alone, llm, text, None))
+
+
+def evaluate(name: str, args: argparse.Namespace, text: str, reference: Reference | None) -> dict[str, Any]:
+    """What the JSON line of a setting holds; the reference is not computed again when the setting is the same."""
+    if reference and args == reference.args:
+        return reference.record | {"setting": name}
+    return describe(name, args, open_model(args), text, reference)
+
+
+def describe(
+    name: str, args: argparse.Namespace, llm: LLM, text: str, reference: Reference | None
+) -> dict[str, Any]:
+    """The figures of one setting."""
     tokens = tokenize(llm, text, args)
     started = time.perf_counter()
-    found = score(llm, tokens, args.window, name)
+    found, distance = score(llm, tokens, args.window, name, reference)
     return ({"setting": name} if name else {}) | {
         "perplexity": found.perplexity,
         "nll": found.nll,
+        **distance,
         "tokens": found.tokens,
         "window": args.window,
         "weight_bytes": llm.model.nbytes,
+        "bits_per_weight": bits_per_weight(llm.model),
         "seconds": time.perf_counter() - started,
         "ledger": llm.ledger.as_dict(),
         "engine": {"model": args.model, **asdict(llm.engine_config)},
     }
 
 
-def score(llm: LLM, tokens: list[int], window: int, name: str) -> Perplexity:
-    """The perplexity, with a progress bar that shows it growing; after Ctrl-C what there was is told."""
+def score(
+    llm: LLM, tokens: list[int], window: int, name: str, reference: Reference | None
+) -> tuple[Perplexity, dict[str, float]]:
+    """The perplexity and the distance from the reference, with a progress bar that shows the first one growing.
+
+    Without a reference the distance is 0: of the float model from itself. After Ctrl-C what there was is told.
+    """
+    from tinyinfer.divergence import Divergence, divergences
     from tinyinfer.perplexity import Perplexity, perplexities
 
-    found = Perplexity(0.0, 0)
+    none = Divergence(kl=0.0, agreement=1.0)
+    steps: Iterator[tuple[Perplexity, Divergence]]
+    if reference is None:
+        steps = ((found, none) for found in perplexities(llm, tokens, window))
+    else:
+        steps = divergences(llm, reference.llm, tokens, window)
+    last = Perplexity(0.0, 0), none
     try:
         with ProgressBar(f"perplexity {name}".strip()) as bar:
-            for found in perplexities(llm, tokens, window):
-                bar.show(found.tokens, len(tokens) - 1, f"  {found.perplexity:.4g}")
+            for last in steps:
+                bar.show(last[0].tokens, len(tokens) - 1, f"  {last[0].perplexity:.4g}")
     except KeyboardInterrupt:
-        if found.tokens:
-            say(f"\nso far: perplexity {found.perplexity:.4f} over {found.tokens} tokens")
+        if last[0].tokens:
+            say(f"\nso far: perplexity {last[0].perplexity:.4f} over {last[0].tokens} tokens")
         raise
-    return found
+    return last[0], {"kl_divergence": last[1].kl, "top1_agreement": last[1].agreement} if name else {}
+
+
+def bits_per_weight(model: Model) -> float:
+    """Bits that a weight of the layers' matrices takes, scales included; embedding and head are not counted."""
+    weights = [weight for layer in model.layers for part in (layer, layer.mlp) for weight in matrices(part)]
+    return 8 * sum(w.nbytes for w in weights) / sum(math.prod(w.shape) for w in weights)
+
+
+def matrices(part: Layer | MLP | MoE) -> Iterator[Weight]:
+    """The matrices that a layer or an MLP holds itself, each expert's by itself."""
+    for value in vars(part).values():
+        if isinstance(value, Linear):
+            yield value.weight
+        elif isinstance(value, Experts | QuantizedExperts):
+            yield from (value.expert(i) for i in range(len(value)))
 
 
 def as_text(record: dict[str, Any]) -> str:
@@ -158,13 +199,23 @@ def as_text(record: dict[str, Any]) -> str:
     )
 
 
-def as_table(records: list[dict[str, Any]]) -> str:
-    """Several settings for people, each beside the first."""
-    first = records[0]
-    rows = [("", "perplexity", "change", "weights", "ratio", "seconds")]
-    for record in records:
-        change = record["perplexity"] / first["perplexity"] - 1
-        ratio = record["weight_bytes"] / first["weight_bytes"]
+def as_table(records: list[dict[str, Any]], reference: dict[str, Any]) -> str:
+    """Several settings for people, each beside the float model."""
+    rows = [("", "perplexity", "change", "KL", "top-1", "bits", "weights", "ratio", "seconds")]
+    for record in (records if reference["setting"] in [r["setting"] for r in records] else [reference, *records]):
+        change = record["perplexity"] / reference["perplexity"] - 1
+        ratio = record["weight_bytes"] / reference["weight_bytes"]
         rows.append((record["setting"], f"{record['perplexity']:.4f}", f"{change:+.3%}",
-                     amount(record["weight_bytes"], "B"), f"{ratio:.3f}", f"{record['seconds']:.1f}"))  # fmt: skip
-    return f"{table(rows)}\n\n{first['tokens']} tokens scored in windows of {first['window']}"
+                     f"{record['kl_divergence']:.4f}", f"{record['top1_agreement']:.2%}",
+                     f"{record['bits_per_weight']:.3g}", amount(record["weight_bytes"], "B"), f"{ratio:.3f}",
+                     f"{record['seconds']:.1f}"))  # fmt: skip
+    return f"{table(rows)}\n\n{explanation(reference)}"
+
+
+def explanation(reference: dict[str, Any]) -> str:
+    """What the columns mean."""
+    return (
+        f"{reference['tokens']} tokens scored in windows of {reference['window']}. change, KL divergence (nats a token)"
+        " and top-1 agreement: against the float model;\nbits: a weight of the layers' matrices, scales included; "
+        "weights: the whole model in memory"
+    )

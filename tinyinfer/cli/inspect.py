@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import re
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from tinyinfer.config import EngineConfig, ModelConfig
 if TYPE_CHECKING:
     from tinyinfer.ledger import Ledger
     from tinyinfer.loading.checkpoint import Checkpoint
+    from tinyinfer.quantization.recipe import Recipe
     from tinyinfer.roofline import Machine
 
 PROMPT = 512  # tokens of the prefill that is predicted
@@ -54,12 +56,15 @@ def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: i
     """All that is shown, as JSON has it. context: positions; bytes are those held in memory by these switches."""
     import numpy as np
 
+    from tinyinfer.llm import keeps
+    from tinyinfer.quantization.recipe import kept_recipe, make_recipe
     from tinyinfer.registry import CACHES, DTYPES, resolve
     from tinyinfer.roofline import kv_bytes_per_token
 
     c, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, engine.dtype)).itemsize
+    recipe = kept_recipe(checkpoint) if keeps(engine, checkpoint) else make_recipe(engine, c)
     remembers = resolve(CACHES, engine.kv_cache).can_chunk
-    parameters, sizes = parameters_by_part(c), bytes_by_part(c, itemsize)
+    parameters, sizes = parameters_by_part(c), bytes_by_part(c, itemsize, recipe)
     kv_bytes = kv_bytes_per_token(c, engine.kv_bits, engine.block_size, engine.kv_group_size)
     return {
         "model": name,
@@ -73,13 +78,14 @@ def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: i
         "parameters_by_part": parameters,
         "weight_bytes": sum(sizes.values()),
         "weight_bytes_by_part": sizes,
+        "matrices": matrices(c, itemsize, recipe),
         "max_context": context,
         "kv_bytes_per_token": kv_bytes,
         "kv_bytes_at_max_context": kv_bytes * context if remembers else 0,
         "read_bandwidth": machine.read_bandwidth,
         "matrix_flops": machine.matrix_speed,
         "balance_flops_per_byte": machine.balance,
-        "roofline": [bound(*step, machine) for step in steps(c, context, itemsize, remembers)],
+        "roofline": [bound(*step, machine) for step in steps(c, context, itemsize, remembers, recipe)],
         "engine": {"model": name, **asdict(engine)},
     }
 
@@ -108,16 +114,31 @@ def parameters_by_part(c: ModelConfig) -> dict[str, int]:
     return parts
 
 
-def bytes_by_part(c: ModelConfig, itemsize: int) -> dict[str, int]:
-    """Part -> bytes held in memory: matrices in `itemsize` bytes a number, the rest in float32."""
+def bytes_by_part(c: ModelConfig, itemsize: int, recipe: Recipe) -> dict[str, int]:
+    """Part -> bytes held in memory: matrices as the recipe has them or in `itemsize` bytes, the rest in float32."""
     from tinyinfer.loading.checkpoint import expected_tensors
+    from tinyinfer.quantization.recipe import held_matrices
     from tinyinfer.roofline import FLOAT, norm_weights
 
     parts = dict.fromkeys(PARTS, 0)
     for name, shape in expected_tensors(c).items():
-        matrix = len(shape) > 1 and name != "positions"
-        parts[part_of(name)] += math.prod(shape) * (itemsize if matrix else FLOAT)
+        if len(shape) == 1 or name == "positions":
+            parts[part_of(name)] += math.prod(shape) * FLOAT
+    for matrix in held_matrices(c):
+        parts[part_of(matrix.parts[0])] += recipe.nbytes(matrix, itemsize)
     return parts | {"norms": norm_weights(c) * FLOAT}  # one that heads share is held once for each
+
+
+def matrices(c: ModelConfig, itemsize: int, recipe: Recipe) -> list[dict[str, Any]]:
+    """Every matrix as it is held: its grid (None: floats), its bits per weight with all scales, and its bytes."""
+    from tinyinfer.quantization.recipe import held_matrices
+
+    found = []
+    for matrix in held_matrices(c):
+        grid, size = recipe.grid(matrix.name), recipe.nbytes(matrix, itemsize)
+        bits = 8 * size / matrix.numbers
+        found.append({"name": matrix.name, "grid": grid and asdict(grid), "bits_per_weight": bits, "bytes": size})
+    return found
 
 
 def unused_experts(c: ModelConfig) -> int:
@@ -131,19 +152,26 @@ def unused_experts(c: ModelConfig) -> int:
 # What it costs.
 
 
-def steps(c: ModelConfig, context: int, itemsize: int, remembers: bool) -> list[tuple[str, int, Ledger]]:
+def steps(
+    c: ModelConfig, context: int, itemsize: int, remembers: bool, recipe: Recipe
+) -> list[tuple[str, int, Ledger]]:
     """(what it is, tokens it advances by, what it counts) of a prefill and of the first and the last decode step.
 
     remembers: whether there is a KV cache; without one, a decode step is a prefill of everything.
     """
-    from tinyinfer.roofline import expected_decode, expected_prefill
+    from tinyinfer.quantization.recipe import saved_bytes
+    from tinyinfer.roofline import expected_step
+
+    def cost(first: int, rows: int) -> Ledger:
+        total = expected_step(c, first, rows, itemsize)
+        total.weight_bytes -= saved_bytes(c, recipe, itemsize, rows, total.experts_read)
+        return total
 
     def decode(position: int) -> tuple[str, int, Ledger]:
-        cost = expected_decode(c, position, itemsize) if remembers else expected_prefill(c, position + 1, itemsize)
-        return f"decode at position {position}", 1, cost
+        return f"decode at position {position}", 1, cost(position, 1) if remembers else cost(0, position + 1)
 
     prompt = min(PROMPT, context)
-    return [(f"prefill of {prompt}", prompt, expected_prefill(c, prompt, itemsize)), decode(0), decode(context - 1)]
+    return [(f"prefill of {prompt}", prompt, cost(0, prompt)), decode(0), decode(context - 1)]
 
 
 def bound(step: str, tokens: int, cost: Ledger, machine: Machine) -> dict[str, Any]:
@@ -168,6 +196,8 @@ def bound(step: str, tokens: int, cost: Ledger, machine: Machine) -> dict[str, A
 def as_text(found: dict[str, Any]) -> str:
     """The same for people."""
     sections = [heading(found), sizes_table(found), cache_line(found), roofline_table(found), reasons(found)]
+    if any(matrix["grid"] for matrix in found["matrices"]):
+        sections.insert(2, matrix_table(found["matrices"]))
     return "\n\n".join(sections)
 
 
@@ -193,12 +223,35 @@ def heading(found: dict[str, Any]) -> str:
 def sizes_table(found: dict[str, Any]) -> str:
     """Parameters and bytes by part."""
     numbers, sizes = found["parameters_by_part"], found["weight_bytes_by_part"]
-    rows = [("", "parameters", found["engine"]["dtype"])]
+    quantized = any(matrix["grid"] for matrix in found["matrices"])
+    rows = [("", "parameters", "in memory" if quantized else found["engine"]["dtype"])]
     rows += [(part, f"{numbers[part]:,}", amount(sizes[part], "B")) for part in PARTS]
     if found["config"]["tied_head"]:
         rows[-1] = ("head", "the embedding again", "")
     rows.append(("all", f"{found['parameters']:,}", amount(found["weight_bytes"], "B")))
     return table(rows)
+
+
+def matrix_table(found: list[dict[str, Any]]) -> str:
+    """Bits and bytes of the matrices; one line for all layers that are alike."""
+    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for matrix in found:
+        name = re.sub(r"^layers\.\d+\.", "layers.*.", matrix["name"])
+        kinds.setdefault((name, grid_text(matrix["grid"])), []).append(matrix)
+    rows = [("", "grid", "bits a weight", "bytes")]
+    for (name, grid), alike in kinds.items():
+        size, bits = amount(alike[0]["bytes"], "B"), f"{alike[0]['bits_per_weight']:.4g}"
+        one = len(alike) == 1
+        rows.append((alike[0]["name"] if one else name, grid, bits, size if one else f"{len(alike)} x {size}"))
+    return table(rows)
+
+
+def grid_text(grid: dict[str, Any] | None) -> str:
+    """A grid in words."""
+    if grid is None:
+        return "floats"
+    group = f"g{grid['group']}" if grid["group"] else "tensor" if grid["whole"] else "channel"
+    return f"int{grid['bits']} {group} {'symmetric' if grid['symmetric'] else 'asymmetric'}"
 
 
 def cache_line(found: dict[str, Any]) -> str:

@@ -92,23 +92,69 @@ def draw_steps(axes: Any, rounds: list[Round], machine: Machine) -> None:
     axes.legend()
 
 
-def draw_eval(path: str, model: str, records: list[dict[str, Any]]) -> None:
-    """Perplexity over bytes of weights, a point for each setting: what is bought with what."""
+def draw_eval(path: str, model: str, records: list[dict[str, Any]], reference: dict[str, Any] | None = None) -> None:
+    """Perplexity over bits per weight, a point for each setting, a line for each way to quantize.
+
+    reference: the float model, drawn as a level line that the others can at best reach.
+    """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4.5), layout="constrained")
+    figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for record in records:
-        point = record["weight_bytes"] / 1e6, record["perplexity"]
-        axes.plot(*point, "o")
-        axes.annotate(record.get("setting", record["engine"]["dtype"]), point, (6, 6), textcoords="offset points")
+    if reference:
+        level = f"float32: {reference['perplexity']:.4g}"
+        axes.axhline(reference["perplexity"], color="black", linewidth=1, linestyle="--", label=level)
+    for way, points in ways(records).items():
+        points.sort(key=lambda record: record["bits_per_weight"])
+        x, y = [r["bits_per_weight"] for r in points], [r["perplexity"] for r in points]
+        axes.plot(x, y, "-o", markersize=6, linewidth=1.4, label=way)
+    for name, point in labels(records):
+        axes.annotate(name, point, (5, 5), textcoords="offset points", fontsize="small")
+    set_scales(axes, [record["bits_per_weight"] for record in records], [record["perplexity"] for record in records])
     axes.set(
         title=f"{model}: {records[0]['tokens']} tokens in windows of {records[0]['window']}",
-        xlabel="weights in memory, MB",
+        xlabel="bits per weight of the layers' matrices, scales included",
         ylabel="perplexity (lower is better)",
     )
-    axes.ticklabel_format(useOffset=False)
-    axes.margins(0.2)
-    axes.set_xlim(left=0)
     axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
     save(figure, path)
+
+
+def labels(records: list[dict[str, Any]]) -> list[tuple[str, tuple[float, float]]]:
+    """A setting's name without what the legend says, once for all that stand above one another: over the highest."""
+    highest: dict[tuple[str, float], tuple[float, float]] = {}
+    for record in records:
+        name = record.get("setting", record["engine"]["dtype"]).partition(":")[0].partition("-g")[0]
+        point = record["bits_per_weight"], record["perplexity"]
+        key = name, round(point[0], 1)
+        highest[key] = max(point, highest.get(key, point), key=lambda p: p[1])
+    return [(name, point) for (name, _), point in highest.items()]
+
+
+def ways(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """The records by how their weights are stored: float, w8a8, or a method and its group size."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for record in records:
+        engine = record["engine"]
+        if engine["quantize"] in ("off", "keep", "w8a8"):
+            way = {"off": "float", "keep": "the file's own", "w8a8": "w8a8"}[engine["quantize"]]
+        else:
+            way = f"{engine['quantize_method'].upper()}, groups of {engine['group_size']}"
+        found.setdefault(way, []).append(record)
+    return found
+
+
+def set_scales(axes: Any, bits: list[float], perplexities: list[float]) -> None:
+    """Bits by doublings; perplexities too, where the worst would flatten all others."""
+    axes.set_xscale("log", base=2)
+    axes.set_xlim(min(bits) / 1.15, max(bits) * 1.3)
+    axes.set_xticks([n for n in (2, 3, 4, 5, 6, 8, 12, 16, 32) if min(bits) / 1.15 <= n <= max(bits) * 1.3])
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    if max(perplexities) > 4 * min(perplexities):
+        axes.set_yscale("log")
+    else:
+        axes.ticklabel_format(axis="y", useOffset=False)
+    axes.margins(y=0.12)

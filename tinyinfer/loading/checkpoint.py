@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from tinyinfer.config import ModelConfig
 from tinyinfer.errors import ModelError
 
 if TYPE_CHECKING:
+    from tinyinfer.quantization.grid import Codes, Grid
     from tinyinfer.tokenizer import Tokenizer
 
 
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 class LazyTensor:
     """A tensor in a file. `read(start, stop)` gives rows start..stop of its first axis as float32.
 
-    name is the one in the file, for error messages. nbytes is the size in the file. path is that file.
+    name is the one in the file, for error messages. nbytes is the size in the file. path is that file. What the file
+    itself keeps in a few bits has `codes(start, stop)`: rows of its last axis (those of all experts counted through)
+    that never were floats. integer_inputs: what it is multiplied with is to be rounded to 8 bits, too (w8a8.py).
     """
 
     name: str
@@ -35,6 +38,8 @@ class LazyTensor:
     nbytes: int
     read: Callable[[int, int], np.ndarray]
     path: str = "memory"
+    codes: Callable[[int, int], Codes] | None = None
+    integer_inputs: bool = False
 
     def tiles(self, elements: int = 1 << 20) -> Iterator[tuple[int, np.ndarray]]:
         """Pairs (first row, float32 rows), about `elements` numbers at a time. Raises ModelError for NaN, infinity."""
@@ -43,9 +48,27 @@ class LazyTensor:
         for start in range(0, rows, step):
             yield start, self._finite(self.read(start, min(start + step, rows)))
 
+    def rows(self, start: int, stop: int) -> np.ndarray:  # -> (stop-start, ...)
+        """Rows start ... stop as float32. Raises ModelError for NaN and infinity."""
+        return self._finite(self.read(start, stop))
+
     def numpy(self) -> np.ndarray:
         """The whole tensor as float32: for vectors and tests. Raises ModelError for NaN and infinity."""
         return self._finite(self.read(0, self.shape[0]))
+
+    @property
+    def grid(self) -> Grid | None:
+        """How the file itself has rounded it; None for floats."""
+        return None if self.codes is None else self.codes(0, 0).grid
+
+    def quantized(self, start: int, stop: int) -> Codes:
+        """`codes` of these rows. Raises ModelError for NaN and infinity in the scales."""
+        assert self.codes is not None
+        found = self.codes(start, stop)
+        for scales in (found.d, found.m):
+            if scales is not None:
+                self._finite(scales)
+        return found
 
     def _finite(self, rows: np.ndarray) -> np.ndarray:  # (n, ...) -> (n, ...)
         """The rows, checked by their smallest and largest number: NaN is both wherever it is."""
@@ -63,6 +86,7 @@ class Checkpoint:
     config: ModelConfig
     tensors: dict[str, LazyTensor]
     tokenizer: Tokenizer
+    quantization: dict[str, Any] | None = None  # our own quantization_config: this folder was quantized by tinyinfer
 
 
 def expected_tensors(c: ModelConfig) -> dict[str, tuple[int, ...]]:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
 from math import prod
-from typing import Any, BinaryIO, NoReturn
+from typing import TYPE_CHECKING, Any, BinaryIO, NoReturn
 
 import numpy as np
 from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType, GGUFValueType
@@ -27,9 +27,14 @@ from gguf.quants import dequantize
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 
+if TYPE_CHECKING:
+    from tinyinfer.quantization.grid import Codes
+
 MAX_NAME = 256  # characters of a tensor's name; llama.cpp allows 64
 MAX_BYTES = 1 << 28  # of one metadata value: more than any real file has, and little enough to allocate
 PIECE = 1 << 16  # numbers dequantized at a time: gguf's intermediate arrays then stay in the processor's cache
+
+KEPT = (GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1)  # have codes of our kind
 
 U32, U64, BOOL = GGUFValueType.UINT32, GGUFValueType.UINT64, GGUFValueType.BOOL
 DTYPES = {
@@ -248,7 +253,15 @@ def lazy_tensor(path: str, info: TensorInfo, data_start: int) -> LazyTensor:
         numbers = _dequantize(raw.reshape(-1, size), info.kind)
         return numbers[start * width - first * block : stop * width - first * block].reshape(-1, *info.shape[1:])
 
-    return LazyTensor(info.name, info.shape, info.nbytes, read, path)
+    def codes(start: int, stop: int) -> Codes:
+        from tinyinfer.loading.gguf_blocks import block_codes
+
+        raw = _read_bytes(path, info.name, data_start + info.offset + start * row, (stop - start) * row)
+        return block_codes(raw.reshape(stop - start, row // size, size), info.kind)
+
+    row = info.shape[-1] // block * size  # bytes of a row of the last axis
+    keeps = info.kind in KEPT and len(info.shape) > 1
+    return LazyTensor(info.name, info.shape, info.nbytes, read, path, codes if keeps else None)
 
 
 def _read_bytes(path: str, name: str, offset: int, count: int) -> np.ndarray:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor, check_tensors
 from tinyinfer.loading.gguf import GGUFFile, read_gguf
 from tinyinfer.loading.json_fields import Fields, show
 from tinyinfer.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from tinyinfer.quantization.grid import Codes
 
 FAMILIES: dict[str, dict[str, Any]] = {  # what sets a family apart, beside what the file says
     "llama": {},  # with Mistral and Mixtral
@@ -134,13 +137,24 @@ def canonical_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, LazyTens
 def unpermuted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
     """Rows (or biases) of whole heads in which RoPE's pairs are neighbours, read with each pair half a head apart."""
 
-    def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
-        first, last = start // head_dim, -(-stop // head_dim)  # the heads that hold these rows
-        rows = tensor.read(first * head_dim, last * head_dim)
-        halves = rows.reshape(last - first, head_dim // 2, 2, -1).swapaxes(1, 2)
-        return halves.reshape(rows.shape)[start - first * head_dim : stop - first * head_dim]
+    def ordered(rows: np.ndarray, start: int, stop: int) -> np.ndarray:  # (R, ...) -> (stop - start, ...)
+        halves = rows.reshape(len(rows) // head_dim, head_dim // 2, 2, -1 if len(rows) else 0).swapaxes(1, 2)
+        return halves.reshape(rows.shape)[start:stop]
 
-    return replace(tensor, read=read)
+    def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
+        first, last = start // head_dim * head_dim, -(-stop // head_dim) * head_dim  # the heads that hold these rows
+        return ordered(tensor.read(first, last), start - first, stop - first)
+
+    def codes(start: int, stop: int) -> Codes:
+        from tinyinfer.quantization.grid import Codes
+
+        first, last = start // head_dim * head_dim, -(-stop // head_dim) * head_dim
+        assert tensor.codes is not None
+        whole, rows = tensor.codes(first, last), (start - first, stop - first)
+        m = None if whole.m is None else ordered(whole.m, *rows)
+        return Codes(whole.grid, ordered(whole.q, *rows), ordered(whole.d, *rows), m)
+
+    return replace(tensor, read=read, codes=codes if tensor.codes else None)
 
 
 def _canonical_name(name: str) -> str | None:

@@ -21,6 +21,14 @@ MAX_LAYERS, MAX_EXPERTS = 4096, 65536  # refuses a lying number before anything 
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
 
 
+OURS = "tinyinfer"  # quant_method of the folders that `tinyinfer quantize` writes
+
+
+def is_ours(quantization: object) -> bool:
+    """Whether a quantization_config says that tinyinfer wrote the folder."""
+    return isinstance(quantization, dict) and quantization.get("quant_method") == OURS
+
+
 def read_config(folder: str | Path) -> ModelConfig:
     """The ModelConfig of a Hugging Face folder, from config.json and, for the end tokens, generation_config.json.
 
@@ -45,7 +53,7 @@ def _family(f: Fields) -> Family:
     if classes is not None and not (isinstance(classes, list) and classes and all(name in known for name in classes)):
         f.refuse("architectures", f"is {show(classes)}, but only {known[0]} is supported; use a model of that kind")
     quantization = f.get("quantization_config")
-    if quantization is not None:
+    if quantization is not None and not is_ours(quantization):
         method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
         f.refuse("quantization_config", f"says that the weights are quantized ({show(method)}); use the float model")
     return FAMILIES[model_type]
@@ -64,6 +72,9 @@ def _decoder(f: Fields, family: Family) -> ModelConfig:
     windows, max_position = family.windows(f, layers, family.window), f.size("max_position_embeddings")
     experts = _experts(f, family)
     bias = family.bias == "asked" and f.flag("attention_bias", False)
+    ropes = _ropes(f, family, windows, max_position)
+    if any(rope.divisors and len(rope.divisors) != head_dim // 2 for rope in ropes if rope):
+        f.refuse("rope_parameters", f"has divisors, but not the {head_dim // 2} of heads of {head_dim}; correct them")
     return ModelConfig(
         architecture=family.architecture,
         vocab_size=f.size("vocab_size"),
@@ -76,7 +87,7 @@ def _decoder(f: Fields, family: Family) -> ModelConfig:
         max_position=max_position,
         norm_eps=f.number("rms_norm_eps", family.norm_eps),
         attention_scale=(f.number("query_pre_attn_scalar", 256) if family.gemma else head_dim) ** -0.5,
-        rope=_ropes(f, family, windows, max_position),
+        rope=ropes,
         windows=windows,
         activation=_gemma_activation(f) if family.gemma else _activation(f, "hidden_act", "silu"),
         qkv_bias=bias or family.bias == "qkv",
@@ -195,6 +206,8 @@ def _rope(f: Fields, name: str, table: Any, theta_field: str, theta: float, max_
             r.refuse("low_freq_factor", f"is {low}, but must be below high_freq_factor ({high}); correct one of them")
         original = r.size("original_max_position_embeddings", max_position)
         rope = RopeConfig(theta, "llama3", r.number("factor"), low, high, original)
+    elif kind == "divisors":  # ours: what a GGUF file gives outright, in a folder made from it
+        rope = RopeConfig(theta, divisors=r.numbers("divisors"))
     else:
         r.refuse("rope_type", f"is {show(kind)}, which is not supported; supported are default, linear and llama3")
     r.refuse_unread((), HARMLESS)

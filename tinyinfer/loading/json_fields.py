@@ -113,6 +113,14 @@ class Fields:
             self.refuse(name, f"is {show(value)}, but must be a positive number; correct it")
         return float(value)
 
+    def numbers(self, name: str) -> tuple[float, ...]:
+        """A list of positive numbers."""
+        values = self.get(name)
+        if not isinstance(values, list) or not values:
+            self.refuse(name, f"is {show(values)}, but must be a list of numbers; correct it")
+        listed = Fields(f"{self.where}, {name}", {str(i): value for i, value in enumerate(values)})
+        return tuple(listed.number(i) for i in listed.values)
+
     def flag(self, name: str, absent: bool) -> bool:
         """true or false."""
         value = self.get(name, absent)

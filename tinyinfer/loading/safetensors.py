@@ -25,6 +25,7 @@ from tinyinfer.tokenizer import Tokenizer
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}
+PACKED = {"U8": np.dtype(np.uint8)}  # codes in a folder that tinyinfer quantized
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
 ITEM_BYTES |= {f"{kind}{bits}": bits // 8 for kind in "IU" for bits in (8, 16, 32, 64)}
 MAX_AXES = 8
@@ -47,13 +48,17 @@ class Stored:
 
     def rows(self, start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
         """Rows of the first axis: one piece of the file."""
+        return self.raw(start, stop).astype(np.float32, copy=False)
+
+    def raw(self, start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
+        """The same in the file's own type."""
         width = math.prod(self.shape[1:])
         return self._pieces(1, (stop - start) * width, start * width, 0).reshape(stop - start, *self.shape[1:])
 
     def columns(self, start: int, stop: int) -> np.ndarray:  # -> (stop - start, rows)
         """Columns of a matrix as rows: a piece of each of its rows, so that no tile needs the whole matrix."""
         rows, width = self.shape
-        return np.ascontiguousarray(self._pieces(rows, stop - start, start, width).T)
+        return np.ascontiguousarray(self._pieces(rows, stop - start, start, width).T, dtype=np.float32)
 
     def check_float(self) -> None:
         """Raises ModelError when the numbers are of a type that is not read."""
@@ -67,18 +72,18 @@ class Stored:
         return LazyTensor(self.name, self.shape, self.nbytes, self.rows, str(self.path))
 
     def _pieces(self, count: int, items: int, first: int, step: int) -> np.ndarray:  # -> (count, items)
-        """`count` pieces of `items` numbers, `step` numbers apart, as float32."""
-        dtype = FLOATS[self.dtype]
+        """`count` pieces of `items` numbers, `step` numbers apart."""
+        dtype = PACKED.get(self.dtype) or FLOATS[self.dtype]
         raw = np.empty((count, items * dtype.itemsize), np.uint8)
         try:
             with open(self.path, "rb") as file:
                 for i, piece in enumerate(raw):
                     file.seek(self.offset + (first + i * step) * dtype.itemsize)
-                    if file.readinto(piece) != len(piece):
+                    if file.readinto(piece.data) != len(piece):
                         raise ModelError(f"{self.path}: ends within tensor {show(self.name)}; download it again")
         except OSError as error:
             raise ModelError(f"{self.path}: cannot be read ({error.strerror}); check the disk and the file") from None
-        return raw.view(dtype).astype(np.float32, copy=False)
+        return raw.view(dtype)
 
 
 def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
@@ -94,10 +99,16 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
         cure = f"give the file in it, {str(gguf)!r}" if gguf else "give such a folder or a .gguf file"
         needed = f"config.json, tokenizer.json and {SINGLE} (or several by an index)"
         raise ModelError(f"{folder}: is no model folder, which has {needed}; {cure}")
-    config = read_config(folder)
-    tensors = canonical_tensors(str(folder), config, read_tensors(folder))
+    config, quantization = read_config(folder), read_json(folder / "config.json").get("quantization_config")
+    if quantization is None:
+        tensors = canonical_tensors(str(folder), config, read_tensors(folder))
+    else:
+        from tinyinfer.loading.quantized import quantized_tensors, read_grids
+
+        grids = read_grids(str(folder / "config.json"), quantization, config)
+        tensors = quantized_tensors(str(folder), config, grids, read_tensors(folder))
     check_tensors(str(folder), config, tensors)
-    return Checkpoint(str(folder), config, tensors, Tokenizer.from_folder(str(folder)))
+    return Checkpoint(str(folder), config, tensors, Tokenizer.from_folder(str(folder)), quantization)
 
 
 def read_tensors(folder: Path) -> dict[str, Stored]:

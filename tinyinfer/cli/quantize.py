@@ -1,0 +1,76 @@
+"""`tinyinfer quantize`: a model in, a folder out that holds it in a few bits a weight and loads like any other.
+
+Quantizing at every start costs seconds by rounding and minutes by methods that read text; a folder costs them once.
+What is written is what would be in memory, so answers do not change by a bit.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+from tinyinfer.cli.arguments import QUANTIZATION_SWITCHES, add_model_arguments, add_switches, open_model, switches
+from tinyinfer.cli.console import ProgressBar, say
+from tinyinfer.cli.tables import amount
+
+if TYPE_CHECKING:
+    from tinyinfer.loading.checkpoint import Checkpoint
+
+SWITCHES = (*QUANTIZATION_SWITCHES, "dtype", "backend", "threads")
+
+
+def register(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds the command's parser."""
+    about = "write a quantized model folder that loads like any other"
+    parser = commands.add_parser("quantize", help=about, description=about)
+    parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the folder to make")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
+    add_model_arguments(parser)
+    add_switches(parser, SWITCHES, quantize="int4")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Quantizes. Raises ModelError, ValueError, as loading and saving do."""
+    from tinyinfer.config import EngineConfig
+    from tinyinfer.loading.saving import check_target, save_model
+
+    EngineConfig(**switches(args))
+    check_target(args.output)
+    started = time.perf_counter()
+    source = open_source(args)
+    llm = open_model(args)
+    with ProgressBar("writing", shown=not args.quiet) as bar:
+        size = save_model(args.output, llm.model, source, recipe(args), bar.show)
+    if not args.quiet:
+        before = sum(tensor.nbytes for tensor in source.tensors.values())
+        held, seconds = amount(llm.model.nbytes, "B"), time.perf_counter() - started
+        say(f"{args.output}: {amount(size, 'B')}, {held} in memory (source: {amount(before, 'B')}), {seconds:.1f} s")
+    return 0
+
+
+def open_source(args: argparse.Namespace) -> Checkpoint:
+    """What is to be quantized. Raises ValueError when that was done before, or when nothing is to be done."""
+    from tinyinfer.loading import load
+    from tinyinfer.loading.hub import find
+
+    if (args.quantize, args.quantize_head, args.quantize_rules) == ("off", "off", None):
+        raise ValueError("--quantize off leaves nothing to do; choose int8, int4, int3, int2, w8a8 or keep")
+    source = load(find(args.model, progress=False if args.quiet else None))
+    if source.quantization is not None:
+        raise ValueError(
+            f"{source.path}: is quantized already, and rounding twice loses twice; quantize the model that it was made "
+            "from"
+        )
+    return source
+
+
+def recipe(args: argparse.Namespace) -> dict[str, Any]:
+    """What the quantization_config tells people: the switches; nothing of it is needed to load the folder."""
+    given = {name: getattr(args, name) for name in QUANTIZATION_SWITCHES}
+    if args.calibration is not None:
+        given["calibration"] = os.path.basename(args.calibration)
+    method = args.quantize if args.quantize in ("keep", "w8a8") else args.quantize_method
+    return {"method": method, "recipe": {k: v for k, v in given.items() if v is not None}}

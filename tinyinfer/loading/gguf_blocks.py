@@ -1,0 +1,39 @@
+"""GGUF's plain block types as codes on our grid: what a file has rounded already is not rounded again.
+
+    Q8_0   d, 32 signed bytes            w = d · q
+    Q4_0   d, 32 nibbles                 w = d · (q - 8)
+    Q4_1   d, m, 32 nibbles              w = d · q + m
+
+A block is 32 consecutive numbers of a row, d and m are float16, and the first 16 numbers are the low nibbles of 16
+bytes, the others the high ones. That is our grid with groups of 32, so codes, steps and minimums are taken as they are,
+and the weights are equal to those that gguf dequantizes, bit for bit. (ggml's ggml-quants.c; the k-quants and i-quants
+have scales of scales, which this grid cannot express, and stay floats.)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from gguf.constants import GGMLQuantizationType
+
+from tinyinfer.quantization.grid import Codes, Grid
+
+GROUP = 32
+GRIDS = {
+    GGMLQuantizationType.Q8_0: Grid(8, GROUP, True),
+    GGMLQuantizationType.Q4_0: Grid(4, GROUP, True),
+    GGMLQuantizationType.Q4_1: Grid(4, GROUP, False),
+}
+
+
+def block_codes(blocks: np.ndarray, kind: GGMLQuantizationType) -> Codes:  # (N, G, B) ->
+    """The codes of a matrix (N, 32·G) of one of the types in GRIDS, given in blocks of B bytes."""
+    grid = GRIDS[kind]
+    scales = 2 if grid.symmetric else 4  # bytes of d, or of d and m
+    halves = np.ascontiguousarray(blocks[..., :scales]).view("<f2")  # (N, G, 1 or 2)
+    data = blocks[..., scales:]
+    if grid.bits == 8:
+        q = data.view(np.int8).astype(np.int16)
+    else:
+        q = np.concatenate((data & 15, data >> 4), axis=-1).astype(np.int16) + np.int16(grid.low)
+    m = None if grid.symmetric else halves[..., 1].copy()
+    return Codes(grid, q.reshape(len(blocks), GROUP * blocks.shape[1]), halves[..., 0].copy(), m)

@@ -1,0 +1,133 @@
+"""A folder that `tinyinfer quantize` wrote: a model whose matrices are codes, steps and minimums.
+
+    config.json          as on the hub, and a `quantization_config` that says which matrices lie on which grid
+    model.safetensors    NAME.codes (rows, bytes) U8, NAME.d (rows, groups) F16, NAME.m the same; floats under NAME
+    tokenizer.json ...   as on the hub
+
+Names are the canonical ones of checkpoint.py, for every family. A row's codes are packed as packing.py does it, from 0
+on. Rows are read when they are asked for and become the packed types of the backend without having been floats.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from tinyinfer.config import ModelConfig
+from tinyinfer.errors import ModelError
+from tinyinfer.loading.checkpoint import LazyTensor, expected_tensors
+from tinyinfer.loading.json_fields import Fields, show
+from tinyinfer.loading.safetensors import Stored
+from tinyinfer.packing import packed_size, unpack
+from tinyinfer.quantization.grid import Codes, Grid
+from tinyinfer.quantization.w8a8 import GRID as W8A8_GRID
+
+VERSION = 1
+BITS = (2, 3, 4, 8)
+
+
+def read_grids(where: str, quantization: dict[str, Any], config: ModelConfig) -> dict[str, tuple[Grid, bool]]:
+    """Canonical name -> grid, and whether inputs are rounded to 8 bits, too, of every matrix that is quantized.
+
+    Raises ModelError, naming `where` and the field, for anything that is missing, wrong or not known.
+    """
+    f = Fields(f"{where}, quantization_config", quantization)
+    f.read |= {"quant_method", "recipe"}  # where it came from: changes no number
+    if f.size("version") != VERSION:
+        f.refuse("version", f"is {show(f.get('version'))}, and only {VERSION} is known; update tinyinfer")
+    f.text("method")
+    table = f.get("grids")
+    if not isinstance(table, dict) or not table:
+        f.refuse("grids", f"is {show(table)}, but must say which matrices lie on which grid; quantize the model again")
+    f.refuse_unread((), {})
+    grids: dict[str, tuple[Grid, bool]] = {}
+    for pattern, entry in table.items():
+        grid = _grid(f.table(f"grids, {show(pattern)}", entry))
+        names = _matching(pattern, config)
+        if not names or not grids.keys().isdisjoint(names):
+            why = "which stands there under another name, too" if names else "which no matrix of this model is called"
+            f.refuse("grids", f"names {show(pattern)}, {why}; quantize the model again")
+        if grid[1] and any(len(expected_tensors(config)[name]) > 2 for name in names):
+            f.refuse("grids", f"gives {show(pattern)} activation_bits, which experts cannot have; quantize it again")
+        grids |= dict.fromkeys(names, grid)
+    return grids
+
+
+def _grid(f: Fields) -> tuple[Grid, bool]:
+    """One grid and what is done to the inputs, checked."""
+    bits, group = f.size("bits"), f.optional_size("group", most=1 << 24)
+    symmetric, whole = f.flag("symmetric", False), f.flag("whole", False)
+    if bits not in BITS:
+        f.refuse("bits", f"is {bits}, but must be one of {', '.join(map(str, BITS))}; quantize the model again")
+    integer_inputs = f.optional_size("activation_bits") is not None
+    grid = Grid(bits, group, symmetric, whole)
+    if integer_inputs and (grid != W8A8_GRID or f.size("activation_bits") != W8A8_GRID.bits):
+        f.refuse("activation_bits", "goes with 8 symmetric bits and no groups only; quantize the model again")
+    f.refuse_unread((), {})
+    return grid, integer_inputs
+
+
+def _matching(pattern: str, config: ModelConfig) -> list[str]:
+    """The matrices of a name, or of a name with * as the number of the layer."""
+    shapes = expected_tensors(config)
+    if pattern.startswith("layers.*."):
+        names = [f"layers.{i}.{pattern.removeprefix('layers.*.')}" for i in range(config.num_layers)]
+    else:
+        names = [pattern]
+    return names if all(len(shapes.get(name, ())) > 1 and name != "positions" for name in names) else []
+
+
+def quantized_tensors(
+    path: str, config: ModelConfig, grids: dict[str, tuple[Grid, bool]], stored: dict[str, Stored]
+) -> dict[str, LazyTensor]:
+    """The tensors of a folder of ours by canonical name; `path` is for messages.
+
+    Raises ModelError, naming file and tensor, for codes or scales that are missing or of another shape or type.
+    """
+    left, tensors = dict(stored), {}
+    for name, shape in expected_tensors(config).items():
+        if name in grids:
+            grid, integer_inputs = grids[name]
+            tensors[name] = replace(_quantized(path, name, shape, grid, left), integer_inputs=integer_inputs)
+        elif name in left:
+            left[name].check_float()
+            tensors[name] = left.pop(name).lazy()
+    for name, tensor in left.items():  # has no place: check_tensors refuses it under its own name
+        tensors[name if name not in tensors else f"{name} again"] = tensor.lazy()
+    return tensors
+
+
+def _quantized(path: str, name: str, shape: tuple[int, ...], grid: Grid, stored: dict[str, Stored]) -> LazyTensor:
+    """A matrix, or a stack of experts' (X, N, M), from its two or three tensors, which are taken out of `stored`."""
+    rows, inputs = math.prod(shape[:-1]), shape[-1]
+    groups = -(-inputs // (grid.group or inputs))
+    packed = _part(path, f"{name}.codes", "U8", (rows, packed_size(inputs, grid.bits)), stored)
+    d = _part(path, f"{name}.d", "F16", (rows, groups), stored)
+    m = None if grid.symmetric else _part(path, f"{name}.m", "F16", (rows, groups), stored)
+
+    def codes(start: int, stop: int) -> Codes:
+        q = unpack(packed.raw(start, stop), grid.bits, inputs, np).astype(np.int16) + np.int16(grid.low)
+        return Codes(grid, q, d.raw(start, stop), None if m is None else m.raw(start, stop))
+
+    def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
+        each = rows // shape[0] if shape[0] else 0
+        return codes(start * each, stop * each).dequantize().reshape(stop - start, *shape[1:])
+
+    nbytes = packed.nbytes + d.nbytes + (0 if m is None else m.nbytes)
+    return replace(packed.lazy(), name=name, shape=shape, nbytes=nbytes, read=read, codes=codes)
+
+
+def _part(path: str, name: str, dtype: str, shape: tuple[int, ...], stored: dict[str, Stored]) -> Stored:
+    """One tensor of that name, taken out of `stored`, checked."""
+    if name not in stored:
+        raise ModelError(f"{path}: the tensor {name!r} is missing; the folder is incomplete, quantize the model again")
+    found = stored.pop(name)
+    if (found.dtype, found.shape) != (dtype, shape):
+        raise ModelError(
+            f"{found.path}: tensor {name!r} is {found.dtype} of shape {found.shape}, but config.json makes it {dtype} "
+            f"of shape {shape}; quantize the model again"
+        )
+    return found

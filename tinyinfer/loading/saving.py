@@ -1,0 +1,163 @@
+"""A model in memory -> a folder that loads like any other (loading/quantized.py says what is in it).
+
+Everything is written into a hidden folder beside the wanted one, synced, read back, and only then given its name: an
+interruption, a full disk or an error leaves nothing behind. Tensors are written one at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyinfer.disassemble import Piece, pieces
+from tinyinfer.errors import ModelError
+from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.loading.hf_config import OURS
+from tinyinfer.loading.hf_writer import config_fields
+from tinyinfer.loading.json_fields import read_json
+from tinyinfer.loading.quantized import VERSION
+from tinyinfer.loading.safetensors import SINGLE, load_folder
+from tinyinfer.transformer import Model
+
+TYPE_NAMES = {"uint8": "U8", "float16": "F16", "float32": "F32", "bfloat16": "BF16"}
+
+
+def check_target(folder: str | os.PathLike[str]) -> None:
+    """Refuses a folder that cannot be made, before any work. Raises ValueError."""
+    target = Path(folder)
+    if target.is_dir() and any(target.iterdir()):
+        raise ValueError(f"{target}: is there already and not empty; give the name of a new folder")
+    if target.exists() and not target.is_dir():
+        raise ValueError(f"{target}: is a file; give the name of a new folder")
+    if not target.absolute().parent.is_dir():
+        raise ValueError(f"{target}: there is no folder {str(target.parent)!r} to make it in; create that first")
+
+
+def save_model(
+    folder: str | os.PathLike[str],
+    model: Model,
+    source: Checkpoint,
+    about: dict[str, Any],
+    on_tensor: Callable[[int, int], None] = lambda done, of: None,
+) -> int:
+    """Writes a quantized model; the number of bytes of its files.
+
+    source: what it was made of, for tokenizer and config.json. about: what else the quantization_config says (the
+    method at least). on_tensor(done, total): called as tensors are written. Raises ValueError as check_target does,
+    ModelError when the disk is full or may not be written.
+    """
+    check_target(folder)
+    tensors = list(pieces(model))
+    quantization = {"quant_method": OURS, "version": VERSION, **about, "grids": grid_table(tensors)}
+    if not quantization["grids"]:
+        raise ValueError(f"{source.path}: holds no matrix in a few bits that could be kept; choose how to quantize it")
+    with whole_folder(Path(folder)) as part:
+        write_safetensors(part / SINGLE, tensors, on_tensor)
+        write_configs(part, source, quantization)
+        source.tokenizer.save(str(part))
+        _check(part, source)
+        for file in part.iterdir():
+            _sync(file)
+        return sum(file.stat().st_size for file in part.iterdir())
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """A hidden folder beside the target, which gets its name at the end, or nothing at all. Raises ModelError."""
+    part = None
+    try:
+        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.part.", dir=target.absolute().parent))
+        part.chmod(0o755)
+        yield part
+        if target.is_dir():
+            target.rmdir()  # empty; where a name can be taken over, this is not needed, on Windows it is
+        part.replace(target)
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModelError(f"{target}: cannot be written ({reason}); make room, or choose another place") from None
+    finally:
+        if part is not None:
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def write_safetensors(path: Path, tensors: list[Piece], on_tensor: Callable[[int, int], None]) -> None:
+    """One safetensors file: the length of its header, the header, the arrays one after another."""
+    header: dict[str, Any] = {"__metadata__": {"format": "np"}}
+    end = 0
+    for tensor in tensors:
+        for name, dtype, shape in tensor.layout():
+            begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
+            header[name] = {"dtype": TYPE_NAMES[dtype.name], "shape": list(shape), "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for done, tensor in enumerate(tensors, 1):
+            for array in tensor.arrays():
+                file.write(np.ascontiguousarray(array).view(np.uint8).data)
+            on_tensor(done, len(tensors))
+
+
+def grid_table(tensors: list[Piece]) -> dict[str, dict[str, Any]]:
+    """Name -> grid of every quantized matrix; one entry `layers.*.NAME` where all layers have the same."""
+    entries = {tensor.name: _entry(tensor) for tensor in tensors if len(tensor.shape) > 1}
+    found: dict[str, dict[str, Any]] = {}
+    for name, entry in entries.items():
+        layer, _, short = name.rpartition(".")
+        alike = layer and all(other == entry for key, other in entries.items() if key.endswith(f".{short}"))
+        if entry:
+            found[f"layers.*.{short}" if alike else name] = entry
+    return found
+
+
+def _entry(tensor: Piece) -> dict[str, Any] | None:
+    """What config.json says of one matrix; None for floats."""
+    grid = tensor.grid
+    if grid is None:
+        return None
+    entry: dict[str, Any] = {"bits": grid.bits, "group": grid.group, "symmetric": grid.symmetric}
+    entry |= {"whole": True} if grid.whole else {}
+    return entry | ({"activation_bits": 8} if tensor.integer_inputs else {})
+
+
+def write_configs(part: Path, source: Checkpoint, quantization: dict[str, Any]) -> None:
+    """config.json, of the source or written anew for a GGUF file, and generation_config.json where there is one."""
+    origin = Path(source.path)
+    fields = read_json(origin / "config.json") if origin.is_dir() else config_fields(source.config)
+    write_json(part / "config.json", fields | {"quantization_config": quantization})
+    if origin.is_dir() and (origin / "generation_config.json").exists():
+        shutil.copyfile(origin / "generation_config.json", part / "generation_config.json")
+
+
+def write_json(path: Path, value: dict[str, Any]) -> None:
+    """A JSON file for people and programs."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check(part: Path, source: Checkpoint) -> None:
+    """Reads the folder back. Raises ModelError when it would not be the same model.
+
+    What GGUF calls llama may be a mistral by now, and its attention scale is a float32.
+    """
+    found = load_folder(part).config
+    wanted = replace(source.config, architecture=found.architecture)
+    if np.float32(found.attention_scale) == np.float32(wanted.attention_scale):
+        wanted = replace(wanted, attention_scale=found.attention_scale)
+    if found != wanted:
+        raise ModelError(
+            f"{source.path}: a setting of this model has no place in a config.json; quantize it from its folder"
+        )
+
+
+def _sync(file: Path) -> None:
+    with open(file, "rb+") as opened:
+        os.fsync(opened.fileno())  # or a power cut could leave the name without the bytes

@@ -1,0 +1,165 @@
+"""How a model's matrices become quantized: one by one while they are loaded, or layer by layer with text to look at.
+
+Methods without data (rtn, hqq) see nothing but a matrix, so the float model is never in memory: the peak is the packed
+weights and one float matrix. The others (gptq, awq, and SmoothQuant for w8a8) need the float model, which reads some
+text while its linear layers are replaced, one after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tinyinfer.config import EngineConfig, ModelConfig
+from tinyinfer.quantization.awq import awq
+from tinyinfer.quantization.calibration import (
+    DEFAULT_TOKENS,
+    WINDOW,
+    Inputs,
+    calibrate,
+    calibration_text,
+    calibration_windows,
+    check_can_calibrate,
+)
+from tinyinfer.quantization.folding import foldable
+from tinyinfer.quantization.gptq import gptq
+from tinyinfer.quantization.grid import Codes, Grid, round_to_nearest
+from tinyinfer.quantization.recipe import make_recipe
+from tinyinfer.quantization.w8a8 import GRID as W8A8_GRID
+from tinyinfer.quantization.w8a8 import W8A8, search_scale, w8a8_product
+from tinyinfer.registry import QUANTIZE_METHODS, resolve
+from tinyinfer.weights import Array, Experts, Linear, Quantized, QuantizedExperts, Weight
+
+if TYPE_CHECKING:
+    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
+    from tinyinfer.transformer import Model
+
+Method = Callable[[Array, Grid], Codes]
+Calibrated = Callable[[Array, Grid, Inputs, bool], tuple[Codes, Array | None]]
+
+# While loading.
+
+
+class RoundingTaker:
+    """Takes matrices out of a file and packs each at once, by a method that needs no data."""
+
+    def __init__(self, ops: NumpyOps, c: EngineConfig, model: ModelConfig) -> None:
+        self.ops, self.recipe = ops, make_recipe(c, model)
+        self.method: Method = resolve(QUANTIZE_METHODS, c.quantize_method)
+
+    def matrix(self, name: str, *parts: LazyTensor) -> Weight:
+        """The parts below one another, on the grid that the recipe has for this name."""
+        grid = self.recipe.grid(name)
+        if grid is None:
+            return self.ops.take(*parts)
+        return Quantized.pack(self.method(join(parts), grid), self.ops.xp)
+
+    def experts(self, name: str, *parts: LazyTensor) -> Experts | QuantizedExperts:
+        """The parts below one another in each expert."""
+        grid = self.recipe.grid(name)
+        if grid is None:
+            return self.ops.take_experts(*parts)
+        matrices = []
+        for e in range(parts[0].shape[0]):
+            w = np.concatenate([part.rows(e, e + 1)[0] for part in parts])
+            matrices.append(Quantized.pack(self.method(w, grid), self.ops.xp))
+        return QuantizedExperts(tuple(matrices))
+
+
+def join(parts: tuple[LazyTensor, ...]) -> np.ndarray:  # -> (N, M)
+    """The parts, each (N_i, M), below one another in float32."""
+    w = np.empty((sum(part.shape[0] for part in parts), parts[0].shape[1]), dtype=np.float32)
+    row = 0
+    for part in parts:
+        for start, rows in part.tiles():
+            w[row + start : row + start + len(rows)] = rows
+        row += part.shape[0]
+    return w
+
+
+# With text.
+
+
+def read_windows(c: EngineConfig, checkpoint: Checkpoint) -> np.ndarray:  # -> (B, S)
+    """The calibration text as windows of token ids, no longer than the model's context.
+
+    Raises ModelError for a file that cannot be read, ValueError for too short a text and for a mixture of experts.
+    """
+    check_can_calibrate(checkpoint.config)
+    size = min(WINDOW, checkpoint.config.max_position)
+    count = DEFAULT_TOKENS if c.calibration_tokens is None else c.calibration_tokens
+    return calibration_windows(calibration_text(c.calibration), checkpoint.tokenizer, count, size)
+
+
+def quantize_model(
+    model: Model,
+    ops: NumpyOps,
+    c: EngineConfig,
+    windows: np.ndarray,
+    on_layer: Callable[[int, int], None] = lambda done, of: None,
+) -> Model:  # (B, S) ->
+    """The float model with its matrices quantized while it reads the windows of token ids.
+
+    on_layer(done, total) is called as layers are done. Raises ValueError for a mixture of experts, and for a rule that
+    fits no matrix.
+    """
+    recipe, total = make_recipe(c, model.config), model.config.num_layers
+    w8a8 = c.quantize == "w8a8"
+    method: Calibrated = by_smoothing if w8a8 else resolve(QUANTIZE_METHODS, c.quantize_method)
+    if w8a8:
+        ops.products[W8A8] = w8a8_product
+
+    def convert(name: str, linear: Linear, inputs: Inputs) -> tuple[Linear, Array | None]:
+        grid = recipe.grid(name)
+        if grid is None:
+            return linear, None
+        _, i, short = name.split(".")
+        w = floats(linear.weight)
+        codes, scale = method(w, grid, inputs, foldable(model.layers[int(i)], short))
+        kind = W8A8 if w8a8 and grid == W8A8_GRID else Quantized
+        return Linear(kind.pack(codes, ops.xp), linear.bias), scale
+
+    quantized = calibrate(model, windows, ops, convert, lambda done: on_layer(done, total))
+    grids = {name: recipe.grid(name) for name in ("embedding", "head")}
+    return round_ends(quantized, grids, ops)
+
+
+def by_gptq(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[Codes, Array | None]:  # (N, M) ->
+    """GPTQ needs no scale."""
+    return gptq(w, inputs.hessian, grid), None
+
+
+def by_awq(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[Codes, Array | None]:  # (N, M) ->
+    """AWQ where its scale costs nothing, else plain rounding."""
+    return awq(w, inputs.hessian, inputs.mean, grid) if foldable else (round_to_nearest(w, grid), None)
+
+
+def by_smoothing(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[Codes, Array | None]:  # (N, M) ->
+    """SmoothQuant's migration where it costs nothing, then plain rounding."""
+    if not foldable:
+        return round_to_nearest(w, grid), None
+    scale = search_scale(w, inputs.sample, inputs.largest)
+    return round_to_nearest(w * scale, grid), scale
+
+
+def round_ends(model: Model, grids: dict[str, Grid | None], ops: NumpyOps) -> Model:
+    """The model with embedding and head (one matrix, called head, where they are tied) rounded to nearest."""
+    table, head = model.embedding.table, model.head.weight
+
+    def rounded(weight: Weight, grid: Grid | None) -> Weight:
+        return weight if grid is None else Quantized.pack(round_to_nearest(floats(weight), grid), ops.xp)
+
+    new_head = rounded(head, grids["head"])
+    new_table = new_head if head is table else rounded(table, grids["embedding"])
+    return replace(
+        model, embedding=replace(model.embedding, table=new_table), head=replace(model.head, weight=new_head)
+    )
+
+
+def floats(weight: Weight) -> np.ndarray:  # -> (N, M)
+    """All weights in float32, outputs first."""
+    return np.ascontiguousarray(weight.dequantize(slice(0, weight.shape[0])).T)

@@ -1,0 +1,177 @@
+"""Calibration: what real text sends into each linear layer, for the methods that weigh weights by it.
+
+The model runs once over some windows of text, all of them in one batch, and each linear layer is quantized on the
+way: its inputs come by, are summed up (H = XᵀX, the sizes of every input, a few rows), the layer is replaced, and its
+outputs are already those of the quantized layer. So every layer is fitted to what the quantized layers before it
+make of the text, as GPTQ does, and only one layer's activations are in memory at a time.
+
+The text decides: weights are fitted to what they saw, and other text gains less.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from pydoc_data import topics
+from typing import Protocol
+
+import numpy as np
+
+from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.config import ModelConfig
+from tinyinfer.errors import ModelError
+from tinyinfer.kv_cache import NoCache
+from tinyinfer.ledger import Ledger
+from tinyinfer.quantization.folding import fold
+from tinyinfer.sampling import SamplingParams
+from tinyinfer.sequence import Batch, Sequence, Span
+from tinyinfer.text import TextOutput
+from tinyinfer.transformer import Layer, Model, transformer
+from tinyinfer.weights import Array, Linear
+
+WINDOW = 512  # tokens of a piece of calibration text
+DEFAULT_TOKENS = 32 * WINDOW
+SAMPLE = 256  # rows that are remembered as they are
+DEFAULT_CHARACTERS = 150_000  # of the prose that every Python has
+
+
+class Encoder(Protocol):
+    """What makes token ids of text: tokenizer.py, or a test's."""
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """The ids of a text."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What is remembered of the inputs X (T, M) of a layer.
+
+    hessian: XᵀX. mean and largest: of |x|, each (M,). sample: a few rows of X, anywhere in the text.
+    """
+
+    hessian: Array
+    mean: Array
+    largest: Array
+    sample: Array
+
+    @classmethod
+    def of(cls, x: Array) -> Inputs:  # (T, M) ->
+        """Summed up over the rows."""
+        size = np.abs(x)
+        rows = np.random.default_rng(0).permutation(len(x))[:SAMPLE]
+        return cls(x.T @ x, size.mean(axis=0), size.max(axis=0), x[rows])
+
+
+Convert = Callable[[str, Linear, Inputs], tuple[Linear, Array | None]]
+
+
+def calibration_text(path: str | None) -> str:
+    """The text of a file, or else Python's own documentation. Raises ModelError for a file that cannot be read."""
+    if path is None:
+        return "\n".join(text for _, text in sorted(topics.topics.items()))[:DEFAULT_CHARACTERS]
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ModelError(f"cannot read the calibration text {path}: {error}") from error
+
+
+def calibration_windows(
+    text: str, tokenizer: Encoder, count: int = DEFAULT_TOKENS, window: int = WINDOW
+) -> np.ndarray:  # -> (count/window, window)
+    """The text's first `count` tokens, or all of them, cut into windows; a rest shorter than a window is left out.
+
+    Raises ValueError for text or a count shorter than one window.
+    """
+    if count < window:
+        raise ValueError(f"calibration_tokens={count} is less than a window of {window}; give at least one window")
+    ids = tokenizer.encode(text, add_special_tokens=False)[:count]
+    if len(ids) < window:
+        raise ValueError(f"the calibration text has {len(ids)} tokens, but a window has {window}; give a longer text")
+    return np.array(ids[: len(ids) // window * window]).reshape(-1, window)
+
+
+def calibrate(
+    model: Model, windows: np.ndarray, ops: NumpyOps, convert: Convert, on_layer: Callable[[int], None] = lambda n: None
+) -> Model:  # (B, S) ->
+    """The model with each of its linear layers replaced by what convert(name, linear, inputs) makes of it.
+
+    Names are "layers.0.qkv", "o", "gate_up" (or "up") and "down"; embedding and head stay. Where convert also returns
+    a scale s (M,), the new layer expects x / s, and the division is folded away (folding.py). on_layer is called with
+    the number of layers that are done. Raises ValueError for a mixture of experts, and for inputs that are not finite.
+    """
+    check_can_calibrate(model.config)
+    watch = Watch(model, ops, convert, on_layer)
+    transformer(model, rows_of(windows), NoCache(model.config, windows.shape[1], watch), watch)
+    return replace(model, layers=tuple(fold(done, scales) for done, scales in watch.layers))
+
+
+def check_can_calibrate(config: ModelConfig) -> None:
+    """Raises ValueError for a mixture of experts."""
+    if config.experts:
+        raise ValueError("a mixture of experts cannot be calibrated: an expert sees too few rows; choose rtn or hqq")
+
+
+class Watch(NumpyOps):
+    """The operations of `ops`, but every linear layer is replaced when its inputs come by.
+
+    layers: for each layer its replacement so far, and the scales that are left to fold, by the linear layer's name.
+    """
+
+    def __init__(self, model: Model, ops: NumpyOps, convert: Convert, on_layer: Callable[[int], None]) -> None:
+        """Shares everything with `ops` but the ledger: this work is not the model's."""
+        self.ledger, self.dtype, self.products = Ledger(), ops.dtype, ops.products
+        self.convert, self.on_layer = convert, on_layer
+        self.layers: list[tuple[Layer, dict[str, Array]]] = [(layer, {}) for layer in model.layers]
+        self.places = {id(linear): (i, name) for i, la in enumerate(model.layers) for name, linear in linears(la)}
+
+    def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
+        """The product with the layer's replacement, which is made first; head and routers stay what they are."""
+        if id(linear) not in self.places:
+            return super().linear(x, linear)
+        i, name = self.places[id(linear)]
+        inputs = Inputs.of(x)
+        if not np.isfinite(inputs.hessian).all():
+            raise ValueError(f"layers.{i}.{name}: its inputs hold NaN, infinity or numbers too large to be squared")
+        new, scale = self.convert(f"layers.{i}.{name}", linear, inputs)
+        layer, scales = self.layers[i]
+        self.layers[i] = with_linear(layer, name, new), scales if scale is None else scales | {name: scale}
+        if name == "down":
+            self.on_layer(i + 1)
+        return super().linear(x if scale is None else x / scale, new)
+
+
+def linears(layer: Layer) -> list[tuple[str, Linear]]:
+    """A layer's linear layers by name, in the order in which inputs reach them."""
+    inner = [(name, getattr(layer.mlp, name)) for name in ("gate_up", "up", "down") if hasattr(layer.mlp, name)]
+    return [("qkv", layer.qkv), ("o", layer.o), *inner]
+
+
+def with_linear(layer: Layer, name: str, linear: Linear) -> Layer:
+    """The layer with another linear layer of that name."""
+    if name in ("qkv", "o"):
+        return replace(layer, **{name: linear})  # type: ignore[arg-type]
+    return replace(layer, mlp=replace(layer.mlp, **{name: linear}))  # type: ignore[type-var]
+
+
+def rows_of(windows: np.ndarray) -> Batch:
+    """All windows as the sequences of one batch, no logits wanted."""
+    count, size = windows.shape
+    spans = []
+    for i, window in enumerate(windows.tolist()):
+        seq = Sequence(i, window, SamplingParams(), 0, TextOutput(Silence()), 1, frozenset())
+        spans.append(Span(seq, i * size, (i + 1) * size, 0, wanted=0))
+    positions = np.tile(np.arange(size), count)
+    return Batch(windows.reshape(-1), positions, np.arange(0), tuple(spans))
+
+
+class Silence:
+    """The text of a sequence that is only read."""
+
+    def push(self, token: int) -> str:
+        """No text."""
+        return ""
+
+    def finish(self) -> str:
+        """Nothing left."""
+        return ""
