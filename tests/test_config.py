@@ -17,6 +17,7 @@ DEFAULTS: dict[str, Any] = {
     "prefix_cache": False, "batching": "continuous", "batch_timeout": 0.05, "max_num_seqs": 16,
     "max_num_batched_tokens": 2048, "max_model_len": None, "speculative": "off", "draft_model": None,
     "draft_layers": None, "num_draft_tokens": None, "num_draft_candidates": 1, "quantize": "off",
+    "draft_quantize": "off",
     "group_size": 32, "symmetric": None, "quantize_method": "rtn", "quantize_head": "off", "quantize_rules": None,
     "calibration": None, "calibration_tokens": None, "dtype": "float32",
     "backend": "numpy", "threads": None,
@@ -26,6 +27,7 @@ VALUES: dict[str, list[Any]] = {
     "kv_bits": ["off", 8, 4, 2],
     "batching": ["continuous", "static", "dynamic"],
     "speculative": ["off", "prompt-lookup", "draft", "self"],
+    "draft_quantize": ["off", "int8", "int4", "int3", "int2"],
     "quantize": ["off", "keep", "int8", "int4", "int3", "int2", "w8a8"],
     "group_size": [32, 64, 128, "channel", "tensor"],
     "quantize_method": ["rtn", "hqq", "gptq", "awq"],
@@ -68,7 +70,8 @@ def test_the_choices_are_the_promised_ones_with_the_default_first():
 @pytest.mark.parametrize(("name", "value"), [(name, value) for name, known in VALUES.items() for value in known])
 def test_every_value_constructs_and_builds_an_engine(name, value):
     """Catches a choice that is listed and whose part is missing or takes other arguments."""
-    switches = {name: value} | NEEDS.get(value, {})
+    own = {"speculative": "self"} if name == "draft_quantize" else NEEDS.get(value, {})
+    switches = {name: value} | own
     assert getattr(EngineConfig(**switches), name) == value
     if name not in LOADED:
         make_engine(small_config(), second=small_config() if value == "draft" else None, **switches)
@@ -165,6 +168,7 @@ def test_batch_timeout_is_a_time(value):
         ({"draft_layers": 1}, "speculative=off does not use it", "add speculative=self", {"speculative": "self"}),
         ({"draft_layers": 1, "speculative": "prompt-lookup"}, "=prompt-lookup does not use it", "add speculative=self",
          {"speculative": "self"}),
+        ({"draft_quantize": "int4"}, "speculative is off", "add speculative=self", {"speculative": "self"}),
         ({"num_draft_tokens": 3}, "makes no guesses", "choose prompt-lookup, draft or self", {"speculative": "self"}),
         ({"group_size": 64}, "quantize=off quantizes nothing", "add quantize=int8, int4", {"quantize": "int4"}),
         ({"symmetric": False}, "quantize=off quantizes nothing", "add quantize=int8, int4", {"quantize_head": "int8"}),

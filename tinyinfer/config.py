@@ -19,6 +19,7 @@ from tinyinfer.registry import (
     GROUP_SIZES,
     KV_BITS,
     QUANTIZATIONS,
+    QUANTIZE_DRAFT,
     QUANTIZE_HEAD,
     QUANTIZE_METHODS,
     QUANTIZED_CACHES,
@@ -30,6 +31,7 @@ SWITCHES: dict[str, Collection[str | int]] = {
     "kv_bits": KV_BITS,
     "batching": SCHEDULERS,
     "speculative": DRAFTERS,
+    "draft_quantize": QUANTIZE_DRAFT,
     "quantize": QUANTIZATIONS,
     "group_size": GROUP_SIZES,
     "quantize_method": QUANTIZE_METHODS,
@@ -124,7 +126,8 @@ class EngineConfig:
     max_model_len: int | None = None  # None: the model's own
     speculative: str = "off"
     draft_model: str | None = None  # a name, folder or file; of speculative=draft
-    draft_layers: int | None = None  # of speculative=self; None: a third of the model's
+    draft_layers: int | None = None  # of speculative=self; None: a third of the model's, all with draft_quantize
+    draft_quantize: str = "off"  # of speculative=self: the layers that guess, in so many bits
     num_draft_tokens: int | None = None  # None: 7 for prompt-lookup, else 4
     num_draft_candidates: int = 1  # different guesses verified side by side
     quantize: str = "off"  # the body's matrices, in so many bits
@@ -183,6 +186,9 @@ class EngineConfig:
              f"draft_model is given, but speculative={self.speculative} does not use it; add speculative=draft"),
             (self.draft_layers is not None and self.speculative != "self",
              f"draft_layers is given, but speculative={self.speculative} does not use it; add speculative=self"),
+            (self.draft_quantize != "off" and self.speculative != "self",
+             f"draft_quantize={self.draft_quantize} is for guesses of the model itself, but speculative is "
+             f"{self.speculative}; add speculative=self"),
             (self.num_draft_tokens is not None and self.speculative == "off",
              "num_draft_tokens is given, but speculative=off makes no guesses; choose prompt-lookup, draft or self"),
             (self.num_draft_candidates > 1 and self.speculative == "off",
@@ -208,6 +214,8 @@ class EngineConfig:
         """What cannot work together in quantization, with the reason and the cure."""
         how = [name for name in ("group_size", "symmetric", "quantize_method", "calibration", "calibration_tokens")
                if getattr(self, name) != getattr(EngineConfig, name)]  # fmt: skip
+        if self.draft_quantize != "off":  # they are the draft's, too
+            how = [name for name in how if name not in ("group_size", "symmetric")]
         ours = [*how, *(name for name in ("quantize_head", "quantize_rules")
                         if getattr(self, name) != getattr(EngineConfig, name))]  # fmt: skip
         grid = [name for name in how if not name.startswith("calibration")]

@@ -40,6 +40,7 @@ TAKERS = {  # who takes the matrices out of the file
     "round": "tinyinfer.quantization.apply:RoundingTaker",
 }
 QUANTIZE_HEAD = ("off", "int8")
+QUANTIZE_DRAFT = ("off", "int8", "int4", "int3", "int2")
 GROUP_SIZES: tuple[int | str, ...] = (32, 64, 128, "channel", "tensor")
 QUANTIZE_METHODS = {
     "rtn": "tinyinfer.quantization.grid:round_to_nearest",

@@ -7,8 +7,9 @@ sampled text while guesses are certain (probs None); guesses drawn from a draft 
 min(1, p/q) and replaced by a draw from what q lacks of p otherwise, so that the distribution is exactly the target's.
 
 Drafters: `prompt-lookup` copies what followed the same words before (Saxena 2023), `draft` asks a second, smaller
-model, `self` asks the model's own first layers. Wins: one sequence or few, memory-bound, predictable text. Loses:
-guesses that are wrong cost their rows, and a draft model its own steps; in large batches no arithmetic lies idle.
+model, `self` the model's own first layers, or a copy in fewer bits. Wins: one sequence or few, memory-bound,
+predictable text. Loses: guesses that are wrong cost their rows, and a draft model its own steps; in large batches no
+arithmetic lies idle.
 Several guesses at once (`rivals`) ride in branches of their sequence (batching.py), and the best branch stays.
 """
 
@@ -279,11 +280,17 @@ def draft_model(model: Model, second: Model | None, ops: NumpyOps, c: EngineConf
 
 
 def self_draft(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> ModelDrafter:
-    """speculative=self. Raises ValueError for more layers than there are."""
-    layers, own = c.draft_layers or max(1, model.config.num_layers // 3), model.config.num_layers
+    """speculative=self: fewer layers, fewer bits, or both. Raises ValueError for more layers than there are."""
+    own = model.config.num_layers
+    layers = c.draft_layers or (own if c.draft_quantize != "off" else max(1, own // 3))
     if layers > own:
         raise ValueError(f"draft_layers={layers} is more than the model's {own} layers; choose a smaller number")
-    return draft_model(model, first_layers(model, layers), ops, c, capacity)
+    cheaper = first_layers(model, layers)
+    if c.draft_quantize != "off":
+        from tinyinfer.quantization.apply import round_layers
+
+        cheaper = round_layers(cheaper, c, ops)
+    return draft_model(model, cheaper, ops, c, capacity)
 
 
 def most_guesses(c: EngineConfig, default: int) -> int:

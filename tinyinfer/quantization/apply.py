@@ -8,7 +8,7 @@ text while its linear layers are replaced, one after the other.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,7 +27,7 @@ from tinyinfer.quantization.calibration import (
 from tinyinfer.quantization.folding import foldable
 from tinyinfer.quantization.gptq import gptq
 from tinyinfer.quantization.grid import Codes, Grid, round_to_nearest
-from tinyinfer.quantization.recipe import make_recipe
+from tinyinfer.quantization.recipe import make_grid, make_recipe
 from tinyinfer.quantization.w8a8 import GRID as W8A8_GRID
 from tinyinfer.quantization.w8a8 import W8A8, search_scale, w8a8_product
 from tinyinfer.registry import QUANTIZE_METHODS, resolve
@@ -144,6 +144,33 @@ def by_smoothing(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[
         return round_to_nearest(w, grid), None
     scale = search_scale(w, inputs.sample, inputs.largest)
     return round_to_nearest(w * scale, grid), scale
+
+
+# Once loaded.
+
+
+def round_layers(model: Model, c: EngineConfig, ops: NumpyOps) -> Model:
+    """A copy of a model whose layers are rounded to draft_quantize; it shares all else. For drafts of the model itself.
+
+    Raises ValueError for a group that is not supported.
+    """
+    grid = make_grid(c.draft_quantize, c.group_size, c.symmetric)
+    assert grid is not None
+
+    def rounded(part: object) -> object:
+        if isinstance(part, Linear):
+            return replace(part, weight=Quantized.pack(round_to_nearest(floats(part.weight), grid), ops.xp))
+        if isinstance(part, Experts | QuantizedExperts):
+            each = (floats(part.expert(e)) for e in range(len(part)))
+            return QuantizedExperts(tuple(Quantized.pack(round_to_nearest(w, grid), ops.xp) for w in each))
+        return part
+
+    layers = []
+    for layer in model.layers:
+        parts = {f.name: rounded(getattr(layer.mlp, f.name)) for f in fields(layer.mlp) if f.name != "router"}  # type: ignore[arg-type]
+        mlp = replace(layer.mlp, **parts)  # type: ignore[type-var]
+        layers.append(replace(layer, qkv=rounded(layer.qkv), o=rounded(layer.o), mlp=mlp))  # type: ignore[arg-type]
+    return replace(model, layers=tuple(layers))
 
 
 def round_ends(model: Model, grids: dict[str, Grid | None], ops: NumpyOps) -> Model:
