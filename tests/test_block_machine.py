@@ -42,6 +42,7 @@ class Blocks(RuleBasedStateMachine):
         self.cache, self.prefixes = self.served.cache, self.served.prefixes
         self.living: list[Living] = []
         self.known: dict[Prefix, int] = {}  # prefix -> the step in which it was last used
+        self.promised: set[Prefix] = set()  # became known in the step at hand: not computed yet
         self.now = 0
 
     # What may happen.
@@ -63,7 +64,8 @@ class Blocks(RuleBasedStateMachine):
     def step(self, data, fails):
         """Some sequences compute some rows, maybe with guesses, of which maybe some stay; or the step fails."""
         chosen = data.draw(st.lists(st.sampled_from(self.living), unique_by=id, min_size=1, max_size=3))
-        before, plans = set(self.known), []
+        plans: list[tuple[Living, int, list[int]]] = []
+        self.promised.clear()
         for one in chosen:
             pending = len(one.seq.tokens) - one.length
             rows = data.draw(st.integers(1, pending))
@@ -72,7 +74,7 @@ class Blocks(RuleBasedStateMachine):
                 plans.append((one, rows, guesses))
                 self.register(one, one.length + rows)
         if fails:
-            self.fail(plans, before, written=fails == "after")
+            self.fail(plans, written=fails == "after")
         elif plans:
             self.write(plans)
             self.prefixes.settle()
@@ -144,7 +146,10 @@ class Blocks(RuleBasedStateMachine):
             return
         self.prefixes.register(one.seq, stop)
         for end in range((len(one.path) + 1) * SIZE, stop + 1, SIZE):
-            self.use(one, tuple(one.seq.tokens[:end]))
+            prefix = tuple(one.seq.tokens[:end])
+            if prefix not in self.known:  # also one that was known and had to go for an earlier sequence of this step
+                self.promised.add(prefix)
+            self.use(one, prefix)
 
     def write(self, plans: list[tuple[Living, int, list[int]]]) -> None:
         for one, _, guesses in plans:
@@ -159,14 +164,14 @@ class Blocks(RuleBasedStateMachine):
         if one.length == len(one.seq.tokens):
             one.seq.tokens.append(new)
 
-    def fail(self, plans: list[tuple[Living, int, list[int]]], before: set[Prefix], written: bool) -> None:
+    def fail(self, plans: list[tuple[Living, int, list[int]]], written: bool) -> None:
         """Everybody in the step loses everything, and what it promised is forgotten."""
         if written and plans:
             self.write(plans)
         for one, _, _ in plans:
             self.end(one)
         self.prefixes.revoke()
-        self.known = {prefix: used for prefix, used in self.known.items() if prefix in before}
+        self.known = {prefix: used for prefix, used in self.known.items() if prefix not in self.promised}
 
     def end(self, one: Living) -> None:
         self.served.end(one.seq)

@@ -141,6 +141,20 @@ def test_a_failed_step_is_forgotten_and_an_earlier_one_is_not():
     assert served.run([*range(8), 23]) == 8
 
 
+def test_what_was_known_evicted_and_promised_again_in_a_failed_step_is_forgotten():
+    """Its first keys went with the eviction and the second ones never came: a match would read somebody else's."""
+    served = Served(num_blocks=3)
+    served.run([1, 2, 3, 4])
+    a, b = request([*range(10, 18)]), request([1, 2, 3, 4])
+    for seq in (a, b):
+        assert served.prefixes.match(seq) == 0
+        served.plan(seq)  # three blocks for the two of them: what is known has to go
+    assert served.ledger.blocks_evicted == 1
+    served.end(a, b)
+    served.prefixes.revoke()
+    assert served.run([1, 2, 3, 4, 9]) == 0
+
+
 # Eviction
 
 

@@ -147,6 +147,8 @@ class Quantized:
         inputs, group = q.shape[1], self.grid.group or q.shape[1]
         whole = inputs // group
         w = self.xp.add(q, self.xp.float32(self.grid.low), dtype=self.xp.float32)
+        d = d.astype(self.xp.float32)  # at once: mixed operands are converted piece by piece, eight times slower
+        m = None if m is None else m.astype(self.xp.float32)
         for groups, part in (slice(whole), w[:, : whole * group]), (slice(whole, None), w[:, whole * group :]):
             if part.shape[1]:
                 grouped = part.reshape(len(w), -1, min(group, part.shape[1]), w.shape[2])
