@@ -289,17 +289,23 @@ def test_the_plot_is_a_picture(short, text, tmp_path, capsys):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["p.png", "text.txt"]
 
 
-def test_what_the_plot_draws(monkeypatch):
-    """Bits and perplexity: a line for each way to quantize, its points by bits, one name over all of the same bits."""
+@pytest.fixture
+def drawn(monkeypatch) -> list[Any]:
+    """The figures that would have been saved."""
     pytest.importorskip("matplotlib")
-    drawn: list[Any] = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: drawn.append(figure))
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    return figures
 
-    def record(name: str, bits: float, perplexity: float, **engine: object) -> dict[str, Any]:
-        how = {"dtype": "float32", "quantize": name[:4], "quantize_method": "rtn", "group_size": 32} | engine
-        return {"setting": name, "perplexity": perplexity, "bits_per_weight": bits, "tokens": 9, "window": 4,
-                "engine": how}  # fmt: skip
 
+def record(name: str, bits: float, perplexity: float, **engine: object) -> dict[str, Any]:
+    """What `eval` says of a setting."""
+    how = {"dtype": "float32", "quantize": name[:4], "quantize_method": "rtn", "group_size": 32} | engine
+    return {"setting": name, "perplexity": perplexity, "bits_per_weight": bits, "tokens": 9, "window": 4, "engine": how}
+
+
+def test_what_the_plot_draws(drawn):
+    """Bits and perplexity: a line for each way to quantize, its points by bits, one name over all of the same bits."""
     records = [record("int8", 8.5, 20.5), record("int3", 4.0, 90.0), record("float32", 32.0, 20.0, quantize="off"),
                record("int3:gptq", 4.0, 40.0, quantize_method="gptq")]  # fmt: skip
     plots.draw_eval("p.png", "model", records, records[2])
@@ -313,7 +319,20 @@ def test_what_the_plot_draws(monkeypatch):
         ("int8", (8.5, 20.5)), ("int3", (4.0, 90.0)), ("float32", (32.0, 20.0))
     ]  # fmt: skip
     assert axes.get_yscale() == "log", "90 beside 20: the small ones must not be flattened"
+    assert not any("10" in text.get_text() for text in axes.get_yticklabels(minor=True)), "numbers, not powers of ten"
     assert all((axes.get_title(), axes.get_xlabel(), axes.get_ylabel()))
+
+
+def test_a_ruined_setting_is_named_at_the_edge_of_the_plot(drawn):
+    """355504 beside 20 on one axis would show that and nothing else."""
+    records = [record("int4", 5.0, 20.0), record("int2", 3.0, 355504.4),
+               record("int2:gptq", 3.0, 1039.2, quantize_method="gptq")]  # fmt: skip
+    plots.draw_eval("p.png", "model", records)
+    [axes] = drawn[0].get_axes()
+    assert [line.get_xydata().tolist() for line in axes.get_lines()] == [[[3, 160], [5, 20]], [[3, 160]]]
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [
+        ("int4", (5.0, 20.0)), ("↑ int2: 355,504\n↑ int2:gptq: 1,039", (3.0, 160.0))
+    ]  # fmt: skip
 
 
 @pytest.mark.weights

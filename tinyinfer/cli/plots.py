@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import statistics
 from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from tinyinfer.roofline import Machine
 
 FORMATS = (".png", ".svg", ".pdf")
+RUIN = 8  # so many times the best perplexity, and how many times no longer matters
 
 
 def check_plot(path: str) -> None:
@@ -95,7 +97,8 @@ def draw_steps(axes: Any, rounds: list[Round], machine: Machine) -> None:
 def draw_eval(path: str, model: str, records: list[dict[str, Any]], reference: dict[str, Any] | None = None) -> None:
     """Perplexity over bits per weight, a point for each setting, a line for each way to quantize.
 
-    reference: the float model, drawn as a level line that the others can at best reach.
+    reference: the float model, drawn as a level line that the others can at best reach. A setting that is RUIN times
+    the best is drawn at the upper edge, with its perplexity: it would flatten what can be compared.
     """
     from matplotlib.figure import Figure
 
@@ -104,13 +107,15 @@ def draw_eval(path: str, model: str, records: list[dict[str, Any]], reference: d
     if reference:
         level = f"float32: {reference['perplexity']:.4g}"
         axes.axhline(reference["perplexity"], color="black", linewidth=1, linestyle="--", label=level)
-    for way, points in ways(records).items():
+    ceiling = RUIN * min(record["perplexity"] for record in records)
+    for (way, points), marker in zip(ways(records).items(), cycle("osD^vPXp")):
         points.sort(key=lambda record: record["bits_per_weight"])
-        x, y = [r["bits_per_weight"] for r in points], [r["perplexity"] for r in points]
-        axes.plot(x, y, "-o", markersize=6, linewidth=1.4, label=way)
-    for name, point in labels(records):
-        axes.annotate(name, point, (5, 5), textcoords="offset points", fontsize="small")
-    set_scales(axes, [record["bits_per_weight"] for record in records], [record["perplexity"] for record in records])
+        x, y = [r["bits_per_weight"] for r in points], [min(r["perplexity"], ceiling) for r in points]
+        # Hollow and of different shapes, since points lie over one another where two ways do equally well.
+        axes.plot(x, y, "-", marker=marker, markersize=8, markerfacecolor="none", linewidth=1.4, label=way)
+    for text, point in labels(records, ceiling):
+        axes.annotate(text, point, (8, 4), textcoords="offset points", fontsize="small")
+    set_scales(axes, [r["bits_per_weight"] for r in records], [min(r["perplexity"], ceiling) for r in records])
     axes.set(
         title=f"{model}: {records[0]['tokens']} tokens in windows of {records[0]['window']}",
         xlabel="bits per weight of the layers' matrices, scales included",
@@ -122,15 +127,20 @@ def draw_eval(path: str, model: str, records: list[dict[str, Any]], reference: d
     save(figure, path)
 
 
-def labels(records: list[dict[str, Any]]) -> list[tuple[str, tuple[float, float]]]:
-    """A setting's name without what the legend says, once for all that stand above one another: over the highest."""
+def labels(records: list[dict[str, Any]], ceiling: float) -> list[tuple[str, tuple[float, float]]]:
+    """A setting's bits, once for all that stand above one another: over the highest; what is off the scale by name."""
     highest: dict[tuple[str, float], tuple[float, float]] = {}
+    ruins: dict[float, list[str]] = {}
     for record in records:
-        name = record.get("setting", record["engine"]["dtype"]).partition(":")[0].partition("-g")[0]
-        point = record["bits_per_weight"], record["perplexity"]
-        key = name, round(point[0], 1)
-        highest[key] = max(point, highest.get(key, point), key=lambda p: p[1])
-    return [(name, point) for (name, _), point in highest.items()]
+        setting = record.get("setting", record["engine"]["dtype"])
+        bits, perplexity = record["bits_per_weight"], record["perplexity"]
+        if perplexity > ceiling:
+            ruins.setdefault(bits, []).append(f"↑ {setting}: {perplexity:,.0f}")
+        elif setting != "w8a8":  # the legend's name says it all
+            key = setting.partition(":")[0].partition("-g")[0], round(bits, 1)
+            highest[key] = max((bits, perplexity), highest.get(key, (bits, 0.0)), key=lambda point: point[1])
+    off = [("\n".join(names), (bits, ceiling)) for bits, names in ruins.items()]
+    return [(name, point) for (name, _), point in highest.items()] + off
 
 
 def ways(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -148,13 +158,17 @@ def ways(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
 
 def set_scales(axes: Any, bits: list[float], perplexities: list[float]) -> None:
     """Bits by doublings; perplexities too, where the worst would flatten all others."""
+    from matplotlib.ticker import LogLocator
+
     axes.set_xscale("log", base=2)
     axes.set_xlim(min(bits) / 1.15, max(bits) * 1.3)
     axes.set_xticks([n for n in (2, 3, 4, 5, 6, 8, 12, 16, 32) if min(bits) / 1.15 <= n <= max(bits) * 1.3])
     axes.xaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    if max(perplexities) > 4 * min(perplexities):
+    if max(perplexities) > 2 * min(perplexities):
         axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 1.5, 2, 3, 5, 7)))
+        axes.yaxis.set_major_formatter("{x:g}")
     else:
         axes.ticklabel_format(axis="y", useOffset=False)
+    axes.minorticks_off()
     axes.margins(y=0.12)
