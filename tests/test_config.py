@@ -30,13 +30,13 @@ VALUES: dict[str, list[Any]] = {
     "draft_quantize": ["off", "int8", "int4", "int3", "int2"],
     "quantize": ["off", "keep", "int8", "int4", "int3", "int2", "w8a8"],
     "group_size": [32, 64, 128, "channel", "tensor"],
-    "quantize_method": ["rtn", "hqq", "gptq", "awq"],
+    "quantize_method": ["rtn", "hqq", "gptq", "awq", "combined"],
     "quantize_head": ["off", "int8"],
     "dtype": ["float32", "bfloat16", "float16"],
     "backend": ["numpy"],
 }
 NEEDS: dict[Any, dict[str, Any]] = {"draft": {"draft_model": "second"}}  # what a value cannot do without
-NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq")}
+NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq", "combined")}
 LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "backend"]  # LLM's, not the engine's
 
 

@@ -9,6 +9,7 @@ import pytest
 
 from tinyinfer.quantization.gptq import BLOCK, gptq, inverse_factor, output_errors
 from tinyinfer.quantization.grid import Codes, Grid, round_to_nearest, spread
+from tinyinfer.quantization.hqq import hqq
 
 GRIDS = [Grid(4, 8, False), Grid(3, 8, True), Grid(2, None, False), Grid(8, 8, True)]
 
@@ -43,8 +44,8 @@ def test_codes_equal_the_textbook(grid, act_order):
     """A wrong factor, a block that is corrected twice or not at all, steps of another group after reordering."""
     w, _, h = problem(1, outputs=12, inputs=2 * BLOCK + 10, rows=400)
     expected = textbook(w, h.astype(np.float64), grid, act_order, damp=0.01)
-    found = gptq(w, h, grid, act_order)
     plain = round_to_nearest(w, grid)
+    found = gptq(w, h, plain, act_order)
     textbook_errors = output_errors(w, Codes(grid, expected, plain.d, plain.m), h)
     rows = textbook_errors < output_errors(w, plain, h)  # a row that plain rounding serves better keeps it
     same = (found.q == expected)[rows]
@@ -59,9 +60,8 @@ def test_codes_equal_the_textbook(grid, act_order):
 def test_the_objective_is_never_worse_than_plain_rounding_in_any_row(grid, seed):
     """‖(W - Q) X‖², computed from X itself: errors pushed in the wrong direction, or to inputs that are done."""
     w, x, h = problem(seed, outputs=20, inputs=40)
-    found, plain = (
-        np.square((w - codes.dequantize()) @ x.T).sum(axis=1) for codes in (gptq(w, h, grid), round_to_nearest(w, grid))
-    )
+    start = round_to_nearest(w, grid)
+    found, plain = (np.square((w - codes.dequantize()) @ x.T).sum(axis=1) for codes in (gptq(w, h, start), start))
     assert (found <= plain * (1 + 1e-5)).all()
     assert found.sum() < 0.8 * plain.sum()
 
@@ -71,11 +71,25 @@ def test_rows_that_plain_rounding_serves_better_keep_it():
     rng = np.random.default_rng(0)
     x, w = rng.standard_normal((200, 24)).astype(np.float32), rng.standard_normal((300, 24)).astype(np.float32)
     grid = Grid(3, 8, False)
-    codes, plain = gptq(w, x.T @ x, grid), round_to_nearest(w, grid)
+    plain = round_to_nearest(w, grid)
+    codes = gptq(w, x.T @ x, plain)
     errors = [np.square((w - c.dequantize()) @ x.T).sum(axis=1) for c in (codes, plain)]
     assert (errors[0] <= errors[1] * (1 + 1e-5)).all()
     kept = (codes.q == plain.q).all(axis=1)
     assert 5 < kept.sum() < 250, "some rows each way, or nothing was tried"
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_another_grid_is_kept_and_its_codes_made_better(grid):
+    """Catches a grid that is fitted again by the range of the weights, whatever was given."""
+    w, _, h = problem(4, outputs=20, inputs=40)
+    start = hqq(w, grid)
+    found = gptq(w, h, start)
+    np.testing.assert_array_equal(found.d, start.d)
+    np.testing.assert_array_equal(found.m, start.m)
+    errors, before = output_errors(w, found, h), output_errors(w, start, h)
+    assert (errors <= before).all()
+    assert errors.sum() < 0.8 * before.sum()
 
 
 def test_two_columns_against_all_codes():
@@ -91,7 +105,7 @@ def test_two_columns_against_all_codes():
             y = (w - Codes(grid, q, plain.d, plain.m).dequantize()) @ x.T
             error[pair] = float((y.astype(np.float64) ** 2).sum())
         kept = {pair: e for pair, e in error.items() if pair[first] == plain.q[0, first]}
-        found = tuple(gptq(w, h, grid, damp=1e-6).q[0].tolist())
+        found = tuple(gptq(w, h, round_to_nearest(w, grid), damp=1e-6).q[0].tolist())
         assert error[found] <= min(kept.values()) * (1 + 1e-4) + 1e-6
         assert error[found] >= min(error.values())
 
@@ -100,7 +114,7 @@ def test_one_column_is_rounded():
     """Nothing else can make up for it."""
     w, _, h = problem(0, outputs=9, inputs=1)
     grid = Grid(3, 4, True)
-    np.testing.assert_array_equal(gptq(w, h, grid).q, round_to_nearest(w, grid).q)
+    np.testing.assert_array_equal(gptq(w, h, round_to_nearest(w, grid)).q, round_to_nearest(w, grid).q)
 
 
 def test_inputs_that_are_always_zero_are_rounded_and_disturb_nothing():
@@ -108,7 +122,7 @@ def test_inputs_that_are_always_zero_are_rounded_and_disturb_nothing():
     w, x, _ = problem(3, outputs=10, inputs=24)
     x[:, [4, 17]] = 0
     grid, h = Grid(4, 8, False), x.T @ x
-    found, plain = gptq(w, h, grid, damp=0.0), round_to_nearest(w, grid)
+    found, plain = gptq(w, h, round_to_nearest(w, grid), damp=0.0), round_to_nearest(w, grid)
     np.testing.assert_array_equal(found.q[:, [4, 17]], plain.q[:, [4, 17]])
     assert output_errors(w, found, h).sum() < 0.8 * output_errors(w, plain, h).sum()
 
@@ -116,7 +130,8 @@ def test_inputs_that_are_always_zero_are_rounded_and_disturb_nothing():
 def test_without_any_input_every_weight_is_rounded():
     """A layer that the text never reached."""
     w, _, h = problem(3, outputs=10, inputs=24)
-    np.testing.assert_array_equal(gptq(w, 0 * h, Grid(4, 8, False)).q, round_to_nearest(w, Grid(4, 8, False)).q)
+    plain = round_to_nearest(w, Grid(4, 8, False))
+    np.testing.assert_array_equal(gptq(w, 0 * h, plain).q, plain.q)
 
 
 @pytest.mark.parametrize("act_order", [False, True])
@@ -124,7 +139,7 @@ def test_fewer_rows_of_text_than_inputs(act_order):
     """A singular Hessian is the rule for short texts; the damping must make it harmless, not the result NaN."""
     w, _, h = problem(5, outputs=16, inputs=40, rows=7)
     grid = Grid(3, 8, False)
-    found = gptq(w, h, grid, act_order)
+    found = gptq(w, h, round_to_nearest(w, grid), act_order)
     assert output_errors(w, found, h).sum() < 0.5 * output_errors(w, round_to_nearest(w, grid), h).sum()
 
 
@@ -133,10 +148,10 @@ def test_a_hessian_that_cannot_be_used_is_refused():
     w, _, h = problem(0, outputs=4, inputs=8, rows=3)
     h = np.outer(np.arange(8), np.arange(8)) - np.eye(8, dtype=np.float32)  # negative where nothing else is
     with pytest.raises(ValueError, match="raise damp"):
-        gptq(w, h, Grid(4, 8, False), damp=0.0)
+        gptq(w, h, round_to_nearest(w, Grid(4, 8, False)), damp=0.0)
     h[2, 3] = np.nan
     with pytest.raises(ValueError, match="NaN"):
-        gptq(w, h, Grid(4, 8, False))
+        gptq(w, h, round_to_nearest(w, Grid(4, 8, False)))
 
 
 def test_the_factor_is_the_inverse_upside_down():
@@ -152,8 +167,8 @@ def test_blocks_change_nothing():
     """Groups, blocks and rows have nothing to do with each other: 70 inputs fill no block and no group."""
     w, _, h = problem(8, outputs=6, inputs=70, rows=300)
     grid = Grid(4, 32, False)
-    whole = gptq(w, h, grid)
-    rows = [gptq(w[i : i + 1], h, grid) for i in range(len(w))]
+    whole = gptq(w, h, round_to_nearest(w, grid))
+    rows = [gptq(w[i : i + 1], h, round_to_nearest(w[i : i + 1], grid)) for i in range(len(w))]
     np.testing.assert_array_equal(whole.d, np.concatenate([row.d for row in rows]))
     errors = sum(output_errors(w[i : i + 1], row, h).sum() for i, row in enumerate(rows))
     np.testing.assert_allclose(output_errors(w, whole, h).sum(), errors, rtol=0.02)

@@ -20,8 +20,10 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.llm import keeps
 from tinyinfer.loading import load as load_checkpoint
 from tinyinfer.loading.checkpoint import Checkpoint
-from tinyinfer.quantization.apply import RoundingTaker, join
-from tinyinfer.quantization.grid import Grid, round_to_nearest
+from tinyinfer.quantization.apply import RoundingTaker, by_awq, by_combination, by_gptq, join
+from tinyinfer.quantization.calibration import Inputs
+from tinyinfer.quantization.grid import Codes, Grid, round_to_nearest
+from tinyinfer.quantization.hqq import hqq
 from tinyinfer.transformer import Model
 from tinyinfer.weights import Dense, Quantized
 
@@ -171,6 +173,7 @@ LOSSY: list[tuple[dict[str, Any], float]] = [
     ({"quantize": "int4", "quantize_method": "hqq"}, bound(4)),
     ({"quantize": "int4", "quantize_method": "gptq", "calibration_tokens": 128}, bound(4)),
     ({"quantize": "int4", "quantize_method": "awq", "calibration_tokens": 128}, bound(4)),
+    ({"quantize": "int4", "quantize_method": "combined", "calibration_tokens": 128}, bound(4)),
     ({"quantize": "int3"}, bound(3)),
     ({"quantize": "int2"}, bound(2)),
     ({"quantize_rules": "layers.0.* int4, layers.*.down int8"}, bound(4)),
@@ -210,7 +213,7 @@ def test_methods_with_text_hold_what_those_without_do(golden_folder):
     """The same bits wherever the codes come from; the bar goes once over the layers to load and once to quantize."""
     folder, seen = str(golden_folder("llama")), []
     plain = LLM(folder, quantize="int4", quantize_head="int8").model
-    for method in ("gptq", "awq"):
+    for method in ("gptq", "awq", "combined"):
         seen.clear()
         model = LLM(folder, on_load=lambda *done: seen.append(done), quantize="int4", quantize_method=method,
                     quantize_head="int8", calibration_tokens=128).model  # fmt: skip
@@ -218,6 +221,28 @@ def test_methods_with_text_hold_what_those_without_do(golden_folder):
         assert model.nbytes == plain.nbytes
         assert isinstance(model.embedding.table, Quantized)
         assert all(isinstance(layer.mlp.down.weight, Quantized) for layer in model.layers)  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_combined_is_closer_than_each_of_its_parts(bits):
+    """Scales, grid and codes improve one another: none may be computed for weights or inputs that another one changed.
+
+    Inputs of very different size, as a transformer's are, that depend on one another; the error is of the outputs.
+    """
+    rng = np.random.default_rng(bits)
+    x = rng.standard_normal((400, 64)) @ rng.standard_normal((64, 64)) * rng.lognormal(0, 1, 64)
+    w, inputs = rng.standard_normal((96, 64)).astype(np.float32), Inputs.of(x.astype(np.float32))
+    grid = Grid(bits, 32, False)
+
+    def error(codes: Codes, scale: np.ndarray | None) -> float:
+        return float(np.square((w - codes.dequantize() / (1 if scale is None else scale)) @ x.T).sum())
+
+    parts = [error(hqq(w, grid), None), *(error(*part(w, grid, inputs, True)) for part in (by_gptq, by_awq))]
+    codes, scale = by_combination(w, grid, inputs, True)
+    assert error(codes, scale) < 0.9 * min(parts)
+    codes, scale = by_combination(w, grid, inputs, False)
+    assert scale is None, "nothing could fold it"
+    assert error(codes, scale) < min(parts[:2])
 
 
 def test_rules_hold_for_methods_with_text(golden_folder):

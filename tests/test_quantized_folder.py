@@ -20,6 +20,7 @@ from numpy.testing import assert_array_equal
 from safetensors.numpy import load_file, save_file
 
 from tinyinfer import LLM
+from tinyinfer.config import EngineConfig
 from tinyinfer.disassemble import pieces
 from tinyinfer.errors import ModelError
 from tinyinfer.loading import load
@@ -92,12 +93,13 @@ def test_a_saved_model_is_the_one_in_memory(name: str, kind: str, golden_folder:
         {"quantize_head": "int8", "dtype": "float16"},
         {"quantize": "int3", "quantize_rules": "layers.1.* int8 g64, layers.*.down off"},
         {"quantize": "w8a8"}, {"quantize": "int4", "quantize_method": "awq"},
+        {"quantize": "int2", "quantize_method": "combined"},
     ],
     ids=str,
 )  # fmt: skip
 def test_every_way_to_quantize_can_be_saved(switches: dict[str, Any], golden_folder: Folder, tmp_path: Path) -> None:
     """Catches a grid that config.json cannot tell, floats widened on the way, a folded norm saved unfolded."""
-    if "awq" in switches.values() or "w8a8" in switches.values():
+    if EngineConfig(**switches).calibrated:
         text = tmp_path / "text.txt"
         text.write_text("The rain in the spring is a thing of the hills. " * 60)
         switches |= {"calibration": str(text)}

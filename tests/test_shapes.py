@@ -116,6 +116,7 @@ QUANTIZED: list[dict] = [  # models of which every matrix is quantized, in all w
     {"quantize": "int8", "symmetric": False, "quantize_method": "hqq"},
     {"quantize": "int4", "quantize_method": "gptq"},
     {"quantize": "int4", "quantize_method": "awq", "symmetric": True, "group_size": 64},
+    {"quantize": "int2", "quantize_method": "combined"},
     {"quantize": "w8a8", "quantize_head": "int8"},
 ]
 

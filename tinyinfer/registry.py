@@ -47,8 +47,9 @@ QUANTIZE_METHODS = {
     "hqq": "tinyinfer.quantization.hqq:hqq",
     "gptq": "tinyinfer.quantization.apply:by_gptq",
     "awq": "tinyinfer.quantization.apply:by_awq",
+    "combined": "tinyinfer.quantization.apply:by_combination",
 }
-CALIBRATED = ("gptq", "awq")  # the methods that look at text
+CALIBRATED = ("gptq", "awq", "combined")  # the methods that look at text
 BACKENDS = {"numpy": "tinyinfer.backends.numpy_ops:NumpyOps"}
 DTYPES = {"float32": "numpy:float32", "bfloat16": "ml_dtypes:bfloat16", "float16": "numpy:float16"}
 

@@ -48,7 +48,7 @@ SWITCH_HELP = {
     "quantize": "bits of a weight in the body's matrices",
     "group_size": "inputs of an output that share a step; channel: all of them, tensor: all of a matrix",
     "symmetric": "whether zero stays zero, without a minimum per group (default: only at 8 bits)",
-    "quantize_method": "how codes are chosen",
+    "quantize_method": "how codes are chosen; gptq, awq and combined (both, on the grid of hqq) read some text for it",
     "quantize_head": "quantize embedding and head, too",
     "quantize_rules": "exceptions by name, the first that fits wins: 'layers.*.down int8 g64, layers.0.* off'",
     "calibration": "text file that a method may look at (default: prose that every Python has)",

@@ -1,8 +1,9 @@
 """How a model's matrices become quantized: one by one while they are loaded, or layer by layer with text to look at.
 
 Methods without data (rtn, hqq) see nothing but a matrix, so the float model is never in memory: the peak is the packed
-weights and one float matrix. The others (gptq, awq, and SmoothQuant for w8a8) need the float model, which reads some
-text while its linear layers are replaced, one after the other.
+weights and one float matrix. The others (gptq, awq, SmoothQuant for w8a8) need the float model, which reads some text
+while its linear layers are replaced, one after the other. They can be combined, as each decides something else: awq
+which inputs are scaled up, hqq where a group's grid lies, gptq which codes; the fewer the bits, the more that wins.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyinfer.config import EngineConfig, ModelConfig
-from tinyinfer.quantization.awq import awq
+from tinyinfer.quantization.awq import awq, search_scales
 from tinyinfer.quantization.calibration import (
     DEFAULT_TOKENS,
     WINDOW,
@@ -27,6 +28,7 @@ from tinyinfer.quantization.calibration import (
 from tinyinfer.quantization.folding import foldable
 from tinyinfer.quantization.gptq import gptq
 from tinyinfer.quantization.grid import Codes, Grid, round_to_nearest
+from tinyinfer.quantization.hqq import hqq
 from tinyinfer.quantization.recipe import make_grid, make_recipe
 from tinyinfer.quantization.w8a8 import GRID as W8A8_GRID
 from tinyinfer.quantization.w8a8 import W8A8, search_scale, w8a8_product
@@ -129,13 +131,21 @@ def quantize_model(
 
 
 def by_gptq(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[Codes, Array | None]:  # (N, M) ->
-    """GPTQ needs no scale."""
-    return gptq(w, inputs.hessian, grid), None
+    """GPTQ on the grid of plain rounding; it needs no scale."""
+    return gptq(w, inputs.hessian, round_to_nearest(w, grid)), None
 
 
 def by_awq(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[Codes, Array | None]:  # (N, M) ->
     """AWQ where its scale costs nothing, else plain rounding."""
     return awq(w, inputs.hessian, inputs.mean, grid) if foldable else (round_to_nearest(w, grid), None)
+
+
+def by_combination(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[Codes, Array | None]:  # (N, M) ->
+    """AWQ's scale where it costs nothing, then HQQ's grid, then GPTQ's codes: each improves what the others leave."""
+    if not foldable:
+        return gptq(w, inputs.hessian, hqq(w, grid)), None
+    scale = search_scales(w, inputs.hessian, inputs.mean, grid)
+    return gptq(w * scale, inputs.hessian / np.outer(scale, scale), hqq(w * scale, grid)), scale
 
 
 def by_smoothing(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[Codes, Array | None]:  # (N, M) ->

@@ -6,36 +6,37 @@ its error e moves the best values of all columns that are still free: w_free -= 
 UᵀU = H⁻¹, U upper triangular, holds every inverse that is ever needed (Frantar et al. 2023, GPTQ, algorithm 1; the
 update is Hassibi & Stork's, 1993). Wins: the same bits and the same kernel, and of SmolLM2's loss in perplexity (int4,
 groups of 64) three quarters are gone. Loses: a minute instead of a second; and it needs text like the text that the
-model will read: calibrated on other prose, only two fifths are gone.
+model will read: calibrated on other prose, only two fifths are gone. It chooses codes on a grid that is given; the
+fewer the bits, the more depends on a good one (hqq.py).
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from tinyinfer.quantization.grid import Codes, Grid, round_to_nearest, spread
+from tinyinfer.quantization.grid import Codes, Grid, spread
 
 BLOCK = 64  # columns that correct each other at once; those behind are corrected by one product a block
 
 
 def gptq(
-    w: np.ndarray, hessian: np.ndarray, grid: Grid, act_order: bool = True, damp: float = 0.01
+    w: np.ndarray, hessian: np.ndarray, start: Codes, act_order: bool = True, damp: float = 0.01
 ) -> Codes:  # (N, M), (M, M) ->
-    """The codes of w by GPTQ, steps and minimums as round-to-nearest has them.
+    """The codes of w by GPTQ.
 
-    hessian: sum of x xᵀ over the inputs. act_order: the inputs that matter most come first, while most others can
-    still make up for them. damp: this share of the mean of H's diagonal is added to it, so that a singular H has an
-    inverse. A row that rounding to nearest serves better keeps it. Raises ValueError for a hessian that is not finite
-    or, with damp 0, has no inverse.
+    hessian: sum of x xᵀ over the inputs. start: w rounded by another method, whose steps and minimums are kept.
+    act_order: the inputs that matter most come first, while most others can still make up for them. damp: this share
+    of the mean of H's diagonal is added to it, so that a singular H has an inverse. A row that `start` serves better
+    keeps its codes. Raises ValueError for a hessian that is not finite or, with damp 0, has no inverse.
     """
-    plain = round_to_nearest(w, grid)
+    grid = start.grid
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(w.shape[1])
     factor = inverse_factor(hessian[np.ix_(order, order)], damp)
-    step = spread(plain.d, grid, w.shape[1])[:, order].T
-    low = None if plain.m is None else spread(plain.m, grid, w.shape[1])[:, order].T
+    step = spread(start.d, grid, w.shape[1])[:, order].T
+    low = None if start.m is None else spread(start.m, grid, w.shape[1])[:, order].T
     q = np.empty(w.shape, dtype=np.int16)
     q[:, order] = compensate(np.ascontiguousarray(w[:, order].T, dtype=np.float32), factor, step, low, grid).T
-    return better_rows(w, hessian, Codes(grid, q, plain.d, plain.m), plain)
+    return better_rows(w, hessian, Codes(grid, q, start.d, start.m), start)
 
 
 def inverse_factor(hessian: np.ndarray, damp: float) -> np.ndarray:  # (M, M) -> (M, M)
@@ -80,10 +81,10 @@ def compensate(
     return q
 
 
-def better_rows(w: np.ndarray, hessian: np.ndarray, found: Codes, plain: Codes) -> Codes:  # (N, M), (M, M) ->
+def better_rows(w: np.ndarray, hessian: np.ndarray, found: Codes, start: Codes) -> Codes:  # (N, M), (M, M) ->
     """Of two roundings with the same steps, for each row the one with the smaller error in its output."""
-    worse = output_errors(w, found, hessian) > output_errors(w, plain, hessian)
-    return Codes(found.grid, np.where(worse[:, None], plain.q, found.q), found.d, found.m)
+    worse = output_errors(w, found, hessian) > output_errors(w, start, hessian)
+    return Codes(found.grid, np.where(worse[:, None], start.q, found.q), found.d, found.m)
 
 
 def output_errors(w: np.ndarray, codes: Codes, hessian: np.ndarray) -> np.ndarray:  # (N, M), (M, M) -> (N,)
