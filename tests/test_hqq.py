@@ -7,8 +7,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tinyinfer.quantization.grid import Codes, Grid, round_to_nearest
-from tinyinfer.quantization.hqq import BETA, ROUNDS, P, hqq, outliers
+from tinyinfer.quantization.grid import Codes, Grid, fit, round_to_nearest, spread
+from tinyinfer.quantization.hqq import BETA, ROUNDS, P, hqq, outliers, refit
 
 GRIDS = [Grid(4, 32, False), Grid(3, 16, False), Grid(2, None, False), Grid(4, 32, True), Grid(8, 32, False)]
 
@@ -76,11 +76,25 @@ def test_groups_and_rows_have_nothing_to_do_with_each_other(grid):
 
 
 def test_what_is_left_out_of_an_error():
-    """Beyond one step, |e| - |e|^(p-1) with e in steps; by hand for p = 1.5, where 4 keeps its root."""
-    assert (P, BETA) == (1.5, 1.0)
+    """|e| - |e|^(p-1) / beta with e in steps; by hand for p = 1.5 and beta = 2, where 4 keeps half its root."""
+    assert (P, BETA) == (1.5, 2.0)
     step = np.full((1, 5), 0.5, dtype=np.float32)
-    error = np.array([[0.25, 0.5, -2.0, 4.5, 0.0]], dtype=np.float32)  # 0.5, 1, 4, 9 and 0 steps
-    np.testing.assert_allclose(outliers(error, step), [[0, 0, -1.0, 3.0, 0]], atol=1e-6)
+    error = np.array([[0.1, 0.5, -2.0, 4.5, 0.0]], dtype=np.float32)  # 0.2, 1, 4, 9 and 0 steps
+    np.testing.assert_allclose(outliers(error, step), [[0, 0.25, -1.5, 3.75, 0]], atol=1e-6)
+
+
+def test_leaving_outliers_out_changes_the_grid():
+    """The half-quadratic step may not be idle: without it this is least squares by turns, which fits everything."""
+    w, grid = heavy_tailed(7), Grid(4, 32, False)
+    q, d, m = round_to_nearest(w, grid).q, *fit(w, grid)
+    error = w - Codes(grid, q, d, m).dequantize()
+    left_out = outliers(error, spread(d, grid, w.shape[1]))
+    assert 0.1 < (left_out != 0).mean() < 0.9
+    new = refit(w - left_out, q, d, m, grid)[0]
+    assert (new != refit(w, q, d, m, grid)[0]).mean() > 0.5
+    found = hqq(w, grid, rounds=1).d
+    assert ((found == new) | (found == d)).all(), "a group takes the new grid or keeps its own"
+    assert (found == new).mean() > 0.5
 
 
 def test_more_rounds_converge():
