@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pydoc_data import topics
+
 import numpy as np
 import pytest
 from helpers import ROUNDING, checkpoint_of, distance, forward, make_engine, random_tensors, request, small_config
@@ -10,6 +12,7 @@ from tinyinfer.config import MoEConfig
 from tinyinfer.errors import ModelError
 from tinyinfer.quantization.calibration import (
     DEFAULT_CHARACTERS,
+    SAMPLE,
     Inputs,
     calibrate,
     calibration_text,
@@ -46,20 +49,33 @@ def test_the_default_text_is_there_and_long_enough():
     assert calibration_windows(text, Letters(), 16384).shape == (32, 512)
 
 
+def test_the_default_text_does_not_depend_on_the_order_of_a_dictionary(monkeypatch):
+    """The topics in order of key: other Pythons list them in another one, and would quantize another model."""
+    monkeypatch.setattr(topics, "topics", {"while": "third", "assert": "first", "for": "second"})
+    assert calibration_text(None) == "first\nsecond\nthird"
+
+
 def test_a_file_is_read_as_it_is(tmp_path):
-    """In another encoding than the system's."""
-    (tmp_path / "text.txt").write_bytes("Prosa für alle\n".encode())
-    assert calibration_text(str(tmp_path / "text.txt")) == "Prosa für alle\n"
+    """In another encoding than the system's, with another's line ends: the tokens that eval scores."""
+    (tmp_path / "text.txt").write_bytes("Prosa für alle\r\n".encode())
+    assert calibration_text(str(tmp_path / "text.txt")) == "Prosa für alle\r\n"
 
 
-@pytest.mark.parametrize("content", [None, b"\xff\xfe\xfa"])
-def test_a_file_that_cannot_be_read_is_named(tmp_path, content):
-    """Missing, or no text."""
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read the calibration text {} (No such file or directory); give the path of a text file"),
+        (b"caf\xe9", "{}: the calibration text is not UTF-8 (byte 3); convert it to UTF-8 first"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_once_with_a_cure(tmp_path, content, message):
+    """Missing, or no text. Catches a codec's own words."""
     path = tmp_path / "text.txt"
     if content:
         path.write_bytes(content)
-    with pytest.raises(ModelError, match=r"text\.txt"):
+    with pytest.raises(ModelError) as caught:
         calibration_text(str(path))
+    assert str(caught.value) == message.format(path)
 
 
 def test_windows_are_the_texts_beginning_without_its_rest():
@@ -74,6 +90,8 @@ def test_text_shorter_than_a_window_is_refused():
     """Zero windows would quantize by nothing at all, silently."""
     with pytest.raises(ValueError, match="has 3 tokens, but a window has 4"):
         calibration_windows("abc", Letters(), 100, window=4)
+    with pytest.raises(ValueError, match=r"^x\.txt: it has 3 tokens, but a window has 4; give a longer text"):
+        calibration_windows("abc", Letters(), 100, 4, "x.txt: it")
     with pytest.raises(ValueError, match="calibration_tokens=3 is less than a window of 4"):
         calibration_windows("abcdef", Letters(), 3, window=4)
 
@@ -87,6 +105,18 @@ def test_inputs_are_summed_over_all_rows():
     np.testing.assert_array_equal(inputs.hessian, [[10, -5], [-5, 5]])
     np.testing.assert_array_equal(inputs.mean, [2, 1.5])
     np.testing.assert_array_equal(inputs.largest, [3, 2])
+
+
+def test_the_sample_is_taken_from_the_whole_text():
+    """Rows as they are, none twice. Catches the text's first ones, which are one window's, or half of one."""
+    x = np.arange(4000, dtype=np.float32).reshape(2000, 2)
+    sample = Inputs.of(x).sample
+    places = np.sort(sample[:, 0] / 2).astype(int)
+    assert len(set(places.tolist())) == SAMPLE
+    np.testing.assert_array_equal(x[places], sample[np.argsort(sample[:, 0])])
+    tenths = np.bincount(places // 200, minlength=10)
+    assert (tenths > SAMPLE / 20).all(), "half of an equal share, at least"
+    assert len(Inputs.of(x[:7]).sample) == 7
 
 
 @pytest.mark.parametrize("gated", [True, False])
@@ -202,7 +232,7 @@ def test_a_mixture_of_experts_is_refused():
     """Its experts would silently stay in float."""
     config = small_config(experts=MoEConfig(4, 2, 8))
     engine = make_engine(checkpoint_of(config, random_tensors(config)))
-    with pytest.raises(ValueError, match="choose rtn or hqq"):
+    with pytest.raises(ValueError, match="choose quantize_method=rtn or hqq"):
         calibrate(engine.model, WINDOWS, engine.ops, keep)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +68,7 @@ def test_a_terminal_sees_each_layer(short: str, tmp_path: Path, monkeypatch, cap
     shown = capsys.readouterr().err.split("\r")
     layers = load_golden("llama").config["num_hidden_layers"]
     for done in range(1, layers + 1):
-        assert any(f" {done}/{layers}" in part for part in shown)
+        assert any(part.startswith("loading and quantizing ") and f" {done}/{layers}" in part for part in shown)
     tensors = len(load(short).tensors)
     assert any(part.startswith("writing") and f"{tensors}/{tensors}" in part for part in shown)
 
@@ -107,17 +109,72 @@ def test_a_gguf_becomes_a_folder(tmp_path: Path, capsys) -> None:
         ("--calibration {tmp}/full/text.txt", "--calibration given, but"),
         ("--kv-bits 8", "there is no flag '--kv-bits'"),
         ("-m {tmp}/nothing", "nothing"),
+        ("-o {tmp}/link", "link: is a symbolic link; give the name of a new folder, or the folder it leads to"),
+        ("-o {tmp}/dangling", "dangling: is a symbolic link"),
+        ("-o {tmp}/" + "x" * 250, "cannot be made in '{tmp}' (File name too long); choose another place"),
+        ("--quantize-rules ,,,", "--quantize-rules=',,,' holds no rule"),
+        ("--quantize-method gptq --calibration=", "--calibration='' names no file"),
+        ("--quantize off --quantize-method gptq --quantize-rules=,", "--quantize-rules=',' holds no rule"),
+        ("--quantize-method hqq --group-size tensor", "--group-size=tensor has one step"),
     ],
 )
 def test_mistakes_are_told_before_weights_are_read(flags, message, short, tmp_path, unopened, capsys) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "text.txt").write_text("mine")
+    (tmp_path / "full" / "empty").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "full" / "empty")
+    (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     words = ["-m", short, "-o", str(tmp_path / "out"), *flags.format(tmp=tmp_path).split()]
     assert main(["quantize", *words]) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
-    assert message in err
-    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+    assert message.format(tmp=tmp_path) in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["dangling", "full", "link"]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is Linux's")
+def test_a_place_where_no_folder_can_be_made_is_told_before_weights_are_read(short, unopened, capsys) -> None:
+    """Found out by trying: permissions say yes there, to root."""
+    assert main(["quantize", "-m", short, "-o", "/proc/x"]) == 2
+    assert "/proc/x: cannot be made in '/proc' (" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_a_read_only_folder_is_told_before_weights_are_read(short, tmp_path, unopened, capsys) -> None:
+    tmp_path.chmod(0o555)
+    assert main(["quantize", "-m", short, "-o", str(tmp_path / "out")]) == 2
+    assert f"cannot be made in '{tmp_path}' (Permission denied); choose another place" in capsys.readouterr().err
+
+
+def test_the_folder_that_one_is_in_is_refused(short, tmp_path, unopened, monkeypatch, capsys) -> None:
+    """Empty, it could be filled, but not be replaced by a finished one."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["quantize", "-m", short, "-o", "."]) == 2
+    assert "'.': is the folder that you are in; give the name of a new folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--quantize-method gptq --calibration {tmp}/none", "cannot read the calibration text {tmp}/none (No"),
+        ("--quantize w8a8 --calibration {tmp}/short", "{tmp}/short: the calibration text has 6 tokens, but"),
+        ("--quantize off --quantize-rules 'head int8' --quantize-method gptq", "--quantize-rules leave every layer"),
+        ("--quantize-method hqq --quantize-rules '*.o int4 gtensor'", "choose another group size, or --quantize"),
+        ("--quantize-method gptq -m {moe}", "an expert sees too few rows; choose --quantize-method=rtn or hqq"),
+        ("--quantize w8a8 -m {moe}", "an expert sees too few rows; choose --quantize=int8"),
+    ],
+)
+def test_what_a_method_cannot_do_is_told_before_weights_are_read(
+    flags, message, short, golden_folder, tmp_path, monkeypatch, capsys
+) -> None:
+    """Catches a minute of loading before it; each cure is one that is then taken."""
+    (tmp_path / "short").write_text("x" * 6)
+    monkeypatch.setattr("tinyinfer.llm.assemble", lambda *args: pytest.fail("weights were read before that"))
+    words = [word.format(tmp=tmp_path, moe=golden_folder("mixtral")) for word in shlex.split(flags)]
+    assert main(["quantize", "-m", short, "-o", str(tmp_path / "out"), *words]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message.format(tmp=tmp_path) in err
 
 
 def test_bits_to_keep_must_be_there(short: str, tmp_path: Path, capsys) -> None:
@@ -140,6 +197,8 @@ def test_what_is_quantized_already_is_refused(short: str, tmp_path: Path, monkey
     assert "one: is quantized already" in capsys.readouterr().err
     assert main(["generate", "-m", str(tmp_path / "one"), "--quantize", "int8", "x"]) == 2
     assert "--quantize=int8 is given, but" in capsys.readouterr().err
+    assert main(["generate", "-m", str(tmp_path / "one"), "--group-size", "64", "x"]) == 2
+    assert "--group-size given, but --quantize=off quantizes nothing; leave it out, or" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("where", ["loading", "writing"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -187,6 +188,13 @@ def test_batch_timeout_is_a_time(value):
          {"quantize": "int8"}),
         ({"quantize": "w8a8", "quantize_method": "gptq"}, "quantize=w8a8 has one way", "leave it out",
          {"quantize_method": "rtn"}),
+        ({"quantize": "int4", "quantize_method": "hqq", "group_size": "tensor"}, "group_size=tensor has one step",
+         "choose another group_size", {"group_size": "channel"}),
+        ({"quantize": "int4", "quantize_method": "combined", "group_size": "tensor"}, "=combined fits one to each",
+         "quantize_method=rtn, gptq or awq", {"quantize_method": "gptq"}),
+        ({"group_size": 64}, "group_size given", "leave it out", {"group_size": 32}),
+        ({"group_size": 64, "speculative": "self"}, "quantizes nothing", "or draft_quantize",
+         {"draft_quantize": "int4"}),
     ],
     ids=lambda value: "-".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else "",
 )  # fmt: skip
@@ -197,6 +205,43 @@ def test_what_cannot_work_together_is_refused_with_the_cure(switches, wrong, cur
     assert cure in sentence
     assert any(name in sentence for name in switches)
     EngineConfig(**switches | cured)
+
+
+@pytest.mark.parametrize("value", [["head int8"], {}, 3, b"head int8", True], ids=repr)
+def test_rules_are_text(value):
+    """Catches an AttributeError out of the middle of loading."""
+    why = f"quantize_rules={value!r} must be text, as 'layers.*.down int8 g64, layers.0.* off'"
+    assert refusal(quantize="int4", quantize_rules=value) == why
+
+
+@pytest.mark.parametrize("value", ["", ",,,", " , \n"], ids=repr)
+def test_rules_that_hold_no_rule_are_refused(value):
+    """A variable of a shell that was not set; the model would silently be another one."""
+    for switches in ({}, {"quantize": "int4"}):
+        assert f"quantize_rules={value!r} holds no rule; write one" in refusal(quantize_rules=value, **switches)
+
+
+@pytest.mark.parametrize("value", [3, b"x", ["x"], Path("x"), True], ids=repr)
+def test_the_calibration_text_is_named_by_its_path(value):
+    """Catches a TypeError out of the middle of loading."""
+    why = f"calibration={value!r} must be the path of a text file, as a str"
+    assert refusal(quantize="w8a8", calibration=value) == why
+
+
+@pytest.mark.parametrize(
+    ("value", "why"),
+    [
+        ("", "calibration='' names no file; give the path of a text file, or leave it out"),
+        ("a\0b", r"calibration='a\x00b' is no path, as it holds a zero byte"),
+        ("The rain.\nThe hills.\n", r"calibration='The rain.\nThe hills.\n' looks like the text itself; write it into"),
+        ("The rain in the spring " * 5000,
+         "calibration='The rain in the spring The rain in the spring The rain in … looks like the text itself"),
+    ],
+)  # fmt: skip
+def test_a_calibration_that_is_no_path_is_shown_by_its_beginning(value, why):
+    """Not 100,000 characters, of which the last words say what is wrong."""
+    assert why in refusal(quantize="w8a8", calibration=value)
+    EngineConfig(quantize="w8a8", calibration="/".join(["folder"] * 100))
 
 
 def test_a_bigger_budget_needs_no_chunks():

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tinyinfer import LLM
+from tinyinfer import LLM, divergence
 from tinyinfer.divergence import divergences, kl_divergence
 from tinyinfer.perplexity import perplexities
 
@@ -64,6 +64,13 @@ def test_perplexity_on_the_way_is_the_one_of_perplexity_py(switches: dict[str, A
     assert all(0 < distance.kl < 2 and 0 <= distance.agreement <= 1 for _, distance in pairs)
     *_, (_, none) = divergences(reference, reference, tokens, 16)
     assert (none.kl, none.agreement) == (0, 1)
+
+
+def test_the_mean_is_not_negative(golden_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rounding can leave a sum of nearly nothing below 0, which a table would show as -0.0000."""
+    llm = LLM(str(golden_folder("llama")))
+    monkeypatch.setattr(divergence, "kl_divergence", lambda expected, logits: np.full(len(logits), -1e-9))
+    assert [repr(distance.kl) for _, distance in divergences(llm, llm, [1, 2, 3, 4], 2)] == ["0.0", "0.0"]
 
 
 def test_a_model_of_nan_is_told(golden_folder: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import json
 import math
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tokenizers import Tokenizer
 from tinyinfer import LLM, cli, perplexity
 from tinyinfer.cli import console, eval_settings, main, plots
 from tinyinfer.cli import eval as command
+from tinyinfer.cli.arguments import open_model
 from tinyinfer.perplexity import Perplexity, perplexities, windows
 
 __all__ = ["short"]  # fixture
@@ -233,6 +235,10 @@ def test_ctrl_c_tells_the_perplexity_so_far(short, text, monkeypatch, capsys):
         ("--compare int4 --quantize int8", "--compare int4 sets --quantize itself; leave --quantize out"),
         ("--compare float32,", "there is no setting ''"),
         ("--compare float32 --dtype float16", "--compare float32 sets --dtype itself; leave --dtype out"),
+        ("--compare int8,int4-gtensor:hqq", "--compare int4-gtensor:hqq: --group-size=tensor has one step for a whole"),
+        ("--compare int8,int4-gtensor:combined", "--quantize-method=combined fits one to each group; choose another"),
+        ("--compare int4:gptq --calibration=", "--compare int4:gptq: --calibration='' names no file"),
+        ("--compare=", "there is no setting ''"),
         ("--plot no/such/folder/p.png", "there is no folder 'no/such/folder'"),
         ("--text no/such/file", "no/such/file: No such file or directory"),
     ],
@@ -242,6 +248,89 @@ def test_mistakes_are_told_before_a_model_is_opened(flags, message, text, unopen
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert message in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("int4,int4-g64:gptq --calibration {tmp}/none", "int4-g64:gptq: cannot read the calibration text {tmp}/none ("),
+        ("int4,w8a8 --calibration {tmp}/none", "w8a8: cannot read the calibration text {tmp}/none (No such file"),
+        ("int4,int4:awq --calibration {tmp}/binary", "int4:awq: {tmp}/binary: the calibration text is not UTF-8 ("),
+        ("int4,int4:gptq --calibration {tmp}/short", "int4:gptq: {tmp}/short: the calibration text has 6 tokens"),
+        ("int4,int4:combined -m {moe}", "int4:combined: a mixture of experts cannot be calibrated: an expert sees too"),
+        ("int4,w8a8 -m {moe}", "w8a8: a mixture of experts cannot be calibrated: an expert sees too few rows"),
+        ("int4,int4:hqq --quantize-rules '*.o int8 gtensor'", "int4:hqq: --quantize-rules: '*.o int8 gtensor' has one"),
+        ("kv8,int4 --quantize-rules 'layers.9.o int8'", "int4: --quantize-rules: no matrix is called 'layers.9.o'"),
+        ("keep,int4 -m {ours}", "int4: --quantize=int4 is given, but {ours} is quantized already"),
+    ],
+)
+def test_what_a_later_setting_cannot_do_is_told_before_the_first_is_evaluated(
+    flags, message, short, text, golden_folder, tmp_path, unopened, capsys
+):
+    """Catches half an hour of rows that are lost by the last one's name."""
+    (tmp_path / "short").write_text("x" * 6)
+    (tmp_path / "binary").write_bytes(b"ab\xff")
+    names = {"tmp": tmp_path, "moe": golden_folder("mixtral"), "ours": quantized(short, tmp_path)}
+    words = [word.format(**names) for word in shlex.split(flags)]
+    capsys.readouterr()
+    assert main(["eval", "-m", short, "--text", text, "--compare", *words]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "--compare " + message.format(**names) in err
+
+
+def quantized(source: str, folder: Path) -> str:
+    """A folder that `quantize` made of a model."""
+    if not (folder / "ours").exists():
+        assert main(["quantize", "-q", "-m", source, "-o", str(folder / "ours")]) == 0
+    return str(folder / "ours")
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+@pytest.mark.parametrize("what", [KeyboardInterrupt(), ValueError("it broke"), MemoryError()], ids=repr)
+def test_what_is_finished_is_shown_when_the_rest_fails(done, what, short, text, monkeypatch, capsys):
+    """The table of those rows, then the error's line; the reference is a row, too."""
+    opened = []
+
+    def fail_after(args):
+        opened.append(args)
+        if len(opened) > 1 + done:
+            raise what
+        return open_model(args)
+
+    monkeypatch.setattr(command, "open_model", fail_after)
+    words = ["eval", "-m", short, "--text", text, "--window", "32", "--compare", "int8,int4,int3"]
+    assert main(words) == (130 if isinstance(what, KeyboardInterrupt) else 2)
+    out, err = capsys.readouterr()
+    table = out.partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in table] == ["perplexity", *["float32", "int8", "int4"][: 1 + done]]
+    assert err.startswith("tinyinfer: ")
+    assert err.count("\n") == 1
+    opened.clear()
+    main([*words, "--json"])
+    assert [json.loads(line)["setting"] for line in capsys.readouterr().out.splitlines()] == ["int8", "int4"][:done]
+
+
+def test_settings_may_stand_apart(text):
+    """Spaces after commas are how people write lists."""
+    parsed = cli.parse(["eval", "--text", text, "--compare", "int8, int4-g64:hqq ,kv4"])
+    assert list(eval_settings.each_setting(parsed)) == ["int8", "int4-g64:hqq", "kv4"]
+
+
+def test_the_reference_of_a_quantized_folder_is_what_it_keeps(short, text, tmp_path, capsys):
+    """Catches 4 bits that are called float32; asked for or not, it is evaluated and shown once."""
+    ours = quantized(short, tmp_path)
+    flags = ("-m", ours, "--text", text, "--window", "32")
+    [alone] = evaluated(capsys, *flags)
+    keep, kv4 = evaluated(capsys, *flags, "--compare", "keep,kv4")
+    assert (keep["setting"], keep["nll"], keep["kl_divergence"]) == ("keep", alone["nll"], 0)
+    assert keep["bits_per_weight"] == alone["bits_per_weight"] < 8
+    assert kv4["kl_divergence"] > 0
+    for asked in ("kv4", "keep,kv4"):
+        assert main(["eval", *flags, "--compare", asked]) == 0
+        _, first, second, empty, *explained = capsys.readouterr().out.splitlines()
+        assert [first.split()[:2], second.split()[0], empty] == [["keep", f"{keep['perplexity']:.4f}"], "kv4", ""]
+        assert "against the quantized model as it is" in " ".join(explained)
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"caf\xe9 au lait", "not UTF-8 text (byte 3)"), (b"", "is empty")])

@@ -55,6 +55,18 @@ def test_codes_equal_the_textbook(grid, act_order):
     np.testing.assert_array_equal(found.d, plain.d)
 
 
+def test_the_input_that_matters_most_comes_first():
+    """Nothing has moved it by then, so it keeps its nearest codes. Catches the file's order, unless it is asked for."""
+    w, _, h = problem(1, outputs=12, inputs=40)
+    order, grid = np.argsort(np.diag(h)), Grid(4, 8, False)
+    h = h[np.ix_(order, order)]  # the one that matters most is last
+    plain = round_to_nearest(w, grid)
+    np.testing.assert_array_equal(gptq(w, h, plain).q[:, -1], plain.q[:, -1])
+    asked = gptq(w, h, plain, act_order=False).q
+    assert (asked[:, -1] != plain.q[:, -1]).any(), "last, it makes up for all others"
+    assert (asked != plain.q).any(axis=1).sum() > 6, "and rows are GPTQ's"
+
+
 @pytest.mark.parametrize("grid", GRIDS, ids=str)
 @pytest.mark.parametrize("seed", range(5))
 def test_the_objective_is_never_worse_than_plain_rounding_in_any_row(grid, seed):

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden import load_golden
-from helpers import ROUNDING, checkpoint_of, distance, lazy, random_tensors, small_config
+from golden import load_golden, write_hf_folder
+from helpers import ROUNDING, TOLERANCE, checkpoint_of, distance, lazy, random_tensors, small_config
+from safetensors.numpy import load_file, save_file
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.assemble import assemble
@@ -20,12 +21,23 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.llm import keeps
 from tinyinfer.loading import load as load_checkpoint
 from tinyinfer.loading.checkpoint import Checkpoint
-from tinyinfer.quantization.apply import RoundingTaker, by_awq, by_combination, by_gptq, join
-from tinyinfer.quantization.calibration import Inputs
+from tinyinfer.quantization.apply import (
+    RoundingTaker,
+    by_awq,
+    by_combination,
+    by_gptq,
+    floats,
+    join,
+    quantize_model,
+    read_windows,
+)
+from tinyinfer.quantization.calibration import Inputs, calibration_text, linears, with_linear
 from tinyinfer.quantization.grid import Codes, Grid, round_to_nearest
 from tinyinfer.quantization.hqq import hqq
+from tinyinfer.quantization.w8a8 import GRID as W8A8_GRID
+from tinyinfer.quantization.w8a8 import W8A8, w8a8_product
 from tinyinfer.transformer import Model
-from tinyinfer.weights import Dense, Quantized
+from tinyinfer.weights import Array, Dense, Linear, Quantized
 
 MOE = small_config(experts=MoEConfig(5, 2, 12))
 BODY = ("q", "k", "v", "o", "gate", "up", "down")
@@ -94,12 +106,16 @@ def unpack(model: Model, into: Model) -> None:
         dense.array[:] = quantized.dequantize(slice(0, quantized.shape[0]))
 
 
-def test_a_tied_head_is_quantized_once_and_shared(golden_folder):
-    """Catches the table packed twice, and a head that stays float beside a quantized embedding."""
-    model = LLM(str(golden_folder("smollm2")), quantize_head="int8").model
+@pytest.mark.parametrize(
+    "switches", [{}, {"quantize": "int4", "quantize_method": "gptq"}, {"quantize": "w8a8"}], ids=str
+)
+def test_a_tied_head_is_quantized_once_and_shared(switches, golden_folder):
+    """Catches the table packed twice, at load time or after a text, and a head in floats beside a quantized table."""
+    text = {"calibration_tokens": 128} if switches else {}
+    model = LLM(str(golden_folder("smollm2")), quantize_head="int8", **switches, **text).model
     assert model.head.weight is model.embedding.table
     assert isinstance(model.head.weight, Quantized)
-    assert isinstance(model.layers[0].o.weight, Dense)
+    assert isinstance(model.layers[0].o.weight, Dense) == (not switches)
 
 
 def test_the_ledger_counts_packed_bytes_by_hand(golden_folder):
@@ -143,6 +159,23 @@ def test_damaged_weights_are_refused_by_name(bad):
     tensors["layers.0.k"][3, 2] = bad
     with pytest.raises(ModelError, match=r"tensor 'layers.0.k' holds NaN or infinity"):
         load(checkpoint_of(small_config(), tensors), quantize="int8")
+
+
+@pytest.mark.parametrize("size", [3e30, 1e-9])
+@pytest.mark.parametrize("config", [small_config(), MOE], ids=["dense", "moe"])
+def test_weights_that_float16_steps_cannot_hold_are_refused_by_name(config, size):
+    """They would become 65504, or all zero, and the model babble; left out by a rule they stay what they are."""
+    tensors = random_tensors(config)
+    tensors["layers.1.down"] = np.full_like(tensors["layers.1.down"], size)
+    checkpoint = checkpoint_of(config, tensors)
+    for method in ("rtn", "hqq"):
+        with pytest.raises(ModelError, match=r"layers.1.down: weights of up to .* quantize_rules='layers.1.down off'"):
+            load(checkpoint, quantize="int8", quantize_method=method)
+    load(checkpoint, quantize="int8", quantize_rules="layers.1.down off")
+    if not config.experts:
+        c, ops = EngineConfig(quantize="int8", quantize_method="gptq"), NumpyOps(Ledger())
+        with pytest.raises(ModelError, match=r"layers.1.down: weights of up to"):
+            quantize_model(assemble(checkpoint, ops), ops, c, np.arange(30).reshape(1, 30))
 
 
 def test_parts_are_joined_in_their_order():
@@ -221,6 +254,109 @@ def test_methods_with_text_hold_what_those_without_do(golden_folder):
         assert model.nbytes == plain.nbytes
         assert isinstance(model.embedding.table, Quantized)
         assert all(isinstance(layer.mlp.down.weight, Quantized) for layer in model.layers)  # type: ignore[attr-defined]
+
+
+def louder(name: str, w: np.ndarray) -> np.ndarray:
+    """A golden's weight after every 24th input of its layers became ten times larger: the model says what it said.
+
+    As in trained models. Norms make those inputs, and `up` those of `down`; what reads them has a tenth of the weight.
+    """
+    w = w.copy()
+    inner, makers = ("q_proj", "k_proj", "v_proj", "gate_proj", "up_proj", "down_proj"), ("layernorm", "ln_1", "ln_2")
+    module = name.split(".")[-2]
+    if module.endswith(makers) or module == "up_proj":
+        w[5::24] *= 10
+    if name.endswith(("c_attn.weight", "c_fc.weight")):  # GPT-2 stores (inputs, outputs)
+        w[5::24] /= 10
+    if module in inner:
+        w[:, 5::24] /= 10
+    return w
+
+
+@pytest.fixture(scope="module", params=["smollm2", "gpt2"])
+def loud(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict[str, Any]]:
+    """The folder of a model with some large inputs, and the switches that have it read a text."""
+    folder = write_hf_folder(request.param, tmp_path_factory.mktemp("loud"))
+    tensors = {name: louder(name, w) for name, w in load_file(folder / "model.safetensors").items()}
+    save_file(tensors, folder / "model.safetensors")
+    text = tmp_path_factory.mktemp("text") / "text.txt"
+    text.write_text("The rain in the spring is a thing of the hills, and none of it falls on the plain. " * 30)
+    golden = load_golden(request.param)
+    assert distance(LLM(str(folder)).logits(golden.tokens.tolist()), golden.logits) < TOLERANCE
+    return str(folder), {"calibration": str(text), "calibration_tokens": 384}
+
+
+def lost(folder: str, text: dict[str, Any], llm: LLM) -> float:
+    """How far the logits on the calibration text itself are from the float model's, in their standard deviations."""
+    windows = read_windows(EngineConfig(quantize="w8a8", **text), load_checkpoint(folder)).tolist()
+    expected, found = (np.concatenate([m.logits(window) for window in windows]) for m in (LLM(folder), llm))
+    return float((found - expected).std() / expected.std())
+
+
+def test_methods_with_text_read_it_better_than_rounding(loud):
+    """What they are for. Catches a method that is chosen and never comes to it: plain rounding has the same bits."""
+    folder, text = loud
+    plain = LLM(folder, quantize="int4")
+    errors, first = {"rtn": lost(folder, text, plain)}, plain.model.layers[0].qkv.weight
+    for method in ("gptq", "awq", "combined"):
+        llm = LLM(folder, quantize="int4", quantize_method=method, **text)
+        errors[method] = lost(folder, text, llm)
+        assert not np.array_equal(llm.model.layers[0].qkv.weight.unpack().q, first.unpack().q), method
+    assert max(errors["gptq"], errors["awq"]) < 0.75 * errors["rtn"]
+    assert errors["combined"] < 0.9 * min(errors["gptq"], errors["awq"])
+
+
+def test_w8a8_is_smoothed(loud):
+    """Catches a migration that is left out: large inputs take the others' resolution, and half of what is lost is it.
+
+    Compared with the same product after each matrix was rounded as it is.
+    """
+    folder, text = loud
+    plain = LLM(folder)
+    layers = []
+    for layer in plain.model.layers:
+        for name, linear in linears(layer):
+            codes = round_to_nearest(floats(linear.weight), W8A8_GRID)
+            layer = with_linear(layer, name, Linear(W8A8.pack(codes, np), linear.bias))
+        layers.append(layer)
+    plain.ops.products[W8A8] = w8a8_product
+    plain.engine.model = replace(plain.model, layers=tuple(layers))
+    assert lost(folder, text, LLM(folder, quantize="w8a8", **text)) < 0.5 * lost(folder, text, plain)
+
+
+def test_w8a8_rounds_the_inputs_too(golden_folder):
+    """Catches 8-bit weights whose inputs stay floats; by hand, they are whole 127ths of their row's largest."""
+    llm, tokens = LLM(str(golden_folder("llama")), quantize="w8a8", calibration_tokens=128), list(range(3, 60))
+    assert all(isinstance(linear.weight, W8A8) for layer in llm.model.layers for _, linear in linears(layer))
+    product, off = llm.ops.products[W8A8], []
+
+    def watched(x: Array, weight: W8A8) -> Array:
+        step, y = np.abs(x).max(axis=1, keepdims=True) / 127, product(x, weight)
+        off.append(distance(y, np.rint(x / step) * step @ weight.dequantize(slice(None))))
+        return y
+
+    llm.ops.products[W8A8] = watched
+    found = llm.logits(tokens)
+    assert len(off) == 4 * len(llm.model.layers)
+    assert max(off) < ROUNDING
+    llm.ops.products[W8A8] = lambda x, weight: x @ weight.dequantize(slice(None))
+    assert distance(llm.logits(tokens), found) > 1e-3, "the same weights and inputs in floats are something else"
+
+
+@pytest.mark.parametrize(("context", "size"), [(700, 512), (512, 512), (128, 128)])
+def test_windows_are_512_tokens_or_the_whole_context(context, size, tmp_path):
+    """Catches shorter ones, in which no input depends on what is far back, and positions that the model never had.
+
+    16384 tokens unless told otherwise, which is 32 windows, and they are the text's first.
+    """
+    folder = write_hf_folder("llama", tmp_path, changes={"max_position_embeddings": context})
+    checkpoint = load_checkpoint(folder)
+    asked = EngineConfig(quantize="int4", quantize_method="gptq")
+    windows = read_windows(asked, checkpoint)
+    assert windows.shape == (16384 // size, size)
+    ids = checkpoint.tokenizer.encode(calibration_text(None), add_special_tokens=False)
+    np.testing.assert_array_equal(windows.ravel(), ids[: windows.size])
+    assert read_windows(replace(asked, calibration_tokens=1024), checkpoint).shape == (1024 // size, size)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])

@@ -320,6 +320,15 @@ def test_what_is_interrupted_leaves_nothing(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_model_that_config_json_cannot_tell_is_refused(tmp_path: Path) -> None:
+    """A llama's has no scale for the scores. Catches a folder that loads, and is another model."""
+    source = write_gguf("llama", tmp_path / "x.gguf", extra={"llama.attention.scale": 0.5})
+    llm = LLM(str(source), quantize="int4")
+    with pytest.raises(ModelError, match=r"x\.gguf: a setting of this model has no place in a config\.json"):
+        save_model(tmp_path / "out", llm.model, load(str(source)), {"method": "rtn"})
+    assert [path.name for path in tmp_path.iterdir()] == ["x.gguf"]
+
+
 def test_a_folder_with_something_in_it_is_left_alone(good: Path, golden_folder: Folder, tmp_path: Path) -> None:
     """An empty one is filled."""
     llm, source = LLM(str(golden_folder("llama")), quantize="int4"), load(golden_folder("llama"))

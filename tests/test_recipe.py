@@ -21,7 +21,9 @@ from tinyinfer.loading import load
 from tinyinfer.quantization.apply import RoundingTaker
 from tinyinfer.quantization.grid import Grid, round_to_nearest
 from tinyinfer.quantization.recipe import Recipe, held_matrices, kept_recipe, make_recipe, saved_bytes
+from tinyinfer.quantization.w8a8 import W8A8
 from tinyinfer.roofline import expected_step
+from tinyinfer.weights import Quantized
 
 INT4, INT8 = Grid(4, 32, symmetric=False), Grid(8, 32, symmetric=True)
 
@@ -97,6 +99,43 @@ def test_a_rule_for_nothing_is_refused_with_the_names_that_exist(name):
     sentence = refusal(f"{name} int8", tied_head=True)
     assert sentence == (f"quantize_rules: no matrix is called {name!r}; this model's are layers.*.qkv, layers.*.o, "
                         "layers.*.gate_up, layers.*.down, head")  # fmt: skip
+
+
+@pytest.mark.parametrize("method", ["hqq", "combined"])
+def test_a_rule_for_a_grid_that_the_method_cannot_fit_is_refused(method):
+    """Before the weights are read, and by the name of the switch that says it."""
+    with pytest.raises(ValueError, match=f"quantize_rules: 'head int8 gtensor' has .* quantize_method={method} fits"):
+        recipe(quantize="int4", quantize_method=method, quantize_rules="layers.0.o int8 g64, head int8 gtensor")
+    assert recipe(quantize="int4", quantize_method=method, quantize_rules="head off gtensor").grid("head") is None
+    assert recipe(quantize="int4", quantize_method="gptq", quantize_rules="head int8 gtensor").grid("head").whole
+
+
+@pytest.mark.parametrize(
+    ("switches", "what"),
+    [
+        ({"quantize_rules": "head int8", "quantize_method": "gptq"}, "quantize_method=gptq"),
+        ({"quantize": "int4", "quantize_rules": "layers.* off, head int8", "quantize_method": "awq"},
+         "quantize_method=awq"),
+        ({"quantize": "w8a8", "quantize_rules": "layers.* off"}, "quantize=w8a8"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_no_text_is_read_for_layers_that_stay_as_they_are(switches, what):
+    """A minute's work for the same weights, under the name of a method that did nothing."""
+    with pytest.raises(ValueError, match=f"quantize_rules leave every layer as it is, and {what} is only for layers"):
+        recipe(**switches)
+    some = switches | {"quantize_rules": "layers.0.o int8, " + switches["quantize_rules"]}
+    assert recipe(**some).grid("layers.0.o") == INT8
+
+
+def test_under_w8a8_a_rule_means_what_it_says(golden_folder):
+    """int8 gchannel is the weights' grid of w8a8, but its inputs stay floats. In memory, and foretold."""
+    switches = {"quantize": "w8a8", "quantize_rules": "layers.1.o int8 gchannel", "calibration_tokens": 128}
+    model = LLM(str(golden_folder("llama")), **switches).model
+    assert [type(layer.o.weight) for layer in model.layers] == [W8A8, Quantized, W8A8]
+    made = recipe(model.config, **switches)
+    [held] = [matrix for matrix in held_matrices(model.config) if matrix.name == "layers.1.o"]
+    assert made.nbytes(held, 4) == model.layers[1].o.weight.nbytes > model.layers[0].o.weight.nbytes
 
 
 # What it costs

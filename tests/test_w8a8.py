@@ -112,6 +112,20 @@ def test_migration_equals_the_papers_example():
     np.testing.assert_allclose(migrate(w, np.abs(x).max(axis=0), 0.5), [1, 4, 1, 3])
 
 
+@pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
+def test_the_share_decides_who_gets_the_size(share):
+    """Of an input's and its weights' sizes together, inputs keep 1 - share and weights get it: 1 leaves inputs all 1.
+
+    Catches exponents that are only right for a half.
+    """
+    rng = np.random.default_rng(6)
+    x, w = rng.lognormal(0, 2, (20, 16)).astype(np.float32), weights(7, 10, 16)
+    x_size, w_size = x.max(axis=0), np.abs(w).max(axis=0)
+    scale = migrate(w, x_size, share)
+    np.testing.assert_allclose((x / scale).max(axis=0), (x_size * w_size) ** (1 - share), rtol=1e-5)
+    np.testing.assert_allclose(np.abs(w * scale).max(axis=0), (x_size * w_size) ** share, rtol=1e-5)
+
+
 def test_migration_helps_where_a_channel_is_large():
     """The reason for it all: with one input a hundred times larger, the others keep their resolution."""
     rng = np.random.default_rng(4)

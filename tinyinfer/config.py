@@ -17,6 +17,7 @@ from tinyinfer.registry import (
     DRAFTERS,
     DTYPES,
     GROUP_SIZES,
+    GROUPWISE,
     KV_BITS,
     QUANTIZATIONS,
     QUANTIZE_DRAFT,
@@ -41,6 +42,9 @@ SWITCHES: dict[str, Collection[str | int]] = {
 }
 COUNTS = ("block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
           "draft_layers", "num_draft_tokens", "num_draft_candidates", "calibration_tokens", "threads")  # fmt: skip
+
+
+LONGEST_NAME = 255  # characters of a file's name, on every usual file system
 
 
 @dataclass(frozen=True)
@@ -160,9 +164,28 @@ class EngineConfig:
         seconds = self.batch_timeout
         if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:
             raise ValueError(f"batch_timeout={self.batch_timeout!r} must be a number of seconds of at least 0")
-        for refused, why in self._combinations() + self._quantizations():
+        for refused, why in self._texts() + self._combinations() + self._quantizations():
             if refused:
                 raise ValueError(why)
+
+    def _texts(self) -> list[tuple[bool, str]]:
+        """What is no rule and no path of a file, with the reason and the cure."""
+        rules, path = self.quantize_rules, self.calibration
+        rules_text, path_text = (text if isinstance(text, str) else "-" for text in (rules, path))
+        return [
+            (rules is not None and not isinstance(rules, str),
+             f"quantize_rules={_beginning(rules)} must be text, as 'layers.*.down int8 g64, layers.0.* off'"),
+            (not rules_text.strip(" ,\t\n"),
+             f"quantize_rules={_beginning(rules)} holds no rule; write one, as 'layers.0.* off', or leave it out"),
+            (path is not None and not isinstance(path, str),
+             f"calibration={_beginning(path)} must be the path of a text file, as a str"),
+            (not path_text, "calibration='' names no file; give the path of a text file, or leave it out"),
+            ("\0" in path_text,
+             f"calibration={_beginning(path)} is no path, as it holds a zero byte; give the path of a text file"),
+            ("\n" in path_text or any(len(name) > LONGEST_NAME for name in path_text.split("/")),
+             f"calibration={_beginning(path)} looks like the text itself; write it into a file and give the file's "
+             "path"),
+        ]  # fmt: skip
 
     def _combinations(self) -> list[tuple[bool, str]]:
         """What cannot work together, with the reason and the cure."""
@@ -220,9 +243,11 @@ class EngineConfig:
                         if getattr(self, name) != getattr(EngineConfig, name))]  # fmt: skip
         grid = [name for name in how if not name.startswith("calibration")]
         text = [name for name in how if name.startswith("calibration")]
+        of_drafts = self.speculative == "self" and {*how} <= {"group_size", "symmetric"}
         return [
             (self.quantize == "off" and bool(how) and how == ours,
-             f"{' and '.join(how)} given, but quantize=off quantizes nothing; add quantize=int8, int4, int3 or int2"),
+             f"{' and '.join(how)} given, but quantize=off quantizes nothing; leave it out, or add quantize=int8, "
+             f"int4, int3 or int2{', or draft_quantize=one of these' if of_drafts else ''}"),
             (self.quantize == "keep" and bool(ours),
              f"{' and '.join(ours)} given, but quantize=keep takes the file's own bits; leave it out, or choose "
              "quantize=int8, int4, int3 or int2"),
@@ -235,6 +260,9 @@ class EngineConfig:
             (bool(text) and not self.calibrated,
              f"{' and '.join(text)} given, but quantize_method={self.quantize_method} looks at no text; choose "
              f"quantize_method={' or '.join(CALIBRATED)}"),
+            (self.group_size == "tensor" and self.quantize_method in GROUPWISE,
+             f"group_size=tensor has one step for a whole matrix, but quantize_method={self.quantize_method} fits one "
+             "to each group; choose another group_size, or quantize_method=rtn, gptq or awq"),
         ]  # fmt: skip
 
     @classmethod
@@ -245,3 +273,9 @@ class EngineConfig:
             if name not in known:
                 raise ValueError(f"there is no switch {name!r}; the switches are {', '.join(known)}")
         return cls(**switches)  # type: ignore[arg-type]
+
+
+def _beginning(value: object) -> str:
+    """The value in a line of a message, cut short."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 60 else text[:59] + "…"

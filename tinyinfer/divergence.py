@@ -47,7 +47,8 @@ def divergences(
             kl += float(kl_divergence(expected, logits).sum())
             agreed += int((expected.argmax(axis=1) == logits.argmax(axis=1)).sum())
         total, scored = add_up(total, np.array(scores), llm), scored + len(scores)
-        yield Perplexity(total / scored, scored), Divergence(kl / scored, agreed / scored)
+        mean = max(kl / scored, 0.0)  # it cannot be negative; rounding alone makes it so
+        yield Perplexity(total / scored, scored), Divergence(mean, agreed / scored)
 
 
 def kl_divergence(expected: np.ndarray, logits: np.ndarray) -> np.ndarray:  # (R, V), (R, V) -> (R,)

@@ -50,6 +50,7 @@ QUANTIZE_METHODS = {
     "combined": "tinyinfer.quantization.apply:by_combination",
 }
 CALIBRATED = ("gptq", "awq", "combined")  # the methods that look at text
+GROUPWISE = ("hqq", "combined")  # the methods that fit a grid to each group
 BACKENDS = {"numpy": "tinyinfer.backends.numpy_ops:NumpyOps"}
 DTYPES = {"float32": "numpy:float32", "bfloat16": "ml_dtypes:bfloat16", "float16": "numpy:float16"}
 

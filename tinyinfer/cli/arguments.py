@@ -225,14 +225,15 @@ def open_model(args: argparse.Namespace) -> LLM:
 
     Raises ModelError, ValueError, as LLM does.
     """
-    EngineConfig(**switches(args))  # a bad switch is said before a download
+    c = EngineConfig(**switches(args))  # a bad switch is said before a download
     from tinyinfer.cli.console import ProgressBar
     from tinyinfer.llm import LLM
     from tinyinfer.loading.hub import find
 
     quiet = getattr(args, "quiet", False)
     path = find(args.model, progress=False if quiet else None)
-    with ProgressBar(f"loading {os.path.basename(os.path.normpath(args.model))[:40]}", shown=not quiet) as bar:
+    doing = "loading and quantizing" if c.calibrated or c.taker == "round" else "loading"
+    with ProgressBar(f"{doing} {os.path.basename(os.path.normpath(args.model))[:40]}", shown=not quiet) as bar:
         return LLM(path, on_load=bar.show, **switches(args))
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.arguments import add_model_arguments, add_switches, open_model
 from tinyinfer.cli.console import ProgressBar, say, show
-from tinyinfer.cli.eval_settings import FLOAT, SETTINGS, each_setting
+from tinyinfer.cli.eval_settings import FLOAT, SETTINGS, check_settings, each_setting
 from tinyinfer.cli.tables import amount, table
 from tinyinfer.registry import QUANTIZE_METHODS
 from tinyinfer.weights import Experts, Linear, QuantizedExperts
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Reference:
-    """The float model that the settings are compared with: its command line, itself and its JSON line."""
+    """The model that the settings are compared with: its command line, itself and its JSON line."""
 
     args: argparse.Namespace
     llm: LLM
@@ -61,22 +61,28 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates one setting after another; with --compare, the float model stays in memory beside it."""
+    """Evaluates one setting after another; with --compare, the reference stays in memory beside it.
+
+    What is done by then is shown also when a later setting fails or Ctrl-C comes.
+    """
     check_arguments(args)
     settings = each_setting(args)
     text = read_text(args.text)
-    reference = float_reference(args, text) if args.compare else None
-    records = []
-    for name, one in settings.items():
-        records.append(evaluate(name, one, text, reference))
-        if args.json:
-            show(json.dumps(records[-1]) + "\n")
-    if args.plot:
-        from tinyinfer.cli.plots import draw_eval
+    records: list[dict[str, Any]] = []
+    reference = None
+    try:
+        reference = open_reference(args, settings, text) if args.compare is not None else None
+        for name, one in settings.items():
+            records.append(evaluate(name, one, text, reference))
+            if args.json:
+                show(json.dumps(records[-1]) + "\n")
+        if args.plot:
+            from tinyinfer.cli.plots import draw_eval
 
-        draw_eval(args.plot, args.model, records, reference.record if reference else None)
-    if not args.json:
-        show((as_table(records, reference.record) if reference else as_text(records[0])) + "\n")
+            draw_eval(args.plot, args.model, records, reference.record if reference else None)
+    finally:
+        if not args.json and (reference or records):
+            show((as_table(records, reference.record) if reference else as_text(records[0])) + "\n")
     return 0
 
 
@@ -113,11 +119,20 @@ def tokenize(llm: LLM, text: str, args: argparse.Namespace) -> list[int]:
     return tokens
 
 
-def float_reference(args: argparse.Namespace, text: str) -> Reference:
-    """The float model with the command line's other switches, evaluated."""
-    alone = argparse.Namespace(**vars(args) | FLOAT)
+def open_reference(args: argparse.Namespace, settings: dict[str, argparse.Namespace], text: str) -> Reference:
+    """The float model, or what a folder that we quantized keeps, with the command line's other switches, evaluated.
+
+    Raises ModelError, ValueError, before that, for a setting that cannot work with this model.
+    """
+    from tinyinfer.loading import load
+    from tinyinfer.loading.hub import find
+
+    checkpoint = load(find(args.model))
+    check_settings(settings, checkpoint)
+    name = "float32" if checkpoint.quantization is None else "keep"
+    alone = argparse.Namespace(**vars(args) | FLOAT | ({"quantize": "keep"} if name == "keep" else {}))
     llm = open_model(alone)
-    return Reference(alone, llm, describe("float32", alone, llm, text, None))
+    return Reference(alone, llm, describe(name, alone, llm, text, None))
 
 
 def evaluate(name: str, args: argparse.Namespace, text: str, reference: Reference | None) -> dict[str, Any]:
@@ -200,7 +215,7 @@ def as_text(record: dict[str, Any]) -> str:
 
 
 def as_table(records: list[dict[str, Any]], reference: dict[str, Any]) -> str:
-    """Several settings for people, each beside the float model."""
+    """Several settings for people, each beside the reference."""
     rows = [("", "perplexity", "change", "KL", "top-1", "bits", "weights", "ratio", "seconds")]
     for record in (records if reference["setting"] in [r["setting"] for r in records] else [reference, *records]):
         change = record["perplexity"] / reference["perplexity"] - 1
@@ -214,8 +229,9 @@ def as_table(records: list[dict[str, Any]], reference: dict[str, Any]) -> str:
 
 def explanation(reference: dict[str, Any]) -> str:
     """What the columns mean."""
+    other = "the float model" if reference["setting"] == "float32" else "the quantized model as it is"
     return (
         f"{reference['tokens']} tokens scored in windows of {reference['window']}. change, KL divergence (nats a token)"
-        " and top-1 agreement: against the float model;\nbits: a weight of the layers' matrices, scales included; "
+        f" and top-1 agreement: against {other};\nbits: a weight of the layers' matrices, scales included; "
         "weights: the whole model in memory"
     )

@@ -8,11 +8,17 @@ from __future__ import annotations
 
 import argparse
 import re
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.arguments import QUANTIZATION_SWITCHES, flag, switches
 from tinyinfer.config import EngineConfig
+from tinyinfer.errors import ModelError
 from tinyinfer.registry import CALIBRATED, DTYPES, KV_BITS, QUANTIZATIONS
+
+if TYPE_CHECKING:
+    from tinyinfer.loading.checkpoint import Checkpoint
 
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"dtype": name} for name in DTYPES},
@@ -32,14 +38,15 @@ def each_setting(args: argparse.Namespace) -> dict[str, argparse.Namespace]:
     if args.compare is None:
         return {"": args}
     found = {}
-    for name in args.compare.split(","):
+    for name in map(str.strip, args.compare.split(",")):
         changes = setting(name)
         for switch in changes:
             if getattr(args, switch) != getattr(EngineConfig(), switch):
                 raise ValueError(f"--compare {name} sets {flag(switch)} itself; leave {flag(switch)} out")
         found[name] = without_unused(argparse.Namespace(**vars(args) | changes))
     for name, one in found.items():
-        check_switches(name, one)
+        with naming(name):
+            EngineConfig(**switches(one))
     return found
 
 
@@ -69,9 +76,34 @@ def without_unused(args: argparse.Namespace) -> argparse.Namespace:
     return args if calibrated else argparse.Namespace(**vars(args) | {"calibration": None, "calibration_tokens": None})
 
 
-def check_switches(name: str, args: argparse.Namespace) -> None:
-    """Refuses a setting that cannot work before any other one is evaluated. Raises ValueError."""
+def check_settings(settings: dict[str, argparse.Namespace], checkpoint: Checkpoint) -> None:
+    """Refuses a setting that cannot work with this model or its text, before the first one takes minutes.
+
+    Raises ModelError, ValueError, as loading with it would.
+    """
+    from tinyinfer.llm import keeps
+
+    for name, one in settings.items():
+        c = EngineConfig(**switches(one))
+        with naming(name):
+            if keeps(c, checkpoint):
+                continue
+            if c.calibrated:
+                from tinyinfer.quantization.apply import read_windows
+
+                read_windows(c, checkpoint)
+            elif c.taker == "round":
+                from tinyinfer.quantization.recipe import make_recipe
+
+                make_recipe(c, checkpoint.config)
+
+
+@contextmanager
+def naming(setting: str) -> Iterator[None]:
+    """What is refused inside is told with the setting's name."""
     try:
-        EngineConfig(**switches(args))
+        yield
+    except ModelError as error:
+        raise ModelError(f"--compare {setting}: {error}") from None
     except ValueError as error:
-        raise ValueError(f"--compare {name}: {error}") from None
+        raise ValueError(f"--compare {setting}: {error}") from None

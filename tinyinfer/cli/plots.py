@@ -97,15 +97,15 @@ def draw_steps(axes: Any, rounds: list[Round], machine: Machine) -> None:
 def draw_eval(path: str, model: str, records: list[dict[str, Any]], reference: dict[str, Any] | None = None) -> None:
     """Perplexity over bits per weight, a point for each setting, a line for each way to quantize.
 
-    reference: the float model, drawn as a level line that the others can at best reach. A setting that is RUIN times
-    the best is drawn at the upper edge, with its perplexity: it would flatten what can be compared.
+    reference: what the settings are compared with, a level line that they can at best reach. A setting that is RUIN
+    times the best is drawn at the upper edge, with its perplexity: it would flatten what can be compared.
     """
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     if reference:
-        level = f"float32: {reference['perplexity']:.4g}"
+        level = f"{reference['setting']}: {reference['perplexity']:.4g}"
         axes.axhline(reference["perplexity"], color="black", linewidth=1, linestyle="--", label=level)
     ceiling = RUIN * min(record["perplexity"] for record in records)
     for (way, points), marker in zip(ways(records).items(), cycle("osD^vPXp")):

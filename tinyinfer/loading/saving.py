@@ -32,14 +32,23 @@ TYPE_NAMES = {"uint8": "U8", "float16": "F16", "float32": "F32", "bfloat16": "BF
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
-    """Refuses a folder that cannot be made, before any work. Raises ValueError."""
+    """Refuses a folder that cannot be made, before any work, by making one beside it. Raises ValueError."""
     target = Path(folder)
+    if target.is_symlink():
+        raise ValueError(f"{target}: is a symbolic link; give the name of a new folder, or the folder it leads to")
     if target.is_dir() and any(target.iterdir()):
         raise ValueError(f"{target}: is there already and not empty; give the name of a new folder")
     if target.exists() and not target.is_dir():
         raise ValueError(f"{target}: is a file; give the name of a new folder")
     if not target.absolute().parent.is_dir():
         raise ValueError(f"{target}: there is no folder {str(target.parent)!r} to make it in; create that first")
+    if not target.name:
+        raise ValueError(f"{str(folder)!r}: is the folder that you are in; give the name of a new folder")
+    try:
+        os.rmdir(_hidden_folder(target))
+    except OSError as error:  # permissions alone do not tell: not of root, nor in /proc
+        where, reason = str(target.absolute().parent), error.strerror or error
+        raise ValueError(f"{target}: cannot be made in {where!r} ({reason}); choose another place") from None
 
 
 def save_model(
@@ -75,7 +84,7 @@ def whole_folder(target: Path) -> Iterator[Path]:
     """A hidden folder beside the target, which gets its name at the end, or nothing at all. Raises ModelError."""
     part = None
     try:
-        part = Path(tempfile.mkdtemp(prefix=f".{target.name}.part.", dir=target.absolute().parent))
+        part = _hidden_folder(target)
         part.chmod(0o755)
         yield part
         if target.is_dir():
@@ -87,6 +96,11 @@ def whole_folder(target: Path) -> Iterator[Path]:
     finally:
         if part is not None:
             shutil.rmtree(part, ignore_errors=True)
+
+
+def _hidden_folder(target: Path) -> Path:
+    """A new folder beside the target."""
+    return Path(tempfile.mkdtemp(prefix=f".{target.name}.part.", dir=target.absolute().parent))
 
 
 def write_safetensors(path: Path, tensors: list[Piece], on_tensor: Callable[[int, int], None]) -> None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyinfer.config import EngineConfig, ModelConfig
+from tinyinfer.errors import ModelError
 from tinyinfer.quantization.awq import awq, search_scales
 from tinyinfer.quantization.calibration import (
     DEFAULT_TOKENS,
@@ -27,7 +28,7 @@ from tinyinfer.quantization.calibration import (
 )
 from tinyinfer.quantization.folding import foldable
 from tinyinfer.quantization.gptq import gptq
-from tinyinfer.quantization.grid import Codes, Grid, round_to_nearest
+from tinyinfer.quantization.grid import HALF_MAX, HALF_MIN, Codes, Grid, round_to_nearest
 from tinyinfer.quantization.hqq import hqq
 from tinyinfer.quantization.recipe import make_grid, make_recipe
 from tinyinfer.quantization.w8a8 import GRID as W8A8_GRID
@@ -58,7 +59,8 @@ class RoundingTaker:
         grid = self.recipe.grid(name)
         if grid is None:
             return self.ops.take(*parts)
-        return Quantized.pack(self.method(join(parts), grid), self.ops.xp)
+        codes = self.method(in_range(name, join(parts), grid), grid)
+        return Quantized.pack(codes, self.ops.xp)
 
     def experts(self, name: str, *parts: LazyTensor) -> Experts | QuantizedExperts:
         """The parts below one another in each expert."""
@@ -67,9 +69,20 @@ class RoundingTaker:
             return self.ops.take_experts(*parts)
         matrices = []
         for e in range(parts[0].shape[0]):
-            w = np.concatenate([part.rows(e, e + 1)[0] for part in parts])
+            w = in_range(name, np.concatenate([part.rows(e, e + 1)[0] for part in parts]), grid)
             matrices.append(Quantized.pack(self.method(w, grid), self.ops.xp))
         return QuantizedExperts(tuple(matrices))
+
+
+def in_range(name: str, w: np.ndarray, grid: Grid) -> np.ndarray:  # (N, M) -> (N, M)
+    """The same matrix. Raises ModelError if float16 cannot hold its steps: it would come out changed, or all zero."""
+    largest = max(float(w.max()), -float(w.min()))
+    if largest > HALF_MAX or 0 < 2 * largest / (grid.high - grid.low) < HALF_MIN:
+        raise ModelError(
+            f"{name}: weights of up to {largest:.3g} cannot be quantized, since steps are float16 ({HALF_MIN:.0e} to "
+            f"{HALF_MAX:.0f}); if they are right, leave them as they are: quantize_rules='{name} off'"
+        )
+    return w
 
 
 def join(parts: tuple[LazyTensor, ...]) -> np.ndarray:  # -> (N, M)
@@ -89,12 +102,15 @@ def join(parts: tuple[LazyTensor, ...]) -> np.ndarray:  # -> (N, M)
 def read_windows(c: EngineConfig, checkpoint: Checkpoint) -> np.ndarray:  # -> (B, S)
     """The calibration text as windows of token ids, no longer than the model's context.
 
-    Raises ModelError for a file that cannot be read, ValueError for too short a text and for a mixture of experts.
+    Raises ModelError for a file that cannot be read, ValueError for too short a text, for a mixture of experts and as
+    make_recipe does: what cannot work is said before the weights are read.
     """
-    check_can_calibrate(checkpoint.config)
+    check_can_calibrate(checkpoint.config, "quantize=int8" if c.quantize == "w8a8" else "quantize_method=rtn or hqq")
+    make_recipe(c, checkpoint.config)
     size = min(WINDOW, checkpoint.config.max_position)
     count = DEFAULT_TOKENS if c.calibration_tokens is None else c.calibration_tokens
-    return calibration_windows(calibration_text(c.calibration), checkpoint.tokenizer, count, size)
+    name = "the default calibration text" if c.calibration is None else f"{c.calibration}: the calibration text"
+    return calibration_windows(calibration_text(c.calibration), checkpoint.tokenizer, count, size, name)
 
 
 def quantize_model(
@@ -120,9 +136,9 @@ def quantize_model(
         if grid is None:
             return linear, None
         _, i, short = name.split(".")
-        w = floats(linear.weight)
+        w = in_range(name, floats(linear.weight), grid)
         codes, scale = method(w, grid, inputs, foldable(model.layers[int(i)], short))
-        kind = W8A8 if w8a8 and grid == W8A8_GRID else Quantized
+        kind = W8A8 if grid is W8A8_GRID else Quantized
         return Linear(kind.pack(codes, ops.xp), linear.bias), scale
 
     quantized = calibrate(model, windows, ops, convert, lambda done: on_layer(done, total))

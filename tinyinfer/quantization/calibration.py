@@ -71,23 +71,27 @@ def calibration_text(path: str | None) -> str:
     if path is None:
         return "\n".join(text for _, text in sorted(topics.topics.items()))[:DEFAULT_CHARACTERS]
     try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ModelError(f"cannot read the calibration text {path}: {error}") from error
+        return Path(path).read_bytes().decode("utf-8")
+    except UnicodeDecodeError as error:
+        wrong = f"the calibration text is not UTF-8 (byte {error.start})"
+        raise ModelError(f"{path}: {wrong}; convert it to UTF-8 first") from None
+    except OSError as error:
+        reason = error.strerror or error
+        raise ModelError(f"cannot read the calibration text {path} ({reason}); give the path of a text file") from None
 
 
 def calibration_windows(
-    text: str, tokenizer: Encoder, count: int = DEFAULT_TOKENS, window: int = WINDOW
+    text: str, tokenizer: Encoder, count: int = DEFAULT_TOKENS, window: int = WINDOW, name: str = "the calibration text"
 ) -> np.ndarray:  # -> (count/window, window)
     """The text's first `count` tokens, or all of them, cut into windows; a rest shorter than a window is left out.
 
-    Raises ValueError for text or a count shorter than one window.
+    name: what messages call the text. Raises ValueError for text or a count shorter than one window.
     """
     if count < window:
         raise ValueError(f"calibration_tokens={count} is less than a window of {window}; give at least one window")
     ids = tokenizer.encode(text, add_special_tokens=False)[:count]
     if len(ids) < window:
-        raise ValueError(f"the calibration text has {len(ids)} tokens, but a window has {window}; give a longer text")
+        raise ValueError(f"{name} has {len(ids)} tokens, but a window has {window}; give a longer text")
     return np.array(ids[: len(ids) // window * window]).reshape(-1, window)
 
 
@@ -106,10 +110,10 @@ def calibrate(
     return replace(model, layers=tuple(fold(done, scales) for done, scales in watch.layers))
 
 
-def check_can_calibrate(config: ModelConfig) -> None:
-    """Raises ValueError for a mixture of experts."""
+def check_can_calibrate(config: ModelConfig, cure: str = "quantize_method=rtn or hqq") -> None:
+    """Raises ValueError for a mixture of experts; cure: what to choose."""
     if config.experts:
-        raise ValueError("a mixture of experts cannot be calibrated: an expert sees too few rows; choose rtn or hqq")
+        raise ValueError(f"a mixture of experts cannot be calibrated: an expert sees too few rows; choose {cure}")
 
 
 class Watch(NumpyOps):

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 
 HALF_MAX = 65504.0  # the largest float16
+HALF_MIN = 6e-8  # about the smallest
 TILE = 1 << 16  # weights rounded at a time: a quarter of a megabyte of float32
 
 

@@ -19,7 +19,7 @@ from tinyinfer.loading.checkpoint import expected_tensors
 from tinyinfer.packing import packed_size
 from tinyinfer.quantization.grid import Grid
 from tinyinfer.quantization.w8a8 import GRID as W8A8_GRID
-from tinyinfer.registry import GROUP_SIZES
+from tinyinfer.registry import GROUP_SIZES, GROUPWISE
 from tinyinfer.weights import LANES
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ RULE = re.compile(r"(?P<name>\S+)\s+(?P<kind>off|int8|int4|int3|int2)(\s+g(?P<gr
 class Recipe:
     """(pattern, grid) pairs; a grid of None leaves a matrix as it is.
 
-    w8a8: whether the inputs of the layers are rounded, too.
+    w8a8: whether the inputs of the layers are rounded, too: of those whose grid is W8A8_GRID itself, while a rule that
+    says int8 gchannel has an equal one of its own and leaves the inputs as they are.
     """
 
     rules: tuple[tuple[str, Grid | None], ...]
@@ -48,7 +49,7 @@ class Recipe:
         grid = self.grid(matrix.name)
         if grid is None:
             return matrix.numbers * itemsize
-        block = 1 if self.w8a8 and grid == W8A8_GRID else LANES  # w8a8 fills nothing up
+        block = 1 if self.w8a8 and grid is W8A8_GRID else LANES  # w8a8 fills nothing up
         scales = groups_of(matrix.inputs, grid) * 2 * (1 if grid.symmetric else 2)
         return matrix.count * -(-matrix.outputs // block) * block * (matrix.inputs * grid.bits + 8 * scales) // 8
 
@@ -56,7 +57,8 @@ class Recipe:
 def make_recipe(c: EngineConfig, model: ModelConfig) -> Recipe:
     """The rules of quantize_rules, before those that quantize_head and quantize stand for.
 
-    Raises ValueError for a rule that is not understood or fits no matrix of the model.
+    Raises ValueError for a rule that is not understood, cannot work or fits no matrix of the model, and for a method
+    that reads text for layers that the rules leave as they are.
     """
     given = tuple(parse_rule(rule, c) for rule in (c.quantize_rules or "").split(",") if rule.strip())
     names = [matrix.name for matrix in held_matrices(model)]
@@ -69,11 +71,18 @@ def make_recipe(c: EngineConfig, model: ModelConfig) -> Recipe:
             )
     body = W8A8_GRID if c.quantize == "w8a8" else make_grid(c.quantize, c.group_size, c.symmetric)
     head = make_grid(c.quantize_head, c.group_size, c.symmetric)
-    return Recipe((*given, ("layers.*.router", None), ("layers.*", body), ("*", head)), c.quantize == "w8a8")
+    recipe = Recipe((*given, ("layers.*.router", None), ("layers.*", body), ("*", head)), c.quantize == "w8a8")
+    if c.calibrated and not any(recipe.grid(name) for name in names if name.startswith("layers.")):
+        what = "quantize=w8a8" if recipe.w8a8 else f"quantize_method={c.quantize_method}"
+        raise ValueError(
+            f"quantize_rules leave every layer as it is, and {what} is only for layers; change the rules, or leave "
+            f"{what} out"
+        )
+    return recipe
 
 
 def parse_rule(rule: str, c: EngineConfig) -> tuple[str, Grid | None]:
-    """One "name kind [gGROUP]". Raises ValueError when it is not understood."""
+    """One "name kind [gGROUP]". Raises ValueError when it is not understood, or the method cannot do it."""
     parts = RULE.fullmatch(rule.strip())
     group: int | str = (parts and parts["group"]) or c.group_size
     group = int(group) if str(group).isdecimal() else group
@@ -82,7 +91,13 @@ def parse_rule(rule: str, c: EngineConfig) -> tuple[str, Grid | None]:
             f"quantize_rules: {rule.strip()!r} is not understood; write a name, then off, int8, int4, int3 or int2, "
             f"then the group size if it is another one ({', '.join(f'g{size}' for size in GROUP_SIZES)})"
         )
-    return parts["name"], make_grid(parts["kind"], group, c.symmetric)
+    grid = make_grid(parts["kind"], group, c.symmetric)
+    if grid and grid.whole and c.quantize_method in GROUPWISE:
+        raise ValueError(
+            f"quantize_rules: {rule.strip()!r} has one step for a whole matrix, but quantize_method={c.quantize_method}"
+            " fits one to each group; choose another group size, or quantize_method=rtn, gptq or awq"
+        )
+    return parts["name"], grid
 
 
 def make_grid(kind: str, group: int | str, symmetric: bool | None) -> Grid | None:
@@ -134,7 +149,8 @@ def kept_recipe(checkpoint: Checkpoint) -> Recipe:
     """What quantize=keep makes of a file: the grids that it has, where joined matrices agree on one."""
     tensors, rules = checkpoint.tensors, []
     for matrix in held_matrices(checkpoint.config):
-        grids = {tensors[part].grid for part in matrix.parts}
+        parts = [tensors[part] for part in matrix.parts]
+        grids = {W8A8_GRID if part.integer_inputs else part.grid for part in parts}
         rules.append((matrix.name, grids.pop() if len(grids) == 1 else None))
     return Recipe(tuple(rules), any(tensor.integer_inputs for tensor in tensors.values()))
 
