@@ -108,11 +108,14 @@ def draw_eval(path: str, model: str, records: list[dict[str, Any]], reference: d
         level = f"{reference['setting']}: {reference['perplexity']:.4g}"
         axes.axhline(reference["perplexity"], color="black", linewidth=1, linestyle="--", label=level)
     ceiling = RUIN * min(record["perplexity"] for record in records)
-    for (way, points), marker in zip(ways(records).items(), cycle("osD^vPXp")):
+    drawn = ways(records)
+    methods = list(dict.fromkeys(way.partition(",")[0] for way in drawn))
+    for (way, points), marker in zip(drawn.items(), cycle("osD^vPXp")):
         points.sort(key=lambda record: record["bits_per_weight"])
         x, y = [r["bits_per_weight"] for r in points], [min(r["perplexity"], ceiling) for r in points]
         # Hollow and of different shapes, since points lie over one another where two ways do equally well.
-        axes.plot(x, y, "-", marker=marker, markersize=8, markerfacecolor="none", linewidth=1.4, label=way)
+        color = f"C{methods.index(way.partition(',')[0])}"
+        axes.plot(x, y, marker=marker, markersize=8, markerfacecolor="none", linewidth=1.4, color=color, label=way)
     for text, point in labels(records, ceiling):
         axes.annotate(text, point, (8, 4), textcoords="offset points", fontsize="small")
     set_scales(axes, [r["bits_per_weight"] for r in records], [min(r["perplexity"], ceiling) for r in records])
@@ -151,7 +154,8 @@ def ways(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         if engine["quantize"] in ("off", "keep", "w8a8"):
             way = {"off": "float", "keep": "the file's own", "w8a8": "w8a8"}[engine["quantize"]]
         else:
-            way = f"{engine['quantize_method'].upper()}, groups of {engine['group_size']}"
+            method = engine["quantize_method"]
+            way = f"{method if method == 'combined' else method.upper()}, groups of {engine['group_size']}"
         found.setdefault(way, []).append(record)
     return found
 
