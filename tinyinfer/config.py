@@ -233,6 +233,11 @@ class EngineConfig:
         """Whether the model is quantized by text that it reads, once it is loaded."""
         return self.quantize_method in CALIBRATED or self.quantize == "w8a8"
 
+    @property
+    def quantizes(self) -> bool:
+        """Whether weights are rounded, while the model is loaded or then; not where a file's own bits are kept."""
+        return self.calibrated or self.taker == "round"
+
     def _quantizations(self) -> list[tuple[bool, str]]:
         """What cannot work together in quantization, with the reason and the cure."""
         how = [name for name in ("group_size", "symmetric", "quantize_method", "calibration", "calibration_tokens")

@@ -258,7 +258,7 @@ def keeps(c: EngineConfig, checkpoint: Checkpoint) -> bool:
     """
     if checkpoint.quantization is None:
         return c.quantize == "keep"
-    if c.taker == "round" or c.calibrated:
+    if c.quantizes:
         names = ("quantize", "quantize_head", "quantize_rules", "quantize_method")
         changed = [name for name in names if getattr(c, name) != getattr(EngineConfig, name)]
         given = ", ".join(f"{name}={getattr(c, name)}" for name in changed)

@@ -13,6 +13,7 @@ working memory like any activation and not counted as held.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
@@ -51,7 +52,7 @@ class Unpacked:
     stop: int
 
 
-class QuantizedCache(Layout):
+class QuantizedCache(ABC, Layout):
     """What both have in common; it comes before the float cache among a class's bases."""
 
     def __init__(
@@ -73,13 +74,13 @@ class QuantizedCache(Layout):
         self._workspace = ops.reserve((2, config.num_kv_heads, blocks, block_size, config.head_dim))
         self._unpacked: Unpacked | None = None
 
+    @abstractmethod
     def blocks_of(self, seq: Sequence) -> PackedBlocks:
         """Among which blocks the sequence's are."""
-        raise NotImplementedError
 
+    @abstractmethod
     def where(self, seq: Sequence, first: int, stop: int) -> slice | list[int]:
         """The numbers of the sequence's blocks first ... stop among them."""
-        raise NotImplementedError
 
     def packed(self, count: int) -> PackedBlocks:
         """So many empty blocks."""

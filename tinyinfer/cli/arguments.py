@@ -232,7 +232,7 @@ def open_model(args: argparse.Namespace) -> LLM:
 
     quiet = getattr(args, "quiet", False)
     path = find(args.model, progress=False if quiet else None)
-    doing = "loading and quantizing" if c.calibrated or c.taker == "round" else "loading"
+    doing = "loading and quantizing" if c.quantizes else "loading"
     with ProgressBar(f"{doing} {os.path.basename(os.path.normpath(args.model))[:40]}", shown=not quiet) as bar:
         return LLM(path, on_load=bar.show, **switches(args))
 

@@ -92,7 +92,7 @@ def check_settings(settings: dict[str, argparse.Namespace], checkpoint: Checkpoi
                 from tinyinfer.quantization.apply import read_windows
 
                 read_windows(c, checkpoint)
-            elif c.taker == "round":
+            elif c.quantizes:
                 from tinyinfer.quantization.recipe import make_recipe
 
                 make_recipe(c, checkpoint.config)

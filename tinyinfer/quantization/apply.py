@@ -105,7 +105,7 @@ def read_windows(c: EngineConfig, checkpoint: Checkpoint) -> np.ndarray:  # -> (
     Raises ModelError for a file that cannot be read, ValueError for too short a text, for a mixture of experts and as
     make_recipe does: what cannot work is said before the weights are read.
     """
-    check_can_calibrate(checkpoint.config, "quantize=int8" if c.quantize == "w8a8" else "quantize_method=rtn or hqq")
+    check_can_calibrate(checkpoint.config, w8a8=c.quantize == "w8a8")
     make_recipe(c, checkpoint.config)
     size = min(WINDOW, checkpoint.config.max_position)
     count = DEFAULT_TOKENS if c.calibration_tokens is None else c.calibration_tokens

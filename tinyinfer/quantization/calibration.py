@@ -110,9 +110,10 @@ def calibrate(
     return replace(model, layers=tuple(fold(done, scales) for done, scales in watch.layers))
 
 
-def check_can_calibrate(config: ModelConfig, cure: str = "quantize_method=rtn or hqq") -> None:
-    """Raises ValueError for a mixture of experts; cure: what to choose."""
+def check_can_calibrate(config: ModelConfig, w8a8: bool = False) -> None:
+    """Raises ValueError for a mixture of experts; w8a8: whether that was asked for, which has another cure."""
     if config.experts:
+        cure = "quantize=int8" if w8a8 else "quantize_method=rtn or hqq"
         raise ValueError(f"a mixture of experts cannot be calibrated: an expert sees too few rows; choose {cure}")
 
 
