@@ -18,7 +18,7 @@ import pytest
 from golden import write_hf_folder
 
 from tinyinfer import LLM, SamplingParams
-from tinyinfer.engine import Engine
+from tinyinfer.engine.engine import Engine
 
 ROOT = Path(__file__).parents[1]
 STATISTICS = re.compile(

@@ -6,7 +6,7 @@ from typing import Any
 
 from helpers import make_engine, small_config
 
-from tinyinfer.batching import ContinuousScheduler
+from tinyinfer.batching.scheduler import ContinuousScheduler
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Sequence
 

@@ -11,18 +11,19 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.assemble import assemble
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.clock import Clock
-from tinyinfer.config import EngineConfig, ModelConfig, RopeConfig
-from tinyinfer.engine import Engine, build_engine
+from tinyinfer.engine.clock import Clock
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.engine.engine import Engine, build_engine
+from tinyinfer.kv_cache.prefix_cache import Node, PrefixCache
 from tinyinfer.ledger import Ledger
-from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor, expected_tensors
-from tinyinfer.prefix_cache import Node, PrefixCache
+from tinyinfer.loading.build import assemble
+from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
+from tinyinfer.model.config import ModelConfig, RopeConfig, expected_tensors
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Span
 from tinyinfer.sequence import Sequence as Request
-from tinyinfer.text import TextOutput
+from tinyinfer.text.stop_strings import TextOutput
 
 TOLERANCE = 1e-4  # of the largest logit: what the project promises against other implementations
 ROUNDING = 1e-5  # of the largest value: the same float32 arithmetic done in another order
@@ -174,17 +175,17 @@ def golden_distance(package: str, checkpoint: Checkpoint, tokens: np.ndarray, lo
 
     ledger = part("ledger").Ledger()
     ops = part("backends.numpy_ops").NumpyOps(ledger)
-    model = part("assemble").assemble(checkpoint, ops)
+    model = part("loading.build").assemble(checkpoint, ops)
     batch, span = part("sequence").Batch, part("sequence").Span
     worst = 0.0
     for cuts in ([0, len(tokens)], [0, len(tokens) // 3, len(tokens) - 1, len(tokens)]):
-        cache = part("kv_cache").ContiguousCache(checkpoint.config, len(tokens), ops)
+        cache = part("kv_cache.contiguous").ContiguousCache(checkpoint.config, len(tokens), ops)
         seq, found = request(tokens.tolist()), []
         for first, stop in pairwise(cuts):
             rows = np.arange(stop - first)
             cache.reserve(seq, len(rows))
             piece = batch(tokens[first:stop], first + rows, rows, (span(seq, 0, len(rows), first),))
-            found.append(part("transformer").transformer(model, piece, cache, ops))
+            found.append(part("model.transformer").transformer(model, piece, cache, ops))
             cache.commit(seq, len(rows))
         worst = max(worst, distance(np.concatenate(found), logits))
     return worst

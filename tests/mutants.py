@@ -18,6 +18,7 @@ from pathlib import Path
 import tinyinfer
 
 SOURCES = Path(tinyinfer.__file__).parent
+APART = ("cli", "measure")  # no golden runs these
 _numbers = count()
 
 
@@ -39,64 +40,67 @@ class Mutant:
         return text.replace(self.old, self.new)
 
 
+TRANSFORMER, ATTENTION, MOE = "model.transformer", "model.attention", "model.moe"
+BUILD, CACHE, NUMPY_OPS = "loading.build", "kv_cache.contiguous", "backends.numpy_ops"
+
 MUTANTS = [
-    Mutant("no rope", "transformer", "qk = ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
+    Mutant("no rope", TRANSFORMER, "qk = ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
            "qk = ops.norm(qk, layer.qk_norm)", "llama2"),
-    Mutant("rope before the q/k norms", "transformer", "ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
+    Mutant("rope before the q/k norms", TRANSFORMER, "ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
            "ops.norm(ops.rope(qk, rotation), layer.qk_norm)", "qwen3"),
-    Mutant("no q/k norms", "transformer", "ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
+    Mutant("no q/k norms", TRANSFORMER, "ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
            "ops.rope(qk, rotation)", "gemma3"),
-    Mutant("no residual around attention", "transformer", "x = ops.add(x, ops.norm(h, layer.post_attention_norm))",
+    Mutant("no residual around attention", TRANSFORMER, "x = ops.add(x, ops.norm(h, layer.post_attention_norm))",
            "x = ops.norm(h, layer.post_attention_norm)", "llama2"),
-    Mutant("no norm after attention", "transformer", "ops.norm(h, layer.post_attention_norm)", "h", "gemma3"),
-    Mutant("no norm after the MLP", "transformer", "ops.norm(h, layer.post_mlp_norm)", "h", "gemma3"),
-    Mutant("one rotation for all layers", "transformer", "rotations[layer.rotation]", "rotations[0]", "gemma3"),
-    Mutant("one layer's cache for all layers", "transformer", "cache.append(i, k, v, batch)",
+    Mutant("no norm after attention", TRANSFORMER, "ops.norm(h, layer.post_attention_norm)", "h", "gemma3"),
+    Mutant("no norm after the MLP", TRANSFORMER, "ops.norm(h, layer.post_mlp_norm)", "h", "gemma3"),
+    Mutant("one rotation for all layers", TRANSFORMER, "rotations[layer.rotation]", "rotations[0]", "gemma3"),
+    Mutant("one layer's cache for all layers", TRANSFORMER, "cache.append(i, k, v, batch)",
            "cache.append(0, k, v, batch)", "llama2"),
-    Mutant("one layer's weights for all layers", "transformer", "in enumerate(model.layers):",
+    Mutant("one layer's weights for all layers", TRANSFORMER, "in enumerate(model.layers):",
            "in enumerate([model.layers[-1]] * len(model.layers)):", "llama2"),
-    Mutant("no final norm", "transformer", "x = ops.norm(x[batch.logit_rows], model.final_norm)",
+    Mutant("no final norm", TRANSFORMER, "x = ops.norm(x[batch.logit_rows], model.final_norm)",
            "x = x[batch.logit_rows]", "llama2"),
-    Mutant("no attention scale", "attention", "(q * scale)", "q", "llama2"),
-    Mutant("query heads grouped with the wrong key heads", "attention", "(q * scale).transpose(1, 0, 2)",
+    Mutant("no attention scale", ATTENTION, "(q * scale)", "q", "llama2"),
+    Mutant("query heads grouped with the wrong key heads", ATTENTION, "(q * scale).transpose(1, 0, 2)",
            "(q * scale).reshape(len(q), -1, k.shape[1], q.shape[2]).transpose(2, 1, 0, 3)", "smollm2"),
-    Mutant("window one too long", "attention", "seen & (back < window)", "seen & (back <= window)", "mistral"),
-    Mutant("window ignored", "attention", "seen if window is None else seen & (back < window)", "seen", "qwen2_window"),
-    Mutant("a query sees one token of the future", "attention", "seen = back >= 0", "seen = back >= -1", "llama2"),
-    Mutant("a query does not see itself", "attention", "seen = back >= 0", "seen = back > 0", "llama2"),
-    Mutant("weights of experts not renormalized", "moe", "if moe.renormalize:", "if False:", "mixtral"),
-    Mutant("weights of experts always renormalized", "moe", "if moe.renormalize:", "if True:", "qwen3_moe_raw"),
-    Mutant("the router's weights not applied", "moe", " * weights.reshape(-1)[order, None]", "", "olmoe"),
-    Mutant("one expert too few", "moe", "[:, : moe.experts_per_token]", "[:, : moe.experts_per_token - 1]", "olmoe"),
-    Mutant("results left in the order of experts", "moe", "back[order] = h", "back[:] = h", "mixtral"),
-    Mutant("no embedding scale", "backends.numpy_ops", "if embedding.scale != 1.0:", "if False:", "gemma3"),
-    Mutant("no learned positions", "backends.numpy_ops", "x += embedding.positions[positions]", "pass", "gpt2"),
-    Mutant("epsilon left out of RMSNorm", "backends.numpy_ops", "mean + np.float32(norm.eps)", "mean", "llama"),
-    Mutant("epsilon left out of LayerNorm", "backends.numpy_ops", "keepdims=True) + np.float32(norm.eps)",
+    Mutant("window one too long", ATTENTION, "seen & (back < window)", "seen & (back <= window)", "mistral"),
+    Mutant("window ignored", ATTENTION, "seen if window is None else seen & (back < window)", "seen", "qwen2_window"),
+    Mutant("a query sees one token of the future", ATTENTION, "seen = back >= 0", "seen = back >= -1", "llama2"),
+    Mutant("a query does not see itself", ATTENTION, "seen = back >= 0", "seen = back > 0", "llama2"),
+    Mutant("weights of experts not renormalized", MOE, "if moe.renormalize:", "if False:", "mixtral"),
+    Mutant("weights of experts always renormalized", MOE, "if moe.renormalize:", "if True:", "qwen3_moe_raw"),
+    Mutant("the router's weights not applied", MOE, " * weights.reshape(-1)[order, None]", "", "olmoe"),
+    Mutant("one expert too few", MOE, "[:, : moe.experts_per_token]", "[:, : moe.experts_per_token - 1]", "olmoe"),
+    Mutant("results left in the order of experts", MOE, "back[order] = h", "back[:] = h", "mixtral"),
+    Mutant("no embedding scale", NUMPY_OPS, "if embedding.scale != 1.0:", "if False:", "gemma3"),
+    Mutant("no learned positions", NUMPY_OPS, "x += embedding.positions[positions]", "pass", "gpt2"),
+    Mutant("epsilon left out of RMSNorm", NUMPY_OPS, "mean + np.float32(norm.eps)", "mean", "llama"),
+    Mutant("epsilon left out of LayerNorm", NUMPY_OPS, "keepdims=True) + np.float32(norm.eps)",
            "keepdims=True)", "gpt2"),
     Mutant("LayerNorm without its mean", "backends.numpy_ops",
            "np.subtract(x, x.mean(axis=-1, keepdims=True), out=out)", "out[...] = x", "gpt2"),
-    Mutant("biases left out", "backends.numpy_ops", "y += linear.bias", "pass", "qwen2"),
-    Mutant("gate and up swapped", "assemble", 'tensors.linear(n + "gate_up", n + "gate", n + "up")',
+    Mutant("biases left out", NUMPY_OPS, "y += linear.bias", "pass", "qwen2"),
+    Mutant("gate and up swapped", BUILD, 'tensors.linear(n + "gate_up", n + "gate", n + "up")',
            'tensors.linear(n + "gate_up", n + "up", n + "gate")', "llama2"),
-    Mutant("rope turns the other way", "backends.numpy_ops", "np.concatenate((-sin, sin), axis=-1)",
+    Mutant("rope turns the other way", NUMPY_OPS, "np.concatenate((-sin, sin), axis=-1)",
            "np.concatenate((sin, -sin), axis=-1)", "llama2"),
-    Mutant("rope on neighbouring pairs", "backends.numpy_ops", "swapped[..., half:] = x[..., half:], x[..., :half]",
+    Mutant("rope on neighbouring pairs", NUMPY_OPS, "swapped[..., half:] = x[..., half:], x[..., :half]",
            "swapped[..., half:] = x[..., 1::2], x[..., ::2]", "llama2"),
-    Mutant("norms of queries and keys swapped", "backends.numpy_ops", "split = len(norm.query.weight)",
+    Mutant("norms of queries and keys swapped", NUMPY_OPS, "split = len(norm.query.weight)",
            "split = len(norm.key.weight); norm = FullQKNorm(norm.key, norm.query)", "olmoe"),
-    Mutant("q/k norms by head swapped", "assemble", "[q] * c.num_heads + [k] * c.num_kv_heads",
+    Mutant("q/k norms by head swapped", BUILD, "[q] * c.num_heads + [k] * c.num_kv_heads",
            "[k] * c.num_heads + [q] * c.num_kv_heads", "qwen3"),
-    Mutant("keys and values swapped", "assemble", 'n + "q", n + "k", n + "v")', 'n + "q", n + "v", n + "k")', "llama2"),
-    Mutant("exact GELU's constant", "backends.numpy_ops", "np.float32(0.044715)", "np.float32(0.0)", "gpt2"),
-    Mutant("linear rope scaling ignored", "assemble", 'if rope.scaling == "linear":', "if False:", "llama_linear"),
-    Mutant("llama3 rope scaling ignored", "assemble", 'if rope.scaling == "llama3"', "if False", "llama3"),
-    Mutant("long and short wavelengths swapped", "assemble", "(1 - blend) * f / np.float32(rope.factor) + blend * f",
+    Mutant("keys and values swapped", BUILD, 'n + "q", n + "k", n + "v")', 'n + "q", n + "v", n + "k")', "llama2"),
+    Mutant("exact GELU's constant", NUMPY_OPS, "np.float32(0.044715)", "np.float32(0.0)", "gpt2"),
+    Mutant("linear rope scaling ignored", BUILD, 'if rope.scaling == "linear":', "if False:", "llama_linear"),
+    Mutant("llama3 rope scaling ignored", BUILD, 'if rope.scaling == "llama3"', "if False", "llama3"),
+    Mutant("long and short wavelengths swapped", BUILD, "(1 - blend) * f / np.float32(rope.factor) + blend * f",
            "blend * f / np.float32(rope.factor) + (1 - blend) * f", "llama3"),
-    Mutant("untied head taken for tied", "assemble", "head=Linear(table) if c.tied_head", "head=Linear(table) if True",
+    Mutant("untied head taken for tied", BUILD, "head=Linear(table) if c.tied_head", "head=Linear(table) if True",
            "llama3"),
-    Mutant("windows shifted by a layer", "assemble", "c.windows[i]", "c.windows[i - 1]", "gemma3"),
-    Mutant("keys stored one position late", "kv_cache", "span.first + span.stop - span.start)",
+    Mutant("windows shifted by a layer", BUILD, "c.windows[i]", "c.windows[i - 1]", "gemma3"),
+    Mutant("keys stored one position late", CACHE, "span.first + span.stop - span.start)",
            "span.first + span.stop - span.start)\n            positions = slice(positions.start + (span.first > 0), "
            "positions.stop + (span.first > 0))", "llama2"),
 ]  # fmt: skip
@@ -133,7 +137,7 @@ def path_of(file: str) -> Path:
 def planted(folder: Path, file: str | None = None, source: str = "") -> Iterator[str]:
     """The name of a copy of the core in which `file` has another source; it can be imported within the context."""
     name = f"tinyinfer_copy_{next(_numbers)}"
-    for path in [*SOURCES.glob("*.py"), *SOURCES.glob("backends/*.py")]:
+    for path in [path for path in SOURCES.rglob("*.py") if path.relative_to(SOURCES).parts[0] not in APART]:
         text = source if file and path == path_of(file) else path.read_text(encoding="utf-8")
         target = folder / name / path.relative_to(SOURCES)
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -11,9 +11,9 @@ import numpy as np
 from helpers import flat_batch, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.kv_cache.paged import PagedCache
+from tinyinfer.kv_cache.prefix_cache import PrefixCache
 from tinyinfer.ledger import Ledger
-from tinyinfer.paged_cache import PagedCache
-from tinyinfer.prefix_cache import PrefixCache
 from tinyinfer.sequence import Sequence
 
 CONFIG = small_config(num_layers=1, num_kv_heads=1, head_dim=2)

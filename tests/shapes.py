@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 import tinyinfer
-from tinyinfer.config import ModelConfig
+from tinyinfer.model.config import ModelConfig
 from tinyinfer.sequence import Batch
 
 PACKAGE = Path(tinyinfer.__file__).parent

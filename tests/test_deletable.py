@@ -26,9 +26,9 @@ OTHERS = {"kv_cache": "paged", "block_size": 4, "max_num_batched_tokens": 9}
 @pytest.mark.parametrize(
     ("file", "switches"),
     [
-        ("speculative.py", {**OTHERS, "prefix_cache": True}),
-        ("prefix_cache.py", {**OTHERS, "speculative": "prompt-lookup"}),
-        ("quantized_cache.py", {**OTHERS, "prefix_cache": True, "speculative": "self"}),
+        ("speculative/draft_model.py", {**OTHERS, "prefix_cache": True}),
+        ("kv_cache/prefix_cache.py", {**OTHERS, "speculative": "prompt-lookup"}),
+        ("kv_cache/quantized.py", {**OTHERS, "prefix_cache": True, "speculative": "self"}),
         ("quantization", {**OTHERS, "dtype": "float32"}),
     ],
 )
@@ -43,11 +43,12 @@ def test_without_its_file_only_its_own_switch_is_gone(file, switches, golden_fol
         command = [sys.executable, "-c", PROGRAM, str(golden_folder("llama")), json.dumps(switches)]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
 
-    own = {"speculative.py": {"speculative": "self"}, "prefix_cache.py": {"kv_cache": "paged", "prefix_cache": True},
-           "quantized_cache.py": {"kv_bits": 8}, "quantization": {"quantize": "int8"}}[file]  # fmt: skip
+    own = {"speculative/draft_model.py": {"speculative": "self"},
+           "kv_cache/prefix_cache.py": {"kv_cache": "paged", "prefix_cache": True},
+           "kv_cache/quantized.py": {"kv_bits": 8}, "quantization": {"quantize": "int8"}}[file]  # fmt: skip
     assert run(**own).returncode == 0
     expected = run().stdout
     unwanted = tmp_path / "shorter" / file
     shutil.rmtree(unwanted) if unwanted.is_dir() else unwanted.unlink()
     assert run(**switches).stdout == expected != ""
-    assert file.removesuffix(".py") in run(**own).stderr
+    assert file.removesuffix(".py").replace("/", ".") in run(**own).stderr

@@ -10,9 +10,9 @@ import pytest
 from golden import FAMILIES, load_golden
 
 from tinyinfer import LLM, SamplingParams
+from tinyinfer.engine.trace import StepTrace
 from tinyinfer.ledger import Ledger
-from tinyinfer.roofline import expected_decode, expected_prefill
-from tinyinfer.trace import StepTrace
+from tinyinfer.measure.roofline import expected_decode, expected_prefill
 
 N, NEW = 17, 6  # prompt tokens, generated tokens: one prefill and five decode steps
 

@@ -11,19 +11,19 @@ from golden import FAMILIES, load_golden
 from helpers import TOLERANCE, distance, golden_distance
 from mutants import MUTANTS, deletions, planted
 
-from tinyinfer.attention import full_attention
 from tinyinfer.loading import load
+from tinyinfer.model.attention import full_attention
 
 # Functions that no golden runs, or not all of it, and the test that would notice instead.
 TESTED_ELSEWHERE = {
-    "transformer": {"nbytes": "test_assemble.py"},
-    "moe": {"nbytes": "test_assemble.py"},
-    "mlp": {"nbytes": "test_assemble.py"},
-    "assemble": {"assemble": "test_assemble.py (progress)", "frequencies": "test_assemble.py (GGUF's divisors)"},
+    "model.transformer": {"nbytes": "test_build.py"},
+    "model.moe": {"nbytes": "test_build.py"},
+    "model.mlp": {"nbytes": "test_build.py"},
+    "loading.build": {"assemble": "test_build.py (progress)", "frequencies": "test_build.py (GGUF's divisors)"},
     "backends.numpy_ops": {"__init__": "test_numpy_ops.py", "dense_product": "test_numpy_ops.py (half precision)",
                            "relative_cost": "test_numpy_ops.py", "multiply": "test_numpy_ops.py (few rows)",
                            "multiply_tiles": "test_numpy_ops.py (half precision)",
-                           "quantized_product": "test_quantized_weights.py",
+                           "quantized_product": "test_packed.py",
                            "check_range": "test_loading.py (half precision)"},
 }  # fmt: skip
 # The goldens that use most of the code come first, which saves time.
@@ -78,10 +78,10 @@ def test_no_line_of_the_online_softmax_can_be_left_out(tmp_path):
     q, (k, v) = 3 * rng.standard_normal((12, 4, 8)), 5 * rng.standard_normal((2, 33, 2, 8))
     place = {"first": 21, "start": 0, "scale": 1.0, "window": None, "xp": np}
     expected, unnoticed = full_attention(q, k, v, **place), []
-    for line, text, source in deletions("attention", only=["attend_tile", "unfold", "visible"]):
+    for line, text, source in deletions("model.attention", only=["attend_tile", "unfold", "visible"]):
         # a test that raises fails just as well
-        with planted(tmp_path, "attention", source) as package, np.errstate(all="ignore"), suppress(Exception):
-            found = import_module(f"{package}.attention").attend_tile(q, k, v, **place, key_tile=len(q))
+        with planted(tmp_path, "model.attention", source) as package, np.errstate(all="ignore"), suppress(Exception):
+            found = import_module(f"{package}.model.attention").attend_tile(q, k, v, **place, key_tile=len(q))
             if distance(found, expected) < 1e-9:
                 unnoticed.append(f"attention.py:{line}: {text}")
     assert not unnoticed, "\n".join(unnoticed)

@@ -30,9 +30,9 @@ from typing import Any
 import pytest
 from helpers import always_guess, check_blocks, finish, make_engine, request, small_config
 
-from tinyinfer.config import ModelConfig, MoEConfig
-from tinyinfer.engine import Engine
+from tinyinfer.engine.engine import Engine
 from tinyinfer.loading import load
+from tinyinfer.model.config import ModelConfig, MoEConfig
 from tinyinfer.sequence import Batch
 from tinyinfer.sequence import Sequence as Request
 

@@ -17,13 +17,13 @@ from pathlib import Path
 import pytest
 
 import tinyinfer
-from tinyinfer.config import EngineConfig
+from tinyinfer.engine.config import EngineConfig
 
 PACKAGE = Path(tinyinfer.__file__).parent
 ROOT = PACKAGE.parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
-MODEL = ["transformer.py", "attention.py", "moe.py", "mlp.py"]
+MODEL = ["model/transformer.py", "model/attention.py", "model/moe.py", "model/mlp.py"]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -74,7 +74,7 @@ def test_nine_of_ten_functions_fit_in_20_lines_and_none_exceeds_60():
 
 def test_a_step_of_the_engine_is_at_most_10_lines():
     """Short enough to read aloud; `generate` calls `step`, `step` calls `choose`."""
-    [step] = [node for name, node in definitions(Function) if name == "engine.py:step"]
+    [step] = [node for name, node in definitions(Function) if name == "engine/engine.py:step"]
     body = step.body[1:] if ast.get_docstring(step) else step.body
     assert body[-1].end_lineno - body[0].lineno + 1 <= 10
 
@@ -194,7 +194,7 @@ def branches(tree: ast.AST) -> list[ast.If | ast.IfExp]:
 
 def test_the_transformer_has_no_branch():
     """What a family lacks is a weight that does nothing, what is optimized is somebody else's matter."""
-    tree = TREES["transformer.py"]
+    tree = TREES["model/transformer.py"]
     counting = [node for node in ast.walk(tree) if isinstance(node, Function) and node.name == "nbytes"]
     allowed = {id(branch) for node in counting for branch in branches(node)}
     assert not [ast.unparse(node.test) for node in branches(tree) if id(node) not in allowed]

@@ -15,24 +15,25 @@ from helpers import always_guess, checkpoint_of, finish, make_engine, random_ten
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
 from tinyinfer import LLM
-from tinyinfer.assemble import assemble
-from tinyinfer.attention import full_attention
+from tinyinfer.backends.cpu import lazy_array
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.backends.process import lazy_array
-from tinyinfer.clock import WallClock
-from tinyinfer.config import EngineConfig, MoEConfig, RopeConfig
-from tinyinfer.divergence import kl_divergence
-from tinyinfer.engine import build_engine
+from tinyinfer.engine.clock import WallClock
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.engine.engine import build_engine
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
+from tinyinfer.loading.build import assemble
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.saving import save_model
-from tinyinfer.perplexity import token_scores
+from tinyinfer.measure.kl import kl_divergence
+from tinyinfer.model.attention import full_attention
+from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.quantization.apply import quantize_model, read_windows
-from tinyinfer.registry import TAKERS, resolve
+from tinyinfer.sampling import token_scores
+from tinyinfer.switches import TAKERS, resolve
 
-MODEL_FILES = ["transformer", "attention", "moe", "mlp", "sampling", "kv_cache", "paged_cache", "speculative",
-               "backends/numpy_ops"]  # fmt: skip
+MODEL_FILES = ["model/transformer", "model/attention", "model/moe", "model/mlp", "sampling", "kv_cache/contiguous",
+               "kv_cache/paged", "speculative/verify", "speculative/draft_model", "backends/numpy_ops"]  # fmt: skip
 SIGNATURES = [signature for path in sorted(PACKAGE.rglob("*.py")) for signature in shapes.signatures(path)]
 
 # Primes where the model allows it: H is a multiple of K, E is even.

@@ -15,23 +15,23 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from tinyinfer.assemble import assemble
-from tinyinfer.clock import Clock, WallClock
-from tinyinfer.config import EngineConfig, ModelConfig
-from tinyinfer.engine import build_engine, context_length
+from tinyinfer.engine.clock import Clock, WallClock
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.engine.engine import build_engine, context_length
+from tinyinfer.engine.metrics import RequestMetrics, request_metrics
+from tinyinfer.engine.trace import StepTrace
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
+from tinyinfer.loading.build import assemble
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.hub import find
-from tinyinfer.loading.json_fields import show
-from tinyinfer.metrics import RequestMetrics, request_metrics
-from tinyinfer.perplexity import token_scores
-from tinyinfer.registry import BACKENDS, DTYPES, TAKERS, resolve
-from tinyinfer.sampling import SamplingParams
+from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.transformer import Model
+from tinyinfer.sampling import SamplingParams, token_scores
 from tinyinfer.sequence import Batch, Sequence, Span
-from tinyinfer.text import TextOutput
-from tinyinfer.trace import StepTrace
-from tinyinfer.transformer import Model
+from tinyinfer.switches import BACKENDS, DTYPES, TAKERS, resolve
+from tinyinfer.text.stop_strings import TextOutput
+from tinyinfer.units import show
 
 Prompt = str | Seq[int]  # text, or token ids
 Prompts = Prompt | Seq[Prompt]

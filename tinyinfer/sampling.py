@@ -9,6 +9,7 @@ Every request draws from its own random stream, a counter-based generator keyed 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Any
@@ -202,3 +203,8 @@ def log_softmax(s: np.ndarray) -> np.ndarray:  # (V,) -> (V,)
     s = s.astype(np.float64)
     s = s - s.max()
     return s - np.log(np.exp(s).sum())
+
+
+def token_scores(logits: np.ndarray, following: Sequence[int]) -> list[float]:  # (R, V) ->
+    """The log-probability of the token that follows each row; `following` may go on after the last row."""
+    return [log_softmax(row)[token] for row, token in zip(logits, following, strict=False)]

@@ -11,9 +11,11 @@ from copy import copy
 from dataclasses import dataclass, field
 from itertools import accumulate
 
+import numpy as np
+
+from tinyinfer.arrays import Array
 from tinyinfer.sampling import Choice, SamplingParams
-from tinyinfer.text import TextOutput
-from tinyinfer.weights import Array
+from tinyinfer.text.stop_strings import TextOutput
 
 
 @dataclass(frozen=True)
@@ -129,3 +131,19 @@ class Batch:
         """Each span's sequence and its rows of the logits; no rows for a piece of a prompt."""
         stops = list(accumulate(span.wanted for span in self.spans))
         return [(span.seq, logits[stop - span.wanted : stop]) for span, stop in zip(self.spans, stops, strict=True)]
+
+
+def make_batch(work: list[tuple[Sequence, int, int]]) -> Batch:
+    """The batch of each (sequence, first position, rows); logits from each one's last known token on."""
+    tokens: list[int] = []
+    positions: list[int] = []
+    wanted: list[int] = []
+    spans = []
+    for seq, first, rows in work:
+        start, stop = len(tokens), first + rows
+        tokens += [*seq.tokens, *(draft.token for draft in seq.drafts)][first:stop]
+        positions += range(first, stop)
+        logits = 0 if seq.finished else max(0, stop - max(first, len(seq.tokens) - 1))
+        wanted += range(len(tokens) - logits, len(tokens))
+        spans.append(Span(seq, start, len(tokens), first, logits))
+    return Batch(np.array(tokens), np.array(positions), np.array(wanted, dtype=np.int64), tuple(spans))

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyinfer.attention import tiled_attention, visible_pairs
-from tinyinfer.backends.process import lazy_array, tune_process
+from tinyinfer.arrays import Array
+from tinyinfer.backends.cpu import lazy_array, tune_process
+from tinyinfer.backends.packed import LANES, Quantized, QuantizedExperts
 from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
-from tinyinfer.weights import (
-    LANES,
-    Array,
+from tinyinfer.model.attention import tiled_attention, visible_pairs
+from tinyinfer.model.weights import (
     Dense,
     Embedding,
     Experts,
@@ -27,17 +27,15 @@ from tinyinfer.weights import (
     Linear,
     NoNorm,
     Norm,
-    Quantized,
-    QuantizedExperts,
     RMSNorm,
     Weight,
 )
 
 if TYPE_CHECKING:
-    from tinyinfer.kv_cache import Cache
+    from tinyinfer.kv_cache.base import Cache
     from tinyinfer.loading.checkpoint import LazyTensor
+    from tinyinfer.model.weights import Heads
     from tinyinfer.sequence import Batch
-    from tinyinfer.transformer import Heads
 
 TILE = 1 << 16  # numbers worked on at a time: a quarter of a megabyte of float32 stays in a core's cache
 

@@ -14,7 +14,7 @@ from collections.abc import Collection
 from dataclasses import Field, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from tinyinfer.config import SWITCHES, EngineConfig
+from tinyinfer.engine.config import SWITCHES, EngineConfig
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM

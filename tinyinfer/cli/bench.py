@@ -21,8 +21,8 @@ from tinyinfer.cli.console import say, show
 from tinyinfer.cli.measure import Round, Setting, compare_outputs, open_settings, parse_machine, run_rounds
 
 if TYPE_CHECKING:
-    from tinyinfer.roofline import Machine
-    from tinyinfer.workload import Request
+    from tinyinfer.measure.roofline import Machine
+    from tinyinfer.measure.workload import Request
 
 DEFAULTS = {"prompt_tokens": 512, "generated_tokens": 128, "batch": 1}
 SHORT = {"prompt_tokens": "-p", "generated_tokens": "-g", "batch": "-b"}
@@ -79,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
 
 def measured_machine(args: argparse.Namespace) -> Machine:
     """This machine."""
-    from tinyinfer.roofline import measure_machine
+    from tinyinfer.measure.roofline import measure_machine
 
     return measure_machine(args.threads)
 
@@ -93,7 +93,7 @@ def report(
     args: argparse.Namespace, settings: list[Setting], rounds: list[list[Round]], machine: Machine | None
 ) -> None:
     """Shows the figures, as a table or as JSON, and draws them."""
-    from tinyinfer.metrics import peak_memory_bytes
+    from tinyinfer.engine.metrics import peak_memory_bytes
 
     peak = peak_memory_bytes()  # before the machine is measured, which takes memory of its own
     if not args.workload and machine is None:
@@ -187,7 +187,7 @@ def check_size(args: argparse.Namespace) -> None:
 
 def requests_of(args: argparse.Namespace) -> list[Request]:
     """The work of a round."""
-    from tinyinfer.workload import Request
+    from tinyinfer.measure.workload import Request
 
     if args.workload:
         return bench_workload.requests_of(args)

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.measure import Round
-from tinyinfer.cli.tables import amount, table
+from tinyinfer.cli.tables import table
+from tinyinfer.units import amount
 
 if TYPE_CHECKING:
-    from tinyinfer.roofline import Machine
-    from tinyinfer.trace import StepTrace
+    from tinyinfer.engine.trace import StepTrace
+    from tinyinfer.measure.roofline import Machine
 
 
 def is_prefill(step: StepTrace) -> bool:
@@ -35,7 +36,7 @@ class Phase:
 
 def phase(done: Round, prefill: bool, machine: Machine) -> Phase:
     """One phase of a round."""
-    from tinyinfer.roofline import predict_seconds
+    from tinyinfer.measure.roofline import predict_seconds
 
     seconds = done.seconds
     chosen = [i for i, step in enumerate(done.steps) if is_prefill(step) == prefill]
@@ -75,7 +76,7 @@ def figures(done: Round, machine: Machine) -> dict[str, float]:
 
 def costs(found: dict[str, Any], price_per_hour: float | None) -> dict[str, float]:
     """What a million tokens cost, prompt tokens paying for prefill and generated ones for decode."""
-    from tinyinfer.metrics import cost_per_million
+    from tinyinfer.engine.metrics import cost_per_million
 
     paces = {"prompt": found["prompt_tps"], "generated": found["generation_tps"]}
     each = {f"cost_per_million_{kind}_tokens": cost_per_million(price_per_hour, pace) for kind, pace in paces.items()}

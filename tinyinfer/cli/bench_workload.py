@@ -18,8 +18,8 @@ from tinyinfer.cli.measure import Round
 from tinyinfer.cli.tables import table
 
 if TYPE_CHECKING:
-    from tinyinfer.config import EngineConfig
-    from tinyinfer.workload import Request
+    from tinyinfer.engine.config import EngineConfig
+    from tinyinfer.measure.workload import Request
 
 SYNTHETIC = {"requests": 16, "prompt_lengths": "128", "output_lengths": "64", "arrival_rate": None, "shared_prefix": 0,
              "workload_seed": 0}  # fmt: skip
@@ -83,7 +83,7 @@ def drawn_from(args: argparse.Namespace) -> dict[str, Any]:
 
 def requests_of(args: argparse.Namespace) -> list[Request]:
     """The requests. Raises ValueError."""
-    from tinyinfer.workload import parse_lengths, read_workload, synthetic
+    from tinyinfer.measure.workload import parse_lengths, read_workload, synthetic
 
     if args.workload != "synthetic":
         return read_workload(args.workload)
@@ -114,7 +114,7 @@ def figures(
     done: Round, price_per_hour: float | None, config: EngineConfig, max_model_len: int
 ) -> dict[str, float | None]:
     """Every figure of a round by a flat name: ttft_p50_s, gap_max_s, output_tps, ..."""
-    from tinyinfer.metrics import expected_waste, fullest, lengths_held, run_metrics
+    from tinyinfer.engine.metrics import expected_waste, fullest, lengths_held, run_metrics
 
     flat: dict[str, float | None] = {}
     for name, value in asdict(run_metrics(done.sequences, done.steps, price_per_hour)).items():

@@ -168,7 +168,7 @@ def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Call
 
 def statistics(sequences: list[Sequence]) -> list[str]:
     """Lines about what was computed: prompt and generation speed over all sequences, waiting time, peak memory."""
-    from tinyinfer.metrics import peak_memory_bytes, run_metrics
+    from tinyinfer.engine.metrics import peak_memory_bytes, run_metrics
 
     m = run_metrics(sequences, [])
     cached = f" ({m.cached_tokens} cached)" if m.cached_tokens else ""

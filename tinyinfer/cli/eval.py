@@ -18,18 +18,18 @@ from typing import TYPE_CHECKING, Any
 from tinyinfer.cli.arguments import add_model_arguments, add_switches, open_model
 from tinyinfer.cli.console import ProgressBar, say, show
 from tinyinfer.cli.eval_settings import FLOAT, SETTINGS, check_settings, each_setting
-from tinyinfer.cli.tables import amount, table
-from tinyinfer.registry import QUANTIZE_METHODS
-from tinyinfer.weights import Experts, Linear, QuantizedExperts
+from tinyinfer.cli.tables import table
+from tinyinfer.switches import QUANTIZE_METHODS
+from tinyinfer.units import amount
 
 if TYPE_CHECKING:
-    from tinyinfer.divergence import Divergence
     from tinyinfer.llm import LLM
-    from tinyinfer.mlp import MLP
-    from tinyinfer.moe import MoE
-    from tinyinfer.perplexity import Perplexity
-    from tinyinfer.transformer import Layer, Model
-    from tinyinfer.weights import Weight
+    from tinyinfer.measure.kl import Divergence
+    from tinyinfer.measure.perplexity import Perplexity
+    from tinyinfer.model.mlp import MLP
+    from tinyinfer.model.moe import MoE
+    from tinyinfer.model.transformer import Layer, Model
+    from tinyinfer.model.weights import Weight
 
 
 @dataclass(frozen=True)
@@ -170,8 +170,8 @@ def score(
 
     Without a reference the distance is 0: of the float model from itself. After Ctrl-C what there was is told.
     """
-    from tinyinfer.divergence import Divergence, divergences
-    from tinyinfer.perplexity import Perplexity, perplexities
+    from tinyinfer.measure.kl import Divergence, divergences
+    from tinyinfer.measure.perplexity import Perplexity, perplexities
 
     none = Divergence(kl=0.0, agreement=1.0)
     steps: Iterator[tuple[Perplexity, Divergence]]
@@ -199,6 +199,9 @@ def bits_per_weight(model: Model) -> float:
 
 def matrices(part: Layer | MLP | MoE) -> Iterator[Weight]:
     """The matrices that a layer or an MLP holds itself, each expert's by itself."""
+    from tinyinfer.backends.packed import QuantizedExperts
+    from tinyinfer.model.weights import Experts, Linear
+
     for value in vars(part).values():
         if isinstance(value, Linear):
             yield value.weight

@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.arguments import QUANTIZATION_SWITCHES, flag, switches
-from tinyinfer.config import EngineConfig
+from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelError
-from tinyinfer.registry import CALIBRATED, DTYPES, KV_BITS, QUANTIZATIONS
+from tinyinfer.switches import CALIBRATED, DTYPES, KV_BITS, QUANTIZATIONS
 
 if TYPE_CHECKING:
     from tinyinfer.loading.checkpoint import Checkpoint

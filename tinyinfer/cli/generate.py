@@ -113,7 +113,7 @@ def shorten(text: str, width: int = 60) -> str:
 
 def write_json(llm: LLM, sequences: list[Sequence], args: argparse.Namespace) -> bool:
     """JSON lines on stdout when all is done, after Ctrl-C what there is by then; False then."""
-    from tinyinfer.metrics import run_metrics
+    from tinyinfer.engine.metrics import run_metrics
 
     finished = run_sequences(llm, sequences, args.trace, lambda: None)
     together = run_metrics(sequences, [])

@@ -14,14 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.arguments import add_model_arguments, add_switches, switches
 from tinyinfer.cli.console import show
-from tinyinfer.cli.tables import amount, table
-from tinyinfer.config import EngineConfig, ModelConfig
+from tinyinfer.cli.tables import table
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.model.config import ModelConfig
+from tinyinfer.units import amount
 
 if TYPE_CHECKING:
     from tinyinfer.ledger import Ledger
     from tinyinfer.loading.checkpoint import Checkpoint
+    from tinyinfer.measure.roofline import Machine
     from tinyinfer.quantization.recipe import Recipe
-    from tinyinfer.roofline import Machine
 
 PROMPT = 512  # tokens of the prefill that is predicted
 PARTS = ("embedding", "attention", "MLP", "norms", "head")
@@ -42,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     from tinyinfer.llm import context_length
     from tinyinfer.loading import load
     from tinyinfer.loading.hub import find
-    from tinyinfer.roofline import measure_machine
+    from tinyinfer.measure.roofline import measure_machine
 
     engine = EngineConfig(**switches(args))
     checkpoint = load(find(args.model))
@@ -56,10 +58,11 @@ def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: i
     """All that is shown, as JSON has it. context: positions; bytes are those held in memory by these switches."""
     import numpy as np
 
+    from tinyinfer.kv_cache.base import kv_bytes_per_token
     from tinyinfer.llm import keeps
-    from tinyinfer.quantization.recipe import kept_recipe, make_recipe
-    from tinyinfer.registry import CACHES, DTYPES, resolve
-    from tinyinfer.roofline import kv_bytes_per_token
+    from tinyinfer.loading.keep import kept_recipe
+    from tinyinfer.quantization.recipe import make_recipe
+    from tinyinfer.switches import CACHES, DTYPES, resolve
 
     c, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, engine.dtype)).itemsize
     recipe = kept_recipe(checkpoint) if keeps(engine, checkpoint) else make_recipe(engine, c)
@@ -106,7 +109,7 @@ def part_of(name: str) -> str:
 
 def parameters_by_part(c: ModelConfig) -> dict[str, int]:
     """Part -> numbers in it; a tied head has none of its own."""
-    from tinyinfer.loading.checkpoint import expected_tensors
+    from tinyinfer.model.config import expected_tensors
 
     parts = dict.fromkeys(PARTS, 0)
     for name, shape in expected_tensors(c).items():
@@ -116,9 +119,9 @@ def parameters_by_part(c: ModelConfig) -> dict[str, int]:
 
 def bytes_by_part(c: ModelConfig, itemsize: int, recipe: Recipe) -> dict[str, int]:
     """Part -> bytes held in memory: matrices as the recipe has them or in `itemsize` bytes, the rest in float32."""
-    from tinyinfer.loading.checkpoint import expected_tensors
+    from tinyinfer.measure.roofline import FLOAT, norm_weights
+    from tinyinfer.model.config import expected_tensors
     from tinyinfer.quantization.recipe import held_matrices
-    from tinyinfer.roofline import FLOAT, norm_weights
 
     parts = dict.fromkeys(PARTS, 0)
     for name, shape in expected_tensors(c).items():
@@ -159,8 +162,8 @@ def steps(
 
     remembers: whether there is a KV cache; without one, a decode step is a prefill of everything.
     """
+    from tinyinfer.measure.roofline import expected_step
     from tinyinfer.quantization.recipe import saved_bytes
-    from tinyinfer.roofline import expected_step
 
     def cost(first: int, rows: int) -> Ledger:
         total = expected_step(c, first, rows, itemsize)
@@ -176,7 +179,7 @@ def steps(
 
 def bound(step: str, tokens: int, cost: Ledger, machine: Machine) -> dict[str, Any]:
     """What the roofline allows for a step."""
-    from tinyinfer.roofline import intensity, limit, predict_seconds
+    from tinyinfer.measure.roofline import intensity, limit, predict_seconds
 
     seconds = predict_seconds(cost, machine)
     return {

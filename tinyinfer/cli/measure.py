@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING
 
 from tinyinfer.cli.arguments import open_model, switches
 from tinyinfer.cli.console import ProgressBar
-from tinyinfer.config import EngineConfig
+from tinyinfer.engine.config import EngineConfig
 
 if TYPE_CHECKING:
+    from tinyinfer.engine.trace import StepTrace
     from tinyinfer.ledger import Ledger
     from tinyinfer.llm import LLM
-    from tinyinfer.roofline import Machine
+    from tinyinfer.measure.roofline import Machine
+    from tinyinfer.measure.workload import Request
     from tinyinfer.sequence import Sequence
-    from tinyinfer.trace import StepTrace
-    from tinyinfer.workload import Request
 
 SERVING = frozenset({"kv_cache", "block_size", "num_blocks", "prefix_cache", "batching", "batch_timeout",
                      "max_num_seqs", "max_num_batched_tokens", "max_model_len", "speculative", "draft_layers",
@@ -85,7 +85,7 @@ def open_settings(
 
 def reopened(setting: Setting, args: argparse.Namespace) -> LLM | None:
     """The setting's weights in an engine with other switches; None if the weights would be others."""
-    from tinyinfer.engine import build_engine
+    from tinyinfer.engine.engine import build_engine
 
     config, old = EngineConfig(**switches(args)), setting.llm.engine_config
     names = [f.name for f in fields(EngineConfig) if f.name not in SERVING]
@@ -102,15 +102,15 @@ def reopened(setting: Setting, args: argparse.Namespace) -> LLM | None:
 
 def simulate(llm: LLM, machine: Machine) -> None:
     """From now on its engine's time is what `machine` would need."""
-    from tinyinfer.clock import SimulatedClock
+    from tinyinfer.measure.simulated_clock import SimulatedClock
 
     llm.engine.clock = SimulatedClock(llm.ledger, machine)
 
 
 def sequences_of(setting: Setting) -> list[Sequence]:
     """The requests as sequences. Raises ValueError, which names the request, for one that can never fit."""
+    from tinyinfer.measure.workload import prompts
     from tinyinfer.sampling import SamplingParams
-    from tinyinfer.workload import prompts
 
     llm, found = setting.llm, []
     for request, prompt in zip(setting.requests, prompts(setting.requests, llm.config.vocab_size), strict=True):
@@ -196,7 +196,7 @@ PREFIX = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 
 def parse_machine(text: str) -> Machine:
     """"37GB/s,200GFLOP/s": what a machine reads and computes in a second. Raises ValueError."""
-    from tinyinfer.roofline import Machine
+    from tinyinfer.measure.roofline import Machine
 
     number = r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)"
     found = re.fullmatch(rf"{number}B/s\s*,{number}FLOP/s\s*", text)

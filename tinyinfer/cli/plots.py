@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinyinfer.cli.measure import Round
-    from tinyinfer.roofline import Machine
+    from tinyinfer.measure.roofline import Machine
 
 FORMATS = (".png", ".svg", ".pdf")
 RUIN = 8  # so many times the best perplexity, and how many times no longer matters
@@ -80,7 +80,7 @@ def draw_roofline(axes: Any, rounds: list[Round], machine: Machine) -> None:
 def draw_steps(axes: Any, rounds: list[Round], machine: Machine) -> None:
     """Milliseconds of each decode step over the position that it computes."""
     from tinyinfer.cli.bench_rounds import is_prefill
-    from tinyinfer.roofline import predict_seconds
+    from tinyinfer.measure.roofline import predict_seconds
 
     steps = [(i, step) for i, step in enumerate(rounds[0].steps) if not is_prefill(step)]
     spans = [step.batch.spans[0] for _, step in steps]

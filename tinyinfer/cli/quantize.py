@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.arguments import QUANTIZATION_SWITCHES, add_model_arguments, add_switches, open_model, switches
 from tinyinfer.cli.console import ProgressBar, say
-from tinyinfer.cli.tables import amount
+from tinyinfer.units import amount
 
 if TYPE_CHECKING:
     from tinyinfer.loading.checkpoint import Checkpoint
@@ -34,7 +34,7 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantizes. Raises ModelError, ValueError, as loading and saving do."""
-    from tinyinfer.config import EngineConfig
+    from tinyinfer.engine.config import EngineConfig
     from tinyinfer.loading.saving import check_target, save_model
 
     EngineConfig(**switches(args))

@@ -89,7 +89,7 @@ def bars(done: Round) -> Bars:
 
 def kind_of(span: Span, again: int) -> str:
     """What its rows are: padding, computed a second time after a preemption, part of the prompt, or decode."""
-    from tinyinfer.metrics import is_padding
+    from tinyinfer.engine.metrics import is_padding
 
     if is_padding(span):
         return "padding"
@@ -114,7 +114,7 @@ def draw_cache(axes: Any, done: Round) -> None:
 
 def draw_gaps(axes: Any, done: Round) -> None:
     """A point for each token but the first of its request: how long after the one before."""
-    from tinyinfer.metrics import gaps, spread
+    from tinyinfer.engine.metrics import gaps, spread
 
     moments = [time - done.begun for seq in done.sequences for time in seq.times[1:]]
     values = [1e3 * gap for seq in done.sequences for gap in gaps(seq)]

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyinfer.config import ModelConfig
 from tinyinfer.errors import ModelError
+from tinyinfer.model.config import ModelConfig, expected_tensors
 
 if TYPE_CHECKING:
-    from tinyinfer.quantization.grid import Codes, Grid
-    from tinyinfer.tokenizer import Tokenizer
+    from tinyinfer.model.weights import Codes, Grid
+    from tinyinfer.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -87,39 +87,6 @@ class Checkpoint:
     tensors: dict[str, LazyTensor]
     tokenizer: Tokenizer
     quantization: dict[str, Any] | None = None  # our own quantization_config: this folder was quantized by tinyinfer
-
-
-def expected_tensors(c: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Canonical name -> shape of every weight that a model of this configuration has."""
-    h, k, e, d = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim, c.head_dim, c.hidden_size
-    shapes: dict[str, tuple[int, ...]] = {"embedding": (c.vocab_size, d)}
-    if c.learned_positions:
-        shapes["positions"] = (c.max_position, d)
-    for i in range(c.num_layers):
-        layer = {"q": (h, d), "k": (k, d), "v": (k, d), "o": (d, h), **_mlp_tensors(c)}
-        biases = ["q", "k", "v"] * c.qkv_bias + ["o"] * c.o_bias + ["gate", "up", "down"] * c.mlp_bias
-        layer |= {f"{name}.bias": (layer[name][0],) for name in biases if name in layer}
-        norms = ["attention_norm", "mlp_norm"] + ["post_attention_norm", "post_mlp_norm"] * c.post_norms
-        layer |= dict.fromkeys(norms, (d,))
-        if c.norm == "layer":
-            layer |= {f"{name}.bias": (d,) for name in norms}
-        if c.qk_norm != "none":
-            layer |= {"q_norm": (e,), "k_norm": (e,)} if c.qk_norm == "head" else {"q_norm": (h,), "k_norm": (k,)}
-        shapes |= {f"layers.{i}.{name}": shape for name, shape in layer.items()}
-    shapes["final_norm"] = (d,)
-    if c.norm == "layer":
-        shapes["final_norm.bias"] = (d,)
-    if not c.tied_head:
-        shapes["head"] = (c.vocab_size, d)
-    return shapes
-
-
-def _mlp_tensors(c: ModelConfig) -> dict[str, tuple[int, ...]]:
-    d, f = c.hidden_size, c.intermediate_size
-    if c.experts:
-        n, f = c.experts.num_experts, c.experts.expert_size
-        return {"router": (n, d), "gate": (n, f, d), "up": (n, f, d), "down": (n, d, f)}
-    return {"gate": (f, d), "up": (f, d), "down": (d, f)} if c.gated else {"up": (f, d), "down": (d, f)}
 
 
 def check_tensors(path: str, config: ModelConfig, tensors: dict[str, LazyTensor]) -> None:

@@ -28,7 +28,7 @@ from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 
 if TYPE_CHECKING:
-    from tinyinfer.quantization.grid import Codes
+    from tinyinfer.model.weights import Codes
 
 MAX_NAME = 256  # characters of a tensor's name; llama.cpp allows 64
 MAX_BYTES = 1 << 28  # of one metadata value: more than any real file has, and little enough to allocate

@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 
-from tinyinfer.quantization.grid import Codes, Grid
+from tinyinfer.model.weights import Codes, Grid
 
 GROUP = 32
 GRIDS = {

@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyinfer.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor, check_tensors
 from tinyinfer.loading.gguf import GGUFFile, read_gguf
-from tinyinfer.loading.json_fields import Fields, show
-from tinyinfer.tokenizer import Tokenizer
+from tinyinfer.loading.json_fields import Fields
+from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
+from tinyinfer.text.tokenizer import Tokenizer
+from tinyinfer.units import show
 
 if TYPE_CHECKING:
-    from tinyinfer.quantization.grid import Codes
+    from tinyinfer.model.weights import Codes
 
 FAMILIES: dict[str, dict[str, Any]] = {  # what sets a family apart, beside what the file says
     "llama": {},  # with Mistral and Mixtral
@@ -146,7 +147,7 @@ def unpermuted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
         return ordered(tensor.read(first, last), start - first, stop - first)
 
     def codes(start: int, stop: int) -> Codes:
-        from tinyinfer.quantization.grid import Codes
+        from tinyinfer.model.weights import Codes
 
         first, last = start // head_dim * head_dim, -(-stop // head_dim) * head_dim
         assert tensor.codes is not None

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.json_fields import show
-from tinyinfer.tokenizer import Vocabulary
+from tinyinfer.text.tokenizer import Vocabulary
+from tinyinfer.units import show
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.loading.hf_families import FAMILIES, HARMLESS, NEUTRAL, Family, Windows
-from tinyinfer.loading.json_fields import Fields, read_json, show
+from tinyinfer.loading.json_fields import Fields, read_json
+from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
+from tinyinfer.units import show
 
 MAX_LAYERS, MAX_EXPERTS = 4096, 65536  # refuses a lying number before anything is made that long
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}

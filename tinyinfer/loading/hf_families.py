@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tinyinfer.loading.json_fields import Fields, show
+from tinyinfer.loading.json_fields import Fields
+from tinyinfer.units import show
 
 Windows = tuple[int | None, ...]
 

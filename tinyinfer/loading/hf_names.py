@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyinfer.config import ModelConfig
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
-from tinyinfer.loading.json_fields import show
+from tinyinfer.model.config import ModelConfig
+from tinyinfer.units import show
 
 if TYPE_CHECKING:
     from tinyinfer.loading.safetensors import Stored

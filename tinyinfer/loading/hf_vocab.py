@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.json_fields import read_json, show
-from tinyinfer.tokenizer import Vocabulary
+from tinyinfer.loading.json_fields import read_json
+from tinyinfer.text.tokenizer import Vocabulary
+from tinyinfer.units import show
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend

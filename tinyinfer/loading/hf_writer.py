@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyinfer.config import ModelConfig, RopeConfig
+from tinyinfer.model.config import ModelConfig, RopeConfig
 
 CLASSES = {
     "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "mixtral": "MixtralForCausalLM",

@@ -7,24 +7,17 @@ some other module later. Refusing the unread fields makes a loader safe: no sett
 from __future__ import annotations
 
 import json
-import reprlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tinyinfer.errors import ModelError
+from tinyinfer.units import _printer, show
 
 MAX_BYTES = 100_000_000  # of one JSON text; safetensors sets its headers the same limit
 MAX_SIZE = 2**31 - 1  # no dimension of a model comes near it
-_printer = reprlib.Repr()
 _printer.maxstring = _printer.maxother = 80
 _printer.maxlevel = 2
-
-
-def show(value: object) -> str:
-    """The value for an error message: escaped, on one line, cut short."""
-    text = _printer.repr(value)
-    return text if len(text) <= 160 else text[:157] + "..."
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:

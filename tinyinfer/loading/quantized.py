@@ -16,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.config import ModelConfig
+from tinyinfer.backends.packed import GRID as W8A8_GRID
+from tinyinfer.backends.packing import packed_size, unpack
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.checkpoint import LazyTensor, expected_tensors
-from tinyinfer.loading.json_fields import Fields, show
+from tinyinfer.loading.checkpoint import LazyTensor
+from tinyinfer.loading.json_fields import Fields
 from tinyinfer.loading.safetensors import Stored
-from tinyinfer.packing import packed_size, unpack
-from tinyinfer.quantization.grid import Codes, Grid
-from tinyinfer.quantization.w8a8 import GRID as W8A8_GRID
+from tinyinfer.model.config import ModelConfig, expected_tensors
+from tinyinfer.model.weights import Codes, Grid
+from tinyinfer.units import show
 
 VERSION = 1
 BITS = (2, 3, 4, 8)

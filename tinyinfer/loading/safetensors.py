@@ -20,8 +20,9 @@ from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor, check_tensors
 from tinyinfer.loading.hf_config import read_config
 from tinyinfer.loading.hf_names import canonical_tensors
-from tinyinfer.loading.json_fields import MAX_BYTES, parse_object, read_json, show
-from tinyinfer.tokenizer import Tokenizer
+from tinyinfer.loading.json_fields import MAX_BYTES, parse_object, read_json
+from tinyinfer.text.tokenizer import Tokenizer
+from tinyinfer.units import show
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 FLOATS = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype(ml_dtypes.bfloat16)}

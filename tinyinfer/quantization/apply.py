@@ -14,8 +14,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyinfer.config import EngineConfig, ModelConfig
+from tinyinfer.arrays import Array
+from tinyinfer.backends.packed import GRID as W8A8_GRID
+from tinyinfer.backends.packed import W8A8, Quantized, QuantizedExperts, w8a8_product
+from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelError
+from tinyinfer.model.weights import Codes, Experts, Grid, Linear, Weight
 from tinyinfer.quantization.awq import awq, search_scales
 from tinyinfer.quantization.calibration import (
     DEFAULT_TOKENS,
@@ -28,50 +32,21 @@ from tinyinfer.quantization.calibration import (
 )
 from tinyinfer.quantization.folding import foldable
 from tinyinfer.quantization.gptq import gptq
-from tinyinfer.quantization.grid import HALF_MAX, HALF_MIN, Codes, Grid, round_to_nearest
 from tinyinfer.quantization.hqq import hqq
 from tinyinfer.quantization.recipe import make_grid, make_recipe
-from tinyinfer.quantization.w8a8 import GRID as W8A8_GRID
-from tinyinfer.quantization.w8a8 import W8A8, search_scale, w8a8_product
-from tinyinfer.registry import QUANTIZE_METHODS, resolve
-from tinyinfer.weights import Array, Experts, Linear, Quantized, QuantizedExperts, Weight
+from tinyinfer.quantization.rtn import HALF_MAX, HALF_MIN, round_to_nearest
+from tinyinfer.quantization.w8a8 import search_scale
+from tinyinfer.switches import QUANTIZE_METHODS, resolve
 
 if TYPE_CHECKING:
     from tinyinfer.backends.numpy_ops import NumpyOps
-    from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
-    from tinyinfer.transformer import Model
+    from tinyinfer.loading.checkpoint import Checkpoint
+    from tinyinfer.model.transformer import Model
 
 Method = Callable[[Array, Grid], Codes]
 Calibrated = Callable[[Array, Grid, Inputs, bool], tuple[Codes, Array | None]]
 
 # While loading.
-
-
-class RoundingTaker:
-    """Takes matrices out of a file and packs each at once, by a method that needs no data."""
-
-    def __init__(self, ops: NumpyOps, c: EngineConfig, model: ModelConfig) -> None:
-        self.ops, self.recipe = ops, make_recipe(c, model)
-        self.method: Method = resolve(QUANTIZE_METHODS, c.quantize_method)
-
-    def matrix(self, name: str, *parts: LazyTensor) -> Weight:
-        """The parts below one another, on the grid that the recipe has for this name."""
-        grid = self.recipe.grid(name)
-        if grid is None:
-            return self.ops.take(*parts)
-        codes = self.method(in_range(name, join(parts), grid), grid)
-        return Quantized.pack(codes, self.ops.xp)
-
-    def experts(self, name: str, *parts: LazyTensor) -> Experts | QuantizedExperts:
-        """The parts below one another in each expert."""
-        grid = self.recipe.grid(name)
-        if grid is None:
-            return self.ops.take_experts(*parts)
-        matrices = []
-        for e in range(parts[0].shape[0]):
-            w = in_range(name, np.concatenate([part.rows(e, e + 1)[0] for part in parts]), grid)
-            matrices.append(Quantized.pack(self.method(w, grid), self.ops.xp))
-        return QuantizedExperts(tuple(matrices))
 
 
 def in_range(name: str, w: np.ndarray, grid: Grid) -> np.ndarray:  # (N, M) -> (N, M)
@@ -82,17 +57,6 @@ def in_range(name: str, w: np.ndarray, grid: Grid) -> np.ndarray:  # (N, M) -> (
             f"{name}: weights of up to {largest:.3g} cannot be quantized, since steps are float16 ({HALF_MIN:.0e} to "
             f"{HALF_MAX:.0f}); if they are right, leave them as they are: quantize_rules='{name} off'"
         )
-    return w
-
-
-def join(parts: tuple[LazyTensor, ...]) -> np.ndarray:  # -> (N, M)
-    """The parts, each (N_i, M), below one another in float32."""
-    w = np.empty((sum(part.shape[0] for part in parts), parts[0].shape[1]), dtype=np.float32)
-    row = 0
-    for part in parts:
-        for start, rows in part.tiles():
-            w[row + start : row + start + len(rows)] = rows
-        row += part.shape[0]
     return w
 
 

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyinfer.quantization.grid import Codes, Grid, round_to_nearest
+from tinyinfer.model.weights import Codes, Grid
+from tinyinfer.quantization.rtn import round_to_nearest
 
 STEPS = 20  # exponents a that are tried: 0, 1/20 ... 19/20, as in the paper
 

@@ -18,17 +18,18 @@ from typing import Protocol
 
 import numpy as np
 
+from tinyinfer.arrays import Array
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.config import ModelConfig
 from tinyinfer.errors import ModelError
-from tinyinfer.kv_cache import NoCache
+from tinyinfer.kv_cache.base import NoCache
 from tinyinfer.ledger import Ledger
+from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.transformer import Layer, Model, transformer
+from tinyinfer.model.weights import Linear
 from tinyinfer.quantization.folding import fold
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Sequence, Span
-from tinyinfer.text import TextOutput
-from tinyinfer.transformer import Layer, Model, transformer
-from tinyinfer.weights import Array, Linear
+from tinyinfer.text.stop_strings import TextOutput
 
 WINDOW = 512  # tokens of a piece of calibration text
 DEFAULT_TOKENS = 32 * WINDOW

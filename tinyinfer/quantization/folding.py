@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.mlp import GatedMLP
-from tinyinfer.quantization.grid import Codes, half
-from tinyinfer.transformer import Layer
-from tinyinfer.weights import Array, Dense, LayerNorm, Linear, NoNorm, Norm, RMSNorm
+from tinyinfer.arrays import Array
+from tinyinfer.model.mlp import GatedMLP
+from tinyinfer.model.transformer import Layer
+from tinyinfer.model.weights import Codes, Dense, LayerNorm, Linear, NoNorm, Norm, RMSNorm
+from tinyinfer.quantization.rtn import half
 
 
 def foldable(layer: Layer, name: str) -> bool:

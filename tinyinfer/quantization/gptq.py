@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyinfer.quantization.grid import Codes, Grid, spread
+from tinyinfer.model.weights import Codes, Grid, spread
 
 BLOCK = 64  # columns that correct each other at once; those behind are corrected by one product a block
 

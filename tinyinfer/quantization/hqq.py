@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.quantization.grid import Codes, Grid, fit, half, spread, to_codes
+from tinyinfer.model.weights import Codes, Grid, spread
+from tinyinfer.quantization.rtn import fit, half, to_codes
 
 P = 1.5  # of the norm
 BETA = 2.0  # where outliers begin: here with errors of a quarter of a step; the larger, the more is left out

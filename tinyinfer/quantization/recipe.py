@@ -12,18 +12,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import TYPE_CHECKING
 
-from tinyinfer.config import EngineConfig, ModelConfig
-from tinyinfer.loading.checkpoint import expected_tensors
-from tinyinfer.packing import packed_size
-from tinyinfer.quantization.grid import Grid
-from tinyinfer.quantization.w8a8 import GRID as W8A8_GRID
-from tinyinfer.registry import GROUP_SIZES, GROUPWISE
-from tinyinfer.weights import LANES
-
-if TYPE_CHECKING:
-    from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.backends.packed import GRID as W8A8_GRID
+from tinyinfer.backends.packed import LANES
+from tinyinfer.backends.packing import packed_size
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.model.config import ModelConfig, expected_tensors
+from tinyinfer.model.weights import Grid
+from tinyinfer.switches import GROUP_SIZES, GROUPWISE
 
 BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}
 RULE = re.compile(r"(?P<name>\S+)\s+(?P<kind>off|int8|int4|int3|int2)(\s+g(?P<group>\d+|channel|tensor))?")
@@ -143,16 +139,6 @@ def held_matrices(c: ModelConfig) -> list[HeldMatrix]:
         count = shape[0] if len(shape) == 3 else 1
         found[held] = HeldMatrix(held, count, outputs + shape[-2], shape[-1], (*parts, name))
     return list(found.values())
-
-
-def kept_recipe(checkpoint: Checkpoint) -> Recipe:
-    """What quantize=keep makes of a file: the grids that it has, where joined matrices agree on one."""
-    tensors, rules = checkpoint.tensors, []
-    for matrix in held_matrices(checkpoint.config):
-        parts = [tensors[part] for part in matrix.parts]
-        grids = {W8A8_GRID if part.integer_inputs else part.grid for part in parts}
-        rules.append((matrix.name, grids.pop() if len(grids) == 1 else None))
-    return Recipe(tuple(rules), any(tensor.integer_inputs for tensor in tensors.values()))
 
 
 def saved_bytes(c: ModelConfig, recipe: Recipe, itemsize: int, rows: int, experts_read: int) -> int:

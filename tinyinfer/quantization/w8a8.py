@@ -14,88 +14,12 @@ where there is any. Loses: no time is won in NumPy.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
-
 import numpy as np
 
-from tinyinfer.quantization.grid import Codes, Grid, round_to_nearest
-from tinyinfer.weights import Array
+from tinyinfer.backends.packed import GRID, W8A8, w8a8_product
+from tinyinfer.quantization.rtn import round_to_nearest
 
-LIMIT = 127  # the largest code, of either sign
-SLICE = 1040  # inputs whose products sum exactly in float32: 127² · 1040 < 2^24
-TILE = 1 << 18  # numbers of a weight widened at a time: a megabyte of float32
 SHARES = tuple(i / 10 for i in range(1, 10))  # the a above: those that are tried
-GRID = Grid(8, None, True)
-
-
-@dataclass(frozen=True)
-class W8A8:
-    """A matrix of N outputs and M inputs in 8 bits, whose inputs are to be rounded to 8 bits too: w = d · q."""
-
-    codes: Array  # (M, N) int8, -127 ... 127
-    d: Array  # (N,) float16
-
-    @classmethod
-    def pack(cls, codes: Codes, xp: Any) -> W8A8:
-        """The codes of a matrix, symmetric and one step for each output. Raises ValueError for another grid."""
-        if codes.grid != GRID:
-            raise ValueError(f"w8a8 needs 8 symmetric bits and one step for each output, not {codes.grid}")
-        q = np.clip(codes.q, -LIMIT, LIMIT).astype(np.int8)
-        return cls(xp.ascontiguousarray(xp.asarray(q.T)), xp.asarray(codes.d[:, 0]))
-
-    def unpack(self) -> Codes:
-        """The codes as the grid has them, for saving and for tests."""
-        return Codes(GRID, self.codes.T.astype(np.int16), self.d[:, None], None)
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N, M): outputs, inputs."""
-        return self.codes.shape[1], self.codes.shape[0]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held in memory: codes and steps."""
-        return int(self.codes.nbytes + self.d.nbytes)
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes that looking up one output's weights reads."""
-        return int(self.codes.shape[0] + self.d.itemsize)
-
-    def rows(self, ids: Array) -> Array:  # (T,) -> (T, M)
-        """The weights of the outputs `ids` as float32."""
-        return self.codes[:, ids].T.astype("float32", order="C") * self.d[ids, None].astype("float32")
-
-    def dequantize(self, tile: slice) -> Array:  # -> (M, N)
-        """The weights of the outputs in `tile`, inputs first, as float32."""
-        return self.codes[:, tile].astype("float32") * self.d[tile].astype("float32")
-
-
-def w8a8_product(x: Array, weight: W8A8) -> Array:  # (T, M) -> (T, N)
-    """x @ weight, x rounded to 8 bits row by row, everything between the roundings exact."""
-    q, scale = round_rows(x)
-    return integer_product(q, weight.codes) * scale * weight.d.astype(np.float32)
-
-
-def round_rows(x: Array) -> tuple[Array, Array]:  # (T, M) -> (T, M), (T, 1)
-    """Each row as whole numbers -127 ... 127, in float32, and the scale that brings them back."""
-    scale = np.abs(x).max(axis=1, keepdims=True, initial=0) / np.float32(LIMIT)
-    q = np.divide(x, scale, out=np.zeros_like(x), where=scale > 0)
-    return np.rint(q, out=q), scale
-
-
-def integer_product(q: Array, codes: Array) -> Array:  # (T, M), (M, N) -> (T, N)
-    """The product of whole numbers up to 127 in size, exact in int32, by float32 products of slices of inputs."""
-    inputs, outputs = codes.shape
-    y = np.zeros((len(q), outputs), dtype=np.int32)
-    step = max(1, TILE // min(inputs, SLICE))
-    for start in range(0, outputs, step):
-        tile = slice(start, start + step)
-        for first in range(0, inputs, SLICE):
-            part = slice(first, first + SLICE)
-            y[:, tile] += (q[:, part] @ codes[part, tile].astype(np.float32)).astype(np.int32)
-    return y
 
 
 def search_scale(w: np.ndarray, sample: np.ndarray, largest: np.ndarray) -> np.ndarray:  # (N, M), (n, M), (M,) -> (M,)

@@ -1,0 +1,165 @@
+"""Packed weights: nothing lost between codes and bytes, no byte wasted, rows and tiles as a dense matrix gives them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.backends.packed import Quantized, QuantizedExperts
+from tinyinfer.backends.packing import pack, packed_size, pick, unpack
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.weights import Codes, Embedding, Grid, Linear
+from tinyinfer.quantization.rtn import round_to_nearest
+
+BITS = [2, 3, 4, 8]
+
+
+def random_codes(n: int, m: int, grid: Grid, seed: int = 0) -> Codes:
+    """Codes of every size with steps and minimums that are all different."""
+    rng = np.random.default_rng(seed)
+    groups = -(-m // (grid.group or m))
+    q = rng.integers(grid.low, grid.high + 1, (n, m)).astype(np.int16)
+    d = rng.uniform(0.001, 1, (n, groups)).astype(np.float16)
+    return Codes(grid, q, d, None if grid.symmetric else rng.uniform(-1, 1, (n, groups)).astype(np.float16))
+
+
+def by_formula(codes: Codes) -> np.ndarray:
+    """d · q + m, one weight at a time."""
+    w = np.empty(codes.q.shape, np.float32)
+    for (n, m), q in np.ndenumerate(codes.q):
+        g = m // (codes.grid.group or codes.q.shape[1])
+        w[n, m] = np.float32(codes.d[n, g]) * np.float32(q)
+        w[n, m] += np.float32(0) if codes.m is None else np.float32(codes.m[n, g])
+    return w
+
+
+# Bits
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@given(n=st.integers(1, 70), seed=st.integers(0, 99))
+def test_packing_round_trips_at_odd_sizes(bits, n, seed):
+    """Catches a code that spills into its neighbour, and padding that is read as codes."""
+    codes = np.random.default_rng(seed).integers(0, 2**bits, (3, n)).astype(np.uint8)
+    packed = pack(codes, bits, np)
+    assert packed.shape == (3, packed_size(n, bits))
+    np.testing.assert_array_equal(unpack(packed, bits, n, np), codes)
+    blocks, places = np.array([2, 0, 1]), np.array([n - 1, 0, n // 2])
+    found = pick(np.stack([packed] * 3), bits, n, (blocks, places), np)
+    np.testing.assert_array_equal(found, codes[:, places].T)
+
+
+@pytest.mark.parametrize(("bits", "size"), [(8, 64), (4, 32), (3, 24), (2, 16)])
+def test_a_block_of_64_codes_wastes_no_bit(bits, size):
+    """Catches three bits kept in four."""
+    assert pack(np.zeros(64, np.uint8), bits, np).nbytes == packed_size(64, bits) == size
+
+
+def test_where_bits_lie():
+    """The layout is a promise to saved folders and to kernels. 2 bits: byte c has codes c, c + C, c + 2C, c + 3C."""
+    assert pack(np.array([1, 2, 3, 0, 2, 1, 0, 3], np.uint8), 2, np).tolist() == [0b00_10_11_01, 0b11_01_00_10]
+    assert pack(np.array([0b101, 0b010, 0b111, 0b000], np.uint8), 3, np).tolist() == [0b00_11_10_01, 0b0101]
+
+
+# Matrices
+
+
+@settings(max_examples=40)
+@given(
+    bits=st.sampled_from(BITS), group=st.sampled_from([None, 1, 5, 32]), symmetric=st.booleans(),
+    n=st.integers(1, 150), m=st.integers(1, 40), data=st.data(),
+)  # fmt: skip
+def test_a_packed_matrix_is_its_codes(bits, group, symmetric, n, m, data):
+    """Rows in any order, tiles that begin and end inside blocks, and all codes, equal the formula bit for bit."""
+    codes = random_codes(n, m, Grid(bits, group, symmetric))
+    weight, w = Quantized.pack(codes, np), by_formula(codes)
+    again = weight.unpack()
+    np.testing.assert_array_equal(again.q, codes.q)
+    np.testing.assert_array_equal(again.d, codes.d)
+    assert (again.m is None) == symmetric
+    if not symmetric:
+        np.testing.assert_array_equal(again.m, codes.m)
+    start = data.draw(st.integers(0, n - 1))
+    stop = data.draw(st.integers(start + 1, n + 70))  # a last tile may reach beyond the end, as slices may
+    np.testing.assert_array_equal(weight.dequantize(slice(start, stop)), w[start:stop].T)
+    ids = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=9)))
+    np.testing.assert_array_equal(weight.rows(ids), w[ids])
+
+
+@pytest.mark.parametrize(
+    ("bits", "symmetric", "nbytes", "row_bytes"),
+    [  # 3 blocks of 64 outputs, 70 inputs, 3 groups; a row: 70 codes and 3 groups
+        (8, True, 3 * (70 * 64 + 3 * 64 * 2), 70 + 3 * 2),
+        (4, False, 3 * (70 * 32 + 3 * 64 * 4), 35 + 3 * 4),
+        (3, False, 3 * (70 * 24 + 3 * 64 * 4), 18 + 9 + 3 * 4),
+        (2, True, 3 * (70 * 16 + 3 * 64 * 2), 18 + 3 * 2),
+    ],
+)
+def test_bytes_by_formula(bits, symmetric, nbytes, row_bytes):
+    """Packed for real: the arrays' own bytes are those of the formula. Catches codes that only look small."""
+    weight = Quantized.pack(random_codes(130, 70, Grid(bits, 32, symmetric)), np)
+    arrays = [weight.codes, weight.d, *([] if weight.m is None else [weight.m])]
+    assert weight.nbytes == sum(array.nbytes for array in arrays) == nbytes
+    assert all(array.base is None or array.base.nbytes == array.nbytes for array in arrays), "nothing larger is held"
+    assert weight.row_bytes == row_bytes
+    assert weight.shape == (130, 70)
+
+
+def test_outputs_lie_side_by_side():
+    """The layout that kernels read: codes[block, input, byte of 64 outputs], d[block, group, output]."""
+    codes = random_codes(130, 70, Grid(8, 32, symmetric=True))
+    weight = Quantized.pack(codes, np)
+    assert (weight.codes.shape, weight.d.shape) == ((3, 70, 64), (3, 3, 64))
+    assert weight.codes[1, 5, 7] == codes.q[64 + 7, 5] + 128
+    assert weight.d[2, 1, 1] == codes.d[129, 1]
+    assert weight.codes.flags.c_contiguous
+
+
+# Operations
+
+
+@pytest.mark.parametrize("rows", [1, 2, 9])
+@pytest.mark.parametrize("shape", [(130, 70), (1000, 600), (5, 300)])
+def test_a_product_is_that_of_the_dequantized_matrix(rows, shape):
+    """Over more than one tile. Catches a tile's rest left out and a bias forgotten; the ledger counts packed bytes."""
+    codes = random_codes(*shape, Grid(4, 32, symmetric=False))
+    weight, bias = Quantized.pack(codes, np), np.arange(shape[0], dtype=np.float32)
+    x = np.random.default_rng(1).standard_normal((rows, shape[1])).astype(np.float32)
+    ops = NumpyOps(Ledger())
+    y = ops.linear(x, Linear(weight, bias))
+    expected = x.astype(np.float64) @ codes.dequantize().T + bias
+    np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
+    assert ops.ledger.weight_bytes == weight.nbytes + bias.nbytes
+    assert ops.ledger.flops == 2 * rows * shape[0] * shape[1]
+
+
+def test_an_embedding_reads_only_its_rows():
+    """Two tokens are two rows of bytes. Catches the whole table counted, or floats counted as read."""
+    weight = Quantized.pack(random_codes(130, 70, Grid(8, 32, symmetric=True)), np)
+    ops = NumpyOps(Ledger())
+    x = ops.embed(np.array([129, 3]), np.array([0, 1]), Embedding(weight, None, 2.0))
+    np.testing.assert_array_equal(x, 2 * weight.dequantize(slice(0, 130)).T[[129, 3]])
+    assert ops.ledger.weight_bytes == 2 * (70 + 3 * 2)
+
+
+def test_experts_are_multiplied_one_by_one():
+    """Rows go to their expert, and only experts with rows are read."""
+    matrices = tuple(Quantized.pack(random_codes(70, 40, Grid(4, 32, False), seed), np) for seed in range(3))
+    experts = QuantizedExperts(matrices)
+    assert (len(experts), experts.nbytes) == (3, 3 * 2 * (40 * 32 + 2 * 64 * 4))
+    x = np.random.default_rng(1).standard_normal((5, 40)).astype(np.float32)
+    ops = NumpyOps(Ledger())
+    y = ops.expert_linear(x, experts, np.array([0, 2, 2, 5]))
+    for rows, matrix in ((slice(0, 2), matrices[0]), (slice(2, 5), matrices[2])):
+        np.testing.assert_allclose(y[rows], x[rows] @ matrix.dequantize(slice(0, 70)), rtol=1e-5, atol=1e-5)
+    assert ops.ledger.weight_bytes == 2 * matrices[0].nbytes
+
+
+def test_round_to_nearest_then_pack_loses_nothing():
+    """The whole way that a matrix goes while it is loaded."""
+    w = np.random.default_rng(2).standard_normal((67, 33)).astype(np.float32)
+    codes = round_to_nearest(w, Grid(3, 32, symmetric=False))
+    np.testing.assert_array_equal(Quantized.pack(codes, np).dequantize(slice(0, 67)).T, codes.dequantize())

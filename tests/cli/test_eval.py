@@ -1,0 +1,434 @@
+"""`eval`: perplexity as defined, against transformers' logits and SciPy; settings side by side; mistakes first."""
+
+from __future__ import annotations
+
+import doctest
+import json
+import math
+import shlex
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.special
+from cli_helpers import interrupt_at, short
+from golden import FAMILIES, load_golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from smollm2_texts import PROMPTS
+from tokenizers import Tokenizer
+
+from tinyinfer import LLM, cli
+from tinyinfer.cli import console, eval_settings, main, plots
+from tinyinfer.cli import eval as command
+from tinyinfer.cli.arguments import open_model
+from tinyinfer.measure import perplexity
+from tinyinfer.measure.perplexity import Perplexity, perplexities, windows
+
+__all__ = ["short"]  # fixture
+
+TEXT = "The rain in the spring\r\nis a thing of the hills: caf\u00e9s, <|im_end|> rivers, and an \U0001f600.\n" * 2
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> str:
+    """A file with TEXT, its line ends as they are."""
+    (tmp_path / "text.txt").write_bytes(TEXT.encode())
+    return str(tmp_path / "text.txt")
+
+
+@pytest.fixture
+def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Opening a model is a failure: what is tested must come before."""
+    monkeypatch.setattr(command, "open_model", lambda args: pytest.fail("a model was opened before that"))
+
+
+def evaluated(capsys: pytest.CaptureFixture[str], *flags: str) -> list[dict[str, Any]]:
+    """The JSON lines of a run."""
+    assert main(["eval", *flags, "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def nll_by_hand(llm: LLM, tokens: list[int], window: int) -> tuple[float, int]:
+    """Mean negative log-likelihood and tokens scored, window by window, token by token."""
+    scores = []
+    start = 0
+    while start + 1 < len(tokens):
+        piece = tokens[start : start + window + 1]
+        logprobs = scipy.special.log_softmax(llm.logits(piece[:-1]).astype(np.float64), axis=1)
+        scores += [-logprobs[i, token] for i, token in enumerate(piece[1:])]
+        start += window
+    return float(np.mean(scores)), len(scores)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_perplexity_equals_the_one_of_transformers_logits(name, golden_folder):
+    """Catches: each token scored by the logits after it instead of before it, the first one scored, a missing exp."""
+    golden = load_golden(name)
+    logprobs = scipy.special.log_softmax(golden.logits.astype(np.float64), axis=1)
+    expected = -np.mean([logprobs[i, token] for i, token in enumerate(golden.tokens[1:])])
+    *_, found = perplexities(LLM(str(golden_folder(name))), golden.tokens.tolist(), len(golden.tokens) - 1)
+    assert found.tokens == len(golden.tokens) - 1
+    assert found.nll == pytest.approx(expected, rel=1e-5)
+    assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-4)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(n=st.integers(2, 60), window=st.integers(1, 70))
+def test_every_token_but_the_first_is_scored_once(n, window):
+    """Catches: windows that do not meet, that overlap by two, or a last one of a single token."""
+    pieces = list(windows(range(n), window))
+    assert [token for piece in pieces for token in piece[1:]] == list(range(1, n))
+    assert [piece[0] for piece in pieces] == list(range(0, n - 1, window))
+    assert all(2 <= len(piece) <= window + 1 for piece in pieces)
+
+
+def test_the_example_of_windows_is_true():
+    assert doctest.testmod(perplexity) == (0, 1)
+
+
+@pytest.mark.parametrize("window", [1, 7, 16, 128])
+def test_a_text_is_tokenized_whole_and_scored_in_windows(window, short, text, capsys):
+    """Catches: a begin-of-text token put in front, line ends changed, the last newline or a special token lost."""
+    tokens = Tokenizer.from_file(f"{short}/tokenizer.json").encode(TEXT, add_special_tokens=False).ids
+    nll, scored = nll_by_hand(LLM(short), tokens, window)
+    [found] = evaluated(capsys, "-m", short, "--text", text, "--window", str(window))
+    assert found["tokens"] == scored == len(tokens) - 1
+    assert found["nll"] == pytest.approx(nll, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(math.exp(nll), rel=1e-4)
+    assert found["ledger"]["tokens_computed"] == scored, "no row is computed of which nothing is asked"
+
+
+def test_max_tokens_keeps_the_beginning(short, text, capsys):
+    """As many tokens of the whole text's, not the tokens of some shorter text."""
+    tokens = Tokenizer.from_file(f"{short}/tokenizer.json").encode(TEXT, add_special_tokens=False).ids[:20]
+    [found] = evaluated(capsys, "-m", short, "--text", text, "--window", "8", "--max-tokens", "20")
+    assert found["tokens"] == 19
+    assert found["nll"] == pytest.approx(nll_by_hand(LLM(short), tokens, 8)[0], rel=1e-5)
+
+
+def test_without_a_cache_the_perplexity_is_the_same(short, text, capsys):
+    """kv_cache=none cannot score in pieces."""
+    flags = ("-m", short, "--text", text, "--window", "32")
+    [cached], [none] = evaluated(capsys, *flags), evaluated(capsys, *flags, "--kv-cache", "none")
+    assert none["engine"]["kv_cache"] == "none"
+    assert none["nll"] == pytest.approx(cached["nll"], rel=1e-6)
+
+
+def test_settings_side_by_side_are_those_one_by_one(short, text, capsys):
+    """One line each, in the order asked for; half precision halves the bytes of the matrices."""
+    flags = ("-m", short, "--text", text, "--window", "16")
+    lines = evaluated(capsys, *flags, "--compare", "bfloat16,float32,float16")
+    assert [line["setting"] for line in lines] == ["bfloat16", "float32", "float16"]
+    for line in lines:
+        [alone] = evaluated(capsys, *flags, "--dtype", line["setting"])
+        assert (line["nll"], line["weight_bytes"]) == (alone["nll"], alone["weight_bytes"])
+        assert line["engine"]["dtype"] == line["setting"]
+    half, full, _ = lines
+    assert half["weight_bytes"] == LLM(short, dtype="bfloat16").model.nbytes < 0.55 * full["weight_bytes"]
+    assert half["nll"] != full["nll"] == pytest.approx(half["nll"], rel=0.01)
+
+
+@pytest.mark.parametrize("asked", ["float32,bfloat16", "bfloat16"])
+def test_the_table_compares_with_the_float_model(asked, short, text, capsys):
+    """It stands in the table whether it was asked for or not, once."""
+    flags = ["-m", short, "--text", text, "--window", "16", "--compare"]
+    full, half = evaluated(capsys, *flags, "float32,bfloat16")
+    assert main(["eval", *flags, asked]) == 0
+    head, first, second, empty, *_ = capsys.readouterr().out.splitlines()
+    assert head.split() == ["perplexity", "change", "KL", "top-1", "bits", "weights", "ratio", "seconds"]
+    assert first.split()[:6] == ["float32", f"{full['perplexity']:.4f}", "+0.000%", "0.0000", "100.00%", "32"]
+    assert second.split()[:6] == [
+        "bfloat16", f"{half['perplexity']:.4f}", f"{half['perplexity'] / full['perplexity'] - 1:+.3%}",
+        f"{half['kl_divergence']:.4f}", f"{half['top1_agreement']:.2%}", "16",
+    ]  # fmt: skip
+    assert f"{half['weight_bytes'] / full['weight_bytes']:.3f}" in second.split()
+    assert empty == ""
+
+
+def test_the_distance_from_the_float_model_by_hand(short, text, capsys):
+    """KL divergence and agreement out of both models' logits, window by window, by SciPy in float64."""
+    flags = ("-m", short, "--text", text, "--window", "32", "--compare", "int3,float32,int3-g64:hqq")
+    records = evaluated(capsys, *flags)
+    tokens = Tokenizer.from_file(f"{short}/tokenizer.json").encode(TEXT, add_special_tokens=False).ids
+    full = LLM(short)
+    for record, switches in zip(records, [{}, None, {"group_size": 64, "quantize_method": "hqq"}], strict=True):
+        llm = full if switches is None else LLM(short, quantize="int3", **switches)
+        divergence, same = [], []
+        for start in range(0, len(tokens) - 1, 32):
+            piece = tokens[start : start + 33][:-1]
+            expected, found = (model.logits(piece).astype(np.float64) for model in (full, llm))
+            p, q = scipy.special.softmax(expected, axis=1), scipy.special.softmax(found, axis=1)
+            divergence += scipy.special.rel_entr(p, q).sum(axis=1).tolist()
+            same += (expected.argmax(axis=1) == found.argmax(axis=1)).tolist()
+        assert record["kl_divergence"] == pytest.approx(np.mean(divergence), rel=1e-4, abs=1e-9)
+        assert record["top1_agreement"] == pytest.approx(np.mean(same), abs=1e-12)
+    assert records[0]["kl_divergence"] > 0.01 > records[1]["kl_divergence"] == 0
+
+
+def test_bits_per_weight_are_those_of_the_layers_matrices(short, text, capsys):
+    """3 bits and a float16 step and minimum for 32 inputs are 4; of 8 symmetric bits and a step 8.5; padding is paid.
+
+    The golden's 60 inputs make a group of 32 and one of 28, 116 and 126 hidden ones four: counted from the matrices.
+    """
+    flags = ("-m", short, "--text", text, "--window", "64", "--compare", "int3,int8,float16")
+    for record, bits, scales in zip(evaluated(capsys, *flags), (3, 8, 16), (4, 2, 0), strict=True):
+        held = numbers = 0
+        for layer in LLM(short).model.layers:
+            for matrix in (layer.qkv, layer.o, layer.mlp.gate_up, layer.mlp.down):
+                n, m = matrix.weight.shape
+                lanes = -(-n // 64) * 64 if scales else n
+                held += lanes * m * bits // 8 + lanes * -(-m // 32) * scales
+                numbers += n * m
+        assert record["bits_per_weight"] == pytest.approx(8 * held / numbers)
+
+
+def test_calibration_serves_those_that_look_at_text_and_disturbs_no_other(short, text, capsys):
+    """One --calibration for a table in which float and rounded settings stand, too."""
+    flags = ("-m", short, "--text", text, "--window", "32", "--calibration", text)
+    for record in evaluated(capsys, *flags, "--compare", "float32,int4"):
+        assert record["engine"]["calibration"] is None
+    parsed = cli.parse(["eval", *flags, "--compare", "int4,int4:gptq,w8a8"])
+    found = eval_settings.each_setting(parsed)
+    assert [one.calibration for one in found.values()] == [None, text, text]
+
+
+def test_one_setting_in_a_sentence(short, text, capsys):
+    flags = ["-m", short, "--text", text, "--window", "16"]
+    [found] = evaluated(capsys, *flags)
+    assert main(["eval", *flags]) == 0
+    out = capsys.readouterr().out
+    assert f"perplexity {found['perplexity']:.4f}" in out
+    assert f"{found['tokens']} tokens in windows of 16" in out
+
+
+def test_progress_shows_the_perplexity_so_far(short, text, monkeypatch, capsys):
+    """On a terminal, and on stderr only."""
+    monkeypatch.setattr(console, "is_terminal", lambda stream: True)
+    assert main(["eval", "-m", short, "--text", text, "--window", "16", "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert len(out.splitlines()) == 1
+    *_, last = [part for part in err.split("\r") if "#" in part and "perplexity" in part]
+    assert last.split()[-1] == f"{json.loads(out)['perplexity']:.4g}"
+
+
+def test_ctrl_c_tells_the_perplexity_so_far(short, text, monkeypatch, capsys):
+    """The third window is cut short; two are there."""
+    interrupt_at(monkeypatch, 3)
+    assert main(["eval", "-m", short, "--text", text, "--window", "16"]) == 130
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "over 32 tokens" in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--window 0", "--window 0 must be at least 1"),
+        ("--max-tokens 1", "--max-tokens 1 must be at least 2"),
+        ("--compare int1", "there is no setting 'int1'; the settings are float32, bfloat16, float16"),
+        ("--compare float32:gptq", "there is no setting 'float32:gptq'"),
+        ("--compare int4-g33", "--compare int4-g33: --group-size=33 is not known; choose one of 32, 64, 128"),
+        ("--compare int4:best", "--compare int4:best: --quantize-method='best' is not known; choose one of rtn"),
+        ("--compare int4 --quantize int8", "--compare int4 sets --quantize itself; leave --quantize out"),
+        ("--compare float32,", "there is no setting ''"),
+        ("--compare float32 --dtype float16", "--compare float32 sets --dtype itself; leave --dtype out"),
+        ("--compare int8,int4-gtensor:hqq", "--compare int4-gtensor:hqq: --group-size=tensor has one step for a whole"),
+        ("--compare int8,int4-gtensor:combined", "--quantize-method=combined fits one to each group; choose another"),
+        ("--compare int4:gptq --calibration=", "--compare int4:gptq: --calibration='' names no file"),
+        ("--compare=", "there is no setting ''"),
+        ("--plot no/such/folder/p.png", "there is no folder 'no/such/folder'"),
+        ("--text no/such/file", "no/such/file: No such file or directory"),
+    ],
+)
+def test_mistakes_are_told_before_a_model_is_opened(flags, message, text, unopened, capsys):
+    assert main(["eval", "--text", text, *flags.split()]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("int4,int4-g64:gptq --calibration {tmp}/none", "int4-g64:gptq: cannot read the calibration text {tmp}/none ("),
+        ("int4,w8a8 --calibration {tmp}/none", "w8a8: cannot read the calibration text {tmp}/none (No such file"),
+        ("int4,int4:awq --calibration {tmp}/binary", "int4:awq: {tmp}/binary: the calibration text is not UTF-8 ("),
+        ("int4,int4:gptq --calibration {tmp}/short", "int4:gptq: {tmp}/short: the calibration text has 6 tokens"),
+        ("int4,int4:combined -m {moe}", "int4:combined: a mixture of experts cannot be calibrated: an expert sees too"),
+        ("int4,w8a8 -m {moe}", "w8a8: a mixture of experts cannot be calibrated: an expert sees too few rows"),
+        ("int4,int4:hqq --quantize-rules '*.o int8 gtensor'", "int4:hqq: --quantize-rules: '*.o int8 gtensor' has one"),
+        ("kv8,int4 --quantize-rules 'layers.9.o int8'", "int4: --quantize-rules: no matrix is called 'layers.9.o'"),
+        ("keep,int4 -m {ours}", "int4: --quantize=int4 is given, but {ours} is quantized already"),
+    ],
+)
+def test_what_a_later_setting_cannot_do_is_told_before_the_first_is_evaluated(
+    flags, message, short, text, golden_folder, tmp_path, unopened, capsys
+):
+    """Catches half an hour of rows that are lost by the last one's name."""
+    (tmp_path / "short").write_text("x" * 6)
+    (tmp_path / "binary").write_bytes(b"ab\xff")
+    names = {"tmp": tmp_path, "moe": golden_folder("mixtral"), "ours": quantized(short, tmp_path)}
+    words = [word.format(**names) for word in shlex.split(flags)]
+    capsys.readouterr()
+    assert main(["eval", "-m", short, "--text", text, "--compare", *words]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "--compare " + message.format(**names) in err
+
+
+def quantized(source: str, folder: Path) -> str:
+    """A folder that `quantize` made of a model."""
+    if not (folder / "ours").exists():
+        assert main(["quantize", "-q", "-m", source, "-o", str(folder / "ours")]) == 0
+    return str(folder / "ours")
+
+
+@pytest.mark.parametrize("done", [0, 1, 2])
+@pytest.mark.parametrize("what", [KeyboardInterrupt(), ValueError("it broke"), MemoryError()], ids=repr)
+def test_what_is_finished_is_shown_when_the_rest_fails(done, what, short, text, monkeypatch, capsys):
+    """The table of those rows, then the error's line; the reference is a row, too."""
+    opened = []
+
+    def fail_after(args):
+        opened.append(args)
+        if len(opened) > 1 + done:
+            raise what
+        return open_model(args)
+
+    monkeypatch.setattr(command, "open_model", fail_after)
+    words = ["eval", "-m", short, "--text", text, "--window", "32", "--compare", "int8,int4,int3"]
+    assert main(words) == (130 if isinstance(what, KeyboardInterrupt) else 2)
+    out, err = capsys.readouterr()
+    table = out.partition("\n\n")[0].splitlines()
+    assert [line.split()[0] for line in table] == ["perplexity", *["float32", "int8", "int4"][: 1 + done]]
+    assert err.startswith("tinyinfer: ")
+    assert err.count("\n") == 1
+    opened.clear()
+    main([*words, "--json"])
+    assert [json.loads(line)["setting"] for line in capsys.readouterr().out.splitlines()] == ["int8", "int4"][:done]
+
+
+def test_settings_may_stand_apart(text):
+    """Spaces after commas are how people write lists."""
+    parsed = cli.parse(["eval", "--text", text, "--compare", "int8, int4-g64:hqq ,kv4"])
+    assert list(eval_settings.each_setting(parsed)) == ["int8", "int4-g64:hqq", "kv4"]
+
+
+def test_the_reference_of_a_quantized_folder_is_what_it_keeps(short, text, tmp_path, capsys):
+    """Catches 4 bits that are called float32; asked for or not, it is evaluated and shown once."""
+    ours = quantized(short, tmp_path)
+    flags = ("-m", ours, "--text", text, "--window", "32")
+    [alone] = evaluated(capsys, *flags)
+    keep, kv4 = evaluated(capsys, *flags, "--compare", "keep,kv4")
+    assert (keep["setting"], keep["nll"], keep["kl_divergence"]) == ("keep", alone["nll"], 0)
+    assert keep["bits_per_weight"] == alone["bits_per_weight"] < 8
+    assert kv4["kl_divergence"] > 0
+    for asked in ("kv4", "keep,kv4"):
+        assert main(["eval", *flags, "--compare", asked]) == 0
+        _, first, second, empty, *explained = capsys.readouterr().out.splitlines()
+        assert [first.split()[:2], second.split()[0], empty] == [["keep", f"{keep['perplexity']:.4f}"], "kv4", ""]
+        assert "against the quantized model as it is" in " ".join(explained)
+
+
+@pytest.mark.parametrize(("data", "message"), [(b"caf\xe9 au lait", "not UTF-8 text (byte 3)"), (b"", "is empty")])
+def test_a_file_that_is_no_text_is_refused(data, message, tmp_path, unopened, capsys):
+    (tmp_path / "bad.txt").write_bytes(data)
+    assert main(["eval", "--text", str(tmp_path / "bad.txt")]) == 2
+    assert f"bad.txt: {message}" in capsys.readouterr().err
+
+
+def test_a_text_of_one_token_is_refused(short, tmp_path, capsys):
+    """There is nothing to score: the mean of nothing must not become NaN."""
+    (tmp_path / "one.txt").write_text("x")
+    assert main(["eval", "-m", short, "--text", str(tmp_path / "one.txt"), "--window", "4"]) == 2
+    assert "only 1 token" in capsys.readouterr().err
+
+
+def test_a_window_beyond_the_context_is_refused_and_one_as_long_is_not(short, text, capsys):
+    """A window of the whole context scores one token more than the context holds, which the model never has to see."""
+    assert main(["eval", "-m", short, "--text", text, "--window", "41", "-c", "40"]) == 2
+    assert "--window 41 is more than the context of 40" in capsys.readouterr().err
+    assert evaluated(capsys, "-m", short, "--text", text, "--window", "40", "-c", "40")
+
+
+def test_a_model_of_nan_is_told_and_not_printed(short, text, monkeypatch, capsys):
+    """float16 turns large weights into infinity; NaN in the JSON line would be no JSON."""
+    monkeypatch.setattr(LLM, "score", lambda self, tokens: np.full(len(tokens) - 1, np.nan))
+    assert main(["eval", "-m", short, "--text", text, "--window", "16", "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert "not finite" in err
+
+
+def test_a_perplexity_beyond_all_floats_is_infinite():
+    """exp raises OverflowError there."""
+    assert Perplexity(nll=1e4, tokens=1).perplexity == math.inf
+    assert Perplexity(nll=math.log(20), tokens=1).perplexity == pytest.approx(20)
+
+
+def test_the_plot_is_a_picture(short, text, tmp_path, capsys):
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "p.png"
+    flags = ("--window", "16", "--compare", "float32,float16", "--plot", str(target))
+    evaluated(capsys, "-m", short, "--text", text, *flags)
+    assert target.read_bytes().startswith(b"\x89PNG")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["p.png", "text.txt"]
+
+
+@pytest.fixture
+def drawn(monkeypatch) -> list[Any]:
+    """The figures that would have been saved."""
+    pytest.importorskip("matplotlib")
+    figures: list[Any] = []
+    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
+    return figures
+
+
+def record(name: str, bits: float, perplexity: float, **engine: object) -> dict[str, Any]:
+    """What `eval` says of a setting."""
+    how = {"dtype": "float32", "quantize": name[:4], "quantize_method": "rtn", "group_size": 32} | engine
+    return {"setting": name, "perplexity": perplexity, "bits_per_weight": bits, "tokens": 9, "window": 4, "engine": how}
+
+
+def test_what_the_plot_draws(drawn):
+    """Bits and perplexity: a line for each way to quantize, its points by bits, one name over all of the same bits."""
+    records = [record("int8", 8.5, 20.5), record("int3", 4.0, 90.0), record("float32", 32.0, 20.0, quantize="off"),
+               record("int3:gptq", 4.0, 40.0, quantize_method="gptq")]  # fmt: skip
+    plots.draw_eval("p.png", "model", records, records[2])
+    [axes] = drawn[0].get_axes()
+    level, *lines = axes.get_lines()
+    assert level.get_ydata() == [20, 20]
+    assert [line.get_xydata().tolist() for line in lines] == [[[4, 90], [8.5, 20.5]], [[32, 20]], [[4, 40]]]
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["float32: 20", "RTN, groups of 32", "float", "GPTQ, groups of 32"]
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [
+        ("int8", (8.5, 20.5)), ("int3", (4.0, 90.0)), ("float32", (32.0, 20.0))
+    ]  # fmt: skip
+    assert axes.get_yscale() == "log", "90 beside 20: the small ones must not be flattened"
+    assert not any("10" in text.get_text() for text in axes.get_yticklabels(minor=True)), "numbers, not powers of ten"
+    assert all((axes.get_title(), axes.get_xlabel(), axes.get_ylabel()))
+
+
+def test_a_ruined_setting_is_named_at_the_edge_of_the_plot(drawn):
+    """355504 beside 20 on one axis would show that and nothing else."""
+    records = [record("int4", 5.0, 20.0), record("int2", 3.0, 355504.4),
+               record("int2:gptq", 3.0, 1039.2, quantize_method="gptq")]  # fmt: skip
+    plots.draw_eval("p.png", "model", records)
+    [axes] = drawn[0].get_axes()
+    assert [line.get_xydata().tolist() for line in axes.get_lines()] == [[[3, 160], [5, 20]], [[3, 160]]]
+    assert [(text.get_text(), text.xy) for text in axes.texts] == [
+        ("int4", (5.0, 20.0)), ("↑ int2: 355,504\n↑ int2:gptq: 1,039", (3.0, 160.0))
+    ]  # fmt: skip
+
+
+@pytest.mark.weights
+def test_smollm2_has_the_perplexity_that_transformers_finds(smollm2, tmp_path, capsys):
+    """transformers 5, float32, the same GGUF file, the same windows: 38.80057093 over 146 tokens."""
+    (tmp_path / "river.txt").write_text(str(PROMPTS[-1]), encoding="utf-8")
+    [found] = evaluated(capsys, "-m", str(smollm2), "--text", str(tmp_path / "river.txt"), "--window", "64")
+    assert found["tokens"] == 146
+    assert found["perplexity"] == pytest.approx(38.80057093, rel=1e-5)

@@ -1,0 +1,146 @@
+"""gguf_blocks.py, quantization/keep.py: a GGUF's own codes are the weights that gguf dequantizes, bit for bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from gguf_writer import add_tensor, finish, write_gguf
+from golden import load_golden
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_array_equal
+
+from tinyinfer import LLM, SamplingParams
+from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.backends.packed import Quantized, QuantizedExperts
+from tinyinfer.errors import ModelError
+from tinyinfer.ledger import Ledger
+from tinyinfer.loading import load
+from tinyinfer.loading.gguf import read_gguf
+from tinyinfer.loading.gguf_blocks import GRIDS, block_codes
+from tinyinfer.loading.keep import KeepTaker
+from tinyinfer.model.weights import Dense
+
+KINDS = ["Q8_0", "Q4_0", "Q4_1"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@settings(max_examples=50, deadline=None, derandomize=True)
+@given(data=st.data())
+def test_codes_of_any_bytes_are_what_gguf_makes_of_them(kind: str, data: Any) -> None:
+    """Catches nibbles in the wrong order, a sign lost, 8 not taken off, d and m exchanged: no quantizer is involved."""
+    qtype = gguf.GGMLQuantizationType[kind]
+    size = gguf.GGML_QUANT_SIZES[qtype][1]
+    drawn = data.draw(st.binary(min_size=3 * 2 * size, max_size=3 * 2 * size))
+    raw = np.frombuffer(drawn, np.uint8).reshape(3, 2, size).copy()
+    raw[..., 1] &= 0x3B  # neither infinite nor NaN
+    if kind == "Q4_1":
+        raw[..., 3] &= 0x3B
+    codes = block_codes(raw, qtype)
+    assert codes.grid == GRIDS[qtype]
+    assert codes.q.min() >= codes.grid.low
+    assert codes.q.max() <= codes.grid.high
+    expected = gguf.quants.dequantize(raw.reshape(3, -1), qtype)
+    assert_array_equal(codes.dequantize(), expected)
+    packed = Quantized.pack(codes, np)
+    assert_array_equal(packed.dequantize(slice(None)).T, expected)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_rows_of_a_file_as_codes(kind: str, tmp_path: Path) -> None:
+    """Catches an offset of rows in bytes of floats, or of the first axis where experts are stacked."""
+    array = np.random.default_rng(0).standard_normal((3, 5, 64)).astype(np.float32)
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    add_tensor(writer, "flat", array[0], kind)
+    add_tensor(writer, "stack", array, kind)
+    finish(writer)
+    tensors = read_gguf(str(tmp_path / "x.gguf")).tensors
+    flat, stack = tensors["flat"], tensors["stack"]
+    for start, stop in [(0, 5), (1, 2), (3, 5)]:
+        assert_array_equal(flat.quantized(start, stop).dequantize(), flat.read(start, stop))
+    for e in range(3):
+        assert_array_equal(stack.quantized(5 * e, 5 * e + 5).dequantize(), stack.read(e, e + 1)[0])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_model_that_keeps_its_bits_is_the_float_model(kind: str, tmp_path: Path) -> None:
+    """Catches the permutation of Llama's queries and keys lost on the way of the codes, parts joined in another order.
+
+    llama3: heads of 14 and a width of 64, so all matrices but `down` are whole blocks.
+    """
+    path = str(write_gguf("llama3", tmp_path / "x.gguf", kind))
+    full, kept = LLM(path), LLM(path, quantize="keep")
+    for one, other in zip(full.model.layers, kept.model.layers, strict=True):
+        for a, b in ((one.qkv, other.qkv), (one.o, other.o), (one.mlp.gate_up, other.mlp.gate_up)):
+            if a.weight.shape[1] % 32 == 0:
+                assert isinstance(b.weight, Quantized)
+            assert_array_equal(b.weight.dequantize(slice(None)), a.weight.dequantize(slice(None)))
+    assert isinstance(kept.model.layers[0].qkv.weight, Quantized)
+    assert kept.model.nbytes < full.model.nbytes
+    tokens = load_golden("llama3").tokens.tolist()
+    a, b = full.logits(tokens), kept.logits(tokens)
+    assert np.abs(a - b).max() < 1e-5 * np.abs(a).max()
+
+
+def test_experts_keep_their_bits(tmp_path: Path) -> None:
+    """Catches gate of one expert above up of another."""
+    path = str(write_gguf("mixtral", tmp_path / "x.gguf"))
+    assert isinstance(LLM(path, quantize="keep").model.layers[0].mlp.gate_up.expert(0), Dense)
+    rng = np.random.default_rng(0)
+    writer = gguf.GGUFWriter(tmp_path / "y.gguf", "llama")
+    arrays = {name: rng.standard_normal((3, 70, 64)).astype(np.float32) for name in ("gate", "up")}
+    for name, array in arrays.items():
+        add_tensor(writer, name, array, "Q4_0")
+    finish(writer)
+    tensors = read_gguf(str(tmp_path / "y.gguf")).tensors
+    both = KeepTaker(NumpyOps(Ledger())).experts("gate_up", tensors["gate"], tensors["up"])
+    assert isinstance(both, QuantizedExperts)
+    for e in range(3):
+        rows = np.concatenate([tensors[name].read(e, e + 1)[0] for name in ("gate", "up")])
+        assert_array_equal(both.expert(e).dequantize(slice(None)).T, rows)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "kept"),
+    [(("Q8_0", "Q8_0"), True), (("Q8_0", "Q4_0"), False), (("Q4_1", "F16"), False), (("Q5_1", "Q5_1"), False)],
+)
+def test_parts_stay_only_on_one_grid(kinds: tuple[str, str], kept: bool, tmp_path: Path) -> None:
+    """Catches codes of one grid read by another's steps, and a type that is not ours taken for one that is."""
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
+    array = np.random.default_rng(0).standard_normal((2, 6, 32)).astype(np.float32)
+    for i, kind in enumerate(kinds):
+        add_tensor(writer, f"part{i}", array[i], kind)
+    finish(writer)
+    parts = list(read_gguf(str(tmp_path / "x.gguf")).tensors.values())
+    weight = KeepTaker(NumpyOps(Ledger())).matrix("layers.0.gate_up", *parts)
+    assert isinstance(weight, Quantized if kept else Dense)
+    assert_array_equal(weight.dequantize(slice(None)).T, np.concatenate([part.numpy() for part in parts]))
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan])
+@pytest.mark.parametrize(("kind", "place"), [("Q8_0", 0), ("Q4_1", 0), ("Q4_1", 2)])
+def test_a_scale_that_is_no_number_is_refused(kind: str, place: int, bad: float, tmp_path: Path) -> None:
+    """Catches a damaged file whose every answer would be NaN: floats are checked as they are read, codes must be."""
+    path = write_gguf("llama3", tmp_path / "x.gguf", kind)
+    data = bytearray(path.read_bytes())
+    info = load(str(path)).tensors["layers.0.o"]
+    raw = gguf.GGUFReader(path)
+    [tensor] = [t for t in raw.tensors if t.name == info.name]
+    data[tensor.data_offset + place : tensor.data_offset + place + 2] = np.float16(bad).tobytes()
+    path.write_bytes(bytes(data))
+    with pytest.raises(ModelError, match=r"x\.gguf: tensor 'blk\.0\.attn_output\.weight' holds NaN or infinity"):
+        LLM(str(path), quantize="keep")
+
+
+@pytest.mark.weights
+def test_smollm2_in_its_own_bits(smollm2: Path) -> None:
+    """As many bytes as in the file, and the tokens of the model in float32."""
+    full, kept = (LLM(str(smollm2), max_model_len=128, quantize=quantize) for quantize in ("off", "keep"))
+    assert kept.model.nbytes == sum(tensor.nbytes for tensor in load(str(smollm2)).tensors.values())
+    params = SamplingParams(max_tokens=4)
+    [one], [other] = (llm.generate("The capital of France is", params) for llm in (full, kept))
+    assert one.token_ids == other.token_ids

@@ -1,0 +1,261 @@
+"""GGUF metadata gives tokenizers with the ids of llama.cpp and SentencePiece; broken metadata is one clear line."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tinyinfer.errors import ModelError
+from tinyinfer.loading.gguf_vocab import SPLIT_RULES, merges_from_scores
+from tinyinfer.text.tokenizer import Tokenizer
+
+GOLDENS = json.loads((Path(__file__).parents[1] / "golden" / "vocabularies.json").read_text(encoding="utf-8"))
+TEXTS: list[str] = GOLDENS["texts"]
+P = "tokenizer.ggml."
+
+Fields = dict[str, Any]
+
+
+def fields(name: str, **changes: Any) -> Fields:
+    """A golden vocabulary's metadata, arrays as a GGUF reader gives them; None takes a key out."""
+    found = dict(GOLDENS[name]["fields"])
+    for key in ("token_type", "scores"):
+        if P + key in found:
+            found[P + key] = np.array(found[P + key])
+    found |= {P + key: value for key, value in changes.items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def build(name: str, **changes: Any) -> Tokenizer:
+    return Tokenizer.from_gguf(fields(name, **changes), "model.gguf")
+
+
+@pytest.mark.parametrize("rule", GOLDENS["byte_level"]["ids"])
+def test_byte_level_ids_are_those_of_llama_cpp(rule: str) -> None:
+    """Catches a wrong rule: digits one by one or by three, contractions, blank lines, whole words, BOS by default."""
+    tokenizer = build("byte_level", pre=rule)
+    assert [tokenizer.encode(text) for text in TEXTS] == GOLDENS["byte_level"]["ids"][rule]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_sentencepiece_ids_are_those_of_sentencepiece_and_llama_cpp(name: str) -> None:
+    """Catches merges in a wrong order, a wrong space before a text or after a special token, missing byte tokens."""
+    tokenizer = build(name)
+    assert [tokenizer.encode(text) for text in TEXTS] == GOLDENS[name]["ids"]
+
+
+@pytest.mark.parametrize("name", ["byte_level", "llama", "gemma"])
+def test_text_survives(name: str) -> None:
+    """Catches a decoder that eats or adds a space, or shows byte tokens by name."""
+    tokenizer = build(name)
+    special = ("<|bos|>", "<|end|>", "<unk>", "<s>", "</s>", "▁")
+    for text in TEXTS:
+        if not any(token in text for token in special):
+            assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_every_rule_is_covered_by_another_engine() -> None:
+    """Catches a rule added without an oracle; the others are names for one that has it."""
+    checked = {SPLIT_RULES[rule] for rule in GOLDENS["byte_level"]["ids"]}
+    assert set(SPLIT_RULES.values()) == checked
+
+
+@pytest.mark.parametrize(("pre", "same_as"), [(None, "gpt-2"), ("default", "gpt-2"), ("llama3", "llama-bpe")])
+def test_other_names_of_a_rule(pre: str | None, same_as: str) -> None:
+    """Catches an alias that stands for another rule, and a file from before rules had names refused."""
+    tokenizer = build("byte_level", pre=pre)
+    assert [tokenizer.encode(text) for text in TEXTS] == GOLDENS["byte_level"]["ids"][same_as]
+
+
+def test_qwen_composes_unicode() -> None:
+    """Catches a missing NFC, which Qwen2's tokenizer.json has: e + accent is the letter with the accent."""
+    tokenizer = build("byte_level", pre="qwen2")
+    text = "e\u0301"
+    assert tokenizer.encode(text) == tokenizer.encode(unicodedata.normalize("NFC", text))
+    assert build("byte_level", pre="gpt-2").encode(text) != tokenizer.encode(text)
+
+
+@pytest.mark.parametrize(
+    ("changes", "around"),
+    [
+        ({}, ["<|bos|>"]),
+        ({"add_bos_token": False}, []),
+        ({"add_eos_token": True}, ["<|bos|>", "<|end|>"]),
+        ({"add_bos_token": False, "add_eos_token": True}, ["<|end|>"]),
+    ],
+)
+def test_tokens_around_a_text(changes: Fields, around: list[str]) -> None:
+    """Catches flags that are ignored, and tokens added although the caller asked for none."""
+    tokenizer = build("byte_level", pre="llama-bpe", **changes)
+    plain = tokenizer.encode("a", add_special_tokens=False)
+    names = [GOLDENS["byte_level"]["fields"][P + "tokens"][i] for i in tokenizer.encode("a")]
+    assert [name for name in names if name != "a"] == around
+    assert len(plain) == 1
+
+
+def test_sentencepiece_has_default_ids() -> None:
+    """Catches a file without ids refused: SentencePiece's own are 1 and 2 (the golden names none)."""
+    tokenizer = build("llama", add_eos_token=True, add_space_prefix=False)
+    assert (tokenizer.encode("")[0], tokenizer.encode("")[-1]) == (1, 2)
+
+
+def test_kinds_of_tokens() -> None:
+    """Catches control tokens shown, user-defined ones hidden or split, and padding that decodes to its name."""
+    tokenizer = build("byte_level", pre="smollm")
+    tokens = GOLDENS["byte_level"]["fields"][P + "tokens"]
+    end, tool, pad = (tokens.index(token) for token in ("<|end|>", "<tool>", "[PAD0]"))
+    a = tokens.index("a")
+    assert tokenizer.encode("a<tool>a<|end|>") == [a, tool, a, end]
+    assert tokenizer.decode([a, tool, pad, a, end]) == "a<tool>a"
+    assert pad not in tokenizer.encode("[PAD0]")
+
+
+def test_the_end_token_is_special_even_if_the_file_forgets() -> None:
+    """Catches "<|end|>" at the end of every answer of a file that calls it a normal token."""
+    types = np.ones(len(GOLDENS["byte_level"]["fields"][P + "tokens"]), dtype=np.int32)
+    tokenizer = build("byte_level", token_type=types)
+    end = tokenizer.encode("<|end|>")
+    assert (len(end), tokenizer.decode(end)) == (1, "")
+
+
+def test_token_types_may_be_missing() -> None:
+    """Catches a KeyError for old files."""
+    tokenizer = build("byte_level", token_type=None)
+    assert tokenizer.decode(tokenizer.encode("Hello  world 12")) == "Hello  world 12"
+
+
+def test_the_chat_template_knows_its_special_tokens() -> None:
+    """Catches bos_token and eos_token swapped, or given as ids."""
+    metadata = fields("byte_level") | {
+        "tokenizer.chat_template": "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"
+    }
+    tokenizer = Tokenizer.from_gguf(metadata, "model.gguf")
+    assert tokenizer.render([{"role": "user", "content": "hi"}]) == "<|bos|>hi<|end|>"
+
+
+def by_score(text: str, scores: dict[str, float]) -> list[str]:
+    """SentencePiece's BPE, word for word: the best union of two neighbours first, the leftmost of equals."""
+    pieces = list(text)
+    while True:
+        unions = [(scores.get(pieces[i] + pieces[i + 1], -np.inf), -i) for i in range(len(pieces) - 1)]
+        score, at = max(unions, default=(-np.inf, 0))
+        if score == -np.inf:
+            return pieces
+        pieces[-at : 2 - at] = [pieces[-at] + pieces[1 - at]]
+
+
+@given(
+    pieces=st.lists(st.text("abc", min_size=2, max_size=5), max_size=12, unique=True),
+    text=st.text("abc", max_size=30),
+)
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_merges_from_scores_merge_like_scores(pieces: list[str], text: str) -> None:
+    """Catches merges ranked by anything but the score of their union, or pairs left out."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+
+    ranked = ["a", "b", "c", *pieces]
+    scores = {piece: -float(i) for i, piece in enumerate(ranked)}
+    backend = Backend(models.BPE({piece: i for i, piece in enumerate(ranked)}, merges_from_scores(scores)))
+    assert backend.encode(text).tokens == by_score(text, scores)
+
+
+def test_a_byte_token_is_never_made_of_letters() -> None:
+    """Catches "<0x41>" typed by a user that becomes the byte of "A": byte tokens are no union of others."""
+    tokens = ["<unk>", "<s>", "</s>", "<0x41>", *"<0x41>", "0x", "0x4", "0x41", "0x41>"]
+    metadata = {"model": "llama", "tokens": tokens, "scores": [0.0] * 4 + [-float(i) for i in range(10)]}
+    metadata |= {"token_type": [2, 3, 3, 6] + [1] * 10, "add_space_prefix": False, "add_bos_token": False}
+    tokenizer = Tokenizer.from_gguf({P + key: value for key, value in metadata.items()}, "model.gguf")
+    assert [tokens[i] for i in tokenizer.encode("<0x41>A")] == ["<", "0x41>", "<0x41>"]
+    assert tokenizer.decode(tokenizer.encode("<0x41>A")) == "<0x41>A"
+
+
+def changed(values: list[Any], at: int, value: Any) -> list[Any]:
+    return [*values[:at], value, *values[at + 1 :]]
+
+
+TOKENS = GOLDENS["byte_level"]["fields"][P + "tokens"]
+COUNT = len(TOKENS)
+BROKEN: list[tuple[str, Fields, str]] = [
+    ("byte_level", {"model": None}, "tokenizer.ggml.model is missing"),
+    ("byte_level", {"model": "bert"}, "'bert'; supported are gpt2, llama"),
+    ("byte_level", {"model": 3}, "tokenizer.ggml.model is of the wrong type"),
+    ("byte_level", {"pre": "tekken"}, "'tekken'; supported are default, gpt-2, smollm"),
+    ("byte_level", {"pre": ["smollm"]}, "tokenizer.ggml.pre is of the wrong type"),
+    ("byte_level", {"tokens": None}, "tokenizer.ggml.tokens is missing"),
+    ("byte_level", {"tokens": []}, "tokenizer.ggml.tokens is empty"),
+    ("byte_level", {"tokens": changed(TOKENS, 7, 7)}, "tokenizer.ggml.tokens is not a list of strings"),
+    ("byte_level", {"tokens": np.arange(COUNT)}, "tokenizer.ggml.tokens is of the wrong type"),
+    ("byte_level", {"tokens": changed(TOKENS, 7, TOKENS[3])}, "twice, as 3 and 7"),
+    ("byte_level", {"token_type": np.ones(COUNT - 1, np.int32)}, f"entries, but there are {COUNT} tokens"),
+    ("byte_level", {"token_type": np.ones((COUNT, 1), np.int32)}, "tokenizer.ggml.token_type is not a list of numbers"),
+    ("byte_level", {"token_type": np.ones(COUNT)}, "tokenizer.ggml.token_type is not a list of numbers"),
+    ("byte_level", {"merges": None}, "tokenizer.ggml.merges is missing"),
+    ("byte_level", {"merges": ["a b c"]}, "'a b c', which is not two tokens"),
+    ("byte_level", {"merges": ["ab"]}, "'ab', which is not two tokens"),
+    ("byte_level", {"merges": ["a zzz"]}, "tokenizer.ggml.merges do not fit the tokens"),
+    ("byte_level", {"merges": ["! $"]}, "tokenizer.ggml.merges do not fit the tokens"),
+    ("byte_level", {"merges": [1, 2]}, "tokenizer.ggml.merges is not a list of strings"),
+    ("byte_level", {"bos_token_id": COUNT}, f"is {COUNT}, but there are {COUNT} tokens"),
+    ("byte_level", {"eos_token_id": -1}, "tokenizer.ggml.eos_token_id is -1"),
+    ("byte_level", {"eos_token_id": True}, "tokenizer.ggml.eos_token_id is True"),
+    ("byte_level", {"unknown_token_id": "0"}, "tokenizer.ggml.unknown_token_id is of the wrong type"),
+    ("byte_level", {"add_bos_token": 1}, "tokenizer.ggml.add_bos_token is of the wrong type"),
+    ("byte_level", {"add_bos_token": True, "bos_token_id": None}, "tokenizer.ggml.bos_token_id is missing"),
+    ("llama", {"scores": None}, "tokenizer.ggml.scores is missing"),
+    ("llama", {"scores": np.zeros(3, np.float32)}, "tokenizer.ggml.scores has 3 entries"),
+    ("llama", {"scores": ["a"] * 640}, "tokenizer.ggml.scores is not a list of numbers"),
+    ("llama", {"scores": np.full(len(GOLDENS["llama"]["fields"][P + "tokens"]), np.nan)}, "not finite"),
+    ("llama", {"add_space_prefix": "yes"}, "tokenizer.ggml.add_space_prefix is of the wrong type"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "changes", "fault"), BROKEN, ids=lambda value: str(value)[:40])
+def test_broken_metadata_is_one_clear_line(name: str, changes: Fields, fault: str) -> None:
+    """Catches a KeyError, a TypeError or the library's bare Exception for a damaged file, or silence."""
+    with pytest.raises(ModelError) as caught:
+        build(name, **changes)
+    message = str(caught.value)
+    assert message.startswith("model.gguf: ")
+    assert fault in message
+    assert "\n" not in message
+
+
+def test_a_chat_template_of_a_wrong_type_is_refused() -> None:
+    with pytest.raises(ModelError, match="chat_template"):
+        Tokenizer.from_gguf(fields("byte_level") | {"tokenizer.chat_template": 3}, "model.gguf")
+
+
+VALUES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.binary(max_size=3),
+    st.lists(st.one_of(st.text(max_size=3), st.integers(-3, 700), st.none()), max_size=4),
+    st.lists(st.integers(-9, 9), max_size=9).map(np.array),
+)  # fmt: skip
+KEYS = [key.removeprefix(P) for key in GOLDENS["byte_level"]["fields"] | GOLDENS["llama"]["fields"]]
+
+
+@given(
+    name=st.sampled_from(["byte_level", "llama"]),
+    changes=st.dictionaries(st.sampled_from([*KEYS, "pre", "unknown_token_id", "add_bos_token"]), VALUES, max_size=3),
+    tokens=st.lists(st.text("ab▁ <0x4>é", max_size=6), max_size=8),
+    kinds=st.lists(st.integers(-1, 7), min_size=8, max_size=8),
+)
+@settings(max_examples=300, deadline=None, derandomize=True)
+def test_any_metadata_either_works_or_is_refused(
+    name: str, changes: Fields, tokens: list[str], kinds: list[int]
+) -> None:
+    """Catches any other exception than ModelError, with small vocabularies of any content too."""
+    small = {"tokens": tokens, "token_type": np.array(kinds[: len(tokens)]), "merges": [], "bos_token_id": None}
+    small |= {"eos_token_id": None, "scores": np.zeros(len(tokens))}
+    for candidate in (changes, small | changes):
+        with contextlib.suppress(ModelError):
+            tokenizer = build(name, **candidate)
+            tokenizer.decode(tokenizer.encode("ab <0x41> é"))

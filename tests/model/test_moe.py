@@ -1,0 +1,108 @@
+"""Mixture of experts: equal to a loop over tokens, and touching only what the router chose."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.special
+
+from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.config import MoEConfig
+from tinyinfer.model.moe import MoE, group_by_expert, route
+from tinyinfer.model.weights import Dense, Experts, Linear
+
+D, F, X = 7, 5, 6
+
+
+def make(experts_per_token: int, renormalize: bool = True, seed: int = 0) -> MoE:
+    rng = np.random.default_rng(seed)
+    router, gate_up, down = (
+        rng.standard_normal(shape).astype(np.float32) for shape in ((D, X), (X, D, 2 * F), (X, F, D))
+    )
+    config = MoEConfig(X, experts_per_token, F, renormalize)
+    return MoE(Linear(Dense(router)), Experts(gate_up), Experts(down), "silu", config)
+
+
+def rows(n: int, seed: int = 1) -> np.ndarray:
+    return np.random.default_rng(seed).standard_normal((n, D)).astype(np.float32)
+
+
+def loop(moe: MoE, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same, token by token and expert by expert in float64; and which experts each token chose."""
+    out, chosen = np.zeros(x.shape), []
+    for t, row in enumerate(x.astype(np.float64)):
+        p = scipy.special.softmax(row @ moe.router.weight.array)
+        best = sorted(range(X), key=lambda e: -p[e])[: moe.experts.experts_per_token]
+        total = sum(p[best]) if moe.experts.renormalize else 1.0
+        for e in best:
+            gate, up = np.split(row @ moe.gate_up.array[e], 2)
+            out[t] += p[e] / total * (gate * scipy.special.expit(gate) * up) @ moe.down.array[e]
+        chosen.append(best)
+    return out, np.array(chosen)
+
+
+@pytest.mark.parametrize("renormalize", [True, False])
+@pytest.mark.parametrize("k", [1, 2, X])
+@pytest.mark.parametrize("n", [1, 2, 19])
+def test_equals_a_loop_over_tokens(n, k, renormalize):
+    """Catches: results handed back to another row, a weight given to another expert, weights not renormalized."""
+    moe, x = make(k, renormalize), rows(n)
+    np.testing.assert_allclose(moe(x, NumpyOps(Ledger())), loop(moe, x)[0], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_experts_not_chosen_are_never_read(n):
+    """All experts that no row chose hold NaN: multiplying all and masking afterwards would spread it."""
+    moe, x = make(2), rows(n)
+    expected, chosen = loop(moe, x)
+    others = sorted(set(range(X)) - set(chosen.ravel().tolist()))
+    assert others, "the test needs an expert that nobody chose"
+    moe.gate_up.array[others] = np.nan
+    moe.down.array[others] = np.nan
+    np.testing.assert_allclose(moe(x, NumpyOps(Ledger())), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_the_ledger_counts_the_chosen_experts_only():
+    """Catches: FLOPs or bytes of all experts, or an expert counted once for each of its rows."""
+    moe, x, k = make(2), rows(4), 2
+    ledger = Ledger()
+    moe(x, NumpyOps(ledger))
+    touched = len(set(loop(moe, x)[1].ravel().tolist()))
+    assert 2 <= touched < X
+    assert (ledger.expert_rows, ledger.experts_read) == (4 * k, touched)
+    assert ledger.flops == 2 * 4 * D * X + 2 * (4 * k) * (D * 2 * F + F * D)
+    assert ledger.weight_bytes == 4 * (D * X + touched * (D * 2 * F + F * D))
+
+
+def test_route_gives_the_best_first_and_breaks_ties_by_number():
+    """A softmax over the chosen only equals one over all renormalized; without renormalizing they differ."""
+    logits = np.log(np.array([[0.1, 0.4, 0.2, 0.3], [0.25, 0.25, 0.25, 0.25]], np.float32))
+    chosen, weights = route(logits, MoEConfig(4, 2, 1, renormalize=False), np)
+    assert chosen.tolist() == [[1, 3], [0, 1]]
+    np.testing.assert_allclose(weights, [[0.4, 0.3], [0.25, 0.25]], rtol=1e-6)
+    weights = route(logits, MoEConfig(4, 2, 1), np)[1]
+    np.testing.assert_allclose(weights, [[4 / 7, 3 / 7], [0.5, 0.5]], rtol=1e-6)
+
+
+def test_route_survives_large_logits():
+    """exp(200) overflows float32 unless the largest logit is taken off first."""
+    with np.errstate(over="raise", invalid="raise"):
+        weights = route(np.array([[200.0, 199.0, -200.0]], np.float32), MoEConfig(3, 2, 1), np)[1]
+    np.testing.assert_allclose(weights, [scipy.special.softmax([1.0, 0.0])], rtol=1e-5)
+
+
+def test_grouping_lists_every_pair_once_under_its_expert():
+    """starts has one entry more than there are experts, so that the last expert and empty ones have their bounds."""
+    chosen = np.array([[4, 0], [2, 4], [4, 2]])
+    order, starts = group_by_expert(chosen, X, np)
+    flat = chosen.ravel()
+    groups = [order[starts[e] : starts[e + 1]].tolist() for e in range(X)]
+    assert groups == [[i for i in range(6) if flat[i] == e] for e in range(X)]
+    assert len(starts) == X + 1
+
+
+def test_results_are_float32():
+    """One float64 constant in the router would double the memory and time of everything behind it."""
+    out = make(2)(rows(3), NumpyOps(Ledger()))
+    assert out.dtype == np.float32

@@ -1,0 +1,377 @@
+"""Text to ids and back, whole and token by token; folders of every age; SmolLM2 as transformers has it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer as Backend
+from tokenizers import decoders, models, pre_tokenizers, processors
+
+from tinyinfer.errors import ModelError
+from tinyinfer.text.tokenizer import Tokenizer, Vocabulary
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+VOCABULARIES = json.loads((GOLDEN / "vocabularies.json").read_text(encoding="utf-8"))
+HI = [{"role": "user", "content": "hi"}]
+
+
+def golden(name: str) -> Tokenizer:
+    return Tokenizer.from_gguf(VOCABULARIES[name]["fields"] | {"tokenizer.ggml.pre": "smollm"}, "model.gguf")
+
+
+def words() -> Tokenizer:
+    """A tokenizer without a decoder: tokens are words with a space between them."""
+    return Tokenizer(
+        Vocabulary(Backend(models.WordLevel({"a": 0, " b": 1, "": 2, "<0x41>": 3}, unk_token="a"))), "words"
+    )
+
+
+def strips_two() -> Tokenizer:
+    """A decoder that takes up to two spaces off the beginning, which may come with different tokens."""
+    backend = Backend(models.BPE({"▁": 0, "a": 1, "▁▁": 2, "<0x20>": 3}, []))
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 2, 0)]
+    )
+    return Tokenizer(Vocabulary(backend), "strips")
+
+
+TOKENIZERS = {"byte_level": golden("byte_level"), "llama": golden("llama"), "gemma": golden("gemma"), "words": words()}
+TOKENIZERS["strips_two"] = strips_two()
+SPELLED = ["byte_level", "llama", "gemma"]  # by bytes: one letter a byte, or <0x0A>
+
+
+def ids_of(name: str, *tokens: str) -> list[int]:
+    """Ids of tokens by their names in the vocabulary."""
+    names = VOCABULARIES[name]["fields"]["tokenizer.ggml.tokens"]
+    return [names.index(token) for token in tokens]
+
+
+def byte_ids(name: str, text: str) -> list[int]:
+    """One token for each byte of a text, as no tokenizer but a model may choose them."""
+    if name == "byte_level":
+        splitter = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+        return ids_of(name, *[letter for word, _ in splitter.pre_tokenize_str(text) for letter in word])
+    return ids_of(name, *[f"<0x{byte:02X}>" for byte in text.encode()])
+
+
+def pieces(name: str, ids: list[int]) -> list[str]:
+    """What a stream says to each token, and at the end."""
+    stream = TOKENIZERS[name].stream()
+    return [*[stream.push(i) for i in ids], stream.finish()]
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(data=st.data())
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_joined_pieces_are_the_decoded_text(name: str, data: st.DataObject) -> None:
+    """Catches a stream that loses, repeats or changes text: broken bytes, special tokens, first spaces, unknown ids."""
+    tokenizer = TOKENIZERS[name]
+    count = tokenizer.vocab_size + 3
+    tokens = st.integers(0, min(300, count)) | st.integers(0, count)  # byte tokens and special tokens come first
+    texts = st.text("aé你😀 \n\u0301", max_size=6).map(lambda text: tokenizer.encode(text))
+    if name in SPELLED:
+        texts |= st.text("é你😀 ", max_size=3).map(lambda text: byte_ids(name, text))
+    parts = data.draw(st.lists(st.lists(tokens, max_size=4) | texts, max_size=6))
+    ids = [i for part in parts for i in part]
+    assert "".join(pieces(name, ids)) == tokenizer.decode(ids)
+
+
+@pytest.mark.parametrize("name", SPELLED)
+@given(text=st.text("aé你😀", min_size=1, max_size=8))
+@settings(max_examples=50, deadline=None, derandomize=True)
+def test_a_stream_never_shows_a_part_of_a_character(name: str, text: str) -> None:
+    """Catches U+FFFD, or the wrong letter, for a character whose last byte is still to come."""
+    said = pieces(name, byte_ids(name, text))
+    assert "".join(said) == text
+    assert all(piece in text and "\ufffd" not in piece for piece in said)
+
+
+def test_a_byte_level_stream_says_a_character_with_its_last_byte() -> None:
+    """Catches text that is held back for longer than it is uncertain."""
+    assert pieces("byte_level", byte_ids("byte_level", "é😀a")) == ["", "é", "", "", "", "😀", "a", ""]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma"])
+def test_a_run_of_byte_tokens_ends_with_the_next_other_token(name: str) -> None:
+    """Catches a run that waits for the end of the answer, and one shown before a bad byte could spoil it."""
+    run, after = byte_ids(name, "😀"), ids_of(name, "a")
+    assert pieces(name, run + after) == ["", "", "", "", "😀a", ""]
+    assert pieces(name, run) == ["", "", "", "", "😀"]
+    assert pieces(name, run + run[:1] + after) == ["", "", "", "", "", "\ufffd" * 5 + "a", ""]
+
+
+def test_broken_bytes_are_replaced_once_nothing_can_complete_them() -> None:
+    """Catches a stream that falls silent for ever after a broken character."""
+    first, *_ = byte_ids("byte_level", "😀")
+    a = ids_of("byte_level", "a")
+    assert pieces("byte_level", [first, *a, *a]) == ["", "\ufffda", "a", ""]
+    assert pieces("byte_level", [first, first]) == ["", "\ufffd", "\ufffd"]
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_special_tokens_do_not_divide_a_character(name: str) -> None:
+    """Catches U+FFFD where the library, which skips special tokens before it decodes, finds a character."""
+    special = ids_of(name, "<|end|>" if name == "byte_level" else "</s>")
+    first, *rest = byte_ids(name, "你")
+    assert "".join(pieces(name, [first, *special, *rest])) == "你"
+
+
+def test_a_sentencepiece_text_begins_without_its_space() -> None:
+    """Catches " Hello" as the first word shown, and a second space eaten with the first."""
+    assert pieces("llama", ids_of("llama", "▁", "▁", "a", "▁", "a")) == ["", " ", "a", " ", "a", ""]
+    assert pieces("gemma", ids_of("gemma", "▁", "a")) == [" ", "a", ""]
+
+
+def test_an_added_token_stands_for_itself() -> None:
+    """Catches letters of a token looked up as bytes although the vocabulary does not write it that way (two spaces)."""
+    assert pieces("byte_level", ids_of("byte_level", "a", "  \t", "<tool>", "a")) == ["a", "  \t", "<tool>", "a", ""]
+
+
+@pytest.mark.parametrize("name", SPELLED)
+def test_streams_share_nothing(name: str) -> None:
+    """Catches two answers of one batch that write into the same open character."""
+    tokenizer = TOKENIZERS[name]
+    first, second = tokenizer.stream(), tokenizer.stream()
+    said: list[list[str]] = [[], []]
+    for i, j in zip(byte_ids(name, "é你"), byte_ids(name, "你é"), strict=True):
+        said[0].append(first.push(i))
+        said[1].append(second.push(j))
+    assert ["".join(said[0]) + first.finish(), "".join(said[1]) + second.finish()] == ["é你", "你é"]
+
+
+def test_decode_takes_what_numpy_gives() -> None:
+    """Catches a decoder that wants Python's own integers."""
+    tokenizer = TOKENIZERS["byte_level"]
+    ids = np.array(tokenizer.encode("Hello world"))
+    assert tokenizer.decode(ids) == "Hello world"
+    assert "".join(pieces("byte_level", list(ids))) == "Hello world"
+
+
+@pytest.mark.parametrize("token_id", [-1, 2**32])
+def test_an_impossible_id_is_a_value_error(token_id: int) -> None:
+    """Catches the library's OverflowError."""
+    with pytest.raises(ValueError, match="token id"):
+        TOKENIZERS["llama"].decode([token_id])
+    with pytest.raises(ValueError, match="token id"):
+        TOKENIZERS["llama"].stream().push(token_id)
+
+
+def test_text_that_is_not_unicode_is_a_value_error() -> None:
+    """Catches the library's TypeError for what a shell passes on from a wrongly encoded argument."""
+    with pytest.raises(ValueError, match="Unicode"):
+        TOKENIZERS["llama"].encode("a\udce9")
+
+
+def test_importing_is_light() -> None:
+    """Catches an import that makes every start of the program wait for a library it may not need."""
+    code = "import sys, tinyinfer.tokenizer as t; print({'tokenizers', 'jinja2', 'numpy'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+# Hugging Face folders
+
+
+def write_folder(folder: Path, backend: Backend | None = None, **files: Any) -> Path:
+    """A model folder with tokenizer.json and other files: JSON, or text as it is. Names have __ for the dot."""
+    if backend is None:
+        backend = Backend(models.BPE({"<s>": 0, "</s>": 1, "<pad>": 2, "a": 3, "b": 4}, []))
+        backend.add_special_tokens(["<s>", "</s>"])
+        backend.decoder = decoders.ByteLevel()
+    backend.save(str(folder / "tokenizer.json"))
+    for name, content in files.items():
+        text = content if isinstance(content, str) else json.dumps(content)
+        (folder / name.replace("__", ".")).write_text(text, encoding="utf-8")
+    return folder
+
+
+def from_folder(folder: Path) -> Tokenizer:
+    return Tokenizer.from_folder(str(folder))
+
+
+def test_a_folder_needs_only_tokenizer_json(tmp_path: Path) -> None:
+    """Catches a file that is optional required, and an invented chat template."""
+    tokenizer = from_folder(write_folder(tmp_path))
+    assert (tokenizer.encode("ab"), tokenizer.decode([0, 3, 4, 1]), tokenizer.vocab_size) == ([3, 4], "ab", 5)
+    assert tokenizer.chat_template is None
+    with pytest.raises(ValueError, match="--raw"):
+        tokenizer.render(HI)
+
+
+@pytest.mark.parametrize("form", [str, lambda text: {"content": text, "lstrip": False}], ids=["text", "object"])
+@pytest.mark.parametrize("place", ["tokenizer_config__json", "special_tokens_map__json"])
+def test_special_tokens_stand_in_two_places_and_two_forms(tmp_path: Path, form: Any, place: str) -> None:
+    """Catches a template without its BOS token because the file is older or newer than expected."""
+    tokens = {"bos_token": form("<s>"), "eos_token": form("</s>")}
+    template = {"chat_template__jinja": "{{ bos_token }}{{ messages[0].content }}{{ eos_token }}"}
+    assert from_folder(write_folder(tmp_path, **{place: tokens}, **template)).render(HI) == "<s>hi</s>"
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        ({"tokenizer_config__json": {"chat_template": "config"}}, "config"),
+        ({"tokenizer_config__json": {"chat_template": "config"}, "chat_template__jinja": "file"}, "file"),
+        (
+            {
+                "tokenizer_config__json": {
+                    "chat_template": [{"name": "tools", "template": "t"}, {"name": "default", "template": "d"}]
+                }
+            },
+            "d",
+        ),
+        ({"tokenizer_config__json": {"chat_template": [{"name": "tools", "template": "t"}]}}, None),
+        ({"tokenizer_config__json": {"chat_template": None}}, None),
+    ],
+)
+def test_where_a_chat_template_is_found(tmp_path: Path, files: dict[str, Any], expected: str | None) -> None:
+    """Catches the wrong one of several templates, and a list taken for a template."""
+    assert from_folder(write_folder(tmp_path, **files)).chat_template == expected
+
+
+def test_line_ends_of_a_template_file_are_kept(tmp_path: Path) -> None:
+    """Catches a file that is opened as lines of text: a carriage return inside is part of the prompt."""
+    folder = write_folder(tmp_path)
+    (folder / "chat_template.jinja").write_bytes(b"a\rb")
+    assert from_folder(folder).chat_template == "a\rb"
+
+
+@pytest.mark.parametrize(
+    ("flags", "ids"),
+    [
+        ({}, [0, 3]),  # as tokenizer.json says
+        ({"add_bos_token": None}, [0, 3]),
+        ({"add_bos_token": False}, [3]),
+        ({"add_bos_token": True, "add_eos_token": True}, [0, 3, 1]),
+        ({"add_eos_token": True}, [3, 1]),
+    ],
+)
+def test_tokens_around_a_text(tmp_path: Path, flags: dict[str, Any], ids: list[int]) -> None:
+    """Catches flags of tokenizer_config.json that are ignored; transformers 5 lets them overrule tokenizer.json."""
+    folder = write_folder(tmp_path, tokenizer_config__json={"bos_token": "<s>", "eos_token": "</s>", **flags})
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
+    backend.save(str(folder / "tokenizer.json"))
+    tokenizer = from_folder(folder)
+    assert tokenizer.encode("a") == ids
+    assert tokenizer.encode("a", add_special_tokens=False) == [3]
+
+
+def test_settings_of_training_are_left_out(tmp_path: Path) -> None:
+    """Catches a prompt that is cut or padded because tokenizer.json says so."""
+    folder = write_folder(tmp_path)
+    backend = Backend.from_file(str(folder / "tokenizer.json"))
+    backend.enable_truncation(2)
+    backend.enable_padding(length=8, pad_id=2, pad_token="<pad>")
+    backend.save(str(folder / "tokenizer.json"))
+    assert from_folder(folder).encode("abab") == [3, 4, 3, 4]
+
+
+def test_a_token_named_special_in_the_configuration_is_not_shown(tmp_path: Path) -> None:
+    """Catches "<pad>" at the end of every answer; and a name that is no token must not become one."""
+    config = {"eos_token": "<pad>", "bos_token": "<new>"}
+    tokenizer = from_folder(write_folder(tmp_path, tokenizer_config__json=config))
+    assert (tokenizer.encode("a<pad>"), tokenizer.decode([3, 2]), tokenizer.vocab_size) == ([3, 2], "a", 5)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("tokenizer.json", None),
+        ("tokenizer.json", b""),
+        ("tokenizer.json", b"{}"),
+        ("tokenizer.json", b'{"version": "1.0", "model": {"type": "BPE", "vocab": {"a": 0}, "merges": ["a b"]}}'),
+        ("tokenizer.json", b"[" * 100_000),
+        ("tokenizer.json", b"\xff\xfe"),
+        ("tokenizer_config.json", b'{"bos_token": '),
+        ("tokenizer_config.json", b"[]"),
+        ("tokenizer_config.json", b"[" * 100_000),
+        ("tokenizer_config.json", b"\xff"),
+        ("tokenizer_config.json", b'{"bos_token": 3}'),
+        ("tokenizer_config.json", b'{"eos_token": {"content": 3}}'),
+        ("tokenizer_config.json", b'{"chat_template": 3}'),
+        ("tokenizer_config.json", b'{"chat_template": [{"name": "default", "template": 3}]}'),
+        ("tokenizer_config.json", b'{"add_bos_token": "yes"}'),
+        ("special_tokens_map.json", b"nothing"),
+        ("special_tokens_map.json", b'{"bos_token": ["<s>"]}'),
+        ("chat_template.jinja", b"\xe9"),
+    ],
+)  # fmt: skip
+def test_a_broken_file_is_one_clear_line(tmp_path: Path, name: str, content: bytes | None) -> None:
+    """Catches a traceback, or a message that names another file."""
+    folder = write_folder(tmp_path)
+    if content is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(content)
+    with pytest.raises(ModelError) as caught:
+        from_folder(folder)
+    assert str(caught.value).startswith(f"{folder / name}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_broken_template_names_its_file(tmp_path: Path) -> None:
+    """Catches the folder blamed where the cure lies in one file of it."""
+    folder = write_folder(tmp_path, chat_template__jinja="{% if %}")
+    with pytest.raises(ModelError) as caught:
+        from_folder(folder).render(HI)
+    assert str(caught.value).startswith(f"{folder / 'chat_template.jinja'}: ")
+
+
+@pytest.mark.parametrize(
+    "decoder",
+    [
+        decoders.WordPiece(),
+        decoders.Metaspace(),
+        decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Replace("▁", " ")]),
+        decoders.Sequence([decoders.Fuse(), decoders.Strip(" ", 0, 1)]),
+        decoders.Sequence([decoders.Fuse(), decoders.Strip("_", 1, 0)]),
+    ],
+    ids=["wordpiece", "metaspace", "order", "right", "underscore"],
+)
+def test_a_decoder_that_a_stream_cannot_follow_is_refused(tmp_path: Path, decoder: Any) -> None:
+    """Catches a stream whose text silently differs from the decoded text."""
+    backend = Backend(models.BPE({"a": 0}, []))
+    backend.decoder = decoder
+    with pytest.raises(ModelError, match="not supported"):
+        from_folder(write_folder(tmp_path, backend))
+
+
+# SmolLM2, the real one
+
+
+@pytest.fixture(scope="module")
+def smollm2_tokenizer(smollm2: Path) -> Tokenizer:
+    from tinyinfer.loading.gguf import read_gguf
+
+    return Tokenizer.from_gguf(read_gguf(str(smollm2)).fields, str(smollm2))
+
+
+SMOLLM2 = json.loads((GOLDEN / "smollm2_tokenizer.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("case", SMOLLM2["texts"], ids=lambda case: ascii(case["text"])[:24])
+def test_smollm2_ids(smollm2_tokenizer: Tokenizer, case: dict[str, Any]) -> None:
+    """Catches a difference on awkward text. transformers' GGUF reader forgets to split digits; its makers do not."""
+    ids = case.get("split_digits", case["ids"])
+    assert smollm2_tokenizer.encode(case["text"]) == ids
+    stream = smollm2_tokenizer.stream()
+    assert "".join([stream.push(i) for i in ids]) + stream.finish() == smollm2_tokenizer.decode(ids)
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("case", SMOLLM2["chats"], ids=range(len(SMOLLM2["chats"])))
+def test_smollm2_chats(smollm2_tokenizer: Tokenizer, case: dict[str, Any]) -> None:
+    """Catches a prompt that differs from transformers': the default system prompt, spaces, special tokens of a user."""
+    text = smollm2_tokenizer.render(case["messages"], case["add_generation_prompt"])
+    assert text == case["text"]
+    assert smollm2_tokenizer.encode(text, add_special_tokens=False) == case["ids"]

@@ -1,0 +1,9 @@
+"""The types of arrays and of the modules that make them."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+Array = Any  # of whichever array module the backend runs on: NumPy, CuPy
+Xp = ModuleType  # that module

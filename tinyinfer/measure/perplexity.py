@@ -1,0 +1,68 @@
+"""Perplexity: how surprised a model is by a text, and so what an optimization that changes numbers has cost.
+
+The mean negative log-likelihood of the text's tokens, exponentiated: a model of perplexity 20 is as uncertain of each
+token as of a fair die with 20 sides (Jelinek et al. 1977). Quantization is judged by it (fewer bytes for how much more
+perplexity?), a lossless optimization must not move it.
+
+Tokens see only what stands before them in their own window, the first ones next to nothing, so perplexity falls as
+windows grow, and only figures of the same text, tokenizer and window can be compared. Windows share one token: the last
+of one is the first of the next, so that every token but the first of all is scored once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from tinyinfer.llm import LLM
+
+
+@dataclass(frozen=True)
+class Perplexity:
+    """tokens: how many were scored. nll: their mean negative log-likelihood, in nats."""
+
+    nll: float
+    tokens: int
+
+    @property
+    def perplexity(self) -> float:
+        """exp(nll); infinite where a float cannot hold it."""
+        return math.exp(self.nll) if self.nll < 700 else math.inf
+
+
+def windows(tokens: Sequence[int], window: int) -> Iterator[Sequence[int]]:
+    """Windows of window + 1 tokens, one starting every `window` tokens; the last may be shorter, but none below two.
+
+    >>> list(windows([0, 1, 2, 3, 4, 5], 2))
+    [[0, 1, 2], [2, 3, 4], [4, 5]]
+    """
+    for start in range(0, len(tokens) - 1, window):
+        yield tokens[start : start + window + 1]
+
+
+def perplexities(llm: LLM, tokens: Sequence[int], window: int) -> Iterator[Perplexity]:
+    """The perplexity of what was scored so far, after each window; the last one is the text's.
+
+    Raises ValueError when the model gives no finite probabilities.
+    """
+    total, scored = 0.0, 0
+    for piece in windows(tokens, window):
+        logprobs = llm.score(list(piece))
+        total, scored = add_up(total, logprobs, llm), scored + len(logprobs)
+        yield Perplexity(total / scored, scored)
+
+
+def add_up(total: float, logprobs: np.ndarray, llm: LLM) -> float:
+    """The total negative log-likelihood with these tokens'. Raises ValueError when it is not finite."""
+    total -= float(logprobs.sum())
+    if math.isfinite(total):
+        return total
+    dtype = llm.engine_config.dtype
+    raise ValueError(
+        f"the model's probabilities are not finite: its weights are broken or do not fit {dtype}; try --dtype float32"
+    )

@@ -1,0 +1,191 @@
+"""The roofline: how fast a machine could run what the ledger counts (Williams, Waterman & Patterson 2009).
+
+A step must do its arithmetic and fetch its bytes. A machine does so many FLOPs and reads so many bytes a second, and at
+best both at once, so a step takes at least
+
+    seconds = max(FLOPs / matrix speed, bytes moved / read bandwidth)
+
+Which of the two binds depends on FLOPs per byte alone. Prefill multiplies every weight it reads with hundreds of rows:
+the arithmetic binds. Decode multiplies it with one row, two FLOPs for four bytes: memory binds, and the processor
+mostly waits. So batching and speculation (more rows a read) and quantization (fewer bytes) pay in decode, and a faster
+matrix product in prefill. What the roofline leaves out (norms, exponentials, Python) is the gap to what is measured.
+
+The counts need no run: `expected_prefill` and `expected_decode` derive them from the configuration; tests hold the
+counted ledger equal to them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from tinyinfer.backends.cpu import available_cores, set_blas_threads
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.config import ModelConfig
+
+READ_BYTES = 1 << 29  # read at a time: of half as much, a part was sometimes still in a cache the next time
+MATRIX_SIZE = 1536  # a square product large enough that BLAS runs at its full speed
+FLOAT = 4  # bytes of a float32: norms, biases, learned positions, keys and values
+ARITHMETIC, MEMORY = "arithmetic", "memory"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """The two limits. read_bandwidth: bytes a second out of memory. matrix_speed: float32 FLOPs a second."""
+
+    read_bandwidth: float
+    matrix_speed: float
+
+    @property
+    def balance(self) -> float:
+        """FLOPs per byte at which both limits are reached at once: work with fewer waits for memory."""
+        return self.matrix_speed / self.read_bandwidth
+
+
+def predict_seconds(counted: Ledger, machine: Machine) -> float:
+    """The least time in which the machine can do what was counted."""
+    return max(counted.flops / machine.matrix_speed, counted.bytes_moved / machine.read_bandwidth)
+
+
+def limit(counted: Ledger, machine: Machine) -> str:
+    """Which limit binds: "arithmetic" or "memory"."""
+    return ARITHMETIC if intensity(counted) > machine.balance else MEMORY
+
+
+def intensity(counted: Ledger) -> float:
+    """FLOPs per byte moved, the x axis of the roofline."""
+    return counted.flops / counted.bytes_moved
+
+
+# What this machine can do.
+
+
+def measure_machine(
+    threads: int | None = None, seconds: float = 0.4, clock: Callable[[], float] = time.perf_counter
+) -> Machine:
+    """Measures both limits with `threads` threads (None: all cores), for about `seconds` each.
+
+    Bandwidth: an OR over all words of 512 MiB, split among threads, which was the fastest way to read in NumPy (a
+    maximum and BLAS's dot product come close). Speed: a square float32 product. The fastest round counts: whatever else
+    the machine does can only slow a round down.
+    """
+    threads = threads or available_cores()
+    set_blas_threads(threads)
+    return Machine(measure_bandwidth(threads, seconds, clock), measure_matrix_speed(seconds, clock))
+
+
+def measure_bandwidth(threads: int, seconds: float, clock: Callable[[], float]) -> float:
+    """Bytes a second that `threads` threads read out of memory with NumPy."""
+    words = np.ones(READ_BYTES // 8, dtype=np.int64)
+    parts = np.array_split(words, threads)
+    with ThreadPoolExecutor(threads) as pool:
+        fastest = shortest(lambda: list(pool.map(np.bitwise_or.reduce, parts)), seconds, clock)
+    return words.nbytes / fastest
+
+
+def measure_matrix_speed(seconds: float, clock: Callable[[], float]) -> float:
+    """Float32 FLOPs a second of a square matrix product, on the threads that BLAS is set to."""
+    n = MATRIX_SIZE
+    a, out = np.ones((n, n), dtype=np.float32), np.empty((n, n), dtype=np.float32)
+    return 2 * n**3 / shortest(lambda: np.matmul(a, a, out=out), seconds, clock)
+
+
+def shortest(work: Callable[[], object], seconds: float, clock: Callable[[], float]) -> float:
+    """The shortest of the runs that fit into `seconds`; at least three, the first of which warms up."""
+    begun = clock()
+    times: list[float] = []
+    while len(times) < 3 or clock() - begun < seconds:
+        started = clock()
+        work()
+        times.append(clock() - started)
+    return min(times)
+
+
+# What the ledger will count, derived by hand. Letters as everywhere: D, H, K, E, F, V, L; T rows; X experts.
+
+
+def expected_prefill(c: ModelConfig, n: int, itemsize: int = FLOAT, experts_read: int | None = None) -> Ledger:
+    """What a prefill of n tokens costs when only the last one's logits are wanted. itemsize: bytes of a weight.
+
+    experts_read: how many experts the router will touch, over all layers; by default the number to be expected when
+    it likes all equally.
+    """
+    return expected_step(c, 0, n, itemsize, experts_read)
+
+
+def expected_decode(c: ModelConfig, position: int, itemsize: int = FLOAT) -> Ledger:
+    """What computing one row at `position` costs, all earlier positions being in the cache."""
+    return expected_step(c, position, 1, itemsize)
+
+
+def expected_step(
+    c: ModelConfig, first: int, rows: int, itemsize: int = FLOAT, experts_read: int | None = None
+) -> Ledger:
+    """What the ledger counts for `rows` rows of one sequence from position `first` on, logits of the last row."""
+    d = c.hidden_size
+    total = Ledger(steps=1, logit_rows=1, tokens_computed=rows, tokens_reused=first)
+    total.weight_bytes += rows * d * (itemsize + FLOAT * c.learned_positions)  # the embedding's rows
+    for window in c.windows:
+        _add_attention(total, c, first, rows, window)
+    _add_product(total, c.num_layers, rows, d, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, itemsize, c.qkv_bias)
+    _add_product(total, c.num_layers, rows, c.num_heads * c.head_dim, d, itemsize, c.o_bias)
+    if c.experts:
+        _add_experts(total, c, rows, itemsize, experts_read)
+    else:
+        _add_product(total, c.num_layers, rows, d, (1 + c.gated) * c.intermediate_size, itemsize, c.mlp_bias)
+        _add_product(total, c.num_layers, rows, c.intermediate_size, d, itemsize, c.mlp_bias)
+    _add_product(total, 1, 1, d, c.vocab_size, itemsize)  # the head, on one row
+    total.weight_bytes += FLOAT * norm_weights(c)
+    return total
+
+
+def norm_weights(c: ModelConfig) -> int:
+    """Numbers in all norms as they are held, the norm of queries and keys once for every head."""
+    one = c.hidden_size * (2 if c.norm == "layer" else 1)  # LayerNorm has a bias
+    heads = (c.num_heads + c.num_kv_heads) * c.head_dim if c.qk_norm != "none" else 0
+    return c.num_layers * ((4 if c.post_norms else 2) * one + heads) + one
+
+
+def causal_pairs(n: int, window: int | None) -> int:
+    """(query, key) pairs among the first n positions: 1 + 2 + 3 + ..., no term above the window."""
+    if window is None or n <= window:
+        return n * (n + 1) // 2
+    return window * (window + 1) // 2 + (n - window) * window
+
+
+def _add_product(
+    total: Ledger, times: int, rows: int, inputs: int, outputs: int, itemsize: int, bias: bool = False
+) -> None:
+    """`times` products of `rows` rows with a matrix, which is read once whatever the rows."""
+    total.flops += times * 2 * rows * inputs * outputs
+    total.weight_bytes += times * (inputs * outputs * itemsize + outputs * FLOAT * bias)
+
+
+def _add_attention(total: Ledger, c: ModelConfig, first: int, rows: int, window: int | None) -> None:
+    """Scores and mixing, 2·E FLOPs each, for every pair and query head; keys and values from the oldest one seen."""
+    last = first + rows
+    pairs = causal_pairs(last, window) - causal_pairs(first, window)
+    oldest = max(0, first - window + 1) if window else 0
+    position_bytes = 2 * c.num_kv_heads * c.head_dim * FLOAT
+    total.flops += 4 * c.num_heads * c.head_dim * pairs
+    total.attention_flops += 4 * c.num_heads * c.head_dim * pairs
+    total.kv_read_bytes += (last - oldest) * position_bytes
+    total.kv_written_bytes += rows * position_bytes
+
+
+def _add_experts(total: Ledger, c: ModelConfig, rows: int, itemsize: int, experts_read: int | None) -> None:
+    """The router and k experts a row; the bytes are those of the experts that any row chose."""
+    assert c.experts
+    x, k, f, d = c.experts.num_experts, c.experts.experts_per_token, c.experts.expert_size, c.hidden_size
+    if experts_read is None:  # each of X is missed by a row with probability 1 - k/X; exactly k for one row
+        experts_read = round(c.num_layers * x * (1 - (1 - k / x) ** rows))
+    pairs = c.num_layers * rows * k
+    _add_product(total, c.num_layers, rows, d, x, itemsize)
+    total.flops += 2 * pairs * 3 * d * f  # gate, up, down
+    total.weight_bytes += experts_read * 3 * d * f * itemsize
+    total.expert_rows += pairs
+    total.experts_read += experts_read

@@ -1,0 +1,63 @@
+"""The feed-forward half of a layer: every row by itself, where two thirds of a dense model's weights are.
+
+Three kinds, called alike: gated (Shazeer 2020, GLU Variants Improve Transformer), plain (GPT-2), and a mixture of
+experts (moe.py).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from tinyinfer.arrays import Array
+from tinyinfer.model.weights import Linear
+
+if TYPE_CHECKING:
+    from tinyinfer.backends.numpy_ops import NumpyOps
+
+
+class MLP(Protocol):
+    """What a layer calls: rows in, rows out."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights held in memory."""
+
+    def __call__(self, x: Array, ops: NumpyOps) -> Array:  # (T, D) -> (T, D)
+        """The change that this MLP makes to each row."""
+
+
+@dataclass(frozen=True)
+class GatedMLP:
+    """down(act(gate(x)) · up(x)), gate and up in one product."""
+
+    gate_up: Linear  # (D) -> (2F)
+    down: Linear  # (F) -> (D)
+    activation: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights held in memory."""
+        return self.gate_up.nbytes + self.down.nbytes
+
+    def __call__(self, x: Array, ops: NumpyOps) -> Array:  # (T, D) -> (T, D)
+        """The gated change to each row."""
+        return ops.linear(ops.gate(ops.linear(x, self.gate_up), self.activation), self.down)
+
+
+@dataclass(frozen=True)
+class PlainMLP:
+    """down(act(up(x)))."""
+
+    up: Linear  # (D) -> (F)
+    down: Linear  # (F) -> (D)
+    activation: str
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights held in memory."""
+        return self.up.nbytes + self.down.nbytes
+
+    def __call__(self, x: Array, ops: NumpyOps) -> Array:  # (T, D) -> (T, D)
+        """The change to each row."""
+        return ops.linear(ops.activate(ops.linear(x, self.up), self.activation), self.down)

@@ -1,0 +1,271 @@
+"""Text <-> token ids, and text from tokens while they are still coming.
+
+The `tokenizers` library splits and merges; what an engine adds is the way back, token by token. A token is no piece of
+text: it may be a third of a character, and the bytes after it decide if it becomes a letter or U+FFFD. `TextStream`
+turns tokens into bytes and passes on what no later token can change. Decoding the whole answer at every step would
+be simpler, and quadratic; the stream does constant work a token, and its pieces joined are the same text.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property
+from typing import TYPE_CHECKING, Any
+
+from tinyinfer.errors import ModelError
+
+if TYPE_CHECKING:  # both are loaded on use: they cost start-up time
+    from tokenizers import Tokenizer as Backend
+
+    from tinyinfer.text.chat_template import ChatTemplate
+
+_BAD_ID = "a token id is not between 0 and 2**32 - 1; give ids that the model returned"
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What a loader finds: the library's tokenizer, and for the chat template its special tokens and itself.
+
+    around: the ids before and after every text, None for the side that has none; None: as the file itself has it.
+    template_path: the file that the template stands in, for error messages.
+    """
+
+    backend: Backend
+    bos_token: str | None = None
+    eos_token: str | None = None
+    around: tuple[int | None, int | None] | None = None
+    chat_template: str | None = None
+    template_path: str = ""
+
+
+class Tokenizer:
+    """A model's tokenizer and chat template, from a Hugging Face folder or a GGUF file."""
+
+    def __init__(self, vocabulary: Vocabulary, path: str) -> None:
+        """Raises ModelError, naming path, when the tokenizer writes its tokens in a way that is not supported."""
+        self._vocabulary = vocabulary
+        self._path = path
+        self._backend = vocabulary.backend
+        self._backend.no_truncation()  # settings of training, which some files still hold
+        self._backend.no_padding()
+        if vocabulary.around is not None:
+            _surround(self._backend, *vocabulary.around)
+        self._spelling = _read_spelling(self._backend, path)
+        self._pieces: dict[int, bytes | str] = {}
+
+    @classmethod
+    def from_folder(cls, path: str) -> Tokenizer:
+        """The tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, chat_template.jinja.
+
+        Raises ModelError when tokenizer.json is missing or one of the files is broken.
+        """
+        from tinyinfer.loading.hf_vocab import read_vocabulary
+
+        return cls(read_vocabulary(path), path)
+
+    @classmethod
+    def from_gguf(cls, fields: dict[str, Any], path: str) -> Tokenizer:
+        """The tokenizer that a GGUF's metadata describes (key -> parsed value); path names the file in errors.
+
+        Raises ModelError when a key is missing, broken or stands for something unsupported.
+        """
+        from tinyinfer.loading.gguf_vocab import read_vocabulary
+
+        return cls(read_vocabulary(fields, path), path)
+
+    def save(self, folder: str) -> None:
+        """Writes tokenizer.json and tokenizer_config.json, from which `from_folder` makes the same tokenizer."""
+        found = self._vocabulary
+        texts = {"bos_token": found.bos_token, "eos_token": found.eos_token, "chat_template": found.chat_template}
+        config = {"tokenizer_class": "PreTrainedTokenizerFast"} | {k: v for k, v in texts.items() if v is not None}
+        with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8", newline="") as file:
+            file.write(self._backend.to_str(pretty=True))
+        with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8", newline="") as file:
+            json.dump(config, file, indent=2, ensure_ascii=False)
+
+    @property
+    def vocab_size(self) -> int:
+        """The number of ids that it can decode; a model may have more rows than that, as padding."""
+        return self._backend.get_vocab_size()
+
+    def first_difference(self, other: Tokenizer) -> int | None:
+        """The smallest id that stands for another token there, or for none; None when the vocabularies are the same."""
+        ours, theirs = ({id: token for token, id in t._backend.get_vocab().items()} for t in (self, other))
+        return min((id for id in ours.keys() | theirs.keys() if ours.get(id) != theirs.get(id)), default=None)
+
+    @property
+    def chat_template(self) -> str | None:
+        """The source of the chat template, None when the model has none."""
+        return self._vocabulary.chat_template
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        """Token ids of a text, special tokens written in it included, and those that the model expects around it.
+
+        Raises ValueError when text is not valid Unicode.
+        """
+        try:
+            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+        except TypeError as error:  # what the library says to a surrogate
+            raise ValueError("the text is not valid Unicode; give it as UTF-8") from error
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids; special tokens and ids outside the vocabulary are no text.
+
+        Raises ValueError when an id is negative or 2**32 and more.
+        """
+        try:
+            return self._backend.decode([int(i) for i in ids], skip_special_tokens=True)
+        except OverflowError as error:
+            raise ValueError(_BAD_ID) from error
+
+    def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+        """A conversation as the model's chat template writes it; tokenize it with add_special_tokens=False.
+
+        Raises ValueError when the model has no chat template, ModelError when the template is broken or refuses.
+        """
+        return self._template.render(messages, add_generation_prompt)
+
+    def stream(self) -> TextStream:
+        """A new stream of text, for one answer."""
+        return TextStream(self)
+
+    @cached_property
+    def _template(self) -> ChatTemplate:
+        from tinyinfer.text.chat_template import ChatTemplate
+
+        found = self._vocabulary
+        if found.chat_template is None:
+            raise ValueError(f"{self._path} has no chat template; use --raw on the command line, generate() in Python")
+        return ChatTemplate(found.chat_template, found.template_path, found.bos_token, found.eos_token)
+
+    @cached_property
+    def _special_ids(self) -> frozenset[int]:
+        return frozenset(i for i, token in self._backend.get_added_tokens_decoder().items() if token.special)
+
+    def _piece(self, token_id: int) -> bytes | str:
+        """What a token adds to a text: bytes, which make characters with their neighbours', or whole characters."""
+        piece = self._pieces.get(token_id)
+        if piece is None:
+            try:
+                token = None if token_id in self._special_ids else self._backend.id_to_token(token_id)
+            except OverflowError as error:
+                raise ValueError(_BAD_ID) from error
+            piece = self._pieces[token_id] = b"" if token is None else self._spelling.piece(token)
+        return piece
+
+
+class TextStream:
+    """The text of tokens that come one by one; all pieces joined are `Tokenizer.decode` of all ids."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        spelling = tokenizer._spelling
+        self._piece = tokenizer._piece
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace") if spelling.byte_level else _ByteRun()
+        self._strip = spelling.strip  # spaces still to be taken off the beginning
+
+    def push(self, token_id: int) -> str:
+        """The text that this token makes certain; "" while a character, or a run of byte tokens, is still open.
+
+        Raises ValueError when the id is negative or 2**32 and more.
+        """
+        piece = self._piece(token_id)
+        if isinstance(piece, bytes):
+            return self._stripped(self._bytes.decode(piece))
+        return self._stripped(self._bytes.decode(b"", True) + piece)
+
+    def finish(self) -> str:
+        """The text of what was still open, broken characters as U+FFFD."""
+        return self._stripped(self._bytes.decode(b"", True))
+
+    def _stripped(self, text: str) -> str:
+        if not self._strip or not text:
+            return text
+        spaces = min(self._strip, len(text) - len(text.lstrip(" ")))
+        self._strip = self._strip - spaces if spaces == len(text) else 0
+        return text[spaces:]
+
+
+class _ByteRun(codecs.IncrementalDecoder):
+    """Neighbouring byte tokens of a SentencePiece vocabulary: UTF-8 as a whole, or else one U+FFFD a byte.
+
+    One bad byte spoils the run, so nothing of it is certain before it ends.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._run = bytearray()
+
+    def decode(self, data: bytes, final: bool = False) -> str:  # type: ignore[override]
+        self._run += data
+        if not final or not self._run:
+            return ""
+        run, self._run = self._run, bytearray()
+        try:
+            return run.decode()
+        except UnicodeDecodeError:
+            return "\ufffd" * len(run)
+
+
+@dataclass(frozen=True)
+class _Spelling:
+    """How a tokenizer writes its tokens: the `decoder` of tokenizer.json, for the two kinds that language models use.
+
+    byte_level (Radford et al. 2019, GPT-2): every letter of a token is a byte. Otherwise SentencePiece's: letters are
+    replaced (U+2581 by a space), `<0x0A>` is a byte, and the first `strip` spaces of a text are not part of it.
+    """
+
+    byte_level: bool = False
+    replace: tuple[tuple[str, str], ...] = ()
+    byte_fallback: bool = False
+    prefix: str = ""
+    strip: int = 0
+
+    def piece(self, token: str) -> bytes | str:
+        if self.byte_level:
+            byte_of = _byte_alphabet()
+            known = all(letter in byte_of for letter in token)  # else an added token, which stands for itself
+            return bytes(byte_of[letter] for letter in token) if known else token.encode()
+        for old, new in self.replace:
+            token = token.replace(old, new)
+        if self.byte_fallback and re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
+            return bytes([int(token[3:5], 16)])
+        return self.prefix + token
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """The letter of each byte in a byte-level vocabulary: itself if it can be seen, else one from U+0100 on (GPT-2)."""
+    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    hidden = sorted(set(range(256)) - set(visible))
+    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+
+
+def _read_spelling(backend: Backend, path: str) -> _Spelling:
+    if backend.decoder is None:
+        return _Spelling(prefix=" ", strip=1)  # tokens are words, with a space between them
+    decoder = json.loads(backend.decoder.__getstate__())
+    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
+    kinds = " ".join(step["type"] for step in steps)
+    if kinds == "ByteLevel":
+        return _Spelling(byte_level=True)
+    replace = tuple((step["pattern"].get("String"), step["content"]) for step in steps if step["type"] == "Replace")
+    strip = [step for step in steps if step["type"] == "Strip"]
+    known = re.fullmatch("(Replace )*(ByteFallback )?Fuse( Strip)?", kinds) and all(old for old, _ in replace)
+    if not known or any(step["content"] != " " or step["stop"] for step in strip):
+        raise ModelError(f"{path}: its decoder ({kinds}) is not supported; use a ByteLevel or SentencePiece tokenizer")
+    return _Spelling(replace=replace, byte_fallback="ByteFallback" in kinds, strip=sum(step["start"] for step in strip))
+
+
+def _surround(backend: Backend, before: int | None, after: int | None) -> None:
+    """Makes `encode` put these token ids around every text."""
+    from tokenizers.processors import TemplateProcessing
+
+    around = {"before": before, "after": after}
+    special = [{"id": name, "ids": [i], "tokens": [name]} for name, i in around.items() if i is not None]
+    single = ["before"] * (before is not None) + ["$A"] + ["after"] * (after is not None)
+    backend.post_processor = TemplateProcessing(single=single, special_tokens=special)
