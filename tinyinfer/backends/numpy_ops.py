@@ -106,6 +106,10 @@ class NumpyOps:
         """An uninitialized array for a cache: memory is used only where it is written."""
         return lazy_array(shape, dtype)
 
+    def to_host(self, array: Array) -> np.ndarray:
+        """The array itself: the host is the device."""
+        return array
+
     # Operations on rows.
 
     def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
@@ -175,7 +179,7 @@ class NumpyOps:
     def attention(self, q: Array, i: int, batch: Batch, cache: Cache, heads: Heads) -> Array:  # (T, H, E) -> (T, H, E)
         """Each sequence's rows over that sequence's keys and values of layer i, as the cache remembers them."""
         outs = []
-        for piece in (piece for span in batch.spans for piece in cache.pieces(span)):
+        for piece in (piece for span in batch.spans for piece in cache.split(span)):
             start = 0 if heads.window is None else max(0, piece.first - heads.window + 1)
             k, v = cache.read(i, piece.seq, start, piece.first + piece.rows)
             rows = q[piece.start : piece.stop]

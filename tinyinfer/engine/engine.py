@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from tinyinfer.arrays import Array
-from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.batching.scheduler import ContinuousScheduler, Limits
 from tinyinfer.engine.clock import Clock
 from tinyinfer.engine.config import EngineConfig
@@ -18,6 +17,7 @@ from tinyinfer.engine.trace import Plan, StepTrace, count_blocks, make_plan
 from tinyinfer.kv_cache.base import Cache, default_num_blocks, kv_bytes_per_token
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence
@@ -29,7 +29,7 @@ class Engine:
     """A model, where it runs, what it remembers, who is next, and who guesses ahead."""
 
     def __init__(
-        self, model: Model, ops: NumpyOps, cache: Cache, scheduler: ContinuousScheduler, drafter: Drafter, clock: Clock
+        self, model: Model, ops: Ops, cache: Cache, scheduler: ContinuousScheduler, drafter: Drafter, clock: Clock
     ) -> None:
         self.model, self.ops, self.cache, self.clock = model, ops, cache, clock
         self.scheduler, self.drafter = scheduler, drafter
@@ -101,7 +101,7 @@ class Engine:
         )  # fmt: skip
 
 
-def build_engine(model: Model, ops: NumpyOps, c: EngineConfig, clock: Clock, second: Model | None = None) -> Engine:
+def build_engine(model: Model, ops: Ops, c: EngineConfig, clock: Clock, second: Model | None = None) -> Engine:
     """An engine with the optimizations of `c`, each taken by its name. second: the draft model of speculative=draft.
 
     Raises ValueError for a switch that does not suit the model.

@@ -9,20 +9,20 @@ from tinyinfer.measure.roofline import FLOAT
 from tinyinfer.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.model.interfaces import Device
     from tinyinfer.sequence import Batch, Sequence, Span
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.model.interfaces import Device
     from tinyinfer.sequence import Sequence
 
 import os
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.model.interfaces import Device
     from tinyinfer.sequence import Batch, Sequence, Span
 
 
@@ -47,7 +47,7 @@ class Cache(Protocol):
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         """Takes the keys and values of all rows of the batch, in one layer."""
 
-    def pieces(self, span: Span) -> tuple[Span, ...]:
+    def split(self, span: Span) -> tuple[Span, ...]:
         """The parts of a span that see the same keys and values, in order; each is read and attended by itself."""
 
     def read(
@@ -85,8 +85,8 @@ class NoCache:
 
     can_chunk = False
 
-    def __init__(self, config: ModelConfig, max_model_len: int, ops: NumpyOps, **others: int | None) -> None:
-        self.ledger, self.capacity = ops.ledger, max_model_len
+    def __init__(self, config: ModelConfig, max_model_len: int, device: Device, **others: int | None) -> None:
+        self.ledger, self.capacity = device.ledger, max_model_len
         self._step: dict[int, tuple[Array, Array]] = {}  # sequence id -> this step's keys and values, of one layer
 
     def length(self, seq: Sequence) -> int:
@@ -109,7 +109,7 @@ class NoCache:
         self._step = {span.seq.id: (k[span.start : span.stop], v[span.start : span.stop]) for span in batch.spans}
         self.ledger.kv_written_bytes += k.nbytes + v.nbytes
 
-    def pieces(self, span: Span) -> tuple[Span, ...]:
+    def split(self, span: Span) -> tuple[Span, ...]:
         """One."""
         return (span,)
 

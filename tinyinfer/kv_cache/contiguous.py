@@ -21,7 +21,7 @@ from tinyinfer.arrays import Array
 from tinyinfer.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.model.interfaces import Device
     from tinyinfer.sequence import Batch, Sequence, Span
 
 
@@ -34,8 +34,8 @@ class ContiguousCache:
 
     can_chunk = True
 
-    def __init__(self, config: ModelConfig, max_model_len: int, ops: NumpyOps, **others: int | None) -> None:
-        self.ops, self.ledger, self.capacity = ops, ops.ledger, max_model_len
+    def __init__(self, config: ModelConfig, max_model_len: int, device: Device, **others: int | None) -> None:
+        self.device, self.ledger, self.capacity = device, device.ledger, max_model_len
         self.shape = (config.num_layers, 2, config.num_kv_heads, max_model_len, config.head_dim)
         self.position_bytes = 2 * config.num_layers * config.num_kv_heads * config.head_dim * 4
         self._arrays: dict[int, Array] = {}
@@ -75,7 +75,7 @@ class ContiguousCache:
             self._written[span.seq.id] = positions.stop
         self.ledger.kv_written_bytes += k.nbytes + v.nbytes
 
-    def pieces(self, span: Span) -> tuple[Span, ...]:
+    def split(self, span: Span) -> tuple[Span, ...]:
         """One."""
         return (span,)
 
@@ -124,7 +124,7 @@ class ContiguousCache:
 
     def _allocate(self) -> Array:  # -> (L, 2, K, P, E)
         """Room for a whole context."""
-        return self.ops.reserve(self.shape)
+        return self.device.reserve(self.shape)
 
     def _copy(self, seq: Sequence, child: Sequence) -> int:
         """Copies what is computed; the bytes copied."""

@@ -19,7 +19,7 @@ from tinyinfer.backends.packing import pack, packed_size, unpack
 from tinyinfer.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.model.interfaces import Device
 
 GROUP_SIZE = 32  # by default
 HALF_MAX = 65504.0  # the largest float16
@@ -32,12 +32,12 @@ class PackedBlocks:
     S, G), G groups; of both scales the first of the two is the step and the second the minimum.
     """
 
-    def __init__(self, config: ModelConfig, count: int, block_size: int, bits: int, group: int, ops: NumpyOps) -> None:
+    def __init__(self, config: ModelConfig, count: int, block_size: int, bits: int, group: int, device: Device) -> None:
         layers, heads, size = config.num_layers, config.num_kv_heads, config.head_dim
-        self.bits, self.group, self.xp = bits, group, ops.xp
-        self.codes = ops.reserve((layers, 2, heads, count, packed_size(block_size * size, bits)), self.xp.uint8)
-        self.key_scales = ops.reserve((layers, 2, heads, count, size), self.xp.float16)
-        self.value_scales = ops.reserve((layers, 2, heads, count, block_size, size // group), self.xp.float16)
+        self.bits, self.group, self.xp = bits, group, device.xp
+        self.codes = device.reserve((layers, 2, heads, count, packed_size(block_size * size, bits)), self.xp.uint8)
+        self.key_scales = device.reserve((layers, 2, heads, count, size), self.xp.float16)
+        self.value_scales = device.reserve((layers, 2, heads, count, block_size, size // group), self.xp.float16)
         self.block_bytes = block_bytes(config, block_size, bits, group)
 
     def write(self, layer: int, where: slice | list[int], x: Array) -> None:  # (2, K, N, S, E) ->

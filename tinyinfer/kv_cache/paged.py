@@ -20,7 +20,7 @@ from tinyinfer.arrays import Array
 from tinyinfer.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.model.interfaces import Device
     from tinyinfer.sequence import Batch, Sequence, Span
 
 
@@ -81,12 +81,12 @@ class PagedCache:
         self,
         config: ModelConfig,
         max_model_len: int,
-        ops: NumpyOps,
+        device: Device,
         block_size: int = 16,
         num_blocks: int = 64,
         **others: int | None,
     ) -> None:
-        self.ops, self.ledger, self.block_size = ops, ops.ledger, block_size
+        self.device, self.ledger, self.block_size = device, device.ledger, block_size
         self.blocks = BlockPool(num_blocks)
         self.capacity = min(max_model_len, num_blocks * block_size)
         self.shape = (config.num_layers, 2, config.num_kv_heads, num_blocks * block_size, config.head_dim)
@@ -137,7 +137,7 @@ class PagedCache:
             table.written = span.first + span.rows
         self.ledger.kv_written_bytes += k.nbytes + v.nbytes
 
-    def pieces(self, span: Span) -> tuple[Span, ...]:
+    def split(self, span: Span) -> tuple[Span, ...]:
         """One."""
         return (span,)
 
@@ -204,7 +204,7 @@ class PagedCache:
 
     def _allocate(self) -> Array:  # -> (L, 2, K, S, E)
         """The pool."""
-        return self.ops.reserve(self.shape)
+        return self.device.reserve(self.shape)
 
     def _must_copy(self, table: Table, n: int) -> bool:
         """Whether the next position goes into a block that somebody else holds too."""

@@ -25,7 +25,7 @@ from tinyinfer.kv_cache.paged import PagedCache
 from tinyinfer.model.config import ModelConfig
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.model.interfaces import Device
     from tinyinfer.sequence import Batch, Sequence, Span
 
     Layout = ContiguousCache  # stands for both of them: only what every cache has is asked of it
@@ -59,19 +59,19 @@ class QuantizedCache(ABC, Layout):
         self,
         config: ModelConfig,
         max_model_len: int,
-        ops: NumpyOps,
+        device: Device,
         *,
         block_size: int = 16,
         kv_bits: int = 8,
         kv_group_size: int | None = None,
         **others: int | None,
     ) -> None:
-        self.config, self.ops, self.block_size, self.bits = config, ops, block_size, kv_bits
+        self.config, self.device, self.block_size, self.bits = config, device, block_size, kv_bits
         self.group = group_size(config.head_dim, kv_group_size)
         self._open: dict[int, OpenRows] = {}
-        super().__init__(config, max_model_len, ops, block_size=block_size, **others)
+        super().__init__(config, max_model_len, device, block_size=block_size, **others)
         blocks = -(-self.capacity // block_size)
-        self._workspace = ops.reserve((2, config.num_kv_heads, blocks, block_size, config.head_dim))
+        self._workspace = device.reserve((2, config.num_kv_heads, blocks, block_size, config.head_dim))
         self._unpacked: Unpacked | None = None
 
     @abstractmethod
@@ -84,7 +84,7 @@ class QuantizedCache(ABC, Layout):
 
     def packed(self, count: int) -> PackedBlocks:
         """So many empty blocks."""
-        return PackedBlocks(self.config, count, self.block_size, self.bits, self.group, self.ops)
+        return PackedBlocks(self.config, count, self.block_size, self.bits, self.group, self.device)
 
     # The contract.
 
@@ -111,7 +111,7 @@ class QuantizedCache(ABC, Layout):
             self._pack(layer, span.seq, own)
         self.ledger.kv_written_bytes += k.nbytes + v.nbytes
 
-    def pieces(self, span: Span) -> tuple[Span, ...]:
+    def split(self, span: Span) -> tuple[Span, ...]:
         """Cut at block edges: rows of one block see the same blocks packed."""
         size, last = self.block_size, span.first + span.rows
         edges = [span.first, *range(span.first - span.first % size + size, last, size), last]
@@ -176,7 +176,7 @@ class QuantizedCache(ABC, Layout):
     def _empty(self, rows: int) -> Array:  # -> (L, 2, K, N, E)
         """Room for so many float rows of a sequence, rounded up to whole blocks."""
         c, n = self.config, -(-rows // self.block_size) * self.block_size
-        return self.ops.xp.empty((c.num_layers, 2, c.num_kv_heads, n, c.head_dim), dtype=self.ops.xp.float32)
+        return self.device.xp.empty((c.num_layers, 2, c.num_kv_heads, n, c.head_dim), dtype=self.device.xp.float32)
 
     def _moved(self, own: OpenRows, first: int, stop: int, room: int) -> Array:  # -> (L, 2, K, N, E)
         """The float rows of positions first ... stop, in a new array with room for `room` rows."""

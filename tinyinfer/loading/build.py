@@ -20,20 +20,20 @@ from tinyinfer.model.transformer import Layer, Model
 from tinyinfer.model.weights import Embedding, Experts, FullQKNorm, Heads, LayerNorm, Linear, NoNorm, Norm, RMSNorm
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
     from tinyinfer.backends.packed import QuantizedExperts
     from tinyinfer.loading.checkpoint import LazyTensor
+    from tinyinfer.model.interfaces import Ops
     from tinyinfer.model.weights import Dense, Experts, Weight
 
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
     from tinyinfer.loading.checkpoint import Checkpoint
+    from tinyinfer.model.interfaces import Ops
 
 
 def assemble(
     checkpoint: Checkpoint,
-    ops: NumpyOps,
+    ops: Ops,
     on_layer: Callable[[int, int], None] = lambda done, of: None,
     weights: WeightTaker | None = None,
 ) -> Model:
@@ -62,7 +62,7 @@ def assemble(
 class Taker:
     """Takes weights by canonical name out of a checkpoint, for one backend."""
 
-    def __init__(self, checkpoint: Checkpoint, ops: NumpyOps, weights: WeightTaker) -> None:
+    def __init__(self, checkpoint: Checkpoint, ops: Ops, weights: WeightTaker) -> None:
         self.config, self.tensors, self.ops, self.weights = checkpoint.config, checkpoint.tensors, ops, weights
 
     def experts(self, held: str, *names: str) -> Experts | QuantizedExperts:
@@ -160,7 +160,7 @@ class WeightTaker(Protocol):
 class FloatTaker:
     """Quantizes nothing."""
 
-    def __init__(self, ops: NumpyOps, *parts: object) -> None:
+    def __init__(self, ops: Ops, *parts: object) -> None:
         self.ops = ops
 
     def matrix(self, name: str, *parts: LazyTensor) -> Dense:

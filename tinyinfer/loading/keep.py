@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
     from tinyinfer.loading.checkpoint import LazyTensor
+    from tinyinfer.model.interfaces import Ops
 
 
 class KeepTaker:
     """Takes matrices out of a file as they are in it."""
 
-    def __init__(self, ops: NumpyOps, *others: object) -> None:
+    def __init__(self, ops: Ops, *others: object) -> None:
         self.ops = ops
 
     def matrix(self, name: str, *parts: LazyTensor) -> Dense | Quantized | W8A8:

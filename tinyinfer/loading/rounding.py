@@ -15,14 +15,14 @@ from tinyinfer.quantization.recipe import make_recipe
 from tinyinfer.switches import QUANTIZE_METHODS, resolve
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
     from tinyinfer.loading.checkpoint import LazyTensor
+    from tinyinfer.model.interfaces import Ops
 
 
 class RoundingTaker:
     """Takes matrices out of a file and packs each at once, by a method that needs no data."""
 
-    def __init__(self, ops: NumpyOps, c: EngineConfig, model: ModelConfig) -> None:
+    def __init__(self, ops: Ops, c: EngineConfig, model: ModelConfig) -> None:
         self.ops, self.recipe = ops, make_recipe(c, model)
         self.method: Method = resolve(QUANTIZE_METHODS, c.quantize_method)
 

@@ -40,6 +40,20 @@ class MoEConfig:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """What one layer remembers of each position: keys of K heads of `key_size` numbers, and values of `value_size`."""
+
+    heads: int
+    key_size: int
+    value_size: int
+
+    @property
+    def numbers(self) -> int:
+        """Numbers a position, keys and values together."""
+        return self.heads * (self.key_size + self.value_size)
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The shape of a decoder-only transformer. The letters of the shape signatures stand behind the sizes."""
 
@@ -69,6 +83,11 @@ class ModelConfig:
     tied_head: bool = False  # the head is the embedding
     experts: MoEConfig | None = None
     eos_token_ids: tuple[int, ...] = ()
+
+    @property
+    def memory(self) -> tuple[Rows, ...]:
+        """What each layer remembers of a position: what a cache is built for, and what its bytes are a sum over."""
+        return (Rows(self.num_kv_heads, self.head_dim, self.head_dim),) * self.num_layers
 
 
 def expected_tensors(c: ModelConfig) -> dict[str, tuple[int, ...]]:

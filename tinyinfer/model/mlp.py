@@ -13,7 +13,7 @@ from tinyinfer.arrays import Array
 from tinyinfer.model.weights import Linear
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.model.interfaces import Ops
 
 
 class MLP(Protocol):
@@ -23,7 +23,7 @@ class MLP(Protocol):
     def nbytes(self) -> int:
         """Bytes of weights held in memory."""
 
-    def __call__(self, x: Array, ops: NumpyOps) -> Array:  # (T, D) -> (T, D)
+    def __call__(self, x: Array, ops: Ops) -> Array:  # (T, D) -> (T, D)
         """The change that this MLP makes to each row."""
 
 
@@ -40,7 +40,7 @@ class GatedMLP:
         """Bytes of weights held in memory."""
         return self.gate_up.nbytes + self.down.nbytes
 
-    def __call__(self, x: Array, ops: NumpyOps) -> Array:  # (T, D) -> (T, D)
+    def __call__(self, x: Array, ops: Ops) -> Array:  # (T, D) -> (T, D)
         """The gated change to each row."""
         return ops.linear(ops.gate(ops.linear(x, self.gate_up), self.activation), self.down)
 
@@ -58,6 +58,6 @@ class PlainMLP:
         """Bytes of weights held in memory."""
         return self.up.nbytes + self.down.nbytes
 
-    def __call__(self, x: Array, ops: NumpyOps) -> Array:  # (T, D) -> (T, D)
+    def __call__(self, x: Array, ops: Ops) -> Array:  # (T, D) -> (T, D)
         """The change to each row."""
         return ops.linear(ops.activate(ops.linear(x, self.up), self.activation), self.down)

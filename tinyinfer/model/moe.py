@@ -17,7 +17,7 @@ from tinyinfer.model.config import MoEConfig
 from tinyinfer.model.weights import Experts, Linear
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.model.interfaces import Ops
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class MoE:
         """Bytes of weights held in memory."""
         return self.router.nbytes + self.gate_up.nbytes + self.down.nbytes
 
-    def __call__(self, x: Array, ops: NumpyOps) -> Array:  # (T, D) -> (T, D)
+    def __call__(self, x: Array, ops: Ops) -> Array:  # (T, D) -> (T, D)
         """The sum of each row's chosen experts, weighted by the router."""
         chosen, weights = route(ops.linear(x, self.router), self.experts, ops.xp)
         order, starts = group_by_expert(chosen, len(self.gate_up), ops.xp)

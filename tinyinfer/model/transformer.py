@@ -18,9 +18,9 @@ from tinyinfer.arrays import Array
 from tinyinfer.model.weights import Embedding, Heads, Linear, Norm
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
     from tinyinfer.kv_cache.base import Cache
     from tinyinfer.model.config import ModelConfig
+    from tinyinfer.model.interfaces import Ops
     from tinyinfer.model.mlp import MLP
     from tinyinfer.sequence import Batch
 
@@ -66,7 +66,7 @@ class Model:
         return rest + sum(layer.nbytes for layer in self.layers)
 
 
-def transformer(model: Model, batch: Batch, cache: Cache, ops: NumpyOps) -> Array:  # (T,) -> (R, V)
+def transformer(model: Model, batch: Batch, cache: Cache, ops: Ops) -> Array:  # (T,) -> (R, V)
     """The logits of the rows that the batch asks for; keys and values of all its rows go to the cache."""
     x = ops.embed(batch.tokens, batch.positions, model.embedding)
     rotations = [ops.rotation(batch.positions, frequencies) for frequencies in model.frequencies]
@@ -80,7 +80,7 @@ def transformer(model: Model, batch: Batch, cache: Cache, ops: NumpyOps) -> Arra
 
 
 def self_attention(
-    x: Array, rotation: tuple[Array, Array], layer: Layer, i: int, batch: Batch, cache: Cache, ops: NumpyOps
+    x: Array, rotation: tuple[Array, Array], layer: Layer, i: int, batch: Batch, cache: Cache, ops: Ops
 ) -> Array:  # (T, D), ((T, 1, E), (T, 1, E)) -> (T, D)
     """Every row gathers from the rows before it in its own sequence, those in the cache included."""
     heads = layer.heads

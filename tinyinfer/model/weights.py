@@ -7,12 +7,28 @@ does not have is `NoNorm`, not a branch in the model.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
 from tinyinfer.arrays import Array
+
+
+class FloatMatrix(Protocol):
+    """A float matrix of N outputs and M inputs as it comes out of a file, to be taken by a backend."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, M): outputs, inputs."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it: the file and the tensor."""
+
+    def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Pairs (first output, float32 rows (n, M)), in order, a few at a time. Raises ModelError for NaN, infinity."""
 
 
 class Weight(Protocol):
@@ -222,3 +238,18 @@ class Codes:
 def spread(scales: np.ndarray, grid: Grid, inputs: int) -> np.ndarray:  # (N, G) -> (N, inputs)
     """A group's number for each of its inputs, in float32."""
     return np.repeat(scales.astype(np.float32), grid.group or inputs, axis=1)[:, :inputs]
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """Rotary positions as data: S sets of radians per position and of amplitudes, for the E/2 pairs of a head.
+
+    One set is the rule (S = 1); a family that changes its frequencies with the sequence's length has several, and each
+    row says which one it uses. A pair of frequency 0 and amplitude 1 stays as it is.
+    """
+
+    frequencies: Array  # (S, E/2)
+    amplitudes: Array  # (S, E/2)
+
+
+Matrix = FloatMatrix | Codes

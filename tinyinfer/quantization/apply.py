@@ -39,8 +39,8 @@ from tinyinfer.quantization.w8a8 import search_scale
 from tinyinfer.switches import QUANTIZE_METHODS, resolve
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
     from tinyinfer.loading.checkpoint import Checkpoint
+    from tinyinfer.model.interfaces import Ops
     from tinyinfer.model.transformer import Model
 
 Method = Callable[[Array, Grid], Codes]
@@ -79,7 +79,7 @@ def read_windows(c: EngineConfig, checkpoint: Checkpoint) -> np.ndarray:  # -> (
 
 def quantize_model(
     model: Model,
-    ops: NumpyOps,
+    ops: Ops,
     c: EngineConfig,
     windows: np.ndarray,
     on_layer: Callable[[int, int], None] = lambda done, of: None,
@@ -139,7 +139,7 @@ def by_smoothing(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[
 # Once loaded.
 
 
-def round_layers(model: Model, c: EngineConfig, ops: NumpyOps) -> Model:
+def round_layers(model: Model, c: EngineConfig, ops: Ops) -> Model:
     """A copy of a model whose layers are rounded to draft_quantize; it shares all else. For drafts of the model itself.
 
     Raises ValueError for a group that is not supported.
@@ -163,7 +163,7 @@ def round_layers(model: Model, c: EngineConfig, ops: NumpyOps) -> Model:
     return replace(model, layers=tuple(layers))
 
 
-def round_ends(model: Model, grids: dict[str, Grid | None], ops: NumpyOps) -> Model:
+def round_ends(model: Model, grids: dict[str, Grid | None], ops: Ops) -> Model:
     """The model with embedding and head (one matrix, called head, where they are tied) rounded to nearest."""
     table, head = model.embedding.table, model.head.weight
 

@@ -30,7 +30,7 @@ from tinyinfer.speculative.draft_length import Lengths, most_guesses
 from tinyinfer.speculative.verify import verify
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.model.interfaces import Ops
 
 GUESS = 2  # the random stream that guesses are drawn from, beside those of plain decoding and of acceptance
 
@@ -51,7 +51,7 @@ class ModelDrafter:
     that have rivals are never drawn, so that one path at most can be right.
     """
 
-    def __init__(self, model: Model, cache: Cache, ops: NumpyOps, lengths: Lengths, candidates: int = 1) -> None:
+    def __init__(self, model: Model, cache: Cache, ops: Ops, lengths: Lengths, candidates: int = 1) -> None:
         self.model, self.cache, self.ops = model, cache, ops
         self.lengths, self.candidates = lengths, candidates
 
@@ -119,7 +119,7 @@ def first_layers(model: Model, n: int) -> Model:
 # Drafters by name: (target model, second model if any, operations, switches, longest sequence) -> Drafter.
 
 
-def draft_model(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> ModelDrafter:
+def draft_model(model: Model, second: Model | None, ops: Ops, c: EngineConfig, capacity: int) -> ModelDrafter:
     """speculative=draft. Raises ValueError for a second model of another vocabulary."""
     assert second is not None
     if second.config.vocab_size != model.config.vocab_size:
@@ -134,7 +134,7 @@ def draft_model(model: Model, second: Model | None, ops: NumpyOps, c: EngineConf
     return ModelDrafter(second, cache, ops, lengths, c.num_draft_candidates)
 
 
-def self_draft(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> ModelDrafter:
+def self_draft(model: Model, second: Model | None, ops: Ops, c: EngineConfig, capacity: int) -> ModelDrafter:
     """speculative=self: fewer layers, fewer bits, or both. Raises ValueError for more layers than there are."""
     own = model.config.num_layers
     layers = c.draft_layers or (own if c.draft_quantize != "off" else max(1, own // 3))

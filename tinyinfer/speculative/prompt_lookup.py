@@ -13,7 +13,7 @@ from tinyinfer.speculative.draft_length import Lengths, most_guesses
 from tinyinfer.speculative.verify import verify
 
 if TYPE_CHECKING:
-    from tinyinfer.backends.numpy_ops import NumpyOps
+    from tinyinfer.model.interfaces import Ops
 
 
 class PromptLookup:
@@ -54,6 +54,6 @@ class PromptLookup:
         self.lengths.free(seq)
 
 
-def prompt_lookup(model: Model, second: Model | None, ops: NumpyOps, c: EngineConfig, capacity: int) -> PromptLookup:
+def prompt_lookup(model: Model, second: Model | None, ops: Ops, c: EngineConfig, capacity: int) -> PromptLookup:
     """speculative=prompt-lookup."""
     return PromptLookup(Lengths(most_guesses(c, 7), ops.relative_cost), c.num_draft_candidates)

@@ -1,0 +1,129 @@
+"""The seam: what the model asks of a backend and of a cache, and what a cache may ask of a device.
+
+The transformer is written once, against these protocols. A backend is any object that fulfils `Ops`: the textbook
+formulas on NumPy or on CuPy (backends/reference.py), the same made fast (backends/numpy_ops.py), or a wrapper that
+delegates to another `Ops` and adds something of its own, as calibration does. A cache is any object that fulfils
+`KVCache`, and it knows of the backend only the `Device`: where arrays lie and where work is counted.
+
+Shapes are the letters of the package: T rows, D model width, H query heads, K key/value heads, E head size, S cached
+positions, F MLP width, V vocabulary, R rows whose logits are wanted, X experts, k experts that a row uses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from tinyinfer.arrays import Array, Xp
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.weights import Embedding, Experts, Heads, Linear, Matrix, Norm, Rotation, Weight
+from tinyinfer.sequence import Batch, Sequence, Span
+
+if TYPE_CHECKING:
+    from tinyinfer.model.transformer import Model
+
+
+class KVCache(Protocol):
+    """The model's half of a cache: keys and values of each layer go in for the whole batch, then each span reads."""
+
+    def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
+        """Takes the keys and values of all rows of the batch, in one layer."""
+
+    def split(self, span: Span) -> tuple[Span, ...]:
+        """Splits a span where its rows must attend to different keys and values.
+
+        Only quantized caches split (at block boundaries); the others return `(span,)`.
+        """
+
+    def read(
+        self, layer: int, seq: Sequence, start: int, stop: int | None = None
+    ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
+        """Keys and values of positions start ... stop (None: up to the newest), as the row at stop - 1 sees them."""
+
+
+class Device(Protocol):
+    """Where arrays lie and where work is counted: all that a cache may know of a backend."""
+
+    xp: Xp  # the array module: NumPy, CuPy
+    ledger: Ledger
+
+    def reserve(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:  # -> shape
+        """An uninitialized array for a cache. Raises MemoryError when the device cannot promise so much."""
+
+    def to_host(self, array: Array) -> np.ndarray:
+        """The array in the host's memory: the one point where the host waits for the device."""
+
+
+Step = Callable[[Batch], Array]  # a forward pass over any batch, (T,) -> (R, V), as `transformer` computes it
+
+
+class Ops(Device, Protocol):
+    """The operations that the transformer asks for. Each counts its work in the ledger."""
+
+    # Taking weights out of a file.
+
+    def take(self, matrix: Matrix) -> Weight:
+        """The matrix in this backend's own layout.
+
+        Floats are stored in the backend's dtype; a QuantizedMatrix is packed. Raises ModelError for a float that the
+        dtype cannot hold.
+        """
+
+    def take_array(self, *parts: np.ndarray) -> Array:
+        """Small arrays (norms, biases), joined along their first axis, in float32."""
+
+    # Operations on rows, in the order in which the transformer uses them.
+
+    def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
+        """table[token] · scale, plus the position's vector where the model learned one."""
+
+    def rotation(
+        self, positions: Array, sets: Array, rotation: Rotation
+    ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
+        """amplitude · cos and amplitude · sin of position · frequency, for both halves of a head.
+
+        sets: which of the rotation's S sets each row uses. The first half's sine is negated, as `rope` wants it.
+        """
+
+    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ..., N) -> (T, ..., N)
+        """Every vector along the last axis brought to unit scale, by the formula of the norm's type."""
+
+    def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
+        """x Wᵀ + bias, by the product that the backend declares for the weight's type."""
+
+    def rope(
+        self, x: Array, rotation: tuple[Array, Array]
+    ) -> Array:  # (T, H+K, E), ((T, 1, E), (T, 1, E)) -> (T, H+K, E)
+        """(a, b) -> (a·cos - b·sin, b·cos + a·sin), a and b the halves of each head (Su et al. 2021, equation 34)."""
+
+    def attention(
+        self, q: Array, layer: int, batch: Batch, cache: KVCache, heads: Heads
+    ) -> Array:  # (T, H, E) -> (T, H, E)
+        """softmax(scale · q kᵀ + mask) v of each sequence's rows over its keys and values in the cache."""
+
+    def activate(self, x: Array, activation: str) -> Array:  # (T, F) -> (T, F)
+        """The nonlinearity of that name: "silu", x · sigmoid(x), or "gelu_tanh"."""
+
+    def gate(self, gate_up: Array, activation: str) -> Array:  # (T, 2*F) -> (T, F)
+        """act(gate) · up, of the two halves."""
+
+    def experts(
+        self, x: Array, chosen: Array, weights: Array, gate_up: Experts, down: Experts, activation: str
+    ) -> Array:  # (T, D), (T, k), (T, k) -> (T, D)
+        """Σ weight · down(act(gate(x)) · up(x)) over the experts that each row chose."""
+
+    def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
+        """x + change; may reuse the memory of x."""
+
+    def gather(self, x: Array, rows: Array) -> Array:  # (T, D), (R,) -> (R, D)
+        """x[rows]: the rows whose logits are wanted."""
+
+    # The whole.
+
+    def compile(self, model: Model, cache: KVCache) -> Step | None:
+        """A faster forward pass for this model and cache, with the results of `transformer`; None: there is none."""
+
+    def relative_cost(self, rows: int) -> float:
+        """About how long a forward pass of so many rows takes, a pass of one row being 1."""
