@@ -93,7 +93,7 @@ def always_guess(engine: Engine) -> Engine:
 def check_blocks(engine: Engine, prefixes: PrefixCache | None = None, tables: Iterable[Request] = ()) -> None:
     """Every block of a paged cache is free, or held by exactly those who claim to: tables, and the tree of prefixes."""
     cache = engine.cache
-    held = Counter(block for seq in tables for block in cache.table(seq))
+    held = Counter(block for seq in tables for block in cache.block_table(seq))
     nodes = tree(prefixes.root) if prefixes else []
     held.update(node.block for node in nodes)
     assert cache.blocks.holders == [held[block] for block in range(cache.blocks.num_blocks)]

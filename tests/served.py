@@ -55,7 +55,7 @@ class Served:
     def compute(self, *plans: tuple[Sequence, int]) -> None:
         """One step of these."""
         self.write(*plans)
-        self.prefixes.settle()
+        self.prefixes.commit()
         for seq, rows in plans:
             self.cache.commit(seq, rows)
 

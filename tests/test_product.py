@@ -234,7 +234,7 @@ def test_duplicate_prefixes():
     shared = twins = False
     for _ in engine.run(sequences):
         check_blocks(engine, engine.scheduler.prefixes, sequences)  # type: ignore[arg-type]
-        tables = {seq: engine.cache.table(seq) for seq in sequences if seq.prompt == A[:9]}
+        tables = {seq: engine.cache.block_table(seq) for seq in sequences if seq.prompt == A[:9]}
         for (one, blocks), (other, others) in combinations(tables.items(), 2):
             for i, pair in enumerate(zip(blocks, others, strict=False)):
                 equal = one.tokens[: 4 * i + 4] == other.tokens[: 4 * i + 4]
@@ -332,7 +332,7 @@ def test_preempted_once_planned():
         preempt(seq)
 
     def watched_forward(batch: Batch) -> Any:
-        filled = [engine.cache.table(s.seq)[: (s.first + s.rows) // 4] for s in batch.spans]
+        filled = [engine.cache.block_table(s.seq)[: (s.first + s.rows) // 4] for s in batch.spans]
         assert {node.block for node in scheduler.prefixes._new} <= {block for blocks in filled for block in blocks}
         return forward(batch)
 

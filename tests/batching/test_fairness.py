@@ -70,7 +70,7 @@ class Checked(Engine):
         assert len(self.scheduler.running) <= self.scheduler.limits.max_num_seqs
         written = []
         for span in batch.spans:
-            table, size = self.cache.table(span.seq), self.cache.block_size
+            table, size = self.cache.block_table(span.seq), self.cache.block_size
             assert span.first == self.cache.length(span.seq)
             assert len(table) * size >= span.first + span.rows, "rows without room"
             again = max(0, min(self.done.get(span.seq, 0), span.first + span.rows) - span.first)

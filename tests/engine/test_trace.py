@@ -407,7 +407,7 @@ def test_nobody_watching_costs_nothing(monkeypatch):
         monkeypatch.setattr(owner, name, never)
     sequences = crowd()
     engine = make_engine(LLAMA, **EVERYTHING | {"prefix_cache": False})
-    monkeypatch.setattr(engine.cache, "table", never)
+    monkeypatch.setattr(engine.cache, "block_table", never)
     traces = list(engine.run(sequences))
     assert all(seq.finish_reason == "length" for seq in sequences)
     assert not any(turn.blocks for trace in traces for turn in trace.turns)

@@ -77,7 +77,7 @@ class Blocks(RuleBasedStateMachine):
             self.fail(plans, written=fails == "after")
         elif plans:
             self.write(plans)
-            self.prefixes.settle()
+            self.prefixes.commit()
             self.now += 1
             for one, rows, guesses in plans:
                 self.commit(one, rows, guesses, data.draw(st.integers(0, len(guesses))), data.draw(token))
@@ -170,7 +170,7 @@ class Blocks(RuleBasedStateMachine):
             self.write(plans)
         for one, _, _ in plans:
             self.end(one)
-        self.prefixes.revoke()
+        self.prefixes.rollback()
         self.known = {prefix: used for prefix, used in self.known.items() if prefix not in self.promised}
 
     def end(self, one: Living) -> None:
@@ -185,7 +185,7 @@ class Blocks(RuleBasedStateMachine):
     @invariant()
     def every_block_is_held_by_those_who_say_so(self):
         """No leak, no double free: tables and tree together account for every holder, and the rest is free."""
-        held = Counter(block for one in self.living for block in self.cache.table(one.seq))
+        held = Counter(block for one in self.living for block in self.cache.block_table(one.seq))
         held.update(node.block for node in tree(self.prefixes.root))
         assert self.cache.blocks.holders == [held[block] for block in range(BLOCKS)]
         assert sorted(self.cache.blocks.free) == [block for block in range(BLOCKS) if not held[block]]
@@ -195,7 +195,7 @@ class Blocks(RuleBasedStateMachine):
         """So nobody writes into a block that somebody else reads."""
         for one in self.living:
             assert self.cache.length(one.seq) == one.length
-            assert len(self.cache.table(one.seq)) == -(-one.length // SIZE)
+            assert len(self.cache.block_table(one.seq)) == -(-one.length // SIZE)
             if one.length:
                 self.served.check(one.seq)
 
@@ -216,7 +216,7 @@ class Blocks(RuleBasedStateMachine):
         """Rows of held blocks that hold nothing; a block of the tree is full."""
         filled = {node.block: SIZE for node in tree(self.prefixes.root)}
         for one in self.living:
-            for i, block in enumerate(self.cache.table(one.seq)):
+            for i, block in enumerate(self.cache.block_table(one.seq)):
                 filled[block] = max(filled.get(block, 0), min(SIZE, one.length - i * SIZE))
         empty = len(filled) * SIZE - sum(filled.values())
         assert self.cache.held_bytes == len(filled) * SIZE * self.cache.position_bytes

@@ -98,10 +98,10 @@ def test_a_sequence_takes_a_block_when_its_last_is_full():
     taken = []
     for _ in range(9):
         step(cache, seq, 1)
-        taken.append(len(cache.table(seq)))
+        taken.append(len(cache.block_table(seq)))
     assert taken == [1, 1, 1, 1, 2, 2, 2, 2, 3]
     assert cache.ledger.blocks_allocated == 3
-    assert cache.table(seq_of()) == ()
+    assert cache.block_table(seq_of()) == ()
 
 
 @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ def test_missing_is_what_reserve_would_lack(length, n, missing):
     assert cache.held_bytes == held
     if not missing:
         cache.reserve(seq, n)
-        assert len(cache.table(seq)) == max(-(-(length + n) // 4), -(-length // 4))
+        assert len(cache.block_table(seq)) == max(-(-(length + n) // 4), -(-length // 4))
 
 
 def test_what_does_not_fit_is_refused_and_what_is_there_stays():
@@ -130,7 +130,7 @@ def test_what_does_not_fit_is_refused_and_what_is_there_stays():
     with pytest.raises(ValueError, match="11 positions do not fit into a cache of 10; raise max_model_len or num_bl"):
         cache.reserve(seq, 3)
     assert marks(cache, seq) == list(range(8))
-    assert len(cache.table(seq)) == 2
+    assert len(cache.block_table(seq)) == 2
     other = seq_of()
     with pytest.raises(ValueError, match="all 3 blocks of the cache are taken; raise num_blocks"):
         cache.reserve(other, 8)
@@ -159,7 +159,7 @@ def test_a_commit_of_fewer_gives_the_rest_back():
     cache, seq = paged(), seq_of()
     step(cache, seq, 3)
     step(cache, seq, 7, keep=1)
-    assert (cache.length(seq), len(cache.table(seq)), len(cache.blocks.free)) == (4, 1, 7)
+    assert (cache.length(seq), len(cache.block_table(seq)), len(cache.blocks.free)) == (4, 1, 7)
     step(cache, seq, 2, mark=0.5)
     assert marks(cache, seq) == [0, 1, 2, 3, 4.5, 5.5]
 
@@ -170,7 +170,7 @@ def test_truncate_gives_whole_blocks_back(n, blocks):
     cache, seq = paged(), seq_of()
     step(cache, seq, 9)
     cache.truncate(seq, n)
-    assert (cache.length(seq), len(cache.table(seq))) == (n, blocks)
+    assert (cache.length(seq), len(cache.block_table(seq))) == (n, blocks)
     assert len(cache.blocks.free) == 8 - blocks
     step(cache, seq, 3, mark=0.5)
     assert marks(cache, seq) == [*range(n), n + 0.5, n + 1.5, n + 2.5]
@@ -198,7 +198,7 @@ def test_scattered_blocks_are_gathered_and_the_copy_is_counted(start):
     for n in (3, 4, 3):
         step(cache, a, n)
         step(cache, b, n, mark=0.5)
-    assert cache.table(a) == (0, 2, 4)
+    assert cache.block_table(a) == (0, 2, 4)
     before = cache.ledger.copy()
     assert marks(cache, a, start, layer=2) == list(range(start, 10))
     assert marks(cache, b, start) == [p + 0.5 for p in range(start, 10)]
@@ -213,7 +213,7 @@ def test_blocks_in_the_wrong_order_are_not_taken_for_neighbours():
     step(cache, a, 12)
     cache.free(a)
     step(cache, a, 12, mark=0.5)
-    assert sorted(cache.table(a)) == [0, 1, 2]
+    assert sorted(cache.block_table(a)) == [0, 1, 2]
     assert marks(cache, a) == [p + 0.5 for p in range(12)]
 
 
@@ -238,14 +238,14 @@ def test_whoever_writes_first_into_a_shared_block_takes_a_copy(writer):
     cache, parent, child = paged(), seq_of(), seq_of()
     step(cache, parent, 6)
     cache.fork(parent, child)
-    assert cache.table(child) == cache.table(parent)
+    assert cache.block_table(child) == cache.block_table(parent)
     assert (cache.held_bytes, cache.ledger.blocks_allocated) == (2 * 4 * POSITION_BYTES, 2), "sharing costs nothing"
     assert cache.wasted_bytes == 2 * POSITION_BYTES, "a shared block's empty rows count once"
     first, second = (parent, child) if writer == "parent" else (child, parent)
     step(cache, first, 1, mark=0.5)
     assert (cache.ledger.kv_copied_bytes, cache.ledger.blocks_allocated) == (2 * POSITION_BYTES, 3)
-    assert cache.table(first)[0] == cache.table(second)[0]
-    assert cache.table(first)[1] != cache.table(second)[1]
+    assert cache.block_table(first)[0] == cache.block_table(second)[0]
+    assert cache.block_table(first)[1] != cache.block_table(second)[1]
     step(cache, second, 1, mark=0.25)
     assert cache.ledger.blocks_allocated == 3, "the last holder of a block writes into it"
     assert marks(cache, first) == [0, 1, 2, 3, 4, 5, 6.5]
@@ -270,7 +270,7 @@ def test_missing_counts_the_copy_of_a_shared_block():
     cache.fork(parent, child)
     assert [cache.missing(child, n) for n in (0, 1, 2, 3)] == [0, 0, 0, 1]
     cache.reserve(child, 0)
-    assert cache.table(child) == cache.table(parent), "no row, no copy"
+    assert cache.block_table(child) == cache.block_table(parent), "no row, no copy"
     step(cache, child, 1)
     assert [cache.missing(parent, n) for n in (1, 2, 3)] == [0, 0, 1], "whose block is now its own"
 
@@ -322,7 +322,7 @@ def test_a_fork_gets_what_is_computed_and_not_what_is_reserved():
     step(cache, parent, 4)
     cache.reserve(parent, 6)
     cache.fork(parent, child)
-    assert (len(cache.table(parent)), cache.table(child)) == (3, cache.table(parent)[:1])
+    assert (len(cache.block_table(parent)), cache.block_table(child)) == (3, cache.block_table(parent)[:1])
 
 
 def test_a_fork_of_nothing_is_nothing():

@@ -71,8 +71,8 @@ def test_sequences_of_one_step_share_what_the_first_of_them_computes():
     served = Served()
     [(a, none), (b, shared)] = served.start([*range(8), 20], [*range(8), 21])
     assert (none, shared) == (0, 8)
-    assert served.cache.table(a)[:2] == served.cache.table(b)[:2]
-    assert len(set(served.cache.table(a) + served.cache.table(b))) == 4
+    assert served.cache.block_table(a)[:2] == served.cache.block_table(b)[:2]
+    assert len(set(served.cache.block_table(a) + served.cache.block_table(b))) == 4
     assert served.prefixes.evictable == 0
 
 
@@ -82,7 +82,7 @@ def test_a_sequence_in_flight_shares_what_it_has_so_far():
     [(a, _)] = served.start(list(range(10)))
     [(b, found)] = served.start([*range(10), 11, 12])
     assert found == 8
-    assert served.cache.table(a)[2] != served.cache.table(b)[2]
+    assert served.cache.block_table(a)[2] != served.cache.block_table(b)[2]
     served.end(a)
     served.check(b)
     assert served.prefixes.evictable == 0, "b still reads both blocks"
@@ -113,9 +113,9 @@ def test_what_two_compute_at_the_same_time_is_kept_by_each_and_known_once():
         for seq in (a, b):
             seq.tokens.append(token)
         served.compute(served.plan(a), served.plan(b))
-    assert served.cache.table(a)[0] != served.cache.table(b)[0]
+    assert served.cache.block_table(a)[0] != served.cache.block_table(b)[0]
     [node] = tree(served.prefixes.root)
-    assert (node.block, node.users) == (served.cache.table(a)[0], 2)
+    assert (node.block, node.users) == (served.cache.block_table(a)[0], 2)
     served.end(a)
     served.check(b)
     assert served.prefixes.evictable == 0, "b's tokens lead through it"
@@ -135,7 +135,7 @@ def test_a_failed_step_is_forgotten_and_an_earlier_one_is_not():
     assert served.prefixes.match(b) == 8
     served.plan(b)
     served.end(a, b)
-    served.prefixes.revoke()
+    served.prefixes.rollback()
     assert len(tree(served.prefixes.root)) == served.prefixes.evictable == 1
     assert served.run([*range(8), 22]) == 4
     assert served.run([*range(8), 23]) == 8
@@ -151,7 +151,7 @@ def test_what_was_known_evicted_and_promised_again_in_a_failed_step_is_forgotten
         served.plan(seq)  # three blocks for the two of them: what is known has to go
     assert served.ledger.blocks_evicted == 1
     served.end(a, b)
-    served.prefixes.revoke()
+    served.prefixes.rollback()
     assert served.run([1, 2, 3, 4, 9]) == 0
 
 
@@ -231,7 +231,7 @@ def test_no_prefixes_answers_the_same_questions_with_nothing():
     served = Served()
     off, seq = NoPrefixes(served.cache, served.ledger), request(range(9))
     off.register(seq, 8)
-    off.settle()
-    off.revoke()
+    off.commit()
+    off.rollback()
     off.free(seq)
     assert (off.match(seq), off.evict(), off.evictable) == (0, False, 0)

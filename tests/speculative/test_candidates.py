@@ -134,7 +134,7 @@ def test_after_every_step_only_the_branch_that_stays_holds_blocks(right, block_s
         check_blocks(engine, prefixes if prefix_cache else None, [seq])
         if not seq.finished:
             length = len(seq.tokens) - 1
-            assert (engine.cache.length(seq), len(engine.cache.table(seq))) == (length, -(-length // block_size))
+            assert (engine.cache.length(seq), len(engine.cache.block_table(seq))) == (length, -(-length // block_size))
     assert seq.new_tokens == text
     assert (seq.accepted > 0) == (right > 0)
     again = [*PROMPT, *text[:9]]  # among them blocks that were registered in a step which a rival won

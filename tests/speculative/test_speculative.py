@@ -226,7 +226,7 @@ def test_a_rollback_gives_back_exactly_the_blocks_behind_it(right, block_size):
         if not seq.finished:
             length = len(seq.tokens) - 1
             assert engine.cache.length(seq) == length
-            assert len(engine.cache.table(seq)) == -(-length // block_size)
+            assert len(engine.cache.block_table(seq)) == -(-length // block_size)
     assert seq.new_tokens == truth
     assert engine.cache.held_bytes == 0
 

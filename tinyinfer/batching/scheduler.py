@@ -231,7 +231,7 @@ class ContinuousScheduler:
 
         Of a sequence's branches the one whose guesses went furthest stays, and nothing counts of the others.
         """
-        self.prefixes.settle()
+        self.prefixes.commit()
         best: dict[Sequence, tuple[Span, list[Choice]]] = {}
         for span, chosen in zip(batch.spans, choices, strict=True):
             seq = span.seq.parent or span.seq
@@ -249,7 +249,7 @@ class ContinuousScheduler:
         """After a step that failed: whoever was in it starts again, and nobody shares what it did not compute."""
         for seq in {*self._plan, *self.joined}:
             self.cache.free(seq) if seq.parent else self.preempt(seq)
-        self.prefixes.revoke()
+        self.prefixes.rollback()
 
     def retire(self) -> None:
         """Lets the finished go."""

@@ -245,7 +245,7 @@ def read_tables(batch: Batch, scheduler: ContinuousScheduler) -> dict[Sequence, 
     cache = scheduler.cache
     if not isinstance(cache, Paged):
         return {}
-    tables = {seq: cache.table(seq) for seq in {*scheduler.running, *(span.seq for span in batch.spans)}}
+    tables = {seq: cache.block_table(seq) for seq in {*scheduler.running, *(span.seq for span in batch.spans)}}
     sequences = Counter(block for table in tables.values() for block in table)
     return {span.seq: read_blocks(cache, tables[span.seq], span, sequences) for span in batch.spans}
 

@@ -35,7 +35,7 @@ class Cache(Protocol):
     def length(self, seq: Sequence) -> int:
         """How many positions of the sequence are computed and kept."""
 
-    def table(self, seq: Sequence) -> tuple[int, ...]:
+    def block_table(self, seq: Sequence) -> tuple[int, ...]:
         """The numbers of the blocks that hold its positions, in their order; empty for a cache without blocks."""
 
     def missing(self, seq: Sequence, n: int) -> int:
@@ -93,7 +93,7 @@ class NoCache:
         """Always 0."""
         return 0
 
-    def table(self, seq: Sequence) -> tuple[int, ...]:
+    def block_table(self, seq: Sequence) -> tuple[int, ...]:
         """There are no blocks."""
         return ()
 
@@ -160,10 +160,10 @@ class Prefixes(Protocol):
     def register(self, seq: Sequence, stop: int) -> None:
         """The whole blocks of its positions below `stop` are computed, at the latest in this step."""
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         """The step succeeded."""
 
-    def revoke(self) -> None:
+    def rollback(self) -> None:
         """The step failed: forgets what it registered. Nobody may use it any longer."""
 
     def evict(self) -> bool:
@@ -188,10 +188,10 @@ class NoPrefixes:
     def register(self, seq: Sequence, stop: int) -> None:
         """Nothing to remember."""
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         """Nothing to confirm."""
 
-    def revoke(self) -> None:
+    def rollback(self) -> None:
         """Nothing to forget."""
 
     def evict(self) -> bool:

@@ -47,7 +47,7 @@ class ContiguousCache:
         """Positions committed."""
         return self._lengths.get(seq.id, 0)
 
-    def table(self, seq: Sequence) -> tuple[int, ...]:
+    def block_table(self, seq: Sequence) -> tuple[int, ...]:
         """There are no blocks."""
         return ()
 

@@ -99,7 +99,7 @@ class PagedCache:
         table = self._tables.get(seq.id)
         return table.length if table else 0
 
-    def table(self, seq: Sequence) -> tuple[int, ...]:
+    def block_table(self, seq: Sequence) -> tuple[int, ...]:
         """The sequence's blocks, in order of its positions."""
         return tuple(self._tables[seq.id].blocks) if seq.id in self._tables else ()
 

@@ -67,16 +67,16 @@ class PrefixCache:
             i, parent = len(path), path[-1] if path else self.root
             tokens = tuple(seq.tokens[i * size : (i + 1) * size])
             if tokens not in parent.children:
-                parent.children[tokens] = self._grow(tokens, self.cache.table(seq)[i], parent)
+                parent.children[tokens] = self._grow(tokens, self.cache.block_table(seq)[i], parent)
             self._use(parent.children[tokens])
             path.append(parent.children[tokens])
 
-    def settle(self) -> None:
+    def commit(self) -> None:
         """What was registered is computed."""
         self._new = []
         self._now += 1
 
-    def revoke(self) -> None:
+    def rollback(self) -> None:
         """Removes what was registered and never computed, the youngest first."""
         for node in reversed(self._new):
             self._remove(node)
