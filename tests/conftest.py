@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from golden import write_hf_folder
+
+from tinyinfer.ledger import Ledger
+from tinyinfer.switches import BACKENDS, resolve
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +38,20 @@ def smollm2() -> Path:
         return Path(hub.find("smollm2-135m"))
     except ModelError as error:
         pytest.skip(f"SmolLM2 is not here and cannot be downloaded: {error}")
+
+
+def installed_backends() -> list[str]:
+    """The values of --backend whose packages are here."""
+    found = []
+    for name in BACKENDS:
+        with suppress(ImportError):
+            resolve(BACKENDS, name)
+            found.append(name)
+    return found
+
+
+@pytest.fixture(params=installed_backends())
+def ops(request: pytest.FixtureRequest) -> Callable[..., Any]:
+    """For each installed backend a function that makes its operations, with a ledger of their own: ops(dtype)."""
+    backend = resolve(BACKENDS, request.param)
+    return lambda dtype=np.float32: backend(Ledger(), dtype)

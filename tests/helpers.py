@@ -17,7 +17,7 @@ from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine, build_engine
 from tinyinfer.kv_cache.prefix_cache import Node, PrefixCache
 from tinyinfer.ledger import Ledger
-from tinyinfer.loading.build import assemble
+from tinyinfer.loading.build import build_model
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
 from tinyinfer.model.config import ModelConfig, RopeConfig, expected_tensors
 from tinyinfer.sampling import SamplingParams
@@ -69,14 +69,18 @@ def make_engine(
     seed: int = 0,
     dtype: Any = np.float32,
     clock: Callable[[], float] = lambda: 0.0,
+    ops: Any = None,
     second: ModelConfig | None = None,
     **switches: Any,
 ) -> Engine:
-    """An engine over a checkpoint, or over random weights of a configuration; second: its draft model."""
+    """An engine over a checkpoint, or over random weights of a configuration.
+
+    ops: its backend; second: its draft model.
+    """
     checkpoint = checkpoint_of(source, random_tensors(source, seed)) if isinstance(source, ModelConfig) else source
-    ops = NumpyOps(Ledger(), dtype)
-    draft = assemble(checkpoint_of(second, random_tensors(second, seed + 1)), ops) if second else None
-    return build_engine(assemble(checkpoint, ops), ops, EngineConfig(**switches), clock, draft)
+    ops = ops or NumpyOps(Ledger(), dtype)
+    draft = build_model(checkpoint_of(second, random_tensors(second, seed + 1)), ops) if second else None
+    return build_engine(build_model(checkpoint, ops), ops, EngineConfig(**switches), clock, draft)
 
 
 def remade(engine: Engine, kind: type[Engine], clock: Clock | None = None) -> Engine:
@@ -164,7 +168,9 @@ def distance(found: np.ndarray, expected: np.ndarray) -> float:
     return float(np.abs(found.astype(np.float64) - expected).max() / np.abs(expected).max())
 
 
-def golden_distance(package: str, checkpoint: Checkpoint, tokens: np.ndarray, logits: np.ndarray) -> float:
+def golden_distance(
+    package: str, checkpoint: Checkpoint, tokens: np.ndarray, logits: np.ndarray, backend: str = "numpy", xp: Any = None
+) -> float:
     """How far a golden's logits are off when `package` (tinyinfer, or a copy) computes them: the worst of two ways.
 
     The ways: in one pass, and in three pieces, the last of a single row, with the cache between them.
@@ -174,8 +180,11 @@ def golden_distance(package: str, checkpoint: Checkpoint, tokens: np.ndarray, lo
         return import_module(f"{package}.{name}")
 
     ledger = part("ledger").Ledger()
-    ops = part("backends.numpy_ops").NumpyOps(ledger)
-    model = part("loading.build").assemble(checkpoint, ops)
+    if backend == "numpy":
+        ops = part("backends.numpy_ops").NumpyOps(ledger)
+    else:
+        ops = part("backends.reference").ReferenceOps(ledger, xp=xp or np)
+    model = part("loading.build").build_model(checkpoint, ops)
     batch, span = part("sequence").Batch, part("sequence").Span
     worst = 0.0
     for cuts in ([0, len(tokens)], [0, len(tokens) // 3, len(tokens) - 1, len(tokens)]):
@@ -185,7 +194,7 @@ def golden_distance(package: str, checkpoint: Checkpoint, tokens: np.ndarray, lo
             rows = np.arange(stop - first)
             cache.reserve(seq, len(rows))
             piece = batch(tokens[first:stop], first + rows, rows, (span(seq, 0, len(rows), first),))
-            found.append(part("model.transformer").transformer(model, piece, cache, ops))
+            found.append(ops.to_host(part("model.transformer").transformer(model, piece, cache, ops)))
             cache.commit(seq, len(rows))
         worst = max(worst, distance(np.concatenate(found), logits))
     return worst

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
@@ -41,57 +41,58 @@ class Mutant:
 
 
 TRANSFORMER, ATTENTION, MOE = "model.transformer", "model.attention", "model.moe"
-BUILD, CACHE, NUMPY_OPS = "loading.build", "kv_cache.contiguous", "backends.numpy_ops"
+BUILD, CACHE, CONFIG = "loading.build", "kv_cache.contiguous", "model.config"
+REFERENCE, NUMPY_OPS, FLASH = "backends.reference", "backends.numpy_ops", "backends.flash"
 
 MUTANTS = [
-    Mutant("no rope", TRANSFORMER, "qk = ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
-           "qk = ops.norm(qk, layer.qk_norm)", "llama2"),
-    Mutant("rope before the q/k norms", TRANSFORMER, "ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
-           "ops.norm(ops.rope(qk, rotation), layer.qk_norm)", "qwen3"),
-    Mutant("no q/k norms", TRANSFORMER, "ops.rope(ops.norm(qk, layer.qk_norm), rotation)",
-           "ops.rope(qk, rotation)", "gemma3"),
+    Mutant("no rope", ATTENTION, "qk = ops.rope(ops.norm(qk, self.qk_norm), rotations[self.rotation])",
+           "qk = ops.norm(qk, self.qk_norm)", "llama2"),
+    Mutant("rope before the q/k norms", ATTENTION, "ops.rope(ops.norm(qk, self.qk_norm), rotations[self.rotation])",
+           "ops.norm(ops.rope(qk, rotations[self.rotation]), self.qk_norm)", "qwen3"),
+    Mutant("no q/k norms", ATTENTION, "ops.rope(ops.norm(qk, self.qk_norm), rotations[self.rotation])",
+           "ops.rope(qk, rotations[self.rotation])", "gemma3"),
     Mutant("no residual around attention", TRANSFORMER, "x = ops.add(x, ops.norm(h, layer.post_attention_norm))",
            "x = ops.norm(h, layer.post_attention_norm)", "llama2"),
     Mutant("no norm after attention", TRANSFORMER, "ops.norm(h, layer.post_attention_norm)", "h", "gemma3"),
     Mutant("no norm after the MLP", TRANSFORMER, "ops.norm(h, layer.post_mlp_norm)", "h", "gemma3"),
-    Mutant("one rotation for all layers", TRANSFORMER, "rotations[layer.rotation]", "rotations[0]", "gemma3"),
-    Mutant("one layer's cache for all layers", TRANSFORMER, "cache.append(i, k, v, batch)",
+    Mutant("one rotation for all layers", ATTENTION, "rotations[self.rotation]", "rotations[0]", "gemma3"),
+    Mutant("one layer's cache for all layers", ATTENTION, "cache.append(layer, k, v, batch)",
            "cache.append(0, k, v, batch)", "llama2"),
-    Mutant("one layer's weights for all layers", TRANSFORMER, "in enumerate(model.layers):",
+    Mutant("one layer's weights for all layers", TRANSFORMER, "in enumerate(model.layers[first:stop], first):",
            "in enumerate([model.layers[-1]] * len(model.layers)):", "llama2"),
-    Mutant("no final norm", TRANSFORMER, "x = ops.norm(x[batch.logit_rows], model.final_norm)",
-           "x = x[batch.logit_rows]", "llama2"),
-    Mutant("no attention scale", ATTENTION, "(q * scale)", "q", "llama2"),
-    Mutant("query heads grouped with the wrong key heads", ATTENTION, "(q * scale).transpose(1, 0, 2)",
-           "(q * scale).reshape(len(q), -1, k.shape[1], q.shape[2]).transpose(2, 1, 0, 3)", "smollm2"),
+    Mutant("no final norm", TRANSFORMER, "x = ops.norm(ops.gather(x, batch.logit_rows), model.final_norm)",
+           "x = ops.gather(x, batch.logit_rows)", "llama2"),
+    Mutant("no attention scale", FLASH, "fold(q * scale, ", "fold(q, ", "llama2"),
+    Mutant("query heads grouped with the wrong key heads", ATTENTION, "q.transpose(1, 0, 2).reshape(key_heads,",
+           "q.reshape(len(q), -1, key_heads, q.shape[2]).transpose(2, 1, 0, 3).reshape(key_heads,", "smollm2"),
     Mutant("window one too long", ATTENTION, "seen & (back < window)", "seen & (back <= window)", "mistral"),
     Mutant("window ignored", ATTENTION, "seen if window is None else seen & (back < window)", "seen", "qwen2_window"),
     Mutant("a query sees one token of the future", ATTENTION, "seen = back >= 0", "seen = back >= -1", "llama2"),
     Mutant("a query does not see itself", ATTENTION, "seen = back >= 0", "seen = back > 0", "llama2"),
     Mutant("weights of experts not renormalized", MOE, "if moe.renormalize:", "if False:", "mixtral"),
     Mutant("weights of experts always renormalized", MOE, "if moe.renormalize:", "if True:", "qwen3_moe_raw"),
-    Mutant("the router's weights not applied", MOE, " * weights.reshape(-1)[order, None]", "", "olmoe"),
+    Mutant("the router's weights not applied", REFERENCE, " * weights[rows, slots][:, None]", "", "olmoe"),
     Mutant("one expert too few", MOE, "[:, : moe.experts_per_token]", "[:, : moe.experts_per_token - 1]", "olmoe"),
-    Mutant("results left in the order of experts", MOE, "back[order] = h", "back[:] = h", "mixtral"),
-    Mutant("no embedding scale", NUMPY_OPS, "if embedding.scale != 1.0:", "if False:", "gemma3"),
-    Mutant("no learned positions", NUMPY_OPS, "x += embedding.positions[positions]", "pass", "gpt2"),
+    Mutant("a row's second expert in place of the sum", REFERENCE, "y[rows] += self", "y[rows] = self", "mixtral"),
+    Mutant("no embedding scale", REFERENCE, " * self.xp.float32(embedding.scale)", "", "gemma3"),
+    Mutant("no learned positions", REFERENCE, "x += embedding.positions[self.xp.asarray(positions)]", "pass", "gpt2"),
     Mutant("epsilon left out of RMSNorm", NUMPY_OPS, "mean + np.float32(norm.eps)", "mean", "llama"),
     Mutant("epsilon left out of LayerNorm", NUMPY_OPS, "keepdims=True) + np.float32(norm.eps)",
            "keepdims=True)", "gpt2"),
-    Mutant("LayerNorm without its mean", "backends.numpy_ops",
+    Mutant("LayerNorm without its mean", NUMPY_OPS,
            "np.subtract(x, x.mean(axis=-1, keepdims=True), out=out)", "out[...] = x", "gpt2"),
-    Mutant("biases left out", NUMPY_OPS, "y += linear.bias", "pass", "qwen2"),
-    Mutant("gate and up swapped", BUILD, 'tensors.linear(n + "gate_up", n + "gate", n + "up")',
-           'tensors.linear(n + "gate_up", n + "up", n + "gate")', "llama2"),
-    Mutant("rope turns the other way", NUMPY_OPS, "np.concatenate((-sin, sin), axis=-1)",
-           "np.concatenate((sin, -sin), axis=-1)", "llama2"),
+    Mutant("biases left out", REFERENCE, "else y + linear.bias", "else y", "qwen2"),
+    Mutant("gate and up swapped", CONFIG, '{"gate": (f, d), "up": (f, d), "down": (d, f)}',
+           '{"up": (f, d), "gate": (f, d), "down": (d, f)}', "llama2"),
+    Mutant("rope turns the other way", REFERENCE, "concatenate((-sin, sin), axis=-1)",
+           "concatenate((sin, -sin), axis=-1)", "llama2"),
     Mutant("rope on neighbouring pairs", NUMPY_OPS, "swapped[..., half:] = x[..., half:], x[..., :half]",
            "swapped[..., half:] = x[..., 1::2], x[..., ::2]", "llama2"),
     Mutant("norms of queries and keys swapped", NUMPY_OPS, "split = len(norm.query.weight)",
            "split = len(norm.key.weight); norm = FullQKNorm(norm.key, norm.query)", "olmoe"),
-    Mutant("q/k norms by head swapped", BUILD, "[q] * c.num_heads + [k] * c.num_kv_heads",
-           "[k] * c.num_heads + [q] * c.num_kv_heads", "qwen3"),
-    Mutant("keys and values swapped", BUILD, 'n + "q", n + "k", n + "v")', 'n + "q", n + "v", n + "k")', "llama2"),
+    Mutant("q/k norms by head swapped", BUILD, "[norms[0]] * c.num_heads + [norms[1]] * c.num_kv_heads",
+           "[norms[1]] * c.num_heads + [norms[0]] * c.num_kv_heads", "qwen3"),
+    Mutant("keys and values swapped", CONFIG, '"k": (k, d), "v": (k, d),', '"v": (k, d), "k": (k, d),', "llama2"),
     Mutant("exact GELU's constant", NUMPY_OPS, "np.float32(0.044715)", "np.float32(0.0)", "gpt2"),
     Mutant("linear rope scaling ignored", BUILD, 'if rope.scaling == "linear":', "if False:", "llama_linear"),
     Mutant("llama3 rope scaling ignored", BUILD, 'if rope.scaling == "llama3"', "if False", "llama3"),
@@ -134,11 +135,12 @@ def path_of(file: str) -> Path:
 
 
 @contextmanager
-def planted(folder: Path, file: str | None = None, source: str = "") -> Iterator[str]:
-    """The name of a copy of the core in which `file` has another source; it can be imported within the context."""
+def planted(folder: Path, changed: Mapping[str, str] | None = None) -> Iterator[str]:
+    """The name of a copy of the core with other sources of some modules; it can be imported within the context."""
+    sources = {path_of(file): source for file, source in (changed or {}).items()}
     name = f"tinyinfer_copy_{next(_numbers)}"
     for path in [path for path in SOURCES.rglob("*.py") if path.relative_to(SOURCES).parts[0] not in APART]:
-        text = source if file and path == path_of(file) else path.read_text(encoding="utf-8")
+        text = sources.get(path) or path.read_text(encoding="utf-8")
         target = folder / name / path.relative_to(SOURCES)
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(re.sub(r"\btinyinfer\.", f"{name}.", text), encoding="utf-8")

@@ -97,11 +97,47 @@ def test_lines_are_as_short_as_pyproject_says():
 
 
 def test_everything_public_says_what_it_is():
-    """Modules, classes, functions and methods, `__call__` included; other double underscores explain themselves."""
+    """Modules, classes, functions and methods, `__call__` included; other double underscores explain themselves.
+
+    What is said once is enough: a method that a protocol or a base class documents needs no second docstring, nor does
+    a property of one line.
+    """
     silent = [name for name, tree in TREES.items() if not ast.get_docstring(tree)]
     for name, tree in TREES.items():
-        silent += [f"{name}:{where}" for where, node in public(tree, "") if not ast.get_docstring(node)]
+        silent += [
+            f"{name}:{where}"
+            for where, node in public(tree, "")
+            if not ast.get_docstring(node) and not is_short_property(node) and not is_documented_above(where)
+        ]
     assert not silent
+
+
+def is_short_property(node: ast.AST) -> bool:
+    """Whether a definition is a property that only returns something."""
+    decorators = [ast.unparse(decorator) for decorator in getattr(node, "decorator_list", [])]
+    return "property" in decorators and len(node.body) == 1  # type: ignore[attr-defined]
+
+
+CLASSES = {node.name: node for tree in TREES.values() for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+
+
+def is_documented_above(where: str) -> bool:
+    """Whether a method "Class.name" is documented in a base class, or in a protocol that has a method of that name."""
+    owner, _, name = where.rpartition(".")
+    if owner not in CLASSES:
+        return False
+    protocols = [node for node in CLASSES.values() if any("Protocol" in ast.unparse(base) for base in node.bases)]
+    return any(
+        isinstance(child, Function) and child.name == name and ast.get_docstring(child)
+        for node in [*bases(owner), *protocols]
+        for child in node.body
+    )
+
+
+def bases(name: str) -> list[ast.ClassDef]:
+    """The package's classes from which a class inherits, however far above."""
+    above = [ast.unparse(base).partition("[")[0] for base in CLASSES[name].bases]
+    return [found for base in above if base in CLASSES for found in (CLASSES[base], *bases(base))]
 
 
 def public(node: ast.AST, inside: str) -> Iterator[tuple[str, Function | ast.ClassDef]]:

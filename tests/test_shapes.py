@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import textwrap
+from functools import partial
 from pathlib import Path
 
 import ml_dtypes
@@ -16,24 +17,26 @@ from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handl
 
 from tinyinfer import LLM
 from tinyinfer.backends.cpu import lazy_array
+from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.engine.clock import WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
-from tinyinfer.loading.build import assemble
+from tinyinfer.loading.build import as_floats, build_model
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.saving import save_model
 from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
-from tinyinfer.quantization.apply import quantize_model, read_windows
+from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
-from tinyinfer.switches import TAKERS, resolve
 
 MODEL_FILES = ["model/transformer", "model/attention", "model/moe", "model/mlp", "sampling", "kv_cache/contiguous",
-               "kv_cache/paged", "speculative/verify", "speculative/draft_model", "backends/numpy_ops"]  # fmt: skip
+               "kv_cache/paged", "speculative/verify", "speculative/draft_model", "backends/reference",
+               "backends/numpy_ops", "backends/flash"]  # fmt: skip
 SIGNATURES = [signature for path in sorted(PACKAGE.rglob("*.py")) for signature in shapes.signatures(path)]
 
 # Primes where the model allows it: H is a multiple of K, E is even.
@@ -57,8 +60,10 @@ def run_models(inspector: Inspector) -> None:
         for kv_cache in ("contiguous", "none"):
 
             def work(config=config, kv_cache=kv_cache, half=name == "llama") -> None:
-                engine = make_engine(config, kv_cache=kv_cache, dtype=ml_dtypes.bfloat16 if half else np.float32)
-                finish(engine, *(request(np.arange(n) % 101, 3, **params) for n, params in PROMPTS))
+                dtype = ml_dtypes.bfloat16 if half else np.float32
+                for ops in (NumpyOps(Ledger(), dtype), DelegatingOps(ReferenceOps(Ledger(), dtype))):
+                    engine = make_engine(config, kv_cache=kv_cache, ops=ops)
+                    finish(engine, *(request(np.arange(n) % 101, 3, **params) for n, params in PROMPTS))
 
             inspector.watch(letters_of(config), work)
 
@@ -124,25 +129,29 @@ QUANTIZED: list[dict] = [  # models of which every matrix is quantized, in all w
 
 def run_quantized(inspector: Inspector, folder: Path) -> None:
     """Every model quantized as it is loaded, and those without experts by text; then a prefill and a decode step."""
-    inspector.watch({}, lambda: read_windows(EngineConfig(quantize="w8a8", calibration_tokens=192), load(folder)))
+    c, checkpoint = EngineConfig(quantize="w8a8", calibration_tokens=192), load(folder)
+    inspector.watch({}, lambda: read_windows(c, checkpoint.config, checkpoint.tokenizer))
     windows = np.arange(2 * 53).reshape(2, 53) % 101
     for config, switches in ((config, switches) for config in MODELS.values() for switches in QUANTIZED):
-        c, ops = EngineConfig(**switches), NumpyOps(Ledger())
+        c = EngineConfig(**switches)
         if config.experts and c.calibrated:
             continue
         checkpoint = checkpoint_of(config, random_tensors(config))
 
-        def work(c=c, ops=ops, checkpoint=checkpoint) -> None:
-            model = assemble(checkpoint, ops, weights=resolve(TAKERS, c.taker)(ops, c, checkpoint.config))
+        def work(backend, c=c, checkpoint=checkpoint) -> None:
+            ops = backend(Ledger())
+            conversion = as_floats if c.calibrated else rounding(c, checkpoint.config)
+            model = build_model(checkpoint, ops, conversion=conversion)
             model = quantize_model(model, ops, c, windows) if c.calibrated else model
             finish(build_engine(model, ops, EngineConfig(), WallClock()), request(np.arange(43) % 101, 2))
-            for weight in (model.head.weight, model.layers[0].qkv.weight):
-                if hasattr(weight, "unpack"):
-                    weight.unpack().dequantize()
+            for weight in (model.head.weight, model.layers[0].mixer.qkv.weight):
+                if weight.scheme is not None:
+                    weight.matrix().dequantize()
                 weight.rows(np.array([3, 1]))
                 weight.dequantize(slice(0, 29))
 
-        inspector.watch(letters_of(config), work)
+        for backend in (NumpyOps, *[ReferenceOps] * (c.quantize == "w8a8")):
+            inspector.watch(letters_of(config), partial(work, backend))
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,17 @@
-"""The types of arrays and of the modules that make them."""
+"""Arrays by type: of which module they are is the backend's choice, and only `to_host` has to know."""
 
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-Array = Any  # of whichever array module the backend runs on: NumPy, CuPy
-Xp = ModuleType  # that module
+if TYPE_CHECKING:
+    import numpy as np
+
+Array = Any  # an array of NumPy or CuPy
+Xp = ModuleType  # the module itself; passed to whatever makes arrays
+
+
+def to_host(array: Array) -> np.ndarray:
+    """The array in the host's memory: itself in NumPy, a copy that waits for the device in CuPy."""
+    return array.get() if hasattr(array, "get") else array

@@ -22,14 +22,13 @@ from tinyinfer.engine.metrics import RequestMetrics, request_metrics
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
-from tinyinfer.loading.build import assemble
-from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.loading.build import load_model
 from tinyinfer.loading.hub import find
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Model
 from tinyinfer.sampling import SamplingParams, token_scores
 from tinyinfer.sequence import Batch, Sequence, Span
-from tinyinfer.switches import BACKENDS, DTYPES, TAKERS, resolve
+from tinyinfer.switches import BACKENDS, DTYPES, resolve
 from tinyinfer.text.stop_strings import TextOutput
 from tinyinfer.units import show
 
@@ -89,23 +88,11 @@ class LLM:
         self.ledger = Ledger()
         dtype = resolve(DTYPES, self.engine_config.dtype)
         self.ops = resolve(BACKENDS, self.engine_config.backend)(self.ledger, dtype, self.engine_config.threads)
-        self.model = self._load_model(checkpoint, on_load)
+        self.model = load_model(checkpoint, self.ops, self.engine_config, on_load)
         draft = self._load_draft(self.engine_config.draft_model) if self.engine_config.draft_model else None
         self.engine = build_engine(self.model, self.ops, self.engine_config, clock or WallClock(), draft)
         self.max_model_len = self.engine.cache.capacity
         self._ids = count()
-
-    def _load_model(self, checkpoint: Checkpoint, on_load: Callable[[int, int], None]) -> Model:
-        """The model, quantized as the switches say. Raises ValueError for quantizing what we quantized already."""
-        c = self.engine_config
-        taker = resolve(TAKERS, "keep" if keeps(c, checkpoint) else c.taker)(self.ops, c, checkpoint.config)
-        if not c.calibrated:
-            return assemble(checkpoint, self.ops, on_load, taker)
-        from tinyinfer.quantization.apply import quantize_model, read_windows
-
-        windows = read_windows(c, checkpoint)
-        model = assemble(checkpoint, self.ops, lambda done, of: on_load(done, 2 * of), taker)
-        return quantize_model(model, self.ops, c, windows, lambda done, of: on_load(of + done, 2 * of))
 
     def _load_draft(self, name: str) -> Model:
         """The model that guesses. Raises ValueError when its token ids mean something else than this model's."""
@@ -116,7 +103,7 @@ class LLM:
                 f"draft_model {name!r} has another vocabulary (token id {id} is the first to differ), so its guesses "
                 "mean something else; choose a smaller model of the same family"
             )
-        return assemble(checkpoint, self.ops)
+        return load_model(checkpoint, self.ops, EngineConfig())
 
     def generate(
         self, prompts: Prompts, params: Params = None
@@ -249,24 +236,6 @@ class LLM:
                     return
         finally:
             cache.free(seq)
-
-
-def keeps(c: EngineConfig, checkpoint: Checkpoint) -> bool:
-    """Whether what the file holds in a few bits stays as it is, as it always does in a folder that we quantized.
-
-    Raises ValueError for quantizing such a folder again.
-    """
-    if checkpoint.quantization is None:
-        return c.quantize == "keep"
-    if c.quantizes:
-        names = ("quantize", "quantize_head", "quantize_rules", "quantize_method")
-        changed = [name for name in names if getattr(c, name) != getattr(EngineConfig, name)]
-        given = ", ".join(f"{name}={getattr(c, name)}" for name in changed)
-        raise ValueError(
-            f"{given} is given, but {checkpoint.path} is quantized already, and rounding twice loses twice; leave it "
-            "out, or quantize the model that the folder was made from"
-        )
-    return True
 
 
 def token_ids(prompt: object) -> list[int]:

@@ -127,6 +127,11 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tokens)
 
+    @property
+    def rotation_sets(self) -> Array:  # (T,) -> (T,)
+        """Which set of a Rotation each row uses; every family of today has one."""
+        return np.zeros(len(self), dtype=np.int64)
+
     def split(self, logits: Array) -> list[tuple[Sequence, Array]]:  # (R, V) ->
         """Each span's sequence and its rows of the logits; no rows for a piece of a prompt."""
         stops = list(accumulate(span.wanted for span in self.spans))

@@ -34,11 +34,6 @@ DRAFTERS = {
     "self": "tinyinfer.speculative.draft_model:self_draft",
 }
 QUANTIZATIONS = ("off", "keep", "int8", "int4", "int3", "int2", "w8a8")
-TAKERS = {  # who takes the matrices out of the file
-    "off": "tinyinfer.loading.build:FloatTaker",
-    "keep": "tinyinfer.loading.keep:KeepTaker",
-    "round": "tinyinfer.loading.rounding:RoundingTaker",
-}
 QUANTIZE_HEAD = ("off", "int8")
 QUANTIZE_DRAFT = ("off", "int8", "int4", "int3", "int2")
 GROUP_SIZES: tuple[int | str, ...] = (32, 64, 128, "channel", "tensor")
@@ -51,7 +46,10 @@ QUANTIZE_METHODS = {
 }
 CALIBRATED = ("gptq", "awq", "combined")  # the methods that look at text
 GROUPWISE = ("hqq", "combined")  # the methods that fit a grid to each group
-BACKENDS = {"numpy": "tinyinfer.backends.numpy_ops:NumpyOps"}
+BACKENDS = {
+    "numpy": "tinyinfer.backends.numpy_ops:NumpyOps",
+    "reference": "tinyinfer.backends.reference:ReferenceOps",
+}
 DTYPES = {"float32": "numpy:float32", "bfloat16": "ml_dtypes:bfloat16", "float16": "numpy:float16"}
 
 

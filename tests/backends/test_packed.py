@@ -8,31 +8,32 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.backends.packed import Quantized, QuantizedExperts
+from tinyinfer.backends.packed import Packed
 from tinyinfer.backends.packing import pack, packed_size, pick, unpack
 from tinyinfer.ledger import Ledger
-from tinyinfer.model.weights import Codes, Embedding, Grid, Linear
+from tinyinfer.model.weights import Embedding, Experts, Linear, QuantizedMatrix, QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
 
 BITS = [2, 3, 4, 8]
 
 
-def random_codes(n: int, m: int, grid: Grid, seed: int = 0) -> Codes:
-    """Codes of every size with steps and minimums that are all different."""
+def random_matrix(n: int, m: int, scheme: QuantScheme, seed: int = 0) -> QuantizedMatrix:
+    """Codes of every size with scales and minimums that are all different."""
     rng = np.random.default_rng(seed)
-    groups = -(-m // (grid.group or m))
-    q = rng.integers(grid.low, grid.high + 1, (n, m)).astype(np.int16)
-    d = rng.uniform(0.001, 1, (n, groups)).astype(np.float16)
-    return Codes(grid, q, d, None if grid.symmetric else rng.uniform(-1, 1, (n, groups)).astype(np.float16))
+    groups = -(-m // (scheme.group_size or m))
+    codes = rng.integers(scheme.lowest, scheme.highest + 1, (n, m)).astype(np.int16)
+    scale = rng.uniform(0.001, 1, (n, groups)).astype(np.float16)
+    minimum = None if scheme.symmetric else rng.uniform(-1, 1, (n, groups)).astype(np.float16)
+    return QuantizedMatrix(scheme, codes, scale, minimum)
 
 
-def by_formula(codes: Codes) -> np.ndarray:
-    """d · q + m, one weight at a time."""
-    w = np.empty(codes.q.shape, np.float32)
-    for (n, m), q in np.ndenumerate(codes.q):
-        g = m // (codes.grid.group or codes.q.shape[1])
-        w[n, m] = np.float32(codes.d[n, g]) * np.float32(q)
-        w[n, m] += np.float32(0) if codes.m is None else np.float32(codes.m[n, g])
+def by_formula(matrix: QuantizedMatrix) -> np.ndarray:
+    """scale · code + minimum, one weight at a time."""
+    w = np.empty(matrix.codes.shape, np.float32)
+    for (n, m), code in np.ndenumerate(matrix.codes):
+        g = m // (matrix.scheme.group_size or matrix.codes.shape[1])
+        w[n, m] = np.float32(matrix.scale[n, g]) * np.float32(code)
+        w[n, m] += np.float32(0) if matrix.minimum is None else np.float32(matrix.minimum[n, g])
     return w
 
 
@@ -74,14 +75,15 @@ def test_where_bits_lie():
 )  # fmt: skip
 def test_a_packed_matrix_is_its_codes(bits, group, symmetric, n, m, data):
     """Rows in any order, tiles that begin and end inside blocks, and all codes, equal the formula bit for bit."""
-    codes = random_codes(n, m, Grid(bits, group, symmetric))
-    weight, w = Quantized.pack(codes, np), by_formula(codes)
-    again = weight.unpack()
-    np.testing.assert_array_equal(again.q, codes.q)
-    np.testing.assert_array_equal(again.d, codes.d)
-    assert (again.m is None) == symmetric
+    matrix = random_matrix(n, m, QuantScheme(bits, group, symmetric))
+    weight, w = Packed.pack(matrix, np), by_formula(matrix)
+    again = weight.matrix()
+    assert again.scheme == weight.scheme == matrix.scheme
+    np.testing.assert_array_equal(again.codes, matrix.codes)
+    np.testing.assert_array_equal(again.scale, matrix.scale)
+    assert (again.minimum is None) == symmetric
     if not symmetric:
-        np.testing.assert_array_equal(again.m, codes.m)
+        np.testing.assert_array_equal(again.minimum, matrix.minimum)
     start = data.draw(st.integers(0, n - 1))
     stop = data.draw(st.integers(start + 1, n + 70))  # a last tile may reach beyond the end, as slices may
     np.testing.assert_array_equal(weight.dequantize(slice(start, stop)), w[start:stop].T)
@@ -100,8 +102,8 @@ def test_a_packed_matrix_is_its_codes(bits, group, symmetric, n, m, data):
 )
 def test_bytes_by_formula(bits, symmetric, nbytes, row_bytes):
     """Packed for real: the arrays' own bytes are those of the formula. Catches codes that only look small."""
-    weight = Quantized.pack(random_codes(130, 70, Grid(bits, 32, symmetric)), np)
-    arrays = [weight.codes, weight.d, *([] if weight.m is None else [weight.m])]
+    weight = Packed.pack(random_matrix(130, 70, QuantScheme(bits, 32, symmetric)), np)
+    arrays = [weight.codes, weight.scale, *([] if weight.minimum is None else [weight.minimum])]
     assert weight.nbytes == sum(array.nbytes for array in arrays) == nbytes
     assert all(array.base is None or array.base.nbytes == array.nbytes for array in arrays), "nothing larger is held"
     assert weight.row_bytes == row_bytes
@@ -109,12 +111,12 @@ def test_bytes_by_formula(bits, symmetric, nbytes, row_bytes):
 
 
 def test_outputs_lie_side_by_side():
-    """The layout that kernels read: codes[block, input, byte of 64 outputs], d[block, group, output]."""
-    codes = random_codes(130, 70, Grid(8, 32, symmetric=True))
-    weight = Quantized.pack(codes, np)
-    assert (weight.codes.shape, weight.d.shape) == ((3, 70, 64), (3, 3, 64))
-    assert weight.codes[1, 5, 7] == codes.q[64 + 7, 5] + 128
-    assert weight.d[2, 1, 1] == codes.d[129, 1]
+    """The layout that kernels read: codes[block, input, byte of 64 outputs], scale[block, group, output]."""
+    matrix = random_matrix(130, 70, QuantScheme(8, 32, symmetric=True))
+    weight = Packed.pack(matrix, np)
+    assert (weight.codes.shape, weight.scale.shape) == ((3, 70, 64), (3, 3, 64))
+    assert weight.codes[1, 5, 7] == matrix.codes[64 + 7, 5] + 128
+    assert weight.scale[2, 1, 1] == matrix.scale[129, 1]
     assert weight.codes.flags.c_contiguous
 
 
@@ -125,12 +127,12 @@ def test_outputs_lie_side_by_side():
 @pytest.mark.parametrize("shape", [(130, 70), (1000, 600), (5, 300)])
 def test_a_product_is_that_of_the_dequantized_matrix(rows, shape):
     """Over more than one tile. Catches a tile's rest left out and a bias forgotten; the ledger counts packed bytes."""
-    codes = random_codes(*shape, Grid(4, 32, symmetric=False))
-    weight, bias = Quantized.pack(codes, np), np.arange(shape[0], dtype=np.float32)
+    matrix = random_matrix(*shape, QuantScheme(4, 32, symmetric=False))
+    weight, bias = Packed.pack(matrix, np), np.arange(shape[0], dtype=np.float32)
     x = np.random.default_rng(1).standard_normal((rows, shape[1])).astype(np.float32)
     ops = NumpyOps(Ledger())
     y = ops.linear(x, Linear(weight, bias))
-    expected = x.astype(np.float64) @ codes.dequantize().T + bias
+    expected = x.astype(np.float64) @ matrix.dequantize().T + bias
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
     assert ops.ledger.weight_bytes == weight.nbytes + bias.nbytes
     assert ops.ledger.flops == 2 * rows * shape[0] * shape[1]
@@ -138,7 +140,7 @@ def test_a_product_is_that_of_the_dequantized_matrix(rows, shape):
 
 def test_an_embedding_reads_only_its_rows():
     """Two tokens are two rows of bytes. Catches the whole table counted, or floats counted as read."""
-    weight = Quantized.pack(random_codes(130, 70, Grid(8, 32, symmetric=True)), np)
+    weight = Packed.pack(random_matrix(130, 70, QuantScheme(8, 32, symmetric=True)), np)
     ops = NumpyOps(Ledger())
     x = ops.embed(np.array([129, 3]), np.array([0, 1]), Embedding(weight, None, 2.0))
     np.testing.assert_array_equal(x, 2 * weight.dequantize(slice(0, 130)).T[[129, 3]])
@@ -147,19 +149,26 @@ def test_an_embedding_reads_only_its_rows():
 
 def test_experts_are_multiplied_one_by_one():
     """Rows go to their expert, and only experts with rows are read."""
-    matrices = tuple(Quantized.pack(random_codes(70, 40, Grid(4, 32, False), seed), np) for seed in range(3))
-    experts = QuantizedExperts(matrices)
-    assert (len(experts), experts.nbytes) == (3, 3 * 2 * (40 * 32 + 2 * 64 * 4))
-    x = np.random.default_rng(1).standard_normal((5, 40)).astype(np.float32)
+    scheme = QuantScheme(4, 32, False)
+    gate_up = Experts(tuple(Packed.pack(random_matrix(70, 40, scheme, seed), np) for seed in range(3)))
+    down = Experts(tuple(Packed.pack(random_matrix(40, 35, scheme, 3 + seed), np) for seed in range(3)))
+    assert (len(gate_up.matrices), gate_up.nbytes) == (3, 3 * 2 * (40 * 32 + 2 * 64 * 4))
+    assert (len(down.matrices), down.nbytes) == (3, 3 * (35 * 32 + 2 * 64 * 4))
+    x = 0.01 * np.random.default_rng(1).standard_normal((5, 40)).astype(np.float32)
+    weights = np.linspace(0.2, 1, 5, dtype=np.float32)[:, None]
     ops = NumpyOps(Ledger())
-    y = ops.expert_linear(x, experts, np.array([0, 2, 2, 5]))
-    for rows, matrix in ((slice(0, 2), matrices[0]), (slice(2, 5), matrices[2])):
-        np.testing.assert_allclose(y[rows], x[rows] @ matrix.dequantize(slice(0, 70)), rtol=1e-5, atol=1e-5)
-    assert ops.ledger.weight_bytes == 2 * matrices[0].nbytes
+    y = ops.experts(x, np.array([[0], [0], [2], [2], [2]]), weights, gate_up, down, "silu")
+    for rows, e in ((slice(0, 2), 0), (slice(2, 5), 2)):
+        gate, up = np.split(x[rows] @ gate_up.matrices[e].dequantize(slice(0, 70)), 2, axis=1)
+        h = gate / (1 + np.exp(-gate)) * up
+        expected = h @ down.matrices[e].dequantize(slice(0, 40)) * weights[rows]
+        np.testing.assert_allclose(y[rows], expected, rtol=1e-5, atol=1e-5)
+    assert ops.ledger.weight_bytes == 2 * (gate_up.matrices[0].nbytes + down.matrices[0].nbytes)
+    assert (ops.ledger.experts_read, ops.ledger.expert_rows) == (2, 5)
 
 
 def test_round_to_nearest_then_pack_loses_nothing():
     """The whole way that a matrix goes while it is loaded."""
     w = np.random.default_rng(2).standard_normal((67, 33)).astype(np.float32)
-    codes = round_to_nearest(w, Grid(3, 32, symmetric=False))
-    np.testing.assert_array_equal(Quantized.pack(codes, np).dequantize(slice(0, 67)).T, codes.dequantize())
+    matrix = round_to_nearest(w, QuantScheme(3, 32, symmetric=False))
+    np.testing.assert_array_equal(Packed.pack(matrix, np).dequantize(slice(0, 67)).T, matrix.dequantize())

@@ -169,7 +169,7 @@ def test_what_a_method_cannot_do_is_told_before_weights_are_read(
 ) -> None:
     """Catches a minute of loading before it; each cure is one that is then taken."""
     (tmp_path / "short").write_text("x" * 6)
-    monkeypatch.setattr("tinyinfer.llm.assemble", lambda *args: pytest.fail("weights were read before that"))
+    monkeypatch.setattr("tinyinfer.loading.build.build_model", lambda *args: pytest.fail("weights were read before that"))
     words = [word.format(tmp=tmp_path, moe=golden_folder("mixtral")) for word in shlex.split(flags)]
     assert main(["quantize", "-m", short, "-o", str(tmp_path / "out"), *words]) == 2
     out, err = capsys.readouterr()

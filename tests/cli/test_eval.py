@@ -178,7 +178,7 @@ def test_bits_per_weight_are_those_of_the_layers_matrices(short, text, capsys):
     for record, bits, scales in zip(evaluated(capsys, *flags), (3, 8, 16), (4, 2, 0), strict=True):
         held = numbers = 0
         for layer in LLM(short).model.layers:
-            for matrix in (layer.qkv, layer.o, layer.mlp.gate_up, layer.mlp.down):
+            for matrix in (layer.mixer.qkv, layer.mixer.o, layer.mlp.gate_up, layer.mlp.down):
                 n, m = matrix.weight.shape
                 lanes = -(-n // 64) * 64 if scales else n
                 held += lanes * m * bits // 8 + lanes * -(-m // 32) * scales

@@ -249,12 +249,14 @@ def test_no_array_is_silently_float64(name, kv_cache, golden_folder):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_temporary_is_silently_float64(name, golden_folder, tmp_path):
     """The same for what an expression computes on the way, by a copy of the backend on a NumPy that is watched."""
-    source = mutants.path_of("backends.numpy_ops").read_text(encoding="utf-8")
-    source = source.replace("import numpy as np\n", "from watched_numpy import watched as np\n")
+    changed = {}
+    for file in ("backends.numpy_ops", "backends.reference"):
+        source = mutants.path_of(file).read_text(encoding="utf-8")
+        changed[file] = source.replace("import numpy as np\n", "from watched_numpy import watched as np\n")
     golden = load_golden(name)
     watched_numpy.wide.clear()
     watched_numpy.seen.clear()
-    with mutants.planted(tmp_path, "backends.numpy_ops", source) as package:
+    with mutants.planted(tmp_path, changed) as package:
         assert golden_distance(package, load(golden_folder(name)), golden.tokens, golden.logits) < TOLERANCE
     assert not watched_numpy.wide
     assert {"matmul", "sqrt", "tanh", "exp", "multiply", "maximum"} <= set(watched_numpy.seen), "not all is watched"

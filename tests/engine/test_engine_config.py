@@ -34,7 +34,7 @@ VALUES: dict[str, list[Any]] = {
     "quantize_method": ["rtn", "hqq", "gptq", "awq", "combined"],
     "quantize_head": ["off", "int8"],
     "dtype": ["float32", "bfloat16", "float16"],
-    "backend": ["numpy"],
+    "backend": ["numpy", "reference"],
 }
 NEEDS: dict[Any, dict[str, Any]] = {"draft": {"draft_model": "second"}}  # what a value cannot do without
 NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq", "combined")}

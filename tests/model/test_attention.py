@@ -10,6 +10,7 @@ import scipy.special
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tinyinfer.backends import flash
 from tinyinfer.model import attention
 
 SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)
@@ -56,21 +57,21 @@ def test_full_attention_is_the_formula(p):
 def test_tiles_of_any_size_give_the_same(p, extra):
     """Catches: a running maximum or sum that is not rescaled, a tile skipped or read twice, NaN from a masked tile."""
     tile = len(p["q"]) + extra  # the smallest that attend_tile allows, and a little more
-    np.testing.assert_allclose(attention.attend_tile(**p, xp=np, key_tile=tile), oracle(**p), atol=2e-5)
+    np.testing.assert_allclose(flash.attend_tile(**p, xp=np, key_tile=tile), oracle(**p), atol=2e-5)
 
 
 @pytest.mark.parametrize("window", [None, 1, 100, 127, 128, 129, 600])
 @pytest.mark.parametrize("first", [0, 700])
 def test_prompts_longer_than_a_tile(window, first):
     """Several tiles of queries and of keys at their real sizes; catches a query tile given the wrong position."""
-    rows = 2 * attention.QUERY_TILE + 3
+    rows = 2 * flash.QUERY_TILE + 3
     start = 0 if window is None else max(0, first - window + 1)
     rng = np.random.default_rng(3)
     q = rng.standard_normal((rows, 4, 6)).astype(np.float32)
     k, v = rng.standard_normal((2, first + rows - start, 2, 6)).astype(np.float32)
     place = (first, start, 0.5, window, np)
     full = attention.full_attention(q, k, v, *place)
-    np.testing.assert_allclose(attention.tiled_attention(q, k, v, *place), full, atol=1e-5)
+    np.testing.assert_allclose(flash.tiled_attention(q, k, v, *place), full, atol=1e-5)
 
 
 def test_values_of_keys_that_nobody_sees_do_not_matter():
@@ -80,7 +81,7 @@ def test_values_of_keys_that_nobody_sees_do_not_matter():
     k, v = rng.standard_normal((2, 9, 2, 4)).astype(np.float32)
     expected = oracle(q, k[:5], v[:5], 2, 0, 1.0, None)
     k[5:], v[5:] = np.nan, np.nan
-    np.testing.assert_allclose(attention.tiled_attention(q, k, v, 2, 0, 1.0, None, np), expected, atol=1e-5)
+    np.testing.assert_allclose(flash.tiled_attention(q, k, v, 2, 0, 1.0, None, np), expected, atol=1e-5)
 
 
 def test_large_scores_do_not_overflow():
@@ -88,7 +89,7 @@ def test_large_scores_do_not_overflow():
     q, k = np.full((1, 1, 1), 300, np.float32), np.array([[[1]], [[0.99]]], np.float32)
     v = np.array([[[2]], [[5]]], np.float32)
     with np.errstate(all="raise", under="ignore"):
-        out = attention.tiled_attention(q, k, v, 1, 0, 1.0, None, np)
+        out = flash.tiled_attention(q, k, v, 1, 0, 1.0, None, np)
     np.testing.assert_allclose(out, oracle(q, k, v, 1, 0, 1.0, None), rtol=1e-5)
 
 
@@ -105,7 +106,7 @@ def peak_bytes(form, rows: int) -> int:
 
 def test_memory_of_tiles_does_not_grow_with_the_prompt():
     """The point of tiles; and the full form, its opposite, shows that the measurement sees a square."""
-    small, large = (peak_bytes(attention.tiled_attention, rows) for rows in (1024, 2048))
+    small, large = (peak_bytes(flash.tiled_attention, rows) for rows in (1024, 2048))
     assert large < 1.1 * small
     full_small, full_large = (peak_bytes(attention.full_attention, rows) for rows in (512, 1024))
     assert full_large > 3.5 * full_small

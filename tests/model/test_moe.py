@@ -5,14 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.special
+from hypothesis import given
+from hypothesis import strategies as st
 
-from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import MoEConfig
-from tinyinfer.model.moe import MoE, group_by_expert, route
+from tinyinfer.model.moe import MoE, route
 from tinyinfer.model.weights import Dense, Experts, Linear
 
 D, F, X = 7, 5, 6
+
+
+def experts(stack: np.ndarray) -> Experts:
+    """Each expert's matrix (M, N) as a weight by itself."""
+    return Experts(tuple(map(Dense, stack)))
 
 
 def make(experts_per_token: int, renormalize: bool = True, seed: int = 0) -> MoE:
@@ -21,7 +26,7 @@ def make(experts_per_token: int, renormalize: bool = True, seed: int = 0) -> MoE
         rng.standard_normal(shape).astype(np.float32) for shape in ((D, X), (X, D, 2 * F), (X, F, D))
     )
     config = MoEConfig(X, experts_per_token, F, renormalize)
-    return MoE(Linear(Dense(router)), Experts(gate_up), Experts(down), "silu", config)
+    return MoE(Linear(Dense(router)), experts(gate_up), experts(down), "silu", config)
 
 
 def rows(n: int, seed: int = 1) -> np.ndarray:
@@ -33,11 +38,11 @@ def loop(moe: MoE, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     out, chosen = np.zeros(x.shape), []
     for t, row in enumerate(x.astype(np.float64)):
         p = scipy.special.softmax(row @ moe.router.weight.array)
-        best = sorted(range(X), key=lambda e: -p[e])[: moe.experts.experts_per_token]
-        total = sum(p[best]) if moe.experts.renormalize else 1.0
+        best = sorted(range(X), key=lambda e: -p[e])[: moe.config.experts_per_token]
+        total = sum(p[best]) if moe.config.renormalize else 1.0
         for e in best:
-            gate, up = np.split(row @ moe.gate_up.array[e], 2)
-            out[t] += p[e] / total * (gate * scipy.special.expit(gate) * up) @ moe.down.array[e]
+            gate, up = np.split(row @ moe.gate_up.matrices[e].array, 2)
+            out[t] += p[e] / total * (gate * scipy.special.expit(gate) * up) @ moe.down.matrices[e].array
         chosen.append(best)
     return out, np.array(chosen)
 
@@ -45,29 +50,31 @@ def loop(moe: MoE, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("renormalize", [True, False])
 @pytest.mark.parametrize("k", [1, 2, X])
 @pytest.mark.parametrize("n", [1, 2, 19])
-def test_equals_a_loop_over_tokens(n, k, renormalize):
+def test_equals_a_loop_over_tokens(ops, n, k, renormalize):
     """Catches: results handed back to another row, a weight given to another expert, weights not renormalized."""
     moe, x = make(k, renormalize), rows(n)
-    np.testing.assert_allclose(moe(x, NumpyOps(Ledger())), loop(moe, x)[0], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(moe(x, ops()), loop(moe, x)[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("n", [1, 3])
-def test_experts_not_chosen_are_never_read(n):
+def test_experts_not_chosen_are_never_read(ops, n):
     """All experts that no row chose hold NaN: multiplying all and masking afterwards would spread it."""
     moe, x = make(2), rows(n)
     expected, chosen = loop(moe, x)
     others = sorted(set(range(X)) - set(chosen.ravel().tolist()))
     assert others, "the test needs an expert that nobody chose"
-    moe.gate_up.array[others] = np.nan
-    moe.down.array[others] = np.nan
-    np.testing.assert_allclose(moe(x, NumpyOps(Ledger())), expected, rtol=1e-4, atol=1e-4)
+    for e in others:
+        moe.gate_up.matrices[e].array[...] = np.nan
+        moe.down.matrices[e].array[...] = np.nan
+    np.testing.assert_allclose(moe(x, ops()), expected, rtol=1e-4, atol=1e-4)
 
 
-def test_the_ledger_counts_the_chosen_experts_only():
+def test_the_ledger_counts_the_chosen_experts_only(ops):
     """Catches: FLOPs or bytes of all experts, or an expert counted once for each of its rows."""
     moe, x, k = make(2), rows(4), 2
-    ledger = Ledger()
-    moe(x, NumpyOps(ledger))
+    o = ops()
+    moe(x, o)
+    ledger = o.ledger
     touched = len(set(loop(moe, x)[1].ravel().tolist()))
     assert 2 <= touched < X
     assert (ledger.expert_rows, ledger.experts_read) == (4 * k, touched)
@@ -92,17 +99,21 @@ def test_route_survives_large_logits():
     np.testing.assert_allclose(weights, [scipy.special.softmax([1.0, 0.0])], rtol=1e-5)
 
 
-def test_grouping_lists_every_pair_once_under_its_expert():
-    """starts has one entry more than there are experts, so that the last expert and empty ones have their bounds."""
-    chosen = np.array([[4, 0], [2, 4], [4, 2]])
-    order, starts = group_by_expert(chosen, X, np)
-    flat = chosen.ravel()
-    groups = [order[starts[e] : starts[e + 1]].tolist() for e in range(X)]
-    assert groups == [[i for i in range(6) if flat[i] == e] for e in range(X)]
-    assert len(starts) == X + 1
+@given(st.integers(1, 9), st.integers(1, 12), st.data())
+def test_routing_is_a_choice_of_k_different_experts(n, x, data):
+    """For any X and k: no expert twice, the chosen are the best, weights sum to 1 after renormalizing."""
+    k = data.draw(st.integers(1, x))
+    logits = np.random.default_rng(data.draw(st.integers(0, 99))).integers(-3, 3, (n, x)).astype(np.float32)
+    chosen, weights = route(logits, MoEConfig(x, k, 1), np)
+    for row, best, share in zip(logits, chosen, weights, strict=True):
+        assert len(set(best.tolist())) == k
+        assert sorted(row[best])[::-1] == sorted(row)[::-1][:k], "with ties, any of the equal ones"
+        assert (np.diff(share) <= 0).all()
+        assert share.sum() == pytest.approx(1, abs=1e-5)
+    assert sorted(route(logits, MoEConfig(x, x, 1), np)[0][0].tolist()) == list(range(x)), "k = X: a permutation"
 
 
-def test_results_are_float32():
+def test_results_are_float32(ops):
     """One float64 constant in the router would double the memory and time of everything behind it."""
-    out = make(2)(rows(3), NumpyOps(Ledger()))
+    out = make(2)(rows(3), ops())
     assert out.dtype == np.float32

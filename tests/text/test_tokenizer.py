@@ -172,7 +172,7 @@ def test_text_that_is_not_unicode_is_a_value_error() -> None:
 
 def test_importing_is_light() -> None:
     """Catches an import that makes every start of the program wait for a library it may not need."""
-    code = "import sys, tinyinfer.tokenizer as t; print({'tokenizers', 'jinja2', 'numpy'} & set(sys.modules))"
+    code = "import sys, tinyinfer.text.tokenizer as t; print({'tokenizers', 'jinja2', 'numpy'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"
 

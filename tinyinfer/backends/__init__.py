@@ -1,1 +1,15 @@
-"""Where the operations run: one class per kind of machine, all giving the reference's results and ledger."""
+"""Backends: on which machine do the operations run, and in which order does the memory lie?
+
+Each backend fulfils the protocol `Ops` (model/interfaces.py), gives the reference's results and counts the reference's
+ledger. `--backend` chooses one. Read in this order:
+
+    reference.py    the formulas, on any array module that works like NumPy: the oracle of every other backend
+    numpy_ops.py    the same where NumPy can be made faster, each override with what it saves
+    flash.py        attention in tiles with an online softmax
+    packing.py      codes of 8 to 2 bits in bytes
+    packed.py       quantized weights as the backends lay them out
+    cpu.py          threads and memory of the process
+    delegate.py     an Ops that wraps another one: for calibration, tracing, gradients
+
+A faster backend wins time and loses plainness: the reference stays, to be read and to be compared with.
+"""

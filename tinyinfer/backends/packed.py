@@ -1,158 +1,125 @@
-"""Packed weights: quantized matrices as the CPU backends lay them out in memory."""
+"""Packed weights: quantized matrices as the backends lay them out in memory.
+
+`Packed` holds codes of 8 to 2 bits with float activations; `W8A8` holds 8-bit codes that are multiplied with 8-bit
+activations. Wins: bytes, and so the time of a compiled kernel that waits for memory. Loses: in NumPy time, because
+codes must become floats before NumPy can multiply them.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-from tinyinfer.backends.packing import pack, packed_size, pick, unpack
-
-if TYPE_CHECKING:
-    from tinyinfer.model.weights import Codes, Grid
+from typing import Any
 
 import numpy as np
 
-from tinyinfer.arrays import Array
-from tinyinfer.model.weights import Codes, Grid
+from tinyinfer.arrays import Array, Xp, to_host
+from tinyinfer.backends.packing import pack, packed_size, pick, unpack
+from tinyinfer.model.weights import W8A8_SCHEME, QuantizedMatrix, QuantScheme
 
-LANES = 64  # outputs in a block of a quantized matrix
+LANES = 64  # outputs in a block of a packed matrix
+LARGEST = 127  # the largest code of W8A8, of either sign
 
 
 @dataclass(frozen=True)
-class Quantized:
-    """A matrix of N outputs and M inputs as packed codes q with w = d · q + m (quantization/grid.py).
+class Packed:
+    """A matrix of N outputs and M inputs as packed codes, w = scale · code + minimum.
 
-    Outputs lie in B blocks of 64, the last one filled up, and inside a block input by input, so that a compiled product
-    runs over 64 outputs side by side and needs no sum across them. G groups of inputs share d and m. Codes are stored
-    as q - grid.low, from 0 on. In NumPy this saves memory and no time: every tile becomes floats before it is used.
+    Memory layout: output channels in B blocks of 64, the last one zero-padded; inside a block input-major, so that a
+    compiled kernel computes 64 outputs in one SIMD loop without a horizontal sum. G groups of inputs share scale and
+    minimum. Codes are stored as code - scheme.lowest, from 0 on.
     """
 
-    grid: Grid
+    scheme: QuantScheme
     shape: tuple[int, int]  # (N, M)
     codes: Array  # (B, M, 64·bits/8) uint8
-    d: Array  # (B, G, 64) float16
-    m: Array | None  # (B, G, 64) float16; None: symmetric
-    xp: Any
+    scale: Array  # (B, G, 64) float16
+    minimum: Array | None  # (B, G, 64) float16; None: symmetric
+    xp: Xp
 
     @classmethod
-    def pack(cls, codes: Codes, xp: Any) -> Quantized:
-        """The codes of a matrix, as it is kept in memory."""
-        n, blocks = codes.q.shape[0], -(-codes.q.shape[0] // LANES)
+    def pack(cls, matrix: QuantizedMatrix, xp: Xp) -> Packed:
+        """The codes of a matrix in this layout, in arrays of xp."""
+        n, blocks = matrix.shape[0], -(-matrix.shape[0] // LANES)
 
-        def blocked(array: Array, low: int = 0, dtype: Any = xp.float16) -> Any:  # (N, P) -> (B, P, 64)
-            full = xp.zeros((blocks * LANES, array.shape[1]), dtype=dtype)
-            xp.subtract(array, low, out=full[:n], casting="unsafe")
-            return xp.ascontiguousarray(full.reshape(blocks, LANES, -1).swapaxes(1, 2))
+        def blocked(array: np.ndarray, low: int = 0, dtype: Any = np.float16) -> np.ndarray:  # (N, P) -> (B, P, 64)
+            full = np.zeros((blocks * LANES, array.shape[1]), dtype=dtype)
+            np.subtract(array, low, out=full[:n], casting="unsafe")
+            return np.ascontiguousarray(full.reshape(blocks, LANES, -1).swapaxes(1, 2))
 
-        q = pack(blocked(codes.q, codes.grid.low, xp.uint8), codes.grid.bits, xp)
-        m = None if codes.m is None else blocked(codes.m)
-        return cls(codes.grid, codes.q.shape, q, blocked(codes.d), m, xp)
+        scheme = matrix.scheme
+        codes = pack(blocked(matrix.codes, scheme.lowest, np.uint8), scheme.bits, np)
+        minimum = None if matrix.minimum is None else xp.asarray(blocked(matrix.minimum))
+        return cls(scheme, matrix.shape, xp.asarray(codes), xp.asarray(blocked(matrix.scale)), minimum, xp)
 
     @property
     def nbytes(self) -> int:
-        """Bytes held in memory: codes, steps and minimums."""
-        return int(self.codes.nbytes + self.d.nbytes + (0 if self.m is None else self.m.nbytes))
+        """Bytes held in memory: codes, scales and minimums."""
+        return int(self.codes.nbytes + self.scale.nbytes + (0 if self.minimum is None else self.minimum.nbytes))
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that looking up one output's weights reads: its codes, steps and minimums."""
-        scales = 2 * self.d.shape[1] * (1 if self.m is None else 2)
-        return packed_size(self.shape[1], self.grid.bits) + scales
+        """Bytes that looking up one output's weights reads: its codes, scales and minimums."""
+        scales = 2 * self.scale.shape[1] * (1 if self.minimum is None else 2)
+        return packed_size(self.shape[1], self.scheme.bits) + scales
 
     def rows(self, ids: Array) -> Array:  # (T,) -> (T, M)
-        """The weights of the outputs `ids` as float32: what an embedding looks up."""
         where = ids // LANES, ids % LANES
-        q = pick(self.codes, self.grid.bits, LANES, where, self.xp)
-        m = None if self.m is None else self.m[where[0], :, where[1], None]
-        return self._restore(q[..., None], self.d[where[0], :, where[1], None], m)[..., 0]
+        codes = pick(self.codes, self.scheme.bits, LANES, where, self.xp)
+        scale = self.scale[where[0], :, where[1]][..., None]  # (T, G, 1)
+        minimum = None if self.minimum is None else self.minimum[where[0], :, where[1]][..., None]  # (T, G, 1)
+        return self._restore(codes[..., None], scale, minimum)[..., 0]
 
     def dequantize(self, tile: slice) -> Array:  # -> (M, N)
-        """The weights of the outputs in `tile`, inputs first, as float32."""
         start, stop, _ = tile.indices(self.shape[0])
         blocks = slice(start // LANES, -(-stop // LANES))
-        q = unpack(self.codes[blocks], self.grid.bits, LANES, self.xp)
-        w = self._restore(q, self.d[blocks], None if self.m is None else self.m[blocks])  # (B, M, 64)
-        first = blocks.start * LANES
+        codes = unpack(self.codes[blocks], self.scheme.bits, LANES, self.xp)
+        w = self._restore(codes, self.scale[blocks], None if self.minimum is None else self.minimum[blocks])
+        first = blocks.start * LANES  # w: (B, M, 64)
         return w.swapaxes(0, 1).reshape(self.shape[1], -1)[:, start - first : stop - first]
 
-    def unpack(self) -> Codes:
-        """The codes as the grid has them, for saving and for tests."""
-        from tinyinfer.model.weights import Codes
+    def matrix(self) -> QuantizedMatrix:
+        def flat(array: Array) -> np.ndarray:  # (B, P, 64) -> (N, P)
+            return to_host(array).swapaxes(1, 2).reshape(-1, array.shape[1])[: self.shape[0]]
 
-        def flat(array: Array) -> Array:  # (B, P, 64) -> (N, P)
-            return array.swapaxes(1, 2).reshape(-1, array.shape[1])[: self.shape[0]]
-
-        q = flat(unpack(self.codes, self.grid.bits, LANES, self.xp)).astype(self.xp.int16)
-        q += self.xp.int16(self.grid.low)
-        return Codes(self.grid, q, flat(self.d), None if self.m is None else flat(self.m))
+        codes = flat(unpack(self.codes, self.scheme.bits, LANES, self.xp)).astype(np.int16)
+        codes += np.int16(self.scheme.lowest)
+        minimum = None if self.minimum is None else flat(self.minimum)
+        return QuantizedMatrix(self.scheme, codes, flat(self.scale), minimum)
 
     def _restore(
-        self, q: Array, d: Array, m: Array | None
+        self, codes: Array, scale: Array, minimum: Array | None
     ) -> Array:  # (B, M, P), (B, G, P), (B, G, P) | None -> (B, M, P)
-        """d · q + m of some blocks, P outputs each; a last group that is shorter comes by itself."""
-        inputs, group = q.shape[1], self.grid.group or q.shape[1]
+        """scale · code + minimum of some blocks, P outputs each; a last group that is shorter comes by itself."""
+        xp, inputs = self.xp, codes.shape[1]
+        group = self.scheme.group_size or inputs
         whole = inputs // group
-        w = self.xp.add(q, self.xp.float32(self.grid.low), dtype=self.xp.float32)
-        d = d.astype(self.xp.float32)  # at once: mixed operands are converted piece by piece, eight times slower
-        m = None if m is None else m.astype(self.xp.float32)
+        w = xp.add(codes, xp.float32(self.scheme.lowest), dtype=xp.float32)  # (B, M, P)
+        scale = scale.astype(xp.float32)  # at once: mixed operands are converted piece by piece, eight times slower
+        minimum = None if minimum is None else minimum.astype(xp.float32)
         for groups, part in (slice(whole), w[:, : whole * group]), (slice(whole, None), w[:, whole * group :]):
             if part.shape[1]:
-                grouped = part.reshape(len(w), -1, min(group, part.shape[1]), w.shape[2])
-                grouped *= d[:, groups, None]
-                if m is not None:
-                    grouped += m[:, groups, None]
+                grouped = part.reshape(len(w), -1, min(group, part.shape[1]), w.shape[2])  # (B, G, M/G, P), a view
+                grouped *= scale[:, groups, None]
+                if minimum is not None:
+                    grouped += minimum[:, groups, None]
         return w
 
 
 @dataclass(frozen=True)
-class QuantizedExperts:
-    """The same matrix of X experts, each packed by itself."""
-
-    matrices: tuple[Quantized, ...]
-
-    def __len__(self) -> int:
-        return len(self.matrices)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held in memory by all experts together."""
-        return sum(matrix.nbytes for matrix in self.matrices)
-
-    def expert(self, index: int) -> Quantized:
-        """One expert's matrix."""
-        return self.matrices[index]
-
-
-LIMIT = 127  # the largest code, of either sign
-
-
-SLICE = 1040  # inputs whose products sum exactly in float32: 127² · 1040 < 2^24
-
-
-TILE = 1 << 18  # numbers of a weight widened at a time: a megabyte of float32
-
-
-GRID = Grid(8, None, True)
-
-
-@dataclass(frozen=True)
 class W8A8:
-    """A matrix of N outputs and M inputs in 8 bits, whose inputs are to be rounded to 8 bits too: w = d · q."""
+    """A matrix of N outputs and M inputs in 8 bits, whose inputs are rounded to 8 bits too: w = scale · code."""
 
     codes: Array  # (M, N) int8, -127 ... 127
-    d: Array  # (N,) float16
+    scale: Array  # (N,) float16
+    scheme: QuantScheme = W8A8_SCHEME
 
     @classmethod
-    def pack(cls, codes: Codes, xp: Any) -> W8A8:
-        """The codes of a matrix, symmetric and one step for each output. Raises ValueError for another grid."""
-        if codes.grid != GRID:
-            raise ValueError(f"w8a8 needs 8 symmetric bits and one step for each output, not {codes.grid}")
-        q = np.clip(codes.q, -LIMIT, LIMIT).astype(np.int8)
-        return cls(xp.ascontiguousarray(xp.asarray(q.T)), xp.asarray(codes.d[:, 0]))
-
-    def unpack(self) -> Codes:
-        """The codes as the grid has them, for saving and for tests."""
-        return Codes(GRID, self.codes.T.astype(np.int16), self.d[:, None], None)
+    def pack(cls, matrix: QuantizedMatrix, xp: Xp) -> W8A8:
+        """The codes of a matrix, symmetric, one scale for each output. Raises ValueError for another scheme."""
+        if matrix.scheme != W8A8_SCHEME:
+            raise ValueError(f"w8a8 needs 8 symmetric bits and one scale for each output, not {matrix.scheme}")
+        codes = np.clip(matrix.codes, -LARGEST, LARGEST).astype(np.int8)
+        return cls(xp.asarray(np.ascontiguousarray(codes.T)), xp.asarray(matrix.scale[:, 0]))
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -161,44 +128,25 @@ class W8A8:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held in memory: codes and steps."""
-        return int(self.codes.nbytes + self.d.nbytes)
+        """Bytes held in memory: codes and scales."""
+        return int(self.codes.nbytes + self.scale.nbytes)
 
     @property
     def row_bytes(self) -> int:
         """Bytes that looking up one output's weights reads."""
-        return int(self.codes.shape[0] + self.d.itemsize)
+        return int(self.codes.shape[0] + self.scale.itemsize)
 
     def rows(self, ids: Array) -> Array:  # (T,) -> (T, M)
-        """The weights of the outputs `ids` as float32."""
-        return self.codes[:, ids].T.astype("float32", order="C") * self.d[ids, None].astype("float32")
+        return self.codes[:, ids].T.astype("float32", order="C") * self.scale[ids][:, None].astype("float32")
 
     def dequantize(self, tile: slice) -> Array:  # -> (M, N)
-        """The weights of the outputs in `tile`, inputs first, as float32."""
-        return self.codes[:, tile].astype("float32") * self.d[tile].astype("float32")
+        return self.codes[:, tile].astype("float32") * self.scale[tile].astype("float32")
+
+    def matrix(self) -> QuantizedMatrix:
+        return QuantizedMatrix(W8A8_SCHEME, to_host(self.codes).T.astype(np.int16), to_host(self.scale)[:, None], None)
 
 
-def w8a8_product(x: Array, weight: W8A8) -> Array:  # (T, M) -> (T, N)
-    """x @ weight, x rounded to 8 bits row by row, everything between the roundings exact."""
-    q, scale = round_rows(x)
-    return integer_product(q, weight.codes) * scale * weight.d.astype(np.float32)
-
-
-def round_rows(x: Array) -> tuple[Array, Array]:  # (T, M) -> (T, M), (T, 1)
-    """Each row as whole numbers -127 ... 127, in float32, and the scale that brings them back."""
-    scale = np.abs(x).max(axis=1, keepdims=True, initial=0) / np.float32(LIMIT)
-    q = np.divide(x, scale, out=np.zeros_like(x), where=scale > 0)
-    return np.rint(q, out=q), scale
-
-
-def integer_product(q: Array, codes: Array) -> Array:  # (T, M), (M, N) -> (T, N)
-    """The product of whole numbers up to 127 in size, exact in int32, by float32 products of slices of inputs."""
-    inputs, outputs = codes.shape
-    y = np.zeros((len(q), outputs), dtype=np.int32)
-    step = max(1, TILE // min(inputs, SLICE))
-    for start in range(0, outputs, step):
-        tile = slice(start, start + step)
-        for first in range(0, inputs, SLICE):
-            part = slice(first, first + SLICE)
-            y[:, tile] += (q[:, part] @ codes[part, tile].astype(np.float32)).astype(np.int32)
-    return y
+def round_rows(x: Array, xp: Xp) -> tuple[Array, Array]:  # (T, M) -> (T, M), (T, 1)
+    """Each row of activations as whole numbers -127 ... 127, in float32, and the scale that restores the row."""
+    scale = xp.abs(x).max(axis=1, keepdims=True) / xp.float32(LARGEST)
+    return xp.rint(x / xp.where(scale > 0, scale, xp.float32(1))), scale

@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from tinyinfer.llm import LLM
     from tinyinfer.measure.kl import Divergence
     from tinyinfer.measure.perplexity import Perplexity
-    from tinyinfer.model.mlp import MLP
-    from tinyinfer.model.moe import MoE
-    from tinyinfer.model.transformer import Layer, Model
-    from tinyinfer.model.weights import Weight
+    from tinyinfer.model.transformer import Model
 
 
 @dataclass(frozen=True)
@@ -193,20 +190,10 @@ def score(
 
 def bits_per_weight(model: Model) -> float:
     """Bits that a weight of the layers' matrices takes, scales included; embedding and head are not counted."""
-    weights = [weight for layer in model.layers for part in (layer, layer.mlp) for weight in matrices(part)]
-    return 8 * sum(w.nbytes for w in weights) / sum(math.prod(w.shape) for w in weights)
+    from tinyinfer.model.visit import matrices, weights
 
-
-def matrices(part: Layer | MLP | MoE) -> Iterator[Weight]:
-    """The matrices that a layer or an MLP holds itself, each expert's by itself."""
-    from tinyinfer.backends.packed import QuantizedExperts
-    from tinyinfer.model.weights import Experts, Linear
-
-    for value in vars(part).values():
-        if isinstance(value, Linear):
-            yield value.weight
-        elif isinstance(value, Experts | QuantizedExperts):
-            yield from (value.expert(i) for i in range(len(value)))
+    held = [weight for name, part in matrices(model) if name.startswith("layers.") for weight in weights(part)]
+    return 8 * sum(w.nbytes for w in held) / sum(math.prod(w.shape) for w in held)
 
 
 def as_text(record: dict[str, Any]) -> str:

@@ -81,17 +81,17 @@ def check_settings(settings: dict[str, argparse.Namespace], checkpoint: Checkpoi
 
     Raises ModelError, ValueError, as loading with it would.
     """
-    from tinyinfer.llm import keeps
+    from tinyinfer.loading.build import keeps_file_quantization
 
     for name, one in settings.items():
         c = EngineConfig(**switches(one))
         with naming(name):
-            if keeps(c, checkpoint):
+            if keeps_file_quantization(c, checkpoint):
                 continue
             if c.calibrated:
                 from tinyinfer.quantization.apply import read_windows
 
-                read_windows(c, checkpoint)
+                read_windows(c, checkpoint.config, checkpoint.tokenizer)
             elif c.quantizes:
                 from tinyinfer.quantization.recipe import make_recipe
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tinyinfer.ledger import Ledger
     from tinyinfer.loading.checkpoint import Checkpoint
     from tinyinfer.measure.roofline import Machine
+    from tinyinfer.model.weights import QuantScheme
     from tinyinfer.quantization.recipe import Recipe
 
 PROMPT = 512  # tokens of the prefill that is predicted
@@ -59,13 +60,13 @@ def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: i
     import numpy as np
 
     from tinyinfer.kv_cache.base import kv_bytes_per_token
-    from tinyinfer.llm import keeps
-    from tinyinfer.loading.keep import kept_recipe
-    from tinyinfer.quantization.recipe import make_recipe
+    from tinyinfer.loading.build import keeps_file_quantization
+    from tinyinfer.quantization.recipe import kept_recipe, make_recipe
     from tinyinfer.switches import CACHES, DTYPES, resolve
 
     c, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, engine.dtype)).itemsize
-    recipe = kept_recipe(checkpoint) if keeps(engine, checkpoint) else make_recipe(engine, c)
+    kept = keeps_file_quantization(engine, checkpoint)
+    recipe = kept_recipe(c, checkpoint.tensors) if kept else make_recipe(engine, c)
     remembers = resolve(CACHES, engine.kv_cache).can_chunk
     parameters, sizes = parameters_by_part(c), bytes_by_part(c, itemsize, recipe)
     kv_bytes = kv_bytes_per_token(c, engine.kv_bits, engine.block_size, engine.kv_group_size)
@@ -120,27 +121,26 @@ def parameters_by_part(c: ModelConfig) -> dict[str, int]:
 def bytes_by_part(c: ModelConfig, itemsize: int, recipe: Recipe) -> dict[str, int]:
     """Part -> bytes held in memory: matrices as the recipe has them or in `itemsize` bytes, the rest in float32."""
     from tinyinfer.measure.roofline import FLOAT, norm_weights
-    from tinyinfer.model.config import expected_tensors
-    from tinyinfer.quantization.recipe import held_matrices
+    from tinyinfer.model.config import expected_tensors, held_matrices
 
     parts = dict.fromkeys(PARTS, 0)
     for name, shape in expected_tensors(c).items():
         if len(shape) == 1 or name == "positions":
             parts[part_of(name)] += math.prod(shape) * FLOAT
-    for matrix in held_matrices(c):
-        parts[part_of(matrix.parts[0])] += recipe.nbytes(matrix, itemsize)
+    for matrix in held_matrices(c).values():
+        parts[part_of(matrix.parts[0][0])] += recipe.nbytes(matrix, itemsize)
     return parts | {"norms": norm_weights(c) * FLOAT}  # one that heads share is held once for each
 
 
 def matrices(c: ModelConfig, itemsize: int, recipe: Recipe) -> list[dict[str, Any]]:
     """Every matrix as it is held: its grid (None: floats), its bits per weight with all scales, and its bytes."""
-    from tinyinfer.quantization.recipe import held_matrices
+    from tinyinfer.model.config import held_matrices
 
     found = []
-    for matrix in held_matrices(c):
-        grid, size = recipe.grid(matrix.name), recipe.nbytes(matrix, itemsize)
+    for matrix in held_matrices(c).values():
+        grid, size = recipe.scheme(matrix.name), recipe.nbytes(matrix, itemsize)
         bits = 8 * size / matrix.numbers
-        found.append({"name": matrix.name, "grid": grid and asdict(grid), "bits_per_weight": bits, "bytes": size})
+        found.append({"name": matrix.name, "grid": grid and grid_fields(grid), "bits_per_weight": bits, "bytes": size})
     return found
 
 
@@ -247,6 +247,13 @@ def matrix_table(found: list[dict[str, Any]]) -> str:
         one = len(alike) == 1
         rows.append((alike[0]["name"] if one else name, grid, bits, size if one else f"{len(alike)} x {size}"))
     return table(rows)
+
+
+def grid_fields(scheme: QuantScheme) -> dict[str, Any]:
+    """How a matrix is rounded, for JSON."""
+    return {
+        "bits": scheme.bits, "group": scheme.group_size, "symmetric": scheme.symmetric, "whole": scheme.per_tensor,
+    }  # fmt: skip
 
 
 def grid_text(grid: dict[str, Any] | None) -> str:

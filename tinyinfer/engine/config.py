@@ -160,12 +160,6 @@ class EngineConfig:
         ]  # fmt: skip
 
     @property
-    def taker(self) -> str:
-        """Who takes matrices out of a file, in registry.TAKERS."""
-        rounds = self.quantize != "off" or self.quantize_head != "off" or self.quantize_rules is not None
-        return "off" if not rounds or self.calibrated else "keep" if self.quantize == "keep" else "round"
-
-    @property
     def calibrated(self) -> bool:
         """Whether the model is quantized by text that it reads, once it is loaded."""
         return self.quantize_method in CALIBRATED or self.quantize == "w8a8"
@@ -173,7 +167,8 @@ class EngineConfig:
     @property
     def quantizes(self) -> bool:
         """Whether weights are rounded, while the model is loaded or then; not where a file's own bits are kept."""
-        return self.calibrated or self.taker == "round"
+        wanted = self.quantize != "off" or self.quantize_head != "off" or self.quantize_rules is not None
+        return self.calibrated or (wanted and self.quantize != "keep")
 
     def _quantizations(self) -> list[tuple[bool, str]]:
         """What cannot work together in quantization, with the reason and the cure."""

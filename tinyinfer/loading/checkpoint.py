@@ -18,9 +18,9 @@ import numpy as np
 
 from tinyinfer.errors import ModelError
 from tinyinfer.model.config import ModelConfig, expected_tensors
+from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
 
 if TYPE_CHECKING:
-    from tinyinfer.model.weights import Codes, Grid
     from tinyinfer.text.tokenizer import Tokenizer
 
 
@@ -30,7 +30,7 @@ class LazyTensor:
 
     name is the one in the file, for error messages. nbytes is the size in the file. path is that file. What the file
     itself keeps in a few bits has `codes(start, stop)`: rows of its last axis (those of all experts counted through)
-    that never were floats. integer_inputs: what it is multiplied with is to be rounded to 8 bits, too (w8a8.py).
+    that never were floats.
     """
 
     name: str
@@ -38,8 +38,7 @@ class LazyTensor:
     nbytes: int
     read: Callable[[int, int], np.ndarray]
     path: str = "memory"
-    codes: Callable[[int, int], Codes] | None = None
-    integer_inputs: bool = False
+    codes: Callable[[int, int], QuantizedMatrix] | None = None
 
     def tiles(self, elements: int = 1 << 20) -> Iterator[tuple[int, np.ndarray]]:
         """Pairs (first row, float32 rows), about `elements` numbers at a time. Raises ModelError for NaN, infinity."""
@@ -57,15 +56,15 @@ class LazyTensor:
         return self._finite(self.read(0, self.shape[0]))
 
     @property
-    def grid(self) -> Grid | None:
+    def scheme(self) -> QuantScheme | None:
         """How the file itself has rounded it; None for floats."""
-        return None if self.codes is None else self.codes(0, 0).grid
+        return None if self.codes is None else self.codes(0, 0).scheme
 
-    def quantized(self, start: int, stop: int) -> Codes:
+    def quantized(self, start: int, stop: int) -> QuantizedMatrix:
         """`codes` of these rows. Raises ModelError for NaN and infinity in the scales."""
         assert self.codes is not None
         found = self.codes(start, stop)
-        for scales in (found.d, found.m):
+        for scales in (found.scale, found.minimum):
             if scales is not None:
                 self._finite(scales)
         return found
@@ -76,6 +75,59 @@ class LazyTensor:
             wrong = f"tensor {self.name!r} holds NaN or infinity"
             raise ModelError(f"{self.path}: {wrong}; it is damaged, download it again")
         return rows
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Tensors below one another as one matrix (model/weights.py, FloatMatrix); expert: of stacks, that expert's rows.
+
+    No tensor is ever in memory twice: `tiles` reads some rows, or one expert's, at a time.
+    """
+
+    parts: tuple[LazyTensor, ...]
+    expert: int | None = None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, M): outputs, inputs."""
+        return sum(part.shape[-2] for part in self.parts), self.parts[0].shape[-1]
+
+    def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Pairs (first output, float32 rows (n, M)), in order. Raises ModelError for NaN and infinity."""
+        first = 0
+        for part in self.parts:
+            if self.expert is None:
+                yield from ((first + start, rows) for start, rows in part.tiles())
+            else:
+                yield first, part.rows(self.expert, self.expert + 1)[0]
+            first += part.shape[-2]
+
+    def where(self, output: int) -> str:
+        """The file and the tensor of that output."""
+        first = 0
+        for part in self.parts:
+            if output < first + part.shape[-2]:
+                break
+            first += part.shape[-2]
+        return f"{part.path}: tensor {part.name!r}"
+
+    def quantized(self) -> QuantizedMatrix | None:
+        """The codes that the file itself holds; None where the parts are floats, or are not rounded alike."""
+        if self.parts[0].codes is None or len({part.scheme for part in self.parts}) > 1:
+            return None
+        e = self.expert or 0  # codes count the rows of all experts through
+        return concatenate([part.quantized(e * part.shape[-2], (e + 1) * part.shape[-2]) for part in self.parts])
+
+
+def concatenate(parts: list[QuantizedMatrix]) -> QuantizedMatrix:
+    """Matrices of one scheme as one, below one another."""
+    minimums = [part.minimum for part in parts if part.minimum is not None]
+    return QuantizedMatrix(
+        parts[0].scheme,
+        np.concatenate([part.codes for part in parts]),
+        np.concatenate([part.scale for part in parts]),
+        np.concatenate(minimums) if minimums else None,
+    )
 
 
 @dataclass(frozen=True)

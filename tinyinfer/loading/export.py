@@ -1,152 +1,145 @@
-"""From a model in memory back to canonical tensors: what assemble.py joined is taken apart again, to be saved.
+"""From a model in memory back to canonical tensors: what build.py fused is taken apart again, to be saved.
 
-Weights stay in the form that they have: codes, steps and minimums of a quantized matrix, floats of a dense one.
+Weights stay in the form that they have: codes, scales and minimums of a quantized matrix, floats of a dense one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from math import prod
-from typing import Any
 
 import numpy as np
 
-from tinyinfer.backends.packed import GRID, W8A8, Quantized, QuantizedExperts
+from tinyinfer.arrays import Array, to_host
 from tinyinfer.backends.packing import pack, packed_size
-from tinyinfer.loading.keep import cut, join
-from tinyinfer.model.mlp import MLP, GatedMLP, PlainMLP
-from tinyinfer.model.moe import MoE
+from tinyinfer.loading.checkpoint import concatenate
+from tinyinfer.model.attention import GroupedQuery
+from tinyinfer.model.config import HeldMatrix, held_matrices
 from tinyinfer.model.transformer import Layer, Model
-from tinyinfer.model.weights import Codes, Dense, Experts, FullQKNorm, Grid, LayerNorm, Linear, NoNorm, Norm
+from tinyinfer.model.visit import Held, matrices, weights
+from tinyinfer.model.weights import (
+    Floats,
+    FullQKNorm,
+    LayerNorm,
+    Linear,
+    NoNorm,
+    Norm,
+    QuantizedMatrix,
+    QuantScheme,
+    Weight,
+)
 
 
 @dataclass(frozen=True)
-class Piece:
-    """One canonical tensor: some outputs of a weight, beginning with `first`, or an array.
-
-    source: Dense, Quantized, W8A8, Experts, QuantizedExperts or an array of that shape.
-    """
+class Exported:
+    """One canonical tensor: some outputs of a held matrix, beginning with `first`, or a small array."""
 
     name: str
     shape: tuple[int, ...]
-    source: Any
+    source: tuple[Weight, ...] | Array  # a matrix, or one for each expert
     first: int = 0
 
     @property
-    def grid(self) -> Grid | None:
-        """What it is rounded to; None for floats."""
-        if isinstance(self.source, W8A8):
-            return GRID
-        one = self.source.expert(0) if isinstance(self.source, QuantizedExperts) else self.source
-        return one.grid if isinstance(one, Quantized) else None
-
-    @property
-    def integer_inputs(self) -> bool:
-        """Whether its inputs are rounded to 8 bits, too."""
-        return isinstance(self.source, W8A8)
+    def scheme(self) -> QuantScheme | None:
+        """How its numbers are rounded; None: floats."""
+        return self.source[0].scheme if isinstance(self.source, tuple) else None
 
     def layout(self) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
         """Name, type and shape of the arrays that it is saved as."""
-        grid, (*_, inputs) = self.grid, self.shape
-        if grid is None:
-            array = self.source.array if isinstance(self.source, Dense | Experts) else self.source
-            return [(self.name, array.dtype, self.shape)]
-        rows, groups = prod(self.shape[:-1]), -(-inputs // (grid.group or inputs))
-        codes = f"{self.name}.codes", np.dtype(np.uint8), (rows, packed_size(inputs, grid.bits))
-        scales = ["d"] if grid.symmetric else ["d", "m"]
+        scheme, (*_, inputs) = self.scheme, self.shape
+        if scheme is None:
+            return [(self.name, self._dtype(), self.shape)]
+        rows, groups = prod(self.shape[:-1]), scheme.groups(inputs)
+        codes = f"{self.name}.codes", np.dtype(np.uint8), (rows, packed_size(inputs, scheme.bits))
+        scales = ["d"] if scheme.symmetric else ["d", "m"]
         return [codes, *((f"{self.name}.{scale}", np.dtype(np.float16), (rows, groups)) for scale in scales)]
 
     def arrays(self) -> Iterator[np.ndarray]:
         """Those arrays."""
-        if self.grid is None:
-            yield self._floats()
-            return
-        codes = self._codes()
-        yield pack((codes.q - codes.grid.low).astype(np.uint8), codes.grid.bits, np)
-        yield codes.d
-        if codes.m is not None:
-            yield codes.m
+        if not isinstance(self.source, tuple):
+            yield to_host(self.source)
+        elif self.scheme is None:
+            yield np.stack(list(self._floats())) if len(self.shape) == 3 else next(self._floats())
+        else:
+            matrix = concatenate(list(self._codes()))
+            yield pack((matrix.codes - matrix.scheme.lowest).astype(np.uint8), matrix.scheme.bits, np)
+            yield matrix.scale
+            if matrix.minimum is not None:
+                yield matrix.minimum
 
-    def _floats(self) -> np.ndarray:
-        rows = slice(self.first, self.first + self.shape[-2]) if len(self.shape) > 1 else slice(None)
-        if isinstance(self.source, Dense):
-            return self.source.array[:, rows].T
-        return self.source.array[:, :, rows].swapaxes(1, 2) if isinstance(self.source, Experts) else self.source
+    @property
+    def _rows(self) -> slice:
+        return slice(self.first, self.first + self.shape[-2])
 
-    def _codes(self) -> Codes:
-        rows = slice(self.first, self.first + self.shape[-2])
-        if isinstance(self.source, QuantizedExperts):
-            return join([cut(matrix.unpack(), rows) for matrix in self.source.matrices])
-        return cut(self.source.unpack(), rows)
+    def _dtype(self) -> np.dtype:
+        if not isinstance(self.source, tuple):
+            return np.dtype(self.source.dtype)
+        matrix = self.source[0].matrix()
+        assert isinstance(matrix, Floats)
+        return matrix.array.dtype
+
+    def _floats(self) -> Iterator[np.ndarray]:
+        for weight in self.source:
+            matrix = weight.matrix()
+            assert isinstance(matrix, Floats)
+            yield matrix.array[self._rows]
+
+    def _codes(self) -> Iterator[QuantizedMatrix]:
+        for weight in self.source:
+            matrix = weight.matrix()
+            assert isinstance(matrix, QuantizedMatrix)
+            yield cut(matrix, self._rows)
 
 
-def pieces(model: Model) -> Iterator[Piece]:
-    """Every canonical tensor of a model, in the order of its layers."""
-    c, table = model.config, model.embedding.table
-    yield Piece("embedding", table.shape, table)
-    if model.embedding.positions is not None:
-        yield Piece("positions", model.embedding.positions.shape, model.embedding.positions)
+def cut(matrix: QuantizedMatrix, rows: slice) -> QuantizedMatrix:
+    """Some outputs of a matrix."""
+    minimum = None if matrix.minimum is None else matrix.minimum[rows]
+    return QuantizedMatrix(matrix.scheme, matrix.codes[rows], matrix.scale[rows], minimum)
+
+
+def export(model: Model) -> Iterator[Exported]:
+    """Every canonical tensor of a model: its matrices and biases, its norms, its learned positions."""
+    held_by_name = held_matrices(model.config)
+    for name, held in matrices(model):
+        yield from matrix_parts(held_by_name[name], held)
     for i, layer in enumerate(model.layers):
-        yield from layer_pieces(f"layers.{i}.", layer)
-    yield from norm_pieces("final_norm", model.final_norm)
-    if not c.tied_head:
-        yield from linear_pieces("", {"head": c.vocab_size}, model.head)
+        yield from layer_norms(f"layers.{i}.", layer)
+    yield from norm_parts("final_norm", model.final_norm)
+    if model.embedding.positions is not None:
+        yield Exported("positions", model.embedding.positions.shape, model.embedding.positions)
 
 
-def layer_pieces(n: str, layer: Layer) -> Iterator[Piece]:
-    """The canonical tensors of one layer, whose names begin with n."""
-    heads = layer.heads
-    queries, keys = heads.queries * heads.size, heads.keys * heads.size
-    yield from norm_pieces(n + "attention_norm", layer.attention_norm)
-    yield from linear_pieces(n, {"q": queries, "k": keys, "v": keys}, layer.qkv)
-    yield from qk_norm_pieces(n, layer.qk_norm)
-    yield from linear_pieces(n, {"o": layer.o.weight.shape[0]}, layer.o)
-    yield from norm_pieces(n + "post_attention_norm", layer.post_attention_norm)
-    yield from norm_pieces(n + "mlp_norm", layer.mlp_norm)
-    yield from mlp_pieces(n, layer.mlp)
-    yield from norm_pieces(n + "post_mlp_norm", layer.post_mlp_norm)
+def matrix_parts(matrix: HeldMatrix, held: Held) -> Iterator[Exported]:
+    """The tensors that were joined to a matrix, and their biases."""
+    first, stack = 0, () if isinstance(held, Linear) else (matrix.count,)
+    for name, outputs in matrix.parts:
+        yield Exported(name, (*stack, outputs, matrix.inputs), weights(held), first)
+        if isinstance(held, Linear) and held.bias is not None:
+            yield Exported(f"{name}.bias", (outputs,), held.bias[first : first + outputs])
+        first += outputs
 
 
-def mlp_pieces(n: str, mlp: MLP | MoE) -> Iterator[Piece]:
-    """The canonical tensors of an MLP of any kind."""
-    if isinstance(mlp, MoE):
-        yield from linear_pieces(n, {"router": mlp.router.weight.shape[0]}, mlp.router)
-        count, (width, inputs) = len(mlp.down), mlp.down.expert(0).shape
-        yield Piece(n + "gate", (count, inputs, width), mlp.gate_up)
-        yield Piece(n + "up", (count, inputs, width), mlp.gate_up, inputs)
-        yield Piece(n + "down", (count, width, inputs), mlp.down)
-        return
-    assert isinstance(mlp, GatedMLP | PlainMLP)
-    width, inputs = mlp.down.weight.shape
-    if isinstance(mlp, GatedMLP):
-        yield from linear_pieces(n, {"gate": inputs, "up": inputs}, mlp.gate_up)
-    else:
-        yield from linear_pieces(n, {"up": inputs}, mlp.up)
-    yield from linear_pieces(n, {"down": width}, mlp.down)
+def layer_norms(n: str, layer: Layer) -> Iterator[Exported]:
+    """The norms of a layer, whose names begin with n."""
+    for field in fields(layer):
+        if field.name.endswith("_norm"):
+            yield from norm_parts(n + field.name, getattr(layer, field.name))
+    assert isinstance(layer.mixer, GroupedQuery)
+    yield from qk_norm_parts(n, layer.mixer.qk_norm)
 
 
-def linear_pieces(n: str, outputs: dict[str, int], linear: Linear) -> Iterator[Piece]:
-    """The matrices that a linear layer was joined of (name -> number of outputs), and their biases."""
-    first = 0
-    for name, count in outputs.items():
-        yield Piece(n + name, (count, linear.weight.shape[1]), linear.weight, first)
-        if linear.bias is not None:
-            yield Piece(f"{n}{name}.bias", (count,), linear.bias[first : first + count])
-        first += count
-
-
-def norm_pieces(name: str, norm: Norm) -> Iterator[Piece]:
+def norm_parts(name: str, norm: Norm) -> Iterator[Exported]:
     """The weight of a norm, and its bias if it has one."""
     if isinstance(norm, NoNorm):
         return
     assert not isinstance(norm, FullQKNorm)
-    yield Piece(name, norm.weight.shape, norm.weight)
+    yield Exported(name, norm.weight.shape, norm.weight)
     if isinstance(norm, LayerNorm):
-        yield Piece(f"{name}.bias", norm.bias.shape, norm.bias)
+        yield Exported(f"{name}.bias", norm.bias.shape, norm.bias)
 
 
-def qk_norm_pieces(n: str, norm: Norm) -> Iterator[Piece]:
+def qk_norm_parts(n: str, norm: Norm) -> Iterator[Exported]:
     """The norms of queries and of keys; of a weight that heads share, one copy."""
     if isinstance(norm, NoNorm):
         return
@@ -154,5 +147,5 @@ def qk_norm_pieces(n: str, norm: Norm) -> Iterator[Piece]:
         query, key = norm.query.weight, norm.key.weight
     else:
         query, key = norm.weight[0], norm.weight[-1]
-    yield Piece(n + "q_norm", query.shape, query)
-    yield Piece(n + "k_norm", key.shape, key)
+    yield Exported(n + "q_norm", query.shape, query)
+    yield Exported(n + "k_norm", key.shape, key)

@@ -28,7 +28,7 @@ from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 
 if TYPE_CHECKING:
-    from tinyinfer.model.weights import Codes
+    from tinyinfer.model.weights import QuantizedMatrix
 
 MAX_NAME = 256  # characters of a tensor's name; llama.cpp allows 64
 MAX_BYTES = 1 << 28  # of one metadata value: more than any real file has, and little enough to allocate
@@ -253,7 +253,7 @@ def lazy_tensor(path: str, info: TensorInfo, data_start: int) -> LazyTensor:
         numbers = _dequantize(raw.reshape(-1, size), info.kind)
         return numbers[start * width - first * block : stop * width - first * block].reshape(-1, *info.shape[1:])
 
-    def codes(start: int, stop: int) -> Codes:
+    def codes(start: int, stop: int) -> QuantizedMatrix:
         from tinyinfer.loading.gguf_blocks import block_codes
 
         raw = _read_bytes(path, info.name, data_start + info.offset + start * row, (stop - start) * row)

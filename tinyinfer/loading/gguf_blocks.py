@@ -15,17 +15,17 @@ from __future__ import annotations
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 
-from tinyinfer.model.weights import Codes, Grid
+from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
 
 GROUP = 32
 GRIDS = {
-    GGMLQuantizationType.Q8_0: Grid(8, GROUP, True),
-    GGMLQuantizationType.Q4_0: Grid(4, GROUP, True),
-    GGMLQuantizationType.Q4_1: Grid(4, GROUP, False),
+    GGMLQuantizationType.Q8_0: QuantScheme(8, GROUP, True),
+    GGMLQuantizationType.Q4_0: QuantScheme(4, GROUP, True),
+    GGMLQuantizationType.Q4_1: QuantScheme(4, GROUP, False),
 }
 
 
-def block_codes(blocks: np.ndarray, kind: GGMLQuantizationType) -> Codes:  # (N, G, B) ->
+def block_codes(blocks: np.ndarray, kind: GGMLQuantizationType) -> QuantizedMatrix:  # (N, G, B) ->
     """The codes of a matrix (N, 32·G) of one of the types in GRIDS, given in blocks of B bytes."""
     grid = GRIDS[kind]
     scales = 2 if grid.symmetric else 4  # bytes of d, or of d and m
@@ -34,6 +34,6 @@ def block_codes(blocks: np.ndarray, kind: GGMLQuantizationType) -> Codes:  # (N,
     if grid.bits == 8:
         q = data.view(np.int8).astype(np.int16)
     else:
-        q = np.concatenate((data & 15, data >> 4), axis=-1).astype(np.int16) + np.int16(grid.low)
+        q = np.concatenate((data & 15, data >> 4), axis=-1).astype(np.int16) + np.int16(grid.lowest)
     m = None if grid.symmetric else halves[..., 1].copy()
-    return Codes(grid, q.reshape(len(blocks), GROUP * blocks.shape[1]), halves[..., 0].copy(), m)
+    return QuantizedMatrix(grid, q.reshape(len(blocks), GROUP * blocks.shape[1]), halves[..., 0].copy(), m)

@@ -29,7 +29,7 @@ from tinyinfer.text.tokenizer import Tokenizer
 from tinyinfer.units import show
 
 if TYPE_CHECKING:
-    from tinyinfer.model.weights import Codes
+    from tinyinfer.model.weights import QuantizedMatrix
 
 FAMILIES: dict[str, dict[str, Any]] = {  # what sets a family apart, beside what the file says
     "llama": {},  # with Mistral and Mixtral
@@ -146,14 +146,14 @@ def unpermuted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
         first, last = start // head_dim * head_dim, -(-stop // head_dim) * head_dim  # the heads that hold these rows
         return ordered(tensor.read(first, last), start - first, stop - first)
 
-    def codes(start: int, stop: int) -> Codes:
-        from tinyinfer.model.weights import Codes
+    def codes(start: int, stop: int) -> QuantizedMatrix:
+        from tinyinfer.model.weights import QuantizedMatrix
 
         first, last = start // head_dim * head_dim, -(-stop // head_dim) * head_dim
         assert tensor.codes is not None
         whole, rows = tensor.codes(first, last), (start - first, stop - first)
-        m = None if whole.m is None else ordered(whole.m, *rows)
-        return Codes(whole.grid, ordered(whole.q, *rows), ordered(whole.d, *rows), m)
+        m = None if whole.minimum is None else ordered(whole.minimum, *rows)
+        return QuantizedMatrix(whole.scheme, ordered(whole.codes, *rows), ordered(whole.scale, *rows), m)
 
     return replace(tensor, read=read, codes=codes if tensor.codes else None)
 

@@ -1,6 +1,6 @@
-"""A folder that `tinyinfer quantize` wrote: a model whose matrices are codes, steps and minimums.
+"""A folder that `tinyinfer quantize` wrote: a model whose matrices are codes, scales and minimums.
 
-    config.json          as on the hub, and a `quantization_config` that says which matrices lie on which grid
+    config.json          as on the hub, and a `quantization_config` that says how each matrix is rounded
     model.safetensors    NAME.codes (rows, bytes) U8, NAME.d (rows, groups) F16, NAME.m the same; floats under NAME
     tokenizer.json ...   as on the hub
 
@@ -16,22 +16,21 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.backends.packed import GRID as W8A8_GRID
 from tinyinfer.backends.packing import packed_size, unpack
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.json_fields import Fields
 from tinyinfer.loading.safetensors import Stored
 from tinyinfer.model.config import ModelConfig, expected_tensors
-from tinyinfer.model.weights import Codes, Grid
+from tinyinfer.model.weights import W8A8_SCHEME, QuantizedMatrix, QuantScheme
 from tinyinfer.units import show
 
 VERSION = 1
 BITS = (2, 3, 4, 8)
 
 
-def read_grids(where: str, quantization: dict[str, Any], config: ModelConfig) -> dict[str, tuple[Grid, bool]]:
-    """Canonical name -> grid, and whether inputs are rounded to 8 bits, too, of every matrix that is quantized.
+def read_grids(where: str, quantization: dict[str, Any], config: ModelConfig) -> dict[str, QuantScheme]:
+    """Canonical name -> how it is rounded, of every matrix that is quantized.
 
     Raises ModelError, naming `where` and the field, for anything that is missing, wrong or not known.
     """
@@ -44,31 +43,31 @@ def read_grids(where: str, quantization: dict[str, Any], config: ModelConfig) ->
     if not isinstance(table, dict) or not table:
         f.refuse("grids", f"is {show(table)}, but must say which matrices lie on which grid; quantize the model again")
     f.refuse_unread((), {})
-    grids: dict[str, tuple[Grid, bool]] = {}
+    grids: dict[str, QuantScheme] = {}
     for pattern, entry in table.items():
-        grid = _grid(f.table(f"grids, {show(pattern)}", entry))
+        scheme = _scheme(f.table(f"grids, {show(pattern)}", entry))
         names = _matching(pattern, config)
         if not names or not grids.keys().isdisjoint(names):
             why = "which stands there under another name, too" if names else "which no matrix of this model is called"
             f.refuse("grids", f"names {show(pattern)}, {why}; quantize the model again")
-        if grid[1] and any(len(expected_tensors(config)[name]) > 2 for name in names):
+        if scheme.integer_inputs and any(len(expected_tensors(config)[name]) > 2 for name in names):
             f.refuse("grids", f"gives {show(pattern)} activation_bits, which experts cannot have; quantize it again")
-        grids |= dict.fromkeys(names, grid)
+        grids |= dict.fromkeys(names, scheme)
     return grids
 
 
-def _grid(f: Fields) -> tuple[Grid, bool]:
-    """One grid and what is done to the inputs, checked."""
+def _scheme(f: Fields) -> QuantScheme:
+    """How one matrix is rounded, checked."""
     bits, group = f.size("bits"), f.optional_size("group", most=1 << 24)
     symmetric, whole = f.flag("symmetric", False), f.flag("whole", False)
     if bits not in BITS:
         f.refuse("bits", f"is {bits}, but must be one of {', '.join(map(str, BITS))}; quantize the model again")
     integer_inputs = f.optional_size("activation_bits") is not None
-    grid = Grid(bits, group, symmetric, whole)
-    if integer_inputs and (grid != W8A8_GRID or f.size("activation_bits") != W8A8_GRID.bits):
+    scheme = QuantScheme(bits, group, symmetric, whole, integer_inputs)
+    if integer_inputs and (scheme != W8A8_SCHEME or f.size("activation_bits") != W8A8_SCHEME.bits):
         f.refuse("activation_bits", "goes with 8 symmetric bits and no groups only; quantize the model again")
     f.refuse_unread((), {})
-    return grid, integer_inputs
+    return scheme
 
 
 def _matching(pattern: str, config: ModelConfig) -> list[str]:
@@ -82,7 +81,7 @@ def _matching(pattern: str, config: ModelConfig) -> list[str]:
 
 
 def quantized_tensors(
-    path: str, config: ModelConfig, grids: dict[str, tuple[Grid, bool]], stored: dict[str, Stored]
+    path: str, config: ModelConfig, grids: dict[str, QuantScheme], stored: dict[str, Stored]
 ) -> dict[str, LazyTensor]:
     """The tensors of a folder of ours by canonical name; `path` is for messages.
 
@@ -91,8 +90,7 @@ def quantized_tensors(
     left, tensors = dict(stored), {}
     for name, shape in expected_tensors(config).items():
         if name in grids:
-            grid, integer_inputs = grids[name]
-            tensors[name] = replace(_quantized(path, name, shape, grid, left), integer_inputs=integer_inputs)
+            tensors[name] = _quantized(path, name, shape, grids[name], left)
         elif name in left:
             left[name].check_float()
             tensors[name] = left.pop(name).lazy()
@@ -101,23 +99,26 @@ def quantized_tensors(
     return tensors
 
 
-def _quantized(path: str, name: str, shape: tuple[int, ...], grid: Grid, stored: dict[str, Stored]) -> LazyTensor:
+def _quantized(
+    path: str, name: str, shape: tuple[int, ...], scheme: QuantScheme, stored: dict[str, Stored]
+) -> LazyTensor:
     """A matrix, or a stack of experts' (X, N, M), from its two or three tensors, which are taken out of `stored`."""
     rows, inputs = math.prod(shape[:-1]), shape[-1]
-    groups = -(-inputs // (grid.group or inputs))
-    packed = _part(path, f"{name}.codes", "U8", (rows, packed_size(inputs, grid.bits)), stored)
-    d = _part(path, f"{name}.d", "F16", (rows, groups), stored)
-    m = None if grid.symmetric else _part(path, f"{name}.m", "F16", (rows, groups), stored)
+    groups = scheme.groups(inputs)
+    packed = _part(path, f"{name}.codes", "U8", (rows, packed_size(inputs, scheme.bits)), stored)
+    scale = _part(path, f"{name}.d", "F16", (rows, groups), stored)
+    minimum = None if scheme.symmetric else _part(path, f"{name}.m", "F16", (rows, groups), stored)
 
-    def codes(start: int, stop: int) -> Codes:
-        q = unpack(packed.raw(start, stop), grid.bits, inputs, np).astype(np.int16) + np.int16(grid.low)
-        return Codes(grid, q, d.raw(start, stop), None if m is None else m.raw(start, stop))
+    def codes(start: int, stop: int) -> QuantizedMatrix:
+        codes = unpack(packed.raw(start, stop), scheme.bits, inputs, np).astype(np.int16) + np.int16(scheme.lowest)
+        low = None if minimum is None else minimum.raw(start, stop)
+        return QuantizedMatrix(scheme, codes, scale.raw(start, stop), low)
 
     def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
         each = rows // shape[0] if shape[0] else 0
         return codes(start * each, stop * each).dequantize().reshape(stop - start, *shape[1:])
 
-    nbytes = packed.nbytes + d.nbytes + (0 if m is None else m.nbytes)
+    nbytes = packed.nbytes + scale.nbytes + (0 if minimum is None else minimum.nbytes)
     return replace(packed.lazy(), name=name, shape=shape, nbytes=nbytes, read=read, codes=codes)
 
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint
-from tinyinfer.loading.export import Piece, pieces
+from tinyinfer.loading.export import Exported, export
 from tinyinfer.loading.hf_config import OURS
 from tinyinfer.loading.hf_writer import config_fields
 from tinyinfer.loading.json_fields import read_json
@@ -65,7 +65,7 @@ def save_model(
     ModelError when the disk is full or may not be written.
     """
     check_target(folder)
-    tensors = list(pieces(model))
+    tensors = list(export(model))
     quantization = {"quant_method": OURS, "version": VERSION, **about, "grids": grid_table(tensors)}
     if not quantization["grids"]:
         raise ValueError(f"{source.path}: holds no matrix in a few bits that could be kept; choose how to quantize it")
@@ -103,7 +103,7 @@ def _hidden_folder(target: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".{target.name}.part.", dir=target.absolute().parent))
 
 
-def write_safetensors(path: Path, tensors: list[Piece], on_tensor: Callable[[int, int], None]) -> None:
+def write_safetensors(path: Path, tensors: list[Exported], on_tensor: Callable[[int, int], None]) -> None:
     """One safetensors file: the length of its header, the header, the arrays one after another."""
     header: dict[str, Any] = {"__metadata__": {"format": "np"}}
     end = 0
@@ -121,7 +121,7 @@ def write_safetensors(path: Path, tensors: list[Piece], on_tensor: Callable[[int
             on_tensor(done, len(tensors))
 
 
-def grid_table(tensors: list[Piece]) -> dict[str, dict[str, Any]]:
+def grid_table(tensors: list[Exported]) -> dict[str, dict[str, Any]]:
     """Name -> grid of every quantized matrix; one entry `layers.*.NAME` where all layers have the same."""
     entries = {tensor.name: _entry(tensor) for tensor in tensors if len(tensor.shape) > 1}
     found: dict[str, dict[str, Any]] = {}
@@ -133,14 +133,14 @@ def grid_table(tensors: list[Piece]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _entry(tensor: Piece) -> dict[str, Any] | None:
+def _entry(tensor: Exported) -> dict[str, Any] | None:
     """What config.json says of one matrix; None for floats."""
-    grid = tensor.grid
-    if grid is None:
+    scheme = tensor.scheme
+    if scheme is None:
         return None
-    entry: dict[str, Any] = {"bits": grid.bits, "group": grid.group, "symmetric": grid.symmetric}
-    entry |= {"whole": True} if grid.whole else {}
-    return entry | ({"activation_bits": 8} if tensor.integer_inputs else {})
+    entry: dict[str, Any] = {"bits": scheme.bits, "group": scheme.group_size, "symmetric": scheme.symmetric}
+    entry |= {"whole": True} if scheme.per_tensor else {}
+    return entry | ({"activation_bits": 8} if scheme.integer_inputs else {})
 
 
 def write_configs(part: Path, source: Checkpoint, quantization: dict[str, Any]) -> None:

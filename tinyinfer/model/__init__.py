@@ -1,1 +1,17 @@
-"""The model."""
+"""The model: what does a token pass through between its id and the logits of its successor?
+
+A decoder-only transformer, every family of it, in code without branches. Read in this order:
+
+    config.py         what a family is, as numbers and names: ModelConfig, and which tensors and matrices it has
+    weights.py        the parameters as data: weights, norms, rotations, and what a backend takes
+    interfaces.py     the seam: what the model asks of a backend (Ops) and of a cache (KVCache)
+    transformer.py    the model itself: embed, the layers, the head
+    attention.py      the mixer of a layer: grouped-query attention, and its formula
+    mlp.py            the other half of a layer: every row by itself
+    moe.py            a mixture of experts in place of one MLP
+    visit.py          one walk over all matrices, for whatever reads or replaces them
+
+Prefill computes many rows at once and is bound by arithmetic; decode computes one row for each sequence, reads every
+weight for it, and is bound by memory. All later sections live off this difference.
+(Vaswani et al. 2017; Touvron et al. 2023; Ainslie et al. 2023; Shazeer et al. 2017.)
+"""

@@ -121,3 +121,47 @@ def _mlp_tensors(c: ModelConfig) -> dict[str, tuple[int, ...]]:
         n, f = c.experts.num_experts, c.experts.expert_size
         return {"router": (n, d), "gate": (n, f, d), "up": (n, f, d), "down": (n, d, f)}
     return {"gate": (f, d), "up": (f, d), "down": (d, f)} if c.gated else {"up": (f, d), "down": (d, f)}
+
+
+FUSED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up"}  # canonical name -> the matrix that holds it
+
+
+@dataclass(frozen=True)
+class HeldMatrix:
+    """A matrix as the model holds it: `count` equal ones for experts, else 1, each of N outputs and M inputs.
+
+    parts: (canonical name, outputs) of the tensors that lie in it, one below another.
+    """
+
+    name: str
+    count: int
+    inputs: int
+    parts: tuple[tuple[str, int], ...]
+
+    @property
+    def outputs(self) -> int:
+        """N."""
+        return sum(outputs for _, outputs in self.parts)
+
+    @property
+    def numbers(self) -> int:
+        """Weights in it."""
+        return self.count * self.outputs * self.inputs
+
+
+def held_matrices(c: ModelConfig) -> dict[str, HeldMatrix]:
+    """Every matrix of a model by the name under which the model holds it; the one place that knows what is fused.
+
+    Names are layers.3.qkv, .o, .gate_up (.up where there is no gate), .down, .router; embedding and head, or only head
+    where the two are one matrix.
+    """
+    fused = FUSED | ({"up": "gate_up"} if c.gated else {})
+    held: dict[str, HeldMatrix] = {}
+    for name, shape in expected_tensors(c).items():
+        if len(shape) == 1 or name == "positions":
+            continue
+        *layer, last = name.split(".")
+        key = ".".join([*layer, "head" if c.tied_head and last == "embedding" else fused.get(last, last)])
+        parts = held[key].parts if key in held else ()
+        held[key] = HeldMatrix(key, shape[0] if len(shape) == 3 else 1, shape[-1], (*parts, (name, shape[-2])))
+    return held

@@ -12,7 +12,7 @@ positions, F MLP width, V vocabulary, R rows whose logits are wanted, X experts,
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -20,9 +20,6 @@ from tinyinfer.arrays import Array, Xp
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.weights import Embedding, Experts, Heads, Linear, Matrix, Norm, Rotation, Weight
 from tinyinfer.sequence import Batch, Sequence, Span
-
-if TYPE_CHECKING:
-    from tinyinfer.model.transformer import Model
 
 
 class KVCache(Protocol):
@@ -52,7 +49,7 @@ class Device(Protocol):
     def reserve(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:  # -> shape
         """An uninitialized array for a cache. Raises MemoryError when the device cannot promise so much."""
 
-    def to_host(self, array: Array) -> np.ndarray:
+    def to_host(self, array: Array) -> np.ndarray:  # (...,) -> (...,)
         """The array in the host's memory: the one point where the host waits for the device."""
 
 
@@ -122,8 +119,14 @@ class Ops(Device, Protocol):
 
     # The whole.
 
-    def compile(self, model: Model, cache: KVCache) -> Step | None:
-        """A faster forward pass for this model and cache, with the results of `transformer`; None: there is none."""
+    def compile(self, model: Any, cache: KVCache) -> Step | None:
+        """A faster forward pass for this Model and cache, with the results of `transformer`; None: there is none.
+
+        (The type of `model` is not named here, because transformer.py imports this file.)
+        """
+
+    def counting(self, ledger: Ledger) -> Self:
+        """The same operations, counted in another ledger: for work that is not the model's own."""
 
     def relative_cost(self, rows: int) -> float:
         """About how long a forward pass of so many rows takes, a pass of one row being 1."""

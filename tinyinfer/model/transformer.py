@@ -1,9 +1,11 @@
-"""The model: a decoder-only transformer, every family of it, in two functions.
+"""The model: a decoder-only transformer, every family of it, in three parts that follow one another.
 
-Read `transformer` first. Tokens are flat: one call takes any mix of whole prompts, pieces of prompts and single new
-tokens, row by row, and only attention looks at which row belongs to whom. The model knows of no optimization: it asks
-`ops` to multiply and `cache` to remember, and what they are is somebody else's choice. It has no branch for families
-either: what a family lacks is a `NoNorm`, a rotation by frequency 0 or a scale of 1 (built in assemble.py).
+Read `transformer` first. Tokens are flat: one call takes any mix of whole prompts, chunks of prompts and single new
+tokens, row by row, and only attention looks at which row belongs to which sequence. The model knows of no
+optimization: it asks `ops` to compute and `cache` to remember (interfaces.py). The model has no branch for families
+either: what a family lacks is a `NoNorm`, a rotation of frequency 0 or a scale of 1 (loading/build.py).
+
+`embed`, `run_layers` and `head` can be called one by one: a pipeline stage runs some layers of its own.
 
 Letters: T rows, D model width, H query heads, K key/value heads, E head size, F MLP width, V vocabulary, R rows whose
 logits are wanted. (Vaswani et al. 2017; pre-norm, rotary positions and SwiGLU as in Touvron et al. 2023, section 2.2.)
@@ -12,17 +14,29 @@ logits are wanted. (Vaswani et al. 2017; pre-norm, rotary positions and SwiGLU a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from tinyinfer.arrays import Array
-from tinyinfer.model.weights import Embedding, Heads, Linear, Norm
+from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.mlp import MLP
+from tinyinfer.model.weights import Embedding, Linear, Norm, Rotation
 
 if TYPE_CHECKING:
-    from tinyinfer.kv_cache.base import Cache
-    from tinyinfer.model.config import ModelConfig
-    from tinyinfer.model.interfaces import Ops
-    from tinyinfer.model.mlp import MLP
+    from tinyinfer.model.interfaces import KVCache, Ops
     from tinyinfer.sequence import Batch
+
+
+class Mixer(Protocol):
+    """What moves information between the rows of a sequence (attention.py); every kind is called alike."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of weights held in memory."""
+
+    def __call__(
+        self, x: Array, rotations: list[tuple[Array, Array]], layer: int, batch: Batch, cache: KVCache, ops: Ops
+    ) -> Array:  # (T, D) -> (T, D)
+        """The change that the mixer makes to each row; what it must remember of the rows goes to the cache."""
 
 
 @dataclass(frozen=True)
@@ -30,11 +44,7 @@ class Layer:
     """The weights of one layer."""
 
     attention_norm: Norm
-    qkv: Linear  # (D) -> ((H+2K)·E): queries, keys and values in one product
-    qk_norm: Norm
-    rotation: int  # which of the model's `frequencies` turn its queries and keys
-    heads: Heads
-    o: Linear  # (H·E) -> (D)
+    mixer: Mixer
     post_attention_norm: Norm
     mlp_norm: Norm
     mlp: MLP
@@ -43,8 +53,8 @@ class Layer:
     @property
     def nbytes(self) -> int:
         """Bytes of weights held in memory."""
-        norms = self.attention_norm, self.qk_norm, self.post_attention_norm, self.mlp_norm, self.post_mlp_norm
-        return sum(norm.nbytes for norm in norms) + self.qkv.nbytes + self.o.nbytes + self.mlp.nbytes
+        norms = self.attention_norm, self.post_attention_norm, self.mlp_norm, self.post_mlp_norm
+        return sum(norm.nbytes for norm in norms) + self.mixer.nbytes + self.mlp.nbytes
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,7 @@ class Model:
 
     config: ModelConfig
     embedding: Embedding
-    frequencies: tuple[Array, ...]  # each (E/2,): radians per position; local and global layers may differ
+    rotations: tuple[Rotation, ...]  # local and global layers may differ
     layers: tuple[Layer, ...]
     final_norm: Norm
     head: Linear  # (D) -> (V); shares the embedding's weight when tied
@@ -66,28 +76,32 @@ class Model:
         return rest + sum(layer.nbytes for layer in self.layers)
 
 
-def transformer(model: Model, batch: Batch, cache: Cache, ops: Ops) -> Array:  # (T,) -> (R, V)
+def transformer(model: Model, batch: Batch, cache: KVCache, ops: Ops) -> Array:  # (T,) -> (R, V)
     """The logits of the rows that the batch asks for; keys and values of all its rows go to the cache."""
-    x = ops.embed(batch.tokens, batch.positions, model.embedding)
-    rotations = [ops.rotation(batch.positions, frequencies) for frequencies in model.frequencies]
-    for i, layer in enumerate(model.layers):
-        h = self_attention(ops.norm(x, layer.attention_norm), rotations[layer.rotation], layer, i, batch, cache, ops)
-        x = ops.add(x, ops.norm(h, layer.post_attention_norm))
-        h = layer.mlp(ops.norm(x, layer.mlp_norm), ops)
-        x = ops.add(x, ops.norm(h, layer.post_mlp_norm))
-    x = ops.norm(x[batch.logit_rows], model.final_norm)
+    x = embed(model, batch, ops)
+    x = run_layers(model, 0, len(model.layers), x, batch, cache, ops)
+    return head(model, x, batch, ops)
+
+
+def embed(model: Model, batch: Batch, ops: Ops) -> Array:  # (T,) -> (T, D)
+    """Each token's vector."""
+    return ops.embed(batch.tokens, batch.positions, model.embedding)
+
+
+def run_layers(
+    model: Model, first: int, stop: int, x: Array, batch: Batch, cache: KVCache, ops: Ops
+) -> Array:  # (T, D) -> (T, D)
+    """Layers first ... stop, each adding two changes to every row: by its mixer, and by its MLP."""
+    rotations = [ops.rotation(batch.positions, batch.rotation_sets, rotation) for rotation in model.rotations]
+    for i, layer in enumerate(model.layers[first:stop], first):
+        h = layer.mixer(ops.norm(x, layer.attention_norm), rotations, i, batch, cache, ops)  # (T, D)
+        x = ops.add(x, ops.norm(h, layer.post_attention_norm))  # (T, D)
+        h = layer.mlp(ops.norm(x, layer.mlp_norm), ops)  # (T, D)
+        x = ops.add(x, ops.norm(h, layer.post_mlp_norm))  # (T, D)
+    return x
+
+
+def head(model: Model, x: Array, batch: Batch, ops: Ops) -> Array:  # (T, D) -> (R, V)
+    """The logits of the rows that the batch asks for."""
+    x = ops.norm(ops.gather(x, batch.logit_rows), model.final_norm)  # (R, D)
     return ops.linear(x, model.head)
-
-
-def self_attention(
-    x: Array, rotation: tuple[Array, Array], layer: Layer, i: int, batch: Batch, cache: Cache, ops: Ops
-) -> Array:  # (T, D), ((T, 1, E), (T, 1, E)) -> (T, D)
-    """Every row gathers from the rows before it in its own sequence, those in the cache included."""
-    heads = layer.heads
-    qkv = ops.linear(x, layer.qkv).reshape(len(x), -1, heads.size)  # (T, H+2K, E)
-    qk, v = qkv[:, : -heads.keys], qkv[:, -heads.keys :]  # (T, H+K, E), (T, K, E)
-    qk = ops.rope(ops.norm(qk, layer.qk_norm), rotation)
-    q, k = qk[:, : heads.queries], qk[:, heads.queries :]
-    cache.append(i, k, v, batch)  # of the whole batch, before any row attends
-    mixed = ops.attention(q, i, batch, cache, heads)  # (T, H, E)
-    return ops.linear(mixed.reshape(len(x), -1), layer.o)

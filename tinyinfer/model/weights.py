@@ -1,8 +1,15 @@
 """The model's parameters as plain data: what they are, not how they are multiplied (that is the backend's, backends/).
 
-A weight knows its shape, its size in memory and how to give back its numbers. Operations dispatch on its type, so
-that a quantized matrix can take a dense one's place without the transformer noticing. Likewise a norm that a family
-does not have is `NoNorm`, not a branch in the model.
+A weight is a matrix as a backend holds it. It knows its shape, its bytes and how to give its numbers back; operations
+dispatch on its type, so a quantized matrix takes a dense one's place and the transformer does not notice. A norm that
+a family does not have is `NoNorm`, not a branch in the model.
+
+What a backend *takes* is a `Matrix`: float rows out of a file, or a QuantizedMatrix, which is codes on a grid,
+
+    w = scale · code + minimum
+
+with scale and minimum in float16 for each group of consecutive inputs of one output. How either lies in memory is the
+backend's choice (`Ops.take`).
 """
 
 from __future__ import annotations
@@ -13,26 +20,108 @@ from typing import Protocol
 
 import numpy as np
 
-from tinyinfer.arrays import Array
+from tinyinfer.arrays import Array, to_host
+
+# What a backend takes.
 
 
 class FloatMatrix(Protocol):
-    """A float matrix of N outputs and M inputs as it comes out of a file, to be taken by a backend."""
+    """A float matrix of N outputs and M inputs on its way into a backend, a few rows at a time."""
 
     @property
     def shape(self) -> tuple[int, int]:
         """(N, M): outputs, inputs."""
 
+    def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Pairs (first output, float32 rows (n, M)), in order. Raises ModelError for NaN and infinity."""
+
+    def where(self, output: int) -> str:
+        """Where that output comes from, for messages: file and tensor."""
+
+
+@dataclass(frozen=True)
+class Floats:
+    """A float matrix that is in memory already."""
+
+    name: str
+    array: np.ndarray  # (N, M), of any float type
+
     @property
-    def name(self) -> str:
-        """What messages call it: the file and the tensor."""
+    def shape(self) -> tuple[int, int]:
+        return self.array.shape[0], self.array.shape[1]
 
     def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs (first output, float32 rows (n, M)), in order, a few at a time. Raises ModelError for NaN, infinity."""
+        yield 0, self.array.astype(np.float32, copy=False)
+
+    def where(self, output: int) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class QuantScheme:
+    """How a matrix is rounded. bits: 2, 3, 4 or 8. symmetric: codes around zero and no minimum; zero stays zero.
+
+    group_size: inputs that share a scale; None: all of an output's (per channel). per_tensor: all groups get the scale
+    and minimum of the whole matrix. integer_inputs: the layer's inputs are rounded to 8 bits, too (W8A8).
+    """
+
+    bits: int
+    group_size: int | None
+    symmetric: bool
+    per_tensor: bool = False
+    integer_inputs: bool = False
+
+    @property
+    def lowest(self) -> int:
+        """The smallest code: 0, or -2^(bits-1) when symmetric."""
+        return -(1 << (self.bits - 1)) if self.symmetric else 0
+
+    @property
+    def highest(self) -> int:
+        """The largest code."""
+        return self.lowest + (1 << self.bits) - 1
+
+    def groups(self, inputs: int) -> int:
+        """Groups in a row of so many inputs; the last one may be shorter."""
+        return -(-inputs // (self.group_size or inputs))
+
+
+W8A8_SCHEME = QuantScheme(8, None, True, integer_inputs=True)
+
+
+@dataclass(frozen=True)
+class QuantizedMatrix:
+    """A matrix of N outputs and M inputs as codes: w = scale · code + minimum, G groups of inputs to an output."""
+
+    scheme: QuantScheme
+    codes: np.ndarray  # (N, M) int16
+    scale: np.ndarray  # (N, G) float16
+    minimum: np.ndarray | None  # (N, G) float16; None: symmetric
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, M): outputs, inputs."""
+        return self.codes.shape[0], self.codes.shape[1]
+
+    def dequantize(self) -> np.ndarray:  # -> (N, M)
+        """scale · code + minimum in float32."""
+        inputs = self.codes.shape[1]
+        w = self.codes * expand(self.scale, self.scheme, inputs)
+        return w if self.minimum is None else w + expand(self.minimum, self.scheme, inputs)
+
+
+def expand(scales: np.ndarray, scheme: QuantScheme, inputs: int) -> np.ndarray:  # (N, G) -> (N, inputs)
+    """A group's number for each of its inputs, in float32."""
+    return np.repeat(scales.astype(np.float32), scheme.group_size or inputs, axis=1)[:, :inputs]
+
+
+Matrix = FloatMatrix | QuantizedMatrix
+
+# What a backend holds.
 
 
 class Weight(Protocol):
-    """A matrix of N outputs and M inputs, however it is kept."""
+    """A matrix of N outputs and M inputs, however a backend holds it."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -45,6 +134,10 @@ class Weight(Protocol):
     @property
     def row_bytes(self) -> int:
         """Bytes that looking up one output's weights reads."""
+
+    @property
+    def scheme(self) -> QuantScheme | None:
+        """How the weights are rounded; None: they are floats."""
 
     def rows(self, ids: Array) -> Array:  # (T,) -> (T, M)
         """The weights of the outputs `ids` as float32: what an embedding looks up."""
@@ -52,54 +145,50 @@ class Weight(Protocol):
     def dequantize(self, tile: slice) -> Array:  # -> (M, N)
         """The weights of the outputs in `tile`, inputs first, as float32."""
 
+    def matrix(self) -> Matrix:
+        """The matrix that `Ops.take` makes this weight of, on the host: for saving it and for changing it."""
+
 
 @dataclass(frozen=True)
 class Dense:
     """A float matrix of N outputs and M inputs; x @ array is the product, in whatever order the backend laid it out."""
 
     array: Array  # (M, N) float32, bfloat16 or float16
+    scheme: None = None
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, M): outputs, inputs."""
         return self.array.shape[1], self.array.shape[0]
 
     @property
     def nbytes(self) -> int:
-        """Bytes held in memory."""
         return int(self.array.nbytes)
 
     @property
     def row_bytes(self) -> int:
-        """Bytes that looking up one output's weights reads."""
         return int(self.array.shape[0] * self.array.itemsize)
 
     def rows(self, ids: Array) -> Array:  # (T,) -> (T, M)
-        """The weights of the outputs `ids` as float32: what an embedding looks up."""
         return self.array[:, ids].T.astype("float32", order="C")
 
     def dequantize(self, tile: slice) -> Array:  # -> (M, N)
-        """The weights of the outputs in `tile`, inputs first, as float32 (a view when they are that already)."""
+        """A view when the weights are float32 already."""
         return self.array[:, tile].astype("float32", copy=False)
+
+    def matrix(self) -> Floats:
+        return Floats("a weight in memory", to_host(self.array).T)
 
 
 @dataclass(frozen=True)
 class Experts:
-    """The same matrix of X experts, stacked: `array` (X, M, N), each expert as in Dense."""
+    """The same matrix of X experts, each a weight by itself, so that only the chosen experts are read."""
 
-    array: Array
-
-    def __len__(self) -> int:
-        return int(self.array.shape[0])
+    matrices: tuple[Weight, ...]
 
     @property
     def nbytes(self) -> int:
         """Bytes held in memory by all experts together."""
-        return int(self.array.nbytes)
-
-    def expert(self, index: int) -> Dense:
-        """One expert's matrix, a view."""
-        return Dense(self.array[index])
+        return sum(matrix.nbytes for matrix in self.matrices)
 
 
 @dataclass(frozen=True)
@@ -194,53 +283,6 @@ class Heads:
 
 
 @dataclass(frozen=True)
-class Grid:
-    """How to round. bits: 2, 3, 4 or 8. group: inputs that share a step; None: all of an output's (per channel).
-
-    whole: all groups get the same step and minimum, those of the whole matrix (per tensor).
-    """
-
-    bits: int
-    group: int | None
-    symmetric: bool
-    whole: bool = False
-
-    @property
-    def low(self) -> int:
-        """The smallest code."""
-        return -(1 << (self.bits - 1)) if self.symmetric else 0
-
-    @property
-    def high(self) -> int:
-        """The largest code."""
-        return self.low + (1 << self.bits) - 1
-
-
-@dataclass(frozen=True)
-class Codes:
-    """A matrix (N, M) on a grid. q: (N, M) int16. d, m: (N, G) float16, G groups, the last of which may be shorter.
-
-    m is None when symmetric.
-    """
-
-    grid: Grid
-    q: np.ndarray
-    d: np.ndarray
-    m: np.ndarray | None
-
-    def dequantize(self) -> np.ndarray:  # -> (N, M)
-        """d · q + m in float32."""
-        inputs = self.q.shape[1]
-        w = self.q * spread(self.d, self.grid, inputs)
-        return w if self.m is None else w + spread(self.m, self.grid, inputs)
-
-
-def spread(scales: np.ndarray, grid: Grid, inputs: int) -> np.ndarray:  # (N, G) -> (N, inputs)
-    """A group's number for each of its inputs, in float32."""
-    return np.repeat(scales.astype(np.float32), grid.group or inputs, axis=1)[:, :inputs]
-
-
-@dataclass(frozen=True)
 class Rotation:
     """Rotary positions as data: S sets of radians per position and of amplitudes, for the E/2 pairs of a head.
 
@@ -251,5 +293,3 @@ class Rotation:
     frequencies: Array  # (S, E/2)
     amplitudes: Array  # (S, E/2)
 
-
-Matrix = FloatMatrix | Codes

@@ -1,29 +1,31 @@
 """How a model's matrices become quantized: one by one while they are loaded, or layer by layer with text to look at.
 
-Methods without data (rtn, hqq) see nothing but a matrix, so the float model is never in memory: the peak is the packed
+Methods without data (rtn, hqq) see one matrix at a time, so the float model is never in memory: the peak is the packed
 weights and one float matrix. The others (gptq, awq, SmoothQuant for w8a8) need the float model, which reads some text
-while its linear layers are replaced, one after the other. They can be combined, as each decides something else: awq
-which inputs are scaled up, hqq where a group's grid lies, gptq which codes; the fewer the bits, the more that wins.
+while its linear layers are replaced, one after the other. The methods can be combined, because each decides something
+else: awq which inputs are scaled up, hqq where a group's grid lies, gptq which codes. The fewer the bits, the more the
+combination wins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyinfer.arrays import Array
-from tinyinfer.backends.packed import GRID as W8A8_GRID
-from tinyinfer.backends.packed import W8A8, Quantized, QuantizedExperts, w8a8_product
+from tinyinfer.arrays import Array, to_host
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelError
-from tinyinfer.model.weights import Codes, Experts, Grid, Linear, Weight
+from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.interfaces import Ops
+from tinyinfer.model.transformer import Model
+from tinyinfer.model.visit import map_matrices
+from tinyinfer.model.weights import FloatMatrix, Linear, Matrix, QuantizedMatrix, QuantScheme, Weight
 from tinyinfer.quantization.awq import awq, search_scales
 from tinyinfer.quantization.calibration import (
     DEFAULT_TOKENS,
     WINDOW,
+    Encoder,
     Inputs,
     calibrate,
     calibration_text,
@@ -33,26 +35,44 @@ from tinyinfer.quantization.calibration import (
 from tinyinfer.quantization.folding import foldable
 from tinyinfer.quantization.gptq import gptq
 from tinyinfer.quantization.hqq import hqq
-from tinyinfer.quantization.recipe import make_grid, make_recipe
+from tinyinfer.quantization.recipe import make_recipe, make_scheme
 from tinyinfer.quantization.rtn import HALF_MAX, HALF_MIN, round_to_nearest
 from tinyinfer.quantization.w8a8 import search_scale
 from tinyinfer.switches import QUANTIZE_METHODS, resolve
 
-if TYPE_CHECKING:
-    from tinyinfer.loading.checkpoint import Checkpoint
-    from tinyinfer.model.interfaces import Ops
-    from tinyinfer.model.transformer import Model
-
-Method = Callable[[Array, Grid], Codes]
-Calibrated = Callable[[Array, Grid, Inputs, bool], tuple[Codes, Array | None]]
+Method = Callable[[np.ndarray, QuantScheme], QuantizedMatrix]
+Calibrated = Callable[[np.ndarray, QuantScheme, Inputs, bool], tuple[QuantizedMatrix, np.ndarray | None]]
 
 # While loading.
 
 
-def in_range(name: str, w: np.ndarray, grid: Grid) -> np.ndarray:  # (N, M) -> (N, M)
-    """The same matrix. Raises ModelError if float16 cannot hold its steps: it would come out changed, or all zero."""
+def rounding(c: EngineConfig, model: ModelConfig) -> Callable[[str, FloatMatrix], Matrix]:
+    """What becomes of a matrix of that name by a method that needs no data; floats where the recipe leaves floats.
+
+    Raises ValueError as make_recipe does; the returned function raises ModelError as `in_range` does.
+    """
+    recipe = make_recipe(c, model)
+    method: Method = resolve(QUANTIZE_METHODS, c.quantize_method)
+
+    def convert(name: str, matrix: FloatMatrix) -> Matrix:
+        scheme = recipe.scheme(name)
+        return matrix if scheme is None else method(in_range(name, in_memory(matrix), scheme), scheme)
+
+    return convert
+
+
+def in_memory(matrix: FloatMatrix) -> np.ndarray:  # -> (N, M)
+    """All rows of a matrix in float32."""
+    w = np.empty(matrix.shape, dtype=np.float32)
+    for start, rows in matrix.tiles():
+        w[start : start + len(rows)] = rows
+    return w
+
+
+def in_range(name: str, w: np.ndarray, scheme: QuantScheme) -> np.ndarray:  # (N, M) -> (N, M)
+    """The same matrix. Raises ModelError if float16 cannot hold its scales: it would come out changed, or all zero."""
     largest = max(float(w.max()), -float(w.min()))
-    if largest > HALF_MAX or 0 < 2 * largest / (grid.high - grid.low) < HALF_MIN:
+    if largest > HALF_MAX or 0 < 2 * largest / (scheme.highest - scheme.lowest) < HALF_MIN:
         raise ModelError(
             f"{name}: weights of up to {largest:.3g} cannot be quantized, since steps are float16 ({HALF_MIN:.0e} to "
             f"{HALF_MAX:.0f}); if they are right, leave them as they are: quantize_rules='{name} off'"
@@ -63,18 +83,18 @@ def in_range(name: str, w: np.ndarray, grid: Grid) -> np.ndarray:  # (N, M) -> (
 # With text.
 
 
-def read_windows(c: EngineConfig, checkpoint: Checkpoint) -> np.ndarray:  # -> (B, S)
+def read_windows(c: EngineConfig, model: ModelConfig, tokenizer: Encoder) -> np.ndarray:  # -> (W, n)
     """The calibration text as windows of token ids, no longer than the model's context.
 
     Raises ModelError for a file that cannot be read, ValueError for too short a text, for a mixture of experts and as
     make_recipe does: what cannot work is said before the weights are read.
     """
-    check_can_calibrate(checkpoint.config, w8a8=c.quantize == "w8a8")
-    make_recipe(c, checkpoint.config)
-    size = min(WINDOW, checkpoint.config.max_position)
+    check_can_calibrate(model, w8a8=c.quantize == "w8a8")
+    make_recipe(c, model)
+    size = min(WINDOW, model.max_position)
     count = DEFAULT_TOKENS if c.calibration_tokens is None else c.calibration_tokens
     name = "the default calibration text" if c.calibration is None else f"{c.calibration}: the calibration text"
-    return calibration_windows(calibration_text(c.calibration), checkpoint.tokenizer, count, size, name)
+    return calibration_windows(calibration_text(c.calibration), tokenizer, count, size, name)
 
 
 def quantize_model(
@@ -83,57 +103,63 @@ def quantize_model(
     c: EngineConfig,
     windows: np.ndarray,
     on_layer: Callable[[int, int], None] = lambda done, of: None,
-) -> Model:  # (B, S) ->
+) -> Model:  # (W, n) ->
     """The float model with its matrices quantized while it reads the windows of token ids.
 
     on_layer(done, total) is called as layers are done. Raises ValueError for a mixture of experts, and for a rule that
     fits no matrix.
     """
     recipe, total = make_recipe(c, model.config), model.config.num_layers
-    w8a8 = c.quantize == "w8a8"
-    method: Calibrated = by_smoothing if w8a8 else resolve(QUANTIZE_METHODS, c.quantize_method)
-    if w8a8:
-        ops.products[W8A8] = w8a8_product
+    method: Calibrated = by_smoothing if c.quantize == "w8a8" else resolve(QUANTIZE_METHODS, c.quantize_method)
 
     def convert(name: str, linear: Linear, inputs: Inputs) -> tuple[Linear, Array | None]:
-        grid = recipe.grid(name)
-        if grid is None:
+        scheme = recipe.scheme(name)
+        if scheme is None:
             return linear, None
         _, i, short = name.split(".")
-        w = in_range(name, floats(linear.weight), grid)
-        codes, scale = method(w, grid, inputs, foldable(model.layers[int(i)], short))
-        kind = W8A8 if grid is W8A8_GRID else Quantized
-        return Linear(kind.pack(codes, ops.xp), linear.bias), scale
+        w = in_range(name, floats(linear.weight), scheme)
+        matrix, scale = method(w, scheme, inputs, foldable(model.layers[int(i)], short))
+        return Linear(ops.take(matrix), linear.bias), scale
 
-    quantized = calibrate(model, windows, ops, convert, lambda done: on_layer(done, total))
-    grids = {name: recipe.grid(name) for name in ("embedding", "head")}
-    return round_ends(quantized, grids, ops)
+    def round_ends(name: str, weight: Weight) -> Weight:
+        scheme = None if name.startswith("layers.") else recipe.scheme(name)
+        return weight if scheme is None else ops.take(round_to_nearest(floats(weight), scheme))
 
-
-def by_gptq(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[Codes, Array | None]:  # (N, M) ->
-    """GPTQ on the grid of plain rounding; it needs no scale."""
-    return gptq(w, inputs.hessian, round_to_nearest(w, grid)), None
+    return map_matrices(calibrate(model, windows, ops, convert, lambda done: on_layer(done, total)), round_ends)
 
 
-def by_awq(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[Codes, Array | None]:  # (N, M) ->
+def by_gptq(
+    w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
+) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
+    """GPTQ on the grid of plain rounding; it needs no scale of inputs."""
+    return gptq(w, inputs.hessian, round_to_nearest(w, scheme)), None
+
+
+def by_awq(
+    w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
+) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
     """AWQ where its scale costs nothing, else plain rounding."""
-    return awq(w, inputs.hessian, inputs.mean, grid) if foldable else (round_to_nearest(w, grid), None)
+    return awq(w, inputs.hessian, inputs.mean, scheme) if foldable else (round_to_nearest(w, scheme), None)
 
 
-def by_combination(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[Codes, Array | None]:  # (N, M) ->
+def by_combination(
+    w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
+) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
     """AWQ's scale where it costs nothing, then HQQ's grid, then GPTQ's codes: each improves what the others leave."""
     if not foldable:
-        return gptq(w, inputs.hessian, hqq(w, grid)), None
-    scale = search_scales(w, inputs.hessian, inputs.mean, grid)
-    return gptq(w * scale, inputs.hessian / np.outer(scale, scale), hqq(w * scale, grid)), scale
+        return gptq(w, inputs.hessian, hqq(w, scheme)), None
+    scale = search_scales(w, inputs.hessian, inputs.mean, scheme)  # (M,)
+    return gptq(w * scale, inputs.hessian / np.outer(scale, scale), hqq(w * scale, scheme)), scale
 
 
-def by_smoothing(w: Array, grid: Grid, inputs: Inputs, foldable: bool) -> tuple[Codes, Array | None]:  # (N, M) ->
+def by_smoothing(
+    w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
+) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
     """SmoothQuant's migration where it costs nothing, then plain rounding."""
     if not foldable:
-        return round_to_nearest(w, grid), None
-    scale = search_scale(w, inputs.sample, inputs.largest)
-    return round_to_nearest(w * scale, grid), scale
+        return round_to_nearest(w, scheme), None
+    scale = search_scale(w, inputs.sample, inputs.largest)  # (M,)
+    return round_to_nearest(w * scale, scheme), scale
 
 
 # Once loaded.
@@ -144,39 +170,16 @@ def round_layers(model: Model, c: EngineConfig, ops: Ops) -> Model:
 
     Raises ValueError for a group that is not supported.
     """
-    grid = make_grid(c.draft_quantize, c.group_size, c.symmetric)
-    assert grid is not None
+    scheme = make_scheme(c.draft_quantize, c.group_size, c.symmetric)
+    assert scheme is not None
 
-    def rounded(part: object) -> object:
-        if isinstance(part, Linear):
-            return replace(part, weight=Quantized.pack(round_to_nearest(floats(part.weight), grid), ops.xp))
-        if isinstance(part, Experts | QuantizedExperts):
-            each = (floats(part.expert(e)) for e in range(len(part)))
-            return QuantizedExperts(tuple(Quantized.pack(round_to_nearest(w, grid), ops.xp) for w in each))
-        return part
+    def change(name: str, weight: Weight) -> Weight:
+        keep = not name.startswith("layers.") or name.endswith(".router")
+        return weight if keep else ops.take(round_to_nearest(floats(weight), scheme))
 
-    layers = []
-    for layer in model.layers:
-        parts = {f.name: rounded(getattr(layer.mlp, f.name)) for f in fields(layer.mlp) if f.name != "router"}  # type: ignore[arg-type]
-        mlp = replace(layer.mlp, **parts)  # type: ignore[type-var]
-        layers.append(replace(layer, qkv=rounded(layer.qkv), o=rounded(layer.o), mlp=mlp))  # type: ignore[arg-type]
-    return replace(model, layers=tuple(layers))
-
-
-def round_ends(model: Model, grids: dict[str, Grid | None], ops: Ops) -> Model:
-    """The model with embedding and head (one matrix, called head, where they are tied) rounded to nearest."""
-    table, head = model.embedding.table, model.head.weight
-
-    def rounded(weight: Weight, grid: Grid | None) -> Weight:
-        return weight if grid is None else Quantized.pack(round_to_nearest(floats(weight), grid), ops.xp)
-
-    new_head = rounded(head, grids["head"])
-    new_table = new_head if head is table else rounded(table, grids["embedding"])
-    return replace(
-        model, embedding=replace(model.embedding, table=new_table), head=replace(model.head, weight=new_head)
-    )
+    return map_matrices(model, change)
 
 
 def floats(weight: Weight) -> np.ndarray:  # -> (N, M)
     """All weights in float32, outputs first."""
-    return np.ascontiguousarray(weight.dequantize(slice(0, weight.shape[0])).T)
+    return np.ascontiguousarray(to_host(weight.dequantize(slice(0, weight.shape[0]))).T)

@@ -14,21 +14,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyinfer.model.weights import Codes, Grid
+from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
 
 STEPS = 20  # exponents a that are tried: 0, 1/20 ... 19/20, as in the paper
 
 
 def search_scales(
-    w: np.ndarray, hessian: np.ndarray, mean: np.ndarray, grid: Grid
+    w: np.ndarray, hessian: np.ndarray, mean: np.ndarray, scheme: QuantScheme
 ) -> np.ndarray:  # (N, M), (M, M), (M,) -> (M,)
     """The scale of each input that makes the layer's rounded output best; all 1 when no other helps.
 
     hessian: sum of x xᵀ over the inputs. mean: of |x| for each input.
     """
     tried = [candidate(mean, i / STEPS) for i in range(STEPS)]
-    errors = [scaled_error(w, scale, hessian, grid) for scale in tried]
+    errors = [scaled_error(w, scale, hessian, scheme) for scale in tried]
     return tried[int(np.argmin(errors))]
 
 
@@ -40,15 +40,17 @@ def candidate(mean: np.ndarray, exponent: float) -> np.ndarray:  # (M,) -> (M,)
     return (scale / np.sqrt(scale.max() * scale.min())).astype(np.float32)
 
 
-def scaled_error(w: np.ndarray, scale: np.ndarray, hessian: np.ndarray, grid: Grid) -> float:  # (N, M), (M,), (M, M) ->
+def scaled_error(
+    w: np.ndarray, scale: np.ndarray, hessian: np.ndarray, scheme: QuantScheme
+) -> float:  # (N, M), (M,), (M, M) ->
     """‖(W - Q) X‖² of the whole layer, Q being W scaled, rounded and scaled back."""
-    error = w - round_to_nearest(w * scale, grid).dequantize() / scale
+    error = w - round_to_nearest(w * scale, scheme).dequantize() / scale
     return float(np.vdot(error.T @ error, hessian))  # tr(E H Eᵀ), with the product that BLAS knows to be symmetric
 
 
 def awq(
-    w: np.ndarray, hessian: np.ndarray, mean: np.ndarray, grid: Grid
-) -> tuple[Codes, np.ndarray]:  # (N, M), (M, M), (M,) ->
+    w: np.ndarray, hessian: np.ndarray, mean: np.ndarray, scheme: QuantScheme
+) -> tuple[QuantizedMatrix, np.ndarray]:  # (N, M), (M, M), (M,) ->
     """The codes of w times the best scale, and that scale, by which the inputs are to be divided."""
-    scale = search_scales(w, hessian, mean, grid)
-    return round_to_nearest(w * scale, grid), scale
+    scale = search_scales(w, hessian, mean, scheme)
+    return round_to_nearest(w * scale, scheme), scale

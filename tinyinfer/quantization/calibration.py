@@ -10,7 +10,7 @@ The text decides: weights are fitted to what they saw, and other text gains less
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data import topics
@@ -19,12 +19,14 @@ from typing import Protocol
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.errors import ModelError
 from tinyinfer.kv_cache.base import NoCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Layer, Model, transformer
+from tinyinfer.model.visit import layer_matrices, with_matrices
 from tinyinfer.model.weights import Linear
 from tinyinfer.quantization.folding import fold
 from tinyinfer.sampling import SamplingParams
@@ -97,8 +99,8 @@ def calibration_windows(
 
 
 def calibrate(
-    model: Model, windows: np.ndarray, ops: NumpyOps, convert: Convert, on_layer: Callable[[int], None] = lambda n: None
-) -> Model:  # (B, S) ->
+    model: Model, windows: np.ndarray, ops: Ops, convert: Convert, on_layer: Callable[[int], None] = lambda n: None
+) -> Model:  # (W, n) ->
     """The model with each of its linear layers replaced by what convert(name, linear, inputs) makes of it.
 
     Names are "layers.0.qkv", "o", "gate_up" (or "up") and "down"; embedding and head stay. Where convert also returns
@@ -106,9 +108,9 @@ def calibrate(
     the number of layers that are done. Raises ValueError for a mixture of experts, and for inputs that are not finite.
     """
     check_can_calibrate(model.config)
-    watch = Watch(model, ops, convert, on_layer)
+    watch = CalibrationOps(model, ops, convert, on_layer)
     transformer(model, rows_of(windows), NoCache(model.config, windows.shape[1], watch), watch)
-    return replace(model, layers=tuple(fold(done, scales) for done, scales in watch.layers))
+    return replace(model, layers=tuple(fold(done, scales, ops) for done, scales in watch.layers))
 
 
 def check_can_calibrate(config: ModelConfig, w8a8: bool = False) -> None:
@@ -118,46 +120,40 @@ def check_can_calibrate(config: ModelConfig, w8a8: bool = False) -> None:
         raise ValueError(f"a mixture of experts cannot be calibrated: an expert sees too few rows; choose {cure}")
 
 
-class Watch(NumpyOps):
-    """The operations of `ops`, but every linear layer is replaced when its inputs come by.
+class CalibrationOps(DelegatingOps):
+    """Wraps a backend. Each linear layer that is called collects its input statistics and is replaced at once.
 
-    layers: for each layer its replacement so far, and the scales that are left to fold, by the linear layer's name.
+    The call continues with the replacement. layers: for each layer its replacement so far, and the scales that are
+    left to fold, by the linear layer's name.
     """
 
-    def __init__(self, model: Model, ops: NumpyOps, convert: Convert, on_layer: Callable[[int], None]) -> None:
-        """Shares everything with `ops` but the ledger: this work is not the model's."""
-        self.ledger, self.dtype, self.products = Ledger(), ops.dtype, ops.products
+    def __init__(self, model: Model, ops: Ops, convert: Convert, on_layer: Callable[[int], None]) -> None:
+        super().__init__(ops.counting(Ledger()))  # this work is not the model's
         self.convert, self.on_layer = convert, on_layer
         self.layers: list[tuple[Layer, dict[str, Array]]] = [(layer, {}) for layer in model.layers]
-        self.places = {id(linear): (i, name) for i, la in enumerate(model.layers) for name, linear in linears(la)}
+        self.places = {id(held): (i, name) for i, layer in enumerate(model.layers) for name, held in named(layer)}
 
     def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
         """The product with the layer's replacement, which is made first; head and routers stay what they are."""
         if id(linear) not in self.places:
-            return super().linear(x, linear)
+            return self.inner.linear(x, linear)
         i, name = self.places[id(linear)]
-        inputs = Inputs.of(x)
+        inputs = Inputs.of(self.to_host(x))
         if not np.isfinite(inputs.hessian).all():
             raise ValueError(f"layers.{i}.{name}: its inputs hold NaN, infinity or numbers too large to be squared")
         new, scale = self.convert(f"layers.{i}.{name}", linear, inputs)
         layer, scales = self.layers[i]
-        self.layers[i] = with_linear(layer, name, new), scales if scale is None else scales | {name: scale}
+        self.layers[i] = with_matrices(layer, {name: new}), scales if scale is None else scales | {name: scale}
         if name == "down":
             self.on_layer(i + 1)
-        return super().linear(x if scale is None else x / scale, new)
+        return self.inner.linear(x if scale is None else x / self.take_array(scale), new)
 
 
-def linears(layer: Layer) -> list[tuple[str, Linear]]:
+def named(layer: Layer) -> Iterator[tuple[str, Linear]]:
     """A layer's linear layers by name, in the order in which inputs reach them."""
-    inner = [(name, getattr(layer.mlp, name)) for name in ("gate_up", "up", "down") if hasattr(layer.mlp, name)]
-    return [("qkv", layer.qkv), ("o", layer.o), *inner]
-
-
-def with_linear(layer: Layer, name: str, linear: Linear) -> Layer:
-    """The layer with another linear layer of that name."""
-    if name in ("qkv", "o"):
-        return replace(layer, **{name: linear})  # type: ignore[arg-type]
-    return replace(layer, mlp=replace(layer.mlp, **{name: linear}))  # type: ignore[type-var]
+    for name, held in layer_matrices(layer).items():
+        if isinstance(held, Linear) and name != "router":
+            yield name, held
 
 
 def rows_of(windows: np.ndarray) -> Batch:

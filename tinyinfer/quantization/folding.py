@@ -1,45 +1,50 @@
-"""Folding: a layer's inputs divided by a scale at no cost, because what made them is divided instead.
+"""Folding: a layer's inputs divided by a scale at no cost, because what computes the inputs is divided instead.
 
 (x / s) (W s)ᵀ = x Wᵀ for any scale s of the inputs, but after the change W s rounds differently, and so does x / s:
-that is what AWQ and SmoothQuant use. The division is exact where the inputs come straight from a norm (its weight is
-divided), and where they come from a linear layer's outputs with nothing but products between (its rows are divided):
-`up` to `down` in a gated MLP, and values to `o`, since attention only mixes them. Rows that are already quantized
-change their steps and minimums, not their codes.
+AWQ and SmoothQuant use that. The division is exact where the inputs come straight from a norm (the norm's weight is
+divided), and where they come from a linear layer's outputs with nothing but products between (the rows of that layer
+are divided): `up` to `down` in a gated MLP, and values to `o`, since attention only mixes values. Rows that are
+already quantized change their scales and minimums, not their codes.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 
 from tinyinfer.arrays import Array
+from tinyinfer.model.attention import GroupedQuery
+from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.mlp import GatedMLP
 from tinyinfer.model.transformer import Layer
-from tinyinfer.model.weights import Codes, Dense, LayerNorm, Linear, NoNorm, Norm, RMSNorm
-from tinyinfer.quantization.rtn import half
+from tinyinfer.model.visit import layer_matrices, with_matrices
+from tinyinfer.model.weights import Floats, LayerNorm, Linear, NoNorm, Norm, QuantizedMatrix, RMSNorm, Weight
+from tinyinfer.quantization.rtn import to_half
+
+SOURCES = {"down": "gate_up", "o": "qkv"}  # linear layer -> the one whose last outputs are its inputs
 
 
 def foldable(layer: Layer, name: str) -> bool:
     """Whether the inputs of the linear layer of that name can be divided for nothing."""
     if name in ("qkv", "gate_up", "up"):
         return not isinstance(layer.attention_norm if name == "qkv" else layer.mlp_norm, NoNorm)
-    return isinstance(layer.mlp, GatedMLP) if name == "down" else layer.heads.queries == layer.heads.keys
+    if name == "down":
+        return isinstance(layer.mlp, GatedMLP)
+    return isinstance(layer.mixer, GroupedQuery) and layer.mixer.heads.queries == layer.mixer.heads.keys
 
 
-def fold(layer: Layer, scales: dict[str, Array]) -> Layer:
-    """The layer with the inputs of its linear layers of these names divided by their scales, by what makes them."""
+def fold(layer: Layer, scales: dict[str, Array], ops: Ops) -> Layer:
+    """The layer with the inputs of its linear layers of these names divided by their scales."""
     for name, scale in scales.items():
         if name == "qkv":
             layer = replace(layer, attention_norm=divide_norm(layer.attention_norm, scale))
         elif name in ("gate_up", "up"):
             layer = replace(layer, mlp_norm=divide_norm(layer.mlp_norm, scale))
-        elif name == "down":
-            assert isinstance(layer.mlp, GatedMLP)
-            layer = replace(layer, mlp=replace(layer.mlp, gate_up=divide_rows(layer.mlp.gate_up, scale)))
         else:
-            layer = replace(layer, qkv=divide_rows(layer.qkv, scale))
+            source = layer_matrices(layer)[SOURCES[name]]
+            assert isinstance(source, Linear)
+            layer = with_matrices(layer, {SOURCES[name]: divide_rows(source, scale, ops)})
     return layer
 
 
@@ -51,18 +56,19 @@ def divide_norm(norm: Norm, scale: Array) -> Norm:  # (D,) ->
     return replace(norm, weight=norm.weight / scale)
 
 
-def divide_rows(linear: Linear, scale: Array) -> Linear:  # (n,) ->
+def divide_rows(linear: Linear, scale: Array, ops: Ops) -> Linear:  # (n,) ->
     """The linear layer whose last n outputs are divided by the scale: the values of qkv, the up of gate_up."""
-    factors = np.ones(linear.weight.shape[0], dtype=np.float32)
+    factors = np.ones(linear.weight.shape[0], dtype=np.float32)  # (N,)
     factors[-len(scale) :] /= scale
-    bias = None if linear.bias is None else linear.bias * factors
-    return Linear(multiply_rows(linear.weight, factors), bias)
+    bias = None if linear.bias is None else linear.bias * ops.take_array(factors)
+    return Linear(multiply_rows(linear.weight, factors, ops), bias)
 
 
-def multiply_rows(weight: Any, factors: Array) -> Any:  # (N,) ->
-    """The weight with each output's row times a factor; of a quantized one the steps and minimums are multiplied."""
-    if isinstance(weight, Dense):
-        return Dense((weight.array * factors).astype(weight.array.dtype, copy=False))
-    codes, column = weight.unpack(), factors[:, None]
-    m = None if codes.m is None else half(codes.m * column)
-    return type(weight).pack(Codes(codes.grid, codes.q, half(codes.d * column), m), np)
+def multiply_rows(weight: Weight, factors: np.ndarray, ops: Ops) -> Weight:  # (N,) ->
+    """The weight with each output's row times a factor; of a quantized one scales and minimums are multiplied."""
+    matrix, column = weight.matrix(), factors[:, None]  # (N, 1)
+    if isinstance(matrix, QuantizedMatrix):
+        minimum = None if matrix.minimum is None else to_half(matrix.minimum * column)
+        return ops.take(replace(matrix, scale=to_half(matrix.scale * column), minimum=minimum))
+    assert isinstance(matrix, Floats)
+    return ops.take(replace(matrix, array=matrix.array * column))

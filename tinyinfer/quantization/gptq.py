@@ -14,29 +14,29 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyinfer.model.weights import Codes, Grid, spread
+from tinyinfer.model.weights import QuantizedMatrix, QuantScheme, expand
 
 BLOCK = 64  # columns that correct each other at once; those behind are corrected by one product a block
 
 
 def gptq(
-    w: np.ndarray, hessian: np.ndarray, start: Codes, act_order: bool = True, damp: float = 0.01
-) -> Codes:  # (N, M), (M, M) ->
+    w: np.ndarray, hessian: np.ndarray, start: QuantizedMatrix, act_order: bool = True, damp: float = 0.01
+) -> QuantizedMatrix:  # (N, M), (M, M) ->
     """The codes of w by GPTQ.
 
-    hessian: sum of x xᵀ over the inputs. start: w rounded by another method, whose steps and minimums are kept.
+    hessian: sum of x xᵀ over the inputs. start: w rounded by another method, whose scales and minimums are kept.
     act_order: the inputs that matter most come first, while most others can still make up for them. damp: this share
     of the mean of H's diagonal is added to it, so that a singular H has an inverse. A row that `start` serves better
     keeps its codes. Raises ValueError for a hessian that is not finite or, with damp 0, has no inverse.
     """
-    grid = start.grid
+    scheme = start.scheme
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(w.shape[1])
     factor = inverse_factor(hessian[np.ix_(order, order)], damp)
-    step = spread(start.d, grid, w.shape[1])[:, order].T
-    low = None if start.m is None else spread(start.m, grid, w.shape[1])[:, order].T
+    scale = expand(start.scale, scheme, w.shape[1])[:, order].T
+    minimum = None if start.minimum is None else expand(start.minimum, scheme, w.shape[1])[:, order].T
     q = np.empty(w.shape, dtype=np.int16)
-    q[:, order] = compensate(np.ascontiguousarray(w[:, order].T, dtype=np.float32), factor, step, low, grid).T
-    return better_rows(w, hessian, Codes(grid, q, start.d, start.m), start)
+    q[:, order] = compensate(np.ascontiguousarray(w[:, order].T, dtype=np.float32), factor, scale, minimum, scheme).T
+    return better_rows(w, hessian, QuantizedMatrix(scheme, q, start.scale, start.minimum), start)
 
 
 def inverse_factor(hessian: np.ndarray, damp: float) -> np.ndarray:  # (M, M) -> (M, M)
@@ -59,7 +59,7 @@ def inverse_factor(hessian: np.ndarray, damp: float) -> np.ndarray:  # (M, M) ->
 
 
 def compensate(
-    w: np.ndarray, factor: np.ndarray, step: np.ndarray, low: np.ndarray | None, grid: Grid
+    w: np.ndarray, factor: np.ndarray, scale: np.ndarray, minimum: np.ndarray | None, scheme: QuantScheme
 ) -> np.ndarray:  # (M, N), (M, M), (M, N), (M, N) -> (M, N)
     """The codes, inputs first and in their order; w is used up.
 
@@ -67,27 +67,29 @@ def compensate(
     cache); what lies behind the block waits, and is corrected by one matrix product of all its errors.
     """
     q = np.empty(w.shape, dtype=np.int16)
-    lows = np.zeros_like(step) if low is None else low
+    minimums = np.zeros_like(scale) if minimum is None else minimum
     for start in range(0, len(w), BLOCK):
         block, stop = w[start : start + BLOCK], start + BLOCK
         errors = np.empty_like(block)
         for i, j in enumerate(range(start, min(stop, len(w)))):
-            codes = np.divide(block[i] - lows[j], step[j], out=np.zeros_like(block[i]), where=step[j] != 0)
-            np.clip(np.rint(codes, out=codes), grid.low, grid.high, out=codes)
+            codes = np.divide(block[i] - minimums[j], scale[j], out=np.zeros_like(block[i]), where=scale[j] != 0)
+            np.clip(np.rint(codes, out=codes), scheme.lowest, scheme.highest, out=codes)
             q[j] = codes
-            errors[i] = (block[i] - codes * step[j] - lows[j]) / factor[j, j]
+            errors[i] = (block[i] - codes * scale[j] - minimums[j]) / factor[j, j]
             block[i + 1 :] -= factor[j, j + 1 : stop, None] * errors[i]
         w[stop:] -= factor[start:stop, stop:].T @ errors
     return q
 
 
-def better_rows(w: np.ndarray, hessian: np.ndarray, found: Codes, start: Codes) -> Codes:  # (N, M), (M, M) ->
-    """Of two roundings with the same steps, for each row the one with the smaller error in its output."""
+def better_rows(
+    w: np.ndarray, hessian: np.ndarray, found: QuantizedMatrix, start: QuantizedMatrix
+) -> QuantizedMatrix:  # (N, M), (M, M) ->
+    """Of two roundings with the same scales, for each row the one with the smaller error in its output."""
     worse = output_errors(w, found, hessian) > output_errors(w, start, hessian)
-    return Codes(found.grid, np.where(worse[:, None], start.q, found.q), found.d, found.m)
+    return QuantizedMatrix(found.scheme, np.where(worse[:, None], start.codes, found.codes), found.scale, found.minimum)
 
 
-def output_errors(w: np.ndarray, codes: Codes, hessian: np.ndarray) -> np.ndarray:  # (N, M), (M, M) -> (N,)
+def output_errors(w: np.ndarray, codes: QuantizedMatrix, hessian: np.ndarray) -> np.ndarray:  # (N, M), (M, M) -> (N,)
     """‖(w - q) X‖² of each row."""
     error = w - codes.dequantize()
     return np.vecdot(error @ hessian, error)

@@ -1,4 +1,4 @@
-"""Which matrix gets which grid: rules by name, of which the first that fits wins.
+"""Which matrix is rounded how: rules by name, of which the first that fits wins.
 
     "head int8, layers.0.* int8 g64, layers.*.down int4 g32, layers.*.qkv off"
 
@@ -10,15 +10,16 @@ there is no gate), .down, .router; embedding and head, or only head where the tw
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from typing import Protocol
 
-from tinyinfer.backends.packed import GRID as W8A8_GRID
 from tinyinfer.backends.packed import LANES
 from tinyinfer.backends.packing import packed_size
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.model.config import ModelConfig, expected_tensors
-from tinyinfer.model.weights import Grid
+from tinyinfer.model.config import HeldMatrix, ModelConfig, held_matrices
+from tinyinfer.model.weights import W8A8_SCHEME, QuantScheme
 from tinyinfer.switches import GROUP_SIZES, GROUPWISE
 
 BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}
@@ -27,27 +28,22 @@ RULE = re.compile(r"(?P<name>\S+)\s+(?P<kind>off|int8|int4|int3|int2)(\s+g(?P<gr
 
 @dataclass(frozen=True)
 class Recipe:
-    """(pattern, grid) pairs; a grid of None leaves a matrix as it is.
+    """(pattern, scheme) pairs; a scheme of None leaves a matrix as it is."""
 
-    w8a8: whether the inputs of the layers are rounded, too: of those whose grid is W8A8_GRID itself, while a rule that
-    says int8 gchannel has an equal one of its own and leaves the inputs as they are.
-    """
+    rules: tuple[tuple[str, QuantScheme | None], ...]
 
-    rules: tuple[tuple[str, Grid | None], ...]
-    w8a8: bool = False
-
-    def grid(self, name: str) -> Grid | None:
-        """The grid of the matrix of that name: the first rule's that fits; without any, None."""
-        return next((grid for pattern, grid in self.rules if fnmatchcase(name, pattern)), None)
+    def scheme(self, name: str) -> QuantScheme | None:
+        """The scheme of the matrix of that name: the first rule's that fits; without any, None."""
+        return next((scheme for pattern, scheme in self.rules if fnmatchcase(name, pattern)), None)
 
     def nbytes(self, matrix: HeldMatrix, itemsize: int) -> int:
-        """Bytes of a matrix in memory: floats, or blocks of 64 outputs of codes, steps and (asymmetric) minimums."""
-        grid = self.grid(matrix.name)
-        if grid is None:
+        """Bytes of a matrix in memory: floats, or blocks of 64 outputs of codes, scales and (asymmetric) minimums."""
+        scheme = self.scheme(matrix.name)
+        if scheme is None:
             return matrix.numbers * itemsize
-        block = 1 if self.w8a8 and grid is W8A8_GRID else LANES  # w8a8 fills nothing up
-        scales = groups_of(matrix.inputs, grid) * 2 * (1 if grid.symmetric else 2)
-        return matrix.count * -(-matrix.outputs // block) * block * (matrix.inputs * grid.bits + 8 * scales) // 8
+        block = 1 if scheme.integer_inputs else LANES  # w8a8 pads nothing
+        scales = scheme.groups(matrix.inputs) * 2 * (1 if scheme.symmetric else 2)
+        return matrix.count * -(-matrix.outputs // block) * block * (matrix.inputs * scheme.bits + 8 * scales) // 8
 
 
 def make_recipe(c: EngineConfig, model: ModelConfig) -> Recipe:
@@ -57,7 +53,7 @@ def make_recipe(c: EngineConfig, model: ModelConfig) -> Recipe:
     that reads text for layers that the rules leave as they are.
     """
     given = tuple(parse_rule(rule, c) for rule in (c.quantize_rules or "").split(",") if rule.strip())
-    names = [matrix.name for matrix in held_matrices(model)]
+    names = list(held_matrices(model))
     for pattern, _ in given:
         if not any(fnmatchcase(name, pattern) for name in names):
             layer = [name.replace("layers.0.", "layers.*.") for name in names if name.startswith("layers.0.")]
@@ -65,11 +61,11 @@ def make_recipe(c: EngineConfig, model: ModelConfig) -> Recipe:
             raise ValueError(
                 f"quantize_rules: no matrix is called {pattern!r}; this model's are {', '.join(layer + others)}"
             )
-    body = W8A8_GRID if c.quantize == "w8a8" else make_grid(c.quantize, c.group_size, c.symmetric)
-    head = make_grid(c.quantize_head, c.group_size, c.symmetric)
-    recipe = Recipe((*given, ("layers.*.router", None), ("layers.*", body), ("*", head)), c.quantize == "w8a8")
-    if c.calibrated and not any(recipe.grid(name) for name in names if name.startswith("layers.")):
-        what = "quantize=w8a8" if recipe.w8a8 else f"quantize_method={c.quantize_method}"
+    body = W8A8_SCHEME if c.quantize == "w8a8" else make_scheme(c.quantize, c.group_size, c.symmetric)
+    head = make_scheme(c.quantize_head, c.group_size, c.symmetric)
+    recipe = Recipe((*given, ("layers.*.router", None), ("layers.*", body), ("*", head)))
+    if c.calibrated and not any(recipe.scheme(name) for name in names if name.startswith("layers.")):
+        what = "quantize=w8a8" if c.quantize == "w8a8" else f"quantize_method={c.quantize_method}"
         raise ValueError(
             f"quantize_rules leave every layer as it is, and {what} is only for layers; change the rules, or leave "
             f"{what} out"
@@ -77,7 +73,7 @@ def make_recipe(c: EngineConfig, model: ModelConfig) -> Recipe:
     return recipe
 
 
-def parse_rule(rule: str, c: EngineConfig) -> tuple[str, Grid | None]:
+def parse_rule(rule: str, c: EngineConfig) -> tuple[str, QuantScheme | None]:
     """One "name kind [gGROUP]". Raises ValueError when it is not understood, or the method cannot do it."""
     parts = RULE.fullmatch(rule.strip())
     group: int | str = (parts and parts["group"]) or c.group_size
@@ -87,58 +83,22 @@ def parse_rule(rule: str, c: EngineConfig) -> tuple[str, Grid | None]:
             f"quantize_rules: {rule.strip()!r} is not understood; write a name, then off, int8, int4, int3 or int2, "
             f"then the group size if it is another one ({', '.join(f'g{size}' for size in GROUP_SIZES)})"
         )
-    grid = make_grid(parts["kind"], group, c.symmetric)
-    if grid and grid.whole and c.quantize_method in GROUPWISE:
+    scheme = make_scheme(parts["kind"], group, c.symmetric)
+    if scheme and scheme.per_tensor and c.quantize_method in GROUPWISE:
         raise ValueError(
             f"quantize_rules: {rule.strip()!r} has one step for a whole matrix, but quantize_method={c.quantize_method}"
             " fits one to each group; choose another group size, or quantize_method=rtn, gptq or awq"
         )
-    return parts["name"], grid
+    return parts["name"], scheme
 
 
-def make_grid(kind: str, group: int | str, symmetric: bool | None) -> Grid | None:
-    """The grid of int8 ... int2; None for "off" and "keep". Without another wish, symmetric only at 8 bits."""
+def make_scheme(kind: str, group: int | str, symmetric: bool | None) -> QuantScheme | None:
+    """The scheme of int8 ... int2; None for "off" and "keep". Without another wish, symmetric only at 8 bits."""
     if kind not in BITS:
         return None
     size = group if isinstance(group, int) else None
-    return Grid(BITS[kind], size, BITS[kind] == 8 if symmetric is None else symmetric, whole=group == "tensor")
-
-
-# What a recipe makes of a model, without reading a weight.
-
-
-@dataclass(frozen=True)
-class HeldMatrix:
-    """A matrix as it will be held: experts are `count` equal ones of N outputs and M inputs.
-
-    parts: the canonical names of what was joined.
-    """
-
-    name: str
-    count: int
-    outputs: int
-    inputs: int
-    parts: tuple[str, ...]
-
-    @property
-    def numbers(self) -> int:
-        """Weights in it."""
-        return self.count * self.outputs * self.inputs
-
-
-def held_matrices(c: ModelConfig) -> list[HeldMatrix]:
-    """Every matrix of a model that may be quantized, fused as assemble.py fuses it."""
-    fused = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up"} | ({"up": "gate_up"} if c.gated else {})
-    found: dict[str, HeldMatrix] = {}
-    for name, shape in expected_tensors(c).items():
-        if len(shape) == 1 or name == "positions":
-            continue
-        *layer, last = name.split(".")
-        held = ".".join([*layer, "head" if c.tied_head and last == "embedding" else fused.get(last, last)])
-        outputs, parts = (found[held].outputs, found[held].parts) if held in found else (0, ())
-        count = shape[0] if len(shape) == 3 else 1
-        found[held] = HeldMatrix(held, count, outputs + shape[-2], shape[-1], (*parts, name))
-    return list(found.values())
+    balanced = BITS[kind] == 8 if symmetric is None else symmetric
+    return QuantScheme(BITS[kind], size, balanced, per_tensor=group == "tensor")
 
 
 def saved_bytes(c: ModelConfig, recipe: Recipe, itemsize: int, rows: int, experts_read: int) -> int:
@@ -147,17 +107,29 @@ def saved_bytes(c: ModelConfig, recipe: Recipe, itemsize: int, rows: int, expert
     experts_read: experts whose weights are read, over all layers.
     """
     saved, table = 0, "head" if c.tied_head else "embedding"
-    for matrix in held_matrices(c):
+    for matrix in held_matrices(c).values():
         less = matrix.numbers * itemsize - recipe.nbytes(matrix, itemsize)
         if matrix.name != "embedding":
             saved += less * experts_read // (matrix.count * c.num_layers) if matrix.count > 1 else less
-    grid = recipe.grid(table)
-    if grid is not None:
-        scales = 2 * groups_of(c.hidden_size, grid) * (1 if grid.symmetric else 2)
-        saved += rows * (c.hidden_size * itemsize - packed_size(c.hidden_size, grid.bits) - scales)
+    scheme = recipe.scheme(table)
+    if scheme is not None:
+        scales = 2 * scheme.groups(c.hidden_size) * (1 if scheme.symmetric else 2)
+        saved += rows * (c.hidden_size * itemsize - packed_size(c.hidden_size, scheme.bits) - scales)
     return saved
 
 
-def groups_of(inputs: int, grid: Grid) -> int:
-    """Groups in a row of so many inputs."""
-    return -(-inputs // (grid.group or inputs))
+class Stored(Protocol):
+    """A tensor in a file, as far as its rounding goes."""
+
+    @property
+    def scheme(self) -> QuantScheme | None:
+        """How the file itself has rounded it; None: floats."""
+
+
+def kept_recipe(c: ModelConfig, tensors: Mapping[str, Stored]) -> Recipe:
+    """What quantize=keep makes of a file: the schemes of its tensors, where those that are joined agree on one."""
+    rules = []
+    for matrix in held_matrices(c).values():
+        schemes = {tensors[part].scheme for part, _ in matrix.parts}
+        rules.append((matrix.name, schemes.pop() if len(schemes) == 1 else None))
+    return Recipe(tuple(rules))

@@ -1,9 +1,8 @@
 """W8A8: weights and activations in 8 bits, so that products are sums of whole numbers.
 
-A row of activations gets one scale when it comes by, an output's weights have had one since loading, and between them
-only integers are multiplied and added: y = (q_x · q_w) · d_x · d_w, the sum exact. Hardware has fast instructions for
-that; NumPy has none, but a float32 product of integers is exact as long as every partial sum stays below 2^24, and
-127² · 1040 does. So longer rows are cut into slices of 1040, whose sums are added as integers.
+A row of activations gets one scale in each product, an output's weights got one at loading, and between the two only
+integers are multiplied and added: y = (code_x · code_w) · scale_x · scale_w, the sum exact. Hardware has fast
+instructions for that; how a backend makes the sum exact is its own affair (backends/).
 
 Activations have a few channels that are a hundred times larger than the rest and leave these no resolution. They are
 the same channels at every token, so their size can be moved into the weights, which have resolution to spare:
@@ -16,7 +15,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyinfer.backends.packed import GRID, W8A8, w8a8_product
+from tinyinfer.backends.packed import round_rows
+from tinyinfer.model.weights import W8A8_SCHEME
 from tinyinfer.quantization.rtn import round_to_nearest
 
 SHARES = tuple(i / 10 for i in range(1, 10))  # the a above: those that are tried
@@ -30,10 +30,11 @@ def search_scale(w: np.ndarray, sample: np.ndarray, largest: np.ndarray) -> np.n
 
 def rounded_error(w: np.ndarray, x: np.ndarray, scale: np.ndarray) -> float:  # (N, M), (n, M), (M,) ->
     """The squared error of each row's product after both roundings, as a share of the row's own square, summed."""
-    y, weight = x @ w.T, W8A8.pack(round_to_nearest(w * scale, GRID), np)
-    error = w8a8_product(x / scale, weight) - y
-    size = np.vecdot(y, y)
-    return float(np.divide(np.vecdot(error, error), size, out=np.zeros_like(size), where=size > 0).sum())
+    y, rounded = x @ w.T, round_to_nearest(w * scale, W8A8_SCHEME)  # (n, N)
+    codes, size = round_rows(x / scale, np)  # (n, M), (n, 1)
+    error = (codes @ rounded.codes.T.astype(np.float32)) * size * rounded.scale.T.astype(np.float32) - y  # (n, N)
+    square = np.vecdot(y, y)  # (n,)
+    return float(np.divide(np.vecdot(error, error), square, out=np.zeros_like(square), where=square > 0).sum())
 
 
 def migrate(w: np.ndarray, largest: np.ndarray, share: float) -> np.ndarray:  # (N, M), (M,) -> (M,)

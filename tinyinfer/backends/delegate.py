@@ -1,0 +1,93 @@
+"""Delegation: an `Ops` that hands every operation on to another one, for wrappers that add something of their own.
+
+A wrapper overrides the operations that it cares about and calls `self.inner` for the work: calibration looks at the
+inputs of linear layers; a tracer would note each call, a gradient tape record it, tensor parallelism add up the ranks'
+parts. Whatever backend does the work, the wrapper is the same. (Inheriting from a backend would tie the wrapper to it.)
+"""
+
+from __future__ import annotations
+
+from copy import copy
+from typing import Any, Self
+
+import numpy as np
+
+from tinyinfer.arrays import Array, Xp
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.interfaces import KVCache, Ops, Step
+from tinyinfer.model.weights import Embedding, Experts, Heads, Linear, Matrix, Norm, Rotation, Weight
+from tinyinfer.sequence import Batch
+
+
+class DelegatingOps:
+    """The operations of `inner`."""
+
+    def __init__(self, inner: Ops) -> None:
+        self.inner = inner
+        self.xp: Xp = inner.xp
+        self.ledger: Ledger = inner.ledger
+
+    def counting(self, ledger: Ledger) -> Self:
+        other = copy(self)
+        other.inner, other.ledger = self.inner.counting(ledger), ledger
+        return other
+
+    def reserve(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:  # -> shape
+        return self.inner.reserve(shape, dtype)
+
+    def to_host(self, array: Array) -> np.ndarray:  # (...,) -> (...,)
+        return self.inner.to_host(array)
+
+    def take(self, matrix: Matrix) -> Weight:
+        return self.inner.take(matrix)
+
+    def take_array(self, *parts: np.ndarray) -> Array:
+        return self.inner.take_array(*parts)
+
+    def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
+        return self.inner.embed(tokens, positions, embedding)
+
+    def rotation(
+        self, positions: Array, sets: Array, rotation: Rotation
+    ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
+        return self.inner.rotation(positions, sets, rotation)
+
+    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ..., N) -> (T, ..., N)
+        return self.inner.norm(x, norm)
+
+    def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
+        return self.inner.linear(x, linear)
+
+    def rope(
+        self, x: Array, rotation: tuple[Array, Array]
+    ) -> Array:  # (T, H+K, E), ((T, 1, E), (T, 1, E)) -> (T, H+K, E)
+        return self.inner.rope(x, rotation)
+
+    def attention(
+        self, q: Array, layer: int, batch: Batch, cache: KVCache, heads: Heads
+    ) -> Array:  # (T, H, E) -> (T, H, E)
+        return self.inner.attention(q, layer, batch, cache, heads)
+
+    def activate(self, x: Array, activation: str) -> Array:  # (T, F) -> (T, F)
+        return self.inner.activate(x, activation)
+
+    def gate(self, gate_up: Array, activation: str) -> Array:  # (T, 2*F) -> (T, F)
+        return self.inner.gate(gate_up, activation)
+
+    def experts(
+        self, x: Array, chosen: Array, weights: Array, gate_up: Experts, down: Experts, activation: str
+    ) -> Array:  # (T, D), (T, k), (T, k) -> (T, D)
+        return self.inner.experts(x, chosen, weights, gate_up, down, activation)
+
+    def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
+        return self.inner.add(x, change)
+
+    def gather(self, x: Array, rows: Array) -> Array:  # (T, D), (R,) -> (R, D)
+        return self.inner.gather(x, rows)
+
+    def compile(self, model: Any, cache: KVCache) -> Step | None:
+        """None: a compiled step would pass the wrapper by."""
+        return None
+
+    def relative_cost(self, rows: int) -> float:
+        return self.inner.relative_cost(rows)

@@ -1,0 +1,89 @@
+"""Attention in tiles with an online softmax: the scores of one tile are in memory, never all of them.
+
+The idea of FlashAttention (Dao et al. 2022, algorithm 1; the running maximum and sum are Milakov & Gimelshein 2018).
+For each query the loop over tiles of keys keeps the largest score m, the sum l of exp(score - m), and the sum of values
+weighted by exp(score - m). When a tile brings a larger score, both sums shrink by exp(old m - new m). Tiles wholly in
+the future are skipped, which halves the work of a causal prefill.
+
+Wins: long prompts, in memory and time. Loses: a few more operations on short prompts, where one tile holds all keys.
+"""
+
+from __future__ import annotations
+
+from tinyinfer.arrays import Array, Xp
+from tinyinfer.model.attention import fold, unfold, visible
+
+QUERY_TILE, KEY_TILE = 128, 512
+
+
+def tiled_attention(
+    q: Array, k: Array, v: Array, first: int, start: int, scale: float, window: int | None, xp: Xp
+) -> Array:  # (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)
+    """What `full_attention` computes, in tiles of queries and keys."""
+    if len(q) <= QUERY_TILE:
+        return attend_tile(q, k, v, first, start, scale, window, xp)
+    out = xp.empty(q.shape, dtype=q.dtype)  # (T, H, E)
+    for a in range(0, len(q), QUERY_TILE):
+        tile = q[a : a + QUERY_TILE]
+        out[a : a + QUERY_TILE] = attend_tile(tile, k, v, first + a, start, scale, window, xp)
+    return out
+
+
+def attend_tile(
+    q: Array,
+    k: Array,
+    v: Array,
+    first: int,
+    start: int,
+    scale: float,
+    window: int | None,
+    xp: Xp,
+    key_tile: int = KEY_TILE,
+) -> Array:  # (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)
+    """Attention of one tile of queries: a loop over the tiles of keys that any of the queries sees.
+
+    key_tile is at least T, so that every query sees a key of the first tile and no maximum is ever -inf.
+    """
+    oldest = 0 if window is None else max(0, first - window + 1 - start)
+    newest = first + len(q) - start  # one past the last key that the last query sees
+    folded = fold(q * scale, k.shape[1])  # (K, H/K·T, E)
+    largest: Array = None  # (K, H/K·T, 1): m
+    total: Array = None  # (K, H/K·T, 1): l
+    mixed: Array = None  # (K, H/K·T, E)
+    for a in range(oldest, newest, key_tile):
+        b = min(a + key_tile, newest)
+        s = scores(folded, k[a:b], len(q))  # (K, H/K·T, b-a)
+        mask_tile(s, len(q), first, start + a, window, xp)
+        before, largest = largest, s.max(axis=-1, keepdims=True)
+        if before is not None:
+            largest = xp.maximum(before, largest)
+        s -= largest
+        p = xp.exp(s, out=s)  # (K, H/K·T, b-a)
+        tile_total, tile_mixed = p.sum(axis=-1, keepdims=True), p @ v[a:b].transpose(1, 0, 2)
+        if before is None:
+            total, mixed = tile_total, tile_mixed
+        else:
+            shrink = xp.exp(before - largest)  # (K, H/K·T, 1): earlier sums were relative to a smaller maximum
+            total, mixed = total * shrink + tile_total, mixed * shrink + tile_mixed
+    mixed /= total
+    return unfold(mixed, len(q))
+
+
+def scores(folded: Array, k: Array, rows: int) -> Array:  # (K, H/K*rows, E), (S, K, E) -> (K, H/K*rows, S)
+    """Every folded query against the keys of its head; rows: queries of one head."""
+    keys = k.transpose(1, 2, 0)  # (K, E, S)
+    if rows == 1:  # decode: a matrix-vector product per head takes half of the time of these thin matrix products
+        return (folded[:, :, None] @ keys[:, None])[:, :, 0]
+    return folded @ keys
+
+
+def mask_tile(
+    s: Array, rows: int, first: int, start: int, window: int | None, xp: Xp
+) -> None:  # (K, H/K*rows, S) ->
+    """Sets to -inf, in place, the scores of keys that a query does not see; does nothing when every query sees all."""
+    keys = s.shape[-1]
+    if start + keys - 1 <= first and (window is None or start > first + rows - 1 - window):
+        return
+    seen = max(0, first - start) if window is None else 0  # so many keys lie before the first query: all see them
+    hidden = ~visible(rows, keys - seen, first, start + seen, window, xp)  # (T, S-seen)
+    xp.copyto(s.reshape(-1, rows, keys)[:, :, seen:], -xp.inf, where=hidden)

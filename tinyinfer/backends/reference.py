@@ -1,0 +1,240 @@
+"""The reference backend: the model's operations as a textbook writes them, on any array module that works like NumPy.
+
+Each operation returns a new array, computed in one line or a few, and counts its work in the ledger. No tiles, no
+`out=`, no reuse of memory: this file is for reading, and it is the oracle that every faster backend is compared with.
+Wins: it runs wherever `xp` runs, CuPy included. Loses: time (numpy_ops.py says how much, operation by operation).
+
+Arithmetic is float32. Weights in half precision or in packed codes become float32 before they are multiplied.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from copy import copy
+from types import MappingProxyType
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from tinyinfer import arrays
+from tinyinfer.arrays import Array, Xp
+from tinyinfer.backends.packed import W8A8, Packed, round_rows
+from tinyinfer.errors import ModelError
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.attention import full_attention, visible_pairs
+from tinyinfer.model.interfaces import KVCache, Step
+from tinyinfer.model.transformer import Model
+from tinyinfer.model.weights import (
+    Dense,
+    Embedding,
+    Experts,
+    FloatMatrix,
+    FullQKNorm,
+    Heads,
+    LayerNorm,
+    Linear,
+    Matrix,
+    NoNorm,
+    Norm,
+    QuantizedMatrix,
+    RMSNorm,
+    Rotation,
+    Weight,
+)
+from tinyinfer.sequence import Batch
+
+Products = MappingProxyType[type, Callable[[Any, Array, Any], Array]]
+
+
+class ReferenceOps:
+    """The formulas. ledger: where work is counted. dtype: how float matrices are stored. xp: the array module.
+
+    threads is for backends that have any to choose.
+    """
+
+    def __init__(self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, xp: Xp = np) -> None:
+        self.ledger, self.dtype, self.xp = ledger, np.dtype(dtype), xp
+
+    def counting(self, ledger: Ledger) -> Self:
+        """The same operations, counted in another ledger."""
+        other = copy(self)
+        other.ledger = ledger
+        return other
+
+    # The device.
+
+    def reserve(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:  # -> shape
+        return self.xp.zeros(shape, dtype=dtype)
+
+    def to_host(self, array: Array) -> np.ndarray:  # (...,) -> (...,)
+        return arrays.to_host(array)
+
+    # Taking weights.
+
+    def take(self, matrix: Matrix) -> Weight:
+        if isinstance(matrix, QuantizedMatrix):
+            return (W8A8 if matrix.scheme.integer_inputs else Packed).pack(matrix, self.xp)
+        array = self.allocate(*matrix.shape)  # (M, N)
+        for start, rows in matrix.tiles():
+            check_range(matrix, start, rows, self.dtype)
+            array[:, start : start + len(rows)] = self.xp.asarray(rows).T
+        return Dense(array)
+
+    def allocate(self, outputs: int, inputs: int) -> Array:  # -> (inputs, outputs)
+        """The memory of a dense weight, inputs first."""
+        return self.xp.empty((inputs, outputs), dtype=self.dtype)
+
+    def take_array(self, *parts: np.ndarray) -> Array:
+        return self.xp.asarray(np.concatenate(parts), dtype=np.float32)
+
+    # Operations on rows.
+
+    def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
+        x = embedding.table.rows(self.xp.asarray(tokens)) * self.xp.float32(embedding.scale)
+        self.ledger.weight_bytes += len(x) * embedding.table.row_bytes
+        if embedding.positions is not None:
+            x += embedding.positions[self.xp.asarray(positions)]
+            self.ledger.weight_bytes += x.nbytes
+        return x
+
+    def rotation(
+        self, positions: Array, sets: Array, rotation: Rotation
+    ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
+        xp, sets = self.xp, self.xp.asarray(sets)
+        frequency, amplitude = rotation.frequencies[sets], rotation.amplitudes[sets]  # (T, E/2), (T, E/2)
+        angle = xp.asarray(positions).astype(xp.float32)[:, None] * frequency  # (T, E/2)
+        cos, sin = amplitude * xp.cos(angle), amplitude * xp.sin(angle)  # (T, E/2), (T, E/2)
+        return xp.concatenate((cos, cos), axis=-1)[:, None], xp.concatenate((-sin, sin), axis=-1)[:, None]
+
+    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ..., N) -> (T, ..., N)
+        self.ledger.weight_bytes += norm.nbytes
+        return self.norms[type(norm)](self, x, norm)
+
+    def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
+        self.ledger.flops += 2 * len(x) * x.shape[1] * linear.weight.shape[0]
+        self.ledger.weight_bytes += linear.nbytes
+        y = self.products[type(linear.weight)](self, x, linear.weight)
+        return y if linear.bias is None else y + linear.bias
+
+    def rope(
+        self, x: Array, rotation: tuple[Array, Array]
+    ) -> Array:  # (T, H+K, E), ((T, 1, E), (T, 1, E)) -> (T, H+K, E)
+        (cos, sin), half = rotation, x.shape[-1] // 2
+        swapped = self.xp.concatenate((x[..., half:], x[..., :half]), axis=-1)  # (T, H+K, E)
+        return x * cos + swapped * sin
+
+    def attention(
+        self, q: Array, layer: int, batch: Batch, cache: KVCache, heads: Heads
+    ) -> Array:  # (T, H, E) -> (T, H, E)
+        outs = []
+        for span in (part for whole in batch.spans for part in cache.split(whole)):
+            start = 0 if heads.window is None else max(0, span.first - heads.window + 1)
+            k, v = cache.read(layer, span.seq, start, span.first + span.rows)  # (S, K, E), (S, K, E)
+            outs.append(self.attend(q[span.start : span.stop], k, v, span.first, start, heads))
+            flops = 4 * heads.queries * heads.size * visible_pairs(span.rows, span.first, heads.window)
+            self.ledger.attention_flops += flops
+            self.ledger.flops += flops
+        return outs[0] if len(outs) == 1 else self.xp.concatenate(outs)
+
+    def attend(
+        self, q: Array, k: Array, v: Array, first: int, start: int, heads: Heads
+    ) -> Array:  # (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)
+        """Attention of one sequence's rows, the first at position `first`, over keys from position `start` on."""
+        return full_attention(q, k, v, first, start, heads.scale, heads.window, self.xp)
+
+    def activate(self, x: Array, activation: str) -> Array:  # (T, F) -> (T, F)
+        return self.activations[activation](self, x)
+
+    def gate(self, gate_up: Array, activation: str) -> Array:  # (T, 2*F) -> (T, F)
+        half = gate_up.shape[1] // 2
+        return self.activate(gate_up[:, :half], activation) * gate_up[:, half:]
+
+    def experts(
+        self, x: Array, chosen: Array, weights: Array, gate_up: Experts, down: Experts, activation: str
+    ) -> Array:  # (T, D), (T, k), (T, k) -> (T, D)
+        y = self.xp.zeros_like(x)
+        for e in np.unique(self.to_host(chosen)).tolist():  # an expert that no row chose is neither computed nor read
+            rows, slots = self.xp.nonzero(chosen == e)  # a row chooses an expert once at most
+            h = self.gate(self.linear(x[rows], Linear(gate_up.matrices[e])), activation)
+            y[rows] += self.linear(h, Linear(down.matrices[e])) * weights[rows, slots][:, None]
+            self.ledger.expert_rows += len(rows)
+            self.ledger.experts_read += 1
+        return y
+
+    def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
+        return x + change
+
+    def gather(self, x: Array, rows: Array) -> Array:  # (T, D), (R,) -> (R, D)
+        return x[self.xp.asarray(rows)]
+
+    def compile(self, model: Model, cache: KVCache) -> Step | None:
+        return None
+
+    def relative_cost(self, rows: int) -> float:
+        """Rows are computed one after another as far as this backend knows: twice the rows, twice the time."""
+        return float(rows)
+
+    # By the type of a norm, the name of an activation, the type of a weight.
+
+    def no_norm(self, x: Array, norm: NoNorm) -> Array:  # (T, ..., N) -> (T, ..., N)
+        """x."""
+        return x
+
+    def rms_norm(self, x: Array, norm: RMSNorm) -> Array:  # (T, ..., N) -> (T, ..., N)
+        """x / sqrt(mean(x²) + eps) · weight."""
+        xp = self.xp
+        return x / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + xp.float32(norm.eps)) * norm.weight
+
+    def layer_norm(self, x: Array, norm: LayerNorm) -> Array:  # (T, D) -> (T, D)
+        """(x - mean) / sqrt(var + eps) · weight + bias."""
+        xp, centered = self.xp, x - x.mean(axis=-1, keepdims=True)  # (T, D)
+        variance = (centered * centered).mean(axis=-1, keepdims=True)  # (T, 1)
+        return centered / xp.sqrt(variance + xp.float32(norm.eps)) * norm.weight + norm.bias
+
+    def full_qk_norm(self, x: Array, norm: FullQKNorm) -> Array:  # (T, H+K, E) -> (T, H+K, E)
+        """All query heads of a row as one vector and all key heads as another, each by its own norm."""
+        rows, split = x.reshape(len(x), -1), len(norm.query.weight)  # (T, (H+K)·E)
+        parts = self.rms_norm(rows[:, :split], norm.query), self.rms_norm(rows[:, split:], norm.key)
+        return self.xp.concatenate(parts, axis=1).reshape(x.shape)
+
+    def silu(self, x: Array) -> Array:  # (T, F) -> (T, F)
+        """x · sigmoid(x), as x/2 · (1 + tanh(x/2)), which cannot overflow (Elfwing et al. 2017)."""
+        half = x * self.xp.float32(0.5)  # (T, F)
+        return half * (self.xp.tanh(half) + self.xp.float32(1))
+
+    def gelu_tanh(self, x: Array) -> Array:  # (T, F) -> (T, F)
+        """x/2 · (1 + tanh(sqrt(2/pi) · (x + 0.044715 x³))) (Hendrycks & Gimpel 2016)."""
+        f = self.xp.float32
+        return x * f(0.5) * (self.xp.tanh(f(0.7978845608) * (x + f(0.044715) * x * x * x)) + f(1))
+
+    def float_product(self, x: Array, weight: Weight) -> Array:  # (T, M) -> (T, N)
+        """x Wᵀ with the weight's numbers as float32."""
+        return x @ weight.dequantize(slice(0, weight.shape[0]))
+
+    def w8a8_product(self, x: Array, weight: W8A8) -> Array:  # (T, M) -> (T, N)
+        """x Wᵀ, x rounded to 8 bits row by row, the sum of whole numbers exact."""
+        codes, scale = round_rows(x, self.xp)  # (T, M), (T, 1)
+        total = codes.astype(self.xp.int32) @ weight.codes.astype(self.xp.int32)  # (T, N)
+        return total.astype(self.xp.float32) * scale * weight.scale.astype(self.xp.float32)
+
+    norms: ClassVar[Products] = MappingProxyType(
+        {NoNorm: no_norm, RMSNorm: rms_norm, LayerNorm: layer_norm, FullQKNorm: full_qk_norm}
+    )
+    activations: ClassVar[MappingProxyType[str, Callable[[Any, Array], Array]]] = MappingProxyType(
+        {"silu": silu, "gelu_tanh": gelu_tanh}
+    )
+    products: ClassVar[Products] = MappingProxyType(
+        {Dense: float_product, Packed: float_product, W8A8: w8a8_product}
+    )
+
+
+def check_range(matrix: FloatMatrix, first: int, rows: np.ndarray, dtype: Any) -> None:  # (n, M) ->
+    """Raises ModelError when a number of these rows, outputs first ... of the matrix, would be infinite in dtype."""
+    ends = np.array((rows.min(initial=0), rows.max(initial=0)))
+    with np.errstate(over="ignore"):
+        if dtype == np.float32 or np.isfinite(ends.astype(dtype)).all():
+            return
+    raise ModelError(
+        f"{matrix.where(first)} holds {ends[np.abs(ends).argmax()]:.7g}, too large for {dtype}; "
+        "choose dtype float32, or bfloat16, which reaches to 3e38"
+    )
