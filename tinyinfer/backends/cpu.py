@@ -1,4 +1,9 @@
-"""What NumPy leaves to the process: threads, and where memory comes from."""
+"""What NumPy leaves to the process: how many threads BLAS runs on, and where memory comes from.
+
+Threads help a product while each has a core of its own. OpenBLAS's threads wait for each other by spinning, so on a
+machine that is busy otherwise more threads are slower than one: each product then waits until the scheduler has let
+all threads run. `--threads 1` never waits (docs/threads.md has the measurements).
+"""
 
 from __future__ import annotations
 
@@ -6,39 +11,85 @@ import ctypes
 import math
 import mmap
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 KEPT = 1 << 30  # bytes
+LIMITS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")  # in the order in which OpenBLAS reads them
 
 
-def tune_process(threads: int | None) -> None:
-    """BLAS on `threads` threads (None: all cores that the process may use), and freed memory kept for the next array.
+def default_threads(environ: Mapping[str, str] = os.environ, root: Path = Path("/")) -> int:
+    """Threads without a `--threads`: what the environment says, else the cores that the process may use.
 
-    Both hold for the whole process; neither changes a result. Where they cannot be set (a NumPy on another BLAS, a
-    system without glibc) nothing happens.
+    A container's CPU quota counts: half a core's worth of time is 1 thread, 2.5 cores' worth are 3.
     """
-    set_blas_threads(threads or available_cores())
-    keep_freed_memory()
+    for name in LIMITS:
+        first = environ.get(name, "").partition(",")[0].strip()  # OpenMP allows a list, one for each nested level
+        if first.isdecimal() and int(first) > 0:
+            return int(first)
+    return max(1, min([available_cores(), *(math.ceil(quota) for quota in cpu_quotas(root))]))
 
 
-def set_blas_threads(threads: int) -> None:
-    """Tells the OpenBLAS inside NumPy, for which NumPy has no call."""
-    setter = _blas_setter()
-    if setter is not None:
-        setter(threads)
+def available_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpu_quotas(root: Path = Path("/")) -> Iterator[float]:
+    """The limits, in cores, of the control groups that the process is in and of those above; of Linux containers.
+
+    Version 2 keeps quota and period in cpu.max, version 1 in cpu.cfs_quota_us and cpu.cfs_period_us.
+    """
+    try:
+        groups = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in groups:
+        _, controllers, path = line.split(":", 2)
+        mount = "sys/fs/cgroup" if not controllers else f"sys/fs/cgroup/{controllers}"
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        group = root / mount / path.lstrip("/")
+        for folder in (group, *group.parents):
+            yield from _quota(folder)
+            if folder == root / mount:
+                break
+
+
+def _quota(folder: Path) -> Iterator[float]:
+    """The limit of one control group, if it has one."""
+    names = ("cpu.max",) if (folder / "cpu.max").exists() else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+    try:
+        quota, period = " ".join((folder / name).read_text() for name in names).split()
+    except (OSError, ValueError):  # no such file: no limit here
+        return
+    if quota.isdecimal() and int(quota) > 0 and int(period) > 0:  # "max" and -1: no limit
+        yield int(quota) / int(period)
+
+
+def use_blas_threads(threads: int) -> None:
+    """Lets the OpenBLAS inside NumPy run on so many threads from now on; nothing happens with another BLAS.
+
+    The number is the process's. An engine therefore says its own at the start of each forward pass, and two engines of
+    one process each keep theirs.
+    """
+    functions = _blas_functions()
+    if functions is not None and functions[0]() != threads:
+        functions[1](threads)
 
 
 @cache
-def _blas_setter() -> Callable[[int], None] | None:
+def _blas_functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
+    """OpenBLAS's own functions to read and to set its number of threads; NumPy has no call for them."""
     library = ctypes.CDLL(np._core._multiarray_umath.__file__)  # type: ignore[attr-defined]
-    for name in ("scipy_openblas_set_num_threads64_", "openblas_set_num_threads64_", "openblas_set_num_threads"):
-        if hasattr(library, name):
-            return getattr(library, name)
+    for name in ("scipy_openblas_{}_num_threads64_", "openblas_{}_num_threads64_", "openblas_{}_num_threads"):
+        if hasattr(library, name.format("set")):
+            return getattr(library, name.format("get")), getattr(library, name.format("set"))
     return None
 
 
@@ -54,11 +105,6 @@ def keep_freed_memory() -> None:
         return
     mallopt(M_MMAP_THRESHOLD, KEPT)
     mallopt(M_TRIM_THRESHOLD, KEPT)
-
-
-def available_cores() -> int:
-    """Cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def lazy_array(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:  # -> shape

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tinyinfer.backends.cpu import available_cores, set_blas_threads
+from tinyinfer.backends.cpu import default_threads, use_blas_threads
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
 
@@ -67,14 +67,14 @@ def intensity(counted: Ledger) -> float:
 def measure_machine(
     threads: int | None = None, seconds: float = 0.4, clock: Callable[[], float] = time.perf_counter
 ) -> Machine:
-    """Measures both limits with `threads` threads (None: all cores), for about `seconds` each.
+    """Measures both limits with `threads` threads (None: cpu.default_threads), for about `seconds` each.
 
     Bandwidth: an OR over all words of 512 MiB, split among threads, which was the fastest way to read in NumPy (a
     maximum and BLAS's dot product come close). Speed: a square float32 product. The fastest round counts: whatever else
     the machine does can only slow a round down.
     """
-    threads = threads or available_cores()
-    set_blas_threads(threads)
+    threads = threads or default_threads()
+    use_blas_threads(threads)
     return Machine(measure_bandwidth(threads, seconds, clock), measure_matrix_speed(seconds, clock))
 
 
