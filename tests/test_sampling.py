@@ -7,10 +7,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy.special import log_softmax, softmax
 from scipy.stats import chisquare
 
-from tinyinfer.sampling import SamplingParams, choose, distribution, draw, uniform
+from tinyinfer.sampling import (
+    SamplingParams,
+    choose,
+    distribution,
+    draw,
+    keep_min_p,
+    keep_top_k,
+    keep_top_p,
+    uniform,
+)
 
 GOLDEN = json.loads(Path(__file__).with_name("golden").joinpath("sampling.json").read_text())
 LOGITS = np.array(GOLDEN["logits"], dtype=np.float32)
@@ -193,3 +204,43 @@ def test_a_stop_that_is_no_string_is_called_that() -> None:
     """Catches "an empty string" said of a number."""
     with pytest.raises(ValueError, match=r"stop holds 1, which is no string"):
         SamplingParams(stop=[1])  # type: ignore[list-item]
+
+
+ANY_LOGITS = st.lists(st.one_of(st.integers(-4, 4).map(float), st.just(-np.inf)), min_size=1, max_size=30).filter(
+    lambda values: max(values) > -np.inf
+)
+
+
+def support(filtered: np.ndarray) -> set[int]:
+    """The tokens that a filter left."""
+    return set(np.flatnonzero(filtered > -np.inf).tolist())
+
+
+@given(ANY_LOGITS, st.integers(1, 31), st.integers(1, 31))
+def test_a_smaller_top_k_keeps_a_part_of_a_larger_one(values: list[float], a: int, b: int) -> None:
+    """With ties and impossible tokens. Catches ties cut apart, the largest dropped, an impossible token kept."""
+    s = np.array(values)
+    few, many = (support(keep_top_k(s, k)) for k in sorted((a, b)))
+    assert int(s.argmax()) in few <= many <= support(s)
+    assert len(few) >= min(min(a, b), len(support(s)))
+    assert all(s[token] < min(s[list(few)]) for token in support(s) - few), "what is dropped is less than what stays"
+
+
+@given(ANY_LOGITS, st.floats(0.001, 0.999), st.floats(0.001, 0.999))
+def test_a_smaller_top_p_keeps_a_part_of_a_larger_one(values: list[float], a: float, b: float) -> None:
+    """The nucleus grows with p, holds at least the mass p, and is never empty."""
+    s = np.array(values)
+    few, many = (support(keep_top_p(s, p)) for p in sorted((a, b)))
+    assert max(s[list(few)]) == s.max()
+    assert few <= many <= support(s)
+    assert softmax(s)[list(few)].sum() >= min(a, b) - 1e-9
+    least = min(softmax(s)[list(few)])
+    assert softmax(s)[list(few)].sum() - least < min(a, b) + 1e-9, "without its last token the mass is too small"
+
+
+@given(ANY_LOGITS, st.floats(0.001, 1.0), st.floats(0.001, 1.0))
+def test_a_larger_min_p_keeps_a_part_of_a_smaller_one(values: list[float], a: float, b: float) -> None:
+    """The bar is relative to the likeliest token, which always stays, and whatever ties with it."""
+    s = np.array(values)
+    many, few = (support(keep_min_p(s, p)) for p in sorted((a, b)))
+    assert support(np.where(s == s.max(), s, -np.inf)) <= few <= many <= support(s)
