@@ -17,7 +17,7 @@ from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
-from tinyinfer.loading.build import assemble
+from tinyinfer.loading.build import build_model
 
 GoldenFolder = Callable[[str], Path]
 
@@ -90,7 +90,7 @@ def test_weights_that_are_not_finite_are_refused(tmp_path: Path, name: str, valu
     weights[name].reshape(-1)[-1] = value
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(ModelError, match=rf"model\.safetensors: tensor '{name}' holds NaN or infinity"):
-        assemble(load(folder), NumpyOps(Ledger()))
+        build_model(load(folder), NumpyOps(Ledger()))
 
 
 def test_the_expert_that_is_damaged_is_named(tmp_path: Path) -> None:
@@ -101,7 +101,7 @@ def test_the_expert_that_is_damaged_is_named(tmp_path: Path) -> None:
     weights[name][0, 0] = np.nan
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(ModelError, match=rf"tensor '{name}' holds NaN"):
-        assemble(load(folder), NumpyOps(Ledger()))
+        build_model(load(folder), NumpyOps(Ledger()))
 
 
 def test_a_weight_too_large_for_the_dtype_is_refused(tmp_path: Path) -> None:
@@ -112,9 +112,9 @@ def test_a_weight_too_large_for_the_dtype_is_refused(tmp_path: Path) -> None:
     for value, dtype in ((65519.0, np.float16), (-1e5, np.float32), (-1e5, ml_dtypes.bfloat16)):
         weights[name][3, 2] = value
         save_file(weights, folder / "model.safetensors")
-        assemble(load(folder), NumpyOps(Ledger(), dtype))
+        build_model(load(folder), NumpyOps(Ledger(), dtype))
     with pytest.raises(ModelError, match=rf"tensor '{name}' .*-100000.*float16.*bfloat16"):
-        assemble(load(folder), NumpyOps(Ledger(), np.float16))
+        build_model(load(folder), NumpyOps(Ledger(), np.float16))
 
 
 def test_an_expert_too_large_for_the_dtype_is_refused(tmp_path: Path) -> None:
@@ -125,4 +125,4 @@ def test_an_expert_too_large_for_the_dtype_is_refused(tmp_path: Path) -> None:
     weights[name][0, 0] = 1e5
     save_file(weights, folder / "model.safetensors")
     with pytest.raises(ModelError, match=r"100000.*float16.*bfloat16"):
-        assemble(load(folder), NumpyOps(Ledger(), np.float16))
+        build_model(load(folder), NumpyOps(Ledger(), np.float16))
