@@ -207,7 +207,7 @@ class Blocks(RuleBasedStateMachine):
         users = Counter(prefix for one in self.living for prefix in one.path)
         for prefix, node in nodes.items():
             assert node.users == users[prefix]
-            stored = self.cache.pool[0, 0, 0, node.block * SIZE : (node.block + 1) * SIZE, 0].tolist()
+            stored = self.cache.pools[0].keys[0, node.block * SIZE : (node.block + 1) * SIZE, 0].tolist()
             assert stored == [mark(prefix[: i + 1]) for i in range(len(prefix) - SIZE, len(prefix))]
         assert self.prefixes.evictable == len(self.unused())
 

@@ -7,8 +7,9 @@ import pytest
 from helpers import flat_batch, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.kv_cache.base import default_num_blocks
-from tinyinfer.kv_cache.paged import BlockPool, PagedCache
+from tinyinfer.kv_cache.base import CacheSpec, default_num_blocks
+from tinyinfer.kv_cache.blocks import BlockPool
+from tinyinfer.kv_cache.paged import PagedCache
 from tinyinfer.ledger import Ledger
 
 CONFIG = small_config(num_layers=3, num_kv_heads=2, head_dim=6)
@@ -16,7 +17,7 @@ POSITION_BYTES = 2 * 3 * 2 * 6 * 4  # keys and values, layers, heads, size, floa
 
 
 def paged(num_blocks: int = 8, block_size: int = 4, capacity: int = 64) -> PagedCache:
-    return PagedCache(CONFIG, capacity, NumpyOps(Ledger()), block_size=block_size, num_blocks=num_blocks)
+    return PagedCache(CacheSpec(CONFIG.memory, capacity, block_size, num_blocks), NumpyOps(Ledger()))
 
 
 def seq_of(n: int = 40):
@@ -185,8 +186,8 @@ def test_blocks_side_by_side_are_read_in_place():
     step(cache, seq, 9)
     for start in (0, 3, 4, 8):
         k, v = cache.read(1, seq, start)
-        assert np.shares_memory(k, cache.pool)
-        assert np.shares_memory(v, cache.pool)
+        assert np.shares_memory(k, cache.pools[1].keys)
+        assert np.shares_memory(v, cache.pools[1].values)
         assert marks(cache, seq, start, layer=1) == list(range(start, 9))
     assert cache.ledger.kv_copied_bytes == 0
 

@@ -17,7 +17,7 @@ from helpers import ROUNDING, distance, finish, flat_batch, forward, make_engine
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.engine import Engine
-from tinyinfer.kv_cache.base import kv_bytes_per_token
+from tinyinfer.kv_cache.base import CacheSpec, position_bytes
 from tinyinfer.kv_cache.packed_blocks import PackedBlocks
 from tinyinfer.kv_cache.quantized import QuantizedCache, QuantizedContiguousCache, QuantizedPagedCache
 from tinyinfer.ledger import Ledger
@@ -229,14 +229,14 @@ def test_wrong_guesses_are_taken_back_across_block_edges(right, count, bits, kv_
 
 CONFIG = small_config(num_layers=3, num_kv_heads=2, head_dim=6)
 CAPACITY = 20
+SPEC = CacheSpec(CONFIG.memory, CAPACITY, SIZE, num_blocks=20, kv_bits=4, kv_group_size=3)
 ROW = 2 * 3 * 2 * 6 * 4  # keys and values, layers, heads, size, float32
 CODES = 4 * 6 * 4 // 8  # of a block of keys, or of values, in a head: 4 positions of 6 numbers of 4 bits
 BLOCK = 3 * 2 * (2 * CODES + 6 * 2 * 2 + 4 * 2 * 2 * 2)  # and two float16 for 6 channels, and for 4 tokens of 2 groups
 
 
 def cache_of(kind: type[QuantizedCache]) -> QuantizedCache:
-    ops = NumpyOps(Ledger())
-    return kind(CONFIG, CAPACITY, ops, block_size=SIZE, num_blocks=20, kv_bits=4, kv_group_size=3)
+    return kind(SPEC, NumpyOps(Ledger()))
 
 
 @pytest.fixture(params=[QuantizedContiguousCache, QuantizedPagedCache])
@@ -279,7 +279,7 @@ def test_committing_fewer_than_were_appended(quantized, kept):
     seq = request(range(20))
     step(quantized, seq, 2)
     step(quantized, seq, 13, kept=2 + kept - 1)
-    assert sum(own.rows.nbytes for own in quantized._open.values()) == SIZE * ROW, "room of the step is given back"
+    assert quantized.float_bytes == SIZE * ROW, "room of the step is given back"
     for layer in (2, 0):
         check(quantized, seq, layer)
     step(quantized, seq, 14)
@@ -374,9 +374,9 @@ def seen(rows: list[int], layer: int) -> np.ndarray:
     drawn = [np.random.default_rng([row, layer]).standard_normal((2, 2, 6), np.float32) for row in rows]
     x = np.array(drawn, np.float32).reshape(-1, 2, 2, 6).transpose(1, 2, 0, 3).copy()  # (2, K, S, E)
     for a in range(0, len(rows) - SIZE + 1, SIZE):
-        block, one = x[:, :, None, a : a + SIZE], PackedBlocks(CONFIG, 1, SIZE, 4, 3, NumpyOps(Ledger()))
-        one.write(0, [0], block)
-        one.read(0, [0], block)
+        block, one = x[:, :, None, a : a + SIZE], PackedBlocks(SPEC, 1, NumpyOps(Ledger()))
+        one.write(0, [0], *block)
+        one.read(0, [0], *block)
     return x.transpose(0, 2, 1, 3)
 
 
@@ -426,9 +426,8 @@ def test_contiguous_bytes_by_hand():
     step(store, b, 9)
     assert store.held_bytes == 2 * (5 * BLOCK + SIZE * ROW)
     assert store.wasted_bytes == (5 - 1 + 5 - 2) * BLOCK + (2 * SIZE - 6 % SIZE - 9 % SIZE) * ROW
-    arrays = [store._arrays[seq.id] for seq in (a, b)]
-    kept = sum(x.codes.nbytes + x.key_scales.nbytes + x.value_scales.nbytes for x in arrays)
-    assert kept + sum(own.rows.nbytes for own in store._open.values()) == store.held_bytes, "what is really kept"
+    kept = sum(store.storage(seq).nbytes for seq in (a, b)) + store.float_bytes
+    assert kept == store.held_bytes, "what is really kept"
 
 
 def test_paged_bytes_by_hand():
@@ -445,8 +444,7 @@ def test_paged_bytes_by_hand():
     assert store.ledger.kv_copied_bytes == 2 * ROW
     step(store, child, 7)
     assert store.ledger.kv_copied_bytes == 2 * ROW, "an unfinished block has nothing else to copy"
-    pool = store.pool
-    assert pool.codes.nbytes + pool.key_scales.nbytes + pool.value_scales.nbytes == 20 * BLOCK
+    assert store.packed.nbytes == 20 * BLOCK
 
 
 def test_scattered_blocks_are_gathered_packed_and_counted():
@@ -468,9 +466,9 @@ def test_four_bits_take_a_fifth_of_the_memory_and_two_a_ninth():
     config, float_block = small_config(num_layers=1, num_kv_heads=3, head_dim=64), 2 * 3 * 16 * 64 * 4
     found = {}
     for bits in BITS:
-        store = QuantizedPagedCache(config, 64, NumpyOps(Ledger()), kv_bits=bits, num_blocks=4)
-        found[bits] = float_block / store.pool.block_bytes
-        assert kv_bytes_per_token(config, bits) * 16 == store.pool.block_bytes, "what inspect says"
+        store = QuantizedPagedCache(CacheSpec(config.memory, 64, num_blocks=4, kv_bits=bits), NumpyOps(Ledger()))
+        found[bits] = float_block / store.packed.block_bytes
+        assert position_bytes(config.memory, bits) * 16 == store.packed.block_bytes, "what inspect says"
     assert {bits: round(ratio, 1) for bits, ratio in found.items()} == {8: 3.4, 4: 5.8, 2: 9.1}
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from tinyinfer.arrays import Array
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.errors import ModelError
-from tinyinfer.kv_cache.base import NoCache
+from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Layer, Model, transformer
@@ -107,7 +107,8 @@ def calibrate(
     """
     check_can_calibrate(model.config)
     watch = Watch(model, ops, convert, on_layer)
-    transformer(model, rows_of(windows), NoCache(model.config, windows.shape[1], watch), watch)
+    cache = NoCache(CacheSpec(model.config.memory, windows.shape[1]), watch)
+    transformer(model, rows_of(windows), cache, watch)
     return replace(model, layers=tuple(fold(done, scales) for done, scales in watch.layers))
 
 
