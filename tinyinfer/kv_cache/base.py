@@ -201,7 +201,8 @@ class NoCache(Cache):
     def read(
         self, layer: int, seq: Sequence, start: int, stop: int | None = None
     ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
-        k, v = (array[start:stop] for array in self._step[seq.id])
+        k, v = self._step[seq.id]
+        k, v = k[start:stop], v[start:stop]
         self.ledger.kv_read_bytes += k.nbytes + v.nbytes
         return k, v
 

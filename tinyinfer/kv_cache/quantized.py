@@ -17,6 +17,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from tinyinfer.arrays import Array
 from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, carve, layer_shapes
@@ -34,8 +35,7 @@ class FloatRows:
     first: int
 
 
-@dataclass(frozen=True)
-class Unpacked:
+class Unpacked(NamedTuple):
     """What the workspace holds: the blocks first ... stop of a sequence, in one layer."""
 
     layer: int
@@ -57,6 +57,7 @@ class QuantizedCache(Cache):
         positions = -(-self.capacity // self.block_size) * self.block_size
         flat = device.reserve((positions * max(rows.numbers for rows in spec.memory),))  # one layer at a time
         self._workspace = [LayerRows(*carve(flat, layer_shapes(rows, positions))) for rows in spec.memory]
+        self._workspace_blocks = [tuple(map(self._in_blocks, layer)) for layer in self._workspace]
         self._unpacked: Unpacked | None = None
 
     @abstractmethod
@@ -146,6 +147,9 @@ class QuantizedCache(Cache):
 
     # Float rows, and the workspace.
 
+    def _in_blocks(self, rows: Array) -> Array:  # (K, P, E) -> (K, P/b, b, E)
+        return rows.reshape(len(rows), -1, self.block_size, rows.shape[-1])
+
     def _float_rows(
         self, layer: int, seq: Sequence, first: int, stop: int
     ) -> tuple[Array, Array]:  # -> (N, K, E), (N, K, E)
@@ -178,25 +182,25 @@ class QuantizedCache(Cache):
         if count:
             packed, ids = self.storage(seq), self.block_ids(seq, first // size, first // size + count)
             rows = self._float_rows(layer, seq, first, first + count * size)
-            keys, values = (x.reshape(count, size, *x.shape[1:]).transpose(2, 0, 1, 3) for x in rows)  # (K, N, b, E)
-            packed.write(layer, ids, keys, values)
+            blocks = (x.reshape(count, size, *x.shape[1:]).transpose(2, 0, 1, 3) for x in rows)  # (K, N, b, E) each
+            packed.write(layer, ids, *blocks)
             self.ledger.kv_written_bytes += count * packed.layer_bytes[layer]
 
     def _unpack(self, layer: int, seq: Sequence, first: int, stop: int) -> None:
         """Unpacks the blocks first ... stop into the workspace, but for those that the read before has left there."""
         old = self._unpacked
-        reused = old is not None and (old.layer, old.seq) == (layer, seq.id) and old.first <= first <= old.stop
-        known = old if old is not None and reused else Unpacked(layer, seq.id, first, first)
-        begin = known.stop
+        if old is None or (old.layer, old.seq) != (layer, seq.id) or not old.first <= first <= old.stop:
+            old = Unpacked(layer, seq.id, first, first)  # nothing of use
+        begin = old.stop
         if begin < stop:
             packed, ids = self.storage(seq), self.block_ids(seq, begin, stop)
-            blocks = (x.reshape(len(x), -1, self.block_size, x.shape[-1]) for x in self._workspace[layer])
-            packed.read(layer, ids, *(x[:, begin:stop] for x in blocks))  # (K, N, b, Ek), (K, N, b, Ev)
+            keys, values = self._workspace_blocks[layer]
+            packed.read(layer, ids, keys[:, begin:stop], values[:, begin:stop])
             nbytes = (stop - begin) * packed.layer_bytes[layer]
             self.ledger.kv_read_bytes += nbytes
             if not isinstance(ids, slice):  # scattered blocks are gathered before they are unpacked
                 self.ledger.kv_copied_bytes += nbytes
-        self._unpacked = replace(known, stop=stop)
+        self._unpacked = Unpacked(layer, seq.id, old.first, stop)
 
 
 class QuantizedContiguousCache(QuantizedCache):
