@@ -116,7 +116,7 @@ def test_nothing_is_stored_before_commit(cache):
 
 
 def test_truncate_forgets_and_later_positions_are_written_anew(cache):
-    """Rolling back rejected guesses: length is the one truth, and old keys never come back."""
+    """Rolling back rejected drafts: length is the one truth, and old keys never come back."""
     seq = request(range(12))
     step(cache, (seq, None, 9))
     cache.truncate(seq, kept(cache, 5))

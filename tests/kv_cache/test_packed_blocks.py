@@ -56,11 +56,11 @@ def test_no_number_is_off_by_more_than_half_a_scale(bits, n, seed, shift, spread
 
 @pytest.mark.parametrize("bits", BITS)
 def test_constants_and_grids_are_exact(bits):
-    """Division by a scale of 0 would give NaN; and numbers that lie on the codes' own grid must not move."""
+    """Division by a scale of 0 would give NaN; and numbers that lie on the codes' own scale must not move."""
     assert np.array_equal(restored(np.full((2, 5), -1.75, np.float32), bits), np.full((2, 5), -1.75))
     assert not restored(np.zeros((1, 3), np.float32), bits).any()
-    grid = np.arange(2**bits, dtype=np.float32)[None] * 0.25 - 3
-    assert np.array_equal(restored(grid, bits), grid)
+    exact = np.arange(2**bits, dtype=np.float32)[None] * 0.25 - 3
+    assert np.array_equal(restored(exact, bits), exact)
 
 
 @pytest.mark.parametrize("bits", BITS)
@@ -124,7 +124,7 @@ def test_blocks_come_back_from_where_they_were_written(bits):
         expected = np.stack([keys[layer], values[layer]])
         assert np.array_equal(read(packed, layer, slice(1, 5), 4), expected[:, :, 1:5])
         assert np.array_equal(read(packed, layer, [3, 1, 4], 3), expected[:, :, [3, 1, 4]])
-        assert not read(packed, layer, [0, 5], 2).any(), "blocks that nobody wrote"
+        assert not read(packed, layer, [0, 5], 2).any(), "blocks that were never written"
 
 
 def test_an_outlier_costs_only_its_own_group():

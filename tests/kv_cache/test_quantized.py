@@ -34,7 +34,7 @@ SIZE = 4  # positions of a block
 # The reference.
 
 
-class Grid:
+class Quantizer:
     """Quantizes a group at a time; `margin` is the smallest distance to where a rounding would go the other way."""
 
     def __init__(self, bits: int) -> None:
@@ -42,8 +42,8 @@ class Grid:
 
     def __call__(self, group: list[float]) -> list[float]:
         low = self.half(min(group), -1)
-        step = self.half((max(group) - low) / self.most, 1)
-        return [low + step * self.nearest((x - low) / step) for x in group]
+        scale = self.half((max(group) - low) / self.most, 1)
+        return [low + scale * self.nearest((x - low) / scale) for x in group]
 
     def nearest(self, x: float) -> int:
         self.margin = min(self.margin, abs(x % 1 - 0.5))
@@ -62,7 +62,7 @@ class Grid:
 class PlainOps(NumpyOps):
     """Attention as the promise says it, a query and a head at a time."""
 
-    grid: Grid
+    quantizer: Quantizer
 
     def attention(self, q: Any, i: int, batch: Any, cache: Any, heads: Any) -> Any:
         [span] = batch.spans
@@ -86,10 +86,10 @@ class PlainOps(NumpyOps):
         for a in range(0, len(k) - SIZE + 1, SIZE):
             for h in range(k.shape[1]):
                 for e in range(k.shape[2]):
-                    k[a : a + SIZE, h, e] = self.grid(k[a : a + SIZE, h, e].tolist())
+                    k[a : a + SIZE, h, e] = self.quantizer(k[a : a + SIZE, h, e].tolist())
                 for s in range(a, a + SIZE):
                     for e in range(0, k.shape[2], 3):
-                        v[s, h, e : e + 3] = self.grid(v[s, h, e : e + 3].tolist())
+                        v[s, h, e : e + 3] = self.quantizer(v[s, h, e : e + 3].tolist())
         return k, v
 
 
@@ -115,9 +115,9 @@ def expected(name: str, bits: int) -> tuple[int, np.ndarray]:
     for seed in range(200):
         engine = make_engine(MODELS[name], seed=seed, kv_cache="none")
         plain = PlainOps(Ledger())
-        plain.grid, engine.ops = Grid(bits), plain
+        plain.quantizer, engine.ops = Quantizer(bits), plain
         [logits] = forward(engine, (request(PROMPT), 0, len(PROMPT)))
-        if plain.grid.margin > 6e-4:
+        if plain.quantizer.margin > 6e-4:
             return seed, logits
     raise AssertionError("no seed keeps clear of all edges")
 
@@ -153,7 +153,7 @@ def test_the_cuts_of_a_prompt_do_not_matter(cuts, kv_cache):
 
 
 class Scripted:
-    """Guesses the next tokens of a known text, but wrongly from the `right`-th on."""
+    """Drafts the next tokens of a known text, but wrong ones from the `right`-th on."""
 
     def __init__(self, texts: dict[Request, list[int]], right: int, count: int) -> None:
         self.texts, self.right, self.count = texts, right, count
@@ -200,7 +200,7 @@ def answers(name: str, bits: int) -> list[list[int]]:
     ids=str,
 )
 def test_switches_change_no_token(switches, bits):
-    """DESIGN.md: chunking, paging, prefix hits, preemption, batches and guesses change no result."""
+    """DESIGN.md: chunking, paging, prefix hits, preemption, batches and drafts change no result."""
     engine = engine_of("windows", kv_bits=bits, **switches)
     assert finish(engine, *requests()) == answers("windows", bits)
     ledger = engine.ledger
@@ -214,8 +214,8 @@ def test_switches_change_no_token(switches, bits):
 @pytest.mark.parametrize("kv_cache", CACHES)
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize(("right", "count"), [(0, 7), (1, 6), (3, 9), (5, 5), (2, 3)])
-def test_wrong_guesses_are_taken_back_across_block_edges(right, count, bits, kv_cache):
-    """Blocks that only wrong guesses filled were packed within the step; their float rows must still be there."""
+def test_rejected_drafts_are_rolled_back_across_block_edges(right, count, bits, kv_cache):
+    """Blocks that only rejected drafts filled were packed within the step; their float rows must still be there."""
     sequences, texts = requests(), answers("windows", bits)
     engine = engine_of("windows", kv_bits=bits, kv_cache=kv_cache)
     engine.drafter = engine.scheduler.drafter = Scripted(dict(zip(sequences, texts, strict=True)), right, count)
@@ -261,7 +261,7 @@ def step(store: Any, seq: Request, stop: int, kept: int | None = None, shift: fl
 
 
 def check(store: Any, seq: Request, layer: int, like: Request | None = None) -> None:
-    """What is kept: full blocks within half a step (a fifteenth of the range of a sine), later rows exactly."""
+    """What is kept: full blocks within half a scale (a fifteenth of the range of a sine), later rows exactly."""
     length = store.length(seq)
     k, v = store.read(layer, seq, 0)
     wanted = rows_of(like or seq, layer, length)
@@ -275,11 +275,11 @@ def check(store: Any, seq: Request, layer: int, like: Request | None = None) -> 
 
 @pytest.mark.parametrize("kept", range(1, 12))
 def test_committing_fewer_than_were_appended(quantized, kept):
-    """11 rows appended from position 2 on, as many kept as guesses stood, and the rest computed anew."""
+    """11 rows appended from position 2 on, as many kept as drafts were accepted, and the rest computed anew."""
     seq = request(range(20))
     step(quantized, seq, 2)
     step(quantized, seq, 13, kept=2 + kept - 1)
-    assert quantized.float_bytes == SIZE * ROW, "room of the step is given back"
+    assert quantized.float_bytes == SIZE * ROW, "the room of the step is freed"
     for layer in (2, 0):
         check(quantized, seq, layer)
     step(quantized, seq, 14)
@@ -382,7 +382,7 @@ def seen(rows: list[int], layer: int) -> np.ndarray:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_steps_rollbacks_truncations_and_forks_in_any_order(quantized, seed):
-    """A random walk; afterwards and in between every sequence reads its own rows and nobody else's."""
+    """A random walk; afterwards and in between every sequence reads its own rows and no others."""
     rng, count = np.random.default_rng(seed), 0
     living: list[tuple[Request, list[int]]] = []
     for _ in range(50):
