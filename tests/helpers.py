@@ -188,7 +188,8 @@ def golden_distance(
     batch, span = part("sequence").Batch, part("sequence").Span
     worst = 0.0
     for cuts in ([0, len(tokens)], [0, len(tokens) // 3, len(tokens) - 1, len(tokens)]):
-        cache = part("kv_cache.contiguous").ContiguousCache(checkpoint.config, len(tokens), ops)
+        spec = part("kv_cache.base").CacheSpec(checkpoint.config.memory, len(tokens))
+        cache = part("kv_cache.contiguous").ContiguousCache(spec, ops)
         seq, found = request(tokens.tolist()), []
         for first, stop in pairwise(cuts):
             rows = np.arange(stop - first)

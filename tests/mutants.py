@@ -101,9 +101,8 @@ MUTANTS = [
     Mutant("untied head taken for tied", BUILD, "head=Linear(table) if c.tied_head", "head=Linear(table) if True",
            "llama3"),
     Mutant("windows shifted by a layer", BUILD, "c.windows[i]", "c.windows[i - 1]", "gemma3"),
-    Mutant("keys stored one position late", CACHE, "span.first + span.stop - span.start)",
-           "span.first + span.stop - span.start)\n            positions = slice(positions.start + (span.first > 0), "
-           "positions.stop + (span.first > 0))", "llama2"),
+    Mutant("keys stored one position late", CACHE, "first, stop = span.first, span.first + span.rows",
+           "first, stop = (p + (span.first > 0) for p in (span.first, span.first + span.rows))", "llama2"),
 ]  # fmt: skip
 
 

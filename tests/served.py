@@ -11,6 +11,7 @@ import numpy as np
 from helpers import flat_batch, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.paged import PagedCache
 from tinyinfer.kv_cache.prefix_cache import PrefixCache
 from tinyinfer.ledger import Ledger
@@ -32,7 +33,7 @@ class Served:
 
     def __init__(self, num_blocks: int = 16) -> None:
         self.ledger = Ledger()
-        self.cache = PagedCache(CONFIG, 100, NumpyOps(self.ledger), block_size=4, num_blocks=num_blocks)
+        self.cache = PagedCache(CacheSpec(CONFIG.memory, 100, 4, num_blocks), NumpyOps(self.ledger))
         self.prefixes = PrefixCache(self.cache, self.ledger)
 
     def plan(self, seq: Sequence, rows: int | None = None) -> tuple[Sequence, int]:

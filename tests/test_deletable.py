@@ -27,7 +27,9 @@ OTHERS = {"kv_cache": "paged", "block_size": 4, "max_num_batched_tokens": 9}
     ("file", "switches"),
     [
         ("speculative/draft_model.py", {**OTHERS, "prefix_cache": True}),
+        ("kv_cache/paged.py", {"max_num_batched_tokens": 9, "speculative": "self"}),
         ("kv_cache/prefix_cache.py", {**OTHERS, "speculative": "prompt-lookup"}),
+        ("kv_cache/packed_blocks.py", {**OTHERS, "prefix_cache": True}),
         ("kv_cache/quantized.py", {**OTHERS, "prefix_cache": True, "speculative": "self"}),
         ("quantization", {**OTHERS, "dtype": "float32"}),
     ],
@@ -44,6 +46,7 @@ def test_without_its_file_only_its_own_switch_is_gone(file, switches, golden_fol
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
 
     own = {"speculative/draft_model.py": {"speculative": "self"},
+           "kv_cache/paged.py": {"kv_cache": "paged"}, "kv_cache/packed_blocks.py": {"kv_bits": 8},
            "kv_cache/prefix_cache.py": {"kv_cache": "paged", "prefix_cache": True},
            "kv_cache/quantized.py": {"kv_bits": 8}, "quantization": {"quantize": "int8"}}[file]  # fmt: skip
     assert run(**own).returncode == 0

@@ -1,7 +1,8 @@
 """Blocks, tables and the tree of prefixes driven at random, against a model that only knows tokens.
 
-The model: what each living sequence's tokens are, and which prefixes (in whole blocks) somebody computed, when each was
-last used and by whom. Everything else must follow: what is found, who holds which block, what lies in it, what may go.
+The model: what each living sequence's tokens are, and which prefixes (in whole blocks) were computed, when each was
+last used and by which sequences. Everything else must follow: what is found,
+which block has which holders, what lies in it, what may be evicted.
 """
 
 from __future__ import annotations
@@ -62,16 +63,16 @@ class Blocks(RuleBasedStateMachine):
     @precondition(lambda self: self.living)
     @rule(data=st.data(), fails=st.sampled_from([None, None, None, "before", "after"]))
     def step(self, data, fails):
-        """Some sequences compute some rows, maybe with guesses, of which maybe some stay; or the step fails."""
+        """Some sequences compute some rows, maybe with drafts, of which maybe some are accepted; or the step fails."""
         chosen = data.draw(st.lists(st.sampled_from(self.living), unique_by=id, min_size=1, max_size=3))
         plans: list[tuple[Living, int, list[int]]] = []
         self.promised.clear()
         for one in chosen:
             pending = len(one.seq.tokens) - one.length
             rows = data.draw(st.integers(1, pending))
-            guesses = data.draw(st.lists(token, max_size=5)) if rows == pending else []
-            if self.reserve(one, rows + len(guesses)):
-                plans.append((one, rows, guesses))
+            drafts = data.draw(st.lists(token, max_size=5)) if rows == pending else []
+            if self.reserve(one, rows + len(drafts)):
+                plans.append((one, rows, drafts))
                 self.register(one, one.length + rows)
         if fails:
             self.fail(plans, written=fails == "after")
@@ -79,8 +80,8 @@ class Blocks(RuleBasedStateMachine):
             self.write(plans)
             self.prefixes.commit()
             self.now += 1
-            for one, rows, guesses in plans:
-                self.commit(one, rows, guesses, data.draw(st.integers(0, len(guesses))), data.draw(token))
+            for one, rows, drafts in plans:
+                self.commit(one, rows, drafts, data.draw(st.integers(0, len(drafts))), data.draw(token))
 
     @precondition(lambda self: self.living)
     @rule(data=st.data())
@@ -109,7 +110,7 @@ class Blocks(RuleBasedStateMachine):
 
     @rule()
     def evict(self):
-        """The leaf that nobody uses and that was used longest ago goes; nothing when there is none."""
+        """The least recently used leaf without users is evicted; nothing when there is none."""
         leaves = [p for p in self.unused() if not any(q[:-SIZE] == p for q in self.known)]
         before = {self.tokens_of(node) for node in tree(self.prefixes.root)}
         assert self.prefixes.evict() == bool(leaves)
@@ -131,7 +132,7 @@ class Blocks(RuleBasedStateMachine):
         return [prefix for prefix in self.known if prefix not in used]
 
     def reserve(self, one: Living, rows: int) -> bool:
-        """Makes room by eviction; False when there is none (a scheduler would preempt somebody)."""
+        """Makes room by eviction; False when there is none (a scheduler would preempt a sequence)."""
         while self.cache.missing(one.seq, rows):
             if not self.unused():
                 return False
@@ -152,20 +153,20 @@ class Blocks(RuleBasedStateMachine):
             self.use(one, prefix)
 
     def write(self, plans: list[tuple[Living, int, list[int]]]) -> None:
-        for one, _, guesses in plans:
-            one.seq.tokens += guesses
-        self.served.write(*((one.seq, rows + len(guesses)) for one, rows, guesses in plans))
+        for one, _, drafts in plans:
+            one.seq.tokens += drafts
+        self.served.write(*((one.seq, rows + len(drafts)) for one, rows, drafts in plans))
 
-    def commit(self, one: Living, rows: int, guesses: list[int], right: int, new: int) -> None:
-        """Of the guesses the first `right` stay, and a new token comes if the sequence is up to date."""
-        self.cache.commit(one.seq, rows + right)
-        one.length += rows + right
-        del one.seq.tokens[len(one.seq.tokens) - len(guesses) + right :]
+    def commit(self, one: Living, rows: int, drafts: list[int], accepted: int, new: int) -> None:
+        """The first `accepted` drafts stay, and a new token comes if the sequence is up to date."""
+        self.cache.commit(one.seq, rows + accepted)
+        one.length += rows + accepted
+        del one.seq.tokens[len(one.seq.tokens) - len(drafts) + accepted :]
         if one.length == len(one.seq.tokens):
             one.seq.tokens.append(new)
 
     def fail(self, plans: list[tuple[Living, int, list[int]]], written: bool) -> None:
-        """Everybody in the step loses everything, and what it promised is forgotten."""
+        """All sequences of the step are freed, and the prefixes that it promised are rolled back."""
         if written and plans:
             self.write(plans)
         for one, _, _ in plans:
@@ -192,7 +193,7 @@ class Blocks(RuleBasedStateMachine):
 
     @invariant()
     def every_sequence_reads_its_own_tokens(self):
-        """So nobody writes into a block that somebody else reads."""
+        """So no sequence writes into a block that another one reads."""
         for one in self.living:
             assert self.cache.length(one.seq) == one.length
             assert len(self.cache.block_table(one.seq)) == -(-one.length // SIZE)
@@ -207,7 +208,7 @@ class Blocks(RuleBasedStateMachine):
         users = Counter(prefix for one in self.living for prefix in one.path)
         for prefix, node in nodes.items():
             assert node.users == users[prefix]
-            stored = self.cache.pool[0, 0, 0, node.block * SIZE : (node.block + 1) * SIZE, 0].tolist()
+            stored = self.cache.pools[0].keys[0, node.block * SIZE : (node.block + 1) * SIZE, 0].tolist()
             assert stored == [mark(prefix[: i + 1]) for i in range(len(prefix) - SIZE, len(prefix))]
         assert self.prefixes.evictable == len(self.unused())
 
@@ -223,7 +224,7 @@ class Blocks(RuleBasedStateMachine):
         assert self.cache.wasted_bytes == empty * self.cache.position_bytes
 
     def teardown(self):
-        """When everybody is gone and the tree is emptied, every block is free."""
+        """When all sequences are freed and the tree is emptied, every block is free."""
         for one in list(self.living):
             self.end(one)
         while self.prefixes.evict():

@@ -12,19 +12,20 @@ import pytest
 from helpers import flat_batch, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.kv_cache.base import NoCache
+from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.switches import CACHES, resolve
 
 CONFIG = small_config(num_layers=3, num_kv_heads=2, head_dim=6)
 CAPACITY = 20
+SPEC = CacheSpec(CONFIG.memory, CAPACITY, block_size=16, num_blocks=64)
 POSITION_BYTES = 2 * 3 * 2 * 6 * 4  # keys and values, layers, heads, size, float32
 
 
 @pytest.fixture(params=sorted(CACHES))
 def cache(request: pytest.FixtureRequest):
-    return resolve(CACHES, request.param)(CONFIG, CAPACITY, NumpyOps(Ledger()))
+    return resolve(CACHES, request.param)(SPEC, NumpyOps(Ledger()))
 
 
 def keys_of(seq, position: int, layer: int) -> np.ndarray:
@@ -115,7 +116,7 @@ def test_nothing_is_stored_before_commit(cache):
 
 
 def test_truncate_forgets_and_later_positions_are_written_anew(cache):
-    """Rolling back rejected guesses: length is the one truth, and old keys never come back."""
+    """Rolling back rejected drafts: length is the one truth, and old keys never come back."""
     seq = request(range(12))
     step(cache, (seq, None, 9))
     cache.truncate(seq, kept(cache, 5))
@@ -169,7 +170,7 @@ def test_the_ledger_counts_bytes_written_exactly(cache):
 
 
 def contiguous() -> ContiguousCache:
-    return ContiguousCache(CONFIG, CAPACITY, NumpyOps(Ledger()))
+    return ContiguousCache(SPEC, NumpyOps(Ledger()))
 
 
 def test_contiguous_holds_whole_contexts_and_calls_the_rest_wasted():
@@ -204,7 +205,7 @@ def test_contiguous_refuses_what_does_not_fit_and_stays_usable():
     """One position too many is an error in one sentence that names the switch; exactly full is fine."""
     cache, seq = contiguous(), request(range(30))
     step(cache, (seq, None, 12))
-    with pytest.raises(ValueError, match=f"21 positions do not fit into a cache of {CAPACITY}; raise --max-model-len"):
+    with pytest.raises(ValueError, match=f"21 positions do not fit into a cache of {CAPACITY}; raise max_model_len"):
         cache.reserve(seq, 9)
     assert cache.length(seq) == 12
     step(cache, (seq, None, CAPACITY))
@@ -231,7 +232,7 @@ def test_contiguous_gives_the_array_of_a_freed_sequence_to_the_next():
 
 def test_none_keeps_one_layer_at_a_time_and_nothing_after_commit():
     """The baseline's memory: a cache that quietly kept things would make the comparison a lie."""
-    cache, seq = NoCache(CONFIG, CAPACITY, NumpyOps(Ledger())), request(range(9))
+    cache, seq = NoCache(SPEC, NumpyOps(Ledger())), request(range(9))
     k = np.ones((9, 2, 6), np.float32)
     for layer in range(3):
         cache.append(layer, k, k, flat_batch([(seq, 0, 9)]))

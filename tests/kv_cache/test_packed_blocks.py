@@ -13,17 +13,19 @@ from tinyinfer.backends.packing import pack, unpack
 from tinyinfer.cli import arguments
 from tinyinfer.cli.eval import SETTINGS
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.packed_blocks import PackedBlocks, dequantize, group_size, quantize
 from tinyinfer.ledger import Ledger
+from tinyinfer.model.config import Rows
 
 BITS = (8, 4, 2)
 
 
 def restored(x: np.ndarray, bits: int) -> np.ndarray:
     """x quantized along its last axis and back."""
-    codes, step, minimum = quantize(x, bits, np)
+    codes, scale, minimum = quantize(x, bits, np)
     out = np.empty(x.shape, np.float32)
-    dequantize(codes, step.astype(np.float32), minimum.astype(np.float32), out, np)
+    dequantize(codes, scale.astype(np.float32), minimum.astype(np.float32), out, np)
     return out
 
 
@@ -36,34 +38,34 @@ def error(found: np.ndarray, x: np.ndarray) -> float:
     bits=st.sampled_from(BITS), n=st.integers(1, 40), seed=st.integers(0, 10**6), shift=st.floats(-300, 300),
     spread=st.floats(1e-3, 100),
 )  # fmt: skip
-def test_no_number_is_off_by_more_than_half_a_step(bits, n, seed, shift, spread):
-    """Also at the ends of the range. Catches: a minimum or step rounded the wrong way, truncation instead of rounding,
-    and (the step is at most a 2^bits - 1'th of the range, and what float16 costs) one code too few.
+def test_no_number_is_off_by_more_than_half_a_scale(bits, n, seed, shift, spread):
+    """Also at the ends of the range. Catches: a minimum or scale rounded the wrong way, truncation instead of rounding,
+    and (the scale is at most a 2^bits - 1'th of the range, and what float16 costs) one code too few.
     """
     x = (shift + spread * np.random.default_rng(seed).standard_normal((3, n))).astype(np.float32)
-    codes, step, minimum = quantize(x, bits, np)
-    exact = codes * step.astype(np.float64) + minimum.astype(np.float64)
-    assert (np.abs(exact - x) <= step.astype(np.float64) / 2 * (1 + 1e-5) + 1e-12).all()
+    codes, scale, minimum = quantize(x, bits, np)
+    exact = codes * scale.astype(np.float64) + minimum.astype(np.float64)
+    assert (np.abs(exact - x) <= scale.astype(np.float64) / 2 * (1 + 1e-5) + 1e-12).all()
     lost = np.abs(x).max(axis=-1, keepdims=True) / 1024  # one unit in float16's last place, at most
     most = 2**bits - 1
-    assert (step <= (np.ptp(x, axis=-1, keepdims=True) + lost) / most * (1 + 1 / 1024) + 1e-7).all()
+    assert (scale <= (np.ptp(x, axis=-1, keepdims=True) + lost) / most * (1 + 1 / 1024) + 1e-7).all()
     assert codes.dtype == np.uint8
     assert codes.max() <= most
-    assert step.dtype == minimum.dtype == np.float16
+    assert scale.dtype == minimum.dtype == np.float16
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_constants_and_grids_are_exact(bits):
-    """Division by a step of 0 would give NaN; and numbers that lie on the codes' own grid must not move."""
+    """Division by a scale of 0 would give NaN; and numbers that lie on the codes' own scale must not move."""
     assert np.array_equal(restored(np.full((2, 5), -1.75, np.float32), bits), np.full((2, 5), -1.75))
     assert not restored(np.zeros((1, 3), np.float32), bits).any()
-    grid = np.arange(2**bits, dtype=np.float32)[None] * 0.25 - 3
-    assert np.array_equal(restored(grid, bits), grid)
+    exact = np.arange(2**bits, dtype=np.float32)[None] * 0.25 - 3
+    assert np.array_equal(restored(exact, bits), exact)
 
 
 @pytest.mark.parametrize("bits", BITS)
 def test_every_code_is_used(bits):
-    """Catches: a range of 2^bits steps (the last code never used) and one of 2^bits - 2."""
+    """Catches: a range divided by 2^bits (the last code is never used) and by 2^bits - 2."""
     codes, *_ = quantize(np.linspace(-1, 1, 1000, dtype=np.float32)[None], bits, np)
     assert sorted(set(codes[0].tolist())) == list(range(2**bits))
 
@@ -98,12 +100,13 @@ SIZE = 5  # of a block: 30 codes, which fill no whole byte at 2 bits
 
 
 def blocks(bits: int, count: int = 6, group: int = 3) -> PackedBlocks:
-    return PackedBlocks(CONFIG, count, SIZE, bits, group, NumpyOps(Ledger()))
+    spec = CacheSpec(CONFIG.memory, count * SIZE, SIZE, kv_bits=bits, kv_group_size=group)
+    return PackedBlocks(spec, count, NumpyOps(Ledger()))
 
 
 def read(packed: PackedBlocks, layer: int, where: slice | list[int], count: int) -> np.ndarray:
     out = np.full((2, 2, count, SIZE, 6), np.nan, np.float32)
-    packed.read(layer, where, out)
+    packed.read(layer, where, *out)
     return out
 
 
@@ -113,15 +116,15 @@ def test_blocks_come_back_from_where_they_were_written(bits):
     rng, packed = np.random.default_rng(0), blocks(bits)
     x = rng.standard_normal((3, 2, 2, 6, SIZE, 6)).astype(np.float32) + np.arange(6)[:, None, None] * 10
     for layer in range(3):
-        packed.write(layer, [4, 1], x[layer][:, :, [4, 1]])
-        packed.write(layer, slice(2, 4), x[layer][:, :, 2:4])
+        packed.write(layer, [4, 1], *x[layer][:, :, [4, 1]])
+        packed.write(layer, slice(2, 4), *x[layer][:, :, 2:4])
     keys = restored(x[:, 0].swapaxes(-1, -2), bits).swapaxes(-1, -2)  # by channel over the block
     values = restored(x[:, 1].reshape(3, 2, 6, SIZE, 2, 3), bits).reshape(x[:, 1].shape)  # by token, in groups of 3
     for layer in range(3):
         expected = np.stack([keys[layer], values[layer]])
         assert np.array_equal(read(packed, layer, slice(1, 5), 4), expected[:, :, 1:5])
         assert np.array_equal(read(packed, layer, [3, 1, 4], 3), expected[:, :, [3, 1, 4]])
-        assert not read(packed, layer, [0, 5], 2).any(), "blocks that nobody wrote"
+        assert not read(packed, layer, [0, 5], 2).any(), "blocks that were never written"
 
 
 def test_an_outlier_costs_only_its_own_group():
@@ -131,8 +134,8 @@ def test_an_outlier_costs_only_its_own_group():
     large[0, 0, 0, :, 2] *= 1000  # a channel of the keys, at every position
     large[1, 1, 0, 3, 4] *= 1000  # one number among the values
     calm, wild = blocks(4), blocks(4)
-    calm.write(0, [0], x)
-    wild.write(0, [0], large)
+    calm.write(0, [0], *x)
+    wild.write(0, [0], *large)
     changed = read(calm, 0, [0], 1) != read(wild, 0, [0], 1)
     assert changed[0].any(axis=(1, 2)).tolist() == [[False, False, True, False, False, False], [False] * 6]
     assert changed[1].sum() == changed[1, 1, 0, 3, 3:].sum() > 0
@@ -163,16 +166,16 @@ def test_keys_by_channel_beat_keys_by_token_where_channels_stand_out(bits):
 )
 def test_the_default_group_is_the_largest_divisor_up_to_32(head_dim, size):
     """32, or the whole of a smaller head; a head of 80 has no group of 32."""
-    assert group_size(head_dim, None) == size
+    assert group_size((Rows(1, 7, head_dim),), None) == size
 
 
 def test_groups_that_do_not_fit_are_refused_with_those_that_do():
     """Else the last group would quietly reach into the next token."""
-    assert group_size(64, 16) == 16
+    assert group_size((Rows(1, 7, 64),), 16) == 16
     with pytest.raises(ValueError, match=r"kv_group_size=4 .* head size of 6; choose one of 1, 2, 3, 6$"):
         make_engine(CONFIG, kv_bits=8, kv_group_size=4)
     with pytest.raises(ValueError, match="kv_group_size=12 "):
-        group_size(6, 12)
+        group_size((Rows(1, 7, 6),), 12)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The paged cache beyond the common contract (test_kv_cache.py): blocks, tables, sharing, and what each costs."""
+"""The paged cache beyond the common contract (test_contiguous.py): blocks, tables, sharing, and what each costs."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import pytest
 from helpers import flat_batch, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.kv_cache.base import default_num_blocks
-from tinyinfer.kv_cache.paged import BlockPool, PagedCache
+from tinyinfer.kv_cache.base import CacheSpec, default_num_blocks
+from tinyinfer.kv_cache.blocks import BlockPool
+from tinyinfer.kv_cache.paged import PagedCache
 from tinyinfer.ledger import Ledger
 
 CONFIG = small_config(num_layers=3, num_kv_heads=2, head_dim=6)
@@ -16,7 +17,7 @@ POSITION_BYTES = 2 * 3 * 2 * 6 * 4  # keys and values, layers, heads, size, floa
 
 
 def paged(num_blocks: int = 8, block_size: int = 4, capacity: int = 64) -> PagedCache:
-    return PagedCache(CONFIG, capacity, NumpyOps(Ledger()), block_size=block_size, num_blocks=num_blocks)
+    return PagedCache(CacheSpec(CONFIG.memory, capacity, block_size, num_blocks), NumpyOps(Ledger()))
 
 
 def seq_of(n: int = 40):
@@ -45,7 +46,7 @@ def marks(cache: PagedCache, seq, start: int = 0, layer: int = 0) -> list[float]
 
 
 def test_a_block_is_free_until_it_is_taken_and_again_when_the_last_holder_lets_go():
-    """Counts of holders, one by one; catches a block freed while somebody still reads it."""
+    """Counts of holders, one by one; catches a block freed while a sequence still reads it."""
     pool = BlockPool(3)
     a, b = pool.allocate(), pool.allocate()
     pool.hold(a)
@@ -155,7 +156,7 @@ def test_held_and_wasted_bytes_by_hand():
 
 
 def test_a_commit_of_fewer_gives_the_rest_back():
-    """Rejected guesses across the edge of a block; the kept one before the edge stays."""
+    """Rejected drafts across the edge of a block; the kept one before the edge stays."""
     cache, seq = paged(), seq_of()
     step(cache, seq, 3)
     step(cache, seq, 7, keep=1)
@@ -185,8 +186,8 @@ def test_blocks_side_by_side_are_read_in_place():
     step(cache, seq, 9)
     for start in (0, 3, 4, 8):
         k, v = cache.read(1, seq, start)
-        assert np.shares_memory(k, cache.pool)
-        assert np.shares_memory(v, cache.pool)
+        assert np.shares_memory(k, cache.pools[1].keys)
+        assert np.shares_memory(v, cache.pools[1].values)
         assert marks(cache, seq, start, layer=1) == list(range(start, 9))
     assert cache.ledger.kv_copied_bytes == 0
 
@@ -208,7 +209,7 @@ def test_scattered_blocks_are_gathered_and_the_copy_is_counted(start):
 
 
 def test_blocks_in_the_wrong_order_are_not_taken_for_neighbours():
-    """Given back and taken again, they come in the order 2, 1, 0: as many, and as close together, but turned round."""
+    """Freed and allocated again, they come in the order 2, 1, 0: as many, and as close together, but turned round."""
     cache, a = paged(num_blocks=3), seq_of()
     step(cache, a, 12)
     cache.free(a)
@@ -233,7 +234,7 @@ def test_blocks_written_in_one_step_may_be_scattered():
 
 
 @pytest.mark.parametrize("writer", ["parent", "child"])
-def test_whoever_writes_first_into_a_shared_block_takes_a_copy(writer):
+def test_the_first_to_write_into_a_shared_block_gets_a_copy(writer):
     """Copy-on-write in both directions: two filled rows of one block are copied, and the other's are as they were."""
     cache, parent, child = paged(), seq_of(), seq_of()
     step(cache, parent, 6)
@@ -291,7 +292,7 @@ def test_a_fork_survives_its_parent_and_the_other_way_round():
 
 
 def test_truncating_into_a_shared_block_leaves_it_to_the_other():
-    """A branch of guesses goes back to before the fork, and writes there something else."""
+    """A candidate is truncated to before the fork, and writes something else there."""
     cache, parent, child = paged(), seq_of(), seq_of()
     step(cache, parent, 7)
     cache.fork(parent, child)
@@ -303,7 +304,7 @@ def test_truncating_into_a_shared_block_leaves_it_to_the_other():
 
 
 def test_rows_that_one_holder_fills_are_not_wasted():
-    """A branch that went back ends in a block which its parent has filled, or in one that both leave partly empty."""
+    """A truncated child ends in a block that its parent has filled, or in one that both leave partly empty."""
     cache, parent, child = paged(), seq_of(), seq_of()
     step(cache, parent, 7)
     cache.fork(parent, child)

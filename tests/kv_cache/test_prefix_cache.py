@@ -103,9 +103,9 @@ def test_a_prompt_in_pieces_shares_piece_by_piece():
 
 
 def test_what_two_compute_at_the_same_time_is_kept_by_each_and_known_once():
-    """Equal tokens that nobody could foresee: the tree keeps the first one's block, the second reads its own.
+    """Equal tokens that no step could foresee: the tree keeps the first one's block, the second reads its own.
 
-    Catches mini-sglang's freed duplicates (its PR 142): a table that points to a block given to somebody else.
+    Catches mini-sglang's freed duplicates (its PR 142): a block table that points to a block of another sequence.
     """
     served = Served()
     [(a, _), (b, _)] = served.start([1, 2, 3], [1, 2, 3])
@@ -126,7 +126,7 @@ def test_what_two_compute_at_the_same_time_is_kept_by_each_and_known_once():
 
 
 def test_a_failed_step_is_forgotten_and_an_earlier_one_is_not():
-    """Blocks that were promised and never computed leave the tree, with whoever shared them already."""
+    """Blocks that were promised and never computed leave the tree, and so do the sequences that shared them already."""
     served = Served()
     served.run(list(range(5)))
     a, b = request([*range(8), 20]), request([*range(8), 21])
@@ -142,7 +142,7 @@ def test_a_failed_step_is_forgotten_and_an_earlier_one_is_not():
 
 
 def test_what_was_known_evicted_and_promised_again_in_a_failed_step_is_forgotten():
-    """Its first keys went with the eviction and the second ones never came: a match would read somebody else's."""
+    """Its first keys went with the eviction and the second ones never came: a match would read another prefix's."""
     served = Served(num_blocks=3)
     served.run([1, 2, 3, 4])
     a, b = request([*range(10, 18)]), request([1, 2, 3, 4])
@@ -227,7 +227,7 @@ def test_sixteen_requests_with_one_beginning_by_hand():
 
 
 def test_no_prefixes_answers_the_same_questions_with_nothing():
-    """What stands in when the switch is off; a scheduler asks it like the other."""
+    """The null object, used when the switch is off; a scheduler asks it like the other."""
     served = Served()
     off, seq = NoPrefixes(served.cache, served.ledger), request(range(9))
     off.register(seq, 8)

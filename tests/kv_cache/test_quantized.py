@@ -17,7 +17,7 @@ from helpers import ROUNDING, distance, finish, flat_batch, forward, make_engine
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.engine import Engine
-from tinyinfer.kv_cache.base import kv_bytes_per_token
+from tinyinfer.kv_cache.base import CacheSpec, position_bytes
 from tinyinfer.kv_cache.packed_blocks import PackedBlocks
 from tinyinfer.kv_cache.quantized import QuantizedCache, QuantizedContiguousCache, QuantizedPagedCache
 from tinyinfer.ledger import Ledger
@@ -34,7 +34,7 @@ SIZE = 4  # positions of a block
 # The reference.
 
 
-class Grid:
+class Quantizer:
     """Quantizes a group at a time; `margin` is the smallest distance to where a rounding would go the other way."""
 
     def __init__(self, bits: int) -> None:
@@ -42,8 +42,8 @@ class Grid:
 
     def __call__(self, group: list[float]) -> list[float]:
         low = self.half(min(group), -1)
-        step = self.half((max(group) - low) / self.most, 1)
-        return [low + step * self.nearest((x - low) / step) for x in group]
+        scale = self.half((max(group) - low) / self.most, 1)
+        return [low + scale * self.nearest((x - low) / scale) for x in group]
 
     def nearest(self, x: float) -> int:
         self.margin = min(self.margin, abs(x % 1 - 0.5))
@@ -62,7 +62,7 @@ class Grid:
 class PlainOps(NumpyOps):
     """Attention as the promise says it, a query and a head at a time."""
 
-    grid: Grid
+    quantizer: Quantizer
 
     def attention(self, q: Any, i: int, batch: Any, cache: Any, heads: Any) -> Any:
         [span] = batch.spans
@@ -86,10 +86,10 @@ class PlainOps(NumpyOps):
         for a in range(0, len(k) - SIZE + 1, SIZE):
             for h in range(k.shape[1]):
                 for e in range(k.shape[2]):
-                    k[a : a + SIZE, h, e] = self.grid(k[a : a + SIZE, h, e].tolist())
+                    k[a : a + SIZE, h, e] = self.quantizer(k[a : a + SIZE, h, e].tolist())
                 for s in range(a, a + SIZE):
                     for e in range(0, k.shape[2], 3):
-                        v[s, h, e : e + 3] = self.grid(v[s, h, e : e + 3].tolist())
+                        v[s, h, e : e + 3] = self.quantizer(v[s, h, e : e + 3].tolist())
         return k, v
 
 
@@ -115,9 +115,9 @@ def expected(name: str, bits: int) -> tuple[int, np.ndarray]:
     for seed in range(200):
         engine = make_engine(MODELS[name], seed=seed, kv_cache="none")
         plain = PlainOps(Ledger())
-        plain.grid, engine.ops = Grid(bits), plain
+        plain.quantizer, engine.ops = Quantizer(bits), plain
         [logits] = forward(engine, (request(PROMPT), 0, len(PROMPT)))
-        if plain.grid.margin > 6e-4:
+        if plain.quantizer.margin > 6e-4:
             return seed, logits
     raise AssertionError("no seed keeps clear of all edges")
 
@@ -153,7 +153,7 @@ def test_the_cuts_of_a_prompt_do_not_matter(cuts, kv_cache):
 
 
 class Scripted:
-    """Guesses the next tokens of a known text, but wrongly from the `right`-th on."""
+    """Drafts the next tokens of a known text, but wrong ones from the `right`-th on."""
 
     def __init__(self, texts: dict[Request, list[int]], right: int, count: int) -> None:
         self.texts, self.right, self.count = texts, right, count
@@ -200,7 +200,7 @@ def answers(name: str, bits: int) -> list[list[int]]:
     ids=str,
 )
 def test_switches_change_no_token(switches, bits):
-    """DESIGN.md: chunking, paging, prefix hits, preemption, batches and guesses change no result."""
+    """DESIGN.md: chunking, paging, prefix hits, preemption, batches and drafts change no result."""
     engine = engine_of("windows", kv_bits=bits, **switches)
     assert finish(engine, *requests()) == answers("windows", bits)
     ledger = engine.ledger
@@ -214,8 +214,8 @@ def test_switches_change_no_token(switches, bits):
 @pytest.mark.parametrize("kv_cache", CACHES)
 @pytest.mark.parametrize("bits", BITS)
 @pytest.mark.parametrize(("right", "count"), [(0, 7), (1, 6), (3, 9), (5, 5), (2, 3)])
-def test_wrong_guesses_are_taken_back_across_block_edges(right, count, bits, kv_cache):
-    """Blocks that only wrong guesses filled were packed within the step; their float rows must still be there."""
+def test_rejected_drafts_are_rolled_back_across_block_edges(right, count, bits, kv_cache):
+    """Blocks that only rejected drafts filled were packed within the step; their float rows must still be there."""
     sequences, texts = requests(), answers("windows", bits)
     engine = engine_of("windows", kv_bits=bits, kv_cache=kv_cache)
     engine.drafter = engine.scheduler.drafter = Scripted(dict(zip(sequences, texts, strict=True)), right, count)
@@ -229,14 +229,14 @@ def test_wrong_guesses_are_taken_back_across_block_edges(right, count, bits, kv_
 
 CONFIG = small_config(num_layers=3, num_kv_heads=2, head_dim=6)
 CAPACITY = 20
+SPEC = CacheSpec(CONFIG.memory, CAPACITY, SIZE, num_blocks=20, kv_bits=4, kv_group_size=3)
 ROW = 2 * 3 * 2 * 6 * 4  # keys and values, layers, heads, size, float32
 CODES = 4 * 6 * 4 // 8  # of a block of keys, or of values, in a head: 4 positions of 6 numbers of 4 bits
 BLOCK = 3 * 2 * (2 * CODES + 6 * 2 * 2 + 4 * 2 * 2 * 2)  # and two float16 for 6 channels, and for 4 tokens of 2 groups
 
 
 def cache_of(kind: type[QuantizedCache]) -> QuantizedCache:
-    ops = NumpyOps(Ledger())
-    return kind(CONFIG, CAPACITY, ops, block_size=SIZE, num_blocks=20, kv_bits=4, kv_group_size=3)
+    return kind(SPEC, NumpyOps(Ledger()))
 
 
 @pytest.fixture(params=[QuantizedContiguousCache, QuantizedPagedCache])
@@ -261,7 +261,7 @@ def step(store: Any, seq: Request, stop: int, kept: int | None = None, shift: fl
 
 
 def check(store: Any, seq: Request, layer: int, like: Request | None = None) -> None:
-    """What is kept: full blocks within half a step (a fifteenth of the range of a sine), later rows exactly."""
+    """What is kept: full blocks within half a scale (a fifteenth of the range of a sine), later rows exactly."""
     length = store.length(seq)
     k, v = store.read(layer, seq, 0)
     wanted = rows_of(like or seq, layer, length)
@@ -275,11 +275,11 @@ def check(store: Any, seq: Request, layer: int, like: Request | None = None) -> 
 
 @pytest.mark.parametrize("kept", range(1, 12))
 def test_committing_fewer_than_were_appended(quantized, kept):
-    """11 rows appended from position 2 on, as many kept as guesses stood, and the rest computed anew."""
+    """11 rows appended from position 2 on, as many kept as drafts were accepted, and the rest computed anew."""
     seq = request(range(20))
     step(quantized, seq, 2)
     step(quantized, seq, 13, kept=2 + kept - 1)
-    assert sum(own.rows.nbytes for own in quantized._open.values()) == SIZE * ROW, "room of the step is given back"
+    assert quantized.float_bytes == SIZE * ROW, "the room of the step is freed"
     for layer in (2, 0):
         check(quantized, seq, layer)
     step(quantized, seq, 14)
@@ -374,15 +374,15 @@ def seen(rows: list[int], layer: int) -> np.ndarray:
     drawn = [np.random.default_rng([row, layer]).standard_normal((2, 2, 6), np.float32) for row in rows]
     x = np.array(drawn, np.float32).reshape(-1, 2, 2, 6).transpose(1, 2, 0, 3).copy()  # (2, K, S, E)
     for a in range(0, len(rows) - SIZE + 1, SIZE):
-        block, one = x[:, :, None, a : a + SIZE], PackedBlocks(CONFIG, 1, SIZE, 4, 3, NumpyOps(Ledger()))
-        one.write(0, [0], block)
-        one.read(0, [0], block)
+        block, one = x[:, :, None, a : a + SIZE], PackedBlocks(SPEC, 1, NumpyOps(Ledger()))
+        one.write(0, [0], *block)
+        one.read(0, [0], *block)
     return x.transpose(0, 2, 1, 3)
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_steps_rollbacks_truncations_and_forks_in_any_order(quantized, seed):
-    """A random walk; afterwards and in between every sequence reads its own rows and nobody else's."""
+    """A random walk; afterwards and in between every sequence reads its own rows and no others."""
     rng, count = np.random.default_rng(seed), 0
     living: list[tuple[Request, list[int]]] = []
     for _ in range(50):
@@ -426,9 +426,8 @@ def test_contiguous_bytes_by_hand():
     step(store, b, 9)
     assert store.held_bytes == 2 * (5 * BLOCK + SIZE * ROW)
     assert store.wasted_bytes == (5 - 1 + 5 - 2) * BLOCK + (2 * SIZE - 6 % SIZE - 9 % SIZE) * ROW
-    arrays = [store._arrays[seq.id] for seq in (a, b)]
-    kept = sum(x.codes.nbytes + x.key_scales.nbytes + x.value_scales.nbytes for x in arrays)
-    assert kept + sum(own.rows.nbytes for own in store._open.values()) == store.held_bytes, "what is really kept"
+    kept = sum(store.storage(seq).nbytes for seq in (a, b)) + store.float_bytes
+    assert kept == store.held_bytes, "what is really kept"
 
 
 def test_paged_bytes_by_hand():
@@ -445,8 +444,7 @@ def test_paged_bytes_by_hand():
     assert store.ledger.kv_copied_bytes == 2 * ROW
     step(store, child, 7)
     assert store.ledger.kv_copied_bytes == 2 * ROW, "an unfinished block has nothing else to copy"
-    pool = store.pool
-    assert pool.codes.nbytes + pool.key_scales.nbytes + pool.value_scales.nbytes == 20 * BLOCK
+    assert store.packed.nbytes == 20 * BLOCK
 
 
 def test_scattered_blocks_are_gathered_packed_and_counted():
@@ -468,9 +466,9 @@ def test_four_bits_take_a_fifth_of_the_memory_and_two_a_ninth():
     config, float_block = small_config(num_layers=1, num_kv_heads=3, head_dim=64), 2 * 3 * 16 * 64 * 4
     found = {}
     for bits in BITS:
-        store = QuantizedPagedCache(config, 64, NumpyOps(Ledger()), kv_bits=bits, num_blocks=4)
-        found[bits] = float_block / store.pool.block_bytes
-        assert kv_bytes_per_token(config, bits) * 16 == store.pool.block_bytes, "what inspect says"
+        store = QuantizedPagedCache(CacheSpec(config.memory, 64, num_blocks=4, kv_bits=bits), NumpyOps(Ledger()))
+        found[bits] = float_block / store.packed.block_bytes
+        assert position_bytes(config.memory, bits) * 16 == store.packed.block_bytes, "what inspect says"
     assert {bits: round(ratio, 1) for bits, ratio in found.items()} == {8: 3.4, 4: 5.8, 2: 9.1}
 
 

@@ -10,7 +10,7 @@ from itertools import combinations, product
 import pytest
 from helpers import small_config
 
-from tinyinfer.kv_cache.base import kv_bytes_per_token
+from tinyinfer.kv_cache.base import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.measure import roofline
 from tinyinfer.measure.roofline import Machine, expected_decode, expected_prefill, expected_step, predict_seconds
@@ -102,7 +102,7 @@ def test_more_experts_cost_bytes_and_not_flops():
 
 def test_bytes_of_the_cache_per_token():
     """Keys and values of each layer and key head, whatever the number of query heads."""
-    assert kv_bytes_per_token(SMOLLM2) == 2 * 30 * 3 * 64 * 4
+    assert position_bytes(SMOLLM2.memory) == 2 * 30 * 3 * 64 * 4
 
 
 def test_the_machine_is_measured_by_the_clock_it_is_given():

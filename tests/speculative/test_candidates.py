@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.sequence import Draft, Sequence
 from tinyinfer.speculative.draft_length import Lengths
@@ -180,7 +181,7 @@ def test_what_a_draft_model_guesses_does_not_depend_on_a_rival_that_won():
     def watched(asked: list[Sequence]) -> None:
         propose(asked)
         for seq in asked:
-            cache = ContiguousCache(SECOND, 64, drafter.ops)
+            cache = ContiguousCache(CacheSpec(SECOND.memory, 64), drafter.ops)
             fresh, twin = ModelDrafter(drafter.model, cache, drafter.ops, Lengths(3, lambda rows: 1.0), 4), copy(seq)
             twin.drafts, twin.rivals = [], []
             fresh.propose([twin])

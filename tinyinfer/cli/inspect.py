@@ -59,7 +59,7 @@ def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: i
     """All that is shown, as JSON has it. context: positions; bytes are those held in memory by these switches."""
     import numpy as np
 
-    from tinyinfer.kv_cache.base import kv_bytes_per_token
+    from tinyinfer.kv_cache.base import position_bytes
     from tinyinfer.loading.build import keeps_file_quantization
     from tinyinfer.quantization.recipe import kept_recipe, make_recipe
     from tinyinfer.switches import CACHES, DTYPES, resolve
@@ -69,7 +69,7 @@ def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: i
     recipe = kept_recipe(c, checkpoint.tensors) if kept else make_recipe(engine, c)
     remembers = resolve(CACHES, engine.kv_cache).can_chunk
     parameters, sizes = parameters_by_part(c), bytes_by_part(c, itemsize, recipe)
-    kv_bytes = kv_bytes_per_token(c, engine.kv_bits, engine.block_size, engine.kv_group_size)
+    kv_bytes = position_bytes(c.memory, engine.kv_bits, engine.block_size, engine.kv_group_size)
     return {
         "model": name,
         "path": checkpoint.path,

@@ -14,7 +14,7 @@ from tinyinfer.batching.scheduler import ContinuousScheduler, Limits
 from tinyinfer.engine.clock import Clock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.trace import Plan, StepTrace, count_blocks, make_plan
-from tinyinfer.kv_cache.base import Cache, default_num_blocks, kv_bytes_per_token
+from tinyinfer.kv_cache.base import Cache, CacheSpec, default_num_blocks, position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
@@ -107,12 +107,11 @@ def build_engine(model: Model, ops: Ops, c: EngineConfig, clock: Clock, second: 
     Raises ValueError for a switch that does not suit the model.
     """
     longest = context_length(model.config, c.max_model_len)
-    position_bytes = kv_bytes_per_token(model.config, c.kv_bits, c.block_size, c.kv_group_size)
-    num_blocks = c.num_blocks or default_num_blocks(position_bytes, longest, c.block_size, c.max_num_seqs)
-    cache = resolve(KV_BITS[c.kv_bits], c.kv_cache)(
-        model.config, longest, ops, block_size=c.block_size, num_blocks=num_blocks, kv_bits=c.kv_bits,
-        kv_group_size=c.kv_group_size,
-    )  # fmt: skip
+    memory = model.config.memory
+    nbytes = position_bytes(memory, c.kv_bits, c.block_size, c.kv_group_size)
+    num_blocks = c.num_blocks or default_num_blocks(nbytes, longest, c.block_size, c.max_num_seqs)
+    spec = CacheSpec(memory, longest, c.block_size, num_blocks, c.kv_bits, c.kv_group_size)
+    cache = resolve(KV_BITS[c.kv_bits], c.kv_cache)(spec, ops)
     prefixes = resolve(PREFIX_CACHES, "on" if c.prefix_cache else "off")(cache, ops.ledger)
     drafter = resolve(DRAFTERS, c.speculative)(model, second, ops, c, cache.capacity)
     limits = Limits(c.max_num_seqs, c.max_num_batched_tokens, c.batch_timeout)

@@ -20,7 +20,7 @@ from tinyinfer.units import amount
 if TYPE_CHECKING:
     from tinyinfer.batching.scheduler import ContinuousScheduler
     from tinyinfer.kv_cache.base import Cache
-    from tinyinfer.kv_cache.paged import BlockPool
+    from tinyinfer.kv_cache.blocks import BlockPool
 
 BLOCKS = "blocks (* shared, ' in prefix cache, + new)"  # the heading of a column
 GUESSES = "guesses right | wrong"

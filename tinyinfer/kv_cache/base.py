@@ -1,228 +1,248 @@
-"""The contract of every KV cache, and the null objects: no cache, no prefix cache."""
+"""The contract of every KV cache, as a base class; how many bytes a position takes; the null objects of the section.
+
+`length(seq)` is the one truth about a sequence: how many of its positions are computed and kept. A prefix hit, a
+preemption, a rollback, a draft model that catches up: each is only another length. One step of a sequence:
+
+    reserve(seq, n)        room for n positions after `length`
+    append(layer, ...)     in each layer: the keys and values of the whole batch go in,
+    read(layer, seq, ...)  and each sequence reads its own for attention
+    commit(seq, n)         the first n of the new positions count: `length` grows
+
+Positions count only after `commit`, so a step that fails leaves no trace. What a layer remembers of a position is data
+(`Rows`: K heads, keys of Ek and values of Ev numbers), so no cache assumes that all layers are alike, and the bytes of
+a position are a sum over layers, computed here and nowhere else.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from math import prod
+from typing import NamedTuple
 
 from tinyinfer.arrays import Array
-from tinyinfer.measure.roofline import FLOAT
-from tinyinfer.model.config import ModelConfig
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.config import Rows
+from tinyinfer.model.interfaces import Device, KVCache
+from tinyinfer.sequence import Batch, Sequence, Span
 
-if TYPE_CHECKING:
-    from tinyinfer.model.interfaces import Device
-    from tinyinfer.sequence import Batch, Sequence, Span
-
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tinyinfer.model.interfaces import Device
-    from tinyinfer.sequence import Sequence
-
-import os
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from tinyinfer.model.interfaces import Device
-    from tinyinfer.sequence import Batch, Sequence, Span
+FLOAT = 4  # bytes of a number: keys and values are float32, unless they are quantized
+MEMORY_SHARE = 0.5  # of the machine's memory, for the block pool
 
 
-class Cache(Protocol):
-    """What the engine and the model ask of a cache."""
+@dataclass(frozen=True)
+class CacheSpec:
+    """What a cache is built for.
 
-    can_chunk: bool  # whether a prompt may be computed in pieces, which needs a memory between steps
-    capacity: int  # the longest sequence that it can hold, alone
+    memory: what each layer remembers of a position. max_model_len: the longest sequence, in positions. num_blocks:
+    blocks in the pool of a paged cache. kv_bits, kv_group_size: of quantized keys and values ("off": float32).
+    """
+
+    memory: tuple[Rows, ...]
+    max_model_len: int
+    block_size: int = 16
+    num_blocks: int = 0
+    kv_bits: int | str = "off"
+    kv_group_size: int | None = None
+
+
+def position_bytes(
+    memory: tuple[Rows, ...], kv_bits: int | str = "off", block_size: int = 16, kv_group_size: int | None = None
+) -> int:
+    """KV bytes per token: Σ over layers of K·(Ek + Ev)·4; quantized, a position's share of a packed block, rounded up.
+
+    Raises ValueError for a group size that does not fit.
+    """
+    if isinstance(kv_bits, str):
+        return FLOAT * sum(rows.numbers for rows in memory)
+    from tinyinfer.kv_cache.packed_blocks import block_bytes, group_size  # only here: the file can be deleted
+
+    return -(-block_bytes(memory, block_size, kv_bits, group_size(memory, kv_group_size)) // block_size)
+
+
+def default_num_blocks(position_bytes: int, max_model_len: int, block_size: int, max_num_seqs: int) -> int:
+    """Blocks for max_num_seqs full contexts, in at most half of the machine's memory (used only as it is written)."""
+    full = max_num_seqs * -(-max_model_len // block_size)
+    if not hasattr(os, "sysconf"):
+        return full
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(1, min(full, int(MEMORY_SHARE * memory) // (block_size * position_bytes)))
+
+
+class LayerRows(NamedTuple):
+    """Keys and values of P positions in one layer. The keys of one head lie side by side, as attention reads them."""
+
+    keys: Array  # (K, P, Ek)
+    values: Array  # (K, P, Ev)
+
+
+def reserve_layers(memory: tuple[Rows, ...], positions: int, device: Device) -> tuple[LayerRows, ...]:
+    """Room for so many positions in every layer, as views of one reservation: two for each layer would be slow."""
+    flat = device.reserve((positions * sum(rows.numbers for rows in memory),))
+    views = iter(carve(flat, (shape for rows in memory for shape in layer_shapes(rows, positions))))
+    return tuple(LayerRows(keys, next(views)) for keys in views)
+
+
+def layer_shapes(rows: Rows, positions: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of a layer's keys, (K, P, Ek), and of its values, (K, P, Ev)."""
+    return (rows.heads, positions, rows.key_size), (rows.heads, positions, rows.value_size)
+
+
+def carve(flat: Array, shapes: Iterable[tuple[int, ...]]) -> list[Array]:
+    """Views of these shapes, one behind the other, of a flat array."""
+    views, start = [], 0
+    for shape in shapes:
+        views.append(flat[start : start + prod(shape)].reshape(shape))
+        start += prod(shape)
+    return views
+
+
+class Cache(KVCache):
+    """What the engine and the model ask of a cache; the model's half (append, split, read) is documented in KVCache.
+
+    The methods here are those of a cache without blocks that keeps every position. A cache overrides what it does
+    otherwise, and always `append` and `read`.
+    """
+
+    can_chunk = True  # whether a prompt may be computed in chunks: the cache must keep the first one for the second
+    num_blocks = 0  # in the block pool; 0 for a cache without blocks
+    cure = "raise max_model_len"  # when a sequence is too long
+
+    def __init__(self, spec: CacheSpec, device: Device) -> None:
+        self.spec, self.device, self.ledger = spec, device, device.ledger
+        self.capacity = spec.max_model_len  # positions of the longest sequence that fits when it is alone
+        self.position_bytes = position_bytes(spec.memory)
+        self._lengths: dict[int, int] = {}  # sequence id -> positions committed
+        self._written: dict[int, int] = {}  # sequence id -> positions appended, those of the running step included
 
     def length(self, seq: Sequence) -> int:
         """How many positions of the sequence are computed and kept."""
+        return self._lengths.get(seq.id, 0)
 
     def block_table(self, seq: Sequence) -> tuple[int, ...]:
-        """The numbers of the blocks that hold its positions, in their order; empty for a cache without blocks."""
+        """The blocks that hold the sequence's positions, in the order of the positions."""
+        return ()
+
+    @property
+    def blocks_in_use(self) -> int:
+        """How many blocks of the pool have a holder."""
+        return 0
+
+    def holders(self, block: int) -> int:
+        """How many block tables and prefixes hold this block of the pool."""
+        return 0
 
     def missing(self, seq: Sequence, n: int) -> int:
-        """How many blocks it lacks to reserve n positions after `length`; 0: it has room."""
+        """How many more free blocks `reserve(seq, n)` needs than there are; 0 when it can succeed."""
+        return 0
 
     def reserve(self, seq: Sequence, n: int) -> None:
-        """Makes room for n positions after `length`; ValueError if the cache cannot hold them."""
-
-    def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
-        """Takes the keys and values of all rows of the batch, in one layer."""
+        """Allocates room for n positions after `length`. Raises ValueError when the cache cannot hold them."""
+        length = self.length(seq)
+        if length + n > self.capacity:
+            raise ValueError(f"{length + n} positions do not fit into a cache of {self.capacity}; {self.cure}")
+        self._set_length(seq, length)
 
     def split(self, span: Span) -> tuple[Span, ...]:
-        """The parts of a span that see the same keys and values, in order; each is read and attended by itself."""
-
-    def read(
-        self, layer: int, seq: Sequence, start: int, stop: int | None = None
-    ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
-        """Keys and values of positions start ... stop (None: up to the newest), as the piece that ends there sees them.
-        """
+        return (span,)
 
     def commit(self, seq: Sequence, n: int) -> None:
-        """The first n of the positions appended last are computed in every layer: `length` grows by n.
-
-        What was reserved beyond them is given back.
-        """
+        """The first n of the positions appended last are computed in every layer; room for more is freed."""
+        self._set_length(seq, self._lengths[seq.id] + n)
 
     def truncate(self, seq: Sequence, n: int) -> None:
-        """Forgets all positions from n on (quantized blocks wholly, see `length`); ValueError beyond `length`."""
+        """Rolls the sequence back to n positions, or to fewer: `length` tells. Raises ValueError for n > `length`."""
+        if not 0 <= n <= self.length(seq):
+            raise ValueError(f"cannot truncate to {n} positions: the sequence has {self.length(seq)}")
+        if seq.id in self._lengths:
+            self._set_length(seq, n)
 
     def fork(self, seq: Sequence, child: Sequence) -> None:
-        """Gives `child`, which must be new, all positions that `seq` has."""
+        """Gives `child`, which must be new, all positions of `seq`."""
+        self._set_length(child, self.length(seq))
 
     def free(self, seq: Sequence) -> None:
-        """Forgets the sequence and gives its room back."""
+        """Forgets the sequence and frees its room; a sequence that is not known may be freed, too."""
+        self._lengths.pop(seq.id, None)
+        self._written.pop(seq.id, None)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes reserved for the sequences it knows."""
+        """Bytes allocated for sequences."""
+        return 0
 
     @property
     def wasted_bytes(self) -> int:
-        """The part of `held_bytes` that holds no computed position."""
+        """The part of `held_bytes` that holds no committed position."""
+        return self.held_bytes - sum(self._lengths.values()) * self.position_bytes
+
+    def _allocate(self, positions: int) -> tuple[LayerRows, ...]:
+        return reserve_layers(self.spec.memory, positions, self.device)
+
+    def _set_length(self, seq: Sequence, n: int) -> None:
+        self._lengths[seq.id] = self._written[seq.id] = n
 
 
-class NoCache:
-    """Remembers nothing from one step to the next: every step computes every position again. The lesson's baseline."""
+class NoCache(Cache):
+    """Null object: keeps nothing between steps, so every step computes every position again. The lesson's baseline."""
 
     can_chunk = False
 
-    def __init__(self, config: ModelConfig, max_model_len: int, device: Device, **others: int | None) -> None:
-        self.ledger, self.capacity = device.ledger, max_model_len
-        self._step: dict[int, tuple[Array, Array]] = {}  # sequence id -> this step's keys and values, of one layer
-
-    def length(self, seq: Sequence) -> int:
-        """Always 0."""
-        return 0
-
-    def block_table(self, seq: Sequence) -> tuple[int, ...]:
-        """There are no blocks."""
-        return ()
-
-    def missing(self, seq: Sequence, n: int) -> int:
-        """Nothing."""
-        return 0
-
-    def reserve(self, seq: Sequence, n: int) -> None:
-        """Nothing to reserve."""
+    def __init__(self, spec: CacheSpec, device: Device) -> None:
+        super().__init__(spec, device)
+        self._step: dict[int, tuple[Array, Array]] = {}  # sequence id -> keys and values of this step, of one layer
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         """Keeps the layer's keys and values until the next layer's."""
         self._step = {span.seq.id: (k[span.start : span.stop], v[span.start : span.stop]) for span in batch.spans}
         self.ledger.kv_written_bytes += k.nbytes + v.nbytes
 
-    def split(self, span: Span) -> tuple[Span, ...]:
-        """One."""
-        return (span,)
-
     def read(
         self, layer: int, seq: Sequence, start: int, stop: int | None = None
     ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
-        """This step's keys and values."""
         k, v = self._step[seq.id]
         k, v = k[start:stop], v[start:stop]
         self.ledger.kv_read_bytes += k.nbytes + v.nbytes
         return k, v
 
     def commit(self, seq: Sequence, n: int) -> None:
-        """Forgets the step."""
+        """Forgets the step: `length` stays 0."""
         self._step.pop(seq.id, None)
 
-    def truncate(self, seq: Sequence, n: int) -> None:
-        """Nothing is longer than 0."""
-        if n != 0:
-            raise ValueError(f"cannot truncate to {n} positions: kv_cache=none holds none")
-
-    def fork(self, seq: Sequence, child: Sequence) -> None:
-        """Nothing to share."""
-
     def free(self, seq: Sequence) -> None:
-        """Forgets the step."""
+        super().free(seq)
         self._step.pop(seq.id, None)
 
-    @property
-    def held_bytes(self) -> int:
-        """0."""
-        return 0
 
-    @property
-    def wasted_bytes(self) -> int:
-        """0."""
-        return 0
+class Prefixes:
+    """What a scheduler asks of a prefix cache. The methods here are those of one that knows no prefix."""
 
+    evictable = 0  # blocks that no running sequence uses
 
-class Prefixes(Protocol):
-    """What a scheduler asks of the memory of prefixes."""
-
-    evictable: int  # blocks that nobody uses
+    def __init__(self, cache: Cache, ledger: Ledger) -> None:
+        self.ledger = ledger
 
     def match(self, seq: Sequence) -> int:
-        """Lets a new sequence begin with what is known of its tokens; how many positions that are."""
-
-    def register(self, seq: Sequence, stop: int) -> None:
-        """The whole blocks of its positions below `stop` are computed, at the latest in this step."""
-
-    def commit(self) -> None:
-        """The step succeeded."""
-
-    def rollback(self) -> None:
-        """The step failed: forgets what it registered. Nobody may use it any longer."""
-
-    def evict(self) -> bool:
-        """Gives one block back; False if all are in use."""
-
-    def free(self, seq: Sequence) -> None:
-        """The sequence is gone; what it registered stays until it is evicted."""
-
-
-class NoPrefixes:
-    """Remembers no prefix."""
-
-    evictable = 0
-
-    def __init__(self, *parts: object) -> None:
-        """Needs nothing of what a prefix cache is made of."""
-
-    def match(self, seq: Sequence) -> int:
-        """None is known."""
+        """Begins a new sequence with the blocks of its longest known prefix; how many positions these blocks hold."""
         return 0
 
     def register(self, seq: Sequence, stop: int) -> None:
-        """Nothing to remember."""
+        """Makes the whole blocks of the positions below `stop` known; they are computed, or will be in this step."""
 
     def commit(self) -> None:
-        """Nothing to confirm."""
+        """The step succeeded: the blocks registered in it are valid."""
 
     def rollback(self) -> None:
-        """Nothing to forget."""
+        """The step failed: removes the blocks registered in it, which no sequence may use any longer."""
 
     def evict(self) -> bool:
-        """Nothing to give back."""
+        """Frees one block that no running sequence uses; False when there is none."""
         return False
 
     def free(self, seq: Sequence) -> None:
-        """Nothing to let go."""
+        """The sequence is gone; the blocks that it registered stay until they are evicted."""
 
 
-def kv_bytes_per_token(
-    c: ModelConfig, bits: int | str = "off", block_size: int = 16, group: int | None = None
-) -> int:
-    """Bytes of keys and values that one position takes, 2·L·K·E·4; quantized, its share of a packed block, rounded up.
-
-    Raises ValueError for a group size that does not fit.
-    """
-    if isinstance(bits, str):
-        return 2 * c.num_layers * c.num_kv_heads * c.head_dim * FLOAT
-    from tinyinfer.kv_cache.packed_blocks import block_bytes, group_size
-
-    return -(-block_bytes(c, block_size, bits, group_size(c.head_dim, group)) // block_size)
-
-
-MEMORY_SHARE = 0.5  # of the machine's, for the pool
-
-
-def default_num_blocks(position_bytes: int, max_model_len: int, block_size: int, max_num_seqs: int) -> int:
-    """Enough for so many full contexts, within half of the machine's memory, which is taken up only as it is used."""
-    full = max_num_seqs * -(-max_model_len // block_size)
-    if not hasattr(os, "sysconf"):
-        return full
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(full, int(MEMORY_SHARE * memory) // (block_size * position_bytes)))
+class NoPrefixes(Prefixes):
+    """Null object: no prefix is known."""

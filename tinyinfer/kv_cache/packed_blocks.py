@@ -1,111 +1,152 @@
 """Quantized keys and values: how a block of them is packed into 8, 4 or 2 bits a number (KIVI; Liu et al. 2024, 3.2).
 
 With long contexts and large batches the cache, not the weights, fills the memory and is what a step reads. Keys have a
-few channels with large values, the same ones at every position, so a key is quantized per channel: the S positions of
-a block share a scale in each channel, and an outlier widens no range but its own. Values have no such channels, and
-each is mixed by its own weight, so a value is quantized per token, in groups of channels. Either way a group is
-x = step · code + minimum, step and minimum in float16, code a whole number of so many bits, really packed.
-Wins: a block takes a 3.4th (8 bits), 5.8th (4) or 9.1th (2) of the memory (head size 64, 16 positions, scales
-included), so so many more sequences fit, and a kernel that unpacks as it reads fetches so much less. Loses: precision,
-hardly any at 8 bits and much at 2; and here time, because NumPy must unpack into floats before it can multiply.
+few channels with large values, the same ones at every position, so a key is quantized per channel: the positions of a
+block share a scale in each channel, and an outlier widens no range but its own. Values have no such channels, and each
+is mixed by its own weight, so a value is quantized per token, in groups of channels. Either way a group is
+x = scale · code + minimum, scale and minimum in float16, code a whole number of so many bits, really packed.
+Wins: a block takes a 3.4th (8 bits), 5.8th (4) or 9.1th (2) of the memory (head size 64, 16 positions, scales and
+minimums included), so more sequences fit, and a kernel that unpacks as it reads fetches less. Loses: precision, hardly
+any at 8 bits and much at 2; and here time, because NumPy must unpack into floats before it can multiply.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from math import gcd, prod
+from typing import Any, NamedTuple
 
-from tinyinfer.arrays import Array
+from tinyinfer.arrays import Array, Xp
 from tinyinfer.backends.packing import pack, packed_size, unpack
-from tinyinfer.model.config import ModelConfig
-
-if TYPE_CHECKING:
-    from tinyinfer.model.interfaces import Device
+from tinyinfer.kv_cache.base import CacheSpec, carve
+from tinyinfer.model.config import Rows
+from tinyinfer.model.interfaces import Device
 
 GROUP_SIZE = 32  # by default
+HALF = 2  # bytes of a float16
 HALF_MAX = 65504.0  # the largest float16
 
 
-class PackedBlocks:
-    """Numbered blocks of the keys and values of S positions each, in all layers.
+class PackedLayer(NamedTuple):
+    """B blocks of b positions in one layer. Of scales and minimums, index 0 is the scale and index 1 the minimum."""
 
-    codes: (L, 2, K, B, C), a block's S·E codes in C bytes. key_scales: (L, 2, K, B, E) and value_scales: (L, 2, K, B,
-    S, G), G groups; of both scales the first of the two is the step and the second the minimum.
+    key_codes: Array  # (K, B, C): the b·Ek codes of a block's keys in C bytes
+    value_codes: Array  # (K, B, C): the b·Ev codes of its values
+    key_scales: Array  # (2, K, B, Ek)
+    value_scales: Array  # (2, K, B, b, G), G groups
+
+
+class PackedBlocks:
+    """Numbered blocks of packed keys and values, in every layer.
+
+    layer_bytes: of one block in each layer; block_bytes: of one block in all layers; nbytes: of all blocks.
     """
 
-    def __init__(self, config: ModelConfig, count: int, block_size: int, bits: int, group: int, device: Device) -> None:
-        layers, heads, size = config.num_layers, config.num_kv_heads, config.head_dim
-        self.bits, self.group, self.xp = bits, group, device.xp
-        self.codes = device.reserve((layers, 2, heads, count, packed_size(block_size * size, bits)), self.xp.uint8)
-        self.key_scales = device.reserve((layers, 2, heads, count, size), self.xp.float16)
-        self.value_scales = device.reserve((layers, 2, heads, count, block_size, size // group), self.xp.float16)
-        self.block_bytes = block_bytes(config, block_size, bits, group)
+    def __init__(self, spec: CacheSpec, count: int, device: Device) -> None:
+        assert isinstance(spec.kv_bits, int)
+        self.bits, self.xp = spec.kv_bits, device.xp
+        self.group = group_size(spec.memory, spec.kv_group_size)
+        self.layer_bytes = [block_bytes((rows,), spec.block_size, self.bits, self.group) for rows in spec.memory]
+        self.block_bytes = sum(self.layer_bytes)
+        codes: list[tuple[int, ...]] = []
+        scales: list[tuple[int, ...]] = []
+        for rows in spec.memory:
+            of_keys, of_values = codes_bytes(rows, spec.block_size, self.bits)
+            codes += [(rows.heads, count, of_keys), (rows.heads, count, of_values)]
+            scales += [(2, rows.heads, count, rows.key_size)]
+            scales += [(2, rows.heads, count, spec.block_size, rows.value_size // self.group)]
+        packed, halves = reserve(codes, device, device.xp.uint8), reserve(scales, device, device.xp.float16)
+        self.nbytes = sum(array.nbytes for array in (*packed, *halves))
+        parts = zip(packed[::2], packed[1::2], halves[::2], halves[1::2], strict=True)
+        self.layers = [PackedLayer(*layer) for layer in parts]
 
-    def write(self, layer: int, where: slice | list[int], x: Array) -> None:  # (2, K, N, S, E) ->
-        """Packs keys and values into the N blocks `where`."""
-        k_codes, k_step, k_minimum = quantize(x[0].swapaxes(-1, -2), self.bits, self.xp)  # (K, N, E, S): a channel's
-        groups = x[1].reshape(*x.shape[1:4], -1, self.group)  # (K, N, S, G, E/G)
-        v_codes, v_step, v_minimum = quantize(groups, self.bits, self.xp)
-        flat = *x.shape[1:3], -1
-        codes, keys, values = self.codes[layer], self.key_scales[layer], self.value_scales[layer]
-        codes[0][:, where] = pack(k_codes.swapaxes(-1, -2).reshape(flat), self.bits, self.xp)
-        codes[1][:, where] = pack(v_codes.reshape(flat), self.bits, self.xp)
-        keys[0][:, where], keys[1][:, where] = k_step[..., 0], k_minimum[..., 0]
-        values[0][:, where], values[1][:, where] = v_step[..., 0], v_minimum[..., 0]
+    def write(
+        self, layer: int, ids: slice | Array, keys: Array, values: Array
+    ) -> None:  # (N,) | None, (K, N, b, E), (K, N, b, E) ->
+        """Packs keys and values into the N blocks `ids`."""
+        own, flat = self.layers[layer], (*keys.shape[:2], -1)
+        codes, scale, minimum = quantize(keys.swapaxes(-1, -2), self.bits, self.xp)  # (K, N, Ek, b), (K, N, Ek, 1)
+        own.key_codes[:, ids] = pack(codes.swapaxes(-1, -2).reshape(flat), self.bits, self.xp)
+        own.key_scales[0][:, ids], own.key_scales[1][:, ids] = scale[..., 0], minimum[..., 0]
+        groups = values.reshape(*values.shape[:3], -1, self.group)  # (K, N, b, G, Ev/G)
+        codes, scale, minimum = quantize(groups, self.bits, self.xp)
+        own.value_codes[:, ids] = pack(codes.reshape(flat), self.bits, self.xp)
+        own.value_scales[0][:, ids], own.value_scales[1][:, ids] = scale[..., 0], minimum[..., 0]
 
-    def read(self, layer: int, where: slice | list[int], out: Array) -> None:  # (2, K, N, S, E) ->
-        """Unpacks the N blocks `where` into `out`, in float32."""
-        count = out.shape[-1] * out.shape[-2]
-        codes = unpack(self.codes[layer][:, :, where], self.bits, count, self.xp).reshape(out.shape)
-        step, minimum = self.key_scales[layer][:, :, where].astype(self.xp.float32)[:, :, :, None]
-        dequantize(codes[0], step, minimum, out[0], self.xp)
-        groups = *out.shape[1:4], -1, self.group
-        step, minimum = self.value_scales[layer][:, :, where].astype(self.xp.float32)[..., None]
-        dequantize(codes[1].reshape(groups), step, minimum, out[1].reshape(groups), self.xp)
+    def read(
+        self, layer: int, ids: slice | Array, keys: Array, values: Array
+    ) -> None:  # (N,) | None, (K, N, b, E), (K, N, b, E) ->
+        """Unpacks the N blocks `ids` into `keys` and `values`, in float32."""
+        own = self.layers[layer]
+        codes = self._codes(own.key_codes[:, ids], keys.shape)
+        scale, minimum = own.key_scales[:, :, ids].astype(self.xp.float32)[:, :, :, None]  # (K, N, 1, Ek) each
+        dequantize(codes, scale, minimum, keys, self.xp)
+        groups = (*values.shape[:3], -1, self.group)
+        codes = self._codes(own.value_codes[:, ids], values.shape)
+        scale, minimum = own.value_scales[:, :, ids].astype(self.xp.float32)[..., None]  # (K, N, b, G, 1) each
+        dequantize(codes.reshape(groups), scale, minimum, values.reshape(groups), self.xp)
 
     def copy(self, other: PackedBlocks, count: int) -> None:
-        """The first `count` blocks become those of `other`."""
-        self.codes[:, :, :, :count] = other.codes[:, :, :, :count]
-        self.key_scales[:, :, :, :count] = other.key_scales[:, :, :, :count]
-        self.value_scales[:, :, :, :count] = other.value_scales[:, :, :, :count]
+        """The first `count` blocks become copies of those of `other`."""
+        for new, old in zip(self.layers, other.layers, strict=True):
+            new.key_codes[:, :count], new.value_codes[:, :count] = old.key_codes[:, :count], old.value_codes[:, :count]
+            new.key_scales[:, :, :count] = old.key_scales[:, :, :count]
+            new.value_scales[:, :, :count] = old.value_scales[:, :, :count]
+
+    def _codes(self, packed: Array, shape: tuple[int, ...]) -> Array:  # (K, N, C) -> shape
+        return unpack(packed, self.bits, shape[-1] * shape[-2], self.xp).reshape(shape)
 
 
-def block_bytes(config: ModelConfig, block_size: int, bits: int, group: int) -> int:
-    """Bytes of a packed block of all layers: codes and float16 scales of its keys and of its values."""
-    codes = packed_size(block_size * config.head_dim, bits)
-    key_scales, value_scales = 2 * 2 * config.head_dim, 2 * 2 * block_size * (config.head_dim // group)
-    return config.num_layers * config.num_kv_heads * (2 * codes + key_scales + value_scales)
+def reserve(shapes: list[tuple[int, ...]], device: Device, dtype: Any) -> list[Array]:
+    """Arrays of these shapes, as views of one reservation."""
+    return carve(device.reserve((sum(prod(shape) for shape in shapes),), dtype), shapes)
 
 
-def group_size(head_dim: int, asked: int | None) -> int:
-    """Channels of a value that share a scale: what is asked for, else the largest divisor of E up to 32.
+def codes_bytes(rows: Rows, block_size: int, bits: int) -> tuple[int, int]:
+    """Bytes of the codes of a block's keys, and of its values, in one head."""
+    return packed_size(block_size * rows.key_size, bits), packed_size(block_size * rows.value_size, bits)
 
-    Raises ValueError for a size that leaves a rest.
+
+def block_bytes(memory: tuple[Rows, ...], block_size: int, bits: int, group: int) -> int:
+    """Bytes of a packed block: Σ over layers of the codes of its keys and values, their scales and their minimums."""
+    total = 0
+    for rows in memory:
+        numbers = rows.key_size + block_size * rows.value_size // group  # scales, and as many minimums
+        total += rows.heads * (sum(codes_bytes(rows, block_size, bits)) + 2 * HALF * numbers)
+    return total
+
+
+def group_size(memory: tuple[Rows, ...], asked: int | None) -> int:
+    """Channels of a value that share a scale: what is asked for, else the largest divisor of Ev up to 32.
+
+    Raises ValueError for a size that leaves a rest. Where the layers' Ev differ, the size divides all of them.
     """
+    size = gcd(*(rows.value_size for rows in memory))
+    divisors = [n for n in range(1, size + 1) if size % n == 0]
     if asked is None:
-        return max(size for size in range(1, min(GROUP_SIZE, head_dim) + 1) if head_dim % size == 0)
-    if head_dim % asked:
-        fitting = ", ".join(str(size) for size in range(1, head_dim + 1) if head_dim % size == 0)
+        return max(n for n in divisors if n <= GROUP_SIZE)
+    if asked not in divisors:
         raise ValueError(
-            f"kv_group_size={asked} does not divide this model's head size of {head_dim}; choose one of {fitting}"
+            f"kv_group_size={asked} does not divide this model's head size of {size}; choose one of "
+            + ", ".join(map(str, divisors))
         )
     return asked
 
 
-def quantize(x: Array, bits: int, xp: Array) -> tuple[Array, Array, Array]:  # (..., N) -> (..., N), (..., 1), (..., 1)
-    """Codes, step and minimum of groups that lie along the last axis; no number is off by more than half a step.
+def quantize(x: Array, bits: int, xp: Xp) -> tuple[Array, Array, Array]:  # (..., N) -> (..., N), (..., 1), (..., 1)
+    """Codes, scale and minimum of groups that lie along the last axis; no number is off by more than half a scale.
 
-    The minimum is rounded down to float16 and the step up, so that the codes still reach from one end to the other.
-    Beyond what float16 holds, numbers are cut off.
+    The minimum is rounded down to float16 and the scale up, so that the codes still reach from one end to the other.
+    Numbers beyond what float16 holds are clipped.
     """
     most = (1 << bits) - 1
     minimum = -half_above(-x.min(axis=-1, keepdims=True), xp)
-    step = half_above((x.max(axis=-1, keepdims=True) - minimum.astype(xp.float32)) / most, xp)
-    divisor = xp.where(step == 0, xp.float32(1), step.astype(xp.float32))
+    scale = half_above((x.max(axis=-1, keepdims=True) - minimum.astype(xp.float32)) / most, xp)
+    divisor = xp.where(scale == 0, xp.float32(1), scale.astype(xp.float32))
     codes = xp.rint((x - minimum.astype(xp.float32)) / divisor).clip(0, most)
-    return codes.astype(xp.uint8), step, minimum
+    return codes.astype(xp.uint8), scale, minimum
 
 
-def half_above(x: Array, xp: Array) -> Array:  # (..., N) -> (..., N)
+def half_above(x: Array, xp: Xp) -> Array:  # (..., N) -> (..., N)
     """The smallest float16 that is no smaller."""
     x = x.clip(-HALF_MAX, HALF_MAX)
     half = x.astype(xp.float16)
@@ -113,8 +154,8 @@ def half_above(x: Array, xp: Array) -> Array:  # (..., N) -> (..., N)
 
 
 def dequantize(
-    codes: Array, step: Array, minimum: Array, out: Array, xp: Array
-) -> None:  # (..., S, N), (..., P, Q), (..., P, Q), (..., S, N) ->
-    """step · code + minimum, into `out`. P is 1 for a step to each channel, Q is 1 for one to each group."""
-    xp.multiply(codes, step, out=out)
+    codes: Array, scale: Array, minimum: Array, out: Array, xp: Xp
+) -> None:  # (..., M, N), (..., I, J), (..., I, J), (..., M, N) ->
+    """scale · code + minimum, into `out`. I is 1 for a scale of each channel, J is 1 for a scale of each group."""
+    xp.multiply(codes, scale, out=out)
     out += minimum

@@ -1,12 +1,12 @@
-"""Prefix caching: what two prompts begin with alike is computed and stored once (RadixAttention; Zheng et al. 2024, 3).
+"""Prefix caching: the common beginning of prompts is computed and stored once (RadixAttention; Zheng et al. 2024, 3).
 
 A tree over blocks: an edge is the tokens of one whole block, and a path from the root spells a prefix whose keys and
-values lie in the blocks along it. A new sequence walks down as far as its own tokens go (compared as tokens, not by a
-hash) and begins with those blocks; it must still compute its last token, for its logits. Blocks enter the tree when
-the step that fills them is put together, so sequences of the same step share them already: a layer's keys and values
-are appended for the whole batch before anybody reads them. Wins: system prompts, conversations, several answers to one
-prompt. Loses: a walk per sequence where nothing is shared, and blocks stay taken until somebody needs them: then the
-one least recently used goes first, leaves before what they grow from.
+values lie in the blocks along the path. A new sequence walks down as far as its own tokens go (compared as tokens, not
+by a hash) and begins with those blocks; its last token must still be computed, for the logits. Blocks enter the tree
+when the step that fills them is put together, so sequences of the same step share them already: a layer's keys and
+values are appended for the whole batch before any sequence reads them. Wins: system prompts, conversations, several
+answers to one prompt. Loses: a walk for each sequence where nothing is shared. Blocks stay in the tree until the memory
+is needed; then the least recently used one is evicted first, and leaves before their parents.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ import heapq
 from dataclasses import dataclass, field
 from itertools import count
 
-from tinyinfer.kv_cache.paged import PagedCache
+from tinyinfer.kv_cache.base import Prefixes
+from tinyinfer.kv_cache.blocks import BlockCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.sequence import Sequence
 
 
 @dataclass(eq=False)
 class Node:
-    """One block of the tree. users: sequences whose tokens lead through it; used: when one last did, in steps."""
+    """One block of the tree. users: sequences whose path leads through it; used: the step of its newest user."""
 
     tokens: tuple[int, ...]
     block: int
@@ -32,21 +33,22 @@ class Node:
     used: int = 0
 
 
-class PrefixCache:
-    """The tree. It holds its blocks as a sequence does, so that they outlive the sequences that computed them."""
+class PrefixCache(Prefixes):
+    """The tree. It is one holder of each of its blocks, so that they outlive the sequences that computed them."""
 
-    def __init__(self, cache: PagedCache, ledger: Ledger) -> None:
-        self.cache, self.ledger = cache, ledger
+    def __init__(self, cache: BlockCache, ledger: Ledger) -> None:
+        super().__init__(cache, ledger)
+        self.cache = cache
         self.root = Node((), -1, None)
-        self.evictable = 0  # nodes without users; whatever lies below one has none either
-        self._ends: dict[int, list[Node]] = {}  # sequence id -> the path of its tokens
-        self._new: list[Node] = []  # registered by the step that is being computed
-        self._leaves: list[tuple[int, int, Node]] = []  # a heap of (used, who came first, node)
-        self._offers = count()
-        self._now = 0
+        self.evictable = 0  # nodes without users; the nodes below such a node have none either
+        self._paths: dict[int, list[Node]] = {}  # sequence id -> the nodes along its tokens
+        self._new: list[Node] = []  # registered in the running step
+        self._leaves: list[tuple[int, int, Node]] = []  # a heap of (used, order of arrival, node); some are outdated
+        self._arrivals = count()
+        self._now = 0  # steps so far
 
     def match(self, seq: Sequence) -> int:
-        """The longest known prefix in whole blocks, but never all tokens: the last one's logits are wanted."""
+        """Only whole blocks, and never all tokens: the logits of the last one are wanted."""
         size, path, node = self.cache.block_size, [], self.root
         for start in range(0, len(seq.tokens) - size, size):
             child = node.children.get(tuple(seq.tokens[start : start + size]))
@@ -55,38 +57,37 @@ class PrefixCache:
             self._use(child)
             path.append(child)
             node = child
-        self._ends[seq.id] = path
+        self._paths[seq.id] = path
         if path:
             self.cache.adopt(seq, [step.block for step in path], len(path) * size)
         return len(path) * size
 
     def register(self, seq: Sequence, stop: int) -> None:
-        """Adds the sequence's blocks that the tree does not know; of those that it knows, it keeps its own."""
-        size, path = self.cache.block_size, self._ends[seq.id]
+        """Where the tree knows the tokens already, it keeps its own block, and the sequence keeps its own."""
+        size, path = self.cache.block_size, self._paths[seq.id]
         while (len(path) + 1) * size <= stop:
             i, parent = len(path), path[-1] if path else self.root
             tokens = tuple(seq.tokens[i * size : (i + 1) * size])
             if tokens not in parent.children:
-                parent.children[tokens] = self._grow(tokens, self.cache.block_table(seq)[i], parent)
+                parent.children[tokens] = self._add(tokens, self.cache.block_table(seq)[i], parent)
             self._use(parent.children[tokens])
             path.append(parent.children[tokens])
 
     def commit(self) -> None:
-        """What was registered is computed."""
         self._new = []
         self._now += 1
 
     def rollback(self) -> None:
-        """Removes what was registered and never computed, the youngest first."""
-        for node in reversed(self._new):
+        for node in reversed(self._new):  # children before their parents
             self._remove(node)
         self._new = []
 
     def evict(self) -> bool:
-        """Removes the leaf that was used longest ago."""
+        """Removes the leaf whose last use is the oldest."""
         while self._leaves:
             used, _, node = heapq.heappop(self._leaves)
             known = node.parent is not None and node.parent.children.get(node.tokens) is node
+            # An entry of the heap is outdated when its node was used, extended or removed after it.
             if known and not node.users and not node.children and node.used == used:
                 self._remove(node)
                 self.ledger.blocks_evicted += 1
@@ -94,37 +95,36 @@ class PrefixCache:
         return False
 
     def free(self, seq: Sequence) -> None:
-        """Its path is used by one less."""
-        for node in reversed(self._ends.pop(seq.id, [])):
+        for node in reversed(self._paths.pop(seq.id, [])):
             node.users -= 1
             if not node.users:
                 self.evictable += 1
-                self._offer(node)
+                self._make_evictable(node)
 
-    def _grow(self, tokens: tuple[int, ...], block: int, parent: Node) -> Node:
-        """A new node, not used yet."""
-        self.cache.blocks.hold(block)
+    def _add(self, tokens: tuple[int, ...], block: int, parent: Node) -> Node:
+        """A new node, without users yet."""
+        self.cache.hold(block)
         node = Node(tokens, block, parent)
         self._new.append(node)
         self.evictable += 1
         return node
 
     def _use(self, node: Node) -> None:
-        """One more sequence leads through it."""
+        """One more sequence whose path leads through the node."""
         self.evictable -= not node.users
         node.users += 1
         node.used = self._now
 
-    def _offer(self, node: Node) -> None:
-        """It may be evicted if it is a leaf."""
+    def _make_evictable(self, node: Node) -> None:
+        """Puts a node without users into the heap if it is a leaf."""
         if not node.children:
-            heapq.heappush(self._leaves, (node.used, next(self._offers), node))
+            heapq.heappush(self._leaves, (node.used, next(self._arrivals), node))
 
     def _remove(self, node: Node) -> None:
-        """Takes a leaf that nobody uses out of the tree; its parent may be the next."""
+        """Removes a leaf without users; its parent may be the next."""
         assert node.parent is not None
         del node.parent.children[node.tokens]
-        self.cache.blocks.release(node.block)
+        self.cache.release(node.block)
         self.evictable -= 1
         if node.parent is not self.root and not node.parent.users:
-            self._offer(node.parent)
+            self._make_evictable(node.parent)

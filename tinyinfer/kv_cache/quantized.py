@@ -1,50 +1,42 @@
-"""Caches that quantize: the contiguous and the paged one again, with full blocks packed (kv_quantization.py).
+"""Quantized caches: the contiguous and the paged one again, with full blocks packed (packed_blocks.py).
 
-Where positions live is the same question as before and has the same answers, so each of the two is its float sibling
-with another way to store a block. One promise makes all features compose: a query reads the block that it stands in in
-float, and every earlier, full block quantized, also within the step that fills it. What a query sees depends on its
-position alone, so chunks, batches, shared prefixes, preemption and guesses change no result.
+Where positions lie is the same question as before, with the same answers; only the storage of a block differs. One
+promise makes all features compose: a query reads its own block in float, and every earlier, full block quantized, also
+within the step that fills the block. So what a query reads depends on its position alone: chunks, batches, shared
+prefixes, preemption and drafts change no result.
 
-Hence two things are unlike a float cache. A span of rows is attended in pieces, cut at block edges, because each piece
-sees another mixture. And rows stay in float until their block is committed, in a small array of each sequence, so that
-wrong guesses can be taken back. The workspace into which blocks are unpacked, one layer of one sequence at a time, is
-working memory like any activation and not counted as held.
+Two things follow that a float cache does not need. A span is attended in parts, split at block boundaries, because
+the rows of each block read another mixture. And rows stay in float until their block is committed, in a small array of
+each sequence, so that rejected drafts can be rolled back. Blocks are unpacked into a workspace, one layer of one
+sequence at a time; it is working memory like any activation, and not counted as held.
+Wins and loses: see packed_blocks.py.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass, replace
-from itertools import pairwise
-from typing import TYPE_CHECKING
+from itertools import accumulate, pairwise
+from typing import NamedTuple
 
 from tinyinfer.arrays import Array
-from tinyinfer.kv_cache.contiguous import ContiguousCache
-from tinyinfer.kv_cache.packed_blocks import PackedBlocks, group_size
-from tinyinfer.kv_cache.paged import PagedCache
-from tinyinfer.model.config import ModelConfig
-
-if TYPE_CHECKING:
-    from tinyinfer.model.interfaces import Device
-    from tinyinfer.sequence import Batch, Sequence, Span
-
-    Layout = ContiguousCache  # stands for both of them: only what every cache has is asked of it
-else:
-    Layout = object
+from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, carve, layer_shapes
+from tinyinfer.kv_cache.blocks import BlockCache
+from tinyinfer.kv_cache.packed_blocks import PackedBlocks
+from tinyinfer.model.interfaces import Device
+from tinyinfer.sequence import Batch, Sequence, Span
 
 
 @dataclass
-class OpenRows:
-    """The float rows of a sequence: positions first ... stop, from the first block on that is not committed."""
+class FloatRows:
+    """The positions of a sequence that are kept in float: from `first` on, the start of its last, unfinished block."""
 
-    rows: Array  # (L, 2, K, N, E), N a multiple of the block size
+    rows: Array  # (N, M): a position's M numbers of all layers side by side, so that a move is one copy
     first: int
-    stop: int
 
 
-@dataclass
-class Unpacked:
-    """What the workspace holds: blocks first ... stop of a sequence in a layer."""
+class Unpacked(NamedTuple):
+    """What the workspace holds: the blocks first ... stop of a sequence, in one layer."""
 
     layer: int
     seq: int
@@ -52,67 +44,51 @@ class Unpacked:
     stop: int
 
 
-class QuantizedCache(ABC, Layout):
-    """What both have in common; it comes before the float cache among a class's bases."""
+class QuantizedCache(Cache):
+    """What both quantized caches have in common; of its bases a cache names this class first."""
 
-    def __init__(
-        self,
-        config: ModelConfig,
-        max_model_len: int,
-        device: Device,
-        *,
-        block_size: int = 16,
-        kv_bits: int = 8,
-        kv_group_size: int | None = None,
-        **others: int | None,
-    ) -> None:
-        self.config, self.device, self.block_size, self.bits = config, device, block_size, kv_bits
-        self.group = group_size(config.head_dim, kv_group_size)
-        self._open: dict[int, OpenRows] = {}
-        super().__init__(config, max_model_len, device, block_size=block_size, **others)
-        blocks = -(-self.capacity // block_size)
-        self._workspace = device.reserve((2, config.num_kv_heads, blocks, block_size, config.head_dim))
+    def __init__(self, spec: CacheSpec, device: Device) -> None:
+        super().__init__(spec, device)
+        self.block_size = spec.block_size
+        self._open: dict[int, FloatRows] = {}  # sequence id -> its float rows
+        edges = accumulate((n for r in spec.memory for n in (r.heads * r.key_size, r.heads * r.value_size)), initial=0)
+        columns = [slice(*pair) for pair in pairwise(edges)]
+        self._columns = list(zip(columns[::2], columns[1::2], strict=True))  # of float rows: a layer's keys and values
+        positions = -(-self.capacity // self.block_size) * self.block_size
+        flat = device.reserve((positions * max(rows.numbers for rows in spec.memory),))  # one layer at a time
+        self._workspace = [LayerRows(*carve(flat, layer_shapes(rows, positions))) for rows in spec.memory]
+        self._workspace_blocks = [tuple(map(self._in_blocks, layer)) for layer in self._workspace]
         self._unpacked: Unpacked | None = None
 
     @abstractmethod
-    def blocks_of(self, seq: Sequence) -> PackedBlocks:
-        """Among which blocks the sequence's are."""
+    def storage(self, seq: Sequence) -> PackedBlocks:
+        """The packed blocks that hold this sequence: its own (contiguous), or the shared pool (paged)."""
 
     @abstractmethod
-    def where(self, seq: Sequence, first: int, stop: int) -> slice | list[int]:
-        """The numbers of the sequence's blocks first ... stop among them."""
-
-    def packed(self, count: int) -> PackedBlocks:
-        """So many empty blocks."""
-        return PackedBlocks(self.config, count, self.block_size, self.bits, self.group, self.device)
+    def block_ids(self, seq: Sequence, first: int, stop: int) -> slice | Array:
+        """Which blocks of that storage are the blocks first ... stop of the sequence."""
 
     # The contract.
 
     def reserve(self, seq: Sequence, n: int) -> None:
         """Also makes room for float rows."""
         super().reserve(seq, n)
-        length = self.length(seq)
-        first = length - length % self.block_size
-        if seq.id not in self._open:
-            self._open[seq.id] = OpenRows(self._empty(self.block_size), first, length)
-        own = self._open[seq.id]
-        if own.rows.shape[3] < length + n - first:
-            own.rows = self._moved(own, first, length, length + n - first)
+        room = self.length(seq) % self.block_size + n
+        if seq.id not in self._open or len(self._open[seq.id].rows) < room:
+            self._copy_float_rows(seq, seq, room)
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         """Keeps each span's rows in float, and packs the blocks that become full."""
         self._unpacked = None
         for span in batch.spans:
-            own = self._open[span.seq.id]
-            positions = slice(span.first - own.first, span.first - own.first + span.rows)
-            own.rows[layer, 0, :, positions] = k[span.start : span.stop].transpose(1, 0, 2)
-            own.rows[layer, 1, :, positions] = v[span.start : span.stop].transpose(1, 0, 2)
-            own.stop = span.first + span.rows
-            self._pack(layer, span.seq, own)
+            keys, values = self._float_rows(layer, span.seq, span.first, span.first + span.rows)
+            keys[:], values[:] = k[span.start : span.stop], v[span.start : span.stop]
+            self._written[span.seq.id] = span.first + span.rows
+            self._pack(layer, span.seq)
         self.ledger.kv_written_bytes += k.nbytes + v.nbytes
 
     def split(self, span: Span) -> tuple[Span, ...]:
-        """Cut at block edges: rows of one block see the same blocks packed."""
+        """Splits at block boundaries: the rows of one block read the same blocks packed."""
         size, last = self.block_size, span.first + span.rows
         edges = [span.first, *range(span.first - span.first % size + size, last, size), last]
         if len(edges) == 2:
@@ -123,168 +99,181 @@ class QuantizedCache(ABC, Layout):
     def read(
         self, layer: int, seq: Sequence, start: int, stop: int | None = None
     ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
-        """What a query at position stop - 1 sees. Views of the workspace, which the next read changes."""
-        own, size = self._open[seq.id], self.block_size
-        stop = own.stop if stop is None else stop
-        edge = max(own.first, (stop - 1) // size * size)  # what lies before it is packed, what follows is float
-        self._unpack(layer, seq, start // size, edge // size)
+        """What a query at position stop - 1 reads. Views of the workspace, which the next read changes."""
+        stop = self._written[seq.id] if stop is None else stop
+        # Blocks before `edge` are read packed. The query's own block is float, and so is what has no packed form yet.
+        edge = max(self._open[seq.id].first, (stop - 1) // self.block_size * self.block_size)
+        self._unpack(layer, seq, start // self.block_size, edge // self.block_size)
         begin, end = max(start, edge), max(stop, edge)
-        rows = own.rows[layer, :, :, begin - own.first : end - own.first]
-        self.ledger.kv_read_bytes += rows.nbytes
-        mixed = self._workspace.reshape(*self._workspace.shape[:2], -1, self.config.head_dim)  # (2, K, P, E)
-        mixed[:, :, begin:end] = rows
-        return mixed[0, :, start:stop].transpose(1, 0, 2), mixed[1, :, start:stop].transpose(1, 0, 2)
+        k, v = self._float_rows(layer, seq, begin, end)
+        self.ledger.kv_read_bytes += k.nbytes + v.nbytes
+        keys, values = self._workspace[layer]
+        keys[:, begin:end], values[:, begin:end] = k.transpose(1, 0, 2), v.transpose(1, 0, 2)
+        return keys[:, start:stop].transpose(1, 0, 2), values[:, start:stop].transpose(1, 0, 2)
 
     def commit(self, seq: Sequence, n: int) -> None:
-        """Full blocks need their float rows no longer."""
+        """Also frees the float rows of blocks that are full now."""
         super().commit(seq, n)
-        self._close(seq)
+        self._free_full_blocks(seq)
 
     def truncate(self, seq: Sequence, n: int) -> None:
-        """Packed blocks have no float rows to go on from, so of those only whole ones are kept: `length` tells."""
+        """Of packed blocks, which have no float rows any longer, only whole ones are kept."""
         if 0 <= n < self.length(seq) // self.block_size * self.block_size:
             n -= n % self.block_size
         super().truncate(seq, n)
-        self._close(seq)
+        self._free_full_blocks(seq)
 
     def fork(self, seq: Sequence, child: Sequence) -> None:
         """The child also gets a copy of the float rows."""
         super().fork(seq, child)
         if seq.id in self._open:
-            own = self._open[seq.id]
-            rows = self._moved(own, own.first, own.stop, self.block_size)
-            self._open[child.id] = OpenRows(rows, own.first, own.stop)
-            self.ledger.kv_copied_bytes += (own.stop - own.first) * self.position_bytes
+            self._copy_float_rows(seq, child, self.block_size)
+            self.ledger.kv_copied_bytes += self.length(seq) % self.block_size * self.position_bytes
 
     def free(self, seq: Sequence) -> None:
-        """Its float rows, too."""
         super().free(seq)
         self._open.pop(seq.id, None)
 
     @property
-    def _open_bytes(self) -> int:
-        """Of all float rows."""
+    def float_bytes(self) -> int:
+        """Bytes of all float rows."""
         return sum(own.rows.nbytes for own in self._open.values())
 
     @property
-    def _unused_bytes(self) -> int:
-        """Float rows that hold no computed position."""
-        return self._open_bytes - sum(own.stop - own.first for own in self._open.values()) * self.position_bytes
+    def wasted_float_bytes(self) -> int:
+        """Bytes of the float rows that hold no position."""
+        filled = sum(self._written[seq] - own.first for seq, own in self._open.items())
+        return self.float_bytes - filled * self.position_bytes
 
     # Float rows, and the workspace.
 
-    def _empty(self, rows: int) -> Array:  # -> (L, 2, K, N, E)
-        """Room for so many float rows of a sequence, rounded up to whole blocks."""
-        c, n = self.config, -(-rows // self.block_size) * self.block_size
-        return self.device.xp.empty((c.num_layers, 2, c.num_kv_heads, n, c.head_dim), dtype=self.device.xp.float32)
+    def _in_blocks(self, rows: Array) -> Array:  # (K, P, E) -> (K, P/b, b, E)
+        return rows.reshape(len(rows), -1, self.block_size, rows.shape[-1])
 
-    def _moved(self, own: OpenRows, first: int, stop: int, room: int) -> Array:  # -> (L, 2, K, N, E)
-        """The float rows of positions first ... stop, in a new array with room for `room` rows."""
-        rows = self._empty(room)
-        rows[:, :, :, : stop - first] = own.rows[:, :, :, first - own.first : stop - own.first]
-        return rows
+    def _float_rows(
+        self, layer: int, seq: Sequence, first: int, stop: int
+    ) -> tuple[Array, Array]:  # -> (N, K, E), (N, K, E)
+        """Keys and values of the positions first ... stop in a layer, as views."""
+        own, (keys, values), memory = self._open[seq.id], self._columns[layer], self.spec.memory[layer]
+        rows = own.rows[first - own.first : stop - own.first]
+        k = rows[:, keys].reshape(-1, memory.heads, memory.key_size)
+        return k, rows[:, values].reshape(-1, memory.heads, memory.value_size)
 
-    def _close(self, seq: Sequence) -> None:
-        """Keeps the float rows of the unfinished block only, in one block of room."""
+    def _copy_float_rows(self, seq: Sequence, child: Sequence, room: int) -> None:
+        """Gives `child` (maybe `seq` itself) the float rows of the unfinished block of `seq`, with room for more."""
+        length, xp = self.length(seq), self.device.xp
+        first, blocks = length - length % self.block_size, max(1, -(-room // self.block_size))
+        rows = xp.empty((blocks * self.block_size, self._columns[-1][1].stop), dtype=xp.float32)
         if seq.id in self._open:
-            own, length = self._open[seq.id], self.length(seq)
-            first = length - length % self.block_size
-            if first != own.first or own.rows.shape[3] != self.block_size:
-                own.rows = self._moved(own, first, length, self.block_size)
-            own.first, own.stop = first, length
+            old = self._open[seq.id]
+            rows[: length - first] = old.rows[first - old.first : length - old.first]
+        self._open[child.id] = FloatRows(rows, first)
 
-    def _pack(self, layer: int, seq: Sequence, own: OpenRows) -> None:
-        """Packs the blocks that its float rows fill."""
-        size, count = self.block_size, (own.stop - own.first) // self.block_size
+    def _free_full_blocks(self, seq: Sequence) -> None:
+        """Keeps float rows of the unfinished block only, in one block of room."""
+        own, first = self._open.get(seq.id), self.length(seq) // self.block_size * self.block_size
+        if own and (own.first != first or len(own.rows) > self.block_size):
+            self._copy_float_rows(seq, seq, self.block_size)
+
+    def _pack(self, layer: int, seq: Sequence) -> None:
+        """Packs the blocks that the float rows fill."""
+        first, size = self._open[seq.id].first, self.block_size
+        count = (self._written[seq.id] - first) // size
         if count:
-            first = own.first // size
-            rows = own.rows[layer, :, :, : count * size]
-            packed = self.blocks_of(seq)
-            blocks = rows.reshape(*rows.shape[:2], count, size, -1)  # (2, K, N, S, E)
-            packed.write(layer, self.where(seq, first, first + count), blocks)
-            self.ledger.kv_written_bytes += count * packed.block_bytes // self.config.num_layers
+            packed, ids = self.storage(seq), self.block_ids(seq, first // size, first // size + count)
+            rows = self._float_rows(layer, seq, first, first + count * size)
+            blocks = (x.reshape(count, size, *x.shape[1:]).transpose(2, 0, 1, 3) for x in rows)  # (K, N, b, E) each
+            packed.write(layer, ids, *blocks)
+            self.ledger.kv_written_bytes += count * packed.layer_bytes[layer]
 
     def _unpack(self, layer: int, seq: Sequence, first: int, stop: int) -> None:
-        """Brings the sequence's blocks first ... stop into the workspace, those that the piece before did not read."""
+        """Unpacks the blocks first ... stop into the workspace, but for those that the read before has left there."""
         old = self._unpacked
-        reused = old is not None and (old.layer, old.seq) == (layer, seq.id) and old.first <= first <= old.stop
-        known = old if old is not None and reused else Unpacked(layer, seq.id, first, first)
-        begin = known.stop
+        if old is None or (old.layer, old.seq) != (layer, seq.id) or not old.first <= first <= old.stop:
+            old = Unpacked(layer, seq.id, first, first)  # nothing of use
+        begin = old.stop
         if begin < stop:
-            packed, where = self.blocks_of(seq), self.where(seq, begin, stop)
-            packed.read(layer, where, self._workspace[:, :, begin:stop])
-            nbytes = (stop - begin) * packed.block_bytes // self.config.num_layers
+            packed, ids = self.storage(seq), self.block_ids(seq, begin, stop)
+            keys, values = self._workspace_blocks[layer]
+            packed.read(layer, ids, keys[:, begin:stop], values[:, begin:stop])
+            nbytes = (stop - begin) * packed.layer_bytes[layer]
             self.ledger.kv_read_bytes += nbytes
-            if not isinstance(where, slice):  # scattered blocks are gathered before they are unpacked
+            if not isinstance(ids, slice):  # scattered blocks are gathered before they are unpacked
                 self.ledger.kv_copied_bytes += nbytes
-        self._unpacked = replace(known, stop=stop)
+        self._unpacked = Unpacked(layer, seq.id, old.first, stop)
 
 
-class QuantizedContiguousCache(QuantizedCache, ContiguousCache):
-    """A run of packed blocks per sequence, as long as the context."""
+class QuantizedContiguousCache(QuantizedCache):
+    """A run of packed blocks for each sequence, as long as the context; a last block that is not whole stays float."""
 
-    def blocks_of(self, seq: Sequence) -> PackedBlocks:
-        """Its own."""
-        return self._arrays[seq.id]
+    def __init__(self, spec: CacheSpec, device: Device) -> None:
+        super().__init__(spec, device)
+        self.blocks_per_sequence = self.capacity // self.block_size
+        self._packed: dict[int, PackedBlocks] = {}  # sequence id -> its blocks
+        self._spare: list[PackedBlocks] = []  # of freed sequences, for the next ones
 
-    def where(self, seq: Sequence, first: int, stop: int) -> slice | list[int]:
-        """In order."""
+    def storage(self, seq: Sequence) -> PackedBlocks:
+        return self._packed[seq.id]
+
+    def block_ids(self, seq: Sequence, first: int, stop: int) -> slice | Array:
         return slice(first, stop)
 
-    def _allocate(self) -> PackedBlocks:
-        """A context's whole blocks; what does not fill one stays in float."""
-        return self.packed(self.capacity // self.block_size)
+    def reserve(self, seq: Sequence, n: int) -> None:
+        super().reserve(seq, n)
+        if seq.id not in self._packed:
+            spare = self._spare.pop() if self._spare else PackedBlocks(self.spec, self.blocks_per_sequence, self.device)
+            self._packed[seq.id] = spare
 
-    def _copy(self, seq: Sequence, child: Sequence) -> int:
-        """Its full blocks; the bytes copied."""
-        old, new, full = self._arrays[seq.id], self._arrays[child.id], self.length(seq) // self.block_size
-        new.copy(old, full)
-        return full * old.block_bytes
+    def fork(self, seq: Sequence, child: Sequence) -> None:
+        self.reserve(child, self.length(seq))
+        full = self.length(seq) // self.block_size
+        if full:
+            self.storage(child).copy(self.storage(seq), full)
+            self.ledger.kv_copied_bytes += full * self.storage(seq).block_bytes
+        super().fork(seq, child)
+
+    def free(self, seq: Sequence) -> None:
+        super().free(seq)
+        if seq.id in self._packed:
+            self._spare.append(self._packed.pop(seq.id))
 
     @property
     def held_bytes(self) -> int:
-        """Whole contexts, and float rows."""
-        each = self.capacity // self.block_size
-        return sum(each * packed.block_bytes for packed in self._arrays.values()) + self._open_bytes
+        return self.blocks_per_sequence * sum(packed.block_bytes for packed in self._packed.values()) + self.float_bytes
 
     @property
     def wasted_bytes(self) -> int:
         """Blocks that are not full, and empty float rows."""
-        empty = {seq: (self.capacity // self.block_size - n // self.block_size) for seq, n in self._lengths.items()}
-        return sum(n * self._arrays[seq].block_bytes for seq, n in empty.items()) + self._unused_bytes
+        empty = {seq: self.blocks_per_sequence - n // self.block_size for seq, n in self._lengths.items()}
+        return sum(n * self._packed[seq].block_bytes for seq, n in empty.items()) + self.wasted_float_bytes
 
 
-class QuantizedPagedCache(QuantizedCache, PagedCache):
-    """A pool of packed blocks."""
+class QuantizedPagedCache(QuantizedCache, BlockCache):
+    """One pool of packed blocks (`packed`) for all sequences."""
 
-    pool: PackedBlocks
+    def __init__(self, spec: CacheSpec, device: Device) -> None:
+        super().__init__(spec, device)
+        self.packed = PackedBlocks(spec, spec.num_blocks, device)
 
-    def blocks_of(self, seq: Sequence) -> PackedBlocks:
-        """Everybody's."""
-        return self.pool
+    def storage(self, seq: Sequence) -> PackedBlocks:
+        return self.packed
 
-    def where(self, seq: Sequence, first: int, stop: int) -> slice | list[int]:
-        """As the table says."""
-        table = self._tables[seq.id]
-        offset = table.blocks[0] if table.blocks else 0
-        return slice(offset + first, offset + stop) if table.side_by_side else table.blocks[first:stop]
-
-    def _allocate(self) -> PackedBlocks:
-        """The pool."""
-        return self.packed(self.blocks.num_blocks)
-
-    def _copy_rows(self, old: int, new: int, rows: int) -> int:
-        """Nothing: a block that is not full has its rows elsewhere."""
-        return 0
+    def block_ids(self, seq: Sequence, first: int, stop: int) -> slice | Array:
+        table = self._table(seq)
+        if table.side_by_side:
+            return slice(table.blocks[0] + first, table.blocks[0] + stop) if table.blocks else slice(0, 0)
+        return self.device.xp.asarray(table.blocks[first:stop])
 
     @property
     def held_bytes(self) -> int:
-        """Blocks that anybody holds, and float rows."""
-        return (self.blocks.num_blocks - len(self.blocks.free)) * self.pool.block_bytes + self._open_bytes
+        return self.blocks_in_use * self.packed.block_bytes + self.float_bytes
 
     @property
     def wasted_bytes(self) -> int:
-        """Blocks that are not full, each once, and empty float rows."""
-        tables = self._tables.values()
-        empty = {block for table in tables for block in table.blocks[table.length // self.block_size :]}
-        return len(empty) * self.pool.block_bytes + self._unused_bytes
+        """Blocks that are not full, each counted once, and empty float rows."""
+        tables = self._tables.items()
+        empty = {block for seq, table in tables for block in table.blocks[self._lengths[seq] // self.block_size :]}
+        return len(empty) * self.packed.block_bytes + self.wasted_float_bytes
+
+    def _copy_rows(self, old: int, new: int, rows: int) -> int:
+        return 0  # the rows of a block that is not full are float rows

@@ -24,12 +24,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from tinyinfer.backends.cpu import default_threads, use_blas_threads
+from tinyinfer.kv_cache.base import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
 
 READ_BYTES = 1 << 29  # read at a time: of half as much, a part was sometimes still in a cache the next time
 MATRIX_SIZE = 1536  # a square product large enough that BLAS runs at its full speed
-FLOAT = 4  # bytes of a float32: norms, biases, learned positions, keys and values
+FLOAT = 4  # bytes of a float32: norms, biases, learned positions
 ARITHMETIC, MEMORY = "arithmetic", "memory"
 
 
@@ -129,8 +130,8 @@ def expected_step(
     d = c.hidden_size
     total = Ledger(steps=1, logit_rows=1, tokens_computed=rows, tokens_reused=first)
     total.weight_bytes += rows * d * (itemsize + FLOAT * c.learned_positions)  # the embedding's rows
-    for window in c.windows:
-        _add_attention(total, c, first, rows, window)
+    for window, memory in zip(c.windows, c.memory, strict=True):
+        _add_attention(total, c, first, rows, window, position_bytes((memory,)))
     _add_product(total, c.num_layers, rows, d, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, itemsize, c.qkv_bias)
     _add_product(total, c.num_layers, rows, c.num_heads * c.head_dim, d, itemsize, c.o_bias)
     if c.experts:
@@ -165,12 +166,13 @@ def _add_product(
     total.weight_bytes += times * (inputs * outputs * itemsize + outputs * FLOAT * bias)
 
 
-def _add_attention(total: Ledger, c: ModelConfig, first: int, rows: int, window: int | None) -> None:
+def _add_attention(
+    total: Ledger, c: ModelConfig, first: int, rows: int, window: int | None, position_bytes: int
+) -> None:
     """Scores and mixing, 2·E FLOPs each, for every pair and query head; keys and values from the oldest one seen."""
     last = first + rows
     pairs = causal_pairs(last, window) - causal_pairs(first, window)
     oldest = max(0, first - window + 1) if window else 0
-    position_bytes = 2 * c.num_kv_heads * c.head_dim * FLOAT
     total.flops += 4 * c.num_heads * c.head_dim * pairs
     total.attention_flops += 4 * c.num_heads * c.head_dim * pairs
     total.kv_read_bytes += (last - oldest) * position_bytes

@@ -21,7 +21,7 @@ import numpy as np
 from tinyinfer.arrays import Array
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.errors import ModelError
-from tinyinfer.kv_cache.base import NoCache
+from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
@@ -109,7 +109,8 @@ def calibrate(
     """
     check_can_calibrate(model.config)
     watch = CalibrationOps(model, ops, convert, on_layer)
-    transformer(model, rows_of(windows), NoCache(model.config, windows.shape[1], watch), watch)
+    cache = NoCache(CacheSpec(model.config.memory, windows.shape[1]), watch)
+    transformer(model, rows_of(windows), cache, watch)
     return replace(model, layers=tuple(fold(done, scales, ops) for done, scales in watch.layers))
 
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.kv_cache.base import Cache
+from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sampling import choose, distribution, draw, most_likely
@@ -129,7 +129,7 @@ def draft_model(model: Model, second: Model | None, ops: Ops, c: EngineConfig, c
         )
     longest = min(capacity, second.config.max_position)
     guess_cost = second.nbytes / model.nbytes
-    cache = ContiguousCache(second.config, longest, ops)
+    cache = ContiguousCache(CacheSpec(second.config.memory, longest), ops)
     lengths = Lengths(most_guesses(c, 4), ops.relative_cost, guess_cost)
     return ModelDrafter(second, cache, ops, lengths, c.num_draft_candidates)
 

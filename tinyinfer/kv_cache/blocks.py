@@ -1,0 +1,167 @@
+"""Which blocks hold a sequence's positions: the bookkeeping of every paged cache (PagedAttention; Kwon et al. 2023, 4).
+
+A contiguous cache reserves the whole context for every sequence, because the final length is not known. Here the memory
+is a pool of blocks of a few positions each. A sequence has a block table and allocates the next block when its last one
+is full, so at most block_size - 1 of its positions are wasted. Each block counts its holders: the block tables, and the
+prefixes of prefix_cache.py, that contain it. Several sequences can read a shared block; a sequence that must write into
+one gets a copy first (copy-on-write).
+
+Nothing here knows of arrays. A cache adds the storage (paged.py, quantized.py) and copies rows when it is told to.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass, field
+
+from tinyinfer.kv_cache.base import Cache, CacheSpec
+from tinyinfer.model.interfaces import Device
+from tinyinfer.sequence import Sequence
+
+
+class BlockPool:
+    """Which blocks are free, and how many holders each of the others has."""
+
+    def __init__(self, num_blocks: int) -> None:
+        self.num_blocks = num_blocks
+        self.holders = [0] * num_blocks
+        self.free = list(range(num_blocks - 1, -1, -1))  # a stack: the block freed last is still in the CPU's cache
+
+    def allocate(self) -> int:
+        """A free block, which now has one holder. Raises ValueError when no block is free."""
+        if not self.free:
+            raise ValueError(f"all {self.num_blocks} blocks of the cache are taken; raise num_blocks")
+        block = self.free.pop()
+        self.holders[block] = 1
+        return block
+
+    def hold(self, block: int) -> None:
+        """One more holder. Raises ValueError for a free block."""
+        if not self.holders[block]:
+            raise ValueError(f"block {block} is free and cannot be shared")
+        self.holders[block] += 1
+
+    def release(self, block: int) -> None:
+        """One holder less; without holders the block is free. Raises ValueError for a free block."""
+        if not self.holders[block]:
+            raise ValueError(f"block {block} is free already")
+        self.holders[block] -= 1
+        if not self.holders[block]:
+            self.free.append(block)
+
+
+@dataclass
+class BlockTable:
+    """A sequence's blocks: position p lies in blocks[p // block_size], in row p % block_size of that block.
+
+    side_by_side: whether the blocks lie in the pool in the order of the table, without gaps.
+    """
+
+    blocks: list[int] = field(default_factory=list)
+    side_by_side: bool = False
+
+
+class BlockCache(Cache):
+    """A cache whose positions lie in blocks of one pool, without its arrays."""
+
+    cure = "raise max_model_len or num_blocks"
+
+    def __init__(self, spec: CacheSpec, device: Device) -> None:
+        super().__init__(spec, device)
+        self.block_size, self.num_blocks = spec.block_size, spec.num_blocks
+        self.capacity = min(spec.max_model_len, spec.num_blocks * spec.block_size)
+        self.blocks = BlockPool(spec.num_blocks)
+        self._tables: dict[int, BlockTable] = {}  # sequence id -> its table
+
+    def block_table(self, seq: Sequence) -> tuple[int, ...]:
+        return tuple(self._table(seq).blocks)
+
+    def missing(self, seq: Sequence, n: int) -> int:
+        """Counts the copy of a shared block, too."""
+        table = self._table(seq)
+        needed = -(-(self.length(seq) + n) // self.block_size) - len(table.blocks)
+        return max(0, needed + self._must_copy(seq, n) - len(self.blocks.free))
+
+    def reserve(self, seq: Sequence, n: int) -> None:
+        """Allocates blocks for the positions that the last block has no room for."""
+        super().reserve(seq, n)
+        table = self._tables.setdefault(seq.id, BlockTable())
+        if self._must_copy(seq, n):
+            self._copy_on_write(seq, table)
+        while len(table.blocks) * self.block_size < self.length(seq) + n:
+            table.blocks.append(self._new_block())
+        first = table.blocks[0] if table.blocks else 0
+        table.side_by_side = table.blocks == list(range(first, first + len(table.blocks)))
+
+    def commit(self, seq: Sequence, n: int) -> None:
+        super().commit(seq, n)
+        self._release_rest(seq)
+
+    def truncate(self, seq: Sequence, n: int) -> None:
+        super().truncate(seq, n)
+        self._release_rest(seq)
+
+    def fork(self, seq: Sequence, child: Sequence) -> None:
+        """The child holds the same blocks; whichever of the two writes into the last one first gets a copy."""
+        n = self.length(seq)
+        self.adopt(child, list(self.block_table(seq)[: -(-n // self.block_size)]), n)
+
+    def free(self, seq: Sequence) -> None:
+        super().free(seq)
+        for block in self._tables.pop(seq.id, BlockTable()).blocks:
+            self.blocks.release(block)
+
+    # For the prefix cache, which shares blocks with sequences, and for whatever shows blocks.
+
+    def adopt(self, seq: Sequence, blocks: list[int], length: int) -> None:
+        """Begins a new sequence with blocks that have holders already, and with the `length` positions in them."""
+        for block in blocks:
+            self.blocks.hold(block)
+        self._tables[seq.id] = BlockTable(list(blocks))
+        self._set_length(seq, length)
+
+    def hold(self, block: int) -> None:
+        """One more holder of a block that is in use, so that the block outlives its sequences."""
+        self.blocks.hold(block)
+
+    def release(self, block: int) -> None:
+        """One holder less; without holders the block is free."""
+        self.blocks.release(block)
+
+    def holders(self, block: int) -> int:
+        return self.blocks.holders[block]
+
+    @property
+    def blocks_in_use(self) -> int:
+        return self.num_blocks - len(self.blocks.free)
+
+    @abstractmethod
+    def _copy_rows(self, old: int, new: int, rows: int) -> int:
+        """Copies the first rows of a block into another block; returns the bytes copied."""
+
+    def _table(self, seq: Sequence) -> BlockTable:
+        return self._tables.get(seq.id) or BlockTable()
+
+    def _new_block(self) -> int:
+        block = self.blocks.allocate()
+        self.ledger.blocks_allocated += 1
+        return block
+
+    def _must_copy(self, seq: Sequence, n: int) -> bool:
+        """Whether the next position lies in a block that has another holder."""
+        blocks, i = self._table(seq).blocks, self.length(seq) // self.block_size
+        return bool(n) and i < len(blocks) and self.blocks.holders[blocks[i]] > 1
+
+    def _copy_on_write(self, seq: Sequence, table: BlockTable) -> None:
+        """Replaces the shared block of the next position by a copy of the sequence's own."""
+        i, rows = divmod(self.length(seq), self.block_size)
+        old, new = table.blocks[i], self._new_block()
+        self.ledger.kv_copied_bytes += self._copy_rows(old, new, rows)
+        table.blocks[i] = new
+        self.blocks.release(old)
+
+    def _release_rest(self, seq: Sequence) -> None:
+        """Releases the blocks behind the sequence's length."""
+        blocks, used = self._table(seq).blocks, -(-self.length(seq) // self.block_size)
+        while len(blocks) > used:
+            self.blocks.release(blocks.pop())
