@@ -1,4 +1,4 @@
-"""From canonical names to a model: what is fused in which order, what stands in for what a family lacks."""
+"""From canonical names to a model and back: what is fused in which order, what stands in for what a family lacks."""
 
 from __future__ import annotations
 
@@ -9,11 +9,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 from helpers import checkpoint_of, random_tensors, small_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.ledger import Ledger
-from tinyinfer.loading.build import assemble, frequencies
-from tinyinfer.model.config import MoEConfig, RopeConfig
+from tinyinfer.loading.build import build_model, frequencies
+from tinyinfer.loading.export import export
+from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.model.weights import FullQKNorm, LayerNorm, NoNorm, RMSNorm
 
 LOCAL, GLOBAL = RopeConfig(theta=100.0), RopeConfig(theta=1e6)
@@ -27,7 +30,7 @@ KINDS = {
 
 def build(config, dtype=np.float32, on_layer=lambda done, of: None):
     tensors = random_tensors(config)
-    return assemble(checkpoint_of(config, tensors), NumpyOps(Ledger(), dtype), on_layer), tensors
+    return build_model(checkpoint_of(config, tensors), NumpyOps(Ledger(), dtype), on_layer), tensors
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -55,13 +58,54 @@ def test_half_precision_halves_matrices_and_nothing_else(dtype):
         assert build(config)[0].nbytes - model.nbytes == 2 * matrices
 
 
+@st.composite
+def families(draw: st.DrawFn) -> ModelConfig:
+    """A family that may or may not exist: every choice of a ModelConfig that decides which tensors there are."""
+    heads, shared = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    mixture = st.builds(MoEConfig, st.integers(1, 4), st.just(1), st.integers(1, 9))
+    experts = draw(st.none() | mixture)
+    return small_config(
+        vocab_size=draw(st.integers(1, 9)),
+        hidden_size=draw(st.integers(1, 9)),
+        intermediate_size=draw(st.integers(1, 9)),
+        head_dim=2 * draw(st.integers(1, 3)),
+        num_layers=draw(st.integers(1, 3)),
+        num_heads=heads * shared,
+        num_kv_heads=heads,
+        norm=draw(st.sampled_from(["rms", "layer"])),
+        qk_norm=draw(st.sampled_from(["none", "head", "full"])),
+        post_norms=draw(st.booleans()),
+        learned_positions=draw(st.booleans()),
+        tied_head=draw(st.booleans()),
+        qkv_bias=draw(st.booleans()),
+        o_bias=draw(st.booleans()),
+        gated=experts is not None or draw(st.booleans()),
+        mlp_bias=experts is None and draw(st.booleans()),
+        experts=experts,
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(config=families())
+def test_a_model_exported_is_its_checkpoint_bit_for_bit(config):
+    """Catches a tensor forgotten or written twice, outputs cut in the wrong place, a bias or a norm of another part."""
+    model, tensors = build(config)
+    exported = list(export(model))
+    assert sorted(tensor.name for tensor in exported) == sorted(tensors)
+    for tensor in exported:
+        [array] = tensor.arrays()
+        assert [(tensor.name, array.dtype, array.shape)] == tensor.layout()
+        assert array.dtype == np.float32
+        assert np.array_equal(array, tensors[tensor.name]), tensor.name
+
+
 def test_queries_keys_and_values_are_fused_in_this_order():
     """Their biases too; transformer.py splits the product in the same places."""
     model, t = build(KINDS["llama"])
     for i, layer in enumerate(model.layers):
         parts = [t[f"layers.{i}.{name}"] for name in "qkv"]
-        assert np.array_equal(layer.qkv.weight.array, np.concatenate(parts).T)
-        assert np.array_equal(layer.qkv.bias, np.concatenate([t[f"layers.{i}.{name}.bias"] for name in "qkv"]))
+        assert np.array_equal(layer.mixer.qkv.weight.array, np.concatenate(parts).T)
+        assert np.array_equal(layer.mixer.qkv.bias, np.concatenate([t[f"layers.{i}.{name}.bias"] for name in "qkv"]))
         gate_up = [t[f"layers.{i}.{name}"] for name in ("gate", "up")]
         assert np.array_equal(layer.mlp.gate_up.weight.array, np.concatenate(gate_up).T)
 
@@ -72,36 +116,38 @@ def test_experts_are_fused_within_each_expert():
     mlp = model.layers[1].mlp
     for e in range(5):
         parts = t["layers.1.gate"][e], t["layers.1.up"][e]
-        assert np.array_equal(mlp.gate_up.expert(e).array, np.concatenate(parts).T)
-        assert np.array_equal(mlp.down.expert(e).array, t["layers.1.down"][e].T)
+        assert np.array_equal(mlp.gate_up.matrices[e].array, np.concatenate(parts).T)
+        assert np.array_equal(mlp.down.matrices[e].array, t["layers.1.down"][e].T)
 
 
 def test_a_norm_shared_by_heads_is_repeated_for_queries_then_keys():
     """(H+K, E): one operation then norms both; swapped, queries would get the keys' weight."""
     model, t = build(KINDS["tied"])
-    weight = model.layers[0].qk_norm.weight
+    weight = model.layers[0].mixer.qk_norm.weight
     assert np.array_equal(weight, np.stack([t["layers.0.q_norm"]] * 4 + [t["layers.0.k_norm"]] * 2))
 
 
 def test_what_a_family_lacks_is_a_norm_that_does_nothing():
     """The transformer has no branches because of these."""
     kinds = {kind: build(config)[0].layers[0] for kind, config in KINDS.items()}
-    assert isinstance(kinds["llama"].qk_norm, NoNorm)
+    assert isinstance(kinds["llama"].mixer.qk_norm, NoNorm)
     assert isinstance(kinds["llama"].post_mlp_norm, NoNorm)
     assert isinstance(kinds["tied"].post_attention_norm, RMSNorm)
     assert isinstance(kinds["gpt2"].attention_norm, LayerNorm)
-    assert isinstance(kinds["olmoe"].qk_norm, FullQKNorm)
+    assert isinstance(kinds["olmoe"].mixer.qk_norm, FullQKNorm)
 
 
-def test_layers_of_one_rope_share_a_table():
-    """Gemma's local and global layers: two tables for any number of layers, each layer pointing at its own."""
+def test_layers_of_one_rope_share_a_rotation():
+    """Gemma's local and global layers: two rotations for any number of layers, each layer pointing at its own."""
     config = small_config(num_layers=4, rope=(LOCAL, LOCAL, GLOBAL, LOCAL), windows=(3, 3, None, 3))
     model, _ = build(config)
-    assert [layer.rotation for layer in model.layers] == [0, 0, 1, 0]
-    assert [layer.heads.window for layer in model.layers] == [3, 3, None, 3]
-    assert len(model.frequencies) == 2
-    for table, rope in zip(model.frequencies, (LOCAL, GLOBAL), strict=True):
-        np.testing.assert_allclose(table, [rope.theta ** (-2 * i / 6) for i in range(3)], rtol=1e-6)
+    assert [layer.mixer.rotation for layer in model.layers] == [0, 0, 1, 0]
+    assert [layer.mixer.heads.window for layer in model.layers] == [3, 3, None, 3]
+    assert len(model.rotations) == 2
+    for rotation, rope in zip(model.rotations, (LOCAL, GLOBAL), strict=True):
+        [found] = rotation.frequencies
+        np.testing.assert_array_equal(rotation.amplitudes, np.ones((1, 3)))
+        np.testing.assert_allclose(found, [rope.theta ** (-2 * i / 6) for i in range(3)], rtol=1e-6)
 
 
 def test_progress_is_reported_layer_by_layer():

@@ -1,4 +1,4 @@
-"""gguf_blocks.py, quantization/keep.py: a GGUF's own codes are the weights that gguf dequantizes, bit for bit."""
+"""gguf_blocks.py, quantize=keep: a GGUF's own codes are the weights that gguf dequantizes, bit for bit."""
 
 from __future__ import annotations
 
@@ -16,14 +16,15 @@ from numpy.testing import assert_array_equal
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.backends.packed import Quantized, QuantizedExperts
+from tinyinfer.backends.packed import Packed
 from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
+from tinyinfer.loading.build import as_stored
+from tinyinfer.loading.checkpoint import Joined
 from tinyinfer.loading.gguf import read_gguf
 from tinyinfer.loading.gguf_blocks import GRIDS, block_codes
-from tinyinfer.loading.keep import KeepTaker
-from tinyinfer.model.weights import Dense
+from tinyinfer.model.weights import Dense, QuantizedMatrix
 
 KINDS = ["Q8_0", "Q4_0", "Q4_1"]
 
@@ -32,7 +33,7 @@ KINDS = ["Q8_0", "Q4_0", "Q4_1"]
 @settings(max_examples=50, deadline=None, derandomize=True)
 @given(data=st.data())
 def test_codes_of_any_bytes_are_what_gguf_makes_of_them(kind: str, data: Any) -> None:
-    """Catches nibbles in the wrong order, a sign lost, 8 not taken off, d and m exchanged: no quantizer is involved."""
+    """Catches nibbles in the wrong order, a sign lost, 8 not taken off, scale and minimum exchanged."""
     qtype = gguf.GGMLQuantizationType[kind]
     size = gguf.GGML_QUANT_SIZES[qtype][1]
     drawn = data.draw(st.binary(min_size=3 * 2 * size, max_size=3 * 2 * size))
@@ -40,13 +41,13 @@ def test_codes_of_any_bytes_are_what_gguf_makes_of_them(kind: str, data: Any) ->
     raw[..., 1] &= 0x3B  # neither infinite nor NaN
     if kind == "Q4_1":
         raw[..., 3] &= 0x3B
-    codes = block_codes(raw, qtype)
-    assert codes.grid == GRIDS[qtype]
-    assert codes.q.min() >= codes.grid.low
-    assert codes.q.max() <= codes.grid.high
+    matrix = block_codes(raw, qtype)
+    assert matrix.scheme == GRIDS[qtype]
+    assert matrix.codes.min() >= matrix.scheme.lowest
+    assert matrix.codes.max() <= matrix.scheme.highest
     expected = gguf.quants.dequantize(raw.reshape(3, -1), qtype)
-    assert_array_equal(codes.dequantize(), expected)
-    packed = Quantized.pack(codes, np)
+    assert_array_equal(matrix.dequantize(), expected)
+    packed = Packed.pack(matrix, np)
     assert_array_equal(packed.dequantize(slice(None)).T, expected)
 
 
@@ -75,11 +76,12 @@ def test_a_model_that_keeps_its_bits_is_the_float_model(kind: str, tmp_path: Pat
     path = str(write_gguf("llama3", tmp_path / "x.gguf", kind))
     full, kept = LLM(path), LLM(path, quantize="keep")
     for one, other in zip(full.model.layers, kept.model.layers, strict=True):
-        for a, b in ((one.qkv, other.qkv), (one.o, other.o), (one.mlp.gate_up, other.mlp.gate_up)):
+        attention = (one.mixer.qkv, other.mixer.qkv), (one.mixer.o, other.mixer.o)
+        for a, b in (*attention, (one.mlp.gate_up, other.mlp.gate_up)):
             if a.weight.shape[1] % 32 == 0:
-                assert isinstance(b.weight, Quantized)
+                assert isinstance(b.weight, Packed)
             assert_array_equal(b.weight.dequantize(slice(None)), a.weight.dequantize(slice(None)))
-    assert isinstance(kept.model.layers[0].qkv.weight, Quantized)
+    assert isinstance(kept.model.layers[0].mixer.qkv.weight, Packed)
     assert kept.model.nbytes < full.model.nbytes
     tokens = load_golden("llama3").tokens.tolist()
     a, b = full.logits(tokens), kept.logits(tokens)
@@ -89,7 +91,7 @@ def test_a_model_that_keeps_its_bits_is_the_float_model(kind: str, tmp_path: Pat
 def test_experts_keep_their_bits(tmp_path: Path) -> None:
     """Catches gate of one expert above up of another."""
     path = str(write_gguf("mixtral", tmp_path / "x.gguf"))
-    assert isinstance(LLM(path, quantize="keep").model.layers[0].mlp.gate_up.expert(0), Dense)
+    assert isinstance(LLM(path, quantize="keep").model.layers[0].mlp.gate_up.matrices[0], Dense)
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(tmp_path / "y.gguf", "llama")
     arrays = {name: rng.standard_normal((3, 70, 64)).astype(np.float32) for name in ("gate", "up")}
@@ -97,27 +99,29 @@ def test_experts_keep_their_bits(tmp_path: Path) -> None:
         add_tensor(writer, name, array, "Q4_0")
     finish(writer)
     tensors = read_gguf(str(tmp_path / "y.gguf")).tensors
-    both = KeepTaker(NumpyOps(Ledger())).experts("gate_up", tensors["gate"], tensors["up"])
-    assert isinstance(both, QuantizedExperts)
     for e in range(3):
+        kept = as_stored("gate_up", Joined((tensors["gate"], tensors["up"]), e))
+        assert isinstance(kept, QuantizedMatrix)
+        weight = NumpyOps(Ledger()).take(kept)
+        assert isinstance(weight, Packed)
         rows = np.concatenate([tensors[name].read(e, e + 1)[0] for name in ("gate", "up")])
-        assert_array_equal(both.expert(e).dequantize(slice(None)).T, rows)
+        assert_array_equal(weight.dequantize(slice(None)).T, rows)
 
 
 @pytest.mark.parametrize(
     ("kinds", "kept"),
     [(("Q8_0", "Q8_0"), True), (("Q8_0", "Q4_0"), False), (("Q4_1", "F16"), False), (("Q5_1", "Q5_1"), False)],
 )
-def test_parts_stay_only_on_one_grid(kinds: tuple[str, str], kept: bool, tmp_path: Path) -> None:
-    """Catches codes of one grid read by another's steps, and a type that is not ours taken for one that is."""
+def test_parts_stay_only_with_one_scheme(kinds: tuple[str, str], kept: bool, tmp_path: Path) -> None:
+    """Catches codes of one scheme read by another's scales, and a type that is not ours taken for one that is."""
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "llama")
     array = np.random.default_rng(0).standard_normal((2, 6, 32)).astype(np.float32)
     for i, kind in enumerate(kinds):
         add_tensor(writer, f"part{i}", array[i], kind)
     finish(writer)
     parts = list(read_gguf(str(tmp_path / "x.gguf")).tensors.values())
-    weight = KeepTaker(NumpyOps(Ledger())).matrix("layers.0.gate_up", *parts)
-    assert isinstance(weight, Quantized if kept else Dense)
+    weight = NumpyOps(Ledger()).take(as_stored("layers.0.gate_up", Joined(tuple(parts))))
+    assert isinstance(weight, Packed if kept else Dense)
     assert_array_equal(weight.dequantize(slice(None)).T, np.concatenate([part.numpy() for part in parts]))
 
 

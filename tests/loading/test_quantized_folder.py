@@ -1,4 +1,4 @@
-"""disassemble.py, loading/saving.py, loading/quantized.py: a folder holds what was in memory, or is refused by name."""
+"""export.py, loading/saving.py, loading/quantized.py: a folder holds what was in memory, or is refused by name."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tinyinfer import LLM
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelError
 from tinyinfer.loading import load
-from tinyinfer.loading.export import pieces
+from tinyinfer.loading.export import export
 from tinyinfer.loading.saving import save_model
-from tinyinfer.model.weights import Codes, Grid
+from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
 
 Folder = Callable[[str], Path]
 TEXT = "the rain in Sp\u00e4in <|im_end|>"
@@ -57,10 +57,10 @@ def test_a_model_taken_apart_is_its_checkpoint(name: str, golden_folder: Folder)
     """Catches a weight forgotten, a bias of the wrong rows, gate and up exchanged, a shared norm written H times."""
     source = load(golden_folder(name))
     found = {}
-    for piece in pieces(LLM(str(golden_folder(name))).model):
-        [array] = piece.arrays()
-        assert [(piece.name, array.dtype, array.shape)] == piece.layout()
-        found[piece.name] = array
+    for tensor in export(LLM(str(golden_folder(name))).model):
+        [array] = tensor.arrays()
+        assert [(tensor.name, array.dtype, array.shape)] == tensor.layout()
+        found[tensor.name] = array
     assert found.keys() == source.tensors.keys()
     for key, array in found.items():
         assert_array_equal(array, source.tensors[key].numpy(), err_msg=key)
@@ -98,7 +98,7 @@ def test_a_saved_model_is_the_one_in_memory(name: str, kind: str, golden_folder:
     ids=str,
 )  # fmt: skip
 def test_every_way_to_quantize_can_be_saved(switches: dict[str, Any], golden_folder: Folder, tmp_path: Path) -> None:
-    """Catches a grid that config.json cannot tell, floats widened on the way, a folded norm saved unfolded."""
+    """Catches a scheme that config.json cannot tell, floats widened on the way, a folded norm saved unfolded."""
     if EngineConfig(**switches).calibrated:
         text = tmp_path / "text.txt"
         text.write_text("The rain in the spring is a thing of the hills. " * 60)
@@ -108,7 +108,7 @@ def test_every_way_to_quantize_can_be_saved(switches: dict[str, Any], golden_fol
     tokens = load_golden("smollm2").tokens.tolist()
     assert_array_equal(after.logits(tokens), before.logits(tokens))
     assert after.model.nbytes == before.model.nbytes
-    weights = (llm.model.layers[1].qkv.weight for llm in (before, after))
+    weights = (llm.model.layers[1].mixer.qkv.weight for llm in (before, after))
     assert len({type(weight) for weight in weights}) == 1
 
 
@@ -117,13 +117,13 @@ def test_a_gguf_keeps_its_bits_in_a_folder(tmp_path: Path) -> None:
     source = write_gguf("llama3", tmp_path / "x.gguf", "Q4_1")
     saved(source, tmp_path / "out", quantize="keep")
     found, wanted = load(str(tmp_path / "out")), load(str(source))
-    kept = [name for name, tensor in wanted.tensors.items() if tensor.grid == Grid(4, 32, False)]
+    kept = [name for name, tensor in wanted.tensors.items() if tensor.scheme == QuantScheme(4, 32, False)]
     assert "layers.0.q" in kept
     for name in kept:
         ours, theirs = (c.tensors[name].quantized(0, c.tensors[name].shape[0]) for c in (found, wanted))
-        assert_array_equal(ours.q, theirs.q)
-        assert_array_equal(ours.d, theirs.d)
-        assert_array_equal(ours.m, theirs.m)
+        assert_array_equal(ours.codes, theirs.codes)
+        assert_array_equal(ours.scale, theirs.scale)
+        assert_array_equal(ours.minimum, theirs.minimum)
 
 
 def test_what_the_files_hold(good: Path) -> None:
@@ -135,8 +135,9 @@ def test_what_the_files_hold(good: Path) -> None:
     assert config["quantization_config"] == {
         "quant_method": "tinyinfer", "version": 1, "method": "rtn", "grids": table
     }  # fmt: skip
-    codes, d, m = (tensors[f"layers.0.o.{part}"] for part in ("codes", "d", "m"))
-    assert (codes.dtype, d.dtype, m.dtype, d.shape) == (np.uint8, np.float16, np.float16, m.shape)
+    codes, scale, minimum = (tensors[f"layers.0.o.{part}"] for part in ("codes", "d", "m"))
+    assert (codes.dtype, scale.dtype, minimum.dtype) == (np.uint8, np.float16, np.float16)
+    assert scale.shape == minimum.shape
     [lazy] = [tensor for name, tensor in load(str(good)).tensors.items() if name == "layers.0.o"]
     outputs, inputs = lazy.shape
     half = (inputs + 1) // 2
@@ -144,7 +145,7 @@ def test_what_the_files_hold(good: Path) -> None:
     for n in range(outputs):
         for i in range(inputs):
             code = codes[n, i] & 15 if i < half else codes[n, i - half] >> 4
-            by_hand[n, i] = np.float32(d[n, i // 32]) * np.float32(code) + np.float32(m[n, i // 32])
+            by_hand[n, i] = np.float32(scale[n, i // 32]) * np.float32(code) + np.float32(minimum[n, i // 32])
     assert_array_equal(lazy.numpy(), by_hand)
     assert sorted(path.name for path in good.iterdir()) == [
         "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
@@ -154,7 +155,7 @@ def test_what_the_files_hold(good: Path) -> None:
 def test_nothing_is_read_before_it_is_wanted(good: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a float copy on the way into memory: no matrix is dequantized while the model is loaded."""
     load(str(good))  # reads headers only
-    monkeypatch.setattr(Codes, "dequantize", lambda self: pytest.fail("codes became floats"))
+    monkeypatch.setattr(QuantizedMatrix, "dequantize", lambda self: pytest.fail("codes became floats"))
     assert LLM(str(good)).model.layers
 
 
@@ -286,7 +287,7 @@ PLACES = [[], ["version"], ["method"], ["grids"], ["grids", Q], ["grids", Q, "bi
 @settings(max_examples=150, deadline=None, derandomize=True)
 @given(place=st.sampled_from(PLACES), value=JSON)
 def test_any_quantization_config_loads_or_is_a_model_error(place: list[str], value: Any, good: Path) -> None:
-    """Catches a TypeError or KeyError out of the depths for a file that somebody edited."""
+    """Catches a TypeError or KeyError out of the depths for a file that was edited by hand."""
     config = json.loads((good / "config.json").read_text())
     set_field(["quantization_config", *place], value)(config)
     with tempfile.TemporaryDirectory() as folder:

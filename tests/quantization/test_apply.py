@@ -15,21 +15,28 @@ from safetensors.numpy import load_file, save_file
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.arrays import Array
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.backends.packed import GRID as W8A8_GRID
-from tinyinfer.backends.packed import W8A8, Quantized, w8a8_product
+from tinyinfer.backends.packed import W8A8, Packed
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
-from tinyinfer.llm import keeps
 from tinyinfer.loading import load as load_checkpoint
-from tinyinfer.loading.build import assemble
-from tinyinfer.loading.checkpoint import Checkpoint
-from tinyinfer.loading.rounding import RoundingTaker, join
+from tinyinfer.loading.build import build_model, keeps_file_quantization
+from tinyinfer.loading.checkpoint import Checkpoint, Joined
 from tinyinfer.model.config import ModelConfig, MoEConfig
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.weights import Codes, Dense, Grid, Linear
-from tinyinfer.quantization.apply import by_awq, by_combination, by_gptq, floats, quantize_model, read_windows
-from tinyinfer.quantization.calibration import Inputs, calibration_text, linears, with_linear
+from tinyinfer.model.visit import layer_matrices, matrices, weights, with_matrices
+from tinyinfer.model.weights import W8A8_SCHEME, Dense, Linear, QuantizedMatrix, QuantScheme
+from tinyinfer.quantization.apply import (
+    by_awq,
+    by_combination,
+    by_gptq,
+    floats,
+    in_memory,
+    quantize_model,
+    read_windows,
+    rounding,
+)
+from tinyinfer.quantization.calibration import Inputs, calibration_text, named
 from tinyinfer.quantization.hqq import hqq
 from tinyinfer.quantization.rtn import round_to_nearest
 
@@ -38,17 +45,16 @@ BODY = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 def load(checkpoint: Checkpoint, **switches: Any) -> Model:
-    ops = NumpyOps(Ledger())
-    taker = RoundingTaker(ops, EngineConfig(**switches), checkpoint.config)
-    return assemble(checkpoint, ops, weights=taker)
+    conversion = rounding(EngineConfig(**switches), checkpoint.config)
+    return build_model(checkpoint, NumpyOps(Ledger()), conversion=conversion)
 
 
-def rounded(config: ModelConfig, grid: Grid, names: tuple[str, ...]) -> Checkpoint:
+def rounded(config: ModelConfig, scheme: QuantScheme, names: tuple[str, ...]) -> Checkpoint:
     """The random model with these matrices rounded beforehand: the same thing done in floats, one matrix at a time."""
     tensors = random_tensors(config)
     for name, w in tensors.items():
         if w.ndim > 1 and name.split(".")[-1] in names:
-            tensors[name] = round_to_nearest(w.reshape(-1, w.shape[-1]), grid).dequantize().reshape(w.shape)
+            tensors[name] = round_to_nearest(w.reshape(-1, w.shape[-1]), scheme).dequantize().reshape(w.shape)
     return checkpoint_of(config, tensors)
 
 
@@ -57,18 +63,18 @@ def rounded(config: ModelConfig, grid: Grid, names: tuple[str, ...]) -> Checkpoi
 
 @pytest.mark.parametrize("config", [small_config(), MOE], ids=["dense", "moe"])
 def test_fused_matrices_are_those_rounded_one_by_one(config):
-    """A row's grid is its own, so joining first changes nothing. Catches rows that get their neighbour's step."""
+    """A row's grid is its own, so joining first changes nothing. Catches rows that get their neighbour's scale."""
     checkpoint = checkpoint_of(config, random_tensors(config))
     found = load(checkpoint, quantize="int4", quantize_head="int8")
-    floats = assemble(rounded(config, Grid(4, 32, False), BODY), NumpyOps(Ledger()))
+    floats = build_model(rounded(config, QuantScheme(4, 32, False), BODY), NumpyOps(Ledger()))
     for layer, other in zip(found.layers, floats.layers, strict=True):
-        pairs = [(layer.qkv.weight, other.qkv.weight), (layer.o.weight, other.o.weight)]
+        pairs = [(layer.mixer.qkv.weight, other.mixer.qkv.weight), (layer.mixer.o.weight, other.mixer.o.weight)]
         for part in ("gate_up", "down"):
-            one, two = getattr(layer.mlp, part), getattr(other.mlp, part)
-            experts = range(5 if config.experts else 0)
-            pairs += [(one.expert(e), two.expert(e)) for e in experts] or [(one.weight, two.weight)]
+            one, two = weights(getattr(layer.mlp, part)), weights(getattr(other.mlp, part))
+            assert len(one) == (5 if config.experts else 1)
+            pairs += zip(one, two, strict=True)
         for quantized, dense in pairs:
-            assert isinstance(quantized, Quantized)
+            assert isinstance(quantized, Packed)
             np.testing.assert_array_equal(quantized.dequantize(slice(0, quantized.shape[0])), dense.array)
     if config.experts:
         assert isinstance(found.layers[0].mlp.router.weight, Dense), "the router decides, and stays float"
@@ -86,18 +92,11 @@ def test_logits_are_those_of_the_rounded_weights_in_floats(name, golden_folder):
 
 def unpack(model: Model, into: Model) -> None:
     """Overwrites a float model's matrices with what the quantized one's dequantize to."""
-    pairs = [(model.embedding.table, into.embedding.table), (model.head.weight, into.head.weight)]
-    for layer, other in zip(model.layers, into.layers, strict=True):
-        for one, two in ((layer, other), (layer.mlp, other.mlp)):
-            for part in ("qkv", "o", "gate_up", "up", "down"):
-                a, b = getattr(one, part, None), getattr(two, part, None)
-                if hasattr(a, "weight"):
-                    pairs.append((a.weight, b.weight))
-                elif a is not None:
-                    pairs += [(a.expert(e), b.expert(e)) for e in range(len(a))]
-    for quantized, dense in pairs:
-        assert isinstance(quantized, Quantized)
-        dense.array[:] = quantized.dequantize(slice(0, quantized.shape[0]))
+    for (name, one), (_, two) in zip(matrices(model), matrices(into), strict=True):
+        if not name.endswith(".router"):
+            for quantized, dense in zip(weights(one), weights(two), strict=True):
+                assert isinstance(quantized, Packed)
+                dense.array[:] = quantized.dequantize(slice(0, quantized.shape[0]))
 
 
 @pytest.mark.parametrize(
@@ -108,8 +107,8 @@ def test_a_tied_head_is_quantized_once_and_shared(switches, golden_folder):
     text = {"calibration_tokens": 128} if switches else {}
     model = LLM(str(golden_folder("smollm2")), quantize_head="int8", **switches, **text).model
     assert model.head.weight is model.embedding.table
-    assert isinstance(model.head.weight, Quantized)
-    assert isinstance(model.layers[0].o.weight, Dense) == (not switches)
+    assert isinstance(model.head.weight, Packed)
+    assert isinstance(model.layers[0].mixer.o.weight, Dense) == (not switches)
 
 
 def test_the_ledger_counts_packed_bytes_by_hand(golden_folder):
@@ -157,7 +156,7 @@ def test_damaged_weights_are_refused_by_name(bad):
 
 @pytest.mark.parametrize("size", [3e30, 1e-9])
 @pytest.mark.parametrize("config", [small_config(), MOE], ids=["dense", "moe"])
-def test_weights_that_float16_steps_cannot_hold_are_refused_by_name(config, size):
+def test_weights_that_float16_scales_cannot_hold_are_refused_by_name(config, size):
     """They would become 65504, or all zero, and the model babble; left out by a rule they stay what they are."""
     tensors = random_tensors(config)
     tensors["layers.1.down"] = np.full_like(tensors["layers.1.down"], size)
@@ -169,12 +168,14 @@ def test_weights_that_float16_steps_cannot_hold_are_refused_by_name(config, size
     if not config.experts:
         c, ops = EngineConfig(quantize="int8", quantize_method="gptq"), NumpyOps(Ledger())
         with pytest.raises(ModelError, match=r"layers.1.down: weights of up to"):
-            quantize_model(assemble(checkpoint, ops), ops, c, np.arange(30).reshape(1, 30))
+            quantize_model(build_model(checkpoint, ops), ops, c, np.arange(30).reshape(1, 30))
 
 
 def test_parts_are_joined_in_their_order():
     parts = [np.arange(6, dtype=np.float32).reshape(3, 2), 9 + np.arange(4, dtype=np.float32).reshape(2, 2)]
-    np.testing.assert_array_equal(join(tuple(lazy("x", part) for part in parts)), np.concatenate(parts))
+    joined = Joined(tuple(lazy("x", part) for part in parts))
+    assert joined.shape == (5, 2)
+    np.testing.assert_array_equal(in_memory(joined), np.concatenate(parts))
 
 
 # How far from the float model
@@ -246,8 +247,8 @@ def test_methods_with_text_hold_what_those_without_do(golden_folder):
                     quantize_head="int8", calibration_tokens=128).model  # fmt: skip
         assert seen == [(done, 6) for done in range(1, 7)]
         assert model.nbytes == plain.nbytes
-        assert isinstance(model.embedding.table, Quantized)
-        assert all(isinstance(layer.mlp.down.weight, Quantized) for layer in model.layers)  # type: ignore[attr-defined]
+        assert isinstance(model.embedding.table, Packed)
+        assert all(isinstance(layer.mlp.down.weight, Packed) for layer in model.layers)  # type: ignore[attr-defined]
 
 
 def louder(name: str, w: np.ndarray) -> np.ndarray:
@@ -282,7 +283,9 @@ def loud(request: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, d
 
 def lost(folder: str, text: dict[str, Any], llm: LLM) -> float:
     """How far the logits on the calibration text itself are from the float model's, in their standard deviations."""
-    windows = read_windows(EngineConfig(quantize="w8a8", **text), load_checkpoint(folder)).tolist()
+    checkpoint = load_checkpoint(folder)
+    asked = EngineConfig(quantize="w8a8", **text)
+    windows = read_windows(asked, checkpoint.config, checkpoint.tokenizer).tolist()
     expected, found = (np.concatenate([m.logits(window) for window in windows]) for m in (LLM(folder), llm))
     return float((found - expected).std() / expected.std())
 
@@ -291,11 +294,11 @@ def test_methods_with_text_read_it_better_than_rounding(loud):
     """What they are for. Catches a method that is chosen and never comes to it: plain rounding has the same bits."""
     folder, text = loud
     plain = LLM(folder, quantize="int4")
-    errors, first = {"rtn": lost(folder, text, plain)}, plain.model.layers[0].qkv.weight
+    errors, first = {"rtn": lost(folder, text, plain)}, plain.model.layers[0].mixer.qkv.weight
     for method in ("gptq", "awq", "combined"):
         llm = LLM(folder, quantize="int4", quantize_method=method, **text)
         errors[method] = lost(folder, text, llm)
-        assert not np.array_equal(llm.model.layers[0].qkv.weight.unpack().q, first.unpack().q), method
+        assert not np.array_equal(llm.model.layers[0].mixer.qkv.weight.matrix().codes, first.matrix().codes), method
     assert max(errors["gptq"], errors["awq"]) < 0.75 * errors["rtn"]
     assert errors["combined"] < 0.9 * min(errors["gptq"], errors["awq"])
 
@@ -309,31 +312,30 @@ def test_w8a8_is_smoothed(loud):
     plain = LLM(folder)
     layers = []
     for layer in plain.model.layers:
-        for name, linear in linears(layer):
-            codes = round_to_nearest(floats(linear.weight), W8A8_GRID)
-            layer = with_linear(layer, name, Linear(W8A8.pack(codes, np), linear.bias))
+        for name, linear in named(layer):
+            matrix = round_to_nearest(floats(linear.weight), W8A8_SCHEME)
+            layer = with_matrices(layer, {name: Linear(plain.ops.take(matrix), linear.bias)})
         layers.append(layer)
-    plain.ops.products[W8A8] = w8a8_product
     plain.engine.model = replace(plain.model, layers=tuple(layers))
     assert lost(folder, text, LLM(folder, quantize="w8a8", **text)) < 0.5 * lost(folder, text, plain)
 
 
-def test_w8a8_rounds_the_inputs_too(golden_folder):
+def test_w8a8_rounds_the_inputs_too(golden_folder, monkeypatch):
     """Catches 8-bit weights whose inputs stay floats; by hand, they are whole 127ths of their row's largest."""
     llm, tokens = LLM(str(golden_folder("llama")), quantize="w8a8", calibration_tokens=128), list(range(3, 60))
-    assert all(isinstance(linear.weight, W8A8) for layer in llm.model.layers for _, linear in linears(layer))
-    product, off = llm.ops.products[W8A8], []
+    assert all(isinstance(linear.weight, W8A8) for layer in llm.model.layers for _, linear in named(layer))
+    products, off = NumpyOps.products, []
 
-    def watched(x: Array, weight: W8A8) -> Array:
-        step, y = np.abs(x).max(axis=1, keepdims=True) / 127, product(x, weight)
-        off.append(distance(y, np.rint(x / step) * step @ weight.dequantize(slice(None))))
+    def watched(ops: NumpyOps, x: Array, weight: W8A8) -> Array:
+        scale, y = np.abs(x).max(axis=1, keepdims=True) / 127, products[W8A8](ops, x, weight)
+        off.append(distance(y, np.rint(x / scale) * scale @ weight.dequantize(slice(None))))
         return y
 
-    llm.ops.products[W8A8] = watched
+    monkeypatch.setattr(NumpyOps, "products", products | {W8A8: watched})
     found = llm.logits(tokens)
     assert len(off) == 4 * len(llm.model.layers)
     assert max(off) < ROUNDING
-    llm.ops.products[W8A8] = lambda x, weight: x @ weight.dequantize(slice(None))
+    monkeypatch.setattr(NumpyOps, "products", products | {W8A8: NumpyOps.float_product})
     assert distance(llm.logits(tokens), found) > 1e-3, "the same weights and inputs in floats are something else"
 
 
@@ -346,11 +348,12 @@ def test_windows_are_512_tokens_or_the_whole_context(context, size, tmp_path):
     folder = write_hf_folder("llama", tmp_path, changes={"max_position_embeddings": context})
     checkpoint = load_checkpoint(folder)
     asked = EngineConfig(quantize="int4", quantize_method="gptq")
-    windows = read_windows(asked, checkpoint)
+    windows = read_windows(asked, checkpoint.config, checkpoint.tokenizer)
     assert windows.shape == (16384 // size, size)
     ids = checkpoint.tokenizer.encode(calibration_text(None), add_special_tokens=False)
     np.testing.assert_array_equal(windows.ravel(), ids[: windows.size])
-    assert read_windows(replace(asked, calibration_tokens=1024), checkpoint).shape == (1024 // size, size)
+    fewer = read_windows(replace(asked, calibration_tokens=1024), checkpoint.config, checkpoint.tokenizer)
+    assert fewer.shape == (1024 // size, size)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -362,17 +365,17 @@ def test_combined_is_closer_than_each_of_its_parts(bits):
     rng = np.random.default_rng(bits)
     x = rng.standard_normal((400, 64)) @ rng.standard_normal((64, 64)) * rng.lognormal(0, 1, 64)
     w, inputs = rng.standard_normal((96, 64)).astype(np.float32), Inputs.of(x.astype(np.float32))
-    grid = Grid(bits, 32, False)
+    scheme = QuantScheme(bits, 32, False)
 
-    def error(codes: Codes, scale: np.ndarray | None) -> float:
-        return float(np.square((w - codes.dequantize() / (1 if scale is None else scale)) @ x.T).sum())
+    def error(matrix: QuantizedMatrix, scale: np.ndarray | None) -> float:
+        return float(np.square((w - matrix.dequantize() / (1 if scale is None else scale)) @ x.T).sum())
 
-    parts = [error(hqq(w, grid), None), *(error(*part(w, grid, inputs, True)) for part in (by_gptq, by_awq))]
-    codes, scale = by_combination(w, grid, inputs, True)
-    assert error(codes, scale) < 0.9 * min(parts)
-    codes, scale = by_combination(w, grid, inputs, False)
+    parts = [error(hqq(w, scheme), None), *(error(*part(w, scheme, inputs, True)) for part in (by_gptq, by_awq))]
+    matrix, scale = by_combination(w, scheme, inputs, True)
+    assert error(matrix, scale) < 0.9 * min(parts)
+    matrix, scale = by_combination(w, scheme, inputs, False)
     assert scale is None, "nothing could fold it"
-    assert error(codes, scale) < min(parts[:2])
+    assert error(matrix, scale) < min(parts[:2])
 
 
 def test_rules_hold_for_methods_with_text(golden_folder):
@@ -380,10 +383,10 @@ def test_rules_hold_for_methods_with_text(golden_folder):
     rules = "layers.1.* off, layers.2.down int2 g64"
     for switches in ({"quantize": "int4", "quantize_method": "gptq"}, {"quantize": "w8a8"}):
         model = LLM(str(golden_folder("llama")), quantize_rules=rules, calibration_tokens=128, **switches).model
-        assert isinstance(model.layers[1].qkv.weight, Dense)
+        assert isinstance(model.layers[1].mixer.qkv.weight, Dense)
         assert isinstance(model.layers[1].mlp.down.weight, Dense)
-        assert model.layers[2].mlp.down.weight.grid == Grid(2, 64, symmetric=False)
-        assert not isinstance(model.layers[0].qkv.weight, Dense)
+        assert model.layers[2].mlp.down.weight.scheme == QuantScheme(2, 64, symmetric=False)
+        assert not isinstance(model.layers[0].mixer.qkv.weight, Dense)
 
 
 def test_text_that_is_missing_or_too_short_is_refused_before_the_weights_are_read(golden_folder, tmp_path):
@@ -421,10 +424,11 @@ def test_what_we_quantized_already_is_not_quantized_again(switches, golden_folde
     """By no switch. Catches the head's, which would be dropped in silence, as the folder keeps what it has."""
     checkpoint = replace(load_checkpoint(golden_folder("llama")), quantization={"quant_method": "tinyinfer"})
     with pytest.raises(ValueError, match=r" is given, but .* is quantized already"):
-        keeps(EngineConfig(**switches), checkpoint)
-    assert keeps(EngineConfig(), checkpoint)
-    assert keeps(EngineConfig(quantize="keep"), checkpoint)
-    assert not keeps(EngineConfig(**switches), replace(checkpoint, quantization=None)), "a float folder"
+        keeps_file_quantization(EngineConfig(**switches), checkpoint)
+    assert keeps_file_quantization(EngineConfig(), checkpoint)
+    assert keeps_file_quantization(EngineConfig(quantize="keep"), checkpoint)
+    float_folder = replace(checkpoint, quantization=None)
+    assert not keeps_file_quantization(EngineConfig(**switches), float_folder)
 
 
 # The real model
@@ -438,9 +442,8 @@ def test_a_ggufs_own_grid_is_found_again(smollm2):
     assert quantized.model.nbytes < 0.19 * floats.model.nbytes
     pairs = [(floats.model.head.weight, quantized.model.head.weight)]
     for one, two in zip(floats.model.layers, quantized.model.layers, strict=True):
-        pairs += [(getattr(a, part).weight, getattr(b, part).weight)
-                  for a, b, parts in ((one, two, ("qkv", "o")), (one.mlp, two.mlp, ("gate_up", "down")))
-                  for part in parts]  # fmt: skip
+        a, b = layer_matrices(one), layer_matrices(two)
+        pairs += [(a[name].weight, b[name].weight) for name in ("qkv", "o", "gate_up", "down")]
     for dense, packed in pairs:
         assert all(np.array_equal(packed.dequantize(tile), dense.dequantize(tile))
                    for tile in (slice(start, start + 1024) for start in range(0, packed.shape[0], 1024)))  # fmt: skip

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tinyinfer.model.weights import Grid
+from tinyinfer.model.weights import QuantScheme
 from tinyinfer.quantization.awq import STEPS, awq, candidate, scaled_error, search_scales
 from tinyinfer.quantization.rtn import round_to_nearest
 
-GRIDS = [Grid(4, 16, False), Grid(3, 16, True), Grid(3, None, False)]
+SCHEMES = [QuantScheme(4, 16, False), QuantScheme(3, 16, True), QuantScheme(3, None, False)]
 
 
 def problem(seed: int, loud: int = 3) -> tuple[np.ndarray, np.ndarray]:
@@ -20,55 +20,55 @@ def problem(seed: int, loud: int = 3) -> tuple[np.ndarray, np.ndarray]:
     return rng.standard_normal((30, 48)).astype(np.float32), x
 
 
-@pytest.mark.parametrize("grid", GRIDS, ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES, ids=str)
 @pytest.mark.parametrize("seed", range(5))
-def test_the_output_is_never_worse_than_plain_rounding(grid, seed):
+def test_the_output_is_never_worse_than_plain_rounding(scheme, seed):
     """‖(W - Q) X‖² from X itself: inputs multiplied instead of divided, an error measured in scaled weights."""
     w, x = problem(seed)
-    codes, scale = awq(w, x.T @ x, np.abs(x).mean(axis=0), grid)
-    found = (x / scale) @ codes.dequantize().T - x @ w.T
-    plain = x @ (round_to_nearest(w, grid).dequantize() - w).T
+    matrix, scale = awq(w, x.T @ x, np.abs(x).mean(axis=0), scheme)
+    found = (x / scale) @ matrix.dequantize().T - x @ w.T
+    plain = x @ (round_to_nearest(w, scheme).dequantize() - w).T
     assert np.square(found).sum() < 0.6 * np.square(plain).sum()
 
 
 def test_the_best_of_all_exponents_is_taken():
     """Every exponent's error by hand; a search that stops early or sorts the wrong way."""
     w, x = problem(7)
-    mean, grid = np.abs(x).mean(axis=0), Grid(4, 16, False)
+    mean, scheme = np.abs(x).mean(axis=0), QuantScheme(4, 16, False)
     errors = []
     for i in range(STEPS):
         s = mean ** (i / STEPS)
         s = s / np.sqrt(s.max() * s.min())
-        q = round_to_nearest((w * s).astype(np.float32), grid).dequantize() / s
+        q = round_to_nearest((w * s).astype(np.float32), scheme).dequantize() / s
         errors.append(np.square((q - w) @ x.T).sum())
     best = int(np.argmin(errors))
     assert best > 0
-    np.testing.assert_allclose(search_scales(w, x.T @ x, mean, grid), candidate(mean, best / STEPS), rtol=1e-6)
-    np.testing.assert_allclose(scaled_error(w, candidate(mean, 0.5), x.T @ x, grid), errors[STEPS // 2], rtol=1e-3)
+    np.testing.assert_allclose(search_scales(w, x.T @ x, mean, scheme), candidate(mean, best / STEPS), rtol=1e-6)
+    np.testing.assert_allclose(scaled_error(w, candidate(mean, 0.5), x.T @ x, scheme), errors[STEPS // 2], rtol=1e-3)
 
 
 def test_where_no_scale_helps_there_is_none():
     """Weights that lie on the grid already: any scale could only push them off it."""
-    grid = Grid(4, 16, False)
-    w = round_to_nearest(problem(1)[0], grid).dequantize()
+    scheme = QuantScheme(4, 16, False)
+    w = round_to_nearest(problem(1)[0], scheme).dequantize()
     _, x = problem(2)
-    codes, scale = awq(w, x.T @ x, np.abs(x).mean(axis=0), grid)
+    matrix, scale = awq(w, x.T @ x, np.abs(x).mean(axis=0), scheme)
     np.testing.assert_array_equal(scale, 1)
-    np.testing.assert_array_equal(codes.q, round_to_nearest(w, grid).q)
+    np.testing.assert_array_equal(matrix.codes, round_to_nearest(w, scheme).codes)
 
 
 def test_inputs_that_are_always_zero():
     """0 to the power of a would divide by zero, in the candidate and in every logit."""
     w, x = problem(3)
     x[:, 5] = 0
-    _, scale = awq(w, x.T @ x, np.abs(x).mean(axis=0), Grid(4, 16, False))
+    _, scale = awq(w, x.T @ x, np.abs(x).mean(axis=0), QuantScheme(4, 16, False))
     assert np.isfinite(scale).all()
     assert (scale > 0).all()
     np.testing.assert_array_equal(candidate(np.zeros(4, dtype=np.float32), 0.5), 1)
 
 
 def test_candidates_lie_around_one():
-    """Scales far from 1 would leave float16's range in steps and norms."""
+    """Scales far from 1 would leave float16's range in scales and norms."""
     scale = candidate(np.array([1e-3, 1e3, 1.0], dtype=np.float32), 1.0)
     np.testing.assert_allclose(scale, [1e-3, 1e3, 1], rtol=1e-5)
     np.testing.assert_allclose(candidate(np.array([100, 400], dtype=np.float32), 0.5), [2**-0.5, 2**0.5], rtol=1e-5)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from helpers import ROUNDING, checkpoint_of, distance, forward, make_engine, random_tensors, request, small_config
 
-from tinyinfer.backends.packed import W8A8, w8a8_product
+from tinyinfer.backends.packed import W8A8
 from tinyinfer.errors import ModelError
 from tinyinfer.model.config import MoEConfig
-from tinyinfer.model.weights import Dense, Grid, Linear
+from tinyinfer.model.weights import W8A8_SCHEME, Dense, Linear, QuantScheme
 from tinyinfer.quantization.calibration import (
     DEFAULT_CHARACTERS,
     SAMPLE,
@@ -19,7 +19,7 @@ from tinyinfer.quantization.calibration import (
     calibrate,
     calibration_text,
     calibration_windows,
-    linears,
+    named,
 )
 from tinyinfer.quantization.rtn import round_to_nearest
 
@@ -121,7 +121,7 @@ def test_the_sample_is_taken_from_the_whole_text():
 
 @pytest.mark.parametrize("gated", [True, False])
 def test_every_linear_layer_is_seen_once_in_order(gated):
-    """A layer forgotten stays in float; the head is nobody's business here."""
+    """A layer forgotten stays in float; the head stays what it is."""
     engine, seen, done = make_engine(small_config(gated=gated)), [], []
 
     def convert(name, linear, inputs):
@@ -142,7 +142,7 @@ def test_replacing_nothing_changes_nothing():
     assert repr(engine.ops.ledger) == before
     pairs = [
         pair for old, new in zip(engine.model.layers, model.layers, strict=True)
-        for pair in zip(linears(old), linears(new), strict=True)
+        for pair in zip(named(old), named(new), strict=True)
     ]  # fmt: skip
     assert all(old[1] is new[1] for old, new in pairs)
     assert (model.head, model.embedding) == (engine.model.head, engine.model.embedding)
@@ -174,8 +174,8 @@ def test_inputs_come_from_the_quantized_layers_before():
 
     def convert(name, linear, inputs):
         first[name] = inputs.hessian
-        codes = round_to_nearest(linear.weight.array.T, Grid(2, 4, False))
-        return Linear(Dense(np.ascontiguousarray(codes.dequantize().T))), None
+        matrix = round_to_nearest(linear.weight.array.T, QuantScheme(2, 4, False))
+        return Linear(Dense(np.ascontiguousarray(matrix.dequantize().T))), None
 
     def watch(name, linear, inputs):
         second[name] = inputs.hessian
@@ -216,11 +216,9 @@ def test_scales_are_divided_while_it_runs_and_folded_afterwards(changes):
 def test_any_weight_that_the_backend_multiplies_can_come_back():
     """Calibration uses the products that the operations know, W8A8's too."""
     engine = make_engine(small_config())
-    engine.ops.products[W8A8] = w8a8_product
-    grid = Grid(8, None, True)
 
     def convert(name, linear, inputs):
-        return Linear(W8A8.pack(round_to_nearest(linear.weight.array.T, grid), np)), None
+        return Linear(W8A8.pack(round_to_nearest(linear.weight.array.T, W8A8_SCHEME), np)), None
 
     [expected] = forward(engine, (request(range(9)), 0, 9))
     engine.model = calibrate(engine.model, WINDOWS, engine.ops, convert)
@@ -237,7 +235,7 @@ def test_a_mixture_of_experts_is_refused():
 
 
 def test_inputs_that_are_not_finite_are_refused_by_name():
-    """Every method would make NaN of them, or a code like any other, and nobody could say where it began."""
+    """Every method would make NaN of them, or a code like any other, and where it began would not be known."""
     config = small_config()
     tensors = random_tensors(config)
     tensors["layers.1.up"][3] = 1e25

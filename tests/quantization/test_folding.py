@@ -8,9 +8,12 @@ import numpy as np
 import pytest
 from helpers import ROUNDING, distance, forward, make_engine, request, small_config
 
-from tinyinfer.backends.packed import GRID, W8A8, Quantized
-from tinyinfer.model.weights import Dense, Grid, Linear, NoNorm
-from tinyinfer.quantization.calibration import linears, with_linear
+from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.backends.packed import W8A8, Packed
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.visit import with_matrices
+from tinyinfer.model.weights import W8A8_SCHEME, Dense, Linear, NoNorm, QuantScheme
+from tinyinfer.quantization.calibration import named
 from tinyinfer.quantization.folding import divide_rows, fold, foldable, multiply_rows
 from tinyinfer.quantization.rtn import round_to_nearest
 
@@ -33,13 +36,13 @@ def test_folding_alone_changes_no_logits(family):
     layers, folded = [], set()
     for layer in engine.model.layers:
         scales = {}
-        for name, linear in linears(layer):
+        for name, linear in named(layer):
             if not foldable(layer, name):
                 continue
             scales[name] = rng.uniform(0.2, 5, linear.weight.shape[1]).astype(np.float32)
             weight = Dense(linear.weight.array * scales[name][:, None])
-            layer = with_linear(layer, name, Linear(weight, linear.bias))
-        layers.append(fold(layer, scales))
+            layer = with_matrices(layer, {name: Linear(weight, linear.bias)})
+        layers.append(fold(layer, scales, engine.ops))
         folded |= scales.keys()
     engine.model = replace(engine.model, layers=tuple(layers))
     [found] = forward(engine, (request(tokens), 0, len(tokens)))
@@ -51,27 +54,27 @@ def test_folding_alone_changes_no_logits(family):
 def test_what_cannot_be_divided_exactly_is_not():
     """A GELU between two linear layers, query heads that share values, a norm that is not there."""
     [layer, _] = make_engine(small_config(gated=False)).model.layers
-    assert [name for name, _ in linears(layer) if foldable(layer, name)] == ["qkv", "up"]
+    assert [name for name, _ in named(layer) if foldable(layer, name)] == ["qkv", "up"]
     bare = replace(layer, attention_norm=NoNorm(), mlp_norm=NoNorm())
-    assert not [name for name, _ in linears(bare) if foldable(bare, name)]
+    assert not [name for name, _ in named(bare) if foldable(bare, name)]
 
 
-@pytest.mark.parametrize("grid", [Grid(4, 8, False), Grid(8, 8, True), GRID], ids=str)
-def test_quantized_rows_keep_their_codes(grid):
-    """Rounding again what was rounded would lose twice; only float16 steps may differ, in their last bit."""
+@pytest.mark.parametrize("scheme", [QuantScheme(4, 8, False), QuantScheme(8, 8, True), W8A8_SCHEME], ids=str)
+def test_quantized_rows_keep_their_codes(scheme):
+    """Rounding again what was rounded would lose twice; only float16 scales may differ, in their last bit."""
     w = np.random.default_rng(1).standard_normal((70, 24)).astype(np.float32)
-    codes, factors = round_to_nearest(w, grid), np.random.default_rng(2).uniform(0.1, 9, 70).astype(np.float32)
-    kind = W8A8 if grid is GRID else Quantized
-    weight = multiply_rows(kind.pack(codes, np), factors)
+    matrix, factors = round_to_nearest(w, scheme), np.random.default_rng(2).uniform(0.1, 9, 70).astype(np.float32)
+    ops, kind = NumpyOps(Ledger()), W8A8 if scheme == W8A8_SCHEME else Packed
+    weight = multiply_rows(kind.pack(matrix, np), factors, ops)
     assert type(weight) is kind
-    np.testing.assert_array_equal(weight.unpack().q, codes.q)
-    expected = (codes.dequantize() * factors[:, None]).T
+    np.testing.assert_array_equal(weight.matrix().codes, matrix.codes)
+    expected = (matrix.dequantize() * factors[:, None]).T
     np.testing.assert_allclose(weight.dequantize(slice(0, 70)), expected, atol=2e-3 * np.abs(expected).max())
 
 
 def test_only_the_last_outputs_are_divided():
     """Values stand last in qkv, up stands last in gate_up."""
     linear = Linear(Dense(np.ones((3, 5), dtype=np.float32)), np.full(5, 8, dtype=np.float32))
-    divided = divide_rows(linear, np.array([2, 4], dtype=np.float32))
+    divided = divide_rows(linear, np.array([2, 4], dtype=np.float32), NumpyOps(Ledger()))
     np.testing.assert_array_equal(divided.weight.array[0], [1, 1, 1, 0.5, 0.25])
     np.testing.assert_array_equal(divided.bias, [8, 8, 8, 4, 2])

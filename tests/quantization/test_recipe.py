@@ -1,4 +1,4 @@
-"""Recipes: which matrix gets which grid, and what that costs, known before a weight is read."""
+"""Recipes: which matrix gets which scheme, and what that costs, known before a weight is read."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from helpers import checkpoint_of, random_tensors, request, small_config
 
 from tinyinfer import LLM
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.backends.packed import W8A8, Quantized
+from tinyinfer.backends.packed import W8A8, Packed
 from tinyinfer.engine.clock import WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
-from tinyinfer.loading.build import assemble
-from tinyinfer.loading.keep import kept_recipe
-from tinyinfer.loading.rounding import RoundingTaker
+from tinyinfer.loading.build import build_model
+from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.measure.roofline import expected_step
-from tinyinfer.model.config import MoEConfig
-from tinyinfer.model.weights import Grid
-from tinyinfer.quantization.recipe import Recipe, held_matrices, make_recipe, saved_bytes
+from tinyinfer.model.config import MoEConfig, held_matrices
+from tinyinfer.model.visit import layer_matrices
+from tinyinfer.model.weights import QuantScheme
+from tinyinfer.quantization.apply import rounding
+from tinyinfer.quantization.recipe import Recipe, kept_recipe, make_recipe, saved_bytes
 from tinyinfer.quantization.rtn import round_to_nearest
 
-INT4, INT8 = Grid(4, 32, symmetric=False), Grid(8, 32, symmetric=True)
+INT4, INT8 = QuantScheme(4, 32, symmetric=False), QuantScheme(8, 32, symmetric=True)
 
 
 def recipe(model: Any = None, **switches: Any) -> Recipe:
@@ -44,7 +45,7 @@ def test_without_rules_the_body_and_nothing_else():
     """Catches the head quantized without being asked for, and the router at any time: it decides, and is small."""
     moe = small_config(experts=MoEConfig(3, 2, 8))
     found = recipe(moe, quantize="int4")
-    assert {matrix.name: found.grid(matrix.name) for matrix in held_matrices(moe)} == {
+    assert {name: found.scheme(name) for name in held_matrices(moe)} == {
         "embedding": None, "layers.0.qkv": INT4, "layers.0.o": INT4, "layers.0.router": None, "layers.0.gate_up": INT4,
         "layers.0.down": INT4, "layers.1.qkv": INT4, "layers.1.o": INT4, "layers.1.router": None,
         "layers.1.gate_up": INT4, "layers.1.down": INT4, "head": None,
@@ -53,41 +54,43 @@ def test_without_rules_the_body_and_nothing_else():
 
 def test_the_head_with_the_embedding_or_as_one():
     found = recipe(quantize="int4", quantize_head="int8")
-    assert (found.grid("embedding"), found.grid("head"), found.grid("layers.0.o")) == (INT8, INT8, INT4)
+    assert (found.scheme("embedding"), found.scheme("head"), found.scheme("layers.0.o")) == (INT8, INT8, INT4)
     tied = small_config(tied_head=True)
-    assert "embedding" not in [matrix.name for matrix in held_matrices(tied)]
-    assert recipe(tied, quantize_head="int8").grid("head") == INT8
-    assert recipe(tied, quantize_head="int8").grid("layers.0.o") is None
+    assert "embedding" not in held_matrices(tied)
+    assert recipe(tied, quantize_head="int8").scheme("head") == INT8
+    assert recipe(tied, quantize_head="int8").scheme("layers.0.o") is None
 
 
 def test_symmetric_only_at_8_bits_unless_asked():
     """Zero in the middle costs a bit's worth of range, which 8 bits can spare and 4 cannot."""
-    grids = [recipe(quantize=f"int{bits}").grid("layers.0.o") for bits in (8, 4, 3, 2)]
-    assert [(grid.bits, grid.symmetric) for grid in grids if grid] == [(8, True), (4, False), (3, False), (2, False)]
-    assert recipe(quantize="int4", symmetric=True).grid("layers.0.o") == Grid(4, 32, symmetric=True)
-    assert recipe(quantize="int8", symmetric=False).grid("layers.0.o") == Grid(8, 32, symmetric=False)
+    schemes = [recipe(quantize=f"int{bits}").scheme("layers.0.o") for bits in (8, 4, 3, 2)]
+    found = [(scheme.bits, scheme.symmetric) for scheme in schemes if scheme]
+    assert found == [(8, True), (4, False), (3, False), (2, False)]
+    assert recipe(quantize="int4", symmetric=True).scheme("layers.0.o") == QuantScheme(4, 32, symmetric=True)
+    assert recipe(quantize="int8", symmetric=False).scheme("layers.0.o") == QuantScheme(8, 32, symmetric=False)
 
 
 def test_group_sizes():
-    assert recipe(quantize="int4", group_size=128).grid("layers.0.o") == Grid(4, 128, symmetric=False)
-    assert recipe(quantize="int4", group_size="channel").grid("layers.0.o") == Grid(4, None, symmetric=False)
-    assert recipe(quantize="int4", group_size="tensor").grid("layers.0.o") == Grid(4, None, False, whole=True)
+    assert recipe(quantize="int4", group_size=128).scheme("layers.0.o") == QuantScheme(4, 128, symmetric=False)
+    assert recipe(quantize="int4", group_size="channel").scheme("layers.0.o") == QuantScheme(4, None, symmetric=False)
+    per_tensor = QuantScheme(4, None, symmetric=False, per_tensor=True)
+    assert recipe(quantize="int4", group_size="tensor").scheme("layers.0.o") == per_tensor
 
 
 def test_the_first_rule_that_fits_wins():
     """Catches the last one winning, and a rule's group that leaks into others."""
     rules = "layers.0.* off, layers.*.down int8 g64, layers.*.down int2 gchannel, head int3"
     found = recipe(quantize="int4", quantize_rules=rules)
-    assert found.grid("layers.0.down") is None
-    assert found.grid("layers.1.down") == Grid(8, 64, symmetric=True)
-    assert found.grid("layers.1.o") == INT4
-    assert found.grid("head") == Grid(3, 32, symmetric=False)
-    assert found.grid("embedding") is None
+    assert found.scheme("layers.0.down") is None
+    assert found.scheme("layers.1.down") == QuantScheme(8, 64, symmetric=True)
+    assert found.scheme("layers.1.o") == INT4
+    assert found.scheme("head") == QuantScheme(3, 32, symmetric=False)
+    assert found.scheme("embedding") is None
 
 
 def test_rules_alone_are_enough():
     found = recipe(quantize_rules="layers.1.qkv int4")
-    assert [matrix.name for matrix in held_matrices(small_config()) if found.grid(matrix.name)] == ["layers.1.qkv"]
+    assert [name for name in held_matrices(small_config()) if found.scheme(name)] == ["layers.1.qkv"]
 
 
 @pytest.mark.parametrize("rule", ["head", "head int5", "head int4 32", "head int4 g31", "int4", "head int4 g32 g32"])
@@ -104,12 +107,12 @@ def test_a_rule_for_nothing_is_refused_with_the_names_that_exist(name):
 
 
 @pytest.mark.parametrize("method", ["hqq", "combined"])
-def test_a_rule_for_a_grid_that_the_method_cannot_fit_is_refused(method):
+def test_a_rule_for_a_scheme_that_the_method_cannot_fit_is_refused(method):
     """Before the weights are read, and by the name of the switch that says it."""
     with pytest.raises(ValueError, match=f"quantize_rules: 'head int8 gtensor' has .* quantize_method={method} fits"):
         recipe(quantize="int4", quantize_method=method, quantize_rules="layers.0.o int8 g64, head int8 gtensor")
-    assert recipe(quantize="int4", quantize_method=method, quantize_rules="head off gtensor").grid("head") is None
-    assert recipe(quantize="int4", quantize_method="gptq", quantize_rules="head int8 gtensor").grid("head").whole
+    assert recipe(quantize="int4", quantize_method=method, quantize_rules="head off gtensor").scheme("head") is None
+    assert recipe(quantize="int4", quantize_method="gptq", quantize_rules="head int8 gtensor").scheme("head").per_tensor
 
 
 @pytest.mark.parametrize(
@@ -127,17 +130,17 @@ def test_no_text_is_read_for_layers_that_stay_as_they_are(switches, what):
     with pytest.raises(ValueError, match=f"quantize_rules leave every layer as it is, and {what} is only for layers"):
         recipe(**switches)
     some = switches | {"quantize_rules": "layers.0.o int8, " + switches["quantize_rules"]}
-    assert recipe(**some).grid("layers.0.o") == INT8
+    assert recipe(**some).scheme("layers.0.o") == INT8
 
 
 def test_under_w8a8_a_rule_means_what_it_says(golden_folder):
-    """int8 gchannel is the weights' grid of w8a8, but its inputs stay floats. In memory, and foretold."""
+    """int8 gchannel is how w8a8 rounds weights, but its inputs stay floats. In memory, and foretold."""
     switches = {"quantize": "w8a8", "quantize_rules": "layers.1.o int8 gchannel", "calibration_tokens": 128}
     model = LLM(str(golden_folder("llama")), **switches).model
-    assert [type(layer.o.weight) for layer in model.layers] == [W8A8, Quantized, W8A8]
+    assert [type(layer.mixer.o.weight) for layer in model.layers] == [W8A8, Packed, W8A8]
     made = recipe(model.config, **switches)
-    [held] = [matrix for matrix in held_matrices(model.config) if matrix.name == "layers.1.o"]
-    assert made.nbytes(held, 4) == model.layers[1].o.weight.nbytes > model.layers[0].o.weight.nbytes
+    held = held_matrices(model.config)["layers.1.o"]
+    assert made.nbytes(held, 4) == model.layers[1].mixer.o.weight.nbytes > model.layers[0].mixer.o.weight.nbytes
 
 
 # What it costs
@@ -160,11 +163,9 @@ def test_bytes_are_those_that_are_held(name, switches, golden_folder):
     """Every family, against the packed arrays. Catches blocks filled up and not counted, a fused part left out."""
     config = load(golden_folder(name)).config
     made, model = recipe(config, **switches), LLM(str(golden_folder(name)), **switches).model
-    held = {matrix.name: made.nbytes(matrix, 4) for matrix in held_matrices(config)}
+    held = {name: made.nbytes(matrix, 4) for name, matrix in held_matrices(config).items()}
     for i, layer in enumerate(model.layers):
-        inner = [(layer.mlp, short) for short in ("gate_up", "up", "down", "router") if hasattr(layer.mlp, short)]
-        for part, short in [(layer, "qkv"), (layer, "o"), *inner]:
-            found = getattr(part, short)
+        for short, found in layer_matrices(layer).items():
             assert held.pop(f"layers.{i}.{short}") == getattr(found, "weight", found).nbytes
     assert held.pop("head") == model.head.weight.nbytes
     assert held.pop("embedding", model.head.weight.nbytes) == model.embedding.table.nbytes
@@ -177,7 +178,8 @@ def test_a_step_reads_what_is_foretold(switches, tied):
     """The counted ledger, prefill and decode, against the float model's formula less what the recipe saves."""
     config = small_config(tied_head=tied, experts=MoEConfig(1, 1, 12))
     ops, c = NumpyOps(Ledger()), EngineConfig(**switches)
-    model = assemble(checkpoint_of(config, random_tensors(config)), ops, weights=RoundingTaker(ops, c, config))
+    checkpoint = checkpoint_of(config, random_tensors(config))
+    model = build_model(checkpoint, ops, conversion=rounding(c, config))
     engine = build_engine(model, ops, c, WallClock())
     first = 0
     for trace, rows in zip(engine.run([request(range(7), 3)]), (7, 1, 1), strict=True):
@@ -187,15 +189,16 @@ def test_a_step_reads_what_is_foretold(switches, tied):
         first += rows
 
 
-def test_keep_has_the_grids_of_the_file():
-    """Where fused parts disagree, floats. Catches the first part's grid taken for all."""
+def test_keep_has_the_schemes_of_the_file():
+    """Where fused parts disagree, floats. Catches the first part's scheme taken for all."""
     config = small_config()
     checkpoint = checkpoint_of(config, random_tensors(config))
-    grids, tensors = dict.fromkeys(["layers.0.q", "layers.0.k", "layers.0.v", "layers.1.q"], INT4), {}
+    schemes = dict.fromkeys(["layers.0.q", "layers.0.k", "layers.0.v", "layers.1.q"], INT4) | {"head": INT8}
+    tensors: dict[str, LazyTensor] = {}
     for name, tensor in checkpoint.tensors.items():
-        grid = (grids | {"head": INT8}).get(name)
-        codes = round_to_nearest(np.ones((1, 32), np.float32), grid) if grid else None
-        tensors[name] = replace(tensor, codes=codes and (lambda start, stop, codes=codes: codes))
-    found = kept_recipe(replace(checkpoint, tensors=tensors))
-    assert {name: grid for name, grid in found.rules if grid} == {"layers.0.qkv": INT4, "head": INT8}
-    assert found.grid("layers.1.qkv") is None
+        scheme = schemes.get(name)
+        matrix = round_to_nearest(np.ones((1, 32), np.float32), scheme) if scheme else None
+        tensors[name] = replace(tensor, codes=matrix and (lambda start, stop, matrix=matrix: matrix))
+    found = kept_recipe(config, tensors)
+    assert {name: scheme for name, scheme in found.rules if scheme} == {"layers.0.qkv": INT4, "head": INT8}
+    assert found.scheme("layers.1.qkv") is None

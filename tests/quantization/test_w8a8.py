@@ -7,10 +7,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyinfer.backends.packed import GRID, LIMIT, SLICE, W8A8, integer_product, round_rows, w8a8_product
-from tinyinfer.model.weights import Grid
+from tinyinfer.backends.numpy_ops import SLICE, NumpyOps, integer_product
+from tinyinfer.backends.packed import LARGEST, W8A8, round_rows
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.weights import W8A8_SCHEME, QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.quantization.w8a8 import migrate, search_scale
+
+OPS = NumpyOps(Ledger())
 
 
 def weights(seed: int, outputs: int, inputs: int) -> np.ndarray:
@@ -23,78 +27,80 @@ def weights(seed: int, outputs: int, inputs: int) -> np.ndarray:
 def test_products_equal_int32_exactly(rows, inputs, outputs, seed):
     """A sum beyond 2^24, a slice or tile forgotten or counted twice: any bit that differs from whole numbers."""
     rng = np.random.default_rng(seed)
-    q = rng.integers(-LIMIT, LIMIT + 1, (rows, inputs))
-    codes = rng.integers(-LIMIT, LIMIT + 1, (inputs, outputs))
-    found = integer_product(q.astype(np.float32), codes.astype(np.int8))
-    np.testing.assert_array_equal(found, q.astype(np.int32) @ codes.astype(np.int32))
+    x = rng.integers(-LARGEST, LARGEST + 1, (rows, inputs))
+    codes = rng.integers(-LARGEST, LARGEST + 1, (inputs, outputs))
+    found = integer_product(x.astype(np.float32), codes.astype(np.int8))
+    np.testing.assert_array_equal(found, x.astype(np.int32) @ codes.astype(np.int32))
 
 
 @pytest.mark.parametrize("inputs", [SLICE, SLICE + 1, 3 * SLICE + 1])
 def test_the_largest_sums_are_exact(inputs):
     """Every product as large as can be, and one odd one, which float32 would lose above 2^24."""
-    q = np.full((1, inputs), LIMIT, dtype=np.float32)
-    codes = np.full((inputs, 2), LIMIT, dtype=np.int8)
+    x = np.full((1, inputs), LARGEST, dtype=np.float32)
+    codes = np.full((inputs, 2), LARGEST, dtype=np.int8)
     codes[-1, 1] = 126
-    expected = [LIMIT * LIMIT * inputs, LIMIT * LIMIT * inputs - LIMIT]
-    np.testing.assert_array_equal(integer_product(q, codes), [expected])
+    expected = [LARGEST * LARGEST * inputs, LARGEST * LARGEST * inputs - LARGEST]
+    np.testing.assert_array_equal(integer_product(x, codes), [expected])
 
 
 def test_a_slice_is_as_long_as_float32_allows():
     """Longer, and sums are no longer exact; much shorter, and small products waste time."""
-    assert LIMIT**2 * SLICE < 2**24 < LIMIT**2 * (SLICE + 1)
+    assert LARGEST**2 * SLICE < 2**24 < LARGEST**2 * (SLICE + 1)
 
 
 def test_the_product_is_the_formula():
-    """y = (q_x · q_w) · d_x · d_w: a scale on the wrong axis, or rounding to another number of bits."""
+    """y = (code_x · code_w) · scale_x · scale_w: a scale on the wrong axis, or rounding to another number of bits."""
     w, x = weights(1, 7, 1500), np.random.default_rng(2).standard_normal((3, 1500)).astype(np.float32)
-    weight = W8A8.pack(round_to_nearest(w, GRID), np)
-    scale = np.abs(x).max(axis=1) / 127
-    q_x = np.rint(x / scale[:, None]).astype(np.int64)
-    d_w = (np.abs(w).max(axis=1) / 127).astype(np.float16).astype(np.float64)
-    q_w = np.rint(w / d_w[:, None]).astype(np.int64)
-    expected = (q_x @ q_w.T) * scale[:, None] * d_w
-    np.testing.assert_allclose(w8a8_product(x, weight), expected, rtol=1e-5, atol=1e-6)
-    assert np.abs(w8a8_product(x, weight) - x @ w.T).max() < 0.02 * np.abs(x @ w.T).max()
+    weight = W8A8.pack(round_to_nearest(w, W8A8_SCHEME), np)
+    scale_x = np.abs(x).max(axis=1) / 127
+    codes_x = np.rint(x / scale_x[:, None]).astype(np.int64)
+    scale_w = (np.abs(w).max(axis=1) / 127).astype(np.float16).astype(np.float64)
+    codes_w = np.rint(w / scale_w[:, None]).astype(np.int64)
+    expected = (codes_x @ codes_w.T) * scale_x[:, None] * scale_w
+    np.testing.assert_allclose(OPS.w8a8_product(x, weight), expected, rtol=1e-5, atol=1e-6)
+    assert np.abs(OPS.w8a8_product(x, weight) - x @ w.T).max() < 0.02 * np.abs(x @ w.T).max()
 
 
 def test_rows_are_rounded_by_themselves():
     """One token's outlier must not cost another token its precision; a row of zeros has no scale."""
     x = np.array([[1.0, -0.5, 0.25], [1000.0, 1.0, 0.0], [0.0, 0.0, 0.0]], dtype=np.float32)
-    q, scale = round_rows(x)
-    np.testing.assert_array_equal(q, [[127, -64, 32], [127, 0, 0], [0, 0, 0]])  # 63.5 is rounded to even
+    codes, scale = round_rows(x, np)
+    np.testing.assert_array_equal(codes, [[127, -64, 32], [127, 0, 0], [0, 0, 0]])  # 63.5 is rounded to even
     np.testing.assert_allclose(scale[:, 0], [1 / 127, 1000 / 127, 0], rtol=1e-6)
 
 
 def test_no_rows_are_no_problem():
     """A batch that wants no logits."""
-    weight = W8A8.pack(round_to_nearest(weights(0, 4, 6), GRID), np)
-    assert w8a8_product(np.empty((0, 6), dtype=np.float32), weight).shape == (0, 4)
+    weight = W8A8.pack(round_to_nearest(weights(0, 4, 6), W8A8_SCHEME), np)
+    assert OPS.w8a8_product(np.empty((0, 6), dtype=np.float32), weight).shape == (0, 4)
 
 
 def test_it_is_a_weight_like_others():
     """Shape, bytes, rows and tiles, as Dense has them; codes survive packing."""
     w = weights(3, 10, 33)
-    codes = round_to_nearest(w, GRID)
-    weight = W8A8.pack(codes, np)
+    matrix = round_to_nearest(w, W8A8_SCHEME)
+    weight = W8A8.pack(matrix, np)
     assert (weight.shape, weight.nbytes, weight.row_bytes) == ((10, 33), 10 * 33 + 2 * 10, 33 + 2)
-    np.testing.assert_array_equal(weight.dequantize(slice(2, 5)), codes.dequantize()[2:5].T)
-    np.testing.assert_array_equal(weight.rows(np.array([9, 0])), codes.dequantize()[[9, 0]])
-    np.testing.assert_array_equal(weight.unpack().q, codes.q)
-    np.testing.assert_array_equal(weight.unpack().d, codes.d)
+    np.testing.assert_array_equal(weight.dequantize(slice(2, 5)), matrix.dequantize()[2:5].T)
+    np.testing.assert_array_equal(weight.rows(np.array([9, 0])), matrix.dequantize()[[9, 0]])
+    np.testing.assert_array_equal(weight.matrix().codes, matrix.codes)
+    np.testing.assert_array_equal(weight.matrix().scale, matrix.scale)
 
 
 def test_tiny_weights_never_reach_code_minus_128():
-    """A step below float16's normal numbers is so coarse that -128 would come out, and sums would not be exact."""
-    w = np.linspace(-7.55e-6, 7.5e-6, 64, dtype=np.float32)[None]  # a step of 5.94e-8, which is kept as 5.96e-8 or 0
+    """A scale below float16's normal numbers is so coarse that -128 would come out, and sums would not be exact."""
+    w = np.linspace(-7.55e-6, 7.5e-6, 64, dtype=np.float32)[None]  # a scale of 5.94e-8, which is kept as 5.96e-8 or 0
     w = np.concatenate([w, -w * 1.49])
-    assert np.abs(W8A8.pack(round_to_nearest(w, GRID), np).codes.astype(int)).max() <= LIMIT
+    assert np.abs(W8A8.pack(round_to_nearest(w, W8A8_SCHEME), np).codes.astype(int)).max() <= LARGEST
 
 
-@pytest.mark.parametrize("grid", [Grid(8, 32, True), Grid(8, None, False), Grid(4, None, True)], ids=str)
-def test_another_grid_is_refused(grid):
-    """With a step for each group, or a minimum, the sum over an output's inputs would not be one of whole numbers."""
-    with pytest.raises(ValueError, match="one step for each output"):
-        W8A8.pack(round_to_nearest(weights(0, 4, 64), grid), np)
+@pytest.mark.parametrize(
+    "scheme", [QuantScheme(8, 32, True), QuantScheme(8, None, False), QuantScheme(4, None, True)], ids=str
+)
+def test_another_scheme_is_refused(scheme):
+    """With a scale for each group, or a minimum, the sum over an output's inputs would not be one of whole numbers."""
+    with pytest.raises(ValueError, match="one scale for each output"):
+        W8A8.pack(round_to_nearest(weights(0, 4, 64), scheme), np)
 
 
 def test_migration_equals_the_papers_example():
@@ -105,7 +111,7 @@ def test_migration_equals_the_papers_example():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.2, 0.5, 0.9, 1.0])
-def test_the_share_decides_who_gets_the_size(share):
+def test_the_share_decides_what_gets_the_size(share):
     """Of an input's and its weights' sizes together, inputs keep 1 - share and weights get it: 1 leaves inputs all 1.
 
     Catches exponents that are only right for a half.
@@ -124,8 +130,8 @@ def test_migration_helps_where_a_channel_is_large():
     x, w = rng.standard_normal((40, 64)).astype(np.float32), weights(5, 30, 64)
     x[:, 11] *= 100
     scale = search_scale(w, x[:10], np.abs(x).max(axis=0))
-    plain = w8a8_product(x, W8A8.pack(round_to_nearest(w, GRID), np))
-    smooth = w8a8_product(x / scale, W8A8.pack(round_to_nearest(w * scale, GRID), np))
+    plain = OPS.w8a8_product(x, W8A8.pack(round_to_nearest(w, W8A8_SCHEME), np))
+    smooth = OPS.w8a8_product(x / scale, W8A8.pack(round_to_nearest(w * scale, W8A8_SCHEME), np))
     assert np.square(smooth - x @ w.T).sum() < 0.2 * np.square(plain - x @ w.T).sum()
 
 
@@ -144,6 +150,6 @@ def test_the_search_is_never_worse_than_no_migration():
         scale = search_scale(w, x, np.abs(x).max(axis=0))
         errors = []
         for s in (scale, np.ones(32, dtype=np.float32)):
-            y = w8a8_product(x / s, W8A8.pack(round_to_nearest(w * s, GRID), np))
+            y = OPS.w8a8_product(x / s, W8A8.pack(round_to_nearest(w * s, W8A8_SCHEME), np))
             errors.append((np.square(y - x @ w.T).sum(axis=1) / np.square(x @ w.T).sum(axis=1)).sum())
         assert errors[0] <= errors[1] * (1 + 1e-6)

@@ -1,18 +1,24 @@
-"""speculative=self with a copy of the model in fewer bits: the text is the float model's, its guesses mostly right."""
+"""Drafts by a model in fewer bits, a copy of the target or a folder: the text is the float model's."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import always_guess, finish, make_engine, request, small_config
 
+from tinyinfer import LLM, SamplingParams
+from tinyinfer.backends.packed import Packed
 from tinyinfer.cli import main
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.loading import load
+from tinyinfer.loading.saving import save_model
 from tinyinfer.model.config import MoEConfig
-from tinyinfer.model.weights import Grid
+from tinyinfer.model.visit import matrices, weights
+from tinyinfer.model.weights import QuantScheme
 from tinyinfer.quantization.apply import floats, round_layers
 from tinyinfer.quantization.rtn import round_to_nearest
 
@@ -26,7 +32,7 @@ PROMPTS = [[3, 4, 5, 6, 7], [9, 8], [1] * 11]
 
 @pytest.mark.parametrize("bits", ["int8", "int4", "int2"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_coarser_copy_of_the_model_guesses_and_changes_no_token(name, bits):
+def test_a_coarser_copy_of_the_model_drafts_and_changes_no_token(name, bits):
     """Three prompts together, every family's kind of MLP. Catches a target that is rounded along with its draft."""
     expected = [finish(make_engine(MODELS[name], kv_cache="none"), request(p, 12))[0] for p in PROMPTS]
     engine = always_guess(make_engine(MODELS[name], speculative="self", draft_quantize=bits))
@@ -37,18 +43,19 @@ def test_a_coarser_copy_of_the_model_guesses_and_changes_no_token(name, bits):
         assert engine.ledger.drafts_accepted > 0.8 * engine.ledger.drafts_proposed
 
 
-def test_all_layers_are_rounded_to_the_grid_and_nothing_else():
-    """What stays is the target's own, what is rounded lies on the grid of the switches. Catches a rounded router."""
+def test_all_layers_are_rounded_by_the_scheme_and_nothing_else():
+    """What stays is the target's own, what is rounded has the scheme of the switches. Catches a rounded router."""
     model = make_engine(MODELS["moe"]).model
     c = EngineConfig(speculative="self", draft_quantize="int4", group_size=64, symmetric=True)
-    draft, grid = round_layers(model, c, make_engine(MODELS["moe"]).ops), Grid(4, 64, True)
+    draft, scheme = round_layers(model, c, make_engine(MODELS["moe"]).ops), QuantScheme(4, 64, True)
     assert (draft.embedding, draft.head, draft.final_norm) == (model.embedding, model.head, model.final_norm)
     for old, new in zip(model.layers, draft.layers, strict=True):
-        assert new.mlp.router is old.mlp.router
-        pairs = [(old.qkv.weight, new.qkv.weight), (old.o.weight, new.o.weight)]
-        pairs += [(old.mlp.down.expert(e), new.mlp.down.expert(e)) for e in range(5)]
+        assert new.mlp.router == old.mlp.router
+        assert new.mlp.router.weight is old.mlp.router.weight
+        pairs = [(old.mixer.qkv.weight, new.mixer.qkv.weight), (old.mixer.o.weight, new.mixer.o.weight)]
+        pairs += [(old.mlp.down.matrices[e], new.mlp.down.matrices[e]) for e in range(5)]
         for before, after in pairs:
-            assert np.array_equal(floats(after), round_to_nearest(floats(before), grid).dequantize())
+            assert np.array_equal(floats(after), round_to_nearest(floats(before), scheme).dequantize())
 
 
 def test_its_own_switches_and_refusals():
@@ -58,6 +65,28 @@ def test_its_own_switches_and_refusals():
         EngineConfig(draft_quantize="int4")
     with pytest.raises(ValueError, match=r"quantizes nothing.* or draft_quantize="):
         EngineConfig(speculative="self", group_size=64)
+
+
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_a_draft_folder_that_is_quantized_stays_quantized(
+    name: str, golden_folder: Callable[[str], Path], tmp_path: Path
+) -> None:
+    """In memory as in the file, and the text is the float model's. Catches a draft that becomes floats in silence."""
+    source, saved = str(golden_folder(name)), str(tmp_path / "draft")
+    quantized = LLM(source, quantize="int4", quantize_head="int8").model
+    save_model(saved, quantized, load(source), {"method": "rtn"})
+    llm = LLM(source, speculative="draft", draft_model=saved)
+    draft = llm.engine.drafter.model
+    for (name, held), (_, wanted) in zip(matrices(draft), matrices(quantized), strict=True):
+        for weight, other in zip(weights(held), weights(wanted), strict=True):
+            assert isinstance(weight, Packed) != name.endswith(".router"), name
+            assert weight.scheme == other.scheme
+            assert np.array_equal(weight.dequantize(slice(None)), other.dequantize(slice(None)))
+    assert draft.nbytes == quantized.nbytes
+    assert all(weight.scheme is None for _, held in matrices(llm.model) for weight in weights(held)), "the target"
+    params = SamplingParams(max_tokens=8, temperature=0, ignore_eos=True)
+    [expected], [found] = (model.generate([[5, 6, 7]], params) for model in (LLM(source), llm))
+    assert found.token_ids == expected.token_ids
 
 
 @pytest.mark.weights
