@@ -22,7 +22,7 @@ from tinyinfer.loading.build import frequencies
 from tinyinfer.loading.checkpoint import LazyTensor, check_tensors
 from tinyinfer.loading.gguf import GGUFFile, read_gguf
 from tinyinfer.loading.gguf_model import canonical_tensors, load_gguf, read_config, unpermuted
-from tinyinfer.loading.safetensors import load_folder
+from tinyinfer.loading.hf_folder import load_folder
 from tinyinfer.model.config import ModelConfig
 
 Written = Callable[[str], str]

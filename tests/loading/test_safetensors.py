@@ -20,7 +20,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.safetensors import load_folder, read_header, read_tensors
+from tinyinfer.loading.hf_folder import load_folder, read_tensors
+from tinyinfer.loading.safetensors import read_header
 
 GoldenFolder = Callable[[str], Path]
 TENSORS: dict[str, np.ndarray] = {

@@ -15,7 +15,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """The model at `path`: a Hugging Face folder or a GGUF file. Raises ModelError when it is neither, or broken."""
     path = os.fspath(path)
     if os.path.isdir(path):
-        from tinyinfer.loading.safetensors import load_folder
+        from tinyinfer.loading.hf_folder import load_folder
 
         return load_folder(path)
     if os.path.isfile(path) and (path.lower().endswith(".gguf") or _first_bytes(path) == GGUF_MAGIC):

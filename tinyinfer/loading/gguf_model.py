@@ -23,6 +23,7 @@ import numpy as np
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor, check_tensors
 from tinyinfer.loading.gguf import GGUFFile, read_gguf
+from tinyinfer.loading.gguf_vocab import read_vocabulary
 from tinyinfer.loading.json_fields import Fields
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.text.tokenizer import Tokenizer
@@ -80,7 +81,7 @@ def load_gguf(path: str) -> Checkpoint:
     config = read_config(file)
     tensors = canonical_tensors(file, config)
     check_tensors(path, config, tensors)
-    return Checkpoint(path, config, tensors, Tokenizer.from_gguf(file.fields, path))
+    return Checkpoint(path, config, tensors, Tokenizer(read_vocabulary(file.fields, path), path))
 
 
 def read_config(file: GGUFFile) -> ModelConfig:

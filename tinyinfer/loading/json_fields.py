@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tinyinfer.errors import ModelError
-from tinyinfer.units import _printer, show
+from tinyinfer.units import show
 
 MAX_BYTES = 100_000_000  # of one JSON text; safetensors sets its headers the same limit
 MAX_SIZE = 2**31 - 1  # no dimension of a model comes near it
-_printer.maxstring = _printer.maxother = 80
-_printer.maxlevel = 2
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:

@@ -22,10 +22,10 @@ from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.export import Piece, pieces
 from tinyinfer.loading.hf_config import OURS
+from tinyinfer.loading.hf_folder import SINGLE, load_folder
 from tinyinfer.loading.hf_writer import config_fields
 from tinyinfer.loading.json_fields import read_json
 from tinyinfer.loading.quantized import VERSION
-from tinyinfer.loading.safetensors import SINGLE, load_folder
 from tinyinfer.model.transformer import Model
 
 TYPE_NAMES = {"uint8": "U8", "float16": "F16", "float32": "F32", "bfloat16": "BF16"}

@@ -58,28 +58,8 @@ class Tokenizer:
         self._spelling = _read_spelling(self._backend, path)
         self._pieces: dict[int, bytes | str] = {}
 
-    @classmethod
-    def from_folder(cls, path: str) -> Tokenizer:
-        """The tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, chat_template.jinja.
-
-        Raises ModelError when tokenizer.json is missing or one of the files is broken.
-        """
-        from tinyinfer.loading.hf_vocab import read_vocabulary
-
-        return cls(read_vocabulary(path), path)
-
-    @classmethod
-    def from_gguf(cls, fields: dict[str, Any], path: str) -> Tokenizer:
-        """The tokenizer that a GGUF's metadata describes (key -> parsed value); path names the file in errors.
-
-        Raises ModelError when a key is missing, broken or stands for something unsupported.
-        """
-        from tinyinfer.loading.gguf_vocab import read_vocabulary
-
-        return cls(read_vocabulary(fields, path), path)
-
     def save(self, folder: str) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, from which `from_folder` makes the same tokenizer."""
+        """Writes tokenizer.json and tokenizer_config.json, which loading/hf_vocab.py reads as the same tokenizer."""
         found = self._vocabulary
         texts = {"bos_token": found.bos_token, "eos_token": found.eos_token, "chat_template": found.chat_template}
         config = {"tokenizer_class": "PreTrainedTokenizerFast"} | {k: v for k, v in texts.items() if v is not None}
