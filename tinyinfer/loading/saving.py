@@ -1,7 +1,7 @@
 """A model in memory -> a folder that loads like any other (loading/quantized.py says what is in it).
 
 Everything is written into a hidden folder beside the wanted one, synced, read back, and only then given its name: an
-interruption, a full disk or an error leaves nothing behind. Tensors are written one at a time.
+interruption, a full disk or an error leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -13,22 +13,26 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.export import Piece, pieces
 from tinyinfer.loading.hf_config import OURS
-from tinyinfer.loading.hf_folder import SINGLE, load_folder
+from tinyinfer.loading.hf_folder import INDEX, SINGLE, load_folder
 from tinyinfer.loading.hf_writer import config_fields
 from tinyinfer.loading.json_fields import read_json
 from tinyinfer.loading.quantized import VERSION
 from tinyinfer.model.transformer import Model
 
-TYPE_NAMES = {"uint8": "U8", "float16": "F16", "float32": "F32", "bfloat16": "BF16"}
+SHARD_BYTES = 1 << 29  # of one file, whose arrays are in memory until it is written
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
@@ -70,7 +74,7 @@ def save_model(
     if not quantization["grids"]:
         raise ValueError(f"{source.path}: holds no matrix in a few bits that could be kept; choose how to quantize it")
     with whole_folder(Path(folder)) as part:
-        write_safetensors(part / SINGLE, tensors, on_tensor)
+        write_weights(part, tensors, on_tensor)
         write_configs(part, source, quantization)
         source.tokenizer.save(str(part))
         _check(part, source)
@@ -90,8 +94,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
         if target.is_dir():
             target.rmdir()  # empty; where a name can be taken over, this is not needed, on Windows it is
         part.replace(target)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ModelError(f"{target}: cannot be written ({reason}); make room, or choose another place") from None
     finally:
         if part is not None:
@@ -103,22 +107,42 @@ def _hidden_folder(target: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".{target.name}.part.", dir=target.absolute().parent))
 
 
-def write_safetensors(path: Path, tensors: list[Piece], on_tensor: Callable[[int, int], None]) -> None:
-    """One safetensors file: the length of its header, the header, the arrays one after another."""
-    header: dict[str, Any] = {"__metadata__": {"format": "np"}}
-    end = 0
+def write_weights(folder: Path, tensors: list[Piece], on_tensor: Callable[[int, int], None]) -> None:
+    """One safetensors file; beyond SHARD_BYTES several, and the index that names the file of every tensor.
+
+    The library writes a file out of arrays that are all in memory. Shards keep the peak at the model plus one shard.
+    """
+    shards, done = list(_shards(tensors)), count(1)
+    places: dict[str, str] = {}
+    for i, shard in enumerate(shards, 1):
+        arrays: dict[str, np.ndarray] = {}
+        for tensor in shard:
+            names = (name for name, *_ in tensor.layout())
+            arrays |= zip(names, map(np.ascontiguousarray, tensor.arrays()), strict=True)
+            on_tensor(next(done), len(tensors))
+        file = SINGLE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        save_file(arrays, folder / file, {"format": "np"})
+        (folder / file).chmod(0o644)  # the library lets only the owner read it
+        places |= dict.fromkeys(arrays, file)
+    if len(shards) > 1:
+        write_json(folder / INDEX, {"metadata": {"total_size": sum(map(_nbytes, tensors))}, "weight_map": places})
+
+
+def _shards(tensors: list[Piece]) -> Iterator[list[Piece]]:
+    """The tensors in order, in groups of at most SHARD_BYTES; a larger tensor is a group of its own."""
+    shard: list[Piece] = []
+    size = 0
     for tensor in tensors:
-        for name, dtype, shape in tensor.layout():
-            begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
-            header[name] = {"dtype": TYPE_NAMES[dtype.name], "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for done, tensor in enumerate(tensors, 1):
-            for array in tensor.arrays():
-                file.write(np.ascontiguousarray(array).view(np.uint8).data)
-            on_tensor(done, len(tensors))
+        size += _nbytes(tensor)
+        if shard and size > SHARD_BYTES:
+            yield shard
+            shard, size = [], _nbytes(tensor)
+        shard.append(tensor)
+    yield shard
+
+
+def _nbytes(tensor: Piece) -> int:
+    return sum(prod(shape) * dtype.itemsize for _, dtype, shape in tensor.layout())
 
 
 def grid_table(tensors: list[Piece]) -> dict[str, dict[str, Any]]:
