@@ -160,7 +160,7 @@ def by_score(text: str, scores: dict[str, float]) -> list[str]:
     pieces=st.lists(st.text("abc", min_size=2, max_size=5), max_size=12, unique=True),
     text=st.text("abc", max_size=30),
 )
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 def test_merges_from_scores_merge_like_scores(pieces: list[str], text: str) -> None:
     """Catches merges ranked by anything but the score of their union, or pairs left out."""
     from tokenizers import Tokenizer as Backend
@@ -252,7 +252,7 @@ KEYS = [key.removeprefix(P) for key in GOLDENS["byte_level"]["fields"] | GOLDENS
     tokens=st.lists(st.text("ab▁ <0x4>é", max_size=6), max_size=8),
     kinds=st.lists(st.integers(-1, 7), min_size=8, max_size=8),
 )
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 def test_any_metadata_either_works_or_is_refused(
     name: str, changes: Fields, tokens: list[str], kinds: list[int]
 ) -> None:

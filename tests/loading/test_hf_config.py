@@ -419,7 +419,7 @@ def fuzz_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(data=st.data())
 def test_no_value_of_any_field_ends_in_another_error(fuzz_folder: Path, data: st.DataObject) -> None:
     """A KeyError, a ZeroDivisionError or a MemoryError out of a loader names no file and no cure."""

@@ -35,7 +35,7 @@ def test_broken_json_is_refused_in_one_line(case: str) -> None:
         parse_object(BROKEN[case], "the.file")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(st.binary(max_size=40) | st.text('{}[]":,-.eE0123456789antrufls \\', max_size=20).map(str.encode))
 def test_no_bytes_end_in_another_error(text: bytes) -> None:
     try:

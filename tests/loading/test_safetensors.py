@@ -194,7 +194,7 @@ def small_file(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
 BYTES = st.integers(0, 255) | st.sampled_from(b'0123456789,[]{}"')
 
 
-@settings(max_examples=300, deadline=None, derandomize=True)
+@settings(max_examples=300)
 @given(changes=st.lists(st.tuples(st.integers(0, 400), BYTES), max_size=3))
 @example(changes=[])
 def test_no_bytes_end_in_another_error(small_file: tuple[bytes, Path], changes: list[tuple[int, int]]) -> None:

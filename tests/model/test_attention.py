@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tinyinfer.model import attention
 
-SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=150)
 
 
 @st.composite

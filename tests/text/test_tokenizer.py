@@ -75,7 +75,7 @@ def pieces(name: str, ids: list[int]) -> list[str]:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @given(data=st.data())
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 def test_joined_pieces_are_the_decoded_text(name: str, data: st.DataObject) -> None:
     """Catches a stream that loses, repeats or changes text: broken bytes, special tokens, first spaces, unknown ids."""
     tokenizer = TOKENIZERS[name]
@@ -91,7 +91,7 @@ def test_joined_pieces_are_the_decoded_text(name: str, data: st.DataObject) -> N
 
 @pytest.mark.parametrize("name", SPELLED)
 @given(text=st.text("aé你😀", min_size=1, max_size=8))
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 def test_a_stream_never_shows_a_part_of_a_character(name: str, text: str) -> None:
     """Catches U+FFFD, or the wrong letter, for a character whose last byte is still to come."""
     said = pieces(name, byte_ids(name, text))
