@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import struct
 import tracemalloc
 from collections.abc import Callable
@@ -315,7 +316,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, Path]:
     return content, path
 
 
-NUMBERS = st.sampled_from([0, 1, 2, 9, 255, 2**16, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1])
+NUMBERS = st.sampled_from([0, 1, 2, 9, 255, 2**16, 2**20, 2**24, 2**31 - 1, 2**31, 2**32 - 1, 2**62, 2**63, 2**64 - 1])
 PATCHES = st.one_of(
     st.binary(min_size=1, max_size=4),
     NUMBERS.map(lambda n: struct.pack("<Q", n)),
@@ -330,7 +331,10 @@ def test_no_damage_raises_anything_but_modelerror(tiny: tuple[bytes, Path], data
     """Catches struct.error, KeyError, MemoryError, UnicodeDecodeError, ... out of a file that a disk has damaged."""
     content, path = tiny
     broken = bytearray(content)
-    for at, patch in data.draw(st.lists(st.tuples(st.integers(0, len(content) - 1), PATCHES), min_size=1, max_size=3)):
+    names = [found.end() for found in re.finditer(rb"(general|llama|tokenizer|blk)[a-z_.0-9]+", content)]
+    lengths = st.tuples(st.sampled_from(names), st.sampled_from([0, 4, 8, 12])).map(sum)  # types and counts stand there
+    places = st.integers(0, len(content) - 1) | lengths
+    for at, patch in data.draw(st.lists(st.tuples(places, PATCHES), min_size=1, max_size=3)):
         broken[at : at + len(patch)] = patch
     cut = data.draw(st.one_of(st.just(len(content)), st.integers(0, len(content))))
     path.write_bytes(broken[:cut])
