@@ -351,7 +351,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "'rope_scaling'",
     ),
     "a flat rope for Gemma's two": (GEMMA | {"rope_parameters": {"rope_theta": 1e6}}, "'rope_theta'"),
-    "a pattern that nobody reads": (GEMMA | {"_sliding_window_pattern": 2}, "'_sliding_window_pattern'"),
+    "a pattern that is never read": (GEMMA | {"_sliding_window_pattern": 2}, "'_sliding_window_pattern'"),
     "too few layers in the list": (QWEN2 | {"layer_types": ["full_attention"]}, "'layer_types'"),
     "a local layer without a window": (QWEN2 | {"layer_types": ["sliding_attention"] * 2}, "'layer_types'"),
     "a window that two versions read differently": (

@@ -60,7 +60,7 @@ def test_values_are_shown_short_and_on_one_line() -> None:
     assert "\x1b" not in show("a\nb\x1b[2J")
 
 
-def test_a_field_that_nobody_read_is_refused() -> None:
+def test_an_unread_field_is_refused() -> None:
     f = Fields("the.file", {"read": 1, "neutral": 2, "harmless": False})
     f.size("read")
     f.refuse_unread({"neutral"}, {"harmless": (False,)})

@@ -129,14 +129,14 @@ BAD_HEADERS: dict[str, tuple[object, str]] = {
     "a place far beyond the file": ({"x": entry(2, at=(1 << 60, (1 << 60) + 8))}, "invalid offset for tensor `x`"),
     "a gap": ({"x": entry(1, at=(4, 8))}, "invalid offset for tensor `x`"),
     "an overlap": ({"x": entry(2), "y": entry(1, at=(4, 8))}, "invalid offset for tensor `y`"),
-    "data that nobody owns": ({"x": entry(1, at=(0, 4))}, "file not fully covered"),
+    "data without a tensor": ({"x": entry(1, at=(0, 4))}, "file not fully covered"),
     "no tensors, but data": ({}, "file not fully covered"),
 }
 
 
 @pytest.mark.parametrize("case", BAD_HEADERS)
 def test_a_header_that_lies_is_refused(tmp_path: Path, case: str) -> None:
-    """Believed, it reads another tensor's numbers, or asks for memory that nobody has."""
+    """Catches a reader that gives another tensor's numbers, or asks for more memory than there is."""
     header, named = BAD_HEADERS[case]
     assert named in refusal(read_header, write_file(tmp_path / "x.safetensors", header, bytes(8)))
 
@@ -287,7 +287,7 @@ def test_an_index_that_is_wrong_about_a_tensor_is_refused(sharded: Path) -> None
 
 
 def test_a_tensor_in_two_shards_is_refused(sharded: Path) -> None:
-    """Which of the two is the model's is not ours to guess."""
+    """Catches a loader that takes one of the two at random."""
     first, second = (sharded / f"model-0000{i}-of-00003.safetensors" for i in (1, 2))
     shutil.copy(first, second)
     assert "is also in model-00001-of-00003.safetensors" in refusal(load_folder, sharded)

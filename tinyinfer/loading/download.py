@@ -40,7 +40,7 @@ NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}  # a file system without locks; file
 
 @dataclass(frozen=True)
 class Pin:
-    """What a file must be: its size in bytes and its SHA-256 in hex."""
+    """The expected size of a file in bytes and its expected SHA-256 in hex."""
 
     size: int
     sha256: str
@@ -125,7 +125,7 @@ def locked(path: str, waiting: Callable[[], object] = lambda: None) -> Iterator[
 
 @contextmanager
 def disk_errors(folder: str, need: int) -> Iterator[None]:
-    """Turns an OSError into a ModelError that names the folder and the `need` bytes that must fit there."""
+    """Turns an OSError into a ModelError that names the folder and the `need` bytes of room that it must have."""
     try:
         yield
     except OSError as error:
@@ -137,7 +137,7 @@ def disk_errors(folder: str, need: int) -> Iterator[None]:
 
 
 def _complete(url: str, part: str, size: int, report: Callable[[int], object], pause: float) -> None:
-    """Requests until `part` has `size` bytes, or until the network has failed too often without a new byte."""
+    """Sends requests until `part` has `size` bytes, or until ATTEMPTS in a row brought no new byte."""
     best, failures = size_of(part), 0
     while size_of(part) != size:
         try:
@@ -151,7 +151,7 @@ def _complete(url: str, part: str, size: int, report: Callable[[int], object], p
 
 
 def _transfer(url: str, part: str, size: int, report: Callable[[int], object]) -> None:
-    """One request: continues `part` where it ends, or begins it anew when the server does not continue it."""
+    """One request: appends to `part`, or rewrites it when the server sends the file from its first byte."""
     with _request(url, part, size) as response:
         have = _first_byte(response, part, size)
         with open(part, "ab" if have else "wb") as file:
@@ -170,7 +170,7 @@ def _transfer(url: str, part: str, size: int, report: Callable[[int], object]) -
 
 
 def _request(url: str, part: str, size: int) -> Any:
-    """The server's response to a request for the bytes that `part` lacks."""
+    """The server's response to a request for the bytes that are missing in `part`."""
     headers = {"User-Agent": "tinyinfer", "Accept-Encoding": "identity"}
     if have := size_of(part):
         headers["Range"] = f"bytes={have}-"
@@ -182,7 +182,7 @@ def _request(url: str, part: str, size: int) -> Any:
         return urllib.request.urlopen(request, timeout=TIMEOUT, context=context)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # what we have is not a beginning of what the server has
+        if error.code == 416:  # `part` is longer than the server's file
             discard(part)
         answer = f"the server answered {error.code} {error.reason}"
         if error.code in (408, 416, 425, 429) or error.code >= 500:
@@ -203,7 +203,7 @@ def _network_error(url: str, reason: object) -> Exception:
 
 
 def _first_byte(response: Any, part: str, size: int) -> int:
-    """Where the first byte of the response belongs: at the end of `part`, or at 0."""
+    """The offset in `part` of the first byte of the response: its end, or 0."""
     have, length = size_of(part), response.headers.get("Content-Length")
     if response.status == 206:
         if re.fullmatch(rf"bytes {have}-\d+/({size}|\*)", response.headers.get("Content-Range", "")):
@@ -217,7 +217,7 @@ def _first_byte(response: Any, part: str, size: int) -> int:
 
 def _read(response: Any) -> bytes:
     try:
-        return response.read1(CHUNK)  # what has arrived, not blocking for all of it: a slow bar still moves
+        return response.read1(CHUNK)  # only the bytes that have arrived, so that the bar moves on a slow line
     except http.client.IncompleteRead as cut:
         return cut.partial
     except (OSError, http.client.HTTPException) as error:
@@ -234,7 +234,7 @@ def _remember_etag(part: str, etag: str | None) -> None:
 
 
 def _remembered_etag(part: str) -> str | None:
-    """The version of what `part` is a part of, unless it is a weak one (W/...), which says nothing about bytes."""
+    """The ETag of the file that `part` belongs to; None for a weak one (W/...), which does not identify bytes."""
     with suppress(OSError), open(part + ".etag", encoding="latin-1") as file:
         strong = re.fullmatch(r'"[\x21\x23-\x7e]+"', file.read(200))
         return strong and strong[0]
@@ -242,7 +242,7 @@ def _remembered_etag(part: str) -> str | None:
 
 
 def _certificates() -> ssl.SSLContext:
-    """The system's certificates, pip's, and those that the environment names for other tools."""
+    """The certificates of the system, of pip, and those that the environment names for other tools."""
     context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR itself
     with suppress(ImportError, OSError):
         import certifi  # some Pythons (python.org's for macOS) come with no certificates at all

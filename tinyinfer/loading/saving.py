@@ -36,7 +36,7 @@ SHARD_BYTES = 1 << 29  # of one file, whose arrays are in memory until it is wri
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
-    """Refuses a folder that cannot be made, before any work, by making one beside it. Raises ValueError."""
+    """Raises ValueError for a folder that cannot be made; found out, before any work, by making one beside it."""
     target = Path(folder)
     if target.is_symlink():
         raise ValueError(f"{target}: is a symbolic link; give the name of a new folder, or the folder it leads to")
@@ -62,11 +62,11 @@ def save_model(
     about: dict[str, Any],
     on_tensor: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
-    """Writes a quantized model; the number of bytes of its files.
+    """Writes a quantized model and returns the number of bytes of its files.
 
-    source: what it was made of, for tokenizer and config.json. about: what else the quantization_config says (the
-    method at least). on_tensor(done, total): called as tensors are written. Raises ValueError as check_target does,
-    ModelError when the disk is full or may not be written.
+    source: the checkpoint that the model was made of, for tokenizer and config.json. about: further fields of the
+    quantization_config (the method at least). on_tensor(done, total): called for each tensor. Raises ValueError as
+    check_target does, ModelError when the disk is full or may not be written.
     """
     check_target(folder)
     tensors = list(pieces(model))
@@ -85,7 +85,7 @@ def save_model(
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside the target, which gets its name at the end, or nothing at all. Raises ModelError."""
+    """A hidden folder beside the target, renamed at the end; after an error it is removed. Raises ModelError."""
     part = None
     try:
         part = _hidden_folder(target)
@@ -158,7 +158,7 @@ def grid_table(tensors: list[Piece]) -> dict[str, dict[str, Any]]:
 
 
 def _entry(tensor: Piece) -> dict[str, Any] | None:
-    """What config.json says of one matrix; None for floats."""
+    """The fields of one matrix in config.json; None for floats."""
     grid = tensor.grid
     if grid is None:
         return None
@@ -184,7 +184,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def _check(part: Path, source: Checkpoint) -> None:
     """Reads the folder back. Raises ModelError when it would not be the same model.
 
-    What GGUF calls llama may be a mistral by now, and its attention scale is a float32.
+    A llama of a GGUF file may have become a mistral, and the attention scale of a GGUF file is a float32.
     """
     found = load_folder(part).config
     wanted = replace(source.config, architecture=found.architecture)
