@@ -1,7 +1,11 @@
-"""Fixtures shared by the tests: golden model folders, written once a session, and the real SmolLM2."""
+"""Fixtures shared by the tests: golden model folders, written once a session, and the real SmolLM2.
+
+Property tests draw the same examples in every run; HYPOTHESIS_PROFILE=explore draws new ones.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,6 +14,11 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import write_hf_folder
+from hypothesis import settings
+
+settings.register_profile("ci", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
 
 from tinyinfer.ledger import Ledger
 from tinyinfer.switches import BACKENDS, resolve

@@ -20,6 +20,8 @@ def amount(value: float, unit: str) -> str:
 
 
 _printer = reprlib.Repr()
+_printer.maxstring = _printer.maxother = 80
+_printer.maxlevel = 2
 
 
 def show(value: object) -> str:

@@ -76,7 +76,7 @@ def test_perplexity_equals_the_one_of_transformers_logits(name, golden_folder):
     assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-4)
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(n=st.integers(2, 60), window=st.integers(1, 70))
 def test_every_token_but_the_first_is_scored_once(n, window):
     """Catches: windows that do not meet, that overlap by two, or a last one of a single token."""

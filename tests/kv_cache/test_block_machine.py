@@ -232,5 +232,5 @@ class Blocks(RuleBasedStateMachine):
         assert sorted(self.cache.blocks.free) == list(range(BLOCKS))
 
 
-Blocks.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+Blocks.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 TestBlocks = Blocks.TestCase

@@ -33,7 +33,7 @@ def error(found: np.ndarray, x: np.ndarray) -> float:
     return float(np.sqrt(np.mean((found - x) ** 2)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     bits=st.sampled_from(BITS), n=st.integers(1, 40), seed=st.integers(0, 10**6), shift=st.floats(-300, 300),
     spread=st.floats(1e-3, 100),

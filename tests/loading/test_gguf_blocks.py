@@ -30,7 +30,7 @@ KINDS = ["Q8_0", "Q4_0", "Q4_1"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=50, deadline=None, derandomize=True)
+@settings(max_examples=50)
 @given(data=st.data())
 def test_codes_of_any_bytes_are_what_gguf_makes_of_them(kind: str, data: Any) -> None:
     """Catches nibbles in the wrong order, a sign lost, 8 not taken off, scale and minimum exchanged."""

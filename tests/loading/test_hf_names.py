@@ -13,8 +13,8 @@ from safetensors.numpy import save_file
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor, check_tensors
 from tinyinfer.loading.hf_config import read_config
+from tinyinfer.loading.hf_folder import read_tensors
 from tinyinfer.loading.hf_names import canonical_tensors
-from tinyinfer.loading.safetensors import read_tensors
 
 GoldenFolder = Callable[[str], Path]
 Arrays = dict[str, np.ndarray]

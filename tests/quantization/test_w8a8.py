@@ -22,7 +22,7 @@ def weights(seed: int, outputs: int, inputs: int) -> np.ndarray:
     return (0.05 * np.random.default_rng(seed).standard_normal((outputs, inputs))).astype(np.float32)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.integers(1, 2 * SLICE + 3), st.integers(1, 300), st.integers(0, 1000))
 def test_products_equal_int32_exactly(rows, inputs, outputs, seed):
     """A sum beyond 2^24, a slice or tile forgotten or counted twice: any bit that differs from whole numbers."""

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from helpers import always_guess, check_blocks, finish, make_engine, request, small_config
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyinfer.engine.config import EngineConfig
@@ -303,7 +303,6 @@ def test_what_candidates_need_is_said(switches, cure):
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 5), st.integers(1, 4), st.integers(1, 4))
-@settings(deadline=None)
 def test_lookup_finds_different_continuations_the_longest_ending_and_the_latest_first(tokens, n, longest, candidates):
     """Against a search written down naively."""
     naive: list[list[int]] = []

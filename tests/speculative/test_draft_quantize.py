@@ -77,9 +77,9 @@ def test_a_draft_folder_that_is_quantized_stays_quantized(
     save_model(saved, quantized, load(source), {"method": "rtn"})
     llm = LLM(source, speculative="draft", draft_model=saved)
     draft = llm.engine.drafter.model
-    for (name, held), (_, wanted) in zip(matrices(draft), matrices(quantized), strict=True):
+    for (place, held), (_, wanted) in zip(matrices(draft), matrices(quantized), strict=True):
         for weight, other in zip(weights(held), weights(wanted), strict=True):
-            assert isinstance(weight, Packed) != name.endswith(".router"), name
+            assert isinstance(weight, Packed) != place.endswith(".router"), place
             assert weight.scheme == other.scheme
             assert np.array_equal(weight.dequantize(slice(None)), other.dequantize(slice(None)))
     assert draft.nbytes == quantized.nbytes

@@ -421,7 +421,7 @@ def expected_tokens(k: int, rate: float) -> float:
 
 
 @given(rate=st.floats(0.0, 1.0), guess_cost=st.floats(0.0, 0.5), slope=st.floats(0.0, 1.0))
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_the_best_number_of_guesses_brings_the_most_tokens_per_cost(rate, guess_cost, slope):
     """Against equation 1 by brute force. Catches an off-by-one in rows, and the cost of guesses left out."""
 
@@ -499,7 +499,6 @@ def test_lookup_copies_what_followed_the_same_words(tokens, n, found):
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 9), st.integers(1, 4))
-@settings(deadline=None)
 def test_lookup_returns_what_really_followed_the_longest_ending(tokens, n, longest):
     """Against a search written down naively: from the longest ending and the latest place on."""
     found = PromptLookup(Lengths(9, float), longest=longest).lookup(tokens, n)

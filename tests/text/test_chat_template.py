@@ -8,9 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tinyinfer.errors import ModelError
 from tinyinfer.text.chat_template import ChatTemplate
+from tinyinfer.text.sandbox import MAX_SIZE
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "golden" / "chat_templates.json").read_text(encoding="utf-8"))
 MESSAGES: list[dict[str, Any]] = GOLDENS[0]["messages"]
@@ -124,7 +127,9 @@ def test_a_template_cannot_leave_its_sandbox(template: str) -> None:
         render(template)
 
 
-@pytest.mark.parametrize("template", ["{{ messages.append(1) }}", "{{ messages[0].update(role='x') }}"])
+@pytest.mark.parametrize(
+    "template", ["{{ messages.append(1) }}", "{{ messages[0].update(role='x') }}", "{{ messages | indent }}"]
+)
 def test_a_template_cannot_change_the_conversation(template: str) -> None:
     """Catches a sandbox that is not immutable: the caller's own list would grow."""
     messages = [{"role": "user", "content": "a"}]
@@ -138,3 +143,52 @@ def test_what_is_no_conversation_is_a_value_error(messages: Any) -> None:
     """Catches the user's mistake blamed on the model's file."""
     with pytest.raises(ValueError, match="at least one"):
         render("{{ messages[0].role }}", messages)
+
+
+# Random programs
+
+ATOMS = st.sampled_from(
+    ["messages", "messages[0].content", "bos_token", "'x'", "3", "-1", "2.5", "[1, 2]", "{'a': 1}", "none", "missing",
+     "n", "n.x", "loop.index", "range(9)", "10 ** 9", "f()", "''.__class__", "raise_exception('no')", "namespace()"]
+)  # fmt: skip
+OPERATORS = st.sampled_from(["+", "-", "*", "/", "//", "**", "~", "==", "<", "and", "or", "in", "if n else"])
+FILTERS = st.sampled_from(
+    ["upper", "length", "list", "join('-')", "tojson", "trim", "center(99)", "center(10 ** 9)", "string", "int",
+     "replace('x', 'xx')", "first", "reverse", "dictsort", "map('upper')", "batch(2)", "indent(3)", "frobnicate"]
+)  # fmt: skip
+EXPRESSIONS = st.recursive(
+    ATOMS,
+    lambda inner: st.one_of(
+        st.tuples(inner, OPERATORS, inner).map(lambda parts: f"({' '.join(parts)})"),
+        st.tuples(inner, FILTERS).map(lambda parts: f"({' | '.join(parts)})"),
+        inner.map(lambda e: f"{e}.items()"),
+    ),
+    max_leaves=6,
+)
+BLOCKS = [
+    "{%% for n in %s %%}%s{%% endfor %%}",
+    "{%% if %s %%}%s{%% endif %%}",
+    "{%% set n = %s %%}%s",
+    "{%% macro f(n=%s) %%}%s{%% endmacro %%}",
+    "{%%- set n %%}{{ %s }}%s{%% endset -%%}",
+]
+TEMPLATES = st.recursive(
+    EXPRESSIONS.map("{{{{ {} }}}}".format) | st.text("ab{}%#- \n", max_size=4),
+    lambda inner: st.one_of(
+        st.tuples(inner, inner).map("".join),
+        st.tuples(st.sampled_from(BLOCKS), EXPRESSIONS, inner).map(lambda parts: parts[0] % parts[1:]),
+    ),
+    max_leaves=8,
+)
+
+
+@settings(max_examples=300)
+@given(template=TEMPLATES)
+def test_any_program_renders_within_bounds_or_is_one_clear_line(template: str) -> None:
+    """Catches any other exception, and a way to make much text that the bounds do not see."""
+    try:
+        message, size = "", len(render(template))
+    except ModelError as error:
+        message, size = str(error), 0
+    assert not message or re.fullmatch(r"model\.gguf: the chat template fails \(.*", message)
+    assert size <= MAX_SIZE

@@ -1,4 +1,4 @@
-"""text.py: stop strings are found across tokens and never shown, and nothing is shown that may yet become one."""
+"""text/stop_strings.py: stop strings are found across tokens and never shown, not even their starts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,34 @@
-"""Files -> Checkpoint: which loader reads a path is decided here, and nothing after it knows which one it was."""
+"""Loading: how does a file on disk become a model in memory, and how is a quantized model saved?
+
+Files disagree on names, on the orientation of matrices and on conventions that they do not state. A loader reads one
+kind of file and gives a Checkpoint: a configuration, a tokenizer, and the tensors under one canonical naming. Tensors
+are read by rows when the builder asks for them. `load` chooses the loader; the builder does not know which one it was.
+
+    checkpoint.py      what every loader gives: configuration, lazy tensors by canonical name, tokenizer
+    hf_folder.py       a Hugging Face folder: which files it has and which loader reads each of them
+    safetensors.py     the safetensors format: a header, and rows of tensors on demand
+    json_fields.py     fields of a JSON file by name and type; unread fields are refused
+    hf_config.py       config.json to a ModelConfig
+    hf_families.py     defaults and attention windows of each family of models
+    hf_names.py        tensor names of Hugging Face to canonical names
+    hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
+    gguf_model.py      a GGUF file: its metadata to a ModelConfig, its tensors to canonical names
+    gguf.py            the GGUF format: metadata, and rows of quantized tensors on demand
+    gguf_blocks.py     GGUF's simple block types as codes, scales and minimums
+    gguf_vocab.py      GGUF metadata to a tokenizer
+    build.py           a checkpoint to a model: what is fused, what keeps its codes, what is rounded
+    quantized.py       the folder that `tinyinfer quantize` writes, read
+    export.py          a model in memory to canonical tensors: fused matrices are split
+    saving.py          those tensors to such a folder, whole or not at all
+    hf_writer.py       a ModelConfig to config.json
+    hub.py             the name of a model to its path, downloaded on first use
+    download.py        a file over a bad network: resumed, checked, whole or absent
+
+Wins: the peak of memory is the weights and one tile, whatever the file. Loses: every start reads and converts the whole
+file, where llama.cpp maps its file and starts at once.
+
+Formats: safetensors (Hugging Face documentation), GGUF (docs/gguf.md of ggml).
+"""
 
 from __future__ import annotations
 
@@ -15,7 +45,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """The model at `path`: a Hugging Face folder or a GGUF file. Raises ModelError when it is neither, or broken."""
     path = os.fspath(path)
     if os.path.isdir(path):
-        from tinyinfer.loading.safetensors import load_folder
+        from tinyinfer.loading.hf_folder import load_folder
 
         return load_folder(path)
     if os.path.isfile(path) and (path.lower().endswith(".gguf") or _first_bytes(path) == GGUF_MAGIC):

@@ -1,12 +1,13 @@
-"""From a network onto a disk, so that nothing half-done is ever taken for done.
+"""A download is whole or absent: a file gets its final name only after its size and SHA-256 are checked.
 
-The idea: a file gets its final name only after its bytes are proven. The table that names a file also pins its size and
-SHA-256 (`Pin`), so the network need not be trusted and may fail at any byte:
+The table that names a file also pins its size and its SHA-256 (`Pin`), so the network may send anything and fail at any
+byte:
 
     address ──fetch──▶ x.whl.part ──checked──▶ extract ──▶ x.gguf.part ──checked, synced──▶ os.replace ──▶ x.gguf
 
-A connection that breaks costs only the bytes that are missing (HTTP Range, RFC 9110 section 14); If-Range makes the
-server start over by itself when its file has changed. `alone` lets one process at a time touch a `.part`.
+A `.part` is kept when the connection breaks or the program ends, and the next run asks only for the bytes that are
+missing (HTTP Range, RFC 9110 section 14). If-Range makes the server send the whole file when that file has changed.
+`locked` lets one process at a time write a `.part`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import http.client
 import os
 import re
 import ssl
-import sys
 import time
 import urllib.error
 import urllib.request
@@ -28,22 +28,19 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from tinyinfer.errors import ModelError
+from filelock import FileLock, Timeout
 
-if sys.platform == "win32":
-    import msvcrt
-else:
-    import fcntl
+from tinyinfer.errors import ModelError
 
 CHUNK = 1 << 18  # bytes read at a time, at most
 TIMEOUT = 30.0  # seconds without a byte before a connection counts as broken
-ATTEMPTS = 5  # broken connections in a row without a new byte before we give up
-NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}  # what file systems without locks answer
+ATTEMPTS = 5  # broken connections in a row without a new byte before the download fails
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP}  # a file system without locks; filelock itself cures ENOSYS
 
 
 @dataclass(frozen=True)
 class Pin:
-    """What a file must be: its size in bytes and its SHA-256 in hex."""
+    """The expected size of a file in bytes and its expected SHA-256 in hex."""
 
     size: int
     sha256: str
@@ -62,7 +59,7 @@ def size_of(path: str) -> int:
 
 
 def discard(part: str) -> None:
-    """Removes a partial file and what is remembered of it."""
+    """Removes a partial file and its remembered ETag."""
     _remove(part)
     _remove(part + ".etag")
 
@@ -70,13 +67,13 @@ def discard(part: str) -> None:
 def fetch(
     url: str, part: str, pin: Pin, report: Callable[[int], object] = lambda have: None, pause: float = 0.5
 ) -> None:
-    """Makes `part` hold the pinned bytes, asking only for those that it lacks.
+    """Completes `part` to the pinned bytes; only the missing ones are asked for.
 
-    report is told after each chunk how many bytes are there; pause is the first wait in seconds between attempts, and
-    doubles. Raises ModelError when the network fails (part kept) or the bytes are not the pinned ones (part removed);
-    an OSError is the disk's.
+    report(have) is called after each chunk with the number of bytes in `part`. pause: seconds before the second
+    attempt; the pause doubles after each failure. Raises ModelError when the network fails (`part` is kept) or the
+    bytes are not the pinned ones (`part` is removed), OSError when the disk fails.
     """
-    for _ in range(1 + (size_of(part) > 0)):  # an old beginning may have been another file's: then once more, from zero
+    for _ in range(1 + (size_of(part) > 0)):  # an old part may be of another file: then a second time, from byte 0
         _complete(url, part, pin.size, report, pause)
         if _sha256(part) == pin.sha256:
             return
@@ -85,9 +82,9 @@ def fetch(
 
 
 def extract(archive: str, member: str, final: str, pin: Pin) -> None:
-    """Takes `member` out of a zip file and gives it the name `final` once its size and SHA-256 are proven.
+    """Extracts `member` of a zip file and gives it the name `final` once its size and SHA-256 are checked.
 
-    Raises ModelError when they are not, or the archive is broken; OSError is the disk's.
+    Raises ModelError when they are wrong or the archive is broken, OSError when the disk fails.
     """
     part = final + ".part"
     try:
@@ -106,19 +103,29 @@ def extract(archive: str, member: str, final: str, pin: Pin) -> None:
 
 
 @contextmanager
-def alone(path: str, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Holds the lock file `path`; while another process has it, calls `waiting` once and waits."""
-    with open(path, "ab") as file:
-        if not _lock(file.fileno()):
-            waiting()
-            while not _lock(file.fileno()):
-                time.sleep(0.1)
-        yield  # closing the file frees the lock, as does the end of the process, however it ends
+def locked(path: str, waiting: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Holds the lock file `path`; while another process holds it, calls `waiting` once and waits.
+
+    The lock is freed when its process ends, also by a kill.
+    """
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        waiting()
+        lock.acquire()
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
 def disk_errors(folder: str, need: int) -> Iterator[None]:
-    """Turns an OSError into a ModelError that names the folder and the `need` bytes that must fit there."""
+    """Turns an OSError into a ModelError that names the folder and the `need` bytes of room that it must have."""
     try:
         yield
     except OSError as error:
@@ -130,7 +137,7 @@ def disk_errors(folder: str, need: int) -> Iterator[None]:
 
 
 def _complete(url: str, part: str, size: int, report: Callable[[int], object], pause: float) -> None:
-    """Requests until `part` has `size` bytes, or until the network has failed too often without a new byte."""
+    """Sends requests until `part` has `size` bytes, or until ATTEMPTS in a row brought no new byte."""
     best, failures = size_of(part), 0
     while size_of(part) != size:
         try:
@@ -144,7 +151,7 @@ def _complete(url: str, part: str, size: int, report: Callable[[int], object], p
 
 
 def _transfer(url: str, part: str, size: int, report: Callable[[int], object]) -> None:
-    """One request: continues `part` where it ends, or begins it anew when the server does not continue it."""
+    """One request: appends to `part`, or rewrites it when the server sends the file from its first byte."""
     with _request(url, part, size) as response:
         have = _first_byte(response, part, size)
         with open(part, "ab" if have else "wb") as file:
@@ -163,7 +170,7 @@ def _transfer(url: str, part: str, size: int, report: Callable[[int], object]) -
 
 
 def _request(url: str, part: str, size: int) -> Any:
-    """The server's response to a request for the bytes that `part` lacks."""
+    """The server's response to a request for the bytes that are missing in `part`."""
     headers = {"User-Agent": "tinyinfer", "Accept-Encoding": "identity"}
     if have := size_of(part):
         headers["Range"] = f"bytes={have}-"
@@ -175,7 +182,7 @@ def _request(url: str, part: str, size: int) -> Any:
         return urllib.request.urlopen(request, timeout=TIMEOUT, context=context)
     except urllib.error.HTTPError as error:
         error.close()
-        if error.code == 416:  # what we have is not a beginning of what the server has
+        if error.code == 416:  # `part` is longer than the server's file
             discard(part)
         answer = f"the server answered {error.code} {error.reason}"
         if error.code in (408, 416, 425, 429) or error.code >= 500:
@@ -196,7 +203,7 @@ def _network_error(url: str, reason: object) -> Exception:
 
 
 def _first_byte(response: Any, part: str, size: int) -> int:
-    """Where the first byte of the response belongs: at the end of `part`, or at 0."""
+    """The offset in `part` of the first byte of the response: its end, or 0."""
     have, length = size_of(part), response.headers.get("Content-Length")
     if response.status == 206:
         if re.fullmatch(rf"bytes {have}-\d+/({size}|\*)", response.headers.get("Content-Range", "")):
@@ -210,7 +217,7 @@ def _first_byte(response: Any, part: str, size: int) -> int:
 
 def _read(response: Any) -> bytes:
     try:
-        return response.read1(CHUNK)  # what has arrived, not blocking for all of it: a slow bar still moves
+        return response.read1(CHUNK)  # only the bytes that have arrived, so that the bar moves on a slow line
     except http.client.IncompleteRead as cut:
         return cut.partial
     except (OSError, http.client.HTTPException) as error:
@@ -227,7 +234,7 @@ def _remember_etag(part: str, etag: str | None) -> None:
 
 
 def _remembered_etag(part: str) -> str | None:
-    """The version of what `part` is a part of, unless it is a weak one (W/...), which says nothing about bytes."""
+    """The ETag of the file that `part` belongs to; None for a weak one (W/...), which does not identify bytes."""
     with suppress(OSError), open(part + ".etag", encoding="latin-1") as file:
         strong = re.fullmatch(r'"[\x21\x23-\x7e]+"', file.read(200))
         return strong and strong[0]
@@ -235,7 +242,7 @@ def _remembered_etag(part: str) -> str | None:
 
 
 def _certificates() -> ssl.SSLContext:
-    """The system's certificates, pip's, and those that the environment names for other tools."""
+    """The certificates of the system, of pip, and those that the environment names for other tools."""
     context = ssl.create_default_context()  # reads SSL_CERT_FILE and SSL_CERT_DIR itself
     with suppress(ImportError, OSError):
         import certifi  # some Pythons (python.org's for macOS) come with no certificates at all
@@ -256,15 +263,3 @@ def _remove(path: str) -> None:
 def _sha256(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _lock(file: int) -> bool:
-    """Tries to lock an open file; False while another process holds it."""
-    try:
-        if sys.platform == "win32":
-            msvcrt.locking(file, msvcrt.LK_NBLCK, 1)
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        return error.errno in NO_LOCKS
-    return True

@@ -2,13 +2,13 @@
 
     magic, version, counts | key type value ... | name dimensions type offset ... | padding | bytes of every tensor
 
-Two ideas. Nothing that the header claims is believed: a length is compared with the bytes that remain before anything
-is allocated, so a cut or lying file costs a sentence and not the memory. And a block of 32 to 256 numbers is
-dequantized without looking at its neighbours, so rows start..stop of a tensor are one seek, one read and some float32,
-whatever the size of the file.
+Two ideas. Every length in the header is compared with the bytes that remain, before anything is allocated: a file that
+is cut or lies is refused in one sentence. And a block of 32 to 256 numbers is dequantized without its neighbours, so
+rows start..stop of a tensor are one seek, one read and some float32, whatever the size of the file.
 
-The reads are plain ones. Mapping the file would save a copy while it is in the page cache, but mapped pages count as
-our resident memory until the system wants them back. (GGUF: ggml's docs/gguf.md; versions 2 and 3.)
+Why not gguf.GGUFReader: it checks fewer of these lengths, makes several arrays for each token of the vocabulary, and
+maps the file, whose pages then count as memory of the process. The dequantization is the gguf package's. (GGUF: ggml's
+docs/gguf.md; versions 2 and 3.)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ MAX_NAME = 256  # characters of a tensor's name; llama.cpp allows 64
 MAX_BYTES = 1 << 28  # of one metadata value: more than any real file has, and little enough to allocate
 PIECE = 1 << 16  # numbers dequantized at a time: gguf's intermediate arrays then stay in the processor's cache
 
-KEPT = (GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1)  # have codes of our kind
+KEPT = (GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1)  # see gguf_blocks.py
 
 U32, U64, BOOL = GGUFValueType.UINT32, GGUFValueType.UINT64, GGUFValueType.BOOL
 DTYPES = {
@@ -58,7 +58,7 @@ class GGUFFile:
 
 @dataclass(frozen=True)
 class TensorInfo:
-    """Where a tensor lies. shape: rows first (the file has the columns first). offset: bytes into the data."""
+    """Name, shape, type and place of a tensor. shape: rows first (the file has the columns first). offset: in bytes."""
 
     name: str
     shape: tuple[int, ...]
@@ -122,7 +122,7 @@ class Header:
             raise ModelError(f"{self.path}: has GGUF version {version}; 2 and 3 are supported, convert the model again")
 
     def tensor_info(self) -> TensorInfo:
-        """The next tensor info; raises ModelError for a shape or type that nothing can be made of."""
+        """The next tensor info. Raises ModelError for a shape or a type that is not supported."""
         name = self.string("a tensor name")
         label = f"tensor {name[:80]!r}"
         if len(name) > MAX_NAME:
@@ -174,7 +174,7 @@ class Header:
         return self.strings(1, what)[0]
 
     def strings(self, count: int, what: str) -> list[str]:
-        """The next `count` strings. A vocabulary has 100 000 of them, so the loop stays bare."""
+        """The next `count` strings. A vocabulary has 100 000 of them, so the loop calls no method."""
         self.expect(count * 8, what)
         read, left, strings = self.file.read, self.left, []
         try:
@@ -208,12 +208,12 @@ class Header:
         raise ModelError(f"{self.path}: the file is truncated: it ends inside {what[:80]!r}; download it again")
 
     def refuse(self, fault: str) -> NoReturn:
-        """Raises ModelError: the file says something that cannot be."""
+        """Raises ModelError: the file contradicts itself or the specification."""
         raise ModelError(f"{self.path}: the file is damaged: it {fault}; download it again")
 
 
 def _alignment(header: Header, fields: dict[str, Any]) -> int:
-    """The number of bytes at whose multiples the data and every tensor in it begin."""
+    """The data, and every tensor in the data, begin at a multiple of so many bytes."""
     alignment = fields.get("general.alignment", 32)
     if type(alignment) is not int or not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
         header.refuse(f"has the alignment {str(alignment)[:80]}, which is no power of two from 8 on")
@@ -244,7 +244,7 @@ def can_dequantize(kind: int) -> bool:
 
 
 def lazy_tensor(path: str, info: TensorInfo, data_start: int) -> LazyTensor:
-    """The tensor, its rows read and dequantized when asked for."""
+    """The tensor; its rows are read and dequantized on demand."""
     width, (block, size) = prod(info.shape[1:]), GGML_QUANT_SIZES[info.kind]
 
     def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
@@ -275,7 +275,7 @@ def _read_bytes(path: str, name: str, offset: int, count: int) -> np.ndarray:
 
 
 def _dequantize(blocks: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:  # (B, bytes) -> (numbers,)
-    """float32 of blocks of bytes. gguf works on 16 rows at a time; long rows of ours make that few and large steps."""
+    """float32 of blocks of bytes. gguf works on 16 rows at a time, so the blocks are passed to it as few, long rows."""
     per_block = GGML_QUANT_SIZES[kind][0]
     numbers = np.empty((len(blocks), per_block), np.float32)
     step = PIECE // per_block

@@ -1,13 +1,13 @@
-"""GGUF's plain block types as codes on our grid: what a file has rounded already is not rounded again.
+"""GGUF's simple block types as codes, scales and minimums: a matrix that the file has rounded is not rounded again.
 
     Q8_0   d, 32 signed bytes            w = d · q
     Q4_0   d, 32 nibbles                 w = d · (q - 8)
     Q4_1   d, m, 32 nibbles              w = d · q + m
 
-A block is 32 consecutive numbers of a row, d and m are float16, and the first 16 numbers are the low nibbles of 16
-bytes, the others the high ones. That is our grid with groups of 32, so codes, steps and minimums are taken as they are,
-and the weights are equal to those that gguf dequantizes, bit for bit. (ggml's ggml-quants.c; the k-quants and i-quants
-have scales of scales, which this grid cannot express, and stay floats.)
+A block is 32 consecutive numbers of a row; ggml calls its scale d and its minimum m, both float16. The first 16 numbers
+are the low nibbles of 16 bytes, the others the high nibbles. These are groups as quantization/ has them: codes, scales
+and minimums are taken unchanged, and the weights equal those that gguf dequantizes, bit for bit. (ggml's ggml-quants.c.
+The k-quants and i-quants have scales of scales, which a group cannot hold; they are dequantized.)
 """
 
 from __future__ import annotations

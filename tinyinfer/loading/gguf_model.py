@@ -1,15 +1,15 @@
 """From a GGUF file to a Checkpoint: its metadata becomes a ModelConfig, its tensors get their canonical names.
 
-GGUF says some things only by convention, which llama.cpp knows per architecture; they are undone or filled in here:
+GGUF files follow conventions that they do not state; llama.cpp knows them for each architecture. Here they are undone:
 
-- Llama's query and key rows are permuted so that the two numbers that RoPE turns together are neighbours. We turn
-  halves of a head, as the published weights do, so every head's rows are put back in that order as they are read.
+- Llama's query and key rows are permuted so that the two numbers that RoPE turns together are neighbours. In
+  the published weights, and here, they are half a head apart, so the rows of every head are put back in that order.
 - Llama 3's stretched frequencies come as a tensor of divisors, rope_freqs.weight, not as four numbers.
-- Gemma 3's norm weights already hold 1 + w; its local RoPE base, window pattern and embedding scale go without saying.
-- Biases and an untied head are there if their tensors are.
+- Gemma 3's norm weights already hold 1 + w; its local RoPE base, window pattern and embedding scale are not in a file.
+- A model has biases and an untied head if the file has their tensors.
 
-A metadata key of the architecture that is neither read here nor known to be neutral is refused, never ignored: it could
-change the result.
+A metadata key of the architecture that is neither read here nor known to be neutral is refused, because it could change
+the result.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor, check_tensors
 from tinyinfer.loading.gguf import GGUFFile, read_gguf
+from tinyinfer.loading.gguf_vocab import read_vocabulary
 from tinyinfer.loading.json_fields import Fields
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.text.tokenizer import Tokenizer
@@ -31,7 +32,7 @@ from tinyinfer.units import show
 if TYPE_CHECKING:
     from tinyinfer.model.weights import QuantizedMatrix
 
-FAMILIES: dict[str, dict[str, Any]] = {  # what sets a family apart, beside what the file says
+FAMILIES: dict[str, dict[str, Any]] = {  # fields of ModelConfig that the file does not say
     "llama": {},  # with Mistral and Mixtral
     "qwen2": {},
     "qwen3": {"qk_norm": "head"},
@@ -68,7 +69,7 @@ HARMLESS: dict[str, tuple[object, ...]] = {
     "leading_dense_block_count": (0,),
 }
 PER_LAYER = ("feed_forward_length", "attention.head_count", "attention.head_count_kv")
-END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")  # end an answer in chat, whatever eos_token_id says
+END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")  # end an answer in chat, beside eos_token_id
 
 
 def load_gguf(path: str) -> Checkpoint:
@@ -80,7 +81,7 @@ def load_gguf(path: str) -> Checkpoint:
     config = read_config(file)
     tensors = canonical_tensors(file, config)
     check_tensors(path, config, tensors)
-    return Checkpoint(path, config, tensors, Tokenizer.from_gguf(file.fields, path))
+    return Checkpoint(path, config, tensors, Tokenizer(read_vocabulary(file.fields, path), path))
 
 
 def read_config(file: GGUFFile) -> ModelConfig:
@@ -121,7 +122,7 @@ def read_config(file: GGUFFile) -> ModelConfig:
 
 
 def canonical_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, LazyTensor]:
-    """The file's tensors by canonical name, Llama's query and key rows back in their published order."""
+    """The file's tensors by canonical name; Llama's query and key rows are put back in their published order."""
     tensors: dict[str, LazyTensor] = {}
     for name, tensor in file.tensors.items():
         if name == "rope_freqs.weight" and config.architecture in ("llama", "mixtral"):
@@ -159,7 +160,7 @@ def unpermuted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
 
 
 def _canonical_name(name: str) -> str | None:
-    """Our name for a tensor of the file; None if it is not known."""
+    """The canonical name of a tensor of the file; None when the tensor is not known."""
     layer = re.fullmatch(r"blk\.([0-9]+)\.([a-z_]+)\.(weight|bias)", name)
     if layer is None or layer[2] not in LAYER_TENSORS:
         return TENSORS.get(name)
@@ -167,7 +168,7 @@ def _canonical_name(name: str) -> str | None:
 
 
 def _architecture(file: GGUFFile) -> str:
-    """The architecture, checked to be one that we know; the file must be a whole model."""
+    """The architecture. Raises ModelError when it is not supported or the file is not a whole model."""
     f = Fields(file.path, file.fields)
     arch = f.text("general.architecture")
     if arch not in FAMILIES:
@@ -181,7 +182,7 @@ def _architecture(file: GGUFFile) -> str:
 
 
 def _fields(file: GGUFFile, arch: str) -> Fields:
-    """The architecture's metadata; of values given per layer, which must all be equal, the one."""
+    """The architecture's metadata. Values given for each layer must be equal, and are read as one value."""
     values = {key: value for key, value in file.fields.items() if key.startswith(arch + ".")}
     f = Fields(file.path, values)
     for key, value in values.items():
@@ -212,14 +213,14 @@ def _head_dim(f: Fields, p: str, width: int, heads: int) -> int:
 
 
 def _attention_scale(f: Fields, p: str, layers: int, share: float, head_dim: int) -> float:
-    """What the scores are multiplied by; llama.cpp knows Gemma 3 27B, which differs, by its 62 layers."""
+    """The factor of the scores. Gemma 3 27B has another one; llama.cpp recognises that model by its 62 layers."""
     if p + "attention.scale" in f.values:
         return f.number(p + "attention.scale")
     return float((share if p == "gemma3." and layers == 62 else head_dim) ** -0.5)
 
 
 def _windows(f: Fields, p: str, layers: int) -> tuple[int | None, ...]:
-    """How many positions back each layer sees. Gemma 3: every sixth sees all, unless the file says otherwise."""
+    """The attention window of each layer. Gemma 3: every sixth layer has none, unless the file says otherwise."""
     window = f.size(p + "attention.sliding_window", 0, least=0) if p in ("llama.", "gemma3.") else 0
     if not window or p == "llama.":
         return (window or None,) * layers
@@ -231,7 +232,7 @@ def _windows(f: Fields, p: str, layers: int) -> tuple[int | None, ...]:
 
 
 def _experts(f: Fields, p: str) -> MoEConfig | None:
-    """Mixtral's experts, where there are any; the weights of those chosen are scaled to sum to 1."""
+    """Mixtral's experts; None when there are none. The router's weights of the chosen experts are scaled to sum 1."""
     if p != "llama." or not f.size(p + "expert_count", 0, least=0):
         return None
     count, each = f.size(p + "expert_count"), f.size(p + "expert_used_count")
@@ -241,7 +242,7 @@ def _experts(f: Fields, p: str) -> MoEConfig | None:
 
 
 def _ropes(f: Fields, p: str, file: GGUFFile, windows: tuple[int | None, ...], head_dim: int) -> tuple[RopeConfig, ...]:
-    """The rotation of each layer; Gemma 3's windowed layers have their own base and are not stretched."""
+    """The rotation of each layer; Gemma 3's layers with a window have their own base and no scaling."""
     kind = f.text(p + "rope.scaling.type", "linear")  # with a factor of 1, as llama.cpp takes a missing one
     factor = f.number(p + "rope.scaling.factor", f.number(p + "rope.scale_linear", 1.0))
     if kind not in ("none", "linear"):
@@ -270,7 +271,7 @@ def _divisors(file: GGUFFile, head_dim: int, factor: float) -> tuple[float, ...]
 
 
 def _end_tokens(file: GGUFFile, vocab_size: int) -> tuple[int, ...]:
-    """The ids that end a text; one beyond the vocabulary, as some files have for "none", can never be generated."""
+    """The ids that end a text, without those beyond the vocabulary, which some files have for "none"."""
     f = Fields(file.path, file.fields)
     keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
     ids = [f.size(key, least=0, most=2**32 - 1) for key in keys if key in f.values]

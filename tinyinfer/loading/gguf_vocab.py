@@ -1,8 +1,8 @@
-"""GGUF metadata -> a tokenizer: the same two kinds of vocabulary that tokenizer.json files hold, spelled by llama.cpp.
+"""GGUF metadata -> a tokenizer: the two kinds of vocabulary that tokenizer.json files hold, as llama.cpp writes them.
 
-"gpt2" is byte-level BPE (Radford et al. 2019): text is split into words by a rule of the model, the words' bytes are
-merged by a ranked list. A GGUF names only the rule (`tokenizer.ggml.pre`), so the rules of the supported families stand
-here; a name not listed is refused, because a wrong rule gives a slightly wrong model and no error.
+"gpt2" is byte-level BPE (Radford et al. 2019): text is split into words by a rule of the model, and the words' bytes
+are merged by a ranked list. A GGUF only names the rule (`tokenizer.ggml.pre`), so the rules of the supported families
+are listed here. Another name is refused, because a wrong rule gives a slightly wrong model and no error.
 
 "llama" is SentencePiece's BPE (Kudo & Richardson 2018): no words, spaces are the letter U+2581, characters not in the
 vocabulary become byte tokens, and of all neighbours whose union is a token the best score merges first. Written as a
@@ -31,7 +31,7 @@ SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # what it gives them by 
 
 @dataclass(frozen=True)
 class SplitRule:
-    """How a byte-level vocabulary splits text into words, and what else comes with it.
+    """How a byte-level vocabulary splits text into words, and three settings that go with the rule.
 
     pattern: a regex whose matches are words; None: GPT-2's own. digits: every digit is a word. nfc: Unicode is composed
     first. whole_words: a word that is a token needs no merges. add_bos: texts begin with BOS unless the file says no.
@@ -74,7 +74,7 @@ SPLIT_RULES = {
 def read_vocabulary(fields: Mapping[str, Any], path: str) -> Vocabulary:
     """The tokenizer that a GGUF's metadata (key -> parsed value) describes.
 
-    Raises ModelError, naming the file and the key, when a key is missing, broken or stands for something unsupported.
+    Raises ModelError, naming the file and the key, when a key is missing, broken or not supported.
     """
     metadata = _Metadata(fields, path)
     sentencepiece = metadata.choice("model", ("gpt2", "llama")) == "llama"
@@ -150,7 +150,7 @@ def _sentencepiece(metadata: _Metadata, vocab: dict[str, int], types: np.ndarray
 
 
 def _add_tokens(backend: Backend, tokens: list[str], types: np.ndarray) -> None:
-    """Marks the tokens that are found whole in a text before anything else; the special ones are no text themselves."""
+    """Marks the tokens that are found in a text before it is split; of these, special tokens decode to no text."""
     from tokenizers import AddedToken
 
     special = np.flatnonzero((types == CONTROL) | (types == UNKNOWN))

@@ -1,8 +1,8 @@
 """config.json -> ModelConfig.
 
-Two dialects are read: transformers 5 keeps all that concerns rotary positions in `rope_parameters`, transformers 4 in
-`rope_theta`, `rope_scaling` and friends. A field that is neither read here nor known to be neutral is refused, never
-ignored: it could change the result.
+Two dialects are read: transformers 5 writes the settings of rotary positions into `rope_parameters`, transformers 4
+into `rope_theta`, `rope_scaling` and others. A field that is neither read here nor known to be neutral is refused,
+because it could change the result.
 """
 
 from __future__ import annotations
@@ -18,10 +18,8 @@ from tinyinfer.loading.json_fields import Fields, read_json
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.units import show
 
-MAX_LAYERS, MAX_EXPERTS = 4096, 65536  # refuses a lying number before anything is made that long
+MAX_LAYERS, MAX_EXPERTS = 4096, 65536  # a larger number is refused before a list of that length is made
 ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
-
-
 OURS = "tinyinfer"  # quant_method of the folders that `tinyinfer quantize` writes
 
 
@@ -103,7 +101,7 @@ def _decoder(f: Fields, family: Family) -> ModelConfig:
 
 
 def _gpt2(f: Fields, family: Family) -> ModelConfig:
-    """GPT-2, whose fields have names of their own; the usual ones are accepted too, as in transformers."""
+    """The ModelConfig of GPT-2. Its fields have other names; the usual names are accepted too, as in transformers."""
     f.alias("n_embd", "hidden_size")
     f.alias("n_layer", "num_hidden_layers")
     f.alias("n_head", "num_attention_heads")
@@ -143,7 +141,7 @@ def _share(f: Fields, name: str, width: int, heads: int) -> int:
 
 
 def _activation(f: Fields, name: str, absent: str) -> str:
-    """Our name of the activation function."""
+    """The activation function by its name in ModelConfig."""
     value = f.text(name, absent)
     if value not in ACTIVATIONS:
         f.refuse(name, f"is {show(value)}, which is not supported; supported are {', '.join(ACTIVATIONS)}")
@@ -151,14 +149,14 @@ def _activation(f: Fields, name: str, absent: str) -> str:
 
 
 def _gemma_activation(f: Fields) -> str:
-    """Gemma has a field of its own; where that is given, the usual one beside it says nothing (and was wrong once)."""
+    """Gemma's hidden_activation replaces hidden_act, which some Gemma files also have, with a wrong value."""
     if f.get("hidden_activation") is not None:
         f.get("hidden_act")
     return _activation(f, "hidden_activation", "gelu_pytorch_tanh")
 
 
 def _experts(f: Fields, family: Family) -> MoEConfig | None:
-    """The mixture of experts, if the family has one; transformers 4 and 5 disagree on what to call their number."""
+    """The mixture of experts, if the family has one; transformers 4 and 5 name the number of experts differently."""
     if family.expert_size is None:
         return None
     total, chosen, renormalize = family.experts
@@ -189,7 +187,7 @@ def _ropes(f: Fields, family: Family, windows: Windows, max_position: int) -> tu
 
 
 def _rope(f: Fields, name: str, table: Any, theta_field: str, theta: float, max_position: int) -> RopeConfig:
-    """One rotation; its base stands in its own table (transformers 5) or beside it as `theta_field` (4)."""
+    """One rotation. Its base is a field of its own table (transformers 5) or `theta_field` of the file (4)."""
     r = f.table(name, table)
     r.alias("rope_type", "type")
     if theta_field in f.values:
@@ -207,7 +205,7 @@ def _rope(f: Fields, name: str, table: Any, theta_field: str, theta: float, max_
             r.refuse("low_freq_factor", f"is {low}, but must be below high_freq_factor ({high}); correct one of them")
         original = r.size("original_max_position_embeddings", max_position)
         rope = RopeConfig(theta, "llama3", r.number("factor"), low, high, original)
-    elif kind == "divisors":  # ours: what a GGUF file gives outright, in a folder made from it
+    elif kind == "divisors":  # written by hf_writer.py for a folder made of a GGUF file
         rope = RopeConfig(theta, divisors=r.numbers("divisors"))
     else:
         r.refuse("rope_type", f"is {show(kind)}, which is not supported; supported are default, linear and llama3")

@@ -1,7 +1,7 @@
-"""What tells one Hugging Face family from another: its defaults, its windows, and which fields may be passed over.
+"""How Hugging Face families differ: defaults, attention windows, and the fields that need not be read.
 
-A field that config.json leaves out has its family's own default, which differs from family to family (those of the
-configuration classes of transformers). The two lists say what hf_config.py may leave unread without changing a result.
+A field that config.json leaves out has the default of its family (those of the configuration classes of transformers).
+NEUTRAL and HARMLESS list the fields that hf_config.py may leave unread without changing a result.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from tinyinfer.units import show
 
 Windows = tuple[int | None, ...]
 
-# Where a file came from, how it was trained, what a classifier would need, how text is drawn: none changes a logit.
+# Origin of the file, training, heads of other tasks, sampling: none of these fields changes a logit.
 _ORIGIN = """
     _commit_hash _name_or_path architectures auto_map dtype is_llama_config name_or_path output_past torch_dtype
     transformers.js_config transformers_version unsloth_fixed unsloth_version use_bfloat16
@@ -43,7 +43,7 @@ _SAMPLING = """
     repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p
 """
 NEUTRAL = frozenset((_ORIGIN + _TRAINING + _RUNNING + _OTHER_HEADS + _TEXT + _SAMPLING).split())
-# Fields that do change the result, except with these values. A family that understands more reads the field itself.
+# Fields that change the result, except with these values. A family that supports other values reads the field itself.
 HARMLESS: dict[str, tuple[object, ...]] = {
     "add_cross_attention": (False, None),
     "attention_bias": (False, None),
@@ -72,7 +72,7 @@ HARMLESS: dict[str, tuple[object, ...]] = {
 
 @dataclass(frozen=True)
 class Family:
-    """How one model_type differs, and what a field that its config.json leaves out means."""
+    """One model_type: the defaults of fields that config.json leaves out, and how the family differs from Llama."""
 
     architecture: str  # ModelConfig's name for it
     classes: tuple[str, ...]  # what `architectures` may say: this model with a head over the vocabulary, or without one
@@ -81,7 +81,7 @@ class Family:
     head_dim: int | None = None  # None: hidden_size / query heads
     norm_eps: float = 1e-6
     theta: float = 10000.0
-    local_theta: float | None = None  # layers with a window turn by a base of their own
+    local_theta: float | None = None  # the base of layers with a window, where it is another one
     windows: Callable[[Fields, int, int | None], Windows] = lambda f, layers, window: (None,) * layers
     window: int | None = None
     tied: bool = False
@@ -94,12 +94,12 @@ class Family:
 
 
 def same_window(f: Fields, layers: int, window: int | None) -> Windows:
-    """Mistral, Mixtral: every layer, unless the field is null."""
+    """Mistral, Mixtral: a window in every layer, unless the field is null."""
     return (f.optional_size("sliding_window", window),) * layers
 
 
 def late_windows(f: Fields, layers: int, window: int | None) -> Windows:
-    """Qwen 2 and 3: behind a switch, in the layers from max_window_layers on or as layer_types says."""
+    """Qwen 2 and 3: if use_sliding_window, in the layers from max_window_layers on or as layer_types says."""
     window, first = f.optional_size("sliding_window", window), f.size("max_window_layers", 28, least=0)
     window = window if f.flag("use_sliding_window", False) else None
     local = _local_layers(f, layers)
@@ -109,7 +109,7 @@ def late_windows(f: Fields, layers: int, window: int | None) -> Windows:
 
 
 def switched_window(f: Fields, layers: int, window: int | None) -> Windows:
-    """Qwen 3 MoE: behind a switch, in every layer. (Transformers 4 began at max_window_layers, 5 ignores that.)"""
+    """Qwen 3 MoE: if use_sliding_window, in every layer (transformers 4: from max_window_layers on; 5 ignores that)."""
     window, first = f.optional_size("sliding_window", window), f.size("max_window_layers", 0, least=0)
     if not f.flag("use_sliding_window", False) or window is None:
         return (None,) * layers
@@ -119,7 +119,7 @@ def switched_window(f: Fields, layers: int, window: int | None) -> Windows:
 
 
 def most_windows(f: Fields, layers: int, window: int | None) -> Windows:
-    """Gemma 3: every sixth layer sees all, the others a window; layer_types says it outright."""
+    """Gemma 3: all layers but every sixth have a window, or those that layer_types lists."""
     window, pattern = f.size("sliding_window", window), f.size("sliding_window_pattern", 6)
     local, private = _local_layers(f, layers), f.size("_sliding_window_pattern", pattern)
     if not local and private != pattern:

@@ -1,9 +1,9 @@
-"""Hugging Face tensor names -> canonical names, and each family's way of storing -> rows are outputs, columns inputs.
+"""Hugging Face tensor names -> canonical names; stored matrices -> rows are outputs, columns are inputs.
 
-Llama and descendants differ in names only, but for two: Gemma's norms multiply by 1 + w, and experts come one tensor
-each (or, an option of transformers 5, fused). GPT-2 stores matrices inputs first, and queries, keys and values as one.
-Names that are not known are kept, so that checkpoint.check_tensors refuses them: nothing in a file is passed over in
-silence but what the configuration gives anyway.
+Llama and its descendants differ in names only, with two exceptions: Gemma's norms multiply by 1 + w, and each expert is
+a tensor of its own (or, an option of transformers 5, all are fused). GPT-2 stores matrices inputs first, and queries,
+keys and values as one. An unknown name is kept, so that checkpoint.check_tensors refuses it: no tensor of a file is
+ignored, except those that the configuration gives anyway (COMPUTED).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ MODULES = {"gemma3": GEMMA, "gpt2": GPT2, "mixtral": MIXTRAL, "qwen3_moe": MOE, 
 NUMBER = r"(0|[1-9]\d{0,4})"
 NAME = re.compile(rf"(?:(?:model|transformer)\.)?(?:(?:layers|h)\.{NUMBER}\.)?(.+?)(?:\.(weight|bias))?")
 EXPERT = re.compile(rf"(.*\.experts\.){NUMBER}(\..*)")
-COMPUTED = re.compile(r".*(\.rotary_emb\.inv_freq|\.?h\.\d+\.attn\.(bias|masked_bias))")  # old files carry these along
+COMPUTED = re.compile(r".*(\.rotary_emb\.inv_freq|\.?h\.\d+\.attn\.(bias|masked_bias))")  # in old files only
 
 
 def canonical_tensors(path: str, config: ModelConfig, stored: Mapping[str, Stored]) -> dict[str, LazyTensor]:
@@ -118,16 +118,15 @@ Named = list[tuple[str, LazyTensor]]
 
 
 def _add(tensors: dict[str, LazyTensor], path: str, new: Named) -> None:
-    """Puts the new tensors to the others."""
+    """Adds the new tensors. Raises ModelError for a name that is there already."""
     for name, tensor in new:
         if name in tensors:
-            twin = show(tensors[name].name)
-            raise ModelError(f"{path}: tensors {show(tensor.name)} and {twin} are the same weight; remove one of them")
+            other = show(tensors[name].name)
+            raise ModelError(f"{path}: tensors {show(tensor.name)} and {other} are the same weight; remove one of them")
         tensors[name] = tensor
 
 
 def _plain(path: str, name: str, tensor: Stored) -> Named:
-    """As it is."""
     return [(name, tensor.lazy())]
 
 
@@ -154,7 +153,7 @@ def _gpt2(path: str, name: str, tensor: Stored) -> Named:
 
 
 def _moe(path: str, name: str, tensor: Stored) -> Named:
-    """Experts that are fused already, gate above up, are taken apart."""
+    """Splits the fused gate and up of all experts, gate above up."""
     if not name.endswith(".gate_up"):
         return _plain(path, name, tensor)
     _check_axes(path, tensor, 3, axis=1, parts=2)
@@ -168,14 +167,14 @@ def _moe(path: str, name: str, tensor: Stored) -> Named:
 
 
 def _rows(whole: LazyTensor, first: int, last: int) -> LazyTensor:
-    """Some rows of a tensor as a tensor."""
+    """Rows first ... last of a tensor as a tensor."""
     nbytes = whole.nbytes * (last - first) // max(1, whole.shape[0])
     shape, read = (last - first, *whole.shape[1:]), whole.read
     return replace(whole, shape=shape, nbytes=nbytes, read=lambda a, b: read(first + a, first + b))
 
 
 def _stack(path: str, config: ModelConfig, parts: dict[int, Stored]) -> LazyTensor:
-    """One tensor (X, ...) of the tensors of X experts; a row of it is an expert."""
+    """The tensors of X experts as one tensor (X, ...), whose rows are experts."""
     count = config.experts.num_experts if config.experts else 0
     sample = next(iter(parts.values()))
     for i in sorted(parts.keys() ^ set(range(count))):
@@ -201,7 +200,7 @@ def _check_axes(path: str, tensor: Stored, axes: int, axis: int, parts: int) -> 
 
 
 def _drop_copied_head(path: str, tensors: dict[str, LazyTensor]) -> None:
-    """Some files hold the embedding again as the head that is tied to it."""
+    """Removes a tied head that a file also stores. Raises ModelError when it differs from the embedding."""
     head, table = tensors.get("head"), tensors.get("embedding")
     if head is None or table is None:
         return

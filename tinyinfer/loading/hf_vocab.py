@@ -1,8 +1,8 @@
-"""A Hugging Face folder -> its tokenizer: tokenizer.json, and the small files beside it that say more.
+"""A Hugging Face folder -> its tokenizer: tokenizer.json, and the small files beside it.
 
-tokenizer.json is complete for splitting and merging. Which tokens begin and end a text, and the chat template, stand in
-tokenizer_config.json, special_tokens_map.json or chat_template.jinja, depending on the age of the folder; each may be
-missing. They are read as transformers 5 reads them.
+tokenizer.json says how text is split and merged. The tokens that begin and end a text and the chat template are in
+tokenizer_config.json, special_tokens_map.json or chat_template.jinja, depending on the age of the folder; each of these
+may be missing. They are read as transformers 5 reads them.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _read_backend(path: str) -> Backend:
 
 
 def _mark_special(backend: Backend, tokens: list[str]) -> None:
-    """Some files name a token special in tokenizer_config.json only."""
+    """Marks BOS and EOS as special tokens: some folders say so in tokenizer_config.json only."""
     known = {token.content for token in backend.get_added_tokens_decoder().values()}
     backend.add_special_tokens([t for t in tokens if t not in known and backend.token_to_id(t) is not None])
 
@@ -81,7 +81,7 @@ class _Config:
         return value
 
     def around(self, backend: Backend, bos: str | None, eos: str | None) -> tuple[int | None, int | None] | None:
-        """The ids around a text, where the file speaks of them; otherwise tokenizer.json decides."""
+        """The ids before and after a text, if the file has them; None: tokenizer.json decides."""
         flags = self.flag("add_bos_token"), self.flag("add_eos_token")
         if flags == (None, None):
             return None
@@ -92,7 +92,7 @@ class _Config:
         return before, after
 
     def chat_template(self) -> tuple[str | None, str]:
-        """The template and the file that it stands in: chat_template.jinja, else tokenizer_config.json."""
+        """The chat template and the file that holds it: chat_template.jinja, else tokenizer_config.json."""
         path = os.path.join(self.folder, "chat_template.jinja")
         if os.path.exists(path):
             return _read_text(path), path

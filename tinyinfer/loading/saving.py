@@ -1,7 +1,7 @@
 """A model in memory -> a folder that loads like any other (loading/quantized.py says what is in it).
 
 Everything is written into a hidden folder beside the wanted one, synced, read back, and only then given its name: an
-interruption, a full disk or an error leaves nothing behind. Tensors are written one at a time.
+interruption, a full disk or an error leaves nothing behind.
 """
 
 from __future__ import annotations
@@ -13,26 +13,30 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.export import Exported, export
 from tinyinfer.loading.hf_config import OURS
+from tinyinfer.loading.hf_folder import INDEX, SINGLE, load_folder
 from tinyinfer.loading.hf_writer import config_fields
 from tinyinfer.loading.json_fields import read_json
 from tinyinfer.loading.quantized import VERSION
-from tinyinfer.loading.safetensors import SINGLE, load_folder
 from tinyinfer.model.transformer import Model
 
-TYPE_NAMES = {"uint8": "U8", "float16": "F16", "float32": "F32", "bfloat16": "BF16"}
+SHARD_BYTES = 1 << 29  # of one file, whose arrays are in memory until it is written
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
-    """Refuses a folder that cannot be made, before any work, by making one beside it. Raises ValueError."""
+    """Raises ValueError for a folder that cannot be made; found out, before any work, by making one beside it."""
     target = Path(folder)
     if target.is_symlink():
         raise ValueError(f"{target}: is a symbolic link; give the name of a new folder, or the folder it leads to")
@@ -58,11 +62,11 @@ def save_model(
     about: dict[str, Any],
     on_tensor: Callable[[int, int], None] = lambda done, of: None,
 ) -> int:
-    """Writes a quantized model; the number of bytes of its files.
+    """Writes a quantized model and returns the number of bytes of its files.
 
-    source: what it was made of, for tokenizer and config.json. about: what else the quantization_config says (the
-    method at least). on_tensor(done, total): called as tensors are written. Raises ValueError as check_target does,
-    ModelError when the disk is full or may not be written.
+    source: the checkpoint that the model was made of, for tokenizer and config.json. about: further fields of the
+    quantization_config (the method at least). on_tensor(done, total): called for each tensor. Raises ValueError as
+    check_target does, ModelError when the disk is full or may not be written.
     """
     check_target(folder)
     tensors = list(export(model))
@@ -70,7 +74,7 @@ def save_model(
     if not quantization["grids"]:
         raise ValueError(f"{source.path}: holds no matrix in a few bits that could be kept; choose how to quantize it")
     with whole_folder(Path(folder)) as part:
-        write_safetensors(part / SINGLE, tensors, on_tensor)
+        write_weights(part, tensors, on_tensor)
         write_configs(part, source, quantization)
         source.tokenizer.save(str(part))
         _check(part, source)
@@ -81,7 +85,7 @@ def save_model(
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside the target, which gets its name at the end, or nothing at all. Raises ModelError."""
+    """A hidden folder beside the target, renamed at the end; after an error it is removed. Raises ModelError."""
     part = None
     try:
         part = _hidden_folder(target)
@@ -90,8 +94,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
         if target.is_dir():
             target.rmdir()  # empty; where a name can be taken over, this is not needed, on Windows it is
         part.replace(target)
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise ModelError(f"{target}: cannot be written ({reason}); make room, or choose another place") from None
     finally:
         if part is not None:
@@ -103,22 +107,42 @@ def _hidden_folder(target: Path) -> Path:
     return Path(tempfile.mkdtemp(prefix=f".{target.name}.part.", dir=target.absolute().parent))
 
 
-def write_safetensors(path: Path, tensors: list[Exported], on_tensor: Callable[[int, int], None]) -> None:
-    """One safetensors file: the length of its header, the header, the arrays one after another."""
-    header: dict[str, Any] = {"__metadata__": {"format": "np"}}
-    end = 0
+def write_weights(folder: Path, tensors: list[Exported], on_tensor: Callable[[int, int], None]) -> None:
+    """One safetensors file; beyond SHARD_BYTES several, and the index that names the file of every tensor.
+
+    The library writes a file out of arrays that are all in memory. Shards keep the peak at the model plus one shard.
+    """
+    shards, done = list(_shards(tensors)), count(1)
+    places: dict[str, str] = {}
+    for i, shard in enumerate(shards, 1):
+        arrays: dict[str, np.ndarray] = {}
+        for tensor in shard:
+            names = (name for name, *_ in tensor.layout())
+            arrays |= zip(names, map(np.ascontiguousarray, tensor.arrays()), strict=True)
+            on_tensor(next(done), len(tensors))
+        file = SINGLE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
+        save_file(arrays, folder / file, {"format": "np"})
+        (folder / file).chmod(0o644)  # the library lets only the owner read it
+        places |= dict.fromkeys(arrays, file)
+    if len(shards) > 1:
+        write_json(folder / INDEX, {"metadata": {"total_size": sum(map(_nbytes, tensors))}, "weight_map": places})
+
+
+def _shards(tensors: list[Exported]) -> Iterator[list[Exported]]:
+    """The tensors in order, in groups of at most SHARD_BYTES; a larger tensor is a group of its own."""
+    shard: list[Exported] = []
+    size = 0
     for tensor in tensors:
-        for name, dtype, shape in tensor.layout():
-            begin, end = end, end + int(np.prod(shape)) * dtype.itemsize
-            header[name] = {"dtype": TYPE_NAMES[dtype.name], "shape": list(shape), "data_offsets": [begin, end]}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)  # the arrays begin at a multiple of 8
-    with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for done, tensor in enumerate(tensors, 1):
-            for array in tensor.arrays():
-                file.write(np.ascontiguousarray(array).view(np.uint8).data)
-            on_tensor(done, len(tensors))
+        size += _nbytes(tensor)
+        if shard and size > SHARD_BYTES:
+            yield shard
+            shard, size = [], _nbytes(tensor)
+        shard.append(tensor)
+    yield shard
+
+
+def _nbytes(tensor: Exported) -> int:
+    return sum(prod(shape) * dtype.itemsize for _, dtype, shape in tensor.layout())
 
 
 def grid_table(tensors: list[Exported]) -> dict[str, dict[str, Any]]:
@@ -134,7 +158,7 @@ def grid_table(tensors: list[Exported]) -> dict[str, dict[str, Any]]:
 
 
 def _entry(tensor: Exported) -> dict[str, Any] | None:
-    """What config.json says of one matrix; None for floats."""
+    """The fields of one matrix in config.json; None for floats."""
     scheme = tensor.scheme
     if scheme is None:
         return None
@@ -160,7 +184,7 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
 def _check(part: Path, source: Checkpoint) -> None:
     """Reads the folder back. Raises ModelError when it would not be the same model.
 
-    What GGUF calls llama may be a mistral by now, and its attention scale is a float32.
+    A llama of a GGUF file may have become a mistral, and the attention scale of a GGUF file is a float32.
     """
     found = load_folder(part).config
     wanted = replace(source.config, architecture=found.architecture)

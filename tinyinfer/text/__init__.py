@@ -1,1 +1,16 @@
-"""Text."""
+"""Text: how does text become token ids, and how do tokens become text while more of them are coming?
+
+The engine sees only token ids. Text is split, merged and numbered before the engine, and read from tokens after it: a
+token may be half a character, the start of a stop string, or a mark of the chat format that is no text at all.
+
+    tokenizer.py       text to token ids and back; a stream of text from tokens that come one by one
+    stop_strings.py    the output text of one request: held back while it may be the start of a stop string
+    chat_template.py   a conversation as one text, written by the model's own template
+    sandbox.py         jinja2's sandbox with bounds on time and memory: a template is a program from a stranger
+
+Wins: text appears as soon as no later token can change it, at constant work for each token. Loses: a text that may
+become a stop string appears some tokens late.
+
+Byte-level BPE: GPT-2 (Radford et al. 2019). SentencePiece: Kudo & Richardson 2018. Chat templates: the Hugging Face
+documentation of transformers.
+"""

@@ -1,6 +1,7 @@
-"""Text as it comes: what may be shown of a sequence so far, with stop strings watched for and never shown.
+"""Incremental output text: characters that may be the start of a stop string are held back.
 
-A stop string may begin in one token and end in another, so text that could still become one is held back.
+A stop string may begin in one token and end in another. Text that may still become a stop string is shown only when a
+later token decides that it does not; a stop string itself is never shown.
 """
 
 from __future__ import annotations
@@ -8,53 +9,53 @@ from __future__ import annotations
 from typing import Protocol
 
 
-class Pieces(Protocol):
-    """What turns tokens into text piece by piece (tokenizer.TextStream)."""
+class Detokenizer(Protocol):
+    """Tokens in, their text out, one token at a time (tokenizer.TextStream)."""
 
     def push(self, token: int) -> str:
-        """The text that this token settles."""
+        """The text that is complete with this token."""
 
     def finish(self) -> str:
-        """What is left at the end."""
+        """The text that is left when no token follows."""
 
 
 class TextOutput:
     """The text of one sequence. `text` only grows and ends before the first stop string."""
 
-    def __init__(self, pieces: Pieces, stops: tuple[str, ...] = ()) -> None:
+    def __init__(self, detokenizer: Detokenizer, stops: tuple[str, ...] = ()) -> None:
         self.text = ""
         self.stops = stops
-        self._pieces = pieces
-        self._held = ""  # may be the beginning of a stop string
+        self._detokenizer = detokenizer
+        self._held_back = ""  # may be the start of a stop string
         self._stopped = False
 
     def push(self, token: int) -> bool:
-        """Takes one more token; True when a stop string is complete."""
-        return self._take(self._pieces.push(token))
+        """Adds the text of one token; True when a stop string is complete."""
+        return self._add(self._detokenizer.push(token))
 
     def finish(self) -> None:
-        """No token will follow: shows what was held back, up to a stop string."""
+        """No token follows: shows the text that was held back, up to a stop string."""
         if not self._stopped:
-            self._take(self._pieces.finish())
-        self.text += self._held
-        self._held = ""
+            self._add(self._detokenizer.finish())
+        self.text += self._held_back
+        self._held_back = ""
 
-    def _take(self, piece: str) -> bool:
-        self._held += piece
-        found = [self._held.find(stop) for stop in self.stops if stop in self._held]
+    def _add(self, text: str) -> bool:
+        self._held_back += text
+        found = [self._held_back.find(stop) for stop in self.stops if stop in self._held_back]
         if found:
-            self._held = self._held[: min(found)]
+            self._held_back = self._held_back[: min(found)]
             self._stopped = True
             return True
-        settled = len(self._held) - self._longest_beginning()
-        self.text += self._held[:settled]
-        self._held = self._held[settled:]
+        shown = len(self._held_back) - self._longest_start()
+        self.text += self._held_back[:shown]
+        self._held_back = self._held_back[shown:]
         return False
 
-    def _longest_beginning(self) -> int:
-        """Length of the longest end of the held text with which some stop string begins."""
+    def _longest_start(self) -> int:
+        """Length of the longest end of the held-back text that is the start of a stop string."""
         longest = max(map(len, self.stops), default=1) - 1
-        for n in range(min(longest, len(self._held)), 0, -1):
-            if any(stop.startswith(self._held[-n:]) for stop in self.stops):
+        for n in range(min(longest, len(self._held_back)), 0, -1):
+            if any(stop.startswith(self._held_back[-n:]) for stop in self.stops):
                 return n
         return 0

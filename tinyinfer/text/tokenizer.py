@@ -1,9 +1,9 @@
-"""Text <-> token ids, and text from tokens while they are still coming.
+"""Text <-> token ids, and text from tokens that come one by one.
 
-The `tokenizers` library splits and merges; what an engine adds is the way back, token by token. A token is no piece of
-text: it may be a third of a character, and the bytes after it decide if it becomes a letter or U+FFFD. `TextStream`
-turns tokens into bytes and passes on what no later token can change. Decoding the whole answer at every step would
-be simpler, and quadratic; the stream does constant work a token, and its pieces joined are the same text.
+The `tokenizers` library splits and merges text. An engine also needs the way back, token by token. A token may be a
+third of a character, and the bytes of the next tokens decide whether that becomes a letter or U+FFFD. `TextStream`
+turns tokens into bytes and gives the text that no later token can change. Decoding the whole answer at every step would
+be simpler but quadratic; the stream does constant work for each token, and its pieces joined are the same text.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _BAD_ID = "a token id is not between 0 and 2**32 - 1; give ids that the model re
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a loader finds: the library's tokenizer, and for the chat template its special tokens and itself.
+    """What a loader reads: the library's tokenizer, the chat template and the special tokens that the template needs.
 
-    around: the ids before and after every text, None for the side that has none; None: as the file itself has it.
-    template_path: the file that the template stands in, for error messages.
+    around: the ids before and after every text (None: no token on that side); None: as tokenizer.json says.
+    template_path: the file that holds the template, for error messages.
     """
 
     backend: Backend
@@ -58,28 +58,8 @@ class Tokenizer:
         self._spelling = _read_spelling(self._backend, path)
         self._pieces: dict[int, bytes | str] = {}
 
-    @classmethod
-    def from_folder(cls, path: str) -> Tokenizer:
-        """The tokenizer of a Hugging Face folder: tokenizer.json, tokenizer_config.json, chat_template.jinja.
-
-        Raises ModelError when tokenizer.json is missing or one of the files is broken.
-        """
-        from tinyinfer.loading.hf_vocab import read_vocabulary
-
-        return cls(read_vocabulary(path), path)
-
-    @classmethod
-    def from_gguf(cls, fields: dict[str, Any], path: str) -> Tokenizer:
-        """The tokenizer that a GGUF's metadata describes (key -> parsed value); path names the file in errors.
-
-        Raises ModelError when a key is missing, broken or stands for something unsupported.
-        """
-        from tinyinfer.loading.gguf_vocab import read_vocabulary
-
-        return cls(read_vocabulary(fields, path), path)
-
     def save(self, folder: str) -> None:
-        """Writes tokenizer.json and tokenizer_config.json, from which `from_folder` makes the same tokenizer."""
+        """Writes tokenizer.json and tokenizer_config.json, which loading/hf_vocab.py reads as the same tokenizer."""
         found = self._vocabulary
         texts = {"bos_token": found.bos_token, "eos_token": found.eos_token, "chat_template": found.chat_template}
         config = {"tokenizer_class": "PreTrainedTokenizerFast"} | {k: v for k, v in texts.items() if v is not None}
@@ -90,11 +70,11 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The number of ids that it can decode; a model may have more rows than that, as padding."""
+        """The number of ids that can be decoded; a model may have more rows, as padding."""
         return self._backend.get_vocab_size()
 
     def first_difference(self, other: Tokenizer) -> int | None:
-        """The smallest id that stands for another token there, or for none; None when the vocabularies are the same."""
+        """The smallest id whose token differs between the vocabularies; None when they are the same."""
         ours, theirs = ({id: token for token, id in t._backend.get_vocab().items()} for t in (self, other))
         return min((id for id in ours.keys() | theirs.keys() if ours.get(id) != theirs.get(id)), default=None)
 
@@ -104,13 +84,13 @@ class Tokenizer:
         return self._vocabulary.chat_template
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """Token ids of a text, special tokens written in it included, and those that the model expects around it.
+        """Token ids of a text. Special tokens written in the text are recognised; those around it are added if asked.
 
         Raises ValueError when text is not valid Unicode.
         """
         try:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
-        except TypeError as error:  # what the library says to a surrogate
+        except TypeError as error:  # the library's answer to a surrogate
             raise ValueError("the text is not valid Unicode; give it as UTF-8") from error
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -148,7 +128,7 @@ class Tokenizer:
         return frozenset(i for i, token in self._backend.get_added_tokens_decoder().items() if token.special)
 
     def _piece(self, token_id: int) -> bytes | str:
-        """What a token adds to a text: bytes, which make characters with their neighbours', or whole characters."""
+        """The text of one token: whole characters, or bytes that may need the next tokens' bytes to be a character."""
         piece = self._pieces.get(token_id)
         if piece is None:
             try:
@@ -160,7 +140,7 @@ class Tokenizer:
 
 
 class TextStream:
-    """The text of tokens that come one by one; all pieces joined are `Tokenizer.decode` of all ids."""
+    """The text of tokens that come one by one; all pieces joined equal `Tokenizer.decode` of all ids."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         spelling = tokenizer._spelling
@@ -169,7 +149,7 @@ class TextStream:
         self._strip = spelling.strip  # spaces still to be taken off the beginning
 
     def push(self, token_id: int) -> str:
-        """The text that this token makes certain; "" while a character, or a run of byte tokens, is still open.
+        """The text that is complete with this token; "" while a character, or a run of byte tokens, is incomplete.
 
         Raises ValueError when the id is negative or 2**32 and more.
         """
@@ -179,7 +159,7 @@ class TextStream:
         return self._stripped(self._bytes.decode(b"", True) + piece)
 
     def finish(self) -> str:
-        """The text of what was still open, broken characters as U+FFFD."""
+        """The text of the incomplete rest, broken characters as U+FFFD."""
         return self._stripped(self._bytes.decode(b"", True))
 
     def _stripped(self, text: str) -> str:
@@ -191,9 +171,9 @@ class TextStream:
 
 
 class _ByteRun(codecs.IncrementalDecoder):
-    """Neighbouring byte tokens of a SentencePiece vocabulary: UTF-8 as a whole, or else one U+FFFD a byte.
+    """A run of byte tokens of a SentencePiece vocabulary: UTF-8 as a whole, or else one U+FFFD for each byte.
 
-    One bad byte spoils the run, so nothing of it is certain before it ends.
+    One bad byte changes the text of the whole run, so the run gives no text before it ends.
     """
 
     def __init__(self) -> None:
@@ -213,10 +193,10 @@ class _ByteRun(codecs.IncrementalDecoder):
 
 @dataclass(frozen=True)
 class _Spelling:
-    """How a tokenizer writes its tokens: the `decoder` of tokenizer.json, for the two kinds that language models use.
+    """How tokens are written in the vocabulary (`decoder` of tokenizer.json), for the two kinds of language models.
 
     byte_level (Radford et al. 2019, GPT-2): every letter of a token is a byte. Otherwise SentencePiece's: letters are
-    replaced (U+2581 by a space), `<0x0A>` is a byte, and the first `strip` spaces of a text are not part of it.
+    replaced (U+2581 by a space), `<0x0A>` is a byte, and the first `strip` spaces of a text are removed.
     """
 
     byte_level: bool = False
@@ -228,7 +208,7 @@ class _Spelling:
     def piece(self, token: str) -> bytes | str:
         if self.byte_level:
             byte_of = _byte_alphabet()
-            known = all(letter in byte_of for letter in token)  # else an added token, which stands for itself
+            known = all(letter in byte_of for letter in token)  # else an added token, whose text is the token
             return bytes(byte_of[letter] for letter in token) if known else token.encode()
         for old, new in self.replace:
             token = token.replace(old, new)
