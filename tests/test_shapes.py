@@ -29,8 +29,9 @@ from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.quantization.apply import quantize_model, read_windows
+from tinyinfer.quantization.switches import TAKERS
 from tinyinfer.sampling import token_scores
-from tinyinfer.switches import TAKERS, resolve
+from tinyinfer.switches import resolve
 
 MODEL_FILES = ["model/transformer", "model/attention", "model/moe", "model/mlp", "sampling", "kv_cache/contiguous",
                "kv_cache/paged", "speculative/verify", "speculative/draft_model", "backends/numpy_ops"]  # fmt: skip

@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from tinyinfer.backends.switches import BACKENDS, DTYPES
 from tinyinfer.engine.clock import Clock, WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine, context_length
 from tinyinfer.engine.metrics import RequestMetrics, request_metrics
 from tinyinfer.engine.trace import StepTrace
+from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.build import assemble
@@ -27,9 +29,10 @@ from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.hub import find
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Model
+from tinyinfer.quantization.switches import TAKERS
 from tinyinfer.sampling import SamplingParams, token_scores
 from tinyinfer.sequence import Batch, Sequence, Span
-from tinyinfer.switches import BACKENDS, DTYPES, TAKERS, resolve
+from tinyinfer.switches import resolve
 from tinyinfer.text.stop_strings import TextOutput
 from tinyinfer.units import show
 
@@ -112,10 +115,11 @@ class LLM:
         checkpoint = load(find(name))
         id = self.tokenizer.first_difference(checkpoint.tokenizer)
         if id is not None:
-            raise ValueError(
-                f"draft_model {name!r} has another vocabulary (token id {id} is the first to differ), so its guesses "
-                "mean something else; choose a smaller model of the same family"
+            reason = (
+                "{field} {value!r} has another vocabulary (token id {id} is the first to differ), so its guesses mean "
+                "something else"
             )
+            raise SwitchError("draft_model", name, reason, "choose a smaller model of the same family", id=id)
         return assemble(checkpoint, self.ops)
 
     def generate(
@@ -205,11 +209,9 @@ class LLM:
             raise ValueError("the prompt is empty; give some text, or at least one token")
         self._check_ids((*tokens, *params.stop_token_ids))
         if len(tokens) + room > self.max_model_len:
-            raise ValueError(
-                f"the prompt has {len(tokens)} tokens, but the context holds {self.max_model_len}"
-                + (" and the answer needs at least one of them" if room else "")
-                + f"; shorten it or {self._longer()}"
-            )
+            reason = "the prompt has {value} tokens, but the context holds {held}"
+            reason += " and the answer needs at least one of them" if room else ""
+            raise SwitchError("", len(tokens), reason, f"shorten it or {self._longer()}", held=self.max_model_len)
         return Sequence(
             id=next(self._ids),
             prompt=tokens,
@@ -224,8 +226,8 @@ class LLM:
         """How the context could hold more."""
         asked = context_length(self.config, self.engine_config.max_model_len)
         if self.max_model_len < asked:
-            return "raise num_blocks"
-        return "raise max_model_len" if asked < self.config.max_position else "use a model with a longer context"
+            return "raise {num_blocks}"
+        return "raise {max_model_len}" if asked < self.config.max_position else "use a model with a longer context"
 
     def _check_ids(self, ids: Seq[int]) -> None:
         for token in ids:
@@ -261,11 +263,11 @@ def keeps(c: EngineConfig, checkpoint: Checkpoint) -> bool:
     if c.quantizes:
         names = ("quantize", "quantize_head", "quantize_rules", "quantize_method")
         changed = [name for name in names if getattr(c, name) != getattr(EngineConfig, name)]
-        given = ", ".join(f"{name}={getattr(c, name)}" for name in changed)
-        raise ValueError(
-            f"{given} is given, but {checkpoint.path} is quantized already, and rounding twice loses twice; leave it "
-            "out, or quantize the model that the folder was made from"
-        )
+        given = ", ".join(f"{{{name}}}={{its_{name}}}" for name in changed)
+        reason = given + " is given, but {path} is quantized already, and rounding twice loses twice"
+        cure = "leave it out, or quantize the model that the folder was made from"
+        values = {f"its_{name}": getattr(c, name) for name in changed}
+        raise SwitchError(changed[0], getattr(c, changed[0]), reason, cure, **values, path=checkpoint.path)
     return True
 
 

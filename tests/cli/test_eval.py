@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.special
-from cli_helpers import interrupt_at, short
+from cli_helpers import interrupt_at, short, unopened
 from golden import FAMILIES, load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -20,10 +20,10 @@ from smollm2_texts import PROMPTS
 from tokenizers import Tokenizer
 
 from tinyinfer import LLM, cli
-from tinyinfer.cli import console, eval_settings, main, plots
-from tinyinfer.cli import eval as command
+from tinyinfer.cli import console, main
 from tinyinfer.cli.arguments import open_model
-from tinyinfer.measure import perplexity
+from tinyinfer.cli.eval import each_setting
+from tinyinfer.measure import figures, perplexity
 from tinyinfer.measure.perplexity import Perplexity, perplexities, windows
 
 __all__ = ["short"]  # fixture
@@ -36,12 +36,6 @@ def text(tmp_path: Path) -> str:
     """A file with TEXT, its line ends as they are."""
     (tmp_path / "text.txt").write_bytes(TEXT.encode())
     return str(tmp_path / "text.txt")
-
-
-@pytest.fixture
-def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening a model is a failure: what is tested must come before."""
-    monkeypatch.setattr(command, "open_model", lambda args: pytest.fail("a model was opened before that"))
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *flags: str) -> list[dict[str, Any]]:
@@ -192,7 +186,7 @@ def test_calibration_serves_those_that_look_at_text_and_disturbs_no_other(short,
     for record in evaluated(capsys, *flags, "--compare", "float32,int4"):
         assert record["engine"]["calibration"] is None
     parsed = cli.parse(["eval", *flags, "--compare", "int4,int4:gptq,w8a8"])
-    found = eval_settings.each_setting(parsed)
+    found = each_setting(parsed)
     assert [one.calibration for one in found.values()] == [None, text, text]
 
 
@@ -244,8 +238,8 @@ def test_ctrl_c_tells_the_perplexity_so_far(short, text, monkeypatch, capsys):
         ("--text no/such/file", "no/such/file: No such file or directory"),
     ],
 )
-def test_mistakes_are_told_before_a_model_is_opened(flags, message, text, unopened, capsys):
-    assert main(["eval", "--text", text, *flags.split()]) == 2
+def test_mistakes_are_told_before_a_model_is_opened(flags, message, text, capsys):
+    assert main(["eval", "--text", text, *flags.split()], unopened) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert message in err
@@ -266,7 +260,7 @@ def test_mistakes_are_told_before_a_model_is_opened(flags, message, text, unopen
     ],
 )
 def test_what_a_later_setting_cannot_do_is_told_before_the_first_is_evaluated(
-    flags, message, short, text, golden_folder, tmp_path, unopened, capsys
+    flags, message, short, text, golden_folder, tmp_path, capsys
 ):
     """Catches half an hour of rows that are lost by the last one's name."""
     (tmp_path / "short").write_text("x" * 6)
@@ -274,7 +268,7 @@ def test_what_a_later_setting_cannot_do_is_told_before_the_first_is_evaluated(
     names = {"tmp": tmp_path, "moe": golden_folder("mixtral"), "ours": quantized(short, tmp_path)}
     words = [word.format(**names) for word in shlex.split(flags)]
     capsys.readouterr()
-    assert main(["eval", "-m", short, "--text", text, "--compare", *words]) == 2
+    assert main(["eval", "-m", short, "--text", text, "--compare", *words], unopened) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert "--compare " + message.format(**names) in err
@@ -289,33 +283,32 @@ def quantized(source: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("done", [0, 1, 2])
 @pytest.mark.parametrize("what", [KeyboardInterrupt(), ValueError("it broke"), MemoryError()], ids=repr)
-def test_what_is_finished_is_shown_when_the_rest_fails(done, what, short, text, monkeypatch, capsys):
+def test_what_is_finished_is_shown_when_the_rest_fails(done, what, short, text, capsys):
     """The table of those rows, then the error's line; the reference is a row, too."""
     opened = []
 
-    def fail_after(args):
-        opened.append(args)
+    def fail_after(*asked):
+        opened.append(asked)
         if len(opened) > 1 + done:
             raise what
-        return open_model(args)
+        return open_model(*asked)
 
-    monkeypatch.setattr(command, "open_model", fail_after)
     words = ["eval", "-m", short, "--text", text, "--window", "32", "--compare", "int8,int4,int3"]
-    assert main(words) == (130 if isinstance(what, KeyboardInterrupt) else 2)
+    assert main(words, fail_after) == (130 if isinstance(what, KeyboardInterrupt) else 2)
     out, err = capsys.readouterr()
     table = out.partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in table] == ["perplexity", *["float32", "int8", "int4"][: 1 + done]]
     assert err.startswith("tinyinfer: ")
     assert err.count("\n") == 1
     opened.clear()
-    main([*words, "--json"])
+    main([*words, "--json"], fail_after)
     assert [json.loads(line)["setting"] for line in capsys.readouterr().out.splitlines()] == ["int8", "int4"][:done]
 
 
 def test_settings_may_stand_apart(text):
     """Spaces after commas are how people write lists."""
     parsed = cli.parse(["eval", "--text", text, "--compare", "int8, int4-g64:hqq ,kv4"])
-    assert list(eval_settings.each_setting(parsed)) == ["int8", "int4-g64:hqq", "kv4"]
+    assert list(each_setting(parsed)) == ["int8", "int4-g64:hqq", "kv4"]
 
 
 def test_the_reference_of_a_quantized_folder_is_what_it_keeps(short, text, tmp_path, capsys):
@@ -335,9 +328,9 @@ def test_the_reference_of_a_quantized_folder_is_what_it_keeps(short, text, tmp_p
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"caf\xe9 au lait", "not UTF-8 text (byte 3)"), (b"", "is empty")])
-def test_a_file_that_is_no_text_is_refused(data, message, tmp_path, unopened, capsys):
+def test_a_file_that_is_no_text_is_refused(data, message, tmp_path, capsys):
     (tmp_path / "bad.txt").write_bytes(data)
-    assert main(["eval", "--text", str(tmp_path / "bad.txt")]) == 2
+    assert main(["eval", "--text", str(tmp_path / "bad.txt")], unopened) == 2
     assert f"bad.txt: {message}" in capsys.readouterr().err
 
 
@@ -383,9 +376,9 @@ def test_the_plot_is_a_picture(short, text, tmp_path, capsys):
 def drawn(monkeypatch) -> list[Any]:
     """The figures that would have been saved."""
     pytest.importorskip("matplotlib")
-    figures: list[Any] = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
-    return figures
+    saved: list[Any] = []
+    monkeypatch.setattr(figures, "save", lambda figure, path: saved.append(figure))
+    return saved
 
 
 def record(name: str, bits: float, perplexity: float, **engine: object) -> dict[str, Any]:
@@ -398,7 +391,7 @@ def test_what_the_plot_draws(drawn):
     """Bits and perplexity: a line for each way to quantize, its points by bits, one name over all of the same bits."""
     records = [record("int8", 8.5, 20.5), record("int3", 4.0, 90.0), record("float32", 32.0, 20.0, quantize="off"),
                record("int3:gptq", 4.0, 40.0, quantize_method="gptq")]  # fmt: skip
-    plots.draw_eval("p.png", "model", records, records[2])
+    figures.draw_eval("p.png", "model", records, records[2])
     [axes] = drawn[0].get_axes()
     level, *lines = axes.get_lines()
     assert level.get_ydata() == [20, 20]
@@ -417,7 +410,7 @@ def test_a_ruined_setting_is_named_at_the_edge_of_the_plot(drawn):
     """355504 beside 20 on one axis would show that and nothing else."""
     records = [record("int4", 5.0, 20.0), record("int2", 3.0, 355504.4),
                record("int2:gptq", 3.0, 1039.2, quantize_method="gptq")]  # fmt: skip
-    plots.draw_eval("p.png", "model", records)
+    figures.draw_eval("p.png", "model", records)
     [axes] = drawn[0].get_axes()
     assert [line.get_xydata().tolist() for line in axes.get_lines()] == [[[3, 160], [5, 20]], [[3, 160]]]
     assert [(text.get_text(), text.xy) for text in axes.texts] == [

@@ -11,7 +11,8 @@ import pytest
 from helpers import make_engine, small_config
 
 from tinyinfer import LLM
-from tinyinfer.engine.config import COUNTS, SWITCHES, EngineConfig
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.errors import SwitchError
 
 DEFAULTS: dict[str, Any] = {
     "kv_cache": "contiguous", "block_size": 16, "num_blocks": None, "kv_bits": "off", "kv_group_size": None,
@@ -34,18 +35,22 @@ VALUES: dict[str, list[Any]] = {
     "quantize_method": ["rtn", "hqq", "gptq", "awq", "combined"],
     "quantize_head": ["off", "int8"],
     "dtype": ["float32", "bfloat16", "float16"],
-    "backend": ["numpy"],
+    "backend": ["numpy", "reference"],
 }
+COUNTS = ["block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
+          "draft_layers", "num_draft_tokens", "num_draft_candidates", "calibration_tokens", "threads"]  # fmt: skip
 NEEDS: dict[Any, dict[str, Any]] = {"draft": {"draft_model": "second"}}  # what a value cannot do without
 NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq", "combined")}
 LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "backend"]  # LLM's, not the engine's
 
 
 def refusal(**switches: Any) -> str:
-    """What a configuration is refused with; one sentence."""
-    with pytest.raises(ValueError, match=r".") as caught:
+    """What a configuration is refused with; one sentence, and the field that it is about with its value."""
+    with pytest.raises(SwitchError, match=r".") as caught:
         EngineConfig(**switches)
-    sentence = str(caught.value)
+    error, sentence = caught.value, str(caught.value)
+    assert isinstance(error, ValueError)
+    assert error.value is switches.get(error.field, DEFAULTS[error.field])
     assert "\n" not in sentence
     assert ". " not in sentence
     assert len(sentence) < 240
@@ -63,7 +68,7 @@ def test_defaults_are_the_promised_ones():
 
 def test_the_choices_are_the_promised_ones_with_the_default_first():
     """The command line lists them in this order; catches a value that the registry lost."""
-    assert {name: list(known) for name, known in SWITCHES.items()} == VALUES
+    assert {one.name: list(known) for one in fields(EngineConfig) if (known := one.metadata["choices"])} == VALUES
     for name, known in VALUES.items():
         assert known[0] == DEFAULTS[name]
 

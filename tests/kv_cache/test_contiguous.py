@@ -14,8 +14,9 @@ from helpers import flat_batch, request, small_config
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.kv_cache.base import NoCache
 from tinyinfer.kv_cache.contiguous import ContiguousCache
+from tinyinfer.kv_cache.switches import CACHES
 from tinyinfer.ledger import Ledger
-from tinyinfer.switches import CACHES, resolve
+from tinyinfer.switches import resolve
 
 CONFIG = small_config(num_layers=3, num_kv_heads=2, head_dim=6)
 CAPACITY = 20
@@ -204,7 +205,7 @@ def test_contiguous_refuses_what_does_not_fit_and_stays_usable():
     """One position too many is an error in one sentence that names the switch; exactly full is fine."""
     cache, seq = contiguous(), request(range(30))
     step(cache, (seq, None, 12))
-    with pytest.raises(ValueError, match=f"21 positions do not fit into a cache of {CAPACITY}; raise --max-model-len"):
+    with pytest.raises(ValueError, match=f"21 positions do not fit into a cache of {CAPACITY}; raise max_model_len"):
         cache.reserve(seq, 9)
     assert cache.length(seq) == 12
     step(cache, (seq, None, CAPACITY))

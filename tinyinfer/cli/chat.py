@@ -15,9 +15,9 @@ from tinyinfer.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
     add_switches,
-    in_flags,
-    open_model,
+    opened,
     sampling_params,
+    worded,
 )
 from tinyinfer.cli.console import Answers, is_terminal, run_sequences, say, statistics
 from tinyinfer.cli.generate import add_conversation_arguments, messages
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     params = sampling_params(args)
     if args.prefix_cache is None:
         args.prefix_cache = args.kv_cache == "paged"
-    llm = open_model(args)
+    llm = opened(args)
     if llm.tokenizer.chat_template is None:
         raise ValueError(f"{args.model} has no chat template, so it cannot chat; tinyinfer generate continues texts")
     conversation = Conversation(llm, args.system_prompt, params)
@@ -114,7 +114,7 @@ def converse(conversation: Conversation, question: str, args: argparse.Namespace
     try:
         seq, forgotten = conversation.ask(question)
     except ValueError as error:
-        say(in_flags(str(error)))
+        say(worded(error))
         return
     if forgotten:
         say(f"(the context is full: forgot the oldest {forgotten} of our exchanges; /reset forgets all)")

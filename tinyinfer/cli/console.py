@@ -9,10 +9,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tinyinfer.sequence import Sequence
 
 BAR = 30  # characters of a full progress bar
+BAR_FORMAT = f"{{desc}} [{{bar:{BAR}}}] {{n_fmt}}/{{total_fmt}}{{postfix}}"
 
 
 def prepare() -> None:
@@ -74,30 +75,27 @@ def discard_output() -> None:
             continue  # closed
 
 
-class ProgressBar:
-    """`loading NAME [####------] 12/30` on a terminal's stderr, wiped at the end; elsewhere nothing."""
+@contextmanager
+def progress_bar(title: str, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """`loading NAME [####------] 12/30` on a terminal's stderr, wiped at the end; elsewhere nothing.
 
-    def __init__(self, title: str, shown: bool = True) -> None:
-        self.title, self.shown = title, shown and is_terminal(sys.stderr)
-        self.width = 0  # of the bar that is there
+    The function that it gives takes how much is done, how much there is, and a note to show behind the bar.
+    """
+    if not (shown and is_terminal(sys.stderr)):
+        yield lambda done, total, note="": None
+        return
+    from tqdm import tqdm
 
-    def __enter__(self) -> ProgressBar:
-        self._draw("")
-        return self
+    columns, lines = get_terminal_size()  # of a terminal that knows its size, else 80 x 24
+    form = {"bar_format": "{desc}", "ascii": "-#", "ncols": columns, "nrows": lines}
+    with tqdm(desc=title, leave=False, mininterval=0, miniters=1, **form) as bar:
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._draw("")
-        if self.shown:
-            say("\r" + " " * len(self.title) + "\r", end="")
+        def show(done: int, total: int, note: str = "") -> None:
+            bar.bar_format, bar.total = BAR_FORMAT, total
+            bar.set_postfix_str(note, refresh=False)
+            bar.update(done - bar.n)
 
-    def show(self, done: int, total: int, note: str = "") -> None:
-        """So much of it is done; a note stands behind the bar."""
-        self._draw(f" [{'#' * (BAR * done // total):-<{BAR}}] {done}/{total}{note}")
-
-    def _draw(self, bar: str) -> None:
-        if self.shown:
-            say(f"\r{self.title}{bar:<{self.width}}", end="")
-            self.width = len(bar)
+        yield show
 
 
 def read_text(path: str) -> str:

@@ -11,7 +11,7 @@ from tinyinfer.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
     add_switches,
-    open_model,
+    opened,
     sampling_params,
 )
 from tinyinfer.cli.console import Answers, read_text, run_sequences, say, show, statistics
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.logprobs is not None and not args.json:
         raise ValueError("--logprobs are shown only with --json; add it")
     params = sampling_params(args)
-    llm = open_model(args)
+    llm = opened(args)
     sequences = llm.sequences([tokenize(llm, prompt, args) for prompt in prompts or [DEFAULT_PROMPT]], params)
     if not prompts and not args.quiet:
         say(f'No prompt, so here is one: "{DEFAULT_PROMPT}" Give your own: tinyinfer generate "..."')

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from tinyinfer.arrays import Array
-from tinyinfer.measure.roofline import FLOAT
+from tinyinfer.arrays import FLOAT, Array
 from tinyinfer.model.config import ModelConfig
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from tinyinfer.arrays import Array
+from tinyinfer.errors import SwitchError
 from tinyinfer.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -58,9 +59,8 @@ class ContiguousCache:
     def reserve(self, seq: Sequence, n: int) -> None:
         """Gives a new sequence its array."""
         if self.length(seq) + n > self.capacity:
-            raise ValueError(
-                f"{self.length(seq) + n} positions do not fit into a cache of {self.capacity}; raise --max-model-len"
-            )
+            reason = "{value} positions do not fit into a cache of {most}"
+            raise SwitchError("", self.length(seq) + n, reason, "raise {max_model_len}", most=self.capacity)
         if seq.id not in self._arrays:
             self._arrays[seq.id] = self._spare.pop() if self._spare else self._allocate()
             self._lengths[seq.id] = 0

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tinyinfer.arrays import Array
 from tinyinfer.backends.packing import pack, packed_size, unpack
+from tinyinfer.errors import SwitchError
 from tinyinfer.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -85,9 +86,8 @@ def group_size(head_dim: int, asked: int | None) -> int:
         return max(size for size in range(1, min(GROUP_SIZE, head_dim) + 1) if head_dim % size == 0)
     if head_dim % asked:
         fitting = ", ".join(str(size) for size in range(1, head_dim + 1) if head_dim % size == 0)
-        raise ValueError(
-            f"kv_group_size={asked} does not divide this model's head size of {head_dim}; choose one of {fitting}"
-        )
+        reason = "{field}={value} does not divide this model's head size of {head}"
+        raise SwitchError("kv_group_size", asked, reason, "choose one of {fitting}", head=head_dim, fitting=fitting)
     return asked
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyinfer.arrays import Array
+from tinyinfer.errors import SwitchError
 from tinyinfer.model.config import ModelConfig
 
 if TYPE_CHECKING:
@@ -38,7 +39,8 @@ class BlockPool:
     def allocate(self) -> int:
         """A free block, now held once. Raises ValueError when there is none."""
         if not self.free:
-            raise ValueError(f"all {self.num_blocks} blocks of the cache are taken; raise num_blocks")
+            reason = "all {taken} blocks of the cache are taken"
+            raise SwitchError("num_blocks", self.num_blocks, reason, "raise {num_blocks}", taken=self.num_blocks)
         block = self.free.pop()
         self.holders[block] = 1
         return block
@@ -112,10 +114,9 @@ class PagedCache:
     def reserve(self, seq: Sequence, n: int) -> None:
         """Takes blocks for positions that the last one has no room for."""
         if self.length(seq) + n > self.capacity:
-            raise ValueError(
-                f"{self.length(seq) + n} positions do not fit into a cache of {self.capacity}; raise max_model_len "
-                "or num_blocks"
-            )
+            reason = "{value} positions do not fit into a cache of {most}"
+            cure = "raise {max_model_len} or {num_blocks}"
+            raise SwitchError("", self.length(seq) + n, reason, cure, most=self.capacity)
         table = self._tables.setdefault(seq.id, Table())
         if self._must_copy(table, n):
             self._copy_last(table)

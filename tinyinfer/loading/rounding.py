@@ -12,7 +12,8 @@ from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.weights import Experts, Weight
 from tinyinfer.quantization.apply import Method, in_range
 from tinyinfer.quantization.recipe import make_recipe
-from tinyinfer.switches import QUANTIZE_METHODS, resolve
+from tinyinfer.quantization.switches import QUANTIZE_METHODS
+from tinyinfer.switches import resolve
 
 if TYPE_CHECKING:
     from tinyinfer.loading.checkpoint import LazyTensor

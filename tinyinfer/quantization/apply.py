@@ -35,8 +35,9 @@ from tinyinfer.quantization.gptq import gptq
 from tinyinfer.quantization.hqq import hqq
 from tinyinfer.quantization.recipe import make_grid, make_recipe
 from tinyinfer.quantization.rtn import HALF_MAX, HALF_MIN, round_to_nearest
+from tinyinfer.quantization.switches import QUANTIZE_METHODS
 from tinyinfer.quantization.w8a8 import search_scale
-from tinyinfer.switches import QUANTIZE_METHODS, resolve
+from tinyinfer.switches import resolve
 
 if TYPE_CHECKING:
     from tinyinfer.loading.checkpoint import Checkpoint
