@@ -1,9 +1,9 @@
 """The two exceptions of our own: a setting that cannot work, and a model file that cannot be used.
 
-A bad argument is a ValueError, as everywhere in Python. A SwitchError is a ValueError that keeps its parts apart: which
-field, which value, why not, and what to change. A sentence about switches names fields, and a field has two names:
-`kv_cache` in Python, `--kv-cache` on the command line. So the parts are templates, `{kv_cache}` stands for the field's
-name, and whoever shows the error says how names are spelled.
+A bad argument is a ValueError, as everywhere in Python. A SwitchError is a ValueError that keeps its parts apart: the
+field, its value, the reason and the cure. Reason and cure name fields, and a field has two names: `kv_cache` in Python,
+`--kv-cache` on the command line. So both are templates: `{kv_cache}` stands for the field's name, and each door spells
+the name in its own way.
 
 A file's fault is a ModelError, because its cure lies on disk and not in the caller's code. The command line turns both
 into one line and exit status 2.

@@ -1,4 +1,4 @@
-"""The switches of batching: who shares a step, and how much a step may hold."""
+"""The switches of batching: which sequences share a step, and how much a step may hold."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ SCHEDULERS = {
 
 @dataclass(frozen=True)
 class BatchingSwitches(Switches):
-    """Who shares a step, and the limits of one step."""
+    """Which sequences share a step, and the limits of a step."""
 
-    batching: str = switch("continuous", choices=SCHEDULERS, help="who shares a step")
+    batching: str = switch("continuous", choices=SCHEDULERS, help="which sequences share a step")
     batch_timeout: float = switch(0.05, help="seconds that the first of a dynamic batch waits for others")
     max_num_seqs: int = switch(16, help="most sequences in a step")
     max_num_batched_tokens: int = switch(2048, help="most rows in a step; longer prompts are computed in chunks")

@@ -1,8 +1,22 @@
-"""The command line: `tinyinfer COMMAND`, one module a command, imported only when it is asked for.
+"""The command line: `tinyinfer COMMAND`. How do words become switches, and figures become lines?
 
-A command module offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns
-the exit status: 0; 2 for a user's mistake, told in one line on stderr; 130 after Ctrl-C; 141 (128 + SIGPIPE, what a
-shell reports of other tools) when whoever read the output has left. A traceback is a bug of ours.
+Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Files in reading order:
+
+    arguments.py       flags out of the fields of EngineConfig and SamplingParams
+    console.py         stdout and stderr: answers, progress, statistics
+    generate.py        prompts in, text out
+    chat.py            a conversation that keeps its cache
+    download.py        fetch a known model
+    inspect.py         what a model is and what it costs
+    eval.py            the perplexity of a text, for one setting or several
+    quantize.py        a model in, a quantized folder out
+    bench.py           the speed, beside what the roofline predicts
+    bench_workload.py  the flags of requests that arrive over time
+
+A command's module is imported only when it is asked for, and NumPy only when a model is opened, so `--help` is instant.
+It offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns the exit status:
+0; 2 for a user's mistake, told in one line on stderr; 130 after Ctrl-C; 141 (128 + SIGPIPE, what a shell reports of
+other tools) when the reader of the output has left. A traceback is a bug of ours.
 """
 
 from __future__ import annotations
@@ -26,7 +40,7 @@ def main(argv: Sequence[str] | None = None, opener: Opener = open_model) -> int:
     console.prepare()
     try:
         status = _guarded(argv, opener)
-        console.show("")  # flushes: now, and not at exit, where nobody could catch it
+        console.show("")  # flushes now: an error of the flush at exit could not be caught
         return status
     except BrokenPipeError:
         console.discard_output()

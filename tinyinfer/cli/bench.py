@@ -3,7 +3,8 @@
 Prompts are fixed random tokens and end tokens are ignored, so the work is the same everywhere. A short untimed round
 runs first: it brings weights and code into memory. Figures are medians over the rounds. The clock says how fast a
 machine was today; the share of the roofline reached says how good the code is. --workload replays requests that arrive
-over time instead (bench_workload.py), and --against runs a second setting in alternation with the first (measure.py).
+over time instead (bench_workload.py), and --against runs a second setting in alternation with the first. What measures
+is measure/bench.py; this file only asks for it and shows it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a setting may have of its own: everything in --against."""
+    """The flags that may differ between two settings: all that --against takes."""
     add = parser.add_argument
     add("-p", "--prompt-tokens", type=int, metavar="N", help="length of a prompt (default: 512)")
     add("-g", "--generated-tokens", type=int, metavar="N", help="tokens generated after each prompt (default: 128)")
@@ -61,10 +62,10 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures. Exit status 0, or 130 after Ctrl-C, then with the figures so far."""
-    lines = split_settings(args)
     from tinyinfer.measure.bench import Plan, open_settings, run_rounds
     from tinyinfer.measure.roofline import parse_machine
 
+    lines = split_settings(args)
     machine = parse_machine(args.machine) if args.machine else None
     if args.simulate and machine is None:
         machine = measured_machine(args)
@@ -74,22 +75,22 @@ def run(args: argparse.Namespace) -> int:
     rounds, finished = run_rounds(settings, count, warm=not args.simulate, progress=progress_bar)
     if not finished:
         say(f"tinyinfer: interrupted after {sum(one.complete for one in rounds[-1])} of {count} rounds")
-    told = {setting: mine for setting, each in zip(settings, rounds, strict=True)
-            if (mine := [one for one in each if has_figures(one, args)])}  # fmt: skip
-    if told:
-        report(args, lines, told, machine)
+    measured = {setting: mine for setting, each in zip(settings, rounds, strict=True)
+                if (mine := [one for one in each if has_figures(one, args)])}  # fmt: skip
+    if measured:
+        report(args, lines, measured, machine)
     return 0 if finished else 130
 
 
 def measured_machine(args: argparse.Namespace) -> Machine:
-    """This machine."""
+    """The limits of this machine, with as many threads as the run has."""
     from tinyinfer.measure.roofline import measure_machine
 
     return measure_machine(args.threads)
 
 
 def has_figures(done: Round, args: argparse.Namespace) -> bool:
-    """Of a workload cut short, what came so far can be told; otherwise a round counts only as a whole."""
+    """Whether a round can be reported: a whole one, or of a workload what was generated before Ctrl-C."""
     return done.complete or bool(args.workload and any(seq.times for seq in done.sequences))
 
 
@@ -99,8 +100,7 @@ def report(
     rounds: dict[Setting, list[Round]],
     machine: Machine | None,
 ) -> None:
-    """Shows the figures, as a table or as JSON, and draws them. lines: the command line of each setting, by its name.
-    """
+    """Shows the figures, as a table or as JSON, and draws them. lines: each setting's command line, by its name."""
     from tinyinfer.engine.metrics import peak_memory_bytes
     from tinyinfer.measure.phases import record
 
@@ -213,7 +213,7 @@ def work_of(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def combined(args: argparse.Namespace, records: list[dict[str, Any]], rounds: list[list[Round]]) -> dict[str, Any]:
-    """The JSON line: the first setting's figures, and beside them the others'."""
+    """The JSON line: the first setting's figures, and beside them those of the other settings."""
     from tinyinfer.measure.bench import compare_outputs
 
     if args.against is not None and len(records) > 1:

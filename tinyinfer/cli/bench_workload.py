@@ -1,8 +1,8 @@
-"""`tinyinfer bench --workload`: requests that arrive over time, and what each of them and all together experienced.
+"""The flags of `tinyinfer bench --workload`: requests that arrive over time, and how long each of them waits.
 
-The requests come from a file (JSONL), from the package, or are drawn by flags (`synthetic`). The same figures are shown
-for one setting, for two side by side, and for a sweep over seats (the price of batching: everybody's time per token
-beside the throughput of all) or over arrival rates (latency against load).
+The requests come from a file (JSONL), from the package, or are drawn by flags (`synthetic`). A sweep over max_num_seqs
+shows the price of batching (the time per token of each request beside the throughput of all), a sweep over arrival
+rates shows latency against load.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
     """What to replay, and over what to sweep."""
     add = parser.add_argument_group("workloads").add_argument
     add("--workload", metavar="FILE",
-        help="replay requests instead: a JSONL file, the name of a ready one (tinyinfer/workloads), or 'synthetic'; "
+        help="replay requests instead: a JSONL file, the name of a ready one (tinyinfer/measure/workloads), or "
+             "'synthetic'; "
              'a line is {"prompt": TEXT} or {"prompt_token_ids": [...]} or {"prompt_tokens": N, "shared_prefix": M, '
              '"prefix_group": NAME}, with "max_tokens": N and "arrival": SECONDS')  # fmt: skip
     add("--sweep-batch", metavar="N,N,...", help="run it with so many sequences at a time (max_num_seqs)")
@@ -42,9 +43,6 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
     add("--arrival-rate", type=float, metavar="X", help="arrivals a second, Poisson (default: all at once)")
     add("--shared-prefix", type=int, metavar="N", help="tokens that all prompts begin with, before their own ones")
     add("--workload-seed", type=int, metavar="N", help="draws lengths and arrivals (default: 0)")
-
-
-# What is asked for.
 
 
 def check_arguments(args: argparse.Namespace) -> None:

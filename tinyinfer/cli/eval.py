@@ -1,7 +1,8 @@
 """`tinyinfer eval`: the perplexity of a text, for one setting or for several side by side.
 
 A setting is a name that stands for some switches: `int4-g64:gptq` is `--quantize int4 --group-size 64 --quantize-method
-gptq`. What it saves (bytes) and what it costs (perplexity, distance from the float model) belong into one table.
+gptq` (measure/evaluate.py). What it saves (bytes) and what it costs (perplexity, distance from the float model) belong
+into one table.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, switches
-from tinyinfer.cli.console import progress_bar, say, show
+from tinyinfer.cli.console import decoded, progress_bar, say, show
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelError, placed
 from tinyinfer.measure.evaluate import SETTINGS, check_setting, float_config, switches_of
@@ -55,9 +56,9 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluates one setting after another; with --compare, the reference stays in memory beside it.
+    """Evaluates one setting after another; with --compare, the reference stays in memory beside each.
 
-    What is done by then is shown also when a later setting fails or Ctrl-C comes.
+    The finished settings are shown also when a later one fails or Ctrl-C ends the run.
     """
     check_arguments(args)
     settings = each_setting(args)
@@ -94,10 +95,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 def read_text(path: str) -> str:
     """The whole file. Raises ValueError when it is not UTF-8 or empty, OSError."""
-    try:
-        text = Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
+    text = decoded(Path(path).read_bytes(), path)
     if not text:
         raise ValueError(f"{path}: is empty; give a text of at least two tokens")
     return text
@@ -168,10 +166,7 @@ def evaluated(
 
 
 def record(name: str, args: argparse.Namespace, llm: LLM, text: str, reference: LLM | None) -> dict[str, Any]:
-    """What the JSON line of a setting holds, with a progress bar that shows the perplexity growing.
-
-    After Ctrl-C the perplexity so far is told.
-    """
+    """What the JSON line of a setting holds; a progress bar shows the perplexity so far, and so does Ctrl-C."""
     from tinyinfer.measure.evaluate import evaluate
     from tinyinfer.measure.perplexity import Perplexity
 

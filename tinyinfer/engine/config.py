@@ -1,7 +1,7 @@
 """EngineConfig: which optimizations are on. Each idea has its switches in its own folder; here they are joined.
 
-A new idea brings a part of its own (a class of switches in its folder) and adds it to the bases of EngineConfig. What
-stands here beside that is only what two ideas have to do with each other.
+A new idea brings a class of switches in its own folder and adds it to the bases of EngineConfig. Beside the bases, this
+file has only the refusals that concern two ideas at once.
 """
 
 from __future__ import annotations

@@ -3,9 +3,10 @@
 A setting is a model with its switches and the requests that it is given. Settings that differ only in how they serve
 share the weights. Before each round the prefix cache is emptied: a round finds only the prefixes that it computed.
 
-    llm = LLM("smollm2-135m")
-    setting = Setting("paged", "smollm2-135m", llm, synthetic(8, parse_lengths("128"), parse_lengths("64")))
-    rounds, finished = run_rounds([setting], 3)
+    requests = synthetic(8, parse_lengths("128"), parse_lengths("64"))
+    setting = Setting("as given", "smollm2-135m", LLM("smollm2-135m"), requests)
+    [rounds], finished = run_rounds([setting], 3)
+    print(bench_text(line := record(setting, rounds, {"workload": "mine"}, phases=False), [line]))
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]  
 
 
 def silent(title: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """The progress of whoever wants none."""
+    """Shows no progress."""
     return nullcontext(lambda done, total: None)
 
 

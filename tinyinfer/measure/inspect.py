@@ -147,6 +147,7 @@ def steps(
 
     remembers: whether there is a KV cache; without one, a decode step is a prefill of everything.
     """
+
     def cost(first: int, rows: int) -> Ledger:
         total = expected_step(c, first, rows, itemsize)
         total.weight_bytes -= saved_bytes(c, recipe, itemsize, rows, total.experts_read)

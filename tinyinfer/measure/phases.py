@@ -33,8 +33,8 @@ def record(
 ) -> dict[str, Any]:
     """What the JSON line of a setting holds: the median of each figure over the rounds, and what was measured.
 
-    work: what the rounds are made of, in the words of whoever asked for it. phases: whether the two phases are told
-    apart, which needs a machine to predict for.
+    work: what the rounds are made of, as the line shall say it. phases: whether prefill and decode are told apart,
+    which needs a machine to predict for.
     """
     llm = setting.llm
     each = [request_figures(done, price_per_hour, llm.engine_config, llm.max_model_len) for done in rounds]
@@ -64,9 +64,7 @@ def medians(each: list[Figures]) -> Figures:
 # All requests of a round.
 
 
-def request_figures(
-    done: Round, price_per_hour: float | None, config: EngineConfig, max_model_len: int
-) -> Figures:
+def request_figures(done: Round, price_per_hour: float | None, config: EngineConfig, max_model_len: int) -> Figures:
     """Every figure of a round by a flat name: ttft_p50_s, gap_max_s, output_tps, ..."""
     flat: Figures = {}
     for name, value in asdict(run_metrics(done.sequences, done.steps, price_per_hour)).items():

@@ -134,7 +134,7 @@ ROWS = (
     ("tokens computed again", "recomputed_tokens", 1.0, False),
     ("rows of padding", "padding_tokens", 1.0, False),
     ("preemptions", "preemptions", 1.0, False),
-    ("guesses accepted, %", "acceptance_rate", 100.0, True),
+    ("drafts accepted, %", "acceptance_rate", 100.0, True),
     ("KV cache, peak MB", "peak_cache_bytes", 1e-6, False),
     ("KV cache, mean MB", "mean_cache_bytes", 1e-6, False),
     ("KV cache wasted when fullest, %", "wasted_share", 100.0, True),
@@ -166,7 +166,7 @@ def workload_text(line: dict[str, Any]) -> str:
 
 
 def shown(lines: list[dict[str, Any]], per_request: bool = True) -> list[list[str]]:
-    """The rows of a table that say something, a column for each line. per_request: whether medians are among them."""
+    """The rows that have a figure, a column for each line. per_request: with the medians of single requests."""
     rows = []
     for label, name, factor, zeros in ROWS:
         values = [line.get(name) for line in lines]
@@ -227,7 +227,7 @@ def phases_text(line: dict[str, Any]) -> str:
         ("peak memory", "", amount(line["peak_memory_bytes"], "B"), ""),
     ]  # fmt: skip
     if line.get("acceptance_rate") is not None:
-        rows.append(("guesses accepted", "", f"{line['acceptance_rate']:.0%}", ""))
+        rows.append(("drafts accepted", "", f"{line['acceptance_rate']:.0%}", ""))
     for kind in ("prompt", "generated"):
         if cost := line.get(f"cost_per_million_{kind}_tokens"):
             rows.append((f"cost of a million {kind} tokens", "", f"{cost:.4g}", ""))
@@ -248,7 +248,8 @@ def evaluation_text(record: dict[str, Any]) -> str:
 def evaluation_table(records: list[dict[str, Any]], reference: dict[str, Any]) -> str:
     """Several settings for people, each beside the reference."""
     rows = [("", "perplexity", "change", "KL", "top-1", "bits", "weights", "ratio", "seconds")]
-    for record in (records if reference["setting"] in [r["setting"] for r in records] else [reference, *records]):
+    shown = [] if reference["setting"] in [record["setting"] for record in records] else [reference]
+    for record in [*shown, *records]:
         change = record["perplexity"] / reference["perplexity"] - 1
         ratio = record["weight_bytes"] / reference["weight_bytes"]
         rows.append((record["setting"], f"{record['perplexity']:.4f}", f"{change:+.3%}",

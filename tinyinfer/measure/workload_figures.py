@@ -1,4 +1,4 @@
-"""Figures of workloads: who ran when and what it cost them, and what load or company does to latency and throughput."""
+"""Figures of workloads: what each request did when, and how latency and throughput depend on load and batch size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 COLORS = {"waiting": "0.88", "prefill": "tab:blue", "decode": "tab:orange", "computed again": "tab:purple",
           "preempted": "tab:red", "padding": "0.6"}  # fmt: skip
-INVISIBLE = 5e-3  # of the time: too short to be seen, and so for the legend
+INVISIBLE = 5e-3  # share of the time: a kind that takes less is not drawn, as it could not be seen
 Bars = dict[str, dict[int, list[tuple[float, float]]]]  # kind -> number of the request -> (from, to) in seconds
 
 
@@ -128,7 +128,7 @@ def draw_gaps(axes: Any, done: Round) -> None:
 
 
 def draw_sweep(path: str, title: str, records: list[dict[str, Any]], by_rate: bool) -> None:
-    """What everybody waits, beside what all get together: over seats or over load, and one over the other."""
+    """Latency, throughput, and one over the other: over max_num_seqs, or over the arrival rate."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.2), layout="constrained")

@@ -9,7 +9,7 @@ from tinyinfer.errors import SwitchError, all_of
 from tinyinfer.switches import Switches, switch
 
 QUANTIZATIONS = ("off", "keep", "int8", "int4", "int3", "int2", "w8a8")
-TAKERS = {  # who takes the matrices out of the file
+TAKERS = {  # what makes the model's matrices of the file's tensors
     "off": "tinyinfer.loading.build:FloatTaker",
     "keep": "tinyinfer.loading.keep:KeepTaker",
     "round": "tinyinfer.loading.rounding:RoundingTaker",
@@ -36,7 +36,7 @@ class QuantizationSwitches(Switches):
     quantize: str = switch("off", choices=QUANTIZATIONS, help="bits of a weight in the body's matrices")
     group_size: int | str = switch(
         32, choices=GROUP_SIZES,
-        help="inputs of an output that share a step; channel: all of them, tensor: all of a matrix",
+        help="inputs of an output that share a scale; channel: all of them, tensor: all of a matrix",
     )  # fmt: skip
     symmetric: bool | None = switch(
         None, help="whether zero stays zero, without a minimum per group (default: only at 8 bits)"
@@ -61,7 +61,7 @@ class QuantizationSwitches(Switches):
 
     @property
     def taker(self) -> str:
-        """Who takes matrices out of a file, in TAKERS."""
+        """The entry of TAKERS that makes the model's matrices of the file's tensors."""
         rounds = self.quantize != "off" or self.quantize_head != "off" or self.quantize_rules is not None
         return "off" if not rounds or self.calibrated else "keep" if self.quantize == "keep" else "round"
 
@@ -128,7 +128,7 @@ class QuantizationSwitches(Switches):
             reason = all_of(ours) + " given, but {quantize}=keep takes the file's own bits"
             yield self._refuse(ours, reason, f"leave it out, or choose {BITS}")
         if self.quantize == "w8a8" and grid:
-            reason = all_of(grid) + " given, but {quantize}=w8a8 has one way: symmetric, a step for each output"
+            reason = all_of(grid) + " given, but {quantize}=w8a8 has one way: symmetric, one scale for each output"
             yield self._refuse(grid, reason, "leave it out, or choose {quantize}=int8")
         if text and not self.calibrated:
             reason = all_of(text) + " given, but {quantize_method}={method} looks at no text"
