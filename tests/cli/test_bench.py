@@ -1,6 +1,6 @@
-"""`bench`: figures of given times by plain arithmetic, the same work in every round, mistakes told before any work.
+"""`bench`: the same work in every round, predictions of a given machine, mistakes told before any work.
 
-No test here looks at how long anything takes: times are given, and the machine's limits, too.
+No test here looks at how long anything takes.
 """
 
 from __future__ import annotations
@@ -8,29 +8,21 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from cli_helpers import interrupt_at, short, unopened
-from helpers import request
+from rounds import MACHINE
 
 from tinyinfer import LLM
 from tinyinfer.cli import main
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.metrics import cost_per_million
-from tinyinfer.engine.trace import StepTrace
-from tinyinfer.ledger import Ledger
-from tinyinfer.measure import bench, figures, phases
-from tinyinfer.measure.roofline import Machine, expected_decode, expected_prefill
-from tinyinfer.measure.workload import Request
-from tinyinfer.sampling import Choice
-from tinyinfer.sequence import Batch, Span
+from tinyinfer.measure import figures
+from tinyinfer.measure.roofline import expected_decode, expected_prefill
 
 __all__ = ["short"]  # fixture
 
-MACHINE = Machine(read_bandwidth=100.0, matrix_speed=1000.0)
 FLAGS = ("-p", "9", "-g", "4", "-n", "2")
 PROMISED = [
     "prompt_tps", "generation_tps", "ttft_s", "tpot_s", "peak_memory_bytes", "weight_bytes", "predicted_generation_tps",
@@ -62,90 +54,6 @@ def measured(capsys: pytest.CaptureFixture[str], llm: LLM | None, *flags: str) -
     assert out.count("\n") == 1
     assert err == ""
     return json.loads(out)
-
-
-def one_round() -> bench.Round:
-    """Two prompts of 3 tokens side by side, three new tokens each: prefill 4 s; then 1.5 s and 1 s."""
-    seqs = [request([1, 2, 3], max_tokens=3), request([4, 5, 6], max_tokens=3)]
-    steps, now = [], 0.0
-    for i, duration in enumerate([4.0, 1.5, 1.0]):
-        first, rows = (0, 3) if i == 0 else (2 + i, 1)
-        spans = tuple(Span(seq, k * rows, (k + 1) * rows, first) for k, seq in enumerate(seqs))
-        batch = Batch(np.arange(2 * rows), np.tile(np.arange(first, first + rows), 2), np.array([rows - 1]), spans)
-        decode = Ledger(flops=100, weight_bytes=40, kv_read_bytes=10)
-        ledger = decode if i else Ledger(flops=3000, weight_bytes=10)
-        times = (now + 0.25, now + duration - 0.125, now + duration)  # a quarter second goes by before it starts
-        steps.append(StepTrace(batch, [[Choice(7)], [Choice(7)]], times, ledger, 0, 0))
-        now += duration
-        for seq in seqs:
-            seq.append(Choice(7), now)
-    return bench.Round(0.0, seqs, steps, Ledger())
-
-
-def rounds_of(llm: LLM, *prompts: list[int], new: int = 3, **changes: Any) -> bench.Round:
-    """A round of these prompts."""
-    requests = [Request(new, tuple(prompt), **changes) for prompt in prompts]
-    return bench.run_round(bench.Setting("", "", llm, requests))
-
-
-def test_figures_of_a_round_by_hand():
-    """Catches: the first token counted as decode, a step's time counted once for each of its sequences."""
-    assert phases.phase_figures(one_round(), MACHINE) == {
-        "prompt_tps": 6 / 4,
-        "predicted_prompt_tps": 6 / 3,  # 3000 FLOPs at 1000 a second
-        "generation_tps": 4 / 2.5,  # of both together
-        "predicted_generation_tps": 4 / (2 * 0.5),  # 50 bytes at 100 a second
-        "prefill_seconds": 4.0,
-        "predicted_prefill_seconds": 3.0,
-        "prefill_matrix_share": 3000 / 4 / 1000,
-        "decode_bandwidth_share": 2 * 50 / 2.5 / 100,
-        "decode_step_s": 1.25,
-        "outside_forward_s": 0.375 / 2,  # before the forward pass and after it, for two tokens
-    }
-
-
-def test_a_step_without_a_cache_is_still_decode(golden_folder):
-    """It computes the prompts again, but they were done before."""
-    done = rounds_of(LLM(str(golden_folder("llama")), kv_cache="none"), [5, 6, 7], [8, 9, 10])
-    assert [phases.is_prefill(step) for step in done.steps] == [True, False, False]
-    assert phases.phase(done, False, MACHINE).tokens == 4
-
-
-def test_pieces_of_prompts_bring_no_tokens_and_mixed_steps_are_prefill(golden_folder):
-    """Chunks of 4: the first prompt decodes beside the second one's pieces. Catches tokens counted by spans."""
-    done = rounds_of(LLM(str(golden_folder("llama")), max_num_batched_tokens=4), [5] * 3, [6] * 6, new=4)
-    kinds = [([span.rows for span in step.batch.spans], phases.is_prefill(step)) for step in done.steps]
-    assert kinds[:3] == [([3, 1], True), ([1, 3], True), ([1, 2], True)]
-    decode = phases.phase(done, False, MACHINE)
-    assert decode.tokens == (4 - 3) + 3  # what the second prompt's pieces did not overlap with
-    assert phases.phase(done, True, MACHINE).tokens == 9
-
-
-def test_guesses_bring_several_tokens_a_step(golden_folder):
-    """Catches steps counted instead of tokens: a round that repeats itself generates the same number either way."""
-    plain, fast = (LLM(str(golden_folder("llama")), speculative=name) for name in ("off", "prompt-lookup"))
-    rounds = [rounds_of(llm, [5, 6, 7, 8] * 4, new=40) for llm in (plain, fast)]
-    assert bench.compare_outputs(*([done] for done in rounds)) == "identical"
-    assert [phases.phase(done, False, MACHINE).tokens for done in rounds] == [39, 39]
-    assert len(rounds[1].steps) < len(rounds[0].steps) == 40
-
-
-def test_a_round_does_not_find_the_prompts_of_the_one_before(golden_folder):
-    """Catches a prefix cache that makes every round but the first one free; within a round it is what is measured."""
-    llm = LLM(str(golden_folder("llama")), kv_cache="paged", prefix_cache=True, block_size=4)
-    for _ in range(2):
-        done = rounds_of(llm, [5] * 9, [5] * 9)
-        assert [seq.cached_tokens for seq in done.sequences] == [0, 8]
-        assert done.ledger.tokens_computed == 9 + 1 + 2 * 2
-
-
-def test_no_time_is_lost_between_steps(golden_folder):
-    """The durations of the steps add up to all the time from the first step's beginning to the last one's end."""
-    ticks = iter(range(10**6))
-    llm = LLM(str(golden_folder("llama")), clock=lambda: float(next(ticks)))
-    begun = next(ticks)
-    done = rounds_of(llm, [5, 6, 7], new=4)
-    assert sum(done.seconds) == done.steps[-1].times[2] - (begun + 1)
 
 
 def test_the_json_line_holds_what_is_promised(llm, capsys):
@@ -283,34 +191,3 @@ def test_the_plot_is_a_picture_and_leaves_nothing_else(llm, tmp_path, capsys):
     measured(capsys, llm, *FLAGS, "--plot", str(tmp_path / "bench.png"))
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
     assert [file.name for file in tmp_path.iterdir()] == ["bench.png"]
-
-
-def test_a_plot_that_cannot_be_written_leaves_the_old_one(tmp_path):
-    """Half a picture is on the disk when the disk is full."""
-
-    class Figure:
-        def savefig(self, path: Path, dpi: int) -> None:
-            path.write_bytes(b"half")
-            raise OSError(28, "No space left on device", str(path))
-
-    (tmp_path / "b.png").write_text("old")
-    with pytest.raises(OSError, match="No space left"):
-        figures.save(Figure(), str(tmp_path / "b.png"))
-    assert [file.read_text() for file in tmp_path.iterdir()] == ["old"]
-
-
-def test_what_the_plot_draws():
-    """Points and lines hold the figures: milliseconds over positions, and GFLOP/s under the roof."""
-    figure = pytest.importorskip("matplotlib.figure").Figure()
-    steps, roof = figure.subplots(1, 2)
-    rounds = [one_round(), one_round()]
-    figures.draw_steps(steps, rounds, MACHINE)
-    measured_line, predicted_line = steps.get_lines()
-    assert measured_line.get_xydata().tolist() == [[3, 1500], [4, 1000]]
-    assert predicted_line.get_xydata().tolist() == [[3, 500], [4, 500]]
-    figures.draw_roofline(roof, rounds, MACHINE)
-    points = {line.get_label(): line.get_xydata()[0] for line in roof.get_lines() if line.get_marker() == "o"}
-    assert [label.split(":")[0] for label in points] == ["prefill", "decode"]
-    np.testing.assert_allclose(list(points.values()), [[300, 3000 / 4 * 1e-9], [2, 200 / 2.5 * 1e-9]])
-    for axes in (steps, roof):
-        assert all((axes.get_title(), axes.get_xlabel(), axes.get_ylabel(), axes.get_legend()))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 import shlex
@@ -13,9 +12,6 @@ import numpy as np
 import pytest
 import scipy.special
 from cli_helpers import interrupt_at, short, unopened
-from golden import FAMILIES, load_golden
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from smollm2_texts import PROMPTS
 from tokenizers import Tokenizer
 
@@ -23,8 +19,6 @@ from tinyinfer import LLM, cli
 from tinyinfer.cli import console, main
 from tinyinfer.cli.arguments import open_model
 from tinyinfer.cli.eval import each_setting
-from tinyinfer.measure import figures, perplexity
-from tinyinfer.measure.perplexity import Perplexity, perplexities, windows
 
 __all__ = ["short"]  # fixture
 
@@ -56,32 +50,6 @@ def nll_by_hand(llm: LLM, tokens: list[int], window: int) -> tuple[float, int]:
         scores += [-logprobs[i, token] for i, token in enumerate(piece[1:])]
         start += window
     return float(np.mean(scores)), len(scores)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_perplexity_equals_the_one_of_transformers_logits(name, golden_folder):
-    """Catches: each token scored by the logits after it instead of before it, the first one scored, a missing exp."""
-    golden = load_golden(name)
-    logprobs = scipy.special.log_softmax(golden.logits.astype(np.float64), axis=1)
-    expected = -np.mean([logprobs[i, token] for i, token in enumerate(golden.tokens[1:])])
-    *_, found = perplexities(LLM(str(golden_folder(name))), golden.tokens.tolist(), len(golden.tokens) - 1)
-    assert found.tokens == len(golden.tokens) - 1
-    assert found.nll == pytest.approx(expected, rel=1e-5)
-    assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-4)
-
-
-@settings(max_examples=200, deadline=None, derandomize=True)
-@given(n=st.integers(2, 60), window=st.integers(1, 70))
-def test_every_token_but_the_first_is_scored_once(n, window):
-    """Catches: windows that do not meet, that overlap by two, or a last one of a single token."""
-    pieces = list(windows(range(n), window))
-    assert [token for piece in pieces for token in piece[1:]] == list(range(1, n))
-    assert [piece[0] for piece in pieces] == list(range(0, n - 1, window))
-    assert all(2 <= len(piece) <= window + 1 for piece in pieces)
-
-
-def test_the_example_of_windows_is_true():
-    assert doctest.testmod(perplexity) == (0, 1)
 
 
 @pytest.mark.parametrize("window", [1, 7, 16, 128])
@@ -357,12 +325,6 @@ def test_a_model_of_nan_is_told_and_not_printed(short, text, monkeypatch, capsys
     assert "not finite" in err
 
 
-def test_a_perplexity_beyond_all_floats_is_infinite():
-    """exp raises OverflowError there."""
-    assert Perplexity(nll=1e4, tokens=1).perplexity == math.inf
-    assert Perplexity(nll=math.log(20), tokens=1).perplexity == pytest.approx(20)
-
-
 def test_the_plot_is_a_picture(short, text, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     target = tmp_path / "p.png"
@@ -370,52 +332,6 @@ def test_the_plot_is_a_picture(short, text, tmp_path, capsys):
     evaluated(capsys, "-m", short, "--text", text, *flags)
     assert target.read_bytes().startswith(b"\x89PNG")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["p.png", "text.txt"]
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[Any]:
-    """The figures that would have been saved."""
-    pytest.importorskip("matplotlib")
-    saved: list[Any] = []
-    monkeypatch.setattr(figures, "save", lambda figure, path: saved.append(figure))
-    return saved
-
-
-def record(name: str, bits: float, perplexity: float, **engine: object) -> dict[str, Any]:
-    """What `eval` says of a setting."""
-    how = {"dtype": "float32", "quantize": name[:4], "quantize_method": "rtn", "group_size": 32} | engine
-    return {"setting": name, "perplexity": perplexity, "bits_per_weight": bits, "tokens": 9, "window": 4, "engine": how}
-
-
-def test_what_the_plot_draws(drawn):
-    """Bits and perplexity: a line for each way to quantize, its points by bits, one name over all of the same bits."""
-    records = [record("int8", 8.5, 20.5), record("int3", 4.0, 90.0), record("float32", 32.0, 20.0, quantize="off"),
-               record("int3:gptq", 4.0, 40.0, quantize_method="gptq")]  # fmt: skip
-    figures.draw_eval("p.png", "model", records, records[2])
-    [axes] = drawn[0].get_axes()
-    level, *lines = axes.get_lines()
-    assert level.get_ydata() == [20, 20]
-    assert [line.get_xydata().tolist() for line in lines] == [[[4, 90], [8.5, 20.5]], [[32, 20]], [[4, 40]]]
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert legend == ["float32: 20", "RTN, groups of 32", "float", "GPTQ, groups of 32"]
-    assert [(text.get_text(), text.xy) for text in axes.texts] == [
-        ("int8", (8.5, 20.5)), ("int3", (4.0, 90.0)), ("float32", (32.0, 20.0))
-    ]  # fmt: skip
-    assert axes.get_yscale() == "log", "90 beside 20: the small ones must not be flattened"
-    assert not any("10" in text.get_text() for text in axes.get_yticklabels(minor=True)), "numbers, not powers of ten"
-    assert all((axes.get_title(), axes.get_xlabel(), axes.get_ylabel()))
-
-
-def test_a_ruined_setting_is_named_at_the_edge_of_the_plot(drawn):
-    """355504 beside 20 on one axis would show that and nothing else."""
-    records = [record("int4", 5.0, 20.0), record("int2", 3.0, 355504.4),
-               record("int2:gptq", 3.0, 1039.2, quantize_method="gptq")]  # fmt: skip
-    figures.draw_eval("p.png", "model", records)
-    [axes] = drawn[0].get_axes()
-    assert [line.get_xydata().tolist() for line in axes.get_lines()] == [[[3, 160], [5, 20]], [[3, 160]]]
-    assert [(text.get_text(), text.xy) for text in axes.texts] == [
-        ("int4", (5.0, 20.0)), ("↑ int2: 355,504\n↑ int2:gptq: 1,039", (3.0, 160.0))
-    ]  # fmt: skip
 
 
 @pytest.mark.weights

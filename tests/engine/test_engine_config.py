@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from helpers import make_engine, small_config
 from tinyinfer import LLM
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import SwitchError
+from tinyinfer.kv_cache.switches import KVCacheSwitches
+from tinyinfer.quantization.switches import QuantizationSwitches
+from tinyinfer.switches import Switches, switch
 
 DEFAULTS: dict[str, Any] = {
     "kv_cache": "contiguous", "block_size": 16, "num_blocks": None, "kv_bits": "off", "kv_group_size": None,
@@ -247,6 +251,40 @@ def test_a_calibration_that_is_no_path_is_shown_by_its_beginning(value, why):
     """Not 100,000 characters, of which the last words say what is wrong."""
     assert why in refusal(quantize="w8a8", calibration=value)
     EngineConfig(quantize="w8a8", calibration="/".join(["folder"] * 100))
+
+
+def test_a_part_is_checked_by_itself():
+    """Quantization's code takes quantization's switches, without an engine; they have the same sentences."""
+    assert QuantizationSwitches(quantize="int4").quantizes
+    assert not KVCacheSwitches().prefix_cache
+    with pytest.raises(SwitchError, match="group_size given, but quantize=off quantizes nothing"):
+        QuantizationSwitches(group_size=64)
+    with pytest.raises(SwitchError, match="kv_bits=3 is not known; choose one of off, 8, 4, 2"):
+        KVCacheSwitches(kv_bits=3)
+
+
+def test_a_new_idea_is_one_more_base():
+    """Its fields, their values and its refusals are checked beside the others; no other file has to know of it."""
+
+    @dataclass(frozen=True)
+    class PruningSwitches(Switches):
+        prune: str = switch("off", choices=("off", "2:4"), help="weights set to zero")
+
+        def refusals(self) -> Iterator[SwitchError]:
+            yield from super().refusals()
+            if self.prune != "off":
+                yield SwitchError("prune", self.prune, "{field}={value} has no weights", "add {quantize}=int8")
+
+    @dataclass(frozen=True)
+    class Config(PruningSwitches, EngineConfig):
+        pass
+
+    assert Config.from_switches(kv_cache="paged", prefix_cache=True).prune == "off"
+    for switches, why in [({"prune": "2:4"}, "prune=2:4 has no weights; add quantize=int8"),
+                          ({"prune": "1:2"}, "prune='1:2' is not known; choose one of off, 2:4"),
+                          ({"prefix_cache": True}, "add kv_cache=paged")]:  # fmt: skip
+        with pytest.raises(SwitchError, match=why):
+            Config.from_switches(**switches)
 
 
 def test_a_bigger_budget_needs_no_chunks():

@@ -10,7 +10,14 @@ import statistics
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from tinyinfer.engine.metrics import cost_per_million, expected_waste, fullest, lengths_held, run_metrics
+from tinyinfer.engine.metrics import (
+    cost_per_million,
+    expected_waste,
+    fullest,
+    lengths_held,
+    peak_memory_bytes,
+    run_metrics,
+)
 from tinyinfer.measure.roofline import predict_seconds
 from tinyinfer.measure.simulated_clock import SimulatedClock
 
@@ -52,6 +59,7 @@ def record(
         "complete": all(done.complete for done in rounds),
         "ledger": rounds[-1].ledger.as_dict(),  # of one round; all do the same work
         "engine": {"model": setting.model, **asdict(llm.engine_config)},
+        "peak_memory_bytes": peak_memory_bytes(),
     }  # fmt: skip
 
 

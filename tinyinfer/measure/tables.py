@@ -151,7 +151,8 @@ def workload_title(line: dict[str, Any]) -> str:
     rounds = "" if line["rounds"] == 1 else f", median of {line['rounds']} rounds"
     cut = "" if line["complete"] else f", interrupted: {line['finished']} finished"
     clock = ", simulated" if line["clock"] == "simulated" else ""
-    return f"{line['engine']['model']}: {line['workload']} workload of {line['requests']} requests{rounds}{clock}{cut}"
+    requests = f"{line['workload']} workload of {number(line['requests'])} requests"
+    return f"{line['engine']['model']}: {requests}{rounds}{clock}{cut}"
 
 
 def workload_text(line: dict[str, Any]) -> str:
