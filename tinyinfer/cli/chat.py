@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Conversation:
-    """The messages so far, as much of them as the context holds."""
+    """The messages so far; the oldest exchanges are forgotten when the context is full."""
 
     def __init__(self, llm: LLM, system_prompt: str | None, params: SamplingParams) -> None:
         self.llm, self.params = llm, params
@@ -81,7 +81,7 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Begins anew."""
+        """Forgets all messages but the system prompt."""
         self.messages = list(self.start)
 
     def ask(self, question: str) -> tuple[Sequence, int]:
@@ -105,12 +105,12 @@ class Conversation:
             raise
 
     def answer(self, text: str) -> None:
-        """What was answered, in part if it was cut short."""
+        """Adds an answer to the messages, also one that Ctrl-C cut short."""
         self.messages.append({"role": "assistant", "content": text})
 
 
 def converse(conversation: Conversation, question: str, args: argparse.Namespace) -> None:
-    """One question and its answer."""
+    """Answers one question on stdout, with statistics on stderr."""
     try:
         seq, forgotten = conversation.ask(question)
     except ValueError as error:

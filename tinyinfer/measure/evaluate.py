@@ -3,6 +3,8 @@
 A setting is a name that stands for some switches: `int4-g64:gptq` is quantize=int4, group_size=64,
 quantize_method=gptq; `bfloat16` is a dtype, `kv4` is kv_bits=4. A row has the perplexity of a text, the distance from
 the float model, and the bytes and bits that the weights take.
+
+`--help` lists SETTINGS, so what needs NumPy is imported inside the functions.
 """
 
 from __future__ import annotations

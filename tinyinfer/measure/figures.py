@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from tinyinfer.measure.roofline import Machine
 
 FORMATS = (".png", ".svg", ".pdf")
-RUIN = 8  # so many times the best perplexity, and how many times no longer matters
+RUIN = 8  # a setting of more than 8 times the best perplexity is drawn at the edge
 
 
 def check_plot(path: str) -> None:

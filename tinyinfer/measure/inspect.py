@@ -41,7 +41,7 @@ PARTS = ("embedding", "attention", "MLP", "norms", "head")
 
 
 def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: int, machine: Machine) -> dict[str, Any]:
-    """All that is shown, as JSON has it. context: positions; bytes are those held in memory by these switches."""
+    """The model's sizes and costs, as JSON has them. context: positions. Bytes are those in memory."""
     c, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, engine.dtype)).itemsize
     recipe = kept_recipe(checkpoint) if keeps(engine, checkpoint) else make_recipe(engine, c)
     remembers = resolve(CACHES, engine.kv_cache).can_chunk
@@ -101,7 +101,7 @@ def bytes_by_part(c: ModelConfig, itemsize: int, recipe: Recipe) -> dict[str, in
             parts[part_of(name)] += math.prod(shape) * FLOAT
     for matrix in held_matrices(c):
         parts[part_of(matrix.parts[0])] += recipe.nbytes(matrix, itemsize)
-    return parts | {"norms": norm_weights(c) * FLOAT}  # one that heads share is held once for each
+    return parts | {"norms": norm_weights(c) * FLOAT}  # a norm that heads share is held once for each head
 
 
 def matrices(c: ModelConfig, itemsize: int, recipe: Recipe) -> list[dict[str, Any]]:
