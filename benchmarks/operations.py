@@ -17,8 +17,8 @@ from tinyinfer.backends.switches import BACKENDS
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.weights import Dense, Floats, Heads, Linear, RMSNorm, Rotation
-from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.quantization.recipe import make_scheme
+from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.switches import resolve
 
 D, F, H, K, E, V = 576, 1536, 9, 3, 64, 49152

@@ -52,6 +52,11 @@ def chat_text(llm: LLM, prompt: str, n: int, system: str | None = None) -> str:
     return llm.chat([*start, {"role": "user", "content": prompt}], SamplingParams(max_tokens=n)).text
 
 
+def unopened(*asked: object) -> LLM:
+    """An opener for `main`: opening a model is a failure, since what is tested must come before."""
+    pytest.fail("a model was opened before the mistake was told")
+
+
 def feed(monkeypatch: pytest.MonkeyPatch, data: bytes) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
 

@@ -16,12 +16,13 @@ import pytest
 from golden import write_hf_folder
 from hypothesis import settings
 
+from tinyinfer.backends.switches import BACKENDS
+from tinyinfer.ledger import Ledger
+from tinyinfer.switches import resolve
+
 settings.register_profile("ci", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None, print_blob=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
-
-from tinyinfer.ledger import Ledger
-from tinyinfer.switches import BACKENDS, resolve
 
 
 @pytest.fixture(scope="session")

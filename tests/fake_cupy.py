@@ -1,7 +1,7 @@
 """A CuPy that runs on the CPU, as strict as the real one: proof that `xp` is really passed and nothing slips to NumPy.
 
 Arrays wrap NumPy's and refuse what a device array refuses, or what would make the host wait for the device unseen:
-NumPy arrays as operands, indices or values; conversion to a NumPy array; iteration; `bool`, `int` and `float`. Only
+NumPy arrays as operands, indices or values; conversion to a NumPy array; `bool`, `int` and `float`. Only
 `get()` brings an array back, and only `asarray` takes one in. The module has the names of `NAMES` and no others.
 That a test passes here does not mean that a GPU computes it; that a test fails here means that no GPU would.
 """
@@ -88,13 +88,16 @@ class DeviceArray:
     def __setitem__(self, key: Any, value: Any) -> None:
         self.array[inside(key)] = inside(value)
 
+    def __iter__(self) -> Any:
+        return (self[i] for i in range(len(self)))
+
     def __len__(self) -> int:
         return len(self.array)
 
     def _refuse(self, *args: Any, **options: Any) -> Any:
         raise TypeError("the host would wait for the device; use get()")
 
-    __array__ = __iter__ = __bool__ = __int__ = __float__ = __index__ = _refuse
+    __array__ = __bool__ = __int__ = __float__ = __index__ = _refuse
 
 
 def _operator(name: str) -> Any:
@@ -107,9 +110,11 @@ def _operator(name: str) -> Any:
     return call
 
 
-for _name in (
-    "add sub mul truediv floordiv mod pow matmul and or xor lshift rshift lt le eq ne gt ge neg invert".split()
-):
+OPERATORS = (
+    "add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "and", "or", "xor", "lshift", "rshift",
+    "lt", "le", "eq", "ne", "gt", "ge", "neg", "invert",
+)  # fmt: skip
+for _name in OPERATORS:
     for _form in (f"__{_name}__", f"__r{_name}__", f"__i{_name}__"):
         if hasattr(np.ndarray, _form):
             setattr(DeviceArray, _form, _operator(_form))

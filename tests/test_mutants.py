@@ -32,7 +32,8 @@ TESTED_ELSEWHERE = {
                            "reserve": "test_cpu.py", "allocate": "test_numpy_ops.py",
                            "dense_product": "test_numpy_ops.py (half precision)", "multiply": "test_numpy_ops.py",
                            "multiply_tiles": "test_numpy_ops.py (half precision)", "packed_product": "test_packed.py",
-                           "w8a8_product": "test_w8a8.py", "integer_product": "test_w8a8.py", "add": "test_numpy_ops.py"},
+                           "w8a8_product": "test_w8a8.py", "integer_product": "test_w8a8.py",
+                           "add": "test_numpy_ops.py"},
 }  # fmt: skip
 # The goldens that use most of the code come first, which saves time.
 UNLIKE_FIRST = sorted(FAMILIES, key=lambda name: name not in ("gemma3", "gpt2", "llama", "olmoe"))

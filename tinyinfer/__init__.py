@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from tinyinfer.errors import ModelError
     from tinyinfer.llm import LLM, RequestOutput
-    from tinyinfer.sampling import SamplingParams
+    from tinyinfer.sampling_params import SamplingParams
 
 __version__ = "0.1.0"
 __all__ = ["LLM", "ModelError", "RequestOutput", "SamplingParams", "__version__"]
@@ -16,7 +16,7 @@ __all__ = ["LLM", "ModelError", "RequestOutput", "SamplingParams", "__version__"
 _HOMES = {
     "LLM": "tinyinfer.llm",
     "RequestOutput": "tinyinfer.llm",
-    "SamplingParams": "tinyinfer.sampling",
+    "SamplingParams": "tinyinfer.sampling_params",
     "ModelError": "tinyinfer.errors",
 }
 

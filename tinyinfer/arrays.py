@@ -10,6 +10,7 @@ if TYPE_CHECKING:
 
 Array = Any  # an array of NumPy or CuPy
 Xp = ModuleType  # the module itself; passed to whatever makes arrays
+FLOAT = 4  # bytes of a float32: norms, biases, learned positions, keys and values
 
 
 def to_host(array: Array) -> np.ndarray:

@@ -1,9 +1,69 @@
-"""The one exception of our own: a model file that is missing, broken or not supported.
+"""The two exceptions of our own: a setting that cannot work, and a model file that cannot be used.
 
-A bad argument is a ValueError, as everywhere in Python. A file's fault gets its own class because its cure lies on disk
-and not in the caller's code. The command line turns both into one line and exit status 2.
+A bad argument is a ValueError, as everywhere in Python. A SwitchError is a ValueError that keeps its parts apart: the
+field, its value, the reason and the cure. Reason and cure name fields, and a field has two names: `kv_cache` in Python,
+`--kv-cache` on the command line. So both are templates: `{kv_cache}` stands for the field's name, and each door spells
+the name in its own way.
+
+A file's fault is a ModelError, because its cure lies on disk and not in the caller's code. The command line turns both
+into one line and exit status 2.
 """
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
 
 
 class ModelError(Exception):
     """A model's file is missing, broken or unsupported; the message names the file, what is wrong and the cure."""
+
+
+class SwitchError(ValueError):
+    """A switch, a sampling parameter or a prompt that cannot work.
+
+    field, value: what was given, field "" for a prompt. reason, cure: templates of str.format. In both, `{field}` and
+    `{value}` are what was given, a keyword of `texts` is that text, and any other name is the name of a field.
+
+    >>> error = SwitchError("num_blocks", 8, "{field}={value} counts blocks", "add {kv_cache}={new}", new="paged")
+    >>> str(error)
+    'num_blocks=8 counts blocks; add kv_cache=paged'
+    >>> error.sentence(lambda name: "--" + name.replace("_", "-"))
+    '--num-blocks=8 counts blocks; add --kv-cache=paged'
+    """
+
+    def __init__(self, field: str, value: object, reason: str, cure: str = "", **texts: object) -> None:
+        super().__init__(field, value, reason, cure)
+        self.field, self.value, self.reason, self.cure, self.texts = field, value, reason, cure, texts
+
+    def sentence(self, spell: Callable[[str], str]) -> str:
+        """Reason and cure in one sentence; spell: the name of a field as its reader writes it."""
+        template = f"{self.reason}; {self.cure}" if self.cure else self.reason
+        given = {"field": spell(self.field), "value": self.value}
+        return template.format_map(_Names(spell, given | self.texts))
+
+    def __str__(self) -> str:
+        return self.sentence(str)
+
+
+class _Names(dict[str, Any]):
+    """The texts of a template; a name without a text is the name of a field."""
+
+    def __init__(self, spell: Callable[[str], str], texts: dict[str, Any]) -> None:
+        super().__init__(texts)
+        self.spell = spell
+
+    def __missing__(self, name: str) -> str:
+        return self.spell(name)
+
+
+def all_of(names: Iterable[str]) -> str:
+    """The template that lists fields: "{kv_cache} and {kv_bits}"."""
+    return " and ".join(f"{{{name}}}" for name in names)
+
+
+def placed(place: str, error: ValueError) -> ValueError:
+    """The same error, its sentence beginning with the place where it was found."""
+    if isinstance(error, SwitchError):
+        return SwitchError(error.field, error.value, "{place}: " + error.reason, error.cure, **error.texts, place=place)
+    return ValueError(f"{place}: {error}")

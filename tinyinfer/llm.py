@@ -15,11 +15,13 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from tinyinfer.backends.switches import BACKENDS, DTYPES
 from tinyinfer.engine.clock import Clock, WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine, context_length
 from tinyinfer.engine.metrics import RequestMetrics, request_metrics
 from tinyinfer.engine.trace import StepTrace
+from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.build import load_model
@@ -28,7 +30,7 @@ from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Model
 from tinyinfer.sampling import SamplingParams, token_scores
 from tinyinfer.sequence import Batch, Sequence, Span
-from tinyinfer.switches import BACKENDS, DTYPES, resolve
+from tinyinfer.switches import resolve
 from tinyinfer.text.stop_strings import TextOutput
 from tinyinfer.units import show
 
@@ -99,10 +101,11 @@ class LLM:
         checkpoint = load(find(name))
         id = self.tokenizer.first_difference(checkpoint.tokenizer)
         if id is not None:
-            raise ValueError(
-                f"draft_model {name!r} has another vocabulary (token id {id} is the first to differ), so its guesses "
-                "mean something else; choose a smaller model of the same family"
+            reason = (
+                "{field} {value!r} has another vocabulary (token id {id} is the first to differ), so its guesses mean "
+                "something else"
             )
+            raise SwitchError("draft_model", name, reason, "choose a smaller model of the same family", id=id)
         return load_model(checkpoint, self.ops, EngineConfig())
 
     def generate(
@@ -192,11 +195,9 @@ class LLM:
             raise ValueError("the prompt is empty; give some text, or at least one token")
         self._check_ids((*tokens, *params.stop_token_ids))
         if len(tokens) + room > self.max_model_len:
-            raise ValueError(
-                f"the prompt has {len(tokens)} tokens, but the context holds {self.max_model_len}"
-                + (" and the answer needs at least one of them" if room else "")
-                + f"; shorten it or {self._longer()}"
-            )
+            reason = "the prompt has {value} tokens, but the context holds {held}"
+            reason += " and the answer needs at least one of them" if room else ""
+            raise SwitchError("", len(tokens), reason, f"shorten it or {self._longer()}", held=self.max_model_len)
         return Sequence(
             id=next(self._ids),
             prompt=tokens,
@@ -211,8 +212,8 @@ class LLM:
         """How the context could hold more."""
         asked = context_length(self.config, self.engine_config.max_model_len)
         if self.max_model_len < asked:
-            return "raise num_blocks"
-        return "raise max_model_len" if asked < self.config.max_position else "use a model with a longer context"
+            return "raise {num_blocks}"
+        return "raise {max_model_len}" if asked < self.config.max_position else "use a model with a longer context"
 
     def _check_ids(self, ids: Seq[int]) -> None:
         for token in ids:

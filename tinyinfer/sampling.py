@@ -8,86 +8,13 @@ Every request draws from its own random stream, a counter-based generator keyed 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-MAX_LOGPROBS = 100
-MAX_PENALTY = 1000.0  # more changes no choice, and far more is no number any longer
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How to choose tokens and when to stop; names and meanings as in vLLM and transformers.
-
-    temperature 0 is greedy. top_k 0, top_p 1.0, min_p 0.0 and repetition_penalty 1.0 are off. logprobs: how many
-    alternatives to report with each token (0: only the chosen one's; None: none at all). Raises ValueError for a value
-    out of range.
-    """
-
-    max_tokens: int = 256
-    temperature: float = 0.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    repetition_penalty: float = 1.0  # Keskar et al. 2019, section 4.1
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    seed: int | None = None
-    stop: tuple[str, ...] | list[str] | str = ()
-    stop_token_ids: tuple[int, ...] | list[int] = ()
-    ignore_eos: bool = False
-    logprobs: int | None = None
-
-    def __post_init__(self) -> None:
-        stops = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
-        object.__setattr__(self, "stop", stops)
-        object.__setattr__(self, "stop_token_ids", _items("stop_token_ids", self.stop_token_ids))
-        _whole("max_tokens", self.max_tokens, 1)
-        _whole("top_k", self.top_k, 0)
-        _within("temperature", self.temperature, 0.0, math.inf, "0 is greedy")
-        _within("top_p", self.top_p, 0.0, 1.0, "1.0 switches it off", open_below=True)
-        _within("min_p", self.min_p, 0.0, 1.0, "0.0 switches it off")
-        _within("repetition_penalty", self.repetition_penalty, 1 / MAX_PENALTY, MAX_PENALTY, "1.0 switches it off")
-        _within("presence_penalty", self.presence_penalty, -MAX_PENALTY, MAX_PENALTY, "0.0 switches it off")
-        _within("frequency_penalty", self.frequency_penalty, -MAX_PENALTY, MAX_PENALTY, "0.0 switches it off")
-        if not isinstance(self.ignore_eos, bool):
-            raise ValueError(f"ignore_eos={self.ignore_eos!r} must be True or False")
-        if self.seed is not None:
-            _whole("seed", self.seed, 0, 2**63 - 1)
-        if self.logprobs is not None:
-            _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
-        for stop in stops:
-            if not isinstance(stop, str):
-                raise ValueError(f"stop holds {stop!r}, which is no string; token ids belong into stop_token_ids")
-            if not stop:
-                raise ValueError("stop holds an empty string, which would stop at once; leave it out")
-        for token in self.stop_token_ids:
-            _whole("stop_token_ids", token, 0)
-
-
-def _items(name: str, value: object) -> tuple[Any, ...]:
-    if not isinstance(value, (list, tuple)):
-        raise ValueError(f"{name}={value!r} must be a list; an empty one switches it off")
-    return tuple(value)
-
-
-def _whole(name: str, value: object, low: int, high: int | None = None) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < low or (high and value > high):
-        bound = f"of at least {low}" if high is None else f"from {low} to {high}"
-        raise ValueError(f"{name}={value!r} must be a whole number {bound}")
-
-
-def _within(name: str, value: object, low: float, high: float, cure: str, open_below: bool = False) -> None:
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not number or not math.isfinite(value) or not low <= value <= high or (open_below and value == low):  # type: ignore[arg-type,operator]
-        ends = f"above {low:g}" if open_below else f"at least {low:g}"
-        upper = f" and at most {high:g}" if math.isfinite(high) else ""
-        raise ValueError(f"{name}={value!r} must be a number {ends}{upper}; {cure}")
+from tinyinfer.sampling_params import SamplingParams
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,59 +1,78 @@
-"""Every switch's values by name, in one place: the engine takes its parts from here and the command line lists them.
+"""A switch is a field that says all about itself: its default, its values, its help and its flag.
 
-Values are "module:attribute", resolved on use, so that listing the choices imports nothing and a part that nobody
-switched on is never loaded (its file may even be deleted).
+    kv_cache: str = switch("contiguous", choices=CACHES, help="how keys and values of earlier tokens are kept")
+
+is the whole of a new switch: the value is checked against the field, and the command line derives its flag from it.
+Each idea has its switches in its own folder (kv_cache/switches.py, batching/switches.py, ...), beside the sentences
+that refuse what cannot work; engine/config.py joins the parts.
+
+The values of a switch that chooses a part are a table of "module:attribute". An entry is resolved on use, so that
+listing the choices imports nothing and a part that is not chosen is never loaded (its file may even be deleted).
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterator
+from dataclasses import Field, dataclass, field, fields
 from importlib import import_module
 from typing import Any
 
-CACHES = {
-    "contiguous": "tinyinfer.kv_cache.contiguous:ContiguousCache",
-    "none": "tinyinfer.kv_cache.base:NoCache",
-    "paged": "tinyinfer.kv_cache.paged:PagedCache",
-}
-QUANTIZED_CACHES = {
-    "contiguous": "tinyinfer.kv_cache.quantized:QuantizedContiguousCache",
-    "paged": "tinyinfer.kv_cache.quantized:QuantizedPagedCache",
-}
-KV_BITS: dict[str | int, dict[str, str]] = {  # the caches that keep keys and values in so many bits a number
-    "off": CACHES, 8: QUANTIZED_CACHES, 4: QUANTIZED_CACHES, 2: QUANTIZED_CACHES,
-}  # fmt: skip
-PREFIX_CACHES = {"off": "tinyinfer.kv_cache.base:NoPrefixes", "on": "tinyinfer.kv_cache.prefix_cache:PrefixCache"}
-SCHEDULERS = {
-    "continuous": "tinyinfer.batching.scheduler:ContinuousScheduler",
-    "static": "tinyinfer.batching.scheduler:StaticScheduler",
-    "dynamic": "tinyinfer.batching.scheduler:DynamicScheduler",
-}
-DRAFTERS = {
-    "off": "tinyinfer.speculative.base:NoDrafter",
-    "prompt-lookup": "tinyinfer.speculative.prompt_lookup:prompt_lookup",
-    "draft": "tinyinfer.speculative.draft_model:draft_model",
-    "self": "tinyinfer.speculative.draft_model:self_draft",
-}
-QUANTIZATIONS = ("off", "keep", "int8", "int4", "int3", "int2", "w8a8")
-QUANTIZE_HEAD = ("off", "int8")
-QUANTIZE_DRAFT = ("off", "int8", "int4", "int3", "int2")
-GROUP_SIZES: tuple[int | str, ...] = (32, 64, 128, "channel", "tensor")
-QUANTIZE_METHODS = {
-    "rtn": "tinyinfer.quantization.rtn:round_to_nearest",
-    "hqq": "tinyinfer.quantization.hqq:hqq",
-    "gptq": "tinyinfer.quantization.apply:by_gptq",
-    "awq": "tinyinfer.quantization.apply:by_awq",
-    "combined": "tinyinfer.quantization.apply:by_combination",
-}
-CALIBRATED = ("gptq", "awq", "combined")  # the methods that look at text
-GROUPWISE = ("hqq", "combined")  # the methods that fit a grid to each group
-BACKENDS = {
-    "numpy": "tinyinfer.backends.numpy_ops:NumpyOps",
-    "reference": "tinyinfer.backends.reference:ReferenceOps",
-}
-DTYPES = {"float32": "numpy:float32", "bfloat16": "ml_dtypes:bfloat16", "float16": "numpy:float16"}
+from tinyinfer.errors import SwitchError
+
+
+def switch(
+    default: object,
+    *,
+    help: str,
+    choices: Collection[str | int] = (),
+    flags: tuple[str, ...] = (),
+    metavar: str | None = None,
+    bare: bool = False,
+) -> Any:
+    """A field of a dataclass with all that the command line shows of it.
+
+    flags: a short flag, or long flags in the place of the field's own name. metavar: the value's name in the help.
+    bare: a flag without a value, which says True.
+    """
+    about = {"help": help, "choices": tuple(choices), "flags": flags, "metavar": metavar, "bare": bare}
+    return field(default=default, metadata=about)
 
 
 def resolve(table: dict[str, str], name: str) -> Any:
     """The object that `name` stands for in `table`."""
     module, attribute = table[name].split(":")
     return getattr(import_module(module), attribute)
+
+
+@dataclass(frozen=True)
+class Switches:
+    """A part of EngineConfig. Raises SwitchError for a value or a combination that cannot work."""
+
+    def __post_init__(self) -> None:
+        for one in fields(self):
+            check_value(one, getattr(self, one.name))
+        for refusal in self.refusals():
+            raise refusal
+
+    def refusals(self) -> Iterator[SwitchError]:
+        """What cannot work together, with the reason and the cure; a part adds its own to those of other parts."""
+        yield from ()
+
+    def given(self, *names: str) -> list[str]:
+        """Those of the fields that have another value than their default."""
+        return [name for name in names if getattr(self, name) != getattr(type(self), name)]
+
+
+def check_value(one: Field[Any], value: object) -> None:
+    """Raises SwitchError for a value that the field's choices or type do not allow."""
+    known, kind = one.metadata.get("choices"), str(one.type).removesuffix(" | None")
+    if known:
+        if not isinstance(value, (str, int)) or value not in known:
+            cure = "choose one of {known}"
+            raise SwitchError(one.name, value, "{field}={value!r} is not known", cure, known=", ".join(map(str, known)))
+    elif value is None and one.default is None:
+        return
+    elif kind == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+        raise SwitchError(one.name, value, "{field}={value!r} must be a whole number of at least 1")
+    elif kind == "bool" and not isinstance(value, bool):
+        raise SwitchError(one.name, value, "{field}={value!r} must be True or False")

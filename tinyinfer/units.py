@@ -1,8 +1,9 @@
-"""Values for people: amounts with the prefix that suits them, and values in messages."""
+"""Values for people: amounts with the prefix that suits them, numbers, tables, and values in messages."""
 
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Sequence
 
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -17,6 +18,36 @@ def amount(value: float, unit: str) -> str:
         if value >= size:
             return f"{value / size:.4g} {prefix}{unit}"
     return f"{value:.4g} {unit}"
+
+
+def number(value: float | None, factor: float = 1.0) -> str:
+    """Four digits, never as a power of ten; nothing for None.
+
+    >>> number(12345.6), number(0.123456), number(0.05, 1e3), number(None)
+    ('12346', '0.1235', '50', '')
+    """
+    if value is None:
+        return ""
+    value = value * factor
+    if value == round(value) or abs(value) >= 1000:
+        return f"{value:.0f}"
+    return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.5f}"
+
+
+def table(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells in columns, the first aligned left and the others right.
+
+    >>> print(table([("", "tok/s"), ("prefill", "600"), ("decode", "38")]))
+             tok/s
+    prefill    600
+    decode      38
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    lines = []
+    for first, *rest in rows:
+        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
 
 
 _printer = reprlib.Repr()

@@ -39,7 +39,7 @@ def test_every_golden_runs_on_the_reference_in_numpy(name, golden_folder):
         lambda x: fake_cupy.exp(np.ones(3)),
         lambda x: bool(x[0] > 0),
         lambda x: float(x[0]),
-        lambda x: list(x),
+        lambda x: int(x[0]),
         lambda x: x.__setitem__(0, np.ones(())),
         lambda x: fake_cupy.vecdot(x, x),
     ],

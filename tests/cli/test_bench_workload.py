@@ -6,17 +6,17 @@ No test looks at how long anything takes.
 from __future__ import annotations
 
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_helpers import interrupt_at, short
+from cli_helpers import interrupt_at, short, unopened
 
 from tinyinfer import LLM
-from tinyinfer.cli import bench_workload, main, measure, parse, workload_plots
+from tinyinfer.cli import main, parse
 from tinyinfer.cli.bench import split_settings
-from tinyinfer.measure.workload import Request
+from tinyinfer.measure import bench as rounds
+from tinyinfer.units import number
 
 __all__ = ["short"]  # fixture
 
@@ -36,13 +36,6 @@ def bench(short: str, capsys: pytest.CaptureFixture[str]):
         return json.loads(out)
 
     return run
-
-
-@pytest.fixture
-def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening a model is a failure: what is tested must come before."""
-    why = "a model was opened before the mistake was told"
-    monkeypatch.setattr(measure, "open_model", lambda args: pytest.fail(why))
 
 
 def test_a_file_is_replayed_as_it_says(bench, tmp_path: Path):
@@ -117,17 +110,17 @@ def test_waste_is_printed_beside_the_formula(short, bench):
     found = bench(*flags, "--against=--kv-cache paged --block-size 4")
     for one in (found, found["against"]):
         assert one["wasted_share"] == pytest.approx(one["formula_wasted_share"])
-    lengths = [seq.prompt for seq in measure.sequences_of(of(short, *flags))]
+    lengths = [seq.prompt for seq in rounds.sequences_of(of(short, *flags))]
     assert found["wasted_share"] == pytest.approx(1 - sum(map(len, lengths)) / (8 * 128))
     assert found["against"]["wasted_share"] < 0.1
 
 
-def of(model: str, *flags: str) -> measure.Setting:
+def of(model: str, *flags: str) -> rounds.Setting:
     """The setting of a command line, opened."""
     from tinyinfer.cli.bench_workload import requests_of
 
     args = parse(["bench", "-m", model, *flags])
-    return measure.Setting("", args, LLM(model), requests_of(args))
+    return rounds.Setting("", model, LLM(model), requests_of(args))
 
 
 def test_a_plain_comparison(bench):
@@ -140,35 +133,6 @@ def test_a_plain_comparison(bench):
     found = bench("-p", "8", "-g", "5", "-b", "4", *SIMULATED, "--against=-b 1")
     assert (found["batch"], found["against"]["batch"], found["outputs"]) == (4, 1, None)
     assert found["steps"] == found["against"]["steps"] == 5
-
-
-def test_settings_that_serve_otherwise_share_the_weights(short):
-    """Catches a second copy of the model in memory for every setting, and one copy for two models."""
-    machine = measure.parse_machine("1MB/s,1MFLOP/s")
-    lines = {name: parse(["bench", "-m", short, "--workload", "synthetic", *flags]) for name, *flags in
-             [("one",), ("paged", "--kv-cache", "paged"), ("half", "--dtype", "float16")]}  # fmt: skip
-    one, paged, half = measure.open_settings(lines, lambda args: [Request(3, (1, 2))], machine)
-    assert one.llm.model is paged.llm.model
-    assert one.llm.engine.cache is not paged.llm.engine.cache
-    assert one.llm.engine.clock is paged.llm.engine.clock
-    assert half.llm.model is not one.llm.model
-    assert half.llm.engine.clock.ledger is half.llm.ledger
-
-
-def test_where_outputs_differ_is_told():
-    """Catches "identical" for outputs of different lengths' common part only when a token differs within it."""
-
-    def done(*outputs: list[int], prompt: int = 1) -> measure.Round:
-        sequences: list[Any] = [type("S", (), {"prompt": [prompt], "new_tokens": output}) for output in outputs]
-        nothing: Any = None
-        return measure.Round(0.0, sequences, [], nothing)
-
-    same = done([1, 2], [3, 4, 5])
-    assert measure.compare_outputs([same], [same]) == "identical"
-    other = done([1, 2], [3, 9, 5])
-    assert measure.compare_outputs([same], [other]) == "request 2 differs from its token 2 on (4 and 9)"
-    assert measure.compare_outputs([same], [done([1, 2], [3, 4, 5], prompt=2)]) is None
-    assert measure.compare_outputs([same], [done([1, 2])]) is None
 
 
 def test_sweeps(bench):
@@ -208,7 +172,7 @@ def test_tables(short, capsys):
 )
 def test_numbers_are_never_powers_of_ten(value, text):
     """Catches 1.235e+04 in a table for people."""
-    assert bench_workload.number(value) == text
+    assert number(value) == text
 
 
 @pytest.mark.parametrize(
@@ -240,8 +204,8 @@ def test_numbers_are_never_powers_of_ten(value, text):
         (["--machine", "0GB/s,1GFLOP/s"], "is no machine"),
     ],
 )
-def test_mistakes_are_told_before_a_model_is_opened(flags, message, unopened, capsys):
-    assert main(["bench", *flags]) == 2
+def test_mistakes_are_told_before_a_model_is_opened(flags, message, capsys):
+    assert main(["bench", *flags], unopened) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert message in err
@@ -293,49 +257,6 @@ def test_the_plots_are_pictures(bench, tmp_path: Path):
     files = sorted(tmp_path.iterdir())
     assert [file.name for file in files] == ["0.png", "1.png", "2.png", "3.png"]
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in files)
-
-
-def test_the_timeline_shows_what_each_request_did_when(short):
-    """Two seats, four requests and few blocks: every second of a request, from arrival to end, is one bar or another,
-    and no two overlap. Catches waiting that is left white, a preemption that is not shown, padding drawn as decode."""
-    for switches, kinds in [
-        ({"kv_cache": "paged", "block_size": 4, "num_blocks": 10}, {"waiting", "preempted", "computed again"}),
-        ({"batching": "static", "max_num_seqs": 2}, {"waiting", "padding"}),
-        ({"max_num_batched_tokens": 5}, {"waiting"}),
-        ({"kv_cache": "paged", "speculative": "self", "num_draft_candidates": 2, "max_num_seqs": 2}, {"waiting"}),
-    ]:
-        llm = LLM(short, **switches)
-        measure.simulate(llm, measure.parse_machine("1MB/s,5MFLOP/s"))
-        requests = [Request(9 + i, tuple(range(1, 8 + 3 * i)), arrival=0.01 * i) for i in range(4)]
-        done = measure.run_round(measure.Setting("", parse(["bench"]), llm, requests), "")
-        bars = workload_plots.bars(done)
-        assert set(bars) == {"prefill", "decode", *kinds}
-        for row, seq in enumerate(done.sequences):
-            spans = sorted(span for kind in set(bars) - {"padding"} for span in bars[kind].get(row, []))
-            assert spans[0][0] == pytest.approx(seq.arrival - done.begun)
-            assert spans[-1][1] == pytest.approx(seq.times[-1] - done.begun)
-            assert all(end == pytest.approx(begin) for (_, end), (begin, _) in pairwise(spans))
-
-
-def test_what_the_panels_draw(short):
-    """Catches gaps in seconds, a gap before the first token, waste drawn on top of what is held, bytes for MB."""
-    figure = pytest.importorskip("matplotlib.figure").Figure()
-    cache, points = figure.subplots(2, 1)
-    llm = LLM(short, kv_cache="paged")
-    measure.simulate(llm, measure.parse_machine("1MB/s,5MFLOP/s"))
-    requests = [Request(4, (1, 2, 3)), Request(3, (4, 5), arrival=0.1)]
-    done = measure.run_round(measure.Setting("", parse(["bench"]), llm, requests), "")
-    workload_plots.draw_gaps(points, done)
-    drawn = points.get_lines()[0].get_xydata().tolist()
-    assert drawn == [
-        pytest.approx([now - done.begun, 1e3 * (now - before)])
-        for seq in done.sequences for before, now in pairwise(seq.times)
-    ]  # fmt: skip
-    assert len(drawn) == 3 + 2
-    workload_plots.draw_cache(cache, done)
-    held, filled = (max(y for _, y in area.get_paths()[0].vertices) for area in cache.collections)
-    assert held == pytest.approx(max(step.cache_bytes for step in done.steps) / 1e6)
-    assert filled == pytest.approx(max(step.cache_bytes - step.wasted_bytes for step in done.steps) / 1e6)
 
 
 def test_settings_by_name():

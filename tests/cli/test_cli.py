@@ -6,8 +6,10 @@ Most tests call `main` in this process; what only a process can show is in test_
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import io
 import json
+import pickle
 import re
 import subprocess
 import sys
@@ -16,9 +18,11 @@ from pathlib import Path
 import pytest
 from cli_helpers import ROOT, STATISTICS, base_model, chat_text, feed, folder, llm, short
 
-from tinyinfer import LLM, SamplingParams
+from tinyinfer import LLM, SamplingParams, errors
 from tinyinfer.cli import COMMANDS, arguments, main, parse
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.errors import SwitchError, placed
+from tinyinfer.switches import switch
 
 __all__ = ["base_model", "folder", "llm", "short"]  # fixtures
 
@@ -165,7 +169,7 @@ def test_without_flags_sampling_and_engine_are_python_s_defaults() -> None:
     """Catches a default of the command line that drifts away from that of the library."""
     args = parse(["generate"])
     assert arguments.sampling_params(args) == SamplingParams()
-    assert EngineConfig(**arguments.switches(args)) == EngineConfig()
+    assert arguments.engine_config(args) == EngineConfig()
     assert args.model == "smollm2-135m"
 
 
@@ -202,27 +206,33 @@ def test_long_spellings_mean_the_same() -> None:
     assert args == parse(["generate", *same])
 
 
-def test_a_new_switch_has_its_flag_by_being_a_field(monkeypatch: pytest.MonkeyPatch) -> None:
-    @dataclasses.dataclass
-    class Config:
-        prefix_cache: bool = False
-        num_blocks: int | None = None
-        price: float = 1.5
-        speculative: str = "off"
-        kv_cache: str = "contiguous"
-
-    for field in dataclasses.fields(Config):
-        field.type = {"prefix_cache": "bool", "num_blocks": "int | None", "price": "float"}.get(field.name, "str")
-    monkeypatch.setattr(arguments, "EngineConfig", Config)
+def test_a_new_switch_has_its_flag_by_being_a_field() -> None:
+    """Name, type, default, choices and help: one line, in the place where the switch is."""
     parser = arguments.Parser()
-    arguments.add_switches(parser)
-    assert Config(**arguments.switches(parser.parse_args([]))) == Config()
-    words = ["--prefix-cache", "on", "--num-blocks", "7", "--price", "2", "--speculative", "self", "--kv-cache", "none"]
-    assert Config(**arguments.switches(parser.parse_args(words))) == Config(True, 7, 2.0, "self", "none")
+    arguments.add_fields(parser, "things", Config)
+    assert Config(**vars(parser.parse_args([]))) == Config()
+    words = ["--prefix-cache", "on", "-b", "7", "--price", "2", "--draft", "self", "--bits", "4"]
+    assert Config(**vars(parser.parse_args(words))) == Config(True, 7, 2.0, "self", 4)
     assert not parser.parse_args(["--prefix-cache", "off"]).prefix_cache
     with pytest.raises(arguments.UsageError, match="'maybe' is neither 'on' nor 'off'"):
         parser.parse_args(["--prefix-cache", "maybe"])
-    assert "--prefix-cache {off,on}" in parser.format_help()
+    with pytest.raises(arguments.UsageError, match="--bits: invalid choice: 3"):
+        parser.parse_args(["--bits", "3"])
+    shown = " ".join(parser.format_help().split())
+    for line in ("things:", "--prefix-cache {off,on} kept once (default: off)", "--num-blocks N how many (all)",
+                 "--price X of an hour (default: 1.5)", "--draft X who drafts", "--bits {off,4} of a number"):
+        assert line in shown
+
+
+@dataclasses.dataclass
+class Config:
+    """Some switches."""
+
+    prefix_cache: bool = switch(False, help="kept once")
+    num_blocks: int | None = switch(None, flags=("-b",), help="how many (all)")
+    price: float = switch(1.5, help="of an hour")
+    speculative: str = switch("off", flags=("--draft",), help="who drafts")
+    kv_bits: int | str = switch("off", choices=("off", 4), flags=("--bits",), help="of a number")
 
 
 def test_a_seed_and_a_stop_reach_the_model(folder: str, llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,11 +277,24 @@ def test_no_command_shows_the_help_as_a_mistake(capsys: pytest.CaptureFixture[st
 
 
 def test_messages_about_fields_become_messages_about_flags() -> None:
-    assert (
-        arguments.in_flags("seed=1: raise max_model_len or top_k=3") == "--seed=1: raise --max-model-len or --top-k=3"
-    )
-    assert arguments.in_flags("what stop and seed mean in English") == "what stop and seed mean in English"
-    assert arguments.in_flags("raise --max-model-len") == "raise --max-model-len"
+    """Each door spells the names of fields, and nothing else of the sentence; a value is shown as it was given."""
+    cure = "raise {max_model_len} or {temperature}=3"
+    error = SwitchError("seed", 1, "{field}={value}: stop, {text}", cure, text="{x}")
+    assert arguments.worded(error) == "--seed=1: stop, {x}; raise --max-model-len or --temp=3"
+    assert str(error) == "seed=1: stop, {x}; raise max_model_len or temperature=3"
+    assert arguments.worded(ValueError("what top_k and seed mean")) == "what top_k and seed mean"
+    assert arguments.worded(placed("top_k", error)).startswith("top_k: --seed=1: ")
+    assert arguments.worded(placed("top_k", ValueError("no top_p"))) == "top_k: no top_p"
+
+
+def test_an_error_is_data() -> None:
+    """Catches a field or a value that can only be had by reading the sentence, and an error that cannot be copied."""
+    with pytest.raises(SwitchError) as caught:
+        EngineConfig(prefix_cache=True)
+    error = pickle.loads(pickle.dumps(caught.value))
+    assert (error.field, error.value, error.cure) == ("prefix_cache", True, "add {kv_cache}=paged")
+    assert str(error) == "prefix_cache=on shares blocks, and kv_cache=contiguous has none; add kv_cache=paged"
+    assert doctest.testmod(errors) == (0, 3)
 
 
 # --- download ---

@@ -9,23 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_helpers import short
+from cli_helpers import short, unopened
 from gguf_writer import write_gguf
 from golden import load_golden
+from tqdm import tqdm
 
 from tinyinfer import LLM, SamplingParams
-from tinyinfer.cli import arguments, console, main
+from tinyinfer.cli import console, main
 from tinyinfer.cli import quantize as command
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.loading import load
 
 __all__ = ["short"]  # fixture
-
-
-@pytest.fixture
-def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Loading weights is a failure: what is tested must come before."""
-    monkeypatch.setattr(command, "open_model", lambda args: pytest.fail("a model was opened before that"))
 
 
 def generated(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
@@ -118,14 +113,14 @@ def test_a_gguf_becomes_a_folder(tmp_path: Path, capsys) -> None:
         ("--quantize-method hqq --group-size tensor", "--group-size=tensor has one step"),
     ],
 )
-def test_mistakes_are_told_before_weights_are_read(flags, message, short, tmp_path, unopened, capsys) -> None:
+def test_mistakes_are_told_before_weights_are_read(flags, message, short, tmp_path, capsys) -> None:
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "text.txt").write_text("mine")
     (tmp_path / "full" / "empty").mkdir()
     (tmp_path / "link").symlink_to(tmp_path / "full" / "empty")
     (tmp_path / "dangling").symlink_to(tmp_path / "nowhere")
     words = ["-m", short, "-o", str(tmp_path / "out"), *flags.format(tmp=tmp_path).split()]
-    assert main(["quantize", *words]) == 2
+    assert main(["quantize", *words], unopened) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert message.format(tmp=tmp_path) in err
@@ -133,23 +128,23 @@ def test_mistakes_are_told_before_weights_are_read(flags, message, short, tmp_pa
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="/proc is Linux's")
-def test_a_place_where_no_folder_can_be_made_is_told_before_weights_are_read(short, unopened, capsys) -> None:
+def test_a_place_where_no_folder_can_be_made_is_told_before_weights_are_read(short, capsys) -> None:
     """Found out by trying: permissions say yes there, to root."""
-    assert main(["quantize", "-m", short, "-o", "/proc/x"]) == 2
+    assert main(["quantize", "-m", short, "-o", "/proc/x"], unopened) == 2
     assert "/proc/x: cannot be made in '/proc' (" in capsys.readouterr().err
 
 
 @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
-def test_a_read_only_folder_is_told_before_weights_are_read(short, tmp_path, unopened, capsys) -> None:
+def test_a_read_only_folder_is_told_before_weights_are_read(short, tmp_path, capsys) -> None:
     tmp_path.chmod(0o555)
-    assert main(["quantize", "-m", short, "-o", str(tmp_path / "out")]) == 2
+    assert main(["quantize", "-m", short, "-o", str(tmp_path / "out")], unopened) == 2
     assert f"cannot be made in '{tmp_path}' (Permission denied); choose another place" in capsys.readouterr().err
 
 
-def test_the_folder_that_one_is_in_is_refused(short, tmp_path, unopened, monkeypatch, capsys) -> None:
+def test_the_folder_that_one_is_in_is_refused(short, tmp_path, monkeypatch, capsys) -> None:
     """Empty, it could be filled, but not be replaced by a finished one."""
     monkeypatch.chdir(tmp_path)
-    assert main(["quantize", "-m", short, "-o", "."]) == 2
+    assert main(["quantize", "-m", short, "-o", "."], unopened) == 2
     assert "'.': is the folder that you are in; give the name of a new folder" in capsys.readouterr().err
 
 
@@ -169,7 +164,8 @@ def test_what_a_method_cannot_do_is_told_before_weights_are_read(
 ) -> None:
     """Catches a minute of loading before it; each cure is one that is then taken."""
     (tmp_path / "short").write_text("x" * 6)
-    monkeypatch.setattr("tinyinfer.loading.build.build_model", lambda *args: pytest.fail("weights were read before that"))
+    read = "tinyinfer.loading.build.build_model"
+    monkeypatch.setattr(read, lambda *args: pytest.fail("weights were read before that"))
     words = [word.format(tmp=tmp_path, moe=golden_folder("mixtral")) for word in shlex.split(flags)]
     assert main(["quantize", "-m", short, "-o", str(tmp_path / "out"), *words]) == 2
     out, err = capsys.readouterr()
@@ -189,11 +185,10 @@ def test_a_folder_is_asked_for(short: str, capsys) -> None:
     assert "-o/--output" in capsys.readouterr().err
 
 
-def test_what_is_quantized_already_is_refused(short: str, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_what_is_quantized_already_is_refused(short: str, tmp_path: Path, capsys) -> None:
     """Rounding twice would lose twice, in silence."""
     assert main(["quantize", "-q", "-m", short, "-o", str(tmp_path / "one")]) == 0
-    monkeypatch.setattr(command, "open_model", lambda args: pytest.fail("its weights were read"))
-    assert main(["quantize", "-m", str(tmp_path / "one"), "-o", str(tmp_path / "two")]) == 2
+    assert main(["quantize", "-m", str(tmp_path / "one"), "-o", str(tmp_path / "two")], unopened) == 2
     assert "one: is quantized already" in capsys.readouterr().err
     assert main(["generate", "-m", str(tmp_path / "one"), "--quantize", "int8", "x"]) == 2
     assert "--quantize=int8 is given, but" in capsys.readouterr().err
@@ -204,14 +199,15 @@ def test_what_is_quantized_already_is_refused(short: str, tmp_path: Path, monkey
 @pytest.mark.parametrize("where", ["loading", "writing"])
 def test_ctrl_c_leaves_nothing(where: str, short: str, tmp_path: Path, monkeypatch, capsys) -> None:
     """Exit status 130, no folder and no hidden one."""
-    show = console.ProgressBar.show
+    monkeypatch.setattr(console, "is_terminal", lambda stream: True)
+    update = tqdm.update
 
-    def stop(self: console.ProgressBar, done: int, total: int, note: str = "") -> None:
-        if self.title.startswith(where) and done == 2:
+    def stop(self: tqdm, n: int) -> None:
+        if self.desc.startswith(where) and self.n + n == 2:
             raise KeyboardInterrupt
-        show(self, done, total, note)
+        update(self, n)
 
-    monkeypatch.setattr(console.ProgressBar, "show", stop)
+    monkeypatch.setattr(tqdm, "update", stop)
     assert main(["quantize", "-m", short, "-o", str(tmp_path / "out")]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
@@ -232,5 +228,5 @@ def test_smollm2_fits_in_a_fifth_of_its_floats(smollm2: Path, tmp_path: Path, ca
 def test_its_switches_are_those_that_change_the_weights() -> None:
     """A field that is no switch, or a switch that does nothing to what is written, would be a flag that lies."""
     named = [field for field in EngineConfig.__dataclass_fields__ if "quantize" in field or "calibration" in field]
-    assert set(arguments.QUANTIZATION_SWITCHES) >= {name for name in named if not name.startswith("draft")}
+    assert set(command.RECIPE) >= {name for name in named if not name.startswith("draft")}
     assert set(command.SWITCHES) <= EngineConfig.__dataclass_fields__.keys()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 import json
 import math
 import shlex
@@ -12,19 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 import scipy.special
-from cli_helpers import interrupt_at, short
-from golden import FAMILIES, load_golden
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from cli_helpers import interrupt_at, short, unopened
 from smollm2_texts import PROMPTS
 from tokenizers import Tokenizer
 
 from tinyinfer import LLM, cli
-from tinyinfer.cli import console, eval_settings, main, plots
-from tinyinfer.cli import eval as command
+from tinyinfer.cli import console, main
 from tinyinfer.cli.arguments import open_model
-from tinyinfer.measure import perplexity
-from tinyinfer.measure.perplexity import Perplexity, perplexities, windows
+from tinyinfer.cli.eval import each_setting
 
 __all__ = ["short"]  # fixture
 
@@ -36,12 +30,6 @@ def text(tmp_path: Path) -> str:
     """A file with TEXT, its line ends as they are."""
     (tmp_path / "text.txt").write_bytes(TEXT.encode())
     return str(tmp_path / "text.txt")
-
-
-@pytest.fixture
-def unopened(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Opening a model is a failure: what is tested must come before."""
-    monkeypatch.setattr(command, "open_model", lambda args: pytest.fail("a model was opened before that"))
 
 
 def evaluated(capsys: pytest.CaptureFixture[str], *flags: str) -> list[dict[str, Any]]:
@@ -62,32 +50,6 @@ def nll_by_hand(llm: LLM, tokens: list[int], window: int) -> tuple[float, int]:
         scores += [-logprobs[i, token] for i, token in enumerate(piece[1:])]
         start += window
     return float(np.mean(scores)), len(scores)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_perplexity_equals_the_one_of_transformers_logits(name, golden_folder):
-    """Catches: each token scored by the logits after it instead of before it, the first one scored, a missing exp."""
-    golden = load_golden(name)
-    logprobs = scipy.special.log_softmax(golden.logits.astype(np.float64), axis=1)
-    expected = -np.mean([logprobs[i, token] for i, token in enumerate(golden.tokens[1:])])
-    *_, found = perplexities(LLM(str(golden_folder(name))), golden.tokens.tolist(), len(golden.tokens) - 1)
-    assert found.tokens == len(golden.tokens) - 1
-    assert found.nll == pytest.approx(expected, rel=1e-5)
-    assert found.perplexity == pytest.approx(math.exp(expected), rel=1e-4)
-
-
-@settings(max_examples=200)
-@given(n=st.integers(2, 60), window=st.integers(1, 70))
-def test_every_token_but_the_first_is_scored_once(n, window):
-    """Catches: windows that do not meet, that overlap by two, or a last one of a single token."""
-    pieces = list(windows(range(n), window))
-    assert [token for piece in pieces for token in piece[1:]] == list(range(1, n))
-    assert [piece[0] for piece in pieces] == list(range(0, n - 1, window))
-    assert all(2 <= len(piece) <= window + 1 for piece in pieces)
-
-
-def test_the_example_of_windows_is_true():
-    assert doctest.testmod(perplexity) == (0, 1)
 
 
 @pytest.mark.parametrize("window", [1, 7, 16, 128])
@@ -192,7 +154,7 @@ def test_calibration_serves_those_that_look_at_text_and_disturbs_no_other(short,
     for record in evaluated(capsys, *flags, "--compare", "float32,int4"):
         assert record["engine"]["calibration"] is None
     parsed = cli.parse(["eval", *flags, "--compare", "int4,int4:gptq,w8a8"])
-    found = eval_settings.each_setting(parsed)
+    found = each_setting(parsed)
     assert [one.calibration for one in found.values()] == [None, text, text]
 
 
@@ -244,8 +206,8 @@ def test_ctrl_c_tells_the_perplexity_so_far(short, text, monkeypatch, capsys):
         ("--text no/such/file", "no/such/file: No such file or directory"),
     ],
 )
-def test_mistakes_are_told_before_a_model_is_opened(flags, message, text, unopened, capsys):
-    assert main(["eval", "--text", text, *flags.split()]) == 2
+def test_mistakes_are_told_before_a_model_is_opened(flags, message, text, capsys):
+    assert main(["eval", "--text", text, *flags.split()], unopened) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert message in err
@@ -266,7 +228,7 @@ def test_mistakes_are_told_before_a_model_is_opened(flags, message, text, unopen
     ],
 )
 def test_what_a_later_setting_cannot_do_is_told_before_the_first_is_evaluated(
-    flags, message, short, text, golden_folder, tmp_path, unopened, capsys
+    flags, message, short, text, golden_folder, tmp_path, capsys
 ):
     """Catches half an hour of rows that are lost by the last one's name."""
     (tmp_path / "short").write_text("x" * 6)
@@ -274,7 +236,7 @@ def test_what_a_later_setting_cannot_do_is_told_before_the_first_is_evaluated(
     names = {"tmp": tmp_path, "moe": golden_folder("mixtral"), "ours": quantized(short, tmp_path)}
     words = [word.format(**names) for word in shlex.split(flags)]
     capsys.readouterr()
-    assert main(["eval", "-m", short, "--text", text, "--compare", *words]) == 2
+    assert main(["eval", "-m", short, "--text", text, "--compare", *words], unopened) == 2
     out, err = capsys.readouterr()
     assert (out, err.count("\n")) == ("", 1)
     assert "--compare " + message.format(**names) in err
@@ -289,33 +251,32 @@ def quantized(source: str, folder: Path) -> str:
 
 @pytest.mark.parametrize("done", [0, 1, 2])
 @pytest.mark.parametrize("what", [KeyboardInterrupt(), ValueError("it broke"), MemoryError()], ids=repr)
-def test_what_is_finished_is_shown_when_the_rest_fails(done, what, short, text, monkeypatch, capsys):
+def test_what_is_finished_is_shown_when_the_rest_fails(done, what, short, text, capsys):
     """The table of those rows, then the error's line; the reference is a row, too."""
     opened = []
 
-    def fail_after(args):
-        opened.append(args)
+    def fail_after(*asked):
+        opened.append(asked)
         if len(opened) > 1 + done:
             raise what
-        return open_model(args)
+        return open_model(*asked)
 
-    monkeypatch.setattr(command, "open_model", fail_after)
     words = ["eval", "-m", short, "--text", text, "--window", "32", "--compare", "int8,int4,int3"]
-    assert main(words) == (130 if isinstance(what, KeyboardInterrupt) else 2)
+    assert main(words, fail_after) == (130 if isinstance(what, KeyboardInterrupt) else 2)
     out, err = capsys.readouterr()
     table = out.partition("\n\n")[0].splitlines()
     assert [line.split()[0] for line in table] == ["perplexity", *["float32", "int8", "int4"][: 1 + done]]
     assert err.startswith("tinyinfer: ")
     assert err.count("\n") == 1
     opened.clear()
-    main([*words, "--json"])
+    main([*words, "--json"], fail_after)
     assert [json.loads(line)["setting"] for line in capsys.readouterr().out.splitlines()] == ["int8", "int4"][:done]
 
 
 def test_settings_may_stand_apart(text):
     """Spaces after commas are how people write lists."""
     parsed = cli.parse(["eval", "--text", text, "--compare", "int8, int4-g64:hqq ,kv4"])
-    assert list(eval_settings.each_setting(parsed)) == ["int8", "int4-g64:hqq", "kv4"]
+    assert list(each_setting(parsed)) == ["int8", "int4-g64:hqq", "kv4"]
 
 
 def test_the_reference_of_a_quantized_folder_is_what_it_keeps(short, text, tmp_path, capsys):
@@ -335,9 +296,9 @@ def test_the_reference_of_a_quantized_folder_is_what_it_keeps(short, text, tmp_p
 
 
 @pytest.mark.parametrize(("data", "message"), [(b"caf\xe9 au lait", "not UTF-8 text (byte 3)"), (b"", "is empty")])
-def test_a_file_that_is_no_text_is_refused(data, message, tmp_path, unopened, capsys):
+def test_a_file_that_is_no_text_is_refused(data, message, tmp_path, capsys):
     (tmp_path / "bad.txt").write_bytes(data)
-    assert main(["eval", "--text", str(tmp_path / "bad.txt")]) == 2
+    assert main(["eval", "--text", str(tmp_path / "bad.txt")], unopened) == 2
     assert f"bad.txt: {message}" in capsys.readouterr().err
 
 
@@ -364,12 +325,6 @@ def test_a_model_of_nan_is_told_and_not_printed(short, text, monkeypatch, capsys
     assert "not finite" in err
 
 
-def test_a_perplexity_beyond_all_floats_is_infinite():
-    """exp raises OverflowError there."""
-    assert Perplexity(nll=1e4, tokens=1).perplexity == math.inf
-    assert Perplexity(nll=math.log(20), tokens=1).perplexity == pytest.approx(20)
-
-
 def test_the_plot_is_a_picture(short, text, tmp_path, capsys):
     pytest.importorskip("matplotlib")
     target = tmp_path / "p.png"
@@ -377,52 +332,6 @@ def test_the_plot_is_a_picture(short, text, tmp_path, capsys):
     evaluated(capsys, "-m", short, "--text", text, *flags)
     assert target.read_bytes().startswith(b"\x89PNG")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["p.png", "text.txt"]
-
-
-@pytest.fixture
-def drawn(monkeypatch) -> list[Any]:
-    """The figures that would have been saved."""
-    pytest.importorskip("matplotlib")
-    figures: list[Any] = []
-    monkeypatch.setattr(plots, "save", lambda figure, path: figures.append(figure))
-    return figures
-
-
-def record(name: str, bits: float, perplexity: float, **engine: object) -> dict[str, Any]:
-    """What `eval` says of a setting."""
-    how = {"dtype": "float32", "quantize": name[:4], "quantize_method": "rtn", "group_size": 32} | engine
-    return {"setting": name, "perplexity": perplexity, "bits_per_weight": bits, "tokens": 9, "window": 4, "engine": how}
-
-
-def test_what_the_plot_draws(drawn):
-    """Bits and perplexity: a line for each way to quantize, its points by bits, one name over all of the same bits."""
-    records = [record("int8", 8.5, 20.5), record("int3", 4.0, 90.0), record("float32", 32.0, 20.0, quantize="off"),
-               record("int3:gptq", 4.0, 40.0, quantize_method="gptq")]  # fmt: skip
-    plots.draw_eval("p.png", "model", records, records[2])
-    [axes] = drawn[0].get_axes()
-    level, *lines = axes.get_lines()
-    assert level.get_ydata() == [20, 20]
-    assert [line.get_xydata().tolist() for line in lines] == [[[4, 90], [8.5, 20.5]], [[32, 20]], [[4, 40]]]
-    legend = [text.get_text() for text in axes.get_legend().get_texts()]
-    assert legend == ["float32: 20", "RTN, groups of 32", "float", "GPTQ, groups of 32"]
-    assert [(text.get_text(), text.xy) for text in axes.texts] == [
-        ("int8", (8.5, 20.5)), ("int3", (4.0, 90.0)), ("float32", (32.0, 20.0))
-    ]  # fmt: skip
-    assert axes.get_yscale() == "log", "90 beside 20: the small ones must not be flattened"
-    assert not any("10" in text.get_text() for text in axes.get_yticklabels(minor=True)), "numbers, not powers of ten"
-    assert all((axes.get_title(), axes.get_xlabel(), axes.get_ylabel()))
-
-
-def test_a_ruined_setting_is_named_at_the_edge_of_the_plot(drawn):
-    """355504 beside 20 on one axis would show that and nothing else."""
-    records = [record("int4", 5.0, 20.0), record("int2", 3.0, 355504.4),
-               record("int2:gptq", 3.0, 1039.2, quantize_method="gptq")]  # fmt: skip
-    plots.draw_eval("p.png", "model", records)
-    [axes] = drawn[0].get_axes()
-    assert [line.get_xydata().tolist() for line in axes.get_lines()] == [[[3, 160], [5, 20]], [[3, 160]]]
-    assert [(text.get_text(), text.xy) for text in axes.texts] == [
-        ("int4", (5.0, 20.0)), ("↑ int2: 355,504\n↑ int2:gptq: 1,039", (3.0, 160.0))
-    ]  # fmt: skip
 
 
 @pytest.mark.weights

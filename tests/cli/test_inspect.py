@@ -13,9 +13,10 @@ from cli_helpers import base_model, short
 from golden import FAMILIES, load_golden
 
 from tinyinfer import LLM, SamplingParams, units
-from tinyinfer.cli import inspect, main, tables
+from tinyinfer.cli import main
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.loading import load
+from tinyinfer.measure import inspect
 from tinyinfer.measure.roofline import Machine, expected_decode, expected_prefill
 
 __all__ = ["base_model", "short"]  # fixtures
@@ -132,9 +133,8 @@ def test_the_text_says_what_and_why(golden_folder, capsys):
 
 def test_tables_and_amounts_are_as_their_examples_say():
     """Columns that do not line up, or a wrong prefix."""
-    for module in (tables, units):
-        found = doctest.testmod(module)
-        assert (found.failed, found.attempted > 0) == (0, True)
+    found = doctest.testmod(units)
+    assert (found.failed, found.attempted > 0) == (0, True)
     assert [units.amount(x, "B") for x in (999.9, 1000, 46080, 2.5e12)] == ["999.9 B", "1 kB", "46.08 kB", "2.5 TB"]
 
 

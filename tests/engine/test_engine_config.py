@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,11 @@ import pytest
 from helpers import make_engine, small_config
 
 from tinyinfer import LLM
-from tinyinfer.engine.config import COUNTS, SWITCHES, EngineConfig
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.errors import SwitchError
+from tinyinfer.kv_cache.switches import KVCacheSwitches
+from tinyinfer.quantization.switches import QuantizationSwitches
+from tinyinfer.switches import Switches, switch
 
 DEFAULTS: dict[str, Any] = {
     "kv_cache": "contiguous", "block_size": 16, "num_blocks": None, "kv_bits": "off", "kv_group_size": None,
@@ -36,16 +41,20 @@ VALUES: dict[str, list[Any]] = {
     "dtype": ["float32", "bfloat16", "float16"],
     "backend": ["numpy", "reference"],
 }
+COUNTS = ["block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
+          "draft_layers", "num_draft_tokens", "num_draft_candidates", "calibration_tokens", "threads"]  # fmt: skip
 NEEDS: dict[Any, dict[str, Any]] = {"draft": {"draft_model": "second"}}  # what a value cannot do without
 NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq", "combined")}
 LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "backend"]  # LLM's, not the engine's
 
 
 def refusal(**switches: Any) -> str:
-    """What a configuration is refused with; one sentence."""
-    with pytest.raises(ValueError, match=r".") as caught:
+    """What a configuration is refused with; one sentence, and the field that it is about with its value."""
+    with pytest.raises(SwitchError, match=r".") as caught:
         EngineConfig(**switches)
-    sentence = str(caught.value)
+    error, sentence = caught.value, str(caught.value)
+    assert isinstance(error, ValueError)
+    assert error.value is switches.get(error.field, DEFAULTS[error.field])
     assert "\n" not in sentence
     assert ". " not in sentence
     assert len(sentence) < 240
@@ -63,7 +72,7 @@ def test_defaults_are_the_promised_ones():
 
 def test_the_choices_are_the_promised_ones_with_the_default_first():
     """The command line lists them in this order; catches a value that the registry lost."""
-    assert {name: list(known) for name, known in SWITCHES.items()} == VALUES
+    assert {one.name: list(known) for one in fields(EngineConfig) if (known := one.metadata["choices"])} == VALUES
     for name, known in VALUES.items():
         assert known[0] == DEFAULTS[name]
 
@@ -242,6 +251,40 @@ def test_a_calibration_that_is_no_path_is_shown_by_its_beginning(value, why):
     """Not 100,000 characters, of which the last words say what is wrong."""
     assert why in refusal(quantize="w8a8", calibration=value)
     EngineConfig(quantize="w8a8", calibration="/".join(["folder"] * 100))
+
+
+def test_a_part_is_checked_by_itself():
+    """Quantization's code takes quantization's switches, without an engine; they have the same sentences."""
+    assert QuantizationSwitches(quantize="int4").quantizes
+    assert not KVCacheSwitches().prefix_cache
+    with pytest.raises(SwitchError, match="group_size given, but quantize=off quantizes nothing"):
+        QuantizationSwitches(group_size=64)
+    with pytest.raises(SwitchError, match="kv_bits=3 is not known; choose one of off, 8, 4, 2"):
+        KVCacheSwitches(kv_bits=3)
+
+
+def test_a_new_idea_is_one_more_base():
+    """Its fields, their values and its refusals are checked beside the others; no other file has to know of it."""
+
+    @dataclass(frozen=True)
+    class PruningSwitches(Switches):
+        prune: str = switch("off", choices=("off", "2:4"), help="weights set to zero")
+
+        def refusals(self) -> Iterator[SwitchError]:
+            yield from super().refusals()
+            if self.prune != "off":
+                yield SwitchError("prune", self.prune, "{field}={value} has no weights", "add {quantize}=int8")
+
+    @dataclass(frozen=True)
+    class Config(PruningSwitches, EngineConfig):
+        pass
+
+    assert Config.from_switches(kv_cache="paged", prefix_cache=True).prune == "off"
+    for switches, why in [({"prune": "2:4"}, "prune=2:4 has no weights; add quantize=int8"),
+                          ({"prune": "1:2"}, "prune='1:2' is not known; choose one of off, 2:4"),
+                          ({"prefix_cache": True}, "add kv_cache=paged")]:  # fmt: skip
+        with pytest.raises(SwitchError, match=why):
+            Config.from_switches(**switches)
 
 
 def test_a_bigger_budget_needs_no_chunks():

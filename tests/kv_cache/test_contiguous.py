@@ -14,8 +14,9 @@ from helpers import flat_batch, request, small_config
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.kv_cache.contiguous import ContiguousCache
+from tinyinfer.kv_cache.switches import CACHES
 from tinyinfer.ledger import Ledger
-from tinyinfer.switches import CACHES, resolve
+from tinyinfer.switches import resolve
 
 CONFIG = small_config(num_layers=3, num_kv_heads=2, head_dim=6)
 CAPACITY = 20

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.packing import pack, unpack
 from tinyinfer.cli import arguments
-from tinyinfer.cli.eval import SETTINGS
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.packed_blocks import PackedBlocks, dequantize, group_size, quantize
 from tinyinfer.ledger import Ledger
+from tinyinfer.measure.evaluate import SETTINGS
 from tinyinfer.model.config import Rows
 
 BITS = (8, 4, 2)

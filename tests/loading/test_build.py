@@ -85,7 +85,7 @@ def families(draw: st.DrawFn) -> ModelConfig:
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(config=families())
 def test_a_model_exported_is_its_checkpoint_bit_for_bit(config):
     """Catches a tensor forgotten or written twice, outputs cut in the wrong place, a bias or a norm of another part."""

@@ -18,7 +18,7 @@ MATRICES = arrays(np.float32, st.tuples(st.integers(1, 5), st.integers(1, 20)), 
 BITS, GROUPS = st.sampled_from([2, 3, 4, 8]), st.sampled_from([None, 1, 3, 8])
 SCHEMES = st.builds(QuantScheme, BITS, GROUPS, st.booleans())
 PER_TENSOR = st.builds(QuantScheme, BITS, GROUPS, st.booleans(), st.just(True))
-QUICK = settings(max_examples=80, deadline=None)
+QUICK = settings(max_examples=80)
 
 
 def dependent_inputs(rows: int, inputs: int, seed: int) -> np.ndarray:

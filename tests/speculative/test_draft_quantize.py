@@ -46,8 +46,8 @@ def test_a_coarser_copy_of_the_model_drafts_and_changes_no_token(name, bits):
 def test_all_layers_are_rounded_by_the_scheme_and_nothing_else():
     """What stays is the target's own, what is rounded has the scheme of the switches. Catches a rounded router."""
     model = make_engine(MODELS["moe"]).model
-    c = EngineConfig(speculative="self", draft_quantize="int4", group_size=64, symmetric=True)
-    draft, scheme = round_layers(model, c, make_engine(MODELS["moe"]).ops), QuantScheme(4, 64, True)
+    scheme = QuantScheme(4, 64, True)
+    draft = round_layers(model, scheme, make_engine(MODELS["moe"]).ops)
     assert (draft.embedding, draft.head, draft.final_norm) == (model.embedding, model.head, model.final_norm)
     for old, new in zip(model.layers, draft.layers, strict=True):
         assert new.mlp.router == old.mlp.router

@@ -10,6 +10,7 @@ ledger. `--backend` chooses one. Read in this order:
     packed.py       quantized weights as the backends lay them out
     cpu.py          threads and memory of the process
     delegate.py     an Ops that wraps another one: for calibration, tracing, gradients
+    switches.py     which backends there are, and their switches
 
 A faster backend wins time and loses plainness: the reference stays, to be read and to be compared with.
 """

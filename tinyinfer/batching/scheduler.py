@@ -21,6 +21,7 @@ from itertools import count
 from math import inf
 from typing import TYPE_CHECKING
 
+from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache
 from tinyinfer.ledger import Ledger
 from tinyinfer.sampling import Choice
@@ -61,7 +62,8 @@ class ContinuousScheduler:
         """Queues a sequence; ValueError for one that the cache could not hold even alone."""
         n, most = len(seq.prompt) + seq.max_tokens - 1, self.cache.capacity  # the last token is never computed
         if n > most:
-            raise ValueError(f"{n} positions do not fit into a cache of {most}; raise max_model_len or num_blocks")
+            reason = "{value} positions do not fit into a cache of {most}"
+            raise SwitchError("", n, reason, "raise {max_model_len} or {num_blocks}", most=most)
         insort(self.waiting, seq, key=lambda other: other.age)
 
     @property

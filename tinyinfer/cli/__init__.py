@@ -1,8 +1,22 @@
-"""The command line: `tinyinfer COMMAND`, one module a command, imported only when it is asked for.
+"""The command line: `tinyinfer COMMAND`. How do words become switches, and figures become lines?
 
-A command module offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns
-the exit status: 0; 2 for a user's mistake, told in one line on stderr; 130 after Ctrl-C; 141 (128 + SIGPIPE, what a
-shell reports of other tools) when whoever read the output has left. A traceback is a bug of ours.
+Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Files in reading order:
+
+    arguments.py       flags out of the fields of EngineConfig and SamplingParams
+    console.py         stdout and stderr: answers, progress, statistics
+    generate.py        prompts in, text out
+    chat.py            a conversation that keeps its cache
+    download.py        fetch a known model
+    inspect.py         what a model is and what it costs
+    eval.py            the perplexity of a text, for one setting or several
+    quantize.py        a model in, a quantized folder out
+    bench.py           the speed, beside what the roofline predicts
+    bench_workload.py  the flags of requests that arrive over time
+
+A command's module is imported only when it is asked for, and NumPy only when a model is opened, so `--help` is instant.
+It offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns the exit status:
+0; 2 for a user's mistake, told in one line on stderr; 130 after Ctrl-C; 141 (128 + SIGPIPE, what a shell reports of
+other tools) when the reader of the output has left. A traceback is a bug of ours.
 """
 
 from __future__ import annotations
@@ -15,18 +29,18 @@ from importlib import import_module
 
 from tinyinfer import __version__
 from tinyinfer.cli import console
-from tinyinfer.cli.arguments import Parser, UsageError, in_flags
+from tinyinfer.cli.arguments import Opener, Parser, UsageError, open_model, worded
 from tinyinfer.errors import ModelError
 
 COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command line (by default the process's own) and returns its exit status."""
+def main(argv: Sequence[str] | None = None, opener: Opener = open_model) -> int:
+    """Runs a command line (by default the process's own) and returns its exit status. opener: opens its models."""
     console.prepare()
     try:
-        status = _guarded(argv)
-        console.show("")  # flushes: now, and not at exit, where nobody could catch it
+        status = _guarded(argv, opener)
+        console.show("")  # flushes now: an error of the flush at exit could not be caught
         return status
     except BrokenPipeError:
         console.discard_output()
@@ -36,10 +50,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return console.fail(console.describe(error))
 
 
-def _guarded(argv: Sequence[str] | None) -> int:
+def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
     """The exit status of a command line, mistakes and Ctrl-C included."""
     try:
-        args = parse(argv)
+        args = parse(argv, opener)
         return int(args.run(args))
     except SystemExit as leave:  # --help, --version
         return int(leave.code or 0)
@@ -49,7 +63,7 @@ def _guarded(argv: Sequence[str] | None) -> int:
     except (UsageError, ModelError) as error:
         return console.fail(str(error))
     except ValueError as error:
-        return console.fail(in_flags(str(error)))
+        return console.fail(worded(error))
     except OSError as error:
         if error.filename is None:
             raise  # of stdout, which main gives up
@@ -59,8 +73,8 @@ def _guarded(argv: Sequence[str] | None) -> int:
         return console.fail(f"not enough memory ({error}); {cure}" if str(error) else f"not enough memory; {cure}")
 
 
-def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line as a namespace whose `run` is its command. Raises UsageError."""
+def parse(argv: Sequence[str] | None = None, opener: Opener = open_model) -> argparse.Namespace:
+    """The command line as a namespace: `run` is its command, `opener` what opens a model. Raises UsageError."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         near, known = _nearest(words[0], COMMANDS), ", ".join(COMMANDS)
@@ -74,6 +88,7 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args, unknown = parser.parse_known_args(words)
     if unknown:
         _refuse(commands.choices.get(args.command, parser), unknown[0])
+    args.opener = opener
     return args
 
 

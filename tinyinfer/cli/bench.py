@@ -3,7 +3,8 @@
 Prompts are fixed random tokens and end tokens are ignored, so the work is the same everywhere. A short untimed round
 runs first: it brings weights and code into memory. Figures are medians over the rounds. The clock says how fast a
 machine was today; the share of the roofline reached says how good the code is. --workload replays requests that arrive
-over time instead (bench_workload.py), and --against runs a second setting in alternation with the first (measure.py).
+over time instead (bench_workload.py), and --against runs a second setting in alternation with the first. What measures
+is measure/bench.py; this file only asks for it and shows it.
 """
 
 from __future__ import annotations
@@ -12,15 +13,15 @@ import argparse
 import json
 import math
 import shlex
-from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from tinyinfer.cli import bench_rounds, bench_workload
-from tinyinfer.cli.arguments import Parser, add_model_arguments, add_switches
-from tinyinfer.cli.console import say, show
-from tinyinfer.cli.measure import Round, Setting, compare_outputs, open_settings, parse_machine, run_rounds
+from tinyinfer.cli import bench_workload
+from tinyinfer.cli.arguments import Parser, add_model_arguments, add_switches, dashed, engine_config
+from tinyinfer.cli.console import progress_bar, say, show
+from tinyinfer.measure.tables import bench_text, comparable, workload_title
 
 if TYPE_CHECKING:
+    from tinyinfer.measure.bench import Round, Setting
     from tinyinfer.measure.roofline import Machine
     from tinyinfer.measure.workload import Request
 
@@ -49,7 +50,7 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a setting may have of its own: everything in --against."""
+    """The flags that may differ between two settings: all that --against takes."""
     add = parser.add_argument
     add("-p", "--prompt-tokens", type=int, metavar="N", help="length of a prompt (default: 512)")
     add("-g", "--generated-tokens", type=int, metavar="N", help="tokens generated after each prompt (default: 128)")
@@ -61,68 +62,76 @@ def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Measures. Exit status 0, or 130 after Ctrl-C, then with the figures so far."""
-    command_lines = split_settings(args)
+    from tinyinfer.measure.bench import Plan, open_settings, run_rounds
+    from tinyinfer.measure.roofline import parse_machine
+
+    lines = split_settings(args)
     machine = parse_machine(args.machine) if args.machine else None
     if args.simulate and machine is None:
         machine = measured_machine(args)
-    settings = open_settings(command_lines, requests_of, machine if args.simulate else None)
+    plans = {name: Plan(one.model, engine_config(one), requests_of(one)) for name, one in lines.items()}
+    settings = open_settings(plans, args.opener, machine if args.simulate else None)
     count = args.rounds or (1 if args.workload else 3)
-    rounds, finished = run_rounds(settings, count, warm=not args.simulate)
+    rounds, finished = run_rounds(settings, count, warm=not args.simulate, progress=progress_bar)
     if not finished:
         say(f"tinyinfer: interrupted after {sum(one.complete for one in rounds[-1])} of {count} rounds")
-    told = [(setting, mine) for setting, each in zip(settings, rounds, strict=True)
-            if (mine := [one for one in each if has_figures(one, args)])]  # fmt: skip
-    if told:
-        report(args, [setting for setting, _ in told], [mine for _, mine in told], machine)
+    measured = {setting: mine for setting, each in zip(settings, rounds, strict=True)
+                if (mine := [one for one in each if has_figures(one, args)])}  # fmt: skip
+    if measured:
+        report(args, lines, measured, machine)
     return 0 if finished else 130
 
 
 def measured_machine(args: argparse.Namespace) -> Machine:
-    """This machine."""
+    """The limits of this machine, with as many threads as the run has."""
     from tinyinfer.measure.roofline import measure_machine
 
     return measure_machine(args.threads)
 
 
 def has_figures(done: Round, args: argparse.Namespace) -> bool:
-    """Of a workload cut short, what came so far can be told; otherwise a round counts only as a whole."""
+    """Whether a round can be reported: a whole one, or of a workload what was generated before Ctrl-C."""
     return done.complete or bool(args.workload and any(seq.times for seq in done.sequences))
 
 
 def report(
-    args: argparse.Namespace, settings: list[Setting], rounds: list[list[Round]], machine: Machine | None
+    args: argparse.Namespace,
+    lines: dict[str, argparse.Namespace],
+    rounds: dict[Setting, list[Round]],
+    machine: Machine | None,
 ) -> None:
-    """Shows the figures, as a table or as JSON, and draws them."""
+    """Shows the figures, as a table or as JSON, and draws them. lines: each setting's command line, by its name."""
     from tinyinfer.engine.metrics import peak_memory_bytes
+    from tinyinfer.measure.phases import record
 
     peak = peak_memory_bytes()  # before the machine is measured, which takes memory of its own
-    if not args.workload and machine is None:
+    plain = not args.workload
+    if plain and machine is None:
         machine = measured_machine(args)
-    records = [record(one, done, machine) | {"peak_memory_bytes": peak}
-               for one, done in zip(settings, rounds, strict=True)]  # fmt: skip
+    records = [record(setting, done, work_of(lines[setting.name]), machine, args.price_per_hour, phases=plain)
+               | {"peak_memory_bytes": peak} for setting, done in rounds.items()]  # fmt: skip
     if args.plot:
-        draw(args, settings, rounds, records, machine)
-    line = combined(args, records, rounds)
-    show((json.dumps(line) if args.json else as_text(args, line, records)) + "\n")
+        draw(args, rounds, records, machine)
+    line = combined(args, records, list(rounds.values()))
+    show((json.dumps(line) if args.json else bench_text(line, records)) + "\n")
 
 
 def draw(
     args: argparse.Namespace,
-    settings: list[Setting],
-    rounds: list[list[Round]],
+    rounds: dict[Setting, list[Round]],
     records: list[dict[str, Any]],
     machine: Machine | None,
 ) -> None:
     """The figure that suits what was measured; of a plain comparison, the first setting's."""
-    from tinyinfer.cli import plots, workload_plots
+    from tinyinfer.measure import figures, workload_figures
 
     if args.sweep_batch or args.sweep_rate:
-        workload_plots.draw_sweep(args.plot, bench_workload.title(records[0]), records, bool(args.sweep_rate))
+        workload_figures.draw_sweep(args.plot, workload_title(records[0]), records, bool(args.sweep_rate))
     elif args.workload:
-        named = {setting.name: mine[0] for setting, mine in zip(settings, rounds, strict=True)}
-        workload_plots.draw_workload(args.plot, bench_workload.title(records[0]), named)
+        named = {setting.name: mine[0] for setting, mine in rounds.items()}
+        workload_figures.draw_workload(args.plot, workload_title(records[0]), named)
     elif machine:
-        plots.draw_bench(args.plot, args.model, rounds[0], machine)
+        figures.draw_bench(args.plot, args.model, next(iter(rounds.values())), machine)
 
 
 # What is asked for.
@@ -163,11 +172,11 @@ def check_run(args: argparse.Namespace) -> None:
     price = args.price_per_hour
     if price is not None and not (math.isfinite(price) and price >= 0):
         raise ValueError(f"--price-per-hour={price} must be a number of at least 0")
-    several = [flag for flag in ("against", "sweep_batch", "sweep_rate") if getattr(args, flag) is not None]
+    several = [dashed(name) for name in ("against", "sweep_batch", "sweep_rate") if getattr(args, name) is not None]
     if len(several) > 1:
-        raise ValueError(f"--{several[0].replace('_', '-')} and --{several[1].replace('_', '-')}: give one of them")
+        raise ValueError(f"{several[0]} and {several[1]}: give one of them")
     if args.plot:
-        from tinyinfer.cli.plots import check_plot
+        from tinyinfer.measure.figures import check_plot
 
         check_plot(args.plot)
 
@@ -198,45 +207,17 @@ def requests_of(args: argparse.Namespace) -> list[Request]:
 # What came out.
 
 
-def record(setting: Setting, rounds: list[Round], machine: Machine | None) -> dict[str, Any]:
-    """What the JSON line of a setting holds: the median of each figure over the rounds, and what was measured."""
-    args, llm = setting.args, setting.llm
-    each = [bench_workload.figures(done, args.price_per_hour, llm.engine_config, llm.max_model_len) for done in rounds]
-    if machine and not args.workload:
-        each = [{**one, **bench_rounds.figures(done, machine)}
-                for one, done in zip(each, rounds, strict=True)]  # fmt: skip
-    line: dict[str, Any] = {"setting": setting.name, **bench_workload.medians(each)}
-    if not args.workload:
-        line |= bench_rounds.costs(line, args.price_per_hour)
-    if machine:
-        line |= {"read_bandwidth": machine.read_bandwidth, "matrix_flops": machine.matrix_speed}
-    line |= bench_workload.described(args) if args.workload else {name: getattr(args, name) for name in DEFAULTS}
-    return line | {
-        "weight_bytes": llm.model.nbytes,
-        "clock": "simulated" if args.simulate else "wall",
-        "rounds": len(rounds),
-        "complete": all(done.complete for done in rounds),
-        "ledger": rounds[-1].ledger.as_dict(),  # of one round; all do the same work
-        "engine": {"model": args.model, **asdict(llm.engine_config)},
-    }
+def work_of(args: argparse.Namespace) -> dict[str, Any]:
+    """What the rounds of a setting are made of."""
+    return bench_workload.described(args) if args.workload else {name: getattr(args, name) for name in DEFAULTS}
 
 
 def combined(args: argparse.Namespace, records: list[dict[str, Any]], rounds: list[list[Round]]) -> dict[str, Any]:
-    """The JSON line: the first setting's figures, and beside them the others'."""
+    """The JSON line: the first setting's figures, and beside them those of the other settings."""
+    from tinyinfer.measure.bench import compare_outputs
+
     if args.against is not None and len(records) > 1:
         first, second = records
-        ratios = {key: first[key] / second[key] for key in bench_workload.comparable(records)}
+        ratios = {key: first[key] / second[key] for key in comparable(records)}
         return first | {"against": second, "ratios": ratios, "outputs": compare_outputs(*rounds)}
     return records[0] | ({"sweep": records} if len(records) > 1 else {})
-
-
-# How they are shown.
-
-
-def as_text(args: argparse.Namespace, line: dict[str, Any], records: list[dict[str, Any]]) -> str:
-    """Tables."""
-    kind = bench_workload if args.workload else bench_rounds
-    if len(records) == 1:
-        return kind.as_text(line)
-    outputs = f"\n\noutputs: {line['outputs']}" if line.get("outputs") else ""
-    return f"{kind.title(line)}\n\n{bench_workload.comparison(records)}{outputs}"

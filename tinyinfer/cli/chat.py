@@ -15,9 +15,9 @@ from tinyinfer.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
     add_switches,
-    in_flags,
-    open_model,
+    opened,
     sampling_params,
+    worded,
 )
 from tinyinfer.cli.console import Answers, is_terminal, run_sequences, say, statistics
 from tinyinfer.cli.generate import add_conversation_arguments, messages
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     params = sampling_params(args)
     if args.prefix_cache is None:
         args.prefix_cache = args.kv_cache == "paged"
-    llm = open_model(args)
+    llm = opened(args)
     if llm.tokenizer.chat_template is None:
         raise ValueError(f"{args.model} has no chat template, so it cannot chat; tinyinfer generate continues texts")
     conversation = Conversation(llm, args.system_prompt, params)
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Conversation:
-    """The messages so far, as much of them as the context holds."""
+    """The messages so far; the oldest exchanges are forgotten when the context is full."""
 
     def __init__(self, llm: LLM, system_prompt: str | None, params: SamplingParams) -> None:
         self.llm, self.params = llm, params
@@ -81,7 +81,7 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Begins anew."""
+        """Forgets all messages but the system prompt."""
         self.messages = list(self.start)
 
     def ask(self, question: str) -> tuple[Sequence, int]:
@@ -105,16 +105,16 @@ class Conversation:
             raise
 
     def answer(self, text: str) -> None:
-        """What was answered, in part if it was cut short."""
+        """Adds an answer to the messages, also one that Ctrl-C cut short."""
         self.messages.append({"role": "assistant", "content": text})
 
 
 def converse(conversation: Conversation, question: str, args: argparse.Namespace) -> None:
-    """One question and its answer."""
+    """Answers one question on stdout, with statistics on stderr."""
     try:
         seq, forgotten = conversation.ask(question)
     except ValueError as error:
-        say(in_flags(str(error)))
+        say(worded(error))
         return
     if forgotten:
         say(f"(the context is full: forgot the oldest {forgotten} of our exchanges; /reset forgets all)")

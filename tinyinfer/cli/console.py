@@ -1,7 +1,6 @@
-"""What a user sees: answers on stdout as they come; progress, statistics and errors on stderr, so that stdout can be
-piped.
+"""stdout and stderr: answers on stdout as they come; progress, statistics and errors on stderr.
 
-stdout and stderr may be terminals, pipes whose reader has left, full disks or closed; this file is where that is known.
+So stdout can be piped. Both may be terminals, pipes whose reader has left, full disks or closed; only this file knows.
 """
 
 from __future__ import annotations
@@ -9,10 +8,10 @@ from __future__ import annotations
 import io
 import os
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from types import TracebackType
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from tinyinfer.sequence import Sequence
 
 BAR = 30  # characters of a full progress bar
+BAR_FORMAT = f"{{desc}} [{{bar:{BAR}}}] {{n_fmt}}/{{total_fmt}}{{postfix}}"
 
 
 def prepare() -> None:
@@ -40,28 +40,28 @@ def say(text: str, end: str = "\n") -> None:
 
 
 def is_terminal(stream: object) -> bool:
-    """Whether a person sits behind sys.stdin, sys.stdout or sys.stderr; not when it is closed."""
+    """Whether sys.stdin, sys.stdout or sys.stderr is a terminal; a closed one is not."""
     return isinstance(stream, io.TextIOBase) and not stream.closed and stream.isatty()
 
 
 def fail(message: str) -> int:
-    """Tells a mistake in one line, whatever the message holds; the exit status of a mistake, 2."""
+    """Writes the message to stderr as one line, and returns the exit status of a mistake, 2."""
     say("tinyinfer: error: " + " ".join(message.split("\n")))
     return 2
 
 
 def describe(error: OSError) -> str:
-    """What the operating system refused, and where."""
+    """The operating system's reason, behind the name of the file."""
     return f"{error.filename or 'stdin or stdout'}: {error.strerror or error}"
 
 
 def interrupted() -> None:
-    """Says in one line of its own that Ctrl-C ended the program."""
+    """Writes a line of its own to stderr: Ctrl-C ended the program."""
     say("\ntinyinfer: interrupted" if is_terminal(sys.stderr) else "tinyinfer: interrupted")  # after the ^C
 
 
 def discard_output() -> None:
-    """Sends what a broken stdout or stderr still holds to nowhere, so that Python's own flush at exit cannot fail."""
+    """Redirects a broken stdout or stderr to os.devnull, so that Python's own flush at exit cannot fail."""
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()
@@ -74,30 +74,27 @@ def discard_output() -> None:
             continue  # closed
 
 
-class ProgressBar:
-    """`loading NAME [####------] 12/30` on a terminal's stderr, wiped at the end; elsewhere nothing."""
+@contextmanager
+def progress_bar(title: str, shown: bool = True) -> Iterator[Callable[..., None]]:
+    """`loading NAME [####------] 12/30` on a terminal's stderr, wiped at the end; elsewhere nothing.
 
-    def __init__(self, title: str, shown: bool = True) -> None:
-        self.title, self.shown = title, shown and is_terminal(sys.stderr)
-        self.width = 0  # of the bar that is there
+    The function that it gives takes how much is done, how much there is, and a note to show behind the bar.
+    """
+    if not (shown and is_terminal(sys.stderr)):
+        yield lambda done, total, note="": None
+        return
+    from tqdm import tqdm
 
-    def __enter__(self) -> ProgressBar:
-        self._draw("")
-        return self
+    columns, lines = get_terminal_size()  # of a terminal that knows its size, else 80 x 24
+    form = {"bar_format": "{desc}", "ascii": "-#", "ncols": columns, "nrows": lines}
+    with tqdm(desc=title, leave=False, mininterval=0, miniters=1, **form) as bar:
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._draw("")
-        if self.shown:
-            say("\r" + " " * len(self.title) + "\r", end="")
+        def show(done: int, total: int, note: str = "") -> None:
+            bar.bar_format, bar.total = BAR_FORMAT, total
+            bar.set_postfix_str(note, refresh=False)
+            bar.update(done - bar.n)
 
-    def show(self, done: int, total: int, note: str = "") -> None:
-        """So much of it is done; a note stands behind the bar."""
-        self._draw(f" [{'#' * (BAR * done // total):-<{BAR}}] {done}/{total}{note}")
-
-    def _draw(self, bar: str) -> None:
-        if self.shown:
-            say(f"\r{self.title}{bar:<{self.width}}", end="")
-            self.width = len(bar)
+        yield show
 
 
 def read_text(path: str) -> str:
@@ -108,11 +105,15 @@ def read_text(path: str) -> str:
         data, name = sys.stdin.buffer.read(), "stdin"
     else:
         data, name = Path(path).read_bytes(), path
+    return decoded(data, name, "utf-8-sig").removesuffix("\n").removesuffix("\r")
+
+
+def decoded(data: bytes, name: str, encoding: str = "utf-8") -> str:
+    """The text of a file or of stdin, by its name. Raises ValueError when it is not UTF-8."""
     try:
-        text = data.decode("utf-8-sig")
+        return data.decode(encoding)
     except UnicodeDecodeError as error:
         raise ValueError(f"{name}: not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
-    return text.removesuffix("\n").removesuffix("\r")
 
 
 class Answers:
@@ -123,11 +124,11 @@ class Answers:
 
     def __init__(self, sequences: list[Sequence], titles: list[str]) -> None:
         self.sequences, self.titles = sequences, titles
-        self.current, self.shown = 0, 0  # which one is being shown, and how many of its characters
+        self.current, self.shown = 0, 0  # index of the sequence being shown, and how many of its characters are
         self._begin()
 
     def update(self) -> None:
-        """Shows what came since the last time."""
+        """Shows the text that was generated since the last call."""
         while self.current < len(self.sequences):
             seq = self.sequences[self.current]
             if len(seq.text.text) > self.shown:

@@ -11,7 +11,7 @@ from tinyinfer.cli.arguments import (
     add_model_arguments,
     add_sampling_arguments,
     add_switches,
-    open_model,
+    opened,
     sampling_params,
 )
 from tinyinfer.cli.console import Answers, read_text, run_sequences, say, show, statistics
@@ -46,7 +46,7 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
-    """What `chat` has, too."""
+    """The flags that `generate` and `chat` share."""
     parser.add_argument("-sys", "--system-prompt", metavar="TEXT", help="instructions that come before the prompt")
     parser.add_argument("-q", "--quiet", action="store_true", help="no statistics, hints and progress bars")
     parser.add_argument("--trace", action="store_true", help="describe every step of the engine on stderr")
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.logprobs is not None and not args.json:
         raise ValueError("--logprobs are shown only with --json; add it")
     params = sampling_params(args)
-    llm = open_model(args)
+    llm = opened(args)
     sequences = llm.sequences([tokenize(llm, prompt, args) for prompt in prompts or [DEFAULT_PROMPT]], params)
     if not prompts and not args.quiet:
         say(f'No prompt, so here is one: "{DEFAULT_PROMPT}" Give your own: tinyinfer generate "..."')
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
-    """The prompts of the command line, in the order of its help. Raises ValueError, OSError when one is no text."""
+    """The prompts of the command line, in the order of its help. Raises ValueError, OSError for a file without text."""
     given = [args.text] * (args.text is not None) + args.prompt
     if [*given, *args.file].count("-") > 1:
         raise ValueError("- (stdin) is given twice, but can be read only once")
@@ -96,7 +96,7 @@ def messages(system_prompt: str | None) -> list[dict[str, str]]:
 
 
 def write_text(llm: LLM, sequences: list[Sequence], prompts: list[str], args: argparse.Namespace) -> bool:
-    """Answers on stdout as they come; False after Ctrl-C."""
+    """Answers on stdout as they come; False when Ctrl-C ended them."""
     titles = [f"prompt {i} of {len(prompts)}: {shorten(prompt)}" for i, prompt in enumerate(prompts, 1)]
     answers = Answers(sequences, titles)
     finished = run_sequences(llm, sequences, args.trace, answers.update)
@@ -112,7 +112,7 @@ def shorten(text: str, width: int = 60) -> str:
 
 
 def write_json(llm: LLM, sequences: list[Sequence], args: argparse.Namespace) -> bool:
-    """JSON lines on stdout when all is done, after Ctrl-C what there is by then; False then."""
+    """JSON lines on stdout when all sequences have ended; False when Ctrl-C ended them."""
     from tinyinfer.engine.metrics import run_metrics
 
     finished = run_sequences(llm, sequences, args.trace, lambda: None)

@@ -9,16 +9,19 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from tinyinfer.cli.arguments import QUANTIZATION_SWITCHES, add_model_arguments, add_switches, open_model, switches
-from tinyinfer.cli.console import ProgressBar, say
+from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, opened
+from tinyinfer.cli.console import progress_bar, say
+from tinyinfer.quantization.switches import QuantizationSwitches
 from tinyinfer.units import amount
 
 if TYPE_CHECKING:
     from tinyinfer.loading.checkpoint import Checkpoint
 
-SWITCHES = (*QUANTIZATION_SWITCHES, "dtype", "backend", "threads")
+RECIPE = tuple(one.name for one in fields(QuantizationSwitches))
+SWITCHES = (*RECIPE, "dtype", "backend", "threads")
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
@@ -34,16 +37,15 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Quantizes. Raises ModelError, ValueError, as loading and saving do."""
-    from tinyinfer.engine.config import EngineConfig
     from tinyinfer.loading.saving import check_target, save_model
 
-    EngineConfig(**switches(args))
+    engine_config(args)
     check_target(args.output)
     started = time.perf_counter()
     source = open_source(args)
-    llm = open_model(args)
-    with ProgressBar("writing", shown=not args.quiet) as bar:
-        size = save_model(args.output, llm.model, source, recipe(args), bar.show)
+    llm = opened(args)
+    with progress_bar("writing", shown=not args.quiet) as show:
+        size = save_model(args.output, llm.model, source, recipe(args), show)
     if not args.quiet:
         before = sum(tensor.nbytes for tensor in source.tensors.values())
         held, seconds = amount(llm.model.nbytes, "B"), time.perf_counter() - started
@@ -69,7 +71,7 @@ def open_source(args: argparse.Namespace) -> Checkpoint:
 
 def recipe(args: argparse.Namespace) -> dict[str, Any]:
     """What the quantization_config tells people: the switches; nothing of it is needed to load the folder."""
-    given = {name: getattr(args, name) for name in QUANTIZATION_SWITCHES}
+    given = {name: getattr(args, name) for name in RECIPE}
     if args.calibration is not None:
         given["calibration"] = os.path.basename(args.calibration)
     method = args.quantize if args.quantize in ("keep", "w8a8") else args.quantize_method

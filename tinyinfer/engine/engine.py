@@ -11,10 +11,13 @@ from contextlib import contextmanager
 
 from tinyinfer.arrays import Array
 from tinyinfer.batching.scheduler import ContinuousScheduler, Limits
+from tinyinfer.batching.switches import SCHEDULERS
 from tinyinfer.engine.clock import Clock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.trace import Plan, StepTrace, count_blocks, make_plan
+from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec, default_num_blocks, position_bytes
+from tinyinfer.kv_cache.switches import KV_BITS, PREFIX_CACHES
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
@@ -22,7 +25,8 @@ from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence
 from tinyinfer.speculative.base import Drafter
-from tinyinfer.switches import DRAFTERS, KV_BITS, PREFIX_CACHES, SCHEDULERS, resolve
+from tinyinfer.speculative.switches import DRAFTERS
+from tinyinfer.switches import resolve
 
 
 class Engine:
@@ -123,5 +127,6 @@ def context_length(config: ModelConfig, asked: int | None) -> int:
     """The longest sequence: what is asked for, or all that the model was made for. ValueError when it is more."""
     own = config.max_position
     if asked is not None and asked > own:
-        raise ValueError(f"max_model_len={asked} is more than the {own} positions that this model was made for")
+        reason = "{field}={value} is more than the {own} positions that this model was made for"
+        raise SwitchError("max_model_len", asked, reason, own=own)
     return asked or own

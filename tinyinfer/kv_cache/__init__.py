@@ -12,6 +12,7 @@ large. So the files ask how to waste none of it, how to share it, and how to mak
     prefix_cache.py   the common beginning of prompts is computed and stored once
     packed_blocks.py  a block of keys and values in 8, 4 or 2 bits a number
     quantized.py      the contiguous and the paged cache with packed blocks
+    switches.py       the switches of the section and what they refuse
 
 Wins: always, once more than a token or two is generated. Paged: many sequences of different lengths. Prefix cache:
 prompts that begin alike. Quantized: memory. Loses: a cache trades memory for arithmetic, and decode becomes a matter of

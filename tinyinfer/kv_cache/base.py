@@ -22,6 +22,7 @@ from math import prod
 from typing import NamedTuple
 
 from tinyinfer.arrays import Array
+from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import Rows
 from tinyinfer.model.interfaces import Device, KVCache
@@ -107,7 +108,7 @@ class Cache(KVCache):
 
     can_chunk = True  # whether a prompt may be computed in chunks: the cache must keep the first one for the second
     num_blocks = 0  # in the block pool; 0 for a cache without blocks
-    cure = "raise max_model_len"  # when a sequence is too long
+    cure = "raise {max_model_len}"  # when a sequence is too long
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:
         self.spec, self.device, self.ledger = spec, device, device.ledger
@@ -141,7 +142,8 @@ class Cache(KVCache):
         """Allocates room for n positions after `length`. Raises ValueError when the cache cannot hold them."""
         length = self.length(seq)
         if length + n > self.capacity:
-            raise ValueError(f"{length + n} positions do not fit into a cache of {self.capacity}; {self.cure}")
+            reason = "{value} positions do not fit into a cache of {most}"
+            raise SwitchError("", length + n, reason, self.cure, most=self.capacity)
         self._set_length(seq, length)
 
     def split(self, span: Span) -> tuple[Span, ...]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from dataclasses import dataclass, field
 
+from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.model.interfaces import Device
 from tinyinfer.sequence import Sequence
@@ -30,7 +31,8 @@ class BlockPool:
     def allocate(self) -> int:
         """A free block, which now has one holder. Raises ValueError when no block is free."""
         if not self.free:
-            raise ValueError(f"all {self.num_blocks} blocks of the cache are taken; raise num_blocks")
+            reason = "all {value} blocks of the cache are taken"
+            raise SwitchError("num_blocks", self.num_blocks, reason, "raise {field}")
         block = self.free.pop()
         self.holders[block] = 1
         return block
@@ -64,7 +66,7 @@ class BlockTable:
 class BlockCache(Cache):
     """A cache whose positions lie in blocks of one pool, without its arrays."""
 
-    cure = "raise max_model_len or num_blocks"
+    cure = "raise {max_model_len} or {num_blocks}"
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:
         super().__init__(spec, device)

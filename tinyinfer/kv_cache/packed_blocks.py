@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 from tinyinfer.arrays import Array, Xp
 from tinyinfer.backends.packing import pack, packed_size, unpack
+from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import CacheSpec, carve
 from tinyinfer.model.config import Rows
 from tinyinfer.model.interfaces import Device
@@ -125,10 +126,9 @@ def group_size(memory: tuple[Rows, ...], asked: int | None) -> int:
     if asked is None:
         return max(n for n in divisors if n <= GROUP_SIZE)
     if asked not in divisors:
-        raise ValueError(
-            f"kv_group_size={asked} does not divide this model's head size of {size}; choose one of "
-            + ", ".join(map(str, divisors))
-        )
+        reason = "{field}={value} does not divide this model's head size of {size}"
+        fitting = ", ".join(map(str, divisors))
+        raise SwitchError("kv_group_size", asked, reason, "choose one of {fitting}", size=size, fitting=fitting)
     return asked
 
 

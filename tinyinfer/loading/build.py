@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinyinfer.arrays import Array
+from tinyinfer.errors import SwitchError
 from tinyinfer.loading.checkpoint import Checkpoint, Joined
 from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.config import ModelConfig, RopeConfig, held_matrices
+from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.mlp import MLP, GatedMLP, PlainMLP
 from tinyinfer.model.moe import MoE
 from tinyinfer.model.transformer import Layer, Model
@@ -34,10 +35,7 @@ from tinyinfer.model.weights import (
     Rotation,
     Weight,
 )
-
-if TYPE_CHECKING:
-    from tinyinfer.engine.config import EngineConfig
-    from tinyinfer.model.interfaces import Ops
+from tinyinfer.quantization.switches import QuantizationSwitches
 
 Conversion = Callable[[str, Joined], Matrix]  # (name, float rows) -> what the backend takes
 Progress = Callable[[int, int], None]  # (layers done, of how many)
@@ -180,7 +178,7 @@ def llama3_frequencies(f: np.ndarray, rope: RopeConfig) -> np.ndarray:  # (E/2,)
 
 
 def load_model(
-    checkpoint: Checkpoint, ops: Ops, c: EngineConfig, on_layer: Progress = lambda done, of: None
+    checkpoint: Checkpoint, ops: Ops, c: QuantizationSwitches, on_layer: Progress = lambda done, of: None
 ) -> Model:
     """The model of a checkpoint, quantized as the switches say; a folder that is quantized already stays so.
 
@@ -199,7 +197,7 @@ def load_model(
     return quantize_model(model, ops, c, windows, lambda done, of: on_layer(of + done, 2 * of))
 
 
-def keeps_file_quantization(c: EngineConfig, checkpoint: Checkpoint) -> bool:
+def keeps_file_quantization(c: QuantizationSwitches, checkpoint: Checkpoint) -> bool:
     """True if quantized tensors are loaded without dequantizing: quantize=keep, or a folder that we quantized.
 
     Raises ValueError for quantizing such a folder again.
@@ -207,11 +205,10 @@ def keeps_file_quantization(c: EngineConfig, checkpoint: Checkpoint) -> bool:
     if checkpoint.quantization is None:
         return c.quantize == "keep"
     if c.quantizes:
-        names = ("quantize", "quantize_head", "quantize_rules", "quantize_method")
-        changed = [name for name in names if getattr(c, name) != getattr(type(c), name)]
-        given = ", ".join(f"{name}={getattr(c, name)}" for name in changed)
-        raise ValueError(
-            f"{given} is given, but {checkpoint.path} is quantized already, and rounding twice loses twice; leave it "
-            "out, or quantize the model that the folder was made from"
-        )
+        changed = c.given("quantize", "quantize_head", "quantize_rules", "quantize_method")
+        given = ", ".join(f"{{{name}}}={{its_{name}}}" for name in changed)
+        reason = given + " is given, but {path} is quantized already, and rounding twice loses twice"
+        cure = "leave it out, or quantize the model that the folder was made from"
+        values = {f"its_{name}": getattr(c, name) for name in changed}
+        raise SwitchError(changed[0], getattr(c, changed[0]), reason, cure, **values, path=checkpoint.path)
     return True

@@ -1,1 +1,24 @@
-"""Measurement."""
+"""Measurement: what does an optimization bring, what should it bring, and what does it cost in quality?
+
+The ledger counts work exactly, the roofline turns counts into the least time that a machine needs, and a benchmark
+prints that prediction beside the clock. Files in reading order:
+
+    roofline.py          the time that counted work takes at least, and what a model's steps count
+    simulated_clock.py   a clock that runs on counted work
+    workload.py          requests that arrive over time, from a file or drawn by a seed
+    bench.py             rounds of several settings in alternation
+    phases.py            what a round says: waits, and prefill and decode beside the roofline
+    perplexity.py        how surprised a model is by a text
+    kl.py                how far a model has moved from the float model
+    evaluate.py          settings by name, and the row of each in a table of quality and bytes
+    inspect.py           a model's parameters, bytes and costs, without reading a weight
+    figures.py           pictures: steps beside the roofline, perplexity over bits
+    workload_figures.py  pictures of workloads: a timeline, latency over load
+    tables.py            the same figures as text
+
+Wins: counts and predictions are the same on every machine, so a speed-up can be tested and graded. Loses: what the
+roofline leaves out (Python, norms, exponentials) only the clock shows, and a clock on a busy machine shows that too.
+
+Everything takes an LLM (or a function that opens one) and returns records; the command line parses and prints.
+Sources: Williams, Waterman & Patterson 2009 (the roofline); Jelinek et al. 1977 (perplexity).
+"""

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyinfer.measure.perplexity import Perplexity, add_up, windows
+from tinyinfer.measure.perplexity import Perplexity, add_up, perplexities, windows
 from tinyinfer.sampling import token_scores
 
 if TYPE_CHECKING:
@@ -37,8 +37,12 @@ def divergences(
 ) -> Iterator[tuple[Perplexity, Divergence]]:
     """The perplexity of `llm` and its distance from `reference` over what was scored so far, after each window.
 
-    Raises ValueError when the model gives no finite probabilities.
+    From itself a model has no distance, and the text is read once. Raises ValueError when the model gives no finite
+    probabilities.
     """
+    if reference is llm:
+        yield from ((found, Divergence(kl=0.0, agreement=1.0)) for found in perplexities(llm, tokens, window))
+        return
     total, scored, kl, agreed = 0.0, 0, 0.0, 0
     for piece in windows(tokens, window):
         pairs = zip(llm.logits_by_rows(piece[:-1]), reference.logits_by_rows(piece[:-1]), strict=True)

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinyinfer.errors import SwitchError
+
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
 
@@ -62,7 +64,5 @@ def add_up(total: float, logprobs: np.ndarray, llm: LLM) -> float:
     total -= float(logprobs.sum())
     if math.isfinite(total):
         return total
-    dtype = llm.engine_config.dtype
-    raise ValueError(
-        f"the model's probabilities are not finite: its weights are broken or do not fit {dtype}; try --dtype float32"
-    )
+    reason = "the model's probabilities are not finite: its weights are broken or do not fit {value}"
+    raise SwitchError("dtype", llm.engine_config.dtype, reason, "try {field}=float32")

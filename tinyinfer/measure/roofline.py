@@ -16,6 +16,7 @@ counted ledger equal to them.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,14 +24,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinyinfer.arrays import FLOAT
 from tinyinfer.backends.cpu import default_threads, use_blas_threads
+from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
 
 READ_BYTES = 1 << 29  # read at a time: of half as much, a part was sometimes still in a cache the next time
 MATRIX_SIZE = 1536  # a square product large enough that BLAS runs at its full speed
-FLOAT = 4  # bytes of a float32: norms, biases, learned positions
 ARITHMETIC, MEMORY = "arithmetic", "memory"
 
 
@@ -45,6 +47,20 @@ class Machine:
     def balance(self) -> float:
         """FLOPs per byte at which both limits are reached at once: work with fewer waits for memory."""
         return self.matrix_speed / self.read_bandwidth
+
+
+PREFIX = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
+
+
+def parse_machine(text: str) -> Machine:
+    """The machine of "37GB/s,200GFLOP/s": what it reads and computes in a second. Raises SwitchError."""
+    number = r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)"
+    found = re.fullmatch(rf"{number}B/s\s*,{number}FLOP/s\s*", text)
+    speeds = [float(found[i]) * PREFIX[found[i + 1]] for i in (1, 3)] if found else [0.0]
+    if not all(speeds):
+        cure = "write bandwidth and speed, such as 37GB/s,200GFLOP/s"
+        raise SwitchError("machine", text, "{field} {value!r} is no machine", cure)
+    return Machine(*speeds)
 
 
 def predict_seconds(counted: Ledger, machine: Machine) -> float:

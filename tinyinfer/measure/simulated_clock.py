@@ -9,7 +9,8 @@ from tinyinfer.measure.roofline import Machine, predict_seconds
 class SimulatedClock:
     """The time that a machine would need, by the roofline, for what the ledger counted since the clock was last read.
 
-    Deterministic: a workload replayed on it gives the same figures anywhere. What the roofline leaves out is free.
+    Deterministic: a workload replayed on it gives the same figures anywhere. What the roofline leaves out
+    takes no time.
     """
 
     def __init__(self, ledger: Ledger, machine: Machine) -> None:

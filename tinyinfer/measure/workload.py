@@ -24,7 +24,7 @@ from zlib import crc32
 
 import numpy as np
 
-READY = Path(__file__).parent / "workloads"  # those that come with the package, named without folder and ending
+READY = Path(__file__).parent / "workloads"  # the package's own workloads, named without folder and ending
 SEED = 0  # of random prompts
 OWN, SHARED = 0, 1  # random streams of a prompt's own ids and of a prefix
 
@@ -33,7 +33,7 @@ OWN, SHARED = 0, 1  # random streams of a prompt's own ids and of a prefix
 class Request:
     """One request. prompt: text or token ids; None: `random_tokens` ids, the first `shared` of them its group's.
 
-    where: what to call it when something is wrong with it.
+    where: the request's name in messages.
     """
 
     max_tokens: int
@@ -123,7 +123,7 @@ def parse_request(where: str, line: bytes) -> Request:
 
 
 def parse_json(line: bytes, refuse: Callable[[str], NoReturn]) -> dict[str, Any]:
-    """A line as an object."""
+    """The JSON object of a line."""
     entry: Any = None
     try:
         entry = json.loads(line.decode("utf-8-sig"))
@@ -137,17 +137,17 @@ def parse_json(line: bytes, refuse: Callable[[str], NoReturn]) -> dict[str, Any]
 
 
 def known() -> str:
-    """The keys, for people."""
+    """The keys that a line may have, for a message."""
     return ", ".join(KEYS)
 
 
 def is_count(value: object, least: int = 1) -> bool:
-    """Whether it is a whole number, and not too small."""
+    """Whether the value is a whole number of at least `least`."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
 
 
 def is_moment(value: object) -> bool:
-    """Whether it can be an arrival."""
+    """Whether the value is a finite number of seconds, at least 0."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
 
 
@@ -207,7 +207,7 @@ def parse_lengths(text: str, flag: str = "lengths") -> Lengths:
 
 
 def is_length(lengths: Lengths) -> bool:
-    """Whether its numbers make sense."""
+    """Whether all lengths that may be drawn are finite, and the first number is at least 1."""
     return 1 <= lengths.a < math.inf and 0 <= lengths.b < math.inf
 
 

@@ -13,6 +13,7 @@ this order:
     w8a8.py           activations in 8 bits, too; SmoothQuant moves their outliers into the weights
     recipe.py         which matrix is rounded how: rules by name
     apply.py          a whole model quantized, while it is loaded or by text that it reads
+    switches.py       the switches of the section and what they refuse
 
 Wins: memory, and decode time on a backend with kernels for packed weights. Loses: precision, little at 8 bits and much
 at 2; in plain NumPy also time, because codes become floats before each product.

@@ -14,7 +14,6 @@ from collections.abc import Callable
 import numpy as np
 
 from tinyinfer.arrays import Array, to_host
-from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelError
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
@@ -35,10 +34,11 @@ from tinyinfer.quantization.calibration import (
 from tinyinfer.quantization.folding import foldable
 from tinyinfer.quantization.gptq import gptq
 from tinyinfer.quantization.hqq import hqq
-from tinyinfer.quantization.recipe import make_recipe, make_scheme
+from tinyinfer.quantization.recipe import make_recipe
 from tinyinfer.quantization.rtn import HALF_MAX, HALF_MIN, round_to_nearest
+from tinyinfer.quantization.switches import QUANTIZE_METHODS, QuantizationSwitches
 from tinyinfer.quantization.w8a8 import search_scale
-from tinyinfer.switches import QUANTIZE_METHODS, resolve
+from tinyinfer.switches import resolve
 
 Method = Callable[[np.ndarray, QuantScheme], QuantizedMatrix]
 Calibrated = Callable[[np.ndarray, QuantScheme, Inputs, bool], tuple[QuantizedMatrix, np.ndarray | None]]
@@ -46,7 +46,7 @@ Calibrated = Callable[[np.ndarray, QuantScheme, Inputs, bool], tuple[QuantizedMa
 # While loading.
 
 
-def rounding(c: EngineConfig, model: ModelConfig) -> Callable[[str, FloatMatrix], Matrix]:
+def rounding(c: QuantizationSwitches, model: ModelConfig) -> Callable[[str, FloatMatrix], Matrix]:
     """What becomes of a matrix of that name by a method that needs no data; floats where the recipe leaves floats.
 
     Raises ValueError as make_recipe does; the returned function raises ModelError as `in_range` does.
@@ -83,7 +83,7 @@ def in_range(name: str, w: np.ndarray, scheme: QuantScheme) -> np.ndarray:  # (N
 # With text.
 
 
-def read_windows(c: EngineConfig, model: ModelConfig, tokenizer: Encoder) -> np.ndarray:  # -> (W, n)
+def read_windows(c: QuantizationSwitches, model: ModelConfig, tokenizer: Encoder) -> np.ndarray:  # -> (W, n)
     """The calibration text as windows of token ids, no longer than the model's context.
 
     Raises ModelError for a file that cannot be read, ValueError for too short a text, for a mixture of experts and as
@@ -100,7 +100,7 @@ def read_windows(c: EngineConfig, model: ModelConfig, tokenizer: Encoder) -> np.
 def quantize_model(
     model: Model,
     ops: Ops,
-    c: EngineConfig,
+    c: QuantizationSwitches,
     windows: np.ndarray,
     on_layer: Callable[[int, int], None] = lambda done, of: None,
 ) -> Model:  # (W, n) ->
@@ -165,13 +165,8 @@ def by_smoothing(
 # Once loaded.
 
 
-def round_layers(model: Model, c: EngineConfig, ops: Ops) -> Model:
-    """A copy of a model whose layers are rounded to draft_quantize; it shares all else. For drafts of the model itself.
-
-    Raises ValueError for a group that is not supported.
-    """
-    scheme = make_scheme(c.draft_quantize, c.group_size, c.symmetric)
-    assert scheme is not None
+def round_layers(model: Model, scheme: QuantScheme, ops: Ops) -> Model:
+    """A copy of a model whose layers are rounded; the copy shares all the rest. For drafts of the model itself."""
 
     def change(name: str, weight: Weight) -> Weight:
         keep = not name.startswith("layers.") or name.endswith(".router")

@@ -20,7 +20,7 @@ import numpy as np
 
 from tinyinfer.arrays import Array
 from tinyinfer.backends.delegate import DelegatingOps
-from tinyinfer.errors import ModelError
+from tinyinfer.errors import ModelError, SwitchError
 from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
@@ -91,7 +91,8 @@ def calibration_windows(
     name: what messages call the text. Raises ValueError for text or a count shorter than one window.
     """
     if count < window:
-        raise ValueError(f"calibration_tokens={count} is less than a window of {window}; give at least one window")
+        reason = "{field}={value} is less than a window of {window}"
+        raise SwitchError("calibration_tokens", count, reason, "give at least one window", window=window)
     ids = tokenizer.encode(text, add_special_tokens=False)[:count]
     if len(ids) < window:
         raise ValueError(f"{name} has {len(ids)} tokens, but a window has {window}; give a longer text")
@@ -117,8 +118,9 @@ def calibrate(
 def check_can_calibrate(config: ModelConfig, w8a8: bool = False) -> None:
     """Raises ValueError for a mixture of experts; w8a8: whether that was asked for, which has another cure."""
     if config.experts:
-        cure = "quantize=int8" if w8a8 else "quantize_method=rtn or hqq"
-        raise ValueError(f"a mixture of experts cannot be calibrated: an expert sees too few rows; choose {cure}")
+        field, cure = ("quantize", "{quantize}=int8") if w8a8 else ("quantize_method", "{quantize_method}=rtn or hqq")
+        reason = "a mixture of experts cannot be calibrated: an expert sees too few rows"
+        raise SwitchError(field, "w8a8" if w8a8 else None, reason, f"choose {cure}")
 
 
 class CalibrationOps(DelegatingOps):

@@ -17,10 +17,10 @@ from typing import Protocol
 
 from tinyinfer.backends.packed import LANES
 from tinyinfer.backends.packing import packed_size
-from tinyinfer.engine.config import EngineConfig
+from tinyinfer.errors import SwitchError
 from tinyinfer.model.config import HeldMatrix, ModelConfig, held_matrices
 from tinyinfer.model.weights import W8A8_SCHEME, QuantScheme
-from tinyinfer.switches import GROUP_SIZES, GROUPWISE
+from tinyinfer.quantization.switches import GROUP_SIZES, GROUPWISE, QuantizationSwitches
 
 BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}
 RULE = re.compile(r"(?P<name>\S+)\s+(?P<kind>off|int8|int4|int3|int2)(\s+g(?P<group>\d+|channel|tensor))?")
@@ -46,7 +46,7 @@ class Recipe:
         return matrix.count * -(-matrix.outputs // block) * block * (matrix.inputs * scheme.bits + 8 * scales) // 8
 
 
-def make_recipe(c: EngineConfig, model: ModelConfig) -> Recipe:
+def make_recipe(c: QuantizationSwitches, model: ModelConfig) -> Recipe:
     """The rules of quantize_rules, before those that quantize_head and quantize stand for.
 
     Raises ValueError for a rule that is not understood, cannot work or fits no matrix of the model, and for a method
@@ -58,37 +58,33 @@ def make_recipe(c: EngineConfig, model: ModelConfig) -> Recipe:
         if not any(fnmatchcase(name, pattern) for name in names):
             layer = [name.replace("layers.0.", "layers.*.") for name in names if name.startswith("layers.0.")]
             others = [name for name in names if not name.startswith("layers.")]
-            raise ValueError(
-                f"quantize_rules: no matrix is called {pattern!r}; this model's are {', '.join(layer + others)}"
-            )
+            reason, cure = "{field}: no matrix is called {pattern!r}", "this model's are {names}"
+            ours = ", ".join(layer + others)
+            raise SwitchError("quantize_rules", c.quantize_rules, reason, cure, pattern=pattern, names=ours)
     body = W8A8_SCHEME if c.quantize == "w8a8" else make_scheme(c.quantize, c.group_size, c.symmetric)
     head = make_scheme(c.quantize_head, c.group_size, c.symmetric)
     recipe = Recipe((*given, ("layers.*.router", None), ("layers.*", body), ("*", head)))
     if c.calibrated and not any(recipe.scheme(name) for name in names if name.startswith("layers.")):
-        what = "quantize=w8a8" if c.quantize == "w8a8" else f"quantize_method={c.quantize_method}"
-        raise ValueError(
-            f"quantize_rules leave every layer as it is, and {what} is only for layers; change the rules, or leave "
-            f"{what} out"
-        )
+        what = "{quantize}=w8a8" if c.quantize == "w8a8" else f"{{quantize_method}}={c.quantize_method}"
+        reason = f"{{field}} leave every layer as it is, and {what} is only for layers"
+        raise SwitchError("quantize_rules", c.quantize_rules, reason, f"change the rules, or leave {what} out")
     return recipe
 
 
-def parse_rule(rule: str, c: EngineConfig) -> tuple[str, QuantScheme | None]:
+def parse_rule(rule: str, c: QuantizationSwitches) -> tuple[str, QuantScheme | None]:
     """One "name kind [gGROUP]". Raises ValueError when it is not understood, or the method cannot do it."""
     parts = RULE.fullmatch(rule.strip())
     group: int | str = (parts and parts["group"]) or c.group_size
     group = int(group) if str(group).isdecimal() else group
     if parts is None or group not in GROUP_SIZES:
-        raise ValueError(
-            f"quantize_rules: {rule.strip()!r} is not understood; write a name, then off, int8, int4, int3 or int2, "
-            f"then the group size if it is another one ({', '.join(f'g{size}' for size in GROUP_SIZES)})"
-        )
+        sizes = ", ".join(f"g{size}" for size in GROUP_SIZES)
+        cure = f"write a name, then off, int8, int4, int3 or int2, then the group size if it is another one ({sizes})"
+        raise SwitchError("quantize_rules", rule.strip(), "{field}: {value!r} is not understood", cure)
     scheme = make_scheme(parts["kind"], group, c.symmetric)
     if scheme and scheme.per_tensor and c.quantize_method in GROUPWISE:
-        raise ValueError(
-            f"quantize_rules: {rule.strip()!r} has one step for a whole matrix, but quantize_method={c.quantize_method}"
-            " fits one to each group; choose another group size, or quantize_method=rtn, gptq or awq"
-        )
+        reason = f"{{field}}: {{value!r}} has one step for a whole matrix, but {{quantize_method}}={c.quantize_method}"
+        cure = "choose another group size, or {quantize_method}=rtn, gptq or awq"
+        raise SwitchError("quantize_rules", rule.strip(), f"{reason} fits one to each group", cure)
     return parts["name"], scheme
 
 

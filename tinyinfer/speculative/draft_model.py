@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.model.transformer import Model, transformer
@@ -123,10 +124,12 @@ def draft_model(model: Model, second: Model | None, ops: Ops, c: EngineConfig, c
     """speculative=draft. Raises ValueError for a second model of another vocabulary."""
     assert second is not None
     if second.config.vocab_size != model.config.vocab_size:
-        raise ValueError(
-            f"draft_model {c.draft_model!r} has a vocabulary of {second.config.vocab_size} tokens and the model one of "
-            f"{model.config.vocab_size}, so its guesses mean something else; choose a smaller model of the same family"
+        reason = (
+            "{field} {value!r} has a vocabulary of {drafts} tokens and the model one of {own}, so its guesses mean "
+            "something else"
         )
+        sizes = {"drafts": second.config.vocab_size, "own": model.config.vocab_size}
+        raise SwitchError("draft_model", c.draft_model, reason, "choose a smaller model of the same family", **sizes)
     longest = min(capacity, second.config.max_position)
     guess_cost = second.nbytes / model.nbytes
     cache = ContiguousCache(CacheSpec(second.config.memory, longest), ops)
@@ -139,10 +142,14 @@ def self_draft(model: Model, second: Model | None, ops: Ops, c: EngineConfig, ca
     own = model.config.num_layers
     layers = c.draft_layers or (own if c.draft_quantize != "off" else max(1, own // 3))
     if layers > own:
-        raise ValueError(f"draft_layers={layers} is more than the model's {own} layers; choose a smaller number")
+        reason = "{field}={value} is more than the model's {own} layers"
+        raise SwitchError("draft_layers", layers, reason, "choose a smaller number", own=own)
     cheaper = first_layers(model, layers)
     if c.draft_quantize != "off":
         from tinyinfer.quantization.apply import round_layers
+        from tinyinfer.quantization.recipe import make_scheme
 
-        cheaper = round_layers(cheaper, c, ops)
+        scheme = make_scheme(c.draft_quantize, c.group_size, c.symmetric)
+        assert scheme is not None, "the choices of draft_quantize are those of make_scheme"
+        cheaper = round_layers(cheaper, scheme, ops)
     return draft_model(model, cheaper, ops, c, capacity)

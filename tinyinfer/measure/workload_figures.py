@@ -1,19 +1,20 @@
-"""Figures of workloads: who ran when and what it cost them, and what load or company does to latency and throughput."""
+"""Figures of workloads: what each request did when, and how latency and throughput depend on load and batch size."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from tinyinfer.cli.bench_workload import number
-from tinyinfer.cli.plots import save
+from tinyinfer.engine.metrics import gaps, is_padding, spread
+from tinyinfer.measure.figures import save
+from tinyinfer.units import number
 
 if TYPE_CHECKING:
-    from tinyinfer.cli.measure import Round
+    from tinyinfer.measure.bench import Round
     from tinyinfer.sequence import Sequence, Span
 
 COLORS = {"waiting": "0.88", "prefill": "tab:blue", "decode": "tab:orange", "computed again": "tab:purple",
           "preempted": "tab:red", "padding": "0.6"}  # fmt: skip
-INVISIBLE = 5e-3  # of the time: too short to be seen, and so for the legend
+INVISIBLE = 5e-3  # share of the time: a kind that takes less is not drawn, as it could not be seen
 Bars = dict[str, dict[int, list[tuple[float, float]]]]  # kind -> number of the request -> (from, to) in seconds
 
 
@@ -89,8 +90,6 @@ def bars(done: Round) -> Bars:
 
 def kind_of(span: Span, again: int) -> str:
     """What its rows are: padding, computed a second time after a preemption, part of the prompt, or decode."""
-    from tinyinfer.engine.metrics import is_padding
-
     if is_padding(span):
         return "padding"
     if span.first < again and span.rows > 1:
@@ -114,8 +113,6 @@ def draw_cache(axes: Any, done: Round) -> None:
 
 def draw_gaps(axes: Any, done: Round) -> None:
     """A point for each token but the first of its request: how long after the one before."""
-    from tinyinfer.engine.metrics import gaps, spread
-
     moments = [time - done.begun for seq in done.sequences for time in seq.times[1:]]
     values = [1e3 * gap for seq in done.sequences for gap in gaps(seq)]
     axes.plot(moments, values, ".", markersize=3, color="tab:orange", alpha=0.5)
@@ -131,7 +128,7 @@ def draw_gaps(axes: Any, done: Round) -> None:
 
 
 def draw_sweep(path: str, title: str, records: list[dict[str, Any]], by_rate: bool) -> None:
-    """What everybody waits, beside what all get together: over seats or over load, and one over the other."""
+    """Latency, throughput, and one over the other: over max_num_seqs, or over the arrival rate."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(13, 4.2), layout="constrained")

@@ -1,4 +1,7 @@
-"""Figures of `bench` and `eval`. matplotlib is an extra and is loaded only here, when a figure is asked for."""
+"""Figures: measured steps beside the roofline, and perplexity over bits per weight.
+
+matplotlib is an extra and is loaded only when a figure is asked for.
+"""
 
 from __future__ import annotations
 
@@ -9,27 +12,33 @@ from itertools import cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinyinfer.errors import SwitchError
+from tinyinfer.measure.phases import is_prefill, phase
+from tinyinfer.measure.roofline import predict_seconds
+
 if TYPE_CHECKING:
-    from tinyinfer.cli.measure import Round
+    from tinyinfer.measure.bench import Round
     from tinyinfer.measure.roofline import Machine
 
 FORMATS = (".png", ".svg", ".pdf")
-RUIN = 8  # so many times the best perplexity, and how many times no longer matters
+RUIN = 8  # a setting of more than 8 times the best perplexity is drawn at the edge
 
 
 def check_plot(path: str) -> None:
-    """Refuses a figure that could not be written, before any work. Raises ValueError."""
+    """Refuses a figure that could not be written, before any work. Raises SwitchError."""
     folder = os.path.dirname(path) or "."
     if not path.lower().endswith(FORMATS):
-        raise ValueError(f"--plot {path}: the name must end in {', '.join(FORMATS)}")
+        raise SwitchError("plot", path, "{field} {value}: the name must end in {known}", known=", ".join(FORMATS))
     if os.path.isdir(path):
-        raise ValueError(f"--plot {path}: is a folder; give the name of a file")
+        raise SwitchError("plot", path, "{field} {value}: is a folder", "give the name of a file")
     if not os.path.isdir(folder):
-        raise ValueError(f"--plot {path}: there is no folder {folder!r}; create it first")
+        raise SwitchError("plot", path, "{field} {value}: there is no folder {at!r}", "create it first", at=folder)
     if not os.access(folder, os.W_OK):
-        raise ValueError(f"--plot {path}: the folder {folder!r} cannot be written to; choose another one")
+        reason = "{field} {value}: the folder {at!r} cannot be written to"
+        raise SwitchError("plot", path, reason, "choose another one", at=folder)
     if find_spec("matplotlib") is None:
-        raise ValueError("--plot needs matplotlib; install it with: pip install 'tinyinfer[notebooks]'")
+        cure = "install it with: pip install 'tinyinfer[notebooks]'"
+        raise SwitchError("plot", path, "{field} needs matplotlib", cure)
 
 
 def save(figure: Any, path: str) -> None:
@@ -57,8 +66,6 @@ def draw_bench(path: str, model: str, rounds: list[Round], machine: Machine) -> 
 
 def draw_roofline(axes: Any, rounds: list[Round], machine: Machine) -> None:
     """GFLOP/s reached over FLOPs per byte, under the two limits of the machine."""
-    from tinyinfer.cli.bench_rounds import phase
-
     points = []
     for name, prefill in (("prefill", True), ("decode", False)):
         phases = [phase(done, prefill, machine) for done in rounds]
@@ -79,9 +86,6 @@ def draw_roofline(axes: Any, rounds: list[Round], machine: Machine) -> None:
 
 def draw_steps(axes: Any, rounds: list[Round], machine: Machine) -> None:
     """Milliseconds of each decode step over the position that it computes."""
-    from tinyinfer.cli.bench_rounds import is_prefill
-    from tinyinfer.measure.roofline import predict_seconds
-
     steps = [(i, step) for i, step in enumerate(rounds[0].steps) if not is_prefill(step)]
     spans = [step.batch.spans[0] for _, step in steps]
     positions = [span.first + span.stop - span.start - 1 for span in spans]

@@ -1,0 +1,80 @@
+"""The folders are the chapter's sections in one reading order: imports only point to what was read before."""
+
+from __future__ import annotations
+
+import ast
+import re
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import tinyinfer
+
+PACKAGE = Path(tinyinfer.__file__).parent
+FILES = sorted(path for path in PACKAGE.rglob("*.py"))
+ORDER = [
+    *("arrays", "errors", "units", "switches", "ledger"),
+    *("sampling_params", "sampling", "text", "sequence", "model", "backends"),
+    *("kv_cache", "quantization", "speculative", "loading"),
+    *("batching", "engine", "llm", "measure", "cli"),
+]
+FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+
+
+def module(path: Path) -> str:
+    """The name under which a file is imported."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {module(path) for path in FILES}
+
+
+def imports(path: Path) -> set[str]:
+    """The package's modules that a file imports anywhere: at its top, for types only, or inside a function."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return {name for name in found if name in MODULES and name != module(path)}
+
+
+def room(name: str) -> str:
+    """The folder or top file that a module belongs to."""
+    return name.split(".")[1] if "." in name else ""
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_imports_only_point_down(path):
+    """Catches a section that needs a later one: a reader would have to know what comes after."""
+    own = room(module(path))
+    if module(path) in ("tinyinfer", "tinyinfer.__main__"):
+        return
+    upward = [name for name in imports(path) if room(name) and ORDER.index(room(name)) > ORDER.index(own)]
+    assert not upward, f"{module(path)} ({own}) imports upward: {', '.join(sorted(upward))}"
+
+
+def test_no_file_imports_in_a_circle():
+    """Imports for types count: two files that name each other's types cannot be read one after the other."""
+    TopologicalSorter({module(path): imports(path) - {"tinyinfer"} for path in FILES}).prepare()
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_page_of_a_folder_lists_its_files(folder):
+    """In reading order; catches a file that was added, renamed or removed without a word on the section's page."""
+    page = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text(encoding="utf-8"))) or ""
+    listed = re.findall(r"^    (\w+\.py)  ", page, re.MULTILINE)
+    assert sorted(listed) == sorted(p.name for p in (PACKAGE / folder).glob("*.py") if p.name != "__init__.py")
+
+
+def test_only_the_backend_and_its_registry_name_a_backend():
+    """Model, caches, engine, quantization and speculation know the protocols of model/interfaces.py, no class."""
+    named = [module(path) for path in FILES if re.search(r"\b(NumpyOps|ReferenceOps)\b", path.read_text("utf-8"))]
+    assert set(named) <= {
+        "tinyinfer.backends.numpy_ops", "tinyinfer.backends.reference", "tinyinfer.backends.switches",
+        "tinyinfer.switches",
+    }  # fmt: skip

@@ -1,0 +1,127 @@
+"""What an optimization costs in quality, and what it saves: one row of a table for each setting.
+
+A setting is a name that stands for some switches: `int4-g64:gptq` is quantize=int4, group_size=64,
+quantize_method=gptq; `bfloat16` is a dtype, `kv4` is kv_bits=4. A row has the perplexity of a text, the distance from
+the float model, and the bytes and bits that the weights take.
+
+`--help` lists SETTINGS, so what needs NumPy is imported inside the functions.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any
+
+from tinyinfer.backends.switches import DTYPES
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.errors import SwitchError
+from tinyinfer.kv_cache.switches import KV_BITS
+from tinyinfer.quantization.switches import CALIBRATED, QUANTIZATIONS, QuantizationSwitches
+
+if TYPE_CHECKING:
+    from tinyinfer.llm import LLM
+    from tinyinfer.loading.checkpoint import Checkpoint
+    from tinyinfer.measure.perplexity import Perplexity
+
+SETTINGS: dict[str, dict[str, Any]] = {
+    **{name: {"dtype": name} for name in DTYPES},
+    **{f"kv{bits}": {"kv_bits": bits} for bits in KV_BITS if bits != "off"},
+    **{name: {"quantize": name} for name in QUANTIZATIONS if name != "off"},
+}
+QUANTIZED = re.compile(r"(?P<quantize>\w+?)(-g(?P<group_size>\w+))?(:(?P<quantize_method>\w+))?")
+UNQUANTIZED = {one.name: one.default for one in fields(QuantizationSwitches)}
+FLOAT = UNQUANTIZED | {"dtype": "float32", "kv_bits": "off"}  # what the others are compared with
+
+
+def setting(name: str) -> dict[str, Any]:
+    """The switches that a setting stands for. Raises SwitchError when there is no setting of that name."""
+    parts = QUANTIZED.fullmatch(name)
+    base = parts["quantize"] if parts else name
+    if base not in SETTINGS or (base != name and "quantize" not in SETTINGS[base]):
+        cure = "the settings are {known}, quantized ones also with a group size and a method, as int4-g64:gptq"
+        reason = "{field}: there is no setting {value!r}"
+        raise SwitchError("compare", name, reason, cure, known=", ".join(SETTINGS))
+    changes = dict(SETTINGS[base])
+    if parts and parts["group_size"]:
+        size = parts["group_size"]
+        changes["group_size"] = int(size) if size.isdecimal() else size
+    if parts and parts["quantize_method"]:
+        changes["quantize_method"] = parts["quantize_method"]
+    return changes
+
+
+def switches_of(name: str, switches: dict[str, Any]) -> dict[str, Any]:
+    """The switches with those of a setting. Raises SwitchError for a switch that both set.
+
+    What a setting has no use for is left out, so that one calibration text serves the settings that read it.
+    """
+    changes = setting(name)
+    for one in changes:
+        if switches[one] != getattr(EngineConfig, one):
+            raise SwitchError("compare", name, f"{{field}} {{value}} sets {{{one}}} itself", f"leave {{{one}}} out")
+    joined = switches | changes
+    if joined["quantize"] == "off":
+        return joined | UNQUANTIZED
+    reads = joined["quantize_method"] in CALIBRATED or joined["quantize"] == "w8a8"
+    return joined if reads else joined | {"calibration": None, "calibration_tokens": None}
+
+
+def check_setting(config: EngineConfig, checkpoint: Checkpoint) -> None:
+    """Refuses what cannot work with this model or its text, as loading would, but before any weight is read.
+
+    Raises ModelError, ValueError.
+    """
+    from tinyinfer.loading.build import keeps_file_quantization
+    from tinyinfer.quantization.apply import read_windows
+    from tinyinfer.quantization.recipe import make_recipe
+
+    if keeps_file_quantization(config, checkpoint):
+        return
+    if config.calibrated:
+        read_windows(config, checkpoint.config, checkpoint.tokenizer)
+    elif config.quantizes:
+        make_recipe(config, checkpoint.config)
+
+
+def float_config(switches: dict[str, Any], keep: bool) -> EngineConfig:
+    """What settings are compared with: float32, or what a folder that is quantized already keeps."""
+    return EngineConfig(**switches | FLOAT | ({"quantize": "keep"} if keep else {}))
+
+
+def evaluate(
+    llm: LLM,
+    tokens: Sequence[int],
+    window: int,
+    reference: LLM | None = None,
+    on_window: Callable[[Perplexity], None] = lambda so_far: None,
+) -> dict[str, Any]:
+    """The figures of one setting over the tokens of a text.
+
+    reference: the model to measure the distance from, which may be `llm` itself; None: no distance is measured.
+    on_window is called after each window with the perplexity so far. Raises ValueError when the model gives no finite
+    probabilities.
+    """
+    from tinyinfer.measure.inspect import bits_per_weight
+    from tinyinfer.measure.kl import Divergence, divergences
+    from tinyinfer.measure.perplexity import Perplexity
+
+    started = time.perf_counter()
+    last = Perplexity(0.0, 0), Divergence(0.0, 1.0)
+    for last in divergences(llm, reference or llm, tokens, window):
+        on_window(last[0])
+    found, distance = last
+    far = {"kl_divergence": distance.kl, "top1_agreement": distance.agreement} if reference else {}
+    return {
+        "perplexity": found.perplexity,
+        "nll": found.nll,
+        **far,
+        "tokens": found.tokens,
+        "window": window,
+        "weight_bytes": llm.model.nbytes,
+        "bits_per_weight": bits_per_weight(llm.model),
+        "seconds": time.perf_counter() - started,
+        "ledger": llm.ledger.as_dict(),
+    }

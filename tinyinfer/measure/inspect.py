@@ -1,0 +1,171 @@
+"""What a model is and what it costs, counted, and how fast a machine could possibly run it.
+
+Only the file's configuration is read, no weight: a model larger than memory can be described, too. Parameters and bytes
+follow from the shapes, the costs of a step from roofline.py; tests hold both equal to a loaded model and its ledger.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tinyinfer.arrays import FLOAT
+from tinyinfer.backends.switches import DTYPES
+from tinyinfer.kv_cache.base import position_bytes
+from tinyinfer.kv_cache.switches import CACHES
+from tinyinfer.loading.build import keeps_file_quantization
+from tinyinfer.measure.roofline import expected_step, intensity, limit, norm_weights, predict_seconds
+from tinyinfer.model.config import ModelConfig, expected_tensors, held_matrices
+from tinyinfer.model.visit import matrices as held_by_model
+from tinyinfer.model.visit import weights
+from tinyinfer.quantization.recipe import kept_recipe, make_recipe, saved_bytes
+from tinyinfer.switches import resolve
+
+if TYPE_CHECKING:
+    from tinyinfer.engine.config import EngineConfig
+    from tinyinfer.ledger import Ledger
+    from tinyinfer.loading.checkpoint import Checkpoint
+    from tinyinfer.measure.roofline import Machine
+    from tinyinfer.model.transformer import Model
+    from tinyinfer.model.weights import QuantScheme
+    from tinyinfer.quantization.recipe import Recipe
+
+PROMPT = 512  # tokens of the prefill that is predicted
+PARTS = ("embedding", "attention", "MLP", "norms", "head")
+
+
+def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: int, machine: Machine) -> dict[str, Any]:
+    """The model's sizes and costs, as JSON has them. context: positions. Bytes are those in memory."""
+    c, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, engine.dtype)).itemsize
+    kept = keeps_file_quantization(engine, checkpoint)
+    recipe = kept_recipe(c, checkpoint.tensors) if kept else make_recipe(engine, c)
+    remembers = resolve(CACHES, engine.kv_cache).can_chunk
+    parameters, sizes = parameters_by_part(c), bytes_by_part(c, itemsize, recipe)
+    kv_bytes = position_bytes(c.memory, engine.kv_bits, engine.block_size, engine.kv_group_size)
+    return {
+        "model": name,
+        "path": checkpoint.path,
+        "file_bytes": sum(tensor.nbytes for tensor in checkpoint.tensors.values()),
+        "config": {key: value for key, value in asdict(c).items() if key not in ("rope", "windows")},
+        "windows": sorted({window for window in c.windows if window}),
+        "chat_template": checkpoint.tokenizer.chat_template is not None,
+        "parameters": sum(parameters.values()),
+        "parameters_per_token": sum(parameters.values()) - unused_experts(c),
+        "parameters_by_part": parameters,
+        "weight_bytes": sum(sizes.values()),
+        "weight_bytes_by_part": sizes,
+        "matrices": matrices(c, itemsize, recipe),
+        "max_context": context,
+        "kv_bytes_per_token": kv_bytes,
+        "kv_bytes_at_max_context": kv_bytes * context if remembers else 0,
+        "read_bandwidth": machine.read_bandwidth,
+        "matrix_flops": machine.matrix_speed,
+        "balance_flops_per_byte": machine.balance,
+        "roofline": [bound(*step, machine) for step in steps(c, context, itemsize, remembers, recipe)],
+        "engine": {"model": name, **asdict(engine)},
+    }
+
+
+# What the model is.
+
+
+def part_of(name: str) -> str:
+    """Which of PARTS a weight belongs to, by its canonical name."""
+    if name in ("embedding", "positions"):
+        return "embedding"
+    if "norm" in name:
+        return "norms"
+    if name == "head":
+        return "head"
+    return "attention" if name.split(".")[2] in ("q", "k", "v", "o") else "MLP"
+
+
+def parameters_by_part(c: ModelConfig) -> dict[str, int]:
+    """Part -> numbers in it; a tied head has none of its own."""
+    parts = dict.fromkeys(PARTS, 0)
+    for name, shape in expected_tensors(c).items():
+        parts[part_of(name)] += math.prod(shape)
+    return parts
+
+
+def bytes_by_part(c: ModelConfig, itemsize: int, recipe: Recipe) -> dict[str, int]:
+    """Part -> bytes held in memory: matrices as the recipe has them or in `itemsize` bytes, the rest in float32."""
+    parts = dict.fromkeys(PARTS, 0)
+    for name, shape in expected_tensors(c).items():
+        if len(shape) == 1 or name == "positions":
+            parts[part_of(name)] += math.prod(shape) * FLOAT
+    for matrix in held_matrices(c).values():
+        parts[part_of(matrix.parts[0][0])] += recipe.nbytes(matrix, itemsize)
+    return parts | {"norms": norm_weights(c) * FLOAT}  # a norm that heads share is held once for each head
+
+
+def matrices(c: ModelConfig, itemsize: int, recipe: Recipe) -> list[dict[str, Any]]:
+    """Every matrix as it is held: its grid (None: floats), its bits per weight with all scales, and its bytes."""
+    found = []
+    for matrix in held_matrices(c).values():
+        grid, size = recipe.scheme(matrix.name), recipe.nbytes(matrix, itemsize)
+        bits = 8 * size / matrix.numbers
+        found.append({"name": matrix.name, "grid": grid and grid_fields(grid), "bits_per_weight": bits, "bytes": size})
+    return found
+
+
+def grid_fields(scheme: QuantScheme) -> dict[str, Any]:
+    """How a matrix is rounded, for JSON."""
+    return {
+        "bits": scheme.bits, "group": scheme.group_size, "symmetric": scheme.symmetric, "whole": scheme.per_tensor,
+    }  # fmt: skip
+
+
+def unused_experts(c: ModelConfig) -> int:
+    """Parameters of the experts that a token does not use."""
+    if c.experts is None:
+        return 0
+    unused = c.experts.num_experts - c.experts.experts_per_token
+    return c.num_layers * unused * 3 * c.hidden_size * c.experts.expert_size
+
+
+def bits_per_weight(model: Model) -> float:
+    """Bits that a weight of the layers' matrices takes, scales included; embedding and head are not counted."""
+    layers = [held for name, held in held_by_model(model) if name.startswith("layers.")]
+    found = [weight for held in layers for weight in weights(held)]
+    return 8 * sum(w.nbytes for w in found) / sum(math.prod(w.shape) for w in found)
+
+
+# What it costs.
+
+
+def steps(
+    c: ModelConfig, context: int, itemsize: int, remembers: bool, recipe: Recipe
+) -> list[tuple[str, int, Ledger]]:
+    """(what it is, tokens it advances by, what it counts) of a prefill and of the first and the last decode step.
+
+    remembers: whether there is a KV cache; without one, a decode step is a prefill of everything.
+    """
+
+    def cost(first: int, rows: int) -> Ledger:
+        total = expected_step(c, first, rows, itemsize)
+        total.weight_bytes -= saved_bytes(c, recipe, itemsize, rows, total.experts_read)
+        return total
+
+    def decode(position: int) -> tuple[str, int, Ledger]:
+        return f"decode at position {position}", 1, cost(position, 1) if remembers else cost(0, position + 1)
+
+    prompt = min(PROMPT, context)
+    return [(f"prefill of {prompt}", prompt, cost(0, prompt)), decode(0), decode(context - 1)]
+
+
+def bound(step: str, tokens: int, cost: Ledger, machine: Machine) -> dict[str, Any]:
+    """What the roofline allows for a step."""
+    seconds = predict_seconds(cost, machine)
+    return {
+        "step": step,
+        "flops_per_token": cost.flops / tokens,
+        "bytes_per_token": cost.bytes_moved / tokens,
+        "flops_per_byte": intensity(cost),
+        "limit": limit(cost, machine),
+        "seconds": seconds,
+        "tokens_per_second": tokens / seconds,
+    }

@@ -1,0 +1,270 @@
+"""What was measured, as text: a model's description, a benchmark's figures, an evaluation's rows.
+
+Each function takes what the JSON line holds (inspect.describe, phases.record, evaluate.evaluate).
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from tinyinfer.units import amount, number, table
+
+# A model.
+
+
+def model_text(found: dict[str, Any]) -> str:
+    """What inspect.describe found."""
+    sections = [heading(found), sizes_table(found), cache_line(found), roofline_table(found), reasons(found)]
+    if any(matrix["grid"] for matrix in found["matrices"]):
+        sections.insert(2, matrix_table(found["matrices"]))
+    return "\n\n".join(sections)
+
+
+def heading(found: dict[str, Any]) -> str:
+    """What the model is, in a few lines."""
+    c, windows = found["config"], found["windows"]
+    heads = f"{c['num_heads']} query and {c['num_kv_heads']} key/value heads of {c['head_dim']}"
+    lines = [
+        f"{found['model']} ({found['path']})",
+        f"  {c['architecture']}, {c['num_layers']} layers of width {c['hidden_size']}, {heads}, "
+        f"vocabulary {c['vocab_size']}",
+        f"  context {found['max_context']} positions, {amount(found['file_bytes'], 'B')} of weights in the file, "
+        f"chat template: {'yes' if found['chat_template'] else 'no'}",
+    ]
+    if windows:
+        lines.append(f"  some layers see only the last {' or '.join(map(str, windows))} positions")
+    if c["experts"]:
+        x, k = c["experts"]["num_experts"], c["experts"]["experts_per_token"]
+        lines.append(f"  {k} of {x} experts a token, so {found['parameters_per_token']:,} parameters a token")
+    return "\n".join(lines)
+
+
+def sizes_table(found: dict[str, Any]) -> str:
+    """Parameters and bytes by part."""
+    numbers, sizes = found["parameters_by_part"], found["weight_bytes_by_part"]
+    quantized = any(matrix["grid"] for matrix in found["matrices"])
+    rows = [("", "parameters", "in memory" if quantized else found["engine"]["dtype"])]
+    rows += [(part, f"{numbers[part]:,}", amount(sizes[part], "B")) for part in numbers]
+    if found["config"]["tied_head"]:
+        rows[-1] = ("head", "the embedding again", "")
+    rows.append(("all", f"{found['parameters']:,}", amount(found["weight_bytes"], "B")))
+    return table(rows)
+
+
+def matrix_table(found: list[dict[str, Any]]) -> str:
+    """Bits and bytes of the matrices; one line for all layers that are alike."""
+    kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for matrix in found:
+        name = re.sub(r"^layers\.\d+\.", "layers.*.", matrix["name"])
+        kinds.setdefault((name, grid_text(matrix["grid"])), []).append(matrix)
+    rows = [("", "grid", "bits a weight", "bytes")]
+    for (name, grid), alike in kinds.items():
+        size, bits = amount(alike[0]["bytes"], "B"), f"{alike[0]['bits_per_weight']:.4g}"
+        one = len(alike) == 1
+        rows.append((alike[0]["name"] if one else name, grid, bits, size if one else f"{len(alike)} x {size}"))
+    return table(rows)
+
+
+def grid_text(grid: dict[str, Any] | None) -> str:
+    """A grid in words."""
+    if grid is None:
+        return "floats"
+    group = f"g{grid['group']}" if grid["group"] else "tensor" if grid["whole"] else "channel"
+    return f"int{grid['bits']} {group} {'symmetric' if grid['symmetric'] else 'asymmetric'}"
+
+
+def cache_line(found: dict[str, Any]) -> str:
+    """What the keys and values take."""
+    each, full = found["kv_bytes_per_token"], found["kv_bytes_at_max_context"]
+    kept = f"{amount(full, 'B')} for {found['max_context']} positions" if full else "and this switch keeps none"
+    return f"keys and values: {amount(each, 'B')} a token, {kept}"
+
+
+def roofline_table(found: dict[str, Any]) -> str:
+    """What each step costs, and the most that the machine can do."""
+    rows = [("", "FLOPs a token", "bytes a token", "FLOPs a byte", "limit", "at most")]
+    rows += [
+        (
+            step["step"],
+            amount(step["flops_per_token"], "FLOP"),
+            amount(step["bytes_per_token"], "B"),
+            f"{step['flops_per_byte']:.3g}",
+            step["limit"],
+            f"{step['tokens_per_second']:.4g} tok/s",
+        )
+        for step in found["roofline"]
+    ]
+    return table(rows)
+
+
+def reasons(found: dict[str, Any]) -> str:
+    """Why this limit and not the other."""
+    balance = found["balance_flops_per_byte"]
+    lines = [
+        f"this machine reads {amount(found['read_bandwidth'], 'B/s')} and multiplies "
+        f"{amount(found['matrix_flops'], 'FLOP/s')}: {balance:.3g} FLOPs in the time of a byte"
+    ]
+    for step in found["roofline"]:
+        side, waits = ("more", "memory waits") if step["limit"] == "arithmetic" else ("fewer", "the processor waits")
+        lines.append(f"  {step['step']} has {step['flops_per_byte']:.3g} for each byte, {side} than that: {waits}")
+    return "\n".join(lines)
+
+
+# Benchmarks. A row: label, name, factor, and whether a row of zeros is worth showing.
+
+LATENCIES = (("time to first token, s", "ttft", 1.0), ("time per output token, ms", "tpot", 1e3),
+             ("gap between tokens, ms", "gap", 1e3), ("end to end, s", "e2e", 1.0),
+             ("queue, s", "queue", 1.0))  # fmt: skip
+ROWS = (
+    ("time, s", "seconds", 1.0, True),
+    ("prefill, tok/s", "prompt_tps", 1.0, True),
+    ("generation, tok/s", "generation_tps", 1.0, True),
+    ("output, tok/s", "output_tps", 1.0, True),
+    ("prompt and output, tok/s", "total_tps", 1.0, True),
+    ("time to first token, s", "ttft_s", 1.0, True),
+    ("time per output token, ms", "tpot_s", 1e3, True),
+    ("decode step, ms", "decode_step_s", 1e3, True),
+    ("longest gap between tokens, ms", "gap_max_s", 1e3, True),
+    ("end to end, s", "e2e_p50_s", 1.0, True),
+    ("queue, s", "queue_p50_s", 1.0, True),
+    ("steps", "steps", 1.0, True),
+    ("prompt tokens computed", "computed_prompt_tokens", 1.0, True),
+    ("prompt tokens from the cache", "cached_tokens", 1.0, False),
+    ("tokens computed again", "recomputed_tokens", 1.0, False),
+    ("rows of padding", "padding_tokens", 1.0, False),
+    ("preemptions", "preemptions", 1.0, False),
+    ("drafts accepted, %", "acceptance_rate", 100.0, True),
+    ("KV cache, peak MB", "peak_cache_bytes", 1e-6, False),
+    ("KV cache, mean MB", "mean_cache_bytes", 1e-6, False),
+    ("KV cache wasted when fullest, %", "wasted_share", 100.0, True),
+    ("the same by the formula, %", "formula_wasted_share", 100.0, True),
+    ("cost of a million output tokens", "cost_per_million_output_tokens", 1.0, True),
+    ("cost of a million tokens, prompts too", "cost_per_million_tokens", 1.0, True),
+)
+
+PER_REQUEST = ("seconds", "ttft_s", "tpot_s", "gap_max_s", "e2e_p50_s", "queue_p50_s")
+
+
+def workload_title(line: dict[str, Any]) -> str:
+    """Which requests were replayed."""
+    rounds = "" if line["rounds"] == 1 else f", median of {line['rounds']} rounds"
+    cut = "" if line["complete"] else f", interrupted: {line['finished']} finished"
+    clock = ", simulated" if line["clock"] == "simulated" else ""
+    requests = f"{line['workload']} workload of {number(line['requests'])} requests"
+    return f"{line['engine']['model']}: {requests}{rounds}{clock}{cut}"
+
+
+def workload_text(line: dict[str, Any]) -> str:
+    """Two tables: how long each request waited for what, and the figures of all together."""
+    waits = [("", "mean", "p50", "p90", "p99", "max")]
+    for label, name, factor in LATENCIES:
+        values = [line.get(f"{name}_{part}_s") for part in waits[0][1:]]
+        waits.append((label, *(number(value, factor) for value in values)))  # type: ignore[arg-type]
+    asked = f"{line['prompt_tokens']} prompt and {line['generated_tokens']} output tokens"
+    together = table(shown([line], per_request=False))
+    return f"{workload_title(line)}\n\n{table(waits)}\n\n{asked} in {number(line['seconds'])} s\n{together}"
+
+
+def shown(lines: list[dict[str, Any]], per_request: bool = True) -> list[list[str]]:
+    """The rows that have a figure, a column for each line. per_request: with the medians of single requests."""
+    rows = []
+    for label, name, factor, zeros in ROWS:
+        values = [line.get(name) for line in lines]
+        worth = any(values) or (zeros and any(value is not None for value in values))
+        if worth and (per_request or name not in PER_REQUEST):
+            rows.append([label, *(number(value, factor) for value in values)])
+    return rows
+
+
+def comparison(lines: list[dict[str, Any]]) -> str:
+    """Settings side by side; of two, with the ratio of the first to the second."""
+    head = ["", *(line["setting"] for line in lines)]
+    if len(lines) != 2 or lines[0]["setting"] != "as given":
+        return table([head, *shown(lines)])
+    ratios = {label: number(lines[0][name] / lines[1][name])
+              for label, name, *_ in ROWS if name in comparable(lines)}  # fmt: skip
+    return table([[*head, "first/second"], *([*row, ratios.get(row[0], "")] for row in shown(lines))])
+
+
+def comparable(lines: list[dict[str, Any]]) -> list[str]:
+    """The names of figures that all settings have and that can be divided by one another."""
+    names = [name for name in lines[0] if name in {row[1] for row in ROWS} or name.endswith(("_s", "_tps"))]
+    return [name for name in names if all(isinstance(line.get(name), (int, float)) and line[name] for line in lines)]
+
+
+def bench_text(line: dict[str, Any], records: list[dict[str, Any]]) -> str:
+    """A benchmark of one setting, or of several side by side. line: the joined line, records: one for each setting."""
+    workload = "workload" in line
+    if len(records) == 1:
+        return workload_text(line) if workload else phases_text(line)
+    outputs = f"\n\noutputs: {line['outputs']}" if line.get("outputs") else ""
+    return f"{workload_title(line) if workload else phases_title(line)}\n\n{comparison(records)}{outputs}"
+
+
+def phases_title(line: dict[str, Any]) -> str:
+    """Which rounds were measured."""
+    asked = f"{line['prompt_tokens']} prompt and {line['generated_tokens']} generated tokens"
+    rounds = "one round" if line["rounds"] == 1 else f"median of {line['rounds']} rounds"
+    clock = ", simulated" if line["clock"] == "simulated" else ""
+    return f"{line['engine']['model']}: {line['batch']} x ({asked}), {rounds}{clock}"
+
+
+def phases_text(line: dict[str, Any]) -> str:
+    """Prefill and decode, predicted beside measured."""
+    speed, bandwidth = amount(line["matrix_flops"], "FLOP/s"), amount(line["read_bandwidth"], "B/s")
+    rows = [
+        ("", "predicted", "measured", "reached"),
+        ("prefill, s", f"{line['predicted_prefill_seconds']:.4g}", f"{line['prefill_seconds']:.4g}", ""),
+        ("prefill, tok/s", f"{line['predicted_prompt_tps']:.4g}", f"{line['prompt_tps']:.4g}",
+         f"{line['prefill_matrix_share']:.0%} of {speed}"),
+        ("decode, tok/s", f"{line['predicted_generation_tps']:.4g}", f"{line['generation_tps']:.4g}",
+         f"{line['decode_bandwidth_share']:.0%} of {bandwidth}"),
+        ("time to first token, s", "", f"{line['ttft_s']:.4g}", ""),
+        ("time per output token, ms", "", f"{line['tpot_s'] * 1e3:.4g}", ""),
+        ("outside the forward pass, ms a token", "", f"{line['outside_forward_s'] * 1e3:.3g}", ""),
+        ("weights", "", amount(line["weight_bytes"], "B"), ""),
+        ("KV cache at its peak", "", amount(line["peak_cache_bytes"], "B"), ""),
+        ("peak memory", "", amount(line["peak_memory_bytes"], "B"), ""),
+    ]  # fmt: skip
+    if line.get("acceptance_rate") is not None:
+        rows.append(("drafts accepted", "", f"{line['acceptance_rate']:.0%}", ""))
+    for kind in ("prompt", "generated"):
+        if cost := line.get(f"cost_per_million_{kind}_tokens"):
+            rows.append((f"cost of a million {kind} tokens", "", f"{cost:.4g}", ""))
+    return f"{phases_title(line)}\n\n{table(rows)}"
+
+
+# Evaluations.
+
+
+def evaluation_text(record: dict[str, Any]) -> str:
+    """One setting for people."""
+    return (
+        f"perplexity {record['perplexity']:.4f} (mean NLL {record['nll']:.5f}) over {record['tokens']} tokens "
+        f"in windows of {record['window']}, {amount(record['weight_bytes'], 'B')} of weights, {record['seconds']:.1f} s"
+    )
+
+
+def evaluation_table(records: list[dict[str, Any]], reference: dict[str, Any]) -> str:
+    """Several settings for people, each beside the reference."""
+    rows = [("", "perplexity", "change", "KL", "top-1", "bits", "weights", "ratio", "seconds")]
+    shown = [] if reference["setting"] in [record["setting"] for record in records] else [reference]
+    for record in [*shown, *records]:
+        change = record["perplexity"] / reference["perplexity"] - 1
+        ratio = record["weight_bytes"] / reference["weight_bytes"]
+        rows.append((record["setting"], f"{record['perplexity']:.4f}", f"{change:+.3%}",
+                     f"{record['kl_divergence']:.4f}", f"{record['top1_agreement']:.2%}",
+                     f"{record['bits_per_weight']:.3g}", amount(record["weight_bytes"], "B"), f"{ratio:.3f}",
+                     f"{record['seconds']:.1f}"))  # fmt: skip
+    return f"{table(rows)}\n\n{explanation(reference)}"
+
+
+def explanation(reference: dict[str, Any]) -> str:
+    """What the columns mean."""
+    other = "the float model" if reference["setting"] == "float32" else "the quantized model as it is"
+    return (
+        f"{reference['tokens']} tokens scored in windows of {reference['window']}. change, KL divergence (nats a token)"
+        f" and top-1 agreement: against {other};\nbits: a weight of the layers' matrices, scales included; "
+        "weights: the whole model in memory"
+    )

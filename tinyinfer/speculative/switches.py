@@ -1,0 +1,61 @@
+"""The switches of speculative decoding: the drafter, how many tokens it drafts, and how many candidates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tinyinfer.errors import SwitchError
+from tinyinfer.switches import Switches, switch
+
+DRAFTERS = {
+    "off": "tinyinfer.speculative.base:NoDrafter",
+    "prompt-lookup": "tinyinfer.speculative.prompt_lookup:prompt_lookup",
+    "draft": "tinyinfer.speculative.draft_model:draft_model",
+    "self": "tinyinfer.speculative.draft_model:self_draft",
+}
+QUANTIZE_DRAFT = ("off", "int8", "int4", "int3", "int2")
+
+
+@dataclass(frozen=True)
+class SpeculativeSwitches(Switches):
+    """Which drafter, and how much it drafts."""
+
+    speculative: str = switch("off", choices=DRAFTERS, help="how draft tokens are proposed, to be verified together")
+    draft_model: str | None = switch(
+        None, help="name, folder or file of the draft model, for --speculative draft"
+    )
+    draft_layers: int | None = switch(
+        None,
+        help="layers of the model that draft, for --speculative self (default: a third; all that are quantized)",
+    )
+    draft_quantize: str = switch(
+        "off", choices=QUANTIZE_DRAFT,
+        help="bits of the layers that draft, for --speculative self; --group-size and --symmetric hold for it",
+    )  # fmt: skip
+    num_draft_tokens: int | None = switch(
+        None, help="most draft tokens in a step (default: 7 for prompt-lookup, else 4)"
+    )
+    num_draft_candidates: int = switch(1, help="draft candidates verified side by side; needs --kv-cache paged")
+
+    def refusals(self) -> Iterator[SwitchError]:
+        """What another way of drafting would need, or would have no use for."""
+        yield from super().refusals()
+        way, layers, model = self.speculative, self.draft_layers, self.draft_model
+        unused = "{field} is given, but {speculative}={way} does not use it"
+        none = "but {speculative}=off makes no guesses"
+        drafters = "choose prompt-lookup, draft or self"
+        if way == "draft" and model is None:
+            reason = "{speculative}=draft needs a second model that drafts"
+            yield SwitchError("draft_model", None, reason, "name it with {draft_model}")
+        if model is not None and way != "draft":
+            yield SwitchError("draft_model", model, unused, "add {speculative}=draft", way=way)
+        if layers is not None and way != "self":
+            yield SwitchError("draft_layers", layers, unused, "add {speculative}=self", way=way)
+        if self.draft_quantize != "off" and way != "self":
+            reason = "{field}={value} is for drafts of the model itself, but {speculative} is {way}"
+            yield SwitchError("draft_quantize", self.draft_quantize, reason, "add {speculative}=self", way=way)
+        if self.num_draft_tokens is not None and way == "off":
+            yield SwitchError("num_draft_tokens", self.num_draft_tokens, "{field} is given, " + none, drafters)
+        if self.num_draft_candidates > 1 and way == "off":
+            yield SwitchError("num_draft_candidates", self.num_draft_candidates, "{field}={value}, " + none, drafters)
