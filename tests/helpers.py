@@ -22,9 +22,12 @@ from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
 from tinyinfer.model.config import ModelConfig, RopeConfig, expected_tensors
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Span
+from tinyinfer.sequence import Request as Asked
 from tinyinfer.sequence import Sequence as Request
+from tinyinfer.speculative.base import DraftCost
 from tinyinfer.text.stop_strings import TextOutput
 
+ALWAYS_DRAFT = DraftCost(lambda rows: 1.0)  # all drafts that fit are proposed; in these small models none would pay
 TOLERANCE = 1e-4  # of the largest logit: what the project promises against other implementations
 ROUNDING = 1e-5  # of the largest value: the same float32 arithmetic done in another order
 
@@ -70,24 +73,19 @@ def make_engine(
     dtype: Any = np.float32,
     clock: Callable[[], float] = lambda: 0.0,
     second: ModelConfig | None = None,
+    draft_cost: DraftCost | None = None,
     **switches: Any,
 ) -> Engine:
     """An engine over a checkpoint, or over random weights of a configuration; second: its draft model."""
     checkpoint = checkpoint_of(source, random_tensors(source, seed)) if isinstance(source, ModelConfig) else source
     ops = NumpyOps(Ledger(), dtype)
     draft = assemble(checkpoint_of(second, random_tensors(second, seed + 1)), ops) if second else None
-    return build_engine(assemble(checkpoint, ops), ops, EngineConfig(**switches), clock, draft)
+    return build_engine(assemble(checkpoint, ops), ops, EngineConfig(**switches), clock, draft, draft_cost)
 
 
 def remade(engine: Engine, kind: type[Engine], clock: Clock | None = None) -> Engine:
     """The parts of an engine put together as another kind of engine, or with another clock."""
     return kind(engine.model, engine.ops, engine.cache, engine.scheduler, engine.drafter, clock or engine.clock)
-
-
-def always_guess(engine: Engine) -> Engine:
-    """Its drafter makes as many guesses as it may; in models as small as these they would never pay."""
-    engine.drafter.lengths.cost, engine.drafter.lengths.guess_cost = lambda rows: 1.0, 0.0  # type: ignore[attr-defined]
-    return engine
 
 
 def check_blocks(engine: Engine, prefixes: PrefixCache | None = None, tables: Iterable[Request] = ()) -> None:
@@ -126,7 +124,8 @@ def request(
     """A sequence for the engine; greedy, and never ending by itself, unless told otherwise."""
     settings = SamplingParams(max_tokens=max_tokens, **params)
     text = TextOutput(Words(), tuple(settings.stop))
-    return Request(next(_ids), list(prompt), settings, settings.seed or 0, text, max_tokens, frozenset(eos), delay)
+    asked = Asked(next(_ids), list(prompt), settings, settings.seed or 0, max_tokens, frozenset(eos), delay)
+    return Request(asked, text)
 
 
 def flat_batch(work: Sequence[tuple[Request, int, int]]) -> Batch:

@@ -28,7 +28,7 @@ from tinyinfer.loading.hub import find
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Model
 from tinyinfer.sampling import SamplingParams, token_scores
-from tinyinfer.sequence import Batch, Sequence, Span
+from tinyinfer.sequence import Batch, Request, Sequence, Span
 from tinyinfer.switches import BACKENDS, DTYPES, TAKERS, resolve
 from tinyinfer.text.stop_strings import TextOutput
 from tinyinfer.units import show
@@ -108,12 +108,12 @@ class LLM:
         return quantize_model(model, self.ops, c, windows, lambda done, of: on_load(of + done, 2 * of))
 
     def _load_draft(self, name: str) -> Model:
-        """The model that guesses. Raises ValueError when its token ids mean something else than this model's."""
+        """The draft model. Raises ValueError when its token ids mean something else than this model's."""
         checkpoint = load(find(name))
         id = self.tokenizer.first_difference(checkpoint.tokenizer)
         if id is not None:
             raise ValueError(
-                f"draft_model {name!r} has another vocabulary (token id {id} is the first to differ), so its guesses "
+                f"draft_model {name!r} has another vocabulary (token id {id} is the first to differ), so its drafts "
                 "mean something else; choose a smaller model of the same family"
             )
         return assemble(checkpoint, self.ops)
@@ -194,9 +194,9 @@ class LLM:
     def output(self, seq: Sequence) -> RequestOutput:
         """What came of a sequence that has ended."""
         logprobs = None
-        if seq.params.logprobs is not None:
-            logprobs = [TokenLogprob(c.token, c.logprob or 0.0, c.top or {}) for c in seq.choices]
-        reason = seq.finish_reason or "abort"
+        if seq.request.params.logprobs is not None:
+            logprobs = [TokenLogprob(c.token, c.logprob or 0.0, c.top or {}) for c in seq.progress.choices]
+        reason = seq.progress.finish_reason or "abort"
         return RequestOutput(seq.text.text, seq.new_tokens, seq.prompt, reason, request_metrics(seq), logprobs)
 
     def _sequence(self, prompt: Prompt, params: SamplingParams, room: int = 1) -> Sequence:
@@ -210,15 +210,15 @@ class LLM:
                 + (" and the answer needs at least one of them" if room else "")
                 + f"; shorten it or {self._longer()}"
             )
-        return Sequence(
+        request = Request(
             id=next(self._ids),
             prompt=tokens,
             params=params,
             seed=secrets.randbits(63) if params.seed is None else params.seed,
-            text=TextOutput(self.tokenizer.stream(), tuple(params.stop)),
             max_tokens=min(params.max_tokens, self.max_model_len - len(tokens)),
             eos=frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids),
         )
+        return Sequence(request, TextOutput(self.tokenizer.stream(), tuple(params.stop)))
 
     def _longer(self) -> str:
         """How the context could hold more."""

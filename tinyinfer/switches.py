@@ -22,16 +22,20 @@ KV_BITS: dict[str | int, dict[str, str]] = {  # the caches that keep keys and va
     "off": CACHES, 8: QUANTIZED_CACHES, 4: QUANTIZED_CACHES, 2: QUANTIZED_CACHES,
 }  # fmt: skip
 PREFIX_CACHES = {"off": "tinyinfer.kv_cache.base:NoPrefixes", "on": "tinyinfer.kv_cache.prefix_cache:PrefixCache"}
-SCHEDULERS = {
-    "continuous": "tinyinfer.batching.scheduler:ContinuousScheduler",
-    "static": "tinyinfer.batching.scheduler:StaticScheduler",
-    "dynamic": "tinyinfer.batching.scheduler:DynamicScheduler",
+SCHEDULERS = {  # the policy of the scheduler
+    "continuous": "tinyinfer.batching.policies:Continuous",
+    "static": "tinyinfer.batching.policies:Static",
+    "dynamic": "tinyinfer.batching.policies:Dynamic",
 }
 DRAFTERS = {
-    "off": "tinyinfer.speculative.base:NoDrafter",
+    "off": "tinyinfer.speculative.base:no_drafter",
     "prompt-lookup": "tinyinfer.speculative.prompt_lookup:prompt_lookup",
     "draft": "tinyinfer.speculative.draft_model:draft_model",
     "self": "tinyinfer.speculative.draft_model:self_draft",
+}
+CANDIDATES = {
+    "off": "tinyinfer.speculative.base:NoCandidates",
+    "on": "tinyinfer.speculative.candidates:ForkedCandidates",
 }
 QUANTIZATIONS = ("off", "keep", "int8", "int4", "int3", "int2", "w8a8")
 TAKERS = {  # who takes the matrices out of the file

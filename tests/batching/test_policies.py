@@ -54,7 +54,7 @@ def test_padding_takes_only_rows_that_are_left_over():
     a, b, c = request([1], 1), request([2], 5), request([3], 5)
     scheduler = scheduler_of(a, b, c, batching="static", max_num_batched_tokens=3)
     drive(scheduler)
-    b.drafts = [Draft(8)]
+    b.set_drafts([Draft(8)])
     assert rows_of([drive(scheduler), drive(scheduler)], a, b, c) == [(0, 2, 1), (1, 1, 1)]
 
 

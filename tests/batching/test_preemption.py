@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import always_guess, check_blocks, finish, make_engine, remade, request, small_config
+from helpers import ALWAYS_DRAFT, check_blocks, finish, make_engine, remade, request, small_config
 
 from tinyinfer.arrays import Array
 from tinyinfer.engine.engine import Engine
@@ -23,8 +23,7 @@ def plain(prompt: Any, max_tokens: int) -> list[int]:
 
 def engine_of(**switches: Any) -> Engine:
     """An engine that guesses whenever it may."""
-    engine = make_engine(CONFIG, **switches)
-    return always_guess(engine) if "speculative" in switches else engine
+    return make_engine(CONFIG, draft_cost=ALWAYS_DRAFT, **switches)
 
 
 def prefixes_of(engine: Engine) -> Any:
@@ -58,7 +57,7 @@ def test_preemption_by_hand():
     assert rows == [[(a, 0, 3), (b, 0, 4)], [(a, 3, 1), (b, 4, 1)], [(a, 4, 1)], [(a, 5, 1)], [(a, 6, 1)], [(b, 0, 6)]]
     assert [trace.preempted for trace in traces] == [(), (), (b,), (), (), ()]
     assert [trace.joined for trace in traces] == [(a, b), (), (), (), (), (b,)]
-    assert (a.preemptions, b.preemptions, engine.ledger.preemptions) == (0, 1, 1)
+    assert (a.progress.preemptions, b.progress.preemptions, engine.ledger.preemptions) == (0, 1, 1)
     assert (engine.ledger.tokens_computed, engine.ledger.tokens_recomputed) == (18, 5)
     assert engine.ledger.tokens_reused == 3 + 4 + 4 + 5 + 6
     assert engine.ledger.blocks_allocated == 4 + 1 + 1 + 1 + 3
@@ -77,7 +76,7 @@ def test_preemption_with_a_prefix_cache_by_hand():
     rows = [[(span.seq, span.first, span.rows) for span in trace.batch.spans] for trace in traces]
     assert rows == [[(a, 0, 3), (b, 0, 4)], [(a, 3, 1), (b, 4, 1)], [(a, 4, 1)], [(a, 5, 1)], [(a, 6, 1)], [(b, 2, 4)]]
     assert (engine.ledger.preemptions, engine.ledger.tokens_recomputed) == (1, 3)
-    assert (engine.ledger.tokens_cached, b.cached_tokens) == (2, 0), "its first step found nothing"
+    assert (engine.ledger.tokens_cached, b.progress.cached_tokens) == (2, 0), "its first step found nothing"
     assert engine.ledger.blocks_evicted == 2, "b's second block for a, a's last whole one for b"
     assert [a.new_tokens, b.new_tokens] == [plain([1, 2, 3], 5), plain([4, 5, 6, 7], 3)]
     check_all_back(engine)
@@ -90,7 +89,7 @@ def test_the_youngest_makes_way_whoever_needs_the_room():
     gone = [trace.preempted for trace in engine.run([a, b, c])]
     assert gone[0] == ()
     assert [who for step in gone for who in step] == [c]
-    assert (a.preemptions, b.preemptions) == (0, 0)
+    assert (a.progress.preemptions, b.progress.preemptions) == (0, 0)
     assert [seq.new_tokens for seq in (a, b, c)] == [plain(range(7), 2), plain([1, 2], 5), plain([3, 4, 5], 5)]
 
 
@@ -124,7 +123,7 @@ def test_padding_makes_way_first():
     a, b = request([1, 2, 3, 4], 1), request([5, 6, 7, 8], 6)
     left = [who for trace in engine.run([a, b]) for who in trace.left]
     assert left == [a, b]
-    assert engine.ledger.preemptions == b.preemptions == 0
+    assert engine.ledger.preemptions == b.progress.preemptions == 0
     assert engine.ledger.tokens_padding < 5, "it leaves when b needs the last block"
     assert b.new_tokens == plain([5, 6, 7, 8], 6)
     check_all_back(engine)
@@ -160,11 +159,12 @@ ON: dict[str, Any] = {**PAGED, "prefix_cache": True}
 STATES: dict[str, tuple[dict[str, Any], Callable[[Engine, Sequence], Any]]] = {
     "queued": ({**ON, "max_num_seqs": 1}, lambda engine, seq: seq in engine.scheduler.waiting),
     "prefilling": ({**ON, "max_num_batched_tokens": 5}, lambda engine, seq: 0 < engine.cache.length(seq) < 10),
-    "preempted": ({**ON, "num_blocks": 9}, lambda engine, seq: seq.preemptions and seq in engine.scheduler.waiting),
-    "back again": ({**ON, "num_blocks": 9}, lambda engine, seq: seq.preemptions and engine.cache.length(seq)),
+    "preempted": ({**ON, "num_blocks": 9},
+                  lambda engine, seq: seq.progress.preemptions and seq in engine.scheduler.waiting),
+    "back again": ({**ON, "num_blocks": 9}, lambda engine, seq: seq.progress.preemptions and engine.cache.length(seq)),
     "decoding": (ON, lambda engine, seq: len(seq.new_tokens) == 3),
     "padding": ({**ON, "batching": "static"}, lambda engine, seq: seq.finished and seq in engine.scheduler.running),
-    "speculating": ({**ON, "speculative": "self", "draft_layers": 1}, lambda engine, seq: seq.proposed),
+    "speculating": ({**ON, "speculative": "self", "draft_layers": 1}, lambda engine, seq: seq.speculation.proposed),
     "with guesses": ({**ON, "speculative": "self", "max_num_batched_tokens": 6, "num_draft_tokens": 4},
                      lambda engine, seq: seq.drafts),
     "contiguous": ({}, lambda engine, seq: len(seq.new_tokens) == 3),
@@ -182,9 +182,9 @@ def test_a_cancelled_request_gives_everything_back(state):
     while not reached(engine, gone):
         next(run)
     if state == "padding":
-        assert gone.finish_reason == "length"
+        assert gone.progress.finish_reason == "length"
     engine.abort(gone)
-    assert gone.finish_reason == ("length" if state == "padding" else "abort")
+    assert gone.progress.finish_reason == ("length" if state == "padding" else "abort")
     assert engine.cache.length(gone) == 0
     assert gone not in [*engine.scheduler.running, *engine.scheduler.waiting]
     if "prefix_cache" in switches:
@@ -265,9 +265,9 @@ def test_a_step_that_fails_changes_no_answer(name, step):
                 runs.remove(run)
     assert errors == 1
     for seq, prompt, n in ((left[0], range(9), 5), (right[0], range(9), 5), (right[1], [*range(6), 30, 4], 6)):
-        assert seq.finish_reason in ("length", "abort")
+        assert seq.progress.finish_reason in ("length", "abort")
         assert seq.new_tokens == plain(prompt, n)[: len(seq.new_tokens)]
-    assert [seq.finish_reason for seq in (left[0], *right)].count("length") >= 1
+    assert [seq.progress.finish_reason for seq in (left[0], *right)].count("length") >= 1
     again = [request(range(9), 5), request([*range(6), 30, 4], 6)]
     assert finish(engine, *again) == [plain(range(9), 5), plain([*range(6), 30, 4], 6)]
     if "prefix_cache" in FAILS[name]:
@@ -295,5 +295,5 @@ def test_guesses_that_fail_leave_a_usable_engine():
         next(run)
     for _ in other:
         continue
-    assert (a.finish_reason, b.new_tokens) == ("abort", plain([4, 5], 9))
+    assert (a.progress.finish_reason, b.new_tokens) == ("abort", plain([4, 5], 9))
     check_all_back(engine)

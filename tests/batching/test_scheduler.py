@@ -42,7 +42,7 @@ def test_a_piece_of_a_prompt_wants_no_logits_and_its_end_does():
 def test_guesses_are_rows_behind_the_last_token_and_all_their_logits_are_wanted():
     """The last known token's row verifies the first guess, and so on; catches guesses counted as known tokens."""
     a, b = request([5, 6, 7]), request([1, 2])
-    a.drafts = [Draft(20), Draft(21)]
+    a.set_drafts([Draft(20), Draft(21)])
     batch = make_batch([(b, 0, 2), (a, 2, 3)])
     assert batch.tokens.tolist() == [1, 2, 7, 20, 21]
     assert batch.positions.tolist() == [0, 1, 2, 3, 4]
@@ -84,7 +84,7 @@ def test_first_come_first_served_to_the_last_token():
         scheduler.update(batch, [[Choice(9)]], now=8.0)
     assert rows == [(a, 3, 0), (a, 1, 3), (b, 2, 0)]
     assert (a.tokens, b.tokens) == ([1, 2, 3, 9, 9], [4, 5, 9])
-    assert (a.started, a.times, b.finish_reason) == (7.0, [8.0, 8.0], "length")
+    assert (a.timing.started, a.timing.times, b.progress.finish_reason) == (7.0, [8.0, 8.0], "length")
     assert (scheduler.ledger.tokens_reused, scheduler.ledger.tokens_recomputed) == (3, 0)
     assert scheduler.cache.held_bytes == 0, "a finished sequence gives its cache back"
 
@@ -95,7 +95,7 @@ def test_started_is_when_its_first_step_began():
     scheduler = scheduler_of(a, b, max_num_seqs=1)
     for now in (3.0, 5.0):
         scheduler.update(scheduler.next_batch(now), [[Choice(0)]], now + 1)
-    assert (a.started, b.started) == (3.0, 5.0)
+    assert (a.timing.started, b.timing.started) == (3.0, 5.0)
 
 
 def test_drop_forgets_a_sequence_wherever_it_is():
@@ -165,7 +165,7 @@ def test_a_prompt_that_has_waited_still_comes_after_decodes():
     scheduler = scheduler_of(a, long, max_num_batched_tokens=3)
     steps = [drive(scheduler)]
     for _ in range(2):
-        a.drafts = [Draft(8), Draft(8)]
+        a.set_drafts([Draft(8), Draft(8)])
         steps.append(drive(scheduler))
     assert rows_of([*steps, drive(scheduler)], a, long) == [(2, 1), (3, 0), (3, 0), (1, 2)]
 
@@ -206,10 +206,10 @@ def test_guesses_are_verified_together_or_in_a_later_step():
     scheduler = scheduler_of(a, b, max_num_batched_tokens=4)
     drive(scheduler)
     for seq in (a, b):
-        seq.drafts = [Draft(8), Draft(7)]
+        seq.set_drafts([Draft(8), Draft(7)])
     first, second = drive(scheduler), drive(scheduler)
     assert rows_of([first, second], a, b) == [(3, 0), (1, 3)]
-    assert [(seq.proposed, seq.accepted, seq.drafts) for seq in (a, b)] == [(2, 0, [])] * 2
+    assert [(seq.speculation.proposed, seq.speculation.accepted, seq.drafts) for seq in (a, b)] == [(2, 0, [])] * 2
     assert (scheduler.ledger.drafts_proposed, scheduler.ledger.drafts_accepted) == (4, 0)
 
 
@@ -218,10 +218,11 @@ def test_a_sequence_that_ends_inside_its_guesses_keeps_nothing_behind_its_end():
     a = request([1, 2], 9, eos=[7])
     scheduler = scheduler_of(a)
     drive(scheduler)
-    a.drafts = [Draft(8), Draft(7), Draft(6)]
+    a.set_drafts([Draft(8), Draft(7), Draft(6)])
     batch = scheduler.next_batch(0.0)
     scheduler.update(batch, [[Choice(8), Choice(7), Choice(6), Choice(5)]], 0.0)
-    assert (a.new_tokens, a.finish_reason, a.proposed, a.accepted) == ([9, 8, 7], "stop", 3, 2)
+    assert (a.new_tokens, a.progress.finish_reason) == ([9, 8, 7], "stop")
+    assert (a.speculation.proposed, a.speculation.accepted) == (3, 2)
 
 
 def test_a_planned_sequence_that_must_make_way_is_not_in_the_step():
@@ -230,7 +231,7 @@ def test_a_planned_sequence_that_must_make_way_is_not_in_the_step():
     switches = {"kv_cache": "paged", "block_size": 2, "num_blocks": 4, "prefix_cache": True}
     scheduler = scheduler_of(a, b, c, max_num_batched_tokens=4, **switches)
     assert drive(scheduler) == [(a, 0, 1), (b, 0, 1), (c, 0, 1)]
-    a.drafts = [Draft(8), Draft(8)]
+    a.set_drafts([Draft(8), Draft(8)])
     assert drive(scheduler) == [(a, 1, 3), (b, 1, 1)]
     before = scheduler.ledger.copy()
     assert drive(scheduler) == [(a, 2, 1), (b, 2, 1)]

@@ -103,7 +103,7 @@ def test_leaving_a_run_gives_the_cache_back(steps):
     assert engine.cache.held_bytes == 0
     assert not engine.scheduler.busy
     if steps:
-        assert [seq.finish_reason for seq in (a, b)] == ["length" if steps > 4 else "abort", "abort"]
+        assert [seq.progress.finish_reason for seq in (a, b)] == ["length" if steps > 4 else "abort", "abort"]
         assert len(a.new_tokens) + len(b.new_tokens) == steps
     c, again = request(range(6), 4), request(range(6), 4)
     assert finish(engine, c) == finish(make_engine(LLAMA), again), "and the engine goes on as if it were new"
@@ -134,7 +134,7 @@ def test_a_step_that_fails_leaves_a_usable_engine():
     a = request(range(6), 9)
     with pytest.raises(MemoryError):
         finish(engine, a)
-    assert (a.finish_reason, engine.cache.held_bytes) == ("abort", 0)
+    assert (a.progress.finish_reason, engine.cache.held_bytes) == ("abort", 0)
     assert finish(engine, request(range(6))) == finish(make_engine(LLAMA), request(range(6)))
 
 
@@ -147,7 +147,7 @@ def test_text_held_back_is_shown_when_a_sequence_ends(steps):
     for _ in range(steps):
         next(run)
     run.close()
-    assert seq.finish_reason == ("length" if steps == 3 else "abort")
+    assert seq.progress.finish_reason == ("length" if steps == 3 else "abort")
     assert seq.text.text == "".join(f"{token} " for token in tokens)
 
 

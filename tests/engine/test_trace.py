@@ -13,7 +13,7 @@ from helpers import finish, make_engine, request, small_config
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.cli import main
 from tinyinfer.engine.trace import Block, StepTrace, Turn
-from tinyinfer.engine.trace_html import Timeline, show_steps
+from tinyinfer.engine.trace_html import NotebookTrace, Timeline, show_steps
 from tinyinfer.ledger import Ledger
 from tinyinfer.sequence import Draft, Sequence
 from tinyinfer.speculative.verify import verify
@@ -29,14 +29,14 @@ EVERYTHING = PAGED | {
 class Script:
     """A drafter that says what it was told to, once for each sequence."""
 
-    def __init__(self, guesses: dict[Sequence, list[int]]) -> None:
-        self.guesses = guesses
+    def __init__(self, drafts: dict[Sequence, list[int]]) -> None:
+        self.drafts = drafts
 
     verify = staticmethod(verify)
 
     def propose(self, sequences: list[Sequence]) -> None:
         for seq in sequences:
-            seq.drafts = [Draft(token) for token in self.guesses.pop(seq, [])]
+            seq.set_drafts([Draft(token) for token in self.drafts.pop(seq, [])])
 
     def free(self, seq: Sequence) -> None:
         pass
@@ -172,12 +172,13 @@ def test_guesses_that_were_right_and_wrong():
         [f"{seq.id}", "decode", "5-8", "4", "5", f"{right[0]} | {guesses[1]} {guesses[2]}", f"{right[0]} {right[1]}",
          "0 1 2+(1/4)"],
     ]  # fmt: skip
-    assert "guesses" not in str(after), "the next step has none"
+    assert "drafts" in str(trace)
+    assert "drafts" not in str(after), "the next step has none"
     page = Page(trace._repr_html_())
     assert page.marked[1:4] == [("ins", str(guesses[0])), ("del", str(guesses[1])), ("del", str(guesses[2]))]
     assert page.tables[0][1][5:7] == [" ".join(map(str, guesses)), f"{right[0]} {right[1]}"]
     cells = Page(Timeline((trace,))._repr_html_())
-    assert (cells.tables[0][1], cells.classes[0][1]) == ([f"sequence {seq.id}", "2 1/3"], ["", "guessed"])
+    assert (cells.tables[0][1], cells.classes[0][1]) == ([f"sequence {seq.id}", "2 1/3"], ["", "drafted"])
 
 
 def test_an_end_among_right_guesses():
@@ -311,7 +312,7 @@ def stayed(turns: Iterable[Turn]) -> list[Turn]:
     """Of each sequence's branches the one that was right, else the first."""
     best: dict[int, Turn] = {}
     for turn in turns:
-        if turn.phase != "rival" or turn.accepted:
+        if turn.phase != "candidate" or turn.accepted:
             best[turn.id] = turn
     return list(best.values())
 
@@ -352,7 +353,7 @@ def test_turns_say_what_the_ledger_counts(switches, watch):
         assert [token for turn in turns for token in turn.tokens] == seq.new_tokens
         ends = [turn.ended for trace in traces for turn in trace.turns if turn.id == seq.id]
         assert [end for end in ends if end] == ["length"]
-        assert sum(seq in trace.joined for trace in traces) == 1 + seq.preemptions
+        assert sum(seq in trace.joined for trace in traces) == 1 + seq.progress.preemptions
         assert sum(seq in trace.left for trace in traces) == 1
 
 
@@ -409,7 +410,7 @@ def test_nobody_watching_costs_nothing(monkeypatch):
     engine = make_engine(LLAMA, **EVERYTHING | {"prefix_cache": False})
     monkeypatch.setattr(engine.cache, "block_table", never)
     traces = list(engine.run(sequences))
-    assert all(seq.finish_reason == "length" for seq in sequences)
+    assert all(seq.progress.finish_reason == "length" for seq in sequences)
     assert not any(turn.blocks for trace in traces for turn in trace.turns)
     assert not any(trace.waiting or trace.idle for trace in traces)
 
@@ -422,7 +423,7 @@ def test_everything_is_escaped():
     nasty = """<script>"x" & 'y'</script>"""
     turn = Turn(7, nasty, 0, 2, 0, 0, (5,), (), (5, 6), nasty)
     batch: Any = range(2)
-    trace = StepTrace(batch, [], (0.0, 0.0, 0.0), Ledger(), 0, 0, turns=(turn,))
+    trace = NotebookTrace(batch, [], (0.0, 0.0, 0.0), Ledger(), 0, 0, turns=(turn,))
     step, run = Page(trace._repr_html_()), Page(Timeline((trace,))._repr_html_())
     assert step.tables[0][1] == ["7", nasty, "0-1", "2", "0", "5", f"5 6, ended: {nasty}"]
     assert step.marked[0] == (nasty, nasty)

@@ -163,8 +163,8 @@ class Scripted:
     def propose(self, sequences: list[Request]) -> None:
         for seq in sequences:
             done = len(seq.new_tokens)
-            text = self.texts[seq][done : min(done + self.count, seq.max_tokens - 1)]
-            seq.drafts = [Draft((token + (i >= self.right)) % 31) for i, token in enumerate(text)]
+            text = self.texts[seq][done : min(done + self.count, seq.request.max_tokens - 1)]
+            seq.set_drafts([Draft((token + (i >= self.right)) % 31) for i, token in enumerate(text)])
 
     def free(self, seq: Request) -> None:
         pass

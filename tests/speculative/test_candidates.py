@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import always_guess, check_blocks, finish, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, check_blocks, finish, make_engine, request, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.sequence import Draft, Sequence
-from tinyinfer.speculative.draft_length import Lengths
-from tinyinfer.speculative.draft_model import ModelDrafter
+from tinyinfer.speculative.base import DraftCost
+from tinyinfer.speculative.draft_length import DraftLengths
+from tinyinfer.speculative.draft_model import ModelDrafter, runners_up
 from tinyinfer.speculative.prompt_lookup import PromptLookup
 from tinyinfer.speculative.verify import verify
 
@@ -36,14 +36,15 @@ class Told:
     def propose(self, sequences: list[Sequence]) -> None:
         for seq in sequences:
             guesses = [[Draft(token) for token in tokens] for tokens in self.guess(seq) if tokens]
-            seq.drafts, seq.rivals = (guesses[0], guesses[1:]) if guesses else ([], [])
+            seq.set_drafts(*(guesses[:1] or [[]]), guesses[1:])
 
     def free(self, seq: Sequence) -> None:
         """Nothing is kept."""
 
 
 def told(guess, **switches):
-    engine = make_engine(CONFIG, kv_cache="paged", **{"block_size": 4, "num_blocks": 16} | switches)
+    switches = {"kv_cache": "paged", "block_size": 4, "num_blocks": 16} | switches
+    engine = make_engine(CONFIG, speculative="prompt-lookup", num_draft_candidates=4, **switches)
     engine.drafter = engine.scheduler.drafter = Told(guess)
     return engine
 
@@ -57,7 +58,7 @@ def rival_of(text: list[int], right: int) -> Callable[[Sequence], list[list[int]
 
     def guess(seq: Sequence) -> list[list[int]]:
         done = len(seq.new_tokens)
-        rest = text[done:][: min(3, seq.max_tokens - done - 1)]
+        rest = text[done:][: min(3, seq.request.max_tokens - done - 1)]
         wrong = [[(token + shift) % 31 for token in rest] for shift in (1, 2, 3)]
         return [wrong[0], rest[:right] + wrong[1][right:], wrong[2]]
 
@@ -69,14 +70,14 @@ def test_the_branch_that_was_right_stays_and_the_others_are_freed():
     right = truth()
 
     def guess(seq: Sequence) -> list[list[int]]:
-        rest = right[len(seq.new_tokens) :][: min(3, seq.max_tokens - len(seq.new_tokens) - 1)]
+        rest = right[len(seq.new_tokens) :][: min(3, seq.request.max_tokens - len(seq.new_tokens) - 1)]
         return [[(token + 1) % 31 for token in rest], rest, [(token + 2) % 31 for token in rest]]
 
     engine, seq = told(guess), request(PROMPT, 12)
     assert finish(engine, seq) == [right]
     assert engine.ledger.steps == 1 + 3  # 1 token, then 4 + 4 + 3
     assert (engine.ledger.drafts_proposed, engine.ledger.drafts_accepted) == (8, 8)
-    assert (seq.proposed, seq.accepted) == (8, 8)
+    assert (seq.speculation.proposed, seq.speculation.accepted) == (8, 8)
     assert engine.ledger.tokens_computed == 7 + 3 * (4 + 4 + 3)
     assert engine.cache.held_bytes == 0
 
@@ -86,7 +87,7 @@ def test_without_room_or_rows_rivals_are_left_out_and_nobody_is_preempted():
     right = truth(8)
 
     def guess(seq: Sequence) -> list[list[int]]:
-        rest = right[len(seq.new_tokens) :][: min(2, seq.max_tokens - len(seq.new_tokens) - 1)]
+        rest = right[len(seq.new_tokens) :][: min(2, seq.request.max_tokens - len(seq.new_tokens) - 1)]
         return [rest[:1], [(token + 1) % 31 for token in rest]]
 
     for switches in ({"num_blocks": 2, "block_size": 8}, {"max_num_batched_tokens": 2}):
@@ -136,7 +137,7 @@ def test_after_every_step_only_the_branch_that_stays_holds_blocks(right, block_s
             length = len(seq.tokens) - 1
             assert (engine.cache.length(seq), len(engine.cache.block_table(seq))) == (length, -(-length // block_size))
     assert seq.new_tokens == text
-    assert (seq.accepted > 0) == (right > 0)
+    assert (seq.speculation.accepted > 0) == (right > 0)
     again = [*PROMPT, *text[:9]]  # among them blocks that were registered in a step which a rival won
     assert finish(engine, request(again, 7)) == [text[9:]]
     assert engine.ledger.tokens_cached == (0 if not prefix_cache else (len(again) - 1) // block_size * block_size)
@@ -156,14 +157,15 @@ def test_a_branch_copies_the_rows_of_its_last_block_and_shares_the_others():
 
 def test_a_preempted_sequence_computes_itself_again_only_once():
     """Its guesses are kept and verified with the whole of it; catches rivals that each compute all of it, too."""
-    engine = always_guess(make_engine(CONFIG, kv_cache="paged", block_size=4, num_blocks=10, speculative="self",
-                                      num_draft_candidates=3))  # fmt: skip
+    engine = make_engine(CONFIG, kv_cache="paged", block_size=4, num_blocks=10, speculative="self",
+                         num_draft_candidates=3, draft_cost=ALWAYS_DRAFT)  # fmt: skip
     sequences, kept, again = [request([i, *PROMPT], 20) for i in range(4)], set(), 0
     for trace in engine.run(sequences):
-        branches = [span for span in trace.batch.spans if span.seq.parent]
+        branches = [span for span in trace.batch.spans if span.seq.owner is not span.seq]
         assert all(span.rows == span.wanted for span in branches)
         again += sum(span.seq in kept and span.wanted > 1 for span in trace.batch.spans)
-        kept = (kept | {seq for seq in trace.preempted if seq.rivals}) - {span.seq for span in trace.batch.spans}
+        kept |= {seq for seq in trace.preempted if seq.speculation.candidates}
+        kept -= {span.seq for span in trace.batch.spans}
     assert again > 0
 
 
@@ -172,8 +174,8 @@ def test_what_a_draft_model_guesses_does_not_depend_on_a_rival_that_won():
 
     Catches keys of its own wrong guess that stay in its cache when a rival stood in that place.
     """
-    engine = always_guess(make_engine(CONFIG, second=SECOND, kv_cache="paged", num_blocks=40, speculative="draft",
-                                      draft_model="x", num_draft_candidates=4, num_draft_tokens=3))  # fmt: skip
+    engine = make_engine(CONFIG, second=SECOND, kv_cache="paged", num_blocks=40, speculative="draft", draft_model="x",
+                         num_draft_candidates=4, num_draft_tokens=3, draft_cost=ALWAYS_DRAFT)  # fmt: skip
     drafter: Any = engine.drafter
     propose, sequences = drafter.propose, [request(prompt, 30) for prompt in (PROMPT, [1, 2, 3, 1, 2, 4], [5, 6, 5])]
 
@@ -181,15 +183,16 @@ def test_what_a_draft_model_guesses_does_not_depend_on_a_rival_that_won():
         propose(asked)
         for seq in asked:
             cache = ContiguousCache(SECOND, 64, drafter.ops)
-            fresh, twin = ModelDrafter(drafter.model, cache, drafter.ops, Lengths(3, lambda rows: 1.0), 4), copy(seq)
-            twin.drafts, twin.rivals = [], []
+            fresh = ModelDrafter(drafter.model, cache, drafter.ops, DraftLengths(3, ALWAYS_DRAFT), 4)
+            twin = seq.candidate(seq.id, [])
             fresh.propose([twin])
             assert [draft.token for draft in seq.drafts] == [draft.token for draft in twin.drafts][: len(seq.drafts)]
-            assert seq.rivals == twin.rivals
+            assert seq.speculation.candidates == twin.speculation.candidates
 
     drafter.propose, won = watched, 0
     for trace in engine.run(sequences):
-        won += sum(len(new) > 1 for span, new in zip(trace.batch.spans, trace.choices, strict=True) if span.seq.parent)
+        for span, new in zip(trace.batch.spans, trace.choices, strict=True):
+            won += span.seq.owner is not span.seq and len(new) > 1
     assert won > 3
 
 
@@ -200,7 +203,7 @@ def test_a_trace_counts_the_tokens_of_the_branch_that_stayed_only():
     traces = list(engine.run([seq]))
     assert [sum(map(len, trace.choices)) for trace in traces] == [1, 3, 3, 3, 2]
     assert [[turn.phase for turn in trace.turns] for trace in traces] == [["prefill"]] + [
-        ["decode", "rival", "rival"]
+        ["decode", "candidate", "candidate"]
     ] * 4
     own, rival, lost = traces[1].turns
     assert (own.id, own.accepted, own.tokens) == (seq.id, 0, tuple(text[1:4]))
@@ -218,7 +221,7 @@ def test_an_end_inside_a_rival_is_the_end(at):
     for seq in (end, stop):
         engine = told(rival_of(text, 3))
         finish(engine, seq)
-        assert seq.finish_reason == "stop"
+        assert seq.progress.finish_reason == "stop"
         assert engine.cache.held_bytes == 0
     plain = request(PROMPT, 12, stop=f" {text[at]} ")
     finish(make_engine(CONFIG), plain)
@@ -238,7 +241,7 @@ def test_an_abort_between_steps_leaves_nothing(steps):
     check_blocks(engine, tables=[two])
     for _ in run:
         continue
-    assert (one.finish_reason, two.new_tokens) == ("abort", text)
+    assert (one.progress.finish_reason, two.new_tokens) == ("abort", text)
     assert engine.cache.held_bytes == 0
 
 
@@ -278,9 +281,8 @@ def test_candidates_change_no_token(speculative, prefix_cache, num_blocks, batch
     engine = make_engine(
         CONFIG, second=SECOND if speculative == "draft" else None, kv_cache="paged", block_size=4,
         num_blocks=num_blocks, prefix_cache=prefix_cache, batching=batching, speculative=speculative,
-        num_draft_candidates=3, max_num_batched_tokens=24, **more,
+        num_draft_candidates=3, max_num_batched_tokens=24, draft_cost=ALWAYS_DRAFT, **more,
     )  # fmt: skip
-    always_guess(engine)
     assert finish(engine, *requests()) == expected
     assert engine.ledger.drafts_proposed > 0
     assert num_blocks == 40 or engine.ledger.preemptions > 0
@@ -311,13 +313,12 @@ def test_lookup_finds_different_continuations_the_longest_ending_and_the_latest_
             after = tokens[start + size :][:n]
             if tokens[start : start + size] == tokens[-size:] and after and after[0] not in [a[0] for a in naive]:
                 naive.append(after)
-    found = PromptLookup(Lengths(9, float), candidates, longest).lookup(tokens, n)
+    found = PromptLookup(DraftLengths(9, DraftCost(float)), candidates, longest).lookup(tokens, n)
     assert found == naive[:candidates]
 
 
 def test_a_draft_model_s_candidates_are_its_likeliest_tokens():
     """4 candidates: the best with more behind it, then the next three alone, best first."""
     logits = np.arange(31.0)[::-1] * np.where(np.arange(31) == 7, 40, 1)
-    drafter = ModelDrafter(None, None, None, Lengths(3, float), candidates=4)  # type: ignore[arg-type]
-    assert [[draft.token for draft in rival] for rival in drafter._runners_up(logits, 7)] == [[0], [1], [2]]
-    assert [[draft.token for draft in rival] for rival in drafter._runners_up(logits, 25)] == [[7], [0], [1]]
+    assert [[draft.token for draft in one] for one in runners_up(logits, 7, 4)] == [[0], [1], [2]]
+    assert [[draft.token for draft in one] for one in runners_up(logits, 25, 4)] == [[7], [0], [1]]

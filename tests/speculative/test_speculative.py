@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import always_guess, check_blocks, finish, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, check_blocks, finish, make_engine, request, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, norm
@@ -18,11 +18,12 @@ from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.metrics import request_metrics
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import transformer
-from tinyinfer.sampling import distribution, draw
+from tinyinfer.sampling import Choice, distribution, draw
 from tinyinfer.sequence import Draft, make_batch
 from tinyinfer.sequence import Sequence as Request
-from tinyinfer.speculative.draft_length import DraftLength, Lengths
-from tinyinfer.speculative.draft_model import GUESS
+from tinyinfer.speculative.base import DraftCost
+from tinyinfer.speculative.draft_length import DraftLength, DraftLengths
+from tinyinfer.speculative.draft_model import DRAFT_STREAM
 from tinyinfer.speculative.prompt_lookup import PromptLookup
 from tinyinfer.speculative.verify import accept_or_replace, verify
 
@@ -45,9 +46,9 @@ class Told:
 
     def propose(self, sequences: list[Request]) -> None:
         for seq in sequences:
-            room = seq.max_tokens - len(seq.new_tokens) - 1
+            room = seq.request.max_tokens - len(seq.new_tokens) - 1
             if not seq.drafts:
-                seq.drafts = [Draft(token, self.q) for token in self.guess(seq)[:room]]
+                seq.set_drafts([Draft(token, self.q) for token in self.guess(seq)[:room]])
 
     def free(self, seq: Request) -> None:
         self.freed += 1
@@ -63,15 +64,14 @@ def told(guess: Callable[[Request], Sequence[int]], q: np.ndarray | None = None,
 def guessing(drafter: str, model: Any = MODEL, **switches: Any) -> Engine:
     """An engine with one of the drafters, which guesses as much as it may."""
     second = small_config(vocab_size=model.vocab_size) if drafter == "draft" else None
-    return always_guess(make_engine(model, second=second, **DRAFTERS[drafter], **switches))
+    return make_engine(model, second=second, draft_cost=ALWAYS_DRAFT, **DRAFTERS[drafter], **switches)
 
 
 def adapting(drafter: str, **switches: Any) -> Engine:
     """The same, but it learns how many guesses pay, as if making them were free."""
     second = small_config() if drafter == "draft" else None
-    engine = make_engine(MODEL, second=second, **DRAFTERS[drafter], **switches)
-    engine.drafter.lengths.guess_cost = 0.0  # type: ignore[attr-defined]
-    return engine
+    free = DraftCost(make_engine(MODEL).ops.relative_cost)
+    return make_engine(MODEL, second=second, draft_cost=free, **DRAFTERS[drafter], **switches)
 
 
 def right_up_to(n: int, truth: list[int], most: int = 4) -> Callable[[Request], list[int]]:
@@ -110,12 +110,12 @@ def test_certain_guesses_change_nothing(asked, right):
     [truth] = finish(make_engine(MODEL), plain)
     engine = told(right_up_to(right, truth))
     assert finish(engine, seq) == [truth]
-    assert len(seq.choices) == 15
-    for mine, its in zip(seq.choices, plain.choices, strict=True):
+    assert len(seq.progress.choices) == 15
+    for mine, its in zip(seq.progress.choices, plain.progress.choices, strict=True):
         assert mine.logprob == (None if its.logprob is None else pytest.approx(its.logprob, abs=1e-4))
         assert (mine.top and list(mine.top)) == (its.top and list(its.top))
-    assert (seq.accepted > 0) == (right > 0)
-    assert (seq.proposed > seq.accepted) == (right < 4)
+    assert (seq.speculation.accepted > 0) == (right > 0)
+    assert (seq.speculation.proposed > seq.speculation.accepted) == (right < 4)
 
 
 @pytest.mark.parametrize("kv_cache", ["none", "contiguous", "paged"])
@@ -142,7 +142,7 @@ def test_a_stop_string_inside_a_draft_ends_the_text_where_plain_decoding_does(ri
         finish(make_engine(MODEL), plain)
         engine = told(right_up_to(right, truth))
         finish(engine, seq)
-        found = [(s.new_tokens, s.text.text, s.finish_reason, len(s.times)) for s in (seq, plain)]
+        found = [(s.new_tokens, s.text.text, s.progress.finish_reason, len(s.timing.times)) for s in (seq, plain)]
         assert found[0] == found[1]
         assert engine.cache.held_bytes == 0
 
@@ -154,7 +154,7 @@ def test_an_end_token_inside_a_draft_is_the_last():
     seq = request(PROMPT, 12, eos=[truth[end]])
     engine = told(right_up_to(4, truth))
     assert finish(engine, seq) == [truth[: end + 1]]
-    assert (seq.finish_reason, seq.proposed, seq.accepted) == ("stop", 4, end)
+    assert (seq.progress.finish_reason, seq.speculation.proposed, seq.speculation.accepted) == ("stop", 4, end)
     assert engine.ledger.steps == 2
 
 
@@ -166,8 +166,8 @@ def test_max_tokens_is_never_passed_by_guesses(most):
         seq = request(PROMPT, n)
         engine = told(right_up_to(most, truth, most))
         assert finish(engine, seq) == [truth[:n]]
-        assert seq.finish_reason == "length"
-        assert seq.accepted == seq.proposed == max(0, n - 1 - engine.ledger.steps + 1)
+        assert seq.progress.finish_reason == "length"
+        assert seq.speculation.accepted == seq.speculation.proposed == max(0, n - 1 - engine.ledger.steps + 1)
 
 
 @pytest.mark.parametrize("drafter", DRAFTERS)
@@ -197,7 +197,7 @@ def test_drafts_are_counted_exactly(right, steps, proposed, accepted):
     [truth] = finish(make_engine(MODEL), request(PROMPT, 12))
     engine, seq = told(right_up_to(right, truth)), request(PROMPT, 12)
     assert finish(engine, seq) == [truth]
-    assert (engine.ledger.steps, seq.proposed, seq.accepted) == (steps, proposed, accepted)
+    assert (engine.ledger.steps, seq.speculation.proposed, seq.speculation.accepted) == (steps, proposed, accepted)
     assert (engine.ledger.drafts_proposed, engine.ledger.drafts_accepted) == (proposed, accepted)
     assert request_metrics(seq).acceptance_rate == accepted / proposed
     assert engine.ledger.tokens_computed == len(PROMPT) + steps - 1 + proposed
@@ -258,7 +258,7 @@ def test_a_draw_from_q_becomes_one_from_p(q):
 
     Catches a replacement drawn from p instead of what q lacks, and acceptance by p alone.
     """
-    tokens = [accept_or_replace(P, q, draw(q, seed, 7, GUESS), seed, 7) for seed in range(4000)]
+    tokens = [accept_or_replace(P, q, draw(q, seed, 7, DRAFT_STREAM), seed, 7) for seed in range(4000)]
     assert_follows(np.bincount(tokens, minlength=5), P)
 
 
@@ -268,7 +268,7 @@ def test_as_many_guesses_stand_as_p_and_q_overlap(q):
 
     Catches a rule that keeps the distribution and rejects more than it must; and q = p must never reject.
     """
-    guesses = [draw(q, seed, 3, GUESS) for seed in range(4000)]
+    guesses = [draw(q, seed, 3, DRAFT_STREAM) for seed in range(4000)]
     stood = sum(accept_or_replace(P, q, token, seed, 3) == token for seed, token in enumerate(guesses))
     overlap = np.minimum(P, q).sum()
     # A replacement is never the guess itself where q exceeds p, so "the same token" is "accepted".
@@ -278,7 +278,7 @@ def test_as_many_guesses_stand_as_p_and_q_overlap(q):
 def test_verify_leaves_the_sequence_as_it_is():
     """It only says what the next tokens are; the scheduler appends them. Catches guesses that leak into the tokens."""
     seq = request(PROMPT, 9, frequency_penalty=1.0)
-    seq.drafts = [Draft(1), Draft(2)]
+    seq.set_drafts([Draft(1), Draft(2)])
     logits = np.zeros((3, 31), np.float32)
     logits[0, 1] = logits[1, 2] = logits[2, 3] = 9.0
     assert [choice.token for choice in verify(logits, seq)] == [1, 2, 3]
@@ -303,7 +303,7 @@ def after(new: tuple[int, ...]) -> np.ndarray:  # -> (V,)
     engine, seq = make_engine(TINY), request([*OPENING, *new], **SAMPLED)
     engine.cache.reserve(seq, len(seq.tokens))
     logits = transformer(engine.model, make_batch([(seq, 0, len(seq.tokens))]), engine.cache, engine.ops)
-    return distribution(logits[-1], seq.params, OPENING, new)
+    return distribution(logits[-1], seq.request.params, OPENING, new)
 
 
 def joint() -> np.ndarray:  # -> (V, V, V)
@@ -315,7 +315,7 @@ def joint() -> np.ndarray:  # -> (V, V, V)
 def sampling_engine(drafter: str) -> Engine:
     """An engine by the name of its drafter, the deliberately bad ones included."""
     if drafter == "drawn_badly":
-        return told(lambda seq: [draw(BAD, seq.seed, len(seq.tokens) + i, GUESS) for i in range(3)], BAD,
+        return told(lambda seq: [draw(BAD, seq.request.seed, len(seq.tokens) + i, DRAFT_STREAM) for i in range(3)], BAD,
                     model=TINY, max_num_seqs=64)  # fmt: skip
     if drafter == "surely_bad":
         return told(lambda seq: [4, 4, 4], model=TINY, max_num_seqs=64)
@@ -393,17 +393,17 @@ def test_guesses_survive_a_preemption_and_are_verified_after_it():
 
 def test_asked_twice_the_number_of_guesses_is_the_same_and_nothing_is_learnt():
     """A sequence that got no rows is asked again; catches learning from a step that did not happen."""
-    lengths, seq = Lengths(5, lambda rows: 1 + rows / 4), request(PROMPT, 20)
+    lengths, seq = DraftLengths(5, DraftCost(lambda rows: 1 + rows / 4)), request(PROMPT, 20)
     first = lengths.of(seq)
     assert [lengths.of(seq) for _ in range(50)] == [first] * 50
-    seq.tokens += [1]
-    seq.proposed += first
+    seq.append(Choice(1), 0.0)
+    seq.record_verification(first, 0)
     less = lengths.of(seq)
     assert less < first
     assert [lengths.of(seq) for _ in range(50)] == [less] * 50
     lengths.free(seq)
     assert lengths.of(seq) == less, "preempted, and not forgotten"
-    seq.finish_reason = "stop"
+    seq.abort()
     lengths.free(seq)
     assert lengths.of(seq) == first
 
@@ -428,7 +428,7 @@ def test_the_best_number_of_guesses_brings_the_most_tokens_per_cost(rate, guess_
     def cost(rows: int) -> float:
         return 1 + slope * (rows - 1)
 
-    length = DraftLength(6, cost, guess_cost, rate)
+    length = DraftLength(6, DraftCost(cost, guess_cost), rate)
     gain = [expected_tokens(k, rate) / (cost(1 + k) + k * guess_cost) for k in range(7)]
     assert [length.tokens(k) for k in range(7)] == pytest.approx([expected_tokens(k, rate) for k in range(7)])
     assert gain[length.best()] == pytest.approx(max(gain))
@@ -436,7 +436,7 @@ def test_the_best_number_of_guesses_brings_the_most_tokens_per_cost(rate, guess_
 
 def test_bad_guesses_are_given_up_and_tried_again_later():
     """Down to none within 20 wrong ones, again one after a pause, all of them after a series of right ones."""
-    length = DraftLength(7, make_engine(MODEL).ops.relative_cost)
+    length = DraftLength(7, DraftCost(make_engine(MODEL).ops.relative_cost))
     assert length.best() == 7
     wrong = 0
     while length.best():
@@ -457,7 +457,7 @@ def test_bad_guesses_are_given_up_and_tried_again_later():
 
 def test_only_guesses_up_to_the_first_wrong_one_are_evidence():
     """Of 7 guesses of which 2 stood, three were judged. Catches four that were never looked at counted as wrong."""
-    length = DraftLength(7, lambda rows: 1.0, rate=0.5)
+    length = DraftLength(7, ALWAYS_DRAFT, rate=0.5)
     length.learn(7, 2)
     assert length.rate == pytest.approx(((0.5 * 0.9 + 0.1) * 0.9 + 0.1) * 0.9)
 
@@ -467,12 +467,12 @@ def test_guessing_pays_less_in_steps_than_it_costs_when_wrong():
     engine = make_engine(small_config(max_position=320))
     engine.drafter = engine.scheduler.drafter = drafter = Told(lambda seq: [])
     [truth] = finish(engine, request(PROMPT, 300))
-    lengths = Lengths(7, engine.ops.relative_cost)
+    lengths = DraftLengths(7, DraftCost(engine.ops.relative_cost))
     drafter.guess = lambda seq: [(t + 1) % 7 for t in truth[len(seq.new_tokens) :][: lengths.of(seq)]]
     seq = request(PROMPT, 300)
     assert finish(engine, seq) == [truth]
-    assert 0 < seq.proposed < 150
-    assert seq.accepted == 0
+    assert 0 < seq.speculation.proposed < 150
+    assert seq.speculation.accepted == 0
 
 
 # Prompt lookup
@@ -495,14 +495,14 @@ def test_guessing_pays_less_in_steps_than_it_costs_when_wrong():
 )
 def test_lookup_copies_what_followed_the_same_words(tokens, n, found):
     """Worked out by hand. Catches the ending finding itself, and the shortest match taken first."""
-    assert PromptLookup(Lengths(7, float)).lookup(tokens, n) == ([found] if found else [])
+    assert PromptLookup(DraftLengths(7, DraftCost(float))).lookup(tokens, n) == ([found] if found else [])
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 9), st.integers(1, 4))
 @settings(deadline=None)
 def test_lookup_returns_what_really_followed_the_longest_ending(tokens, n, longest):
     """Against a search written down naively: from the longest ending and the latest place on."""
-    found = PromptLookup(Lengths(9, float), longest=longest).lookup(tokens, n)
+    found = PromptLookup(DraftLengths(9, DraftCost(float)), longest=longest).lookup(tokens, n)
     assert len(found) <= 1
     found = found[0] if found else []
     assert len(found) <= n
@@ -544,10 +544,11 @@ def test_the_draft_models_cache_catches_up(same):
     """
     second = MODEL if same else SECOND
     engine = make_engine(MODEL, seed=1 if same else 0, second=second, speculative="draft", draft_model="second",
-                         num_draft_tokens=3, kv_cache="paged", block_size=4, num_blocks=9)  # fmt: skip
+                         num_draft_tokens=3, kv_cache="paged", block_size=4, num_blocks=9,
+                         draft_cost=ALWAYS_DRAFT)  # fmt: skip
     if same:  # nearly: the second model gets seed + 1, so give both the weights of seed 1
         engine.drafter.model = make_engine(MODEL, seed=1).model  # type: ignore[attr-defined]
-    counts = watch_guesses(always_guess(engine), second)
+    counts = watch_guesses(engine, second)
     sequences = [request(prompt, 16) for prompt in CROWD[:3]]
     truth = [finish(make_engine(MODEL, seed=1 if same else 0), request(p, 16))[0] for p in CROWD[:3]]
     assert finish(engine, *sequences) == truth
@@ -562,7 +563,7 @@ def test_the_draft_models_cache_catches_up(same):
 def test_a_draft_model_with_a_shorter_context_falls_silent():
     """It guesses to its last position and then no more; catches an index error in its cache, and a silent wrap."""
     second = small_config(max_position=18)
-    engine = always_guess(make_engine(MODEL, second=second, speculative="draft", draft_model="second"))
+    engine = make_engine(MODEL, second=second, draft_cost=ALWAYS_DRAFT, speculative="draft", draft_model="second")
     counts = watch_guesses(engine, second)
     [truth] = finish(make_engine(MODEL), request(PROMPT, 30))
     assert finish(engine, request(PROMPT, 30)) == [truth]
@@ -570,21 +571,21 @@ def test_a_draft_model_with_a_shorter_context_falls_silent():
     assert set(counts[8:]) == {0}
     longer = request(range(20), 5)
     assert finish(engine, longer) == finish(make_engine(MODEL), request(range(20), 5)), "a prompt beyond it"
-    assert longer.proposed == 0
+    assert longer.speculation.proposed == 0
 
 
 def test_a_model_that_drafts_for_itself_with_all_layers_is_always_right():
     """Each step of 4 guesses brings 5 tokens; catches a final norm or head left out of the shorter model."""
-    engine = always_guess(make_engine(MODEL, speculative="self", draft_layers=2))
+    engine = make_engine(MODEL, draft_cost=ALWAYS_DRAFT, speculative="self", draft_layers=2)
     seq = request(PROMPT, 21)
     assert finish(engine, seq) == finish(make_engine(MODEL), request(PROMPT, 21))
-    assert (seq.proposed, seq.accepted, engine.ledger.steps) == (16, 16, 1 + 4)
+    assert (seq.speculation.proposed, seq.speculation.accepted, engine.ledger.steps) == (16, 16, 1 + 4)
 
 
 def test_first_layers_are_the_models_own():
     """A draft of n layers guesses what a model of only these layers says; the rest of it is not computed."""
     config = small_config(num_layers=3, windows=(4, None, 7))
-    engine = always_guess(make_engine(config, speculative="self", num_draft_tokens=1))
+    engine = make_engine(config, draft_cost=ALWAYS_DRAFT, speculative="self", num_draft_tokens=1)
     drafter = engine.drafter
     assert len(drafter.model.layers) == drafter.model.config.num_layers == 1  # type: ignore[attr-defined]
     assert drafter.model.layers[0] is engine.model.layers[0]  # type: ignore[attr-defined]
@@ -608,7 +609,7 @@ def test_an_end_in_the_middle_forgets_everything(drafter, reason):
         with pytest.raises(AttributeError):
             next(run)
     assert engine.drafter.cache.held_bytes == engine.cache.held_bytes == 0  # type: ignore[attr-defined]
-    assert not engine.drafter.lengths._known  # type: ignore[attr-defined]
+    assert len(engine.drafter.lengths) == 0  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("budget", "most"), [(1, 0), (2, 1), (4, 3)])

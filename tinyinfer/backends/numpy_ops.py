@@ -34,6 +34,8 @@ from tinyinfer.model.weights import (
 if TYPE_CHECKING:
     from tinyinfer.kv_cache.base import Cache
     from tinyinfer.loading.checkpoint import LazyTensor
+    from tinyinfer.model.interfaces import KVCache, Step
+    from tinyinfer.model.transformer import Model
     from tinyinfer.model.weights import Heads
     from tinyinfer.sequence import Batch
 
@@ -64,6 +66,10 @@ class NumpyOps:
     def relative_cost(self, rows: int) -> float:
         """About how long a forward pass of so many rows takes, a pass of one row being 1."""
         return float(np.interp(rows, list(COSTS), list(COSTS.values())))
+
+    def compile(self, model: Model, cache: KVCache) -> Step | None:
+        """None: NumPy runs `transformer` as it stands."""
+        return None
 
     # Taking weights: from rows of outputs in a file to the layout of Dense.
 
