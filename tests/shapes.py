@@ -130,7 +130,7 @@ class Call:
             return None if self.lengths.get(spec.id) == shape else f"has shape {shape}, not {wanted}"
         return None if self._dims(spec.elts, shape) else f"has shape {shape}, not {wanted} with {self._known()}"  # type: ignore[attr-defined]
 
-    def commit(self) -> str | None:
+    def settle(self) -> str | None:
         """Checks what had to wait until all letters are known."""
         for expression, length in self.open:
             try:

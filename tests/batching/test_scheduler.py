@@ -12,60 +12,7 @@ from driven import drive, play, rows_of, scheduler_of
 from helpers import finish, make_engine, request, small_config
 
 from tinyinfer.sampling import Choice
-from tinyinfer.sequence import Draft, make_batch
-
-# Batches
-
-
-def test_a_batch_is_flat_and_asks_for_the_last_row_of_each_sequence():
-    """Catches: positions that count from the batch's start, logits of a sequence's first row."""
-    a, b = request([5, 6, 7, 8]), request([9, 10])
-    batch = make_batch([(a, 1, 3), (b, 0, 2)])
-    assert batch.tokens.tolist() == [6, 7, 8, 9, 10]
-    assert batch.positions.tolist() == [1, 2, 3, 0, 1]
-    assert batch.logit_rows.tolist() == [2, 4]
-    assert [(span.seq, span.start, span.stop, span.first) for span in batch.spans] == [(a, 0, 3, 1), (b, 3, 5, 0)]
-    assert [span.wanted for span in batch.spans] == [1, 1]
-    assert len(batch) == 5
-    assert batch.tokens.dtype == batch.positions.dtype == batch.logit_rows.dtype == np.int64
-
-
-def test_a_piece_of_a_prompt_wants_no_logits_and_its_end_does():
-    """Catches: a token chosen in the middle of a prompt, which the sequence would take for its first new one."""
-    a, b = request([5, 6, 7, 8]), request([9, 10, 11])
-    batch = make_batch([(a, 0, 3), (b, 1, 2)])
-    assert (batch.tokens.tolist(), batch.logit_rows.tolist()) == ([5, 6, 7, 10, 11], [4])
-    assert [span.wanted for span in batch.spans] == [0, 1]
-    assert make_batch([(a, 0, 3)]).logit_rows.tolist() == []
-
-
-def test_guesses_are_rows_behind_the_last_token_and_all_their_logits_are_wanted():
-    """The last known token's row verifies the first guess, and so on; catches guesses counted as known tokens."""
-    a, b = request([5, 6, 7]), request([1, 2])
-    a.set_drafts([Draft(20), Draft(21)])
-    batch = make_batch([(b, 0, 2), (a, 2, 3)])
-    assert batch.tokens.tolist() == [1, 2, 7, 20, 21]
-    assert batch.positions.tolist() == [0, 1, 2, 3, 4]
-    assert batch.logit_rows.tolist() == [1, 2, 3, 4]
-    assert [span.wanted for span in batch.spans] == [1, 3]
-    assert a.tokens == [5, 6, 7], "guesses are no tokens yet"
-
-
-def test_padding_is_a_row_that_wants_nothing():
-    """A finished sequence of a static batch; catches logits computed for it, and a token that it would get."""
-    a, b = request([5, 6]), request([1, 2])
-    a.abort()
-    batch = make_batch([(a, 1, 1), (b, 1, 1)])
-    assert (batch.tokens.tolist(), batch.logit_rows.tolist()) == ([6, 2], [1])
-    assert [span.wanted for span in batch.spans] == [0, 1]
-
-
-def test_a_batch_of_nothing_is_still_a_batch():
-    """A step in which nobody can run must not fail on the types of empty arrays."""
-    batch = make_batch([])
-    assert (len(batch), batch.spans) == (0, ())
-    assert batch.logit_rows.dtype == np.int64
-
+from tinyinfer.sequence import Draft
 
 # One seat
 
