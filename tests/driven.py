@@ -21,7 +21,7 @@ def scheduler_of(*sequences: Sequence, **switches: Any) -> Scheduler:
 
 
 def drive(scheduler: Scheduler, now: float = 0.0) -> list[tuple[Sequence, int, int]]:
-    """One step at `now`: who computed rows from where, in the order of the batch."""
+    """One step at `now`: (sequence, first position, rows) of each span, in the order of the batch."""
     batch = scheduler.next_batch(now)
     scheduler.update(batch, [[Choice(9)] * bool(span.wanted) for span in batch.spans], now)
     return [(span.seq, span.first, span.rows) for span in batch.spans]

@@ -89,7 +89,7 @@ def remade(engine: Engine, kind: type[Engine], clock: Clock | None = None) -> En
 
 
 def check_blocks(engine: Engine, prefixes: PrefixCache | None = None, tables: Iterable[Request] = ()) -> None:
-    """Every block of a paged cache is free, or held by exactly those who claim to: tables, and the tree of prefixes."""
+    """Every block of a paged cache is free, or held by exactly its claimants: tables, and the tree of prefixes."""
     cache = engine.cache
     held = Counter(block for seq in tables for block in cache.block_table(seq))
     nodes = tree(prefixes.root) if prefixes else []
@@ -139,7 +139,7 @@ def flat_batch(work: Sequence[tuple[Request, int, int]]) -> Batch:
 
 
 def forward(engine: Engine, *work: tuple[Request, int, int]) -> list[np.ndarray]:
-    """One forward pass over such a batch, committed; the logits of each piece."""
+    """One forward pass over such a batch, committed; the logits of each span."""
     batch = flat_batch(work)
     for seq, first, stop in work:
         engine.cache.reserve(seq, stop - first)

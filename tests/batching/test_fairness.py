@@ -1,4 +1,4 @@
-"""Nobody starves and nobody is disturbed: random traffic over tiny caches, compared with one sequence at a time.
+"""No sequence starves and none is disturbed: random traffic over tiny caches, compared with one sequence at a time.
 
 Requests that share beginnings arrive at any time, in a pool of a few blocks that forces preemption and eviction, with
 budgets of a few rows a step. What must hold whatever happens is asserted in every step.

@@ -1,7 +1,7 @@
-"""Who runs next: what a batch is made of, who joins and leaves, and how the rows of a step are shared.
+"""What runs next: which sequences join and leave, and how the rows of a step are shared.
 
-Static and dynamic batching are in test_static_batching.py, what happens when the cache is full in test_preemption.py,
-and that nobody starves in test_fairness.py.
+Static and dynamic batching are in test_policies.py, what happens when the cache is full in test_preemption.py,
+and that no sequence starves in test_fairness.py.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from helpers import finish, make_engine, request, small_config
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Draft
 
-# One seat
+# One slot
 
 
 def test_first_come_first_served_to_the_last_token():
@@ -64,7 +64,7 @@ def test_drop_forgets_a_sequence_wherever_it_is():
 
 
 def test_sequences_join_and_leave_at_every_step():
-    """Two seats, four sequences: a seat that becomes free is taken in the next step, in order of arrival."""
+    """Two slots, four sequences: a slot that becomes free is taken in the next step, in order of arrival."""
     a, b, c, d = (request([1, 2], max_tokens=n) for n in (3, 1, 1, 2))
     scheduler = scheduler_of(a, b, c, d, max_num_seqs=2)
     seen = []
@@ -74,7 +74,7 @@ def test_sequences_join_and_leave_at_every_step():
     assert seen == [([a, b], [a]), ([c], [a]), ([d], [d]), ([], [])]
 
 
-def test_nobody_runs_before_it_arrives_and_the_earliest_comes_first():
+def test_no_sequence_runs_before_it_arrives_and_the_earliest_comes_first():
     """By arrival and not by the order in which they were queued; `ready_at` says when there is work again."""
     late, early = request([1], max_tokens=1, delay=5.0), request([2, 3], max_tokens=1, delay=2.0)
     scheduler = scheduler_of(late, early)
@@ -86,7 +86,7 @@ def test_nobody_runs_before_it_arrives_and_the_earliest_comes_first():
     assert (scheduler.ready_at(), scheduler.busy) == (np.inf, False)
 
 
-def test_whoever_runs_makes_the_scheduler_ready_at_once():
+def test_a_running_sequence_makes_the_scheduler_ready_at_once():
     """Else a running sequence would wait for the next arrival."""
     a, b = request([1], max_tokens=9), request([2], delay=50.0)
     scheduler = scheduler_of(a, b)
@@ -98,7 +98,7 @@ def test_whoever_runs_makes_the_scheduler_ready_at_once():
 
 
 def test_decodes_come_first_and_chunks_fill_the_step():
-    """5 rows a step. The long prompt's pieces never displace a decode, and the next prompt starts in its last step."""
+    """5 rows a step. The long prompt's chunks never displace a decode, and the next prompt starts in its last step."""
     a, long, b = request([1, 2], 4), request(range(10), 1), request([3, 4, 5], 2)
     steps = play(scheduler_of(a, long, b, max_num_batched_tokens=5))
     assert rows_of(steps, a, long, b) == [(2, 3, 0), (1, 4, 0), (1, 3, 1), (1, 0, 2), (0, 0, 1)]
@@ -107,7 +107,7 @@ def test_decodes_come_first_and_chunks_fill_the_step():
 
 
 def test_a_prompt_that_has_waited_still_comes_after_decodes():
-    """a's guesses take the whole step, twice; catches a turn that goes to whoever had no rows last time."""
+    """a's drafts take the whole step, twice; catches a turn that goes to the one without rows last time."""
     a, long = request([1, 2], 9), request(range(10), 1)
     scheduler = scheduler_of(a, long, max_num_batched_tokens=3)
     steps = [drive(scheduler)]
@@ -118,7 +118,7 @@ def test_a_prompt_that_has_waited_still_comes_after_decodes():
 
 
 def test_only_the_end_of_a_prompt_brings_a_token():
-    """Chunks in between change nothing but the length; catches a prompt that is answered after its first piece."""
+    """Chunks in between change nothing but the length; catches a prompt that is answered after its first chunk."""
     long = request(range(10), 2)
     scheduler = scheduler_of(long, max_num_batched_tokens=4)
     lengths = []
@@ -131,7 +131,7 @@ def test_only_the_end_of_a_prompt_brings_a_token():
 
 
 def test_fewer_rows_than_running_sequences_are_shared_in_turn():
-    """Two rows for three decodes: everybody gets its turn; catches the oldest ones always being served first."""
+    """Two rows for three decodes: each gets its turn; catches the oldest ones always being served first."""
     a, b, c = (request([1], max_tokens=5) for _ in range(3))
     steps = rows_of(play(scheduler_of(a, b, c, max_num_batched_tokens=2)), a, b, c)
     assert steps[:5] == [(1, 1, 0), (1, 1, 0), (1, 1, 0), (1, 1, 0), (1, 1, 0)], "c waits for a free row to begin"
@@ -147,8 +147,8 @@ def test_running_sequences_take_turns_when_the_rows_do_not_suffice():
     assert rows_of([drive(scheduler) for _ in range(6)], a, b, c) == [(1, 1, 0), (1, 0, 1), (0, 1, 1)] * 2
 
 
-def test_guesses_are_verified_together_or_in_a_later_step():
-    """A sequence whose guesses do not fit waits, and is first next time; half a guess would be verified by nobody."""
+def test_drafts_are_verified_together_or_in_a_later_step():
+    """A sequence whose drafts do not fit waits, and is first next time. Catches drafts verified without their rest."""
     a, b = request([1, 2], 9), request([3], 9)
     scheduler = scheduler_of(a, b, max_num_batched_tokens=4)
     drive(scheduler)
@@ -160,8 +160,8 @@ def test_guesses_are_verified_together_or_in_a_later_step():
     assert (scheduler.ledger.drafts_proposed, scheduler.ledger.drafts_accepted) == (4, 0)
 
 
-def test_a_sequence_that_ends_inside_its_guesses_keeps_nothing_behind_its_end():
-    """The end token was guessed right, and so was what follows it; catches tokens after the end, and their rows."""
+def test_a_sequence_that_ends_inside_its_drafts_keeps_nothing_behind_its_end():
+    """The end token was drafted right, and so was what follows it; catches tokens after the end, and their rows."""
     a = request([1, 2], 9, eos=[7])
     scheduler = scheduler_of(a)
     drive(scheduler)
@@ -184,7 +184,7 @@ def test_a_planned_sequence_that_must_make_way_is_not_in_the_step():
     assert drive(scheduler) == [(a, 2, 1), (b, 2, 1)]
     assert scheduler.preempted == [c]
     assert (scheduler.ledger - before).tokens_reused == 4
-    assert scheduler.prefixes.evictable == 0, "c's block was never computed, and nobody may find it"
+    assert scheduler.prefixes.evictable == 0, "c's block was never computed, and no prompt may find it"
 
 
 def test_age_decides_and_not_the_order_of_joining():

@@ -22,7 +22,7 @@ def simulated(machine: Machine = SECONDS_OF_WORK, **switches) -> Engine:
 
 
 def test_simulated_time_is_what_was_counted_since_the_last_look():
-    """Whichever limit binds, piece by piece. Catches: the whole ledger's cost added again at each reading."""
+    """Whichever limit binds, reading by reading. Catches: the whole ledger's cost added again at each reading."""
     ledger = Ledger(weight_bytes=12345)
     clock = SimulatedClock(ledger, Machine(read_bandwidth=1000.0, matrix_speed=4000.0))
     assert clock() == clock() == 0.0, "what was counted before it began is not its business"
@@ -97,7 +97,7 @@ def test_arrivals_count_from_the_beginning_of_their_run():
 
 
 def test_a_dynamic_batch_starts_at_its_deadline():
-    """One request and nobody else before its time is up: exactly then, though a full batch would come later."""
+    """One request and no other before its time is up: exactly then, though a full batch would come later."""
     engine = simulated(batching="dynamic", batch_timeout=2.0, max_num_seqs=3)
     a, b, c = request([1, 2], 1, delay=1.0), request([3], 1, delay=2.5), request([4], 1, delay=9.0)
     traces = list(engine.run([a, b, c]))
@@ -106,7 +106,7 @@ def test_a_dynamic_batch_starts_at_its_deadline():
 
 
 def test_a_static_batch_starts_with_its_last_one():
-    """The two that came first wait for the third; the fourth, alone, waits for nobody."""
+    """The two that came first wait for the third; the fourth, alone, waits for none."""
     engine = simulated(batching="static", max_num_seqs=3)
     sequences = [request([1, 2], 1, delay=delay) for delay in (0.0, 1.0, 6.0, 8.0)]
     finish(engine, *sequences)

@@ -242,7 +242,7 @@ def test_a_step_of_an_idle_engine_computes_nothing_and_says_so(switches, watch):
 def test_a_step_that_the_backend_compiled_replaces_the_transformer(speculative):
     """It is asked for once, with the engine's own model and cache, and computes every batch of the engine's.
 
-    Catches a compiled step that nobody calls, one that is compiled in each step, and rows that are not counted."""
+    Catches a compiled step that is never called, one that is compiled in each step, and rows that are not counted."""
     asked, computed = [], []
 
     class Compiling(NumpyOps):
@@ -351,7 +351,7 @@ def test_a_prefill_makes_the_same_calls_whatever_its_length():
 
 
 def test_pieces_of_a_stream_cost_the_same_early_and_late(golden_folder):
-    """Text is settled token by token; catches decoding all tokens again for every piece."""
+    """Text is decoded token by token; catches decoding all tokens again for every piece."""
     llm = LLM(str(golden_folder("llama")))
     stream = llm.stream([0, 5, 9], SamplingParams(max_tokens=100, ignore_eos=True, stop=["never"]))
     counts = [calls(lambda: next(stream)) for _ in range(80)]

@@ -68,7 +68,7 @@ def test_percentiles_by_hand():
 
 def test_a_run_by_hand():
     """Two requests that overlap, and one that never began. Catches: a mean of the requests' throughputs, time counted
-    from the first token, latencies of whoever has none."""
+    from the first token, latencies of a request without tokens."""
     a = ended(10, 1.0, 1.0, [2.0, 3.0, 5.0], proposed=2, accepted=1)
     b = ended(20, 2.0, 3.0, [4.5, 5.0], cached=8)
     never = ended(40, 2.5, 0.0, [])
@@ -132,7 +132,7 @@ def test_waste_by_the_formula():
 ], ids=str)  # fmt: skip
 def test_counted_waste_is_the_formulas_after_every_step(switches):
     """The formula is given lengths from the traces' spans, the cache counts its own. Catches a preempted or finished
-    sequence that still counts, rejected guesses, rows of padding, a block too many."""
+    sequence that still counts, rejected drafts, rows of padding, a block too many."""
     cost = ALWAYS_DRAFT if "num_draft_candidates" in switches else None
     engine = make_engine(small_config(), draft_cost=cost, **switches)
     sequences = [request([i + 1] * n, max_tokens=9 + 2 * i) for i, n in enumerate((3, 17, 9, 12))]

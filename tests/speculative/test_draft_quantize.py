@@ -1,4 +1,4 @@
-"""speculative=self with a copy of the model in fewer bits: the text is the float model's, its guesses mostly right."""
+"""speculative=self with a copy of the model in fewer bits: the text is the float model's, its drafts mostly right."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PROMPTS = [[3, 4, 5, 6, 7], [9, 8], [1] * 11]
 
 @pytest.mark.parametrize("bits", ["int8", "int4", "int2"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_coarser_copy_of_the_model_guesses_and_changes_no_token(name, bits):
+def test_a_coarser_copy_of_the_model_proposes_drafts_and_changes_no_token(name, bits):
     """Three prompts together, every family's kind of MLP. Catches a target that is rounded along with its draft."""
     expected = [finish(make_engine(MODELS[name], kv_cache="none"), request(p, 12))[0] for p in PROMPTS]
     engine = make_engine(MODELS[name], draft_cost=ALWAYS_DRAFT, speculative="self", draft_quantize=bits)

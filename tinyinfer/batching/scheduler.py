@@ -64,7 +64,8 @@ class Scheduler:
 
     @property
     def decoding(self) -> list[Sequence]:
-        """The running sequences that have a new token. A first token is never drafted, however it was computed."""
+        """The running sequences with a new token. A first token is never drafted: in how many chunks its prompt was
+        computed must not change a sampled text."""
         return [seq for seq in self.running if seq.progress.choices and not seq.finished]
 
     def ready_at(self) -> float:

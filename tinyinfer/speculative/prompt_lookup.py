@@ -1,7 +1,7 @@
 """Prompt lookup: drafts are copied from what followed the same tokens before (Saxena 2023).
 
 No model proposes the drafts, so they cost nothing but the rows that verify them. Wins: text that repeats its prompt
-(summaries, code, quotations). Loses: new text, in which the newest tokens never stood together before.
+(summaries, code, quotations). Loses: new text, in which the newest tokens never occurred together before.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class PromptLookup:
-    """Copies what followed the last place where the newest tokens stood together.
+    """Copies what followed the last place where the newest tokens occurred together.
 
     candidates: how many such places, with different tokens behind them, are copied from. longest: how many of the
     newest tokens are looked up together.
