@@ -82,7 +82,7 @@ class Continuous:
     limits: Limits
 
     def starts_at(self, waiting: Seq[Sequence]) -> float:
-        """When it arrives."""
+        """When the first sequence arrives."""
         return waiting[0].timing.arrival
 
     def admissible(self, waiting: Seq[Sequence], running: Seq[Sequence], now: float) -> list[Sequence]:

@@ -34,12 +34,12 @@ class StepRecorder:
         self.cache, self.scheduler, self.ledger = cache, scheduler, ledger
         self.choices: list[list[Choice]] = []
         self.begin(0.0, watch=False)
+        self.plan(make_batch([]))
 
     def begin(self, now: float, watch: bool) -> None:
         """A new step."""
         self.started = self.computed = now
         self.watch, self.before = watch, self.ledger.copy()
-        self.plan(make_batch([]))
 
     @contextmanager
     def forward(self, batch: Batch, clock: Clock) -> Iterator[None]:
