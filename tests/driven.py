@@ -6,28 +6,28 @@ from typing import Any
 
 from helpers import make_engine, small_config
 
-from tinyinfer.batching.scheduler import ContinuousScheduler
+from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Sequence
 
 
-def scheduler_of(*sequences: Sequence, **switches: Any) -> ContinuousScheduler:
+def scheduler_of(*sequences: Sequence, **switches: Any) -> Scheduler:
     """A scheduler that these sequences wait in."""
     scheduler = make_engine(small_config(), **switches).scheduler
     for seq in sequences:
-        seq.arrival = seq.delay
+        seq.arrive(0.0)
         scheduler.add(seq)
     return scheduler
 
 
-def drive(scheduler: ContinuousScheduler, now: float = 0.0) -> list[tuple[Sequence, int, int]]:
-    """One step at `now`: who computed rows from where, in the order of the batch."""
+def drive(scheduler: Scheduler, now: float = 0.0) -> list[tuple[Sequence, int, int]]:
+    """One step at `now`: (sequence, first position, rows) of each span, in the order of the batch."""
     batch = scheduler.next_batch(now)
     scheduler.update(batch, [[Choice(9)] * bool(span.wanted) for span in batch.spans], now)
     return [(span.seq, span.first, span.rows) for span in batch.spans]
 
 
-def play(scheduler: ContinuousScheduler, now: float = 0.0) -> list[list[tuple[Sequence, int, int]]]:
+def play(scheduler: Scheduler, now: float = 0.0) -> list[list[tuple[Sequence, int, int]]]:
     """All steps at `now`, until nothing is left."""
     steps = []
     while scheduler.busy:

@@ -22,9 +22,12 @@ from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
 from tinyinfer.model.config import ModelConfig, RopeConfig, expected_tensors
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Span
+from tinyinfer.sequence import Request as Asked
 from tinyinfer.sequence import Sequence as Request
+from tinyinfer.speculative.base import DraftCost
 from tinyinfer.text.stop_strings import TextOutput
 
+ALWAYS_DRAFT = DraftCost(lambda rows: 1.0)  # all drafts that fit are proposed; in these small models none would pay
 TOLERANCE = 1e-4  # of the largest logit: what the project promises against other implementations
 ROUNDING = 1e-5  # of the largest value: the same float32 arithmetic done in another order
 
@@ -71,6 +74,7 @@ def make_engine(
     clock: Callable[[], float] = lambda: 0.0,
     ops: Any = None,
     second: ModelConfig | None = None,
+    draft_cost: DraftCost | None = None,
     **switches: Any,
 ) -> Engine:
     """An engine over a checkpoint, or over random weights of a configuration.
@@ -80,7 +84,7 @@ def make_engine(
     checkpoint = checkpoint_of(source, random_tensors(source, seed)) if isinstance(source, ModelConfig) else source
     ops = ops or NumpyOps(Ledger(), dtype)
     draft = build_model(checkpoint_of(second, random_tensors(second, seed + 1)), ops) if second else None
-    return build_engine(build_model(checkpoint, ops), ops, EngineConfig(**switches), clock, draft)
+    return build_engine(build_model(checkpoint, ops), ops, EngineConfig(**switches), clock, draft, draft_cost)
 
 
 def remade(engine: Engine, kind: type[Engine], clock: Clock | None = None) -> Engine:
@@ -88,14 +92,8 @@ def remade(engine: Engine, kind: type[Engine], clock: Clock | None = None) -> En
     return kind(engine.model, engine.ops, engine.cache, engine.scheduler, engine.drafter, clock or engine.clock)
 
 
-def always_guess(engine: Engine) -> Engine:
-    """Its drafter makes as many guesses as it may; in models as small as these they would never pay."""
-    engine.drafter.lengths.cost, engine.drafter.lengths.guess_cost = lambda rows: 1.0, 0.0  # type: ignore[attr-defined]
-    return engine
-
-
 def check_blocks(engine: Engine, prefixes: PrefixCache | None = None, tables: Iterable[Request] = ()) -> None:
-    """Every block of a paged cache is free, or held by exactly those who claim to: tables, and the tree of prefixes."""
+    """Every block of a paged cache is free, or held by exactly its claimants: tables, and the tree of prefixes."""
     cache = engine.cache
     held = Counter(block for seq in tables for block in cache.block_table(seq))
     nodes = tree(prefixes.root) if prefixes else []
@@ -130,7 +128,8 @@ def request(
     """A sequence for the engine; greedy, and never ending by itself, unless told otherwise."""
     settings = SamplingParams(max_tokens=max_tokens, **params)
     text = TextOutput(Words(), tuple(settings.stop))
-    return Request(next(_ids), list(prompt), settings, settings.seed or 0, text, max_tokens, frozenset(eos), delay)
+    asked = Asked(next(_ids), list(prompt), settings, settings.seed or 0, max_tokens, frozenset(eos), delay)
+    return Request(asked, text)
 
 
 def flat_batch(work: Sequence[tuple[Request, int, int]]) -> Batch:
@@ -144,7 +143,7 @@ def flat_batch(work: Sequence[tuple[Request, int, int]]) -> Batch:
 
 
 def forward(engine: Engine, *work: tuple[Request, int, int]) -> list[np.ndarray]:
-    """One forward pass over such a batch, committed; the logits of each piece."""
+    """One forward pass over such a batch, committed; the logits of each span."""
     batch = flat_batch(work)
     for seq, first, stop in work:
         engine.cache.reserve(seq, stop - first)

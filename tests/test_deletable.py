@@ -19,14 +19,17 @@ from shorter import LLM, SamplingParams
 llm = LLM(sys.argv[1], **json.loads(sys.argv[2]))
 print([out.token_ids for out in llm.generate([[5, 6, 7, 8] * 5, [5, 6, 7, 8, 9]], SamplingParams(max_tokens=8))])
 """
+STAY = ("__init__.py", "base.py", "switches.py", "__pycache__")  # what is used where the idea is off, or refuses it
 OTHERS = {"kv_cache": "paged", "block_size": 4, "max_num_batched_tokens": 9}
 
 
 @pytest.mark.parametrize(
     ("file", "switches"),
     [
+        ("speculative", {**OTHERS, "prefix_cache": True}),
         ("speculative/draft_model.py", {**OTHERS, "prefix_cache": True}),
         ("kv_cache/paged.py", {"max_num_batched_tokens": 9, "speculative": "self"}),
+        ("speculative/candidates.py", {**OTHERS, "speculative": "self"}),
         ("kv_cache/prefix_cache.py", {**OTHERS, "speculative": "prompt-lookup"}),
         ("kv_cache/packed_blocks.py", {**OTHERS, "prefix_cache": True}),
         ("kv_cache/quantized.py", {**OTHERS, "prefix_cache": True, "speculative": "self"}),
@@ -44,7 +47,8 @@ def test_without_its_file_only_its_own_switch_is_gone(file, switches, golden_fol
         command = [sys.executable, "-c", PROGRAM, str(golden_folder("llama")), json.dumps(switches)]
         return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=60)
 
-    own = {"speculative/draft_model.py": {"speculative": "self"},
+    own = {"speculative": {"speculative": "self"}, "speculative/draft_model.py": {"speculative": "self"},
+           "speculative/candidates.py": {"kv_cache": "paged", "speculative": "self", "num_draft_candidates": 2},
            "kv_cache/paged.py": {"kv_cache": "paged"}, "kv_cache/packed_blocks.py": {"kv_bits": 8},
            "kv_cache/prefix_cache.py": {"kv_cache": "paged", "prefix_cache": True},
            "kv_cache/quantized.py": {"kv_bits": 8}, "quantization": {"quantize": "int8"}}[file]  # fmt: skip
@@ -52,7 +56,7 @@ def test_without_its_file_only_its_own_switch_is_gone(file, switches, golden_fol
     expected = run().stdout
     unwanted = tmp_path / "shorter" / file
     for path in unwanted.iterdir() if unwanted.is_dir() else [unwanted]:
-        if path.name not in ("__init__.py", "switches.py", "__pycache__"):  # a folder's switches stay, to be refused
+        if path.name not in STAY:
             path.unlink()
     assert run(**switches).stdout == expected != ""
     assert file.removesuffix(".py").replace("/", ".") in run(**own).stderr

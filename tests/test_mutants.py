@@ -33,7 +33,7 @@ TESTED_ELSEWHERE = {
                            "dense_product": "test_numpy_ops.py (half precision)", "multiply": "test_numpy_ops.py",
                            "multiply_tiles": "test_numpy_ops.py (half precision)", "packed_product": "test_packed.py",
                            "w8a8_product": "test_w8a8.py", "integer_product": "test_w8a8.py",
-                           "add": "test_numpy_ops.py"},
+                           "add": "test_numpy_ops.py", "use_blas_threads": "test_cpu.py"},
 }  # fmt: skip
 # The goldens that use most of the code come first, which saves time.
 UNLIKE_FIRST = sorted(FAMILIES, key=lambda name: name not in ("gemma3", "gpt2", "llama", "olmoe"))

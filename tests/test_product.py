@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import always_guess, check_blocks, finish, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, check_blocks, finish, make_engine, request, small_config, tree
 
 from tinyinfer.engine.engine import Engine
+from tinyinfer.kv_cache.prefix_cache import Node
 from tinyinfer.loading import load
 from tinyinfer.model.config import ModelConfig, MoEConfig
 from tinyinfer.sequence import Batch
@@ -82,7 +83,7 @@ def plainly(source: Any, work: Sequence[tuple[list[int], int]]) -> list[list[int
     """What the plain engine says; tokens of which another order of additions could decide are not allowed."""
     sequences = requests(work)
     tokens = [finish(make_engine(source, kv_cache="none"), seq)[0] for seq in sequences]
-    for choice in (choice for seq in sequences for choice in seq.choices):
+    for choice in (choice for seq in sequences for choice in seq.progress.choices):
         assert choice.top is not None
         best, second = choice.top.values()
         assert best - second > MARGIN
@@ -137,9 +138,8 @@ def run(model: Any, case: dict[str, Any]) -> tuple[Engine, list[list[int]]]:
     blocks = -(-LONGEST // case["block_size"]) + 1 if case["kv_cache"] == "paged" else None
     second = small_config(vocab_size=config.vocab_size) if case["speculative"] == "draft" else None
     named = {"draft_model": "random"} if second else {}
-    engine = make_engine(model, second=second, max_model_len=30, num_blocks=blocks, **case, **named)
-    if case["speculative"] != "off":
-        always_guess(engine)
+    named = named | {"second": second, "draft_cost": ALWAYS_DRAFT}
+    engine = make_engine(model, max_model_len=30, num_blocks=blocks, **case, **named)
     return engine, finish(engine, *requests(workload(config.vocab_size)))
 
 
@@ -203,10 +203,10 @@ def test_fully_cached(block_size, cached):
     """A prompt of 8 tokens, asked again, alone and twice at once: the whole blocks before its last token are there."""
     engine = make_engine(MODEL, **SHARED | {"block_size": block_size})
     [first] = ask(engine, [(A[:8], 3)])
-    assert (first.cached_tokens, engine.ledger.tokens_cached) == (0, 0)
+    assert (first.progress.cached_tokens, engine.ledger.tokens_cached) == (0, 0)
     computed = engine.ledger.tokens_computed
     again = ask(engine, [(A[:8], 3), (A[:8], 5)])
-    assert [seq.cached_tokens for seq in again] == [cached] * 2
+    assert [seq.progress.cached_tokens for seq in again] == [cached] * 2
     assert engine.ledger.tokens_computed - computed == 2 * (8 - cached) + 2 + 4
     assert_clean(engine)
 
@@ -218,7 +218,8 @@ def test_preempted_and_hit():
     ledger = engine.ledger
     assert ledger.preemptions > 0
     assert ledger.tokens_cached > 0
-    assert all(seq.cached_tokens == 0 for seq in sequences), "its first step found nothing, and that is what counts"
+    found_at_first = [seq.progress.cached_tokens for seq in sequences]
+    assert found_at_first == [0, 0, 0], "the first step of each found nothing, and that is what counts"
     assert ledger.tokens_computed == sum(len(seq.tokens) - 1 for seq in sequences) + ledger.tokens_recomputed
     assert_clean(engine)
 
@@ -254,8 +255,8 @@ def test_guesses_stand_and_fall(speculative):
     """Every drafter guesses right and wrong, with every other feature on, and is preempted while it guesses."""
     named = {"draft_model": "random"} if speculative == "draft" else {}
     engine = make_engine(MODEL, second=small_config() if named else None, speculative=speculative, **named,
-                         **SHARED, num_blocks=12, max_num_batched_tokens=9)  # fmt: skip
-    ask(always_guess(engine), [([1, 2, 3] * 4, 30), (A[:10], 30), ([5, 6] * 5, 30), (A[:10], 20)])
+                         **SHARED, num_blocks=12, max_num_batched_tokens=9, draft_cost=ALWAYS_DRAFT)  # fmt: skip
+    ask(engine, [([1, 2, 3] * 4, 30), (A[:10], 30), ([5, 6] * 5, 30), (A[:10], 20)])
     assert 0 < engine.ledger.drafts_accepted < engine.ledger.drafts_proposed
     assert engine.ledger.preemptions > 0
     assert engine.ledger.tokens_cached > 0
@@ -296,7 +297,7 @@ def test_rollback_across_a_block_edge():
 
     The wrong guesses are then asked as a prompt: only the blocks of tokens that really came may be found.
     """
-    engine = always_guess(make_engine(MODEL, speculative="self", draft_layers=1, **SHARED, num_blocks=30))
+    engine = make_engine(MODEL, speculative="self", draft_layers=1, **SHARED, num_blocks=30, draft_cost=ALWAYS_DRAFT)
     [seq] = sequences = requests([(A[:9], 20)])
     ghosts: list[list[int]] = []
     for trace in engine.run(sequences):
@@ -311,7 +312,7 @@ def test_rollback_across_a_block_edge():
     for ghost in ghosts:
         real = next(i for i, (g, t) in enumerate(zip([*ghost, -1], seq.tokens, strict=False)) if g != t)
         [asked] = ask(engine, [([*ghost, 0], 2)])
-        assert asked.cached_tokens <= real // 4 * 4
+        assert asked.progress.cached_tokens <= real // 4 * 4
     assert_clean(engine)
 
 
@@ -322,18 +323,22 @@ def test_preempted_once_planned():
     is a block that somebody in this step has filled or fills. It takes guesses to get a younger sequence planned first:
     they wait for a step with rows for all of them.
     """
-    engine = always_guess(make_engine(MODEL, **SHARED, num_blocks=10, max_num_batched_tokens=6, speculative="self",
-                                      num_draft_tokens=3))  # fmt: skip
+    engine = make_engine(MODEL, **SHARED, num_blocks=10, max_num_batched_tokens=6, speculative="self",
+                         num_draft_tokens=3, draft_cost=ALWAYS_DRAFT)  # fmt: skip
     scheduler, forward, preempt = engine.scheduler, engine.forward, engine.scheduler.preempt
-    planned = []
+    planned, known = [], set[Node]()
+
+    def nodes() -> set[Node]:
+        return set(tree(scheduler.prefixes.root))  # type: ignore[attr-defined]
 
     def watched_preempt(seq: Request) -> None:
-        planned.append(seq in scheduler._plan)
+        planned.append(seq in scheduler.plan)
         preempt(seq)
 
     def watched_forward(batch: Batch) -> Any:
         filled = [engine.cache.block_table(s.seq)[: (s.first + s.rows) // 4] for s in batch.spans]
-        assert {node.block for node in scheduler.prefixes._new} <= {block for blocks in filled for block in blocks}
+        assert {node.block for node in nodes() - known} <= {block for blocks in filled for block in blocks}
+        known.update(nodes())
         return forward(batch)
 
     scheduler.preempt, engine.forward = watched_preempt, watched_forward  # type: ignore[method-assign]
@@ -346,7 +351,7 @@ def test_preempted_once_planned():
 def test_evicted_prefix():
     """Three prompts in a pool that keeps one and a half: the first is evicted, computed again, and found again."""
     engine = make_engine(MODEL, **SHARED, num_blocks=9)
-    found = [ask(engine, [(prompt[:20], 3)])[0].cached_tokens for prompt in (A, B, C, A, A)]
+    found = [ask(engine, [(prompt[:20], 3)])[0].progress.cached_tokens for prompt in (A, B, C, A, A)]
     assert engine.ledger.blocks_evicted > 0
     assert found == [0, 0, 0, 0, 16]
     assert_clean(engine)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import shapes
 from gguf_writer import write_gguf
-from helpers import always_guess, checkpoint_of, finish, make_engine, random_tensors, request, small_config
+from helpers import ALWAYS_DRAFT, checkpoint_of, finish, make_engine, random_tensors, request, small_config
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
 from tinyinfer import LLM
@@ -84,9 +84,7 @@ def run_serving(inspector: Inspector) -> None:
     for switches in SERVING:
 
         def work(switches=switches) -> None:
-            engine = make_engine(MODELS["llama"], **switches)
-            if "speculative" in switches:
-                always_guess(engine)
+            engine = make_engine(MODELS["llama"], draft_cost=ALWAYS_DRAFT, **switches)
             finish(engine, *(request(np.arange(n) % 101, 9, **params) for n, params in PROMPTS))
 
         letters = letters_of(MODELS["llama"])

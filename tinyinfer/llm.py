@@ -29,7 +29,7 @@ from tinyinfer.loading.hub import find
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Model
 from tinyinfer.sampling import SamplingParams, token_scores
-from tinyinfer.sequence import Batch, Sequence, Span
+from tinyinfer.sequence import Batch, Request, Sequence, Span
 from tinyinfer.switches import resolve
 from tinyinfer.text.stop_strings import TextOutput
 from tinyinfer.units import show
@@ -97,12 +97,12 @@ class LLM:
         self._ids = count()
 
     def _load_draft(self, name: str) -> Model:
-        """The model that guesses. Raises ValueError when its token ids mean something else than this model's."""
+        """The draft model. Raises ValueError when its token ids mean something else than this model's."""
         checkpoint = load(find(name))
         id = self.tokenizer.first_difference(checkpoint.tokenizer)
         if id is not None:
             reason = (
-                "{field} {value!r} has another vocabulary (token id {id} is the first to differ), so its guesses mean "
+                "{field} {value!r} has another vocabulary (token id {id} is the first to differ), so its drafts mean "
                 "something else"
             )
             raise SwitchError("draft_model", name, reason, "choose a smaller model of the same family", id=id)
@@ -184,9 +184,9 @@ class LLM:
     def output(self, seq: Sequence) -> RequestOutput:
         """What came of a sequence that has ended."""
         logprobs = None
-        if seq.params.logprobs is not None:
-            logprobs = [TokenLogprob(c.token, c.logprob or 0.0, c.top or {}) for c in seq.choices]
-        reason = seq.finish_reason or "abort"
+        if seq.request.params.logprobs is not None:
+            logprobs = [TokenLogprob(c.token, c.logprob or 0.0, c.top or {}) for c in seq.progress.choices]
+        reason = seq.progress.finish_reason or "abort"
         return RequestOutput(seq.text.text, seq.new_tokens, seq.prompt, reason, request_metrics(seq), logprobs)
 
     def _sequence(self, prompt: Prompt, params: SamplingParams, room: int = 1) -> Sequence:
@@ -198,15 +198,15 @@ class LLM:
             reason = "the prompt has {value} tokens, but the context holds {held}"
             reason += " and the answer needs at least one of them" if room else ""
             raise SwitchError("", len(tokens), reason, f"shorten it or {self._longer()}", held=self.max_model_len)
-        return Sequence(
+        request = Request(
             id=next(self._ids),
             prompt=tokens,
             params=params,
             seed=secrets.randbits(63) if params.seed is None else params.seed,
-            text=TextOutput(self.tokenizer.stream(), tuple(params.stop)),
             max_tokens=min(params.max_tokens, self.max_model_len - len(tokens)),
             eos=frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids),
         )
+        return Sequence(request, TextOutput(self.tokenizer.stream(), tuple(params.stop)))
 
     def _longer(self) -> str:
         """How the context could hold more."""

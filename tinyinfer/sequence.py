@@ -1,14 +1,19 @@
-"""A sequence, what it asked for and what it got so far; and a Batch, the flat rows that one step computes.
+"""A Sequence is one prompt and its continuation; a Batch is the flat rows that one step computes.
 
-Two integers say all about a sequence's progress: how many tokens it has, and how many of them the cache holds
-(`cache.length`); the difference is what is still to compute. Prefill is a difference of many, decode of one, and
-guesses (`drafts`) are further rows behind it, which count for nothing until they are verified.
+Two integers describe the progress of a sequence: how many tokens it has, and how many of them the cache holds
+(`cache.length`). The difference is what is still to compute: many tokens in prefill, one in decode. Drafts are further
+rows behind the last token; a draft is no token of the sequence until it is verified.
+
+A sequence keeps four records: its Request (what was asked), its Progress (what was computed), its Timing (when), and
+its Speculation (drafts). Only the methods of Sequence write them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from copy import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
@@ -20,41 +25,89 @@ from tinyinfer.text.stop_strings import TextOutput
 
 @dataclass(frozen=True)
 class Draft:
-    """A guessed token. probs: the distribution that it was drawn from, (V,); None when it was not drawn but certain."""
+    """A proposed token. probs: the distribution that it was drawn from, (V,); None for a token that is not drawn."""
 
     token: int
     probs: Array | None = None
 
 
-@dataclass(eq=False)
-class Sequence:
-    """One prompt and its continuation. Compared by identity: two requests may hold equal tokens."""
+@dataclass(frozen=True)
+class Request:
+    """What was asked."""
 
     id: int
     prompt: list[int]
     params: SamplingParams
-    seed: int  # of its own random stream
-    text: TextOutput  # turns tokens into text and watches for stop strings
+    seed: int  # of the request's own random stream
     max_tokens: int  # params.max_tokens, clipped to what the context holds
-    eos: frozenset[int]  # ids that end it
-    delay: float = 0.0  # seconds after the beginning of its run at which it arrives
-    arrival: float = 0.0  # seconds on the engine's clock: when it arrived
-    started: float = 0.0  # when its first step began
-    cached_tokens: int = 0  # prompt tokens that its first step found in the cache
-    times: list[float] = field(default_factory=list)  # when each new token came
-    choices: list[Choice] = field(default_factory=list)
-    tokens: list[int] = field(init=False)
-    seen: int = 0  # positions that have been through the model at least once
-    preemptions: int = 0  # how often it had to give its cache back
-    drafts: list[Draft] = field(default_factory=list)  # guesses to verify in its next step
-    rivals: list[list[Draft]] = field(default_factory=list)  # other guesses, to verify beside them
-    parent: Sequence | None = None  # of a branch, which verifies a rival
-    proposed: int = 0  # guesses that were verified
-    accepted: int = 0  # and those of them that were right
+    eos: frozenset[int]  # token ids that end the text
+    delay: float = 0.0  # seconds after the beginning of its run at which the request arrives
+
+
+@dataclass
+class Progress:
+    """What was computed so far."""
+
+    tokens: list[int]  # the prompt's and the generated ones
+    choices: list[Choice] = field(default_factory=list)  # one for each generated token
+    computed: int = 0  # positions that went through the model at least once
+    cached_tokens: int = 0  # prompt tokens that the first step found in the prefix cache
+    preemptions: int = 0
     finish_reason: str | None = None  # "stop", "length", "abort"
 
-    def __post_init__(self) -> None:
-        self.tokens = list(self.prompt)
+
+@dataclass
+class Timing:
+    """When things happened, in seconds on the engine's clock."""
+
+    arrival: float = 0.0
+    started: float = 0.0  # the beginning of the first step
+    times: list[float] = field(default_factory=list)  # of each generated token
+
+
+@dataclass
+class Speculation:
+    """The drafts of a sequence, and how many of its drafts were accepted so far.
+
+    candidates: alternatives to `drafts`, verified in the same step. parent: of a candidate, the sequence that it was
+    proposed for.
+    """
+
+    drafts: list[Draft] = field(default_factory=list)
+    candidates: list[list[Draft]] = field(default_factory=list)
+    parent: Sequence | None = None
+    proposed: int = 0
+    accepted: int = 0
+
+
+class Sequence:
+    """One prompt and its continuation. Compared by identity: two sequences may hold equal tokens.
+
+    text: turns tokens into text and looks for stop strings.
+    """
+
+    def __init__(self, request: Request, text: TextOutput) -> None:
+        self.request, self.text = request, text
+        self.progress = Progress(list(request.prompt))
+        self.timing = Timing()
+        self.speculation = Speculation()
+
+    # Short names for what every folder asks for.
+
+    @property
+    def id(self) -> int:
+        """The request's number."""
+        return self.request.id
+
+    @property
+    def prompt(self) -> list[int]:
+        """The request's tokens."""
+        return self.request.prompt
+
+    @property
+    def tokens(self) -> list[int]:
+        """The prompt's tokens and the generated ones."""
+        return self.progress.tokens
 
     @property
     def new_tokens(self) -> list[int]:
@@ -62,36 +115,95 @@ class Sequence:
         return self.tokens[len(self.prompt) :]
 
     @property
-    def age(self) -> tuple[float, int]:
-        """Orders sequences by arrival, the oldest first."""
-        return self.arrival, self.id
+    def drafts(self) -> list[Draft]:
+        """The drafts that the next step verifies."""
+        return self.speculation.drafts
 
     @property
     def finished(self) -> bool:
-        """Whether nothing more will come."""
-        return self.finish_reason is not None
+        """Whether the continuation has ended."""
+        return self.progress.finish_reason is not None
+
+    @property
+    def age(self) -> tuple[float, int]:
+        """Orders sequences by arrival, the oldest first."""
+        return self.timing.arrival, self.id
+
+    @property
+    def owner(self) -> Sequence:
+        """The sequence itself; of a draft candidate, the sequence that it was proposed for."""
+        return self.speculation.parent or self
+
+    @property
+    def sampling(self) -> tuple[SamplingParams, list[int], list[int], int]:
+        """What `choose` needs beside the logits: the parameters, the prompt, the new tokens and the random seed."""
+        return self.request.params, self.prompt, self.new_tokens, self.request.seed
+
+    # Before a step.
+
+    def delay_by(self, seconds: float) -> None:
+        """Lets the request arrive so many seconds after the beginning of its run."""
+        self.request = replace(self.request, delay=seconds)
+
+    def arrive(self, begun: float) -> None:
+        """Sets the time of arrival, in a run that began at `begun`."""
+        self.timing.arrival = begun + self.request.delay
+
+    def start(self, now: float, cached: int) -> None:
+        """Records an admission, with `cached` tokens found in the prefix cache. Only the first admission counts."""
+        if not self.progress.preemptions:
+            self.timing.started, self.progress.cached_tokens = now, cached
+
+    def record_preemption(self) -> None:
+        """Counts a preemption. The drafts stay: to draw new ones would change a sampled text."""
+        self.progress.preemptions += 1
+
+    def set_drafts(self, drafts: Iterable[Draft], candidates: Iterable[list[Draft]] = ()) -> None:
+        """Replaces the drafts to verify next, and the alternatives to them."""
+        self.speculation.drafts, self.speculation.candidates = list(drafts), list(candidates)
+
+    def candidate(self, id: int, drafts: list[Draft]) -> Sequence:
+        """A sequence that verifies other drafts, for one step. It shares all records but the request and the drafts."""
+        other = copy(self)
+        other.request = replace(self.request, id=id)  # the cache knows sequences by their id
+        other.speculation = Speculation(drafts, parent=self)
+        return other
+
+    # After a step.
 
     def append(self, choice: Choice, time: float) -> None:
-        """One more token: records it and decides whether it was the last."""
-        self.tokens.append(choice.token)
-        self.choices.append(choice)
-        self.times.append(time)
-        if choice.token in self.eos or self.text.push(choice.token):
-            self.finish_reason = "stop"
-        elif len(self.choices) >= self.max_tokens:
-            self.finish_reason = "length"
+        """Records one more token and decides whether it is the last one."""
+        self.progress.tokens.append(choice.token)
+        self.progress.choices.append(choice)
+        self.timing.times.append(time)
+        if choice.token in self.request.eos or self.text.push(choice.token):
+            self.progress.finish_reason = "stop"
+        elif len(self.progress.choices) >= self.request.max_tokens:
+            self.progress.finish_reason = "length"
         if self.finished:
             self.text.finish()
 
-    def branch(self, id: int, drafts: list[Draft]) -> Sequence:
-        """The same sequence with other guesses, for one step; it shares everything but its cache."""
-        other = copy(self)
-        other.id, other.drafts, other.rivals, other.parent = id, drafts, [], self
-        return other
+    def extend(self, choices: Collection[Choice], time: float) -> int:
+        """Appends tokens up to the end of the continuation; how many were appended."""
+        for n, choice in enumerate(choices):
+            if self.finished:
+                return n
+            self.append(choice, time)
+        return len(choices)
+
+    def record_computed(self, stop: int) -> None:
+        """Positions below `stop` have been through the model."""
+        self.progress.computed = max(self.progress.computed, stop)
+
+    def record_verification(self, proposed: int, accepted: int) -> None:
+        """Counts verified drafts and the accepted ones among them. No drafts are left."""
+        self.speculation.proposed += proposed
+        self.speculation.accepted += accepted
+        self.set_drafts([])
 
     def abort(self) -> None:
-        """Ends it from outside."""
-        self.finish_reason = "abort"
+        """Ends the continuation from outside."""
+        self.progress.finish_reason = "abort"
         self.text.finish()
 
 
@@ -99,8 +211,8 @@ class Sequence:
 class Span:
     """Rows start ... stop of a batch: consecutive tokens of one sequence, the first of them at position `first`.
 
-    wanted: of how many of its last rows the logits are wanted. None for a piece of a prompt, one for its end and for
-    decode, one more for every guess.
+    wanted: the logits of so many of its last rows are wanted: 0 for a chunk of a prompt, 1 for a prompt's end and for
+    decode, one more for every draft. rotation_set: which set of the model's rotary frequencies turns these rows.
     """
 
     seq: Sequence
@@ -108,10 +220,11 @@ class Span:
     stop: int
     first: int
     wanted: int = 1
+    rotation_set: int = 0
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """The number of rows."""
         return self.stop - self.start
 
 
@@ -127,19 +240,20 @@ class Batch:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    @property
-    def rotation_sets(self) -> Array:  # (T,) -> (T,)
-        """Which set of a Rotation each row uses; every family of today has one."""
-        return np.zeros(len(self), dtype=np.int64)
+    @cached_property
+    def rotation_sets(self) -> Array:
+        """Which set of the rotary frequencies each row uses, (T,) int."""
+        sets, rows = np.array([(span.rotation_set, span.rows) for span in self.spans], np.int64).reshape(-1, 2).T
+        return np.repeat(sets, rows)
 
     def split(self, logits: Array) -> list[tuple[Sequence, Array]]:  # (R, V) ->
-        """Each span's sequence and its rows of the logits; no rows for a piece of a prompt."""
+        """Each span's sequence and its rows of the logits; no rows for a chunk of a prompt."""
         stops = list(accumulate(span.wanted for span in self.spans))
         return [(span.seq, logits[stop - span.wanted : stop]) for span, stop in zip(self.spans, stops, strict=True)]
 
 
-def make_batch(work: list[tuple[Sequence, int, int]]) -> Batch:
-    """The batch of each (sequence, first position, rows); logits from each one's last known token on."""
+def make_batch(work: Iterable[tuple[Sequence, int, int]]) -> Batch:
+    """The batch of each (sequence, first position, rows), with logits from the sequence's last known token on."""
     tokens: list[int] = []
     positions: list[int] = []
     wanted: list[int] = []
@@ -151,4 +265,5 @@ def make_batch(work: list[tuple[Sequence, int, int]]) -> Batch:
         logits = 0 if seq.finished else max(0, stop - max(first, len(seq.tokens) - 1))
         wanted += range(len(tokens) - logits, len(tokens))
         spans.append(Span(seq, start, len(tokens), first, logits))
-    return Batch(np.array(tokens), np.array(positions), np.array(wanted, dtype=np.int64), tuple(spans))
+    flat = [np.array(numbers, dtype=np.int64) for numbers in (tokens, positions, wanted)]  # (T,), (T,), (R,)
+    return Batch(flat[0], flat[1], flat[2], tuple(spans))

@@ -1,4 +1,4 @@
-"""Nobody starves and nobody is disturbed: random traffic over tiny caches, compared with one sequence at a time.
+"""No sequence starves and none is disturbed: random traffic over tiny caches, compared with one sequence at a time.
 
 Requests that share beginnings arrive at any time, in a pool of a few blocks that forces preemption and eviction, with
 budgets of a few rows a step. What must hold whatever happens is asserted in every step.
@@ -10,7 +10,7 @@ from collections import Counter
 from functools import cache
 from typing import Any
 
-from helpers import always_guess, check_blocks, finish, make_engine, remade, request, small_config
+from helpers import ALWAYS_DRAFT, check_blocks, finish, make_engine, remade, request, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,7 +85,7 @@ class Checked(Engine):
 
 def oldest_of(sequences: list[Sequence], now: float) -> Sequence | None:
     """The one that has waited longest and is not done."""
-    arrived = [seq for seq in sequences if not seq.finished and seq.arrival <= now]
+    arrived = [seq for seq in sequences if not seq.finished and seq.timing.arrival <= now]
     return min(arrived, key=lambda seq: seq.age, default=None)
 
 
@@ -97,10 +97,8 @@ def test_every_request_ends_as_if_it_were_alone(traffic, switches, spare):
     sequences = [request(TEXTS[text][:n], new, delay=delay) for ((text, n, new), delay) in traffic]
     longest = max(n + new for _, n, new in work)
     num_blocks = -(-longest // switches["block_size"]) + spare
-    engine = make_engine(CONFIG, kv_cache="paged", num_blocks=num_blocks, **switches)
+    engine = make_engine(CONFIG, kv_cache="paged", num_blocks=num_blocks, draft_cost=ALWAYS_DRAFT, **switches)
     engine = remade(engine, Checked, StepClock())
-    if switches["speculative"] != "off":
-        always_guess(engine)
     prefixes = engine.scheduler.prefixes if switches["prefix_cache"] else None
     most, run, steps, oldest = len(work) * sum(n + new for _, n, new in work), engine.run(sequences), 0, None
     while next(run, None) is not None:

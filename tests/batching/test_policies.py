@@ -1,4 +1,4 @@
-"""Static and dynamic batching: when a batch starts, who has a seat, and what finished sequences cost; on a clock that
+"""Static and dynamic batching: when a batch starts, what has a slot, and what padding costs; on a clock that
 only the test moves.
 """
 
@@ -12,17 +12,17 @@ from tinyinfer.sequence import Draft
 
 
 def test_static_waits_for_a_full_batch():
-    """Three seats: nothing starts until the third has come, though two could run."""
+    """Three slots: nothing starts until the third has come, though two could run."""
     sequences = [request([1], max_tokens=1, delay=delay) for delay in (0.0, 1.0, 7.0, 9.0)]
     scheduler = scheduler_of(*sequences, batching="static", max_num_seqs=3)
     assert scheduler.ready_at() == 7.0
     assert drive(scheduler, now=6.9) == []
     assert [who for who, _, _ in drive(scheduler, now=7.0)] == sequences[:3]
-    assert scheduler.ready_at() == 9.0, "the last one, since nobody else is known"
+    assert scheduler.ready_at() == 9.0, "the last one, since no other is known"
 
 
 def test_static_starts_with_all_that_are_known():
-    """Fewer sequences than seats start when the last of them has come; else they would wait forever."""
+    """Fewer sequences than slots start when the last of them has come; else they would wait forever."""
     a, b = request([1], max_tokens=1), request([2], max_tokens=1, delay=3.0)
     scheduler = scheduler_of(a, b, batching="static", max_num_seqs=8)
     assert scheduler.ready_at() == 3.0
@@ -30,8 +30,8 @@ def test_static_starts_with_all_that_are_known():
 
 
 @pytest.mark.parametrize("batching", ["static", "dynamic"])
-def test_finished_rows_keep_their_seats_and_nobody_joins_before_all_end(batching):
-    """a ends after one token and b after four; until then c waits and a's seat costs a row a step, counted."""
+def test_finished_rows_keep_their_slots_and_none_joins_before_all_end(batching):
+    """a ends after one token and b after four; until then c waits and a's slot costs a row a step, counted."""
     a, b, c = request([1, 2], 1), request([3], 4), request([4, 5, 6], 1)
     scheduler = scheduler_of(a, b, c, batching=batching, max_num_seqs=2)
     steps = play(scheduler, now=10.0)
@@ -43,23 +43,23 @@ def test_finished_rows_keep_their_seats_and_nobody_joins_before_all_end(batching
 
 
 def test_padding_is_one_row_without_a_cache_too():
-    """A seat costs a row; catches a finished sequence that is computed anew as a whole in every step."""
+    """A slot costs a row; catches a finished sequence that is computed anew as a whole in every step."""
     a, b = request([1, 2], 1), request([3], 3)
     steps = play(scheduler_of(a, b, batching="static", kv_cache="none"))
     assert rows_of(steps, a, b) == [(2, 1), (1, 2), (1, 3)]
 
 
 def test_padding_takes_only_rows_that_are_left_over():
-    """a has ended; b's guesses and c fill the step. Catches padding beyond the step's rows, or before those who run."""
+    """a has ended; b's drafts and c fill the step. Catches padding beyond the step's rows, or ahead of decodes."""
     a, b, c = request([1], 1), request([2], 5), request([3], 5)
     scheduler = scheduler_of(a, b, c, batching="static", max_num_batched_tokens=3)
     drive(scheduler)
-    b.drafts = [Draft(8)]
+    b.set_drafts([Draft(8)])
     assert rows_of([drive(scheduler), drive(scheduler)], a, b, c) == [(0, 2, 1), (1, 1, 1)]
 
 
 def test_continuous_has_no_padding():
-    """The same three: c takes a's seat at once, and two steps are saved."""
+    """The same three: c takes a's slot at once, and two steps are saved."""
     a, b, c = request([1, 2], 1), request([3], 4), request([4, 5, 6], 1)
     scheduler = scheduler_of(a, b, c, max_num_seqs=2)
     assert rows_of(play(scheduler), a, b, c) == [(2, 1, 0), (0, 1, 3), (0, 1, 0), (0, 1, 0)]
@@ -67,7 +67,7 @@ def test_continuous_has_no_padding():
 
 
 def test_the_deadline_of_dynamic_batching_counts_from_the_first():
-    """Whichever comes first: a full batch, or batch_timeout seconds after the oldest arrived; who is late waits."""
+    """Whichever comes first: a full batch, or batch_timeout seconds after the oldest arrived; a later one waits."""
     a, b, c = (request([1], max_tokens=2, delay=delay) for delay in (1.0, 1.5, 4.0))
     scheduler = scheduler_of(a, b, c, batching="dynamic", batch_timeout=2.0, max_num_seqs=3)
     assert scheduler.ready_at() == 3.0
@@ -86,8 +86,8 @@ def test_dynamic_starts_a_full_batch_before_the_deadline():
 
 
 @pytest.mark.parametrize("batching", ["static", "dynamic"])
-def test_a_batch_that_has_begun_waits_for_nobody(batching):
-    """b has its seat, but no rows were left for it; when a is done it must not wait for c, who comes much later."""
+def test_a_batch_that_has_begun_waits_for_no_arrival(batching):
+    """b has its slot, but no rows were left for it; when a is done it must not wait for c, which comes much later."""
     a, b, c = request(range(4), 1), request([1, 2], 1), request([3], 1, delay=100.0)
     scheduler = scheduler_of(a, b, c, batching=batching, max_num_seqs=2, max_num_batched_tokens=4)
     assert drive(scheduler, now=1.0) == [(a, 0, 4)]

@@ -1,4 +1,4 @@
-"""When the cache is full, somebody leaves early or a step fails: all comes back, and every answer stays right."""
+"""When the cache is full, a run is left early or a step fails: all blocks are freed, and every answer stays right."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from helpers import always_guess, check_blocks, finish, make_engine, remade, request, small_config
+from helpers import ALWAYS_DRAFT, check_blocks, finish, make_engine, remade, request, small_config
 
 from tinyinfer.arrays import Array
 from tinyinfer.engine.engine import Engine
@@ -22,9 +22,8 @@ def plain(prompt: Any, max_tokens: int) -> list[int]:
 
 
 def engine_of(**switches: Any) -> Engine:
-    """An engine that guesses whenever it may."""
-    engine = make_engine(CONFIG, **switches)
-    return always_guess(engine) if "speculative" in switches else engine
+    """An engine that proposes as many drafts as it may."""
+    return make_engine(CONFIG, draft_cost=ALWAYS_DRAFT, **switches)
 
 
 def prefixes_of(engine: Engine) -> Any:
@@ -49,7 +48,7 @@ def test_preemption_by_hand():
     """Five blocks of two positions: in step 3 a needs a third block, so b, the younger, is sent away and comes back.
 
     a: 3 + 5 tokens, b: 4 + 3. Steps: (3, 4), (1, 1) fill five blocks; then a runs alone to its end, its own 4 blocks
-    leaving too few for the 3 that b would need; then b computes its 6 tokens in one piece, 5 of them again.
+    leaving too few for the 3 that b would need; then b computes its 6 tokens in one chunk, 5 of them again.
     """
     engine = make_engine(CONFIG, **PAGED, num_blocks=5)
     a, b = request([1, 2, 3], 5), request([4, 5, 6, 7], 3)
@@ -58,7 +57,7 @@ def test_preemption_by_hand():
     assert rows == [[(a, 0, 3), (b, 0, 4)], [(a, 3, 1), (b, 4, 1)], [(a, 4, 1)], [(a, 5, 1)], [(a, 6, 1)], [(b, 0, 6)]]
     assert [trace.preempted for trace in traces] == [(), (), (b,), (), (), ()]
     assert [trace.joined for trace in traces] == [(a, b), (), (), (), (), (b,)]
-    assert (a.preemptions, b.preemptions, engine.ledger.preemptions) == (0, 1, 1)
+    assert (a.progress.preemptions, b.progress.preemptions, engine.ledger.preemptions) == (0, 1, 1)
     assert (engine.ledger.tokens_computed, engine.ledger.tokens_recomputed) == (18, 5)
     assert engine.ledger.tokens_reused == 3 + 4 + 4 + 5 + 6
     assert engine.ledger.blocks_allocated == 4 + 1 + 1 + 1 + 3
@@ -77,25 +76,25 @@ def test_preemption_with_a_prefix_cache_by_hand():
     rows = [[(span.seq, span.first, span.rows) for span in trace.batch.spans] for trace in traces]
     assert rows == [[(a, 0, 3), (b, 0, 4)], [(a, 3, 1), (b, 4, 1)], [(a, 4, 1)], [(a, 5, 1)], [(a, 6, 1)], [(b, 2, 4)]]
     assert (engine.ledger.preemptions, engine.ledger.tokens_recomputed) == (1, 3)
-    assert (engine.ledger.tokens_cached, b.cached_tokens) == (2, 0), "its first step found nothing"
+    assert (engine.ledger.tokens_cached, b.progress.cached_tokens) == (2, 0), "its first step found nothing"
     assert engine.ledger.blocks_evicted == 2, "b's second block for a, a's last whole one for b"
     assert [a.new_tokens, b.new_tokens] == [plain([1, 2, 3], 5), plain([4, 5, 6, 7], 3)]
     check_all_back(engine)
 
 
-def test_the_youngest_makes_way_whoever_needs_the_room():
-    """b needs a block: c, who came last, goes; not a, who has most blocks, and not b itself."""
+def test_the_youngest_is_preempted_whichever_needs_the_room():
+    """b needs a block: c, which came last, is preempted; not a, which has most blocks, and not b itself."""
     engine = make_engine(CONFIG, **PAGED, num_blocks=7)
     a, b, c = request(range(7), 2), request([1, 2], 5), request([3, 4, 5], 5)
     gone = [trace.preempted for trace in engine.run([a, b, c])]
     assert gone[0] == ()
     assert [who for step in gone for who in step] == [c]
-    assert (a.preemptions, b.preemptions) == (0, 0)
+    assert (a.progress.preemptions, b.progress.preemptions) == (0, 0)
     assert [seq.new_tokens for seq in (a, b, c)] == [plain(range(7), 2), plain([1, 2], 5), plain([3, 4, 5], 5)]
 
 
-def test_the_youngest_preempts_itself_rather_than_somebody_older():
-    """b needs the fifth block while a needs none; catches room taken from whoever comes next in the list."""
+def test_the_youngest_preempts_itself_rather_than_an_older_one():
+    """b needs the fifth block while a needs none; catches room taken from the next sequence in the list."""
     engine = make_engine(CONFIG, **PAGED, num_blocks=4)
     a, b = request([1, 2, 3], 2), request([4, 5, 6, 7], 4)
     traces = list(engine.run([a, b]))
@@ -105,7 +104,7 @@ def test_the_youngest_preempts_itself_rather_than_somebody_older():
 
 
 def test_a_waiting_prompt_needs_room_for_all_of_it():
-    """Blocks for its first piece alone would only be given back again: no preemption by somebody who just joined."""
+    """Blocks for its first chunk alone would only be freed again: no preemption by a sequence that just joined."""
     engine = make_engine(CONFIG, **PAGED, num_blocks=6, max_num_batched_tokens=4)
     a, b = request([1, 2, 3, 4], 5), request(range(5), 1)
     traces = list(engine.run([a, b]))
@@ -119,12 +118,12 @@ def test_a_waiting_prompt_needs_room_for_all_of_it():
 
 
 def test_padding_makes_way_first():
-    """A finished sequence of a static batch keeps its seat only while nobody needs its blocks."""
+    """A finished sequence of a static batch keeps its slot only while no other needs its blocks."""
     engine = make_engine(CONFIG, **PAGED, num_blocks=5, batching="static")
     a, b = request([1, 2, 3, 4], 1), request([5, 6, 7, 8], 6)
     left = [who for trace in engine.run([a, b]) for who in trace.left]
     assert left == [a, b]
-    assert engine.ledger.preemptions == b.preemptions == 0
+    assert engine.ledger.preemptions == b.progress.preemptions == 0
     assert engine.ledger.tokens_padding < 5, "it leaves when b needs the last block"
     assert b.new_tokens == plain([5, 6, 7, 8], 6)
     check_all_back(engine)
@@ -145,7 +144,7 @@ def test_counts_are_of_what_really_ran():
 
 @pytest.mark.parametrize("switches", [{**PAGED, "num_blocks": 4}, {"max_model_len": 8}])
 def test_what_could_never_fit_is_refused_before_any_work(switches):
-    """Else it would wait forever for room that nobody can make; exactly full is fine, as its last token needs none."""
+    """Else it would wait forever for room that cannot be made; exactly full is fine, as its last token needs none."""
     engine = make_engine(CONFIG, **switches)
     a, exact, long = request([1, 2], 3), request(range(5), 4), request(range(5), 5)
     with pytest.raises(ValueError, match="9 positions do not fit into a cache of 8; raise max_model_len or num_blocks"):
@@ -160,12 +159,13 @@ ON: dict[str, Any] = {**PAGED, "prefix_cache": True}
 STATES: dict[str, tuple[dict[str, Any], Callable[[Engine, Sequence], Any]]] = {
     "queued": ({**ON, "max_num_seqs": 1}, lambda engine, seq: seq in engine.scheduler.waiting),
     "prefilling": ({**ON, "max_num_batched_tokens": 5}, lambda engine, seq: 0 < engine.cache.length(seq) < 10),
-    "preempted": ({**ON, "num_blocks": 9}, lambda engine, seq: seq.preemptions and seq in engine.scheduler.waiting),
-    "back again": ({**ON, "num_blocks": 9}, lambda engine, seq: seq.preemptions and engine.cache.length(seq)),
+    "preempted": ({**ON, "num_blocks": 9},
+                  lambda engine, seq: seq.progress.preemptions and seq in engine.scheduler.waiting),
+    "back again": ({**ON, "num_blocks": 9}, lambda engine, seq: seq.progress.preemptions and engine.cache.length(seq)),
     "decoding": (ON, lambda engine, seq: len(seq.new_tokens) == 3),
     "padding": ({**ON, "batching": "static"}, lambda engine, seq: seq.finished and seq in engine.scheduler.running),
-    "speculating": ({**ON, "speculative": "self", "draft_layers": 1}, lambda engine, seq: seq.proposed),
-    "with guesses": ({**ON, "speculative": "self", "max_num_batched_tokens": 6, "num_draft_tokens": 4},
+    "speculating": ({**ON, "speculative": "self", "draft_layers": 1}, lambda engine, seq: seq.speculation.proposed),
+    "with drafts": ({**ON, "speculative": "self", "max_num_batched_tokens": 6, "num_draft_tokens": 4},
                      lambda engine, seq: seq.drafts),
     "contiguous": ({}, lambda engine, seq: len(seq.new_tokens) == 3),
     "none": ({"kv_cache": "none"}, lambda engine, seq: len(seq.new_tokens) == 3),
@@ -182,9 +182,9 @@ def test_a_cancelled_request_gives_everything_back(state):
     while not reached(engine, gone):
         next(run)
     if state == "padding":
-        assert gone.finish_reason == "length"
+        assert gone.progress.finish_reason == "length"
     engine.abort(gone)
-    assert gone.finish_reason == ("length" if state == "padding" else "abort")
+    assert gone.progress.finish_reason == ("length" if state == "padding" else "abort")
     assert engine.cache.length(gone) == 0
     assert gone not in [*engine.scheduler.running, *engine.scheduler.waiting]
     if "prefix_cache" in switches:
@@ -199,7 +199,7 @@ def test_a_cancelled_request_gives_everything_back(state):
 
 @pytest.mark.parametrize("steps", range(1, 12))
 def test_leaving_a_run_leaves_nothing(steps):
-    """After any number of steps, with everything on: chunks, shared prefixes, preemption, guesses."""
+    """After any number of steps, with everything on: chunks, shared prefixes, preemption, drafts."""
     switches = {**ON, "num_blocks": 12, "max_num_batched_tokens": 6, "speculative": "self", "draft_layers": 1}
     engine = engine_of(**switches)
     run = engine.run([request(range(8), 6), request(range(9), 8), request([7, 7, 7], 9)])
@@ -214,7 +214,7 @@ def test_leaving_a_run_leaves_nothing(steps):
 
 
 class Failing(Engine):
-    """Fails in the steps of these numbers, before anything is computed: what the step took hold of stays garbage."""
+    """Fails in the steps of these numbers, before anything is computed: what the step reserved stays garbage."""
 
     failing: frozenset[int] = frozenset()
 
@@ -238,9 +238,9 @@ FAILS: dict[str, dict[str, Any]] = {
     "paged": {**PAGED, "num_blocks": 40},
     "prefixes": {**ON, "num_blocks": 40},
     "prefixes, full": {**ON, "num_blocks": 9},
-    "prefixes, in pieces": {**ON, "num_blocks": 12, "max_num_batched_tokens": 6},
-    "prefixes, guesses": {**ON, "num_blocks": 40, "speculative": "self", "draft_layers": 1},
-    "guesses": {"speculative": "prompt-lookup"},
+    "prefixes, in chunks": {**ON, "num_blocks": 12, "max_num_batched_tokens": 6},
+    "prefixes, drafts": {**ON, "num_blocks": 40, "speculative": "self", "draft_layers": 1},
+    "drafts": {"speculative": "prompt-lookup"},
     "static": {**ON, "num_blocks": 40, "batching": "static"},
     "none": {"kv_cache": "none"},
 }
@@ -266,9 +266,9 @@ def test_a_step_that_fails_changes_no_answer(name, step):
                 runs.remove(run)
     assert errors == 1
     for seq, prompt, n in ((left[0], range(9), 5), (right[0], range(9), 5), (right[1], [*range(6), 30, 4], 6)):
-        assert seq.finish_reason in ("length", "abort")
+        assert seq.progress.finish_reason in ("length", "abort")
         assert seq.new_tokens == plain(prompt, n)[: len(seq.new_tokens)]
-    assert [seq.finish_reason for seq in (left[0], *right)].count("length") >= 1
+    assert [seq.progress.finish_reason for seq in (left[0], *right)].count("length") >= 1
     again = [request(range(9), 5), request([*range(6), 30, 4], 6)]
     assert finish(engine, *again) == [plain(range(9), 5), plain([*range(6), 30, 4], 6)]
     if "prefix_cache" in FAILS[name]:
@@ -276,7 +276,7 @@ def test_a_step_that_fails_changes_no_answer(name, step):
     assert not engine.scheduler.busy
 
 
-def test_guesses_that_fail_leave_a_usable_engine():
+def test_drafts_that_fail_leave_a_usable_engine():
     """The draft model fails between two steps: the last step's sequences start again, and nothing is lost."""
     engine = engine_of(**ON, speculative="self", draft_layers=1)
     propose, calls = engine.drafter.propose, []
@@ -296,5 +296,5 @@ def test_guesses_that_fail_leave_a_usable_engine():
         next(run)
     for _ in other:
         continue
-    assert (a.finish_reason, b.new_tokens) == ("abort", plain([4, 5], 9))
+    assert (a.progress.finish_reason, b.new_tokens) == ("abort", plain([4, 5], 9))
     check_all_back(engine)

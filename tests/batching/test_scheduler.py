@@ -1,7 +1,7 @@
-"""Who runs next: what a batch is made of, who joins and leaves, and how the rows of a step are shared.
+"""What runs next: which sequences join and leave, and how the rows of a step are shared.
 
-Static and dynamic batching are in test_static_batching.py, what happens when the cache is full in test_preemption.py,
-and that nobody starves in test_fairness.py.
+Static and dynamic batching are in test_policies.py, what happens when the cache is full in test_preemption.py,
+and that no sequence starves in test_fairness.py.
 """
 
 from __future__ import annotations
@@ -12,62 +12,9 @@ from driven import drive, play, rows_of, scheduler_of
 from helpers import finish, make_engine, request, small_config
 
 from tinyinfer.sampling import Choice
-from tinyinfer.sequence import Draft, make_batch
+from tinyinfer.sequence import Draft
 
-# Batches
-
-
-def test_a_batch_is_flat_and_asks_for_the_last_row_of_each_sequence():
-    """Catches: positions that count from the batch's start, logits of a sequence's first row."""
-    a, b = request([5, 6, 7, 8]), request([9, 10])
-    batch = make_batch([(a, 1, 3), (b, 0, 2)])
-    assert batch.tokens.tolist() == [6, 7, 8, 9, 10]
-    assert batch.positions.tolist() == [1, 2, 3, 0, 1]
-    assert batch.logit_rows.tolist() == [2, 4]
-    assert [(span.seq, span.start, span.stop, span.first) for span in batch.spans] == [(a, 0, 3, 1), (b, 3, 5, 0)]
-    assert [span.wanted for span in batch.spans] == [1, 1]
-    assert len(batch) == 5
-    assert batch.tokens.dtype == batch.positions.dtype == batch.logit_rows.dtype == np.int64
-
-
-def test_a_piece_of_a_prompt_wants_no_logits_and_its_end_does():
-    """Catches: a token chosen in the middle of a prompt, which the sequence would take for its first new one."""
-    a, b = request([5, 6, 7, 8]), request([9, 10, 11])
-    batch = make_batch([(a, 0, 3), (b, 1, 2)])
-    assert (batch.tokens.tolist(), batch.logit_rows.tolist()) == ([5, 6, 7, 10, 11], [4])
-    assert [span.wanted for span in batch.spans] == [0, 1]
-    assert make_batch([(a, 0, 3)]).logit_rows.tolist() == []
-
-
-def test_guesses_are_rows_behind_the_last_token_and_all_their_logits_are_wanted():
-    """The last known token's row verifies the first guess, and so on; catches guesses counted as known tokens."""
-    a, b = request([5, 6, 7]), request([1, 2])
-    a.drafts = [Draft(20), Draft(21)]
-    batch = make_batch([(b, 0, 2), (a, 2, 3)])
-    assert batch.tokens.tolist() == [1, 2, 7, 20, 21]
-    assert batch.positions.tolist() == [0, 1, 2, 3, 4]
-    assert batch.logit_rows.tolist() == [1, 2, 3, 4]
-    assert [span.wanted for span in batch.spans] == [1, 3]
-    assert a.tokens == [5, 6, 7], "guesses are no tokens yet"
-
-
-def test_padding_is_a_row_that_wants_nothing():
-    """A finished sequence of a static batch; catches logits computed for it, and a token that it would get."""
-    a, b = request([5, 6]), request([1, 2])
-    a.abort()
-    batch = make_batch([(a, 1, 1), (b, 1, 1)])
-    assert (batch.tokens.tolist(), batch.logit_rows.tolist()) == ([6, 2], [1])
-    assert [span.wanted for span in batch.spans] == [0, 1]
-
-
-def test_a_batch_of_nothing_is_still_a_batch():
-    """A step in which nobody can run must not fail on the types of empty arrays."""
-    batch = make_batch([])
-    assert (len(batch), batch.spans) == (0, ())
-    assert batch.logit_rows.dtype == np.int64
-
-
-# One seat
+# One slot
 
 
 def test_first_come_first_served_to_the_last_token():
@@ -84,7 +31,7 @@ def test_first_come_first_served_to_the_last_token():
         scheduler.update(batch, [[Choice(9)]], now=8.0)
     assert rows == [(a, 3, 0), (a, 1, 3), (b, 2, 0)]
     assert (a.tokens, b.tokens) == ([1, 2, 3, 9, 9], [4, 5, 9])
-    assert (a.started, a.times, b.finish_reason) == (7.0, [8.0, 8.0], "length")
+    assert (a.timing.started, a.timing.times, b.progress.finish_reason) == (7.0, [8.0, 8.0], "length")
     assert (scheduler.ledger.tokens_reused, scheduler.ledger.tokens_recomputed) == (3, 0)
     assert scheduler.cache.held_bytes == 0, "a finished sequence gives its cache back"
 
@@ -95,7 +42,7 @@ def test_started_is_when_its_first_step_began():
     scheduler = scheduler_of(a, b, max_num_seqs=1)
     for now in (3.0, 5.0):
         scheduler.update(scheduler.next_batch(now), [[Choice(0)]], now + 1)
-    assert (a.started, b.started) == (3.0, 5.0)
+    assert (a.timing.started, b.timing.started) == (3.0, 5.0)
 
 
 def test_drop_forgets_a_sequence_wherever_it_is():
@@ -117,7 +64,7 @@ def test_drop_forgets_a_sequence_wherever_it_is():
 
 
 def test_sequences_join_and_leave_at_every_step():
-    """Two seats, four sequences: a seat that becomes free is taken in the next step, in order of arrival."""
+    """Two slots, four sequences: a slot that becomes free is taken in the next step, in order of arrival."""
     a, b, c, d = (request([1, 2], max_tokens=n) for n in (3, 1, 1, 2))
     scheduler = scheduler_of(a, b, c, d, max_num_seqs=2)
     seen = []
@@ -127,7 +74,7 @@ def test_sequences_join_and_leave_at_every_step():
     assert seen == [([a, b], [a]), ([c], [a]), ([d], [d]), ([], [])]
 
 
-def test_nobody_runs_before_it_arrives_and_the_earliest_comes_first():
+def test_no_sequence_runs_before_it_arrives_and_the_earliest_comes_first():
     """By arrival and not by the order in which they were queued; `ready_at` says when there is work again."""
     late, early = request([1], max_tokens=1, delay=5.0), request([2, 3], max_tokens=1, delay=2.0)
     scheduler = scheduler_of(late, early)
@@ -139,7 +86,7 @@ def test_nobody_runs_before_it_arrives_and_the_earliest_comes_first():
     assert (scheduler.ready_at(), scheduler.busy) == (np.inf, False)
 
 
-def test_whoever_runs_makes_the_scheduler_ready_at_once():
+def test_a_running_sequence_makes_the_scheduler_ready_at_once():
     """Else a running sequence would wait for the next arrival."""
     a, b = request([1], max_tokens=9), request([2], delay=50.0)
     scheduler = scheduler_of(a, b)
@@ -151,7 +98,7 @@ def test_whoever_runs_makes_the_scheduler_ready_at_once():
 
 
 def test_decodes_come_first_and_chunks_fill_the_step():
-    """5 rows a step. The long prompt's pieces never displace a decode, and the next prompt starts in its last step."""
+    """5 rows a step. The long prompt's chunks never displace a decode, and the next prompt starts in its last step."""
     a, long, b = request([1, 2], 4), request(range(10), 1), request([3, 4, 5], 2)
     steps = play(scheduler_of(a, long, b, max_num_batched_tokens=5))
     assert rows_of(steps, a, long, b) == [(2, 3, 0), (1, 4, 0), (1, 3, 1), (1, 0, 2), (0, 0, 1)]
@@ -160,18 +107,18 @@ def test_decodes_come_first_and_chunks_fill_the_step():
 
 
 def test_a_prompt_that_has_waited_still_comes_after_decodes():
-    """a's guesses take the whole step, twice; catches a turn that goes to whoever had no rows last time."""
+    """a's drafts take the whole step, twice; catches a turn that goes to the one without rows last time."""
     a, long = request([1, 2], 9), request(range(10), 1)
     scheduler = scheduler_of(a, long, max_num_batched_tokens=3)
     steps = [drive(scheduler)]
     for _ in range(2):
-        a.drafts = [Draft(8), Draft(8)]
+        a.set_drafts([Draft(8), Draft(8)])
         steps.append(drive(scheduler))
     assert rows_of([*steps, drive(scheduler)], a, long) == [(2, 1), (3, 0), (3, 0), (1, 2)]
 
 
 def test_only_the_end_of_a_prompt_brings_a_token():
-    """Chunks in between change nothing but the length; catches a prompt that is answered after its first piece."""
+    """Chunks in between change nothing but the length; catches a prompt that is answered after its first chunk."""
     long = request(range(10), 2)
     scheduler = scheduler_of(long, max_num_batched_tokens=4)
     lengths = []
@@ -184,7 +131,7 @@ def test_only_the_end_of_a_prompt_brings_a_token():
 
 
 def test_fewer_rows_than_running_sequences_are_shared_in_turn():
-    """Two rows for three decodes: everybody gets its turn; catches the oldest ones always being served first."""
+    """Two rows for three decodes: each gets its turn; catches the oldest ones always being served first."""
     a, b, c = (request([1], max_tokens=5) for _ in range(3))
     steps = rows_of(play(scheduler_of(a, b, c, max_num_batched_tokens=2)), a, b, c)
     assert steps[:5] == [(1, 1, 0), (1, 1, 0), (1, 1, 0), (1, 1, 0), (1, 1, 0)], "c waits for a free row to begin"
@@ -200,28 +147,29 @@ def test_running_sequences_take_turns_when_the_rows_do_not_suffice():
     assert rows_of([drive(scheduler) for _ in range(6)], a, b, c) == [(1, 1, 0), (1, 0, 1), (0, 1, 1)] * 2
 
 
-def test_guesses_are_verified_together_or_in_a_later_step():
-    """A sequence whose guesses do not fit waits, and is first next time; half a guess would be verified by nobody."""
+def test_drafts_are_verified_together_or_in_a_later_step():
+    """A sequence whose drafts do not fit waits, and is first next time. Catches drafts verified without their rest."""
     a, b = request([1, 2], 9), request([3], 9)
     scheduler = scheduler_of(a, b, max_num_batched_tokens=4)
     drive(scheduler)
     for seq in (a, b):
-        seq.drafts = [Draft(8), Draft(7)]
+        seq.set_drafts([Draft(8), Draft(7)])
     first, second = drive(scheduler), drive(scheduler)
     assert rows_of([first, second], a, b) == [(3, 0), (1, 3)]
-    assert [(seq.proposed, seq.accepted, seq.drafts) for seq in (a, b)] == [(2, 0, [])] * 2
+    assert [(seq.speculation.proposed, seq.speculation.accepted, seq.drafts) for seq in (a, b)] == [(2, 0, [])] * 2
     assert (scheduler.ledger.drafts_proposed, scheduler.ledger.drafts_accepted) == (4, 0)
 
 
-def test_a_sequence_that_ends_inside_its_guesses_keeps_nothing_behind_its_end():
-    """The end token was guessed right, and so was what follows it; catches tokens after the end, and their rows."""
+def test_a_sequence_that_ends_inside_its_drafts_keeps_nothing_behind_its_end():
+    """The end token was drafted right, and so was what follows it; catches tokens after the end, and their rows."""
     a = request([1, 2], 9, eos=[7])
     scheduler = scheduler_of(a)
     drive(scheduler)
-    a.drafts = [Draft(8), Draft(7), Draft(6)]
+    a.set_drafts([Draft(8), Draft(7), Draft(6)])
     batch = scheduler.next_batch(0.0)
     scheduler.update(batch, [[Choice(8), Choice(7), Choice(6), Choice(5)]], 0.0)
-    assert (a.new_tokens, a.finish_reason, a.proposed, a.accepted) == ([9, 8, 7], "stop", 3, 2)
+    assert (a.new_tokens, a.progress.finish_reason) == ([9, 8, 7], "stop")
+    assert (a.speculation.proposed, a.speculation.accepted) == (3, 2)
 
 
 def test_a_planned_sequence_that_must_make_way_is_not_in_the_step():
@@ -230,13 +178,13 @@ def test_a_planned_sequence_that_must_make_way_is_not_in_the_step():
     switches = {"kv_cache": "paged", "block_size": 2, "num_blocks": 4, "prefix_cache": True}
     scheduler = scheduler_of(a, b, c, max_num_batched_tokens=4, **switches)
     assert drive(scheduler) == [(a, 0, 1), (b, 0, 1), (c, 0, 1)]
-    a.drafts = [Draft(8), Draft(8)]
+    a.set_drafts([Draft(8), Draft(8)])
     assert drive(scheduler) == [(a, 1, 3), (b, 1, 1)]
     before = scheduler.ledger.copy()
     assert drive(scheduler) == [(a, 2, 1), (b, 2, 1)]
     assert scheduler.preempted == [c]
     assert (scheduler.ledger - before).tokens_reused == 4
-    assert scheduler.prefixes.evictable == 0, "c's block was never computed, and nobody may find it"
+    assert scheduler.prefixes.evictable == 0, "c's block was never computed, and no prompt may find it"
 
 
 def test_age_decides_and_not_the_order_of_joining():

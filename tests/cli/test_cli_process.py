@@ -14,6 +14,8 @@ from cli_helpers import STATISTICS, chat_text, folder, interrupt_at, llm, posix,
 
 from tinyinfer import LLM
 from tinyinfer.cli import console, main
+from tinyinfer.sampling import Choice
+from tinyinfer.sequence import Sequence
 
 __all__ = ["folder", "llm", "short"]  # fixtures
 
@@ -159,12 +161,20 @@ def test_a_terminal_sees_a_progress_bar_that_wipes_itself(folder: str) -> None:
     assert b"loading" not in out
 
 
+def ran(seq: Sequence, started: float, times: list[float], cached: int = 0) -> None:
+    """Gives a sequence a history: when its first step began, and when each of its tokens came."""
+    seq.start(started, cached)
+    for time in times:
+        seq.append(Choice(7), time)
+
+
 def test_statistics_count_tokens_and_time_over_all_sequences(llm: LLM) -> None:
     """Catches a mean of rates, and the first token, which the prompt's time paid for, in the generation's rate."""
     one, two, never = llm.sequences([[5] * 10, [5] * 20, [5] * 40])
-    one.arrival, one.started, one.times = 1.0, 1.0, [2.0, 3.0, 4.0]  # prompt: 1 s; then 2 tokens in 2 s
-    two.arrival, two.started, two.times, two.cached_tokens = 1.0, 4.0, [4.5, 5.5, 5.75, 6.0], 12  # 0.5 s; 3 in 1.5 s
-    never.arrival = 1.0
+    for seq in (one, two, never):
+        seq.arrive(1.0)
+    ran(one, 1.0, [2.0, 3.0, 4.0])  # prompt: 1 s; then 2 tokens in 2 s
+    ran(two, 4.0, [4.5, 5.5, 5.75, 6.0], cached=12)  # 0.5 s; 3 in 1.5 s
     prompt, generation, memory = console.statistics([one, two, never])
     assert prompt == "Prompt: 30 tokens (12 cached), 12.000 tokens-per-sec, TTFT 2.250 s on average"
     assert generation == f"Generation: 7 tokens, {5 / 3.5:.3f} tokens-per-sec"
@@ -174,10 +184,11 @@ def test_statistics_count_tokens_and_time_over_all_sequences(llm: LLM) -> None:
 def test_statistics_tell_how_many_guesses_stood(llm: LLM) -> None:
     """Catches a mean of the sequences' rates; without guesses there is nothing to tell."""
     one, two = llm.sequences([[5] * 10, [5] * 20])
-    one.times, one.proposed, one.accepted = [1.0, 2.0], 10, 9
-    two.times = [1.0, 2.0]
+    ran(one, 0.0, [1.0, 2.0])
+    one.record_verification(10, 9)
+    ran(two, 0.0, [1.0, 2.0])
     assert console.statistics([one, two])[1] == "Generation: 4 tokens, 2.000 tokens-per-sec, acceptance rate 0.900"
-    two.proposed = 30
+    two.record_verification(30, 0)
     assert console.statistics([one, two])[1].endswith("acceptance rate 0.225")
     assert "acceptance" not in " ".join(console.statistics(llm.sequences([[5] * 10])))
 

@@ -22,7 +22,7 @@ def simulated(machine: Machine = SECONDS_OF_WORK, **switches) -> Engine:
 
 
 def test_simulated_time_is_what_was_counted_since_the_last_look():
-    """Whichever limit binds, piece by piece. Catches: the whole ledger's cost added again at each reading."""
+    """Whichever limit binds, reading by reading. Catches: the whole ledger's cost added again at each reading."""
     ledger = Ledger(weight_bytes=12345)
     clock = SimulatedClock(ledger, Machine(read_bandwidth=1000.0, matrix_speed=4000.0))
     assert clock() == clock() == 0.0, "what was counted before it began is not its business"
@@ -64,11 +64,11 @@ def test_requests_arrive_when_they_are_due():
     assert [[span.seq for span in trace.batch.spans] for trace in traces] == [[a]] * 3 + [[b]] * 2
     seconds = [trace.ledger.flops / 1e6 for trace in traces]
     assert 0 < sum(seconds[:3]) < 100
-    assert a.times == [sum(seconds[:1]), sum(seconds[:2]), sum(seconds[:3])]
-    assert (b.arrival, b.started) == (100.0, 100.0)
-    assert b.times[0] == 100.0 + seconds[3]
+    assert a.timing.times == [sum(seconds[:1]), sum(seconds[:2]), sum(seconds[:3])]
+    assert (b.timing.arrival, b.timing.started) == (100.0, 100.0)
+    assert b.timing.times[0] == 100.0 + seconds[3]
     figures = request_metrics(b)
-    assert (figures.arrival_s, figures.ttft_s) == (100.0, b.times[0] - 100.0)
+    assert (figures.arrival_s, figures.ttft_s) == (100.0, b.timing.times[0] - 100.0)
 
 
 def test_who_arrives_during_a_step_joins_the_next_one():
@@ -80,9 +80,9 @@ def test_who_arrives_during_a_step_joins_the_next_one():
     a, b = request(range(20), 3), request([1, 2], 2, delay=half)
     traces = list(engine.run([a, b]))
     assert [[span.seq for span in trace.batch.spans] for trace in traces] == [[a], [a, b], [a, b]]
-    assert b.arrival == half
-    assert b.started == a.times[0] == 2 * half
-    assert request_metrics(b).ttft_s == b.times[0] - half
+    assert b.timing.arrival == half
+    assert b.timing.started == a.timing.times[0] == 2 * half
+    assert request_metrics(b).ttft_s == b.timing.times[0] - half
 
 
 def test_arrivals_count_from_the_beginning_of_their_run():
@@ -93,24 +93,24 @@ def test_arrivals_count_from_the_beginning_of_their_run():
     began = engine.clock()
     finish(engine, late)
     assert began > 50.0
-    assert late.arrival == late.started == began + 5.0
+    assert late.timing.arrival == late.timing.started == began + 5.0
 
 
 def test_a_dynamic_batch_starts_at_its_deadline():
-    """One request and nobody else before its time is up: exactly then, though a full batch would come later."""
+    """One request and no other before its time is up: exactly then, though a full batch would come later."""
     engine = simulated(batching="dynamic", batch_timeout=2.0, max_num_seqs=3)
     a, b, c = request([1, 2], 1, delay=1.0), request([3], 1, delay=2.5), request([4], 1, delay=9.0)
     traces = list(engine.run([a, b, c]))
     assert [[span.seq for span in trace.batch.spans] for trace in traces] == [[a, b], [c]]
-    assert (a.started, b.started, c.started) == (3.0, 3.0, 9.0)
+    assert (a.timing.started, b.timing.started, c.timing.started) == (3.0, 3.0, 9.0)
 
 
 def test_a_static_batch_starts_with_its_last_one():
-    """The two that came first wait for the third; the fourth, alone, waits for nobody."""
+    """The two that came first wait for the third; the fourth, alone, waits for none."""
     engine = simulated(batching="static", max_num_seqs=3)
     sequences = [request([1, 2], 1, delay=delay) for delay in (0.0, 1.0, 6.0, 8.0)]
     finish(engine, *sequences)
-    assert [seq.started for seq in sequences] == [6.0, 6.0, 6.0, 8.0]
+    assert [seq.timing.started for seq in sequences] == [6.0, 6.0, 6.0, 8.0]
 
 
 def test_a_replay_gives_the_same_figures():
@@ -124,6 +124,6 @@ def test_a_replay_gives_the_same_figures():
         finish(engine, *sequences)
         assert engine.ledger.preemptions > 0
         assert engine.ledger.blocks_evicted > 0
-        return [seq.times for seq in sequences]
+        return [seq.timing.times for seq in sequences]
 
     assert replay() == replay()

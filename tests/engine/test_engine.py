@@ -18,11 +18,13 @@ from helpers import TOLERANCE, finish, golden_distance, make_engine, remade, req
 
 import tinyinfer
 from tinyinfer import LLM, SamplingParams
+from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.metrics import request_metrics
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.model.config import MoEConfig
+from tinyinfer.model.transformer import transformer
 
 PACKAGE = str(Path(tinyinfer.__file__).parent)
 LLAMA = small_config(qkv_bias=True, windows=(5, None))
@@ -103,7 +105,7 @@ def test_leaving_a_run_gives_the_cache_back(steps):
     assert engine.cache.held_bytes == 0
     assert not engine.scheduler.busy
     if steps:
-        assert [seq.finish_reason for seq in (a, b)] == ["length" if steps > 4 else "abort", "abort"]
+        assert [seq.progress.finish_reason for seq in (a, b)] == ["length" if steps > 4 else "abort", "abort"]
         assert len(a.new_tokens) + len(b.new_tokens) == steps
     c, again = request(range(6), 4), request(range(6), 4)
     assert finish(engine, c) == finish(make_engine(LLAMA), again), "and the engine goes on as if it were new"
@@ -134,7 +136,7 @@ def test_a_step_that_fails_leaves_a_usable_engine():
     a = request(range(6), 9)
     with pytest.raises(MemoryError):
         finish(engine, a)
-    assert (a.finish_reason, engine.cache.held_bytes) == ("abort", 0)
+    assert (a.progress.finish_reason, engine.cache.held_bytes) == ("abort", 0)
     assert finish(engine, request(range(6))) == finish(make_engine(LLAMA), request(range(6)))
 
 
@@ -147,7 +149,7 @@ def test_text_held_back_is_shown_when_a_sequence_ends(steps):
     for _ in range(steps):
         next(run)
     run.close()
-    assert seq.finish_reason == ("length" if steps == 3 else "abort")
+    assert seq.progress.finish_reason == ("length" if steps == 3 else "abort")
     assert seq.text.text == "".join(f"{token} " for token in tokens)
 
 
@@ -206,6 +208,60 @@ def test_metrics_on_a_simulated_clock_are_exact():
     assert (third.tpot_s, third.generation_tps, third.generated_tokens) == (None, None, 1)
     assert (first.prompt_tokens, first.generated_tokens, first.cached_tokens) == (12, 3, 0)
     assert sys.platform == "win32" or first.peak_memory_bytes > 10_000_000, "bytes, and not pages or kilobytes"
+
+
+IDLE: list[dict[str, Any]] = [
+    {}, {"kv_cache": "none"}, {"batching": "static"}, {"speculative": "self", "draft_layers": 1},
+    {"kv_cache": "paged", "prefix_cache": True, "speculative": "prompt-lookup", "num_draft_candidates": 3},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("watch", [False, True])
+@pytest.mark.parametrize("switches", IDLE, ids=str)
+def test_a_step_of_an_idle_engine_computes_nothing_and_says_so(switches, watch):
+    """With no sequence at all, and with one that arrives later. Catches a forward pass over no rows, which cannot
+    look up the tokens of an empty float array, and a step that is counted."""
+    engine, later = make_engine(LLAMA, **switches), request(range(6), 3, delay=5.0)
+    traces = [engine.step(watch)]
+    later.arrive(0.0)
+    engine.scheduler.add(later)
+    traces.append(engine.step(watch))
+    assert engine.ledger == Ledger()
+    assert engine.cache.held_bytes == 0
+    for trace in traces:
+        assert (len(trace.batch), trace.turns, trace.choices, trace.joined, trace.left) == (0, (), [], (), ())
+        assert str(trace).startswith("idle step, no sequence was ready to run: 0.0 ms, 0 FLOP, ")
+        assert "\n" not in str(trace)
+        assert "<b>idle step, no sequence was ready to run</b>" in trace._repr_html_()  # type: ignore[attr-defined]
+    assert engine.forward(traces[0].batch).shape == (0, LLAMA.vocab_size)
+    engine.abort(later)
+    assert finish(engine, request(range(6), 3)) == finish(make_engine(LLAMA), request(range(6), 3))
+
+
+@pytest.mark.parametrize("speculative", ["off", "self"])
+def test_a_step_that_the_backend_compiled_replaces_the_transformer(speculative):
+    """It is asked for once, with the engine's own model and cache, and computes every batch of the engine's.
+
+    Catches a compiled step that is never called, one that is compiled in each step, and rows that are not counted."""
+    asked, computed = [], []
+
+    class Compiling(NumpyOps):
+        def compile(self, model, cache):
+            asked.append((model, cache))
+
+            def step(batch):
+                computed.append(len(batch))
+                return transformer(model, batch, cache, self)
+
+            return step
+
+    plain = make_engine(LLAMA, speculative=speculative)
+    ops = Compiling(plain.ledger)
+    engine = Engine(plain.model, ops, plain.cache, plain.scheduler, plain.drafter, plain.clock)
+    assert finish(engine, request(range(6), 5)) == finish(make_engine(LLAMA), request(range(6), 5))
+    assert asked == [(engine.model, engine.cache)]
+    assert sum(computed) == engine.ledger.tokens_computed
+    assert len(computed) == engine.ledger.steps
 
 
 # Nothing repeated, widened or growing in silence
@@ -297,7 +353,7 @@ def test_a_prefill_makes_the_same_calls_whatever_its_length():
 
 
 def test_pieces_of_a_stream_cost_the_same_early_and_late(golden_folder):
-    """Text is settled token by token; catches decoding all tokens again for every piece."""
+    """Text is decoded token by token; catches decoding all tokens again for every piece."""
     llm = LLM(str(golden_folder("llama")))
     stream = llm.stream([0, 5, 9], SamplingParams(max_tokens=100, ignore_eos=True, stop=["never"]))
     counts = [calls(lambda: next(stream)) for _ in range(80)]

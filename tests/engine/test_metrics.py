@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import always_guess, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, make_engine, request, small_config
 
 from tinyinfer.engine import metrics
 from tinyinfer.engine.metrics import Spread, request_metrics, run_metrics
@@ -18,14 +18,19 @@ from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence, Span
 
 
-def ended(prompt: int, arrival: float, started: float, times: list[float], **others: Any) -> Sequence:
+def ended(
+    prompt: int, arrival: float, started: float, times: list[float], *, cached: int = 0, proposed: int = 0,
+    accepted: int = 0, preemptions: int = 0,
+) -> Sequence:  # fmt: skip
     """A sequence with a history."""
-    seq = request(range(1, prompt + 1), max_tokens=max(1, len(times)))
-    seq.arrival, seq.started = arrival, started
+    seq = request(range(1, prompt + 1), max_tokens=max(1, len(times)), delay=arrival)
+    seq.arrive(0.0)
+    seq.start(started, cached)
     for time in times:
         seq.append(Choice(7), time)
-    for name, value in others.items():
-        setattr(seq, name, value)
+    seq.record_verification(proposed, accepted)
+    for _ in range(preemptions):
+        seq.record_preemption()
     return seq
 
 
@@ -38,7 +43,7 @@ def step(end: float, held: int = 0, wasted: int = 0, spans: tuple[Span, ...] = (
 
 def test_a_request_by_hand():
     """Arrived at 1, began at 3, tokens at 4, 6 and 6.5. Catches: a queue left out of TTFT, a rate of n, not n - 1."""
-    others = {"cached_tokens": 4, "proposed": 8, "accepted": 6, "preemptions": 2}
+    others = {"cached": 4, "proposed": 8, "accepted": 6, "preemptions": 2}
     found = request_metrics(ended(10, 1.0, 3.0, [4.0, 6.0, 6.5], **others))
     assert (found.arrival_s, found.queue_s, found.ttft_s, found.e2e_s) == (1.0, 2.0, 3.0, 5.5)
     assert (found.tpot_s, found.longest_gap_s, found.generation_tps) == (1.25, 2.0, 0.8)
@@ -63,9 +68,9 @@ def test_percentiles_by_hand():
 
 def test_a_run_by_hand():
     """Two requests that overlap, and one that never began. Catches: a mean of the requests' throughputs, time counted
-    from the first token, latencies of whoever has none."""
+    from the first token, latencies of a request without tokens."""
     a = ended(10, 1.0, 1.0, [2.0, 3.0, 5.0], proposed=2, accepted=1)
-    b = ended(20, 2.0, 3.0, [4.5, 5.0], cached_tokens=8)
+    b = ended(20, 2.0, 3.0, [4.5, 5.0], cached=8)
     never = ended(40, 2.5, 0.0, [])
     counted = Ledger(tokens_recomputed=3, tokens_padding=2)
     steps = [step(2.0, ledger=counted), step(5.0, ledger=counted, preempted=(a, b))]
@@ -127,10 +132,9 @@ def test_waste_by_the_formula():
 ], ids=str)  # fmt: skip
 def test_counted_waste_is_the_formulas_after_every_step(switches):
     """The formula is given lengths from the traces' spans, the cache counts its own. Catches a preempted or finished
-    sequence that still counts, rejected guesses, rows of padding, a block too many."""
-    engine = make_engine(small_config(), **switches)
-    if "num_draft_candidates" in switches:
-        always_guess(engine)
+    sequence that still counts, rejected drafts, rows of padding, a block too many."""
+    cost = ALWAYS_DRAFT if "num_draft_candidates" in switches else None
+    engine = make_engine(small_config(), draft_cost=cost, **switches)
     sequences = [request([i + 1] * n, max_tokens=9 + 2 * i) for i, n in enumerate((3, 17, 9, 12))]
     steps = list(engine.run(sequences))
     size = 4 if switches["kv_cache"] == "paged" else engine.cache.capacity
@@ -148,8 +152,7 @@ def test_a_run_on_a_simulated_clock_takes_what_its_steps_were_counted_to_take():
     """
     engine, machine = make_engine(small_config()), Machine(read_bandwidth=1e6, matrix_speed=1e6)
     engine.clock = SimulatedClock(engine.ledger, machine)
-    first, second = request([1] * 5, max_tokens=4), request([2] * 5, max_tokens=4)
-    second.delay = 100.0
+    first, second = request([1] * 5, max_tokens=4), request([2] * 5, max_tokens=4, delay=100.0)
     steps = list(engine.run([first, second]))
     each = [predict_seconds(trace.ledger, machine) for trace in steps]
     assert len(each) == 8

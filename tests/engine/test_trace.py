@@ -13,7 +13,7 @@ from helpers import finish, make_engine, request, small_config
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.cli import main
 from tinyinfer.engine.trace import Block, StepTrace, Turn
-from tinyinfer.engine.trace_html import Timeline, show_steps
+from tinyinfer.engine.trace_html import NotebookTrace, Timeline, show_steps
 from tinyinfer.ledger import Ledger
 from tinyinfer.sequence import Draft, Sequence
 from tinyinfer.speculative.verify import verify
@@ -29,14 +29,14 @@ EVERYTHING = PAGED | {
 class Script:
     """A drafter that says what it was told to, once for each sequence."""
 
-    def __init__(self, guesses: dict[Sequence, list[int]]) -> None:
-        self.guesses = guesses
+    def __init__(self, drafts: dict[Sequence, list[int]]) -> None:
+        self.drafts = drafts
 
     verify = staticmethod(verify)
 
     def propose(self, sequences: list[Sequence]) -> None:
         for seq in sequences:
-            seq.drafts = [Draft(token) for token in self.guesses.pop(seq, [])]
+            seq.set_drafts([Draft(token) for token in self.drafts.pop(seq, [])])
 
     def free(self, seq: Sequence) -> None:
         pass
@@ -158,30 +158,31 @@ def test_columns_lie_below_each_other():
                 assert not line[start - 2 : start].strip()
 
 
-def test_guesses_that_were_right_and_wrong():
-    """Catches guesses that are looked for after the step has cleared them, and one counted right behind a wrong one."""
+def test_drafts_that_were_accepted_and_rejected():
+    """Catches drafts that are looked for after the step has cleared them, and one counted right behind a wrong one."""
     seq = request(range(5), 6)
     right = alone(seq.prompt, 4)[1:]
-    guesses = [right[0], (right[1] + 1) % 31, right[2]]
+    drafts = [right[0], (right[1] + 1) % 31, right[2]]
     engine = make_engine(LLAMA, num_blocks=8, **PAGED)
-    engine.drafter = Script({seq: guesses})
+    engine.drafter = Script({seq: drafts})
     _, trace, after, *_ = engine.run([seq], watch=True)
     [turn] = trace.turns
-    assert (turn.drafts, turn.accepted, turn.tokens) == (tuple(guesses), 1, tuple(right[:2]))
+    assert (turn.drafts, turn.accepted, turn.tokens) == (tuple(drafts), 1, tuple(right[:2]))
     assert words(str(trace).splitlines()[-1]) == [
-        [f"{seq.id}", "decode", "5-8", "4", "5", f"{right[0]} | {guesses[1]} {guesses[2]}", f"{right[0]} {right[1]}",
+        [f"{seq.id}", "decode", "5-8", "4", "5", f"{right[0]} | {drafts[1]} {drafts[2]}", f"{right[0]} {right[1]}",
          "0 1 2+(1/4)"],
     ]  # fmt: skip
-    assert "guesses" not in str(after), "the next step has none"
+    assert "drafts" in str(trace)
+    assert "drafts" not in str(after), "the next step has none"
     page = Page(trace._repr_html_())
-    assert page.marked[1:4] == [("ins", str(guesses[0])), ("del", str(guesses[1])), ("del", str(guesses[2]))]
-    assert page.tables[0][1][5:7] == [" ".join(map(str, guesses)), f"{right[0]} {right[1]}"]
+    assert page.marked[1:4] == [("ins", str(drafts[0])), ("del", str(drafts[1])), ("del", str(drafts[2]))]
+    assert page.tables[0][1][5:7] == [" ".join(map(str, drafts)), f"{right[0]} {right[1]}"]
     cells = Page(Timeline((trace,))._repr_html_())
-    assert (cells.tables[0][1], cells.classes[0][1]) == ([f"sequence {seq.id}", "2 1/3"], ["", "guessed"])
+    assert (cells.tables[0][1], cells.classes[0][1]) == ([f"sequence {seq.id}", "2 1/3"], ["", "drafted"])
 
 
-def test_an_end_among_right_guesses():
-    """Catches a token behind the end shown as generated, and a guess that nobody used shown as accepted."""
+def test_an_end_among_right_drafts():
+    """Catches a token behind the end shown as generated, and an unused draft shown as accepted."""
     prompt = range(3, 9)
     first, *right = alone(prompt, 4)
     assert right[1] not in (first, right[0]), "choose another prompt"
@@ -243,12 +244,12 @@ def test_the_timeline_of_a_run():
     assert f"computed: 5 (4 again); reused: 0; new tokens: {b.new_tokens[1]}; blocks: 2+ 0+(1/4)" in title
 
 
-def test_a_finished_seat_is_padding_and_all_leave_together():
+def test_a_finished_sequence_is_padding_and_all_leave_together():
     """Catches padding that is shown as a decode, a token of it, and an end that is told twice."""
     a, b = request(range(3), 1), request(range(5), 3)
     traces = list(make_engine(LLAMA, batching="static").run([a, b], watch=True))
     assert [turn.phase for trace in traces for turn in trace.turns if turn.id == a.id] == ["prefill"] + ["padding"] * 2
-    last = str(traces[1]).splitlines()[-1]  # padding comes behind whoever still runs
+    last = str(traces[1]).splitlines()[-1]  # padding comes behind the running sequences
     assert words(last) == [[f"{a.id}", "padding", "3", "1", "3", "-"]]
     assert [trace.events() for trace in traces[1:]] == ["", f"left: {a.id} (length), {b.id} (length)"]
     assert [str(trace).count("ended") for trace in traces] == [1, 0, 1]
@@ -258,7 +259,7 @@ def test_a_finished_seat_is_padding_and_all_leave_together():
     assert [row[0] for row in page.tables[0]][3:] == ["rows"], "no blocks, no row of them"
 
 
-def test_a_finished_seat_that_is_given_up_has_left():
+def test_a_finished_sequence_without_its_slot_has_left():
     """Three blocks of four: a's third one, in step 6, is that of b, which is done. Catches calling it a preemption."""
     a, b = request(range(4), 6), request(range(4, 8), 1)
     traces = list(make_engine(LLAMA, batching="static", num_blocks=3, **PAGED).run([a, b], watch=True))
@@ -267,7 +268,7 @@ def test_a_finished_seat_that_is_given_up_has_left():
 
 
 def test_a_running_sequence_that_gets_no_rows():
-    """The guesses of a take all four rows of the step, so b has a seat and nothing to do."""
+    """The drafts of a take all four rows of the step, so b has a slot and nothing to do."""
     a, b = request([1, 2], 6), request([3, 4], 6)
     engine = make_engine(LLAMA, max_num_batched_tokens=4)
     engine.drafter = Script({a: [5, 6, 7]})
@@ -277,8 +278,8 @@ def test_a_running_sequence_that_gets_no_rows():
     assert Page(Timeline(tuple(traces))._repr_html_()).tables[0][2] == [f"sequence {b.id}", "2", "○"]
 
 
-def test_a_prompt_in_pieces():
-    """Catches a token shown for a piece that has none, and its rows as those of the whole prompt."""
+def test_a_prompt_in_chunks():
+    """Catches a token shown for a chunk that has none, and its rows as those of the whole prompt."""
     seq = request(range(10), 1)
     traces = list(make_engine(LLAMA, max_num_batched_tokens=4).run([seq]))
     lines = [words(str(trace).splitlines()[-1])[0][2:] for trace in traces]
@@ -308,10 +309,10 @@ def crowd() -> list[Sequence]:
 
 
 def stayed(turns: Iterable[Turn]) -> list[Turn]:
-    """Of each sequence's branches the one that was right, else the first."""
+    """Of each sequence's candidates the one that was right, else the first."""
     best: dict[int, Turn] = {}
     for turn in turns:
-        if turn.phase != "rival" or turn.accepted:
+        if turn.phase != "candidate" or turn.accepted:
             best[turn.id] = turn
     return list(best.values())
 
@@ -352,7 +353,7 @@ def test_turns_say_what_the_ledger_counts(switches, watch):
         assert [token for turn in turns for token in turn.tokens] == seq.new_tokens
         ends = [turn.ended for trace in traces for turn in trace.turns if turn.id == seq.id]
         assert [end for end in ends if end] == ["length"]
-        assert sum(seq in trace.joined for trace in traces) == 1 + seq.preemptions
+        assert sum(seq in trace.joined for trace in traces) == 1 + seq.progress.preemptions
         assert sum(seq in trace.left for trace in traces) == 1
 
 
@@ -397,11 +398,11 @@ def test_a_trace_shows_its_step_whenever_it_is_looked_at(switches):
     assert [looks(trace) for trace in traces] == first_sight
 
 
-def test_nobody_watching_costs_nothing(monkeypatch):
-    """No block tables, no lists of who waits, no text; catches a trace that is written down for nobody."""
+def test_an_unwatched_run_costs_nothing(monkeypatch):
+    """No block tables, no lists of waiting sequences, no text; catches a trace that is written down and never read."""
 
     def never(*args: Any) -> Any:
-        raise AssertionError("somebody looked")
+        raise AssertionError("the trace was read")
 
     for owner, name in ((StepTrace, "__str__"), (StepTrace, "table"), (Turn, "cells"), (StepTrace, "events")):
         monkeypatch.setattr(owner, name, never)
@@ -409,7 +410,7 @@ def test_nobody_watching_costs_nothing(monkeypatch):
     engine = make_engine(LLAMA, **EVERYTHING | {"prefix_cache": False})
     monkeypatch.setattr(engine.cache, "block_table", never)
     traces = list(engine.run(sequences))
-    assert all(seq.finish_reason == "length" for seq in sequences)
+    assert all(seq.progress.finish_reason == "length" for seq in sequences)
     assert not any(turn.blocks for trace in traces for turn in trace.turns)
     assert not any(trace.waiting or trace.idle for trace in traces)
 
@@ -422,7 +423,7 @@ def test_everything_is_escaped():
     nasty = """<script>"x" & 'y'</script>"""
     turn = Turn(7, nasty, 0, 2, 0, 0, (5,), (), (5, 6), nasty)
     batch: Any = range(2)
-    trace = StepTrace(batch, [], (0.0, 0.0, 0.0), Ledger(), 0, 0, turns=(turn,))
+    trace = NotebookTrace(batch, [], (0.0, 0.0, 0.0), Ledger(), 0, 0, turns=(turn,))
     step, run = Page(trace._repr_html_()), Page(Timeline((trace,))._repr_html_())
     assert step.tables[0][1] == ["7", nasty, "0-1", "2", "0", "5", f"5 6, ended: {nasty}"]
     assert step.marked[0] == (nasty, nasty)
@@ -441,11 +442,11 @@ def test_pages_need_nothing_from_elsewhere():
         assert not any(word in text for word in ("http", "url(", "@import", "//"))
 
 
-# Who watches
+# Watched runs
 
 
 def test_steps_and_the_command_line_watch(golden_folder, capsys):
-    """Catches a run that nobody told that somebody watches: all would be there but the blocks."""
+    """Catches a run that is not told that it is watched: all would be there but the blocks."""
     folder = str(golden_folder("llama"))
     llm = LLM(folder, kv_cache="paged", block_size=4)
     [trace] = llm.steps([0, 5, 9, 2, 7], SamplingParams(max_tokens=1, ignore_eos=True))

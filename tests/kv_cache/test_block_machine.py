@@ -154,7 +154,7 @@ class Blocks(RuleBasedStateMachine):
 
     def write(self, plans: list[tuple[Living, int, list[int]]]) -> None:
         for one, _, drafts in plans:
-            one.seq.tokens += drafts
+            one.seq.tokens.extend(drafts)
         self.served.write(*((one.seq, rows + len(drafts)) for one, rows, drafts in plans))
 
     def commit(self, one: Living, rows: int, drafts: list[int], accepted: int, new: int) -> None:

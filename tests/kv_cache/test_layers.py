@@ -9,8 +9,9 @@ import pytest
 from helpers import flat_batch, request
 
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.kv_cache.base import CacheSpec, NoCache, position_bytes
+from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.kv_cache.contiguous import ContiguousCache
+from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.kv_cache.paged import PagedCache
 from tinyinfer.kv_cache.quantized import QuantizedContiguousCache, QuantizedPagedCache
 from tinyinfer.ledger import Ledger

@@ -13,7 +13,8 @@ from tinyinfer.backends.packing import pack, unpack
 from tinyinfer.cli import arguments
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.kv_cache.base import CacheSpec
-from tinyinfer.kv_cache.packed_blocks import PackedBlocks, dequantize, group_size, quantize
+from tinyinfer.kv_cache.memory import group_size
+from tinyinfer.kv_cache.packed_blocks import PackedBlocks, dequantize, quantize
 from tinyinfer.ledger import Ledger
 from tinyinfer.measure.evaluate import SETTINGS
 from tinyinfer.model.config import Rows

@@ -7,8 +7,9 @@ import pytest
 from helpers import flat_batch, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.kv_cache.base import CacheSpec, default_num_blocks
+from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.blocks import BlockPool
+from tinyinfer.kv_cache.memory import default_num_blocks
 from tinyinfer.kv_cache.paged import PagedCache
 from tinyinfer.ledger import Ledger
 

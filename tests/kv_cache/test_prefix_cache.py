@@ -59,7 +59,7 @@ def test_generated_tokens_are_known_too():
     [answer] = finish(engine, a)
     b = request([*range(6), *answer, 30], 3)
     finish(engine, b)
-    assert b.cached_tokens == 12, "of 13 computed positions, those in whole blocks"
+    assert b.progress.cached_tokens == 12, "of 13 computed positions, those in whole blocks"
     assert b.new_tokens == finish(make_engine(PLAIN), request(b.prompt, 3))[0]
 
 
@@ -210,7 +210,7 @@ def test_eviction_by_need_in_the_engine_by_hand():
     assert (engine.scheduler.prefixes.evictable, engine.ledger.blocks_allocated) == (3, 6)
     third = request(range(9), 1)
     finish(engine, third)
-    assert (third.cached_tokens, engine.ledger.tokens_cached) == (4, 4), "its first block was not the leaf"
+    assert (third.progress.cached_tokens, engine.ledger.tokens_cached) == (4, 4), "its first block was not the leaf"
 
 
 def test_sixteen_requests_with_one_beginning_by_hand():
@@ -221,7 +221,7 @@ def test_sixteen_requests_with_one_beginning_by_hand():
     assert (trace.ledger.tokens_computed, trace.ledger.tokens_cached) == (33 + 15, 15 * 32)
     assert trace.ledger.tokens_reused == 15 * 32
     assert trace.ledger.blocks_allocated == 8 + 16
-    assert [seq.cached_tokens for seq in sequences] == [0] + [32] * 15
+    assert [seq.progress.cached_tokens for seq in sequences] == [0] + [32] * 15
     plain = make_engine(PLAIN, kv_cache="none", max_num_seqs=1)
     assert [seq.new_tokens for seq in sequences] == finish(plain, *(request(seq.prompt, 1) for seq in sequences))
 

@@ -17,7 +17,8 @@ from helpers import ROUNDING, distance, finish, flat_batch, forward, make_engine
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.engine import Engine
-from tinyinfer.kv_cache.base import CacheSpec, position_bytes
+from tinyinfer.kv_cache.base import CacheSpec
+from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.kv_cache.packed_blocks import PackedBlocks
 from tinyinfer.kv_cache.quantized import QuantizedCache, QuantizedContiguousCache, QuantizedPagedCache
 from tinyinfer.ledger import Ledger
@@ -163,8 +164,8 @@ class Scripted:
     def propose(self, sequences: list[Request]) -> None:
         for seq in sequences:
             done = len(seq.new_tokens)
-            text = self.texts[seq][done : min(done + self.count, seq.max_tokens - 1)]
-            seq.drafts = [Draft((token + (i >= self.right)) % 31) for i, token in enumerate(text)]
+            text = self.texts[seq][done : min(done + self.count, seq.request.max_tokens - 1)]
+            seq.set_drafts([Draft((token + (i >= self.right)) % 31) for i, token in enumerate(text)])
 
     def free(self, seq: Request) -> None:
         pass

@@ -10,7 +10,7 @@ from itertools import combinations, product
 import pytest
 from helpers import small_config
 
-from tinyinfer.kv_cache.base import position_bytes
+from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.measure import roofline
 from tinyinfer.measure.roofline import Machine, expected_decode, expected_prefill, expected_step, predict_seconds

@@ -64,7 +64,7 @@ def test_a_round_does_not_find_the_prompts_of_the_one_before(golden_folder):
     llm = LLM(str(golden_folder("llama")), kv_cache="paged", prefix_cache=True, block_size=4)
     for _ in range(2):
         done = rounds_of(llm, [5] * 9, [5] * 9)
-        assert [seq.cached_tokens for seq in done.sequences] == [0, 8]
+        assert [seq.progress.cached_tokens for seq in done.sequences] == [0, 8]
         assert done.ledger.tokens_computed == 9 + 1 + 2 * 2
 
 

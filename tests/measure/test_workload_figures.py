@@ -33,8 +33,8 @@ def test_the_timeline_shows_what_each_request_did_when(short):
         assert set(bars) == {"prefill", "decode", *kinds}
         for row, seq in enumerate(done.sequences):
             spans = sorted(span for kind in set(bars) - {"padding"} for span in bars[kind].get(row, []))
-            assert spans[0][0] == pytest.approx(seq.arrival - done.begun)
-            assert spans[-1][1] == pytest.approx(seq.times[-1] - done.begun)
+            assert spans[0][0] == pytest.approx(seq.timing.arrival - done.begun)
+            assert spans[-1][1] == pytest.approx(seq.timing.times[-1] - done.begun)
             assert all(end == pytest.approx(begin) for (_, end), (begin, _) in pairwise(spans))
 
 
@@ -50,7 +50,7 @@ def test_what_the_panels_draw(short):
     drawn = points.get_lines()[0].get_xydata().tolist()
     assert drawn == [
         pytest.approx([now - done.begun, 1e3 * (now - before)])
-        for seq in done.sequences for before, now in pairwise(seq.times)
+        for seq in done.sequences for before, now in pairwise(seq.timing.times)
     ]  # fmt: skip
     assert len(drawn) == 3 + 2
     workload_figures.draw_cache(cache, done)

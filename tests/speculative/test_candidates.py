@@ -1,14 +1,13 @@
-"""Several guesses at once: branches of a sequence share its blocks, ride in the same batch, and the best one stays."""
+"""Several candidates at once: they share their sequence's blocks, run in the same batch, and the best one is kept."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from copy import copy
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import always_guess, check_blocks, finish, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, check_blocks, finish, make_engine, request, small_config
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,8 +15,9 @@ from tinyinfer.engine.config import EngineConfig
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.sequence import Draft, Sequence
-from tinyinfer.speculative.draft_length import Lengths
-from tinyinfer.speculative.draft_model import ModelDrafter
+from tinyinfer.speculative.base import DraftCost
+from tinyinfer.speculative.draft_length import DraftLengths
+from tinyinfer.speculative.draft_model import ModelDrafter, runners_up
 from tinyinfer.speculative.prompt_lookup import PromptLookup
 from tinyinfer.speculative.verify import verify
 
@@ -27,25 +27,26 @@ PROMPT = [3, 4, 5, 6, 7, 8, 9]
 
 
 class Told:
-    """A drafter that guesses what it is told: a function from a sequence to its candidates."""
+    """A drafter that proposes what it is told: a function from a sequence to its candidates."""
 
     verify = staticmethod(verify)
 
-    def __init__(self, guess) -> None:
-        self.guess = guess
+    def __init__(self, draft) -> None:
+        self.draft = draft
 
     def propose(self, sequences: list[Sequence]) -> None:
         for seq in sequences:
-            guesses = [[Draft(token) for token in tokens] for tokens in self.guess(seq) if tokens]
-            seq.drafts, seq.rivals = (guesses[0], guesses[1:]) if guesses else ([], [])
+            drafts = [[Draft(token) for token in tokens] for tokens in self.draft(seq) if tokens]
+            seq.set_drafts(*(drafts[:1] or [[]]), drafts[1:])
 
     def free(self, seq: Sequence) -> None:
         """Nothing is kept."""
 
 
-def told(guess, **switches):
-    engine = make_engine(CONFIG, kv_cache="paged", **{"block_size": 4, "num_blocks": 16} | switches)
-    engine.drafter = engine.scheduler.drafter = Told(guess)
+def told(draft, **switches):
+    switches = {"kv_cache": "paged", "block_size": 4, "num_blocks": 16} | switches
+    engine = make_engine(CONFIG, speculative="prompt-lookup", num_draft_candidates=4, **switches)
+    engine.drafter = engine.scheduler.drafter = Told(draft)
     return engine
 
 
@@ -53,52 +54,52 @@ def truth(new: int = 12) -> list[int]:
     return finish(make_engine(CONFIG, kv_cache="none"), request(PROMPT, new))[0]
 
 
-def rival_of(text: list[int], right: int) -> Callable[[Sequence], list[list[int]]]:
-    """Three candidates of three guesses: all wrong, then one of which so many stand, then all wrong in another way."""
+def candidates_of(text: list[int], right: int) -> Callable[[Sequence], list[list[int]]]:
+    """Three candidates of three drafts: all wrong, then one with `right` right ones, then all wrong in another way."""
 
-    def guess(seq: Sequence) -> list[list[int]]:
+    def draft(seq: Sequence) -> list[list[int]]:
         done = len(seq.new_tokens)
-        rest = text[done:][: min(3, seq.max_tokens - done - 1)]
+        rest = text[done:][: min(3, seq.request.max_tokens - done - 1)]
         wrong = [[(token + shift) % 31 for token in rest] for shift in (1, 2, 3)]
         return [wrong[0], rest[:right] + wrong[1][right:], wrong[2]]
 
-    return guess
+    return draft
 
 
-def test_the_branch_that_was_right_stays_and_the_others_are_freed():
-    """7 prompt tokens, then steps of 1 + 3 right guesses out of a rival. Catches the main branch's keys being kept."""
+def test_the_accepted_candidate_is_kept_and_the_others_are_freed():
+    """7 prompt tokens, then steps of 1 + 3 accepted drafts of a candidate. Catches the keys of `drafts` being kept."""
     right = truth()
 
-    def guess(seq: Sequence) -> list[list[int]]:
-        rest = right[len(seq.new_tokens) :][: min(3, seq.max_tokens - len(seq.new_tokens) - 1)]
+    def draft(seq: Sequence) -> list[list[int]]:
+        rest = right[len(seq.new_tokens) :][: min(3, seq.request.max_tokens - len(seq.new_tokens) - 1)]
         return [[(token + 1) % 31 for token in rest], rest, [(token + 2) % 31 for token in rest]]
 
-    engine, seq = told(guess), request(PROMPT, 12)
+    engine, seq = told(draft), request(PROMPT, 12)
     assert finish(engine, seq) == [right]
     assert engine.ledger.steps == 1 + 3  # 1 token, then 4 + 4 + 3
     assert (engine.ledger.drafts_proposed, engine.ledger.drafts_accepted) == (8, 8)
-    assert (seq.proposed, seq.accepted) == (8, 8)
+    assert (seq.speculation.proposed, seq.speculation.accepted) == (8, 8)
     assert engine.ledger.tokens_computed == 7 + 3 * (4 + 4 + 3)
     assert engine.cache.held_bytes == 0
 
 
-def test_without_room_or_rows_rivals_are_left_out_and_nobody_is_preempted():
-    """Two blocks of eight: the prompt and the answer fill them. Catches a preemption or an error for a guess's sake."""
+def test_without_room_or_rows_candidates_are_left_out_and_no_sequence_is_preempted():
+    """Two blocks of eight: the prompt and the answer fill them. Catches a preemption or an error because of a draft."""
     right = truth(8)
 
-    def guess(seq: Sequence) -> list[list[int]]:
-        rest = right[len(seq.new_tokens) :][: min(2, seq.max_tokens - len(seq.new_tokens) - 1)]
+    def draft(seq: Sequence) -> list[list[int]]:
+        rest = right[len(seq.new_tokens) :][: min(2, seq.request.max_tokens - len(seq.new_tokens) - 1)]
         return [rest[:1], [(token + 1) % 31 for token in rest]]
 
     for switches in ({"num_blocks": 2, "block_size": 8}, {"max_num_batched_tokens": 2}):
-        engine = told(guess, **switches)
+        engine = told(draft, **switches)
         assert finish(engine, request(PROMPT, 8)) == [right]
         assert engine.ledger.preemptions == 0
         assert engine.cache.held_bytes == 0
 
 
-def test_a_failed_step_queues_no_branch():
-    """Catches a branch that is put into the queue as if it were a request, and blocks that it keeps."""
+def test_a_failed_step_queues_no_candidate():
+    """Catches a candidate that is put into the queue as if it were a request, and blocks that it keeps."""
     right = truth()
     engine = told(lambda seq: [[1], right[len(seq.new_tokens) :][:1], [2]])
     broken, forward = [3], engine.forward
@@ -122,13 +123,13 @@ def test_a_failed_step_queues_no_branch():
 @pytest.mark.parametrize("prefix_cache", [False, True])
 @pytest.mark.parametrize("block_size", range(1, 6))
 @pytest.mark.parametrize("right", range(4))
-def test_after_every_step_only_the_branch_that_stays_holds_blocks(right, block_size, prefix_cache):
-    """A rival of which `right` guesses of 3 stand, at every distance from a block's edge; then other requests.
+def test_after_every_step_only_the_accepted_candidate_holds_blocks(right, block_size, prefix_cache):
+    """A candidate with `right` of 3 drafts accepted, at every distance from a block's edge; then other requests.
 
-    Catches a block of a branch that lost, or of wrong guesses, that stays held, and the tree of prefixes holding one.
+    Catches a block of a rejected candidate or of rejected drafts that is never freed, or is in the prefix cache.
     """
     text = truth(16)
-    engine = told(rival_of(text, right), block_size=block_size, num_blocks=60, prefix_cache=prefix_cache)
+    engine = told(candidates_of(text, right), block_size=block_size, num_blocks=60, prefix_cache=prefix_cache)
     prefixes: Any = engine.scheduler.prefixes
     seq = request(PROMPT, 16)
     for _ in engine.run([seq]):
@@ -137,44 +138,46 @@ def test_after_every_step_only_the_branch_that_stays_holds_blocks(right, block_s
             length = len(seq.tokens) - 1
             assert (engine.cache.length(seq), len(engine.cache.block_table(seq))) == (length, -(-length // block_size))
     assert seq.new_tokens == text
-    assert (seq.accepted > 0) == (right > 0)
-    again = [*PROMPT, *text[:9]]  # among them blocks that were registered in a step which a rival won
+    assert (seq.speculation.accepted > 0) == (right > 0)
+    again = [*PROMPT, *text[:9]]  # among them blocks that were registered in a step that accepted a candidate
     assert finish(engine, request(again, 7)) == [text[9:]]
     assert engine.ledger.tokens_cached == (0 if not prefix_cache else (len(again) - 1) // block_size * block_size)
 
 
-def test_a_branch_copies_the_rows_of_its_last_block_and_shares_the_others():
-    """7 prompt tokens in blocks of 4, and two rivals of 3 guesses. A position is 96 bytes in each of the two layers.
+def test_a_candidate_copies_the_rows_of_its_last_block_and_shares_the_others():
+    """7 prompt tokens in blocks of 4, and two candidates of 3 drafts. A position is 96 bytes in each of the two layers.
 
-    One copies the 3 known rows of block 1. The main branch has taken block 2 by then, so its table is 0, 3, 4: each
-    layer gathers what its queries see, 11 positions and, behind a window of 7, those from 1 on. So does a second rival.
+    One copies the 3 known rows of block 1. The sequence itself holds block 2 by then, so the candidate's block table is
+    0, 3, 4: each layer gathers what its queries see, 11 positions and, behind a window of 7, those from 1 on. So does a
+    second candidate.
     """
-    engine = told(rival_of(truth(9), 3))
+    engine = told(candidates_of(truth(9), 3))
     run = engine.run([request(PROMPT, 9)])
     copied = [next(run).ledger.kv_copied_bytes for _ in range(2)]
     assert copied == [0, 2 * (3 * 2 * 96 + (11 + 10) * 96)]
 
 
 def test_a_preempted_sequence_computes_itself_again_only_once():
-    """Its guesses are kept and verified with the whole of it; catches rivals that each compute all of it, too."""
-    engine = always_guess(make_engine(CONFIG, kv_cache="paged", block_size=4, num_blocks=10, speculative="self",
-                                      num_draft_candidates=3))  # fmt: skip
+    """Its drafts are kept and verified with the recomputed sequence; catches candidates that each recompute it."""
+    engine = make_engine(CONFIG, kv_cache="paged", block_size=4, num_blocks=10, speculative="self",
+                         num_draft_candidates=3, draft_cost=ALWAYS_DRAFT)  # fmt: skip
     sequences, kept, again = [request([i, *PROMPT], 20) for i in range(4)], set(), 0
     for trace in engine.run(sequences):
-        branches = [span for span in trace.batch.spans if span.seq.parent]
-        assert all(span.rows == span.wanted for span in branches)
+        candidates = [span for span in trace.batch.spans if span.seq.owner is not span.seq]
+        assert all(span.rows == span.wanted for span in candidates)
         again += sum(span.seq in kept and span.wanted > 1 for span in trace.batch.spans)
-        kept = (kept | {seq for seq in trace.preempted if seq.rivals}) - {span.seq for span in trace.batch.spans}
+        kept |= {seq for seq in trace.preempted if seq.speculation.candidates}
+        kept -= {span.seq for span in trace.batch.spans}
     assert again > 0
 
 
-def test_what_a_draft_model_guesses_does_not_depend_on_a_rival_that_won():
-    """Before each step its guesses are those of one that knows nothing yet but the tokens.
+def test_what_a_draft_model_proposes_does_not_depend_on_the_accepted_candidate():
+    """Before each step its drafts are those of one that knows nothing yet but the tokens.
 
-    Catches keys of its own wrong guess that stay in its cache when a rival stood in that place.
+    Catches keys of a rejected draft left in the draft model's cache when another candidate was accepted there.
     """
-    engine = always_guess(make_engine(CONFIG, second=SECOND, kv_cache="paged", num_blocks=40, speculative="draft",
-                                      draft_model="x", num_draft_candidates=4, num_draft_tokens=3))  # fmt: skip
+    engine = make_engine(CONFIG, second=SECOND, kv_cache="paged", num_blocks=40, speculative="draft", draft_model="x",
+                         num_draft_candidates=4, num_draft_tokens=3, draft_cost=ALWAYS_DRAFT)  # fmt: skip
     drafter: Any = engine.drafter
     propose, sequences = drafter.propose, [request(prompt, 30) for prompt in (PROMPT, [1, 2, 3, 1, 2, 4], [5, 6, 5])]
 
@@ -182,44 +185,45 @@ def test_what_a_draft_model_guesses_does_not_depend_on_a_rival_that_won():
         propose(asked)
         for seq in asked:
             cache = ContiguousCache(CacheSpec(SECOND.memory, 64), drafter.ops)
-            fresh, twin = ModelDrafter(drafter.model, cache, drafter.ops, Lengths(3, lambda rows: 1.0), 4), copy(seq)
-            twin.drafts, twin.rivals = [], []
+            fresh = ModelDrafter(drafter.model, cache, drafter.ops, DraftLengths(3, ALWAYS_DRAFT), 4)
+            twin = seq.candidate(seq.id, [])
             fresh.propose([twin])
             assert [draft.token for draft in seq.drafts] == [draft.token for draft in twin.drafts][: len(seq.drafts)]
-            assert seq.rivals == twin.rivals
+            assert seq.speculation.candidates == twin.speculation.candidates
 
-    drafter.propose, won = watched, 0
+    drafter.propose, accepted = watched, 0
     for trace in engine.run(sequences):
-        won += sum(len(new) > 1 for span, new in zip(trace.batch.spans, trace.choices, strict=True) if span.seq.parent)
-    assert won > 3
+        for span, new in zip(trace.batch.spans, trace.choices, strict=True):
+            accepted += span.seq.owner is not span.seq and len(new) > 1
+    assert accepted > 3
 
 
-def test_a_trace_counts_the_tokens_of_the_branch_that_stayed_only():
-    """Catches throughput that counts every branch's token; a rival's turn shows the same tokens as its sequence's."""
+def test_a_trace_counts_the_tokens_of_the_accepted_candidate_only():
+    """Catches throughput that counts the tokens of all candidates. The accepted one's turn shows the new tokens."""
     text = truth()
-    engine, seq = told(rival_of(text, 2)), request(PROMPT, 12)
+    engine, seq = told(candidates_of(text, 2)), request(PROMPT, 12)
     traces = list(engine.run([seq]))
     assert [sum(map(len, trace.choices)) for trace in traces] == [1, 3, 3, 3, 2]
     assert [[turn.phase for turn in trace.turns] for trace in traces] == [["prefill"]] + [
-        ["decode", "rival", "rival"]
+        ["decode", "candidate", "candidate"]
     ] * 4
-    own, rival, lost = traces[1].turns
+    own, candidate, rejected = traces[1].turns
     assert (own.id, own.accepted, own.tokens) == (seq.id, 0, tuple(text[1:4]))
-    assert (rival.id, rival.accepted, rival.tokens) == (seq.id, 2, tuple(text[1:4]))
-    assert (lost.id, lost.accepted, lost.tokens) == (seq.id, 0, ())
+    assert (candidate.id, candidate.accepted, candidate.tokens) == (seq.id, 2, tuple(text[1:4]))
+    assert (rejected.id, rejected.accepted, rejected.tokens) == (seq.id, 0, ())
 
 
 @pytest.mark.parametrize("at", range(1, 8))
-def test_an_end_inside_a_rival_is_the_end(at):
+def test_an_end_inside_a_candidate_is_the_end(at):
     """By a token and by a stop string. Catches tokens behind the end that stay."""
     text = truth()
     first = text.index(text[at])
     end = request(PROMPT, 12, eos=[text[at]])
     stop = request(PROMPT, 12, stop=f" {text[at]} ")
     for seq in (end, stop):
-        engine = told(rival_of(text, 3))
+        engine = told(candidates_of(text, 3))
         finish(engine, seq)
-        assert seq.finish_reason == "stop"
+        assert seq.progress.finish_reason == "stop"
         assert engine.cache.held_bytes == 0
     plain = request(PROMPT, 12, stop=f" {text[at]} ")
     finish(make_engine(CONFIG), plain)
@@ -229,9 +233,9 @@ def test_an_end_inside_a_rival_is_the_end(at):
 
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_an_abort_between_steps_leaves_nothing(steps):
-    """Catches a branch that outlives its step."""
+    """Catches a candidate that outlives its step."""
     text = truth()
-    engine, (one, two) = told(rival_of(text, 2), num_blocks=30), (request(PROMPT, 12), request(PROMPT, 12))
+    engine, (one, two) = told(candidates_of(text, 2), num_blocks=30), (request(PROMPT, 12), request(PROMPT, 12))
     run = engine.run([one, two])
     for _ in range(steps):
         next(run)
@@ -239,14 +243,14 @@ def test_an_abort_between_steps_leaves_nothing(steps):
     check_blocks(engine, tables=[two])
     for _ in run:
         continue
-    assert (one.finish_reason, two.new_tokens) == ("abort", text)
+    assert (one.progress.finish_reason, two.new_tokens) == ("abort", text)
     assert engine.cache.held_bytes == 0
 
 
-def test_a_branch_that_finds_no_memory_leaves_nothing():
-    """Its float rows, with a quantized cache, are taken when it is put together; catches its blocks being lost then."""
+def test_a_candidate_that_finds_no_memory_leaves_nothing():
+    """With a quantized cache, a candidate reserves float rows as it is forked; catches its blocks being lost then."""
     text = truth()
-    engine = told(rival_of(text, 2))
+    engine = told(candidates_of(text, 2))
     fork, calls = engine.cache.fork, []
 
     def failing(seq: Sequence, child: Sequence) -> None:
@@ -279,9 +283,8 @@ def test_candidates_change_no_token(speculative, prefix_cache, num_blocks, batch
     engine = make_engine(
         CONFIG, second=SECOND if speculative == "draft" else None, kv_cache="paged", block_size=4,
         num_blocks=num_blocks, prefix_cache=prefix_cache, batching=batching, speculative=speculative,
-        num_draft_candidates=3, max_num_batched_tokens=24, **more,
+        num_draft_candidates=3, max_num_batched_tokens=24, draft_cost=ALWAYS_DRAFT, **more,
     )  # fmt: skip
-    always_guess(engine)
     assert finish(engine, *requests()) == expected
     assert engine.ledger.drafts_proposed > 0
     assert num_blocks == 40 or engine.ledger.preemptions > 0
@@ -311,13 +314,12 @@ def test_lookup_finds_different_continuations_the_longest_ending_and_the_latest_
             after = tokens[start + size :][:n]
             if tokens[start : start + size] == tokens[-size:] and after and after[0] not in [a[0] for a in naive]:
                 naive.append(after)
-    found = PromptLookup(Lengths(9, float), candidates, longest).lookup(tokens, n)
+    found = PromptLookup(DraftLengths(9, DraftCost(float)), candidates, longest).lookup(tokens, n)
     assert found == naive[:candidates]
 
 
 def test_a_draft_model_s_candidates_are_its_likeliest_tokens():
     """4 candidates: the best with more behind it, then the next three alone, best first."""
     logits = np.arange(31.0)[::-1] * np.where(np.arange(31) == 7, 40, 1)
-    drafter = ModelDrafter(None, None, None, Lengths(3, float), candidates=4)  # type: ignore[arg-type]
-    assert [[draft.token for draft in rival] for rival in drafter._runners_up(logits, 7)] == [[0], [1], [2]]
-    assert [[draft.token for draft in rival] for rival in drafter._runners_up(logits, 25)] == [[7], [0], [1]]
+    assert [[draft.token for draft in one] for one in runners_up(logits, 7, 4)] == [[0], [1], [2]]
+    assert [[draft.token for draft in one] for one in runners_up(logits, 25, 4)] == [[7], [0], [1]]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import always_guess, finish, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, finish, make_engine, request, small_config
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.backends.packed import Packed
@@ -32,10 +32,10 @@ PROMPTS = [[3, 4, 5, 6, 7], [9, 8], [1] * 11]
 
 @pytest.mark.parametrize("bits", ["int8", "int4", "int2"])
 @pytest.mark.parametrize("name", MODELS)
-def test_a_coarser_copy_of_the_model_drafts_and_changes_no_token(name, bits):
+def test_a_coarser_copy_of_the_model_proposes_drafts_and_changes_no_token(name, bits):
     """Three prompts together, every family's kind of MLP. Catches a target that is rounded along with its draft."""
     expected = [finish(make_engine(MODELS[name], kv_cache="none"), request(p, 12))[0] for p in PROMPTS]
-    engine = always_guess(make_engine(MODELS[name], speculative="self", draft_quantize=bits))
+    engine = make_engine(MODELS[name], draft_cost=ALWAYS_DRAFT, speculative="self", draft_quantize=bits)
     sequences = [request(p, 12) for p in PROMPTS]
     assert finish(engine, *sequences) == expected
     assert engine.ledger.drafts_proposed > 0

@@ -1,4 +1,4 @@
-"""Speculation: no guess, however bad, changes a greedy text or a sampled distribution; and every guess is counted."""
+"""Speculation: no draft, however bad, changes a greedy text or a sampled distribution; and every draft is counted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import always_guess, check_blocks, finish, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, check_blocks, finish, make_engine, request, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chisquare, norm
@@ -18,11 +18,12 @@ from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.metrics import request_metrics
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import transformer
-from tinyinfer.sampling import distribution, draw
+from tinyinfer.sampling import Choice, distribution, draw
 from tinyinfer.sequence import Draft, make_batch
 from tinyinfer.sequence import Sequence as Request
-from tinyinfer.speculative.draft_length import DraftLength, Lengths
-from tinyinfer.speculative.draft_model import GUESS
+from tinyinfer.speculative.base import DraftCost
+from tinyinfer.speculative.draft_length import DraftLength, DraftLengths
+from tinyinfer.speculative.draft_model import DRAFT_STREAM
 from tinyinfer.speculative.prompt_lookup import PromptLookup
 from tinyinfer.speculative.verify import accept_or_replace, verify
 
@@ -36,52 +37,51 @@ DRAFTERS: dict[str, dict[str, Any]] = {
 
 
 class Told:
-    """A drafter that is told what to guess: a function of the sequence, cut to what it may still generate."""
+    """A drafter that is told what to propose: a function of the sequence, cut to what it may still generate."""
 
-    def __init__(self, guess: Callable[[Request], Sequence[int]], q: np.ndarray | None = None) -> None:
-        self.guess, self.q, self.freed = guess, q, 0
+    def __init__(self, draft: Callable[[Request], Sequence[int]], q: np.ndarray | None = None) -> None:
+        self.draft, self.q, self.freed = draft, q, 0
 
     verify = staticmethod(verify)
 
     def propose(self, sequences: list[Request]) -> None:
         for seq in sequences:
-            room = seq.max_tokens - len(seq.new_tokens) - 1
+            room = seq.request.max_tokens - len(seq.new_tokens) - 1
             if not seq.drafts:
-                seq.drafts = [Draft(token, self.q) for token in self.guess(seq)[:room]]
+                seq.set_drafts([Draft(token, self.q) for token in self.draft(seq)[:room]])
 
     def free(self, seq: Request) -> None:
         self.freed += 1
 
 
-def told(guess: Callable[[Request], Sequence[int]], q: np.ndarray | None = None, **switches: Any) -> Engine:
+def told(draft: Callable[[Request], Sequence[int]], q: np.ndarray | None = None, **switches: Any) -> Engine:
     """An engine whose drafter is `Told`."""
     engine = make_engine(switches.pop("model", MODEL), **switches)
-    engine.drafter = engine.scheduler.drafter = Told(guess, q)
+    engine.drafter = engine.scheduler.drafter = Told(draft, q)
     return engine
 
 
-def guessing(drafter: str, model: Any = MODEL, **switches: Any) -> Engine:
-    """An engine with one of the drafters, which guesses as much as it may."""
+def drafting(drafter: str, model: Any = MODEL, **switches: Any) -> Engine:
+    """An engine with one of the drafters, which proposes as many drafts as it may."""
     second = small_config(vocab_size=model.vocab_size) if drafter == "draft" else None
-    return always_guess(make_engine(model, second=second, **DRAFTERS[drafter], **switches))
+    return make_engine(model, second=second, draft_cost=ALWAYS_DRAFT, **DRAFTERS[drafter], **switches)
 
 
 def adapting(drafter: str, **switches: Any) -> Engine:
-    """The same, but it learns how many guesses pay, as if making them were free."""
+    """The same, but it learns how many drafts pay, as if making them were free."""
     second = small_config() if drafter == "draft" else None
-    engine = make_engine(MODEL, second=second, **DRAFTERS[drafter], **switches)
-    engine.drafter.lengths.guess_cost = 0.0  # type: ignore[attr-defined]
-    return engine
+    free = DraftCost(make_engine(MODEL).ops.relative_cost)
+    return make_engine(MODEL, second=second, draft_cost=free, **DRAFTERS[drafter], **switches)
 
 
 def right_up_to(n: int, truth: list[int], most: int = 4) -> Callable[[Request], list[int]]:
-    """Guesses `most` tokens of which the first n are those of `truth`, and no other is."""
+    """Drafts `most` tokens of which the first n are those of `truth`, and no other is."""
 
-    def guess(seq: Request) -> list[int]:
+    def draft(seq: Request) -> list[int]:
         done = len(seq.new_tokens)
         return [token if i < n else (token + 1) % 7 for i, token in enumerate(truth[done : done + most])]
 
-    return guess
+    return draft
 
 
 # Verification: as if the tokens had come one at a time
@@ -100,34 +100,34 @@ PROMPT = [4, 5, 6, 7, 4, 5, 6, 9, 4, 5]
 
 @pytest.mark.parametrize("right", [0, 1, 2, 4])
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
-def test_certain_guesses_change_nothing(asked, right):
-    """Text, log-probabilities and alternatives, whatever share of the guesses is right.
+def test_certain_drafts_change_nothing(asked, right):
+    """Text, log-probabilities and alternatives, whatever share of the drafts is right.
 
-    Catches a penalty that does not see the guesses before it, a filter skipped, a draw from the wrong position's
+    Catches a penalty that does not see the drafts before it, a filter skipped, a draw from the wrong position's
     number, the log-probability of another row.
     """
     plain, seq = request(PROMPT, 15, **asked), request(PROMPT, 15, **asked)
     [truth] = finish(make_engine(MODEL), plain)
     engine = told(right_up_to(right, truth))
     assert finish(engine, seq) == [truth]
-    assert len(seq.choices) == 15
-    for mine, its in zip(seq.choices, plain.choices, strict=True):
+    assert len(seq.progress.choices) == 15
+    for mine, its in zip(seq.progress.choices, plain.progress.choices, strict=True):
         assert mine.logprob == (None if its.logprob is None else pytest.approx(its.logprob, abs=1e-4))
         assert (mine.top and list(mine.top)) == (its.top and list(its.top))
-    assert (seq.accepted > 0) == (right > 0)
-    assert (seq.proposed > seq.accepted) == (right < 4)
+    assert (seq.speculation.accepted > 0) == (right > 0)
+    assert (seq.speculation.proposed > seq.speculation.accepted) == (right < 4)
 
 
 @pytest.mark.parametrize("kv_cache", ["none", "contiguous", "paged"])
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_every_drafter_keeps_greedy_text_on_every_cache(drafter, kv_cache):
-    """And guesses are really verified; catches a cache on which the drafter is silently never asked."""
+    """And drafts are really verified; catches a cache on which the drafter is silently never asked."""
     work = [(PROMPT, 20), ([1, 2] * 6, 9), ([3], 30)]
     truth = [finish(make_engine(MODEL), request(*w))[0] for w in work]
-    engine = guessing(drafter, kv_cache=kv_cache)
+    engine = drafting(drafter, kv_cache=kv_cache)
     assert finish(engine, *(request(*w) for w in work)) == truth
     assert engine.ledger.drafts_proposed > 20
-    assert engine.ledger.steps < sum(n for _, n in work), "a guess that stands saves a step"
+    assert engine.ledger.steps < sum(n for _, n in work), "an accepted draft saves a step"
     assert engine.cache.held_bytes == 0
 
 
@@ -142,42 +142,42 @@ def test_a_stop_string_inside_a_draft_ends_the_text_where_plain_decoding_does(ri
         finish(make_engine(MODEL), plain)
         engine = told(right_up_to(right, truth))
         finish(engine, seq)
-        found = [(s.new_tokens, s.text.text, s.finish_reason, len(s.times)) for s in (seq, plain)]
+        found = [(s.new_tokens, s.text.text, s.progress.finish_reason, len(s.timing.times)) for s in (seq, plain)]
         assert found[0] == found[1]
         assert engine.cache.held_bytes == 0
 
 
 def test_an_end_token_inside_a_draft_is_the_last():
-    """The guesses behind it were right and still must go; those before it count as accepted, itself included."""
+    """The drafts behind it were right and still must go; those before it count as accepted, itself included."""
     [truth] = finish(make_engine(MODEL), request(PROMPT, 6))
-    end = 2 if truth[2] not in truth[:2] else 1  # position in the first step's guesses: truth[1:5]
+    end = 2 if truth[2] not in truth[:2] else 1  # position in the first step's drafts: truth[1:5]
     seq = request(PROMPT, 12, eos=[truth[end]])
     engine = told(right_up_to(4, truth))
     assert finish(engine, seq) == [truth[: end + 1]]
-    assert (seq.finish_reason, seq.proposed, seq.accepted) == ("stop", 4, end)
+    assert (seq.progress.finish_reason, seq.speculation.proposed, seq.speculation.accepted) == ("stop", 4, end)
     assert engine.ledger.steps == 2
 
 
 @pytest.mark.parametrize("most", range(1, 9))
-def test_max_tokens_is_never_passed_by_guesses(most):
-    """For every way in which the last guesses may fall on the end; catches one token too many."""
+def test_max_tokens_is_never_passed_by_drafts(most):
+    """For every way in which the last drafts may fall on the end; catches one token too many."""
     [truth] = finish(make_engine(MODEL), request(PROMPT, 9))
     for n in range(1, 9):
         seq = request(PROMPT, n)
         engine = told(right_up_to(most, truth, most))
         assert finish(engine, seq) == [truth[:n]]
-        assert seq.finish_reason == "length"
-        assert seq.accepted == seq.proposed == max(0, n - 1 - engine.ledger.steps + 1)
+        assert seq.progress.finish_reason == "length"
+        assert seq.speculation.accepted == seq.speculation.proposed == max(0, n - 1 - engine.ledger.steps + 1)
 
 
 @pytest.mark.parametrize("drafter", DRAFTERS)
 def test_a_context_that_ends_inside_a_draft_holds(drafter):
-    """max_model_len is reached to the last position; catches a guess that needs one position more than there is."""
+    """max_model_len is reached to the last position; catches a draft that needs one position more than there is."""
     [truth] = finish(make_engine(MODEL), request(PROMPT, 10))
     for paged in ({}, {"kv_cache": "paged", "block_size": 4, "num_blocks": 5}):
-        engine, seq = guessing(drafter, max_model_len=20, **paged), request(PROMPT, 10)
+        engine, seq = drafting(drafter, max_model_len=20, **paged), request(PROMPT, 10)
         for trace in engine.run([seq]):
-            assert trace.batch.positions.max() < 19, "what lies on the last position is an answer, never a guess"
+            assert trace.batch.positions.max() < 19, "what lies on the last position is an answer, never a draft"
         assert seq.new_tokens == truth
 
 
@@ -187,22 +187,22 @@ def test_a_context_that_ends_inside_a_draft_holds(drafter):
 @pytest.mark.parametrize(
     ("right", "steps", "proposed", "accepted"),
     [
-        (4, 4, 8, 8),  # the prompt brings 1, then 5 and 5 by 4 guesses each, and the last one needs none
-        (0, 12, 34, 0),  # 1 a step; guesses shrink with what is left: 7 times 4, then 3, 2, 1, 0
-        (2, 5, 13, 7),  # 1, then 3, 3, 3 (of 4 guesses each, 2 stand), and of the last 2 tokens 1 is guessed: right
+        (4, 4, 8, 8),  # the prompt brings 1, then 5 and 5 by 4 drafts each, and the last one needs none
+        (0, 12, 34, 0),  # 1 a step; drafts shrink with what is left: 7 times 4, then 3, 2, 1, 0
+        (2, 5, 13, 7),  # 1, then 3, 3, 3 (of 4 drafts each, 2 are accepted); of the last 2 tokens 1 is drafted: right
     ],
 )
 def test_drafts_are_counted_exactly(right, steps, proposed, accepted):
-    """12 tokens. Catches the bonus token counted as a guess, guesses behind a wrong one, guesses not counted."""
+    """12 tokens. Catches the bonus token counted as a draft, drafts behind a wrong one, drafts not counted."""
     [truth] = finish(make_engine(MODEL), request(PROMPT, 12))
     engine, seq = told(right_up_to(right, truth)), request(PROMPT, 12)
     assert finish(engine, seq) == [truth]
-    assert (engine.ledger.steps, seq.proposed, seq.accepted) == (steps, proposed, accepted)
+    assert (engine.ledger.steps, seq.speculation.proposed, seq.speculation.accepted) == (steps, proposed, accepted)
     assert (engine.ledger.drafts_proposed, engine.ledger.drafts_accepted) == (proposed, accepted)
     assert request_metrics(seq).acceptance_rate == accepted / proposed
     assert engine.ledger.tokens_computed == len(PROMPT) + steps - 1 + proposed
     assert engine.ledger.logit_rows == steps + proposed
-    assert engine.ledger.tokens_recomputed == 0, "a wrong guess is no token that is computed again"
+    assert engine.ledger.tokens_recomputed == 0, "a wrong draft is no token that is computed again"
 
 
 def test_without_a_guess_there_is_no_acceptance_rate():
@@ -258,34 +258,34 @@ def test_a_draw_from_q_becomes_one_from_p(q):
 
     Catches a replacement drawn from p instead of what q lacks, and acceptance by p alone.
     """
-    tokens = [accept_or_replace(P, q, draw(q, seed, 7, GUESS), seed, 7) for seed in range(4000)]
+    tokens = [accept_or_replace(P, q, draw(q, seed, 7, DRAFT_STREAM), seed, 7) for seed in range(4000)]
     assert_follows(np.bincount(tokens, minlength=5), P)
 
 
 @pytest.mark.parametrize("q", Q.values(), ids=Q)
-def test_as_many_guesses_stand_as_p_and_q_overlap(q):
+def test_as_many_drafts_are_accepted_as_p_and_q_overlap(q):
     """sum(min(p, q)) of them (Leviathan et al., corollary 3.6), within 4 standard deviations: 1 false alarm in 15,000.
 
     Catches a rule that keeps the distribution and rejects more than it must; and q = p must never reject.
     """
-    guesses = [draw(q, seed, 3, GUESS) for seed in range(4000)]
-    stood = sum(accept_or_replace(P, q, token, seed, 3) == token for seed, token in enumerate(guesses))
+    drafts = [draw(q, seed, 3, DRAFT_STREAM) for seed in range(4000)]
+    accepted = sum(accept_or_replace(P, q, token, seed, 3) == token for seed, token in enumerate(drafts))
     overlap = np.minimum(P, q).sum()
-    # A replacement is never the guess itself where q exceeds p, so "the same token" is "accepted".
-    assert abs(stood - 4000 * overlap) <= -norm.ppf(1 / 30000) * np.sqrt(4000 * overlap * (1 - overlap))
+    # A replacement is never the draft itself where q exceeds p, so "the same token" is "accepted".
+    assert abs(accepted - 4000 * overlap) <= -norm.ppf(1 / 30000) * np.sqrt(4000 * overlap * (1 - overlap))
 
 
 def test_verify_leaves_the_sequence_as_it_is():
-    """It only says what the next tokens are; the scheduler appends them. Catches guesses that leak into the tokens."""
+    """It only says what the next tokens are; the scheduler appends them. Catches drafts that leak into the tokens."""
     seq = request(PROMPT, 9, frequency_penalty=1.0)
-    seq.drafts = [Draft(1), Draft(2)]
+    seq.set_drafts([Draft(1), Draft(2)])
     logits = np.zeros((3, 31), np.float32)
     logits[0, 1] = logits[1, 2] = logits[2, 3] = 9.0
     assert [choice.token for choice in verify(logits, seq)] == [1, 2, 3]
     assert (seq.tokens, [draft.token for draft in seq.drafts]) == (PROMPT, [1, 2])
     logits[1, 2] = -9.0
     logits[1, 5] = 4.0
-    assert [choice.token for choice in verify(logits, seq)] == [1, 5], "nothing behind a wrong guess"
+    assert [choice.token for choice in verify(logits, seq)] == [1, 5], "nothing behind a wrong draft"
 
 
 # Whole engines against the exact distribution
@@ -294,7 +294,7 @@ TINY = small_config(vocab_size=5, max_position=24, windows=(4, None))
 OPENING = [0, 3, 1, 0, 3, 2, 0, 3]
 SEEDS = 1500
 SAMPLED = {"temperature": 1.2, "top_p": 0.95, "presence_penalty": 0.4}
-BAD = np.array([0.01, 0.01, 0.02, 0.06, 0.9])  # nobody asked the model
+BAD = np.array([0.01, 0.01, 0.02, 0.06, 0.9])  # not the distribution of any model
 
 
 @cache
@@ -303,7 +303,7 @@ def after(new: tuple[int, ...]) -> np.ndarray:  # -> (V,)
     engine, seq = make_engine(TINY), request([*OPENING, *new], **SAMPLED)
     engine.cache.reserve(seq, len(seq.tokens))
     logits = transformer(engine.model, make_batch([(seq, 0, len(seq.tokens))]), engine.cache, engine.ops)
-    return distribution(logits[-1], seq.params, OPENING, new)
+    return distribution(logits[-1], seq.request.params, OPENING, new)
 
 
 def joint() -> np.ndarray:  # -> (V, V, V)
@@ -315,19 +315,19 @@ def joint() -> np.ndarray:  # -> (V, V, V)
 def sampling_engine(drafter: str) -> Engine:
     """An engine by the name of its drafter, the deliberately bad ones included."""
     if drafter == "drawn_badly":
-        return told(lambda seq: [draw(BAD, seq.seed, len(seq.tokens) + i, GUESS) for i in range(3)], BAD,
+        return told(lambda seq: [draw(BAD, seq.request.seed, len(seq.tokens) + i, DRAFT_STREAM) for i in range(3)], BAD,
                     model=TINY, max_num_seqs=64)  # fmt: skip
     if drafter == "surely_bad":
         return told(lambda seq: [4, 4, 4], model=TINY, max_num_seqs=64)
-    return guessing(drafter, TINY, max_num_seqs=64)
+    return drafting(drafter, TINY, max_num_seqs=64)
 
 
 @pytest.mark.parametrize("drafter", [*DRAFTERS, "drawn_badly", "surely_bad"])
 def test_sampled_text_has_the_distribution_of_plain_sampling(drafter):
     """The first three tokens of 1,500 seeds, jointly, against the product of the model's own conditionals.
 
-    Five are asked for, so up to three guesses are made behind the first. Catches any rule that is right for one guess
-    alone: a guess judged by the row of another, q of another position, numbers used twice.
+    Five are asked for, so up to three drafts are made behind the first. Catches any rule that is right for one draft
+    alone: a draft judged by the row of another, q of another position, numbers used twice.
     """
     engine = sampling_engine(drafter)
     sequences = [request(OPENING, 5, seed=seed, **SAMPLED) for seed in range(SEEDS)]
@@ -360,8 +360,8 @@ CROWD = [[4, 5, 6, 7, 4, 5, 6, 9], [1, 2] * 6, [4, 5, 6, 7, 4, 5, 1], [8] * 5, [
 def test_a_sampled_text_does_not_depend_on_who_else_runs(drafter, switches):
     """A text is a function of its seed, alone and in a crowd that takes its blocks and its rows.
 
-    Where a guess was drawn, another random number decides than where none was; so the same guesses must be made at the
-    same places. Catches guesses lost at a preemption, made again and counted twice, or made for a first token because
+    Where a draft was drawn, another random number decides than where none was; so the same drafts must be made at the
+    same places. Catches drafts lost at a preemption, made again and counted twice, or made for a first token because
     the last row of its prompt happened to be computed alone.
     """
     crowd = [(prompt, 16, {"seed": 10 * i + j, **TEMPERED}) for j in range(3) for i, prompt in enumerate(CROWD)]
@@ -373,9 +373,9 @@ def test_a_sampled_text_does_not_depend_on_who_else_runs(drafter, switches):
     assert (engine.ledger.preemptions > 0) == ("num_blocks" in switches)
 
 
-def test_guesses_survive_a_preemption_and_are_verified_after_it():
-    """What lies behind the test above: the guesses made before are those that count, whole, with their token."""
-    engine = guessing("draft", kv_cache="paged", block_size=4, num_blocks=9, max_num_batched_tokens=5)
+def test_drafts_survive_a_preemption_and_are_verified_after_it():
+    """What lies behind the test above: the drafts made before are those that count, whole, with their token."""
+    engine = drafting("draft", kv_cache="paged", block_size=4, num_blocks=9, max_num_batched_tokens=5)
     sequences = [request(prompt, 16, seed=i, **TEMPERED) for i, prompt in enumerate(CROWD)]
     kept: dict[Request, list[Draft]] = {}
     verified = 0
@@ -391,52 +391,52 @@ def test_guesses_survive_a_preemption_and_are_verified_after_it():
     assert not kept
 
 
-def test_asked_twice_the_number_of_guesses_is_the_same_and_nothing_is_learnt():
+def test_asked_twice_the_number_of_drafts_is_the_same_and_nothing_is_learnt():
     """A sequence that got no rows is asked again; catches learning from a step that did not happen."""
-    lengths, seq = Lengths(5, lambda rows: 1 + rows / 4), request(PROMPT, 20)
+    lengths, seq = DraftLengths(5, DraftCost(lambda rows: 1 + rows / 4)), request(PROMPT, 20)
     first = lengths.of(seq)
     assert [lengths.of(seq) for _ in range(50)] == [first] * 50
-    seq.tokens += [1]
-    seq.proposed += first
+    seq.append(Choice(1), 0.0)
+    seq.record_verification(first, 0)
     less = lengths.of(seq)
     assert less < first
     assert [lengths.of(seq) for _ in range(50)] == [less] * 50
     lengths.free(seq)
     assert lengths.of(seq) == less, "preempted, and not forgotten"
-    seq.finish_reason = "stop"
+    seq.abort()
     lengths.free(seq)
     assert lengths.of(seq) == first
 
 
-# How many guesses
+# How many drafts
 
 
 def expected_tokens(k: int, rate: float) -> float:
-    """By enumeration of all 2^k ways in which k guesses may stand or fall: those before the first fall, plus one."""
+    """By enumeration of all 2^k ways to accept or reject k drafts: those before the first rejected one, plus one."""
     total = 0.0
-    for stands in product([True, False], repeat=k):
-        chance = np.prod([rate if stand else 1 - rate for stand in stands])
-        total += chance * (1 + (stands.index(False) if False in stands else k))
+    for right in product([True, False], repeat=k):
+        chance = np.prod([rate if accepted else 1 - rate for accepted in right])
+        total += chance * (1 + (right.index(False) if False in right else k))
     return float(total)
 
 
-@given(rate=st.floats(0.0, 1.0), guess_cost=st.floats(0.0, 0.5), slope=st.floats(0.0, 1.0))
+@given(rate=st.floats(0.0, 1.0), draft_cost=st.floats(0.0, 0.5), slope=st.floats(0.0, 1.0))
 @settings(max_examples=60)
-def test_the_best_number_of_guesses_brings_the_most_tokens_per_cost(rate, guess_cost, slope):
-    """Against equation 1 by brute force. Catches an off-by-one in rows, and the cost of guesses left out."""
+def test_the_best_number_of_drafts_brings_the_most_tokens_per_cost(rate, draft_cost, slope):
+    """Against equation 1 by brute force. Catches an off-by-one in rows, and the cost of drafts left out."""
 
     def cost(rows: int) -> float:
         return 1 + slope * (rows - 1)
 
-    length = DraftLength(6, cost, guess_cost, rate)
-    gain = [expected_tokens(k, rate) / (cost(1 + k) + k * guess_cost) for k in range(7)]
+    length = DraftLength(6, DraftCost(cost, draft_cost), rate)
+    gain = [expected_tokens(k, rate) / (cost(1 + k) + k * draft_cost) for k in range(7)]
     assert [length.tokens(k) for k in range(7)] == pytest.approx([expected_tokens(k, rate) for k in range(7)])
     assert gain[length.best()] == pytest.approx(max(gain))
 
 
-def test_bad_guesses_are_given_up_and_tried_again_later():
+def test_bad_drafts_are_given_up_and_tried_again_later():
     """Down to none within 20 wrong ones, again one after a pause, all of them after a series of right ones."""
-    length = DraftLength(7, make_engine(MODEL).ops.relative_cost)
+    length = DraftLength(7, DraftCost(make_engine(MODEL).ops.relative_cost))
     assert length.best() == 7
     wrong = 0
     while length.best():
@@ -455,24 +455,24 @@ def test_bad_guesses_are_given_up_and_tried_again_later():
     assert right < 20
 
 
-def test_only_guesses_up_to_the_first_wrong_one_are_evidence():
-    """Of 7 guesses of which 2 stood, three were judged. Catches four that were never looked at counted as wrong."""
-    length = DraftLength(7, lambda rows: 1.0, rate=0.5)
+def test_only_drafts_up_to_the_first_wrong_one_are_evidence():
+    """Of 7 drafts of which 2 were accepted, three were judged. Catches the four behind them counted as rejected."""
+    length = DraftLength(7, ALWAYS_DRAFT, rate=0.5)
     length.learn(7, 2)
     assert length.rate == pytest.approx(((0.5 * 0.9 + 0.1) * 0.9 + 0.1) * 0.9)
 
 
 def test_guessing_pays_less_in_steps_than_it_costs_when_wrong():
-    """A drafter that is always wrong, 300 tokens: the number of guesses stays far below one a step."""
+    """A drafter that is always wrong, 300 tokens: the number of drafts stays far below one a step."""
     engine = make_engine(small_config(max_position=320))
     engine.drafter = engine.scheduler.drafter = drafter = Told(lambda seq: [])
     [truth] = finish(engine, request(PROMPT, 300))
-    lengths = Lengths(7, engine.ops.relative_cost)
-    drafter.guess = lambda seq: [(t + 1) % 7 for t in truth[len(seq.new_tokens) :][: lengths.of(seq)]]
+    lengths = DraftLengths(7, DraftCost(engine.ops.relative_cost))
+    drafter.draft = lambda seq: [(t + 1) % 7 for t in truth[len(seq.new_tokens) :][: lengths.of(seq)]]
     seq = request(PROMPT, 300)
     assert finish(engine, seq) == [truth]
-    assert 0 < seq.proposed < 150
-    assert seq.accepted == 0
+    assert 0 < seq.speculation.proposed < 150
+    assert seq.speculation.accepted == 0
 
 
 # Prompt lookup
@@ -495,13 +495,13 @@ def test_guessing_pays_less_in_steps_than_it_costs_when_wrong():
 )
 def test_lookup_copies_what_followed_the_same_words(tokens, n, found):
     """Worked out by hand. Catches the ending finding itself, and the shortest match taken first."""
-    assert PromptLookup(Lengths(7, float)).lookup(tokens, n) == ([found] if found else [])
+    assert PromptLookup(DraftLengths(7, DraftCost(float))).lookup(tokens, n) == ([found] if found else [])
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=40), st.integers(0, 9), st.integers(1, 4))
 def test_lookup_returns_what_really_followed_the_longest_ending(tokens, n, longest):
     """Against a search written down naively: from the longest ending and the latest place on."""
-    found = PromptLookup(Lengths(9, float), longest=longest).lookup(tokens, n)
+    found = PromptLookup(DraftLengths(9, DraftCost(float)), longest=longest).lookup(tokens, n)
     assert len(found) <= 1
     found = found[0] if found else []
     assert len(found) <= n
@@ -518,18 +518,18 @@ def test_lookup_returns_what_really_followed_the_longest_ending(tokens, n, longe
 SECOND = small_config(num_layers=1, num_heads=2, num_kv_heads=1)
 
 
-def watch_guesses(engine: Engine, second: ModelConfig) -> list[int]:
-    """Compares all guesses with what the second model says without any cache; how many there were, by step."""
+def watch_drafts(engine: Engine, second: ModelConfig) -> list[int]:
+    """Compares all drafts with what the second model says without any cache; how many there were, by step."""
     plain, counts, propose = make_engine(second, seed=1, kv_cache="none"), [], engine.drafter.propose
 
     def watched(sequences: list[Request]) -> None:
         propose(sequences)
         for seq in sequences:
-            guesses = [draft.token for draft in seq.drafts]
-            counts.append(len(guesses))
-            if guesses:
-                assert finish(plain, request(seq.tokens, len(guesses))) == [guesses]
-                assert len(seq.tokens) + len(guesses) <= second.max_position
+            drafts = [draft.token for draft in seq.drafts]
+            counts.append(len(drafts))
+            if drafts:
+                assert finish(plain, request(seq.tokens, len(drafts))) == [drafts]
+                assert len(seq.tokens) + len(drafts) <= second.max_position
 
     engine.drafter.propose = watched  # type: ignore[method-assign]
     return counts
@@ -537,16 +537,17 @@ def watch_guesses(engine: Engine, second: ModelConfig) -> list[int]:
 
 @pytest.mark.parametrize("same", [True, False], ids=["mostly_right", "mostly_wrong"])
 def test_the_draft_models_cache_catches_up(same):
-    """After guesses stood, fell, and after preemptions, its guesses are those of a model that computes all anew.
+    """After accepted and rejected drafts and preemptions, the drafts are those of a model that computes all anew.
 
-    Catches keys of wrong guesses kept, the last guess's own keys taken for computed, a restart from an old length.
+    Catches keys of wrong drafts kept, the last draft's own keys taken for computed, a restart from an old length.
     """
     second = MODEL if same else SECOND
     engine = make_engine(MODEL, seed=1 if same else 0, second=second, speculative="draft", draft_model="second",
-                         num_draft_tokens=3, kv_cache="paged", block_size=4, num_blocks=9)  # fmt: skip
+                         num_draft_tokens=3, kv_cache="paged", block_size=4, num_blocks=9,
+                         draft_cost=ALWAYS_DRAFT)  # fmt: skip
     if same:  # nearly: the second model gets seed + 1, so give both the weights of seed 1
         engine.drafter.model = make_engine(MODEL, seed=1).model  # type: ignore[attr-defined]
-    counts = watch_guesses(always_guess(engine), second)
+    counts = watch_drafts(engine, second)
     sequences = [request(prompt, 16) for prompt in CROWD[:3]]
     truth = [finish(make_engine(MODEL, seed=1 if same else 0), request(p, 16))[0] for p in CROWD[:3]]
     assert finish(engine, *sequences) == truth
@@ -559,31 +560,31 @@ def test_the_draft_models_cache_catches_up(same):
 
 
 def test_a_draft_model_with_a_shorter_context_falls_silent():
-    """It guesses to its last position and then no more; catches an index error in its cache, and a silent wrap."""
+    """It proposes drafts to its last position and then none; catches an index error in its cache, and a silent wrap."""
     second = small_config(max_position=18)
-    engine = always_guess(make_engine(MODEL, second=second, speculative="draft", draft_model="second"))
-    counts = watch_guesses(engine, second)
+    engine = make_engine(MODEL, second=second, draft_cost=ALWAYS_DRAFT, speculative="draft", draft_model="second")
+    counts = watch_drafts(engine, second)
     [truth] = finish(make_engine(MODEL), request(PROMPT, 30))
     assert finish(engine, request(PROMPT, 30)) == [truth]
     assert counts[0] == 4
     assert set(counts[8:]) == {0}
     longer = request(range(20), 5)
     assert finish(engine, longer) == finish(make_engine(MODEL), request(range(20), 5)), "a prompt beyond it"
-    assert longer.proposed == 0
+    assert longer.speculation.proposed == 0
 
 
 def test_a_model_that_drafts_for_itself_with_all_layers_is_always_right():
-    """Each step of 4 guesses brings 5 tokens; catches a final norm or head left out of the shorter model."""
-    engine = always_guess(make_engine(MODEL, speculative="self", draft_layers=2))
+    """Each step of 4 drafts brings 5 tokens; catches a final norm or head left out of the shorter model."""
+    engine = make_engine(MODEL, draft_cost=ALWAYS_DRAFT, speculative="self", draft_layers=2)
     seq = request(PROMPT, 21)
     assert finish(engine, seq) == finish(make_engine(MODEL), request(PROMPT, 21))
-    assert (seq.proposed, seq.accepted, engine.ledger.steps) == (16, 16, 1 + 4)
+    assert (seq.speculation.proposed, seq.speculation.accepted, engine.ledger.steps) == (16, 16, 1 + 4)
 
 
 def test_first_layers_are_the_models_own():
-    """A draft of n layers guesses what a model of only these layers says; the rest of it is not computed."""
+    """A draft model of n layers proposes what a model of only these layers says; the other layers are not computed."""
     config = small_config(num_layers=3, windows=(4, None, 7))
-    engine = always_guess(make_engine(config, speculative="self", num_draft_tokens=1))
+    engine = make_engine(config, draft_cost=ALWAYS_DRAFT, speculative="self", num_draft_tokens=1)
     drafter = engine.drafter
     assert len(drafter.model.layers) == drafter.model.config.num_layers == 1  # type: ignore[attr-defined]
     assert drafter.model.layers[0] is engine.model.layers[0]  # type: ignore[attr-defined]
@@ -594,7 +595,7 @@ def test_first_layers_are_the_models_own():
 @pytest.mark.parametrize("drafter", ["draft", "self"])
 def test_an_end_in_the_middle_forgets_everything(drafter, reason):
     """Aborted while speculating, or in a step that failed: caches of both models and all that was learnt come back."""
-    engine = guessing(drafter)
+    engine = drafting(drafter)
     sequences = [request(prompt, 16) for prompt in CROWD]
     run = engine.run(sequences)
     for _ in range(3):
@@ -607,13 +608,13 @@ def test_an_end_in_the_middle_forgets_everything(drafter, reason):
         with pytest.raises(AttributeError):
             next(run)
     assert engine.drafter.cache.held_bytes == engine.cache.held_bytes == 0  # type: ignore[attr-defined]
-    assert not engine.drafter.lengths._known  # type: ignore[attr-defined]
+    assert len(engine.drafter.lengths) == 0  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(("budget", "most"), [(1, 0), (2, 1), (4, 3)])
-def test_guesses_fit_into_the_budget_of_a_step(budget, most):
+def test_drafts_fit_into_the_budget_of_a_step(budget, most):
     """All are verified in one step, with the token before them; catches a sequence that never gets its rows."""
-    engine = guessing("self", max_num_batched_tokens=budget)
+    engine = drafting("self", max_num_batched_tokens=budget)
     sequences = [request(prompt, 9) for prompt in CROWD]
     largest = 0
     for trace in engine.run(sequences):
@@ -631,6 +632,6 @@ def test_a_draft_model_of_another_vocabulary_is_refused():
 
 
 def test_more_draft_layers_than_there_are_are_refused():
-    """Rather than the whole model guessing for itself at full cost."""
+    """Rather than the whole model as its own draft model, at full cost."""
     with pytest.raises(ValueError, match="draft_layers=3 is more than the model's 2 layers; choose a smaller number"):
         make_engine(MODEL, speculative="self", draft_layers=3)

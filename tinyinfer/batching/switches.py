@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from tinyinfer.errors import SwitchError
 from tinyinfer.switches import Switches, switch
 
-SCHEDULERS = {
-    "continuous": "tinyinfer.batching.scheduler:ContinuousScheduler",
-    "static": "tinyinfer.batching.scheduler:StaticScheduler",
-    "dynamic": "tinyinfer.batching.scheduler:DynamicScheduler",
+SCHEDULERS = {  # the policy of the scheduler
+    "continuous": "tinyinfer.batching.policies:Continuous",
+    "static": "tinyinfer.batching.policies:Static",
+    "dynamic": "tinyinfer.batching.policies:Dynamic",
 }
 
 

@@ -91,7 +91,7 @@ def measured_machine(args: argparse.Namespace) -> Machine:
 
 def has_figures(done: Round, args: argparse.Namespace) -> bool:
     """Whether a round can be reported: a whole one, or of a workload what was generated before Ctrl-C."""
-    return done.complete or bool(args.workload and any(seq.times for seq in done.sequences))
+    return done.complete or bool(args.workload and any(seq.timing.times for seq in done.sequences))
 
 
 def report(

@@ -175,7 +175,7 @@ def statistics(sequences: list[Sequence]) -> list[str]:
     cached = f" ({m.cached_tokens} cached)" if m.cached_tokens else ""
     prompt = f"Prompt: {m.prompt_tokens} tokens{cached}, {_pace(m.prompt_tps)}"
     if m.ttft:
-        several = sum(bool(seq.times) for seq in sequences) > 1
+        several = sum(bool(seq.timing.times) for seq in sequences) > 1
         prompt += f", TTFT {m.ttft.mean:.3f} s" + (" on average" if several else "")
     generation = f"Generation: {m.generated_tokens} tokens, {_pace(m.generation_tps)}"
     if m.acceptance_rate is not None:

@@ -1,4 +1,4 @@
-"""Clocks: the engine is given one, so that a workload can run in real time or in the time that its work would take."""
+"""Clocks: the engine is given one, so that a workload runs in real time or in the time that a machine would need."""
 
 from __future__ import annotations
 
@@ -7,23 +7,23 @@ from typing import Protocol
 
 
 class Clock(Protocol):
-    """Seconds from any fixed moment, and a way to let time pass while there is nothing to do."""
+    """Seconds since any fixed moment, and a way to wait while there is nothing to compute."""
 
     def __call__(self) -> float:
-        """Now."""
+        """The present time."""
 
     def wait_until(self, moment: float) -> None:
         """Returns when `moment` is not in the future."""
 
 
 class WallClock:
-    """Real time."""
+    """The system's clock."""
 
     def __call__(self) -> float:
-        """Now."""
+        """The present time."""
         return time.perf_counter()
 
     def wait_until(self, moment: float) -> None:
-        """Sleeps."""
+        """Sleeps, again if the system wakes the thread too early."""
         while (rest := moment - self()) > 0:
             time.sleep(rest)

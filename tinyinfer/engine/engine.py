@@ -1,7 +1,7 @@
 """The engine: one turn of it is one step, short enough to read aloud.
 
-It knows nothing about text, nor which optimizations are on: it was given a scheduler, a cache and a drafter, and they
-know.
+The engine knows nothing about text, nor which optimizations are on: those are in the scheduler, the cache and the
+drafter that it was given.
 """
 
 from __future__ import annotations
@@ -9,66 +9,75 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from tinyinfer.arrays import Array
-from tinyinfer.batching.scheduler import ContinuousScheduler, Limits
+import numpy as np
+
+from tinyinfer.batching.policies import Limits
+from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.batching.switches import SCHEDULERS
 from tinyinfer.engine.clock import Clock
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.engine.trace import Plan, StepTrace, count_blocks, make_plan
+from tinyinfer.engine.recorder import StepRecorder
+from tinyinfer.engine.trace import StepTrace
 from tinyinfer.errors import SwitchError
-from tinyinfer.kv_cache.base import Cache, CacheSpec, default_num_blocks, position_bytes
+from tinyinfer.kv_cache.base import Cache, CacheSpec
+from tinyinfer.kv_cache.memory import default_num_blocks, position_bytes
 from tinyinfer.kv_cache.switches import KV_BITS, PREFIX_CACHES
-from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model, transformer
-from tinyinfer.sampling import Choice
+from tinyinfer.sampling import choose
 from tinyinfer.sequence import Batch, Sequence
-from tinyinfer.speculative.base import Drafter
-from tinyinfer.speculative.switches import DRAFTERS
+from tinyinfer.speculative.base import DraftCost, Drafter
+from tinyinfer.speculative.switches import CANDIDATES, DRAFTERS
 from tinyinfer.switches import resolve
 
 
 class Engine:
-    """A model, where it runs, what it remembers, who is next, and who guesses ahead."""
+    """Owns the model, its operations, the KV cache, the scheduler, the drafter and the clock."""
 
     def __init__(
-        self, model: Model, ops: Ops, cache: Cache, scheduler: ContinuousScheduler, drafter: Drafter, clock: Clock
+        self, model: Model, ops: Ops, cache: Cache, scheduler: Scheduler, drafter: Drafter, clock: Clock
     ) -> None:
         self.model, self.ops, self.cache, self.clock = model, ops, cache, clock
         self.scheduler, self.drafter = scheduler, drafter
         self.ledger = ops.ledger
+        self.recorder = StepRecorder(cache, scheduler, ops.ledger)
+        self.compiled = ops.compile(model, cache)  # None: the backend runs `transformer` as it is
 
     def step(self, watch: bool = False) -> StepTrace:
-        """One forward pass over whatever the scheduler puts together, and new tokens for each sequence in it."""
-        started, before = self.clock(), self.ledger.copy()
-        with self.undone_on_error():
+        """One forward pass over what the scheduler puts together, and new tokens for each sequence in it."""
+        with self.recorded(watch) as record:
             self.drafter.propose(self.scheduler.decoding)
-            batch = self.scheduler.next_batch(started)
-            plan = make_plan(batch, self.scheduler, started, watch)
+            batch = self.scheduler.next_batch(record.started)
             logits = self.forward(batch)
-            computed = self.clock()
-            choices = [self.drafter.verify(rows, seq) for seq, rows in batch.split(logits)]
-            choices = self.scheduler.update(batch, choices, self.clock())
-        return self.trace(plan, choices, (started, computed, self.clock()), self.ledger - before)
+            choices = [
+                self.drafter.verify(rows, seq) if seq.drafts else [choose(row, *seq.sampling) for row in rows]
+                for seq, rows in batch.split(logits)
+            ]
+            record.choices = self.scheduler.update(batch, choices, self.clock())
+        return record.trace(self.clock())
 
-    def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
-        """The model over a batch: the logits of its logit_rows."""
-        self.ledger.steps += 1
-        self.ledger.tokens_computed += len(batch)
-        self.ledger.logit_rows += len(batch.logit_rows)
-        return transformer(self.model, batch, self.cache, self.ops)
+    def forward(self, batch: Batch) -> np.ndarray:  # (T,) -> (R, V)
+        """The model over a batch: the logits of its logit_rows, in the host's memory."""
+        with self.recorder.forward(batch, self.clock):
+            if not batch.spans:  # an idle engine needs no forward pass
+                return np.empty((0, self.model.config.vocab_size), dtype=np.float32)
+            self.ledger.steps += 1
+            self.ledger.tokens_computed += len(batch)
+            self.ledger.logit_rows += len(batch.logit_rows)
+            logits = self.compiled(batch) if self.compiled else transformer(self.model, batch, self.cache, self.ops)
+            return self.ops.to_host(logits)
 
     def run(self, sequences: list[Sequence], watch: bool = False) -> Iterator[StepTrace]:
-        """Steps until all of `sequences` are finished; leaving early drops what is not, and gives its cache back.
+        """Steps until all of `sequences` are finished; leaving early aborts the others and frees their cache.
 
-        Raises ValueError, before any work, for one that could never fit into the cache.
-        watch: whether the traces hold block tables and the queue, too.
+        Raises ValueError, before any work, for a sequence that could never fit into the cache.
+        watch: whether the traces hold block tables and the waiting queue, too.
         """
         now = self.clock()
         try:
             for seq in sequences:
-                seq.arrival = now + seq.delay
+                seq.arrive(now)
                 self.scheduler.add(seq)
             while any(not seq.finished for seq in sequences):
                 if self.scheduler.ready_at() > self.clock():
@@ -79,36 +88,31 @@ class Engine:
                 self.abort(seq)
 
     def abort(self, seq: Sequence) -> None:
-        """Ends a sequence that is not finished, wherever it is; what is kept for it comes back."""
+        """Ends a sequence that is not finished, waiting or running, and frees what is kept for it."""
         if not seq.finished:
             seq.abort()
         self.scheduler.drop(seq)
 
     @contextmanager
-    def undone_on_error(self) -> Iterator[None]:
-        """A step that fails, or is interrupted, leaves no trace: its sequences start again when they next run."""
+    def recorded(self, watch: bool) -> Iterator[StepRecorder]:
+        """Wraps a step: records it, and rolls it back if it fails or is interrupted; its sequences are computed again.
+        """
+        self.recorder.begin(self.clock(), watch)
         try:
-            yield
+            yield self.recorder
         except BaseException:
-            self.scheduler.undo()
+            self.scheduler.rollback()
             raise
 
-    def trace(
-        self, plan: Plan, choices: list[list[Choice]], times: tuple[float, float, float], ledger: Ledger
-    ) -> StepTrace:
-        """What the step did, and what the cache holds after it."""
-        cache, scheduler = self.cache, self.scheduler
-        return StepTrace(
-            plan.batch, choices, times, ledger, cache.held_bytes, cache.wasted_bytes, pool=count_blocks(cache),
-            turns=plan.done(), joined=tuple(scheduler.joined), left=tuple(scheduler.left),
-            preempted=tuple(scheduler.preempted), idle=plan.idle, waiting=plan.waiting,
-        )  # fmt: skip
 
+def build_engine(
+    model: Model, ops: Ops, c: EngineConfig, clock: Clock, second: Model | None = None,
+    draft_cost: DraftCost | None = None,
+) -> Engine:  # fmt: skip
+    """An engine with the optimizations of `c`, each taken by its name.
 
-def build_engine(model: Model, ops: Ops, c: EngineConfig, clock: Clock, second: Model | None = None) -> Engine:
-    """An engine with the optimizations of `c`, each taken by its name. second: the draft model of speculative=draft.
-
-    Raises ValueError for a switch that does not suit the model.
+    second: the draft model of speculative=draft. draft_cost: what drafts are assumed to cost; None: what the backend
+    and the size of the draft model say. Raises ValueError for a switch that does not suit the model.
     """
     longest = context_length(model.config, c.max_model_len)
     memory = model.config.memory
@@ -117,9 +121,10 @@ def build_engine(model: Model, ops: Ops, c: EngineConfig, clock: Clock, second: 
     spec = CacheSpec(memory, longest, c.block_size, num_blocks, c.kv_bits, c.kv_group_size)
     cache = resolve(KV_BITS[c.kv_bits], c.kv_cache)(spec, ops)
     prefixes = resolve(PREFIX_CACHES, "on" if c.prefix_cache else "off")(cache, ops.ledger)
-    drafter = resolve(DRAFTERS, c.speculative)(model, second, ops, c, cache.capacity)
-    limits = Limits(c.max_num_seqs, c.max_num_batched_tokens, c.batch_timeout)
-    scheduler = resolve(SCHEDULERS, c.batching)(cache, prefixes, drafter, ops.ledger, limits)
+    drafter = resolve(DRAFTERS, c.speculative)(model, second, ops, c, cache.capacity, draft_cost)
+    candidates = resolve(CANDIDATES, "on" if c.num_draft_candidates > 1 else "off")(cache, ops.ledger)
+    policy = resolve(SCHEDULERS, c.batching)(Limits(c.max_num_seqs, c.max_num_batched_tokens, c.batch_timeout))
+    scheduler = Scheduler(cache, prefixes, drafter, candidates, policy, ops.ledger)
     return Engine(model, ops, cache, scheduler, drafter, clock)
 
 

@@ -2,8 +2,8 @@
 
 TTFT (time to first token) is what a reader waits for and what prefill costs; TPOT (time per output token) is the pace
 after that and what decode costs; the gap between two tokens is what a reader notices when it is long; throughput counts
-tokens of everybody together. Batching trades one for the other. Tokens that one step brings (speculation) come at the
-same time, with gaps of 0 between them.
+the tokens of all requests together. Batching trades latency for throughput. Tokens that one step brings (speculation)
+come at the same time, with gaps of 0 between them.
 """
 
 from __future__ import annotations
@@ -47,36 +47,36 @@ class RequestMetrics:
 
 def request_metrics(seq: Sequence) -> RequestMetrics:
     """The figures of a sequence that has ended."""
-    times, n = seq.times, len(seq.times)
-    prefill = times[0] - seq.started if times else None
+    timing, drafts, cached = seq.timing, seq.speculation, seq.progress.cached_tokens
+    times, n = timing.times, len(timing.times)
+    prefill = times[0] - timing.started if times else None
     tpot = (times[-1] - times[0]) / (n - 1) if n > 1 else None
-    computed = len(seq.prompt) - seq.cached_tokens
     return RequestMetrics(
-        arrival_s=seq.arrival,
-        queue_s=seq.started - seq.arrival if times else None,
-        ttft_s=times[0] - seq.arrival if times else None,
+        arrival_s=timing.arrival,
+        queue_s=timing.started - timing.arrival if times else None,
+        ttft_s=times[0] - timing.arrival if times else None,
         tpot_s=tpot,
         longest_gap_s=max(gaps(seq), default=None),
-        e2e_s=times[-1] - seq.arrival if times else None,
+        e2e_s=times[-1] - timing.arrival if times else None,
         prompt_tokens=len(seq.prompt),
         generated_tokens=n,
-        cached_tokens=seq.cached_tokens,
-        preemptions=seq.preemptions,
-        prompt_tps=computed / prefill if prefill else None,
+        cached_tokens=cached,
+        preemptions=seq.progress.preemptions,
+        prompt_tps=(len(seq.prompt) - cached) / prefill if prefill else None,
         generation_tps=1 / tpot if tpot else None,
-        acceptance_rate=seq.accepted / seq.proposed if seq.proposed else None,
+        acceptance_rate=drafts.accepted / drafts.proposed if drafts.proposed else None,
         peak_memory_bytes=peak_memory_bytes(),
     )
 
 
 def gaps(seq: Sequence) -> list[float]:
     """Seconds between each two tokens of a sequence."""
-    return [later - earlier for earlier, later in pairwise(seq.times)]
+    return [later - earlier for earlier, later in pairwise(seq.timing.times)]
 
 
 @dataclass(frozen=True)
 class Spread:
-    """How a figure is spread over requests or tokens: its mean, percentiles and largest value."""
+    """How a figure varies over requests or tokens: its mean, percentiles and largest value."""
 
     mean: float
     p50: float
@@ -86,7 +86,7 @@ class Spread:
 
 
 def spread(values: Iterable[float | None]) -> Spread | None:
-    """The spread of the values that there are; percentiles between two of them are interpolated."""
+    """The spread of the values that are not None; percentiles between two values are interpolated."""
     known = [value for value in values if value is not None]
     if not known:
         return None
@@ -139,16 +139,17 @@ def run_metrics(
     sequences: Seq[Sequence], steps: Seq[StepTrace], price_per_hour: float | None = None
 ) -> RunMetrics:
     """The figures of a run: its sequences, and what each of its steps counted. Sequences without a token count as 0."""
-    ran = [seq for seq in sequences if seq.times]
-    seconds = max(seq.times[-1] for seq in ran) - min(seq.arrival for seq in sequences) if ran else 0.0
-    prompt, cached = sum(len(seq.prompt) for seq in ran), sum(seq.cached_tokens for seq in ran)
-    new, proposed = sum(len(seq.times) for seq in ran), sum(seq.proposed for seq in ran)
+    ran = [seq for seq in sequences if seq.timing.times]
+    timings, drafts = [seq.timing for seq in ran], [seq.speculation for seq in ran]
+    seconds = max(t.times[-1] for t in timings) - min(seq.timing.arrival for seq in sequences) if ran else 0.0
+    prompt, cached = sum(len(seq.prompt) for seq in ran), sum(seq.progress.cached_tokens for seq in ran)
+    new, proposed = sum(len(t.times) for t in timings), sum(s.proposed for s in drafts)
     output_tps, total_tps = (n / seconds if seconds else None for n in (new, prompt + new))
     held, wasted = [step.cache_bytes for step in steps], [step.wasted_bytes for step in steps]
     full = fullest(steps)
     return RunMetrics(
         requests=len(sequences),
-        finished=sum(seq.finish_reason in ("stop", "length") for seq in sequences),
+        finished=sum(seq.progress.finish_reason in ("stop", "length") for seq in sequences),
         seconds=seconds,
         steps=len(steps),
         prompt_tokens=prompt,
@@ -158,11 +159,11 @@ def run_metrics(
         recomputed_tokens=sum(step.ledger.tokens_recomputed for step in steps),
         padding_tokens=sum(step.ledger.tokens_padding for step in steps),
         preemptions=sum(len(step.preempted) for step in steps),
-        acceptance_rate=sum(seq.accepted for seq in ran) / proposed if proposed else None,
+        acceptance_rate=sum(s.accepted for s in drafts) / proposed if proposed else None,
         output_tps=output_tps,
         total_tps=total_tps,
-        prompt_tps=rate(prompt - cached, [(seq.started, seq.times[0]) for seq in ran]),
-        generation_tps=rate(new - len(ran), [(seq.times[0], seq.times[-1]) for seq in ran]),
+        prompt_tps=rate(prompt - cached, [(t.started, t.times[0]) for t in timings]),
+        generation_tps=rate(new - len(ran), [(t.times[0], t.times[-1]) for t in timings]),
         **latencies(ran),
         peak_cache_bytes=max(held, default=0),
         mean_cache_bytes=mean_over_time(steps, held),
@@ -175,7 +176,7 @@ def run_metrics(
 
 
 def latencies(ran: Seq[Sequence]) -> dict[str, Spread | None]:
-    """The spread of each kind of waiting."""
+    """The spread of each latency over the requests, or over their tokens."""
     each = [request_metrics(seq) for seq in ran]
     return {
         "ttft": spread(m.ttft_s for m in each),
@@ -187,7 +188,7 @@ def latencies(ran: Seq[Sequence]) -> dict[str, Spread | None]:
 
 
 def rate(tokens: int, spans: Iterable[tuple[float, float]]) -> float | None:
-    """Tokens per second of the time that the spans cover together, so that sequences side by side count it once."""
+    """Tokens per second of the time that the spans cover together: time that several sequences share counts once."""
     seconds, until = 0.0, float("-inf")
     for start, stop in sorted(spans):
         seconds += max(0.0, stop - max(start, until))
@@ -223,16 +224,16 @@ def fullest(steps: Seq[StepTrace]) -> int | None:
 def lengths_held(steps: Seq[StepTrace], last: int) -> list[int]:
     """How many positions each sequence has in the cache after the step of number `last`, from what ran until then.
 
-    Only for runs in which nobody shares a beginning.
+    Only for runs without shared prefixes.
     """
     held: dict[Sequence, int] = {}
     for step in steps[: last + 1]:
         for seq in step.preempted:
             held.pop(seq, None)
         for span, new in zip(step.batch.spans, step.choices, strict=True):
-            if new or not span.seq.parent:  # else it is a branch that lost
+            if new or span.seq.owner is span.seq:  # else a rejected candidate
                 length = span.first + (0 if is_padding(span) else span.rows - span.wanted + len(new))
-                held[span.seq.parent or span.seq] = length
+                held[span.seq.owner] = length
     later = {span.seq for step in steps[last + 1 :] for span in step.batch.spans}
     return [length for seq, length in held.items() if seq in later]
 
@@ -247,7 +248,7 @@ def expected_waste(lengths: Seq[int], block_size: int) -> float:
 
 
 def is_padding(span: Span) -> bool:
-    """Whether its sequence, finished before, only kept its seat (static batching): pieces of prompts end earlier."""
+    """Whether the sequence of a span was finished before (static batching): a chunk of a prompt ends earlier."""
     return not span.wanted and span.first + span.rows == len(span.seq.tokens)
 
 

@@ -2,8 +2,9 @@
 
 >>> show_steps(llm.steps(prompts))                                                  # doctest: +SKIP
 
-One page of styles and no script, so that a saved notebook shows it too. Colours are half transparent and text takes the
-notebook's own, which suits light and dark themes alike.
+A trace of a step that was run shows itself in a notebook (NotebookTrace). There is one block of styles and no script,
+so that a saved notebook shows it too. Colours are half transparent and text takes the notebook's colour, which suits
+light and dark themes alike.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from html import escape
 
-from tinyinfer.engine.trace import BLOCKS, GUESSES, Block, StepTrace, Turn
+from tinyinfer.engine.trace import BLOCKS, DRAFTS, Block, StepTrace, Turn
 
 STYLE = """<style>
 .tinyinfer { font: 13px/1.5 system-ui, sans-serif; overflow-x: auto; margin: 4px 0 12px; }
@@ -31,7 +32,7 @@ STYLE = """<style>
 .tinyinfer .prefill { background: rgba(66, 133, 244, .45); }
 .tinyinfer .recompute { background: rgba(245, 124, 0, .55); }
 .tinyinfer .decode { background: rgba(52, 168, 83, .45); }
-.tinyinfer .guessed { background: rgba(0, 172, 193, .55); }
+.tinyinfer .drafted { background: rgba(0, 172, 193, .55); }
 .tinyinfer .padding { background: repeating-linear-gradient(45deg, rgba(128, 128, 128, .5) 0 3px, transparent 0 6px); }
 .tinyinfer .preempted { background: rgba(219, 50, 54, .6); }
 .tinyinfer .waiting, .tinyinfer .idle { opacity: .6; }
@@ -46,18 +47,18 @@ STYLE = """<style>
 </style>"""
 
 BLOCK_LEGEND = {
-    "own": "its own",
+    "own": "of one sequence",
     "kept": "in the prefix cache, too",
-    "shared": "shared with other sequences",
-    "own new": "taken in this step",
+    "shared": "shared by several sequences",
+    "own new": "allocated in this step",
 }
 CELL_LEGEND = {
     "prefill": "prompt: rows computed",
     "decode": "decode: new tokens",
-    "guessed": "with guesses: right/all",
+    "drafted": "with drafts: accepted/all",
     "recompute": "computed again after a preemption",
     "preempted": "preempted",
-    "padding": "finished, keeps its seat",
+    "padding": "finished, still in its slot",
 }
 SIGNS = {"preempted": "×", "idle": "○", "waiting": "…"}
 
@@ -65,11 +66,18 @@ SIGNS = {"preempted": "×", "idle": "○", "waiting": "…"}
 # One step.
 
 
+class NotebookTrace(StepTrace):
+    """A StepTrace that a notebook shows as a table."""
+
+    def _repr_html_(self) -> str:
+        return step_page(self)
+
+
 def step_page(trace: StepTrace) -> str:
     """A step as a table with a line for each sequence that ran."""
-    [names, *_] = table = trace.table()
+    [names, *rows] = trace.table()
     lines = [f"<tr>{''.join(f'<th>{escape(heading(name))}</th>' for name in names)}</tr>"]
-    for turn, row in zip(trace.turns, table[1:], strict=True):
+    for turn, row in zip(trace.turns, rows, strict=True):
         cells = "".join(f"<td>{turn_cell(turn, name, text)}</td>" for name, text in zip(names, row, strict=True))
         lines.append(f"<tr>{cells}</tr>")
     return page(
@@ -79,15 +87,15 @@ def step_page(trace: StepTrace) -> str:
 
 
 def heading(name: str) -> str:
-    """The heading of a column: colours say here what the text form needs marks for."""
-    return {BLOCKS: "blocks", GUESSES: "guesses"}.get(name, name)
+    """The heading of a column: colours say in HTML what the text form needs marks for."""
+    return {BLOCKS: "blocks", DRAFTS: "drafts"}.get(name, name)
 
 
 def turn_cell(turn: Turn, name: str, text: str) -> str:
-    """A cell of a step's table."""
+    """The HTML inside a cell of a step's table."""
     if name == BLOCKS:
         return "".join(map(block_cell, turn.blocks))
-    if name == GUESSES:
+    if name == DRAFTS:
         tags = ["ins"] * turn.accepted + ["del"] * (len(turn.drafts) - turn.accepted)
         return " ".join(f"<{tag}>{token}</{tag}>" for tag, token in zip(tags, turn.drafts, strict=True))
     if name == "phase":
@@ -96,12 +104,12 @@ def turn_cell(turn: Turn, name: str, text: str) -> str:
 
 
 def block_cell(block: Block) -> str:
-    """A block as a box, coloured as far as it is filled."""
+    """A block as a box, coloured in proportion to its filled positions."""
     kind = "shared" if block.sequences > 1 else "kept" if block.kept else "own"
     fill = f"{100 * block.filled / block.size:.0f}%"
     part = f" <small>{block.filled}/{block.size}</small>" if block.filled < block.size else ""
     title = f"block {block.number}: {block.filled} of {block.size} positions, in {block.sequences} table(s)"
-    title += ", in the prefix cache" * block.kept + ", taken in this step" * block.new
+    title += ", in the prefix cache" * block.kept + ", allocated in this step" * block.new
     kind += " new" * block.new
     return f'<i class="block {kind}" style="--fill: {fill}" title="{title}">{block.number}{part}</i>'
 
@@ -117,17 +125,17 @@ def block_legend() -> str:
 
 @dataclass(frozen=True)
 class Timeline:
-    """A run: a row for each sequence, a column for each step, and what the steps had together below."""
+    """A run: a row for each sequence, a column for each step, and totals of each step below."""
 
     traces: tuple[StepTrace, ...]
 
     def ids(self) -> list[int]:
-        """Every sequence that was seen, in order."""
-        seen: set[int] = set()
+        """The id of every sequence that ran or waited, in order."""
+        ids: set[int] = set()
         for trace in self.traces:
-            seen.update(turn.id for turn in trace.turns)
-            seen.update(trace.waiting)
-        return sorted(seen)
+            ids.update(turn.id for turn in trace.turns)
+            ids.update(trace.waiting)
+        return sorted(ids)
 
     def _repr_html_(self) -> str:
         columns = [run_column(trace) for trace in self.traces]
@@ -143,13 +151,13 @@ class Timeline:
 
 
 def show_steps(traces: Iterable[StepTrace]) -> Timeline:
-    """A whole run on one page, for a notebook; all of its steps, or those of an iterator that is still to run."""
+    """A whole run on one page, for a notebook. The traces may come from an iterator that runs the steps only now."""
     return Timeline(tuple(traces))
 
 
 def run_column(trace: StepTrace) -> dict[int, str]:
     """Sequence id -> its cell of a timeline."""
-    cells = {turn.id: run_cell(turn) for turn in trace.turns if turn.phase != "rival"}
+    cells = {turn.id: run_cell(turn) for turn in trace.turns if turn.phase != "candidate"}
     absent = {"idle": trace.idle, "waiting": trace.waiting, "preempted": [seq.id for seq in trace.preempted]}
     for name, ids in absent.items():
         cells |= dict.fromkeys(ids, f'<td class="{name}" title="{name}">{SIGNS[name]}</td>')
@@ -157,23 +165,23 @@ def run_column(trace: StepTrace) -> dict[int, str]:
 
 
 def run_cell(turn: Turn) -> str:
-    """What a sequence did, in a word: rows of a prompt, new tokens of a decode and how many guesses were right."""
+    """What a sequence did, in a number: rows of a prompt, or new tokens of a decode with accepted and all drafts."""
     text = str(len(turn.tokens)) if turn.phase == "decode" else str(turn.rows)
-    guesses = f" <small>{turn.accepted}/{len(turn.drafts)}</small>" if turn.drafts else ""
+    drafts = f" <small>{turn.accepted}/{len(turn.drafts)}</small>" if turn.drafts else ""
     title = "; ".join(f"{heading(name)}: {value}" for name, value in turn.cells().items() if value)
-    kind = ("guessed" if turn.drafts and turn.phase == "decode" else turn.phase) + " ended" * bool(turn.ended)
-    return f'<td class="{escape(kind)}" title="{escape(title)}">{text}{guesses}</td>'
+    kind = ("drafted" if turn.drafts and turn.phase == "decode" else turn.phase) + " ended" * bool(turn.ended)
+    return f'<td class="{escape(kind)}" title="{escape(title)}">{text}{drafts}</td>'
 
 
 def held(trace: StepTrace) -> str:
-    """Blocks that somebody holds after the step."""
+    """The number of blocks that are not free after the step."""
     return str(trace.pool[1] - trace.pool[0]) if trace.pool else ""
 
 
 def cell_legend() -> str:
     """What the colours of a timeline mean."""
     boxes = [f'<i class="{name}">{SIGNS.get(name, "&nbsp;")}</i> {text}' for name, text in CELL_LEGEND.items()]
-    signs = [f"{SIGNS['waiting']} waits for a seat", f"{SIGNS['idle']} has a seat, gets no rows", "bold edge: ended"]
+    signs = [f"{SIGNS['waiting']} waits for a slot", f"{SIGNS['idle']} running without rows", "bold edge: ended"]
     return legend([*boxes, *signs])
 
 
@@ -184,5 +192,5 @@ def legend(entries: list[str]) -> str:
 
 
 def page(body: str) -> str:
-    """The body with its styles."""
+    """A complete piece of HTML: the styles, then the body."""
     return f'{STYLE}<div class="tinyinfer">{body}</div>'

@@ -6,7 +6,8 @@ price is memory: Σ over layers of K·(Ek + Ev)·4 bytes a position, more than t
 large. So the files ask how to waste none of it, how to share it, and how to make it smaller.
 
     contiguous.py     one array for each sequence, filled from the front
-    base.py           the contract of every cache, bytes per position; no cache, no prefix cache
+    memory.py         KV bytes per token, and all other bytes of the section
+    base.py           the contract of every cache; the null objects: no cache, no prefix cache
     blocks.py         which blocks hold a sequence's positions: block pool, block tables, copy-on-write
     paged.py          one pool of blocks for all sequences
     prefix_cache.py   the common beginning of prompts is computed and stored once

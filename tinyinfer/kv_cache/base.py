@@ -1,4 +1,4 @@
-"""The contract of every KV cache, as a base class; how many bytes a position takes; the null objects of the section.
+"""The contract of every KV cache, as a base class, and the null objects of the section: no cache, no prefix cache.
 
 `length(seq)` is the one truth about a sequence: how many of its positions are computed and kept. A prefix hit, a
 preemption, a rollback, a draft model that catches up: each is only another length. One step of a sequence:
@@ -9,13 +9,11 @@ preemption, a rollback, a draft model that catches up: each is only another leng
     commit(seq, n)         the first n of the new positions count: `length` grows
 
 Positions count only after `commit`, so a step that fails leaves no trace. What a layer remembers of a position is data
-(`Rows`: K heads, keys of Ek and values of Ev numbers), so no cache assumes that all layers are alike, and the bytes of
-a position are a sum over layers, computed here and nowhere else.
+(`Rows`: K heads, keys of Ek and values of Ev numbers), so no cache assumes that all layers are alike.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from math import prod
@@ -23,13 +21,11 @@ from typing import NamedTuple
 
 from tinyinfer.arrays import Array
 from tinyinfer.errors import SwitchError
+from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import Rows
 from tinyinfer.model.interfaces import Device, KVCache
 from tinyinfer.sequence import Batch, Sequence, Span
-
-FLOAT = 4  # bytes of a number: keys and values are float32, unless they are quantized
-MEMORY_SHARE = 0.5  # of the machine's memory, for the block pool
 
 
 @dataclass(frozen=True)
@@ -46,29 +42,6 @@ class CacheSpec:
     num_blocks: int = 0
     kv_bits: int | str = "off"
     kv_group_size: int | None = None
-
-
-def position_bytes(
-    memory: tuple[Rows, ...], kv_bits: int | str = "off", block_size: int = 16, kv_group_size: int | None = None
-) -> int:
-    """KV bytes per token: Σ over layers of K·(Ek + Ev)·4; quantized, a position's share of a packed block, rounded up.
-
-    Raises ValueError for a group size that does not fit.
-    """
-    if isinstance(kv_bits, str):
-        return FLOAT * sum(rows.numbers for rows in memory)
-    from tinyinfer.kv_cache.packed_blocks import block_bytes, group_size  # only here: the file can be deleted
-
-    return -(-block_bytes(memory, block_size, kv_bits, group_size(memory, kv_group_size)) // block_size)
-
-
-def default_num_blocks(position_bytes: int, max_model_len: int, block_size: int, max_num_seqs: int) -> int:
-    """Blocks for max_num_seqs full contexts, in at most half of the machine's memory (used only as it is written)."""
-    full = max_num_seqs * -(-max_model_len // block_size)
-    if not hasattr(os, "sysconf"):
-        return full
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(full, int(MEMORY_SHARE * memory) // (block_size * position_bytes)))
 
 
 class LayerRows(NamedTuple):

@@ -12,18 +12,15 @@ any at 8 bits and much at 2; and here time, because NumPy must unpack into float
 
 from __future__ import annotations
 
-from math import gcd, prod
+from math import prod
 from typing import Any, NamedTuple
 
 from tinyinfer.arrays import Array, Xp
-from tinyinfer.backends.packing import pack, packed_size, unpack
-from tinyinfer.errors import SwitchError
+from tinyinfer.backends.packing import pack, unpack
 from tinyinfer.kv_cache.base import CacheSpec, carve
-from tinyinfer.model.config import Rows
+from tinyinfer.kv_cache.memory import block_bytes, codes_bytes, group_size
 from tinyinfer.model.interfaces import Device
 
-GROUP_SIZE = 32  # by default
-HALF = 2  # bytes of a float16
 HALF_MAX = 65504.0  # the largest float16
 
 
@@ -100,36 +97,6 @@ class PackedBlocks:
 def reserve(shapes: list[tuple[int, ...]], device: Device, dtype: Any) -> list[Array]:
     """Arrays of these shapes, as views of one reservation."""
     return carve(device.reserve((sum(prod(shape) for shape in shapes),), dtype), shapes)
-
-
-def codes_bytes(rows: Rows, block_size: int, bits: int) -> tuple[int, int]:
-    """Bytes of the codes of a block's keys, and of its values, in one head."""
-    return packed_size(block_size * rows.key_size, bits), packed_size(block_size * rows.value_size, bits)
-
-
-def block_bytes(memory: tuple[Rows, ...], block_size: int, bits: int, group: int) -> int:
-    """Bytes of a packed block: Σ over layers of the codes of its keys and values, their scales and their minimums."""
-    total = 0
-    for rows in memory:
-        numbers = rows.key_size + block_size * rows.value_size // group  # scales, and as many minimums
-        total += rows.heads * (sum(codes_bytes(rows, block_size, bits)) + 2 * HALF * numbers)
-    return total
-
-
-def group_size(memory: tuple[Rows, ...], asked: int | None) -> int:
-    """Channels of a value that share a scale: what is asked for, else the largest divisor of Ev up to 32.
-
-    Raises ValueError for a size that leaves a rest. Where the layers' Ev differ, the size divides all of them.
-    """
-    size = gcd(*(rows.value_size for rows in memory))
-    divisors = [n for n in range(1, size + 1) if size % n == 0]
-    if asked is None:
-        return max(n for n in divisors if n <= GROUP_SIZE)
-    if asked not in divisors:
-        reason = "{field}={value} does not divide this model's head size of {size}"
-        fitting = ", ".join(map(str, divisors))
-        raise SwitchError("kv_group_size", asked, reason, "choose one of {fitting}", size=size, fitting=fitting)
-    return asked
 
 
 def quantize(x: Array, bits: int, xp: Xp) -> tuple[Array, Array, Array]:  # (..., N) -> (..., N), (..., 1), (..., 1)

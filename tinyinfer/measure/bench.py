@@ -137,7 +137,7 @@ def sequences_of(setting: Setting) -> list[Sequence]:
                 f"{request.where}: {len(seq.prompt)} prompt and {request.max_tokens} generated tokens make {asked}, "
                 f"but the context holds {llm.max_model_len}; make one of them smaller, or the context larger"
             )
-        seq.delay = request.arrival
+        seq.delay_by(request.arrival)
         sequences.append(seq)
     return sequences
 
@@ -178,13 +178,13 @@ def run_round(setting: Setting, title: str = "", progress: Progress = silent) ->
     llm, sequences = setting.llm, sequences_of(setting)
     while llm.engine.scheduler.prefixes.evict():
         continue
-    total, complete = sum(seq.max_tokens for seq in sequences), True
+    total, complete = sum(seq.request.max_tokens for seq in sequences), True
     before, begun, steps = llm.ledger.copy(), llm.engine.clock(), []
     try:
         with progress(title) as show:
             for step in llm.engine.run(sequences):
                 steps.append(step)
-                show(sum(len(seq.times) for seq in sequences), total)
+                show(sum(len(seq.timing.times) for seq in sequences), total)
     except KeyboardInterrupt:
         complete = False
     return Round(begun, sequences, steps, llm.ledger - before, complete)

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyinfer.arrays import FLOAT
 from tinyinfer.backends.switches import DTYPES
-from tinyinfer.kv_cache.base import position_bytes
+from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.kv_cache.switches import CACHES
 from tinyinfer.loading.build import keeps_file_quantization
 from tinyinfer.measure.roofline import expected_step, intensity, limit, norm_weights, predict_seconds

@@ -116,7 +116,7 @@ def phase(done: Round, prefill: bool, machine: Machine) -> Phase:
     seconds = done.seconds
     chosen = [i for i, step in enumerate(done.steps) if is_prefill(step) == prefill]
     ledgers = [done.steps[i].ledger for i in chosen]
-    prompt = sum(len(seq.prompt) - seq.cached_tokens for seq in done.sequences)
+    prompt = sum(len(seq.prompt) - seq.progress.cached_tokens for seq in done.sequences)
     return Phase(
         tokens=prompt if prefill else sum(len(new) for i in chosen for new in done.steps[i].choices),
         seconds=sum(seconds[i] for i in chosen),

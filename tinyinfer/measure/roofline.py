@@ -27,7 +27,7 @@ import numpy as np
 from tinyinfer.arrays import FLOAT
 from tinyinfer.backends.cpu import default_threads, use_blas_threads
 from tinyinfer.errors import SwitchError
-from tinyinfer.kv_cache.base import position_bytes
+from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
 

@@ -72,14 +72,14 @@ def bars(done: Round) -> Bars:
             begin = spans.pop()[0]
         spans.append((begin, end))
 
-    idle = {seq: (seq.arrival - done.begun, "waiting") for seq in rows}  # since when, and as what
+    idle = {seq: (seq.timing.arrival - done.begun, "waiting") for seq in rows}  # since when, and as what
     again: dict[Sequence, int] = {}  # positions computed before its preemption
     reached: dict[Sequence, int] = {}
     for step in done.steps:
         begin, end = step.times[0] - done.begun, step.times[2] - done.begun
         for seq in step.preempted:
             idle[seq], again[seq] = (begin, "preempted"), reached.get(seq, 0)
-        for span in (span for span in step.batch.spans if not span.seq.parent):
+        for span in (span for span in step.batch.spans if span.seq.owner is span.seq):
             since, kind = idle.pop(span.seq, (begin, ""))
             if kind:
                 add(kind, span.seq, since, begin)
@@ -113,7 +113,7 @@ def draw_cache(axes: Any, done: Round) -> None:
 
 def draw_gaps(axes: Any, done: Round) -> None:
     """A point for each token but the first of its request: how long after the one before."""
-    moments = [time - done.begun for seq in done.sequences for time in seq.times[1:]]
+    moments = [time - done.begun for seq in done.sequences for time in seq.timing.times[1:]]
     values = [1e3 * gap for seq in done.sequences for gap in gaps(seq)]
     axes.plot(moments, values, ".", markersize=3, color="tab:orange", alpha=0.5)
     if found := spread(values):

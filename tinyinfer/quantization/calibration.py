@@ -30,7 +30,7 @@ from tinyinfer.model.visit import layer_matrices, with_matrices
 from tinyinfer.model.weights import Linear
 from tinyinfer.quantization.folding import fold
 from tinyinfer.sampling import SamplingParams
-from tinyinfer.sequence import Batch, Sequence, Span
+from tinyinfer.sequence import Batch, Request, Sequence, Span
 from tinyinfer.text.stop_strings import TextOutput
 
 WINDOW = 512  # tokens of a piece of calibration text
@@ -164,7 +164,8 @@ def rows_of(windows: np.ndarray) -> Batch:
     count, size = windows.shape
     spans = []
     for i, window in enumerate(windows.tolist()):
-        seq = Sequence(i, window, SamplingParams(), 0, TextOutput(Silence()), 1, frozenset())
+        request = Request(i, window, SamplingParams(), seed=0, max_tokens=1, eos=frozenset())
+        seq = Sequence(request, TextOutput(Silence()))
         spans.append(Span(seq, i * size, (i + 1) * size, 0, wanted=0))
     positions = np.tile(np.arange(size), count)
     return Batch(windows.reshape(-1), positions, np.arange(0), tuple(spans))

@@ -1,42 +1,151 @@
-"""The contract of a drafter, and the null object: no drafts."""
+"""What the engine asks of a drafter and of its extra candidates, and the null objects: no drafts, no candidates.
+
+With speculation off nothing else of this folder is imported, so that its other files may be deleted.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Iterable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
-from tinyinfer.sampling import Choice, choose
+from tinyinfer.kv_cache.base import Cache
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.interfaces import Ops
+from tinyinfer.model.transformer import Model
+from tinyinfer.sampling import Choice
+from tinyinfer.sequence import Sequence, Span
 
-if TYPE_CHECKING:
-    from tinyinfer.sequence import Sequence
+
+class DraftSettings(Protocol):
+    """The switches that a drafter is built from; engine/config.py's EngineConfig has them and more."""
+
+    @property
+    def draft_model(self) -> str | None:
+        """Of speculative=draft: the second model's name."""
+
+    @property
+    def draft_layers(self) -> int | None:
+        """Of speculative=self: how many of the model's layers; None: see draft_model.self_draft."""
+
+    @property
+    def draft_quantize(self) -> str:
+        """Of speculative=self: "off", or the bits of the copy that proposes drafts, with the next two fields."""
+
+    @property
+    def group_size(self) -> int | str:
+        """Inputs of an output that share a scale."""
+
+    @property
+    def symmetric(self) -> bool | None:
+        """Whether zero stays zero; None: only at 8 bits."""
+
+    @property
+    def num_draft_tokens(self) -> int | None:
+        """Drafts of a step at most; None: the drafter's own number."""
+
+    @property
+    def num_draft_candidates(self) -> int:
+        """Different drafts verified side by side."""
+
+    @property
+    def max_num_batched_tokens(self) -> int:
+        """Rows of a step at most."""
 
 
 class Drafter(Protocol):
-    """What the engine asks of whoever makes guesses."""
+    """Proposes drafts and verifies them."""
 
     def propose(self, sequences: list[Sequence]) -> None:
-        """Gives each of the sequences, which want their next token, `drafts`: at most what it may still generate."""
+        """Sets the drafts of each of the sequences: at most as many as the sequence may still generate, less one.
+
+        A sequence that still has drafts keeps them: they were not verified yet.
+        """
 
     def verify(self, logits: np.ndarray, seq: Sequence) -> list[Choice]:  # (R, V) ->
-        """The next tokens of a sequence, from the logits of its last known token and of each guess; none of none."""
+        """The next tokens of a sequence with drafts, from the logits of its last token and of each draft.
+
+        No tokens without logits: the step computed only a chunk of the sequence.
+        """
 
     def free(self, seq: Sequence) -> None:
-        """The sequence is gone or preempted: forgets it."""
+        """Forgets a sequence that is gone or preempted."""
+
+
+class Candidates(Protocol):
+    """Adds the other candidates of a sequence to a step, and keeps the one whose drafts were accepted furthest."""
+
+    def add(self, sequences: Iterable[Sequence], rows_left: int) -> list[tuple[Sequence, int]]:
+        """Pairs (candidate, rows) for the sequences of a step, with room for them in the cache."""
+
+    def best(self, spans: Seq[Span], choices: list[list[Choice]]) -> dict[Span, list[Choice]]:
+        """For each sequence the one span that counts, with its new tokens, in the order of the spans."""
+
+    def adopt(self, seq: Sequence) -> None:
+        """If `seq` is a candidate, what the cache holds for it becomes its owner's."""
+
+    def free(self) -> None:
+        """The step is over: frees all candidates."""
+
+
+@dataclass(frozen=True)
+class DraftCost:
+    """What drafts cost, in forward passes of one row. rows(n): a pass of n rows. draft: to propose one draft."""
+
+    rows: Callable[[int], float]
+    draft: float = 0.0
+
+
+def count_drafts(seq: Sequence, proposed: int, accepted: int, ledger: Ledger) -> None:
+    """Counts verified drafts. Those of rejected candidates are not among them: they are only rows of the step."""
+    seq.record_verification(proposed, accepted)
+    ledger.drafts_proposed += proposed
+    ledger.drafts_accepted += accepted
+
+
+# The null objects.
 
 
 class NoDrafter:
-    """Guesses nothing."""
-
-    def __init__(self, *parts: object) -> None:
-        """Needs nothing of what a drafter is made of."""
+    """Proposes no drafts."""
 
     def propose(self, sequences: list[Sequence]) -> None:
-        """No guesses."""
+        """Leaves the sequences without drafts."""
 
     def verify(self, logits: np.ndarray, seq: Sequence) -> list[Choice]:  # (R, V) ->
-        """Plain decoding: one token from one row of logits."""
-        return [choose(row, seq.params, seq.prompt, seq.new_tokens, seq.seed) for row in logits]
+        """There are no drafts to verify."""
+        return []
 
     def free(self, seq: Sequence) -> None:
-        """Nothing to forget."""
+        """Keeps nothing."""
+
+
+class NoCandidates:
+    """Adds no rows: each span counts."""
+
+    def __init__(self, cache: Cache, ledger: Ledger) -> None:
+        """Made of the same parts as ForkedCandidates, and needs none of them."""
+
+    def add(self, sequences: Iterable[Sequence], rows_left: int) -> list[tuple[Sequence, int]]:
+        """No candidates."""
+        return []
+
+    def best(self, spans: Seq[Span], choices: list[list[Choice]]) -> dict[Span, list[Choice]]:
+        """Every span."""
+        return dict(zip(spans, choices, strict=True))
+
+    def adopt(self, seq: Sequence) -> None:
+        """No sequence is a candidate."""
+
+    def free(self) -> None:
+        """There are no candidates."""
+
+
+def no_drafter(
+    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
+) -> NoDrafter:
+    """speculative=off."""
+    return NoDrafter()

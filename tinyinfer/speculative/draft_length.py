@@ -1,47 +1,54 @@
-"""How many drafts to propose: as many as pay, by how often the sequence's drafts were accepted."""
+"""How many drafts to propose: as many as bring the most tokens per cost, by how often a sequence's were accepted.
+
+With k drafts, each accepted with probability a, a step brings (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al. 2023,
+equation 1). The step costs a forward pass of 1 + k rows, and the k drafts themselves. Wins: a sequence whose drafts
+are always rejected soon costs no more than plain decoding. Loses: a few steps until the rate is learnt.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
-from tinyinfer.engine.config import EngineConfig
 from tinyinfer.sequence import Sequence
+from tinyinfer.speculative.base import DraftCost, DraftSettings
+
+OPTIMISM = 0.8  # the acceptance rate that is assumed before any draft was verified
 
 
 @dataclass
 class DraftLength:
-    """How many guesses to make: as many as bring the most tokens per cost, by how often this sequence's guesses stood.
+    """The best number of drafts of one sequence.
 
-    With k guesses, each standing with probability a, a step brings (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al.,
-    equation 1). It costs `cost(1 + k)` forward passes of one row, plus `guess_cost` for each guess. Only the sequence's
-    own past counts, never its neighbours, so that its text does not depend on them.
+    Only the sequence's own past counts, never its neighbours', so that its text does not depend on them.
     """
 
     most: int
-    cost: Callable[[int], float]
-    guess_cost: float = 0.0
-    rate: float = 0.8  # a, at first
+    cost: DraftCost
+    rate: float = OPTIMISM  # a, the probability that a draft is accepted
 
     def best(self) -> int:
-        """The number of guesses; 0 when none pays."""
-        return max(range(self.most + 1), key=lambda k: self.tokens(k) / (self.cost(1 + k) + k * self.guess_cost))
+        """The number of drafts that brings the most tokens per cost; 0 when no number pays."""
+        return max(range(self.most + 1), key=lambda k: self.tokens(k) / (self.cost.rows(1 + k) + k * self.cost.draft))
 
     def tokens(self, k: int) -> float:
-        """How many tokens k guesses bring, one without any guess included."""
+        """How many tokens a step with k drafts brings, the one of plain decoding included."""
         return sum(self.rate**i for i in range(k + 1))
 
     def learn(self, proposed: int, accepted: int) -> None:
-        """Counts the guesses up to the first wrong one; after a step without any, confidence slowly returns."""
+        """Moves the rate towards what became of the drafts of a step.
+
+        Drafts behind the first rejected one were not judged. After a step without drafts the rate slowly returns to
+        the first assumption, so that drafts are tried again.
+        """
         if not proposed:
-            self.rate += 0.02 * (0.8 - self.rate)
+            self.rate += 0.02 * (OPTIMISM - self.rate)
         for i in range(min(accepted + 1, proposed)):
             self.rate += 0.1 * ((i < accepted) - self.rate)
 
 
 @dataclass
-class Asked:
-    """When a sequence last got guesses: how long it was, how many of its guesses had been verified, how many stood."""
+class DraftState:
+    """At the last proposal: the sequence's length, its drafts verified so far, its drafts accepted so far."""
 
     length: DraftLength
     tokens: int
@@ -49,34 +56,37 @@ class Asked:
     accepted: int
 
 
-class Lengths:
+class DraftLengths:
     """The DraftLength of every sequence."""
 
-    def __init__(self, most: int, cost: Callable[[int], float], guess_cost: float = 0.0) -> None:
-        self.most, self.cost, self.guess_cost = most, cost, guess_cost
-        self._known: dict[int, Asked] = {}
+    def __init__(self, most: int, cost: DraftCost) -> None:
+        self.most, self.cost = most, cost
+        self._states: dict[int, DraftState] = {}
+
+    def __len__(self) -> int:
+        return len(self._states)
 
     def of(self, seq: Sequence) -> int:
-        """How many guesses to make now, after learning from what became of the last ones.
+        """How many drafts to propose now, after learning from what became of the last ones.
 
-        Asked again before the sequence went on (it had no turn, or was preempted), the answer is the same.
+        Asked again before the sequence has a new token (it had no rows, or was preempted), the answer is the same.
         """
-        asked = self._known.get(seq.id)
-        if asked is None:
-            length = DraftLength(self.most, self.cost, self.guess_cost)
+        state, past = self._states.get(seq.id), seq.speculation
+        if state is None:
+            length = DraftLength(self.most, self.cost)
         else:
-            length = asked.length
-            if len(seq.tokens) > asked.tokens:
-                length.learn(seq.proposed - asked.proposed, seq.accepted - asked.accepted)
-        self._known[seq.id] = Asked(length, len(seq.tokens), seq.proposed, seq.accepted)
-        return min(length.best(), seq.max_tokens - len(seq.new_tokens) - 1)
+            length = state.length
+            if len(seq.tokens) > state.tokens:
+                length.learn(past.proposed - state.proposed, past.accepted - state.accepted)
+        self._states[seq.id] = DraftState(length, len(seq.tokens), past.proposed, past.accepted)
+        return min(length.best(), seq.request.max_tokens - len(seq.new_tokens) - 1)
 
     def free(self, seq: Sequence) -> None:
-        """Forgets a sequence."""
-        if seq.finished:  # a preempted one goes on where it was
-            self._known.pop(seq.id, None)
+        """Forgets a finished sequence; a preempted one goes on with what was learnt."""
+        if seq.finished:
+            self._states.pop(seq.id, None)
 
 
-def most_guesses(c: EngineConfig, default: int) -> int:
-    """How many guesses a step has room for."""
+def most_drafts(c: DraftSettings, default: int) -> int:
+    """How many drafts a step has rows for."""
     return min(c.num_draft_tokens or default, c.max_num_batched_tokens - 1)

@@ -1,16 +1,11 @@
-"""Speculative decoding: guess the next tokens cheaply, verify all guesses in one forward pass, keep what was right.
+"""Drafts of a model: a second, smaller one (`draft`), the model's own first layers or a copy in fewer bits (`self`).
 
-A decode step reads every weight to compute one row, and a few more rows with the same read are nearly free. So a
-drafter proposes tokens, they ride along as further rows, and the logits of each row say whether the next guess stands
-(Leviathan, Kalman & Matias 2023, algorithm 1; Chen et al. 2023). Greedy text is identical to plain decoding, and so is
-sampled text while guesses are certain (probs None); guesses drawn from a draft model are kept with probability
-min(1, p/q) and replaced by a draw from what q lacks of p otherwise, so that the distribution is exactly the target's.
+The draft model has its own KV cache, which follows the accepted tokens: before it proposes, the cache is cut back to
+the tokens that the sequence really has, and what is missing is computed. Greedy drafts are certain; sampled drafts
+carry the distribution q that they were drawn from (Leviathan et al. 2023; first layers: Elhoushi et al. 2024, 4.3).
 
-Drafters: `prompt-lookup` copies what followed the same words before (Saxena 2023), `draft` asks a second, smaller
-model, `self` the model's own first layers, or a copy in fewer bits. Wins: one sequence or few, memory-bound,
-predictable text. Loses: guesses that are wrong cost their rows, and a draft model its own steps; in large batches no
-arithmetic lies idle.
-Several guesses at once (`rivals`) ride in branches of their sequence (batching.py), and the best branch stays.
+Wins: any text, where the small model agrees often and costs little. Loses: each draft is a forward pass of the small
+model, one after the other.
 """
 
 from __future__ import annotations
@@ -20,39 +15,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sampling import choose, distribution, draw, most_likely
 from tinyinfer.sequence import Draft, Sequence, make_batch
-from tinyinfer.speculative.draft_length import Lengths, most_guesses
+from tinyinfer.speculative.base import DraftCost, DraftSettings
+from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
 from tinyinfer.speculative.verify import verify
 
 if TYPE_CHECKING:
     from tinyinfer.model.interfaces import Ops
 
-GUESS = 2  # the random stream that guesses are drawn from, beside those of plain decoding and of acceptance
-
-
-# Verification.
-
-
-# How many guesses.
-
-
-# Drafters.
+DRAFT_STREAM = 2  # the random stream that drafts are drawn from, beside those of plain decoding and of acceptance
 
 
 class ModelDrafter:
-    """Asks a second model with the same vocabulary, which keeps its own cache.
+    """Proposes the tokens of a second model with the same vocabulary.
 
-    candidates: so many tokens are guessed for the next position, the likeliest of them with more behind it. Guesses
-    that have rivals are never drawn, so that one path at most can be right.
+    candidates: so many tokens are proposed for the next position, and more tokens behind the likeliest of them. Drafts
+    beside other candidates are never drawn, so that at most one candidate can be accepted.
     """
 
-    def __init__(self, model: Model, cache: Cache, ops: Ops, lengths: Lengths, candidates: int = 1) -> None:
+    def __init__(self, model: Model, cache: Cache, ops: Ops, lengths: DraftLengths, candidates: int = 1) -> None:
         self.model, self.cache, self.ops = model, cache, ops
         self.lengths, self.candidates = lengths, candidates
 
@@ -61,26 +47,26 @@ class ModelDrafter:
     def propose(self, sequences: list[Sequence]) -> None:
         """One token at a time, of all sequences together."""
         counts = {seq: self._count(seq) for seq in sequences if not seq.drafts}
-        while asked := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
-            for seq, row in zip(asked, self._forward(asked), strict=True):
-                seq.drafts.append(self._guess(row, seq))
-                if len(seq.drafts) == 1:
-                    seq.rivals = self._runners_up(row, seq.drafts[0].token)
-        for seq in counts if self.candidates > 1 else ():  # a rival may be what stands
+        while drafting := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
+            for seq, row in zip(drafting, self._forward(drafting), strict=True):
+                draft = self._draft(row, seq)
+                others = seq.speculation.candidates if seq.drafts else runners_up(row, draft.token, self.candidates)
+                seq.set_drafts([*seq.drafts, draft], others)
+        for seq in counts if self.candidates > 1 else ():  # another candidate than the cached one may be accepted
             self.cache.truncate(seq, min(self.cache.length(seq), len(seq.tokens)))
 
     def free(self, seq: Sequence) -> None:
-        """Gives its cache back."""
+        """Frees the draft model's cache of the sequence."""
         self.cache.free(seq)
         self.lengths.free(seq)
 
     def _count(self, seq: Sequence) -> int:
-        """How many guesses to make; forgets those of the last step that were wrong."""
+        """How many drafts to propose, after the rejected drafts of the last step are cut off the cache."""
         self.cache.truncate(seq, min(self.cache.length(seq), len(seq.tokens) - 1))
         return min(self.lengths.of(seq), self.cache.capacity - len(seq.tokens))
 
     def _forward(self, sequences: list[Sequence]) -> np.ndarray:  # -> (R, V)
-        """The draft model's logits after all tokens and guesses; it computes those that it has not seen yet."""
+        """The draft model's logits after all tokens and drafts; computes those that its cache does not hold."""
         work = []
         for seq in sequences:
             first = self.cache.length(seq)
@@ -89,22 +75,24 @@ class ModelDrafter:
         logits = transformer(self.model, make_batch(work), self.cache, self.ops)
         for seq, _, rows in work:
             self.cache.commit(seq, rows)
-        return logits
+        return self.ops.to_host(logits)
 
-    def _guess(self, logits: np.ndarray, seq: Sequence) -> Draft:  # (V,) ->
-        """Its next token; greedy guesses are certain."""
-        new = [*seq.new_tokens, *(draft.token for draft in seq.drafts)]
-        if seq.params.temperature == 0.0:
-            return Draft(choose(logits, seq.params, seq.prompt, new, seq.seed).token)
-        q = distribution(logits, seq.params, seq.prompt, new)
+    def _draft(self, logits: np.ndarray, seq: Sequence) -> Draft:  # (V,) ->
+        """The draft model's next token."""
+        params, prompt, new, seed = seq.sampling
+        new = [*new, *(draft.token for draft in seq.drafts)]
+        if params.temperature == 0.0:
+            return Draft(choose(logits, params, prompt, new, seed).token)
+        q = distribution(logits, params, prompt, new)  # (V,)
         if self.candidates > 1:
             return Draft(int(q.argmax()))
-        return Draft(draw(q, seq.seed, len(seq.prompt) + len(new), GUESS), q)
+        return Draft(draw(q, seed, len(prompt) + len(new), DRAFT_STREAM), q)
 
-    def _runners_up(self, logits: np.ndarray, first: int) -> list[list[Draft]]:  # (V,) ->
-        """The likeliest tokens beside `first`, each as a guess of its own."""
-        best = most_likely(logits, self.candidates)
-        return [[Draft(int(token))] for token in best if token != first][: self.candidates - 1]
+
+def runners_up(logits: np.ndarray, first: int, candidates: int) -> list[list[Draft]]:  # (V,) ->
+    """The likeliest tokens beside `first`, each as a candidate of one draft; with `first` there are `candidates`."""
+    best = most_likely(logits, candidates)
+    return [[Draft(int(token))] for token in best if token != first][: candidates - 1]
 
 
 def first_layers(model: Model, n: int) -> Model:
@@ -117,27 +105,30 @@ def first_layers(model: Model, n: int) -> Model:
     )
 
 
-# Drafters by name: (target model, second model if any, operations, switches, longest sequence) -> Drafter.
+# Drafters by name: (target model, second model if any, operations, switches, longest sequence, cost) -> Drafter.
 
 
-def draft_model(model: Model, second: Model | None, ops: Ops, c: EngineConfig, capacity: int) -> ModelDrafter:
+def draft_model(
+    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
+) -> ModelDrafter:
     """speculative=draft. Raises ValueError for a second model of another vocabulary."""
     assert second is not None
     if second.config.vocab_size != model.config.vocab_size:
         reason = (
-            "{field} {value!r} has a vocabulary of {drafts} tokens and the model one of {own}, so its guesses mean "
+            "{field} {value!r} has a vocabulary of {drafts} tokens and the model one of {own}, so its drafts mean "
             "something else"
         )
         sizes = {"drafts": second.config.vocab_size, "own": model.config.vocab_size}
         raise SwitchError("draft_model", c.draft_model, reason, "choose a smaller model of the same family", **sizes)
     longest = min(capacity, second.config.max_position)
-    guess_cost = second.nbytes / model.nbytes
     cache = ContiguousCache(CacheSpec(second.config.memory, longest), ops)
-    lengths = Lengths(most_guesses(c, 4), ops.relative_cost, guess_cost)
+    lengths = DraftLengths(most_drafts(c, 4), cost or DraftCost(ops.relative_cost, second.nbytes / model.nbytes))
     return ModelDrafter(second, cache, ops, lengths, c.num_draft_candidates)
 
 
-def self_draft(model: Model, second: Model | None, ops: Ops, c: EngineConfig, capacity: int) -> ModelDrafter:
+def self_draft(
+    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
+) -> ModelDrafter:
     """speculative=self: fewer layers, fewer bits, or both. Raises ValueError for more layers than there are."""
     own = model.config.num_layers
     layers = c.draft_layers or (own if c.draft_quantize != "off" else max(1, own // 3))
@@ -152,4 +143,4 @@ def self_draft(model: Model, second: Model | None, ops: Ops, c: EngineConfig, ca
         scheme = make_scheme(c.draft_quantize, c.group_size, c.symmetric)
         assert scheme is not None, "the choices of draft_quantize are those of make_scheme"
         cheaper = round_layers(cheaper, scheme, ops)
-    return draft_model(model, cheaper, ops, c, capacity)
+    return draft_model(model, cheaper, ops, c, capacity, cost)

@@ -1,4 +1,8 @@
-"""Prompt lookup: drafts copied from what followed the same tokens before (Saxena 2023)."""
+"""Prompt lookup: drafts are copied from what followed the same tokens before (Saxena 2023).
+
+No model proposes the drafts, so they cost nothing but the rows that verify them. Wins: text that repeats its prompt
+(summaries, code, quotations). Loses: new text, in which the newest tokens never occurred together before.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyinfer.engine.config import EngineConfig
 from tinyinfer.model.transformer import Model
 from tinyinfer.sequence import Draft, Sequence
-from tinyinfer.speculative.draft_length import Lengths, most_guesses
+from tinyinfer.speculative.base import DraftCost, DraftSettings
+from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
 from tinyinfer.speculative.verify import verify
 
 if TYPE_CHECKING:
@@ -17,32 +21,33 @@ if TYPE_CHECKING:
 
 
 class PromptLookup:
-    """Copies what followed the last time that the newest tokens stood together (Saxena 2023).
+    """Copies what followed the last place where the newest tokens occurred together.
 
-    candidates: how many such places, with different tokens behind them, are copied from side by side.
+    candidates: how many such places, with different tokens behind them, are copied from. longest: how many of the
+    newest tokens are looked up together.
     """
 
-    def __init__(self, lengths: Lengths, candidates: int = 1, longest: int = 3) -> None:
+    def __init__(self, lengths: DraftLengths, candidates: int = 1, longest: int = 3) -> None:
         self.lengths, self.candidates, self.longest = lengths, candidates, longest
 
     verify = staticmethod(verify)
 
     def propose(self, sequences: list[Sequence]) -> None:
-        """Guesses without a model: they cost nothing but the rows that verify them."""
+        """The first continuation found becomes the drafts; the others become candidates."""
         for seq in sequences:
             if not seq.drafts:
                 found = self.lookup(seq.tokens, self.lengths.of(seq))
-                guesses = [[Draft(token) for token in tokens] for tokens in found]
-                seq.drafts, seq.rivals = (guesses[0], guesses[1:]) if guesses else ([], [])
+                first, *others = [[Draft(token) for token in tokens] for tokens in found] or [[]]
+                seq.set_drafts(first, others)
 
     def lookup(self, tokens: list[int], n: int) -> list[list[int]]:
         """The n tokens behind earlier places of the longest ending found, the latest first, then of shorter endings.
 
         An ending has at most `longest` tokens. No two results begin with the same token: of such, one is enough.
         """
-        text, found = np.array(tokens), dict[int, list[int]]()
+        text, found = np.array(tokens), dict[int, list[int]]()  # (S,); first token -> continuation
         for size in range(min(self.longest, len(tokens) - 1), 0, -1):
-            starts = np.lib.stride_tricks.sliding_window_view(text[:-1], size)
+            starts = np.lib.stride_tricks.sliding_window_view(text[:-1], size)  # (S - size, size)
             for place in np.flatnonzero((starts == text[-size:]).all(axis=1))[::-1]:
                 begin = int(place) + size
                 if n > 0 and len(found) < self.candidates:
@@ -50,10 +55,13 @@ class PromptLookup:
         return list(found.values())
 
     def free(self, seq: Sequence) -> None:
-        """Forgets it."""
+        """Forgets how many drafts the sequence had."""
         self.lengths.free(seq)
 
 
-def prompt_lookup(model: Model, second: Model | None, ops: Ops, c: EngineConfig, capacity: int) -> PromptLookup:
+def prompt_lookup(
+    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
+) -> PromptLookup:
     """speculative=prompt-lookup."""
-    return PromptLookup(Lengths(most_guesses(c, 7), ops.relative_cost), c.num_draft_candidates)
+    lengths = DraftLengths(most_drafts(c, 7), cost or DraftCost(ops.relative_cost))
+    return PromptLookup(lengths, c.num_draft_candidates)

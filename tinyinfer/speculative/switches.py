@@ -9,10 +9,14 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.switches import Switches, switch
 
 DRAFTERS = {
-    "off": "tinyinfer.speculative.base:NoDrafter",
+    "off": "tinyinfer.speculative.base:no_drafter",
     "prompt-lookup": "tinyinfer.speculative.prompt_lookup:prompt_lookup",
     "draft": "tinyinfer.speculative.draft_model:draft_model",
     "self": "tinyinfer.speculative.draft_model:self_draft",
+}
+CANDIDATES = {
+    "off": "tinyinfer.speculative.base:NoCandidates",
+    "on": "tinyinfer.speculative.candidates:ForkedCandidates",
 }
 QUANTIZE_DRAFT = ("off", "int8", "int4", "int3", "int2")
 

@@ -1,4 +1,12 @@
-"""Verification of drafts: accept the longest right prefix, keep exactly the target's distribution."""
+"""Verification of drafts: accepts drafts up to the first wrong one, and keeps exactly the target's distribution.
+
+Row i of the logits follows the first i drafts. Let p be the target's distribution there and q the one that the draft
+was drawn from. The draft x is accepted with probability min(1, p(x)/q(x)); a rejected draft is replaced by a draw from
+max(p - q, 0), and no draft behind it counts. The tokens then follow p (Leviathan, Kalman & Matias 2023, appendix A.1).
+
+A draft that was not drawn but certain (greedy, prompt lookup) is accepted if plain decoding chooses it, so that greedy
+and sampled text alike are identical to plain decoding.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +15,46 @@ import numpy as np
 from tinyinfer.sampling import Choice, choose, describe, distribution, draw, uniform
 from tinyinfer.sequence import Draft, Sequence
 
-ACCEPT = 1  # the random stream of acceptance, beside the one that plain decoding draws from
+ACCEPT_STREAM = 1  # the random stream of acceptance, beside the one that plain decoding draws from
 
 
 def verify(logits: np.ndarray, seq: Sequence) -> list[Choice]:  # (R, V) ->
-    """The next tokens of a sequence: its guesses as far as they stand, and one more after them.
+    """The next tokens of a sequence: the accepted drafts, and one more token after them.
 
-    Row i holds the logits after the first i guesses. Penalties and filters see the guesses before it as if they had
-    come one at a time.
+    Penalties and filters see the drafts before each row as if they had come one at a time.
     """
-    new, choices = seq.new_tokens, []
-    for row, draft in zip(logits, [*seq.drafts, None][: len(logits)], strict=True):
+    if not len(logits):  # the step computed a chunk that ends before the drafts
+        return []
+    params, prompt, new, seed = seq.sampling
+    choices = []
+    for row, draft in zip(logits[:-1], seq.drafts, strict=True):
         choice = judge(row, draft, seq, new)
         choices.append(choice)
-        if draft is None or choice.token != draft.token:
-            break
+        if choice.token != draft.token:  # rejected: the replacement is the last token of this step
+            return choices
         new.append(choice.token)
-    return choices
+    # All drafts are accepted. The row of the last draft is computed already: its token is a bonus.
+    return [*choices, choose(logits[-1], params, prompt, new, seed)]
 
 
-def judge(logits: np.ndarray, draft: Draft | None, seq: Sequence, new: list[int]) -> Choice:  # (V,) ->
-    """The token after `new`: the draft's if it stands."""
-    if draft is None or draft.probs is None:
-        return choose(logits, seq.params, seq.prompt, new, seq.seed)
-    p = distribution(logits, seq.params, seq.prompt, new)
-    token = accept_or_replace(p, draft.probs, draft.token, seq.seed, len(seq.prompt) + len(new))
-    return describe(token, logits, seq.params)
+def judge(logits: np.ndarray, draft: Draft, seq: Sequence, new: list[int]) -> Choice:  # (V,) ->
+    """The token after `new`: the draft's if the draft is accepted."""
+    params, prompt, _, seed = seq.sampling
+    if draft.probs is None:
+        return choose(logits, params, prompt, new, seed)
+    p = distribution(logits, params, prompt, new)
+    token = accept_or_replace(p, draft.probs, draft.token, seed, len(prompt) + len(new))
+    return describe(token, logits, params)
 
 
 def accept_or_replace(
     p: np.ndarray, q: np.ndarray, token: int, seed: int, position: int
 ) -> int:  # (V,), (V,) ->
-    """A token drawn from q becomes one from p: kept with probability min(1, p/q), else drawn from max(p - q, 0)."""
-    if uniform(seed, position, ACCEPT) * q[token] < p[token]:
+    """Makes a token that was drawn from q one that is drawn from p.
+
+    q(token) <= p(token): always accepted. q(token) > p(token): accepted with probability p/q, else replaced.
+    """
+    if uniform(seed, position, ACCEPT_STREAM) * q[token] < p[token]:  # u < p/q, without dividing by 0
         return token
-    lacking = np.maximum(p - q, 0)
-    return draw(lacking if lacking.any() else p, seed, position)  # nothing is lacking when p and q differ by rounding
+    lacking = np.maximum(p - q, 0)  # (V,)
+    return draw(lacking if lacking.any() else p, seed, position)  # p and q that differ by rounding lack nothing

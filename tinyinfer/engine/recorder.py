@@ -1,0 +1,133 @@
+"""Writes down what a step does, while it does it.
+
+A step changes its sequences, so some facts must be read between planning and computing (which positions are computed
+again, which blocks the sequences hold) and some at its end (new tokens, what the cache holds). The recorder is wrapped
+around the step and around its forward pass, so that neither mentions it. Block tables and the waiting queue cost time
+to copy: they are copied only for a step that is watched.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+from tinyinfer.batching.scheduler import Scheduler
+from tinyinfer.engine.clock import Clock
+from tinyinfer.engine.trace import Block, StepTrace, Turn
+from tinyinfer.engine.trace_html import NotebookTrace
+from tinyinfer.kv_cache.base import Cache
+from tinyinfer.ledger import Ledger
+from tinyinfer.sampling import Choice
+from tinyinfer.sequence import Batch, Sequence, Span, make_batch
+
+if TYPE_CHECKING:
+    from tinyinfer.kv_cache.blocks import BlockPool
+
+
+class StepRecorder:
+    """The record of the present step. choices: the accepted ones of each span, set when the step ends."""
+
+    def __init__(self, cache: Cache, scheduler: Scheduler, ledger: Ledger) -> None:
+        self.cache, self.scheduler, self.ledger = cache, scheduler, ledger
+        self.choices: list[list[Choice]] = []
+        self.begin(0.0, watch=False)
+        self.plan(make_batch([]))
+
+    def begin(self, now: float, watch: bool) -> None:
+        """A new step."""
+        self.started = self.computed = now
+        self.watch, self.before = watch, self.ledger.copy()
+
+    @contextmanager
+    def forward(self, batch: Batch, clock: Clock) -> Iterator[None]:
+        """Wraps the forward pass: what is planned before it, and the time after it."""
+        self.plan(batch)
+        yield
+        self.computed = clock()
+
+    def plan(self, batch: Batch) -> None:
+        """Records what the scheduler planned, before the sequences change."""
+        self.batch = batch
+        tables = self.read_tables(batch) if self.watch else {}
+        joined = self.scheduler.joined
+        self.turns = tuple(start_turn(span, span.seq in joined, tables.get(span.seq, ())) for span in batch.spans)
+        running, queue = (self.scheduler.running, self.scheduler.waiting) if self.watch else ([], [])
+        ran = {turn.id for turn in self.turns}
+        self.idle = tuple(seq.id for seq in running if seq.id not in ran)
+        self.waiting = tuple(seq.id for seq in queue if seq.timing.arrival <= self.started)
+
+    def trace(self, now: float) -> StepTrace:
+        """What the step did, and what the cache holds after it."""
+        cache, scheduler = self.cache, self.scheduler
+        turns = tuple(map(finish_turn, self.turns, self.batch.spans))
+        return NotebookTrace(
+            self.batch, self.choices, (self.started, self.computed, now), self.ledger - self.before,
+            cache.held_bytes, cache.wasted_bytes, pool=count_blocks(cache), turns=turns,
+            joined=tuple(scheduler.joined), left=tuple(scheduler.left), preempted=tuple(scheduler.preempted),
+            idle=self.idle, waiting=self.waiting,
+        )  # fmt: skip
+
+    def read_tables(self, batch: Batch) -> dict[Sequence, tuple[Block, ...]]:
+        """The blocks of each sequence of the batch, while the step holds all of them; none of a cache without blocks.
+        """
+        cache = self.cache
+        if not isinstance(cache, Paged):
+            return {}
+        holders = {*self.scheduler.running, *(span.seq for span in batch.spans)}
+        tables = {seq: cache.block_table(seq) for seq in holders}
+        sequences = Counter(block for table in tables.values() for block in table)
+        return {span.seq: read_blocks(cache, tables[span.seq], span, sequences) for span in batch.spans}
+
+
+@runtime_checkable
+class Paged(Protocol):
+    """A cache that has blocks to show."""
+
+    blocks: BlockPool
+    block_size: int
+
+
+def start_turn(span: Span, joined: bool, blocks: tuple[Block, ...]) -> Turn:
+    """What a sequence is about to do."""
+    seq, stop = span.seq, span.first + span.rows
+    again = 0 if seq.finished else max(0, min(seq.progress.computed, stop) - span.first)
+    phase = "prefill" if stop <= len(seq.prompt) else "decode"
+    if seq.finished:
+        phase = "padding"
+    elif seq.progress.preemptions and again:
+        phase = "recompute"
+    elif seq.owner is not seq:
+        phase = "candidate"
+    drafts = tuple(draft.token for draft in seq.drafts) if span.wanted else ()  # else they are for a later step
+    return Turn(seq.owner.id, phase, span.first, span.rows, again, span.first if joined else 0, drafts, blocks)
+
+
+def finish_turn(turn: Turn, span: Span) -> Turn:
+    """The turn with the new tokens of its sequence: those behind the tokens that it had before the step.
+
+    A chunk of a prompt, padding and a rejected candidate have none.
+    """
+    had, tokens = turn.first + turn.rows - len(turn.drafts), span.seq.tokens
+    if not span.wanted:
+        return turn
+    if turn.phase == "candidate":
+        return replace(turn, tokens=tuple(tokens[had:])) if tokens[had] == turn.drafts[0] else turn
+    return replace(turn, tokens=tuple(tokens[had:]), ended=span.seq.progress.finish_reason or "")
+
+
+def read_blocks(cache: Paged, table: tuple[int, ...], span: Span, sequences: Counter[int]) -> tuple[Block, ...]:
+    """The blocks of one sequence. Those behind the positions that it had were allocated for this step."""
+    size, blocks = cache.block_size, []
+    for i, number in enumerate(table):
+        filled = min(size, span.first + span.rows - i * size)
+        kept = cache.blocks.holders[number] > sequences[number]  # the prefix cache is the only other holder
+        blocks.append(Block(number, filled, size, sequences[number], kept, new=i * size >= span.first))
+    return tuple(blocks)
+
+
+def count_blocks(cache: Cache) -> tuple[int, int] | None:
+    """Free blocks, and all blocks; None for a cache without blocks."""
+    return (len(cache.blocks.free), cache.blocks.num_blocks) if isinstance(cache, Paged) else None
