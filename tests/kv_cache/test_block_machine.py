@@ -153,7 +153,7 @@ class Blocks(RuleBasedStateMachine):
 
     def write(self, plans: list[tuple[Living, int, list[int]]]) -> None:
         for one, _, guesses in plans:
-            one.seq.tokens += guesses
+            one.seq.tokens.extend(guesses)
         self.served.write(*((one.seq, rows + len(guesses)) for one, rows, guesses in plans))
 
     def commit(self, one: Living, rows: int, guesses: list[int], right: int, new: int) -> None:
