@@ -33,6 +33,7 @@ from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
+from tinyinfer.speculative.base import NoDrafter
 
 MODEL_FILES = ["model/transformer", "model/attention", "model/moe", "model/mlp", "sampling", "kv_cache/contiguous",
                "kv_cache/paged", "speculative/verify", "speculative/draft_model", "backends/reference",
@@ -107,6 +108,7 @@ def run_the_rest(inspector: Inspector, folder) -> None:
     logits, others = np.ones((19, 101), np.float32), np.zeros((19, 101), np.float32)
     inspector.watch({"V": 101}, lambda: kl_divergence(logits, others))
     inspector.watch({"V": 101}, lambda: token_scores(logits, [1] * 19))
+    inspector.watch({"V": 101}, lambda: NoDrafter().verify(logits[:0], request([1])))
     gguf, packed = write_gguf("llama3", folder("llama3") / "q.gguf", "Q8_0"), folder("llama3") / "packed"
     save_model(packed, LLM(str(gguf), quantize="keep").model, load(gguf), {"method": "keep"})
     paths = [folder("gpt2"), folder("mixtral"), gguf, packed]

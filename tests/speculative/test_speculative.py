@@ -21,7 +21,7 @@ from tinyinfer.model.transformer import transformer
 from tinyinfer.sampling import Choice, distribution, draw
 from tinyinfer.sequence import Draft, make_batch
 from tinyinfer.sequence import Sequence as Request
-from tinyinfer.speculative.base import DraftCost
+from tinyinfer.speculative.base import DraftCost, NoDrafter
 from tinyinfer.speculative.draft_length import DraftLength, DraftLengths
 from tinyinfer.speculative.draft_model import DRAFT_STREAM
 from tinyinfer.speculative.prompt_lookup import PromptLookup
@@ -145,6 +145,14 @@ def test_a_stop_string_inside_a_draft_ends_the_text_where_plain_decoding_does(ri
         found = [(s.new_tokens, s.text.text, s.progress.finish_reason, len(s.timing.times)) for s in (seq, plain)]
         assert found[0] == found[1]
         assert engine.cache.held_bytes == 0
+
+
+def test_without_drafts_there_is_nothing_to_verify():
+    """The engine chooses the token of plain decoding by itself; catches one that is chosen twice."""
+    drafter, seq = NoDrafter(), request(PROMPT)
+    drafter.propose([seq])
+    assert seq.drafts == []
+    assert drafter.verify(np.zeros((0, 31), np.float32), seq) == []
 
 
 def test_an_end_token_inside_a_draft_is_the_last():
