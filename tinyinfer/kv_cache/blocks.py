@@ -62,6 +62,10 @@ class BlockTable:
     blocks: list[int] = field(default_factory=list)
     side_by_side: bool = False
 
+    @property
+    def first(self) -> int:
+        return self.blocks[0] if self.blocks else 0
+
 
 class BlockCache(Cache):
     """A cache whose positions lie in blocks of one pool, without its arrays."""
@@ -92,8 +96,7 @@ class BlockCache(Cache):
             self._copy_on_write(seq, table)
         while len(table.blocks) * self.block_size < self.length(seq) + n:
             table.blocks.append(self._new_block())
-        first = table.blocks[0] if table.blocks else 0
-        table.side_by_side = table.blocks == list(range(first, first + len(table.blocks)))
+        table.side_by_side = table.blocks == list(range(table.first, table.first + len(table.blocks)))
 
     def commit(self, seq: Sequence, n: int) -> None:
         super().commit(seq, n)

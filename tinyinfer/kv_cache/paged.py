@@ -85,8 +85,7 @@ class PagedCache(BlockCache):
         """The pool's rows of positions start ... stop."""
         size, xp = self.block_size, self.device.xp
         if table.side_by_side:
-            offset = table.blocks[0] * size if table.blocks else 0
-            return slice(offset + start, offset + stop)
+            return slice(table.first * size + start, table.first * size + stop)
         positions = xp.arange(start, stop)  # (S,)
         return xp.asarray(table.blocks)[positions // size] * size + positions % size
 

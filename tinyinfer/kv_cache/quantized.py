@@ -261,7 +261,7 @@ class QuantizedPagedCache(QuantizedCache, BlockCache):
     def block_ids(self, seq: Sequence, first: int, stop: int) -> slice | Array:
         table = self._table(seq)
         if table.side_by_side:
-            return slice(table.blocks[0] + first, table.blocks[0] + stop) if table.blocks else slice(0, 0)
+            return slice(table.first + first, table.first + stop)
         return self.device.xp.asarray(table.blocks[first:stop])
 
     @property
