@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.engine.clock import Clock
@@ -22,9 +21,6 @@ from tinyinfer.kv_cache.base import Cache
 from tinyinfer.ledger import Ledger
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence, Span, make_batch
-
-if TYPE_CHECKING:
-    from tinyinfer.kv_cache.blocks import BlockPool
 
 
 class StepRecorder:
@@ -74,20 +70,12 @@ class StepRecorder:
         """The blocks of each sequence of the batch, while the step holds all of them; none of a cache without blocks.
         """
         cache = self.cache
-        if not isinstance(cache, Paged):
+        if not cache.num_blocks:
             return {}
         holders = {*self.scheduler.running, *(span.seq for span in batch.spans)}
         tables = {seq: cache.block_table(seq) for seq in holders}
         sequences = Counter(block for table in tables.values() for block in table)
         return {span.seq: read_blocks(cache, tables[span.seq], span, sequences) for span in batch.spans}
-
-
-@runtime_checkable
-class Paged(Protocol):
-    """A cache that has blocks to show."""
-
-    blocks: BlockPool
-    block_size: int
 
 
 def start_turn(span: Span, joined: bool, blocks: tuple[Block, ...]) -> Turn:
@@ -118,16 +106,16 @@ def finish_turn(turn: Turn, span: Span) -> Turn:
     return replace(turn, tokens=tuple(tokens[had:]), ended=span.seq.progress.finish_reason or "")
 
 
-def read_blocks(cache: Paged, table: tuple[int, ...], span: Span, sequences: Counter[int]) -> tuple[Block, ...]:
+def read_blocks(cache: Cache, table: tuple[int, ...], span: Span, sequences: Counter[int]) -> tuple[Block, ...]:
     """The blocks of one sequence. Those behind the positions that it had were allocated for this step."""
-    size, blocks = cache.block_size, []
+    size, blocks = cache.spec.block_size, []
     for i, number in enumerate(table):
         filled = min(size, span.first + span.rows - i * size)
-        kept = cache.blocks.holders[number] > sequences[number]  # the prefix cache is the only other holder
+        kept = cache.holders(number) > sequences[number]  # the prefix cache is the only other holder
         blocks.append(Block(number, filled, size, sequences[number], kept, new=i * size >= span.first))
     return tuple(blocks)
 
 
 def count_blocks(cache: Cache) -> tuple[int, int] | None:
     """Free blocks, and all blocks; None for a cache without blocks."""
-    return (len(cache.blocks.free), cache.blocks.num_blocks) if isinstance(cache, Paged) else None
+    return (cache.num_blocks - cache.blocks_in_use, cache.num_blocks) if cache.num_blocks else None
