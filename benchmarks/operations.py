@@ -1,7 +1,7 @@
-"""Each operation of two backends beside each other, for SmolLM2-135M's shapes: `python benchmarks/operations.py`.
+"""Each operation of two backends beside each other: `python benchmarks/operations.py [--shape llama-1b]`.
 
-Prints, for a prefill of 512 rows and a decode step of one row, the median time of an operation in the first backend
-and in the second, and their ratio. The two backends take turns, so that a machine that is busy otherwise slows both.
+Prints, for a prefill of 512 rows and for decode steps of 3 rows and of one row, the median time of an operation in the
+first backend and in the second, and their ratio. The two backends take turns, so that a machine that is busy otherwise slows both.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from tinyinfer.quantization.recipe import make_scheme
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.switches import resolve
 
-D, F, H, K, E, V = 576, 1536, 9, 3, 64, 49152
+SHAPES = {"smollm2-135m": (576, 1536, 9, 3, 64), "llama-1b": (2048, 8192, 32, 8, 64)}  # D, F, H, K, E
 
 
 def random(*shape: int) -> np.ndarray:
@@ -29,8 +29,10 @@ def random(*shape: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal(shape, dtype=np.float32)
 
 
-def operations(ops: Ops, rows: int) -> Iterator[tuple[str, Callable[[], object]]]:
+def operations(ops: Ops, rows: int, shape: str) -> Iterator[tuple[str, Callable[[], object]]]:
     """Pairs (name, the operation on `rows` rows)."""
+    D, F, H, K, E = SHAPES[shape]
+    zero = np.zeros((rows, D), np.float32)
     x, qk, gate_up = random(rows, D), random(rows, H + K, E), random(rows, 2 * F)
     norm, rotation = RMSNorm(random(D), 1e-5), Rotation(random(1, E // 2), random(1, E // 2))
     positions = np.arange(rows)
@@ -46,14 +48,14 @@ def operations(ops: Ops, rows: int) -> Iterator[tuple[str, Callable[[], object]]
     yield "rms norm", lambda: ops.norm(x, norm)
     yield "rope", lambda: ops.rope(qk, turned)
     yield "gate", lambda: ops.gate(gate_up, "silu")
-    yield "add", lambda: ops.add(x, x)
+    yield "add", lambda: ops.add(x, zero)
     yield "attention of 512 keys", lambda: ops.attend(q, k, v, 512 - rows, 0, heads)  # type: ignore[attr-defined]
     for name, weight in weights.items():
-        yield f"linear 576 -> 3072, {name}", lambda weight=weight: ops.linear(x, Linear(weight))
+        yield f"linear D -> 2F, {name}", lambda weight=weight: ops.linear(x, Linear(weight))
     long = ops.take(Floats("w", random(D, F)))
     assert isinstance(long, Dense)
     h = random(rows, F)
-    yield "linear 1536 -> 576, float32", lambda: ops.linear(h, Linear(long))
+    yield "linear F -> D, float32", lambda: ops.linear(h, Linear(long))
 
 
 def seconds(work: Callable[[], object], at_least: float = 0.02) -> float:
@@ -69,14 +71,16 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("backends", nargs="*", default=["reference", "numpy"], help=f"two of {list(BACKENDS)}")
+    parser.add_argument("--shape", default="smollm2-135m", choices=list(SHAPES), help="sizes of the model")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("-t", "--threads", type=int, default=None)
     args = parser.parse_args()
     first, second = (resolve(BACKENDS, name)(Ledger(), np.float32, args.threads) for name in args.backends)
     print(f"{'':34}{args.backends[0]:>14}{args.backends[1]:>14}{'ratio':>8}")
-    for rows in (512, 1):
-        print("prefill, 512 rows" if rows > 1 else "decode, 1 row")
-        for (name, work), (_, other) in zip(operations(first, rows), operations(second, rows), strict=True):
+    for rows in (512, 3, 1):
+        print(f"{rows} rows")
+        both = zip(operations(first, rows, args.shape), operations(second, rows, args.shape), strict=True)
+        for (name, work), (_, other) in both:
             times = [(seconds(work), seconds(other)) for _ in range(args.rounds)]
             a, b = (statistics.median(column) for column in zip(*times, strict=True))
             ratio = statistics.median(one / two for one, two in times)
