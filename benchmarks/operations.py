@@ -1,7 +1,8 @@
 """Each operation of two backends beside each other: `python benchmarks/operations.py [--shape llama-1b]`.
 
 Prints, for a prefill of 512 rows and for decode steps of 3 rows and of one row, the median time of an operation in the
-first backend and in the second, and their ratio. The two backends take turns, so that a machine that is busy otherwise slows both.
+first backend and in the second, and their ratio. The two backends take turns, so that a machine that is busy otherwise
+slows both.
 """
 
 from __future__ import annotations
