@@ -45,7 +45,7 @@ def describe(token: int, logits: np.ndarray, params: SamplingParams) -> Choice: 
 
 
 def most_likely(s: np.ndarray, n: int) -> np.ndarray:  # (V,) -> (n,)
-    """The ids of the n largest, largest first; all of them when there are fewer."""
+    """The ids of the n largest numbers, largest first; all ids when there are fewer."""
     n = min(n, len(s))
     best = np.argpartition(-s, n - 1)[:n]
     return best[np.argsort(-s[best], kind="stable")]

@@ -197,7 +197,7 @@ def test_batch_timeout_is_a_time(value):
          {"quantize": "int8"}),
         ({"quantize": "w8a8", "quantize_method": "gptq"}, "quantize=w8a8 has one way", "leave it out",
          {"quantize_method": "rtn"}),
-        ({"quantize": "int4", "quantize_method": "hqq", "group_size": "tensor"}, "group_size=tensor has one step",
+        ({"quantize": "int4", "quantize_method": "hqq", "group_size": "tensor"}, "group_size=tensor has one scale",
          "choose another group_size", {"group_size": "channel"}),
         ({"quantize": "int4", "quantize_method": "combined", "group_size": "tensor"}, "=combined fits one to each",
          "quantize_method=rtn, gptq or awq", {"quantize_method": "gptq"}),

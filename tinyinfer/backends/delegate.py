@@ -52,7 +52,7 @@ class DelegatingOps:
     ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
         return self.inner.rotation(positions, sets, rotation)
 
-    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ..., N) -> (T, ..., N)
+    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ...) -> (T, ...)
         return self.inner.norm(x, norm)
 
     def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)

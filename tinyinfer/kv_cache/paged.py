@@ -90,9 +90,9 @@ class PagedCache(BlockCache):
         return xp.asarray(table.blocks)[positions // size] * size + positions % size
 
     def _gather(self, pool: Array, table: BlockTable, start: int, stop: int) -> Array:  # (K, P, E) -> (K, S, E)
-        """A copy of the rows of positions start ... stop: whole blocks, laid side by side, and their ends cut off."""
+        """A copy of the rows of positions start ... stop: n whole blocks, laid side by side, and their ends cut off."""
         size, xp = self.block_size, self.device.xp
         first, last = start // size, (stop - 1) // size
-        blocks = pool.reshape(len(pool), self.num_blocks, -1)  # (K, B, block_size · E)
-        chosen = blocks.take(xp.asarray(table.blocks[first : last + 1], dtype=xp.int64), axis=1)
+        blocks = pool.reshape(len(pool), self.num_blocks, -1)  # (K, B, b·E), a view: whole blocks are copied, not rows
+        chosen = blocks.take(xp.asarray(table.blocks[first : last + 1], dtype=xp.int64), axis=1)  # (K, n, b·E)
         return chosen.reshape(len(pool), -1, pool.shape[-1])[:, start - first * size : stop - first * size]

@@ -31,7 +31,7 @@ from tinyinfer.sequence import Batch, Sequence, Span
 class FloatRows:
     """The positions of a sequence that are kept in float: from `first` on, the start of its last, unfinished block."""
 
-    rows: Array  # (N, M): a position's M numbers of all layers side by side, so that a move is one copy
+    rows: Array  # (positions, numbers): the numbers of all layers side by side, so that moving a position is one copy
     first: int
 
 
@@ -137,12 +137,12 @@ class QuantizedCache(Cache):
     @property
     def float_bytes(self) -> int:
         """Bytes of all float rows."""
-        return sum(own.rows.nbytes for own in self._open.values())
+        return sum(floats.rows.nbytes for floats in self._open.values())
 
     @property
     def wasted_float_bytes(self) -> int:
         """Bytes of the float rows that hold no position."""
-        filled = sum(self._written[seq] - own.first for seq, own in self._open.items())
+        filled = sum(self._written[seq] - floats.first for seq, floats in self._open.items())
         return self.float_bytes - filled * self.position_bytes
 
     # Float rows, and the workspace.
@@ -152,10 +152,10 @@ class QuantizedCache(Cache):
 
     def _float_rows(
         self, layer: int, seq: Sequence, first: int, stop: int
-    ) -> tuple[Array, Array]:  # -> (N, K, E), (N, K, E)
-        """Keys and values of the positions first ... stop in a layer, as views."""
-        own, (keys, values), memory = self._open[seq.id], self._columns[layer], self.spec.memory[layer]
-        rows = own.rows[first - own.first : stop - own.first]
+    ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
+        """Keys and values of the positions first ... stop in a layer, as views: to be read or written."""
+        floats, (keys, values), memory = self._open[seq.id], self._columns[layer], self.spec.memory[layer]
+        rows = floats.rows[first - floats.first : stop - floats.first]  # (S, numbers)
         k = rows[:, keys].reshape(-1, memory.heads, memory.key_size)
         return k, rows[:, values].reshape(-1, memory.heads, memory.value_size)
 
@@ -171,8 +171,8 @@ class QuantizedCache(Cache):
 
     def _free_full_blocks(self, seq: Sequence) -> None:
         """Keeps float rows of the unfinished block only, in one block of room."""
-        own, first = self._open.get(seq.id), self.length(seq) // self.block_size * self.block_size
-        if own and (own.first != first or len(own.rows) > self.block_size):
+        floats, first = self._open.get(seq.id), self.length(seq) // self.block_size * self.block_size
+        if floats and (floats.first != first or len(floats.rows) > self.block_size):
             self._copy_float_rows(seq, seq, self.block_size)
 
     def _pack(self, layer: int, seq: Sequence) -> None:
@@ -182,7 +182,7 @@ class QuantizedCache(Cache):
         if count:
             packed, ids = self.storage(seq), self.block_ids(seq, first // size, first // size + count)
             rows = self._float_rows(layer, seq, first, first + count * size)
-            blocks = (x.reshape(count, size, *x.shape[1:]).transpose(2, 0, 1, 3) for x in rows)  # (K, N, b, E) each
+            blocks = (x.reshape(count, size, *x.shape[1:]).transpose(2, 0, 1, 3) for x in rows)  # each (K, n, b, E)
             packed.write(layer, ids, *blocks)
             self.ledger.kv_written_bytes += count * packed.layer_bytes[layer]
 

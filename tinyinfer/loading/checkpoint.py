@@ -69,7 +69,7 @@ class LazyTensor:
                 self._finite(scales)
         return found
 
-    def _finite(self, rows: np.ndarray) -> np.ndarray:  # (n, ...) -> (n, ...)
+    def _finite(self, rows: np.ndarray) -> np.ndarray:  # (...,) -> (...,)
         """The rows, checked by their smallest and largest number: NaN is both wherever it is."""
         if not np.isfinite((rows.min(initial=0), rows.max(initial=0))).all():
             wrong = f"tensor {self.name!r} holds NaN or infinity"
@@ -93,7 +93,7 @@ class Joined:
         return sum(part.shape[-2] for part in self.parts), self.parts[0].shape[-1]
 
     def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs (first output, float32 rows (n, M)), in order. Raises ModelError for NaN and infinity."""
+        """Pairs (first output, float32 rows (rows, M)), in order. Raises ModelError for NaN and infinity."""
         first = 0
         for part in self.parts:
             if self.expert is None:

@@ -274,7 +274,7 @@ def _read_bytes(path: str, name: str, offset: int, count: int) -> np.ndarray:
     return raw
 
 
-def _dequantize(blocks: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:  # (B, bytes) -> (numbers,)
+def _dequantize(blocks: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:  # (blocks, bytes) -> (numbers,)
     """float32 of blocks of bytes. gguf works on 16 rows at a time, so the blocks are passed to it as few, long rows."""
     per_block = GGML_QUANT_SIZES[kind][0]
     numbers = np.empty((len(blocks), per_block), np.float32)

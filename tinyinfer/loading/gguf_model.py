@@ -139,8 +139,9 @@ def canonical_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, LazyTens
 def unpermuted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
     """Rows (or biases) of whole heads in which RoPE's pairs are neighbours, read with each pair half a head apart."""
 
-    def ordered(rows: np.ndarray, start: int, stop: int) -> np.ndarray:  # (R, ...) -> (stop - start, ...)
-        halves = rows.reshape(len(rows) // head_dim, head_dim // 2, 2, -1 if len(rows) else 0).swapaxes(1, 2)
+    def ordered(rows: np.ndarray, start: int, stop: int) -> np.ndarray:  # (rows, ...) -> (stop - start, ...)
+        pairs = rows.reshape(len(rows) // head_dim, head_dim // 2, 2, -1 if len(rows) else 0)  # (heads, E/2, 2, ...)
+        halves = pairs.swapaxes(1, 2)  # (heads, 2, E/2, ...)
         return halves.reshape(rows.shape)[start:stop]
 
     def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)

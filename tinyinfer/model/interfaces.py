@@ -5,8 +5,7 @@ formulas on NumPy or on CuPy (backends/reference.py), the same made fast (backen
 delegates to another `Ops` and adds something of its own, as calibration does. A cache is any object that fulfils
 `KVCache`, and it knows of the backend only the `Device`: where arrays lie and where work is counted.
 
-Shapes are the letters of the package: T rows, D model width, H query heads, K key/value heads, E head size, S cached
-positions, F MLP width, V vocabulary, R rows whose logits are wanted, X experts, k experts that a row uses.
+The letters of the shapes are those of arrays.py.
 """
 
 from __future__ import annotations
@@ -81,10 +80,10 @@ class Ops(Device, Protocol):
     ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
         """amplitude · cos and amplitude · sin of position · frequency, for both halves of a head.
 
-        sets: which of the rotation's S sets each row uses. The first half's sine is negated, as `rope` wants it.
+        sets: which of the rotation's Z sets each row uses. The first half's sine is negated, as `rope` wants it.
         """
 
-    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ..., N) -> (T, ..., N)
+    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ...) -> (T, ...)
         """Every vector along the last axis brought to unit scale, by the formula of the norm's type."""
 
     def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)

@@ -33,7 +33,7 @@ class FloatMatrix(Protocol):
         """(N, M): outputs, inputs."""
 
     def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs (first output, float32 rows (n, M)), in order. Raises ModelError for NaN and infinity."""
+        """Pairs (first output, float32 rows (rows, M)), in order. Raises ModelError for NaN and infinity."""
 
     def where(self, output: int) -> str:
         """Where that output comes from, for messages: file and tensor."""
@@ -256,7 +256,7 @@ class FullQKNorm:
 
 @dataclass(frozen=True)
 class Embedding:
-    """Token vectors, times `scale`, plus learned position vectors (P, D) where a family has them."""
+    """Token vectors, times `scale`, plus learned position vectors (max_position, D) where a family has them."""
 
     table: Weight
     positions: Array | None
@@ -284,12 +284,12 @@ class Heads:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Rotary positions as data: S sets of radians per position and of amplitudes, for the E/2 pairs of a head.
+    """Rotary positions as data: Z sets of radians per position and of amplitudes, for the E/2 pairs of a head.
 
-    One set is the rule (S = 1); a family that changes its frequencies with the sequence's length has several, and each
+    One set is the rule (Z = 1); a family that changes its frequencies with the sequence's length has several, and each
     row says which one it uses. A pair of frequency 0 and amplitude 1 stays as it is.
     """
 
-    frequencies: Array  # (S, E/2)
-    amplitudes: Array  # (S, E/2)
+    frequencies: Array  # (Z, E/2) radians per position
+    amplitudes: Array  # (Z, E/2)
 

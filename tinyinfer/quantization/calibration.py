@@ -104,9 +104,10 @@ def calibrate(
 ) -> Model:  # (W, n) ->
     """The model with each of its linear layers replaced by what convert(name, linear, inputs) makes of it.
 
-    Names are "layers.0.qkv", "o", "gate_up" (or "up") and "down"; embedding and head stay. Where convert also returns
-    a scale s (M,), the new layer expects x / s, and the division is folded away (folding.py). on_layer is called with
-    the number of layers that are done. Raises ValueError for a mixture of experts, and for inputs that are not finite.
+    windows: W windows of n token ids. Names are "layers.0.qkv", "o", "gate_up" (or "up") and "down"; embedding and head
+    stay. Where convert also returns a scale s (M,), the new layer expects x / s, and the division is folded away
+    (folding.py). on_layer is called with the number of layers that are done. Raises ValueError for a mixture of
+    experts, and for inputs that are not finite.
     """
     check_can_calibrate(model.config)
     watch = CalibrationOps(model, ops, convert, on_layer)

@@ -75,7 +75,7 @@ class QuantizationSwitches(Switches):
             reason = "{field}={value} is for the layers, and {quantize}=off leaves them"
             yield SwitchError("quantize_method", method, reason, f"add {BITS}")
         if self.group_size == "tensor" and method in GROUPWISE:
-            reason = "{field}={value} has one step for a whole matrix, but {quantize_method}={method} fits one to each"
+            reason = "{field}={value} has one scale for a whole matrix, but {quantize_method}={method} fits one to each"
             reason += " group"
             cure = "choose another {field}, or {quantize_method}=rtn, gptq or awq"
             yield SwitchError("group_size", "tensor", reason, cure, method=method)

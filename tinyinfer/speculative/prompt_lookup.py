@@ -45,9 +45,9 @@ class PromptLookup:
 
         An ending has at most `longest` tokens. No two results begin with the same token: of such, one is enough.
         """
-        text, found = np.array(tokens), dict[int, list[int]]()  # (S,); first token -> continuation
+        text, found = np.array(tokens), dict[int, list[int]]()  # (tokens,); first token -> continuation
         for size in range(min(self.longest, len(tokens) - 1), 0, -1):
-            starts = np.lib.stride_tricks.sliding_window_view(text[:-1], size)  # (S - size, size)
+            starts = np.lib.stride_tricks.sliding_window_view(text[:-1], size)  # (tokens - size, size), a view
             for place in np.flatnonzero((starts == text[-size:]).all(axis=1))[::-1]:
                 begin = int(place) + size
                 if n > 0 and len(found) < self.candidates:
