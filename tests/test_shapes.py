@@ -190,7 +190,7 @@ LETTER = re.compile(r"(?<![\w'])[A-Za-z](?![A-Za-z_])")
 
 
 def test_signatures_use_the_letters_of_the_list():
-    """Catches a letter with a second meaning; another length is a word, or a small letter that the docstring explains."""
+    """Catches a letter with two meanings. Another length is a word, or a small letter that the docstring explains."""
     assert len(LETTERS) > 20
     faults = {}
     for signature in SIGNATURES:

@@ -35,13 +35,12 @@ class GroupedQuery:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights held in memory."""
         return self.qkv.nbytes + self.qk_norm.nbytes + self.o.nbytes
 
     def __call__(
         self, x: Array, rotations: list[tuple[Array, Array]], layer: int, batch: Batch, cache: KVCache, ops: Ops
     ) -> Array:  # (T, D) -> (T, D)
-        """The change that attention makes to each row; the rows' keys and values go to the cache."""
+        """The change that attention makes to each row; keys and values of the rows go to the cache."""
         heads = self.heads
         qkv = ops.linear(x, self.qkv).reshape(len(x), -1, heads.size)  # (T, H+2K, E)
         qk, v = qkv[:, : -heads.keys], qkv[:, -heads.keys :]  # (T, H+K, E), (T, K, E)
@@ -88,7 +87,7 @@ def visible(rows: int, keys: int, first: int, start: int, window: int | None, xp
 
 
 def visible_pairs(rows: int, first: int, window: int | None) -> int:
-    """How many (query, key) pairs `rows` queries from position `first` on see; attention's FLOPs are counted by it."""
+    """How many (query, key) pairs `rows` queries from position `first` on see: a pair costs 4·E FLOPs in each head."""
     last = first + rows
     full = last * (last + 1) // 2 - first * (first + 1) // 2  # the query at position p sees p + 1 keys
     if window is None:

@@ -30,7 +30,6 @@ class MoE:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights held in memory."""
         return self.router.nbytes + self.gate_up.nbytes + self.down.nbytes
 
     def __call__(self, x: Array, ops: Ops) -> Array:  # (T, D) -> (T, D)
