@@ -27,7 +27,7 @@ from tinyinfer.model.weights import Dense, Embedding, FullQKNorm, Heads, LayerNo
 
 TILE = 1 << 16  # numbers worked on at a time: a quarter of a megabyte of float32 stays in a core's cache
 WIDE_TILE = 1 << 18  # numbers of a weight widened at a time: a megabyte of float32
-FEW_ROWS = 3  # so many are multiplied one by one
+FEW_ROWS = 3  # so many rows are multiplied one by one
 SLICE = 1040  # inputs whose 8-bit products sum exactly in float32: 127² · 1040 < 2^24
 COSTS = {1: 1.0, 2: 1.3, 4: 2.3, 8: 2.7, 16: 3.3, 32: 4.2, 128: 11.0, 512: 42.0}  # rows of a pass: its time, measured
 
@@ -93,7 +93,7 @@ class NumpyOps(ReferenceOps):
         return by_rows(work, (len(gate_up), half))
 
     def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
-        """In place."""
+        """In place: the residual stream needs no new array for each change."""
         x += change
         return x
 

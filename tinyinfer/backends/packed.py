@@ -38,7 +38,7 @@ class Packed:
 
     @classmethod
     def pack(cls, matrix: QuantizedMatrix, xp: Xp) -> Packed:
-        """The codes of a matrix in this layout, in arrays of xp."""
+        """The codes, scales and minimums of a matrix in this layout, in arrays of xp."""
         outputs, blocks = matrix.shape[0], -(-matrix.shape[0] // LANES)
 
         def blocked(array: np.ndarray, low: int = 0, dtype: Any = np.float16) -> np.ndarray:  # (N, n) -> (J, n, 64)
@@ -129,7 +129,6 @@ class W8A8:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, M): outputs, inputs."""
         return self.codes.shape[1], self.codes.shape[0]
 
     @property
@@ -154,5 +153,5 @@ class W8A8:
 
 def round_rows(x: Array, xp: Xp) -> tuple[Array, Array]:  # (T, M) -> (T, M), (T, 1)
     """Each row of activations as whole numbers -127 ... 127, in float32, and the scale that restores the row."""
-    scale = xp.abs(x).max(axis=1, keepdims=True) / xp.float32(LARGEST)
+    scale = xp.abs(x).max(axis=1, keepdims=True) / xp.float32(LARGEST)  # (T, 1); 0 for a row of zeros
     return xp.rint(x / xp.where(scale > 0, scale, xp.float32(1))), scale

@@ -1,8 +1,8 @@
 """Small whole numbers packed into bytes: 1, 2, 3, 4 or 8 bits each, with nothing wasted.
 
-Byte c of a packed run of C bytes holds the codes c, c + C, c + 2·C ..., so that unpacking is one shift for C codes side
-by side and not one for each code. Three bits do not divide a byte: such codes are split into their two low bits and
-their high bit, which lie packed one behind the other.
+Byte c of C packed bytes holds the codes c, c + C, c + 2·C ... A plane, the codes of all bytes at the same bits, is then
+C codes in a row, and unpacking is one shift for each plane and not one for each code. Three bits do not divide a byte:
+such codes are split into their two low bits and their high bit, which lie packed one behind the other.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def packed_size(count: int, bits: int) -> int:
-    """Bytes of `count` packed codes."""
+    """Bytes that `count` packed codes of so many bits take."""
     if bits == 3:
         return packed_size(count, 2) + packed_size(count, 1)
     return -(-count * bits // 8)

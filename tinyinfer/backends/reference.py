@@ -49,7 +49,7 @@ Products = MappingProxyType[type, Callable[[Any, Array, Any], Array]]
 class ReferenceOps:
     """The formulas. ledger: where work is counted. dtype: how float matrices are stored. xp: the array module.
 
-    threads is for backends that have any to choose.
+    threads: ignored here; a backend that chooses its threads takes the number.
     """
 
     def __init__(self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, xp: Xp = np) -> None:
@@ -209,7 +209,7 @@ class ReferenceOps:
         return x * f(0.5) * (self.xp.tanh(f(0.7978845608) * (x + f(0.044715) * x * x * x)) + f(1))
 
     def float_product(self, x: Array, weight: Weight) -> Array:  # (T, M) -> (T, N)
-        """x Wᵀ with the weight's numbers as float32."""
+        """x Wᵀ, the weight's numbers converted to float32 first."""
         return x @ weight.dequantize(slice(0, weight.shape[0]))
 
     def w8a8_product(self, x: Array, weight: W8A8) -> Array:  # (T, M) -> (T, N)

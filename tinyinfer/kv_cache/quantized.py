@@ -71,7 +71,7 @@ class QuantizedCache(Cache):
     # The contract.
 
     def reserve(self, seq: Sequence, n: int) -> None:
-        """Also makes room for float rows."""
+        """Also makes room for float rows: for the unfinished block and n more positions."""
         super().reserve(seq, n)
         room = self.length(seq) % self.block_size + n
         if seq.id not in self._open or len(self._open[seq.id].rows) < room:
@@ -136,7 +136,7 @@ class QuantizedCache(Cache):
 
     @property
     def float_bytes(self) -> int:
-        """Bytes of all float rows."""
+        """Bytes of the float rows of all sequences."""
         return sum(floats.rows.nbytes for floats in self._open.values())
 
     @property
@@ -176,7 +176,7 @@ class QuantizedCache(Cache):
             self._copy_float_rows(seq, seq, self.block_size)
 
     def _pack(self, layer: int, seq: Sequence) -> None:
-        """Packs the blocks that the float rows fill."""
+        """Packs those blocks of the sequence that its float rows fill."""
         first, size = self._open[seq.id].first, self.block_size
         count = (self._written[seq.id] - first) // size
         if count:
@@ -190,7 +190,7 @@ class QuantizedCache(Cache):
         """Unpacks the blocks first ... stop into the workspace, but for those that the read before has left there."""
         old = self._unpacked
         if old is None or (old.layer, old.seq) != (layer, seq.id) or not old.first <= first <= old.stop:
-            old = Unpacked(layer, seq.id, first, first)  # nothing of use
+            old = Unpacked(layer, seq.id, first, first)  # the workspace holds nothing of this sequence and layer
         begin = old.stop
         if begin < stop:
             packed, ids = self.storage(seq), self.block_ids(seq, begin, stop)

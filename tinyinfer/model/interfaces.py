@@ -105,8 +105,8 @@ class Ops(Device, Protocol):
     def activate(self, x: Array, activation: str) -> Array:  # (T, F) -> (T, F)
         """The nonlinearity of that name.
 
-        "silu": x · sigmoid(x) (Elfwing et al. 2017). "gelu_tanh": x/2 · (1 + tanh(sqrt(2/pi) · (x + 0.044715 x³))), close
-        to x times the normal distribution's cumulative probability (Hendrycks & Gimpel 2016).
+        "silu": x · sigmoid(x) (Elfwing et al. 2017). "gelu_tanh": x/2 · (1 + tanh(sqrt(2/pi) · (x + 0.044715 x³)))
+        (Hendrycks & Gimpel 2016).
         """
 
     def gate(self, gate_up: Array, activation: str) -> Array:  # (T, 2*F) -> (T, F)
