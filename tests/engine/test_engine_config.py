@@ -179,7 +179,7 @@ def test_batch_timeout_is_a_time(value):
         ({"draft_layers": 1, "speculative": "prompt-lookup"}, "=prompt-lookup does not use it", "add speculative=self",
          {"speculative": "self"}),
         ({"draft_quantize": "int4"}, "speculative is off", "add speculative=self", {"speculative": "self"}),
-        ({"num_draft_tokens": 3}, "makes no guesses", "choose prompt-lookup, draft or self", {"speculative": "self"}),
+        ({"num_draft_tokens": 3}, "makes no drafts", "choose prompt-lookup, draft or self", {"speculative": "self"}),
         ({"group_size": 64}, "quantize=off quantizes nothing", "add quantize=int8, int4", {"quantize": "int4"}),
         ({"symmetric": False}, "quantize=off quantizes nothing", "add quantize=int8, int4", {"quantize_head": "int8"}),
         ({"quantize_method": "hqq"}, "quantizes nothing", "add quantize=int8, int4", {"quantize": "int2"}),

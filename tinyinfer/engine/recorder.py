@@ -33,7 +33,7 @@ class StepRecorder:
         self.plan(make_batch([]))
 
     def begin(self, now: float, watch: bool) -> None:
-        """A new step."""
+        """Begins the record of a new step."""
         self.started = self.computed = now
         self.watch, self.before = watch, self.ledger.copy()
 

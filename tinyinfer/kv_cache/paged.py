@@ -20,8 +20,8 @@ Slots = slice | Array  # rows of the pool
 class PagedCache(BlockCache):
     """One pool of blocks for all sequences.
 
-    pools: each layer's keys (K, P, Ek) and values (K, P, Ev), P = B·b. Block i begins at row i·b; kernels read the pools
-    by `block_table`.
+    pools: each layer's keys (K, P, Ek) and values (K, P, Ev), P = B·b. Block i begins at row i·b; kernels read the
+    pools by `block_table`.
     """
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:

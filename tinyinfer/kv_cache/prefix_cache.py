@@ -85,7 +85,7 @@ class PrefixCache(Prefixes):
     def evict(self) -> bool:
         """Removes the leaf whose last use is the oldest (least recently used).
 
-        The heap is not updated when a leaf is used again: entries that are out of date are skipped once they are popped.
+        The heap is not updated when a leaf is used again: entries that are out of date are skipped when popped.
         """
         while self._leaves:
             used, _, node = heapq.heappop(self._leaves)
