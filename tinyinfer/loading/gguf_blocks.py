@@ -1,11 +1,11 @@
 """GGUF's simple block types as codes, scales and minimums: a matrix that the file has rounded is not rounded again.
 
-    Q8_0   d, 32 signed bytes            w = d · q
-    Q4_0   d, 32 nibbles                 w = d · (q - 8)
-    Q4_1   d, m, 32 nibbles              w = d · q + m
+    Q8_0   scale, 32 signed bytes        w = scale · code
+    Q4_0   scale, 32 nibbles             w = scale · (code - 8)
+    Q4_1   scale, minimum, 32 nibbles    w = scale · code + minimum
 
-A block is 32 consecutive numbers of a row; ggml calls its scale d and its minimum m, both float16. The first 16 numbers
-are the low nibbles of 16 bytes, the others the high nibbles. These are groups as quantization/ has them: codes, scales
+A block is 32 consecutive numbers of a row; scale and minimum (d and m in ggml's source) are float16. The first 16
+numbers are the low nibbles of 16 bytes, the others the high nibbles. These are groups as quantization/ has them: codes, scales
 and minimums are taken unchanged, and the weights equal those that gguf dequantizes, bit for bit. (ggml's ggml-quants.c.
 The k-quants and i-quants have scales of scales, which a group cannot hold; they are dequantized.)
 """

@@ -154,8 +154,8 @@ def unpermuted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
         first, last = start // head_dim * head_dim, -(-stop // head_dim) * head_dim
         assert tensor.codes is not None
         whole, rows = tensor.codes(first, last), (start - first, stop - first)
-        m = None if whole.minimum is None else ordered(whole.minimum, *rows)
-        return QuantizedMatrix(whole.scheme, ordered(whole.codes, *rows), ordered(whole.scale, *rows), m)
+        minimum = None if whole.minimum is None else ordered(whole.minimum, *rows)
+        return QuantizedMatrix(whole.scheme, ordered(whole.codes, *rows), ordered(whole.scale, *rows), minimum)
 
     return replace(tensor, read=read, codes=codes if tensor.codes else None)
 

@@ -55,8 +55,8 @@ PREFIX = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 def parse_machine(text: str) -> Machine:
     """The machine of "37GB/s,200GFLOP/s": what it reads and computes in a second. Raises SwitchError."""
     number = r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)"
-    found = re.fullmatch(rf"{number}B/s\s*,{number}FLOP/s\s*", text)
-    speeds = [float(found[i]) * PREFIX[found[i + 1]] for i in (1, 3)] if found else [0.0]
+    match = re.fullmatch(rf"{number}B/s\s*,{number}FLOP/s\s*", text)
+    speeds = [float(match[i]) * PREFIX[match[i + 1]] for i in (1, 3)] if match else [0.0]
     if not all(speeds):
         cure = "write bandwidth and speed, such as 37GB/s,200GFLOP/s"
         raise SwitchError("machine", text, "{field} {value!r} is no machine", cure)

@@ -131,7 +131,7 @@ def quantize_model(
 def by_gptq(
     w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
 ) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
-    """GPTQ on the grid of plain rounding; it needs no scale of inputs."""
+    """GPTQ on the grid of plain rounding; inputs are not scaled."""
     return gptq(w, inputs.hessian, round_to_nearest(w, scheme)), None
 
 
@@ -166,7 +166,7 @@ def by_smoothing(
 
 
 def round_layers(model: Model, scheme: QuantScheme, ops: Ops) -> Model:
-    """A copy of a model whose layers are rounded; the copy shares all the rest. For drafts of the model itself."""
+    """A model whose layers are rounded and that shares all the rest: what drafts of the model itself come from."""
 
     def change(name: str, weight: Weight) -> Weight:
         keep = not name.startswith("layers.") or name.endswith(".router")
@@ -176,5 +176,5 @@ def round_layers(model: Model, scheme: QuantScheme, ops: Ops) -> Model:
 
 
 def floats(weight: Weight) -> np.ndarray:  # -> (N, M)
-    """All weights in float32, outputs first."""
+    """All numbers of a weight in float32, outputs first, on the host."""
     return np.ascontiguousarray(to_host(weight.dequantize(slice(0, weight.shape[0]))).T)

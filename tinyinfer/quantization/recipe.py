@@ -47,7 +47,7 @@ class Recipe:
 
 
 def make_recipe(c: QuantizationSwitches, model: ModelConfig) -> Recipe:
-    """The rules of quantize_rules, before those that quantize_head and quantize stand for.
+    """The rules of quantize_rules, before those that quantize_head and quantize mean.
 
     Raises ValueError for a rule that is not understood, cannot work or fits no matrix of the model, and for a method
     that reads text for layers that the rules leave as they are.

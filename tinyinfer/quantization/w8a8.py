@@ -2,7 +2,7 @@
 
 A row of activations gets one scale in each product, an output's weights got one at loading, and between the two only
 integers are multiplied and added: y = (code_x · code_w) · scale_x · scale_w, the sum exact. Hardware has fast
-instructions for that; how a backend makes the sum exact is its own affair (backends/).
+instructions for that; each backend makes the sum exact in its own way (backends/).
 
 Activations have a few channels that are a hundred times larger than the rest and leave these no resolution. They are
 the same channels at every token, so their size can be moved into the weights, which have resolution to spare:
