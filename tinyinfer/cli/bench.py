@@ -30,7 +30,7 @@ SHORT = {"prompt_tokens": "-p", "generated_tokens": "-g", "batch": "-b"}
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds the command's parser."""
+    """Adds `tinyinfer bench` and its flags to the commands."""
     about = "measure the speed, beside what the roofline predicts"
     parser = commands.add_parser("bench", help=about, description=about)
     add = parser.add_argument

@@ -35,7 +35,7 @@ Ctrl-C stops an answer and keeps what there is of it; at the prompt it ends the 
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds the command's parser."""
+    """Adds `tinyinfer chat` and its flags to the commands."""
     about = "talk with a model, line by line"
     more = "; /help lists what else it understands; a paged prefix cache keeps what was said, unless told otherwise"
     parser = commands.add_parser("chat", help=about, description=about + more)

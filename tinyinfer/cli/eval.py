@@ -37,7 +37,7 @@ class Reference:
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds the command's parser."""
+    """Adds `tinyinfer eval` and its flags to the commands."""
     about = "the perplexity of a text"
     parser = commands.add_parser("eval", help=about, description=about)
     add = parser.add_argument

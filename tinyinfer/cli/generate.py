@@ -28,7 +28,7 @@ JSON_HELP = (
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds the command's parser."""
+    """Adds `tinyinfer generate` and its flags to the commands."""
     about = "continue or answer prompts"
     parser = commands.add_parser("generate", help=about, description=about)
     add = parser.add_argument

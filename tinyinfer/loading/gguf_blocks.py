@@ -5,9 +5,9 @@
     Q4_1   scale, minimum, 32 nibbles    w = scale · code + minimum
 
 A block is 32 consecutive numbers of a row; scale and minimum (d and m in ggml's source) are float16. The first 16
-numbers are the low nibbles of 16 bytes, the others the high nibbles. These are groups as quantization/ has them: codes, scales
-and minimums are taken unchanged, and the weights equal those that gguf dequantizes, bit for bit. (ggml's ggml-quants.c.
-The k-quants and i-quants have scales of scales, which a group cannot hold; they are dequantized.)
+numbers are the low nibbles of 16 bytes, the others the high nibbles. These are groups as quantization/ has them: codes,
+scales and minimums are taken unchanged, and the weights equal those that gguf dequantizes, bit for bit. (ggml's
+ggml-quants.c. The k-quants and i-quants have scales of scales, which a group cannot hold; they are dequantized.)
 """
 
 from __future__ import annotations
