@@ -7,7 +7,7 @@ Each idea has its switches in its own folder (kv_cache/switches.py, batching/swi
 that refuse what cannot work; engine/config.py joins the parts.
 
 The values of a switch that chooses a part are a table of "module:attribute". An entry is resolved on use, so that
-listing the choices imports nothing and a part that is not chosen is never loaded (its file may even be deleted).
+listing the choices imports nothing and a part that is not chosen is never loaded (its file may be deleted).
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class EngineConfig(
         """What two ideas cannot do together, before what each of them refuses by itself."""
         cache, rows = self.kv_cache, self.max_num_batched_tokens
         if cache == "none" and rows < EngineConfig.max_num_batched_tokens:
-            reason = "{field}={value} cuts prompts into chunks, and {kv_cache}=none forgets one chunk before the next"
+            reason = "{field}={value} cuts prompts into chunks, and {kv_cache}=none drops one chunk before the next"
             yield SwitchError("max_num_batched_tokens", rows, reason, "leave it out or choose another {kv_cache}")
         if self.num_draft_candidates > 1 and self.speculative != "off" and cache != "paged":
             reason = "{field}={value} lets candidates share blocks, and {kv_cache}={cache} has none"

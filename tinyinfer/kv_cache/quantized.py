@@ -51,9 +51,10 @@ class QuantizedCache(Cache):
         super().__init__(spec, device)
         self.block_size = spec.block_size
         self._open: dict[int, FloatRows] = {}  # sequence id -> its float rows
+        # A float row holds keys, then values, layer by layer; each begins at the sum of the widths before it.
         edges = accumulate((n for r in spec.memory for n in (r.heads * r.key_size, r.heads * r.value_size)), initial=0)
         columns = [slice(*pair) for pair in pairwise(edges)]
-        self._columns = list(zip(columns[::2], columns[1::2], strict=True))  # of float rows: a layer's keys and values
+        self._columns = list(zip(columns[::2], columns[1::2], strict=True))  # of a layer's keys and values
         positions = -(-self.capacity // self.block_size) * self.block_size
         flat = device.reserve((positions * max(rows.numbers for rows in spec.memory),))  # one layer at a time
         self._workspace = [LayerRows(*carve(flat, layer_shapes(rows, positions))) for rows in spec.memory]
@@ -90,6 +91,7 @@ class QuantizedCache(Cache):
     def split(self, span: Span) -> tuple[Span, ...]:
         """Splits at block boundaries: the rows of one block read the same blocks packed."""
         size, last = self.block_size, span.first + span.rows
+        # The ends of the span and every block boundary between them; each pair of neighbours is a part.
         edges = [span.first, *range(span.first - span.first % size + size, last, size), last]
         if len(edges) == 2:
             return (span,)

@@ -3,7 +3,7 @@
     magic, version, counts | key type value ... | name dimensions type offset ... | padding | bytes of every tensor
 
 Two ideas. Every length in the header is compared with the bytes that remain, before anything is allocated: a file that
-is cut or lies is refused in one sentence. And a block of 32 to 256 numbers is dequantized without its neighbours, so
+is cut or wrong is refused in one sentence. And a block of 32 to 256 numbers is dequantized without its neighbours, so
 rows start..stop of a tensor are one seek, one read and some float32, whatever the size of the file.
 
 Why not gguf.GGUFReader: it checks fewer of these lengths, makes several arrays for each token of the vocabulary, and

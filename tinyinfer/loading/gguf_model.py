@@ -122,7 +122,10 @@ def read_config(file: GGUFFile) -> ModelConfig:
 
 
 def canonical_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, LazyTensor]:
-    """The file's tensors by canonical name; Llama's query and key rows are put back in their published order."""
+    """The file's tensors by canonical name; Llama's query and key rows are put back in their published order.
+
+    Raises ModelError for a tensor that is not known or is there twice.
+    """
     tensors: dict[str, LazyTensor] = {}
     for name, tensor in file.tensors.items():
         if name == "rope_freqs.weight" and config.architecture in ("llama", "mixtral"):

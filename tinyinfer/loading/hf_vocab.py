@@ -56,7 +56,7 @@ def _mark_special(backend: Backend, tokens: list[str]) -> None:
 
 
 class _Config:
-    """The small files beside tokenizer.json; each may be missing."""
+    """The small files beside tokenizer.json; each may be missing. Raises ModelError for a value of the wrong type."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder

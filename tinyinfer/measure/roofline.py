@@ -129,7 +129,7 @@ def expected_prefill(c: ModelConfig, n: int, itemsize: int = FLOAT, experts_read
     """What a prefill of n tokens costs when only the last one's logits are wanted. itemsize: bytes of a weight.
 
     experts_read: how many experts the router will touch, over all layers; by default the number to be expected when
-    it likes all equally.
+    it chooses all equally often.
     """
     return expected_step(c, 0, n, itemsize, experts_read)
 

@@ -138,7 +138,10 @@ class CalibrationOps(DelegatingOps):
         self.places = {id(held): (i, name) for i, layer in enumerate(model.layers) for name, held in named(layer)}
 
     def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
-        """The product with the layer's replacement, which is made first; head and routers stay what they are."""
+        """The product with the layer's replacement, which is made first; head and routers are not replaced.
+
+        Raises ValueError for inputs that are not finite, or too large to be squared.
+        """
         if id(linear) not in self.places:
             return self.inner.linear(x, linear)
         i, name = self.places[id(linear)]

@@ -40,7 +40,7 @@ def gptq(
 
 
 def inverse_factor(hessian: np.ndarray, damp: float) -> np.ndarray:  # (M, M) -> (M, M)
-    """The upper triangular U of UᵀU = H⁻¹, H damped, in float32.
+    """The upper triangular U of UᵀU = H⁻¹, H damped, in float32. Raises ValueError as `gptq` does.
 
     With H = R Rᵀ, R upper, U is R's inverse; R is the usual lower factor of H with its rows and columns reversed. An
     input that is always zero gets a 1 on the diagonal: it concerns no other, so its column is just rounded.
