@@ -79,7 +79,7 @@ def draw(p: np.ndarray, seed: int, position: int, stream: int = 0) -> int:  # (V
 def uniform(seed: int, position: int, stream: int = 0) -> float:
     """The random number in [0, 1) that a request has for a position; streams serve different purposes."""
     # Philox computes a number from key and counter alone, without a state: every position's number is there at any time
-    # and in any order. It counts up in the counter's first words, so streams and positions in the last two never meet.
+    # and in any order. Philox counts up in the counter's first words, so streams and positions in the last never meet.
     return float(np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, position])).random())
 
 

@@ -161,7 +161,7 @@ class Sequence:
         self.speculation.drafts, self.speculation.candidates = list(drafts), list(candidates)
 
     def candidate(self, id: int, drafts: list[Draft]) -> Sequence:
-        """A sequence that verifies other drafts, for one step. It shares all records but the request and the drafts."""
+        """A sequence that verifies other drafts for one step, and shares all records but the request and the drafts."""
         other = copy(self)
         other.request = replace(self.request, id=id)  # the cache knows sequences by their id
         other.speculation = Speculation(drafts, parent=self)

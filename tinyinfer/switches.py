@@ -59,7 +59,7 @@ class Switches:
         yield from ()
 
     def given(self, *names: str) -> list[str]:
-        """Those of the fields that have another value than their default."""
+        """The fields among `names` that have another value than their default."""
         return [name for name in names if getattr(self, name) != getattr(type(self), name)]
 
 

@@ -107,7 +107,7 @@ def finish_turn(turn: Turn, span: Span) -> Turn:
 
 
 def read_blocks(cache: Cache, table: tuple[int, ...], span: Span, sequences: Counter[int]) -> tuple[Block, ...]:
-    """The blocks of one sequence. Those behind the positions that it had were allocated for this step."""
+    """The blocks of one sequence. Blocks behind the positions that it had were allocated for this step."""
     size, blocks = cache.spec.block_size, []
     for i, number in enumerate(table):
         filled = min(size, span.first + span.rows - i * size)

@@ -119,7 +119,7 @@ class QuantizedCache(Cache):
         self._free_full_blocks(seq)
 
     def truncate(self, seq: Sequence, n: int) -> None:
-        """Of packed blocks, which have no float rows any longer, only whole ones are kept."""
+        """A packed block is kept whole or not at all, because it has no float rows any longer."""
         if 0 <= n < self.length(seq) // self.block_size * self.block_size:
             n -= n % self.block_size
         super().truncate(seq, n)

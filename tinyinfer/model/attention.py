@@ -1,8 +1,9 @@
 """Attention: each row gathers from the rows before it in its own sequence, weighted by how well key and query agree.
 
 `GroupedQuery` is a layer's mixer: what `transformer` calls between two norms, alike for every kind of attention.
-`full_attention` is the formula itself, for one sequence: softmax(scale · q kᵀ + mask) v. It makes the whole (H, T, S)
-array of scores, so memory grows with the square of the prompt; backends/flash.py computes the same tile by tile.
+`full_attention` is the formula itself, for one sequence: softmax(scale · q kᵀ + mask) v. The formula makes the whole
+(H, T, S) array of scores, so memory grows with the square of the prompt; backends/flash.py computes the same tile by
+tile.
 
 Positions: query row t is at position `first + t`, key row s at `start + s` (start > 0 when a sliding window lets the
 cache leave out keys that no query sees). A query sees keys up to itself; with a window, only the last `window` of

@@ -1,8 +1,8 @@
 """The model's parameters as plain data: what they are, not how they are multiplied (that is the backend's, backends/).
 
-A weight is a matrix as a backend holds it. It knows its shape, its bytes and how to give its numbers back; operations
-dispatch on its type, so a quantized matrix takes a dense one's place and the transformer does not notice. A norm that
-a family does not have is `NoNorm`, not a branch in the model.
+A weight is a matrix as a backend holds it. A weight knows its shape, its bytes and how to give its numbers back;
+operations dispatch on its type, so a quantized matrix takes a dense one's place and the transformer does not notice. A
+norm that a family does not have is `NoNorm`, not a branch in the model.
 
 What a backend *takes* is a `Matrix`: float rows out of a file, or a QuantizedMatrix, which is whole numbers,
 

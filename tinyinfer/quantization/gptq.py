@@ -2,12 +2,12 @@
 
 What a layer should keep is not its weights but its outputs: ‖(W - Q) X‖² over inputs X of real text. That is
 tr((W - Q) H (W - Q)ᵀ) with H = X Xᵀ, so the rows of W are independent problems with one H. Once a column is rounded,
-its error e moves the best values of all columns that are still free: w_free -= e / U[j, j] · U[j, free], where
-UᵀU = H⁻¹, U upper triangular, holds every inverse that is ever needed (Frantar et al. 2023, GPTQ, algorithm 1; the
-update is Hassibi & Stork's, 1993). Wins: the same bits and the same kernel, and of SmolLM2's loss in perplexity (int4,
-groups of 64) three quarters are gone. Loses: a minute instead of a second; and it needs text like the text that the
-model will read: calibrated on other prose, only two fifths are gone. It chooses codes on a grid that is given; the
-fewer the bits, the more depends on a good one (hqq.py).
+its error e moves the best values of all columns that are still free: w_free -= e / U[j, j] · U[j, free], where UᵀU =
+H⁻¹, U upper triangular, holds every inverse that is ever needed (Frantar et al. 2023, GPTQ, algorithm 1; the update is
+Hassibi & Stork's, 1993). Wins: the same bits and the same kernel, and of SmolLM2's loss in perplexity (int4, groups of
+64) three quarters are gone. Loses: a minute instead of a second; and it needs text like the text that the model will
+read: calibrated on other prose, only two fifths are gone. GPTQ chooses codes on a given grid; the fewer the bits, the
+more depends on a good one (hqq.py).
 """
 
 from __future__ import annotations

@@ -62,7 +62,7 @@ class QuantizationSwitches(Switches):
 
     @property
     def shared(self) -> Collection[str]:
-        """Those of these switches that another idea uses too, whatever is quantized here."""
+        """The switches of this part that another idea uses, too; they are never without effect."""
         return ()
 
     def refusals(self) -> Iterator[SwitchError]:

@@ -4,8 +4,8 @@ A row of activations gets one scale in each product, an output's weights got one
 integers are multiplied and added: y = (code_x · code_w) · scale_x · scale_w, the sum exact. Hardware has fast
 instructions for that; each backend makes the sum exact in its own way (backends/).
 
-Activations have a few channels that are a hundred times larger than the rest and leave these no resolution. They are
-the same channels at every token, so their size can be moved into the weights, which have resolution to spare:
+Activations have a few channels that are a hundred times larger than the rest and leave these no resolution. The large
+channels are the same at every token, so their size can be moved into the weights, which have resolution to spare:
 x / s and W s with s = max|x|^a / max|W|^(1-a) (Xiao et al. 2023, SmoothQuant, equation 4), the division folded away
 (folding.py); a, 0.5 in the paper, is searched for each layer. Wins: half of bfloat16's bytes, and integer arithmetic
 where there is any. Loses: no time is won in NumPy.

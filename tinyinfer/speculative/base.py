@@ -100,7 +100,7 @@ class DraftCost:
 
 
 def count_drafts(seq: Sequence, proposed: int, accepted: int, ledger: Ledger) -> None:
-    """Counts verified drafts. Those of rejected candidates are not among them: they are only rows of the step."""
+    """Counts verified drafts. Drafts of rejected candidates do not count: they are only rows of the step."""
     seq.record_verification(proposed, accepted)
     ledger.drafts_proposed += proposed
     ledger.drafts_accepted += accepted

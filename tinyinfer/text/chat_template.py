@@ -1,4 +1,4 @@
-"""A chat template turns a conversation into the text that the model was trained on. It is a Jinja2 program.
+"""A chat template, a Jinja2 program, turns a conversation into text in the form that the model was trained on.
 
 The program comes with the weights and is not trusted, so it runs in a sandbox (sandbox.py).
 

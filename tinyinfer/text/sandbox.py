@@ -1,8 +1,8 @@
 """A sandbox for programs that are not trusted: jinja2's own sandbox, and two bounds.
 
-jinja2's sandbox hides every attribute that leads out of the data, and a program can change nothing. It bounds neither
-time nor memory: `range` inside `range` would not end, and `'x' * 10**10` would take all memory. So loop turns and calls
-are counted, and every number, text and list that a template makes has a largest size.
+jinja2's sandbox hides every attribute that leads out of the data, and a program can change nothing. That sandbox bounds
+neither time nor memory: `range` inside `range` would not end, and `'x' * 10**10` would take all memory. So loop turns
+and calls are counted, and every number, text and list that a template makes has a largest size.
 """
 
 from __future__ import annotations
