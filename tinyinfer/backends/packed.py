@@ -124,7 +124,7 @@ class W8A8:
         """The codes of a matrix, symmetric, one scale for each output. Raises ValueError for another scheme."""
         if matrix.scheme != W8A8_SCHEME:
             raise ValueError(f"w8a8 needs 8 symmetric bits and one scale for each output, not {matrix.scheme}")
-        codes = np.clip(matrix.codes, -LARGEST, LARGEST).astype(np.int8)
+        codes = np.clip(matrix.codes, -LARGEST, LARGEST).astype(np.int8)  # (N, M), no -128: a product is at most 127²
         return cls(xp.asarray(np.ascontiguousarray(codes.T)), xp.asarray(matrix.scale[:, 0]))
 
     @property
