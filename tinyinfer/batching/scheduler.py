@@ -31,8 +31,8 @@ BY_AGE = attrgetter("age")
 class Scheduler:
     """Owns the waiting queue, the running sequences and the plan of the next step.
 
-    joined, left, preempted: the sequences that were admitted, left or were preempted in the newest step. plan: its rows
-    of each sequence.
+    joined, left, preempted: the sequences that were admitted, left or were preempted in the newest step. plan: the rows
+    of each sequence in that step.
     """
 
     def __init__(

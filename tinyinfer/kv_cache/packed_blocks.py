@@ -108,7 +108,7 @@ def quantize(x: Array, bits: int, xp: Xp) -> tuple[Array, Array, Array]:  # (...
     codes still reach from one end of the group to the other.
     """
     most = (1 << bits) - 1
-    minimum = -half_above(-x.min(axis=-1, keepdims=True), xp)  # (..., 1)
+    minimum = -half_above(-x.min(axis=-1, keepdims=True), xp)  # (..., 1), rounded down: the negative is rounded up
     scale = half_above((x.max(axis=-1, keepdims=True) - minimum.astype(xp.float32)) / most, xp)  # (..., 1)
     divisor = xp.where(scale == 0, xp.float32(1), scale.astype(xp.float32))  # (..., 1); equal numbers have scale 0
     codes = xp.rint((x - minimum.astype(xp.float32)) / divisor).clip(0, most)  # (..., n)
