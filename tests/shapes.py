@@ -43,6 +43,7 @@ class Signature:
     gives: list[ast.expr]
     owner: str | None  # its class
     protocol: bool
+    doc: str = ""  # its docstring
 
 
 def functions(path: Path, nested: bool = True) -> Iterator[tuple[Function, ast.ClassDef | None]]:
@@ -94,7 +95,8 @@ def signatures(path: Path) -> list[Signature]:
             raise ValueError(f"{where}: the shape signature {text!r} cannot be read") from None
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         name = owner.name if owner else None
-        found.append(Signature(where, (str(path), first), text, takes, gives, name, is_protocol(owner)))
+        doc = ast.get_docstring(node) or ""
+        found.append(Signature(where, (str(path), first), text, takes, gives, name, is_protocol(owner), doc))
     return found
 
 

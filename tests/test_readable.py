@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
@@ -110,6 +111,35 @@ def test_everything_public_says_what_it_is():
             if not ast.get_docstring(node) and not is_short_property(node) and not is_documented_above(where)
         ]
     assert not silent
+
+
+def test_no_docstring_has_fewer_than_four_words():
+    """So few only repeat the name: such a docstring says more, or goes where the name is enough."""
+    documented = [(name, ast.get_docstring(node)) for name, node in definitions((*get_args(Function), ast.ClassDef))]
+    assert not [name for name, text in documented if text and len(text.splitlines()[0].split()) < 4]
+
+
+def test_every_file_that_is_named_exists():
+    """Catches the old name of a file that was moved: a reader would look for it in vain."""
+    python = [path for folder in (PACKAGE, ROOT / "tests", ROOT / "benchmarks") for path in folder.rglob("*.py")]
+    paths = ["/" + path.relative_to(ROOT).as_posix() for path in python]
+    named = {
+        (source.name, name)
+        for source in SOURCES
+        for name in re.findall(r"(?<![\w./])[\w/]+\.py\b", source.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 50
+    assert not [pair for pair in named if not any(path.endswith("/" + pair[1]) for path in paths)]
+
+
+OLD_WORDS = r"guess\w*|rivals?|takers?|settle\w*|revoke\w*|whoever|nobody|everybody|somebody|stood"
+
+
+def test_one_word_for_one_thing():
+    """The literature's: draft, candidate, accepted, commit and roll back; and the subject of a sentence has a name."""
+    old = re.compile(rf"\b({OLD_WORDS})\b", re.IGNORECASE)
+    found = {path.name: match[0] for path in SOURCES if (match := old.search(path.read_text(encoding="utf-8")))}
+    assert not found
 
 
 def is_short_property(node: ast.AST) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import textwrap
 from functools import partial
 from pathlib import Path
@@ -15,7 +16,7 @@ from gguf_writer import write_gguf
 from helpers import ALWAYS_DRAFT, checkpoint_of, finish, make_engine, random_tensors, request, small_config
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
-from tinyinfer import LLM
+from tinyinfer import LLM, arrays
 from tinyinfer.backends.cpu import lazy_array
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.numpy_ops import NumpyOps
@@ -182,6 +183,30 @@ def test_every_signature_was_exercised(inspector):
     left = [s.where for s in SIGNATURES if not s.protocol and s.where not in inspector.exercised]
     assert len(SIGNATURES) > 40
     assert not left
+
+
+LETTERS = set(re.findall(r"^    (\w)  \S", arrays.__doc__ or "", re.MULTILINE))
+LETTER = re.compile(r"(?<![\w'])[A-Za-z](?![A-Za-z_])")
+
+
+def test_signatures_use_the_letters_of_the_list():
+    """Catches a letter with two meanings. Another length is a word, or a small letter that the docstring explains."""
+    assert len(LETTERS) > 20
+    faults = {}
+    for signature in SIGNATURES:
+        explained = {letter for letter in LETTER.findall(signature.doc) if letter.islower() and letter != "a"}
+        faults[signature.where] = set(LETTER.findall(signature.text)) - LETTERS - explained
+    assert not {where: letters for where, letters in faults.items() if letters}
+
+
+def test_shape_comments_use_the_letters_of_the_list():
+    """The arrays inside functions, too: `# (K, H/K·T, S)`. Lower-case letters are left to the signatures."""
+    shape = re.compile(r"#.*?(\((?:[\w·+/*-]+, ?)+[\w·+/* -]*\))")
+    lines = [(path, line) for path in PACKAGE.rglob("*.py") for line in path.read_text("utf-8").splitlines()]
+    found = [(path.name, text[1]) for path, line in lines if (text := shape.search(line))]
+    assert len(found) > 150
+    unknown = {(name, text) for name, text in found if set(filter(str.isupper, LETTER.findall(text))) - LETTERS}
+    assert not unknown
 
 
 @pytest.mark.parametrize("file", MODEL_FILES)

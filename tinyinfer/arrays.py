@@ -1,4 +1,35 @@
-"""Arrays by type: of which module they are is the backend's choice, and only `to_host` has to know."""
+"""Arrays: their types, and the letters of their shapes.
+
+A backend chooses the array module; only `to_host` must know which one it is. A shape is written behind the line that
+makes an array, and behind each `def`: `# (T, H, E), (S, K, E) -> (T, H, E)`. Each letter is ONE length in the whole
+package:
+
+    L  layers
+    D  model width
+    V  vocabulary
+    H  query heads
+    K  key/value heads; H/K query heads share one
+    E  head size; Ek of keys and Ev of values where the two may differ
+    F  MLP width
+    X  experts of a layer
+    k  experts that a row uses
+    Z  sets of rotary frequencies
+    T  rows of a batch: one for each token that a step computes
+    R  rows whose logits are wanted
+    S  cached positions that are read
+    P  positions for which a cache's array has room
+    B  blocks of a cache
+    b  positions of a block
+    N  outputs of a matrix
+    M  inputs of a matrix
+    G  groups of numbers that share a scale
+    J  blocks of 64 outputs of a packed matrix
+    C  bytes of packed codes
+    W  windows of a calibration text
+
+Any other length is a word, or a lower-case letter that the docstring of its function explains. (tests/test_shapes.py
+holds the signatures to this list, and calls every function with a different length for each letter.)
+"""
 
 from __future__ import annotations
 
@@ -9,7 +40,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Array = Any  # an array of NumPy or CuPy
-Xp = ModuleType  # the module itself; passed to whatever makes arrays
+Xp = ModuleType  # the array module itself, for functions that make arrays
 FLOAT = 4  # bytes of a float32: norms, biases, learned positions, keys and values
 
 

@@ -2,8 +2,8 @@
 
 A bad argument is a ValueError, as everywhere in Python. A SwitchError is a ValueError that keeps its parts apart: the
 field, its value, the reason and the cure. Reason and cure name fields, and a field has two names: `kv_cache` in Python,
-`--kv-cache` on the command line. So both are templates: `{kv_cache}` stands for the field's name, and each door spells
-the name in its own way.
+`--kv-cache` on the command line. So both are templates: `{kv_cache}` is the place of the field's name, which
+Python and the command line each spell in their own way.
 
 A file's fault is a ModelError, because its cure lies on disk and not in the caller's code. The command line turns both
 into one line and exit status 2.

@@ -2,7 +2,7 @@
 
 A stopwatch on a shared laptop measures the laptop. The ledger counts what an optimization really changes (arithmetic,
 bytes moved, tokens computed twice), so a speed-up can be predicted (roofline.py), asserted in a test and graded
-anywhere. Whoever does the work counts it, in the line beside it; a fast path must count the same as the reference.
+anywhere. The code that does the work counts it, in the next line; a fast path must count the same as the reference.
 
 Counted are the matrix products (2·m·n·k), attention (4·H·E for every position that a query really sees), every weight
 byte read, and the keys and values read and written. Norms, rotations and activations are below 1% and left out.
@@ -24,15 +24,15 @@ class Ledger:
     kv_written_bytes: int = 0
     kv_copied_bytes: int = 0  # gathered from scattered blocks to be read in one piece, or copied by a fork
     tokens_computed: int = 0  # rows that went through the model
-    tokens_recomputed: int = 0  # the part of them that had been through it before
-    tokens_padding: int = 0  # the part of them that only kept a finished sequence's seat (static batching)
+    tokens_recomputed: int = 0  # the part of them computed before: preemption, or kv_cache=none, dropped their K/V
+    tokens_padding: int = 0  # the part of them of finished sequences, which keep their slot (static batching)
     tokens_reused: int = 0  # positions that a step found in the cache
     tokens_cached: int = 0  # positions that sequences found in the prefix cache when they were admitted
-    preemptions: int = 0  # sequences that had to give their cache back
+    preemptions: int = 0  # sequences whose cache was freed for another one, to be computed again
     blocks_allocated: int = 0  # blocks taken from the free list of a paged cache
-    blocks_evicted: int = 0  # blocks that the prefix cache gave back
-    drafts_proposed: int = 0  # guesses verified
-    drafts_accepted: int = 0  # guesses that were right
+    blocks_evicted: int = 0  # blocks that the prefix cache freed
+    drafts_proposed: int = 0  # drafts verified
+    drafts_accepted: int = 0  # drafts accepted
     logit_rows: int = 0  # rows that went through the head
     expert_rows: int = 0  # (row, expert) pairs computed by mixtures of experts
     experts_read: int = 0  # experts whose weights were read, over all layers

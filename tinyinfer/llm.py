@@ -169,7 +169,7 @@ class LLM:
     def sequences(
         self, prompts: Prompts, params: Params = None
     ) -> list[Sequence]:
-        """The prompts as sequences that the engine can run; checks them all before any runs."""
+        """The prompts as sequences that the engine can run. Raises ValueError, for any of them, before one runs."""
         many = [prompts] if isinstance(prompts, str) else _list(prompts)
         if many and _is_id(many[0]):
             many = [many]

@@ -45,9 +45,9 @@ def describe(token: int, logits: np.ndarray, params: SamplingParams) -> Choice: 
 
 
 def most_likely(s: np.ndarray, n: int) -> np.ndarray:  # (V,) -> (n,)
-    """The ids of the n largest, largest first; all of them when there are fewer."""
+    """The ids of the n largest numbers, largest first; all ids when there are fewer."""
     n = min(n, len(s))
-    best = np.argpartition(-s, n - 1)[:n]
+    best = np.argpartition(-s, n - 1)[:n]  # (n,), unordered: only the n best are sorted, not the vocabulary
     return best[np.argsort(-s[best], kind="stable")]
 
 
@@ -70,12 +70,16 @@ def distribution(
 
 def draw(p: np.ndarray, seed: int, position: int, stream: int = 0) -> int:  # (V,) ->
     """One token drawn from p, which need not sum to 1, by the random number that belongs to (seed, position)."""
-    cumulative = np.cumsum(p)
+    # u · total falls between two cumulative sums with the probability of the token between them. side="right": a token
+    # of probability 0 has no room between its sums and is never drawn, not even by u = 0.
+    cumulative = np.cumsum(p)  # (V,)
     return int(np.searchsorted(cumulative, uniform(seed, position, stream) * cumulative[-1], side="right"))
 
 
 def uniform(seed: int, position: int, stream: int = 0) -> float:
     """The random number in [0, 1) that a request has for a position; streams serve different purposes."""
+    # Philox computes a number from key and counter alone, without a state: every position's number is there at any time
+    # and in any order. Philox counts up in the counter's first words, so streams and positions in the last never meet.
     return float(np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, position])).random())
 
 
@@ -85,12 +89,16 @@ def has_penalties(params: SamplingParams) -> bool:
 
 
 def penalize(s: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int]) -> np.ndarray:  # (V,) -> (V,)
-    """Repetition scales the logits of all tokens so far; presence and frequency lower those of new ones."""
+    """Repetition scales the logits of all tokens so far; presence and frequency lower those of new ones.
+
+    (Keskar et al. 2019, section 4.1, for repetition.)
+    """
     if not has_penalties(params):
         return s
     s = s.copy()
     if params.repetition_penalty != 1.0:
         seen = np.unique(np.asarray([*prompt, *new], dtype=np.int64))
+        # Both ways lower the logit: a positive one is divided, a negative one multiplied.
         s[seen] = np.where(s[seen] > 0, s[seen] / params.repetition_penalty, s[seen] * params.repetition_penalty)
     tokens, counts = np.unique(np.asarray(new, dtype=np.int64), return_counts=True)
     s[tokens] -= params.presence_penalty + params.frequency_penalty * counts
@@ -106,9 +114,9 @@ def keep_top_k(s: np.ndarray, k: int) -> np.ndarray:  # (V,) -> (V,)
 
 def keep_top_p(s: np.ndarray, p: float) -> np.ndarray:  # (V,) -> (V,)
     """The likeliest tokens that together reach mass p: those before which less than p lies (Holtzman et al. 2020)."""
-    order = np.argsort(-s)
-    mass = softmax(s[order])
-    before = np.cumsum(mass) - mass
+    order = np.argsort(-s)  # (V,)
+    mass = softmax(s[order])  # (V,), falling
+    before = np.cumsum(mass) - mass  # (V,): without the token itself, so that the token that reaches p stays
     out = s.copy()
     out[order[before >= p]] = -np.inf
     return out
@@ -116,17 +124,17 @@ def keep_top_p(s: np.ndarray, p: float) -> np.ndarray:  # (V,) -> (V,)
 
 def keep_min_p(s: np.ndarray, p: float) -> np.ndarray:  # (V,) -> (V,)
     """Only tokens at least p times as likely as the likeliest (Nguyen et al. 2024)."""
-    return np.where(s < s.max() + np.log(p), -np.inf, s)
+    return np.where(s < s.max() + np.log(p), -np.inf, s)  # the quotient of two probabilities is exp(s - s.max())
 
 
 def softmax(s: np.ndarray) -> np.ndarray:  # (V,) -> (V,)
-    """exp(s) / sum(exp(s))."""
-    e = np.exp(s - s.max())
+    """The probabilities exp(s) / sum(exp(s))."""
+    e = np.exp(s - s.max())  # no exponent above 0, so exp cannot overflow; the quotient stays the same
     return e / e.sum()
 
 
 def log_softmax(s: np.ndarray) -> np.ndarray:  # (V,) -> (V,)
-    """s - log(sum(exp(s))), in float64."""
+    """The log-probabilities s - log(sum(exp(s))), in float64."""
     s = s.astype(np.float64)
     s = s - s.max()
     return s - np.log(np.exp(s).sum())

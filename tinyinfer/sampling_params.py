@@ -28,7 +28,7 @@ class SamplingParams:
 
     max_tokens: int = switch(256, flags=("-n",), help="longest answer in tokens")
     temperature: float = switch(
-        0.0, flags=("--temp", "--temperature"), help="0 takes the likeliest token, 1 draws as the model believes"
+        0.0, flags=("--temp", "--temperature"), help="0 takes the likeliest token, 1 draws as the model predicts"
     )
     top_p: float = switch(1.0, help="draw from the likeliest of mass X (default: all)")
     top_k: int = switch(0, help="draw from the N likeliest tokens (default: all)")

@@ -33,7 +33,7 @@ class Draft:
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked."""
+    """What was asked: a prompt, how to continue it, and where to end."""
 
     id: int
     prompt: list[int]
@@ -46,7 +46,7 @@ class Request:
 
 @dataclass
 class Progress:
-    """What was computed so far."""
+    """What was computed so far, and why it ended."""
 
     tokens: list[int]  # the prompt's and the generated ones
     choices: list[Choice] = field(default_factory=list)  # one for each generated token
@@ -58,7 +58,7 @@ class Progress:
 
 @dataclass
 class Timing:
-    """When things happened, in seconds on the engine's clock."""
+    """When the request arrived, started and got its tokens, in seconds on the engine's clock."""
 
     arrival: float = 0.0
     started: float = 0.0  # the beginning of the first step
@@ -96,12 +96,10 @@ class Sequence:
 
     @property
     def id(self) -> int:
-        """The request's number."""
         return self.request.id
 
     @property
     def prompt(self) -> list[int]:
-        """The request's tokens."""
         return self.request.prompt
 
     @property
@@ -163,7 +161,7 @@ class Sequence:
         self.speculation.drafts, self.speculation.candidates = list(drafts), list(candidates)
 
     def candidate(self, id: int, drafts: list[Draft]) -> Sequence:
-        """A sequence that verifies other drafts, for one step. It shares all records but the request and the drafts."""
+        """A sequence that verifies other drafts for one step, and shares all records but the request and the drafts."""
         other = copy(self)
         other.request = replace(self.request, id=id)  # the cache knows sequences by their id
         other.speculation = Speculation(drafts, parent=self)
@@ -224,7 +222,6 @@ class Span:
 
     @property
     def rows(self) -> int:
-        """The number of rows."""
         return self.stop - self.start
 
 
@@ -243,7 +240,8 @@ class Batch:
     @cached_property
     def rotation_sets(self) -> Array:
         """Which set of the rotary frequencies each row uses, (T,) int."""
-        sets, rows = np.array([(span.rotation_set, span.rows) for span in self.spans], np.int64).reshape(-1, 2).T
+        pairs = [(span.rotation_set, span.rows) for span in self.spans]
+        sets, rows = np.array(pairs, np.int64).reshape(-1, 2).T  # (spans,), (spans,); of an idle step (0,), (0,)
         return np.repeat(sets, rows)
 
     def split(self, logits: Array) -> list[tuple[Sequence, Array]]:  # (R, V) ->

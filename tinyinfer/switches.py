@@ -7,7 +7,7 @@ Each idea has its switches in its own folder (kv_cache/switches.py, batching/swi
 that refuse what cannot work; engine/config.py joins the parts.
 
 The values of a switch that chooses a part are a table of "module:attribute". An entry is resolved on use, so that
-listing the choices imports nothing and a part that is not chosen is never loaded (its file may even be deleted).
+listing the choices imports nothing and a part that is not chosen is never loaded (its file may be deleted).
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def switch(
 
 
 def resolve(table: dict[str, str], name: str) -> Any:
-    """The object that `name` stands for in `table`."""
+    """The object that `table` has under `name` as "module:attribute"; its module is imported now."""
     module, attribute = table[name].split(":")
     return getattr(import_module(module), attribute)
 
@@ -59,17 +59,17 @@ class Switches:
         yield from ()
 
     def given(self, *names: str) -> list[str]:
-        """Those of the fields that have another value than their default."""
+        """The fields among `names` that have another value than their default."""
         return [name for name in names if getattr(self, name) != getattr(type(self), name)]
 
 
 def check_value(one: Field[Any], value: object) -> None:
     """Raises SwitchError for a value that the field's choices or type do not allow."""
-    known, kind = one.metadata.get("choices"), str(one.type).removesuffix(" | None")
-    if known:
-        if not isinstance(value, (str, int)) or value not in known:
-            cure = "choose one of {known}"
-            raise SwitchError(one.name, value, "{field}={value!r} is not known", cure, known=", ".join(map(str, known)))
+    choices, kind = one.metadata.get("choices"), str(one.type).removesuffix(" | None")
+    if choices:
+        if not isinstance(value, (str, int)) or value not in choices:
+            known = ", ".join(map(str, choices))
+            raise SwitchError(one.name, value, "{field}={value!r} is not known", "choose one of {known}", known=known)
     elif value is None and one.default is None:
         return
     elif kind == "int" and (not isinstance(value, int) or isinstance(value, bool) or value < 1):

@@ -9,7 +9,7 @@ PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
 def amount(value: float, unit: str) -> str:
-    """A value in four digits.
+    """A value in four digits, with its unit and the prefix that suits it.
 
     >>> amount(538_060_032, "B"), amount(37e9, "FLOP/s"), amount(12, "B")
     ('538.1 MB', '37 GFLOP/s', '12 B')
@@ -21,7 +21,7 @@ def amount(value: float, unit: str) -> str:
 
 
 def number(value: float | None, factor: float = 1.0) -> str:
-    """Four digits, never as a power of ten; nothing for None.
+    """A value times `factor` in four digits, never as a power of ten; nothing for None.
 
     >>> number(12345.6), number(0.123456), number(0.05, 1e3), number(None)
     ('12346', '0.1235', '50', '')

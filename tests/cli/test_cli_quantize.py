@@ -110,7 +110,7 @@ def test_a_gguf_becomes_a_folder(tmp_path: Path, capsys) -> None:
         ("--quantize-rules ,,,", "--quantize-rules=',,,' holds no rule"),
         ("--quantize-method gptq --calibration=", "--calibration='' names no file"),
         ("--quantize off --quantize-method gptq --quantize-rules=,", "--quantize-rules=',' holds no rule"),
-        ("--quantize-method hqq --group-size tensor", "--group-size=tensor has one step"),
+        ("--quantize-method hqq --group-size tensor", "--group-size=tensor has one scale"),
     ],
 )
 def test_mistakes_are_told_before_weights_are_read(flags, message, short, tmp_path, capsys) -> None:

@@ -198,7 +198,7 @@ def test_ctrl_c_tells_the_perplexity_so_far(short, text, monkeypatch, capsys):
         ("--compare int4 --quantize int8", "--compare int4 sets --quantize itself; leave --quantize out"),
         ("--compare float32,", "there is no setting ''"),
         ("--compare float32 --dtype float16", "--compare float32 sets --dtype itself; leave --dtype out"),
-        ("--compare int8,int4-gtensor:hqq", "--compare int4-gtensor:hqq: --group-size=tensor has one step for a whole"),
+        ("--compare int8,int4-gtensor:hqq", "--compare int4-gtensor:hqq: --group-size=tensor has one scale for a"),
         ("--compare int8,int4-gtensor:combined", "--quantize-method=combined fits one to each group; choose another"),
         ("--compare int4:gptq --calibration=", "--compare int4:gptq: --calibration='' names no file"),
         ("--compare=", "there is no setting ''"),

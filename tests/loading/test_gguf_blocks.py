@@ -23,7 +23,7 @@ from tinyinfer.loading import load
 from tinyinfer.loading.build import as_stored
 from tinyinfer.loading.checkpoint import Joined
 from tinyinfer.loading.gguf import read_gguf
-from tinyinfer.loading.gguf_blocks import GRIDS, block_codes
+from tinyinfer.loading.gguf_blocks import SCHEMES, block_codes
 from tinyinfer.model.weights import Dense, QuantizedMatrix
 
 KINDS = ["Q8_0", "Q4_0", "Q4_1"]
@@ -42,7 +42,7 @@ def test_codes_of_any_bytes_are_what_gguf_makes_of_them(kind: str, data: Any) ->
     if kind == "Q4_1":
         raw[..., 3] &= 0x3B
     matrix = block_codes(raw, qtype)
-    assert matrix.scheme == GRIDS[qtype]
+    assert matrix.scheme == SCHEMES[qtype]
     assert matrix.codes.min() >= matrix.scheme.lowest
     assert matrix.codes.max() <= matrix.scheme.highest
     expected = gguf.quants.dequantize(raw.reshape(3, -1), qtype)

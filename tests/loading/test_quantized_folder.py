@@ -238,7 +238,7 @@ Q = "layers.*.q"
         (set_field(["version"], 2), "'version' is 2, and only 1 is known; update tinyinfer"),
         (set_field(["version"], ...), "'version' is missing"),
         (set_field(["method"], 3), "'method' is 3, but must be a string"),
-        (set_field(["grids"], []), "'grids' is [], but must say which matrices lie on which grid"),
+        (set_field(["grids"], []), "'grids' is [], but must say how each matrix is rounded"),
         (set_field(["grids"], {}), "'grids' is {}, but must say"),
         (set_field(["order"], "act"), "'order' ('act') is not known"),
         (set_field(["grids", Q, "bits"], 5), "'bits' is 5, but must be one of 2, 3, 4, 8"),
@@ -253,7 +253,7 @@ Q = "layers.*.q"
         (set_field(["grids", Q], None), "'bits' is missing"),
         (set_field(["grids", Q], ...), "the weight 'layers.0.q' is missing"),
         (set_field(["grids", "layers.9.q"], {"bits": 4}), "names 'layers.9.q', which no matrix of this model"),
-        (set_field(["grids", "layers.0.q"], {"bits": 4}), "names 'layers.0.q', which stands there under another name"),
+        (set_field(["grids", "layers.0.q"], {"bits": 4}), "names 'layers.0.q', which is there under another name"),
         (set_field(["grids", "final_norm"], {"bits": 4}), "names 'final_norm', which no matrix"),
     ],
 )

@@ -1,8 +1,8 @@
 """What NumPy leaves to the process: how many threads BLAS runs on, and where memory comes from.
 
 Threads help a product while each has a core of its own. OpenBLAS's threads wait for each other by spinning, so on a
-machine that is busy otherwise more threads are slower than one: each product then waits until the scheduler has let
-all threads run. `--threads 1` never waits (docs/threads.md has the measurements).
+machine that is busy otherwise more threads are slower than one: each product then waits until the system has given
+every thread a core. `--threads 1` never waits (docs/threads.md has the measurements).
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def default_threads(environ: Mapping[str, str] = os.environ, root: Path = Path("
 
 
 def available_cores() -> int:
-    """Cores that this process may run on."""
+    """How many cores this process may run on, by its affinity mask."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -73,7 +73,7 @@ def _quota(folder: Path) -> Iterator[float]:
 
 
 def use_blas_threads(threads: int) -> None:
-    """Lets the OpenBLAS inside NumPy run on so many threads from now on; nothing happens with another BLAS.
+    """Sets the number of threads of the OpenBLAS inside NumPy; nothing happens with another BLAS.
 
     The number is the process's. An engine therefore says its own at the start of each forward pass, and two engines of
     one process each keep theirs.

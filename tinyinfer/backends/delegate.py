@@ -20,7 +20,7 @@ from tinyinfer.sequence import Batch
 
 
 class DelegatingOps:
-    """The operations of `inner`."""
+    """Every operation handed on to `inner`; a wrapper overrides those that it adds something to."""
 
     def __init__(self, inner: Ops) -> None:
         self.inner = inner
@@ -52,7 +52,7 @@ class DelegatingOps:
     ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
         return self.inner.rotation(positions, sets, rotation)
 
-    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ..., N) -> (T, ..., N)
+    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ...) -> (T, ...)
         return self.inner.norm(x, norm)
 
     def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
@@ -86,7 +86,7 @@ class DelegatingOps:
         return self.inner.gather(x, rows)
 
     def compile(self, model: Any, cache: KVCache) -> Step | None:
-        """None: a compiled step would pass the wrapper by."""
+        """None: a compiled step would not call the operations of the wrapper."""
         return None
 
     def relative_cost(self, rows: int) -> float:

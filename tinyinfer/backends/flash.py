@@ -23,9 +23,9 @@ def tiled_attention(
     if len(q) <= QUERY_TILE:
         return attend_tile(q, k, v, first, start, scale, window, xp)
     out = xp.empty(q.shape, dtype=q.dtype)  # (T, H, E)
-    for a in range(0, len(q), QUERY_TILE):
-        tile = q[a : a + QUERY_TILE]
-        out[a : a + QUERY_TILE] = attend_tile(tile, k, v, first + a, start, scale, window, xp)
+    for begin in range(0, len(q), QUERY_TILE):
+        tile = slice(begin, begin + QUERY_TILE)
+        out[tile] = attend_tile(q[tile], k, v, first + begin, start, scale, window, xp)
     return out
 
 
@@ -42,7 +42,8 @@ def attend_tile(
 ) -> Array:  # (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)
     """Attention of one tile of queries: a loop over the tiles of keys that any of the queries sees.
 
-    key_tile is at least T, so that every query sees a key of the first tile and no maximum is ever -inf.
+    key_tile is at least T, so that every query sees a key of the first tile. (A query that has seen none would have the
+    maximum -inf, and -inf - -inf is NaN.)
     """
     oldest = 0 if window is None else max(0, first - window + 1 - start)
     newest = first + len(q) - start  # one past the last key that the last query sees
@@ -50,16 +51,17 @@ def attend_tile(
     largest: Array = None  # (K, H/K·T, 1): m
     total: Array = None  # (K, H/K·T, 1): l
     mixed: Array = None  # (K, H/K·T, E)
-    for a in range(oldest, newest, key_tile):
-        b = min(a + key_tile, newest)
-        s = scores(folded, k[a:b], len(q))  # (K, H/K·T, b-a)
-        mask_tile(s, len(q), first, start + a, window, xp)
-        before, largest = largest, s.max(axis=-1, keepdims=True)
+    for begin in range(oldest, newest, key_tile):
+        end = min(begin + key_tile, newest)
+        s = scores(folded, k[begin:end], len(q))  # (K, H/K·T, end - begin)
+        mask_tile(s, len(q), first, start + begin, window, xp)
+        before, largest = largest, s.max(axis=-1, keepdims=True)  # (K, H/K·T, 1), (K, H/K·T, 1)
         if before is not None:
             largest = xp.maximum(before, largest)
-        s -= largest
-        p = xp.exp(s, out=s)  # (K, H/K·T, b-a)
-        tile_total, tile_mixed = p.sum(axis=-1, keepdims=True), p @ v[a:b].transpose(1, 0, 2)
+        s -= largest  # so that exp cannot overflow: no exponent is above 0
+        p = xp.exp(s, out=s)  # (K, H/K·T, end - begin)
+        tile_total = p.sum(axis=-1, keepdims=True)  # (K, H/K·T, 1)
+        tile_mixed = p @ v[begin:end].transpose(1, 0, 2)  # (K, H/K·T, E)
         if before is None:
             total, mixed = tile_total, tile_mixed
         else:
@@ -70,9 +72,9 @@ def attend_tile(
 
 
 def scores(folded: Array, k: Array, rows: int) -> Array:  # (K, H/K*rows, E), (S, K, E) -> (K, H/K*rows, S)
-    """Every folded query against the keys of its head; rows: queries of one head."""
+    """The score of every folded query with the keys of its head. rows: queries of one head."""
     keys = k.transpose(1, 2, 0)  # (K, E, S)
-    if rows == 1:  # decode: a matrix-vector product per head takes half of the time of these thin matrix products
+    if rows == 1:  # decode: a matrix-vector product for each head takes half the time of these thin matrix products
         return (folded[:, :, None] @ keys[:, None])[:, :, 0]
     return folded @ keys
 
@@ -85,5 +87,5 @@ def mask_tile(
     if start + keys - 1 <= first and (window is None or start > first + rows - 1 - window):
         return
     seen = max(0, first - start) if window is None else 0  # so many keys lie before the first query: all see them
-    hidden = ~visible(rows, keys - seen, first, start + seen, window, xp)  # (T, S-seen)
-    xp.copyto(s.reshape(-1, rows, keys)[:, :, seen:], -xp.inf, where=hidden)
+    hidden = ~visible(rows, keys - seen, first, start + seen, window, xp)  # (rows, S - seen)
+    xp.copyto(s.reshape(-1, rows, keys)[:, :, seen:], -xp.inf, where=hidden)  # a view: writes into s

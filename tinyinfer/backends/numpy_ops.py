@@ -28,7 +28,7 @@ from tinyinfer.model.weights import Dense, Embedding, FullQKNorm, Heads, LayerNo
 
 TILE = 1 << 16  # numbers worked on at a time: a quarter of a megabyte of float32 stays in a core's cache
 WIDE_TILE = 1 << 18  # numbers of a weight widened at a time: a megabyte of float32
-FEW_ROWS = 3  # so many are multiplied one by one
+FEW_ROWS = 3  # so many rows are multiplied one by one
 SLICE = 1040  # inputs whose 8-bit products sum exactly in float32: 127² · 1040 < 2^24
 COSTS = {1: 1.0, 2: 1.3, 4: 2.3, 8: 2.7, 16: 3.3, 32: 4.2, 128: 11.0, 512: 42.0}  # rows of a pass: its time, measured
 
@@ -66,7 +66,7 @@ class NumpyOps(ReferenceOps):
 
     # Elementwise, some rows at a time.
 
-    def rms_norm(self, x: Array, norm: RMSNorm) -> Array:  # (T, ..., N) -> (T, ..., N)
+    def rms_norm(self, x: Array, norm: RMSNorm) -> Array:  # (T, ...) -> (T, ...)
         """1.29 and 1.38; the other two norms are the same idea."""
         return by_rows(lambda rows, out: rms_norm_into(x[rows], norm, out), x.shape)
 
@@ -98,7 +98,7 @@ class NumpyOps(ReferenceOps):
         return by_rows(work, (len(gate_up), half))
 
     def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
-        """In place: 1.04 and 1.52."""
+        """In place, so that the residual stream needs no new array for each change: 1.04 and 1.52."""
         x += change
         return x
 
@@ -144,15 +144,15 @@ def multiply(x: Array, matrix: Array) -> Array:  # (T, M), (M, N) -> (T, N)
     """
     if not 1 < len(x) <= FEW_ROWS:
         return x @ matrix
-    y = np.empty((len(x), matrix.shape[1]), dtype=np.float32)
+    y = np.empty((len(x), matrix.shape[1]), dtype=np.float32)  # (T, N)
     for row, out in zip(x, y, strict=True):
         np.matmul(row, matrix, out=out)
     return y
 
 
 def multiply_tiles(x: Array, weight: Weight, step: int) -> Array:  # (T, M) -> (T, N)
-    """x @ weight, `step` outputs at a time in float32."""
-    y = np.empty((len(x), weight.shape[0]), dtype=np.float32)
+    """x Wᵀ, `step` outputs at a time in float32."""
+    y = np.empty((len(x), weight.shape[0]), dtype=np.float32)  # (T, N)
     for start in range(0, weight.shape[0], step):
         tile = slice(start, start + step)
         y[:, tile] = multiply(x, weight.dequantize(tile))
@@ -162,12 +162,13 @@ def multiply_tiles(x: Array, weight: Weight, step: int) -> Array:  # (T, M) -> (
 def integer_product(q: Array, codes: Array) -> Array:  # (T, M), (M, N) -> (T, N)
     """The product of whole numbers up to 127 in size, exact in int32, by float32 products of slices of inputs."""
     inputs, outputs = codes.shape
-    y = np.zeros((len(q), outputs), dtype=np.int32)
+    y = np.zeros((len(q), outputs), dtype=np.int32)  # (T, N)
     step = max(1, WIDE_TILE // min(inputs, SLICE))
     for start in range(0, outputs, step):
         tile = slice(start, start + step)
         for first in range(0, inputs, SLICE):
             part = slice(first, first + SLICE)
+            # Sums of SLICE products are whole numbers below 2^24, which float32 holds exactly; int32 adds them up.
             y[:, tile] += (q[:, part] @ codes[part, tile].astype(np.float32)).astype(np.int32)
     return y
 
@@ -175,16 +176,16 @@ def integer_product(q: Array, codes: Array) -> Array:  # (T, M), (M, N) -> (T, N
 def by_rows(work: Callable[[slice, Array], Any], shape: tuple[int, ...]) -> Array:  # -> shape
     """The array of that shape that work(rows, out) fills: a few rows at a time, so that temporaries stay in cache."""
     out = np.empty(shape, dtype=np.float32)
-    step = max(1, TILE * len(out) // max(1, out.size))
+    step = max(1, TILE * len(out) // max(1, out.size))  # rows of about TILE numbers together
     for start in range(0, len(out), step):
         rows = slice(start, start + step)
         work(rows, out[rows])
     return out
 
 
-def rms_norm_into(x: Array, norm: RMSNorm, out: Array) -> None:  # (T, ..., N), (T, ..., N) ->
+def rms_norm_into(x: Array, norm: RMSNorm, out: Array) -> None:  # (T, ...), (T, ...) ->
     """x / sqrt(mean(x²) + eps) · weight."""
-    mean = np.vecdot(x, x) / np.float32(x.shape[-1])
+    mean = np.vecdot(x, x) / np.float32(x.shape[-1])  # (T, ...) without the last axis; x² is never in memory
     np.multiply(x, (np.float32(1) / np.sqrt(mean + np.float32(norm.eps)))[..., None], out=out)
     out *= norm.weight
 
@@ -210,7 +211,7 @@ def rotate_into(
 ) -> None:  # (T, H+K, E), (T, 1, E), (T, 1, E), (T, H+K, E) ->
     """(a, b) -> (a·cos - b·sin, b·cos + a·sin), a and b the halves of each head."""
     half = x.shape[-1] // 2
-    swapped = np.empty(x.shape, dtype=np.float32)
+    swapped = np.empty(x.shape, dtype=np.float32)  # (T, H+K, E)
     swapped[..., :half], swapped[..., half:] = x[..., half:], x[..., :half]
     swapped *= sin
     np.multiply(x, cos, out=out)
@@ -219,7 +220,7 @@ def rotate_into(
 
 def silu_into(x: Array, out: Array) -> None:  # (T, F), (T, F) ->
     """x · sigmoid(x), as x/2 · (1 + tanh(x/2)), which cannot overflow (Elfwing et al. 2017)."""
-    half = x * np.float32(0.5)
+    half = x * np.float32(0.5)  # (T, F)
     np.tanh(half, out=out)
     out += np.float32(1)
     out *= half

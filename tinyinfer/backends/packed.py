@@ -24,30 +24,31 @@ LARGEST = 127  # the largest code of W8A8, of either sign
 class Packed:
     """A matrix of N outputs and M inputs as packed codes, w = scale · code + minimum.
 
-    Memory layout: output channels in B blocks of 64, the last one zero-padded; inside a block input-major, so that a
+    Memory layout: outputs in J blocks of 64, the last one zero-padded; inside a block input-major, so that a
     compiled kernel computes 64 outputs in one SIMD loop without a horizontal sum. G groups of inputs share scale and
     minimum. Codes are stored as code - scheme.lowest, from 0 on.
     """
 
     scheme: QuantScheme
     shape: tuple[int, int]  # (N, M)
-    codes: Array  # (B, M, 64·bits/8) uint8
-    scale: Array  # (B, G, 64) float16
-    minimum: Array | None  # (B, G, 64) float16; None: symmetric
+    codes: Array  # (J, M, C) uint8, C = 64·bits/8
+    scale: Array  # (J, G, 64) float16
+    minimum: Array | None  # (J, G, 64) float16; None: symmetric
     xp: Xp
 
     @classmethod
     def pack(cls, matrix: QuantizedMatrix, xp: Xp) -> Packed:
-        """The codes of a matrix in this layout, in arrays of xp."""
-        n, blocks = matrix.shape[0], -(-matrix.shape[0] // LANES)
+        """The codes, scales and minimums of a matrix in this layout, in arrays of xp."""
+        outputs, blocks = matrix.shape[0], -(-matrix.shape[0] // LANES)
 
-        def blocked(array: np.ndarray, low: int = 0, dtype: Any = np.float16) -> np.ndarray:  # (N, P) -> (B, P, 64)
-            full = np.zeros((blocks * LANES, array.shape[1]), dtype=dtype)
-            np.subtract(array, low, out=full[:n], casting="unsafe")
+        def blocked(array: np.ndarray, low: int = 0, dtype: Any = np.float16) -> np.ndarray:  # (N, n) -> (J, n, 64)
+            """The rows in blocks, each block's columns first; n is M for codes and G for scales."""
+            full = np.zeros((blocks * LANES, array.shape[1]), dtype=dtype)  # (64·J, n)
+            np.subtract(array, low, out=full[:outputs], casting="unsafe")  # cast on the way, without a copy
             return np.ascontiguousarray(full.reshape(blocks, LANES, -1).swapaxes(1, 2))
 
         scheme = matrix.scheme
-        codes = pack(blocked(matrix.codes, scheme.lowest, np.uint8), scheme.bits, np)
+        codes = pack(blocked(matrix.codes, scheme.lowest, np.uint8), scheme.bits, np)  # (J, M, C)
         minimum = None if matrix.minimum is None else xp.asarray(blocked(matrix.minimum))
         return cls(scheme, matrix.shape, xp.asarray(codes), xp.asarray(blocked(matrix.scale)), minimum, xp)
 
@@ -64,7 +65,7 @@ class Packed:
 
     def rows(self, ids: Array) -> Array:  # (T,) -> (T, M)
         where = ids // LANES, ids % LANES
-        codes = pick(self.codes, self.scheme.bits, LANES, where, self.xp)
+        codes = pick(self.codes, self.scheme.bits, LANES, where, self.xp)  # (T, M)
         scale = self.scale[where[0], :, where[1]][..., None]  # (T, G, 1)
         minimum = None if self.minimum is None else self.minimum[where[0], :, where[1]][..., None]  # (T, G, 1)
         return self._restore(codes[..., None], scale, minimum)[..., 0]
@@ -72,34 +73,39 @@ class Packed:
     def dequantize(self, tile: slice) -> Array:  # -> (M, N)
         start, stop, _ = tile.indices(self.shape[0])
         blocks = slice(start // LANES, -(-stop // LANES))
-        codes = unpack(self.codes[blocks], self.scheme.bits, LANES, self.xp)
-        w = self._restore(codes, self.scale[blocks], None if self.minimum is None else self.minimum[blocks])
-        first = blocks.start * LANES  # w: (B, M, 64)
+        codes = unpack(self.codes[blocks], self.scheme.bits, LANES, self.xp)  # (J, M, 64)
+        minimum = None if self.minimum is None else self.minimum[blocks]  # (J, G, 64)
+        w = self._restore(codes, self.scale[blocks], minimum)  # (J, M, 64)
+        first = blocks.start * LANES
         return w.swapaxes(0, 1).reshape(self.shape[1], -1)[:, start - first : stop - first]
 
     def matrix(self) -> QuantizedMatrix:
-        def flat(array: Array) -> np.ndarray:  # (B, P, 64) -> (N, P)
+        def flat(array: Array) -> np.ndarray:  # (J, n, 64) -> (N, n)
+            """The inverse of `blocked`, without the padding; n is M for codes and G for scales."""
             return to_host(array).swapaxes(1, 2).reshape(-1, array.shape[1])[: self.shape[0]]
 
-        codes = flat(unpack(self.codes, self.scheme.bits, LANES, self.xp)).astype(np.int16)
+        codes = flat(unpack(self.codes, self.scheme.bits, LANES, self.xp)).astype(np.int16)  # (N, M)
         codes += np.int16(self.scheme.lowest)
         minimum = None if self.minimum is None else flat(self.minimum)
         return QuantizedMatrix(self.scheme, codes, flat(self.scale), minimum)
 
     def _restore(
         self, codes: Array, scale: Array, minimum: Array | None
-    ) -> Array:  # (B, M, P), (B, G, P), (B, G, P) | None -> (B, M, P)
-        """scale · code + minimum of some blocks, P outputs each; a last group that is shorter comes by itself."""
+    ) -> Array:  # (n, M, j), (n, G, j), (n, G, j) | None -> (n, M, j)
+        """scale · code + minimum of n blocks of j outputs (64), or of n looked-up rows (j = 1).
+
+        A last group that is shorter than the others is restored by itself.
+        """
         xp, inputs = self.xp, codes.shape[1]
         group = self.scheme.group_size or inputs
         whole = inputs // group
-        w = xp.add(codes, xp.float32(self.scheme.lowest), dtype=xp.float32)  # (B, M, P)
-        scale = scale.astype(xp.float32)  # at once: mixed operands are converted piece by piece, eight times slower
-        minimum = None if minimum is None else minimum.astype(xp.float32)
+        w = xp.add(codes, xp.float32(self.scheme.lowest), dtype=xp.float32)  # (n, M, j)
+        scale = scale.astype(xp.float32)  # (n, G, j), at once: mixed operands are converted in pieces, 8x slower
+        minimum = None if minimum is None else minimum.astype(xp.float32)  # (n, G, j)
         for groups, part in (slice(whole), w[:, : whole * group]), (slice(whole, None), w[:, whole * group :]):
             if part.shape[1]:
-                grouped = part.reshape(len(w), -1, min(group, part.shape[1]), w.shape[2])  # (B, G, M/G, P), a view
-                grouped *= scale[:, groups, None]
+                grouped = part.reshape(len(w), -1, min(group, part.shape[1]), w.shape[2])  # (n, G, M/G, j)
+                grouped *= scale[:, groups, None]  # changes w: to split an axis gives a view
                 if minimum is not None:
                     grouped += minimum[:, groups, None]
         return w
@@ -118,12 +124,11 @@ class W8A8:
         """The codes of a matrix, symmetric, one scale for each output. Raises ValueError for another scheme."""
         if matrix.scheme != W8A8_SCHEME:
             raise ValueError(f"w8a8 needs 8 symmetric bits and one scale for each output, not {matrix.scheme}")
-        codes = np.clip(matrix.codes, -LARGEST, LARGEST).astype(np.int8)
+        codes = np.clip(matrix.codes, -LARGEST, LARGEST).astype(np.int8)  # (N, M), no -128: a product is at most 127²
         return cls(xp.asarray(np.ascontiguousarray(codes.T)), xp.asarray(matrix.scale[:, 0]))
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, M): outputs, inputs."""
         return self.codes.shape[1], self.codes.shape[0]
 
     @property
@@ -148,5 +153,5 @@ class W8A8:
 
 def round_rows(x: Array, xp: Xp) -> tuple[Array, Array]:  # (T, M) -> (T, M), (T, 1)
     """Each row of activations as whole numbers -127 ... 127, in float32, and the scale that restores the row."""
-    scale = xp.abs(x).max(axis=1, keepdims=True) / xp.float32(LARGEST)
+    scale = xp.abs(x).max(axis=1, keepdims=True) / xp.float32(LARGEST)  # (T, 1); 0 for a row of zeros
     return xp.rint(x / xp.where(scale > 0, scale, xp.float32(1))), scale

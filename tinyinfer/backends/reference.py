@@ -49,7 +49,7 @@ Products = MappingProxyType[type, Callable[[Any, Array, Any], Array]]
 class ReferenceOps:
     """The formulas. ledger: where work is counted. dtype: how float matrices are stored. xp: the array module.
 
-    threads is for backends that have any to choose.
+    threads: ignored here; a backend that chooses its threads takes the number.
     """
 
     def __init__(self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, xp: Xp = np) -> None:
@@ -90,7 +90,7 @@ class ReferenceOps:
     # Operations on rows.
 
     def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
-        x = embedding.table.rows(self.xp.asarray(tokens)) * self.xp.float32(embedding.scale)
+        x = embedding.table.rows(self.xp.asarray(tokens)) * self.xp.float32(embedding.scale)  # (T, D)
         self.ledger.weight_bytes += len(x) * embedding.table.row_bytes
         if embedding.positions is not None:
             x += embedding.positions[self.xp.asarray(positions)]
@@ -102,18 +102,18 @@ class ReferenceOps:
     ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
         xp, sets = self.xp, self.xp.asarray(sets)
         frequency, amplitude = rotation.frequencies[sets], rotation.amplitudes[sets]  # (T, E/2), (T, E/2)
-        angle = xp.asarray(positions).astype(xp.float32)[:, None] * frequency  # (T, E/2)
+        angle = xp.asarray(positions).astype(xp.float32)[:, None] * frequency  # (T, E/2), in radians
         cos, sin = amplitude * xp.cos(angle), amplitude * xp.sin(angle)  # (T, E/2), (T, E/2)
         return xp.concatenate((cos, cos), axis=-1)[:, None], xp.concatenate((-sin, sin), axis=-1)[:, None]
 
-    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ..., N) -> (T, ..., N)
+    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ...) -> (T, ...)
         self.ledger.weight_bytes += norm.nbytes
         return self.norms[type(norm)](self, x, norm)
 
     def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
         self.ledger.flops += 2 * len(x) * x.shape[1] * linear.weight.shape[0]
         self.ledger.weight_bytes += linear.nbytes
-        y = self.products[type(linear.weight)](self, x, linear.weight)
+        y = self.products[type(linear.weight)](self, x, linear.weight)  # (T, N)
         return y if linear.bias is None else y + linear.bias
 
     def rope(
@@ -121,14 +121,14 @@ class ReferenceOps:
     ) -> Array:  # (T, H+K, E), ((T, 1, E), (T, 1, E)) -> (T, H+K, E)
         (cos, sin), half = rotation, x.shape[-1] // 2
         swapped = self.xp.concatenate((x[..., half:], x[..., :half]), axis=-1)  # (T, H+K, E)
-        return x * cos + swapped * sin
+        return x * cos + swapped * sin  # the sine of the first half is negated already (rotation)
 
     def attention(
         self, q: Array, layer: int, batch: Batch, cache: KVCache, heads: Heads
     ) -> Array:  # (T, H, E) -> (T, H, E)
-        outs = []
+        outs = []  # of each span, (rows, H, E)
         for span in (part for whole in batch.spans for part in cache.split(whole)):
-            start = 0 if heads.window is None else max(0, span.first - heads.window + 1)
+            start = 0 if heads.window is None else max(0, span.first - heads.window + 1)  # the oldest key that is seen
             k, v = cache.read(layer, span.seq, start, span.first + span.rows)  # (S, K, E), (S, K, E)
             outs.append(self.attend(q[span.start : span.stop], k, v, span.first, start, heads))
             flops = 4 * heads.queries * heads.size * visible_pairs(span.rows, span.first, heads.window)
@@ -152,10 +152,11 @@ class ReferenceOps:
     def experts(
         self, x: Array, chosen: Array, weights: Array, gate_up: Experts, down: Experts, activation: str
     ) -> Array:  # (T, D), (T, k), (T, k) -> (T, D)
-        y = self.xp.zeros_like(x)
+        y = self.xp.zeros_like(x)  # (T, D)
         for e in np.unique(self.to_host(chosen)).tolist():  # an expert that no row chose is neither computed nor read
-            rows, slots = self.xp.nonzero(chosen == e)  # a row chooses an expert once at most
-            h = self.gate(self.linear(x[rows], Linear(gate_up.matrices[e])), activation)
+            rows, slots = self.xp.nonzero(chosen == e)  # (n,), (n,): the n rows that chose expert e
+            h = self.gate(self.linear(x[rows], Linear(gate_up.matrices[e])), activation)  # (n, F)
+            # No row is twice in `rows`, else NumPy's += would add only one of its two changes.
             y[rows] += self.linear(h, Linear(down.matrices[e])) * weights[rows, slots][:, None]
             self.ledger.expert_rows += len(rows)
             self.ledger.experts_read += 1
@@ -176,24 +177,24 @@ class ReferenceOps:
 
     # By the type of a norm, the name of an activation, the type of a weight.
 
-    def no_norm(self, x: Array, norm: NoNorm) -> Array:  # (T, ..., N) -> (T, ..., N)
-        """x."""
+    def no_norm(self, x: Array, norm: NoNorm) -> Array:  # (T, ...) -> (T, ...)
+        """x as it is, where a family has no norm."""
         return x
 
-    def rms_norm(self, x: Array, norm: RMSNorm) -> Array:  # (T, ..., N) -> (T, ..., N)
-        """x / sqrt(mean(x²) + eps) · weight."""
+    def rms_norm(self, x: Array, norm: RMSNorm) -> Array:  # (T, ...) -> (T, ...)
+        """x / sqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, equation 4)."""
         xp = self.xp
         return x / xp.sqrt((x * x).mean(axis=-1, keepdims=True) + xp.float32(norm.eps)) * norm.weight
 
     def layer_norm(self, x: Array, norm: LayerNorm) -> Array:  # (T, D) -> (T, D)
-        """(x - mean) / sqrt(var + eps) · weight + bias."""
+        """(x - mean) / sqrt(var + eps) · weight + bias (Ba et al. 2016, equation 4)."""
         xp, centered = self.xp, x - x.mean(axis=-1, keepdims=True)  # (T, D)
         variance = (centered * centered).mean(axis=-1, keepdims=True)  # (T, 1)
         return centered / xp.sqrt(variance + xp.float32(norm.eps)) * norm.weight + norm.bias
 
     def full_qk_norm(self, x: Array, norm: FullQKNorm) -> Array:  # (T, H+K, E) -> (T, H+K, E)
         """All query heads of a row as one vector and all key heads as another, each by its own norm."""
-        rows, split = x.reshape(len(x), -1), len(norm.query.weight)  # (T, (H+K)·E)
+        rows, split = x.reshape(len(x), -1), len(norm.query.weight)  # (T, (H+K)·E); split at H·E
         parts = self.rms_norm(rows[:, :split], norm.query), self.rms_norm(rows[:, split:], norm.key)
         return self.xp.concatenate(parts, axis=1).reshape(x.shape)
 
@@ -208,7 +209,7 @@ class ReferenceOps:
         return x * f(0.5) * (self.xp.tanh(f(0.7978845608) * (x + f(0.044715) * x * x * x)) + f(1))
 
     def float_product(self, x: Array, weight: Weight) -> Array:  # (T, M) -> (T, N)
-        """x Wᵀ with the weight's numbers as float32."""
+        """x Wᵀ, the weight's numbers converted to float32 first."""
         return x @ weight.dequantize(slice(0, weight.shape[0]))
 
     def w8a8_product(self, x: Array, weight: W8A8) -> Array:  # (T, M) -> (T, N)
@@ -228,7 +229,7 @@ class ReferenceOps:
     )
 
 
-def check_range(matrix: FloatMatrix, first: int, rows: np.ndarray, dtype: Any) -> None:  # (n, M) ->
+def check_range(matrix: FloatMatrix, first: int, rows: np.ndarray, dtype: Any) -> None:  # (rows, M) ->
     """Raises ModelError when a number of these rows, outputs first ... of the matrix, would be infinite in dtype."""
     ends = np.array((rows.min(initial=0), rows.max(initial=0)))
     with np.errstate(over="ignore"):

@@ -15,7 +15,7 @@ DTYPES = {"float32": "numpy:float32", "bfloat16": "ml_dtypes:bfloat16", "float16
 
 @dataclass(frozen=True)
 class BackendSwitches(Switches):
-    """Where the operations run."""
+    """Which backend runs the operations, and how it stores floats."""
 
     dtype: str = switch("float32", choices=DTYPES, help="how weights that are floats are stored; arithmetic is float32")
     backend: str = switch("numpy", choices=BACKENDS, help="what multiplies")

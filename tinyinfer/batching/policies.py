@@ -21,7 +21,7 @@ from tinyinfer.sequence import Sequence
 
 @dataclass(frozen=True)
 class Limits:
-    """Of one step: sequences, rows, and (dynamic batching) seconds that the first sequence waits for the others."""
+    """Limits of one step: sequences, rows, and (dynamic) the seconds that the first sequence waits for the others."""
 
     max_num_seqs: int = 16
     max_num_batched_tokens: int = 2048
@@ -51,7 +51,7 @@ class Static:
     batch: frozenset[Sequence] = frozenset()  # the sequences that own the slots
 
     def starts_at(self, waiting: Seq[Sequence]) -> float:
-        """When the last sequence of the next batch arrives; at once for the rest of the present batch."""
+        """When the last sequence of the next batch arrives; at once for members of the present batch."""
         if waiting[0] in self.batch:
             return -inf
         return waiting[min(self.limits.max_num_seqs, len(waiting)) - 1].timing.arrival
@@ -63,7 +63,7 @@ class Static:
         return list(takewhile(lambda seq: seq in self.batch, waiting))
 
     def leaving(self, running: Seq[Sequence]) -> list[Sequence]:
-        """All together: until then a finished sequence is padding."""
+        """All sequences, once all are finished; until then a finished one is padding."""
         return list(running) if all(seq.finished for seq in running) else []
 
 
@@ -86,11 +86,11 @@ class Continuous:
         return waiting[0].timing.arrival
 
     def admissible(self, waiting: Seq[Sequence], running: Seq[Sequence], now: float) -> list[Sequence]:
-        """As many as there are free slots."""
+        """As many arrived sequences as there are free slots."""
         return arrived(waiting, now)[: self.limits.max_num_seqs - len(running)]
 
     def leaving(self, running: Seq[Sequence]) -> list[Sequence]:
-        """Every finished sequence."""
+        """Every finished sequence, at once."""
         return [seq for seq in running if seq.finished]
 
 

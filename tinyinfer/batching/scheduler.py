@@ -29,10 +29,10 @@ BY_AGE = attrgetter("age")
 
 
 class Scheduler:
-    """The waiting queue, the running sequences, and the plan of the next step.
+    """Owns the waiting queue, the running sequences and the plan of the next step.
 
-    joined, left, preempted: what happened to sequences in the newest step. plan: the newest step's rows of each
-    sequence.
+    joined, left, preempted: the sequences that were admitted, left or were preempted in the newest step. plan: the rows
+    of each sequence in that step.
     """
 
     def __init__(
@@ -76,8 +76,8 @@ class Scheduler:
 
     def drop(self, seq: Sequence) -> None:
         """Removes a sequence from both lists and frees what the caches and the drafter keep for it."""
-        for keeper in (self.prefixes, self.cache, self.drafter):
-            keeper.free(seq)
+        for part in (self.prefixes, self.cache, self.drafter):
+            part.free(seq)
         self.running = [other for other in self.running if other is not seq]
         self.waiting = [other for other in self.waiting if other is not seq]
         self._last_turn.pop(seq, None)
@@ -121,7 +121,7 @@ class Scheduler:
             if self.prefixes.evict():
                 continue
             if not self.running:
-                break  # `reserve` raises the error: the rows can never fit
+                break  # the rows can never fit: `reserve` raises the error
             victim = next((other for other in self.running if other.finished), self.running[-1])
             self.preempt(victim)
             if victim is seq:
@@ -145,7 +145,7 @@ class Scheduler:
         self.add(seq)
 
     def _priority(self, seq: Sequence) -> tuple[bool, bool, int, tuple[float, int]]:
-        """Decodes before prompts, padding last; among decodes, the one that has waited longest for rows first."""
+        """Sort key: decodes before prompts, padding last; of decodes, the one first that has waited longest."""
         prompt = self._pending(seq) > 1
         return seq.finished, prompt, 0 if prompt else self._last_turn[seq], seq.age
 
@@ -164,7 +164,7 @@ class Scheduler:
         wanted, left = self._pending(seq) + len(seq.drafts), self._rows_left()
         if wanted <= left or not (self.plan or self.cache.can_chunk):
             return wanted
-        # A chunk ends before the last token, because drafts are verified in one step together with it.
+        # Drafts are verified in one step with the last token, so a chunk before drafts ends before that token.
         return min(left, self._pending(seq) - bool(seq.drafts)) if self.cache.can_chunk else 0
 
     def _confirm(self, seq: Sequence, rows: int) -> None:
@@ -180,7 +180,7 @@ class Scheduler:
     # After the forward pass.
 
     def update(self, batch: Batch, choices: list[list[Choice]], now: float) -> list[list[Choice]]:
-        """Commits what the step computed, extends its sequences and lets finished ones leave; the accepted choices."""
+        """Commits what the step computed, appends new tokens, removes finished sequences; the accepted choices."""
         self.prefixes.commit()
         accepted = self.candidates.best(batch.spans, choices)
         for span, chosen in accepted.items():
@@ -192,7 +192,7 @@ class Scheduler:
         return [accepted.get(span, []) for span in batch.spans]
 
     def _extend(self, span: Span, chosen: list[Choice], now: float) -> None:
-        """Appends new tokens to the sequence of a span and keeps the rows of tokens that it really has."""
+        """Appends new tokens to the sequence of a span, and commits the rows of tokens that the sequence then has."""
         seq, padding = span.seq.owner, span.seq.finished
         new = seq.extend(chosen, now)
         kept = 0 if padding else span.rows - span.wanted + new  # rows behind a rejected draft are rolled back

@@ -30,7 +30,7 @@ class BatchingSwitches(Switches):
     )  # fmt: skip
 
     def refusals(self) -> Iterator[SwitchError]:
-        """A time that is none; NaN is neither below nor above anything."""
+        """A time-out that is no number of seconds. NaN is refused, too: it is neither below nor above any number."""
         yield from super().refusals()
         seconds = self.batch_timeout
         if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:

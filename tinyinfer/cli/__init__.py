@@ -14,9 +14,9 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     bench_workload.py  the flags of requests that arrive over time
 
 A command's module is imported only when it is asked for, and NumPy only when a model is opened, so `--help` is instant.
-It offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns the exit status:
-0; 2 for a user's mistake, told in one line on stderr; 130 after Ctrl-C; 141 (128 + SIGPIPE, what a shell reports of
-other tools) when the reader of the output has left. A traceback is a bug of ours.
+A command offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns the exit
+status: 0; 2 for a user's mistake, told in one line on stderr; 130 after Ctrl-C; 141 (128 + SIGPIPE, what a shell
+reports of other tools) when the reader of the output has left. A traceback is a bug of ours.
 """
 
 from __future__ import annotations

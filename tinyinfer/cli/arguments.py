@@ -1,8 +1,8 @@
 """Flags that several commands share, and what they become: SamplingParams, an EngineConfig, an LLM.
 
 A flag is a field: its name, type, default, choices and help are read off the field (switches.py), so a new optimization
-is on the command line as soon as it has its field. Nothing here imports NumPy before a model is opened, so `--help` is
-instant.
+is on the command line as soon as there is a field for it. Nothing here imports NumPy before a model is opened, so
+`--help` is instant.
 """
 
 from __future__ import annotations
@@ -99,8 +99,8 @@ def dashed(name: str) -> str:
 
 def flag(name: str) -> str:
     """The long flag of a field of EngineConfig or SamplingParams, or of any other argument."""
-    known = {one.name: flags_of(one) for cls in (EngineConfig, SamplingParams) for one in fields(cls)}
-    return next(word for word in known.get(name, (dashed(name),)) if word.startswith("--"))
+    flags = {one.name: flags_of(one) for cls in (EngineConfig, SamplingParams) for one in fields(cls)}
+    return next(word for word in flags.get(name, (dashed(name),)) if word.startswith("--"))
 
 
 def worded(error: ValueError) -> str:
@@ -112,7 +112,7 @@ def worded(error: ValueError) -> str:
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
-    """-m/--model."""
+    """Adds -m/--model, with the default model."""
     parser.add_argument(
         "-m", "--model", default=DEFAULT_MODEL, metavar="MODEL",
         help="a known name, a Hugging Face folder, a .gguf file, or owner/name on the hub (default: %(default)s)",
@@ -120,7 +120,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_switches(parser: argparse.ArgumentParser, only: Collection[str] = (), **defaults: object) -> None:
-    """EngineConfig's fields, or those in `only`."""
+    """Adds a flag for each field of EngineConfig, or for those in `only`."""
     add_fields(parser, "engine switches", EngineConfig, only, **defaults)
 
 
@@ -135,7 +135,7 @@ def engine_config(args: argparse.Namespace) -> EngineConfig:
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
-    """SamplingParams' fields."""
+    """Adds a flag for each field of SamplingParams."""
     add_fields(parser, "sampling", SamplingParams)
 
 

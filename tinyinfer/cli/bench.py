@@ -30,7 +30,7 @@ SHORT = {"prompt_tokens": "-p", "generated_tokens": "-g", "batch": "-b"}
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds the command's parser."""
+    """Adds `tinyinfer bench` and its flags to the commands."""
     about = "measure the speed, beside what the roofline predicts"
     parser = commands.add_parser("bench", help=about, description=about)
     add = parser.add_argument
@@ -159,10 +159,10 @@ def with_flags(args: argparse.Namespace, flags: str) -> argparse.Namespace:
         words = shlex.split(flags)
     except ValueError as error:
         raise ValueError(f"--against {flags!r}: {error}; quote it once more") from None
-    found, unknown = parser.parse_known_args(words, argparse.Namespace(**vars(args)))
+    changed, unknown = parser.parse_known_args(words, argparse.Namespace(**vars(args)))
     if unknown:
         raise ValueError(f"--against cannot change {unknown[0]!r}; it takes engine switches, the model and sizes")
-    return found
+    return changed
 
 
 def check_run(args: argparse.Namespace) -> None:
@@ -195,7 +195,7 @@ def check_size(args: argparse.Namespace) -> None:
 
 
 def requests_of(args: argparse.Namespace) -> list[Request]:
-    """The work of a round."""
+    """The requests of a round, of a workload or all alike."""
     from tinyinfer.measure.workload import Request
 
     if args.workload:

@@ -72,7 +72,7 @@ def drawn_from(args: argparse.Namespace) -> dict[str, Any]:
 
 
 def requests_of(args: argparse.Namespace) -> list[Request]:
-    """The requests. Raises ValueError."""
+    """The requests of the workload. Raises ValueError for one that cannot be read or drawn."""
     from tinyinfer.measure.workload import parse_lengths, read_workload, synthetic
 
     if args.workload != "synthetic":

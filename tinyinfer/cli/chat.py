@@ -35,7 +35,7 @@ Ctrl-C stops an answer and keeps what there is of it; at the prompt it ends the 
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds the command's parser."""
+    """Adds `tinyinfer chat` and its flags to the commands."""
     about = "talk with a model, line by line"
     more = "; /help lists what else it understands; a paged prefix cache keeps what was said, unless told otherwise"
     parser = commands.add_parser("chat", help=about, description=about + more)
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Conversation:
-    """The messages so far; the oldest exchanges are forgotten when the context is full."""
+    """The messages so far; the oldest exchanges are removed when the context is full."""
 
     def __init__(self, llm: LLM, system_prompt: str | None, params: SamplingParams) -> None:
         self.llm, self.params = llm, params
@@ -81,13 +81,13 @@ class Conversation:
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all messages but the system prompt."""
+        """Removes all messages but the system prompt."""
         self.messages = list(self.start)
 
     def ask(self, question: str) -> tuple[Sequence, int]:
-        """The answer to be computed, and how many of the oldest exchanges had to be forgotten to leave room for it.
+        """The answer to be computed, and how many of the oldest exchanges were removed to leave room for it.
 
-        Raises ValueError, and forgets the question, when it does not fit into the context even alone.
+        Raises ValueError, and removes the question, when the question does not fit into the context even alone.
         """
         self.messages.append({"role": "user", "content": question})
         room = min(self.params.max_tokens, self.llm.max_model_len // 4)

@@ -1,6 +1,6 @@
 """`tinyinfer eval`: the perplexity of a text, for one setting or for several side by side.
 
-A setting is a name that stands for some switches: `int4-g64:gptq` is `--quantize int4 --group-size 64 --quantize-method
+A setting is a name for some switches: `int4-g64:gptq` is `--quantize int4 --group-size 64 --quantize-method
 gptq` (measure/evaluate.py). What it saves (bytes) and what it costs (perplexity, distance from the float model) belong
 into one table.
 """
@@ -37,7 +37,7 @@ class Reference:
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds the command's parser."""
+    """Adds `tinyinfer eval` and its flags to the commands."""
     about = "the perplexity of a text"
     parser = commands.add_parser("eval", help=about, description=about)
     add = parser.add_argument

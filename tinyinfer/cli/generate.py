@@ -28,7 +28,7 @@ JSON_HELP = (
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds the command's parser."""
+    """Adds `tinyinfer generate` and its flags to the commands."""
     about = "continue or answer prompts"
     parser = commands.add_parser("generate", help=about, description=about)
     add = parser.add_argument
@@ -53,7 +53,7 @@ def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Generates. Exit status 0, or 130 after Ctrl-C."""
+    """Generates. Exit status 0, or 130 after Ctrl-C. Raises ValueError for flags that do not fit together."""
     prompts = read_prompts(args)
     if args.raw and args.system_prompt is not None:
         raise ValueError("--system-prompt needs the chat template that --raw leaves out; write it into the prompt")
@@ -82,7 +82,10 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
 
 
 def tokenize(llm: LLM, prompt: str, args: argparse.Namespace) -> list[int]:
-    """A prompt's token ids: as a conversation when the model has a chat template and --raw does not forbid it."""
+    """A prompt's token ids: as a conversation when the model has a chat template and --raw does not forbid it.
+
+    Raises ValueError for a system prompt without a chat template.
+    """
     if args.raw or llm.tokenizer.chat_template is None:
         if args.system_prompt is not None:
             raise ValueError("this model has no chat template for a --system-prompt; write it into the prompt")

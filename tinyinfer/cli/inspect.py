@@ -11,7 +11,7 @@ from tinyinfer.cli.console import show
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds the command's parser."""
+    """Adds `tinyinfer inspect` and its flags to the commands."""
     about = "a model's size, its cost per token, and the speed that this machine allows"
     parser = commands.add_parser("inspect", help=about, description=about)
     parser.add_argument("--json", action="store_true", help="stdout holds one JSON object")

@@ -25,7 +25,7 @@ SWITCHES = (*RECIPE, "dtype", "backend", "threads")
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds the command's parser."""
+    """Adds `tinyinfer quantize` and its flags to the commands."""
     about = "write a quantized model folder that loads like any other"
     parser = commands.add_parser("quantize", help=about, description=about)
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the folder to make")

@@ -12,6 +12,6 @@ step reads the same whichever optimizations are on.
     trace_html.py  the same for notebooks, and the timeline of a run
     metrics.py     latency and throughput of requests and of runs, computed from traces
 
-A step wins by sharing one read of the weights among all rows of the batch (Yu et al. 2022). It loses when it grows: a
-larger step delays the next token of every sequence in it, which is the trade of latency for throughput.
+A step wins by sharing one read of the weights among all rows of the batch (Yu et al. 2022). A step loses when it grows:
+a larger step delays the next token of every sequence in it, which is the trade of latency for throughput.
 """

@@ -10,17 +10,16 @@ class Clock(Protocol):
     """Seconds since any fixed moment, and a way to wait while there is nothing to compute."""
 
     def __call__(self) -> float:
-        """The present time."""
+        """The present time in seconds."""
 
     def wait_until(self, moment: float) -> None:
-        """Returns when `moment` is not in the future."""
+        """Returns once `moment` is not in the future."""
 
 
 class WallClock:
-    """The system's clock."""
+    """The clock of the system: seconds of time.perf_counter."""
 
     def __call__(self) -> float:
-        """The present time."""
         return time.perf_counter()
 
     def wait_until(self, moment: float) -> None:

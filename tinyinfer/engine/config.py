@@ -29,26 +29,26 @@ class EngineConfig(
 
     @property
     def shared(self) -> Collection[str]:
-        """A quantized draft has groups, too."""
+        """The switches of quantization that a quantized draft uses: it has groups, too."""
         return ("group_size", "symmetric") if self.draft_quantize != "off" else ()
 
     def refusals(self) -> Iterator[SwitchError]:
         """What two ideas cannot do together, before what each of them refuses by itself."""
         cache, rows = self.kv_cache, self.max_num_batched_tokens
         if cache == "none" and rows < EngineConfig.max_num_batched_tokens:
-            reason = "{field}={value} cuts prompts into chunks, and {kv_cache}=none forgets one chunk before the next"
+            reason = "{field}={value} cuts prompts into chunks, and {kv_cache}=none drops one chunk before the next"
             yield SwitchError("max_num_batched_tokens", rows, reason, "leave it out or choose another {kv_cache}")
         if self.num_draft_candidates > 1 and self.speculative != "off" and cache != "paged":
-            reason = "{field}={value} lets branches share blocks, and {kv_cache}={cache} has none"
+            reason = "{field}={value} lets candidates share blocks, and {kv_cache}={cache} has none"
             yield SwitchError(
                 "num_draft_candidates", self.num_draft_candidates, reason, "add {kv_cache}=paged", cache=cache
             )
-        grid = self.given("group_size", "symmetric")
-        alone = grid == self.given(*(one.name for one in fields(QuantizationSwitches)))
-        if grid and alone and self.speculative == "self" and self.draft_quantize == "off":
-            reason = all_of(grid) + " given, but {quantize}=off quantizes nothing"
+        scheme = self.given("group_size", "symmetric")
+        alone = scheme == self.given(*(one.name for one in fields(QuantizationSwitches)))
+        if scheme and alone and self.speculative == "self" and self.draft_quantize == "off":
+            reason = all_of(scheme) + " given, but {quantize}=off quantizes nothing"
             cure = f"leave it out, or add {BITS}, or {{draft_quantize}}=one of these"
-            yield SwitchError(grid[0], getattr(self, grid[0]), reason, cure)
+            yield SwitchError(scheme[0], getattr(self, scheme[0]), reason, cure)
         yield from super().refusals()
 
     @classmethod

@@ -1,7 +1,7 @@
 """The engine: one turn of it is one step, short enough to read aloud.
 
 The engine knows nothing about text, nor which optimizations are on: those are in the scheduler, the cache and the
-drafter that it was given.
+drafter that the engine is built from.
 """
 
 from __future__ import annotations
@@ -129,9 +129,9 @@ def build_engine(
 
 
 def context_length(config: ModelConfig, asked: int | None) -> int:
-    """The longest sequence: what is asked for, or all that the model was made for. ValueError when it is more."""
-    own = config.max_position
-    if asked is not None and asked > own:
-        reason = "{field}={value} is more than the {own} positions that this model was made for"
-        raise SwitchError("max_model_len", asked, reason, own=own)
-    return asked or own
+    """Positions of the longest sequence: as asked, else all that the model was made for. ValueError for more."""
+    longest = config.max_position
+    if asked is not None and asked > longest:
+        reason = "{field}={value} is more than the {longest} positions that this model was made for"
+        raise SwitchError("max_model_len", asked, reason, "choose a smaller number", longest=longest)
+    return asked or longest

@@ -87,11 +87,11 @@ class Spread:
 
 def spread(values: Iterable[float | None]) -> Spread | None:
     """The spread of the values that are not None; percentiles between two values are interpolated."""
-    known = [value for value in values if value is not None]
-    if not known:
+    given = [value for value in values if value is not None]
+    if not given:
         return None
-    p50, p90, p99 = (float(p) for p in np.percentile(known, (50, 90, 99)))
-    return Spread(sum(known) / len(known), p50, p90, p99, max(known))
+    p50, p90, p99 = (float(p) for p in np.percentile(given, (50, 90, 99)))
+    return Spread(sum(given) / len(given), p50, p90, p99, max(given))
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def latencies(ran: Seq[Sequence]) -> dict[str, Spread | None]:
 def rate(tokens: int, spans: Iterable[tuple[float, float]]) -> float | None:
     """Tokens per second of the time that the spans cover together: time that several sequences share counts once."""
     seconds, until = 0.0, float("-inf")
-    for start, stop in sorted(spans):
+    for start, stop in sorted(spans):  # by their start, so that each one can only add what lies after all before it
         seconds += max(0.0, stop - max(start, until))
         until = max(until, stop)
     return tokens / seconds if tokens and seconds else None

@@ -33,7 +33,7 @@ class StepRecorder:
         self.plan(make_batch([]))
 
     def begin(self, now: float, watch: bool) -> None:
-        """A new step."""
+        """Begins the record of a new step."""
         self.started = self.computed = now
         self.watch, self.before = watch, self.ledger.copy()
 
@@ -107,7 +107,7 @@ def finish_turn(turn: Turn, span: Span) -> Turn:
 
 
 def read_blocks(cache: Cache, table: tuple[int, ...], span: Span, sequences: Counter[int]) -> tuple[Block, ...]:
-    """The blocks of one sequence. Those behind the positions that it had were allocated for this step."""
+    """The blocks of one sequence. Blocks behind the positions that it had were allocated for this step."""
     size, blocks = cache.spec.block_size, []
     for i, number in enumerate(table):
         filled = min(size, span.first + span.rows - i * size)

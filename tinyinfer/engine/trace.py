@@ -70,7 +70,7 @@ class Turn:
 
     @property
     def positions(self) -> str:
-        """The computed positions."""
+        """The computed positions as text, such as 5 or 0-15."""
         return f"{self.first}-{self.first + self.rows - 1}" if self.rows > 1 else str(self.first)
 
     def cells(self) -> dict[str, str]:
@@ -131,7 +131,7 @@ class StepTrace:
         return [names, *([row[name] for name in names] for row in rows)]
 
     def title(self) -> str:
-        """The size of the step."""
+        """The size of the step, in words."""
         if not len(self.batch):
             return "idle step, no sequence was ready to run"
         return f"step of {len(self.batch)} row" + "s" * (len(self.batch) != 1)

@@ -186,7 +186,7 @@ def cell_legend() -> str:
 
 
 def legend(entries: list[str]) -> str:
-    """Explanations below a table."""
+    """Entries that explain colours and signs, as a line below a table."""
     spans = " &ensp; ".join(f"<span>{entry}</span>" for entry in entries)
     return f"<p><small>{spans}</small></p>"
 

@@ -1,9 +1,9 @@
 """The KV cache: how are the keys and values of earlier tokens kept, and in how much memory?
 
-Attention of a new token reads the keys and values of all tokens before it. They never change. Without a cache, each new
-token runs the whole sequence through the model again: n + (n+1) + (n+2) + ... rows; with a cache, one row a token. The
-price is memory: Σ over layers of K·(Ek + Ev)·4 bytes a position, more than the weights once contexts or batches are
-large. So the files ask how to waste none of it, how to share it, and how to make it smaller.
+Attention of a new token reads the keys and values of all tokens before it. Keys and values never change. Without a
+cache, each new token runs the whole sequence through the model again: n + (n+1) + (n+2) + ... rows; with a cache, one
+row a token. The price is memory: Σ over layers of K·(Ek + Ev)·4 bytes a position, more than the weights once contexts
+or batches are large. So the files ask how to waste none of it, how to share it, and how to make it smaller.
 
     contiguous.py     one array for each sequence, filled from the front
     memory.py         KV bytes per token, and all other bytes of the section

@@ -45,7 +45,7 @@ class CacheSpec:
 
 
 class LayerRows(NamedTuple):
-    """Keys and values of P positions in one layer. The keys of one head lie side by side, as attention reads them."""
+    """Keys and values of P positions in one layer. The keys of one head are contiguous, as attention reads them."""
 
     keys: Array  # (K, P, Ek)
     values: Array  # (K, P, Ev)
@@ -53,9 +53,9 @@ class LayerRows(NamedTuple):
 
 def reserve_layers(memory: tuple[Rows, ...], positions: int, device: Device) -> tuple[LayerRows, ...]:
     """Room for so many positions in every layer, as views of one reservation: two for each layer would be slow."""
-    flat = device.reserve((positions * sum(rows.numbers for rows in memory),))
+    flat = device.reserve((positions * sum(rows.numbers for rows in memory),))  # (numbers of all layers,)
     views = iter(carve(flat, (shape for rows in memory for shape in layer_shapes(rows, positions))))
-    return tuple(LayerRows(keys, next(views)) for keys in views)
+    return tuple(LayerRows(keys, next(views)) for keys in views)  # keys and values take turns in one iterator
 
 
 def layer_shapes(rows: Rows, positions: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
@@ -64,7 +64,7 @@ def layer_shapes(rows: Rows, positions: int) -> tuple[tuple[int, ...], tuple[int
 
 
 def carve(flat: Array, shapes: Iterable[tuple[int, ...]]) -> list[Array]:
-    """Views of these shapes, one behind the other, of a flat array."""
+    """A flat array cut into views of these shapes, one behind the other; nothing is copied."""
     views, start = [], 0
     for shape in shapes:
         views.append(flat[start : start + prod(shape)].reshape(shape))
@@ -100,7 +100,7 @@ class Cache(KVCache):
 
     @property
     def blocks_in_use(self) -> int:
-        """How many blocks of the pool have a holder."""
+        """How many blocks of the pool are not free."""
         return 0
 
     def holders(self, block: int) -> int:
@@ -123,7 +123,7 @@ class Cache(KVCache):
         return (span,)
 
     def commit(self, seq: Sequence, n: int) -> None:
-        """The first n of the positions appended last are computed in every layer; room for more is freed."""
+        """Makes the first n positions behind `length` count; room behind them may be freed."""
         self._set_length(seq, self._lengths[seq.id] + n)
 
     def truncate(self, seq: Sequence, n: int) -> None:
@@ -138,13 +138,13 @@ class Cache(KVCache):
         self._set_length(child, self.length(seq))
 
     def free(self, seq: Sequence) -> None:
-        """Forgets the sequence and frees its room; a sequence that is not known may be freed, too."""
+        """Frees the sequence's room; nothing happens for a sequence that has none."""
         self._lengths.pop(seq.id, None)
         self._written.pop(seq.id, None)
 
     @property
     def held_bytes(self) -> int:
-        """Bytes allocated for sequences."""
+        """Bytes allocated for sequences, used or not."""
         return 0
 
     @property
@@ -160,7 +160,7 @@ class Cache(KVCache):
 
 
 class NoCache(Cache):
-    """Null object: keeps nothing between steps, so every step computes every position again. The lesson's baseline."""
+    """Null object: keeps nothing between steps, so every step computes every position again. The baseline."""
 
     can_chunk = False
 
@@ -182,7 +182,7 @@ class NoCache(Cache):
         return k, v
 
     def commit(self, seq: Sequence, n: int) -> None:
-        """Forgets the step: `length` stays 0."""
+        """Drops the keys and values of the step: `length` stays 0."""
         self._step.pop(seq.id, None)
 
     def free(self, seq: Sequence) -> None:
@@ -191,7 +191,7 @@ class NoCache(Cache):
 
 
 class Prefixes:
-    """What a scheduler asks of a prefix cache. The methods here are those of one that knows no prefix."""
+    """What a scheduler asks of a prefix cache. The methods here are those of an empty one."""
 
     evictable = 0  # blocks that no running sequence uses
 
@@ -199,11 +199,11 @@ class Prefixes:
         self.ledger = ledger
 
     def match(self, seq: Sequence) -> int:
-        """Begins a new sequence with the blocks of its longest known prefix; how many positions these blocks hold."""
+        """Begins a new sequence with the blocks of its longest registered prefix; how many positions they hold."""
         return 0
 
     def register(self, seq: Sequence, stop: int) -> None:
-        """Makes the whole blocks of the positions below `stop` known; they are computed, or will be in this step."""
+        """Registers the full blocks below position `stop`, which are computed or will be in this step."""
 
     def commit(self) -> None:
         """The step succeeded: the blocks registered in it are valid."""
@@ -216,8 +216,8 @@ class Prefixes:
         return False
 
     def free(self, seq: Sequence) -> None:
-        """The sequence is gone; the blocks that it registered stay until they are evicted."""
+        """Ends the use by a sequence; the blocks that the sequence registered stay until they are evicted."""
 
 
 class NoPrefixes(Prefixes):
-    """Null object: no prefix is known."""
+    """Null object: no prefix is registered, so none is ever found."""

@@ -38,13 +38,13 @@ class BlockPool:
         return block
 
     def hold(self, block: int) -> None:
-        """One more holder. Raises ValueError for a free block."""
+        """Adds a holder to a block in use. Raises ValueError for a free block."""
         if not self.holders[block]:
             raise ValueError(f"block {block} is free and cannot be shared")
         self.holders[block] += 1
 
     def release(self, block: int) -> None:
-        """One holder less; without holders the block is free. Raises ValueError for a free block."""
+        """Removes a holder; a block without holders is free. Raises ValueError for a free block."""
         if not self.holders[block]:
             raise ValueError(f"block {block} is free already")
         self.holders[block] -= 1
@@ -56,7 +56,8 @@ class BlockPool:
 class BlockTable:
     """A sequence's blocks: position p lies in blocks[p // block_size], in row p % block_size of that block.
 
-    side_by_side: whether the blocks lie in the pool in the order of the table, without gaps.
+    side_by_side: whether the blocks lie in the pool in the order of the table, without gaps; a slice of the pool then
+    reads them without a copy.
     """
 
     blocks: list[int] = field(default_factory=list)
@@ -83,9 +84,9 @@ class BlockCache(Cache):
         return tuple(self._table(seq).blocks)
 
     def missing(self, seq: Sequence, n: int) -> int:
-        """Counts the copy of a shared block, too."""
+        """The copy of a shared block before it is written counts, too."""
         table = self._table(seq)
-        needed = -(-(self.length(seq) + n) // self.block_size) - len(table.blocks)
+        needed = -(-(self.length(seq) + n) // self.block_size) - len(table.blocks)  # -(-a // b): rounded up
         return max(0, needed + self._must_copy(seq, n) - len(self.blocks.free))
 
     def reserve(self, seq: Sequence, n: int) -> None:
@@ -116,7 +117,7 @@ class BlockCache(Cache):
         for block in self._tables.pop(seq.id, BlockTable()).blocks:
             self.blocks.release(block)
 
-    # For the prefix cache, which shares blocks with sequences, and for whatever shows blocks.
+    # For the prefix cache, which shares blocks with sequences, and for traces, which show blocks.
 
     def adopt(self, seq: Sequence, blocks: list[int], length: int) -> None:
         """Begins a new sequence with blocks that have holders already, and with the `length` positions in them."""
@@ -126,11 +127,11 @@ class BlockCache(Cache):
         self._set_length(seq, length)
 
     def hold(self, block: int) -> None:
-        """One more holder of a block that is in use, so that the block outlives its sequences."""
+        """Adds a holder to a block in use, so that the block outlives its sequences."""
         self.blocks.hold(block)
 
     def release(self, block: int) -> None:
-        """One holder less; without holders the block is free."""
+        """Removes a holder of a block; a block without holders is free."""
         self.blocks.release(block)
 
     def holders(self, block: int) -> int:

@@ -13,7 +13,7 @@ from tinyinfer.sequence import Batch, Sequence
 
 
 class ContiguousCache(Cache):
-    """Nothing is looked up or moved. Reserved memory costs nothing until the system is asked for it by a write."""
+    """One array a sequence: no table, no copies. Reserved memory is taken from the system only as it is written."""
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:
         super().__init__(spec, device)

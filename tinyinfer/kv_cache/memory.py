@@ -52,14 +52,14 @@ def block_bytes(memory: tuple[Rows, ...], block_size: int, bits: int, group: int
 
 
 def codes_bytes(rows: Rows, block_size: int, bits: int) -> tuple[int, int]:
-    """Bytes of the codes of a block's keys, and of its values, in one head."""
+    """Bytes of the codes of a block's keys, and of those of its values, in one head."""
     return packed_size(block_size * rows.key_size, bits), packed_size(block_size * rows.value_size, bits)
 
 
 def group_size(memory: tuple[Rows, ...], asked: int | None) -> int:
     """Channels of a value that share a scale: what is asked for, else the largest divisor of Ev up to 32.
 
-    Raises ValueError for a size that leaves a rest. Where the layers' Ev differ, the size divides all of them.
+    Raises SwitchError for a size that does not divide Ev. Where the layers' Ev differ, the size divides all of them.
     """
     size = gcd(*(rows.value_size for rows in memory))
     divisors = [n for n in range(1, size + 1) if size % n == 0]

@@ -59,28 +59,29 @@ class PackedBlocks:
 
     def write(
         self, layer: int, ids: slice | Array, keys: Array, values: Array
-    ) -> None:  # (N,) | None, (K, N, b, E), (K, N, b, E) ->
-        """Packs keys and values into the N blocks `ids`."""
-        own, flat = self.layers[layer], (*keys.shape[:2], -1)
-        codes, scale, minimum = quantize(keys.swapaxes(-1, -2), self.bits, self.xp)  # (K, N, Ek, b), (K, N, Ek, 1)
-        own.key_codes[:, ids] = pack(codes.swapaxes(-1, -2).reshape(flat), self.bits, self.xp)
-        own.key_scales[0][:, ids], own.key_scales[1][:, ids] = scale[..., 0], minimum[..., 0]
-        groups = values.reshape(*values.shape[:3], -1, self.group)  # (K, N, b, G, Ev/G)
-        codes, scale, minimum = quantize(groups, self.bits, self.xp)
-        own.value_codes[:, ids] = pack(codes.reshape(flat), self.bits, self.xp)
-        own.value_scales[0][:, ids], own.value_scales[1][:, ids] = scale[..., 0], minimum[..., 0]
+    ) -> None:  # (n,) | None, (K, n, b, E), (K, n, b, E) ->
+        """Packs keys and values into the n blocks `ids`."""
+        packed, flat = self.layers[layer], (*keys.shape[:2], -1)
+        channels = keys.swapaxes(-1, -2)  # (K, n, Ek, b): a scale for each channel is a scale for each last axis
+        codes, scale, minimum = quantize(channels, self.bits, self.xp)  # (K, n, Ek, b), twice (K, n, Ek, 1)
+        packed.key_codes[:, ids] = pack(codes.swapaxes(-1, -2).reshape(flat), self.bits, self.xp)  # (K, n, C)
+        packed.key_scales[0][:, ids], packed.key_scales[1][:, ids] = scale[..., 0], minimum[..., 0]
+        groups = values.reshape(*values.shape[:3], -1, self.group)  # (K, n, b, G, Ev/G)
+        codes, scale, minimum = quantize(groups, self.bits, self.xp)  # (K, n, b, G, Ev/G), twice (K, n, b, G, 1)
+        packed.value_codes[:, ids] = pack(codes.reshape(flat), self.bits, self.xp)  # (K, n, C)
+        packed.value_scales[0][:, ids], packed.value_scales[1][:, ids] = scale[..., 0], minimum[..., 0]
 
     def read(
         self, layer: int, ids: slice | Array, keys: Array, values: Array
-    ) -> None:  # (N,) | None, (K, N, b, E), (K, N, b, E) ->
-        """Unpacks the N blocks `ids` into `keys` and `values`, in float32."""
-        own = self.layers[layer]
-        codes = self._codes(own.key_codes[:, ids], keys.shape)
-        scale, minimum = own.key_scales[:, :, ids].astype(self.xp.float32)[:, :, :, None]  # (K, N, 1, Ek) each
+    ) -> None:  # (n,) | None, (K, n, b, E), (K, n, b, E) ->
+        """Unpacks the n blocks `ids` into `keys` and `values`, in float32."""
+        packed = self.layers[layer]
+        codes = self._codes(packed.key_codes[:, ids], keys.shape)  # (K, n, b, Ek)
+        scale, minimum = packed.key_scales[:, :, ids].astype(self.xp.float32)[:, :, :, None]  # each (K, n, 1, Ek)
         dequantize(codes, scale, minimum, keys, self.xp)
-        groups = (*values.shape[:3], -1, self.group)
-        codes = self._codes(own.value_codes[:, ids], values.shape)
-        scale, minimum = own.value_scales[:, :, ids].astype(self.xp.float32)[..., None]  # (K, N, b, G, 1) each
+        groups = (*values.shape[:3], -1, self.group)  # (K, n, b, G, Ev/G)
+        codes = self._codes(packed.value_codes[:, ids], values.shape)  # (K, n, b, Ev)
+        scale, minimum = packed.value_scales[:, :, ids].astype(self.xp.float32)[..., None]  # each (K, n, b, G, 1)
         dequantize(codes.reshape(groups), scale, minimum, values.reshape(groups), self.xp)
 
     def copy(self, other: PackedBlocks, count: int) -> None:
@@ -90,7 +91,8 @@ class PackedBlocks:
             new.key_scales[:, :, :count] = old.key_scales[:, :, :count]
             new.value_scales[:, :, :count] = old.value_scales[:, :, :count]
 
-    def _codes(self, packed: Array, shape: tuple[int, ...]) -> Array:  # (K, N, C) -> shape
+    def _codes(self, packed: Array, shape: tuple[int, ...]) -> Array:  # (K, n, C) -> shape
+        """The codes of n blocks, in the shape of their keys or values."""
         return unpack(packed, self.bits, shape[-1] * shape[-2], self.xp).reshape(shape)
 
 
@@ -99,30 +101,34 @@ def reserve(shapes: list[tuple[int, ...]], device: Device, dtype: Any) -> list[A
     return carve(device.reserve((sum(prod(shape) for shape in shapes),), dtype), shapes)
 
 
-def quantize(x: Array, bits: int, xp: Xp) -> tuple[Array, Array, Array]:  # (..., N) -> (..., N), (..., 1), (..., 1)
-    """Codes, scale and minimum of groups that lie along the last axis; no number is off by more than half a scale.
+def quantize(x: Array, bits: int, xp: Xp) -> tuple[Array, Array, Array]:  # (..., n) -> (..., n), (..., 1), (..., 1)
+    """Codes, scale and minimum of groups of n numbers that lie along the last axis; numbers beyond float16 are clipped.
 
-    The minimum is rounded down to float16 and the scale up, so that the codes still reach from one end to the other.
-    Numbers beyond what float16 holds are clipped.
+    No number is off by more than half a scale: the minimum is rounded down to float16 and the scale up, so that the
+    codes still reach from one end of the group to the other.
     """
     most = (1 << bits) - 1
-    minimum = -half_above(-x.min(axis=-1, keepdims=True), xp)
-    scale = half_above((x.max(axis=-1, keepdims=True) - minimum.astype(xp.float32)) / most, xp)
-    divisor = xp.where(scale == 0, xp.float32(1), scale.astype(xp.float32))
-    codes = xp.rint((x - minimum.astype(xp.float32)) / divisor).clip(0, most)
+    minimum = -half_above(-x.min(axis=-1, keepdims=True), xp)  # (..., 1), rounded down: the negative is rounded up
+    scale = half_above((x.max(axis=-1, keepdims=True) - minimum.astype(xp.float32)) / most, xp)  # (..., 1)
+    divisor = xp.where(scale == 0, xp.float32(1), scale.astype(xp.float32))  # (..., 1); equal numbers have scale 0
+    codes = xp.rint((x - minimum.astype(xp.float32)) / divisor).clip(0, most)  # (..., n)
     return codes.astype(xp.uint8), scale, minimum
 
 
-def half_above(x: Array, xp: Xp) -> Array:  # (..., N) -> (..., N)
-    """The smallest float16 that is no smaller."""
+def half_above(x: Array, xp: Xp) -> Array:  # (...,) -> (...,)
+    """The smallest float16 that is no smaller than the number, within the range of float16."""
     x = x.clip(-HALF_MAX, HALF_MAX)
-    half = x.astype(xp.float16)
+    half = x.astype(xp.float16)  # the nearest one, which may lie below
     return xp.where(half < x, xp.nextafter(half, xp.float16(HALF_MAX)), half)
 
 
 def dequantize(
     codes: Array, scale: Array, minimum: Array, out: Array, xp: Xp
-) -> None:  # (..., M, N), (..., I, J), (..., I, J), (..., M, N) ->
-    """scale · code + minimum, into `out`. I is 1 for a scale of each channel, J is 1 for a scale of each group."""
+) -> None:  # (..., n, m), (..., i, j), (..., i, j), (..., n, m) ->
+    """scale · code + minimum, into `out`.
+
+    Keys: n positions of m channels, a scale for each channel (i is 1, j is m). Values: n groups of m channels, a scale
+    for each group (i is n, j is 1).
+    """
     xp.multiply(codes, scale, out=out)
     out += minimum

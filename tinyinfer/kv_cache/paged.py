@@ -18,8 +18,10 @@ Slots = slice | Array  # rows of the pool
 
 
 class PagedCache(BlockCache):
-    """pools: each layer's keys (K, P, Ek) and values (K, P, Ev), P = num_blocks · block_size; block b begins at row
-    b · block_size. Kernels read them by `block_table`.
+    """One pool of blocks for all sequences.
+
+    pools: each layer's keys (K, P, Ek) and values (K, P, Ev), P = B·b. Block i begins at row i·b; kernels read the
+    pools by `block_table`.
     """
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:
@@ -64,7 +66,7 @@ class PagedCache(BlockCache):
 
     @property
     def wasted_bytes(self) -> int:
-        """Rows that no holder of their block fills. Such blocks are the last ones of their sequences."""
+        """The bytes of rows that no holder of their block fills; such blocks are the last ones of their sequences."""
         empty: dict[int, list[int]] = {}  # block -> how many of its rows each sequence that ends in it leaves empty
         for seq, table in self._tables.items():
             for i in range(self._lengths[seq] // self.block_size, len(table.blocks)):
@@ -82,17 +84,17 @@ class PagedCache(BlockCache):
         return rows * self.position_bytes
 
     def _rows(self, table: BlockTable, start: int, stop: int) -> Slots:
-        """The pool's rows of positions start ... stop."""
+        """The pool's rows that hold the positions start ... stop of a table's sequence."""
         size, xp = self.block_size, self.device.xp
         if table.side_by_side:
             return slice(table.first * size + start, table.first * size + stop)
         positions = xp.arange(start, stop)  # (S,)
-        return xp.asarray(table.blocks)[positions // size] * size + positions % size
+        return xp.asarray(table.blocks)[positions // size] * size + positions % size  # (S,)
 
     def _gather(self, pool: Array, table: BlockTable, start: int, stop: int) -> Array:  # (K, P, E) -> (K, S, E)
-        """A copy of the rows of positions start ... stop: whole blocks, laid side by side, and their ends cut off."""
+        """A copy of the rows of positions start ... stop: n whole blocks, laid side by side, and their ends cut off."""
         size, xp = self.block_size, self.device.xp
         first, last = start // size, (stop - 1) // size
-        blocks = pool.reshape(len(pool), self.num_blocks, -1)  # (K, B, block_size · E)
-        chosen = blocks.take(xp.asarray(table.blocks[first : last + 1], dtype=xp.int64), axis=1)
+        blocks = pool.reshape(len(pool), self.num_blocks, -1)  # (K, B, b·E), a view: whole blocks are copied, not rows
+        chosen = blocks.take(xp.asarray(table.blocks[first : last + 1], dtype=xp.int64), axis=1)  # (K, n, b·E)
         return chosen.reshape(len(pool), -1, pool.shape[-1])[:, start - first * size : stop - first * size]

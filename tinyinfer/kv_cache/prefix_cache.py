@@ -34,7 +34,7 @@ class Node:
 
 
 class PrefixCache(Prefixes):
-    """The tree. It is one holder of each of its blocks, so that they outlive the sequences that computed them."""
+    """The tree, which is one holder of each of its blocks: blocks outlive the sequences that computed them."""
 
     def __init__(self, cache: BlockCache, ledger: Ledger) -> None:
         super().__init__(cache, ledger)
@@ -43,12 +43,12 @@ class PrefixCache(Prefixes):
         self.evictable = 0  # nodes without users; the nodes below such a node have none either
         self._paths: dict[int, list[Node]] = {}  # sequence id -> the nodes along its tokens
         self._new: list[Node] = []  # registered in the running step
-        self._leaves: list[tuple[int, int, Node]] = []  # a heap of (used, order of arrival, node); some are outdated
+        self._leaves: list[tuple[int, int, Node]] = []  # a heap of (used, order of arrival, node); some are out of date
         self._arrivals = count()
         self._now = 0  # steps so far
 
     def match(self, seq: Sequence) -> int:
-        """Only whole blocks, and never all tokens: the logits of the last one are wanted."""
+        """Only full blocks, and never all tokens: the logits of the last one are wanted."""
         size, path, node = self.cache.block_size, [], self.root
         for start in range(0, len(seq.tokens) - size, size):
             child = node.children.get(tuple(seq.tokens[start : start + size]))
@@ -59,11 +59,11 @@ class PrefixCache(Prefixes):
             node = child
         self._paths[seq.id] = path
         if path:
-            self.cache.adopt(seq, [step.block for step in path], len(path) * size)
+            self.cache.adopt(seq, [node.block for node in path], len(path) * size)
         return len(path) * size
 
     def register(self, seq: Sequence, stop: int) -> None:
-        """Where the tree knows the tokens already, it keeps its own block, and the sequence keeps its own."""
+        """Where the tree has a block of these tokens already, tree and sequence each keep their own block."""
         size, path = self.cache.block_size, self._paths[seq.id]
         while (len(path) + 1) * size <= stop:
             i, parent = len(path), path[-1] if path else self.root
@@ -83,12 +83,15 @@ class PrefixCache(Prefixes):
         self._new = []
 
     def evict(self) -> bool:
-        """Removes the leaf whose last use is the oldest."""
+        """Removes the leaf whose last use is the oldest (least recently used).
+
+        The heap is not updated when a leaf is used again: entries that are out of date are skipped when popped.
+        """
         while self._leaves:
             used, _, node = heapq.heappop(self._leaves)
-            known = node.parent is not None and node.parent.children.get(node.tokens) is node
-            # An entry of the heap is outdated when its node was used, extended or removed after it.
-            if known and not node.users and not node.children and node.used == used:
+            in_tree = node.parent is not None and node.parent.children.get(node.tokens) is node
+            # An entry is out of date when its node was used, extended or removed after the entry was pushed.
+            if in_tree and not node.users and not node.children and node.used == used:
                 self._remove(node)
                 self.ledger.blocks_evicted += 1
                 return True
@@ -111,7 +114,7 @@ class PrefixCache(Prefixes):
 
     def _use(self, node: Node) -> None:
         """One more sequence whose path leads through the node."""
-        self.evictable -= not node.users
+        self.evictable -= not node.users  # its first user
         node.users += 1
         node.used = self._now
 

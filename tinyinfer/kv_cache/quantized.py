@@ -31,7 +31,7 @@ from tinyinfer.sequence import Batch, Sequence, Span
 class FloatRows:
     """The positions of a sequence that are kept in float: from `first` on, the start of its last, unfinished block."""
 
-    rows: Array  # (N, M): a position's M numbers of all layers side by side, so that a move is one copy
+    rows: Array  # (positions, numbers): the numbers of all layers side by side, so that moving a position is one copy
     first: int
 
 
@@ -51,9 +51,10 @@ class QuantizedCache(Cache):
         super().__init__(spec, device)
         self.block_size = spec.block_size
         self._open: dict[int, FloatRows] = {}  # sequence id -> its float rows
+        # A float row holds keys, then values, layer by layer; each begins at the sum of the widths before it.
         edges = accumulate((n for r in spec.memory for n in (r.heads * r.key_size, r.heads * r.value_size)), initial=0)
         columns = [slice(*pair) for pair in pairwise(edges)]
-        self._columns = list(zip(columns[::2], columns[1::2], strict=True))  # of float rows: a layer's keys and values
+        self._columns = list(zip(columns[::2], columns[1::2], strict=True))  # of a layer's keys and values
         positions = -(-self.capacity // self.block_size) * self.block_size
         flat = device.reserve((positions * max(rows.numbers for rows in spec.memory),))  # one layer at a time
         self._workspace = [LayerRows(*carve(flat, layer_shapes(rows, positions))) for rows in spec.memory]
@@ -71,7 +72,7 @@ class QuantizedCache(Cache):
     # The contract.
 
     def reserve(self, seq: Sequence, n: int) -> None:
-        """Also makes room for float rows."""
+        """Also makes room for float rows: for the unfinished block and n more positions."""
         super().reserve(seq, n)
         room = self.length(seq) % self.block_size + n
         if seq.id not in self._open or len(self._open[seq.id].rows) < room:
@@ -90,6 +91,7 @@ class QuantizedCache(Cache):
     def split(self, span: Span) -> tuple[Span, ...]:
         """Splits at block boundaries: the rows of one block read the same blocks packed."""
         size, last = self.block_size, span.first + span.rows
+        # The ends of the span and every block boundary between them; each pair of neighbours is a part.
         edges = [span.first, *range(span.first - span.first % size + size, last, size), last]
         if len(edges) == 2:
             return (span,)
@@ -117,7 +119,7 @@ class QuantizedCache(Cache):
         self._free_full_blocks(seq)
 
     def truncate(self, seq: Sequence, n: int) -> None:
-        """Of packed blocks, which have no float rows any longer, only whole ones are kept."""
+        """A packed block is kept whole or not at all, because it has no float rows any longer."""
         if 0 <= n < self.length(seq) // self.block_size * self.block_size:
             n -= n % self.block_size
         super().truncate(seq, n)
@@ -136,13 +138,13 @@ class QuantizedCache(Cache):
 
     @property
     def float_bytes(self) -> int:
-        """Bytes of all float rows."""
-        return sum(own.rows.nbytes for own in self._open.values())
+        """Bytes of the float rows of all sequences."""
+        return sum(floats.rows.nbytes for floats in self._open.values())
 
     @property
     def wasted_float_bytes(self) -> int:
         """Bytes of the float rows that hold no position."""
-        filled = sum(self._written[seq] - own.first for seq, own in self._open.items())
+        filled = sum(self._written[seq] - floats.first for seq, floats in self._open.items())
         return self.float_bytes - filled * self.position_bytes
 
     # Float rows, and the workspace.
@@ -152,10 +154,10 @@ class QuantizedCache(Cache):
 
     def _float_rows(
         self, layer: int, seq: Sequence, first: int, stop: int
-    ) -> tuple[Array, Array]:  # -> (N, K, E), (N, K, E)
-        """Keys and values of the positions first ... stop in a layer, as views."""
-        own, (keys, values), memory = self._open[seq.id], self._columns[layer], self.spec.memory[layer]
-        rows = own.rows[first - own.first : stop - own.first]
+    ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
+        """Keys and values of the positions first ... stop in a layer, as views: to be read or written."""
+        floats, (keys, values), memory = self._open[seq.id], self._columns[layer], self.spec.memory[layer]
+        rows = floats.rows[first - floats.first : stop - floats.first]  # (S, numbers)
         k = rows[:, keys].reshape(-1, memory.heads, memory.key_size)
         return k, rows[:, values].reshape(-1, memory.heads, memory.value_size)
 
@@ -171,18 +173,18 @@ class QuantizedCache(Cache):
 
     def _free_full_blocks(self, seq: Sequence) -> None:
         """Keeps float rows of the unfinished block only, in one block of room."""
-        own, first = self._open.get(seq.id), self.length(seq) // self.block_size * self.block_size
-        if own and (own.first != first or len(own.rows) > self.block_size):
+        floats, first = self._open.get(seq.id), self.length(seq) // self.block_size * self.block_size
+        if floats and (floats.first != first or len(floats.rows) > self.block_size):
             self._copy_float_rows(seq, seq, self.block_size)
 
     def _pack(self, layer: int, seq: Sequence) -> None:
-        """Packs the blocks that the float rows fill."""
+        """Packs those blocks of the sequence that its float rows fill."""
         first, size = self._open[seq.id].first, self.block_size
         count = (self._written[seq.id] - first) // size
         if count:
             packed, ids = self.storage(seq), self.block_ids(seq, first // size, first // size + count)
             rows = self._float_rows(layer, seq, first, first + count * size)
-            blocks = (x.reshape(count, size, *x.shape[1:]).transpose(2, 0, 1, 3) for x in rows)  # (K, N, b, E) each
+            blocks = (x.reshape(count, size, *x.shape[1:]).transpose(2, 0, 1, 3) for x in rows)  # each (K, n, b, E)
             packed.write(layer, ids, *blocks)
             self.ledger.kv_written_bytes += count * packed.layer_bytes[layer]
 
@@ -190,7 +192,7 @@ class QuantizedCache(Cache):
         """Unpacks the blocks first ... stop into the workspace, but for those that the read before has left there."""
         old = self._unpacked
         if old is None or (old.layer, old.seq) != (layer, seq.id) or not old.first <= first <= old.stop:
-            old = Unpacked(layer, seq.id, first, first)  # nothing of use
+            old = Unpacked(layer, seq.id, first, first)  # the workspace holds nothing of this sequence and layer
         begin = old.stop
         if begin < stop:
             packed, ids = self.storage(seq), self.block_ids(seq, begin, stop)

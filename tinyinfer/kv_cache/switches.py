@@ -25,7 +25,7 @@ PREFIX_CACHES = {"off": "tinyinfer.kv_cache.base:NoPrefixes", "on": "tinyinfer.k
 
 @dataclass(frozen=True)
 class KVCacheSwitches(Switches):
-    """How keys and values are kept."""
+    """How keys and values are kept, in how many bits, and which are shared."""
 
     kv_cache: str = switch("contiguous", choices=CACHES, help="how keys and values of earlier tokens are kept")
     block_size: int = switch(16, help="positions in a block of the paged cache, and of a quantized one")

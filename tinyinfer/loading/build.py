@@ -1,4 +1,4 @@
-"""From a checkpoint to a model: which tensors are fused, and what stands where a family has nothing.
+"""From a checkpoint to a model: which tensors are fused, and what takes the place of a part that a family lacks.
 
 All that differs between families is decided here, once, while loading, so that transformer.py has no branches. A
 matrix passes through a `Conversion` on its way from the file to the backend: floats stay floats, or keep the codes that
@@ -101,7 +101,7 @@ class Builder:
         return Experts(tuple(self.weight(name, e) for e in range(self.held[name].count)))
 
     def array(self, *names: str) -> Array:
-        """Small arrays, joined."""
+        """Small arrays, joined along their first axis."""
         return self.ops.take_array(*(self.tensors[name].numpy() for name in names))
 
     def norm(self, name: str) -> Norm:
@@ -154,11 +154,14 @@ def build_mlp(n: str, c: ModelConfig, builder: Builder) -> MLP:
 
 
 def frequencies(rope: RopeConfig | None, head_dim: int) -> np.ndarray:  # -> (E/2,)
-    """Radians per position of each pair of a head's numbers; without rotary positions, 0 (no rotation)."""
+    """Radians per position of each pair of a head's numbers: theta^(-2i/E); without rotary positions, 0 (no rotation).
+
+    (Su et al. 2021, section 3.3.)
+    """
     if rope is None:
         return np.zeros(head_dim // 2, dtype=np.float32)
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)
-    f = np.float32(1) / np.float32(rope.theta) ** exponents
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)  # (E/2,)
+    f = np.float32(1) / np.float32(rope.theta) ** exponents  # (E/2,)
     if rope.divisors is not None:
         return f / np.asarray(rope.divisors, dtype=np.float32)
     if rope.scaling == "linear":
@@ -168,9 +171,9 @@ def frequencies(rope: RopeConfig | None, head_dim: int) -> np.ndarray:  # -> (E/
 
 def llama3_frequencies(f: np.ndarray, rope: RopeConfig) -> np.ndarray:  # (E/2,) -> (E/2,)
     """Long wavelengths divided by factor, short ones kept, between them a blend (Llama 3.1's model card)."""
-    turns = rope.original_max_position * f / np.float32(2 * math.pi)  # full turns within the original context
-    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
-    blend = np.clip(blend, 0, 1)
+    turns = rope.original_max_position * f / np.float32(2 * math.pi)  # (E/2,): full turns within the original context
+    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)  # (E/2,)
+    blend = np.clip(blend, 0, 1)  # 0: a long wavelength, divided; 1: a short one, kept
     return ((1 - blend) * f / np.float32(rope.factor) + blend * f).astype(np.float32)
 
 

@@ -63,14 +63,14 @@ class LazyTensor:
     def quantized(self, start: int, stop: int) -> QuantizedMatrix:
         """`codes` of these rows. Raises ModelError for NaN and infinity in the scales."""
         assert self.codes is not None
-        found = self.codes(start, stop)
-        for scales in (found.scale, found.minimum):
+        matrix = self.codes(start, stop)
+        for scales in (matrix.scale, matrix.minimum):
             if scales is not None:
                 self._finite(scales)
-        return found
+        return matrix
 
-    def _finite(self, rows: np.ndarray) -> np.ndarray:  # (n, ...) -> (n, ...)
-        """The rows, checked by their smallest and largest number: NaN is both wherever it is."""
+    def _finite(self, rows: np.ndarray) -> np.ndarray:  # (...,) -> (...,)
+        """The rows. Raises ModelError for NaN and infinity: the minimum and the maximum find both, without a copy."""
         if not np.isfinite((rows.min(initial=0), rows.max(initial=0))).all():
             wrong = f"tensor {self.name!r} holds NaN or infinity"
             raise ModelError(f"{self.path}: {wrong}; it is damaged, download it again")
@@ -93,7 +93,7 @@ class Joined:
         return sum(part.shape[-2] for part in self.parts), self.parts[0].shape[-1]
 
     def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs (first output, float32 rows (n, M)), in order. Raises ModelError for NaN and infinity."""
+        """Pairs (first output, float32 rows (rows, M)), in order. Raises ModelError for NaN and infinity."""
         first = 0
         for part in self.parts:
             if self.expert is None:
@@ -148,9 +148,9 @@ def check_tensors(path: str, config: ModelConfig, tensors: dict[str, LazyTensor]
         if name not in tensors:
             raise ModelError(f"{path}: the weight {name!r} is missing; the file is incomplete, download it again")
         if tensors[name].shape != shape:
-            found = tensors[name]
+            tensor = tensors[name]
             raise ModelError(
-                f"{path}: tensor {found.name!r} has shape {found.shape}, but the configuration needs {shape}; "
+                f"{path}: tensor {tensor.name!r} has shape {tensor.shape}, but the configuration needs {shape}; "
                 "the file is broken, or config.json belongs to another model"
             )
     for name in tensors.keys() - expected.keys():

@@ -52,11 +52,11 @@ class Exported:
             return [(self.name, self._dtype(), self.shape)]
         rows, groups = prod(self.shape[:-1]), scheme.groups(inputs)
         codes = f"{self.name}.codes", np.dtype(np.uint8), (rows, packed_size(inputs, scheme.bits))
-        scales = ["d"] if scheme.symmetric else ["d", "m"]
-        return [codes, *((f"{self.name}.{scale}", np.dtype(np.float16), (rows, groups)) for scale in scales)]
+        suffixes = ["d"] if scheme.symmetric else ["d", "m"]  # ggml's names of scale and minimum
+        return [codes, *((f"{self.name}.{suffix}", np.dtype(np.float16), (rows, groups)) for suffix in suffixes)]
 
     def arrays(self) -> Iterator[np.ndarray]:
-        """Those arrays."""
+        """The arrays of `layout`, in the same order."""
         if not isinstance(self.source, tuple):
             yield to_host(self.source)
         elif self.scheme is None:
@@ -93,7 +93,7 @@ class Exported:
 
 
 def cut(matrix: QuantizedMatrix, rows: slice) -> QuantizedMatrix:
-    """Some outputs of a matrix."""
+    """The matrix of some of the outputs."""
     minimum = None if matrix.minimum is None else matrix.minimum[rows]
     return QuantizedMatrix(matrix.scheme, matrix.codes[rows], matrix.scale[rows], minimum)
 

@@ -3,7 +3,7 @@
     magic, version, counts | key type value ... | name dimensions type offset ... | padding | bytes of every tensor
 
 Two ideas. Every length in the header is compared with the bytes that remain, before anything is allocated: a file that
-is cut or lies is refused in one sentence. And a block of 32 to 256 numbers is dequantized without its neighbours, so
+is cut or wrong is refused in one sentence. And a block of 32 to 256 numbers is dequantized without its neighbours, so
 rows start..stop of a tensor are one seek, one read and some float32, whatever the size of the file.
 
 Why not gguf.GGUFReader: it checks fewer of these lengths, makes several arrays for each token of the vocabulary, and
@@ -158,11 +158,11 @@ class Header:
         return self.refuse(f"has a value of unknown type, or an array of arrays, in {what[:80]!r}")
 
     def integer(self, kind: int, what: str) -> int:
-        """The next whole number."""
+        """The next whole number, of this type."""
         return int(self.numbers(kind, 1, what)[0])
 
     def numbers(self, kind: int, count: int, what: str) -> np.ndarray:
-        """The next `count` numbers."""
+        """The next `count` numbers, of this type."""
         dtype = np.dtype(DTYPES[GGUFValueType(kind)])
         values = np.frombuffer(self.take(count * dtype.itemsize, what), dtype)
         if kind == BOOL and values.view(np.uint8).max(initial=0) > 1:
@@ -170,7 +170,7 @@ class Header:
         return values
 
     def string(self, what: str) -> str:
-        """The next string."""
+        """The next string, which must be UTF-8."""
         return self.strings(1, what)[0]
 
     def strings(self, count: int, what: str) -> list[str]:
@@ -190,7 +190,7 @@ class Header:
         return strings
 
     def take(self, size: int, what: str) -> bytes:
-        """The next `size` bytes."""
+        """The next `size` bytes. Raises ModelError when so many do not remain, or are too many for one value."""
         self.expect(size, what)
         if size > MAX_BYTES:
             self.refuse(f"claims {size} bytes for {what[:80]!r}")
@@ -274,13 +274,13 @@ def _read_bytes(path: str, name: str, offset: int, count: int) -> np.ndarray:
     return raw
 
 
-def _dequantize(blocks: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:  # (B, bytes) -> (numbers,)
+def _dequantize(blocks: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:  # (blocks, bytes) -> (numbers,)
     """float32 of blocks of bytes. gguf works on 16 rows at a time, so the blocks are passed to it as few, long rows."""
     per_block = GGML_QUANT_SIZES[kind][0]
     numbers = np.empty((len(blocks), per_block), np.float32)
-    step = PIECE // per_block
+    count = PIECE // per_block
     with np.errstate(all="ignore"):  # a scale that is not finite is found in LazyTensor
-        for i in range(0, len(blocks), step):
-            piece = blocks[i : i + step]
-            numbers[i : i + step] = dequantize(piece.reshape(1, -1), kind).reshape(-1, per_block)
+        for i in range(0, len(blocks), count):
+            piece = blocks[i : i + count]
+            numbers[i : i + count] = dequantize(piece.reshape(1, -1), kind).reshape(-1, per_block)
     return numbers.reshape(-1)

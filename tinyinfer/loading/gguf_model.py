@@ -122,7 +122,10 @@ def read_config(file: GGUFFile) -> ModelConfig:
 
 
 def canonical_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, LazyTensor]:
-    """The file's tensors by canonical name; Llama's query and key rows are put back in their published order."""
+    """The file's tensors by canonical name; Llama's query and key rows are put back in their published order.
+
+    Raises ModelError for a tensor that is not known or is there twice.
+    """
     tensors: dict[str, LazyTensor] = {}
     for name, tensor in file.tensors.items():
         if name == "rope_freqs.weight" and config.architecture in ("llama", "mixtral"):
@@ -139,8 +142,9 @@ def canonical_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, LazyTens
 def unpermuted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
     """Rows (or biases) of whole heads in which RoPE's pairs are neighbours, read with each pair half a head apart."""
 
-    def ordered(rows: np.ndarray, start: int, stop: int) -> np.ndarray:  # (R, ...) -> (stop - start, ...)
-        halves = rows.reshape(len(rows) // head_dim, head_dim // 2, 2, -1 if len(rows) else 0).swapaxes(1, 2)
+    def ordered(rows: np.ndarray, start: int, stop: int) -> np.ndarray:  # (rows, ...) -> (stop - start, ...)
+        pairs = rows.reshape(len(rows) // head_dim, head_dim // 2, 2, -1 if len(rows) else 0)  # (heads, E/2, 2, ...)
+        halves = pairs.swapaxes(1, 2)  # (heads, 2, E/2, ...)
         return halves.reshape(rows.shape)[start:stop]
 
     def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
@@ -153,8 +157,8 @@ def unpermuted(tensor: LazyTensor, head_dim: int) -> LazyTensor:
         first, last = start // head_dim * head_dim, -(-stop // head_dim) * head_dim
         assert tensor.codes is not None
         whole, rows = tensor.codes(first, last), (start - first, stop - first)
-        m = None if whole.minimum is None else ordered(whole.minimum, *rows)
-        return QuantizedMatrix(whole.scheme, ordered(whole.codes, *rows), ordered(whole.scale, *rows), m)
+        minimum = None if whole.minimum is None else ordered(whole.minimum, *rows)
+        return QuantizedMatrix(whole.scheme, ordered(whole.codes, *rows), ordered(whole.scale, *rows), minimum)
 
     return replace(tensor, read=read, codes=codes if tensor.codes else None)
 

@@ -82,7 +82,7 @@ def read_vocabulary(fields: Mapping[str, Any], path: str) -> Vocabulary:
     defaults = SENTENCEPIECE_IDS if sentencepiece else {}
     bos, eos, unknown = (metadata.token_id(name, len(tokens), defaults) for name in ("bos", "eos", "unknown"))
     types = metadata.types(tokens)
-    types[[i for i in (bos, eos) if i is not None]] = CONTROL  # some files forget it
+    types[[i for i in (bos, eos) if i is not None]] = CONTROL  # some files do not say so
     vocab = metadata.vocab(tokens, types)
     if sentencepiece:
         backend, rule = _sentencepiece(metadata, vocab, types, unknown), SplitRule(add_bos=True)
@@ -160,7 +160,7 @@ def _add_tokens(backend: Backend, tokens: list[str], types: np.ndarray) -> None:
 
 
 class _Metadata:
-    """The `tokenizer.ggml.` keys of a file, each checked as it is read."""
+    """The `tokenizer.ggml.` keys of a file; every method raises ModelError for a key that is missing or wrong."""
 
     def __init__(self, fields: Mapping[str, Any], path: str) -> None:
         self.fields = fields
@@ -170,7 +170,7 @@ class _Metadata:
         return ModelError(f"{self.path}: tokenizer.ggml.{key} {fault}; use another file of this model")
 
     def get(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
-        """The value of a key, of the right type; the default where the key is missing, an error where there is none."""
+        """The value of a key, of the right type; the default where the key is missing and there is a default."""
         value = self.fields.get(f"tokenizer.ggml.{key}", default)
         if value is None:
             raise self.error(key, "is missing")
@@ -198,7 +198,7 @@ class _Metadata:
         return int(value)
 
     def around(self, name: str, token: int | None, default: bool) -> int | None:
-        """The id of a token if the model wants it around its texts."""
+        """The id of a token if the model's texts begin or end with it."""
         wanted = self.flag(f"add_{name}_token", default)
         if wanted and token is None:
             raise self.error(f"{name}_token_id", "is missing, but a text needs this token")

@@ -53,7 +53,10 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
 
 
 def read_tensors(folder: Path) -> dict[str, Stored]:
-    """Every tensor of a folder by its name in the files: of its one file, or of all that its index names."""
+    """Every tensor of a folder by its name in the files: of its one file, or of all that its index names.
+
+    Raises ModelError when neither is there, or when index and files do not agree.
+    """
     single, index = folder / SINGLE, folder / INDEX
     if index.exists():
         return _read_shards(folder, index)

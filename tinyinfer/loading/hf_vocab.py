@@ -2,7 +2,7 @@
 
 tokenizer.json says how text is split and merged. The tokens that begin and end a text and the chat template are in
 tokenizer_config.json, special_tokens_map.json or chat_template.jinja, depending on the age of the folder; each of these
-may be missing. They are read as transformers 5 reads them.
+may be missing. All are read as transformers 5 reads them.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _mark_special(backend: Backend, tokens: list[str]) -> None:
 
 
 class _Config:
-    """The small files beside tokenizer.json; each may be missing."""
+    """The small files beside tokenizer.json; each may be missing. Raises ModelError for a value of the wrong type."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder

@@ -1,6 +1,6 @@
 """ModelConfig -> config.json, for a folder that is made of a GGUF file: the inverse of hf_config.py.
 
-It knows the families that gguf_model.py reads. A folder that is made of another folder gets a copy of its config.json,
+The families are those that gguf_model.py reads. A folder that is made of another folder gets a copy of its config.json,
 which says more than a ModelConfig keeps.
 """
 

@@ -1,7 +1,8 @@
 """A folder that `tinyinfer quantize` wrote: a model whose matrices are codes, scales and minimums.
 
     config.json          as on the hub, and a `quantization_config` that says how each matrix is rounded
-    model.safetensors    NAME.codes (rows, bytes) U8, NAME.d (rows, groups) F16, NAME.m the same; floats under NAME
+    model.safetensors    NAME.codes (rows, bytes) U8; the scales, NAME.d (rows, groups) F16, and the minimums, NAME.m
+                         the same; floats under NAME
     tokenizer.json ...   as on the hub
 
 Names are the canonical ones of checkpoint.py, for every family. A row's codes are packed as packing.py does it, from 0
@@ -41,14 +42,14 @@ def read_grids(where: str, quantization: dict[str, Any], config: ModelConfig) ->
     f.text("method")
     table = f.get("grids")
     if not isinstance(table, dict) or not table:
-        f.refuse("grids", f"is {show(table)}, but must say which matrices lie on which grid; quantize the model again")
+        f.refuse("grids", f"is {show(table)}, but must say how each matrix is rounded; quantize the model again")
     f.refuse_unread((), {})
     grids: dict[str, QuantScheme] = {}
     for pattern, entry in table.items():
         scheme = _scheme(f.table(f"grids, {show(pattern)}", entry))
         names = _matching(pattern, config)
         if not names or not grids.keys().isdisjoint(names):
-            why = "which stands there under another name, too" if names else "which no matrix of this model is called"
+            why = "which is there under another name, too" if names else "which no matrix of this model is called"
             f.refuse("grids", f"names {show(pattern)}, {why}; quantize the model again")
         if scheme.integer_inputs and any(len(expected_tensors(config)[name]) > 2 for name in names):
             f.refuse("grids", f"gives {show(pattern)} activation_bits, which experts cannot have; quantize it again")
@@ -111,8 +112,8 @@ def _quantized(
 
     def codes(start: int, stop: int) -> QuantizedMatrix:
         codes = unpack(packed.raw(start, stop), scheme.bits, inputs, np).astype(np.int16) + np.int16(scheme.lowest)
-        low = None if minimum is None else minimum.raw(start, stop)
-        return QuantizedMatrix(scheme, codes, scale.raw(start, stop), low)
+        minimums = None if minimum is None else minimum.raw(start, stop)
+        return QuantizedMatrix(scheme, codes, scale.raw(start, stop), minimums)
 
     def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
         each = rows // shape[0] if shape[0] else 0
@@ -126,10 +127,10 @@ def _part(path: str, name: str, dtype: str, shape: tuple[int, ...], stored: dict
     """One tensor of that name, taken out of `stored`, checked."""
     if name not in stored:
         raise ModelError(f"{path}: the tensor {name!r} is missing; the folder is incomplete, quantize the model again")
-    found = stored.pop(name)
-    if (found.dtype, found.shape) != (dtype, shape):
+    tensor = stored.pop(name)
+    if (tensor.dtype, tensor.shape) != (dtype, shape):
         raise ModelError(
-            f"{found.path}: tensor {name!r} is {found.dtype} of shape {found.shape}, but config.json makes it {dtype} "
+            f"{tensor.path}: tensor {name!r} is {tensor.dtype} of shape {tensor.shape}, but config.json says {dtype} "
             f"of shape {shape}; quantize the model again"
         )
-    return found
+    return tensor

@@ -36,7 +36,7 @@ SHARD_BYTES = 1 << 29  # of one file, whose arrays are in memory until it is wri
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
-    """Raises ValueError for a folder that cannot be made; found out, before any work, by making one beside it."""
+    """Raises ValueError for a folder that cannot be made. Makes and removes one beside it, before any work."""
     target = Path(folder)
     if target.is_symlink():
         raise ValueError(f"{target}: is a symbolic link; give the name of a new folder, or the folder it leads to")
@@ -146,15 +146,15 @@ def _nbytes(tensor: Exported) -> int:
 
 
 def grid_table(tensors: list[Exported]) -> dict[str, dict[str, Any]]:
-    """Name -> grid of every quantized matrix; one entry `layers.*.NAME` where all layers have the same."""
+    """Name -> scheme of every quantized matrix; one entry `layers.*.NAME` where all layers have the same."""
     entries = {tensor.name: _entry(tensor) for tensor in tensors if len(tensor.shape) > 1}
-    found: dict[str, dict[str, Any]] = {}
+    grids: dict[str, dict[str, Any]] = {}
     for name, entry in entries.items():
         layer, _, short = name.rpartition(".")
         alike = layer and all(other == entry for key, other in entries.items() if key.endswith(f".{short}"))
         if entry:
-            found[f"layers.*.{short}" if alike else name] = entry
-    return found
+            grids[f"layers.*.{short}" if alike else name] = entry
+    return grids
 
 
 def _entry(tensor: Exported) -> dict[str, Any] | None:
@@ -186,11 +186,11 @@ def _check(part: Path, source: Checkpoint) -> None:
 
     A llama of a GGUF file may have become a mistral, and the attention scale of a GGUF file is a float32.
     """
-    found = load_folder(part).config
-    wanted = replace(source.config, architecture=found.architecture)
-    if np.float32(found.attention_scale) == np.float32(wanted.attention_scale):
-        wanted = replace(wanted, attention_scale=found.attention_scale)
-    if found != wanted:
+    saved = load_folder(part).config
+    wanted = replace(source.config, architecture=saved.architecture)
+    if np.float32(saved.attention_scale) == np.float32(wanted.attention_scale):
+        wanted = replace(wanted, attention_scale=saved.attention_scale)
+    if saved != wanted:
         raise ModelError(
             f"{source.path}: a setting of this model has no place in a config.json; quantize it from its folder"
         )

@@ -42,7 +42,7 @@ Progress = Callable[[str], AbstractContextManager[Callable[[int, int], None]]]  
 
 
 def silent(title: str) -> AbstractContextManager[Callable[[int, int], None]]:
-    """Shows no progress."""
+    """Null object: opens no progress bar."""
     return nullcontext(lambda done, total: None)
 
 
@@ -174,7 +174,7 @@ def short_of(setting: Setting) -> Setting:
 
 
 def run_round(setting: Setting, title: str = "", progress: Progress = silent) -> Round:
-    """All requests once."""
+    """Runs all requests once, and keeps every step; Ctrl-C ends the round early."""
     llm, sequences = setting.llm, sequences_of(setting)
     while llm.engine.scheduler.prefixes.evict():
         continue

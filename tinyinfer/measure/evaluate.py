@@ -1,6 +1,6 @@
 """What an optimization costs in quality, and what it saves: one row of a table for each setting.
 
-A setting is a name that stands for some switches: `int4-g64:gptq` is quantize=int4, group_size=64,
+A setting is a name for some switches: `int4-g64:gptq` is quantize=int4, group_size=64,
 quantize_method=gptq; `bfloat16` is a dtype, `kv4` is kv_bits=4. A row has the perplexity of a text, the distance from
 the float model, and the bytes and bits that the weights take.
 
@@ -37,7 +37,7 @@ FLOAT = UNQUANTIZED | {"dtype": "float32", "kv_bits": "off"}  # what the others 
 
 
 def setting(name: str) -> dict[str, Any]:
-    """The switches that a setting stands for. Raises SwitchError when there is no setting of that name."""
+    """The switches that the name of a setting means. Raises SwitchError when there is no setting of that name."""
     parts = QUANTIZED.fullmatch(name)
     base = parts["quantize"] if parts else name
     if base not in SETTINGS or (base != name and "quantize" not in SETTINGS[base]):
@@ -112,13 +112,13 @@ def evaluate(
     last = Perplexity(0.0, 0), Divergence(0.0, 1.0)
     for last in divergences(llm, reference or llm, tokens, window):
         on_window(last[0])
-    found, distance = last
+    scored, distance = last
     far = {"kl_divergence": distance.kl, "top1_agreement": distance.agreement} if reference else {}
     return {
-        "perplexity": found.perplexity,
-        "nll": found.nll,
+        "perplexity": scored.perplexity,
+        "nll": scored.nll,
         **far,
-        "tokens": found.tokens,
+        "tokens": scored.tokens,
         "window": window,
         "weight_bytes": llm.model.nbytes,
         "bits_per_weight": bits_per_weight(llm.model),

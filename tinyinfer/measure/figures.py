@@ -135,7 +135,7 @@ def draw_eval(path: str, model: str, records: list[dict[str, Any]], reference: d
 
 
 def labels(records: list[dict[str, Any]], ceiling: float) -> list[tuple[str, tuple[float, float]]]:
-    """A setting's bits, once for all that stand above one another: over the highest; what is off the scale by name."""
+    """A setting's bits, once for all points above one another: over the highest; what is off the scale by name."""
     highest: dict[tuple[str, float], tuple[float, float]] = {}
     ruins: dict[float, list[str]] = {}
     for record in records:
@@ -152,7 +152,7 @@ def labels(records: list[dict[str, Any]], ceiling: float) -> list[tuple[str, tup
 
 def ways(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """The records by how their weights are stored: float, w8a8, or a method and its group size."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_way: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         engine = record["engine"]
         if engine["quantize"] in ("off", "keep", "w8a8"):
@@ -160,8 +160,8 @@ def ways(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
         else:
             method = engine["quantize_method"]
             way = f"{method if method == 'combined' else method.upper()}, groups of {engine['group_size']}"
-        found.setdefault(way, []).append(record)
-    return found
+        by_way.setdefault(way, []).append(record)
+    return by_way
 
 
 def set_scales(axes: Any, bits: list[float], perplexities: list[float]) -> None:

@@ -103,13 +103,13 @@ def bytes_by_part(c: ModelConfig, itemsize: int, recipe: Recipe) -> dict[str, in
 
 
 def matrices(c: ModelConfig, itemsize: int, recipe: Recipe) -> list[dict[str, Any]]:
-    """Every matrix as it is held: its grid (None: floats), its bits per weight with all scales, and its bytes."""
-    found = []
+    """Every matrix as it is held: its scheme (None: floats), its bits per weight with all scales, and its bytes."""
+    rows = []
     for matrix in held_matrices(c).values():
-        grid, size = recipe.scheme(matrix.name), recipe.nbytes(matrix, itemsize)
-        bits = 8 * size / matrix.numbers
-        found.append({"name": matrix.name, "grid": grid and grid_fields(grid), "bits_per_weight": bits, "bytes": size})
-    return found
+        scheme, size = recipe.scheme(matrix.name), recipe.nbytes(matrix, itemsize)
+        bits, grid = 8 * size / matrix.numbers, scheme and grid_fields(scheme)
+        rows.append({"name": matrix.name, "grid": grid, "bits_per_weight": bits, "bytes": size})
+    return rows
 
 
 def grid_fields(scheme: QuantScheme) -> dict[str, Any]:
@@ -130,8 +130,8 @@ def unused_experts(c: ModelConfig) -> int:
 def bits_per_weight(model: Model) -> float:
     """Bits that a weight of the layers' matrices takes, scales included; embedding and head are not counted."""
     layers = [held for name, held in held_by_model(model) if name.startswith("layers.")]
-    found = [weight for held in layers for weight in weights(held)]
-    return 8 * sum(w.nbytes for w in found) / sum(math.prod(w.shape) for w in found)
+    each = [weight for held in layers for weight in weights(held)]
+    return 8 * sum(w.nbytes for w in each) / sum(math.prod(w.shape) for w in each)
 
 
 # What it costs.

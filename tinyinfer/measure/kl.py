@@ -41,7 +41,7 @@ def divergences(
     probabilities.
     """
     if reference is llm:
-        yield from ((found, Divergence(kl=0.0, agreement=1.0)) for found in perplexities(llm, tokens, window))
+        yield from ((scored, Divergence(kl=0.0, agreement=1.0)) for scored in perplexities(llm, tokens, window))
         return
     total, scored, kl, agreed = 0.0, 0, 0.0, 0
     for piece in windows(tokens, window):
@@ -62,12 +62,12 @@ def kl_divergence(expected: np.ndarray, logits: np.ndarray) -> np.ndarray:  # (R
     The difference of the logits is taken first, so what both models share cannot blur it: the same logits give 0.
     """
     p, log_sum = _exponentials(expected)
-    difference = np.vecdot(p, expected - logits) / p.sum(axis=1, dtype=np.float64)
+    difference = np.vecdot(p, expected - logits) / p.sum(axis=1, dtype=np.float64)  # (R,)
     return difference - (log_sum - _exponentials(logits)[1])
 
 
 def _exponentials(logits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (R, V) -> (R, V), (R,)
     """exp(logits - max) of each row, and log(sum(exp(logits)))."""
-    largest = logits.max(axis=1, keepdims=True)
-    p = np.exp(logits - largest)
+    largest = logits.max(axis=1, keepdims=True)  # (R, 1): no exponent is above 0, so exp cannot overflow
+    p = np.exp(logits - largest)  # (R, V)
     return p, np.log(p.sum(axis=1, dtype=np.float64)) + largest[:, 0]

@@ -4,7 +4,7 @@ The mean negative log-likelihood of the text's tokens, exponentiated: a model of
 token as of a fair die with 20 sides (Jelinek et al. 1977). Quantization is judged by it (fewer bytes for how much more
 perplexity?), a lossless optimization must not move it.
 
-Tokens see only what stands before them in their own window, the first ones next to nothing, so perplexity falls as
+Tokens see only what precedes them in their own window, the first ones next to nothing, so perplexity falls as
 windows grow, and only figures of the same text, tokenizer and window can be compared. Windows share one token: the last
 of one is the first of the next, so that every token but the first of all is scored once.
 """

@@ -66,7 +66,7 @@ def record(
 def medians(each: list[Figures]) -> Figures:
     """The median of each figure over the rounds in which there is one."""
     values = {name: [value for one in each if (value := one.get(name)) is not None] for one in each for name in one}
-    return {name: statistics.median(found) if found else None for name, found in values.items()}
+    return {name: statistics.median(given) if given else None for name, given in values.items()}
 
 
 # All requests of a round.
@@ -112,7 +112,7 @@ class Phase:
 
 
 def phase(done: Round, prefill: bool, machine: Machine) -> Phase:
-    """One phase of a round."""
+    """The prefill steps of a round together, or its decode steps."""
     seconds = done.seconds
     chosen = [i for i, step in enumerate(done.steps) if is_prefill(step) == prefill]
     ledgers = [done.steps[i].ledger for i in chosen]

@@ -55,8 +55,8 @@ PREFIX = {"": 1.0, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 def parse_machine(text: str) -> Machine:
     """The machine of "37GB/s,200GFLOP/s": what it reads and computes in a second. Raises SwitchError."""
     number = r"\s*(\d+(?:\.\d+)?)\s*([kMGT]?)"
-    found = re.fullmatch(rf"{number}B/s\s*,{number}FLOP/s\s*", text)
-    speeds = [float(found[i]) * PREFIX[found[i + 1]] for i in (1, 3)] if found else [0.0]
+    match = re.fullmatch(rf"{number}B/s\s*,{number}FLOP/s\s*", text)
+    speeds = [float(match[i]) * PREFIX[match[i + 1]] for i in (1, 3)] if match else [0.0]
     if not all(speeds):
         cure = "write bandwidth and speed, such as 37GB/s,200GFLOP/s"
         raise SwitchError("machine", text, "{field} {value!r} is no machine", cure)
@@ -129,7 +129,7 @@ def expected_prefill(c: ModelConfig, n: int, itemsize: int = FLOAT, experts_read
     """What a prefill of n tokens costs when only the last one's logits are wanted. itemsize: bytes of a weight.
 
     experts_read: how many experts the router will touch, over all layers; by default the number to be expected when
-    it likes all equally.
+    it chooses all equally often.
     """
     return expected_step(c, 0, n, itemsize, experts_read)
 

@@ -19,11 +19,10 @@ class SimulatedClock:
         self._now = 0.0
 
     def __call__(self) -> float:
-        """Now."""
         self._now += predict_seconds(self.ledger - self._seen, self.machine)
         self._seen = self.ledger.copy()
         return self._now
 
     def wait_until(self, moment: float) -> None:
-        """Nothing happens until then."""
+        """Moves the time to `moment`, unless it is later already: nothing is computed until then."""
         self._now = max(self(), moment)

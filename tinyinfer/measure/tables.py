@@ -13,49 +13,49 @@ from tinyinfer.units import amount, number, table
 # A model.
 
 
-def model_text(found: dict[str, Any]) -> str:
-    """What inspect.describe found."""
-    sections = [heading(found), sizes_table(found), cache_line(found), roofline_table(found), reasons(found)]
-    if any(matrix["grid"] for matrix in found["matrices"]):
-        sections.insert(2, matrix_table(found["matrices"]))
+def model_text(model: dict[str, Any]) -> str:
+    """The sections about a model, from what inspect.describe returns."""
+    sections = [heading(model), sizes_table(model), cache_line(model), roofline_table(model), reasons(model)]
+    if any(matrix["grid"] for matrix in model["matrices"]):
+        sections.insert(2, matrix_table(model["matrices"]))
     return "\n\n".join(sections)
 
 
-def heading(found: dict[str, Any]) -> str:
+def heading(model: dict[str, Any]) -> str:
     """What the model is, in a few lines."""
-    c, windows = found["config"], found["windows"]
+    c, windows = model["config"], model["windows"]
     heads = f"{c['num_heads']} query and {c['num_kv_heads']} key/value heads of {c['head_dim']}"
     lines = [
-        f"{found['model']} ({found['path']})",
+        f"{model['model']} ({model['path']})",
         f"  {c['architecture']}, {c['num_layers']} layers of width {c['hidden_size']}, {heads}, "
         f"vocabulary {c['vocab_size']}",
-        f"  context {found['max_context']} positions, {amount(found['file_bytes'], 'B')} of weights in the file, "
-        f"chat template: {'yes' if found['chat_template'] else 'no'}",
+        f"  context {model['max_context']} positions, {amount(model['file_bytes'], 'B')} of weights in the file, "
+        f"chat template: {'yes' if model['chat_template'] else 'no'}",
     ]
     if windows:
         lines.append(f"  some layers see only the last {' or '.join(map(str, windows))} positions")
     if c["experts"]:
         x, k = c["experts"]["num_experts"], c["experts"]["experts_per_token"]
-        lines.append(f"  {k} of {x} experts a token, so {found['parameters_per_token']:,} parameters a token")
+        lines.append(f"  {k} of {x} experts a token, so {model['parameters_per_token']:,} parameters a token")
     return "\n".join(lines)
 
 
-def sizes_table(found: dict[str, Any]) -> str:
+def sizes_table(model: dict[str, Any]) -> str:
     """Parameters and bytes by part."""
-    numbers, sizes = found["parameters_by_part"], found["weight_bytes_by_part"]
-    quantized = any(matrix["grid"] for matrix in found["matrices"])
-    rows = [("", "parameters", "in memory" if quantized else found["engine"]["dtype"])]
+    numbers, sizes = model["parameters_by_part"], model["weight_bytes_by_part"]
+    quantized = any(matrix["grid"] for matrix in model["matrices"])
+    rows = [("", "parameters", "in memory" if quantized else model["engine"]["dtype"])]
     rows += [(part, f"{numbers[part]:,}", amount(sizes[part], "B")) for part in numbers]
-    if found["config"]["tied_head"]:
+    if model["config"]["tied_head"]:
         rows[-1] = ("head", "the embedding again", "")
-    rows.append(("all", f"{found['parameters']:,}", amount(found["weight_bytes"], "B")))
+    rows.append(("all", f"{model['parameters']:,}", amount(model["weight_bytes"], "B")))
     return table(rows)
 
 
-def matrix_table(found: list[dict[str, Any]]) -> str:
+def matrix_table(matrices: list[dict[str, Any]]) -> str:
     """Bits and bytes of the matrices; one line for all layers that are alike."""
     kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for matrix in found:
+    for matrix in matrices:
         name = re.sub(r"^layers\.\d+\.", "layers.*.", matrix["name"])
         kinds.setdefault((name, grid_text(matrix["grid"])), []).append(matrix)
     rows = [("", "grid", "bits a weight", "bytes")]
@@ -67,21 +67,21 @@ def matrix_table(found: list[dict[str, Any]]) -> str:
 
 
 def grid_text(grid: dict[str, Any] | None) -> str:
-    """A grid in words."""
+    """A scheme in words, such as int4 g32 asymmetric."""
     if grid is None:
         return "floats"
     group = f"g{grid['group']}" if grid["group"] else "tensor" if grid["whole"] else "channel"
     return f"int{grid['bits']} {group} {'symmetric' if grid['symmetric'] else 'asymmetric'}"
 
 
-def cache_line(found: dict[str, Any]) -> str:
+def cache_line(model: dict[str, Any]) -> str:
     """What the keys and values take."""
-    each, full = found["kv_bytes_per_token"], found["kv_bytes_at_max_context"]
-    kept = f"{amount(full, 'B')} for {found['max_context']} positions" if full else "and this switch keeps none"
+    each, full = model["kv_bytes_per_token"], model["kv_bytes_at_max_context"]
+    kept = f"{amount(full, 'B')} for {model['max_context']} positions" if full else "and this switch keeps none"
     return f"keys and values: {amount(each, 'B')} a token, {kept}"
 
 
-def roofline_table(found: dict[str, Any]) -> str:
+def roofline_table(model: dict[str, Any]) -> str:
     """What each step costs, and the most that the machine can do."""
     rows = [("", "FLOPs a token", "bytes a token", "FLOPs a byte", "limit", "at most")]
     rows += [
@@ -93,19 +93,19 @@ def roofline_table(found: dict[str, Any]) -> str:
             step["limit"],
             f"{step['tokens_per_second']:.4g} tok/s",
         )
-        for step in found["roofline"]
+        for step in model["roofline"]
     ]
     return table(rows)
 
 
-def reasons(found: dict[str, Any]) -> str:
+def reasons(model: dict[str, Any]) -> str:
     """Why this limit and not the other."""
-    balance = found["balance_flops_per_byte"]
+    balance = model["balance_flops_per_byte"]
     lines = [
-        f"this machine reads {amount(found['read_bandwidth'], 'B/s')} and multiplies "
-        f"{amount(found['matrix_flops'], 'FLOP/s')}: {balance:.3g} FLOPs in the time of a byte"
+        f"this machine reads {amount(model['read_bandwidth'], 'B/s')} and multiplies "
+        f"{amount(model['matrix_flops'], 'FLOP/s')}: {balance:.3g} FLOPs in the time of a byte"
     ]
-    for step in found["roofline"]:
+    for step in model["roofline"]:
         side, waits = ("more", "memory waits") if step["limit"] == "arithmetic" else ("fewer", "the processor waits")
         lines.append(f"  {step['step']} has {step['flops_per_byte']:.3g} for each byte, {side} than that: {waits}")
     return "\n".join(lines)
@@ -147,7 +147,7 @@ PER_REQUEST = ("seconds", "ttft_s", "tpot_s", "gap_max_s", "e2e_p50_s", "queue_p
 
 
 def workload_title(line: dict[str, Any]) -> str:
-    """Which requests were replayed."""
+    """The model, and which requests were replayed on it."""
     rounds = "" if line["rounds"] == 1 else f", median of {line['rounds']} rounds"
     cut = "" if line["complete"] else f", interrupted: {line['finished']} finished"
     clock = ", simulated" if line["clock"] == "simulated" else ""
@@ -203,7 +203,7 @@ def bench_text(line: dict[str, Any], records: list[dict[str, Any]]) -> str:
 
 
 def phases_title(line: dict[str, Any]) -> str:
-    """Which rounds were measured."""
+    """The model, and which rounds were measured with it."""
     asked = f"{line['prompt_tokens']} prompt and {line['generated_tokens']} generated tokens"
     rounds = "one round" if line["rounds"] == 1 else f"median of {line['rounds']} rounds"
     clock = ", simulated" if line["clock"] == "simulated" else ""
@@ -239,7 +239,7 @@ def phases_text(line: dict[str, Any]) -> str:
 
 
 def evaluation_text(record: dict[str, Any]) -> str:
-    """One setting for people."""
+    """The figures of one setting, in a sentence."""
     return (
         f"perplexity {record['perplexity']:.4f} (mean NLL {record['nll']:.5f}) over {record['tokens']} tokens "
         f"in windows of {record['window']}, {amount(record['weight_bytes'], 'B')} of weights, {record['seconds']:.1f} s"
@@ -247,7 +247,7 @@ def evaluation_text(record: dict[str, Any]) -> str:
 
 
 def evaluation_table(records: list[dict[str, Any]], reference: dict[str, Any]) -> str:
-    """Several settings for people, each beside the reference."""
+    """The figures of several settings in a table, each beside the reference."""
     rows = [("", "perplexity", "change", "KL", "top-1", "bits", "weights", "ratio", "seconds")]
     shown = [] if reference["setting"] in [record["setting"] for record in records] else [reference]
     for record in [*shown, *records]:
@@ -261,7 +261,7 @@ def evaluation_table(records: list[dict[str, Any]], reference: dict[str, Any]) -
 
 
 def explanation(reference: dict[str, Any]) -> str:
-    """What the columns mean."""
+    """What the columns of evaluation_table mean."""
     other = "the float model" if reference["setting"] == "float32" else "the quantized model as it is"
     return (
         f"{reference['tokens']} tokens scored in windows of {reference['window']}. change, KL divergence (nats a token)"

@@ -47,20 +47,20 @@ class Request:
 
 def prompts(requests: list[Request], vocab_size: int) -> list[str | list[int]]:
     """The prompt of each request, the same ones every time."""
-    found: list[str | list[int]] = []
+    given: list[str | list[int]] = []
     for i, request in enumerate(requests):
         if isinstance(request.prompt, str):
-            found.append(request.prompt)
+            given.append(request.prompt)
         elif request.prompt is not None:
-            found.append(list(request.prompt))
+            given.append(list(request.prompt))
         else:
             prefix = random_ids((SHARED, crc32(request.group.encode())), request.shared, vocab_size)
-            found.append(prefix + random_ids((OWN, i), request.random_tokens - request.shared, vocab_size))
-    return found
+            given.append(prefix + random_ids((OWN, i), request.random_tokens - request.shared, vocab_size))
+    return given
 
 
 def random_ids(key: tuple[int, int], n: int, vocab_size: int) -> list[int]:
-    """n ids of a stream; fewer of the same stream begin alike."""
+    """The first n ids of a stream, so that a shorter prefix of the same group begins alike."""
     return np.random.default_rng((SEED, *key)).integers(0, vocab_size, n).tolist()
 
 

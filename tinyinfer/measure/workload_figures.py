@@ -54,20 +54,20 @@ def draw_timeline(axes: Any, done: Round) -> None:
             continue
         for i, (row, spans) in enumerate(rows.items()):
             label = {"label": kind} if i == 0 else {}
-            pieces = [(begin, end - begin) for begin, end in spans]
-            axes.broken_barh(pieces, (row + 0.6, 0.8), color=COLORS[kind], linewidth=0, **label)
+            widths = [(begin, end - begin) for begin, end in spans]
+            axes.broken_barh(widths, (row + 0.6, 0.8), color=COLORS[kind], linewidth=0, **label)
     axes.set_ylabel("request")
     axes.set_ylim(len(done.sequences) + 0.6, 0.4)  # the first one on top
     axes.yaxis.get_major_locator().set_params(integer=True)
 
 
 def bars(done: Round) -> Bars:
-    """What each request did when, in pieces as long as possible; times from the beginning of the round."""
+    """What each request did when, in bars as long as possible; times from the beginning of the round."""
     rows = {seq: i for i, seq in enumerate(sorted(done.sequences, key=lambda seq: seq.age))}
-    found: Bars = {kind: {} for kind in COLORS}
+    kinds: Bars = {kind: {} for kind in COLORS}
 
     def add(kind: str, seq: Sequence, begin: float, end: float) -> None:
-        spans = found[kind].setdefault(rows[seq], [])
+        spans = kinds[kind].setdefault(rows[seq], [])
         if spans and begin - spans[-1][1] < 1e-9:
             begin = spans.pop()[0]
         spans.append((begin, end))
@@ -85,7 +85,7 @@ def bars(done: Round) -> Bars:
                 add(kind, span.seq, since, begin)
             add(kind_of(span, again.get(span.seq, 0)), span.seq, begin, end)
             reached[span.seq] = span.first + span.rows
-    return {kind: found[kind] for kind in COLORS if found[kind]}
+    return {kind: kinds[kind] for kind in COLORS if kinds[kind]}
 
 
 def kind_of(span: Span, again: int) -> str:

@@ -11,6 +11,8 @@ A decoder-only transformer, every family of it, in code without branches. Read i
     moe.py            a mixture of experts in place of one MLP
     visit.py          one walk over all matrices, for whatever reads or replaces them
 
+The letters of all shapes are listed in arrays.py.
+
 Prefill computes many rows at once and is bound by arithmetic; decode computes one row for each sequence, reads every
 weight for it, and is bound by memory. All later sections live off this difference.
 (Vaswani et al. 2017; Touvron et al. 2023; Ainslie et al. 2023; Shazeer et al. 2017.)

@@ -1,8 +1,9 @@
 """Attention: each row gathers from the rows before it in its own sequence, weighted by how well key and query agree.
 
 `GroupedQuery` is a layer's mixer: what `transformer` calls between two norms, alike for every kind of attention.
-`full_attention` is the formula itself, for one sequence: softmax(scale · q kᵀ + mask) v. It makes the whole (H, T, S)
-array of scores, so memory grows with the square of the prompt; backends/flash.py computes the same tile by tile.
+`full_attention` is the formula itself, for one sequence: softmax(scale · q kᵀ + mask) v. The formula makes the whole
+(H, T, S) array of scores, so memory grows with the square of the prompt; backends/flash.py computes the same tile by
+tile.
 
 Positions: query row t is at position `first + t`, key row s at `start + s` (start > 0 when a sliding window lets the
 cache leave out keys that no query sees). A query sees keys up to itself; with a window, only the last `window` of
@@ -35,13 +36,12 @@ class GroupedQuery:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights held in memory."""
         return self.qkv.nbytes + self.qk_norm.nbytes + self.o.nbytes
 
     def __call__(
         self, x: Array, rotations: list[tuple[Array, Array]], layer: int, batch: Batch, cache: KVCache, ops: Ops
     ) -> Array:  # (T, D) -> (T, D)
-        """The change that attention makes to each row; the rows' keys and values go to the cache."""
+        """The change that attention makes to each row; keys and values of the rows go to the cache."""
         heads = self.heads
         qkv = ops.linear(x, self.qkv).reshape(len(x), -1, heads.size)  # (T, H+2K, E)
         qk, v = qkv[:, : -heads.keys], qkv[:, -heads.keys :]  # (T, H+K, E), (T, K, E)
@@ -55,37 +55,42 @@ class GroupedQuery:
 def full_attention(
     q: Array, k: Array, v: Array, first: int, start: int, scale: float, window: int | None, xp: Xp
 ) -> Array:  # (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)
-    """softmax(scale · q kᵀ + mask) v (Vaswani et al. 2017, equation 1)."""
+    """softmax(scale · q kᵀ + mask) v (Vaswani et al. 2017, equation 1).
+
+    first, start: positions of the first query and of the first key. window: how many positions back a query sees,
+    itself included; None: all. Every query must see a key.
+    """
     seen = visible(len(q), len(k), first, start, window, xp)  # (T, S)
     folded = fold(q * scale, k.shape[1])  # (K, H/K·T, E)
     s = folded @ k.transpose(1, 2, 0)  # (K, H/K·T, S)
     s = xp.where(seen, s.reshape(k.shape[1], -1, *seen.shape), -xp.inf)  # (K, H/K, T, S)
-    p = xp.exp(s - s.max(axis=-1, keepdims=True))  # (K, H/K, T, S)
+    p = xp.exp(s - s.max(axis=-1, keepdims=True))  # (K, H/K, T, S): no exponent above 0, so exp cannot overflow
     p = (p / p.sum(axis=-1, keepdims=True)).reshape(k.shape[1], -1, len(k))  # (K, H/K·T, S)
     return unfold(p @ v.transpose(1, 0, 2), len(q))
 
 
 def fold(q: Array, key_heads: int) -> Array:  # (T, H, E) -> (K, H/K*T, E)
     """Queries grouped by the key head that they share, one matrix for each key head."""
+    # Query heads that share a key head are neighbours, so a reshape puts them below one another, with no repeated keys.
     return q.transpose(1, 0, 2).reshape(key_heads, -1, q.shape[2])
 
 
 def unfold(x: Array, rows: int) -> Array:  # (K, H/K*T, E) -> (T, H, E)
-    """Back from groups to one row per query."""
+    """The inverse of `fold`: from groups of queries back to one row for each query."""
     return x.reshape(-1, rows, x.shape[-1]).transpose(1, 0, 2)
 
 
 def visible(rows: int, keys: int, first: int, start: int, window: int | None, xp: Xp) -> Array:  # -> (T, S)
     """True where the query at position first + t sees the key at position start + s."""
     back = (first + xp.arange(rows))[:, None] - (start + xp.arange(keys))  # (T, S): how far the key lies behind
-    seen = back >= 0
+    seen = back >= 0  # (T, S)
     return seen if window is None else seen & (back < window)
 
 
 def visible_pairs(rows: int, first: int, window: int | None) -> int:
-    """How many (query, key) pairs `rows` queries from position `first` on see; attention's FLOPs are counted by it."""
+    """How many (query, key) pairs `rows` queries from position `first` on see: a pair costs 4·E FLOPs in each head."""
     last = first + rows
-    full = last * (last + 1) // 2 - first * (first + 1) // 2
+    full = last * (last + 1) // 2 - first * (first + 1) // 2  # the query at position p sees p + 1 keys
     if window is None:
         return full
     return full - sum(max(0, p + 1 - window) for p in range(first, last))

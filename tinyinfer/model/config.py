@@ -55,7 +55,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The shape of a decoder-only transformer. The letters of the shape signatures stand behind the sizes."""
+    """The shape of a decoder-only transformer. Behind the sizes: their letters (arrays.py)."""
 
     architecture: str  # llama, mistral, qwen2, qwen3, gemma3, gpt2, mixtral, qwen3_moe, olmoe
     vocab_size: int  # V
@@ -140,17 +140,17 @@ class HeldMatrix:
 
     @property
     def outputs(self) -> int:
-        """N."""
+        """N: the outputs of all parts together."""
         return sum(outputs for _, outputs in self.parts)
 
     @property
     def numbers(self) -> int:
-        """Weights in it."""
+        """How many weights the matrix has, or all its experts together."""
         return self.count * self.outputs * self.inputs
 
 
 def held_matrices(c: ModelConfig) -> dict[str, HeldMatrix]:
-    """Every matrix of a model by the name under which the model holds it; the one place that knows what is fused.
+    """Every matrix of a model by the name under which the model holds it; this function alone decides what is fused.
 
     Names are layers.3.qkv, .o, .gate_up (.up where there is no gate), .down, .router; embedding and head, or only head
     where the two are one matrix.

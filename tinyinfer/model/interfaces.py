@@ -5,8 +5,7 @@ formulas on NumPy or on CuPy (backends/reference.py), the same made fast (backen
 delegates to another `Ops` and adds something of its own, as calibration does. A cache is any object that fulfils
 `KVCache`, and it knows of the backend only the `Device`: where arrays lie and where work is counted.
 
-Shapes are the letters of the package: T rows, D model width, H query heads, K key/value heads, E head size, S cached
-positions, F MLP width, V vocabulary, R rows whose logits are wanted, X experts, k experts that a row uses.
+The letters of the shapes are those of arrays.py.
 """
 
 from __future__ import annotations
@@ -81,10 +80,10 @@ class Ops(Device, Protocol):
     ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
         """amplitude · cos and amplitude · sin of position · frequency, for both halves of a head.
 
-        sets: which of the rotation's S sets each row uses. The first half's sine is negated, as `rope` wants it.
+        sets: which of the rotation's Z sets each row uses. The first half's sine is negated, as `rope` wants it.
         """
 
-    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ..., N) -> (T, ..., N)
+    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ...) -> (T, ...)
         """Every vector along the last axis brought to unit scale, by the formula of the norm's type."""
 
     def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
@@ -98,24 +97,34 @@ class Ops(Device, Protocol):
     def attention(
         self, q: Array, layer: int, batch: Batch, cache: KVCache, heads: Heads
     ) -> Array:  # (T, H, E) -> (T, H, E)
-        """softmax(scale · q kᵀ + mask) v of each sequence's rows over its keys and values in the cache."""
+        """softmax(scale · q kᵀ + mask) v of each sequence's rows over its keys and values in the cache.
+
+        (Vaswani et al. 2017, equation 1; query heads that share key heads: Ainslie et al. 2023, section 2.2.)
+        """
 
     def activate(self, x: Array, activation: str) -> Array:  # (T, F) -> (T, F)
-        """The nonlinearity of that name: "silu", x · sigmoid(x), or "gelu_tanh"."""
+        """The nonlinearity of that name.
+
+        "silu": x · sigmoid(x) (Elfwing et al. 2017). "gelu_tanh": x/2 · (1 + tanh(sqrt(2/pi) · (x + 0.044715 x³)))
+        (Hendrycks & Gimpel 2016).
+        """
 
     def gate(self, gate_up: Array, activation: str) -> Array:  # (T, 2*F) -> (T, F)
-        """act(gate) · up, of the two halves."""
+        """act(gate) · up, gate being the first half of each row and up the second (Shazeer 2020)."""
 
     def experts(
         self, x: Array, chosen: Array, weights: Array, gate_up: Experts, down: Experts, activation: str
     ) -> Array:  # (T, D), (T, k), (T, k) -> (T, D)
-        """Σ weight · down(act(gate(x)) · up(x)) over the experts that each row chose."""
+        """Σ weight · down(act(gate(x)) · up(x)) over the k experts that each row chose (Shazeer et al. 2017).
+
+        Each expert is read once, and multiplied with all rows that chose it.
+        """
 
     def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
-        """x + change; may reuse the memory of x."""
+        """x + change; the result may lie in the memory of x, which must not be used afterwards."""
 
     def gather(self, x: Array, rows: Array) -> Array:  # (T, D), (R,) -> (R, D)
-        """x[rows]: the rows whose logits are wanted."""
+        """x[rows], the rows whose logits are wanted: the head is computed for no others."""
 
     # The whole.
 

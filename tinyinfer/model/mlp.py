@@ -29,7 +29,7 @@ class MLP(Protocol):
 
 @dataclass(frozen=True)
 class GatedMLP:
-    """down(act(gate(x)) · up(x)), gate and up in one product."""
+    """down(act(gate(x)) · up(x)), with gate and up in one product (Shazeer 2020, equation 6)."""
 
     gate_up: Linear  # (D) -> (2F)
     down: Linear  # (F) -> (D)
@@ -37,17 +37,15 @@ class GatedMLP:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights held in memory."""
         return self.gate_up.nbytes + self.down.nbytes
 
     def __call__(self, x: Array, ops: Ops) -> Array:  # (T, D) -> (T, D)
-        """The gated change to each row."""
         return ops.linear(ops.gate(ops.linear(x, self.gate_up), self.activation), self.down)
 
 
 @dataclass(frozen=True)
 class PlainMLP:
-    """down(act(up(x)))."""
+    """down(act(up(x))), as in GPT-2 (Radford et al. 2019)."""
 
     up: Linear  # (D) -> (F)
     down: Linear  # (F) -> (D)
@@ -55,9 +53,7 @@ class PlainMLP:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights held in memory."""
         return self.up.nbytes + self.down.nbytes
 
     def __call__(self, x: Array, ops: Ops) -> Array:  # (T, D) -> (T, D)
-        """The change to each row."""
         return ops.linear(ops.activate(ops.linear(x, self.up), self.activation), self.down)

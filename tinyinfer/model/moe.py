@@ -30,7 +30,6 @@ class MoE:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of weights held in memory."""
         return self.router.nbytes + self.gate_up.nbytes + self.down.nbytes
 
     def __call__(self, x: Array, ops: Ops) -> Array:  # (T, D) -> (T, D)
@@ -43,8 +42,8 @@ def route(logits: Array, moe: MoEConfig, xp: Xp) -> tuple[Array, Array]:  # (T, 
     """Each row's k experts, best first, and their weights: a softmax over all experts, then the top k of it."""
     p = xp.exp(logits - logits.max(axis=1, keepdims=True))  # (T, X)
     p /= p.sum(axis=1, keepdims=True)
-    chosen = xp.argsort(-p, axis=1, kind="stable")[:, : moe.experts_per_token]  # (T, k)
+    chosen = xp.argsort(-p, axis=1, kind="stable")[:, : moe.experts_per_token]  # (T, k); of equal ones the first
     weights = xp.take_along_axis(p, chosen, axis=1)  # (T, k)
     if moe.renormalize:
-        weights = weights / weights.sum(axis=1, keepdims=True)
+        weights = weights / weights.sum(axis=1, keepdims=True)  # (T, k)
     return chosen, weights

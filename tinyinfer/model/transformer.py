@@ -84,7 +84,7 @@ def transformer(model: Model, batch: Batch, cache: KVCache, ops: Ops) -> Array: 
 
 
 def embed(model: Model, batch: Batch, ops: Ops) -> Array:  # (T,) -> (T, D)
-    """Each token's vector."""
+    """The vector of each token, and of its position where the family learned one."""
     return ops.embed(batch.tokens, batch.positions, model.embedding)
 
 

@@ -1,14 +1,14 @@
 """The model's parameters as plain data: what they are, not how they are multiplied (that is the backend's, backends/).
 
-A weight is a matrix as a backend holds it. It knows its shape, its bytes and how to give its numbers back; operations
-dispatch on its type, so a quantized matrix takes a dense one's place and the transformer does not notice. A norm that
-a family does not have is `NoNorm`, not a branch in the model.
+A weight is a matrix as a backend holds it. A weight knows its shape, its bytes and how to give its numbers back;
+operations dispatch on its type, so a quantized matrix takes a dense one's place and the transformer does not notice. A
+norm that a family does not have is `NoNorm`, not a branch in the model.
 
-What a backend *takes* is a `Matrix`: float rows out of a file, or a QuantizedMatrix, which is codes on a grid,
+What a backend *takes* is a `Matrix`: float rows out of a file, or a QuantizedMatrix, which is whole numbers,
 
     w = scale · code + minimum
 
-with scale and minimum in float16 for each group of consecutive inputs of one output. How either lies in memory is the
+with scale and minimum in float16 for each group of consecutive inputs of one output. How a matrix lies in memory is the
 backend's choice (`Ops.take`).
 """
 
@@ -33,7 +33,7 @@ class FloatMatrix(Protocol):
         """(N, M): outputs, inputs."""
 
     def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs (first output, float32 rows (n, M)), in order. Raises ModelError for NaN and infinity."""
+        """Pairs (first output, float32 rows (rows, M)), in order. Raises ModelError for NaN and infinity."""
 
     def where(self, output: int) -> str:
         """Where that output comes from, for messages: file and tensor."""
@@ -78,11 +78,11 @@ class QuantScheme:
 
     @property
     def highest(self) -> int:
-        """The largest code."""
+        """The largest code: 2^bits - 1 above the smallest."""
         return self.lowest + (1 << self.bits) - 1
 
     def groups(self, inputs: int) -> int:
-        """Groups in a row of so many inputs; the last one may be shorter."""
+        """G, the groups of an output with so many inputs; the last group may be shorter."""
         return -(-inputs // (self.group_size or inputs))
 
 
@@ -100,18 +100,17 @@ class QuantizedMatrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """(N, M): outputs, inputs."""
         return self.codes.shape[0], self.codes.shape[1]
 
     def dequantize(self) -> np.ndarray:  # -> (N, M)
         """scale · code + minimum in float32."""
         inputs = self.codes.shape[1]
-        w = self.codes * expand(self.scale, self.scheme, inputs)
+        w = self.codes * expand(self.scale, self.scheme, inputs)  # (N, M)
         return w if self.minimum is None else w + expand(self.minimum, self.scheme, inputs)
 
 
 def expand(scales: np.ndarray, scheme: QuantScheme, inputs: int) -> np.ndarray:  # (N, G) -> (N, inputs)
-    """A group's number for each of its inputs, in float32."""
+    """Each group's scale (or minimum) once for each of its inputs, in float32."""
     return np.repeat(scales.astype(np.float32), scheme.group_size or inputs, axis=1)[:, :inputs]
 
 
@@ -172,7 +171,7 @@ class Dense:
         return self.array[:, ids].T.astype("float32", order="C")
 
     def dequantize(self, tile: slice) -> Array:  # -> (M, N)
-        """A view when the weights are float32 already."""
+        """A view, without a copy, when the weights are float32 already."""
         return self.array[:, tile].astype("float32", copy=False)
 
     def matrix(self) -> Floats:
@@ -193,7 +192,7 @@ class Experts:
 
 @dataclass(frozen=True)
 class Linear:
-    """x @ weight + bias; the weight of any type the backend knows, the bias (N,) or absent."""
+    """x Wᵀ + bias: a weight of any type that the backend knows, and a bias (N,) or none."""
 
     weight: Weight
     bias: Array | None = None
@@ -216,7 +215,6 @@ class RMSNorm:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held in memory."""
         return int(self.weight.nbytes)
 
 
@@ -230,13 +228,12 @@ class LayerNorm:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held in memory."""
         return int(self.weight.nbytes + self.bias.nbytes)
 
 
 @dataclass(frozen=True)
 class NoNorm:
-    """The norm of a family that has none in this place: the identity."""
+    """Null object: the norm of a family that has none in this place, the identity."""
 
     nbytes: int = 0
 
@@ -250,13 +247,12 @@ class FullQKNorm:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held in memory."""
         return self.query.nbytes + self.key.nbytes
 
 
 @dataclass(frozen=True)
 class Embedding:
-    """Token vectors, times `scale`, plus learned position vectors (P, D) where a family has them."""
+    """Token vectors, times `scale`, plus learned position vectors (max_position, D) where a family has them."""
 
     table: Weight
     positions: Array | None
@@ -264,7 +260,6 @@ class Embedding:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held in memory."""
         return self.table.nbytes + (0 if self.positions is None else int(self.positions.nbytes))
 
 
@@ -273,7 +268,7 @@ Norm = RMSNorm | LayerNorm | FullQKNorm | NoNorm
 
 @dataclass(frozen=True)
 class Heads:
-    """How a layer attends."""
+    """The sizes of a layer's attention: its heads, their scale and their window."""
 
     queries: int  # H
     keys: int  # K: H/K query heads share a key head
@@ -284,12 +279,12 @@ class Heads:
 
 @dataclass(frozen=True)
 class Rotation:
-    """Rotary positions as data: S sets of radians per position and of amplitudes, for the E/2 pairs of a head.
+    """Rotary positions as data: Z sets of radians per position and of amplitudes, for the E/2 pairs of a head.
 
-    One set is the rule (S = 1); a family that changes its frequencies with the sequence's length has several, and each
+    One set is the rule (Z = 1); a family that changes its frequencies with the sequence's length has several, and each
     row says which one it uses. A pair of frequency 0 and amplitude 1 stays as it is.
     """
 
-    frequencies: Array  # (S, E/2)
-    amplitudes: Array  # (S, E/2)
+    frequencies: Array  # (Z, E/2) radians per position
+    amplitudes: Array  # (Z, E/2)
 

@@ -70,11 +70,11 @@ def in_memory(matrix: FloatMatrix) -> np.ndarray:  # -> (N, M)
 
 
 def in_range(name: str, w: np.ndarray, scheme: QuantScheme) -> np.ndarray:  # (N, M) -> (N, M)
-    """The same matrix. Raises ModelError if float16 cannot hold its scales: it would come out changed, or all zero."""
+    """The same matrix. Raises ModelError if float16 cannot hold its scales: weights would be clipped, or all zero."""
     largest = max(float(w.max()), -float(w.min()))
     if largest > HALF_MAX or 0 < 2 * largest / (scheme.highest - scheme.lowest) < HALF_MIN:
         raise ModelError(
-            f"{name}: weights of up to {largest:.3g} cannot be quantized, since steps are float16 ({HALF_MIN:.0e} to "
+            f"{name}: weights of up to {largest:.3g} cannot be quantized, since scales are float16 ({HALF_MIN:.0e} to "
             f"{HALF_MAX:.0f}); if they are right, leave them as they are: quantize_rules='{name} off'"
         )
     return w
@@ -84,7 +84,7 @@ def in_range(name: str, w: np.ndarray, scheme: QuantScheme) -> np.ndarray:  # (N
 
 
 def read_windows(c: QuantizationSwitches, model: ModelConfig, tokenizer: Encoder) -> np.ndarray:  # -> (W, n)
-    """The calibration text as windows of token ids, no longer than the model's context.
+    """The calibration text as W windows of n token ids, n being at most the model's context.
 
     Raises ModelError for a file that cannot be read, ValueError for too short a text, for a mixture of experts and as
     make_recipe does: what cannot work is said before the weights are read.
@@ -104,7 +104,7 @@ def quantize_model(
     windows: np.ndarray,
     on_layer: Callable[[int, int], None] = lambda done, of: None,
 ) -> Model:  # (W, n) ->
-    """The float model with its matrices quantized while it reads the windows of token ids.
+    """The float model with its matrices quantized while it reads W windows of n token ids.
 
     on_layer(done, total) is called as layers are done. Raises ValueError for a mixture of experts, and for a rule that
     fits no matrix.
@@ -131,7 +131,7 @@ def quantize_model(
 def by_gptq(
     w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
 ) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
-    """GPTQ on the grid of plain rounding; it needs no scale of inputs."""
+    """GPTQ on the grid of plain rounding; inputs are not scaled."""
     return gptq(w, inputs.hessian, round_to_nearest(w, scheme)), None
 
 
@@ -166,7 +166,7 @@ def by_smoothing(
 
 
 def round_layers(model: Model, scheme: QuantScheme, ops: Ops) -> Model:
-    """A copy of a model whose layers are rounded; the copy shares all the rest. For drafts of the model itself."""
+    """A model whose layers are rounded and that shares all the rest: what drafts of the model itself come from."""
 
     def change(name: str, weight: Weight) -> Weight:
         keep = not name.startswith("layers.") or name.endswith(".router")
@@ -176,5 +176,5 @@ def round_layers(model: Model, scheme: QuantScheme, ops: Ops) -> Model:
 
 
 def floats(weight: Weight) -> np.ndarray:  # -> (N, M)
-    """All weights in float32, outputs first."""
+    """All numbers of a weight in float32, outputs first, on the host."""
     return np.ascontiguousarray(to_host(weight.dequantize(slice(0, weight.shape[0]))).T)

@@ -2,7 +2,7 @@
 
 One in a hundred inputs carries most of a layer's output. Multiplying such an input's weights by s > 1 (and dividing
 the input by s, which costs nothing, see folding.py) makes their rounding errors s times smaller, as long as they do
-not become their group's largest and widen its step. How far to go is searched: s = mean|x|^a, with the a between 0
+not become their group's largest and widen its scale. How far to go is searched: s = mean|x|^a, with the a between 0
 (plain rounding) and 1 whose output is closest to the float layer's (Lin et al. 2024, AWQ, equations 4 and 5). Wins:
 costs nothing at inference, and hardly overfits its text, of which it learns only the sizes of inputs; of SmolLM2's loss
 in perplexity (int4, groups of 64) three quarters are gone. Loses: only inputs whose division can be folded away gain
@@ -17,7 +17,7 @@ import numpy as np
 from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
 
-STEPS = 20  # exponents a that are tried: 0, 1/20 ... 19/20, as in the paper
+STEPS = 20  # how many exponents a are tried: 0, 1/20 ... 19/20, as in the paper
 
 
 def search_scales(
@@ -44,13 +44,13 @@ def scaled_error(
     w: np.ndarray, scale: np.ndarray, hessian: np.ndarray, scheme: QuantScheme
 ) -> float:  # (N, M), (M,), (M, M) ->
     """‖(W - Q) X‖² of the whole layer, Q being W scaled, rounded and scaled back."""
-    error = w - round_to_nearest(w * scale, scheme).dequantize() / scale
+    error = w - round_to_nearest(w * scale, scheme).dequantize() / scale  # (N, M)
     return float(np.vdot(error.T @ error, hessian))  # tr(E H Eᵀ), with the product that BLAS knows to be symmetric
 
 
 def awq(
     w: np.ndarray, hessian: np.ndarray, mean: np.ndarray, scheme: QuantScheme
 ) -> tuple[QuantizedMatrix, np.ndarray]:  # (N, M), (M, M), (M,) ->
-    """The codes of w times the best scale, and that scale, by which the inputs are to be divided."""
+    """The codes of w times the best scale, and that scale (M,), by which the inputs are to be divided."""
     scale = search_scales(w, hessian, mean, scheme)
     return round_to_nearest(w * scale, scheme), scale

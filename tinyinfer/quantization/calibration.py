@@ -1,9 +1,9 @@
 """Calibration: what real text sends into each linear layer, for the methods that weigh weights by it.
 
 The model runs once over some windows of text, all of them in one batch, and each linear layer is quantized on the
-way: its inputs come by, are summed up (H = XᵀX, the sizes of every input, a few rows), the layer is replaced, and its
-outputs are already those of the quantized layer. So every layer is fitted to what the quantized layers before it
-make of the text, as GPTQ does, and only one layer's activations are in memory at a time.
+way: its inputs are summed up (H = XᵀX, the sizes of every input, a few rows), the layer is replaced, and its outputs
+are already those of the quantized layer. So every layer is fitted to the outputs of the quantized layers before it, as
+in GPTQ, and only one layer's activations are in memory at a time.
 
 The text decides: weights are fitted to what they saw, and other text gains less.
 """
@@ -33,9 +33,9 @@ from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Request, Sequence, Span
 from tinyinfer.text.stop_strings import TextOutput
 
-WINDOW = 512  # tokens of a piece of calibration text
+WINDOW = 512  # tokens of a window of calibration text
 DEFAULT_TOKENS = 32 * WINDOW
-SAMPLE = 256  # rows that are remembered as they are
+SAMPLE = 256  # rows that are kept as they are
 DEFAULT_CHARACTERS = 150_000  # of the prose that every Python has
 
 
@@ -48,9 +48,9 @@ class Encoder(Protocol):
 
 @dataclass(frozen=True)
 class Inputs:
-    """What is remembered of the inputs X (T, M) of a layer.
+    """What is kept of the inputs X (T, M) of a layer.
 
-    hessian: XᵀX. mean and largest: of |x|, each (M,). sample: a few rows of X, anywhere in the text.
+    hessian: XᵀX, (M, M). mean and largest: of |x|, each (M,). sample: a few rows of X, from anywhere in the text.
     """
 
     hessian: Array
@@ -60,8 +60,8 @@ class Inputs:
 
     @classmethod
     def of(cls, x: Array) -> Inputs:  # (T, M) ->
-        """Summed up over the rows."""
-        size = np.abs(x)
+        """The statistics of these rows."""
+        size = np.abs(x)  # (T, M)
         rows = np.random.default_rng(0).permutation(len(x))[:SAMPLE]
         return cls(x.T @ x, size.mean(axis=0), size.max(axis=0), x[rows])
 
@@ -104,15 +104,16 @@ def calibrate(
 ) -> Model:  # (W, n) ->
     """The model with each of its linear layers replaced by what convert(name, linear, inputs) makes of it.
 
-    Names are "layers.0.qkv", "o", "gate_up" (or "up") and "down"; embedding and head stay. Where convert also returns
-    a scale s (M,), the new layer expects x / s, and the division is folded away (folding.py). on_layer is called with
-    the number of layers that are done. Raises ValueError for a mixture of experts, and for inputs that are not finite.
+    windows: W windows of n token ids. Names are "layers.0.qkv", "o", "gate_up" (or "up") and "down"; embedding and head
+    stay. Where convert also returns a scale s (M,), the new layer expects x / s, and the division is folded away
+    (folding.py). on_layer is called with the number of layers that are done. Raises ValueError for a mixture of
+    experts, and for inputs that are not finite.
     """
     check_can_calibrate(model.config)
-    watch = CalibrationOps(model, ops, convert, on_layer)
-    cache = NoCache(CacheSpec(model.config.memory, windows.shape[1]), watch)
-    transformer(model, rows_of(windows), cache, watch)
-    return replace(model, layers=tuple(fold(done, scales, ops) for done, scales in watch.layers))
+    calibrating = CalibrationOps(model, ops, convert, on_layer)
+    cache = NoCache(CacheSpec(model.config.memory, windows.shape[1]), calibrating)
+    transformer(model, rows_of(windows), cache, calibrating)
+    return replace(model, layers=tuple(fold(done, scales, ops) for done, scales in calibrating.layers))
 
 
 def check_can_calibrate(config: ModelConfig, w8a8: bool = False) -> None:
@@ -131,13 +132,16 @@ class CalibrationOps(DelegatingOps):
     """
 
     def __init__(self, model: Model, ops: Ops, convert: Convert, on_layer: Callable[[int], None]) -> None:
-        super().__init__(ops.counting(Ledger()))  # this work is not the model's
+        super().__init__(ops.counting(Ledger()))  # the ledger of the model does not count this work
         self.convert, self.on_layer = convert, on_layer
         self.layers: list[tuple[Layer, dict[str, Array]]] = [(layer, {}) for layer in model.layers]
         self.places = {id(held): (i, name) for i, layer in enumerate(model.layers) for name, held in named(layer)}
 
     def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
-        """The product with the layer's replacement, which is made first; head and routers stay what they are."""
+        """The product with the layer's replacement, which is made first; head and routers are not replaced.
+
+        Raises ValueError for inputs that are not finite, or too large to be squared.
+        """
         if id(linear) not in self.places:
             return self.inner.linear(x, linear)
         i, name = self.places[id(linear)]
@@ -172,12 +176,10 @@ def rows_of(windows: np.ndarray) -> Batch:
 
 
 class Silence:
-    """The text of a sequence that is only read."""
+    """Null object: the detokenizer of a sequence that is only read, and never becomes text."""
 
     def push(self, token: int) -> str:
-        """No text."""
         return ""
 
     def finish(self) -> str:
-        """Nothing left."""
         return ""

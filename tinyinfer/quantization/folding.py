@@ -26,7 +26,7 @@ SOURCES = {"down": "gate_up", "o": "qkv"}  # linear layer -> the one whose last 
 
 
 def foldable(layer: Layer, name: str) -> bool:
-    """Whether the inputs of the linear layer of that name can be divided for nothing."""
+    """Whether the inputs of the linear layer of that name can be divided at no cost."""
     if name in ("qkv", "gate_up", "up"):
         return not isinstance(layer.attention_norm if name == "qkv" else layer.mlp_norm, NoNorm)
     if name == "down":

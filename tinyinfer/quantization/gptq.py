@@ -2,12 +2,12 @@
 
 What a layer should keep is not its weights but its outputs: ‖(W - Q) X‖² over inputs X of real text. That is
 tr((W - Q) H (W - Q)ᵀ) with H = X Xᵀ, so the rows of W are independent problems with one H. Once a column is rounded,
-its error e moves the best values of all columns that are still free: w_free -= e / U[j, j] · U[j, free], where
-UᵀU = H⁻¹, U upper triangular, holds every inverse that is ever needed (Frantar et al. 2023, GPTQ, algorithm 1; the
-update is Hassibi & Stork's, 1993). Wins: the same bits and the same kernel, and of SmolLM2's loss in perplexity (int4,
-groups of 64) three quarters are gone. Loses: a minute instead of a second; and it needs text like the text that the
-model will read: calibrated on other prose, only two fifths are gone. It chooses codes on a grid that is given; the
-fewer the bits, the more depends on a good one (hqq.py).
+its error e moves the best values of all columns that are still free: w_free -= e / U[j, j] · U[j, free], where UᵀU =
+H⁻¹, U upper triangular, holds every inverse that is ever needed (Frantar et al. 2023, GPTQ, algorithm 1; the update is
+Hassibi & Stork's, 1993). Wins: the same bits and the same kernel, and of SmolLM2's loss in perplexity (int4, groups of
+64) three quarters are gone. Loses: a minute instead of a second; and it needs text like the text that the model will
+read: calibrated on other prose, only two fifths are gone. GPTQ chooses codes on a given grid; the fewer the bits, the
+more depends on a good one (hqq.py).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def gptq(
     """
     scheme = start.scheme
     order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(w.shape[1])
-    factor = inverse_factor(hessian[np.ix_(order, order)], damp)
-    scale = expand(start.scale, scheme, w.shape[1])[:, order].T
+    factor = inverse_factor(hessian[np.ix_(order, order)], damp)  # (M, M)
+    scale = expand(start.scale, scheme, w.shape[1])[:, order].T  # (M, N), and so is minimum
     minimum = None if start.minimum is None else expand(start.minimum, scheme, w.shape[1])[:, order].T
     q = np.empty(w.shape, dtype=np.int16)
     q[:, order] = compensate(np.ascontiguousarray(w[:, order].T, dtype=np.float32), factor, scale, minimum, scheme).T
@@ -40,7 +40,7 @@ def gptq(
 
 
 def inverse_factor(hessian: np.ndarray, damp: float) -> np.ndarray:  # (M, M) -> (M, M)
-    """The upper triangular U of UᵀU = H⁻¹, H damped, in float32.
+    """The upper triangular U of UᵀU = H⁻¹, H damped, in float32. Raises ValueError as `gptq` does.
 
     With H = R Rᵀ, R upper, U is R's inverse; R is the usual lower factor of H with its rows and columns reversed. An
     input that is always zero gets a 1 on the diagonal: it concerns no other, so its column is just rounded.
@@ -52,7 +52,7 @@ def inverse_factor(hessian: np.ndarray, damp: float) -> np.ndarray:  # (M, M) ->
     diagonal += damp * diagonal.mean()
     np.fill_diagonal(h, np.where(diagonal > 0, diagonal, 1.0))
     try:
-        r = np.linalg.cholesky(h[::-1, ::-1])[::-1, ::-1]
+        r = np.linalg.cholesky(h[::-1, ::-1])[::-1, ::-1]  # (M, M): a lower factor, reversed twice, is upper
     except np.linalg.LinAlgError as error:
         raise ValueError(f"the Hessian has no inverse with damp={damp}; raise damp, to 0.01 for example") from error
     return np.linalg.inv(r).astype(np.float32)
@@ -69,27 +69,27 @@ def compensate(
     q = np.empty(w.shape, dtype=np.int16)
     minimums = np.zeros_like(scale) if minimum is None else minimum
     for start in range(0, len(w), BLOCK):
-        block, stop = w[start : start + BLOCK], start + BLOCK
+        block, stop = w[start : start + BLOCK], start + BLOCK  # (64, N), a view
         errors = np.empty_like(block)
         for i, j in enumerate(range(start, min(stop, len(w)))):
             codes = np.divide(block[i] - minimums[j], scale[j], out=np.zeros_like(block[i]), where=scale[j] != 0)
             np.clip(np.rint(codes, out=codes), scheme.lowest, scheme.highest, out=codes)
             q[j] = codes
-            errors[i] = (block[i] - codes * scale[j] - minimums[j]) / factor[j, j]
-            block[i + 1 :] -= factor[j, j + 1 : stop, None] * errors[i]
-        w[stop:] -= factor[start:stop, stop:].T @ errors
+            errors[i] = (block[i] - codes * scale[j] - minimums[j]) / factor[j, j]  # (N,): e / U[j, j]
+            block[i + 1 :] -= factor[j, j + 1 : stop, None] * errors[i]  # a view of w: the free inputs of this block
+        w[stop:] -= factor[start:stop, stop:].T @ errors  # the same for all inputs behind the block, in one product
     return q
 
 
 def better_rows(
-    w: np.ndarray, hessian: np.ndarray, found: QuantizedMatrix, start: QuantizedMatrix
+    w: np.ndarray, hessian: np.ndarray, new: QuantizedMatrix, start: QuantizedMatrix
 ) -> QuantizedMatrix:  # (N, M), (M, M) ->
     """Of two roundings with the same scales, for each row the one with the smaller error in its output."""
-    worse = output_errors(w, found, hessian) > output_errors(w, start, hessian)
-    return QuantizedMatrix(found.scheme, np.where(worse[:, None], start.codes, found.codes), found.scale, found.minimum)
+    worse = output_errors(w, new, hessian) > output_errors(w, start, hessian)  # (N,)
+    return QuantizedMatrix(new.scheme, np.where(worse[:, None], start.codes, new.codes), new.scale, new.minimum)
 
 
 def output_errors(w: np.ndarray, codes: QuantizedMatrix, hessian: np.ndarray) -> np.ndarray:  # (N, M), (M, M) -> (N,)
-    """‖(w - q) X‖² of each row."""
-    error = w - codes.dequantize()
+    """‖(w - q) X‖² of each row w of the matrix, q being its rounded form."""
+    error = w - codes.dequantize()  # (N, M)
     return np.vecdot(error @ hessian, error)

@@ -41,12 +41,12 @@ def hqq(w: np.ndarray, scheme: QuantScheme, rounds: int = ROUNDS) -> QuantizedMa
 def improve(w: np.ndarray, scheme: QuantScheme, rounds: int) -> tuple[np.ndarray, np.ndarray, Any]:
     """Codes, scales and minimums of some rows (N, M): round-to-nearest's, refitted as long as a group's loss falls."""
     scale, minimum = fit(w, scheme)
-    q, loss, error = judge(w, scale, minimum, scheme)
+    q, loss, error = judge(w, scale, minimum, scheme)  # (N, M), (N, G), (N, M)
     for _ in range(rounds):
         ordinary = w - outliers(error, expand(scale, scheme, w.shape[1]))  # (N, M)
         new_scale, new_minimum = refit(ordinary, q, scale, minimum, scheme)
         new_q, new_loss, new_error = judge(w, new_scale, new_minimum, scheme)
-        better = new_loss < loss
+        better = new_loss < loss  # (N, G): each group keeps the best scale that it had
         if not better.any():
             break
         scale = np.where(better, new_scale, scale)
@@ -67,8 +67,8 @@ def judge(
 
 def outliers(error: np.ndarray, scale: np.ndarray) -> np.ndarray:  # (N, M), (N, M) -> (N, M)
     """The part of each error that is left out: sign(e) · max(|e| - |e|^(p-1) / beta, 0), |e| in units of the scale."""
-    size = np.abs(error) / np.maximum(scale, np.finfo(np.float32).tiny)
-    size = np.maximum(size, np.float32(1e-6))
+    size = np.abs(error) / np.maximum(scale, np.finfo(np.float32).tiny)  # (N, M)
+    size = np.maximum(size, np.float32(1e-6))  # with p < 1 the power is negative, and 0 has none
     kept = np.maximum(size - size ** np.float32(P - 1) / np.float32(BETA), 0)
     return np.sign(error) * kept * scale
 
@@ -80,8 +80,8 @@ def refit(
     q = q.astype(np.float32)
     if minimum is None:
         return slope(group_sums(w * q, scheme), group_sums(q * q, scheme), scale), None
-    count = group_sums(np.ones_like(w[:1]), scheme)
-    mean_w, mean_q = group_sums(w, scheme) / count, group_sums(q, scheme) / count
+    count = group_sums(np.ones_like(w[:1]), scheme)  # (1, G): the last group may be shorter
+    mean_w, mean_q = group_sums(w, scheme) / count, group_sums(q, scheme) / count  # (N, G), (N, G)
     w, q = w - expand(mean_w, scheme, w.shape[1]), q - expand(mean_q, scheme, w.shape[1])
     scale = slope(group_sums(w * q, scheme), group_sums(q * q, scheme), scale)
     return scale, to_half(mean_w - scale * mean_q)
@@ -96,4 +96,5 @@ def slope(
 
 def group_sums(x: np.ndarray, scheme: QuantScheme) -> np.ndarray:  # (N, M) -> (N, G)
     """The sum of each group of inputs."""
+    # reduceat sums from each start to the next one, so that a shorter last group needs no padding.
     return np.add.reduceat(x, np.arange(0, x.shape[1], scheme.group_size or x.shape[1]), axis=1)

@@ -47,7 +47,7 @@ class Recipe:
 
 
 def make_recipe(c: QuantizationSwitches, model: ModelConfig) -> Recipe:
-    """The rules of quantize_rules, before those that quantize_head and quantize stand for.
+    """The rules of quantize_rules, before those that quantize_head and quantize mean.
 
     Raises ValueError for a rule that is not understood, cannot work or fits no matrix of the model, and for a method
     that reads text for layers that the rules leave as they are.
@@ -82,7 +82,7 @@ def parse_rule(rule: str, c: QuantizationSwitches) -> tuple[str, QuantScheme | N
         raise SwitchError("quantize_rules", rule.strip(), "{field}: {value!r} is not understood", cure)
     scheme = make_scheme(parts["kind"], group, c.symmetric)
     if scheme and scheme.per_tensor and c.quantize_method in GROUPWISE:
-        reason = f"{{field}}: {{value!r}} has one step for a whole matrix, but {{quantize_method}}={c.quantize_method}"
+        reason = f"{{field}}: {{value!r}} has one scale for a whole matrix, but {{quantize_method}}={c.quantize_method}"
         cure = "choose another group size, or {quantize_method}=rtn, gptq or awq"
         raise SwitchError("quantize_rules", rule.strip(), f"{reason} fits one to each group", cure)
     return parts["name"], scheme

@@ -31,13 +31,13 @@ def fit(
 ) -> tuple[np.ndarray, np.ndarray | None]:  # (N, M) -> (N, G), (N, G) | None
     """The scale and minimum of every group: its smallest and largest weight get the outermost codes."""
     starts = np.arange(0, w.shape[1], scheme.group_size or w.shape[1])
-    low, high = np.minimum.reduceat(w, starts, axis=1), np.maximum.reduceat(w, starts, axis=1)
+    low, high = np.minimum.reduceat(w, starts, axis=1), np.maximum.reduceat(w, starts, axis=1)  # (N, G), (N, G)
     if scheme.per_tensor:
         low, high = np.full_like(low, low.min()), np.full_like(high, high.max())
     if scheme.symmetric:
         return to_half(np.maximum(high, -low) / scheme.highest), None
     minimum = to_half(low)
-    high = np.clip(high, None, HALF_MAX * scheme.highest)  # (N, G)
+    high = np.clip(high, None, HALF_MAX * scheme.highest)  # (N, G): a larger range has no scale in float16
     return to_half((high - minimum.astype(np.float32)) / scheme.highest), minimum
 
 
@@ -49,7 +49,7 @@ def to_codes(
     count = max(1, TILE // w.shape[1])
     for start in range(0, len(w), count):
         rows = slice(start, start + count)
-        divisor = expand(scale[rows], scheme, w.shape[1])
+        divisor = expand(scale[rows], scheme, w.shape[1])  # (rows, M), 0 where all weights of a group are equal
         x = w[rows] if minimum is None else w[rows] - expand(minimum[rows], scheme, w.shape[1])
         exact = np.divide(x, divisor, out=np.zeros_like(x), where=divisor != 0)
         q[rows] = np.clip(np.rint(exact, out=exact), scheme.lowest, scheme.highest, out=exact)
@@ -57,5 +57,5 @@ def to_codes(
 
 
 def to_half(x: np.ndarray) -> np.ndarray:  # (N, G) -> (N, G)
-    """As float16, within its range."""
+    """The numbers as float16, clipped to its range."""
     return np.clip(x, -HALF_MAX, HALF_MAX).astype(np.float16)

@@ -62,11 +62,11 @@ class QuantizationSwitches(Switches):
 
     @property
     def shared(self) -> Collection[str]:
-        """Those of these switches that another idea uses too, whatever is quantized here."""
+        """The switches of this part that another idea uses, too; they are never without effect."""
         return ()
 
     def refusals(self) -> Iterator[SwitchError]:
-        """Texts that are none, and switches without effect."""
+        """Rules and paths that cannot be read, and switches without effect."""
         yield from super().refusals()
         yield from self._texts()
         yield from self._without_effect()
@@ -75,13 +75,13 @@ class QuantizationSwitches(Switches):
             reason = "{field}={value} is for the layers, and {quantize}=off leaves them"
             yield SwitchError("quantize_method", method, reason, f"add {BITS}")
         if self.group_size == "tensor" and method in GROUPWISE:
-            reason = "{field}={value} has one step for a whole matrix, but {quantize_method}={method} fits one to each"
+            reason = "{field}={value} has one scale for a whole matrix, but {quantize_method}={method} fits one to each"
             reason += " group"
             cure = "choose another {field}, or {quantize_method}=rtn, gptq or awq"
             yield SwitchError("group_size", "tensor", reason, cure, method=method)
 
     def _texts(self) -> Iterator[SwitchError]:
-        """What is no rule and no path of a file."""
+        """Values of quantize_rules that hold no rule, and of calibration that are no path of a file."""
         rules, path = self.quantize_rules, self.calibration
         if rules is not None and not isinstance(rules, str):
             reason = "{field}={shown} must be text, as 'layers.*.down int8 g64, layers.0.* off'"
@@ -105,21 +105,21 @@ class QuantizationSwitches(Switches):
         yield SwitchError("calibration", path, reason, cure, shown=_beginning(path))
 
     def _without_effect(self) -> Iterator[SwitchError]:
-        """Switches that say how, where nothing is quantized or another way is the only one."""
+        """Switches that say how to round, where nothing is rounded or there is only one way."""
         how = [name for name in self.given("group_size", "symmetric", "quantize_method", "calibration",
                                            "calibration_tokens") if name not in self.shared]  # fmt: skip
         ours = [*how, *self.given("quantize_head", "quantize_rules")]
         text = [name for name in how if name.startswith("calibration")]
-        grid = [name for name in how if name not in text]
+        scheme = [name for name in how if name not in text]
         if self.quantize == "off" and how and how == ours:
             reason = all_of(how) + " given, but {quantize}=off quantizes nothing"
             yield self._refuse(how, reason, f"leave it out, or add {BITS}")
         if self.quantize == "keep" and ours:
             reason = all_of(ours) + " given, but {quantize}=keep takes the file's own bits"
             yield self._refuse(ours, reason, f"leave it out, or choose {BITS}")
-        if self.quantize == "w8a8" and grid:
-            reason = all_of(grid) + " given, but {quantize}=w8a8 has one way: symmetric, one scale for each output"
-            yield self._refuse(grid, reason, "leave it out, or choose {quantize}=int8")
+        if self.quantize == "w8a8" and scheme:
+            reason = all_of(scheme) + " given, but {quantize}=w8a8 has one way: symmetric, one scale for each output"
+            yield self._refuse(scheme, reason, "leave it out, or choose {quantize}=int8")
         if text and not self.calibrated:
             reason = all_of(text) + " given, but {quantize_method}={method} looks at no text"
             cure = f"choose {{quantize_method}}={' or '.join(CALIBRATED)}"

@@ -2,10 +2,10 @@
 
 A row of activations gets one scale in each product, an output's weights got one at loading, and between the two only
 integers are multiplied and added: y = (code_x · code_w) · scale_x · scale_w, the sum exact. Hardware has fast
-instructions for that; how a backend makes the sum exact is its own affair (backends/).
+instructions for that; each backend makes the sum exact in its own way (backends/).
 
-Activations have a few channels that are a hundred times larger than the rest and leave these no resolution. They are
-the same channels at every token, so their size can be moved into the weights, which have resolution to spare:
+Activations have a few channels that are a hundred times larger than the rest and leave these no resolution. The large
+channels are the same at every token, so their size can be moved into the weights, which have resolution to spare:
 x / s and W s with s = max|x|^a / max|W|^(1-a) (Xiao et al. 2023, SmoothQuant, equation 4), the division folded away
 (folding.py); a, 0.5 in the paper, is searched for each layer. Wins: half of bfloat16's bytes, and integer arithmetic
 where there is any. Loses: no time is won in NumPy.
@@ -23,13 +23,13 @@ SHARES = tuple(i / 10 for i in range(1, 10))  # the a above: those that are trie
 
 
 def search_scale(w: np.ndarray, sample: np.ndarray, largest: np.ndarray) -> np.ndarray:  # (N, M), (n, M), (M,) -> (M,)
-    """The migration, or none, after which the rows of a sample come out best, each counted by its own size."""
+    """The scale of inputs, maybe 1, after which the n rows of a sample come out best, each counted by its own size."""
     scales = [np.ones(w.shape[1], dtype=np.float32), *(migrate(w, largest, share) for share in SHARES)]
     return scales[int(np.argmin([rounded_error(w, sample, scale) for scale in scales]))]
 
 
 def rounded_error(w: np.ndarray, x: np.ndarray, scale: np.ndarray) -> float:  # (N, M), (n, M), (M,) ->
-    """The squared error of each row's product after both roundings, as a share of the row's own square, summed."""
+    """The squared errors of n rows' products after both roundings, each as a share of the product's square, summed."""
     y, rounded = x @ w.T, round_to_nearest(w * scale, W8A8_SCHEME)  # (n, N)
     codes, size = round_rows(x / scale, np)  # (n, M), (n, 1)
     error = (codes @ rounded.codes.T.astype(np.float32)) * size * rounded.scale.T.astype(np.float32) - y  # (n, N)

@@ -72,7 +72,7 @@ class Drafter(Protocol):
         """
 
     def free(self, seq: Sequence) -> None:
-        """Forgets a sequence that is gone or preempted."""
+        """Frees what is kept for a sequence that has left or was preempted."""
 
 
 class Candidates(Protocol):
@@ -100,7 +100,7 @@ class DraftCost:
 
 
 def count_drafts(seq: Sequence, proposed: int, accepted: int, ledger: Ledger) -> None:
-    """Counts verified drafts. Those of rejected candidates are not among them: they are only rows of the step."""
+    """Counts verified drafts. Drafts of rejected candidates do not count: they are only rows of the step."""
     seq.record_verification(proposed, accepted)
     ledger.drafts_proposed += proposed
     ledger.drafts_accepted += accepted
@@ -110,42 +110,39 @@ def count_drafts(seq: Sequence, proposed: int, accepted: int, ledger: Ledger) ->
 
 
 class NoDrafter:
-    """Proposes no drafts."""
+    """Null object: proposes no drafts, so there are none to verify."""
 
     def propose(self, sequences: list[Sequence]) -> None:
-        """Leaves the sequences without drafts."""
+        pass
 
     def verify(self, logits: np.ndarray, seq: Sequence) -> list[Choice]:  # (R, V) ->
-        """There are no drafts to verify."""
         return []
 
     def free(self, seq: Sequence) -> None:
-        """Keeps nothing."""
+        pass
 
 
 class NoCandidates:
-    """Adds no rows: each span counts."""
+    """Null object: adds no candidates, so every span counts."""
 
     def __init__(self, cache: Cache, ledger: Ledger) -> None:
-        """Made of the same parts as ForkedCandidates, and needs none of them."""
+        """Takes the parts that ForkedCandidates takes, and needs none of them."""
 
     def add(self, sequences: Iterable[Sequence], rows_left: int) -> list[tuple[Sequence, int]]:
-        """No candidates."""
         return []
 
     def best(self, spans: Seq[Span], choices: list[list[Choice]]) -> dict[Span, list[Choice]]:
-        """Every span."""
         return dict(zip(spans, choices, strict=True))
 
     def adopt(self, seq: Sequence) -> None:
-        """No sequence is a candidate."""
+        pass
 
     def free(self) -> None:
-        """There are no candidates."""
+        pass
 
 
 def no_drafter(
     model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
 ) -> NoDrafter:
-    """speculative=off."""
+    """Builds the drafter of speculative=off."""
     return NoDrafter()

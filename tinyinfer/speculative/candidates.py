@@ -44,7 +44,7 @@ class ForkedCandidates:
         return added
 
     def _fork(self, seq: Sequence, drafts: list[Draft], rows: int) -> Sequence | None:
-        """A candidate with room for its rows; None when the cache has no room."""
+        """A fork of the sequence with room for its rows; None when the cache has no room."""
         candidate = seq.candidate(next(self._ids), drafts)
         self._step.append(candidate)  # before it holds blocks, so that they are freed if the step fails here
         self.cache.fork(seq, candidate)
@@ -65,7 +65,7 @@ class ForkedCandidates:
         return dict(best.values())
 
     def adopt(self, seq: Sequence) -> None:
-        """The sequence gives up its own blocks and takes those of its accepted candidate."""
+        """Frees the blocks of the sequence and gives it those of its accepted candidate."""
         if seq.owner is not seq:
             self.cache.free(seq.owner)
             self.cache.fork(seq, seq.owner)

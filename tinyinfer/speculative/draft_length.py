@@ -35,9 +35,9 @@ class DraftLength:
         return sum(self.rate**i for i in range(k + 1))
 
     def learn(self, proposed: int, accepted: int) -> None:
-        """Moves the rate towards what became of the drafts of a step.
+        """Moves the rate towards the share of a step's drafts that was accepted.
 
-        Drafts behind the first rejected one were not judged. After a step without drafts the rate slowly returns to
+        Drafts behind the first rejected one were not verified. After a step without drafts the rate slowly returns to
         the first assumption, so that drafts are tried again.
         """
         if not proposed:
@@ -57,7 +57,7 @@ class DraftState:
 
 
 class DraftLengths:
-    """The DraftLength of every sequence."""
+    """The DraftLength of every sequence, by the sequence's id."""
 
     def __init__(self, most: int, cost: DraftCost) -> None:
         self.most, self.cost = most, cost
@@ -82,7 +82,7 @@ class DraftLengths:
         return min(length.best(), seq.request.max_tokens - len(seq.new_tokens) - 1)
 
     def free(self, seq: Sequence) -> None:
-        """Forgets a finished sequence; a preempted one goes on with what was learnt."""
+        """Drops the state of a finished sequence; a preempted one keeps what was learnt."""
         if seq.finished:
             self._states.pop(seq.id, None)
 

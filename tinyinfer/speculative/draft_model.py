@@ -45,7 +45,7 @@ class ModelDrafter:
     verify = staticmethod(verify)
 
     def propose(self, sequences: list[Sequence]) -> None:
-        """One token at a time, of all sequences together."""
+        """Drafts one token at a time, for all sequences together in one forward pass."""
         counts = {seq: self._count(seq) for seq in sequences if not seq.drafts}
         while drafting := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
             for seq, row in zip(drafting, self._forward(drafting), strict=True):
@@ -111,7 +111,7 @@ def first_layers(model: Model, n: int) -> Model:
 def draft_model(
     model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
 ) -> ModelDrafter:
-    """speculative=draft. Raises ValueError for a second model of another vocabulary."""
+    """Builds the drafter of speculative=draft. Raises ValueError for a second model of another vocabulary."""
     assert second is not None
     if second.config.vocab_size != model.config.vocab_size:
         reason = (
@@ -129,12 +129,15 @@ def draft_model(
 def self_draft(
     model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
 ) -> ModelDrafter:
-    """speculative=self: fewer layers, fewer bits, or both. Raises ValueError for more layers than there are."""
-    own = model.config.num_layers
-    layers = c.draft_layers or (own if c.draft_quantize != "off" else max(1, own // 3))
-    if layers > own:
-        reason = "{field}={value} is more than the model's {own} layers"
-        raise SwitchError("draft_layers", layers, reason, "choose a smaller number", own=own)
+    """Builds the drafter of speculative=self: fewer layers, fewer bits, or both.
+
+    Raises ValueError for more layers than the model has.
+    """
+    total = model.config.num_layers
+    layers = c.draft_layers or (total if c.draft_quantize != "off" else max(1, total // 3))
+    if layers > total:
+        reason = "{field}={value} is more than the model's {total} layers"
+        raise SwitchError("draft_layers", layers, reason, "choose a smaller number", total=total)
     cheaper = first_layers(model, layers)
     if c.draft_quantize != "off":
         from tinyinfer.quantization.apply import round_layers

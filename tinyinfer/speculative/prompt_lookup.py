@@ -36,8 +36,8 @@ class PromptLookup:
         """The first continuation found becomes the drafts; the others become candidates."""
         for seq in sequences:
             if not seq.drafts:
-                found = self.lookup(seq.tokens, self.lengths.of(seq))
-                first, *others = [[Draft(token) for token in tokens] for tokens in found] or [[]]
+                continuations = self.lookup(seq.tokens, self.lengths.of(seq))
+                first, *others = [[Draft(token) for token in tokens] for tokens in continuations] or [[]]
                 seq.set_drafts(first, others)
 
     def lookup(self, tokens: list[int], n: int) -> list[list[int]]:
@@ -45,23 +45,24 @@ class PromptLookup:
 
         An ending has at most `longest` tokens. No two results begin with the same token: of such, one is enough.
         """
-        text, found = np.array(tokens), dict[int, list[int]]()  # (S,); first token -> continuation
+        text, continuations = np.array(tokens), dict[int, list[int]]()  # (tokens,); first token -> continuation
         for size in range(min(self.longest, len(tokens) - 1), 0, -1):
-            starts = np.lib.stride_tricks.sliding_window_view(text[:-1], size)  # (S - size, size)
+            starts = np.lib.stride_tricks.sliding_window_view(text[:-1], size)  # (tokens - size, size), a view
+            # All places where the last `size` tokens occur, the latest first, without the ending itself (text[:-1]).
             for place in np.flatnonzero((starts == text[-size:]).all(axis=1))[::-1]:
                 begin = int(place) + size
-                if n > 0 and len(found) < self.candidates:
-                    found.setdefault(tokens[begin], tokens[begin : begin + n])
-        return list(found.values())
+                if n > 0 and len(continuations) < self.candidates:
+                    continuations.setdefault(tokens[begin], tokens[begin : begin + n])
+        return list(continuations.values())
 
     def free(self, seq: Sequence) -> None:
-        """Forgets how many drafts the sequence had."""
+        """Drops the sequence's draft length, once the sequence is finished."""
         self.lengths.free(seq)
 
 
 def prompt_lookup(
     model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
 ) -> PromptLookup:
-    """speculative=prompt-lookup."""
+    """Builds the drafter of speculative=prompt-lookup."""
     lengths = DraftLengths(most_drafts(c, 7), cost or DraftCost(ops.relative_cost))
     return PromptLookup(lengths, c.num_draft_candidates)

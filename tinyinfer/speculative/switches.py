@@ -23,7 +23,7 @@ QUANTIZE_DRAFT = ("off", "int8", "int4", "int3", "int2")
 
 @dataclass(frozen=True)
 class SpeculativeSwitches(Switches):
-    """Which drafter, and how much it drafts."""
+    """Which drafter, how many tokens it drafts, and how many candidates."""
 
     speculative: str = switch("off", choices=DRAFTERS, help="how draft tokens are proposed, to be verified together")
     draft_model: str | None = switch(
@@ -47,7 +47,7 @@ class SpeculativeSwitches(Switches):
         yield from super().refusals()
         way, layers, model = self.speculative, self.draft_layers, self.draft_model
         unused = "{field} is given, but {speculative}={way} does not use it"
-        none = "but {speculative}=off makes no guesses"
+        none = "but {speculative}=off makes no drafts"
         drafters = "choose prompt-lookup, draft or self"
         if way == "draft" and model is None:
             reason = "{speculative}=draft needs a second model that drafts"

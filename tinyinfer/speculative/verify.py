@@ -50,11 +50,11 @@ def judge(logits: np.ndarray, draft: Draft, seq: Sequence, new: list[int]) -> Ch
 def accept_or_replace(
     p: np.ndarray, q: np.ndarray, token: int, seed: int, position: int
 ) -> int:  # (V,), (V,) ->
-    """Makes a token that was drawn from q one that is drawn from p.
+    """Turns a token that was drawn from q into one that is drawn from p (Leviathan et al. 2023, algorithm 1).
 
     q(token) <= p(token): always accepted. q(token) > p(token): accepted with probability p/q, else replaced.
     """
-    if uniform(seed, position, ACCEPT_STREAM) * q[token] < p[token]:  # u < p/q, without dividing by 0
+    if uniform(seed, position, ACCEPT_STREAM) * q[token] < p[token]:  # u < p/q, without dividing by q, which may be 0
         return token
     lacking = np.maximum(p - q, 0)  # (V,)
     return draw(lacking if lacking.any() else p, seed, position)  # p and q that differ by rounding lack nothing

@@ -1,6 +1,6 @@
-"""A chat template turns a conversation into the text that the model was trained on. It is a Jinja2 program.
+"""A chat template, a Jinja2 program, turns a conversation into text in the form that the model was trained on.
 
-The program comes with the weights, from a stranger, so it runs in a sandbox (sandbox.py).
+The program comes with the weights and is not trusted, so it runs in a sandbox (sandbox.py).
 
 The environment is the one that transformers gives its templates (`apply_chat_template`; Hugging Face documentation,
 "Chat templates"): block tags leave no blank lines, loops know break and continue, `raise_exception`, `strftime_now`, a
@@ -45,7 +45,7 @@ class ChatTemplate:
             # A copy, because jinja2's filter `indent` extends a list that it is given.
             variables |= {"messages": deepcopy(messages), "add_generation_prompt": add_generation_prompt}
             return sandbox.render(template, variables | {"tools": None, "documents": None})
-        except Exception as error:  # a stranger's program may raise anything
+        except Exception as error:  # a template may raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(
                 f"{self.path}: the chat template fails ({reason}); correct it, or do without it: --raw, or generate()"

@@ -1,8 +1,8 @@
-"""A sandbox for programs from strangers: jinja2's own, and two bounds.
+"""A sandbox for programs that are not trusted: jinja2's own sandbox, and two bounds.
 
-jinja2's sandbox gives no attribute that leads out of the data, and lets a program change nothing. It bounds neither
-time nor memory: `range` inside `range` would not end, and `'x' * 10**10` would take all memory. So loop turns and calls
-are counted, and every number, text and list that a template makes has a largest size.
+jinja2's sandbox hides every attribute that leads out of the data, and a program can change nothing. That sandbox bounds
+neither time nor memory: `range` inside `range` would not end, and `'x' * 10**10` would take all memory. So loop turns
+and calls are counted, and every number, text and list that a template makes has a largest size.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     """
 
     steps = 0  # of this rendering
-    intercepted_binops = frozenset({"+", "*", "**"})  # the operators that make much of little
+    intercepted_binops = frozenset({"+", "*", "**"})  # the operators whose results grow fastest
 
     def metered_template(self, source: str) -> Template:
         """The template of this source, with a meter in every loop, every `~` and every filter."""
@@ -98,7 +98,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return "".join(texts)
 
     def check(self, small: bool) -> None:
-        """Raises SecurityError unless `small`."""
+        """Raises SecurityError, for something too large, unless `small`."""
         if not small:
             raise SecurityError(f"it makes something larger than {MAX_SIZE}")
 

@@ -42,9 +42,9 @@ class TextOutput:
 
     def _add(self, text: str) -> bool:
         self._held_back += text
-        found = [self._held_back.find(stop) for stop in self.stops if stop in self._held_back]
-        if found:
-            self._held_back = self._held_back[: min(found)]
+        ends = [self._held_back.find(stop) for stop in self.stops if stop in self._held_back]
+        if ends:
+            self._held_back = self._held_back[: min(ends)]
             self._stopped = True
             return True
         shown = len(self._held_back) - self._longest_start()

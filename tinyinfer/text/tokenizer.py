@@ -60,8 +60,8 @@ class Tokenizer:
 
     def save(self, folder: str) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which loading/hf_vocab.py reads as the same tokenizer."""
-        found = self._vocabulary
-        texts = {"bos_token": found.bos_token, "eos_token": found.eos_token, "chat_template": found.chat_template}
+        vocab = self._vocabulary
+        texts = {"bos_token": vocab.bos_token, "eos_token": vocab.eos_token, "chat_template": vocab.chat_template}
         config = {"tokenizer_class": "PreTrainedTokenizerFast"} | {k: v for k, v in texts.items() if v is not None}
         with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8", newline="") as file:
             file.write(self._backend.to_str(pretty=True))
@@ -118,10 +118,10 @@ class Tokenizer:
     def _template(self) -> ChatTemplate:
         from tinyinfer.text.chat_template import ChatTemplate
 
-        found = self._vocabulary
-        if found.chat_template is None:
+        vocab = self._vocabulary
+        if vocab.chat_template is None:
             raise ValueError(f"{self._path} has no chat template; use --raw on the command line, generate() in Python")
-        return ChatTemplate(found.chat_template, found.template_path, found.bos_token, found.eos_token)
+        return ChatTemplate(vocab.chat_template, vocab.template_path, vocab.bos_token, vocab.eos_token)
 
     @cached_property
     def _special_ids(self) -> frozenset[int]:
