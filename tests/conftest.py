@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from golden import write_hf_folder
+from helpers import INSTALLED
 from hypothesis import settings
 
 from tinyinfer.backends.switches import BACKENDS
@@ -50,17 +50,7 @@ def smollm2() -> Path:
         pytest.skip(f"SmolLM2 is not here and cannot be downloaded: {error}")
 
 
-def installed_backends() -> list[str]:
-    """The values of --backend whose packages are here."""
-    found = []
-    for name in BACKENDS:
-        with suppress(ImportError):
-            resolve(BACKENDS, name)
-            found.append(name)
-    return found
-
-
-@pytest.fixture(params=installed_backends())
+@pytest.fixture(params=INSTALLED)
 def ops(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """For each installed backend a function that makes its operations, with a ledger of their own: ops(dtype)."""
     backend = resolve(BACKENDS, request.param)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
 from itertools import count, pairwise
@@ -12,12 +13,13 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.backends.switches import BACKENDS
 from tinyinfer.engine.clock import Clock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine, build_engine
 from tinyinfer.kv_cache.prefix_cache import Node, PrefixCache
 from tinyinfer.ledger import Ledger
-from tinyinfer.loading.build import build_model
+from tinyinfer.loading.build import build_model, load_model
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
 from tinyinfer.model.config import ModelConfig, RopeConfig, expected_tensors
 from tinyinfer.sampling import SamplingParams
@@ -25,11 +27,25 @@ from tinyinfer.sequence import Batch, Span
 from tinyinfer.sequence import Request as Asked
 from tinyinfer.sequence import Sequence as Request
 from tinyinfer.speculative.base import DraftCost
+from tinyinfer.switches import resolve
 from tinyinfer.text.stop_strings import TextOutput
 
 ALWAYS_DRAFT = DraftCost(lambda rows: 1.0)  # all drafts that fit are proposed; in these small models none would pay
 TOLERANCE = 1e-4  # of the largest logit: what the project promises against other implementations
 ROUNDING = 1e-5  # of the largest value: the same float32 arithmetic done in another order
+
+
+def installed_backends() -> list[str]:
+    """The values of --backend whose packages are here."""
+    found = []
+    for name in BACKENDS:
+        with suppress(ImportError):
+            resolve(BACKENDS, name)
+            found.append(name)
+    return found
+
+
+INSTALLED = installed_backends()
 
 
 def small_config(**changes: Any) -> ModelConfig:
@@ -82,9 +98,9 @@ def make_engine(
     ops: its backend; second: its draft model.
     """
     checkpoint = checkpoint_of(source, random_tensors(source, seed)) if isinstance(source, ModelConfig) else source
-    ops = ops or NumpyOps(Ledger(), dtype)
+    ops, config = ops or NumpyOps(Ledger(), dtype), EngineConfig(**switches)
     draft = build_model(checkpoint_of(second, random_tensors(second, seed + 1)), ops) if second else None
-    return build_engine(build_model(checkpoint, ops), ops, EngineConfig(**switches), clock, draft, draft_cost)
+    return build_engine(load_model(checkpoint, ops, config), ops, config, clock, draft, draft_cost)
 
 
 def remade(engine: Engine, kind: type[Engine], clock: Clock | None = None) -> Engine:
@@ -117,6 +133,16 @@ class Words:
 
     def finish(self) -> str:
         return ""
+
+
+class Letters:
+    """The tokens of a model without a vocabulary: the letters' numbers."""
+
+    def __init__(self, vocab: int) -> None:
+        self.vocab = vocab
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return [ord(letter) % self.vocab for letter in text]
 
 
 _ids = count()

@@ -14,6 +14,9 @@ from golden import Golden, load_golden
 from scipy.special import log_softmax
 
 from tinyinfer import LLM, ModelError, SamplingParams
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.measure.roofline import Machine
+from tinyinfer.measure.simulated_clock import SimulatedClock
 
 Folder = Callable[[str], Path]
 
@@ -40,6 +43,36 @@ def test_generate_gives_transformers_tokens_with_the_reason_they_ended(llm: LLM,
     assert out.prompt_token_ids == list(golden.prompt)
     assert out.finish_reason == "length"
     assert out.text == llm.tokenizer.decode(out.token_ids)
+
+
+def test_the_same_model_under_another_engine(llm: LLM, golden: Golden) -> None:
+    """Two engines over one set of weights. Catches a second copy in memory, and a first engine that is changed."""
+    config = EngineConfig(kv_cache="paged", num_blocks=3, block_size=16)
+    clock = SimulatedClock(llm.ledger, Machine(1e6, 1e6))
+    other = llm.with_engine(config, clock)
+    assert (other.model, other.tokenizer, other.ops) == (llm.model, llm.tokenizer, llm.ops)
+    assert (other.engine_config, other.engine.clock, other.max_model_len) == (config, clock, 48)
+    assert (llm.engine_config, llm.max_model_len) == (EngineConfig(), llm.config.max_position)
+    assert llm.engine.clock is llm.with_engine(config).engine.clock is not clock
+    n = len(golden.greedy)
+    [found], [wanted] = (one.generate([list(golden.prompt)], greedy(n)) for one in (other, llm))
+    assert found.token_ids == wanted.token_ids == list(golden.greedy)
+
+
+@pytest.mark.parametrize("switches", [{"dtype": "float16"}, {"quantize": "int8"}, {"backend": "reference"}], ids=str)
+def test_an_engine_that_needs_other_weights_is_refused(llm: LLM, switches: dict[str, Any]) -> None:
+    """Catches switches that are shown and have no effect."""
+    with pytest.raises(ValueError, match="need other weights than those in memory; open the model again"):
+        llm.with_engine(EngineConfig(**switches))
+
+
+def test_the_reference_backend_answers_the_same(llm: LLM, golden_folder: Folder, golden: Golden) -> None:
+    """`backend="reference"` from Python: transformers' tokens, and the ledger of NumPy."""
+    reference = LLM(str(golden_folder("llama")), backend="reference")
+    before, n = llm.ledger.copy(), len(golden.greedy)
+    [found], [wanted] = (one.generate([list(golden.prompt)], greedy(n)) for one in (reference, llm))
+    assert found.token_ids == wanted.token_ids == list(golden.greedy)
+    assert reference.ledger == llm.ledger - before
 
 
 def test_stream_joins_to_the_text_of_generate(llm: LLM) -> None:

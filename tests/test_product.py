@@ -1,7 +1,8 @@
 """The product of the switches: whatever is on, greedy tokens are those of the plain engine (no cache, one at a time).
 
 Features break in pairs, so every pair of values meets here in caches so small that sequences are preempted and
-prefixes evicted. `-m full` walks the whole product. Each bug below shipped in another engine, or nearly in this one;
+prefixes evicted. Every installed backend emits the same tokens and counts the same work, also with switches that
+lose precision. `-m full` walks the whole product. Each bug below shipped in another engine, or nearly in this one;
 the test of its name makes the situation happen, and the ledger proves that it did.
 
 | bug | where | test |
@@ -22,20 +23,36 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import cache
 from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import ALWAYS_DRAFT, check_blocks, finish, make_engine, request, small_config, tree
+from helpers import (
+    ALWAYS_DRAFT,
+    INSTALLED,
+    Letters,
+    check_blocks,
+    checkpoint_of,
+    finish,
+    make_engine,
+    random_tensors,
+    request,
+    small_config,
+    tree,
+)
 
+from tinyinfer.backends.switches import BACKENDS, DTYPES
 from tinyinfer.engine.engine import Engine
 from tinyinfer.kv_cache.prefix_cache import Node
+from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.model.config import ModelConfig, MoEConfig
 from tinyinfer.sequence import Batch
 from tinyinfer.sequence import Sequence as Request
+from tinyinfer.switches import resolve
 
 MARGIN = 1e-3  # between the best and the second best log-probability of every token below: no tie decides a test
 CONFIGS = {
@@ -107,18 +124,21 @@ def possible(case: dict[str, Any]) -> bool:
     )
 
 
+def combined(switches: dict[str, list[Any]]) -> Iterator[dict[str, Any]]:
+    return (dict(zip(switches, values, strict=True)) for values in product(*switches.values()))
+
+
 def everything() -> Iterator[dict[str, Any]]:
-    cases = (dict(zip(SWITCHES, values, strict=True)) for values in product(*SWITCHES.values()))
-    return filter(possible, cases)
+    return filter(possible, combined(SWITCHES))
 
 
 def pairs(case: dict[str, Any]) -> set[tuple[Any, ...]]:
     return set(combinations(case.items(), 2))
 
 
-def pairwise() -> list[dict[str, Any]]:
+def pairwise(cases: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A few cases in which every possible pair of values meets: again and again the one of 61 with most new pairs."""
-    rng, cases = random.Random(5), list(everything())
+    rng = random.Random(5)
     missing, chosen = set().union(*map(pairs, cases)), []
     while missing:
         wanted = min(missing, key=str)
@@ -132,14 +152,15 @@ def case_id(case: dict[str, Any]) -> str:
     return "-".join(str(value) for value in case.values())
 
 
-def run(model: Any, case: dict[str, Any]) -> tuple[Engine, list[list[int]]]:
+def run(model: Any, case: dict[str, Any], backend: str = "numpy") -> tuple[Engine, list[list[int]]]:
     """The workload in one engine, in the smallest pool that holds its longest sequence."""
     config = config_of(model)
     blocks = -(-LONGEST // case["block_size"]) + 1 if case["kv_cache"] == "paged" else None
     second = small_config(vocab_size=config.vocab_size) if case["speculative"] == "draft" else None
     named = {"draft_model": "random"} if second else {}
     named = named | {"second": second, "draft_cost": ALWAYS_DRAFT}
-    engine = make_engine(model, max_model_len=30, num_blocks=blocks, **case, **named)
+    ops = resolve(BACKENDS, backend)(Ledger())
+    engine = make_engine(model, ops=ops, max_model_len=30, num_blocks=blocks, **case, **named)
     return engine, finish(engine, *requests(workload(config.vocab_size)))
 
 
@@ -154,7 +175,10 @@ def assert_clean(engine: Engine) -> None:
 # The product
 
 
-@pytest.mark.parametrize("case", pairwise(), ids=case_id)
+PAIRS = pairwise(list(everything()))
+
+
+@pytest.mark.parametrize("case", PAIRS, ids=case_id)
 @pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
 def test_every_pair_of_switches_emits_the_plain_tokens(name, case, golden_folder):
     """Catches features that work alone and not together."""
@@ -163,18 +187,114 @@ def test_every_pair_of_switches_emits_the_plain_tokens(name, case, golden_folder
     assert_clean(engine)
 
 
+def differences(name: str, case: dict[str, Any], folder: Callable[[str], Path]) -> list[str]:
+    """Where a backend emits other tokens than the plain engine, or counts other work than NumPy."""
+    wrong, first = [], None
+    for backend in INSTALLED:
+        engine, tokens = run(source(name, folder), case, backend)
+        assert_clean(engine)
+        first = first or engine.ledger
+        wrong += [] if tokens == expected(name, folder) else [f"{case_id(case)}: tokens of {backend}"]
+        wrong += [] if engine.ledger == first else [f"{case_id(case)}: {backend} counts {engine.ledger - first}"]
+    return wrong
+
+
+@pytest.mark.parametrize("case", PAIRS[::5], ids=case_id)
+@pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
+def test_every_backend_emits_the_plain_tokens_and_counts_the_same(name, case, golden_folder):
+    """Catches a fast path that computes more, or other rows, than the formula says."""
+    assert not differences(name, case, golden_folder)
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("batching", SWITCHES["batching"])
 @pytest.mark.parametrize("speculative", SWITCHES["speculative"])
 @pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
 def test_the_whole_product_emits_the_plain_tokens(name, speculative, batching, golden_folder):
-    """The same for every combination, some minutes long."""
+    """The same for every combination and backend, some minutes long."""
     wrong = []
     for case in everything():
         if (case["speculative"], case["batching"]) == (speculative, batching):
-            engine, tokens = run(source(name, golden_folder), case)
-            assert_clean(engine)
-            wrong += [] if tokens == expected(name, golden_folder) else [case_id(case)]
+            wrong += differences(name, case, golden_folder)
+    assert not wrong
+
+
+# Switches that lose precision: the text may be another one, but every backend loses the same
+
+LOSSY: dict[str, list[Any]] = {
+    "quantize": ["off", "int8", "int4", "int3", "int2", "w8a8"],
+    "quantize_head": ["off", "int8"],
+    "kv_bits": ["off", 8, 4, 2],
+    "dtype": list(DTYPES),
+    "kv_cache": ["contiguous", "paged"],
+    "draft_quantize": ["off", "int4"],
+    "num_draft_candidates": [1, 3],
+    "max_num_batched_tokens": [5, 2048],
+}
+LOSSY_WORK = [0, 3, 4, 6]  # of the workload: shared prefixes, repetition
+TIE = 0.02  # of two log-probabilities: less than a code that is rounded to the other side may change
+
+
+def run_lossy(name: str, case: dict[str, Any], backend: str, folder: Callable[[str], Path]) -> tuple[Engine, list[Any]]:
+    """Part of the workload in one engine, which drafts with its own layers."""
+    model, vocab = source(name, folder), config_of(source(name, folder)).vocab_size
+    if isinstance(model, ModelConfig):
+        letters: Any = Letters(vocab)
+        model = replace(checkpoint_of(model, random_tensors(model)), tokenizer=letters)
+    own = {"prefix_cache": True, "num_blocks": 10, "block_size": 4} if case["kv_cache"] == "paged" else {}
+    own |= {"calibration_tokens": 128} if case["quantize"] == "w8a8" else {}
+    ops = resolve(BACKENDS, backend)(Ledger(), resolve(DTYPES, case["dtype"]))
+    engine = make_engine(model, ops=ops, speculative="self", draft_cost=ALWAYS_DRAFT, max_model_len=30, **case, **own)
+    sequences = requests([workload(vocab)[i] for i in LOSSY_WORK])
+    finish(engine, *sequences)
+    assert_clean(engine)
+    return engine, sequences
+
+
+def lossy(name: str) -> list[dict[str, Any]]:
+    """The combinations that a model takes."""
+    moe = bool(CONFIGS[name].experts) if name in CONFIGS else "moe" in name
+    cases = [case for case in combined(LOSSY) if case["kv_cache"] == "paged" or case["num_draft_candidates"] == 1]
+    return [case for case in cases if not (moe and case["quantize"] == "w8a8")]
+
+
+def gap(seq: Request, other: Request) -> float | None:
+    """How much the token that one sequence has and the other has not is likelier than the next; None: all are equal."""
+    pairs = zip(seq.progress.choices, other.progress.choices, strict=True)
+    at = next((i for i, (one, two) in enumerate(pairs) if one.token != two.token), None)
+    if at is None:
+        return None
+    best, second = seq.progress.choices[at].top.values()
+    return best - second
+
+
+def lossy_differences(name: str, case: dict[str, Any], folder: Callable[[str], Path]) -> list[str]:
+    """Where backends emit other tokens, but for ties, or count other work for the same tokens."""
+    (first, sequences), *others = [run_lossy(name, case, backend, folder) for backend in INSTALLED]
+    wrong = []
+    for engine, found in others:
+        gaps = [x for x in map(gap, sequences, found) if x is not None]
+        wrong += [f"{case_id(case)}: tokens, of which one was {x} likelier" for x in gaps if x > TIE]
+        if not gaps and engine.ledger != first.ledger:
+            wrong.append(f"{case_id(case)}: counts {engine.ledger - first.ledger}")
+    return wrong
+
+
+@pytest.mark.parametrize("case", pairwise(lossy("grouped_windows"))[::2], ids=case_id)
+def test_every_backend_loses_the_same_and_counts_the_same(case, golden_folder):
+    """Catches a product of packed codes that counts other bytes, and a rounding that one backend does otherwise."""
+    assert not lossy_differences("grouped_windows", case, golden_folder)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("quantize", LOSSY["quantize"])
+@pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
+def test_the_whole_lossy_product_is_the_same_on_every_backend(name, quantize, golden_folder):
+    """The same for every combination."""
+    wrong = []
+    for case in lossy(name):
+        if case["quantize"] == quantize:
+            wrong += lossy_differences(name, case, golden_folder)
     assert not wrong
 
 

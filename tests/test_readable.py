@@ -19,6 +19,7 @@ import pytest
 
 import tinyinfer
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.ledger import Ledger
 
 PACKAGE = Path(tinyinfer.__file__).parent
 ROOT = PACKAGE.parent
@@ -247,6 +248,93 @@ def test_the_check_for_globals_finds_them(code, bad, monkeypatch):
             test_no_global_and_nothing_patched_from_a_function("sample.py")
     else:
         test_no_global_and_nothing_patched_from_a_function("sample.py")
+
+
+# Attributes are set by the object itself
+
+COUNTERS = {counter.name for counter in fields(Ledger)}  # whoever does the work counts it
+BY_ASSIGNMENT = {  # objects of other libraries that are built by assignment: they have no other way
+    "cli": {"args", "bar"},  # argparse's Namespace is nothing but its attributes; the form and total of tqdm's bar
+    "text": {"loop", "chain", "block", "backend"},  # jinja2's syntax tree; the parts of a tokenizer of `tokenizers`
+}
+
+
+def set_from_outside(name: str) -> Iterator[str]:
+    """Attributes that a file sets of objects which are neither the function's own, nor made by it, nor its records.
+
+    Its records: the dataclasses that the file itself defines, such as a tree's nodes.
+    """
+    tree = TREES[name]
+    records = [node for node in tree.body if isinstance(node, ast.ClassDef) and node.decorator_list]
+    written = {part.target.id for node in records for part in node.body if isinstance(part, ast.AnnAssign)}  # type: ignore[attr-defined]
+    for scope in [tree, *(node for node in ast.walk(tree) if isinstance(node, Function))]:
+        known = {"self", "cls"} | made_here(scope) | BY_ASSIGNMENT.get(name.partition("/")[0], set())
+        known |= set() if scope is tree else made_here(tree)
+        for target, counted in attributes_set(scope):
+            mine = isinstance(target.value, ast.Name) and target.value.id in known
+            if not (mine or target.attr in written or (counted and target.attr in COUNTERS)):
+                yield ast.unparse(target)
+
+
+def statements(scope: ast.AST) -> Iterator[ast.AST]:
+    """All nodes of a scope but those of the functions inside it."""
+    for child in ast.iter_child_nodes(scope):
+        if not isinstance(child, Function):
+            yield child
+            yield from statements(child)
+
+
+def made_here(scope: ast.AST) -> set[str]:
+    """Names that a scope binds to a new object: `Class(...)`, or `copy(self)`."""
+    return {
+        target.id
+        for node in statements(scope)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Call)
+        and (ast.unparse(node.value) == "copy(self)" or ast.unparse(node.value.func).split(".")[-1][0].isupper())
+        for target in node.targets
+        if isinstance(target, ast.Name)
+    }  # fmt: skip
+
+
+def attributes_set(scope: ast.AST) -> Iterator[tuple[ast.Attribute, bool]]:
+    """(attribute, whether it is counted up or down) of everything that a scope assigns, deletes or sets by name."""
+    counted = {id(node.target) for node in statements(scope) if isinstance(node, ast.AugAssign)}
+    for node in statements(scope):
+        if isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store | ast.Del):
+            yield node, id(node) in counted
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("setattr", "delattr", "__setattr__")):
+            yield ast.Attribute(node.args[0], "any"), False
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_only_an_object_sets_its_attributes(name):
+    """Whoever reads a class has seen all that its attributes can become."""
+    assert not list(set_from_outside(name))
+
+
+@pytest.mark.parametrize(
+    ("code", "bad"),
+    [
+        ("def f(llm):\n    llm.engine = 1", True),
+        ("def f(self):\n    self.engine.clock = 1", True),
+        ("def f(setting):\n    llm = copy(setting.llm)\n    llm.engine = 1", True),
+        ("def f(seq):\n    seq.progress.computed += 1", True),
+        ("def f(ledger):\n    ledger.flops = 0", True),
+        ("def f(llm):\n    def g():\n        llm.engine = 1", True),
+        ("def f(llm):\n    setattr(llm, 'engine', 1)", True),
+        ("def f(llm):\n    del llm.engine", True),
+        ("def f(seq):\n    with seq.step() as record:\n        record.choices = []", True),
+        ("class A:\n    x: int\ndef f(a):\n    a.x = 1", True),
+        ("@dataclass\nclass A:\n    x: int\ndef f(a):\n    a.x = 1", False),
+        ("def f(self):\n    other = copy(self)\n    other.ledger = 1\n    return other", False),
+        ("def f(self):\n    self.x, self.y = 1, 2\n    self.ledger.flops += 2", False),
+        ("def f():\n    parser = Parser()\n    parser.width = 3", False),
+    ],
+)
+def test_the_check_for_attributes_finds_them(code, bad, monkeypatch):
+    """A rule that nothing can break is no rule."""
+    monkeypatch.setitem(TREES, "sample.py", ast.parse(code))
+    assert bool(list(set_from_outside("sample.py"))) == bad
 
 
 # The model knows of no optimization

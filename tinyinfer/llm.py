@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Seq
+from copy import copy
 from dataclasses import dataclass
 from itertools import count
 from typing import Any, NoReturn
@@ -81,20 +82,34 @@ class LLM:
         clock: Clock | None = None,
         **switches: Any,
     ) -> None:
-        self.engine_config = EngineConfig.from_switches(**switches)
+        config = EngineConfig.from_switches(**switches)
         checkpoint = load(find(model))
         self.config: ModelConfig = checkpoint.config
         self.tokenizer = checkpoint.tokenizer
         self.path = checkpoint.path
-        context_length(self.config, self.engine_config.max_model_len)  # a bad one is said before the weights are read
+        context_length(self.config, config.max_model_len)  # a bad one is said before the weights are read
         self.ledger = Ledger()
-        dtype = resolve(DTYPES, self.engine_config.dtype)
-        self.ops = resolve(BACKENDS, self.engine_config.backend)(self.ledger, dtype, self.engine_config.threads)
-        self.model = load_model(checkpoint, self.ops, self.engine_config, on_load)
-        draft = self._load_draft(self.engine_config.draft_model) if self.engine_config.draft_model else None
-        self.engine = build_engine(self.model, self.ops, self.engine_config, clock or WallClock(), draft)
-        self.max_model_len = self.engine.cache.capacity
+        self.ops = resolve(BACKENDS, config.backend)(self.ledger, resolve(DTYPES, config.dtype), config.threads)
+        self.model = load_model(checkpoint, self.ops, config, on_load)
+        self.draft = self._load_draft(config.draft_model) if config.draft_model else None
         self._ids = count()
+        self._build_engine(config, clock or WallClock())
+
+    def with_engine(self, config: EngineConfig, clock: Clock | None = None) -> LLM:
+        """The same weights and tokenizer under another engine: no weight is loaded twice. clock: None for this one's.
+
+        Raises ValueError for switches that would need other weights.
+        """
+        if not config.same_weights(self.engine_config):
+            raise ValueError("these switches need other weights than those in memory; open the model again")
+        other = copy(self)
+        other._build_engine(config, clock or self.engine.clock)
+        return other
+
+    def _build_engine(self, config: EngineConfig, clock: Clock) -> None:
+        self.engine_config = config
+        self.engine = build_engine(self.model, self.ops, config, clock, self.draft)
+        self.max_model_len = self.engine.cache.capacity
 
     def _load_draft(self, name: str) -> Model:
         """The draft model. Raises ValueError when its token ids mean something else than this model's."""

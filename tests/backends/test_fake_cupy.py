@@ -1,14 +1,80 @@
-"""The reference backend on an array module that is not NumPy: `xp` is passed everywhere, and NumPy is named nowhere."""
+"""The reference backend on an array module that is not NumPy: `xp` is passed everywhere, and NumPy is named nowhere.
+
+First the model alone, by the goldens; then whole engines with every cache, scheduler, drafter and weight, which emit
+the same tokens and count the same work as on NumPy; then how often the host waits for the device.
+"""
 
 from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from fake_cupy import DeviceArray, fake_cupy
 from golden import FAMILIES, load_golden
-from helpers import TOLERANCE, golden_distance
+from helpers import (
+    ALWAYS_DRAFT,
+    TOLERANCE,
+    Letters,
+    checkpoint_of,
+    finish,
+    golden_distance,
+    make_engine,
+    random_tensors,
+    request,
+    small_config,
+)
 
+from tinyinfer.backends.reference import ReferenceOps
+from tinyinfer.engine.engine import Engine
+from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
+from tinyinfer.model.config import MoEConfig
+from tinyinfer.model.visit import matrices, weights
+from tinyinfer.sequence import Sequence
+
+CONFIGS = {
+    "llama": small_config(qkv_bias=True, windows=(5, None)),
+    "gpt2": small_config(norm="layer", gated=False, learned_positions=True, rope=(None, None)),
+    "moe": small_config(qk_norm="full", experts=MoEConfig(5, 2, 12)),
+}
+PAGED: dict[str, Any] = {"kv_cache": "paged", "block_size": 4, "num_blocks": 9}
+SHARED = PAGED | {"prefix_cache": True}
+CACHES: list[dict[str, Any]] = [
+    {"kv_cache": "none"}, {}, PAGED, SHARED, {"kv_bits": 8, "block_size": 4}, SHARED | {"kv_bits": 4},
+]  # fmt: skip
+SERVING: list[dict[str, Any]] = [
+    {"batching": "static", "max_num_seqs": 2}, {"batching": "dynamic", "max_num_seqs": 2},
+    SHARED | {"max_num_batched_tokens": 5},
+]  # fmt: skip
+DRAFTS: list[dict[str, Any]] = [
+    {"speculative": "prompt-lookup"}, {"speculative": "draft", "draft_model": "random"}, {"speculative": "self"},
+    {"speculative": "self", "draft_quantize": "int4"}, SHARED | {"speculative": "self", "num_draft_candidates": 3},
+    SHARED | {"speculative": "draft", "draft_model": "random", "num_draft_candidates": 2, "kv_bits": 8},
+]  # fmt: skip
+WEIGHTS: list[dict[str, Any]] = [
+    {"quantize": "int8", "quantize_head": "int8"}, {"quantize": "int4", "symmetric": True}, {"quantize": "int3"},
+    {"quantize": "int2", "quantize_method": "hqq"},
+]  # fmt: skip
+WITH_TEXT: list[dict[str, Any]] = [
+    {"quantize": "w8a8", "quantize_head": "int8"}, {"quantize": "int4", "quantize_method": "gptq"},
+    {"quantize": "int4", "quantize_method": "awq"}, {"quantize": "int3", "quantize_method": "combined"},
+]  # fmt: skip
+WORK = [([3, 4, 5, 6] * 3, 8), ([3, 4, 5, 6] * 2 + [9], 6), ([7], 9)]  # a prefix in common, repetition, one token
+
+
+def engine_on(xp: Any, name: str, switches: dict[str, Any]) -> Engine:
+    """An engine whose arrays are those of a module."""
+    checkpoint = checkpoint_of(CONFIGS[name], random_tensors(CONFIGS[name]))
+    letters: Any = Letters(31)
+    second = small_config() if "draft_model" in switches else None
+    return make_engine(replace(checkpoint, tokenizer=letters), ops=ReferenceOps(Ledger(), xp=xp), second=second,
+                       draft_cost=ALWAYS_DRAFT, max_model_len=32, **switches)  # fmt: skip
+
+
+def sequences() -> list[Sequence]:
+    return [request(prompt, n, logprobs=3) for prompt, n in WORK]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -55,3 +121,86 @@ def test_what_a_device_computes_is_computed():
     y = fake_cupy.where(x > 2, x @ x.T.reshape(3, 2)[:, :1], -fake_cupy.inf)
     assert isinstance(y, DeviceArray)
     np.testing.assert_array_equal(y.get(), [[-np.inf] * 3, [14] * 3])
+
+
+# Whole engines
+
+
+def assert_same_on_device_and_host(name: str, switches: dict[str, Any]) -> Engine:
+    """Tokens, log-probabilities and ledgers; the engine on the device."""
+    device, host = engine_on(fake_cupy, name, switches), engine_on(np, name, switches)
+    found, wanted = sequences(), sequences()
+    assert finish(device, *found) == finish(host, *wanted)
+    for one, other in zip(found, wanted, strict=True):
+        for choice, same in zip(one.progress.choices, other.progress.choices, strict=True):
+            assert choice.logprob == pytest.approx(same.logprob, abs=1e-4)
+    assert device.ledger == host.ledger
+    return device
+
+
+@pytest.mark.parametrize("switches", [*CACHES, *SERVING, *DRAFTS, *WEIGHTS], ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_whole_engine_runs_on_another_array_module(name, switches):
+    """Catches a NumPy array among the indices of a cache, in a draft's copy of the weights, or in a packed weight."""
+    engine = assert_same_on_device_and_host(name, switches)
+    assert engine.ledger.drafts_proposed > 0 or "speculative" not in switches
+    assert engine.ledger.tokens_cached > 0 or not switches.get("prefix_cache")
+
+
+@pytest.mark.parametrize("switches", WITH_TEXT, ids=str)
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_methods_that_read_text_run_on_another_array_module(name, switches):
+    """Inputs are summed up on the host, norms are divided on the device. Catches a scale that stays on the host."""
+    assert_same_on_device_and_host(name, switches | {"calibration_tokens": 128})
+
+
+@pytest.mark.parametrize("switches", [{}, *WEIGHTS], ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_all_weights_lie_on_the_device(name, switches):
+    """Catches a weight or a bias that each product would have to carry over."""
+    model = engine_on(fake_cupy, name, switches).model
+    for place, held in matrices(model):
+        arrays = [value for one in (held, *weights(held)) for value in vars(one).values()]
+        assert not [value for value in arrays if isinstance(value, np.ndarray)], place
+        assert [value for value in arrays if isinstance(value, DeviceArray)], place
+
+
+# Waiting for the device
+
+
+@pytest.fixture
+def transfers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The shapes of the arrays that were brought back to the host so far."""
+    seen: list[tuple[int, ...]] = []
+    get = DeviceArray.get
+
+    def counted(self: DeviceArray) -> np.ndarray:
+        seen.append(self.shape)
+        return get(self)
+
+    monkeypatch.setattr(DeviceArray, "get", counted)
+    return seen
+
+
+@pytest.mark.parametrize("switches", CACHES, ids=str)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_step_waits_for_the_device_once(name, switches, transfers):
+    """For the logits, whatever the cache. A mixture of experts also waits in each layer: which experts are multiplied
+    is decided on the host."""
+    engine = engine_on(fake_cupy, name, switches)
+    transfers.clear()
+    for trace in engine.run(sequences()):
+        rows, batch = len(trace.batch), trace.batch
+        routed = [(rows, 2)] * 2 if name == "moe" else []
+        assert transfers == [*routed, (len(batch.logit_rows), 31)]
+        transfers.clear()
+
+
+def test_each_draft_of_a_model_waits_once_more(transfers):
+    """A token is drawn on the host before the next one is proposed."""
+    engine = engine_on(fake_cupy, "llama", {"speculative": "self", "num_draft_tokens": 3})
+    transfers.clear()
+    for trace in engine.run(sequences()):
+        drafts = max((len(turn.drafts) for turn in trace.turns), default=0)
+        assert len(transfers) == 1 + drafts
+        transfers.clear()

@@ -14,17 +14,19 @@ import numpy as np
 import pytest
 import watched_numpy
 from golden import FAMILIES, load_golden
-from helpers import TOLERANCE, finish, golden_distance, make_engine, remade, request, small_config
+from helpers import INSTALLED, TOLERANCE, finish, golden_distance, make_engine, remade, request, small_config
 
 import tinyinfer
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.backends.switches import BACKENDS
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.metrics import request_metrics
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.model.config import MoEConfig
 from tinyinfer.model.transformer import transformer
+from tinyinfer.switches import resolve
 
 PACKAGE = str(Path(tinyinfer.__file__).parent)
 LLAMA = small_config(qkv_bias=True, windows=(5, None))
@@ -64,6 +66,30 @@ def test_two_engines_in_one_process_do_not_know_of_each_other():
     assert [[seq.new_tokens for seq in both] for both in requests] == alone
     assert left.ledger is not right.ledger
     assert left.ledger.weight_bytes != right.ledger.weight_bytes
+
+
+def test_engines_with_other_backends_and_threads_take_turns():
+    """Every backend, and NumPy with one thread and with two, stepped in turn: each emits what it emits alone.
+
+    Catches a number of threads or a table of products that the engine made last leaves to the others.
+    """
+
+    def engines() -> list[Engine]:
+        backends = [resolve(BACKENDS, name)(Ledger(), threads=1) for name in INSTALLED]
+        return [make_engine(LLAMA, ops=ops) for ops in (*backends, NumpyOps(Ledger(), threads=2))]
+
+    def sequences() -> list:
+        return [request(range(3, 20), 9), request(range(2, 13), 14, temperature=0.9, seed=4)]
+
+    alone = [finish(engine, *sequences()) for engine in engines()]
+    together = engines()
+    requests = [sequences() for _ in together]
+    runs = [engine.run(both) for engine, both in zip(together, requests, strict=True)]
+    while runs:
+        runs = [run for run in runs if next(run, None) is not None]
+    assert [[seq.new_tokens for seq in both] for both in requests] == alone
+    assert all(found == alone[0] for found in alone)
+    assert all(engine.ledger == together[0].ledger for engine in together)
 
 
 def test_two_runs_on_one_engine_take_turns():
@@ -280,10 +306,8 @@ def test_without_a_cache_the_same_tokens_cost_every_position_again(config):
     assert plain.ledger.tokens_recomputed == sum(n + i for i in range(new - 1))
 
 
-@pytest.mark.parametrize("kv_cache", ["contiguous", "none"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_no_array_is_silently_float64(name, kv_cache, golden_folder):
-    """Every array that any function of the package holds while loading and running; only sampling works in float64."""
+def floats_in(work: Callable[[], Any]) -> tuple[set[str], set[str]]:
+    """Where functions of the package hold arrays of more than 4 bytes a float, and of less; sampling is left out."""
     wide, narrow = set(), set()
 
     def look(frame: FrameType, event: str, arg: Any) -> None:
@@ -293,13 +317,35 @@ def test_no_array_is_silently_float64(name, kv_cache, golden_folder):
                     if isinstance(array, np.ndarray | np.generic) and array.dtype.kind in "fc":
                         (wide if array.itemsize > 4 else narrow).add(f"{frame.f_code.co_qualname}: {key}")
 
+    watch(look, work)
+    return wide, narrow
+
+
+@pytest.mark.parametrize("kv_cache", ["contiguous", "none"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_no_array_is_silently_float64(name, kv_cache, golden_folder):
+    """Every array that any function of the package holds while loading and running; only sampling works in float64."""
+
     def work() -> None:
         llm = LLM(str(golden_folder(name)), kv_cache=kv_cache)
         llm.generate(load_golden(name).prompt, SamplingParams(max_tokens=3, ignore_eos=True))
 
-    watch(look, work)
+    wide, narrow = floats_in(work)
     assert not wide
     assert {"attend_tile: s", "transformer: its result", "NumpyOps.rope: cos"} <= narrow, "nothing was looked at"
+
+
+@pytest.mark.parametrize("switches", [{}, {"quantize": "int8"}, {"quantize": "int4", "kv_bits": 4},
+                                      {"quantize": "int3", "quantize_head": "int8"}, {"dtype": "bfloat16"},
+                                      {"quantize": "w8a8", "calibration_tokens": 128}], ids=str)  # fmt: skip
+@pytest.mark.parametrize("backend", INSTALLED)
+def test_no_array_of_a_rounded_model_is_silently_float64(backend, switches, golden_folder):
+    """While it runs, on every backend. Catches a product of whole numbers with a scale: int32 · float32 is float64."""
+    llm = LLM(str(golden_folder("qwen3")), backend=backend, **switches)
+    prompt, params = load_golden("qwen3").prompt, SamplingParams(max_tokens=3, ignore_eos=True)
+    wide, narrow = floats_in(lambda: llm.generate(prompt, params))
+    assert not wide
+    assert {"transformer: its result", "ReferenceOps.linear: y"} <= narrow, "nothing was looked at"
 
 
 @pytest.mark.parametrize("name", FAMILIES)

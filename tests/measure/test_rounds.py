@@ -90,6 +90,18 @@ def test_settings_that_serve_otherwise_share_the_weights(short):
     assert half.llm.engine.clock.ledger is half.llm.ledger
 
 
+def test_settings_with_the_same_draft_model_share_it_too(short):
+    """Catches a draft model that is opened again, and one that is lost on the way to the second engine."""
+    asked = {"speculative": "draft", "draft_model": short}
+    switches: dict[str, dict[str, Any]] = {"one": asked, "paged": asked | {"kv_cache": "paged"}, "none": {}}
+    plans = {name: bench.Plan(short, EngineConfig(**own), [Request(3, (1, 2))]) for name, own in switches.items()}
+    one, paged, none = bench.open_settings(plans, opened)
+    assert paged.llm.model is one.llm.model
+    assert paged.llm.engine.drafter.model is one.llm.engine.drafter.model
+    assert paged.llm.engine.drafter is not one.llm.engine.drafter
+    assert none.llm.model is not one.llm.model
+
+
 def test_where_outputs_differ_is_told():
     """Catches "identical" for outputs of different lengths' common part only when a token differs within it."""
 

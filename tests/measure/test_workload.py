@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from scipy import stats
 
 from tinyinfer.measure.workload import READY, Lengths, Request, parse_lengths, prompts, read_workload, synthetic
@@ -76,6 +81,60 @@ def test_a_broken_line_is_told_by_its_number(line, why, written):
     assert str(error.value).startswith(f"{name}:2: ")
     assert why in str(error.value)
     assert "\n" not in str(error.value)
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=6,
+)
+LIKELY = {
+    "prompt": st.text(min_size=1), "prompt_token_ids": st.lists(st.integers(0, 9), min_size=1, max_size=4),
+    "prompt_tokens": st.integers(1, 9), "shared_prefix": st.integers(0, 9), "prefix_group": st.text(),
+    "arrival": st.floats(0, 9) | st.integers(0, 9), "max_tokens": st.integers(1, 9),
+}  # fmt: skip
+MAY_STAND = ("shared_prefix", "prefix_group", "arrival")
+ENTRIES = st.sampled_from(["prompt", "prompt_token_ids", "prompt_tokens"]).flatmap(
+    lambda prompt: st.fixed_dictionaries(
+        {prompt: LIKELY[prompt] | VALUES, "max_tokens": LIKELY["max_tokens"] | VALUES},
+        optional={key: LIKELY[key] | VALUES for key in MAY_STAND},
+    )
+)
+LINES = st.binary() | st.text().map(str.encode) | (VALUES | ENTRIES).map(lambda value: json.dumps(value).encode())
+
+
+@example([b"[" * 100_000])
+@example([b'{"prompt_tokens": 1, "max_tokens": ' + b"9" * 5000 + b"}"])
+@example([b'{"prompt_tokens": 1, "max_tokens": ' + b"9" * 30 + b"}"])
+@example([b'{"prompt_tokens": ' + b"9" * 30 + b', "max_tokens": 1}'])
+@example([b'{"prompt": "x", "max_tokens": 1, "arrival": 1' + b"0" * 400 + b"}"])
+@example([b'{"prompt": "\\ud800", "max_tokens": 1}'])
+@example([b'{"prompt_tokens": 3, "max_tokens": 1, "prefix_group": "\\udfff"}'])
+@given(st.lists(LINES, min_size=1, max_size=4))
+def test_any_line_is_a_request_or_one_error(lines: list[bytes]):
+    """Whatever a file holds. Catches a traceback, an error without a place or of two lines, a request that cannot be
+    drawn, a line that is skipped."""
+    with TemporaryDirectory() as folder:
+        name = str(Path(folder) / "requests.jsonl")
+        Path(name).write_bytes(b"\n".join(lines))
+        filled = [line for line in b"\n".join(lines).split(b"\n") if line.strip()]
+        try:
+            found = read_workload(name)
+        except ValueError as error:
+            message = str(error)
+            assert re.match(re.escape(name) + (r":[1-9]\d*: " if filled else " holds no request"), message)
+            assert len(message.splitlines()) == 1
+            return
+    assert len(found) == len(filled)
+    for request in found:
+        assert request.max_tokens >= 1
+        assert 0 <= request.shared <= request.random_tokens
+        assert math.isfinite(request.arrival)
+        assert request.arrival >= 0
+        if request.random_tokens < 1000:
+            [prompt] = prompts([request], 10)
+            assert len(prompt) > 0
+            assert len(str(prompt).encode()) > 0
 
 
 def test_files_without_requests_are_refused(written):

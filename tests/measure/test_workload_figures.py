@@ -25,8 +25,7 @@ def test_the_timeline_shows_what_each_request_did_when(short):
         ({"max_num_batched_tokens": 5}, {"waiting"}),
         ({"kv_cache": "paged", "speculative": "self", "num_draft_candidates": 2, "max_num_seqs": 2}, {"waiting"}),
     ]:
-        llm = LLM(short, **switches)
-        rounds.simulate(llm, parse_machine("1MB/s,5MFLOP/s"))
+        llm = rounds.simulated(LLM(short, **switches), parse_machine("1MB/s,5MFLOP/s"))
         requests = [Request(9 + i, tuple(range(1, 8 + 3 * i)), arrival=0.01 * i) for i in range(4)]
         done = rounds.run_round(rounds.Setting("", "", llm, requests))
         bars = workload_figures.bars(done)
@@ -42,8 +41,7 @@ def test_what_the_panels_draw(short):
     """Catches gaps in seconds, a gap before the first token, waste drawn on top of what is held, bytes for MB."""
     figure = pytest.importorskip("matplotlib.figure").Figure()
     cache, points = figure.subplots(2, 1)
-    llm = LLM(short, kv_cache="paged")
-    rounds.simulate(llm, parse_machine("1MB/s,5MFLOP/s"))
+    llm = rounds.simulated(LLM(short, kv_cache="paged"), parse_machine("1MB/s,5MFLOP/s"))
     requests = [Request(4, (1, 2, 3)), Request(3, (4, 5), arrival=0.1)]
     done = rounds.run_round(rounds.Setting("", "", llm, requests))
     workload_figures.draw_gaps(points, done)

@@ -58,6 +58,7 @@ def test_the_product_is_the_formula():
     codes_w = np.rint(w / scale_w[:, None]).astype(np.int64)
     expected = (codes_x @ codes_w.T) * scale_x[:, None] * scale_w
     np.testing.assert_allclose(OPS.w8a8_product(x, weight), expected, rtol=1e-5, atol=1e-6)
+    assert OPS.w8a8_product(x, weight).dtype == np.float32
     assert np.abs(OPS.w8a8_product(x, weight) - x @ w.T).max() < 0.02 * np.abs(x @ w.T).max()
 
 

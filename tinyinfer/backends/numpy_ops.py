@@ -126,7 +126,8 @@ class NumpyOps(ReferenceOps):
     def w8a8_product(self, x: Array, weight: W8A8) -> Array:  # (T, M) -> (T, N)
         """The whole numbers are multiplied by BLAS, as floats; NumPy's integer product is a plain loop."""
         codes, scale = round_rows(x, np)  # (T, M), (T, 1)
-        return integer_product(codes, weight.codes) * scale * weight.scale.astype(np.float32)
+        total = integer_product(codes, weight.codes).astype(np.float32)  # (T, N); int32 times float32 is float64
+        return total * scale * weight.scale.astype(np.float32)
 
     norms: ClassVar[Products] = MappingProxyType(
         {**ReferenceOps.norms, RMSNorm: rms_norm, LayerNorm: layer_norm, FullQKNorm: full_qk_norm}

@@ -16,6 +16,10 @@ from tinyinfer.kv_cache.switches import KVCacheSwitches
 from tinyinfer.quantization.switches import BITS, QuantizationSwitches
 from tinyinfer.speculative.switches import SpeculativeSwitches
 
+WEIGHTS = {"draft_model", "draft_quantize"} | {
+    one.name for part in (QuantizationSwitches, BackendSwitches) for one in fields(part)
+}  # the switches that decide which weights are in memory; all others decide how a model serves
+
 
 @dataclass(frozen=True)
 class EngineConfig(
@@ -50,6 +54,10 @@ class EngineConfig(
             cure = f"leave it out, or add {BITS}, or {{draft_quantize}}=one of these"
             yield SwitchError(scheme[0], getattr(self, scheme[0]), reason, cure)
         yield from super().refusals()
+
+    def same_weights(self, other: EngineConfig) -> bool:
+        """Whether both need the same weights in memory, and differ at most in how they serve."""
+        return all(getattr(self, name) == getattr(other, name) for name in WEIGHTS)
 
     @classmethod
     def from_switches(cls, **switches: object) -> EngineConfig:

@@ -54,8 +54,8 @@ class Engine:
                 self.drafter.verify(rows, seq) if seq.drafts else [choose(row, *seq.sampling) for row in rows]
                 for seq, rows in batch.split(logits)
             ]
-            record.choices = self.scheduler.update(batch, choices, self.clock())
-        return record.trace(self.clock())
+            accepted = self.scheduler.update(batch, choices, self.clock())
+        return record.trace(accepted, self.clock())
 
     def forward(self, batch: Batch) -> np.ndarray:  # (T,) -> (R, V)
         """The model over a batch: the logits of its logit_rows, in the host's memory."""

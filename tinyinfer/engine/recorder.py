@@ -24,11 +24,10 @@ from tinyinfer.sequence import Batch, Sequence, Span, make_batch
 
 
 class StepRecorder:
-    """The record of the present step. choices: the accepted ones of each span, set when the step ends."""
+    """The record of the present step."""
 
     def __init__(self, cache: Cache, scheduler: Scheduler, ledger: Ledger) -> None:
         self.cache, self.scheduler, self.ledger = cache, scheduler, ledger
-        self.choices: list[list[Choice]] = []
         self.begin(0.0, watch=False)
         self.plan(make_batch([]))
 
@@ -55,12 +54,12 @@ class StepRecorder:
         self.idle = tuple(seq.id for seq in running if seq.id not in ran)
         self.waiting = tuple(seq.id for seq in queue if seq.timing.arrival <= self.started)
 
-    def trace(self, now: float) -> StepTrace:
-        """What the step did, and what the cache holds after it."""
+    def trace(self, accepted: list[list[Choice]], now: float) -> StepTrace:
+        """What the step did, and what the cache holds after it. accepted: the new tokens of each span."""
         cache, scheduler = self.cache, self.scheduler
         turns = tuple(map(finish_turn, self.turns, self.batch.spans))
         return NotebookTrace(
-            self.batch, self.choices, (self.started, self.computed, now), self.ledger - self.before,
+            self.batch, accepted, (self.started, self.computed, now), self.ledger - self.before,
             cache.held_bytes, cache.wasted_bytes, pool=count_blocks(cache), turns=turns,
             joined=tuple(scheduler.joined), left=tuple(scheduler.left), preempted=tuple(scheduler.preempted),
             idle=self.idle, waiting=self.waiting,

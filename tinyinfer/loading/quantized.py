@@ -36,14 +36,13 @@ def read_grids(where: str, quantization: dict[str, Any], config: ModelConfig) ->
     Raises ModelError, naming `where` and the field, for anything that is missing, wrong or not known.
     """
     f = Fields(f"{where}, quantization_config", quantization)
-    f.read |= {"quant_method", "recipe"}  # where it came from: changes no number
     if f.size("version") != VERSION:
         f.refuse("version", f"is {show(f.get('version'))}, and only {VERSION} is known; update tinyinfer")
     f.text("method")
     table = f.get("grids")
     if not isinstance(table, dict) or not table:
         f.refuse("grids", f"is {show(table)}, but must say how each matrix is rounded; quantize the model again")
-    f.refuse_unread((), {})
+    f.refuse_unread(("quant_method", "recipe"), {})  # where it came from: changes no number
     grids: dict[str, QuantScheme] = {}
     for pattern, entry in table.items():
         scheme = _scheme(f.table(f"grids, {show(pattern)}", entry))

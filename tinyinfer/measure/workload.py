@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -26,6 +27,7 @@ import numpy as np
 
 READY = Path(__file__).parent / "workloads"  # the package's own workloads, named without folder and ending
 SEED = 0  # of random prompts
+LONGEST = 2**31 - 1  # tokens; no context comes near it
 OWN, SHARED = 0, 1  # random streams of a prompt's own ids and of a prefix
 
 
@@ -112,6 +114,7 @@ def parse_request(where: str, line: bytes) -> Request:
     for key, (right, what) in CHECKS.items():
         if key in entry and not right(entry[key]):
             refuse(f"{key} must be {what}, not {json.dumps(entry[key])[:40]}")
+    refuse_extremes(entry, refuse)
     random, shared = entry.get("prompt_tokens", 0), entry.get("shared_prefix", 0)
     if ("shared_prefix" in entry or "prefix_group" in entry) and not random:
         refuse("shared_prefix and prefix_group are of random prompts; give prompt_tokens instead of a prompt")
@@ -131,9 +134,21 @@ def parse_json(line: bytes, refuse: Callable[[str], NoReturn]) -> dict[str, Any]
         refuse(f"not UTF-8 text (byte {error.start} of the line); convert the file to UTF-8")
     except json.JSONDecodeError as error:
         refuse(f"not JSON ({error.msg}, column {error.colno}); write one object a line, such as {EXAMPLE}")
+    except (ValueError, RecursionError):  # of the interpreter: too many digits, too many brackets
+        refuse(f"a number is too long or brackets are too deep to be read; write one object a line, such as {EXAMPLE}")
     if not isinstance(entry, dict):
         refuse(f"a request is a JSON object, such as {EXAMPLE}")
     return entry
+
+
+def refuse_extremes(entry: dict[str, Any], refuse: Callable[[str], NoReturn]) -> None:
+    """Refuses what is of the right type and still no length, moment or text."""
+    for key in ("prompt_tokens", "max_tokens"):
+        if entry.get(key, 0) > LONGEST:
+            refuse(f"{key} is more than {LONGEST}, which no context holds; make it smaller")
+    for key in ("prompt", "prefix_group"):
+        if any("\ud800" <= letter <= "\udfff" for letter in entry.get(key, "")):
+            refuse(f"{key} holds half of a character, \\ud800 to \\udfff; write the whole character")
 
 
 def known() -> str:
@@ -148,7 +163,7 @@ def is_count(value: object, least: int = 1) -> bool:
 
 def is_moment(value: object) -> bool:
     """Whether the value is a finite number of seconds, at least 0."""
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < math.inf
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= sys.float_info.max
 
 
 CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {

@@ -38,9 +38,9 @@ def fold(layer: Layer, scales: dict[str, Array], ops: Ops) -> Layer:
     """The layer with the inputs of its linear layers of these names divided by their scales."""
     for name, scale in scales.items():
         if name == "qkv":
-            layer = replace(layer, attention_norm=divide_norm(layer.attention_norm, scale))
+            layer = replace(layer, attention_norm=divide_norm(layer.attention_norm, ops.take_array(scale)))
         elif name in ("gate_up", "up"):
-            layer = replace(layer, mlp_norm=divide_norm(layer.mlp_norm, scale))
+            layer = replace(layer, mlp_norm=divide_norm(layer.mlp_norm, ops.take_array(scale)))
         else:
             source = layer_matrices(layer)[SOURCES[name]]
             assert isinstance(source, Linear)
