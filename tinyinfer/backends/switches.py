@@ -18,5 +18,8 @@ class BackendSwitches(Switches):
     """Which backend runs the operations, and how it stores floats."""
 
     dtype: str = switch("float32", choices=DTYPES, help="how weights that are floats are stored; arithmetic is float32")
-    backend: str = switch("numpy", choices=BACKENDS, help="what multiplies")
-    threads: int | None = switch(None, flags=("-t",), help="threads of a matrix product (default: all cores)")
+    backend: str = switch("numpy", choices=BACKENDS, help="what computes; reference: the plain formulas, slower")
+    threads: int | None = switch(
+        None, flags=("-t",),
+        help="threads of a matrix product (default: OMP_NUM_THREADS, else the cores that the process may use)",
+    )  # fmt: skip

@@ -1,7 +1,7 @@
 """`tinyinfer chat`: a conversation, line by line. Each answer is computed from the whole conversation so far.
 
-The prefix cache keeps what was computed of it, so that a question costs only its own tokens; with --kv-cache or
---prefix-cache off the whole conversation is computed again each time.
+The prefix cache keeps the keys and values of the conversation, so that a question costs only its own tokens. With
+--prefix-cache off, or another --kv-cache than paged, the whole conversation is computed again each time.
 """
 
 from __future__ import annotations
