@@ -74,6 +74,21 @@ def test_nine_of_ten_functions_fit_in_20_lines_and_none_exceeds_60():
     assert not [entry for entry in long if entry[0] > 60]
 
 
+def test_no_class_exceeds_150_lines():
+    """Lines of code, without docstrings, comments and blank lines: a larger class holds more than one idea."""
+    sizes = {name: code_lines(node, name) for name, node in definitions(ast.ClassDef)}
+    assert not {name: size for name, size in sizes.items() if size > 150}
+
+
+def code_lines(node: ast.AST, name: str) -> int:
+    """Lines of a definition that hold code."""
+    lines = (PACKAGE / name.partition(":")[0]).read_text(encoding="utf-8").splitlines()
+    inner = [n for n in ast.walk(node) if isinstance(n, Function | ast.ClassDef) and ast.get_docstring(n)]
+    prose = {line for n in inner for line in range(n.body[0].lineno, n.body[0].end_lineno + 1)}  # type: ignore[operator]
+    own = range(node.lineno, node.end_lineno + 1)  # type: ignore[attr-defined]
+    return sum(n not in prose and not re.match(r"\s*(#|$)", lines[n - 1]) for n in own)
+
+
 def test_a_step_of_the_engine_is_at_most_10_lines():
     """Short enough to read aloud; `generate` calls `step`, `step` calls `choose`."""
     [step] = [node for name, node in definitions(Function) if name == "engine/engine.py:step"]
