@@ -11,10 +11,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 from golden import FAMILIES, checksum, load_golden
-from helpers import ROUNDING, TOLERANCE, distance, finish, forward, make_engine, request, rounded
+from helpers import ROUNDING, TOLERANCE, distance, finish, flat_batch, forward, make_engine, request, rounded
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.loading import load
+from tinyinfer.model.transformer import embed, head, run_layers
 
 MIXED = ["llama", "mistral", "gemma3", "gpt2", "mixtral", "olmoe"]  # one of each kind of attention, norm and MLP
 
@@ -121,3 +122,21 @@ def test_half_precision_stays_within_what_its_rounding_allows(name, golden_folde
         off[dtype] = distance(forward(make_engine(checkpoint, dtype=dtype), work)[0], golden.logits)
         assert off[dtype] <= (4 * checkpoint.config.num_layers + 2) * half_eps
     assert off[ml_dtypes.bfloat16] > 2 * off[np.float16] > 0, "8 times the epsilon: the formats were not mixed up"
+
+
+@pytest.mark.parametrize("name", MIXED)
+def test_parts_of_the_model_run_one_by_one(name, engine_of):
+    """Embedding, layers in two runs and the head give the logits of the whole: what a pipeline's stages will do.
+
+    Catches a layer run twice or left out at the cut, and a second run that writes over the first one's cache.
+    """
+    engine, tokens = engine_of(name), load_golden(name).tokens
+    model, cache, ops = engine.model, engine.cache, engine.ops
+    whole, parts = request(tokens), request(tokens)
+    [expected] = forward(engine, (whole, 0, len(tokens)))
+    batch = flat_batch([(parts, 0, len(tokens))])
+    cache.reserve(parts, len(tokens))
+    x = embed(model, batch, ops)
+    for first, stop in ((0, 1), (1, len(model.layers))):
+        x = run_layers(model, first, stop, x, batch, cache, ops)
+    assert np.array_equal(head(model, x, batch, ops), expected)
