@@ -229,7 +229,6 @@ LOSSY: dict[str, list[Any]] = {
     "kv_cache": ["contiguous", "paged"],
     "draft_quantize": ["off", "int4"],
     "num_draft_candidates": [1, 3],
-    "max_num_batched_tokens": [5, 2048],
 }
 LOSSY_WORK = [0, 3, 4, 6]  # of the workload: shared prefixes, repetition
 TIE = 0.02  # of two log-probabilities: less than a code that is rounded to the other side may change
@@ -241,7 +240,8 @@ def run_lossy(name: str, case: dict[str, Any], backend: str, folder: Callable[[s
     if isinstance(model, ModelConfig):
         letters: Any = Letters(vocab)
         model = replace(checkpoint_of(model, random_tensors(model)), tokenizer=letters)
-    own = {"prefix_cache": True, "num_blocks": 10, "block_size": 4} if case["kv_cache"] == "paged" else {}
+    shared = {"prefix_cache": True, "num_blocks": 10, "block_size": 4, "max_num_batched_tokens": 5}
+    own = shared if case["kv_cache"] == "paged" else {}
     own |= {"calibration_tokens": 128} if case["quantize"] == "w8a8" else {}
     ops = resolve(BACKENDS, backend)(Ledger(), resolve(DTYPES, case["dtype"]))
     engine = make_engine(model, ops=ops, speculative="self", draft_cost=ALWAYS_DRAFT, max_model_len=30, **case, **own)
