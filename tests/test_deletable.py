@@ -34,6 +34,8 @@ OTHERS = {"kv_cache": "paged", "block_size": 4, "max_num_batched_tokens": 9}
         ("kv_cache/packed_blocks.py", {**OTHERS, "prefix_cache": True}),
         ("kv_cache/quantized.py", {**OTHERS, "prefix_cache": True, "speculative": "self"}),
         ("quantization", {**OTHERS, "dtype": "float32"}),
+        ("kv_cache/contiguous.py", {**OTHERS, "prefix_cache": True}),
+        ("backends/numpy_ops.py", {**OTHERS, "backend": "reference"}),
     ],
 )
 def test_without_its_file_only_its_own_switch_is_gone(file, switches, golden_folder, tmp_path):
@@ -51,7 +53,8 @@ def test_without_its_file_only_its_own_switch_is_gone(file, switches, golden_fol
            "speculative/candidates.py": {"kv_cache": "paged", "speculative": "self", "num_draft_candidates": 2},
            "kv_cache/paged.py": {"kv_cache": "paged"}, "kv_cache/packed_blocks.py": {"kv_bits": 8},
            "kv_cache/prefix_cache.py": {"kv_cache": "paged", "prefix_cache": True},
-           "kv_cache/quantized.py": {"kv_bits": 8}, "quantization": {"quantize": "int8"}}[file]  # fmt: skip
+           "kv_cache/quantized.py": {"kv_bits": 8}, "quantization": {"quantize": "int8"}, "kv_cache/contiguous.py": {},
+           "backends/numpy_ops.py": {}}[file]  # fmt: skip
     assert run(**own).returncode == 0
     expected = run().stdout
     unwanted = tmp_path / "shorter" / file

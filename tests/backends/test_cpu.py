@@ -12,6 +12,7 @@ from helpers import forward, make_engine, request, small_config
 
 from tinyinfer.backends.cpu import available_cores, cpu_quotas, default_threads, lazy_array, use_blas_threads
 from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.engine.engine import Engine
 from tinyinfer.ledger import Ledger
 
@@ -32,11 +33,13 @@ def one_pass(engine: Engine) -> int | None:
 
 
 @pytest.mark.skipif(blas_threads() is None, reason="NumPy is built on another BLAS")
-def test_two_engines_of_one_process_keep_their_own_threads():
-    """Catches `--threads` that nobody hears, and a second engine that changes the first one's."""
+@pytest.mark.parametrize("backends", [(NumpyOps, NumpyOps), (NumpyOps, ReferenceOps), (ReferenceOps, ReferenceOps)])
+def test_two_engines_of_one_process_keep_their_own_threads(backends):
+    """Catches `--threads` without effect, and a second engine that changes the first one's, whatever the backends."""
     before = blas_threads()
     try:
-        one, two = (make_engine(small_config(), ops=NumpyOps(Ledger(), threads=n)) for n in (1, 2))
+        kinds = zip(backends, (1, 2), strict=True)
+        one, two = (make_engine(small_config(), ops=kind(Ledger(), threads=n)) for kind, n in kinds)
         assert [one_pass(engine) for engine in (one, two, one, two)] == [1, 2, 1, 2]
         use_blas_threads(3)
         assert blas_threads() == 3

@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.backends.cpu import default_threads, keep_freed_memory, lazy_array, use_blas_threads
+from tinyinfer.backends.cpu import keep_freed_memory, lazy_array
 from tinyinfer.backends.flash import tiled_attention
 from tinyinfer.backends.packed import LANES, W8A8, Packed, round_rows
 from tinyinfer.backends.reference import Products, ReferenceOps
 from tinyinfer.ledger import Ledger
-from tinyinfer.model.weights import Dense, Embedding, FullQKNorm, Heads, LayerNorm, RMSNorm, Weight
+from tinyinfer.model.weights import Dense, FullQKNorm, Heads, LayerNorm, RMSNorm, Weight
 
 TILE = 1 << 16  # numbers worked on at a time: a quarter of a megabyte of float32 stays in a core's cache
 WIDE_TILE = 1 << 18  # numbers of a weight widened at a time: a megabyte of float32
@@ -34,11 +34,10 @@ COSTS = {1: 1.0, 2: 1.3, 4: 2.3, 8: 2.7, 16: 3.3, 32: 4.2, 128: 11.0, 512: 42.0}
 
 
 class NumpyOps(ReferenceOps):
-    """The operations on NumPy arrays. threads: None for what cpu.default_threads says."""
+    """The operations on NumPy arrays. Freed memory is kept for the next array, in the whole process."""
 
     def __init__(self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None) -> None:
-        super().__init__(ledger, dtype)
-        self.threads = threads or default_threads()
+        super().__init__(ledger, dtype, threads)
         keep_freed_memory()
 
     def relative_cost(self, rows: int) -> float:
@@ -58,11 +57,6 @@ class NumpyOps(ReferenceOps):
         if outputs < inputs:
             return np.empty((outputs, inputs), dtype=self.dtype).T
         return super().allocate(outputs, inputs)
-
-    def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
-        """A forward pass begins: BLAS gets this engine's number of threads, which is the process's otherwise."""
-        use_blas_threads(self.threads)
-        return super().embed(tokens, positions, embedding)
 
     # Elementwise, some rows at a time.
 

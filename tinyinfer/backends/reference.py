@@ -18,6 +18,7 @@ import numpy as np
 
 from tinyinfer import arrays
 from tinyinfer.arrays import Array, Xp
+from tinyinfer.backends.cpu import default_threads, use_blas_threads
 from tinyinfer.backends.packed import W8A8, Packed, round_rows
 from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
@@ -49,11 +50,12 @@ Products = MappingProxyType[type, Callable[[Any, Array, Any], Array]]
 class ReferenceOps:
     """The formulas. ledger: where work is counted. dtype: how float matrices are stored. xp: the array module.
 
-    threads: ignored here; a backend that chooses its threads takes the number.
+    threads: of NumPy's products; None for what cpu.default_threads says. Another array module has none to choose.
     """
 
     def __init__(self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, xp: Xp = np) -> None:
         self.ledger, self.dtype, self.xp = ledger, np.dtype(dtype), xp
+        self.threads = threads or default_threads()
 
     def counting(self, ledger: Ledger) -> Self:
         """The same operations, counted in another ledger."""
@@ -100,6 +102,9 @@ class ReferenceOps:
     def rotation(
         self, positions: Array, sets: Array, rotation: Rotation
     ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
+        """Where a run of layers begins: BLAS, whose number of threads is the process's, gets this engine's."""
+        if self.xp is np:
+            use_blas_threads(self.threads)
         xp, sets = self.xp, self.xp.asarray(sets)
         frequency, amplitude = rotation.frequencies[sets], rotation.amplitudes[sets]  # (T, E/2), (T, E/2)
         angle = xp.asarray(positions).astype(xp.float32)[:, None] * frequency  # (T, E/2), in radians
