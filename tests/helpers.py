@@ -17,6 +17,7 @@ from tinyinfer.backends.switches import BACKENDS
 from tinyinfer.engine.clock import Clock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine, build_engine
+from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.prefix_cache import Node, PrefixCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import build_model, load_model
@@ -39,7 +40,7 @@ def installed_backends() -> list[str]:
     """The values of --backend whose packages are here."""
     found = []
     for name in BACKENDS:
-        with suppress(ImportError):
+        with suppress(SwitchError):
             resolve(BACKENDS, name)
             found.append(name)
     return found

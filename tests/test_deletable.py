@@ -39,7 +39,7 @@ OTHERS = {"kv_cache": "paged", "block_size": 4, "max_num_batched_tokens": 9}
     ],
 )
 def test_without_its_file_only_its_own_switch_is_gone(file, switches, golden_folder, tmp_path):
-    """Catches an import of an optimization by whoever should not even know that it exists."""
+    """Catches an import of an optimization by a module that should not know of it."""
     for path in PACKAGE.rglob("*.py"):  # under another name, else an installed one would step in for what is missing
         copy = tmp_path / "shorter" / path.relative_to(PACKAGE)
         copy.parent.mkdir(parents=True, exist_ok=True)

@@ -39,9 +39,13 @@ def switch(
 
 
 def resolve(table: dict[str, str], name: str) -> Any:
-    """The object that `table` has under `name` as "module:attribute"; its module is imported now."""
+    """The object that `name` stands for in `table`. Raises SwitchError when a module that it needs is missing."""
     module, attribute = table[name].split(":")
-    return getattr(import_module(module), attribute)
+    try:
+        return getattr(import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        reason = "{value} needs the module {module}, which is not installed"
+        raise SwitchError("", name, reason, "install it, or choose another value", module=error.name) from error
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
 from tinyinfer.errors import ModelError
+from tinyinfer.loading import safetensors
 from tinyinfer.loading.hf_folder import load_folder, read_tensors
 from tinyinfer.loading.safetensors import read_header
 
@@ -177,10 +178,20 @@ def test_a_file_cut_while_in_use_is_refused(tmp_path: Path) -> None:
     stored = read_header(path)["x"]
     np.testing.assert_array_equal(stored.rows(0, 2), np.ones((2, 4)))
     os.truncate(path, path.stat().st_size - 1)
-    assert "is no whole safetensors file" in refusal(lambda _: stored.rows(2, 3), path)
-    assert "is no whole safetensors file" in refusal(lambda _: stored.columns(3, 4), path)
+    assert "became shorter while in use" in refusal(lambda _: stored.rows(2, 3), path)
+    assert "became shorter while in use" in refusal(lambda _: stored.columns(3, 4), path)
     path.unlink()
     assert "cannot be read" in refusal(lambda _: stored.rows(0, 1), path)
+
+
+def test_the_header_is_read_once_however_many_tensors_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mixture of experts has thousands of tensors; to open the file for each would be quadratic in their number."""
+    save_file({f"x{i}": np.full((2, 3), i, np.float32) for i in range(50)}, tmp_path / "x.safetensors")
+    opened = []
+    monkeypatch.setattr(safetensors, "safe_open", lambda *args: opened.append(args) or safe_open(*args))
+    for name, stored in read_header(tmp_path / "x.safetensors").items():
+        np.testing.assert_array_equal(stored.rows(1, 2), np.full((1, 3), int(name[1:])))
+    assert len(opened) == 1
 
 
 @pytest.fixture(scope="module")

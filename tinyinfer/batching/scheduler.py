@@ -205,6 +205,6 @@ class Scheduler:
     def rollback(self) -> None:
         """The step failed: preempts its sequences, and removes blocks that it registered and never computed."""
         self.candidates.free()
-        for seq in {*self.plan, *self.joined}:
+        for seq in dict.fromkeys([*self.plan, *self.joined]):
             self.preempt(seq)
         self.prefixes.rollback()

@@ -21,7 +21,6 @@ from tinyinfer.measure.roofline import expected_step, intensity, limit, norm_wei
 from tinyinfer.model.config import ModelConfig, expected_tensors, held_matrices
 from tinyinfer.model.visit import matrices as held_by_model
 from tinyinfer.model.visit import weights
-from tinyinfer.quantization.recipe import kept_recipe, make_recipe, saved_bytes
 from tinyinfer.switches import resolve
 
 if TYPE_CHECKING:
@@ -39,6 +38,8 @@ PARTS = ("embedding", "attention", "MLP", "norms", "head")
 
 def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: int, machine: Machine) -> dict[str, Any]:
     """The model's sizes and costs, as JSON has them. context: positions. Bytes are those in memory."""
+    from tinyinfer.quantization.recipe import kept_recipe, make_recipe  # here: a float model needs no such file
+
     c, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, engine.dtype)).itemsize
     kept = keeps_file_quantization(engine, checkpoint)
     recipe = kept_recipe(c, checkpoint.tensors) if kept else make_recipe(engine, c)
@@ -144,6 +145,8 @@ def steps(
 
     remembers: whether there is a KV cache; without one, a decode step is a prefill of everything.
     """
+
+    from tinyinfer.quantization.recipe import saved_bytes
 
     def cost(first: int, rows: int) -> Ledger:
         total = expected_step(c, first, rows, itemsize)
