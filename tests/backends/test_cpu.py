@@ -33,7 +33,7 @@ def one_pass(engine: Engine) -> int | None:
 
 @pytest.mark.skipif(blas_threads() is None, reason="NumPy is built on another BLAS")
 def test_two_engines_of_one_process_keep_their_own_threads():
-    """Catches `--threads` that nobody hears, and a second engine that changes the first one's."""
+    """Catches `--threads` that no backend uses, and a second engine that changes the first one's."""
     before = blas_threads()
     try:
         one, two = (make_engine(small_config(), ops=NumpyOps(Ledger(), threads=n)) for n in (1, 2))
@@ -116,7 +116,7 @@ def test_a_lazy_array_takes_up_only_what_is_written():
 
 
 @pytest.mark.parametrize("rows", [1 << 50, 1 << 70])
-def test_a_lazy_array_that_nobody_has_room_for_is_a_memory_error(rows: int):
+def test_a_lazy_array_larger_than_the_memory_is_a_memory_error(rows: int):
     """The system's "Cannot allocate memory" named neither what it was for nor what to do; 2^70 was an OverflowError."""
-    with pytest.raises(MemoryError, match=rf"KV cache needs {rows * 8} bytes.*max_model_len"):
+    with pytest.raises(MemoryError, match=rf"KV cache needs {rows * 8} bytes.*shorter context"):
         lazy_array((rows, 2))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinyinfer.arrays import Array, to_host
+from tinyinfer.arrays import HALF_MAX, Array, to_host
 from tinyinfer.errors import ModelError
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
@@ -35,7 +35,7 @@ from tinyinfer.quantization.folding import foldable
 from tinyinfer.quantization.gptq import gptq
 from tinyinfer.quantization.hqq import hqq
 from tinyinfer.quantization.recipe import make_recipe
-from tinyinfer.quantization.rtn import HALF_MAX, HALF_MIN, round_to_nearest
+from tinyinfer.quantization.rtn import HALF_MIN, round_to_nearest
 from tinyinfer.quantization.switches import QUANTIZE_METHODS, QuantizationSwitches
 from tinyinfer.quantization.w8a8 import search_scale
 from tinyinfer.switches import resolve
@@ -63,7 +63,7 @@ def rounding(c: QuantizationSwitches, model: ModelConfig) -> Callable[[str, Floa
 
 def in_memory(matrix: FloatMatrix) -> np.ndarray:  # -> (N, M)
     """All rows of a matrix in float32."""
-    w = np.empty(matrix.shape, dtype=np.float32)
+    w = np.empty(matrix.shape, dtype=np.float32)  # (N, M)
     for start, rows in matrix.tiles():
         w[start : start + len(rows)] = rows
     return w
@@ -75,7 +75,7 @@ def in_range(name: str, w: np.ndarray, scheme: QuantScheme) -> np.ndarray:  # (N
     if largest > HALF_MAX or 0 < 2 * largest / (scheme.highest - scheme.lowest) < HALF_MIN:
         raise ModelError(
             f"{name}: weights of up to {largest:.3g} cannot be quantized, since scales are float16 ({HALF_MIN:.0e} to "
-            f"{HALF_MAX:.0f}); if they are right, leave them as they are: quantize_rules='{name} off'"
+            f"{HALF_MAX:.0f}); if they are right, leave them as they are, by the rule '{name} off'"
         )
     return w
 
