@@ -15,13 +15,11 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from tinyinfer.arrays import Array, Xp
+from tinyinfer.arrays import HALF_MAX, Array, Xp
 from tinyinfer.backends.packing import pack, unpack
 from tinyinfer.kv_cache.base import CacheSpec, carve
 from tinyinfer.kv_cache.memory import block_bytes, codes_bytes, group_size
 from tinyinfer.model.interfaces import Device
-
-HALF_MAX = 65504.0  # the largest float16
 
 
 class PackedLayer(NamedTuple):

@@ -57,21 +57,21 @@ def matrix_table(matrices: list[dict[str, Any]]) -> str:
     kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for matrix in matrices:
         name = re.sub(r"^layers\.\d+\.", "layers.*.", matrix["name"])
-        kinds.setdefault((name, grid_text(matrix["grid"])), []).append(matrix)
+        kinds.setdefault((name, scheme_text(matrix["grid"])), []).append(matrix)
     rows = [("", "grid", "bits a weight", "bytes")]
-    for (name, grid), alike in kinds.items():
+    for (name, scheme), alike in kinds.items():
         size, bits = amount(alike[0]["bytes"], "B"), f"{alike[0]['bits_per_weight']:.4g}"
         one = len(alike) == 1
-        rows.append((alike[0]["name"] if one else name, grid, bits, size if one else f"{len(alike)} x {size}"))
+        rows.append((alike[0]["name"] if one else name, scheme, bits, size if one else f"{len(alike)} x {size}"))
     return table(rows)
 
 
-def grid_text(grid: dict[str, Any] | None) -> str:
+def scheme_text(scheme: dict[str, Any] | None) -> str:
     """A scheme in words, such as int4 g32 asymmetric."""
-    if grid is None:
+    if scheme is None:
         return "floats"
-    group = f"g{grid['group']}" if grid["group"] else "tensor" if grid["whole"] else "channel"
-    return f"int{grid['bits']} {group} {'symmetric' if grid['symmetric'] else 'asymmetric'}"
+    group = f"g{scheme['group']}" if scheme["group"] else "tensor" if scheme["whole"] else "channel"
+    return f"int{scheme['bits']} {group} {'symmetric' if scheme['symmetric'] else 'asymmetric'}"
 
 
 def cache_line(model: dict[str, Any]) -> str:
@@ -99,7 +99,7 @@ def roofline_table(model: dict[str, Any]) -> str:
 
 
 def reasons(model: dict[str, Any]) -> str:
-    """Why this limit and not the other."""
+    """Explains which limit holds for each step: its FLOPs for each byte, compared with the machine's."""
     balance = model["balance_flops_per_byte"]
     lines = [
         f"this machine reads {amount(model['read_bandwidth'], 'B/s')} and multiplies "
