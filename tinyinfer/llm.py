@@ -244,7 +244,7 @@ class LLM:
         return Sequence(request, TextOutput(self.tokenizer.stream(), tuple(params.stop)))
 
     def _longer(self) -> str:
-        """How the context could hold more."""
+        """Says, as a template of SwitchError, how the context could hold more."""
         asked = context_length(self.config, self.engine_config.max_model_len)
         if self.max_model_len < asked:
             return "raise {num_blocks}"

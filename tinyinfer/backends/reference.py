@@ -56,7 +56,7 @@ class ReferenceOps:
         self.ledger, self.dtype, self.xp = ledger, np.dtype(dtype), xp
 
     def counting(self, ledger: Ledger) -> Self:
-        """The same operations, counted in another ledger."""
+        """Returns the same operations, counted in another ledger."""
         other = copy(self)
         other.ledger = ledger
         return other
@@ -81,7 +81,7 @@ class ReferenceOps:
         return Dense(array)
 
     def allocate(self, outputs: int, inputs: int) -> Array:  # -> (inputs, outputs)
-        """The memory of a dense weight, inputs first."""
+        """Allocates the memory of a dense weight, inputs first."""
         return self.xp.empty((inputs, outputs), dtype=self.dtype)
 
     def take_array(self, *parts: np.ndarray) -> Array:

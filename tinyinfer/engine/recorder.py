@@ -24,7 +24,7 @@ from tinyinfer.sequence import Batch, Sequence, Span, make_batch
 
 
 class StepRecorder:
-    """The record of the present step."""
+    """Records the running step: batch, times, cost and tables, from which `trace` is made."""
 
     def __init__(self, cache: Cache, scheduler: Scheduler, ledger: Ledger) -> None:
         self.cache, self.scheduler, self.ledger = cache, scheduler, ledger

@@ -115,8 +115,8 @@ def quantize(x: Array, bits: int, xp: Xp) -> tuple[Array, Array, Array]:  # (...
 
 def half_above(x: Array, xp: Xp) -> Array:  # (...,) -> (...,)
     """The smallest float16 that is no smaller than the number, within the range of float16."""
-    x = x.clip(-HALF_MAX, HALF_MAX)
-    half = x.astype(xp.float16)  # the nearest one, which may lie below
+    x = x.clip(-HALF_MAX, HALF_MAX)  # (...,)
+    half = x.astype(xp.float16)  # (...,): the nearest one, which may lie below
     return xp.where(half < x, xp.nextafter(half, xp.float16(HALF_MAX)), half)
 
 

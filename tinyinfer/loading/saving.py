@@ -177,7 +177,7 @@ def write_configs(part: Path, source: Checkpoint, quantization: dict[str, Any]) 
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """A JSON file for people and programs."""
+    """Writes a JSON file, indented for people to read."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

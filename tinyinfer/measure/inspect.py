@@ -158,7 +158,7 @@ def steps(
 
 
 def bound(step: str, tokens: int, cost: Ledger, machine: Machine) -> dict[str, Any]:
-    """What the roofline allows for a step."""
+    """Computes what the roofline allows for a step, as fields for JSON."""
     seconds = predict_seconds(cost, machine)
     return {
         "step": step,

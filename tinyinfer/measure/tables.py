@@ -22,7 +22,7 @@ def model_text(model: dict[str, Any]) -> str:
 
 
 def heading(model: dict[str, Any]) -> str:
-    """What the model is, in a few lines."""
+    """Describes the model in a few lines: family, sizes, context."""
     c, windows = model["config"], model["windows"]
     heads = f"{c['num_heads']} query and {c['num_kv_heads']} key/value heads of {c['head_dim']}"
     lines = [
@@ -41,7 +41,7 @@ def heading(model: dict[str, Any]) -> str:
 
 
 def sizes_table(model: dict[str, Any]) -> str:
-    """Parameters and bytes by part."""
+    """Lists parameters and bytes of each part of the model."""
     numbers, sizes = model["parameters_by_part"], model["weight_bytes_by_part"]
     quantized = any(matrix["grid"] for matrix in model["matrices"])
     rows = [("", "parameters", "in memory" if quantized else model["engine"]["dtype"])]
@@ -75,7 +75,7 @@ def scheme_text(scheme: dict[str, Any] | None) -> str:
 
 
 def cache_line(model: dict[str, Any]) -> str:
-    """What the keys and values take."""
+    """Says how many bytes the keys and values take."""
     each, full = model["kv_bytes_per_token"], model["kv_bytes_at_max_context"]
     kept = f"{amount(full, 'B')} for {model['max_context']} positions" if full else "and this switch keeps none"
     return f"keys and values: {amount(each, 'B')} a token, {kept}"
@@ -239,7 +239,7 @@ def phases_text(line: dict[str, Any]) -> str:
 
 
 def evaluation_text(record: dict[str, Any]) -> str:
-    """The figures of one setting, in a sentence."""
+    """Puts the figures of one setting into a sentence."""
     return (
         f"perplexity {record['perplexity']:.4f} (mean NLL {record['nll']:.5f}) over {record['tokens']} tokens "
         f"in windows of {record['window']}, {amount(record['weight_bytes'], 'B')} of weights, {record['seconds']:.1f} s"

@@ -131,14 +131,14 @@ def quantize_model(
 def by_gptq(
     w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
 ) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
-    """GPTQ on the grid of plain rounding; inputs are not scaled."""
+    """Chooses the codes by GPTQ, on the grid of plain rounding; inputs are not scaled."""
     return gptq(w, inputs.hessian, round_to_nearest(w, scheme)), None
 
 
 def by_awq(
     w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
 ) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
-    """AWQ where its scale costs nothing, else plain rounding."""
+    """Rounds by AWQ where its scale costs nothing, else by plain rounding."""
     return awq(w, inputs.hessian, inputs.mean, scheme) if foldable else (round_to_nearest(w, scheme), None)
 
 
@@ -155,7 +155,7 @@ def by_combination(
 def by_smoothing(
     w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
 ) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
-    """SmoothQuant's migration where it costs nothing, then plain rounding."""
+    """Scales inputs by SmoothQuant where that costs nothing, then rounds plainly."""
     if not foldable:
         return round_to_nearest(w, scheme), None
     scale = search_scale(w, inputs.sample, inputs.largest)  # (M,)

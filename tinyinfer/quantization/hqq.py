@@ -33,7 +33,7 @@ def hqq(w: np.ndarray, scheme: QuantScheme, rounds: int = ROUNDS) -> QuantizedMa
     rows = max(1, WEIGHT_TILE // w.shape[1])
     parts = [improve(w[start : start + rows], scheme, rounds) for start in range(0, len(w), rows)]
     q, scale = (np.concatenate([part[i] for part in parts]) for i in (0, 1))  # (N, M), (N, G)
-    minimum = None if scheme.symmetric else np.concatenate([part[2] for part in parts])
+    minimum = None if scheme.symmetric else np.concatenate([part[2] for part in parts])  # (N, G)
     return QuantizedMatrix(scheme, q, scale, minimum)
 
 

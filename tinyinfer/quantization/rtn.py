@@ -30,7 +30,7 @@ def fit(
     w: np.ndarray, scheme: QuantScheme
 ) -> tuple[np.ndarray, np.ndarray | None]:  # (N, M) -> (N, G), (N, G) | None
     """The scale and minimum of every group: its smallest and largest weight get the outermost codes."""
-    starts = np.arange(0, w.shape[1], scheme.group_size or w.shape[1])
+    starts = np.arange(0, w.shape[1], scheme.group_size or w.shape[1])  # (G,)
     low, high = np.minimum.reduceat(w, starts, axis=1), np.maximum.reduceat(w, starts, axis=1)  # (N, G), (N, G)
     if scheme.per_tensor:
         low, high = np.full_like(low, low.min()), np.full_like(high, high.max())

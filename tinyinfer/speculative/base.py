@@ -25,7 +25,7 @@ class DraftSettings(Protocol):
 
     @property
     def draft_model(self) -> str | None:
-        """Of speculative=draft: the second model's name."""
+        """The name of the second model, for speculative=draft."""
 
     @property
     def draft_layers(self) -> int | None:
@@ -88,7 +88,7 @@ class Candidates(Protocol):
         """If `seq` is a candidate, what the cache holds for it becomes its owner's."""
 
     def free(self) -> None:
-        """The step is over: frees all candidates."""
+        """Frees all candidates at the end of a step."""
 
 
 @dataclass(frozen=True)
