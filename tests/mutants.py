@@ -24,7 +24,7 @@ _numbers = count()
 
 @dataclass(frozen=True)
 class Mutant:
-    """In `file`, the text `old` (it stands there exactly once) becomes `new`; golden `family` must notice."""
+    """In `file`, the text `old` (which is there exactly once) becomes `new`; golden `family` must notice."""
 
     name: str
     file: str
@@ -36,7 +36,7 @@ class Mutant:
     def source(self) -> str:
         """The changed file; AssertionError when the line is no longer there, so that no mutant dies unseen."""
         text = path_of(self.file).read_text(encoding="utf-8")
-        assert text.count(self.old) == 1, f"{self.name}: {self.old!r} must stand in {self.file}.py exactly once"
+        assert text.count(self.old) == 1, f"{self.name}: {self.old!r} must be in {self.file}.py exactly once"
         return text.replace(self.old, self.new)
 
 

@@ -1,9 +1,9 @@
 """The shape signatures at the end of defs, read by machine: `# (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)`.
 
-Left of the arrow stand the shapes of the arrays among the parameters, in order; right of it those of the result, and
+Left of the arrow are the shapes of the arrays among the parameters, in order; right of it those of the result, and
 nothing when no array is returned. Parentheses around several shapes are a tuple of arrays. A dimension is a number, a
 letter, or arithmetic on them; a letter is one length within a call, and the model's letters (L, D, F, V, H, K, E; X and
-k of a mixture of experts) are the configuration's in every call. `...` stands for any number of dimensions, a
+k of a mixture of experts) are the configuration's in every call. `...` means any number of dimensions, a
 parameter's name for its value (an int, or a whole shape); `(N,) | None` is an array that may be
 absent. A Batch counts as its tokens, (T,), where no array is passed.
 """
@@ -47,7 +47,7 @@ class Signature:
 
 
 def functions(path: Path, nested: bool = True) -> Iterator[tuple[Function, ast.ClassDef | None]]:
-    """Every function of a file, with the class that it stands in; nested: also those inside other functions."""
+    """Every function of a file, with the class around it; nested: also those inside other functions."""
 
     def walk(node: ast.AST, owner: ast.ClassDef | None) -> Iterator[tuple[Function, ast.ClassDef | None]]:
         for child in ast.iter_child_nodes(node):
@@ -110,7 +110,7 @@ def letters_of(config: ModelConfig) -> dict[str, int]:
 
 @dataclass
 class Call:
-    """The letters of one call and what is not yet settled. `check` returns what is wrong, or None."""
+    """The letters of one call and what is not yet checked. `check` returns what is wrong, or None."""
 
     lengths: dict[str, Any]
     open: list[tuple[ast.expr, int]] = field(default_factory=list)
@@ -132,7 +132,7 @@ class Call:
             return None if self.lengths.get(spec.id) == shape else f"has shape {shape}, not {wanted}"
         return None if self._dims(spec.elts, shape) else f"has shape {shape}, not {wanted} with {self._known()}"  # type: ignore[attr-defined]
 
-    def settle(self) -> str | None:
+    def check_open(self) -> str | None:
         """Checks what had to wait until all letters are known."""
         for expression, length in self.open:
             try:
@@ -240,7 +240,7 @@ class Inspector:
             self._fault(signature, "result", call.check(signature.gives[0], result))
         else:
             self._fault(signature, "result", call.check(ast.Tuple(signature.gives), result))
-        self._fault(signature, "result", call.settle())
+        self._fault(signature, "result", call.check_open())
 
     def _fault(self, signature: Signature, name: str, wrong: str | None) -> None:
         if wrong:

@@ -27,7 +27,7 @@ from tokenizers import Tokenizer
 
 
 def test_every_file_has_a_family_and_every_family_a_file() -> None:
-    """A golden that nobody loads would look like coverage and be none."""
+    """A golden that no test loads would look like coverage and be none."""
     assert sorted(path.stem for path in GOLDEN_DIR.glob("*.npz")) == sorted(FAMILIES)
 
 

@@ -269,7 +269,7 @@ def test_a_prompt_that_is_too_long_is_told_what_would_help(
 
 
 def test_a_draft_model_with_other_tokens_is_refused(llm: LLM, golden_folder: Folder, tmp_path: Path) -> None:
-    """Of the same size, but two tokens changed places: every guess would mean something else, and nobody would know."""
+    """Of the same size, but two tokens changed places: every draft would mean something else, without an error."""
     other = tmp_path / "other"
     shutil.copytree(golden_folder("llama"), other)
     words = json.loads((other / "tokenizer.json").read_text(encoding="utf-8"))

@@ -10,13 +10,13 @@ the test of its name makes the situation happen, and the ledger proves that it d
 | a prompt of whole blocks, all cached, leaves no row to compute | nano-vllm #144, #114, PR 117, 199 | fully_cached |
 | a preempted sequence that hits the prefix cache keeps stale counts | nano-vllm PR 211, 233 | preempted_and_hit |
 | a duplicate prefix's blocks are freed while a table points at them | mini-sglang PR 142 | duplicate_prefixes |
-| the speculative path is broken, and nobody runs it | gpt-fast #219 | guesses_stand_and_fall |
+| the speculative path is broken, and no test runs it | gpt-fast #219 | drafts_accepted_and_rejected |
 | positions jump after the first decode | tiny-llm PR 46 | positions_follow_each_other |
 | the cache is there and never read | rasbt #913 | cache_is_used |
 | a rolled back block stays with its sequence, or in the tree | ours to get wrong | rollback_across_a_block_edge |
 | a block shared before it is computed outlives the step that never computed it | ours, once | preempted_once_planned |
 | an evicted prefix is still found | ours to get wrong | evicted_prefix |
-| padding takes the rows for which a long prompt waits | ours, once | padding_starves_nobody |
+| padding takes the rows for which a long prompt waits | ours, once | padding_starves_no_prompt |
 """
 
 from __future__ import annotations
@@ -116,11 +116,11 @@ def expected(name: str, folder: Callable[[str], Path]) -> list[list[int]]:
 def possible(case: dict[str, Any]) -> bool:
     """Whether EngineConfig takes it, and no switch in it is without effect."""
     blocks = case["kv_cache"] == "paged" or (case["block_size"] == 4 and not case["prefix_cache"])
-    branches = case["kv_cache"] == "paged" and case["speculative"] != "off"
+    forks = case["kv_cache"] == "paged" and case["speculative"] != "off"
     return (
         blocks
         and (case["kv_cache"] != "none" or case["max_num_batched_tokens"] == 2048)
-        and (branches or case["num_draft_candidates"] == 1)
+        and (forks or case["num_draft_candidates"] == 1)
     )
 
 
@@ -347,7 +347,7 @@ def test_preempted_and_hit():
 def test_duplicate_prefixes():
     """Equal prompts run side by side and write equal blocks; the first ends, and newcomers take whatever is free.
 
-    The tree keeps one of two equal blocks, so each may lose its owner while somebody reads the other.
+    The tree keeps one of two equal blocks, so each may lose its owner while a sequence reads the other.
     """
     engine = make_engine(MODEL, **SHARED, num_blocks=13, max_num_seqs=3, max_num_batched_tokens=7)
     same = [(A[:9], 13), (A[:9], 5), (A[:9], 13), (B[:9], 9), (A[:9], 9), (C[:9], 9), (A[:9], 13)]
@@ -371,8 +371,8 @@ def test_duplicate_prefixes():
 
 
 @pytest.mark.parametrize("speculative", ["prompt-lookup", "draft", "self"])
-def test_guesses_stand_and_fall(speculative):
-    """Every drafter guesses right and wrong, with every other feature on, and is preempted while it guesses."""
+def test_drafts_accepted_and_rejected(speculative):
+    """Every drafter proposes right and wrong drafts, with every other feature on, and its sequences are preempted."""
     named = {"draft_model": "random"} if speculative == "draft" else {}
     engine = make_engine(MODEL, second=small_config() if named else None, speculative=speculative, **named,
                          **SHARED, num_blocks=12, max_num_batched_tokens=9, draft_cost=ALWAYS_DRAFT)  # fmt: skip
@@ -413,25 +413,25 @@ def test_cache_is_used(switches):
 
 
 def test_rollback_across_a_block_edge():
-    """Wrong guesses reach into the next block; it is given back, and the tree never learns of them.
+    """Rejected drafts reach into the next block; the block is freed, and is never in the tree.
 
-    The wrong guesses are then asked as a prompt: only the blocks of tokens that really came may be found.
+    The rejected drafts are then a prompt: only the blocks of tokens that really came may be found.
     """
     engine = make_engine(MODEL, speculative="self", draft_layers=1, **SHARED, num_blocks=30, draft_cost=ALWAYS_DRAFT)
     [seq] = sequences = requests([(A[:9], 20)])
-    ghosts: list[list[int]] = []
+    rejected: list[list[int]] = []
     for trace in engine.run(sequences):
         [span] = trace.batch.spans
         rows = trace.batch.tokens[span.start : span.stop].tolist()
         kept = engine.cache.length(seq) if not seq.finished else len(seq.tokens) - 1
         edge = -(-kept // 4) * 4
         if span.first + len(rows) > edge + 4 or (span.first + len(rows) > edge >= span.first + 1 > edge - 4):
-            ghosts.append([*seq.tokens[: span.first], *rows])
+            rejected.append([*seq.tokens[: span.first], *rows])
     assert engine.ledger.drafts_proposed > engine.ledger.drafts_accepted
-    assert len(ghosts) > 2, "guesses that fell did cross an edge"
-    for ghost in ghosts:
-        real = next(i for i, (g, t) in enumerate(zip([*ghost, -1], seq.tokens, strict=False)) if g != t)
-        [asked] = ask(engine, [([*ghost, 0], 2)])
+    assert len(rejected) > 2, "rejected drafts did cross an edge"
+    for tokens in rejected:
+        real = next(i for i, (g, t) in enumerate(zip([*tokens, -1], seq.tokens, strict=False)) if g != t)
+        [asked] = ask(engine, [([*tokens, 0], 2)])
         assert asked.progress.cached_tokens <= real // 4 * 4
     assert_clean(engine)
 
@@ -439,9 +439,9 @@ def test_rollback_across_a_block_edge():
 def test_preempted_once_planned():
     """A sequence is given rows that fill a block, and is preempted in the same step for an older one.
 
-    Its block must not be shared from then on, because nothing was ever written to it: whatever a step adds to the tree
-    is a block that somebody in this step has filled or fills. It takes guesses to get a younger sequence planned first:
-    they wait for a step with rows for all of them.
+    Its block must not be shared from then on, because nothing was ever written to the block: whatever a step adds to
+    the tree is a block that a sequence in this step has filled or fills. It takes drafts to get a younger sequence
+    planned first: they wait for a step with rows for all of them.
     """
     engine = make_engine(MODEL, **SHARED, num_blocks=10, max_num_batched_tokens=6, speculative="self",
                          num_draft_tokens=3, draft_cost=ALWAYS_DRAFT)  # fmt: skip
@@ -478,8 +478,8 @@ def test_evicted_prefix():
 
 
 @pytest.mark.parametrize("batching", ["static", "dynamic"])
-def test_padding_starves_nobody(batching):
-    """Two short answers end and keep their seats while a long prompt is computed by three rows a step."""
+def test_padding_starves_no_prompt(batching):
+    """Two short answers end and keep their slots while a long prompt is computed by three rows a step."""
     engine = make_engine(MODEL, batching=batching, max_num_batched_tokens=3)
     sequences = requests([(A[:1], 1), (B[:1], 1), (C, 3)])
     run = engine.run(sequences)

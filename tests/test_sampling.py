@@ -84,8 +84,8 @@ def test_draws_of_one_request_are_independent_along_its_positions() -> None:
 def test_numbers_of_neighbours_are_independent_and_uniform(vary: str) -> None:
     """Chi-square over a 6 x 6 grid of 5,000 pairs of numbers that differ in one key only.
 
-    Speculation judges a guess by one stream and draws it by another; catches streams, seeds or positions of which one
-    is another one shifted, or the same.
+    Speculation accepts a draft by one stream and draws the draft by another. Catches streams, seeds or positions of
+    which one is another one shifted, or the same.
     """
     step = {"seed": (1, 0, 0), "position": (0, 1, 0), "stream": (0, 0, 1)}[vary]
     keys = [(2 * i, 2 * (i % 71), 0) for i in range(5000)]

@@ -70,7 +70,7 @@ def run_models(inspector: Inspector) -> None:
             inspector.watch(letters_of(config), work)
 
 
-SERVING: list[dict] = [  # blocks so few that they scatter, and guesses that are drawn, by a model or by its first layer
+SERVING: list[dict] = [  # blocks so few that they scatter, and drafts that are drawn, by a model or by its first layer
     {"kv_cache": "paged", "block_size": 3, "num_blocks": 41, "prefix_cache": True, "max_num_batched_tokens": 31},
     {"kv_cache": "paged", "block_size": 3, "num_blocks": 41, "speculative": "self", "draft_layers": 1},
     {"speculative": "draft", "draft_model": "given", "second": MODELS["llama"]},
@@ -82,7 +82,7 @@ SERVING: list[dict] = [  # blocks so few that they scatter, and guesses that are
 
 
 def run_serving(inspector: Inspector) -> None:
-    """One model with paged caches, pieces of prompts and guesses."""
+    """One model with paged caches, chunks of prompts and drafts."""
     for switches in SERVING:
 
         def work(switches=switches) -> None:
@@ -167,7 +167,7 @@ def inspector(golden_folder, tmp_path_factory) -> Inspector:
 
 
 def test_no_two_letters_are_the_same_length():
-    """Else one could stand for the other and nobody would notice."""
+    """Else one letter in the place of another would be no fault."""
     for config in MODELS.values():
         lengths = [*letters_of(config).values(), *(n for n, _ in PROMPTS)]
         assert len(set(lengths)) == len(lengths)

@@ -50,7 +50,7 @@ def test_half_precision_storage_halves_the_bytes_and_keeps_the_answer(smollm2: P
 
 @pytest.mark.weights
 def test_four_prompts_with_every_lossless_switch_on_equal_every_switch_off(smollm2: Path, capsys) -> None:
-    """By the command line; the ledger proves that memory ran out, a beginning was shared and guesses were made."""
+    """By the command line; the ledger proves that memory ran out, a beginning was shared and drafts were proposed."""
     shared = "The colours of the rainbow are red, orange, yellow, green, blue and violet. "
     prompts = [shared + "Red, orange, yellow,", shared + "The sky is", "a b c a b c a b c a b", shared + "Red, orange,"]
     words = ["generate", "-m", str(smollm2), "--raw", "--json", "-q", "-n", "12", "--ignore-eos"]

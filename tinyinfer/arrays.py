@@ -1,8 +1,8 @@
 """Arrays: their types, and the letters of their shapes.
 
 A backend chooses the array module; only `to_host` must know which one it is. A shape is written behind the line that
-makes an array, and behind each `def`: `# (T, H, E), (S, K, E) -> (T, H, E)`. Each letter is ONE length in the whole
-package:
+makes an array, and behind each `def`: `# (T, H, E), (S, K, E) -> (T, H, E)`. Each letter has one meaning in the whole
+package, and is one length within a function:
 
     L  layers
     D  model width
@@ -14,8 +14,8 @@ package:
     X  experts of a layer
     k  experts that a row uses
     Z  sets of rotary frequencies
-    T  rows of a batch: one for each token that a step computes
-    R  rows whose logits are wanted
+    T  rows computed together, one for each token: of a batch, or of one of its spans or tiles
+    R  rows whose logits are wanted: of a batch, or of one of its spans
     S  cached positions that are read
     P  positions for which a cache's array has room
     B  blocks of a cache
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 
 Array = Any  # an array of NumPy or CuPy
 Xp = ModuleType  # the array module itself, for functions that make arrays
+HALF_MAX = 65504.0  # the largest float16
 FLOAT = 4  # bytes of a float32: norms, biases, learned positions, keys and values
 
 

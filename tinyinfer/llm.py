@@ -52,7 +52,7 @@ class TokenLogprob:
 
 @dataclass(frozen=True)
 class RequestOutput:
-    """What came of one prompt. finish_reason: "stop" (end token or stop string), "length" or "abort".
+    """The result of one prompt. finish_reason: "stop" (end token or stop string), "length" or "abort".
 
     token_ids holds the end token when it was generated; text ends before a stop string. logprobs: when asked for.
     """
@@ -137,7 +137,10 @@ class LLM:
         return [self.output(seq) for seq in sequences]
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
-        """The continuation of one prompt, piece by piece as it comes; no piece ends inside a character."""
+        """Yields the continuation of one prompt, piece by piece as it comes; no piece ends inside a character.
+
+        Raises ValueError, at the first piece, where `generate` does.
+        """
         [seq] = self.sequences([prompt], params)
         shown = 0
         for _ in self.engine.run([seq]):
@@ -146,21 +149,35 @@ class LLM:
                 shown = len(seq.text.text)
 
     def chat(self, messages: list[dict[str, str]], params: SamplingParams | None = None) -> RequestOutput:
-        """The answer to a conversation: [{"role": "user", "content": "..."}, ...], by the model's chat template."""
+        """The answer to a conversation: [{"role": "user", "content": "..."}, ...], by the model's chat template.
+
+        Raises ValueError where `generate` does, for messages of another form and for a model without a chat template,
+        ModelError for a template that fails.
+        """
         return self.generate([self.chat_prompt(messages)], params)[0]
 
     def chat_prompt(self, messages: list[dict[str, str]]) -> list[int]:
-        """The token ids that a conversation becomes; the template writes the special tokens itself."""
+        """The token ids that a conversation becomes; the template writes the special tokens itself.
+
+        Raises ValueError for messages of another form and for a model without a chat template, ModelError for a
+        template that fails.
+        """
         return self.tokenizer.encode(self.tokenizer.render(messages), add_special_tokens=False)
 
     def steps(
         self, prompts: Prompts, params: Params = None
     ) -> Iterator[StepTrace]:
-        """The same as `generate`, one engine step at a time, for watching."""
+        """Runs `generate` one engine step at a time, and yields what each step did.
+
+        Raises ValueError, at the first step, where `generate` does.
+        """
         yield from self.engine.run(self.sequences(prompts, params), watch=True)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
-        """The logits after each of the tokens, (n, vocab) float32."""
+        """The logits after each of the tokens, (n, vocab) float32.
+
+        Raises ValueError for no tokens, a token id outside the vocabulary, or more tokens than the context holds.
+        """
         seq = self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0)
         return np.concatenate([logits for _, logits in self._forward(seq, len(tokens))])
 
@@ -168,7 +185,7 @@ class LLM:
         """The log-probability of each token but the first, given those before it, (n-1,) float64.
 
         The last token is only looked up, so there may be one more than the context holds. Raises ValueError for fewer
-        than two.
+        than two tokens, and where `logits` does.
         """
         tokens = token_ids(tokens)
         if len(tokens) < 2:
@@ -178,7 +195,10 @@ class LLM:
         return np.array([score for start, logits in pieces for score in token_scores(logits, tokens[start + 1 :])])
 
     def logits_by_rows(self, tokens: Seq[int]) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs (first position, logits after it and after some more of the tokens): `logits` where memory is short."""
+        """Yields pairs (first position, logits of it and of some more positions): `logits` where memory is short.
+
+        Raises ValueError, at the first pair, where `logits` does.
+        """
         yield from self._forward(self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0), SCORE_ROWS)
 
     def sequences(
@@ -197,7 +217,7 @@ class LLM:
         return [self._sequence(prompt, p) for prompt, p in zip(many, params, strict=True)]
 
     def output(self, seq: Sequence) -> RequestOutput:
-        """What came of a sequence that has ended."""
+        """Builds the RequestOutput of a sequence: its text, tokens, log-probabilities and metrics."""
         logprobs = None
         if seq.request.params.logprobs is not None:
             logprobs = [TokenLogprob(c.token, c.logprob or 0.0, c.top or {}) for c in seq.progress.choices]
@@ -224,7 +244,7 @@ class LLM:
         return Sequence(request, TextOutput(self.tokenizer.stream(), tuple(params.stop)))
 
     def _longer(self) -> str:
-        """How the context could hold more."""
+        """Says, as a template of SwitchError, how the context could hold more."""
         asked = context_length(self.config, self.engine_config.max_model_len)
         if self.max_model_len < asked:
             return "raise {num_blocks}"

@@ -55,9 +55,9 @@ def distribution(
     logits: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int]
 ) -> np.ndarray:  # (V,) -> (V,)
     """The probabilities that a token is drawn from, all filters applied; one-hot when greedy."""
-    s = penalize(logits.astype(np.float64), params, prompt, new)
+    s = penalize(logits.astype(np.float64), params, prompt, new)  # (V,)
     if params.temperature == 0.0:
-        p = np.zeros_like(s)
+        p = np.zeros_like(s)  # (V,)
         p[s.argmax()] = 1.0
         return p
     with np.errstate(over="ignore"):  # at a tiny temperature all but the largest become -infinity, as they should
@@ -95,12 +95,12 @@ def penalize(s: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[i
     """
     if not has_penalties(params):
         return s
-    s = s.copy()
+    s = s.copy()  # (V,)
     if params.repetition_penalty != 1.0:
-        seen = np.unique(np.asarray([*prompt, *new], dtype=np.int64))
+        seen = np.unique(np.asarray([*prompt, *new], dtype=np.int64))  # (n,): n different tokens
         # Both ways lower the logit: a positive one is divided, a negative one multiplied.
         s[seen] = np.where(s[seen] > 0, s[seen] / params.repetition_penalty, s[seen] * params.repetition_penalty)
-    tokens, counts = np.unique(np.asarray(new, dtype=np.int64), return_counts=True)
+    tokens, counts = np.unique(np.asarray(new, dtype=np.int64), return_counts=True)  # (n,), (n,)
     s[tokens] -= params.presence_penalty + params.frequency_penalty * counts
     return s
 

@@ -98,6 +98,6 @@ def _within(name: str, value: object, low: float, high: float, cure: str, open_b
     number = isinstance(value, Real) and (isinstance(value, Integral) or not isinstance(value, Rational))
     number &= not isinstance(value, bool)
     if not number or not math.isfinite(value) or not low <= value <= high or (open_below and value == low):  # type: ignore[arg-type,operator]
-        ends = f"above {low:g}" if open_below else f"at least {low:g}"
+        ends = f"above {low:g}" if open_below else f"of at least {low:g}"
         upper = f" and at most {high:g}" if math.isfinite(high) else ""
         raise SwitchError(name, value, f"{{field}}={{value!r}} must be a number {ends}{upper}", cure)

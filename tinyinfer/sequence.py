@@ -46,7 +46,7 @@ class Request:
 
 @dataclass
 class Progress:
-    """What was computed so far, and why it ended."""
+    """The part of a sequence that changes: what was computed so far, and why the continuation ended."""
 
     tokens: list[int]  # the prompt's and the generated ones
     choices: list[Choice] = field(default_factory=list)  # one for each generated token
@@ -190,7 +190,7 @@ class Sequence:
         return len(choices)
 
     def record_computed(self, stop: int) -> None:
-        """Positions below `stop` have been through the model."""
+        """Records that the model has computed all positions below `stop`."""
         self.progress.computed = max(self.progress.computed, stop)
 
     def record_verification(self, proposed: int, accepted: int) -> None:

@@ -234,7 +234,7 @@ def test_attention_of_a_batch_is_that_of_its_sequences_in_order(ops):
 
 
 def test_no_rows_are_no_work(ops):
-    """The end of a step whose logits nobody wants: the first piece of a long prompt."""
+    """The end of a step whose logits are not wanted: the first piece of a long prompt."""
     x = np.empty((0, 5), np.float32)
     o = ops()
     assert o.norm(x, RMSNorm(rand(5), 1e-5)).shape == (0, 5)

@@ -7,10 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.packed import Packed
 from tinyinfer.backends.packing import pack, packed_size, pick, unpack
-from tinyinfer.ledger import Ledger
 from tinyinfer.model.weights import Embedding, Experts, Linear, QuantizedMatrix, QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
 
@@ -125,43 +123,43 @@ def test_outputs_lie_side_by_side():
 
 @pytest.mark.parametrize("rows", [1, 2, 9])
 @pytest.mark.parametrize("shape", [(130, 70), (1000, 600), (5, 300)])
-def test_a_product_is_that_of_the_dequantized_matrix(rows, shape):
+def test_a_product_is_that_of_the_dequantized_matrix(ops, rows, shape):
     """Over more than one tile. Catches a tile's rest left out and a bias forgotten; the ledger counts packed bytes."""
     matrix = random_matrix(*shape, QuantScheme(4, 32, symmetric=False))
-    weight, bias = Packed.pack(matrix, np), np.arange(shape[0], dtype=np.float32)
+    ops, bias = ops(), np.arange(shape[0], dtype=np.float32)
+    weight = ops.take(matrix)
     x = np.random.default_rng(1).standard_normal((rows, shape[1])).astype(np.float32)
-    ops = NumpyOps(Ledger())
-    y = ops.linear(x, Linear(weight, bias))
+    y = ops.to_host(ops.linear(ops.xp.asarray(x), Linear(weight, ops.take_array(bias))))
     expected = x.astype(np.float64) @ matrix.dequantize().T + bias
     np.testing.assert_allclose(y, expected, rtol=1e-4, atol=1e-4)
     assert ops.ledger.weight_bytes == weight.nbytes + bias.nbytes
     assert ops.ledger.flops == 2 * rows * shape[0] * shape[1]
 
 
-def test_an_embedding_reads_only_its_rows():
+def test_an_embedding_reads_only_its_rows(ops):
     """Two tokens are two rows of bytes. Catches the whole table counted, or floats counted as read."""
-    weight = Packed.pack(random_matrix(130, 70, QuantScheme(8, 32, symmetric=True)), np)
-    ops = NumpyOps(Ledger())
-    x = ops.embed(np.array([129, 3]), np.array([0, 1]), Embedding(weight, None, 2.0))
-    np.testing.assert_array_equal(x, 2 * weight.dequantize(slice(0, 130)).T[[129, 3]])
+    ops = ops()
+    weight = ops.take(random_matrix(130, 70, QuantScheme(8, 32, symmetric=True)))
+    x = ops.to_host(ops.embed(np.array([129, 3]), np.array([0, 1]), Embedding(weight, None, 2.0)))
+    np.testing.assert_array_equal(x, 2 * ops.to_host(weight.dequantize(slice(0, 130))).T[[129, 3]])
     assert ops.ledger.weight_bytes == 2 * (70 + 3 * 2)
 
 
-def test_experts_are_multiplied_one_by_one():
+def test_experts_are_multiplied_one_by_one(ops):
     """Rows go to their expert, and only experts with rows are read."""
-    scheme = QuantScheme(4, 32, False)
-    gate_up = Experts(tuple(Packed.pack(random_matrix(70, 40, scheme, seed), np) for seed in range(3)))
-    down = Experts(tuple(Packed.pack(random_matrix(40, 35, scheme, 3 + seed), np) for seed in range(3)))
+    ops, scheme = ops(), QuantScheme(4, 32, False)
+    gate_up = Experts(tuple(ops.take(random_matrix(70, 40, scheme, seed)) for seed in range(3)))
+    down = Experts(tuple(ops.take(random_matrix(40, 35, scheme, 3 + seed)) for seed in range(3)))
     assert (len(gate_up.matrices), gate_up.nbytes) == (3, 3 * 2 * (40 * 32 + 2 * 64 * 4))
     assert (len(down.matrices), down.nbytes) == (3, 3 * (35 * 32 + 2 * 64 * 4))
     x = 0.01 * np.random.default_rng(1).standard_normal((5, 40)).astype(np.float32)
     weights = np.linspace(0.2, 1, 5, dtype=np.float32)[:, None]
-    ops = NumpyOps(Ledger())
-    y = ops.experts(x, np.array([[0], [0], [2], [2], [2]]), weights, gate_up, down, "silu")
+    chosen = ops.xp.asarray([[0], [0], [2], [2], [2]])
+    y = ops.to_host(ops.experts(ops.xp.asarray(x), chosen, ops.xp.asarray(weights), gate_up, down, "silu"))
     for rows, e in ((slice(0, 2), 0), (slice(2, 5), 2)):
-        gate, up = np.split(x[rows] @ gate_up.matrices[e].dequantize(slice(0, 70)), 2, axis=1)
+        gate, up = np.split(x[rows] @ ops.to_host(gate_up.matrices[e].dequantize(slice(0, 70))), 2, axis=1)
         h = gate / (1 + np.exp(-gate)) * up
-        expected = h @ down.matrices[e].dequantize(slice(0, 40)) * weights[rows]
+        expected = h @ ops.to_host(down.matrices[e].dequantize(slice(0, 40))) * weights[rows]
         np.testing.assert_allclose(y[rows], expected, rtol=1e-5, atol=1e-5)
     assert ops.ledger.weight_bytes == 2 * (gate_up.matrices[0].nbytes + down.matrices[0].nbytes)
     assert (ops.ledger.experts_read, ops.ledger.expert_rows) == (2, 5)

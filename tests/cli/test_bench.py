@@ -171,7 +171,7 @@ def test_a_round_that_does_not_fit_is_refused(llm, capsys):
 
 
 def test_ctrl_c_leaves_the_figures_of_the_rounds_so_far(llm, monkeypatch, capsys):
-    """Two steps before the rounds, four of the first one; in the second one somebody has enough."""
+    """Two steps before the rounds, four of the first one; the second one is interrupted."""
     interrupt_at(monkeypatch, 2 + 4 + 2)
     assert main(["bench", *FLAGS, "--json"], given(llm)) == 130
     out, err = capsys.readouterr()

@@ -47,17 +47,17 @@ def test_ctrl_c_during_the_prompt_says_that_nothing_came(
     assert err.startswith("Prompt: 0 tokens, too few to time\nGeneration: 0 tokens, too few to time\n")
 
 
-@pytest.mark.parametrize(("seats", "tokens"), [("1", [5, 2, 0]), ("2", [5, 5, 2]), ("3", [5, 5, 5])])
+@pytest.mark.parametrize(("slots", "tokens"), [("1", [5, 2, 0]), ("2", [5, 5, 2]), ("3", [5, 5, 5])])
 def test_ctrl_c_with_json_still_gives_one_line_a_prompt(
-    folder: str, seats: str, tokens: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    folder: str, slots: str, tokens: list[int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In the middle of the eighth step, or of the sixth: one after another, two and then one, all three together."""
-    interrupt_at(monkeypatch, 6 if seats == "3" else 8)
-    words = ["-n", "5" if seats != "3" else "9", "--json", "-q", "--max-num-seqs", seats, "one", "-p", "two"]
+    interrupt_at(monkeypatch, 6 if slots == "3" else 8)
+    words = ["-n", "5" if slots != "3" else "9", "--json", "-q", "--max-num-seqs", slots, "one", "-p", "two"]
     assert main(["generate", "-m", folder, *words, "-p", "three"]) == 130
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [len(line["token_ids"]) for line in lines] == tokens
-    ended = ["length" if n == 5 and seats != "3" else "abort" for n in tokens]
+    ended = ["length" if n == 5 and slots != "3" else "abort" for n in tokens]
     assert [line["finish_reason"] for line in lines] == ended
     assert [line["ttft_s"] is None for line in lines] == [n == 0 for n in tokens]
 
@@ -182,7 +182,7 @@ def test_statistics_count_tokens_and_time_over_all_sequences(llm: LLM) -> None:
 
 
 def test_statistics_tell_how_many_guesses_stood(llm: LLM) -> None:
-    """Catches a mean of the sequences' rates; without guesses there is nothing to tell."""
+    """Catches a mean of the sequences' rates; without drafts there is nothing to tell."""
     one, two = llm.sequences([[5] * 10, [5] * 20])
     ran(one, 0.0, [1.0, 2.0])
     one.record_verification(10, 9)

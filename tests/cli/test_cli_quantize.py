@@ -69,7 +69,7 @@ def test_a_terminal_sees_each_layer(short: str, tmp_path: Path, monkeypatch, cap
 
 
 def test_the_config_tells_the_recipe(short: str, tmp_path: Path, capsys) -> None:
-    """For people: which switches made this folder. The name of a text, not where it lay on somebody's disk."""
+    """For people: which switches made this folder. The name of a text, not its place on a disk."""
     text = tmp_path / "text.txt"
     text.write_text("The rain in the spring is a thing of the hills. " * 60)
     flags = ["--quantize", "int3", "--quantize-method", "gptq", "--calibration", str(text), "-q"]

@@ -96,7 +96,7 @@ def test_settings_side_by_side_are_those_one_by_one(short, text, capsys):
 
 @pytest.mark.parametrize("asked", ["float32,bfloat16", "bfloat16"])
 def test_the_table_compares_with_the_float_model(asked, short, text, capsys):
-    """It stands in the table whether it was asked for or not, once."""
+    """It is in the table whether it was asked for or not, once."""
     flags = ["-m", short, "--text", text, "--window", "16", "--compare"]
     full, half = evaluated(capsys, *flags, "float32,bfloat16")
     assert main(["eval", *flags, asked]) == 0
@@ -149,7 +149,7 @@ def test_bits_per_weight_are_those_of_the_layers_matrices(short, text, capsys):
 
 
 def test_calibration_serves_those_that_look_at_text_and_disturbs_no_other(short, text, capsys):
-    """One --calibration for a table in which float and rounded settings stand, too."""
+    """One --calibration for a table in which float and rounded settings are, too."""
     flags = ("-m", short, "--text", text, "--window", "32", "--calibration", text)
     for record in evaluated(capsys, *flags, "--compare", "float32,int4"):
         assert record["engine"]["calibration"] is None

@@ -65,7 +65,7 @@ def refusal(**switches: Any) -> str:
 
 
 def test_defaults_are_the_promised_ones():
-    """Catches a default that moved, which would change every user's run in silence, and a switch that nobody pinned."""
+    """Catches a default that moved, which would change every user's run in silence, and a switch that no test pins."""
     assert {field.name: field.default for field in fields(EngineConfig)} == DEFAULTS
     assert EngineConfig() == EngineConfig(**DEFAULTS)
 

@@ -26,11 +26,11 @@ prompts = st.lists(token, min_size=1, max_size=14)
 
 @dataclass(eq=False)
 class Living:
-    """A sequence as the model knows it; branch: a fork, which the tree is not told of."""
+    """A sequence as the model knows it; forked: a fork, which the tree is not told of."""
 
     seq: Sequence
     length: int = 0
-    branch: bool = False
+    forked: bool = False
     path: list[Prefix] = field(default_factory=list)  # the prefixes that it uses
 
 
@@ -86,9 +86,9 @@ class Blocks(RuleBasedStateMachine):
     @precondition(lambda self: self.living)
     @rule(data=st.data())
     def fork(self, data):
-        """A branch begins with everything that is computed."""
+        """A fork begins with everything that is computed."""
         one = data.draw(st.sampled_from(self.living))
-        child = Living(request(one.seq.tokens), one.length, branch=True)
+        child = Living(request(one.seq.tokens), one.length, forked=True)
         self.cache.fork(one.seq, child.seq)
         self.living.append(child)
 
@@ -143,7 +143,7 @@ class Blocks(RuleBasedStateMachine):
         return True
 
     def register(self, one: Living, stop: int) -> None:
-        if one.branch:
+        if one.forked:
             return
         self.prefixes.register(one.seq, stop)
         for end in range((len(one.path) + 1) * SIZE, stop + 1, SIZE):

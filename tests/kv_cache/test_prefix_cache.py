@@ -43,7 +43,7 @@ def test_the_longest_match_is_found_in_whole_blocks_and_never_all(prompt, found)
 
 
 def test_branches_are_told_apart_by_their_tokens():
-    """Three prompts that part after one and two blocks; the longest own branch is found, never a neighbour's."""
+    """Three prompts that part after one and two blocks; the longest own path is found, never a neighbour's."""
     served, begin = Served(), [1, 2, 3, 4]
     prompts = [[*begin, 5, 5, 5, 5, 6], [*begin, 5, 5, 5, 6, 6], [*begin, 5, 5, 5, 5, 7, 7, 7, 7, 7]]
     assert [served.run(prompt) for prompt in prompts] == [0, 4, 8]
@@ -159,7 +159,7 @@ def test_what_was_known_evicted_and_promised_again_in_a_failed_step_is_forgotten
 
 
 def test_the_leaf_used_longest_ago_goes_first_and_leaves_before_what_they_grow_from():
-    """Three branches of one stem, the second used again. Catches first in, first out; a stem before its branches."""
+    """Three paths of one stem, the second used again. Catches first in, first out; a stem before its leaves."""
     served, stem = Served(), [1, 2, 3, 4]
     for end in (5, 6, 7, 5):
         served.run([*stem, end, end, end, end, 9])

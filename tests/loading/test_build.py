@@ -1,4 +1,4 @@
-"""From canonical names to a model and back: what is fused in which order, what stands in for what a family lacks."""
+"""From canonical names to a model and back: what is fused in which order, and null objects for what a family lacks."""
 
 from __future__ import annotations
 

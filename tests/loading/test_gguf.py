@@ -32,7 +32,7 @@ KINDS = [kind for kind in gguf.GGMLQuantizationType if can_dequantize(kind)]
 
 
 def random_blocks(kind: gguf.GGMLQuantizationType, count: int) -> np.ndarray:
-    """Random bytes of `count` blocks that stand for finite numbers; (count, bytes of a block)."""
+    """Random bytes of `count` blocks that mean finite numbers; (count, bytes of a block)."""
     rng = np.random.default_rng(int(kind))
     raw = rng.integers(0, 256, (8 * count, gguf.GGML_QUANT_SIZES[kind][1]), dtype=np.uint8)
     with np.errstate(all="ignore"):

@@ -192,7 +192,7 @@ def test_files_that_are_not_one_supported_model(change: dict[str, Any], expected
 
 
 def test_a_missing_required_key_is_named(written: Written) -> None:
-    """Catches a KeyError, and a guess where there is nothing to guess from."""
+    """Catches a KeyError, and an invented value where the file has none."""
     for key in ("block_count", "embedding_length", "attention.head_count", "context_length", "feed_forward_length",
                 "attention.layer_norm_rms_epsilon"):  # fmt: skip
         with pytest.raises(ModelError, match=rf"'llama\.{key}' is missing"):
@@ -332,7 +332,7 @@ def test_no_damage_raises_anything_but_modelerror(tiny: tuple[bytes, Path], data
     content, path = tiny
     broken = bytearray(content)
     names = [found.end() for found in re.finditer(rb"(general|llama|tokenizer|blk)[a-z_.0-9]+", content)]
-    lengths = st.tuples(st.sampled_from(names), st.sampled_from([0, 4, 8, 12])).map(sum)  # types and counts stand there
+    lengths = st.tuples(st.sampled_from(names), st.sampled_from([0, 4, 8, 12])).map(sum)  # types and counts are there
     places = st.integers(0, len(content) - 1) | lengths
     for at, patch in data.draw(st.lists(st.tuples(places, PATCHES), min_size=1, max_size=3)):
         broken[at : at + len(patch)] = patch

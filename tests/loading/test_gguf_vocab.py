@@ -74,7 +74,7 @@ def test_every_rule_is_covered_by_another_engine() -> None:
 
 @pytest.mark.parametrize(("pre", "same_as"), [(None, "gpt-2"), ("default", "gpt-2"), ("llama3", "llama-bpe")])
 def test_other_names_of_a_rule(pre: str | None, same_as: str) -> None:
-    """Catches an alias that stands for another rule, and a file from before rules had names refused."""
+    """Catches an alias of another rule, and a file from before rules had names refused."""
     tokenizer = build("byte_level", pre=pre)
     assert [tokenizer.encode(text) for text in TEXTS] == GOLDENS["byte_level"]["ids"][same_as]
 

@@ -388,7 +388,7 @@ def test_a_wrong_value_is_refused_by_name(write: Write, case: str) -> None:
     [(LLAMA, field) for field in LLAMA] + [(GPT2, field) for field in GPT2] + [(QWEN3_MOE, "moe_intermediate_size")],
 )
 def test_a_missing_field_is_named(write: Write, config: dict[str, Any], field: str) -> None:
-    """A size guessed from the family's default would be refused later with words about tensors."""
+    """A size taken from the family's default would be refused later with words about tensors."""
     message = refusal(write({key: value for key, value in config.items() if key != field}))
     assert f"'{field}' is missing" in message
 

@@ -53,7 +53,7 @@ def test_what_is_no_file_is_named(tmp_path: Path) -> None:
 
 
 def test_values_are_shown_short_and_on_one_line() -> None:
-    """A value of a megabyte, or one that moves the cursor, would hide the message that it stands in."""
+    """A value of a megabyte, or one that moves the cursor, would hide the message that shows the value."""
     assert len(show("x" * 10**6)) < 100
     assert len(show([[["x" * 10**6] * 100] * 100] * 100)) < 200
     assert "\n" not in show("a\nb\x1b[2J")

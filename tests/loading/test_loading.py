@@ -72,7 +72,7 @@ def test_a_loader_is_imported_only_when_its_files_are_loaded() -> None:
 
 @pytest.mark.parametrize("files", [[], ["notes.txt"], ["model.gguf"]])
 def test_a_folder_that_is_no_model_is_told_what_one_needs(tmp_path: Path, files: list[str]) -> None:
-    """Catches "download it again" said of a folder that nobody downloaded, and a GGUF file in it that is not named."""
+    """Catches "download it again" said of a folder that was not downloaded, and a GGUF file in it that is not named."""
     for name in files:
         (tmp_path / name).write_bytes(b"")
     said = refusal(tmp_path)

@@ -17,7 +17,7 @@ __all__ = ["short"]  # fixture
 
 
 def test_the_timeline_shows_what_each_request_did_when(short):
-    """Two seats, four requests and few blocks: every second of a request, from arrival to end, is one bar or another,
+    """Two slots, four requests and few blocks: every second of a request, from arrival to end, is one bar or another,
     and no two overlap. Catches waiting that is left white, a preemption that is not shown, padding drawn as decode."""
     for switches, kinds in [
         ({"kv_cache": "paged", "block_size": 4, "num_blocks": 10}, {"waiting", "preempted", "computed again"}),

@@ -62,7 +62,7 @@ def test_experts_not_chosen_are_never_read(ops, n):
     moe, x = make(2), rows(n)
     expected, chosen = loop(moe, x)
     others = sorted(set(range(X)) - set(chosen.ravel().tolist()))
-    assert others, "the test needs an expert that nobody chose"
+    assert others, "the test needs an expert that no row chose"
     for e in others:
         moe.gate_up.matrices[e].array[...] = np.nan
         moe.down.matrices[e].array[...] = np.nan

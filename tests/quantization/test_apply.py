@@ -162,7 +162,7 @@ def test_weights_that_float16_scales_cannot_hold_are_refused_by_name(config, siz
     tensors["layers.1.down"] = np.full_like(tensors["layers.1.down"], size)
     checkpoint = checkpoint_of(config, tensors)
     for method in ("rtn", "hqq"):
-        with pytest.raises(ModelError, match=r"layers.1.down: weights of up to .* quantize_rules='layers.1.down off'"):
+        with pytest.raises(ModelError, match=r"layers.1.down: weights of up to .* the rule 'layers.1.down off'"):
             load(checkpoint, quantize="int8", quantize_method=method)
     load(checkpoint, quantize="int8", quantize_rules="layers.1.down off")
     if not config.experts:

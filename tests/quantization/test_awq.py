@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tinyinfer.model.weights import QuantScheme
-from tinyinfer.quantization.awq import STEPS, awq, candidate, scaled_error, search_scales
+from tinyinfer.quantization.awq import STEPS, awq, input_scale, scaled_error, search_scales
 from tinyinfer.quantization.rtn import round_to_nearest
 
 SCHEMES = [QuantScheme(4, 16, False), QuantScheme(3, 16, True), QuantScheme(3, None, False)]
@@ -43,8 +43,8 @@ def test_the_best_of_all_exponents_is_taken():
         errors.append(np.square((q - w) @ x.T).sum())
     best = int(np.argmin(errors))
     assert best > 0
-    np.testing.assert_allclose(search_scales(w, x.T @ x, mean, scheme), candidate(mean, best / STEPS), rtol=1e-6)
-    np.testing.assert_allclose(scaled_error(w, candidate(mean, 0.5), x.T @ x, scheme), errors[STEPS // 2], rtol=1e-3)
+    np.testing.assert_allclose(search_scales(w, x.T @ x, mean, scheme), input_scale(mean, best / STEPS), rtol=1e-6)
+    np.testing.assert_allclose(scaled_error(w, input_scale(mean, 0.5), x.T @ x, scheme), errors[STEPS // 2], rtol=1e-3)
 
 
 def test_where_no_scale_helps_there_is_none():
@@ -58,17 +58,17 @@ def test_where_no_scale_helps_there_is_none():
 
 
 def test_inputs_that_are_always_zero():
-    """0 to the power of a would divide by zero, in the candidate and in every logit."""
+    """0 to the power of a would divide by zero, in the input_scale and in every logit."""
     w, x = problem(3)
     x[:, 5] = 0
     _, scale = awq(w, x.T @ x, np.abs(x).mean(axis=0), QuantScheme(4, 16, False))
     assert np.isfinite(scale).all()
     assert (scale > 0).all()
-    np.testing.assert_array_equal(candidate(np.zeros(4, dtype=np.float32), 0.5), 1)
+    np.testing.assert_array_equal(input_scale(np.zeros(4, dtype=np.float32), 0.5), 1)
 
 
 def test_candidates_lie_around_one():
     """Scales far from 1 would leave float16's range in scales and norms."""
-    scale = candidate(np.array([1e-3, 1e3, 1.0], dtype=np.float32), 1.0)
+    scale = input_scale(np.array([1e-3, 1e3, 1.0], dtype=np.float32), 1.0)
     np.testing.assert_allclose(scale, [1e-3, 1e3, 1], rtol=1e-5)
-    np.testing.assert_allclose(candidate(np.array([100, 400], dtype=np.float32), 0.5), [2**-0.5, 2**0.5], rtol=1e-5)
+    np.testing.assert_allclose(input_scale(np.array([100, 400], dtype=np.float32), 0.5), [2**-0.5, 2**0.5], rtol=1e-5)

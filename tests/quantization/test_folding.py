@@ -73,7 +73,7 @@ def test_quantized_rows_keep_their_codes(scheme):
 
 
 def test_only_the_last_outputs_are_divided():
-    """Values stand last in qkv, up stands last in gate_up."""
+    """Values are last in qkv, and up is last in gate_up."""
     linear = Linear(Dense(np.ones((3, 5), dtype=np.float32)), np.full(5, 8, dtype=np.float32))
     divided = divide_rows(linear, np.array([2, 4], dtype=np.float32), NumpyOps(Ledger()))
     np.testing.assert_array_equal(divided.weight.array[0], [1, 1, 1, 0.5, 0.25])

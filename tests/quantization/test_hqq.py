@@ -130,5 +130,5 @@ def test_groups_of_equal_weights(value):
 
 def test_one_grid_for_a_whole_matrix_is_refused():
     """It would be fitted to each group, and the format promises one scale."""
-    with pytest.raises(ValueError, match="choose rtn"):
+    with pytest.raises(ValueError, match="choose groups, or rtn"):
         hqq(heavy_tailed(0), QuantScheme(4, 32, False, per_tensor=True))

@@ -101,7 +101,8 @@ def test_a_broken_template_is_one_clear_line(template: str, reason: str) -> None
     assert "\n" not in message
     assert message.startswith("model.gguf: ")
     assert reason in message
-    assert "--raw" in message
+    assert "plain text" in message
+    assert "--" not in message.replace(reason, ""), "Python users read the message, too"
 
 
 ESCAPES = [

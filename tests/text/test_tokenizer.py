@@ -207,7 +207,7 @@ def test_a_folder_needs_only_tokenizer_json(tmp_path: Path) -> None:
     tokenizer = from_folder(write_folder(tmp_path))
     assert (tokenizer.encode("ab"), tokenizer.decode([0, 3, 4, 1]), tokenizer.vocab_size) == ([3, 4], "ab", 5)
     assert tokenizer.chat_template is None
-    with pytest.raises(ValueError, match="--raw"):
+    with pytest.raises(ValueError, match="no chat template; give a plain text"):
         tokenizer.render(HI)
 
 

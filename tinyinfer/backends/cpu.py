@@ -117,7 +117,7 @@ def lazy_array(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:  
     try:
         memory = mmap.mmap(-1, max(1, nbytes))
     except (OSError, OverflowError):
-        raise MemoryError(f"the KV cache needs {nbytes} bytes, and less with a smaller max_model_len") from None
+        raise MemoryError(f"the KV cache needs {nbytes} bytes, and less with a shorter context") from None
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, dtype=dtype, count=math.prod(shape)).reshape(shape)

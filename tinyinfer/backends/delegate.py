@@ -20,7 +20,11 @@ from tinyinfer.sequence import Batch
 
 
 class DelegatingOps:
-    """Every operation handed on to `inner`; a wrapper overrides those that it adds something to."""
+    """Hands every operation on to `inner`; a wrapper overrides the operations that it adds something to.
+
+    `experts` is handed on whole: `inner` calls its own `linear` and `gate` for the experts, so that a wrapper does not
+    see those calls.
+    """
 
     def __init__(self, inner: Ops) -> None:
         self.inner = inner

@@ -19,7 +19,7 @@ QUERY_TILE, KEY_TILE = 128, 512
 def tiled_attention(
     q: Array, k: Array, v: Array, first: int, start: int, scale: float, window: int | None, xp: Xp
 ) -> Array:  # (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)
-    """What `full_attention` computes, in tiles of queries and keys."""
+    """Computes what `full_attention` computes, in tiles of queries and keys."""
     if len(q) <= QUERY_TILE:
         return attend_tile(q, k, v, first, start, scale, window, xp)
     out = xp.empty(q.shape, dtype=q.dtype)  # (T, H, E)
@@ -57,7 +57,7 @@ def attend_tile(
         mask_tile(s, len(q), first, start + begin, window, xp)
         before, largest = largest, s.max(axis=-1, keepdims=True)  # (K, H/K·T, 1), (K, H/K·T, 1)
         if before is not None:
-            largest = xp.maximum(before, largest)
+            largest = xp.maximum(before, largest)  # (K, H/K·T, 1)
         s -= largest  # so that exp cannot overflow: no exponent is above 0
         p = xp.exp(s, out=s)  # (K, H/K·T, end - begin)
         tile_total = p.sum(axis=-1, keepdims=True)  # (K, H/K·T, 1)

@@ -49,7 +49,7 @@ class Packed:
 
         scheme = matrix.scheme
         codes = pack(blocked(matrix.codes, scheme.lowest, np.uint8), scheme.bits, np)  # (J, M, C)
-        minimum = None if matrix.minimum is None else xp.asarray(blocked(matrix.minimum))
+        minimum = None if matrix.minimum is None else xp.asarray(blocked(matrix.minimum))  # (J, G, 64)
         return cls(scheme, matrix.shape, xp.asarray(codes), xp.asarray(blocked(matrix.scale)), minimum, xp)
 
     @property
@@ -64,7 +64,7 @@ class Packed:
         return packed_size(self.shape[1], self.scheme.bits) + scales
 
     def rows(self, ids: Array) -> Array:  # (T,) -> (T, M)
-        where = ids // LANES, ids % LANES
+        where = ids // LANES, ids % LANES  # (T,), (T,): each row's block, and its place there
         codes = pick(self.codes, self.scheme.bits, LANES, where, self.xp)  # (T, M)
         scale = self.scale[where[0], :, where[1]][..., None]  # (T, G, 1)
         minimum = None if self.minimum is None else self.minimum[where[0], :, where[1]][..., None]  # (T, G, 1)
@@ -86,7 +86,7 @@ class Packed:
 
         codes = flat(unpack(self.codes, self.scheme.bits, LANES, self.xp)).astype(np.int16)  # (N, M)
         codes += np.int16(self.scheme.lowest)
-        minimum = None if self.minimum is None else flat(self.minimum)
+        minimum = None if self.minimum is None else flat(self.minimum)  # (N, G)
         return QuantizedMatrix(self.scheme, codes, flat(self.scale), minimum)
 
     def _restore(
@@ -102,6 +102,7 @@ class Packed:
         w = xp.add(codes, xp.float32(self.scheme.lowest), dtype=xp.float32)  # (n, M, j)
         scale = scale.astype(xp.float32)  # (n, G, j), at once: mixed operands are converted in pieces, 8x slower
         minimum = None if minimum is None else minimum.astype(xp.float32)  # (n, G, j)
+        # part: (n, inputs, j), a view of w
         for groups, part in (slice(whole), w[:, : whole * group]), (slice(whole, None), w[:, whole * group :]):
             if part.shape[1]:
                 grouped = part.reshape(len(w), -1, min(group, part.shape[1]), w.shape[2])  # (n, G, M/G, j)

@@ -58,7 +58,7 @@ class ReferenceOps:
         self.threads = threads or default_threads()
 
     def counting(self, ledger: Ledger) -> Self:
-        """The same operations, counted in another ledger."""
+        """Returns the same operations, counted in another ledger."""
         other = copy(self)
         other.ledger = ledger
         return other
@@ -83,7 +83,7 @@ class ReferenceOps:
         return Dense(array)
 
     def allocate(self, outputs: int, inputs: int) -> Array:  # -> (inputs, outputs)
-        """The memory of a dense weight, inputs first."""
+        """Allocates the memory of a dense weight, inputs first."""
         return self.xp.empty((inputs, outputs), dtype=self.dtype)
 
     def take_array(self, *parts: np.ndarray) -> Array:
@@ -105,7 +105,7 @@ class ReferenceOps:
         """Where a run of layers begins: BLAS, whose number of threads is the process's, gets this engine's."""
         if self.xp is np:
             use_blas_threads(self.threads)
-        xp, sets = self.xp, self.xp.asarray(sets)
+        xp, sets = self.xp, self.xp.asarray(sets)  # sets: (T,)
         frequency, amplitude = rotation.frequencies[sets], rotation.amplitudes[sets]  # (T, E/2), (T, E/2)
         angle = xp.asarray(positions).astype(xp.float32)[:, None] * frequency  # (T, E/2), in radians
         cos, sin = amplitude * xp.cos(angle), amplitude * xp.sin(angle)  # (T, E/2), (T, E/2)
@@ -131,7 +131,7 @@ class ReferenceOps:
     def attention(
         self, q: Array, layer: int, batch: Batch, cache: KVCache, heads: Heads
     ) -> Array:  # (T, H, E) -> (T, H, E)
-        outs = []  # of each span, (rows, H, E)
+        outs = []  # of each span, (T, H, E)
         for span in (part for whole in batch.spans for part in cache.split(whole)):
             start = 0 if heads.window is None else max(0, span.first - heads.window + 1)  # the oldest key that is seen
             k, v = cache.read(layer, span.seq, start, span.first + span.rows)  # (S, K, E), (S, K, E)
@@ -200,6 +200,7 @@ class ReferenceOps:
     def full_qk_norm(self, x: Array, norm: FullQKNorm) -> Array:  # (T, H+K, E) -> (T, H+K, E)
         """All query heads of a row as one vector and all key heads as another, each by its own norm."""
         rows, split = x.reshape(len(x), -1), len(norm.query.weight)  # (T, (H+K)·E); split at H·E
+        # (T, H·E), (T, K·E)
         parts = self.rms_norm(rows[:, :split], norm.query), self.rms_norm(rows[:, split:], norm.key)
         return self.xp.concatenate(parts, axis=1).reshape(x.shape)
 
@@ -236,11 +237,11 @@ class ReferenceOps:
 
 def check_range(matrix: FloatMatrix, first: int, rows: np.ndarray, dtype: Any) -> None:  # (rows, M) ->
     """Raises ModelError when a number of these rows, outputs first ... of the matrix, would be infinite in dtype."""
-    ends = np.array((rows.min(initial=0), rows.max(initial=0)))
+    ends = np.array((rows.min(initial=0), rows.max(initial=0)))  # (2,)
     with np.errstate(over="ignore"):
         if dtype == np.float32 or np.isfinite(ends.astype(dtype)).all():
             return
     raise ModelError(
         f"{matrix.where(first)} holds {ends[np.abs(ends).argmax()]:.7g}, too large for {dtype}; "
-        "choose dtype float32, or bfloat16, which reaches to 3e38"
+        "choose float32, or bfloat16, which reaches to 3e38"
     )

@@ -140,7 +140,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def sampling_params(args: argparse.Namespace) -> SamplingParams:
-    """What `add_sampling_arguments` took from the command line. Raises SwitchError."""
+    """Builds the SamplingParams from the flags of `add_sampling_arguments`. Raises SwitchError for a wrong value."""
     return SamplingParams(**{one.name: getattr(args, one.name) for one in fields(SamplingParams)})
 
 

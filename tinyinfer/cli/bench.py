@@ -152,7 +152,7 @@ def split_settings(args: argparse.Namespace) -> dict[str, argparse.Namespace]:
 
 
 def with_flags(args: argparse.Namespace, flags: str) -> argparse.Namespace:
-    """The command line with further flags. Raises UsageError, ValueError."""
+    """Parses further flags on top of the command line's. Raises UsageError or ValueError for wrong flags."""
     parser = Parser(prog="tinyinfer bench", add_help=False)
     add_setting_arguments(parser)
     try:
@@ -208,7 +208,7 @@ def requests_of(args: argparse.Namespace) -> list[Request]:
 
 
 def work_of(args: argparse.Namespace) -> dict[str, Any]:
-    """What the rounds of a setting are made of."""
+    """Builds the work that the rounds of a setting repeat."""
     return bench_workload.described(args) if args.workload else {name: getattr(args, name) for name in DEFAULTS}
 
 

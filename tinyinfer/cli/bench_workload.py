@@ -22,7 +22,7 @@ SYNTHETIC = {"requests": 16, "prompt_lengths": "128", "output_lengths": "64", "a
 
 
 def add_run_arguments(parser: argparse.ArgumentParser) -> None:
-    """What to replay, and over what to sweep."""
+    """Adds the flags that choose the workload to replay, and the settings to sweep over."""
     add = parser.add_argument_group("workloads").add_argument
     add("--workload", metavar="FILE",
         help="replay requests instead: a JSONL file, the name of a ready one (tinyinfer/measure/workloads), or "
@@ -34,7 +34,7 @@ def add_run_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_setting_arguments(parser: argparse.ArgumentParser) -> None:
-    """What a synthetic workload is drawn from."""
+    """Adds the flags that say how a synthetic workload is drawn."""
     add = parser.add_argument_group("synthetic workloads").add_argument
     add("--requests", type=int, metavar="N", help="how many (default: 16)")
     add("--prompt-lengths", metavar="DIST",
@@ -66,7 +66,7 @@ def check_arguments(args: argparse.Namespace) -> None:
 
 
 def drawn_from(args: argparse.Namespace) -> dict[str, Any]:
-    """The synthetic workload's numbers, defaults filled in."""
+    """Returns the numbers of a synthetic workload, with the defaults filled in."""
     return {name: default if getattr(args, name) is None else getattr(args, name)
             for name, default in SYNTHETIC.items()}  # fmt: skip
 

@@ -18,7 +18,7 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Downloads, or lists what could be."""
+    """Downloads a model, or lists the known models."""
     from tinyinfer.loading.hub import KNOWN, find
 
     if args.name is None:

@@ -15,6 +15,7 @@ from tinyinfer.cli.arguments import (
     sampling_params,
 )
 from tinyinfer.cli.console import Answers, read_text, run_sequences, say, show, statistics
+from tinyinfer.errors import ModelError
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
@@ -84,13 +85,16 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
 def tokenize(llm: LLM, prompt: str, args: argparse.Namespace) -> list[int]:
     """A prompt's token ids: as a conversation when the model has a chat template and --raw does not forbid it.
 
-    Raises ValueError for a system prompt without a chat template.
+    Raises ValueError for a system prompt without a chat template, ModelError for a template that fails.
     """
     if args.raw or llm.tokenizer.chat_template is None:
         if args.system_prompt is not None:
             raise ValueError("this model has no chat template for a --system-prompt; write it into the prompt")
         return llm.tokenizer.encode(prompt)
-    return llm.chat_prompt([*messages(args.system_prompt), {"role": "user", "content": prompt}])
+    try:
+        return llm.chat_prompt([*messages(args.system_prompt), {"role": "user", "content": prompt}])
+    except ModelError as error:
+        raise ModelError(f"{error} (--raw)") from error
 
 
 def messages(system_prompt: str | None) -> list[dict[str, str]]:

@@ -21,7 +21,7 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Inspects. Raises ModelError, ValueError, as loading does."""
+    """Prints what a model costs and what this machine allows. Raises ModelError and ValueError as loading does."""
     from tinyinfer.engine.engine import context_length
     from tinyinfer.loading import load
     from tinyinfer.loading.hub import find

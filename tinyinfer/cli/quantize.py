@@ -36,7 +36,7 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Quantizes. Raises ModelError, ValueError, as loading and saving do."""
+    """Quantizes a model and writes its folder. Raises ModelError and ValueError as loading and saving do."""
     from tinyinfer.loading.saving import check_target, save_model
 
     engine_config(args)

@@ -24,7 +24,7 @@ from tinyinfer.sequence import Batch, Sequence, Span, make_batch
 
 
 class StepRecorder:
-    """The record of the present step."""
+    """Records the running step: batch, times, cost and tables, from which `trace` is made."""
 
     def __init__(self, cache: Cache, scheduler: Scheduler, ledger: Ledger) -> None:
         self.cache, self.scheduler, self.ledger = cache, scheduler, ledger
@@ -78,7 +78,7 @@ class StepRecorder:
 
 
 def start_turn(span: Span, joined: bool, blocks: tuple[Block, ...]) -> Turn:
-    """What a sequence is about to do."""
+    """Describes what the running step computes for a sequence; `finish_turn` adds the new tokens."""
     seq, stop = span.seq, span.first + span.rows
     again = 0 if seq.finished else max(0, min(seq.progress.computed, stop) - span.first)
     phase = "prefill" if stop <= len(seq.prompt) else "decode"

@@ -156,7 +156,7 @@ def show_steps(traces: Iterable[StepTrace]) -> Timeline:
 
 
 def run_column(trace: StepTrace) -> dict[int, str]:
-    """Sequence id -> its cell of a timeline."""
+    """Maps each sequence id to the sequence's cell in the timeline."""
     cells = {turn.id: run_cell(turn) for turn in trace.turns if turn.phase != "candidate"}
     absent = {"idle": trace.idle, "waiting": trace.waiting, "preempted": [seq.id for seq in trace.preempted]}
     for name, ids in absent.items():

@@ -176,8 +176,8 @@ class NoCache(Cache):
     def read(
         self, layer: int, seq: Sequence, start: int, stop: int | None = None
     ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
-        k, v = self._step[seq.id]
-        k, v = k[start:stop], v[start:stop]
+        k, v = self._step[seq.id]  # (T, K, E), (T, K, E): of all positions
+        k, v = k[start:stop], v[start:stop]  # (S, K, E), (S, K, E)
         self.ledger.kv_read_bytes += k.nbytes + v.nbytes
         return k, v
 

@@ -27,7 +27,7 @@ class ContiguousCache(Cache):
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         for span in batch.spans:
-            keys, values = self._arrays[span.seq.id][layer]
+            keys, values = self._arrays[span.seq.id][layer]  # (K, P, Ek), (K, P, Ev)
             first, stop = span.first, span.first + span.rows
             keys[:, first:stop] = k[span.start : span.stop].transpose(1, 0, 2)
             values[:, first:stop] = v[span.start : span.stop].transpose(1, 0, 2)
@@ -38,7 +38,8 @@ class ContiguousCache(Cache):
         self, layer: int, seq: Sequence, start: int, stop: int | None = None
     ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
         stop = self._written[seq.id] if stop is None else stop
-        k, v = [rows[:, start:stop].transpose(1, 0, 2) for rows in self._arrays[seq.id][layer]]  # views, no copies
+        # (S, K, Ek), (S, K, Ev): views, no copies
+        k, v = [rows[:, start:stop].transpose(1, 0, 2) for rows in self._arrays[seq.id][layer]]
         self.ledger.kv_read_bytes += k.nbytes + v.nbytes
         return k, v
 

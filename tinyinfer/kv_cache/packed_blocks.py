@@ -15,13 +15,11 @@ from __future__ import annotations
 from math import prod
 from typing import Any, NamedTuple
 
-from tinyinfer.arrays import Array, Xp
+from tinyinfer.arrays import HALF_MAX, Array, Xp
 from tinyinfer.backends.packing import pack, unpack
 from tinyinfer.kv_cache.base import CacheSpec, carve
 from tinyinfer.kv_cache.memory import block_bytes, codes_bytes, group_size
 from tinyinfer.model.interfaces import Device
-
-HALF_MAX = 65504.0  # the largest float16
 
 
 class PackedLayer(NamedTuple):
@@ -117,8 +115,8 @@ def quantize(x: Array, bits: int, xp: Xp) -> tuple[Array, Array, Array]:  # (...
 
 def half_above(x: Array, xp: Xp) -> Array:  # (...,) -> (...,)
     """The smallest float16 that is no smaller than the number, within the range of float16."""
-    x = x.clip(-HALF_MAX, HALF_MAX)
-    half = x.astype(xp.float16)  # the nearest one, which may lie below
+    x = x.clip(-HALF_MAX, HALF_MAX)  # (...,)
+    half = x.astype(xp.float16)  # (...,): the nearest one, which may lie below
     return xp.where(half < x, xp.nextafter(half, xp.float16(HALF_MAX)), half)
 
 

@@ -34,7 +34,7 @@ class PagedCache(BlockCache):
         self._slots[seq.id] = self._rows(self._tables[seq.id], self.length(seq), self.length(seq) + n)
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
-        keys, values = self.pools[layer]
+        keys, values = self.pools[layer]  # (K, P, Ek), (K, P, Ev)
         for span in batch.spans:
             slots = self._slots[span.seq.id]
             keys[:, slots] = k[span.start : span.stop].transpose(1, 0, 2)
@@ -51,7 +51,7 @@ class PagedCache(BlockCache):
             rows = self._rows(table, start, stop)
             k, v = [pool[:, rows] for pool in self.pools[layer]]  # (K, S, Ek), (K, S, Ev)
         else:
-            k, v = [self._gather(pool, table, start, stop) for pool in self.pools[layer]]
+            k, v = [self._gather(pool, table, start, stop) for pool in self.pools[layer]]  # (K, S, Ek), (K, S, Ev)
             self.ledger.kv_copied_bytes += k.nbytes + v.nbytes
         self.ledger.kv_read_bytes += k.nbytes + v.nbytes
         return k.transpose(1, 0, 2), v.transpose(1, 0, 2)

@@ -48,7 +48,10 @@ class PrefixCache(Prefixes):
         self._now = 0  # steps so far
 
     def match(self, seq: Sequence) -> int:
-        """Only full blocks, and never all tokens: the logits of the last one are wanted."""
+        """Finds the longest cached prefix, gives its blocks to the sequence, and returns its length.
+
+        Only full blocks match. The last token never matches, because its logits must be computed.
+        """
         size, path, node = self.cache.block_size, [], self.root
         for start in range(0, len(seq.tokens) - size, size):
             child = node.children.get(tuple(seq.tokens[start : start + size]))
@@ -63,7 +66,10 @@ class PrefixCache(Prefixes):
         return len(path) * size
 
     def register(self, seq: Sequence, stop: int) -> None:
-        """Where the tree has a block of these tokens already, tree and sequence each keep their own block."""
+        """Adds the full blocks before position `stop` to the tree.
+
+        Where the tree has a block of these tokens already, tree and sequence each keep their own block.
+        """
         size, path = self.cache.block_size, self._paths[seq.id]
         while (len(path) + 1) * size <= stop:
             i, parent = len(path), path[-1] if path else self.root
@@ -105,7 +111,7 @@ class PrefixCache(Prefixes):
                 self._make_evictable(node)
 
     def _add(self, tokens: tuple[int, ...], block: int, parent: Node) -> Node:
-        """A new node, without users yet."""
+        """Adds a node without users to the tree's new ones, and holds its block. The caller puts it into `parent`."""
         self.cache.hold(block)
         node = Node(tokens, block, parent)
         self._new.append(node)
@@ -113,7 +119,7 @@ class PrefixCache(Prefixes):
         return node
 
     def _use(self, node: Node) -> None:
-        """One more sequence whose path leads through the node."""
+        """Counts one more sequence whose path leads through the node, and marks the node as used in this step."""
         self.evictable -= not node.users  # its first user
         node.users += 1
         node.used = self._now

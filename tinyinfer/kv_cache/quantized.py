@@ -82,6 +82,7 @@ class QuantizedCache(Cache):
         """Keeps each span's rows in float, and packs the blocks that become full."""
         self._unpacked = None
         for span in batch.spans:
+            # (T, K, E), (T, K, E): of this span
             keys, values = self._float_rows(layer, span.seq, span.first, span.first + span.rows)
             keys[:], values[:] = k[span.start : span.stop], v[span.start : span.stop]
             self._written[span.seq.id] = span.first + span.rows
@@ -107,9 +108,9 @@ class QuantizedCache(Cache):
         edge = max(self._open[seq.id].first, (stop - 1) // self.block_size * self.block_size)
         self._unpack(layer, seq, start // self.block_size, edge // self.block_size)
         begin, end = max(start, edge), max(stop, edge)
-        k, v = self._float_rows(layer, seq, begin, end)
+        k, v = self._float_rows(layer, seq, begin, end)  # (end - begin, K, E), (end - begin, K, E)
         self.ledger.kv_read_bytes += k.nbytes + v.nbytes
-        keys, values = self._workspace[layer]
+        keys, values = self._workspace[layer]  # (K, P, E), (K, P, E)
         keys[:, begin:end], values[:, begin:end] = k.transpose(1, 0, 2), v.transpose(1, 0, 2)
         return keys[:, start:stop].transpose(1, 0, 2), values[:, start:stop].transpose(1, 0, 2)
 
@@ -158,14 +159,15 @@ class QuantizedCache(Cache):
         """Keys and values of the positions first ... stop in a layer, as views: to be read or written."""
         floats, (keys, values), memory = self._open[seq.id], self._columns[layer], self.spec.memory[layer]
         rows = floats.rows[first - floats.first : stop - floats.first]  # (S, numbers)
-        k = rows[:, keys].reshape(-1, memory.heads, memory.key_size)
+        k = rows[:, keys].reshape(-1, memory.heads, memory.key_size)  # (S, K, Ek)
         return k, rows[:, values].reshape(-1, memory.heads, memory.value_size)
 
     def _copy_float_rows(self, seq: Sequence, child: Sequence, room: int) -> None:
         """Gives `child` (maybe `seq` itself) the float rows of the unfinished block of `seq`, with room for more."""
         length, xp = self.length(seq), self.device.xp
         first, blocks = length - length % self.block_size, max(1, -(-room // self.block_size))
-        rows = xp.empty((blocks * self.block_size, self._columns[-1][1].stop), dtype=xp.float32)
+        shape = blocks * self.block_size, self._columns[-1][1].stop
+        rows = xp.empty(shape, dtype=xp.float32)  # (positions, numbers)
         if seq.id in self._open:
             old = self._open[seq.id]
             rows[: length - first] = old.rows[first - old.first : length - old.first]
@@ -196,7 +198,7 @@ class QuantizedCache(Cache):
         begin = old.stop
         if begin < stop:
             packed, ids = self.storage(seq), self.block_ids(seq, begin, stop)
-            keys, values = self._workspace_blocks[layer]
+            keys, values = self._workspace_blocks[layer]  # (K, P/b, b, E), (K, P/b, b, E)
             packed.read(layer, ids, keys[:, begin:stop], values[:, begin:stop])
             nbytes = (stop - begin) * packed.layer_bytes[layer]
             self.ledger.kv_read_bytes += nbytes

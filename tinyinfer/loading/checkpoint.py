@@ -57,7 +57,7 @@ class LazyTensor:
 
     @property
     def scheme(self) -> QuantScheme | None:
-        """How the file itself has rounded it; None for floats."""
+        """The QuantScheme in which the file stores the tensor; None for floats."""
         return None if self.codes is None else self.codes(0, 0).scheme
 
     def quantized(self, start: int, stop: int) -> QuantizedMatrix:

@@ -42,7 +42,7 @@ class Exported:
 
     @property
     def scheme(self) -> QuantScheme | None:
-        """How its numbers are rounded; None: floats."""
+        """The QuantScheme of the tensor; None for floats."""
         return self.source[0].scheme if isinstance(self.source, tuple) else None
 
     def layout(self) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
@@ -93,7 +93,7 @@ class Exported:
 
 
 def cut(matrix: QuantizedMatrix, rows: slice) -> QuantizedMatrix:
-    """The matrix of some of the outputs."""
+    """Returns the part of the matrix that has only these outputs."""
     minimum = None if matrix.minimum is None else matrix.minimum[rows]
     return QuantizedMatrix(matrix.scheme, matrix.codes[rows], matrix.scale[rows], minimum)
 

@@ -97,7 +97,7 @@ class Header:
         self.size = self.left = os.fstat(file.fileno()).st_size
 
     def contents(self) -> tuple[dict[str, Any], list[TensorInfo]]:
-        """All metadata and all tensor infos."""
+        """Reads all metadata and all tensor infos."""
         self._check_version()
         tensors, pairs = (self.integer(U64, "the header") for _ in range(2))
         self.expect(pairs * 13 + tensors * 32, "the header")  # the least that so many can take
@@ -158,11 +158,11 @@ class Header:
         return self.refuse(f"has a value of unknown type, or an array of arrays, in {what[:80]!r}")
 
     def integer(self, kind: int, what: str) -> int:
-        """The next whole number, of this type."""
+        """Reads the next whole number, of this type."""
         return int(self.numbers(kind, 1, what)[0])
 
     def numbers(self, kind: int, count: int, what: str) -> np.ndarray:
-        """The next `count` numbers, of this type."""
+        """Reads the next `count` numbers, of this type."""
         dtype = np.dtype(DTYPES[GGUFValueType(kind)])
         values = np.frombuffer(self.take(count * dtype.itemsize, what), dtype)
         if kind == BOOL and values.view(np.uint8).max(initial=0) > 1:
@@ -170,7 +170,7 @@ class Header:
         return values
 
     def string(self, what: str) -> str:
-        """The next string, which must be UTF-8."""
+        """Reads the next string. Raises ModelError if the string is not UTF-8."""
         return self.strings(1, what)[0]
 
     def strings(self, count: int, what: str) -> list[str]:

@@ -134,7 +134,7 @@ def _gpt2(f: Fields, family: Family) -> ModelConfig:
 
 
 def _share(f: Fields, name: str, width: int, heads: int) -> int:
-    """Each head's part of the width."""
+    """The width divided by the number of heads. Raises ModelError where that is no whole number."""
     if width % heads:
         f.refuse(name, f"is {width}, which {heads} heads do not divide evenly; correct it or give head_dim")
     return width // heads

@@ -20,7 +20,7 @@ from tinyinfer.loading.hf_config import read_config
 from tinyinfer.loading.hf_names import canonical_tensors
 from tinyinfer.loading.hf_vocab import read_vocabulary
 from tinyinfer.loading.json_fields import read_json
-from tinyinfer.loading.quantized import quantized_tensors, read_grids
+from tinyinfer.loading.quantized import quantized_tensors, read_schemes
 from tinyinfer.loading.safetensors import Stored, read_header
 from tinyinfer.text.tokenizer import Tokenizer
 from tinyinfer.units import show
@@ -45,8 +45,8 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
     if quantization is None:
         tensors = canonical_tensors(str(folder), config, read_tensors(folder))
     else:
-        grids = read_grids(str(folder / "config.json"), quantization, config)
-        tensors = quantized_tensors(str(folder), config, grids, read_tensors(folder))
+        schemes = read_schemes(str(folder / "config.json"), quantization, config)
+        tensors = quantized_tensors(str(folder), config, schemes, read_tensors(folder))
     check_tensors(str(folder), config, tensors)
     tokenizer = Tokenizer(read_vocabulary(str(folder)), str(folder))
     return Checkpoint(str(folder), config, tensors, tokenizer, quantization)

@@ -58,7 +58,7 @@ def _of_family(kind: str, c: ModelConfig) -> dict[str, Any]:
 
 
 def _whole(x: float) -> float:
-    """The nearest whole number of a square root that was inverted twice and is a little off."""
+    """The whole number nearest to x: the file stores 1/sqrt(n), so computing n again gives a value slightly off."""
     return round(x) if abs(x - round(x)) < 1e-4 * x else x
 
 

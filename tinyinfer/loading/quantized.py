@@ -30,8 +30,8 @@ VERSION = 1
 BITS = (2, 3, 4, 8)
 
 
-def read_grids(where: str, quantization: dict[str, Any], config: ModelConfig) -> dict[str, QuantScheme]:
-    """Canonical name -> how it is rounded, of every matrix that is quantized.
+def read_schemes(where: str, quantization: dict[str, Any], config: ModelConfig) -> dict[str, QuantScheme]:
+    """Canonical name -> QuantScheme of every matrix that is quantized.
 
     Raises ModelError, naming `where` and the field, for anything that is missing, wrong or not known.
     """
@@ -43,21 +43,21 @@ def read_grids(where: str, quantization: dict[str, Any], config: ModelConfig) ->
     if not isinstance(table, dict) or not table:
         f.refuse("grids", f"is {show(table)}, but must say how each matrix is rounded; quantize the model again")
     f.refuse_unread(("quant_method", "recipe"), {})  # where it came from: changes no number
-    grids: dict[str, QuantScheme] = {}
+    schemes: dict[str, QuantScheme] = {}
     for pattern, entry in table.items():
         scheme = _scheme(f.table(f"grids, {show(pattern)}", entry))
         names = _matching(pattern, config)
-        if not names or not grids.keys().isdisjoint(names):
+        if not names or not schemes.keys().isdisjoint(names):
             why = "which is there under another name, too" if names else "which no matrix of this model is called"
             f.refuse("grids", f"names {show(pattern)}, {why}; quantize the model again")
         if scheme.integer_inputs and any(len(expected_tensors(config)[name]) > 2 for name in names):
             f.refuse("grids", f"gives {show(pattern)} activation_bits, which experts cannot have; quantize it again")
-        grids |= dict.fromkeys(names, scheme)
-    return grids
+        schemes |= dict.fromkeys(names, scheme)
+    return schemes
 
 
 def _scheme(f: Fields) -> QuantScheme:
-    """How one matrix is rounded, checked."""
+    """Reads the QuantScheme of one matrix. Raises ModelError for a field that is wrong."""
     bits, group = f.size("bits"), f.optional_size("group", most=1 << 24)
     symmetric, whole = f.flag("symmetric", False), f.flag("whole", False)
     if bits not in BITS:
@@ -71,7 +71,7 @@ def _scheme(f: Fields) -> QuantScheme:
 
 
 def _matching(pattern: str, config: ModelConfig) -> list[str]:
-    """The matrices of a name, or of a name with * as the number of the layer."""
+    """The names of the matrices that a pattern means: a name, or a name with * as the number of the layer."""
     shapes = expected_tensors(config)
     if pattern.startswith("layers.*."):
         names = [f"layers.{i}.{pattern.removeprefix('layers.*.')}" for i in range(config.num_layers)]
@@ -81,7 +81,7 @@ def _matching(pattern: str, config: ModelConfig) -> list[str]:
 
 
 def quantized_tensors(
-    path: str, config: ModelConfig, grids: dict[str, QuantScheme], stored: dict[str, Stored]
+    path: str, config: ModelConfig, schemes: dict[str, QuantScheme], stored: dict[str, Stored]
 ) -> dict[str, LazyTensor]:
     """The tensors of a folder of ours by canonical name; `path` is for messages.
 
@@ -89,8 +89,8 @@ def quantized_tensors(
     """
     left, tensors = dict(stored), {}
     for name, shape in expected_tensors(config).items():
-        if name in grids:
-            tensors[name] = _quantized(path, name, shape, grids[name], left)
+        if name in schemes:
+            tensors[name] = _quantized(path, name, shape, schemes[name], left)
         elif name in left:
             left[name].check_float()
             tensors[name] = left.pop(name).lazy()
@@ -110,8 +110,9 @@ def _quantized(
     minimum = None if scheme.symmetric else _part(path, f"{name}.m", "F16", (rows, groups), stored)
 
     def codes(start: int, stop: int) -> QuantizedMatrix:
-        codes = unpack(packed.raw(start, stop), scheme.bits, inputs, np).astype(np.int16) + np.int16(scheme.lowest)
-        minimums = None if minimum is None else minimum.raw(start, stop)
+        codes = unpack(packed.raw(start, stop), scheme.bits, inputs, np).astype(np.int16)  # (stop - start, M)
+        codes += np.int16(scheme.lowest)
+        minimums = None if minimum is None else minimum.raw(start, stop)  # (stop - start, G)
         return QuantizedMatrix(scheme, codes, scale.raw(start, stop), minimums)
 
     def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
@@ -123,7 +124,7 @@ def _quantized(
 
 
 def _part(path: str, name: str, dtype: str, shape: tuple[int, ...], stored: dict[str, Stored]) -> Stored:
-    """One tensor of that name, taken out of `stored`, checked."""
+    """Takes a tensor out of `stored`. Raises ModelError if it is missing, or has another type or shape."""
     if name not in stored:
         raise ModelError(f"{path}: the tensor {name!r} is missing; the folder is incomplete, quantize the model again")
     tensor = stored.pop(name)

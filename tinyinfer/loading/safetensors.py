@@ -51,7 +51,7 @@ class Stored:
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
     def rows(self, start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
-        """Rows of the first axis as float32."""
+        """Reads rows of the first axis as float32."""
         return self.raw(start, stop).astype(np.float32, copy=False)
 
     def raw(self, start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)

@@ -70,7 +70,7 @@ def save_model(
     """
     check_target(folder)
     tensors = list(export(model))
-    quantization = {"quant_method": OURS, "version": VERSION, **about, "grids": grid_table(tensors)}
+    quantization = {"quant_method": OURS, "version": VERSION, **about, "grids": scheme_table(tensors)}
     if not quantization["grids"]:
         raise ValueError(f"{source.path}: holds no matrix in a few bits that could be kept; choose how to quantize it")
     with whole_folder(Path(folder)) as part:
@@ -145,16 +145,16 @@ def _nbytes(tensor: Exported) -> int:
     return sum(prod(shape) * dtype.itemsize for _, dtype, shape in tensor.layout())
 
 
-def grid_table(tensors: list[Exported]) -> dict[str, dict[str, Any]]:
+def scheme_table(tensors: list[Exported]) -> dict[str, dict[str, Any]]:
     """Name -> scheme of every quantized matrix; one entry `layers.*.NAME` where all layers have the same."""
     entries = {tensor.name: _entry(tensor) for tensor in tensors if len(tensor.shape) > 1}
-    grids: dict[str, dict[str, Any]] = {}
+    schemes: dict[str, dict[str, Any]] = {}
     for name, entry in entries.items():
         layer, _, short = name.rpartition(".")
         alike = layer and all(other == entry for key, other in entries.items() if key.endswith(f".{short}"))
         if entry:
-            grids[f"layers.*.{short}" if alike else name] = entry
-    return grids
+            schemes[f"layers.*.{short}" if alike else name] = entry
+    return schemes
 
 
 def _entry(tensor: Exported) -> dict[str, Any] | None:
@@ -177,7 +177,7 @@ def write_configs(part: Path, source: Checkpoint, quantization: dict[str, Any]) 
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """A JSON file for people and programs."""
+    """Writes a JSON file, indented for people to read."""
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -108,13 +108,13 @@ def matrices(c: ModelConfig, itemsize: int, recipe: Recipe) -> list[dict[str, An
     rows = []
     for matrix in held_matrices(c).values():
         scheme, size = recipe.scheme(matrix.name), recipe.nbytes(matrix, itemsize)
-        bits, grid = 8 * size / matrix.numbers, scheme and grid_fields(scheme)
-        rows.append({"name": matrix.name, "grid": grid, "bits_per_weight": bits, "bytes": size})
+        bits, shown = 8 * size / matrix.numbers, scheme and scheme_fields(scheme)
+        rows.append({"name": matrix.name, "grid": shown, "bits_per_weight": bits, "bytes": size})
     return rows
 
 
-def grid_fields(scheme: QuantScheme) -> dict[str, Any]:
-    """How a matrix is rounded, for JSON."""
+def scheme_fields(scheme: QuantScheme) -> dict[str, Any]:
+    """The fields of a QuantScheme, for JSON."""
     return {
         "bits": scheme.bits, "group": scheme.group_size, "symmetric": scheme.symmetric, "whole": scheme.per_tensor,
     }  # fmt: skip
@@ -141,7 +141,7 @@ def bits_per_weight(model: Model) -> float:
 def steps(
     c: ModelConfig, context: int, itemsize: int, remembers: bool, recipe: Recipe
 ) -> list[tuple[str, int, Ledger]]:
-    """(what it is, tokens it advances by, what it counts) of a prefill and of the first and the last decode step.
+    """Three steps, each as (name, new tokens, Ledger): a prefill, the first decode step, the last one.
 
     remembers: whether there is a KV cache; without one, a decode step is a prefill of everything.
     """
@@ -161,7 +161,7 @@ def steps(
 
 
 def bound(step: str, tokens: int, cost: Ledger, machine: Machine) -> dict[str, Any]:
-    """What the roofline allows for a step."""
+    """Computes what the roofline allows for a step, as fields for JSON."""
     seconds = predict_seconds(cost, machine)
     return {
         "step": step,

@@ -22,7 +22,7 @@ def model_text(model: dict[str, Any]) -> str:
 
 
 def heading(model: dict[str, Any]) -> str:
-    """What the model is, in a few lines."""
+    """Describes the model in a few lines: family, sizes, context."""
     c, windows = model["config"], model["windows"]
     heads = f"{c['num_heads']} query and {c['num_kv_heads']} key/value heads of {c['head_dim']}"
     lines = [
@@ -41,7 +41,7 @@ def heading(model: dict[str, Any]) -> str:
 
 
 def sizes_table(model: dict[str, Any]) -> str:
-    """Parameters and bytes by part."""
+    """Lists parameters and bytes of each part of the model."""
     numbers, sizes = model["parameters_by_part"], model["weight_bytes_by_part"]
     quantized = any(matrix["grid"] for matrix in model["matrices"])
     rows = [("", "parameters", "in memory" if quantized else model["engine"]["dtype"])]
@@ -57,25 +57,25 @@ def matrix_table(matrices: list[dict[str, Any]]) -> str:
     kinds: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for matrix in matrices:
         name = re.sub(r"^layers\.\d+\.", "layers.*.", matrix["name"])
-        kinds.setdefault((name, grid_text(matrix["grid"])), []).append(matrix)
+        kinds.setdefault((name, scheme_text(matrix["grid"])), []).append(matrix)
     rows = [("", "grid", "bits a weight", "bytes")]
-    for (name, grid), alike in kinds.items():
+    for (name, scheme), alike in kinds.items():
         size, bits = amount(alike[0]["bytes"], "B"), f"{alike[0]['bits_per_weight']:.4g}"
         one = len(alike) == 1
-        rows.append((alike[0]["name"] if one else name, grid, bits, size if one else f"{len(alike)} x {size}"))
+        rows.append((alike[0]["name"] if one else name, scheme, bits, size if one else f"{len(alike)} x {size}"))
     return table(rows)
 
 
-def grid_text(grid: dict[str, Any] | None) -> str:
+def scheme_text(scheme: dict[str, Any] | None) -> str:
     """A scheme in words, such as int4 g32 asymmetric."""
-    if grid is None:
+    if scheme is None:
         return "floats"
-    group = f"g{grid['group']}" if grid["group"] else "tensor" if grid["whole"] else "channel"
-    return f"int{grid['bits']} {group} {'symmetric' if grid['symmetric'] else 'asymmetric'}"
+    group = f"g{scheme['group']}" if scheme["group"] else "tensor" if scheme["whole"] else "channel"
+    return f"int{scheme['bits']} {group} {'symmetric' if scheme['symmetric'] else 'asymmetric'}"
 
 
 def cache_line(model: dict[str, Any]) -> str:
-    """What the keys and values take."""
+    """Says how many bytes the keys and values take."""
     each, full = model["kv_bytes_per_token"], model["kv_bytes_at_max_context"]
     kept = f"{amount(full, 'B')} for {model['max_context']} positions" if full else "and this switch keeps none"
     return f"keys and values: {amount(each, 'B')} a token, {kept}"
@@ -99,7 +99,7 @@ def roofline_table(model: dict[str, Any]) -> str:
 
 
 def reasons(model: dict[str, Any]) -> str:
-    """Why this limit and not the other."""
+    """Explains which limit holds for each step: its FLOPs for each byte, compared with the machine's."""
     balance = model["balance_flops_per_byte"]
     lines = [
         f"this machine reads {amount(model['read_bandwidth'], 'B/s')} and multiplies "
@@ -239,7 +239,7 @@ def phases_text(line: dict[str, Any]) -> str:
 
 
 def evaluation_text(record: dict[str, Any]) -> str:
-    """The figures of one setting, in a sentence."""
+    """Puts the figures of one setting into a sentence."""
     return (
         f"perplexity {record['perplexity']:.4f} (mean NLL {record['nll']:.5f}) over {record['tokens']} tokens "
         f"in windows of {record['window']}, {amount(record['weight_bytes'], 'B')} of weights, {record['seconds']:.1f} s"

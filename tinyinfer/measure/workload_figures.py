@@ -89,7 +89,7 @@ def bars(done: Round) -> Bars:
 
 
 def kind_of(span: Span, again: int) -> str:
-    """What its rows are: padding, computed a second time after a preemption, part of the prompt, or decode."""
+    """The name of what a span computes: padding, rows computed again after a preemption, prefill, or decode."""
     if is_padding(span):
         return "padding"
     if span.first < again and span.rows > 1:

@@ -41,7 +41,10 @@ class GroupedQuery:
     def __call__(
         self, x: Array, rotations: list[tuple[Array, Array]], layer: int, batch: Batch, cache: KVCache, ops: Ops
     ) -> Array:  # (T, D) -> (T, D)
-        """The change that attention makes to each row; keys and values of the rows go to the cache."""
+        """The change that attention makes to each row; keys and values of the rows go to the cache.
+
+        rotations: of each of the model's rotations the cosines and sines, (T, 1, E) and (T, 1, E).
+        """
         heads = self.heads
         qkv = ops.linear(x, self.qkv).reshape(len(x), -1, heads.size)  # (T, H+2K, E)
         qk, v = qkv[:, : -heads.keys], qkv[:, -heads.keys :]  # (T, H+K, E), (T, K, E)
@@ -66,7 +69,7 @@ def full_attention(
     s = xp.where(seen, s.reshape(k.shape[1], -1, *seen.shape), -xp.inf)  # (K, H/K, T, S)
     p = xp.exp(s - s.max(axis=-1, keepdims=True))  # (K, H/K, T, S): no exponent above 0, so exp cannot overflow
     p = (p / p.sum(axis=-1, keepdims=True)).reshape(k.shape[1], -1, len(k))  # (K, H/K·T, S)
-    return unfold(p @ v.transpose(1, 0, 2), len(q))
+    return unfold(p @ v.transpose(1, 0, 2), len(q))  # of (K, H/K·T, E)
 
 
 def fold(q: Array, key_heads: int) -> Array:  # (T, H, E) -> (K, H/K*T, E)

@@ -84,7 +84,12 @@ class Ops(Device, Protocol):
         """
 
     def norm(self, x: Array, norm: Norm) -> Array:  # (T, ...) -> (T, ...)
-        """Every vector along the last axis brought to unit scale, by the formula of the norm's type."""
+        """Normalizes every vector along the last axis, by the formula of the norm's type.
+
+        RMSNorm: x / sqrt(mean(x²) + eps) · weight (Zhang & Sennrich 2019, equation 4). LayerNorm: (x - mean(x)) /
+        sqrt(var(x) + eps) · weight + bias (Ba et al. 2016, equation 4). FullQKNorm: RMSNorm over all query heads of a
+        row as one vector, and over all key heads as another. NoNorm: x.
+        """
 
     def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
         """x Wᵀ + bias, by the product that the backend declares for the weight's type."""

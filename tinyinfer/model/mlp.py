@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class MLP(Protocol):
-    """What a layer calls: rows in, rows out."""
+    """The part of a layer that changes each row by itself; every kind is called alike."""
 
     @property
     def nbytes(self) -> int:

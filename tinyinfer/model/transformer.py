@@ -36,7 +36,10 @@ class Mixer(Protocol):
     def __call__(
         self, x: Array, rotations: list[tuple[Array, Array]], layer: int, batch: Batch, cache: KVCache, ops: Ops
     ) -> Array:  # (T, D) -> (T, D)
-        """The change that the mixer makes to each row; what it must remember of the rows goes to the cache."""
+        """The change that the mixer makes to each row; what the mixer must remember of the rows goes to the cache.
+
+        rotations: of each of the model's rotations the cosines and sines, (T, 1, E) and (T, 1, E).
+        """
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,7 @@ def run_layers(
     model: Model, first: int, stop: int, x: Array, batch: Batch, cache: KVCache, ops: Ops
 ) -> Array:  # (T, D) -> (T, D)
     """Layers first ... stop, each adding two changes to every row: by its mixer, and by its MLP."""
+    # One pair of cosines and sines for each of the model's rotations: (T, 1, E), (T, 1, E).
     rotations = [ops.rotation(batch.positions, batch.rotation_sets, rotation) for rotation in model.rotations]
     for i, layer in enumerate(model.layers[first:stop], first):
         h = layer.mixer(ops.norm(x, layer.attention_norm), rotations, i, batch, cache, ops)  # (T, D)

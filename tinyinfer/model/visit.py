@@ -54,7 +54,7 @@ def changed(name: str, held: Held, change: Callable[[str, Weight], Weight]) -> H
 
 
 def weights(held: Held) -> tuple[Weight, ...]:
-    """The weights themselves: one, or one for each expert."""
+    """The weights of a matrix: one, or one for each expert."""
     return held.matrices if isinstance(held, Experts) else (held.weight,)
 
 

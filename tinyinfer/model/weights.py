@@ -136,7 +136,7 @@ class Weight(Protocol):
 
     @property
     def scheme(self) -> QuantScheme | None:
-        """How the weights are rounded; None: they are floats."""
+        """The QuantScheme of the weights; None for floats."""
 
     def rows(self, ids: Array) -> Array:  # (T,) -> (T, M)
         """The weights of the outputs `ids` as float32: what an embedding looks up."""

@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from tinyinfer.arrays import Array, to_host
+from tinyinfer.arrays import HALF_MAX, Array, to_host
 from tinyinfer.errors import ModelError
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
@@ -35,7 +35,7 @@ from tinyinfer.quantization.folding import foldable
 from tinyinfer.quantization.gptq import gptq
 from tinyinfer.quantization.hqq import hqq
 from tinyinfer.quantization.recipe import make_recipe
-from tinyinfer.quantization.rtn import HALF_MAX, HALF_MIN, round_to_nearest
+from tinyinfer.quantization.rtn import HALF_MIN, round_to_nearest
 from tinyinfer.quantization.switches import QUANTIZE_METHODS, QuantizationSwitches
 from tinyinfer.quantization.w8a8 import search_scale
 from tinyinfer.switches import resolve
@@ -63,7 +63,7 @@ def rounding(c: QuantizationSwitches, model: ModelConfig) -> Callable[[str, Floa
 
 def in_memory(matrix: FloatMatrix) -> np.ndarray:  # -> (N, M)
     """All rows of a matrix in float32."""
-    w = np.empty(matrix.shape, dtype=np.float32)
+    w = np.empty(matrix.shape, dtype=np.float32)  # (N, M)
     for start, rows in matrix.tiles():
         w[start : start + len(rows)] = rows
     return w
@@ -75,7 +75,7 @@ def in_range(name: str, w: np.ndarray, scheme: QuantScheme) -> np.ndarray:  # (N
     if largest > HALF_MAX or 0 < 2 * largest / (scheme.highest - scheme.lowest) < HALF_MIN:
         raise ModelError(
             f"{name}: weights of up to {largest:.3g} cannot be quantized, since scales are float16 ({HALF_MIN:.0e} to "
-            f"{HALF_MAX:.0f}); if they are right, leave them as they are: quantize_rules='{name} off'"
+            f"{HALF_MAX:.0f}); if they are right, leave them as they are, by the rule '{name} off'"
         )
     return w
 
@@ -131,14 +131,14 @@ def quantize_model(
 def by_gptq(
     w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
 ) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
-    """GPTQ on the grid of plain rounding; inputs are not scaled."""
+    """Chooses the codes by GPTQ, on the grid of plain rounding; inputs are not scaled."""
     return gptq(w, inputs.hessian, round_to_nearest(w, scheme)), None
 
 
 def by_awq(
     w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
 ) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
-    """AWQ where its scale costs nothing, else plain rounding."""
+    """Rounds by AWQ where its scale costs nothing, else by plain rounding."""
     return awq(w, inputs.hessian, inputs.mean, scheme) if foldable else (round_to_nearest(w, scheme), None)
 
 
@@ -155,7 +155,7 @@ def by_combination(
 def by_smoothing(
     w: np.ndarray, scheme: QuantScheme, inputs: Inputs, foldable: bool
 ) -> tuple[QuantizedMatrix, np.ndarray | None]:  # (N, M) ->
-    """SmoothQuant's migration where it costs nothing, then plain rounding."""
+    """Scales inputs by SmoothQuant where that costs nothing, then rounds plainly."""
     if not foldable:
         return round_to_nearest(w, scheme), None
     scale = search_scale(w, inputs.sample, inputs.largest)  # (M,)

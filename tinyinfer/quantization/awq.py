@@ -27,16 +27,16 @@ def search_scales(
 
     hessian: sum of x xᵀ over the inputs. mean: of |x| for each input.
     """
-    tried = [candidate(mean, i / STEPS) for i in range(STEPS)]
+    tried = [input_scale(mean, i / STEPS) for i in range(STEPS)]  # each (M,)
     errors = [scaled_error(w, scale, hessian, scheme) for scale in tried]
     return tried[int(np.argmin(errors))]
 
 
-def candidate(mean: np.ndarray, exponent: float) -> np.ndarray:  # (M,) -> (M,)
+def input_scale(mean: np.ndarray, exponent: float) -> np.ndarray:  # (M,) -> (M,)
     """mean^exponent, brought to lie around 1; inputs that are always zero count as the smallest that is not."""
     if not mean.any():
         return np.ones(len(mean), dtype=np.float32)
-    scale = np.maximum(mean, mean[mean > 0].min()) ** exponent
+    scale = np.maximum(mean, mean[mean > 0].min()) ** exponent  # (M,)
     return (scale / np.sqrt(scale.max() * scale.min())).astype(np.float32)
 
 
@@ -52,5 +52,5 @@ def awq(
     w: np.ndarray, hessian: np.ndarray, mean: np.ndarray, scheme: QuantScheme
 ) -> tuple[QuantizedMatrix, np.ndarray]:  # (N, M), (M, M), (M,) ->
     """The codes of w times the best scale, and that scale (M,), by which the inputs are to be divided."""
-    scale = search_scales(w, hessian, mean, scheme)
+    scale = search_scales(w, hessian, mean, scheme)  # (M,)
     return round_to_nearest(w * scale, scheme), scale

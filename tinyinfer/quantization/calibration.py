@@ -43,7 +43,7 @@ class Encoder(Protocol):
     """What makes token ids of text: tokenizer.py, or a test's."""
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
-        """The ids of a text."""
+        """Turns a text into token ids."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Inputs:
 
     @classmethod
     def of(cls, x: Array) -> Inputs:  # (T, M) ->
-        """The statistics of these rows."""
+        """Computes the statistics of these rows."""
         size = np.abs(x)  # (T, M)
         rows = np.random.default_rng(0).permutation(len(x))[:SAMPLE]
         return cls(x.T @ x, size.mean(axis=0), size.max(axis=0), x[rows])
@@ -171,7 +171,7 @@ def rows_of(windows: np.ndarray) -> Batch:
         request = Request(i, window, SamplingParams(), seed=0, max_tokens=1, eos=frozenset())
         seq = Sequence(request, TextOutput(Silence()))
         spans.append(Span(seq, i * size, (i + 1) * size, 0, wanted=0))
-    positions = np.tile(np.arange(size), count)
+    positions = np.tile(np.arange(size), count)  # (T,): each window starts at 0
     return Batch(windows.reshape(-1), positions, np.arange(0), tuple(spans))
 
 

@@ -49,7 +49,7 @@ def fold(layer: Layer, scales: dict[str, Array], ops: Ops) -> Layer:
 
 
 def divide_norm(norm: Norm, scale: Array) -> Norm:  # (D,) ->
-    """The norm whose outputs are divided by the scale."""
+    """Returns the norm with its weights divided by the scale, so that its outputs are divided."""
     if isinstance(norm, LayerNorm):
         return replace(norm, weight=norm.weight / scale, bias=norm.bias / scale)
     assert isinstance(norm, RMSNorm)
@@ -68,7 +68,7 @@ def multiply_rows(weight: Weight, factors: np.ndarray, ops: Ops) -> Weight:  # (
     """The weight with each output's row times a factor; of a quantized one scales and minimums are multiplied."""
     matrix, column = weight.matrix(), factors[:, None]  # (N, 1)
     if isinstance(matrix, QuantizedMatrix):
-        minimum = None if matrix.minimum is None else to_half(matrix.minimum * column)
+        minimum = None if matrix.minimum is None else to_half(matrix.minimum * column)  # (N, G)
         return ops.take(replace(matrix, scale=to_half(matrix.scale * column), minimum=minimum))
     assert isinstance(matrix, Floats)
     return ops.take(replace(matrix, array=matrix.array * column))

@@ -30,11 +30,11 @@ def gptq(
     keeps its codes. Raises ValueError for a hessian that is not finite or, with damp 0, has no inverse.
     """
     scheme = start.scheme
-    order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(w.shape[1])
+    order = np.argsort(-np.diag(hessian), kind="stable") if act_order else np.arange(w.shape[1])  # (M,)
     factor = inverse_factor(hessian[np.ix_(order, order)], damp)  # (M, M)
     scale = expand(start.scale, scheme, w.shape[1])[:, order].T  # (M, N), and so is minimum
     minimum = None if start.minimum is None else expand(start.minimum, scheme, w.shape[1])[:, order].T
-    q = np.empty(w.shape, dtype=np.int16)
+    q = np.empty(w.shape, dtype=np.int16)  # (N, M)
     q[:, order] = compensate(np.ascontiguousarray(w[:, order].T, dtype=np.float32), factor, scale, minimum, scheme).T
     return better_rows(w, hessian, QuantizedMatrix(scheme, q, start.scale, start.minimum), start)
 
@@ -45,10 +45,10 @@ def inverse_factor(hessian: np.ndarray, damp: float) -> np.ndarray:  # (M, M) ->
     With H = R Rᵀ, R upper, U is R's inverse; R is the usual lower factor of H with its rows and columns reversed. An
     input that is always zero gets a 1 on the diagonal: it concerns no other, so its column is just rounded.
     """
-    h = hessian.astype(np.float64)
+    h = hessian.astype(np.float64)  # (M, M)
     if not np.isfinite(h).all():
         raise ValueError("the calibration inputs of a layer hold NaN or infinity; the model's weights are damaged")
-    diagonal = np.diag(h).copy()
+    diagonal = np.diag(h).copy()  # (M,)
     diagonal += damp * diagonal.mean()
     np.fill_diagonal(h, np.where(diagonal > 0, diagonal, 1.0))
     try:
@@ -66,12 +66,13 @@ def compensate(
     Within a block each error corrects the block's other columns at once (one after another, they are in the core's
     cache); what lies behind the block waits, and is corrected by one matrix product of all its errors.
     """
-    q = np.empty(w.shape, dtype=np.int16)
-    minimums = np.zeros_like(scale) if minimum is None else minimum
+    q = np.empty(w.shape, dtype=np.int16)  # (M, N)
+    minimums = np.zeros_like(scale) if minimum is None else minimum  # (M, N)
     for start in range(0, len(w), BLOCK):
         block, stop = w[start : start + BLOCK], start + BLOCK  # (64, N), a view
-        errors = np.empty_like(block)
+        errors = np.empty_like(block)  # (64, N)
         for i, j in enumerate(range(start, min(stop, len(w)))):
+            # (N,), like every array of this loop
             codes = np.divide(block[i] - minimums[j], scale[j], out=np.zeros_like(block[i]), where=scale[j] != 0)
             np.clip(np.rint(codes, out=codes), scheme.lowest, scheme.highest, out=codes)
             q[j] = codes

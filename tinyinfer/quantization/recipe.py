@@ -119,7 +119,7 @@ class Stored(Protocol):
 
     @property
     def scheme(self) -> QuantScheme | None:
-        """How the file itself has rounded it; None: floats."""
+        """The QuantScheme in which the file stores the tensor; None for floats."""
 
 
 def kept_recipe(c: ModelConfig, tensors: Mapping[str, Stored]) -> Recipe:

@@ -24,6 +24,7 @@ SHARES = tuple(i / 10 for i in range(1, 10))  # the a above: those that are trie
 
 def search_scale(w: np.ndarray, sample: np.ndarray, largest: np.ndarray) -> np.ndarray:  # (N, M), (n, M), (M,) -> (M,)
     """The scale of inputs, maybe 1, after which the n rows of a sample come out best, each counted by its own size."""
+    # Each (M,).
     scales = [np.ones(w.shape[1], dtype=np.float32), *(migrate(w, largest, share) for share in SHARES)]
     return scales[int(np.argmin([rounded_error(w, sample, scale) for scale in scales]))]
 
@@ -42,8 +43,8 @@ def migrate(w: np.ndarray, largest: np.ndarray, share: float) -> np.ndarray:  # 
 
     largest: of |x| for each input. An input or a column of weights that is always zero keeps scale 1.
     """
-    columns = np.abs(w).max(axis=0)
-    used = (largest > 0) & (columns > 0)
-    scale = np.ones(len(columns), dtype=np.float32)
+    columns = np.abs(w).max(axis=0)  # (M,)
+    used = (largest > 0) & (columns > 0)  # (M,)
+    scale = np.ones(len(columns), dtype=np.float32)  # (M,)
     scale[used] = largest[used] ** share / columns[used] ** (1 - share)
     return scale

@@ -25,7 +25,7 @@ class DraftSettings(Protocol):
 
     @property
     def draft_model(self) -> str | None:
-        """Of speculative=draft: the second model's name."""
+        """The name of the second model, for speculative=draft."""
 
     @property
     def draft_layers(self) -> int | None:
@@ -45,15 +45,15 @@ class DraftSettings(Protocol):
 
     @property
     def num_draft_tokens(self) -> int | None:
-        """Drafts of a step at most; None: the drafter's own number."""
+        """The largest number of drafts of a sequence in one step; None: the drafter's own default."""
 
     @property
     def num_draft_candidates(self) -> int:
-        """Different drafts verified side by side."""
+        """How many different drafts of one position are verified side by side."""
 
     @property
     def max_num_batched_tokens(self) -> int:
-        """Rows of a step at most."""
+        """The largest number of rows of one step."""
 
 
 class Drafter(Protocol):
@@ -88,7 +88,7 @@ class Candidates(Protocol):
         """If `seq` is a candidate, what the cache holds for it becomes its owner's."""
 
     def free(self) -> None:
-        """The step is over: frees all candidates."""
+        """Frees all candidates at the end of a step."""
 
 
 @dataclass(frozen=True)

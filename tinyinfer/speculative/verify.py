@@ -42,7 +42,7 @@ def judge(logits: np.ndarray, draft: Draft, seq: Sequence, new: list[int]) -> Ch
     params, prompt, _, seed = seq.sampling
     if draft.probs is None:
         return choose(logits, params, prompt, new, seed)
-    p = distribution(logits, params, prompt, new)
+    p = distribution(logits, params, prompt, new)  # (V,)
     token = accept_or_replace(p, draft.probs, draft.token, seed, len(prompt) + len(new))
     return describe(token, logits, params)
 

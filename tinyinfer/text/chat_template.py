@@ -48,7 +48,7 @@ class ChatTemplate:
         except Exception as error:  # a template may raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(
-                f"{self.path}: the chat template fails ({reason}); correct it, or do without it: --raw, or generate()"
+                f"{self.path}: the chat template fails ({reason}); correct it, or give the prompt as plain text"
             ) from error
 
     @cached_property

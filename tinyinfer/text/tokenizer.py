@@ -120,7 +120,7 @@ class Tokenizer:
 
         vocab = self._vocabulary
         if vocab.chat_template is None:
-            raise ValueError(f"{self._path} has no chat template; use --raw on the command line, generate() in Python")
+            raise ValueError(f"{self._path} has no chat template; give a plain text instead of a conversation")
         return ChatTemplate(vocab.chat_template, vocab.template_path, vocab.bos_token, vocab.eos_token)
 
     @cached_property
