@@ -66,6 +66,7 @@ def container(root: Path, group: str, files: dict[str, str]) -> Path:
         ("2:cpu:/\n", {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, []),
         ("2:cpuset:/\n", {"cpuset/cpu.cfs_quota_us": "1000\n", "cpuset/cpu.cfs_period_us": "100000\n"}, []),
         ("0::/\n", {"cpu.max": "nonsense\n"}, []),
+        ("0::/\n", {"cpu.max": "50000 0\n"}, []),
     ],
 )  # fmt: skip
 def test_a_containers_quota_is_read_from_its_group_and_those_above(group, files, cores, tmp_path):
@@ -89,6 +90,11 @@ def test_the_environments_limit_comes_first_then_the_quota_then_the_cores(enviro
     """What SLURM, joblib and containers set is meant; B12 of the reports about engines like this one."""
     root = container(tmp_path, "0::/", {"cpu.max": quota})
     assert default_threads(environ, root) == (available_cores() if threads == "cores" else threads)
+
+
+def test_a_part_of_a_core_counts_as_a_core(tmp_path):
+    """1.2 cores' worth of time are 2 threads: rounded down, a fifth of the time would be given away."""
+    assert default_threads({}, container(tmp_path, "0::/", {"cpu.max": "120000 100000"})) == min(2, available_cores())
 
 
 def test_more_quota_than_cores_is_no_more_threads(tmp_path):

@@ -313,3 +313,16 @@ def test_a_context_longer_than_the_models_is_refused():
     with pytest.raises(ValueError, match="max_model_len=65 is more than the 64 positions"):
         make_engine(small_config(), max_model_len=65)
     assert make_engine(small_config(), max_model_len=64).cache.capacity == 64
+
+
+@pytest.mark.parametrize("value", [8.0, 4.0, True])
+def test_a_number_of_bits_is_a_whole_number(value):
+    """8.0 equals 8 and is found among the choices, but what counts bits would then compute with floats."""
+    with pytest.raises(ValueError, match="kv_bits"):
+        EngineConfig(kv_bits=value)
+
+
+def test_a_draft_model_without_a_name_is_refused():
+    """An empty name is no model: it must not get as far as an assertion."""
+    with pytest.raises(ValueError, match="draft_model"):
+        EngineConfig(speculative="draft", draft_model="")

@@ -11,7 +11,7 @@ from helpers import flat_batch, request
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.kv_cache.contiguous import ContiguousCache
-from tinyinfer.kv_cache.memory import position_bytes
+from tinyinfer.kv_cache.memory import group_size, position_bytes
 from tinyinfer.kv_cache.paged import PagedCache
 from tinyinfer.kv_cache.quantized import QuantizedContiguousCache, QuantizedPagedCache
 from tinyinfer.ledger import Ledger
@@ -153,3 +153,11 @@ def test_pools_are_laid_out_as_kernels_are_told():
         slots = [cache.block_table(b)[p // SIZE] * SIZE + p % SIZE for p in range(11)]
         assert np.array_equal(keys[:, slots], k.transpose(1, 0, 2))
         assert np.array_equal(values[:, slots], v.transpose(1, 0, 2))
+
+
+def test_one_group_size_divides_the_values_of_all_layers():
+    """Layers whose values have 4 and 6 numbers share groups of 2; catches the first layer's size taken for all."""
+    memory = (Rows(1, 6, 4), Rows(1, 2, 6))
+    assert group_size(memory, None) == 2
+    with pytest.raises(ValueError, match="choose one of 1, 2"):
+        group_size(memory, 4)

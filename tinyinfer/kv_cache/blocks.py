@@ -87,7 +87,7 @@ class BlockCache(Cache):
         """The copy of a shared block before it is written counts, too."""
         table = self._table(seq)
         needed = -(-(self.length(seq) + n) // self.block_size) - len(table.blocks)  # -(-a // b): rounded up
-        return max(0, needed + self._must_copy(seq, n) - len(self.blocks.free))
+        return max(0, max(0, needed) + self._must_copy(seq, n) - len(self.blocks.free))
 
     def reserve(self, seq: Sequence, n: int) -> None:
         """Allocates blocks for the positions that the last block has no room for."""

@@ -46,13 +46,13 @@ class GroupedQuery:
         rotations: of each of the model's rotations the cosines and sines, (T, 1, E) and (T, 1, E).
         """
         heads = self.heads
-        qkv = ops.linear(x, self.qkv).reshape(len(x), -1, heads.size)  # (T, H+2K, E)
+        qkv = ops.linear(x, self.qkv).reshape(len(x), heads.queries + 2 * heads.keys, heads.size)  # (T, H+2K, E)
         qk, v = qkv[:, : -heads.keys], qkv[:, -heads.keys :]  # (T, H+K, E), (T, K, E)
         qk = ops.rope(ops.norm(qk, self.qk_norm), rotations[self.rotation])  # (T, H+K, E)
         q, k = qk[:, : heads.queries], qk[:, heads.queries :]  # (T, H, E), (T, K, E)
         cache.append(layer, k, v, batch)  # of the whole batch, before any row attends
         mixed = ops.attention(q, layer, batch, cache, heads)  # (T, H, E)
-        return ops.linear(mixed.reshape(len(x), -1), self.o)
+        return ops.linear(mixed.reshape(len(x), heads.queries * heads.size), self.o)
 
 
 def full_attention(

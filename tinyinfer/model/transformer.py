@@ -94,7 +94,10 @@ def embed(model: Model, batch: Batch, ops: Ops) -> Array:  # (T,) -> (T, D)
 def run_layers(
     model: Model, first: int, stop: int, x: Array, batch: Batch, cache: KVCache, ops: Ops
 ) -> Array:  # (T, D) -> (T, D)
-    """Layers first ... stop, each adding two changes to every row: by its mixer, and by its MLP."""
+    """Layers first ... stop, each adding two changes to every row: by its mixer, and by its MLP.
+
+    x is used up: a backend may add to x in place.
+    """
     # One pair of cosines and sines for each of the model's rotations: (T, 1, E), (T, 1, E).
     rotations = [ops.rotation(batch.positions, batch.rotation_sets, rotation) for rotation in model.rotations]
     for i, layer in enumerate(model.layers[first:stop], first):

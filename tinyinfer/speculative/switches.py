@@ -49,7 +49,7 @@ class SpeculativeSwitches(Switches):
         unused = "{field} is given, but {speculative}={way} does not use it"
         none = "but {speculative}=off makes no drafts"
         drafters = "choose prompt-lookup, draft or self"
-        if way == "draft" and model is None:
+        if way == "draft" and not model:
             reason = "{speculative}=draft needs a second model that drafts"
             yield SwitchError("draft_model", None, reason, "name it with {draft_model}")
         if model is not None and way != "draft":
