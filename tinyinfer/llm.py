@@ -70,8 +70,9 @@ class LLM:
 
     model: a known name, a Hugging Face folder, a .gguf file or owner/name on the hub. switches: EngineConfig's fields.
     on_load(done, total): called as layers are loaded. clock: real time, unless another one is given.
-    Raises ModelError when the model is missing, broken or unsupported, ValueError for a switch that does not exist or
-    a model that is no name.
+    Raises ModelError when the model is missing, broken or unsupported. Raises ValueError for a model that is no name,
+    a switch that does not exist, a value or a combination that cannot work, and a switch that does not suit the model:
+    a context longer than the model's, a group size that does not divide its heads, a draft model of other tokens.
     """
 
     def __init__(
@@ -98,7 +99,7 @@ class LLM:
     def with_engine(self, config: EngineConfig, clock: Clock | None = None) -> LLM:
         """The same weights and tokenizer under another engine: no weight is loaded twice. clock: None for this one's.
 
-        Raises ValueError for switches that would need other weights.
+        Raises ValueError for switches that would need other weights, or that do not suit the model.
         """
         if not config.same_weights(self.engine_config):
             raise ValueError("these switches need other weights than those in memory; open the model again")

@@ -207,7 +207,7 @@ class Sequence:
 
 @dataclass(frozen=True)
 class Span:
-    """Rows start ... stop of a batch: consecutive tokens of one sequence, the first of them at position `first`.
+    """Rows start ... stop of a batch, stop not included: consecutive tokens of one sequence from position `first` on.
 
     wanted: the logits of so many of its last rows are wanted: 0 for a chunk of a prompt, 1 for a prompt's end and for
     decode, one more for every draft. rotation_set: which set of the model's rotary frequencies turns these rows.

@@ -74,7 +74,7 @@ def attend_tile(
 def scores(folded: Array, k: Array, rows: int) -> Array:  # (K, H/K*rows, E), (S, K, E) -> (K, H/K*rows, S)
     """The score of every folded query with the keys of its head. rows: queries of one head."""
     keys = k.transpose(1, 2, 0)  # (K, E, S)
-    if rows == 1:  # decode: a matrix-vector product for each head takes half the time of these thin matrix products
+    if rows == 1:  # decode: a matrix-vector product for each head takes half the time (benchmarks/operations.py)
         return (folded[:, :, None] @ keys[:, None])[:, :, 0]
     return folded @ keys
 

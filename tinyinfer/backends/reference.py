@@ -102,7 +102,10 @@ class ReferenceOps:
     def rotation(
         self, positions: Array, sets: Array, rotation: Rotation
     ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
-        """Where a run of layers begins: BLAS, whose number of threads is the process's, gets this engine's."""
+        """Cosines and sines as the protocol says; before them, BLAS is told this engine's number of threads.
+
+        The number is the process's, and a run of layers begins here.
+        """
         if self.xp is np:
             use_blas_threads(self.threads)
         xp, sets = self.xp, self.xp.asarray(sets)  # sets: (T,)

@@ -30,7 +30,10 @@ class BatchingSwitches(Switches):
     )  # fmt: skip
 
     def refusals(self) -> Iterator[SwitchError]:
-        """A time-out that is no number of seconds. NaN is refused, too: it is neither below nor above any number."""
+        """A time-out that is no number of seconds. NaN is refused, too: it is neither below nor above any number.
+
+        A time-out is accepted with any policy: only the dynamic one waits.
+        """
         yield from super().refusals()
         seconds = self.batch_timeout
         if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < math.inf:

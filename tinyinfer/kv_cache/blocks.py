@@ -84,7 +84,7 @@ class BlockCache(Cache):
         return tuple(self._table(seq).blocks)
 
     def missing(self, seq: Sequence, n: int) -> int:
-        """The copy of a shared block before it is written counts, too."""
+        """How many more free blocks are needed than there are, the copy of a shared block that is written included."""
         table = self._table(seq)
         needed = -(-(self.length(seq) + n) // self.block_size) - len(table.blocks)  # -(-a // b): rounded up
         return max(0, max(0, needed) + self._must_copy(seq, n) - len(self.blocks.free))

@@ -5,7 +5,7 @@ few channels with large values, the same ones at every position, so a key is qua
 block share a scale in each channel, and an outlier widens no range but its own. Values have no such channels, and each
 is mixed by its own weight, so a value is quantized per token, in groups of channels. Either way a group is
 x = scale · code + minimum, scale and minimum in float16, code a whole number of so many bits, really packed.
-Wins: a block takes a 3.4th (8 bits), 5.8th (4) or 9.1th (2) of the memory (head size 64, 16 positions, scales and
+Wins: a block needs 1/3.4 (8 bits), 1/5.8 (4) or 1/9.1 (2) of the memory (head size 64, 16 positions, scales and
 minimums included), so more sequences fit, and a kernel that unpacks as it reads fetches less. Loses: precision, hardly
 any at 8 bits and much at 2; and here time, because NumPy must unpack into floats before it can multiply.
 """

@@ -30,7 +30,7 @@ class KVCacheSwitches(Switches):
     kv_cache: str = switch("contiguous", choices=CACHES, help="how keys and values of earlier tokens are kept")
     block_size: int = switch(16, help="positions in a block of the paged cache, and of a quantized one")
     num_blocks: int | None = switch(
-        None, help="blocks of the paged cache (default: full contexts for all, within half of the memory)"
+        None, help="blocks of the paged cache (default: full contexts for all sequences, in at most half of the memory)"
     )
     kv_bits: int | str = switch(
         "off", choices=KV_BITS,
@@ -44,7 +44,10 @@ class KVCacheSwitches(Switches):
     )
 
     def refusals(self) -> Iterator[SwitchError]:
-        """Blocks, bits and prefixes that this cache does not have."""
+        """Blocks, bits and prefixes that this cache does not have.
+
+        block_size alone is accepted with any cache: without blocks it has no effect.
+        """
         yield from super().refusals()
         cache, bits = self.kv_cache, self.kv_bits
         if self.prefix_cache and cache != "paged":

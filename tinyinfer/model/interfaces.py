@@ -36,7 +36,10 @@ class KVCache(Protocol):
     def read(
         self, layer: int, seq: Sequence, start: int, stop: int | None = None
     ) -> tuple[Array, Array]:  # -> (S, K, E), (S, K, E)
-        """Keys and values of positions start ... stop (None: up to the newest), as the row at stop - 1 sees them."""
+        """Keys and values of positions start ... stop (None: up to the newest), as the row at stop - 1 sees them.
+
+        Here and in the whole package the end of "start ... stop" is not included, as in a Python slice.
+        """
 
 
 class Device(Protocol):
@@ -46,7 +49,10 @@ class Device(Protocol):
     ledger: Ledger
 
     def reserve(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:  # -> shape
-        """An uninitialized array for a cache. Raises MemoryError when the device cannot promise so much."""
+        """An array for a cache; what it holds before it is written is not promised.
+
+        Raises MemoryError when the device cannot promise so much.
+        """
 
     def to_host(self, array: Array) -> np.ndarray:  # (...,) -> (...,)
         """The array in the host's memory: the one point where the host waits for the device."""
@@ -80,7 +86,8 @@ class Ops(Device, Protocol):
     ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
         """amplitude · cos and amplitude · sin of position · frequency, for both halves of a head.
 
-        sets: which of the rotation's Z sets each row uses. The first half's sine is negated, as `rope` wants it.
+        sets: which of the rotation's Z sets each row uses. The first half's sine is negated, as `rope` wants it. Every
+        run of layers begins with this call, so a backend may prepare the pass here.
         """
 
     def norm(self, x: Array, norm: Norm) -> Array:  # (T, ...) -> (T, ...)
@@ -143,4 +150,4 @@ class Ops(Device, Protocol):
         """The same operations, counted in another ledger: for work that is not the model's own."""
 
     def relative_cost(self, rows: int) -> float:
-        """About how long a forward pass of so many rows takes, a pass of one row being 1."""
+        """About how long a forward pass of so many rows takes, in passes of one row. Drafts are proposed by it."""
