@@ -291,8 +291,11 @@ def lossy_differences(name: str, case: dict[str, Any], folder: Callable[[str], P
             continue
         gaps = [x for x in map(gap, sequences, found) if x is not None]
         wrong += [f"{case_id(case)}: tokens, of which one was {x} likelier" for x in gaps if x > TIE]
-        if not gaps and engine.ledger != first.ledger:
-            wrong.append(f"{case_id(case)}: counts {engine.ledger - first.ledger}")
+        counted = engine.ledger - first.ledger
+        if counted.experts_read:  # a router's tie: rows chose another expert, so another number of experts was read
+            counted = replace(counted, experts_read=0, weight_bytes=0)
+        if not gaps and counted != Ledger():
+            wrong.append(f"{case_id(case)}: counts {counted}")
     return wrong
 
 
