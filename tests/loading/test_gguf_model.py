@@ -324,7 +324,7 @@ PATCHES = st.one_of(
 )
 
 
-@pytest.mark.filterwarnings("error")
+@pytest.mark.filterwarnings("error", "ignore::tinyinfer.errors.ModelWarning")
 @settings(max_examples=400)
 @given(data=st.data())
 def test_no_damage_raises_anything_but_modelerror(tiny: tuple[bytes, Path], data: st.DataObject) -> None:

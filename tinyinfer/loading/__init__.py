@@ -17,6 +17,8 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     gguf.py            the GGUF format: metadata, and rows of quantized tensors on demand
     gguf_blocks.py     GGUF's simple block types as codes, scales and minimums
     gguf_vocab.py      GGUF metadata to a tokenizer
+    gguf_words.py      the rules by which a byte-level vocabulary splits text into words, by their names in a GGUF
+    gguf_specials.py   which tokens of a GGUF end a text, and which are control tokens that the file types as text
     build.py           a checkpoint to a model: what is fused, what keeps its codes, what is rounded
     quantized.py       the folder that `tinyinfer quantize` writes, read
     export.py          a model in memory to canonical tensors: fused matrices are split

@@ -23,7 +23,7 @@ import numpy as np
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor, check_tensors
 from tinyinfer.loading.gguf import GGUFFile, read_gguf
-from tinyinfer.loading.gguf_vocab import read_vocabulary
+from tinyinfer.loading.gguf_vocab import read_end_tokens, read_vocabulary
 from tinyinfer.loading.json_fields import Fields
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.text.tokenizer import Tokenizer
@@ -69,7 +69,6 @@ HARMLESS: dict[str, tuple[object, ...]] = {
     "leading_dense_block_count": (0,),
 }
 PER_LAYER = ("feed_forward_length", "attention.head_count", "attention.head_count_kv")
-END_TOKENS = ("<|im_end|>", "<|eot_id|>", "<end_of_turn>")  # end an answer in chat, beside eos_token_id
 
 
 def load_gguf(path: str) -> Checkpoint:
@@ -118,7 +117,8 @@ def read_config(file: GGUFFile) -> ModelConfig:
         **FAMILIES[arch],
     )
     f.refuse_unread({p + key for key in NEUTRAL}, {p + key: values for key, values in HARMLESS.items()})
-    return replace(config, eos_token_ids=_end_tokens(file, config.vocab_size))
+    ends = read_end_tokens(file.fields, file.path)
+    return replace(config, eos_token_ids=tuple(i for i in ends if i < config.vocab_size))
 
 
 def canonical_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, LazyTensor]:
@@ -272,14 +272,3 @@ def _divisors(file: GGUFFile, head_dim: int, factor: float) -> tuple[float, ...]
     if not (divisors > 0).all():
         raise ModelError(f"{file.path}: the file is damaged: 'rope_freqs.weight' must be positive; download it again")
     return tuple(divisors.tolist())
-
-
-def _end_tokens(file: GGUFFile, vocab_size: int) -> tuple[int, ...]:
-    """The ids that end a text, without those beyond the vocabulary, which some files have for "none"."""
-    f = Fields(file.path, file.fields)
-    keys = (f"tokenizer.ggml.{name}_token_id" for name in ("eos", "eot", "eom"))
-    ids = [f.size(key, least=0, most=2**32 - 1) for key in keys if key in f.values]
-    tokens = f.get("tokenizer.ggml.tokens")
-    if isinstance(tokens, list):
-        ids += [tokens.index(token) for token in END_TOKENS if token in tokens]
-    return tuple(i for i in dict.fromkeys(ids) if i < vocab_size)

@@ -1,8 +1,7 @@
 """GGUF metadata -> a tokenizer: the two kinds of vocabulary that tokenizer.json files hold, as llama.cpp writes them.
 
-"gpt2" is byte-level BPE (Radford et al. 2019): text is split into words by a rule of the model, and the words' bytes
-are merged by a ranked list. A GGUF only names the rule (`tokenizer.ggml.pre`), so the rules of the supported families
-are listed here. Another name is refused, because a wrong rule gives a slightly wrong model and no error.
+"gpt2" is byte-level BPE (Radford et al. 2019): text is split into words by a rule of the model (gguf_words.py), and the
+words' bytes are merged by a ranked list.
 
 "llama" is SentencePiece's BPE (Kudo & Richardson 2018): no words, spaces are the letter U+2581, characters not in the
 vocabulary become byte tokens, and of all neighbours whose union is a token the best score merges first. Written as a
@@ -12,63 +11,22 @@ list of merges by falling score, that is ordinary BPE, which the `tokenizers` li
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tinyinfer.errors import ModelError
+from tinyinfer.errors import ModelError, note
+from tinyinfer.loading import gguf_specials
+from tinyinfer.loading.gguf_specials import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from tinyinfer.loading.gguf_words import MISSING, SPLIT_RULES, SplitRule, family_rule
 from tinyinfer.text.tokenizer import Vocabulary
 from tinyinfer.units import show
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
 SPACE = "\u2581"  # how SentencePiece writes a space
 SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # what it gives them by itself
-
-
-@dataclass(frozen=True)
-class SplitRule:
-    """How a byte-level vocabulary splits text into words, and three settings that go with the rule.
-
-    pattern: a regex whose matches are words; None: GPT-2's own. digits: every digit is a word. nfc: Unicode is composed
-    first. whole_words: a word that is a token needs no merges. add_bos: texts begin with BOS unless the file says no.
-    """
-
-    pattern: str | None = None
-    digits: bool = False
-    nfc: bool = False
-    whole_words: bool = False
-    add_bos: bool = False
-
-
-def _pattern(number: str) -> str:
-    """Llama 3's word pattern; Qwen 2's differs only in `number`."""
-    return "|".join(
-        [
-            r"(?i:'s|'t|'re|'ve|'m|'ll|'d)",  # endings of contractions
-            r"[^\r\n\p{L}\p{N}]?\p{L}+",  # letters, with the space or sign before them
-            number,
-            r" ?[^\s\p{L}\p{N}]+[\r\n]*",  # punctuation, with the line ends after it
-            r"\s*[\r\n]+",  # blank lines
-            r"\s+(?!\S)",  # spaces, but the last one belongs to the word that follows
-            r"\s+",
-        ]
-    )
-
-
-_LLAMA3 = SplitRule(pattern=_pattern(r"\p{N}{1,3}"), whole_words=True, add_bos=True)
-SPLIT_RULES = {
-    "default": SplitRule(),
-    "gpt-2": SplitRule(),
-    "smollm": SplitRule(digits=True),
-    "llama-bpe": _LLAMA3,
-    "llama3": _LLAMA3,
-    "llama-v3": _LLAMA3,
-    "qwen2": SplitRule(pattern=_pattern(r"\p{N}"), nfc=True),
-}
 
 
 def read_vocabulary(fields: Mapping[str, Any], path: str) -> Vocabulary:
@@ -77,14 +35,16 @@ def read_vocabulary(fields: Mapping[str, Any], path: str) -> Vocabulary:
     Raises ModelError, naming the file and the key, when a key is missing, broken or not supported.
     """
     metadata = _Metadata(fields, path)
-    sentencepiece = metadata.choice("model", ("gpt2", "llama")) == "llama"
     tokens = metadata.tokens()
-    defaults = SENTENCEPIECE_IDS if sentencepiece else {}
-    bos, eos, unknown = (metadata.token_id(name, len(tokens), defaults) for name in ("bos", "eos", "unknown"))
-    types = metadata.types(tokens)
-    types[[i for i in (bos, eos) if i is not None]] = CONTROL  # some files do not say so
+    bos, eos, unknown = (metadata.token_id(name, len(tokens)) for name in ("bos", "eos", "unknown"))
+    types, added = _repaired_types(metadata, tokens)
+    if added:
+        names = ", ".join(show(name) for name in added[:3]) + ", ..." * (len(added) > 3)
+        note(f"{path}: types added tokens as normal text ({len(added)}: {names}); they are read as added tokens")
+    ends = gguf_specials.end_tokens(tokens, types, metadata.named_ends(len(tokens)))
+    types[[i for i in (bos, *ends) if i is not None]] = CONTROL  # some files do not say so
     vocab = metadata.vocab(tokens, types)
-    if sentencepiece:
+    if metadata.sentencepiece:
         backend, rule = _sentencepiece(metadata, vocab, types, unknown), SplitRule(add_bos=True)
     else:
         backend, rule = _byte_level(metadata, vocab)
@@ -97,6 +57,27 @@ def read_vocabulary(fields: Mapping[str, Any], path: str) -> Vocabulary:
         chat_template=metadata.chat_template(),
         template_path=path,
     )
+
+
+def read_end_tokens(fields: Mapping[str, Any], path: str) -> tuple[int, ...]:
+    """The ids that end a text: those that the file names, and those that llama.cpp knows by their names.
+
+    Raises ModelError, as read_vocabulary does.
+    """
+    metadata = _Metadata(fields, path)
+    tokens = metadata.tokens()
+    return gguf_specials.end_tokens(tokens, _repaired_types(metadata, tokens)[0], metadata.named_ends(len(tokens)))
+
+
+def _repaired_types(metadata: _Metadata, tokens: list[str]) -> tuple[np.ndarray, list[str]]:
+    """The type of each token, and the tokens that the file types as normal text by mistake."""
+    types = metadata.types(tokens)
+    names = gguf_specials.suspects(tokens, types)
+    unions = metadata.unions(names, tokens, types)
+    added = {name: i for name, i in names.items() if name not in unions}
+    for i, kind in gguf_specials.retyped(added).items():
+        types[i] = kind
+    return types, list(added)
 
 
 def merges_from_scores(scores: Mapping[str, float]) -> list[tuple[str, str]]:
@@ -113,22 +94,36 @@ def _byte_level(metadata: _Metadata, vocab: dict[str, int]) -> tuple[Backend, Sp
     from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
 
-    rule = SPLIT_RULES[metadata.choice("pre", SPLIT_RULES, "default")]
-    merges = metadata.merges()
+    rule, merges = _split_rule(metadata, vocab), metadata.merges()
     try:
         backend = Backend(models.BPE(vocab, merges, ignore_merges=rule.whole_words))
     except Exception as error:  # the library has no class of its own; it names the token
         raise metadata.error("merges", f"do not fit the tokens ({error})") from error
-    steps: list[pre_tokenizers.PreTokenizer] = []
-    if rule.digits:
-        steps.append(pre_tokenizers.Digits(individual_digits=True))
-    if rule.pattern:
-        steps.append(pre_tokenizers.Split(Regex(rule.pattern), "isolated"))
-    steps.append(pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=rule.pattern is None))
-    backend.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns]
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, letters])
     backend.normalizer = normalizers.NFC() if rule.nfc else None
     backend.decoder = decoders.ByteLevel()
     return backend, rule
+
+
+def _split_rule(metadata: _Metadata, vocab: Collection[str]) -> SplitRule:
+    """The rule that the file names; without a name its family's rule, else llama.cpp's default, and a note."""
+    name, path = metadata.get("pre", str, MISSING) or MISSING, metadata.path
+    if name == MISSING:
+        name = family_rule(metadata.fields.get("general.architecture"), vocab) or MISSING
+        unnamed = f"{path}: names no rule for splitting text (tokenizer.ggml.pre)"
+        if name == MISSING:
+            worse = "llama.cpp's default rule is used, and the model may answer worse"
+            note(f"{unnamed}, so {worse}; use a newer file of this model")
+        else:
+            note(f"{unnamed}, so {name}'s rule is used, which models of this family have")
+    if name not in SPLIT_RULES:
+        cure = "use this model's Hugging Face folder, whose tokenizer.json holds the rule itself"
+        raise ModelError(
+            f"{path}: tokenizer.ggml.pre is {show(name)}, a rule for splitting text not known here; {cure}"
+        )
+    return SPLIT_RULES[name]
 
 
 def _sentencepiece(metadata: _Metadata, vocab: dict[str, int], types: np.ndarray, unknown: int | None) -> Backend:
@@ -178,24 +173,41 @@ class _Metadata:
             raise self.error(key, f"is of the wrong type ({type(value).__name__})")
         return value
 
-    def choice(self, key: str, known: Collection[str], default: str | None = None) -> str:
-        value = self.get(key, str, default)
-        if value not in known:
-            raise self.error(key, f"is {show(value)}; supported are {', '.join(known)}")
-        return value
+    @property
+    def sentencepiece(self) -> bool:
+        """Whether the vocabulary is SentencePiece's, else it is byte-level."""
+        value = self.get("model", str)
+        if value not in ("gpt2", "llama"):
+            raise self.error("model", f"is {show(value)}; supported are gpt2, llama")
+        return value == "llama"
 
     def flag(self, key: str, default: bool) -> bool:
         return self.get(key, (bool, np.bool_), default)
 
-    def token_id(self, name: str, count: int, defaults: Mapping[str, int]) -> int | None:
+    def token_id(self, name: str, count: int) -> int | None:
+        value = self.given_id(name)
+        if value is not None and value >= count:
+            raise self.error(f"{name}_token_id", f"is {value}, but there are {count} tokens")
+        return value if value is not None else self.default_id(name, count)
+
+    def named_ends(self, count: int) -> dict[str, int]:
+        """The end tokens that the file names, by role; an id beyond the vocabulary is how some files write "none"."""
+        ids = {role: self.given_id(role) for role in ("eos", "eot", "eom", *gguf_specials.INFILL_ENDS)}
+        ids = {role: i if i is not None and i < count else self.default_id(role, count) for role, i in ids.items()}
+        return {role: i for role, i in ids.items() if i is not None}
+
+    def given_id(self, name: str) -> int | None:
         key = f"{name}_token_id"
         if f"tokenizer.ggml.{key}" not in self.fields:
-            default = defaults.get(name, count)
-            return default if default < count else None
+            return None
         value = self.get(key, (int, np.integer))
-        if isinstance(value, bool) or not 0 <= value < count:
-            raise self.error(key, f"is {value}, but there are {count} tokens")
+        if isinstance(value, bool) or value < 0:
+            raise self.error(key, f"is {value}, but must be a token's number from 0 on")
         return int(value)
+
+    def default_id(self, name: str, count: int) -> int | None:
+        found = SENTENCEPIECE_IDS.get(name) if self.sentencepiece else None
+        return found if found is not None and found < count else None
 
     def around(self, name: str, token: int | None, default: bool) -> int | None:
         """The id of a token if the model's texts begin or end with it."""
@@ -240,6 +252,13 @@ class _Metadata:
         if len(values) != count:
             raise self.error(key, f"has {len(values)} entries, but there are {count} tokens")
         return values
+
+    def unions(self, names: Collection[str], tokens: list[str], types: np.ndarray) -> set[str]:
+        """Those of the tokens `names` that training has made: the vocabulary can make them of two others."""
+        if not self.sentencepiece:
+            return {union for merge in self.strings("merges") if (union := merge.replace(" ", "")) in names}
+        normal = {tokens[i] for i in np.flatnonzero(types == NORMAL).tolist()}
+        return {x for x in names if any(x[:cut] in normal and x[cut:] in normal for cut in range(1, len(x)))}
 
     def vocab(self, tokens: list[str], types: np.ndarray) -> dict[str, int]:
         """Text -> id of the tokens in use: an unused one is padding, which must never decode to text."""

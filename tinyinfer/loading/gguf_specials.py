@@ -1,0 +1,73 @@
+"""Tokens of a GGUF that are no ordinary text: which of them end a text, and which are typed as text by mistake.
+
+A GGUF names one end token; the generation_config.json of the same model often names several, and a chat ends at any of
+them. llama.cpp knows the others by their names (llama_vocab_is_eog), and so does `end_tokens`.
+
+Some exporters type every token as normal. Then `<|im_start|>` is not found in a prompt, and is split into six. A token
+that training has made is the union of two others; a token with brackets that is no such union was added by hand, and
+`retyped` gives its type back. Unions also tell the `</s>` that is HTML to Qwen from the `</s>` that ends a text: there
+llama.cpp, which looks at names alone, ends Qwen's answers.
+
+Sources: llama-vocab.cpp; for control tokens, does_token_look_special in llama.cpp's converter. The 17 vocabularies of
+llama.cpp's own tests hold no other normal token with brackets that is not a union.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+import numpy as np
+
+NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
+
+END_NAMES = frozenset(
+    ["</s>", "<eos>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "<|end|>", "<end_of_turn>", "<|endoftext|>",
+     "<|end_of_text|>", "<EOT>", "_<EOT>", "[EOT]", "[EOS]", "<｜end▁of▁sentence｜>", "<end_of_utterance>",
+     "<|return|>", "<|call|>", "<|calls|>", "<|flush|>", "<turn|>", "<|tool_response>", "[e~["]
+)  # fmt: skip
+INFILL_ENDS = {  # of code models, which fill gaps in files: the name of each role's key in a file, and its tokens
+    "fim_pad": {"<|fim_pad|>", "<fim-pad>", "<fim_pad>", "<PAD>", "[PAD]"},
+    "fim_rep": {"<|fim_repo|>", "<|repo_name|>", "<fim-repo>", "<REPO>", "<reponame>"},
+    "fim_sep": {"<|file_sep|>"},
+}
+ADDED = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+CONTROL_NAME = re.compile(
+    r"<\|.+\|>|<｜.+｜>|</?(s|unk|bos|eos|pad|mask|cls|sep|2mass)>|<unused\d+>|</?(start|end)_of_\w+>|<fim[-_]\w+>"
+    r"|\[/?[A-Z_]+\]|\[@BOS@\]"
+)
+BYTE_NAME = re.compile("<0x[0-9A-F]{2}>")
+PADDING = re.compile(r"\[PAD\d+\]")  # how the converter fills ids that the tokenizer does not have
+
+
+def suspects(tokens: list[str], types: np.ndarray) -> dict[str, int]:
+    """Text -> id of the normal tokens that look as if added by hand."""
+    names = {tokens[i]: i for i in np.flatnonzero(types == NORMAL).tolist() if tokens[i][:1] in ("<", "[", "_")}
+    return {
+        name: i
+        for name, i in names.items()
+        if name in END_NAMES or (ADDED.fullmatch(name) and not PADDING.fullmatch(name))
+    }
+
+
+def retyped(added: Mapping[str, int]) -> dict[int, int]:
+    """Id -> type of tokens (text -> id) that were added by hand: bytes, control tokens, the rest defined by users."""
+    types = {}
+    for name, i in added.items():
+        control = name in END_NAMES or CONTROL_NAME.fullmatch(name)
+        types[i] = BYTE if BYTE_NAME.fullmatch(name) else CONTROL if control else USER_DEFINED
+    return types
+
+
+def end_tokens(tokens: list[str], types: np.ndarray, named: Mapping[str, int]) -> tuple[int, ...]:
+    """The ids that end a text; named: ids by their role in the file ("eos", "eot", "eom", "fim_pad", ...).
+
+    A name is no end where it is text: typed as normal, or as HTML by a user (`</s>`, Gemma).
+    """
+    names = END_NAMES.union(*(texts for role, texts in INFILL_ENDS.items() if role not in named))
+    found = {token: i for i, token in enumerate(tokens) if token in names and types[i] != NORMAL}
+    if "</s>" in found and (types[found["</s>"]] == USER_DEFINED or "<|tool_response>" in found):
+        del found["</s>"]
+    if found.keys() & {"<|call|>", "<|calls|>"} and found.keys() & {"<|return|>", "<|flush|>"}:
+        found.pop("<|end|>", None)  # there it ends a message, of which an answer has several (gpt-oss, Solar Open)
+    return tuple(dict.fromkeys([*named.values(), *found.values()]))
