@@ -15,6 +15,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
     gguf_model.py      a GGUF file: its metadata to a ModelConfig, its tensors to canonical names
     gguf.py            the GGUF format: metadata, and rows of quantized tensors on demand
+    gguf_parts.py      a GGUF model in several files
     gguf_blocks.py     GGUF's simple block types as codes, scales and minimums
     gguf_vocab.py      GGUF metadata to a tokenizer
     gguf_words.py      the rules by which a byte-level vocabulary splits text into words, by their names in a GGUF

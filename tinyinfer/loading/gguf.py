@@ -26,6 +26,7 @@ from gguf.quants import dequantize
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
+from tinyinfer.loading.pointers import refuse_pointer
 
 if TYPE_CHECKING:
     from tinyinfer.model.weights import QuantizedMatrix
@@ -114,6 +115,7 @@ class Header:
 
     def _check_version(self) -> None:
         if self.take(4, "the header") != b"GGUF":
+            refuse_pointer(self.path)
             raise ModelError(f"{self.path}: is not a GGUF file; give a .gguf file or a Hugging Face folder")
         version = self.integer(U32, "the header")
         if version & 0xFFFF == 0:

@@ -22,7 +22,8 @@ import numpy as np
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor, check_tensors
-from tinyinfer.loading.gguf import GGUFFile, read_gguf
+from tinyinfer.loading.gguf import GGUFFile
+from tinyinfer.loading.gguf_parts import read_parts
 from tinyinfer.loading.gguf_vocab import read_end_tokens, read_vocabulary
 from tinyinfer.loading.json_fields import Fields
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
@@ -74,9 +75,10 @@ PER_LAYER = ("feed_forward_length", "attention.head_count", "attention.head_coun
 def load_gguf(path: str) -> Checkpoint:
     """The model in a GGUF file of the architectures in FAMILIES.
 
-    Raises ModelError, naming the file, when it is missing, broken, one part of several or not supported.
+    path: the file, or any part of a model in several files. Raises ModelError, naming the file, when it is missing,
+    broken or not supported.
     """
-    file = read_gguf(path)
+    file = read_parts(path)
     config = read_config(file)
     tensors = canonical_tensors(file, config)
     check_tensors(path, config, tensors)
@@ -172,7 +174,7 @@ def _canonical_name(name: str) -> str | None:
 
 
 def _architecture(file: GGUFFile) -> str:
-    """The architecture. Raises ModelError when it is not supported or the file is not a whole model."""
+    """The architecture. Raises ModelError when it is not supported or the file is not a model of its own."""
     f = Fields(file.path, file.fields)
     arch = f.text("general.architecture")
     if arch not in FAMILIES:
@@ -180,8 +182,6 @@ def _architecture(file: GGUFFile) -> str:
         f.refuse("general.architecture", f"is {show(arch)}, which is not supported in GGUF; supported are {known}")
     if f.text("general.type", "model") != "model":
         f.refuse("general.type", f"is {show(f.get('general.type'))}, not a model of its own; use the model's file")
-    if f.size("split.count", 1, least=0) > 1:
-        f.refuse("split.count", "says that this is one part of several; join them with llama-gguf-split --merge")
     return arch
 
 
