@@ -108,14 +108,14 @@ def test_html_ends_no_text() -> None:
 
 def test_control_tokens_typed_as_text_are_found_in_a_prompt() -> None:
     """Catches `<|im_start|>` split into six: the ids of the model's own tokenizer (row A9)."""
-    tokens = ["<|im_start|>", "<|im_end|>", "<tool_call>", "<think>", "[PAD9]"]
+    tokens = ["<|im_start|>", "<|im_end|>", "<think>", "   ", "[PAD9]"]
     metadata = byte_level(tokens, NORMAL, merges=("q x",))
     with pytest.warns(ModelWarning, match=r"model\.gguf: types added tokens as normal text \(4: '<\|im_start\|>', "):
         tokenizer = tokenizer_of(metadata)
-    text = "<|im_start|>hi<|im_end|><think>qx[PAD9]"
+    text = "<|im_start|>hi<|im_end|><think>qx[PAD9]   "
     found = [metadata[P + "tokens"][i] for i in tokenizer.encode(text)]
-    assert found == ["<|im_start|>", "h", "i", "<|im_end|>", "<think>", "qx", *"[PAD9]"]
-    assert tokenizer.decode(tokenizer.encode(text)) == "hi<think>qx[PAD9]"  # control tokens are not shown
+    assert found == ["<|im_start|>", "h", "i", "<|im_end|>", "<think>", "qx", *"[PAD9]", "   "]
+    assert tokenizer.decode(tokenizer.encode(text)) == "hi<think>qx[PAD9]   "  # control tokens are not shown
 
 
 def sentencepiece(added: list[str], kind: int) -> Fields:

@@ -82,6 +82,11 @@ def test_names_of_published_files(name: str, expected: list[str]) -> None:
     assert [tokens[i] for i in tokenizer.encode("!\n\n1234")] == expected
 
 
+def test_a_rule_asks_for_no_token_that_is_not_there() -> None:
+    """Catches Falcon 3 refused: its rule is Llama 3's, which begins texts with BOS, but Falcon 3 has no BOS."""
+    assert golden(pre="falcon3", bos_token_id=None).encode("a") == golden(pre="falcon3").encode("a", False)
+
+
 def test_tekken_is_as_published() -> None:
     """Catches llama.cpp's approximation, which has no capitals beyond ASCII and splits a mark from its letter."""
     assert SPLIT_RULES["tekken"].patterns == (TEKKEN,)

@@ -40,7 +40,7 @@ def read_vocabulary(fields: Mapping[str, Any], path: str) -> Vocabulary:
     types, added = _repaired_types(metadata, tokens)
     if added:
         names = ", ".join(show(name) for name in added[:3]) + ", ..." * (len(added) > 3)
-        note(f"{path}: types added tokens as normal text ({len(added)}: {names}); they are read as added tokens")
+        note(f"{path}: types added tokens as normal text ({len(added)}: {names}); each is one token all the same")
     ends = gguf_specials.end_tokens(tokens, types, metadata.named_ends(len(tokens)))
     types[[i for i in (bos, *ends) if i is not None]] = CONTROL  # some files do not say so
     vocab = metadata.vocab(tokens, types)
@@ -72,7 +72,7 @@ def read_end_tokens(fields: Mapping[str, Any], path: str) -> tuple[int, ...]:
 def _repaired_types(metadata: _Metadata, tokens: list[str]) -> tuple[np.ndarray, list[str]]:
     """The type of each token, and the tokens that the file types as normal text by mistake."""
     types = metadata.types(tokens)
-    names = gguf_specials.suspects(tokens, types)
+    names = gguf_specials.suspects(tokens, types, not metadata.sentencepiece)
     unions = metadata.unions(names, tokens, types)
     added = {name: i for name, i in names.items() if name not in unions}
     for i, kind in gguf_specials.retyped(added).items():
@@ -196,6 +196,10 @@ class _Metadata:
         ids = {role: i if i is not None and i < count else self.default_id(role, count) for role, i in ids.items()}
         return {role: i for role, i in ids.items() if i is not None}
 
+    def default_id(self, name: str, count: int) -> int | None:
+        found = SENTENCEPIECE_IDS.get(name) if self.sentencepiece else None
+        return found if found is not None and found < count else None
+
     def given_id(self, name: str) -> int | None:
         key = f"{name}_token_id"
         if f"tokenizer.ggml.{key}" not in self.fields:
@@ -205,16 +209,13 @@ class _Metadata:
             raise self.error(key, f"is {value}, but must be a token's number from 0 on")
         return int(value)
 
-    def default_id(self, name: str, count: int) -> int | None:
-        found = SENTENCEPIECE_IDS.get(name) if self.sentencepiece else None
-        return found if found is not None and found < count else None
-
     def around(self, name: str, token: int | None, default: bool) -> int | None:
-        """The id of a token if the model's texts begin or end with it."""
-        wanted = self.flag(f"add_{name}_token", default)
-        if wanted and token is None:
-            raise self.error(f"{name}_token_id", "is missing, but a text needs this token")
-        return token if wanted else None
+        """The id of a token if the model's texts begin or end with it; a default asks for no token that is missing."""
+        if self.flag(f"add_{name}_token", default and token is not None):
+            if token is None:
+                raise self.error(f"{name}_token_id", "is missing, but a text needs this token")
+            return token
+        return None
 
     def chat_template(self) -> str | None:
         template = self.fields.get("tokenizer.chat_template")
@@ -256,7 +257,8 @@ class _Metadata:
     def unions(self, names: Collection[str], tokens: list[str], types: np.ndarray) -> set[str]:
         """Those of the tokens `names` that training has made: the vocabulary can make them of two others."""
         if not self.sentencepiece:
-            return {union for merge in self.strings("merges") if (union := merge.replace(" ", "")) in names}
+            likely = (merge for merge in self.strings("merges") if merge.endswith((">", "]", "[")))
+            return {union for merge in likely if (union := merge.replace(" ", "")) in names}
         normal = {tokens[i] for i in np.flatnonzero(types == NORMAL).tolist()}
         return {x for x in names if any(x[:cut] in normal and x[cut:] in normal for cut in range(1, len(x)))}
 
