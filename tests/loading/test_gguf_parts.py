@@ -100,6 +100,15 @@ def test_parts_that_do_not_add_up(parts: list[Path]) -> None:
         load_gguf(str(parts[3]))
 
 
+def test_a_part_beyond_the_last(parts: list[Path]) -> None:
+    """Catches the advice to call a damaged file NAME-00010-of-00004.gguf."""
+    content, key = parts[1].read_bytes(), b"split.no"
+    at = content.index(key) + len(key) + 4
+    parts[1].write_bytes(content[:at] + struct.pack("<H", 9) + content[at + 2 :])
+    with pytest.raises(ModelError, match=r"'split\.no' is 9, but must be a whole number from 0 to 3"):
+        load_gguf(str(parts[1]))
+
+
 def test_a_git_lfs_pointer_is_told_for_what_it_is(parts: list[Path]) -> None:
     """Catches "is not a GGUF file; give a .gguf file" for a clone without Git LFS, of one file or of a part."""
     parts[1].write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 269060552\n")

@@ -76,4 +76,4 @@ def _part(file: GGUFFile) -> tuple[int, int]:
     """The number of this part, from 0, and how many there are."""
     f = Fields(file.path, file.fields)
     count = f.size("split.count", 1, least=0, most=2**16 - 1)
-    return f.size("split.no", 0, least=0, most=2**16 - 1), count
+    return f.size("split.no", 0, least=0, most=max(count - 1, 0)), count
