@@ -54,11 +54,10 @@ def test_missing_parts_are_named(parts: list[Path]) -> None:
     with pytest.raises(ModelError) as caught:
         load_gguf(str(parts[0]))
     assert str(caught.value) == (
-        f"{parts[0]}: is part 1 of 4, but 1 of the others are not beside it ('tiny-00004-of-00004.gguf'); "
-        "download them into the same folder"
+        f"{parts[0]}: is part 1 of 4, and the part 'tiny-00004-of-00004.gguf' is not beside it; download that too"
     )
     parts[0].unlink()
-    with pytest.raises(ModelError, match=r"is part 2 of 4, but 2 .* \('tiny-00001-of-00004.gguf', 'tiny-00004"):
+    with pytest.raises(ModelError, match=r"the parts 'tiny-00001-of-00004.gguf', 'tiny-00004-.*' are not"):
         load_gguf(str(parts[1]))
 
 

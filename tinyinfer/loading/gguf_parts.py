@@ -32,9 +32,9 @@ def read_parts(path: str) -> GGUFFile:
         return file
     paths = part_paths(path, number, count)
     if missing := [os.path.basename(part) for part in paths if not os.path.isfile(part)]:
-        names = ", ".join(show(name) for name in missing[:3]) + ", ..." * (len(missing) > 3)
-        have = f"is part {number + 1} of {count}, but {len(missing)} of the others are not beside it ({names})"
-        raise ModelError(f"{path}: {have}; download them into the same folder")
+        names = ", ".join(show(name) for name in missing[:3]) + f" and {len(missing) - 3} more" * (len(missing) > 3)
+        parts = f"the part {names} is" if len(missing) == 1 else f"the parts {names} are"
+        raise ModelError(f"{path}: is part {number + 1} of {count}, and {parts} not beside it; download that too")
     return joined([file if part == path else read_gguf(part) for part in paths])
 
 
