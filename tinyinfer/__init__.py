@@ -6,18 +6,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tinyinfer.errors import ModelError
+    from tinyinfer.errors import ModelError, ModelWarning
     from tinyinfer.llm import LLM, RequestOutput
     from tinyinfer.sampling_params import SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "ModelError", "RequestOutput", "SamplingParams", "__version__"]
+__all__ = ["LLM", "ModelError", "ModelWarning", "RequestOutput", "SamplingParams", "__version__"]
 
 _HOMES = {
     "LLM": "tinyinfer.llm",
     "RequestOutput": "tinyinfer.llm",
     "SamplingParams": "tinyinfer.sampling_params",
     "ModelError": "tinyinfer.errors",
+    "ModelWarning": "tinyinfer.errors",
 }
 
 

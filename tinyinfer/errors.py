@@ -1,4 +1,4 @@
-"""The two exceptions of our own: a setting that cannot work, and a model file that cannot be used.
+"""Exceptions of our own: a setting that cannot work, a model file that cannot be used; and a file's warning.
 
 A bad argument is a ValueError, as everywhere in Python. A SwitchError is a ValueError that keeps its parts apart: the
 field, its value, the reason and the cure. Reason and cure name fields, and a field has two names: `kv_cache` in Python,
@@ -7,16 +7,30 @@ Python and the command line each spell in their own way.
 
 A file's fault is a ModelError, because its cure lies on disk and not in the caller's code. The command line turns both
 into one line and exit status 2.
+
+A loader that passes over a part of a usable file, or assumes what a file does not say, tells so by `note`. That is a
+warning of Python, a ModelWarning: Python shows it once, and a program can silence it or turn it into an error
+(warnings.filterwarnings). The command line shows it as one line, `tinyinfer: note: ...`, unless it has to be quiet.
 """
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 
 class ModelError(Exception):
     """A model's file is missing, broken or unsupported; the message names the file, what is wrong and the cure."""
+
+
+class ModelWarning(UserWarning):
+    """A file is used, but a part of it was passed over, or something assumed; the message names the file and what."""
+
+
+def note(sentence: str) -> None:
+    """Gives a ModelWarning: one sentence that names the file, what was passed over or assumed, and what follows."""
+    warnings.warn(sentence, ModelWarning, stacklevel=2)
 
 
 class SwitchError(ValueError):

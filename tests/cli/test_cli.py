@@ -13,13 +13,14 @@ import pickle
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 from cli_helpers import ROOT, STATISTICS, base_model, chat_text, feed, folder, llm, short
 
 from tinyinfer import LLM, SamplingParams, errors
-from tinyinfer.cli import COMMANDS, arguments, main, parse
+from tinyinfer.cli import COMMANDS, arguments, console, main, parse
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import SwitchError, placed
 from tinyinfer.switches import switch
@@ -35,6 +36,21 @@ def test_the_prompt_is_answered_by_the_chat_template(folder: str, llm: LLM, caps
     assert capsys.readouterr().out == chat_text(llm, "What is rain?", 12) + "\n"
     assert main(["generate", "-m", folder, "-n", "12", "-q", "-sys", "Be brief.", "-p", "What is rain?"]) == 0
     assert capsys.readouterr().out == chat_text(llm, "What is rain?", 12, "Be brief.") + "\n"
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_note_about_a_file_is_one_line_unless_quiet(shown: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches Python's two lines with a path of ours, a note given twice, and another library's warning swallowed."""
+
+    def load() -> None:
+        with console.notes(shown):
+            for _ in range(2):
+                errors.note("m.gguf: says nothing\nof its rule")
+            warnings.warn("of another", ResourceWarning, stacklevel=1)
+
+    with pytest.warns(ResourceWarning, match="of another"):
+        load()
+    assert capsys.readouterr().err == ("tinyinfer: note: m.gguf: says nothing of its rule\n" if shown else "")
 
 
 def test_raw_continues_the_prompt_itself(folder: str, llm: LLM, capsys: pytest.CaptureFixture[str]) -> None:

@@ -148,17 +148,18 @@ def sampling_params(args: argparse.Namespace) -> SamplingParams:
 
 
 def open_model(name: str, config: EngineConfig, quiet: bool = False) -> LLM:
-    """The model of that name with these switches; a terminal shows a progress bar unless it has to be quiet.
+    """The model of that name with these switches; unless it has to be quiet, notes and a progress bar are shown.
 
     Raises ModelError, ValueError, as LLM does.
     """
-    from tinyinfer.cli.console import progress_bar
+    from tinyinfer.cli.console import notes, progress_bar
     from tinyinfer.llm import LLM
     from tinyinfer.loading.hub import find
 
     path = find(name, progress=False if quiet else None)
     doing = "loading and quantizing" if config.quantizes else "loading"
-    with progress_bar(f"{doing} {os.path.basename(os.path.normpath(name))[:40]}", shown=not quiet) as show:
+    title = f"{doing} {os.path.basename(os.path.normpath(name))[:40]}"
+    with notes(shown=not quiet), progress_bar(title, shown=not quiet) as show:
         return LLM(path, on_load=show, **asdict(config))
 
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 import io
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
+
+from tinyinfer.errors import ModelWarning
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
@@ -48,6 +51,20 @@ def fail(message: str) -> int:
     """Writes the message to stderr as one line, and returns the exit status of a mistake, 2."""
     say("tinyinfer: error: " + " ".join(message.split("\n")))
     return 2
+
+
+@contextmanager
+def notes(shown: bool = True) -> Iterator[None]:
+    """Writes the ModelWarnings of a block to stderr at its end, each once and as one line; other warnings go on."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ModelWarning)
+        yield
+    for sentence in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, ModelWarning)):
+        if shown:
+            say("tinyinfer: note: " + " ".join(sentence.split("\n")))
+    for other in caught:
+        if not issubclass(other.category, ModelWarning):
+            warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
 
 
 def describe(error: OSError) -> str:

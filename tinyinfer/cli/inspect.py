@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config
-from tinyinfer.cli.console import show
+from tinyinfer.cli.console import notes, show
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
@@ -30,7 +30,8 @@ def run(args: argparse.Namespace) -> int:
     from tinyinfer.measure.tables import model_text
 
     engine = engine_config(args)
-    checkpoint = load(find(args.model))
+    with notes():
+        checkpoint = load(find(args.model))
     context = context_length(checkpoint.config, engine.max_model_len)
     model = describe(args.model, checkpoint, engine, context, measure_machine(engine.threads))
     show((json.dumps(model) if args.json else model_text(model)) + "\n")

@@ -13,7 +13,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, opened
-from tinyinfer.cli.console import progress_bar, say
+from tinyinfer.cli.console import notes, progress_bar, say
 from tinyinfer.quantization.switches import QuantizationSwitches
 from tinyinfer.units import amount
 
@@ -60,7 +60,8 @@ def open_source(args: argparse.Namespace) -> Checkpoint:
 
     if (args.quantize, args.quantize_head, args.quantize_rules) == ("off", "off", None):
         raise ValueError("--quantize off leaves nothing to do; choose int8, int4, int3, int2, w8a8 or keep")
-    source = load(find(args.model, progress=False if args.quiet else None))
+    with notes(shown=False):  # the model itself, opened next, tells them
+        source = load(find(args.model, progress=False if args.quiet else None))
     if source.quantization is not None:
         raise ValueError(
             f"{source.path}: is quantized already, and rounding twice loses twice; quantize the model that it was made "
