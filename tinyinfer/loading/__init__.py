@@ -7,10 +7,13 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     checkpoint.py      what every loader gives: configuration, lazy tensors by canonical name, tokenizer
     hf_folder.py       a Hugging Face folder: which files it has and which loader reads each of them
     safetensors.py     the safetensors format: a header, and rows of tensors on demand
+    strangers.py       what a folder is that no loader reads, and the cure
     pointers.py        a Git LFS pointer in place of a file
     json_fields.py     fields of a JSON file by name and type; unread fields are refused
     hf_config.py       config.json to a ModelConfig
     hf_families.py     defaults and attention windows of each family of models
+    hf_fields.py       which fields of config.json may stay unread
+    hf_nested.py       the text part of a model that also reads images or sound
     hf_names.py        tensor names of Hugging Face to canonical names
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
     gguf_model.py      a GGUF file: its metadata to a ModelConfig, its tensors to canonical names
