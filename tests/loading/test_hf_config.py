@@ -391,6 +391,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "heads that do not divide the width": (LLAMA | {"num_attention_heads": 5}, "'hidden_size'"),
     "key heads that do not divide the heads": (LLAMA | {"num_key_value_heads": 3}, "'num_key_value_heads'"),
     "an odd head": (LLAMA | {"head_dim": 15}, "'head_dim'"),
+    "an odd head in GPT-2": (GPT2 | {"n_embd": 60}, "'n_head'"),
     "a width that GPT-2's heads do not divide": (GPT2 | {"n_head": 5}, "'n_embd'"),
     "an epsilon that is not a number": (LLAMA | {"rms_norm_eps": float("nan")}, "'rms_norm_eps'"),
     "an epsilon as a string": (LLAMA | {"rms_norm_eps": "1e-5"}, "'rms_norm_eps'"),

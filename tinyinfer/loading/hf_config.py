@@ -112,6 +112,8 @@ def _gpt2(f: Fields, family: Family) -> ModelConfig:
     f.alias("n_positions", "max_position_embeddings")
     layers, width, heads = f.size("n_layer", most=MAX_LAYERS), f.size("n_embd"), f.size("n_head")
     head_dim = _share(f, "n_embd", width, heads)
+    if head_dim % 2:
+        f.refuse("n_head", f"is {heads}, which makes heads of the odd size {head_dim}; that is not supported")
     return ModelConfig(
         architecture=family.architecture,
         vocab_size=f.size("vocab_size"),

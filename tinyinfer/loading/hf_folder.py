@@ -138,4 +138,4 @@ def _is_stale(index: Path) -> bool:
 def _is_shard_name(name: object) -> bool:
     """Whether it is the plain, printable name of a safetensors file, and no path that could lead out of the folder."""
     plain = isinstance(name, str) and name.isprintable() and not set(name) & {"/", "\\", ":"}
-    return plain and len(str(name)) < 256 and str(name).endswith(".safetensors")
+    return plain and len(str(name).encode()) < 256 and str(name).endswith(".safetensors")
