@@ -144,6 +144,29 @@ def test_llava_1_5_as_on_the_hub(tmp_path: Path) -> None:
     assert (c.tied_head, c.eos_token_ids) == (False, (2,))
 
 
+def test_smolvlm_as_on_the_hub(tmp_path: Path) -> None:
+    """Its text part holds fields of training and of the other towers, and a class of its maker."""
+    text = {
+        "_flash_attn_2_enabled": True, "architectures": ["VLlama3ForCausalLM"], "head_dim": 64, "hidden_size": 576,
+        "intermediate_size": 1536, "is_llama_config": True, "max_position_embeddings": 8192, "model_type": "llama",
+        "neftune_noise_alpha": 0.0, "num_attention_heads": 9, "num_hidden_layers": 30, "num_key_value_heads": 3,
+        "pad_token_id": 2, "perceiver_config": {"num_key_value_heads": 1}, "pixel_shuffle_factor": 4,
+        "qk_layer_norms": False, "rms_norm_eps": 1e-5, "rope_interleaved": False, "rope_theta": 100000,
+        "use_resampler": False, "vocab_size": 49280,
+    }  # fmt: skip
+    whole = {
+        "architectures": ["Idefics3ForConditionalGeneration"], "bos_token_id": 1, "eos_token_id": 49279,
+        "image_token_id": 49190, "model_type": "idefics3", "pad_token_id": 2, "scale_factor": 4, "text_config": text,
+        "tie_word_embeddings": False, "use_cache": True, "use_reentrant_checkpointing": False, "vision_config": VISION,
+        "vocab_size": 49280,
+    }  # fmt: skip
+    (tmp_path / "config.json").write_text(json.dumps(whole))
+    with pytest.warns(ModelWarning):
+        c = read_config(tmp_path)
+    assert (c.architecture, c.vocab_size, c.num_layers, c.num_heads, c.num_kv_heads) == ("llama", 49280, 30, 9, 3)
+    assert (c.rope[0].theta, c.tied_head, c.qkv_bias, 49279 in c.eos_token_ids) == (1e5, False, False, True)
+
+
 def test_a_text_part_without_a_model_type_is_the_outer_models_usual_one(tmp_path: Path) -> None:
     """transformers 5.23: Mistral3Config(text_config={"hidden_size": 64}).text_config is a MistralConfig."""
     for outer, kind in {"mistral3": "mistral", "llava": "llama", "internvl": "qwen2", "gemma3": "gemma3"}.items():
@@ -180,6 +203,15 @@ def test_whether_the_head_is_tied_is_seen_in_the_file(
     )
 
 
+def test_a_head_that_is_neither_tied_nor_stored_is_missing(tmp_path: Path) -> None:
+    """Catches a model that both levels call untied, tied because its head was lost."""
+    folder = nested(
+        load_golden("gemma3"), tmp_path, text={"tie_word_embeddings": False}, tie_word_embeddings=False
+    )
+    with pytest.warns(ModelWarning):
+        assert "the weight 'head' is missing; if the embedding is the head, too" in refusal(folder)
+
+
 def test_end_tokens_are_those_of_both_levels(tmp_path: Path) -> None:
     """Gemma 3 4B says <end_of_turn> outside only, and its chat would never end."""
     folder = nested(load_golden("gemma3"), tmp_path, text={"eos_token_id": 3}, eos_token_id=[1, 5])
@@ -187,15 +219,17 @@ def test_end_tokens_are_those_of_both_levels(tmp_path: Path) -> None:
     assert set(read_config(folder).eos_token_ids) >= {1, 3, 5}
 
 
-def test_a_quantized_folder_is_the_text_model(tmp_path: Path) -> None:
-    """Catches a config.json copied with an outer model whose towers are not in the folder any more."""
-    golden = load_golden("gemma3")
+@pytest.mark.parametrize("name", ["gemma3", "mistral"])
+def test_a_quantized_folder_is_the_text_model(tmp_path: Path, name: str) -> None:
+    """Catches the copied config.json read as a whole model's; and Mistral's head, which no level calls untied, lost."""
+    golden = load_golden(name)
     with pytest.warns(ModelWarning):
-        source = load(nested(golden, tmp_path / "source"))
+        source = load(nested(golden, tmp_path / "source", text={"tie_word_embeddings": None}))
     with pytest.warns(ModelWarning):
-        llm = LLM(source.path, quantize="int8")
+        llm = LLM(source.path, quantize="int8", quantize_head="int8")
     save_model(tmp_path / "small", llm.model, source, {"method": "rtn"})
     again = LLM(str(tmp_path / "small"))
+    assert again.config == llm.config
     np.testing.assert_array_equal(again.logits(golden.prompt), llm.logits(golden.prompt))
 
 

@@ -63,6 +63,7 @@ HARMLESS: dict[str, tuple[object, ...]] = {
     "partial_rotary_factor": (1, None),
     "per_layer_config": ({}, None),
     "pruned_heads": ({}, None),
+    "qk_layer_norms": (False, None),
     "quantization": (None,),
     "quantization_config": (None,),
     "rope_interleaved": (False, None),
@@ -87,7 +88,9 @@ _PART_WORDS = """
     act afn asm cap d dff dsa dt emb eps ff ffn fp hc kda key kpool kv lm ln lru mem mlp mode mtp mup n nb nope pos proj
     qk res rms rot ssm step sub swa tau theta tie time top tp type types up v word words
 """
-_TRAINING_WORDS = "batch dropout epoch epochs flash gradient loss lr optim optimizer pdrop train training warmup"
+_TRAINING_WORDS = """
+    batch dropout epoch epochs flash gradient jitter loss lr neftune noise optim optimizer pdrop train training warmup
+"""
 
 
 def _any_of(words: str) -> str:

@@ -13,6 +13,7 @@ numbers are read when a builder asks for them.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from tinyinfer.loading.json_fields import read_json
 from tinyinfer.loading.quantized import quantized_tensors, read_schemes
 from tinyinfer.loading.safetensors import Stored, read_header
 from tinyinfer.loading.strangers import told_of
+from tinyinfer.model.config import ModelConfig
 from tinyinfer.text.tokenizer import Tokenizer
 from tinyinfer.units import show
 
@@ -42,14 +44,14 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
     quantization, nested = fields.get("quantization_config"), is_nested(fields)
     stored = read_tensors(folder)
     if quantization is not None:
+        config = _tied_as_stored(config, stored.keys()) if nested else config
         schemes = read_schemes(str(folder / "config.json"), quantization, config)
         tensors = quantized_tensors(str(folder), config, schemes, stored)
     elif nested:
         tensors = canonical_tensors(str(folder), config, text_tensors(str(folder), stored), may_differ=True)
+        config = _tied_as_stored(config, tensors.keys())
     else:
         tensors = canonical_tensors(str(folder), config, stored)
-    if nested:  # two levels may say whether the head is tied, and old files say it at neither
-        config = replace(config, tied_head="head" not in tensors)
     check_tensors(str(folder), config, tensors)
     tokenizer = Tokenizer(read_vocabulary(str(folder)), str(folder))
     return Checkpoint(str(folder), config, tensors, tokenizer, quantization)
@@ -81,6 +83,11 @@ def _snapshot(root: Path) -> Path:
         held = f"{len(versions)} versions of a model, and refs/main names none of them" if versions else "no version"
         raise ModelError(f"{root}: is a folder of the hub's cache with {held}; give the folder of one below snapshots")
     return chosen[0]
+
+
+def _tied_as_stored(config: ModelConfig, names: Collection[str]) -> ModelConfig:
+    """The configuration of a nested text model: untied where a head is stored, whatever the two levels say."""
+    return replace(config, tied_head=config.tied_head and not {"head", "head.codes"} & set(names))
 
 
 def read_tensors(folder: Path) -> dict[str, Stored]:

@@ -63,7 +63,8 @@ def text_fields(whole: Fields) -> Fields:
     """
     outer = whole.text("model_type")
     if whole.get(NESTED) is None:
-        whole.refuse(NESTED, f"is missing, and {show(outer)} has its text model there; use the published config.json")
+        cure = "use a folder in the form of transformers (its name often ends in -hf)"
+        whole.refuse(NESTED, f"is missing, and {show(outer)} has its text model there; {cure}")
     given = whole.table(NESTED, whole.get(NESTED))
     kind = given.text("model_type", TEXT_TYPES.get(outer))
     if kind not in FAMILIES:
@@ -82,22 +83,29 @@ def text_fields(whole: Fields) -> Fields:
 
 
 def _joined(whole: Fields, given: Fields) -> dict[str, Any]:
-    """The fields that either level may say: the end tokens of both, tied if one says so, and any quantization."""
+    """The fields that either level may say: the end tokens of both, and any quantization.
+
+    The head is tied if one level says so. Where neither says it, the files decide (hf_folder.py): it is tied in those
+    that store no head.
+    """
     ends = [one.get("eos_token_id") for one in (whole, given)]
     listed = [end for value in ends if value is not None for end in (value if isinstance(value, list) else [value])]
     tie = "tie_word_embeddings"
     tied = [one.flag(tie, False) for one in (whole, given) if one.get(tie) is not None]
     quantization = whole.get("quantization_config") or given.get("quantization_config")
     joined: dict[str, Any] = {"eos_token_id": listed} if listed else {}
-    joined |= {tie: any(tied)} if tied else {}
+    joined[tie] = any(tied) or not tied
     return joined | ({"quantization_config": quantization} if quantization else {})
 
 
 def _refuse_outside(whole: Fields, text: Fields) -> None:
     """Raises ModelError for a field beside the text part that is no other tower's and says more than the text part."""
     for name, value in whole.values.items():
-        if _TOWER_FIELD.search(name) or (name in text.values and value in (text.values[name], None)):
+        if name in text.values and value in (text.values[name], None):
             whole.get(name)
+    for fields in (whole, text):
+        for name in filter(_TOWER_FIELD.search, fields.values):
+            fields.get(name)
     whole.refuse_unread(NEUTRAL, HARMLESS, foreign)
 
 
