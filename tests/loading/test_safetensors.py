@@ -302,7 +302,8 @@ def test_a_missing_shard_is_named(sharded: Path) -> None:
 @pytest.mark.parametrize(
     "shard",
     ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..\\x.safetensors", "C:x.safetensors", "x.bin", "",
-     "\x00.safetensors", "x" * 300 + ".safetensors", "\ud800.safetensors", "a\nb.safetensors", 7, None, ["x.safetensors"]],
+     "\x00.safetensors", "\ud800.safetensors", "a\nb.safetensors", "x" * 300 + ".safetensors", 7, None,
+     ["x.safetensors"]],
 )  # fmt: skip
 def test_a_shard_that_is_no_file_name_is_refused(sharded: Path, shard: object) -> None:
     """An index from elsewhere must not make us open files outside its folder."""

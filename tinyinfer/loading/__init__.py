@@ -42,6 +42,8 @@ from pathlib import Path
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.loading.pointers import refuse_pointer
+from tinyinfer.loading.strangers import told
 
 GGUF_MAGIC = b"GGUF"
 
@@ -58,8 +60,13 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
         return load_gguf(path)
     if os.path.isfile(path):
-        cure = f"give its folder, {str(Path(path).parent)!r}" if path.endswith(".safetensors") else "give one of those"
-        raise ModelError(f"{path}: neither a model folder (config.json, model.safetensors) nor a GGUF file; {cure}")
+        refuse_pointer(path)
+        given = Path(path)
+        instead = told([given.name], str(given.parent))
+        cure = f", but {instead}" if instead else "; give one of those"
+        if given.suffix == ".safetensors":
+            cure = f"; give its folder, {str(given.parent)!r}"
+        raise ModelError(f"{path}: neither a model folder (config.json, model.safetensors) nor a GGUF file{cure}")
     raise ModelError(f"{path!r}: there is no such folder or file; a Hugging Face folder or a .gguf file was looked for")
 
 

@@ -145,7 +145,7 @@ def choose(files: Iterable[str], wanted: HubName) -> list[str]:
 def _no_gguf(files: list[str], wanted: HubName) -> list[str]:
     """No file. Raises ModelError for a repository of another kind, which is told for what it is."""
     if instead := told(files, wanted.repository):
-        raise ModelError(f"{wanted.repository!r}: holds no model that is read; {instead}")
+        raise ModelError(f"{wanted.repository!r}: holds no model that is read, but {instead}")
     return []
 
 

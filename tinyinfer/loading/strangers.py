@@ -55,21 +55,21 @@ def told(names: Collection[str], place: str) -> str | None:
         found = sorted(name for name in names if re.fullmatch(rf"(.*/)?{pattern}", name, re.IGNORECASE))
         if found:
             listed = ", ".join(map(show, found[:8])) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-            return f"it holds {listed}: {what}; {cure.format(place=show(place))}"
+            return f"{listed}: {what}; {cure.format(place=show(place))}"
     return None
 
 
 def told_of(folder: Path) -> str | None:
-    """`told` of a folder's files and of those one folder down; an adapter with the name of its base model."""
+    """What a folder holds instead of a model, and the cure, as the end of a sentence; None where nothing is known."""
     names = [path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*"))]
     inner = sorted(name for name in names if name.endswith("/config.json"))
     if "config.json" not in names and inner:
         return f"a folder in it is one; give that: {show(str((folder / inner[0]).parent))}"
     sentence = told(names, str(folder))
-    if sentence and ADAPTER in names:
-        base = read_json(folder / ADAPTER).get("base_model_name_or_path")
-        return sentence.replace("its base model;", f"its base model, {show(base)};") if base else sentence
-    return sentence
+    base = read_json(folder / ADAPTER).get("base_model_name_or_path") if ADAPTER in names else None
+    if sentence and base:
+        sentence = sentence.replace("its base model;", f"its base model, {show(base)};")
+    return sentence and f"it holds {sentence}"
 
 
 def quantized_by(quantization: object) -> str:
