@@ -173,9 +173,11 @@ def test_a_model_that_is_not_there_is_answered_before_anything_is_fetched(tmp_pa
     assert said in refusal(name, files, tmp_path)
 
 
-def test_a_long_list_is_cut() -> None:
-    files = [f"a-{i:02d}.gguf" for i in range(30)]
-    with pytest.raises(ModelError, match=r"'a/b/a-23.gguf' and 6 more"):
+def test_a_long_list_is_cut_and_a_long_name_is_not() -> None:
+    """Catches a name that cannot be copied from the message."""
+    long = "long-" * 30
+    files = [f"{long}{i:02d}.gguf" for i in range(30)]
+    with pytest.raises(ModelError, match=rf"'a/b/{long}23\.gguf' and 6 more"):
         choose(files, HubName("a/b"))
 
 

@@ -58,7 +58,7 @@ def test_any_other_file_is_no_model(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("pytorch_model.bin", "pickled weights"), ("model.onnx", "a model for ONNX"), ("adapter_config.json", "an adapter")],
+    [("pytorch_model.bin", "pickled weights"), ("m.onnx", "a model for ONNX"), ("adapter_config.json", "an adapter")],
 )
 def test_a_file_of_another_kind_is_told_for_what_it_is(tmp_path: Path, name: str, said: str) -> None:
     (tmp_path / name).write_bytes(b"{}")

@@ -64,6 +64,16 @@ def test_a_folder_of_another_kind_is_told_for_what_it_is(
     assert all(words in said for words in FOLDERS[files]), said
 
 
+def test_a_cure_names_a_long_folder_whole(golden_folder: GoldenFolder, tmp_path: Path) -> None:
+    """Catches a command that fails because its path was cut short for the message."""
+    folder = tmp_path / ("a" * 100) / ("b" * 100)
+    folder.mkdir(parents=True)
+    (folder / "pytorch_model.bin").touch()
+    assert f"from_pretrained({str(folder)!r})" in refusal(folder)
+    write_hf_folder("llama", folder / "inner")
+    assert f"give that: {str(folder / 'inner')!r}" in refusal(folder)
+
+
 def test_an_adapter_without_a_base_is_one_still(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text("{}")
     assert "it holds 'adapter_config.json': an adapter" in refusal(tmp_path)

@@ -13,6 +13,7 @@ To a loader it may mean a newer version or a fork of the architecture, which wou
 Wins: fine-tunes load, whatever their trainer wrote into the file. Loses: a new kind of layer, called by a word that no
 published model has used, is told in one line and not refused. The words are those of all fields that the causal models
 of transformers 5.23 have. A word of training (dropout, warmup_steps, use_flash_attn) is stronger than they are.
+auto_map names code in the repository, which transformers does not run either for a model_type that it knows.
 """
 
 from __future__ import annotations

@@ -64,10 +64,10 @@ def _model_folder(folder: Path) -> Path:
     """
     if not folder.is_dir():
         raise ModelError(f"{folder}: there is no such folder; one with config.json and {SINGLE} was looked for")
+    if not (folder / "config.json").exists() and (folder / "snapshots").is_dir():
+        folder = _snapshot(folder)
     if (folder / "config.json").exists():
         return folder
-    if (folder / "snapshots").is_dir():
-        return _model_folder(_snapshot(folder))
     instead = told_of(folder) or "give such a folder or a .gguf file"
     needed = f"config.json, tokenizer.json and {SINGLE} (or several by an index)"
     raise ModelError(f"{folder}: is no model folder, which has {needed}; {instead}")

@@ -189,5 +189,5 @@ def _offer(wanted: HubName, models: dict[str, list[str]]) -> str:
     if not models:
         return "it has no GGUF file at all; check the spelling"
     names = [f"{wanted.repository}/{parts[0]}" for parts in models.values()]
-    listed = ", ".join(map(show, names[:24])) + (f" and {len(names) - 24} more" if len(names) > 24 else "")
+    listed = ", ".join(map(repr, names[:24])) + (f" and {len(names) - 24} more" if len(names) > 24 else "")
     return f"give one of {listed}"

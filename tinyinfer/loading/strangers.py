@@ -49,13 +49,13 @@ _KINDS = (  # pattern of a file's name, what it is, the cure; the first that fit
 def told(names: Collection[str], place: str) -> str | None:
     """What files of these names are, and the cure; None for files of which nothing is known.
 
-    place: the folder or the repository, as the cure's commands name it.
+    place: the folder or the repository, as the cure's commands name it: whole, however long it is.
     """
     for pattern, what, cure in _KINDS:
         found = sorted(name for name in names if re.fullmatch(rf"(.*/)?{pattern}", name, re.IGNORECASE))
         if found:
-            listed = ", ".join(map(show, found[:8])) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
-            return f"{listed}: {what}; {cure.format(place=show(place))}"
+            listed = ", ".join(map(repr, found[:8])) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
+            return f"{listed}: {what}; {cure.format(place=repr(place))}"
     return None
 
 
@@ -64,7 +64,7 @@ def told_of(folder: Path) -> str | None:
     names = [path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*"))]
     inner = sorted(name for name in names if name.endswith("/config.json"))
     if "config.json" not in names and inner:
-        return f"a folder in it is one; give that: {show(str((folder / inner[0]).parent))}"
+        return f"a folder in it is one; give that: {str((folder / inner[0]).parent)!r}"
     sentence = told(names, str(folder))
     base = read_json(folder / ADAPTER).get("base_model_name_or_path") if ADAPTER in names else None
     if sentence and base:
