@@ -296,14 +296,14 @@ def test_a_context_that_is_not_said_is_the_familys(write: Write, given: dict[str
     }  # fmt: skip
 
 
-# Of trainers and tools; all load in transformers 5.23, with the same logits.
+# Of trainers and tools. transformers 5.23 loads the golden "llama" with each of them, with bitwise the same logits.
 FOREIGN = """
     run_name axolotl_version _unsloth_fixed license datasets wandb_run_id base_model finetuned_from created_by date seed
     tokenizer_padding_side tokenizer_model_max_length learning_rate num_train_epochs lr_scheduler_type warmup_steps
     trl_version use_flash_attn per_device_train_batch_size gradient_accumulation_steps hidden_dropout embed_dropout
     chat_template system_prompt comment experiment.name merge_method bos_token pad_token max_seq_len aux_loss_coef
 """
-# Fields of causal models in transformers 5.23, each of which changes their logits.
+# What could change a logit: fields of causal models in transformers 5.23, and others of the same words.
 OF_MODELS = """
     attention_sink attn_output_gate alibi block_size conv_kernel d_state embedding_multiplier expert_bias
     gated_attention headDim index_topk kv_lora_rank layer_norm_type linear_num_heads logit_scale logits_scaling
