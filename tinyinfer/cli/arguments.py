@@ -115,7 +115,8 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds -m/--model, with the default model."""
     parser.add_argument(
         "-m", "--model", default=DEFAULT_MODEL, metavar="MODEL",
-        help="a known name, a Hugging Face folder, a .gguf file, or owner/name on the hub (default: %(default)s)",
+        help="a known name, a Hugging Face folder, a .gguf file, or on the hub owner/name, owner/name:Q4_K_M or "
+        "owner/name/FILE.gguf (default: %(default)s)",
     )  # fmt: skip
 
 

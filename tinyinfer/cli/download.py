@@ -10,7 +10,7 @@ from tinyinfer.cli.console import show
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tinyinfer download` and its flags to the commands."""
-    about = "fetch a known model, or owner/name of the hub, and print its path"
+    about = "fetch a known model, or owner/name or owner/name:Q4_K_M of the hub, and print its path"
     parser = commands.add_parser("download", help=about, description=about)
     parser.add_argument("name", nargs="?", metavar="NAME", help="what to fetch; without it, the known names are listed")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress bar")

@@ -7,10 +7,13 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     checkpoint.py      what every loader gives: configuration, lazy tensors by canonical name, tokenizer
     hf_folder.py       a Hugging Face folder: which files it has and which loader reads each of them
     safetensors.py     the safetensors format: a header, and rows of tensors on demand
+    strangers.py       what a folder is that no loader reads, and the cure
     pointers.py        a Git LFS pointer in place of a file
     json_fields.py     fields of a JSON file by name and type; unread fields are refused
     hf_config.py       config.json to a ModelConfig
     hf_families.py     defaults and attention windows of each family of models
+    hf_fields.py       which fields of config.json may stay unread
+    hf_nested.py       the text part of a model that also reads images or sound
     hf_names.py        tensor names of Hugging Face to canonical names
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
     gguf_model.py      a GGUF file: its metadata to a ModelConfig, its tensors to canonical names
@@ -26,6 +29,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     saving.py          those tensors to such a folder, whole or not at all
     hf_writer.py       a ModelConfig to config.json
     hub.py             the name of a model to its path, downloaded on first use
+    hub_repository.py  which files of a repository on the hub are the model
     download.py        a file over a bad network: resumed, checked, whole or absent
 
 Wins: the peak of memory is the weights and one tile, whatever the file. Loses: every start reads and converts the whole
@@ -41,6 +45,8 @@ from pathlib import Path
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.loading.pointers import refuse_pointer
+from tinyinfer.loading.strangers import told
 
 GGUF_MAGIC = b"GGUF"
 
@@ -57,8 +63,13 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
         return load_gguf(path)
     if os.path.isfile(path):
-        cure = f"give its folder, {str(Path(path).parent)!r}" if path.endswith(".safetensors") else "give one of those"
-        raise ModelError(f"{path}: neither a model folder (config.json, model.safetensors) nor a GGUF file; {cure}")
+        refuse_pointer(path)
+        given = Path(path)
+        instead = told([given.name], str(given.parent))
+        cure = f", but {instead}" if instead else "; give one of those"
+        if given.suffix == ".safetensors":
+            cure = f"; give its folder, {str(given.parent)!r}"
+        raise ModelError(f"{path}: neither a model folder (config.json, model.safetensors) nor a GGUF file{cure}")
     raise ModelError(f"{path!r}: there is no such folder or file; a Hugging Face folder or a .gguf file was looked for")
 
 

@@ -146,7 +146,9 @@ def check_tensors(path: str, config: ModelConfig, tensors: dict[str, LazyTensor]
     expected = expected_tensors(config)
     for name, shape in expected.items():
         if name not in tensors:
-            raise ModelError(f"{path}: the weight {name!r} is missing; the file is incomplete, download it again")
+            tie = "if the embedding is the head, too, set tie_word_embeddings to true in config.json; else "
+            cure = f"{tie if name == 'head' else ''}the file is incomplete, download it again"
+            raise ModelError(f"{path}: the weight {name!r} is missing; {cure}")
         if tensors[name].shape != shape:
             tensor = tensors[name]
             raise ModelError(

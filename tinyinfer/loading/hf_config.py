@@ -1,8 +1,9 @@
 """config.json -> ModelConfig.
 
 Two dialects are read: transformers 5 writes the settings of rotary positions into `rope_parameters`, transformers 4
-into `rope_theta`, `rope_scaling` and others. A field that is neither read here nor known to be neutral is refused,
-because it could change the result.
+into `rope_theta`, `rope_scaling` and others; where a file has both, they must agree. A field that is neither read here
+nor known to be neutral is refused, because it could change the result (hf_fields.py says which are not). A model that
+reads images or sound, too, has the configuration of its text model inside (hf_nested.py).
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.loading.hf_families import FAMILIES, HARMLESS, NEUTRAL, Family, Windows
+from tinyinfer.loading.hf_families import FAMILIES, SIZES, Family, Windows
+from tinyinfer.loading.hf_fields import HARMLESS, NEUTRAL, foreign
+from tinyinfer.loading.hf_nested import is_nested, text_fields
 from tinyinfer.loading.json_fields import Fields, read_json
+from tinyinfer.loading.strangers import quantized_by
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.units import show
 
@@ -35,26 +39,26 @@ def read_config(folder: str | Path) -> ModelConfig:
     """
     path = Path(folder) / "config.json"
     f = Fields(str(path), read_json(path))
+    if is_nested(f.values):
+        f = text_fields(f)
     family = _family(f)
     config = _gpt2(f, family) if family.architecture == "gpt2" else _decoder(f, family)
-    f.refuse_unread(NEUTRAL, HARMLESS)
+    f.refuse_unread(NEUTRAL, HARMLESS, foreign)
     return replace(config, eos_token_ids=_end_tokens(Path(folder), f, family, config.vocab_size))
 
 
 def _family(f: Fields) -> Family:
     """The family of the file, or a ModelError that names what was found and what is supported."""
     model_type = f.text("model_type")
-    if model_type == "gemma3":
-        f.refuse("model_type", "is 'gemma3', the model that also reads images; use its text-only form, 'gemma3_text'")
     if model_type not in FAMILIES:
         f.refuse("model_type", f"is {show(model_type)}, which is not supported; supported are {', '.join(FAMILIES)}")
     classes, known = f.get("architectures"), FAMILIES[model_type].classes
     if classes is not None and not (isinstance(classes, list) and classes and all(name in known for name in classes)):
         f.refuse("architectures", f"is {show(classes)}, but only {known[0]} is supported; use a model of that kind")
-    quantization = f.get("quantization_config")
-    if quantization is not None and not is_ours(quantization):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        f.refuse("quantization_config", f"says that the weights are quantized ({show(method)}); use the float model")
+    for name in ("quantization_config", "quantization"):
+        quantization = f.get(name)
+        if quantization is not None and not is_ours(quantization):
+            f.refuse(name, f"says that the weights are quantized by {quantized_by(quantization)}")
     return FAMILIES[model_type]
 
 
@@ -68,7 +72,7 @@ def _decoder(f: Fields, family: Family) -> ModelConfig:
         f.refuse("num_key_value_heads", f"is {kv_heads}, which does not divide the {heads} query heads; correct one")
     if head_dim % 2:
         f.refuse("head_dim", f"is {head_dim}, but rotary positions turn pairs of numbers; correct it to an even one")
-    windows, max_position = family.windows(f, layers, family.window), f.size("max_position_embeddings")
+    windows, max_position = family.windows(f, layers, family.window), _max_position(f, "max_position_embeddings")
     experts = _experts(f, family)
     bias = family.bias == "asked" and f.flag("attention_bias", False)
     ropes = _ropes(f, family, windows, max_position)
@@ -108,6 +112,8 @@ def _gpt2(f: Fields, family: Family) -> ModelConfig:
     f.alias("n_positions", "max_position_embeddings")
     layers, width, heads = f.size("n_layer", most=MAX_LAYERS), f.size("n_embd"), f.size("n_head")
     head_dim = _share(f, "n_embd", width, heads)
+    if head_dim % 2:
+        f.refuse("n_head", f"is {heads}, which makes heads of the odd size {head_dim}; that is not supported")
     return ModelConfig(
         architecture=family.architecture,
         vocab_size=f.size("vocab_size"),
@@ -117,7 +123,7 @@ def _gpt2(f: Fields, family: Family) -> ModelConfig:
         num_heads=heads,
         num_kv_heads=heads,
         head_dim=head_dim,
-        max_position=f.size("n_positions"),
+        max_position=_max_position(f, "n_positions"),
         norm_eps=f.number("layer_norm_epsilon", family.norm_eps),
         attention_scale=head_dim**-0.5 if f.flag("scale_attn_weights", True) else 1.0,
         rope=(None,) * layers,
@@ -131,6 +137,11 @@ def _gpt2(f: Fields, family: Family) -> ModelConfig:
         learned_positions=True,
         tied_head=f.flag("tie_word_embeddings", family.tied),
     )
+
+
+def _max_position(f: Fields, name: str) -> int:
+    """The length of the context; in a file that does not say it, its family's, as in transformers."""
+    return f.optional_size(name) or SIZES[f.text("model_type")]["max_position_embeddings"]
 
 
 def _share(f: Fields, name: str, width: int, heads: int) -> int:
@@ -172,18 +183,24 @@ def _experts(f: Fields, family: Family) -> MoEConfig | None:
 def _ropes(f: Fields, family: Family, windows: Windows, max_position: int) -> tuple[RopeConfig, ...]:
     """The rotation of each layer, from either dialect; where both are there, they must agree."""
     old, new = f.get("rope_scaling"), f.get("rope_parameters")
-    if old is not None and new is not None and old != new:
-        f.refuse("rope_scaling", "differs from rope_parameters, which means the same; remove one of them")
     if family.local_theta is None:
-        name, table = ("rope_scaling", old) if new is None else ("rope_parameters", new)
-        return (_rope(f, name, table, "rope_theta", family.theta, max_position),) * len(windows)
+        return (_agreed(f, "rope_parameters", new, old, family, max_position),) * len(windows)
     both = f.table("rope_parameters", new)  # one table for the layers that see all, one for those with a window
-    whole = both.get("full_attention", old if new is None else None)
-    local = both.get("sliding_attention")
+    whole, local = both.get("full_attention"), both.get("sliding_attention")
     both.refuse_unread((), {})
-    everywhere = _rope(f, "full_attention", whole, "rope_theta", family.theta, max_position)
+    everywhere = _agreed(f, "full_attention", whole, old, family, max_position)
     windowed = _rope(f, "sliding_attention", local, "rope_local_base_freq", family.local_theta, max_position)
     return tuple(everywhere if window is None else windowed for window in windows)
+
+
+def _agreed(f: Fields, name: str, new: Any, old: Any, family: Family, max_position: int) -> RopeConfig:
+    """The rotation that `new`, the table `name` of transformers 5, and `old`, transformers 4's rope_scaling, mean."""
+    if new is None:
+        return _rope(f, "rope_scaling", old, "rope_theta", family.theta, max_position)
+    rope = _rope(f, name, new, "rope_theta", family.theta, max_position)
+    if old is not None and _rope(f, "rope_scaling", old, "rope_theta", rope.theta, max_position) != rope:
+        f.refuse("rope_scaling", f"differs from {name}, which means the same; remove one of them")
+    return rope
 
 
 def _rope(f: Fields, name: str, table: Any, theta_field: str, theta: float, max_position: int) -> RopeConfig:

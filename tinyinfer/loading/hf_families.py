@@ -1,7 +1,9 @@
-"""How Hugging Face families differ: defaults, attention windows, and the fields that need not be read.
+"""How Hugging Face families differ: defaults and attention windows.
 
-A field that config.json leaves out has the default of its family (those of the configuration classes of transformers).
-NEUTRAL and HARMLESS list the fields that hf_config.py may leave unread without changing a result.
+A field that config.json leaves out has the default of its family, which is that of the configuration class of
+transformers. A whole config.json must say its sizes: a default in their place would only be refused later, with words
+about tensors. A text part nested in another model's configuration need not: transformers 4 wrote only the fields of it
+that differ from the default (SIZES).
 """
 
 from __future__ import annotations
@@ -13,62 +15,6 @@ from tinyinfer.loading.json_fields import Fields
 from tinyinfer.units import show
 
 Windows = tuple[int | None, ...]
-
-# Origin of the file, training, heads of other tasks, sampling: none of these fields changes a logit.
-_ORIGIN = """
-    _commit_hash _name_or_path architectures auto_map dtype is_llama_config name_or_path output_past torch_dtype
-    transformers.js_config transformers_version unsloth_fixed unsloth_version use_bfloat16
-"""
-_TRAINING = """
-    attention_dropout attn_pdrop embd_pdrop gradient_checkpointing initializer_range output_router_logits resid_pdrop
-    router_aux_loss_coef router_jitter_noise
-"""
-_RUNNING = """
-    _attn_implementation _attn_implementation_autoset _experts_implementation _flash_attn_2_enabled attn_implementation
-    cache_implementation chunk_size_feed_forward is_decoder output_attentions output_hidden_states return_dict
-    torchscript reorder_and_upcast_attn tf_legacy_loss tie_last_hidden_states use_cache
-"""
-_OTHER_HEADS = """
-    _num_labels finetuning_task id2label label2id num_labels predict_special_tokens problem_type summary_activation
-    summary_first_dropout summary_proj_to_labels summary_type summary_use_proj
-"""
-_TEXT = """
-    bos_token_id decoder_start_token_id eos_token_id max_sequence_length model_max_length n_ctx pad_token_id prefix
-    sep_token_id seq_length task_specific_params tokenizer_class
-"""
-_SAMPLING = """
-    bad_words_ids begin_suppress_tokens diversity_penalty do_sample early_stopping encoder_no_repeat_ngram_size
-    exponential_decay_length_penalty forced_bos_token_id forced_eos_token_id length_penalty max_length min_length
-    no_repeat_ngram_size num_beam_groups num_beams num_return_sequences output_scores remove_invalid_values
-    repetition_penalty return_dict_in_generate suppress_tokens temperature top_k top_p typical_p
-"""
-NEUTRAL = frozenset((_ORIGIN + _TRAINING + _RUNNING + _OTHER_HEADS + _TEXT + _SAMPLING).split())
-# Fields that change the result, except with these values. A family that supports other values reads the field itself.
-HARMLESS: dict[str, tuple[object, ...]] = {
-    "add_cross_attention": (False, None),
-    "attention_bias": (False, None),
-    "attn_logit_softcapping": (None,),
-    "clip_qkv": (None,),
-    "cross_attention_hidden_size": (None,),
-    "decoder_sparse_step": (1,),
-    "final_logit_softcapping": (None,),
-    "is_encoder_decoder": (False, None),
-    "layer_types": (None,),
-    "mlp_bias": (False, None),
-    "mlp_only_layers": ([], None),
-    "partial_rotary_factor": (1, None),
-    "per_layer_config": ({}, None),
-    "pretraining_tp": (1, None),
-    "pruned_heads": ({}, None),
-    "quantization_config": (None,),
-    "rope_interleaved": (False, None),
-    "scale_attn_by_inverse_layer_idx": (False,),
-    "sliding_window": (None,),
-    "use_bidirectional_attention": (False, None),
-    "use_mrope": (False, None),
-    "use_sliding_window": (False, None),
-}
-
 
 @dataclass(frozen=True)
 class Family:
@@ -170,3 +116,21 @@ FAMILIES = {
         expert_size="intermediate_size", experts=(64, 8, None),
     ),
 }  # fmt: skip
+_SIZE_FIELDS = (
+    "vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+    "max_position_embeddings",
+)  # fmt: skip
+SIZES = {  # by model_type: the sizes of transformers' configuration class when nothing is said
+    name: dict(zip(_SIZE_FIELDS, sizes, strict=True))
+    for name, sizes in {
+        "llama": (32000, 4096, 11008, 32, 32, 2048),
+        "mistral": (32000, 4096, 14336, 32, 32, 131072),
+        "qwen2": (151936, 4096, 22016, 32, 32, 32768),
+        "qwen3": (151936, 4096, 22016, 32, 32, 32768),
+        "gemma3_text": (262208, 2304, 9216, 26, 8, 131072),
+        "gpt2": (50257, 768, 3072, 12, 12, 1024),
+        "mixtral": (32000, 4096, 14336, 32, 32, 131072),
+        "qwen3_moe": (151936, 2048, 6144, 24, 32, 32768),
+        "olmoe": (50304, 2048, 2048, 16, 16, 4096),
+    }.items()
+}

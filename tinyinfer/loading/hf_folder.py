@@ -6,22 +6,28 @@
     tokenizer.json ...   the vocabulary and the chat template       hf_vocab.py
 
 A folder that `tinyinfer quantize` wrote has a `quantization_config` in config.json; its tensors are read by
-quantized.py. Only headers are read here: a tensor's numbers are read when a builder asks for them.
+quantized.py. A folder of another kind is told for what it is by strangers.py. Only headers are read here: a tensor's
+numbers are read when a builder asks for them.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
-from tinyinfer.errors import ModelError
+from tinyinfer.errors import ModelError, note
 from tinyinfer.loading.checkpoint import Checkpoint, check_tensors
 from tinyinfer.loading.hf_config import read_config
 from tinyinfer.loading.hf_names import canonical_tensors
+from tinyinfer.loading.hf_nested import is_nested, text_tensors
 from tinyinfer.loading.hf_vocab import read_vocabulary
 from tinyinfer.loading.json_fields import read_json
 from tinyinfer.loading.quantized import quantized_tensors, read_schemes
 from tinyinfer.loading.safetensors import Stored, read_header
+from tinyinfer.loading.strangers import told_of
+from tinyinfer.model.config import ModelConfig
 from tinyinfer.text.tokenizer import Tokenizer
 from tinyinfer.units import show
 
@@ -33,48 +39,86 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises ModelError, naming the file and what is wrong with it, when a part is missing, broken or not supported.
     """
-    folder = Path(path)
-    if not folder.is_dir():
-        raise ModelError(f"{folder}: there is no such folder; one with config.json and {SINGLE} was looked for")
-    if not (folder / "config.json").exists():
-        gguf = next(iter(sorted(folder.glob("*.gguf"))), None)
-        cure = f"give the file in it, {str(gguf)!r}" if gguf else "give such a folder or a .gguf file"
-        needed = f"config.json, tokenizer.json and {SINGLE} (or several by an index)"
-        raise ModelError(f"{folder}: is no model folder, which has {needed}; {cure}")
-    config, quantization = read_config(folder), read_json(folder / "config.json").get("quantization_config")
-    if quantization is None:
-        tensors = canonical_tensors(str(folder), config, read_tensors(folder))
-    else:
+    folder = _model_folder(Path(path))
+    config, fields = read_config(folder), read_json(folder / "config.json")
+    quantization, nested = fields.get("quantization_config"), is_nested(fields)
+    stored = read_tensors(folder)
+    if quantization is not None:
+        config = _tied_as_stored(config, stored.keys()) if nested else config
         schemes = read_schemes(str(folder / "config.json"), quantization, config)
-        tensors = quantized_tensors(str(folder), config, schemes, read_tensors(folder))
+        tensors = quantized_tensors(str(folder), config, schemes, stored)
+    elif nested:
+        tensors = canonical_tensors(str(folder), config, text_tensors(str(folder), stored), may_differ=True)
+        config = _tied_as_stored(config, tensors.keys())
+    else:
+        tensors = canonical_tensors(str(folder), config, stored)
     check_tensors(str(folder), config, tensors)
     tokenizer = Tokenizer(read_vocabulary(str(folder)), str(folder))
     return Checkpoint(str(folder), config, tensors, tokenizer, quantization)
 
 
+def _model_folder(folder: Path) -> Path:
+    """The folder with the model: this one, or of a model in the hub's cache the version that it names.
+
+    Raises ModelError, which says what the folder holds instead, for one without config.json.
+    """
+    if not folder.is_dir():
+        raise ModelError(f"{folder}: there is no such folder; one with config.json and {SINGLE} was looked for")
+    if not (folder / "config.json").exists() and (folder / "snapshots").is_dir():
+        folder = _snapshot(folder)
+    if (folder / "config.json").exists():
+        return folder
+    instead = told_of(folder) or "give such a folder or a .gguf file"
+    needed = f"config.json, tokenizer.json and {SINGLE} (or several by an index)"
+    raise ModelError(f"{folder}: is no model folder, which has {needed}; {instead}")
+
+
+def _snapshot(root: Path) -> Path:
+    """The version of a model in the hub's cache that refs/main names, else the only one."""
+    versions = sorted(path for path in (root / "snapshots").iterdir() if path.is_dir())
+    named = root / "refs" / "main"
+    main = named.read_text(encoding="utf-8", errors="replace").strip() if named.is_file() else ""
+    chosen = [path for path in versions if path.name == main] or versions
+    if len(chosen) != 1:
+        held = f"{len(versions)} versions of a model, and refs/main names none of them" if versions else "no version"
+        raise ModelError(f"{root}: is a folder of the hub's cache with {held}; give the folder of one below snapshots")
+    return chosen[0]
+
+
+def _tied_as_stored(config: ModelConfig, names: Collection[str]) -> ModelConfig:
+    """The configuration of a nested text model: untied where a head is stored, whatever the two levels say."""
+    return replace(config, tied_head=config.tied_head and not {"head", "head.codes"} & set(names))
+
+
 def read_tensors(folder: Path) -> dict[str, Stored]:
     """Every tensor of a folder by its name in the files: of its one file, or of all that its index names.
 
-    Raises ModelError when neither is there, or when index and files do not agree.
+    Where both are there, the one file is read, as by transformers. Raises ModelError when neither is there, or when
+    the index and the files that it names do not agree.
     """
     single, index = folder / SINGLE, folder / INDEX
+    if single.exists():
+        if index.exists() and _is_stale(index):
+            note(f"{folder}: {SINGLE} is read, and {INDEX} beside it, which names other files, is not")
+        return read_header(single)
     if index.exists():
         return _read_shards(folder, index)
-    if single.exists():
-        return read_header(single)
-    torch = next(iter(sorted(folder.glob("pytorch_model*.bin*"))), None)
-    cure = f"only {torch.name}, which is not read; convert it to safetensors" if torch else "download the folder again"
-    raise ModelError(f"{folder}: neither {SINGLE} nor {INDEX} is there; {cure}")
+    instead = told_of(folder) or "download the folder again"
+    raise ModelError(f"{folder}: neither {SINGLE} nor {INDEX} is there; {instead}")
+
+
+def _places(index: Path) -> dict[str, str]:
+    """An index's table: the name of each tensor -> its file."""
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places or not all(_is_shard_name(shard) for shard in places.values()):
+        raise ModelError(f"{index}: its weight_map is not a table of .safetensors files beside it; download it again")
+    return places
 
 
 def _read_shards(folder: Path, index: Path) -> dict[str, Stored]:
     """The tensors of all files that an index names; index and files must agree."""
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(_is_shard_name(shard) for shard in places.values()):
-        raise ModelError(f"{index}: its weight_map is not a table of .safetensors files beside it; download it again")
+    places = _places(index)
     shards = sorted(set(places.values()))
-    if (folder / SINGLE).exists() and SINGLE not in shards:
-        raise ModelError(f"{folder}: has {SINGLE} and an {INDEX} that names other files; delete the one that is stale")
     tensors: dict[str, Stored] = {}
     for shard in shards:
         if not (folder / shard).exists():
@@ -90,7 +134,15 @@ def _read_shards(folder: Path, index: Path) -> dict[str, Stored]:
     return tensors
 
 
+def _is_stale(index: Path) -> bool:
+    """Whether an index beside the one file names others, or is broken."""
+    try:
+        return set(_places(index).values()) != {SINGLE}
+    except ModelError:
+        return True
+
+
 def _is_shard_name(name: object) -> bool:
     """Whether it is the plain, printable name of a safetensors file, and no path that could lead out of the folder."""
     plain = isinstance(name, str) and name.isprintable() and not set(name) & {"/", "\\", ":"}
-    return plain and str(name).endswith(".safetensors")
+    return plain and len(str(name).encode()) < 256 and str(name).endswith(".safetensors")

@@ -77,10 +77,13 @@ EXPERT = re.compile(rf"(.*\.experts\.){NUMBER}(\..*)")
 COMPUTED = re.compile(r".*(\.rotary_emb\.inv_freq|\.?h\.\d+\.attn\.(bias|masked_bias))")  # in old files only
 
 
-def canonical_tensors(path: str, config: ModelConfig, stored: Mapping[str, Stored]) -> dict[str, LazyTensor]:
+def canonical_tensors(
+    path: str, config: ModelConfig, stored: Mapping[str, Stored], may_differ: bool = False
+) -> dict[str, LazyTensor]:
     """The tensors of a folder under their canonical names; `path` is for messages.
 
-    Raises ModelError for a name that is there twice, a number type that is not read, or an expert that is missing.
+    may_differ: a head that is no copy of the embedding is kept although the configuration ties them. Raises ModelError
+    for a name that is there twice, a number type that is not read, an expert that is missing, and else such a head.
     """
     tensors: dict[str, LazyTensor] = {}
     stacks: dict[str, dict[int, Stored]] = {}
@@ -98,7 +101,7 @@ def canonical_tensors(path: str, config: ModelConfig, stored: Mapping[str, Store
     for canonical, experts in stacks.items():
         _add(tensors, path, [(canonical, _stack(path, config, experts))])
     if config.tied_head:
-        _drop_copied_head(path, tensors)
+        _tie_head(path, tensors, may_differ)
     return tensors
 
 
@@ -199,12 +202,20 @@ def _check_axes(path: str, tensor: Stored, axes: int, axis: int, parts: int) -> 
         raise ModelError(f"{path}: tensor {show(tensor.name)} {wrong}; download it again")
 
 
-def _drop_copied_head(path: str, tensors: dict[str, LazyTensor]) -> None:
-    """Removes a tied head that a file also stores. Raises ModelError when it differs from the embedding."""
+def _tie_head(path: str, tensors: dict[str, LazyTensor], may_differ: bool) -> None:
+    """Leaves one matrix, the embedding, whether the file stores it as embedding, as head (safetensors.torch), or twice.
+
+    Raises ModelError when the head differs from the embedding, unless it may.
+    """
     head, table = tensors.get("head"), tensors.get("embedding")
-    if head is None or table is None:
+    if head is None:
+        return
+    if table is None:
+        tensors["embedding"] = tensors.pop("head")
         return
     if head.shape != table.shape or not head.shape or not _equal(head, table):
+        if may_differ:
+            return
         raise ModelError(
             f"{path}: {show(head.name)} differs from the embedding, but config.json ties them; "
             "set its tie_word_embeddings to false"

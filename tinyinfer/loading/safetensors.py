@@ -23,9 +23,10 @@ from safetensors import SafetensorError, safe_open
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.json_fields import parse_object
+from tinyinfer.loading.pointers import refuse_pointer
 from tinyinfer.units import show
 
-FLOATS = ("F32", "F16", "BF16")
+FLOATS = ("F64", "F32", "F16", "BF16")
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
 ITEM_BYTES |= {f"{kind}{bits}": bits // 8 for kind in "IU" for bits in (8, 16, 32, 64)}
 MAX_AXES = 8
@@ -51,8 +52,9 @@ class Stored:
         return math.prod(self.shape) * ITEM_BYTES[self.dtype]
 
     def rows(self, start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
-        """Reads rows of the first axis as float32."""
-        return self.raw(start, stop).astype(np.float32, copy=False)
+        """Reads rows of the first axis as float32; a number beyond it becomes infinity, which LazyTensor refuses."""
+        with np.errstate(over="ignore"):
+            return self.raw(start, stop).astype(np.float32, copy=False)
 
     def raw(self, start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
         """Rows of the first axis in the file's own type."""
@@ -60,14 +62,15 @@ class Stored:
 
     def columns(self, start: int, stop: int) -> np.ndarray:  # -> (stop - start, rows)
         """Columns of a matrix as rows, in float32; no tile needs the whole matrix."""
-        return np.ascontiguousarray(self._read(slice(None), slice(start, stop)).T, dtype=np.float32)
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(self._read(slice(None), slice(start, stop)).T, dtype=np.float32)
 
     def check_float(self) -> None:
         """Raises ModelError when the numbers are of a type that is not read."""
         if self.dtype not in FLOATS:
-            known = ", ".join(FLOATS)
-            wrong = f"has type {self.dtype}, and only {known} are supported"
-            raise ModelError(f"{self.path}: tensor {show(self.name)} {wrong}; convert the model")
+            wrong = f"has type {self.dtype}, and only {', '.join(FLOATS)} are supported"
+            cure = "it is quantized by another tool; use the float model that it was made from, or a GGUF file of it"
+            raise ModelError(f"{self.path}: tensor {show(self.name)} {wrong}; {cure}")
 
     def lazy(self) -> LazyTensor:
         """The tensor as it lies in the file."""
@@ -113,6 +116,7 @@ def _opened(path: Path) -> Iterator[safe_open]:
         with safe_open(path, "np") as file:
             yield file
     except SafetensorError as error:
+        refuse_pointer(path)
         quoted = "".join(letter if letter.isprintable() else "?" for letter in str(error))[:200]
         unknown = "unknown variant" in quoted  # a type of number that the library does not know
         cure = "convert the model to F32, F16 or BF16" if unknown else "download it again"
