@@ -71,6 +71,20 @@ def test_several_prompts_in_the_order_of_the_help_each_under_its_title(
     assert (counted[2], counted[3]) == (" on average", "18")
 
 
+def test_a_prompt_has_the_same_tokens_by_every_way_in(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches bug B13: -f kept a CR inside a text (41 tokens for 40), where a line of chat had none."""
+    text = "\ufeffone\r\ntwo é"
+    (tmp_path / "f").write_bytes(text.encode())
+    ids = []
+    for way in (["one\ntwo é"], [text], ["-p", text], ["-f", f"{tmp_path}/f"], ["-"]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), "cp1252"))
+        assert main(["generate", "-m", folder, "-n", "1", "-q", "--json", "-sys", text, *way]) == 0
+        ids.append(json.loads(capsys.readouterr().out)["prompt_token_ids"])
+    assert ids == [ids[0]] * 5
+
+
 @pytest.mark.parametrize("args", [["-"], ["-p", "-"], ["-f", "-"]])
 def test_stdin_is_a_prompt_when_asked_for(
     folder: str, llm: LLM, args: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

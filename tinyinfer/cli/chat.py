@@ -21,6 +21,7 @@ from tinyinfer.cli.arguments import (
 )
 from tinyinfer.cli.console import Answers, is_terminal, run_sequences, say, statistics
 from tinyinfer.cli.generate import add_conversation_arguments, messages
+from tinyinfer.text.plain_text import not_utf8, plain
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
@@ -132,9 +133,9 @@ def read_line() -> str | None:
     if is_terminal(sys.stdin) and not visible:
         say("> ", end="")  # stdout goes into a file or a pipe, where only answers belong
     try:
-        return input("> " if visible else "").strip()
+        return plain(input("> " if visible else "")).strip()
     except UnicodeDecodeError as error:
-        raise ValueError(f"stdin: not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
+        raise not_utf8(error, "stdin") from None
     except EOFError:
         if is_terminal(sys.stdin):
             say("")

@@ -14,6 +14,8 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
+from tinyinfer.text.plain_text import decoded
+
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
     from tinyinfer.sequence import Sequence
@@ -23,7 +25,9 @@ BAR_FORMAT = f"{{desc}} [{{bar:{BAR}}}] {{n_fmt}}/{{total_fmt}}{{postfix}}"
 
 
 def prepare() -> None:
-    """A character that stdout's encoding does not have is shown as "?" instead of raising."""
+    """Piped text is UTF-8, whatever the locale says; a character that stdout's encoding lacks is shown as "?"."""
+    if isinstance(sys.stdin, io.TextIOWrapper) and not is_terminal(sys.stdin):
+        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
@@ -105,15 +109,7 @@ def read_text(path: str) -> str:
         data, name = sys.stdin.buffer.read(), "stdin"
     else:
         data, name = Path(path).read_bytes(), path
-    return decoded(data, name, "utf-8-sig").removesuffix("\n").removesuffix("\r")
-
-
-def decoded(data: bytes, name: str, encoding: str = "utf-8") -> str:
-    """The text of a file or of stdin, by its name. Raises ValueError when it is not UTF-8."""
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
+    return decoded(data, name).removesuffix("\n")
 
 
 class Answers:

@@ -16,6 +16,7 @@ from tinyinfer.cli.arguments import (
 )
 from tinyinfer.cli.console import Answers, read_text, run_sequences, say, show, statistics
 from tinyinfer.errors import ModelError
+from tinyinfer.text.plain_text import plain
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
@@ -76,7 +77,8 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     given = [args.text] * (args.text is not None) + args.prompt
     if [*given, *args.file].count("-") > 1:
         raise ValueError("- (stdin) is given twice, but can be read only once")
-    prompts = [read_text("-") if text == "-" else text for text in given] + [read_text(path) for path in args.file]
+    prompts = [read_text("-") if text == "-" else plain(text) for text in given]
+    prompts += [read_text(path) for path in args.file]
     if "" in prompts:
         raise ValueError("a prompt is empty; give some text")
     return prompts
@@ -99,7 +101,7 @@ def tokenize(llm: LLM, prompt: str, args: argparse.Namespace) -> list[int]:
 
 def messages(system_prompt: str | None) -> list[dict[str, str]]:
     """A conversation before its first question."""
-    return [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    return [] if system_prompt is None else [{"role": "system", "content": plain(system_prompt)}]
 
 
 def write_text(llm: LLM, sequences: list[Sequence], prompts: list[str], args: argparse.Namespace) -> bool:
