@@ -118,6 +118,35 @@ def test_same_seed_same_text_and_no_seed_differs(llm: LLM) -> None:
     assert len(set(free)) == 3  # twelve tokens at temperature 2: equal by chance less often than once in 10^9
 
 
+def test_a_negative_seed_is_a_seed_unless_it_is_minus_one(llm: LLM) -> None:
+    """Catches bug B15: -1 is a random seed, any other negative one gives the same text each time (vLLM)."""
+
+    def texts(seed: int) -> set[tuple[int, ...]]:
+        params = greedy(12, temperature=2.0, seed=seed)
+        return {tuple(llm.generate("Hi", params)[0].token_ids) for _ in range(3)}
+
+    assert (len(texts(-1)), len(texts(-7)), len(texts(-7) | texts(7) | texts(-8))) == (3, 1, 3)
+
+
+@pytest.mark.parametrize("most", [None, -1])
+def test_no_longest_answer_means_to_the_end_of_the_context(llm: LLM, most: int | None) -> None:
+    """Catches bug B15, and a context passed by one token."""
+    [out] = llm.generate([[5, 6, 7]], SamplingParams(max_tokens=most, ignore_eos=True))
+    assert (len(out.token_ids), out.finish_reason) == (llm.max_model_len - 3, "length")
+
+
+def test_params_have_vllms_name_too(llm: LLM) -> None:
+    """Catches bug B15: sampling_params=, as vLLM's users write it, was a TypeError."""
+    p, messages = greedy(3), [{"role": "user", "content": "Hi"}]
+    want = llm.generate("Hi", p)[0].token_ids
+    assert llm.generate("Hi", sampling_params=p)[0].token_ids == want
+    assert len(list(llm.steps("Hi", sampling_params=p))) == len(want)
+    assert "".join(llm.stream("Hi", sampling_params=p)) == llm.generate("Hi", p)[0].text
+    assert llm.chat(messages, sampling_params=p).token_ids == llm.chat(messages, p).token_ids
+    with pytest.raises(ValueError, match="two names of one argument; give only one of them"):
+        llm.generate("Hi", p, sampling_params=p)
+
+
 def test_logits_and_score_equal_transformers(llm: LLM, golden: Golden) -> None:
     """Catches scores shifted by a token."""
     tokens = [int(t) for t in golden.tokens]

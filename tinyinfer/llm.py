@@ -125,37 +125,45 @@ class LLM:
         return load_model(checkpoint, self.ops, EngineConfig())
 
     def generate(
-        self, prompts: Prompts, params: Params = None
+        self, prompts: Prompts, params: Params = None, *, sampling_params: Params = None
     ) -> list[RequestOutput]:
         """Continues each prompt (text, or token ids), with one SamplingParams for all or one each.
 
-        Raises ValueError, before any work, for an empty prompt, a token id outside the vocabulary or a prompt that
-        leaves no room in the context.
+        sampling_params: vLLM's name of params. Raises ValueError, before any work, for an empty prompt, a token id
+        outside the vocabulary or a prompt that leaves no room in the context.
         """
-        sequences = self.sequences(prompts, params)
+        sequences = self.sequences(prompts, one_of(params, sampling_params))
         for _ in self.engine.run(sequences):
             continue
         return [self.output(seq) for seq in sequences]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, sampling_params: SamplingParams | None = None
+    ) -> Iterator[str]:
         """Yields the continuation of one prompt, piece by piece as it comes; no piece ends inside a character.
 
         Raises ValueError, at the first piece, where `generate` does.
         """
-        [seq] = self.sequences([prompt], params)
+        [seq] = self.sequences([prompt], one_of(params, sampling_params))
         shown = 0
         for _ in self.engine.run([seq]):
             if len(seq.text.text) > shown:
                 yield seq.text.text[shown:]
                 shown = len(seq.text.text)
 
-    def chat(self, messages: list[dict[str, str]], params: SamplingParams | None = None) -> RequestOutput:
+    def chat(
+        self,
+        messages: list[dict[str, str]],
+        params: SamplingParams | None = None,
+        *,
+        sampling_params: SamplingParams | None = None,
+    ) -> RequestOutput:
         """The answer to a conversation: [{"role": "user", "content": "..."}, ...], by the model's chat template.
 
         Raises ValueError where `generate` does, for messages of another form and for a model without a chat template,
         ModelError for a template that fails.
         """
-        return self.generate([self.chat_prompt(messages)], params)[0]
+        return self.generate([self.chat_prompt(messages)], one_of(params, sampling_params))[0]
 
     def chat_prompt(self, messages: list[dict[str, str]]) -> list[int]:
         """The token ids that a conversation becomes; the template writes the special tokens itself.
@@ -166,13 +174,13 @@ class LLM:
         return self.tokenizer.encode(self.tokenizer.render(messages), add_special_tokens=False)
 
     def steps(
-        self, prompts: Prompts, params: Params = None
+        self, prompts: Prompts, params: Params = None, *, sampling_params: Params = None
     ) -> Iterator[StepTrace]:
         """Runs `generate` one engine step at a time, and yields what each step did.
 
         Raises ValueError, at the first step, where `generate` does.
         """
-        yield from self.engine.run(self.sequences(prompts, params), watch=True)
+        yield from self.engine.run(self.sequences(prompts, one_of(params, sampling_params)), watch=True)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         """The logits after each of the tokens, (n, vocab) float32.
@@ -234,12 +242,13 @@ class LLM:
             reason = "the prompt has {value} tokens, but the context holds {held}"
             reason += " and the answer needs at least one of them" if room else ""
             raise SwitchError("", len(tokens), reason, f"shorten it or {self._longer()}", held=self.max_model_len)
+        left = self.max_model_len - len(tokens)
         request = Request(
             id=next(self._ids),
             prompt=tokens,
             params=params,
-            seed=secrets.randbits(63) if params.seed is None else params.seed,
-            max_tokens=min(params.max_tokens, self.max_model_len - len(tokens)),
+            seed=secrets.randbits(63) if params.seed is None else params.seed % 2**64,
+            max_tokens=left if params.max_tokens is None else min(params.max_tokens, left),
             eos=frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids),
         )
         return Sequence(request, TextOutput(self.tokenizer.stream(), tuple(params.stop)))
@@ -273,6 +282,13 @@ class LLM:
                     return
         finally:
             cache.free(seq)
+
+
+def one_of(params: Params, sampling_params: Params) -> Params:
+    """The one that is given. Raises ValueError when both are."""
+    if params is not None and sampling_params is not None:
+        raise ValueError("params and sampling_params are two names of one argument; give only one of them")
+    return sampling_params if params is None else params
 
 
 def token_ids(prompt: object) -> list[int]:

@@ -213,6 +213,12 @@ def test_every_sampling_parameter_has_its_flag(name: str) -> None:
         assert params == dataclasses.replace(SamplingParams(), **{name: value})
 
 
+def test_minus_one_means_what_llama_cpp_means_by_it() -> None:
+    """Catches bug B15, and a -1 that argparse takes for a flag: any length, no top-k, a random seed."""
+    words = ["-n", "-1", "--top-k", "-1", "-s", "-1"]
+    assert arguments.sampling_params(parse(["generate", *words])) == SamplingParams(max_tokens=None)
+
+
 def test_long_spellings_mean_the_same() -> None:
     words = ["--max-tokens", "3", "--temperature", "0.7", "--seed", "7", "--model", "m", "--max-model-len", "9"]
     args = parse(["generate", *words, "--threads", "2", "--prompt", "x", "--file", "y", "--system-prompt", "z"])

@@ -91,7 +91,7 @@ class Conversation:
         Raises ValueError, and removes the question, when the question does not fit into the context even alone.
         """
         self.messages.append({"role": "user", "content": question})
-        room = min(self.params.max_tokens, self.llm.max_model_len // 4)
+        room = min(self.params.max_tokens or self.llm.max_model_len, self.llm.max_model_len // 4)
         forgotten = 0
         while True:
             tokens = self.llm.chat_prompt(self.messages)
