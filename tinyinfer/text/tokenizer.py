@@ -74,9 +74,12 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def first_difference(self, other: Tokenizer) -> int | None:
-        """The smallest id whose token differs between the vocabularies; None when they are the same."""
+        """The smallest id whose token differs between the vocabularies; None when all ids that both have agree.
+
+        One of them may have more: a GGUF file lists its padding as tokens, and a later model has marks of its own.
+        """
         ours, theirs = ({id: token for token, id in t._backend.get_vocab().items()} for t in (self, other))
-        return min((id for id in ours.keys() | theirs.keys() if ours.get(id) != theirs.get(id)), default=None)
+        return min((id for id in ours.keys() & theirs.keys() if ours[id] != theirs[id]), default=None)
 
     @property
     def chat_template(self) -> str | None:
