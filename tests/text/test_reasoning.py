@@ -46,6 +46,13 @@ def test_a_templates_markers_are_found(name: str, start: str, end: str) -> None:
     assert template(name).thinking == Thinking(start, end)
 
 
+def test_a_system_prompt_may_speak_of_the_markers() -> None:
+    """Catches Magistral's own system prompt, which explains them, taken for marks that end every message."""
+    source = "Write between <reflect> and </reflect>.{% for m in messages %}[{{ m.role }}]"
+    source += "{% if m.thinking %}<reflect>{{ m.thinking }}</reflect>{% endif %}{{ m.content }}[end]{% endfor %}"
+    assert ChatTemplate(source, "f").thinking == Thinking("<reflect>", "</reflect>")
+
+
 @pytest.mark.parametrize(
     "source",
     [

@@ -78,7 +78,7 @@ def _rendered_markers(render: Render) -> Thinking | None:
         except ModelError:  # it does not take such a message
             continue
         found = re.search(rf"((?:{MARK})[^<>\[\]\s]*)\s*{THOUGHT}\s*({MARK})(?=.*{ANSWER})", text, re.DOTALL)
-        if found and found[2] not in text[: found.start()]:  # or else it ends every message
+        if found and found[2] not in text[text.find(QUESTION) : found.start()]:  # or else it ends every message
             return Thinking(found[1], found[2])
     return None
 
