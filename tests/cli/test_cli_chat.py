@@ -169,9 +169,11 @@ def test_piped_lines_are_utf8_whatever_the_console_says(
     """Catches bug B13: with PYTHONIOENCODING=cp1252 a piped "é" was read as two other letters."""
     answers = []
     for codepage in ("utf-8", "cp1252", "latin-1", "ascii"):
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Say é.\n".encode()), encoding=codepage))
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Say é.\n/exit\nmore".encode()), codepage))
         assert main(["chat", "-m", folder, "-n", "3", "-q"]) == 0
         answers.append(capsys.readouterr())
+        assert main(["chat", "-m", folder, "-n", "3", "-q"]) == 0  # the rest of the same pipe
+        assert capsys.readouterr().err == ""
     assert answers == [answers[0]] * 4
 
 

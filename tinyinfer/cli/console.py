@@ -27,7 +27,8 @@ BAR_FORMAT = f"{{desc}} [{{bar:{BAR}}}] {{n_fmt}}/{{total_fmt}}{{postfix}}"
 def prepare() -> None:
     """Piped text is UTF-8, whatever the locale says; a character that stdout's encoding lacks is shown as "?"."""
     if isinstance(sys.stdin, io.TextIOWrapper) and not is_terminal(sys.stdin):
-        sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+        with suppress(io.UnsupportedOperation):  # some of it was read, and so prepared, before
+            sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
