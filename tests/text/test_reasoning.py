@@ -115,6 +115,8 @@ def split(pieces: list[str], thinking: Thinking | None) -> tuple[str, str]:
         ("a</think>b</think>", OPENED, "a", "b</think>"),
         ("  A <think>mark</think>\n", THINK, "", "  A <think>mark</think>\n"),  # no block at the beginning
         ("<thi", THINK, "", "<thi"),
+        ("\n<thi", OPENED, "<thi", ""),
+        ("<think>It is \n", THINK, "It is", ""),
         ("<thinking>", THINK, "", "<thinking>"),
         ("</think>A mark.", THINK, "", "</think>A mark."),
         ("</think>A mark.", OPENED, "", "A mark."),
@@ -147,9 +149,9 @@ def test_the_split_does_not_depend_on_the_pieces(
 
 
 def small_tokenizer() -> Tokenizer:
-    """Letters, some words, and the markers as special tokens, which are no text."""
-    words = [*map(chr, range(ord("!"), ord("~") + 1)), "Ġ", "Ċ", "think", "Ġok", "]\u010a"]
-    backend = Backend(models.BPE({word: i for i, word in enumerate(words)}, []))
+    """Letters, and the markers as special tokens, which are no text."""
+    letters = [*map(chr, range(ord("!"), ord("~") + 1)), "Ġ", "Ċ", "Ã", "ĥ"]  # the last two are bytes of Ã
+    backend = Backend(models.BPE({word: i for i, word in enumerate(letters)}, []))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     backend.add_special_tokens(["[THINK]", "[/THINK]", "<|end|>"])
@@ -162,6 +164,7 @@ def small_tokenizer() -> Tokenizer:
         ("[THINK]a[/THINK]b", False, "a", "b"),
         ("<|end|>[THINK] a\n[/THINK]\nb[THINK]c[/THINK]", False, "a", "bc"),  # later ones are no text, as elsewhere
         ("b[THINK]c[/THINK]", False, "", "bc"),
+        ("[/THINK]b", False, "", "b"),
         ("[THINK]a[/THINK]b", True, "a", "b"),
         ("a[/THINK]b[/THINK]", True, "a", "b"),
         ("a<|end|>", True, "a", ""),
@@ -175,6 +178,28 @@ def test_markers_may_be_special_tokens(written: str, opened: bool, thought: str,
         assert not out.push(token)
     out.finish()
     assert (out.reasoning, out.text) == (thought, answer)
+
+
+def test_one_marker_may_be_a_special_token_and_the_other_text() -> None:
+    """A marker may also be a special token and some text (Gemma 4's). Catches an end that is awaited only after one."""
+    tokenizer = small_tokenizer()
+    for start, end in [("think!", "[/THINK]"), ("[THINK]think!", "[/THINK]"), ("[THINK]", "think!")]:
+        out = text_output(tokenizer, (), Thinking(start, end))
+        for token in tokenizer.encode(f"{start}a{end}b"):
+            out.push(token)
+        out.finish()
+        assert (out.reasoning, out.text) == ("a", "b")
+
+
+def test_half_a_character_before_a_marker_belongs_to_the_thinking() -> None:
+    """Catches a broken letter that comes out behind the marker, as the first of the answer."""
+    tokenizer = small_tokenizer()
+    half, end = tokenizer.encode("Ã")[:1], tokenizer.encode("[/THINK]b")
+    out = text_output(tokenizer, (), Thinking("[THINK]", "[/THINK]", opened=True))
+    for token in [*half, *end]:
+        out.push(token)
+    out.finish()
+    assert (out.reasoning, out.text) == ("\ufffd", "b")
 
 
 def test_a_stop_string_matches_in_thinking_too() -> None:

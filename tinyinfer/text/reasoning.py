@@ -114,7 +114,7 @@ class MarkedStream:
             return self._stream.finish() + mark
         text = self._stream.push(token)
         if text.strip():  # no start marker can follow
-            self._expected = {id: mark for id, mark in self._expected.items() if self._inside and id in self._ends}
+            self._expected = {id: mark for id, mark in self._expected.items() if id in self._ends}
         return text
 
     def finish(self) -> str:
