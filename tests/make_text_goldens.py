@@ -20,6 +20,7 @@ import gguf
 import sentencepiece
 from llama_cpp import Llama
 from smollm2_texts import CHATS, PROMPTS, TOKENIZER_TEXTS
+from thinking_templates import QWEN3
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers.utils.chat_template_utils import render_jinja_template
 
@@ -70,6 +71,29 @@ MESSAGES = [
     {"role": "assistant", "content": "ok"},
     {"role": "user", "content": "{{ bos_token }}{% if %}"},
 ]
+HELLO = [{"role": "user", "content": "Hi"}]
+THOUGHT = [*HELLO, {"role": "assistant", "content": "Hello", "reasoning_content": "A greeting."}]
+VARIED: dict[str, tuple[str, list[dict[str, Any]], dict[str, Any]]] = {  # template, conversation, variables
+    "thinking on": (QWEN3, HELLO, {"enable_thinking": True}),
+    "thinking off": (QWEN3, HELLO, {"enable_thinking": False}),
+    "thinking kept": (QWEN3, THOUGHT, {}),
+    "thinking dropped": (QWEN3, [*THOUGHT, *HELLO], {}),
+    "variables": (
+        "{{ bos_token }}{{ eos_token }}{{ tools | tojson }}{{ documents is none }}{{ x.a[0] }}{{ y is defined }}",
+        HELLO,
+        {"bos_token": "B", "tools": [{"type": "function"}], "x": {"a": ["ä", None]}},
+    ),
+    "message fields": (
+        "{% for m in messages %}{{ m | tojson(sort_keys=true) }}{{ m.content is defined }}{% endfor %}",
+        [
+            *HELLO,
+            {"role": "assistant", "content": None, "thinking": "t"},
+            {"role": "assistant", "content": "c", "reasoning": "r"},
+            {"role": "assistant", "content": "c", "reasoning_content": "rc", "thinking": "t", "tool_calls": None},
+        ],
+        {},
+    ),
+}
 
 
 def byte_level() -> Fields:
@@ -184,6 +208,12 @@ def chat_template_goldens() -> list[dict[str, Any]]:
             [MESSAGES], chat_template=template, add_generation_prompt=True, bos_token="<s>", eos_token="</s>"
         )
         cases.append({"name": name, "template": template, "text": text})
+    for name, (template, messages, variables) in VARIED.items():
+        kept = [{key: value for key, value in m.items() if value is not None} for m in messages]  # apply_chat_template
+        special = {"bos_token": "<s>", "eos_token": "</s>"} | variables
+        (text,), _ = render_jinja_template([kept], chat_template=template, add_generation_prompt=True, **special)
+        case = {"name": name, "template": template, "text": text, "messages": messages, "variables": variables}
+        cases.append(case)
     return cases
 
 

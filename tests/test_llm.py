@@ -11,10 +11,14 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import Golden, load_golden
+from helpers import ALWAYS_DRAFT
+from safetensors.numpy import load_file, save_file
 from scipy.special import log_softmax
+from tokenizers import Tokenizer as Backend
 
 from tinyinfer import LLM, ModelError, SamplingParams
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.engine.engine import build_engine
 from tinyinfer.measure.roofline import Machine
 from tinyinfer.measure.simulated_clock import SimulatedClock
 
@@ -116,6 +120,35 @@ def test_same_seed_same_text_and_no_seed_differs(llm: LLM) -> None:
     assert again[0] == again[1]
     free = [tuple(llm.generate("Hi", greedy(12, temperature=2.0))[0].token_ids) for _ in range(3)]
     assert len(set(free)) == 3  # twelve tokens at temperature 2: equal by chance less often than once in 10^9
+
+
+def test_a_negative_seed_is_a_seed_unless_it_is_minus_one(llm: LLM) -> None:
+    """Catches bug B15: -1 is a random seed, any other negative one gives the same text each time (vLLM)."""
+
+    def texts(seed: int) -> set[tuple[int, ...]]:
+        params = greedy(12, temperature=2.0, seed=seed)
+        return {tuple(llm.generate("Hi", params)[0].token_ids) for _ in range(3)}
+
+    assert (len(texts(-1)), len(texts(-7)), len(texts(-7) | texts(7) | texts(-8))) == (3, 1, 3)
+
+
+@pytest.mark.parametrize("most", [None, -1])
+def test_no_longest_answer_means_to_the_end_of_the_context(llm: LLM, most: int | None) -> None:
+    """Catches bug B15, and a context passed by one token."""
+    [out] = llm.generate([[5, 6, 7]], SamplingParams(max_tokens=most, ignore_eos=True))
+    assert (len(out.token_ids), out.finish_reason) == (llm.max_model_len - 3, "length")
+
+
+def test_params_have_vllms_name_too(llm: LLM) -> None:
+    """Catches bug B15: sampling_params=, as vLLM's users write it, was a TypeError."""
+    p, messages = greedy(3), [{"role": "user", "content": "Hi"}]
+    want = llm.generate("Hi", p)[0].token_ids
+    assert llm.generate("Hi", sampling_params=p)[0].token_ids == want
+    assert len(list(llm.steps("Hi", sampling_params=p))) == len(want)
+    assert "".join(llm.stream("Hi", sampling_params=p)) == llm.generate("Hi", p)[0].text
+    assert llm.chat(messages, sampling_params=p).token_ids == llm.chat(messages, p).token_ids
+    with pytest.raises(ValueError, match="two names of one argument; give only one of them"):
+        llm.generate("Hi", p, sampling_params=p)
 
 
 def test_logits_and_score_equal_transformers(llm: LLM, golden: Golden) -> None:
@@ -266,6 +299,36 @@ def test_a_prompt_that_is_too_long_is_told_what_would_help(
     with pytest.raises(ValueError, match=f"context holds {model.max_model_len}.*shorten it.*{cure}") as caught:
         model.generate([[1] * model.max_model_len])
     assert not_cure not in str(caught.value)
+
+
+def test_a_draft_model_may_be_padded_to_another_size(golden_folder: Folder, tmp_path: Path) -> None:
+    """Catches bug B8: one tokenizer, 128 rows of padding more. Right: transformers' assisted generation, both ways."""
+    plain, padded = golden_folder("qwen2"), tmp_path / "padded"
+    shutil.copytree(plain, padded)
+    weights, config = load_file(plain / "model.safetensors"), json.loads((plain / "config.json").read_text())
+    for name in [name for name in weights if "embed_tokens" in name or "lm_head" in name]:
+        weights[name] = np.pad(weights[name], ((0, 128), (0, 0)))
+    save_file(weights, padded / "model.safetensors", metadata={"format": "pt"})
+    (padded / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 128}))
+    prompts, params = ["Once upon a time", [5, 6, 7]], greedy(20)
+    for model, draft in [(plain, padded), (padded, plain)]:
+        want = [out.token_ids for out in LLM(str(model)).generate(prompts, params)]
+        llm = LLM(str(model), speculative="draft", draft_model=str(draft))
+        llm.engine = build_engine(llm.model, llm.ops, llm.engine_config, llm.engine.clock, llm.draft, ALWAYS_DRAFT)
+        found = llm.generate(prompts, params)
+        assert [out.token_ids for out in found] == want
+        assert [out.metrics.acceptance_rate for out in found] == [1, 1], "the padding alone differs"
+
+
+def test_a_draft_model_may_have_more_tokens(llm: LLM, golden_folder: Folder, tmp_path: Path) -> None:
+    """Catches a GGUF file's padding tokens, or a later model's marks, taken for another vocabulary (llama.cpp)."""
+    other = tmp_path / "other"
+    shutil.copytree(golden_folder("llama"), other)
+    tokens = Backend.from_file(str(other / "tokenizer.json"))
+    tokens.add_special_tokens(["[PAD277]"])
+    tokens.save(str(other / "tokenizer.json"))
+    assert LLM(llm.path, speculative="draft", draft_model=str(other)).generate([[5, 6]], greedy(3))
+    assert LLM(str(other), speculative="draft", draft_model=llm.path).generate([[5, 6]], greedy(3))
 
 
 def test_a_draft_model_with_other_tokens_is_refused(llm: LLM, golden_folder: Folder, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_logprobs_beyond_the_vocabulary_give_all_of_it() -> None:
         ("top_p", 0.0),
         ("top_p", 1.5),
         ("top_p", float("nan")),
-        ("top_k", -1),
+        ("top_k", -2),
         ("top_k", 2.5),
         ("min_p", -0.1),
         ("min_p", 1.01),
@@ -168,15 +168,16 @@ def test_logprobs_beyond_the_vocabulary_give_all_of_it() -> None:
         ("frequency_penalty", -1e308),
         ("frequency_penalty", float("nan")),
         ("max_tokens", 0),
+        ("max_tokens", -2),
         ("max_tokens", True),
-        ("seed", -1),
+        ("seed", -(2**63) - 1),
         ("seed", 2**63),
         ("logprobs", -1),
         ("logprobs", 101),
         ("stop", ["ok", ""]),
         ("stop", [1]),
         ("stop", b"ab"),
-        ("stop", None),
+        ("stop", [None]),
         ("stop_token_ids", [-3]),
         ("stop_token_ids", 3),
         ("ignore_eos", "no"),
@@ -187,6 +188,36 @@ def test_a_value_out_of_range_is_refused_in_one_sentence(name: str, value: objec
     with pytest.raises(ValueError, match=name) as caught:
         SamplingParams(**{name: value})  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("top_k", -1, 0),  # vLLM
+        ("top_k", np.int64(-1), 0),
+        ("top_k", None, 0),  # transformers
+        ("stop", None, ()),
+        ("stop", [], ()),
+        ("stop_token_ids", None, ()),
+        ("max_tokens", None, None),  # vLLM: to the end of the context
+        ("max_tokens", -1, None),  # llama.cpp's -n -1
+        ("seed", None, None),
+        ("seed", -1, None),  # vLLM and llama.cpp: a random one
+        ("seed", -2, -2),  # vLLM: a seed as any other
+        ("temperature", None, 0.0),
+        ("top_p", None, 1.0),  # vLLM's from_optional: None is the default
+        ("min_p", None, 0.0),
+        ("repetition_penalty", None, 1.0),
+        ("presence_penalty", None, 0.0),
+        ("frequency_penalty", None, 0.0),
+        ("ignore_eos", None, False),
+        ("logprobs", None, None),
+    ],
+)
+def test_the_usual_words_for_off_are_read(name: str, value: object, meant: object) -> None:
+    """Catches bug B15: "off" as vLLM, llama.cpp and transformers spell it was an error. Right: vLLM."""
+    found = getattr(SamplingParams(**{name: value}), name)  # type: ignore[arg-type]
+    assert (type(found), found) == (type(meant), meant)
 
 
 @pytest.mark.filterwarnings("error")

@@ -32,7 +32,8 @@ from tinyinfer.model.transformer import Model
 from tinyinfer.sampling import SamplingParams, token_scores
 from tinyinfer.sequence import Batch, Request, Sequence, Span
 from tinyinfer.switches import resolve
-from tinyinfer.text.stop_strings import TextOutput
+from tinyinfer.text.reasoning import ChatPrompt
+from tinyinfer.text.stop_strings import text_output
 from tinyinfer.units import show
 
 Prompt = str | Seq[int]  # text, or token ids
@@ -55,6 +56,7 @@ class RequestOutput:
     """The result of one prompt. finish_reason: "stop" (end token or stop string), "length" or "abort".
 
     token_ids holds the end token when it was generated; text ends before a stop string. logprobs: when asked for.
+    reasoning: what a model that answers a conversation thought before its text, "" when nothing.
     """
 
     text: str
@@ -63,6 +65,7 @@ class RequestOutput:
     finish_reason: str
     metrics: RequestMetrics
     logprobs: list[TokenLogprob] | None = None
+    reasoning: str = ""
 
 
 class LLM:
@@ -125,54 +128,68 @@ class LLM:
         return load_model(checkpoint, self.ops, EngineConfig())
 
     def generate(
-        self, prompts: Prompts, params: Params = None
+        self, prompts: Prompts, params: Params = None, *, sampling_params: Params = None
     ) -> list[RequestOutput]:
         """Continues each prompt (text, or token ids), with one SamplingParams for all or one each.
 
-        Raises ValueError, before any work, for an empty prompt, a token id outside the vocabulary or a prompt that
-        leaves no room in the context.
+        sampling_params: vLLM's name of params. Raises ValueError, before any work, for an empty prompt, a token id
+        outside the vocabulary or a prompt that leaves no room in the context.
         """
-        sequences = self.sequences(prompts, params)
+        sequences = self.sequences(prompts, one_of(params, sampling_params))
         for _ in self.engine.run(sequences):
             continue
         return [self.output(seq) for seq in sequences]
 
-    def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
+    def stream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, sampling_params: SamplingParams | None = None
+    ) -> Iterator[str]:
         """Yields the continuation of one prompt, piece by piece as it comes; no piece ends inside a character.
 
         Raises ValueError, at the first piece, where `generate` does.
         """
-        [seq] = self.sequences([prompt], params)
+        [seq] = self.sequences([prompt], one_of(params, sampling_params))
         shown = 0
         for _ in self.engine.run([seq]):
             if len(seq.text.text) > shown:
                 yield seq.text.text[shown:]
                 shown = len(seq.text.text)
 
-    def chat(self, messages: list[dict[str, str]], params: SamplingParams | None = None) -> RequestOutput:
+    def chat(
+        self,
+        messages: list[dict[str, str]],
+        params: SamplingParams | None = None,
+        *,
+        sampling_params: SamplingParams | None = None,
+        chat_template_kwargs: dict[str, Any] | None = None,
+    ) -> RequestOutput:
         """The answer to a conversation: [{"role": "user", "content": "..."}, ...], by the model's chat template.
 
-        Raises ValueError where `generate` does, for messages of another form and for a model without a chat template,
-        ModelError for a template that fails.
+        chat_template_kwargs: the template's own variables, such as {"enable_thinking": False}. Raises ValueError where
+        `generate` does, for messages of another form and for a model without a chat template, ModelError for a template
+        that fails.
         """
-        return self.generate([self.chat_prompt(messages)], params)[0]
+        prompt = self.chat_prompt(messages, chat_template_kwargs)
+        return self.generate([prompt], one_of(params, sampling_params))[0]
 
-    def chat_prompt(self, messages: list[dict[str, str]]) -> list[int]:
+    def chat_prompt(
+        self, messages: list[dict[str, str]], chat_template_kwargs: dict[str, Any] | None = None
+    ) -> ChatPrompt:
         """The token ids that a conversation becomes; the template writes the special tokens itself.
+
+        They are a list that also knows how the answer's thinking is split from its text.
 
         Raises ValueError for messages of another form and for a model without a chat template, ModelError for a
         template that fails.
         """
-        return self.tokenizer.encode(self.tokenizer.render(messages), add_special_tokens=False)
+        text = self.tokenizer.render(messages, **_variables(chat_template_kwargs))
+        return ChatPrompt(self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.thinking(text))
 
-    def steps(
-        self, prompts: Prompts, params: Params = None
-    ) -> Iterator[StepTrace]:
+    def steps(self, prompts: Prompts, params: Params = None, *, sampling_params: Params = None) -> Iterator[StepTrace]:
         """Runs `generate` one engine step at a time, and yields what each step did.
 
         Raises ValueError, at the first step, where `generate` does.
         """
-        yield from self.engine.run(self.sequences(prompts, params), watch=True)
+        yield from self.engine.run(self.sequences(prompts, one_of(params, sampling_params)), watch=True)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         """The logits after each of the tokens, (n, vocab) float32.
@@ -202,11 +219,9 @@ class LLM:
         """
         yield from self._forward(self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0), SCORE_ROWS)
 
-    def sequences(
-        self, prompts: Prompts, params: Params = None
-    ) -> list[Sequence]:
+    def sequences(self, prompts: Prompts, params: Params = None) -> list[Sequence]:
         """The prompts as sequences that the engine can run. Raises ValueError, for any of them, before one runs."""
-        many = [prompts] if isinstance(prompts, str) else _list(prompts)
+        many = [prompts] if isinstance(prompts, str | ChatPrompt) else _list(prompts)
         if many and _is_id(many[0]):
             many = [many]
         if params is None or isinstance(params, SamplingParams):
@@ -223,7 +238,8 @@ class LLM:
         if seq.request.params.logprobs is not None:
             logprobs = [TokenLogprob(c.token, c.logprob or 0.0, c.top or {}) for c in seq.progress.choices]
         reason = seq.progress.finish_reason or "abort"
-        return RequestOutput(seq.text.text, seq.new_tokens, seq.prompt, reason, request_metrics(seq), logprobs)
+        metrics, text = request_metrics(seq), seq.text
+        return RequestOutput(text.text, seq.new_tokens, seq.prompt, reason, metrics, logprobs, text.reasoning)
 
     def _sequence(self, prompt: Prompt, params: SamplingParams, room: int = 1) -> Sequence:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt)
@@ -234,15 +250,17 @@ class LLM:
             reason = "the prompt has {value} tokens, but the context holds {held}"
             reason += " and the answer needs at least one of them" if room else ""
             raise SwitchError("", len(tokens), reason, f"shorten it or {self._longer()}", held=self.max_model_len)
+        left = self.max_model_len - len(tokens)
         request = Request(
             id=next(self._ids),
             prompt=tokens,
             params=params,
-            seed=secrets.randbits(63) if params.seed is None else params.seed,
-            max_tokens=min(params.max_tokens, self.max_model_len - len(tokens)),
+            seed=secrets.randbits(63) if params.seed is None else params.seed % 2**64,
+            max_tokens=left if params.max_tokens is None else min(params.max_tokens, left),
             eos=frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids),
         )
-        return Sequence(request, TextOutput(self.tokenizer.stream(), tuple(params.stop)))
+        thinking = prompt.thinking if isinstance(prompt, ChatPrompt) else None
+        return Sequence(request, text_output(self.tokenizer, tuple(params.stop), thinking))
 
     def _longer(self) -> str:
         """Says, as a template of SwitchError, how the context could hold more."""
@@ -273,6 +291,23 @@ class LLM:
                     return
         finally:
             cache.free(seq)
+
+
+def one_of(params: Params, sampling_params: Params) -> Params:
+    """The one that is given. Raises ValueError when both are."""
+    if params is not None and sampling_params is not None:
+        raise ValueError("params and sampling_params are two names of one argument; give only one of them")
+    return sampling_params if params is None else params
+
+
+def _variables(given: object) -> dict[str, Any]:
+    """The chat template's variables. Raises ValueError for anything but a dictionary of names, or None."""
+    if given is None:
+        return {}
+    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
+        reason = "{field}={value!r} is no dictionary of the chat template's variables"
+        raise SwitchError("chat_template_kwargs", given, reason)
+    return given
 
 
 def token_ids(prompt: object) -> list[int]:

@@ -6,7 +6,7 @@ The command line derives its flags from the fields, as it does for EngineConfig'
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from numbers import Integral, Rational, Real
 from typing import Any
 
@@ -14,6 +14,7 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.switches import switch
 
 MAX_LOGPROBS = 100
+MINUS_ONE = {"max_tokens": None, "top_k": 0, "seed": None}  # what -1 says
 MAX_PENALTY = 1000.0  # more changes no choice, and far more is no number any longer
 
 
@@ -21,12 +22,14 @@ MAX_PENALTY = 1000.0  # more changes no choice, and far more is no number any lo
 class SamplingParams:
     """How to choose tokens and when to stop; names and meanings as in vLLM and transformers.
 
-    temperature 0 is greedy. top_k 0, top_p 1.0, min_p 0.0 and repetition_penalty 1.0 are off. repetition_penalty:
+    temperature 0 is greedy. top_k 0 or -1, top_p 1.0, min_p 0.0 and repetition_penalty 1.0 are off. repetition_penalty:
     Keskar et al. 2019, section 4.1. logprobs: how many alternatives to report with each token (0: only the chosen
-    one's; None: none at all). Raises SwitchError for a value out of range.
+    one's; None: none at all). max_tokens None or -1: to the end of the context. seed None or -1: a random one; another
+    negative seed is a seed as any other (vLLM). None anywhere else is the default. Raises SwitchError for a value out
+    of range.
     """
 
-    max_tokens: int = switch(256, flags=("-n",), help="longest answer in tokens")
+    max_tokens: int | None = switch(256, flags=("-n",), help="longest answer in tokens; -1: to the context's end")
     temperature: float = switch(
         0.0, flags=("--temp", "--temperature"), help="0 takes the likeliest token, 1 draws as the model predicts"
     )
@@ -43,17 +46,19 @@ class SamplingParams:
     frequency_penalty: float = switch(
         0.0, help="taken off the logit of a token for each time that it was generated (default: off)"
     )
-    seed: int | None = switch(None, flags=("-s",), help="the same seed gives the same text (default: a random one)")
+    seed: int | None = switch(None, flags=("-s",), help="the same seed gives the same text (default, -1: a random one)")
     stop: tuple[str, ...] | list[str] | str = switch((), metavar="TEXT", help="end before this text (repeatable)")
     stop_token_ids: tuple[int, ...] | list[int] = switch((), metavar="ID", help="end at this token (repeatable)")
     ignore_eos: bool = switch(False, bare=True, help="go on after the model's end token")
     logprobs: int | None = switch(None, help="with --json: log-probabilities of each token and of the N best")
 
     def __post_init__(self) -> None:
+        self._read_words_for_off()
         stops = (self.stop,) if isinstance(self.stop, str) else _items("stop", self.stop)
         object.__setattr__(self, "stop", stops)
         object.__setattr__(self, "stop_token_ids", _items("stop_token_ids", self.stop_token_ids))
-        _whole("max_tokens", self.max_tokens, 1)
+        if self.max_tokens is not None:
+            _whole("max_tokens", self.max_tokens, 1)
         _whole("top_k", self.top_k, 0)
         _within("temperature", self.temperature, 0.0, math.inf, "0 is greedy")
         _within("top_p", self.top_p, 0.0, 1.0, "1.0 switches it off", open_below=True)
@@ -64,13 +69,22 @@ class SamplingParams:
         if not isinstance(self.ignore_eos, bool):
             raise SwitchError("ignore_eos", self.ignore_eos, "{field}={value!r} must be True or False")
         if self.seed is not None:
-            _whole("seed", self.seed, 0, 2**63 - 1)
+            _whole("seed", self.seed, -(2**63), 2**63 - 1)
         if self.logprobs is not None:
             _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
         for stop in stops:
             _check_stop(stop)
         for token in self.stop_token_ids:
             _whole("stop_token_ids", token, 0)
+
+    def _read_words_for_off(self) -> None:
+        """-1 (vLLM, llama.cpp) and None (vLLM, transformers) become the one value that the field has for it."""
+        for one in fields(self):
+            value = getattr(self, one.name)
+            if one.name in MINUS_ONE and isinstance(value, Integral) and value == -1:
+                object.__setattr__(self, one.name, MINUS_ONE[one.name])
+            elif value is None and one.name != "max_tokens":
+                object.__setattr__(self, one.name, one.default)
 
 
 def _check_stop(stop: object) -> None:

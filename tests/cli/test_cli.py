@@ -87,6 +87,20 @@ def test_several_prompts_in_the_order_of_the_help_each_under_its_title(
     assert (counted[2], counted[3]) == (" on average", "18")
 
 
+def test_a_prompt_has_the_same_tokens_by_every_way_in(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches bug B13: -f kept a CR inside a text (41 tokens for 40), where a line of chat had none."""
+    text = "\ufeffone\r\ntwo é"
+    (tmp_path / "f").write_bytes(text.encode())
+    ids = []
+    for way in (["one\ntwo é"], [text], ["-p", text], ["-f", f"{tmp_path}/f"], ["-"]):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode()), "cp1252"))
+        assert main(["generate", "-m", folder, "-n", "1", "-q", "--json", "-sys", text, *way]) == 0
+        ids.append(json.loads(capsys.readouterr().out)["prompt_token_ids"])
+    assert ids == [ids[0]] * 5
+
+
 @pytest.mark.parametrize("args", [["-"], ["-p", "-"], ["-f", "-"]])
 def test_stdin_is_a_prompt_when_asked_for(
     folder: str, llm: LLM, args: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -213,6 +227,12 @@ def test_every_sampling_parameter_has_its_flag(name: str) -> None:
     for command in ("generate", "chat"):
         params = arguments.sampling_params(parse([command, *words]))
         assert params == dataclasses.replace(SamplingParams(), **{name: value})
+
+
+def test_minus_one_means_what_llama_cpp_means_by_it() -> None:
+    """Catches bug B15, and a -1 that argparse takes for a flag: any length, no top-k, a random seed."""
+    words = ["-n", "-1", "--top-k", "-1", "-s", "-1"]
+    assert arguments.sampling_params(parse(["generate", *words])) == SamplingParams(max_tokens=None)
 
 
 def test_long_spellings_mean_the_same() -> None:

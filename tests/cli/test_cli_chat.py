@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -154,6 +155,34 @@ def test_a_model_without_a_template_cannot_chat(base_model: str, chat: Callable[
     assert err.count("\n") == 1
     assert "no chat template" in err
     assert "tinyinfer generate" in err
+
+
+def test_a_byte_order_mark_is_no_part_of_a_line(folder: str, chat: Callable[..., tuple[str, str]]) -> None:
+    """Catches bug B13: "/exit" behind the mark that PowerShell writes into a pipe was answered as a question."""
+    assert chat(folder, "\ufeff/exit\none\n") == ("", "")
+    assert chat(folder, "\ufeffone\r\n", "-q") == chat(folder, "one\n", "-q")
+
+
+def test_piped_lines_are_utf8_whatever_the_console_says(
+    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches bug B13: with PYTHONIOENCODING=cp1252 a piped "é" was read as two other letters."""
+    answers = []
+    for codepage in ("utf-8", "cp1252", "latin-1", "ascii"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Say é.\n/exit\nmore".encode()), codepage))
+        assert main(["chat", "-m", folder, "-n", "3", "-q"]) == 0
+        answers.append(capsys.readouterr())
+        assert main(["chat", "-m", folder, "-n", "3", "-q"]) == 0  # the rest of the same pipe
+        assert capsys.readouterr().err == ""
+    assert answers == [answers[0]] * 4
+
+
+def test_utf16_input_is_told_for_what_it_is(
+    folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    feed(monkeypatch, "one\n".encode("utf-16"))
+    assert main(["chat", "-m", folder]) == 2
+    assert capsys.readouterr().err == "tinyinfer: error: stdin: UTF-16 text; convert it to UTF-8 first\n"
 
 
 def test_input_that_is_no_utf8_is_one_line(folder: str, chat: Callable[..., tuple[str, str]]) -> None:

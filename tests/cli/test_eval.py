@@ -22,13 +22,13 @@ from tinyinfer.cli.eval import each_setting
 
 __all__ = ["short"]  # fixture
 
-TEXT = "The rain in the spring\r\nis a thing of the hills: caf\u00e9s, <|im_end|> rivers, and an \U0001f600.\n" * 2
+TEXT = "The rain in the spring\nis a thing of the hills: caf\u00e9s, <|im_end|> rivers, and an \U0001f600.\n" * 2
 
 
 @pytest.fixture
 def text(tmp_path: Path) -> str:
-    """A file with TEXT, its line ends as they are."""
-    (tmp_path / "text.txt").write_bytes(TEXT.encode())
+    """A file with TEXT, one of its line ends as another system writes it."""
+    (tmp_path / "text.txt").write_bytes(TEXT.replace("spring\n", "spring\r\n", 1).encode())
     return str(tmp_path / "text.txt")
 
 
@@ -54,7 +54,7 @@ def nll_by_hand(llm: LLM, tokens: list[int], window: int) -> tuple[float, int]:
 
 @pytest.mark.parametrize("window", [1, 7, 16, 128])
 def test_a_text_is_tokenized_whole_and_scored_in_windows(window, short, text, capsys):
-    """Catches: a begin-of-text token put in front, line ends changed, the last newline or a special token lost."""
+    """Catches: a begin-of-text token put in front, CRs scored, the last newline or a special token lost."""
     tokens = Tokenizer.from_file(f"{short}/tokenizer.json").encode(TEXT, add_special_tokens=False).ids
     nll, scored = nll_by_hand(LLM(short), tokens, window)
     [found] = evaluated(capsys, "-m", short, "--text", text, "--window", str(window))
@@ -218,7 +218,7 @@ def test_mistakes_are_told_before_a_model_is_opened(flags, message, text, capsys
     [
         ("int4,int4-g64:gptq --calibration {tmp}/none", "int4-g64:gptq: cannot read the calibration text {tmp}/none ("),
         ("int4,w8a8 --calibration {tmp}/none", "w8a8: cannot read the calibration text {tmp}/none (No such file"),
-        ("int4,int4:awq --calibration {tmp}/binary", "int4:awq: {tmp}/binary: the calibration text is not UTF-8 ("),
+        ("int4,int4:awq --calibration {tmp}/binary", "int4:awq: the calibration text {tmp}/binary: not UTF-8 text ("),
         ("int4,int4:gptq --calibration {tmp}/short", "int4:gptq: {tmp}/short: the calibration text has 6 tokens"),
         ("int4,int4:combined -m {moe}", "int4:combined: a mixture of experts cannot be calibrated: an expert sees too"),
         ("int4,w8a8 -m {moe}", "w8a8: a mixture of experts cannot be calibrated: an expert sees too few rows"),
@@ -295,11 +295,24 @@ def test_the_reference_of_a_quantized_folder_is_what_it_keeps(short, text, tmp_p
         assert "against the quantized model as it is" in " ".join(explained)
 
 
-@pytest.mark.parametrize(("data", "message"), [(b"caf\xe9 au lait", "not UTF-8 text (byte 3)"), (b"", "is empty")])
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [(b"caf\xe9 au lait", "not UTF-8 text (byte 3)"), (b"", "is empty"), (b"\xef\xbb\xbf", "is empty")],
+)
 def test_a_file_that_is_no_text_is_refused(data, message, tmp_path, capsys):
     (tmp_path / "bad.txt").write_bytes(data)
     assert main(["eval", "--text", str(tmp_path / "bad.txt")], unopened) == 2
     assert f"bad.txt: {message}" in capsys.readouterr().err
+
+
+def test_a_text_scores_the_same_whatever_wrote_the_file(short, tmp_path, capsys):
+    """Catches bug B13: the row's file e, a copy with a byte order mark and one with CRLF had three perplexities."""
+    lines = b"The cat sat on the mat.\n" * 6
+    for name, data in {"e": lines, "b": b"\xef\xbb\xbf" + lines, "c": lines.replace(b"\n", b"\r\n")}.items():
+        (tmp_path / name).write_bytes(data)
+    flags = ["-m", short, "--window", "64", "--text"]
+    [[e], [b], [c]] = [evaluated(capsys, *flags, str(tmp_path / name)) for name in "ebc"]
+    assert (b["tokens"], b["nll"]) == (c["tokens"], c["nll"]) == (e["tokens"], e["nll"])
 
 
 def test_a_text_of_one_token_is_refused(short, tmp_path, capsys):

@@ -45,13 +45,25 @@ def test_every_kind_of_line(written):
     ]
 
 
+def test_a_file_of_another_system_holds_the_same_requests(tmp_path):
+    """Catches a byte order mark or CRLF that is refused as no JSON, and UTF-16 that is called broken UTF-8."""
+    line = '{"prompt": "x", "max_tokens": 1}\n'
+    for name, data in {"w": "\ufeff" + line.replace("\n", "\r\n") * 2, "u": line * 2}.items():
+        (tmp_path / name).write_bytes(data.encode())
+    ours, theirs = ([r.prompt for r in read_workload(str(tmp_path / name))] for name in "wu")
+    assert ours == theirs == ["x", "x"]
+    (tmp_path / "16").write_bytes(line.encode("utf-16"))
+    with pytest.raises(ValueError, match="16:1: UTF-16 text; convert it to UTF-8 first"):
+        read_workload(str(tmp_path / "16"))
+
+
 @pytest.mark.parametrize(
     ("line", "why"),
     [
         ("{", "not JSON (Expecting property name enclosed in double quotes, column 2); write one object a line"),
         ("[1]", 'a request is a JSON object, such as {"prompt_tokens": 100, "max_tokens": 20}'),
         ("7", "a request is a JSON object"),
-        (b'{"prompt": "\xff", "max_tokens": 1}', "not UTF-8 text (byte 12 of the line)"),
+        (b'{"prompt": "\xff", "max_tokens": 1}', "not UTF-8 text (byte 12); convert it to UTF-8 first"),
         ('{"max_tokens": 1}', "give exactly one of prompt, prompt_token_ids, prompt_tokens"),
         ('{"prompt": "x", "prompt_tokens": 3, "max_tokens": 1}', "give exactly one of"),
         ('{"prompt": "x"}', "max_tokens is missing"),

@@ -55,17 +55,17 @@ def test_the_default_text_does_not_depend_on_the_order_of_a_dictionary(monkeypat
     assert calibration_text(None) == "first\nsecond\nthird"
 
 
-def test_a_file_is_read_as_it_is(tmp_path):
-    """In another encoding than the system's, with another's line ends: the tokens that eval scores."""
-    (tmp_path / "text.txt").write_bytes("Prosa für alle\r\n".encode())
-    assert calibration_text(str(tmp_path / "text.txt")) == "Prosa für alle\r\n"
+def test_a_file_is_read_as_every_text(tmp_path):
+    """Catches the system's encoding, a byte order mark or CRLF: tokens that eval does not score."""
+    (tmp_path / "text.txt").write_bytes("\ufeffProsa für alle\r\n".encode())
+    assert calibration_text(str(tmp_path / "text.txt")) == "Prosa für alle\n"
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "cannot read the calibration text {} (No such file or directory); give the path of a text file"),
-        (b"caf\xe9", "{}: the calibration text is not UTF-8 (byte 3); convert it to UTF-8 first"),
+        (b"caf\xe9", "the calibration text {}: not UTF-8 text (byte 3); convert it to UTF-8 first"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_named_once_with_a_cure(tmp_path, content, message):

@@ -185,7 +185,8 @@ def test_what_a_draft_model_proposes_does_not_depend_on_the_accepted_candidate()
         propose(asked)
         for seq in asked:
             cache = ContiguousCache(CacheSpec(SECOND.memory, 64), drafter.ops)
-            fresh = ModelDrafter(drafter.model, cache, drafter.ops, DraftLengths(3, ALWAYS_DRAFT), 4)
+            lengths = DraftLengths(3, ALWAYS_DRAFT)
+            fresh = ModelDrafter(drafter.model, cache, drafter.ops, lengths, drafter.vocab_size, 4)
             twin = seq.candidate(seq.id, [])
             fresh.propose([twin])
             assert [draft.token for draft in seq.drafts] == [draft.token for draft in twin.drafts][: len(seq.drafts)]

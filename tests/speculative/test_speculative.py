@@ -61,9 +61,12 @@ def told(draft: Callable[[Request], Sequence[int]], q: np.ndarray | None = None,
     return engine
 
 
-def drafting(drafter: str, model: Any = MODEL, **switches: Any) -> Engine:
-    """An engine with one of the drafters, which proposes as many drafts as it may."""
-    second = small_config(vocab_size=model.vocab_size) if drafter == "draft" else None
+def drafting(drafter: str, model: Any = MODEL, padded: int = 0, **switches: Any) -> Engine:
+    """An engine with one of the drafters, which proposes as many drafts as it may.
+
+    padded: how many more rows the draft model's vocabulary has than the target's.
+    """
+    second = small_config(vocab_size=model.vocab_size + padded) if drafter == "draft" else None
     return make_engine(model, second=second, draft_cost=ALWAYS_DRAFT, **DRAFTERS[drafter], **switches)
 
 
@@ -327,15 +330,17 @@ def sampling_engine(drafter: str) -> Engine:
                     model=TINY, max_num_seqs=64)  # fmt: skip
     if drafter == "surely_bad":
         return told(lambda seq: [4, 4, 4], model=TINY, max_num_seqs=64)
-    return drafting(drafter, TINY, max_num_seqs=64)
+    name, _, padded = drafter.partition(" ")
+    return drafting(name, TINY, int(padded or 0), max_num_seqs=64)
 
 
-@pytest.mark.parametrize("drafter", [*DRAFTERS, "drawn_badly", "surely_bad"])
+@pytest.mark.parametrize("drafter", [*DRAFTERS, "draft +2", "draft -2", "drawn_badly", "surely_bad"])
 def test_sampled_text_has_the_distribution_of_plain_sampling(drafter):
     """The first three tokens of 1,500 seeds, jointly, against the product of the model's own conditionals.
 
     Five are asked for, so up to three drafts are made behind the first. Catches any rule that is right for one draft
-    alone: a draft judged by the row of another, q of another position, numbers used twice.
+    alone: a draft judged by the row of another, q of another position, numbers used twice. And, where the draft model
+    has two rows more or fewer (bug B8), q over other tokens than p.
     """
     engine = sampling_engine(drafter)
     sequences = [request(OPENING, 5, seed=seed, **SAMPLED) for seed in range(SEEDS)]
@@ -632,11 +637,27 @@ def test_drafts_fit_into_the_budget_of_a_step(budget, most):
     assert [seq.new_tokens for seq in sequences] == [finish(make_engine(MODEL), request(p, 9))[0] for p in CROWD]
 
 
-def test_a_draft_model_of_another_vocabulary_is_refused():
-    """One sentence with both sizes and the cure; its token 30 would mean something else, or nothing."""
-    sentence = "'other' has a vocabulary of 32 tokens and the model one of 31, .*; choose a smaller model of the same"
-    with pytest.raises(ValueError, match=sentence):
-        make_engine(MODEL, second=small_config(vocab_size=32), speculative="draft", draft_model="other")
+@pytest.mark.parametrize("padded", [-20, -1, 1, 500])
+@pytest.mark.parametrize("asked", [{}, ASKED["sampled_penalties"]], ids=["greedy", "sampled"])
+@pytest.mark.parametrize("candidates", [1, 3])
+def test_a_draft_model_may_be_padded_to_another_size(padded, asked, candidates):
+    """Catches bug B8: Qwen2.5's 152064 and 151936 rows of one tokenizer were refused.
+
+    Greedy text is the plain text; no draft is an id that only one of them has; and an id of the target that the draft
+    model lacks, here in the prompt, is no index error.
+    """
+    paged = {"kv_cache": "paged", "block_size": 4} if candidates > 1 else {}
+    engine, proposed = drafting("draft", padded=padded, num_draft_candidates=candidates, **paged), list[int]()
+
+    def watched(logits, seq):
+        proposed.extend(draft.token for draft in seq.drafts)
+        return verify(logits, seq)
+
+    engine.drafter.verify = watched
+    prompt = [30, *PROMPT]
+    found = finish(engine, request(prompt, 15, **asked))
+    assert max(proposed) < min(31, 31 + padded)
+    assert asked or found == finish(make_engine(MODEL), request(prompt, 15))
 
 
 def test_more_draft_layers_than_there_are_are_refused():

@@ -20,7 +20,8 @@ from tinyinfer.cli.arguments import (
     worded,
 )
 from tinyinfer.cli.console import Answers, is_terminal, run_sequences, say, statistics
-from tinyinfer.cli.generate import add_conversation_arguments, messages
+from tinyinfer.cli.generate import add_conversation_arguments, messages, note_unused, shows_thinking
+from tinyinfer.text.plain_text import not_utf8, plain
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
@@ -56,7 +57,9 @@ def run(args: argparse.Namespace) -> int:
     llm = opened(args)
     if llm.tokenizer.chat_template is None:
         raise ValueError(f"{args.model} has no chat template, so it cannot chat; tinyinfer generate continues texts")
-    conversation = Conversation(llm, args.system_prompt, params)
+    conversation = Conversation(llm, args.system_prompt, params, args.chat_template_kwargs)
+    if not args.quiet:
+        note_unused(llm, args.chat_template_kwargs)
     if is_terminal(sys.stdin):
         with suppress(ImportError):
             import readline  # noqa: F401 - input() then edits lines and remembers them
@@ -75,8 +78,8 @@ def run(args: argparse.Namespace) -> int:
 class Conversation:
     """The messages so far; the oldest exchanges are removed when the context is full."""
 
-    def __init__(self, llm: LLM, system_prompt: str | None, params: SamplingParams) -> None:
-        self.llm, self.params = llm, params
+    def __init__(self, llm: LLM, system_prompt: str | None, params: SamplingParams, variables: dict[str, Any]) -> None:
+        self.llm, self.params, self.variables = llm, params, variables
         self.start = messages(system_prompt)
         self.reset()
 
@@ -90,10 +93,10 @@ class Conversation:
         Raises ValueError, and removes the question, when the question does not fit into the context even alone.
         """
         self.messages.append({"role": "user", "content": question})
-        room = min(self.params.max_tokens, self.llm.max_model_len // 4)
+        room = min(self.params.max_tokens or self.llm.max_model_len, self.llm.max_model_len // 4)
         forgotten = 0
         while True:
-            tokens = self.llm.chat_prompt(self.messages)
+            tokens = self.llm.chat_prompt(self.messages, self.variables)
             if len(tokens) + room <= self.llm.max_model_len or len(self.messages) < len(self.start) + 3:
                 break
             del self.messages[len(self.start) : len(self.start) + 2]
@@ -104,9 +107,10 @@ class Conversation:
             self.messages.pop()
             raise
 
-    def answer(self, text: str) -> None:
-        """Adds an answer to the messages, also one that Ctrl-C cut short."""
-        self.messages.append({"role": "assistant", "content": text})
+    def answer(self, text: str, reasoning: str) -> None:
+        """Adds an answer to the messages, also one that Ctrl-C cut short; its template knows what thinking to drop."""
+        thinking = {"reasoning_content": reasoning} if reasoning else {}
+        self.messages.append({"role": "assistant", "content": text, **thinking})
 
 
 def converse(conversation: Conversation, question: str, args: argparse.Namespace) -> None:
@@ -118,10 +122,10 @@ def converse(conversation: Conversation, question: str, args: argparse.Namespace
         return
     if forgotten:
         say(f"(the context is full: forgot the oldest {forgotten} of our exchanges; /reset forgets all)")
-    answers = Answers([seq], [])
+    answers = Answers([seq], [], shows_thinking(args))
     if not run_sequences(conversation.llm, [seq], args.trace, answers.update):
         answers.interrupt()
-    conversation.answer(seq.text.text)
+    conversation.answer(seq.text.text, seq.text.reasoning)
     if not args.quiet:
         say(f"[{' | '.join(statistics([seq]))}]")
 
@@ -132,9 +136,9 @@ def read_line() -> str | None:
     if is_terminal(sys.stdin) and not visible:
         say("> ", end="")  # stdout goes into a file or a pipe, where only answers belong
     try:
-        return input("> " if visible else "").strip()
+        return plain(input("> " if visible else "")).strip()
     except UnicodeDecodeError as error:
-        raise ValueError(f"stdin: not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
+        raise not_utf8(error, "stdin") from None
     except EOFError:
         if is_terminal(sys.stdin):
             say("")

@@ -16,6 +16,7 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from tinyinfer.errors import ModelWarning
+from tinyinfer.text.plain_text import decoded
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
@@ -26,7 +27,10 @@ BAR_FORMAT = f"{{desc}} [{{bar:{BAR}}}] {{n_fmt}}/{{total_fmt}}{{postfix}}"
 
 
 def prepare() -> None:
-    """A character that stdout's encoding does not have is shown as "?" instead of raising."""
+    """Piped text is UTF-8, whatever the locale says; a character that stdout's encoding lacks is shown as "?"."""
+    if isinstance(sys.stdin, io.TextIOWrapper) and not is_terminal(sys.stdin):
+        with suppress(io.UnsupportedOperation):  # some of it was read, and so prepared, before
+            sys.stdin.reconfigure(encoding="utf-8", errors="strict")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
@@ -122,45 +126,58 @@ def read_text(path: str) -> str:
         data, name = sys.stdin.buffer.read(), "stdin"
     else:
         data, name = Path(path).read_bytes(), path
-    return decoded(data, name, "utf-8-sig").removesuffix("\n").removesuffix("\r")
+    return decoded(data, name).removesuffix("\n")
 
 
-def decoded(data: bytes, name: str, encoding: str = "utf-8") -> str:
-    """The text of a file or of stdin, by its name. Raises ValueError when it is not UTF-8."""
-    try:
-        return data.decode(encoding)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{name}: not UTF-8 text (byte {error.start}); convert it to UTF-8 first") from None
+def dimmed(text: str, stream: object) -> str:
+    """The text as a terminal shows it in a weak colour; elsewhere, and where no colours are wanted, as it is."""
+    plain = not is_terminal(stream) or os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
+    return text if plain else f"\x1b[2m{text}\x1b[22m"
 
 
 class Answers:
     """Several sequences' texts on stdout, in their order: the first unfinished one as it comes, later ones after it.
 
-    titles: a line above each answer; none when there is one answer.
+    titles: a line above each answer; none when there is one answer. thinking: whether it is shown, too: dimmed above
+    its answer on a terminal, else on stderr, so that a pipe holds the answers alone.
     """
 
-    def __init__(self, sequences: list[Sequence], titles: list[str]) -> None:
-        self.sequences, self.titles = sequences, titles
+    def __init__(self, sequences: list[Sequence], titles: list[str], thinking: bool = True) -> None:
+        self.sequences, self.titles, self.thinking = sequences, titles, thinking
         self.current, self.shown = 0, 0  # index of the sequence being shown, and how many of its characters are
+        self.thought = 0  # how many characters of its thinking are shown
         self._begin()
 
     def update(self) -> None:
         """Shows the text that was generated since the last call."""
         while self.current < len(self.sequences):
             seq = self.sequences[self.current]
+            if self.thinking:
+                self._think(seq)
             if len(seq.text.text) > self.shown:
                 show(seq.text.text[self.shown :])
                 self.shown = len(seq.text.text)
             if not seq.finished:
                 return
             show("\n")
-            self.current, self.shown = self.current + 1, 0
+            self.current, self.shown, self.thought = self.current + 1, 0, 0
             self._begin()
 
     def interrupt(self) -> None:
         """Ends the line of an answer that was cut short."""
         if self.current < len(self.sequences):
             show("\n")
+
+    def _think(self, seq: Sequence) -> None:
+        """Shows the thinking since the last call, and the blank line behind all of it."""
+        piece, ended = seq.text.reasoning[self.thought :], bool(seq.text.text) or seq.finished
+        self.thought += len(piece)
+        above = is_terminal(sys.stdout)
+        if piece:
+            text = dimmed(piece, sys.stdout if above else sys.stderr)
+            show(text) if above else say(text, end="")
+        if self.thought and not self.shown and ended:
+            show("\n\n" if seq.text.text else "") if above else say("")
 
     def _begin(self) -> None:
         if len(self.sequences) > 1 and self.current < len(self.sequences):

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, switches
-from tinyinfer.cli.console import decoded, progress_bar, say, show
+from tinyinfer.cli.console import progress_bar, say, show
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelError, placed
 from tinyinfer.measure.evaluate import SETTINGS, check_setting, float_config, switches_of
 from tinyinfer.measure.tables import evaluation_table, evaluation_text
 from tinyinfer.quantization.switches import QUANTIZE_METHODS
+from tinyinfer.text.plain_text import decoded
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,9 @@ from tinyinfer.cli.arguments import (
     opened,
     sampling_params,
 )
-from tinyinfer.cli.console import Answers, read_text, run_sequences, say, show, statistics
+from tinyinfer.cli.console import Answers, is_terminal, read_text, run_sequences, say, show, statistics
 from tinyinfer.errors import ModelError
+from tinyinfer.text.plain_text import plain
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
@@ -25,6 +27,12 @@ DEFAULT_PROMPT = "What is gravity?"
 JSON_HELP = (
     "stdout holds one JSON object a line, one line a prompt, in their order, when all are done. ledger, prompt_tps and "
     "generation_tps count the whole run, all its prompts together (the same in every line); times are each prompt's own"
+)
+
+VARIABLES = """'{"enable_thinking": false}'"""  # an example
+THINKING_HELP = (
+    "show a reasoning model's answer alone; its thinking is dimmed on a terminal, and goes to stderr (unless -q) when "
+    "stdout is none"
 )
 
 
@@ -49,8 +57,24 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that `generate` and `chat` share."""
     parser.add_argument("-sys", "--system-prompt", metavar="TEXT", help="instructions that come before the prompt")
+    parser.add_argument(
+        "--chat-template-kwargs", type=json_object, default={}, metavar="JSON",
+        help=f"variables of the chat template, such as {VARIABLES}",
+    )  # fmt: skip
+    parser.add_argument("--hide-thinking", action="store_true", help=THINKING_HELP)
     parser.add_argument("-q", "--quiet", action="store_true", help="no statistics, hints and progress bars")
     parser.add_argument("--trace", action="store_true", help="describe every step of the engine on stderr")
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """A flag's value as a dictionary. Raises argparse.ArgumentTypeError when it is no JSON object."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        value = None
+    if not isinstance(value, dict):
+        raise argparse.ArgumentTypeError(f"{shorten(text)!r} is no JSON object, such as {VARIABLES}")
+    return value
 
 
 def run(args: argparse.Namespace) -> int:
@@ -58,11 +82,15 @@ def run(args: argparse.Namespace) -> int:
     prompts = read_prompts(args)
     if args.raw and args.system_prompt is not None:
         raise ValueError("--system-prompt needs the chat template that --raw leaves out; write it into the prompt")
+    if args.raw and args.chat_template_kwargs:
+        raise ValueError("--chat-template-kwargs are for the chat template that --raw leaves out; omit one of them")
     if args.logprobs is not None and not args.json:
         raise ValueError("--logprobs are shown only with --json; add it")
     params = sampling_params(args)
     llm = opened(args)
     sequences = llm.sequences([tokenize(llm, prompt, args) for prompt in prompts or [DEFAULT_PROMPT]], params)
+    if not args.quiet:
+        note_unused(llm, args.chat_template_kwargs)
     if not prompts and not args.quiet:
         say(f'No prompt, so here is one: "{DEFAULT_PROMPT}" Give your own: tinyinfer generate "..."')
     finished = write_json(llm, sequences, args) if args.json else write_text(llm, sequences, prompts, args)
@@ -76,7 +104,8 @@ def read_prompts(args: argparse.Namespace) -> list[str]:
     given = [args.text] * (args.text is not None) + args.prompt
     if [*given, *args.file].count("-") > 1:
         raise ValueError("- (stdin) is given twice, but can be read only once")
-    prompts = [read_text("-") if text == "-" else text for text in given] + [read_text(path) for path in args.file]
+    prompts = [read_text("-") if text == "-" else plain(text) for text in given]
+    prompts += [read_text(path) for path in args.file]
     if "" in prompts:
         raise ValueError("a prompt is empty; give some text")
     return prompts
@@ -90,22 +119,36 @@ def tokenize(llm: LLM, prompt: str, args: argparse.Namespace) -> list[int]:
     if args.raw or llm.tokenizer.chat_template is None:
         if args.system_prompt is not None:
             raise ValueError("this model has no chat template for a --system-prompt; write it into the prompt")
+        if args.chat_template_kwargs:
+            raise ValueError("this model has no chat template for --chat-template-kwargs; leave them out")
         return llm.tokenizer.encode(prompt)
     try:
-        return llm.chat_prompt([*messages(args.system_prompt), {"role": "user", "content": prompt}])
+        conversation = [*messages(args.system_prompt), {"role": "user", "content": prompt}]
+        return llm.chat_prompt(conversation, args.chat_template_kwargs)
     except ModelError as error:
         raise ModelError(f"{error} (--raw)") from error
 
 
 def messages(system_prompt: str | None) -> list[dict[str, str]]:
     """A conversation before its first question."""
-    return [] if system_prompt is None else [{"role": "system", "content": system_prompt}]
+    return [] if system_prompt is None else [{"role": "system", "content": plain(system_prompt)}]
+
+
+def note_unused(llm: LLM, variables: dict[str, Any]) -> None:
+    """Says on stderr which variables the chat template has no use for: perhaps they are misspelt."""
+    for name in llm.tokenizer.unused_variables(variables) if variables else ():
+        say(f"the chat template has no variable {name!r}, so it changes nothing")
+
+
+def shows_thinking(args: argparse.Namespace) -> bool:
+    """Whether thinking is shown: -q leaves stderr empty, where it goes when stdout is no terminal."""
+    return not args.hide_thinking and (not args.quiet or is_terminal(sys.stdout))
 
 
 def write_text(llm: LLM, sequences: list[Sequence], prompts: list[str], args: argparse.Namespace) -> bool:
     """Answers on stdout as they come; False when Ctrl-C ended them."""
     titles = [f"prompt {i} of {len(prompts)}: {shorten(prompt)}" for i, prompt in enumerate(prompts, 1)]
-    answers = Answers(sequences, titles)
+    answers = Answers(sequences, titles, shows_thinking(args))
     finished = run_sequences(llm, sequences, args.trace, answers.update)
     if not finished:
         answers.interrupt()
@@ -135,6 +178,7 @@ def record(llm: LLM, seq: Sequence, model: str, paces: dict[str, float | None]) 
     out = llm.output(seq)
     line = {
         "text": out.text,
+        "reasoning": out.reasoning,
         "prompt_token_ids": out.prompt_token_ids,
         "token_ids": out.token_ids,
         "finish_reason": out.finish_reason,

@@ -25,6 +25,8 @@ from zlib import crc32
 
 import numpy as np
 
+from tinyinfer.text.plain_text import decoded
+
 READY = Path(__file__).parent / "workloads"  # the package's own workloads, named without folder and ending
 SEED = 0  # of random prompts
 LONGEST = 2**31 - 1  # tokens; no context comes near it
@@ -76,7 +78,7 @@ def read_workload(name: str) -> list[Request]:
     for number, line in enumerate(path.read_bytes().split(b"\n"), 1):
         if line.strip():
             where = f"{name}:{number}"
-            requests.append(parse_request(where, line))
+            requests.append(parse_request(where, decoded(line, where)))
     if not requests:
         raise ValueError(f"{name} holds no request; write one JSON object a line, such as {EXAMPLE}")
     return requests
@@ -96,7 +98,7 @@ PROMPTS = ("prompt", "prompt_token_ids", "prompt_tokens")
 KEYS = (*PROMPTS, "shared_prefix", "prefix_group", "arrival", "max_tokens")
 
 
-def parse_request(where: str, line: bytes) -> Request:
+def parse_request(where: str, line: str) -> Request:
     """One line of a file. Raises ValueError, which begins with `where`, says what is wrong and what would be right."""
 
     def refuse(why: str) -> NoReturn:
@@ -125,13 +127,11 @@ def parse_request(where: str, line: bytes) -> Request:
                    float(entry.get("arrival", 0.0)), where)  # fmt: skip
 
 
-def parse_json(line: bytes, refuse: Callable[[str], NoReturn]) -> dict[str, Any]:
+def parse_json(line: str, refuse: Callable[[str], NoReturn]) -> dict[str, Any]:
     """The JSON object of a line."""
     entry: Any = None
     try:
-        entry = json.loads(line.decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        refuse(f"not UTF-8 text (byte {error.start} of the line); convert the file to UTF-8")
+        entry = json.loads(line)
     except json.JSONDecodeError as error:
         refuse(f"not JSON ({error.msg}, column {error.colno}); write one object a line, such as {EXAMPLE}")
     except (ValueError, RecursionError):  # of the interpreter: too many digits, too many brackets

@@ -31,6 +31,7 @@ from tinyinfer.model.weights import Linear
 from tinyinfer.quantization.folding import fold
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Request, Sequence, Span
+from tinyinfer.text.plain_text import decoded
 from tinyinfer.text.stop_strings import TextOutput
 
 WINDOW = 512  # tokens of a window of calibration text
@@ -74,10 +75,9 @@ def calibration_text(path: str | None) -> str:
     if path is None:
         return "\n".join(text for _, text in sorted(topics.topics.items()))[:DEFAULT_CHARACTERS]
     try:
-        return Path(path).read_bytes().decode("utf-8")
-    except UnicodeDecodeError as error:
-        wrong = f"the calibration text is not UTF-8 (byte {error.start})"
-        raise ModelError(f"{path}: {wrong}; convert it to UTF-8 first") from None
+        return decoded(Path(path).read_bytes(), f"the calibration text {path}")
+    except ValueError as error:
+        raise ModelError(str(error)) from None
     except OSError as error:
         reason = error.strerror or error
         raise ModelError(f"cannot read the calibration text {path} ({reason}); give the path of a text file") from None

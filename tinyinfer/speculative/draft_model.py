@@ -4,6 +4,9 @@ The draft model has its own KV cache, which follows the accepted tokens: before 
 the tokens that the sequence really has, and what is missing is computed. Greedy drafts are certain; sampled drafts
 carry the distribution q that they were drawn from (Leviathan et al. 2023; first layers: Elhoushi et al. 2024, 4.3).
 
+Two models with one tokenizer may pad their embeddings to different sizes (Qwen2.5: 152064 and 151936 rows). Only ids
+that both have are proposed: q is a distribution over these, and verification is exact for every q.
+
 Wins: any text, where the small model agrees often and costs little. Loses: each draft is a forward pass of the small
 model, one after the other.
 """
@@ -32,15 +35,18 @@ DRAFT_STREAM = 2  # the random stream that drafts are drawn from, beside those o
 
 
 class ModelDrafter:
-    """Proposes the tokens of a second model with the same vocabulary.
+    """Proposes the tokens of a second model with the same tokens.
 
-    candidates: so many tokens are proposed for the next position, and more tokens behind the likeliest of them. Drafts
-    beside other candidates are never drawn, so that at most one candidate can be accepted.
+    vocab_size: the target's rows, of which the second model may have more or fewer. candidates: so many tokens are
+    proposed for the next position, and more tokens behind the likeliest of them. Drafts beside other candidates are
+    never drawn, so that at most one candidate can be accepted.
     """
 
-    def __init__(self, model: Model, cache: Cache, ops: Ops, lengths: DraftLengths, candidates: int = 1) -> None:
+    def __init__(
+        self, model: Model, cache: Cache, ops: Ops, lengths: DraftLengths, vocab_size: int, candidates: int = 1
+    ) -> None:
         self.model, self.cache, self.ops = model, cache, ops
-        self.lengths, self.candidates = lengths, candidates
+        self.lengths, self.vocab_size, self.candidates = lengths, vocab_size, candidates
 
     verify = staticmethod(verify)
 
@@ -72,10 +78,12 @@ class ModelDrafter:
             first = self.cache.length(seq)
             work.append((seq, first, len(seq.tokens) + len(seq.drafts) - first))
             self.cache.reserve(seq, work[-1][2])
-        logits = transformer(self.model, make_batch(work), self.cache, self.ops)
+        batch = make_batch(work)
+        known = np.minimum(batch.tokens, self.model.config.vocab_size - 1)  # an id that the draft model lacks: its last
+        logits = transformer(self.model, replace(batch, tokens=known), self.cache, self.ops)
         for seq, _, rows in work:
             self.cache.commit(seq, rows)
-        return self.ops.to_host(logits)
+        return over_vocabulary(self.ops.to_host(logits), self.vocab_size)
 
     def _draft(self, logits: np.ndarray, seq: Sequence) -> Draft:  # (V,) ->
         """The draft model's next token."""
@@ -87,6 +95,12 @@ class ModelDrafter:
         if self.candidates > 1:
             return Draft(int(q.argmax()))
         return Draft(draw(q, seed, len(prompt) + len(new), DRAFT_STREAM), q)
+
+
+def over_vocabulary(logits: np.ndarray, size: int) -> np.ndarray:  # (R, N) -> (R, V)
+    """The draft model's logits over the target's vocabulary: rows that only one of them has are never proposed."""
+    lacking = size - logits.shape[1]
+    return np.pad(logits, ((0, 0), (0, lacking)), constant_values=-np.inf) if lacking > 0 else logits[:, :size]
 
 
 def runners_up(logits: np.ndarray, first: int, candidates: int) -> list[list[Draft]]:  # (V,) ->
@@ -111,19 +125,12 @@ def first_layers(model: Model, n: int) -> Model:
 def draft_model(
     model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
 ) -> ModelDrafter:
-    """Builds the drafter of speculative=draft. Raises ValueError for a second model of another vocabulary."""
+    """Builds the drafter of speculative=draft. The two models' tokens agree: LLM has compared their tokenizers."""
     assert second is not None
-    if second.config.vocab_size != model.config.vocab_size:
-        reason = (
-            "{field} {value!r} has a vocabulary of {drafts} tokens and the model one of {own}, so its drafts mean "
-            "something else"
-        )
-        sizes = {"drafts": second.config.vocab_size, "own": model.config.vocab_size}
-        raise SwitchError("draft_model", c.draft_model, reason, "choose a smaller model of the same family", **sizes)
     longest = min(capacity, second.config.max_position)
     cache = ContiguousCache(CacheSpec(second.config.memory, longest), ops)
     lengths = DraftLengths(most_drafts(c, 4), cost or DraftCost(ops.relative_cost, second.nbytes / model.nbytes))
-    return ModelDrafter(second, cache, ops, lengths, c.num_draft_candidates)
+    return ModelDrafter(second, cache, ops, lengths, model.config.vocab_size, c.num_draft_candidates)
 
 
 def self_draft(

@@ -3,8 +3,10 @@
 The engine sees only token ids. Text is split, merged and numbered before the engine, and read from tokens after it: a
 token may be half a character, the start of a stop string, or a mark of the chat format that is no text at all.
 
+    plain_text.py      what another program put around a text: byte order marks, line ends, encodings
     tokenizer.py       text to token ids and back; a stream of text from tokens that come one by one
     stop_strings.py    the output text of one request: held back while it may be the start of a stop string
+    reasoning.py       a model's thinking and its answer, split by the markers of the chat template
     chat_template.py   a conversation as one text, written by the model's own template
     sandbox.py         jinja2's sandbox with bounds on time and memory: a template is a program that is not trusted
 

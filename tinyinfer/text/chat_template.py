@@ -5,21 +5,26 @@ The program comes with the weights and is not trusted, so it runs in a sandbox (
 The environment is the one that transformers gives its templates (`apply_chat_template`; Hugging Face documentation,
 "Chat templates"): block tags leave no blank lines, loops know break and continue, `raise_exception`, `strftime_now`, a
 `tojson` that does not escape HTML, and `{% generation %}`, which marks the assistant's words for training.
+
+A template may have variables of its own, such as Qwen3's `enable_thinking`, which switches its thinking off. A variable
+that a template does not use changes nothing.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from copy import deepcopy
 from datetime import datetime
 from functools import cached_property
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError, nodes
+from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 
-from tinyinfer.errors import ModelError
+from tinyinfer.errors import ModelError, SwitchError
+from tinyinfer.text.reasoning import REASONING_FIELDS, Thinking, find_markers
 from tinyinfer.text.sandbox import Sandbox
 
 
@@ -31,20 +36,22 @@ class ChatTemplate:
         self.path = path
         self.special_tokens = {"bos_token": bos_token, "eos_token": eos_token}
 
-    def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+    def render(self, messages: list[dict[str, Any]], /, add_generation_prompt: bool = True, **variables: Any) -> str:
         """The conversation as text, special tokens included: tokenize it with add_special_tokens=False.
 
-        Raises ValueError for messages that are not a conversation, ModelError when the template is broken or fails.
+        variables: the template's own, in the place of special tokens, tools and documents, too. Raises ValueError for
+        messages that are not a conversation and for variables that are no JSON, ModelError when the template is broken
+        or fails.
         """
         ok = isinstance(messages, list | tuple) and all(isinstance(m, dict) and "role" in m for m in messages)
         if not messages or not ok:
             raise ValueError('a conversation is a list of at least one {"role": ..., "content": ...}')
-        variables: dict[str, Any] = {name: token for name, token in self.special_tokens.items() if token is not None}
+        given: dict[str, Any] = {name: token for name, token in self.special_tokens.items() if token is not None}
+        given |= {"tools": None, "documents": None} | _plain_data(variables)
         try:
             sandbox, template = self._compiled
-            # A copy, because jinja2's filter `indent` extends a list that it is given.
-            variables |= {"messages": deepcopy(messages), "add_generation_prompt": add_generation_prompt}
-            return sandbox.render(template, variables | {"tools": None, "documents": None})
+            given |= {"messages": [_message(m) for m in messages], "add_generation_prompt": add_generation_prompt}
+            return sandbox.render(template, given)
         except Exception as error:  # a template may raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(
@@ -52,11 +59,47 @@ class ChatTemplate:
             ) from error
 
     @cached_property
+    def thinking(self) -> Thinking | None:
+        """The markers that the template writes around thinking; None when it writes none."""
+        return find_markers(self.render, self.source)
+
+    def unused(self, names: Iterable[str]) -> list[str]:
+        """Those of the names that are no variables of the template; none when it is broken, which `render` tells."""
+        try:
+            used = meta.find_undeclared_variables(self._compiled[0].parse(self.source))
+        except Exception:  # a template may raise anything
+            return []
+        return [name for name in names if name not in used]
+
+    @cached_property
     def _compiled(self) -> tuple[Sandbox, Template]:
         sandbox = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
         sandbox.filters["tojson"] = _tojson
         sandbox.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
         return sandbox, sandbox.metered_template(self.source)
+
+
+def _plain_data(variables: dict[str, Any]) -> dict[str, Any]:
+    """A copy of the variables; only JSON, because a template could call the methods of other objects."""
+    if "messages" in variables:
+        reason = "{field} may not hold 'messages', which is the conversation itself"
+        raise SwitchError("chat_template_kwargs", variables, reason, "leave it out")
+    try:
+        plain: dict[str, Any] = json.loads(json.dumps(variables))
+    except (TypeError, ValueError) as error:
+        reason = "{field} may only hold what JSON can: texts, numbers, true, false, null, lists and objects ({why})"
+        raise SwitchError("chat_template_kwargs", variables, reason, why=error) from None
+    return plain
+
+
+def _message(message: dict[str, Any]) -> dict[str, Any]:
+    """A copy for the template: without None, and with its thinking under each name that templates read (transformers).
+
+    A copy, because jinja2's filter `indent` extends a list that it is given.
+    """
+    copy = {key: deepcopy(value) for key, value in message.items() if value is not None}
+    thinking = next((copy[name] for name in REASONING_FIELDS if name in copy), None)
+    return copy if thinking is None else {"thinking": thinking, **copy, "reasoning_content": thinking}
 
 
 class _Generation(Extension):

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from tinyinfer.text.reasoning import MarkedStream, Thinking, ThinkingSplit
+from tinyinfer.text.tokenizer import Tokenizer
+
 
 class Detokenizer(Protocol):
     """Tokens in, their text out, one token at a time (tokenizer.TextStream)."""
@@ -20,10 +23,14 @@ class Detokenizer(Protocol):
 
 
 class TextOutput:
-    """The text of one sequence. `text` only grows and ends before the first stop string."""
+    """The text of one sequence. `text` and `reasoning` only grow and end before the first stop string.
 
-    def __init__(self, detokenizer: Detokenizer, stops: tuple[str, ...] = ()) -> None:
-        self.text = ""
+    thinking: the markers by which thinking is split from text; None: all is text. Stop strings match in both.
+    """
+
+    def __init__(self, detokenizer: Detokenizer, stops: tuple[str, ...] = (), thinking: Thinking | None = None) -> None:
+        self.text = self.reasoning = ""
+        self._split = ThinkingSplit(thinking)
         self.stops = stops
         self._detokenizer = detokenizer
         self._held_back = ""  # may be the start of a stop string
@@ -37,7 +44,8 @@ class TextOutput:
         """No token follows: shows the text that was held back, up to a stop string."""
         if not self._stopped:
             self._add(self._detokenizer.finish())
-        self.text += self._held_back
+        self._give(*self._split.push(self._held_back))
+        self._give(*self._split.finish())
         self._held_back = ""
 
     def _add(self, text: str) -> bool:
@@ -48,9 +56,13 @@ class TextOutput:
             self._stopped = True
             return True
         shown = len(self._held_back) - self._longest_start()
-        self.text += self._held_back[:shown]
+        self._give(*self._split.push(self._held_back[:shown]))
         self._held_back = self._held_back[shown:]
         return False
+
+    def _give(self, reasoning: str, text: str) -> None:
+        self.reasoning += reasoning
+        self.text += text
 
     def _longest_start(self) -> int:
         """Length of the longest end of the held-back text that is the start of a stop string."""
@@ -59,3 +71,11 @@ class TextOutput:
             if any(stop.startswith(self._held_back[-n:]) for stop in self.stops):
                 return n
         return 0
+
+
+def text_output(tokenizer: Tokenizer, stops: tuple[str, ...] = (), thinking: Thinking | None = None) -> TextOutput:
+    """The text of one answer; the markers of its thinking are found also where they are special tokens."""
+    if thinking is None:
+        return TextOutput(tokenizer.stream(), stops)
+    starts, ends = (tokenizer.specials_in(mark) for mark in (thinking.start, thinking.end))
+    return TextOutput(MarkedStream(tokenizer.stream(), thinking.opened, starts, ends), stops, thinking)

@@ -12,12 +12,13 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
+from tinyinfer.text.reasoning import Thinking
 
 if TYPE_CHECKING:  # both are loaded on use: they cost start-up time
     from tokenizers import Tokenizer as Backend
@@ -74,9 +75,12 @@ class Tokenizer:
         return self._backend.get_vocab_size()
 
     def first_difference(self, other: Tokenizer) -> int | None:
-        """The smallest id whose token differs between the vocabularies; None when they are the same."""
+        """The smallest id whose token differs between the vocabularies; None when all ids that both have agree.
+
+        One of them may have more: a GGUF file lists its padding as tokens, and a later model has marks of its own.
+        """
         ours, theirs = ({id: token for token, id in t._backend.get_vocab().items()} for t in (self, other))
-        return min((id for id in ours.keys() | theirs.keys() if ours.get(id) != theirs.get(id)), default=None)
+        return min((id for id in ours.keys() & theirs.keys() if ours[id] != theirs[id]), default=None)
 
     @property
     def chat_template(self) -> str | None:
@@ -103,16 +107,32 @@ class Tokenizer:
         except OverflowError as error:
             raise ValueError(_BAD_ID) from error
 
-    def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
+    def render(self, messages: list[dict[str, Any]], /, add_generation_prompt: bool = True, **variables: Any) -> str:
         """A conversation as the model's chat template writes it; tokenize it with add_special_tokens=False.
 
-        Raises ValueError when the model has no chat template, ModelError when the template is broken or refuses.
+        variables: the template's own, such as enable_thinking=False. Raises ValueError when the model has no chat
+        template and for variables that are no JSON, ModelError when the template is broken or refuses.
         """
-        return self._template.render(messages, add_generation_prompt)
+        return self._template.render(messages, add_generation_prompt, **variables)
+
+    def unused_variables(self, names: Iterable[str]) -> list[str]:
+        """Those of the names that the chat template has no use for."""
+        return self._template.unused(names)
+
+    def thinking(self, prompt: str) -> Thinking | None:
+        """How the answer to a rendered conversation is split; None when the model has no thinking to write there."""
+        markers = self._template.thinking
+        return markers.after(prompt) if markers else None
 
     def stream(self) -> TextStream:
         """A new stream of text, for one answer."""
         return TextStream(self)
+
+    def specials_in(self, text: str) -> dict[int, str]:
+        """The special tokens that are written in a text, id -> token."""
+        tokens = self._backend.get_added_tokens_decoder()
+        found = self._special_ids.intersection(self.encode(text, add_special_tokens=False))
+        return {id: tokens[id].content for id in found}
 
     @cached_property
     def _template(self) -> ChatTemplate:
