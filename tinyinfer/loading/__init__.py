@@ -7,6 +7,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     checkpoint.py      what every loader gives: configuration, lazy tensors by canonical name, tokenizer
     hf_folder.py       a Hugging Face folder: which files it has and which loader reads each of them
     safetensors.py     the safetensors format: a header, and rows of tensors on demand
+    pointers.py        a Git LFS pointer in place of a file
     json_fields.py     fields of a JSON file by name and type; unread fields are refused
     hf_config.py       config.json to a ModelConfig
     hf_families.py     defaults and attention windows of each family of models
