@@ -242,7 +242,7 @@ class LLM:
             max_tokens=min(params.max_tokens, self.max_model_len - len(tokens)),
             eos=frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids),
         )
-        return Sequence(request, TextOutput(self.tokenizer.stream(), tuple(params.stop)))
+        return Sequence(request, TextOutput(self.tokenizer.stream(tokens), tuple(params.stop)))
 
     def _longer(self) -> str:
         """Says, as a template of SwitchError, how the context could hold more."""

@@ -13,6 +13,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     hf_families.py     defaults and attention windows of each family of models
     hf_names.py        tensor names of Hugging Face to canonical names
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
+    hf_tokens.py       the special tokens that only the files beside tokenizer.json name
     gguf_model.py      a GGUF file: its metadata to a ModelConfig, its tensors to canonical names
     gguf.py            the GGUF format: metadata, and rows of quantized tensors on demand
     gguf_blocks.py     GGUF's simple block types as codes, scales and minimums

@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
 SPACE = "\u2581"  # how SentencePiece writes a space
+NAMES = {  # a chat template's name of a special token -> the key of its id; "seperator" is how GGUF spells it
+    "unk_token": "unknown",
+    "sep_token": "seperator",
+    "pad_token": "padding",
+    "cls_token": "cls",
+    "mask_token": "mask",
+}
 SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # what it gives them by itself
 
 
@@ -91,8 +98,7 @@ def read_vocabulary(fields: Mapping[str, Any], path: str) -> Vocabulary:
     _add_tokens(backend, tokens, types)
     return Vocabulary(
         backend,
-        bos_token=None if bos is None else tokens[bos],
-        eos_token=None if eos is None else tokens[eos],
+        special_tokens=metadata.named(tokens, bos, eos),
         around=(metadata.around("bos", bos, rule.add_bos), metadata.around("eos", eos, False)),
         chat_template=metadata.chat_template(),
         template_path=path,
@@ -196,6 +202,13 @@ class _Metadata:
         if isinstance(value, bool) or not 0 <= value < count:
             raise self.error(key, f"is {value}, but there are {count} tokens")
         return int(value)
+
+    def named(self, tokens: list[str], bos: int | None, eos: int | None) -> dict[str, str]:
+        """The special tokens that the file names, by the names that a chat template knows."""
+        ids = {name: self.fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in NAMES.items()}
+        known = {name: i for name, i in ids.items() if isinstance(i, int | np.integer) and 0 <= i < len(tokens)}
+        known |= {name: i for name, i in (("bos_token", bos), ("eos_token", eos)) if i is not None}
+        return {name: tokens[i] for name, i in known.items()}
 
     def around(self, name: str, token: int | None, default: bool) -> int | None:
         """The id of a token if the model's texts begin or end with it."""

@@ -15,7 +15,7 @@ import os
 from pathlib import Path
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.checkpoint import Checkpoint, check_tensors
+from tinyinfer.loading.checkpoint import Checkpoint, check_tensors, join_end_tokens
 from tinyinfer.loading.hf_config import read_config
 from tinyinfer.loading.hf_names import canonical_tensors
 from tinyinfer.loading.hf_vocab import read_vocabulary
@@ -49,7 +49,7 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
         tensors = quantized_tensors(str(folder), config, schemes, read_tensors(folder))
     check_tensors(str(folder), config, tensors)
     tokenizer = Tokenizer(read_vocabulary(str(folder)), str(folder))
-    return Checkpoint(str(folder), config, tensors, tokenizer, quantization)
+    return Checkpoint(str(folder), join_end_tokens(config, tokenizer.end_token_ids), tensors, tokenizer, quantization)
 
 
 def read_tensors(folder: Path) -> dict[str, Stored]:

@@ -10,9 +10,11 @@ The environment is the one that transformers gives its templates (`apply_chat_te
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from copy import deepcopy
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, nodes
@@ -24,12 +26,16 @@ from tinyinfer.text.sandbox import Sandbox
 
 
 class ChatTemplate:
-    """A chat template, compiled on first use. path: the file that holds the template, for error messages."""
+    """A chat template, compiled on first use.
 
-    def __init__(self, source: str, path: str, bos_token: str | None = None, eos_token: str | None = None) -> None:
+    path: the file that holds the template, for error messages. special_tokens: bos_token, eos_token, pad_token and
+    others by these names, which the template may write.
+    """
+
+    def __init__(self, source: str, path: str, special_tokens: Mapping[str, str] = MappingProxyType({})) -> None:
         self.source = source
         self.path = path
-        self.special_tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self.special_tokens = dict(special_tokens)
 
     def render(self, messages: list[dict[str, Any]], add_generation_prompt: bool = True) -> str:
         """The conversation as text, special tokens included: tokenize it with add_special_tokens=False.
@@ -39,7 +45,7 @@ class ChatTemplate:
         ok = isinstance(messages, list | tuple) and all(isinstance(m, dict) and "role" in m for m in messages)
         if not messages or not ok:
             raise ValueError('a conversation is a list of at least one {"role": ..., "content": ...}')
-        variables: dict[str, Any] = {name: token for name, token in self.special_tokens.items() if token is not None}
+        variables: dict[str, Any] = dict(self.special_tokens)
         try:
             sandbox, template = self._compiled
             # A copy, because jinja2's filter `indent` extends a list that it is given.
