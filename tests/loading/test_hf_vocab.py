@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -186,6 +188,24 @@ def test_new_tokens_get_the_next_ids_in_the_order_of_the_file(tmp_path: Path) ->
     fields = config(added_tokens_decoder={"500": token("<b>"), "300": token("<a>")}, pad_token="[PAD]")
     tokenizer = read(write(tmp_path, byte_level(), tokenizer_config__json=fields))
     assert tokenizer.encode("<a><b>[PAD]") == [260, 261, 262]
+
+
+def test_names_are_given_ids_in_one_order(tmp_path: Path) -> None:
+    """Catches ids that depend on which file names a token: bos, eos, unk, sep, pad, cls, mask, then the model's own."""
+    files = {
+        "tokenizer_config__json": config(mask_token="<m>", image_token="<i>", additional_special_tokens=["<z>"]),
+        "special_tokens_map__json": {"pad_token": "<p>", "bos_token": "<b>"},
+    }
+    assert read(write(tmp_path, byte_level(), **files)).encode("<b><p><m><i><z>") == [260, 261, 262, 263, 264]
+
+
+def test_the_newest_list_of_special_tokens_counts(tmp_path: Path) -> None:
+    """Catches an older list read beside a newer one, and an empty list that hides the older file's."""
+    both = config(extra_special_tokens=[END], additional_special_tokens=[START])
+    files = {"special_tokens_map__json": {"additional_special_tokens": ["</s>"]}}
+    assert read(write(tmp_path, byte_level(), tokenizer_config__json=both, **files)).decode([2, 3, 1]) == START + "</s>"
+    names = config(extra_special_tokens={"x": START}, additional_special_tokens=[])
+    assert read(write(tmp_path, byte_level(), tokenizer_config__json=names, **files)).decode([2, 3, 1]) == END
 
 
 def test_older_files_are_read_over_tokenizer_config_unless_it_lists_all_tokens(tmp_path: Path) -> None:
@@ -424,6 +444,18 @@ def test_a_broken_value_is_one_clear_line(tmp_path: Path, name: str, content: di
         read(tmp_path)
     assert str(caught.value).startswith(f"{tmp_path / name}: ")
     assert "\n" not in str(caught.value)
+
+
+def test_padding_of_training_is_left_out_before_the_first_use(tmp_path: Path) -> None:
+    """Catches 4 TB asked for by the encoding of one letter, which ends the interpreter."""
+    fields = json.loads(byte_level().to_str())
+    fields["padding"] = {
+        "strategy": {"Fixed": 2**40}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0, "pad_type_id": 0,
+        "pad_token": "x",
+    }  # fmt: skip
+    folder = write(tmp_path, tokenizer__json=fields)
+    code = "import sys; from tinyinfer.loading.hf_vocab import read_vocabulary; read_vocabulary(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(folder)], check=True, timeout=60)
 
 
 def test_a_folder_whose_name_is_not_unicode(tmp_path: Path) -> None:

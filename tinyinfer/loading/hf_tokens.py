@@ -33,6 +33,7 @@ FLAGS = ("add_bos_token", "add_eos_token")
 SETTINGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 Token = dict[str, Any]  # content, and those of SETTINGS that the file gives
+Source = tuple[str, dict[str, Any]]  # a file's path and what it holds
 
 
 @dataclass(frozen=True)
@@ -56,17 +57,15 @@ class SpecialTokens:
 
         known = {token.content: token.__getstate__() for token in backend.get_added_tokens_decoder().values()}
         special = {token["content"] for token in self.named.values()}
-        special |= {text for text, token in known.items() if token["special"]}
-        new = {token["content"]: token for token in self.listed}
-        for token in self.named.values():
+        special |= {token["content"] for token in (*known.values(), *self.listed) if token["special"]}
+        new = {token["content"]: known.get(token["content"], {}) | token for token in self.listed}
+        for token in self.named.values():  # a name says nothing of the settings that tokenizer.json gives
             new.setdefault(token["content"], known.get(token["content"], token))
         for token in self.more:
             if token["content"] not in known:
                 new.setdefault(token["content"], token)
-        for text, token in new.items():
-            settings = token | {"special": token.get("special", True) or text in special}
-            if text and settings != known.get(text):
-                backend.add_tokens([AddedToken(**settings)])
+        marked = [token | {"special": token.get("special", True) or text in special} for text, token in new.items()]
+        backend.add_tokens([AddedToken(**token) for token in marked if token != known.get(token["content"])])
 
 
 def read_special_tokens(folder: str, config: dict[str, Any]) -> SpecialTokens:
@@ -74,15 +73,13 @@ def read_special_tokens(folder: str, config: dict[str, Any]) -> SpecialTokens:
 
     Raises ModelError, naming file and field, for a value of the wrong type.
     """
-    path = os.path.join(folder, "tokenizer_config.json")
-    places = {key: (path, value) for key, value in config.items() if value is not None}
-    if "added_tokens_decoder" in places:
-        listed = _decoder(*places["added_tokens_decoder"])
-        named, more = _named(places)
-        return SpecialTokens(named, listed, more)
+    sources = [(os.path.join(folder, "tokenizer_config.json"), config)]
+    if config.get("added_tokens_decoder") is not None:
+        listed = _decoder(sources[0][0], config["added_tokens_decoder"])
+        return SpecialTokens(_named(sources), listed, _more(sources))
     path = os.path.join(folder, "special_tokens_map.json")
-    places |= {key: (path, value) for key, value in read_small(path).items() if value is not None}
-    named, more = _named(places)
+    sources.append((path, read_small(path)))
+    named, more = _named(sources), _more(sources)
     special = {token["content"] for token in (*named.values(), *more)}
     return SpecialTokens(named, _added(os.path.join(folder, "added_tokens.json"), special), more)
 
@@ -95,18 +92,35 @@ def read_small(path: str) -> dict[str, Any]:
     return read_json(Path(path))
 
 
-def _named(places: dict[str, tuple[str, Any]]) -> tuple[dict[str, Token], list[Token]]:
-    """The tokens with a name, and those without one."""
-    own = [key for key, (_, value) in places.items() if key.endswith("_token") and isinstance(value, str)]
-    keys = [*STANDARD, *(key for key in own if key not in (*STANDARD, *FLAGS))]
-    named = {key: _token(places[key][0], key, places[key][1]) for key in keys if key in places}
-    key = "extra_special_tokens" if places.get("extra_special_tokens", ("", None))[1] else "additional_special_tokens"
-    path, more = places.get(key, ("", []))
-    if isinstance(more, dict):
-        return named | {name: _token(path, key, value) for name, value in more.items()}, []
-    if not isinstance(more, list):
-        raise ModelError(f"{path}: {key} is {show(more)}; it must be a list or an object of tokens")
-    return named, [_token(path, key, value) for value in more]
+def _named(sources: list[Source]) -> dict[str, Token]:
+    """The tokens with a name; a later file overrules an earlier one."""
+    named: dict[str, Token] = {}
+    for path, fields in sources:
+        own = [key for key, value in fields.items() if key.endswith("_token") and isinstance(value, str)]
+        keys = [*STANDARD, *(key for key in own if key not in (*STANDARD, *FLAGS))]
+        named |= {key: _token(path, key, fields[key]) for key in keys if fields.get(key) is not None}
+        for key, tokens in _lists(path, fields):
+            if isinstance(tokens, dict):
+                named |= {name: _token(path, key, value) for name, value in tokens.items()}
+    return {key: named[key] for key in (*STANDARD, *named) if key in named}  # in the order in which new ones get ids
+
+
+def _more(sources: list[Source]) -> list[Token]:
+    """The special tokens without a name: the first list that is not empty, the newest form and file first."""
+    for path, fields in sources:
+        for key, tokens in _lists(path, fields):
+            if isinstance(tokens, list) and tokens:
+                return [_token(path, key, value) for value in tokens]
+    return []
+
+
+def _lists(path: str, fields: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The fields of a file that hold several tokens: a list, or an object of names and tokens."""
+    for key in ("extra_special_tokens", "additional_special_tokens"):
+        tokens = fields.get(key)
+        if not isinstance(tokens, list | dict | None):
+            raise ModelError(f"{path}: {key} is {show(tokens)}; it must be a list or an object of tokens")
+        yield key, tokens
 
 
 def _decoder(path: str, table: Any) -> list[Token]:

@@ -108,8 +108,8 @@ def _cure(config: _Config) -> str:
     found = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if os.path.exists(config.file(name))]
     if not found:
         return "download it too"
-    make = "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
-    return f"make it from {found[0]} with transformers and sentencepiece: {make}"
+    tools = "transformers and sentencepiece" if found[0] == "tokenizer.model" else "transformers"
+    return f"make it from {found[0]} with {tools}: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
 
 
 def _broken(path: str, what: str, error: BaseException) -> ModelError:

@@ -46,6 +46,9 @@ class TextOutput:
         self._show(len(self._held_back))
 
     def _add(self, letters: str, hidden: bool = False) -> bool:
+        if not self.stops:
+            self.text += "" if hidden else letters
+            return False
         self._held_back += letters
         self._hidden += [hidden] * len(letters)
         found, starts = [], [len(self._held_back)]  # places where a stop string, or what may become one, begins
@@ -73,7 +76,7 @@ class TextOutput:
 
     def _longest_start(self, text: str) -> int:
         """Length of the longest end of a text that is the start of a stop string."""
-        longest = max(map(len, self.stops), default=1) - 1
+        longest = max(map(len, self.stops)) - 1
         for n in range(min(longest, len(text)), 0, -1):
             if any(stop.startswith(text[-n:]) for stop in self.stops):
                 return n
