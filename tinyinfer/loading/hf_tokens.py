@@ -8,8 +8,9 @@ but files of many ages and tools list them elsewhere only, and a token that is m
     special_tokens_map.json   names and additional tokens again } in folders
     added_tokens.json         token -> id                       } without added_tokens_decoder
 
-The files are read, and their contradictions are decided, as in transformers 5.23. A token that the vocabulary lacks
-gets the next id past it; where the model has no such row, a prompt with that token is refused before it runs.
+The files are read as in transformers 5.23; where they contradict each other, what any of them calls special, and what
+has a name, is special. A token that the vocabulary lacks gets the next id past it; where the model has no such row, a
+prompt with that token is refused before it runs.
 """
 
 from __future__ import annotations
