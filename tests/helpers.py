@@ -132,6 +132,9 @@ class Words:
     def push(self, token: int) -> str:
         return f"{token} "
 
+    def name(self, token: int) -> str:
+        return ""
+
     def finish(self) -> str:
         return ""
 

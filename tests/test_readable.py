@@ -283,6 +283,7 @@ COUNTERS = {counter.name for counter in fields(Ledger)}  # the object that does 
 BY_ASSIGNMENT = {  # objects of other libraries that are built by assignment: they have no other way
     "cli": {"args", "bar"},  # argparse's Namespace is nothing but its attributes; the form and total of tqdm's bar
     "text": {"loop", "chain", "block", "backend"},  # jinja2's syntax tree; the parts of a tokenizer of `tokenizers`
+    "loading": {"backend"},  # those parts, too
 }
 
 

@@ -259,8 +259,9 @@ class LLM:
             max_tokens=left if params.max_tokens is None else min(params.max_tokens, left),
             eos=frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids),
         )
-        thinking = prompt.thinking if isinstance(prompt, ChatPrompt) else None
-        return Sequence(request, text_output(self.tokenizer, tuple(params.stop), thinking))
+        # A chat's answer is a text of its own; any other continues its prompt, at whose end a space may be its first.
+        thinking, before = (prompt.thinking, []) if isinstance(prompt, ChatPrompt) else (None, tokens)
+        return Sequence(request, text_output(self.tokenizer, before, tuple(params.stop), thinking))
 
     def _longer(self) -> str:
         """Says, as a template of SwitchError, how the context could hold more."""

@@ -49,6 +49,16 @@ def test_sentencepiece_ids_are_those_of_sentencepiece_and_llama_cpp(name: str) -
     assert [tokenizer.encode(text) for text in TEXTS] == GOLDENS[name]["ids"]
 
 
+def test_a_template_sees_the_special_tokens_that_the_file_names() -> None:
+    """Catches an empty pad_token in the prompt, and a file refused for a padding id that means "none"."""
+    tokens = fields("llama")[P + "tokens"]
+    template = "{{ bos_token }}{{ unk_token }}{{ pad_token }}{{ mask_token }}{{ sep_token }}"
+    named = {"padding_token_id": 9, "seperator_token_id": len(tokens), "mask_token_id": np.uint32(8)}
+    tokenizer = tokenizer_of(fields("llama", unknown_token_id=0, **named) | {"tokenizer.chat_template": template})
+    said = tokenizer.render([{"role": "user", "content": "hi"}])
+    assert said == "".join(["<s>", tokens[0], tokens[9], tokens[8]])
+
+
 @pytest.mark.parametrize("name", ["byte_level", "llama", "gemma"])
 def test_text_survives(name: str) -> None:
     """Catches a decoder that eats or adds a space, or shows byte tokens by name."""

@@ -259,11 +259,12 @@ def test_llama3_rope_without_its_original_length_means_the_models_own(write: Wri
     assert read_config(write(LLAMA | fields)).rope[0].original_max_position == 128
 
 
-def test_end_tokens_come_from_the_generation_config(write: Write) -> None:
-    """Llama 3's config.json lacks <|eot_id|>; a chat would never end."""
+def test_end_tokens_of_both_configurations_are_joined(write: Write) -> None:
+    """Llama 3's config.json lacks <|eot_id|>, a fine-tune's generation_config.json its own; a chat would never end."""
     llama = LLAMA | {"eos_token_id": 5}
     assert read_config(write(llama, {"eos_token_id": [9, 5, 9]})).eos_token_ids == (9, 5)
-    assert read_config(write(llama, {"eos_token_id": 7})).eos_token_ids == (7,)
+    assert read_config(write(llama, {"eos_token_id": 7})).eos_token_ids == (7, 5)
+    assert read_config(write(LLAMA, {"eos_token_id": 7})).eos_token_ids == (7,)  # the family's own counts alone
     assert read_config(write(llama, {"bos_token_id": 1})).eos_token_ids == (5,)
     assert read_config(write(LLAMA | {"eos_token_id": None}, {})).eos_token_ids == ()
 

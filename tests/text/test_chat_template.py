@@ -20,7 +20,7 @@ MESSAGES: list[dict[str, Any]] = GOLDENS[0]["messages"]
 
 
 def render(template: str, messages: list[dict[str, Any]] = MESSAGES, **more: Any) -> str:
-    return ChatTemplate(template, "model.gguf", "<s>", "</s>").render(messages, **more)
+    return ChatTemplate(template, "model.gguf", {"bos_token": "<s>", "eos_token": "</s>"}).render(messages, **more)
 
 
 @pytest.mark.parametrize("case", GOLDENS[1:], ids=lambda case: case["name"])

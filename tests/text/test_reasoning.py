@@ -23,7 +23,7 @@ OPENED = replace(THINK, opened=True)
 
 
 def template(name: str) -> ChatTemplate:
-    return ChatTemplate(getattr(thinking_templates, name), f"{name}.jinja", "<s>", "</s>")
+    return ChatTemplate(getattr(thinking_templates, name), f"{name}.jinja", {"bos_token": "<s>", "eos_token": "</s>"})
 
 
 # The markers
@@ -173,7 +173,7 @@ def small_tokenizer() -> Tokenizer:
 def test_markers_may_be_special_tokens(written: str, opened: bool, thought: str, answer: str) -> None:
     """Catches Magistral's [THINK], which is no text and so would never be seen; and one that is shown as text."""
     tokenizer = small_tokenizer()
-    out = text_output(tokenizer, (), Thinking("[THINK]", "[/THINK]", opened))
+    out = text_output(tokenizer, [], (), Thinking("[THINK]", "[/THINK]", opened))
     for token in tokenizer.encode(written):
         assert not out.push(token)
     out.finish()
@@ -184,7 +184,7 @@ def test_one_marker_may_be_a_special_token_and_the_other_text() -> None:
     """A marker may also be a special token and some text (Gemma 4's). Catches an end that is awaited only after one."""
     tokenizer = small_tokenizer()
     for start, end in [("think!", "[/THINK]"), ("[THINK]think!", "[/THINK]"), ("[THINK]", "think!")]:
-        out = text_output(tokenizer, (), Thinking(start, end))
+        out = text_output(tokenizer, [], (), Thinking(start, end))
         for token in tokenizer.encode(f"{start}a{end}b"):
             out.push(token)
         out.finish()
@@ -195,7 +195,7 @@ def test_half_a_character_before_a_marker_belongs_to_the_thinking() -> None:
     """Catches a broken letter that comes out behind the marker, as the first of the answer."""
     tokenizer = small_tokenizer()
     half, end = tokenizer.encode("Ã")[:1], tokenizer.encode("[/THINK]b")
-    out = text_output(tokenizer, (), Thinking("[THINK]", "[/THINK]", opened=True))
+    out = text_output(tokenizer, [], (), Thinking("[THINK]", "[/THINK]", opened=True))
     for token in [*half, *end]:
         out.push(token)
     out.finish()
@@ -206,7 +206,7 @@ def test_a_stop_string_matches_in_thinking_too() -> None:
     """As in vLLM, whose stop strings see all that the model writes. Catches a text shown behind the stop string."""
     tokenizer = small_tokenizer()
     for stop, thought, answer in [("b", "a", ""), ("d", "abc", "c"), ("</think>", "abc", "")]:
-        out = text_output(tokenizer, (stop,), THINK)
+        out = text_output(tokenizer, [], (stop,), THINK)
         ids = tokenizer.encode("<think>abc</think>cde")
         assert any(out.push(token) for token in ids)  # no token behind the stop string
         out.finish()
@@ -216,7 +216,7 @@ def test_a_stop_string_matches_in_thinking_too() -> None:
 def test_text_and_reasoning_only_grow() -> None:
     """What a stream shows is never taken back; thinking does not wait for its end."""
     tokenizer, seen = small_tokenizer(), [("", "")]
-    out = text_output(tokenizer, (), OPENED)
+    out = text_output(tokenizer, [], (), OPENED)
     for token in tokenizer.encode("a < b </think> c </ d"):
         out.push(token)
         assert out.reasoning.startswith(seen[-1][0])

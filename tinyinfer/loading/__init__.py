@@ -16,12 +16,13 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     hf_nested.py       the text part of a model that also reads images or sound
     hf_names.py        tensor names of Hugging Face to canonical names
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
+    hf_tokens.py       the special tokens that only the files beside tokenizer.json name
     gguf_model.py      a GGUF file: its metadata to a ModelConfig, its tensors to canonical names
     gguf.py            the GGUF format: metadata, and rows of quantized tensors on demand
     gguf_parts.py      a GGUF model in several files
     gguf_blocks.py     GGUF's simple block types as codes, scales and minimums
     gguf_vocab.py      GGUF metadata to a tokenizer
-    gguf_words.py      the rules by which a byte-level vocabulary splits text into words, by their names in a GGUF
+    split_rules.py     the rules by which a byte-level vocabulary splits text into words, by their names in a GGUF
     gguf_specials.py   which tokens of a GGUF end a text, and which are control tokens that the file types as text
     build.py           a checkpoint to a model: what is fused, what keeps its codes, what is rounded
     quantized.py       the folder that `tinyinfer quantize` writes, read

@@ -10,8 +10,8 @@ tile.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -139,6 +139,16 @@ class Checkpoint:
     tensors: dict[str, LazyTensor]
     tokenizer: Tokenizer
     quantization: dict[str, Any] | None = None  # our own quantization_config: this folder was quantized by tinyinfer
+
+
+def join_end_tokens(config: ModelConfig, ids: Iterable[int]) -> ModelConfig:
+    """The configuration with these end tokens, too: a text ends with any token that any file of a model calls its end.
+
+    vLLM and llama.cpp join them, because a fine-tune often changes one file only. Ids beyond the vocabulary, which can
+    never come, are left out.
+    """
+    joined = dict.fromkeys((*config.eos_token_ids, *ids))
+    return replace(config, eos_token_ids=tuple(i for i in joined if i < config.vocab_size))
 
 
 def check_tensors(path: str, config: ModelConfig, tensors: dict[str, LazyTensor]) -> None:

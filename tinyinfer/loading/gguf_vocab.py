@@ -1,6 +1,6 @@
 """GGUF metadata -> a tokenizer: the two kinds of vocabulary that tokenizer.json files hold, as llama.cpp writes them.
 
-"gpt2" is byte-level BPE (Radford et al. 2019): text is split into words by a rule of the model (gguf_words.py), and the
+"gpt2" is byte-level BPE (Radford et al. 2019): text is split into words by a rule of the model (split_rules.py), and the
 words' bytes are merged by a ranked list.
 
 "llama" is SentencePiece's BPE (Kudo & Richardson 2018): no words, spaces are the letter U+2581, characters not in the
@@ -18,7 +18,7 @@ import numpy as np
 from tinyinfer.errors import ModelError, note
 from tinyinfer.loading import gguf_specials
 from tinyinfer.loading.gguf_specials import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
-from tinyinfer.loading.gguf_words import MISSING, SPLIT_RULES, SplitRule, family_rule
+from tinyinfer.loading.split_rules import MISSING, SPLIT_RULES, SplitRule, family_rule, split_words
 from tinyinfer.text.tokenizer import Vocabulary
 from tinyinfer.units import show
 
@@ -26,6 +26,13 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 SPACE = "\u2581"  # how SentencePiece writes a space
+NAMES = {  # a chat template's name of a special token -> the key of its id; "seperator" is how GGUF spells it
+    "unk_token": "unknown",
+    "sep_token": "seperator",
+    "pad_token": "padding",
+    "cls_token": "cls",
+    "mask_token": "mask",
+}
 SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # what it gives them by itself
 
 
@@ -51,8 +58,7 @@ def read_vocabulary(fields: Mapping[str, Any], path: str) -> Vocabulary:
     _add_tokens(backend, tokens, types)
     return Vocabulary(
         backend,
-        bos_token=None if bos is None else tokens[bos],
-        eos_token=None if eos is None else tokens[eos],
+        special_tokens=metadata.named(tokens, bos, eos),
         around=(metadata.around("bos", bos, rule.add_bos), metadata.around("eos", eos, False)),
         chat_template=metadata.chat_template(),
         template_path=path,
@@ -91,19 +97,15 @@ def merges_from_scores(scores: Mapping[str, float]) -> list[tuple[str, str]]:
 
 
 def _byte_level(metadata: _Metadata, vocab: dict[str, int]) -> tuple[Backend, SplitRule]:
-    from tokenizers import Regex, decoders, models, normalizers, pre_tokenizers
     from tokenizers import Tokenizer as Backend
+    from tokenizers import models
 
     rule, merges = _split_rule(metadata, vocab), metadata.merges()
     try:
         backend = Backend(models.BPE(vocab, merges, ignore_merges=rule.whole_words))
     except Exception as error:  # the library has no class of its own; it names the token
         raise metadata.error("merges", f"do not fit the tokens ({error})") from error
-    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in rule.patterns]
-    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    backend.pre_tokenizer = pre_tokenizers.Sequence([*steps, letters])
-    backend.normalizer = normalizers.NFC() if rule.nfc else None
-    backend.decoder = decoders.ByteLevel()
+    split_words(backend, rule)
     return backend, rule
 
 
@@ -208,6 +210,13 @@ class _Metadata:
         if isinstance(value, bool) or value < 0:
             raise self.error(key, f"is {value}, but must be a token's number from 0 on")
         return int(value)
+
+    def named(self, tokens: list[str], bos: int | None, eos: int | None) -> dict[str, str]:
+        """The special tokens that the file names, by the names that a chat template knows."""
+        ids = {name: self.fields.get(f"tokenizer.ggml.{key}_token_id") for name, key in NAMES.items()}
+        known = {name: i for name, i in ids.items() if isinstance(i, int | np.integer) and 0 <= i < len(tokens)}
+        known |= {name: i for name, i in (("bos_token", bos), ("eos_token", eos)) if i is not None}
+        return {name: tokens[i] for name, i in known.items()}
 
     def around(self, name: str, token: int | None, default: bool) -> int | None:
         """The id of a token if the model's texts begin or end with it; a default asks for no token that is missing."""

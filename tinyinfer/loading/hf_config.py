@@ -8,12 +8,12 @@ reads images or sound, too, has the configuration of its text model inside (hf_n
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tinyinfer.loading.checkpoint import join_end_tokens
 from tinyinfer.loading.hf_families import FAMILIES, SIZES, Family, Windows
 from tinyinfer.loading.hf_fields import HARMLESS, NEUTRAL, foreign
 from tinyinfer.loading.hf_nested import is_nested, text_fields
@@ -44,7 +44,7 @@ def read_config(folder: str | Path) -> ModelConfig:
     family = _family(f)
     config = _gpt2(f, family) if family.architecture == "gpt2" else _decoder(f, family)
     f.refuse_unread(NEUTRAL, HARMLESS, foreign)
-    return replace(config, eos_token_ids=_end_tokens(Path(folder), f, family, config.vocab_size))
+    return join_end_tokens(config, _end_tokens(Path(folder), f, family))
 
 
 def _family(f: Fields) -> Family:
@@ -230,16 +230,20 @@ def _rope(f: Fields, name: str, table: Any, theta_field: str, theta: float, max_
     return rope
 
 
-def _end_tokens(folder: Path, f: Fields, family: Family, vocab_size: int) -> tuple[int, ...]:
-    """The ids that end a text: generation_config.json's, or where it has none, config.json's."""
-    source, ids = f, None
+def _end_tokens(folder: Path, f: Fields, family: Family) -> list[int]:
+    """The ids that end a text: generation_config.json's and config.json's, for a fine-tune may change only one of them.
+
+    The family's own counts only where neither file names any.
+    """
     path = folder / "generation_config.json"
-    if path.exists():
-        source = Fields(str(path), read_json(path))
-        ids = source.get("eos_token_id")
-    if ids is None:
-        source, ids = f, f.get("eos_token_id", family.eos)
-    ids = ids if isinstance(ids, list) else [] if ids is None else [ids]
+    generation = _ids(Fields(str(path), read_json(path)), None) if path.exists() else []
+    return generation + _ids(f, None if generation else family.eos)
+
+
+def _ids(f: Fields, absent: int | None) -> list[int]:
+    """The field eos_token_id as a list."""
+    value = f.get("eos_token_id", absent)
+    ids = value if isinstance(value, list) else [] if value is None else [value]
     if any(not isinstance(i, int) or isinstance(i, bool) or i < 0 for i in ids):
-        source.refuse("eos_token_id", f"is {show(ids)}, but must be one id or a list of ids from 0 on; correct it")
-    return tuple(i for i in dict.fromkeys(ids) if i < vocab_size)  # beyond the vocabulary: can never be generated
+        f.refuse("eos_token_id", f"is {show(ids)}, but must be one id or a list of ids from 0 on; correct it")
+    return ids

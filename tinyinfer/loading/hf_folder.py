@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from tinyinfer.errors import ModelError, note
-from tinyinfer.loading.checkpoint import Checkpoint, check_tensors
+from tinyinfer.loading.checkpoint import Checkpoint, check_tensors, join_end_tokens
 from tinyinfer.loading.hf_config import read_config
 from tinyinfer.loading.hf_names import canonical_tensors
 from tinyinfer.loading.hf_nested import is_nested, text_tensors
@@ -54,7 +54,7 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
         tensors = canonical_tensors(str(folder), config, stored)
     check_tensors(str(folder), config, tensors)
     tokenizer = Tokenizer(read_vocabulary(str(folder)), str(folder))
-    return Checkpoint(str(folder), config, tensors, tokenizer, quantization)
+    return Checkpoint(str(folder), join_end_tokens(config, tokenizer.end_token_ids), tensors, tokenizer, quantization)
 
 
 def _model_folder(folder: Path) -> Path:

@@ -1,58 +1,135 @@
 """A Hugging Face folder -> its tokenizer: tokenizer.json, and the small files beside it.
 
-tokenizer.json says how text is split and merged. The tokens that begin and end a text and the chat template are in
-tokenizer_config.json, special_tokens_map.json or chat_template.jinja, depending on the age of the folder; each of these
-may be missing. All are read as transformers 5 reads them.
+tokenizer.json says how text is split and merged, and what stands before and after it. Folders from before 2020 have
+vocab.json and merges.txt in its place; the rule that splits their text then follows from the tokenizer's class. Special
+tokens (hf_tokens.py) and the chat template are in other files, depending on the age of the folder; each of these may be
+missing. All are read as transformers 5.23 reads them.
 """
 
 from __future__ import annotations
 
+import json
 import os
-from pathlib import Path
+from collections.abc import Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.json_fields import read_json
+from tinyinfer.loading.hf_tokens import read_small, read_special_tokens
+from tinyinfer.loading.pointers import refuse_pointer
+from tinyinfer.loading.split_rules import SPLIT_RULES, split_words
 from tinyinfer.text.tokenizer import Vocabulary
 from tinyinfer.units import show
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
+CLASSES = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "qwen3_moe": "Qwen2Tokenizer"}
+END = "<|endoftext|>"
+MERGED = {  # the classes that split text by a rule of their own, and the special tokens that a folder need not name
+    "GPT2Tokenizer": {"bos_token": END, "eos_token": END, "unk_token": END},
+    "Qwen2Tokenizer": {"eos_token": END, "unk_token": END, "pad_token": END},
+}
+MERGED_RULES = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}  # their names in split_rules.py
+SENTENCEPIECE = ("LlamaTokenizer", "GemmaTokenizer")
+
 
 def read_vocabulary(folder: str) -> Vocabulary:
     """The tokenizer of a model folder.
 
-    Raises ModelError when tokenizer.json is missing or one of the files is broken.
+    Raises ModelError when there is neither tokenizer.json nor vocab.json and merges.txt, or when a file is broken.
     """
-    backend = _read_backend(os.path.join(folder, "tokenizer.json"))
     config = _Config(folder)
-    bos, eos = config.special_token("bos_token"), config.special_token("eos_token")
-    _mark_special(backend, [token for token in (bos, eos) if token])
+    path = os.path.join(folder, "tokenizer.json")
+    whole = os.path.exists(path)
+    backend = _read_backend(path) if whole else _read_merges(config)
+    if (space := config.flag("add_prefix_space")) is not None:
+        _set_prefix_space(backend, config.kind, space)
+    tokens = read_special_tokens(folder, config.values if whole else MERGED[config.kind] | config.values)
+    tokens.add_to(backend)
+    # transformers 5.23 ignores add_bos_token and add_eos_token beside tokenizer.json. They count here, as in 4.57 and
+    # in llama.cpp's converter, where tokenizer.json is silent and the class knows them: a model that was trained with
+    # BOS is much worse without it.
+    silent = backend.post_processor is None and (not whole or config.kind in SENTENCEPIECE)
+    around = config.around(backend, tokens.names()) if silent else None
     template, source = config.chat_template()
-    return Vocabulary(backend, bos, eos, config.around(backend, bos, eos), template, source)
+    return Vocabulary(backend, tokens.names(), around, template, source)
 
 
 def _read_backend(path: str) -> Backend:
     from tokenizers import Tokenizer as Backend
 
-    if not os.path.isfile(path):
-        raise ModelError(f"{path}: there is no such file; a model folder needs its tokenizer.json")
+    refuse_pointer(path)
     try:
-        backend = Backend.from_file(path)
+        with open(path, "rb") as file:
+            backend = Backend.from_buffer(file.read())
+        backend.no_truncation()  # settings of training, which some files still hold
+        backend.no_padding()
         backend.encode("a")  # some faults show only on use
         return backend
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the library raises bare Exceptions, and its panics are not even those
-        reason = " ".join(str(error).split())[:200]
-        raise ModelError(f"{path}: is not a tokenizer ({reason}); download the file again") from error
+        raise _broken(path, "a tokenizer", error) from error
 
 
-def _mark_special(backend: Backend, tokens: list[str]) -> None:
-    """Marks BOS and EOS as special tokens: some folders say so in tokenizer_config.json only."""
-    known = {token.content for token in backend.get_added_tokens_decoder().values()}
-    backend.add_special_tokens([t for t in tokens if t not in known and backend.token_to_id(t) is not None])
+def _read_merges(config: _Config) -> Backend:
+    """The byte-level tokenizer of a folder that has vocab.json and merges.txt in place of tokenizer.json."""
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+
+    vocab, merges = config.file("vocab.json"), config.file("merges.txt")
+    if not os.path.isfile(vocab) or not os.path.isfile(merges) or config.kind not in MERGED:
+        raise ModelError(f"{config.folder}: has no tokenizer.json, which a model folder needs; {_cure(config)}")
+    for path in (vocab, merges):
+        refuse_pointer(path)
+    try:
+        backend = Backend(models.BPE(*models.BPE.read_file(vocab, merges)))
+    except Exception as error:
+        raise _broken(vocab, "with merges.txt beside it, a vocabulary", error) from error
+    split_words(backend, SPLIT_RULES[MERGED_RULES[config.kind]])
+    return backend
+
+
+def _cure(config: _Config) -> str:
+    """How the tokenizer.json that a folder lacks is made from what the folder has."""
+    found = [name for name in ("tokenizer.model", "vocab.json", "vocab.txt") if os.path.exists(config.file(name))]
+    if not found:
+        return "download it too"
+    tools = "transformers and sentencepiece" if found[0] == "tokenizer.model" else "transformers"
+    return f"make it from {found[0]} with {tools}: AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+
+
+def _broken(path: str, what: str, error: BaseException) -> ModelError:
+    reason = " ".join(str(error).split())[:200]
+    return ModelError(f"{path}: is not {what} ({reason}); download the file again")
+
+
+def _set_prefix_space(backend: Backend, kind: str, space: bool) -> None:
+    """Whether a text begins with a space, for the classes in which tokenizer_config.json overrules tokenizer.json."""
+    if kind in MERGED:
+        backend.pre_tokenizer = _edited(backend.pre_tokenizer, {"ByteLevel": {"add_prefix_space": space}})
+    elif kind == "LlamaTokenizer" and not space:
+        never = {"Metaspace": {"prepend_scheme": "never"}}
+        backend.normalizer = _edited(backend.normalizer, {"Prepend": None})
+        backend.pre_tokenizer = _edited(backend.pre_tokenizer, never)
+        backend.decoder = _edited(backend.decoder, never | {"Strip": None})
+
+
+def _edited(component: Any, changes: Mapping[str, Mapping[str, Any] | None]) -> Any:
+    """A part of the library's tokenizer with other settings for its steps of these types; None: without such a step."""
+    if component is None:
+        return None
+    state = json.loads(component.__getstate__())
+    key = next((name for name in ("normalizers", "pretokenizers", "decoders") if name in state), "")
+    kept = [step for step in state.get(key, [state]) if changes.get(step["type"], {}) is not None]
+    steps = [{**step, **(changes.get(step["type"]) or {})} for step in kept]
+    if not steps:
+        return None
+    component.__setstate__(json.dumps(state | {key: steps} if key else steps[0]).encode())
+    return component
 
 
 class _Config:
@@ -60,8 +137,18 @@ class _Config:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
-        self.path = os.path.join(folder, "tokenizer_config.json")
-        self.values = _read_json(self.path)
+        self.path = self.file("tokenizer_config.json")
+        self.values = read_small(self.path)
+
+    def file(self, name: str) -> str:
+        return os.path.join(self.folder, name)
+
+    @cached_property
+    def kind(self) -> str:
+        """The tokenizer's class, as either configuration names it, or as follows from the kind of model."""
+        model = read_small(self.file("config.json"))
+        named = self.values.get("tokenizer_class") or model.get("tokenizer_class")
+        return str(named or CLASSES.get(str(model.get("model_type")))).removesuffix("Fast")
 
     def flag(self, key: str) -> bool | None:
         value = self.values.get(key)
@@ -69,25 +156,13 @@ class _Config:
             raise ModelError(f"{self.path}: {key} is {show(value)}; it must be true or false")
         return value
 
-    def special_token(self, key: str) -> str | None:
-        path, value = self.path, self.values.get(key)
-        if value is None:
-            path = os.path.join(self.folder, "special_tokens_map.json")
-            value = _read_json(path).get(key)
-        if isinstance(value, dict):
-            value = value.get("content")
-        if value is not None and not isinstance(value, str):
-            raise ModelError(f"{path}: {key} must be a string or have a string as its content")
-        return value
-
-    def around(self, backend: Backend, bos: str | None, eos: str | None) -> tuple[int | None, int | None] | None:
-        """The ids before and after a text, if the file has them; None: tokenizer.json decides."""
-        flags = self.flag("add_bos_token"), self.flag("add_eos_token")
-        if flags == (None, None):
-            return None
+    def around(self, backend: Backend, names: dict[str, str]) -> tuple[int | None, int | None]:
+        """The ids before and after a text, by the flags of tokenizer_config.json."""
         before, after = (
-            backend.token_to_id(token) if flag and token else None
-            for flag, token in zip(flags, (bos, eos), strict=True)
+            backend.token_to_id(names[f"{name}_token"])
+            if self.flag(f"add_{name}_token") and f"{name}_token" in names
+            else None
+            for name in ("bos", "eos")
         )
         return before, after
 
@@ -106,13 +181,9 @@ class _Config:
 
 
 def _read_text(path: str) -> str:
+    refuse_pointer(path)
     try:
         with open(path, encoding="utf-8", newline="") as file:
             return file.read()
     except (OSError, UnicodeDecodeError) as error:
         raise ModelError(f"{path}: cannot be read as text ({error}); download the file again") from error
-
-
-def _read_json(path: str) -> dict[str, Any]:
-    """The object in a JSON file, an empty one if there is no such file."""
-    return read_json(Path(path)) if os.path.exists(path) else {}

@@ -27,7 +27,7 @@ from tinyinfer.errors import ModelError
 from tinyinfer.loading.strangers import told
 from tinyinfer.units import show
 
-FOLDER_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*"]
+FOLDER_FILES = ["*.safetensors", "*.json", "*.jinja", "tokenizer*", "merges.txt"]
 NOT_FOLDER_FILES = ["*/*", "consolidated*"]  # folders of other formats, and the same weights a second time
 DEFAULTS = ("Q4_K_M", "Q8_0")
 _NAME = re.compile(

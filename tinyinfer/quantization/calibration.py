@@ -181,5 +181,8 @@ class Silence:
     def push(self, token: int) -> str:
         return ""
 
+    def name(self, token: int) -> str:
+        return ""
+
     def finish(self) -> str:
         return ""

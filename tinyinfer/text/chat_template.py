@@ -13,10 +13,11 @@ that a template does not use changes nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, meta, nodes
@@ -29,12 +30,16 @@ from tinyinfer.text.sandbox import Sandbox
 
 
 class ChatTemplate:
-    """A chat template, compiled on first use. path: the file that holds the template, for error messages."""
+    """A chat template, compiled on first use.
 
-    def __init__(self, source: str, path: str, bos_token: str | None = None, eos_token: str | None = None) -> None:
+    path: the file that holds the template, for error messages. special_tokens: bos_token, eos_token, pad_token and
+    others by these names, which the template may write.
+    """
+
+    def __init__(self, source: str, path: str, special_tokens: Mapping[str, str] = MappingProxyType({})) -> None:
         self.source = source
         self.path = path
-        self.special_tokens = {"bos_token": bos_token, "eos_token": eos_token}
+        self.special_tokens = dict(special_tokens)
 
     def render(self, messages: list[dict[str, Any]], /, add_generation_prompt: bool = True, **variables: Any) -> str:
         """The conversation as text, special tokens included: tokenize it with add_special_tokens=False.
@@ -46,8 +51,7 @@ class ChatTemplate:
         ok = isinstance(messages, list | tuple) and all(isinstance(m, dict) and "role" in m for m in messages)
         if not messages or not ok:
             raise ValueError('a conversation is a list of at least one {"role": ..., "content": ...}')
-        given: dict[str, Any] = {name: token for name, token in self.special_tokens.items() if token is not None}
-        given |= {"tools": None, "documents": None} | _plain_data(variables)
+        given: dict[str, Any] = self.special_tokens | {"tools": None, "documents": None} | _plain_data(variables)
         try:
             sandbox, template = self._compiled
             given |= {"messages": [_message(m) for m in messages], "add_generation_prompt": add_generation_prompt}

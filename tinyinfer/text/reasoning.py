@@ -28,11 +28,14 @@ NAME = r"[\w:-]*(?:think|thought|reasoning)[\w:-]*"  # of a marker in a template
 NAMED = [rf"(<)/({NAME})(>)", rf"(\[)/({NAME})(\])", rf"(<)({NAME})(>)"]  # the end marker first: it has fewer namesakes
 
 
-class Stream(Protocol):
+class Detokenizer(Protocol):
     """Tokens in, their text out, one token at a time (tokenizer.TextStream)."""
 
     def push(self, token: int) -> str:
         """The text that is complete with this token."""
+
+    def name(self, token: int) -> str:
+        """The name of a special token that `push` gave no text for; "" for other tokens."""
 
     def finish(self) -> str:
         """The text that is left when no token follows."""
@@ -101,14 +104,16 @@ class MarkedStream:
     starts, ends: the special tokens of the markers, id -> text. Each is spelled only where the block begins or ends.
     """
 
-    def __init__(self, stream: Stream, opened: bool, starts: dict[int, str], ends: dict[int, str]) -> None:
+    def __init__(self, stream: Detokenizer, opened: bool, starts: dict[int, str], ends: dict[int, str]) -> None:
         self._stream, self._ends = stream, ends
         self._inside = opened or not starts
         self._expected = starts | ends if self._inside else starts
+        self._spelled = False  # whether the newest token is a marker, whose name is text
 
     def push(self, token: int) -> str:
         """The text that is complete with this token."""
-        if token in self._expected:
+        self._spelled = token in self._expected
+        if self._spelled:
             mark = self._expected[token]
             self._inside, self._expected = True, {} if token in self._ends else self._ends
             return self._stream.finish() + mark
@@ -116,6 +121,10 @@ class MarkedStream:
         if text.strip():  # no start marker can follow
             self._expected = {id: mark for id, mark in self._expected.items() if id in self._ends}
         return text
+
+    def name(self, token: int) -> str:
+        """The name of a special token that `push` gave no text for; "" for other tokens."""
+        return "" if self._spelled else self._stream.name(token)
 
     def finish(self) -> str:
         """The text that is left when no token follows."""

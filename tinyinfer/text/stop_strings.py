@@ -1,25 +1,16 @@
 """Incremental output text: characters that may be the start of a stop string are held back.
 
 A stop string may begin in one token and end in another. Text that may still become a stop string is shown only when a
-later token decides that it does not; a stop string itself is never shown.
+later token decides that it does not; a stop string itself is never shown. A special token is no text, but a stop string
+may hold its name: the names are looked at, as in transformers' `stop_strings`, and left out of what is shown.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
 
-from tinyinfer.text.reasoning import MarkedStream, Thinking, ThinkingSplit
+from tinyinfer.text.reasoning import Detokenizer, MarkedStream, Thinking, ThinkingSplit
 from tinyinfer.text.tokenizer import Tokenizer
-
-
-class Detokenizer(Protocol):
-    """Tokens in, their text out, one token at a time (tokenizer.TextStream)."""
-
-    def push(self, token: int) -> str:
-        """The text that is complete with this token."""
-
-    def finish(self) -> str:
-        """The text that is left when no token follows."""
 
 
 class TextOutput:
@@ -33,49 +24,70 @@ class TextOutput:
         self._split = ThinkingSplit(thinking)
         self.stops = stops
         self._detokenizer = detokenizer
-        self._held_back = ""  # may be the start of a stop string
+        self._held_back = ""  # may be the start of a stop string; holds the names of special tokens, too
+        self._hidden: list[bool] = []  # of each letter held back: whether it belongs to a name
         self._stopped = False
 
     def push(self, token: int) -> bool:
         """Adds the text of one token; True when a stop string is complete."""
-        return self._add(self._detokenizer.push(token))
+        return self._add(self._detokenizer.push(token)) or self._add(self._detokenizer.name(token), hidden=True)
 
     def finish(self) -> None:
         """No token follows: shows the text that was held back, up to a stop string."""
         if not self._stopped:
             self._add(self._detokenizer.finish())
-        self._give(*self._split.push(self._held_back))
+        self._show(len(self._held_back))
         self._give(*self._split.finish())
-        self._held_back = ""
 
-    def _add(self, text: str) -> bool:
-        self._held_back += text
-        ends = [self._held_back.find(stop) for stop in self.stops if stop in self._held_back]
-        if ends:
-            self._held_back = self._held_back[: min(ends)]
+    def _add(self, letters: str, hidden: bool = False) -> bool:
+        if not self.stops:
+            self._give(*self._split.push("" if hidden else letters))
+            return False
+        self._held_back += letters
+        self._hidden += [hidden] * len(letters)
+        found, starts = [], [len(self._held_back)]  # places where a stop string, or what may become one, begins
+        for places in self._readings():
+            text = "".join(self._held_back[i] for i in places)
+            found += [places[text.find(stop)] for stop in self.stops if stop in text]
+            longest = self._longest_start(text)
+            starts += [places[-longest]] if longest else []
+        if found:
+            self._held_back = self._held_back[: min(found)]
             self._stopped = True
             return True
-        shown = len(self._held_back) - self._longest_start()
-        self._give(*self._split.push(self._held_back[:shown]))
-        self._held_back = self._held_back[shown:]
+        self._show(min(starts))
         return False
+
+    def _readings(self) -> list[Sequence[int]]:
+        """Where a stop string is looked for: in all letters held back, and in those alone that are text."""
+        every = range(len(self._held_back))
+        return [every, [i for i in every if not self._hidden[i]]] if any(self._hidden) else [every]
+
+    def _show(self, count: int) -> None:
+        """Gives so many letters of those held back to the reader; names of special tokens are left out."""
+        kept = "".join(c for c, hidden in zip(self._held_back[:count], self._hidden, strict=False) if not hidden)
+        self._give(*self._split.push(kept))
+        self._held_back, self._hidden = self._held_back[count:], self._hidden[count:]
 
     def _give(self, reasoning: str, text: str) -> None:
         self.reasoning += reasoning
         self.text += text
 
-    def _longest_start(self) -> int:
-        """Length of the longest end of the held-back text that is the start of a stop string."""
-        longest = max(map(len, self.stops), default=1) - 1
-        for n in range(min(longest, len(self._held_back)), 0, -1):
-            if any(stop.startswith(self._held_back[-n:]) for stop in self.stops):
+    def _longest_start(self, text: str) -> int:
+        """Length of the longest end of a text that is the start of a stop string."""
+        longest = max(map(len, self.stops)) - 1
+        for n in range(min(longest, len(text)), 0, -1):
+            if any(stop.startswith(text[-n:]) for stop in self.stops):
                 return n
         return 0
 
 
-def text_output(tokenizer: Tokenizer, stops: tuple[str, ...] = (), thinking: Thinking | None = None) -> TextOutput:
-    """The text of one answer; the markers of its thinking are found also where they are special tokens."""
+def text_output(
+    tokenizer: Tokenizer, prompt: Sequence[int], stops: tuple[str, ...] = (), thinking: Thinking | None = None
+) -> TextOutput:
+    """The text of one answer to a prompt; the markers of its thinking are found also where they are special tokens."""
+    stream = tokenizer.stream(prompt)
     if thinking is None:
-        return TextOutput(tokenizer.stream(), stops)
+        return TextOutput(stream, stops)
     starts, ends = (tokenizer.specials_in(mark) for mark in (thinking.start, thinking.end))
-    return TextOutput(MarkedStream(tokenizer.stream(), thinking.opened, starts, ends), stops, thinking)
+    return TextOutput(MarkedStream(stream, thinking.opened, starts, ends), stops, thinking)

@@ -2,8 +2,9 @@
 
 The `tokenizers` library splits and merges text. An engine also needs the way back, token by token. A token may be a
 third of a character, and the bytes of the next tokens decide whether that becomes a letter or U+FFFD. `TextStream`
-turns tokens into bytes and gives the text that no later token can change. Decoding the whole answer at every step would
-be simpler but quadratic; the stream does constant work for each token, and its pieces joined are the same text.
+turns tokens into bytes and gives each character with its last byte. Decoding the whole answer at every step would be
+simpler but quadratic; the stream does constant work for each token. Its pieces joined are the decoded text, but for
+broken bytes of a SentencePiece vocabulary (`TextStream`).
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ import codecs
 import json
 import os
 import re
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -32,13 +33,13 @@ _BAD_ID = "a token id is not between 0 and 2**32 - 1; give ids that the model re
 class Vocabulary:
     """What a loader reads: the library's tokenizer, the chat template and the special tokens that the template needs.
 
+    special_tokens: those with a name, by the name that a template knows: bos_token, eos_token, pad_token and others.
     around: the ids before and after every text (None: no token on that side); None: as tokenizer.json says.
     template_path: the file that holds the template, for error messages.
     """
 
     backend: Backend
-    bos_token: str | None = None
-    eos_token: str | None = None
+    special_tokens: Mapping[str, str] = field(default_factory=dict)
     around: tuple[int | None, int | None] | None = None
     chat_template: str | None = None
     template_path: str = ""
@@ -57,13 +58,16 @@ class Tokenizer:
         if vocabulary.around is not None:
             _surround(self._backend, *vocabulary.around)
         self._spelling = _read_spelling(self._backend, path)
-        self._pieces: dict[int, bytes | str] = {}
+        self._pieces: dict[tuple[int, bool], bytes | str] = {}
 
     def save(self, folder: str) -> None:
         """Writes tokenizer.json and tokenizer_config.json, which loading/hf_vocab.py reads as the same tokenizer."""
         vocab = self._vocabulary
-        texts = {"bos_token": vocab.bos_token, "eos_token": vocab.eos_token, "chat_template": vocab.chat_template}
-        config = {"tokenizer_class": "PreTrainedTokenizerFast"} | {k: v for k, v in texts.items() if v is not None}
+        own = {name: token for name, token in vocab.special_tokens.items() if not name.endswith("_token")}
+        usual = {name: token for name, token in vocab.special_tokens.items() if name not in own}
+        config: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", **usual, "extra_special_tokens": own}
+        if vocab.chat_template is not None:
+            config["chat_template"] = vocab.chat_template
         with open(os.path.join(folder, "tokenizer.json"), "w", encoding="utf-8", newline="") as file:
             file.write(self._backend.to_str(pretty=True))
         with open(os.path.join(folder, "tokenizer_config.json"), "w", encoding="utf-8", newline="") as file:
@@ -73,6 +77,12 @@ class Tokenizer:
     def vocab_size(self) -> int:
         """The number of ids that can be decoded; a model may have more rows, as padding."""
         return self._backend.get_vocab_size()
+
+    @property
+    def end_token_ids(self) -> tuple[int, ...]:
+        """The id of eos_token; empty when the tokenizer names none."""
+        id = self._backend.token_to_id(self._vocabulary.special_tokens.get("eos_token", ""))
+        return () if id is None else (id,)
 
     def first_difference(self, other: Tokenizer) -> int | None:
         """The smallest id whose token differs between the vocabularies; None when all ids that both have agree.
@@ -124,15 +134,17 @@ class Tokenizer:
         markers = self._template.thinking
         return markers.after(prompt) if markers else None
 
-    def stream(self) -> TextStream:
-        """A new stream of text, for one answer."""
-        return TextStream(self)
+    def stream(self, prompt: Sequence[int] = ()) -> TextStream:
+        """A new stream of text: what the tokens that follow the prompt's ids add to the prompt's text.
+
+        Raises ValueError when an id is negative or 2**32 and more.
+        """
+        return TextStream(self, prompt)
 
     def specials_in(self, text: str) -> dict[int, str]:
         """The special tokens that are written in a text, id -> token."""
-        tokens = self._backend.get_added_tokens_decoder()
-        found = self._special_ids.intersection(self.encode(text, add_special_tokens=False))
-        return {id: tokens[id].content for id in found}
+        ids = self.encode(text, add_special_tokens=False)
+        return {id: self._special_names[id] for id in ids if id in self._special_names}
 
     @cached_property
     def _template(self) -> ChatTemplate:
@@ -141,42 +153,59 @@ class Tokenizer:
         vocab = self._vocabulary
         if vocab.chat_template is None:
             raise ValueError(f"{self._path} has no chat template; give a plain text instead of a conversation")
-        return ChatTemplate(vocab.chat_template, vocab.template_path, vocab.bos_token, vocab.eos_token)
+        return ChatTemplate(vocab.chat_template, vocab.template_path, vocab.special_tokens)
 
     @cached_property
-    def _special_ids(self) -> frozenset[int]:
-        return frozenset(i for i, token in self._backend.get_added_tokens_decoder().items() if token.special)
+    def _special_names(self) -> dict[int, str]:
+        return {i: token.content for i, token in self._backend.get_added_tokens_decoder().items() if token.special}
 
-    def _piece(self, token_id: int) -> bytes | str:
+    def _piece(self, token_id: int, first: bool) -> bytes | str:
         """The text of one token: whole characters, or bytes that may need the next tokens' bytes to be a character."""
-        piece = self._pieces.get(token_id)
+        piece = self._pieces.get((token_id, first))
         if piece is None:
             try:
-                token = None if token_id in self._special_ids else self._backend.id_to_token(token_id)
+                token = None if token_id in self._special_names else self._backend.id_to_token(token_id)
             except OverflowError as error:
                 raise ValueError(_BAD_ID) from error
-            piece = self._pieces[token_id] = b"" if token is None else self._spelling.piece(token)
+            piece = self._pieces[token_id, first] = b"" if token is None else self._spelling.piece(token, first)
         return piece
 
 
 class TextStream:
-    """The text of tokens that come one by one; all pieces joined equal `Tokenizer.decode` of all ids."""
+    """The text of tokens that come one by one; all pieces joined equal `Tokenizer.decode` of all ids.
 
-    def __init__(self, tokenizer: Tokenizer) -> None:
+    After a prompt they are what the answer adds to the prompt's text: the first space of a SentencePiece text is taken
+    off the prompt, and bytes of the answer may complete a character that the prompt begins. llama.cpp and vLLM do so.
+
+    One difference: `decode` turns a whole run of byte tokens (`<0x0A>`) into U+FFFD when one byte of it is broken, but
+    a stream has then shown the characters before that byte, and cannot take them back. So the bytes of a stream are
+    UTF-8, with U+FFFD for each broken character only, as in byte-level vocabularies and in llama.cpp.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int] = ()) -> None:
         spelling = tokenizer._spelling
         self._piece = tokenizer._piece
-        self._bytes = codecs.getincrementaldecoder("utf-8")("replace") if spelling.byte_level else _ByteRun()
+        self._names = tokenizer._special_names
+        self._bytes = codecs.getincrementaldecoder("utf-8")("replace")
         self._strip = spelling.strip  # spaces still to be taken off the beginning
+        self._first = spelling.first_without_marks
+        for token_id in prompt:
+            self.push(token_id)
 
     def push(self, token_id: int) -> str:
-        """The text that is complete with this token; "" while a character, or a run of byte tokens, is incomplete.
+        """The text that is complete with this token; "" while a character is incomplete.
 
         Raises ValueError when the id is negative or 2**32 and more.
         """
-        piece = self._piece(token_id)
+        piece = self._piece(token_id, self._first)
+        self._first = self._first and piece == b""  # special tokens do not count
         if isinstance(piece, bytes):
             return self._stripped(self._bytes.decode(piece))
         return self._stripped(self._bytes.decode(b"", True) + piece)
+
+    def name(self, token_id: int) -> str:
+        """The name of a special token, which is no text; "" for other tokens."""
+        return self._names.get(token_id, "")
 
     def finish(self) -> str:
         """The text of the incomplete rest, broken characters as U+FFFD."""
@@ -190,33 +219,13 @@ class TextStream:
         return text[spaces:]
 
 
-class _ByteRun(codecs.IncrementalDecoder):
-    """A run of byte tokens of a SentencePiece vocabulary: UTF-8 as a whole, or else one U+FFFD for each byte.
-
-    One bad byte changes the text of the whole run, so the run gives no text before it ends.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._run = bytearray()
-
-    def decode(self, data: bytes, final: bool = False) -> str:  # type: ignore[override]
-        self._run += data
-        if not final or not self._run:
-            return ""
-        run, self._run = self._run, bytearray()
-        try:
-            return run.decode()
-        except UnicodeDecodeError:
-            return "\ufffd" * len(run)
-
-
 @dataclass(frozen=True)
 class _Spelling:
     """How tokens are written in the vocabulary (`decoder` of tokenizer.json), for the two kinds of language models.
 
     byte_level (Radford et al. 2019, GPT-2): every letter of a token is a byte. Otherwise SentencePiece's: letters are
-    replaced (U+2581 by a space), `<0x0A>` is a byte, and the first `strip` spaces of a text are removed.
+    replaced (U+2581 by a space), `<0x0A>` is a byte, and the first `strip` spaces of a text are removed; or all that
+    the first token has are removed, where U+2581 marks the beginnings of words (first_without_marks).
     """
 
     byte_level: bool = False
@@ -224,14 +233,15 @@ class _Spelling:
     byte_fallback: bool = False
     prefix: str = ""
     strip: int = 0
+    first_without_marks: bool = False
 
-    def piece(self, token: str) -> bytes | str:
+    def piece(self, token: str, first: bool) -> bytes | str:
         if self.byte_level:
             byte_of = _byte_alphabet()
             known = all(letter in byte_of for letter in token)  # else an added token, whose text is the token
             return bytes(byte_of[letter] for letter in token) if known else token.encode()
         for old, new in self.replace:
-            token = token.replace(old, new)
+            token = token.replace(old, "" if first and self.first_without_marks else new)
         if self.byte_fallback and re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
             return bytes([int(token[3:5], 16)])
         return self.prefix + token
@@ -253,6 +263,10 @@ def _read_spelling(backend: Backend, path: str) -> _Spelling:
     kinds = " ".join(step["type"] for step in steps)
     if kinds == "ByteLevel":
         return _Spelling(byte_level=True)
+    if re.fullmatch("(ByteFallback )?Metaspace( Fuse)?", kinds):
+        [marks] = [step for step in steps if step["type"] == "Metaspace"]
+        first = marks["prepend_scheme"] != "never"
+        return _Spelling(False, ((marks["replacement"], " "),), "Byte" in kinds, first_without_marks=first)
     replace = tuple((step["pattern"].get("String"), step["content"]) for step in steps if step["type"] == "Replace")
     strip = [step for step in steps if step["type"] == "Strip"]
     known = re.fullmatch("(Replace )*(ByteFallback )?Fuse( Strip)?", kinds) and all(old for old, _ in replace)

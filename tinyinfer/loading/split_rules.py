@@ -14,6 +14,10 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer as Backend
 
 MISSING = "default"  # the name in files that know no rule
 
@@ -97,6 +101,18 @@ RULES = (
     ("viking", SplitRule((r" ?[^(\s|.,!?…。，、।۔،)]+", DIGIT))),
 )
 SPLIT_RULES = {name: rule for names, rule in RULES for name in names.split()}
+
+
+def split_words(backend: Backend, rule: SplitRule) -> None:
+    """Gives a byte-level tokenizer of the library this rule, and the way back from its letters to bytes."""
+    from tokenizers import Regex, decoders, normalizers, pre_tokenizers
+
+    built_in = rule.patterns == (GPT2,)  # ByteLevel itself splits so, and can put a space before the whole text
+    patterns = () if built_in else rule.patterns
+    steps = [pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns]
+    letters = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=built_in)
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Sequence([*steps, letters]), decoders.ByteLevel()
+    backend.normalizer = normalizers.NFC() if rule.nfc else None
 
 
 def family_rule(architecture: object, tokens: Container[str]) -> str | None:

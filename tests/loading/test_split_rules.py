@@ -1,4 +1,4 @@
-"""loading/gguf_words.py: every name of a rule splits text as llama.cpp does; a file without a name is not silent."""
+"""loading/split_rules.py: every name of a rule splits text as llama.cpp does; a file without a name is not silent."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tokenizers import pre_tokenizers
 
 from tinyinfer.errors import ModelError, ModelWarning
 from tinyinfer.loading.gguf_vocab import read_vocabulary
-from tinyinfer.loading.gguf_words import RULES, SPLIT_RULES
+from tinyinfer.loading.split_rules import RULES, SPLIT_RULES
 from tinyinfer.text.tokenizer import Tokenizer
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "golden" / "vocabularies.json").read_text(encoding="utf-8"))
