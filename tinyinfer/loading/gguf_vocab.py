@@ -1,7 +1,7 @@
 """GGUF metadata -> a tokenizer: the two kinds of vocabulary that tokenizer.json files hold, as llama.cpp writes them.
 
-"gpt2" is byte-level BPE (Radford et al. 2019): text is split into words by a rule of the model (split_rules.py), and the
-words' bytes are merged by a ranked list.
+"gpt2" is byte-level BPE (Radford et al. 2019): text is split into words by a rule of the model (split_rules.py), and
+the words' bytes are merged by a ranked list.
 
 "llama" is SentencePiece's BPE (Kudo & Richardson 2018): no words, spaces are the letter U+2581, characters not in the
 vocabulary become byte tokens, and of all neighbours whose union is a token the best score merges first. Written as a
