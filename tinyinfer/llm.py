@@ -7,10 +7,9 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from collections.abc import Sequence as Seq
 from copy import copy
-from dataclasses import dataclass
 from itertools import count
 from typing import Any, NoReturn
 
@@ -20,8 +19,9 @@ from tinyinfer.backends.switches import BACKENDS, DTYPES
 from tinyinfer.engine.clock import Clock, WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine, context_length
-from tinyinfer.engine.metrics import RequestMetrics, request_metrics
+from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.engine.trace import StepTrace
+from tinyinfer.engine.turns import StepLock
 from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
@@ -29,8 +29,9 @@ from tinyinfer.loading.build import load_model
 from tinyinfer.loading.hub import find
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Model
+from tinyinfer.request import Request, RequestOutput, request_output
 from tinyinfer.sampling import SamplingParams, token_scores
-from tinyinfer.sequence import Batch, Request, Sequence, Span
+from tinyinfer.sequence import RequestSpec, Sequence
 from tinyinfer.switches import resolve
 from tinyinfer.text.stop_strings import TextOutput
 from tinyinfer.units import show
@@ -41,32 +42,8 @@ Params = SamplingParams | Seq[SamplingParams] | None
 SCORE_ROWS = 128  # rows whose logits `score` holds at a time: 25 MB for a vocabulary of 49152
 
 
-@dataclass(frozen=True)
-class TokenLogprob:
-    """A generated token's log-probability before any filter, and the best alternatives' (id -> logprob)."""
-
-    token: int
-    logprob: float
-    top: dict[int, float]
-
-
-@dataclass(frozen=True)
-class RequestOutput:
-    """The result of one prompt. finish_reason: "stop" (end token or stop string), "length" or "abort".
-
-    token_ids holds the end token when it was generated; text ends before a stop string. logprobs: when asked for.
-    """
-
-    text: str
-    token_ids: list[int]
-    prompt_token_ids: list[int]
-    finish_reason: str
-    metrics: RequestMetrics
-    logprobs: list[TokenLogprob] | None = None
-
-
 class LLM:
-    """A model and an engine with the chosen optimizations.
+    """A model and an engine with the chosen optimizations. All methods may be called from any thread.
 
     model: a known name, a Hugging Face folder, a .gguf file or owner/name on the hub. switches: EngineConfig's fields.
     on_load(done, total): called as layers are loaded. clock: real time, unless another one is given.
@@ -94,22 +71,38 @@ class LLM:
         self.model = load_model(checkpoint, self.ops, config, on_load)
         self.draft = self._load_draft(config.draft_model) if config.draft_model else None
         self._ids = count()
-        self._build_engine(config, clock or WallClock())
+        self._build_engine(config, clock or WallClock(), StepLock())
 
     def with_engine(self, config: EngineConfig, clock: Clock | None = None) -> LLM:
         """The same weights and tokenizer under another engine: no weight is loaded twice. clock: None for this one's.
 
-        Raises ValueError for switches that would need other weights, or that do not suit the model.
+        Each may be used from any thread; their steps take turns. Raises ValueError for switches that would need other
+        weights, or that do not suit the model.
         """
+        self._loop.check_open()
         if not config.same_weights(self.engine_config):
             raise ValueError("these switches need other weights than those in memory; open the model again")
         other = copy(self)
-        other._build_engine(config, clock or self.engine.clock)
+        other._build_engine(config, clock or self.engine.clock, self._loop.step_lock)
         return other
 
-    def _build_engine(self, config: EngineConfig, clock: Clock) -> None:
+    def close(self) -> None:
+        """Ends all open requests (finish_reason "abort") and the engine's thread; then no request is taken any more.
+
+        Closing again does nothing. `with LLM(...) as llm:` closes at the end of the block.
+        """
+        self._loop.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _build_engine(self, config: EngineConfig, clock: Clock, step_lock: StepLock) -> None:
         self.engine_config = config
         self.engine = build_engine(self.model, self.ops, config, clock, self.draft)
+        self._loop = EngineLoop(self.engine, step_lock)
         self.max_model_len = self.engine.cache.capacity
 
     def _load_draft(self, name: str) -> Model:
@@ -132,22 +125,53 @@ class LLM:
         Raises ValueError, before any work, for an empty prompt, a token id outside the vocabulary or a prompt that
         leaves no room in the context.
         """
-        sequences = self.sequences(prompts, params)
-        for _ in self.engine.run(sequences):
-            continue
-        return [self.output(seq) for seq in sequences]
+        self._loop.check_caller()
+        requests = self._submit(self.sequences(prompts, params))
+        try:
+            return [request.result() for request in requests]
+        except BaseException:  # Ctrl-C, too: the caller has left
+            for request in requests:
+                request.cancel()
+            raise
+
+    def submit(
+        self, prompt: Prompt, params: SamplingParams | None = None, on_progress: Callable[[Request], None] | None = None
+    ) -> Request:
+        """Hands one prompt to the engine and returns at once; from any thread. on_progress: see Request.
+
+        Raises ValueError where `generate` does, RuntimeError when this LLM is closed.
+        """
+        return self._submit(self.sequences([prompt], params), on_progress)[0]
+
+    def _submit(
+        self, sequences: list[Sequence], on_progress: Callable[[Request], None] | None = None
+    ) -> list[Request]:
+        requests = [Request(seq, self._loop, on_progress) for seq in sequences]
+        self._loop.submit(requests)
+        return requests
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
         """Yields the continuation of one prompt, piece by piece as it comes; no piece ends inside a character.
 
         Raises ValueError, at the first piece, where `generate` does.
         """
-        [seq] = self.sequences([prompt], params)
-        shown = 0
-        for _ in self.engine.run([seq]):
-            if len(seq.text.text) > shown:
-                yield seq.text.text[shown:]
-                shown = len(seq.text.text)
+        self._loop.check_caller()
+        for delta in self.submit(prompt, params):
+            if delta.text:
+                yield delta.text
+
+    async def astream(self, prompt: Prompt, params: SamplingParams | None = None) -> AsyncIterator[str]:
+        """`stream` for asyncio: the event loop goes on while the engine computes; a cancelled task cancels the request.
+
+        Raises ValueError, at the first piece, where `generate` does.
+        """
+        request = self.submit(prompt, params)
+        try:
+            async for delta in request:
+                if delta.text:
+                    yield delta.text
+        finally:
+            request.cancel()
 
     def chat(self, messages: list[dict[str, str]], params: SamplingParams | None = None) -> RequestOutput:
         """The answer to a conversation: [{"role": "user", "content": "..."}, ...], by the model's chat template.
@@ -172,7 +196,15 @@ class LLM:
 
         Raises ValueError, at the first step, where `generate` does.
         """
-        yield from self.engine.run(self.sequences(prompts, params), watch=True)
+        yield from self.run(self.sequences(prompts, params), watch=True)
+
+    def run(self, sequences: list[Sequence], watch: bool = False) -> Iterator[StepTrace]:
+        """Runs sequences (of `sequences`) to their end on the caller's thread, and yields what each step did.
+
+        Leaving early aborts them. While the engine's thread serves other callers, its steps are yielded.
+        watch: whether the traces hold block tables and the waiting queue, too.
+        """
+        return self._loop.steps(sequences, watch)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         """The logits after each of the tokens, (n, vocab) float32.
@@ -180,7 +212,7 @@ class LLM:
         Raises ValueError for no tokens, a token id outside the vocabulary, or more tokens than the context holds.
         """
         seq = self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0)
-        return np.concatenate([logits for _, logits in self._forward(seq, len(tokens))])
+        return np.concatenate([logits for _, logits in self._loop.logits(seq, len(tokens))])
 
     def score(self, tokens: list[int]) -> np.ndarray:
         """The log-probability of each token but the first, given those before it, (n-1,) float64.
@@ -200,7 +232,8 @@ class LLM:
 
         Raises ValueError, at the first pair, where `logits` does.
         """
-        yield from self._forward(self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0), SCORE_ROWS)
+        seq = self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0)
+        yield from self._loop.logits(seq, SCORE_ROWS)
 
     def sequences(
         self, prompts: Prompts, params: Params = None
@@ -219,11 +252,7 @@ class LLM:
 
     def output(self, seq: Sequence) -> RequestOutput:
         """Builds the RequestOutput of a sequence: its text, tokens, log-probabilities and metrics."""
-        logprobs = None
-        if seq.request.params.logprobs is not None:
-            logprobs = [TokenLogprob(c.token, c.logprob or 0.0, c.top or {}) for c in seq.progress.choices]
-        reason = seq.progress.finish_reason or "abort"
-        return RequestOutput(seq.text.text, seq.new_tokens, seq.prompt, reason, request_metrics(seq), logprobs)
+        return request_output(seq, seq.progress.finish_reason or "abort")
 
     def _sequence(self, prompt: Prompt, params: SamplingParams, room: int = 1) -> Sequence:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt)
@@ -234,7 +263,7 @@ class LLM:
             reason = "the prompt has {value} tokens, but the context holds {held}"
             reason += " and the answer needs at least one of them" if room else ""
             raise SwitchError("", len(tokens), reason, f"shorten it or {self._longer()}", held=self.max_model_len)
-        request = Request(
+        request = RequestSpec(
             id=next(self._ids),
             prompt=tokens,
             params=params,
@@ -255,24 +284,6 @@ class LLM:
         for token in ids:
             if not 0 <= token < self.config.vocab_size:
                 raise ValueError(f"token id {token} is outside the vocabulary of {self.config.vocab_size}")
-
-    def _forward(self, seq: Sequence, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs (first position, logits of up to `rows` positions) over a sequence."""
-        cache, n = self.engine.cache, len(seq.tokens)
-        try:
-            while True:
-                start = cache.length(seq)
-                stop = min(n, start + rows) if cache.can_chunk else n
-                self.engine.scheduler.make_room(seq, stop - start)
-                tokens = np.array(seq.tokens[start:stop])
-                span = Span(seq, 0, stop - start, start, stop - start)
-                logits = self.engine.forward(Batch(tokens, np.arange(start, stop), np.arange(stop - start), (span,)))
-                cache.commit(seq, stop - start)
-                yield start, logits
-                if stop == n:
-                    return
-        finally:
-            cache.free(seq)
 
 
 def token_ids(prompt: object) -> list[int]:

@@ -24,6 +24,7 @@ class TextOutput:
 
     def __init__(self, detokenizer: Detokenizer, stops: tuple[str, ...] = ()) -> None:
         self.text = ""
+        self.reasoning = ""
         self.stops = stops
         self._detokenizer = detokenizer
         self._held_back = ""  # may be the start of a stop string
