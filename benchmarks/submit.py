@@ -1,9 +1,8 @@
 """What several callers cost one: `python benchmarks/submit.py [-m MODEL] [-b 4]`, milliseconds of a decode step.
 
-The same prompts are run in four ways, which take turns: by a caller who alone owns the engine (`Engine.run`), by one who
-steps the engine of an LLM (`LLM.run`), by one who waits for the engine's thread (`LLM.generate`) and by one who reads
-what each step brings (`LLM.submit`). The medians of the rounds are printed, and beside them what a whole run takes
-longer than the first way's.
+The same prompts are run in four ways, which take turns: by a caller who alone owns the engine (`Engine.run`), by one
+who steps the engine of an LLM (`LLM.run`), by one who waits for the engine's thread, and by one who reads what each
+step brings. The medians of the rounds are printed, and beside them what a whole run takes longer than the first way's.
 """
 
 from __future__ import annotations

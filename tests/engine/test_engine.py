@@ -140,17 +140,6 @@ def test_leaving_a_run_gives_the_cache_back(steps):
     assert finish(engine, c) == finish(make_engine(LLAMA), again), "and the engine goes on as if it were new"
 
 
-def test_leaving_a_stream_early_frees_its_sequence(golden_folder):
-    """`break` in a loop over LLM.stream; else every impatient reader costs a whole context."""
-    llm = LLM(str(golden_folder("llama")))
-    params = SamplingParams(max_tokens=30, ignore_eos=True)
-    for _ in llm.stream([0, 5, 9], params):
-        assert llm.engine.cache.held_bytes > 0
-        break
-    assert llm.engine.cache.held_bytes == 0
-    assert not llm.engine.scheduler.busy
-
-
 def test_a_step_that_fails_leaves_a_usable_engine():
     """The error is shown, the sequence is gone, its cache is free and the next answer is right."""
 

@@ -106,17 +106,21 @@ class Engine:
             seq.abort()
         self.scheduler.drop(seq)
 
-    def logits(self, seq: Sequence, most: int) -> tuple[int, np.ndarray]:
-        """Computes at most `most` more positions of a sequence: the first one's position, and logits of all, (R, V)."""
-        cache, n = self.cache, len(seq.tokens)
-        start = cache.length(seq)
+    def logits(self, seq: Sequence, start: int, most: int) -> np.ndarray:  # -> (R, V)
+        """Computes the logits of at most `most` positions from `start` on; earlier positions stay in the cache.
+
+        If other sequences needed their room, they are computed again.
+        """
+        cache, done, n = self.cache, self.cache.length(seq), len(seq.tokens)
         stop = min(n, start + most) if cache.can_chunk else n
-        self.scheduler.make_room(seq, stop - start)
-        tokens = np.array(seq.tokens[start:stop])
-        span = Span(seq, 0, stop - start, start, stop - start)
-        logits = self.forward(Batch(tokens, np.arange(start, stop), np.arange(stop - start), (span,)))
-        cache.commit(seq, stop - start)
-        return start, logits
+        if seq not in self.scheduler.scored:
+            self.scheduler.scored.append(seq)
+        self.scheduler.make_room(seq, stop - done)
+        span = Span(seq, 0, stop - done, done, stop - start)
+        rows = np.arange(start - done, stop - done)
+        logits = self.forward(Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,)))
+        cache.commit(seq, stop - done)
+        return logits
 
     @contextmanager
     def recorded(self, watch: bool) -> Iterator[StepRecorder]:

@@ -53,12 +53,16 @@ class Run:
     def tell(self, trace: StepTrace | None) -> None:
         """A turn is over, with or without a step."""
         if not self.over:
-            self.traces.put(trace)
+            self.traces.put(trace if self.error is None else None)
             self.over = self.error is not None or all(seq.finished for seq in self.sequences)
 
     def fail(self, error: BaseException) -> None:
         """Ends the run: its reader raises the error after the traces that are in the queue."""
         self.error = error
+
+    def leave(self) -> None:
+        """The reader has left."""
+        self.over = True
 
 
 class Inbox:

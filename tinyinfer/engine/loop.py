@@ -84,7 +84,6 @@ class EngineLoop:
         """
         turns, run, now = self.check_caller(), Run(sequences, watch), self.engine.clock()
         try:
-            turns.inbox.runs.add(run)
             turns.inbox.news.put(partial(turns.begin, run, now))
             while not run.over or not run.traces.empty():
                 trace = self._next(turns, run)
@@ -123,7 +122,7 @@ class EngineLoop:
         try:
             turns.inbox.borrowed.add(seq)
             while start < len(seq.tokens):
-                start, logits = self._between_steps(turns.inbox, partial(self.engine.logits, seq, rows))
+                logits = self._between_steps(turns.inbox, partial(self.engine.logits, seq, start, rows))
                 yield start, logits
                 start += len(logits)
         finally:

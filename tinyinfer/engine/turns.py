@@ -115,6 +115,8 @@ class Turns:
         scheduler = self.engine.scheduler
         if scheduler.waiting and not (trace.batch.spans or trace.preempted or scheduler.running):
             head = scheduler.waiting[0]
+            if scheduler.evict_scored(head):
+                return  # then there may be room in the next step
             self._end_with([head], ValueError(NO_ROOM.format(len(head.tokens))))
 
     def _abort(self, sequences: Iterable[Sequence]) -> None:
@@ -139,7 +141,10 @@ class Turns:
             self._end([client.seq])
 
     def begin(self, run: Run, now: float) -> None:
-        """Queues the sequences of a run that began at `now`."""
+        """Queues the sequences of a run that began at `now`, unless its reader has left already."""
+        if run.over:
+            return
+        self.inbox.runs.add(run)
         try:
             for seq in run.sequences:
                 self.engine.add(seq, now)
@@ -148,7 +153,8 @@ class Turns:
             self._abort(run.sequences)
 
     def finish(self, run: Run) -> None:
-        """Drops the sequences of a run that its reader has left."""
+        """Drops the sequences of a run whose reader leaves."""
+        run.leave()
         self._abort(run.sequences)
         self.inbox.runs.discard(run)
         self._end([])
@@ -160,5 +166,5 @@ class Turns:
 
     def give_back(self, seq: Sequence) -> None:
         """Frees the room of a sequence whose logits were computed."""
-        self.engine.cache.free(seq)
+        self._abort([seq])
         self.inbox.borrowed.discard(seq)
