@@ -183,7 +183,8 @@ def test_an_engine_that_waits_for_an_arrival_hears_its_callers(llm: LLM) -> None
     """A request is due in an hour. One from another thread runs before it, and it can be cancelled."""
     [late] = llm.sequences("Late", greedy(3))
     late.delay_by(3600.0)
-    [request] = llm._submit([late])
+    request = Request(late, llm._loop)
+    llm._loop.submit([request])
     with pytest.raises(TimeoutError, match=rf"^request {late.id} has not ended within 0.01 seconds; it goes on$"):
         request.result(0.01)
     assert llm.submit("Now", greedy(3)).result(LONG).finish_reason == "length"
@@ -194,6 +195,13 @@ def test_an_engine_that_waits_for_an_arrival_hears_its_callers(llm: LLM) -> None
 
 
 # A request
+
+
+def together(llm: LLM, prompts: list[str], params: list[SamplingParams]) -> list[Request]:
+    """Requests that come in the same moment, as those of one `generate` do."""
+    requests = [Request(seq, llm._loop) for seq in llm.sequences(prompts, params)]
+    llm._loop.submit(requests)
+    return requests
 
 
 def joined(deltas: list[Delta]) -> tuple[str, list[int], list[Any], list[str | None]]:
@@ -238,7 +246,7 @@ def test_a_cancelled_request_ends_within_a_step(llm: LLM, steps: int) -> None:
     """Before, in and after its prompt; a second `cancel` does nothing. Catches a step that is still computed for it."""
     wanted = llm.generate("Hello there", greedy(9))[0]
     before, gate = llm.ledger.copy(), Gate(llm)
-    request, other = llm._submit(llm.sequences(["Hello there", "Other"], greedy(9)))
+    request, other = together(llm, ["Hello there", "Other"], [greedy(9)] * 2)
     gate.wait()
     gate.let(steps)
     assert request.finish_reason is None
@@ -403,6 +411,7 @@ def test_workers_that_are_forked_after_an_answer_give_the_parents_answers(
     """Three of them, while the parent goes on. Catches keys and values in memory that all processes write."""
     llm = opened(**switches)
     wanted = [answers(llm, i) for i in range(4)]
+    llm.score([1, 2, 3])
     with multiprocessing.get_context("fork").Pool(3, keep, (llm,)) as pool:
         jobs = [pool.apply_async(kept_answers, (i,)) for _ in range(3) for i in range(4)]
         mine = [answers(llm, i) for i in range(4)]
@@ -664,7 +673,7 @@ def test_padding_of_a_static_batch_leaves_with_the_last_request(opened: Callable
     """One is finished and keeps its slot, the other is cancelled: no step follows. Catches blocks that stay taken."""
     llm = opened(**PAGED, batching="static")
     gate = Gate(llm)
-    [short, long] = llm._submit(llm.sequences(["One", "Two"], [greedy(1), greedy(50)]))
+    short, long = together(llm, ["One", "Two"], [greedy(1), greedy(50)])
     gate.wait()
     gate.let(2)
     assert short.result(LONG).finish_reason == "length"

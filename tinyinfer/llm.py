@@ -126,8 +126,9 @@ class LLM:
         leaves no room in the context.
         """
         self._loop.check_caller()
-        requests = self._submit(self.sequences(prompts, params))
+        requests = [Request(seq, self._loop) for seq in self.sequences(prompts, params)]
         try:
+            self._loop.submit(requests)
             return [request.result() for request in requests]
         except BaseException:  # Ctrl-C, too: the caller has left
             for request in requests:
@@ -141,14 +142,10 @@ class LLM:
 
         Raises ValueError where `generate` does, RuntimeError when this LLM is closed.
         """
-        return self._submit(self.sequences([prompt], params), on_progress)[0]
-
-    def _submit(
-        self, sequences: list[Sequence], on_progress: Callable[[Request], None] | None = None
-    ) -> list[Request]:
-        requests = [Request(seq, self._loop, on_progress) for seq in sequences]
-        self._loop.submit(requests)
-        return requests
+        [seq] = self.sequences([prompt], params)
+        request = Request(seq, self._loop, on_progress)
+        self._loop.submit([request])
+        return request
 
     def stream(self, prompt: Prompt, params: SamplingParams | None = None) -> Iterator[str]:
         """Yields the continuation of one prompt, piece by piece as it comes; no piece ends inside a character.

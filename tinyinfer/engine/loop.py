@@ -122,11 +122,11 @@ class EngineLoop:
         try:
             turns.inbox.borrowed.add(seq)
             while start < len(seq.tokens):
-                logits = self._between_steps(turns.inbox, partial(self.engine.logits, seq, start, rows))
+                logits = self._between_steps(turns.inbox, partial(turns.logits, seq, start, rows))
                 yield start, logits
                 start += len(logits)
         finally:
-            if self._turns.get(os.getpid()) is turns:
+            if seq in turns.inbox.borrowed and self._turns.get(os.getpid()) is turns:
                 turns.inbox.post(partial(turns.give_back, seq))
 
     def _between_steps(self, inbox: Inbox, work: Callable[[], T]) -> T:
@@ -136,8 +136,7 @@ class EngineLoop:
 
         def action() -> None:
             try:
-                with self.step_lock.lock:
-                    answers.put((work(), None))
+                answers.put((work(), None))
             except BaseException as error:
                 answers.put((None, error))
 

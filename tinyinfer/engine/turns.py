@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from threading import Lock
 
+import numpy as np
+
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.inbox import Client, Inbox, Run
 from tinyinfer.engine.trace import StepTrace
@@ -163,6 +165,14 @@ class Turns:
         """Ends all runs, as if their sequences were cancelled."""
         for run in tuple(self.inbox.runs):
             self._abort(run.sequences)
+
+    def logits(self, seq: Sequence, start: int, most: int) -> np.ndarray:  # -> (R, V)
+        """The logits of at most `most` positions of a sequence; after its last ones its room is free."""
+        with self.step_lock.lock:
+            logits = self.engine.logits(seq, start, most)
+        if start + len(logits) == len(seq.tokens):
+            self.give_back(seq)
+        return logits
 
     def give_back(self, seq: Sequence) -> None:
         """Frees the room of a sequence whose logits were computed."""
