@@ -106,8 +106,8 @@ class Engine:
             seq.abort()
         self.scheduler.drop(seq)
 
-    def logits(self, seq: Sequence, start: int, most: int) -> np.ndarray:  # -> (R, V)
-        """Computes the logits of at most `most` positions from `start` on; earlier positions stay in the cache.
+    def logits(self, seq: Sequence, start: int, most: int) -> np.ndarray:
+        """Computes the logits of at most `most` positions from `start` on, (R, V); earlier positions stay in the cache.
 
         If other sequences needed their room, they are computed again.
         """

@@ -166,8 +166,8 @@ class Turns:
         for run in tuple(self.inbox.runs):
             self._abort(run.sequences)
 
-    def logits(self, seq: Sequence, start: int, most: int) -> np.ndarray:  # -> (R, V)
-        """The logits of at most `most` positions of a sequence; after its last ones its room is free."""
+    def logits(self, seq: Sequence, start: int, most: int) -> np.ndarray:
+        """The logits of at most `most` positions of a sequence, (R, V); after its last ones its room is free."""
         with self.step_lock.lock:
             logits = self.engine.logits(seq, start, most)
         if start + len(logits) == len(seq.tokens):

@@ -25,6 +25,16 @@ class Meter(local):
 
     steps = 0
 
+    def begin(self) -> None:
+        """A rendering begins."""
+        self.steps = 0
+
+    def spend(self, steps: int) -> None:
+        """Counts steps. Raises SecurityError beyond MAX_STEPS."""
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise SecurityError(f"it takes more than {MAX_STEPS} steps")
+
 
 class Sandbox(ImmutableSandboxedEnvironment):
     """jinja2's sandbox that also counts steps and bounds the size of their results.
@@ -53,24 +63,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def render(self, template: Template, variables: dict[str, Any]) -> str:
         """The text of one rendering, whose steps are counted from 0."""
-        self.meter.steps = 0
+        self.meter.begin()
         return self.joined(template.generate(variables))
-
-    def spend(self, steps: int) -> None:
-        """Counts steps. Raises SecurityError beyond MAX_STEPS."""
-        self.meter.steps += steps
-        if self.meter.steps > MAX_STEPS:
-            raise SecurityError(f"it takes more than {MAX_STEPS} steps")
 
     def metered(self, items: Iterable[Any]) -> Iterable[Any]:
         """The items of a loop, each counted as a step."""
         items = items if isinstance(items, Sized) else list(items)
-        self.spend(1 + len(items))
+        self.meter.spend(1 + len(items))
         return items
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """A call in the template: one step, of bounded arguments and result."""
-        self.spend(1)
+        self.meter.spend(1)
         return self.bounded(super().call)(*args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
