@@ -26,7 +26,7 @@ class Meter(local):
     steps = 0
 
     def begin(self) -> None:
-        """A rendering begins."""
+        """A rendering begins in this thread."""
         self.steps = 0
 
     def spend(self, steps: int) -> None:
