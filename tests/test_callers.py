@@ -24,7 +24,6 @@ from typing import Any
 import numpy as np
 import pytest
 from callers import LONG, Gate, check_rest, engine_threads
-from helpers import check_blocks
 
 from tinyinfer import LLM, Delta, Request, SamplingParams
 from tinyinfer.engine.config import EngineConfig
@@ -110,6 +109,52 @@ def test_steps_of_one_caller_are_the_same_in_every_run(llm: LLM) -> None:
     assert len(runs[0]) == 5
 
 
+def test_a_run_that_is_interrupted_before_it_begins_leaves_nothing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C between leaving the sequences and the first turn. Catches sequences that a later caller's steps compute.
+    """
+
+    def interrupted(*parts: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llm._loop, "_next", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(llm.steps("Hello", greedy(50)))
+    monkeypatch.undo()
+    llm.generate("Other", greedy(2))
+    check_rest(llm)
+    assert llm.ledger.steps == 2
+
+
+def test_a_run_goes_on_by_itself_when_the_engines_thread_rests(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its reader waits for the thread of another caller, which then ends. Catches a reader that is not woken."""
+    monkeypatch.setattr("tinyinfer.engine.loop.TICK", 1e6)
+    gate = Gate(llm)
+    request = llm.submit("Hello", greedy(2))
+    gate.wait()
+    [seq] = llm.sequences("Other", greedy(9))
+    reader = threading.Thread(target=list, args=(llm.run([seq]),), daemon=True)
+    reader.start()
+    gate.open()
+    reader.join(LONG)
+    assert (seq.progress.finish_reason, request.result(LONG).finish_reason) == ("length", "length")
+    check_rest(llm)
+
+
+def test_a_request_goes_on_when_a_caller_of_steps_pauses(llm: LLM) -> None:
+    """It comes in the middle of a step that the caller computes, who asks for no other. Catches one that waits for it.
+    """
+    gate, run = Gate(llm), llm.steps("Hello", greedy(9))
+    reader = threading.Thread(target=next, args=(run,))
+    reader.start()
+    gate.wait()
+    request = llm.submit("Other", greedy(9))
+    gate.open()
+    assert request.result(LONG).finish_reason == "length"
+    reader.join(LONG)
+    assert len(list(run)) == 8
+    check_rest(llm)
+
+
 # Threads
 
 CALLERS: dict[str, dict[str, Any]] = {
@@ -166,12 +211,30 @@ def test_requests_of_several_threads_share_steps(llm: LLM) -> None:
 
 
 def test_models_over_the_same_weights_count_every_step(opened: Callable[..., LLM]) -> None:
-    """Two engines of two threads share a ledger. Catches counts that are lost when both add at once."""
+    """Two engines of two threads share a ledger, and their steps take turns. Catches counts that are lost, or that one
+    step takes for its own, when both add at once."""
     one = opened()
     other = one.with_engine(EngineConfig(max_num_seqs=2))
+    begun = threading.Event(), threading.Event()
+    overlaps = [begun[1].wait, begun[0].wait]
+    for i, llm in enumerate((one, other)):
+        forward = llm.engine.forward
+
+        def slow(batch: Any, i: int = i, forward: Any = forward) -> Any:
+            begun[i].set()
+            if i in racing:
+                racing.remove(i)
+                assert not overlaps[i](0.2), "both compute at once"
+            logits = forward(batch)
+            begun[i].clear()
+            return logits
+
+        llm.engine.forward = slow  # type: ignore[method-assign]
+    racing: list[int] = []
     before = one.ledger.copy()
     wanted = [llm.generate("Hello there", greedy(60))[0].token_ids for llm in (one, other)]
     alone, before = one.ledger - before, one.ledger.copy()
+    racing += [0, 1]
     with ThreadPoolExecutor(2) as pool:
         found = list(pool.map(lambda llm: llm.generate("Hello there", greedy(60))[0].token_ids, (one, other)))
     assert found == wanted
@@ -680,4 +743,4 @@ def test_padding_of_a_static_batch_leaves_with_the_last_request(opened: Callable
     long.cancel()
     gate.open()
     check_rest(llm)
-    check_blocks(llm.engine)
+    assert llm.ledger.steps == 3
