@@ -25,7 +25,7 @@ from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
 from tinyinfer.model.config import ModelConfig, RopeConfig, expected_tensors
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Span
-from tinyinfer.sequence import Request as Asked
+from tinyinfer.sequence import RequestSpec as Asked
 from tinyinfer.sequence import Sequence as Request
 from tinyinfer.speculative.base import DraftCost
 from tinyinfer.switches import resolve

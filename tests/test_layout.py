@@ -17,7 +17,7 @@ ORDER = [
     *("arrays", "errors", "units", "switches", "ledger"),
     *("sampling_params", "sampling", "text", "sequence", "model", "backends"),
     *("kv_cache", "quantization", "speculative", "loading"),
-    *("batching", "engine", "llm", "measure", "cli"),
+    *("batching", "engine", "request", "llm", "measure", "cli"),
 ]
 FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 

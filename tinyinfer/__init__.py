@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from tinyinfer.errors import ModelError, ModelWarning
-    from tinyinfer.llm import LLM, RequestOutput
+    from tinyinfer.llm import LLM
+    from tinyinfer.request import Delta, Request, RequestOutput
     from tinyinfer.sampling_params import SamplingParams
 
 __version__ = "0.1.0"
-__all__ = ["LLM", "ModelError", "ModelWarning", "RequestOutput", "SamplingParams", "__version__"]
+__all__ = ["LLM", "Delta", "ModelError", "ModelWarning", "Request", "RequestOutput", "SamplingParams", "__version__"]
 
 _HOMES = {
     "LLM": "tinyinfer.llm",
-    "RequestOutput": "tinyinfer.llm",
+    "Delta": "tinyinfer.request",
+    "Request": "tinyinfer.request",
+    "RequestOutput": "tinyinfer.request",
     "SamplingParams": "tinyinfer.sampling_params",
     "ModelError": "tinyinfer.errors",
     "ModelWarning": "tinyinfer.errors",

@@ -7,12 +7,11 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from collections.abc import Sequence as Seq
 from copy import copy
-from dataclasses import dataclass
 from itertools import count
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -20,8 +19,9 @@ from tinyinfer.backends.switches import BACKENDS, DTYPES
 from tinyinfer.engine.clock import Clock, WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine, context_length
-from tinyinfer.engine.metrics import RequestMetrics, request_metrics
+from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.engine.trace import StepTrace
+from tinyinfer.engine.turns import StepLock
 from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
@@ -29,8 +29,9 @@ from tinyinfer.loading.build import load_model
 from tinyinfer.loading.hub import find
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Model
+from tinyinfer.request import Request, RequestOutput, request_output
 from tinyinfer.sampling import SamplingParams, token_scores
-from tinyinfer.sequence import Batch, Request, Sequence, Span
+from tinyinfer.sequence import RequestSpec, Sequence
 from tinyinfer.switches import resolve
 from tinyinfer.text.reasoning import ChatPrompt
 from tinyinfer.text.stop_strings import text_output
@@ -39,37 +40,12 @@ from tinyinfer.units import show
 Prompt = str | Seq[int]  # text, or token ids
 Prompts = Prompt | Seq[Prompt]
 Params = SamplingParams | Seq[SamplingParams] | None
+P = TypeVar("P", SamplingParams | None, Params)
 SCORE_ROWS = 128  # rows whose logits `score` holds at a time: 25 MB for a vocabulary of 49152
 
 
-@dataclass(frozen=True)
-class TokenLogprob:
-    """A generated token's log-probability before any filter, and the best alternatives' (id -> logprob)."""
-
-    token: int
-    logprob: float
-    top: dict[int, float]
-
-
-@dataclass(frozen=True)
-class RequestOutput:
-    """The result of one prompt. finish_reason: "stop" (end token or stop string), "length" or "abort".
-
-    token_ids holds the end token when it was generated; text ends before a stop string. logprobs: when asked for.
-    reasoning: what a model that answers a conversation thought before its text, "" when nothing.
-    """
-
-    text: str
-    token_ids: list[int]
-    prompt_token_ids: list[int]
-    finish_reason: str
-    metrics: RequestMetrics
-    logprobs: list[TokenLogprob] | None = None
-    reasoning: str = ""
-
-
 class LLM:
-    """A model and an engine with the chosen optimizations.
+    """A model and an engine with the chosen optimizations. All methods may be called from any thread.
 
     model: a known name, a Hugging Face folder, a .gguf file or owner/name on the hub. switches: EngineConfig's fields.
     on_load(done, total): called as layers are loaded. clock: real time, unless another one is given.
@@ -97,22 +73,38 @@ class LLM:
         self.model = load_model(checkpoint, self.ops, config, on_load)
         self.draft = self._load_draft(config.draft_model) if config.draft_model else None
         self._ids = count()
-        self._build_engine(config, clock or WallClock())
+        self._build_engine(config, clock or WallClock(), StepLock())
 
     def with_engine(self, config: EngineConfig, clock: Clock | None = None) -> LLM:
         """The same weights and tokenizer under another engine: no weight is loaded twice. clock: None for this one's.
 
-        Raises ValueError for switches that would need other weights, or that do not suit the model.
+        Each may be used from any thread; their steps take turns. Raises ValueError for switches that would need other
+        weights, or that do not suit the model.
         """
+        self._loop.check_open()
         if not config.same_weights(self.engine_config):
             raise ValueError("these switches need other weights than those in memory; open the model again")
         other = copy(self)
-        other._build_engine(config, clock or self.engine.clock)
+        other._build_engine(config, clock or self.engine.clock, self._loop.step_lock)
         return other
 
-    def _build_engine(self, config: EngineConfig, clock: Clock) -> None:
+    def close(self) -> None:
+        """Ends all open requests (finish_reason "abort") and the engine's thread; then no request is taken any more.
+
+        Closing again does nothing. `with LLM(...) as llm:` closes at the end of the block.
+        """
+        self._loop.close()
+
+    def __enter__(self) -> LLM:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _build_engine(self, config: EngineConfig, clock: Clock, step_lock: StepLock) -> None:
         self.engine_config = config
         self.engine = build_engine(self.model, self.ops, config, clock, self.draft)
+        self._loop = EngineLoop(self.engine, step_lock)
         self.max_model_len = self.engine.cache.capacity
 
     def _load_draft(self, name: str) -> Model:
@@ -135,24 +127,61 @@ class LLM:
         sampling_params: vLLM's name of params. Raises ValueError, before any work, for an empty prompt, a token id
         outside the vocabulary or a prompt that leaves no room in the context.
         """
-        sequences = self.sequences(prompts, one_of(params, sampling_params))
-        for _ in self.engine.run(sequences):
-            continue
-        return [self.output(seq) for seq in sequences]
+        self._loop.check_caller()
+        requests = [Request(seq, self._loop) for seq in self.sequences(prompts, one_of(params, sampling_params))]
+        try:
+            self._loop.submit(requests)
+            return [request.result() for request in requests]
+        except BaseException:  # Ctrl-C, too: the caller has left
+            for request in requests:
+                request.cancel()
+            raise
+
+    def submit(
+        self,
+        prompt: Prompt,
+        params: SamplingParams | None = None,
+        on_progress: Callable[[Request], None] | None = None,
+        *,
+        sampling_params: SamplingParams | None = None,
+    ) -> Request:
+        """Hands one prompt to the engine and returns at once; from any thread. on_progress: see Request.
+
+        Raises ValueError where `generate` does, RuntimeError when this LLM is closed.
+        """
+        [seq] = self.sequences([prompt], one_of(params, sampling_params))
+        request = Request(seq, self._loop, on_progress)
+        self._loop.submit([request])
+        return request
 
     def stream(
         self, prompt: Prompt, params: SamplingParams | None = None, *, sampling_params: SamplingParams | None = None
     ) -> Iterator[str]:
         """Yields the continuation of one prompt, piece by piece as it comes; no piece ends inside a character.
 
+        What a model thinks before its answer is not yielded (`submit` gives both).
+
         Raises ValueError, at the first piece, where `generate` does.
         """
-        [seq] = self.sequences([prompt], one_of(params, sampling_params))
-        shown = 0
-        for _ in self.engine.run([seq]):
-            if len(seq.text.text) > shown:
-                yield seq.text.text[shown:]
-                shown = len(seq.text.text)
+        self._loop.check_caller()
+        for delta in self.submit(prompt, one_of(params, sampling_params)):
+            if delta.text:
+                yield delta.text
+
+    async def astream(
+        self, prompt: Prompt, params: SamplingParams | None = None, *, sampling_params: SamplingParams | None = None
+    ) -> AsyncIterator[str]:
+        """`stream` for asyncio: the event loop goes on while the engine computes; a cancelled task cancels the request.
+
+        Raises ValueError, at the first piece, where `generate` does.
+        """
+        request = self.submit(prompt, one_of(params, sampling_params))
+        try:
+            async for delta in request:
+                if delta.text:
+                    yield delta.text
+        finally:
+            request.cancel()
 
     def chat(
         self,
@@ -189,7 +218,15 @@ class LLM:
 
         Raises ValueError, at the first step, where `generate` does.
         """
-        yield from self.engine.run(self.sequences(prompts, one_of(params, sampling_params)), watch=True)
+        yield from self.run(self.sequences(prompts, one_of(params, sampling_params)), watch=True)
+
+    def run(self, sequences: list[Sequence], watch: bool = False) -> Iterator[StepTrace]:
+        """Runs sequences (of `sequences`) to their end on the caller's thread, and yields what each step did.
+
+        Leaving early aborts them. While the engine's thread serves other callers, its steps are yielded.
+        watch: whether the traces hold block tables and the waiting queue, too.
+        """
+        return self._loop.steps(sequences, watch)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         """The logits after each of the tokens, (n, vocab) float32.
@@ -197,7 +234,7 @@ class LLM:
         Raises ValueError for no tokens, a token id outside the vocabulary, or more tokens than the context holds.
         """
         seq = self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0)
-        return np.concatenate([logits for _, logits in self._forward(seq, len(tokens))])
+        return np.concatenate([logits for _, logits in self._loop.logits(seq, len(tokens))])
 
     def score(self, tokens: list[int]) -> np.ndarray:
         """The log-probability of each token but the first, given those before it, (n-1,) float64.
@@ -217,7 +254,8 @@ class LLM:
 
         Raises ValueError, at the first pair, where `logits` does.
         """
-        yield from self._forward(self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0), SCORE_ROWS)
+        seq = self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0)
+        yield from self._loop.logits(seq, SCORE_ROWS)
 
     def sequences(self, prompts: Prompts, params: Params = None) -> list[Sequence]:
         """The prompts as sequences that the engine can run. Raises ValueError, for any of them, before one runs."""
@@ -234,12 +272,7 @@ class LLM:
 
     def output(self, seq: Sequence) -> RequestOutput:
         """Builds the RequestOutput of a sequence: its text, tokens, log-probabilities and metrics."""
-        logprobs = None
-        if seq.request.params.logprobs is not None:
-            logprobs = [TokenLogprob(c.token, c.logprob or 0.0, c.top or {}) for c in seq.progress.choices]
-        reason = seq.progress.finish_reason or "abort"
-        metrics, text = request_metrics(seq), seq.text
-        return RequestOutput(text.text, seq.new_tokens, seq.prompt, reason, metrics, logprobs, text.reasoning)
+        return request_output(seq, seq.progress.finish_reason or "abort")
 
     def _sequence(self, prompt: Prompt, params: SamplingParams, room: int = 1) -> Sequence:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt)
@@ -251,7 +284,7 @@ class LLM:
             reason += " and the answer needs at least one of them" if room else ""
             raise SwitchError("", len(tokens), reason, f"shorten it or {self._longer()}", held=self.max_model_len)
         left = self.max_model_len - len(tokens)
-        request = Request(
+        request = RequestSpec(
             id=next(self._ids),
             prompt=tokens,
             params=params,
@@ -275,26 +308,8 @@ class LLM:
             if not 0 <= token < self.config.vocab_size:
                 raise ValueError(f"token id {token} is outside the vocabulary of {self.config.vocab_size}")
 
-    def _forward(self, seq: Sequence, rows: int) -> Iterator[tuple[int, np.ndarray]]:
-        """Pairs (first position, logits of up to `rows` positions) over a sequence."""
-        cache, n = self.engine.cache, len(seq.tokens)
-        try:
-            while True:
-                start = cache.length(seq)
-                stop = min(n, start + rows) if cache.can_chunk else n
-                self.engine.scheduler.make_room(seq, stop - start)
-                tokens = np.array(seq.tokens[start:stop])
-                span = Span(seq, 0, stop - start, start, stop - start)
-                logits = self.engine.forward(Batch(tokens, np.arange(start, stop), np.arange(stop - start), (span,)))
-                cache.commit(seq, stop - start)
-                yield start, logits
-                if stop == n:
-                    return
-        finally:
-            cache.free(seq)
 
-
-def one_of(params: Params, sampling_params: Params) -> Params:
+def one_of(params: P, sampling_params: P) -> P:
     """The one that is given. Raises ValueError when both are."""
     if params is not None and sampling_params is not None:
         raise ValueError("params and sampling_params are two names of one argument; give only one of them")

@@ -4,8 +4,8 @@ Two integers describe the progress of a sequence: how many tokens it has, and ho
 (`cache.length`). The difference is what is still to compute: many tokens in prefill, one in decode. Drafts are further
 rows behind the last token; a draft is no token of the sequence until it is verified.
 
-A sequence keeps four records: its Request (what was asked), its Progress (what was computed), its Timing (when), and
-its Speculation (drafts). Only the methods of Sequence write them.
+A sequence keeps four records: its RequestSpec (what was asked), its Progress (what was computed), its Timing (when),
+and its Speculation (drafts). Only the methods of Sequence write them.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Draft:
 
 
 @dataclass(frozen=True)
-class Request:
+class RequestSpec:
     """What was asked: a prompt, how to continue it, and where to end."""
 
     id: int
@@ -86,7 +86,7 @@ class Sequence:
     text: turns tokens into text and looks for stop strings.
     """
 
-    def __init__(self, request: Request, text: TextOutput) -> None:
+    def __init__(self, request: RequestSpec, text: TextOutput) -> None:
         self.request, self.text = request, text
         self.progress = Progress(list(request.prompt))
         self.timing = Timing()

@@ -53,7 +53,7 @@ class StepClock:
         self.now += 1
         return self.now
 
-    def wait_until(self, moment: float) -> None:
+    def wait_until(self, moment: float, woken: object = None) -> None:
         self.now = max(self.now, moment)
 
 

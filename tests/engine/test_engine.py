@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -35,17 +36,19 @@ OLMOE = small_config(qk_norm="full", experts=MoEConfig(5, 2, 12), num_layers=3)
 
 
 def watch(look: Callable[[FrameType, str, Any], None], work: Callable[[], Any]) -> Any:
-    """Runs `work` while `look` sees every call and return within the package."""
+    """Runs `work` while `look` sees every call and return within the package, also in threads that `work` starts."""
 
     def profile(frame: FrameType, event: str, arg: Any) -> None:
         if frame.f_code.co_filename.startswith(PACKAGE):
             look(frame, event, arg)
 
     sys.setprofile(profile)
+    threading.setprofile(profile)
     try:
         return work()
     finally:
         sys.setprofile(None)
+        threading.setprofile(None)  # type: ignore[arg-type]
 
 
 # Nothing shared
@@ -135,17 +138,6 @@ def test_leaving_a_run_gives_the_cache_back(steps):
         assert len(a.new_tokens) + len(b.new_tokens) == steps
     c, again = request(range(6), 4), request(range(6), 4)
     assert finish(engine, c) == finish(make_engine(LLAMA), again), "and the engine goes on as if it were new"
-
-
-def test_leaving_a_stream_early_frees_its_sequence(golden_folder):
-    """`break` in a loop over LLM.stream; else every impatient reader costs a whole context."""
-    llm = LLM(str(golden_folder("llama")))
-    params = SamplingParams(max_tokens=30, ignore_eos=True)
-    for _ in llm.stream([0, 5, 9], params):
-        assert llm.engine.cache.held_bytes > 0
-        break
-    assert llm.engine.cache.held_bytes == 0
-    assert not llm.engine.scheduler.busy
 
 
 def test_a_step_that_fails_leaves_a_usable_engine():
@@ -398,9 +390,10 @@ def test_a_prefill_makes_the_same_calls_whatever_its_length():
     assert counts[0] == counts[1] > 50
 
 
-def test_pieces_of_a_stream_cost_the_same_early_and_late(golden_folder):
+def test_a_step_that_shows_text_costs_the_same_early_and_late(golden_folder):
     """Text is decoded token by token; catches decoding all tokens again for every piece."""
     llm = LLM(str(golden_folder("llama")))
-    stream = llm.stream([0, 5, 9], SamplingParams(max_tokens=100, ignore_eos=True, stop=["never"]))
-    counts = [calls(lambda: next(stream)) for _ in range(80)]
+    params = SamplingParams(max_tokens=100, ignore_eos=True, stop=["never"])
+    steps = llm.run(llm.sequences([[0, 5, 9]], params))
+    counts = [calls(lambda: next(steps)) for _ in range(80)]
     assert max(counts[40:]) <= 1.2 * max(counts[:40])

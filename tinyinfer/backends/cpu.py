@@ -115,7 +115,8 @@ def lazy_array(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:  
     """
     nbytes = np.dtype(dtype).itemsize * math.prod(shape)
     try:
-        memory = mmap.mmap(-1, max(1, nbytes))
+        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
+        memory = mmap.mmap(-1, max(1, nbytes), **private)  # of its own also in a process that is forked
     except (OSError, OverflowError):
         raise MemoryError(f"the KV cache needs {nbytes} bytes, and less with a shorter context") from None
     if hasattr(mmap, "MADV_NOHUGEPAGE"):

@@ -46,6 +46,7 @@ class Scheduler:
         self.left: list[Sequence] = []
         self.preempted: list[Sequence] = []
         self.plan: dict[Sequence, int] = {}
+        self.scored: list[Sequence] = []  # in no batch: `Engine.logits` computes them
         self._turns = count()
         self._last_turn: dict[Sequence, int] = {}  # the turn in which each running sequence last had rows
 
@@ -80,6 +81,7 @@ class Scheduler:
             part.free(seq)
         self.running = [other for other in self.running if other is not seq]
         self.waiting = [other for other in self.waiting if other is not seq]
+        self.scored = [other for other in self.scored if other is not seq]
         self._last_turn.pop(seq, None)
 
     # Before the forward pass: admission, room, preemption.
@@ -118,7 +120,7 @@ class Scheduler:
     def make_room(self, seq: Sequence, rows: int) -> bool:
         """Evicts and preempts until the cache has room for so many rows; False if `seq` itself was preempted."""
         while self.cache.missing(seq, rows):
-            if self.prefixes.evict():
+            if self.prefixes.evict() or self.evict_scored(seq):
                 continue
             if not self.running:
                 break  # the rows can never fit: `reserve` raises the error
@@ -128,6 +130,15 @@ class Scheduler:
                 return False
         self.cache.reserve(seq, rows)
         return True
+
+    def evict_scored(self, seq: Sequence) -> bool:
+        """Frees a sequence, other than `seq`, whose logits are computed, and will be again; False when there is none.
+        """
+        for other in self.scored:
+            if other is not seq:
+                self.drop(other)
+                return True
+        return False
 
     def preempt(self, seq: Sequence) -> None:
         """Frees the cache of a running sequence and returns the sequence to the waiting queue, to be computed again.

@@ -191,7 +191,7 @@ def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Call
     trace: whether to write each step's StepTrace to stderr.
     """
     try:
-        for step in llm.engine.run(sequences, watch=trace):
+        for step in llm.run(sequences, watch=trace):
             update()
             if trace:
                 midline = is_terminal(sys.stdout) and any(seq.text.text for seq in sequences)

@@ -6,7 +6,10 @@ step reads the same whichever optimizations are on.
 
     config.py      the switches of all optimizations, and which of them cannot work together
     clock.py       the time of the engine: the system's, or any other clock that is passed in
-    engine.py      the step, the run of several requests, and how an engine is built from its switches
+    engine.py      the step, a run of several requests by one caller, and how an engine is built from its switches
+    inbox.py       what several callers leave for the engine, and which thread steps it
+    turns.py       one turn: read the inbox, step once, tell each caller what came
+    loop.py        what a caller can do, from any thread
     recorder.py    writes down what a step does, while it does it
     trace.py       what one step did: which sequences ran, tokens, blocks, drafts, times, costs
     trace_html.py  the same for notebooks, and the timeline of a run

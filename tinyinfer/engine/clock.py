@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Protocol
 
 
@@ -12,8 +13,11 @@ class Clock(Protocol):
     def __call__(self) -> float:
         """The present time in seconds."""
 
-    def wait_until(self, moment: float) -> None:
-        """Returns once `moment` is not in the future."""
+    def wait_until(self, moment: float, woken: Callable[[float], object] = time.sleep) -> None:
+        """Returns once `moment` is not in the future, or earlier, when `woken(seconds)` says so.
+
+        woken: waits at most so many seconds; true when there is a reason to wait no longer.
+        """
 
 
 class WallClock:
@@ -22,7 +26,7 @@ class WallClock:
     def __call__(self) -> float:
         return time.perf_counter()
 
-    def wait_until(self, moment: float) -> None:
-        """Sleeps, again if the system wakes the thread too early."""
-        while (rest := moment - self()) > 0:
-            time.sleep(rest)
+    def wait_until(self, moment: float, woken: Callable[[float], object] = time.sleep) -> None:
+        """Waits, again if the system wakes the thread too early."""
+        while (rest := moment - self()) > 0 and not woken(rest):
+            continue

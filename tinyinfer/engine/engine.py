@@ -6,8 +6,9 @@ drafter that the engine is built from.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from time import sleep
 
 import numpy as np
 
@@ -26,7 +27,7 @@ from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sampling import choose
-from tinyinfer.sequence import Batch, Sequence
+from tinyinfer.sequence import Batch, Sequence, Span
 from tinyinfer.speculative.base import DraftCost, Drafter
 from tinyinfer.speculative.switches import CANDIDATES, DRAFTERS
 from tinyinfer.switches import resolve
@@ -71,27 +72,55 @@ class Engine:
     def run(self, sequences: list[Sequence], watch: bool = False) -> Iterator[StepTrace]:
         """Steps until all of `sequences` are finished; leaving early aborts the others and frees their cache.
 
-        Raises ValueError, before any work, for a sequence that could never fit into the cache.
+        For a caller who alone uses the engine, on one thread; EngineLoop (loop.py) is for several. Raises
+        ValueError, before any work, for a sequence that could never fit into the cache.
         watch: whether the traces hold block tables and the waiting queue, too.
         """
         now = self.clock()
         try:
             for seq in sequences:
-                seq.arrive(now)
-                self.scheduler.add(seq)
+                self.add(seq, now)
             while any(not seq.finished for seq in sequences):
-                if self.scheduler.ready_at() > self.clock():
-                    self.clock.wait_until(self.scheduler.ready_at())
-                yield self.step(watch)
+                if self.wait():
+                    yield self.step(watch)
         finally:
             for seq in sequences:
                 self.abort(seq)
+
+    def add(self, seq: Sequence, begun: float) -> None:
+        """Queues a sequence of a run that began at `begun`. Raises ValueError for one that could never fit."""
+        seq.arrive(begun)
+        self.scheduler.add(seq)
+
+    def wait(self, woken: Callable[[float], object] = sleep) -> bool:
+        """Waits until a sequence is ready to run; False when `woken` ended the wait early (Clock.wait_until)."""
+        ready = self.scheduler.ready_at()
+        if ready <= self.clock():
+            return True
+        self.clock.wait_until(ready, woken)
+        return self.scheduler.ready_at() <= self.clock()
 
     def abort(self, seq: Sequence) -> None:
         """Ends a sequence that is not finished, waiting or running, and frees what is kept for it."""
         if not seq.finished:
             seq.abort()
         self.scheduler.drop(seq)
+
+    def logits(self, seq: Sequence, start: int, most: int) -> np.ndarray:
+        """Computes the logits of at most `most` positions from `start` on, (R, V); earlier positions stay in the cache.
+
+        If other sequences needed their room, they are computed again.
+        """
+        cache, done, n = self.cache, self.cache.length(seq), len(seq.tokens)
+        stop = min(n, start + most) if cache.can_chunk else n
+        if seq not in self.scheduler.scored:
+            self.scheduler.scored.append(seq)
+        self.scheduler.make_room(seq, stop - done)
+        span = Span(seq, 0, stop - done, done, stop - start)
+        rows = np.arange(start - done, stop - done)
+        logits = self.forward(Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,)))
+        cache.commit(seq, stop - done)
+        return logits
 
     @contextmanager
     def recorded(self, watch: bool) -> Iterator[StepRecorder]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+
 from tinyinfer.ledger import Ledger
 from tinyinfer.measure.roofline import Machine, predict_seconds
 
@@ -23,6 +26,6 @@ class SimulatedClock:
         self._seen = self.ledger.copy()
         return self._now
 
-    def wait_until(self, moment: float) -> None:
+    def wait_until(self, moment: float, woken: Callable[[float], object] = time.sleep) -> None:
         """Moves the time to `moment`, unless it is later already: nothing is computed until then."""
         self._now = max(self(), moment)

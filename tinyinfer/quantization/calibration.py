@@ -30,7 +30,7 @@ from tinyinfer.model.visit import layer_matrices, with_matrices
 from tinyinfer.model.weights import Linear
 from tinyinfer.quantization.folding import fold
 from tinyinfer.sampling import SamplingParams
-from tinyinfer.sequence import Batch, Request, Sequence, Span
+from tinyinfer.sequence import Batch, RequestSpec, Sequence, Span
 from tinyinfer.text.plain_text import decoded
 from tinyinfer.text.stop_strings import TextOutput
 
@@ -168,7 +168,7 @@ def rows_of(windows: np.ndarray) -> Batch:
     count, size = windows.shape
     spans = []
     for i, window in enumerate(windows.tolist()):
-        request = Request(i, window, SamplingParams(), seed=0, max_tokens=1, eos=frozenset())
+        request = RequestSpec(i, window, SamplingParams(), seed=0, max_tokens=1, eos=frozenset())
         seq = Sequence(request, TextOutput(Silence()))
         spans.append(Span(seq, i * size, (i + 1) * size, 0, wanted=0))
     positions = np.tile(np.arange(size), count)  # (T,): each window starts at 0

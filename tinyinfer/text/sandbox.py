@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sized
 from functools import wraps
+from threading import local
 from typing import Any, NoReturn
 
 from jinja2 import Template, nodes
@@ -19,14 +20,33 @@ MAX_STEPS = 1_000_000  # loop turns and calls; a template of the hub uses about 
 MAX_SIZE = 10_000_000  # of a number, the characters of a text and the items of a list
 
 
+class Meter(local):
+    """The steps of a rendering: several threads may render at once, and each has its own."""
+
+    steps = 0
+
+    def begin(self) -> None:
+        """A rendering begins in this thread."""
+        self.steps = 0
+
+    def spend(self, steps: int) -> None:
+        """Counts steps. Raises SecurityError beyond MAX_STEPS."""
+        self.steps += steps
+        if self.steps > MAX_STEPS:
+            raise SecurityError(f"it takes more than {MAX_STEPS} steps")
+
+
 class Sandbox(ImmutableSandboxedEnvironment):
     """jinja2's sandbox that also counts steps and bounds the size of their results.
 
     A forbidden attribute raises, where jinja2 would print nothing.
     """
 
-    steps = 0  # of this rendering
     intercepted_binops = frozenset({"+", "*", "**"})  # the operators whose results grow fastest
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.meter = Meter()
 
     def metered_template(self, source: str) -> Template:
         """The template of this source, with a meter in every loop, every `~` and every filter."""
@@ -43,24 +63,18 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
     def render(self, template: Template, variables: dict[str, Any]) -> str:
         """The text of one rendering, whose steps are counted from 0."""
-        self.steps = 0
+        self.meter.begin()
         return self.joined(template.generate(variables))
-
-    def spend(self, steps: int) -> None:
-        """Counts steps. Raises SecurityError beyond MAX_STEPS."""
-        self.steps += steps
-        if self.steps > MAX_STEPS:
-            raise SecurityError(f"it takes more than {MAX_STEPS} steps")
 
     def metered(self, items: Iterable[Any]) -> Iterable[Any]:
         """The items of a loop, each counted as a step."""
         items = items if isinstance(items, Sized) else list(items)
-        self.spend(1 + len(items))
+        self.meter.spend(1 + len(items))
         return items
 
     def call(self, *args: Any, **kwargs: Any) -> Any:
         """A call in the template: one step, of bounded arguments and result."""
-        self.spend(1)
+        self.meter.spend(1)
         return self.bounded(super().call)(*args, **kwargs)
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:

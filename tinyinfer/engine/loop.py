@@ -1,0 +1,199 @@
+"""Several callers of one engine: what each of them can do, from any thread.
+
+A caller hands requests to the engine and waits, or reads what came; a driver takes the turns (inbox.py says who, and
+turns.py what a turn is). So a server is a client of `submit` and nothing else, and a caller who leaves, fails or is
+slow changes nothing for the others.
+
+Wins: throughput, as soon as two callers ask at once. Loses: a request that comes alone waits for a thread to start, and
+each step for its callers to be told; benchmarks/submit.py measures both.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
+from contextlib import suppress
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread, get_ident
+from typing import Any, TypeVar
+from weakref import finalize, ref
+
+import numpy as np
+
+from tinyinfer.engine.engine import Engine
+from tinyinfer.engine.inbox import TICK, Client, Inbox, Run, received
+from tinyinfer.engine.trace import StepTrace
+from tinyinfer.engine.turns import StepLock, Turns
+from tinyinfer.sequence import Sequence
+
+T = TypeVar("T")
+AT_EXIT = 5.0  # seconds that a running step is waited for when the program ends
+CLOSED = "this LLM is closed; make a new one"
+FORKED = (
+    "this process was forked while the LLM had requests in flight; fork before the first request or after the end of "
+    "the last one, or make an LLM in the new process"
+)
+WAITS_FOR_ITSELF = (
+    "a call inside on_progress would wait for the engine's thread, on which on_progress runs; submit the prompt there "
+    "and wait for it in another thread"
+)
+IN_FLIGHT = "an LLM with requests in flight cannot be copied; wait for them or cancel them"
+
+
+class EngineLoop:
+    """Takes what callers ask of an engine. step_lock: shared with the loops of engines over the same weights."""
+
+    def __init__(self, engine: Engine, step_lock: StepLock | None = None) -> None:
+        self.engine, self.step_lock = engine, step_lock or StepLock()
+        self.closed = False
+        self._turns: dict[int, Turns] = {}  # by process: a forked one has locks and a thread of its own
+        finalize(self, close_at_exit, ref(self))
+
+    def __reduce__(self) -> tuple[type[EngineLoop], tuple[Engine, StepLock]]:
+        if any(turns.inbox.busy for turns in self._turns.values()):
+            raise RuntimeError(IN_FLIGHT)
+        return EngineLoop, (self.engine, self.step_lock)
+
+    def submit(self, clients: Seq[Client]) -> None:
+        """Hands requests to the engine, all at once, and returns. Raises RuntimeError when that cannot be."""
+        turns, now = self.check_open(), self.engine.clock()
+        requests = turns.inbox.requests
+        with turns.inbox.lock:
+            self.check_open()
+            requests.update((client.seq, client) for client in clients)
+            try:
+                turns.inbox.post(partial(turns.enter, clients, now))
+            except BaseException:  # the system has no thread to give, or Ctrl-C
+                for client in clients:
+                    requests.pop(client.seq, None)
+                raise
+
+    def leave(self, client: Client) -> None:
+        """Lets the driver drop a request that is cancelled: within a step its blocks are free."""
+        turns = self._turns.get(os.getpid())
+        if turns is not None:  # else a copy in a forked process, which runs nothing
+            turns.inbox.news.put(partial(turns.leave, client))
+
+    def steps(self, sequences: list[Sequence], watch: bool = False) -> Iterator[StepTrace]:
+        """Steps until all of `sequences` are finished, on the caller's thread; leaving early aborts the others.
+
+        While the engine's thread serves other callers, its steps are the ones that are yielded: none in which the
+        sequences could run is left out. Raises ValueError, before any work, for a sequence that could never fit.
+        """
+        turns, run, now = self.check_caller(), Run(sequences, watch), self.engine.clock()
+        try:
+            turns.inbox.news.put(partial(turns.begin, run, now))
+            while not run.over or not run.traces.empty():
+                trace = self._next(turns, run)
+                if trace is not None:
+                    yield trace
+            if run.error is not None:
+                raise run.error
+        finally:
+            self._finish(turns, run)
+
+    def _next(self, turns: Turns, run: Run) -> StepTrace | None:
+        """The next trace of a run, from a turn of its own if there is no other driver; None: look again."""
+        self.check_wait()
+        if run.traces.empty() and turns.inbox.take(run):
+            try:
+                turns.turn()
+            finally:
+                turns.inbox.rest(run)
+        with suppress(Empty):
+            return run.traces.get(timeout=TICK)
+        return None
+
+    def _finish(self, turns: Turns, run: Run) -> None:
+        """Drops the sequences of a run, at once if there is no driver, else before the driver's next step."""
+        if self._turns.get(os.getpid()) is not turns:
+            return  # a copy in a forked process
+        if turns.inbox.take(run):
+            turns.finish(run)
+            turns.inbox.rest(run)
+        else:
+            turns.inbox.post(partial(turns.finish, run))
+
+    def logits(self, seq: Sequence, rows: int) -> Iterator[tuple[int, np.ndarray]]:
+        """Pairs (first position, logits of up to `rows` positions) over a sequence, each computed between two steps."""
+        turns, start = self.check_caller(), 0
+        try:
+            turns.inbox.borrowed.add(seq)
+            while start < len(seq.tokens):
+                logits = self._between_steps(turns.inbox, partial(turns.logits, seq, start, rows))
+                yield start, logits
+                start += len(logits)
+        finally:
+            if seq in turns.inbox.borrowed and self._turns.get(os.getpid()) is turns:
+                turns.inbox.post(partial(turns.give_back, seq))
+
+    def _between_steps(self, inbox: Inbox, work: Callable[[], T]) -> T:
+        """What `work` gives or raises, done by the driver between two steps."""
+        self.check_wait()
+        answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
+
+        def action() -> None:
+            try:
+                answers.put((work(), None))
+            except BaseException as error:
+                answers.put((None, error))
+
+        inbox.post(action)
+        [(value, error)] = received(answers)
+        if error is not None:
+            raise error
+        return value
+
+    def close(self, timeout: float | None = None) -> None:
+        """Ends all open requests, finish_reason "abort", and the engine's thread; waits at most `timeout` seconds."""
+        turns = self._turns.get(os.getpid())
+        if turns is None:
+            self.closed = True
+            return
+        inbox, ended = turns.inbox, SimpleQueue[None]()
+        with inbox.lock:
+            self.closed = True
+        for client in list(inbox.requests.values()):
+            client.cancel()
+        if inbox.busy:
+            inbox.post(turns.stop)
+            inbox.post(partial(ended.put, None))
+            if inbox.driving != get_ident():  # else in on_progress: the requests end when that returns
+                received(ended, timeout)
+        if isinstance(inbox.driver, Thread) and inbox.driving != get_ident():
+            inbox.driver.join(timeout)
+
+    # Who may ask.
+
+    def check_open(self) -> Turns:
+        """Raises RuntimeError: the loop is closed, or this process was forked with requests in flight."""
+        if self.closed:
+            raise RuntimeError(CLOSED)
+        return self._of_this_process()
+
+    def check_wait(self) -> None:
+        """Raises RuntimeError where a wait would never end: in such a process, and on the thread that takes a turn."""
+        if self._of_this_process().inbox.driving == get_ident():
+            raise RuntimeError(WAITS_FOR_ITSELF)
+
+    def check_caller(self) -> Turns:
+        """Raises RuntimeError where either check does."""
+        self.check_wait()
+        return self.check_open()
+
+    def _of_this_process(self) -> Turns:
+        turns = self._turns.get(os.getpid())
+        if turns is None:
+            if any(other.inbox.busy for other in self._turns.values()):
+                raise RuntimeError(FORKED)
+            turns = self._turns.setdefault(os.getpid(), Turns(self.engine, self.step_lock))
+        return turns
+
+
+def close_at_exit(loop: ref[EngineLoop]) -> None:
+    """Ends the engine's thread when the program does; nothing happens for a loop that is gone."""
+    found = loop()
+    if found is not None:
+        found.close(AT_EXIT)

@@ -1,0 +1,180 @@
+"""One turn of an engine with several callers: read the inbox, step once, and tell each caller what came.
+
+Sequences of all callers are in one scheduler and share steps, which is what continuous batching is for (Orca; Yu et al.
+2022). A turn also decides what each caller must not feel of the others: a step that fails ends the requests that came
+with that step, a cancelled request leaves before the next one, and a request that can never run does not let the others
+wait.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from collections.abc import Sequence as Seq
+from threading import Lock
+
+import numpy as np
+
+from tinyinfer.engine.engine import Engine
+from tinyinfer.engine.inbox import Client, Inbox, Run
+from tinyinfer.engine.trace import StepTrace
+from tinyinfer.sequence import Sequence
+
+NO_ROOM = "a prompt of {} tokens finds no room in the cache although no other sequence runs; raise num_blocks"
+
+
+class StepLock:
+    """One step at a time of all engines that share weights and a ledger: a lock for each process."""
+
+    def __init__(self) -> None:
+        self._locks: dict[int, Lock] = {}
+
+    @property
+    def lock(self) -> Lock:
+        """The lock of this process."""
+        return self._locks.get(os.getpid()) or self._locks.setdefault(os.getpid(), Lock())
+
+    def __reduce__(self) -> tuple[type[StepLock], tuple[()]]:
+        return StepLock, ()
+
+
+class Turns:
+    """Takes the turns of an engine, for the callers whose requests are in its inbox."""
+
+    def __init__(self, engine: Engine, step_lock: StepLock) -> None:
+        self.engine, self.step_lock = engine, step_lock
+        self.inbox = Inbox(self.serve)
+
+    def serve(self) -> None:
+        """What the engine's thread does: turns until no request is open."""
+        while self.inbox.pending:
+            try:
+                self.turn()
+            except BaseException as error:
+                self._fail(error)
+
+    def turn(self) -> None:
+        """Reads the inbox, steps the engine once if a sequence is ready, and tells all who wait."""
+        with self.inbox.turn():
+            self._tell(self._step())
+
+    def _step(self) -> StepTrace | None:
+        """One step; None when no sequence is ready, or when the step failed."""
+        try:
+            if not self.engine.scheduler.busy or not self.engine.wait(self.inbox.hear):
+                return None
+            with self.step_lock.lock:
+                trace = self.engine.step(any(run.watch for run in tuple(self.inbox.runs)))
+        except Exception as error:
+            self._fail(error)
+            return None
+        self._end_stuck(trace)
+        return trace
+
+    def _tell(self, trace: StepTrace | None) -> None:
+        """Tells each request in the step that it goes on or is over, and each run what the step did."""
+        requests = self.inbox.requests
+        for span in trace.batch.spans if trace else ():
+            client = requests.get(span.seq.owner)
+            if client is not None and not client.seq.finished:
+                client.progress()
+        if finished := [seq for seq in list(requests) if seq.finished]:
+            self._end(finished)
+        for run in tuple(self.inbox.runs):
+            run.tell(trace)
+
+    # Ends.
+
+    def _end(self, sequences: list[Sequence], error: BaseException | None = None) -> None:
+        """Ends requests whose sequences have ended. The engine is at rest before the last of them is told."""
+        requests = self.inbox.requests
+        if not requests.keys() - set(sequences) and not self.inbox.runs:
+            self._abort(list(self.engine.scheduler.running))  # of a static batch: finished, and kept as padding
+        for client in [requests.pop(seq) for seq in sequences if seq in requests]:
+            client.end(error)
+
+    def _end_with(self, sequences: list[Sequence], error: BaseException) -> None:
+        """Ends sequences, and the runs that they belong to, with an error."""
+        for run in tuple(self.inbox.runs):
+            if any(seq in sequences for seq in run.sequences):
+                run.fail(error)
+        self._abort(sequences)
+        self._end(sequences, error)
+
+    def _fail(self, error: BaseException) -> None:
+        """A step failed and was rolled back: ends the sequences that joined in it, else all that were in it.
+
+        The others are computed again.
+        """
+        runs = [seq for run in tuple(self.inbox.runs) for seq in run.sequences if not seq.finished]
+        held, scheduler = {*self.inbox.requests, *runs}, self.engine.scheduler
+        groups = ([seq for seq in group if seq in held] for group in (scheduler.joined, scheduler.preempted, held))
+        self._end_with(next(filter(None, groups), []), error)
+
+    def _end_stuck(self, trace: StepTrace) -> None:
+        """Ends the first waiting sequence if the cache has no room for it although none runs: it would wait for ever.
+        """
+        scheduler = self.engine.scheduler
+        if scheduler.waiting and not (trace.batch.spans or trace.preempted or scheduler.running):
+            head = scheduler.waiting[0]
+            if scheduler.evict_scored(head):
+                return  # then there may be room in the next step
+            self._end_with([head], ValueError(NO_ROOM.format(len(head.tokens))))
+
+    def _abort(self, sequences: Iterable[Sequence]) -> None:
+        for seq in sequences:
+            self.engine.abort(seq)
+
+    # Actions, which a caller leaves in the inbox and the driver does.
+
+    def enter(self, clients: Seq[Client], now: float) -> None:
+        """Queues requests that were submitted at `now`."""
+        for client in clients:
+            if client.seq in self.inbox.requests:
+                try:
+                    self.engine.add(client.seq, now)
+                except ValueError as error:
+                    self._end_with([client.seq], error)
+
+    def leave(self, client: Client) -> None:
+        """Drops a request that is cancelled."""
+        if client.seq in self.inbox.requests:
+            self._abort([client.seq])
+            self._end([client.seq])
+
+    def begin(self, run: Run, now: float) -> None:
+        """Queues the sequences of a run that began at `now`, unless its reader has left already."""
+        if run.over:
+            return
+        self.inbox.runs.add(run)
+        try:
+            for seq in run.sequences:
+                self.engine.add(seq, now)
+        except ValueError as error:
+            run.fail(error)
+            self._abort(run.sequences)
+
+    def finish(self, run: Run) -> None:
+        """Drops the sequences of a run whose reader leaves."""
+        run.leave()
+        self._abort(run.sequences)
+        self.inbox.runs.discard(run)
+        self._end([])
+
+    def stop(self) -> None:
+        """Ends all runs, as if their sequences were cancelled."""
+        for run in tuple(self.inbox.runs):
+            self._abort(run.sequences)
+
+    def logits(self, seq: Sequence, start: int, most: int) -> np.ndarray:
+        """The logits of at most `most` positions of a sequence, (R, V); after its last ones its room is free."""
+        with self.step_lock.lock:
+            logits = self.engine.logits(seq, start, most)
+        if start + len(logits) == len(seq.tokens):
+            self.give_back(seq)
+        return logits
+
+    def give_back(self, seq: Sequence) -> None:
+        """Frees the room of a sequence whose logits were computed."""
+        self._abort([seq])
+        self.inbox.borrowed.discard(seq)
