@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import Golden, load_golden
-from helpers import ALWAYS_DRAFT
+from helpers import ALWAYS_DRAFT, finish
 from safetensors.numpy import load_file, save_file
 from scipy.special import log_softmax
 from tokenizers import Tokenizer as Backend
@@ -314,8 +314,10 @@ def test_a_draft_model_may_be_padded_to_another_size(golden_folder: Folder, tmp_
     for model, draft in [(plain, padded), (padded, plain)]:
         want = [out.token_ids for out in LLM(str(model)).generate(prompts, params)]
         llm = LLM(str(model), speculative="draft", draft_model=str(draft))
-        llm.engine = build_engine(llm.model, llm.ops, llm.engine_config, llm.engine.clock, llm.draft, ALWAYS_DRAFT)
-        found = llm.generate(prompts, params)
+        engine = build_engine(llm.model, llm.ops, llm.engine_config, llm.engine.clock, llm.draft, ALWAYS_DRAFT)
+        sequences = llm.sequences(prompts, params)
+        finish(engine, *sequences)
+        found = [llm.output(seq) for seq in sequences]
         assert [out.token_ids for out in found] == want
         assert [out.metrics.acceptance_rate for out in found] == [1, 1], "the padding alone differs"
 

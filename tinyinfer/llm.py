@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from collections.abc import Sequence as Seq
 from copy import copy
 from itertools import count
-from typing import Any, NoReturn, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -29,18 +29,14 @@ from tinyinfer.loading.build import load_model
 from tinyinfer.loading.hub import find
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Model
+from tinyinfer.prompts import Params, Prompt, Prompts, check_ids, each, one_of, template_variables, token_ids
 from tinyinfer.request import Request, RequestOutput, request_output
 from tinyinfer.sampling import SamplingParams, token_scores
 from tinyinfer.sequence import RequestSpec, Sequence
 from tinyinfer.switches import resolve
 from tinyinfer.text.reasoning import ChatPrompt
 from tinyinfer.text.stop_strings import text_output
-from tinyinfer.units import show
 
-Prompt = str | Seq[int]  # text, or token ids
-Prompts = Prompt | Seq[Prompt]
-Params = SamplingParams | Seq[SamplingParams] | None
-P = TypeVar("P", SamplingParams | None, Params)
 SCORE_ROWS = 128  # rows whose logits `score` holds at a time: 25 MB for a vocabulary of 49152
 
 
@@ -210,7 +206,7 @@ class LLM:
         Raises ValueError for messages of another form and for a model without a chat template, ModelError for a
         template that fails.
         """
-        text = self.tokenizer.render(messages, **_variables(chat_template_kwargs))
+        text = self.tokenizer.render(messages, **template_variables(chat_template_kwargs))
         return ChatPrompt(self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.thinking(text))
 
     def steps(self, prompts: Prompts, params: Params = None, *, sampling_params: Params = None) -> Iterator[StepTrace]:
@@ -245,7 +241,7 @@ class LLM:
         tokens = token_ids(tokens)
         if len(tokens) < 2:
             raise ValueError("scoring needs at least two tokens; the first one has nothing before it")
-        self._check_ids(tokens)
+        check_ids(tokens, self.config.vocab_size)
         pieces = self.logits_by_rows(tokens[:-1])
         return np.array([score for start, logits in pieces for score in token_scores(logits, tokens[start + 1 :])])
 
@@ -259,16 +255,7 @@ class LLM:
 
     def sequences(self, prompts: Prompts, params: Params = None) -> list[Sequence]:
         """The prompts as sequences that the engine can run. Raises ValueError, for any of them, before one runs."""
-        many = [prompts] if isinstance(prompts, str | ChatPrompt) else _list(prompts)
-        if many and _is_id(many[0]):
-            many = [many]
-        if params is None or isinstance(params, SamplingParams):
-            params = [params or SamplingParams()] * len(many)
-        if not isinstance(params, (list, tuple)) or not all(isinstance(p, SamplingParams) for p in params):
-            raise ValueError(f"params={show(params)} are not understood; give a SamplingParams, or a list of them")
-        if len(params) != len(many):
-            raise ValueError(f"{len(many)} prompts but {len(params)} SamplingParams; give one for all, or one each")
-        return [self._sequence(prompt, p) for prompt, p in zip(many, params, strict=True)]
+        return [self._sequence(prompt, p) for prompt, p in each(prompts, params)]
 
     def output(self, seq: Sequence) -> RequestOutput:
         """Builds the RequestOutput of a sequence: its text, tokens, log-probabilities and metrics."""
@@ -278,7 +265,7 @@ class LLM:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt)
         if not len(prompt) or not tokens:  # some tokenizers would begin even an empty text with a token
             raise ValueError("the prompt is empty; give some text, or at least one token")
-        self._check_ids((*tokens, *params.stop_token_ids))
+        check_ids((*tokens, *params.stop_token_ids), self.config.vocab_size)
         if len(tokens) + room > self.max_model_len:
             reason = "the prompt has {value} tokens, but the context holds {held}"
             reason += " and the answer needs at least one of them" if room else ""
@@ -302,49 +289,3 @@ class LLM:
         if self.max_model_len < asked:
             return "raise {num_blocks}"
         return "raise {max_model_len}" if asked < self.config.max_position else "use a model with a longer context"
-
-    def _check_ids(self, ids: Seq[int]) -> None:
-        for token in ids:
-            if not 0 <= token < self.config.vocab_size:
-                raise ValueError(f"token id {token} is outside the vocabulary of {self.config.vocab_size}")
-
-
-def one_of(params: P, sampling_params: P) -> P:
-    """The one that is given. Raises ValueError when both are."""
-    if params is not None and sampling_params is not None:
-        raise ValueError("params and sampling_params are two names of one argument; give only one of them")
-    return sampling_params if params is None else params
-
-
-def _variables(given: object) -> dict[str, Any]:
-    """The chat template's variables. Raises ValueError for anything but a dictionary of names, or None."""
-    if given is None:
-        return {}
-    if not isinstance(given, dict) or not all(isinstance(name, str) for name in given):
-        reason = "{field}={value!r} is no dictionary of the chat template's variables"
-        raise SwitchError("chat_template_kwargs", given, reason)
-    return given
-
-
-def token_ids(prompt: object) -> list[int]:
-    """A list, tuple, range or array of token ids as plain ones. Raises ValueError for anything else."""
-    items = _list(prompt)
-    if not all(map(_is_id, items)):
-        _no_prompt(prompt)
-    return [int(token) for token in items]
-
-
-def _list(prompts: object) -> list[Any]:
-    items = prompts.tolist() if isinstance(prompts, np.ndarray) else prompts
-    if not isinstance(items, (list, tuple, range)):
-        _no_prompt(prompts)
-    return list(items)
-
-
-def _is_id(item: object) -> bool:
-    return isinstance(item, (int, np.integer)) and not isinstance(item, bool)
-
-
-def _no_prompt(prompt: object) -> NoReturn:
-    what = " ".join(show(prompt).split())
-    raise ValueError(f"{what} is no prompt; give text, or a list of token ids (whole numbers)")
