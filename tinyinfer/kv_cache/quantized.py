@@ -15,13 +15,15 @@ Wins and loses: see packed_blocks.py.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from tinyinfer.arrays import Array
-from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, carve, layer_shapes
+from tinyinfer.arrays import FLOAT, Array
+from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, carve, first_given, layer_shapes, positions_of
 from tinyinfer.kv_cache.blocks import BlockCache
+from tinyinfer.kv_cache.memory import SHORTER, no_room
 from tinyinfer.kv_cache.packed_blocks import PackedBlocks
 from tinyinfer.model.interfaces import Device
 from tinyinfer.sequence import Batch, Sequence, Span
@@ -55,10 +57,9 @@ class QuantizedCache(Cache):
         edges = accumulate((n for r in spec.memory for n in (r.heads * r.key_size, r.heads * r.value_size)), initial=0)
         columns = [slice(*pair) for pair in pairwise(edges)]
         self._columns = list(zip(columns[::2], columns[1::2], strict=True))  # of a layer's keys and values
-        positions = -(-self.capacity // self.block_size) * self.block_size
-        flat = device.reserve((positions * max(rows.numbers for rows in spec.memory),))  # one layer at a time
-        self._workspace = [LayerRows(*carve(flat, layer_shapes(rows, positions))) for rows in spec.memory]
-        self._workspace_blocks = [tuple(map(self._in_blocks, layer)) for layer in self._workspace]
+        self._widest = max(rows.numbers for rows in spec.memory)  # numbers of a position in the layer with the most
+        self._workspace: tuple[LayerRows, ...] = ()  # all layers' views of the same memory
+        self._workspace_blocks: list[tuple[Array, ...]] = []
         self._unpacked: Unpacked | None = None
 
     @abstractmethod
@@ -72,11 +73,16 @@ class QuantizedCache(Cache):
     # The contract.
 
     def reserve(self, seq: Sequence, n: int) -> None:
-        """Also makes room for float rows: for the unfinished block and n more positions."""
+        """Also makes room for float rows, for the unfinished block and n more positions, and in the workspace."""
         super().reserve(seq, n)
-        room = self.length(seq) % self.block_size + n
+        room, stop = self.length(seq) % self.block_size + n, self.length(seq) + n
         if seq.id not in self._open or len(self._open[seq.id].rows) < room:
             self._copy_float_rows(seq, seq, room)
+        if positions_of(self._workspace) < stop:
+            self._workspace, self._workspace_blocks, self._unpacked = (), [], None  # before the new one comes
+            longest = min(self.capacity, max(stop, seq.most_positions))
+            if first_given(self._make_workspace, longest, stop) is None:
+                raise no_room(seq.id, stop, stop * FLOAT * self._widest, SHORTER)
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         """Keeps each span's rows in float, and packs the blocks that become full."""
@@ -136,6 +142,8 @@ class QuantizedCache(Cache):
     def free(self, seq: Sequence) -> None:
         super().free(seq)
         self._open.pop(seq.id, None)
+        if not self._open:
+            self._workspace, self._workspace_blocks, self._unpacked = (), [], None
 
     @property
     def float_bytes(self) -> int:
@@ -149,6 +157,14 @@ class QuantizedCache(Cache):
         return self.float_bytes - filled * self.position_bytes
 
     # Float rows, and the workspace.
+
+    def _make_workspace(self, positions: int) -> LayerRows:
+        """Room for so many positions of a sequence, in one layer at a time. Raises MemoryError."""
+        positions = -(-positions // self.block_size) * self.block_size
+        flat = self.device.reserve((positions * self._widest,))  # (numbers,)
+        self._workspace = tuple(LayerRows(*carve(flat, layer_shapes(rows, positions))) for rows in self.spec.memory)
+        self._workspace_blocks = [tuple(map(self._in_blocks, layer)) for layer in self._workspace]
+        return self._workspace[0]
 
     def _in_blocks(self, rows: Array) -> Array:  # (K, P, E) -> (K, P/b, b, E)
         return rows.reshape(len(rows), -1, self.block_size, rows.shape[-1])
@@ -208,13 +224,11 @@ class QuantizedCache(Cache):
 
 
 class QuantizedContiguousCache(QuantizedCache):
-    """A run of packed blocks for each sequence, as long as the context; a last block that is not whole stays float."""
+    """A run of packed blocks for each sequence; a last block that is not whole stays float."""
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:
         super().__init__(spec, device)
-        self.blocks_per_sequence = self.capacity // self.block_size
         self._packed: dict[int, PackedBlocks] = {}  # sequence id -> its blocks
-        self._spare: list[PackedBlocks] = []  # of freed sequences, for the next ones
 
     def storage(self, seq: Sequence) -> PackedBlocks:
         return self._packed[seq.id]
@@ -222,42 +236,53 @@ class QuantizedContiguousCache(QuantizedCache):
     def block_ids(self, seq: Sequence, first: int, stop: int) -> slice | Array:
         return slice(first, stop)
 
-    def reserve(self, seq: Sequence, n: int) -> None:
-        super().reserve(seq, n)
-        if seq.id not in self._packed:
-            spare = self._spare.pop() if self._spare else PackedBlocks(self.spec, self.blocks_per_sequence, self.device)
-            self._packed[seq.id] = spare
+    def missing(self, seq: Sequence, n: int) -> int:
+        full = (self.length(seq) + n) // self.block_size
+        return max(0, full - self.storage(seq).count) if seq.id in self._packed else max(1, full)
+
+    def grow(self, seq: Sequence, n: int, others: Callable[[], Iterable[Sequence]] = tuple) -> bool:
+        """Gives the sequence blocks for all that it can come to, or twice as many as it has."""
+        old, full = self._packed.get(seq.id), self.length(seq) // self.block_size
+        positions = self.length(seq) + n, self.expected(seq), self.capacity
+        sizes = self._sizes(old.count if old else 0, *(p // self.block_size for p in positions))
+        new = first_given(self._allocate_blocks, *sizes)
+        if new is not None:
+            self._packed[seq.id] = new
+            if old:
+                self._copy_blocks(old, new, full)
+        return new is not None
 
     def fork(self, seq: Sequence, child: Sequence) -> None:
         self.reserve(child, self.length(seq))
-        full = self.length(seq) // self.block_size
-        if full:
-            self.storage(child).copy(self.storage(seq), full)
-            self.ledger.kv_copied_bytes += full * self.storage(seq).block_bytes
+        self._copy_blocks(self.storage(seq), self.storage(child), self.length(seq) // self.block_size)
         super().fork(seq, child)
 
     def free(self, seq: Sequence) -> None:
         super().free(seq)
-        if seq.id in self._packed:
-            self._spare.append(self._packed.pop(seq.id))
+        self._packed.pop(seq.id, None)
 
     @property
     def held_bytes(self) -> int:
-        return self.blocks_per_sequence * sum(packed.block_bytes for packed in self._packed.values()) + self.float_bytes
+        return sum(packed.nbytes for packed in self._packed.values()) + self.float_bytes
 
     @property
     def wasted_bytes(self) -> int:
         """Blocks that are not full, and empty float rows."""
-        empty = {seq: self.blocks_per_sequence - n // self.block_size for seq, n in self._lengths.items()}
-        return sum(n * self._packed[seq].block_bytes for seq, n in empty.items()) + self.wasted_float_bytes
+        empty = {id: packed.count - self._lengths[id] // self.block_size for id, packed in self._packed.items()}
+        return sum(n * self._packed[id].block_bytes for id, n in empty.items()) + self.wasted_float_bytes
+
+    def _allocate_blocks(self, count: int) -> PackedBlocks:
+        return PackedBlocks(self.spec, count, self.device)
+
+    def _copy_blocks(self, old: PackedBlocks, new: PackedBlocks, count: int) -> None:
+        new.copy(old, count)
+        self.ledger.kv_copied_bytes += count * old.block_bytes
 
 
 class QuantizedPagedCache(QuantizedCache, BlockCache):
-    """One pool of packed blocks (`packed`) for all sequences."""
+    """One pool of packed blocks (`packed`) for all sequences. Growth replaces it (see base.py)."""
 
-    def __init__(self, spec: CacheSpec, device: Device) -> None:
-        super().__init__(spec, device)
-        self.packed = PackedBlocks(spec, spec.num_blocks, device)
+    packed: PackedBlocks
 
     def storage(self, seq: Sequence) -> PackedBlocks:
         return self.packed
@@ -278,6 +303,14 @@ class QuantizedPagedCache(QuantizedCache, BlockCache):
         tables = self._tables.items()
         empty = {block for seq, table in tables for block in table.blocks[self._lengths[seq] // self.block_size :]}
         return len(empty) * self.packed.block_bytes + self.wasted_float_bytes
+
+    def _replace(self, num_blocks: int, kept: int) -> int:
+        if not kept:
+            self.packed = PackedBlocks(self.spec, 0, self.device)  # the old ones go before the new ones come
+        new = PackedBlocks(self.spec, num_blocks, self.device)
+        new.copy(self.packed, kept)
+        self.packed = new
+        return kept * new.block_bytes
 
     def _copy_rows(self, old: int, new: int, rows: int) -> int:
         return 0  # the rows of a block that is not full are float rows

@@ -121,9 +121,9 @@ def draft_model(
         sizes = {"drafts": second.config.vocab_size, "own": model.config.vocab_size}
         raise SwitchError("draft_model", c.draft_model, reason, "choose a smaller model of the same family", **sizes)
     longest = min(capacity, second.config.max_position)
-    cache = ContiguousCache(CacheSpec(second.config.memory, longest), ops)
+    spec = CacheSpec(second.config.memory, longest, reserve_all=False, smaller="leave out {speculative}")
     lengths = DraftLengths(most_drafts(c, 4), cost or DraftCost(ops.relative_cost, second.nbytes / model.nbytes))
-    return ModelDrafter(second, cache, ops, lengths, c.num_draft_candidates)
+    return ModelDrafter(second, ContiguousCache(spec, ops), ops, lengths, c.num_draft_candidates)
 
 
 def self_draft(
