@@ -113,19 +113,24 @@ class Blocks(RuleBasedStateMachine):
         self.served.ops.full = full
 
     @precondition(lambda self: self.living)
-    @rule(data=st.data(), others=st.booleans())
-    def grow(self, data, others):
+    @rule(data=st.data(), first=st.booleans())
+    def grow(self, data, first):
         """The pool grows where it may, and what lies in it stays; bytes copied are counted, and none of an idle pool.
         """
         one = data.draw(st.sampled_from(self.living))
         rows = data.draw(st.integers(1, max(1, min(20, BLOCKS * SIZE - one.length))))
         before, used, copied = self.cache.num_blocks, self.cache.blocks_in_use, self.served.ledger.kv_copied_bytes
         lacking = self.cache.missing(one.seq, rows)
-        grown = self.cache.grow(one.seq, rows, lambda: [other.seq for other in self.living] if others else [])
-        assert grown == (self.grows and before < BLOCKS and not self.served.ops.full)
+        if first:
+            self.cache.prepare([other.seq for other in self.living])
+            grown = self.cache.num_blocks > before
+            assert not (grown and used)
+        else:
+            grown = self.cache.grow(one.seq, rows)
+            assert grown == (self.grows and before < BLOCKS and not self.served.ops.full)
         copied = self.served.ledger.kv_copied_bytes - copied
         if grown:
-            assert min(BLOCKS, before + max(1, lacking)) <= self.cache.num_blocks <= BLOCKS
+            assert min(BLOCKS, before + (1 if first else max(1, lacking))) <= self.cache.num_blocks <= BLOCKS
             assert not used or self.cache.num_blocks >= min(BLOCKS, 2 * before)
             block = SIZE * self.cache.position_bytes
             assert used * block <= copied <= (before if used else 0) * block

@@ -167,7 +167,7 @@ def test_after_free_there_is_nothing_to_read(cache):
 def test_the_ledger_counts_bytes_written_exactly(cache):
     """Keys and values of every appended row in every layer, once; and nothing is copied."""
     a, b = request(range(9)), request(range(9))
-    cache.grow(a, 4, lambda: [b])  # as the scheduler does: for both
+    cache.prepare([a, b])  # as the scheduler does
     cache.reserve(a, 4)
     cache.reserve(b, 2)
     write(cache, (a, 0, 4), (b, 0, 2))

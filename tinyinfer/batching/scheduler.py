@@ -105,15 +105,18 @@ class Scheduler:
 
     def _admit(self, now: float) -> None:
         """Admits waiting sequences in order of age, while rows are left and the cache has room for whole prompts."""
-        for seq in self.policy.admissible(self.waiting, self.running, now):
+        admissible = self.policy.admissible(self.waiting, self.running, now)
+        if admissible and not self.running:
+            self.cache.prepare(nlargest(self.limits.max_num_seqs, self.waiting, key=BY_LENGTH))
+        for seq in admissible:
             cached = self.prefixes.match(seq) if self._rows_left() else 0
             rows = self._rows_of(seq)
-            fits = rows and self._fits(seq, self._pending(seq) + len(seq.drafts))
-            if not fits:
+            wanted = self._pending(seq) + len(seq.drafts)
+            if not rows or not (self._fits(seq, wanted) or self._fits_alone(seq, wanted)):
                 self.prefixes.free(seq)
                 self.cache.free(seq)
                 if rows and not self.running:  # nothing will free memory for it
-                    raise self.cache.no_room(seq)
+                    raise self.cache.no_room(seq, wanted)
                 return
             seq.start(now, cached)
             self.ledger.tokens_cached += cached
@@ -126,13 +129,16 @@ class Scheduler:
 
     def _fits(self, seq: Sequence, rows: int) -> bool:
         """Whether the cache has room for so many rows, grown if need be, or will have after evictions."""
-        if self.cache.missing(seq, rows):
-            self.cache.grow(seq, rows, self._at_hand)
+        while self.cache.missing(seq, rows) and self.cache.grow(seq, rows):
+            continue
         return self.cache.missing(seq, rows) <= self.prefixes.evictable
 
-    def _at_hand(self) -> list[Sequence]:
-        """As many sequences as may run together, those that can become the longest."""
-        return nlargest(self.limits.max_num_seqs, [*self.running, *self.waiting], key=BY_LENGTH)
+    def _fits_alone(self, seq: Sequence, rows: int) -> bool:
+        """Whether the rows of a sequence fit when no other sequence has room in the cache."""
+        if self.running:
+            return False
+        self.cache.shrink()  # what was allocated for others may be what is missing
+        return self._fits(seq, rows)
 
     def make_room(self, seq: Sequence, rows: int) -> bool:
         """Grows the cache, evicts and preempts until it has room for so many rows; False if `seq` was preempted.
@@ -140,7 +146,7 @@ class Scheduler:
         Raises RoomError when nothing is left to preempt.
         """
         while self.cache.missing(seq, rows):
-            if self.cache.grow(seq, rows, self._at_hand) or self.prefixes.evict():
+            if self.cache.grow(seq, rows) or self.prefixes.evict():
                 continue
             if not self.running:
                 break  # the rows can never fit: `reserve` raises the error

@@ -17,7 +17,7 @@ arrays stay. So a backend reads them from the cache anew in each pass, and keeps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -145,11 +145,16 @@ class Cache(KVCache):
         """How much room `reserve(seq, n)` lacks, in blocks or positions; 0 when the cache need not grow."""
         return 0
 
-    def grow(self, seq: Sequence, n: int, others: Callable[[], Iterable[Sequence]] = tuple) -> bool:
-        """Makes the cache larger, for `reserve(seq, n)` at least; False when it may not grow or memory is refused.
+    def prepare(self, sequences: Collection[Sequence]) -> None:
+        """While nothing is held, the cache grows for all that these sequences, at least one, can come to together."""
 
-        others: gives the sequences that will need the cache beside `seq`; where there is memory, the cache grows for
-        all that they can come to, so that it need not grow again.
+    def shrink(self) -> None:
+        """Gives memory in which nothing is held back to the system."""
+
+    def grow(self, seq: Sequence, n: int) -> bool:
+        """Makes the cache larger, for `reserve(seq, n)` or nearer to it; False when it may not or memory is refused.
+
+        Where there is memory, it grows for all that the sequence can come to, so that it need not grow again.
         """
         return False
 
@@ -164,14 +169,15 @@ class Cache(KVCache):
             raise SwitchError("", length + n, reason, self.cure, most=self.capacity)
         while self.missing(seq, n):
             if not self.grow(seq, n):
-                raise self.no_room(seq)
+                raise self.no_room(seq, n)
         self._set_length(seq, length)
 
-    def no_room(self, seq: Sequence) -> Worded:
-        """The error for a sequence that does not fit even alone."""
+    def no_room(self, seq: Sequence, n: int) -> Worded:
+        """The error for a sequence for which `reserve(seq, n)` fails even when the sequence is alone."""
         spec, positions = self.spec, self.expected(seq)
         nbytes = positions * position_bytes(spec.memory, spec.kv_bits, spec.block_size, spec.kv_group_size)
-        cure = "give a smaller {max_model_len}, which every sequence reserves" if spec.reserve_all else SHORTER
+        whole = spec.reserve_all and not self.num_blocks
+        cure = "give a smaller {max_model_len}, which every sequence reserves" if whole else SHORTER
         return no_room(seq.id, positions, nbytes, f"{cure}, or {spec.smaller}")
 
     def expected(self, seq: Sequence) -> int:

@@ -6,8 +6,8 @@ its last one is full, so at most block_size - 1 of its positions are wasted. Eac
 tables, and the prefixes of prefix_cache.py, that contain it. Several sequences can read a shared block; a sequence that
 must write into one gets a copy first (copy-on-write).
 
-A pool of a given size is allocated at once. Any other begins empty and grows when blocks are missing: to what the
-sequences at hand can come to while no block is held, so that nothing is copied; later at least to twice its size.
+A pool of a given size is allocated at once. Any other begins empty. While no block is held, it grows to what the
+sequences at hand can come to, and nothing is copied; when blocks are missing later, at least to twice its size.
 
 Nothing here knows of arrays. A cache adds the storage (paged.py, quantized.py) and copies rows when it is told to.
 """
@@ -15,7 +15,7 @@ Nothing here knows of arrays. A cache adds the storage (paged.py, quantized.py) 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from tinyinfer.errors import RoomError, SwitchError, Worded
@@ -102,18 +102,24 @@ class BlockCache(Cache):
 
     def missing(self, seq: Sequence, n: int) -> int:
         """How many more free blocks are needed than there are, the copy of a shared block that is written included."""
-        needed = self._lacking(seq, self.length(seq) + n) + self._must_copy(seq, n)
-        return max(0, needed - len(self.blocks.free))
+        return self._missing_blocks(seq, n)
 
-    def grow(self, seq: Sequence, n: int, others: Callable[[], Iterable[Sequence]] = tuple) -> bool:
+    def prepare(self, sequences: Collection[Sequence]) -> None:
+        wanted = sum(self._lacking(seq, self.expected(seq)) for seq in sequences)
+        if not (self.spec.reserve_all or self.blocks_in_use) and wanted > self.num_blocks:
+            first_given(self._enlarge, *self._sizes(self.num_blocks, 1, wanted, self.spec.num_blocks))
+
+    def shrink(self) -> None:
+        if not (self.spec.reserve_all or self.blocks_in_use):
+            self._enlarge(0)
+
+    def grow(self, seq: Sequence, n: int) -> bool:
         size, most, used = self.num_blocks, self.spec.num_blocks, self.blocks_in_use
         if size >= most or self.spec.reserve_all:
             return False
-        least = min(most, size + self.missing(seq, n))
-        expected = {one.id: self._lacking(one, self.expected(one)) for one in (seq, *others())}
-        wanted = used + sum(expected.values())
-        sizes = self._sizes(size, least, max(wanted, 2 * size) if used else wanted, most)
-        return first_given(self._enlarge, *sizes) is not None
+        least = min(most, size + self._missing_blocks(seq, n))
+        wanted = max(used + self._lacking(seq, self.expected(seq)), 2 * size if used else 0)
+        return first_given(self._enlarge, *self._sizes(size, least, wanted, most)) is not None
 
     def reserve(self, seq: Sequence, n: int) -> None:
         """Allocates blocks for the positions that the last block has no room for."""
@@ -171,10 +177,10 @@ class BlockCache(Cache):
     def blocks_in_use(self) -> int:
         return self.num_blocks - len(self.blocks.free)
 
-    def no_room(self, seq: Sequence) -> Worded:
-        if self.spec.reserve_all:
+    def no_room(self, seq: Sequence, n: int) -> Worded:
+        if self.spec.reserve_all and self._missing_blocks(seq, n):
             return SwitchError("num_blocks", self.num_blocks, ALL_TAKEN, "raise {field}")
-        return super().no_room(seq)
+        return super().no_room(seq, n)
 
     @abstractmethod
     def _replace(self, num_blocks: int, kept: int) -> int:
@@ -190,12 +196,16 @@ class BlockCache(Cache):
     def _table(self, seq: Sequence) -> BlockTable:
         return self._tables.get(seq.id) or BlockTable()
 
+    def _missing_blocks(self, seq: Sequence, n: int) -> int:
+        needed = self._lacking(seq, self.length(seq) + n) + self._must_copy(seq, n)
+        return max(0, needed - len(self.blocks.free))
+
     def _lacking(self, seq: Sequence, positions: int) -> int:
         """How many more blocks the sequence must have for so many positions."""
         return max(0, -(-positions // self.block_size) - len(self._table(seq).blocks))  # -(-a // b): rounded up
 
     def _enlarge(self, num_blocks: int) -> int:
-        """Makes the pool so large. While no block is held, the old storage goes before the new one comes.
+        """Makes the pool so large. While no block is held, the old storage goes first, and the pool may become smaller.
 
         Raises MemoryError.
         """

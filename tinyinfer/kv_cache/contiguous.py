@@ -8,8 +8,6 @@ Wins: always, after a token or two. Loses: memory; what a sequence does not use 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-
 from tinyinfer.arrays import Array
 from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, copy_positions, first_given, positions_of
 from tinyinfer.model.interfaces import Device
@@ -29,7 +27,7 @@ class ContiguousCache(Cache):
     def missing(self, seq: Sequence, n: int) -> int:
         return max(0, self.length(seq) + n - self._room(seq))
 
-    def grow(self, seq: Sequence, n: int, others: Callable[[], Iterable[Sequence]] = tuple) -> bool:
+    def grow(self, seq: Sequence, n: int) -> bool:
         """Gives the sequence an array for all that it can come to, or one twice as long as the one that it has."""
         length = self.length(seq)
         sizes = self._sizes(self._room(seq), length + n, self.expected(seq), self.capacity)
@@ -60,7 +58,7 @@ class ContiguousCache(Cache):
 
     def fork(self, seq: Sequence, child: Sequence) -> None:
         self.reserve(child, n := self.length(seq))
-        copy_positions(self._arrays.get(seq.id, ()), self._arrays[child.id], n)
+        copy_positions(self._arrays.get(seq.id, ()), self._arrays.get(child.id, ()), n)
         self.ledger.kv_copied_bytes += n * self.position_bytes
         super().fork(seq, child)
 

@@ -15,15 +15,14 @@ Wins and loses: see packed_blocks.py.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
-from tinyinfer.arrays import FLOAT, Array
+from tinyinfer.arrays import Array
 from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, carve, first_given, layer_shapes, positions_of
 from tinyinfer.kv_cache.blocks import BlockCache
-from tinyinfer.kv_cache.memory import SHORTER, no_room
 from tinyinfer.kv_cache.packed_blocks import PackedBlocks
 from tinyinfer.model.interfaces import Device
 from tinyinfer.sequence import Batch, Sequence, Span
@@ -57,7 +56,6 @@ class QuantizedCache(Cache):
         edges = accumulate((n for r in spec.memory for n in (r.heads * r.key_size, r.heads * r.value_size)), initial=0)
         columns = [slice(*pair) for pair in pairwise(edges)]
         self._columns = list(zip(columns[::2], columns[1::2], strict=True))  # of a layer's keys and values
-        self._widest = max(rows.numbers for rows in spec.memory)  # numbers of a position in the layer with the most
         self._workspace: tuple[LayerRows, ...] = ()  # all layers' views of the same memory
         self._workspace_blocks: list[tuple[Array, ...]] = []
         self._unpacked: Unpacked | None = None
@@ -72,17 +70,34 @@ class QuantizedCache(Cache):
 
     # The contract.
 
+    def missing(self, seq: Sequence, n: int) -> int:
+        """Also what the workspace is too short for."""
+        return max(super().missing(seq, n), self.length(seq) + n - positions_of(self._workspace))
+
+    def prepare(self, sequences: Collection[Sequence]) -> None:
+        longest = min(self.capacity, max(seq.most_positions for seq in sequences))
+        if longest > positions_of(self._workspace):
+            first_given(self._make_workspace, longest)
+        super().prepare(sequences)
+
+    def shrink(self) -> None:
+        super().shrink()
+        if not self._open:
+            self._drop_workspace()
+
+    def grow(self, seq: Sequence, n: int) -> bool:
+        """Also makes the workspace longer, once there is storage: for all that the sequence can come to."""
+        if super().missing(seq, n):
+            return super().grow(seq, n)
+        stop = self.length(seq) + n
+        return first_given(self._make_workspace, min(self.capacity, max(stop, seq.most_positions)), stop) is not None
+
     def reserve(self, seq: Sequence, n: int) -> None:
-        """Also makes room for float rows, for the unfinished block and n more positions, and in the workspace."""
+        """Also makes room for float rows: for the unfinished block and n more positions."""
         super().reserve(seq, n)
-        room, stop = self.length(seq) % self.block_size + n, self.length(seq) + n
+        room = self.length(seq) % self.block_size + n
         if seq.id not in self._open or len(self._open[seq.id].rows) < room:
             self._copy_float_rows(seq, seq, room)
-        if positions_of(self._workspace) < stop:
-            self._workspace, self._workspace_blocks, self._unpacked = (), [], None  # before the new one comes
-            longest = min(self.capacity, max(stop, seq.most_positions))
-            if first_given(self._make_workspace, longest, stop) is None:
-                raise no_room(seq.id, stop, stop * FLOAT * self._widest, SHORTER)
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         """Keeps each span's rows in float, and packs the blocks that become full."""
@@ -143,7 +158,7 @@ class QuantizedCache(Cache):
         super().free(seq)
         self._open.pop(seq.id, None)
         if not self._open:
-            self._workspace, self._workspace_blocks, self._unpacked = (), [], None
+            self._drop_workspace()
 
     @property
     def float_bytes(self) -> int:
@@ -161,10 +176,14 @@ class QuantizedCache(Cache):
     def _make_workspace(self, positions: int) -> LayerRows:
         """Room for so many positions of a sequence, in one layer at a time. Raises MemoryError."""
         positions = -(-positions // self.block_size) * self.block_size
-        flat = self.device.reserve((positions * self._widest,))  # (numbers,)
+        flat = self.device.reserve((positions * max(rows.numbers for rows in self.spec.memory),))  # (numbers,)
+        self._unpacked = None
         self._workspace = tuple(LayerRows(*carve(flat, layer_shapes(rows, positions))) for rows in self.spec.memory)
         self._workspace_blocks = [tuple(map(self._in_blocks, layer)) for layer in self._workspace]
         return self._workspace[0]
+
+    def _drop_workspace(self) -> None:
+        self._workspace, self._workspace_blocks, self._unpacked = (), [], None
 
     def _in_blocks(self, rows: Array) -> Array:  # (K, P, E) -> (K, P/b, b, E)
         return rows.reshape(len(rows), -1, self.block_size, rows.shape[-1])
@@ -237,11 +256,12 @@ class QuantizedContiguousCache(QuantizedCache):
         return slice(first, stop)
 
     def missing(self, seq: Sequence, n: int) -> int:
-        full = (self.length(seq) + n) // self.block_size
-        return max(0, full - self.storage(seq).count) if seq.id in self._packed else max(1, full)
+        return max(super().missing(seq, n), self._missing_blocks(seq, n))
 
-    def grow(self, seq: Sequence, n: int, others: Callable[[], Iterable[Sequence]] = tuple) -> bool:
+    def grow(self, seq: Sequence, n: int) -> bool:
         """Gives the sequence blocks for all that it can come to, or twice as many as it has."""
+        if self._missing_blocks(seq, n) <= 0:
+            return super().grow(seq, n)
         old, full = self._packed.get(seq.id), self.length(seq) // self.block_size
         positions = self.length(seq) + n, self.expected(seq), self.capacity
         sizes = self._sizes(old.count if old else 0, *(p // self.block_size for p in positions))
@@ -270,6 +290,10 @@ class QuantizedContiguousCache(QuantizedCache):
         """Blocks that are not full, and empty float rows."""
         empty = {id: packed.count - self._lengths[id] // self.block_size for id, packed in self._packed.items()}
         return sum(n * self._packed[id].block_bytes for id, n in empty.items()) + self.wasted_float_bytes
+
+    def _missing_blocks(self, seq: Sequence, n: int) -> int:
+        full = (self.length(seq) + n) // self.block_size
+        return full - self._packed[seq.id].count if seq.id in self._packed else max(1, full)
 
     def _allocate_blocks(self, count: int) -> PackedBlocks:
         return PackedBlocks(self.spec, count, self.device)
