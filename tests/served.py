@@ -31,9 +31,11 @@ def mark(tokens: Seq[int]) -> float:
 class Served:
     """A paged cache of blocks of 4 and its prefixes, used as a scheduler uses them."""
 
-    def __init__(self, num_blocks: int = 16) -> None:
+    def __init__(self, num_blocks: int = 16, reserve_all: bool = True, ops: type[NumpyOps] = NumpyOps) -> None:
         self.ledger = Ledger()
-        self.cache = PagedCache(CacheSpec(CONFIG.memory, 100, 4, num_blocks), NumpyOps(self.ledger))
+        spec = CacheSpec(CONFIG.memory, 100, 4, num_blocks, reserve_all=reserve_all)
+        self.ops = ops(self.ledger)
+        self.cache = PagedCache(spec, self.ops)
         self.prefixes = PrefixCache(self.cache, self.ledger)
 
     def plan(self, seq: Sequence, rows: int | None = None) -> tuple[Sequence, int]:

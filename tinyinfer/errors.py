@@ -1,11 +1,11 @@
-"""Exceptions of our own: a setting that cannot work, a model file that cannot be used; and a file's warning.
+"""The exceptions of our own: a setting that cannot work, memory that is not there, a model file that cannot be used.
 
 A bad argument is a ValueError, as everywhere in Python. A SwitchError is a ValueError that keeps its parts apart: the
 field, its value, the reason and the cure. Reason and cure name fields, and a field has two names: `kv_cache` in Python,
 `--kv-cache` on the command line. So both are templates: `{kv_cache}` is the place of the field's name, which
-Python and the command line each spell in their own way.
+Python and the command line each spell in their own way. A RoomError is a MemoryError with the same two templates.
 
-A file's fault is a ModelError, because its cure lies on disk and not in the caller's code. The command line turns both
+A file's fault is a ModelError, because its cure lies on disk and not in the caller's code. The command line turns each
 into one line and exit status 2.
 
 A loader that passes over a part of a usable file, or assumes what a file does not say, tells so by `note`. That is a
@@ -33,11 +33,33 @@ def note(sentence: str) -> None:
     warnings.warn(sentence, ModelWarning, stacklevel=2)
 
 
-class SwitchError(ValueError):
+class Worded(Exception):
+    """An error of one sentence, made of two templates of str.format: `reason` and `cure`.
+
+    In both, a keyword of `texts` is that text, and any other name is the name of a field.
+    """
+
+    reason: str
+    cure: str
+    texts: dict[str, object]
+
+    def sentence(self, spell: Callable[[str], str]) -> str:
+        """Reason and cure in one sentence; spell: the name of a field as its reader writes it."""
+        template = f"{self.reason}; {self.cure}" if self.cure else self.reason
+        return template.format_map(_Names(spell, self.given(spell) | self.texts))
+
+    def given(self, spell: Callable[[str], str]) -> dict[str, object]:
+        """Texts that every error of this kind has."""
+        return {}
+
+    def __str__(self) -> str:
+        return self.sentence(str)
+
+
+class SwitchError(Worded, ValueError):
     """A switch, a sampling parameter or a prompt that cannot work.
 
-    field, value: what was given, field "" for a prompt. reason, cure: templates of str.format. In both, `{field}` and
-    `{value}` are what was given, a keyword of `texts` is that text, and any other name is the name of a field.
+    field, value: what was given, field "" for a prompt; `{field}` and `{value}` in the templates.
 
     >>> error = SwitchError("num_blocks", 8, "{field}={value} counts blocks", "add {kv_cache}={new}", new="paged")
     >>> str(error)
@@ -50,14 +72,19 @@ class SwitchError(ValueError):
         super().__init__(field, value, reason, cure)
         self.field, self.value, self.reason, self.cure, self.texts = field, value, reason, cure, texts
 
-    def sentence(self, spell: Callable[[str], str]) -> str:
-        """Reason and cure in one sentence; spell: the name of a field as its reader writes it."""
-        template = f"{self.reason}; {self.cure}" if self.cure else self.reason
-        given = {"field": spell(self.field), "value": self.value}
-        return template.format_map(_Names(spell, given | self.texts))
+    def given(self, spell: Callable[[str], str]) -> dict[str, object]:
+        return {"field": spell(self.field), "value": self.value}
 
-    def __str__(self) -> str:
-        return self.sentence(str)
+
+class RoomError(Worded, MemoryError):
+    """Memory that the system does not give, for a request or for a switch.
+
+    request_id: the id of the sequence that asked for it, which can never run; None when no sequence did.
+    """
+
+    def __init__(self, reason: str, cure: str, request_id: int | None = None, **texts: object) -> None:
+        super().__init__(reason, cure, request_id)
+        self.reason, self.cure, self.request_id, self.texts = reason, cure, request_id, texts
 
 
 class _Names(dict[str, Any]):

@@ -22,7 +22,7 @@ class Ledger:
     weight_bytes: int = 0  # weights read, each once per use
     kv_read_bytes: int = 0
     kv_written_bytes: int = 0
-    kv_copied_bytes: int = 0  # gathered from scattered blocks to be read in one piece, or copied by a fork
+    kv_copied_bytes: int = 0  # gathered from scattered blocks to be read in one piece, or moved by a fork or growth
     tokens_computed: int = 0  # rows that went through the model
     tokens_recomputed: int = 0  # the part of them computed before: preemption, or kv_cache=none, dropped their K/V
     tokens_padding: int = 0  # the part of them of finished sequences, which keep their slot (static batching)

@@ -113,6 +113,11 @@ class Sequence:
         return self.tokens[len(self.prompt) :]
 
     @property
+    def most_positions(self) -> int:
+        """How many positions the sequence can come to: the prompt and the longest answer."""
+        return len(self.prompt) + self.request.max_tokens
+
+    @property
     def drafts(self) -> list[Draft]:
         """The drafts that the next step verifies."""
         return self.speculation.drafts

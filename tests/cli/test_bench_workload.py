@@ -104,15 +104,20 @@ def test_sixteen_requests_that_share_a_prefix(bench):
 
 
 def test_waste_is_printed_beside_the_formula(short, bench):
-    """Contiguous and paged, counted and by the formula, for the same lengths."""
+    """Contiguous and paged, counted and by the formula, for the same lengths. Without a context that is asked for, a
+    sequence reserves prompt and answer, and the formula does not hold.
+    """
     flags = ("--workload", "synthetic", "--requests", "8", "--prompt-lengths", "uniform:10-100",
              "--output-lengths", "2", *SIMULATED)  # fmt: skip
-    found = bench(*flags, "--against=--kv-cache paged --block-size 4")
+    found = bench(*flags, "-c", "128", "--against=--kv-cache paged --block-size 4")
     for one in (found, found["against"]):
         assert one["wasted_share"] == pytest.approx(one["formula_wasted_share"])
     lengths = [seq.prompt for seq in rounds.sequences_of(of(short, *flags))]
     assert found["wasted_share"] == pytest.approx(1 - sum(map(len, lengths)) / (8 * 128))
     assert found["against"]["wasted_share"] < 0.1
+    alone = bench(*flags)
+    assert alone["wasted_share"] < 0.1
+    assert "formula_wasted_share" not in alone
 
 
 def of(model: str, *flags: str) -> rounds.Setting:
@@ -153,7 +158,7 @@ def test_sweeps(bench):
 
 def test_tables(short, capsys):
     """Waiting by percentiles, then everything together; several settings side by side with the ratio."""
-    assert main(["bench", "-m", short, *SYNTHETIC, "--price-per-hour", "1"]) == 0
+    assert main(["bench", "-m", short, *SYNTHETIC, "--price-per-hour", "1", "-c", "64"]) == 0
     out = capsys.readouterr().out
     for word in ("synthetic workload of 6 requests, simulated", "p50", "p99", "max", "time to first token, s",
                  "queue, s", "gap between tokens, ms", "output, tok/s", "KV cache, peak MB", "the same by the formula",

@@ -196,11 +196,14 @@ def test_ledgers_of_the_steps_add_up_to_the_total(switches, steps):
 
 
 def test_cache_bytes_of_a_trace_are_those_after_the_step():
-    """One context of 64 positions held while a sequence runs, its unused part shrinking by a position a step."""
-    traces = list(make_engine(LLAMA).run([request(range(6), 3)]))
-    position = 2 * 2 * 2 * 6 * 4  # keys and values, layers, key heads, head size, bytes
-    assert [trace.cache_bytes for trace in traces] == [64 * position, 64 * position, 0]
-    assert [trace.wasted_bytes for trace in traces] == [58 * position, 57 * position, 0]
+    """Held while a sequence runs: prompt and answer, 9 positions, or the context of 32 that was asked for; the unused
+    part shrinks by a position a step.
+    """
+    for switches, held in (({}, 9), ({"max_model_len": 32}, 32)):
+        traces = list(make_engine(LLAMA, **switches).run([request(range(6), 3)]))
+        position = 2 * 2 * 2 * 6 * 4  # keys and values, layers, key heads, head size, bytes
+        assert [trace.cache_bytes for trace in traces] == [held * position, held * position, 0]
+        assert [trace.wasted_bytes for trace in traces] == [(held - 6) * position, (held - 7) * position, 0]
 
 
 def test_metrics_on_a_simulated_clock_are_exact():

@@ -122,12 +122,12 @@ def test_waste_by_the_formula():
 
 
 @pytest.mark.parametrize("switches", [
-    {"kv_cache": "contiguous"},
+    {"kv_cache": "contiguous", "max_model_len": 64},
     {"kv_cache": "paged", "block_size": 4},
     {"kv_cache": "paged", "block_size": 4, "num_blocks": 14},  # preempts
     {"kv_cache": "paged", "block_size": 4, "batching": "static", "max_num_seqs": 2},
     {"kv_cache": "paged", "block_size": 4, "speculative": "prompt-lookup"},
-    {"kv_cache": "contiguous", "max_num_batched_tokens": 5},
+    {"kv_cache": "contiguous", "max_num_batched_tokens": 5, "max_model_len": 64},
     {"kv_cache": "paged", "block_size": 4, "speculative": "self", "num_draft_candidates": 3},
 ], ids=str)  # fmt: skip
 def test_counted_waste_is_the_formulas_after_every_step(switches):

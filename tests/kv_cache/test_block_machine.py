@@ -1,5 +1,7 @@
 """Blocks, tables and the tree of prefixes driven at random, against a model that only knows tokens.
 
+The pool has its size from the start, or grows up to that size, on a system that at times refuses memory.
+
 The model: what each living sequence's tokens are, and which prefixes (in whole blocks) were computed, when each was
 last used and by which sequences. Everything else must follow: what is found,
 which block has which holders, what lies in it, what may be evicted.
@@ -10,18 +12,31 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+import numpy as np
 from helpers import request, tree
 from hypothesis import settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 from served import Served, mark
 
+from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.sequence import Sequence
 
 SIZE, BLOCKS = 4, 9
 Prefix = tuple[int, ...]
 token = st.integers(0, 1)  # so few that prefixes meet
 prompts = st.lists(token, min_size=1, max_size=14)
+
+
+class Refusing(NumpyOps):
+    """A system that refuses memory while it is `full`."""
+
+    full = False
+
+    def reserve(self, shape, dtype=np.float32):
+        if self.full:
+            raise MemoryError
+        return super().reserve(shape, dtype)
 
 
 @dataclass(eq=False)
@@ -37,9 +52,9 @@ class Living:
 class Blocks(RuleBasedStateMachine):
     """One rule for each thing that may happen to a block."""
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.served = Served(BLOCKS)
+    @initialize(grows=st.booleans())
+    def begin(self, grows):
+        self.served, self.grows = Served(BLOCKS, reserve_all=not grows, ops=Refusing), grows
         self.cache, self.prefixes = self.served.cache, self.served.prefixes
         self.living: list[Living] = []
         self.known: dict[Prefix, int] = {}  # prefix -> the step in which it was last used
@@ -92,6 +107,37 @@ class Blocks(RuleBasedStateMachine):
         self.cache.fork(one.seq, child.seq)
         self.living.append(child)
 
+    @rule(full=st.booleans())
+    def memory(self, full):
+        """The system begins to refuse memory, or has some again."""
+        self.served.ops.full = full
+
+    @precondition(lambda self: self.living)
+    @rule(data=st.data(), first=st.booleans())
+    def grow(self, data, first):
+        """The pool grows where it may, and what lies in it stays; bytes copied are counted, and none of an idle pool.
+        """
+        one = data.draw(st.sampled_from(self.living))
+        rows = data.draw(st.integers(1, max(1, min(20, BLOCKS * SIZE - one.length))))
+        before, used, copied = self.cache.num_blocks, self.cache.blocks_in_use, self.served.ledger.kv_copied_bytes
+        lacking = self.cache.missing(one.seq, rows)
+        if first:
+            self.cache.prepare([other.seq for other in self.living])
+            grown = self.cache.num_blocks > before
+            assert not (grown and used)
+        else:
+            grown = self.cache.grow(one.seq, rows)
+            assert grown == (self.grows and before < BLOCKS and not self.served.ops.full)
+        copied = self.served.ledger.kv_copied_bytes - copied
+        if grown:
+            assert min(BLOCKS, before + (1 if first else max(1, lacking))) <= self.cache.num_blocks <= BLOCKS
+            assert not used or self.cache.num_blocks >= min(BLOCKS, 2 * before)
+            block = SIZE * self.cache.position_bytes
+            assert used * block <= copied <= (before if used else 0) * block
+        else:
+            assert copied == 0
+            assert self.cache.num_blocks in ((before,) if used else (before, 0))
+
     @precondition(lambda self: self.living)
     @rule(data=st.data(), new=token)
     def truncate(self, data, new):
@@ -132,8 +178,10 @@ class Blocks(RuleBasedStateMachine):
         return [prefix for prefix in self.known if prefix not in used]
 
     def reserve(self, one: Living, rows: int) -> bool:
-        """Makes room by eviction; False when there is none (a scheduler would preempt a sequence)."""
+        """Makes room by growth, then by eviction; False when there is none (a scheduler would preempt a sequence)."""
         while self.cache.missing(one.seq, rows):
+            if self.cache.grow(one.seq, rows):
+                continue
             if not self.unused():
                 return False
             self.evict()
@@ -188,8 +236,10 @@ class Blocks(RuleBasedStateMachine):
         """No leak, no double free: tables and tree together account for every holder, and the rest is free."""
         held = Counter(block for one in self.living for block in self.cache.block_table(one.seq))
         held.update(node.block for node in tree(self.prefixes.root))
-        assert self.cache.blocks.holders == [held[block] for block in range(BLOCKS)]
-        assert sorted(self.cache.blocks.free) == [block for block in range(BLOCKS) if not held[block]]
+        blocks = range(BLOCKS if not self.grows else self.cache.num_blocks)
+        assert self.cache.blocks.holders == [held[block] for block in blocks]
+        assert sorted(self.cache.blocks.free) == [block for block in blocks if not held[block]]
+        assert len(self.cache.pools[0].keys[0] if self.cache.pools else ()) == len(blocks) * SIZE
 
     @invariant()
     def every_sequence_reads_its_own_tokens(self):
@@ -229,7 +279,7 @@ class Blocks(RuleBasedStateMachine):
             self.end(one)
         while self.prefixes.evict():
             continue
-        assert sorted(self.cache.blocks.free) == list(range(BLOCKS))
+        assert sorted(self.cache.blocks.free) == list(range(self.cache.num_blocks))
 
 
 Blocks.TestCase.settings = settings(max_examples=150, stateful_step_count=40)

@@ -6,12 +6,14 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers import flat_batch, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.errors import RoomError
 from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.kv_cache.switches import CACHES
@@ -24,9 +26,11 @@ SPEC = CacheSpec(CONFIG.memory, CAPACITY, block_size=16, num_blocks=64)
 POSITION_BYTES = 2 * 3 * 2 * 6 * 4  # keys and values, layers, heads, size, float32
 
 
-@pytest.fixture(params=sorted(CACHES))
+@pytest.fixture(params=[(kind, whole) for kind in sorted(CACHES) for whole in (True, False)], ids=str)
 def cache(request: pytest.FixtureRequest):
-    return resolve(CACHES, request.param)(SPEC, NumpyOps(Ledger()))
+    """Of each kind one that reserves all at once, and one that grows."""
+    kind, whole = request.param
+    return resolve(CACHES, kind)(replace(SPEC, reserve_all=whole), NumpyOps(Ledger()))
 
 
 def keys_of(seq, position: int, layer: int) -> np.ndarray:
@@ -163,6 +167,7 @@ def test_after_free_there_is_nothing_to_read(cache):
 def test_the_ledger_counts_bytes_written_exactly(cache):
     """Keys and values of every appended row in every layer, once; and nothing is copied."""
     a, b = request(range(9)), request(range(9))
+    cache.prepare([a, b])  # as the scheduler does
     cache.reserve(a, 4)
     cache.reserve(b, 2)
     write(cache, (a, 0, 4), (b, 0, 2))
@@ -217,18 +222,71 @@ def test_contiguous_refuses_what_does_not_fit_and_stays_usable():
     assert cache.held_bytes == CAPACITY * POSITION_BYTES, "a refused sequence holds nothing"
 
 
-def test_contiguous_gives_the_array_of_a_freed_sequence_to_the_next():
-    """A server that answers all day must not ask the system for a new context each time; nor show old keys."""
-    cache, old, new = contiguous(), request(range(12)), request(range(12))
-    step(cache, (old, None, 12))
-    memory = cache.read(0, old, 0)[0]
-    cache.free(old)
-    step(cache, (new, None, 3))
-    assert np.shares_memory(memory, cache.read(0, new, 0)[0])
-    assert len(cache.read(0, new, 0)[0]) == 3
-    other = request(range(12))
-    step(cache, (other, None, 3))
-    assert not np.shares_memory(memory, cache.read(0, other, 0)[0]), "two sequences never share an array"
+def growing() -> ContiguousCache:
+    """A cache without an explicit context: 20 positions at most, each sequence as long as it can come to."""
+    return ContiguousCache(replace(SPEC, reserve_all=False), NumpyOps(Ledger()))
+
+
+def test_a_sequence_gets_room_for_its_prompt_and_its_answer():
+    """Not for the model's whole context: llama.cpp#8817. No position is moved while the answer comes."""
+    cache, a, b = growing(), request(range(4), max_tokens=5), request(range(9), max_tokens=50)
+    step(cache, (a, None, 4))
+    step(cache, (b, None, 9))
+    assert cache.held_bytes == (4 + 5 + CAPACITY) * POSITION_BYTES
+    assert cache.wasted_bytes == (5 + CAPACITY - 9) * POSITION_BYTES
+    k, _ = cache.read(0, a, 0)
+    assert k.base.nbytes == 9 * POSITION_BYTES, "the array has the size that is claimed"
+    a.tokens.extend([7] * 5)
+    step(cache, (a, None, 9))
+    assert cache.ledger.kv_copied_bytes == 0
+    cache.free(b)
+    assert cache.held_bytes == 9 * POSITION_BYTES
+
+
+def test_a_sequence_that_outgrows_its_array_gets_one_twice_as_long():
+    """Nothing promises that a sequence stays within its request. Copied bytes are those of its positions, counted."""
+    cache, seq = growing(), request(range(20), max_tokens=1)
+    seq.request = replace(seq.request, prompt=[0, 1, 2])
+    step(cache, (seq, None, 4))
+    assert cache.held_bytes == 4 * POSITION_BYTES
+    step(cache, (seq, None, 5))
+    assert (cache.held_bytes, cache.ledger.kv_copied_bytes) == (8 * POSITION_BYTES, 4 * POSITION_BYTES)
+    step(cache, (seq, None, 17))
+    assert (cache.held_bytes, cache.ledger.kv_copied_bytes) == (17 * POSITION_BYTES, (4 + 5) * POSITION_BYTES)
+    step(cache, (seq, None, 18))
+    assert cache.held_bytes == CAPACITY * POSITION_BYTES, "twice as long, but never longer than the context"
+    check_read(cache, 2, seq, 0, 18, 18)
+
+
+class Tight(NumpyOps):
+    """A system that gives no reservation above so many bytes."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(Ledger())
+        self.most, self.asked = most, list[int]()
+
+    def reserve(self, shape, dtype=np.float32):
+        array = super().reserve(shape, dtype)
+        self.asked.append(array.nbytes)
+        if array.nbytes > self.most:
+            raise MemoryError
+        return array
+
+
+def test_where_memory_is_refused_a_sequence_begins_short_and_grows():
+    """An answer of "as long as may be" must not fail for room that it may never need; it fails when it needs it."""
+    ops = Tight(10 * POSITION_BYTES)
+    cache, seq = ContiguousCache(replace(SPEC, reserve_all=False), ops), request(range(15), max_tokens=100)
+    for stop, held in ((3, 3), (4, 6), (6, 6), (7, 7), (8, 8), (10, 10)):
+        step(cache, (seq, None, stop))
+        assert cache.held_bytes == held * POSITION_BYTES
+    with pytest.raises(RoomError, match=r"20 positions need 5\.76 kB of KV cache, .* a shorter prompt or answer, or"):
+        cache.reserve(seq, 1)
+    assert cache.length(seq) == 10
+    check_read(cache, 0, seq, 0, 10, 10)
+    with pytest.raises(RoomError, match="smaller max_model_len, which every sequence reserves, or add kv_bits=8"):
+        ContiguousCache(SPEC, ops).reserve(seq, 1)
+    assert ops.asked[-1] == CAPACITY * POSITION_BYTES
 
 
 def test_none_keeps_one_layer_at_a_time_and_nothing_after_commit():

@@ -19,12 +19,15 @@ from tinyinfer.switches import resolve
 KINDS = [("off", kind) for kind in sorted(CACHES)] + [(4, kind) for kind in sorted(KV_BITS[4])]
 
 
+@pytest.mark.parametrize("whole", [True, False])
 @pytest.mark.parametrize(("bits", "kind"), KINDS)
-def test_a_cache_runs_on_a_device_that_is_not_numpys(bits, kind):
-    """Steps, scattered blocks, a rollback, a fork with copy-on-write; read back on the host."""
-    spec = CacheSpec((Rows(2, 6, 6), Rows(2, 6, 6)), 40, 4, 20, bits)
+def test_a_cache_runs_on_a_device_that_is_not_numpys(bits, kind, whole):
+    """Steps, scattered blocks, growth, a rollback, a fork with copy-on-write; read back on the host."""
+    spec = CacheSpec((Rows(2, 6, 6), Rows(2, 6, 6)), 40, 4, 20, bits, reserve_all=whole)
     cache = resolve(KV_BITS[bits], kind)(spec, ReferenceOps(Ledger(), xp=fake_cupy))
-    a, b, child = (request(range(40)) for _ in range(3))
+    a, b, child = (request(range(8), 1) for _ in range(3))  # they go on beyond what was asked for
+    for seq in (a, b, child):
+        seq.tokens.extend(range(32))
 
     def step(seq: Any, stop: int, keep: int | None = None) -> None:
         first = cache.length(seq)
@@ -44,6 +47,7 @@ def test_a_cache_runs_on_a_device_that_is_not_numpys(bits, kind):
     for stop in (6, 9, 17):
         step(a, stop)
         step(b, stop)
+    assert bool(cache.ledger.kv_copied_bytes) == (kind == "paged" or (not whole and kind == "contiguous"))
     if cache.can_chunk:
         step(a, 23, keep=2)
         cache.truncate(a, 18)

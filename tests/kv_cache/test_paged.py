@@ -9,7 +9,7 @@ from helpers import flat_batch, request, small_config
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.blocks import BlockPool
-from tinyinfer.kv_cache.memory import default_num_blocks
+from tinyinfer.kv_cache.memory import most_blocks
 from tinyinfer.kv_cache.paged import PagedCache
 from tinyinfer.ledger import Ledger
 
@@ -80,15 +80,11 @@ def test_misuse_of_the_pool_is_an_error():
     assert (pool.free, pool.holders) == ([], [1])
 
 
-def test_the_pool_suits_the_contexts_it_is_for(monkeypatch):
+def test_the_pool_suits_the_contexts_it_is_for():
     """Whole blocks for every sequence's longest context, but never above half of the memory."""
-    pages = {"SC_PAGE_SIZE": 4096, "SC_PHYS_PAGES": 1 << 20}
-    monkeypatch.setattr("os.sysconf", pages.__getitem__, raising=False)
-    assert default_num_blocks(100, max_model_len=33, block_size=16, max_num_seqs=5) == 5 * 3
-    assert default_num_blocks(1 << 20, max_model_len=8192, block_size=16, max_num_seqs=16) == (2 << 30) // (16 << 20)
-    assert default_num_blocks(1 << 40, max_model_len=8, block_size=16, max_num_seqs=1) == 1
-    monkeypatch.delattr("os.sysconf")
-    assert default_num_blocks(1 << 40, max_model_len=8, block_size=16, max_num_seqs=2) == 2, "Windows does not say"
+    assert most_blocks(100, max_model_len=33, block_size=16, max_num_seqs=5, memory=4 << 30) == 5 * 3
+    assert most_blocks(1 << 20, 8192, block_size=16, max_num_seqs=16, memory=4 << 30) == (2 << 30) // (16 << 20)
+    assert most_blocks(1 << 40, 8, block_size=16, max_num_seqs=1, memory=4 << 30) == 1
 
 
 # Tables

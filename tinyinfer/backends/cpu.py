@@ -11,15 +11,20 @@ import ctypes
 import math
 import mmap
 import os
+import weakref
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
-KEPT = 1 << 30  # bytes
+from tinyinfer.backends.limits import available_cores, cpu_quotas
+from tinyinfer.units import amount
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
+KEPT, MAPPED = 1 << 30, 1 << 17  # bytes
 LIMITS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")  # in the order in which OpenBLAS reads them
 
 
@@ -33,43 +38,6 @@ def default_threads(environ: Mapping[str, str] = os.environ, root: Path = Path("
         if first.isdecimal() and int(first) > 0:
             return int(first)
     return max(1, min([available_cores(), *(math.ceil(quota) for quota in cpu_quotas(root))]))
-
-
-def available_cores() -> int:
-    """How many cores this process may run on, by its affinity mask."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def cpu_quotas(root: Path = Path("/")) -> Iterator[float]:
-    """The limits, in cores, of the control groups that the process is in and of those above; of Linux containers.
-
-    Version 2 keeps quota and period in cpu.max, version 1 in cpu.cfs_quota_us and cpu.cfs_period_us.
-    """
-    try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
-    except OSError:
-        return
-    for line in groups:
-        _, controllers, path = line.split(":", 2)
-        mount = "sys/fs/cgroup" if not controllers else f"sys/fs/cgroup/{controllers}"
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        group = root / mount / path.lstrip("/")
-        for folder in (group, *group.parents):
-            yield from _quota(folder)
-            if folder == root / mount:
-                break
-
-
-def _quota(folder: Path) -> Iterator[float]:
-    """The limit of one control group, if it has one."""
-    names = ("cpu.max",) if (folder / "cpu.max").exists() else ("cpu.cfs_quota_us", "cpu.cfs_period_us")
-    try:
-        quota, period = " ".join((folder / name).read_text() for name in names).split()
-    except (OSError, ValueError):  # no such file: no limit here
-        return
-    if quota.isdecimal() and int(quota) > 0 and int(period) > 0:  # "max" and -1: no limit
-        yield int(quota) / int(period)
 
 
 def use_blas_threads(threads: int) -> None:
@@ -93,32 +61,59 @@ def _blas_functions() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     return None
 
 
-def keep_freed_memory() -> None:
-    """Tells glibc not to hand freed arrays back to the system between operations.
+def keep_freed_memory(owner: object) -> None:
+    """Tells glibc to keep the memory of freed arrays for the next ones; when `owner` goes, the system gets it back.
 
     Each of a prefill's temporaries is megabytes; handed back, its pages are faulted in and zeroed again for the next
-    one: 120,000 page faults in a prefill of 512 tokens of SmolLM2, a fifth of its time. Kept, there are none.
+    one: 120,000 page faults in a prefill of 512 tokens of SmolLM2, a fifth of its time. Kept, there are none. One arena
+    for all threads: in a thread's own, nothing would be kept. Nothing happens where malloc is not glibc's.
     """
+    malloc = _malloc_functions()
+    if malloc is not None:
+        for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, KEPT), (M_TRIM_THRESHOLD, KEPT)):
+            malloc.mallopt(parameter, value)
+        weakref.finalize(owner, malloc.malloc_trim, 0)
+
+
+@contextmanager
+def given_back() -> Iterator[None]:
+    """Arrays that are allocated here go back to the system when they are freed: for weights, which stay long.
+
+    malloc maps each of them by itself, and unmaps it whatever is said about later ones.
+    """
+    malloc = _malloc_functions()
+    if malloc is not None:
+        malloc.mallopt(M_MMAP_THRESHOLD, MAPPED)
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        yield
+    finally:
+        if malloc is not None:
+            malloc.mallopt(M_MMAP_THRESHOLD, KEPT)
+
+
+@cache
+def _malloc_functions() -> ctypes.CDLL | None:
+    """The C library, if it is glibc with its mallopt and malloc_trim."""
+    try:
+        library = ctypes.CDLL(None)
+        return library if library.mallopt and library.malloc_trim else None
     except (AttributeError, OSError, TypeError):
-        return
-    mallopt(M_MMAP_THRESHOLD, KEPT)
-    mallopt(M_TRIM_THRESHOLD, KEPT)
+        return None
 
 
 def lazy_array(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:  # -> shape
     """An array, zero everywhere, that takes up memory only page by page as it is written.
 
     np.zeros asks for pages of 2 MB instead of 4 KB: a cache with a few positions in each of its 180 rows then takes up
-    360 MB, where 1 MB would do. Raises MemoryError when the system does not promise so much.
+    360 MB, where 1 MB would do. A forked process gets a copy of its own, as of all other memory. Raises MemoryError
+    when the system does not promise so much.
     """
     nbytes = np.dtype(dtype).itemsize * math.prod(shape)
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
     try:
-        private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_ANONYMOUS") else {}
-        memory = mmap.mmap(-1, max(1, nbytes), **private)  # of its own also in a process that is forked
+        memory = mmap.mmap(-1, max(1, nbytes), **private)
     except (OSError, OverflowError):
-        raise MemoryError(f"the KV cache needs {nbytes} bytes, and less with a shorter context") from None
+        raise MemoryError(f"the system does not give {amount(nbytes, 'B')}") from None
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, dtype=dtype, count=math.prod(shape)).reshape(shape)

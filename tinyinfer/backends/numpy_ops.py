@@ -19,12 +19,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.backends.cpu import keep_freed_memory, lazy_array
+from tinyinfer.backends.cpu import given_back, keep_freed_memory, lazy_array
 from tinyinfer.backends.flash import tiled_attention
 from tinyinfer.backends.packed import LANES, W8A8, Packed, round_rows
 from tinyinfer.backends.reference import Products, ReferenceOps
 from tinyinfer.ledger import Ledger
-from tinyinfer.model.weights import Dense, FullQKNorm, Heads, LayerNorm, RMSNorm, Weight
+from tinyinfer.model.weights import Dense, FullQKNorm, Heads, LayerNorm, Matrix, RMSNorm, Weight
 
 TILE = 1 << 16  # numbers worked on at a time: a quarter of a megabyte of float32 stays in a core's cache
 WIDE_TILE = 1 << 18  # numbers of a weight widened at a time: a megabyte of float32
@@ -39,7 +39,12 @@ class NumpyOps(ReferenceOps):
 
     def __init__(self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None) -> None:
         super().__init__(ledger, dtype, threads)
-        keep_freed_memory()
+        keep_freed_memory(self)
+
+    def take(self, matrix: Matrix) -> Weight:
+        """The memory of weights goes back to the system when the model goes; that of temporaries is kept."""
+        with given_back():
+            return super().take(matrix)
 
     def relative_cost(self, rows: int) -> float:
         return float(np.interp(rows, list(COSTS), list(COSTS.values())))

@@ -1,10 +1,11 @@
 """The scheduler: which sequences run in the next step, with how many rows each, and room in the cache for all of them.
 
 A step holds at most `max_num_batched_tokens` rows: decodes first, then chunks of prompts (chunked prefill; Sarathi,
-Agrawal et al. 2023), so that a long prompt delays no running sequence by more than one step of that size. When the
-cache is full, blocks that only the prefix cache holds are evicted first. Then the youngest sequence is preempted: its
-cache is freed and the sequence is computed again later, with the same result (PagedAttention; Kwon et al. 2023,
-section 4.5). The oldest sequence is never preempted for another one, so each step makes progress and none starves.
+Agrawal et al. 2023), so that a long prompt delays no running sequence by more than one step of that size. When room is
+missing, the cache grows if it may. When it is full, blocks that only the prefix cache holds are evicted first. Then the
+youngest sequence is preempted: its cache is freed and the sequence is computed again later, with the same result
+(PagedAttention; Kwon et al. 2023, section 4.5). The oldest sequence is never preempted for another one, so each step
+makes progress and none starves. A sequence that does not fit even alone is an error, not a reason to wait.
 
 Wins: throughput, nearly for free while decode waits for memory. Loses: a step with more rows takes longer, so the time
 per token of each sequence grows a little. When a batch starts and who may be admitted is a Policy (policies.py).
@@ -13,6 +14,7 @@ per token of each sequence grows a little. When a batch starts and who may be ad
 from __future__ import annotations
 
 from bisect import insort
+from heapq import nlargest
 from itertools import count
 from math import inf
 from operator import attrgetter
@@ -25,7 +27,7 @@ from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence, Span, make_batch
 from tinyinfer.speculative.base import Candidates, Drafter, count_drafts
 
-BY_AGE = attrgetter("age")
+BY_AGE, BY_LENGTH = attrgetter("age"), attrgetter("most_positions")
 
 
 class Scheduler:
@@ -87,7 +89,11 @@ class Scheduler:
     # Before the forward pass: admission, room, preemption.
 
     def next_batch(self, now: float) -> Batch:
-        """The rows of the next step, with room for all of them in the cache."""
+        """The rows of the next step, with room for all of them in the cache.
+
+        Raises RoomError, which names its request, for a sequence that does not fit even alone. It waits until it is
+        dropped.
+        """
         self.joined, self.left, self.preempted, self.plan = [], [], [], {}
         for seq in sorted(self.running, key=self._priority):
             rows = self._rows_of(seq) if seq in self._last_turn else 0  # else preempted for one before it in this loop
@@ -101,12 +107,18 @@ class Scheduler:
 
     def _admit(self, now: float) -> None:
         """Admits waiting sequences in order of age, while rows are left and the cache has room for whole prompts."""
-        for seq in self.policy.admissible(self.waiting, self.running, now):
+        admissible = self.policy.admissible(self.waiting, self.running, now)
+        if admissible and not self.running:
+            self.cache.prepare(nlargest(self.limits.max_num_seqs, self.waiting, key=BY_LENGTH))
+        for seq in admissible:
             cached = self.prefixes.match(seq) if self._rows_left() else 0
             rows = self._rows_of(seq)
-            if not rows or self.cache.missing(seq, self._pending(seq) + len(seq.drafts)) > self.prefixes.evictable:
+            wanted = self._pending(seq) + len(seq.drafts)
+            if not rows or not (self._fits(seq, wanted) or self._fits_alone(seq, wanted)):
                 self.prefixes.free(seq)
                 self.cache.free(seq)
+                if rows and not self.running:  # nothing will free memory for it
+                    raise self.cache.no_room(seq, wanted)
                 return
             seq.start(now, cached)
             self.ledger.tokens_cached += cached
@@ -117,10 +129,26 @@ class Scheduler:
             self.plan[seq], self._last_turn[seq] = rows, next(self._turns)
             self._confirm(seq, rows)
 
+    def _fits(self, seq: Sequence, rows: int) -> bool:
+        """Whether the cache has room for so many rows, grown if need be, or will have after evictions."""
+        while self.cache.missing(seq, rows) and self.cache.grow(seq, rows):
+            continue
+        return self.cache.missing(seq, rows) <= self.prefixes.evictable
+
+    def _fits_alone(self, seq: Sequence, rows: int) -> bool:
+        """Whether the rows of a sequence fit when no other sequence has room in the cache."""
+        if self.running:
+            return False
+        self.cache.shrink()  # what was allocated for others may be what is missing
+        return self._fits(seq, rows)
+
     def make_room(self, seq: Sequence, rows: int) -> bool:
-        """Evicts and preempts until the cache has room for so many rows; False if `seq` itself was preempted."""
+        """Grows the cache, evicts and preempts until it has room for so many rows; False if `seq` was preempted.
+
+        Raises RoomError when nothing is left to preempt.
+        """
         while self.cache.missing(seq, rows):
-            if self.prefixes.evict() or self.evict_scored(seq):
+            if self.cache.grow(seq, rows) or self.prefixes.evict() or self.evict_scored(seq):
                 continue
             if not self.running:
                 break  # the rows can never fit: `reserve` raises the error

@@ -26,7 +26,7 @@ class BatchingSwitches(Switches):
     max_num_batched_tokens: int = switch(2048, help="most rows in a step; longer prompts are computed in chunks")
     max_model_len: int | None = switch(
         None, flags=("-c",),
-        help="most tokens of prompt and answer together (default: the model's own); fewer save cache",
+        help="most tokens of prompt and answer together; given, each sequence reserves them (default: the model's own)",
     )  # fmt: skip
 
     def refusals(self) -> Iterator[SwitchError]:

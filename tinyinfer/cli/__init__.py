@@ -30,7 +30,7 @@ from importlib import import_module
 from tinyinfer import __version__
 from tinyinfer.cli import console
 from tinyinfer.cli.arguments import Opener, Parser, UsageError, open_model, worded
-from tinyinfer.errors import ModelError
+from tinyinfer.errors import ModelError, RoomError
 
 COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench")
 
@@ -62,14 +62,14 @@ def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
         return 130
     except (UsageError, ModelError) as error:
         return console.fail(str(error))
-    except ValueError as error:
+    except (ValueError, RoomError) as error:
         return console.fail(worded(error))
     except OSError as error:
         if error.filename is None:
             raise  # of stdout, which main gives up
         return console.fail(console.describe(error))
-    except MemoryError as error:
-        cure = "try a smaller --max-model-len, --dtype bfloat16 or a smaller model"
+    except MemoryError as error:  # of weights, or of what a step computes
+        cure = "try --quantize int8, a smaller --max-num-batched-tokens or a smaller model"
         return console.fail(f"not enough memory ({error}); {cure}" if str(error) else f"not enough memory; {cure}")
 
 

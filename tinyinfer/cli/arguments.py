@@ -14,7 +14,7 @@ from dataclasses import Field, asdict, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.errors import SwitchError
+from tinyinfer.errors import Worded
 from tinyinfer.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -103,9 +103,9 @@ def flag(name: str) -> str:
     return next(word for word in flags.get(name, (dashed(name),)) if word.startswith("--"))
 
 
-def worded(error: ValueError) -> str:
+def worded(error: Exception) -> str:
     """The error's sentence, with flags where it names fields."""
-    return error.sentence(flag) if isinstance(error, SwitchError) else str(error)
+    return error.sentence(flag) if isinstance(error, Worded) else str(error)
 
 
 # The flags that commands share.

@@ -12,6 +12,7 @@ from time import sleep
 
 import numpy as np
 
+from tinyinfer.backends.limits import available_memory
 from tinyinfer.batching.policies import Limits
 from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.batching.switches import SCHEDULERS
@@ -21,7 +22,7 @@ from tinyinfer.engine.recorder import StepRecorder
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
-from tinyinfer.kv_cache.memory import default_num_blocks, position_bytes
+from tinyinfer.kv_cache.memory import most_blocks, position_bytes
 from tinyinfer.kv_cache.switches import KV_BITS, PREFIX_CACHES
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
@@ -143,18 +144,24 @@ def build_engine(
     second: the draft model of speculative=draft. draft_cost: what drafts are assumed to cost; None: what the backend
     and the size of the draft model say. Raises ValueError for a switch that does not suit the model.
     """
-    longest = context_length(model.config, c.max_model_len)
-    memory = model.config.memory
-    nbytes = position_bytes(memory, c.kv_bits, c.block_size, c.kv_group_size)
-    num_blocks = c.num_blocks or default_num_blocks(nbytes, longest, c.block_size, c.max_num_seqs)
-    spec = CacheSpec(memory, longest, c.block_size, num_blocks, c.kv_bits, c.kv_group_size)
-    cache = resolve(KV_BITS[c.kv_bits], c.kv_cache)(spec, ops)
+    cache = build_cache(model.config, ops, c)
     prefixes = resolve(PREFIX_CACHES, "on" if c.prefix_cache else "off")(cache, ops.ledger)
     drafter = resolve(DRAFTERS, c.speculative)(model, second, ops, c, cache.capacity, draft_cost)
     candidates = resolve(CANDIDATES, "on" if c.num_draft_candidates > 1 else "off")(cache, ops.ledger)
     policy = resolve(SCHEDULERS, c.batching)(Limits(c.max_num_seqs, c.max_num_batched_tokens, c.batch_timeout))
     scheduler = Scheduler(cache, prefixes, drafter, candidates, policy, ops.ledger)
     return Engine(model, ops, cache, scheduler, drafter, clock)
+
+
+def build_cache(config: ModelConfig, ops: Ops, c: EngineConfig) -> Cache:
+    """The KV cache of `c`: of the size that is asked for, or one that grows with what sequences need."""
+    longest, asked = context_length(config, c.max_model_len), c.num_blocks if c.kv_cache == "paged" else c.max_model_len
+    nbytes = position_bytes(config.memory, c.kv_bits, c.block_size, c.kv_group_size)
+    most = c.num_blocks or most_blocks(nbytes, longest, c.block_size, c.max_num_seqs, available_memory())
+    fewer = {"off": 8, 8: 4, 4: 2}.get(c.kv_bits)
+    smaller = f"add {{kv_bits}}={fewer}" if fewer else "use a model with fewer layers"
+    spec = CacheSpec(config.memory, longest, c.block_size, most, c.kv_bits, c.kv_group_size, asked is not None, smaller)
+    return resolve(KV_BITS[c.kv_bits], c.kv_cache)(spec, ops)
 
 
 def context_length(config: ModelConfig, asked: int | None) -> int:

@@ -3,37 +3,46 @@
 `length(seq)` is the one truth about a sequence: how many of its positions are computed and kept. A prefix hit, a
 preemption, a rollback, a draft model that catches up: each is only another length. One step of a sequence:
 
-    reserve(seq, n)        room for n positions after `length`
+    reserve(seq, n)        room for n positions after `length`; the cache grows where it may
     append(layer, ...)     in each layer: the keys and values of the whole batch go in,
     read(layer, seq, ...)  and each sequence reads its own for attention
     commit(seq, n)         the first n of the new positions count: `length` grows
 
 Positions count only after `commit`, so a step that fails leaves no trace. What a layer remembers of a position is data
 (`Rows`: K heads, keys of Ek and values of Ev numbers), so no cache assumes that all layers are alike.
+
+`grow` and `reserve` may replace arrays by larger ones. Both are called before a forward pass, and within a pass the
+arrays stay. So a backend reads them from the cache anew in each pass, and keeps none from the pass before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from tinyinfer.arrays import Array
-from tinyinfer.errors import SwitchError
-from tinyinfer.kv_cache.memory import position_bytes
+from tinyinfer.errors import SwitchError, Worded
+from tinyinfer.kv_cache.memory import SHORTER, no_room, position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import Rows
 from tinyinfer.model.interfaces import Device, KVCache
 from tinyinfer.sequence import Batch, Sequence, Span
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class CacheSpec:
     """What a cache is built for.
 
-    memory: what each layer remembers of a position. max_model_len: the longest sequence, in positions. num_blocks:
-    blocks in the pool of a paged cache. kv_bits, kv_group_size: of quantized keys and values ("off": float32).
+    memory: what each layer remembers of a position. max_model_len: the longest sequence, in positions. num_blocks: the
+    most blocks in the pool of a paged cache. kv_bits, kv_group_size: of quantized keys and values ("off": float32).
+    reserve_all: whether a sequence gets room for max_model_len positions, and the pool num_blocks blocks, at once; else
+    sequences get room for what each can come to, and the pool grows. smaller: what saves memory of this cache, as
+    a template of RoomError.
     """
 
     memory: tuple[Rows, ...]
@@ -42,6 +51,8 @@ class CacheSpec:
     num_blocks: int = 0
     kv_bits: int | str = "off"
     kv_group_size: int | None = None
+    reserve_all: bool = True
+    smaller: str = "add {kv_bits}=8"
 
 
 class LayerRows(NamedTuple):
@@ -72,6 +83,25 @@ def carve(flat: Array, shapes: Iterable[tuple[int, ...]]) -> list[Array]:
     return views
 
 
+def positions_of(layers: tuple[LayerRows, ...]) -> int:
+    """For how many positions the layers have room."""
+    return layers[0].keys.shape[1] if layers else 0
+
+
+def copy_positions(old: tuple[LayerRows, ...], new: tuple[LayerRows, ...], n: int) -> None:
+    """The first n positions of `new` become those of `old`, in every layer."""
+    for (keys, values), (new_keys, new_values) in zip(old, new, strict=False):
+        new_keys[:, :n], new_values[:, :n] = keys[:, :n], values[:, :n]
+
+
+def first_given(allocate: Callable[[int], T], *sizes: int) -> T | None:
+    """allocate(size) for the first of the sizes for which there is memory; None if there is for none of them."""
+    for size in sizes:
+        with suppress(MemoryError):
+            return allocate(size)
+    return None
+
+
 class Cache(KVCache):
     """What the engine and the model ask of a cache; the model's half (append, split, read) is documented in KVCache.
 
@@ -80,13 +110,12 @@ class Cache(KVCache):
     """
 
     can_chunk = True  # whether a prompt may be computed in chunks: the cache must keep the first one for the second
-    num_blocks = 0  # in the block pool; 0 for a cache without blocks
     cure = "raise {max_model_len}"  # when a sequence is too long
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:
         self.spec, self.device, self.ledger = spec, device, device.ledger
         self.capacity = spec.max_model_len  # positions of the longest sequence that fits when it is alone
-        self.position_bytes = position_bytes(spec.memory)
+        self.position_bytes = position_bytes(spec.memory)  # in float32
         self._lengths: dict[int, int] = {}  # sequence id -> positions committed
         self._written: dict[int, int] = {}  # sequence id -> positions appended, those of the running step included
 
@@ -99,6 +128,11 @@ class Cache(KVCache):
         return ()
 
     @property
+    def num_blocks(self) -> int:
+        """How many blocks the pool has by now; 0 for a cache without blocks."""
+        return 0
+
+    @property
     def blocks_in_use(self) -> int:
         """How many blocks of the pool are not free."""
         return 0
@@ -108,16 +142,56 @@ class Cache(KVCache):
         return 0
 
     def missing(self, seq: Sequence, n: int) -> int:
-        """How many more free blocks `reserve(seq, n)` needs than there are; 0 when it can succeed."""
+        """How much room `reserve(seq, n)` lacks, in blocks or positions; 0 when the cache need not grow."""
         return 0
 
+    def prepare(self, sequences: Collection[Sequence]) -> None:
+        """While nothing is held, the cache grows for all that these sequences, at least one, can come to together."""
+
+    def shrink(self) -> None:
+        """Gives memory in which nothing is held back to the system."""
+
+    def grow(self, seq: Sequence, n: int) -> bool:
+        """Makes the cache larger, for `reserve(seq, n)` or nearer to it; False when it may not or memory is refused.
+
+        Where there is memory, it grows for all that the sequence can come to, so that it need not grow again.
+        """
+        return False
+
     def reserve(self, seq: Sequence, n: int) -> None:
-        """Allocates room for n positions after `length`. Raises ValueError when the cache cannot hold them."""
+        """Allocates room for n positions after `length`.
+
+        Raises ValueError when the cache cannot hold so many, RoomError when there is no memory for them.
+        """
         length = self.length(seq)
         if length + n > self.capacity:
             reason = "{value} positions do not fit into a cache of {most}"
             raise SwitchError("", length + n, reason, self.cure, most=self.capacity)
+        while self.missing(seq, n):
+            if not self.grow(seq, n):
+                raise self.no_room(seq, n)
         self._set_length(seq, length)
+
+    def no_room(self, seq: Sequence, n: int) -> Worded:
+        """The error for a sequence for which `reserve(seq, n)` fails even when the sequence is alone."""
+        spec, positions = self.spec, self.expected(seq)
+        nbytes = positions * position_bytes(spec.memory, spec.kv_bits, spec.block_size, spec.kv_group_size)
+        whole = spec.reserve_all and not self.num_blocks
+        cure = "give a smaller {max_model_len}, which every sequence reserves" if whole else SHORTER
+        return no_room(seq.id, positions, nbytes, f"{cure}, or {spec.smaller}")
+
+    def expected(self, seq: Sequence) -> int:
+        """How many positions of the sequence get room in advance: all that it can come to."""
+        return self.capacity if self.spec.reserve_all else min(self.capacity, seq.most_positions)
+
+    def _sizes(self, has: int, least: int, expected: int, most: int) -> list[int]:
+        """Which sizes to ask the system for, in this order, when room for `has` grows to `least` or more.
+
+        What is expected, or twice what there is; where that is refused, less. Never more than `most`.
+        """
+        wanted = expected if expected > has else 2 * has
+        tries = [wanted] if self.spec.reserve_all else [wanted, 2 * has, least]
+        return [max(least, min(most, size)) for size in tries]
 
     def split(self, span: Span) -> tuple[Span, ...]:
         return (span,)

@@ -1,10 +1,13 @@
 """Which blocks hold a sequence's positions: the bookkeeping of every paged cache (PagedAttention; Kwon et al. 2023, 4).
 
-A contiguous cache reserves the whole context for every sequence, because the final length is not known. Here the memory
-is a pool of blocks of a few positions each. A sequence has a block table and allocates the next block when its last one
-is full, so at most block_size - 1 of its positions are wasted. Each block counts its holders: the block tables, and the
-prefixes of prefix_cache.py, that contain it. Several sequences can read a shared block; a sequence that must write into
-one gets a copy first (copy-on-write).
+A contiguous cache reserves room for the longest answer of every sequence, because the final length is not known. Here
+the memory is a pool of blocks of a few positions each. A sequence has a block table and allocates the next block when
+its last one is full, so at most block_size - 1 of its positions are wasted. Each block counts its holders: the block
+tables, and the prefixes of prefix_cache.py, that contain it. Several sequences can read a shared block; a sequence that
+must write into one gets a copy first (copy-on-write).
+
+A pool of a given size is allocated at once. Any other begins empty. While no block is held, it grows to what the
+sequences at hand can come to, and nothing is copied; when blocks are missing later, at least to twice its size.
 
 Nothing here knows of arrays. A cache adds the storage (paged.py, quantized.py) and copies rows when it is told to.
 """
@@ -12,27 +15,38 @@ Nothing here knows of arrays. A cache adds the storage (paged.py, quantized.py) 
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from tinyinfer.errors import SwitchError
-from tinyinfer.kv_cache.base import Cache, CacheSpec
+from tinyinfer.errors import RoomError, SwitchError, Worded
+from tinyinfer.kv_cache.base import Cache, CacheSpec, first_given
 from tinyinfer.model.interfaces import Device
 from tinyinfer.sequence import Sequence
+
+ALL_TAKEN = "all {value} blocks of the cache are taken"
 
 
 class BlockPool:
     """Which blocks are free, and how many holders each of the others has."""
 
     def __init__(self, num_blocks: int) -> None:
-        self.num_blocks = num_blocks
-        self.holders = [0] * num_blocks
-        self.free = list(range(num_blocks - 1, -1, -1))  # a stack: the block freed last is still in the CPU's cache
+        self.holders: list[int] = []
+        self.free: list[int] = []  # a stack: the block freed last is still in the CPU's cache
+        self.grow(num_blocks)
+
+    @property
+    def num_blocks(self) -> int:
+        return len(self.holders)
+
+    def grow(self, num_blocks: int) -> None:
+        """Adds free blocks behind the others, up to so many in all; they are allocated last, in order."""
+        self.free = [*range(num_blocks - 1, self.num_blocks - 1, -1), *self.free]
+        self.holders += [0] * (num_blocks - self.num_blocks)
 
     def allocate(self) -> int:
         """A free block, which now has one holder. Raises ValueError when no block is free."""
         if not self.free:
-            reason = "all {value} blocks of the cache are taken"
-            raise SwitchError("num_blocks", self.num_blocks, reason, "raise {field}")
+            raise SwitchError("num_blocks", self.num_blocks, ALL_TAKEN, "raise {field}")
         block = self.free.pop()
         self.holders[block] = 1
         return block
@@ -75,19 +89,37 @@ class BlockCache(Cache):
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:
         super().__init__(spec, device)
-        self.block_size, self.num_blocks = spec.block_size, spec.num_blocks
+        self.block_size = spec.block_size
         self.capacity = min(spec.max_model_len, spec.num_blocks * spec.block_size)
-        self.blocks = BlockPool(spec.num_blocks)
+        self.blocks = BlockPool(0)
         self._tables: dict[int, BlockTable] = {}  # sequence id -> its table
+        if first_given(self._enlarge, spec.num_blocks if spec.reserve_all else 0) is None:
+            reason = "the system does not give this process the memory for {num_blocks}={blocks}"
+            raise RoomError(reason, f"give fewer, or {spec.smaller}", blocks=spec.num_blocks)
 
     def block_table(self, seq: Sequence) -> tuple[int, ...]:
         return tuple(self._table(seq).blocks)
 
     def missing(self, seq: Sequence, n: int) -> int:
         """How many more free blocks are needed than there are, the copy of a shared block that is written included."""
-        table = self._table(seq)
-        needed = -(-(self.length(seq) + n) // self.block_size) - len(table.blocks)  # -(-a // b): rounded up
-        return max(0, max(0, needed) + self._must_copy(seq, n) - len(self.blocks.free))
+        return self._missing_blocks(seq, n)
+
+    def prepare(self, sequences: Collection[Sequence]) -> None:
+        wanted = sum(self._lacking(seq, self.expected(seq)) for seq in sequences)
+        if not (self.spec.reserve_all or self.blocks_in_use) and wanted > self.num_blocks:
+            first_given(self._enlarge, *self._sizes(self.num_blocks, 1, wanted, self.spec.num_blocks))
+
+    def shrink(self) -> None:
+        if not (self.spec.reserve_all or self.blocks_in_use):
+            self._enlarge(0)
+
+    def grow(self, seq: Sequence, n: int) -> bool:
+        size, most, used = self.num_blocks, self.spec.num_blocks, self.blocks_in_use
+        if size >= most or self.spec.reserve_all:
+            return False
+        least = min(most, size + self._missing_blocks(seq, n))
+        wanted = max(used + self._lacking(seq, self.expected(seq)), 2 * size if used else 0)
+        return first_given(self._enlarge, *self._sizes(size, least, wanted, most)) is not None
 
     def reserve(self, seq: Sequence, n: int) -> None:
         """Allocates blocks for the positions that the last block has no room for."""
@@ -138,8 +170,24 @@ class BlockCache(Cache):
         return self.blocks.holders[block]
 
     @property
+    def num_blocks(self) -> int:
+        return self.blocks.num_blocks
+
+    @property
     def blocks_in_use(self) -> int:
         return self.num_blocks - len(self.blocks.free)
+
+    def no_room(self, seq: Sequence, n: int) -> Worded:
+        if self.spec.reserve_all and self._missing_blocks(seq, n):
+            return SwitchError("num_blocks", self.num_blocks, ALL_TAKEN, "raise {field}")
+        return super().no_room(seq, n)
+
+    @abstractmethod
+    def _replace(self, num_blocks: int, kept: int) -> int:
+        """Replaces the storage by one of so many blocks, with copies of its first `kept`; returns the bytes copied.
+
+        Raises MemoryError; the storage is then as it was, or empty if none of it was to be kept.
+        """
 
     @abstractmethod
     def _copy_rows(self, old: int, new: int, rows: int) -> int:
@@ -147,6 +195,26 @@ class BlockCache(Cache):
 
     def _table(self, seq: Sequence) -> BlockTable:
         return self._tables.get(seq.id) or BlockTable()
+
+    def _missing_blocks(self, seq: Sequence, n: int) -> int:
+        needed = self._lacking(seq, self.length(seq) + n) + self._must_copy(seq, n)
+        return max(0, needed - len(self.blocks.free))
+
+    def _lacking(self, seq: Sequence, positions: int) -> int:
+        """How many more blocks the sequence must have for so many positions."""
+        return max(0, -(-positions // self.block_size) - len(self._table(seq).blocks))  # -(-a // b): rounded up
+
+    def _enlarge(self, num_blocks: int) -> int:
+        """Makes the pool so large. While no block is held, the old storage goes first, and the pool may become smaller.
+
+        Raises MemoryError.
+        """
+        kept = max((block + 1 for block, holders in enumerate(self.blocks.holders) if holders), default=0)
+        if not kept:
+            self.blocks = BlockPool(0)
+        self.ledger.kv_copied_bytes += self._replace(num_blocks, kept)
+        self.blocks.grow(num_blocks)
+        return num_blocks
 
     def _new_block(self) -> int:
         block = self.blocks.allocate()

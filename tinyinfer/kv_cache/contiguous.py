@@ -1,29 +1,42 @@
-"""The contiguous KV cache: each sequence has one array as long as the context, filled from the front.
+"""The contiguous KV cache: each sequence has one array, filled from the front.
 
-A step computes the keys and values of its new rows only, and reads all others. Wins: always, after a token or two.
-Loses: memory; what a sequence does not use of its context is wasted (`wasted_bytes`). Contract: base.py.
+A step computes the keys and values of its new rows only, and reads all others. The array is as long as the sequence can
+come to, prompt and longest answer; with an explicit max_model_len it is that long, as in engines before paged caches.
+Wins: always, after a token or two. Loses: memory; what a sequence does not use of its array is wasted
+(`wasted_bytes`). Contract: base.py.
 """
 
 from __future__ import annotations
 
 from tinyinfer.arrays import Array
-from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows
+from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, copy_positions, first_given, positions_of
 from tinyinfer.model.interfaces import Device
 from tinyinfer.sequence import Batch, Sequence
 
 
 class ContiguousCache(Cache):
-    """One array a sequence: no table, no copies. Reserved memory is taken from the system only as it is written."""
+    """One array a sequence: no table, and no copies unless memory was refused and the array had to begin shorter.
+
+    Reserved memory is taken from the system only as it is written.
+    """
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:
         super().__init__(spec, device)
         self._arrays: dict[int, tuple[LayerRows, ...]] = {}  # sequence id -> each layer's (K, P, Ek) and (K, P, Ev)
-        self._spare: list[tuple[LayerRows, ...]] = []  # of freed sequences, for the next ones
 
-    def reserve(self, seq: Sequence, n: int) -> None:
-        super().reserve(seq, n)
-        if seq.id not in self._arrays:
-            self._arrays[seq.id] = self._spare.pop() if self._spare else self._allocate(self.capacity)
+    def missing(self, seq: Sequence, n: int) -> int:
+        return max(0, self.length(seq) + n - self._room(seq))
+
+    def grow(self, seq: Sequence, n: int) -> bool:
+        """Gives the sequence an array for all that it can come to, or one twice as long as the one that it has."""
+        length = self.length(seq)
+        sizes = self._sizes(self._room(seq), length + n, self.expected(seq), self.capacity)
+        new = first_given(self._allocate, *sizes)
+        if new is not None:
+            copy_positions(self._arrays.get(seq.id, ()), new, length)
+            self.ledger.kv_copied_bytes += length * self.position_bytes
+            self._arrays[seq.id] = new
+        return new is not None
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         for span in batch.spans:
@@ -45,16 +58,18 @@ class ContiguousCache(Cache):
 
     def fork(self, seq: Sequence, child: Sequence) -> None:
         self.reserve(child, n := self.length(seq))
-        for old, new in zip(self._arrays.get(seq.id, ()), self._arrays[child.id], strict=False):
-            new.keys[:, :n], new.values[:, :n] = old.keys[:, :n], old.values[:, :n]
+        copy_positions(self._arrays.get(seq.id, ()), self._arrays.get(child.id, ()), n)
         self.ledger.kv_copied_bytes += n * self.position_bytes
         super().fork(seq, child)
 
     def free(self, seq: Sequence) -> None:
-        if seq.id in self._arrays:
-            self._spare.append(self._arrays.pop(seq.id))
+        self._arrays.pop(seq.id, None)
         super().free(seq)
 
     @property
     def held_bytes(self) -> int:
-        return len(self._arrays) * self.capacity * self.position_bytes
+        return sum(map(positions_of, self._arrays.values())) * self.position_bytes
+
+    def _room(self, seq: Sequence) -> int:
+        """How many positions the sequence's array has."""
+        return positions_of(self._arrays.get(seq.id, ()))

@@ -8,17 +8,19 @@ A layer says what it remembers of a position (`Rows`), so layers may differ. Cac
 
 from __future__ import annotations
 
-import os
 from math import gcd
 
 from tinyinfer.arrays import FLOAT
+from tinyinfer.backends.limits import available_memory
 from tinyinfer.backends.packing import packed_size
-from tinyinfer.errors import SwitchError
+from tinyinfer.errors import RoomError, SwitchError
 from tinyinfer.model.config import Rows
+from tinyinfer.units import amount
 
 HALF = 2  # bytes of a float16
+SHORTER = "give a shorter prompt or answer"  # what always helps
 GROUP_SIZE = 32  # channels of a value that share a scale, by default
-MEMORY_SHARE = 0.5  # of the machine's memory, for the block pool
+MEMORY_SHARE = 0.5  # of the memory that the process may use, for the block pool
 
 
 def position_bytes(
@@ -33,13 +35,22 @@ def position_bytes(
     return -(-block_bytes(memory, block_size, kv_bits, group_size(memory, kv_group_size)) // block_size)
 
 
-def default_num_blocks(position_bytes: int, max_model_len: int, block_size: int, max_num_seqs: int) -> int:
-    """Blocks for max_num_seqs full contexts, in at most half of the machine's memory (used only as it is written)."""
+def most_blocks(position_bytes: int, max_model_len: int, block_size: int, max_num_seqs: int, memory: int) -> int:
+    """Up to how many blocks a pool grows: max_num_seqs full contexts, in at most half of the memory.
+
+    memory: bytes that the process may use.
+    """
     full = max_num_seqs * -(-max_model_len // block_size)
-    if not hasattr(os, "sysconf"):
-        return full
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return max(1, min(full, int(MEMORY_SHARE * memory) // (block_size * position_bytes)))
+
+
+def no_room(request_id: int, positions: int, nbytes: int, cure: str) -> RoomError:
+    """The error for a sequence that does not fit even alone: what it needs, what there is, and what helps."""
+    return RoomError(
+        "a prompt and its answer of up to {positions} positions need {need} of KV cache, and the system does not give "
+        "them to this process, which may use {available} in all", cure, request_id,
+        positions=positions, need=amount(nbytes, "B"), available=amount(available_memory(), "B"),
+    )  # fmt: skip
 
 
 def block_bytes(memory: tuple[Rows, ...], block_size: int, bits: int, group: int) -> int:

@@ -34,12 +34,13 @@ class PackedLayer(NamedTuple):
 class PackedBlocks:
     """Numbered blocks of packed keys and values, in every layer.
 
-    layer_bytes: of one block in each layer; block_bytes: of one block in all layers; nbytes: of all blocks.
+    count: how many blocks. layer_bytes: of one block in each layer; block_bytes: of one block in all layers; nbytes: of
+    all blocks.
     """
 
     def __init__(self, spec: CacheSpec, count: int, device: Device) -> None:
         assert isinstance(spec.kv_bits, int)
-        self.bits, self.xp = spec.kv_bits, device.xp
+        self.bits, self.count, self.xp = spec.kv_bits, count, device.xp
         self.group = group_size(spec.memory, spec.kv_group_size)
         self.layer_bytes = [block_bytes((rows,), spec.block_size, self.bits, self.group) for rows in spec.memory]
         self.block_bytes = sum(self.layer_bytes)

@@ -9,7 +9,7 @@ kernel that walks through the block table itself reads them in place.
 from __future__ import annotations
 
 from tinyinfer.arrays import Array
-from tinyinfer.kv_cache.base import CacheSpec
+from tinyinfer.kv_cache.base import CacheSpec, LayerRows, copy_positions
 from tinyinfer.kv_cache.blocks import BlockCache, BlockTable
 from tinyinfer.model.interfaces import Device
 from tinyinfer.sequence import Batch, Sequence
@@ -21,12 +21,13 @@ class PagedCache(BlockCache):
     """One pool of blocks for all sequences.
 
     pools: each layer's keys (K, P, Ek) and values (K, P, Ev), P = B·b. Block i begins at row i·b; kernels read the
-    pools by `block_table`.
+    pools by `block_table`. Growth replaces the pools (see base.py).
     """
+
+    pools: tuple[LayerRows, ...] = ()
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:
         super().__init__(spec, device)
-        self.pools = self._allocate(self.num_blocks * self.block_size)
         self._slots: dict[int, Slots] = {}  # sequence id -> where the positions of the running step go
 
     def reserve(self, seq: Sequence, n: int) -> None:
@@ -75,6 +76,14 @@ class PagedCache(BlockCache):
         ends = [(len(rows), min(rows), self.holders(block)) for block, rows in empty.items()]
         # A holder that does not end in the block fills it: another sequence, or a prefix.
         return sum(rows for n, rows, holders in ends if n == holders) * self.position_bytes
+
+    def _replace(self, num_blocks: int, kept: int) -> int:
+        if not kept:
+            self.pools = ()  # the old ones go before the new ones come
+        new = self._allocate(num_blocks * self.block_size)
+        copy_positions(self.pools, new, kept * self.block_size)
+        self.pools = new
+        return kept * self.block_size * self.position_bytes
 
     def _copy_rows(self, old: int, new: int, rows: int) -> int:
         a, b = old * self.block_size, new * self.block_size

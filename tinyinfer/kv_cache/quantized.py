@@ -15,12 +15,13 @@ Wins and loses: see packed_blocks.py.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 from typing import NamedTuple
 
 from tinyinfer.arrays import Array
-from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, carve, layer_shapes
+from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, carve, first_given, layer_shapes, positions_of
 from tinyinfer.kv_cache.blocks import BlockCache
 from tinyinfer.kv_cache.packed_blocks import PackedBlocks
 from tinyinfer.model.interfaces import Device
@@ -55,10 +56,8 @@ class QuantizedCache(Cache):
         edges = accumulate((n for r in spec.memory for n in (r.heads * r.key_size, r.heads * r.value_size)), initial=0)
         columns = [slice(*pair) for pair in pairwise(edges)]
         self._columns = list(zip(columns[::2], columns[1::2], strict=True))  # of a layer's keys and values
-        positions = -(-self.capacity // self.block_size) * self.block_size
-        flat = device.reserve((positions * max(rows.numbers for rows in spec.memory),))  # one layer at a time
-        self._workspace = [LayerRows(*carve(flat, layer_shapes(rows, positions))) for rows in spec.memory]
-        self._workspace_blocks = [tuple(map(self._in_blocks, layer)) for layer in self._workspace]
+        self._workspace: tuple[LayerRows, ...] = ()  # all layers' views of the same memory
+        self._workspace_blocks: list[tuple[Array, ...]] = []
         self._unpacked: Unpacked | None = None
 
     @abstractmethod
@@ -70,6 +69,28 @@ class QuantizedCache(Cache):
         """Which blocks of that storage are the blocks first ... stop of the sequence."""
 
     # The contract.
+
+    def missing(self, seq: Sequence, n: int) -> int:
+        """Also what the workspace is too short for."""
+        return max(super().missing(seq, n), self.length(seq) + n - positions_of(self._workspace))
+
+    def prepare(self, sequences: Collection[Sequence]) -> None:
+        longest = min(self.capacity, max(seq.most_positions for seq in sequences))
+        if longest > positions_of(self._workspace):
+            first_given(self._make_workspace, longest)
+        super().prepare(sequences)
+
+    def shrink(self) -> None:
+        super().shrink()
+        if not self._open:
+            self._drop_workspace()
+
+    def grow(self, seq: Sequence, n: int) -> bool:
+        """Also makes the workspace longer, once there is storage: for all that the sequence can come to."""
+        if super().missing(seq, n):
+            return super().grow(seq, n)
+        stop = self.length(seq) + n
+        return first_given(self._make_workspace, min(self.capacity, max(stop, seq.most_positions)), stop) is not None
 
     def reserve(self, seq: Sequence, n: int) -> None:
         """Also makes room for float rows: for the unfinished block and n more positions."""
@@ -136,6 +157,8 @@ class QuantizedCache(Cache):
     def free(self, seq: Sequence) -> None:
         super().free(seq)
         self._open.pop(seq.id, None)
+        if not self._open:
+            self._drop_workspace()
 
     @property
     def float_bytes(self) -> int:
@@ -149,6 +172,18 @@ class QuantizedCache(Cache):
         return self.float_bytes - filled * self.position_bytes
 
     # Float rows, and the workspace.
+
+    def _make_workspace(self, positions: int) -> LayerRows:
+        """Room for so many positions of a sequence, in one layer at a time. Raises MemoryError."""
+        positions = -(-positions // self.block_size) * self.block_size
+        flat = self.device.reserve((positions * max(rows.numbers for rows in self.spec.memory),))  # (numbers,)
+        self._unpacked = None
+        self._workspace = tuple(LayerRows(*carve(flat, layer_shapes(rows, positions))) for rows in self.spec.memory)
+        self._workspace_blocks = [tuple(map(self._in_blocks, layer)) for layer in self._workspace]
+        return self._workspace[0]
+
+    def _drop_workspace(self) -> None:
+        self._workspace, self._workspace_blocks, self._unpacked = (), [], None
 
     def _in_blocks(self, rows: Array) -> Array:  # (K, P, E) -> (K, P/b, b, E)
         return rows.reshape(len(rows), -1, self.block_size, rows.shape[-1])
@@ -208,13 +243,11 @@ class QuantizedCache(Cache):
 
 
 class QuantizedContiguousCache(QuantizedCache):
-    """A run of packed blocks for each sequence, as long as the context; a last block that is not whole stays float."""
+    """A run of packed blocks for each sequence; a last block that is not whole stays float."""
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:
         super().__init__(spec, device)
-        self.blocks_per_sequence = self.capacity // self.block_size
         self._packed: dict[int, PackedBlocks] = {}  # sequence id -> its blocks
-        self._spare: list[PackedBlocks] = []  # of freed sequences, for the next ones
 
     def storage(self, seq: Sequence) -> PackedBlocks:
         return self._packed[seq.id]
@@ -222,42 +255,58 @@ class QuantizedContiguousCache(QuantizedCache):
     def block_ids(self, seq: Sequence, first: int, stop: int) -> slice | Array:
         return slice(first, stop)
 
-    def reserve(self, seq: Sequence, n: int) -> None:
-        super().reserve(seq, n)
-        if seq.id not in self._packed:
-            spare = self._spare.pop() if self._spare else PackedBlocks(self.spec, self.blocks_per_sequence, self.device)
-            self._packed[seq.id] = spare
+    def missing(self, seq: Sequence, n: int) -> int:
+        return max(super().missing(seq, n), self._missing_blocks(seq, n))
+
+    def grow(self, seq: Sequence, n: int) -> bool:
+        """Gives the sequence blocks for all that it can come to, or twice as many as it has."""
+        if self._missing_blocks(seq, n) <= 0:
+            return super().grow(seq, n)
+        old, full = self._packed.get(seq.id), self.length(seq) // self.block_size
+        positions = self.length(seq) + n, self.expected(seq), self.capacity
+        sizes = self._sizes(old.count if old else 0, *(p // self.block_size for p in positions))
+        new = first_given(self._allocate_blocks, *sizes)
+        if new is not None:
+            self._packed[seq.id] = new
+            if old:
+                self._copy_blocks(old, new, full)
+        return new is not None
 
     def fork(self, seq: Sequence, child: Sequence) -> None:
         self.reserve(child, self.length(seq))
-        full = self.length(seq) // self.block_size
-        if full:
-            self.storage(child).copy(self.storage(seq), full)
-            self.ledger.kv_copied_bytes += full * self.storage(seq).block_bytes
+        self._copy_blocks(self.storage(seq), self.storage(child), self.length(seq) // self.block_size)
         super().fork(seq, child)
 
     def free(self, seq: Sequence) -> None:
         super().free(seq)
-        if seq.id in self._packed:
-            self._spare.append(self._packed.pop(seq.id))
+        self._packed.pop(seq.id, None)
 
     @property
     def held_bytes(self) -> int:
-        return self.blocks_per_sequence * sum(packed.block_bytes for packed in self._packed.values()) + self.float_bytes
+        return sum(packed.nbytes for packed in self._packed.values()) + self.float_bytes
 
     @property
     def wasted_bytes(self) -> int:
         """Blocks that are not full, and empty float rows."""
-        empty = {seq: self.blocks_per_sequence - n // self.block_size for seq, n in self._lengths.items()}
-        return sum(n * self._packed[seq].block_bytes for seq, n in empty.items()) + self.wasted_float_bytes
+        empty = {id: packed.count - self._lengths[id] // self.block_size for id, packed in self._packed.items()}
+        return sum(n * self._packed[id].block_bytes for id, n in empty.items()) + self.wasted_float_bytes
+
+    def _missing_blocks(self, seq: Sequence, n: int) -> int:
+        full = (self.length(seq) + n) // self.block_size
+        return full - self._packed[seq.id].count if seq.id in self._packed else max(1, full)
+
+    def _allocate_blocks(self, count: int) -> PackedBlocks:
+        return PackedBlocks(self.spec, count, self.device)
+
+    def _copy_blocks(self, old: PackedBlocks, new: PackedBlocks, count: int) -> None:
+        new.copy(old, count)
+        self.ledger.kv_copied_bytes += count * old.block_bytes
 
 
 class QuantizedPagedCache(QuantizedCache, BlockCache):
-    """One pool of packed blocks (`packed`) for all sequences."""
+    """One pool of packed blocks (`packed`) for all sequences. Growth replaces it (see base.py)."""
 
-    def __init__(self, spec: CacheSpec, device: Device) -> None:
-        super().__init__(spec, device)
-        self.packed = PackedBlocks(spec, spec.num_blocks, device)
+    packed: PackedBlocks
 
     def storage(self, seq: Sequence) -> PackedBlocks:
         return self.packed
@@ -278,6 +327,14 @@ class QuantizedPagedCache(QuantizedCache, BlockCache):
         tables = self._tables.items()
         empty = {block for seq, table in tables for block in table.blocks[self._lengths[seq] // self.block_size :]}
         return len(empty) * self.packed.block_bytes + self.wasted_float_bytes
+
+    def _replace(self, num_blocks: int, kept: int) -> int:
+        if not kept:
+            self.packed = PackedBlocks(self.spec, 0, self.device)  # the old ones go before the new ones come
+        new = PackedBlocks(self.spec, num_blocks, self.device)
+        new.copy(self.packed, kept)
+        self.packed = new
+        return kept * new.block_bytes
 
     def _copy_rows(self, old: int, new: int, rows: int) -> int:
         return 0  # the rows of a block that is not full are float rows

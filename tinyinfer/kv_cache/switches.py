@@ -30,7 +30,7 @@ class KVCacheSwitches(Switches):
     kv_cache: str = switch("contiguous", choices=CACHES, help="how keys and values of earlier tokens are kept")
     block_size: int = switch(16, help="positions in a block of the paged cache, and of a quantized one")
     num_blocks: int | None = switch(
-        None, help="blocks of the paged cache (default: full contexts for all sequences, in at most half of the memory)"
+        None, help="blocks of the paged cache (default: as many as requests need, in at most half of the memory)"
     )
     kv_bits: int | str = switch(
         "off", choices=KV_BITS,

@@ -44,7 +44,7 @@ def record(
     which needs a machine to predict for.
     """
     llm = setting.llm
-    each = [request_figures(done, price_per_hour, llm.engine_config, llm.max_model_len) for done in rounds]
+    each = [request_figures(done, price_per_hour, llm.engine_config) for done in rounds]
     if machine and phases:
         each = [one | phase_figures(done, machine) for one, done in zip(each, rounds, strict=True)]
     line: dict[str, Any] = {"setting": setting.name, **medians(each)}
@@ -72,7 +72,7 @@ def medians(each: list[Figures]) -> Figures:
 # All requests of a round.
 
 
-def request_figures(done: Round, price_per_hour: float | None, config: EngineConfig, max_model_len: int) -> Figures:
+def request_figures(done: Round, price_per_hour: float | None, config: EngineConfig) -> Figures:
     """Every figure of a round by a flat name: ttft_p50_s, gap_max_s, output_tps, ..."""
     flat: Figures = {}
     for name, value in asdict(run_metrics(done.sequences, done.steps, price_per_hour)).items():
@@ -83,8 +83,9 @@ def request_figures(done: Round, price_per_hour: float | None, config: EngineCon
     flat |= {"ttft_s": flat.get("ttft_p50_s"), "tpot_s": flat.get("tpot_p50_s")}
     full = fullest(done.steps)
     if full is not None and not config.prefix_cache and config.kv_bits == "off":  # else blocks are of another kind
-        size = config.block_size if config.kv_cache == "paged" else max_model_len
-        if lengths := lengths_held(done.steps, full):
+        size = config.block_size if config.kv_cache == "paged" else config.max_model_len
+        lengths = lengths_held(done.steps, full)
+        if size and lengths:  # without an explicit context, sequences reserve prompt and answer, each as long as it is
             flat["formula_wasted_share"] = expected_waste(lengths, size)
     return flat
 

@@ -143,6 +143,7 @@ class Ops(Device, Protocol):
     def compile(self, model: Any, cache: KVCache) -> Step | None:
         """A faster forward pass for this Model and cache, with the results of `transformer`; None: there is none.
 
+        The cache may replace its arrays between two passes, as it grows: a pass reads them from the cache.
         (The type of `model` is not named here, because transformer.py imports this file.)
         """
 

@@ -128,9 +128,10 @@ def draft_model(
     """Builds the drafter of speculative=draft. The two models' tokens agree: LLM has compared their tokenizers."""
     assert second is not None
     longest = min(capacity, second.config.max_position)
-    cache = ContiguousCache(CacheSpec(second.config.memory, longest), ops)
+    spec = CacheSpec(second.config.memory, longest, reserve_all=False, smaller="leave out {speculative}")
     lengths = DraftLengths(most_drafts(c, 4), cost or DraftCost(ops.relative_cost, second.nbytes / model.nbytes))
-    return ModelDrafter(second, cache, ops, lengths, model.config.vocab_size, c.num_draft_candidates)
+    vocab = model.config.vocab_size
+    return ModelDrafter(second, ContiguousCache(spec, ops), ops, lengths, vocab, c.num_draft_candidates)
 
 
 def self_draft(
