@@ -24,7 +24,7 @@ from math import prod
 from typing import NamedTuple, TypeVar
 
 from tinyinfer.arrays import Array
-from tinyinfer.errors import SwitchError, Worded
+from tinyinfer.errors import RoomError, SwitchError
 from tinyinfer.kv_cache.memory import SHORTER, no_room, position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import Rows
@@ -172,7 +172,7 @@ class Cache(KVCache):
                 raise self.no_room(seq, n)
         self._set_length(seq, length)
 
-    def no_room(self, seq: Sequence, n: int) -> Worded:
+    def no_room(self, seq: Sequence, n: int) -> RoomError:
         """The error for a sequence for which `reserve(seq, n)` fails even when the sequence is alone."""
         spec, positions = self.spec, self.expected(seq)
         nbytes = positions * position_bytes(spec.memory, spec.kv_bits, spec.block_size, spec.kv_group_size)
