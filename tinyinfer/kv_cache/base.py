@@ -158,6 +158,12 @@ class Cache(KVCache):
         """
         return False
 
+    def extend(self, seq: Sequence, n: int) -> int:
+        """Grows for `reserve(seq, n)` while it must and may; how much is missing even then."""
+        while self.missing(seq, n) and self.grow(seq, n):
+            continue
+        return self.missing(seq, n)
+
     def reserve(self, seq: Sequence, n: int) -> None:
         """Allocates room for n positions after `length`.
 
@@ -167,9 +173,8 @@ class Cache(KVCache):
         if length + n > self.capacity:
             reason = "{value} positions do not fit into a cache of {most}"
             raise SwitchError("", length + n, reason, self.cure, most=self.capacity)
-        while self.missing(seq, n):
-            if not self.grow(seq, n):
-                raise self.no_room(seq, n)
+        if self.extend(seq, n):
+            raise self.no_room(seq, n)
         self._set_length(seq, length)
 
     def no_room(self, seq: Sequence, n: int) -> RoomError:

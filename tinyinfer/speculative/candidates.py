@@ -48,10 +48,9 @@ class ForkedCandidates:
         candidate = seq.candidate(next(self._ids), drafts)
         self._step.append(candidate)  # before it holds blocks, so that they are freed if the step fails here
         self.cache.fork(seq, candidate)
-        while self.cache.missing(candidate, rows):
-            if not self.cache.grow(candidate, rows):
-                self.cache.free(candidate)
-                return None
+        if self.cache.extend(candidate, rows):
+            self.cache.free(candidate)
+            return None
         self.cache.reserve(candidate, rows)
         self.ledger.tokens_reused += self.cache.length(candidate)
         return candidate
