@@ -180,9 +180,29 @@ def test_a_draft_models_cache_is_as_long_as_the_text():
         finish(short, request(range(9), 8))
 
 
+COPYING = {"speculative": "prompt-lookup", "num_draft_candidates": 3, "draft_cost": ALWAYS_DRAFT}
+
+
+def repeating(count: int = 4) -> list[Sequence]:
+    """Prompts in which every token is followed by others in turn, so that there are candidates to copy."""
+    return [request([1 + i, 2, 1 + i, 3, 2, 3, 1 + i, 4, 2, 4, 1 + i] * 2, 12) for i in range(count)]
+
+
 def test_candidates_are_not_left_out_because_the_pool_is_exact():
     """The other candidates of a sequence need blocks beyond what its text can need: the pool grows for them."""
-    drafting = {"speculative": "self", "draft_layers": 1, "num_draft_candidates": 3, "draft_cost": ALWAYS_DRAFT}
-    grown, full = (make_engine(CONFIG, **PAGED, **drafting, **more) for more in ({}, {"num_blocks": 400}))
-    assert finish(grown, *requests(4)) == finish(full, *requests(4))
+    grown, full = (make_engine(CONFIG, **PAGED, **COPYING, **more) for more in ({}, {"num_blocks": 400}))
+    assert finish(grown, *repeating()) == finish(full, *repeating())
     assert grown.ledger.tokens_computed == full.ledger.tokens_computed
+    plain = make_engine(CONFIG, **PAGED, **(COPYING | {"num_draft_candidates": 1}))
+    finish(plain, *repeating())
+    assert plain.ledger.tokens_computed < full.ledger.tokens_computed, "there were other candidates"
+
+
+def test_candidates_are_left_out_where_there_is_no_memory_for_them():
+    """They are a try: no text and no request may depend on them."""
+    want, computed = finish(make_engine(CONFIG), *repeating()), set()
+    for limit in range(40, 200, 4):
+        engine = make_engine(CONFIG, **PAGED, **COPYING, ops=Limited(limit * ROW))
+        assert finish(engine, *repeating()) == want
+        computed.add(engine.ledger.tokens_computed)
+    assert len(computed) > 2, "more memory, more candidates"

@@ -7,6 +7,7 @@ import pytest
 from helpers import flat_batch, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.errors import RoomError
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.blocks import BlockPool
 from tinyinfer.kv_cache.memory import most_blocks
@@ -130,8 +131,9 @@ def test_what_does_not_fit_is_refused_and_what_is_there_stays():
     assert marks(cache, seq) == list(range(8))
     assert len(cache.block_table(seq)) == 2
     other = seq_of()
-    with pytest.raises(ValueError, match="all 3 blocks of the cache are taken; raise num_blocks"):
+    with pytest.raises(RoomError, match="all 3 blocks of the cache are taken; raise num_blocks") as caught:
         cache.reserve(other, 8)
+    assert caught.value.request_id == other.id
     cache.free(other)
     step(cache, seq, 2)
     assert marks(cache, seq) == list(range(10))

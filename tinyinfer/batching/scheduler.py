@@ -131,9 +131,7 @@ class Scheduler:
 
     def _fits(self, seq: Sequence, rows: int) -> bool:
         """Whether the cache has room for so many rows, grown if need be, or will have after evictions."""
-        while self.cache.missing(seq, rows) and self.cache.grow(seq, rows):
-            continue
-        return self.cache.missing(seq, rows) <= self.prefixes.evictable
+        return self.cache.extend(seq, rows) <= self.prefixes.evictable
 
     def _fits_alone(self, seq: Sequence, rows: int) -> bool:
         """Whether the rows of a sequence fit when no other sequence has room in the cache."""
@@ -147,8 +145,8 @@ class Scheduler:
 
         Raises RoomError when nothing is left to preempt.
         """
-        while self.cache.missing(seq, rows):
-            if self.cache.grow(seq, rows) or self.prefixes.evict() or self.evict_scored(seq):
+        while self.cache.extend(seq, rows):
+            if self.prefixes.evict() or self.evict_scored(seq):
                 continue
             if not self.running:
                 break  # the rows can never fit: `reserve` raises the error

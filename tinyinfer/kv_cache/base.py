@@ -24,7 +24,7 @@ from math import prod
 from typing import NamedTuple, TypeVar
 
 from tinyinfer.arrays import Array
-from tinyinfer.errors import SwitchError, Worded
+from tinyinfer.errors import RoomError, SwitchError
 from tinyinfer.kv_cache.memory import SHORTER, no_room, position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import Rows
@@ -158,6 +158,12 @@ class Cache(KVCache):
         """
         return False
 
+    def extend(self, seq: Sequence, n: int) -> int:
+        """Grows for `reserve(seq, n)` while it must and may; how much is missing even then."""
+        while self.missing(seq, n) and self.grow(seq, n):
+            continue
+        return self.missing(seq, n)
+
     def reserve(self, seq: Sequence, n: int) -> None:
         """Allocates room for n positions after `length`.
 
@@ -167,12 +173,11 @@ class Cache(KVCache):
         if length + n > self.capacity:
             reason = "{value} positions do not fit into a cache of {most}"
             raise SwitchError("", length + n, reason, self.cure, most=self.capacity)
-        while self.missing(seq, n):
-            if not self.grow(seq, n):
-                raise self.no_room(seq, n)
+        if self.extend(seq, n):
+            raise self.no_room(seq, n)
         self._set_length(seq, length)
 
-    def no_room(self, seq: Sequence, n: int) -> Worded:
+    def no_room(self, seq: Sequence, n: int) -> RoomError:
         """The error for a sequence for which `reserve(seq, n)` fails even when the sequence is alone."""
         spec, positions = self.spec, self.expected(seq)
         nbytes = positions * position_bytes(spec.memory, spec.kv_bits, spec.block_size, spec.kv_group_size)

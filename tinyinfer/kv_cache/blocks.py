@@ -18,7 +18,7 @@ from abc import abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, field
 
-from tinyinfer.errors import RoomError, SwitchError, Worded
+from tinyinfer.errors import RoomError, SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec, first_given
 from tinyinfer.model.interfaces import Device
 from tinyinfer.sequence import Sequence
@@ -177,9 +177,9 @@ class BlockCache(Cache):
     def blocks_in_use(self) -> int:
         return self.num_blocks - len(self.blocks.free)
 
-    def no_room(self, seq: Sequence, n: int) -> Worded:
+    def no_room(self, seq: Sequence, n: int) -> RoomError:
         if self.spec.reserve_all and self._missing_blocks(seq, n):
-            return SwitchError("num_blocks", self.num_blocks, ALL_TAKEN, "raise {field}")
+            return RoomError(ALL_TAKEN, "raise {num_blocks}", seq.id, value=self.num_blocks)
         return super().no_room(seq, n)
 
     @abstractmethod

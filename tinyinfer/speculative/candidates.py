@@ -48,7 +48,7 @@ class ForkedCandidates:
         candidate = seq.candidate(next(self._ids), drafts)
         self._step.append(candidate)  # before it holds blocks, so that they are freed if the step fails here
         self.cache.fork(seq, candidate)
-        if self.cache.missing(candidate, rows) and not self.cache.grow(candidate, rows):
+        if self.cache.extend(candidate, rows):
             self.cache.free(candidate)
             return None
         self.cache.reserve(candidate, rows)
