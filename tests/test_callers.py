@@ -19,6 +19,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -120,15 +121,17 @@ def test_a_run_that_is_interrupted_before_it_begins_leaves_nothing(llm: LLM, mon
     with pytest.raises(KeyboardInterrupt):
         list(llm.steps("Hello", greedy(50)))
     monkeypatch.undo()
-    llm.generate("Other", greedy(2))
+    [other] = llm.generate("Other", greedy(2))
     check_rest(llm)
-    assert llm.ledger.steps == 2
+    assert llm.ledger.tokens_computed == len(other.prompt_token_ids) + 1
 
 
 def test_a_run_goes_on_by_itself_when_the_engines_thread_rests(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its reader waits for the thread of another caller, which then ends. Catches a reader that is not woken."""
     monkeypatch.setattr("tinyinfer.engine.loop.TICK", 1e6)
-    gate = Gate(llm)
+    inbox, gate = llm._loop.check_open().inbox, Gate(llm)
+    rest = inbox.rest
+    monkeypatch.setattr(inbox, "rest", lambda driver: (sleep(0.05), rest(driver)))  # the reader waits again by then
     request = llm.submit("Hello", greedy(2))
     gate.wait()
     [seq] = llm.sequences("Other", greedy(9))
@@ -304,9 +307,10 @@ def test_a_slow_reader_gets_one_larger_piece(llm: LLM) -> None:
     assert len(request.result(LONG).token_ids) == 9
 
 
-@pytest.mark.parametrize("steps", [0, 1, 4])
+@pytest.mark.parametrize("steps", [0, 1, 4, 8])
 def test_a_cancelled_request_ends_within_a_step(llm: LLM, steps: int) -> None:
-    """Before, in and after its prompt; a second `cancel` does nothing. Catches a step that is still computed for it."""
+    """In its prompt, later, and in its last step; a second `cancel` does nothing. Catches a step computed for nothing.
+    """
     wanted = llm.generate("Hello there", greedy(9))[0]
     before, gate = llm.ledger.copy(), Gate(llm)
     request, other = together(llm, ["Hello there", "Other"], [greedy(9)] * 2)
@@ -453,7 +457,16 @@ def test_an_event_loop_that_ends_takes_its_requests_along(llm: LLM) -> None:
 
     asyncio.run(impatient())
     check_rest(llm)
-    assert llm.generate("Hello", greedy(3))[0].finish_reason == "length"
+    gate, loop = Gate(llm), asyncio.new_event_loop()
+    first, other = together(llm, ["Hello", "Other"], [greedy(9)] * 2)
+    reader = aiter(first)
+    gate.wait()
+    gate.let()
+    assert loop.run_until_complete(anext(reader)).token_ids
+    loop.close()  # without a word to the reader
+    gate.open()
+    assert other.result(LONG).finish_reason == first.result(LONG).finish_reason == "length"
+    check_rest(llm)
 
 
 # fork
@@ -697,16 +710,19 @@ def test_an_llm_that_is_deleted_leaves_nothing(opened: Callable[..., LLM]) -> No
 
 
 def test_a_program_may_end_with_a_request_in_flight(golden_folder: Folder) -> None:
-    """At once, without a word. Catches a thread that a program waits for, and one that fails while Python ends."""
+    """At once, without a word. Catches a thread that a program waits for, and one that computes while Python ends."""
     code = (
-        "import sys; from tinyinfer import LLM, SamplingParams; llm = LLM(sys.argv[1])\n"
-        "for _ in range(3): r = llm.submit('Hi', SamplingParams(max_tokens=10**6, ignore_eos=True))\n"
-        "next(iter(r)); print('done')"
+        "import atexit, sys; atexit.register(lambda: print(r.finish_reason))\n"
+        "from tinyinfer import LLM, SamplingParams; llm = LLM(sys.argv[1])\n"
+        "def slow(request): import time; time.sleep(0.01)\n"
+        "for _ in range(3): r = llm.submit('Hi', SamplingParams(max_tokens=10**6, ignore_eos=True), slow)\n"
+        "while not r.poll(): pass\n"
+        "print('done')"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(golden_folder("llama"))], capture_output=True, text=True, timeout=LONG
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\nabort\n", "")
 
 
 def test_a_copy_shares_the_engine_and_a_pickle_has_its_own(llm: LLM) -> None:
