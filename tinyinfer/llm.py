@@ -61,8 +61,7 @@ class LLM:
         config = EngineConfig.from_switches(**switches)
         checkpoint = load(find(model))
         self.config: ModelConfig = checkpoint.config
-        self.tokenizer = checkpoint.tokenizer
-        self.path = checkpoint.path
+        self.tokenizer, self.path = checkpoint.tokenizer, checkpoint.path
         context_length(self.config, config.max_model_len)  # a bad one is said before the weights are read
         self.ledger = Ledger()
         self.ops = resolve(BACKENDS, config.backend)(self.ledger, resolve(DTYPES, config.dtype), config.threads)

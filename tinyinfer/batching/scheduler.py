@@ -114,7 +114,7 @@ class Scheduler:
             cached = self.prefixes.match(seq) if self._rows_left() else 0
             rows = self._rows_of(seq)
             wanted = self._pending(seq) + len(seq.drafts)
-            if not rows or not (self._fits(seq, wanted) or self._fits_alone(seq, wanted)):
+            if not rows or not self._fits(seq, wanted):
                 self.prefixes.free(seq)
                 self.cache.free(seq)
                 if rows and not self.running:  # nothing will free memory for it
@@ -130,15 +130,15 @@ class Scheduler:
             self._confirm(seq, rows)
 
     def _fits(self, seq: Sequence, rows: int) -> bool:
-        """Whether the cache has room for so many rows, grown if need be, or will have after evictions."""
-        return self.cache.extend(seq, rows) <= self.prefixes.evictable
+        """Whether the cache has room for so many rows, grown if need be, or will have after evictions.
 
-    def _fits_alone(self, seq: Sequence, rows: int) -> bool:
-        """Whether the rows of a sequence fit when no other sequence has room in the cache."""
-        if self.running:
-            return False
-        self.cache.shrink()  # what was allocated for others may be what is missing
-        return self._fits(seq, rows)
+        While no sequence runs, what was allocated for others may be what is missing.
+        """
+        if self.cache.extend(seq, rows) > self.prefixes.evictable and not self.running:
+            while self.evict_scored(seq):
+                continue
+            self.cache.shrink()
+        return self.cache.extend(seq, rows) <= self.prefixes.evictable
 
     def make_room(self, seq: Sequence, rows: int) -> bool:
         """Grows the cache, evicts and preempts until it has room for so many rows; False if `seq` was preempted.
@@ -160,11 +160,10 @@ class Scheduler:
     def evict_scored(self, seq: Sequence) -> bool:
         """Frees a sequence, other than `seq`, whose logits are computed, and will be again; False when there is none.
         """
-        for other in self.scored:
-            if other is not seq:
-                self.drop(other)
-                return True
-        return False
+        others = [other for other in self.scored if other is not seq]
+        if others:
+            self.drop(others[0])
+        return bool(others)
 
     def preempt(self, seq: Sequence) -> None:
         """Frees the cache of a running sequence and returns the sequence to the waiting queue, to be computed again.

@@ -18,9 +18,8 @@ import numpy as np
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.inbox import Client, Inbox, Run
 from tinyinfer.engine.trace import StepTrace
+from tinyinfer.errors import RoomError
 from tinyinfer.sequence import Sequence
-
-NO_ROOM = "a prompt of {} tokens finds no room in the cache although no other sequence runs; raise num_blocks"
 
 
 class StepLock:
@@ -68,7 +67,6 @@ class Turns:
         except Exception as error:
             self._fail(error)
             return None
-        self._end_stuck(trace)
         return trace
 
     def _tell(self, trace: StepTrace | None) -> None:
@@ -102,24 +100,15 @@ class Turns:
         self._end(sequences, error)
 
     def _fail(self, error: BaseException) -> None:
-        """A step failed and was rolled back: ends the sequences that joined in it, else all that were in it.
-
-        The others are computed again.
+        """A step failed and was rolled back: ends the sequence that found no memory, else those that joined in it, else
+        all that were in it. The others are computed again.
         """
         runs = [seq for run in tuple(self.inbox.runs) for seq in run.sequences if not seq.finished]
         held, scheduler = {*self.inbox.requests, *runs}, self.engine.scheduler
-        groups = ([seq for seq in group if seq in held] for group in (scheduler.joined, scheduler.preempted, held))
+        without_room = [seq for seq in held if isinstance(error, RoomError) and seq.id == error.request_id]
+        causes = (without_room, scheduler.joined, scheduler.preempted, held)
+        groups = ([seq for seq in group if seq in held] for group in causes)
         self._end_with(next(filter(None, groups), []), error)
-
-    def _end_stuck(self, trace: StepTrace) -> None:
-        """Ends the first waiting sequence if the cache has no room for it although none runs: it would wait for ever.
-        """
-        scheduler = self.engine.scheduler
-        if scheduler.waiting and not (trace.batch.spans or trace.preempted or scheduler.running):
-            head = scheduler.waiting[0]
-            if scheduler.evict_scored(head):
-                return  # then there may be room in the next step
-            self._end_with([head], ValueError(NO_ROOM.format(len(head.tokens))))
 
     def _abort(self, sequences: Iterable[Sequence]) -> None:
         for seq in sequences:
