@@ -111,12 +111,11 @@ class Scheduler:
         for seq in admissible:
             cached = self.prefixes.match(seq) if self._rows_left() else 0
             rows = self._rows_of(seq)
-            wanted = self._pending(seq) + len(seq.drafts)
-            if not rows or not (self._fits(seq, wanted) or self._fits_alone(seq, wanted)):
+            if not rows or not self._fits(seq, self._pending(seq) + len(seq.drafts)):
                 self.prefixes.free(seq)
                 self.cache.free(seq)
                 if rows and not self.running:  # nothing will free memory for it
-                    raise self.cache.no_room(seq, wanted)
+                    raise self.cache.no_room(seq, self._pending(seq))
                 return
             seq.start(now, cached)
             self.ledger.tokens_cached += cached
@@ -129,14 +128,11 @@ class Scheduler:
 
     def _fits(self, seq: Sequence, rows: int) -> bool:
         """Whether the cache has room for so many rows, grown if need be, or will have after evictions."""
+        if self.cache.extend(seq, rows) <= self.prefixes.evictable:
+            return True
+        if not self.running:
+            self.cache.shrink()  # what was allocated for others may be what is missing
         return self.cache.extend(seq, rows) <= self.prefixes.evictable
-
-    def _fits_alone(self, seq: Sequence, rows: int) -> bool:
-        """Whether the rows of a sequence fit when no other sequence has room in the cache."""
-        if self.running:
-            return False
-        self.cache.shrink()  # what was allocated for others may be what is missing
-        return self._fits(seq, rows)
 
     def make_room(self, seq: Sequence, rows: int) -> bool:
         """Grows the cache, evicts and preempts until it has room for so many rows; False if `seq` was preempted.
