@@ -113,12 +113,11 @@ class Scheduler:
         for seq in admissible:
             cached = self.prefixes.match(seq) if self._rows_left() else 0
             rows = self._rows_of(seq)
-            wanted = self._pending(seq) + len(seq.drafts)
-            if not rows or not self._fits(seq, wanted):
+            if not rows or not self._fits(seq, self._pending(seq) + len(seq.drafts)):
                 self.prefixes.free(seq)
                 self.cache.free(seq)
                 if rows and not self.running:  # nothing will free memory for it
-                    raise self.cache.no_room(seq, wanted)
+                    raise self.cache.no_room(seq, self._pending(seq))
                 return
             seq.start(now, cached)
             self.ledger.tokens_cached += cached
@@ -130,11 +129,10 @@ class Scheduler:
             self._confirm(seq, rows)
 
     def _fits(self, seq: Sequence, rows: int) -> bool:
-        """Whether the cache has room for so many rows, grown if need be, or will have after evictions.
-
-        While no sequence runs, what was allocated for others may be what is missing.
-        """
-        if self.cache.extend(seq, rows) > self.prefixes.evictable and not self.running:
+        """Whether the cache has room for so many rows, grown if need be, or will have after evictions."""
+        if self.cache.extend(seq, rows) <= self.prefixes.evictable:
+            return True
+        if not self.running:  # what others hold between steps, or what was allocated for them, may be what is missing
             while self.evict_scored(seq):
                 continue
             self.cache.shrink()
@@ -160,10 +158,11 @@ class Scheduler:
     def evict_scored(self, seq: Sequence) -> bool:
         """Frees a sequence, other than `seq`, whose logits are computed, and will be again; False when there is none.
         """
-        others = [other for other in self.scored if other is not seq]
-        if others:
-            self.drop(others[0])
-        return bool(others)
+        for other in self.scored:
+            if other is not seq:
+                self.drop(other)
+                return True
+        return False
 
     def preempt(self, seq: Sequence) -> None:
         """Frees the cache of a running sequence and returns the sequence to the waiting queue, to be computed again.
