@@ -90,6 +90,18 @@ def test_the_pool_is_as_large_as_the_requests_that_may_run_together():
     assert (engine.ledger - before).kv_copied_bytes == 0, "an idle pool has nothing to copy"
 
 
+def test_scoring_reserves_its_text_at_once():
+    """Computed a few rows at a time, after a shorter request: the idle pool grows before the first rows, not between.
+    """
+    engine, seq = make_engine(CONFIG, **PAGED), request(range(30), 1)
+    finish(engine, request([1, 2], 3))
+    assert engine.cache.num_blocks == 2
+    for start in (0, 8, 16, 24):
+        engine.logits(seq, start, 8)
+        assert engine.cache.num_blocks == 8
+    assert engine.ledger.kv_copied_bytes == 0
+
+
 def test_a_pool_in_use_at_least_doubles_and_copies_what_it_holds():
     """A second request that comes while the first runs; else every new one would move all others."""
     engine, first, second = make_engine(CONFIG, **PAGED), request(range(9), 8), request(range(9, 0, -1), 3)

@@ -116,6 +116,7 @@ class Engine:
         stop = min(n, start + most) if cache.can_chunk else n
         if seq not in self.scheduler.scored:
             self.scheduler.scored.append(seq)
+            cache.prepare([seq])
         self.scheduler.make_room(seq, stop - done)
         span = Span(seq, 0, stop - done, done, stop - start)
         rows = np.arange(start - done, stop - done)
