@@ -213,6 +213,34 @@ def test_requests_of_several_threads_share_steps(llm: LLM) -> None:
     check_rest(llm)
 
 
+@pytest.mark.parametrize("prompt", [20, 30], ids=["it grows into the room", "it needs the room at once"])
+def test_scoring_gives_way_to_requests_and_goes_on(opened: Callable[..., LLM], prompt: int, monkeypatch: Any) -> None:
+    """Scores of 40 tokens, 10 at a time, hold half of a small cache when a request needs nearly all of it.
+
+    Catches a request that is refused, and rows that are given twice or wrongly when they were computed again."""
+    monkeypatch.setattr("tinyinfer.llm.SCORE_ROWS", 10)
+    llm, tokens = opened(**PAGED, num_blocks=12), [(7 * i) % 90 + 5 for i in range(40)]
+    wanted, text = llm.logits(tokens), llm.generate([tokens[:prompt]], greedy(45 - prompt))[0].text
+    rows = llm.logits_by_rows(tokens)
+    found = [next(rows), next(rows)]
+    assert llm.generate([tokens[:prompt]], greedy(45 - prompt))[0].text == text
+    found += rows
+    assert [start for start, _ in found] == [0, 10, 20, 30]
+    np.testing.assert_allclose(np.concatenate([logits for _, logits in found]), wanted, atol=1e-4)
+    check_rest(llm)
+
+
+def test_two_scorings_that_do_not_fit_together_take_turns(opened: Callable[..., LLM], monkeypatch: Any) -> None:
+    """Read in turn, 10 of 40 tokens at a time. Catches one that is refused because the other one holds the room."""
+    monkeypatch.setattr("tinyinfer.llm.SCORE_ROWS", 10)
+    llm, texts = opened(**PAGED, num_blocks=12), [[(k * i) % 90 + 5 for i in range(40)] for k in (7, 11)]
+    wanted = [llm.logits(text) for text in texts]
+    both = zip(*(llm.logits_by_rows(text) for text in texts), strict=True)
+    for found, expected in zip(zip(*both, strict=True), wanted, strict=True):
+        np.testing.assert_allclose(np.concatenate([logits for _, logits in found]), expected, atol=1e-4)
+    check_rest(llm)
+
+
 def test_models_over_the_same_weights_count_every_step(opened: Callable[..., LLM]) -> None:
     """Two engines of two threads share a ledger, and their steps take turns. Catches counts that are lost, or that one
     step takes for its own, when both add at once."""
