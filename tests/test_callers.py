@@ -754,6 +754,19 @@ def test_a_program_may_end_with_a_request_in_flight(golden_folder: Folder) -> No
     assert (done.returncode, done.stdout, done.stderr) == (0, "done\nabort\n", "")
 
 
+def test_a_program_may_end_in_the_middle_of_iterations(golden_folder: Folder) -> None:
+    """Of steps, of logits, and of a stream. Catches a thread that is started for them when Python cannot start any."""
+    code = (
+        "import sys; from tinyinfer import LLM; llm = LLM(sys.argv[1], kv_cache='paged'); import tinyinfer.llm as m\n"
+        "m.SCORE_ROWS = 2; each = llm.logits_by_rows([5] * 9), llm.steps('Hi'), llm.stream('Hi')\n"
+        "[next(one) for one in each]; print('done')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(golden_folder("llama"))], capture_output=True, text=True, timeout=LONG
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+
+
 def test_a_copy_shares_the_engine_and_a_pickle_has_its_own(llm: LLM) -> None:
     """Catches two loops that step one engine, and locks in what is pickled."""
 

@@ -79,6 +79,7 @@ class Inbox:
         self.news: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.driver: Thread | Run | None = None
         self.driving: int | None = None
+        self.retired = False
         self.requests: dict[Sequence, Client] = {}
         self.runs: set[Run] = set()
         self.borrowed: set[Sequence] = set()
@@ -119,8 +120,14 @@ class Inbox:
         for run in tuple(self.runs):
             run.traces.put(None)
 
+    def retire(self) -> None:
+        """No thread is started any more: an iteration may be collected when Python ends, which can start none."""
+        self.retired = True
+
     def _start(self) -> None:
         """Starts the engine's thread, which drives from now on."""
+        if self.retired:
+            return
         thread = Thread(target=self._drive, name="tinyinfer engine", daemon=True)
         self.driver = thread
         try:

@@ -157,13 +157,17 @@ class EngineLoop:
             self.closed = True
         for client in list(inbox.requests.values()):
             client.cancel()
-        if inbox.busy:
+        if inbox.take(closing := Run([], watch=False)):  # no request is open, and no thread is needed
+            turns.stop()
+            inbox.rest(closing)
+        else:
             inbox.post(turns.stop)
             inbox.post(partial(ended.put, None))
             if inbox.driving != get_ident():  # else in on_progress: the requests end when that returns
                 received(ended, timeout)
         if isinstance(inbox.driver, Thread) and inbox.driving != get_ident():
             inbox.driver.join(timeout)
+        inbox.retire()
 
     # Who may ask.
 
