@@ -8,6 +8,7 @@ That a test passes here does not mean that a GPU computes it; that a test fails 
 
 from __future__ import annotations
 
+import sys
 from types import ModuleType
 from typing import Any
 
@@ -137,4 +138,5 @@ class FakeCupy(ModuleType):
         return DeviceArray(np.array(value, dtype=dtype))
 
 
-fake_cupy = FakeCupy("fake_cupy")
+fake_cupy = FakeCupy("fake_cupy_module")
+sys.modules[fake_cupy.__name__] = fake_cupy  # found by its name, as CuPy is

@@ -33,6 +33,7 @@ holds the signatures to this list, and calls every function with a different len
 
 from __future__ import annotations
 
+from importlib import import_module
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -48,3 +49,15 @@ FLOAT = 4  # bytes of a float32: norms, biases, learned positions, keys and valu
 def to_host(array: Array) -> np.ndarray:
     """The array in the host's memory: itself in NumPy, a copy that waits for the device in CuPy."""
     return array.get() if hasattr(array, "get") else array
+
+
+class HoldsModule:
+    """An object with an array module, `xp`, which copies and pickles by the module's name: a module has no pickle."""
+
+    xp: Xp
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"xp": self.xp.__name__}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state | {"xp": import_module(state["xp"])})

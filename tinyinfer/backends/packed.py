@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.arrays import Array, Xp, to_host
+from tinyinfer.arrays import Array, HoldsModule, Xp, to_host
 from tinyinfer.backends.packing import pack, packed_size, pick, unpack
 from tinyinfer.model.weights import W8A8_SCHEME, QuantizedMatrix, QuantScheme
 
@@ -21,7 +21,7 @@ LARGEST = 127  # the largest code of W8A8, of either sign
 
 
 @dataclass(frozen=True)
-class Packed:
+class Packed(HoldsModule):
     """A matrix of N outputs and M inputs as packed codes, w = scale · code + minimum.
 
     Memory layout: outputs in J blocks of 64, the last one zero-padded; inside a block input-major, so that a

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Self
 import numpy as np
 
 from tinyinfer import arrays
-from tinyinfer.arrays import Array, Xp
+from tinyinfer.arrays import Array, HoldsModule, Xp
 from tinyinfer.backends.cpu import default_threads, use_blas_threads
 from tinyinfer.backends.packed import W8A8, Packed, round_rows
 from tinyinfer.errors import ModelError
@@ -47,7 +47,7 @@ from tinyinfer.sequence import Batch
 Products = MappingProxyType[type, Callable[[Any, Array, Any], Array]]
 
 
-class ReferenceOps:
+class ReferenceOps(HoldsModule):
     """The formulas. ledger: where work is counted. dtype: how float matrices are stored. xp: the array module.
 
     threads: of NumPy's products; None for what cpu.default_threads says. Another array module has none to choose.
