@@ -123,6 +123,19 @@ def test_a_run_that_is_interrupted_before_it_begins_leaves_nothing(llm: LLM, mon
     assert llm.ledger.tokens_computed == len(other.prompt_token_ids) + 1
 
 
+def test_a_run_that_is_interrupted_at_its_end_lets_others_go_on(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while its sequences are dropped. Catches a run that drives for ever, and every later request waits."""
+
+    def interrupted(*parts: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llm._loop.check_open(), "finish", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(llm.steps("Hello", greedy(3)))
+    monkeypatch.undo()
+    assert llm.submit("Other", greedy(3)).result(LONG).finish_reason == "length"
+
+
 def test_a_run_goes_on_by_itself_when_the_engines_thread_rests(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its reader waits for the thread of another caller, which then ends. Catches a reader that is not woken."""
     monkeypatch.setattr("tinyinfer.engine.loop.TICK", 1e6)
@@ -554,6 +567,24 @@ def test_a_fork_with_requests_in_flight_is_refused(llm: LLM) -> None:
     check_rest(llm)
 
 
+@FORKS
+@WARNS
+def test_threads_of_a_forked_process_may_begin_at_once(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread is overtaken by another one's first request. Catches one that takes that request for its parent's."""
+    loop = llm._loop
+    loop.check_open()
+    monkeypatch.setattr("tinyinfer.engine.loop.os.getpid", lambda: -1)  # as in a child
+    other, turns = loop.check_open(), loop._turns
+
+    class Late(dict[int, Any]):
+        def get(self, pid: int, *default: Any) -> Any:
+            return None if len(turns) == 2 else super().get(pid, *default)
+
+    loop._turns = turns = Late(turns)
+    other.inbox.borrowed.add(llm.sequences("Hello")[0])
+    assert loop.check_open() is other
+
+
 def ask_in_child(llm: LLM, request: Request, reader: Any, sender: Any) -> None:
     """Runs in a forked process: sends what each way of asking raises."""
     told = []
@@ -733,6 +764,54 @@ def test_an_llm_that_is_deleted_leaves_nothing(opened: Callable[..., LLM]) -> No
         threads[0].join(LONG)
     gc.collect()
     assert engine() is None
+
+
+@pytest.mark.parametrize("use", ["generate", "steps", "score"])
+def test_an_llm_that_is_deleted_gives_its_memory_back_at_once(opened: Callable[..., LLM], use: str) -> None:
+    """Without the garbage collector, which may come late. Catches a cycle that keeps weights and cache."""
+    llm = opened(**PAGED)
+    prompt: Any = [1, 2, 3] if use == "score" else "Hello"
+    list(getattr(llm, use)(prompt))
+    check_rest(llm)
+    engine, model = weakref.ref(llm.engine), weakref.ref(llm.model)
+    gc.collect()
+    gc.disable()
+    try:
+        del llm
+        assert (engine(), model()) == (None, None)
+    finally:
+        gc.enable()
+
+
+def test_a_scoring_ends_when_its_llm_is_closed(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Between two of its pieces. Catches an engine thread that is started after the end."""
+    monkeypatch.setattr("tinyinfer.llm.SCORE_ROWS", 2)
+    rows = llm.logits_by_rows([1, 2, 3, 4, 5])
+    next(rows)
+    llm.close()
+    with pytest.raises(RuntimeError, match=r"^this LLM is closed; make a new one$"):
+        next(rows)
+    check_rest(llm)
+
+
+@pytest.mark.parametrize(
+    "iterator",
+    [
+        "llm._loop.logits(llm.sequences([[5] * 50])[0], 2)", "llm.steps('Hi', params)", "llm.stream('Hi', params)",
+        "iter(llm.submit('Hi'))",
+    ],
+)  # fmt: skip
+def test_a_program_may_end_in_the_middle_of_an_iteration(golden_folder: Folder, iterator: str) -> None:
+    """Catches an iterator that starts a thread when Python is ending: Python 3.11 waits for that thread for ever."""
+    code = (
+        "import sys; from tinyinfer import LLM, SamplingParams\n"
+        "llm, params = LLM(sys.argv[1]), SamplingParams(max_tokens=200, ignore_eos=True)\n"
+        f"iterator = {iterator}; next(iterator)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(golden_folder("llama"))], capture_output=True, text=True, timeout=LONG
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 def test_a_program_may_end_with_a_request_in_flight(golden_folder: Folder) -> None:

@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from threading import RLock, Thread, current_thread, get_ident
 from time import monotonic
 from typing import Protocol, TypeVar
+from weakref import WeakMethod
 
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.sequence import Sequence
@@ -74,7 +75,7 @@ class Inbox:
     """
 
     def __init__(self, serve: Callable[[], None]) -> None:
-        self.serve = serve
+        self.serve = WeakMethod(serve)  # a cycle would keep the weights until the garbage collector runs
         self.lock = RLock()
         self.news: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.driver: Thread | Run | None = None
@@ -120,6 +121,16 @@ class Inbox:
         for run in tuple(self.runs):
             run.traces.put(None)
 
+    def do_or_post(self, who: Run, action: Callable[[], None]) -> None:
+        """Does an action at once if there is no driver, else leaves it for the driver; `who` then drives no more."""
+        if not self.take(who):
+            self.post(action)
+            return
+        try:
+            action()
+        finally:
+            self.rest(who)
+
     def retire(self) -> None:
         """No thread is started any more: an iteration may be collected when Python ends, which can start none."""
         self.retired = True
@@ -139,8 +150,9 @@ class Inbox:
     # For the driver.
 
     def _drive(self) -> None:
-        if self.take(current_thread()):
-            self.serve()
+        serve = self.serve()
+        if serve is not None and self.take(current_thread()):
+            serve()
             self.rest(current_thread())
 
     @contextmanager

@@ -52,7 +52,7 @@ class EngineLoop:
         finalize(self, close_at_exit, ref(self))
 
     def __reduce__(self) -> tuple[type[EngineLoop], tuple[Engine, StepLock]]:
-        if any(turns.inbox.busy for turns in self._turns.values()):
+        if any(turns.inbox.busy for turns in tuple(self._turns.values())):
             raise RuntimeError(IN_FLIGHT)
         return EngineLoop, (self.engine, self.step_lock)
 
@@ -108,13 +108,8 @@ class EngineLoop:
 
     def _finish(self, turns: Turns, run: Run) -> None:
         """Drops the sequences of a run, at once if there is no driver, else before the driver's next step."""
-        if self._turns.get(os.getpid()) is not turns:
-            return  # a copy in a forked process
-        if turns.inbox.take(run):
-            turns.finish(run)
-            turns.inbox.rest(run)
-        else:
-            turns.inbox.post(partial(turns.finish, run))
+        if self._turns.get(os.getpid()) is turns:  # else a copy in a forked process
+            turns.inbox.do_or_post(run, partial(turns.finish, run))
 
     def logits(self, seq: Sequence, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """Pairs (first position, logits of up to `rows` positions) over a sequence, each computed between two steps."""
@@ -127,11 +122,11 @@ class EngineLoop:
                 start += len(logits)
         finally:
             if seq in turns.inbox.borrowed and self._turns.get(os.getpid()) is turns:
-                turns.inbox.post(partial(turns.give_back, seq))
+                turns.inbox.do_or_post(Run([seq], watch=False), partial(turns.give_back, seq))
 
     def _between_steps(self, inbox: Inbox, work: Callable[[], T]) -> T:
         """What `work` gives or raises, done by the driver between two steps."""
-        self.check_wait()
+        self.check_caller()
         answers: SimpleQueue[tuple[Any, BaseException | None]] = SimpleQueue()
 
         def action() -> None:
@@ -165,8 +160,9 @@ class EngineLoop:
             inbox.post(partial(ended.put, None))
             if inbox.driving != get_ident():  # else in on_progress: the requests end when that returns
                 received(ended, timeout)
-        if isinstance(inbox.driver, Thread) and inbox.driving != get_ident():
-            inbox.driver.join(timeout)
+        driver = inbox.driver
+        if isinstance(driver, Thread) and inbox.driving != get_ident():
+            driver.join(timeout)
         inbox.retire()
 
     # Who may ask.
@@ -188,11 +184,12 @@ class EngineLoop:
         return self.check_open()
 
     def _of_this_process(self) -> Turns:
-        turns = self._turns.get(os.getpid())
+        pid = os.getpid()
+        turns = self._turns.get(pid)
         if turns is None:
-            if any(other.inbox.busy for other in self._turns.values()):
+            if any(other.inbox.busy for process, other in tuple(self._turns.items()) if process != pid):
                 raise RuntimeError(FORKED)
-            turns = self._turns.setdefault(os.getpid(), Turns(self.engine, self.step_lock))
+            turns = self._turns.setdefault(pid, Turns(self.engine, self.step_lock))
         return turns
 
 
