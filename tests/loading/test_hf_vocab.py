@@ -217,6 +217,26 @@ def test_older_files_are_read_over_tokenizer_config_unless_it_lists_all_tokens(t
     assert read(write(tmp_path, byte_level(), tokenizer_config__json=listed, **files)).render(HI) == "</s>"
 
 
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({}, "old"),
+        ({"chat_template__jinja": "new"}, "new"),
+        ({"tokenizer_config__json": {"chat_template": "own"}}, "own"),
+    ],
+)
+def test_a_template_in_the_processors_old_file(tmp_path: Path, files: dict[str, Any], text: str) -> None:
+    """Catches a LLaVA or SmolVLM without its chat template: transformers' processors write it to chat_template.json."""
+    files["chat_template__json"] = {"chat_template": "old"}
+    assert read(write(tmp_path, byte_level(), **files)).render(HI) == text
+
+
+def test_a_broken_template_file_is_named(tmp_path: Path) -> None:
+    """Catches tokenizer_config.json blamed for a template of another file."""
+    with pytest.raises(ModelError, match=r"chat_template\.json: chat_template must be a string"):
+        read(write(tmp_path, byte_level(), chat_template__json={"chat_template": 5}))
+
+
 def test_a_template_sees_every_special_token_that_has_a_name(tmp_path: Path) -> None:
     """Catches an empty pad_token, unk_token or image_token in the prompt."""
     template = "{{ bos_token }}{{ unk_token }}{{ pad_token }}{{ image_token }}{{ x }}{{ messages[0].content }}"

@@ -167,17 +167,23 @@ class _Config:
         return before, after
 
     def chat_template(self) -> tuple[str | None, str]:
-        """The chat template and the file that holds it: chat_template.jinja, else tokenizer_config.json."""
-        path = os.path.join(self.folder, "chat_template.jinja")
+        """The chat template and the file that holds it: chat_template.jinja, else tokenizer_config.json.
+
+        Where neither has one, chat_template.json, which older models that also read images have (LLaVA, SmolVLM).
+        """
+        path = self.file("chat_template.jinja")
         if os.path.exists(path):
             return _read_text(path), path
-        template = self.values.get("chat_template")
+        path, template = self.path, self.values.get("chat_template")
+        if template is None:
+            path = self.file("chat_template.json")
+            template = read_small(path).get("chat_template")
         if isinstance(template, list):  # several, each {"name": ..., "template": ...}
             named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
             template = named[0].get("template") if named else None
         if template is not None and not isinstance(template, str):
-            raise ModelError(f"{self.path}: chat_template must be a string or a list of named ones")
-        return template, self.path
+            raise ModelError(f"{path}: chat_template must be a string or a list of named ones")
+        return template, path
 
 
 def _read_text(path: str) -> str:
