@@ -197,6 +197,10 @@ WRONG: dict[str, tuple[str, Callable[[Arrays], object], str]] = {
         "tie_word_embeddings to true in config.json"
     ),
     "an embedding is missing": ("llama", lambda w: w.pop("model.embed_tokens.weight"), "'embedding' is missing; the f"),
+    "a wrapper's names": (
+        "llama", lambda w: [w.update({f"_orig_mod.{name}": w.pop(name)}) for name in list(w)],
+        "'embedding' is missing, and tensor '_orig_mod.lm_head.weight' has no place; it is another kind of model, or"
+    ),
     "a weight is left over": ("llama", lambda w: w.update({"model.foo.weight": np.ones(3)}), "'model.foo.weight'"),
     "a name of ours": (
         "llama2", lambda w: w.update({"layers.0.q": w.pop("model.layers.0.self_attn.q_proj.weight")}), "is missing"

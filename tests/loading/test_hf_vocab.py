@@ -22,6 +22,7 @@ HI = [{"role": "user", "content": "hi"}]
 LETTERS = sorted(pre_tokenizers.ByteLevel.alphabet())  # h is token 75, i is 76
 BYTES = ["<s>", "</s>", "<|im_start|>", "<|im_end|>", *LETTERS]  # 260 tokens
 PIECES = ["<s>", "</s>", "<unk>", "▁", "h", "i", "hi", "▁hi"]
+TEXT_END = "<|endoftext|>"
 POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'ab' * 32}\nsize 269060552\n"
 
 
@@ -215,6 +216,49 @@ def test_older_files_are_read_over_tokenizer_config_unless_it_lists_all_tokens(t
     assert over.render(HI) == END
     listed = config(eos_token="</s>", added_tokens_decoder={})
     assert read(write(tmp_path, byte_level(), tokenizer_config__json=listed, **files)).render(HI) == "</s>"
+
+
+@pytest.mark.parametrize(
+    ("model_type", "fields", "names"),
+    [
+        ("gpt2", {"model_max_length": 1024}, [TEXT_END, TEXT_END, TEXT_END, ""]),
+        ("llama", {"tokenizer_class": "GPT2TokenizerFast", "eos_token": "<|x|>"}, [TEXT_END, "<|x|>", TEXT_END, ""]),
+        ("qwen2", {"bos_token": None}, ["", TEXT_END, TEXT_END, TEXT_END]),
+        ("qwen3", {"pad_token": None, "eos_token": None}, ["", "", TEXT_END, ""]),
+        ("llama", {"tokenizer_class": "LlamaTokenizer"}, ["<s>", "</s>", "<unk>", ""]),
+        ("llama", {"tokenizer_class": "PreTrainedTokenizerFast"}, ["", "", "", ""]),
+    ],
+)
+def test_a_class_has_names_that_a_folder_need_not_say(
+    tmp_path: Path, model_type: str, fields: dict[str, Any], names: list[str]
+) -> None:
+    """Catches templates without eos_token for GPT-2's own folder; the names are those of transformers 5.23."""
+    backend = byte_level(*(AddedToken(text, special=True) for text in (TEXT_END, "<s>", "</s>", "<unk>")))
+    template = "{{ bos_token }},{{ eos_token }},{{ unk_token }},{{ pad_token }}"
+    files = {"config__json": {"model_type": model_type}, "tokenizer_config__json": fields}
+    tokenizer = read(write(tmp_path, backend, chat_template__jinja=template, **files))
+    assert tokenizer.render(HI).split(",") == names
+    assert len(tokenizer.end_token_ids) == bool(names[1])
+
+
+@pytest.mark.parametrize(
+    ("files", "text"),
+    [
+        ({}, "old"),
+        ({"chat_template__jinja": "new"}, "new"),
+        ({"tokenizer_config__json": {"chat_template": "own"}}, "own"),
+    ],
+)
+def test_a_template_in_the_processors_old_file(tmp_path: Path, files: dict[str, Any], text: str) -> None:
+    """Catches a LLaVA or SmolVLM without its chat template: transformers' processors write it to chat_template.json."""
+    files["chat_template__json"] = {"chat_template": "old"}
+    assert read(write(tmp_path, byte_level(), **files)).render(HI) == text
+
+
+def test_a_broken_template_file_is_named(tmp_path: Path) -> None:
+    """Catches tokenizer_config.json blamed for a template of another file."""
+    with pytest.raises(ModelError, match=r"chat_template\.json: chat_template must be a string"):
+        read(write(tmp_path, byte_level(), chat_template__json={"chat_template": 5}))
 
 
 def test_a_template_sees_every_special_token_that_has_a_name(tmp_path: Path) -> None:

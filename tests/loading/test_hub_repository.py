@@ -82,6 +82,7 @@ def refusal(name: str, files: list[str], folder: Path) -> str:
         ("Qwen/Qwen3-0.6B-GGUF:latest", HubName("Qwen/Qwen3-0.6B-GGUF")),
         ("unsloth/a-GGUF:UD-Q4_K_XL", HubName("unsloth/a-GGUF", "UD-Q4_K_XL")),
         ("a/b/c.gguf", HubName("a/b", None, "c.gguf")),
+        ("a/b/c.GGUF", HubName("a/b", None, "c.GGUF")),
         ("a/b/BF16/c-00001-of-00002.gguf", HubName("a/b", None, "BF16/c-00001-of-00002.gguf")),
     ],
 )
@@ -196,9 +197,24 @@ def test_without_a_network_the_cache_is_the_listing(tmp_path: Path) -> None:
     hub = FakeHub([], tmp_path, reached=False)
     assert find_on_hub(HubName("acme/tiny"), hub) == str(tmp_path / "m-Q8_0.gguf")
     assert find_on_hub(HubName("acme/tiny", "Q8_0"), hub) == str(tmp_path / "m-Q8_0.gguf")
-    with pytest.raises(ModelError, match="has no GGUF file of 'Q4_K_M'"):
-        find_on_hub(HubName("acme/tiny", "Q4_K_M"), hub)
     assert hub.fetched == []
+
+
+def test_what_the_cache_lacks_is_not_said_of_the_repository(tmp_path: Path) -> None:
+    """Catches "choose another repository" for a download that ended early and cannot go on now."""
+    hub = FakeHub([], tmp_path, reached=False)
+    (tmp_path / "m-Q8_0-00001-of-00002.gguf").touch()
+    with pytest.raises(ModelError, match=r"no GGUF file of 'Q4_K_M'.*downloaded before: the hub cannot be reached"):
+        find_on_hub(HubName("acme/tiny", "Q4_K_M"), hub)
+    with pytest.raises(ModelError, match=r"1 of the 2 parts.*downloaded before: the hub cannot be reached"):
+        find_on_hub(HubName("acme/tiny"), hub)
+
+
+def test_only_files_that_fit_are_offered() -> None:
+    """Catches a list of all files, in which those of the wanted quantization are hidden or cut off."""
+    files = [*(f"A-Q{i}_0.gguf" for i in range(30)), "B-IQ4_XS.gguf", "B-UD-IQ4_XS.gguf"]
+    with pytest.raises(ModelError, match=r"2 GGUF models of 'IQ4_XS'; give one of 'a/b/B-IQ4_XS.gguf', 'a/b/B-UD-IQ4"):
+        choose(files, HubName("a/b", "IQ4_XS"))
 
 
 class Hub(huggingface_hub.HfApi):

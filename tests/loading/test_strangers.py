@@ -10,6 +10,7 @@ import pytest
 from golden import write_hf_folder
 
 from tinyinfer import LLM, ModelError
+from tinyinfer.errors import ModelWarning
 from tinyinfer.loading import load
 from tinyinfer.loading.hf_config import read_config
 
@@ -28,6 +29,7 @@ def refusal(path: Path) -> str:
 
 FOLDERS = {  # a folder's files, and what the sentence says of them
     ("adapter_config.json", "adapter_model.safetensors"): ["an adapter", "'acme/base'", "merge_and_unload"],
+    ("checkpoint-5/adapter_config.json", "README.md"): ["'acme/base'", "/checkpoint-5').merge_and_unload"],
     ("pytorch_model.bin",): ["'pytorch_model.bin': pickled weights", "from_pretrained", "save_pretrained"],
     ("pytorch_model-00001-of-00002.bin", "pytorch_model.bin.index.json"): ["pickled weights", "save_pretrained"],
     ("consolidated.00.pth", "params.json"): ["in the form of their makers", "-hf"],
@@ -79,6 +81,23 @@ def test_an_adapter_without_a_base_is_one_still(tmp_path: Path) -> None:
     assert "it holds 'adapter_config.json': an adapter" in refusal(tmp_path)
 
 
+@pytest.mark.parametrize("lost", ["config.json", "model.safetensors"])
+def test_a_link_without_its_file_is_told(tmp_path: Path, lost: str) -> None:
+    """Catches "not model.safetensors by its name; rename it": the hub's cache, copied without its blobs, has links."""
+    write_hf_folder("llama", tmp_path)
+    (tmp_path / lost).unlink()
+    (tmp_path / lost).symlink_to("../../blobs/abc")
+    assert f"it holds links to files that are not there ('{lost}'); copy the folder again" in refusal(tmp_path)
+
+
+def test_an_adapter_beside_a_model_is_no_part_of_it(tmp_path: Path) -> None:
+    """Catches an adapter passed over without a word: transformers loads the two."""
+    write_hf_folder("llama", tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.warns(ModelWarning, match=r"adapter beside the model \(adapter_config\.json\) is not read"):
+        load(tmp_path)
+
+
 def test_the_model_one_folder_down_is_named(tmp_path: Path) -> None:
     """sentence-transformers' first folders have their model in 0_Transformer; an archive may add a folder, too."""
     write_hf_folder("llama", tmp_path / "0_Transformer")
@@ -89,7 +108,7 @@ def test_the_model_one_folder_down_is_named(tmp_path: Path) -> None:
 def test_a_model_beside_strangers_loads(golden_folder: GoldenFolder, tmp_path: Path) -> None:
     """Catches a folder refused for what else it holds: repositories often hold a model in several forms."""
     write_hf_folder("llama", tmp_path)
-    for name in ("pytorch_model.bin", "model.onnx", "adapter_config.json", "modules.json", "consolidated.safetensors"):
+    for name in ("pytorch_model.bin", "model.onnx", "modules.json", "consolidated.safetensors"):
         (tmp_path / name).write_text("{}")
     assert LLM(str(tmp_path)).config == LLM(str(golden_folder("llama"))).config
 
@@ -106,6 +125,7 @@ QUANTIZATIONS = {
     "AWQ": ({"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 128}}, "'awq'"),
     "FP8": ({"quantization_config": {"quant_method": "fp8", "weight_block_size": [128, 128]}}, "'fp8'"),
     "compressed-tensors": ({"quantization_config": {"quant_method": "compressed-tensors"}}, "'compressed-tensors'"),
+    "compressed-tensors, old": ({"compression_config": {"quant_method": "compressed-tensors"}}, "'compressed-tensors'"),
     "no object": ({"quantization_config": "int4"}, "'int4'"),
 }  # fmt: skip
 
@@ -119,7 +139,16 @@ def test_another_tools_quantization_is_named_with_a_cure(tmp_path: Path, case: s
     assert "GGUF" in said
 
 
-@pytest.mark.parametrize("name", ["quantization", "quantization_config"])
+@pytest.mark.parametrize("case", QUANTIZATIONS)
+def test_so_is_that_of_a_nested_model(tmp_path: Path, case: str) -> None:
+    """Catches "remove it if you know better" for the 4 bits of MLX's Gemma 3, which has the field outside."""
+    changes, named = QUANTIZATIONS[case]
+    outer = {"model_type": "gemma3", "text_config": {"model_type": "gemma3_text"}}
+    (tmp_path / "config.json").write_text(json.dumps(outer | changes))
+    assert f"the weights are quantized by {named}, which is not read; use the float model" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["quantization", "quantization_config", "compression_config"])
 def test_a_quantization_that_is_null_is_none(golden_folder: GoldenFolder, tmp_path: Path, name: str) -> None:
     folder = write_hf_folder("llama", tmp_path, changes={name: None})
     assert read_config(folder) == read_config(golden_folder("llama"))

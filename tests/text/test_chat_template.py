@@ -34,6 +34,41 @@ def test_renders_as_transformers(case: dict[str, Any]) -> None:
     assert found == case["text"]
 
 
+SMOLVLM = (
+    "{% for m in messages %}{{ m.role | capitalize }}{% if m.content[0]['type'] == 'image' %}:{% else %}: {% endif %}"
+    "{% for part in m.content %}{% if part['type'] == 'text' %}{{ part['text'] }}{% endif %}{% endfor %}<end>\n"
+    "{% endfor %}"
+)
+LLAVA = (
+    "{% for m in messages %}{% for part in m.content | selectattr('type', 'equalto', 'text') %}{{ part.text }} "
+    "{% endfor %}{% endfor %}"
+)
+EITHER = "{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}parts{% endif %}{% endfor %}"
+NEITHER = "{% for m in messages %}{{ m.role }},{% if m.content is not string %}parts{% endif %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        (SMOLVLM, "User: hi<end>\nAssistant: ho<end>\n"),
+        (LLAVA, "hi ho "),
+        ("{% for m in messages %}{{ m.content[0].text }},{% endfor %}", "hi,ho,"),
+        (EITHER, "hiho"),
+        (NEITHER, "user,assistant,"),
+    ],
+)
+def test_a_template_that_reads_parts_is_given_parts(template: str, text: str) -> None:
+    """Catches a question that never reaches the model: templates of models that read images drop a plain text.
+
+    llama.cpp's trial (requires_typed_content) and vLLM's format "openai" give such a template a list of parts.
+    """
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "ho"}]
+    assert render(template, messages) == text
+    if template != EITHER and template != NEITHER:
+        parts = [{**m, "content": [{"type": "text", "text": m["content"]}]} for m in messages]
+        assert render(template, parts) == text
+
+
 def test_the_prompt_for_the_answer_is_optional() -> None:
     """Catches a flag that is dropped: an assistant turn would be opened in the middle of a conversation."""
     template = "{{ messages[0].role }}{% if add_generation_prompt %}?{% endif %}"

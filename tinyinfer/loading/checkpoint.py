@@ -154,7 +154,11 @@ def join_end_tokens(config: ModelConfig, ids: Iterable[int]) -> ModelConfig:
 def check_tensors(path: str, config: ModelConfig, tensors: dict[str, LazyTensor]) -> None:
     """Raises ModelError, naming file and tensor, when a weight is missing, left over or of the wrong shape."""
     expected = expected_tensors(config)
+    others = sorted(tensors[name].name for name in tensors.keys() - expected.keys())
     for name, shape in expected.items():
+        if name not in tensors and others:
+            cure = "it is another kind of model, or still in a wrapper: merge or unwrap it, and save it again"
+            raise ModelError(f"{path}: the weight {name!r} is missing, and tensor {others[0]!r} has no place; {cure}")
         if name not in tensors:
             tie = "if the embedding is the head, too, set tie_word_embeddings to true in config.json; else "
             cure = f"{tie if name == 'head' else ''}the file is incomplete, download it again"

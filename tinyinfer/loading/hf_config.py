@@ -18,7 +18,7 @@ from tinyinfer.loading.hf_families import FAMILIES, SIZES, Family, Windows
 from tinyinfer.loading.hf_fields import HARMLESS, NEUTRAL, foreign
 from tinyinfer.loading.hf_nested import is_nested, text_fields
 from tinyinfer.loading.json_fields import Fields, read_json
-from tinyinfer.loading.strangers import quantized_by
+from tinyinfer.loading.strangers import QUANTIZATIONS, quantized_by
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.units import show
 
@@ -55,7 +55,7 @@ def _family(f: Fields) -> Family:
     classes, known = f.get("architectures"), FAMILIES[model_type].classes
     if classes is not None and not (isinstance(classes, list) and classes and all(name in known for name in classes)):
         f.refuse("architectures", f"is {show(classes)}, but only {known[0]} is supported; use a model of that kind")
-    for name in ("quantization_config", "quantization"):
+    for name in QUANTIZATIONS:
         quantization = f.get(name)
         if quantization is not None and not is_ours(quantization):
             f.refuse(name, f"says that the weights are quantized by {quantized_by(quantization)}")

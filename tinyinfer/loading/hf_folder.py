@@ -26,7 +26,7 @@ from tinyinfer.loading.hf_vocab import read_vocabulary
 from tinyinfer.loading.json_fields import read_json
 from tinyinfer.loading.quantized import quantized_tensors, read_schemes
 from tinyinfer.loading.safetensors import Stored, read_header
-from tinyinfer.loading.strangers import told_of
+from tinyinfer.loading.strangers import ADAPTER, told_of
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.text.tokenizer import Tokenizer
 from tinyinfer.units import show
@@ -43,6 +43,8 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
     config, fields = read_config(folder), read_json(folder / "config.json")
     quantization, nested = fields.get("quantization_config"), is_nested(fields)
     stored = read_tensors(folder)
+    if (folder / ADAPTER).exists():
+        note(f"{folder}: the adapter beside the model ({ADAPTER}) is not read; merge the two unless they are merged")
     if quantization is not None:
         config = _tied_as_stored(config, stored.keys()) if nested else config
         schemes = read_schemes(str(folder / "config.json"), quantization, config)

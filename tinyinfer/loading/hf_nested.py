@@ -26,6 +26,7 @@ from tinyinfer.loading.hf_families import FAMILIES, SIZES
 from tinyinfer.loading.hf_fields import HARMLESS, NEUTRAL, foreign
 from tinyinfer.loading.json_fields import Fields
 from tinyinfer.loading.safetensors import Stored
+from tinyinfer.loading.strangers import QUANTIZATIONS
 from tinyinfer.units import show
 
 NESTED = "text_config"
@@ -92,10 +93,10 @@ def _joined(whole: Fields, given: Fields) -> dict[str, Any]:
     listed = [end for value in ends if value is not None for end in (value if isinstance(value, list) else [value])]
     tie = "tie_word_embeddings"
     tied = [one.flag(tie, False) for one in (whole, given) if one.get(tie) is not None]
-    quantization = whole.get("quantization_config") or given.get("quantization_config")
+    quantization = {name: value for name in QUANTIZATIONS if (value := whole.get(name) or given.get(name))}
     joined: dict[str, Any] = {"eos_token_id": listed} if listed else {}
     joined[tie] = any(tied) or not tied
-    return joined | ({"quantization_config": quantization} if quantization else {})
+    return joined | quantization
 
 
 def _refuse_outside(whole: Fields, text: Fields) -> None:

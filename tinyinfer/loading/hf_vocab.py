@@ -26,11 +26,14 @@ if TYPE_CHECKING:
 
 CLASSES = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "qwen3_moe": "Qwen2Tokenizer"}
 END = "<|endoftext|>"
-MERGED = {  # the classes that split text by a rule of their own, and the special tokens that a folder need not name
+NAMES = {  # by class: the special tokens that a folder need not name
     "GPT2Tokenizer": {"bos_token": END, "eos_token": END, "unk_token": END},
     "Qwen2Tokenizer": {"eos_token": END, "unk_token": END, "pad_token": END},
+    "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+    "GemmaTokenizer": {"bos_token": "<bos>", "eos_token": "<eos>", "unk_token": "<unk>", "pad_token": "<pad>"},
 }
-MERGED_RULES = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}  # their names in split_rules.py
+# The classes that split text by a rule of their own, and its name in split_rules.py.
+MERGED = {"GPT2Tokenizer": "gpt-2", "Qwen2Tokenizer": "qwen2"}
 SENTENCEPIECE = ("LlamaTokenizer", "GemmaTokenizer")
 
 
@@ -45,7 +48,11 @@ def read_vocabulary(folder: str) -> Vocabulary:
     backend = _read_backend(path) if whole else _read_merges(config)
     if (space := config.flag("add_prefix_space")) is not None:
         _set_prefix_space(backend, config.kind, space)
-    tokens = read_special_tokens(folder, config.values if whole else MERGED[config.kind] | config.values)
+    names = NAMES.get(config.kind, {})
+    if whole:
+        known = {token.content for token in backend.get_added_tokens_decoder().values()}
+        names = {name: token for name, token in names.items() if token in known}
+    tokens = read_special_tokens(folder, names | config.values)
     tokens.add_to(backend)
     # transformers 5.23 ignores add_bos_token and add_eos_token beside tokenizer.json. They count here, as in 4.57 and
     # in llama.cpp's converter, where tokenizer.json is silent and the class knows them: a model that was trained with
@@ -89,7 +96,7 @@ def _read_merges(config: _Config) -> Backend:
         backend = Backend(models.BPE(*models.BPE.read_file(vocab, merges)))
     except Exception as error:
         raise _broken(vocab, "with merges.txt beside it, a vocabulary", error) from error
-    split_words(backend, SPLIT_RULES[MERGED_RULES[config.kind]])
+    split_words(backend, SPLIT_RULES[MERGED[config.kind]])
     return backend
 
 
@@ -167,17 +174,23 @@ class _Config:
         return before, after
 
     def chat_template(self) -> tuple[str | None, str]:
-        """The chat template and the file that holds it: chat_template.jinja, else tokenizer_config.json."""
-        path = os.path.join(self.folder, "chat_template.jinja")
+        """The chat template and the file that holds it: chat_template.jinja, else tokenizer_config.json.
+
+        Where neither has one, chat_template.json, which older models that also read images have (LLaVA, SmolVLM).
+        """
+        path = self.file("chat_template.jinja")
         if os.path.exists(path):
             return _read_text(path), path
-        template = self.values.get("chat_template")
+        path, template = self.path, self.values.get("chat_template")
+        if template is None:
+            path = self.file("chat_template.json")
+            template = read_small(path).get("chat_template")
         if isinstance(template, list):  # several, each {"name": ..., "template": ...}
             named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
             template = named[0].get("template") if named else None
         if template is not None and not isinstance(template, str):
-            raise ModelError(f"{self.path}: chat_template must be a string or a list of named ones")
-        return template, self.path
+            raise ModelError(f"{path}: chat_template must be a string or a list of named ones")
+        return template, path
 
 
 def _read_text(path: str) -> str:

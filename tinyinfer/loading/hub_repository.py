@@ -32,7 +32,7 @@ NOT_FOLDER_FILES = ["*/*", "consolidated*"]  # folders of other formats, and the
 DEFAULTS = ("Q4_K_M", "Q8_0")
 _NAME = re.compile(
     r"(?P<repository>[A-Za-z0-9][\w.-]*/[A-Za-z0-9_][\w.-]*)"
-    r"(?::(?P<quantization>[\w.-]+)|/(?P<file>(?:[^/\\:]+/)*[^/\\:]+\.gguf))?"
+    r"(?::(?P<quantization>[\w.-]+)|/(?P<file>(?:[^/\\:]+/)*[^/\\:]+\.(?i:gguf)))?"
 )
 _PART = re.compile(r"(?P<model>.+)-\d{5}-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
 _NO_MODEL = re.compile(r"(^|.*/)[^/]*(mmproj|imatrix|mtp-|eagle3-|dflash-|dspark-)[^/]*", re.IGNORECASE)
@@ -103,7 +103,12 @@ def _fetch(hub: Hub, wanted: HubName) -> str:
     except Exception:  # no network, or the hub has a fault: what is in the cache may be all that is needed
         cached = hub.snapshot_download(repository, local_files_only=True)
         files = files_below(cached)
-    chosen = choose(files, wanted)
+    try:
+        chosen = choose(files, wanted)
+    except ModelError as error:
+        if cached is None:
+            raise
+        raise ModelError(f"{error}; that is what was downloaded before: the hub cannot be reached now") from None
     if cached is None and chosen:
         cached = hub.snapshot_download(repository, allow_patterns=[escape(name) for name in chosen])
     elif cached is None:
@@ -138,7 +143,8 @@ def choose(files: Iterable[str], wanted: HubName) -> list[str]:
         found = next((some for tag in DEFAULTS if (some := _of(models, tag))), list(models.values()))
         why = f"has {_count(found)}, and the name does not say which"
     if len(found) != 1:
-        raise ModelError(f"{wanted.repository!r}: {why}; {_offer(wanted, models)}")
+        offered = found or list(models.values())
+        raise ModelError(f"{wanted.repository!r}: {why}; {_offer(wanted, offered)}")
     return _whole(found[0], wanted)
 
 
@@ -184,10 +190,10 @@ def _count(found: list[list[str]]) -> str:
     return f"{len(found)} GGUF models" if found else "no GGUF file"
 
 
-def _offer(wanted: HubName, models: dict[str, list[str]]) -> str:
+def _offer(wanted: HubName, models: list[list[str]]) -> str:
     """The end of the sentence: what there is, by the names under which it can be asked for."""
     if not models:
         return "it has no GGUF file at all; check the spelling"
-    names = [f"{wanted.repository}/{parts[0]}" for parts in models.values()]
+    names = [f"{wanted.repository}/{parts[0]}" for parts in models]
     listed = ", ".join(map(repr, names[:24])) + (f" and {len(names) - 24} more" if len(names) > 24 else "")
     return f"give one of {listed}"

@@ -16,6 +16,7 @@ from tinyinfer.loading.json_fields import read_json
 from tinyinfer.units import show
 
 ADAPTER = "adapter_config.json"
+QUANTIZATIONS = ("quantization_config", "quantization", "compression_config")  # fields by which tools tell theirs
 _TO_SAFETENSORS = "transformers.AutoModelForCausalLM.from_pretrained({place}).save_pretrained(NEW_FOLDER)"
 _MERGE = "peft.AutoPeftModelForCausalLM.from_pretrained({place}).merge_and_unload().save_pretrained(NEW_FOLDER)"
 _ORIGINAL = "use the original model, whose weights are safetensors, or a GGUF file of it"
@@ -52,21 +53,34 @@ def told(names: Collection[str], place: str) -> str | None:
     place: the folder or the repository, as the cure's commands name it: whole, however long it is.
     """
     for pattern, what, cure in _KINDS:
-        found = sorted(name for name in names if re.fullmatch(rf"(.*/)?{pattern}", name, re.IGNORECASE))
+        found = [name for name in names if re.fullmatch(rf"(.*/)?{pattern}", name, re.IGNORECASE)]
         if found:
+            found.sort(key=_depth)
+            inner = Path(place) / Path(found[0]).parent
+            place = str(inner) if inner.is_dir() else place
             listed = ", ".join(map(repr, found[:8])) + (f" and {len(found) - 8} more" if len(found) > 8 else "")
             return f"{listed}: {what}; {cure.format(place=repr(place))}"
     return None
 
 
+def _depth(name: str) -> tuple[int, str]:
+    """Files of the folder itself come before those of the folders in it."""
+    return name.count("/"), name
+
+
 def told_of(folder: Path) -> str | None:
     """What a folder holds instead of a model, and the cure, as the end of a sentence; None where nothing is known."""
+    broken = sorted(path.name for path in folder.glob("*") if path.is_symlink() and not path.exists())
+    if broken:
+        cure = "copy the folder again with the files in the place of the links (cp -rL), or download it"
+        return f"it holds links to files that are not there ({', '.join(map(repr, broken[:8]))}); {cure}"
     names = [path.relative_to(folder).as_posix() for path in (*folder.glob("*"), *folder.glob("*/*"))]
     inner = sorted(name for name in names if name.endswith("/config.json"))
     if "config.json" not in names and inner:
         return f"a folder in it is one; give that: {str((folder / inner[0]).parent)!r}"
     sentence = told(names, str(folder))
-    base = read_json(folder / ADAPTER).get("base_model_name_or_path") if ADAPTER in names else None
+    adapters = sorted((name for name in names if Path(name).name == ADAPTER), key=_depth)
+    base = read_json(folder / adapters[0]).get("base_model_name_or_path") if adapters else None
     if sentence and base:
         sentence = sentence.replace("its base model;", f"its base model, {show(base)};")
     return sentence and f"it holds {sentence}"

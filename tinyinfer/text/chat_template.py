@@ -8,6 +8,9 @@ The environment is the one that transformers gives its templates (`apply_chat_te
 
 A template may have variables of its own, such as Qwen3's `enable_thinking`, which switches its thinking off. A variable
 that a template does not use changes nothing.
+
+Templates of models that also read images may expect contents as lists of parts, and would leave out a plain text
+without a word. Two trials find such a template, and texts are given to it as parts (llama.cpp, vLLM).
 """
 
 from __future__ import annotations
@@ -27,6 +30,8 @@ from jinja2.parser import Parser
 from tinyinfer.errors import ModelError, SwitchError
 from tinyinfer.text.reasoning import REASONING_FIELDS, Thinking, find_markers
 from tinyinfer.text.sandbox import Sandbox
+
+TRIAL = "a trial text"  # looked for in the rendering of a trial
 
 
 class ChatTemplate:
@@ -51,11 +56,10 @@ class ChatTemplate:
         ok = isinstance(messages, list | tuple) and all(isinstance(m, dict) and "role" in m for m in messages)
         if not messages or not ok:
             raise ValueError('a conversation is a list of at least one {"role": ..., "content": ...}')
-        given: dict[str, Any] = self.special_tokens | {"tools": None, "documents": None} | _plain_data(variables)
+        given = _plain_data(variables)
         try:
-            sandbox, template = self._compiled
-            given |= {"messages": [_message(m) for m in messages], "add_generation_prompt": add_generation_prompt}
-            return sandbox.render(template, given)
+            kept = [_message(m, self._wants_parts) for m in messages]
+            return self._rendered(given | {"messages": kept, "add_generation_prompt": add_generation_prompt})
         except Exception as error:  # a template may raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             raise ModelError(
@@ -74,6 +78,23 @@ class ChatTemplate:
         except Exception:  # a template may raise anything
             return []
         return [name for name in names if name not in used]
+
+    @cached_property
+    def _wants_parts(self) -> bool:
+        """Whether the template leaves out a content that is a text, and writes one that is a list of parts."""
+        return TRIAL not in self._tried(TRIAL) and TRIAL in self._tried(_parts(TRIAL))
+
+    def _tried(self, content: Any) -> str:
+        """A conversation of this content as text; nothing where the template fails."""
+        try:
+            messages = [{"role": "user", "content": content}]
+            return self._rendered({"messages": messages, "add_generation_prompt": False})
+        except Exception:  # a template may raise anything
+            return ""
+
+    def _rendered(self, given: dict[str, Any]) -> str:
+        sandbox, template = self._compiled
+        return sandbox.render(template, self.special_tokens | {"tools": None, "documents": None} | given)
 
     @cached_property
     def _compiled(self) -> tuple[Sandbox, Template]:
@@ -96,14 +117,20 @@ def _plain_data(variables: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _message(message: dict[str, Any]) -> dict[str, Any]:
+def _message(message: dict[str, Any], parts: bool = False) -> dict[str, Any]:
     """A copy for the template: without None, and with its thinking under each name that templates read (transformers).
 
-    A copy, because jinja2's filter `indent` extends a list that it is given.
+    A copy, because jinja2's filter `indent` extends a list that it is given. parts: a text becomes a list of one part.
     """
     copy = {key: deepcopy(value) for key, value in message.items() if value is not None}
+    if parts and isinstance(copy.get("content"), str):
+        copy["content"] = _parts(copy["content"])
     thinking = next((copy[name] for name in REASONING_FIELDS if name in copy), None)
     return copy if thinking is None else {"thinking": thinking, **copy, "reasoning_content": thinking}
+
+
+def _parts(text: str) -> list[dict[str, str]]:
+    return [{"type": "text", "text": text}]
 
 
 class _Generation(Extension):
