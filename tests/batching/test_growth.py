@@ -218,3 +218,59 @@ def test_candidates_are_left_out_where_there_is_no_memory_for_them():
         assert finish(engine, *repeating()) == want
         computed.add(engine.ledger.tokens_computed)
     assert len(computed) > 2, "more memory, more candidates"
+
+
+def fill_with_prefixes(engine: Engine) -> None:
+    """Short requests, until the pool has no room left for another one's blocks."""
+    for i in range(20):
+        finish(engine, request([i, 5] * 6, 3))
+
+
+@pytest.mark.parametrize("bits", ["off", 8])
+def test_prefixes_give_their_memory_to_a_request_that_fits_without_them(bits):
+    """Growth copies what prefixes hold, and for that needs both pools at once. Catches an engine that remembers old
+    prompts and refuses a request (or ends an answer, or scores no text) for which an empty pool has room.
+    """
+    switches: dict[str, Any] = {**PAGED, "kv_bits": bits}
+    for size in (70, 90):
+        want = finish(make_engine(CONFIG, **switches), request([i % 31 for i in range(size)], 4))
+        engine = make_engine(CONFIG, **switches, prefix_cache=True, ops=Limited(100 * ROW))
+        fill_with_prefixes(engine)
+        assert finish(engine, request([i % 31 for i in range(size)], 4)) == want
+        engine = make_engine(CONFIG, **switches, prefix_cache=True, ops=Limited(100 * ROW))
+        fill_with_prefixes(engine)
+        seq = request([i % 31 for i in range(size)], 1)
+        for start in range(0, size, 10):
+            engine.logits(seq, start, 10)
+        engine.abort(seq)
+
+
+def test_an_answer_goes_on_after_its_own_prefix_was_remembered():
+    """It began short, outgrows half of the memory, and starts again with the blocks that it registered itself."""
+    plain, remembering = request([1, 2, 3], 3000), request([1, 2, 3], 3000)
+    ending(make_engine(CONFIG, **PAGED, ops=Limited(200 * ROW)), plain)
+    ending(make_engine(CONFIG, **PAGED, prefix_cache=True, ops=Limited(200 * ROW)), remembering)
+    assert len(remembering.new_tokens) == len(plain.new_tokens) > 180
+
+
+@pytest.mark.parametrize("kind", ["contiguous", "paged", "prefixes"])
+def test_the_last_memory_is_filled_in_a_few_pieces(kind):
+    """Beyond half of the memory nothing can be copied: the sequence is computed again for every piece of room. Catches
+    pieces of one position, for each of which a long answer was computed from its beginning.
+    """
+    engine, seq = make_engine(CONFIG, **KINDS[kind], ops=Limited(800 * ROW)), request([1, 2, 3], 3900)
+    assert ending(engine, seq).keys() == {seq.id}
+    assert len(seq.new_tokens) > 790
+    assert seq.progress.preemptions < 10
+    assert engine.ledger.tokens_computed < 10 * len(seq.new_tokens)
+
+
+def test_a_workspace_that_finds_no_memory_is_no_lack_of_blocks():
+    """Evicting blocks gives no workspace. Counted as blocks, the request was admitted for those that prefixes could
+    free, and the step failed in the middle (KeyError) for all who were in it.
+    """
+    ops = Limited(100 * ROW)
+    engine = make_engine(CONFIG, **PAGED, kv_bits=8, prefix_cache=True, ops=ops)
+    fill_with_prefixes(engine)
+    ops.limit = ops.given
+    assert finish(engine, request([1, 2, 3], 2)) == finish(make_engine(CONFIG), request([1, 2, 3], 2))

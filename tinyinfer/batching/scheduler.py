@@ -113,11 +113,13 @@ class Scheduler:
         for seq in admissible:
             cached = self.prefixes.match(seq) if self._rows_left() else 0
             rows = self._rows_of(seq)
-            if not rows or not self._fits(seq, self._pending(seq) + len(seq.drafts)):
+            if not rows or not self.fits(seq, self._pending(seq) + len(seq.drafts)):
                 self.prefixes.free(seq)
                 self.cache.free(seq)
-                if rows and not self.running:  # nothing will free memory for it
-                    raise self.cache.no_room(seq, self._pending(seq))
+                if rows and not self.running:  # nothing else will free memory
+                    if not self.prefixes.evict_all():
+                        raise self.cache.no_room(seq, self._pending(seq))
+                    self._admit(now)
                 return
             seq.start(now, cached)
             self.ledger.tokens_cached += cached
@@ -128,14 +130,14 @@ class Scheduler:
             self.plan[seq], self._last_turn[seq] = rows, next(self._turns)
             self._confirm(seq, rows)
 
-    def _fits(self, seq: Sequence, rows: int) -> bool:
+    def fits(self, seq: Sequence, rows: int) -> bool:
         """Whether the cache has room for so many rows, grown if need be, or will have after evictions."""
         if self.cache.extend(seq, rows) <= self.prefixes.evictable:
             return True
-        if not self.running:  # what others hold between steps, or what was allocated for them, may be what is missing
-            while self.evict_scored(seq):
-                continue
-            self.cache.shrink()
+        # What others hold between steps, or what was allocated for them, may be what is missing.
+        while not self.running and self.evict_scored(seq):
+            continue
+        self.cache.shrink()
         return self.cache.extend(seq, rows) <= self.prefixes.evictable
 
     def make_room(self, seq: Sequence, rows: int) -> bool:
@@ -158,11 +160,10 @@ class Scheduler:
     def evict_scored(self, seq: Sequence) -> bool:
         """Frees a sequence, other than `seq`, whose logits are computed, and will be again; False when there is none.
         """
-        for other in self.scored:
-            if other is not seq:
-                self.drop(other)
-                return True
-        return False
+        others = [other for other in self.scored if other is not seq]
+        for other in others[:1]:
+            self.drop(other)
+        return bool(others)
 
     def preempt(self, seq: Sequence) -> None:
         """Frees the cache of a running sequence and returns the sequence to the waiting queue, to be computed again.

@@ -114,10 +114,13 @@ class Engine:
         """
         cache, done, n = self.cache, self.cache.length(seq), len(seq.tokens)
         stop = min(n, start + most) if cache.can_chunk else n
-        if seq not in self.scheduler.scored:
-            self.scheduler.scored.append(seq)
+        scheduler = self.scheduler
+        if seq not in scheduler.scored:
+            scheduler.scored.append(seq)
             cache.prepare([seq])
-        self.scheduler.make_room(seq, stop - done)
+            if not scheduler.running and not scheduler.fits(seq, n) and scheduler.prefixes.evict_all():
+                scheduler.fits(seq, n)  # grows the pool anew
+        scheduler.make_room(seq, stop - done)
         span = Span(seq, 0, stop - done, done, stop - start)
         rows = np.arange(start - done, stop - done)
         logits = self.forward(Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,)))

@@ -17,9 +17,10 @@ arrays stay. So a backend reads them from the cache anew in each pass, and keeps
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import chain
 from math import prod
 from typing import NamedTuple, TypeVar
 
@@ -94,7 +95,19 @@ def copy_positions(old: tuple[LayerRows, ...], new: tuple[LayerRows, ...], n: in
         new_keys[:, :n], new_values[:, :n] = keys[:, :n], values[:, :n]
 
 
-def first_given(allocate: Callable[[int], T], *sizes: int) -> T | None:
+def down_to(least: int, size: int) -> Iterator[int]:
+    """Sizes from `size` down to `least`, each half as far from `least` as the one before.
+
+    The first one that is given uses at least half of what there is beyond `least`. So the last memory is filled in a
+    few pieces; one position at a time, a sequence would be computed again for each of its last tokens.
+    """
+    while size > least:
+        yield size
+        size = least + (size - least) // 2
+    yield least
+
+
+def first_given(allocate: Callable[[int], T], sizes: Iterable[int]) -> T | None:
     """allocate(size) for the first of the sizes for which there is memory; None if there is for none of them."""
     for size in sizes:
         with suppress(MemoryError):
@@ -189,14 +202,14 @@ class Cache(KVCache):
         """How many positions of the sequence get room in advance: all that it can come to."""
         return self.capacity if self.spec.reserve_all else min(self.capacity, seq.most_positions)
 
-    def _sizes(self, has: int, least: int, expected: int, most: int) -> list[int]:
+    def _sizes(self, has: int, least: int, expected: int, most: int) -> Iterator[int]:
         """Which sizes to ask the system for, in this order, when room for `has` grows to `least` or more.
 
         What is expected, or twice what there is; where that is refused, less. Never more than `most`.
         """
         wanted = expected if expected > has else 2 * has
-        tries = [wanted] if self.spec.reserve_all else [wanted, 2 * has, least]
-        return [max(least, min(most, size)) for size in tries]
+        smaller = () if self.spec.reserve_all else down_to(least, 2 * max(has, least))
+        return (max(least, min(most, size)) for size in chain([wanted], smaller))
 
     def split(self, span: Span) -> tuple[Span, ...]:
         return (span,)
@@ -293,6 +306,16 @@ class Prefixes:
     def evict(self) -> bool:
         """Frees one block that no running sequence uses; False when there is none."""
         return False
+
+    def evict_all(self) -> bool:
+        """Frees all such blocks; False when there was none.
+
+        An idle pool can then be made anew. Growth that copies what prefixes hold needs more: both pools at once.
+        """
+        found = self.evict()
+        while self.evict():
+            continue
+        return found
 
     def free(self, seq: Sequence) -> None:
         """Ends the use by a sequence; the blocks that the sequence registered stay until they are evicted."""

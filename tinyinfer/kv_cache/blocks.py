@@ -93,7 +93,7 @@ class BlockCache(Cache):
         self.capacity = min(spec.max_model_len, spec.num_blocks * spec.block_size)
         self.blocks = BlockPool(0)
         self._tables: dict[int, BlockTable] = {}  # sequence id -> its table
-        if first_given(self._enlarge, spec.num_blocks if spec.reserve_all else 0) is None:
+        if first_given(self._enlarge, [spec.num_blocks if spec.reserve_all else 0]) is None:
             reason = "the system does not give this process the memory for {num_blocks}={blocks}"
             raise RoomError(reason, f"give fewer, or {spec.smaller}", blocks=spec.num_blocks)
 
@@ -107,7 +107,7 @@ class BlockCache(Cache):
     def prepare(self, sequences: Collection[Sequence]) -> None:
         wanted = sum(self._lacking(seq, self.expected(seq)) for seq in sequences)
         if not (self.spec.reserve_all or self.blocks_in_use) and wanted > self.num_blocks:
-            first_given(self._enlarge, *self._sizes(self.num_blocks, 1, wanted, self.spec.num_blocks))
+            first_given(self._enlarge, self._sizes(self.num_blocks, 1, wanted, self.spec.num_blocks))
 
     def shrink(self) -> None:
         if not (self.spec.reserve_all or self.blocks_in_use):
@@ -119,7 +119,7 @@ class BlockCache(Cache):
             return False
         least = min(most, size + self._missing_blocks(seq, n))
         wanted = max(used + self._lacking(seq, self.expected(seq)), 2 * size if used else 0)
-        return first_given(self._enlarge, *self._sizes(size, least, wanted, most)) is not None
+        return first_given(self._enlarge, self._sizes(size, least, wanted, most)) is not None
 
     def reserve(self, seq: Sequence, n: int) -> None:
         """Allocates blocks for the positions that the last block has no room for."""

@@ -31,7 +31,7 @@ class ContiguousCache(Cache):
         """Gives the sequence an array for all that it can come to, or one twice as long as the one that it has."""
         length = self.length(seq)
         sizes = self._sizes(self._room(seq), length + n, self.expected(seq), self.capacity)
-        new = first_given(self._allocate, *sizes)
+        new = first_given(self._allocate, sizes)
         if new is not None:
             copy_positions(self._arrays.get(seq.id, ()), new, length)
             self.ledger.kv_copied_bytes += length * self.position_bytes

@@ -17,11 +17,11 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 from tinyinfer.arrays import Array
-from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, carve, first_given, layer_shapes, positions_of
+from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, carve, down_to, first_given, layer_shapes, positions_of
 from tinyinfer.kv_cache.blocks import BlockCache
 from tinyinfer.kv_cache.packed_blocks import PackedBlocks
 from tinyinfer.model.interfaces import Device
@@ -71,13 +71,14 @@ class QuantizedCache(Cache):
     # The contract.
 
     def missing(self, seq: Sequence, n: int) -> int:
-        """Also what the workspace is too short for."""
-        return max(super().missing(seq, n), self.length(seq) + n - positions_of(self._workspace))
+        """Also what the workspace is too short for; no eviction helps there, so that is more than all blocks."""
+        short = self.length(seq) + n - positions_of(self._workspace)
+        return max(super().missing(seq, n), short + self.num_blocks if short > 0 else 0)
 
     def prepare(self, sequences: Collection[Sequence]) -> None:
         longest = min(self.capacity, max(seq.most_positions for seq in sequences))
         if longest > positions_of(self._workspace):
-            first_given(self._make_workspace, longest)
+            first_given(self._make_workspace, [longest])
         super().prepare(sequences)
 
     def shrink(self) -> None:
@@ -89,8 +90,9 @@ class QuantizedCache(Cache):
         """Also makes the workspace longer, once there is storage: for all that the sequence can come to."""
         if super().missing(seq, n):
             return super().grow(seq, n)
-        stop = self.length(seq) + n
-        return first_given(self._make_workspace, min(self.capacity, max(stop, seq.most_positions)), stop) is not None
+        stop, most = self.length(seq) + n, self.capacity
+        sizes = (min(most, max(stop, size)) for size in chain([seq.most_positions], down_to(stop, 2 * stop)))
+        return first_given(self._make_workspace, sizes) is not None
 
     def reserve(self, seq: Sequence, n: int) -> None:
         """Also makes room for float rows: for the unfinished block and n more positions."""
@@ -265,7 +267,7 @@ class QuantizedContiguousCache(QuantizedCache):
         old, full = self._packed.get(seq.id), self.length(seq) // self.block_size
         positions = self.length(seq) + n, self.expected(seq), self.capacity
         sizes = self._sizes(old.count if old else 0, *(p // self.block_size for p in positions))
-        new = first_given(self._allocate_blocks, *sizes)
+        new = first_given(self._allocate_blocks, sizes)
         if new is not None:
             self._packed[seq.id] = new
             if old:
