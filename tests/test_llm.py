@@ -333,6 +333,22 @@ def test_a_draft_model_may_have_more_tokens(llm: LLM, golden_folder: Folder, tmp
     assert LLM(str(other), speculative="draft", draft_model=llm.path).generate([[5, 6]], greedy(3))
 
 
+def test_padding_that_a_gguf_file_lists_is_no_token(golden_folder: Folder, tmp_path: Path) -> None:
+    """Catches a Qwen2.5 GGUF file refused as draft of a Qwen3, whose `<think>` is the file's [PAD151667].
+
+    As a folder, the same draft has no token there and is taken.
+    """
+    paths = []
+    for name, token in (("later", "<think>"), ("gguf", "[PAD{}]")):
+        paths.append(str(tmp_path / name))
+        shutil.copytree(golden_folder("llama"), paths[-1])
+        tokens = Backend.from_file(f"{paths[-1]}/tokenizer.json")
+        tokens.add_special_tokens([token.format(tokens.get_vocab_size())])
+        tokens.save(f"{paths[-1]}/tokenizer.json")
+    for target, draft in (paths, paths[::-1]):
+        assert LLM(target, speculative="draft", draft_model=draft).generate([[5, 6]], greedy(3))
+
+
 def test_a_draft_model_with_other_tokens_is_refused(llm: LLM, golden_folder: Folder, tmp_path: Path) -> None:
     """Of the same size, but two tokens changed places: every draft would mean something else, without an error."""
     other = tmp_path / "other"

@@ -220,6 +220,24 @@ def test_the_usual_words_for_off_are_read(name: str, value: object, meant: objec
     assert (type(found), found) == (type(meant), meant)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "meant"),
+    [
+        ("seed", np.int64(7), 7),
+        ("seed", np.int64(-2), -2),
+        ("top_k", np.uint8(3), 3),
+        ("max_tokens", np.int8(9), 9),
+        ("logprobs", np.int64(0), 0),
+        ("temperature", np.float32(0.5), 0.5),
+        ("temperature", np.uint8(1), 1),
+    ],
+)
+def test_numbers_of_numpy_are_pythons(name: str, value: object, meant: object) -> None:
+    """Catches seed % 2**64, which overflows in NumPy, and -top_k, which wraps around in an unsigned type."""
+    found = getattr(SamplingParams(**{name: value}), name)  # type: ignore[arg-type]
+    assert (type(found), found) == (type(meant), meant)
+
+
 @pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("settings", [{}, {"top_k": 3}, {"top_p": 0.9}, {"min_p": 0.1}, {"presence_penalty": 1000.0}])
 def test_a_tiny_temperature_is_greedy_without_overflow(settings: dict) -> None:

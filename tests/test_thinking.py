@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from pathlib import Path
 
+import numpy as np
 import pytest
 from scripted import scripted
 from thinking_templates import DEEPSEEK_R1, PLAIN, QWEN3, QWEN3_THINKING, SEED_OSS
@@ -90,8 +92,10 @@ def test_a_conversation_gives_thinking_back_to_its_template(tmp_path: Path) -> N
         ([("a", 1)], "is no dictionary of the chat template's variables"),
         ("{}", "is no dictionary"),
         ({1: 2}, "is no dictionary"),
+        (np.zeros((2, 2)), "is no dictionary"),
         ({"messages": []}, "may not hold 'messages', which is the conversation itself; leave it out"),
         ({"x": object()}, "may only hold what JSON can"),
+        ({"x": reduce(lambda inner, _: [inner], range(5000), [])}, "may only hold what JSON can"),
     ],
 )
 def test_variables_that_cannot_work_are_one_sentence(variables: object, why: str, tmp_path: Path) -> None:

@@ -44,9 +44,10 @@ class Worded(Exception):
     texts: dict[str, object]
 
     def sentence(self, spell: Callable[[str], str]) -> str:
-        """Reason and cure in one sentence; spell: the name of a field as its reader writes it."""
+        """Reason and cure in one sentence and line; spell: the name of a field as its reader writes it."""
         template = f"{self.reason}; {self.cure}" if self.cure else self.reason
-        return template.format_map(_Names(spell, self.given(spell) | self.texts))
+        text = template.format_map(_Names(spell, self.given(spell) | self.texts))
+        return " ".join(line.strip() for line in text.split("\n"))  # an array's repr has several lines
 
     def given(self, spell: Callable[[str], str]) -> dict[str, object]:
         """Texts that every error of this kind has."""

@@ -123,6 +123,17 @@ def test_a_question_that_does_not_fit_is_refused_and_the_conversation_goes_on(
     assert "use a model with a longer context" in err
 
 
+@pytest.mark.parametrize("question", ["x" * 200, "caf\udce9"])  # too long; a Latin-1 letter at a terminal, LC_ALL=C
+def test_a_refused_question_leaves_the_conversation_as_it_was(
+    question: str, short: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a bad question that stays, so that every later one is refused, and exchanges forgotten for nothing."""
+    lines = iter(["one", question, "two"])
+    monkeypatch.setattr("tinyinfer.cli.chat.read_line", lambda: next(lines, None))
+    assert main(["chat", "-m", short, "-n", str(N), "-q"]) == 0
+    assert capsys.readouterr().out == "".join(answer + "\n" for answer in talk(LLM(short), "one", "two"))
+
+
 def test_ctrl_c_stops_an_answer_and_keeps_what_came_of_it(
     folder: str, llm: LLM, monkeypatch: pytest.MonkeyPatch, chat: Callable[..., tuple[str, str]]
 ) -> None:

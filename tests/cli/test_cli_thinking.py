@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from cli_helpers import base_model, feed, short, unopened
 from scripted import scripted
@@ -14,6 +16,7 @@ from thinking_templates import PLAIN, QWEN3, SEED_OSS
 
 from tinyinfer import LLM
 from tinyinfer.cli import console, main
+from tinyinfer.sequence import Batch
 
 __all__ = ["base_model", "short"]  # fixtures
 
@@ -86,6 +89,28 @@ def test_an_answer_that_is_all_thinking_ends_its_line(tmp_path: Path, run: Run) 
     assert run(llm, "generate", "Hi", "--hide-thinking", "-q") == ("\n", "")
     out, _ = run(llm, "generate", "Hi", "-p", "Ho", "-q", terminal=True)
     assert undimmed(out) == "==> prompt 1 of 2: Hi <==\n{A greet}\n\n==> prompt 2 of 2: Ho <==\n{A greet}\n"
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_traces_and_statistics_begin_their_own_lines(
+    model: LLM, run: Run, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where thinking and they share stderr or a terminal. Catches "A greeidle step ...", "A greePrompt: 19 tokens"."""
+    out, err = run(model, "generate", "Hi", "--trace", terminal=terminal)
+    if terminal:  # a line is ended before each trace behind a piece
+        assert err.count("\n\nidle step") >= out.count("\x1b[2m") + 3
+    else:
+        assert not [line for line in err.split("\n") if re.search("^.+(step|Prompt:)", line) and line[:5] != "idle "]
+    forward, batches = model.engine.forward, iter(range(12))
+
+    def interrupted(batch: Batch) -> np.ndarray:  # -> (R, V)
+        if next(batches, None) is None:
+            raise KeyboardInterrupt
+        return forward(batch)
+
+    monkeypatch.setattr(model.engine, "forward", interrupted)
+    assert main(["generate", "Hi", "-n", "200"], lambda name, config, quiet: model) == 130
+    assert re.search(r"\nPrompt: ", "".join(capsys.readouterr()))
 
 
 def test_json_holds_thinking_and_answer_apart(model: LLM, run: Run) -> None:

@@ -44,9 +44,10 @@ def test_a_path_with_a_null_byte_is_just_not_there() -> None:
     assert "there is no such folder or file" in refusal("a\x00b")
 
 
-def test_a_safetensors_file_alone_is_no_model(golden_folder: GoldenFolder) -> None:
+def test_a_file_of_a_folder_alone_is_no_model(golden_folder: GoldenFolder) -> None:
     folder = golden_folder("llama")
-    assert f"give its folder, '{folder}'" in refusal(folder / "model.safetensors")
+    for name in ("model.safetensors", "config.json", "tokenizer.json"):
+        assert f"give its folder, '{folder}'" in refusal(folder / name)
 
 
 def test_any_other_file_is_no_model(tmp_path: Path) -> None:

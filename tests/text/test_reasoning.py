@@ -69,6 +69,19 @@ def test_a_template_without_markers_has_none(source: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "source",
+    [
+        "{# </" + "think" * 200_000 + " #}",
+        "{# <" + "thought" * 200_000 + " #}",
+        "{{ '<a>some thinking<b>' * 400_000 }}",
+    ],
+)
+def test_a_hostile_template_is_searched_as_fast_as_any(source: str) -> None:
+    """Catches a search whose time grows with the square of the text: an hour for these, before the first answer."""
+    assert ChatTemplate(source, "f").thinking is None
+
+
+@pytest.mark.parametrize(
     ("name", "variables", "opened"),
     [
         ("QWEN3", {}, False),

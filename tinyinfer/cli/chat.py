@@ -90,21 +90,22 @@ class Conversation:
     def ask(self, question: str) -> tuple[Sequence, int]:
         """The answer to be computed, and how many of the oldest exchanges were removed to leave room for it.
 
-        Raises ValueError, and removes the question, when the question does not fit into the context even alone.
+        Raises ValueError, and leaves the conversation as it was, when the question does not fit into the context even
+        alone, or is no text.
         """
+        before = list(self.messages)
         self.messages.append({"role": "user", "content": question})
         room = min(self.params.max_tokens or self.llm.max_model_len, self.llm.max_model_len // 4)
         forgotten = 0
-        while True:
-            tokens = self.llm.chat_prompt(self.messages, self.variables)
-            if len(tokens) + room <= self.llm.max_model_len or len(self.messages) < len(self.start) + 3:
-                break
-            del self.messages[len(self.start) : len(self.start) + 2]
-            forgotten += 1
         try:
-            return self.llm.sequences([tokens], self.params)[0], forgotten
+            while True:
+                tokens = self.llm.chat_prompt(self.messages, self.variables)
+                if len(tokens) + room <= self.llm.max_model_len or len(self.messages) < len(self.start) + 3:
+                    return self.llm.sequences([tokens], self.params)[0], forgotten
+                del self.messages[len(self.start) : len(self.start) + 2]
+                forgotten += 1
         except ValueError:
-            self.messages.pop()
+            self.messages = before
             raise
 
     def answer(self, text: str, reasoning: str) -> None:

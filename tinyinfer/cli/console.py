@@ -148,28 +148,30 @@ class Answers:
         self.thought = 0  # how many characters of its thinking are shown
         self._begin()
 
-    def update(self) -> None:
-        """Shows the text that was generated since the last call."""
+    def update(self) -> bool:
+        """Shows the text since the last call; whether that left a line begun on stderr, or on a terminal with both."""
         while self.current < len(self.sequences):
             seq = self.sequences[self.current]
-            if self.thinking:
-                self._think(seq)
+            midline = self.thinking and self._think(seq)
             if len(seq.text.text) > self.shown:
                 show(seq.text.text[self.shown :])
-                self.shown = len(seq.text.text)
+                self.shown, midline = len(seq.text.text), is_terminal(sys.stdout)
             if not seq.finished:
-                return
+                return midline
             show("\n")
             self.current, self.shown, self.thought = self.current + 1, 0, 0
             self._begin()
+        return False
 
     def interrupt(self) -> None:
-        """Ends the line of an answer that was cut short."""
+        """Ends the line of an answer that was cut short, and of its thinking on stderr."""
         if self.current < len(self.sequences):
             show("\n")
+            if self.thought and not self.shown and not is_terminal(sys.stdout):
+                say("")
 
-    def _think(self, seq: Sequence) -> None:
-        """Shows the thinking since the last call, and the blank line behind all of it."""
+    def _think(self, seq: Sequence) -> bool:
+        """Shows the thinking since the last call, and the blank line behind all of it; whether a line is begun."""
         piece, ended = seq.text.reasoning[self.thought :], bool(seq.text.text) or seq.finished
         self.thought += len(piece)
         above = is_terminal(sys.stdout)
@@ -178,6 +180,8 @@ class Answers:
             show(text) if above else say(text, end="")
         if self.thought and not self.shown and ended:
             show("\n\n" if seq.text.text else "") if above else say("")
+            return False
+        return bool(piece)
 
     def _begin(self) -> None:
         if len(self.sequences) > 1 and self.current < len(self.sequences):
@@ -185,16 +189,15 @@ class Answers:
             show(f"{gap}==> {self.titles[self.current]} <==\n")
 
 
-def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Callable[[], None]) -> bool:
+def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Callable[[], bool]) -> bool:
     """Computes the sequences, calling `update` after each step; False when Ctrl-C ended it early.
 
-    trace: whether to write each step's StepTrace to stderr.
+    update: whether it left a line begun (Answers.update). trace: whether to write each step's StepTrace to stderr.
     """
     try:
         for step in llm.run(sequences, watch=trace):
-            update()
+            midline = update()
             if trace:
-                midline = is_terminal(sys.stdout) and any(seq.text.text for seq in sequences)
                 say(f"\n{step}" if midline else str(step))
     except KeyboardInterrupt:
         return False

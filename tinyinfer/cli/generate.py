@@ -165,7 +165,7 @@ def write_json(llm: LLM, sequences: list[Sequence], args: argparse.Namespace) ->
     """JSON lines on stdout when all sequences have ended; False when Ctrl-C ended them."""
     from tinyinfer.engine.metrics import run_metrics
 
-    finished = run_sequences(llm, sequences, args.trace, lambda: None)
+    finished = run_sequences(llm, sequences, args.trace, lambda: False)
     together = run_metrics(sequences, [])
     paces = {"prompt_tps": together.prompt_tps, "generation_tps": together.generation_tps}
     for seq in sequences:

@@ -68,7 +68,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         given = Path(path)
         instead = told([given.name], str(given.parent))
         cure = f", but {instead}" if instead else "; give one of those"
-        if given.suffix == ".safetensors":
+        if given.suffix == ".safetensors" or (given.suffix == ".json" and (given.parent / "config.json").is_file()):
             cure = f"; give its folder, {str(given.parent)!r}"
         raise ModelError(f"{path}: neither a model folder (config.json, model.safetensors) nor a GGUF file{cure}")
     raise ModelError(f"{path!r}: there is no such folder or file; a Hugging Face folder or a .gguf file was looked for")

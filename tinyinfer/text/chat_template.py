@@ -111,7 +111,7 @@ def _plain_data(variables: dict[str, Any]) -> dict[str, Any]:
         raise SwitchError("chat_template_kwargs", variables, reason, "leave it out")
     try:
         plain: dict[str, Any] = json.loads(json.dumps(variables))
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RecursionError) as error:
         reason = "{field} may only hold what JSON can: texts, numbers, true, false, null, lists and objects ({why})"
         raise SwitchError("chat_template_kwargs", variables, reason, why=error) from None
     return plain

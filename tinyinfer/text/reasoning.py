@@ -24,7 +24,7 @@ REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")  # a message's
 Render = Callable[..., str]  # ChatTemplate.render
 QUESTION, THOUGHT, ANSWER = "a question", "some thinking", "an answer"  # what a template is shown to find its markers
 MARK = r"<[^<>\s]+>|\[[^\[\]\s]+\]"  # <think>, [THINK]
-NAME = r"[\w:-]*(?:think|thought|reasoning)[\w:-]*"  # of a marker in a template's source
+NAME = r"[\w:-]{0,40}(?:think|thought|reasoning)[\w:-]{0,40}"  # of a marker in a template's source
 NAMED = [rf"(<)/({NAME})(>)", rf"(\[)/({NAME})(\])", rf"(<)({NAME})(>)"]  # the end marker first: it has fewer namesakes
 
 
@@ -80,7 +80,8 @@ def _rendered_markers(render: Render) -> Thinking | None:
             text = render(conversation, add_generation_prompt=False, enable_thinking=True, thinking=True)
         except ModelError:  # it does not take such a message
             continue
-        found = re.search(rf"((?:{MARK})[^<>\[\]\s]*)\s*{THOUGHT}\s*({MARK})(?=.*{ANSWER})", text, re.DOTALL)
+        before = text[: max(0, text.rfind(ANSWER))]
+        found = re.search(rf"((?:{MARK})[^<>\[\]\s]*)\s*{THOUGHT}\s*({MARK})", before)
         if found and found[2] not in text[text.find(QUESTION) : found.start()]:  # or else it ends every message
             return Thinking(found[1], found[2])
     return None

@@ -87,9 +87,11 @@ class Tokenizer:
     def first_difference(self, other: Tokenizer) -> int | None:
         """The smallest id whose token differs between the vocabularies; None when all ids that both have agree.
 
-        One of them may have more: a GGUF file lists its padding as tokens, and a later model has marks of its own.
+        One of them may have more: a later model has marks of its own, perhaps where a GGUF file lists its padding as
+        tokens (`[PAD7]`, the converter's name of an id without a token).
         """
-        ours, theirs = ({id: token for token, id in t._backend.get_vocab().items()} for t in (self, other))
+        named = ([(id, token) for token, id in t._backend.get_vocab().items()] for t in (self, other))
+        ours, theirs = ({id: token for id, token in pairs if token != f"[PAD{id}]"} for pairs in named)
         return min((id for id in ours.keys() & theirs.keys() if ours[id] != theirs[id]), default=None)
 
     @property
