@@ -153,6 +153,22 @@ def test_a_run_goes_on_by_itself_when_the_engines_thread_rests(llm: LLM, monkeyp
     check_rest(llm)
 
 
+def test_a_run_that_nobody_reads_holds_no_more_and_no_more(llm: LLM) -> None:
+    """Its own steps, and nothing for the requests after them. Catches a queue that grows with every later request."""
+    steps = llm.steps("Hello", greedy(4))
+    next(steps)
+    waiting = []
+    for _ in range(4):
+        llm.generate("Other", greedy(5))
+        while threads := engine_threads():
+            threads[0].join(LONG)
+        [run] = llm._loop.check_open().inbox.runs
+        waiting.append(run.traces.qsize())
+    assert waiting == [waiting[0]] * 4
+    assert len(list(steps)) == 3
+    check_rest(llm)
+
+
 def test_a_request_goes_on_when_a_caller_of_steps_pauses(llm: LLM) -> None:
     """It comes in the middle of a step that the caller computes, who asks for no other. Catches one that waits for it.
     """
@@ -645,6 +661,28 @@ def test_a_model_that_always_fails_ends_each_request_with_the_error(llm: LLM) ->
     check_rest(llm)
     llm.engine.forward = forward  # type: ignore[method-assign]
     assert llm.generate("Hello", greedy(3))[0].finish_reason == "length"
+
+
+def test_a_request_that_cannot_be_queued_ends_alone(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No memory for the queue itself. Catches a request that waits for ever, and the error given to one that runs."""
+    add, big = llm.engine.add, llm.tokenizer.encode("Too big")
+
+    def failing(seq: Any, now: float) -> None:
+        if seq.prompt == big:
+            raise MemoryError("no room")
+        add(seq, now)
+
+    monkeypatch.setattr(llm.engine, "add", failing)
+    gate, first = Gate(llm), llm.submit("One", greedy(9))
+    gate.wait()
+    second = llm.submit("Too big", greedy(9))
+    gate.open()
+    calls: list[Callable[[], Any]] = [lambda: second.result(LONG), lambda: list(llm.steps("Too big"))]
+    for call in calls:
+        with pytest.raises(MemoryError, match="no room"):
+            call()
+    assert first.result(LONG).finish_reason == "length"
+    check_rest(llm)
 
 
 def test_a_request_without_room_lets_no_other_wait(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,7 +119,8 @@ class Inbox:
                 if self.pending:
                     self._start()
         for run in tuple(self.runs):
-            run.traces.put(None)
+            if run.traces.empty():  # else its reader does not wait, and may never read
+                run.traces.put(None)
 
     def do_or_post(self, who: Run, action: Callable[[], None]) -> None:
         """Does an action at once if there is no driver, else leaves it for the driver; `who` then drives no more."""

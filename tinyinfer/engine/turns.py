@@ -122,7 +122,7 @@ class Turns:
             if client.seq in self.inbox.requests:
                 try:
                     self.engine.add(client.seq, now)
-                except ValueError as error:
+                except Exception as error:
                     self._end_with([client.seq], error)
 
     def leave(self, client: Client) -> None:
@@ -139,7 +139,7 @@ class Turns:
         try:
             for seq in run.sequences:
                 self.engine.add(seq, now)
-        except ValueError as error:
+        except Exception as error:
             run.fail(error)
             self._abort(run.sequences)
 
