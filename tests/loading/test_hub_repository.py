@@ -274,6 +274,7 @@ class Hub(huggingface_hub.HfApi):
         (404, "RepoNotFound", "check the spelling"),
         (403, "GatedRepo", "hf auth login"),
         (500, "", "cannot be reached"),
+        (429, "", "refuses it (HTTP status 429); try again later"),
     ],
 )
 def test_a_no_of_the_hub_is_one_line(tmp_path: Path, status: int, code: str, message: str) -> None:

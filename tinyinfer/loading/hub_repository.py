@@ -100,9 +100,15 @@ def _fetch(hub: Hub, wanted: HubName) -> str:
         files = [file.rfilename for file in hub.model_info(repository).siblings or ()]
     except errors.RepositoryNotFoundError:  # a gated one is of this kind
         raise
-    except Exception:  # no network, or the hub has a fault: what is in the cache may be all that is needed
-        # Asked for no file at all: else the package refuses a folder without README.md, which is never fetched.
-        cached = hub.snapshot_download(repository, local_files_only=True, allow_patterns=[])
+    except Exception as error:  # no network, or the hub has a fault: what is in the cache may be all that is needed
+        try:  # asked for no file at all: else the package refuses a folder without README.md, which is never fetched
+            cached = hub.snapshot_download(repository, local_files_only=True, allow_patterns=[])
+        except errors.LocalEntryNotFoundError:
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if not 400 <= status < 500:
+                raise
+            reason = f"the Hugging Face Hub refuses it (HTTP status {status})"
+            raise ModelError(f"{repository!r}: {reason}; try again later, or log in with: hf auth login") from None
         files = files_below(cached)
     try:
         chosen = choose(files, wanted)
