@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -163,6 +164,8 @@ WRONG = {
     "an adapter with a configuration": (
         "acme/tiny", ["adapter_config.json", "adapter_model.safetensors", "config.json"], "an adapter, which is no mod"
     ),
+    "no model at all": ("acme/tiny", ["README.md", "config.json"], "holds neither config.json and safetensors nor a"),
+    "a model one folder down": ("acme/tiny", ["a/config.json", "a/model.safetensors"], "a folder, 'a'; fetch it by hf"),
     "another engine's": ("acme/tiny", ["config.json", "onnx/model.onnx"], "a model for ONNX Runtime"),
 }  # fmt: skip
 
@@ -210,6 +213,42 @@ def test_what_the_cache_lacks_is_not_said_of_the_repository(tmp_path: Path) -> N
         find_on_hub(HubName("acme/tiny"), hub)
 
 
+@pytest.mark.parametrize("name", ["owner/name", "owner/name:Q8_0", "owner/name/m-Q8_0.gguf"])
+def test_what_was_fetched_is_there_without_a_network(tmp_path: Path, name: str) -> None:
+    """The real package: it keeps the listing, and refuses a cached folder that lacks any other file (README.md)."""
+    files = {"README.md": b"of no use", "m-Q8_0.gguf": b"weights", "m-F32.gguf": b"more weights"}
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            name = self.path.rpartition("/")[2]
+            listing = {"id": "owner/name", "sha": "c" * 40, "siblings": [{"rfilename": name} for name in files]}
+            tree = [{"type": "file", "path": name, "size": len(files[name]), "oid": "0"} for name in files]
+            found = tree if "/tree/" in self.path else listing
+            body = files.get(name) if "/resolve/" in self.path else json.dumps(found).encode()
+            assert body is not None
+            self.send_response(200)
+            self.send_header("ETag", f'"{name}"')
+            self.send_header("X-Repo-Commit", "c" * 40)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.write(body)
+
+        do_HEAD = do_GET
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    wanted = hub_name(name)
+    assert wanted is not None
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
+        threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
+        fetched = find_on_hub(wanted, Hub(tmp_path, f"http://127.0.0.1:{listener.server_port}"))
+        listener.shutdown()
+    assert sorted(path.name for path in Path(fetched).parent.iterdir()) == ["m-Q8_0.gguf"]
+    assert find_on_hub(wanted, Hub(tmp_path, "http://127.0.0.1:1")) == fetched
+
+
 def test_only_files_that_fit_are_offered() -> None:
     """Catches a list of all files, in which those of the wanted quantization are hidden or cut off."""
     files = [*(f"A-Q{i}_0.gguf" for i in range(30)), "B-IQ4_XS.gguf", "B-UD-IQ4_XS.gguf"]
@@ -235,6 +274,7 @@ class Hub(huggingface_hub.HfApi):
         (404, "RepoNotFound", "check the spelling"),
         (403, "GatedRepo", "hf auth login"),
         (500, "", "cannot be reached"),
+        (429, "", "refuses it (HTTP status 429); try again later"),
     ],
 )
 def test_a_no_of_the_hub_is_one_line(tmp_path: Path, status: int, code: str, message: str) -> None:

@@ -69,6 +69,21 @@ def test_a_template_that_reads_parts_is_given_parts(template: str, text: str) ->
         assert render(template, parts) == text
 
 
+@pytest.mark.parametrize(
+    ("template", "text"),
+    [
+        ("{% for m in messages %}<{{ m.content | trim }}>{% endfor %}", "<one\ntwo>"),  # Llama 3
+        ("{% for m in messages %}{{ '<' + m['content'] + '>' }}{% endfor %}", "<one\ntwo>"),  # Qwen 2.5
+        ("{% for m in messages %}{% if m.content is string %}{{ m.content }}{% else %}{% for p in m.content %}"
+         "{{ p.text }}{% endfor %}{% endif %}{% endfor %}", "onetwo"),  # Gemma 3
+    ],
+)  # fmt: skip
+def test_a_template_that_reads_texts_is_given_a_text(template: str, text: str) -> None:
+    """Catches "[{'type': 'text', ..." in the prompt: as programs write parts; vLLM joins them by lines."""
+    parts = [{"type": "text", "text": "one"}, {"type": "text", "text": "two"}]
+    assert render(template, [{"role": "user", "content": parts}]) == text
+
+
 def test_the_prompt_for_the_answer_is_optional() -> None:
     """Catches a flag that is dropped: an assistant turn would be opened in the middle of a conversation."""
     template = "{{ messages[0].role }}{% if add_generation_prompt %}?{% endif %}"

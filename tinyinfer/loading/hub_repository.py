@@ -21,7 +21,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, NoReturn, Protocol, cast
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.strangers import told
@@ -100,8 +100,15 @@ def _fetch(hub: Hub, wanted: HubName) -> str:
         files = [file.rfilename for file in hub.model_info(repository).siblings or ()]
     except errors.RepositoryNotFoundError:  # a gated one is of this kind
         raise
-    except Exception:  # no network, or the hub has a fault: what is in the cache may be all that is needed
-        cached = hub.snapshot_download(repository, local_files_only=True)
+    except Exception as error:  # no network, or the hub has a fault: what is in the cache may be all that is needed
+        try:  # asked for no file at all: else the package refuses a folder without README.md, which is never fetched
+            cached = hub.snapshot_download(repository, local_files_only=True, allow_patterns=[])
+        except errors.LocalEntryNotFoundError:
+            status = getattr(getattr(error, "response", None), "status_code", 0)
+            if not 400 <= status < 500:
+                raise
+            reason = f"the Hugging Face Hub refuses it (HTTP status {status})"
+            raise ModelError(f"{repository!r}: {reason}; try again later, or log in with: hf auth login") from None
         files = files_below(cached)
     try:
         chosen = choose(files, wanted)
@@ -138,7 +145,7 @@ def choose(files: Iterable[str], wanted: HubName) -> list[str]:
     elif _is_folder(files):
         return []
     elif not models:
-        return _no_gguf(files, wanted)
+        _refuse(files, wanted)
     else:
         found = next((some for tag in DEFAULTS if (some := _of(models, tag))), list(models.values()))
         why = f"has {_count(found)}, and the name does not say which"
@@ -148,11 +155,16 @@ def choose(files: Iterable[str], wanted: HubName) -> list[str]:
     return _whole(found[0], wanted)
 
 
-def _no_gguf(files: list[str], wanted: HubName) -> list[str]:
-    """No file. Raises ModelError for a repository of another kind, which is told for what it is."""
+def _refuse(files: list[str], wanted: HubName) -> NoReturn:
+    """Raises ModelError for a repository without a model to read, which is told for what it is."""
+    inner = sorted(name for name in files if name.endswith("/config.json"))
+    if "config.json" not in files and inner:
+        cure = f"fetch it by hf download {wanted.repository} --local-dir FOLDER and give the folder in it"
+        raise ModelError(f"{wanted.repository!r}: has its model in a folder, {inner[0].rpartition('/')[0]!r}; {cure}")
     if instead := told(files, wanted.repository):
         raise ModelError(f"{wanted.repository!r}: holds no model that is read, but {instead}")
-    return []
+    held = "holds neither config.json and safetensors nor a GGUF file"
+    raise ModelError(f"{wanted.repository!r}: {held}; check the spelling")
 
 
 def _gguf_models(files: list[str]) -> dict[str, list[str]]:

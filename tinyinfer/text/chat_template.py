@@ -9,8 +9,9 @@ The environment is the one that transformers gives its templates (`apply_chat_te
 A template may have variables of its own, such as Qwen3's `enable_thinking`, which switches its thinking off. A variable
 that a template does not use changes nothing.
 
-Templates of models that also read images may expect contents as lists of parts, and would leave out a plain text
-without a word. Two trials find such a template, and texts are given to it as parts (llama.cpp, vLLM).
+A content is a text, or a list of parts with types, as programs for models that read images write it. Most templates
+read texts, some parts, and each kind would leave out or spoil the other without a word. Two trials find what a template
+reads, and contents are given to it in that form (llama.cpp, vLLM).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class ChatTemplate:
             raise ValueError('a conversation is a list of at least one {"role": ..., "content": ...}')
         given = _plain_data(variables)
         try:
-            kept = [_message(m, self._wants_parts) for m in messages]
+            kept = [_message(m, self._reads) for m in messages]
             return self._rendered(given | {"messages": kept, "add_generation_prompt": add_generation_prompt})
         except Exception as error:  # a template may raise anything
             reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -80,9 +81,10 @@ class ChatTemplate:
         return [name for name in names if name not in used]
 
     @cached_property
-    def _wants_parts(self) -> bool:
-        """Whether the template leaves out a content that is a text, and writes one that is a list of parts."""
-        return TRIAL not in self._tried(TRIAL) and TRIAL in self._tried(_parts(TRIAL))
+    def _reads(self) -> tuple[bool, bool]:
+        """Whether the template writes a content that is a text, and one that is a list of parts."""
+        text, parts = self._tried(TRIAL), self._tried(_parts(TRIAL))
+        return TRIAL in text, TRIAL in parts and (text == parts or TRIAL not in text)
 
     def _tried(self, content: Any) -> str:
         """A conversation of this content as text; nothing where the template fails."""
@@ -117,20 +119,28 @@ def _plain_data(variables: dict[str, Any]) -> dict[str, Any]:
     return plain
 
 
-def _message(message: dict[str, Any], parts: bool = False) -> dict[str, Any]:
+def _message(message: dict[str, Any], reads: tuple[bool, bool]) -> dict[str, Any]:
     """A copy for the template: without None, and with its thinking under each name that templates read (transformers).
 
-    A copy, because jinja2's filter `indent` extends a list that it is given. parts: a text becomes a list of one part.
+    A copy, because jinja2's filter `indent` extends a list that it is given. reads: whether the template reads contents
+    that are texts, and that are parts.
     """
     copy = {key: deepcopy(value) for key, value in message.items() if value is not None}
-    if parts and isinstance(copy.get("content"), str):
-        copy["content"] = _parts(copy["content"])
+    content = copy.get("content")
+    if reads == (False, True) and isinstance(content, str):
+        copy["content"] = _parts(content)
+    elif reads == (True, False) and content and isinstance(content, list) and all(map(_is_text, content)):
+        copy["content"] = "\n".join(part["text"] for part in content)
     thinking = next((copy[name] for name in REASONING_FIELDS if name in copy), None)
     return copy if thinking is None else {"thinking": thinking, **copy, "reasoning_content": thinking}
 
 
 def _parts(text: str) -> list[dict[str, str]]:
     return [{"type": "text", "text": text}]
+
+
+def _is_text(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
 class _Generation(Extension):
