@@ -738,6 +738,27 @@ def test_an_llm_that_is_deleted_leaves_nothing(opened: Callable[..., LLM]) -> No
     assert engine() is None
 
 
+def test_deleting_an_llm_at_rest_frees_its_weights_at_once(opened: Callable[..., LLM]) -> None:
+    """Without a collection of cycles, which Python begins when many objects were made: 540 MB of weights are few.
+    Catches an engine that its own inbox keeps, so that the next model comes beside the last one.
+    """
+    llm = opened(**PAGED, prefix_cache=True)
+    llm.generate(["Hello", "Once"], greedy(3))
+    llm.submit("Hello", greedy(3)).result()
+    list(llm.stream("Hello", greedy(3)))
+    list(llm.steps("Hello", greedy(3)))
+    llm.logits([1, 2, 3])
+    check_rest(llm)
+    gc.collect()
+    gc.disable()
+    try:
+        weights = weakref.ref(llm.model)
+        del llm
+        assert weights() is None
+    finally:
+        gc.enable()
+
+
 def test_a_program_may_end_with_a_request_in_flight(golden_folder: Folder) -> None:
     """At once, without a word. Catches a thread that a program waits for, and one that computes while Python ends."""
     code = (

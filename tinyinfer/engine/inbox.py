@@ -68,12 +68,14 @@ class Run:
 class Inbox:
     """What is left for the driver, and what is open, in one process: no lock and no thread survives a fork.
 
-    serve: what the engine's thread does. news: what the driver does before its next step. driver: the engine's thread,
-    or the run whose caller drives; None while the engine rests. driving: the ident of the thread that takes a turn.
+    serve: gives what the engine's thread does; None when the engine is gone: an inbox keeps no engine, so that `del` of
+    an LLM at rest frees its weights at once. news: what the driver does before its next step. driver: the engine's
+    thread, or the run whose caller drives; None while the engine rests. driving: the ident of the thread that takes a
+    turn.
     requests, runs, borrowed: what the engine holds something for; borrowed are sequences whose logits are computed.
     """
 
-    def __init__(self, serve: Callable[[], None]) -> None:
+    def __init__(self, serve: Callable[[], Callable[[], None] | None]) -> None:
         self.serve = serve
         self.lock = RLock()
         self.news: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -132,8 +134,9 @@ class Inbox:
     # For the driver.
 
     def _drive(self) -> None:
-        if self.take(current_thread()):
-            self.serve()
+        serve = self.serve()
+        if serve is not None and self.take(current_thread()):
+            serve()
             self.rest(current_thread())
 
     @contextmanager
