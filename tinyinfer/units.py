@@ -57,5 +57,5 @@ _printer.maxlevel = 2
 
 def show(value: object) -> str:
     """The value for an error message: escaped, on one line, cut short."""
-    text = _printer.repr(value)
+    text = " ".join(line.strip() for line in _printer.repr(value).splitlines())  # an array's has several lines
     return text if len(text) <= 160 else text[:157] + "..."

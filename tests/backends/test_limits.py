@@ -40,6 +40,8 @@ def container(root: Path, group: str, files: dict[str, str]) -> Path:
         ("2:cpuset:/\n", {"cpuset/cpu.cfs_quota_us": "1000\n", "cpuset/cpu.cfs_period_us": "100000\n"}, []),
         ("0::/\n", {"cpu.max": "nonsense\n"}, []),
         ("0::/\n", {"cpu.max": "50000 0\n"}, []),
+        ("0::/\n", {"cpu.max": "50000 nonsense\n"}, []),
+        ("nonsense\n\n0::/\n", {"cpu.max": "50000 100000\n"}, [0.5]),
     ],
 )  # fmt: skip
 def test_a_containers_quota_is_read_from_its_group_and_those_above(group, files, cores, tmp_path):
@@ -114,3 +116,11 @@ print(*process_limits())
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
     assert done.stdout == f"{3 << 30}\n"
+
+
+def test_a_groups_name_and_its_limit_need_not_be_text(tmp_path):
+    """A name of a group is bytes. Catches an LLM that does not start because a name or a limit is no UTF-8."""
+    root = container(tmp_path, "", {"memory.max": "5000\n", "x/memory.max": ""})
+    (root / "proc/self/cgroup").write_bytes(b"0::/x/\xff\n")
+    (root / "sys/fs/cgroup/x/memory.max").write_bytes(b"\xff\xfe")
+    assert list(memory_limits(root)) == [5000]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -58,6 +59,8 @@ def test_values_are_shown_short_and_on_one_line() -> None:
     assert len(show([[["x" * 10**6] * 100] * 100] * 100)) < 200
     assert "\n" not in show("a\nb\x1b[2J")
     assert "\x1b" not in show("a\nb\x1b[2J")
+    assert "\n" not in show(np.arange(300) * 2**40), "an array in a GGUF, where one number belongs"
+    assert show("a   b  ") == "'a   b  '"
 
 
 def test_an_unread_field_is_refused() -> None:

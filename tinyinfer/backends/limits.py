@@ -65,7 +65,7 @@ def memory_limits(root: Path = Path("/")) -> Iterator[int]:
         for name in MEMORY_FILES:
             try:
                 limit = (folder / name).read_text().strip()
-            except OSError:  # no such file: no limit here
+            except (OSError, ValueError):  # no such file, or no text: no limit here
                 continue
             if limit.isdecimal() and 0 < int(limit) < NO_LIMIT:  # "max" and huge numbers: no limit
                 yield int(limit)
@@ -82,7 +82,7 @@ def cpu_quotas(root: Path = Path("/")) -> Iterator[float]:
             quota, period = " ".join((folder / name).read_text() for name in names).split()
         except (OSError, ValueError):  # no such file: no limit here
             continue
-        if quota.isdecimal() and int(quota) > 0 and int(period) > 0:  # "max" and -1: no limit
+        if quota.isdecimal() and period.isdecimal() and int(quota) > 0 and int(period) > 0:  # "max" and -1: no limit
             yield int(quota) / int(period)
 
 
@@ -92,10 +92,12 @@ def control_groups(controller: str, root: Path) -> Iterator[Path]:
     Inside a container the top folder is often the container's own group, whatever path the kernel names.
     """
     try:
-        groups = (root / "proc/self/cgroup").read_text().splitlines()
+        groups = os.fsdecode((root / "proc/self/cgroup").read_bytes()).splitlines()
     except OSError:
         return
     for line in groups:
+        if line.count(":") < 2:  # not as the kernel writes it
+            continue
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):
             continue

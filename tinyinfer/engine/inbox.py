@@ -18,7 +18,6 @@ from queue import Empty, SimpleQueue
 from threading import RLock, Thread, current_thread, get_ident
 from time import monotonic
 from typing import Protocol, TypeVar
-from weakref import WeakMethod
 
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.sequence import Sequence
@@ -69,13 +68,15 @@ class Run:
 class Inbox:
     """What is left for the driver, and what is open, in one process: no lock and no thread survives a fork.
 
-    serve: what the engine's thread does. news: what the driver does before its next step. driver: the engine's thread,
-    or the run whose caller drives; None while the engine rests. driving: the ident of the thread that takes a turn.
+    serve: gives what the engine's thread does; None when the engine is gone: an inbox keeps no engine, so that `del` of
+    an LLM at rest frees its weights at once. news: what the driver does before its next step. driver: the engine's
+    thread, or the run whose caller drives; None while the engine rests. driving: the ident of the thread that takes a
+    turn.
     requests, runs, borrowed: what the engine holds something for; borrowed are sequences whose logits are computed.
     """
 
-    def __init__(self, serve: Callable[[], None]) -> None:
-        self.serve = WeakMethod(serve)  # a cycle would keep the weights until the garbage collector runs
+    def __init__(self, serve: Callable[[], Callable[[], None] | None]) -> None:
+        self.serve = serve
         self.lock = RLock()
         self.news: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self.driver: Thread | Run | None = None

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from threading import Lock
+from weakref import WeakMethod
 
 import numpy as np
 
@@ -42,7 +43,7 @@ class Turns:
 
     def __init__(self, engine: Engine, step_lock: StepLock) -> None:
         self.engine, self.step_lock = engine, step_lock
-        self.inbox = Inbox(self.serve)
+        self.inbox = Inbox(WeakMethod(self.serve))
 
     def serve(self) -> None:
         """What the engine's thread does: turns until no request is open."""
