@@ -852,6 +852,24 @@ def test_a_program_may_end_in_the_middle_of_an_iteration(golden_folder: Folder, 
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_the_garbage_collector_may_come_while_the_engines_thread_begins(golden_folder: Folder) -> None:
+    """It ends a forgotten run there. Catches a thread that waits for its starter, who waits for the thread."""
+    code = (
+        "import gc, sys, threading; from types import SimpleNamespace; from tinyinfer import LLM, SamplingParams\n"
+        "llm, begin = LLM(sys.argv[1], kv_cache='paged'), threading.Thread._bootstrap_inner\n"
+        "def collect_and_begin(thread): gc.collect(); begin(thread)\n"
+        "threading.Thread._bootstrap_inner = collect_and_begin; gc.disable()\n"
+        "forgotten = SimpleNamespace(steps=llm.steps('Hello', SamplingParams(max_tokens=30, ignore_eos=True)))\n"
+        "next(forgotten.steps); forgotten.itself = forgotten; del forgotten\n"
+        "print(llm.generate('Other', SamplingParams(max_tokens=3, ignore_eos=True))[0].finish_reason)\n"
+        "llm.close(); print(llm.engine.scheduler.busy, llm.engine.cache.held_bytes)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(golden_folder("llama"))], capture_output=True, text=True, timeout=LONG
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "length\nFalse 0\n", "")
+
+
 def test_a_program_may_end_with_a_request_in_flight(golden_folder: Folder) -> None:
     """At once, without a word. Catches a thread that a program waits for, and one that computes while Python ends."""
     code = (

@@ -125,6 +125,10 @@ class Inbox:
 
     def do_or_post(self, who: Run, action: Callable[[], None]) -> None:
         """Does an action at once if there is no driver, else leaves it for the driver; `who` then drives no more."""
+        if not self.lock.acquire(timeout=TICK):  # the garbage collector came before this thread told that it has begun,
+            self.news.put(action)  # and who waits for that holds the lock: this thread will drive
+            return
+        self.lock.release()
         if not self.take(who):
             self.post(action)
             return
