@@ -61,11 +61,13 @@ def token_ids(prompt: object) -> list[int]:
     return [int(token) for token in items]
 
 
-def check_ids(ids: Iterable[int], vocab_size: int) -> None:
-    """Raises ValueError for a token id outside the vocabulary."""
-    for token in ids:
-        if not 0 <= token < vocab_size:
-            raise ValueError(f"token id {token} is outside the vocabulary of {vocab_size}")
+def check_ids(ids: Iterable[int], vocab_size: int, **fields: Iterable[int]) -> None:
+    """Raises ValueError for a token id outside the vocabulary, of a prompt or of a parameter, which is named."""
+    for field, tokens in {"": ids, **fields}.items():
+        for token in tokens:
+            if not 0 <= token < vocab_size:
+                reason = "{field}={value}" if field else "token id {value}"
+                raise SwitchError(field, token, reason + " is outside the vocabulary of {size}", size=vocab_size)
 
 
 def _list(prompts: object) -> list[Any]:

@@ -174,6 +174,11 @@ def test_a_byte_order_mark_is_no_part_of_a_line(folder: str, chat: Callable[...,
     assert chat(folder, "\ufeffone\r\n", "-q") == chat(folder, "one\n", "-q")
 
 
+def test_a_cr_alone_is_a_part_of_a_line(folder: str, llm: LLM, chat: Callable[..., tuple[str, str]]) -> None:
+    """As in a file for -f. Catches the log of a progress bar taken for several questions."""
+    assert chat(folder, "10%\r20%\r\ntwo", "-q")[0] == "".join(line + "\n" for line in talk(llm, "10%\r20%", "two"))
+
+
 def test_piped_lines_are_utf8_whatever_the_console_says(
     folder: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

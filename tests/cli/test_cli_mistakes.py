@@ -59,7 +59,7 @@ def mistake(capsys: pytest.CaptureFixture[str], *words: str) -> str:
         ("generate -c 0", "--max-model-len=0 must be"),
         ("generate -t 0", "--threads=0 must be"),
         ("generate -c 99999 -p x", "--max-model-len=99999 is more than the 128 positions"),
-        ("generate --stop-token-ids 999 -p x", "token id 999 is outside the vocabulary of 277"),
+        ("generate --stop-token-ids 999 -p x", "--stop-token-ids=999 is outside the vocabulary of 277"),
         ("generate -p x -p=", "a prompt is empty"),
         ("generate - -p -", "only once"),
         ("generate --raw -sys x", "--system-prompt needs the chat template"),

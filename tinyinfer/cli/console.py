@@ -27,10 +27,13 @@ BAR_FORMAT = f"{{desc}} [{{bar:{BAR}}}] {{n_fmt}}/{{total_fmt}}{{postfix}}"
 
 
 def prepare() -> None:
-    """Piped text is UTF-8, whatever the locale says; a character that stdout's encoding lacks is shown as "?"."""
+    """Piped text is UTF-8, whatever the locale says; a character that stdout's encoding lacks is shown as "?".
+
+    A CR alone ends no piped line: it is a part of the text, as in a file (text/plain_text.py).
+    """
     if isinstance(sys.stdin, io.TextIOWrapper) and not is_terminal(sys.stdin):
         with suppress(io.UnsupportedOperation):  # some of it was read, and so prepared, before
-            sys.stdin.reconfigure(encoding="utf-8", errors="strict")
+            sys.stdin.reconfigure(encoding="utf-8", errors="strict", newline="\n")
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="replace")
 
