@@ -15,6 +15,7 @@ from tinyinfer.loading import load
 from tinyinfer.model.attention import full_attention
 
 # Functions that no golden runs, or not all of it, and the test that would notice instead.
+LARGE = ("loading.build", "backends.reference", "backends.numpy_ops")  # some seconds each: run with -m full
 TESTED_ELSEWHERE = {
     "model.transformer": {"nbytes": "test_build.py"},
     "model.attention": {"nbytes": "test_build.py", "full_attention": "test_attention.py"},
@@ -69,7 +70,10 @@ def test_golden_notices(mutant, goldens, tmp_path):
         assert off(package, goldens, mutant.family, mutant.file) > TOLERANCE
 
 
-@pytest.mark.parametrize("file", TESTED_ELSEWHERE)
+FILES = [pytest.param(f, marks=pytest.mark.full) if f in LARGE else f for f in TESTED_ELSEWHERE]
+
+
+@pytest.mark.parametrize("file", FILES)
 def test_no_line_can_be_left_out(file, goldens, tmp_path):
     """Some golden fails whichever statement of these files is deleted."""
     unnoticed = []
