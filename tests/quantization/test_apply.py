@@ -434,6 +434,7 @@ def test_what_we_quantized_already_is_not_quantized_again(switches, golden_folde
 # The real model
 
 
+@pytest.mark.full
 @pytest.mark.weights
 def test_a_ggufs_own_grid_is_found_again(smollm2):
     """SmolLM2's file is Q4_1 and, for the embedding, Q8_0: int4 and int8 in groups of 32 lose nothing, bit for bit."""

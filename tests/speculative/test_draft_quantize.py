@@ -89,6 +89,7 @@ def test_a_draft_folder_that_is_quantized_stays_quantized(
     assert found.token_ids == expected.token_ids
 
 
+@pytest.mark.full
 @pytest.mark.weights
 def test_smollm2_with_a_draft_of_4_bits_equals_plain_greedy_and_tells_its_acceptance(smollm2: Path, capsys) -> None:
     """The command of the lesson. Groups of 64, since in groups of 32 this GGUF's draft would be the model itself."""

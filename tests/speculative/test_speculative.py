@@ -334,7 +334,10 @@ def sampling_engine(drafter: str) -> Engine:
     return drafting(name, TINY, int(padded or 0), max_num_seqs=64)
 
 
-@pytest.mark.parametrize("drafter", [*DRAFTERS, "draft +2", "draft -2", "drawn_badly", "surely_bad"])
+PADDED = [*DRAFTERS, "draft +2", pytest.param("draft -2", marks=pytest.mark.full), "drawn_badly", "surely_bad"]
+
+
+@pytest.mark.parametrize("drafter", PADDED)
 def test_sampled_text_has_the_distribution_of_plain_sampling(drafter):
     """The first three tokens of 1,500 seeds, jointly, against the product of the model's own conditionals.
 
