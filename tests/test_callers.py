@@ -32,6 +32,12 @@ PAGED: dict[str, Any] = {"kv_cache": "paged", "block_size": 4}
 WARNS = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")  # Python 3.12 warns of threads beside a fork
 
 
+def ended(code: str, folder: Path) -> tuple[int, str, str]:
+    """The exit status, stdout and stderr of a Python program that is given a model's folder."""
+    done = subprocess.run([sys.executable, "-c", code, str(folder)], capture_output=True, text=True, timeout=LONG)
+    return done.returncode, done.stdout, done.stderr
+
+
 def greedy(n: int = 20, **more: Any) -> SamplingParams:
     return SamplingParams(max_tokens=n, ignore_eos=True, **more)
 
@@ -846,10 +852,7 @@ def test_a_program_may_end_in_the_middle_of_an_iteration(golden_folder: Folder, 
         "llm, params = LLM(sys.argv[1]), SamplingParams(max_tokens=200, ignore_eos=True)\n"
         f"iterator = {iterator}; next(iterator)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(golden_folder("llama"))], capture_output=True, text=True, timeout=LONG
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert ended(code, golden_folder("llama")) == (0, "", "")
 
 
 def test_the_garbage_collector_may_come_while_the_engines_thread_begins(golden_folder: Folder) -> None:
@@ -864,10 +867,7 @@ def test_the_garbage_collector_may_come_while_the_engines_thread_begins(golden_f
         "print(llm.generate('Other', SamplingParams(max_tokens=3, ignore_eos=True))[0].finish_reason)\n"
         "llm.close(); print(llm.engine.scheduler.busy, llm.engine.cache.held_bytes)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(golden_folder("llama"))], capture_output=True, text=True, timeout=LONG
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "length\nFalse 0\n", "")
+    assert ended(code, golden_folder("llama")) == (0, "length\nFalse 0\n", "")
 
 
 def test_a_program_may_end_with_a_request_in_flight(golden_folder: Folder) -> None:
@@ -880,10 +880,7 @@ def test_a_program_may_end_with_a_request_in_flight(golden_folder: Folder) -> No
         "while not r.poll(): pass\n"
         "print('done')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(golden_folder("llama"))], capture_output=True, text=True, timeout=LONG
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\nabort\n", "")
+    assert ended(code, golden_folder("llama")) == (0, "done\nabort\n", "")
 
 
 def test_a_program_may_end_in_the_middle_of_iterations(golden_folder: Folder) -> None:
@@ -893,10 +890,7 @@ def test_a_program_may_end_in_the_middle_of_iterations(golden_folder: Folder) ->
         "m.SCORE_ROWS = 2; each = llm.logits_by_rows([5] * 9), llm.steps('Hi'), llm.stream('Hi')\n"
         "[next(one) for one in each]; print('done')"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(golden_folder("llama"))], capture_output=True, text=True, timeout=LONG
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "done\n", "")
+    assert ended(code, golden_folder("llama")) == (0, "done\n", "")
 
 
 def test_a_copy_shares_the_engine_and_a_pickle_has_its_own(llm: LLM) -> None:
