@@ -28,6 +28,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     quantized.py       the folder that `tinyinfer quantize` writes, read
     export.py          a model in memory to canonical tensors: fused matrices are split
     saving.py          those tensors to such a folder, whole or not at all
+    whole.py           a file or a folder, whole or absent, also after a kill
     hf_writer.py       a ModelConfig to config.json
     hub.py             the name of a model to its path, downloaded on first use
     hub_repository.py  which files of a repository on the hub are the model

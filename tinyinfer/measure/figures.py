@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import SwitchError
+from tinyinfer.loading.whole import whole
 from tinyinfer.measure.phases import is_prefill, phase
 from tinyinfer.measure.roofline import predict_seconds
 
@@ -43,13 +44,8 @@ def check_plot(path: str) -> None:
 
 def save(figure: Any, path: str) -> None:
     """Writes the whole figure or nothing."""
-    target = Path(path)
-    part = target.with_name(f".{os.getpid()}.part.{target.name}")
-    try:
+    with whole(Path(path)) as part:
         figure.savefig(part, dpi=150)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def draw_bench(path: str, model: str, rounds: list[Round], machine: Machine) -> None:
