@@ -32,6 +32,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     hf_writer.py       a ModelConfig to config.json
     hub.py             the name of a model to its path, downloaded on first use
     hub_repository.py  which files of a repository on the hub are the model
+    checksums.py       a model's files against their checksums, where these are known
     download.py        a file over a bad network: resumed, checked, whole or absent
 
 Wins: the peak of memory is the weights and one tile, whatever the file. Loses: every start reads and converts the whole

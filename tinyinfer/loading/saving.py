@@ -23,6 +23,7 @@ from safetensors.numpy import save_file
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.loading.checksums import write_sums
 from tinyinfer.loading.export import Exported, export
 from tinyinfer.loading.hf_config import OURS
 from tinyinfer.loading.hf_folder import INDEX, SINGLE, load_folder
@@ -83,6 +84,7 @@ def save_model(
         write_configs(part, source, quantization)
         source.tokenizer.save(str(part))
         _check(part, source)
+        write_sums(part)
         for file in part.iterdir():
             _sync(file)
         return sum(file.stat().st_size for file in part.iterdir())

@@ -1,7 +1,7 @@
 """A file or a folder is whole or absent: it is made in a hidden folder beside its place, and then gets its name.
 
-    .NAME.tinyinfer.XXXXXXXX/lock    locked as long as its writer lives
-    .NAME.tinyinfer.XXXXXXXX/NAME    what is written; at the end it is renamed to NAME
+    .NAME.tinyinfer.RANDOM/lock    locked as long as its writer lives
+    .NAME.tinyinfer.RANDOM/NAME    what is written; at the end it is renamed to NAME
 
 An exception removes the hidden folder. A kill or a power cut leaves it, but not its lock: the operating system frees
 the locks of a process that ends. So each writer first removes the hidden folders of its place whose locks are free.
