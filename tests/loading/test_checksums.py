@@ -133,7 +133,7 @@ def test_where_nothing_is_known_nothing_is_claimed(folder: Path) -> None:
 
 @pytest.mark.parametrize("text", ["no checksum\n", f"{ABC[:-1]}  model.safetensors\n", f"SHA256 (x) = {ABC}\n"])
 def test_a_list_of_another_form_is_refused(text: str, folder: Path) -> None:
-    """Catches a line passed over, and with it a file that nobody proves."""
+    """Catches a line passed over, and with it a file that is never proven."""
     (folder / "SHA256SUMS").write_text(text)
     with pytest.raises(ModelError, match=r"SHA256SUMS: .* is no checksum and file; write it again: sha256sum"):
         known_checksums(folder)

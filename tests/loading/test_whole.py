@@ -67,7 +67,7 @@ def test_a_living_writer_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_only_folders_of_ours_are_removed(tmp_path: Path) -> None:
-    """Catches somebody else's hidden folder taken for a leftover, and a link that leads to one."""
+    """Catches a hidden folder of another program taken for a leftover, and a link that leads to one."""
     theirs = tmp_path / "theirs"
     leftover(theirs)
     kept = [".git", ".out.part", ".out.tinyinfer", ".out.tinyinfer.abc", ".tinyinfer.abcd_123"]
@@ -127,7 +127,7 @@ def test_a_writer_whose_folder_another_one_takes_for_dead_makes_a_new_one(
 def test_a_saved_model_obeys_the_umask(
     mask: int, folder: int, file: int, golden_folder: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    """Catches a private model that everybody may read, and one that nobody else may read (the library's own way)."""
+    """Catches a private model that all users may read, and a public one that only its owner may read."""
     before = os.umask(mask)
     try:
         assert main(["quantize", "-q", "-m", str(golden_folder("llama")), "-o", str(tmp_path / "out")]) == 0
