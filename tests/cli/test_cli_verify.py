@@ -87,7 +87,9 @@ def test_a_known_model_is_proven_and_fetched_again(
     monkeypatch.setenv("TINYINFER_HOME", str(tmp_path))
     monkeypatch.setattr(hub, "_download", download)
     path.write_bytes(right[::-1])
-    status = main(words)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", None)  # closed, which is no reason to fail
+        status = main(words)
     assert fetched == ["is damaged (its SHA-256 is not the expected one)"]
     assert path.read_bytes() == right
     assert main(words) == status == (0 if words[0] == "download" else 2)  # it is no GGUF

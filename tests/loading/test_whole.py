@@ -81,15 +81,21 @@ def test_only_folders_of_ours_are_removed(tmp_path: Path) -> None:
     assert names(theirs) == [".out.tinyinfer.abcd_123"]
 
 
-def test_without_locks_nothing_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On some network disks a dead writer looks like a living one; catches a write refused there, too."""
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EACCES], ids=["no locks", "another user's"])
+def test_where_a_lock_tells_nothing_nothing_is_removed(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
+) -> None:
+    """A dead writer looks like a living one; catches a write refused on a network disk, and a wrong note."""
+    acquire, hidden = FileLock.acquire, leftover(tmp_path)
 
-    def no_lock(self: FileLock, **options: float) -> None:
-        raise OSError(errno.ENOLCK, "no locks")
+    def no_lock(self: FileLock, **options: float) -> object:
+        if code == errno.ENOLCK or hidden in Path(self.lock_file).parents:
+            raise OSError(code, "no")
+        return acquire(self, **options)
 
     monkeypatch.setattr(FileLock, "acquire", no_lock)
-    hidden = leftover(tmp_path)
     write(tmp_path / "out")
+    assert not recwarn.list
     assert names(tmp_path) == [hidden.name, "out"]
     assert (hidden / "out" / "model.safetensors").exists()
 

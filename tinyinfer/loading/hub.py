@@ -238,7 +238,7 @@ def _download(
 
 
 def _say(text: str, progress: bool | None) -> None:
-    if progress is not False:
+    if progress is not False and sys.stderr is not None:  # closed: then print would take stdout
         print(text, file=sys.stderr, flush=True)
 
 
@@ -246,7 +246,7 @@ def _bar(title: str, have: int, total: int, progress: bool | None, **options: An
     """tqdm's progress bar of bytes, as a context; `have` of them are there."""
     from tqdm import tqdm
 
-    shown = sys.stderr.isatty() if progress is None else progress
+    shown = progress is not False and sys.stderr is not None and (progress or sys.stderr.isatty())
     return tqdm(desc=title, initial=have, total=total, unit="B", unit_scale=True, disable=not shown, **options)
 
 

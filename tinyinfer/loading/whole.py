@@ -53,14 +53,15 @@ def sweep(folder: Path) -> set[str]:
     for hidden in folder.glob(".*"):
         found = _HIDDEN.fullmatch(hidden.name)
         if found and hidden.is_dir() and not hidden.is_symlink():
+            lock = FileLock(hidden / "lock", timeout=0)
             try:
-                _remove_dead(hidden)
+                lock.acquire()
             except Timeout:
                 written.add(found["name"])
-            except OSError as error:
-                if error.errno not in NO_LOCKS:
-                    reason = error.strerror or error
-                    note(f"{hidden}: was left by a program that was killed, and stays ({reason}); remove it by hand")
+            except OSError:
+                continue  # no locks here, or another user's: whether its writer lives cannot be told
+            else:
+                _remove(hidden, lock)
     return written
 
 
@@ -69,13 +70,17 @@ def try_place(target: Path) -> None:
     shutil.rmtree(_hidden_folder(target), ignore_errors=True)
 
 
-def _remove_dead(hidden: Path) -> None:
-    """Removes a hidden folder. Raises Timeout when its writer lives, else OSError when it cannot be removed."""
-    with FileLock(hidden / "lock", timeout=0):
-        if os.name != "nt":  # where a file that is open cannot be removed
-            shutil.rmtree(hidden)
-    if os.name == "nt":
+def _remove(hidden: Path, lock: FileLock) -> None:
+    """Removes a dead writer's hidden folder, whose lock is held, and releases the lock."""
+    try:
+        if os.name == "nt":  # where a file that is open cannot be removed
+            lock.release()
         shutil.rmtree(hidden)
+    except OSError as error:
+        reason = error.strerror or error
+        note(f"{hidden}: was left by a program that was killed, and stays ({reason}); remove it by hand")
+    finally:
+        lock.release()
 
 
 def _claim(target: Path) -> tuple[Path, FileLock]:
