@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from tinyinfer.cli import main
 from tinyinfer.errors import ModelWarning
@@ -125,7 +125,19 @@ def test_a_writer_whose_folder_another_one_takes_for_dead_makes_a_new_one(
     monkeypatch.setattr(module, "_hidden_folder", lambda target: next(folders)(target))
     with FileLock(taken / "lock"):
         write(tmp_path / "out")
-    assert names(tmp_path) == [taken.name, "out"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_writer_that_gets_no_lock_gives_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a loop without an end."""
+
+    def busy(self: FileLock, **options: float) -> None:
+        raise Timeout(self.lock_file)
+
+    monkeypatch.setattr(FileLock, "acquire", busy)
+    with pytest.raises(OSError, match="another program locks"):
+        write(tmp_path / "out")
+    assert names(tmp_path) == []
 
 
 @posix

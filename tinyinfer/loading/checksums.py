@@ -26,7 +26,7 @@ from tinyinfer.loading.gguf_parts import PART_NAME, part_paths
 from tinyinfer.loading.hf_folder import model_folder
 
 SUMS = "SHA256SUMS"
-MOST_SUMS = 1 << 20  # bytes of a SHA256SUMS that are read
+MOST_TEXT = 1 << 20  # characters that are read of a file that holds checksums
 WEIGHTS = (".safetensors", ".gguf")
 _LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?([^/\\]+)")
 _CHECKSUM = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
@@ -90,13 +90,8 @@ def read_sums(folder: Path) -> dict[str, str]:
     path = folder / SUMS
     if not path.is_file():
         return {}
-    try:
-        with open(path, encoding="utf-8", errors="surrogateescape") as file:
-            lines = [line for line in file.read(MOST_SUMS).splitlines() if line.strip()]
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}); change its permissions") from None
     sums = {}
-    for line in lines:
+    for line in filter(str.strip, _lines(path)):
         found = _LINE.fullmatch(line)
         if found is None:
             raise ModelError(f"{path}: {line[:80]!r} is no checksum and file; write it again: sha256sum * > {SUMS}")
@@ -128,6 +123,15 @@ def _known(file: Path) -> str | None:
     if file.is_symlink() and (target := Path(os.readlink(file))).parent.name == "blobs":
         candidates = [target.name]
     elif noted.is_file():
-        candidates = noted.read_text(encoding="utf-8", errors="replace").splitlines()[1:2]
+        candidates = _lines(noted)[1:2]
     by_hub = next((name for name in candidates if _CHECKSUM.fullmatch(name)), None)
     return by_hub or read_sums(file.parent).get(file.name)
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a small text file. Raises ModelError when it cannot be read."""
+    try:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read(MOST_TEXT).split("\n")
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror or error}); change its permissions") from None

@@ -12,6 +12,7 @@ looks like a living one, so its hidden folder stays.
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -25,6 +26,7 @@ from filelock import FileLock, Timeout
 from tinyinfer.errors import note
 from tinyinfer.loading.download import NO_LOCKS
 
+ATTEMPTS = 8  # hidden folders made until one of them can be locked
 _HIDDEN = re.compile(r"\.(?P<name>.+)\.tinyinfer\.\w{8}", re.DOTALL)
 
 
@@ -84,19 +86,21 @@ def _remove(hidden: Path, lock: FileLock) -> None:
 
 
 def _claim(target: Path) -> tuple[Path, FileLock]:
-    """A new hidden folder, and its lock, which is held."""
-    while True:
+    """A new hidden folder, and its lock, which is held. Raises OSError."""
+    for _ in range(ATTEMPTS):
         hidden = _hidden_folder(target)
         lock = FileLock(hidden / "lock", timeout=0)
         try:
             lock.acquire()
-        except (Timeout, FileNotFoundError):
-            continue  # another writer came between the two lines and took the folder for a dead one's
+        except (Timeout, FileNotFoundError):  # between the two lines another writer took the folder for a dead one's
+            shutil.rmtree(hidden, ignore_errors=True)
+            continue
         except OSError as error:
             if error.errno not in NO_LOCKS:
                 shutil.rmtree(hidden, ignore_errors=True)
                 raise
         return hidden, lock
+    raise OSError(errno.ENOLCK, "another program locks whatever is made here")
 
 
 def _hidden_folder(target: Path) -> Path:
