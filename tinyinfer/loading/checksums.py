@@ -103,7 +103,7 @@ def read_sums(folder: Path) -> dict[str, str]:
 def write_sums(folder: Path) -> None:
     """Writes SHA256SUMS with the checksums of a folder's files; `sha256sum -c SHA256SUMS` proves them, too."""
     lines = [f"{checksum(file)}  {file.name}\n" for file in sorted(folder.iterdir())]
-    (folder / SUMS).write_text("".join(lines), encoding="utf-8", newline="\n")
+    (folder / SUMS).write_text("".join(lines), encoding="utf-8", errors="surrogateescape", newline="\n")
 
 
 def _files(path: Path) -> list[Path]:
