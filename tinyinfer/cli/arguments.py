@@ -118,6 +118,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="a known name, a Hugging Face folder, a .gguf file, or on the hub owner/name, owner/name:Q4_K_M or "
         "owner/name/FILE.gguf (default: %(default)s)",
     )  # fmt: skip
+    parser.add_argument(
+        "--verify", action="store_true",
+        help="first prove the model's files by their checksums, about a second for a GB; a damaged download is fetched "
+        "again; a folder or file of your own needs a SHA256SUMS beside it, as tinyinfer quantize writes one",
+    )  # fmt: skip
 
 
 def add_switches(parser: argparse.ArgumentParser, only: Collection[str] = (), **defaults: object) -> None:
@@ -164,6 +169,20 @@ def open_model(name: str, config: EngineConfig, quiet: bool = False) -> LLM:
         return LLM(path, on_load=show, **asdict(config))
 
 
+def verify(args: argparse.Namespace) -> None:
+    """With --verify, proves the files of the model, and of the draft model. Raises ModelError for damaged ones."""
+    from tinyinfer.cli.console import notes
+    from tinyinfer.loading.hub import find
+
+    quiet = getattr(args, "quiet", False)
+    for name in (args.model, args.draft_model) if args.verify else ():
+        if name is not None:
+            with notes(shown=not quiet):
+                find(name, progress=False if quiet else None, verify=True)
+
+
 def opened(args: argparse.Namespace) -> LLM:
     """The model of the command line, opened by `args.opener`; a bad switch is refused before a download."""
-    return args.opener(args.model, engine_config(args), getattr(args, "quiet", False))
+    config = engine_config(args)
+    verify(args)
+    return args.opener(args.model, config, getattr(args, "quiet", False))

@@ -16,7 +16,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli import bench_workload
-from tinyinfer.cli.arguments import Parser, add_model_arguments, add_switches, dashed, engine_config
+from tinyinfer.cli.arguments import Parser, add_model_arguments, add_switches, dashed, engine_config, verify
 from tinyinfer.cli.console import progress_bar, say, show
 from tinyinfer.measure.tables import bench_text, comparable, workload_title
 
@@ -70,6 +70,8 @@ def run(args: argparse.Namespace) -> int:
     if args.simulate and machine is None:
         machine = measured_machine(args)
     plans = {name: Plan(one.model, engine_config(one), requests_of(one)) for name, one in lines.items()}
+    for one in {(one.model, one.draft_model): one for one in lines.values()}.values():
+        verify(one)
     settings = open_settings(plans, args.opener, machine if args.simulate else None)
     count = args.rounds or (1 if args.workload else 3)
     rounds, finished = run_rounds(settings, count, warm=not args.simulate, progress=progress_bar)

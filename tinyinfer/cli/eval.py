@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, switches
+from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, switches, verify
 from tinyinfer.cli.console import progress_bar, say, show
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelError, placed
@@ -64,6 +64,7 @@ def run(args: argparse.Namespace) -> int:
     check_arguments(args)
     settings = each_setting(args)
     text = read_text(args.text)
+    verify(args)
     records: list[dict[str, Any]] = []
     reference = None
     try:

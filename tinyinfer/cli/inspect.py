@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Any
 
-from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config
+from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, verify
 from tinyinfer.cli.console import notes, show
 
 
@@ -30,6 +30,7 @@ def run(args: argparse.Namespace) -> int:
     from tinyinfer.measure.tables import model_text
 
     engine = engine_config(args)
+    verify(args)
     with notes():
         checkpoint = load(find(args.model))
     context = context_length(checkpoint.config, engine.max_model_len)

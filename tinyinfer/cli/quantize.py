@@ -12,7 +12,7 @@ import time
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, opened
+from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, verify
 from tinyinfer.cli.console import notes, progress_bar, say
 from tinyinfer.quantization.switches import QuantizationSwitches
 from tinyinfer.units import amount
@@ -39,11 +39,12 @@ def run(args: argparse.Namespace) -> int:
     """Quantizes a model and writes its folder. Raises ModelError and ValueError as loading and saving do."""
     from tinyinfer.loading.saving import check_target, save_model
 
-    engine_config(args)
-    check_target(args.output)
+    config = engine_config(args)
+    with notes(shown=not args.quiet):
+        check_target(args.output)
     started = time.perf_counter()
     source = open_source(args)
-    llm = opened(args)
+    llm = args.opener(args.model, config, args.quiet)
     with progress_bar("writing", shown=not args.quiet) as show:
         size = save_model(args.output, llm.model, source, recipe(args), show)
     if not args.quiet:
@@ -60,6 +61,7 @@ def open_source(args: argparse.Namespace) -> Checkpoint:
 
     if (args.quantize, args.quantize_head, args.quantize_rules) == ("off", "off", None):
         raise ValueError("--quantize off leaves nothing to do; choose int8, int4, int3, int2, w8a8 or keep")
+    verify(args)
     with notes(shown=False):  # the model itself, opened next, tells them
         source = load(find(args.model, progress=False if args.quiet else None))
     if source.quantization is not None:

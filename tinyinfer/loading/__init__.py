@@ -28,9 +28,11 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     quantized.py       the folder that `tinyinfer quantize` writes, read
     export.py          a model in memory to canonical tensors: fused matrices are split
     saving.py          those tensors to such a folder, whole or not at all
+    whole.py           a file or a folder, whole or absent, also after a kill
     hf_writer.py       a ModelConfig to config.json
     hub.py             the name of a model to its path, downloaded on first use
     hub_repository.py  which files of a repository on the hub are the model
+    checksums.py       a model's files against their checksums, where these are known
     download.py        a file over a bad network: resumed, checked, whole or absent
 
 Wins: the peak of memory is the weights and one tile, whatever the file. Loses: every start reads and converts the whole

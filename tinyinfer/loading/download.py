@@ -7,17 +7,18 @@ byte:
 
 A `.part` is kept when the connection breaks or the program ends, and the next run asks only for the bytes that are
 missing (HTTP Range, RFC 9110 section 14). If-Range makes the server send the whole file when that file has changed.
-`locked` lets one process at a time write a `.part`.
+`locked` lets one process at a time write a `.part`. Others may be allowed to write into the folder, so a `.part` that
+is a link, which could lead to any file of the user, is removed and never written through.
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
 import http.client
 import os
 import re
 import ssl
+import stat
 import time
 import urllib.error
 import urllib.request
@@ -26,11 +27,13 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, BinaryIO
 
 from filelock import FileLock, Timeout
 
 from tinyinfer.errors import ModelError
+from tinyinfer.loading.checksums import checksum
 
 CHUNK = 1 << 18  # bytes read at a time, at most
 TIMEOUT = 30.0  # seconds without a byte before a connection counts as broken
@@ -58,10 +61,19 @@ def size_of(path: str) -> int:
         return 0
 
 
+def kept(part: str) -> int:
+    """Bytes of a partial file with which a download goes on; 0 when there is none, or what is there is no such file."""
+    try:
+        found = os.lstat(part)
+    except OSError:
+        return 0
+    return found.st_size if stat.S_ISREG(found.st_mode) and found.st_nlink == 1 else 0
+
+
 def discard(part: str) -> None:
     """Removes a partial file and its remembered ETag."""
-    _remove(part)
     _remove(part + ".etag")
+    _remove(part)
 
 
 def fetch(
@@ -73,9 +85,9 @@ def fetch(
     attempt; the pause doubles after each failure. Raises ModelError when the network fails (`part` is kept) or the
     bytes are not the pinned ones (`part` is removed), OSError when the disk fails.
     """
-    for _ in range(1 + (size_of(part) > 0)):  # an old part may be of another file: then a second time, from byte 0
+    for _ in range(1 + (kept(part) > 0)):  # an old part may be of another file: then a second time, from byte 0
         _complete(url, part, pin.size, report, pause)
-        if _sha256(part) == pin.sha256:
+        if checksum(part) == pin.sha256:
             return
         discard(part)
     raise ModelError(f"{url}: these are not the expected bytes (wrong SHA-256); run it again, or on another network")
@@ -88,12 +100,12 @@ def extract(archive: str, member: str, final: str, pin: Pin) -> None:
     """
     part = final + ".part"
     try:
-        with zipfile.ZipFile(archive) as archived, archived.open(member) as source, open(part, "wb") as target:
+        with zipfile.ZipFile(archive) as archived, archived.open(member) as source, _create(part) as target:
             while chunk := source.read(1 << 20):
                 target.write(chunk)
             target.flush()
             os.fsync(target.fileno())  # or a power cut could leave the name without the bytes
-        if size_of(part) != pin.size or _sha256(part) != pin.sha256:
+        if kept(part) != pin.size or checksum(part) != pin.sha256:
             raise ModelError(f"{archive}: its {member!r} is not the expected file (wrong SHA-256); run it again")
         os.replace(part, final)
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, NotImplementedError) as error:
@@ -125,25 +137,46 @@ def locked(path: str, waiting: Callable[[], object] = lambda: None) -> Iterator[
 
 @contextmanager
 def disk_errors(folder: str, need: int) -> Iterator[None]:
-    """Turns an OSError into a ModelError that names the folder and the `need` bytes of room that it must have."""
+    """Turns an OSError into a ModelError that names the folder, or what is in its way, and the cure.
+
+    need: bytes of room that the folder must have.
+    """
     try:
         yield
     except OSError as error:
-        cure = "or let TINYINFER_HOME name another folder"
-        if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)):
-            raise ModelError(f"{folder}: the disk is full; make room for {need / 1e6:.0f} MB there, {cure}") from None
-        reason = error.strerror or error
-        raise ModelError(f"{folder}: cannot be written ({reason}); change its permissions, {cure}") from None
+        raise ModelError(_disk_error(folder, need, error)) from None
+
+
+def _disk_error(folder: str, need: int, error: OSError) -> str:
+    elsewhere, reason = "let TINYINFER_HOME name another folder", error.strerror or error
+    if error.errno in (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return f"{folder}: the disk is full; make room for {need / 1e6:.0f} MB there, or {elsewhere}"
+    if obstacle := _obstacle(folder):
+        return f"{obstacle}, so no folder for weights can be made there; {elsewhere}"
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return f"{folder}: cannot be written ({reason}); change its permissions, or {elsewhere}"
+    if error.errno in (errno.EISDIR, errno.ELOOP, errno.EEXIST, errno.ENOTEMPTY):
+        return f"{error.filename2 or error.filename}: is in the way ({reason}); remove it, or {elsewhere}"
+    return f"{folder}: cannot be written ({reason}); {elsewhere}"
+
+
+def _obstacle(folder: str) -> str | None:
+    """The file or the dangling link in the place of the folder or of one above it."""
+    path = Path(folder).absolute()
+    there = next(one for one in (path, *path.parents, Path()) if os.path.lexists(one))
+    if there.is_symlink() and not there.exists():
+        return f"{there}: is a link to {os.readlink(there)!r}, which does not exist"
+    return None if there.is_dir() else f"{there}: is a file"
 
 
 def _complete(url: str, part: str, size: int, report: Callable[[int], object], pause: float) -> None:
     """Sends requests until `part` has `size` bytes, or until ATTEMPTS in a row brought no new byte."""
-    best, failures = size_of(part), 0
-    while size_of(part) != size:
+    best, failures = kept(part), 0
+    while kept(part) != size:
         try:
             _transfer(url, part, size, report)
         except _Broken as broken:
-            have = size_of(part)
+            have = kept(part)
             best, failures = (have, 0) if have > best else (best, failures + 1)
             if failures == ATTEMPTS:
                 raise ModelError(f"{url}: {broken}; check the network and run it again: it goes on there") from None
@@ -154,7 +187,7 @@ def _transfer(url: str, part: str, size: int, report: Callable[[int], object]) -
     """One request: appends to `part`, or rewrites it when the server sends the file from its first byte."""
     with _request(url, part, size) as response:
         have = _first_byte(response, part, size)
-        with open(part, "ab" if have else "wb") as file:
+        with _append(part) if have else _create(part) as file:
             if not have:
                 _remember_etag(part, response.headers.get("ETag"))
             report(have)
@@ -172,7 +205,7 @@ def _transfer(url: str, part: str, size: int, report: Callable[[int], object]) -
 def _request(url: str, part: str, size: int) -> Any:
     """The server's response to a request for the bytes that are missing in `part`."""
     headers = {"User-Agent": "tinyinfer", "Accept-Encoding": "identity"}
-    if have := size_of(part):
+    if have := kept(part):
         headers["Range"] = f"bytes={have}-"
         if etag := _remembered_etag(part):
             headers["If-Range"] = etag
@@ -204,7 +237,7 @@ def _network_error(url: str, reason: object) -> Exception:
 
 def _first_byte(response: Any, part: str, size: int) -> int:
     """The offset in `part` of the first byte of the response: its end, or 0."""
-    have, length = size_of(part), response.headers.get("Content-Length")
+    have, length = kept(part), response.headers.get("Content-Length")
     if response.status == 206:
         if re.fullmatch(rf"bytes {have}-\d+/({size}|\*)", response.headers.get("Content-Range", "")):
             return have
@@ -229,16 +262,29 @@ def _other_file(url: str, size: int) -> str:
 
 
 def _remember_etag(part: str, etag: str | None) -> None:
-    with open(part + ".etag", "w", encoding="latin-1") as file:  # the charset of HTTP headers
-        file.write(etag or "")
+    with _create(part + ".etag") as file:
+        file.write((etag or "").encode("latin-1"))  # the charset of HTTP headers
 
 
 def _remembered_etag(part: str) -> str | None:
     """The ETag of the file that `part` belongs to; None for a weak one (W/...), which does not identify bytes."""
-    with suppress(OSError), open(part + ".etag", encoding="latin-1") as file:
-        strong = re.fullmatch(r'"[\x21\x23-\x7e]+"', file.read(200))
-        return strong and strong[0]
+    if kept(part + ".etag"):  # no link, and nothing that would be waited for
+        with suppress(OSError), open(part + ".etag", encoding="latin-1") as file:
+            strong = re.fullmatch(r'"[\x21\x23-\x7e]+"', file.read(200))
+            return strong and strong[0]
     return None
+
+
+def _create(path: str) -> BinaryIO:
+    """A new file in the place of whatever has this name, for writing."""
+    _remove(path)
+    return open(path, "xb")
+
+
+def _append(path: str) -> BinaryIO:
+    """The file of this name, for writing behind its last byte. Raises OSError for a link."""
+    no_link = getattr(os, "O_NOFOLLOW", 0)  # Windows has none, and lets only administrators make links
+    return open(path, "ab", opener=lambda name, flags: os.open(name, flags | no_link, 0o666))
 
 
 def _certificates() -> ssl.SSLContext:
@@ -258,8 +304,3 @@ def _certificates() -> ssl.SSLContext:
 def _remove(path: str) -> None:
     with suppress(FileNotFoundError):
         os.remove(path)
-
-
-def _sha256(path: str) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

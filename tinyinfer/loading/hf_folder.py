@@ -39,7 +39,7 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
 
     Raises ModelError, naming the file and what is wrong with it, when a part is missing, broken or not supported.
     """
-    folder = _model_folder(Path(path))
+    folder = model_folder(Path(path))
     config, fields = read_config(folder), read_json(folder / "config.json")
     quantization, nested = fields.get("quantization_config"), is_nested(fields)
     stored = read_tensors(folder)
@@ -59,7 +59,7 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
     return Checkpoint(str(folder), join_end_tokens(config, tokenizer.end_token_ids), tensors, tokenizer, quantization)
 
 
-def _model_folder(folder: Path) -> Path:
+def model_folder(folder: Path) -> Path:
     """The folder with the model: this one, or of a model in the hub's cache the version that it names.
 
     Raises ModelError, which says what the folder holds instead, for one without config.json.

@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from glob import escape
 from pathlib import Path
@@ -35,6 +36,7 @@ _NAME = re.compile(
     r"(?::(?P<quantization>[\w.-]+)|/(?P<file>(?:[^/\\:]+/)*[^/\\:]+\.(?i:gguf)))?"
 )
 _PART = re.compile(r"(?P<model>.+)-\d{5}-of-(?P<count>\d{5})\.gguf", re.IGNORECASE)
+_IN_CACHE = re.compile(r".*/models--[^/]+/snapshots/[^/]+/")  # before the name of a file in its repository
 _NO_MODEL = re.compile(r"(^|.*/)[^/]*(mmproj|imatrix|mtp-|eagle3-|dflash-|dspark-)[^/]*", re.IGNORECASE)
 
 
@@ -73,10 +75,30 @@ def find_on_hub(wanted: HubName, hub: Hub | None = None) -> str:
 
     Raises ModelError for a repository that is not there or may not be read, and one without the wanted model.
     """
-    from huggingface_hub import HfApi, errors
+    from huggingface_hub import HfApi
+
+    with _hub_errors(wanted):
+        return _fetch(hub or cast(Hub, HfApi()), wanted)
+
+
+def fetch_again(wanted: HubName, files: Iterable[Path], hub: Hub | None = None) -> None:
+    """Fetches files over those of the same names in the cache. Raises ModelError as find_on_hub does."""
+    from huggingface_hub import HfApi
+
+    names = [_IN_CACHE.sub("", file.as_posix()) for file in files]
+    with _hub_errors(wanted):
+        hub = hub or cast(Hub, HfApi())
+        hub.snapshot_download(wanted.repository, allow_patterns=list(map(escape, names)), force_download=True)
+
+
+@contextmanager
+def _hub_errors(wanted: HubName) -> Iterator[None]:
+    """Turns what huggingface_hub raises into a ModelError that names the repository."""
+    from huggingface_hub import errors
 
     try:
-        return _fetch(hub or cast(Hub, HfApi()), wanted)
+        yield
+        return
     except ModelError:
         raise
     except errors.GatedRepoError:

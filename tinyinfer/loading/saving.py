@@ -1,7 +1,7 @@
 """A model in memory -> a folder that loads like any other (loading/quantized.py says what is in it).
 
-Everything is written into a hidden folder beside the wanted one, synced, read back, and only then given its name: an
-interruption, a full disk or an error leaves nothing behind.
+Everything is written into a hidden folder beside the wanted one (whole.py), synced, read back, and only then given its
+name: an interruption, a full disk or an error leaves nothing behind, and what a kill leaves the next run removes.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,19 +23,24 @@ from safetensors.numpy import save_file
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.loading.checksums import write_sums
 from tinyinfer.loading.export import Exported, export
 from tinyinfer.loading.hf_config import OURS
 from tinyinfer.loading.hf_folder import INDEX, SINGLE, load_folder
 from tinyinfer.loading.hf_writer import config_fields
 from tinyinfer.loading.json_fields import read_json
 from tinyinfer.loading.quantized import VERSION
+from tinyinfer.loading.whole import sweep, try_place, whole
 from tinyinfer.model.transformer import Model
 
 SHARD_BYTES = 1 << 29  # of one file, whose arrays are in memory until it is written
 
 
 def check_target(folder: str | os.PathLike[str]) -> None:
-    """Raises ValueError for a folder that cannot be made. Makes and removes one beside it, before any work."""
+    """Raises ValueError for a folder that cannot be made: makes and removes one beside it, before any work.
+
+    Removes what killed writers left there.
+    """
     target = Path(folder)
     if target.is_symlink():
         raise ValueError(f"{target}: is a symbolic link; give the name of a new folder, or the folder it leads to")
@@ -48,8 +52,10 @@ def check_target(folder: str | os.PathLike[str]) -> None:
         raise ValueError(f"{target}: there is no folder {str(target.parent)!r} to make it in; create that first")
     if not target.name:
         raise ValueError(f"{str(folder)!r}: is the folder that you are in; give the name of a new folder")
+    if target.name in sweep(target.absolute().parent):
+        raise ValueError(f"{target}: is being written by another program; wait for it, or give another name")
     try:
-        os.rmdir(_hidden_folder(target))
+        try_place(target)
     except OSError as error:  # permissions alone do not tell: not of root, nor in /proc
         where, reason = str(target.absolute().parent), error.strerror or error
         raise ValueError(f"{target}: cannot be made in {where!r} ({reason}); choose another place") from None
@@ -78,6 +84,7 @@ def save_model(
         write_configs(part, source, quantization)
         source.tokenizer.save(str(part))
         _check(part, source)
+        write_sums(part)
         for file in part.iterdir():
             _sync(file)
         return sum(file.stat().st_size for file in part.iterdir())
@@ -85,26 +92,16 @@ def save_model(
 
 @contextmanager
 def whole_folder(target: Path) -> Iterator[Path]:
-    """A hidden folder beside the target, renamed at the end; after an error it is removed. Raises ModelError."""
-    part = None
+    """A new folder that gets its name at the end; after an error it is removed. Raises ModelError."""
     try:
-        part = _hidden_folder(target)
-        part.chmod(0o755)
-        yield part
-        if target.is_dir():
-            target.rmdir()  # empty; where a name can be taken over, this is not needed, on Windows it is
-        part.replace(target)
+        with whole(target) as part:
+            part.mkdir()
+            yield part
+            if target.is_dir():
+                target.rmdir()  # empty; where a name can be taken over, this is not needed, on Windows it is
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ModelError(f"{target}: cannot be written ({reason}); make room, or choose another place") from None
-    finally:
-        if part is not None:
-            shutil.rmtree(part, ignore_errors=True)
-
-
-def _hidden_folder(target: Path) -> Path:
-    """A new folder beside the target."""
-    return Path(tempfile.mkdtemp(prefix=f".{target.name}.part.", dir=target.absolute().parent))
 
 
 def write_weights(folder: Path, tensors: list[Exported], on_tensor: Callable[[int, int], None]) -> None:
@@ -122,7 +119,7 @@ def write_weights(folder: Path, tensors: list[Exported], on_tensor: Callable[[in
             on_tensor(next(done), len(tensors))
         file = SINGLE if len(shards) == 1 else f"model-{i:05d}-of-{len(shards):05d}.safetensors"
         save_file(arrays, folder / file, {"format": "np"})
-        (folder / file).chmod(0o644)  # the library lets only the owner read it
+        (folder / file).chmod(folder.stat().st_mode & 0o666)  # the library lets only the owner read it
         places |= dict.fromkeys(arrays, file)
     if len(shards) > 1:
         write_json(folder / INDEX, {"metadata": {"total_size": sum(map(_nbytes, tensors))}, "weight_map": places})

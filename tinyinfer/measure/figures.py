@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import SwitchError
+from tinyinfer.loading.whole import whole
 from tinyinfer.measure.phases import is_prefill, phase
 from tinyinfer.measure.roofline import predict_seconds
 
@@ -43,13 +44,13 @@ def check_plot(path: str) -> None:
 
 def save(figure: Any, path: str) -> None:
     """Writes the whole figure or nothing."""
-    target = Path(path)
-    part = target.with_name(f".{os.getpid()}.part.{target.name}")
-    try:
+    with whole(Path(path)) as part:
         figure.savefig(part, dpi=150)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def drawable(model: str) -> str:
+    """A model's name with a sign in the place of each byte of its path that is no text, which no font has."""
+    return os.fsencode(model).decode("utf-8", errors="replace")
 
 
 def draw_bench(path: str, model: str, rounds: list[Round], machine: Machine) -> None:
@@ -60,7 +61,7 @@ def draw_bench(path: str, model: str, rounds: list[Round], machine: Machine) -> 
     left, right = figure.subplots(1, 2)
     draw_roofline(left, rounds, machine)
     draw_steps(right, rounds, machine)
-    figure.suptitle(f"{model}: what the roofline predicts, and what was measured")
+    figure.suptitle(f"{drawable(model)}: what the roofline predicts, and what was measured")
     save(figure, path)
 
 
@@ -124,7 +125,7 @@ def draw_eval(path: str, model: str, records: list[dict[str, Any]], reference: d
         axes.annotate(text, point, (8, 4), textcoords="offset points", fontsize="small")
     set_scales(axes, [r["bits_per_weight"] for r in records], [min(r["perplexity"], ceiling) for r in records])
     axes.set(
-        title=f"{model}: {records[0]['tokens']} tokens in windows of {records[0]['window']}",
+        title=f"{drawable(model)}: {records[0]['tokens']} tokens in windows of {records[0]['window']}",
         xlabel="bits per weight of the layers' matrices, scales included",
         ylabel="perplexity (lower is better)",
     )
