@@ -50,6 +50,8 @@ def describe(token: int, logits: np.ndarray, params: SamplingParams) -> Choice: 
 def most_likely(s: np.ndarray, n: int) -> np.ndarray:  # (V,) -> (n,)
     """The ids of the n largest numbers, largest first; all ids when there are fewer."""
     n = min(n, len(s))
+    if n == 1:
+        return np.array([s.argmax()])
     best = np.argpartition(-s, n - 1)[:n]  # (n,), unordered: only the n best are sorted, not the vocabulary
     return best[np.argsort(-s[best], kind="stable")]
 

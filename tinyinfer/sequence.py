@@ -25,7 +25,7 @@ from tinyinfer.text.stop_strings import TextOutput
 
 @dataclass(frozen=True)
 class Draft:
-    """A proposed token. probs: the distribution that it was drawn from, (V,); None for a token that is not drawn."""
+    """A proposed token. probs: with verification=best-coupling, the distribution that it was drawn from, (V,)."""
 
     token: int
     probs: Array | None = None
@@ -158,7 +158,7 @@ class Sequence:
             self.timing.started, self.progress.cached_tokens = now, cached
 
     def record_preemption(self) -> None:
-        """Counts a preemption. The drafts stay: to draw new ones would change a sampled text."""
+        """Counts a preemption. The drafts stay: with verification=best-coupling, other drafts would change the text."""
         self.progress.preemptions += 1
 
     def set_drafts(self, drafts: Iterable[Draft], candidates: Iterable[list[Draft]] = ()) -> None:
