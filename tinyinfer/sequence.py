@@ -38,7 +38,7 @@ class RequestSpec:
     id: int
     prompt: list[int]
     params: SamplingParams
-    seed: int  # of the request's own random stream
+    seed: int  # of the request's own noise (noise.py)
     max_tokens: int  # params.max_tokens, clipped to what the context holds
     eos: frozenset[int]  # token ids that end the text
     delay: float = 0.0  # seconds after the beginning of its run at which the request arrives
@@ -139,7 +139,7 @@ class Sequence:
 
     @property
     def sampling(self) -> tuple[SamplingParams, list[int], list[int], int]:
-        """What `choose` needs beside the logits: the parameters, the prompt, the new tokens and the random seed."""
+        """What `choose` needs beside the logits: the parameters, the prompt, the new tokens and the noise's seed."""
         return self.request.params, self.prompt, self.new_tokens, self.request.seed
 
     # Before a step.

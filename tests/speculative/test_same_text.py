@@ -16,7 +16,7 @@ from helpers import ALWAYS_DRAFT, ROUNDING, finish, flat_batch, make_engine, req
 
 from tinyinfer.engine.engine import Engine
 from tinyinfer.loading import load
-from tinyinfer.sampling import perturbed
+from tinyinfer.sampling import perturbed, softmax
 from tinyinfer.sequence import Sequence
 
 PROMPTS = [[4, 5, 6, 7, 4, 5, 6, 9], [1, 2] * 6, [4, 5, 6, 7, 4, 5, 1], [8] * 5, [3, 9, 3, 9, 3]]
@@ -42,9 +42,10 @@ DRAFTERS: dict[str, dict[str, Any]] = {
     "int4": {"speculative": "self", "draft_quantize": "int4"},
     "draft": {"speculative": "draft", "draft_model": "second"},
 }
+BESIDE = ["batch", "preempted", "preempted, chunked, shared"]
 WAYS = {
     **COMPANY,
-    **{f"{drafter}, {name}": DRAFTERS[drafter] | COMPANY[name] for drafter in DRAFTERS for name in COMPANY},
+    **{f"{drafter}, {name}": DRAFTERS[drafter] | COMPANY[name] for drafter in DRAFTERS for name in BESIDE},
     "prompt-lookup, 3 candidates": DRAFTERS["prompt-lookup"] | PAGED | {"num_draft_candidates": 3},
     "layers, 2 candidates": DRAFTERS["layers"] | PAGED | {"num_draft_candidates": 2},
     "layers, 3 candidates, preempted": DRAFTERS["layers"] | COMPANY["preempted"] | {"num_draft_candidates": 3},
@@ -98,6 +99,40 @@ def alone(model: Any, seeds: range) -> list[Sequence]:
     for seq in plain:
         finish(engine, seq)
     return plain
+
+
+@pytest.mark.parametrize("spread", [0.3, 1.5])
+def test_the_same_noise_brings_target_and_drafter_together(spread: float) -> None:
+    """At least (1 - d)/(1 + d) of the drafts are accepted, d the distance of the distributions (Daliri et al. 2024).
+
+    Within 4 standard deviations. Catches drafts drawn by other noise: they agree with probability sum(p·q), which is
+    far less.
+    """
+    rng, seq = np.random.default_rng(1), request(PROMPTS[0], temperature=1.0)
+    s = rng.standard_normal(60)
+    t = s + spread * rng.standard_normal(60)
+    p, q = softmax(s), softmax(t)
+    d = np.abs(p - q).sum() / 2
+    params, prompt, new, _ = seq.sampling
+    both = [[int(perturbed(x, params, prompt, new, seed).argmax()) for x in (s, t)] for seed in range(800)]
+    bound, rate = (1 - d) / (1 + d), np.mean([one == other for one, other in both])
+    assert bound - 4 * np.sqrt(bound * (1 - bound) / 800) <= rate <= 1 - d + 4 * np.sqrt(d * (1 - d) / 800)
+    assert bound > 3 * (p @ q)
+
+
+@pytest.mark.parametrize("verification", ["same-text", "best-coupling"])
+def test_only_best_coupling_keeps_the_distributions_of_drafts(llama: Any, verification: str) -> None:
+    """Catches a row of the vocabulary computed and kept for each draft, where no rule reads it."""
+    engine = engine_of(llama, DRAFTERS["layers"] | {"verification": verification})
+    [seq], propose, kept = sequences(range(1)), engine.drafter.propose, []
+
+    def watched(asked: list[Sequence]) -> None:
+        propose(asked)
+        kept.extend(draft.probs is not None for one in asked for draft in one.drafts)
+
+    engine.drafter.propose = watched  # type: ignore[method-assign]
+    finish(engine, seq)
+    assert set(kept) == {verification == "best-coupling"}
 
 
 @pytest.fixture(scope="module")
