@@ -5,13 +5,15 @@ distributions at the positions of texts that the target sampled, at each tempera
 accepted, by many seeds through the engine's own code, beside what theory says of the same distributions: with d their
 total variation distance, best-coupling accepts 1 - d, the most that is possible, and same-text at least (1 - d)/(1 + d)
 (Daliri, Musco & Suresh 2024). Runs: whole answers with each drafter under each verification, and without drafts: the
-drafts accepted of those proposed, tokens a step and a second, and the texts that are those of no drafts.
+drafts accepted of those proposed, tokens a step and a second, and the texts that are those of no drafts. Rows are
+printed to stderr as they come.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -126,7 +128,7 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("-m", "--model", default="smollm2-135m")
-    parser.add_argument("--drafts", nargs="*", default=["layers:10", "layers:24", "int4"], help="layers:N, or bits")
+    parser.add_argument("--drafts", nargs="*", default=["layers:24", "int4"], help="layers:N, or bits")
     parser.add_argument("--temperature", nargs="*", type=float, default=[0.5, 0.8, 1.0])
     parser.add_argument("--tokens", type=int, default=64, help="length of each of the four answers")
     parser.add_argument("--seeds", type=int, default=8, help="draws at each position")
@@ -139,6 +141,7 @@ def main() -> None:
     for name in args.drafts:
         for table, row in with_drafter(args.model, plain, name, args):
             tables[table].append(row)
+            print(table, json.dumps(row), file=sys.stderr)
     if args.json:
         print(json.dumps(tables))
         return

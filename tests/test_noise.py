@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from fake_cupy import DeviceArray, fake_cupy
 from hypothesis import given
 from hypothesis import strategies as st
 from make_noise_goldens import FILE, random_words, word
@@ -69,6 +70,14 @@ def test_a_token_s_number_does_not_depend_on_the_size_of_the_vocabulary(seed: in
     assert found.tolist() == [(word(seed, position, token, 0) + 0.5) / 2**32 for token in range(size)]
     assert found.tolist() == uniforms(seed, position, 41)[:size].tolist()
     assert gumbel(seed, position, size).tolist() == gumbel(seed, position, 41)[:size].tolist()
+
+
+def test_another_array_module_computes_the_same_noise() -> None:
+    """`xp` is passed everywhere, and Python's integers are the only other operands. Catches NumPy named in place of it.
+    """
+    found = gumbel(2**63 + 5, 2**20, 1003, 2, xp=fake_cupy)
+    assert isinstance(found, DeviceArray)
+    assert found.get().tolist() == gumbel(2**63 + 5, 2**20, 1003, 2).tolist()
 
 
 @pytest.mark.parametrize("along", ["tokens", "positions", "seeds"])
