@@ -37,11 +37,11 @@ Words = tuple[Any, Any, Any, Any]  # 32-bit words: Python's integers, or arrays 
 def philox(counter: Words, seed: int) -> Words:
     """Four random words for each counter, under the 64 bits of the seed as the key."""
     c0, c1, c2, c3 = counter
-    k0, k1 = seed & MASK, seed >> 32 & MASK
+    k0, k1 = seed & MASK, (seed >> 32) & MASK
     for _ in range(ROUNDS):
         first, second = c0 * MULTIPLIERS[0], c2 * MULTIPLIERS[1]
-        c0, c1, c2, c3 = second >> 32 ^ c1 ^ k0, second & MASK, first >> 32 ^ c3 ^ k1, first & MASK
-        k0, k1 = k0 + KEY_STEPS[0] & MASK, k1 + KEY_STEPS[1] & MASK
+        c0, c1, c2, c3 = (second >> 32) ^ c1 ^ k0, second & MASK, (first >> 32) ^ c3 ^ k1, first & MASK
+        k0, k1 = (k0 + KEY_STEPS[0]) & MASK, (k1 + KEY_STEPS[1]) & MASK
     return c0, c1, c2, c3
 
 

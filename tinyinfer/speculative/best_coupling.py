@@ -5,7 +5,7 @@ probability min(1, p(x)/q(x)); a rejected draft is replaced by a draw from max(p
 the draft is accepted with probability sum(min(p, q)), which is 1 less the total variation distance (Leviathan, Kalman
 & Matias 2023, algorithm 1 and appendix A.1).
 
-Wins: a few drafts in a hundred more than verification=same-text, where drafts are drawn. Loses: a sampled text depends
+Wins: some drafts in a hundred more than verification=same-text, where a model draws them. Loses: a sampled text depends
 on the drafter, on the number of drafts and so on every switch of this folder; only its law is that of plain decoding.
 And q, one number for each token of the vocabulary, is computed and kept for every draft.
 """

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 class ModelDrafter:
     """Proposes the tokens of a second model with the same tokens.
 
-    vocab_size: the target's rows, of which the second model may have more or fewer. c: of its switches, candidates (so
-    many tokens are proposed for the next position, and more tokens behind the best of them) and verification count.
+    vocab_size: the target's rows, of which the second model may have more or fewer. c: num_draft_candidates tokens are
+    proposed for the next position, and more tokens behind the best of them; verification: how a draft is chosen.
     """
 
     def __init__(

@@ -9,6 +9,11 @@ A draft model adds the same noise to its own scores, and target and drafter ofte
 between them (Daliri, Musco & Suresh 2024, "Coupling without communication and drafter-invariant speculative decoding").
 If the two distributions have the total variation distance d, a drawn draft is accepted with probability at least
 (1 - d) / (1 + d). best_coupling.py reaches 1 - d, the most that any rule can, and gives up the text for it.
+
+This rule (verification=same-text) is the default: a text that depends on its seed alone can be compared, repeated and
+computed again under other switches. It costs nothing for greedy text and for prompt lookup. Where a model's drafts are
+drawn, it accepts 86 drafts where best-coupling accepts 89 (d = 0.11), 70 for 75 (d = 0.25), 42 for 50 (d = 0.50), as
+benchmarks/acceptance.py measures.
 """
 
 from __future__ import annotations
