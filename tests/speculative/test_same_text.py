@@ -20,7 +20,7 @@ from tinyinfer.sampling import perturbed, softmax
 from tinyinfer.sequence import Sequence
 
 PROMPTS = [[4, 5, 6, 7, 4, 5, 6, 9], [1, 2] * 6, [4, 5, 6, 7, 4, 5, 1], [8] * 5, [3, 9, 3, 9, 3]]
-NEW = 12
+NEW = 8
 ASKED: list[dict[str, Any]] = [
     {"temperature": 1.0},
     {"temperature": 0.3, "top_k": 12},
@@ -29,11 +29,11 @@ ASKED: list[dict[str, Any]] = [
 ]
 PAGED: dict[str, Any] = {"kv_cache": "paged", "block_size": 4}
 COMPANY: dict[str, dict[str, Any]] = {
-    "batch": {},
+    "batch": {"max_num_seqs": 64},
     "uncached": {"kv_cache": "none"},
     "chunked": {"max_num_batched_tokens": 5},
-    "preempted": PAGED | {"num_blocks": 8},
-    "preempted, chunked, shared": PAGED | {"num_blocks": 8, "prefix_cache": True, "max_num_batched_tokens": 6},
+    "preempted": PAGED | {"num_blocks": 24},
+    "preempted, chunked, shared": PAGED | {"num_blocks": 24, "prefix_cache": True, "max_num_batched_tokens": 6},
     "static": {"batching": "static", "max_num_seqs": 3},
 }
 DRAFTERS: dict[str, dict[str, Any]] = {
@@ -59,9 +59,10 @@ def sequences(seeds: range) -> list[Sequence]:
 
 
 def engine_of(model: Any, switches: dict[str, Any]) -> Engine:
-    """An engine that proposes as many drafts as it may; the second model has another vocabulary."""
+    """An engine that proposes two drafts wherever it may; the second model has another vocabulary."""
     second = small_config(vocab_size=model.config.vocab_size - 4) if "draft_model" in switches else None
-    return make_engine(model, second=second, draft_cost=ALWAYS_DRAFT, **switches)
+    drafts = {"num_draft_tokens": 2} if "speculative" in switches else {}
+    return make_engine(model, second=second, draft_cost=ALWAYS_DRAFT, **drafts, **switches)
 
 
 def assert_same(model: Any, found: list[Sequence], plain: list[Sequence]) -> int:
