@@ -14,12 +14,14 @@ from typing import Any
 
 import numpy as np
 
-CONSTANTS = {"float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool_", "inf", "newaxis"}
+CONSTANTS = {
+    "float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "uint64", "bool_", "inf", "newaxis",
+}  # fmt: skip
 NAMES = CONSTANTS | {
     "abs", "add", "arange", "argsort", "ascontiguousarray", "clip", "concatenate", "copyto", "cos", "empty",
-    "empty_like", "exp", "log", "matmul", "maximum", "minimum", "multiply", "nextafter", "nonzero", "ones", "repeat",
-    "right_shift", "rint", "sin", "sqrt", "stack", "subtract", "take", "take_along_axis", "tanh", "where", "zeros",
-    "zeros_like",
+    "empty_like", "exp", "log", "matmul", "maximum", "minimum", "multiply", "negative", "nextafter", "nonzero", "ones",
+    "repeat", "right_shift", "rint", "sin", "sqrt", "stack", "subtract", "take", "take_along_axis", "tanh", "where",
+    "zeros", "zeros_like",
 }  # fmt: skip
 METHODS = {
     "argmax", "astype", "clip", "copy", "fill", "max", "mean", "min", "ravel", "reshape", "sum", "swapaxes", "take",

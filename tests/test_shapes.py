@@ -37,8 +37,8 @@ from tinyinfer.sampling import token_scores
 from tinyinfer.speculative.base import NoDrafter
 
 MODEL_FILES = ["model/transformer", "model/attention", "model/moe", "model/mlp", "sampling", "kv_cache/contiguous",
-               "kv_cache/paged", "speculative/verify", "speculative/draft_model", "backends/reference",
-               "backends/numpy_ops", "backends/flash"]  # fmt: skip
+               "kv_cache/paged", "speculative/verify", "speculative/best_coupling", "speculative/draft_model",
+               "backends/reference", "backends/numpy_ops", "backends/flash"]  # fmt: skip
 SIGNATURES = [signature for path in sorted(PACKAGE.rglob("*.py")) for signature in shapes.signatures(path)]
 
 # Primes where the model allows it: H is a multiple of K, E is even.
@@ -73,7 +73,7 @@ def run_models(inspector: Inspector) -> None:
 SERVING: list[dict] = [  # blocks so few that they scatter, and drafts that are drawn, by a model or by its first layer
     {"kv_cache": "paged", "block_size": 3, "num_blocks": 41, "prefix_cache": True, "max_num_batched_tokens": 31},
     {"kv_cache": "paged", "block_size": 3, "num_blocks": 41, "speculative": "self", "draft_layers": 1},
-    {"speculative": "draft", "draft_model": "given", "second": MODELS["llama"]},
+    {"speculative": "draft", "draft_model": "given", "second": MODELS["llama"], "verification": "best-coupling"},
     {"speculative": "prompt-lookup"},
     {"kv_bits": 8, "block_size": 3},
     {"kv_bits": 4, "block_size": 3, "kv_cache": "paged", "num_blocks": 41},

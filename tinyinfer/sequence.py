@@ -25,7 +25,7 @@ from tinyinfer.text.stop_strings import TextOutput
 
 @dataclass(frozen=True)
 class Draft:
-    """A proposed token. probs: the distribution that it was drawn from, (V,); None for a token that is not drawn."""
+    """A proposed token. probs: with verification=best-coupling, the distribution that it was drawn from, (V,)."""
 
     token: int
     probs: Array | None = None
@@ -38,7 +38,7 @@ class RequestSpec:
     id: int
     prompt: list[int]
     params: SamplingParams
-    seed: int  # of the request's own random stream
+    seed: int  # of the request's own noise (noise.py)
     max_tokens: int  # params.max_tokens, clipped to what the context holds
     eos: frozenset[int]  # token ids that end the text
     delay: float = 0.0  # seconds after the beginning of its run at which the request arrives
@@ -139,7 +139,7 @@ class Sequence:
 
     @property
     def sampling(self) -> tuple[SamplingParams, list[int], list[int], int]:
-        """What `choose` needs beside the logits: the parameters, the prompt, the new tokens and the random seed."""
+        """What `choose` needs beside the logits: the parameters, the prompt, the new tokens and the noise's seed."""
         return self.request.params, self.prompt, self.new_tokens, self.request.seed
 
     # Before a step.
@@ -158,7 +158,7 @@ class Sequence:
             self.timing.started, self.progress.cached_tokens = now, cached
 
     def record_preemption(self) -> None:
-        """Counts a preemption. The drafts stay: to draw new ones would change a sampled text."""
+        """Counts a preemption. The drafts stay: with verification=best-coupling, other drafts would change the text."""
         self.progress.preemptions += 1
 
     def set_drafts(self, drafts: Iterable[Draft], candidates: Iterable[list[Draft]] = ()) -> None:

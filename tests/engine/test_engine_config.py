@@ -23,7 +23,7 @@ DEFAULTS: dict[str, Any] = {
     "prefix_cache": False, "batching": "continuous", "batch_timeout": 0.05, "max_num_seqs": 16,
     "max_num_batched_tokens": 2048, "max_model_len": None, "speculative": "off", "draft_model": None,
     "draft_layers": None, "num_draft_tokens": None, "num_draft_candidates": 1, "quantize": "off",
-    "draft_quantize": "off",
+    "draft_quantize": "off", "verification": "same-text",
     "group_size": 32, "symmetric": None, "quantize_method": "rtn", "quantize_head": "off", "quantize_rules": None,
     "calibration": None, "calibration_tokens": None, "dtype": "float32",
     "backend": "numpy", "threads": None,
@@ -34,6 +34,7 @@ VALUES: dict[str, list[Any]] = {
     "batching": ["continuous", "static", "dynamic"],
     "speculative": ["off", "prompt-lookup", "draft", "self"],
     "draft_quantize": ["off", "int8", "int4", "int3", "int2"],
+    "verification": ["same-text", "best-coupling"],
     "quantize": ["off", "keep", "int8", "int4", "int3", "int2", "w8a8"],
     "group_size": [32, 64, 128, "channel", "tensor"],
     "quantize_method": ["rtn", "hqq", "gptq", "awq", "combined"],
@@ -44,6 +45,7 @@ VALUES: dict[str, list[Any]] = {
 COUNTS = ["block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
           "draft_layers", "num_draft_tokens", "num_draft_candidates", "calibration_tokens", "threads"]  # fmt: skip
 NEEDS: dict[Any, dict[str, Any]] = {"draft": {"draft_model": "second"}}  # what a value cannot do without
+NEEDS["best-coupling"] = {"speculative": "self"}
 NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq", "combined")}
 LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "backend"]  # LLM's, not the engine's
 
@@ -179,6 +181,13 @@ def test_batch_timeout_is_a_time(value):
         ({"draft_layers": 1, "speculative": "prompt-lookup"}, "=prompt-lookup does not use it", "add speculative=self",
          {"speculative": "self"}),
         ({"draft_quantize": "int4"}, "speculative is off", "add speculative=self", {"speculative": "self"}),
+        ({"verification": "best-coupling"}, "speculative is off", "choose speculative=draft or self",
+         {"speculative": "self"}),
+        ({"verification": "best-coupling", "speculative": "prompt-lookup"}, "for drafts that are drawn",
+         "choose speculative=draft or self", {"speculative": "self"}),
+        ({"verification": "best-coupling", "speculative": "self", "kv_cache": "paged", "num_draft_candidates": 2},
+         "verifies one draft of a position, but num_draft_candidates is 2", "leave one of them out",
+         {"verification": "same-text"}),
         ({"num_draft_tokens": 3}, "makes no drafts", "choose prompt-lookup, draft or self", {"speculative": "self"}),
         ({"group_size": 64}, "quantize=off quantizes nothing", "add quantize=int8, int4", {"quantize": "int4"}),
         ({"symmetric": False}, "quantize=off quantizes nothing", "add quantize=int8, int4", {"quantize_head": "int8"}),

@@ -14,16 +14,19 @@ from hypothesis import strategies as st
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
-from tinyinfer.sequence import Draft, Sequence
+from tinyinfer.sampling import perturbed
+from tinyinfer.sequence import Draft, Sequence, make_batch
 from tinyinfer.speculative.base import DraftCost
 from tinyinfer.speculative.draft_length import DraftLengths
-from tinyinfer.speculative.draft_model import ModelDrafter, runners_up
+from tinyinfer.speculative.draft_model import ModelDrafter
 from tinyinfer.speculative.prompt_lookup import PromptLookup
 from tinyinfer.speculative.verify import verify
 
 CONFIG = small_config(windows=(7, None))
 SECOND = small_config(num_layers=1, num_heads=2, num_kv_heads=1)
 PROMPT = [3, 4, 5, 6, 7, 8, 9]
+FOUR_CANDIDATES: dict[str, Any] = {"kv_cache": "paged", "speculative": "draft", "draft_model": "x",
+                                   "num_draft_candidates": 4, "num_draft_tokens": 3}  # fmt: skip
 
 
 class Told:
@@ -176,8 +179,7 @@ def test_what_a_draft_model_proposes_does_not_depend_on_the_accepted_candidate()
 
     Catches keys of a rejected draft left in the draft model's cache when another candidate was accepted there.
     """
-    engine = make_engine(CONFIG, second=SECOND, kv_cache="paged", num_blocks=40, speculative="draft", draft_model="x",
-                         num_draft_candidates=4, num_draft_tokens=3, draft_cost=ALWAYS_DRAFT)  # fmt: skip
+    engine = make_engine(CONFIG, second=SECOND, num_blocks=40, draft_cost=ALWAYS_DRAFT, **FOUR_CANDIDATES)
     drafter: Any = engine.drafter
     propose, sequences = drafter.propose, [request(prompt, 30) for prompt in (PROMPT, [1, 2, 3, 1, 2, 4], [5, 6, 5])]
 
@@ -186,7 +188,8 @@ def test_what_a_draft_model_proposes_does_not_depend_on_the_accepted_candidate()
         for seq in asked:
             cache = ContiguousCache(CacheSpec(SECOND.memory, 64), drafter.ops)
             lengths = DraftLengths(3, ALWAYS_DRAFT)
-            fresh = ModelDrafter(drafter.model, cache, drafter.ops, lengths, drafter.vocab_size, 4)
+            config = EngineConfig(**FOUR_CANDIDATES)
+            fresh = ModelDrafter(drafter.model, cache, drafter.ops, lengths, drafter.vocab_size, config)
             twin = seq.candidate(seq.id, [])
             fresh.propose([twin])
             assert [draft.token for draft in seq.drafts] == [draft.token for draft in twin.drafts][: len(seq.drafts)]
@@ -319,8 +322,23 @@ def test_lookup_finds_different_continuations_the_longest_ending_and_the_latest_
     assert found == naive[:candidates]
 
 
-def test_a_draft_model_s_candidates_are_its_likeliest_tokens():
-    """4 candidates: the best with more behind it, then the next three alone, best first."""
-    logits = np.arange(31.0)[::-1] * np.where(np.arange(31) == 7, 40, 1)
-    assert [[draft.token for draft in one] for one in runners_up(logits, 7, 4)] == [[0], [1], [2]]
-    assert [[draft.token for draft in one] for one in runners_up(logits, 25, 4)] == [[7], [0], [1]]
+@pytest.mark.parametrize("asked", [{}, {"temperature": 1.0}, {"temperature": 2.0, "top_k": 2}], ids=str)
+def test_a_draft_model_s_candidates_are_the_best_of_its_perturbed_scores(asked):
+    """The first with more behind it, then the next alone, best first: what the target most likely draws by that noise.
+
+    Catches candidates ranked by probability alone (no noise), and a token that a filter left out.
+    """
+    engine = make_engine(CONFIG, second=SECOND, draft_cost=ALWAYS_DRAFT, **FOUR_CANDIDATES)
+    drafter: Any = engine.drafter
+    orders = set()
+    for seed in range(20):
+        seq = request(PROMPT, 9, seed=seed, **asked)
+        [row] = make_engine(SECOND, seed=1, kv_cache="none").forward(make_batch([(seq, 0, len(PROMPT))]))
+        s = perturbed(row, *seq.sampling)
+        best = [int(token) for token in np.argsort(-s)[: asked.get("top_k", 4)]]
+        drafter.propose([seq])
+        assert [seq.drafts[0].token, *(one[0].token for one in seq.speculation.candidates)] == best
+        assert {len(one) for one in seq.speculation.candidates} == {1}
+        assert len(seq.drafts) == 3
+        orders.add(tuple(best))
+    assert (len(orders) > 1) == bool(asked)

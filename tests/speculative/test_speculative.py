@@ -1,4 +1,7 @@
-"""Speculation: no draft, however bad, changes a greedy text or a sampled distribution; and every draft is counted."""
+"""Speculation: no draft, however bad, changes a greedy text or a sampled distribution; and every draft is counted.
+
+test_same_text.py says what no draft changes of a sampled text.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +25,10 @@ from tinyinfer.sampling import Choice, distribution, draw
 from tinyinfer.sequence import Draft, make_batch
 from tinyinfer.sequence import Sequence as Request
 from tinyinfer.speculative.base import DraftCost, NoDrafter
+from tinyinfer.speculative.best_coupling import DRAFT_STREAM, accept_or_replace
 from tinyinfer.speculative.draft_length import DraftLength, DraftLengths
-from tinyinfer.speculative.draft_model import DRAFT_STREAM
 from tinyinfer.speculative.prompt_lookup import PromptLookup
-from tinyinfer.speculative.verify import accept_or_replace, verify
+from tinyinfer.speculative.verify import verify
 
 MODEL = small_config(qkv_bias=True, windows=(5, None))
 FALSE_ALARM = 1e-4  # of each chi-square test: a right sampler fails one in 10,000 choices of seeds; ours are fixed
@@ -34,6 +37,8 @@ DRAFTERS: dict[str, dict[str, Any]] = {
     "draft": {"speculative": "draft", "draft_model": "random", "num_draft_tokens": 3},
     "self": {"speculative": "self", "draft_layers": 1, "num_draft_tokens": 3},
 }
+COUPLED = {f"{name}, coupled": DRAFTERS[name] | {"verification": "best-coupling"} for name in ("draft", "self")}
+WAYS = DRAFTERS | COUPLED
 
 
 class Told:
@@ -66,15 +71,15 @@ def drafting(drafter: str, model: Any = MODEL, padded: int = 0, **switches: Any)
 
     padded: how many more rows the draft model's vocabulary has than the target's.
     """
-    second = small_config(vocab_size=model.vocab_size + padded) if drafter == "draft" else None
-    return make_engine(model, second=second, draft_cost=ALWAYS_DRAFT, **DRAFTERS[drafter], **switches)
+    second = small_config(vocab_size=model.vocab_size + padded) if drafter.startswith("draft") else None
+    return make_engine(model, second=second, draft_cost=ALWAYS_DRAFT, **WAYS[drafter], **switches)
 
 
 def adapting(drafter: str, **switches: Any) -> Engine:
     """The same, but it learns how many drafts pay, as if making them were free."""
-    second = small_config() if drafter == "draft" else None
+    second = small_config() if drafter.startswith("draft") else None
     free = DraftCost(make_engine(MODEL).ops.relative_cost)
-    return make_engine(MODEL, second=second, draft_cost=free, **DRAFTERS[drafter], **switches)
+    return make_engine(MODEL, second=second, draft_cost=free, **WAYS[drafter], **switches)
 
 
 def right_up_to(n: int, truth: list[int], most: int = 4) -> Callable[[Request], list[int]]:
@@ -263,13 +268,19 @@ def assert_follows(observed: np.ndarray, p: np.ndarray) -> None:
     assert chisquare(cells[keep], means[keep]).pvalue > FALSE_ALARM
 
 
+def scores_of(p: np.ndarray) -> np.ndarray:  # (V,) -> (V,)
+    """The logarithms of probabilities, of which some are 0."""
+    with np.errstate(divide="ignore"):
+        return np.log(p)
+
+
 @pytest.mark.parametrize("q", Q.values(), ids=Q)
 def test_a_draw_from_q_becomes_one_from_p(q):
     """Leviathan et al., theorem in appendix A.1; 4,000 requests of different seeds.
 
     Catches a replacement drawn from p instead of what q lacks, and acceptance by p alone.
     """
-    tokens = [accept_or_replace(P, q, draw(q, seed, 7, DRAFT_STREAM), seed, 7) for seed in range(4000)]
+    tokens = [accept_or_replace(P, q, draw(scores_of(q), seed, 7, DRAFT_STREAM), seed, 7) for seed in range(4000)]
     assert_follows(np.bincount(tokens, minlength=5), P)
 
 
@@ -279,7 +290,7 @@ def test_as_many_drafts_are_accepted_as_p_and_q_overlap(q):
 
     Catches a rule that keeps the distribution and rejects more than it must; and q = p must never reject.
     """
-    drafts = [draw(q, seed, 3, DRAFT_STREAM) for seed in range(4000)]
+    drafts = [draw(scores_of(q), seed, 3, DRAFT_STREAM) for seed in range(4000)]
     accepted = sum(accept_or_replace(P, q, token, seed, 3) == token for seed, token in enumerate(drafts))
     overlap = np.minimum(P, q).sum()
     # A replacement is never the draft itself where q exceeds p, so "the same token" is "accepted".
@@ -326,20 +337,25 @@ def joint() -> np.ndarray:  # -> (V, V, V)
 def sampling_engine(drafter: str) -> Engine:
     """An engine by the name of its drafter, the deliberately bad ones included."""
     if drafter == "drawn_badly":
-        return told(lambda seq: [draw(BAD, seq.request.seed, len(seq.tokens) + i, DRAFT_STREAM) for i in range(3)], BAD,
+        s = np.log(BAD)
+        return told(lambda seq: [draw(s, seq.request.seed, len(seq.tokens) + i, DRAFT_STREAM) for i in range(3)], BAD,
                     model=TINY, max_num_seqs=64)  # fmt: skip
     if drafter == "surely_bad":
         return told(lambda seq: [4, 4, 4], model=TINY, max_num_seqs=64)
-    name, _, padded = drafter.partition(" ")
+    name, _, padded = drafter.partition(" +")
     return drafting(name, TINY, int(padded or 0), max_num_seqs=64)
 
 
-PADDED = [*DRAFTERS, "draft +2", pytest.param("draft -2", marks=pytest.mark.full), "drawn_badly", "surely_bad"]
+FEWER = pytest.param("draft, coupled +-2", marks=pytest.mark.full)
+PADDED = ["prompt-lookup", *COUPLED, "draft, coupled +2", FEWER, "drawn_badly", "surely_bad"]
 
 
 @pytest.mark.parametrize("drafter", PADDED)
 def test_sampled_text_has_the_distribution_of_plain_sampling(drafter):
     """The first three tokens of 1,500 seeds, jointly, against the product of the model's own conditionals.
+
+    For drafts that are drawn by themselves (verification=best-coupling), and for certain ones; where a model drafts by
+    the same noise, test_same_text.py holds more.
 
     Five are asked for, so up to three drafts are made behind the first. Catches any rule that is right for one draft
     alone: a draft judged by the row of another, q of another position, numbers used twice. And, where the draft model
@@ -372,9 +388,10 @@ CROWD = [[4, 5, 6, 7, 4, 5, 6, 9], [1, 2] * 6, [4, 5, 6, 7, 4, 5, 1], [8] * 5, [
     ],
     ids=["preempted", "preempted_prefix_chunked", "little_budget", "static"],
 )
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("drafter", COUPLED)
 def test_a_sampled_text_does_not_depend_on_who_else_runs(drafter, switches):
-    """A text is a function of its seed, alone and in a crowd that takes its blocks and its rows.
+    """With verification=best-coupling, too, a text is a function of its seed, alone and in a crowd that takes its
+    blocks and its rows.
 
     Where a draft was drawn, another random number decides than where none was; so the same drafts must be made at the
     same places. Catches drafts lost at a preemption, made again and counted twice, or made for a first token because
@@ -391,7 +408,7 @@ def test_a_sampled_text_does_not_depend_on_who_else_runs(drafter, switches):
 
 def test_drafts_survive_a_preemption_and_are_verified_after_it():
     """What lies behind the test above: the drafts made before are those that count, whole, with their token."""
-    engine = drafting("draft", kv_cache="paged", block_size=4, num_blocks=9, max_num_batched_tokens=5)
+    engine = drafting("draft, coupled", kv_cache="paged", block_size=4, num_blocks=9, max_num_batched_tokens=5)
     sequences = [request(prompt, 16, seed=i, **TEMPERED) for i, prompt in enumerate(CROWD)]
     kept: dict[Request, list[Draft]] = {}
     verified = 0

@@ -69,8 +69,11 @@ class Scheduler:
 
     @property
     def decoding(self) -> list[Sequence]:
-        """The running sequences with a new token. A first token is never drafted: in how many chunks its prompt was
-        computed must not change a sampled text."""
+        """The running sequences with a new token.
+
+        A first token is never drafted: with verification=best-coupling, the number of chunks of its prompt would change
+        the text.
+        """
         return [seq for seq in self.running if seq.progress.choices and not seq.finished]
 
     def ready_at(self) -> float:
@@ -168,7 +171,7 @@ class Scheduler:
     def preempt(self, seq: Sequence) -> None:
         """Frees the cache of a running sequence and returns the sequence to the waiting queue, to be computed again.
 
-        A finished sequence leaves instead. Drafts are kept: to draw new ones would change a sampled text.
+        A finished sequence leaves instead. Drafts are kept (see Sequence.record_preemption).
         """
         self.plan.pop(seq, None)
         self.drop(seq)

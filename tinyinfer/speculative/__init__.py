@@ -5,7 +5,8 @@ drafter proposes the next tokens cheaply, the drafts become further rows of the 
 whether the next draft is accepted (Leviathan, Kalman & Matias 2023, algorithm 1; Chen et al. 2023).
 
     base.py           what the engine asks of a drafter, and the null objects: no drafts, no candidates
-    verify.py         accepts or rejects drafts, and keeps exactly the target model's distribution
+    verify.py         accepts a draft that is the target's own choice: the text of no drafts
+    best_coupling.py  accepts or replaces a drawn draft: the most acceptance, and the target's distribution
     prompt_lookup.py  drafts copied from what followed the same tokens before (Saxena 2023)
     draft_model.py    drafts of a second, smaller model, or of the model's own first layers (LayerSkip)
     draft_length.py   how many drafts pay, by how often the drafts of a sequence were accepted

@@ -52,6 +52,10 @@ class DraftSettings(Protocol):
         """How many different drafts of one position are verified side by side."""
 
     @property
+    def verification(self) -> str:
+        """What a sampled draft of a model is accepted by: "same-text" or "best-coupling"."""
+
+    @property
     def max_num_batched_tokens(self) -> int:
         """The largest number of rows of one step."""
 

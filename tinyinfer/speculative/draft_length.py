@@ -19,7 +19,8 @@ OPTIMISM = 0.8  # the acceptance rate that is assumed before any draft was verif
 class DraftLength:
     """The best number of drafts of one sequence.
 
-    Only the sequence's own past counts, never its neighbours', so that its text does not depend on them.
+    Only the sequence's own past counts, never its neighbours', so that with verification=best-coupling, too, its text
+    does not depend on them.
     """
 
     most: int

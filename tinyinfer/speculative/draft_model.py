@@ -1,11 +1,12 @@
 """Drafts of a model: a second, smaller one (`draft`), the model's own first layers or a copy in fewer bits (`self`).
 
 The draft model has its own KV cache, which follows the accepted tokens: before it proposes, the cache is cut back to
-the tokens that the sequence really has, and what is missing is computed. Greedy drafts are certain; sampled drafts
-carry the distribution q that they were drawn from (Leviathan et al. 2023; first layers: Elhoushi et al. 2024, 4.3).
+the tokens that the sequence really has, and what is missing is computed. A draft is what the draft model would choose
+in the target's place: the largest of its scores with the same noise, so that both often choose the same token
+(verify.py). With verification=best-coupling the draft is drawn by itself. (First layers: Elhoushi et al. 2024, 4.3.)
 
 Two models with one tokenizer may pad their embeddings to different sizes (Qwen2.5: 152064 and 151936 rows). Only ids
-that both have are proposed: q is a distribution over these, and verification is exact for every q.
+that both have are proposed; verification is right for every draft.
 
 Wins: any text, where the small model agrees often and costs little. Loses: each draft is a forward pass of the small
 model, one after the other.
@@ -22,31 +23,30 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.model.transformer import Model, transformer
-from tinyinfer.sampling import choose, distribution, draw, most_likely
+from tinyinfer.sampling import most_likely, perturbed
 from tinyinfer.sequence import Draft, Sequence, make_batch
 from tinyinfer.speculative.base import DraftCost, DraftSettings
+from tinyinfer.speculative.best_coupling import drawn
 from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
 from tinyinfer.speculative.verify import verify
 
 if TYPE_CHECKING:
     from tinyinfer.model.interfaces import Ops
 
-DRAFT_STREAM = 2  # the random stream that drafts are drawn from, beside those of plain decoding and of acceptance
-
 
 class ModelDrafter:
     """Proposes the tokens of a second model with the same tokens.
 
-    vocab_size: the target's rows, of which the second model may have more or fewer. candidates: so many tokens are
-    proposed for the next position, and more tokens behind the likeliest of them. Drafts beside other candidates are
-    never drawn, so that at most one candidate can be accepted.
+    vocab_size: the target's rows, of which the second model may have more or fewer. c: num_draft_candidates tokens are
+    proposed for the next position, and more tokens behind the best of them; verification: how a draft is chosen.
     """
 
     def __init__(
-        self, model: Model, cache: Cache, ops: Ops, lengths: DraftLengths, vocab_size: int, candidates: int = 1
+        self, model: Model, cache: Cache, ops: Ops, lengths: DraftLengths, vocab_size: int, c: DraftSettings
     ) -> None:
         self.model, self.cache, self.ops = model, cache, ops
-        self.lengths, self.vocab_size, self.candidates = lengths, vocab_size, candidates
+        self.lengths, self.vocab_size = lengths, vocab_size
+        self.candidates, self.best_coupling = c.num_draft_candidates, c.verification == "best-coupling"
 
     verify = staticmethod(verify)
 
@@ -55,9 +55,9 @@ class ModelDrafter:
         counts = {seq: self._count(seq) for seq in sequences if not seq.drafts}
         while drafting := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
             for seq, row in zip(drafting, self._forward(drafting), strict=True):
-                draft = self._draft(row, seq)
-                others = seq.speculation.candidates if seq.drafts else runners_up(row, draft.token, self.candidates)
-                seq.set_drafts([*seq.drafts, draft], others)
+                draft, *others = self._drafts(row, seq)
+                candidates = seq.speculation.candidates if seq.drafts else [[other] for other in others]
+                seq.set_drafts([*seq.drafts, draft], candidates)
         for seq in counts if self.candidates > 1 else ():  # another candidate than the cached one may be accepted
             self.cache.truncate(seq, min(self.cache.length(seq), len(seq.tokens)))
 
@@ -85,28 +85,21 @@ class ModelDrafter:
             self.cache.commit(seq, rows)
         return over_vocabulary(self.ops.to_host(logits), self.vocab_size)
 
-    def _draft(self, logits: np.ndarray, seq: Sequence) -> Draft:  # (V,) ->
-        """The draft model's next token."""
+    def _drafts(self, logits: np.ndarray, seq: Sequence) -> list[Draft]:  # (V,) ->
+        """The draft model's next token, and at the first position its runners-up, as many as there are candidates."""
         params, prompt, new, seed = seq.sampling
         new = [*new, *(draft.token for draft in seq.drafts)]
-        if params.temperature == 0.0:
-            return Draft(choose(logits, params, prompt, new, seed).token)
-        q = distribution(logits, params, prompt, new)  # (V,)
-        if self.candidates > 1:
-            return Draft(int(q.argmax()))
-        return Draft(draw(q, seed, len(prompt) + len(new), DRAFT_STREAM), q)
+        if self.best_coupling and params.temperature > 0.0:
+            return [drawn(logits, params, prompt, new, seed)]
+        s = perturbed(logits, params, prompt, new, seed)  # (V,)
+        first, *others = most_likely(s, 1 if seq.drafts else self.candidates)
+        return [Draft(int(first)), *(Draft(int(token)) for token in others if s[token] > -np.inf)]
 
 
 def over_vocabulary(logits: np.ndarray, size: int) -> np.ndarray:  # (R, N) -> (R, V)
     """The draft model's logits over the target's vocabulary: rows that only one of them has are never proposed."""
     lacking = size - logits.shape[1]
     return np.pad(logits, ((0, 0), (0, lacking)), constant_values=-np.inf) if lacking > 0 else logits[:, :size]
-
-
-def runners_up(logits: np.ndarray, first: int, candidates: int) -> list[list[Draft]]:  # (V,) ->
-    """The likeliest tokens beside `first`, each as a candidate of one draft; with `first` there are `candidates`."""
-    best = most_likely(logits, candidates)
-    return [[Draft(int(token))] for token in best if token != first][: candidates - 1]
 
 
 def first_layers(model: Model, n: int) -> Model:
@@ -130,8 +123,7 @@ def draft_model(
     longest = min(capacity, second.config.max_position)
     spec = CacheSpec(second.config.memory, longest, reserve_all=False, smaller="leave out {speculative}")
     lengths = DraftLengths(most_drafts(c, 4), cost or DraftCost(ops.relative_cost, second.nbytes / model.nbytes))
-    vocab = model.config.vocab_size
-    return ModelDrafter(second, ContiguousCache(spec, ops), ops, lengths, vocab, c.num_draft_candidates)
+    return ModelDrafter(second, ContiguousCache(spec, ops), ops, lengths, model.config.vocab_size, c)
 
 
 def self_draft(

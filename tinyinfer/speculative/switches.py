@@ -1,4 +1,4 @@
-"""The switches of speculative decoding: the drafter, how many tokens it drafts, and how many candidates."""
+"""The switches of speculative decoding: the drafter, how many tokens it drafts, and how drafts are verified."""
 
 from __future__ import annotations
 
@@ -19,11 +19,12 @@ CANDIDATES = {
     "on": "tinyinfer.speculative.candidates:ForkedCandidates",
 }
 QUANTIZE_DRAFT = ("off", "int8", "int4", "int3", "int2")
+VERIFICATIONS = ("same-text", "best-coupling")
 
 
 @dataclass(frozen=True)
 class SpeculativeSwitches(Switches):
-    """Which drafter, how many tokens it drafts, and how many candidates."""
+    """Which drafter, how many tokens it drafts, how many candidates, and what a sampled draft is accepted by."""
 
     speculative: str = switch("off", choices=DRAFTERS, help="how draft tokens are proposed, to be verified together")
     draft_model: str | None = switch(
@@ -41,6 +42,10 @@ class SpeculativeSwitches(Switches):
         None, help="most draft tokens in a step (default: 7 for prompt-lookup, else 4)"
     )
     num_draft_candidates: int = switch(1, help="draft candidates verified side by side; needs --kv-cache paged")
+    verification: str = switch(
+        "same-text", choices=VERIFICATIONS,
+        help="of sampled drafts: same-text keeps the text of no drafts, best-coupling accepts more and keeps its law",
+    )  # fmt: skip
 
     def refusals(self) -> Iterator[SwitchError]:
         """What another way of drafting would need, or would have no use for."""
@@ -63,3 +68,17 @@ class SpeculativeSwitches(Switches):
             yield SwitchError("num_draft_tokens", self.num_draft_tokens, "{field} is given, " + none, drafters)
         if self.num_draft_candidates > 1 and way == "off":
             yield SwitchError("num_draft_candidates", self.num_draft_candidates, "{field}={value}, " + none, drafters)
+        yield from self._refusals_of_best_coupling()
+
+    def _refusals_of_best_coupling(self) -> Iterator[SwitchError]:
+        """It judges one drawn draft of a position."""
+        if self.verification != "best-coupling":
+            return
+        if self.speculative not in ("draft", "self"):
+            reason = "{field}={value} is for drafts that are drawn, but {speculative} is {way}"
+            cure = "choose {speculative}=draft or self"
+            yield SwitchError("verification", self.verification, reason, cure, way=self.speculative)
+        if self.num_draft_candidates > 1:
+            reason = "{field}={value} verifies one draft of a position, but {num_draft_candidates} is {n}"
+            cure = "leave one of them out"
+            yield SwitchError("verification", self.verification, reason, cure, n=self.num_draft_candidates)
