@@ -2,8 +2,14 @@
 
 penalties (repetition, then presence and frequency) → temperature → top-k → top-p → min-p → draw.
 
-Every request draws from its own random stream, a counter-based generator keyed by its seed and the token's position
-(Philox; Salmon et al. 2011): the same seed gives the same text, whatever else runs beside it or is computed again.
+A draw adds noise to the scores that the filters left, and takes the largest (the Gumbel-max trick). The noise is a
+function of the request's seed, the position and the token id (noise.py), so that the same seed gives the same text,
+whatever runs beside it or is computed again. The logits are not the same to the last bit: the number of rows in a batch
+changes the rounding of a matrix product. Rounding that moves each score by at most d changes the token only where the
+two largest perturbed scores lie within 2d. (An inverse CDF in the order of the vocabulary is far less stable: the place
+of each token depends on the rounding of all tokens before it.) What stays unstable is the edge of a filter: a token
+that ties with the last one of top-k, top-p or min-p enters or leaves by rounding, and if its perturbed score is the
+largest, the token changes.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tinyinfer.noise import gumbel
 from tinyinfer.sampling_params import SamplingParams
 
 
@@ -27,12 +34,8 @@ class Choice:
 
 
 def choose(logits: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int], seed: int) -> Choice:  # (V,) ->
-    """The next token of a sequence whose prompt and new tokens are given; `seed` is its random stream's."""
-    if params.temperature == 0.0 and not has_penalties(params):
-        token = int(logits.argmax())
-    else:
-        token = draw(distribution(logits, params, prompt, new), seed, len(prompt) + len(new))
-    return describe(token, logits, params)
+    """The next token of a sequence whose prompt and new tokens are given; `seed` is its noise's."""
+    return describe(int(perturbed(logits, params, prompt, new, seed).argmax()), logits, params)
 
 
 def describe(token: int, logits: np.ndarray, params: SamplingParams) -> Choice:  # (V,) ->
@@ -51,36 +54,40 @@ def most_likely(s: np.ndarray, n: int) -> np.ndarray:  # (V,) -> (n,)
     return best[np.argsort(-s[best], kind="stable")]
 
 
+def perturbed(
+    logits: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int], seed: int
+) -> np.ndarray:  # (V,) -> (V,)
+    """The scores of which the largest is the next token's: with the position's noise, and without any when greedy."""
+    if params.temperature == 0.0:
+        return penalize(logits, params, prompt, new)
+    return add_noise(filtered(logits, params, prompt, new), seed, len(prompt) + len(new))
+
+
+def add_noise(s: np.ndarray, seed: int, position: int, stream: int = 0) -> np.ndarray:  # (V,) -> (V,)
+    """Scores, which are log-probabilities but for a constant, with the noise of (seed, position); -inf stays."""
+    return s + gumbel(seed, position, len(s), stream)
+
+
+def draw(s: np.ndarray, seed: int, position: int, stream: int = 0) -> int:  # (V,) ->
+    """A token drawn with probability exp(s) / sum(exp(s)); streams of noise serve different purposes."""
+    return int(add_noise(s, seed, position, stream).argmax())
+
+
 def distribution(
     logits: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int]
 ) -> np.ndarray:  # (V,) -> (V,)
-    """The probabilities that a token is drawn from, all filters applied; one-hot when greedy."""
-    s = penalize(logits.astype(np.float64), params, prompt, new)  # (V,)
-    if params.temperature == 0.0:
-        p = np.zeros_like(s)  # (V,)
-        p[s.argmax()] = 1.0
-        return p
+    """The probabilities that a token is drawn from at a temperature above 0, all filters applied."""
+    return softmax(filtered(logits, params, prompt, new))
+
+
+def filtered(logits: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int]) -> np.ndarray:  # (V,) -> (V,)
+    """Logits over the temperature, which is above 0, with all penalties; -inf where a filter leaves a token out."""
+    s = penalize(logits, params, prompt, new).astype(np.float64)  # (V,)
     with np.errstate(over="ignore"):  # at a tiny temperature all but the largest become -infinity, as they should
         s = (s - s.max()) / params.temperature
     s = keep_top_k(s, params.top_k) if params.top_k else s
     s = keep_top_p(s, params.top_p) if params.top_p < 1.0 else s
-    s = keep_min_p(s, params.min_p) if params.min_p else s
-    return softmax(s)
-
-
-def draw(p: np.ndarray, seed: int, position: int, stream: int = 0) -> int:  # (V,) ->
-    """One token drawn from p, which need not sum to 1, by the random number that belongs to (seed, position)."""
-    # u · total falls between two cumulative sums with the probability of the token between them. side="right": a token
-    # of probability 0 has no room between its sums and is never drawn, not even by u = 0.
-    cumulative = np.cumsum(p)  # (V,)
-    return int(np.searchsorted(cumulative, uniform(seed, position, stream) * cumulative[-1], side="right"))
-
-
-def uniform(seed: int, position: int, stream: int = 0) -> float:
-    """The random number in [0, 1) that a request has for a position; streams serve different purposes."""
-    # Philox computes a number from key and counter alone, without a state: every position's number is there at any time
-    # and in any order. Philox counts up in the counter's first words, so streams and positions in the last never meet.
-    return float(np.random.Generator(np.random.Philox(key=seed, counter=[0, 0, stream, position])).random())
+    return keep_min_p(s, params.min_p) if params.min_p else s
 
 
 def has_penalties(params: SamplingParams) -> bool:
@@ -89,13 +96,13 @@ def has_penalties(params: SamplingParams) -> bool:
 
 
 def penalize(s: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int]) -> np.ndarray:  # (V,) -> (V,)
-    """Repetition scales the logits of all tokens so far; presence and frequency lower those of new ones.
+    """Repetition scales the logits of all tokens so far; presence and frequency lower those of new ones; in float64.
 
-    (Keskar et al. 2019, section 4.1, for repetition.)
+    The same logits where there are no penalties. (Keskar et al. 2019, section 4.1, for repetition.)
     """
     if not has_penalties(params):
         return s
-    s = s.copy()  # (V,)
+    s = s.astype(np.float64)  # (V,), a copy
     if params.repetition_penalty != 1.0:
         seen = np.unique(np.asarray([*prompt, *new], dtype=np.int64))  # (n,): n different tokens
         # Both ways lower the logit: a positive one is divided, a negative one multiplied.

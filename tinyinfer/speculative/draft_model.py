@@ -22,7 +22,7 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.model.transformer import Model, transformer
-from tinyinfer.sampling import choose, distribution, draw, most_likely
+from tinyinfer.sampling import choose, draw, filtered, most_likely, softmax
 from tinyinfer.sequence import Draft, Sequence, make_batch
 from tinyinfer.speculative.base import DraftCost, DraftSettings
 from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
@@ -91,10 +91,10 @@ class ModelDrafter:
         new = [*new, *(draft.token for draft in seq.drafts)]
         if params.temperature == 0.0:
             return Draft(choose(logits, params, prompt, new, seed).token)
-        q = distribution(logits, params, prompt, new)  # (V,)
+        s = filtered(logits, params, prompt, new)  # (V,)
         if self.candidates > 1:
-            return Draft(int(q.argmax()))
-        return Draft(draw(q, seed, len(prompt) + len(new), DRAFT_STREAM), q)
+            return Draft(int(s.argmax()))
+        return Draft(draw(s, seed, len(prompt) + len(new), DRAFT_STREAM), softmax(s))
 
 
 def over_vocabulary(logits: np.ndarray, size: int) -> np.ndarray:  # (R, N) -> (R, V)

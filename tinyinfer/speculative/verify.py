@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyinfer.sampling import Choice, choose, describe, distribution, draw, uniform
+from tinyinfer.noise import uniform
+from tinyinfer.sampling import Choice, choose, describe, distribution, draw
 from tinyinfer.sequence import Draft, Sequence
 
 ACCEPT_STREAM = 1  # the random stream of acceptance, beside the one that plain decoding draws from
@@ -57,4 +58,6 @@ def accept_or_replace(
     if uniform(seed, position, ACCEPT_STREAM) * q[token] < p[token]:  # u < p/q, without dividing by q, which may be 0
         return token
     lacking = np.maximum(p - q, 0)  # (V,)
-    return draw(lacking if lacking.any() else p, seed, position)  # p and q that differ by rounding lack nothing
+    lacking = lacking if lacking.any() else p  # p and q that differ by rounding lack nothing
+    with np.errstate(divide="ignore"):  # log 0 is -inf, which is never drawn
+        return draw(np.log(lacking), seed, position)
