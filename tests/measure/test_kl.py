@@ -55,8 +55,11 @@ def test_small_distances_are_not_lost_in_rounding() -> None:
     np.testing.assert_allclose(kl_divergence(expected, logits), scipy.special.rel_entr(p, q).sum(axis=1), rtol=0.01)
 
 
-@pytest.mark.parametrize("beginning", [[], [0], [0] * 12])
-@pytest.mark.parametrize("switches", [{}, {"kv_cache": "none"}, {"kv_cache": "paged", "block_size": 4}], ids=str)
+@pytest.mark.parametrize(
+    ("switches", "beginning"),
+    [({}, []), ({}, [0] * 12), ({"kv_cache": "none"}, [0]), ({"kv_cache": "paged", "block_size": 4}, [0])],
+    ids=str,
+)
 def test_perplexity_on_the_way_is_the_one_of_perplexity_py(
     switches: dict[str, Any], beginning: list[int], golden_folder: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
