@@ -229,15 +229,22 @@ def shown(records: list[dict[str, Any]]) -> str:
     by = {(record["case"], record["setting"]): record for record in records}
     head = ["flips of 10,000 tokens, before > after", "logits differ by", *SETTINGS]
     rows = [[case, f"{by[case, 'T=1']['moved']:.1e}", *(arrow(by[case, name]) for name in SETTINGS)] for case in cases]
-    edges = [["of these, where the filter kept other tokens", "", *SETTINGS]]
+    filters = [name for name, params in SETTINGS.items() if params.top_k or params.top_p < 1 or params.min_p]
+    edges = [["of these, where the filter kept other tokens", *filters]]
     for case in cases:
-        edges.append([case, "", *(arrow(by[case, name], "_at_edges") for name in SETTINGS)])
+        if any(by[case, name]["edge_rows"] for name in filters):
+            edges.append([case, *(edge_text(by[case, name]) for name in filters)])
     text = f"{table([head, *rows])}\n\n{table(edges)}"
     lines = [
         f"{case}: counted {by[case, 'T=1']['counted_before']} > {by[case, 'T=1']['counted_after']} of "
         f"{by[case, 'T=1']['draws']} draws at T=1" for case in cases if "draws" in by[case, "T=1"]
     ]  # fmt: skip
     return "\n\n".join([text, *(["\n".join(lines)] if lines else [])])
+
+
+def edge_text(record: dict[str, Any]) -> str:
+    """The flips at a filter's edge, and in how many rows there was one."""
+    return f"{arrow(record, '_at_edges')} in {record['edge_rows']} of {record['rows']} rows"
 
 
 def arrow(record: dict[str, Any], which: str = "") -> str:
