@@ -144,6 +144,7 @@ class Letters:
 
     def __init__(self, vocab: int) -> None:
         self.vocab = vocab
+        self.beginning: list[int] = []
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         return [ord(letter) % self.vocab for letter in text]

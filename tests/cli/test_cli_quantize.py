@@ -69,7 +69,10 @@ def test_a_terminal_sees_each_layer(short: str, tmp_path: Path, monkeypatch, cap
 
 
 def test_the_config_tells_the_recipe(short: str, tmp_path: Path, capsys) -> None:
-    """For people: which switches made this folder. The name of a text, not its place on a disk."""
+    """For people: which switches made this folder. The name of a text, not its place on a disk.
+
+    Of the beginning token it tells what was done, and nothing where no text was read.
+    """
     text = tmp_path / "text.txt"
     text.write_text("The rain in the spring is a thing of the hills. " * 60)
     flags = ["--quantize", "int3", "--quantize-method", "gptq", "--calibration", str(text), "-q"]
@@ -78,8 +81,13 @@ def test_the_config_tells_the_recipe(short: str, tmp_path: Path, capsys) -> None
     assert config["method"] == "gptq"
     assert config["recipe"] == {
         "quantize": "int3", "group_size": 32, "quantize_method": "gptq", "quantize_head": "off",
-        "calibration": "text.txt",
+        "calibration": "text.txt", "calibration_bos": True,
     }  # fmt: skip
+    for i, (more, done) in enumerate({"--calibration-bos off": False, "--quantize-method rtn": None}.items()):
+        kept = flags if done is False else ["--quantize", "int3", "-q"]
+        assert main(["quantize", "-m", short, "-o", str(tmp_path / f"{i}"), *kept, *more.split()]) == 0
+        config = json.loads((tmp_path / f"{i}" / "config.json").read_text())["quantization_config"]
+        assert config["recipe"].get("calibration_bos") is done
 
 
 def test_a_gguf_becomes_a_folder(tmp_path: Path, capsys) -> None:

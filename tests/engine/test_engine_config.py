@@ -25,7 +25,7 @@ DEFAULTS: dict[str, Any] = {
     "draft_layers": None, "num_draft_tokens": None, "num_draft_candidates": 1, "quantize": "off",
     "draft_quantize": "off", "verification": "same-text",
     "group_size": 32, "symmetric": None, "quantize_method": "rtn", "quantize_head": "off", "quantize_rules": None,
-    "calibration": None, "calibration_tokens": None, "dtype": "float32",
+    "calibration": None, "calibration_tokens": None, "calibration_bos": True, "dtype": "float32",
     "backend": "numpy", "threads": None,
 }  # fmt: skip
 VALUES: dict[str, list[Any]] = {
@@ -195,6 +195,8 @@ def test_batch_timeout_is_a_time(value):
         ({"quantize_method": "gptq", "quantize_head": "int8"}, "quantize=off leaves them", "add quantize=int8, int4",
          {"quantize": "int3"}),
         ({"calibration": "x", "quantize": "int4"}, "quantize_method=rtn looks at no text", "choose",
+         {"quantize_method": "gptq"}),
+        ({"calibration_bos": False, "quantize": "int4"}, "=rtn looks at no text", "choose",
          {"quantize_method": "gptq"}),
         ({"calibration_tokens": 999, "quantize": "int4", "quantize_method": "hqq"}, "=hqq looks at no text", "choose",
          {"quantize_method": "awq"}),

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from tinyinfer import LLM
 from tinyinfer.measure import perplexity
-from tinyinfer.measure.perplexity import Perplexity, perplexities, windows
+from tinyinfer.measure.perplexity import Perplexity, begun, perplexities, windows
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -39,8 +39,30 @@ def test_every_token_but_the_first_is_scored_once(n, window):
     assert all(2 <= len(piece) <= window + 1 for piece in pieces)
 
 
-def test_the_example_of_windows_is_true():
-    assert doctest.testmod(perplexity) == (0, 1)
+@pytest.mark.parametrize("beginning", [[0], [5, 0, 5]])
+@pytest.mark.parametrize("window", [1, 4, 60])
+def test_beginning_tokens_condition_and_are_not_scored(beginning, window, golden_folder):
+    """Catches bug B5, a beginning token that is scored, one before the first window only, a first token left out."""
+    llm, tokens = LLM(str(golden_folder("llama"))), np.random.default_rng(0).integers(3, 200, 42).tolist()
+    scores = []
+    for start in range(0, 41, window):
+        piece = tokens[start : start + window + 1]
+        rows = llm.logits([*beginning, *piece[:-1]])[len(beginning) :].astype(np.float64)
+        scores += scipy.special.log_softmax(rows, axis=1)[range(len(piece) - 1), piece[1:]].tolist()
+    *_, found = perplexities(llm, tokens, window, beginning)
+    assert found.tokens == len(scores) == 41
+    assert found.nll == pytest.approx(-np.mean(scores), rel=1e-6)
+
+
+def test_a_window_that_has_the_beginning_tokens_gets_them_once(golden_folder):
+    """Catches two beginning tokens in a row, which no model was trained with, where the text itself holds one."""
+    assert [begun(piece, [0, 1]) for piece in ([0, 1, 7], [0, 7], [1])] == [[0, 1, 7], [0, 1, 0, 7], [0, 1, 1]]
+    llm, text = LLM(str(golden_folder("llama"))), [0, 5, 6, 7, 8]
+    assert list(perplexities(llm, text, 8, [0])) == list(perplexities(llm, text, 8))
+
+
+def test_the_examples_are_true():
+    assert doctest.testmod(perplexity) == (0, 2)
 
 
 def test_a_perplexity_beyond_all_floats_is_infinite():

@@ -194,7 +194,7 @@ def bound(bits: int, roundings: int = 1) -> float:
 LOSSY: list[tuple[dict[str, Any], float]] = [
     ({"quantize": "int8"}, bound(8)),
     ({"quantize": "int8", "group_size": "tensor", "quantize_head": "int8"}, bound(8, roundings=2)),
-    ({"quantize": "w8a8", "calibration_tokens": 128}, bound(8, roundings=2)),
+    ({"quantize": "w8a8", "calibration_tokens": 256}, bound(8, roundings=2)),
     ({"quantize": "int4"}, bound(4)),
     ({"quantize": "int4", "symmetric": True, "group_size": 64}, bound(4)),
     ({"quantize": "int4", "group_size": "channel"}, bound(4)),
@@ -343,17 +343,20 @@ def test_w8a8_rounds_the_inputs_too(golden_folder, monkeypatch):
 def test_windows_are_512_tokens_or_the_whole_context(context, size, tmp_path):
     """Catches shorter ones, in which no input depends on what is far back, and positions that the model never had.
 
-    16384 tokens unless told otherwise, which is 32 windows, and they are the text's first.
+    16384 tokens unless told otherwise, which is 32 windows, and they are the text's first. The beginning token, id 0 of
+    a golden, stands before each, within the context; calibration_bos=False leaves it out.
     """
     folder = write_hf_folder("llama", tmp_path, changes={"max_position_embeddings": context})
     checkpoint = load_checkpoint(folder)
     asked = EngineConfig(quantize="int4", quantize_method="gptq")
-    windows = read_windows(asked, checkpoint.config, checkpoint.tokenizer)
-    assert windows.shape == (16384 // size, size)
+    without = replace(asked, calibration_bos=False, calibration_tokens=1024)
     ids = checkpoint.tokenizer.encode(calibration_text(None), add_special_tokens=False)
-    np.testing.assert_array_equal(windows.ravel(), ids[: windows.size])
-    fewer = read_windows(replace(asked, calibration_tokens=1024), checkpoint.config, checkpoint.tokenizer)
-    assert fewer.shape == (1024 // size, size)
+    for switches, count, begun in ((asked, 16384, 1), (without, 1024, 0)):
+        text = min(size, context - begun)
+        windows = read_windows(switches, checkpoint.config, checkpoint.tokenizer)
+        assert windows.shape == (count // text, begun + text)
+        np.testing.assert_array_equal(windows[:, begun:].ravel(), ids[: windows[:, begun:].size])
+        assert not windows[:, :begun].any()
 
 
 @pytest.mark.parametrize("bits", [2, 3, 4])
@@ -398,7 +401,7 @@ def test_text_that_is_missing_or_too_short_is_refused_before_the_weights_are_rea
     text = tmp_path / "short.txt"
     text.write_text("Too short.")
     asked: dict[str, Any] = {"on_load": loaded, "quantize": "int4", "quantize_method": "gptq"}
-    with pytest.raises(ValueError, match=r"calibration text has .* tokens, but a window has 128"):
+    with pytest.raises(ValueError, match=r"calibration text has .* tokens, but a window has 127"):
         LLM(str(golden_folder("llama")), calibration=str(text), **asked)
     with pytest.raises(ModelError, match=r"cannot read the calibration text .*missing"):
         LLM(str(golden_folder("llama")), calibration=str(tmp_path / "missing"), **asked)

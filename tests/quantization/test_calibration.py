@@ -86,6 +86,14 @@ def test_windows_are_the_texts_beginning_without_its_rest():
     assert calibration_windows("abcd", Letters(), 4, window=4).shape == (1, 4)
 
 
+def test_each_window_begins_with_the_beginning_tokens():
+    """Catches bug B5's sibling: weights that are fitted to a text that begins as no text of the model's training."""
+    found = calibration_windows("abcdefghijk", Letters(), 9, window=4, beginning=[1, 2])
+    np.testing.assert_array_equal(found, [[1, 2, 97, 98, 99, 100], [1, 2, 101, 102, 103, 104]])
+    again = calibration_windows("\1\2abcdefghijk", Letters(), 9, window=4, beginning=[1, 2])
+    np.testing.assert_array_equal(again, found, "a text that begins with them gets them once")
+
+
 def test_text_shorter_than_a_window_is_refused():
     """Zero windows would quantize by nothing at all, silently."""
     with pytest.raises(ValueError, match="has 3 tokens, but a window has 4"):

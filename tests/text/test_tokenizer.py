@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
-from tokenizers import decoders, models, pre_tokenizers
+from tokenizers import decoders, models, pre_tokenizers, processors
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading import gguf_vocab, hf_vocab
@@ -406,6 +406,25 @@ def test_a_decoder_that_a_stream_cannot_follow_is_refused(tmp_path: Path, decode
     backend.decoder = decoder
     with pytest.raises(ModelError, match="not supported"):
         from_folder(write_folder(tmp_path, backend))
+
+
+# What stands before a text
+
+
+@pytest.mark.parametrize(
+    ("single", "expected"),
+    [("<s> $A", [7]), ("<s> $A </s>", [7]), ("$A </s>", []), ("</s> <s> $A", [8, 7]), ("$A", []), (None, [])],
+)
+def test_the_beginning_is_what_encode_puts_before_every_text(single: str | None, expected: list[int]) -> None:
+    """Catches an end token or a [SEP] that is taken for a beginning, and only the first of two tokens."""
+    backend = Backend(models.BPE({"a": 0, "b": 1, "<s>": 7, "</s>": 8}, []))
+    backend.add_special_tokens(["<s>", "</s>"])
+    if single is not None:
+        backend.post_processor = processors.TemplateProcessing(single, special_tokens=[("<s>", 7), ("</s>", 8)])
+    tokenizer = Tokenizer(Vocabulary(backend), "beginning")
+    assert tokenizer.beginning == expected
+    assert tokenizer.encode("b")[: len(expected)] == expected
+    assert Tokenizer(Vocabulary(backend, around=(8, 7)), "around").beginning == [8]
 
 
 # SmolLM2, the real one

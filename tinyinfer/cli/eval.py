@@ -19,7 +19,7 @@ from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_co
 from tinyinfer.cli.console import progress_bar, say, show
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelError, placed
-from tinyinfer.measure.evaluate import SETTINGS, check_setting, float_config, switches_of
+from tinyinfer.measure.evaluate import SETTINGS, beginning_as, check_setting, float_config, switches_of
 from tinyinfer.measure.tables import evaluation_table, evaluation_text
 from tinyinfer.quantization.switches import QUANTIZE_METHODS
 from tinyinfer.text.plain_text import decoded
@@ -46,6 +46,9 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
     add("--window", type=int, default=512, metavar="N",
         help="tokens scored together, each seeing those before it (default: %(default)s)")  # fmt: skip
     add("--max-tokens", type=int, metavar="N", help="only the first N tokens of the text (default: all)")
+    add("--bos", choices=("on", "off"), default="on",
+        help="whether the token that the tokenizer puts before a text, if any, stands before each window; off: "
+        "calibration leaves it out, too (default: %(default)s)")  # fmt: skip
     add("--compare", metavar="SETTING,...",
         help=f"several settings in one table beside the float model, out of: {', '.join(SETTINGS)}; a quantized one "
         f"may name a group size and a method ({', '.join(QUANTIZE_METHODS)}), as int4-g64:gptq")  # fmt: skip
@@ -109,12 +112,12 @@ def each_setting(args: argparse.Namespace) -> dict[str, EngineConfig]:
     Raises ValueError for a setting that does not exist, that sets what a flag sets, too, or that cannot work.
     """
     if args.compare is None:
-        return {"": engine_config(args)}
+        return {"": beginning_as(engine_config(args), args.bos == "on")}
     names = [name.strip() for name in args.compare.split(",")]
     configs = {}
     for name, changed in [(name, switches_of(name, switches(args))) for name in names]:
         with naming(name):
-            configs[name] = EngineConfig(**changed)
+            configs[name] = beginning_as(EngineConfig(**changed), args.bos == "on")
     return configs
 
 
@@ -129,14 +132,23 @@ def naming(setting: str) -> Iterator[None]:
         raise placed(f"--compare {setting}", error) from None
 
 
-def tokenize(llm: LLM, text: str, args: argparse.Namespace) -> list[int]:
-    """The tokens to score: of the whole text, without any that the tokenizer adds. Raises ValueError for too few."""
+def tokenize(llm: LLM, text: str, args: argparse.Namespace) -> tuple[list[int], list[int]]:
+    """The tokens to score, which are the whole text's without any that the tokenizer adds, and its beginning tokens.
+
+    Raises ValueError for too few tokens, and for a window that does not fit into the context.
+    """
     if args.window > llm.max_model_len:
         raise ValueError(f"--window {args.window} is more than the context of {llm.max_model_len}; give a smaller one")
+    beginning = llm.tokenizer.beginning if args.bos == "on" else []
+    if args.window + len(beginning) > llm.max_model_len:
+        raise ValueError(
+            f"--window {args.window} with the beginning token before it is more than the context of "
+            f"{llm.max_model_len}; give a smaller one, or --bos off"
+        )
     tokens = llm.tokenizer.encode(text, add_special_tokens=False)[: args.max_tokens]
     if len(tokens) < 2:
         raise ValueError(f"{args.text}: only {len(tokens)} token, and the first is not scored; give a longer text")
-    return tokens
+    return tokens, beginning
 
 
 def open_reference(args: argparse.Namespace, settings: dict[str, EngineConfig], text: str) -> Reference:
@@ -172,7 +184,8 @@ def record(name: str, args: argparse.Namespace, llm: LLM, text: str, reference: 
     from tinyinfer.measure.evaluate import evaluate
     from tinyinfer.measure.perplexity import Perplexity
 
-    tokens, last = tokenize(llm, text, args), Perplexity(0.0, 0)
+    tokens, beginning = tokenize(llm, text, args)
+    last = Perplexity(0.0, 0)
     try:
         with progress_bar(f"perplexity {name}".strip()) as show:
 
@@ -181,7 +194,7 @@ def record(name: str, args: argparse.Namespace, llm: LLM, text: str, reference: 
                 last = so_far
                 show(so_far.tokens, len(tokens) - 1, f"{so_far.perplexity:.4g}")
 
-            figures = evaluate(llm, tokens, args.window, reference, on_window)
+            figures = evaluate(llm, tokens, args.window, reference, beginning, on_window)
     except KeyboardInterrupt:
         if last.tokens:
             say(f"\nso far: perplexity {last.perplexity:.4f} over {last.tokens} tokens")

@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args)
     llm = args.opener(args.model, config, args.quiet)
     with progress_bar("writing", shown=not args.quiet) as show:
-        size = save_model(args.output, llm.model, source, recipe(args), show)
+        size = save_model(args.output, llm.model, source, recipe(args, source), show)
     if not args.quiet:
         before = sum(tensor.nbytes for tensor in source.tensors.values())
         held, seconds = amount(llm.model.nbytes, "B"), time.perf_counter() - started
@@ -72,10 +72,15 @@ def open_source(args: argparse.Namespace) -> Checkpoint:
     return source
 
 
-def recipe(args: argparse.Namespace) -> dict[str, Any]:
-    """What the quantization_config tells people: the switches; nothing of it is needed to load the folder."""
+def recipe(args: argparse.Namespace, source: Checkpoint) -> dict[str, Any]:
+    """What the quantization_config tells people: the switches; nothing of it is needed to load the folder.
+
+    calibration_bos: whether windows began with a beginning token; left out where no text was read.
+    """
     given = {name: getattr(args, name) for name in RECIPE}
     if args.calibration is not None:
         given["calibration"] = os.path.basename(args.calibration)
+    began = args.calibration_bos and bool(source.tokenizer.beginning)
+    given["calibration_bos"] = began if engine_config(args).calibrated else None
     method = args.quantize if args.quantize in ("keep", "w8a8") else args.quantize_method
     return {"method": method, "recipe": {k: v for k, v in given.items() if v is not None}}

@@ -12,14 +12,14 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.backends.switches import DTYPES
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.switches import KV_BITS
-from tinyinfer.quantization.switches import CALIBRATED, QUANTIZATIONS, QuantizationSwitches
+from tinyinfer.quantization.switches import CALIBRATED, CALIBRATION, QUANTIZATIONS, QuantizationSwitches
 
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
@@ -56,7 +56,7 @@ def setting(name: str) -> dict[str, Any]:
 def switches_of(name: str, switches: dict[str, Any]) -> dict[str, Any]:
     """The switches with those of a setting. Raises SwitchError for a switch that both set.
 
-    What a setting has no use for is left out, so that one calibration text serves the settings that read it.
+    What a setting has no use for is left out, so that what is said of the calibration serves the settings that read it.
     """
     changes = setting(name)
     for one in changes:
@@ -66,7 +66,12 @@ def switches_of(name: str, switches: dict[str, Any]) -> dict[str, Any]:
     if joined["quantize"] == "off":
         return joined | UNQUANTIZED
     reads = joined["quantize_method"] in CALIBRATED or joined["quantize"] == "w8a8"
-    return joined if reads else joined | {"calibration": None, "calibration_tokens": None}
+    return joined if reads else joined | {name: UNQUANTIZED[name] for name in CALIBRATION}
+
+
+def beginning_as(config: EngineConfig, bos: bool) -> EngineConfig:
+    """The same switches; without bos, where the model is quantized by text, that text is read without one, too."""
+    return config if bos or not config.calibrated else replace(config, calibration_bos=False)
 
 
 def check_setting(config: EngineConfig, checkpoint: Checkpoint) -> None:
@@ -96,11 +101,13 @@ def evaluate(
     tokens: Sequence[int],
     window: int,
     reference: LLM | None = None,
+    beginning: Sequence[int] = (),
     on_window: Callable[[Perplexity], None] = lambda so_far: None,
 ) -> dict[str, Any]:
     """The figures of one setting over the tokens of a text.
 
     reference: the model to measure the distance from, which may be `llm` itself; None: no distance is measured.
+    beginning: the tokens that stand before each window and are not scored.
     on_window is called after each window with the perplexity so far. Raises ValueError when the model gives no finite
     probabilities.
     """
@@ -110,7 +117,7 @@ def evaluate(
 
     started = time.perf_counter()
     last = Perplexity(0.0, 0), Divergence(0.0, 1.0)
-    for last in divergences(llm, reference or llm, tokens, window):
+    for last in divergences(llm, reference or llm, tokens, window, beginning):
         on_window(last[0])
     scored, distance = last
     far = {"kl_divergence": distance.kl, "top1_agreement": distance.agreement} if reference else {}
@@ -120,6 +127,7 @@ def evaluate(
         **far,
         "tokens": scored.tokens,
         "window": window,
+        "bos": bool(beginning),
         "weight_bytes": llm.model.nbytes,
         "bits_per_weight": bits_per_weight(llm.model),
         "seconds": time.perf_counter() - started,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyinfer.measure.perplexity import Perplexity, add_up, perplexities, windows
+from tinyinfer.measure.perplexity import Perplexity, add_up, begun, perplexities, windows
 from tinyinfer.sampling import token_scores
 
 if TYPE_CHECKING:
@@ -33,22 +33,25 @@ class Divergence:
 
 
 def divergences(
-    llm: LLM, reference: LLM, tokens: Sequence[int], window: int
+    llm: LLM, reference: LLM, tokens: Sequence[int], window: int, beginning: Sequence[int] = ()
 ) -> Iterator[tuple[Perplexity, Divergence]]:
     """The perplexity of `llm` and its distance from `reference` over what was scored so far, after each window.
 
-    From itself a model has no distance, and the text is read once. Raises ValueError when the model gives no finite
-    probabilities.
+    beginning: the tokens that stand before each window and are not scored. From itself a model has no distance, and the
+    text is read once. Raises ValueError when the model gives no finite probabilities.
     """
     if reference is llm:
-        yield from ((scored, Divergence(kl=0.0, agreement=1.0)) for scored in perplexities(llm, tokens, window))
+        own = perplexities(llm, tokens, window, beginning)
+        yield from ((scored, Divergence(kl=0.0, agreement=1.0)) for scored in own)
         return
     total, scored, kl, agreed = 0.0, 0, 0.0, 0
     for piece in windows(tokens, window):
-        pairs = zip(llm.logits_by_rows(piece[:-1]), reference.logits_by_rows(piece[:-1]), strict=True)
-        scores = []
+        read, scores = begun(piece, beginning), []
+        pairs = zip(llm.logits_by_rows(read[:-1]), reference.logits_by_rows(read[:-1]), strict=True)
         for (start, logits), (_, expected) in pairs:
-            scores += token_scores(logits, piece[start + 1 :])
+            skipped = max(len(read) - len(piece) - start, 0)  # rows of the beginning tokens: nothing scored follows
+            logits, expected = logits[skipped:], expected[skipped:]
+            scores += token_scores(logits, read[start + skipped + 1 :])
             kl += float(kl_divergence(expected, logits).sum())
             agreed += int((expected.argmax(axis=1) == logits.argmax(axis=1)).sum())
         total, scored = add_up(total, np.array(scores), llm), scored + len(scores)

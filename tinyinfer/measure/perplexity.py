@@ -7,6 +7,11 @@ perplexity?), a lossless optimization must not move it.
 Tokens see only what precedes them in their own window, the first ones next to nothing, so perplexity falls as
 windows grow, and only figures of the same text, tokenizer and window can be compared. Windows share one token: the last
 of one is the first of the next, so that every token but the first of all is scored once.
+
+A model whose training texts all began with a beginning token expects one: attention that has nothing to look at goes
+there (Xiao et al. 2023, attention sinks), and without the token Gemma's perplexity is several times too high. So the
+beginning token stands before each window, and the same tokens are scored. (llama.cpp's llama-perplexity puts it in the
+place of each window's first token.)
 """
 
 from __future__ import annotations
@@ -47,14 +52,25 @@ def windows(tokens: Sequence[int], window: int) -> Iterator[Sequence[int]]:
         yield tokens[start : start + window + 1]
 
 
-def perplexities(llm: LLM, tokens: Sequence[int], window: int) -> Iterator[Perplexity]:
+def begun(window: Sequence[int], beginning: Sequence[int]) -> list[int]:
+    """What the model reads of a window: the beginning tokens, then the window; once, where the window has them itself.
+
+    >>> begun([7, 8], [0]), begun([0, 7], [0]), begun([7, 8], [])
+    ([0, 7, 8], [0, 7], [7, 8])
+    """
+    has_them = list(window[: len(beginning)]) == list(beginning)
+    return list(window) if has_them else [*beginning, *window]
+
+
+def perplexities(llm: LLM, tokens: Sequence[int], window: int, beginning: Sequence[int] = ()) -> Iterator[Perplexity]:
     """The perplexity of what was scored so far, after each window; the last one is the text's.
 
-    Raises ValueError when the model gives no finite probabilities.
+    beginning: the tokens that stand before each window and are not scored. Raises ValueError when the model gives no
+    finite probabilities.
     """
     total, scored = 0.0, 0
     for piece in windows(tokens, window):
-        logprobs = llm.score(list(piece))
+        logprobs = llm.score(begun(piece, beginning))[1 - len(piece) :]  # (piece - 1,)
         total, scored = add_up(total, logprobs, llm), scored + len(logprobs)
         yield Perplexity(total / scored, scored)
 

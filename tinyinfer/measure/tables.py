@@ -242,8 +242,13 @@ def evaluation_text(record: dict[str, Any]) -> str:
     """Puts the figures of one setting into a sentence."""
     return (
         f"perplexity {record['perplexity']:.4f} (mean NLL {record['nll']:.5f}) over {record['tokens']} tokens "
-        f"in windows of {record['window']}, {amount(record['weight_bytes'], 'B')} of weights, {record['seconds']:.1f} s"
+        f"in {scored_windows(record)}, {amount(record['weight_bytes'], 'B')} of weights, {record['seconds']:.1f} s"
     )
+
+
+def scored_windows(record: dict[str, Any]) -> str:
+    """How the text was cut, and whether a beginning token was put before each window."""
+    return f"windows of {record['window']}{' after the beginning token' if record['bos'] else ''}"
 
 
 def evaluation_table(records: list[dict[str, Any]], reference: dict[str, Any]) -> str:
@@ -264,7 +269,7 @@ def explanation(reference: dict[str, Any]) -> str:
     """What the columns of evaluation_table mean."""
     other = "the float model" if reference["setting"] == "float32" else "the quantized model as it is"
     return (
-        f"{reference['tokens']} tokens scored in windows of {reference['window']}. change, KL divergence (nats a token)"
+        f"{reference['tokens']} tokens scored in {scored_windows(reference)}. change, KL divergence (nats a token)"
         f" and top-1 agreement: against {other};\nbits: a weight of the layers' matrices, scales included; "
         "weights: the whole model in memory"
     )

@@ -84,17 +84,18 @@ def in_range(name: str, w: np.ndarray, scheme: QuantScheme) -> np.ndarray:  # (N
 
 
 def read_windows(c: QuantizationSwitches, model: ModelConfig, tokenizer: Encoder) -> np.ndarray:  # -> (W, n)
-    """The calibration text as W windows of n token ids, n being at most the model's context.
+    """The calibration text as W windows of n token ids, beginning tokens included, at most the model's context.
 
     Raises ModelError for a file that cannot be read, ValueError for too short a text, for a mixture of experts and as
     make_recipe does: what cannot work is said before the weights are read.
     """
     check_can_calibrate(model, w8a8=c.quantize == "w8a8")
     make_recipe(c, model)
-    size = min(WINDOW, model.max_position)
+    beginning = tokenizer.beginning if c.calibration_bos else []
+    size = min(WINDOW, model.max_position - len(beginning))
     count = DEFAULT_TOKENS if c.calibration_tokens is None else c.calibration_tokens
     name = "the default calibration text" if c.calibration is None else f"{c.calibration}: the calibration text"
-    return calibration_windows(calibration_text(c.calibration), tokenizer, count, size, name)
+    return calibration_windows(calibration_text(c.calibration), tokenizer, count, size, name, beginning)
 
 
 def quantize_model(

@@ -5,12 +5,16 @@ way: its inputs are summed up (H = XᵀX, the sizes of every input, a few rows),
 are already those of the quantized layer. So every layer is fitted to the outputs of the quantized layers before it, as
 in GPTQ, and only one layer's activations are in memory at a time.
 
+Each window begins as a text does: with the tokenizer's beginning token, where it puts one. That token's activations
+are unlike all others (Sun et al. 2024, massive activations), and a model that never sees it has them elsewhere.
+
 The text decides: weights are fitted to what they saw, and other text gains less.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pydoc_data import topics
@@ -45,6 +49,10 @@ class Encoder(Protocol):
 
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Turns a text into token ids."""
+
+    @property
+    def beginning(self) -> list[int]:
+        """The token ids that stand before every text."""
 
 
 @dataclass(frozen=True)
@@ -84,19 +92,27 @@ def calibration_text(path: str | None) -> str:
 
 
 def calibration_windows(
-    text: str, tokenizer: Encoder, count: int = DEFAULT_TOKENS, window: int = WINDOW, name: str = "the calibration text"
-) -> np.ndarray:  # -> (count/window, window)
-    """The text's first `count` tokens, or all of them, cut into windows; a rest shorter than a window is left out.
+    text: str,
+    tokenizer: Encoder,
+    count: int = DEFAULT_TOKENS,
+    window: int = WINDOW,
+    name: str = "the calibration text",
+    beginning: Seq[int] = (),
+) -> np.ndarray:  # -> (W, n)
+    """The text's first `count` tokens, or all of them, cut into W windows; a rest shorter than a window is left out.
 
-    name: what messages call the text. Raises ValueError for text or a count shorter than one window.
+    name: what messages call the text. beginning: the tokens that stand before each window, so that its n tokens are
+    these and `window` others; a text that begins with them does not get them twice. Raises ValueError for text or a
+    count shorter than one window.
     """
     if count < window:
         reason = "{field}={value} is less than a window of {window}"
         raise SwitchError("calibration_tokens", count, reason, "give at least one window", window=window)
-    ids = tokenizer.encode(text, add_special_tokens=False)[:count]
+    ids, first = tokenizer.encode(text, add_special_tokens=False), list(beginning)
+    ids = ids[len(first) if ids[: len(first)] == first else 0 :][:count]
     if len(ids) < window:
         raise ValueError(f"{name} has {len(ids)} tokens, but a window has {window}; give a longer text")
-    return np.array(ids[: len(ids) // window * window]).reshape(-1, window)
+    return np.array([first + ids[i - window : i] for i in range(window, len(ids) + 1, window)])
 
 
 def calibrate(

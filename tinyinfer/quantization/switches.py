@@ -19,6 +19,7 @@ QUANTIZE_METHODS = {
     "combined": "tinyinfer.quantization.apply:by_combination",
 }
 CALIBRATED = ("gptq", "awq", "combined")  # the methods that look at text
+CALIBRATION = ("calibration", "calibration_tokens", "calibration_bos")  # the switches about that text
 GROUPWISE = ("hqq", "combined")  # the methods that fit a grid to each group
 LONGEST_NAME = 255  # characters of a file's name, on every usual file system
 BITS = "{quantize}=int8, int4, int3 or int2"
@@ -48,6 +49,9 @@ class QuantizationSwitches(Switches):
         None, help="text file that a method may look at (default: prose that every Python has)"
     )
     calibration_tokens: int | None = switch(None, help="most tokens of that text")
+    calibration_bos: bool = switch(
+        True, help="whether each window of it begins with the token that the tokenizer puts before a text, if any"
+    )
 
     @property
     def calibrated(self) -> bool:
@@ -106,10 +110,10 @@ class QuantizationSwitches(Switches):
 
     def _without_effect(self) -> Iterator[SwitchError]:
         """Switches that say how to round, where nothing is rounded or there is only one way."""
-        how = [name for name in self.given("group_size", "symmetric", "quantize_method", "calibration",
-                                           "calibration_tokens") if name not in self.shared]  # fmt: skip
+        how = [name for name in self.given("group_size", "symmetric", "quantize_method", *CALIBRATION)
+               if name not in self.shared]  # fmt: skip
         ours = [*how, *self.given("quantize_head", "quantize_rules")]
-        text = [name for name in how if name.startswith("calibration")]
+        text = [name for name in how if name in CALIBRATION]
         scheme = [name for name in how if name not in text]
         if self.quantize == "off" and how and how == ours:
             reason = all_of(how) + " given, but {quantize}=off quantizes nothing"

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
@@ -108,6 +109,13 @@ class Tokenizer:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except TypeError as error:  # the library's answer to a surrogate
             raise ValueError("the text is not valid Unicode; give it as UTF-8") from error
+
+    @cached_property
+    def beginning(self) -> list[int]:
+        """The token ids that `encode` puts before every text, such as the one of <s>; empty when it puts none."""
+        encoding = self._backend.encode("a")
+        pairs = zip(encoding.ids, encoding.special_tokens_mask, strict=True)  # the mask: 1 where a token was added
+        return [id for id, _ in takewhile(lambda pair: pair[1], pairs)]
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens and ids outside the vocabulary are no text.
