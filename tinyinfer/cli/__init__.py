@@ -30,7 +30,7 @@ from importlib import import_module
 from tinyinfer import __version__
 from tinyinfer.cli import console
 from tinyinfer.cli.arguments import Opener, Parser, UsageError, open_model, worded
-from tinyinfer.errors import ModelError, RoomError
+from tinyinfer.errors import ModelError, RequestError
 
 COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench")
 
@@ -62,7 +62,7 @@ def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
         return 130
     except (UsageError, ModelError) as error:
         return console.fail(str(error))
-    except (ValueError, RoomError) as error:
+    except (ValueError, RequestError) as error:
         return console.fail(worded(error))
     except OSError as error:
         if error.filename is None:

@@ -6,6 +6,8 @@ So stdout can be piped. Both may be terminals, pipes whose reader has left, full
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
 import sys
 import warnings
@@ -13,9 +15,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tinyinfer.errors import ModelWarning
+from tinyinfer.errors import ModelWarning, RequestError
 from tinyinfer.text.plain_text import decoded
 
 if TYPE_CHECKING:
@@ -41,6 +43,24 @@ def prepare() -> None:
 def show(text: str) -> None:
     """Writes to stdout and flushes."""
     print(text, end="", flush=True)
+
+
+def show_json(record: dict[str, Any]) -> None:
+    """Writes one line of JSON to stdout. A number that is not finite is null: JSON has no word for it."""
+    try:
+        line = json.dumps(record, allow_nan=False)
+    except ValueError:
+        line = json.dumps(finite(record))
+    show(line + "\n")
+
+
+def finite(value: Any) -> Any:
+    """What JSON holds, with None for each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -196,6 +216,7 @@ def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Call
     """Computes the sequences, calling `update` after each step; False when Ctrl-C ended it early.
 
     update: whether it left a line begun (Answers.update). trace: whether to write each step's StepTrace to stderr.
+    Raises RequestError for a sequence that cannot go on, after the others have ended.
     """
     try:
         for step in llm.run(sequences, watch=trace):
@@ -204,6 +225,9 @@ def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Call
                 say(f"\n{step}" if midline else str(step))
     except KeyboardInterrupt:
         return False
+    except RequestError:
+        update()
+        raise
     return True
 
 

@@ -15,8 +15,8 @@ from tinyinfer.cli.arguments import (
     opened,
     sampling_params,
 )
-from tinyinfer.cli.console import Answers, is_terminal, read_text, run_sequences, say, show, statistics
-from tinyinfer.errors import ModelError
+from tinyinfer.cli.console import Answers, is_terminal, read_text, run_sequences, say, show_json, statistics
+from tinyinfer.errors import ModelError, RequestError, placed
 from tinyinfer.text.plain_text import plain
 
 if TYPE_CHECKING:
@@ -93,7 +93,11 @@ def run(args: argparse.Namespace) -> int:
         note_unused(llm, args.chat_template_kwargs)
     if not prompts and not args.quiet:
         say(f'No prompt, so here is one: "{DEFAULT_PROMPT}" Give your own: tinyinfer generate "..."')
-    finished = write_json(llm, sequences, args) if args.json else write_text(llm, sequences, prompts, args)
+    try:
+        finished = write_json(llm, sequences, args) if args.json else write_text(llm, sequences, prompts, args)
+    except RequestError as error:
+        places = [f"prompt {i} of {len(prompts)}" for i, seq in enumerate(sequences, 1) if seq.id == error.request_id]
+        raise (placed(places[0], error) if len(prompts) > 1 and places else error) from None
     if not args.quiet:
         say("\n".join(statistics(sequences)))
     return 0 if finished else 130
@@ -162,14 +166,20 @@ def shorten(text: str, width: int = 60) -> str:
 
 
 def write_json(llm: LLM, sequences: list[Sequence], args: argparse.Namespace) -> bool:
-    """JSON lines on stdout when all sequences have ended; False when Ctrl-C ended them."""
+    """JSON lines on stdout when all sequences have ended, also with an error; False when Ctrl-C ended them."""
     from tinyinfer.engine.metrics import run_metrics
 
-    finished = run_sequences(llm, sequences, args.trace, lambda: False)
+    failure = None
+    try:
+        finished = run_sequences(llm, sequences, args.trace, lambda: False)
+    except RequestError as error:
+        failure = error
     together = run_metrics(sequences, [])
     paces = {"prompt_tps": together.prompt_tps, "generation_tps": together.generation_tps}
     for seq in sequences:
-        show(json.dumps(record(llm, seq, args.model, paces)) + "\n")
+        show_json(record(llm, seq, args.model, paces))
+    if failure:
+        raise failure
     return finished
 
 

@@ -101,8 +101,8 @@ def evaluate(
     """The figures of one setting over the tokens of a text.
 
     reference: the model to measure the distance from, which may be `llm` itself; None: no distance is measured.
-    on_window is called after each window with the perplexity so far. Raises ValueError when the model gives no finite
-    probabilities.
+    on_window is called after each window with the perplexity so far. Raises NotFiniteError when the model's
+    numbers overflow.
     """
     from tinyinfer.measure.inspect import bits_per_weight
     from tinyinfer.measure.kl import Divergence, divergences

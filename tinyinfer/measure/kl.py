@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyinfer.measure.perplexity import Perplexity, add_up, perplexities, windows
+from tinyinfer.measure.perplexity import Perplexity, perplexities, windows
 from tinyinfer.sampling import token_scores
 
 if TYPE_CHECKING:
@@ -37,8 +37,8 @@ def divergences(
 ) -> Iterator[tuple[Perplexity, Divergence]]:
     """The perplexity of `llm` and its distance from `reference` over what was scored so far, after each window.
 
-    From itself a model has no distance, and the text is read once. Raises ValueError when the model gives no finite
-    probabilities.
+    From itself a model has no distance, and the text is read once. Raises NotFiniteError when the numbers of either
+    model overflow.
     """
     if reference is llm:
         yield from ((scored, Divergence(kl=0.0, agreement=1.0)) for scored in perplexities(llm, tokens, window))
@@ -51,7 +51,7 @@ def divergences(
             scores += token_scores(logits, piece[start + 1 :])
             kl += float(kl_divergence(expected, logits).sum())
             agreed += int((expected.argmax(axis=1) == logits.argmax(axis=1)).sum())
-        total, scored = add_up(total, np.array(scores), llm), scored + len(scores)
+        total, scored = total - float(np.sum(scores)), scored + len(scores)
         mean = max(kl / scored, 0.0)  # it cannot be negative; rounding alone makes it so
         yield Perplexity(total / scored, scored), Divergence(mean, agreed / scored)
 
