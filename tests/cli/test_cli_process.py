@@ -8,9 +8,24 @@ import os
 import re
 import signal
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
-from cli_helpers import STATISTICS, chat_text, folder, interrupt_at, llm, posix, read_terminal, screen, short, start
+from cli_helpers import (
+    ROOT,
+    STATISTICS,
+    chat_text,
+    folder,
+    interrupt_at,
+    llm,
+    posix,
+    read_terminal,
+    screen,
+    short,
+    start,
+    unopened,
+)
 
 from tinyinfer import LLM
 from tinyinfer.cli import console, main
@@ -135,15 +150,50 @@ def test_a_full_disk_under_stdout_is_one_line(
     assert capsys.readouterr().err == error
 
 
-def test_closed_outputs_are_no_reason_to_fail(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Python makes of `>&- 2>&-`: streams that are None. Catches statistics that land in stdout's place."""
+def test_a_closed_stderr_is_no_reason_to_fail(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python makes of `2>&-`: a stream that is None. Catches statistics that land in stdout's place."""
     monkeypatch.setattr(sys, "stderr", None)
     stdout = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stdout)
     assert main(["generate", "-m", short, "-n", "2", "--json", "hello"]) == 0
     assert len(stdout.getvalue().splitlines()) == 1
+
+
+COMMANDS_THAT_WRITE = ["generate -n 2 hello", "generate --json -n 2 hello", "chat", "download", "inspect", "bench",
+                       "eval --text x", "--help", "--version", "generate --help"]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMANDS_THAT_WRITE)
+def test_a_closed_stdout_is_told_before_any_work(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `cat x >&-` tells it. Catches an answer that is lost, with exit status 0."""
     monkeypatch.setattr(sys, "stdout", None)
-    assert main(["generate", "-m", short, "-n", "2", "hello"]) == 0
+    assert main(words.split(), unopened) == 2
+    assert capsys.readouterr().err == "tinyinfer: error: stdout is closed; send it to a file, a pipe or a terminal\n"
+
+
+def test_a_closed_stdout_is_no_reason_to_fail_for_a_command_that_writes_nothing_to_it(
+    short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`quantize` writes a folder."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["quantize", "-m", short, "-o", str(tmp_path / "new"), "--quantize", "int8"]) == 0
+    assert (tmp_path / "new" / "config.json").exists()
+
+
+@posix
+def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path: Path) -> None:
+    """Catches a KeyboardInterrupt outside of the command line's own care, and one that an import made another error of,
+    as NumPy does. The signal comes from a module of the standard library's name, so that it comes in time.
+    """
+    lines = ["import os, signal", "try:", " os.kill(os.getpid(), signal.SIGINT)", "except: raise ImportError"]
+    (tmp_path / "argparse.py").write_text("\n".join(lines))
+    process = start("generate", "hello", env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 130
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]["tinyinfer"]
+    assert script == "tinyinfer.__main__:main", "the installed script is the same"
 
 
 @posix

@@ -52,8 +52,11 @@ def main(argv: Sequence[str] | None = None, opener: Opener = open_model) -> int:
 
 def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
     """The exit status of a command line, mistakes and Ctrl-C included."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        args = parse(argv, opener)
+        if sys.stdout is None and words[:1] != ["quantize"]:  # which writes a folder, and nothing else
+            raise UsageError("stdout is closed; send it to a file, a pipe or a terminal")
+        args = parse(words, opener)
         return int(args.run(args))
     except SystemExit as leave:  # --help, --version
         return int(leave.code or 0)
@@ -73,9 +76,8 @@ def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
         return console.fail(f"not enough memory ({error}); {cure}" if str(error) else f"not enough memory; {cure}")
 
 
-def parse(argv: Sequence[str] | None = None, opener: Opener = open_model) -> argparse.Namespace:
+def parse(words: Sequence[str], opener: Opener = open_model) -> argparse.Namespace:
     """The command line as a namespace: `run` is its command, `opener` what opens a model. Raises UsageError."""
-    words = sys.argv[1:] if argv is None else list(argv)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         near, known = _nearest(words[0], COMMANDS), ", ".join(COMMANDS)
         raise UsageError(f"there is no command {words[0]!r}{near}; the commands are {known}")
