@@ -20,10 +20,11 @@ from cli_helpers import (
     interrupt_at,
     llm,
     posix,
-    read_terminal,
+    resize,
     screen,
     short,
     start,
+    terminal,
     unopened,
 )
 
@@ -197,18 +198,42 @@ def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path: Path) -> None:
 
 
 @posix
-def test_a_terminal_sees_a_progress_bar_that_wipes_itself(folder: str) -> None:
-    pty = pytest.importorskip("pty")
-    terminal, end = pty.openpty()
-    process = start("generate", "-m", folder, "-n", "2", "hello", stderr=end)
-    os.close(end)
-    seen = read_terminal(terminal)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == 0
-    name = os.path.basename(folder)
-    assert f"\rloading {name} [{'#' * console.BAR}] 3/3\r" in seen
-    assert screen(seen)[0].startswith("Prompt: ")
-    assert b"loading" not in out
+@pytest.mark.parametrize("width", [80, 20, 5, 1, 0])
+def test_a_terminal_sees_a_progress_bar_that_wipes_itself(
+    width: int, short: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never as wide as the terminal, whatever COLUMNS says and wherever stdout goes; 0: a terminal that does not know.
+    Catches a bar that wraps, so that each of its pictures stays as a line of its own.
+    """
+    with terminal(monkeypatch, "stderr", width) as seen:
+        monkeypatch.setenv("COLUMNS", "70" if not width else "200")
+        assert main(["generate", "-m", short, "-n", "2", "hello"]) == 0
+    bars = seen().partition("Prompt: ")[0].replace(console.ERASE, "").split("\r")
+    assert max(map(len, bars)) == min((width or 70) - 1, len("loading llama0 [] 3/3") + console.BAR)
+    if width >= 70:
+        assert f"loading {os.path.basename(short)} [{'#' * console.BAR}] 3/3" in bars
+    assert screen(seen())[0].startswith("Prompt: ")
+    assert "loading" not in capsys.readouterr().out
+
+
+@posix
+def test_a_progress_bar_follows_a_terminal_that_is_resized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a width that is asked for once, and a narrower line padded to the length of the one before."""
+    with terminal(monkeypatch, "stderr", 80) as seen, console.progress_bar("reading 日本") as show:
+        show(1, 2, "note")
+        resize(sys.stderr.fileno(), 11)
+        show(2, 2)
+    full = "#" * (console.BAR // 2)
+    pictures = ["", "reading 日本", f"reading 日本 [{full:-<{console.BAR}}] 1/2, note", "reading 日", ""]
+    assert seen().replace(console.ERASE, "").split("\r") == pictures
+
+
+def test_a_terminal_that_knows_no_escapes_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "is_terminal", lambda stream: True)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(console, "say", lambda *text: pytest.fail(str(text)))
+    with console.progress_bar("reading") as show:
+        show(1, 2)
 
 
 def ran(seq: Sequence, started: float, times: list[float], cached: int = 0) -> None:

@@ -173,7 +173,7 @@ def test_progress_shows_the_perplexity_so_far(short, text, monkeypatch, capsys):
     assert main(["eval", "-m", short, "--text", text, "--window", "16", "--json"]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
-    *_, last = [part for part in err.split("\r") if "#" in part and "perplexity" in part]
+    *_, last = [part for part in err.replace(console.ERASE, "").split("\r") if "#" in part and "perplexity" in part]
     assert last.split()[-1] == f"{json.loads(out)['perplexity']:.4g}"
 
 

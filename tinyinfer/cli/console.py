@@ -13,9 +13,11 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
 from tinyinfer.errors import ModelWarning, RequestError
 from tinyinfer.text.plain_text import decoded
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from tinyinfer.sequence import Sequence
 
 BAR = 30  # characters of a full progress bar
-BAR_FORMAT = f"{{desc}} [{{bar:{BAR}}}] {{n_fmt}}/{{total_fmt}}{{postfix}}"
+ERASE = "\x1b[K"  # what tells a terminal to clear the rest of the line
 
 
 def prepare() -> None:
@@ -122,23 +124,38 @@ def discard_output() -> None:
 def progress_bar(title: str, shown: bool = True) -> Iterator[Callable[..., None]]:
     """`loading NAME [####------] 12/30` on a terminal's stderr, wiped at the end; elsewhere nothing.
 
-    The function that it gives takes how much is done, how much there is, and a note to show behind the bar.
+    The function that it gives takes how much is done, how much there is, and a note to show behind the bar. A line as
+    wide as the terminal would wrap, and \\r goes back to the beginning of its last row only.
     """
-    if not (shown and is_terminal(sys.stderr)):
+    if not (shown and is_terminal(sys.stderr)) or os.environ.get("TERM") == "dumb":
         yield lambda done, total, note="": None
         return
-    from tqdm import tqdm
 
-    columns, lines = get_terminal_size()  # of a terminal that knows its size, else 80 x 24
-    form = {"bar_format": "{desc}", "ascii": "-#", "ncols": columns, "nrows": lines}
-    with tqdm(desc=title, leave=False, mininterval=0, miniters=1, **form) as bar:
+    def draw(line: str) -> None:
+        say(f"\r{fitting(line, columns() - 1)}{ERASE}", end="")
 
-        def show(done: int, total: int, note: str = "") -> None:
-            bar.bar_format, bar.total = BAR_FORMAT, total
-            bar.set_postfix_str(note, refresh=False)
-            bar.update(done - bar.n)
+    def show(done: int, total: int, note: str = "") -> None:
+        full = "#" * (BAR * done // max(1, total))
+        draw(f"{title} [{full:-<{BAR}}] {done}/{total}" + f", {note}" * bool(note))
 
+    draw(title)
+    try:
         yield show
+    finally:
+        draw("")
+
+
+def columns() -> int:
+    """How wide the terminal of stderr is now; of one that does not know it, what COLUMNS says, else 80."""
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns or get_terminal_size().columns
+    return get_terminal_size().columns
+
+
+def fitting(text: str, columns: int) -> str:
+    """The beginning of a text that fits into so many columns; East Asian characters take two."""
+    widths = accumulate(1 + (east_asian_width(letter) in "WF") for letter in text)
+    return text[: sum(width <= columns for width in widths)]
 
 
 def read_text(path: str) -> str:

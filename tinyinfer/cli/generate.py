@@ -14,6 +14,7 @@ from tinyinfer.cli.arguments import (
     add_switches,
     opened,
     sampling_params,
+    typed_text,
 )
 from tinyinfer.cli.console import Answers, is_terminal, read_text, run_sequences, say, show_json, statistics
 from tinyinfer.errors import ModelError, RequestError, placed
@@ -41,8 +42,9 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
     about = "continue or answer prompts"
     parser = commands.add_parser("generate", help=about, description=about)
     add = parser.add_argument
-    add("text", nargs="?", metavar="PROMPT", help="what to answer; - reads stdin")
-    add("-p", "--prompt", action="append", default=[], metavar="TEXT", help="the same (repeatable), after PROMPT")
+    add("text", nargs="?", type=typed_text, metavar="PROMPT", help="what to answer; - reads stdin")
+    add("-p", "--prompt", action="append", type=typed_text, default=[], metavar="TEXT",
+        help="the same (repeatable), after PROMPT")  # fmt: skip
     add("-f", "--file", action="append", default=[], metavar="FILE",
         help="a prompt from a file (repeatable), after the others; the last line's end is dropped")  # fmt: skip
     add_conversation_arguments(parser)
@@ -56,7 +58,8 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that `generate` and `chat` share."""
-    parser.add_argument("-sys", "--system-prompt", metavar="TEXT", help="instructions that come before the prompt")
+    about = "instructions that come before the prompt"
+    parser.add_argument("-sys", "--system-prompt", type=typed_text, metavar="TEXT", help=about)
     parser.add_argument(
         "--chat-template-kwargs", type=json_object, default={}, metavar="JSON",
         help=f"variables of the chat template, such as {VARIABLES}",
@@ -69,7 +72,7 @@ def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
 def json_object(text: str) -> dict[str, Any]:
     """A flag's value as a dictionary. Raises argparse.ArgumentTypeError when it is no JSON object."""
     try:
-        value = json.loads(text)
+        value = json.loads(typed_text(text))
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):

@@ -177,7 +177,8 @@ def _bar(title: str, have: int, total: int, progress: bool | None) -> Iterator[C
     from tqdm import tqdm
 
     shown = sys.stderr.isatty() if progress is None else progress
-    with tqdm(desc=title, initial=have, total=total, unit="B", unit_scale=True, disable=not shown) as bar:
+    form = {"unit": "B", "unit_scale": True, "dynamic_ncols": True}
+    with tqdm(desc=title, initial=have, total=total, disable=not shown, **form) as bar:
         yield lambda now: bar.update(now - bar.n)
 
 
