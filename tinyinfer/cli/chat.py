@@ -124,7 +124,7 @@ def converse(conversation: Conversation, question: str, args: argparse.Namespace
         return
     if forgotten:
         say(f"(the context is full: forgot the oldest {forgotten} of our exchanges; /reset forgets all)")
-    answers = Answers([seq], [], shows_thinking(args))
+    answers = Answers([seq], [], shows_thinking(args), args.trace)
     try:
         if not run_sequences(conversation.llm, [seq], args.trace, answers.update):
             answers.interrupt()

@@ -179,49 +179,62 @@ class Answers:
     """Several sequences' texts on stdout, in their order: the first unfinished one as it comes, later ones after it.
 
     titles: a line above each answer; none when there is one answer. thinking: whether it is shown, too: dimmed above
-    its answer on a terminal, else on stderr, so that a pipe holds the answers alone.
+    its answer on a terminal, else on stderr, so that a pipe holds the answers alone. traced: a StepTrace follows each
+    step. Where both come to one terminal, the text comes line by line, so that no trace is in the middle of a line.
     """
 
-    def __init__(self, sequences: list[Sequence], titles: list[str], thinking: bool = True) -> None:
+    def __init__(
+        self, sequences: list[Sequence], titles: list[str], thinking: bool = True, traced: bool = False
+    ) -> None:
         self.sequences, self.titles, self.thinking = sequences, titles, thinking
+        self.by_line = traced and is_terminal(sys.stdout) and is_terminal(sys.stderr)
         self.current, self.shown = 0, 0  # index of the sequence being shown, and how many of its characters are
-        self.thought = 0  # how many characters of its thinking are shown
+        self.thought, self.closed = 0, False  # how many characters of its thinking are shown, and whether it has ended
         self._begin()
 
     def update(self) -> bool:
-        """Shows the text since the last call; whether that left a line begun on stderr, or on a terminal with both."""
+        """Shows the text since the last call; whether that left a line begun on stderr, by thinking."""
         while self.current < len(self.sequences):
             seq = self.sequences[self.current]
-            midline = self.thinking and self._think(seq)
-            if len(seq.text.text) > self.shown:
-                show(seq.text.text[self.shown :])
-                self.shown, midline = len(seq.text.text), is_terminal(sys.stdout)
+            midline = self._write(seq, seq.finished)
             if not seq.finished:
                 return midline
             show("\n")
-            self.current, self.shown, self.thought = self.current + 1, 0, 0
+            self.current, self.shown, self.thought, self.closed = self.current + 1, 0, 0, False
             self._begin()
         return False
 
     def interrupt(self) -> None:
         """Ends the line of an answer that was cut short, and of its thinking on stderr."""
         if self.current < len(self.sequences):
+            self._write(self.sequences[self.current], ended=True)
             show("\n")
-            if self.thought and not self.shown and not is_terminal(sys.stdout):
-                say("")
 
-    def _think(self, seq: Sequence) -> bool:
+    def _write(self, seq: Sequence, ended: bool) -> bool:
+        """Shows what is new of a sequence; whether that left a line begun on stderr."""
+        midline = self.thinking and self._think(seq, ended or bool(seq.text.text))
+        piece = self._ready(seq.text.text, self.shown, ended)
+        if piece:
+            show(piece)
+        self.shown += len(piece)
+        return midline
+
+    def _think(self, seq: Sequence, ended: bool) -> bool:
         """Shows the thinking since the last call, and the blank line behind all of it; whether a line is begun."""
-        piece, ended = seq.text.reasoning[self.thought :], bool(seq.text.text) or seq.finished
+        piece, above = self._ready(seq.text.reasoning, self.thought, ended), is_terminal(sys.stdout)
         self.thought += len(piece)
-        above = is_terminal(sys.stdout)
         if piece:
             text = dimmed(piece, sys.stdout if above else sys.stderr)
             show(text) if above else say(text, end="")
-        if self.thought and not self.shown and ended:
+        if self.thought and ended and not self.closed:
+            self.closed = True
             show("\n\n" if seq.text.text else "") if above else say("")
             return False
-        return bool(piece)
+        return bool(piece) and not above
+
+    def _ready(self, text: str, shown: int, ended: bool) -> str:
+        """What to show of a text of which so many characters are shown: all of the rest, or its whole lines."""
+        return text[shown:] if ended or not self.by_line else text[shown : text.rfind("\n") + 1]
 
     def _begin(self) -> None:
         if len(self.sequences) > 1 and self.current < len(self.sequences):
@@ -232,8 +245,8 @@ class Answers:
 def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Callable[[], bool]) -> bool:
     """Computes the sequences, calling `update` after each step; False when Ctrl-C ended it early.
 
-    update: whether it left a line begun (Answers.update). trace: whether to write each step's StepTrace to stderr.
-    Raises RequestError for a sequence that cannot go on, after the others have ended.
+    update: Answers.update, or what returns whether it left a line begun on stderr. trace: whether to write each step's
+    StepTrace there. Raises RequestError for a sequence that cannot go on, after the others have ended.
     """
     try:
         for step in llm.run(sequences, watch=trace):

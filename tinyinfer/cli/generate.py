@@ -155,7 +155,7 @@ def shows_thinking(args: argparse.Namespace) -> bool:
 def write_text(llm: LLM, sequences: list[Sequence], prompts: list[str], args: argparse.Namespace) -> bool:
     """Answers on stdout as they come; False when Ctrl-C ended them."""
     titles = [f"prompt {i} of {len(prompts)}: {shorten(prompt)}" for i, prompt in enumerate(prompts, 1)]
-    answers = Answers(sequences, titles, shows_thinking(args))
+    answers = Answers(sequences, titles, shows_thinking(args), args.trace)
     finished = run_sequences(llm, sequences, args.trace, answers.update)
     if not finished:
         answers.interrupt()
