@@ -17,13 +17,13 @@ import numpy as np
 CONSTANTS = {"float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "bool_", "inf", "newaxis"}
 NAMES = CONSTANTS | {
     "abs", "add", "arange", "argsort", "ascontiguousarray", "clip", "concatenate", "copyto", "cos", "empty",
-    "empty_like", "exp", "log", "matmul", "maximum", "minimum", "multiply", "nextafter", "nonzero", "ones", "repeat",
-    "right_shift", "rint", "sin", "sqrt", "stack", "subtract", "take", "take_along_axis", "tanh", "where", "zeros",
-    "zeros_like",
+    "empty_like", "exp", "isfinite", "log", "matmul", "maximum", "minimum", "multiply", "nextafter", "nonzero", "ones",
+    "repeat", "right_shift", "rint", "sin", "sqrt", "stack", "subtract", "take", "take_along_axis", "tanh", "where",
+    "zeros", "zeros_like",
 }  # fmt: skip
 METHODS = {
-    "argmax", "astype", "clip", "copy", "fill", "max", "mean", "min", "ravel", "reshape", "sum", "swapaxes", "take",
-    "transpose", "view",
+    "all", "argmax", "astype", "clip", "copy", "fill", "max", "mean", "min", "ravel", "reshape", "sum", "swapaxes",
+    "take", "transpose", "view",
 }  # fmt: skip
 ATTRIBUTES = {"shape", "dtype", "ndim", "size", "nbytes", "itemsize", "flags"}
 

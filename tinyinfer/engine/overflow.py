@@ -3,7 +3,7 @@
 A damaged weight is finite and large: one flipped bit makes 1e36 of 0.02. Its products are infinite some layers later,
 and infinity minus infinity is NaN, which every operation hands on. The largest of such logits is token 0, for ever. So
 each row of logits is checked before a token is chosen, which takes less than a thousandth of SmolLM2's forward pass.
-The rows of a prompt that have no logits are checked by their last values (`values_are_finite`).
+The rows of a prompt that have no logits are checked by their last values (`spoiled_spans`).
 
 Where it began is looked for only after an overflow was found: the request is computed once more, alone, and each part
 of the model is checked. A norm can hide an overflow: the square of 1e20 is infinite, and a number divided by infinity
@@ -59,24 +59,30 @@ def suspects(
     logits: np.ndarray, batch: Batch, cache: Cache, model: Model, ops: Ops
 ) -> Iterator[tuple[Span, str]]:  # (R, V) ->
     """Each span of the batch with what is wrong with its numbers, "" for nothing."""
-    for span, (seq, rows) in zip(batch.spans, batch.split(logits), strict=True):
+    spoiled = spoiled_spans(batch, cache, model, ops)
+    for span, (_, rows) in zip(batch.spans, batch.split(logits), strict=True):
         low, high = rows.min(axis=1), rows.max(axis=1)  # (n,), (n,), for the span's n rows of logits; NaN for NaN
         if not ((-np.inf < low) & (high < np.inf)).all():
             yield span, "logits are not finite"
-        elif span.rows > span.wanted and not seq.finished and not values_are_finite(span, cache, model, ops):
-            yield span, "keys and values are not finite"  # of a prompt's rows, which have no logits
+        elif span in spoiled:
+            yield span, "keys and values are not finite"
         else:
             yield span, "" if (low < high).all() else SAME
 
 
-def values_are_finite(span: Span, cache: Cache, model: Model, ops: Ops) -> bool:
-    """Whether the last layer's values of a span are finite: an overflow of any row, in any earlier layer, reaches them.
+def spoiled_spans(batch: Batch, cache: Cache, model: Model, ops: Ops) -> list[Span]:
+    """The spans with rows without logits whose values in the last layer are not finite.
 
-    So nothing that is not finite is ever committed, and the prefix cache has no such block.
+    An overflow of any row in any earlier layer reaches those values. So nothing that is not finite is ever committed,
+    and the prefix cache holds no such block. The host waits for the device once, for all spans.
     """
-    stop, unseen = span.first + span.rows, cache.counting(Ledger())  # this is no work of the model's
-    _, v = unseen.read(len(model.layers) - 1, span.seq, span.first, stop)  # (T, K, E)
-    return bool(ops.xp.isfinite(v).all())
+    spans = [span for span in batch.spans if span.rows > span.wanted and not span.seq.finished]
+    if not spans:
+        return []
+    quiet, last = cache.counting(Ledger()), len(model.layers) - 1  # reads that are not the model's
+    values = (quiet.read(last, span.seq, span.first, span.first + span.rows)[1] for span in spans)  # each (T, K, E)
+    right = ops.to_host(ops.xp.stack([ops.xp.isfinite(v).all() for v in values]))  # (spans,)
+    return [span for span, good in zip(spans, right, strict=True) if not good]
 
 
 def first_overflow(model: Model, ops: Ops, seq: Sequence) -> str:
@@ -113,6 +119,6 @@ class OverflowSearch(DelegatingOps):
         return self._checked(self.inner.add(x, change), f"in layer {layer}'s {PARTS[part]}")
 
     def _checked(self, x: Array, place: str) -> Array:  # (T, D) -> (T, D)
-        if not self.place and not self.xp.isfinite((x * x).sum(axis=-1)).all():
+        if not self.place and not self.to_host(self.xp.isfinite((x * x).sum(axis=-1))).all():
             self.place = place
         return x
