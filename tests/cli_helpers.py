@@ -8,10 +8,13 @@ import os
 import re
 import select
 import signal
+import struct
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -95,6 +98,34 @@ def start(*words: str, **options: Any) -> subprocess.Popen[bytes]:
     )  # fmt: skip
 
 
+def resize(terminal: int, columns: int) -> None:
+    """Gives a terminal another width."""
+    import fcntl
+    import termios
+
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+
+
+@contextmanager
+def terminal(
+    monkeypatch: pytest.MonkeyPatch, streams: str, columns: int = 80
+) -> Iterator[Callable[[], str]]:
+    """A terminal in the place of sys.stdout, sys.stderr or both ("stdout stderr"); gives what was written to it."""
+    import pty
+
+    main, end = pty.openpty()
+    resize(end, columns)
+    seen: list[str] = []
+    with os.fdopen(main, "rb"), monkeypatch.context() as patch:
+        with open(end, "w", encoding="utf-8") as stream:
+            for name in streams.split():
+                patch.setattr(sys, name, stream)
+            reader = Thread(target=lambda: seen.append(read_terminal(main)))
+            reader.start()
+            yield lambda: seen[0]
+        reader.join(30)
+
+
 def read_terminal(terminal: int, until: str | None = None) -> str:
     """What is written to a terminal until its other side closes, or until it ends with `until`."""
     seen = b""
@@ -112,11 +143,12 @@ def read_terminal(terminal: int, until: str | None = None) -> str:
 
 
 def screen(seen: str) -> list[str]:
-    """The lines that a terminal shows at last: after \\r, text writes over what is there."""
+    """The lines that a terminal shows at last: after \\r, text writes over what is there; ESC [K clears the rest."""
     lines = []
     for line in seen.replace("\r\n", "\n").split("\n"):
         shown = ""
         for part in line.split("\r"):
-            shown = part + shown[len(part) :]
+            written, *erased = part.split("\x1b[K")
+            shown = "".join([written, *erased]) if erased else part + shown[len(part) :]
         lines.append(shown.rstrip())
     return lines

@@ -19,13 +19,14 @@ CONSTANTS = {
 }  # fmt: skip
 NAMES = CONSTANTS | {
     "abs", "add", "arange", "argsort", "ascontiguousarray", "clip", "concatenate", "copyto", "cos", "empty",
-    "empty_like", "exp", "log", "matmul", "maximum", "minimum", "multiply", "negative", "nextafter", "nonzero", "ones",
+    "empty_like", "exp", "isfinite", "log", "matmul", "maximum", "minimum", "multiply", "negative", "nextafter",
+    "nonzero", "ones",
     "repeat", "right_shift", "rint", "sin", "sqrt", "stack", "subtract", "take", "take_along_axis", "tanh", "where",
     "zeros", "zeros_like",
 }  # fmt: skip
 METHODS = {
-    "argmax", "astype", "clip", "copy", "fill", "max", "mean", "min", "ravel", "reshape", "sum", "swapaxes", "take",
-    "transpose", "view",
+    "all", "argmax", "astype", "clip", "copy", "fill", "max", "mean", "min", "ravel", "reshape", "sum", "swapaxes",
+    "take", "transpose", "view",
 }  # fmt: skip
 ATTRIBUTES = {"shape", "dtype", "ndim", "size", "nbytes", "itemsize", "flags"}
 

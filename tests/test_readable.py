@@ -281,7 +281,7 @@ def test_the_check_for_globals_finds_them(code, bad, monkeypatch):
 
 COUNTERS = {counter.name for counter in fields(Ledger)}  # the object that does the work counts it
 BY_ASSIGNMENT = {  # objects of other libraries that are built by assignment: they have no other way
-    "cli": {"args", "bar"},  # argparse's Namespace is nothing but its attributes; the form and total of tqdm's bar
+    "cli": {"args"},  # argparse's Namespace is nothing but its attributes
     "text": {"loop", "chain", "block", "backend"},  # jinja2's syntax tree; the parts of a tokenizer of `tokenizers`
     "loading": {"backend"},  # those parts, too
 }

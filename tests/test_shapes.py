@@ -24,6 +24,7 @@ from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.engine.clock import WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
+from tinyinfer.engine.overflow import first_overflow
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
@@ -106,6 +107,11 @@ def run_the_rest(inspector: Inspector, folder) -> None:
             if tensor.codes is not None:
                 tensor.quantized(1, 4)
 
+    broken = random_tensors(MODELS["llama"])
+    broken["layers.1.down"] *= np.float32(1e38)
+    model, ops = make_engine(checkpoint_of(MODELS["llama"], broken)).model, NumpyOps(Ledger())
+    seq = request(np.arange(43))
+    inspector.watch(letters_of(MODELS["llama"]), lambda: first_overflow(model, ops, seq))
     logits, others = np.ones((19, 101), np.float32), np.zeros((19, 101), np.float32)
     inspector.watch({"V": 101}, lambda: kl_divergence(logits, others))
     inspector.watch({"V": 101}, lambda: token_scores(logits, [1] * 19))

@@ -3,7 +3,8 @@
 A bad argument is a ValueError, as everywhere in Python. A SwitchError is a ValueError that keeps its parts apart: the
 field, its value, the reason and the cure. Reason and cure name fields, and a field has two names: `kv_cache` in Python,
 `--kv-cache` on the command line. So both are templates: `{kv_cache}` is the place of the field's name, which
-Python and the command line each spell in their own way. A RoomError is a MemoryError with the same two templates.
+Python and the command line each spell in their own way. A RequestError has the same two templates and the request
+that it ends: a RoomError is a MemoryError, a NotFiniteError a FloatingPointError.
 
 A file's fault is a ModelError, because its cure lies on disk and not in the caller's code. The command line turns each
 into one line and exit status 2.
@@ -77,15 +78,23 @@ class SwitchError(Worded, ValueError):
         return {"field": spell(self.field), "value": self.value}
 
 
-class RoomError(Worded, MemoryError):
-    """Memory that the system does not give, for a request or for a switch.
+class RequestError(Worded):
+    """What ends one request: the others of its step are computed again, and go on.
 
-    request_id: the id of the sequence that asked for it, which can never run; None when no sequence did.
+    request_id: the id of the request's sequence, which can never go on; None when no sequence is the cause.
     """
 
     def __init__(self, reason: str, cure: str, request_id: int | None = None, **texts: object) -> None:
         super().__init__(reason, cure, request_id)
         self.reason, self.cure, self.request_id, self.texts = reason, cure, request_id, texts
+
+
+class RoomError(RequestError, MemoryError):
+    """Memory that the system does not give, for a request or for a switch."""
+
+
+class NotFiniteError(RequestError, FloatingPointError):
+    """The model's numbers overflow (NaN, infinity) for a request; the message names the part where that began."""
 
 
 class _Names(dict[str, Any]):
@@ -104,8 +113,10 @@ def all_of(names: Iterable[str]) -> str:
     return " and ".join(f"{{{name}}}" for name in names)
 
 
-def placed(place: str, error: ValueError) -> ValueError:
+def placed(place: str, error: RequestError | ValueError) -> Exception:
     """The same error, its sentence beginning with the place where it was found."""
+    if isinstance(error, RequestError):
+        return type(error)("{place}: " + error.reason, error.cure, error.request_id, **error.texts, place=place)
     if isinstance(error, SwitchError):
         return SwitchError(error.field, error.value, "{place}: " + error.reason, error.cure, **error.texts, place=place)
     return ValueError(f"{place}: {error}")

@@ -120,7 +120,8 @@ class LLM:
         """Continues each prompt (text, or token ids), with one SamplingParams for all or one each.
 
         sampling_params: vLLM's name of params. Raises ValueError, before any work, for an empty prompt, a token id
-        outside the vocabulary or a prompt that leaves no room in the context.
+        outside the vocabulary or a prompt that leaves no room in the context. Raises FloatingPointError when the
+        model's numbers overflow with one of the prompts, and ends the others; requests of `submit` go on.
         """
         self._loop.check_caller()
         requests = [Request(seq, self._loop) for seq in self.sequences(prompts, one_of(params, sampling_params))]
@@ -224,9 +225,10 @@ class LLM:
         return self._loop.steps(sequences, watch)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
-        """The logits after each of the tokens, (n, vocab) float32.
+        """The logits after each of the tokens, (n, vocab) float32, all of them finite.
 
-        Raises ValueError for no tokens, a token id outside the vocabulary, or more tokens than the context holds.
+        Raises ValueError for no tokens, a token id outside the vocabulary, or more tokens than the context holds,
+        FloatingPointError when the model's numbers overflow.
         """
         seq = self._sequence(token_ids(tokens), SamplingParams(max_tokens=1), room=0)
         return np.concatenate([logits for _, logits in self._loop.logits(seq, len(tokens))])

@@ -11,7 +11,7 @@ from numbers import Integral, Rational, Real
 from typing import Any
 
 from tinyinfer.errors import SwitchError
-from tinyinfer.switches import switch
+from tinyinfer.switches import plain_number, switch
 
 MAX_LOGPROBS = 100
 MINUS_ONE = {"max_tokens": None, "top_k": 0, "seed": None}  # what -1 says
@@ -80,19 +80,12 @@ class SamplingParams:
     def _read_words_for_off(self) -> None:
         """-1 (vLLM, llama.cpp) and None (vLLM, transformers) become the one value that the field has for it."""
         for one in fields(self):
-            value = _number(getattr(self, one.name))
+            value = plain_number(getattr(self, one.name))
             if one.name in MINUS_ONE and isinstance(value, int) and value == -1:
                 value = MINUS_ONE[one.name]
             elif value is None and one.name != "max_tokens":
                 value = one.default
             object.__setattr__(self, one.name, value)
-
-
-def _number(value: object) -> object:
-    """NumPy's numbers as Python's, which neither overflow (seed) nor wrap around (-top_k); anything else as it is."""
-    if isinstance(value, Integral) and not isinstance(value, bool):
-        return int(value)
-    return float(value) if isinstance(value, Real) and not isinstance(value, Rational) else value
 
 
 def _check_stop(stop: object) -> None:

@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import Field, dataclass, field, fields
 from importlib import import_module
+from numbers import Integral, Rational, Real
 from typing import Any
 
 from tinyinfer.errors import SwitchError
@@ -54,6 +55,7 @@ class Switches:
 
     def __post_init__(self) -> None:
         for one in fields(self):
+            object.__setattr__(self, one.name, plain_number(getattr(self, one.name)))
             check_value(one, getattr(self, one.name))
         for refusal in self.refusals():
             raise refusal
@@ -65,6 +67,13 @@ class Switches:
     def given(self, *names: str) -> list[str]:
         """The fields among `names` that have another value than their default."""
         return [name for name in names if getattr(self, name) != getattr(type(self), name)]
+
+
+def plain_number(value: object) -> object:
+    """NumPy's numbers as Python's, which JSON holds, and which neither overflow nor wrap around; the rest as it is."""
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
+    return float(value) if isinstance(value, Real) and not isinstance(value, Rational) else value
 
 
 def check_value(one: Field[Any], value: object) -> None:

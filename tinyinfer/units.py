@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import reprlib
 from collections.abc import Sequence
 
@@ -23,12 +24,14 @@ def amount(value: float, unit: str) -> str:
 def number(value: float | None, factor: float = 1.0) -> str:
     """A value times `factor` in four digits, never as a power of ten; nothing for None.
 
-    >>> number(12345.6), number(0.123456), number(0.05, 1e3), number(None)
-    ('12346', '0.1235', '50', '')
+    >>> number(12345.6), number(0.123456), number(0.05, 1e3), number(None), number(float("inf"))
+    ('12346', '0.1235', '50', '', 'inf')
     """
     if value is None:
         return ""
     value = value * factor
+    if not math.isfinite(value):
+        return str(value)
     if value == round(value) or abs(value) >= 1000:
         return f"{value:.0f}"
     return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.5f}"

@@ -185,22 +185,24 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
 @pytest.mark.parametrize("switches", CACHES, ids=str)
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_step_waits_for_the_device_once(name, switches, transfers):
-    """For the logits, whatever the cache. A mixture of experts also waits in each layer: which experts are multiplied
-    is decided on the host."""
+    """For the logits, whatever the cache, and after a prompt's rows for whether they overflowed (engine/overflow.py). A
+    mixture of experts also waits in each layer: which experts are multiplied is decided on the host."""
     engine = engine_on(fake_cupy, name, switches)
     transfers.clear()
     for trace in engine.run(sequences()):
         rows, batch = len(trace.batch), trace.batch
         routed = [(rows, 2)] * 2 if name == "moe" else []
-        assert transfers == [*routed, (len(batch.logit_rows), 31)]
+        turns = zip(trace.turns, batch.spans, strict=True)
+        prompts = sum(span.rows > span.wanted and turn.phase != "padding" for turn, span in turns)
+        assert transfers == [*routed, (len(batch.logit_rows), 31), *[(prompts,)] * bool(prompts)]
         transfers.clear()
 
 
 def test_each_draft_of_a_model_waits_once_more(transfers):
-    """A token is drawn on the host before the next one is proposed."""
+    """A token is drawn on the host before the next one is proposed. A prompt's values are looked at, too."""
     engine = engine_on(fake_cupy, "llama", {"speculative": "self", "num_draft_tokens": 3})
     transfers.clear()
     for trace in engine.run(sequences()):
         drafts = max((len(turn.drafts) for turn in trace.turns), default=0)
-        assert len(transfers) == 1 + drafts
+        assert len(transfers) == 1 + drafts + any(span.rows > span.wanted for span in trace.batch.spans)
         transfers.clear()

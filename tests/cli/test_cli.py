@@ -9,6 +9,7 @@ import dataclasses
 import doctest
 import io
 import json
+import os
 import pickle
 import re
 import subprocess
@@ -17,10 +18,11 @@ import warnings
 from pathlib import Path
 
 import pytest
-from cli_helpers import ROOT, STATISTICS, base_model, chat_text, feed, folder, llm, short
+from cli_helpers import ROOT, STATISTICS, base_model, chat_text, feed, folder, llm, posix, short, start, unopened
 
 from tinyinfer import LLM, SamplingParams, errors
 from tinyinfer.cli import COMMANDS, arguments, console, main, parse
+from tinyinfer.cli.arguments import typed_text
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import SwitchError, placed
 from tinyinfer.switches import switch
@@ -344,3 +346,30 @@ def test_download_prints_the_path_and_nothing_else(short: str, capsys: pytest.Ca
 def test_download_without_a_name_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["download"]) == 0
     assert re.search(r"^smollm2-135m +SmolLM2-135M-Instruct, Apache-2.0, 98.4 MB$", capsys.readouterr().out, re.M)
+
+
+@posix
+def test_words_of_the_command_line_are_utf8_whatever_the_locale_says(short: str, llm: LLM, tmp_path: Path) -> None:
+    """Catches bug L13: in the C locale Python reads "Ü" as two surrogates, so that a prompt was refused, a stop string
+    never found, and a file not opened if its name was decoded anew.
+    """
+    (tmp_path / "ü").write_text("Übersetze", encoding="utf-8")
+    words = ["-sys", "ö", "-f", str(tmp_path / "ü"), "--stop", "ß", "--chat-template-kwargs", '{"a": "ü"}', "--json"]
+    process = start(
+        "generate", "-m", short, "-q", "-n", "2", "Übersetze", "-p", "Übersetze", *words,
+        env={**os.environ, "PYTHONUTF8": "0", "LC_ALL": "C"},
+    )  # fmt: skip
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, b"")
+    messages = [{"role": "system", "content": "ö"}, {"role": "user", "content": "Übersetze"}]
+    ids = [json.loads(line)["prompt_token_ids"] for line in out.decode().splitlines()]
+    assert ids == [llm.chat_prompt(messages)] * 3
+
+
+def test_a_word_of_other_bytes_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """Latin-1 in a UTF-8 locale: a stop string that is never found is no help. Names of files may be any bytes."""
+    for flag in ("--prompt", "--stop", "--system-prompt"):
+        assert main(["generate", flag, os.fsdecode(b"\xdcber")], unopened) == 2
+        assert "is not UTF-8 text; convert it to UTF-8 first" in capsys.readouterr().err
+    assert typed_text("Ü\n" + chr(0x1F600)) == "Ü\n" + chr(0x1F600)
+    assert typed_text(os.fsdecode("Ü".encode())) == "Ü"

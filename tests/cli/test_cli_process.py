@@ -9,9 +9,25 @@ import re
 import signal
 import sys
 import threading
+import tomllib
+from pathlib import Path
 
 import pytest
-from cli_helpers import STATISTICS, chat_text, folder, interrupt_at, llm, posix, read_terminal, screen, short, start
+from cli_helpers import (
+    ROOT,
+    STATISTICS,
+    chat_text,
+    folder,
+    interrupt_at,
+    llm,
+    posix,
+    resize,
+    screen,
+    short,
+    start,
+    terminal,
+    unopened,
+)
 
 from tinyinfer import LLM
 from tinyinfer.cli import console, main
@@ -172,30 +188,89 @@ def test_a_full_disk_under_stdout_is_one_line(
     assert capsys.readouterr().err == error
 
 
-def test_closed_outputs_are_no_reason_to_fail(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What Python makes of `>&- 2>&-`: streams that are None. Catches statistics that land in stdout's place."""
+def test_a_closed_stderr_is_no_reason_to_fail(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Python makes of `2>&-`: a stream that is None. Catches statistics that land in stdout's place."""
     monkeypatch.setattr(sys, "stderr", None)
     stdout = io.StringIO()
     monkeypatch.setattr(sys, "stdout", stdout)
     assert main(["generate", "-m", short, "-n", "2", "--json", "hello"]) == 0
     assert len(stdout.getvalue().splitlines()) == 1
+
+
+COMMANDS_THAT_WRITE = ["generate -n 2 hello", "generate --json -n 2 hello", "chat", "download", "inspect", "bench",
+                       "eval --text x", "--help", "--version", "generate --help"]  # fmt: skip
+
+
+@pytest.mark.parametrize("words", COMMANDS_THAT_WRITE)
+def test_a_closed_stdout_is_told_before_any_work(
+    words: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As `cat x >&-` tells it. Catches an answer that is lost, with exit status 0."""
     monkeypatch.setattr(sys, "stdout", None)
-    assert main(["generate", "-m", short, "-n", "2", "hello"]) == 0
+    assert main(words.split(), unopened) == 2
+    assert capsys.readouterr().err == "tinyinfer: error: stdout is closed; send it to a file, a pipe or a terminal\n"
+
+
+def test_a_closed_stdout_is_no_reason_to_fail_for_a_command_that_writes_nothing_to_it(
+    short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`quantize` writes a folder."""
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["quantize", "-m", short, "-o", str(tmp_path / "new"), "--quantize", "int8"]) == 0
+    assert (tmp_path / "new" / "config.json").exists()
 
 
 @posix
-def test_a_terminal_sees_a_progress_bar_that_wipes_itself(folder: str) -> None:
-    pty = pytest.importorskip("pty")
-    terminal, end = pty.openpty()
-    process = start("generate", "-m", folder, "-n", "2", "hello", stderr=end)
-    os.close(end)
-    seen = read_terminal(terminal)
-    out, _ = process.communicate(timeout=30)
-    assert process.returncode == 0
-    name = os.path.basename(folder)
-    assert f"\rloading {name} [{'#' * console.BAR}] 3/3\r" in seen
-    assert screen(seen)[0].startswith("Prompt: ")
-    assert b"loading" not in out
+def test_ctrl_c_during_the_imports_is_no_traceback(tmp_path: Path) -> None:
+    """Catches a KeyboardInterrupt outside of the command line's own care, and one that an import made another error of,
+    as NumPy does. The signal comes from a module of the standard library's name, so that it comes in time.
+    """
+    lines = ["import os, signal", "try:", " os.kill(os.getpid(), signal.SIGINT)", "except: raise ImportError"]
+    (tmp_path / "argparse.py").write_text("\n".join(lines))
+    process = start("generate", "hello", env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"})
+    assert process.communicate(timeout=30) == (b"", b"")
+    assert process.returncode == 130
+    script = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["scripts"]["tinyinfer"]
+    assert script == "tinyinfer.__main__:main", "the installed script is the same"
+
+
+@posix
+@pytest.mark.parametrize("width", [80, 20, 5, 1, 0])
+def test_a_terminal_sees_a_progress_bar_that_wipes_itself(
+    width: int, short: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Never as wide as the terminal, whatever COLUMNS says and wherever stdout goes; 0: a terminal that does not know.
+    Catches a bar that wraps, so that each of its pictures stays as a line of its own.
+    """
+    with terminal(monkeypatch, "stderr", width) as seen:
+        monkeypatch.setenv("COLUMNS", "70" if not width else "200")
+        assert main(["generate", "-m", short, "-n", "2", "hello"]) == 0
+    bars = seen().partition("Prompt: ")[0].replace(console.ERASE, "").split("\r")
+    assert max(map(len, bars)) == min((width or 70) - 1, len("loading llama0 [] 3/3") + console.BAR)
+    if width >= 70:
+        assert f"loading {os.path.basename(short)} [{'#' * console.BAR}] 3/3" in bars
+    assert screen(seen())[0].startswith("Prompt: ")
+    assert "loading" not in capsys.readouterr().out
+
+
+@posix
+def test_a_progress_bar_follows_a_terminal_that_is_resized(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a width that is asked for once, and a narrower line padded to the length of the one before."""
+    with terminal(monkeypatch, "stderr", 80) as seen, console.progress_bar("reading 日本") as show:
+        show(1, 2, "note")
+        resize(sys.stderr.fileno(), 11)
+        show(2, 2)
+    full = "#" * (console.BAR // 2)
+    pictures = ["", "reading 日本", f"reading 日本 [{full:-<{console.BAR}}] 1/2, note", "reading 日", ""]
+    assert seen().replace(console.ERASE, "").split("\r") == pictures
+
+
+def test_a_terminal_that_knows_no_escapes_gets_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(console, "is_terminal", lambda stream: True)
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setattr(console, "say", lambda *text: pytest.fail(str(text)))
+    with console.progress_bar("reading") as show:
+        show(1, 2)
 
 
 def ran(seq: Sequence, started: float, times: list[float], cached: int = 0) -> None:

@@ -12,7 +12,6 @@ import pytest
 from cli_helpers import short, unopened
 from gguf_writer import write_gguf
 from golden import load_golden
-from tqdm import tqdm
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.cli import console, main
@@ -208,14 +207,14 @@ def test_what_is_quantized_already_is_refused(short: str, tmp_path: Path, capsys
 def test_ctrl_c_leaves_nothing(where: str, short: str, tmp_path: Path, monkeypatch, capsys) -> None:
     """Exit status 130, no folder and no hidden one."""
     monkeypatch.setattr(console, "is_terminal", lambda stream: True)
-    update = tqdm.update
+    say = console.say
 
-    def stop(self: tqdm, n: int) -> None:
-        if self.desc.startswith(where) and self.n + n == 2:
+    def stop(text: str, end: str = "\n") -> None:
+        if text.startswith(f"\r{where}") and "] 2/" in text:
             raise KeyboardInterrupt
-        update(self, n)
+        say(text, end)
 
-    monkeypatch.setattr(tqdm, "update", stop)
+    monkeypatch.setattr(console, "say", stop)
     assert main(["quantize", "-m", short, "-o", str(tmp_path / "out")]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from cli_helpers import base_model, feed, short, unopened
+from cli_helpers import base_model, feed, posix, screen, short, terminal, unopened
 from scripted import scripted
 from thinking_templates import PLAIN, QWEN3, SEED_OSS
 
@@ -95,12 +95,12 @@ def test_an_answer_that_is_all_thinking_ends_its_line(tmp_path: Path, run: Run) 
 def test_traces_and_statistics_begin_their_own_lines(
     model: LLM, run: Run, terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Where thinking and they share stderr or a terminal. Catches "A greeidle step ...", "A greePrompt: 19 tokens"."""
-    out, err = run(model, "generate", "Hi", "--trace", terminal=terminal)
-    if terminal:  # a line is ended before each trace behind a piece
-        assert err.count("\n\nidle step") >= out.count("\x1b[2m") + 3
-    else:
-        assert not [line for line in err.split("\n") if re.search("^.+(step|Prompt:)", line) and line[:5] != "idle "]
+    """Where thinking and they share stderr. Catches "A greeidle step ...", "A greePrompt: 19 tokens", and blank lines
+    in a file of traces while the answer is on a terminal.
+    """
+    _, err = run(model, "generate", "Hi", "--trace", terminal=terminal)
+    assert not [line for line in err.split("\n") if re.search("^.+(step|Prompt:)", line) and line[:5] != "idle "]
+    assert not terminal or "\n\n" not in err
     forward, batches = model.engine.forward, iter(range(12))
 
     def interrupted(batch: Batch) -> np.ndarray:  # -> (R, V)
@@ -111,6 +111,45 @@ def test_traces_and_statistics_begin_their_own_lines(
     monkeypatch.setattr(model.engine, "forward", interrupted)
     assert main(["generate", "Hi", "-n", "200"], lambda name, config, quiet: model) == 130
     assert re.search(r"\nPrompt: ", "".join(capsys.readouterr()))
+
+
+@posix
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_a_terminal_shows_whole_lines_between_traces(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a trace in the middle of a line of the answer, and an answer in pieces of one token a line."""
+    llm = scripted(tmp_path, QWEN3, "<think>\nA greeting.\nShort.\n</think>\n\nHello!\nWho are you?")
+    feed(monkeypatch, b"Hi\n")
+    monkeypatch.setenv("TERM", "xterm")
+    words = [command, *(["Hi"] if command == "generate" else []), "--trace", "-n", "200"]
+    with terminal(monkeypatch, "stdout stderr") as seen:
+        assert main(words, lambda name, config, quiet: llm) == 0
+    lines = screen(re.sub(r"\x1b\[\d+m", "", seen()))
+    answer = [line for line in lines if not re.match(r"  |idle step|\[?Prompt|Generation|Peak", line)]
+    assert answer[:5] == ["A greeting.", "Short.", "", "Hello!", "Who are you?"]
+    assert sum(line.startswith("idle step") for line in lines) > 20
+    assert lines.index("Who are you?") > lines.index("Hello!") + 1, "a line is shown when it is whole"
+
+
+@posix
+def test_ctrl_c_shows_the_rest_of_a_line_that_was_held_back(
+    model: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of the answer, and of thinking. Catches text that was generated and never shown."""
+    forward = model.engine.forward
+    for steps, shown in ((14, "{A greeting}"), (30, "Hello")):
+        batches = iter(range(steps))
+
+        def interrupted(batch: Batch, batches: Iterator[int] = batches) -> np.ndarray:  # -> (R, V)
+            if next(batches, None) is None:
+                raise KeyboardInterrupt
+            return forward(batch)
+
+        monkeypatch.setattr(model.engine, "forward", interrupted)
+        with terminal(monkeypatch, "stdout stderr") as seen:
+            assert main(["generate", "Hi", "-q", "--trace"], lambda name, config, quiet: model) == 130
+        assert shown in screen(undimmed(seen())), seen()
 
 
 def test_json_holds_thinking_and_answer_apart(model: LLM, run: Run) -> None:

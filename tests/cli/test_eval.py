@@ -235,7 +235,7 @@ def test_progress_shows_the_perplexity_so_far(short, text, monkeypatch, capsys):
     assert main(["eval", "-m", short, "--text", text, "--window", "16", "--json"]) == 0
     out, err = capsys.readouterr()
     assert len(out.splitlines()) == 1
-    *_, last = [part for part in err.split("\r") if "#" in part and "perplexity" in part]
+    *_, last = [part for part in err.replace(console.ERASE, "").split("\r") if "#" in part and "perplexity" in part]
     assert last.split()[-1] == f"{json.loads(out)['perplexity']:.4g}"
 
 
@@ -402,13 +402,24 @@ def test_a_window_beyond_the_context_is_refused_and_one_as_long_is_not(short, te
     assert evaluated(capsys, *flags, "39")
 
 
-def test_a_model_of_nan_is_told_and_not_printed(short, text, monkeypatch, capsys):
-    """float16 turns large weights into infinity; NaN in the JSON line would be no JSON."""
-    monkeypatch.setattr(LLM, "score", lambda self, tokens: np.full(len(tokens) - 1, np.nan))
+def test_a_model_that_overflows_is_told_and_not_printed(short, text, monkeypatch, capsys):
+    """NaN in the JSON line would be no JSON."""
+    monkeypatch.setattr("tinyinfer.model.transformer.head", lambda model, x, batch, ops: x[batch.logit_rows] * np.inf)
     assert main(["eval", "-m", short, "--text", text, "--window", "16", "--json"]) == 2
     out, err = capsys.readouterr()
     assert out == ""
-    assert "not finite" in err
+    assert err == (
+        "tinyinfer: error: the model's numbers overflow in the output head, so that its logits are not finite; "
+        "its weights are damaged or were converted wrongly, so get its files again\n"
+    )
+
+
+def test_a_perplexity_beyond_all_floats_is_null_in_json(short, text, monkeypatch, capsys):
+    """`Infinity` is no JSON, and as a table it must not be a traceback."""
+    monkeypatch.setattr(LLM, "score", lambda self, tokens: np.full(len(tokens) - 1, -800.0))
+    assert evaluated(capsys, "-m", short, "--text", text, "--window", "16")[0]["perplexity"] is None
+    assert main(["eval", "-m", short, "--text", text, "--window", "16"]) == 0
+    assert "perplexity inf (mean NLL 800.00000)" in capsys.readouterr().out
 
 
 def test_the_plot_is_a_picture(short, text, tmp_path, capsys):

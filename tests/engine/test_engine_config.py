@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from helpers import make_engine, small_config
 
@@ -70,6 +72,18 @@ def test_defaults_are_the_promised_ones():
     """Catches a default that moved, which would change every user's run in silence, and a switch that no test pins."""
     assert {field.name: field.default for field in fields(EngineConfig)} == DEFAULTS
     assert EngineConfig() == EngineConfig(**DEFAULTS)
+
+
+def test_numpys_numbers_are_numbers():
+    """As SamplingParams takes them; catches a length that NumPy computed being refused, and one that JSON cannot hold.
+    """
+    given = {"max_model_len": np.int64(256), "kv_bits": np.uint8(8), "block_size": np.int32(8)}
+    config = EngineConfig(**given, batch_timeout=np.float32(0.5))
+    assert config == EngineConfig(max_model_len=256, kv_bits=8, block_size=8, batch_timeout=0.5)
+    assert json.loads(json.dumps(asdict(config)))["kv_bits"] == 8
+    for wrong in (np.int64(0), np.float64(256.0), np.array(256)):
+        with pytest.raises(SwitchError, match=r"max_model_len=.* must be a whole number of at least 1"):
+            EngineConfig(max_model_len=wrong)
 
 
 def test_the_choices_are_the_promised_ones_with_the_default_first():

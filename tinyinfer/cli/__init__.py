@@ -33,7 +33,7 @@ from tinyinfer import __version__
 from tinyinfer.cli import console
 from tinyinfer.cli.arguments import Opener, Parser, UsageError, open_model, worded
 from tinyinfer.cli.signals import ending_signals
-from tinyinfer.errors import ModelError, RoomError
+from tinyinfer.errors import ModelError, RequestError
 
 COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench")
 
@@ -55,8 +55,11 @@ def main(argv: Sequence[str] | None = None, opener: Opener = open_model) -> int:
 
 def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
     """The exit status of a command line, mistakes, Ctrl-C and other signals included."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        args = parse(argv, opener)
+        if sys.stdout is None and words[:1] != ["quantize"]:  # which writes a folder, and nothing else
+            raise UsageError("stdout is closed; send it to a file, a pipe or a terminal")
+        args = parse(words, opener)
         with ending_signals():
             return int(args.run(args))
     except SystemExit as leave:  # --help, --version, SIGTERM
@@ -66,7 +69,7 @@ def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
         return 130
     except (UsageError, ModelError) as error:
         return console.fail(str(error))
-    except (ValueError, RoomError) as error:
+    except (ValueError, RequestError) as error:
         return console.fail(worded(error))
     except OSError as error:
         if error.filename is None:
@@ -77,9 +80,8 @@ def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
         return console.fail(f"not enough memory ({error}); {cure}" if str(error) else f"not enough memory; {cure}")
 
 
-def parse(argv: Sequence[str] | None = None, opener: Opener = open_model) -> argparse.Namespace:
+def parse(words: Sequence[str], opener: Opener = open_model) -> argparse.Namespace:
     """The command line as a namespace: `run` is its command, `opener` what opens a model. Raises UsageError."""
-    words = sys.argv[1:] if argv is None else list(argv)
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         near, known = _nearest(words[0], COMMANDS), ", ".join(COMMANDS)
         raise UsageError(f"there is no command {words[0]!r}{near}; the commands are {known}")

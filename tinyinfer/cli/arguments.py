@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import Field, asdict, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -73,13 +74,27 @@ def options_of(one: Field[Any], default: Any) -> dict[str, Any]:
     if kind.startswith("tuple"):
         kind = "int" if "int" in kind else "str"
         several = {"action": "append", "default": list(default), "metavar": about["metavar"], "help": text}
-        return several | {"type": {"int": int, "str": str}[kind]}
+        return several | {"type": {"int": int, "str": typed_text}[kind]}
     if default is not None and "(default" not in text:
         text += f" (default: {'on' if default is True else 'off' if default is False else '%(default)s'})"
     if about["choices"]:
         return {"type": _choice, "choices": about["choices"], "default": default, "help": text}
     convert, metavar = {"int": (int, "N"), "bool": (_on_off, "{off,on}"), "float": (float, "X")}.get(kind, (str, "X"))
     return {"type": convert, "metavar": metavar, "default": default, "help": text}
+
+
+def typed_text(word: str) -> str:
+    """A word of the command line that is text: UTF-8, as every text that comes in, whatever the locale says.
+
+    Raises argparse.ArgumentTypeError for other bytes.
+    """
+    with suppress(UnicodeEncodeError):
+        word.encode("utf-8")
+        return word
+    try:  # Python keeps bytes that the locale's encoding lacks as surrogates
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError:
+        raise argparse.ArgumentTypeError(f"{word[:60]!r} is not UTF-8 text; convert it to UTF-8 first") from None
 
 
 def _choice(value: str) -> str | int:

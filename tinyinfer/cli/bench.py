@@ -10,14 +10,13 @@ is measure/bench.py; this file only asks for it and shows it.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import shlex
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli import bench_workload
 from tinyinfer.cli.arguments import Parser, add_model_arguments, add_switches, dashed, engine_config, verify
-from tinyinfer.cli.console import progress_bar, say, show
+from tinyinfer.cli.console import progress_bar, say, show, show_json
 from tinyinfer.measure.tables import bench_text, comparable, workload_title
 
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def report(
     if args.plot:
         draw(args, rounds, records, machine)
     line = combined(args, records, list(rounds.values()))
-    show((json.dumps(line) if args.json else bench_text(line, records)) + "\n")
+    show_json(line) if args.json else show(bench_text(line, records) + "\n")
 
 
 def draw(

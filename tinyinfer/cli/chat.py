@@ -21,6 +21,7 @@ from tinyinfer.cli.arguments import (
 )
 from tinyinfer.cli.console import Answers, is_terminal, run_sequences, say, statistics
 from tinyinfer.cli.generate import add_conversation_arguments, messages, note_unused, shows_thinking
+from tinyinfer.errors import RequestError
 from tinyinfer.text.plain_text import not_utf8, plain
 
 if TYPE_CHECKING:
@@ -123,9 +124,14 @@ def converse(conversation: Conversation, question: str, args: argparse.Namespace
         return
     if forgotten:
         say(f"(the context is full: forgot the oldest {forgotten} of our exchanges; /reset forgets all)")
-    answers = Answers([seq], [], shows_thinking(args))
-    if not run_sequences(conversation.llm, [seq], args.trace, answers.update):
-        answers.interrupt()
+    answers = Answers([seq], [], shows_thinking(args), args.trace)
+    try:
+        if not run_sequences(conversation.llm, [seq], args.trace, answers.update):
+            answers.interrupt()
+    except RequestError as error:
+        conversation.messages.pop()  # the question
+        say(worded(error))
+        return
     conversation.answer(seq.text.text, seq.text.reasoning)
     if not args.quiet:
         say(f"[{' | '.join(statistics([seq]))}]")

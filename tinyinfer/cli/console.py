@@ -6,16 +6,20 @@ So stdout can be piped. Both may be terminals, pipes whose reader has left, full
 from __future__ import annotations
 
 import io
+import json
+import math
 import os
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import accumulate
 from pathlib import Path
 from shutil import get_terminal_size
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from unicodedata import east_asian_width
 
-from tinyinfer.errors import ModelWarning
+from tinyinfer.errors import ModelWarning, RequestError
 from tinyinfer.text.plain_text import decoded
 
 if TYPE_CHECKING:
@@ -23,7 +27,7 @@ if TYPE_CHECKING:
     from tinyinfer.sequence import Sequence
 
 BAR = 30  # characters of a full progress bar
-BAR_FORMAT = f"{{desc}} [{{bar:{BAR}}}] {{n_fmt}}/{{total_fmt}}{{postfix}}"
+ERASE = "\x1b[K"  # what tells a terminal to clear the rest of the line
 
 
 def prepare() -> None:
@@ -41,6 +45,24 @@ def prepare() -> None:
 def show(text: str) -> None:
     """Writes to stdout and flushes."""
     print(text, end="", flush=True)
+
+
+def show_json(record: dict[str, Any]) -> None:
+    """Writes one line of JSON to stdout. A number that is not finite is null: JSON has no word for it."""
+    try:
+        line = json.dumps(record, allow_nan=False)
+    except ValueError:
+        line = json.dumps(finite(record))
+    show(line + "\n")
+
+
+def finite(value: Any) -> Any:
+    """What JSON holds, with None for each number that is not finite."""
+    if isinstance(value, dict):
+        return {key: finite(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def say(text: str, end: str = "\n") -> None:
@@ -102,23 +124,38 @@ def discard_output() -> None:
 def progress_bar(title: str, shown: bool = True) -> Iterator[Callable[..., None]]:
     """`loading NAME [####------] 12/30` on a terminal's stderr, wiped at the end; elsewhere nothing.
 
-    The function that it gives takes how much is done, how much there is, and a note to show behind the bar.
+    The function that it gives takes how much is done, how much there is, and a note to show behind the bar. A line as
+    wide as the terminal would wrap, and \\r goes back to the beginning of its last row only.
     """
-    if not (shown and is_terminal(sys.stderr)):
+    if not (shown and is_terminal(sys.stderr)) or os.environ.get("TERM") == "dumb":
         yield lambda done, total, note="": None
         return
-    from tqdm import tqdm
 
-    columns, lines = get_terminal_size()  # of a terminal that knows its size, else 80 x 24
-    form = {"bar_format": "{desc}", "ascii": "-#", "ncols": columns, "nrows": lines}
-    with tqdm(desc=title, leave=False, mininterval=0, miniters=1, **form) as bar:
+    def draw(line: str) -> None:
+        say(f"\r{fitting(line, columns() - 1)}{ERASE}", end="")
 
-        def show(done: int, total: int, note: str = "") -> None:
-            bar.bar_format, bar.total = BAR_FORMAT, total
-            bar.set_postfix_str(note, refresh=False)
-            bar.update(done - bar.n)
+    def show(done: int, total: int, note: str = "") -> None:
+        full = "#" * (BAR * done // max(1, total))
+        draw(f"{title} [{full:-<{BAR}}] {done}/{total}" + f", {note}" * bool(note))
 
+    draw(title)
+    try:
         yield show
+    finally:
+        draw("")
+
+
+def columns() -> int:
+    """How wide the terminal of stderr is now; of one that does not know it, what COLUMNS says, else 80."""
+    with suppress(OSError, ValueError):
+        return os.get_terminal_size(sys.stderr.fileno()).columns or get_terminal_size().columns
+    return get_terminal_size().columns
+
+
+def fitting(text: str, columns: int) -> str:
+    """The beginning of a text that fits into so many columns; East Asian characters take two."""
+    widths = accumulate(1 + (east_asian_width(letter) in "WF") for letter in text)
+    return text[: sum(width <= columns for width in widths)]
 
 
 def read_text(path: str) -> str:
@@ -142,49 +179,62 @@ class Answers:
     """Several sequences' texts on stdout, in their order: the first unfinished one as it comes, later ones after it.
 
     titles: a line above each answer; none when there is one answer. thinking: whether it is shown, too: dimmed above
-    its answer on a terminal, else on stderr, so that a pipe holds the answers alone.
+    its answer on a terminal, else on stderr, so that a pipe holds the answers alone. traced: a StepTrace follows each
+    step. Where both come to one terminal, the text comes line by line, so that no trace is in the middle of a line.
     """
 
-    def __init__(self, sequences: list[Sequence], titles: list[str], thinking: bool = True) -> None:
+    def __init__(
+        self, sequences: list[Sequence], titles: list[str], thinking: bool = True, traced: bool = False
+    ) -> None:
         self.sequences, self.titles, self.thinking = sequences, titles, thinking
+        self.by_line = traced and is_terminal(sys.stdout) and is_terminal(sys.stderr)
         self.current, self.shown = 0, 0  # index of the sequence being shown, and how many of its characters are
-        self.thought = 0  # how many characters of its thinking are shown
+        self.thought, self.closed = 0, False  # how many characters of its thinking are shown, and whether it has ended
         self._begin()
 
     def update(self) -> bool:
-        """Shows the text since the last call; whether that left a line begun on stderr, or on a terminal with both."""
+        """Shows the text since the last call; whether that left a line begun on stderr, by thinking."""
         while self.current < len(self.sequences):
             seq = self.sequences[self.current]
-            midline = self.thinking and self._think(seq)
-            if len(seq.text.text) > self.shown:
-                show(seq.text.text[self.shown :])
-                self.shown, midline = len(seq.text.text), is_terminal(sys.stdout)
+            midline = self._write(seq, seq.finished)
             if not seq.finished:
                 return midline
             show("\n")
-            self.current, self.shown, self.thought = self.current + 1, 0, 0
+            self.current, self.shown, self.thought, self.closed = self.current + 1, 0, 0, False
             self._begin()
         return False
 
     def interrupt(self) -> None:
         """Ends the line of an answer that was cut short, and of its thinking on stderr."""
         if self.current < len(self.sequences):
+            self._write(self.sequences[self.current], ended=True)
             show("\n")
-            if self.thought and not self.shown and not is_terminal(sys.stdout):
-                say("")
 
-    def _think(self, seq: Sequence) -> bool:
+    def _write(self, seq: Sequence, ended: bool) -> bool:
+        """Shows what is new of a sequence; whether that left a line begun on stderr."""
+        midline = self.thinking and self._think(seq, ended or bool(seq.text.text))
+        piece = self._ready(seq.text.text, self.shown, ended)
+        if piece:
+            show(piece)
+        self.shown += len(piece)
+        return midline
+
+    def _think(self, seq: Sequence, ended: bool) -> bool:
         """Shows the thinking since the last call, and the blank line behind all of it; whether a line is begun."""
-        piece, ended = seq.text.reasoning[self.thought :], bool(seq.text.text) or seq.finished
+        piece, above = self._ready(seq.text.reasoning, self.thought, ended), is_terminal(sys.stdout)
         self.thought += len(piece)
-        above = is_terminal(sys.stdout)
         if piece:
             text = dimmed(piece, sys.stdout if above else sys.stderr)
             show(text) if above else say(text, end="")
-        if self.thought and not self.shown and ended:
+        if self.thought and ended and not self.closed:
+            self.closed = True
             show("\n\n" if seq.text.text else "") if above else say("")
             return False
-        return bool(piece)
+        return bool(piece) and not above
+
+    def _ready(self, text: str, shown: int, ended: bool) -> str:
+        """What to show of a text of which so many characters are shown: all of the rest, or its whole lines."""
+        return text[shown:] if ended or not self.by_line else text[shown : text.rfind("\n") + 1]
 
     def _begin(self) -> None:
         if len(self.sequences) > 1 and self.current < len(self.sequences):
@@ -195,7 +245,8 @@ class Answers:
 def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Callable[[], bool]) -> bool:
     """Computes the sequences, calling `update` after each step; False when Ctrl-C ended it early.
 
-    update: whether it left a line begun (Answers.update). trace: whether to write each step's StepTrace to stderr.
+    update: Answers.update, or what returns whether it left a line begun on stderr. trace: whether to write each step's
+    StepTrace there. Raises RequestError for a sequence that cannot go on, after the others have ended.
     """
     try:
         for step in llm.run(sequences, watch=trace):
@@ -204,6 +255,9 @@ def run_sequences(llm: LLM, sequences: list[Sequence], trace: bool, update: Call
                 say(f"\n{step}" if midline else str(step))
     except KeyboardInterrupt:
         return False
+    except RequestError:
+        update()
+        raise
     return True
 
 

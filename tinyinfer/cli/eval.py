@@ -8,7 +8,6 @@ into one table.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -16,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, switches, verify
-from tinyinfer.cli.console import progress_bar, say, show
+from tinyinfer.cli.console import progress_bar, say, show, show_json
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelError, placed
 from tinyinfer.measure.evaluate import SETTINGS, beginning_as, check_setting, float_config, switches_of
@@ -75,7 +74,7 @@ def run(args: argparse.Namespace) -> int:
         for name, one in settings.items():
             records.append(evaluated(name, args, one, text, reference))
             if args.json:
-                show(json.dumps(records[-1]) + "\n")
+                show_json(records[-1])
         if args.plot:
             from tinyinfer.measure.figures import draw_eval
 

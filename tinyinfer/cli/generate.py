@@ -14,9 +14,10 @@ from tinyinfer.cli.arguments import (
     add_switches,
     opened,
     sampling_params,
+    typed_text,
 )
-from tinyinfer.cli.console import Answers, is_terminal, read_text, run_sequences, say, show, statistics
-from tinyinfer.errors import ModelError
+from tinyinfer.cli.console import Answers, is_terminal, read_text, run_sequences, say, show_json, statistics
+from tinyinfer.errors import ModelError, RequestError, placed
 from tinyinfer.text.plain_text import plain
 
 if TYPE_CHECKING:
@@ -41,8 +42,9 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
     about = "continue or answer prompts"
     parser = commands.add_parser("generate", help=about, description=about)
     add = parser.add_argument
-    add("text", nargs="?", metavar="PROMPT", help="what to answer; - reads stdin")
-    add("-p", "--prompt", action="append", default=[], metavar="TEXT", help="the same (repeatable), after PROMPT")
+    add("text", nargs="?", type=typed_text, metavar="PROMPT", help="what to answer; - reads stdin")
+    add("-p", "--prompt", action="append", type=typed_text, default=[], metavar="TEXT",
+        help="the same (repeatable), after PROMPT")  # fmt: skip
     add("-f", "--file", action="append", default=[], metavar="FILE",
         help="a prompt from a file (repeatable), after the others; the last line's end is dropped")  # fmt: skip
     add_conversation_arguments(parser)
@@ -56,7 +58,8 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that `generate` and `chat` share."""
-    parser.add_argument("-sys", "--system-prompt", metavar="TEXT", help="instructions that come before the prompt")
+    about = "instructions that come before the prompt"
+    parser.add_argument("-sys", "--system-prompt", type=typed_text, metavar="TEXT", help=about)
     parser.add_argument(
         "--chat-template-kwargs", type=json_object, default={}, metavar="JSON",
         help=f"variables of the chat template, such as {VARIABLES}",
@@ -69,7 +72,7 @@ def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
 def json_object(text: str) -> dict[str, Any]:
     """A flag's value as a dictionary. Raises argparse.ArgumentTypeError when it is no JSON object."""
     try:
-        value = json.loads(text)
+        value = json.loads(typed_text(text))
     except (ValueError, RecursionError):
         value = None
     if not isinstance(value, dict):
@@ -93,7 +96,11 @@ def run(args: argparse.Namespace) -> int:
         note_unused(llm, args.chat_template_kwargs)
     if not prompts and not args.quiet:
         say(f'No prompt, so here is one: "{DEFAULT_PROMPT}" Give your own: tinyinfer generate "..."')
-    finished = write_json(llm, sequences, args) if args.json else write_text(llm, sequences, prompts, args)
+    try:
+        finished = write_json(llm, sequences, args) if args.json else write_text(llm, sequences, prompts, args)
+    except RequestError as error:
+        places = [f"prompt {i} of {len(prompts)}" for i, seq in enumerate(sequences, 1) if seq.id == error.request_id]
+        raise (placed(places[0], error) if len(prompts) > 1 and places else error) from None
     if not args.quiet:
         say("\n".join(statistics(sequences)))
     return 0 if finished else 130
@@ -148,7 +155,7 @@ def shows_thinking(args: argparse.Namespace) -> bool:
 def write_text(llm: LLM, sequences: list[Sequence], prompts: list[str], args: argparse.Namespace) -> bool:
     """Answers on stdout as they come; False when Ctrl-C ended them."""
     titles = [f"prompt {i} of {len(prompts)}: {shorten(prompt)}" for i, prompt in enumerate(prompts, 1)]
-    answers = Answers(sequences, titles, shows_thinking(args))
+    answers = Answers(sequences, titles, shows_thinking(args), args.trace)
     finished = run_sequences(llm, sequences, args.trace, answers.update)
     if not finished:
         answers.interrupt()
@@ -162,14 +169,20 @@ def shorten(text: str, width: int = 60) -> str:
 
 
 def write_json(llm: LLM, sequences: list[Sequence], args: argparse.Namespace) -> bool:
-    """JSON lines on stdout when all sequences have ended; False when Ctrl-C ended them."""
+    """JSON lines on stdout when all sequences have ended, also with an error; False when Ctrl-C ended them."""
     from tinyinfer.engine.metrics import run_metrics
 
-    finished = run_sequences(llm, sequences, args.trace, lambda: False)
+    failure = None
+    try:
+        finished = run_sequences(llm, sequences, args.trace, lambda: False)
+    except RequestError as error:
+        failure = error
     together = run_metrics(sequences, [])
     paces = {"prompt_tps": together.prompt_tps, "generation_tps": together.generation_tps}
     for seq in sequences:
-        show(json.dumps(record(llm, seq, args.model, paces)) + "\n")
+        show_json(record(llm, seq, args.model, paces))
+    if failure:
+        raise failure
     return finished
 
 

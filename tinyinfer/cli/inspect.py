@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
 from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, verify
-from tinyinfer.cli.console import notes, show
+from tinyinfer.cli.console import notes, show, show_json
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
@@ -35,5 +34,5 @@ def run(args: argparse.Namespace) -> int:
         checkpoint = load(find(args.model))
     context = context_length(checkpoint.config, engine.max_model_len)
     model = describe(args.model, checkpoint, engine, context, measure_machine(engine.threads))
-    show((json.dumps(model) if args.json else model_text(model)) + "\n")
+    show_json(model) if args.json else show(model_text(model) + "\n")
     return 0

@@ -18,6 +18,7 @@ from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.batching.switches import SCHEDULERS
 from tinyinfer.engine.clock import Clock
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.engine.overflow import DAMAGED, check_finite, cure_of
 from tinyinfer.engine.recorder import StepRecorder
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.errors import SwitchError
@@ -35,13 +36,17 @@ from tinyinfer.switches import resolve
 
 
 class Engine:
-    """Owns the model, its operations, the KV cache, the scheduler, the drafter and the clock."""
+    """Owns the model, its operations, the KV cache, the scheduler, the drafter and the clock.
+
+    cure: what to do when the model's numbers overflow, as a template of NotFiniteError.
+    """
 
     def __init__(
-        self, model: Model, ops: Ops, cache: Cache, scheduler: Scheduler, drafter: Drafter, clock: Clock
-    ) -> None:
+        self, model: Model, ops: Ops, cache: Cache, scheduler: Scheduler, drafter: Drafter, clock: Clock,
+        cure: str = DAMAGED,
+    ) -> None:  # fmt: skip
         self.model, self.ops, self.cache, self.clock = model, ops, cache, clock
-        self.scheduler, self.drafter = scheduler, drafter
+        self.scheduler, self.drafter, self.cure = scheduler, drafter, cure
         self.ledger = ops.ledger
         self.recorder = StepRecorder(cache, scheduler, ops.ledger)
         self.compiled = ops.compile(model, cache)  # None: the backend runs `transformer` as it is
@@ -60,15 +65,20 @@ class Engine:
         return record.trace(accepted, self.clock())
 
     def forward(self, batch: Batch) -> np.ndarray:  # (T,) -> (R, V)
-        """The model over a batch: the logits of its logit_rows, in the host's memory."""
-        with self.recorder.forward(batch, self.clock):
+        """The model over a batch: the logits of its logit_rows, in the host's memory.
+
+        Raises NotFiniteError, which names its request, for numbers that are not finite.
+        """
+        with self.recorder.forward(batch, self.clock), np.errstate(over="ignore", invalid="ignore"):
             if not batch.spans:  # an idle engine needs no forward pass
                 return np.empty((0, self.model.config.vocab_size), dtype=np.float32)
             self.ledger.steps += 1
             self.ledger.tokens_computed += len(batch)
             self.ledger.logit_rows += len(batch.logit_rows)
             logits = self.compiled(batch) if self.compiled else transformer(self.model, batch, self.cache, self.ops)
-            return self.ops.to_host(logits)
+            found = self.ops.to_host(logits)  # (R, V)
+        check_finite(found, batch, self.cache, self.model, self.ops, self.cure)
+        return found
 
     def run(self, sequences: list[Sequence], watch: bool = False) -> Iterator[StepTrace]:
         """Steps until all of `sequences` are finished; leaving early aborts the others and frees their cache.
@@ -154,7 +164,7 @@ def build_engine(
     candidates = resolve(CANDIDATES, "on" if c.num_draft_candidates > 1 else "off")(cache, ops.ledger)
     policy = resolve(SCHEDULERS, c.batching)(Limits(c.max_num_seqs, c.max_num_batched_tokens, c.batch_timeout))
     scheduler = Scheduler(cache, prefixes, drafter, candidates, policy, ops.ledger)
-    return Engine(model, ops, cache, scheduler, drafter, clock)
+    return Engine(model, ops, cache, scheduler, drafter, clock, cure_of(c))
 
 
 def build_cache(config: ModelConfig, ops: Ops, c: EngineConfig) -> Cache:

@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Protocol, TypeVar
 
 from tinyinfer.engine.trace import StepTrace
+from tinyinfer.errors import RequestError
 from tinyinfer.sequence import Sequence
 
 T = TypeVar("T")
@@ -42,23 +43,28 @@ class Client(Protocol):
 
 
 class Run:
-    """Sequences whose steps their caller reads (`EngineLoop.steps`). traces: not yet read; None wakes the reader."""
+    """Sequences whose steps their caller reads (`EngineLoop.steps`). traces: not yet read; None wakes the reader.
+
+    error: raised to the reader when the run is over: at once, or when it ended one request, after the others.
+    """
 
     def __init__(self, sequences: list[Sequence], watch: bool) -> None:
         self.sequences, self.watch = sequences, watch
         self.traces: SimpleQueue[StepTrace | None] = SimpleQueue()
         self.error: BaseException | None = None
+        self.broken = False  # the error ends all of it
         self.over = False  # nothing more comes into the queue
 
     def tell(self, trace: StepTrace | None) -> None:
         """A turn is over, with or without a step."""
         if not self.over:
-            self.traces.put(trace if self.error is None else None)
-            self.over = self.error is not None or all(seq.finished for seq in self.sequences)
+            self.traces.put(None if self.broken else trace)
+            self.over = self.broken or all(seq.finished for seq in self.sequences)
 
     def fail(self, error: BaseException) -> None:
-        """Ends the run: its reader raises the error after the traces that are in the queue."""
-        self.error = error
+        """Ends the run, unless the error is one request's: its reader raises the error after the last trace."""
+        self.error = self.error or error
+        self.broken = self.broken or not isinstance(error, RequestError)
 
     def leave(self) -> None:
         """The reader has left."""

@@ -19,7 +19,7 @@ import numpy as np
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.inbox import Client, Inbox, Run
 from tinyinfer.engine.trace import StepTrace
-from tinyinfer.errors import RoomError
+from tinyinfer.errors import RequestError
 from tinyinfer.sequence import Sequence
 
 
@@ -101,13 +101,13 @@ class Turns:
         self._end(sequences, error)
 
     def _fail(self, error: BaseException) -> None:
-        """A step failed and was rolled back: ends the sequence that found no memory, else those that joined in it, else
+        """A step failed and was rolled back: ends the sequence that the error names, else those that joined in it, else
         all that were in it. The others are computed again.
         """
         runs = [seq for run in tuple(self.inbox.runs) for seq in run.sequences if not seq.finished]
         held, scheduler = {*self.inbox.requests, *runs}, self.engine.scheduler
-        without_room = [seq for seq in held if isinstance(error, RoomError) and seq.id == error.request_id]
-        causes = (without_room, scheduler.joined, scheduler.preempted, held)
+        named = [seq for seq in held if isinstance(error, RequestError) and seq.id == error.request_id]
+        causes = (named, scheduler.joined, scheduler.preempted, held)
         groups = ([seq for seq in group if seq in held] for group in causes)
         self._end_with(next(filter(None, groups), []), error)
 

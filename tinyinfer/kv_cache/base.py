@@ -19,10 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from itertools import chain
 from math import prod
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from tinyinfer.arrays import Array
 from tinyinfer.errors import RoomError, SwitchError
@@ -131,6 +132,12 @@ class Cache(KVCache):
         self.position_bytes = position_bytes(spec.memory)  # in float32
         self._lengths: dict[int, int] = {}  # sequence id -> positions committed
         self._written: dict[int, int] = {}  # sequence id -> positions appended, those of the running step included
+
+    def counting(self, ledger: Ledger) -> Self:
+        """The same keys and values, counted in another ledger: for reads that are not the model's own."""
+        other = copy(self)
+        other.ledger = ledger
+        return other
 
     def length(self, seq: Sequence) -> int:
         """How many positions of the sequence are computed and kept."""

@@ -247,7 +247,8 @@ def _bar(title: str, have: int, total: int, progress: bool | None, **options: An
     from tqdm import tqdm
 
     shown = progress is not False and sys.stderr is not None and (progress or sys.stderr.isatty())
-    return tqdm(desc=title, initial=have, total=total, unit="B", unit_scale=True, disable=not shown, **options)
+    form = {"unit": "B", "unit_scale": True, "dynamic_ncols": True}
+    return tqdm(desc=title, initial=have, total=total, disable=not shown, **form, **options)
 
 
 def _last_line(output: bytes) -> str:

@@ -108,8 +108,8 @@ def evaluate(
 
     reference: the model to measure the distance from, which may be `llm` itself; None: no distance is measured.
     beginning: the tokens that stand before each window and are not scored.
-    on_window is called after each window with the perplexity so far. Raises ValueError when the model gives no finite
-    probabilities.
+    on_window is called after each window with the perplexity so far. Raises NotFiniteError when the model's
+    numbers overflow.
     """
     from tinyinfer.measure.inspect import bits_per_weight
     from tinyinfer.measure.kl import Divergence, divergences

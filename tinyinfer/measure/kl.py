@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyinfer.measure.perplexity import Perplexity, add_up, begun, perplexities, windows
+from tinyinfer.measure.perplexity import Perplexity, begun, perplexities, windows
 from tinyinfer.sampling import token_scores
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def divergences(
     """The perplexity of `llm` and its distance from `reference` over what was scored so far, after each window.
 
     beginning: the tokens that stand before each window and are not scored. From itself a model has no distance, and the
-    text is read once. Raises ValueError when the model gives no finite probabilities.
+    text is read once. Raises NotFiniteError when the numbers of either model overflow.
     """
     if reference is llm:
         own = perplexities(llm, tokens, window, beginning)
@@ -54,7 +54,7 @@ def divergences(
             scores += token_scores(logits, read[start + skipped + 1 :])
             kl += float(kl_divergence(expected, logits).sum())
             agreed += int((expected.argmax(axis=1) == logits.argmax(axis=1)).sum())
-        total, scored = add_up(total, np.array(scores), llm), scored + len(scores)
+        total, scored = total - float(np.sum(scores)), scored + len(scores)
         mean = max(kl / scored, 0.0)  # it cannot be negative; rounding alone makes it so
         yield Perplexity(total / scored, scored), Divergence(mean, agreed / scored)
 

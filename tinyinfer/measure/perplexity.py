@@ -21,10 +21,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
-from tinyinfer.errors import SwitchError
-
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
 
@@ -65,20 +61,11 @@ def begun(window: Sequence[int], beginning: Sequence[int]) -> list[int]:
 def perplexities(llm: LLM, tokens: Sequence[int], window: int, beginning: Sequence[int] = ()) -> Iterator[Perplexity]:
     """The perplexity of what was scored so far, after each window; the last one is the text's.
 
-    beginning: the tokens that stand before each window and are not scored. Raises ValueError when the model gives no
-    finite probabilities.
+    beginning: the tokens that stand before each window and are not scored. Raises NotFiniteError when the model's
+    numbers overflow.
     """
     total, scored = 0.0, 0
     for piece in windows(tokens, window):
         logprobs = llm.score(begun(piece, beginning))[1 - len(piece) :]  # (piece - 1,)
-        total, scored = add_up(total, logprobs, llm), scored + len(logprobs)
+        total, scored = total - float(logprobs.sum()), scored + len(logprobs)
         yield Perplexity(total / scored, scored)
-
-
-def add_up(total: float, logprobs: np.ndarray, llm: LLM) -> float:
-    """The total negative log-likelihood with these tokens'. Raises ValueError when it is not finite."""
-    total -= float(logprobs.sum())
-    if math.isfinite(total):
-        return total
-    reason = "the model's probabilities are not finite: its weights are broken or do not fit {value}"
-    raise SwitchError("dtype", llm.engine_config.dtype, reason, "try {field}=float32")

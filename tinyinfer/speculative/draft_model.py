@@ -6,7 +6,8 @@ in the target's place: the largest of its scores with the same noise, so that bo
 (verify.py). With verification=best-coupling the draft is drawn by itself. (First layers: Elhoushi et al. 2024, 4.3.)
 
 Two models with one tokenizer may pad their embeddings to different sizes (Qwen2.5: 152064 and 151936 rows). Only ids
-that both have are proposed; verification is right for every draft.
+that both have are proposed; verification is right for every draft. A draft model whose numbers overflow proposes
+nothing.
 
 Wins: any text, where the small model agrees often and costs little. Loses: each draft is a forward pass of the small
 model, one after the other.
@@ -55,6 +56,9 @@ class ModelDrafter:
         counts = {seq: self._count(seq) for seq in sequences if not seq.drafts}
         while drafting := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
             for seq, row in zip(drafting, self._forward(drafting), strict=True):
+                if not np.isfinite(row.max()):  # NaN or infinity: the target model decides alone
+                    counts[seq] = 0
+                    continue
                 draft, *others = self._drafts(row, seq)
                 candidates = seq.speculation.candidates if seq.drafts else [[other] for other in others]
                 seq.set_drafts([*seq.drafts, draft], candidates)
@@ -80,7 +84,8 @@ class ModelDrafter:
             self.cache.reserve(seq, work[-1][2])
         batch = make_batch(work)
         known = np.minimum(batch.tokens, self.model.config.vocab_size - 1)  # an id that the draft model lacks: its last
-        logits = transformer(self.model, replace(batch, tokens=known), self.cache, self.ops)
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = transformer(self.model, replace(batch, tokens=known), self.cache, self.ops)
         for seq, _, rows in work:
             self.cache.commit(seq, rows)
         return over_vocabulary(self.ops.to_host(logits), self.vocab_size)

@@ -108,7 +108,8 @@ class Tokenizer:
         try:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except TypeError as error:  # the library's answer to a surrogate
-            raise ValueError("the text is not valid Unicode; give it as UTF-8") from error
+            cure = "read it as UTF-8, or use a UTF-8 locale, such as LC_ALL=C.UTF-8"
+            raise ValueError(f"the text is not valid Unicode, but bytes of another encoding; {cure}") from error
 
     @cached_property
     def beginning(self) -> list[int]:

@@ -1,0 +1,124 @@
+"""Overflow: numbers that are not finite end their request, with an error that names the layer where that began.
+
+A damaged weight is finite and large: one flipped bit makes 1e36 of 0.02. Its products are infinite some layers later,
+and infinity minus infinity is NaN, which every operation hands on. The largest of such logits is token 0, for ever. So
+each row of logits is checked before a token is chosen, which takes less than a thousandth of SmolLM2's forward pass.
+The rows of a prompt that have no logits are checked by their last values (`spoiled_spans`).
+
+Where it began is looked for only after an overflow was found: the request is computed once more, alone, and each part
+of the model is checked. A norm can hide an overflow: the square of 1e20 is infinite, and a number divided by infinity
+is 0. All logits are the same then, so such rows are looked at, too.
+
+Other requests of the step go on: nothing of a row reaches the rows of another request, unless it shares their blocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import chain
+
+import numpy as np
+
+from tinyinfer.arrays import Array
+from tinyinfer.backends.delegate import DelegatingOps
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.errors import NotFiniteError
+from tinyinfer.kv_cache.base import Cache, CacheSpec, NoCache
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.interfaces import Ops
+from tinyinfer.model.transformer import Model, transformer
+from tinyinfer.model.weights import Embedding
+from tinyinfer.sequence import Batch, Sequence, Span, make_batch
+
+PARTS = "attention", "MLP"  # of a layer, in the order in which each adds its change
+PLAIN = {"dtype": "float32", "quantize": "off", "kv_bits": "off"}  # the values that round nothing
+SAME = "logits are all the same"  # suspected only: a head of zeros does the same
+IN_COMPANY = "only beside drafts or other requests, not in this request alone"
+REASON = "the model's numbers overflow {part}, so that its {fault}"
+DAMAGED = "its weights are damaged or were converted wrongly, so get its files again"
+
+
+def cure_of(c: EngineConfig) -> str:
+    """What to do about an overflow, as a template of NotFiniteError: what rounds numbers may be left out, too."""
+    plain = [f"{{{name}}}={value}" for name, value in PLAIN.items() if getattr(c, name) != value]
+    return f"{DAMAGED}, or try {' and '.join(plain)}" if plain else DAMAGED
+
+
+def check_finite(
+    logits: np.ndarray, batch: Batch, cache: Cache, model: Model, ops: Ops, cure: str
+) -> None:  # (R, V) ->
+    """Raises NotFiniteError for a sequence of the batch whose numbers overflow, the one whose own tokens do so."""
+    faults = [(span.seq.owner, fault) for span, fault in suspects(logits, batch, cache, model, ops) if fault]
+    alone = ((seq, fault, first_overflow(model, ops, seq)) for seq, fault in faults)
+    beside = ((seq, fault, IN_COMPANY) for seq, fault in faults if fault != SAME)
+    for seq, fault, part in chain((found for found in alone if found[2]), beside):
+        raise NotFiniteError(REASON, cure, seq.id, part=part, fault=fault)
+
+
+def suspects(
+    logits: np.ndarray, batch: Batch, cache: Cache, model: Model, ops: Ops
+) -> Iterator[tuple[Span, str]]:  # (R, V) ->
+    """Each span of the batch with what is wrong with its numbers, "" for nothing."""
+    spoiled = spoiled_spans(batch, cache, model, ops)
+    for span, (_, rows) in zip(batch.spans, batch.split(logits), strict=True):
+        low, high = rows.min(axis=1), rows.max(axis=1)  # (n,), (n,), for the span's n rows of logits; NaN for NaN
+        if not ((-np.inf < low) & (high < np.inf)).all():
+            yield span, "logits are not finite"
+        elif span in spoiled:
+            yield span, "keys and values are not finite"
+        else:
+            yield span, "" if (low < high).all() else SAME
+
+
+def spoiled_spans(batch: Batch, cache: Cache, model: Model, ops: Ops) -> list[Span]:
+    """The spans with rows without logits whose values in the last layer are not finite.
+
+    An overflow of any row in any earlier layer reaches those values. So nothing that is not finite is ever committed,
+    and the prefix cache holds no such block. The host waits for the device once, for all spans.
+    """
+    spans = [span for span in batch.spans if span.rows > span.wanted and not span.seq.finished]
+    if not spans:
+        return []
+    quiet, last = cache.counting(Ledger()), len(model.layers) - 1  # reads that are not the model's
+    values = (quiet.read(last, span.seq, span.first, span.first + span.rows)[1] for span in spans)  # each (T, K, E)
+    right = ops.to_host(ops.xp.stack([ops.xp.isfinite(v).all() for v in values]))  # (spans,)
+    return [span for span, good in zip(spans, right, strict=True) if not good]
+
+
+def first_overflow(model: Model, ops: Ops, seq: Sequence) -> str:
+    """Where the numbers of a sequence first overflow when it is computed alone: "in layer 3's MLP"; "" for nowhere.
+
+    Layers are counted from 0, as in the names of their weights.
+    """
+    search = OverflowSearch(ops)
+    cache = NoCache(CacheSpec(model.config.memory, len(seq.tokens)), search)
+    try:
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = search.to_host(transformer(model, make_batch([(seq, 0, len(seq.tokens))]), cache, search))
+    except MemoryError:
+        return search.place or "in a part that could not be looked for, since memory is short"
+    return search.place or ("" if np.isfinite(logits).all() else "in the output head")
+
+
+class OverflowSearch(DelegatingOps):
+    """Wraps a backend. place: the first part of the model that gave a number whose square is not finite.
+
+    The next norm squares every number. A layer adds the change of its attention, then that of its MLP.
+    """
+
+    def __init__(self, ops: Ops) -> None:
+        super().__init__(ops.counting(Ledger()))  # the ledger of the model does not count this work
+        self.place, self.changes = "", 0
+
+    def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
+        return self._checked(self.inner.embed(tokens, positions, embedding), "in the embedding")
+
+    def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
+        layer, part = divmod(self.changes, len(PARTS))
+        self.changes += 1
+        return self._checked(self.inner.add(x, change), f"in layer {layer}'s {PARTS[part]}")
+
+    def _checked(self, x: Array, place: str) -> Array:  # (T, D) -> (T, D)
+        if not self.place and not self.to_host(self.xp.isfinite((x * x).sum(axis=-1))).all():
+            self.place = place
+        return x
