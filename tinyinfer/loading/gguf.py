@@ -27,6 +27,8 @@ from gguf.quants import dequantize
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.pointers import refuse_pointer
+from tinyinfer.loading.small_files import check_file
+from tinyinfer.units import show
 
 if TYPE_CHECKING:
     from tinyinfer.model.weights import QuantizedMatrix
@@ -78,6 +80,7 @@ def read_gguf(path: str) -> GGUFFile:
 
     Raises ModelError, naming the file, when it is missing, cut, damaged or holds a tensor that cannot be dequantized.
     """
+    check_file(path)
     try:
         with open(path, "rb") as file:
             header = Header(path, file)
@@ -228,7 +231,7 @@ def _check_places(header: Header, infos: list[TensorInfo], start: int, alignment
         if info.offset % alignment:
             header.refuse(f"puts tensor {info.name[:80]!r} off the alignment of {alignment} bytes")
         if start + info.offset + info.nbytes > header.size:
-            header.truncated(f"tensor {info.name}")
+            header.truncated(f"tensor {info.name[:80]}")
     for before, after in pairwise(sorted(infos, key=lambda info: info.offset)):
         if before.offset + before.nbytes > after.offset:
             header.refuse(f"puts tensor {after.name[:80]!r} over {before.name[:80]!r}")
@@ -270,9 +273,9 @@ def _read_bytes(path: str, name: str, offset: int, count: int) -> np.ndarray:
     try:
         raw = np.fromfile(path, np.uint8, count, offset=offset)
     except OSError as error:
-        raise ModelError(f"{path}: tensor {name!r} cannot be read ({error.strerror}); check the file") from None
+        raise ModelError(f"{path}: tensor {show(name)} cannot be read ({error.strerror}); check the file") from None
     if len(raw) < count:
-        raise ModelError(f"{path}: the file is truncated: it ends inside tensor {name!r}; download it again")
+        raise ModelError(f"{path}: the file is truncated: it ends inside tensor {show(name)}; download it again")
     return raw
 
 

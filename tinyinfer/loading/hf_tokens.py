@@ -23,7 +23,6 @@ from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.json_fields import read_json
-from tinyinfer.loading.pointers import refuse_pointer
 from tinyinfer.units import show
 
 if TYPE_CHECKING:
@@ -89,7 +88,6 @@ def read_small(path: str) -> dict[str, Any]:
     """The object in a small JSON file; an empty one if there is no such file. Raises ModelError for a broken file."""
     if not os.path.exists(path):
         return {}
-    refuse_pointer(path)
     return read_json(Path(path))
 
 
