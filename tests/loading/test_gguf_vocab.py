@@ -160,7 +160,7 @@ def test_merges_from_scores_merge_like_scores(pieces: list[str], text: str) -> N
 
     ranked = ["a", "b", "c", *pieces]
     scores = {piece: -float(i) for i, piece in enumerate(ranked)}
-    backend = Backend(models.BPE({piece: i for i, piece in enumerate(ranked)}, merges_from_scores(scores)))
+    backend = Backend(models.BPE({piece: i for i, piece in enumerate(ranked)}, list(merges_from_scores(scores))))
     assert backend.encode(text).tokens == by_score(text, scores)
 
 

@@ -33,6 +33,7 @@ from tinyinfer.units import show
 if TYPE_CHECKING:
     from tinyinfer.model.weights import QuantizedMatrix
 
+MAX_PAIRS = MAX_TENSORS = 1 << 14  # keys and tensors of a file; real ones have some dozen keys, some thousand tensors
 MAX_NAME = 256  # characters of a tensor's name; llama.cpp allows 64
 MAX_BYTES = 1 << 28  # of one metadata value: more than any real file has, and little enough to allocate
 PIECE = 1 << 16  # numbers dequantized at a time: gguf's intermediate arrays then stay in the processor's cache
@@ -51,12 +52,13 @@ DTYPES = {
 class GGUFFile:
     """What a GGUF file holds: metadata by key, and tensors by their names in the file, read lazily.
 
-    A field is an int, float, bool or str, a list of str, or a NumPy array of numbers.
+    A field is an int, float, bool or str, a list of str, or a NumPy array of numbers. size: in bytes, of all its parts.
     """
 
     path: str
     fields: dict[str, Any]
     tensors: dict[str, LazyTensor]
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def read_gguf(path: str) -> GGUFFile:
     alignment = _alignment(header, fields)
     start = -(-(header.size - header.left) // alignment) * alignment
     _check_places(header, infos, start, alignment)
-    return GGUFFile(path, fields, {info.name: lazy_tensor(path, info, start) for info in infos})
+    return GGUFFile(path, fields, {info.name: lazy_tensor(path, info, start) for info in infos}, header.size)
 
 
 class Header:
@@ -105,6 +107,8 @@ class Header:
         self._check_version()
         tensors, pairs = (self.integer(U64, "the header") for _ in range(2))
         self.expect(pairs * 13 + tensors * 32, "the header")  # the least that so many can take
+        if pairs > MAX_PAIRS or tensors > MAX_TENSORS:
+            self.refuse(f"has {pairs} metadata keys and {tensors} tensors, and {MAX_PAIRS} of each are the most")
         fields: dict[str, Any] = {}
         for _ in range(pairs):
             key = self.string("a metadata key")

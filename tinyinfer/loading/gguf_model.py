@@ -82,7 +82,7 @@ def load_gguf(path: str) -> Checkpoint:
     config = read_config(file)
     tensors = canonical_tensors(file, config)
     check_tensors(path, config, tensors)
-    return Checkpoint(path, config, tensors, Tokenizer(read_vocabulary(file.fields, path), path))
+    return Checkpoint(path, config, tensors, Tokenizer(read_vocabulary(file.fields, path, file.size), path))
 
 
 def read_config(file: GGUFFile) -> ModelConfig:
