@@ -97,7 +97,7 @@ class Scratch:
     """A folder in memory in which each seed is written once; an input's changed files are put in it and taken out."""
 
     def __init__(self, place: Path) -> None:
-        self.place, self.folders = place, dict[str, Path]()
+        self.place, self.folders, self.rendered = place, dict[str, Path](), set[tuple[str, ...]]()
 
     def run(self, kind: str, number: int) -> Outcome:
         """Makes an input, runs it and puts its seed back in order."""
@@ -111,7 +111,7 @@ class Scratch:
         for name, data in changed.items():
             (folder / name).write_bytes(data)
         try:
-            return tried(folder, whole(seed, changed), kind not in UNJUDGED)
+            return tried(folder, whole(seed, changed), self.rendered, kind not in UNJUDGED)
         finally:
             for name in changed:
                 if name in seed.files:

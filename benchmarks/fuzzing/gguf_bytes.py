@@ -162,7 +162,9 @@ def _changed_array(rng: random.Random, payload: bytes) -> bytes:
         parts = items(payload)
     except (struct.error, KeyError):  # an earlier change has made the array unreadable
         return payload
-    for _ in range(several(rng) if parts else 0):
+    for _ in range(several(rng)):
+        if not parts:
+            break
         i, other = rng.randrange(len(parts)), rng.choice(parts)
         if kind == STRING:
             text = _string(parts[i], 0)[0].decode("utf-8", "replace")

@@ -45,11 +45,15 @@ class Outcome:
     fault: str = ""
 
 
-def tried(folder: Path, seed: Seed, judged: bool = True) -> Outcome:
-    """Runs the model whose files lie in `folder`. judged: whether time and memory count."""
+def tried(folder: Path, seed: Seed, rendered: set[tuple[str, ...]], judged: bool = True) -> Outcome:
+    """Runs the model whose files lie in `folder`.
+
+    rendered: the templates that were tried before, with their special tokens; they are compiled once. judged: whether
+    time and memory count.
+    """
     size = sum(map(len, seed.files.values()))
     before, start = _reset_peak(), time.process_time()
-    ending, fault = _ended(lambda: _use(str(folder / seed.opened) if seed.opened else str(folder)))
+    ending, fault = _ended(lambda: _use(str(folder / seed.opened) if seed.opened else str(folder), rendered))
     seconds = time.process_time() - start
     peak = max(0, _peak() - before)
     if judged and not fault and peak > max(FLOOR_MB << 20, TIMES * size):
@@ -85,7 +89,7 @@ def _unclear(error: BaseException) -> str:
     return ""
 
 
-def _use(path: str) -> str:
+def _use(path: str, rendered: set[tuple[str, ...]]) -> str:
     """Does all that a user may do with a model. Raises what a user would meet."""
     llm = LLM(path, backend="numpy", threads=1)
     tokenizer = llm.tokenizer
@@ -95,8 +99,12 @@ def _use(path: str) -> str:
         [stream.push(i) for i in (*ids, 0, 5, 2**20)]
         stream.finish()
         tokenizer.decode([*ids, 0, 5, 2**20])
-    ending = "loaded"
-    for asked in (lambda: tokenizer.render(MESSAGES), lambda: _generate(llm)):
+    ending, uses = "loaded", [lambda: _generate(llm)]
+    template = (str(tokenizer.chat_template), *tokenizer._vocabulary.special_tokens.values())
+    if template not in rendered:
+        rendered.add(template)
+        uses.append(lambda: tokenizer.render(MESSAGES))
+    for asked in uses:
         try:
             asked()
         except (ModelError, SwitchError, RoomError) as error:

@@ -225,7 +225,7 @@ def _alignment(header: Header, fields: dict[str, Any]) -> int:
     """The data, and every tensor in the data, begin at a multiple of so many bytes."""
     alignment = fields.get("general.alignment", 32)
     if type(alignment) is not int or not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-        header.refuse(f"has the alignment {str(alignment)[:80]}, which is no power of two from 8 on")
+        header.refuse(f"has the alignment {show(alignment)}, which is no power of two from 8 on")
     return alignment
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
 from tinyinfer.text.reasoning import Thinking
+from tinyinfer.units import printable
 
 if TYPE_CHECKING:  # both are loaded on use: they cost start-up time
     from tokenizers import Tokenizer as Backend
@@ -102,12 +103,16 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Special tokens written in the text are recognised; those around it are added if asked.
 
-        Raises ValueError when text is not valid Unicode.
+        Raises ValueError when text is not valid Unicode, ModelError when the vocabulary has no token for a part of it.
         """
         try:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except TypeError as error:  # the library's answer to a surrogate
             raise ValueError("the text is not valid Unicode; give it as UTF-8") from error
+        except Exception as error:  # the library has no class of its own
+            reason = printable(" ".join(str(error).split()))[:200]
+            cure = "use another tokenizer of this model"
+            raise ModelError(f"{self._path}: its tokenizer has no tokens for a text ({reason}); {cure}") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens and ids outside the vocabulary are no text.
