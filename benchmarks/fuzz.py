@@ -41,7 +41,7 @@ from fuzzing.trial import Outcome, limit_memory, tried
 BATCH = 1000  # inputs of a child: what one leaves behind, others do not carry for long
 SILENCE = 90  # seconds without a line after which a child counts as hung; other programs may slow it down
 UNJUDGED = ("chat template",)  # a template may take time and memory
-SHOWN = 40  # findings of a kind that are kept in full
+SHOWN = 40  # findings of a kind that are kept with their traceback; of the others, the first line
 
 
 @dataclass
@@ -81,11 +81,12 @@ class State:
         part.replace(self.path)
 
     def add(self, kind: str, outcome: Outcome) -> None:
-        """Counts an outcome, and keeps it if it is a finding."""
+        """Counts an outcome, and writes it down if it is a finding."""
         tally = self.tallies[kind]
-        if outcome.fault and tally.findings < SHOWN:
+        if outcome.fault:
+            fault = outcome.fault if tally.findings < SHOWN else outcome.fault.partition("\n")[0]
             with open(self.findings, "a") as file:
-                file.write(json.dumps({"kind": kind, "number": tally.next, "fault": outcome.fault}) + "\n")
+                file.write(json.dumps({"kind": kind, "number": tally.next, "fault": fault}) + "\n")
         tally.add(outcome)
 
     def listed(self) -> list[dict]:
