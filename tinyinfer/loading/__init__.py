@@ -17,6 +17,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     hf_nested.py       the text part of a model that also reads images or sound
     hf_names.py        tensor names of Hugging Face to canonical names
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
+    hf_growth.py       how much longer the steps of a tokenizer.json make a text
     hf_tokens.py       the special tokens that only the files beside tokenizer.json name
     gguf_model.py      a GGUF file: its metadata to a ModelConfig, its tensors to canonical names
     gguf.py            the GGUF format: metadata, and rows of quantized tensors on demand

@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
+from tinyinfer.loading.hf_growth import check_growth
 from tinyinfer.loading.hf_tokens import read_small, read_special_tokens
 from tinyinfer.loading.small_files import check_values, folder_size, read_whole
 from tinyinfer.loading.split_rules import SPLIT_RULES, split_words
@@ -73,9 +74,10 @@ def _read_backend(path: str, size: int) -> Backend:
         backend = Backend.from_buffer(data)
         backend.no_truncation()  # settings of training, which some files still hold
         backend.no_padding()
+        check_growth(path, backend)
         backend.encode("a")  # some faults show only on use
         return backend
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, ModelError):
         raise
     except BaseException as error:  # the library raises bare Exceptions, and its panics are not even those
         raise _broken(path, "a tokenizer", error) from error
