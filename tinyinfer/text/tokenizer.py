@@ -103,16 +103,18 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Special tokens written in the text are recognised; those around it are added if asked.
 
-        Raises ValueError when text is not valid Unicode, ModelError when the vocabulary has no token for a part of it.
+        Raises ValueError when text is not valid Unicode, ModelError when the tokenizer fails on it.
         """
         try:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except TypeError as error:  # the library's answer to a surrogate
             raise ValueError("the text is not valid Unicode; give it as UTF-8") from error
-        except Exception as error:  # the library has no class of its own
+        except BaseException as error:  # the library raises bare Exceptions, and its panics are not even those
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             reason = printable(" ".join(str(error).split()))[:200]
             cure = "use another tokenizer of this model"
-            raise ModelError(f"{self._path}: its tokenizer has no tokens for a text ({reason}); {cure}") from error
+            raise ModelError(f"{self._path}: its tokenizer fails on a text ({reason}); {cure}") from error
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of token ids; special tokens and ids outside the vocabulary are no text.
