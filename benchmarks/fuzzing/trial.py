@@ -23,6 +23,7 @@ from fuzzing.seeds import Seed
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.errors import ModelError, RoomError, SwitchError
 
+PROMISED = (SwitchError, RoomError)  # and ModelError, and the sentences of ASKED
 SECONDS, TIMES, FLOOR_MB = 5.0, 20, 64
 TEXTS = ("hi there", "Gr\u00fc\u00dfe \u65e5\u672c\u8a9e <|im_end|>\n\n  x")
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <b>"}]
@@ -71,7 +72,7 @@ def _ended(work: Callable[[], str]) -> tuple[str, str]:
             return work(), ""
         except ModelError as error:
             return "refused", _unclear(error)
-        except (SwitchError, RoomError) as error:
+        except PROMISED as error:
             return "declined", _unclear(error)
         except Late:
             return "late", f"takes more than {SECONDS:.0f} s\n{traceback.format_exc(-6)}"
@@ -107,7 +108,7 @@ def _use(path: str, rendered: set[tuple[str, ...]]) -> str:
     for asked in uses:
         try:
             asked()
-        except (ModelError, SwitchError, RoomError) as error:
+        except (ModelError, *PROMISED) as error:
             if fault := _unclear(error):
                 raise AssertionError(fault) from error
             ending = "declined"
