@@ -12,12 +12,14 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 from gguf_writer import write_gguf
 
 from tinyinfer import LLM
 from tinyinfer.errors import ModelError
 from tinyinfer.loading import load
+from tinyinfer.loading.gguf_vocab import read_vocabulary
 from tinyinfer.loading.json_fields import parse_object, read_json
 from tinyinfer.loading.small_files import LIMIT, LIMITS, VALUES, check_values, read_whole
 
@@ -123,12 +125,11 @@ def test_a_file_of_tiny_values(kind: str, copy: Path) -> None:
 
 def test_what_real_files_hold_is_accepted() -> None:
     """Catches a bound that refuses a real file: densities of published ones, and more values than VALUES."""
-    shard = "model-00001-of-00163.safetensors"
-    index = {f"model.layers.{i}.mlp.experts.{i}.up_proj.weight": shard for i in range(130_000)}
-    token = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False, "special": True}
-    added = {str(i): {"content": f"<custom_token_{i}>", **token} for i in range(30_000)}
-    for values in (index, added):
-        text = json.dumps(values).encode()
+    index = b'"model.layers.60.mlp.experts.128.up_proj.weight":"model-00001-of-00163.safetensors",' * 130_000
+    added = b'"128256":{"content":"<custom_token_1>","lstrip":false,"normalized":false,"rstrip":false,'
+    added = (added + b'"single_word":false,"special":true},') * 20_000
+    for text in (index, added):
+        assert sum(text.count(sign) for sign in (b",", b":", b"{")) > VALUES
         check_values(text, "x", len(text))
     check_values(b'"token":1,' * 200_000, "tokenizer.json", 4_000_000)  # 2 MB of it, and the embedding beside it
 
@@ -140,6 +141,40 @@ def test_a_tokenizer_may_hold_what_the_whole_model_explains(copy: Path) -> None:
     (copy / "tokenizer.json").write_text(json.dumps(values, separators=(",", ":")))
     with pytest.raises(ModelError, match=r"tokenizer\.json: holds about \d+ values"):
         load(copy)
+
+
+NAMES = [f"<{i}>" for i in range(20_000)]
+ADDING: dict[str, tuple[str, object]] = {
+    "a list": ("tokenizer_config.json", {"additional_special_tokens": NAMES}),
+    "names": ("tokenizer_config.json", {"extra_special_tokens": dict(zip(NAMES, NAMES, strict=True))}),
+    "named fields": ("special_tokens_map.json", {f"{name}_token": name for name in NAMES}),
+    "ids": ("added_tokens.json", {name: i for i, name in enumerate(NAMES)}),
+    "settings": (
+        "tokenizer_config.json",
+        {"added_tokens_decoder": {str(i): {"content": name} for i, name in enumerate(NAMES)}},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", ADDING)
+def test_more_added_tokens_than_a_model_explains(case: str, copy: Path) -> None:
+    """Catches 2 MB of names that take 286 MB: the library looks for each of them in every text."""
+    name, values = ADDING[case]
+    (copy / name).write_text(json.dumps(values))
+    with pytest.raises(ModelError, match=rf"{name}: lists \d+ added tokens in a model of \d+ bytes"):
+        load(copy)
+
+
+def test_more_control_tokens_than_a_gguf_explains(tmp_path: Path) -> None:
+    """The same of tokens that a GGUF types as control tokens; a large model may have as many as it likes."""
+    count = 20_000
+    fields = {f"tokenizer.ggml.{name}": value for name, value in {
+        "model": "gpt2", "pre": "gpt-2", "tokens": [f"<{i}>" for i in range(count)], "merges": [],
+        "token_type": np.full(count, 3),
+    }.items()}  # fmt: skip
+    with pytest.raises(ModelError, match=r"^x\.gguf: lists 20000 added tokens in a model of 1000000 bytes"):
+        read_vocabulary(fields, "x.gguf", 1_000_000)
+    assert read_vocabulary(fields, "x.gguf", 5_000_000).backend.encode("<19999>").ids == [19999]
 
 
 def test_one_byte_more_than_the_limit_is_read(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ import numpy as np
 from tinyinfer.errors import ModelError, note
 from tinyinfer.loading import gguf_specials
 from tinyinfer.loading.gguf_specials import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from tinyinfer.loading.small_files import check_added
 from tinyinfer.loading.split_rules import MISSING, SPLIT_RULES, SplitRule, family_rule, split_words
 from tinyinfer.text.tokenizer import Vocabulary
 from tinyinfer.units import printable, show
@@ -65,6 +66,7 @@ def read_vocabulary(fields: Mapping[str, Any], path: str, size: int = 0) -> Voca
         backend, rule = _sentencepiece(metadata, vocab, types, unknown), SplitRule(add_bos=True)
     else:
         backend, rule = _byte_level(metadata, vocab)
+    check_added(int(np.isin(types, (CONTROL, UNKNOWN, USER_DEFINED)).sum()), path, size)
     _add_tokens(backend, tokens, types)
     return Vocabulary(
         backend,

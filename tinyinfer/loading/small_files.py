@@ -9,12 +9,15 @@ for. Links are followed: the hub's cache is made of them.
     model.safetensors.index.json     9 MB: 91,991 tensors (DeepSeek V3)                         32 MB
     tokenizer_config.json            6 MB: 28,683 added tokens of sound (Orpheus)               16 MB
     vocab.json, merges.txt           4 MB: 151,643 tokens (Qwen 2 and 3)                        16 MB
+    chat_template.jinja            0.1 MB                                                         1 MB
     any other                        1 MB: a list of labels or of layers in config.json          4 MB
 
 Size alone is no bound: `{},` takes 26 times its bytes in Python, a merge of two letters 52 times in the `tokenizers`
 library. A value takes up to 175 bytes there, but stands in a real file with 9 bytes or more. So no more values are
 accepted than that, counted by their commas, colons and brackets before anything is parsed. A few are always accepted:
 250,000 values take at most 44 MB. The header of a safetensors file is compared with the whole file: a tensor has data.
+A token that is found in a text before the text is split takes some kB in that library, wherever a file lists it; the
+models with the most have 28,683, and 250 bytes for each.
 
 Wins: memory of no more than 20 times the size. Loses: no file that we know of.
 """
@@ -33,10 +36,13 @@ LIMITS = {  # bytes
     "tokenizer_config.json": 16_000_000,
     "vocab.json": 16_000_000,
     "merges.txt": 16_000_000,
+    "chat_template.jinja": 1_000_000,
 }
 LIMIT = 4_000_000  # of any other
 VALUES = 250_000  # in a JSON text of any size
 BYTES_A_VALUE = 9
+ADDED = 15_000  # added tokens of a model of any size
+BYTES_AN_ADDED = 250
 
 Path = str | os.PathLike[str]
 
@@ -81,6 +87,13 @@ def check_values(text: bytes, where: str, size: int, signs: tuple[bytes, ...] = 
     values = sum(text.count(sign) for sign in signs)
     if values > max(VALUES, size // BYTES_A_VALUE):
         many = f"holds about {values} values in {size} bytes, as no such file does"
+        raise ModelError(f"{where}: {many}; download it again")
+
+
+def check_added(count: int, where: str, size: int) -> None:
+    """Raises ModelError for more added tokens than a model of `size` bytes has; `where` names it."""
+    if count > max(ADDED, size // BYTES_AN_ADDED):
+        many = f"lists {count} added tokens in a model of {size} bytes, as no such model does"
         raise ModelError(f"{where}: {many}; download it again")
 
 
