@@ -23,19 +23,19 @@ GGUF_FAMILIES = [
 
 
 def write_gguf(
-    name: str,
+    name: str | Golden,
     path: str | Path,
     qtype: str | None = None,
     extra: dict[str, int | float | bool | str] | None = None,
     tensors_in_a_part: int = 0,
 ) -> Path:
-    """Writes the golden of this name to `path` and returns it.
+    """Writes the golden of this name, or this golden, to `path` and returns the path.
 
     qtype: name of a type that gguf can quantize, for all matrices whose rows are whole blocks of it; the rest is F32.
     extra: further metadata, after what a conversion writes. tensors_in_a_part: 0 for one file, else the model is split
     by the gguf package, which names the parts.
     """
-    golden = load_golden(name)
+    golden = name if isinstance(name, Golden) else load_golden(name)
     writer = gguf.GGUFWriter(path, ARCHITECTURES[golden.config["model_type"]], split_max_tensors=tensors_in_a_part)
     _add_settings(writer, golden.config)
     _add_vocabulary(writer, golden.config)

@@ -193,6 +193,10 @@ LIES = {
     ),
     "2**63 metadata": (raw_file([], [], counts=(0, 2**63)), "truncated"),
     "2**63 tensors": (raw_file([], [], counts=(2**63, 0)), "truncated"),
+    "20,000 keys": (
+        raw_file([pair("", BOOL, b"\1")] * 20_000, []), "has 20000 metadata keys and 0 tensors, and 16384 of each"
+    ),
+    "20,000 tensors": (raw_file([], [info()] * 20_000), "has 0 metadata keys and 20000 tensors"),
     "more metadata than there are": (raw_file([pair("k", BOOL, b"\1")], [], b"", counts=(0, 4)), "truncated"),
     "2**40 dimensions of elements": (raw_file([], [info(shape=(2**40, 2**23))]), "truncated"),
     "elements whose number is beyond 64 bits": (raw_file([], [info(shape=(2**63, 2**63))]), "truncated"),

@@ -160,8 +160,61 @@ def test_merges_from_scores_merge_like_scores(pieces: list[str], text: str) -> N
 
     ranked = ["a", "b", "c", *pieces]
     scores = {piece: -float(i) for i, piece in enumerate(ranked)}
-    backend = Backend(models.BPE({piece: i for i, piece in enumerate(ranked)}, merges_from_scores(scores)))
+    backend = Backend(models.BPE({piece: i for i, piece in enumerate(ranked)}, list(merges_from_scores(scores))))
     assert backend.encode(text).tokens == by_score(text, scores)
+
+
+def of_pieces(pieces: list[str], **changes: Any) -> Fields:
+    """A SentencePiece vocabulary of these pieces, the first with the best score."""
+    tokens = ["<unk>", "<s>", "</s>", *pieces]
+    scores = -np.arange(len(tokens), dtype=np.float32)
+    types = np.array([2, 3, 3, *[1] * len(pieces)])
+    return {P + "model": "llama", P + "tokens": tokens, P + "scores": scores, P + "token_type": types} | changes
+
+
+RUNS = {
+    "each the beginning of the next": ["Q" * i for i in range(1, 1500)],
+    "one long piece": ["Q", "Q" * 100_000],
+    "all words of two letters": [format(i, "b") for i in range(1, 1 << 15)],
+}
+
+
+@pytest.mark.parametrize("case", RUNS)
+def test_more_merges_than_a_file_explains(case: str) -> None:
+    """Catches H4 of the bug pages: 1.1 MB took 2.5 GB, 5 MB ended the interpreter, one piece of 400 kB took 23 s."""
+    with pytest.raises(ModelError, match=r"^model\.gguf: tokenizer\.ggml\.tokens (make more merges|holds pieces of) "):
+        tokenizer_of(of_pieces(RUNS[case]))
+
+
+@pytest.mark.parametrize("length", [31, 64, 128])
+def test_long_runs_of_spaces_are_single_tokens(length: int) -> None:
+    """Catches a bound that real files pass: Gemma has runs of 31 spaces, models of code of 64 and more.
+
+    The merges are those of transformers 5.23 (generate_merges): all pairs, n(n-1)/2 for each run up to n.
+    """
+    runs = ["\u2581" * i for i in range(1, length + 1)]
+    merges = list(merges_from_scores({run: -float(i) for i, run in enumerate(runs)}))
+    assert len(merges) == len(set(merges)) == length * (length - 1) // 2
+    tokenizer = tokenizer_of(of_pieces([*runs, "a", "b"]) | {P + "add_space_prefix": False})
+    assert tokenizer.encode(" " * length + "a", add_special_tokens=False) == [2 + length, 3 + length]
+
+
+def test_a_half_of_a_merge_is_the_piece_itself() -> None:
+    """Catches copies of both halves for every merge, which made the memory cubic."""
+    pieces = ["ab", "abab", "ababab"]
+    own = {id(piece) for piece in pieces}
+    halves = [half for merge in merges_from_scores(dict.fromkeys(pieces, 0.0)) for half in merge]
+    assert len(halves) == 6
+    assert {id(half) for half in halves} <= own
+
+
+def test_more_listed_merges_than_a_file_explains() -> None:
+    """Catches one merge a million times, which is 4 bytes in the file and 250 in memory."""
+    merges = GOLDENS["byte_level"]["fields"][P + "merges"]
+    with pytest.raises(ModelError, match=r"^model\.gguf: tokenizer\.ggml\.tokens make more merges than a model of "):
+        build("byte_level", merges=merges[:1] * 150_000)
+    many = fields("byte_level", merges=merges + merges[:1] * 150_000)
+    assert read_vocabulary(many, "model.gguf", size=3_000_000).backend.encode("the").ids
 
 
 def test_a_byte_token_is_never_made_of_letters() -> None:

@@ -230,6 +230,23 @@ def set_field(path: list[Any], value: Any) -> Callable[[dict[str, Any]], None]:
     return change
 
 
+def test_a_few_patterns_for_thousands_of_layers(copy: Path) -> None:
+    """Catches M4: names of all layers were made for each pattern, and with W8A8 for each name; 1.4 kB took minutes."""
+    config = json.loads((copy / "config.json").read_text())
+    [grid] = {json.dumps(grid) for grid in config["quantization_config"]["grids"].values()}
+    whole = {"bits": 8, "group": None, "symmetric": True, "activation_bits": 8}
+    for each in (json.loads(grid), whole):
+        config["num_hidden_layers"] = 4096
+        config["quantization_config"]["grids"] = {
+            name if name != "layers.*.q" else f"layers.{i}.q": each
+            for name in ("layers.*.q", "layers.*.k", "layers.*.v", "layers.*.o", "layers.*.up")
+            for i in (range(4096) if name == "layers.*.q" else (0,))
+        }
+        (copy / "config.json").write_text(json.dumps(config))
+        with pytest.raises(ModelError, match=r"the folder is incomplete|config\.json says"):
+            load(copy)
+
+
 Q = "layers.*.q"
 
 

@@ -40,6 +40,23 @@ def words() -> Tokenizer:
     )
 
 
+@pytest.mark.parametrize("kind", [models.WordLevel, models.WordPiece])
+def test_a_text_that_the_vocabulary_has_no_token_for(kind: Any) -> None:
+    """Catches the library's bare Exception, which no caller can tell from a fault of ours; the model is named."""
+    tokenizer = Tokenizer(Vocabulary(Backend(kind({"a": 0}, unk_token="b"))), "some/model")
+    assert tokenizer.encode("a") == [0]
+    with pytest.raises(ModelError, match=r"^some/model: its tokenizer fails on a text \(.*UNK.*\); use "):
+        tokenizer.encode("c")
+
+
+def test_a_panic_of_the_library_is_the_models_fault() -> None:
+    """Catches a panic (index out of bounds, in Rust), which is no Exception and so passes every `except Exception`."""
+    backend = Backend(models.WordLevel({"a": 0}, unk_token="a"))
+    backend.pre_tokenizer = pre_tokenizers.FixedLength(0)
+    with pytest.raises(ModelError, match=r"^some/model: its tokenizer fails on a text \(chunk size must be non-zero\)"):
+        Tokenizer(Vocabulary(backend), "some/model").encode("a")
+
+
 def strips_two() -> Tokenizer:
     """A decoder that takes up to two spaces off the beginning, which may come with different tokens."""
     backend = Backend(models.BPE({"▁": 0, "a": 1, "▁▁": 2, "<0x20>": 3}, []))

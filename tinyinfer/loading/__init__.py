@@ -9,6 +9,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     safetensors.py     the safetensors format: a header, and rows of tensors on demand
     strangers.py       what a folder is that no loader reads, and the cure
     pointers.py        a Git LFS pointer in place of a file
+    small_files.py     files that are read whole: regular ones, no larger than such files are
     json_fields.py     fields of a JSON file by name and type; unread fields are refused
     hf_config.py       config.json to a ModelConfig
     hf_families.py     defaults and attention windows of each family of models
@@ -16,6 +17,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     hf_nested.py       the text part of a model that also reads images or sound
     hf_names.py        tensor names of Hugging Face to canonical names
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
+    hf_growth.py       how much longer the steps of a tokenizer.json make a text
     hf_tokens.py       the special tokens that only the files beside tokenizer.json name
     gguf_model.py      a GGUF file: its metadata to a ModelConfig, its tensors to canonical names
     gguf.py            the GGUF format: metadata, and rows of quantized tensors on demand
@@ -49,6 +51,7 @@ from pathlib import Path
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.pointers import refuse_pointer
+from tinyinfer.loading.small_files import check_file
 from tinyinfer.loading.strangers import told
 
 GGUF_MAGIC = b"GGUF"
@@ -57,6 +60,7 @@ GGUF_MAGIC = b"GGUF"
 def load(path: str | os.PathLike[str]) -> Checkpoint:
     """The model at `path`: a Hugging Face folder or a GGUF file. Raises ModelError when it is neither, or broken."""
     path = os.fspath(path)
+    check_file(path)
     if os.path.isdir(path):
         from tinyinfer.loading.hf_folder import load_folder
 

@@ -19,6 +19,7 @@ import numpy as np
 from tinyinfer.errors import ModelError
 from tinyinfer.model.config import ModelConfig, expected_tensors
 from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
+from tinyinfer.units import show
 
 if TYPE_CHECKING:
     from tinyinfer.text.tokenizer import Tokenizer
@@ -72,7 +73,7 @@ class LazyTensor:
     def _finite(self, rows: np.ndarray) -> np.ndarray:  # (...,) -> (...,)
         """The rows. Raises ModelError for NaN and infinity: the minimum and the maximum find both, without a copy."""
         if not np.isfinite((rows.min(initial=0), rows.max(initial=0))).all():
-            wrong = f"tensor {self.name!r} holds NaN or infinity"
+            wrong = f"tensor {show(self.name)} holds NaN or infinity"
             raise ModelError(f"{self.path}: {wrong}; it is damaged, download it again")
         return rows
 
@@ -109,7 +110,7 @@ class Joined:
             if output < first + part.shape[-2]:
                 break
             first += part.shape[-2]
-        return f"{part.path}: tensor {part.name!r}"
+        return f"{part.path}: tensor {show(part.name)}"
 
     def quantized(self) -> QuantizedMatrix | None:
         """The codes that the file itself holds; None where the parts are floats, or are not rounded alike."""
@@ -158,7 +159,8 @@ def check_tensors(path: str, config: ModelConfig, tensors: dict[str, LazyTensor]
     for name, shape in expected.items():
         if name not in tensors and others:
             cure = "it is another kind of model, or still in a wrapper: merge or unwrap it, and save it again"
-            raise ModelError(f"{path}: the weight {name!r} is missing, and tensor {others[0]!r} has no place; {cure}")
+            other = show(others[0])
+            raise ModelError(f"{path}: the weight {name!r} is missing, and tensor {other} has no place; {cure}")
         if name not in tensors:
             tie = "if the embedding is the head, too, set tie_word_embeddings to true in config.json; else "
             cure = f"{tie if name == 'head' else ''}the file is incomplete, download it again"
@@ -166,11 +168,11 @@ def check_tensors(path: str, config: ModelConfig, tensors: dict[str, LazyTensor]
         if tensors[name].shape != shape:
             tensor = tensors[name]
             raise ModelError(
-                f"{path}: tensor {tensor.name!r} has shape {tensor.shape}, but the configuration needs {shape}; "
+                f"{path}: tensor {show(tensor.name)} has shape {tensor.shape}, but the configuration needs {shape}; "
                 "the file is broken, or config.json belongs to another model"
             )
     for name in tensors.keys() - expected.keys():
         raise ModelError(
-            f"{path}: tensor {tensors[name].name!r} has no place in a {config.architecture} model of this "
+            f"{path}: tensor {show(tensors[name].name)} has no place in a {config.architecture} model of this "
             "configuration; ignoring it could change the result, so it is refused"
         )

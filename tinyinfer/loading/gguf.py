@@ -27,10 +27,13 @@ from gguf.quants import dequantize
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.pointers import refuse_pointer
+from tinyinfer.loading.small_files import check_file
+from tinyinfer.units import show
 
 if TYPE_CHECKING:
     from tinyinfer.model.weights import QuantizedMatrix
 
+MAX_PAIRS = MAX_TENSORS = 1 << 14  # keys and tensors of a file; real ones have some dozen keys, some thousand tensors
 MAX_NAME = 256  # characters of a tensor's name; llama.cpp allows 64
 MAX_BYTES = 1 << 28  # of one metadata value: more than any real file has, and little enough to allocate
 PIECE = 1 << 16  # numbers dequantized at a time: gguf's intermediate arrays then stay in the processor's cache
@@ -49,12 +52,13 @@ DTYPES = {
 class GGUFFile:
     """What a GGUF file holds: metadata by key, and tensors by their names in the file, read lazily.
 
-    A field is an int, float, bool or str, a list of str, or a NumPy array of numbers.
+    A field is an int, float, bool or str, a list of str, or a NumPy array of numbers. size: in bytes, of all its parts.
     """
 
     path: str
     fields: dict[str, Any]
     tensors: dict[str, LazyTensor]
+    size: int = 0
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,7 @@ def read_gguf(path: str) -> GGUFFile:
 
     Raises ModelError, naming the file, when it is missing, cut, damaged or holds a tensor that cannot be dequantized.
     """
+    check_file(path)
     try:
         with open(path, "rb") as file:
             header = Header(path, file)
@@ -87,7 +92,7 @@ def read_gguf(path: str) -> GGUFFile:
     alignment = _alignment(header, fields)
     start = -(-(header.size - header.left) // alignment) * alignment
     _check_places(header, infos, start, alignment)
-    return GGUFFile(path, fields, {info.name: lazy_tensor(path, info, start) for info in infos})
+    return GGUFFile(path, fields, {info.name: lazy_tensor(path, info, start) for info in infos}, header.size)
 
 
 class Header:
@@ -102,6 +107,8 @@ class Header:
         self._check_version()
         tensors, pairs = (self.integer(U64, "the header") for _ in range(2))
         self.expect(pairs * 13 + tensors * 32, "the header")  # the least that so many can take
+        if pairs > MAX_PAIRS or tensors > MAX_TENSORS:
+            self.refuse(f"has {pairs} metadata keys and {tensors} tensors, and {MAX_PAIRS} of each are the most")
         fields: dict[str, Any] = {}
         for _ in range(pairs):
             key = self.string("a metadata key")
@@ -218,7 +225,7 @@ def _alignment(header: Header, fields: dict[str, Any]) -> int:
     """The data, and every tensor in the data, begin at a multiple of so many bytes."""
     alignment = fields.get("general.alignment", 32)
     if type(alignment) is not int or not 8 <= alignment <= 1 << 20 or alignment & (alignment - 1):
-        header.refuse(f"has the alignment {str(alignment)[:80]}, which is no power of two from 8 on")
+        header.refuse(f"has the alignment {show(alignment)}, which is no power of two from 8 on")
     return alignment
 
 
@@ -228,7 +235,7 @@ def _check_places(header: Header, infos: list[TensorInfo], start: int, alignment
         if info.offset % alignment:
             header.refuse(f"puts tensor {info.name[:80]!r} off the alignment of {alignment} bytes")
         if start + info.offset + info.nbytes > header.size:
-            header.truncated(f"tensor {info.name}")
+            header.truncated(f"tensor {info.name[:80]}")
     for before, after in pairwise(sorted(infos, key=lambda info: info.offset)):
         if before.offset + before.nbytes > after.offset:
             header.refuse(f"puts tensor {after.name[:80]!r} over {before.name[:80]!r}")
@@ -270,9 +277,9 @@ def _read_bytes(path: str, name: str, offset: int, count: int) -> np.ndarray:
     try:
         raw = np.fromfile(path, np.uint8, count, offset=offset)
     except OSError as error:
-        raise ModelError(f"{path}: tensor {name!r} cannot be read ({error.strerror}); check the file") from None
+        raise ModelError(f"{path}: tensor {show(name)} cannot be read ({error.strerror}); check the file") from None
     if len(raw) < count:
-        raise ModelError(f"{path}: the file is truncated: it ends inside tensor {name!r}; download it again")
+        raise ModelError(f"{path}: the file is truncated: it ends inside tensor {show(name)}; download it again")
     return raw
 
 

@@ -82,7 +82,7 @@ def load_gguf(path: str) -> Checkpoint:
     config = read_config(file)
     tensors = canonical_tensors(file, config)
     check_tensors(path, config, tensors)
-    return Checkpoint(path, config, tensors, Tokenizer(read_vocabulary(file.fields, path), path))
+    return Checkpoint(path, config, tensors, Tokenizer(read_vocabulary(file.fields, path, file.size), path))
 
 
 def read_config(file: GGUFFile) -> ModelConfig:
@@ -135,7 +135,7 @@ def canonical_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, LazyTens
         canonical = _canonical_name(name)
         if canonical is None or canonical in tensors:
             why = "is not known" if canonical is None else f"is a second {canonical!r}"
-            raise ModelError(f"{file.path}: tensor {name!r} {why}, and ignoring it could change the result")
+            raise ModelError(f"{file.path}: tensor {show(name)} {why}, and ignoring it could change the result")
         permuted = config.architecture in ("llama", "mixtral") and re.search(r"\.[qk](\.bias)?$", canonical)
         tensors[canonical] = unpermuted(tensor, config.head_dim) if permuted else tensor
     return tensors

@@ -69,7 +69,7 @@ def joined(files: list[GGUFFile]) -> GGUFFile:
     if wanted != len(tensors):
         found = f"the parts hold {len(tensors)} tensors, but the first part says {wanted}"
         raise ModelError(f"{first.path}: {found}; download all parts again")
-    return GGUFFile(first.path, first.fields, tensors)
+    return GGUFFile(first.path, first.fields, tensors, sum(file.size for file in files))
 
 
 def _part(file: GGUFFile) -> tuple[int, int]:

@@ -5,12 +5,18 @@ the words' bytes are merged by a ranked list.
 
 "llama" is SentencePiece's BPE (Kudo & Richardson 2018): no words, spaces are the letter U+2581, characters not in the
 vocabulary become byte tokens, and of all neighbours whose union is a token the best score merges first. Written as a
-list of merges by falling score, that is ordinary BPE, which the `tokenizers` library runs.
+list of merges by falling score, that is ordinary BPE, which the `tokenizers` library runs. (transformers' converter
+finds the same merges, llama.cpp needs no list: it looks for the best pair of the text at hand.)
+
+That list is longer than the file: pieces that begin one another make n²/2 merges. In real vocabularies a piece has 2;
+only runs of one letter have more, 64 spaces 2,016. So tokens and merges are counted while they are made, and a file may
+not have many more than its size explains (MAX_VALUES, BYTES_A_VALUE); nor may pieces be so long that looking for their
+halves takes seconds (MAX_WORK).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,13 +24,17 @@ import numpy as np
 from tinyinfer.errors import ModelError, note
 from tinyinfer.loading import gguf_specials
 from tinyinfer.loading.gguf_specials import CONTROL, NORMAL, UNKNOWN, UNUSED, USER_DEFINED
+from tinyinfer.loading.small_files import check_added
 from tinyinfer.loading.split_rules import MISSING, SPLIT_RULES, SplitRule, family_rule, split_words
 from tinyinfer.text.tokenizer import Vocabulary
-from tinyinfer.units import show
+from tinyinfer.units import printable, show
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
+MAX_VALUES = 150_000  # tokens and merges of a file of any size; one takes up to 330 bytes
+BYTES_A_VALUE = 14  # of a larger file; Gemma 3's 262,144 tokens and 514,906 merges need 11 MB, the smallest has 290
+MAX_WORK = 1 << 28  # squared lengths of all pieces, a second's work; Gemma 3's are 2^24
 SPACE = "\u2581"  # how SentencePiece writes a space
 NAMES = {  # a chat template's name of a special token -> the key of its id; "seperator" is how GGUF spells it
     "unk_token": "unknown",
@@ -36,12 +46,13 @@ NAMES = {  # a chat template's name of a special token -> the key of its id; "se
 SENTENCEPIECE_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # what it gives them by itself
 
 
-def read_vocabulary(fields: Mapping[str, Any], path: str) -> Vocabulary:
-    """The tokenizer that a GGUF's metadata (key -> parsed value) describes.
+def read_vocabulary(fields: Mapping[str, Any], path: str, size: int = 0) -> Vocabulary:
+    """The tokenizer that a GGUF's metadata (key -> parsed value) describes. size: bytes of the whole model.
 
-    Raises ModelError, naming the file and the key, when a key is missing, broken or not supported.
+    Raises ModelError, naming the file and the key, when a key is missing, broken or not supported, and for more tokens
+    and merges than a model of this size has.
     """
-    metadata = _Metadata(fields, path)
+    metadata = _Metadata(fields, path, size)
     tokens = metadata.tokens()
     bos, eos, unknown = (metadata.token_id(name, len(tokens)) for name in ("bos", "eos", "unknown"))
     types, added = _repaired_types(metadata, tokens)
@@ -55,6 +66,7 @@ def read_vocabulary(fields: Mapping[str, Any], path: str) -> Vocabulary:
         backend, rule = _sentencepiece(metadata, vocab, types, unknown), SplitRule(add_bos=True)
     else:
         backend, rule = _byte_level(metadata, vocab)
+    check_added(int(np.isin(types, (CONTROL, UNKNOWN, USER_DEFINED)).sum()), path, size)
     _add_tokens(backend, tokens, types)
     return Vocabulary(
         backend,
@@ -86,14 +98,13 @@ def _repaired_types(metadata: _Metadata, tokens: list[str]) -> tuple[np.ndarray,
     return types, list(added)
 
 
-def merges_from_scores(scores: Mapping[str, float]) -> list[tuple[str, str]]:
+def merges_from_scores(scores: Mapping[str, float]) -> Iterator[tuple[str, str]]:
     """SentencePiece's BPE as merges: every pair of pieces whose union is a piece, the union's best score first."""
-    merges = []
+    pieces = {piece: piece for piece in scores}  # a half is the piece itself, not a copy
     for piece in sorted(scores, key=scores.__getitem__, reverse=True):
         for cut in range(1, len(piece)):
-            if piece[:cut] in scores and piece[cut:] in scores:
-                merges.append((piece[:cut], piece[cut:]))
-    return merges
+            if (left := pieces.get(piece[:cut])) and (right := pieces.get(piece[cut:])):
+                yield left, right
 
 
 def _byte_level(metadata: _Metadata, vocab: dict[str, int]) -> tuple[Backend, SplitRule]:
@@ -104,7 +115,7 @@ def _byte_level(metadata: _Metadata, vocab: dict[str, int]) -> tuple[Backend, Sp
     try:
         backend = Backend(models.BPE(vocab, merges, ignore_merges=rule.whole_words))
     except Exception as error:  # the library has no class of its own; it names the token
-        raise metadata.error("merges", f"do not fit the tokens ({error})") from error
+        raise metadata.error("merges", f"do not fit the tokens ({printable(str(error))[:200]})") from error
     split_words(backend, rule)
     return backend, rule
 
@@ -136,9 +147,8 @@ def _sentencepiece(metadata: _Metadata, vocab: dict[str, int], types: np.ndarray
     mergeable = np.isin(types, (NORMAL, USER_DEFINED)).tolist()
     pieces = {piece: scores[i] for piece, i in vocab.items() if mergeable[i]}
     unknown_piece = next((piece for piece, i in vocab.items() if i == unknown), None)
-    backend = Backend(
-        models.BPE(vocab, merges_from_scores(pieces), unk_token=unknown_piece, fuse_unk=True, byte_fallback=True)
-    )
+    merges = metadata.counted(merges_from_scores(pieces))
+    backend = Backend(models.BPE(vocab, merges, unk_token=unknown_piece, fuse_unk=True, byte_fallback=True))
     spaces, prefix = [normalizers.Replace(" ", SPACE)], metadata.flag("add_space_prefix", True)
     backend.normalizer = normalizers.Sequence([normalizers.Prepend(SPACE)] * prefix + spaces)
     steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
@@ -159,9 +169,8 @@ def _add_tokens(backend: Backend, tokens: list[str], types: np.ndarray) -> None:
 class _Metadata:
     """The `tokenizer.ggml.` keys of a file; every method raises ModelError for a key that is missing or wrong."""
 
-    def __init__(self, fields: Mapping[str, Any], path: str) -> None:
-        self.fields = fields
-        self.path = path
+    def __init__(self, fields: Mapping[str, Any], path: str, size: int = 0) -> None:
+        self.fields, self.path, self.size = fields, path, size
 
     def error(self, key: str, fault: str) -> ModelError:
         return ModelError(f"{self.path}: tokenizer.ggml.{key} {fault}; use another file of this model")
@@ -242,6 +251,8 @@ class _Metadata:
         tokens = self.strings("tokens")
         if not tokens:
             raise self.error("tokens", "is empty")
+        if self.sentencepiece and sum(len(token) ** 2 for token in tokens) > MAX_WORK:
+            raise self.error("tokens", f"holds pieces of {max(map(len, tokens))} letters, longer than any vocabulary's")
         return tokens
 
     def types(self, tokens: list[str]) -> np.ndarray:
@@ -280,9 +291,20 @@ class _Metadata:
             raise self.error("tokens", f"holds {show(tokens[first])} twice, as {first} and {second}")
         return vocab
 
+    def counted(self, merges: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+        """The merges. Raises ModelError when they and the tokens are more than a model of this size has."""
+        room = max(MAX_VALUES, self.size // BYTES_A_VALUE) - len(self.tokens())
+        found: list[tuple[str, str]] = []
+        for left, right in merges:
+            room -= 1 + (len(left) + len(right)) // 64
+            if room < 0:
+                raise self.error("tokens", f"make more merges than a model of {self.size} bytes has ({len(found)})")
+            found.append((left, right))
+        return found
+
     def merges(self) -> list[tuple[str, str]]:
         pairs = [tuple(merge.split(" ")) for merge in self.strings("merges")]
         if any(len(pair) != 2 for pair in pairs):
             broken = next(" ".join(pair) for pair in pairs if len(pair) != 2)
             raise self.error("merges", f"holds {show(broken)}, which is not two tokens")
-        return pairs  # type: ignore[return-value]
+        return self.counted(pairs)  # type: ignore[arg-type]

@@ -26,6 +26,7 @@ from tinyinfer.loading.hf_vocab import read_vocabulary
 from tinyinfer.loading.json_fields import read_json
 from tinyinfer.loading.quantized import quantized_tensors, read_schemes
 from tinyinfer.loading.safetensors import Stored, read_header
+from tinyinfer.loading.small_files import read_whole
 from tinyinfer.loading.strangers import ADAPTER, told_of
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.text.tokenizer import Tokenizer
@@ -79,7 +80,7 @@ def _snapshot(root: Path) -> Path:
     """The version of a model in the hub's cache that refs/main names, else the only one."""
     versions = sorted(path for path in (root / "snapshots").iterdir() if path.is_dir())
     named = root / "refs" / "main"
-    main = named.read_text(encoding="utf-8", errors="replace").strip() if named.is_file() else ""
+    main = read_whole(named).decode("utf-8", "replace").strip() if named.is_file() else ""
     chosen = [path for path in versions if path.name == main] or versions
     if len(chosen) != 1:
         held = f"{len(versions)} versions of a model, and refs/main names none of them" if versions else "no version"

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.json_fields import read_json
-from tinyinfer.loading.pointers import refuse_pointer
+from tinyinfer.loading.small_files import check_added, folder_size
 from tinyinfer.units import show
 
 if TYPE_CHECKING:
@@ -72,14 +72,16 @@ class SpecialTokens:
 def read_special_tokens(folder: str, config: dict[str, Any]) -> SpecialTokens:
     """The special tokens that a folder's tokenizer_config.json (`config`) and the older files beside it name.
 
-    Raises ModelError, naming file and field, for a value of the wrong type.
+    Raises ModelError, naming file and field, for a value of the wrong type, and for more tokens than models have.
     """
     sources = [(os.path.join(folder, "tokenizer_config.json"), config)]
+    _check_count(folder, *sources[0])
     if config.get("added_tokens_decoder") is not None:
         listed = _decoder(sources[0][0], config["added_tokens_decoder"])
         return SpecialTokens(_named(sources), listed, _more(sources))
     path = os.path.join(folder, "special_tokens_map.json")
     sources.append((path, read_small(path)))
+    _check_count(folder, *sources[1])
     named, more = _named(sources), _more(sources)
     special = {token["content"] for token in (*named.values(), *more)}
     return SpecialTokens(named, _added(os.path.join(folder, "added_tokens.json"), special), more)
@@ -89,8 +91,13 @@ def read_small(path: str) -> dict[str, Any]:
     """The object in a small JSON file; an empty one if there is no such file. Raises ModelError for a broken file."""
     if not os.path.exists(path):
         return {}
-    refuse_pointer(path)
     return read_json(Path(path))
+
+
+def _check_count(folder: str, path: str, fields: dict[str, Any]) -> None:
+    """Raises ModelError when a file lists more tokens than a model of this size has; nothing is made of them before."""
+    listed = sum(len(value) for value in fields.values() if isinstance(value, list | dict))
+    check_added(len(fields) + listed, path, folder_size(folder))
 
 
 def _named(sources: list[Source]) -> dict[str, Token]:
@@ -136,6 +143,7 @@ def _decoder(path: str, table: Any) -> list[Token]:
 def _added(path: str, special: set[str]) -> list[Token]:
     """The tokens of added_tokens.json in the order of their ids; special are those that another file calls so."""
     ids = read_small(path)
+    _check_count(os.path.dirname(path), path, ids)
     if not all(isinstance(id, int) for id in ids.values()):
         raise ModelError(f"{path}: is no object of tokens and their ids; download the file again")
     tokens = [_token(path, "a token", text) for text in sorted(ids, key=ids.__getitem__)]

@@ -15,11 +15,12 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
+from tinyinfer.loading.hf_growth import check_growth
 from tinyinfer.loading.hf_tokens import read_small, read_special_tokens
-from tinyinfer.loading.pointers import refuse_pointer
+from tinyinfer.loading.small_files import check_values, folder_size, read_whole
 from tinyinfer.loading.split_rules import SPLIT_RULES, split_words
 from tinyinfer.text.tokenizer import Vocabulary
-from tinyinfer.units import show
+from tinyinfer.units import printable, show
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -45,7 +46,7 @@ def read_vocabulary(folder: str) -> Vocabulary:
     config = _Config(folder)
     path = os.path.join(folder, "tokenizer.json")
     whole = os.path.exists(path)
-    backend = _read_backend(path) if whole else _read_merges(config)
+    backend = _read_backend(path, folder_size(folder)) if whole else _read_merges(config)
     if (space := config.flag("add_prefix_space")) is not None:
         _set_prefix_space(backend, config.kind, space)
     names = NAMES.get(config.kind, {})
@@ -63,20 +64,20 @@ def read_vocabulary(folder: str) -> Vocabulary:
     return Vocabulary(backend, tokens.names(), around, template, source)
 
 
-def _read_backend(path: str) -> Backend:
+def _read_backend(path: str, size: int) -> Backend:
+    """The library's tokenizer in a tokenizer.json; size: bytes of the whole model, which its values must suit."""
     from tokenizers import Tokenizer as Backend
 
-    refuse_pointer(path)
+    data = read_whole(path)
+    check_values(data, path, size)
     try:
-        with open(path, "rb") as file:
-            backend = Backend.from_buffer(file.read())
+        backend = Backend.from_buffer(data)
         backend.no_truncation()  # settings of training, which some files still hold
         backend.no_padding()
+        check_growth(path, backend)
         backend.encode("a")  # some faults show only on use
         return backend
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from error
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit, ModelError):
         raise
     except BaseException as error:  # the library raises bare Exceptions, and its panics are not even those
         raise _broken(path, "a tokenizer", error) from error
@@ -90,8 +91,8 @@ def _read_merges(config: _Config) -> Backend:
     vocab, merges = config.file("vocab.json"), config.file("merges.txt")
     if not os.path.isfile(vocab) or not os.path.isfile(merges) or config.kind not in MERGED:
         raise ModelError(f"{config.folder}: has no tokenizer.json, which a model folder needs; {_cure(config)}")
-    for path in (vocab, merges):
-        refuse_pointer(path)
+    check_values(read_whole(vocab), vocab, folder_size(config.folder))
+    check_values(read_whole(merges), merges, folder_size(config.folder), (b" ", b"\n"))
     try:
         backend = Backend(models.BPE(*models.BPE.read_file(vocab, merges)))
     except Exception as error:
@@ -110,7 +111,7 @@ def _cure(config: _Config) -> str:
 
 
 def _broken(path: str, what: str, error: BaseException) -> ModelError:
-    reason = " ".join(str(error).split())[:200]
+    reason = printable(" ".join(str(error).split()))[:200]
     return ModelError(f"{path}: is not {what} ({reason}); download the file again")
 
 
@@ -194,9 +195,7 @@ class _Config:
 
 
 def _read_text(path: str) -> str:
-    refuse_pointer(path)
     try:
-        with open(path, encoding="utf-8", newline="") as file:
-            return file.read()
-    except (OSError, UnicodeDecodeError) as error:
+        return read_whole(path).decode()
+    except UnicodeDecodeError as error:
         raise ModelError(f"{path}: cannot be read as text ({error}); download the file again") from error

@@ -12,15 +12,19 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from tinyinfer.errors import ModelError, note
-from tinyinfer.loading.pointers import refuse_pointer
+from tinyinfer.loading.small_files import check_values, read_whole
 from tinyinfer.units import show
 
-MAX_BYTES = 100_000_000  # of one JSON text; safetensors sets its headers the same limit
 MAX_SIZE = 2**31 - 1  # no dimension of a model comes near it
 
 
-def parse_object(text: bytes, where: str) -> dict[str, Any]:
-    """The object in a JSON text. Raises ModelError, which names `where`, for another value or a key given twice."""
+def parse_object(text: bytes, where: str, size: int | None = None) -> dict[str, Any]:
+    """The object in a JSON text. size: bytes of what it describes, its own when None.
+
+    Raises ModelError, which names `where`, for another value, a key given twice, or more values than `size` has room
+    for.
+    """
+    check_values(text, where, len(text) if size is None else size)
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
@@ -32,17 +36,7 @@ def parse_object(text: bytes, where: str) -> dict[str, Any]:
 
 def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file. Raises ModelError when it is missing, unreadable, too large or not an object."""
-    try:
-        with open(path, "rb") as file:
-            text = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise ModelError(f"{path}: the file is missing, and a model folder needs it; download it again") from None
-    except OSError as error:
-        raise ModelError(f"{path}: cannot be read ({error.strerror}); check the file and its permissions") from None
-    refuse_pointer(path)
-    if len(text) > MAX_BYTES:
-        raise ModelError(f"{path}: is larger than {MAX_BYTES} bytes, which no such file is; download it again")
-    return parse_object(text, str(path))
+    return parse_object(read_whole(path), str(path))
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

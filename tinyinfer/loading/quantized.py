@@ -43,14 +43,15 @@ def read_schemes(where: str, quantization: dict[str, Any], config: ModelConfig) 
     if not isinstance(table, dict) or not table:
         f.refuse("grids", f"is {show(table)}, but must say how each matrix is rounded; quantize the model again")
     f.refuse_unread(("quant_method", "recipe"), {})  # where it came from: changes no number
+    shapes = expected_tensors(config)  # once: patterns and layers are as many as the file likes
     schemes: dict[str, QuantScheme] = {}
     for pattern, entry in table.items():
         scheme = _scheme(f.table(f"grids, {show(pattern)}", entry))
-        names = _matching(pattern, config)
+        names = _matching(pattern, config.num_layers, shapes)
         if not names or not schemes.keys().isdisjoint(names):
             why = "which is there under another name, too" if names else "which no matrix of this model is called"
             f.refuse("grids", f"names {show(pattern)}, {why}; quantize the model again")
-        if scheme.integer_inputs and any(len(expected_tensors(config)[name]) > 2 for name in names):
+        if scheme.integer_inputs and any(len(shapes[name]) > 2 for name in names):
             f.refuse("grids", f"gives {show(pattern)} activation_bits, which experts cannot have; quantize it again")
         schemes |= dict.fromkeys(names, scheme)
     return schemes
@@ -70,11 +71,10 @@ def _scheme(f: Fields) -> QuantScheme:
     return scheme
 
 
-def _matching(pattern: str, config: ModelConfig) -> list[str]:
+def _matching(pattern: str, layers: int, shapes: dict[str, tuple[int, ...]]) -> list[str]:
     """The names of the matrices that a pattern means: a name, or a name with * as the number of the layer."""
-    shapes = expected_tensors(config)
     if pattern.startswith("layers.*."):
-        names = [f"layers.{i}.{pattern.removeprefix('layers.*.')}" for i in range(config.num_layers)]
+        names = [f"layers.{i}.{pattern.removeprefix('layers.*.')}" for i in range(layers)]
     else:
         names = [pattern]
     return names if all(len(shapes.get(name, ())) > 1 and name != "positions" for name in names) else []

@@ -10,8 +10,6 @@ file, and read the header anew each time that the file is opened: 4.5 ms for 600
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,12 +22,15 @@ from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.json_fields import parse_object
 from tinyinfer.loading.pointers import refuse_pointer
-from tinyinfer.units import show
+from tinyinfer.loading.small_files import check_file, check_values
+from tinyinfer.units import printable, show
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
 ITEM_BYTES |= {f"{kind}{bits}": bits // 8 for kind in "IU" for bits in (8, 16, 32, 64)}
 MAX_AXES = 8
+MAX_HEADER = 100_000_000  # bytes; the format's own limit
+MAX_TENSORS = 200_000  # of a file: several times as many as the largest mixtures of experts have in all
 NUMPY_TYPES = {
     "F64": "<f8", "F32": "<f4", "F16": "<f2", "BF16": "bfloat16", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
     "BOOL": "?", **{f"{kind.upper()}{8 * size}": f"<{kind}{size}" for kind in "iu" for size in (1, 2, 4, 8)},
@@ -89,12 +90,16 @@ class Stored:
 
 def read_header(path: Path) -> dict[str, Stored]:
     """The tensors of one safetensors file by name. Raises ModelError unless they fill the file exactly."""
-    with _opened(path) as file:
-        start, header = _read_json(path)
-        tensors = {
-            name: _stored(path, name, file.get_slice(name), start + header[name]["data_offsets"][0])
-            for name in file.keys()  # noqa: SIM118 - no dict
-        }
+    start, text = _header(path)
+    where, size = f"{path}, header", path.stat().st_size
+    check_values(text, where, size)  # before the library makes anything of them
+    _check(path)
+    header = parse_object(text, where, size)  # refuses a name given twice, of which the library takes the last
+    header.pop("__metadata__", None)
+    if len(header) > MAX_TENSORS:
+        many = f"holds {len(header)} tensors, more than {MAX_TENSORS}"
+        raise ModelError(f"{path}: {many}; save the model in several files")
+    tensors = {name: _stored(path, name, entry, start) for name, entry in header.items()}
     for name, tensor in tensors.items():
         if tensor.dtype not in ITEM_BYTES:
             wrong = f"has type {show(tensor.dtype)}, which is not known"
@@ -105,29 +110,35 @@ def read_header(path: Path) -> dict[str, Stored]:
     return tensors
 
 
-def _stored(path: Path, name: str, described: Any, place: int) -> Stored:
-    return Stored(path, name, described.get_dtype(), tuple(described.get_shape()), place)
+def _stored(path: Path, name: str, entry: dict[str, Any], start: int) -> Stored:
+    return Stored(path, name, entry["dtype"], tuple(entry["shape"]), start + entry["data_offsets"][0])
 
 
-@contextmanager
-def _opened(path: Path) -> Iterator[safe_open]:
-    """The library's view of a file. Raises ModelError, which quotes the library, for all that the library refuses."""
+def _header(path: Path) -> tuple[int, bytes]:
+    """Where the data begins, and the text of the header: as much as the file has of it."""
+    check_file(path)
     try:
-        with safe_open(path, "np") as file:
-            yield file
+        with open(path, "rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            return 8 + length, file.read(min(length, MAX_HEADER))
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _check(path: Path) -> None:
+    """Lets the library check a file. Raises ModelError, which quotes the library, for all that the library refuses."""
+    try:
+        with safe_open(path, "np"):
+            return
     except SafetensorError as error:
         refuse_pointer(path)
-        quoted = "".join(letter if letter.isprintable() else "?" for letter in str(error))[:200]
+        quoted = printable(str(error))[:200]
         unknown = "unknown variant" in quoted  # a type of number that the library does not know
         cure = "convert the model to F32, F16 or BF16" if unknown else "download it again"
         raise ModelError(f"{path}: is no whole safetensors file ({quoted}); {cure}") from None
     except OSError as error:
-        reason = error.strerror or error
-        raise ModelError(f"{path}: cannot be read ({reason}); check the file and its permissions") from None
+        raise _unreadable(path, error) from None
 
 
-def _read_json(path: Path) -> tuple[int, dict[str, Any]]:
-    """Where the data begins, and the header. Raises ModelError for a name given twice: the library takes the last."""
-    with open(path, "rb") as file:
-        length = int.from_bytes(file.read(8), "little")  # safe: the library has checked this file
-        return 8 + length, parse_object(file.read(length), f"{path}, header")
+def _unreadable(path: Path, error: OSError) -> ModelError:
+    return ModelError(f"{path}: cannot be read ({error.strerror or error}); check the file and its permissions")

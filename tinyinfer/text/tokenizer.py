@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
 from tinyinfer.text.reasoning import Thinking
+from tinyinfer.units import printable
 
 if TYPE_CHECKING:  # both are loaded on use: they cost start-up time
     from tokenizers import Tokenizer as Backend
@@ -103,13 +104,19 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Special tokens written in the text are recognised; those around it are added if asked.
 
-        Raises ValueError when text is not valid Unicode.
+        Raises ValueError when text is not valid Unicode, ModelError when the tokenizer fails on it.
         """
         try:
             return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
         except TypeError as error:  # the library's answer to a surrogate
             cure = "read it as UTF-8, or use a UTF-8 locale, such as LC_ALL=C.UTF-8"
             raise ValueError(f"the text is not valid Unicode, but bytes of another encoding; {cure}") from error
+        except BaseException as error:  # the library raises bare Exceptions, and its panics are not even those
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
+            reason = printable(" ".join(str(error).split()))[:200]
+            cure = "use another tokenizer of this model"
+            raise ModelError(f"{self._path}: its tokenizer fails on a text ({reason}); {cure}") from error
 
     @cached_property
     def beginning(self) -> list[int]:
