@@ -8,7 +8,6 @@ token may be half a character, the start of a stop string, or a mark of the chat
     stop_strings.py    the output text of one request: held back while it may be the start of a stop string
     reasoning.py       a model's thinking and its answer, split by the markers of the chat template
     chat_template.py   a conversation as one text, written by the model's own template
-    sandbox.py         jinja2's sandbox with bounds on time and memory: a template is a program that is not trusted
 
 Wins: text appears as soon as no later token can change it, at constant work for each token. Loses: a text that may
 become a stop string appears some tokens late.
