@@ -4,6 +4,8 @@ The engine sees only token ids. Text is split, merged and numbered before the en
 token may be half a character, the start of a stop string, or a mark of the chat format that is no text at all.
 
     plain_text.py      what another program put around a text: byte order marks, line ends, encodings
+    spelling.py        how tokens are written in a vocabulary: letters that are bytes, or marks that are spaces
+    control_tokens.py  a user's `<|im_start|>` is text: only the template and the model write control tokens
     tokenizer.py       text to token ids and back; a stream of text from tokens that come one by one
     stop_strings.py    the output text of one request: held back while it may be the start of a stop string
     reasoning.py       a model's thinking and its answer, split by the markers of the chat template
