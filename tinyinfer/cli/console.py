@@ -15,7 +15,7 @@ from pathlib import Path
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
-from tinyinfer.errors import ModelWarning
+from tinyinfer.errors import ModelWarning, one_line
 from tinyinfer.text.plain_text import decoded
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def is_terminal(stream: object) -> bool:
 
 def fail(message: str) -> int:
     """Writes the message to stderr as one line, and returns the exit status of a mistake, 2."""
-    say("tinyinfer: error: " + " ".join(message.split("\n")))
+    say("tinyinfer: error: " + one_line(message))
     return 2
 
 
@@ -68,7 +68,7 @@ def notes(shown: bool = True) -> Iterator[None]:
         yield
     for sentence in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, ModelWarning)):
         if shown:
-            say("tinyinfer: note: " + " ".join(sentence.split("\n")))
+            say("tinyinfer: note: " + sentence)
     for other in caught:
         if not issubclass(other.category, ModelWarning):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
@@ -111,7 +111,7 @@ def progress_bar(title: str, shown: bool = True) -> Iterator[Callable[..., None]
 
     columns, lines = get_terminal_size()  # of a terminal that knows its size, else 80 x 24
     form = {"bar_format": "{desc}", "ascii": "-#", "ncols": columns, "nrows": lines}
-    with tqdm(desc=title, leave=False, mininterval=0, miniters=1, **form) as bar:
+    with tqdm(desc=one_line(title), leave=False, mininterval=0, miniters=1, **form) as bar:
 
         def show(done: int, total: int, note: str = "") -> None:
             bar.bar_format, bar.total = BAR_FORMAT, total
