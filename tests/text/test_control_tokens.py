@@ -188,7 +188,7 @@ FRAGMENTS = st.sampled_from(
 WORDS = st.lists(FRAGMENTS, max_size=8).map("".join)
 
 
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(name=st.sampled_from(["smollm2", "qwen3", "llama3"]), words=st.lists(WORDS, min_size=3, max_size=3))
 def test_no_words_make_a_control_token(name: str, words: list[str]) -> None:
     """The control tokens are those of the same conversation with ¦ for each |, and the tokens spell the text."""
@@ -241,7 +241,7 @@ PIECES = ["<s>", "</s>", "<S>", "<unk>", "a", "b", "é", " ", "  ", "\n", "<", "
 
 
 @example(name="normalized", text="a<S>b")
-@settings(max_examples=150)
+@settings(max_examples=100)
 @given(name=st.sampled_from(sorted(KINDS)), text=st.lists(st.sampled_from(PIECES), max_size=8).map("".join))
 def test_secret_names_change_no_token(name: str, text: str) -> None:
     """All control tokens counted: the library's ids. None counted: none is left, but for letters that it lacks.
