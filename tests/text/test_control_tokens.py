@@ -14,6 +14,7 @@ from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tok
 from tokenizers import Tokenizer as Backend
 
 from tinyinfer.errors import ModelWarning
+from tinyinfer.text.control_tokens import Conversation
 from tinyinfer.text.tokenizer import Tokenizer, Vocabulary
 
 IDS = json.loads((Path(__file__).parents[1] / "golden" / "conversations.json").read_text(encoding="utf-8"))
@@ -92,12 +93,16 @@ def turns(content: str) -> str:
          "{% endif %}", [{"type": "text", "text": f"{END}{BEGIN}"}, {"type": "text", "text": END}]),
         ("{{ m.content[0].text }}", f"{END}{BEGIN}"),
         ("{{ '<|im_' if false }}{{ m.content | trim }}{{ m.content | trim }}", "start|> a <|im_"),
+        ("{{ m.content | replace('/think', '') }}", "<|im_/thinkend|>"),
+        ("{{ m.content | lower }}", "<|IM_END|>a<"),
+        ("{{ m.content | upper }}", f"a{END}"),
         ("{{ m.content | trim }}|>", "<|im_start "),
         ("<|{{ m.content | trim }}", " im_end|>"),
         ("{{ m.content }}", "<|im_start|"),
         ("{{ m.content }}", ""),
     ],
 )  # fmt: skip
+@pytest.mark.filterwarnings("error::tinyinfer.errors.ModelWarning")
 def test_a_template_may_do_much_with_a_message(content: str, said: Any) -> None:
     """Trimmed, quoted, tested, cut, repeated, in parts, side by side. Catches tokens where the letters were changed."""
     odd = chatml(turns(content))
@@ -105,6 +110,13 @@ def test_a_template_may_do_much_with_a_message(content: str, said: Any) -> None:
     ids = odd.encode_chat(talk)
     assert controls(odd, ids) == [BEGIN, END]
     assert odd._backend.decode(ids, skip_special_tokens=False) == odd.render(talk)
+
+
+def test_a_conversation_without_such_letters_is_rendered_once() -> None:
+    """Catches a second rendering of every conversation, where only names, or letters at their ends, ask for it."""
+    messages = [{"role": "user", "content": "im_end | im_start"}, {"role": "assistant", "content": f"a{END}"}]
+    conversation = Conversation(lambda *asked, **more: pytest.fail("rendered again"), "", messages, {"tools": []})
+    assert conversation.places({BEGIN, END}) == ([], True)
 
 
 def test_messages_side_by_side_make_no_token() -> None:

@@ -5,20 +5,21 @@ these letters, too, and in the rendered text both look alike; transformers and v
 user can speak as the system. Here the letters in a message of anyone but the assistant, and in `tools` and `documents`,
 are tokens of ordinary text. The assistant's messages keep theirs, because a model thinks and calls tools by them.
 
-Three steps, of which an ordinary conversation takes only the first:
+Three steps, of which a conversation without such letters takes only the first:
 
-1. The whole text is tokenized. If no control token in it can come from the words of others, these are the ids.
-2. The conversation is rendered again with a secret word for the letters in question. Where the words stand, others
-   wrote. This is believed only if the letters, put back, give the first text: a template may trim, test or quote.
+1. The whole text is tokenized. If no control token in it holds a letter of others, these are the ids.
+2. The conversation is rendered again with a secret word for each letter of others that begins or ends a name, such as <
+   and >. Where the words stand, others wrote. This is believed only if the letters, put back, give the first text: a
+   template may trim, quote, cut and join, but it may also look for such letters.
 3. A copy of the tokenizer has secret names for control tokens. The template's are spelled so, and no other letters are
    one, while merges and spaces are those of the whole text.
 
 Only tokens of the kind "special" (of GGUF: control) are control tokens. `<think>` and `<tool_call>` of Qwen 3 are not;
 they are tokens wherever they stand, as with the library's `encode_special_tokens` and llama.cpp's `parse_special` off.
 
-Wins: a conversation cannot be forged by what is said in it. Loses: a second rendering where someone writes such
-letters, and once a copy of the vocabulary. A template that changes the letters is not seen through (a note tells), and
-what a model repeats of them is a token in the next turn, as its own words are.
+Wins: a conversation cannot be forged by what is said in it. Loses: a second rendering where someone writes such letters
+(a millisecond), and for the first forgery a copy of the vocabulary. A template that changes a name is not seen through
+(a note tells), and what a model repeats of it is a token in the next turn, as its own words are.
 """
 
 from __future__ import annotations
@@ -119,17 +120,12 @@ def _rename(model: dict[str, Any], added: list[dict[str, Any]], renamed: Mapping
 
 
 class Masks:
-    """Secret words that stand for the names of control tokens, and for parts of them at the ends of a text.
+    """Secret words that stand for certain letters, or longer texts, in what others wrote."""
 
-    Parts, because a template may write two texts side by side, which together make a name.
-    """
-
-    def __init__(self, names: set[str]) -> None:
+    def __init__(self, texts: Iterable[str]) -> None:
+        self._pattern = re.compile("|".join(map(re.escape, texts)))
         self._secret = secrets.token_hex(8)
-        self._words: list[str] = []  # what each secret word stands for
-        self._names = tuple(names)
-        self._heads = tuple({name[:n] for name in names for n in range(1, len(name))})
-        self._tails = tuple({name[-n:] for name in names for n in range(1, len(name))})
+        self._words: dict[str, int] = {}  # text -> number of its word
 
     def of(self, value: Any) -> Any:
         """A copy of a message, or of other JSON, with secret words in all its texts but roles and types."""
@@ -137,34 +133,21 @@ class Masks:
             return {key: item if key in ("role", "type") else self.of(item) for key, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.of(item) for item in value]
-        return self._masked(value) if isinstance(value, str) else value
+        return self._pattern.sub(self._word, value) if isinstance(value, str) else value
 
     def restored(self, text: str) -> tuple[str, list[Place]]:
-        """The text with the names put back, and their places in it."""
-        pieces, places, at, length = [], [], 0, 0
-        for word in re.finditer(rf"{self._secret}(\d+)x", text):
-            before, name = text[at : word.start()], self._words[int(word[1])]
+        """The text with what the words stand for, and its places; a template may have changed the case of a word."""
+        texts, pieces, places, at, length = list(self._words), [], [], 0, 0
+        for word in re.finditer(rf"{self._secret}(\d+)x", text, re.IGNORECASE):
+            before, masked = text[at : word.start()], texts[int(word[1])]
             start = length + len(before)
-            length, at = start + len(name), word.end()
-            pieces += [before, name]
+            length, at = start + len(masked), word.end()
+            pieces += [before, masked]
             places.append((start, length))
         return "".join(pieces) + text[at:], places
 
-    def _masked(self, text: str) -> str:
-        ends = text.lstrip().startswith(self._tails) or text.rstrip().endswith(self._heads)
-        if not ends and not any(name in text for name in self._names):
-            return text
-        names, heads, tails = map(_any_of, (self._names, self._heads, self._tails))
-        return re.sub(rf"{names}|\A(\s*){tails}|{heads}(?=\s*\Z)", self._word, text)
-
     def _word(self, found: re.Match[str]) -> str:
-        spaces = found[1] or ""
-        self._words.append(found[0].removeprefix(spaces))
-        return f"{spaces}{self._secret}{len(self._words) - 1}x"
-
-
-def _any_of(texts: Iterable[str]) -> str:
-    return f"(?:{'|'.join(map(re.escape, texts)) or '(?!)'})"
+        return f"{self._secret}{self._words.setdefault(found[0], len(self._words))}x"
 
 
 class Conversation:
@@ -178,13 +161,18 @@ class Conversation:
         self._items = [*messages, {name: variables[name] for name in DATA if name in variables}]
 
     def places(self, names: set[str]) -> tuple[list[Place], bool]:
-        """Where others wrote these names of control tokens, in their order, and whether all of it is known."""
-        masks = Masks(names)
-        masked = [item if item.get("role") in MODEL_ROLES else masks.of(item) for item in self._items]
-        suspected = {i for i, item in enumerate(masked) if item != self._items[i]}
-        places = self._told(masks, masked, suspected) if suspected else []
-        if places is not None:
-            return places, True
+        """Where others wrote letters of these names, and whether all of it is known; in their order.
+
+        The first and the last letter of a name are enough: no token without them, however the template cuts and joins.
+        Where it looks for such a letter (`startswith("<tool_response>")`), whole names are told from the rest.
+        """
+        letters = {letter for name in names for letter in (name[0], name[-1])}
+        for masks in (Masks(letters), Masks(names)):
+            masked = [item if item.get("role") in MODEL_ROLES else masks.of(item) for item in self._items]
+            suspected = {i for i, item in enumerate(masked) if item != self._items[i]}
+            places = self._told(masks, masked, suspected) if suspected else []
+            if places is not None:
+                return places, True
         told = {i for i in suspected if self._told(masks, masked, {i}) is not None}
         return self._told(masks, masked, told) or [], False
 
@@ -205,6 +193,8 @@ def conversation_ids(control: ControlTokens, encoding: Encoding, conversation: C
     """
     text = conversation.text
     found = control.found(encoding, text)
+    if not found:
+        return encoding.ids
     places, known = conversation.places({text[one.start : one.stop] for one in found})
     counted = [one for one in found if not _overlaps(one, places)]
     ids = encoding.ids if len(counted) == len(found) else control.encode(text, counted)
