@@ -1,15 +1,17 @@
-"""Makes golden/vocabularies.json and golden/chat_templates.json: what others make of small vocabularies and templates.
+"""Makes golden/vocabularies.json, chat_templates.json and conversations.json: what others make of small vocabularies.
 
 Needs the `oracle` extra, llama-cpp-python and sentencepiece. The byte-level vocabulary has merges across the borders of
 words, digits and lines, so that every rule for splitting text into words gives different ids; llama.cpp, which has its
 own code for each, is the oracle. The SentencePiece vocabularies are trained by sentencepiece itself, and both oracles
-must agree on them. Chat templates are rendered by transformers.
+must agree on them. Chat templates are rendered, and conversations tokenized, by transformers; an attack is tokenized
+between the control tokens of the same conversation without it, with `split_special_tokens`.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import re
 import tempfile
 import unicodedata
 from collections.abc import Iterator
@@ -18,10 +20,12 @@ from typing import Any
 
 import gguf
 import sentencepiece
+from conversations import EVIL, MODELS, attacks, conversations, evil, tokenizer
 from llama_cpp import Llama
 from smollm2_texts import CHATS, PROMPTS, TOKENIZER_TEXTS
 from thinking_templates import QWEN3
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
 from transformers.utils.chat_template_utils import render_jinja_template
 
 Fields = dict[str, Any]
@@ -217,6 +221,28 @@ def chat_template_goldens() -> list[dict[str, Any]]:
     return cases
 
 
+def conversation_goldens(name: str) -> dict[str, list[list[int]]]:
+    """The ids of conversations, and of attacks, whose control tokens are only those of the template."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer(name).save(folder)
+        peer = PreTrainedTokenizerFast.from_pretrained(folder)
+    talks = [
+        peer.apply_chat_template(talk, add_generation_prompt=True, return_dict=False, **variables)
+        for talk, variables in conversations(name)
+    ]
+    names = "|".join(re.escape(token.content) for token in peer.added_tokens_decoder.values() if token.special)
+    found = []
+    for talk, variables in attacks(name):
+        text = peer.apply_chat_template(talk, tokenize=False, add_generation_prompt=True, **variables)
+        words = json.dumps(evil(name), ensure_ascii=False)[1:-1] if f'"{EVIL}"' in text else evil(name)
+        ids = []
+        for part in filter(None, re.split(f"({names})", text)):
+            plain = not re.fullmatch(names, part)
+            ids += peer.encode(part.replace(EVIL, words), add_special_tokens=False, split_special_tokens=plain)
+        found.append(ids)
+    return {"talks": talks, "attacks": found}
+
+
 def write(name: str, lines: list[str], brackets: str) -> None:
     path = Path(__file__).parent / "golden" / name
     path.write_text(brackets[0] + ",\n".join(lines) + brackets[1] + "\n", encoding="ascii")
@@ -232,4 +258,6 @@ if __name__ == "__main__":
         "gemma": sentencepiece_golden(False, ["\n", "\n\n", "▁▁", "▁▁▁▁", "<b>"]),
     }
     write("vocabularies.json", [f"{compact(key)}:{compact(value)}" for key, value in goldens.items()], "{}")
+    lines = [f"{compact(name)}:{compact(conversation_goldens(name))}" for name in MODELS]
+    write("conversations.json", lines, "{}")
     write("chat_templates.json", [compact(case) for case in [{"messages": MESSAGES}, *chat_template_goldens()]], "[]")

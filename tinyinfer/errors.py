@@ -12,17 +12,34 @@ into one line and exit status 2.
 A loader that passes over a part of a usable file, or assumes what a file does not say, tells so by `note`. That is a
 warning of Python, a ModelWarning: Python shows it once, and a program can silence it or turn it into an error
 (warnings.filterwarnings). The command line shows it as one line, `tinyinfer: note: ...`, unless it has to be quiet.
+
+A sentence may hold words of a stranger's file: a token, a tensor's name, what a chat template says. A terminal obeys
+some letters (it clears the screen, it moves back), so every sentence is one line of letters that are seen.
 """
 
 from __future__ import annotations
 
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
 
+def one_line(text: str) -> str:
+    """The text in one line; what a terminal would not show but obey, such as its escape, is written as Python does.
+
+    >>> one_line(chr(27) + "[2J a clear\\n  screen")
+    '\\\\x1b[2J a clear screen'
+    """
+    line = " ".join(part.strip() for part in text.split("\n"))
+    return "".join(c if c.isprintable() or unicodedata.category(c) == "Zs" else ascii(c)[1:-1] for c in line)
+
+
 class ModelError(Exception):
     """A model's file is missing, broken or unsupported; the message names the file, what is wrong and the cure."""
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(one_line(sentence))
 
 
 class ModelWarning(UserWarning):
@@ -31,7 +48,7 @@ class ModelWarning(UserWarning):
 
 def note(sentence: str) -> None:
     """Gives a ModelWarning: one sentence that names the file, what was passed over or assumed, and what follows."""
-    warnings.warn(sentence, ModelWarning, stacklevel=2)
+    warnings.warn(one_line(sentence), ModelWarning, stacklevel=2)
 
 
 class Worded(Exception):
@@ -47,8 +64,7 @@ class Worded(Exception):
     def sentence(self, spell: Callable[[str], str]) -> str:
         """Reason and cure in one sentence and line; spell: the name of a field as its reader writes it."""
         template = f"{self.reason}; {self.cure}" if self.cure else self.reason
-        text = template.format_map(_Names(spell, self.given(spell) | self.texts))
-        return " ".join(line.strip() for line in text.split("\n"))  # an array's repr has several lines
+        return one_line(template.format_map(_Names(spell, self.given(spell) | self.texts)))
 
     def given(self, spell: Callable[[str], str]) -> dict[str, object]:
         """Texts that every error of this kind has."""

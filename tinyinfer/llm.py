@@ -29,7 +29,18 @@ from tinyinfer.loading.build import load_model
 from tinyinfer.loading.hub import find
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Model
-from tinyinfer.prompts import Params, Prompt, Prompts, check_ids, each, one_of, template_variables, token_ids
+from tinyinfer.prompts import (
+    Messages,
+    Params,
+    Prompt,
+    Prompts,
+    Variables,
+    check_ids,
+    each,
+    one_of,
+    template_variables,
+    token_ids,
+)
 from tinyinfer.request import Request, RequestOutput, request_output
 from tinyinfer.sampling import SamplingParams, token_scores
 from tinyinfer.sequence import RequestSpec, Sequence
@@ -181,33 +192,34 @@ class LLM:
 
     def chat(
         self,
-        messages: list[dict[str, str]],
+        messages: Messages,
         params: SamplingParams | None = None,
         *,
         sampling_params: SamplingParams | None = None,
-        chat_template_kwargs: dict[str, Any] | None = None,
+        chat_template_kwargs: Variables = None,
+        parse_special: bool = False,
     ) -> RequestOutput:
         """The answer to a conversation: [{"role": "user", "content": "..."}, ...], by the model's chat template.
 
-        chat_template_kwargs: the template's own variables, such as {"enable_thinking": False}. Raises ValueError where
-        `generate` does, for messages of another form and for a model without a chat template, ModelError for a template
-        that fails.
+        chat_template_kwargs: the template's own variables, such as {"enable_thinking": False}. parse_special: whether
+        the name of a control token, such as <|im_start|>, is the token also where a user, a system prompt or a tool
+        writes it; else it is ordinary text there. Raises ValueError where `generate` does, for messages of another form
+        and for a model without a chat template, ModelError for a template that fails.
         """
-        prompt = self.chat_prompt(messages, chat_template_kwargs)
+        prompt = self.chat_prompt(messages, chat_template_kwargs, parse_special)
         return self.generate([prompt], one_of(params, sampling_params))[0]
 
     def chat_prompt(
-        self, messages: list[dict[str, str]], chat_template_kwargs: dict[str, Any] | None = None
+        self, messages: Messages, chat_template_kwargs: Variables = None, parse_special: bool = False
     ) -> ChatPrompt:
         """The token ids that a conversation becomes; the template writes the special tokens itself.
 
-        They are a list that also knows how the answer's thinking is split from its text.
+        They are a list that also knows how the answer's thinking is split from its text. parse_special: see `chat`.
 
         Raises ValueError for messages of another form and for a model without a chat template, ModelError for a
         template that fails.
         """
-        text = self.tokenizer.render(messages, **template_variables(chat_template_kwargs))
-        return ChatPrompt(self.tokenizer.encode(text, add_special_tokens=False), self.tokenizer.thinking(text))
+        return self.tokenizer.encode_chat(messages, template_variables(chat_template_kwargs), parse_special)
 
     def steps(self, prompts: Prompts, params: Params = None, *, sampling_params: Params = None) -> Iterator[StepTrace]:
         """Runs `generate` one engine step at a time, and yields what each step did.

@@ -18,6 +18,8 @@ from tinyinfer.units import show
 
 Prompt = str | Seq[int]  # text, or token ids
 Prompts = Prompt | Seq[Prompt]
+Messages = list[dict[str, Any]]  # a conversation: [{"role": "user", "content": "..."}, ...]
+Variables = dict[str, Any] | None  # of a chat template
 Params = SamplingParams | Seq[SamplingParams] | None
 P = TypeVar("P", SamplingParams | None, Params)
 

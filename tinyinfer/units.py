@@ -58,15 +58,6 @@ _printer.maxstring = _printer.maxother = 80
 _printer.maxlevel = 2
 
 
-def printable(text: str) -> str:
-    """The text of another library for an error message: a question mark for each letter that no line shows.
-
-    >>> printable("unknown \\x1b[2J at line 1")
-    'unknown ?[2J at line 1'
-    """
-    return "".join(letter if letter.isprintable() else "?" for letter in text)
-
-
 def show(value: object) -> str:
     """The value for an error message: escaped, on one line, cut short."""
     text = " ".join(line.strip() for line in _printer.repr(value).splitlines())  # an array's has several lines

@@ -332,7 +332,7 @@ def test_an_error_is_data() -> None:
     error = pickle.loads(pickle.dumps(caught.value))
     assert (error.field, error.value, error.cure) == ("prefix_cache", True, "add {kv_cache}=paged")
     assert str(error) == "prefix_cache=on shares blocks, and kv_cache=contiguous has none; add kv_cache=paged"
-    assert doctest.testmod(errors) == (0, 3)
+    assert doctest.testmod(errors) == (0, 4)
 
 
 # --- download ---

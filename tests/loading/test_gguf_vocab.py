@@ -44,9 +44,14 @@ def build(name: str, **changes: Any) -> Tokenizer:
 
 @pytest.mark.parametrize("name", ["llama", "gemma"])
 def test_sentencepiece_ids_are_those_of_sentencepiece_and_llama_cpp(name: str) -> None:
-    """Catches merges in a wrong order, a wrong space before a text or after a special token, missing byte tokens."""
+    """Catches merges in a wrong order, a wrong space before a text or after a special token, missing byte tokens.
+
+    A text that begins with <s> is given no other one; llama.cpp puts a second before it, and warns of it (B14).
+    """
     tokenizer = build(name)
-    assert [tokenizer.encode(text) for text in TEXTS] == GOLDENS[name]["ids"]
+    pairs = zip(TEXTS, GOLDENS[name]["ids"], strict=True)
+    expected = [ids[1:] if text.startswith("<s>") else ids for text, ids in pairs]
+    assert [tokenizer.encode(text) for text in TEXTS] == expected
 
 
 def test_a_template_sees_the_special_tokens_that_the_file_names() -> None:

@@ -51,10 +51,16 @@ def ids(tokenizer: Tokenizer) -> list[list[int]]:
 @pytest.mark.parametrize("names", [names.split() for names, _ in RULES], ids=lambda names: names[0])
 @pytest.mark.filterwarnings("ignore::tinyinfer.errors.ModelWarning")
 def test_all_names_of_a_rule_give_the_ids_of_llama_cpp(names: list[str]) -> None:
-    """Catches a wrong rule: digits one by one or by three, contractions, blank lines, whole words, BOS by default."""
+    """Catches a wrong rule: digits one by one or by three, contractions, blank lines, whole words, BOS by default.
+
+    A text that begins with BOS is given no other one; llama.cpp puts a second before it, and warns of it (B14).
+    """
+    bos = GOLDENS["byte_level"]["fields"][P + "bos_token_id"]
     for name in names:
         found = ids(golden(pre=name))
         for text, ours, expected in zip(GOLDENS["texts"], found, IDS[names[0]], strict=True):
+            if text.startswith("<|bos|>") and expected[:2] == [bos, bos]:
+                expected = expected[1:]
             assert expected is None or ours == expected, (name, text)
 
 

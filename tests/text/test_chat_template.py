@@ -1,9 +1,11 @@
-"""Chat templates render as in transformers, and a template from a stranger can neither escape nor run for ever."""
+"""Chat templates render as in transformers, and a template from a stranger stays in its sandbox."""
 
 from __future__ import annotations
 
 import json
 import re
+import threading
+from _thread import interrupt_main
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,6 @@ from hypothesis import strategies as st
 
 from tinyinfer.errors import ModelError
 from tinyinfer.text.chat_template import ChatTemplate
-from tinyinfer.text.sandbox import MAX_SIZE
 
 GOLDENS = json.loads((Path(__file__).parents[1] / "golden" / "chat_templates.json").read_text(encoding="utf-8"))
 MESSAGES: list[dict[str, Any]] = GOLDENS[0]["messages"]
@@ -100,20 +101,7 @@ def test_the_date_is_a_function() -> None:
     assert re.fullmatch(r"\d{4}-\d\d", render("{{ strftime_now('%Y-%m') }}"))
 
 
-def test_ordinary_arithmetic_is_left_alone() -> None:
-    """Catches a bound that refuses what honest templates do: padding, sums, powers, long messages."""
-    assert render("{{ '-' * 20 ~ (2 ** 10 + 3 * -4) }}{{ 2.5 * 4 }}{{ 'a' + 'b' }}{{ [1] + [2] }}{{ 2 ** -1 }}") == (
-        "-" * 20 + "101210.0ab[1, 2]0.5"
-    )
-    assert len(render("{{ messages[0].content }}", [{"role": "user", "content": "x" * 10**6}])) == 10**6
-
-
-def test_a_template_is_used_again() -> None:
-    """Catches steps that are counted over all conversations together: the second rendering would be refused."""
-    template = ChatTemplate("{% for i in range(90000) %}{% endfor %}ok", "f")
-    assert [template.render(MESSAGES) for _ in range(20)] == ["ok"] * 20
-
-
+DEEP = "{% set n = namespace(x=[], y=[]) %}{% for i in range(2000) %}{% set n.x, n.y = [n.x], [n.y] %}{% endfor %}"
 BROKEN = {
     "syntax": ("{% if %}", "Expected an expression"),
     "unclosed": ("{% for m in messages %}", "endfor"),
@@ -126,30 +114,16 @@ BROKEN = {
     "deep syntax": ("{{" + "(" * 20000 + "}}", "recursion"),
     "endless macro": ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
     "huge range": ("{% for i in range(10 ** 6) %}{% endfor %}", "MAX_RANGE"),
-    "endless loops": ("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "steps"),
-    "long text": ("{{ 'x' * 10 ** 7 * 10 ** 3 }}", "larger than"),
-    "long text of a constant": ("{{ 10000000000 * 'x' }}", "larger than"),
-    "long list": ("{{ ([1] * 10000000000) | length }}", "larger than"),
-    "large power": ("{{ 10 ** 10 ** 10 }}", "larger than"),
-    "negative power": ("{{ (-10) ** 10 ** 10 }}", "larger than"),
-    "many products": ("{% set n = namespace(x=9) %}{% for i in range(99) %}{% set n.x = n.x * n.x %}{% endfor %}",
-                      "larger than"),
-    "doubled by +": ("{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = n.x + n.x %}{% endfor %}",
-                     "larger than"),
-    "doubled by ~": ("{% set n = namespace(x='x') %}{% for i in range(99) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
-                     "larger than"),
-    "doubled by set": ("{% set n = namespace(x='x') %}{% for i in range(99) %}"
-                       "{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}", "larger than"),
-    "wide filter": ("{{ 'x' | center(10000000000) }}", "larger than"),
-    "wide method": ("{{ 'x'.ljust(10000000000) }}", "larger than"),
-    "long output": ("{% set x = 'x' * 10 ** 6 %}{% for i in range(99) %}{{ x }}{% endfor %}", "larger than"),
+    "much memory": ("{{ 'x' * 10 ** 18 }}", "MemoryError"),
+    "deep list": (DEEP + "{{ n.x == n.y }}", "recursion"),
+    "deep list in its message": (DEEP + "{{ raise_exception(n.x) }}", "TemplateError"),
     "file": ("{% include '/etc/passwd' %}", "no loader"),
 }
 
 
 @pytest.mark.parametrize(("template", "reason"), BROKEN.values(), ids=BROKEN.keys())
 def test_a_broken_template_is_one_clear_line(template: str, reason: str) -> None:
-    """Catches tracebacks of jinja2, and templates that hang."""
+    """Catches tracebacks of jinja2, and errors of Python that have no text."""
     with pytest.raises(ModelError) as caught:
         render(template)
     message = str(caught.value)
@@ -194,6 +168,36 @@ def test_a_template_cannot_change_the_conversation(template: str) -> None:
     assert messages == [{"role": "user", "content": "a"}]
 
 
+def test_a_template_changes_only_its_own_copy() -> None:
+    """Catches the caller's messages handed to a template: jinja2 does not know that dict.update changes one."""
+    messages = [{"role": "user", "content": "a"}]
+    variables = {"tools": [{"name": "f"}]}
+    template = "{{ dict.update(messages[0], role='x') }}{{ dict.clear(tools[0]) }}{{ messages[0].role }}{{ tools }}"
+    assert render(template, messages, **variables) == "NoneNonex[{}]"
+    assert (messages, variables) == ([{"role": "user", "content": "a"}], {"tools": [{"name": "f"}]})
+
+
+@pytest.mark.parametrize("where", ["content", "variable"])
+def test_a_template_sees_plain_data_only(where: str, tmp_path: Path) -> None:
+    """Catches objects with methods, which the sandbox would let a template call: this one would write a file."""
+    file = tmp_path / "written"
+    messages = [{"role": "user", "content": file if where == "content" else "hi"}]
+    variables = {"tools": file} if where == "variable" else {}
+    with pytest.raises(ValueError, match="may only hold what JSON can"):
+        render("{{ (messages[0].content or tools).write_text('x') }}", messages, **variables)
+    assert not file.exists()
+
+
+def test_an_interrupt_ends_a_template() -> None:
+    """Catches Ctrl-C taken for the template's own error: nothing else bounds the time that a template takes."""
+    template = ChatTemplate("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}", "f")
+    timer = threading.Timer(0.1, interrupt_main)
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        template.render(MESSAGES)
+    timer.join()
+
+
 @pytest.mark.parametrize("messages", [[], ["hi"], [{"content": "hi"}], {"role": "user", "content": "hi"}, None, 5])
 def test_what_is_no_conversation_is_a_value_error(messages: Any) -> None:
     """Catches the user's mistake blamed on the model's file."""
@@ -205,11 +209,11 @@ def test_what_is_no_conversation_is_a_value_error(messages: Any) -> None:
 
 ATOMS = st.sampled_from(
     ["messages", "messages[0].content", "bos_token", "'x'", "3", "-1", "2.5", "[1, 2]", "{'a': 1}", "none", "missing",
-     "n", "n.x", "loop.index", "range(9)", "10 ** 9", "f()", "''.__class__", "raise_exception('no')", "namespace()"]
+     "n", "n.x", "loop.index", "range(9)", "f()", "''.__class__", "raise_exception('no')", "namespace()"]
 )  # fmt: skip
-OPERATORS = st.sampled_from(["+", "-", "*", "/", "//", "**", "~", "==", "<", "and", "or", "in", "if n else"])
+OPERATORS = st.sampled_from(["+", "-", "*", "/", "//", "~", "==", "<", "and", "or", "in", "if n else"])
 FILTERS = st.sampled_from(
-    ["upper", "length", "list", "join('-')", "tojson", "trim", "center(99)", "center(10 ** 9)", "string", "int",
+    ["upper", "length", "list", "join('-')", "tojson", "trim", "center(99)", "string", "int",
      "replace('x', 'xx')", "first", "reverse", "dictsort", "map('upper')", "batch(2)", "indent(3)", "frobnicate"]
 )  # fmt: skip
 EXPRESSIONS = st.recursive(
@@ -240,11 +244,10 @@ TEMPLATES = st.recursive(
 
 @settings(max_examples=300)
 @given(template=TEMPLATES)
-def test_any_program_renders_within_bounds_or_is_one_clear_line(template: str) -> None:
-    """Catches any other exception, and a way to make much text that the bounds do not see."""
+def test_any_program_renders_or_is_one_clear_line(template: str) -> None:
+    """Catches any other exception."""
     try:
-        message, size = "", len(render(template))
+        message = "" if isinstance(render(template), str) else "no text"
     except ModelError as error:
-        message, size = str(error), 0
+        message = str(error)
     assert not message or re.fullmatch(r"model\.gguf: the chat template fails \(.*", message)
-    assert size <= MAX_SIZE

@@ -474,3 +474,60 @@ def test_smollm2_chats(smollm2_tokenizer: Tokenizer, case: dict[str, Any]) -> No
     text = smollm2_tokenizer.render(case["messages"], case["add_generation_prompt"])
     assert text == case["text"]
     assert smollm2_tokenizer.encode(text, add_special_tokens=False) == case["ids"]
+
+
+# The beginning token
+
+
+def surrounded(single: str) -> Tokenizer:
+    """A tokenizer that puts tokens around a text as `single` says; [L] is a control token, too, "a" is none."""
+    backend = Backend(models.BPE({"<s>": 0, "</s>": 1, "a": 2, "b": 3, "[L]": 4, "<": 5, "s": 6, ">": 7}, []))
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(["<s>", "</s>", "[L]"])
+    around = [(token, backend.token_to_id(token)) for token in ("<s>", "</s>", "[L]", "a")]
+    backend.post_processor = processors.TemplateProcessing(single=single, special_tokens=around)
+    return Tokenizer(Vocabulary(backend), "surrounded")
+
+
+@pytest.mark.parametrize(
+    ("single", "text", "ids"),
+    [
+        ("<s> $A", "ab", [0, 2, 3]),
+        ("<s> $A", "<s>ab", [0, 2, 3]),  # transformers: 0, 0, 2, 3; llama.cpp: the same, and a warning
+        ("<s> $A", "<s><s>a", [0, 0, 2]),  # who writes two wants two
+        ("<s> $A", "<s>", [0]),
+        ("<s> $A", "", [0]),
+        ("<s> $A", "a<s>", [0, 2, 0]),
+        ("<s> $A", "</s>a", [0, 1, 2]),
+        ("$A", "<s>a", [0, 2]),
+        ("$A </s>", "</s>a", [1, 2, 1]),
+        ("<s> $A </s>", "<s>a", [0, 2, 1]),
+        ("<s> $A </s>", "<s>", [0, 1]),
+        ("<s> $A <s>", "", [0, 0]),
+        ("<s> [L] $A", "<s>[L]a", [0, 4, 2]),
+        ("<s> [L] $A", "<s>a", [0, 4, 0, 2]),  # another beginning than the tokenizer's
+        ("<s> [L] $A", "[L]a", [0, 4, 4, 2]),
+        ("a $A", "ab", [2, 2, 3]),  # the beginning token is ordinary text
+    ],
+)
+def test_a_text_begins_once(single: str, text: str, ids: list[int]) -> None:
+    """B14: a rendered conversation that is generated from. Catches a second beginning token, and one that is lost."""
+    assert surrounded(single).encode(text) == ids
+
+
+def test_tokens_of_the_text_alone_are_never_dropped() -> None:
+    """Catches the rule at work where no token was added."""
+    tokenizer = surrounded("<s> $A")
+    assert tokenizer.encode("<s><s>a", add_special_tokens=False) == [0, 0, 2]
+    assert tokenizer.beginning == [0]
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma", "byte_level"])
+def test_a_gguf_text_begins_once(name: str) -> None:
+    """Catches the rule for tokenizer.json alone: a GGUF says by a flag that a token stands before each text."""
+    fields = VOCABULARIES[name]["fields"] | {"tokenizer.ggml.pre": "smollm", "tokenizer.ggml.add_bos_token": True}
+    begin = "<|bos|>" if name == "byte_level" else "<s>"
+    tokenizer = from_gguf(fields, "model.gguf")
+    assert tokenizer.beginning == ids_of(name, begin)
+    assert tokenizer.encode(f"{begin}Hello") == tokenizer.encode(f"{begin}Hello", add_special_tokens=False)
+    assert tokenizer.encode(f"{begin}Hello").count(tokenizer.beginning[0]) == 1

@@ -15,7 +15,7 @@ from dataclasses import Field, asdict, fields
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.errors import Worded
+from tinyinfer.errors import Worded, one_line
 from tinyinfer.sampling_params import SamplingParams
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ def flag(name: str) -> str:
 
 def worded(error: Exception) -> str:
     """The error's sentence, with flags where it names fields."""
-    return error.sentence(flag) if isinstance(error, Worded) else str(error)
+    return error.sentence(flag) if isinstance(error, Worded) else one_line(str(error))
 
 
 # The flags that commands share.

@@ -19,7 +19,7 @@ from tinyinfer.cli.arguments import (
     sampling_params,
     worded,
 )
-from tinyinfer.cli.console import Answers, is_terminal, run_sequences, say, statistics
+from tinyinfer.cli.console import Answers, is_terminal, notes, run_sequences, say, statistics
 from tinyinfer.cli.generate import add_conversation_arguments, messages, note_unused, shows_thinking
 from tinyinfer.errors import RequestError
 from tinyinfer.text.plain_text import not_utf8, plain
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     llm = opened(args)
     if llm.tokenizer.chat_template is None:
         raise ValueError(f"{args.model} has no chat template, so it cannot chat; tinyinfer generate continues texts")
-    conversation = Conversation(llm, args.system_prompt, params, args.chat_template_kwargs)
+    conversation = Conversation(llm, args.system_prompt, params, args.chat_template_kwargs, args.parse_special)
     if not args.quiet:
         note_unused(llm, args.chat_template_kwargs)
     if is_terminal(sys.stdin):
@@ -79,8 +79,15 @@ def run(args: argparse.Namespace) -> int:
 class Conversation:
     """The messages so far; the oldest exchanges are removed when the context is full."""
 
-    def __init__(self, llm: LLM, system_prompt: str | None, params: SamplingParams, variables: dict[str, Any]) -> None:
-        self.llm, self.params, self.variables = llm, params, variables
+    def __init__(
+        self,
+        llm: LLM,
+        system_prompt: str | None,
+        params: SamplingParams,
+        variables: dict[str, Any],
+        parse_special: bool = False,
+    ) -> None:
+        self.llm, self.params, self.variables, self.parse_special = llm, params, variables, parse_special
         self.start = messages(system_prompt)
         self.reset()
 
@@ -100,7 +107,7 @@ class Conversation:
         forgotten = 0
         try:
             while True:
-                tokens = self.llm.chat_prompt(self.messages, self.variables)
+                tokens = self.llm.chat_prompt(self.messages, self.variables, self.parse_special)
                 if len(tokens) + room <= self.llm.max_model_len or len(self.messages) < len(self.start) + 3:
                     return self.llm.sequences([tokens], self.params)[0], forgotten
                 del self.messages[len(self.start) : len(self.start) + 2]
@@ -118,7 +125,8 @@ class Conversation:
 def converse(conversation: Conversation, question: str, args: argparse.Namespace) -> None:
     """Answers one question on stdout, with statistics on stderr."""
     try:
-        seq, forgotten = conversation.ask(question)
+        with notes(shown=not args.quiet):
+            seq, forgotten = conversation.ask(question)
     except ValueError as error:
         say(worded(error))
         return

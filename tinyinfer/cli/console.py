@@ -19,7 +19,7 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
-from tinyinfer.errors import ModelWarning, RequestError
+from tinyinfer.errors import ModelWarning, RequestError, one_line
 from tinyinfer.text.plain_text import decoded
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def is_terminal(stream: object) -> bool:
 
 def fail(message: str) -> int:
     """Writes the message to stderr as one line, and returns the exit status of a mistake, 2."""
-    say("tinyinfer: error: " + " ".join(message.split("\n")))
+    say("tinyinfer: error: " + one_line(message))
     return 2
 
 
@@ -90,7 +90,7 @@ def notes(shown: bool = True) -> Iterator[None]:
         yield
     for sentence in dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, ModelWarning)):
         if shown:
-            say("tinyinfer: note: " + " ".join(sentence.split("\n")))
+            say("tinyinfer: note: " + sentence)
     for other in caught:
         if not issubclass(other.category, ModelWarning):
             warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
@@ -132,7 +132,7 @@ def progress_bar(title: str, shown: bool = True) -> Iterator[Callable[..., None]
         return
 
     def draw(line: str) -> None:
-        say(f"\r{fitting(line, columns() - 1)}{ERASE}", end="")
+        say(f"\r{fitting(one_line(line), columns() - 1)}{ERASE}", end="")
 
     def show(done: int, total: int, note: str = "") -> None:
         full = "#" * (BAR * done // max(1, total))

@@ -16,7 +16,7 @@ from tinyinfer.cli.arguments import (
     sampling_params,
     typed_text,
 )
-from tinyinfer.cli.console import Answers, is_terminal, read_text, run_sequences, say, show_json, statistics
+from tinyinfer.cli.console import Answers, is_terminal, notes, read_text, run_sequences, say, show_json, statistics
 from tinyinfer.errors import ModelError, RequestError, placed
 from tinyinfer.text.plain_text import plain
 
@@ -34,6 +34,11 @@ VARIABLES = """'{"enable_thinking": false}'"""  # an example
 THINKING_HELP = (
     "show a reasoning model's answer alone; its thinking is dimmed on a terminal, and goes to stderr (unless -q) when "
     "stdout is none"
+)
+
+SPECIAL_HELP = (
+    "the name of a control token, such as <|im_start|>, is the token also in messages of users, tools and the system, "
+    "where it is ordinary text otherwise (a prompt without a chat template always holds tokens)"
 )
 
 
@@ -64,6 +69,7 @@ def add_conversation_arguments(parser: argparse.ArgumentParser) -> None:
         "--chat-template-kwargs", type=json_object, default={}, metavar="JSON",
         help=f"variables of the chat template, such as {VARIABLES}",
     )  # fmt: skip
+    parser.add_argument("--parse-special", action="store_true", help=SPECIAL_HELP)
     parser.add_argument("--hide-thinking", action="store_true", help=THINKING_HELP)
     parser.add_argument("-q", "--quiet", action="store_true", help="no statistics, hints and progress bars")
     parser.add_argument("--trace", action="store_true", help="describe every step of the engine on stderr")
@@ -131,7 +137,8 @@ def tokenize(llm: LLM, prompt: str, args: argparse.Namespace) -> list[int]:
         return llm.tokenizer.encode(prompt)
     try:
         conversation = [*messages(args.system_prompt), {"role": "user", "content": prompt}]
-        return llm.chat_prompt(conversation, args.chat_template_kwargs)
+        with notes(shown=not args.quiet):
+            return llm.chat_prompt(conversation, args.chat_template_kwargs, args.parse_special)
     except ModelError as error:
         raise ModelError(f"{error} (--raw)") from error
 

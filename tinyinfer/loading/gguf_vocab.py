@@ -27,7 +27,7 @@ from tinyinfer.loading.gguf_specials import CONTROL, NORMAL, UNKNOWN, UNUSED, US
 from tinyinfer.loading.small_files import check_added
 from tinyinfer.loading.split_rules import MISSING, SPLIT_RULES, SplitRule, family_rule, split_words
 from tinyinfer.text.tokenizer import Vocabulary
-from tinyinfer.units import printable, show
+from tinyinfer.units import show
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -115,7 +115,7 @@ def _byte_level(metadata: _Metadata, vocab: dict[str, int]) -> tuple[Backend, Sp
     try:
         backend = Backend(models.BPE(vocab, merges, ignore_merges=rule.whole_words))
     except Exception as error:  # the library has no class of its own; it names the token
-        raise metadata.error("merges", f"do not fit the tokens ({printable(str(error))[:200]})") from error
+        raise metadata.error("merges", f"do not fit the tokens ({str(error)[:200]})") from error
     split_words(backend, rule)
     return backend, rule
 

@@ -20,7 +20,7 @@ from tinyinfer.loading.hf_tokens import read_small, read_special_tokens
 from tinyinfer.loading.small_files import check_values, folder_size, read_whole
 from tinyinfer.loading.split_rules import SPLIT_RULES, split_words
 from tinyinfer.text.tokenizer import Vocabulary
-from tinyinfer.units import printable, show
+from tinyinfer.units import show
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
@@ -111,7 +111,7 @@ def _cure(config: _Config) -> str:
 
 
 def _broken(path: str, what: str, error: BaseException) -> ModelError:
-    reason = printable(" ".join(str(error).split()))[:200]
+    reason = " ".join(str(error).split())[:200]
     return ModelError(f"{path}: is not {what} ({reason}); download the file again")
 
 

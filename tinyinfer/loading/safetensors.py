@@ -23,7 +23,7 @@ from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.json_fields import parse_object
 from tinyinfer.loading.pointers import refuse_pointer
 from tinyinfer.loading.small_files import check_file, check_values
-from tinyinfer.units import printable, show
+from tinyinfer.units import show
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 ITEM_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "BOOL": 1}
@@ -132,7 +132,7 @@ def _check(path: Path) -> None:
             return
     except SafetensorError as error:
         refuse_pointer(path)
-        quoted = printable(str(error))[:200]
+        quoted = str(error)[:200]
         unknown = "unknown variant" in quoted  # a type of number that the library does not know
         cure = "convert the model to F32, F16 or BF16" if unknown else "download it again"
         raise ModelError(f"{path}: is no whole safetensors file ({quoted}); {cure}") from None

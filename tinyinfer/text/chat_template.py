@@ -1,6 +1,9 @@
 """A chat template, a Jinja2 program, turns a conversation into text in the form that the model was trained on.
 
-The program comes with the weights and is not trusted, so it runs in a sandbox (sandbox.py).
+The program comes with the weights and is not trusted, so it runs in jinja2's sandbox, as in transformers and vLLM: it
+sees plain data (JSON), reaches no attribute that leads out of them, and changes nothing but its own copy. So it can run
+no other code and open no file. Nothing bounds its time and its memory: a template may loop until Ctrl-C, or take all
+memory, which is an error of one sentence if Python sees it.
 
 The environment is the one that transformers gives its templates (`apply_chat_template`; Hugging Face documentation,
 "Chat templates"): block tags leave no blank lines, loops know break and continue, `raise_exception`, `strftime_now`, a
@@ -18,7 +21,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from copy import deepcopy
 from datetime import datetime
 from functools import cached_property
 from types import MappingProxyType
@@ -27,10 +29,10 @@ from typing import Any, NoReturn
 from jinja2 import Template, TemplateError, meta, nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
 from tinyinfer.errors import ModelError, SwitchError
 from tinyinfer.text.reasoning import REASONING_FIELDS, Thinking, find_markers
-from tinyinfer.text.sandbox import Sandbox
 
 TRIAL = "a trial text"  # looked for in the rendering of a trial
 
@@ -51,21 +53,19 @@ class ChatTemplate:
         """The conversation as text, special tokens included: tokenize it with add_special_tokens=False.
 
         variables: the template's own, in the place of special tokens, tools and documents, too. Raises ValueError for
-        messages that are not a conversation and for variables that are no JSON, ModelError when the template is broken
-        or fails.
+        messages that are not a conversation, and for messages and variables that are no JSON, ModelError when the
+        template is broken or fails.
         """
         ok = isinstance(messages, list | tuple) and all(isinstance(m, dict) and "role" in m for m in messages)
         if not messages or not ok:
             raise ValueError('a conversation is a list of at least one {"role": ..., "content": ...}')
-        given = _plain_data(variables)
+        given, plain = _plain("chat_template_kwargs", variables), _plain("messages", messages)
         try:
-            kept = [_message(m, self._reads) for m in messages]
+            kept = [_message(m, self._reads) for m in plain]
             return self._rendered(given | {"messages": kept, "add_generation_prompt": add_generation_prompt})
         except Exception as error:  # a template may raise anything
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise ModelError(
-                f"{self.path}: the chat template fails ({reason}); correct it, or give the prompt as plain text"
-            ) from error
+            cure = "correct it, or give the prompt as plain text"
+            raise ModelError(f"{self.path}: the chat template fails ({_reason(error)}); {cure}") from error
 
     @cached_property
     def thinking(self) -> Thinking | None:
@@ -75,7 +75,7 @@ class ChatTemplate:
     def unused(self, names: Iterable[str]) -> list[str]:
         """Those of the names that are no variables of the template; none when it is broken, which `render` tells."""
         try:
-            used = meta.find_undeclared_variables(self._compiled[0].parse(self.source))
+            used = meta.find_undeclared_variables(self._compiled.environment.parse(self.source))
         except Exception:  # a template may raise anything
             return []
         return [name for name in names if name not in used]
@@ -95,37 +95,50 @@ class ChatTemplate:
             return ""
 
     def _rendered(self, given: dict[str, Any]) -> str:
-        sandbox, template = self._compiled
-        return sandbox.render(template, self.special_tokens | {"tools": None, "documents": None} | given)
+        return self._compiled.render(self.special_tokens | {"tools": None, "documents": None} | given)
 
     @cached_property
-    def _compiled(self) -> tuple[Sandbox, Template]:
-        sandbox = Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
-        sandbox.filters["tojson"] = _tojson
-        sandbox.globals |= {"raise_exception": _raise_exception, "strftime_now": _strftime_now}
-        return sandbox, sandbox.metered_template(self.source)
+    def _compiled(self) -> Template:
+        return _environment().from_string(self.source)
 
 
-def _plain_data(variables: dict[str, Any]) -> dict[str, Any]:
-    """A copy of the variables; only JSON, because a template could call the methods of other objects."""
-    if "messages" in variables:
+class _Sandbox(ImmutableSandboxedEnvironment):
+    """jinja2's sandbox; a forbidden attribute raises, where jinja2 would print nothing."""
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> NoReturn:
+        """Raises SecurityError: called by jinja2 for a forbidden attribute."""
+        raise SecurityError(f"it may not use the attribute {attribute!r} of a {type(obj).__name__}")
+
+
+def _environment() -> _Sandbox:
+    """A sandbox with what transformers gives to templates."""
+    sandbox = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, _Generation])
+    sandbox.filters["tojson"] = _tojson
+    sandbox.globals.update(raise_exception=_raise_exception, strftime_now=_strftime_now)
+    return sandbox
+
+
+def _plain(name: str, data: Any) -> Any:
+    """A copy of the variables or the messages; only JSON, because a template could call the methods of other objects.
+
+    A copy, because jinja2's filter `indent` extends a list that it is given.
+    """
+    if name == "chat_template_kwargs" and "messages" in data:
         reason = "{field} may not hold 'messages', which is the conversation itself"
-        raise SwitchError("chat_template_kwargs", variables, reason, "leave it out")
+        raise SwitchError(name, data, reason, "leave it out")
     try:
-        plain: dict[str, Any] = json.loads(json.dumps(variables))
+        return json.loads(json.dumps(data))
     except (TypeError, ValueError, RecursionError) as error:
         reason = "{field} may only hold what JSON can: texts, numbers, true, false, null, lists and objects ({why})"
-        raise SwitchError("chat_template_kwargs", variables, reason, why=error) from None
-    return plain
+        raise SwitchError(name, data, reason, why=error) from None
 
 
 def _message(message: dict[str, Any], reads: tuple[bool, bool]) -> dict[str, Any]:
     """A copy for the template: without None, and with its thinking under each name that templates read (transformers).
 
-    A copy, because jinja2's filter `indent` extends a list that it is given. reads: whether the template reads contents
-    that are texts, and that are parts.
+    reads: whether the template reads contents that are texts, and that are parts.
     """
-    copy = {key: deepcopy(value) for key, value in message.items() if value is not None}
+    copy = {key: value for key, value in message.items() if value is not None}
     content = copy.get("content")
     if reads == (False, True) and isinstance(content, str):
         copy["content"] = _parts(content)
@@ -141,6 +154,14 @@ def _parts(text: str) -> list[dict[str, str]]:
 
 def _is_text(part: object) -> bool:
     return isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _reason(error: Exception) -> str:
+    """What a template's error says, on one line; a deep list in it may be too deep to be written."""
+    try:
+        return " ".join(str(error).split())[:200] or type(error).__name__
+    except Exception:  # a RecursionError, a MemoryError
+        return type(error).__name__
 
 
 class _Generation(Extension):

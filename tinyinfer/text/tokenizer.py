@@ -12,18 +12,19 @@ from __future__ import annotations
 import codecs
 import json
 import os
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cached_property
 from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
-from tinyinfer.text.reasoning import Thinking
-from tinyinfer.units import printable
+from tinyinfer.text.control_tokens import ControlTokens, Conversation, conversation_ids
+from tinyinfer.text.reasoning import ChatPrompt, Thinking
+from tinyinfer.text.spelling import read_spelling
 
 if TYPE_CHECKING:  # both are loaded on use: they cost start-up time
+    from tokenizers import Encoding
     from tokenizers import Tokenizer as Backend
 
     from tinyinfer.text.chat_template import ChatTemplate
@@ -59,7 +60,7 @@ class Tokenizer:
         self._backend.no_padding()
         if vocabulary.around is not None:
             _surround(self._backend, *vocabulary.around)
-        self._spelling = _read_spelling(self._backend, path)
+        self._spelling = read_spelling(self._backend, path)
         self._pieces: dict[tuple[int, bool], bytes | str] = {}
 
     def save(self, folder: str) -> None:
@@ -104,24 +105,52 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """Token ids of a text. Special tokens written in the text are recognised; those around it are added if asked.
 
-        Raises ValueError when text is not valid Unicode, ModelError when the tokenizer fails on it.
+        One thing differs from transformers, which has the beginning token twice: a text that begins with it, such as a
+        rendered conversation, is given no other one. Raises ValueError when text is not valid Unicode, ModelError when
+        the tokenizer fails on it.
         """
+        ids = self._encoding(text, add_special_tokens).ids
+        if add_special_tokens and self.beginning:
+            n, name = len(self.beginning), self._special_names.get(self.beginning[0])
+            if name and text.startswith(name) and ids[n : 2 * n] == self.beginning:
+                return ids[n:]
+        return ids
+
+    def encode_chat(
+        self, messages: list[dict[str, Any]], variables: Mapping[str, Any] | None = None, parse_special: bool = False
+    ) -> ChatPrompt:
+        """The token ids of a conversation as the model's chat template writes it, with how its answer is to be split.
+
+        Only the template and the assistant write control tokens: their names in messages of others, and in tools and
+        documents, are ordinary text (text/control_tokens.py). parse_special: there, too, they are the tokens, as in
+        transformers. Raises ValueError and ModelError where `render` does.
+        """
+        variables = variables or {}
+        text = self.render(messages, **variables)
+        encoding = self._encoding(text, add_special_tokens=False)
+        ids = encoding.ids
+        if not parse_special:
+            conversation = Conversation(self.render, text, messages, variables)
+            ids = conversation_ids(self._control_tokens, encoding, conversation, self._vocabulary.template_path)
+        return ChatPrompt(ids, self.thinking(text))
+
+    def _encoding(self, text: str, add_special_tokens: bool) -> Encoding:
         try:
-            return self._backend.encode(text, add_special_tokens=add_special_tokens).ids
+            return self._backend.encode(text, add_special_tokens=add_special_tokens)
         except TypeError as error:  # the library's answer to a surrogate
             cure = "read it as UTF-8, or use a UTF-8 locale, such as LC_ALL=C.UTF-8"
             raise ValueError(f"the text is not valid Unicode, but bytes of another encoding; {cure}") from error
         except BaseException as error:  # the library raises bare Exceptions, and its panics are not even those
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
-            reason = printable(" ".join(str(error).split()))[:200]
+            reason = " ".join(str(error).split())[:200]
             cure = "use another tokenizer of this model"
             raise ModelError(f"{self._path}: its tokenizer fails on a text ({reason}); {cure}") from error
 
     @cached_property
     def beginning(self) -> list[int]:
         """The token ids that `encode` puts before every text, such as the one of <s>; empty when it puts none."""
-        encoding = self._backend.encode("a")
+        encoding = self._encoding("a", add_special_tokens=True)
         pairs = zip(encoding.ids, encoding.special_tokens_mask, strict=True)  # the mask: 1 where a token was added
         return [id for id, _ in takewhile(lambda pair: pair[1], pairs)]
 
@@ -172,6 +201,10 @@ class Tokenizer:
         if vocab.chat_template is None:
             raise ValueError(f"{self._path} has no chat template; give a plain text instead of a conversation")
         return ChatTemplate(vocab.chat_template, vocab.template_path, vocab.special_tokens)
+
+    @cached_property
+    def _control_tokens(self) -> ControlTokens:
+        return ControlTokens(self._backend, self._special_names)
 
     @cached_property
     def _special_names(self) -> dict[int, str]:
@@ -235,62 +268,6 @@ class TextStream:
         spaces = min(self._strip, len(text) - len(text.lstrip(" ")))
         self._strip = self._strip - spaces if spaces == len(text) else 0
         return text[spaces:]
-
-
-@dataclass(frozen=True)
-class _Spelling:
-    """How tokens are written in the vocabulary (`decoder` of tokenizer.json), for the two kinds of language models.
-
-    byte_level (Radford et al. 2019, GPT-2): every letter of a token is a byte. Otherwise SentencePiece's: letters are
-    replaced (U+2581 by a space), `<0x0A>` is a byte, and the first `strip` spaces of a text are removed; or all that
-    the first token has are removed, where U+2581 marks the beginnings of words (first_without_marks).
-    """
-
-    byte_level: bool = False
-    replace: tuple[tuple[str, str], ...] = ()
-    byte_fallback: bool = False
-    prefix: str = ""
-    strip: int = 0
-    first_without_marks: bool = False
-
-    def piece(self, token: str, first: bool) -> bytes | str:
-        if self.byte_level:
-            byte_of = _byte_alphabet()
-            known = all(letter in byte_of for letter in token)  # else an added token, whose text is the token
-            return bytes(byte_of[letter] for letter in token) if known else token.encode()
-        for old, new in self.replace:
-            token = token.replace(old, "" if first and self.first_without_marks else new)
-        if self.byte_fallback and re.fullmatch("<0x[0-9A-Fa-f]{2}>", token):
-            return bytes([int(token[3:5], 16)])
-        return self.prefix + token
-
-
-@cache
-def _byte_alphabet() -> dict[str, int]:
-    """The letter of each byte in a byte-level vocabulary: itself if it can be seen, else one from U+0100 on (GPT-2)."""
-    visible = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = sorted(set(range(256)) - set(visible))
-    return {chr(byte): byte for byte in visible} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
-
-
-def _read_spelling(backend: Backend, path: str) -> _Spelling:
-    if backend.decoder is None:
-        return _Spelling(prefix=" ", strip=1)  # tokens are words, with a space between them
-    decoder = json.loads(backend.decoder.__getstate__())
-    steps = decoder["decoders"] if decoder["type"] == "Sequence" else [decoder]
-    kinds = " ".join(step["type"] for step in steps)
-    if kinds == "ByteLevel":
-        return _Spelling(byte_level=True)
-    if re.fullmatch("(ByteFallback )?Metaspace( Fuse)?", kinds):
-        [marks] = [step for step in steps if step["type"] == "Metaspace"]
-        first = marks["prepend_scheme"] != "never"
-        return _Spelling(False, ((marks["replacement"], " "),), "Byte" in kinds, first_without_marks=first)
-    replace = tuple((step["pattern"].get("String"), step["content"]) for step in steps if step["type"] == "Replace")
-    strip = [step for step in steps if step["type"] == "Strip"]
-    known = re.fullmatch("(Replace )*(ByteFallback )?Fuse( Strip)?", kinds) and all(old for old, _ in replace)
-    if not known or any(step["content"] != " " or step["stop"] for step in strip):
-        raise ModelError(f"{path}: its decoder ({kinds}) is not supported; use a ByteLevel or SentencePiece tokenizer")
-    return _Spelling(replace=replace, byte_fallback="ByteFallback" in kinds, strip=sum(step["start"] for step in strip))
 
 
 def _surround(backend: Backend, before: int | None, after: int | None) -> None:
