@@ -50,6 +50,7 @@ def test_verified_drafts_are_counted_and_gone():
     """Drafts and the alternatives to them; catches drafts that are verified twice."""
     seq = request([1, 2])
     seq.set_drafts([Draft(3), Draft(4)], [[Draft(5)]])
+    seq.extend([Choice(3), Choice(6)], 1.0)
     seq.record_verification(2, 1)
     seq.record_verification(3, 0)
     kept = seq.speculation

@@ -7,6 +7,10 @@ youngest sequence is preempted: its cache is freed and the sequence is computed 
 (PagedAttention; Kwon et al. 2023, section 4.5). The oldest sequence is never preempted for another one, so each step
 makes progress and none starves. A sequence that does not fit even alone is an error, not a reason to wait.
 
+Ctrl-C, a MemoryError or a bug may end a step between any two lines. No line undoes what others did; instead all that
+can be derived is derived anew (`repair`, as in crash-only software; Candea & Fox 2003). What cannot is little, and each
+part of it changes in one assignment: which sequences there are, the choices of each, the committed prefixes.
+
 Wins: throughput, nearly for free while decode waits for memory. Loses: a step with more rows takes longer, so the time
 per token of each sequence grows a little. When a batch starts and who may be admitted is a Policy (policies.py).
 """
@@ -14,6 +18,8 @@ per token of each sequence grows a little. When a batch starts and who may be ad
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Iterator
+from contextlib import contextmanager
 from heapq import nlargest
 from itertools import count
 from math import inf
@@ -34,7 +40,7 @@ class Scheduler:
     """Owns the waiting queue, the running sequences and the plan of the next step.
 
     joined, left, preempted: the sequences that were admitted, left or were preempted in the newest step. plan: the rows
-    of each sequence in that step.
+    of each sequence in that step. members: the sequences that were added and not dropped; each is waiting or running.
     """
 
     def __init__(
@@ -42,6 +48,7 @@ class Scheduler:
     ) -> None:
         self.cache, self.prefixes, self.drafter, self.candidates = cache, prefixes, drafter, candidates
         self.policy, self.limits, self.ledger = policy, policy.limits, ledger
+        self.members: dict[Sequence, None] = {}
         self.waiting: list[Sequence] = []  # both lists are in order of age, the oldest first
         self.running: list[Sequence] = []
         self.joined: list[Sequence] = []
@@ -51,21 +58,26 @@ class Scheduler:
         self.scored: list[Sequence] = []  # in no batch: `Engine.logits` computes them
         self._turns = count()
         self._last_turn: dict[Sequence, int] = {}  # the turn in which each running sequence last had rows
+        self._changing = False  # also between an interrupted change and the end of its repair
 
     # The waiting queue.
 
     def add(self, seq: Sequence) -> None:
-        """Queues a sequence. Raises ValueError for one that the cache could not hold even alone."""
+        """Queues a sequence that is no member yet. Raises ValueError for one that the cache could not hold even alone.
+        """
         n, most = len(seq.prompt) + seq.request.max_tokens - 1, self.cache.capacity  # the last token is never computed
         if n > most:
             reason = "{value} positions do not fit into a cache of {most}"
             raise SwitchError("", n, reason, "raise {max_model_len} or {num_blocks}", most=most)
-        insort(self.waiting, seq, key=BY_AGE)
+        with self.change():
+            if seq not in self.members:
+                self.members[seq] = None
+                insort(self.waiting, seq, key=BY_AGE)
 
     @property
     def busy(self) -> bool:
         """Whether a sequence is waiting or running."""
-        return bool(self.running or self.waiting)
+        return bool(self.members)
 
     @property
     def decoding(self) -> list[Sequence]:
@@ -75,10 +87,15 @@ class Scheduler:
 
     def ready_at(self) -> float:
         """The time from which on a step has rows to compute: at once while a sequence runs, never without any."""
-        return -inf if self.running else self.policy.starts_at(self.waiting) if self.waiting else inf
+        return -inf if self.running or self._changing else self.policy.starts_at(self.waiting) if self.waiting else inf
 
     def drop(self, seq: Sequence) -> None:
-        """Removes a sequence from both lists and frees what the caches and the drafter keep for it."""
+        """Removes a sequence and frees what the caches and the drafter keep for it."""
+        self.members.pop(seq, None)
+        self._free(seq)
+
+    def _free(self, seq: Sequence) -> None:
+        """Removes a sequence from the lists and frees what the caches and the drafter keep for it."""
         for part in (self.prefixes, self.cache, self.drafter):
             part.free(seq)
         self.running = [other for other in self.running if other is not seq]
@@ -130,6 +147,15 @@ class Scheduler:
             self.plan[seq], self._last_turn[seq] = rows, next(self._turns)
             self._confirm(seq, rows)
 
+    def admit_scored(self, seq: Sequence) -> None:
+        """Lists a sequence that is computed beside the batches; while nothing runs, memory is made for all of it."""
+        if seq in self.scored:
+            return
+        self.scored.append(seq)
+        self.cache.prepare([seq])
+        if not self.running and not self.fits(seq, len(seq.tokens)) and self.prefixes.evict_all():
+            self.fits(seq, len(seq.tokens))  # grows the pool anew
+
     def fits(self, seq: Sequence, rows: int) -> bool:
         """Whether the cache has room for so many rows, grown if need be, or will have after evictions."""
         if self.cache.extend(seq, rows) <= self.prefixes.evictable:
@@ -171,14 +197,18 @@ class Scheduler:
         A finished sequence leaves instead. Drafts are kept: to draw new ones would change a sampled text.
         """
         self.plan.pop(seq, None)
-        self.drop(seq)
         if seq.finished:
+            self.drop(seq)
             self.left.append(seq)
             return
+        self._free(seq)
+        self._count_preemption(seq)
+        self.preempted.append(seq)
+        insort(self.waiting, seq, key=BY_AGE)
+
+    def _count_preemption(self, seq: Sequence) -> None:
         seq.record_preemption()
         self.ledger.preemptions += 1
-        self.preempted.append(seq)
-        self.add(seq)
 
     def _priority(self, seq: Sequence) -> tuple[bool, bool, int, tuple[float, int]]:
         """Sort key: decodes before prompts, padding last; of decodes, the one first that has waited longest."""
@@ -229,18 +259,48 @@ class Scheduler:
 
     def _extend(self, span: Span, chosen: list[Choice], now: float) -> None:
         """Appends new tokens to the sequence of a span, and commits the rows of tokens that the sequence then has."""
-        seq, padding = span.seq.owner, span.seq.finished
+        seq, padding, drafts = span.seq.owner, span.seq.finished, len(span.seq.drafts)
         new = seq.extend(chosen, now)
         kept = 0 if padding else span.rows - span.wanted + new  # rows behind a rejected draft are rolled back
         self.cache.commit(span.seq, kept)
         self.candidates.adopt(span.seq)
         seq.record_computed(span.first + kept)
-        if chosen and span.seq.drafts:
-            count_drafts(seq, len(span.seq.drafts), min(new, len(chosen) - 1), self.ledger)
+        if chosen and drafts:
+            count_drafts(seq, drafts, min(new, len(chosen) - 1), self.ledger)
 
-    def rollback(self) -> None:
-        """The step failed: preempts its sequences, and removes blocks that it registered and never computed."""
+    # After an error, in a step or between two of them.
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """Wraps what changes sequences and caches: an error in it is followed by a repair.
+
+        If the repair is interrupted, too, the next change begins with one.
+        """
+        if self._changing:
+            self.repair()
+        self._changing = True
+        try:
+            yield
+        except BaseException:
+            self.repair()
+            raise
+        self._changing = False
+
+    def repair(self) -> None:
+        """Derives all bookkeeping anew; all that ran are preempted. Done twice, or again from its middle, is the same.
+        """
+        for seq in self.members:
+            seq.repair()
+        in_step = dict.fromkeys([*self.preempted, *self.plan, *self.joined])
+        self.preempted = [seq for seq in in_step if not seq.finished]
+        self.left = [seq for seq in in_step if seq.finished]
+        self.members = {seq: None for seq in self.members if not seq.finished}
+        for seq in self.running:
+            if seq in self.members:
+                self._count_preemption(seq)
+        self.running, self.waiting, self.scored = [], sorted(self.members, key=BY_AGE), []
+        self.plan, self._last_turn = {}, {}
+        self.cache.clear(self.prefixes.rebuild())
         self.candidates.free()
-        for seq in dict.fromkeys([*self.plan, *self.joined]):
-            self.preempt(seq)
-        self.prefixes.rollback()
+        self.drafter.keep(self.members)
+        self._changing = False
