@@ -279,7 +279,7 @@ def plain(prompt: list[int], n: int, setting: Setting) -> list[int]:
 
 
 def leftovers(engine: Engine, loop: EngineLoop) -> tuple[int, list[str]]:
-    """How many blocks nobody owns, and what else is kept for sequences although there are none."""
+    """How many blocks have no owner, and what else is kept for sequences although there are none."""
     scheduler, found = engine.scheduler, []
     prefixes: Any = scheduler.prefixes
     for name in ("running", "waiting", "scored", "_last_turn", "members"):

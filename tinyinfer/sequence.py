@@ -210,6 +210,8 @@ class Sequence:
 
     def repair(self) -> None:
         """After an interrupt, maybe inside `append` or `abort`: tokens, times, text and end follow from the choices."""
+        if not (self.timing.times or self.finished):
+            return  # nothing was written
         progress, text = self.progress, self._new_text()
         del self.timing.times[len(progress.choices) :]
         progress.tokens[len(self.prompt) :] = [choice.token for choice in progress.choices]

@@ -7,10 +7,6 @@ youngest sequence is preempted: its cache is freed and the sequence is computed 
 (PagedAttention; Kwon et al. 2023, section 4.5). The oldest sequence is never preempted for another one, so each step
 makes progress and none starves. A sequence that does not fit even alone is an error, not a reason to wait.
 
-Ctrl-C, a MemoryError or a bug may end a step between any two lines. No line undoes what others did; instead all that
-can be derived is derived anew (`repair`, as in crash-only software; Candea & Fox 2003). What cannot is little, and each
-part of it changes in one assignment: which sequences there are, the choices of each, the committed prefixes.
-
 Wins: throughput, nearly for free while decode waits for memory. Loses: a step with more rows takes longer, so the time
 per token of each sequence grows a little. When a batch starts and who may be admitted is a Policy (policies.py).
 """
@@ -18,66 +14,20 @@ per token of each sequence grows a little. When a batch starts and who may be ad
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
-from contextlib import contextmanager
 from heapq import nlargest
-from itertools import count
 from math import inf
 from operator import attrgetter
 
-from tinyinfer.batching.policies import Policy
-from tinyinfer.errors import SwitchError
-from tinyinfer.kv_cache.base import Cache, Prefixes
-from tinyinfer.ledger import Ledger
+from tinyinfer.batching.bookkeeping import BY_AGE, Bookkeeping
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence, Span, make_batch
-from tinyinfer.speculative.base import Candidates, Drafter, count_drafts
+from tinyinfer.speculative.base import count_drafts
 
-BY_AGE, BY_LENGTH = attrgetter("age"), attrgetter("most_positions")
+BY_LENGTH = attrgetter("most_positions")
 
 
-class Scheduler:
-    """Owns the waiting queue, the running sequences and the plan of the next step.
-
-    joined, left, preempted: the sequences that were admitted, left or were preempted in the newest step. plan: the rows
-    of each sequence in that step. members: the sequences that were added and not dropped; each is waiting or running.
-    """
-
-    def __init__(
-        self, cache: Cache, prefixes: Prefixes, drafter: Drafter, candidates: Candidates, policy: Policy, ledger: Ledger
-    ) -> None:
-        self.cache, self.prefixes, self.drafter, self.candidates = cache, prefixes, drafter, candidates
-        self.policy, self.limits, self.ledger = policy, policy.limits, ledger
-        self.members: dict[Sequence, None] = {}
-        self.waiting: list[Sequence] = []  # both lists are in order of age, the oldest first
-        self.running: list[Sequence] = []
-        self.joined: list[Sequence] = []
-        self.left: list[Sequence] = []
-        self.preempted: list[Sequence] = []
-        self.plan: dict[Sequence, int] = {}
-        self.scored: list[Sequence] = []  # in no batch: `Engine.logits` computes them
-        self._turns = count()
-        self._last_turn: dict[Sequence, int] = {}  # the turn in which each running sequence last had rows
-        self._changing = False  # also between an interrupted change and the end of its repair
-
-    # The waiting queue.
-
-    def add(self, seq: Sequence) -> None:
-        """Queues a sequence that is no member yet. Raises ValueError for one that the cache could not hold even alone.
-        """
-        n, most = len(seq.prompt) + seq.request.max_tokens - 1, self.cache.capacity  # the last token is never computed
-        if n > most:
-            reason = "{value} positions do not fit into a cache of {most}"
-            raise SwitchError("", n, reason, "raise {max_model_len} or {num_blocks}", most=most)
-        with self.change():
-            if seq not in self.members:
-                self.members[seq] = None
-                insort(self.waiting, seq, key=BY_AGE)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a sequence is waiting or running."""
-        return bool(self.members)
+class Scheduler(Bookkeeping):
+    """Plans each step, makes room for it, and takes what it brought."""
 
     @property
     def decoding(self) -> list[Sequence]:
@@ -88,20 +38,6 @@ class Scheduler:
     def ready_at(self) -> float:
         """The time from which on a step has rows to compute: at once while a sequence runs, never without any."""
         return -inf if self.running or self._changing else self.policy.starts_at(self.waiting) if self.waiting else inf
-
-    def drop(self, seq: Sequence) -> None:
-        """Removes a sequence and frees what the caches and the drafter keep for it."""
-        self.members.pop(seq, None)
-        self._free(seq)
-
-    def _free(self, seq: Sequence) -> None:
-        """Removes a sequence from the lists and frees what the caches and the drafter keep for it."""
-        for part in (self.prefixes, self.cache, self.drafter):
-            part.free(seq)
-        self.running = [other for other in self.running if other is not seq]
-        self.waiting = [other for other in self.waiting if other is not seq]
-        self.scored = [other for other in self.scored if other is not seq]
-        self._last_turn.pop(seq, None)
 
     # Before the forward pass: admission, room, preemption.
 
@@ -206,10 +142,6 @@ class Scheduler:
         self.preempted.append(seq)
         insort(self.waiting, seq, key=BY_AGE)
 
-    def _count_preemption(self, seq: Sequence) -> None:
-        seq.record_preemption()
-        self.ledger.preemptions += 1
-
     def _priority(self, seq: Sequence) -> tuple[bool, bool, int, tuple[float, int]]:
         """Sort key: decodes before prompts, padding last; of decodes, the one first that has waited longest."""
         prompt = self._pending(seq) > 1
@@ -267,40 +199,3 @@ class Scheduler:
         seq.record_computed(span.first + kept)
         if chosen and drafts:
             count_drafts(seq, drafts, min(new, len(chosen) - 1), self.ledger)
-
-    # After an error, in a step or between two of them.
-
-    @contextmanager
-    def change(self) -> Iterator[None]:
-        """Wraps what changes sequences and caches: an error in it is followed by a repair.
-
-        If the repair is interrupted, too, the next change begins with one.
-        """
-        if self._changing:
-            self.repair()
-        self._changing = True
-        try:
-            yield
-        except BaseException:
-            self.repair()
-            raise
-        self._changing = False
-
-    def repair(self) -> None:
-        """Derives all bookkeeping anew; all that ran are preempted. Done twice, or again from its middle, is the same.
-        """
-        for seq in self.members:
-            seq.repair()
-        in_step = dict.fromkeys([*self.preempted, *self.plan, *self.joined])
-        self.preempted = [seq for seq in in_step if not seq.finished]
-        self.left = [seq for seq in in_step if seq.finished]
-        self.members = {seq: None for seq in self.members if not seq.finished}
-        for seq in self.running:
-            if seq in self.members:
-                self._count_preemption(seq)
-        self.running, self.waiting, self.scored = [], sorted(self.members, key=BY_AGE), []
-        self.plan, self._last_turn = {}, {}
-        self.cache.clear(self.prefixes.rebuild())
-        self.candidates.free()
-        self.drafter.keep(self.members)
-        self._changing = False

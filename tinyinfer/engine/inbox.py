@@ -10,7 +10,7 @@ called by the garbage collector, which ends a forgotten iteration in the middle 
 
 Ctrl-C may end a driver between any two lines. So an action leaves the inbox only when it is done, and may be done
 twice. A driver that is gone (a dead thread, a generator that has ended) is none: the next caller who asks or waits sees
-to it that somebody drives.
+to it that there is a driver.
 """
 
 from __future__ import annotations
@@ -169,7 +169,7 @@ class Inbox:
         self.retired = True
 
     def _free_of_drivers(self) -> bool:
-        """Whether nobody drives; a driver that is gone is forgotten."""
+        """Whether there is no driver; one that is gone is forgotten."""
         driver = self.driver
         if driver is not None and (driver.gone if isinstance(driver, Run) else not driver.is_alive()):
             self.driver = self.driving = None
