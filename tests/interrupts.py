@@ -19,6 +19,7 @@ from dis import opname
 from functools import cache
 from linecache import getline
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from helpers import ALWAYS_DRAFT, finish, make_engine, request, small_config, tree
@@ -349,6 +350,67 @@ def interrupted(setting: Setting, at: int) -> tuple[Result, int]:
         sys.settrace(None)
         world.loop.closed = True
     return result, world.interrupt.lines
+
+
+def signalled(setting: Setting, count: int, rng: Random, most: int = 3) -> Iterator[Result]:
+    """Interrupts one engine so many times at random moments, up to `most` times in a row; the state after each.
+
+    The interrupts are Python's own for a signal, so they may also come inside of a line, or while one is handled.
+    """
+    engine = engine_of(setting)
+    world = World(engine, EngineLoop(engine), Interrupt(0, setting.error))
+    shots = 0
+
+    def ring(number: int, frame: Any) -> None:
+        nonlocal shots
+        while frame is not None and not frame.f_code.co_filename.startswith(TRACED):
+            frame = frame.f_back
+        if frame is not None and shots > 0:  # else the interrupt would be the test's own
+            shots -= 1
+            signal.setitimer(signal.ITIMER_REAL, rng.choice([3e-5, 1e-4, 3e-4]) if shots else 0)
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, ring)
+    try:
+        for _ in range(count):
+            shots = rng.randint(1, most)
+            signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, 0.02))
+            interrupted_run(world, rng)
+            shots = 0
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            yield after_all(world, setting, last=False)
+        yield after_all(world, setting, last=True)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+
+
+def interrupted_run(world: World, rng: Random) -> None:
+    """Runs until an interrupt comes through, and until no other one comes."""
+    for _ in range(10):  # one more than there are interrupts in a row
+        try:
+            for _ in world.loop.steps([request(A, 4), request(B, 3), request(C, rng.randint(1, 5))]):
+                continue
+            return
+        except KeyboardInterrupt:
+            continue
+
+
+def after_all(world: World, setting: Setting, last: bool) -> Result:
+    """What is left once a new request has been answered."""
+    result = Result("at a random moment")
+    with within(PATIENCE):
+        try:
+            seq = request(LONG if last else D, 3)
+            for _ in world.loop.steps([seq]):
+                continue
+            compare(seq, setting, result)
+            if isinstance(thread := world.loop.check_open().inbox.driver, threading.Thread):
+                thread.join(PATIENCE)
+            result.lost, result.left = leftovers(world.engine, world.loop)
+        except Hung:
+            result.hung = True
+    return result
 
 
 def check(world: World, setting: Setting, result: Result) -> None:
