@@ -68,8 +68,11 @@ class Interrupt:
     lines: so many were executed. where: file, line and function in which it was raised.
     """
 
-    def __init__(self, at: int, error: type[BaseException] = KeyboardInterrupt) -> None:
-        self.at, self.error, self.lines, self.where = at, error, 0, ""
+    def __init__(
+        self, at: int, error: type[BaseException] = KeyboardInterrupt, files: tuple[str, ...] = TRACED
+    ) -> None:
+        self.at, self.error, self.files = at, error, files
+        self.lines, self.where = 0, ""
 
     def __enter__(self) -> None:
         if not self.where:
@@ -80,7 +83,7 @@ class Interrupt:
 
     def call(self, frame: Any, event: str, arg: object) -> Any:
         """Traces the frames of the traced files."""
-        return self.line if frame.f_code.co_filename.startswith(TRACED) else None
+        return self.line if frame.f_code.co_filename.startswith(self.files) else None
 
     def line(self, frame: Any, event: str, arg: object) -> Any:
         """Counts a line."""
@@ -288,7 +291,7 @@ def leftovers(engine: Engine, loop: EngineLoop) -> tuple[int, list[str]]:
     drafter: Any = scheduler.drafter
     keepers = [engine.cache, prefixes, scheduler.candidates, getattr(drafter, "cache", None),
                getattr(drafter, "lengths", None)]  # fmt: skip
-    for keeper in filter(None.__ne__, keepers):
+    for keeper in keepers:
         found += [f"{type(keeper).__name__}.{name}" for name in KEPT if getattr(keeper, name, None)]
     inbox = loop.check_open().inbox
     names = ("requests", "runs", "borrowed", "driving", "news", "ended")

@@ -186,6 +186,23 @@ def test_blocks_in_use_are_never_evicted():
     assert served.prefixes.evict()
 
 
+def test_the_heap_of_leaves_does_not_grow_with_requests():
+    """One entry for each node at most. Catches one for each request (vLLM's issues 28726 and 44237), and a leaf that
+    was used again and is evicted by its old place."""
+    served = Served(num_blocks=12)
+    for i in range(50):
+        served.run([1, 2, 3, 4, 5])
+        served.run([*range(10, 18), 5])
+        if i % 9 == 0:
+            served.run([20 + i, 2, 3, 4, 5])
+    assert len(served.prefixes._leaves) <= len(tree(served.prefixes.root)) == 9
+    newest = [node.tokens for node in tree(served.prefixes.root)]
+    while served.prefixes.evict():
+        assert len(tree(served.prefixes.root)) == len(newest) - 1
+        newest = [node.tokens for node in tree(served.prefixes.root)]
+        assert len(newest) < 3 or (1, 2, 3, 4) in newest, "it was used last but one; the others go before"
+
+
 def test_a_match_that_is_given_up_leaves_everything_as_it_was():
     """A prompt that does not fit yet is matched again in every step; catches users that are counted and never leave."""
     served = Served(num_blocks=4)
