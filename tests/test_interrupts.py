@@ -186,6 +186,26 @@ def test_a_request_that_is_over_is_told_so_after_an_interrupt() -> None:
     assert not turns.inbox.busy
 
 
+def test_ctrl_c_in_a_callback_is_the_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller of `steps` takes another caller's turn, on the thread that Ctrl-C hits. Catches a Ctrl-C that only
+    ends the other one's request."""
+    loop, one = loop_and_request()
+    inbox, calls = loop.check_open().inbox, []
+
+    def called(request: Request) -> None:
+        calls.append(request)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+
+    one._on_progress = called
+    monkeypatch.setattr(inbox, "retired", True)  # so that no thread takes the turns
+    loop.submit([one])
+    with pytest.raises(KeyboardInterrupt):
+        list(loop.steps([request([5, 6], 6)]))
+    monkeypatch.setattr(inbox, "retired", False)
+    answered(loop, one)
+
+
 # Growth
 
 

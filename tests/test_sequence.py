@@ -85,6 +85,17 @@ def test_an_interrupted_token_counts_once_or_not_at_all(ends, abort):
     assert found == {0, 1, 2}
 
 
+def test_a_token_that_the_text_refuses_does_not_count():
+    """An error of the tokenizer ends this sequence's step. Catches a repair that meets the same error for ever."""
+    seq = request([1, 2])
+    seq.extend([Choice(8)], 1.0)
+    seq.text.push = None
+    with pytest.raises(TypeError):
+        seq.append(Choice(9), 2.0)
+    seq.repair()
+    assert said(seq) == ([8], [1.0], "8 ", None)
+
+
 def test_verified_drafts_are_counted_and_gone():
     """Drafts and the alternatives to them; catches drafts that are verified twice."""
     seq = request([1, 2])

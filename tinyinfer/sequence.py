@@ -179,8 +179,9 @@ class Sequence:
         """Records one more token and decides whether it is the last one."""
         self.timing.times.append(time)
         self.progress.tokens.append(choice.token)
+        reason = self._read(choice.token, len(self.progress.choices) + 1, self.text)
         self.progress.choices.append(choice)  # from here on the token counts: `repair` makes all else follow
-        self.progress.finish_reason = self._read(choice.token, len(self.progress.choices), self.text)
+        self.progress.finish_reason = reason
         if self.finished:
             self.text.finish()
 

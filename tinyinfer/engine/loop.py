@@ -180,8 +180,10 @@ class EngineLoop:
         for client in list(inbox.requests.values()):
             client.cancel()
         if inbox.take(closing := Run([], watch=False)):  # no request is open, and no thread is needed
-            turns.stop()
-            inbox.rest(closing)
+            try:
+                turns.stop()
+            finally:
+                inbox.rest(closing)
         else:
             inbox.post(turns.stop)
             inbox.post(partial(ended.put, None))
