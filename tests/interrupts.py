@@ -424,8 +424,11 @@ def check(world: World, setting: Setting, result: Result) -> None:
             thread.join(PATIENCE)
         result.lost, result.left = leftovers(world.engine, world.loop)
     for run in world.runs:
-        for _ in run:
-            continue
+        try:
+            for _ in run:
+                continue
+        except Exception as error:
+            result.wrong.append(f"of another caller: {type(error).__name__}: {error}")
     if setting.work is not beside_requests:  # there a run takes the turns: the next one
         finish_requests(world, setting, result)
     for prompt, n in ((A, 4), (D, 3), (LONG, 6)):

@@ -61,7 +61,7 @@ def test_a_repair_that_is_interrupted_is_done_by_the_next_change(monkeypatch: py
 
     with monkeypatch.context() as patch:
         patch.setattr(engine, "forward", interrupted)
-        patch.setattr(engine.scheduler.drafter, "keep", interrupted)
+        patch.setattr(engine.scheduler.prefixes, "rebuild", interrupted)
         with pytest.raises(KeyboardInterrupt):
             next(run)
     seq = request(LONG, 5)
@@ -85,6 +85,30 @@ def test_a_repair_keeps_what_was_computed_and_the_others_go_on() -> None:
     assert (engine.scheduler.waiting, engine.scheduler.running) == ([seq], [])
     assert finish(engine, seq) == [plain(seq.prompt, 4, SETTINGS["prefix cache"])]
     assert seq.progress.cached_tokens == 16
+
+
+def test_a_half_written_token_is_written_once() -> None:
+    """Ctrl-C behind the text of a token. Catches a text that has the token twice when it is computed again."""
+    engine = make_engine(CONFIG, **PREFIXES)
+    a, b = request([1, 2, 3], 4, stop=["2 2 2 2 2"]), request([4, 5], 4)
+    for seq in (a, b):
+        engine.add(seq, 0.0)
+    engine.step()
+    push = a.text.push
+
+    def interrupted(token: int) -> bool:
+        push(token)
+        raise KeyboardInterrupt
+
+    a.text.push = interrupted  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        engine.step()
+    while engine.scheduler.busy:
+        engine.step()
+    for seq in (a, b):
+        tokens = plain(seq.prompt, 4, SETTINGS["prefix cache"])
+        assert (seq.new_tokens, seq.text.text) == (tokens, "".join(f"{token} " for token in tokens))
+        assert len(seq.timing.times) == 4
 
 
 def test_a_pool_without_a_free_block_says_so() -> None:
@@ -152,7 +176,7 @@ def test_an_interrupted_action_is_done_by_the_next_driver() -> None:
 
     def interrupted(*args: Any) -> None:
         calls.append(args)
-        if len(calls) == 2:  # the first one is the sequence of the run itself
+        if len(calls) == 1:
             raise KeyboardInterrupt
         add(*args)
 
