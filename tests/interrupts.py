@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from dis import opname
-from functools import cache
 from linecache import getline
 from pathlib import Path
 from random import Random
@@ -256,12 +255,6 @@ SETTINGS = {
     "MemoryError, run": Setting({**PREFIXES, "num_blocks": 9}, beside_requests, error=MemoryError),
     "MemoryError, engine's thread": Setting({**PREFIXES, "num_blocks": 9}, in_the_thread, error=MemoryError),
 }
-
-
-@cache
-def parts(second: bool) -> Engine:
-    """An engine whose weights all engines of the settings share."""
-    return make_engine(CONFIG, second=SECOND if second else None, **({"speculative": "off"}))
 
 
 def engine_of(setting: Setting) -> Engine:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from helpers import check_blocks, finish, make_engine, request
-from interrupts import CONFIG, LONG, PREFIXES, SETTINGS, leftovers, plain, signalled, tally
+from interrupts import CONFIG, KEPT, LONG, PREFIXES, SETTINGS, engine_of, leftovers, plain, signalled, tally
 
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.inbox import Run
@@ -56,7 +56,10 @@ def test_a_repair_that_is_interrupted_is_done_by_the_next_change(monkeypatch: py
     run = engine.run([request(LONG, 4), request([1, 2], 4)])
     next(run)
 
+    pool: Any = engine.cache
+
     def interrupted(*_: object) -> None:
+        pool.blocks.free.pop()  # as if Ctrl-C came between two lines of `allocate`
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -85,6 +88,21 @@ def test_a_repair_keeps_what_was_computed_and_the_others_go_on() -> None:
     assert (engine.scheduler.waiting, engine.scheduler.running) == ([seq], [])
     assert finish(engine, seq) == [plain(seq.prompt, 4, SETTINGS["prefix cache"])]
     assert seq.progress.cached_tokens == 16
+
+
+@pytest.mark.parametrize("name", ["contiguous", "none", "paged", "kv_bits 8", "kv_bits 8, paged", "draft"])
+def test_a_cache_that_is_cleared_keeps_nothing_of_a_sequence(name: str) -> None:
+    """Catches float rows or arrays that a sequence finds again under its id, from before the interrupt."""
+    setting = SETTINGS[name]
+    engine = engine_of(setting)
+    next(run := engine.run([request(LONG, 4), request([7, 8, 7, 8, 7, 8, 7], 5)]))
+    next(run)
+    caches: list[Any] = [engine.cache, *([engine.drafter.cache] if setting.second else [])]
+    for cache in caches:
+        assert any(getattr(cache, kept, None) for kept in KEPT)
+        cache.clear()
+        assert not [kept for kept in KEPT if getattr(cache, kept, None)]
+        assert cache.held_bytes == 0
 
 
 def test_a_half_written_token_is_written_once() -> None:
