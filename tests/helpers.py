@@ -158,9 +158,8 @@ def request(
 ) -> Request:
     """A sequence for the engine; greedy, and never ending by itself, unless told otherwise."""
     settings = SamplingParams(max_tokens=max_tokens, **params)
-    text = TextOutput(Words(), tuple(settings.stop))
     asked = Asked(next(_ids), list(prompt), settings, settings.seed or 0, max_tokens, frozenset(eos), delay)
-    return Request(asked, text)
+    return Request(asked, lambda: TextOutput(Words(), tuple(settings.stop)))
 
 
 def flat_batch(work: Sequence[tuple[Request, int, int]]) -> Batch:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ class Prompter:
             seq.set_drafts([Draft(token) for token in self.script[done : done + min(room, 5)]])
 
     def free(self, seq: Sequence) -> None:
+        """Keeps nothing of a sequence."""
+
+    def keep(self, sequences: Collection[Sequence]) -> None:
         """Keeps nothing of a sequence."""
 
 

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
+import pytest
 from helpers import request
 from hypothesis import given
 from hypothesis import strategies as st
+from interrupts import Interrupt
 
 import tinyinfer
+from tinyinfer import sequence
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Draft, Span, make_batch
+from tinyinfer.text import stop_strings
 
 # Records
 
@@ -46,10 +51,56 @@ def test_a_continuation_takes_no_tokens_behind_its_end():
     assert found == [(2, [8, 7], [4.0, 4.0])] * 3
 
 
+def said(seq):
+    """What a sequence says of its new tokens."""
+    return seq.new_tokens, seq.timing.times, seq.text.text, seq.progress.finish_reason
+
+
+@pytest.mark.parametrize("ends", [{}, {"eos": [7]}, {"max_tokens": 2}, {"stop": "7 "}, {"stop": "7 9"}], ids=str)
+@pytest.mark.parametrize("abort", [False, True])
+def test_an_interrupted_token_counts_once_or_not_at_all(ends, abort):
+    """At every line of `append`, in text and end, too; the choices decide. Catches half a token, a text pushed twice.
+    """
+    whole = []  # what a sequence says after no, one and two tokens
+    for count in range(3):
+        seq = request([1, 2], **ends)
+        seq.extend([Choice(8), Choice(7)][:count], 1.0)
+        if abort and not seq.finished:
+            seq.abort()
+        whole.append(said(seq))
+    found, at, where = set(), 0, "begun"
+    while where:
+        at, seq = at + 1, request([1, 2], **ends)
+        interrupt = Interrupt(at, files=(sequence.__file__, stop_strings.__file__))
+        with suppress(KeyboardInterrupt), interrupt:
+            seq.extend([Choice(8), Choice(7)], 1.0)
+            if abort and not seq.finished:
+                seq.abort()
+        where, had = interrupt.where, len(seq.progress.choices)
+        seq.repair()
+        if abort and not seq.finished:
+            seq.abort()
+        assert said(seq) == whole[had]
+        found.add(had)
+    assert found == {0, 1, 2}
+
+
+def test_a_token_that_the_text_refuses_does_not_count():
+    """An error of the tokenizer ends this sequence's step. Catches a repair that meets the same error for ever."""
+    seq = request([1, 2])
+    seq.extend([Choice(8)], 1.0)
+    seq.text.push = None
+    with pytest.raises(TypeError):
+        seq.append(Choice(9), 2.0)
+    seq.repair()
+    assert said(seq) == ([8], [1.0], "8 ", None)
+
+
 def test_verified_drafts_are_counted_and_gone():
     """Drafts and the alternatives to them; catches drafts that are verified twice."""
     seq = request([1, 2])
     seq.set_drafts([Draft(3), Draft(4)], [[Draft(5)]])
+    seq.extend([Choice(3), Choice(6)], 1.0)
     seq.record_verification(2, 1)
     seq.record_verification(3, 0)
     kept = seq.speculation

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from collections.abc import Sequence as Seq
 from copy import copy
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -294,7 +295,7 @@ class LLM:
         )
         # A chat's answer is a text of its own; any other continues its prompt, at whose end a space may be its first.
         thinking, before = (prompt.thinking, []) if isinstance(prompt, ChatPrompt) else (None, tokens)
-        return Sequence(request, text_output(self.tokenizer, before, tuple(params.stop), thinking))
+        return Sequence(request, partial(text_output, self.tokenizer, before, tuple(params.stop), thinking))
 
     def _longer(self) -> str:
         """Says, as a template of SwitchError, how the context could hold more."""

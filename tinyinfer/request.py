@@ -15,10 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from threading import Lock
+from threading import current_thread, main_thread
 from typing import NamedTuple
 
-from tinyinfer.engine.inbox import received
 from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.engine.metrics import RequestMetrics, request_metrics
 from tinyinfer.sequence import Sequence
@@ -83,7 +82,7 @@ class Request:
     def __init__(self, seq: Sequence, loop: EngineLoop, on_progress: Callable[[Request], None] | None = None) -> None:
         self.seq = seq
         self._loop, self._on_progress = loop, on_progress
-        self._once = Lock()  # taken for ever by what ends the request first: the engine, or `cancel`
+        self._ended_by: dict[str, object] = {}  # "first": what ended it first, the engine or a call of `cancel`
         self._newest = self._polled = Shown()
         self._shown = self._newest  # what readers see: on_progress has returned
         self._error: BaseException | None = None
@@ -102,7 +101,8 @@ class Request:
 
     def cancel(self) -> bool:
         """Ends the request; returns at once, and within a step its blocks are free. False when it was over already."""
-        if not self._once.acquire(blocking=False):
+        call = object()
+        if self._ended_by.setdefault("first", call) is not call:  # `setdefault` of a dict cannot be interrupted
             return False
         self._loop.leave(self)
         return True
@@ -117,7 +117,7 @@ class Request:
         if self._shown.finish_reason is None:
             self._loop.check_wait()
             with listening(self._waiters) as woken:
-                if self._shown.finish_reason is None and not received(woken, timeout):
+                if self._shown.finish_reason is None and not self._loop.wait(woken, timeout):
                     raise TimeoutError(f"request {self.id} has not ended within {timeout} seconds; it goes on")
         if self._error is not None:
             raise self._error
@@ -129,8 +129,7 @@ class Request:
             with listening(self._readers) as woken:
                 while seen.finish_reason is None:
                     if seen == self._shown:
-                        self._loop.check_wait()
-                        received(woken)
+                        self._loop.wait(woken)
                     else:
                         seen, before = self._shown, seen
                         yield self._delta(before, seen)
@@ -180,8 +179,8 @@ class Request:
             self._show(None)
 
     def end(self, error: BaseException | None = None) -> None:
-        """Tells readers that the request is over."""
-        if self._once.acquire(blocking=False):
+        """Tells readers that the request is over. After an interrupt it may be called again."""
+        if self._ended_by.setdefault("first", self.seq) is self.seq:
             self._error = self._error or error
             self._show(self.seq.progress.finish_reason or "abort")
         else:
@@ -202,6 +201,8 @@ class Request:
         try:
             on_progress(self)
         except BaseException as error:  # of this caller; the engine goes on for the others
+            if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
+                raise  # Ctrl-C, meant for the caller of `steps` who takes the turn; the next turn calls back again
             failure = RuntimeError(f"on_progress of request {self.id} raised {type(error).__name__}: {error}")
             failure.__cause__ = error
             self._on_progress, self._error = None, self._error or failure

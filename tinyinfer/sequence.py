@@ -10,7 +10,7 @@ and its Speculation (drafts). Only the methods of Sequence write them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -83,11 +83,12 @@ class Speculation:
 class Sequence:
     """One prompt and its continuation. Compared by identity: two sequences may hold equal tokens.
 
-    text: turns tokens into text and looks for stop strings.
+    text: turns tokens into text and looks for stop strings. new_text: makes such a text without tokens.
     """
 
-    def __init__(self, request: RequestSpec, text: TextOutput) -> None:
-        self.request, self.text = request, text
+    def __init__(self, request: RequestSpec, new_text: Callable[[], TextOutput]) -> None:
+        self.request, self._new_text = request, new_text
+        self.text = new_text()
         self.progress = Progress(list(request.prompt))
         self.timing = Timing()
         self.speculation = Speculation()
@@ -176,18 +177,18 @@ class Sequence:
 
     def append(self, choice: Choice, time: float) -> None:
         """Records one more token and decides whether it is the last one."""
-        self.progress.tokens.append(choice.token)
-        self.progress.choices.append(choice)
         self.timing.times.append(time)
-        if choice.token in self.request.eos or self.text.push(choice.token):
-            self.progress.finish_reason = "stop"
-        elif len(self.progress.choices) >= self.request.max_tokens:
-            self.progress.finish_reason = "length"
+        self.progress.tokens.append(choice.token)
+        reason = self._read(choice.token, len(self.progress.choices) + 1, self.text)
+        self.progress.choices.append(choice)  # from here on the token counts: `repair` makes all else follow
+        self.progress.finish_reason = reason
         if self.finished:
             self.text.finish()
 
     def extend(self, choices: Collection[Choice], time: float) -> int:
-        """Appends tokens up to the end of the continuation; how many were appended."""
+        """Appends tokens up to the end of the continuation; how many were appended. No drafts are left behind them."""
+        if choices:
+            self.set_drafts([])
         for n, choice in enumerate(choices):
             if self.finished:
                 return n
@@ -199,15 +200,36 @@ class Sequence:
         self.progress.computed = max(self.progress.computed, stop)
 
     def record_verification(self, proposed: int, accepted: int) -> None:
-        """Counts verified drafts and the accepted ones among them. No drafts are left."""
+        """Counts verified drafts and the accepted ones among them."""
         self.speculation.proposed += proposed
         self.speculation.accepted += accepted
-        self.set_drafts([])
 
     def abort(self) -> None:
         """Ends the continuation from outside."""
         self.progress.finish_reason = "abort"
         self.text.finish()
+
+    def repair(self) -> None:
+        """After an interrupt, maybe inside `append` or `abort`: tokens, times, text and end follow from the choices."""
+        if not (self.timing.times or self.finished):
+            return  # nothing was written
+        progress, text = self.progress, self._new_text()
+        del self.timing.times[len(progress.choices) :]
+        progress.tokens[len(self.prompt) :] = [choice.token for choice in progress.choices]
+        reason = None
+        for n, token in enumerate(self.new_tokens, 1):
+            reason = self._read(token, n, text)
+        if progress.finish_reason == "abort":
+            reason = "abort"
+        if reason:
+            text.finish()
+        self.text, progress.finish_reason = text, reason
+
+    def _read(self, token: int, n: int, text: TextOutput) -> str | None:
+        """Adds the n-th new token to a text; why the continuation ends with it, None when it goes on."""
+        if token in self.request.eos or text.push(token):
+            return "stop"
+        return "length" if n >= self.request.max_tokens else None
 
 
 @dataclass(frozen=True)

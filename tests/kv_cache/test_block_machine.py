@@ -214,12 +214,11 @@ class Blocks(RuleBasedStateMachine):
             one.seq.tokens.append(new)
 
     def fail(self, plans: list[tuple[Living, int, list[int]]], written: bool) -> None:
-        """All sequences of the step are freed, and the prefixes that it promised are rolled back."""
+        """All sequences are freed, and the prefixes that the step promised are removed."""
         if written and plans:
             self.write(plans)
-        for one, _, _ in plans:
-            self.end(one)
-        self.prefixes.rollback()
+        self.living.clear()
+        self.cache.clear(self.prefixes.rebuild())
         self.known = {prefix: used for prefix, used in self.known.items() if prefix not in self.promised}
 
     def end(self, one: Living) -> None:

@@ -4,9 +4,10 @@ Decode reads every weight of the model to compute one row, and would read the sa
 computes rows of several sequences together, and the questions are which ones, how many rows of each, and what happens
 when the cache is full.
 
-    policies.py   when a batch may start and when sequences join and leave: static, dynamic, continuous
-    scheduler.py  the waiting queue, admission, chunks of prompts, room in the cache, preemption
-    switches.py   the switches of the section and what they refuse
+    policies.py     when a batch may start and when sequences join and leave: static, dynamic, continuous
+    bookkeeping.py  which sequences wait and run, and how an interrupt between two lines leaves no trace
+    scheduler.py    admission, chunks of prompts, room in the cache, preemption
+    switches.py     the switches of the section and what they refuse
 
 Wins: throughput, nearly for free while decode waits for memory. Loses: every step takes a little longer, so the time
 per token of each sequence grows. Continuous batching is Orca's (Yu et al. 2022), chunked prefill Sarathi's (Agrawal et

@@ -15,57 +15,19 @@ from __future__ import annotations
 
 from bisect import insort
 from heapq import nlargest
-from itertools import count
 from math import inf
 from operator import attrgetter
 
-from tinyinfer.batching.policies import Policy
-from tinyinfer.errors import SwitchError
-from tinyinfer.kv_cache.base import Cache, Prefixes
-from tinyinfer.ledger import Ledger
+from tinyinfer.batching.bookkeeping import BY_AGE, Bookkeeping
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence, Span, make_batch
-from tinyinfer.speculative.base import Candidates, Drafter, count_drafts
+from tinyinfer.speculative.base import count_drafts
 
-BY_AGE, BY_LENGTH = attrgetter("age"), attrgetter("most_positions")
+BY_LENGTH = attrgetter("most_positions")
 
 
-class Scheduler:
-    """Owns the waiting queue, the running sequences and the plan of the next step.
-
-    joined, left, preempted: the sequences that were admitted, left or were preempted in the newest step. plan: the rows
-    of each sequence in that step.
-    """
-
-    def __init__(
-        self, cache: Cache, prefixes: Prefixes, drafter: Drafter, candidates: Candidates, policy: Policy, ledger: Ledger
-    ) -> None:
-        self.cache, self.prefixes, self.drafter, self.candidates = cache, prefixes, drafter, candidates
-        self.policy, self.limits, self.ledger = policy, policy.limits, ledger
-        self.waiting: list[Sequence] = []  # both lists are in order of age, the oldest first
-        self.running: list[Sequence] = []
-        self.joined: list[Sequence] = []
-        self.left: list[Sequence] = []
-        self.preempted: list[Sequence] = []
-        self.plan: dict[Sequence, int] = {}
-        self.scored: list[Sequence] = []  # in no batch: `Engine.logits` computes them
-        self._turns = count()
-        self._last_turn: dict[Sequence, int] = {}  # the turn in which each running sequence last had rows
-
-    # The waiting queue.
-
-    def add(self, seq: Sequence) -> None:
-        """Queues a sequence. Raises ValueError for one that the cache could not hold even alone."""
-        n, most = len(seq.prompt) + seq.request.max_tokens - 1, self.cache.capacity  # the last token is never computed
-        if n > most:
-            reason = "{value} positions do not fit into a cache of {most}"
-            raise SwitchError("", n, reason, "raise {max_model_len} or {num_blocks}", most=most)
-        insort(self.waiting, seq, key=BY_AGE)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a sequence is waiting or running."""
-        return bool(self.running or self.waiting)
+class Scheduler(Bookkeeping):
+    """Plans each step, makes room for it, and takes what it brought."""
 
     @property
     def decoding(self) -> list[Sequence]:
@@ -78,16 +40,7 @@ class Scheduler:
 
     def ready_at(self) -> float:
         """The time from which on a step has rows to compute: at once while a sequence runs, never without any."""
-        return -inf if self.running else self.policy.starts_at(self.waiting) if self.waiting else inf
-
-    def drop(self, seq: Sequence) -> None:
-        """Removes a sequence from both lists and frees what the caches and the drafter keep for it."""
-        for part in (self.prefixes, self.cache, self.drafter):
-            part.free(seq)
-        self.running = [other for other in self.running if other is not seq]
-        self.waiting = [other for other in self.waiting if other is not seq]
-        self.scored = [other for other in self.scored if other is not seq]
-        self._last_turn.pop(seq, None)
+        return -inf if self.running or self._changing else self.policy.starts_at(self.waiting) if self.waiting else inf
 
     # Before the forward pass: admission, room, preemption.
 
@@ -133,6 +86,15 @@ class Scheduler:
             self.plan[seq], self._last_turn[seq] = rows, next(self._turns)
             self._confirm(seq, rows)
 
+    def admit_scored(self, seq: Sequence) -> None:
+        """Lists a sequence that is computed beside the batches; while nothing runs, memory is made for all of it."""
+        if seq in self.scored:
+            return
+        self.scored.append(seq)
+        self.cache.prepare([seq])
+        if not self.running and not self.fits(seq, len(seq.tokens)) and self.prefixes.evict_all():
+            self.fits(seq, len(seq.tokens))  # grows the pool anew
+
     def fits(self, seq: Sequence, rows: int) -> bool:
         """Whether the cache has room for so many rows, grown if need be, or will have after evictions."""
         if self.cache.extend(seq, rows) <= self.prefixes.evictable:
@@ -174,14 +136,14 @@ class Scheduler:
         A finished sequence leaves instead. Drafts are kept (see Sequence.record_preemption).
         """
         self.plan.pop(seq, None)
-        self.drop(seq)
         if seq.finished:
+            self.drop(seq)
             self.left.append(seq)
             return
-        seq.record_preemption()
-        self.ledger.preemptions += 1
+        self._free(seq)
+        self._count_preemption(seq)
         self.preempted.append(seq)
-        self.add(seq)
+        insort(self.waiting, seq, key=BY_AGE)
 
     def _priority(self, seq: Sequence) -> tuple[bool, bool, int, tuple[float, int]]:
         """Sort key: decodes before prompts, padding last; of decodes, the one first that has waited longest."""
@@ -232,18 +194,11 @@ class Scheduler:
 
     def _extend(self, span: Span, chosen: list[Choice], now: float) -> None:
         """Appends new tokens to the sequence of a span, and commits the rows of tokens that the sequence then has."""
-        seq, padding = span.seq.owner, span.seq.finished
+        seq, padding, drafts = span.seq.owner, span.seq.finished, len(span.seq.drafts)
         new = seq.extend(chosen, now)
         kept = 0 if padding else span.rows - span.wanted + new  # rows behind a rejected draft are rolled back
         self.cache.commit(span.seq, kept)
         self.candidates.adopt(span.seq)
         seq.record_computed(span.first + kept)
-        if chosen and span.seq.drafts:
-            count_drafts(seq, len(span.seq.drafts), min(new, len(chosen) - 1), self.ledger)
-
-    def rollback(self) -> None:
-        """The step failed: preempts its sequences, and removes blocks that it registered and never computed."""
-        self.candidates.free()
-        for seq in dict.fromkeys([*self.plan, *self.joined]):
-            self.preempt(seq)
-        self.prefixes.rollback()
+        if chosen and drafts:
+            count_drafts(seq, drafts, min(new, len(chosen) - 1), self.ledger)

@@ -89,14 +89,16 @@ class Engine:
         """
         now = self.clock()
         try:
-            for seq in sequences:
-                self.add(seq, now)
-            while any(not seq.finished for seq in sequences):
-                if self.wait():
-                    yield self.step(watch)
-        finally:
-            for seq in sequences:
-                self.abort(seq)
+            try:
+                for seq in sequences:
+                    self.add(seq, now)
+                while any(not seq.finished for seq in sequences):
+                    if self.wait():
+                        yield self.step(watch)
+            finally:
+                self.abort(*sequences)
+        finally:  # once more: Ctrl-C may have come just before the sequences were aborted
+            self.abort(*sequences)
 
     def add(self, seq: Sequence, begun: float) -> None:
         """Queues a sequence of a run that began at `begun`. Raises ValueError for one that could never fit."""
@@ -111,42 +113,36 @@ class Engine:
         self.clock.wait_until(ready, woken)
         return self.scheduler.ready_at() <= self.clock()
 
-    def abort(self, seq: Sequence) -> None:
-        """Ends a sequence that is not finished, waiting or running, and frees what is kept for it."""
-        if not seq.finished:
-            seq.abort()
-        self.scheduler.drop(seq)
+    def abort(self, *sequences: Sequence) -> None:
+        """Ends sequences that are not finished, waiting or running, and frees what is kept for them."""
+        with self.scheduler.change():
+            for seq in sequences:
+                if not seq.finished:
+                    seq.abort()
+                self.scheduler.drop(seq)
 
     def logits(self, seq: Sequence, start: int, most: int) -> np.ndarray:
         """Computes the logits of at most `most` positions from `start` on, (R, V); earlier positions stay in the cache.
 
         If other sequences needed their room, they are computed again.
         """
-        cache, done, n = self.cache, self.cache.length(seq), len(seq.tokens)
-        stop = min(n, start + most) if cache.can_chunk else n
-        scheduler = self.scheduler
-        if seq not in scheduler.scored:
-            scheduler.scored.append(seq)
-            cache.prepare([seq])
-            if not scheduler.running and not scheduler.fits(seq, n) and scheduler.prefixes.evict_all():
-                scheduler.fits(seq, n)  # grows the pool anew
-        scheduler.make_room(seq, stop - done)
-        span = Span(seq, 0, stop - done, done, stop - start)
-        rows = np.arange(start - done, stop - done)
-        logits = self.forward(Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,)))
-        cache.commit(seq, stop - done)
+        cache, n = self.cache, len(seq.tokens)
+        with self.scheduler.change():
+            self.scheduler.admit_scored(seq)
+            done, stop = cache.length(seq), min(n, start + most) if cache.can_chunk else n
+            self.scheduler.make_room(seq, stop - done)
+            span = Span(seq, 0, stop - done, done, stop - start)
+            rows = np.arange(start - done, stop - done)
+            logits = self.forward(Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,)))
+            cache.commit(seq, stop - done)
         return logits
 
     @contextmanager
     def recorded(self, watch: bool) -> Iterator[StepRecorder]:
-        """Wraps a step: records it, and rolls it back if it fails or is interrupted; its sequences are computed again.
-        """
-        self.recorder.begin(self.clock(), watch)
-        try:
+        """Wraps a step and records it. If it fails or is interrupted, its sequences are computed again."""
+        with self.scheduler.change():
+            self.recorder.begin(self.clock(), watch)
             yield self.recorder
-        except BaseException:
-            self.scheduler.rollback()
-            raise
 
 
 def build_engine(

@@ -11,7 +11,7 @@ each step for its callers to be told; benchmarks/submit.py measures both.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from collections.abc import Sequence as Seq
 from contextlib import suppress
 from functools import partial
@@ -62,8 +62,8 @@ class EngineLoop:
         requests = turns.inbox.requests
         with turns.inbox.lock:
             self.check_open()
-            requests.update((client.seq, client) for client in clients)
             try:
+                requests.update((client.seq, client) for client in clients)
                 turns.inbox.post(partial(turns.enter, clients, now))
             except BaseException:  # the system has no thread to give, or Ctrl-C
                 for client in clients:
@@ -74,7 +74,15 @@ class EngineLoop:
         """Lets the driver drop a request that is cancelled: within a step its blocks are free."""
         turns = self._turns.get(os.getpid())
         if turns is not None:  # else a copy in a forked process, which runs nothing
-            turns.inbox.news.put(partial(turns.leave, client))
+            turns.inbox.leave(partial(turns.leave, client))
+
+    def wait(self, queue: SimpleQueue[T], timeout: float | None = None) -> list[T]:
+        """The next item of a queue that a driver fills; no item when none comes within `timeout` seconds.
+
+        Raises RuntimeError where `check_wait` does.
+        """
+        self.check_wait()
+        return received(queue, timeout, self._of_this_process().inbox.ensure_driver)
 
     def steps(self, sequences: list[Sequence], watch: bool = False) -> Iterator[StepTrace]:
         """Steps until all of `sequences` are finished, on the caller's thread; leaving early aborts the others.
@@ -82,16 +90,25 @@ class EngineLoop:
         While the engine's thread serves other callers, its steps are the ones that are yielded: none in which the
         sequences could run is left out. Raises ValueError, before any work, for a sequence that could never fit.
         """
-        turns, run, now = self.check_caller(), Run(sequences, watch), self.engine.clock()
+        run = Run(sequences, watch)
+        steps = self._steps(run)
+        run.reader = ref(steps)
+        return steps
+
+    def _steps(self, run: Run) -> Generator[StepTrace, None, None]:
+        turns, now = self.check_caller(), self.engine.clock()
         try:
-            turns.inbox.news.put(partial(turns.begin, run, now))
-            while not run.over or not run.traces.empty():
-                trace = self._next(turns, run)
-                if trace is not None:
-                    yield trace
-            if run.error is not None:
-                raise run.error
-        finally:
+            try:
+                turns.inbox.leave(partial(turns.begin, run, now))
+                while not run.over or not run.traces.empty():
+                    trace = self._next(turns, run)
+                    if trace is not None:
+                        yield trace
+                if run.error is not None:
+                    raise run.error
+            finally:
+                self._finish(turns, run)
+        finally:  # once more: Ctrl-C may have come just before the end of the run, or in it
             self._finish(turns, run)
 
     def _next(self, turns: Turns, run: Run) -> StepTrace | None:
@@ -113,16 +130,24 @@ class EngineLoop:
 
     def logits(self, seq: Sequence, rows: int) -> Iterator[tuple[int, np.ndarray]]:
         """Pairs (first position, logits of up to `rows` positions) over a sequence, each computed between two steps."""
-        turns, start = self.check_caller(), 0
+        turns, start, run = self.check_caller(), 0, Run([seq], watch=False)
         try:
-            turns.inbox.borrowed.add(seq)
-            while start < len(seq.tokens):
-                logits = self._between_steps(turns.inbox, partial(turns.logits, seq, start, rows))
-                yield start, logits
-                start += len(logits)
-        finally:
-            if seq in turns.inbox.borrowed and self._turns.get(os.getpid()) is turns:
-                turns.inbox.do_or_post(Run([seq], watch=False), partial(turns.give_back, seq))
+            try:
+                turns.inbox.borrowed.add(seq)
+                while start < len(seq.tokens):
+                    logits = self._between_steps(turns.inbox, partial(turns.logits, seq, start, rows))
+                    yield start, logits
+                    start += len(logits)
+            finally:
+                self._give_back(turns, run)
+        finally:  # once more: Ctrl-C may have come in between
+            self._give_back(turns, run)
+
+    def _give_back(self, turns: Turns, run: Run) -> None:
+        """Frees the room of the sequence whose logits were computed, as `_finish` does."""
+        [seq] = run.sequences
+        if (seq in turns.inbox.borrowed or turns.inbox.driver is run) and self._turns.get(os.getpid()) is turns:
+            turns.inbox.do_or_post(run, partial(turns.give_back, seq))
 
     def _between_steps(self, inbox: Inbox, work: Callable[[], T]) -> T:
         """What `work` gives or raises, done by the driver between two steps."""
@@ -132,11 +157,13 @@ class EngineLoop:
         def action() -> None:
             try:
                 answers.put((work(), None))
+            except KeyboardInterrupt:  # meant for the driver, not for the one who waits: the next driver does the work
+                raise
             except BaseException as error:
                 answers.put((None, error))
 
         inbox.post(action)
-        [(value, error)] = received(answers)
+        [(value, error)] = self.wait(answers)
         if error is not None:
             raise error
         return value
@@ -153,8 +180,10 @@ class EngineLoop:
         for client in list(inbox.requests.values()):
             client.cancel()
         if inbox.take(closing := Run([], watch=False)):  # no request is open, and no thread is needed
-            turns.stop()
-            inbox.rest(closing)
+            try:
+                turns.stop()
+            finally:
+                inbox.rest(closing)
         else:
             inbox.post(turns.stop)
             inbox.post(partial(ended.put, None))

@@ -56,7 +56,15 @@ class Turns:
     def turn(self) -> None:
         """Reads the inbox, steps the engine once if a sequence is ready, and tells all who wait."""
         with self.inbox.turn():
+            self._tidy()
             self._tell(self._step())
+
+    def _tidy(self) -> None:
+        """Does what an interrupted turn, or the interrupted reader of a run, has left undone."""
+        self._tell_ended()
+        for run in tuple(self.inbox.runs):
+            if run.gone:
+                self.finish(run)
 
     def _step(self) -> StepTrace | None:
         """One step; None when no sequence is ready, or when the step failed."""
@@ -89,8 +97,19 @@ class Turns:
         requests = self.inbox.requests
         if not requests.keys() - set(sequences) and not self.inbox.runs:
             self._abort(list(self.engine.scheduler.running))  # of a static batch: finished, and kept as padding
-        for client in [requests.pop(seq) for seq in sequences if seq in requests]:
+        ended = {seq: (requests[seq], error) for seq in sequences if seq in requests}
+        self.inbox.ended.update(ended)
+        for seq in ended:
+            requests.pop(seq)
+        self._tell_ended()
+
+    def _tell_ended(self) -> None:
+        """Tells the clients of requests that are over."""
+        ended = self.inbox.ended
+        for seq, (client, error) in list(ended.items()):
+            self.inbox.requests.pop(seq, None)
             client.end(error)
+            ended.pop(seq, None)
 
     def _end_with(self, sequences: list[Sequence], error: BaseException) -> None:
         """Ends sequences, and the runs that they belong to, with an error."""
@@ -112,8 +131,7 @@ class Turns:
         self._end_with(next(filter(None, groups), []), error)
 
     def _abort(self, sequences: Iterable[Sequence]) -> None:
-        for seq in sequences:
-            self.engine.abort(seq)
+        self.engine.abort(*sequences)
 
     # Actions, which a caller leaves in the inbox and the driver does.
 

@@ -241,6 +241,13 @@ class Cache(KVCache):
         self._lengths.pop(seq.id, None)
         self._written.pop(seq.id, None)
 
+    def clear(self, kept: Collection[int] = ()) -> None:
+        """Frees the room of all sequences, also what an interrupt has left half done.
+
+        kept: the blocks that the prefix cache goes on holding.
+        """
+        self._lengths, self._written = {}, {}
+
     @property
     def held_bytes(self) -> int:
         """Bytes allocated for sequences, used or not."""
@@ -288,6 +295,10 @@ class NoCache(Cache):
         super().free(seq)
         self._step.pop(seq.id, None)
 
+    def clear(self, kept: Collection[int] = ()) -> None:
+        super().clear(kept)
+        self._step = {}
+
 
 class Prefixes:
     """What a scheduler asks of a prefix cache. The methods here are those of an empty one."""
@@ -307,8 +318,12 @@ class Prefixes:
     def commit(self) -> None:
         """The step succeeded: the blocks registered in it are valid."""
 
-    def rollback(self) -> None:
-        """The step failed: removes the blocks registered in it, which no sequence may use any longer."""
+    def rebuild(self) -> list[int]:
+        """After an interrupt: no sequence uses a prefix, and blocks that no committed step computed are removed.
+
+        Returns the blocks that stay, of which this is the only holder.
+        """
+        return []
 
     def evict(self) -> bool:
         """Frees one block that no running sequence uses; False when there is none."""

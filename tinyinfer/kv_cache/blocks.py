@@ -27,12 +27,14 @@ ALL_TAKEN = "all {value} blocks of the cache are taken"
 
 
 class BlockPool:
-    """Which blocks are free, and how many holders each of the others has."""
+    """Which blocks are free, and how many holders each of the others has; in a new pool the blocks `kept` have one."""
 
-    def __init__(self, num_blocks: int) -> None:
-        self.holders: list[int] = []
-        self.free: list[int] = []  # a stack: the block freed last is still in the CPU's cache
-        self.grow(num_blocks)
+    def __init__(self, num_blocks: int, kept: Collection[int] = ()) -> None:
+        self.holders = [0] * num_blocks
+        for block in kept:
+            self.holders[block] = 1
+        # A stack: the block freed last is still in the CPU's cache.
+        self.free = [block for block in reversed(range(num_blocks)) if not self.holders[block]]
 
     @property
     def num_blocks(self) -> int:
@@ -149,6 +151,12 @@ class BlockCache(Cache):
         for block in self._tables.pop(seq.id, BlockTable()).blocks:
             self.blocks.release(block)
 
+    def clear(self, kept: Collection[int] = ()) -> None:
+        """Also counts the blocks anew, as many as there are arrays for."""
+        super().clear(kept)
+        self._tables = {}
+        self.blocks = BlockPool(self._stored_blocks(), kept)
+
     # For the prefix cache, which shares blocks with sequences, and for traces, which show blocks.
 
     def adopt(self, seq: Sequence, blocks: list[int], length: int) -> None:
@@ -188,6 +196,10 @@ class BlockCache(Cache):
 
         Raises MemoryError; the storage is then as it was, or empty if none of it was to be kept.
         """
+
+    @abstractmethod
+    def _stored_blocks(self) -> int:
+        """For how many blocks there is storage."""
 
     @abstractmethod
     def _copy_rows(self, old: int, new: int, rows: int) -> int:

@@ -8,6 +8,8 @@ Wins: always, after a token or two. Loses: memory; what a sequence does not use 
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tinyinfer.arrays import Array
 from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, copy_positions, first_given, positions_of
 from tinyinfer.model.interfaces import Device
@@ -65,6 +67,10 @@ class ContiguousCache(Cache):
     def free(self, seq: Sequence) -> None:
         self._arrays.pop(seq.id, None)
         super().free(seq)
+
+    def clear(self, kept: Collection[int] = ()) -> None:
+        super().clear(kept)
+        self._arrays = {}
 
     @property
     def held_bytes(self) -> int:

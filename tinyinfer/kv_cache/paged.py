@@ -8,8 +8,10 @@ kernel that walks through the block table itself reads them in place.
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from tinyinfer.arrays import Array
-from tinyinfer.kv_cache.base import CacheSpec, LayerRows, copy_positions
+from tinyinfer.kv_cache.base import CacheSpec, LayerRows, copy_positions, positions_of
 from tinyinfer.kv_cache.blocks import BlockCache, BlockTable
 from tinyinfer.model.interfaces import Device
 from tinyinfer.sequence import Batch, Sequence
@@ -61,6 +63,10 @@ class PagedCache(BlockCache):
         super().free(seq)
         self._slots.pop(seq.id, None)
 
+    def clear(self, kept: Collection[int] = ()) -> None:
+        super().clear(kept)
+        self._slots = {}
+
     @property
     def held_bytes(self) -> int:
         return self.blocks_in_use * self.block_size * self.position_bytes
@@ -76,6 +82,9 @@ class PagedCache(BlockCache):
         ends = [(len(rows), min(rows), self.holders(block)) for block, rows in empty.items()]
         # A holder that does not end in the block fills it: another sequence, or a prefix.
         return sum(rows for n, rows, holders in ends if n == holders) * self.position_bytes
+
+    def _stored_blocks(self) -> int:
+        return positions_of(self.pools) // self.block_size
 
     def _replace(self, num_blocks: int, kept: int) -> int:
         if not kept:

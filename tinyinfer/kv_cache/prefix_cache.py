@@ -23,7 +23,10 @@ from tinyinfer.sequence import Sequence
 
 @dataclass(eq=False)
 class Node:
-    """One block of the tree. users: sequences whose path leads through it; used: the step of its newest user."""
+    """One block of the tree. users: sequences whose path leads through it; used: the step of its newest user.
+
+    freed: orders nodes by when they were without users for the last time; queued: whether the heap of leaves has it.
+    """
 
     tokens: tuple[int, ...]
     block: int
@@ -31,6 +34,8 @@ class Node:
     children: dict[tuple[int, ...], Node] = field(default_factory=dict)
     users: int = 0
     used: int = 0
+    freed: int = 0
+    queued: bool = False
 
 
 class PrefixCache(Prefixes):
@@ -43,8 +48,8 @@ class PrefixCache(Prefixes):
         self.evictable = 0  # nodes without users; the nodes below such a node have none either
         self._paths: dict[int, list[Node]] = {}  # sequence id -> the nodes along its tokens
         self._new: list[Node] = []  # registered in the running step
-        self._leaves: list[tuple[int, int, Node]] = []  # a heap of (used, order of arrival, node); some are out of date
-        self._arrivals = count()
+        self._leaves: list[tuple[int, int, Node]] = []  # a heap of (used, freed, node), one for each node at most
+        self._order = count()
         self._now = 0  # steps so far
 
     def match(self, seq: Sequence) -> int:
@@ -83,24 +88,36 @@ class PrefixCache(Prefixes):
         self._new = []
         self._now += 1
 
-    def rollback(self) -> None:
-        for node in reversed(self._new):  # children before their parents
-            self._remove(node)
-        self._new = []
+    def rebuild(self) -> list[int]:
+        for node in self._new:  # each is noted before it enters the tree
+            siblings = node.parent.children if node.parent else {}
+            if siblings.get(node.tokens) is node:
+                del siblings[node.tokens]
+        self._new, self._paths, self._leaves = [], {}, []
+        nodes = list(self.root.children.values())
+        for node in nodes:  # the list grows by the nodes below
+            nodes += node.children.values()
+            node.users, node.queued = 0, False
+            self._make_evictable(node)
+        self.evictable = len(nodes)
+        return [node.block for node in nodes]
 
     def evict(self) -> bool:
         """Removes the leaf whose last use is the oldest (least recently used).
 
-        The heap is not updated when a leaf is used again: entries that are out of date are skipped when popped.
+        The heap is not updated when a leaf is used again: when its entry is popped, it goes back to its new place.
         """
         while self._leaves:
-            used, _, node = heapq.heappop(self._leaves)
-            in_tree = node.parent is not None and node.parent.children.get(node.tokens) is node
-            # An entry is out of date when its node was used, extended or removed after the entry was pushed.
-            if in_tree and not node.users and not node.children and node.used == used:
-                self._remove(node)
-                self.ledger.blocks_evicted += 1
-                return True
+            used, freed, node = heapq.heappop(self._leaves)
+            node.queued = False
+            if node.users or node.children:
+                continue  # it comes back when it is a leaf without users
+            if (used, freed) != (node.used, node.freed):
+                self._queue(node)
+                continue
+            self._remove(node)
+            self.ledger.blocks_evicted += 1
+            return True
         return False
 
     def free(self, seq: Sequence) -> None:
@@ -125,9 +142,14 @@ class PrefixCache(Prefixes):
         node.used = self._now
 
     def _make_evictable(self, node: Node) -> None:
-        """Puts a node without users into the heap if it is a leaf."""
-        if not node.children:
-            heapq.heappush(self._leaves, (node.used, next(self._arrivals), node))
+        """Puts a node that has no users any longer into the heap if it is a leaf, unless the heap has it."""
+        node.freed = next(self._order)
+        if not node.children and not node.queued:
+            self._queue(node)
+
+    def _queue(self, node: Node) -> None:
+        node.queued = True
+        heapq.heappush(self._leaves, (node.used, node.freed, node))
 
     def _remove(self, node: Node) -> None:
         """Removes a leaf without users; its parent may be the next."""

@@ -170,6 +170,11 @@ class QuantizedCache(Cache):
         if not self._open:
             self._drop_workspace()
 
+    def clear(self, kept: Collection[int] = ()) -> None:
+        super().clear(kept)
+        self._open = {}
+        self._drop_workspace()
+
     @property
     def float_bytes(self) -> int:
         """Bytes of the float rows of all sequences."""
@@ -291,6 +296,10 @@ class QuantizedContiguousCache(QuantizedCache):
         super().free(seq)
         self._packed.pop(seq.id, None)
 
+    def clear(self, kept: Collection[int] = ()) -> None:
+        super().clear(kept)
+        self._packed = {}
+
     @property
     def held_bytes(self) -> int:
         return sum(packed.nbytes for packed in self._packed.values()) + self.float_bytes
@@ -337,6 +346,9 @@ class QuantizedPagedCache(QuantizedCache, BlockCache):
         tables = self._tables.items()
         empty = {block for seq, table in tables for block in table.blocks[self._lengths[seq] // self.block_size :]}
         return len(empty) * self.packed.block_bytes + self.wasted_float_bytes
+
+    def _stored_blocks(self) -> int:
+        return self.packed.count
 
     def _replace(self, num_blocks: int, kept: int) -> int:
         if not kept:

@@ -185,7 +185,7 @@ def rows_of(windows: np.ndarray) -> Batch:
     spans = []
     for i, window in enumerate(windows.tolist()):
         request = RequestSpec(i, window, SamplingParams(), seed=0, max_tokens=1, eos=frozenset())
-        seq = Sequence(request, TextOutput(Silence()))
+        seq = Sequence(request, lambda: TextOutput(Silence()))
         spans.append(Span(seq, i * size, (i + 1) * size, 0, wanted=0))
     positions = np.tile(np.arange(size), count)  # (T,): each window starts at 0
     return Batch(windows.reshape(-1), positions, np.arange(0), tuple(spans))

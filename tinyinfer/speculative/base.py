@@ -5,7 +5,7 @@ With speculation off nothing else of this folder is imported, so that its other 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Protocol
@@ -78,6 +78,9 @@ class Drafter(Protocol):
     def free(self, seq: Sequence) -> None:
         """Frees what is kept for a sequence that has left or was preempted."""
 
+    def keep(self, sequences: Collection[Sequence]) -> None:
+        """After an interrupt: frees all room, and keeps what was learnt of these sequences alone."""
+
 
 class Candidates(Protocol):
     """Adds the other candidates of a sequence to a step, and keeps the one whose drafts were accepted furthest."""
@@ -123,6 +126,9 @@ class NoDrafter:
         return []
 
     def free(self, seq: Sequence) -> None:
+        pass
+
+    def keep(self, sequences: Collection[Sequence]) -> None:
         pass
 
 

@@ -7,6 +7,7 @@ are always rejected soon costs no more than plain decoding. Loses: a few steps u
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from tinyinfer.sequence import Sequence
@@ -86,6 +87,10 @@ class DraftLengths:
         """Drops the state of a finished sequence; a preempted one keeps what was learnt."""
         if seq.finished:
             self._states.pop(seq.id, None)
+
+    def keep(self, sequences: Collection[Sequence]) -> None:
+        """Drops the states of all other sequences."""
+        self._states = {seq.id: self._states[seq.id] for seq in sequences if seq.id in self._states}
 
 
 def most_drafts(c: DraftSettings, default: int) -> int:

@@ -15,6 +15,7 @@ model, one after the other.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -69,6 +70,11 @@ class ModelDrafter:
         """Frees the draft model's cache of the sequence."""
         self.cache.free(seq)
         self.lengths.free(seq)
+
+    def keep(self, sequences: Collection[Sequence]) -> None:
+        """Frees the draft model's cache, and drops the draft lengths of all other sequences."""
+        self.cache.clear()
+        self.lengths.keep(sequences)
 
     def _count(self, seq: Sequence) -> int:
         """How many drafts to propose, after the rejected drafts of the last step are cut off the cache."""

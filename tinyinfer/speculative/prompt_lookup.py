@@ -6,6 +6,7 @@ No model proposes the drafts, so they cost nothing but the rows that verify them
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -58,6 +59,10 @@ class PromptLookup:
     def free(self, seq: Sequence) -> None:
         """Drops the sequence's draft length, once the sequence is finished."""
         self.lengths.free(seq)
+
+    def keep(self, sequences: Collection[Sequence]) -> None:
+        """Drops the draft lengths of all other sequences."""
+        self.lengths.keep(sequences)
 
 
 def prompt_lookup(

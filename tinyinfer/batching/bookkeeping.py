@@ -1,0 +1,124 @@
+"""Which sequences there are, in which list, and what is kept for them: the scheduler's bookkeeping, and its repair.
+
+Ctrl-C, a MemoryError or a bug may end a step between any two lines. No line undoes what others did; instead all that
+can be derived is derived anew (`repair`, as in crash-only software; Candea & Fox 2003). What cannot is little, and each
+part of it changes in one assignment: which sequences there are, the choices of each, the committed prefixes.
+
+Wins: the code of a step reads as if nothing could interrupt it, and a second interrupt during the repair is no special
+case. Loses: whatever ran is computed again, as after a preemption, though most of it was whole.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from operator import attrgetter
+
+from tinyinfer.batching.policies import Policy
+from tinyinfer.errors import SwitchError
+from tinyinfer.kv_cache.base import Cache, Prefixes
+from tinyinfer.ledger import Ledger
+from tinyinfer.sequence import Sequence
+from tinyinfer.speculative.base import Candidates, Drafter
+
+BY_AGE = attrgetter("age")
+
+
+class Bookkeeping:
+    """The waiting queue, the running sequences and the plan of the next step, with what is kept for them.
+
+    joined, left, preempted: the sequences that were admitted, left or were preempted in the newest step. plan: the rows
+    of each sequence in that step. members: the sequences that were added and not dropped; each is waiting or running.
+    """
+
+    def __init__(
+        self, cache: Cache, prefixes: Prefixes, drafter: Drafter, candidates: Candidates, policy: Policy, ledger: Ledger
+    ) -> None:
+        self.cache, self.prefixes, self.drafter, self.candidates = cache, prefixes, drafter, candidates
+        self.policy, self.limits, self.ledger = policy, policy.limits, ledger
+        self.members: dict[Sequence, None] = {}
+        self.waiting: list[Sequence] = []  # both lists are in order of age, the oldest first
+        self.running: list[Sequence] = []
+        self.joined: list[Sequence] = []
+        self.left: list[Sequence] = []
+        self.preempted: list[Sequence] = []
+        self.plan: dict[Sequence, int] = {}
+        self.scored: list[Sequence] = []  # in no batch: `Engine.logits` computes them
+        self._turns = count()
+        self._last_turn: dict[Sequence, int] = {}  # the turn in which each running sequence last had rows
+        self._changing = False  # also between an interrupted change and the end of its repair
+
+    def add(self, seq: Sequence) -> None:
+        """Queues a sequence that is no member yet. Raises ValueError for one that the cache could not hold even alone.
+        """
+        n, most = len(seq.prompt) + seq.request.max_tokens - 1, self.cache.capacity  # the last token is never computed
+        if n > most:
+            reason = "{value} positions do not fit into a cache of {most}"
+            raise SwitchError("", n, reason, "raise {max_model_len} or {num_blocks}", most=most)
+        with self.change():
+            if seq not in self.members:
+                self.members[seq] = None
+                insort(self.waiting, seq, key=BY_AGE)
+
+    @property
+    def busy(self) -> bool:
+        """Whether a sequence is waiting or running."""
+        return bool(self.members)
+
+    def drop(self, seq: Sequence) -> None:
+        """Removes a sequence and frees what the caches and the drafter keep for it."""
+        self.members.pop(seq, None)
+        self._free(seq)
+
+    def _free(self, seq: Sequence) -> None:
+        """Removes a sequence from the lists and frees what the caches and the drafter keep for it."""
+        for part in (self.prefixes, self.cache, self.drafter):
+            part.free(seq)
+        self.running = [other for other in self.running if other is not seq]
+        self.waiting = [other for other in self.waiting if other is not seq]
+        self.scored = [other for other in self.scored if other is not seq]
+        self._last_turn.pop(seq, None)
+
+    def _count_preemption(self, seq: Sequence) -> None:
+        """The sequence ran, and will be computed again."""
+        seq.record_preemption()
+        self.ledger.preemptions += 1
+
+    # After an error, in a step or between two of them.
+
+    @contextmanager
+    def change(self) -> Iterator[None]:
+        """Wraps what changes sequences and caches: an error in it is followed by a repair.
+
+        If the repair is interrupted, too, the next change begins with one.
+        """
+        if self._changing:
+            self.repair()
+        self._changing = True
+        try:
+            yield
+        except BaseException:
+            self.repair()
+            raise
+        self._changing = False
+
+    def repair(self) -> None:
+        """Derives all bookkeeping anew; all that ran are preempted. Done twice, or again from its middle, is the same.
+        """
+        for seq in self.members:
+            seq.repair()
+        in_step = dict.fromkeys([*self.preempted, *self.plan, *self.joined])
+        self.preempted = [seq for seq in in_step if not seq.finished]
+        self.left = [seq for seq in in_step if seq.finished]
+        self.members = {seq: None for seq in self.members if not seq.finished}
+        for seq in self.running:
+            if seq in self.members:
+                self._count_preemption(seq)
+        self.running, self.waiting, self.scored = [], sorted(self.members, key=BY_AGE), []
+        self.plan, self._last_turn = {}, {}
+        self.cache.clear(self.prefixes.rebuild())
+        self.candidates.free()
+        self.drafter.keep(self.members)
+        self._changing = False
