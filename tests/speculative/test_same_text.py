@@ -33,7 +33,7 @@ COMPANY: dict[str, dict[str, Any]] = {
     "uncached": {"kv_cache": "none"},
     "chunked": {"max_num_batched_tokens": 5},
     "preempted": PAGED | {"num_blocks": 24},
-    "preempted, chunked, shared": PAGED | {"num_blocks": 24, "prefix_cache": True, "max_num_batched_tokens": 6},
+    "preempted, chunked, shared": PAGED | {"num_blocks": 8, "prefix_cache": True, "max_num_batched_tokens": 6},
     "static": {"batching": "static", "max_num_seqs": 3},
 }
 DRAFTERS: dict[str, dict[str, Any]] = {
