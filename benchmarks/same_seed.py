@@ -27,7 +27,8 @@ import numpy as np
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.sampling import draw, filtered, softmax
+from tinyinfer.noise import gumbel
+from tinyinfer.sampling import filtered, softmax
 from tinyinfer.sequence import Batch, Sequence, Span
 from tinyinfer.units import table
 
@@ -171,10 +172,10 @@ def gumbel_flips(p: np.ndarray, q: np.ndarray, moved: np.ndarray) -> float:  # (
     return max(0.0, 1.0 - float(np.nansum(same)))  # NaN: a token of probability 0 in both
 
 
-def inverse_cdf(s: np.ndarray, u: float) -> int:  # (V,) ->
-    """The draw that was: the token in whose part of the cumulative sum u lies."""
+def inverse_cdf(s: np.ndarray, u: np.ndarray) -> np.ndarray:  # (V,), (n,) -> (n,)
+    """The draws that were: for each u the token in whose part of the cumulative sum it lies."""
     cumulative = np.cumsum(softmax(s))
-    return int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))
+    return np.searchsorted(cumulative, u * cumulative[-1], side="right")
 
 
 def counted(pairs: list[tuple[np.ndarray, np.ndarray]], seeds: int) -> tuple[int, int]:
@@ -182,10 +183,11 @@ def counted(pairs: list[tuple[np.ndarray, np.ndarray]], seeds: int) -> tuple[int
     before = after = 0
     for position, (a, b) in enumerate(pairs):
         s, t = (filtered(row, SETTINGS["T=1"], [], []) for row in (a, b))
+        u = np.random.default_rng(position).random(seeds)  # (seeds,)
+        before += int((inverse_cdf(s, u) != inverse_cdf(t, u)).sum())
         for seed in range(seeds):
-            u = float(np.random.default_rng([seed, position]).random())
-            before += inverse_cdf(s, u) != inverse_cdf(t, u)
-            after += draw(s, seed, position) != draw(t, seed, position)
+            g = gumbel(seed, position, len(s))  # (V,)
+            after += (s + g).argmax() != (t + g).argmax()
     return before, after
 
 
