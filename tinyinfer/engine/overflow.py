@@ -9,7 +9,9 @@ Where it began is looked for only after an overflow was found: the request is co
 of the model is checked. A norm can hide an overflow: the square of 1e20 is infinite, and a number divided by infinity
 is 0. All logits are the same then, so such rows are looked at, too.
 
-Other requests of the step go on: nothing of a row reaches the rows of another request, unless it shares their blocks.
+Other requests of the step go on: nothing of a row reaches the rows of another request. One that shares the bad one's
+blocks in that step overflows with it; the error names the request whose own tokens do so, and the other is computed
+again.
 """
 
 from __future__ import annotations
