@@ -99,7 +99,7 @@ class Interrupt:
 def releases_lock(frame: Any) -> bool:
     """Whether the frame is at the end of `with lock:`, which a signal cannot reach: Python looks for signals at calls,
     and the call there is the release. (An error that a trace function raises there would leave the lock taken.)"""
-    at_exit = opname[frame.f_code.co_code[frame.f_lasti]] == "LOAD_CONST"
+    at_exit = not opname[frame.f_code.co_code[frame.f_lasti]].startswith(("LOAD_FAST", "LOAD_GLOBAL"))
     return at_exit and bool(re.match(r"\s+with \S*lock:", getline(frame.f_code.co_filename, frame.f_lineno)))
 
 

@@ -15,9 +15,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from queue import SimpleQueue
-from threading import current_thread, main_thread
 from typing import NamedTuple
 
+from tinyinfer.engine.inbox import is_ctrl_c
 from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.engine.metrics import RequestMetrics, request_metrics
 from tinyinfer.sequence import Sequence
@@ -201,8 +201,8 @@ class Request:
         try:
             on_progress(self)
         except BaseException as error:  # of this caller; the engine goes on for the others
-            if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
-                raise  # Ctrl-C, meant for the caller of `steps` who takes the turn; the next turn calls back again
+            if is_ctrl_c(error):
+                raise  # the next turn calls back again
             failure = RuntimeError(f"on_progress of request {self.id} raised {type(error).__name__}: {error}")
             failure.__cause__ = error
             self._on_progress, self._error = None, self._error or failure

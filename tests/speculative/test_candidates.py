@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,9 @@ class Told:
             seq.set_drafts(*(drafts[:1] or [[]]), drafts[1:])
 
     def free(self, seq: Sequence) -> None:
+        """Nothing is kept."""
+
+    def keep(self, sequences: Collection[Sequence]) -> None:
         """Nothing is kept."""
 
 

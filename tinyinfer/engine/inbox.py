@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from math import inf
 from queue import Empty, SimpleQueue
-from threading import RLock, Thread, current_thread, get_ident
+from threading import RLock, Thread, current_thread, get_ident, main_thread
 from time import monotonic
 from typing import Any, Protocol, TypeVar
 from weakref import ref
@@ -224,6 +224,11 @@ class Inbox:
         with suppress(Empty):
             self.heard.get(timeout=min(seconds, TICK))
         return self.read()
+
+
+def is_ctrl_c(error: BaseException) -> bool:
+    """Whether an error is meant for the caller on whose thread the driver runs, and for no other one."""
+    return isinstance(error, KeyboardInterrupt) and current_thread() is main_thread()
 
 
 def received(

@@ -23,7 +23,7 @@ from weakref import finalize, ref
 import numpy as np
 
 from tinyinfer.engine.engine import Engine
-from tinyinfer.engine.inbox import TICK, Client, Inbox, Run, received
+from tinyinfer.engine.inbox import TICK, Client, Inbox, Run, is_ctrl_c, received
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.engine.turns import StepLock, Turns
 from tinyinfer.sequence import Sequence
@@ -157,9 +157,9 @@ class EngineLoop:
         def action() -> None:
             try:
                 answers.put((work(), None))
-            except KeyboardInterrupt:  # meant for the driver, not for the one who waits: the next driver does the work
-                raise
             except BaseException as error:
+                if is_ctrl_c(error):
+                    raise  # the next driver does the work
                 answers.put((None, error))
 
         inbox.post(action)
