@@ -44,7 +44,9 @@ def test_only_promised_exceptions_are_no_finding() -> None:
 
     assert raising(ModelError("x: is broken; download it again")) == ("refused", False)
     assert raising(SwitchError("a", 1, "{field} is {value}")) == ("declined", False)
-    assert raising(ModelError("x: two\nlines")) == ("refused", True)
+    two_lines = ModelError("x")
+    two_lines.args = ("x: two\nlines",)  # a ModelError makes one line of its sentence
+    assert raising(two_lines) == ("refused", True)
     assert raising(ValueError("could not broadcast input array")) == ("raised", True)
     assert raising(IndexError("9")) == ("raised", True)
     assert _ended(lambda: "loaded") == ("loaded", "")
