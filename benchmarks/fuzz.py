@@ -194,7 +194,7 @@ def run(state: State, wanted: int) -> None:
     while (done := sum(tally.next for tally in state.tallies.values())) < wanted:
         kind = min(KINDS, key=lambda kind: state.tallies[kind].next / KINDS[kind].share)
         first = state.tallies[kind].next
-        for outcome in outcomes(kind, range(first, first + min(BATCH, wanted - done))):
+        for outcome in outcomes(kind, range(first, first + min(BATCH, KINDS[kind].share // 20, wanted - done))):
             state.add(kind, outcome)
         state.save()
         rate = (done - before) / (time.monotonic() - start)

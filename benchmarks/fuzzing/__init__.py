@@ -5,6 +5,7 @@
     trees.py           a JSON text with some nodes replaced, deleted, duplicated, copied
     gguf_bytes.py      a GGUF file taken apart, changed field by field and written again
     tensor_bytes.py    a safetensors file: its header, its places, its numbers
+    grown.py           one list, object or array of a file with thousands of entries more
     grammar.py         parts of a tokenizer.json and of a chat template put together anew
     kinds.py           the kinds of inputs: which file of which model is changed, and how
     trial.py           one input: loaded, encoded, rendered, generated; what it may raise, take and hold

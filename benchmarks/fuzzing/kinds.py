@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from fuzzing import seeds
 from fuzzing.gguf_bytes import changed_gguf
 from fuzzing.grammar import changed_parts, changed_template
+from fuzzing.grown import grown_gguf, grown_json
 from fuzzing.seeds import Seed
 from fuzzing.tensor_bytes import changed_safetensors
 from fuzzing.trees import changed_json, written_tree
@@ -146,6 +147,13 @@ def _pointer(rng: random.Random, seed: Seed) -> dict[str, bytes]:
     return found
 
 
+def _grown(rng: random.Random, seed: Seed) -> dict[str, bytes]:
+    if seed.opened:
+        return {seed.opened: grown_gguf(rng, seed.files[seed.opened])}
+    name = rng.choice([name for name in seed.files if name.endswith(".json")])
+    return {name: grown_json(rng, seed.files[name])}
+
+
 def _any() -> tuple[Seed, ...]:
     return tuple(seeds.every())
 
@@ -170,6 +178,7 @@ KINDS = {
     "generation_config.json": Kind(20_000, seeds.folders, _json("generation_config.json")),
     "chat template": Kind(20_000, seeds.tokenizers, _template),
     "Git LFS pointer": Kind(10_000, _any, _pointer),
+    "grown files": Kind(2_000, _any, _grown),  # some hundred times as slow as the others
 }
 
 

@@ -177,6 +177,30 @@ def test_more_control_tokens_than_a_gguf_explains(tmp_path: Path) -> None:
     assert read_vocabulary(fields, "x.gguf", 5_000_000).backend.encode("<19999>").ids == [19999]
 
 
+LARGE = {
+    "mixtral": ("num_hidden_layers", "num_local_experts", "num_experts_per_tok", "intermediate_size", "vocab_size"),
+    "gemma3": ("num_hidden_layers", "hidden_size", "num_attention_heads", "num_key_value_heads", "sliding_window"),
+    "gpt2": ("n_layer", "n_embd", "n_head", "n_positions", "vocab_size"),
+}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", LARGE)
+def test_a_number_that_no_file_backs(name: str, golden_folder: Folder, tmp_path: Path) -> None:
+    """Catches a loop over, or an array of, what config.json only claims: each number at its most, and a bit below."""
+    folder = Path(shutil.copytree(golden_folder(name), tmp_path / "copy"))
+    config = json.loads((folder / "config.json").read_text())
+    tracemalloc.start()
+    for field in LARGE[name]:
+        for value in (2**31 - 1, 65536, 4096):
+            (folder / "config.json").write_text(json.dumps(config | {field: value, "layer_types": None}))
+            with suppress(ModelError):
+                load(folder)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 64 << 20
+
+
 def test_one_byte_more_than_the_limit_is_read(tmp_path: Path) -> None:
     """Catches a limit that is looked up in the size alone: files of /proc say 0."""
     with suppress(FileNotFoundError):
