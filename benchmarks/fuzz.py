@@ -8,6 +8,7 @@ s of processor time, or memory of 20 times the files' size.
     python benchmarks/fuzz.py --report                   the table so far, and the findings
     python benchmarks/fuzz.py --kind gguf --only 12345   one input, in this process, with its traceback
     python benchmarks/fuzz.py --replay                   the findings once more; those that are mended are dropped
+    python benchmarks/fuzz.py --state B --first 5000000  a second process beside the first, with inputs of its own
 
 Some hundred inputs run one after another in a forked child, so that an input costs milliseconds and not the start of
 Python. The child writes a line for each; the parent knows by them which input a dead or silent child was at. Linux only
@@ -26,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -46,14 +47,20 @@ SHOWN = 40  # findings of a kind that are kept with their traceback; of the othe
 
 @dataclass
 class Tally:
-    """What became of the inputs of one kind. next: the number of the first one that was not run."""
+    """What became of the inputs of one kind. first: the number of the first one; next: of the first not yet run."""
 
+    first: int = 0
     next: int = 0
     endings: dict[str, int] = field(default_factory=dict)
     longest: float = 0.0
     megabytes: float = 0.0
     times: float = 0.0
     findings: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many inputs were run."""
+        return self.next - self.first
 
     def add(self, outcome: Outcome) -> None:
         """Counts one outcome."""
@@ -66,13 +73,14 @@ class Tally:
 
 
 class State:
-    """Tallies and findings in a folder: tallies.json, findings.jsonl."""
+    """Tallies and findings in a folder: tallies.json, findings.jsonl. first: of each kind in a new folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, first: int = 0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path, self.findings = folder / "tallies.json", folder / "findings.jsonl"
         kept = json.loads(self.path.read_text()) if self.path.exists() else {}
-        self.tallies = {kind: Tally(**kept.get(kind, {})) for kind in KINDS}
+        new = {"first": first, "next": first}
+        self.tallies = {kind: Tally(**kept.get(kind, new)) for kind in KINDS}
 
     def save(self) -> None:
         """Writes the tallies, whole or not at all."""
@@ -190,9 +198,9 @@ def run(state: State, wanted: int) -> None:
     """Runs inputs of all kinds, each kind by its share, until there are as many as wanted."""
     for kind in KINDS:
         KINDS[kind].seeds()  # before the first fork
-    start, before = time.monotonic(), sum(tally.next for tally in state.tallies.values())
-    while (done := sum(tally.next for tally in state.tallies.values())) < wanted:
-        kind = min(KINDS, key=lambda kind: state.tallies[kind].next / KINDS[kind].share)
+    start, before = time.monotonic(), sum(tally.count for tally in state.tallies.values())
+    while (done := sum(tally.count for tally in state.tallies.values())) < wanted:
+        kind = min(KINDS, key=lambda kind: state.tallies[kind].count / KINDS[kind].share)
         first = state.tallies[kind].next
         for outcome in outcomes(kind, range(first, first + min(BATCH, KINDS[kind].share // 20, wanted - done))):
             state.add(kind, outcome)
@@ -202,24 +210,29 @@ def run(state: State, wanted: int) -> None:
         print(f"{time.strftime('%H:%M:%S')} {done} inputs, {rate:.0f} a second, {faults} findings", flush=True)
 
 
-def report(state: State) -> None:
-    """Prints the table and the findings, those of one place together."""
-    row = "{:26}{:>10}{:>10}{:>10}{:>10}{:>10}{:>9}{:>8}{:>10}"
-    print(row.format("kind", "inputs", "refused", "declined", "loaded", "longest", "memory", "x size", "findings"))
-    rows = list(state.tallies.items())
+def joined(tallies: Iterable[Tally]) -> Tally:
+    """The tally of all inputs of several."""
     total = Tally()
-    for _, tally in rows:
-        total.next += tally.next
+    for tally in tallies:
+        total.next += tally.count
         total.endings = dict(Counter(total.endings) + Counter(tally.endings))
         total.findings += tally.findings
         total.longest, total.megabytes = max(total.longest, tally.longest), max(total.megabytes, tally.megabytes)
         total.times = max(total.times, tally.times)
-    for kind, tally in [*rows, ("all", total)]:
+    return total
+
+
+def report(states: list[State]) -> None:
+    """Prints the table of all states together and the findings, those of one place together."""
+    row = "{:26}{:>10}{:>10}{:>10}{:>10}{:>10}{:>9}{:>8}{:>10}"
+    print(row.format("kind", "inputs", "refused", "declined", "loaded", "longest", "memory", "x size", "findings"))
+    rows = [(kind, joined(state.tallies[kind] for state in states)) for kind in KINDS]
+    for kind, tally in [*rows, ("all", joined(tally for _, tally in rows))]:
         counts = [f"{tally.endings.get(ending, 0):,}" for ending in ("refused", "declined", "loaded")]
         most = f"{tally.longest:.1f} s", f"{tally.megabytes:.0f} MB", f"{tally.times:.0f}"
-        print(row.format(kind, f"{tally.next:,}", *counts, *most, tally.findings))
+        print(row.format(kind, f"{tally.count:,}", *counts, *most, tally.findings))
     groups: dict[tuple[str, str], list[int]] = {}
-    for found in state.listed():
+    for found in [found for state in states for found in state.listed()]:
         lines = found["fault"].strip().splitlines()
         groups.setdefault((found["kind"], f"{lines[0][:150]} {lines[-3:-1]}"), []).append(found["number"])
     for (kind, fault), numbers in groups.items():
@@ -244,7 +257,8 @@ def main() -> None:
     """Runs, replays or reports."""
     parser = argparse.ArgumentParser(description="mutated model files, a million of them")
     parser.add_argument("--inputs", type=int, default=1_000_000, help="how many in all, those of earlier runs included")
-    parser.add_argument("--state", type=Path, default=Path("fuzz"), help="folder of tallies and findings")
+    parser.add_argument("--state", type=Path, nargs="+", default=[Path("fuzz")], help="folder of tallies and findings")
+    parser.add_argument("--first", type=int, default=0, help="in a new state: the number of each kind's first input")
     parser.add_argument("--report", action="store_true", help="print the table so far")
     parser.add_argument("--replay", action="store_true", help="run the findings once more")
     parser.add_argument("--kind", choices=list(KINDS), help="with --only: the kind of one input")
@@ -254,14 +268,14 @@ def main() -> None:
     if args.only is not None:
         _one(args.kind, args.only, args.keep)
         return
-    state = State(args.state)
+    state = State(args.state[0], args.first)
     if args.report:
-        report(state)
+        report([State(folder) for folder in args.state])
     elif args.replay:
         replay(state)
     else:
         run(state, args.inputs)
-        report(state)
+        report([state])
 
 
 def _one(kind: str, number: int, keep: Path | None) -> None:

@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("resource", reason="the fuzzer forks, and reads /proc")
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
-from fuzz import Scratch, State, outcomes, replay
+from fuzz import Scratch, State, Tally, joined, outcomes, replay
 from fuzzing import seeds
 from fuzzing.gguf_bytes import parsed
 from fuzzing.kinds import KINDS, made
@@ -60,6 +60,15 @@ def test_a_state_is_gone_on_with(tmp_path: Path) -> None:
     assert (again.tallies["gguf"].next, again.tallies["gguf"].findings) == (2, 1)
     assert again.tallies["gguf"].endings == {"loaded": 1, "raised": 1}
     assert [(found["kind"], found["number"]) for found in again.listed()] == [("gguf", 1)]
+
+
+def test_a_second_state_has_inputs_of_its_own(tmp_path: Path) -> None:
+    """Catches two processes that run the same inputs, and count them twice."""
+    second = State(tmp_path, first=5_000_000)
+    second.add("gguf", Outcome("loaded", 1.0, 2.0, 0.0))
+    second.save()
+    assert (State(tmp_path).tallies["gguf"].next, State(tmp_path).tallies["gguf"].count) == (5_000_001, 1)
+    assert joined([second.tallies["gguf"], Tally(next=7)]).count == 8
 
 
 def test_the_whole_seed_loads_after_an_input(tmp_path: Path) -> None:
