@@ -33,7 +33,7 @@ def test_a_gguf_taken_apart_and_written_is_the_same() -> None:
 
 
 def test_only_promised_exceptions_are_no_finding() -> None:
-    """Catches a harness that takes a bare ValueError, or a message of many lines, for an answer."""
+    """Catches a harness that takes a bare ValueError, or a message without an end, for an answer."""
 
     def raising(error: BaseException) -> tuple[str, bool]:
         def work() -> str:
@@ -44,7 +44,7 @@ def test_only_promised_exceptions_are_no_finding() -> None:
 
     assert raising(ModelError("x: is broken; download it again")) == ("refused", False)
     assert raising(SwitchError("a", 1, "{field} is {value}")) == ("declined", False)
-    assert raising(ModelError("x: two\nlines")) == ("refused", True)
+    assert raising(ModelError(f"x: {'y' * 2000}")) == ("refused", True)
     assert raising(ValueError("could not broadcast input array")) == ("raised", True)
     assert raising(IndexError("9")) == ("raised", True)
     assert _ended(lambda: "loaded") == ("loaded", "")
