@@ -1,9 +1,10 @@
 """One input: loaded, encoded, decoded, streamed, rendered, and two short answers generated.
 
 What is promised: a file's fault is a ModelError of one line; a setting or a prompt that does not suit the model is a
-SwitchError, or one of the sentences of ASKED; memory that is not there is a RoomError. All else is a finding. So is an
-input that takes more than 5 s of processor time, or memory of 20 times its size; 64 MB are always allowed, because an
-engine with its caches takes some whatever the file, and NumPy's and the tokenizer's tables grow on first use.
+SwitchError, or one of the sentences of ASKED; what the engine cannot run to its end is a RequestError (memory that is
+not there, numbers that are not finite). All else is a finding. So is an input that takes more than 5 s of processor
+time, or memory of 20 times its size; 64 MB are always allowed, because an engine with its caches takes some whatever
+the file, and NumPy's and the tokenizer's tables grow on first use.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from pathlib import Path
 
 from fuzzing.seeds import Seed
 from tinyinfer import LLM, SamplingParams
-from tinyinfer.errors import ModelError, RoomError, SwitchError
+from tinyinfer.errors import ModelError, RequestError, SwitchError, one_line
 
-PROMISED = (SwitchError, RoomError)  # and ModelError, and the sentences of ASKED
+PROMISED = (SwitchError, RequestError)  # and ModelError, and the sentences of ASKED
 SECONDS, TIMES, FLOOR_MB = 5.0, 20, 64
 TEXTS = ("hi there", "Gr\u00fc\u00dfe \u65e5\u672c\u8a9e <|im_end|>\n\n  x")
 MESSAGES = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi <b>"}]
@@ -85,7 +86,7 @@ def _ended(work: Callable[[], str]) -> tuple[str, str]:
 def _unclear(error: BaseException) -> str:
     """What is wrong with a message: a line's end, what no terminal shows, or no end to it."""
     text = str(error)
-    if not all(letter.isprintable() for letter in text) or len(text) > 1500:
+    if one_line(text) != text or len(text) > 1500:
         return f"{type(error).__name__} is no clear line: {ascii(text)[:300]}\n{traceback.format_exc(-6)}"
     return ""
 
