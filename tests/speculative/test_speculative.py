@@ -346,8 +346,8 @@ def sampling_engine(drafter: str) -> Engine:
     return drafting(name, TINY, int(padded or 0), max_num_seqs=64)
 
 
-FEWER = pytest.param("draft, coupled +-2", marks=pytest.mark.full)
-PADDED = ["prompt-lookup", *COUPLED, "draft, coupled +2", FEWER, "drawn_badly", "surely_bad"]
+LONGER = [pytest.param(name, marks=pytest.mark.full) for name in ("prompt-lookup", *COUPLED, "draft, coupled +-2")]
+PADDED = ["draft, coupled +2", "drawn_badly", "surely_bad", *LONGER]
 
 
 @pytest.mark.parametrize("drafter", PADDED)
