@@ -12,8 +12,8 @@ If the two distributions have the total variation distance d, a drawn draft is a
 
 This rule (verification=same-text) is the default: a text that depends on its seed alone can be compared, repeated and
 computed again under other switches. It costs nothing for greedy text and for prompt lookup. Where a model's drafts are
-drawn, it accepts 86 of 100 where best-coupling accepts 89 (d = 0.11), 70 for 75 (d = 0.25), 42 for 50 (d = 0.50), as
-benchmarks/acceptance.py measures.
+drawn, it accepts 86 of 100 where best-coupling accepts 89 (d = 0.11), 69 for 75 (d = 0.25), 43 for 50 (d = 0.50), on
+the pairs of benchmarks/acceptance.py.
 """
 
 from __future__ import annotations
