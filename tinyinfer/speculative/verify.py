@@ -3,7 +3,7 @@
 Row i of the logits follows the first i drafts. The draft there is accepted if and only if it is the token that plain
 decoding would choose: the largest of the target's scores with the noise of the request's seed and of the position
 (noise.py), at temperature 0 the largest without noise. The first token that is no draft is the last of the step. So
-greedy and sampled text alike are the same text with drafts and without.
+greedy and sampled text alike are the same text with drafts and without, but for rounding (sampling.py).
 
 A draft model adds the same noise to its own scores, and target and drafter often choose the same token without a word
 between them (Daliri, Musco & Suresh 2024, "Coupling without communication and drafter-invariant speculative decoding").
