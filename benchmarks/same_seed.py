@@ -64,6 +64,7 @@ class Case:
 
 
 BFLOAT16, KV8, KV4 = {"dtype": "bfloat16"}, {"kv_bits": 8}, {"kv_bits": 4}
+W8A8 = {"quantize": "w8a8", "calibration_tokens": 512}
 CASES = (
     *(Case(f"batch of {size}", company=size) for size in (2, 4, 8, 16)),
     *(Case(f"prompt in chunks of {size}", chunk=size) for size in (7, 16, 32)),
@@ -77,6 +78,8 @@ CASES = (
     Case("kv_bits 8, computed again", again=8, switches=KV8),
     Case("kv_bits 4, batch of 8", company=8, switches=KV4),
     Case("kv_bits 4, computed again", again=8, switches=KV4),
+    Case("w8a8, 5 rows in a step", rows=5, switches=W8A8),
+    Case("w8a8, computed again", again=8, switches=W8A8),
 )
 
 # Rows.
@@ -236,12 +239,12 @@ def shown(records: list[dict[str, Any]]) -> str:
     for case in cases:
         if any(by[case, name]["edge_rows"] for name in filters):
             edges.append([case, *(edge_text(by[case, name]) for name in filters)])
-    text = f"{table([head, *rows])}\n\n{table(edges)}"
+    tables = [table(part) for part in ([head, *rows], edges) if len(part) > 1]
     lines = [
         f"{case}: counted {by[case, 'T=1']['counted_before']} > {by[case, 'T=1']['counted_after']} of "
         f"{by[case, 'T=1']['draws']} draws at T=1" for case in cases if "draws" in by[case, "T=1"]
     ]  # fmt: skip
-    return "\n\n".join([text, *(["\n".join(lines)] if lines else [])])
+    return "\n\n".join([*tables, *(["\n".join(lines)] if lines else [])])
 
 
 def edge_text(record: dict[str, Any]) -> str:

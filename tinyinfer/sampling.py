@@ -9,7 +9,8 @@ changes the rounding of a matrix product. Rounding that moves each score by at m
 two largest perturbed scores lie within 2d. (An inverse CDF in the order of the vocabulary is far less stable: the place
 of each token depends on the rounding of all tokens before it.) What stays unstable is the edge of a filter: a token
 that ties with the last one of top-k, top-p or min-p enters or leaves by rounding, and if its perturbed score is the
-largest, the token changes.
+largest, the token changes. And d is not small where rounding decides about codes: kv_cache/quantized.py and, far more,
+quantization/w8a8.py say by how much.
 """
 
 from __future__ import annotations

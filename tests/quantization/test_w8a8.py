@@ -70,6 +70,25 @@ def test_rows_are_rounded_by_themselves():
     np.testing.assert_allclose(scale[:, 0], [1 / 127, 1000 / 127, 0], rtol=1e-6)
 
 
+def test_last_bits_of_an_activation_matter_only_at_an_edge_and_there_by_one_code():
+    """W8A8's promise about company, as kv_bits has one (the kind of bugs B16 and M7), and that such edges do occur.
+
+    Catches codes that depend on other rows, and an activation that moves by more than a step.
+    """
+    rng, flipped = np.random.default_rng(5), 0
+    for n in range(100):
+        x = rng.standard_normal((3, 32)).astype(np.float32)
+        x[0, 5] = (n % 7 + 0.5) * np.abs(np.delete(x[0], 5)).max() / LARGEST  # on an edge
+        noisy = x * (1 + 4e-7 * rng.uniform(-1, 1, x.shape)).astype(np.float32)
+        (codes, scale), (moved, _) = round_rows(x, np), round_rows(noisy, np)
+        np.testing.assert_array_equal(round_rows(x[:1], np)[0], codes[:1])
+        to_edge = np.abs(np.abs(x / scale - np.rint(x / scale)) - 0.5)
+        assert (to_edge[codes != moved] < 1e-3).all()
+        assert np.abs(codes - moved).max() <= 1
+        flipped += (codes != moved).any()
+    assert flipped > 4
+
+
 def test_no_rows_are_no_problem():
     """A batch that wants no logits."""
     weight = W8A8.pack(round_to_nearest(weights(0, 4, 6), W8A8_SCHEME), np)

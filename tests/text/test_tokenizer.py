@@ -444,6 +444,19 @@ def test_the_beginning_is_what_encode_puts_before_every_text(single: str | None,
     assert Tokenizer(Vocabulary(backend, around=(8, 7)), "around").beginning == [8]
 
 
+@pytest.mark.parametrize("letters", [["C", "G"], []])
+def test_a_vocabulary_without_the_letter_a_has_the_same_beginning(letters: list[str]) -> None:
+    """Catches <s> </s> before each window of a model of proteins or DNA, whose vocabulary drops other letters."""
+    backend = Backend(models.BPE({letter: id for id, letter in enumerate(letters)}, []))
+    backend.add_special_tokens(["<s>", "</s>"])
+    begin, end = (backend.token_to_id(name) for name in ("<s>", "</s>"))
+    special_tokens = [("<s>", begin), ("</s>", end)]
+    backend.post_processor = processors.TemplateProcessing("<s> $A </s>", special_tokens=special_tokens)
+    tokenizer = Tokenizer(Vocabulary(backend), "beginning")
+    assert tokenizer.beginning == [begin]
+    assert tokenizer.encode("".join(letters)) == [begin, *range(len(letters)), end]  # as the tokenizers library
+
+
 # SmolLM2, the real one
 
 

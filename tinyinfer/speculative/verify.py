@@ -3,7 +3,7 @@
 Row i of the logits follows the first i drafts. The draft there is accepted if and only if it is the token that plain
 decoding would choose: the largest of the target's scores with the noise of the request's seed and of the position
 (noise.py), at temperature 0 the largest without noise. The first token that is no draft is the last of the step. So
-greedy and sampled text alike are the same text with drafts and without.
+greedy and sampled text alike are the same text with drafts and without, but for rounding (sampling.py).
 
 A draft model adds the same noise to its own scores, and target and drafter often choose the same token without a word
 between them (Daliri, Musco & Suresh 2024, "Coupling without communication and drafter-invariant speculative decoding").
@@ -12,8 +12,8 @@ If the two distributions have the total variation distance d, a drawn draft is a
 
 This rule (verification=same-text) is the default: a text that depends on its seed alone can be compared, repeated and
 computed again under other switches. It costs nothing for greedy text and for prompt lookup. Where a model's drafts are
-drawn, it accepts 86 of 100 where best-coupling accepts 89 (d = 0.11), 70 for 75 (d = 0.25), 42 for 50 (d = 0.50), as
-benchmarks/acceptance.py measures.
+drawn, it accepts 86 of 100 where best-coupling accepts 89 (d = 0.11), 69 for 75 (d = 0.25), 43 for 50 (d = 0.50), on
+the pairs of benchmarks/acceptance.py.
 """
 
 from __future__ import annotations

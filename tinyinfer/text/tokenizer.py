@@ -15,7 +15,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import takewhile
+from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
@@ -150,7 +150,9 @@ class Tokenizer:
     @cached_property
     def beginning(self) -> list[int]:
         """The token ids that `encode` puts before every text, such as the one of <s>; empty when it puts none."""
-        encoding = self._encoding("a", add_special_tokens=True)
+        texts = chain(["a"], self._backend.get_vocab())  # a vocabulary without unknown tokens may drop the "a"
+        text = next((one for one in texts if self._encoding(one, add_special_tokens=False).ids), "")
+        encoding = self._encoding(text, add_special_tokens=True)
         pairs = zip(encoding.ids, encoding.special_tokens_mask, strict=True)  # the mask: 1 where a token was added
         return [id for id, _ in takewhile(lambda pair: pair[1], pairs)]
 
