@@ -171,6 +171,29 @@ def test_a_run_whose_reader_is_gone_drives_no_more() -> None:
     assert sequences[0].progress.finish_reason == "abort"
 
 
+def test_nobody_drives_while_a_forgotten_reader_leaves() -> None:
+    """Python takes the reader for gone before it leaves. Catches a second driver in the middle of that, whose requests
+    end with a KeyError."""
+    loop, one = loop_and_request()
+    turns, drivers = loop.check_open(), []
+    finish_run, submit = turns.finish, Thread(target=loop.submit, args=([one],))
+
+    def beside_another(run: Run) -> None:
+        if not drivers:
+            submit.start()
+            submit.join(0.3)
+            drivers.append(turns.inbox.driver)
+        finish_run(run)
+
+    turns.finish = beside_another  # type: ignore[method-assign]
+    steps = loop.steps([request([5, 6], 9)])
+    next(steps)
+    del steps
+    submit.join(20)
+    assert [type(driver) for driver in drivers] == [Run]
+    answered(loop, one)
+
+
 def test_a_thread_that_has_died_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """While a caller waits. Catches a wait for a thread that an error has ended."""
     loop, one = loop_and_request()

@@ -35,6 +35,7 @@ from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
+from tinyinfer.sequence import Span
 from tinyinfer.speculative.base import NoDrafter
 
 MODEL_FILES = ["model/transformer", "model/attention", "model/moe", "model/mlp", "sampling", "kv_cache/contiguous",
@@ -110,8 +111,8 @@ def run_the_rest(inspector: Inspector, folder) -> None:
     broken = random_tensors(MODELS["llama"])
     broken["layers.1.down"] *= np.float32(1e38)
     model, ops = make_engine(checkpoint_of(MODELS["llama"], broken)).model, NumpyOps(Ledger())
-    seq = request(np.arange(43))
-    inspector.watch(letters_of(MODELS["llama"]), lambda: first_overflow(model, ops, seq))
+    span = Span(request(np.arange(43)), 0, 43, 0)
+    inspector.watch(letters_of(MODELS["llama"]), lambda: first_overflow(model, ops, span))
     logits, others = np.ones((19, 101), np.float32), np.zeros((19, 101), np.float32)
     inspector.watch({"V": 101}, lambda: kl_divergence(logits, others))
     inspector.watch({"V": 101}, lambda: token_scores(logits, [1] * 19))

@@ -165,6 +165,19 @@ def test_what_overflows_only_beside_a_draft_names_no_layer() -> None:
     assert caught.value.request_id == seq.id
 
 
+def test_an_earlier_row_that_overflows_in_the_head_is_told_as_such() -> None:
+    """Of the rows whose logits were asked for, only the first one overflows, and only in the output head. Catches a
+    search that looks at the last row alone, and blames other requests where there are none."""
+    source = small_config()
+    tensors, prompt, worst = random_tensors(source), [5, 6, 7, 8], 19
+    logits = make_engine(checkpoint_of(source, tensors)).logits(request(prompt, 1), 0, 99)  # (4, V)
+    tensors["head"][worst] *= np.float32(3.5e38 / abs(float(logits[0, worst])))
+    engine = make_engine(checkpoint_of(source, tensors))
+    with pytest.raises(NotFiniteError, match="in the output head, so that its logits are not finite"):
+        engine.logits(request(prompt, 1), 0, 99)
+    assert np.isfinite(engine.logits(request(prompt, 1), 1, 99)).all()
+
+
 def test_a_model_whose_logits_are_all_the_same_for_another_reason_is_served() -> None:
     """Catches an error for a head of zeros, as a model has before training."""
     source = small_config()

@@ -155,18 +155,23 @@ class Inbox:
                 run.traces.put(None)
 
     def do_or_post(self, who: Run, action: Callable[[], None]) -> None:
-        """Does an action at once if there is no driver, else leaves it for the driver; `who` then drives no more."""
-        if not self.lock.acquire(timeout=TICK):  # the garbage collector came before this thread told that it has begun,
-            self.leave(action)  # and who waits for that holds the lock: this thread will drive
+        """Does an action at once if there is no driver, else leaves it for the driver; `who` then drives no more.
+
+        The lock is held meanwhile: Python calls a forgotten reader gone before it lets the reader leave, and no other
+        thread may drive in between.
+        """
+        thread = self.driver
+        if isinstance(thread, Thread) and thread.ident in (None, get_ident()):  # this may be that thread, which the
+            self.leave(action)  # garbage collector met before it told that it has begun; its starter holds the lock
             return
-        self.lock.release()
-        if not self.take(who):
-            self.post(action)
-            return
-        try:
-            action()
-        finally:
-            self.rest(who)
+        with self.lock:
+            if not self.take(who):
+                self.post(action)
+                return
+            try:
+                action()
+            finally:
+                self.rest(who)
 
     def retire(self) -> None:
         """No thread is started any more: an iteration may be collected when Python ends, which can start none."""

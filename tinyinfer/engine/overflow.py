@@ -17,6 +17,7 @@ again.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import chain
 
 import numpy as np
@@ -30,7 +31,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.model.weights import Embedding
-from tinyinfer.sequence import Batch, Sequence, Span, make_batch
+from tinyinfer.sequence import Batch, Span, make_batch
 
 PARTS = "attention", "MLP"  # of a layer, in the order in which each adds its change
 PLAIN = {"dtype": "float32", "quantize": "off", "kv_bits": "off"}  # the values that round nothing
@@ -50,11 +51,11 @@ def check_finite(
     logits: np.ndarray, batch: Batch, cache: Cache, model: Model, ops: Ops, cure: str
 ) -> None:  # (R, V) ->
     """Raises NotFiniteError for a sequence of the batch whose numbers overflow, the one whose own tokens do so."""
-    faults = [(span.seq.owner, fault) for span, fault in suspects(logits, batch, cache, model, ops) if fault]
-    alone = ((seq, fault, first_overflow(model, ops, seq)) for seq, fault in faults)
-    beside = ((seq, fault, IN_COMPANY) for seq, fault in faults if fault != SAME)
-    for seq, fault, part in chain((found for found in alone if found[2]), beside):
-        raise NotFiniteError(REASON, cure, seq.id, part=part, fault=fault)
+    faults = [(span, fault) for span, fault in suspects(logits, batch, cache, model, ops) if fault]
+    alone = ((span, fault, first_overflow(model, ops, span)) for span, fault in faults)
+    beside = ((span, fault, IN_COMPANY) for span, fault in faults if fault != SAME)
+    for span, fault, part in chain((found for found in alone if found[2]), beside):
+        raise NotFiniteError(REASON, cure, span.seq.owner.id, part=part, fault=fault)
 
 
 def suspects(
@@ -87,16 +88,19 @@ def spoiled_spans(batch: Batch, cache: Cache, model: Model, ops: Ops) -> list[Sp
     return [span for span, good in zip(spans, right, strict=True) if not good]
 
 
-def first_overflow(model: Model, ops: Ops, seq: Sequence) -> str:
-    """Where the numbers of a sequence first overflow when it is computed alone: "in layer 3's MLP"; "" for nowhere.
+def first_overflow(model: Model, ops: Ops, span: Span) -> str:
+    """Where the numbers of a span's sequence first overflow when it is computed alone, without drafts, up to the end of
+    the span: "in layer 3's MLP"; "" for nowhere.
 
     Layers are counted from 0, as in the names of their weights.
     """
-    search = OverflowSearch(ops)
-    cache = NoCache(CacheSpec(model.config.memory, len(seq.tokens)), search)
+    seq, end = span.seq.owner, span.first + span.rows
+    stop, search = min(len(seq.tokens), end), OverflowSearch(ops)
+    cache = NoCache(CacheSpec(model.config.memory, stop), search)
+    batch = replace(make_batch([(seq, 0, stop)]), logit_rows=np.arange(end - span.wanted, stop))
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            logits = search.to_host(transformer(model, make_batch([(seq, 0, len(seq.tokens))]), cache, search))
+            logits = search.to_host(transformer(model, batch, cache, search))
     except MemoryError:
         return search.place or "in a part that could not be looked for, since memory is short"
     return search.place or ("" if np.isfinite(logits).all() else "in the output head")
