@@ -197,6 +197,18 @@ def test_a_closed_stderr_is_no_reason_to_fail(short: str, monkeypatch: pytest.Mo
     assert len(stdout.getvalue().splitlines()) == 1
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="a device of Linux")
+@pytest.mark.parametrize(("words", "status"), [("-n 2 --json hello", 0), ("--nonsense", 2)])
+def test_a_full_disk_under_stderr_is_no_reason_to_fail(
+    short: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: str, status: int
+) -> None:
+    """Catches exit status 1: a log's disk without room, and the error about it that finds no room either."""
+    with open("/dev/full", "w") as full, monkeypatch.context() as patch:
+        patch.setattr(sys, "stderr", full)
+        assert main(["generate", "-m", short, *words.split()]) == status
+    assert len(capsys.readouterr().out.splitlines()) == (status == 0)
+
+
 COMMANDS_THAT_WRITE = ["generate -n 2 hello", "generate --json -n 2 hello", "chat", "download", "inspect", "bench",
                        "eval --text x", "--help", "--version", "generate --help"]  # fmt: skip
 

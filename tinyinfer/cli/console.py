@@ -66,9 +66,14 @@ def finite(value: Any) -> Any:
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Writes to stderr; nothing happens when it is closed."""
+    """Writes to stderr; nothing happens when it is closed, or its disk is full. Raises BrokenPipeError."""
     if sys.stderr is not None:
-        print(text, end=end, file=sys.stderr, flush=True)
+        try:
+            print(text, end=end, file=sys.stderr, flush=True)
+        except BrokenPipeError:
+            raise
+        except OSError:
+            discard_output()
 
 
 def is_terminal(stream: object) -> bool:

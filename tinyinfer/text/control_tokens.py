@@ -2,8 +2,9 @@
 
 A chat template puts control tokens between the messages: `<|im_start|>system`. A user, a tool or a document may write
 these letters, too, and in the rendered text both look alike; transformers and vLLM read both as the token, so that a
-user can speak as the system. Here the letters in a message of anyone but the assistant, and in `tools` and `documents`,
-are tokens of ordinary text. The assistant's messages keep theirs, because a model thinks and calls tools by them.
+user can speak as the system. Here the letters in a message of anyone but the assistant, and in variables that are lists
+or objects (`tools`, `documents`, SmolLM3's `xml_tools`), are tokens of ordinary text. The assistant's messages keep
+theirs, because a model thinks and calls tools by them.
 
 Three steps, of which a conversation without such letters takes only the first:
 
@@ -40,7 +41,7 @@ if TYPE_CHECKING:  # loaded on use: the library costs start-up time
     from tokenizers import Tokenizer as Backend
 
 MODEL_ROLES = ("assistant", "model")  # whose messages hold control tokens
-DATA = ("tools", "documents")  # variables of a template that hold the words of others
+NAMES = ("role", "type")  # keys whose values templates compare with words of their own
 Message = Mapping[str, Any]
 Render = Callable[..., str]  # ChatTemplate.render
 Place = tuple[int, int]  # of letters in a text: start and stop
@@ -128,9 +129,12 @@ class Masks:
         self._words: dict[str, int] = {}  # text -> number of its word
 
     def of(self, value: Any) -> Any:
-        """A copy of a message, or of other JSON, with secret words in all its texts but roles and types."""
+        """A copy of a message, or of other JSON, with secret words in all its texts.
+
+        A template asks for keys, roles and types by their names: those that are one plain word stay.
+        """
         if isinstance(value, dict):
-            return {key: item if key in ("role", "type") else self.of(item) for key, item in value.items()}
+            return {self._named(k): self._named(item) if k in NAMES else self.of(item) for k, item in value.items()}
         if isinstance(value, list | tuple):
             return [self.of(item) for item in value]
         return self._pattern.sub(self._word, value) if isinstance(value, str) else value
@@ -146,6 +150,9 @@ class Masks:
             places.append((start, length))
         return "".join(pieces) + text[at:], places
 
+    def _named(self, value: Any) -> Any:
+        return value if isinstance(value, str) and value.isidentifier() else self.of(value)
+
     def _word(self, found: re.Match[str]) -> str:
         return f"{self._secret}{self._words.setdefault(found[0], len(self._words))}x"
 
@@ -158,7 +165,8 @@ class Conversation:
 
     def __init__(self, render: Render, text: str, messages: Sequence[Message], variables: Message) -> None:
         self._render, self.text, self._variables = render, text, variables
-        self._items = [*messages, {name: variables[name] for name in DATA if name in variables}]
+        data = {name: value for name, value in variables.items() if isinstance(value, dict | list | tuple)}
+        self._items = [*messages, data]
 
     def places(self, names: set[str]) -> tuple[list[Place], bool]:
         """Where others wrote letters of these names, and whether all of it is known; in their order.
