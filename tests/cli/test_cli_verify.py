@@ -56,7 +56,8 @@ def test_each_command_that_opens_a_model_proves_it(
     words += [] if "-m" in words else ["-m", str(damaged)]
     words += [] if any("--verify" in word for word in words) else ["--verify"]
     assert main(words, unopened) == 2
-    fault = "is damaged (its SHA-256 is not the expected one); copy or make it again"
+    own = "or if you changed it, write the checksums again: sha256sum * > SHA256SUMS"
+    fault = f"is damaged (its SHA-256 is not the expected one); copy or make it again, {own}"
     assert capsys.readouterr() == ("", f"tinyinfer: error: {damaged / 'model.safetensors'}: {fault}\n")
 
 

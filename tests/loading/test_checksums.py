@@ -139,6 +139,42 @@ def test_a_list_of_another_form_is_refused(text: str, folder: Path) -> None:
         known_checksums(folder)
 
 
+OTHER_FORMS = {
+    "comments": f"# mine\n{ABC}  x.gguf\n",
+    "files of other folders": f"{ABC[::-1]}  ./onnx/x.gguf\n{ABC[::-1]} */tmp/x.gguf\n{ABC}  ./x.gguf\n",
+    "capitals": f"{ABC.upper()} *x.gguf\n",
+    "lines of Windows": f"{ABC}  x.gguf\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("form", OTHER_FORMS)
+def test_a_list_that_sha256sum_takes_is_read(form: str, tmp_path: Path) -> None:
+    """Catches a false alarm: `find -type f | xargs sha256sum` lists folders, coreutils takes comments and capitals."""
+    (tmp_path / "x.gguf").write_bytes(b"abc")
+    (tmp_path / "SHA256SUMS").write_bytes(OTHER_FORMS[form].encode())
+    assert known_checksums(tmp_path / "x.gguf") == {tmp_path / "x.gguf": ABC}
+
+
+def test_a_file_in_a_folder_of_a_repository_is_known(tmp_path: Path) -> None:
+    """Catches notes looked for beside the file alone: hf download keeps them at the top, in the same folders."""
+    file = tmp_path / "UD-Q4" / "x.gguf"
+    note = tmp_path / ".cache" / "huggingface" / "download" / "UD-Q4" / "x.gguf.metadata"
+    for path, text in ((file, "abc"), (note, f"0123abcd\n{ABC}\n1712656091.123\n")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text)
+    assert known_checksums(file) == {file: ABC}
+
+
+def test_a_link_to_a_link_of_the_cache_is_known(folder: Path, tmp_path: Path) -> None:
+    """Catches one step of a way of two: a link of the user to a link of the hub's cache. A circle of links ends."""
+    weights = as_hub_cache(folder) / "model.safetensors"
+    (tmp_path / "mine.safetensors").symlink_to(weights)
+    assert list(known_checksums(tmp_path / "mine.safetensors").values()) == [os.readlink(weights)[-64:]]
+    (tmp_path / "circle.gguf").symlink_to(tmp_path / "circle.gguf")
+    with pytest.raises(ModelError, match="no checksum of it is known"):
+        known_checksums(tmp_path / "circle.gguf")
+
+
 def test_names_that_are_no_text_are_proven(tmp_path: Path) -> None:
     """Catches a list that is read as UTF-8 only, as sha256sum does not write it."""
     model = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.gguf"))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tracemalloc
 import unicodedata
 from pathlib import Path
 from typing import Any
@@ -220,6 +221,25 @@ def test_more_listed_merges_than_a_file_explains() -> None:
         build("byte_level", merges=merges[:1] * 150_000)
     many = fields("byte_level", merges=merges + merges[:1] * 150_000)
     assert read_vocabulary(many, "model.gguf", size=3_000_000).backend.encode("the").ids
+
+
+def test_more_tokens_than_a_file_explains() -> None:
+    """Catches a count of merges alone: 27 MB of byte-level tokens without a merge took 640 MB, 24 times their size."""
+    tokens = [f"{i:x}" for i in range(150_001)]
+    many = {P + "model": "gpt2", P + "pre": "gpt-2", P + "tokens": tokens, P + "merges": []}
+    with pytest.raises(ModelError, match=r"^model\.gguf: tokenizer\.ggml\.tokens holds 150001 tokens, more than a "):
+        read_vocabulary(many, "model.gguf", size=2_500_000)
+    assert read_vocabulary(many, "model.gguf", size=2_600_000).backend.get_vocab_size() == len(tokens)
+
+
+def test_a_merge_of_many_words_is_not_cut_into_them() -> None:
+    """Catches a merge of 30 MB that became a list of ten million words, 28 times its size, before it was refused."""
+    tracemalloc.start()
+    with pytest.raises(ModelError, match=r"tokenizer\.ggml\.merges holds 'ab ab .*, which is not two tokens"):
+        build("byte_level", merges=["ab " * 1_000_000])
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20_000_000
 
 
 def test_a_byte_token_is_never_made_of_letters() -> None:

@@ -125,13 +125,14 @@ def test_a_file_of_tiny_values(kind: str, copy: Path) -> None:
 
 def test_what_real_files_hold_is_accepted() -> None:
     """Catches a bound that refuses a real file: densities of published ones, and more values than VALUES."""
-    index = b'"model.layers.60.mlp.experts.128.up_proj.weight":"model-00001-of-00163.safetensors",' * 130_000
+    index = b'"model.layers.60.mlp.experts.128.up_proj.weight":"model-00001-of-00163.safetensors",' * 160_000
     added = b'"128256": {"content": "<custom_token_1>", "lstrip": false, "normalized": false, "rstrip": false, '
     added = (added + b'"single_word": false, "special": true}, ') * 20_000
     for text in (index, added):
         assert sum(text.count(sign) for sign in (b",", b":", b"{")) > VALUES
         check_values(text, "x", len(text))
     check_values(b'"token":1,' * 200_000, "tokenizer.json", 4_000_000)  # 2 MB of it, and the embedding beside it
+    check_values(b'"the":1,' * 125_600, "tokenizer.json", 1_758_491)  # GPT-2's without spaces, beside 0.4 MB of weights
 
 
 def test_a_tokenizer_may_hold_what_the_whole_model_explains(copy: Path) -> None:

@@ -1,7 +1,8 @@
 """Are these the bytes that were meant? A model's files against the checksums that are known of them.
 
     in the hub's cache        the link of a file leads to blobs/CHECKSUM: its SHA-256, or git's SHA-1 of a small file
-    fetched by hf download    .cache/huggingface/download/FILE.metadata, second line: the same checksum
+    fetched by hf download    .cache/huggingface/download/FILE.metadata, second line: the same checksum; where FILE lies
+                              in a folder of a repository, the notes lie beside that folder
     anywhere                  SHA256SUMS beside the files, which `tinyinfer quantize` and sha256sum write
 
 A failing disk or a stray write changes weights, and a model with changed weights still answers. Size and headers do not
@@ -18,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tinyinfer.errors import ModelError
@@ -27,8 +28,9 @@ from tinyinfer.loading.hf_folder import model_folder
 
 SUMS = "SHA256SUMS"
 MOST_TEXT = 1 << 20  # characters that are read of a file that holds checksums
+MOST_LINKS = 40  # one after another, as Linux follows them
 WEIGHTS = (".safetensors", ".gguf")
-_LINE = re.compile(r"([0-9a-f]{64}) [ *](?:\./)?([^/\\]+)")
+_LINE = re.compile(r"([0-9a-fA-F]{64}) [ *](?:\./)?([^\\]+)")
 _CHECKSUM = re.compile(r"[0-9a-f]{64}|[0-9a-f]{40}")
 
 
@@ -85,17 +87,21 @@ def checksum(
 def read_sums(folder: Path) -> dict[str, str]:
     """The checksums in a folder's SHA256SUMS by the names of its files; none where there is no such file.
 
-    Raises ModelError for one that sha256sum did not write.
+    Lines of files in other folders, and comments, are passed over. Raises ModelError for a line that sha256sum does not
+    take.
     """
     path = folder / SUMS
     if not path.is_file():
         return {}
     sums = {}
-    for line in filter(str.strip, _lines(path)):
+    for line in _lines(path):
+        if not line.strip() or line.startswith("#"):
+            continue
         found = _LINE.fullmatch(line)
         if found is None:
             raise ModelError(f"{path}: {line[:80]!r} is no checksum and file; write it again: sha256sum * > {SUMS}")
-        sums[found[2]] = found[1]
+        if "/" not in found[2]:
+            sums[found[2]] = found[1].lower()
     sums.pop(SUMS, None)  # of a second sha256sum *
     return sums
 
@@ -118,14 +124,23 @@ def _files(path: Path) -> list[Path]:
 
 def _known(file: Path) -> str | None:
     """The checksum of a file by its place in the hub's cache, by what hf download noted, or by SHA256SUMS."""
-    noted = file.parent / ".cache" / "huggingface" / "download" / f"{file.name}.metadata"
-    candidates: list[str] = []
-    if file.is_symlink() and (target := Path(os.readlink(file))).parent.name == "blobs":
-        candidates = [target.name]
-    elif noted.is_file():
-        candidates = _lines(noted)[1:2]
+    candidates = [target.name for target in _targets(file) if target.parent.name == "blobs"]
+    for folder in file.absolute().parents if not candidates else ():
+        noted = folder / ".cache" / "huggingface" / "download" / file.absolute().relative_to(folder)
+        if (note := noted.with_name(f"{noted.name}.metadata")).is_file():
+            candidates = _lines(note)[1:2]
+            break
     by_hub = next((name for name in candidates if _CHECKSUM.fullmatch(name)), None)
     return by_hub or read_sums(file.parent).get(file.name)
+
+
+def _targets(file: Path) -> Iterator[Path]:
+    """Where a link leads, where that leads if it is a link, and so on; nothing for a file."""
+    for _ in range(MOST_LINKS):
+        if not file.is_symlink():
+            return
+        file = file.parent / os.readlink(file)
+        yield file
 
 
 def _lines(path: Path) -> list[str]:

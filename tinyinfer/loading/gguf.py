@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from tinyinfer.model.weights import QuantizedMatrix
 
 MAX_PAIRS = MAX_TENSORS = 1 << 14  # keys and tensors of a file; real ones have some dozen keys, some thousand tensors
+MAX_TEXTS = 1 << 22  # texts in the metadata of a file; Gemma 3 has 776,000 with its merges
 MAX_NAME = 256  # characters of a tensor's name; llama.cpp allows 64
 MAX_BYTES = 1 << 28  # of one metadata value: more than any real file has, and little enough to allocate
 PIECE = 1 << 16  # numbers dequantized at a time: gguf's intermediate arrays then stay in the processor's cache
@@ -101,6 +102,7 @@ class Header:
     def __init__(self, path: str, file: BinaryIO) -> None:
         self.path, self.file = path, file
         self.size = self.left = os.fstat(file.fileno()).st_size
+        self.texts = 0  # read so far
 
     def contents(self) -> tuple[dict[str, Any], list[TensorInfo]]:
         """Reads all metadata and all tensor infos."""
@@ -185,6 +187,9 @@ class Header:
     def strings(self, count: int, what: str) -> list[str]:
         """The next `count` strings. A vocabulary has 100 000 of them, so the loop calls no method."""
         self.expect(count * 8, what)
+        self.texts += count
+        if self.texts > MAX_TEXTS:
+            self.refuse(f"holds {self.texts} texts up to {what[:80]!r}, more than {MAX_TEXTS}")
         read, left, strings = self.file.read, self.left, []
         try:
             for _ in range(count):

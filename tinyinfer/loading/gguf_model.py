@@ -119,7 +119,7 @@ def read_config(file: GGUFFile) -> ModelConfig:
         **FAMILIES[arch],
     )
     f.refuse_unread({p + key for key in NEUTRAL}, {p + key: values for key, values in HARMLESS.items()})
-    ends = read_end_tokens(file.fields, file.path)
+    ends = read_end_tokens(file.fields, file.path, file.size)
     return replace(config, eos_token_ids=tuple(i for i in ends if i < config.vocab_size))
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
 MAX_VALUES = 150_000  # tokens and merges of a file of any size; one takes up to 330 bytes
-BYTES_A_VALUE = 14  # of a larger file; Gemma 3's 262,144 tokens and 514,906 merges need 11 MB, the smallest has 290
+BYTES_A_VALUE = 17  # of a larger file; Gemma 3's 262,144 tokens and 514,906 merges need 13 MB, the smallest has 290
 MAX_WORK = 1 << 28  # squared lengths of all pieces, a second's work; Gemma 3's are 2^24
 SPACE = "\u2581"  # how SentencePiece writes a space
 NAMES = {  # a chat template's name of a special token -> the key of its id; "seperator" is how GGUF spells it
@@ -61,12 +61,12 @@ def read_vocabulary(fields: Mapping[str, Any], path: str, size: int = 0) -> Voca
         note(f"{path}: types added tokens as normal text ({len(added)}: {names}); each is one token all the same")
     ends = gguf_specials.end_tokens(tokens, types, metadata.named_ends(len(tokens)))
     types[[i for i in (bos, *ends) if i is not None]] = CONTROL  # some files do not say so
+    check_added(int(np.isin(types, (CONTROL, UNKNOWN, USER_DEFINED)).sum()), path, size)
     vocab = metadata.vocab(tokens, types)
     if metadata.sentencepiece:
         backend, rule = _sentencepiece(metadata, vocab, types, unknown), SplitRule(add_bos=True)
     else:
         backend, rule = _byte_level(metadata, vocab)
-    check_added(int(np.isin(types, (CONTROL, UNKNOWN, USER_DEFINED)).sum()), path, size)
     _add_tokens(backend, tokens, types)
     return Vocabulary(
         backend,
@@ -77,12 +77,12 @@ def read_vocabulary(fields: Mapping[str, Any], path: str, size: int = 0) -> Voca
     )
 
 
-def read_end_tokens(fields: Mapping[str, Any], path: str) -> tuple[int, ...]:
+def read_end_tokens(fields: Mapping[str, Any], path: str, size: int = 0) -> tuple[int, ...]:
     """The ids that end a text: those that the file names, and those that llama.cpp knows by their names.
 
     Raises ModelError, as read_vocabulary does.
     """
-    metadata = _Metadata(fields, path)
+    metadata = _Metadata(fields, path, size)
     tokens = metadata.tokens()
     return gguf_specials.end_tokens(tokens, _repaired_types(metadata, tokens)[0], metadata.named_ends(len(tokens)))
 
@@ -251,6 +251,8 @@ class _Metadata:
         tokens = self.strings("tokens")
         if not tokens:
             raise self.error("tokens", "is empty")
+        if len(tokens) > self.room:
+            raise self.error("tokens", f"holds {len(tokens)} tokens, more than a model of {self.size} bytes has")
         if self.sentencepiece and sum(len(token) ** 2 for token in tokens) > MAX_WORK:
             raise self.error("tokens", f"holds pieces of {max(map(len, tokens))} letters, longer than any vocabulary's")
         return tokens
@@ -291,9 +293,14 @@ class _Metadata:
             raise self.error("tokens", f"holds {show(tokens[first])} twice, as {first} and {second}")
         return vocab
 
+    @property
+    def room(self) -> int:
+        """How many tokens and merges a model of this size may have."""
+        return max(MAX_VALUES, self.size // BYTES_A_VALUE)
+
     def counted(self, merges: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
         """The merges. Raises ModelError when they and the tokens are more than a model of this size has."""
-        room = max(MAX_VALUES, self.size // BYTES_A_VALUE) - len(self.tokens())
+        room = self.room - len(self.tokens())
         found: list[tuple[str, str]] = []
         for left, right in merges:
             room -= 1 + (len(left) + len(right)) // 64
@@ -303,8 +310,10 @@ class _Metadata:
         return found
 
     def merges(self) -> list[tuple[str, str]]:
-        pairs = [tuple(merge.split(" ")) for merge in self.strings("merges")]
-        if any(len(pair) != 2 for pair in pairs):
-            broken = next(" ".join(pair) for pair in pairs if len(pair) != 2)
-            raise self.error("merges", f"holds {show(broken)}, which is not two tokens")
-        return self.counted(pairs)  # type: ignore[arg-type]
+        return self.counted(map(self.pair, self.strings("merges")))
+
+    def pair(self, merge: str) -> tuple[str, str]:
+        left, space, right = merge.partition(" ")
+        if not space or " " in right:
+            raise self.error("merges", f"holds {show(merge)}, which is not two tokens")
+        return left, right

@@ -1,4 +1,4 @@
-"""How much longer the steps of a tokenizer.json make a text: a bound, known before any text is tokenized.
+"""How much longer the steps of a tokenizer.json make a text, and how many they are: bounds on both.
 
 A step may put a text in the place of a letter, and the next step one in the place of each of its letters: four steps
 that make 1,000 letters of one make 10^12, which no machine holds, and the library then ends the interpreter. So a file
@@ -9,14 +9,21 @@ is refused whose steps could make more than MOST letters of one, by the product 
     ByteLevel      a letter for each of the four bytes of a letter, and a space
     NFC ... NFKD   18, of an Arabic ligature (U+FDFA), but only the first time
     Precompiled    the longest text in its table (SentencePiece's, compiled: a trie, then texts that end with a zero)
+    Template       the ids that it puts around a text, and the text as often as it names it
 
-Wins: no text can exhaust memory here. Loses: the product is no measure of time. Real files make 540 at most.
+A step takes memory before any text is there: a regular expression of five letters, `\\p{L}`, becomes a table of some
+kB, 16,000 of them half a GB and seven seconds. So `check_steps` counts the steps and the bytes of their expressions in
+the file, before the library compiles them. A key that spells a letter by its number (`\\u0065`) would not be found
+there, so such letters are refused; no writer of JSON makes them.
+
+Wins: no text can exhaust memory here. Loses: the product is no measure of time. ALBERT's file makes 3,888.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -25,22 +32,47 @@ from tinyinfer.errors import ModelError
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-MOST = 1000  # letters made of one
+MOST = 4000  # letters made of one
+MOST_STEPS = 1000  # real files have 20
+MOST_REGEX = 10_000  # bytes of all regular expressions of a file; real files have 2,000
+MOST_TABLE = 1 << 22  # bytes of a compiled table that is looked through; real ones have 250,000
 OTHERS = {"ByteLevel": 5, "Metaspace": 2}
 ONCE = {"NFC": 18, "NFD": 18, "NFKC": 18, "NFKD": 18, "Lowercase": 3, "BertNormalizer": 12}  # the next time: 1
+_STEP = re.compile(rb'"type"\s*:')
+_REGEX = re.compile(rb'"Regex"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_SPELLED = re.compile(rb"\\u00(?:52|6[57]|7[0489])")  # a letter of "type" or "Regex", unless its backslash is one
+
+
+def check_steps(path: str, data: bytes) -> None:
+    """Raises ModelError, naming `path`, when a tokenizer's JSON text has more steps or longer ones than real files."""
+    steps, size = len(_STEP.findall(data)), sum(map(len, _REGEX.findall(data)))
+    if steps > MOST_STEPS or size > MOST_REGEX:
+        found = f"has {steps} steps and {size} bytes of regular expressions"
+        raise ModelError(f"{path}: {found}, as no real one does; download the file again")
+    if any(_is_escape(data, found.start()) for found in _SPELLED.finditer(data)):
+        raise ModelError(f"{path}: spells letters by their numbers, as no real one does; download the file again")
+
+
+def _is_escape(data: bytes, place: int) -> bool:
+    """Whether the backslash at `place` of a JSON text begins an escape, and is not itself the end of one."""
+    before = data[max(0, place - 1000) : place]
+    return (len(before) - len(before.rstrip(b"\\"))) % 2 == 0
 
 
 def check_growth(path: str, backend: Backend) -> None:
     """Raises ModelError, naming `path`, when encoding or decoding could make more than MOST letters of one."""
     encoding = [*_steps(backend.normalizer), *_steps(backend.pre_tokenizer)]
-    for where, steps in (("normalizer", encoding), ("decoder", list(_steps(backend.decoder)))):
+    processing = list(_steps(backend.post_processor))
+    parts = {"normalizer": encoding, "post_processor": processing, "decoder": list(_steps(backend.decoder))}
+    for where, steps in parts.items():
         letters, before = 1, set[str]()
         for step in steps:
             kind = "NF" if step["type"].startswith("NF") else step["type"]
             letters *= _letters(step, kind in before)
             before.add(kind)
             if letters > MOST:
-                grown = f"its {where} can make more than {MOST} letters of one, as no real one does"
+                what = "tokens" if where == "post_processor" else "letters"
+                grown = f"its {where} can make more than {MOST} {what} of one, as no real one does"
                 raise ModelError(f"{path}: {grown}; download the file again")
 
 
@@ -49,7 +81,7 @@ def _steps(component: Any) -> Iterator[dict[str, Any]]:
     found = [json.loads(component.__getstate__())] if component is not None else []
     while found:
         step = found.pop(0)
-        inner = [step[key] for key in ("normalizers", "pretokenizers", "decoders") if key in step]
+        inner = [step[key] for key in ("normalizers", "pretokenizers", "processors", "decoders") if key in step]
         if inner:
             found = [*inner[0], *found]
         else:
@@ -66,10 +98,19 @@ def _letters(step: dict[str, Any], again: bool) -> int:
         return 1 + len(step["prepend"])
     if kind == "Precompiled":
         return _longest(base64.b64decode(step["precompiled_charsmap"]))
+    if kind == "TemplateProcessing":
+        return sum(_template_piece(piece, step["special_tokens"]) for piece in step["single"])
     return OTHERS.get(kind) or (1 if again else ONCE.get(kind, 1))
 
 
+def _template_piece(piece: dict[str, Any], special: dict[str, Any]) -> int:
+    """How many tokens a piece of a template makes of a text of one token."""
+    return len(special[piece["SpecialToken"]["id"]]["ids"]) if "SpecialToken" in piece else 1
+
+
 def _longest(table: bytes) -> int:
-    """The letters of the longest text in a compiled table, or its bytes where it is no UTF-8."""
-    texts = table[4 + int.from_bytes(table[:4], "little") :].split(b"\0")
-    return max(1, *(len(text.decode("utf-8", "replace")) for text in texts))
+    """The letters of the longest text in a compiled table; more where it is no UTF-8, or no table of a real size."""
+    if len(table) > MOST_TABLE:
+        return len(table)
+    texts = re.compile(rb"[^\0]+").finditer(table, 4 + int.from_bytes(table[:4], "little"))
+    return max((len(text[0].decode("utf-8", "replace")) for text in texts), default=1)

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyinfer.errors import ModelError, note
-from tinyinfer.loading.checksums import faults, known_checksums
+from tinyinfer.loading.checksums import SUMS, faults, known_checksums
 from tinyinfer.loading.download import Pin, discard, disk_errors, extract, fetch, kept, locked, size_of
 from tinyinfer.loading.hub_repository import HubName, choose, fetch_again, files_below, find_on_hub, hub_name
 
@@ -110,7 +110,8 @@ def local_path(wanted: str) -> str | None:
 def refuse_faults(path: str, progress: bool | None, cure: str) -> None:
     """Raises ModelError when a file of the model is not what its checksum says, or no checksum is known."""
     for file, fault in _faults(known_checksums(path), progress).items():
-        raise ModelError(f"{file}: {fault}; {cure}")
+        own = f", or if you changed it, write the checksums again: sha256sum * > {SUMS}"
+        raise ModelError(f"{file}: {fault}; {cure}{own if (file.parent / SUMS).is_file() else ''}")
 
 
 def _verify_on_hub(wanted: HubName, path: str, progress: bool | None) -> None:
