@@ -53,6 +53,18 @@ def test_two_engines_of_one_process_keep_their_own_threads(backends):
         use_blas_threads(before or 1)
 
 
+@pytest.mark.skipif(blas_threads() is None, reason="NumPy is built on another BLAS")
+@pytest.mark.parametrize("threads", [2**32 + 1, 2**64])
+def test_more_threads_than_a_c_int_counts_are_as_many_as_there_are(threads):
+    """Catches an error of ctypes for 2**64 threads (`--threads`, OMP_NUM_THREADS), and one thread for 2**32 + 1."""
+    before = blas_threads()
+    try:
+        use_blas_threads(threads)
+        assert blas_threads() > 1
+    finally:
+        use_blas_threads(before or 1)
+
+
 @pytest.mark.parametrize(
     ("environ", "quota", "threads"),
     [

@@ -134,6 +134,7 @@ def test_what_a_million_tokens_cost(llm, capsys):
         (["-p", "0"], "-p 0 must be at least 1"),
         (["-g", "1"], "-g 1 must be at least 2 (the first token belongs to the prefill)"),
         (["-b", "0"], "-b 0 must be at least 1"),
+        (["-b", str(2**63)], "-b 9223372036854775808 must be at most 1000000"),
         (["-n", "-1"], "-n -1 must be at least 1"),
         (["--price-per-hour", "nan"], "--price-per-hour=nan must be"),
         (["--price-per-hour", "-1"], "--price-per-hour=-1.0 must be"),

@@ -25,6 +25,7 @@ from tinyinfer.units import amount
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8  # glibc's malloc.h
 KEPT, MAPPED = 1 << 30, 1 << 17  # bytes
+MOST_THREADS = 2**31 - 1  # a C int; OpenBLAS takes far fewer, and no error tells of one that it cannot count
 LIMITS = ("OPENBLAS_NUM_THREADS", "GOTO_NUM_THREADS", "OMP_NUM_THREADS")  # in the order in which OpenBLAS reads them
 
 
@@ -46,7 +47,7 @@ def use_blas_threads(threads: int) -> None:
     The number is the process's. An engine therefore says its own at the start of each forward pass, and two engines of
     one process each keep theirs.
     """
-    functions = _blas_functions()
+    functions, threads = _blas_functions(), min(threads, MOST_THREADS)
     if functions is not None and functions[0]() != threads:
         functions[1](threads)
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tinyinfer.measure.workload import Request
 
 DEFAULTS = {"prompt_tokens": 512, "generated_tokens": 128, "batch": 1}
+MOST_PROMPTS = 1_000_000  # of a round
 SHORT = {"prompt_tokens": "-p", "generated_tokens": "-g", "batch": "-b"}
 
 
@@ -201,6 +202,8 @@ def requests_of(args: argparse.Namespace) -> list[Request]:
 
     if args.workload:
         return bench_workload.requests_of(args)
+    if args.batch > MOST_PROMPTS:
+        raise ValueError(f"{SHORT['batch']} {args.batch} must be at most {MOST_PROMPTS}")
     where = f"-p {args.prompt_tokens} -g {args.generated_tokens}"
     return [Request(args.generated_tokens, random_tokens=args.prompt_tokens, where=where)] * args.batch
 

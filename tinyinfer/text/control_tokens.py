@@ -20,7 +20,8 @@ they are tokens wherever they stand, as with the library's `encode_special_token
 
 Wins: a conversation cannot be forged by what is said in it. Loses: a second rendering where someone writes such letters
 (a millisecond), and for the first forgery a copy of the vocabulary. A template that changes a name is not seen through
-(a note tells), and what a model repeats of it is a token in the next turn, as its own words are.
+(a note tells), nor one that makes it of other letters (&lt; to <, or backwards; no note). What a model repeats of a
+name is a token in the next turn, as its own words are.
 """
 
 from __future__ import annotations
