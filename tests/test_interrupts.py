@@ -251,6 +251,39 @@ def test_a_request_that_is_over_is_told_so_after_an_interrupt() -> None:
     assert not turns.inbox.busy
 
 
+def test_a_request_that_failed_is_told_its_error_after_an_interrupt(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while the sequence of another caller's request, which has no room, is dropped. Catches a request that ends
+    with "abort" and without a word."""
+    loop, one = loop_and_request()
+    inbox, error = loop.check_open().inbox, RoomError("no room", "", one.id)
+    forward, free, calls = loop.engine.forward, loop.engine.scheduler._free, []
+
+    def failing(batch: Any) -> Any:
+        if any(span.seq is one.seq for span in batch.spans):
+            raise error
+        return forward(batch)
+
+    def interrupted(seq: Any) -> None:
+        calls.append(seq)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        free(seq)
+
+    loop.engine.forward = failing  # type: ignore[method-assign]
+    loop.engine.scheduler._free = interrupted  # type: ignore[method-assign]
+    monkeypatch.setattr(inbox, "retired", True)  # so that no thread takes the turns
+    loop.submit([one])
+    with pytest.raises(KeyboardInterrupt):
+        list(loop.steps([request([5, 6], 6)]))
+    assert calls[0] is one.seq
+    list(loop.steps([request([5, 6], 2)]))
+    monkeypatch.setattr(inbox, "retired", False)
+    with pytest.raises(RoomError) as caught:
+        one.result(timeout=20)
+    assert caught.value is error
+    assert leftovers(loop.engine, loop) == (0, [])
+
+
 def test_ctrl_c_in_a_callback_is_the_drivers(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller of `steps` takes another caller's turn, on the thread that Ctrl-C hits. Catches a Ctrl-C that only
     ends the other one's request."""

@@ -97,15 +97,22 @@ class Turns:
         requests = self.inbox.requests
         if not requests.keys() - set(sequences) and not self.inbox.runs:
             self._abort(list(self.engine.scheduler.running))  # of a static batch: finished, and kept as padding
-        ended = {seq: (requests[seq], error) for seq in sequences if seq in requests}
-        self.inbox.ended.update(ended)
-        for seq in ended:
-            requests.pop(seq)
+        self._note_ended(sequences, error)
+        for seq in sequences:
+            requests.pop(seq, None)
         self._tell_ended()
 
+    def _note_ended(self, sequences: list[Sequence], error: BaseException | None) -> None:
+        """From here on the requests of these sequences are over, with this error, whatever interrupts the driver."""
+        requests = self.inbox.requests
+        ended = {seq: (requests[seq], error) for seq in sequences if seq in requests}
+        self.inbox.ended.update(ended)
+
     def _tell_ended(self) -> None:
-        """Tells the clients of requests that are over."""
+        """Tells the clients of requests that are over; an interrupt may have left sequences that were to be aborted."""
         ended = self.inbox.ended
+        if left := [seq for seq in ended if not seq.finished]:
+            self._abort(left)
         for seq, (client, error) in list(ended.items()):
             self.inbox.requests.pop(seq, None)
             client.end(error)
@@ -116,6 +123,7 @@ class Turns:
         for run in tuple(self.inbox.runs):
             if any(seq in sequences for seq in run.sequences):
                 run.fail(error)
+        self._note_ended(sequences, error)
         self._abort(sequences)
         self._end(sequences, error)
 
