@@ -11,7 +11,7 @@ pytest.importorskip("resource", reason="the fuzzer forks, and reads /proc")
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from fuzz import Scratch, State, Tally, joined, outcomes, replay
-from fuzzing import seeds
+from fuzzing import seeds, trial
 from fuzzing.gguf_bytes import parsed
 from fuzzing.kinds import KINDS, made
 from fuzzing.trial import Outcome, _ended
@@ -48,6 +48,22 @@ def test_only_promised_exceptions_are_no_finding() -> None:
     assert raising(ValueError("could not broadcast input array")) == ("raised", True)
     assert raising(IndexError("9")) == ("raised", True)
     assert _ended(lambda: "loaded") == ("loaded", "")
+
+
+def test_time_is_a_finding_whoever_catches_its_signal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a slow check that passes: the tokenizer's loader takes any exception for the library's, Late too."""
+    monkeypatch.setattr(trial, "SECONDS", 0.1)
+
+    def slow() -> str:
+        try:
+            while True:
+                pass
+        except BaseException:
+            raise ModelError("x: is not a tokenizer") from None
+
+    ending, fault = _ended(slow)
+    assert (ending, fault.splitlines()[0]) == ("late", "takes more than 0 s")
+    assert "in slow" in fault
 
 
 def test_a_state_is_gone_on_with(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import FrameType
 
 from fuzzing.seeds import Seed
 from tinyinfer import LLM, SamplingParams
@@ -66,21 +67,25 @@ def tried(folder: Path, seed: Seed, rendered: set[tuple[str, ...]], judged: bool
 
 
 def _ended(work: Callable[[], str]) -> tuple[str, str]:
-    """The ending of the work, and what is wrong with its exception."""
-    with warnings.catch_warnings(), _limited():
+    """The ending of the work, and what is wrong with its time or its exception."""
+    with warnings.catch_warnings(), _limited() as places:
         warnings.simplefilter("ignore")
-        try:
-            return work(), ""
-        except ModelError as error:
-            return "refused", _unclear(error)
-        except PROMISED as error:
+        ended = _told(work)
+    return ("late", f"takes more than {SECONDS:.0f} s\n{places[0]}") if places else ended
+
+
+def _told(work: Callable[[], str]) -> tuple[str, str]:
+    """The ending of the work, and what is wrong with its exception."""
+    try:
+        return work(), ""
+    except ModelError as error:
+        return "refused", _unclear(error)
+    except PROMISED as error:
+        return "declined", _unclear(error)
+    except BaseException as error:
+        if type(error) is ValueError and ASKED.search(str(error)):
             return "declined", _unclear(error)
-        except Late:
-            return "late", f"takes more than {SECONDS:.0f} s\n{traceback.format_exc(-6)}"
-        except BaseException as error:
-            if type(error) is ValueError and ASKED.search(str(error)):
-                return "declined", _unclear(error)
-            return "raised", f"{type(error).__name__}: {str(error)[:300]}\n{traceback.format_exc(-6)}"
+        return "raised", f"{type(error).__name__}: {str(error)[:300]}\n{traceback.format_exc(-6)}"
 
 
 def _unclear(error: BaseException) -> str:
@@ -128,16 +133,22 @@ def _generate(llm: LLM) -> None:
 
 
 @contextmanager
-def _limited() -> Iterator[None]:
-    """Raises Late after SECONDS of processor time; time that other programs take does not count."""
+def _limited() -> Iterator[list[str]]:
+    """Raises Late after SECONDS of processor time; time that other programs take does not count.
 
-    def late(*_: object) -> None:
+    Gives a list, to which the place is added then: a loader that catches whatever the tokenizer's library raises
+    catches Late, too.
+    """
+    places: list[str] = []
+
+    def late(_: int, frame: FrameType | None) -> None:
+        places.append("".join(traceback.format_stack(frame, 6)))
         raise Late
 
     previous = signal.signal(signal.SIGPROF, late)
     signal.setitimer(signal.ITIMER_PROF, SECONDS)
     try:
-        yield
+        yield places
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         signal.signal(signal.SIGPROF, previous)

@@ -12,7 +12,15 @@ from golden import golden_tokenizer
 from tokenizers import Tokenizer as Backend
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.hf_growth import MOST_REGEX, MOST_STEPS, MOST_TABLE, _letters, check_growth, check_steps
+from tinyinfer.loading.hf_growth import (
+    MOST_REGEX,
+    MOST_STEPS,
+    MOST_TABLE,
+    _letters,
+    check_growth,
+    check_pieces,
+    check_steps,
+)
 
 
 def replace(old: str, new: str) -> dict[str, Any]:
@@ -115,6 +123,17 @@ def test_more_steps_than_a_real_file_has(case: str) -> None:
     """Catches 16,000 expressions of 24 bytes that took 555 MB and 7 s before any text was there."""
     with pytest.raises(ModelError, match=r"^x: .*, as no real one does; download the file again"):
         check_steps("x", STEPS[case].encode())
+
+
+def test_pieces_that_make_a_large_tree() -> None:
+    """Catches a Unigram piece of 20 MB that took 6.8 GB, and many of 32 letters, 250 times their size."""
+    for pieces in (["b" * 1001], [f"{i:x}" * 8 for i in range(10_000)]):
+        text = json.dumps({"vocab": [[piece, -1.5] for piece in pieces]}).encode()
+        with pytest.raises(ModelError, match=r"^x: its vocabulary has .* bytes has; download the file again"):
+            check_pieces("x", text, 1_000_000)
+    check_pieces("x", text, 10_000_000)
+    check_pieces("x", json.dumps({"vocab": [[f"{i:06x}", -i] for i in range(100_000)]}).encode(), 0)
+    check_pieces("x", json.dumps({"merges": [[f"{i:x}" * 8, "a"] for i in range(10_000)]}).encode(), 0)
 
 
 def test_a_token_that_looks_like_a_key_is_none() -> None:

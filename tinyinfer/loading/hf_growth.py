@@ -14,7 +14,7 @@ is refused whose steps could make more than MOST letters of one, by the product 
 A step takes memory before any text is there: a regular expression of five letters, `\\p{L}`, becomes a table of some
 kB, 16,000 of them half a GB and seven seconds. So `check_steps` counts the steps and the bytes of their expressions in
 the file, before the library compiles them. A key that spells a letter by its number (`\\u0065`) would not be found
-there, so such letters are refused; no writer of JSON makes them.
+there, so such letters are refused; no writer of JSON makes them. `check_pieces` counts what a Unigram vocabulary takes.
 
 Wins: no text can exhaust memory here. Loses: the product is no measure of time. ALBERT's file makes 3,888.
 """
@@ -25,6 +25,7 @@ import base64
 import json
 import re
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
@@ -38,8 +39,12 @@ MOST_REGEX = 10_000  # bytes of all regular expressions of a file; real files ha
 MOST_TABLE = 1 << 22  # bytes of a compiled table that is looked through; real ones have 250,000
 OTHERS = {"ByteLevel": 5, "Metaspace": 2}
 ONCE = {"NFC": 18, "NFD": 18, "NFKC": 18, "NFKD": 18, "Lowercase": 3, "BertNormalizer": 12}  # the next time: 1
+NODES = 150_000  # of the tree of pieces of a model of any size; 50 MB
+BYTES_A_NODE = 17  # of a larger model
+MOST_PIECE = 1000  # bytes; real ones have 50
+_PIECE = re.compile(rb'\[\s*"((?:[^"\\]++|\\.)*+)"\s*,\s*[-\d]')  # with its score
 _STEP = re.compile(rb'"type"\s*:')
-_REGEX = re.compile(rb'"Regex"\s*:\s*"((?:[^"\\]|\\.)*)"')
+_REGEX = re.compile(rb'"Regex"\s*:\s*"((?:[^"\\]++|\\.)*+)"')
 _SPELLED = re.compile(rb"\\u00(?:52|6[57]|7[0489])")  # a letter of "type" or "Regex", unless its backslash is one
 
 
@@ -51,6 +56,28 @@ def check_steps(path: str, data: bytes) -> None:
         raise ModelError(f"{path}: {found}, as no real one does; download the file again")
     if any(_is_escape(data, found.start()) for found in _SPELLED.finditer(data)):
         raise ModelError(f"{path}: spells letters by their numbers, as no real one does; download the file again")
+
+
+def check_pieces(path: str, data: bytes, size: int) -> None:
+    """Raises ModelError when the pieces of a Unigram vocabulary are longer, or make a larger tree, than real ones.
+
+    The library keeps them in a tree with a node of 340 bytes for each byte that no other piece begins with. data: the
+    JSON text. size: bytes of the whole model.
+    """
+    pieces = _PIECE.findall(data)
+    longest, nodes = max(map(len, pieces), default=0), sum(map(len, pieces))
+    most = max(NODES, size // BYTES_A_NODE)
+    if nodes > most and longest <= MOST_PIECE:  # then counted without what pieces share
+        nodes -= sum(_shared(*both) for both in pairwise(sorted(pieces)))
+    if longest > MOST_PIECE or nodes > most:
+        large = f"has pieces of up to {longest} bytes, {nodes} bytes that they do not share"
+        raise ModelError(f"{path}: its vocabulary {large}, as no model of {size} bytes has; download the file again")
+
+
+def _shared(first: bytes, second: bytes) -> int:
+    """How many bytes the two begin with alike."""
+    unlike = (i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b)
+    return next(unlike, min(len(first), len(second)))
 
 
 def _is_escape(data: bytes, place: int) -> bool:

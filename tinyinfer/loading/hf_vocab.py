@@ -15,7 +15,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.hf_growth import check_growth, check_steps
+from tinyinfer.loading.hf_growth import check_growth, check_pieces, check_steps
 from tinyinfer.loading.hf_tokens import read_small, read_special_tokens
 from tinyinfer.loading.small_files import check_values, folder_size, read_whole
 from tinyinfer.loading.split_rules import SPLIT_RULES, split_words
@@ -71,6 +71,7 @@ def _read_backend(path: str, size: int) -> Backend:
     data = read_whole(path)
     check_values(data, path, size)
     check_steps(path, data)
+    check_pieces(path, data, size)
     try:
         backend = Backend.from_buffer(data)
         backend.no_truncation()  # settings of training, which some files still hold
