@@ -241,6 +241,15 @@ def write(folder: Path, config: dict[str, Any]) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("value", [0, False, "", [], {}])
+@pytest.mark.parametrize("level", ["outer", "inner"])
+def test_a_quantization_that_is_nothing_is_told(tmp_path: Path, value: object, level: str) -> None:
+    """Catches a value that counts as false taken for none at one place, and for a quantized folder's at another."""
+    given = {"quantization_config": value}
+    folder = nested(load_golden("gemma3"), tmp_path, **({"text": given} if level == "inner" else given))
+    assert "the field 'quantization_config' says that the weights are quantized by" in refusal(folder)
+
+
 @pytest.mark.parametrize(
     ("outer", "inner"), [("qwen3_5", "qwen3_5_text"), ("gemma4", "gemma4_text"), ("llava", "phi3")]
 )

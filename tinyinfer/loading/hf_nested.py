@@ -93,7 +93,8 @@ def _joined(whole: Fields, given: Fields) -> dict[str, Any]:
     listed = [end for value in ends if value is not None for end in (value if isinstance(value, list) else [value])]
     tie = "tie_word_embeddings"
     tied = [one.flag(tie, False) for one in (whole, given) if one.get(tie) is not None]
-    quantization = {name: value for name in QUANTIZATIONS if (value := whole.get(name) or given.get(name))}
+    said = {name: [one.get(name) for one in (whole, given) if one.get(name) is not None] for name in QUANTIZATIONS}
+    quantization = {name: values[0] for name, values in said.items() if values}
     joined: dict[str, Any] = {"eos_token_id": listed} if listed else {}
     joined[tie] = any(tied) or not tied
     return joined | quantization
