@@ -42,6 +42,7 @@ def test_greedy_tokens_of_a_prompt_equal_transformers(llm: LLM, answers: list[li
     assert answers[CASES.index(case)] == case["greedy"]
 
 
+@pytest.mark.full
 @pytest.mark.weights
 def test_half_precision_storage_halves_the_bytes_and_keeps_the_answer(smollm2: Path, llm: LLM) -> None:
     """Catches weights widened for good while loading."""
@@ -59,7 +60,7 @@ def test_four_prompts_with_every_lossless_switch_on_equal_every_switch_off(smoll
     """By the command line; the ledger proves that memory ran out, a beginning was shared and drafts were proposed."""
     shared = "The colours of the rainbow are red, orange, yellow, green, blue and violet. "
     prompts = [shared + "Red, orange, yellow,", shared + "The sky is", "a b c a b c a b c a b", shared + "Red, orange,"]
-    words = ["generate", "-m", str(smollm2), "--raw", "--json", "-q", "-n", "12", "--ignore-eos"]
+    words = ["generate", "-m", str(smollm2), "--raw", "--json", "-q", "-n", "8", "--ignore-eos"]
     words += [word for prompt in prompts for word in ("-p", prompt)]
     on = "--kv-cache paged --block-size 8 --num-blocks 6 --prefix-cache on --speculative prompt-lookup"
     on += " --num-draft-candidates 2 --max-num-seqs 3 --max-num-batched-tokens 24"

@@ -173,7 +173,7 @@ print(own, *(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in chi
 
 
 @glibc
-@pytest.mark.parametrize(("quantize", "cyclic"), [("off", True), ("int8", False)])
+@pytest.mark.parametrize(("quantize", "cyclic"), [("off", True), pytest.param("int8", False, marks=pytest.mark.full)])
 def test_the_memory_of_a_deleted_model_comes_back(quantize, cyclic):
     """585 of 588 MB stayed with the process, because freed memory was kept for good. The second of two models comes
     back, too, and five models one after the other take no more than one. In a cycle, as a traceback makes it, what

@@ -89,7 +89,7 @@ def oldest_of(sequences: list[Sequence], now: float) -> Sequence | None:
     return min(arrived, key=lambda seq: seq.age, default=None)
 
 
-@settings(max_examples=250)
+@settings(max_examples=150)
 @given(traffic=traffic, switches=switches, spare=st.integers(0, 6))
 def test_every_request_ends_as_if_it_were_alone(traffic, switches, spare):
     """In a bounded number of steps, with the plain engine's tokens, and leaving nothing behind."""

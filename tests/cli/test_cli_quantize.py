@@ -220,6 +220,7 @@ def test_ctrl_c_leaves_nothing(where: str, short: str, tmp_path: Path, monkeypat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.full
 @pytest.mark.weights
 def test_smollm2_fits_in_a_fifth_of_its_floats(smollm2: Path, tmp_path: Path, capsys) -> None:
     """The body in 4 bits, embedding and head in 8: at most 0.19 of float32, on disk and in memory, and it answers."""

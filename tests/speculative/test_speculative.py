@@ -346,8 +346,11 @@ def sampling_engine(drafter: str) -> Engine:
     return drafting(name, TINY, int(padded or 0), max_num_seqs=64)
 
 
-LONGER = [pytest.param(name, marks=pytest.mark.full) for name in ("prompt-lookup", *COUPLED, "draft, coupled +-2")]
-PADDED = ["draft, coupled +2", "drawn_badly", "surely_bad", *LONGER]
+LONGER = [
+    pytest.param(name, marks=pytest.mark.full)
+    for name in ("prompt-lookup", "surely_bad", *COUPLED, "draft, coupled +-2")
+]
+PADDED = ["draft, coupled +2", "drawn_badly", *LONGER]
 
 
 @pytest.mark.parametrize("drafter", PADDED)
