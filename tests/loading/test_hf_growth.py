@@ -136,6 +136,15 @@ def test_pieces_that_make_a_large_tree() -> None:
     check_pieces("x", json.dumps({"merges": [[f"{i:x}" * 8, "a"] for i in range(10_000)]}).encode(), 0)
 
 
+@pytest.mark.parametrize("key", ["continuing_subword_prefix", "\\u0063ontinuing_subword_prefix"])
+def test_merges_of_pieces_with_a_prefix(key: str) -> None:
+    """Catches an abort of Python found by fuzz.py: tokenizers 0.23 cuts "on" off the three bytes of U+2581."""
+    with pytest.raises(ModelError, match="no language model's|spells letters"):
+        check_steps("x", b'{"%s": "on", "merges": [ ["\xe2\x96\x81", "\xe2\x96\x81"] ]}' % key.encode())
+    for harmless in (b'"", "merges": ["a b"]', b'null, "merges": ["a b"]', b'"##"', b'"##", "merges": [ ]'):
+        check_steps("x", b'{"continuing_subword_prefix": %s}' % harmless)
+
+
 def test_a_token_that_looks_like_a_key_is_none() -> None:
     """Catches a refusal of vocabularies of code: "type" is a token of theirs, and so is a backslash before u0065."""
     check_steps("x", rb'{"type": 7, "Regex": 8, "\\u0065": 9, "\u00e9": 10, "\u0120": 11, "\\\\u0078": 12}')

@@ -45,7 +45,9 @@ MOST_PIECE = 1000  # bytes; real ones have 50
 _PIECE = re.compile(rb'\[\s*"((?:[^"\\]++|\\.)*+)"\s*,\s*[-\d]')  # with its score
 _STEP = re.compile(rb'"type"\s*:')
 _REGEX = re.compile(rb'"Regex"\s*:\s*"((?:[^"\\]++|\\.)*+)"')
-_SPELLED = re.compile(rb"\\u00(?:52|6[57]|7[0489])")  # a letter of "type" or "Regex", unless its backslash is one
+_SPELLED = re.compile(rb"\\u00(?:[46][1-9a-fA-F]|[57][0-9aA]|5[fF])")  # a letter of a key, unless its backslash is one
+_PREFIXED = re.compile(rb'"continuing_subword_prefix"\s*:\s*"(?!")')
+_MERGES = re.compile(rb'"merges"\s*:\s*\[\s*[^\s\]]')
 
 
 def check_steps(path: str, data: bytes) -> None:
@@ -56,6 +58,9 @@ def check_steps(path: str, data: bytes) -> None:
         raise ModelError(f"{path}: {found}, as no real one does; download the file again")
     if any(_is_escape(data, found.start()) for found in _SPELLED.finditer(data)):
         raise ModelError(f"{path}: spells letters by their numbers, as no real one does; download the file again")
+    if _PREFIXED.search(data) and _MERGES.search(data):  # the library cuts the prefix off each merge, letters or not
+        prefixed = "has merges and a continuing_subword_prefix, as no language model's vocabulary has"
+        raise ModelError(f"{path}: {prefixed}; use another tokenizer of this model")
 
 
 def check_pieces(path: str, data: bytes, size: int) -> None:

@@ -15,7 +15,7 @@ for. Links are followed: the hub's cache is made of them.
 Size alone is no bound: `{},` takes 26 times its bytes in Python, a merge of two letters 52 times in the `tokenizers`
 library. A value takes up to 175 bytes there, but stands in a real file with 9 bytes or more. So no more values are
 accepted than that, counted by their commas, colons and brackets before anything is parsed. A few are always accepted:
-300,000 values take at most 53 MB. The header of a safetensors file is compared with the whole file: a tensor has data.
+260,000 values take at most 46 MB. The header of a safetensors file is compared with the whole file: a tensor has data.
 A token that is found in a text before the text is split takes some kB in that library, wherever a file lists it; the
 models with the most have 28,683, and 250 bytes for each.
 
@@ -39,7 +39,7 @@ LIMITS = {  # bytes
     "chat_template.jinja": 1_000_000,
 }
 LIMIT = 4_000_000  # of any other
-VALUES = 300_000  # in a JSON text of any size
+VALUES = 260_000  # in a JSON text of any size
 BYTES_A_VALUE = 9
 ADDED = 15_000  # added tokens of a model of any size
 BYTES_AN_ADDED = 250
