@@ -139,7 +139,7 @@ def test_pieces_that_make_a_large_tree() -> None:
 @pytest.mark.parametrize("key", ["continuing_subword_prefix", "\\u0063ontinuing_subword_prefix"])
 def test_merges_of_pieces_with_a_prefix(key: str) -> None:
     """Catches an abort of Python found by fuzz.py: tokenizers 0.23 cuts "on" off the three bytes of U+2581."""
-    with pytest.raises(ModelError, match="no language model's|spells letters"):
+    with pytest.raises(ModelError, match=r"no language model's|spells letters"):
         check_steps("x", b'{"%s": "on", "merges": [ ["\xe2\x96\x81", "\xe2\x96\x81"] ]}' % key.encode())
     for harmless in (b'"", "merges": ["a b"]', b'null, "merges": ["a b"]', b'"##"', b'"##", "merges": [ ]'):
         check_steps("x", b'{"continuing_subword_prefix": %s}' % harmless)
