@@ -25,6 +25,7 @@ from helpers import ALWAYS_DRAFT, finish, make_engine, request, small_config, tr
 
 import tinyinfer
 from tinyinfer.engine.engine import Engine
+from tinyinfer.engine.inbox import Inbox
 from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.request import Request
 from tinyinfer.sequence import Sequence
@@ -392,6 +393,18 @@ def interrupted_run(world: World, rng: Random) -> None:
             continue
 
 
+def wait_for_rest(inbox: Inbox) -> None:
+    """Waits until no thread drives: one that ends while something is left for it starts another one."""
+    while True:
+        with inbox.lock:
+            thread = inbox.driver
+        if not isinstance(thread, threading.Thread) or not thread.is_alive():
+            return
+        thread.join(PATIENCE)
+        if thread.is_alive():
+            raise Hung
+
+
 def after_all(world: World, setting: Setting, last: bool) -> Result:
     """What is left once a new request has been answered."""
     result = Result("at a random moment")
@@ -401,8 +414,7 @@ def after_all(world: World, setting: Setting, last: bool) -> Result:
             for _ in world.loop.steps([seq]):
                 continue
             compare(seq, setting, result)
-            if isinstance(thread := world.loop.check_open().inbox.driver, threading.Thread):
-                thread.join(PATIENCE)
+            wait_for_rest(world.loop.check_open().inbox)
             result.lost, result.left = leftovers(world.engine, world.loop)
         except Hung:
             result.hung = True
@@ -413,8 +425,7 @@ def check(world: World, setting: Setting, result: Result) -> None:
     """Asks for answers, those of other callers first, and counts before and after new ones."""
     inbox = world.loop.check_open().inbox
     if setting.work in (alone, owner):
-        if isinstance(thread := inbox.driver, threading.Thread):  # it does what the interrupted caller has left
-            thread.join(PATIENCE)
+        wait_for_rest(inbox)  # the engine's thread does what the interrupted caller has left
         result.lost, result.left = leftovers(world.engine, world.loop)
     for run in world.runs:
         try:
@@ -435,8 +446,7 @@ def check(world: World, setting: Setting, result: Result) -> None:
     finish_requests(world, setting, result)
     for seq in world.others:
         compare(seq, setting, result)
-    if isinstance(thread := inbox.driver, threading.Thread):
-        thread.join(PATIENCE)
+    wait_for_rest(inbox)
     lost, left = leftovers(world.engine, world.loop)
     result.lost, result.left = max(lost, result.lost), result.left or left
     prefixes: Any = world.engine.scheduler.prefixes

@@ -10,7 +10,19 @@ from typing import Any
 
 import pytest
 from helpers import check_blocks, finish, make_engine, request
-from interrupts import CONFIG, KEPT, LONG, PREFIXES, SETTINGS, engine_of, leftovers, plain, signalled, tally
+from interrupts import (
+    CONFIG,
+    KEPT,
+    LONG,
+    PREFIXES,
+    SETTINGS,
+    engine_of,
+    leftovers,
+    plain,
+    signalled,
+    tally,
+    wait_for_rest,
+)
 
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.inbox import Run
@@ -150,9 +162,7 @@ def loop_and_request() -> tuple[EngineLoop, Request]:
 def answered(loop: EngineLoop, one: Request) -> None:
     """The request gets its tokens, and nothing is left."""
     assert one.result(timeout=20).token_ids == plain([1, 2, 3], 3, SETTINGS["prefix cache"])
-    driver = loop.check_open().inbox.driver
-    if isinstance(driver, Thread):
-        driver.join(20)
+    wait_for_rest(loop.check_open().inbox)
     assert leftovers(loop.engine, loop) == (0, [])
 
 
