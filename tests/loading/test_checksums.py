@@ -141,7 +141,7 @@ def test_a_list_of_another_form_is_refused(text: str, folder: Path) -> None:
 
 OTHER_FORMS = {
     "comments": f"# mine\n{ABC}  x.gguf\n",
-    "files of other folders": f"{ABC[::-1]}  ./onnx/x.gguf\n{ABC[::-1]} */tmp/x.gguf\n{ABC}  ./x.gguf\n",
+    "files of other folders": f"{ABC[::-1]}  ./onnx/x.gguf\n{ABC[::-1]} */elsewhere/x.gguf\n{ABC}  ./x.gguf\n",
     "capitals": f"{ABC.upper()} *x.gguf\n",
     "lines of Windows": f"{ABC}  x.gguf\r\n\r\n",
 }
