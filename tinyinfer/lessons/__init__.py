@@ -5,7 +5,7 @@ neither. Files in reading order:
 
     messages.py          what a lesson says: a card in a notebook, lines in a terminal
     exercise.py          an exercise: what is judged, the hints, our solution
-    guess.py             a prediction beside the truth, and the misconception whose value it is
+    prediction.py        a prediction beside the truth, and the misconception whose value it is
     tiny_model.py        a model of random weights, for lessons about mechanism and for lessons without a network
     models.py            the models of a lesson: weights loaded once, engines made from them
     cell_order.py        which cell to run first, said in place of a NameError
