@@ -12,7 +12,7 @@ neither. Files in reading order:
     lesson.py            the one object that a notebook talks to
 
 Wins: a wrong answer gets a sentence and a hint, and counts judge it on any machine. Loses: a judge knows only the
-wrong answers that somebody has made before; any other one gets the hint of the exercise.
+usual wrong answers; any other one gets the hint of the exercise.
 
 Sources: Rush, GPU-Puzzles (the form of the puzzles); Crouch et al. 2004 (predict before you look).
 """

@@ -18,9 +18,9 @@ from typing import Any
 
 from tinyinfer.lessons.cell_order import explain_missing_names
 from tinyinfer.lessons.exercise import PACKAGE, Exercise, written
-from tinyinfer.lessons.prediction import revealed
 from tinyinfer.lessons.messages import Message, Prose, show
 from tinyinfer.lessons.models import Models
+from tinyinfer.lessons.prediction import revealed
 from tinyinfer.llm import LLM
 
 PATIENCE = 2  # wrong attempts before the solution is offered
