@@ -105,7 +105,7 @@ class View(ABC):
         return f"{self.title}\n{self.text()}" if self.title else self.text()
 
 
-class Prose(View):
+class Paragraphs(View):
     """Paragraphs of text, for a saved page. links: (words, address) of each link in a last line."""
 
     def __init__(self, *paragraphs: str, links: Iterable[tuple[str, str]] = ()) -> None:
