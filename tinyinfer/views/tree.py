@@ -76,7 +76,7 @@ def box(node: TreeNode) -> tuple[str, str]:
     kinds, style = paint(node.users)
     return (
         f'<div class="block {kinds}{" new" * node.new}" style="{style}"><small>{names(node.users)}</small>',
-        f"<small>{node.block}</small><span class="words">{escape(visible(node.text))}</span></div>",
+        f'<small>{node.block}</small><span class="words">{escape(visible(node.text))}</span></div>',
     )
 
 
