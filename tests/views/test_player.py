@@ -137,13 +137,13 @@ def test_bars_are_as_high_as_the_costs_of_the_steps(everything):
     html = StepPlayer(everything, parts=["cost"])._repr_html_()
     paths = {
         label: re.findall(r"v-([\d.]+)h", path)
-        for label, path in re.findall(r'aria-label="(\w+) by step[^"]*"><path d="([^"]*)"', html)
+        for label, path in re.findall(r'aria-label="([\w ]+) by step[^"]*"><path d="([^"]*)"', html)
     }
-    assert list(paths) == ["rows", "arithmetic", "moved", "time", "blocks"]
+    assert list(paths) == ["rows", "arithmetic", "bytes moved", "time", "blocks"]
     for label, values in {
         "rows": [step.rows for step in everything.steps],
         "arithmetic": [step.ledger.flops for step in everything.steps],
-        "moved": [step.ledger.bytes_moved for step in everything.steps],
+        "bytes moved": [step.ledger.bytes_moved for step in everything.steps],
         "blocks": [len(step.blocks) for step in everything.steps],
     }.items():
         assert [float(height) for height in paths[label]] == [round(94 * value / max(values), 1) for value in values]

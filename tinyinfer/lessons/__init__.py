@@ -10,6 +10,7 @@ neither. Files in reading order:
     models.py            the models of a lesson: weights loaded once, engines made from them
     cell_order.py        which cell to run first, said in place of a NameError
     lesson.py            the one object that a notebook talks to
+    pages.py             three runs as saved pages, which open without a notebook
 
 Wins: a wrong answer gets a sentence and a hint, and counts judge it on any machine. Loses: a judge knows only the
 usual wrong answers; any other one gets the hint of the exercise.

@@ -52,7 +52,7 @@ STYLE = f"""
   border-bottom: 1px solid var(--line); padding: 3px 10px 3px 0; text-align: left; color: inherit;
   vertical-align: baseline; }}
 .tinyinfer-view th {{ font-weight: 600; white-space: nowrap; }}
-.tinyinfer-view.tinyinfer-view .number {{ text-align: right; }}
+.tinyinfer-view.tinyinfer-view .number {{ text-align: right; white-space: nowrap; }}
 .tinyinfer-view .fill {{ background: oklch(var(--fill) var(--h)); color: var(--ink); }}
 .tinyinfer-view .good {{ background: var(--good); color: var(--ink); }}
 .tinyinfer-view .bad {{ background: var(--bad); color: var(--ink); }}
