@@ -20,7 +20,7 @@ from tinyinfer.views.recording import Recording, Step
 
 PROMPT = ("prefill", "recompute")
 STYLE = """
-.tinyinfer-view .lanes { display: grid; grid-template-columns: 84px 1fr; gap: 3px 10px;
+.tinyinfer-view .lanes { display: grid; grid-template-columns: 92px 1fr; gap: 3px 10px;
   align-items: center; max-width: 960px; margin: 4px 0; }
 .tinyinfer-view .lane { position: relative; height: 24px; border: 1px solid var(--line); border-radius: 3px;
   overflow: hidden; }
