@@ -37,6 +37,8 @@ from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
 from tinyinfer.sequence import Span
 from tinyinfer.speculative.base import NoDrafter
+from tinyinfer.views.matrices import Attention, attention_weights
+from tinyinfer.views.weights import WeightGrid
 
 MODEL_FILES = ["model/transformer", "model/attention", "model/moe", "model/mlp", "sampling", "kv_cache/contiguous",
                "kv_cache/paged", "speculative/verify", "speculative/best_coupling", "speculative/draft_model",
@@ -119,10 +121,19 @@ def run_the_rest(inspector: Inspector, folder) -> None:
     inspector.watch({"V": 101}, lambda: NoDrafter().verify(logits[:0], request([1])))
     gguf, packed = write_gguf("llama3", folder("llama3") / "q.gguf", "Q8_0"), folder("llama3") / "packed"
     save_model(packed, LLM(str(gguf), quantize="keep").model, load(gguf), {"method": "keep"})
+    run_views(inspector, folder("llama"))
     paths = [folder("gpt2"), folder("mixtral"), gguf, packed]
     for path in paths:
         checkpoint = load(path)
         inspector.watch(letters_of(checkpoint.config), lambda checkpoint=checkpoint: read(checkpoint))
+
+
+def run_views(inspector: Inspector, path: Path) -> None:
+    """The drawings that read a model or compute with its numbers."""
+    llm, w = LLM(str(path)), np.random.default_rng(0).random((19, 43), dtype=np.float32)
+    inspector.watch(letters_of(llm.config), lambda: attention_weights(llm, list(range(23)), 1, 1))
+    inspector.watch({}, lambda: WeightGrid.rounded(w, 4, 7)._repr_html_())
+    inspector.watch({}, lambda: str(Attention(np.eye(19, 23, 4), ["a"] * 23)))
 
 
 QUANTIZED: list[dict] = [  # models of which every matrix is quantized, in all ways

@@ -7,4 +7,9 @@ Each view is an object that a notebook shows as HTML, without a library or a ser
     pool.py       the blocks of a paged cache: whose, how full, how shared
     tree.py       the prefix tree: what is cached, who uses it, where prompts part
     seats.py      who sat in which seat, as a timeline
+    cells.py      a matrix as coloured cells, each with its number in words
+    spelling.py   tokens in which each character can be seen
+    matrices.py   attention: who may see whom, and how much each row takes
+    tokens.py     a text as tokens, by their probability; what became of drafts
+    weights.py    a block of a weight matrix before and after rounding
 """
