@@ -78,7 +78,8 @@ STYLE = f"""{READOUT_STYLE}
 .tinyinfer-view .cells .upright {{ height: auto; vertical-align: bottom; line-height: 1; padding-bottom: 3px; }}
 .tinyinfer-view .cells .upright span {{ writing-mode: vertical-rl; transform: rotate(180deg); max-height: 90px;
   overflow: hidden; white-space: pre; text-overflow: ellipsis; display: inline-block; }}
-.tinyinfer-view .cells .side {{ text-align: left; padding-left: 6px; white-space: normal; line-height: 1.3; }}
+.tinyinfer-view .cells .side {{ text-align: left; padding-left: 6px; white-space: normal; line-height: 1.3;
+  background: none; color: inherit; }}
 @container tinyinfer (max-width: 560px) {{ .tinyinfer-view .cells .spare span {{ display: none; }}
   .tinyinfer-view .cells td[tabindex] {{ font-size: 0; }} }}
 """
