@@ -65,6 +65,19 @@ def test_the_mask_of_a_batch_is_that_of_its_rows():
     assert title == f"sequence {b.id}, position 6 sees position 6, new in this step"
 
 
+def test_each_sequence_is_named_beside_its_own_rows_and_above_its_own_positions():
+    """Catches a name that spans another sequence's rows, or one row too few."""
+    found = read(Mask([2, (1, 3), 1])._repr_html_()).elements
+    spans = [(place["colspan"], "across") for tag, place in found if tag == "th" and place.get("scope") == "colgroup"]
+    rows = -1
+    for tag, place in found:
+        rows += tag == "tr" and "data-row" in place
+        if tag == "th" and place.get("scope") == "rowgroup":
+            spans.append((place["rowspan"], f"from row {rows}"))
+    assert spans == [("2", "across"), ("4", "across"), ("1", "across"),
+                     ("2", "from row 0"), ("3", "from row 2"), ("1", "from row 5")]  # fmt: skip
+
+
 def test_the_text_of_a_mask_says_the_same():
     """Catches a text form that differs from the drawing; a terminal has only the text."""
     lines = str(Mask([2, (1, 1)], title="Mixed")).splitlines()
@@ -173,6 +186,7 @@ def test_hostile_tokens_stay_text():
     found = read(view._repr_html_())
     assert not [script for script in found.scripts if "alert" in script]
     assert HOSTILE in found.words
+    assert [th["title"] for th in found.named("th") if "title" in th] == [HOSTILE, "b"] * 2
     assert HOSTILE in cells(view)[1][0]["title"]
 
 

@@ -222,7 +222,7 @@ class DraftSpans(View):
     def _tokens(self, turn: Turn) -> list[Token]:
         """Accepted drafts, the rejected one, the model's own token, and the drafts that were not used."""
         n = turn.accepted
-        own = turn.tokens[n : n + 1]
+        own = turn.tokens[n:]  # one, or none where the text ended with a draft
         rejected = turn.drafts[n : n + 1] if own else ()
         groups = {
             "good accepted": turn.drafts[:n],
