@@ -26,6 +26,7 @@ from tinyinfer.views.tree import PrefixTree
 
 PARTS = ("rows", "seats", "pool", "tree", "drafts", "cost")
 HEADINGS = {"rows": "Rows of the batch", "pool": "Pool of blocks", "tree": "Prefix tree", "drafts": "Drafts"}
+MANY = 12  # prompts that are folded
 LONGEST = 48  # characters of a prompt that are shown
 STYLE = """
 .tinyinfer-view .controls { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; max-width: 960px; }
@@ -177,7 +178,9 @@ class StepPlayer(View):
             '<p class="note" data-still>This is the last step. Where scripts may run, a slider leads through all '
             "steps; the table below lists them.</p>"
         )
-        yield "".join(prompt_chip(id, text) for id, text in enumerate(self.recording.prompts))
+        chips = "".join(prompt_chip(id, text) for id, text in enumerate(self.recording.prompts))
+        many = len(self.recording.prompts)
+        yield f"<details><summary>The prompts of {many} sequences</summary>{chips}</details>" if many > MANY else chips
 
     def _changing(self, name: str) -> str:
         """The place of a changing part, filled with the last step's drawing."""
