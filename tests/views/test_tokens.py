@@ -146,11 +146,19 @@ def test_what_became_of_each_draft(drafts, tokens, ended, line, llm):
     assert [span["class"] for span in spans(view)] == [kinds[word[0]] for word in line.split()]
 
 
+def test_of_several_candidates_one_counts(llm):
+    """The trace shows the step's tokens with the owner, too. Catches tokens shown twice, and drafts counted twice."""
+    turns = [turn("ab", "xy"), turn("xz", "xy", phase="candidate"), turn("cd", "", phase="candidate")]
+    lines = DraftSpans([(3, one) for one in turns], llm.tokenizer).text().splitlines()
+    assert lines[0] == "1 of 2 drafts accepted: 2 tokens in 1 step."
+    assert lines[1:4] == ["step 3             -a ~b", "candidate, step 3  +x -z =y", "candidate, step 3  -c ~d"]
+
+
 def test_steps_without_drafts_share_a_line_and_sequences_do_not(llm):
     """Catches a page of single tokens, and tokens of two sequences in one text."""
     turns = [turn("", "a"), turn("", "b"), turn("c", "cd"), turn("", "e")]
     lines = DraftSpans([*enumerate(turns, 1)], llm.tokenizer).text().splitlines()
-    assert lines[0] == "1 of 1 drafts were accepted: 5 tokens in 4 steps."
+    assert lines[0] == "1 of 1 draft accepted: 5 tokens in 4 steps."
     assert [line.split("  ")[0] for line in lines[1:4]] == ["steps 1-2", "step 3", "step 4"]
     both = [(1, turn("", "a", id=7)), (1, turn("", "x", id=9)), (2, turn("", "b", id=7))]
     shown = DraftSpans(both, llm.tokenizer).text().splitlines()
@@ -165,7 +173,7 @@ def test_drafts_of_a_run(llm):
     traces = list(engine.steps(prompt, SamplingParams(max_tokens=12, ignore_eos=True)))
     work = engine.ledger - before
     view = TokenSpans.drafts(traces, llm.tokenizer)
-    assert f"{work.drafts_accepted} of {work.drafts_proposed} drafts were accepted: 12 tokens" in str(view)
+    assert f"{work.drafts_accepted} of {work.drafts_proposed} drafts accepted: 12 tokens" in str(view)
     assert work.drafts_proposed, "choose another prompt"
     kept = [token.text for _, line in view.lines() for token in line if token.kind in ("good accepted", "own")]
     new = [token for trace in traces for one in trace.turns for token in one.tokens]

@@ -30,6 +30,7 @@ from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Span, make_batch
 from tinyinfer.views.cells import STYLE, Axis, Cell, aligned, check_size, keys, matrix, readout, unfold
 from tinyinfer.views.page import View, hue, legend
+from tinyinfer.views.sentence import counted
 from tinyinfer.views.spelling import readable, token_texts
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Rows:
     def phase(self) -> str:
         """What the rows are, in words."""
         cached = f", {self.first} cached" if self.first else ""
-        return f"sequence {self.id}: {self.count} row{'s' * (self.count != 1)}{cached}"
+        return f"sequence {self.id}: {counted(self.count, 'row')}{cached}"
 
 
 Work = Batch | Iterable[Span | int | tuple[int, int]]
@@ -151,7 +152,7 @@ class Mask(View):
         rows, keys = len(self.rows), len(self.keys)
         window = "" if self.window is None else f", in a window of {self.window}"
         return (
-            f"{count(rows, 'row')} by {count(keys, 'position')}: {count(self.pairs, 'pair')} are seen{window}. "
+            f"{counted(rows, 'row')} by {counted(keys, 'position')}: {counted(self.pairs, 'pair')} are seen{window}. "
             "The colours at the edges are the sequences, the numbers are positions."
         )
 
@@ -159,11 +160,6 @@ class Mask(View):
         used = {self.kind(row, key) for row in self.rows for key in self.keys}
         kinds = legend(((kind, words) for kind, words in WORDS.items() if kind in used), hue(self.parts[0].id))
         return keys(*(legend([("fill", part.phase)], hue(part.id)) for part in self.parts)) + keys(kinds)
-
-
-def count(number: int, thing: str) -> str:
-    """A number of things in words."""
-    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def rows_of(one: Span | int | tuple[int, int], id: int) -> Rows:

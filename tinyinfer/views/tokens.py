@@ -20,6 +20,7 @@ from tinyinfer.sampling import log_softmax, most_likely
 from tinyinfer.views.cells import READOUT_STYLE, keys, readout, themed, unfold
 from tinyinfer.views.page import View, legend
 from tinyinfer.views.recording import Step
+from tinyinfer.views.sentence import counted
 from tinyinfer.views.spelling import readable, token_texts
 
 if TYPE_CHECKING:
@@ -136,7 +137,7 @@ class TokenSpans(View):
     def _caption(self) -> str:
         known = [p for p in self.probabilities if p is not None]
         if not known:
-            return f"{len(self.texts)} tokens."
+            return f"{counted(len(self.texts), 'token')}."
         likely = sum(p >= 0.5 for p in known)
         return (
             f"{len(self.texts)} tokens. The model gave {likely} of {len(known)} a probability of 0.5 or more, and the "
@@ -179,7 +180,7 @@ class DraftSpans(View):
     """The drafts of speculative steps: accepted, rejected, and the token that the model chose in their place.
 
     turns: (step, Turn) pairs. Every step of a sequence ends in one token of the model's own, unless the text ends
-    before.
+    before. Of several candidates for the same position, the one that was accepted furthest counts, as in the ledger.
     """
 
     style = STYLE
@@ -189,6 +190,11 @@ class DraftSpans(View):
             ((step, turn) for step, turn in turns if turn.drafts or turn.tokens), key=lambda pair: pair[1].id
         )
         self.tokenizer, self.title = tokenizer, title
+        self.kept: dict[tuple[int, int], Turn] = {}  # by step and sequence
+        for step, turn in self.turns:
+            best = self.kept.setdefault((step, turn.id), turn)
+            if turn.accepted > best.accepted:
+                self.kept[step, turn.id] = turn
 
     def lines(self) -> list[tuple[str, list[Token]]]:
         """The name and the tokens of each line: a sequence in one step, or in several steps without drafts."""
@@ -199,7 +205,7 @@ class DraftSpans(View):
                 (first, turn), (last, _) = part[0], part[-1]
                 name = (f"sequence {turn.id}, " if several else "") + "candidate, " * (turn.phase == "candidate")
                 name += f"step {first}" if first == last else f"steps {first}-{last}"
-                found.append((name, [token for _, one in part for token in self._tokens(one)]))
+                found.append((name, [token for step, one in part for token in self._tokens(step, one)]))
         return found
 
     def body(self) -> str:
@@ -219,11 +225,12 @@ class DraftSpans(View):
         signs = "; ".join(f"{marks[kind]} {words}" for kind, words in KINDS.items())
         return "\n".join([self._caption(), *(f"{name.ljust(width)}  {line}" for name, line in shown), signs])
 
-    def _tokens(self, turn: Turn) -> list[Token]:
+    def _tokens(self, step: int, turn: Turn) -> list[Token]:
         """Accepted drafts, the rejected one, the model's own token, and the drafts that were not used."""
-        n = turn.accepted
-        own = turn.tokens[n:]  # one, or none where the text ended with a draft
-        rejected = turn.drafts[n : n + 1] if own else ()
+        kept = self.kept[step, turn.id] is turn
+        n = turn.accepted if kept else 0
+        own = turn.tokens[n:] if kept else ()  # one token, or none where the text ended with a draft
+        rejected = turn.drafts[n : n + 1] if own or not kept else ()
         groups = {
             "good accepted": turn.drafts[:n],
             "bad rejected": rejected,
@@ -243,7 +250,8 @@ class DraftSpans(View):
         return "the model's own token, after all drafts were accepted" if turn.drafts else "the model's own token"
 
     def _caption(self) -> str:
-        proposed = sum(len(turn.drafts) for _, turn in self.turns)
-        accepted = sum(turn.accepted for _, turn in self.turns)
-        tokens, steps = sum(len(turn.tokens) for _, turn in self.turns), len({step for step, _ in self.turns})
-        return f"{accepted} of {proposed} drafts were accepted: {tokens} tokens in {steps} steps."
+        kept, steps = self.kept.values(), len({step for step, _ in self.kept})
+        proposed, accepted = sum(len(turn.drafts) for turn in kept), sum(turn.accepted for turn in kept)
+        tokens = sum(len(turn.tokens) for turn in kept)
+        made = f"{counted(tokens, 'token')} in {counted(steps, 'step')}"
+        return f"{accepted} of {counted(proposed, 'draft')} accepted: {made}."
