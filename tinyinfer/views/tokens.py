@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from tinyinfer.text.tokenizer import Tokenizer
 
 MOST = 10.0  # bits of surprise that have the full colour: a probability of 1/1024
-HINT = "Point at a token for its probability, or press Tab and the arrow keys."
+HINT = "Point at a token, or press Tab and the arrow keys."
 STYLE = (
     READOUT_STYLE
     + themed("--warm: oklch(.79 .145 55);", "--warm: oklch(.46 .105 50);")
@@ -215,7 +215,7 @@ class DraftSpans(View):
             lines.append(f"<div data-row><b>{escape(name)}</b>{spans}</div>")
         used = {token.kind for _, tokens in self.lines() for token in tokens}
         boxes = legend((kind, words) for kind, words in KINDS.items() if kind in used)
-        drawn = readout(keyed("drafts", "".join(lines)), "Point at a token, or press Tab and the arrow keys.")
+        drawn = readout(keyed("drafts", "".join(lines)), HINT)
         return f"<p>{self._caption()}</p>{boxes}{drawn}{unfold(self.text())}"
 
     def text(self) -> str:
