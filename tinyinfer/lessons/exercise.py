@@ -1,0 +1,143 @@
+"""An exercise: what its answer is judged by, the hint for each usual mistake, and our solution.
+
+A judge gets the student's answer (a number, a list, a function, a class) and gives None when it is right, else what is
+wrong and a hint. Whatever a judge or the student's code raises becomes a sentence, too.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+import textwrap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from tinyinfer.errors import one_line
+from tinyinfer.units import number, show
+
+PACKAGE = Path(__file__).parents[1]
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Why an answer is wrong, in one sentence, and a hint that does not give the answer away."""
+
+    sentence: str
+    hint: str
+
+
+Judge = Callable[[Any], Wrong | None]
+
+
+@dataclass(frozen=True)
+class Exercise:
+    """name: what `check` is called with. solution: ours, what `use` gives until the student's is right.
+
+    why: one or two sentences that are shown with a right answer and with the solution. draw: a picture of the
+    student's answer, shown at each attempt; None when the answer cannot be drawn.
+    """
+
+    name: str
+    judge: Judge
+    solution: Any
+    why: str = ""
+    draw: Callable[[Any], object] | None = None
+
+    def judged(self, answer: object) -> Wrong | None:
+        """What is wrong with the answer; an exception of the student's code becomes a sentence."""
+        try:
+            return self.judge(answer)
+        except Exception as error:
+            what = f"{type(error).__name__}: {one_line(str(error))}".rstrip(": ")
+            hint = f"the answer that `check` expects is {form(self.solution)}"
+            return Wrong(f"Your answer stopped with {what}{_place(error)}.", hint)
+
+    def drawn(self, answer: object) -> object | None:
+        """A picture of the answer; None for an answer that cannot be drawn, about which the judge has its sentence."""
+        if self.draw is None:
+            return None
+        try:
+            return self.draw(answer)
+        except Exception:
+            return None
+
+    def solution_text(self) -> str:
+        """Our solution as text: the source of a function or class, else the value; then why."""
+        source = _source(self.solution) or repr(self.solution)
+        return f"{source}\n\n{self.why}".strip()
+
+
+def written(answer: object) -> bool:
+    """Whether the student has replaced `...`: in a value, or in the body of a function or class."""
+    if answer is ...:
+        return False
+    if not (inspect.isfunction(answer) or inspect.isclass(answer)):
+        return True
+    return not any(map(_is_open, ast.walk(ast.parse(_source(answer) or ""))))
+
+
+def judge_number(truth: float, unit: str, wrong: Mapping[float, Wrong], hint: str, tolerance: float = 0.01) -> Judge:
+    """A judge of numbers. wrong: the usual wrong values; hint: for any other. tolerance: relative, of all of them."""
+
+    def judge(answer: object) -> Wrong | None:
+        if isinstance(answer, bool) or not isinstance(answer, Real) or not math.isfinite(answer):
+            return Wrong(f"{show(answer)} is not a number.", f"write a number ({unit}), without quotes or unit")
+        value = float(answer)
+        if math.isclose(value, truth, rel_tol=tolerance, abs_tol=1e-12):
+            return None
+        for known, why in wrong.items():
+            if math.isclose(value, known, rel_tol=tolerance, abs_tol=1e-12):
+                return why
+        return Wrong(f"{number(value)} {unit} is too {'high' if value > truth else 'low'}.", hint)
+
+    return judge
+
+
+def judge_choice(truth: object, choices: Mapping[object, Wrong | None]) -> Judge:
+    """A judge of one choice among named ones. choices: each with what is wrong about it; None for the right one."""
+
+    def judge(answer: object) -> Wrong | None:
+        if not isinstance(answer, type(truth)) or answer not in choices:
+            return Wrong(f"{show(answer)} is none of the choices.", f"write one of {', '.join(map(repr, choices))}")
+        return choices[answer]
+
+    return judge
+
+
+def form(value: object) -> str:
+    """What kind of thing an answer is, in words: enough to see a wrong type, too little to copy."""
+    if inspect.isfunction(value):
+        return f"a function {value.__name__}{inspect.signature(value)}".replace("'", "")
+    if inspect.isclass(value):
+        methods = [name for name, part in vars(value).items() if inspect.isfunction(part)]
+        return f"a class with {', '.join(methods)}"
+    kinds = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
+    return kinds.get(type(value), f"a {type(value).__name__}")
+
+
+def _source(thing: object) -> str:
+    try:
+        return textwrap.dedent(inspect.getsource(thing)).rstrip()  # type: ignore[arg-type]
+    except (OSError, TypeError):
+        return ""
+
+
+def _is_open(node: ast.AST) -> bool:
+    """Whether the node is `...` as a statement, an assigned or a returned value; an index `x[..., 0]` is not."""
+    value = node.value if isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign | ast.Return) else None
+    return isinstance(value, ast.Constant) and value.value is ...
+
+
+def _place(error: BaseException) -> str:
+    """The line of the student's cell in which the error came up; nothing when it came up elsewhere."""
+    lines, traceback = [], error.__traceback__
+    while traceback:
+        file = traceback.tb_frame.f_code.co_filename
+        if file.startswith("<ipython") or "ipykernel_" in file:
+            lines.append(traceback.tb_lineno)
+        traceback = traceback.tb_next
+    return f" in line {lines[-1]} of your cell" if lines else ""

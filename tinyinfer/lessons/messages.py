@@ -1,0 +1,74 @@
+"""What a lesson says to its student: a card in a notebook, plain lines in a terminal.
+
+The colour of a card tells right from wrong, and so does the card's first word, for who does not see the colour.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+COLORS = {"right": "52, 168, 83", "wrong": "219, 50, 54", "open": "66, 133, 244", "note": "128, 128, 128"}
+CARD = "border-left: 4px solid rgb({0}); background: rgba({0}, .12); padding: 6px 12px; margin: 4px 0; max-width: 52em"
+CODE = "white-space: pre-wrap; overflow-wrap: anywhere; margin: 4px 0"
+
+
+@dataclass(frozen=True, repr=False)
+class Message:
+    """One answer of a lesson. kind: right, wrong, open (not answered yet) or note.
+
+    hint: what to think of next. folded: a title and a text that the student unfolds, such as the solution.
+    """
+
+    kind: str
+    text: str
+    hint: str = ""
+    folded: tuple[str, str] | None = None
+
+    def __repr__(self) -> str:
+        lines = [self.text]
+        if self.hint:
+            lines.append(f"Hint: {self.hint}")
+        if self.folded:
+            lines.append(f"[{self.folded[0]}]\n{self.folded[1]}")
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        parts = [f"<div>{escape(self.text)}</div>"]
+        if self.hint:
+            parts.append(f"<div><i>Hint:</i> {escape(self.hint)}</div>")
+        if self.folded:
+            title, body = map(escape, self.folded)
+            parts.append(f'<details><summary>{title}</summary><pre style="{CODE}">{body}</pre></details>')
+        return f'<div role="status" style="{CARD.format(COLORS[self.kind])}">{"".join(parts)}</div>'
+
+
+@dataclass(frozen=True, repr=False)
+class Prose:
+    """Text in Markdown, whose numbers a cell computed."""
+
+    text: str
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+
+def shell() -> Any:
+    """The notebook's kernel; None in a plain Python."""
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython else None
+
+
+def show(thing: object) -> None:
+    """Shows a message, a view or any other object below the cell; prints it where there is no notebook."""
+    if shell() is None:
+        print(thing)
+        return
+    from IPython.display import display
+
+    display(thing)

@@ -1,0 +1,68 @@
+"""A prediction beside the truth: how far off it is, and the misconception whose value it is.
+
+Who has written a number down first looks at the answer with other eyes (Crouch et al. 2004). A guess is right within a
+tenth: a lesson asks for an order of magnitude and its reason, not for arithmetic in the head.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from numbers import Real
+
+from tinyinfer.lessons.messages import Message
+from tinyinfer.units import show
+
+CLOSE = 0.1  # relative distance within which a guess counts as right
+SAME = 0.02  # relative distance within which a guess is a misconception's value
+
+
+def revealed(guess: object, truth: float | str, unit: str, misconceptions: Mapping[float | str, str]) -> Message:
+    """What to say to a guess. misconceptions: a wrong value -> one sentence that names the idea behind it."""
+    answer = quantity(truth, unit)
+    if guess is ...:
+        text = "Your guess is not answered yet: replace `...` above by your guess, run that cell and this one again."
+        return Message("open", text, folded=("show the answer", answer))
+    if isinstance(truth, str):
+        return _compared(guess, guess == truth, answer, misconceptions)
+    if isinstance(guess, bool) or not isinstance(guess, Real) or not math.isfinite(guess):
+        text = f"{show(guess)} is not a number: write a guess such as `guess = 7` ({unit})."
+        return Message("wrong", text, folded=("show the answer", answer))
+    value = float(guess)
+    right = math.isclose(value, truth, rel_tol=CLOSE)
+    compared = f"{answer}; you guessed {quantity(value, unit)}{_off(value, truth, unit)}"
+    return _compared(value, right, compared, misconceptions)
+
+
+def _compared(guess: object, right: bool, answer: str, misconceptions: Mapping[float | str, str]) -> Message:
+    named = next((why for value, why in misconceptions.items() if _same(guess, value)), "")
+    if right:
+        return Message("right", f"Right. It is {answer}.")
+    return Message("wrong", f"Not this time. It is {answer}. {named}".rstrip())
+
+
+def _same(guess: object, value: float | str) -> bool:
+    if isinstance(guess, str) or isinstance(value, str):
+        return guess == value
+    return isinstance(guess, Real) and math.isclose(guess, value, rel_tol=SAME, abs_tol=1e-9)
+
+
+def _off(guess: float, truth: float, unit: str) -> str:
+    """How far off a guess is: in points for shares, else as a factor."""
+    if math.isclose(guess, truth, rel_tol=1e-9):
+        return ""
+    side = "high" if guess > truth else "low"
+    if unit == "%":
+        return f", {abs(guess - truth):.3g} points too {side}"
+    if guess <= 0 or truth <= 0:
+        return f", too {side}"
+    factor = max(guess / truth, truth / guess)
+    return f", {factor - 1:.0%} too {side}" if factor < 1.5 else f", {factor:,.3g} times too {side}"
+
+
+def quantity(value: float | str, unit: str) -> str:
+    """A value with its unit, as a sentence shows it."""
+    if isinstance(value, str):
+        return value
+    digits = f"{value:,.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:,.3g}"
+    return digits + ("%" if unit == "%" else f" {unit}".rstrip())
