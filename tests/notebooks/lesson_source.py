@@ -7,7 +7,9 @@ import re
 import tomllib
 from dataclasses import dataclass
 from functools import cache, cached_property
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jupytext
@@ -94,6 +96,17 @@ def read(name: str) -> Source:
         answers.read_text(encoding="utf-8") if answers.is_file() else None,
         (NOTEBOOKS / "README.md").read_text(encoding="utf-8"),
     )
+
+
+@cache
+def builder() -> ModuleType:
+    """notebooks/build.py, which is a script."""
+    spec = spec_from_file_location("build_notebooks", NOTEBOOKS / "build.py")
+    assert spec
+    assert spec.loader
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def answered(cell: str, answer: str) -> str:

@@ -7,13 +7,12 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from lesson_source import NOTEBOOKS, ROOT
+from lesson_source import NOTEBOOKS, ROOT, builder
 from test_readable import files
 
 ADDRESS = "https://example.org/owner/project"
@@ -22,13 +21,7 @@ EXAMPLE = (Path(__file__).parent / "example.py").read_text(encoding="utf-8")
 
 @pytest.fixture(scope="module")
 def build() -> ModuleType:
-    """notebooks/build.py, which is a script."""
-    spec = spec_from_file_location("build_notebooks", NOTEBOOKS / "build.py")
-    assert spec
-    assert spec.loader
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return builder()
 
 
 @pytest.fixture
