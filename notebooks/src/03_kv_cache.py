@@ -36,14 +36,7 @@ check, reveal, use = lesson.check, lesson.reveal, lesson.use
 
 llm = lesson.model()  # SmolLM2-135M, with a KV cache
 without = lesson.model(kv_cache="none")  # the same weights, without one
-story = llm.tokenizer.encode(
-    "Water boils when its vapour pressure equals the pressure of the air around it. On a high mountain the air is "
-    "thinner, so water boils at a lower temperature, and an egg needs more time to cook. In a closed pot the steam "
-    "cannot leave, the pressure rises, and the water becomes hotter than it would in an open pot. That is why a "
-    "pressure cooker saves time: the food is cooked at a higher temperature. A cook who lives by the sea can follow "
-    "the times that are written in a book, but a cook who lives in the mountains has to add some minutes for every "
-    "thousand metres."
-)
+story = llm.tokenizer.encode(runs.STORY)  # a short text about boiling water
 prompt = story[:64]
 params = SamplingParams(max_tokens=32, ignore_eos=True)
 
@@ -113,11 +106,12 @@ lesson.say(f"Both wrote the same tokens: **{slow_tokens == fast_tokens}**.")
 
 # %%
 slow_s, fast_s = (sum(step.seconds for step in steps) for steps in (slow_steps, fast_steps))
+fewer = slow.tokens_computed / fast.tokens_computed, slow.flops / fast.flops
 lesson.say(
-    f"Rows: {slow.tokens_computed / fast.tokens_computed:.1f} times fewer. FLOPs: {slow.flops / fast.flops:.1f} times "
-    f"fewer. Time: {slow_s:.2f} s without, {fast_s:.2f} s with, so **{slow_s / fast_s:.1f} times faster**.\n\n"
-    "The clock gains less than the FLOPs. A step of one row has to read every weight for it, and then waits for memory "
-    "instead of computing."
+    f"Rows: {fewer[0]:.1f} times fewer. FLOPs: {fewer[1]:.1f} times fewer. "
+    f"Time: {slow_s:.2f} s without, {fast_s:.2f} s with: **{slow_s / fast_s:.1f} times faster**.\n\n"
+    "The clock gains less than the FLOPs. A step of one row has to read every weight for it, "
+    "and then waits for memory instead of computing."
 )
 
 # %% [markdown]
@@ -158,8 +152,8 @@ text = tiny.tokenizer.encode(TEXT)
 error = largest_error(tiny, mine, text, PROMPT)
 assert error <= TOLERANCE
 lesson.say(
-    f"{len(text)} tokens, {PROMPT} ways to split the prompt: the largest error is {error:.1e} of the largest logit; "
-    f"allowed are {TOLERANCE:g}."
+    f"{len(text)} tokens, {PROMPT} ways to split the prompt: the largest error is {error:.1e} of "
+    f"the largest logit; allowed are {TOLERANCE:g}."
 )
 
 # %% [markdown]
@@ -209,22 +203,25 @@ perplexities = {name: runs.perplexity(rows, story) for name, rows in logits.item
 right = logits["right"]
 errors = {name: np.abs(rows - right).max() / np.abs(right).max() for name, rows in logits.items()}
 shown = sorted(texts.values(), key=str)
-lesson.table(
-    ["positions", "text above", "perplexity", "largest logit error", "the claim's test"],
-    [
-        [name, " or ".join(letter for letter, tokens in zip("ABC", shown, strict=True) if tokens == texts[name]),
-         f"{perplexities[name]:.2f}", f"{errors[name]:.1%}", "passes" if errors[name] <= TOLERANCE else "fails"]
-        for name in rules
-    ],
-)  # fmt: skip
-close = perplexities["one too far"] / perplexities["right"] - 1
+rows = []
+for name in rules:
+    letters = [letter for letter, tokens in zip("ABC", shown, strict=True) if tokens == texts[name]]
+    passes = "passes" if errors[name] <= TOLERANCE else "fails"
+    shares = [f"{perplexities[name]:.2f}", f"{errors[name]:.1%}"]
+    rows.append([name, " or ".join(letters), *shares, passes])
+lesson.table(["positions", "text", "perplexity", "largest logit error", "the claim's test"], rows)
+off = "one too far"
+close = perplexities[off] / perplexities["right"] - 1
 lesson.say(
-    f"One too far: the text is {'the same' if texts['one too far'] == texts['right'] else 'another'}, and the "
-    f"perplexity is {abs(close):.1%} {'lower, so better' if close < 0 else 'higher'}. Yet a logit is wrong by "
-    f"{errors['one too far'] / TOLERANCE:,.0f} times the tolerance.\n\n"
-    "**Wrong is not garbled.** Neither reading the text nor its perplexity finds this bug. Comparing cached with "
-    "uncached logits does."
+    f"One too far: the text is {'the same' if texts[off] == texts['right'] else 'another'}, and the "
+    f"perplexity is {abs(close):.1%} {'lower, so better' if close < 0 else 'higher'}. "
+    f"Yet a logit is wrong by {errors[off] / TOLERANCE:,.0f} times the tolerance."
 )
+if lesson.real:
+    lesson.say(
+        "**Wrong is not garbled.** Neither reading the text nor its perplexity finds this bug. "
+        "Comparing cached with uncached logits does."
+    )
 
 # %% [markdown]
 # Rotation is relative: a query sees how far back a key lies, not where. One step too far moves the whole prompt by
@@ -253,27 +250,9 @@ lesson.source(GroupedQuery.__call__)
 # right the three caches of "Now break it".
 
 # %% tags=["figure"]
-figure, (left, bars) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
-reach = np.unique(np.geomspace(1, llm.config.max_position, 60).astype(int))
-for name, cached, steps, color in (
-    ("without a cache", False, slow_steps, "C3"),
-    ("with a cache", True, fast_steps, "C0"),
-):
-    left.loglog(reach, [runs.decode_flops(llm.config, s - 1, cached) for s in reach], color=color, label=name)
-    left.plot(P + 1 + np.arange(N - 1), [step.ledger.flops for step in steps[1:]], ".", color=color, markersize=8)
-matrices = runs.decode_flops(llm.config, 0)
-left.axhline(matrices, color="0.5", linestyle=":", linewidth=1)
-left.text(1.1, matrices * 0.6, "one row through all matrices", color="0.3", fontsize=9)
-left.set(xlabel="positions so far", ylabel="FLOPs of a step", title="What a step computes")
-left.legend(frameon=False)
-names = list(rules)[::-1]
-bars.barh(names, [perplexities[name] for name in names], color=["C1", "C1", "C0"], height=0.35)
-bars.set(xlabel="perplexity", title="Right and wrong positions", xlim=(0, 1.25 * max(perplexities.values())))
-for i, name in enumerate(names):
-    snippet = " ".join(llm.tokenizer.decode(texts[name]).split())[:58]
-    bars.text(perplexities[name], i, f" {perplexities[name]:.1f}", va="center")
-    bars.text(0, i + 0.22, f' "{snippet} [..]"', va="bottom", fontsize=8, color="0.3")
-bars.margins(y=0.2)
+steps = {"without a cache": slow_steps, "with a cache": fast_steps}
+written = {name: llm.tokenizer.decode(tokens) for name, tokens in texts.items()}
+figure = runs.draw(llm.config, steps, perplexities, written)
 plt.show()
 
 # %% [markdown]
@@ -293,7 +272,8 @@ for name, each, layers_kept in (("without a cache", without, 1), ("with a cache"
     rows.append([name, counted.tokens_computed, f"{steps[0].seconds:.3f} s", amount(kept, "B")])
 lesson.table(["one new token", "rows computed", "time", "keys and values held at once"], rows)
 lesson.say(
-    f"The same rows in about the same time, and {L} times the memory: all layers are kept, and no step reads them."
+    f"The same rows in about the same time, and {L} times the memory: "
+    "the keys and values of all layers are kept, and no later step reads them."
 )
 
 # %% [markdown]
@@ -302,14 +282,14 @@ lesson.say(
 # the positions are the same, as long as both use it).
 
 # %% tags=["loses"]
-lesson.table(
-    ["model", "L", "K", "E", "weights", "a position", "positions that outweigh the weights", "full contexts for that"],
-    [
-        [name, c.num_layers, c.num_kv_heads, c.head_dim, amount(4 * runs.parameters(c), "B"),
-         f"{position_bytes(c.memory):,} B", f"{runs.outweighs(c):,}", f"{runs.outweighs(c) / c.max_position:.1f}"]
-        for name, c in runs.SHAPES.items()
-    ],
-)  # fmt: skip
+rows = []
+for name, c in runs.SHAPES.items():
+    weights, most = amount(4 * runs.parameters(c), "B"), runs.outweighs(c)
+    a_position, contexts = f"{position_bytes(c.memory):,} B", f"{most / c.max_position:.1f}"
+    shape = [c.num_layers, c.num_kv_heads, c.head_dim]
+    rows.append([name, *shape, weights, a_position, f"{most:,}", contexts])
+headings = ["model", "L", "K", "E", "weights", "a position", "as much at position", "in contexts"]
+lesson.table(headings, rows)
 
 # %% [markdown]
 # A number below one in the last column means: a single long sequence is enough. The largest model here pays most for

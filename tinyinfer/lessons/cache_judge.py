@@ -4,8 +4,8 @@ The truth is one pass over all tokens, in which every key and every value is new
 tokens in pieces: each way to split the prompt in two, then one token at a time. What each `read` returns is compared
 with the truth at once, so that a mistake is seen where it is made, not in a logit thirty layers later.
 
-Wins: a mistake is named even where the logits would hardly show it. Loses: a mistake that nobody has made before is
-only located, not named.
+Wins: a mistake is named even where the logits would hardly show it. Loses: an unusual mistake is only located,
+not named.
 """
 
 from __future__ import annotations
@@ -134,8 +134,12 @@ class Watched(KVCache):
                 shared = f"the rows of layer {i} are in here: every layer needs a list of its own"
                 yield np.concatenate((rows[:first], new)), shared
                 yield np.concatenate((rows[: stop - first], new)), shared
+                yield rows[:first], shared
                 yield rows[:stop], shared
-        yield np.concatenate((right, right)), "every row is there twice: the two lists are one and the same object"
+        both = "keys and values lie in one and the same list: make two"
+        yield np.concatenate((right, other)), both
+        yield np.concatenate((other, right)), both
+        yield np.concatenate((right, right)), "every row is stored twice"
 
 
 def same(a: np.ndarray, b: np.ndarray, tolerance: float = TOLERANCE) -> bool:
@@ -184,6 +188,8 @@ def miscounted(said: Any, watched: Watched) -> Difference:
         (first + 1, "off by one: `length` is the position of the next row, and the first row has position 0"),
     ]
     hint = next((hint for value, hint in usual if said == value), "count the rows of the keys of one layer")
+    if first == 0:
+        hint = "a new cache is empty: are its lists shared by all caches? Make them in `__init__`"
     if said > first > 0 and said % first == 0:
         hint = f"every position is counted {said // first} times: count the rows of one layer's keys, no values"
     return Difference(
@@ -200,7 +206,7 @@ def pieces(prompt: int, n: int) -> Iterator[list[int]]:
 
 
 def in_pieces(llm: LLM, make: Make, tokens: list[int], stops: list[int], truth: OnePass) -> np.ndarray:  # -> (n, V)
-    """The logits of all tokens through a new cache of the student's. Raises Difference at the first wrong read."""
+    """The logits of all n tokens, through a new cache of the student's. Raises Difference at the first wrong read."""
     [seq] = llm.sequences([tokens])
     watched = Watched(make(llm.config.num_layers), truth, stops[0])
     rows = []

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from tinyinfer.arrays import FLOAT
+from tinyinfer.engine.trace import StepTrace
 from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.lessons.cache_judge import judge_cache
 from tinyinfer.lessons.exercise import Exercise, Wrong, judge_number
@@ -24,6 +25,18 @@ from tinyinfer.model.transformer import transformer
 from tinyinfer.sampling import token_scores
 from tinyinfer.sequence import Batch, Span
 from tinyinfer.units import show
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STORY = (
+    "Water boils when its vapour pressure equals the pressure of the air around it. On a high mountain the air is "
+    "thinner, so water boils at a lower temperature, and an egg needs more time to cook. In a closed pot the steam "
+    "cannot leave, the pressure rises, and the water becomes hotter than it would in an open pot. That is why a "
+    "pressure cooker saves time: the food is cooked at a higher temperature. A cook who lives by the sea can follow "
+    "the times that are written in a book, but a cook who lives in the mountains has to add some minutes for every "
+    "thousand metres."
+)
 
 Position = Callable[[int, int], int]  # (true position, tokens of the prompt) -> the position that a wrong cache takes
 
@@ -124,6 +137,36 @@ def outweighs(config: ModelConfig) -> int:
 def decode_flops(config: ModelConfig, position: int, cached: bool = True) -> int:
     """FLOPs of the step that computes the row at this position; without a cache, all rows before it, too."""
     return expected_step(config, position, 1).flops if cached else expected_step(config, 0, position + 1).flops
+
+
+def draw(
+    config: ModelConfig, steps: dict[str, list[StepTrace]], perplexities: dict[str, float], texts: dict[str, str]
+) -> Figure:
+    """The lesson's figure: FLOPs of a step by position, computed and counted; perplexity and text by position rule.
+
+    steps: of the run without a cache, then of the run with one.
+    """
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    reach = np.unique(np.geomspace(1, config.max_position, 60).astype(int))
+    for (name, traces), cached, color in zip(steps.items(), (False, True), ("C3", "C0"), strict=True):
+        left.loglog(reach, [decode_flops(config, n - 1, cached) for n in reach], color=color, label=name)
+        positions = [trace.turns[0].first + trace.turns[0].rows for trace in traces[1:]]
+        left.plot(positions, [trace.ledger.flops for trace in traces[1:]], ".", color=color, markersize=8)
+    matrices = decode_flops(config, 0)
+    left.axhline(matrices, color="0.5", linestyle=":", linewidth=1)
+    left.text(reach[-1], matrices * 0.8, "one row through all matrices", color="0.3", fontsize=9, ha="right", va="top")
+    left.set(xlabel="positions so far", ylabel="FLOPs of a step", title="What a step computes")
+    left.set_ylim(bottom=matrices / 3)
+    left.legend(frameon=False)
+    for i, (name, value) in enumerate(reversed(perplexities.items())):
+        right.barh(name, value, height=0.35, color="C0" if name == "right" else "C1")
+        right.text(value, i, f" {value:.1f}", va="center")
+        right.text(0, i + 0.22, f' "{" ".join(texts[name].split())[:58]} [..]"', va="bottom", fontsize=8, color="0.3")
+    right.set(xlabel="perplexity", title="Right and wrong positions", xlim=(0, 1.25 * max(perplexities.values())))
+    right.margins(y=0.2)
+    return figure
 
 
 # The exercises.
