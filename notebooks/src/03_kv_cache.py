@@ -143,7 +143,7 @@ check("cache", MyCache)
 # %% [markdown]
 # The claim, on a model of two layers with grouped queries: whatever way the prompt is split into two pieces, and then
 # token by token, the logits are those of one pass that caches nothing. The tolerance is a ten-thousandth of the
-# largest logit, because float32 rounds a product of one row and of many rows differently.
+# largest logit, because `float32` rounds a product of one row and of many rows differently.
 
 # %% tags=["claim"]
 mine = use("cache")
@@ -278,8 +278,8 @@ lesson.say(
 
 # %% [markdown]
 # And memory. The weights are there once, for all sequences; the cache grows with every token of every sequence. From
-# which position on does it outweigh the weights? Computed from published shapes, both in float32 (in any other format
-# the positions are the same, as long as both use it).
+# which position on does it outweigh the weights? Computed from published shapes, both in `float32` (in any other
+# format the positions are the same, as long as both use it).
 
 # %% tags=["loses"]
 rows = []
@@ -297,8 +297,8 @@ lesson.table(headings, rows)
 #
 # ## Exercises
 #
-# All three are about SmolLM2-135M: `L` `30` layers, `H` `9` query heads, `K` `3` key heads of `E` `64` numbers,
-# float32.
+# All three are about `SmolLM2-135M`: `L` `30` layers, `H` `9` query heads, `K` `3` key heads of `E` `64` numbers,
+# `float32`.
 #
 # **Exercise: bytes** · 3 minutes · easy
 #
@@ -320,19 +320,21 @@ times = ...
 check("growth", times)
 
 # %% [markdown]
-# **Exercise: reuse** · 10 minutes · hard
-#
-# A sentence stands in two texts, behind different beginnings. Could the second text take over the sentence's keys and
-# values from the first? `one.keys[layer]` holds the keys of all tokens of the first text, `(n, K, E)`, and
-# `one.keys[layer][-m:]` those of the sentence; `two` is the second text. Answer with a pair: in how many of the
-# layers are the *keys* of the sentence the same in both, and in how many the *values*? (Same: `np.allclose(a, b,
-# atol=1e-3)`.)
+# For the last exercise: one sentence in two texts, behind different beginnings.
 
 # %%
 sentence = llm.tokenizer.encode(" The steam cannot leave a closed pot.")
 m = len(sentence)
 one = one_pass(llm, llm.tokenizer.encode("Physics of the kitchen.") + sentence)
 two = one_pass(llm, llm.tokenizer.encode("My grandmother taught me how to cook beans.") + sentence)
+
+# %% [markdown]
+# **Exercise: reuse** · 10 minutes · hard
+#
+# Could the second text take over the sentence's keys and values from the first? `one.keys[layer]` holds the keys of
+# all tokens of the first text, `(n, K, E)`, and `one.keys[layer][-m:]` those of the sentence; `two` is the second
+# text. Answer with a pair: in how many of the layers are the *keys* of the sentence the same in both, and in how many
+# the *values*? (Same: `np.allclose(a, b, atol=1e-3)`.)
 
 # %% tags=["exercise"]
 same = ...
