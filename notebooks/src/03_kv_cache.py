@@ -61,8 +61,7 @@ reveal(
     truth,
     "rows",
     {
-        P + N - 1: "That is the number with a cache: each token once, and the last token not at all.",
-        P + N: "That is each token once. Without a cache the earlier tokens are computed again in every step.",
+        P + N - 1: "That is about the number with a cache: each token once (but the last, not at all).",
         P * N: "That is the prompt in every step. The new tokens are computed again, too.",
         (P + N) * N: "That is the full length in every step. The sequence only becomes so long.",
         N: "That is the number of steps. Without a cache a step computes all rows, not one.",
@@ -188,7 +187,7 @@ rules = {
     "one too far": lambda position, prompt: position + 1,
     "restart at zero": lambda position, prompt: position - prompt,
 }
-texts = {name: runs.continuation(llm, mine, prompt, 40, rule) for name, rule in rules.items()}
+texts = {name: runs.continuation(llm, mine, prompt, 32, rule) for name, rule in rules.items()}
 lesson.say(f"The prompt ends: *{llm.tokenizer.decode(prompt[-12:]).strip()}*")
 for letter, tokens in zip("ABC", sorted(texts.values(), key=str), strict=True):
     lesson.say(f"**{letter}** {' '.join(llm.tokenizer.decode(tokens).split())}")
@@ -282,14 +281,13 @@ lesson.say(
 # format the positions are the same, as long as both use it).
 
 # %% tags=["loses"]
-rows = []
-for name, c in runs.SHAPES.items():
-    weights, most = amount(4 * runs.parameters(c), "B"), runs.outweighs(c)
-    a_position, contexts = f"{position_bytes(c.memory):,} B", f"{most / c.max_position:.1f}"
-    shape = [c.num_layers, c.num_kv_heads, c.head_dim]
-    rows.append([name, *shape, weights, a_position, f"{most:,}", contexts])
 headings = ["model", "L", "K", "E", "weights", "a position", "as much at position", "in contexts"]
-lesson.table(headings, rows)
+shapes = [[c.num_layers, c.num_kv_heads, c.head_dim, amount(4 * runs.parameters(c), "B")] for c in runs.SHAPES.values()]
+caches = [
+    [f"{position_bytes(c.memory):,} B", f"{most:,}", f"{most / c.max_position:.1f}"]
+    for c, most in ((c, runs.outweighs(c)) for c in runs.SHAPES.values())
+]
+lesson.table(headings, [[name, *a, *b] for name, a, b in zip(runs.SHAPES, shapes, caches, strict=True)])
 
 # %% [markdown]
 # A number below one in the last column means: a single long sequence is enough. The largest model here pays most for
