@@ -26,6 +26,9 @@ from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
 from tinyinfer.engine.overflow import first_overflow
 from tinyinfer.ledger import Ledger
+from tinyinfer.lessons.cache_judge import TEXT, judge_cache
+from tinyinfer.lessons.kv_cache import ListCache, following_logits, perplexity
+from tinyinfer.lessons.models import Models
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
 from tinyinfer.loading.checkpoint import Checkpoint
@@ -173,12 +176,26 @@ def run_quantized(inspector: Inspector, folder: Path) -> None:
             inspector.watch(letters_of(config), partial(work, backend))
 
 
+def run_lessons(inspector: Inspector) -> None:
+    """What the judges of the lessons run: a student's cache in the transformer."""
+    models = Models()
+    llm = models.open(models.tiny_path(), None)
+    tokens = llm.tokenizer.encode(TEXT)
+
+    def work() -> None:
+        assert judge_cache(ListCache) is None
+        perplexity(following_logits(llm, tokens, 11, lambda position, prompt: position), tokens)
+
+    inspector.watch(letters_of(llm.config), work)
+
+
 @pytest.fixture(scope="module")
 def inspector(golden_folder, tmp_path_factory) -> Inspector:
     inspector = Inspector(SIGNATURES)
     run_models(inspector)
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
+    run_lessons(inspector)
     folder = tmp_path_factory.mktemp("shapes")
     run_the_rest(inspector, lambda name: golden_folder(name) if name != "llama3" else folder)
     return inspector
