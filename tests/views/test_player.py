@@ -58,7 +58,8 @@ def test_the_delivered_page_shows_the_last_step_and_all_steps_as_a_table(everyth
         assert shown[name].startswith("".join(pieces))
     lines = html.partition("<tbody>")[2].rpartition("</tbody>")[0].rpartition("<tbody>")[2]
     assert len(re.findall("<tr>", lines)) == len(everything.steps)
-    assert [box["class"] for box in found.named("div") if "hidden" in box] == ["controls"]
+    assert not found.named("button")  # they would do nothing
+    assert [part["aria-label"] for part in read(data_of(player)["controls"]).named("input")] == ["step"]
 
 
 def test_the_script_has_every_step_as_python_draws_it(everything):

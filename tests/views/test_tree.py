@@ -25,7 +25,7 @@ class Lines(HTMLParser):
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         self.depth += tag == "ul"
-        self.inside = tag == "code"
+        self.inside = ("class", "words") in attrs
         if tag == "li":
             self.lines.append((self.depth, []))
 

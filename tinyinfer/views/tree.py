@@ -20,8 +20,7 @@ OWN_STYLE = """
 .tinyinfer-view .tree .block { width: auto; min-width: 46px; max-width: 100%; height: auto; min-height: 40px; }
 .tinyinfer-view .tree .block small:first-child { float: right; margin-left: 10px; }
 .tinyinfer-view .tree .block small { display: block; }
-.tinyinfer-view .tree code { font: 12px/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
-  color: inherit; background: none; padding: 0; border: 0; }
+.tinyinfer-view .tree .words { font: 12px/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 
@@ -77,7 +76,7 @@ def box(node: TreeNode) -> tuple[str, str]:
     kinds, style = paint(node.users)
     return (
         f'<div class="block {kinds}{" new" * node.new}" style="{style}"><small>{names(node.users)}</small>',
-        f"<small>{node.block}</small><code>{escape(visible(node.text))}</code></div>",
+        f'<small>{node.block}</small><span class="words">{escape(visible(node.text))}</span></div>',
     )
 
 
