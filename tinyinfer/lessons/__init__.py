@@ -11,6 +11,9 @@ neither. Files in reading order:
     cell_order.py        which cell to run first, said in place of a NameError
     lesson.py            the one object that a notebook talks to
     pages.py             three runs as saved pages, which open without a notebook
+    own_part.py          a student's own cache or verifier in the library's engine
+    cache_judge.py       where a student's KV cache first differs from the truth, and which usual mistake it is
+    kv_cache.py          lesson 03
 
 Wins: a wrong answer gets a sentence and a hint, and counts judge it on any machine. Loses: a judge knows only the
 usual wrong answers; any other one gets the hint of the exercise.
