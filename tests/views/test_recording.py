@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tinyinfer import SamplingParams
+from tinyinfer.engine.trace import StepTrace
 from tinyinfer.views.player import StepPlayer
-from tinyinfer.views.recording import record
+from tinyinfer.views.recording import RunRecorder, Step, record
 
 PAGED = {"kv_cache": "paged", "block_size": 4}
 SMALL_POOL = PAGED | {"num_blocks": 12, "max_num_seqs": 3, "max_num_batched_tokens": 12}
@@ -167,3 +168,21 @@ def test_words_of_tokens(tiny):
     assert recording.word(byte) == "a"
     assert all("\ufffd" not in word for word in recording.words.values())
     assert recording.word(10**6) == "<1000000>"
+
+
+def test_an_interrupt_between_two_steps_leaves_the_engine_idle(tiny, monkeypatch):
+    """Catches a run that goes on waiting: a notebook keeps the traceback, and with it whatever the traceback holds."""
+    llm, taken = tiny(**SETTINGS["prefixes"]), []
+    step = RunRecorder.step
+
+    def interrupted(self: RunRecorder, trace: StepTrace) -> Step:
+        taken.append(trace)
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        return step(self, trace)
+
+    monkeypatch.setattr(RunRecorder, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        record(llm, PROMPTS, lengths(9, 9, 9, 9))
+    assert not llm.engine.scheduler.busy
+    assert kept.tb
