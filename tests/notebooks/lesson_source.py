@@ -153,7 +153,7 @@ def needs(cell: Cell) -> set[str]:
 def outside(tree: ast.AST) -> list[ast.Name]:
     """The names of a tree that stand in no function, class or comprehension."""
     inner = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-    found, rest = [], [tree]
+    found, rest = [], [] if isinstance(tree, inner) else [tree]
     while rest:
         node = rest.pop()
         found += [node] if isinstance(node, ast.Name) else []
