@@ -30,6 +30,7 @@ _llm = lesson.model()
 def _tokens(llm, count):
     return len(llm.generate("Once", _Params(max_tokens=count, ignore_eos=True))[0].token_ids)
 """
+PEAK = "from tinyinfer.engine.metrics import peak_memory_bytes as _peak\nprint(_peak())"
 LONG = "while True: _tokens(_llm, 100)"
 AFTER = "print(_tokens(_llm, 3), _tokens(lesson.model(), 3))"
 
@@ -130,10 +131,11 @@ def test_a_notebook_runs_untouched_answered_interrupted_and_again(name: str, cap
 
 
 def tell_times(lesson: Session, capsys) -> None:
-    """Prints the time of a notebook and its slowest cells."""
+    """Prints the time of a notebook, the largest memory of its kernel and the slowest cells."""
     slowest = sorted(lesson.seconds.items(), key=lambda one: -one[1])[:4]
+    gigabytes = float(lesson.run(0, PEAK).text) / 1e9
     with capsys.disabled():
-        print(f"\n{lesson.source.name}: {sum(lesson.seconds.values()):.1f} s untouched")
+        print(f"\n{lesson.source.name}: {sum(lesson.seconds.values()):.1f} s untouched, {gigabytes:.2f} GB")
         print("".join(f"    {seconds:6.2f} s  {name}\n" for name, seconds in slowest), end="")
 
 
