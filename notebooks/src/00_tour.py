@@ -22,8 +22,6 @@ import time
 from collections import namedtuple
 
 import matplotlib.pyplot as plt
-from tinyinfer.views.player import StepPlayer
-from tinyinfer.views.recording import record
 
 from tinyinfer import SamplingParams
 from tinyinfer.engine.engine import Engine
@@ -32,6 +30,8 @@ from tinyinfer.lessons.tour import PAPER, SETTINGS, SMOLLM2
 from tinyinfer.measure.roofline import expected_decode, measure_matrix_speed, predict_seconds
 from tinyinfer.sampling import choose
 from tinyinfer.units import amount
+from tinyinfer.views.player import StepPlayer
+from tinyinfer.views.recording import record
 
 lesson = Lesson("00_tour")
 check, reveal, use = lesson.check, lesson.reveal, lesson.use
@@ -92,7 +92,7 @@ reveal(
 # - `prompt lookup`: the engine drafts the next tokens by looking into the prompt, and the model verifies the drafts
 # - `batch of four`: four readers ask at once; a quarter of the cost is shown
 # - `eight bits`: the weights are rounded to `8` bits
-# - `textbook`: the formulas as a textbook has them, without care for time
+# - `small steps`: a step computes at most `16` rows, so the prompt is computed in pieces
 
 # %%
 sentence = "Correct the spelling: The capitol of France is Paris, and the capitol of Italy is Rome."
@@ -259,18 +259,19 @@ lesson.table(
         for name, run in short.items()
     ],
 )
-winners = [name for name in SETTINGS if allowed[name] < 0.99 * allowed["as it comes"]]
+usual = allowed["as it comes"]
+winners = [name for name in SETTINGS if allowed[name] < 0.99 * usual]
+losers = [name for name in SETTINGS if allowed[name] > 1.01 * usual]
 lesson.say(
-    "No setting wins: the prompt is computed once, whatever is switched on, and its many rows share each weight that "
-    "is read. What there is to save lies in long answers, shared prompts and many readers."
-    if not winners
-    else f"Here only {', '.join(winners)} would win: this model is so small that a prompt waits for memory, too."
+    f"Better than as it comes: {', '.join(winners) or 'no setting'}. Worse: {', '.join(losers) or 'no setting'}. All "
+    "others tie. The prompt is computed once, whatever is switched on, and its many rows share each weight that is "
+    "read. What there is to save lies in long answers, shared prompts and many readers."
 )
 
 # %% [markdown]
 # ## Exercises
 #
-# **Exercise: steps** · 1 minute · easy
+# **Exercise: steps** · 2 minutes · easy
 #
 # A prompt of `5` tokens is answered with `24` tokens, with the engine as it comes. How many steps does the engine run?
 

@@ -36,8 +36,9 @@ check, reveal, use = lesson.check, lesson.reveal, lesson.use
 # %% [markdown]
 # ## Predict
 #
-# A machine reads `37 GB/s` and does `200 GFLOP/s`. It runs SmolLM2 in float32. One step computes a single row, another
-# step computes the `128` rows of a prompt. How many times as long as the first does the second take, by the formula?
+# A machine reads `37 GB/s` and does `200 GFLOP/s`. It runs the model of these lessons, `SmolLM2` in `float32`. One
+# step computes a single row, another step computes the `128` rows of a prompt. How many times as long as the first does
+# the second take, by the formula?
 
 # %% tags=["prediction"]
 guess = ...
@@ -197,10 +198,11 @@ top.set(xscale="log", yscale="log", ylabel="milliseconds for a step")
 bottom.set(xlabel="rows in the step", ylabel="measured / predicted", ylim=0)
 bottom.axhline(1, color="#4a7ab5")
 bottom.set_xticks(ROWS, [str(rows) for rows in ROWS])
-bottom.minorticks_off()
-top.legend()
 for axis in (top, bottom):
+    axis.minorticks_off()
     axis.spines[["top", "right"]].set_visible(False)
+top.yaxis.set_major_formatter("{x:g}")
+top.legend()
 plt.show()
 
 # %% [markdown]
@@ -277,7 +279,8 @@ lesson.say(f"`FEW_ROWS` is {FEW_ROWS}. Lesson 08 pays this price for its drafts.
 # ### And the other side?
 #
 # "Prefill is slow because of n²": here is the part of the FLOPs that attention does, counted. And "a batch speeds up
-# the answer": here are a decode step of one sequence and one of sixteen, counted, too. The exercises ask what they mean.
+# the answer": here are a decode step of one sequence and one of sixteen, counted, too. The exercises ask what they
+# mean.
 
 # %%
 lengths = [128, 512, 2048, 8192]
@@ -297,8 +300,8 @@ lesson.table(
 #
 # **Exercise: attention overtakes** · 5 minutes · medium
 #
-# From which prompt length on does attention do at least half of all FLOPs of SmolLM2's prefill? Try lengths, or solve
-# for `n`. `expected_prefill(SMOLLM2, n)` has `flops` and `attention_flops`; an answer within a hundredth is right.
+# From which prompt length on does attention do at least half of all FLOPs of a prefill? Try lengths, or solve for `n`.
+# `expected_prefill(SMOLLM2, n)` has `flops` and `attention_flops`; an answer within a hundredth is right.
 
 # %% tags=["exercise"]
 answer = ...

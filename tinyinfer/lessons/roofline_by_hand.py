@@ -27,7 +27,7 @@ def llama(L: int, D: int, F: int, H: int, K: int, E: int, V: int) -> ModelConfig
 
 
 SMOLLM2 = llama(L=30, D=576, F=1536, H=9, K=3, E=64, V=49152)
-PRIMES = llama(L=3, D=17, F=29, H=10, K=5, E=7, V=101)  # no product of two sizes is another one
+PRIMES = llama(L=5, D=17, F=29, H=10, K=5, E=7, V=101)  # no product of two sizes is another one
 PAPER = parse_machine("37GB/s,200GFLOP/s")  # the machine of the predictions: two cores of README's benchmarks
 
 

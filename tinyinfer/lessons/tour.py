@@ -15,7 +15,7 @@ import numpy as np
 
 from tinyinfer.lessons.exercise import Exercise, Wrong, judge_number
 from tinyinfer.lessons.roofline_by_hand import PAPER, SMOLLM2
-from tinyinfer.measure.roofline import expected_decode, predict_seconds
+from tinyinfer.measure.roofline import Machine, expected_decode, predict_seconds
 from tinyinfer.units import show
 
 SETTINGS = MappingProxyType({  # name -> the switches
@@ -26,7 +26,7 @@ SETTINGS = MappingProxyType({  # name -> the switches
     "prompt lookup": {"speculative": "prompt-lookup"},
     "batch of four": {},
     "eight bits": {"quantize": "int8"},
-    "textbook": {"backend": "reference"},
+    "small steps": {"max_num_batched_tokens": 16},
 })  # fmt: skip
 PROMPT, ANSWER = 5, 24  # tokens, of the exercise that counts steps
 
@@ -138,7 +138,7 @@ def judge_settings(answer: Any) -> Wrong | None:
         "prefix cache": "keys and values of the same tokens are the same numbers, whoever computed them",
         "no cache": "without a cache the same keys and values are computed again: more work, the same numbers",
         "blocks": "where a key lies in memory does not change the key",
-        "textbook": "the textbook's formulas are the same formulas, written without care for time",
+        "small steps": "a prompt in pieces is the same prompt: each piece finds the earlier ones in the cache",
     }
     named = next((hints[name] for name in hints if name in names), "one setting rounds the weights to other numbers")
     return Wrong(sentence, named)
@@ -172,7 +172,7 @@ STEPS = judge_number(
 
 def chip_factor(speed: float = 10.0) -> float:
     """How many times sooner a token of SmolLM2 comes on PAPER with so many times its matrix speed, by the roofline."""
-    cost, faster = expected_decode(SMOLLM2, 50), type(PAPER)(PAPER.read_bandwidth, speed * PAPER.matrix_speed)
+    cost, faster = expected_decode(SMOLLM2, 50), Machine(PAPER.read_bandwidth, speed * PAPER.matrix_speed)
     return predict_seconds(cost, PAPER) / predict_seconds(cost, faster)
 
 
@@ -195,6 +195,10 @@ CHIP = judge_number(
             "a processor computes while it reads: the roofline takes the maximum, not the sum",
         ),
         0: Wrong("Zero times as fast would be no token at all.", "the same speed as before is a factor of one"),
+        1 + arithmetic_share(): Wrong(
+            "That would be right if no arithmetic were left and all of its time were saved.",
+            "a processor computes while it reads: the roofline takes the maximum, not the sum",
+        ),
     },
     "compute the time of a token on both machines: the larger one of arithmetic and reading",
     tolerance=0.005,
