@@ -185,14 +185,15 @@ check("generation loop", write)
 
 # %% tags=["claim"]
 mine = use("generation loop")
+start = llm.tokenizer.encode("Once upon a time")
 before = llm.ledger.copy()
-written = mine(llm, list(prompt), 12)
+written = mine(llm, list(start), 16)
 loop = llm.ledger - before
-[output] = llm.generate([prompt], SamplingParams(max_tokens=12, ignore_eos=True))
+[output] = llm.generate([start], SamplingParams(max_tokens=16, ignore_eos=True))
 engine = llm.ledger - before - loop
 assert list(written) == list(output.token_ids), "the loop and the engine write different tokens"
 lesson.say(
-    f"Token for token what the engine writes: *{llm.tokenizer.decode(written)}*\n\n"
+    f"Token for token what the engine writes: Once upon a time*{llm.tokenizer.decode(written)}*\n\n"
     f"The loop computed {loop.tokens_computed} rows and the engine {engine.tokens_computed}, for the same "
     f"{len(written)} tokens. Lesson 03 is about that difference."
 )
