@@ -19,17 +19,16 @@
 
 # %% tags=["setup"]
 import time
-from collections import namedtuple
 
 import matplotlib.pyplot as plt
 
 from tinyinfer import SamplingParams
 from tinyinfer.engine.engine import Engine
 from tinyinfer.lessons.lesson import Lesson
-from tinyinfer.lessons.tour import PAPER, SETTINGS, SMOLLM2
+from tinyinfer.lessons.tour import PAPER, SETTINGS, SMOLLM2, misconceptions
+from tinyinfer.lessons.tour_runs import Run, at_least, counts, draw, times, told_by_counts, told_by_times
 from tinyinfer.measure.roofline import expected_decode, measure_matrix_speed, predict_seconds
 from tinyinfer.sampling import choose
-from tinyinfer.units import amount
 from tinyinfer.views.player import StepPlayer
 from tinyinfer.views.recording import record
 
@@ -66,18 +65,7 @@ guess = ...
 # %% tags=["reveal"]
 token = expected_decode(SMOLLM2, 50)  # what one token costs, counted
 truth = 100 * (token.flops / PAPER.matrix_speed) / predict_seconds(token, PAPER)
-reveal(
-    guess,
-    truth,
-    "%",
-    {
-        100: "That would be right if arithmetic were all there is to do: speed is not FLOPs alone.",
-        100 * token.flops / token.bytes_moved: "FLOPs divided by bytes is no share of the time: the machine does "
-        "several FLOPs while it reads one byte.",
-        100 * PAPER.read_bandwidth / PAPER.matrix_speed: "That divides the two speeds; the work has to come in, too: "
-        "a token needs more bytes than FLOPs.",
-    },
-)
+reveal(guess, truth, "%", misconceptions(token))
 
 # %% [markdown]
 # ## Count, then time
@@ -97,72 +85,38 @@ reveal(
 # %%
 sentence = "Correct the spelling: The capitol of France is Paris, and the capitol of Italy is Rome."
 prompt = llm.chat_prompt([{"role": "user", "content": sentence}])
-Run = namedtuple("Run", "text cost seconds")
 
 
-def ask(name, max_tokens=16, before=True):
-    """One answer under a setting: its text, what it cost, and how long it took."""
+def ask(name, max_tokens=16, asked_before=True):
+    """The question under a setting: the texts of its readers, what the ledger counted, and the seconds."""
     engine, params = lesson.model(**SETTINGS[name]), SamplingParams(max_tokens=max_tokens)
     readers = 4 if name == "batch of four" else 1
-    if before and name == "prefix cache":
+    if name == "prefix cache" and asked_before:
         engine.generate([prompt], params)
-    counted, begun = engine.ledger.copy(), time.perf_counter()
+    before, begun = engine.ledger.copy(), time.perf_counter()
     outputs = engine.generate([prompt] * readers, params)
     seconds = time.perf_counter() - begun
-    cost = engine.ledger - counted
-    shares = {key: value / readers for key, value in vars(cost).items()}
-    return Run({out.text for out in outputs}, type(cost)(**shares), seconds / readers)
+    return Run(frozenset(output.text for output in outputs), engine.ledger - before, seconds, readers)
 
 
 runs = {name: ask(name) for name in SETTINGS}
 plain = runs["as it comes"]
-lesson.table(
-    ["setting", "steps", "rows computed", "FLOPs", "bytes", "the same text"],
-    [
-        [name, f"{run.cost.steps:g}", f"{run.cost.tokens_computed:g}", amount(run.cost.flops, "FLOP"),
-         amount(run.cost.bytes_moved, "B"), "yes" if run.text == plain.text else "no"]
-        for name, run in runs.items()
-    ],
-)  # fmt: skip
-same = sum(run.text == plain.text for run in runs.values())
-lesson.say(f"{same} of the {len(runs)} settings wrote the same text: *{min(plain.text)}*")
+lesson.table(*counts(runs))
+same = sum(run.texts == plain.texts for run in runs.values())
+lesson.say(f"{same} of the {len(runs)} settings wrote the same text: *{min(plain.texts)}*")
 
 # %% [markdown]
 # A row is one token that goes through the model. Without a cache, many more rows go through it for the same words. With
-# a batch, fewer bytes are read for each reader. Now the time, which was measured along. Is it what you expect from the
-# ledgers?
+# a batch, fewer bytes are read for each reader. Now the time, which was measured along. Before you run the cell: which
+# setting do you expect to be the fastest one, and which the slowest?
 
 # %%
-lesson.table(
-    ["setting", "bytes, as a part of `as it comes`", "time, as a part of `as it comes`"],
-    [
-        [name, f"{run.cost.bytes_moved / plain.cost.bytes_moved:.0%}", f"{run.seconds / plain.seconds:.0%}"]
-        for name, run in runs.items()
-    ],
-)
-alone, took = token.flops / measure_matrix_speed(0.2, time.perf_counter), plain.seconds / plain.cost.logit_rows
+lesson.table(*times(runs))
+lesson.say(told_by_times(runs))
+alone, took = token.flops / measure_matrix_speed(0.2, time.perf_counter), plain.seconds / plain.total.logit_rows
 lesson.say(
-    f"As it comes, a token took {took * 1e3:.0f} ms on this machine, its share of the prompt included. The arithmetic "
-    f"of a token alone needs {alone * 1e3:.1f} ms here."
-)
-bits, drafts = runs["eight bits"], runs["prompt lookup"]
-lesson.say(
-    f"With eight bits the engine read {bits.cost.bytes_moved / plain.cost.bytes_moved:.0%} of the bytes"
-    + (
-        " and took **more** time. Fewer bytes are less time only for a machine that can multiply these bytes as they "
-        "are. NumPy cannot: it makes floats of them first (lesson 05)."
-        if bits.seconds > plain.seconds
-        else " and took less time on this machine."
-    )
-)
-lesson.say(
-    f"Prompt lookup needed {drafts.cost.steps:g} steps instead of {plain.cost.steps:g}"
-    + (
-        ", and still it was not faster here: a step of several rows took longer than a step of one row. Lesson 02 "
-        "finds out why."
-        if drafts.seconds > plain.seconds
-        else ", and was faster here."
-    )
+    f"Your guess, on this machine: the arithmetic of one token needs {1e3 * alone:.1f} ms here. A token took "
+    f"{1e3 * took:.0f} ms as it comes, with its share of the prompt."
 )
 
 # %% [markdown]
@@ -215,21 +169,7 @@ lesson.source(choose)
 # machine. The last one is measured, so it is not.
 
 # %% tags=["figure"]
-tokens = plain.cost.logit_rows
-columns = [
-    ("MB read and written, a token", [run.cost.bytes_moved / tokens / 1e6 for run in runs.values()]),
-    ("GFLOP, a token", [run.cost.flops / tokens / 1e9 for run in runs.values()]),
-    ("milliseconds, a token (measured here)", [run.seconds / tokens * 1e3 for run in runs.values()]),
-]
-figure, axes = plt.subplots(1, 3, figsize=(11, 3.4), sharey=True)
-for axis, (title, values), color in zip(axes, columns, ("#4a7ab5", "#7d9c4f", "#c0704f"), strict=True):
-    bars = axis.barh(list(SETTINGS), values, color=color)
-    axis.bar_label(bars, fmt="%.3g", padding=3, fontsize=8)
-    axis.set(title=title, xlim=(0, 1.2 * max(values)))
-    axis.title.set_fontsize(10)
-    axis.spines[["top", "right"]].set_visible(False)
-axes[0].invert_yaxis()
-figure.tight_layout()
+draw(runs, plain.total.logit_rows)
 plt.show()
 
 # %% [markdown]
@@ -251,23 +191,13 @@ StepPlayer(record(watched, [prompt, second], SamplingParams(max_tokens=12)))
 # time of the small machine from above, by the formula of the first screen. All numbers come from counts.
 
 # %% tags=["loses"]
-short = {name: ask(name, max_tokens=1, before=False) for name in SETTINGS}
-allowed = {name: predict_seconds(run.cost, PAPER) for name, run in short.items()}
-lesson.table(
-    ["setting", "rows computed", "FLOPs", "seconds at least"],
-    [
-        [name, f"{run.cost.tokens_computed:g}", amount(run.cost.flops, "FLOP"), f"{allowed[name]:.4f}"]
-        for name, run in short.items()
-    ],
-)
-usual = allowed["as it comes"]
-winners = [name for name in SETTINGS if allowed[name] < 0.99 * usual]
-losers = [name for name in SETTINGS if allowed[name] > 1.01 * usual]
-lesson.say(
-    f"Better than as it comes: {', '.join(winners) or 'no setting'}. Worse: {', '.join(losers) or 'no setting'}. All "
-    "others tie. The prompt is computed once, whatever is switched on, and its many rows share each weight that is "
-    "read. What there is to save lies in long answers, shared prompts and many readers."
-)
+short = {name: ask(name, max_tokens=1, asked_before=False) for name in SETTINGS}
+lesson.table(*at_least(short, PAPER))
+lesson.say(told_by_counts(short, PAPER))
+
+# %% [markdown]
+# The prompt is computed once, whatever is switched on, and its many rows share each weight that is read. What there is
+# to save lies in long answers, shared prompts and many readers.
 
 # %% [markdown]
 # ## Exercises

@@ -25,9 +25,20 @@ import numpy as np
 from tinyinfer import SamplingParams
 from tinyinfer.backends.numpy_ops import FEW_ROWS, multiply
 from tinyinfer.lessons.lesson import Lesson
-from tinyinfer.lessons.prefill_and_decode import RECORDED, RECORDED_ON, batch_step
+from tinyinfer.lessons.prefill_and_decode import MISCONCEPTIONS, batch_step
 from tinyinfer.lessons.roofline_by_hand import PAPER, SMOLLM2
-from tinyinfer.measure.roofline import expected_prefill, expected_step, limit, measure_machine, predict_seconds
+from tinyinfer.lessons.roofline_found import (
+    RECORDED,
+    RECORDED_ON,
+    compared,
+    draw,
+    kind_of_rest,
+    mended_beside,
+    predictions,
+    promised,
+    worst,
+)
+from tinyinfer.measure.roofline import expected_prefill, expected_step, measure_machine, predict_seconds
 from tinyinfer.units import amount
 
 lesson = Lesson("02_prefill_and_decode")
@@ -44,21 +55,9 @@ check, reveal, use = lesson.check, lesson.reveal, lesson.use
 guess = ...
 
 # %% tags=["reveal"]
-rows = 128
-truth = predict_seconds(expected_step(SMOLLM2, 0, rows), PAPER) / predict_seconds(expected_step(SMOLLM2, 0, 1), PAPER)
-reveal(
-    guess,
-    truth,
-    "times",
-    {
-        rows: "That would be right if the weights were read again for each row: one reading serves all rows.",
-        1: "That would be right if reading the weights were all there is to do: so many rows need more time for their "
-        "arithmetic than for the reading.",
-        rows**2: "That would be right if a prefill cost n²: only attention has a term of n², and here it is small.",
-        rows * (rows + 1) / 2: "That is the number of pairs in causal attention, which here does a small part of the "
-        "work: most of it is matrices.",
-    },
-)
+one_row, many_rows = expected_step(SMOLLM2, 0, 1), expected_step(SMOLLM2, 0, 128)
+truth = predict_seconds(many_rows, PAPER) / predict_seconds(one_row, PAPER)
+reveal(guess, truth, "times", MISCONCEPTIONS)
 
 # %% [markdown]
 # ## Count, then time
@@ -72,7 +71,7 @@ prompt = llm.chat_prompt([{"role": "user", "content": "Why do leaves turn red?"}
 traces = list(llm.steps([prompt], SamplingParams(max_tokens=6)))
 for trace in traces[:3]:
     print(trace, end="\n\n")
-prefill, decode = traces[0], traces[-1]
+prefill, decode = traces[0], min(traces[1:], key=lambda trace: trace.seconds)
 lesson.say(
     f"Prefill: {len(prefill.batch) / prefill.seconds:.0f} tokens a second. "
     f"Decode: {len(decode.batch) / decode.seconds:.0f} tokens a second. Same model, same machine, same request: "
@@ -97,32 +96,13 @@ def step_of(rows):
 counted = {rows: step_of(rows).ledger for rows in ROWS}
 machine = measure_machine(threads=1)
 predicted = {rows: predict_seconds(cost, machine) for rows, cost in counted.items()}
-lesson.table(
-    ["rows", "FLOPs", "bytes", "FLOPs a byte", "limit", "prediction, ms"],
-    [
-        [rows, amount(cost.flops, "FLOP"), amount(cost.bytes_moved, "B"), f"{cost.flops / cost.bytes_moved:.1f}",
-         limit(cost, machine), f"{predicted[rows] * 1e3:.1f}"]
-        for rows, cost in counted.items()
-    ],
-)  # fmt: skip
-free = max(rows for rows in ROWS if predicted[rows] < 1.05 * predicted[1])
-lesson.say(
-    f"This machine reads {amount(machine.read_bandwidth, 'B/s')} and does {amount(machine.matrix_speed, 'FLOP/s')}. "
-    f"The formula says: a step of {free} rows takes as long as a step of one row. So {free} readers would cost no more "
-    "than one, and a drafter's tokens could be verified for nothing. Is it true?"
-)
+lesson.table(*predictions(counted, machine))
+lesson.say(promised(predicted, machine))
 
 # %%
 rounds = [{rows: step_of(rows).seconds for rows in ROWS} for _ in range(3)]
 measured = {rows: min(one[rows] for one in rounds) for rows in ROWS}  # other programs can only slow a step down
-lesson.table(
-    ["rows", "prediction, ms", "measured, ms", "measured / predicted", "measured / one row"],
-    [
-        [rows, f"{predicted[rows] * 1e3:.1f}", f"{measured[rows] * 1e3:.1f}", f"{measured[rows] / predicted[rows]:.2f}",
-         f"{measured[rows] / measured[1]:.2f}"]
-        for rows in ROWS
-    ],
-)  # fmt: skip
+lesson.table(*compared(predicted, measured))
 
 # %% [markdown]
 # Look down the column of measured over predicted. Where is the formula nearly right, and where is it worst? Keep that
@@ -182,27 +162,7 @@ lesson.source(expected_step)
 # arithmetic. The broken line was recorded once on another machine.
 
 # %% tags=["figure"]
-figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.5, 6), sharex=True, height_ratios=(2, 1))
-grid = np.unique(np.geomspace(1, ROWS[-1], 60).astype(int))
-roof = [predict_seconds(expected_step(llm.config, 0, int(rows)), machine) * 1e3 for rows in grid]
-times = [measured[rows] * 1e3 for rows in ROWS]
-top.fill_between(grid, roof, np.interp(grid, ROWS, times), color="#c0704f", alpha=0.15)
-top.plot(grid, roof, color="#4a7ab5", linewidth=2, label="roofline: no step can be faster")
-top.plot(ROWS, times, "o-", color="#c0704f", label="measured here")
-bottom.plot(ROWS, [measured[rows] / predicted[rows] for rows in ROWS], "o-", color="#c0704f")
-if lesson.real:
-    past = {rows: predict_seconds(expected_step(SMOLLM2, 0, rows), RECORDED_ON) for rows in RECORDED}
-    top.plot(list(past), [RECORDED[rows] * 1e3 for rows in past], "--", color="gray", label="recorded once")
-    bottom.plot(list(past), [RECORDED[rows] / past[rows] for rows in past], "--", color="gray")
-top.set(xscale="log", yscale="log", ylabel="milliseconds for a step")
-bottom.set(xlabel="rows in the step", ylabel="measured / predicted", ylim=0)
-bottom.axhline(1, color="#4a7ab5")
-bottom.set_xticks(ROWS, [str(rows) for rows in ROWS])
-for axis in (top, bottom):
-    axis.minorticks_off()
-    axis.spines[["top", "right"]].set_visible(False)
-top.yaxis.set_major_formatter("{x:g}")
-top.legend()
+draw(llm.config, machine, measured, recorded=lesson.real)
 plt.show()
 
 # %% [markdown]
@@ -211,19 +171,7 @@ plt.show()
 # What loses here is the prediction itself. Where is it worst?
 
 # %% tags=["loses"]
-ratio = {rows: measured[rows] / predicted[rows] for rows in ROWS}
-worst = max(ROWS, key=ratio.get)
-lesson.say(
-    f"The prediction is worst at {worst} rows: {ratio[worst]:.1f} times too short, but {ratio[1]:.1f} times at one row "
-    f"and {ratio[ROWS[-1]]:.1f} times at {ROWS[-1]} rows."
-)
-bump = 1 < worst <= 32 and ratio[worst] > 1.3 * max(ratio[1], ratio[ROWS[-1]])
-lesson.say(
-    f"**The formula misses the very steps that should have been free, or nearly so**: {worst} rows took "
-    f"{measured[worst] / measured[1]:.1f} times as long as one row."
-    if bump
-    else "This time no few rows stand out here. The broken line of the figure is from a machine where they do."
-)
+lesson.say(worst(predicted, measured))
 
 # %% [markdown]
 # ### Hunt the reason
@@ -242,31 +190,18 @@ for rows in (1, 4, 8, 16, 32):
     arithmetic = sum(2 * rows * copy.size for copy in copies) / machine.matrix_speed
     rest[rows] = (fastest - arithmetic) / reading
 lesson.table(["rows", "the rest, in readings of all copies"], [[n, f"{left:.1f}"] for n, left in rest.items()])
-few = [rest[rows] for rows in rest if rows > 1]
-lesson.say(
-    "The rest hardly depends on the number of rows, and a product of one row does not have it. So it is a cost of each "
-    "**weight**. A product of two matrices first copies the large one into blocks: it reads the weights, writes them "
-    "and reads them again. Few rows pay for the copy and hardly use it; many rows share it."
-    if max(few) < 2 * min(few) and min(few) > 1.3 * rest[1]
-    else "This time the rest shows no clear cost of each weight here. Where it does, a product of two matrices first "
-    "copies the large one into blocks: it reads the weights, writes them and reads them again."
-)
+lesson.say(kind_of_rest(rest))
 
 # %% [markdown]
 # Now mend the formula with what you found: from four rows on, a step does its arithmetic and pays for each byte of its
 # weights, one after the other. Does it fit the steps of the whole model?
 
 # %%
-each = float(np.median(few)) / machine.read_bandwidth  # seconds for a byte of the weights
+each = rest[4] / machine.read_bandwidth  # seconds for a byte of the weights
 mended = {n: counted[n].flops / machine.matrix_speed + each * counted[n].weight_bytes for n in ROWS if n > FEW_ROWS}
-lesson.table(
-    ["rows", "measured / predicted", "measured / mended"],
-    [[n, f"{measured[n] / predicted[n]:.2f}", f"{measured[n] / mended[n]:.2f}"] for n in mended],
-)
-worst_of = {name: max(measured[n] / form[n] for n in mended) for name, form in (("old", predicted), ("new", mended))}
-lesson.say(
-    f"The worst step took {worst_of['old']:.1f} times the old prediction, and {worst_of['new']:.1f} the new one."
-)
+lesson.table(*mended_beside(predicted, mended, measured))
+old, new = (max(measured[n] / formula[n] for n in mended) for formula in (predicted, mended))
+lesson.say(f"The worst step took {old:.1f} times as long as the old formula says, and {new:.1f} times the mended one.")
 
 # %% [markdown]
 # The library knows the cost of the copy. Very few rows are multiplied one by one, without a copy:
@@ -278,21 +213,26 @@ lesson.say(f"`FEW_ROWS` is {FEW_ROWS}. Lesson 08 pays this price for its drafts.
 # %% [markdown]
 # ### And the other side?
 #
-# "Prefill is slow because of n²": here is the part of the FLOPs that attention does, counted. And "a batch speeds up
-# the answer": here are a decode step of one sequence and one of sixteen, counted, too. The exercises ask what they
-# mean.
+# "Prefill is slow because of n²": here is the part of the FLOPs that attention does, counted. "A batch speeds up the
+# answer": here are a decode step of one sequence and one of sixteen, counted, too. And the recorded machine of the
+# figure, in numbers. The exercises ask what they mean.
 
 # %%
 lengths = [128, 512, 2048, 8192]
 shares = [expected_prefill(SMOLLM2, n).attention_flops / expected_prefill(SMOLLM2, n).flops for n in lengths]
 lesson.table(
     ["tokens of the prompt", "attention's part of the FLOPs"],
-    [[n, f"{share:.1%}"] for n, share in zip(lengths, shares, strict=True)],
+    [[str(n), f"{share:.1%}"] for n, share in zip(lengths, shares, strict=True)],
 )
 one, sixteen = batch_step(1), batch_step(16)
 lesson.table(
     ["sequences in a decode step", "FLOPs", "bytes"],
     [[n, amount(c.flops, "FLOP"), amount(c.bytes_moved, "B")] for n, c in ((1, one), (16, sixteen))],
+)
+lesson.table(["rows", *map(str, RECORDED)], [["recorded, ms", *(f"{1e3 * one:.1f}" for one in RECORDED.values())]])
+lesson.say(
+    f"The recorded machine reads {amount(RECORDED_ON.read_bandwidth, 'B/s')} and does "
+    f"{amount(RECORDED_ON.matrix_speed, 'FLOP/s')}."
 )
 
 # %% [markdown]

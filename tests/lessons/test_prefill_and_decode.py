@@ -14,14 +14,13 @@ from tinyinfer import LLM, SamplingParams
 from tinyinfer.lessons.exercise import Exercise, Wrong
 from tinyinfer.lessons.prefill_and_decode import (
     EXERCISES,
-    RECORDED,
-    RECORDED_ON,
     batch_factors,
     batch_step,
     overtaking,
     times_moved,
 )
 from tinyinfer.lessons.roofline_by_hand import BYTE_SLIPS, FLOP_SLIPS, PAPER, PRIMES, SMOLLM2, parts_of, step_cost
+from tinyinfer.lessons.roofline_found import RECORDED, RECORDED_ON
 from tinyinfer.lessons.tiny_model import write_tiny_model
 from tinyinfer.measure.roofline import expected_prefill, expected_step, predict_seconds
 

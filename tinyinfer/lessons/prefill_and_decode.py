@@ -1,7 +1,7 @@
 """Lesson 02, prefill and decode: the exercises. What they ask is computed for SmolLM2 by the ledger's formulas.
 
-The prediction of a step is written by the student (roofline_by_hand.py). Where it is wrong was recorded once, so that
-the question about it has the same answer on a machine whose products behave otherwise.
+The prediction of a step is written by the student (roofline_by_hand.py). Where it is wrong was recorded once
+(roofline_found.py), so that the question about it has the same answer on a machine whose products behave otherwise.
 """
 
 from __future__ import annotations
@@ -13,15 +13,19 @@ from tinyinfer.arrays import FLOAT
 from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.exercise import Exercise, Wrong, judge_number
 from tinyinfer.lessons.roofline_by_hand import PAPER, SMOLLM2, judge_step_cost, step_cost
-from tinyinfer.measure.roofline import Machine, expected_decode, expected_prefill, expected_step, predict_seconds
+from tinyinfer.lessons.roofline_found import RECORDED, RECORDED_ON
+from tinyinfer.measure.roofline import expected_decode, expected_prefill, expected_step, predict_seconds
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.units import show
 
-RECORDED_ON = Machine(read_bandwidth=33.35e9, matrix_speed=107.4e9)  # one thread of an AMD EPYC (AVX-512)
-RECORDED = {  # rows of a step of SmolLM2 in float32 -> its seconds there, median of three
-    1: 0.0282, 2: 0.0398, 3: 0.0457, 4: 0.0695, 6: 0.0764, 8: 0.0779, 16: 0.0963, 32: 0.1339, 64: 0.2098, 128: 0.3624,
-    256: 0.6947,
-}  # fmt: skip
+MISCONCEPTIONS: dict[float, str] = {  # how many times as long 128 rows take as one -> the idea behind it
+    128: "That would be right if the weights were read again for each row: one reading serves all rows.",
+    1: "That would be right if reading the weights were all there is to do: so many rows need more time for their "
+    "arithmetic than for the reading.",
+    128**2: "That would be right if a prefill cost n²: only attention has a term of n², and here it is small.",
+    128 * 129 / 2: "That is the number of pairs in causal attention, which here are a small part of the work: most of "
+    "it is matrices.",
+}
 
 
 def overtaking() -> int:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.exercise import Exercise, Wrong, judge_number
 from tinyinfer.lessons.roofline_by_hand import PAPER, SMOLLM2
 from tinyinfer.measure.roofline import Machine, expected_decode, predict_seconds
@@ -54,8 +55,8 @@ class HashModel:
     def __init__(self) -> None:
         self.asked: list[list[int]] = []
 
-    def logits(self, tokens: Seq[int]) -> np.ndarray:  # -> (T, V)
-        """As LLM.logits: one row for each token, the scores of what may come after it."""
+    def logits(self, tokens: Seq[int]) -> np.ndarray:
+        """As LLM.logits: a row of scores for each token, of what may come after it."""
         self.asked.append([int(token) for token in tokens])
         scores = np.zeros((len(tokens), self.vocab), np.float32)  # (T, V)
         for row in range(len(tokens)):
@@ -135,7 +136,7 @@ def judge_settings(answer: Any) -> Wrong | None:
     hints = {
         "prompt lookup": "a draft is verified: the model computes its row, and rejects what it would not have written",
         "batch of four": "sequences of one step share weights, and each row sees only its own sequence",
-        "prefix cache": "keys and values of the same tokens are the same numbers, whoever computed them",
+        "prefix cache": "keys and values of the same tokens are the same numbers, whichever request computed them",
         "no cache": "without a cache the same keys and values are computed again: more work, the same numbers",
         "blocks": "where a key lies in memory does not change the key",
         "small steps": "a prompt in pieces is the same prompt: each piece finds the earlier ones in the cache",
@@ -180,6 +181,17 @@ def arithmetic_share() -> float:
     """The part of a token's time on PAPER in which arithmetic is done, by the roofline."""
     cost = expected_decode(SMOLLM2, 50)
     return cost.flops / PAPER.matrix_speed / predict_seconds(cost, PAPER)
+
+
+def misconceptions(token: Ledger) -> dict[float, str]:
+    """The share of arithmetic in the time of a token, in percent, that a usual idea gives -> what is behind it."""
+    return {
+        100: "That would be right if arithmetic were all there is to do: speed is not FLOPs alone.",
+        100 * token.flops / token.bytes_moved: "FLOPs divided by bytes are no share of the time: the machine does "
+        "several FLOPs while it reads one byte.",
+        100 * PAPER.read_bandwidth / PAPER.matrix_speed: "That divides the two speeds. The work has to come in, too: a "
+        "token needs more bytes than FLOPs.",
+    }
 
 
 CHIP = judge_number(
