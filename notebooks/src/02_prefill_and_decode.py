@@ -276,8 +276,8 @@ check("weights moved", answer)
 #   how to read its figure
 # - [Pope et al., Efficiently Scaling Transformer Inference, section 2](https://arxiv.org/abs/2211.05102): the same
 #   counts for the largest models
-# - [Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication, section 4](https://doi.org/10.1145/1356052.1356053):
-#   why a product copies its matrices first
+# - Goto and van de Geijn, Anatomy of High-Performance Matrix Multiplication,
+#   [section 4](https://doi.org/10.1145/1356052.1356053): why a product copies its matrices first
 # - [roofline.py](../tinyinfer/measure/roofline.py) and `python -m tinyinfer bench`, which prints prediction and
 #   measurement for your model
 # - [03 · The KV cache](03_kv_cache.ipynb): why a decode step has only one row;
