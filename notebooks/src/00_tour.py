@@ -84,7 +84,7 @@ reveal(guess, truth, "%", misconceptions(token))
 
 # %%
 sentence = "Correct the spelling: The capitol of France is Paris, and the capitol of Italy is Rome."
-prompt = llm.chat_prompt([{"role": "user", "content": sentence}])
+prompt = llm.chat_prompt([{"role": "system", "content": "Be brief."}, {"role": "user", "content": sentence}])
 
 
 def ask(name, max_tokens=16, asked_before=True):
