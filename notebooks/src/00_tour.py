@@ -2,8 +2,8 @@
 # # 00 · A tour in ten minutes
 #
 # **The idea.** A language model writes one token at a time, a word or a piece of a word. For each token, the processor
-# reads every weight of the model once. An engine has many ways to make that cheaper. The text stays the same; the work
-# changes, and work can be counted.
+# reads all weights of the model, the millions of numbers that it was trained to. An engine has many ways to make that
+# cheaper. The text stays the same; the work changes, and work can be counted.
 #
 # **Formula.** `seconds for a token ≥ max(FLOPs / FLOPs a second, bytes / bytes a second)`
 #
@@ -148,7 +148,7 @@ loop = llm.ledger - before
 engine = llm.ledger - before - loop
 assert list(written) == list(output.token_ids), "the loop and the engine write different tokens"
 lesson.say(
-    f"Token for token what the engine writes: Once upon a time*{llm.tokenizer.decode(written)}*\n\n"
+    f"Token for token what the engine writes: *Once upon a time{llm.tokenizer.decode(written)}*\n\n"
     f"The loop computed {loop.tokens_computed} rows and the engine {engine.tokens_computed}, for the same "
     f"{len(written)} tokens. Lesson 03 is about that difference."
 )

@@ -24,20 +24,10 @@ import numpy as np
 
 from tinyinfer import SamplingParams
 from tinyinfer.backends.numpy_ops import FEW_ROWS, multiply
+from tinyinfer.lessons import roofline_found as found
 from tinyinfer.lessons.lesson import Lesson
 from tinyinfer.lessons.prefill_and_decode import MISCONCEPTIONS, batch_step
 from tinyinfer.lessons.roofline_by_hand import PAPER, SMOLLM2
-from tinyinfer.lessons.roofline_found import (
-    RECORDED,
-    RECORDED_ON,
-    compared,
-    draw,
-    kind_of_rest,
-    mended_beside,
-    predictions,
-    promised,
-    worst,
-)
 from tinyinfer.measure.roofline import expected_prefill, expected_step, measure_machine, predict_seconds
 from tinyinfer.units import amount
 
@@ -96,13 +86,13 @@ def step_of(rows):
 counted = {rows: step_of(rows).ledger for rows in ROWS}
 machine = measure_machine(threads=1)
 predicted = {rows: predict_seconds(cost, machine) for rows, cost in counted.items()}
-lesson.table(*predictions(counted, machine))
-lesson.say(promised(predicted, machine))
+lesson.table(*found.predictions(counted, machine))
+lesson.say(found.promised(predicted, machine))
 
 # %%
 rounds = [{rows: step_of(rows).seconds for rows in ROWS} for _ in range(3)]
 measured = {rows: min(one[rows] for one in rounds) for rows in ROWS}  # other programs can only slow a step down
-lesson.table(*compared(predicted, measured))
+lesson.table(*found.compared(predicted, measured))
 
 # %% [markdown]
 # Look down the column of measured over predicted. Where is the formula nearly right, and where is it worst? Keep that
@@ -158,11 +148,12 @@ lesson.source(expected_step)
 # %% [markdown]
 # ## The figure
 #
-# Time by rows under the roofline. Both axes are logarithmic. The flat part of the roof is the reading, the slope is the
-# arithmetic. The broken line was recorded once on another machine.
+# Time by rows above the roofline. Both axes are logarithmic. The flat part of the roof is the reading, the slope is the
+# arithmetic. The broken line was recorded once on another machine; below, it is compared with the roofline of that
+# machine.
 
 # %% tags=["figure"]
-draw(llm.config, machine, measured, recorded=lesson.real)
+found.draw(llm.config, machine, measured, recorded=lesson.real)
 plt.show()
 
 # %% [markdown]
@@ -171,14 +162,14 @@ plt.show()
 # What loses here is the prediction itself. Where is it worst?
 
 # %% tags=["loses"]
-lesson.say(worst(predicted, measured))
+lesson.say(found.worst(predicted, measured))
 
 # %% [markdown]
 # ### Hunt the reason
 #
 # Is the missing time one of the step, one of each row, or one of each weight? Leave the engine away and multiply with
-# one matrix alone, in as many copies as no processor's cache holds. Take off the arithmetic by the formula. Compare the
-# rest with the time in which the machine reads all copies once.
+# one matrix alone, in more copies than the caches of most processors hold. Take off the arithmetic by the formula.
+# Compare the rest with the time in which the machine reads all copies once.
 
 # %%
 copies = [np.random.default_rng(i).standard_normal((576, 3072), dtype=np.float32) for i in range(12)]
@@ -190,7 +181,7 @@ for rows in (1, 4, 8, 16, 32):
     arithmetic = sum(2 * rows * copy.size for copy in copies) / machine.matrix_speed
     rest[rows] = (fastest - arithmetic) / reading
 lesson.table(["rows", "the rest, in readings of all copies"], [[n, f"{left:.1f}"] for n, left in rest.items()])
-lesson.say(kind_of_rest(rest))
+lesson.say(found.kind_of_rest(rest))
 
 # %% [markdown]
 # Now mend the formula with what you found: from four rows on, a step does its arithmetic and pays for each byte of its
@@ -199,7 +190,7 @@ lesson.say(kind_of_rest(rest))
 # %%
 each = rest[4] / machine.read_bandwidth  # seconds for a byte of the weights
 mended = {n: counted[n].flops / machine.matrix_speed + each * counted[n].weight_bytes for n in ROWS if n > FEW_ROWS}
-lesson.table(*mended_beside(predicted, mended, measured))
+lesson.table(*found.mended_beside(predicted, mended, measured))
 old, new = (max(measured[n] / formula[n] for n in mended) for formula in (predicted, mended))
 lesson.say(f"The worst step took {old:.1f} times as long as the old formula says, and {new:.1f} times the mended one.")
 
@@ -229,10 +220,12 @@ lesson.table(
     ["sequences in a decode step", "FLOPs", "bytes"],
     [[n, amount(c.flops, "FLOP"), amount(c.bytes_moved, "B")] for n, c in ((1, one), (16, sixteen))],
 )
-lesson.table(["rows", *map(str, RECORDED)], [["recorded, ms", *(f"{1e3 * one:.1f}" for one in RECORDED.values())]])
+lesson.table(
+    ["rows", *map(str, found.RECORDED)], [["recorded, ms", *(f"{1e3 * one:.1f}" for one in found.RECORDED.values())]]
+)
 lesson.say(
-    f"The recorded machine reads {amount(RECORDED_ON.read_bandwidth, 'B/s')} and does "
-    f"{amount(RECORDED_ON.matrix_speed, 'FLOP/s')}."
+    f"The recorded machine reads {amount(found.RECORDED_ON.read_bandwidth, 'B/s')} and does "
+    f"{amount(found.RECORDED_ON.matrix_speed, 'FLOP/s')}."
 )
 
 # %% [markdown]
@@ -261,7 +254,7 @@ check("sixteen together", answer)
 # %% [markdown]
 # **Exercise: weights moved** · 5 minutes · hard
 #
-# `RECORDED` holds the seconds of steps by rows, recorded on the machine `RECORDED_ON`. Suppose that the step of four
+# `found.RECORDED` holds the recorded seconds by rows, `found.RECORDED_ON` the machine. Suppose that the step of four
 # rows did nothing but move bytes at that machine's bandwidth. How many bytes did it move for each byte of the weights
 # in `expected_step(SMOLLM2, 0, 4)`?
 

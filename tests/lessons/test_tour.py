@@ -93,6 +93,10 @@ def words(llm: Any, tokens: list[int], count: int) -> list[str]:
     return [str(token) for token in write(llm, tokens, count)]
 
 
+def asks_the_engine(llm: Any, tokens: list[int], count: int) -> list[int]:
+    return list(llm.generate([tokens])[0].token_ids)
+
+
 @pytest.mark.parametrize(
     ("loop", "said"),
     [
@@ -105,6 +109,7 @@ def words(llm: Any, tokens: list[int], count: int) -> list[str]:
         (changed_prompt, "the caller's list has grown"),
         (nothing, "gives nothing back"),
         (words, "not token ids"),
+        (asks_the_engine, "the loop is yours"),
     ],
 )
 def test_a_wrong_loop_is_told_its_reason(loop: Any, said: str) -> None:

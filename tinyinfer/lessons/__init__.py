@@ -10,11 +10,17 @@ neither. Files in reading order:
     models.py            the models of a lesson: weights loaded once, engines made from them
     cell_order.py        which cell to run first, said in place of a NameError
     lesson.py            the one object that a notebook talks to
+<<<<<<< HEAD
     roofline_by_hand.py  of 02: the cost of a step from the configuration, and the judge of a student's lines
     roofline_found.py    of 02: predicted beside measured, and a recording of where the roofline is wrong
     prefill_and_decode.py  02: its exercises
     tour_runs.py         of 00: what a question has cost under eight settings
     tour.py              00: its exercises, and the judge of a generation loop
+=======
+    own_part.py          a student's own cache or verifier in the library's engine
+    cache_judge.py       where a student's KV cache first differs from the truth, and which usual mistake it is
+    kv_cache.py          lesson 03
+>>>>>>> main
 
 Wins: a wrong answer gets a sentence and a hint, and counts judge it on any machine. Loses: a judge knows only the
 usual wrong answers; any other one gets the hint of the exercise.

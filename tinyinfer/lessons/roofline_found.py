@@ -76,7 +76,7 @@ def worst(predicted: Seconds, measured: Seconds) -> str:
 def kind_of_rest(rest: Mapping[int, float]) -> str:
     """Whether the time that arithmetic leaves is one of each weight. rest: rows -> readings of all weights."""
     few = [left for rows, left in rest.items() if rows > 1]
-    copies = "a product of two matrices first copies the large one into blocks: it reads the weights, writes them, and "
+    copies = "a product of two matrices first copies the large one into blocks; it reads the weights, writes them and "
     copies += "reads them again"
     if max(few) < 2 * min(few) and min(few) > 1.3 * rest[1]:
         return (
@@ -100,12 +100,18 @@ def draw(c: ModelConfig, machine: Machine, measured: Seconds, recorded: bool) ->
     figure, (top, bottom) = plt.subplots(2, 1, figsize=(7.5, 6), sharex=True, height_ratios=(2, 1))
     curves = [("o-", "#c0704f", "measured here", measured, roof(c, measured, machine))]
     if recorded:
-        curves.append(("--", "gray", "recorded once", RECORDED, roof(SMOLLM2, RECORDED, RECORDED_ON)))
+        curves.append(("--", "gray", "recorded on another machine", RECORDED, roof(SMOLLM2, RECORDED, RECORDED_ON)))
     for line, color, label, seconds, least in curves:
         top.plot(list(seconds), [1e3 * one for one in seconds.values()], line, color=color, label=label)
         bottom.plot(list(seconds), [seconds[rows] / least[rows] for rows in seconds], line, color=color)
     least = roof(c, np.unique(np.geomspace(1, max(measured), 60).astype(int)).tolist(), machine)
-    top.plot(list(least), [1e3 * one for one in least.values()], color="#4a7ab5", linewidth=2, label="roofline")
+    top.plot(
+        list(least),
+        [1e3 * one for one in least.values()],
+        color="#4a7ab5",
+        linewidth=2,
+        label="roofline: no step is faster",
+    )
     top.set(xscale="log", yscale="log", ylabel="milliseconds for a step")
     top.legend()
     bottom.set(xlabel="rows in the step", ylabel="measured / predicted", ylim=0)
