@@ -81,7 +81,9 @@ def running(notebook: Any, folder: Path, **environ: str) -> Iterator[NotebookCli
     kernel starts.
     """
     resources = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=None, kernel_manager_class=OwnKernel, resources=resources)
+    client = NotebookClient(
+        notebook, timeout=None, kernel_manager_class=OwnKernel, resources=resources, coalesce_streams=True
+    )
     with client.setup_kernel(env={**os.environ, **environ}, stdout=DEVNULL, stderr=DEVNULL):
         yield client
 
