@@ -56,6 +56,15 @@ class Exercise:
             hint = f"the answer that `check` expects is {form(self.solution)}"
             return Wrong(f"Your answer stopped with {what}{_place(error)}.", hint)
 
+    def drawn(self, answer: object) -> object | None:
+        """A picture of the answer; None for an answer that cannot be drawn, about which the judge has its sentence."""
+        if self.draw is None:
+            return None
+        try:
+            return self.draw(answer)
+        except Exception:
+            return None
+
     def solution_text(self) -> str:
         """Our solution as text: the source of a function or class, else the value; then why."""
         source = _source(self.solution) or repr(self.solution)

@@ -55,7 +55,7 @@ class Lesson:
             show(Message("open", f"{name}: not answered yet. Replace `...` by your answer, and run the cell again."))
             return
         wrong = exercise.judged(answer)
-        if exercise.draw and (picture := exercise.draw(answer)) is not None:
+        if (picture := exercise.drawn(answer)) is not None:
             show(picture)
         if wrong is None:
             self._right[name] = answer

@@ -1,0 +1,131 @@
+"""What `check` knows of an answer: whether it is written, whether it is right, and which usual mistake it is."""
+
+from __future__ import annotations
+
+import pytest
+
+from tinyinfer.lessons.exercise import Exercise, Wrong, form, judge_choice, judge_number, written
+
+COUNTS_TWICE = Wrong("The last token is counted twice.", "which token is never fed back?")
+
+
+def ours(x: int) -> int:
+    """Twice x."""
+    return 2 * x
+
+
+def not_yet(x):
+    """To be written."""
+    ...
+
+
+def returns_dots(x):
+    return ...
+
+
+def assigns_dots(x):
+    doubled = ...
+    return doubled
+
+
+def indexes_with_dots(x):
+    return x[..., None]
+
+
+class HalfWritten:
+    def append(self, k):
+        self.k = k
+
+    def read(self):
+        ...
+
+
+@pytest.mark.parametrize("answer", [..., not_yet, returns_dots, assigns_dots, HalfWritten])
+def test_dots_are_not_answered_yet(answer):
+    """Catches a skeleton that is judged, and so called wrong, before a line of it was written."""
+    assert not written(answer)
+
+
+@pytest.mark.parametrize("answer", [None, 0, "...", ours, indexes_with_dots, [1], len])
+def test_anything_else_is_an_answer(answer):
+    """Catches `x[..., None]`, an index, taken for an open place; and None, what a function without return gives."""
+    assert written(answer)
+
+
+@pytest.mark.parametrize("answer", [95, 95.0, 95.4])
+def test_a_number_is_right_within_its_tolerance(answer):
+    """One in a hundred, unless the exercise says otherwise."""
+    assert judge_number(95, "rows", {}, "count again")(answer) is None
+
+
+def test_a_usual_wrong_number_gets_its_own_hint():
+    """Catches a hint that is the same for every mistake."""
+    judge = judge_number(95, "rows", {64: COUNTS_TWICE}, "count again")
+    assert judge(64) is COUNTS_TWICE
+    assert judge(500) == Wrong("500 rows is too high.", "count again")
+    assert judge(1) == Wrong("1 rows is too low.", "count again")
+
+
+def test_an_exact_count_has_no_tolerance():
+    """Catches 96 taken for 95 where an exercise asks for a count."""
+    assert judge_number(95, "rows", {96: COUNTS_TWICE}, "", tolerance=0)(96) is COUNTS_TWICE
+
+
+@pytest.mark.parametrize("answer", ["95", None, True, float("nan"), float("inf"), [95]])
+def test_what_is_no_number_is_said_to_be_none(answer):
+    """Catches a TypeError shown to a student, and True counted as one."""
+    wrong = judge_number(1, "rows", {}, "")(answer)
+    assert wrong is not None
+    assert "is not a number" in wrong.sentence
+
+
+def test_a_choice_knows_its_choices():
+    """Catches a misspelt choice that is called wrong without a word about the right ones."""
+    judge = judge_choice("memory", {"memory": None, "arithmetic": COUNTS_TWICE})
+    assert judge("memory") is None
+    assert judge("arithmetic") is COUNTS_TWICE
+    for answer in ("Memory", 3, None, []):
+        wrong = judge(answer)
+        assert wrong is not None
+        assert "'memory', 'arithmetic'" in wrong.hint
+
+
+def test_what_the_students_code_raises_is_a_sentence():
+    """Catches a traceback of a library below a student's cell."""
+
+    def broken(x):
+        return x.shape
+
+    def judge(answer):
+        return None if answer(2) == 4 else COUNTS_TWICE
+
+    wrong = Exercise("double", judge, ours).judged(broken)
+    assert wrong == Wrong(
+        "Your answer stopped with AttributeError: 'int' object has no attribute 'shape'.",
+        "the answer that `check` expects is a function ours(x: int) -> int",
+    )
+
+
+def test_ctrl_c_is_not_judged():
+    """Catches an interrupted cell that says "not yet" and goes on."""
+
+    def endless(x):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Exercise("double", lambda answer: answer(2), ours).judged(endless)
+
+
+def test_a_solution_is_shown_as_source_or_as_a_value():
+    """What a student unfolds is what the notebook would run."""
+    assert Exercise("a", lambda answer: None, ours, "Why.").solution_text() == (
+        'def ours(x: int) -> int:\n    """Twice x."""\n    return 2 * x\n\nWhy.'
+    )
+    assert Exercise("b", lambda answer: None, [1, 2]).solution_text() == "[1, 2]"
+
+
+def test_the_form_of_a_solution_does_not_give_it_away():
+    """Catches a hint about a type that holds the value."""
+    assert form(95) == "a whole number"
+    assert form([1, 2]) == "a list"
+    assert form(HalfWritten) == "a class with append, read"
