@@ -7,7 +7,7 @@ import re
 import pytest
 from markup import read
 
-from tinyinfer.views.page import STYLE, Prose, View, grid, hue, legend, save_page, visible
+from tinyinfer.views.page import STYLE, Paragraphs, View, grid, hue, legend, save_page, visible
 
 HOSTILE = "</script><img src=x onerror=alert(1)>\"'&"
 
@@ -56,7 +56,7 @@ def test_light_and_dark_name_the_same_colours():
 
 def test_a_page_holds_each_style_once_and_is_the_same_each_time(tmp_path):
     """Catches a page that changes when it is built again, and one that repeats the styles for each view."""
-    views = [Sample("one", "a"), Prose("Look at <one>.", links=[("the lesson", "../notebooks/04.ipynb")])]
+    views = [Sample("one", "a"), Paragraphs("Look at <one>.", links=[("the lesson", "../notebooks/04.ipynb")])]
     for name in ("a.html", "b.html"):
         save_page(tmp_path / name, HOSTILE, *views, Sample("two", "b"))
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
@@ -71,7 +71,7 @@ def test_a_page_holds_each_style_once_and_is_the_same_each_time(tmp_path):
 
 def test_a_page_takes_text_that_is_no_text(tmp_path):
     """Catches half a character from a byte-level token, which no file can hold."""
-    save_page(tmp_path / "a.html", "title", Prose("\ud83d"))
+    save_page(tmp_path / "a.html", "title", Paragraphs("\ud83d"))
     assert "\\ud83d" in (tmp_path / "a.html").read_text(encoding="utf-8")
 
 
