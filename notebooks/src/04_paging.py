@@ -11,7 +11,7 @@
 # You can explain which reads of a paged cache are copies, and why a wrong block table passes every test with one
 # sequence.
 #
-# **You need** lesson 03: keys and values, and why they are kept.
+# **You need** [03 The KV cache](03_kv_cache.ipynb): what keys and values are, and why they are kept.
 #
 # **Not covered:** what happens when the pool is full, blocks that several prompts share, and kernels that walk through
 # the block table themselves.
@@ -19,6 +19,8 @@
 # *30 minutes · you write 11 lines · no GPU, no account*
 
 # %% tags=["setup"]
+import re
+
 import matplotlib.pyplot as plt
 import numpy as np
 
@@ -28,6 +30,8 @@ from tinyinfer.kv_cache.paged import PagedCache
 from tinyinfer.lessons.lesson import Lesson
 from tinyinfer.lessons.paging import POSITION, ROOM, SIZES, drawn_requests, most_fitting, shares
 from tinyinfer.lessons.paging_pool import answers, replayed, served
+from tinyinfer.views.player import StepPlayer
+from tinyinfer.views.recording import record
 
 lesson = Lesson("04_paging")
 check, reveal, use = lesson.check, lesson.reveal, lesson.use
@@ -88,21 +92,24 @@ lesson.say(
 )
 
 # %% [markdown]
-# Now the clock. Does paging make attention faster? Two prompts are continued by SmolLM2 in both caches. Before you run
+# Now the clock. Does paging make attention faster? Two prompts are continued by `SmolLM2` in both caches. Before you run
 # the cell: which of the two should be faster, if the count of bytes is all that matters?
 
 # %%
-questions = ["The capital of France is", "Water boils at a temperature of"]
+questions = [
+    "Monday: soup. Tuesday: rice. Wednesday: fish. Thursday:",
+    "Monday: gold. Tuesday: silver. Wednesday: iron. Thursday: copper. Friday: zinc.",
+]
 contiguous_model = lesson.model()
 paged_model = lesson.model(kv_cache="paged", num_blocks=32, max_model_len=256)
 rows = []
 for name, llm in (("contiguous", contiguous_model), ("paged", paged_model)):
     before = llm.ledger.copy()
-    answers(llm, questions, 16)
+    answers(llm, questions, 8)
     counted = llm.ledger - before
-    seconds = lesson.seconds(lambda llm=llm: answers(llm, questions, 16))
+    seconds = lesson.seconds(lambda llm=llm: answers(llm, questions, 8))
     moved = [f"{n / 1e6:,.1f} MB" for n in (counted.weight_bytes, counted.kv_read_bytes, counted.kv_copied_bytes)]
-    rows.append((name, *moved, f"{seconds / 16 * 1e3:.0f} ms"))
+    rows.append((name, *moved, f"{seconds / 8 * 1e3:.0f} ms"))
 lesson.table(["cache", "weights read", "KV read", "KV copied", "measured, a step"], rows)
 
 # %% [markdown]
@@ -131,7 +138,7 @@ check("block_table", BlockTable)
 
 # %% [markdown]
 # Two claims must hold. The table takes the same blocks as the library's paged cache, step for step.
-# And SmolLM2 gives the same answers when attention reads only what this table gathers.
+# And `SmolLM2` gives the same answers when attention reads only what this table gathers.
 
 # %% tags=["claim"]
 Table = use("block_table")
@@ -163,15 +170,17 @@ class Neighbours(Table):
 
 alone = answers(paged_model, questions[:1], 24, Neighbours)[0]
 company = answers(paged_model, questions, 24, Neighbours)[0]
-first = next((i for i, pair in enumerate(zip(expected[0], company, strict=True)) if pair[0] != pair[1]), 24)
-text = paged_model.tokenizer.decode
-for name, tokens in (("right", expected[0]), ("fast, alone", alone), ("fast, beside the other", company)):
-    lesson.say(f"*{name}:* {questions[0]}{text(tokens)!r}")
-position = len(paged_model.tokenizer.encode(questions[0])) + first
+right, text = expected[0], paged_model.tokenizer.decode
+for name, tokens in (("right", right), ("one slice, alone", alone), ("one slice, in company", company)):
+    lesson.say(f"*{name}:* {questions[0]} **{' '.join(text(tokens).split())}**")
+
+first = next((i for i, pair in enumerate(zip(right, company, strict=True)) if pair[0] != pair[1]), len(right))
+words = [{*re.findall(r"\w+", some)} for some in (text(company), questions[1], questions[0] + text(right))]
+foreign = words[0] & words[1] - words[2]
 lesson.say(
-    f"Alone, {sum(a == b for a, b in zip(expected[0], alone, strict=True))} of 24 tokens are right. In company the "
-    f"first wrong token is number {first}, at position {position}: there the sequence has left its first block, and "
-    f"the row behind that block belongs to the other question."
+    f"Alone, {sum(a == b for a, b in zip(right, alone, strict=True))} of {len(right)} tokens are right. In company, "
+    f"token {first + 1} is the first wrong one: the sequence has left its first block, and the rows behind that block "
+    f"belong to the other prompt. Words that only the other prompt holds: **{', '.join(sorted(foreign)) or 'none'}**."
 )
 
 # %% [markdown]
@@ -228,10 +237,19 @@ lesson.say(
 #
 # ### Watch the pool
 #
-# Four sequences in blocks of four positions. Move the slider, or press the arrow keys. Each colour is a sequence.
+# Four prompts on three seats, in blocks of four positions. Move the slider, or press the arrow keys; each colour is a
+# sequence. Which sequence is the first whose blocks lie apart? Whose blocks does the last sequence get?
 
 # %%
 small = lesson.tiny(kv_cache="paged", block_size=4, num_blocks=24, max_model_len=64, max_num_seqs=3, threads=1)
+lengths_of_answers = (10, 6, 14, 8)
+StepPlayer(
+    record(
+        small, ["first one", "2nd", "a third sequence", "last"],
+        [SamplingParams(max_tokens=n, ignore_eos=True) for n in lengths_of_answers],
+    ),
+    parts=("pool", "rows"), title="Blocks come and go",
+)
 
 # %% [markdown]
 # ## When it loses
@@ -294,7 +312,7 @@ check("copy_on_write", before_write)
 #
 # **Exercise: growth** · 2 minutes · easy
 #
-# A sequence of SmolLM2 has filled its block of `16` positions. The next token comes, and the only free block lies at the
+# A sequence of `SmolLM2` has filled its block of `16` positions. The next token comes, and the only free block lies at the
 # other end of the pool. How many bytes of the cache have to be moved, so that the sequence can grow?
 
 # %% tags=["exercise"]
@@ -304,7 +322,7 @@ check("growth", moved_bytes)
 # %% [markdown]
 # **Exercise: read_traffic** · 4 minutes · medium
 #
-# Three sequences of SmolLM2, with `500` positions each, decode one token in the same step. Their blocks are scattered,
+# Three sequences of `SmolLM2`, with `500` positions each, decode one token in the same step. Their blocks are scattered,
 # and `1,024` positions would have been reserved for each in a contiguous cache. A position takes `POSITION` bytes. How
 # many megabytes (`1e6` bytes) of keys and values does the ledger count as read and as copied, together?
 

@@ -29,11 +29,11 @@ class Strips(View):
     """The pool as a strip of coloured blocks, one strip below the other. lines: (words, strip, whether it is good)."""
 
     style = """
-.tinyinfer-view .strip { display: flex; align-items: center; margin: 1px 0; }
-.tinyinfer-view .strip span { flex: 0 0 9em; font-size: 12px; }
-.tinyinfer-view .strip b { flex: 1 1 0; min-width: 0; max-width: 26px; height: 18px; margin-right: 1px; font-size: 11px;
+.tinyinfer-view .moment { display: flex; align-items: center; margin: 1px 0; }
+.tinyinfer-view .moment span { flex: 0 0 9em; font-size: 12px; }
+.tinyinfer-view .moment b { flex: 1 1 0; min-width: 0; max-width: 26px; height: 18px; margin-right: 1px; font-size: 11px;
   font-weight: 400; line-height: 18px; text-align: center; overflow: hidden; }
-.tinyinfer-view .strip b.free { background: var(--soft); }
+.tinyinfer-view .moment b.free { background: var(--soft); }
 """
 
     def __init__(self, title: str, lines: Seq[tuple[str, Strip]], note: str) -> None:
@@ -42,7 +42,7 @@ class Strips(View):
     def body(self) -> str:
         """A line for each strip; a block shows the number of its sequence, or `+` when several hold it."""
         rows = "".join(
-            f'<div class="strip"><span>{escape(words)}</span>{"".join(map(self._cell, strip))}</div>'
+            f'<div class="moment"><span>{escape(words)}</span>{"".join(map(self._cell, strip))}</div>'
             for words, strip in self.lines
         )
         return f"{rows}<p>{escape(self.note)}</p>"
