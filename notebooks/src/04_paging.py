@@ -1,8 +1,8 @@
 # %% [markdown]
 # # 04 · Paging
 #
-# **The idea.** The length of an answer is not known in advance. A cache that reserves room for the longest possible one leaves
-# much of the memory empty. A paged cache gives out small blocks as a sequence grows, and a block table says where each
+# **The idea.** The length of an answer is not known in advance. A cache that reserves room for
+# the longest possible one leaves much of the memory empty. A paged cache gives out small blocks as a sequence grows, and a block table says where each
 # position lies.
 #
 # **Formula.** `position p lies in block table[p // b], row p % b; a sequence leaves at most b - 1 rows empty`
@@ -105,12 +105,11 @@ paged_model = lesson.model(kv_cache="paged", num_blocks=32, max_model_len=256)
 rows = []
 for name, llm in (("contiguous", contiguous_model), ("paged", paged_model)):
     before = llm.ledger.copy()
-    answers(llm, questions, 8)
-    counted = llm.ledger - before
-    seconds = lesson.seconds(lambda llm=llm: answers(llm, questions, 8))
-    moved = [f"{n / 1e6:,.1f} MB" for n in (counted.weight_bytes, counted.kv_read_bytes, counted.kv_copied_bytes)]
-    rows.append((name, *moved, f"{seconds / 8 * 1e3:.0f} ms"))
-lesson.table(["cache", "weights read", "KV read", "KV copied", "measured, a step"], rows)
+    seconds = lesson.seconds(lambda llm=llm: answers(llm, questions, 6), rounds=3)
+    counted, steps = llm.ledger - before, 3 * 6
+    moved = [n / steps / 1e6 for n in (counted.weight_bytes, counted.kv_read_bytes, counted.kv_copied_bytes)]
+    rows.append((name, *(f"{n:,.2f} MB" for n in moved), f"{seconds / 6 * 1e3:.0f} ms"))
+lesson.table(["cache", "weights read, a step", "KV read", "KV copied", "measured, a step"], rows)
 
 # %% [markdown]
 # Attention reads the same keys and values from both caches, and the paged one has to copy some of them first. Paging

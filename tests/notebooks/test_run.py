@@ -218,8 +218,10 @@ def needs(cell: Cell) -> set[str]:
     own, read_ = set(dir(builtins)), set()
     for statement in cell.tree.body:
         names = outside(statement)
+        made = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        own |= made if isinstance(statement, ast.For) else set()  # what a loop reads, it may have made itself
         read_ |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - own
-        own |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        own |= made
     return read_
 
 
