@@ -10,6 +10,11 @@ neither. Files in reading order:
     models.py            the models of a lesson: weights loaded once, engines made from them
     cell_order.py        which cell to run first, said in place of a NameError
     lesson.py            the one object that a notebook talks to
+    paging_pool.py       lesson 04: a pool of blocks, and a student's block table inside the engine
+    paging_puzzles.py    lesson 04: where a sequence gets its next block, and when a shared block is copied
+    paging.py            lesson 04: exercises, judges and solutions
+    prefix_puzzles.py    lesson 11: the parts of a prompt in order, and requests in order
+    prefix_caching.py    lesson 11: exercises, judges and solutions
 
 Wins: a wrong answer gets a sentence and a hint, and counts judge it on any machine. Loses: a judge knows only the
 usual wrong answers; any other one gets the hint of the exercise.

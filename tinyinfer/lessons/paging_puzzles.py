@@ -31,8 +31,8 @@ class Strips(View):
     style = """
 .tinyinfer-view .moment { display: flex; align-items: center; margin: 1px 0; }
 .tinyinfer-view .moment span { flex: 0 0 9em; font-size: 12px; }
-.tinyinfer-view .moment b { flex: 1 1 0; min-width: 0; max-width: 26px; height: 18px; margin-right: 1px; font-size: 11px;
-  font-weight: 400; line-height: 18px; text-align: center; overflow: hidden; }
+.tinyinfer-view .moment b { flex: 1 1 0; min-width: 0; max-width: 26px; height: 18px; margin-right: 1px;
+  font-size: 11px; font-weight: 400; line-height: 18px; text-align: center; overflow: hidden; }
 .tinyinfer-view .moment b.free { background: var(--soft); }
 """
 
