@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 04 · Paging
 #
-# **The idea.** The length of an answer is not known in advance. A cache that reserves room for
-# the longest possible one leaves much of the memory empty. A paged cache gives out small blocks as a sequence grows, and a block table says where each
-# position lies.
+# **The idea.** The length of an answer is not known in advance. A cache that reserves room for the longest possible
+# one leaves much of the memory empty. A paged cache gives out small blocks as a sequence grows, and a block table
+# says where each position lies.
 #
 # **Formula.** `position p lies in block table[p // b], row p % b; a sequence leaves at most b - 1 rows empty`
 #
@@ -13,8 +13,8 @@
 #
 # **You need** [03 The KV cache](03_kv_cache.ipynb): what keys and values are, and why they are kept.
 #
-# **Not covered:** what happens when the pool is full, blocks that several prompts share, and kernels that walk through
-# the block table themselves.
+# **Not covered:** what happens when the pool is full, blocks that several prompts share, and kernels that walk
+# through the block table themselves.
 #
 # *30 minutes · you write 11 lines · no GPU, no account*
 
@@ -39,9 +39,9 @@ check, reveal, use = lesson.check, lesson.reveal, lesson.use
 # %% [markdown]
 # ## Predict
 #
-# `16` requests arrive together. Each of them will fill between `100` and `1,008` positions with its prompt, any length
-# as likely as any other, and a few more with its answer. The cache cannot know that, and reserves `1,024` positions for
-# each of them.
+# `16` requests arrive together. Each of them will fill between `100` and `1,008` positions with its prompt, any
+# length as likely as any other, and a few more with its answer. The cache cannot know that, and reserves `1,024`
+# positions for each of them.
 #
 # At the moment when the cache is fullest: which share of the reserved positions, in percent, holds nothing?
 
@@ -63,14 +63,14 @@ reveal(guess, truth, "%", {
 # %% [markdown]
 # ## Count, then time
 #
-# The naive way is an array for each sequence, as long as the longest sequence may become. Below, the same requests run
-# once in such arrays and once in blocks of `16` positions. The tiny model serves for this: which positions are reserved
-# and which are filled does not depend on the weights.
+# The naive way is an array for each sequence, as long as the longest sequence may become. Below, the same requests
+# run once in such arrays and once in blocks of `16` positions. The tiny model serves for this: which positions are
+# reserved and which are filled does not depend on the weights.
 
 # %%
 paged = served(lesson.tiny(kv_cache="paged", max_model_len=ROOM, threads=1), requests)
 rows = []
-for name, run, size in (("contiguous", reserved, ROOM), ("paged", paged, 16)):
+for name, run in (("contiguous", reserved), ("paged", paged)):
     step = max(run.steps, key=lambda step: step.cache_bytes - step.wasted_bytes)
     share = step.wasted_bytes / step.cache_bytes
     filled = round((step.cache_bytes - step.wasted_bytes) / lesson.tiny(threads=1).engine.cache.position_bytes)
@@ -92,8 +92,8 @@ lesson.say(
 )
 
 # %% [markdown]
-# Now the clock. Does paging make attention faster? Two prompts are continued by `SmolLM2` in both caches. Before you run
-# the cell: which of the two should be faster, if the count of bytes is all that matters?
+# Now the clock. Does paging make attention faster? Two prompts are continued by `SmolLM2` in both caches. Before you
+# run the cell: which of the two should be faster, if the count of bytes is all that matters?
 
 # %%
 questions = [
@@ -136,8 +136,8 @@ class BlockTable:
 check("block_table", BlockTable)
 
 # %% [markdown]
-# Two claims must hold. The table takes the same blocks as the library's paged cache, step for step.
-# And `SmolLM2` gives the same answers when attention reads only what this table gathers.
+# Two claims must hold. The table takes the same blocks as the library's paged cache, step for step. And `SmolLM2`
+# gives the same answers when attention reads only what this table gathers.
 
 # %% tags=["claim"]
 Table = use("block_table")
@@ -183,8 +183,8 @@ lesson.say(
 )
 
 # %% [markdown]
-# A test with one sequence would have passed. In a server the same line shows one user's words to another user's model.
-# So a test of a paged cache lets at least two sequences grow in turn, over more than one block.
+# A test with one sequence would have passed. In a server the same line shows one user's words to another user's
+# model. So a test of a paged cache lets at least two sequences grow in turn, over more than one block.
 
 # %% [markdown]
 # ## In the library
@@ -218,7 +218,8 @@ for size in SIZES:
 figure, axes = plt.subplots(figsize=(7.5, 4), layout="constrained")
 axes.plot(SIZES, list(gathered.values()), "o-", color="tab:blue", label="gathered, of all KV bytes read")
 axes.plot(SIZES, list(waste.values()), "s-", color="tab:orange", label="empty, of all positions held")
-axes.plot(SIZES, [waste[size] + gathered[size] for size in SIZES], "--", color="0.5", label="sum of the two")
+both = np.add(list(waste.values()), list(gathered.values()))
+axes.plot(SIZES, both, "--", color="0.5", label="sum of the two")
 axes.set(title="What a block size costs", xlabel="positions in a block", ylabel="percent", ylim=(0, 100))
 axes.set_xscale("log", base=2)
 axes.set_xticks(SIZES, [str(size) for size in SIZES])
@@ -278,10 +279,11 @@ lesson.table(["sequences", "cache", "empty near the end", "gathered, of the byte
 #
 # **Puzzle: placement** · 8 minutes · hard
 #
-# You choose the block. `place(free, blocks)` gets the sorted numbers of all free blocks and the sequence's blocks so far
-# (an empty list for a new sequence), and returns one number out of `free`. Seven sequences come, grow by a block in each
-# step, and go. Attention reads a sequence in place only while its blocks lie side by side, in order; every other block
-# read is a gather. You do not know how long a sequence becomes. How few gathers can you reach? A tenth passes.
+# You choose the block. `place(free, blocks)` gets the sorted numbers of all free blocks and the sequence's blocks so
+# far (an empty list for a new sequence), and returns one number out of `free`. Seven sequences come, grow by a block
+# in each step, and go. Attention reads a sequence in place only while its blocks lie side by side, in order; every
+# other block read is a gather. You do not know how long a sequence becomes. How few gathers can you reach? A tenth
+# passes.
 
 # %% tags=["puzzle"]
 def place(free, blocks):
@@ -295,8 +297,8 @@ check("placement", place)
 #
 # Four answers continue one prompt, so their tables begin with the same blocks. `before_write(pool, blocks, position)`
 # is called before a table writes the row of a position. It must give the table a block of its own when the block of
-# that position is shared. `pool.holders[block]` counts the tables that hold a block, `pool.allocate()` gives a free one,
-# `pool.copy(old, new, rows)` copies the first rows of a block, `pool.release(block)` gives up one holder, and
+# that position is shared. `pool.holders[block]` counts the tables that hold a block, `pool.allocate()` gives a free
+# one, `pool.copy(old, new, rows)` copies the first rows of a block, `pool.release(block)` gives up one holder, and
 # `pool.size` is the number of rows of a block. Copy as few rows as you can.
 
 # %% tags=["puzzle"]
@@ -311,8 +313,8 @@ check("copy_on_write", before_write)
 #
 # **Exercise: growth** · 2 minutes · easy
 #
-# A sequence of `SmolLM2` has filled its block of `16` positions. The next token comes, and the only free block lies at the
-# other end of the pool. How many bytes of the cache have to be moved, so that the sequence can grow?
+# A sequence of `SmolLM2` has filled its block of `16` positions. The next token comes, and the only free block lies
+# at the other end of the pool. How many bytes of the cache have to be moved, so that the sequence can grow?
 
 # %% tags=["exercise"]
 moved_bytes = ...
@@ -321,9 +323,10 @@ check("growth", moved_bytes)
 # %% [markdown]
 # **Exercise: read_traffic** · 4 minutes · medium
 #
-# Three sequences of `SmolLM2`, with `500` positions each, decode one token in the same step. Their blocks are scattered,
-# and `1,024` positions would have been reserved for each in a contiguous cache. A position takes `POSITION` bytes. How
-# many megabytes (`1e6` bytes) of keys and values does the ledger count as read and as copied, together?
+# Three sequences of `SmolLM2`, with `500` positions each, decode one token in the same step. Their blocks are
+# scattered, and `1,024` positions would have been reserved for each in a contiguous cache. A position takes
+# `POSITION` bytes. How many megabytes (`1e6` bytes) of keys and values does the ledger count as read and as copied,
+# together?
 
 # %% tags=["exercise"]
 megabytes = ...
@@ -346,5 +349,5 @@ check("block_size", best_size)
 #   servers left empty.
 # - [kv_cache/blocks.py](../tinyinfer/kv_cache/blocks.py): holders, copy-on-write, growth;
 #   [kv_cache/paged.py](../tinyinfer/kv_cache/paged.py): the arrays.
-# - [05 Quantization](05_quantization.ipynb): fewer bytes for each number, and
-#   [11 Prefix caching](11_prefix_caching.ipynb): blocks that several prompts share.
+# - [05 Quantization](05_quantization.ipynb): fewer bytes for each number, and [11 Prefix
+#   caching](11_prefix_caching.ipynb): blocks that several prompts share.

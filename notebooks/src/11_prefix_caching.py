@@ -1,13 +1,13 @@
 # %% [markdown]
 # # 11 · Prefix caching
 #
-# **The idea.** Prompts often begin alike: a system prompt, the conversation so far. Keys and values of such a beginning
-# are the same each time, so a prefix cache computes them once and keeps their blocks in a tree.
+# **The idea.** Prompts often begin alike: a system prompt, the conversation so far. Keys and values of such a
+# beginning are the same each time, so a prefix cache computes them once and keeps their blocks in a tree.
 #
 # **Formula.** `found = b * (whole blocks before the first difference), at most len(prompt) - 1 tokens`
 #
-# **After this lesson you can** say how many rows of a prompt are computed when a given prompt is cached, and why. You can
-# put the parts of a prompt into an order in which most of it is found, and explain what one changing line costs.
+# **After this lesson you can** say how many rows of a prompt are computed when a given prompt is cached, and why. You
+# can put the parts of a prompt into an order in which most of it is found, and explain what one changing line costs.
 #
 # **You need** [04 Paging](04_paging.ipynb): blocks and block tables.
 #
@@ -35,8 +35,8 @@ ONE = SamplingParams(max_tokens=1, ignore_eos=True)
 # %% [markdown]
 # ## Predict
 #
-# `16` prompts of `272` tokens arrive one after the other. All of them are equal from the second token to the last. Only
-# the first word is another one in each prompt. The prefix cache keeps blocks of `16` tokens.
+# `16` prompts of `272` tokens arrive one after the other. All of them are equal from the second token to the last.
+# Only the first word is another one in each prompt. The prefix cache keeps blocks of `16` tokens.
 #
 # How many tokens are found in the cache, over all `16` prompts together?
 
@@ -57,13 +57,13 @@ reveal(guess, truth, "tokens", {
 })
 
 # %% [markdown]
-# A key at position `200` is computed from a row that has attended to all positions before it. So it depends on the first
-# word, and a cached key belongs to one beginning only.
+# A key at position `200` is computed from a row that has attended to all positions before it. So it depends on the
+# first word, and a cached key belongs to one beginning only.
 #
 # ## Count, then time
 #
-# Now the good case: `16` prompts, and the first `256` tokens of all are the same. The naive way computes each prompt as
-# if it were the first one.
+# Now the good case: `16` prompts, and the first `256` tokens of all are the same. The naive way computes each prompt
+# as if it were the first one.
 
 # %%
 requests = synthetic(16, parse_lengths("16"), parse_lengths("2"), shared=256)
@@ -74,12 +74,13 @@ for name, on in (("off", False), ("on", True)):
     asked = sum(len(seq.prompt) for seq in run.sequences)
     first = max(seq.timing.times[0] - seq.timing.arrival for seq in run.sequences)
     found = run.ledger.tokens_cached
-    rows.append((name, f"{asked:,}", f"{found:,}", f"{asked - found:,}", run.ledger.blocks_allocated, f"{first * 1e3:.2f} ms"))
+    counts = [f"{n:,}" for n in (asked, found, asked - found, run.ledger.blocks_allocated)]
+    rows.append((name, *counts, f"{first * 1e3:.2f} ms"))
 lesson.table(["prefix cache", "prompt tokens", "found", "rows computed", "blocks", "last first token, simulated"], rows)
 
 # %% [markdown]
-# Now with words, on the real model, and with a clock of your own. A library answers its readers; every request has the
-# same system prompt and another question.
+# Now with words, on the real model, and with a clock of your own. A library answers its readers; every request has
+# the same system prompt and another question.
 
 # %%
 SYSTEM = (
@@ -88,7 +89,7 @@ SYSTEM = (
     "time twice unless another member waits for the book. A lost book must be paid for. The reading room on the first "
     "floor has forty seats. Returned books go into the box at the door, day and night."
 )
-QUESTIONS = ("When are you open on Saturdays?", "Where do I return a book?", "How many books may I borrow?", "Is it quiet?")
+QUESTIONS = ("Are you open on Sundays?", "Where do I return a book?", "How many may I borrow?", "Is it quiet?")
 
 
 def ask(llm, system):
@@ -115,8 +116,8 @@ lesson.table(HEADINGS, table)
 # %% [markdown]
 # ### One more line
 #
-# The model should know the time, so a line with the time goes to the top of the system prompt. Before you run the cell:
-# what does this line cost?
+# The model should know the time, so a line with the time goes to the top of the system prompt. Before you run the
+# cell: what does this line cost?
 
 # %%
 def clock(i):
@@ -138,9 +139,10 @@ lesson.table(HEADINGS, [*table, *told])
 #
 # ## Your lines
 #
-# Write the walk through the tree. The tree is a dictionary. Its keys are the tokens of whole blocks, as tuples, and each
-# value is the tree behind that block. An example with blocks of two: `{(5, 6): {(7, 8): {}}, (9, 9): {}}` knows `5 6 7 8`
-# and `9 9`. Return the number of tokens that are found. The last token never matches, because its row gives the logits.
+# Write the walk through the tree. The tree is a dictionary. Its keys are the tokens of whole blocks, as tuples, and
+# each value is the tree behind that block. An example with blocks of two: `{(5, 6): {(7, 8): {}}, (9, 9): {}}` knows
+# `5 6 7 8` and `9 9`. Return the number of tokens that are found. The last token never matches, because its row gives
+# the logits.
 
 # %% tags=["yours"]
 def match(tree, tokens, block_size):
@@ -150,8 +152,8 @@ def match(tree, tokens, block_size):
 check("match", match)
 
 # %% [markdown]
-# The claim: for prompts that begin alike in many ways, the walk finds what the library finds. And what is found changes
-# no answer: the same tokens come with and without the prefix cache.
+# The claim: for prompts that begin alike in many ways, the walk finds what the library finds. And what is found
+# changes no answer: the same tokens come with and without the prefix cache.
 
 # %% tags=["claim"]
 walk = use("match")
@@ -172,21 +174,21 @@ answers = [[out.token_ids for out in llm.generate(chats, SamplingParams(max_toke
 assert answers[0] == answers[1]
 lesson.say(
     f"{len(pairs)} prompts, {sum(mine for _, mine in pairs):,} tokens found by both. {sum(map(len, texts[0]))} tokens of "
-    f"the tiny model and {sum(map(len, answers[0]))} tokens of the lesson's model are the same with and without the cache."
+    f"the tiny model and {sum(map(len, answers[0]))} of the lesson's model are the same with and without the cache."
 )
 
 # %% [markdown]
 # ## In the library
 #
-# The same walk, with what surrounds it: each node is counted as used, and the sequence takes the blocks into its block
-# table. Nothing is copied.
+# The same walk, with what surrounds it: each node is counted as used, and the sequence takes the blocks into its
+# block table. Nothing is copied.
 
 # %%
 lesson.source(PrefixCache.match)
 
 # %% [markdown]
-# Blocks enter the tree when a step is put together. A block that is needed elsewhere leaves it again: leaves first, and
-# of them the least recently used one.
+# Blocks enter the tree when a step is put together. A block that is needed elsewhere leaves it again: leaves first,
+# and of them the least recently used one.
 
 # %%
 lesson.source(PrefixCache.register)
@@ -195,9 +197,9 @@ lesson.source(PrefixCache.evict)
 # %% [markdown]
 # ## The figure
 #
-# One prompt of `272` tokens is cached. The next prompt differs from it in one token. How long does its first token take,
-# if that token stands at the beginning, in the middle, at the end? Counted rows, the time of a simulated machine, and
-# the time of yours.
+# One prompt of `272` tokens is cached. The next prompt differs from it in one token. How long does its first token
+# take, if that token stands at the beginning, in the middle, at the end? Counted rows, the time of a simulated
+# machine, and the time of yours.
 
 # %% tags=["figure"]
 model = lesson.model(MACHINE, kv_cache="paged", prefix_cache=True)
@@ -227,16 +229,18 @@ plt.show()
 lesson.say(f"At place {places[0]} {counted[0]} rows are computed, at place {places[-1]} only {counted[-1]}.")
 
 # %% [markdown]
-# The right end of the staircase is a landing: even a prompt that is known as a whole computes its last block, because the
-# last token never matches.
+# The right end of the staircase is a landing: even a prompt that is known as a whole computes its last block, because
+# the last token never matches.
 #
 # ### Watch the tree grow
 #
-# Five prompts, one at a time, in blocks of four tokens. Move the slider or press the arrow keys. Where does the tree fork,
-# and which prompt adds nothing but its end?
+# Five prompts, one at a time, in blocks of four tokens. Move the slider or press the arrow keys. Where does the tree
+# fork, and which prompt adds nothing but its end?
 
 # %%
-growing = lesson.tiny(kv_cache="paged", block_size=4, num_blocks=32, prefix_cache=True, max_num_seqs=1, max_model_len=64)
+growing = lesson.tiny(
+    kv_cache="paged", block_size=4, num_blocks=32, prefix_cache=True, max_num_seqs=1, max_model_len=64, threads=1
+)
 StepPlayer(
     record(
         growing, ["be kind: hello", "be kind: goodbye", "be brief: hello", "be kind: hello!", "hello, be kind"],
@@ -248,8 +252,8 @@ StepPlayer(
 # %% [markdown]
 # ## When it loses
 #
-# Prompts that share nothing only pay for the walk. Prompts that share almost a block share nothing. And what is cached
-# stays: when all requests are answered, their blocks are still held, until another request needs the room.
+# Prompts that share nothing only pay for the walk. Prompts that share almost a block share nothing. And what is
+# cached stays: when all requests are answered, their blocks are still held, until another request needs the room.
 
 # %% tags=["loses"]
 def run_pair(shared, num_blocks=40):
@@ -276,8 +280,8 @@ lesson.say(
 )
 
 # %% [markdown]
-# Held blocks are no waste while the room is not needed. They become one when many different prompts pass through: each of
-# them leaves blocks behind that are never used again, and evicts some that would have been.
+# Held blocks are no waste while the room is not needed. They become one when many different prompts pass through:
+# each of them leaves blocks behind that are never used again, and evicts some that would have been.
 #
 # ## Puzzle
 #
@@ -285,8 +289,8 @@ lesson.say(
 #
 # A prompt has five parts: `system` (`90` tokens, always the same), `date` (`14` tokens, a new one after every `8`
 # requests), `tools` (`60` tokens, two variants that take turns), `document` (`100` tokens, one of four, in no simple
-# order), `question` (`25` tokens, a new one each time). `24` requests come. Put the five parts into the order in which
-# most tokens are found. The picture shows each request; what is coloured was found.
+# order), `question` (`25` tokens, a new one each time). `24` requests come. Put the five parts into the order in
+# which most tokens are found. The picture shows each request; what is coloured was found.
 
 # %% tags=["puzzle"]
 parts = ...
@@ -295,9 +299,10 @@ check("template", parts)
 # %% [markdown]
 # **Puzzle: order** · 8 minutes · medium
 #
-# Twelve questions wait at night, and their order is yours to choose. The pool is small: it holds one prompt and little
-# more, and evicts what was not used for the longest time. `order(requests)` gets a list of triples (system prompt,
-# document, question) and returns the numbers of the requests, from `0`, in the order in which they should run.
+# Twelve questions wait at night, and their order is yours to choose. The pool is small: it holds one prompt and
+# little more, and evicts what was not used for the longest time. `order(requests)` gets a list of triples (system
+# prompt, document, question) and returns the numbers of the requests, from `0`, in the order in which they should
+# run.
 
 # %% tags=["puzzle"]
 def order(requests):
@@ -311,8 +316,8 @@ check("order", order)
 #
 # **Exercise: repeated** · 2 minutes · easy
 #
-# The same prompt is sent twice, with temperature `1` and another seed. What happens at the second request? Choose one of
-# `"the first text comes back, and no row is computed"`, `"the prompt is found, and another text is generated"` and
+# The same prompt is sent twice, with temperature `1` and another seed. What happens at the second request? Choose one
+# of `"the first text comes back, and no row is computed"`, `"the prompt is found, and another text is generated"` and
 # `"nothing is found, and another text is generated"`.
 
 # %% tags=["exercise"]
@@ -322,9 +327,9 @@ check("repeated", second)
 # %% [markdown]
 # **Exercise: substring** · 3 minutes · easy
 #
-# Blocks hold `16` tokens. The first prompt is a system prompt of `64` tokens, document A of `96` tokens and a question.
-# The second one is the same system prompt, document B of `32` tokens, document A of `96` tokens and another question.
-# How many tokens of the second prompt are found?
+# Blocks hold `16` tokens. The first prompt is a system prompt of `64` tokens, document A of `96` tokens and a
+# question. The second one is the same system prompt, document B of `32` tokens, document A of `96` tokens and another
+# question. How many tokens of the second prompt are found?
 
 # %% tags=["exercise"]
 tokens_found = ...
@@ -333,8 +338,8 @@ check("substring", tokens_found)
 # %% [markdown]
 # **Exercise: rows_left** · 6 minutes · medium
 #
-# The staircase as a formula. A prompt of `length` tokens is cached. Another one of the same length differs from it first
-# at `place` (counted from `0`; when `place == length`, it is the same prompt). How many rows are computed?
+# The staircase as a formula. A prompt of `length` tokens is cached. Another one of the same length differs from it
+# first at `place` (counted from `0`; when `place == length`, it is the same prompt). How many rows are computed?
 
 # %% tags=["exercise"]
 def rows_computed(place, length, block_size):
@@ -346,8 +351,8 @@ check("rows_left", rows_computed)
 # %% [markdown]
 # ## Read next
 #
-# - [SGLang, Zheng et al., section 3](https://arxiv.org/abs/2312.07104): the tree (RadixAttention), and an order of requests
-#   that follows it.
+# - [SGLang, Zheng et al., section 3](https://arxiv.org/abs/2312.07104): the tree (RadixAttention), and an order of
+#   requests that follows it.
 # - [kv_cache/prefix_cache.py](../tinyinfer/kv_cache/prefix_cache.py): the whole tree, with users and eviction.
-# - [09 Batching](09_batching.ipynb): who shares a step, and
-#   [08 Speculative decoding](08_speculative_decoding.ipynb): several tokens a step.
+# - [09 Batching](09_batching.ipynb): who shares a step, and [08 Speculative decoding](08_speculative_decoding.ipynb):
+#   several tokens a step.

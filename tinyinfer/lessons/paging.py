@@ -93,7 +93,7 @@ def _places(table: Any, length: int, size: int) -> Wrong | None:
     return None
 
 
-def _same_rows(table: Any, wanted: Array, sequences: int) -> Wrong | None:  # (S, E) ->
+def _same_rows(table: Any, wanted: Array, sequences: int) -> Wrong | None:
     found = np.asarray(table.gather())
     flat, size = table.pool.rows.reshape(-1, E), table.pool.block_size
     if found.shape != wanted.shape:

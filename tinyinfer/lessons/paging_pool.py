@@ -29,7 +29,7 @@ from tinyinfer.speculative.base import NoCandidates
 
 
 class Pool:
-    """Blocks of `block_size` rows: rows[block, offset] is one row of E numbers. allocate() gives a free block."""
+    """Blocks of b = block_size rows: rows[block, offset] is one row of E numbers. allocate() gives a free block."""
 
     def __init__(self, rows: Array) -> None:  # (B, b, E) ->
         self.rows, self.block_size = rows, rows.shape[1]
@@ -50,7 +50,7 @@ class BlockTable:
         """Block and offset of a position."""
         return self.blocks[position // self.pool.block_size], position % self.pool.block_size
 
-    def append(self, rows: Array) -> None:  # (n, E) ->
+    def append(self, rows: Array) -> None:  # (T, E) ->
         """Stores rows behind the others, and takes a block whenever the last one is full."""
         for row in rows:
             if self.length == len(self.blocks) * self.pool.block_size:
@@ -61,15 +61,6 @@ class BlockTable:
     def gather(self) -> Array:  # -> (S, E)
         """All rows of the sequence, in the order of the positions."""
         return np.array([self.pool.rows[self.slot(position)] for position in range(self.length)])
-
-
-class Neighbours(BlockTable):
-    """A block table with a planted bug: `gather` believes that the blocks lie side by side."""
-
-    def gather(self) -> Array:  # -> (S, E)
-        """The rows behind the first one, wherever the other blocks really lie."""
-        begin = self.blocks[0] * self.pool.block_size
-        return self.pool.rows.reshape(-1, self.pool.rows.shape[-1])[begin : begin + self.length]
 
 
 class TableCache(PagedCache):
