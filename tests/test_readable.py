@@ -167,7 +167,8 @@ def test_one_word_for_one_thing():
 
     Only a student guesses: the lessons ask for a guess before they show the answer.
     """
-    old, no_guess = (re.compile(rf"\b({words})\b", re.IGNORECASE) for words in (OLD_WORDS, OLD_WORDS.partition("|")[2]))
+    in_lessons = OLD_WORDS.partition("|")[2]
+    old, no_guess = (re.compile(rf"\b({words})\b", re.IGNORECASE) for words in (OLD_WORDS, in_lessons))
     quoting = {"test_readable.py", "smollm2_texts.py"}  # the list itself, texts for a model
     tests = [path for path in (ROOT / "tests").rglob("*.py") if path.name not in quoting]
     lessons = {path for path in [*SOURCES, *tests] if path.parent.name in ("lessons", "notebooks")}

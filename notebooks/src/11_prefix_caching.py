@@ -170,11 +170,12 @@ assert texts[0] == texts[1]
 
 real = [lesson.model(kv_cache="paged", prefix_cache=on, max_num_seqs=1) for on in (False, True)]
 chats = [f"{SYSTEM}\nQuestion: {question}\nAnswer:" for question in QUESTIONS[:2]]
-answers = [[out.token_ids for out in llm.generate(chats, SamplingParams(max_tokens=10, ignore_eos=True))] for llm in real]
+short = SamplingParams(max_tokens=10, ignore_eos=True)
+answers = [[out.token_ids for out in llm.generate(chats, short)] for llm in real]
 assert answers[0] == answers[1]
 lesson.say(
-    f"{len(pairs)} prompts, {sum(mine for _, mine in pairs):,} tokens found by both. {sum(map(len, texts[0]))} tokens of "
-    f"the tiny model and {sum(map(len, answers[0]))} of the lesson's model are the same with and without the cache."
+    f"{len(pairs)} prompts, {sum(mine for _, mine in pairs):,} tokens found by both. {sum(map(len, texts[0]))} tokens "
+    f"of the tiny model and {sum(map(len, answers[0]))} of the lesson's model are the same with and without the cache."
 )
 
 # %% [markdown]
@@ -257,7 +258,7 @@ StepPlayer(
 
 # %% tags=["loses"]
 def run_pair(shared, num_blocks=40):
-    """Two prompts of 64 tokens whose first `shared` tokens are equal; what was counted, and the blocks held afterwards."""
+    """Two prompts of 64 tokens whose first `shared` tokens are equal: what was counted, and the blocks held then."""
     llm = lesson.tiny(
         kv_cache="paged", prefix_cache=True, num_blocks=num_blocks, max_num_seqs=1, max_model_len=80, threads=1
     )

@@ -10,6 +10,9 @@ neither. Files in reading order:
     models.py            the models of a lesson: weights loaded once, engines made from them
     cell_order.py        which cell to run first, said in place of a NameError
     lesson.py            the one object that a notebook talks to
+    own_part.py          a student's own cache or verifier in the library's engine
+    cache_judge.py       where a student's KV cache first differs from the truth, and which usual mistake it is
+    kv_cache.py          lesson 03
     paging_pool.py       lesson 04: a pool of blocks, and a student's block table inside the engine
     paging_puzzles.py    lesson 04: where a sequence gets its next block, and when a shared block is copied
     paging.py            lesson 04: exercises, judges and solutions

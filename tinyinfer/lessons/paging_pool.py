@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.engine.engine import Engine
-from tinyinfer.kv_cache.base import CacheSpec, NoPrefixes
+from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.blocks import BlockPool
 from tinyinfer.kv_cache.paged import PagedCache
+from tinyinfer.lessons.own_part import own_engine
 from tinyinfer.llm import LLM
 from tinyinfer.measure.bench import Round, Setting, run_round
 from tinyinfer.measure.workload import Request
@@ -25,7 +25,6 @@ from tinyinfer.model.interfaces import Device
 from tinyinfer.prompts import Prompt
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Sequence
-from tinyinfer.speculative.base import NoCandidates
 
 
 class Pool:
@@ -88,14 +87,8 @@ class TableCache(PagedCache):
 
 
 def read_by(llm: LLM, table: Callable[..., Any]) -> Engine:
-    """The engine of a model with a paged cache, again, with reads by a student's table."""
-    e = llm.engine
-    cache = TableCache(e.cache.spec, e.ops, table)
-    nothing, candidates = NoPrefixes(cache, e.ledger), NoCandidates(cache, e.ledger)
-    return Engine(
-        e.model, e.ops, cache, Scheduler(cache, nothing, e.drafter, candidates, e.scheduler.policy, e.ledger),
-        e.drafter, e.clock,
-    )  # fmt: skip
+    """An engine like that of a model with a paged cache, but with reads by a student's table."""
+    return own_engine(llm, TableCache(llm.engine.cache.spec, llm.ops, table))
 
 
 def answers(llm: LLM, prompts: Seq[Prompt], n: int, table: Callable[..., Any] | None = None) -> list[list[int]]:
