@@ -7,6 +7,7 @@ in turn and compares every row. The puzzles are in paging_puzzles.py, the pool i
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from functools import cache
 from typing import Any
@@ -104,7 +105,7 @@ def _same_rows(table: Any, wanted: Array, sequences: int) -> Wrong | None:
     if np.array_equal(found, wanted):
         return None
     begin = table.blocks[0] * size
-    if np.array_equal(found, flat[begin : begin + len(wanted)], equal_nan=True):
+    if sequences > 1 and np.array_equal(found, flat[begin : begin + len(wanted)], equal_nan=True):
         return Wrong("Alone, your table reads the right rows; beside a second sequence it reads rows of the other one.",
                      "the next block lies wherever a free one was: look each block up in the table")  # fmt: skip
     first = int(np.argmax((found != wanted).any(axis=1)))
@@ -166,11 +167,11 @@ def shares(done: Round) -> tuple[float, float]:
     return 100 * wasted, 100 * done.ledger.kv_copied_bytes / done.ledger.kv_read_bytes
 
 
-def judge_size(answer: Any) -> Wrong | None:
-    """The size with the least of both costs in the lesson's run."""
-    found = costs()
-    if isinstance(answer, bool) or not isinstance(answer, int) or answer not in found:
-        return Wrong("That is none of the measured block sizes.", f"write one of {', '.join(map(str, found))}")
+def judge_size(answer: Any, measured: Callable[[], dict[int, float]] = costs) -> Wrong | None:
+    """The size with the least of both costs, by default in the lesson's run."""
+    if isinstance(answer, bool) or not isinstance(answer, int) or answer not in SIZES:
+        return Wrong("That is none of the measured block sizes.", f"write one of {', '.join(map(str, SIZES))}")
+    found = measured()
     best = min(found, key=lambda size: found[size])
     if answer == best:
         return None
