@@ -201,3 +201,40 @@ def test_a_notebook_runs_on_the_tiny_model_and_names_the_cell_that_is_missing(na
         told = any("runs on a tiny model" in result.text for result in shown)
         lesson.expect(told or not uses, "does not say that it runs on the tiny model")
         lesson.expect(not list(tmp_path.iterdir()), "fetched something")
+<<<<<<< HEAD
+=======
+
+
+def too_early(source: Source) -> int:
+    """The last code cell that at once needs a name which a cell between the first and itself makes."""
+    made: set[str] = set()
+    late = 0
+    for number, cell in enumerate(source.code[1:], 1):
+        late = number if needs(cell) & made else late
+        made |= {node.id for node in outside(cell.tree) if isinstance(node.ctx, ast.Store)}
+        made |= {node.name for node in cell.tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return late
+
+
+def needs(cell: Cell) -> set[str]:
+    """The names that a cell reads before it makes them; what is inside functions is read later."""
+    own, read_ = set(dir(builtins)), set()
+    for statement in cell.tree.body:
+        names = outside(statement)
+        made = {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        own |= made if isinstance(statement, ast.For) else set()  # what a loop reads, it may have made itself
+        read_ |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - own
+        own |= made
+    return read_
+
+
+def outside(tree: ast.AST) -> list[ast.Name]:
+    """The names of a tree that stand in no function, class or comprehension."""
+    inner = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    found, rest = [], [tree]
+    while rest:
+        node = rest.pop()
+        found += [node] if isinstance(node, ast.Name) else []
+        rest += [child for child in ast.iter_child_nodes(node) if not isinstance(child, inner)]
+    return found
+>>>>>>> w12-l0411

@@ -3,6 +3,7 @@
 The text of a lesson stands in `notebooks/src/`; its exercises and our solutions are here, so that a notebook shows
 neither. Files in reading order:
 
+<<<<<<< HEAD
     messages.py            what a lesson says: a card in a notebook, lines in a terminal
     exercise.py            an exercise: what is judged, the hints, our solution
     prediction.py          a prediction beside the truth, and the misconception whose value it is
@@ -19,6 +20,11 @@ neither. Files in reading order:
     prefill_and_decode.py  lesson 02: exercises
     cache_judge.py         lesson 03: where a student's KV cache first differs from the truth, and which usual mistake it is
     kv_cache.py            lesson 03: exercises, and runs with wrong positions
+    paging_pool.py         lesson 04: a pool of blocks, and a student's block table inside the engine
+    paging_puzzles.py      lesson 04: where a sequence gets its next block, and when a shared block is copied
+    paging.py              lesson 04: exercises, judges and solutions
+    prefix_puzzles.py      lesson 11: the parts of a prompt in order, and requests in order
+    prefix_caching.py      lesson 11: exercises, judges and solutions
 
 Wins: a wrong answer gets a sentence and a hint, and counts judge it on any machine. Loses: a judge knows only the
 usual wrong answers; any other one gets the hint of the exercise.
