@@ -1,0 +1,10 @@
+"""Views: what does a run, a cache or a matrix look like?
+
+Each view is an object that a notebook shows as HTML, without a library or a server, and a terminal as text.
+
+    page.py       the shared look, in light and dark, and pages of several views in one file
+    recording.py  a run to look at again: plain data of each of its steps
+    pool.py       the blocks of a paged cache: whose, how full, how shared
+    tree.py       the prefix tree: what is cached, who uses it, where prompts part
+    seats.py      who sat in which seat, as a timeline
+"""
