@@ -13,6 +13,8 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     quantize.py        a model in, a quantized folder out
     bench.py           the speed, beside what the roofline predicts
     bench_workload.py  the flags of requests that arrive over time
+    notebook_pages.py  a lesson executed by a kernel, and rendered
+    notebooks.py       the lessons, listed or written as pages
 
 A command's module is imported only when it is asked for, and NumPy only when a model is opened, so `--help` is instant.
 A command offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns the exit
@@ -35,7 +37,7 @@ from tinyinfer.cli.arguments import Opener, Parser, UsageError, open_model, word
 from tinyinfer.cli.signals import ending_signals
 from tinyinfer.errors import ModelError, RequestError
 
-COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench")
+COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench", "notebooks")
 
 
 def main(argv: Sequence[str] | None = None, opener: Opener = open_model) -> int:
