@@ -7,4 +7,8 @@ Each view is an object that a notebook shows as HTML, without a library or a ser
     pool.py       the blocks of a paged cache: whose, how full, how shared
     tree.py       the prefix tree: what is cached, who uses it, where prompts part
     seats.py      who sat in which seat, as a timeline
+    sentence.py   a step in one sentence
+    rows.py       the rows of a step's batch, and its drafts
+    costs.py      what each step cost, as bars
+    player.py     all of these under a slider over the steps
 """

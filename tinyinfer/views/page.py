@@ -42,12 +42,12 @@ STYLE = f"""
 .tinyinfer-view *, .tinyinfer-view *::before {{ box-sizing: border-box; }}
 .tinyinfer-view p {{ margin: 4px 0; }}
 .tinyinfer-view h4 {{ font-size: 15px; font-weight: 600; margin: 4px 0 8px; color: inherit; }}
-.tinyinfer-view h5 {{ font-size: 13px; font-weight: 600; margin: 14px 0 4px; color: inherit; }}
+.tinyinfer-view h5 {{ font-size: 13px; font-weight: 600; font-style: normal; margin: 14px 0 4px; color: inherit; }}
 .tinyinfer-view small, .tinyinfer-view .note {{ font-size: 12px; opacity: .82; }}
 .tinyinfer-view .wide {{ overflow-x: auto; max-width: 100%; }}
 .tinyinfer-view table {{ border-collapse: collapse; margin: 4px 0; font-size: 13px; }}
 .tinyinfer-view tr, .tinyinfer-view tr:nth-child(even), .tinyinfer-view tr:hover {{ background: none; }}
-.tinyinfer-view th, .tinyinfer-view td {{ border: 0; border-bottom: 1px solid var(--line); padding: 3px 12px 3px 0;
+.tinyinfer-view th, .tinyinfer-view td {{ border: 0; border-bottom: 1px solid var(--line); padding: 3px 10px 3px 0;
   text-align: left; vertical-align: baseline; color: inherit; }}
 .tinyinfer-view th {{ font-weight: 600; white-space: nowrap; }}
 .tinyinfer-view td.number, .tinyinfer-view th.number {{ text-align: right; }}
@@ -167,9 +167,15 @@ def legend(entries: Iterable[tuple[str, str]], style: str = "") -> str:
 
 def grid(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:
     """A table of cells that are HTML already; the columns whose places are in `numbers` are aligned right."""
+    return "".join(grid_pieces(headings, rows, numbers))
+
+
+def grid_pieces(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> list[str]:
+    """`grid` as a piece for each cell: tables of one form have many pieces in common."""
     right = set(numbers)
     kinds = [' class="number"' if i in right else "" for i in range(len(headings))]
     head = "".join(f'<th scope="col"{kind}>{escape(name)}</th>' for name, kind in zip(headings, kinds, strict=True))
-    lines = ["".join(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True)) for row in rows]
-    body = "".join(f"<tr>{line}</tr>" for line in lines)
-    return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    pieces = [f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>']
+    for row in rows:
+        pieces += ["<tr>", *(f"<td{kind}>{cell}</td>" for cell, kind in zip(row, kinds, strict=True)), "</tr>"]
+    return [*pieces, "</tbody></table></div>"]

@@ -121,7 +121,10 @@ def record(llm: LLM, prompts: Prompts, params: Params = None, arrivals: Iterable
     Raises ValueError where `LLM.generate` does, and for another number of arrivals than of prompts.
     """
     sequences = llm.sequences(prompts, params)
-    for seq, delay in zip(sequences, [0.0] * len(sequences) if arrivals is None else arrivals, strict=True):
+    delays = [0.0] * len(sequences) if arrivals is None else list(arrivals)
+    if len(delays) != len(sequences):
+        raise ValueError(f"{len(sequences)} prompts but {len(delays)} arrivals; give one each")
+    for seq, delay in zip(sequences, delays, strict=True):
         seq.delay_by(delay)
     recorder = RunRecorder(llm, sequences)
     steps = tuple(recorder.step(trace) for trace in llm.run(sequences, watch=True))

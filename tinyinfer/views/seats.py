@@ -20,7 +20,7 @@ from tinyinfer.views.recording import Recording, Step
 
 PROMPT = ("prefill", "recompute")
 STYLE = """
-.tinyinfer-view .lanes { display: grid; grid-template-columns: minmax(64px, max-content) 1fr; gap: 3px 10px;
+.tinyinfer-view .lanes { display: grid; grid-template-columns: 84px 1fr; gap: 3px 10px;
   align-items: center; max-width: 960px; margin: 4px 0; }
 .tinyinfer-view .lane { position: relative; height: 24px; border: 1px solid var(--line); border-radius: 3px;
   overflow: hidden; }
@@ -31,8 +31,6 @@ STYLE = """
 .tinyinfer-view .lane > .hatched, .tinyinfer-view .lane > .fill { border-radius: 2px; }
 .tinyinfer-view .queue { background: var(--soft); }
 .tinyinfer-view .ends { display: flex; justify-content: space-between; font-size: 12px; opacity: .82; }
-.tinyinfer-view .now { position: absolute; top: 0; bottom: 0; min-width: 3px; border: 2px solid var(--accent);
-  border-radius: 2px; pointer-events: none; }
 """
 
 
@@ -93,13 +91,13 @@ class Seats(View):
         busy = places - empty - padding - idle
         return f"{self.num_steps} steps on {len(self.lanes)} seats: {busy} of {places} places busy, {empty} empty{rest}"
 
-    def drawn(self) -> str:
-        """The HTML of the lanes, for a page that explains them itself."""
+    def drawn(self, mark: str = "") -> str:
+        """The HTML of the lanes alone. mark: what each lane shows on top, such as the step that is looked at."""
         label = f' role="img" aria-label="{self.summary()}"'
         lanes = [(f"seat {i}", places(lane, self.num_steps)) for i, lane in enumerate(self.lanes)]
         if any(self.waiting):
             lanes.append(("waiting", queue(self.waiting)))
-        cells = "".join(f'<div>{name}</div><div class="lane">{inner}</div>' for name, inner in lanes)
+        cells = "".join(f'<div>{name}</div><div class="lane">{inner}{mark}</div>' for name, inner in lanes)
         ends = f'<div>step</div><div class="ends"><span>1</span><span>{self.num_steps}</span></div>'
         return f'<div class="lanes"{label}>{cells}{ends}</div>'
 

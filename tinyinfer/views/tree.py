@@ -12,25 +12,22 @@ from tinyinfer.views.pool import STYLE as POOL_STYLE
 from tinyinfer.views.pool import names, paint
 from tinyinfer.views.recording import Step, TreeNode
 
-STYLE = (
-    POOL_STYLE
-    + """
-.tinyinfer-view .tree { list-style: none; margin: 0; padding: 0; }
-.tinyinfer-view .tree .tree { margin-left: 9px; padding-left: 14px; border-left: 2px solid var(--line); }
+OWN_STYLE = """
+.tinyinfer-view ul.tree { list-style: none; margin: 0; padding: 0; }
+.tinyinfer-view ul.tree ul.tree { margin-left: 9px; padding-left: 14px; border-left: 2px solid var(--line); }
 .tinyinfer-view .tree li { display: flex; flex-wrap: wrap; gap: 4px; margin: 4px 0; padding: 0; }
-.tinyinfer-view .tree li > .tree { flex: 0 0 calc(100% - 9px); }
+.tinyinfer-view .tree li > ul.tree { flex: 0 0 calc(100% - 9px); }
 .tinyinfer-view .tree .block { width: auto; min-width: 46px; max-width: 100%; height: auto; min-height: 40px; }
 .tinyinfer-view .tree .block span { float: right; margin-left: 10px; }
 .tinyinfer-view .tree code { font: 12px/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
   color: inherit; background: none; padding: 0; border: 0; }
 """
-)
 
 
 class PrefixTree(View):
     """The prefix tree after a step. title: its heading."""
 
-    style = STYLE
+    style = POOL_STYLE + OWN_STYLE
 
     def __init__(self, step: Step, title: str = "") -> None:
         self.step, self.title = step, title
