@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from tinyinfer.kv_cache.memory import position_bytes
+from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.batching_puzzles import PUZZLES
 from tinyinfer.lessons.batching_schedule import judge_seats, seat_requests
 from tinyinfer.lessons.exercise import Exercise, Wrong, judge_number
@@ -60,7 +61,7 @@ def _padding_hint(rows: int, lengths: Sequence[int], seats: int, rule: str) -> s
     slips = {
         sum(max(batch) * len(batch) for batch in batches): "those are all rows; take away those that a request needs",
         sum(max(batch) * seats - sum(batch) for batch in batches): "the last batch may have fewer requests than seats; "
-        "a seat that nobody ever took computes nothing",
+        "a seat that was never taken computes nothing",
         sum(max(lengths) * len(batch) - sum(batch) for batch in batches): "each batch waits for its own longest "
         "request, not for the longest of all",
         sum(lengths): "those are the rows that requests need; padding comes on top",
@@ -71,12 +72,17 @@ def _padding_hint(rows: int, lengths: Sequence[int], seats: int, rule: str) -> s
 # What a step costs.
 
 
-def step_seconds(seats: int) -> float:
-    """Seconds of a decode step of so many sequences of SmolLM2 at position 100, by the roofline of PAPER."""
+def batch_step(seats: int) -> Ledger:
+    """What a decode step of so many sequences of SmolLM2 at position POSITION counts, the weights read once for all."""
     total, one = expected_decode(SMOLLM2, POSITION), expected_decode(SMOLLM2, POSITION)
-    total.flops *= seats
+    total.flops = seats * one.flops
     total.kv_read_bytes, total.kv_written_bytes = seats * one.kv_read_bytes, seats * one.kv_written_bytes
-    return predict_seconds(total, PAPER)
+    return total
+
+
+def step_seconds(seats: int) -> float:
+    """Seconds of such a step, by the roofline of PAPER."""
+    return predict_seconds(batch_step(seats), PAPER)
 
 
 def enough_seats() -> int:
@@ -150,6 +156,6 @@ EXERCISES = (
         "enough seats",
         judge_enough,
         enough_seats(),
-        "Up to here memory is the limit, and a seat is nearly free. Beyond it arithmetic is, and a seat costs its work.",
+        "Up to here memory is the limit, and a seat is nearly free. Beyond it each seat costs its arithmetic.",
     ),
 )

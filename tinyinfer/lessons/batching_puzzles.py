@@ -147,7 +147,7 @@ def draw_waiting(answer: Any) -> Seats | None:
 
 
 def judge_waiting(answer: Any) -> Wrong | None:
-    """Nobody starts before it arrives, two at a time, and the least total wait."""
+    """No start before the arrival, two requests at a time, and the least total wait."""
     wrong = _starts_wrong(answer)
     if wrong:
         return wrong
@@ -160,7 +160,7 @@ def judge_waiting(answer: Any) -> Wrong | None:
     elif 1 in answer[:2]:
         hint = "a long request that starts at once holds its seat while four short ones wait"
     else:
-        hint = "whoever is short goes first, at once after it arrives; the long ones go last"
+        hint = "short requests go first, as soon as they are there; the long ones go last"
     return Wrong(sentence, hint)
 
 

@@ -15,6 +15,9 @@ import numpy as np
 
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.lessons.exercise import Wrong
+from tinyinfer.llm import LLM
+from tinyinfer.measure.bench import Round, Setting, run_round
+from tinyinfer.measure.workload import Request
 from tinyinfer.units import show
 
 STEPS = 10_000  # after so many questions to its rule, a student's loop counts as endless
@@ -64,6 +67,11 @@ def computed(steps: Sequence[StepTrace]) -> list[list[int]]:
     """The requests that each step of an engine computed, in order, padding left out; numbered from 0."""
     first = min(turn.id for step in steps for turn in step.turns)
     return [sorted(turn.id - first for turn in step.turns if turn.phase != "padding") for step in steps]
+
+
+def served(llm: LLM, requests: Sequence[Request]) -> Round:
+    """All requests run to their end by an engine; its steps, times and counts."""
+    return run_round(Setting("", "", llm, list(requests)))
 
 
 CASES: tuple[tuple[tuple[int, ...], int], ...] = (
@@ -131,7 +139,7 @@ def _side_effects(given: list[int], lengths: Sequence[int], asked: Asked) -> Wro
     if given != list(lengths):
         return Wrong("The function changes the list `lengths` of its caller.", "count down in a copy: `list(lengths)`")
     if not asked.times:
-        return Wrong("The function never asks `may_join`.", "before anybody joins, ask may_join(free seats, seats)")
+        return Wrong("The function never asks `may_join`.", "before a request joins, ask may_join(free seats, seats)")
     return None
 
 
@@ -146,8 +154,15 @@ def slip(schedule: Schedule, lengths: Sequence[int], seats: int, rule: Rule, whe
     for request, length in enumerate(lengths):
         sat = sum(request in step for step in theirs)
         if sat != length:
-            hint = "a request that needs one step leaves after the step in which it joined" if sat else "nobody is lost"
+            hint = (
+                "a request that needs one step leaves after the step in which it joined"
+                if sat
+                else "each request of the list gets a seat"
+            )
             return Wrong(f"Request {request} needs {length} steps and sits for {sat} ({where}).", hint)
+    if len(theirs) > len(ours) and not any(theirs[len(ours) :]):
+        hint = "a request that needs no more steps leaves at the end of its last step, not at the beginning of the next"
+        return Wrong(f"The schedule has empty steps at the end ({where}).", hint)
     at = next(i for i, (mine, yours) in enumerate(zip_longest(ours, theirs, fillvalue=())) if mine != yours)
     compared = f"In step {at + 1} sit {theirs[at]}, but the engine seats {ours[at]} ({where})."
     return Wrong(compared, _why(theirs[at], ours[at], rule))
@@ -155,7 +170,7 @@ def slip(schedule: Schedule, lengths: Sequence[int], seats: int, rule: Rule, whe
 
 def _why(theirs: list[int], ours: list[int], rule: Rule) -> str:
     if len(theirs) > len(ours):
-        return "the rule said no: under this rule nobody joins while a neighbour still runs"
+        return "the rule said no: under this rule no request joins while a neighbour still runs"
     if len(theirs) < len(ours) and rule is static:
         return "ask the rule once a step, before the first request joins: after that not all seats are free any more"
     if len(theirs) < len(ours):
