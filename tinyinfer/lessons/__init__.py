@@ -10,7 +10,7 @@ neither. Files in reading order:
     models.py            the models of a lesson: weights loaded once, engines made from them
     cell_order.py        which cell to run first, said in place of a NameError
     lesson.py            the one object that a notebook talks to
-    batching_schedule.py lesson 09: which request sits in which seat in each step
+    seating.py           lesson 09: which request sits in which seat in each step
     batching_puzzles.py  lesson 09: seats and rows shared out by hand
     batching.py          lesson 09: who shares a step, and what that costs
 

@@ -1,19 +1,20 @@
 """Lesson 09, batching: who shares a step with whom, what that costs, and what it does not cost.
 
-The schedule that the student writes is judged in batching_schedule.py, the puzzles are in batching_puzzles.py. Here are
+The schedule that the student writes is judged in seating.py, the puzzles are in batching_puzzles.py. Here are
 the exercises. Each is aimed at a misconception: continuous batching pads, a batch costs one, a batch of n costs n.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.batching_puzzles import PUZZLES
-from tinyinfer.lessons.batching_schedule import judge_seats, seat_requests
 from tinyinfer.lessons.exercise import Exercise, Wrong, judge_number
+from tinyinfer.lessons.seating import judge_seats, seat_requests
 from tinyinfer.measure.roofline import expected_decode, parse_machine, predict_seconds
 from tinyinfer.model.config import ModelConfig, RopeConfig
 from tinyinfer.units import show
@@ -74,10 +75,13 @@ def _padding_hint(rows: int, lengths: Sequence[int], seats: int, rule: str) -> s
 
 def batch_step(seats: int) -> Ledger:
     """What a decode step of so many sequences of SmolLM2 at position POSITION counts, the weights read once for all."""
-    total, one = expected_decode(SMOLLM2, POSITION), expected_decode(SMOLLM2, POSITION)
-    total.flops = seats * one.flops
-    total.kv_read_bytes, total.kv_written_bytes = seats * one.kv_read_bytes, seats * one.kv_written_bytes
-    return total
+    one = expected_decode(SMOLLM2, POSITION)
+    return replace(
+        one,
+        flops=seats * one.flops,
+        kv_read_bytes=seats * one.kv_read_bytes,
+        kv_written_bytes=seats * one.kv_written_bytes,
+    )
 
 
 def step_seconds(seats: int) -> float:
