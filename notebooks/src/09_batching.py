@@ -103,7 +103,7 @@ lesson.table(
     [
         (
             name,
-            run.ledger.steps,
+            f"{run.ledger.steps:,}",
             f"{run.ledger.tokens_computed:,}",
             f"{run.ledger.tokens_padding:,}",
             f"{sum(run.seconds):.2f}",
@@ -200,7 +200,7 @@ lesson.say(
 # ## In the library
 #
 # The two policies of the engine. The scheduler asks `admissible` before a step and `leaving` after it. Your rule is in
-# there: `not running` is "all seats are free". And look at `leaving`: there the padding comes from.
+# there: `not running` is "all seats are free". And look at `leaving`: the padding comes from there.
 
 # %%
 lesson.source(Static)
@@ -218,7 +218,7 @@ figure, panels = plt.subplots(2, 1, figsize=(9, 4.2), sharex=True, layout="const
 for axes, (name, schedule) in zip(panels, schedules.items(), strict=True):
     empty = sum(seated.count(None) for seated in schedule)
     share = empty / (len(schedule) * SEATS)
-    draw_seats(axes, schedule, f"{name}: {len(schedule)} steps, {share:.0%} of the seats empty", longest)
+    draw_seats(axes, schedule, f"{name}: {len(schedule):,} steps, {share:.0%} of the seats empty", longest)
 panels[1].set_xlabel("step")
 plt.show()
 
@@ -243,8 +243,8 @@ lesson.table(
     [
         (
             name,
-            len(mine(some, SEATS, static)),
-            len(mine(some, SEATS, continuous)),
+            f"{len(mine(some, SEATS, static)):,}",
+            f"{len(mine(some, SEATS, continuous)):,}",
             f"{len(mine(some, SEATS, static)) / len(mine(some, SEATS, continuous)):.2f}",
             f"{sum(some) / SEATS:.0f}",
         )

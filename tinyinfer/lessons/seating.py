@@ -8,7 +8,7 @@ step by step, so that a hint names the step and the slip.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from typing import Any
 
 import numpy as np
@@ -200,6 +200,9 @@ def draw_seats(axes: Any, schedule: Schedule, title: str, steps: int) -> None:
             if request is not None:
                 picture[seat, step] = colour(request)
     axes.imshow(picture, aspect="auto", interpolation="nearest", extent=(0, steps, seats - 0.5, -0.5))
+    for seat, lane in enumerate(zip(*schedule, strict=True)):  # a thin line where one request follows another
+        starts = [step for step, (before, after) in enumerate(pairwise(lane), 1) if before != after]
+        axes.vlines(starts, seat - 0.5, seat + 0.5, color="white", linewidth=1)
     axes.axvline(len(schedule), color="black", linewidth=1)
     axes.set_title(title, fontsize="medium")
     axes.set_ylabel("seat")
