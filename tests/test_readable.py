@@ -25,6 +25,7 @@ PACKAGE = Path(tinyinfer.__file__).parent
 ROOT = PACKAGE.parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+FOLDERS = [PACKAGE, *(ROOT / name for name in ("tests", "benchmarks", "notebooks"))]
 MODEL = ["model/transformer.py", "model/attention.py", "model/moe.py", "model/mlp.py"]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -137,7 +138,7 @@ def test_no_docstring_has_fewer_than_four_words():
 
 def test_every_file_that_is_named_exists():
     """Catches the old name of a file that was moved: a reader would look for it in vain."""
-    python = [path for folder in (PACKAGE, ROOT / "tests", ROOT / "benchmarks") for path in folder.rglob("*.py")]
+    python = [path for folder in FOLDERS for path in folder.rglob("*.py")]
     paths = ["/" + path.relative_to(ROOT).as_posix() for path in python]
     named = {
         (source.name, name)
@@ -166,7 +167,8 @@ def test_one_word_for_one_thing():
 
     Only a student guesses: the lessons ask for a guess before they show the answer.
     """
-    old, no_guess = (re.compile(rf"\b({words})\b", re.IGNORECASE) for words in (OLD_WORDS, OLD_WORDS.partition("|")[2]))
+    in_lessons = OLD_WORDS.partition("|")[2]
+    old, no_guess = (re.compile(rf"\b({words})\b", re.IGNORECASE) for words in (OLD_WORDS, in_lessons))
     quoting = {"test_readable.py", "smollm2_texts.py"}  # the list itself, texts for a model
     tests = [path for path in (ROOT / "tests").rglob("*.py") if path.name not in quoting]
     lessons = {path for path in [*SOURCES, *tests] if path.parent.name in ("lessons", "notebooks")}

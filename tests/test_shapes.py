@@ -26,6 +26,9 @@ from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
 from tinyinfer.engine.overflow import first_overflow
 from tinyinfer.ledger import Ledger
+from tinyinfer.lessons.cache_judge import TEXT, judge_cache
+from tinyinfer.lessons.kv_cache import ListCache, following_logits, perplexity
+from tinyinfer.lessons.models import Models
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
 from tinyinfer.loading.checkpoint import Checkpoint
@@ -37,6 +40,8 @@ from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
 from tinyinfer.sequence import Span
 from tinyinfer.speculative.base import NoDrafter
+from tinyinfer.views.matrices import Attention, attention_weights
+from tinyinfer.views.weights import WeightGrid
 
 MODEL_FILES = ["model/transformer", "model/attention", "model/moe", "model/mlp", "sampling", "kv_cache/contiguous",
                "kv_cache/paged", "speculative/verify", "speculative/best_coupling", "speculative/draft_model",
@@ -119,10 +124,19 @@ def run_the_rest(inspector: Inspector, folder) -> None:
     inspector.watch({"V": 101}, lambda: NoDrafter().verify(logits[:0], request([1])))
     gguf, packed = write_gguf("llama3", folder("llama3") / "q.gguf", "Q8_0"), folder("llama3") / "packed"
     save_model(packed, LLM(str(gguf), quantize="keep").model, load(gguf), {"method": "keep"})
+    run_views(inspector, folder("llama"))
     paths = [folder("gpt2"), folder("mixtral"), gguf, packed]
     for path in paths:
         checkpoint = load(path)
         inspector.watch(letters_of(checkpoint.config), lambda checkpoint=checkpoint: read(checkpoint))
+
+
+def run_views(inspector: Inspector, path: Path) -> None:
+    """The drawings that read a model or compute with its numbers."""
+    llm, w = LLM(str(path)), np.random.default_rng(0).random((19, 43), dtype=np.float32)
+    inspector.watch(letters_of(llm.config), lambda: attention_weights(llm, list(range(23)), 1, 1))
+    inspector.watch({}, lambda: WeightGrid.rounded(w, 4, 7)._repr_html_())
+    inspector.watch({}, lambda: str(Attention(np.eye(19, 23, 4), ["a"] * 23)))
 
 
 QUANTIZED: list[dict] = [  # models of which every matrix is quantized, in all ways
@@ -162,12 +176,26 @@ def run_quantized(inspector: Inspector, folder: Path) -> None:
             inspector.watch(letters_of(config), partial(work, backend))
 
 
+def run_lessons(inspector: Inspector) -> None:
+    """What the judges of the lessons run: a student's cache in the transformer."""
+    models = Models()
+    llm = models.open(models.tiny_path(), None)
+    tokens = llm.tokenizer.encode(TEXT)
+
+    def work() -> None:
+        assert judge_cache(ListCache) is None
+        perplexity(following_logits(llm, tokens, 11, lambda position, prompt: position), tokens)
+
+    inspector.watch(letters_of(llm.config), work)
+
+
 @pytest.fixture(scope="module")
 def inspector(golden_folder, tmp_path_factory) -> Inspector:
     inspector = Inspector(SIGNATURES)
     run_models(inspector)
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
+    run_lessons(inspector)
     folder = tmp_path_factory.mktemp("shapes")
     run_the_rest(inspector, lambda name: golden_folder(name) if name != "llama3" else folder)
     return inspector

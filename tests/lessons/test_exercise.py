@@ -52,6 +52,15 @@ def test_anything_else_is_an_answer(answer):
     assert written(answer)
 
 
+def test_a_class_without_a_source_is_written_once_it_has_methods():
+    """Python finds no source of a class in a notebook; catches an open skeleton that is judged there."""
+    names: dict[str, type] = {}
+    exec("class Open:\n    'To be written.'\n    ...", names)
+    exec("class Written:\n    def read(self):\n        return 1", names)
+    assert not written(names["Open"])
+    assert written(names["Written"])
+
+
 @pytest.mark.parametrize("answer", [95, 95.0, 95.4])
 def test_a_number_is_right_within_its_tolerance(answer):
     """One in a hundred, unless the exercise says otherwise."""

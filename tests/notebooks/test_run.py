@@ -24,6 +24,7 @@ import pytest
 from lesson_source import ANSWERABLE, NAMES, NOTEBOOKS, Cell, Source, answered, builder, read
 
 pytestmark = pytest.mark.notebooks
+INSTALL = 1  # the place of the cell that build.py puts in front
 OPEN, WRONG = "not answered yet", ("not yet.", "Not this time.")
 BEGIN = """
 from tinyinfer import SamplingParams as _Params
@@ -99,16 +100,15 @@ def session(name: str, **environ: str) -> Iterator[Session]:
     """A lesson's notebook in a kernel with these environment variables besides ours; ends with its faults."""
     nbformat = pytest.importorskip("nbformat", reason="needs the notebooks extra")
     pytest.importorskip("nbclient", reason="needs the notebooks extra")
-    from tinyinfer.cli.notebook_pages import client
+    from tinyinfer.cli.notebook_pages import running
 
     source, build = read(name), builder()
     text = (NOTEBOOKS / "src" / f"{name}.py").read_text(encoding="utf-8")
     notebook = nbformat.reads(build.built(name, text, build.repository()), as_version=4)
-    places = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"][1:]  # the first one installs
-    runner = client(notebook, NOTEBOOKS)
-    with runner.setup_kernel(env={**os.environ, **environ}):
-        runner.execute_cell(notebook.cells[places[0] - 2], places[0] - 2)
-        found = Session(source, runner, places)
+    places = [i for i, cell in enumerate(notebook.cells) if cell.cell_type == "code"][1:]
+    with running(notebook, NOTEBOOKS, **environ) as client:
+        client.execute_cell(notebook.cells[INSTALL], INSTALL)
+        found = Session(source, client, places)
         yield found
     if found.faults:
         pytest.fail("\n".join(found.faults), pytrace=False)

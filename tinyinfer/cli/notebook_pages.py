@@ -9,11 +9,14 @@ The imports are the `notebooks` extra: the command imports this file only when a
 from __future__ import annotations
 
 import io
+import os
 import re
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from html import escape
 from pathlib import Path
+from subprocess import DEVNULL
 from typing import Any
 
 import nbformat
@@ -21,7 +24,7 @@ from ipykernel.kernelspec import make_ipkernel_cmd
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
 from PIL import Image
 from pygments.formatters import HtmlFormatter
@@ -70,40 +73,44 @@ class OwnKernel(AsyncKernelManager):
         return KernelSpec(argv=make_ipkernel_cmd(), display_name="Python 3", language="python")
 
 
-def client(notebook: Any, folder: Path) -> NotebookClient:
-    """What executes the cells of a notebook, in `folder`; a cell may take as long as it needs."""
-    return NotebookClient(
-        notebook, timeout=None, kernel_manager_class=OwnKernel, resources={"metadata": {"path": str(folder)}},
-        extra_arguments=["--log-level=ERROR"],  # else newer kernels warn that a local connection is not encrypted
-    )  # fmt: skip
+@contextmanager
+def running(notebook: Any, folder: Path, **environ: str) -> Iterator[NotebookClient]:
+    """What executes cells of the notebook: a new kernel in `folder`, with these environment variables besides ours.
+
+    A cell may take as long as it needs. What the kernel writes about itself is not shown. Raises RuntimeError where no
+    kernel starts.
+    """
+    resources = {"metadata": {"path": str(folder)}}
+    client = NotebookClient(notebook, timeout=None, kernel_manager_class=OwnKernel, resources=resources)
+    with client.setup_kernel(env={**os.environ, **environ}, stdout=DEVNULL, stderr=DEVNULL):
+        yield client
 
 
 def execute(path: Path, show: Callable[[int, int], None]) -> Any:
     """The notebook at `path` with its outputs. show(done, total) is called before each cell. Raises CellError."""
-    notebook = nbformat.read(path, as_version=4)
-    runner, total = client(notebook, path.parent), len(notebook.cells)
-    with runner.setup_kernel():
-        for i, cell in enumerate(notebook.cells):
-            show(i, total)
-            try:
-                runner.execute_cell(cell, i)
-            except CellExecutionError as error:
-                what = f"{error.ename}: {error.evalue}".strip(": ") or error.ename
-                raise CellError(f"cell {i + 1} of {total} ({_first_line(cell.source)}) failed with {what}") from None
-            except DeadKernelError:
+    notebook, place = nbformat.read(path, as_version=4), "the beginning"
+    total = len(notebook.cells)
+    try:
+        with running(notebook, path.parent) as client:
+            for i, cell in enumerate(notebook.cells):
+                show(i, total)
                 place = f"cell {i + 1} of {total} ({_first_line(cell.source)})"
-                raise CellError(f"{place} ended the kernel; was the memory enough?") from None
-        show(total, total)
+                client.execute_cell(cell, i)
+    except CellExecutionError as error:
+        what = f"{error.ename}: {error.evalue}".removesuffix(": ")
+        raise CellError(f"{place} failed with {what}") from None
+    except RuntimeError as error:  # a kernel that died, or did not start
+        raise CellError(f"{place}: {error}; is the memory enough?") from None
+    show(total, total)
     return notebook
 
 
 def lesson_page(notebook: Any, title: str, repository: str) -> str:
     """The page of an executed notebook. repository: the address that links to the project's files lead to."""
-    shown = nbformat.from_dict(notebook)
-    shown.cells = [cell for cell in shown.cells if not NOT_FOR_PAGES & {*cell.metadata.get("tags", [])}]
-    for cell in shown.cells:
-        if cell.cell_type == "markdown":
-            cell.source = relinked(cell.source, repository)
+    cells = [cell for cell in notebook.cells if not NOT_FOR_PAGES & {*cell.metadata.get("tags", [])}]
+    texts = [relinked(cell.source, repository) if cell.cell_type == "markdown" else cell.source for cell in cells]
+    linked = [{**cell, "source": text} for cell, text in zip(cells, texts, strict=True)]
+    shown = nbformat.from_dict({**notebook, "cells": linked})
     exporter = HTMLExporter(template_name="basic", exclude_input_prompt=True, exclude_output_prompt=True)
     body, _ = exporter.from_notebook_node(shown)
     return _page(title, f'<p><a href="index.html">All lessons</a></p>\n{body}')

@@ -10,6 +10,9 @@ neither. Files in reading order:
     models.py            the models of a lesson: weights loaded once, engines made from them
     cell_order.py        which cell to run first, said in place of a NameError
     lesson.py            the one object that a notebook talks to
+    own_part.py          a student's own cache or verifier in the library's engine
+    cache_judge.py       where a student's KV cache first differs from the truth, and which usual mistake it is
+    kv_cache.py          lesson 03
     seating.py           lesson 09: which request sits in which seat in each step
     batching_puzzles.py  lesson 09: seats and rows shared out by hand
     batching.py          lesson 09: who shares a step, and what that costs

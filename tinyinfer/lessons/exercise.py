@@ -72,12 +72,18 @@ class Exercise:
 
 
 def written(answer: object) -> bool:
-    """Whether the student has replaced `...`: in a value, or in the body of a function or class."""
+    """Whether the student has replaced `...`: in a value, or in the body of a function or class.
+
+    Python finds no source of a class that a notebook defines: then its methods count, and there must be one.
+    """
     if answer is ...:
         return False
     if not (inspect.isfunction(answer) or inspect.isclass(answer)):
         return True
-    return not any(map(_is_open, ast.walk(ast.parse(_source(answer) or ""))))
+    if inspect.isclass(answer) and not _source(answer):
+        methods = [part for part in vars(answer).values() if inspect.isfunction(part)]
+        return bool(methods) and all(map(written, methods))
+    return not any(map(_is_open, ast.walk(ast.parse(_source(answer)))))
 
 
 def judge_number(truth: float, unit: str, wrong: Mapping[float, Wrong], hint: str, tolerance: float = 0.01) -> Judge:

@@ -190,6 +190,13 @@ class Tokenizer:
         """
         return TextStream(self, prompt)
 
+    def piece(self, token_id: int) -> bytes | str:
+        """What one token is inside a text: characters, or bytes that may be a part of one; empty for special tokens.
+
+        Raises ValueError when an id is negative or 2**32 and more.
+        """
+        return self._piece(token_id, first=False)
+
     def specials_in(self, text: str) -> dict[int, str]:
         """The special tokens that are written in a text, id -> token."""
         ids = self.encode(text, add_special_tokens=False)

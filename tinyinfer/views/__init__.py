@@ -11,4 +11,9 @@ Each view is an object that a notebook shows as HTML, without a library or a ser
     rows.py       the rows of a step's batch, and its drafts
     costs.py      what each step cost, as bars
     player.py     all of these under a slider over the steps
+    cells.py      a matrix as coloured cells, each with its number in words
+    spelling.py   tokens in which each character can be seen
+    matrices.py   attention: who may see whom, and how much each row takes
+    tokens.py     a text as tokens, by their probability; what became of drafts
+    weights.py    a block of a weight matrix before and after rounding
 """

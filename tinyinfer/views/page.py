@@ -5,12 +5,13 @@ saved page. So it loads nothing, its styles touch only what lies inside `class="
 gives the same bytes each time. Text takes the notebook's colour. What is filled with a colour also sets the colour of
 its text, so that it can be read even where the theme of the host is not known.
 
+JupyterLab styles tables and code by two classes; rules that must win name the view's class twice.
+
 A sequence has its own hue, by its id: `hue(id)` in the attribute `style` of an element with the class `fill`.
 """
 
 from __future__ import annotations
 
-import unicodedata
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from html import escape
@@ -46,11 +47,11 @@ STYLE = f"""
 .tinyinfer-view small, .tinyinfer-view .note {{ font-size: 12px; opacity: .82; }}
 .tinyinfer-view .wide {{ overflow-x: auto; max-width: 100%; }}
 .tinyinfer-view table {{ border-collapse: collapse; margin: 4px 0; font-size: 13px; }}
-.tinyinfer-view tr, .tinyinfer-view tr:nth-child(even), .tinyinfer-view tr:hover {{ background: none; }}
-.tinyinfer-view th, .tinyinfer-view td {{ border: 0; border-bottom: 1px solid var(--line); padding: 3px 10px 3px 0;
-  text-align: left; vertical-align: baseline; color: inherit; }}
+.tinyinfer-view.tinyinfer-view tbody tr:nth-child(n) {{ background: none; }}
+.tinyinfer-view.tinyinfer-view th, .tinyinfer-view.tinyinfer-view td {{ border: 0;
+  border-bottom: 1px solid var(--line); padding: 3px 10px 3px 0; text-align: left; vertical-align: baseline; color: inherit; }}
 .tinyinfer-view th {{ font-weight: 600; white-space: nowrap; }}
-.tinyinfer-view td.number, .tinyinfer-view th.number {{ text-align: right; }}
+.tinyinfer-view.tinyinfer-view .number {{ text-align: right; }}
 .tinyinfer-view .fill {{ background: oklch(var(--fill) var(--h)); color: var(--ink); }}
 .tinyinfer-view .good {{ background: var(--good); color: var(--ink); }}
 .tinyinfer-view .bad {{ background: var(--bad); color: var(--ink); }}
@@ -152,17 +153,15 @@ def visible(text: str) -> str:
     'a⇥b↵\\\\x07'
     """
     signs = {"\n": "↵", "\t": "⇥"}
-    return "".join(signs.get(sign) or (sign if _printable(sign) else ascii(sign)[1:-1]) for sign in text)
-
-
-def _printable(sign: str) -> bool:
-    return sign == " " or unicodedata.category(sign)[0] not in "CZ"
+    if text.isprintable():
+        return text
+    return "".join(signs.get(sign) or (sign if sign.isprintable() else ascii(sign)[1:-1]) for sign in text)
 
 
 def legend(entries: Iterable[tuple[str, str]], style: str = "") -> str:
     """What colours mean, as a line of boxes: (classes of the box, words) each. style: the CSS of every box."""
     boxes = (f'<span><i class="{classes}" style="{style}"></i>{escape(words)}</span>' for classes, words in entries)
-    return f'<div class="legend">{"".join(boxes)}</div>'
+    return f'<div class="legend">{" ".join(boxes)}</div>'
 
 
 def grid(headings: Sequence[str], rows: Iterable[Sequence[str]], numbers: Iterable[int] = ()) -> str:

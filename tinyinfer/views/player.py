@@ -26,6 +26,7 @@ from tinyinfer.views.tree import PrefixTree
 
 PARTS = ("rows", "seats", "pool", "tree", "drafts", "cost")
 HEADINGS = {"rows": "Rows of the batch", "pool": "Pool of blocks", "tree": "Prefix tree", "drafts": "Drafts"}
+MANY = 12  # prompts that are folded
 LONGEST = 48  # characters of a prompt that are shown
 STYLE = """
 .tinyinfer-view .controls { display: flex; flex-wrap: wrap; gap: 6px; align-items: center; max-width: 960px; }
@@ -47,6 +48,9 @@ SCRIPT = """
   for (const root of document.querySelectorAll('[data-player="KEY"]:not([data-ready])')) {
     root.setAttribute("data-ready", "");
     const all = name => [...root.querySelectorAll(name)];
+    const [box] = all(".controls");
+    box.innerHTML = data.controls;
+    for (const control of box.children) control.setAttribute("data-lm-suppress-shortcuts", "true");  // of JupyterLab
     const [range] = all("input"), [play] = all("[data-go=play]"), [said] = all("[data-part=sentence]");
     let timer = 0;
     const show = step => {
@@ -81,12 +85,11 @@ SCRIPT = """
     });
     range.addEventListener("input", () => { stop(); show(+range.value); });
     for (const lane of all(".lane")) lane.addEventListener("click", event => {
-      const box = lane.getBoundingClientRect();
+      const { left, width } = lane.getBoundingClientRect();
       stop();
-      show(Math.min(last, Math.max(0, Math.floor((event.clientX - box.left) / box.width * data.steps))));
+      show(Math.min(last, Math.max(0, Math.floor((event.clientX - left) / width * data.steps))));
     });
     addEventListener("resize", () => all("[data-part]").forEach(part => part.style.minHeight = ""));
-    for (const part of all("[hidden]")) part.hidden = false;
     for (const note of all("[data-still]")) note.hidden = true;
     show(0);
   }
@@ -143,7 +146,8 @@ class StepPlayer(View):
             for name, pieces in self.drawings(i).items():
                 places = [numbers.setdefault(piece, len(numbers)) for piece in pieces]
                 parts.setdefault(name, []).append(places)
-        data = {"steps": len(self.recording.steps), "parts": parts, "pieces": list(numbers)}
+        steps = len(self.recording.steps)
+        data = {"steps": steps, "controls": controls(steps), "parts": parts, "pieces": list(numbers)}
         text = json.dumps(data, separators=(",", ":"))
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -170,14 +174,16 @@ class StepPlayer(View):
     def _head(self) -> Iterator[str]:
         switches = ", ".join(f"{name}={value}" for name, value in self.recording.switches.items())
         yield f'<p class="note">{escape(switches)}</p>' if switches else ""
-        yield controls(len(self.recording.steps))
+        yield '<div class="controls"></div>'
         last = self._changing("sentence")
         yield last.replace("<div", '<div class="sentence" aria-live="polite"', 1)
         yield (
             '<p class="note" data-still>This is the last step. Where scripts may run, a slider leads through all '
             "steps; the table below lists them.</p>"
         )
-        yield "".join(prompt_chip(id, text) for id, text in enumerate(self.recording.prompts))
+        chips = " ".join(prompt_chip(id, text) for id, text in enumerate(self.recording.prompts))
+        many = len(self.recording.prompts)
+        yield f"<details><summary>The prompts of {many} sequences</summary>{chips}</details>" if many > MANY else chips
 
     def _changing(self, name: str) -> str:
         """The place of a changing part, filled with the last step's drawing."""
@@ -221,14 +227,14 @@ class StepPlayer(View):
 
 
 def controls(steps: int) -> str:
-    """The slider and its buttons; hidden until the script makes them work."""
+    """The slider and its buttons, which the script puts into the page: without it they would do nothing."""
     buttons = {"first": "first step", "back": "step back", "play": "play or pause", "next": "next step",
                "last": "last step"}  # fmt: skip
     drawn = "".join(
         f'<button type="button" data-go="{go}" aria-label="{label}">{go}</button>' for go, label in buttons.items()
     )
     slider = f'<input type="range" min="0" max="{steps - 1}" step="1" value="{steps - 1}" aria-label="step">'
-    return f'<div class="controls" data-lm-suppress-shortcuts="true" hidden>{drawn}{slider}</div>'
+    return f"{drawn}{slider}"
 
 
 def waiting_pieces(step: Step) -> list[str]:

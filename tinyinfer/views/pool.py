@@ -15,7 +15,9 @@ STYLE = """
 .tinyinfer-view .strip { display: flex; flex-wrap: wrap; gap: 4px; margin: 4px 0; }
 .tinyinfer-view .block { position: relative; border: 1px solid var(--line); border-radius: 4px; padding: 0 5px 1px;
   width: 46px; height: 40px; font-size: 14px; line-height: 1.35; white-space: nowrap; overflow: hidden; }
-.tinyinfer-view .block small { display: block; font-size: 11px; line-height: 1.5; opacity: 1; }
+.tinyinfer-view .block small { font-size: 11px; line-height: 1.5; opacity: 1; }
+.tinyinfer-view .strip .block { display: flex; flex-direction: column-reverse; justify-content: flex-end; }
+.tinyinfer-view .block b { font-weight: 400; }
 .tinyinfer-view .held { color: var(--ink); background: linear-gradient(to right, transparent var(--full, 100%),
   var(--paper) var(--full, 100%)), var(--paint); }
 .tinyinfer-view .n0 { --paint: linear-gradient(var(--off) 0 0); }
@@ -42,12 +44,12 @@ class Pool(View):
         self.most = step.num_blocks if most is None else min(most, step.num_blocks)
 
     def pieces(self) -> list[str]:
-        """The HTML of the strip, a piece for each block."""
+        """The HTML of the strip, two pieces for each block in use."""
         if not self.step.num_blocks:
             return ["<p>This cache has no blocks.</p>"]
         held = {block.number: block for block in self.step.blocks}
         rest = self.step.num_blocks - self.most
-        cells = [cell(held[i]) if i in held else free_cell(i) for i in range(self.most)]
+        cells = [piece for i in range(self.most) for piece in (cell(held[i]) if i in held else (free_cell(i),))]
         more = [f'<p class="note">and {rest} more free blocks</p>'] if rest else []
         return ['<div class="strip">', *cells, "</div>", *more]
 
@@ -56,7 +58,7 @@ class Pool(View):
 
     def text(self) -> str:
         held = {block.number: block for block in self.step.blocks}
-        return "\n".join(describe(held[i]) if i in held else f"block {i}: free" for i in range(self.most))
+        return "\n".join(f"block {i}: {state(held[i]) if i in held else 'free'}" for i in range(self.most))
 
 
 def drawn_blocks(steps: Sequence[Step]) -> int:
@@ -75,28 +77,28 @@ def names(owners: Sequence[int]) -> str:
     return " ".join(map(str, owners)) if len(owners) <= HUES else f"{len(owners)} ×"
 
 
-def cell(block: PoolBlock) -> str:
-    """A block in use as a box, coloured as far as it is filled."""
+def cell(block: PoolBlock) -> tuple[str, str]:
+    """A block in use as a box, coloured as far as it is filled: its state, which many blocks have, and its number."""
     kinds, style = paint(block.owners)
     kinds += " kept" * block.kept + " new" * block.new
     full = "" if block.filled == block.size else f"; --full: {100 * block.filled / block.size:.0f}%"
     return (
-        f'<div class="block {kinds}" style="{style}{full}" title="{describe(block)}">'
-        f"<small>{block.number}</small>{names(block.owners)}</div>"
+        f'<div class="block {kinds}" style="{style}{full}" title="{state(block)}"><b>{names(block.owners)}</b>',
+        f"<small>{block.number}</small></div>",
     )
 
 
 def free_cell(number: int) -> str:
     """A free block as an empty box."""
-    return f'<div class="block free" title="block {number}: free"><small>{number}</small></div>'
+    return f'<div class="block free" title="free"><b></b><small>{number}</small></div>'
 
 
-def describe(block: PoolBlock) -> str:
-    """A block in words."""
+def state(block: PoolBlock) -> str:
+    """A block in words, without its number."""
     held = f"of {'sequences' if len(block.owners) > 1 else 'sequence'} {', '.join(map(str, block.owners))}"
     parts = [held if block.owners else "of no sequence", f"{block.filled} of {block.size} positions"]
     parts += ["in the prefix tree"] * block.kept + ["newly allocated"] * block.new
-    return f"block {block.number}: {'; '.join(parts)}"
+    return "; ".join(parts)
 
 
 def pool_legend(steps: Sequence[Step]) -> str:

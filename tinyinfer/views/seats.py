@@ -98,7 +98,7 @@ class Seats(View):
         if any(self.waiting):
             lanes.append(("waiting", queue(self.waiting)))
         cells = "".join(f'<div>{name}</div><div class="lane">{inner}{mark}</div>' for name, inner in lanes)
-        ends = f'<div>step</div><div class="ends"><span>1</span><span>{self.num_steps}</span></div>'
+        ends = f'<div>step</div><div class="ends"><span>1</span> <span>{self.num_steps}</span></div>'
         return f'<div class="lanes"{label}>{cells}{ends}</div>'
 
     def body(self) -> str:
@@ -148,7 +148,7 @@ def places(lane: Sequence[Place], steps: int) -> str:
             style = f"{hue(one.id)}; {across(start, length, steps)}"
             bars.append(f'<span class="{classes[one.kind]}" style="{style}" title="{words}">{label}</span>')
         shown, start = one.id, start + length
-    return "".join(bars)
+    return " ".join(bars)
 
 
 def queue(waiting: Sequence[int]) -> str:
@@ -159,7 +159,7 @@ def queue(waiting: Sequence[int]) -> str:
         style = across(start, length, len(waiting))
         bars.append(f'<span class="queue" style="{style}" title="{number} waiting">{number}</span>' if number else "")
         start += length
-    return "".join(bars)
+    return " ".join(bars)
 
 
 def across(start: int, length: int, steps: int) -> str:

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
+from itertools import groupby
+from operator import attrgetter
 
 from tinyinfer.engine.trace import Turn
 from tinyinfer.views.recording import Recording, Step
 
+PHASE = attrgetter("phase")
 FEW = 6  # sequences that are named; more are counted
 
 
@@ -32,9 +35,13 @@ def clauses(step: Step) -> Iterator[str]:
         yield f"{subject(step.preempted, 'is', 'are')} preempted"
     if plain:
         yield subject(plain, "decodes", "decode")
-    for turn in step.turns:
-        if turn.phase not in ("candidate", "padding") and turn.id not in plain:
-            yield own_clause(turn, turn.id in step.joined)
+    others = [turn for turn in step.turns if turn.phase not in ("candidate", "padding") and turn.id not in plain]
+    for phase, group in groupby(sorted(others, key=PHASE), PHASE):
+        turns = list(group)
+        if len(turns) > FEW:
+            yield common_clause(phase, turns)
+        else:
+            yield from (own_clause(turn, turn.id in step.joined) for turn in turns)
     candidates = sum(turn.phase == "candidate" for turn in step.turns)
     if candidates:
         yield f"{candidates} more candidate" + "s are verified" * (candidates > 1) + " is verified" * (candidates == 1)
@@ -68,6 +75,19 @@ def own_clause(turn: Turn, joined: bool) -> str:
         return f"{name} computes {rows} more of its prompt"
     cached = f" and {counted(turn.cached, 'position')} from the prefix cache" if turn.cached else ""
     return f"{name} joins with {rows} of its prompt{cached}"
+
+
+def common_clause(phase: str, turns: Seq[Turn]) -> str:
+    """What many sequences did, summed up."""
+    rows = counted(sum(turn.rows for turn in turns), "row")
+    if phase == "decode":
+        accepted, drafts = sum(turn.accepted for turn in turns), sum(len(turn.drafts) for turn in turns)
+        return f"{len(turns)} sequences decode with {accepted} of {drafts} drafts accepted"
+    if phase == "recompute":
+        return f"{len(turns)} sequences compute {rows} again"
+    cached = sum(turn.cached for turn in turns)
+    found = f" and {counted(cached, 'position')} from the prefix cache" if cached else ""
+    return f"{len(turns)} sequences compute {rows} of their prompts{found}"
 
 
 def subject(ids: Seq[int], one: str, many: str) -> str:

@@ -18,9 +18,9 @@ OWN_STYLE = """
 .tinyinfer-view .tree li { display: flex; flex-wrap: wrap; gap: 4px; margin: 4px 0; padding: 0; }
 .tinyinfer-view .tree li > ul.tree { flex: 0 0 calc(100% - 9px); }
 .tinyinfer-view .tree .block { width: auto; min-width: 46px; max-width: 100%; height: auto; min-height: 40px; }
-.tinyinfer-view .tree .block span { float: right; margin-left: 10px; }
-.tinyinfer-view .tree code { font: 12px/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere;
-  color: inherit; background: none; padding: 0; border: 0; }
+.tinyinfer-view .tree .block small:first-child { float: right; margin-left: 10px; }
+.tinyinfer-view .tree .block small { display: block; }
+.tinyinfer-view .tree .words { font: 12px/1.5 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 """
 
 
@@ -33,7 +33,7 @@ class PrefixTree(View):
         self.step, self.title = step, title
 
     def pieces(self) -> list[str]:
-        """The HTML of the tree, a piece for each block and each line."""
+        """The HTML of the tree, two pieces for each block, one for each line."""
         nodes = self.step.tree
         if not nodes:
             return ["<p>The prefix tree is empty.</p>"]
@@ -41,7 +41,7 @@ class PrefixTree(View):
         open_lists: list[int] = []  # their depths
         for i, node in enumerate(nodes):
             if i and node.depth == nodes[i - 1].depth + 1 and not forks(nodes, i - 1):
-                pieces.append(box(node))
+                pieces += box(node)
                 continue
             while open_lists and open_lists[-1] > node.depth:
                 pieces.append("</li></ul>")
@@ -51,7 +51,7 @@ class PrefixTree(View):
             else:
                 pieces.append('<ul class="tree"><li>')
                 open_lists.append(node.depth)
-            pieces.append(box(node))
+            pieces += box(node)
         return pieces + ["</li></ul>"] * len(open_lists)
 
     def body(self) -> str:
@@ -71,12 +71,12 @@ def forks(nodes: tuple[TreeNode, ...], i: int) -> bool:
     return children > 1
 
 
-def box(node: TreeNode) -> str:
-    """A node as a box with its block, its users and its text."""
+def box(node: TreeNode) -> tuple[str, str]:
+    """A node as a box: what its users decide, which many nodes have in common; then its block and its text."""
     kinds, style = paint(node.users)
     return (
-        f'<div class="block {kinds}{" new" * node.new}" style="{style}" title="{escape(describe(node))}">'
-        f"<small>{node.block}<span>{names(node.users)}</span></small><code>{escape(visible(node.text))}</code></div>"
+        f'<div class="block {kinds}{" new" * node.new}" style="{style}"><small>{names(node.users)}</small>',
+        f'<small>{node.block}</small><span class="words">{escape(visible(node.text))}</span></div>',
     )
 
 
