@@ -13,6 +13,8 @@ neither. Files in reading order:
     own_part.py          a student's own cache or verifier in the library's engine
     cache_judge.py       where a student's KV cache first differs from the truth, and which usual mistake it is
     kv_cache.py          lesson 03
+    rounding.py          lesson 05: a group's scale, minimum and codes by hand
+    quantization.py      lesson 05: a model with other weights, and what a bit costs
     seating.py           lesson 09: which request sits in which seat in each step
     batching_puzzles.py  lesson 09: seats and rows shared out by hand
     batching.py          lesson 09: who shares a step, and what that costs
