@@ -4,6 +4,7 @@ The text of a lesson stands in `notebooks/src/`; its exercises and our solutions
 neither. Files in reading order:
 
 <<<<<<< HEAD
+<<<<<<< HEAD
     messages.py            what a lesson says: a card in a notebook, lines in a terminal
     exercise.py            an exercise: what is judged, the hints, our solution
     prediction.py          a prediction beside the truth, and the misconception whose value it is
@@ -23,6 +24,11 @@ neither. Files in reading order:
     paging_pool.py         lesson 04: a pool of blocks, and a student's block table inside the engine
     paging_puzzles.py      lesson 04: where a sequence gets its next block, and when a shared block is copied
     paging.py              lesson 04: exercises, judges and solutions
+    rounding.py            lesson 05: rounding in groups, and the judge of a student's lines
+    quantization.py        lesson 05: exercises, judges and solutions
+    seating.py             lesson 09: which request sits in which seat in each step
+    batching_puzzles.py    lesson 09: seats and rows shared out by hand
+    batching.py            lesson 09: exercises, judges and solutions
     prefix_puzzles.py      lesson 11: the parts of a prompt in order, and requests in order
     prefix_caching.py      lesson 11: exercises, judges and solutions
 
