@@ -89,7 +89,7 @@ SYSTEM = (
     "time twice unless another member waits for the book. A lost book must be paid for. The reading room on the first "
     "floor has forty seats. Returned books go into the box at the door, day and night."
 )
-QUESTIONS = ("Are you open on Sundays?", "Where do I return a book?", "How many may I borrow?", "Is it quiet?")
+QUESTIONS = ("Are you open on Sundays?", "Where do I return a book?", "How many may I borrow?")
 
 
 def ask(llm, system):
@@ -198,15 +198,15 @@ lesson.source(PrefixCache.evict)
 # %% [markdown]
 # ## The figure
 #
-# One prompt of `272` tokens is cached. The next prompt differs from it in one token. How long does its first token
+# One prompt of `176` tokens is cached. The next prompt differs from it in one token. How long does its first token
 # take, if that token stands at the beginning, in the middle, at the end? Counted rows, the time of a simulated
 # machine, and the time of yours.
 
 # %% tags=["figure"]
 model = lesson.model(MACHINE, kv_cache="paged", prefix_cache=True)
-[base] = prompts(synthetic(1, parse_lengths("272"), parse_lengths("1")), model.config.vocab_size)
+[base] = prompts(synthetic(1, parse_lengths("176"), parse_lengths("1")), model.config.vocab_size)
 list(model.steps([base], ONE))
-places, counted, simulated, measured = list(range(8, 272, 24)), [], [], []
+places, counted, simulated, measured = list(range(8, 176, 24)), [], [], []
 for place in places:
     other = [*base[:place], (base[place] + 1) % model.config.vocab_size, *base[place + 1 :]]
     before, begun = model.ledger.copy(), model.engine.clock()

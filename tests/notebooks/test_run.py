@@ -220,7 +220,7 @@ def needs(cell: Cell) -> set[str]:
     """The names that a cell reads before it makes them; what is inside functions is read later."""
     own, read_ = set(dir(builtins)), set()
     for statement in cell.tree.body:
-        names = outside(statement)
+        names = [] if isinstance(statement, ast.FunctionDef | ast.ClassDef) else outside(statement)
         made = {node.id for node in names if isinstance(node.ctx, ast.Store)}
         own |= made if isinstance(statement, ast.For) else set()  # what a loop reads, it may have made itself
         read_ |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - own
