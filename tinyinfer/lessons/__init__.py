@@ -3,8 +3,6 @@
 The text of a lesson stands in `notebooks/src/`; its exercises and our solutions are here, so that a notebook shows
 neither. Files in reading order:
 
-<<<<<<< HEAD
-<<<<<<< HEAD
     messages.py            what a lesson says: a card in a notebook, lines in a terminal
     exercise.py            an exercise: what is judged, the hints, our solution
     prediction.py          a prediction beside the truth, and the misconception whose value it is
@@ -19,7 +17,7 @@ neither. Files in reading order:
     roofline_by_hand.py    lesson 02: the cost of a step from the configuration, and the judge of a student's lines
     roofline_found.py      lesson 02: predicted beside measured, and a recording of where the roofline is wrong
     prefill_and_decode.py  lesson 02: exercises
-    cache_judge.py         lesson 03: where a student's KV cache first differs from the truth, and which usual mistake it is
+    cache_judge.py         lesson 03: where a student's KV cache first differs, and which usual mistake it is
     kv_cache.py            lesson 03: exercises, and runs with wrong positions
     paging_pool.py         lesson 04: a pool of blocks, and a student's block table inside the engine
     paging_puzzles.py      lesson 04: where a sequence gets its next block, and when a shared block is copied
