@@ -22,7 +22,7 @@ from tinyinfer import SamplingParams
 from tinyinfer.kv_cache.prefix_cache import PrefixCache
 from tinyinfer.lessons.lesson import Lesson
 from tinyinfer.lessons.paging_pool import served
-from tinyinfer.lessons.prefix_caching import compared, random_prompts, rows_left
+from tinyinfer.lessons.prefix_caching import compared, random_prompts
 from tinyinfer.measure.workload import parse_lengths, prompts, synthetic
 from tinyinfer.views.player import StepPlayer
 from tinyinfer.views.recording import record
@@ -53,7 +53,7 @@ truth = (cached.ledger - before).tokens_cached
 reveal(guess, truth, "tokens", {
     15 * 271: "Equal text behind the difference does not count: its keys and values depend on the first word, too.",
     15 * 256: "Those are all blocks but the first one. Each of them depends on the first word through attention.",
-    16 * 271: "The first prompt finds an empty cache, and what is equal behind the first word does not count.",
+    16 * 271: "The cache compares tokens, not meaning, from the first token on. And the first prompt finds nothing.",
 })
 
 # %% [markdown]
@@ -214,9 +214,16 @@ for place in places:
     counted.append((model.ledger - before).tokens_computed)
     simulated.append(1e3 * (model.engine.clock() - begun))
 
+tiny, line, stairs = lesson.tiny(kv_cache="paged", prefix_cache=True, threads=1), range(0, 180, 4), []
+ids = [token % 250 + 3 for token in base]
+list(tiny.steps([ids], ONE))
+for place in line:
+    before = tiny.ledger.copy()
+    list(tiny.steps([[*ids[:place], *(1 for _ in ids[place : place + 1]), *ids[place + 1 :]]], ONE))
+    stairs.append((tiny.ledger - before).tokens_computed)
+
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-line = range(len(base) + 1)
-left.step(line, [rows_left(place, len(base), 16) for place in line], where="post", color="0.6", label="formula")
+left.step(line, stairs, where="post", color="0.6", label="counted, tiny model")
 left.plot(places, counted, "o", color="tab:blue", label="counted")
 left.set(title="A staircase of blocks", ylabel="rows computed")
 right.plot(places, measured, "o-", color="tab:orange", label="measured here")
@@ -227,11 +234,14 @@ for axes in (left, right):
     axes.grid(alpha=0.3)
     axes.legend()
 plt.show()
-lesson.say(f"At place {places[0]} {counted[0]} rows are computed, at place {places[-1]} only {counted[-1]}.")
+lesson.say(
+    f"A first difference at place {places[0]} leaves {counted[0]} rows to compute, one at place {places[-1]} only "
+    f"{counted[-1]}. The same prompt once more: {stairs[-1]}."
+)
 
 # %% [markdown]
 # The right end of the staircase is a landing: even a prompt that is known as a whole computes its last block, because
-# the last token never matches.
+# the last token never matches. Between two steps nothing changes: a difference costs its whole block.
 #
 # ### Watch the tree grow
 #
