@@ -186,9 +186,8 @@ def test_what_is_said_about_counts_follows_from_the_roofline() -> None:
         "more": run(0.1, weight_bytes=74_000_000_000),
         "same": run(0.1, weight_bytes=37_000_000_000),
     }
-    assert (
-        told_by_counts(runs, PAPER) == "Better than as it comes: **four, less**. Worse: **more**. 1 of the others tie with it."
-    )
+    said = "Better than as it comes: **four, less**. Worse: **more**. 1 of the others tie with it."
+    assert told_by_counts(runs, PAPER) == said
     assert [row[-1] for row in at_least(runs, PAPER)[1]] == ["1000.0", "250.0", "1.0", "2000.0", "1000.0"]
     assert [row[-1] for row in counts(runs)[1]] == ["yes", "yes", "no", "yes", "yes"]
 
