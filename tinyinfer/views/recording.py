@@ -214,7 +214,7 @@ def pool_blocks(
     for turn in turns:
         for block in turn.blocks:
             owners.setdefault(block.number, []).append(turn.id)
-            filled[block.number] = max(filled.get(block.number, 0), block.filled)
+            filled[block.number] = block.filled
             new |= {block.number} if block.new else set()
     for id, seq in idle.items():
         for i, number in enumerate(cache.block_table(seq) if cache.num_blocks else ()):
