@@ -125,9 +125,11 @@ lesson.say(
 #
 # Every engine has this loop inside. `llm.logits(tokens)` gives an array of one row for each token: a row holds a score
 # for every token that may come after that token and those before it. The token with the largest score is the likeliest
-# one. Write `count` tokens after `tokens`, always the likeliest, and give back the list of the new ones.
+# one. Write `count` tokens after the list `tokens`, always the likeliest, and give back the list of the new ones. Leave
+# `tokens` as it is.
 #
-# An array has `argmax()`, the index of its largest number, and `int(...)` makes a plain number of it.
+# An array has `argmax()`, the index of its largest number, and `int(...)` makes a plain number of it. The check uses a
+# stand-in for the model, whose next token depends on all tokens before it.
 
 
 # %% tags=["yours"]
