@@ -29,6 +29,8 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.cache_judge import TEXT, judge_cache
 from tinyinfer.lessons.kv_cache import ListCache, following_logits, perplexity
 from tinyinfer.lessons.models import Models
+from tinyinfer.lessons.speculative_decoding import drafted, layers_drafter, sample
+from tinyinfer.lessons.verifier_judge import USUAL, chain_law, judge_verifier, leviathan, random_laws, step_law
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
 from tinyinfer.loading.checkpoint import Checkpoint
@@ -38,6 +40,7 @@ from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
+from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Span
 from tinyinfer.speculative.base import NoDrafter
 
@@ -166,7 +169,7 @@ def run_quantized(inspector: Inspector, folder: Path) -> None:
 
 
 def run_lessons(inspector: Inspector) -> None:
-    """What the judges of the lessons run: a student's cache in the transformer."""
+    """What the lessons run: a student's cache in the transformer, a student's verifier in the engine."""
     models = Models()
     llm = models.open(models.tiny_path(), None)
     tokens = llm.tokenizer.encode(TEXT)
@@ -176,6 +179,17 @@ def run_lessons(inspector: Inspector) -> None:
         perplexity(following_logits(llm, tokens, 11, lambda position, prompt: position), tokens)
 
     inspector.watch(letters_of(llm.config), work)
+
+    def verifiers() -> None:
+        assert judge_verifier(leviathan) is None
+        assert all(map(judge_verifier, USUAL.values()))
+        target, drafter = random_laws(3, 3, seed=1), random_laws(3, 3, seed=2)
+        chain_law(target, 2), step_law(leviathan, target, drafter, 1)
+        sample(leviathan, target[0], drafter[0], 7, seed=1)
+
+    inspector.watch({}, verifiers)
+    drawn = SamplingParams(max_tokens=9, temperature=0.9, seed=3)
+    inspector.watch({}, lambda: drafted(llm, layers_drafter(llm, 1, 3), "a prompt", drawn, leviathan))
 
 
 @pytest.fixture(scope="module")

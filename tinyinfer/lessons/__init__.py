@@ -13,6 +13,8 @@ neither. Files in reading order:
     own_part.py          a student's own cache or verifier in the library's engine
     cache_judge.py       where a student's KV cache first differs from the truth, and which usual mistake it is
     kv_cache.py          lesson 03
+    verifier_judge.py    the exact law of what a student's verifier of drafts lets through, and the usual mistakes
+    speculative_decoding.py  lesson 08
 
 Wins: a wrong answer gets a sentence and a hint, and counts judge it on any machine. Loses: a judge knows only the
 usual wrong answers; any other one gets the hint of the exercise.
