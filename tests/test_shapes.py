@@ -29,7 +29,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.cache_judge import TEXT, judge_cache
 from tinyinfer.lessons.kv_cache import ListCache, following_logits, perplexity
 from tinyinfer.lessons.models import Models
-from tinyinfer.lessons.speculative_decoding import drafted, layers_drafter, sample
+from tinyinfer.lessons.speculative_decoding import drafted, drawn_counts, layers_drafter
 from tinyinfer.lessons.verifier_judge import USUAL, chain_law, judge_verifier, leviathan, random_laws, step_law
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
@@ -185,11 +185,12 @@ def run_lessons(inspector: Inspector) -> None:
         assert all(map(judge_verifier, USUAL.values()))
         target, drafter = random_laws(3, 3, seed=1), random_laws(3, 3, seed=2)
         chain_law(target, 2), step_law(leviathan, target, drafter, 1)
-        sample(leviathan, target[0], drafter[0], 7, seed=1)
+        drawn_counts(leviathan, target[0], drafter[0], 7, seed=1)
 
     inspector.watch({}, verifiers)
     drawn = SamplingParams(max_tokens=9, temperature=0.9, seed=3)
-    inspector.watch({}, lambda: drafted(llm, layers_drafter(llm, 1, 3), "a prompt", drawn, leviathan))
+    letters = {name: n for name, n in letters_of(llm.config).items() if name != "L"}  # the drafter has fewer layers
+    inspector.watch(letters, lambda: drafted(llm, layers_drafter(llm, 1, 3), "a prompt", drawn, leviathan))
 
 
 @pytest.fixture(scope="module")

@@ -143,7 +143,7 @@ def test_random_drafts_change_no_token_and_save_no_step(tiny):
 def test_samples_follow_the_exact_law():
     p, q = random_laws(2, 6, seed=6)
     for rule in (leviathan, likelier):
-        counts = runs.sample(rule, p, q, 40_000, seed=1)
+        counts = runs.drawn_counts(rule, p, q, 40_000, seed=1)
         assert np.abs(counts / 40_000 - law(rule, p, q)).max() < 0.01
 
 

@@ -1,7 +1,7 @@
 """Lesson 08: speculative decoding, its exercises and the runs of the lesson.
 
-The lesson's failure: a verifier that accepts too much writes text that reads as well as any, but follows another law
-than the model's. Only the law shows it (verifier_judge.py).
+The lesson's failure: a verifier that looks right writes text that reads as well as any, but follows another law than
+the model's. Only the law shows it (verifier_judge.py).
 """
 
 from __future__ import annotations
@@ -53,7 +53,9 @@ def next_laws(llm: LLM, text: str, size: int, words: int) -> tuple[list[int], np
     return best.tolist(), p[best] / p[best].sum(), q[best] / q[best].sum()
 
 
-def sample(verifier: Verifier, p: np.ndarray, q: np.ndarray, draws: int, seed: int) -> np.ndarray:  # (V,), (V,) -> (V,)
+def drawn_counts(
+    verifier: Verifier, p: np.ndarray, q: np.ndarray, draws: int, seed: int
+) -> np.ndarray:  # (V,), (V,) -> (V,)
     """How often each token comes out of so many draws: drafted by q, accepted or replaced."""
     rng = np.random.default_rng(seed)
     accept, replacement = verifier(p, q)  # (V,), (V,)

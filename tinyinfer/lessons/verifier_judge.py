@@ -105,7 +105,7 @@ def cases() -> Iterator[tuple[np.ndarray, np.ndarray]]:
     yield np.array([1.0, 0]), np.array([0, 1.0])
 
 
-def malformed(given: Any, p: np.ndarray, q: np.ndarray) -> Wrong | None:  # (V,), (V,) ->
+def malformed(given: Any, p: np.ndarray, q: np.ndarray) -> Wrong | None:
     """What is wrong with the form of what a rule returned, before its law is looked at."""
     if not isinstance(given, tuple | list) or len(given) != 2:
         return Wrong(f"The function returned {show(given)}.", "return two arrays: accept, replacement")
