@@ -27,6 +27,7 @@ from tinyinfer.lessons.quantization import (
     HEADINGS,
     bits_a_weight,
     bits_by_output,
+    changed,
     coarse,
     documentation,
     layer_weights,
@@ -246,14 +247,11 @@ lesson.say(
 # error is a share of all weights of all layers, so the lines can be compared. An exercise below asks about this table.
 
 # %% tags=["loses"]
-by_kind = {
-    kind: measured(llm, lambda w: rounded(w, 2, 32, mine, back), tokens, only=f"layers.*.{kind}")
-    for kind in ("qkv", "o", "gate_up", "down")
-}
-lesson.table(
-    ["rounded", "weight error", "perplexity"],
-    [(kind, f"{got.error:.1%}", f"{got.perplexity:,.1f}") for kind, got in by_kind.items()],
-)
+by_kind = []
+for kind in ("qkv", "o", "gate_up", "down"):
+    one = changed(llm, lambda w: rounded(w, 2, 32, mine, back), only=f"layers.*.{kind}")
+    by_kind.append((kind, f"{one.error:.1%}", f"{one.perplexity(tokens):,.1f}"))
+lesson.table(["rounded", "weight error", "perplexity"], by_kind)
 
 # %% [markdown]
 # ## Exercises
