@@ -37,12 +37,13 @@ if "google.colab" in sys.modules:
     from importlib.metadata import distributions
     from pathlib import Path
 
-    kept = {{d.name: d.version for d in distributions() if d.name.lower().startswith(("numpy", "cupy"))}}
+    kept = {{d.name: d.version for d in distributions() if (d.name or "").lower().startswith(("numpy", "cupy"))}}
     Path("kept.txt").write_text("\\n".join(f"{{name}}=={{version}}" for name, version in kept.items()))
     package = "tinyinfer[lessons] @ git+{address}"
     pip = [sys.executable, "-m", "pip", "install", "--quiet", "--constraint", "kept.txt", package]
-    if subprocess.run(pip).returncode:
-        raise SystemExit("pip could not install tinyinfer: its last lines above say why")'''
+    done = subprocess.run(pip, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit("pip could not install tinyinfer: " + done.stderr[-1000:])'''
 
 
 def repository() -> str:

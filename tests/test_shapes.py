@@ -29,6 +29,8 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.cache_judge import TEXT, judge_cache
 from tinyinfer.lessons.kv_cache import ListCache, following_logits, perplexity
 from tinyinfer.lessons.models import Models
+from tinyinfer.lessons.paging import judge_table
+from tinyinfer.lessons.paging_pool import BlockTable, answers
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
 from tinyinfer.loading.checkpoint import Checkpoint
@@ -187,6 +189,9 @@ def run_lessons(inspector: Inspector) -> None:
         perplexity(following_logits(llm, tokens, 11, lambda position, prompt: position), tokens)
 
     inspector.watch(letters_of(llm.config), work)
+    paged = models.open(models.tiny_path(), None, kv_cache="paged", block_size=3, num_blocks=64, max_model_len=64)
+    inspector.watch(letters_of(paged.config), lambda: answers(paged, ["first", "the second"], 3, BlockTable))
+    inspector.watch({}, lambda: judge_table(BlockTable))
 
 
 @pytest.fixture(scope="module")

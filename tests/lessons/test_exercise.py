@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import linecache
+
 import pytest
 
 from tinyinfer.lessons.exercise import Exercise, Wrong, form, judge_choice, judge_number, written
@@ -44,6 +46,25 @@ class HalfWritten:
 def test_dots_are_not_answered_yet(answer):
     """Catches a skeleton that is judged, and so called wrong, before a line of it was written."""
     assert not written(answer)
+
+
+NOTEBOOK_CLASS = """
+class Table:
+    def __init__(self):
+        self.blocks = []
+
+    {rest}
+"""
+
+
+@pytest.mark.parametrize(("rest", "is_written"), [("...", False), ("def slot(self, p): return p", True)])
+def test_a_class_of_a_notebook_is_not_answered_either_while_its_dots_are_there(rest, is_written):
+    """Catches a half-written class that is judged: Python itself finds no source of a notebook's class."""
+    cell, names = NOTEBOOK_CLASS.format(rest=rest), {"__name__": "__main__"}
+    file = f"<ipython-input-{rest}>"
+    linecache.cache[file] = len(cell), None, cell.splitlines(keepends=True), file
+    exec(compile(cell, file, "exec"), names)
+    assert written(names["Table"]) is is_written
 
 
 @pytest.mark.parametrize("answer", [None, 0, "...", ours, indexes_with_dots, [1], len])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
 import tomllib
 from dataclasses import dataclass
@@ -125,3 +126,36 @@ def answered(cell: str, answer: str) -> str:
     new = [line[:place] + first, *(indent + part if part.strip() else "" for part in rest)]
     new[-1] += line[place + 3 :]
     return "\n".join([*lines[:row], *new, *lines[row + 1 :]])
+
+
+def too_early(source: Source) -> int:
+    """The last code cell that at once needs a name which a cell between the first and itself makes."""
+    made: set[str] = set()
+    late = 0
+    for number, cell in enumerate(source.code[1:], 1):
+        late = number if needs(cell) & made else late
+        made |= {node.id for node in outside(cell.tree) if isinstance(node.ctx, ast.Store)}
+        made |= {node.name for node in cell.tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return late
+
+
+def needs(cell: Cell) -> set[str]:
+    """The names that a cell reads and does not make; what is inside functions is read later."""
+    own, read_ = set(dir(builtins)), set()
+    for statement in cell.tree.body:
+        names = outside(statement)
+        own |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
+        own |= {statement.name} if isinstance(statement, ast.FunctionDef | ast.ClassDef) else set()
+        read_ |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - own
+    return read_
+
+
+def outside(tree: ast.AST) -> list[ast.Name]:
+    """The names of a tree that stand in no function, class or comprehension."""
+    inner = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
+    found, rest = [], [] if isinstance(tree, inner) else [tree]
+    while rest:
+        node = rest.pop()
+        found += [node] if isinstance(node, ast.Name) else []
+        rest += [child for child in ast.iter_child_nodes(node) if not isinstance(child, inner)]
+    return found

@@ -143,14 +143,19 @@ def test_the_install_cell_in_colab(
     called: list[list[str]] = []
     cell = "".join(json.loads(build.built("03_kv_cache", EXAMPLE, ADDRESS))["cells"][1]["source"])
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(subprocess, "run", lambda argv: called.append(argv) or SimpleNamespace(returncode=status))
+
+    def run(argv: list[str], **options: object) -> SimpleNamespace:
+        called.append(argv)
+        return SimpleNamespace(returncode=status, stderr="no room")
+
+    monkeypatch.setattr(subprocess, "run", run)
     exec(cell, {})
     assert not called
     assert not list(tmp_path.iterdir())
 
     monkeypatch.setitem(sys.modules, "google.colab", ModuleType("google.colab"))
     if status:
-        with pytest.raises(SystemExit, match="pip could not install"):
+        with pytest.raises(SystemExit, match="pip could not install tinyinfer: no room"):
             exec(cell, {})
     else:
         exec(cell, {})

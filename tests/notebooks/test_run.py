@@ -8,8 +8,6 @@ that command. Answers come from notebooks/answers. All faults of a notebook are 
 
 from __future__ import annotations
 
-import ast
-import builtins
 import os
 import signal
 import time
@@ -21,7 +19,7 @@ from threading import Timer
 from typing import Any
 
 import pytest
-from lesson_source import ANSWERABLE, NAMES, NOTEBOOKS, Cell, Source, answered, builder, read
+from lesson_source import ANSWERABLE, NAMES, NOTEBOOKS, Cell, Source, answered, builder, read, too_early
 
 pytestmark = pytest.mark.notebooks
 INSTALL = 1  # the place of the cell that build.py puts in front
@@ -32,6 +30,7 @@ _llm = lesson.model()
 def _tokens(llm, count):
     return len(llm.generate("Once", _Params(max_tokens=count, ignore_eos=True))[0].token_ids)
 """
+PEAK = "from tinyinfer.engine.metrics import peak_memory_bytes as _peak\nprint(_peak())"
 LONG = "while True: _tokens(_llm, 100)"
 AFTER = "print(_tokens(_llm, 3), _tokens(lesson.model(), 3))"
 
@@ -132,10 +131,11 @@ def test_a_notebook_runs_untouched_answered_interrupted_and_again(name: str, cap
 
 
 def tell_times(lesson: Session, capsys) -> None:
-    """Prints the time of a notebook and its slowest cells."""
+    """Prints the time of a notebook, the largest memory of its kernel and the slowest cells."""
     slowest = sorted(lesson.seconds.items(), key=lambda one: -one[1])[:4]
+    gigabytes = float(lesson.run(0, PEAK).text) / 1e9
     with capsys.disabled():
-        print(f"\n{lesson.source.name}: {sum(lesson.seconds.values()):.1f} s untouched")
+        print(f"\n{lesson.source.name}: {sum(lesson.seconds.values()):.1f} s untouched, {gigabytes:.2f} GB")
         print("".join(f"    {seconds:6.2f} s  {name}\n" for name, seconds in slowest), end="")
 
 
@@ -154,7 +154,8 @@ def give_answers(lesson: Session, cell: Cell) -> None:
     result = give(lesson, cell, entry["right"])
     lesson.expect(not result.raised, f"{name}: the right answer ended with {result.raised}")
     lesson.expect(right_words in result.text, f"{name}: the right answer is not taken but told {result.text!r}")
-    lesson.expect(entry.get("says", "") in result.text, f"{name}: the right answer does not say {entry.get('says')!r}")
+    says = entry.get("says", "")
+    lesson.expect(says in result.text, f"{name}: the right answer does not say {says!r} but {result.text!r}")
     for says in said:
         others = [text for other, text in said.items() if other != says] + [result.text]
         lesson.expect(not any(says in text for text in others), f"{name}: another answer is told {says!r}, too")
@@ -200,35 +201,3 @@ def test_a_notebook_runs_on_the_tiny_model_and_names_the_cell_that_is_missing(na
         told = any("runs on a tiny model" in result.text for result in shown)
         lesson.expect(told or not uses, "does not say that it runs on the tiny model")
         lesson.expect(not list(tmp_path.iterdir()), "fetched something")
-
-
-def too_early(source: Source) -> int:
-    """The last code cell that at once needs a name which a cell between the first and itself makes."""
-    made: set[str] = set()
-    late = 0
-    for number, cell in enumerate(source.code[1:], 1):
-        late = number if needs(cell) & made else late
-        made |= {node.id for node in outside(cell.tree) if isinstance(node.ctx, ast.Store)}
-        made |= {node.name for node in cell.tree.body if isinstance(node, ast.FunctionDef | ast.ClassDef)}
-    return late
-
-
-def needs(cell: Cell) -> set[str]:
-    """The names that a cell reads before it makes them; what is inside functions is read later."""
-    own, read_ = set(dir(builtins)), set()
-    for statement in cell.tree.body:
-        names = outside(statement)
-        read_ |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - own
-        own |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
-    return read_
-
-
-def outside(tree: ast.AST) -> list[ast.Name]:
-    """The names of a tree that stand in no function, class or comprehension."""
-    inner = (ast.FunctionDef, ast.ClassDef, ast.Lambda, ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
-    found, rest = [], [tree]
-    while rest:
-        node = rest.pop()
-        found += [node] if isinstance(node, ast.Name) else []
-        rest += [child for child in ast.iter_child_nodes(node) if not isinstance(child, inner)]
-    return found

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from lesson_rules import RULES, Rule
-from lesson_source import NAMES, answered, parse, read
+from lesson_source import NAMES, answered, parse, read, too_early
 
 EXAMPLE = (Path(__file__).parent / "example.py").read_text(encoding="utf-8")
 README = "| [03](03_kv_cache.ipynb) | A small lesson | nothing | 25 |\n| [04](04_paging.ipynb) | Paging | a | 20 |"
@@ -32,7 +32,8 @@ check("seats", seats)
 @pytest.mark.parametrize("name", NAMES)
 def test_a_lesson_has_the_shape(name: str, rule: Rule) -> None:
     """Catches a lesson that hides its costs, asks without judging, or tells numbers that nothing computed."""
-    assert not list(rule(read(name)))
+    if faults := list(rule(read(name))):
+        pytest.fail("\n".join(faults), pytrace=False)
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
@@ -107,8 +108,12 @@ FAULTS = [  # rule, what stands in the example, what a faulty lesson has in its 
 @pytest.mark.parametrize(("rule", "good", "faulty"), FAULTS)
 def test_each_rule_finds_its_faults(rule: str, good: str, faulty: str) -> None:
     """A rule that nothing can break is no rule."""
-    assert EXAMPLE.count(good) >= 1
+    assert good in EXAMPLE
     assert list(BY_NAME[rule](parse("03_kv_cache", EXAMPLE.replace(good, faulty, 1), TOML, README)))
+
+
+def test_no_rule_is_without_a_fault() -> None:
+    assert {rule for rule, *_ in FAULTS} == {*BY_NAME}
 
 
 @pytest.mark.parametrize(("good", "faulty"), [
@@ -162,3 +167,15 @@ def test_an_answer_takes_the_place_of_the_dots(cell: str, answer: str, expected:
 def test_a_cell_without_one_place_for_an_answer_is_refused() -> None:
     with pytest.raises(ValueError, match="holds 2 times"):
         answered("x = ..., ...", "1")
+
+
+@pytest.mark.parametrize(("cells", "number"), [
+    (["x = 1", "lesson.say(x)"], 2),
+    (["x = 1", "x = 2\nprint(x)", "def f(): return x"], 0),
+    (["x = 1", "for y in x: z = y\nprint(z)", "[x for x in lesson.rows]"], 2),
+    (["def rows(): pass", "rows()", "print(lesson)"], 2),
+])  # fmt: skip
+def test_the_cell_that_is_run_too_early(cells: list[str], number: int) -> None:
+    """Catches a run that expects a missing name where every name is there, or later than the cell would say so."""
+    text = "\n\n".join(f"# %%\n{cell}" for cell in ["lesson = Lesson()", *cells])
+    assert too_early(parse("03_kv_cache", text, None, "")) == number

@@ -56,7 +56,10 @@ def test_light_and_dark_name_the_same_colours():
 
 def test_a_page_holds_each_style_once_and_is_the_same_each_time(tmp_path):
     """Catches a page that changes when it is built again, and one that repeats the styles for each view."""
-    views = [Sample("one", "a"), Paragraphs("Look at <one>.", links=[("the lesson", "../notebooks/04.ipynb")])]
+    views = [
+        Sample("one", "a"),
+        Paragraphs("Look at <one>.", links=[("the lesson", "../notebooks/04.ipynb"), ("all", ".")]),
+    ]
     for name in ("a.html", "b.html"):
         save_page(tmp_path / name, HOSTILE, *views, Sample("two", "b"))
     page = (tmp_path / "a.html").read_text(encoding="utf-8")
@@ -65,7 +68,8 @@ def test_a_page_holds_each_style_once_and_is_the_same_each_time(tmp_path):
     found = read(page)
     assert found.words[:2] == [HOSTILE, HOSTILE]
     assert "Look at <one>." in found.words
-    assert found.named("a") == [{"href": "../notebooks/04.ipynb"}]
+    assert found.named("a") == [{"href": "../notebooks/04.ipynb"}, {"href": "."}]
+    assert found.words[-6:-3] == ["the lesson", "·", "all"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.html", "b.html"]
 
 

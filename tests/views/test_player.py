@@ -90,6 +90,7 @@ def test_hostile_text_stays_text(everything, tmp_path):
     assert not found.named("img")
     assert len(found.scripts) == 1
     assert html.count("</script>") == 1
+    assert not re.search("[<>&]", found.scripts[0].partition("const data = ")[2].partition("}, last")[0])
     assert HOSTILE in found.words
 
 
@@ -120,16 +121,33 @@ def test_parts_that_a_run_has_nothing_of_are_left_out(tiny, everything):
 
 def test_drafts_are_shown_as_text_accepted_before_rejected(everything):
     """Catches drafts that are only numbers, and a rejected one that looks accepted."""
-    drafted = [turn for step in everything.steps for turn in step.turns if turn.drafts]
-    assert any(turn.accepted for turn in drafted)
-    step = next(step for step in everything.steps if any(turn.accepted for turn in step.turns))
-    i = everything.steps.index(step)
-    found = read("".join(StepPlayer(everything).drawings(i)["drafts"]))
-    accepted = [turn.accepted for turn in step.turns if turn.drafts]
-    rejected = [len(turn.drafts) - turn.accepted for turn in step.turns if turn.drafts]
-    assert len(found.named("ins")) == sum(accepted)
-    assert len(found.named("del")) == sum(rejected)
-    assert "a" in found.words
+    totals = [0, 0]
+    for i, step in enumerate(everything.steps):
+        found = read("".join(StepPlayer(everything).drawings(i)["drafts"]))
+        shown = [len(found.named("ins")), len(found.named("del"))]
+        drafted = [turn for turn in step.turns if turn.drafts]
+        accepted = sum(turn.accepted for turn in drafted)
+        assert shown == [accepted, sum(len(turn.drafts) for turn in drafted) - accepted]
+        assert {everything.word(token) for turn in drafted for token in turn.drafts} <= set(found.words)
+        totals = [a + b for a, b in zip(totals, shown, strict=True)]
+    assert min(totals) > 0
+
+
+def test_the_bar_of_the_batch_is_divided_by_rows(everything):
+    """Catches a sequence with one row that takes as much of the batch as a whole prompt."""
+    for i, step in enumerate(everything.steps):
+        found = read("".join(StepPlayer(everything).drawings(i)["rows"]))
+        styles = [bar.get("style", "").partition("flex-grow: ") for bar in found.named("span")]
+        assert [grown for _, named, grown in styles if named] == [str(turn.rows) for turn in step.turns]
+
+
+def test_the_pool_has_the_same_blocks_in_every_step(everything):
+    """Catches a strip that hides blocks in use, or one that grows and shrinks under the eye."""
+    player, used = StepPlayer(everything), {block.number for step in everything.steps for block in step.blocks}
+    for i in range(len(everything.steps)):
+        drawn = read("".join(player.drawings(i)["pool"])).named("small")
+        assert len(drawn) == max(used) + 1
+    assert "in the prefix tree" in read(player._repr_html_()).words
 
 
 def test_bars_are_as_high_as_the_costs_of_the_steps(everything):
@@ -137,13 +155,13 @@ def test_bars_are_as_high_as_the_costs_of_the_steps(everything):
     html = StepPlayer(everything, parts=["cost"])._repr_html_()
     paths = {
         label: re.findall(r"v-([\d.]+)h", path)
-        for label, path in re.findall(r'aria-label="(\w+) by step[^"]*"><path d="([^"]*)"', html)
+        for label, path in re.findall(r'aria-label="([\w ]+) by step[^"]*"><path d="([^"]*)"', html)
     }
-    assert list(paths) == ["rows", "arithmetic", "moved", "time", "blocks"]
+    assert list(paths) == ["rows", "arithmetic", "bytes moved", "time", "blocks"]
     for label, values in {
         "rows": [step.rows for step in everything.steps],
         "arithmetic": [step.ledger.flops for step in everything.steps],
-        "moved": [step.ledger.bytes_moved for step in everything.steps],
+        "bytes moved": [step.ledger.bytes_moved for step in everything.steps],
         "blocks": [len(step.blocks) for step in everything.steps],
     }.items():
         assert [float(height) for height in paths[label]] == [round(94 * value / max(values), 1) for value in values]

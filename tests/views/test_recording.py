@@ -10,8 +10,10 @@ from typing import Any
 import pytest
 
 from tinyinfer import SamplingParams
+from tinyinfer.engine.trace import StepTrace
 from tinyinfer.views.player import StepPlayer
-from tinyinfer.views.recording import record
+from tinyinfer.views.recording import RunRecorder, Step, record
+from tinyinfer.views.seats import Seats
 
 PAGED = {"kv_cache": "paged", "block_size": 4}
 SMALL_POOL = PAGED | {"num_blocks": 12, "max_num_seqs": 3, "max_num_batched_tokens": 12}
@@ -151,6 +153,21 @@ def test_a_finished_sequence_of_a_static_batch_keeps_its_seat(tiny):
     assert steps[5].seats == (2, None)
 
 
+def test_a_sequence_without_rows_keeps_its_seat_and_its_blocks(tiny):
+    """Two rows a step: a finished sequence of a static batch gets none while another one needs both."""
+    llm = tiny(**PAGED, num_blocks=12, batching="static", max_num_seqs=3, max_num_batched_tokens=2)
+    recording = record(llm, ["abcdef", "abc", "abcdefghi"], lengths(2, 6, 4))
+    idle = [step for step in recording.steps if 0 in step.idle]
+    assert idle
+    for step in idle:
+        assert step.seats[0] == 0
+        filled = [(block.filled, block.size) for block in step.blocks if block.owners == (0,)]
+        assert filled == [(4, 4), (3, 4)]  # six of the prompt, and the first of two new ones
+    assert Seats(recording).count("idle") == sum(len(step.idle) for step in recording.steps)
+    rest = sum(len(step.turns) - sum(turn.phase == "padding" for turn in step.turns) for step in recording.steps)
+    assert f" {rest} of " in Seats(recording).summary()
+
+
 def test_requests_that_arrive_later_wait_only_from_then_on(tiny):
     """The last one arrives after the others are done, and time goes on without a step until then."""
     steps = record(tiny(max_num_seqs=1), PROMPTS[:3], lengths(4, 4, 4), arrivals=[0, 0, 1.0]).steps
@@ -165,5 +182,25 @@ def test_words_of_tokens(tiny):
     recording = record(tiny(speculative="prompt-lookup"), ["aaaaaaaaaa"], lengths(6))
     [byte] = tiny().tokenizer.encode("a")
     assert recording.word(byte) == "a"
+    recording = record(tiny(), ["The cat sat"], lengths(9))
+    assert "\ufffd" in recording.answers[0]  # bytes of random weights
     assert all("\ufffd" not in word for word in recording.words.values())
     assert recording.word(10**6) == "<1000000>"
+
+
+def test_an_interrupt_between_two_steps_leaves_the_engine_idle(tiny, monkeypatch):
+    """Catches a run that goes on waiting: a notebook keeps the traceback, and with it whatever the traceback holds."""
+    llm, taken = tiny(**SETTINGS["prefixes"]), []
+    step = RunRecorder.step
+
+    def interrupted(self: RunRecorder, trace: StepTrace) -> Step:
+        taken.append(trace)
+        if len(taken) == 3:
+            raise KeyboardInterrupt
+        return step(self, trace)
+
+    monkeypatch.setattr(RunRecorder, "step", interrupted)
+    with pytest.raises(KeyboardInterrupt) as kept:
+        record(llm, PROMPTS, lengths(9, 9, 9, 9))
+    assert not llm.engine.scheduler.busy
+    assert kept.tb

@@ -66,6 +66,14 @@ def test_a_schedule_on_paper():
         Seats.of_schedule([[0, 1], [0]])
 
 
+def test_two_timelines_that_are_compared_have_one_scale():
+    """Catches a short run that is drawn as long as the long one."""
+    found = read(Seats.of_schedule([[0], [0], [0]], columns=4)._repr_html_())
+    [bar] = [bar for bar in found.named("span") if "left:" in bar.get("style", "")]
+    assert bar["style"].endswith("left: 0.000%; width: 75.000%")
+    assert found.words[1:4] == ["0", "step", "1"]
+
+
 def test_a_schedule_without_steps():
     """Catches a division by no steps: a student's first try may be empty."""
     assert Seats.of_schedule([]).text() == "0 steps on 0 seats: 0 of 0 places busy, 0 empty"

@@ -36,7 +36,7 @@ STYLE = """
 @media (prefers-color-scheme: dark) {
   :root { --text: #dfe2e7; --back: #16181c; --soft: #202329; --line: #3a3f47; --link: #8ab4f8 }
 }
-body { margin: 0 auto; max-width: 860px; padding: 12px 20px 60px; background: var(--back); color: var(--text);
+body { margin: 0 auto; max-width: 1000px; padding: 12px 20px 60px; background: var(--back); color: var(--text);
   font: 16px/1.55 system-ui, sans-serif; overflow-wrap: anywhere }
 a { color: var(--link) }
 a.anchor-link { display: none }
@@ -81,7 +81,9 @@ def running(notebook: Any, folder: Path, **environ: str) -> Iterator[NotebookCli
     kernel starts.
     """
     resources = {"metadata": {"path": str(folder)}}
-    client = NotebookClient(notebook, timeout=None, kernel_manager_class=OwnKernel, resources=resources)
+    client = NotebookClient(
+        notebook, timeout=None, kernel_manager_class=OwnKernel, resources=resources, coalesce_streams=True
+    )
     with client.setup_kernel(env={**os.environ, **environ}, stdout=DEVNULL, stderr=DEVNULL):
         yield client
 

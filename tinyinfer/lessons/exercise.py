@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import linecache
 import math
 import textwrap
 from collections.abc import Callable, Mapping
@@ -129,7 +130,17 @@ def _source(thing: object) -> str:
     try:
         return textwrap.dedent(inspect.getsource(thing)).rstrip()  # type: ignore[arg-type]
     except (OSError, TypeError):
-        return ""
+        return _source_in_its_cell(thing) if inspect.isclass(thing) else ""
+
+
+def _source_in_its_cell(kind: type) -> str:
+    """The source of a class that a notebook defines, which Python does not find: its first method knows the cell."""
+    for method in filter(inspect.isfunction, vars(kind).values()):
+        cell = "".join(linecache.getlines(method.__code__.co_filename))
+        for node in ast.walk(ast.parse(cell)):
+            if isinstance(node, ast.ClassDef) and node.name == kind.__name__:
+                return ast.get_source_segment(cell, node) or ""
+    return ""
 
 
 def _is_open(node: ast.AST) -> bool:

@@ -28,7 +28,7 @@ class Measure:
 MEASURES = (
     Measure("rows", "rows", lambda step: step.rows, lambda value: f"{value:.0f}"),
     Measure("flops", "arithmetic", lambda step: step.ledger.flops, lambda value: short(value, "FLOP")),
-    Measure("bytes", "moved", lambda step: step.ledger.bytes_moved, lambda value: short(value, "B")),
+    Measure("bytes", "bytes moved", lambda step: step.ledger.bytes_moved, lambda value: short(value, "B")),
     Measure("time", "time", lambda step: step.end - step.begin, lambda value: duration(value)),
     Measure("blocks", "blocks", lambda step: len(step.blocks), lambda value: f"{value:.0f}"),
 )
@@ -56,14 +56,14 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e9:.3g} ns"
 
 
-def bars(recording: Recording, measure: Measure) -> str:
-    """The bars of one cost over all steps, as high as its largest value allows."""
+def bars(recording: Recording, measure: Measure, columns: int) -> str:
+    """The bars of one cost over all steps, as high as its largest value allows; so many columns are the full width."""
     values = [measure.value(step) for step in recording.steps]
     most = max(values)
     heights = [round(94 * value / most, 1) for value in values]
     path = "".join(f"M{i}.08 100v-{height:g}h.84v{height:g}z" for i, height in enumerate(heights) if height)
     label = f"{measure.name} by step, at most {measure.shown(most)}"
     return (
-        f'<svg viewBox="0 0 {len(values)} 100" preserveAspectRatio="none" role="img" aria-label="{label}">'
+        f'<svg viewBox="0 0 {columns} 100" preserveAspectRatio="none" role="img" aria-label="{label}">'
         f'<path d="{path}"/></svg>'
     )

@@ -49,9 +49,10 @@ STYLE = f"""
 .tinyinfer-view table {{ border-collapse: collapse; margin: 4px 0; font-size: 13px; }}
 .tinyinfer-view.tinyinfer-view tbody tr:nth-child(n) {{ background: none; }}
 .tinyinfer-view.tinyinfer-view th, .tinyinfer-view.tinyinfer-view td {{ border: 0;
-  border-bottom: 1px solid var(--line); padding: 3px 10px 3px 0; text-align: left; vertical-align: baseline; color: inherit; }}
+  border-bottom: 1px solid var(--line); padding: 3px 10px 3px 0; text-align: left; color: inherit;
+  vertical-align: baseline; }}
 .tinyinfer-view th {{ font-weight: 600; white-space: nowrap; }}
-.tinyinfer-view.tinyinfer-view .number {{ text-align: right; }}
+.tinyinfer-view.tinyinfer-view .number {{ text-align: right; white-space: nowrap; }}
 .tinyinfer-view .fill {{ background: oklch(var(--fill) var(--h)); color: var(--ink); }}
 .tinyinfer-view .good {{ background: var(--good); color: var(--ink); }}
 .tinyinfer-view .bad {{ background: var(--bad); color: var(--ink); }}

@@ -60,7 +60,7 @@ SCRIPT = """
         part.innerHTML = data.parts[part.dataset.part][step].map(piece => data.pieces[piece]).join("");
         part.style.minHeight = `${part.offsetHeight}px`;  // what stands below does not jump
       }
-      for (const mark of all(".now")) mark.style.left = `${100 * step / data.steps}%`;
+      for (const mark of all(".now")) mark.style.left = `${100 * step / data.columns}%`;
     };
     const stop = () => {
       clearInterval(timer);
@@ -87,7 +87,7 @@ SCRIPT = """
     for (const lane of all(".lane")) lane.addEventListener("click", event => {
       const { left, width } = lane.getBoundingClientRect();
       stop();
-      show(Math.min(last, Math.max(0, Math.floor((event.clientX - left) / width * data.steps))));
+      show(Math.min(last, Math.max(0, Math.floor((event.clientX - left) / width * data.columns))));
     });
     addEventListener("resize", () => all("[data-part]").forEach(part => part.style.minHeight = ""));
     for (const note of all("[data-still]")) note.hidden = true;
@@ -98,7 +98,7 @@ SCRIPT = """
 
 
 class StepPlayer(View):
-    """A recorded run under a slider. parts: which of PARTS are shown, in order. title: its heading.
+    """A recorded run under a slider. parts: which of PARTS are shown, in order. title: its heading. columns: see Seats.
 
     A part that the run has nothing of (no blocks, no prefix tree, no drafts) is left out. Raises ValueError for a part
     that does not exist.
@@ -106,11 +106,12 @@ class StepPlayer(View):
 
     style = "".join((pool.STYLE, tree.OWN_STYLE, seats.STYLE, rows.STYLE, costs.STYLE, STYLE))
 
-    def __init__(self, recording: Recording, parts: Collection[str] = PARTS, title: str = "") -> None:
+    def __init__(self, recording: Recording, parts: Collection[str] = PARTS, title: str = "", columns: int = 0) -> None:
         if unknown := [part for part in parts if part not in PARTS]:
             raise ValueError(f"the player has no part {unknown[0]!r}; its parts are {', '.join(PARTS)}")
         self.recording, self.title = recording, title
         steps = recording.steps
+        self.columns = max(columns, len(steps))
         there = {
             "pool": any(step.num_blocks for step in steps),
             "tree": any(step.tree for step in steps),
@@ -147,7 +148,13 @@ class StepPlayer(View):
                 places = [numbers.setdefault(piece, len(numbers)) for piece in pieces]
                 parts.setdefault(name, []).append(places)
         steps = len(self.recording.steps)
-        data = {"steps": steps, "controls": controls(steps), "parts": parts, "pieces": list(numbers)}
+        data = {
+            "steps": steps,
+            "columns": self.columns,
+            "controls": controls(steps),
+            "parts": parts,
+            "pieces": list(numbers),
+        }
         text = json.dumps(data, separators=(",", ":"))
         return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
@@ -192,7 +199,7 @@ class StepPlayer(View):
 
     def _part(self, name: str) -> str:
         if name == "seats":
-            drawn = Seats(self.recording)
+            drawn = Seats(self.recording, columns=self.columns)
             return f"<h5>Seats</h5>{drawn.drawn(self._mark())}{self._changing('waiting')}{drawn.legend()}"
         if name == "cost":
             return f"<h5>What each step costs</h5>{self._costs()}"
@@ -204,15 +211,14 @@ class StepPlayer(View):
         last = self.drawings(len(self.recording.steps) - 1)
         lanes = "".join(
             f'<div>{one.name}<b data-part="cost-{one.key}">{last[f"cost-{one.key}"][0]}</b></div>'
-            f'<div class="lane tall">{costs.bars(self.recording, one)}{self._mark()}</div>'
+            f'<div class="lane tall">{costs.bars(self.recording, one, self.columns)}{self._mark()}</div>'
             for one in costs.measures(self.recording)
         )
         return f'<div class="lanes">{lanes}</div>'
 
     def _mark(self) -> str:
         """The frame around the step that is looked at, in a lane of all steps."""
-        steps = len(self.recording.steps)
-        return f'<i class="now" style="{across(steps - 1, 1, steps)}"></i>'
+        return f'<i class="now" style="{across(len(self.recording.steps) - 1, 1, self.columns)}"></i>'
 
     def _table(self) -> str:
         lines = [
@@ -222,7 +228,7 @@ class StepPlayer(View):
             ]
             for i, step in enumerate(self.recording.steps, 1)
         ]  # fmt: skip
-        table = grid(["step", "what it did", "rows", "time", "arithmetic", "moved"], lines, numbers=(2, 3, 4, 5))
+        table = grid(["step", "what it did", "rows", "time", "arithmetic", "bytes moved"], lines, numbers=(2, 3, 4, 5))
         return f"<details><summary>All {len(lines)} steps as a table</summary>{table}</details>"
 
 

@@ -13,7 +13,7 @@ from tinyinfer.views.recording import PoolBlock, Step
 HUES = 3  # owners of a block that have a band of their own
 STYLE = """
 .tinyinfer-view .strip { display: flex; flex-wrap: wrap; gap: 4px; margin: 4px 0; }
-.tinyinfer-view .block { position: relative; border: 1px solid var(--line); border-radius: 4px; padding: 0 5px 1px;
+.tinyinfer-view .block { position: relative; border: 1px solid var(--line); border-radius: 4px; padding: 1px 5px;
   width: 46px; height: 40px; font-size: 14px; line-height: 1.35; white-space: nowrap; overflow: hidden; }
 .tinyinfer-view .block small { font-size: 11px; line-height: 1.5; opacity: 1; }
 .tinyinfer-view .strip .block { display: flex; flex-direction: column-reverse; justify-content: flex-end; }

@@ -12,9 +12,11 @@ Loses: a copy of the pool and of the tree in each step, so a run is recorded to 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from collections.abc import Sequence as Seq
+from contextlib import closing
 from dataclasses import dataclass, fields, replace
+from typing import cast
 
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.trace import StepTrace, Turn
@@ -127,7 +129,8 @@ def record(llm: LLM, prompts: Prompts, params: Params = None, arrivals: Iterable
     for seq, delay in zip(sequences, delays, strict=True):
         seq.delay_by(delay)
     recorder = RunRecorder(llm, sequences)
-    steps = tuple(recorder.step(trace) for trace in llm.run(sequences, watch=True))
+    with closing(cast("Generator[StepTrace]", llm.run(sequences, watch=True))) as traces:  # after Ctrl-C, too
+        steps = tuple(recorder.step(trace) for trace in traces)
     tokens = {token for step in steps for turn in step.turns for token in (*turn.tokens, *turn.drafts)}
     return Recording(
         steps=tuple(after(step, steps[0].begin) for step in steps),
@@ -211,7 +214,7 @@ def pool_blocks(
     for turn in turns:
         for block in turn.blocks:
             owners.setdefault(block.number, []).append(turn.id)
-            filled[block.number] = max(filled.get(block.number, 0), block.filled)
+            filled[block.number] = block.filled
             new |= {block.number} if block.new else set()
     for id, seq in idle.items():
         for i, number in enumerate(cache.block_table(seq) if cache.num_blocks else ()):

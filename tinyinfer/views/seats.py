@@ -20,7 +20,7 @@ from tinyinfer.views.recording import Recording, Step
 
 PROMPT = ("prefill", "recompute")
 STYLE = """
-.tinyinfer-view .lanes { display: grid; grid-template-columns: 84px 1fr; gap: 3px 10px;
+.tinyinfer-view .lanes { display: grid; grid-template-columns: 92px 1fr; gap: 3px 10px;
   align-items: center; max-width: 960px; margin: 4px 0; }
 .tinyinfer-view .lane { position: relative; height: 24px; border: 1px solid var(--line); border-radius: 3px;
   overflow: hidden; }
@@ -49,19 +49,28 @@ EMPTY = Place(None, "empty")
 
 
 class Seats(View):
-    """The timeline of a recorded run, or of the places of a schedule (by step and seat). title: its heading."""
+    """The timeline of a recorded run, or of the places of a schedule (by step and seat).
+
+    title: its heading. columns: how many steps are as wide as the view, if more than the run has: two runs that are
+    compared have one scale.
+    """
 
     style = STYLE
 
-    def __init__(self, run: Recording | Sequence[Sequence[Place]], title: str = "") -> None:
+    def __init__(self, run: Recording | Sequence[Sequence[Place]], title: str = "", columns: int = 0) -> None:
         steps = recorded_places(run) if isinstance(run, Recording) else run
         self.lanes = [list(lane) for lane in zip(*steps, strict=True)]
         self.waiting = [len(step.waiting) for step in run.steps] if isinstance(run, Recording) else []
         self.title, self.num_steps = title, len(steps)
+        self.columns = max(columns, self.num_steps)
 
     @classmethod
     def of_schedule(
-        cls, schedule: Sequence[Sequence[int | None]], title: str = "", padding: Collection[tuple[int, int]] = ()
+        cls,
+        schedule: Sequence[Sequence[int | None]],
+        title: str = "",
+        padding: Collection[tuple[int, int]] = (),
+        columns: int = 0,
     ) -> Seats:
         """The timeline of a schedule: for each step the sequence in each seat, None for an empty seat.
 
@@ -77,6 +86,7 @@ class Seats(View):
                 for i, seats in enumerate(schedule)
             ],
             title,
+            columns,
         )
 
     def count(self, *kinds: str) -> int:
@@ -94,11 +104,11 @@ class Seats(View):
     def drawn(self, mark: str = "") -> str:
         """The HTML of the lanes alone. mark: what each lane shows on top, such as the step that is looked at."""
         label = f' role="img" aria-label="{self.summary()}"'
-        lanes = [(f"seat {i}", places(lane, self.num_steps)) for i, lane in enumerate(self.lanes)]
+        lanes = [(f"seat {i}", places(lane, self.columns)) for i, lane in enumerate(self.lanes)]
         if any(self.waiting):
-            lanes.append(("waiting", queue(self.waiting)))
+            lanes.append(("waiting", queue(self.waiting, self.columns)))
         cells = "".join(f'<div>{name}</div><div class="lane">{inner}{mark}</div>' for name, inner in lanes)
-        ends = f'<div>step</div><div class="ends"><span>1</span> <span>{self.num_steps}</span></div>'
+        ends = f'<div>step</div><div class="ends"><span>1</span> <span>{self.columns}</span></div>'
         return f'<div class="lanes"{label}>{cells}{ends}</div>'
 
     def body(self) -> str:
@@ -135,7 +145,7 @@ def place(step: Step, id: int | None) -> Place:
     return Place(id, "prompt" if phase in PROMPT else phase)
 
 
-def places(lane: Sequence[Place], steps: int) -> str:
+def places(lane: Sequence[Place], columns: int) -> str:
     """A seat's line: a bar for each stretch of steps in which the same sequence did the same."""
     bars, start = [], 0
     classes = {"prompt": "fill prompt", "decode": "fill", "padding": "hatched", "idle": "plain"}
@@ -145,23 +155,23 @@ def places(lane: Sequence[Place], steps: int) -> str:
         if one.id is not None:
             words = f"sequence {one.id}: {one.kind}, steps {start + 1} to {start + length}"
             label = one.id if one.id != shown else ""
-            style = f"{hue(one.id)}; {across(start, length, steps)}"
+            style = f"{hue(one.id)}; {across(start, length, columns)}"
             bars.append(f'<span class="{classes[one.kind]}" style="{style}" title="{words}">{label}</span>')
         shown, start = one.id, start + length
     return " ".join(bars)
 
 
-def queue(waiting: Sequence[int]) -> str:
+def queue(waiting: Sequence[int], columns: int) -> str:
     """The line of the waiting queue: how many sequences wait, for each stretch of steps."""
     bars, start = [], 0
     for number, group in groupby(waiting):
         length = len(list(group))
-        style = across(start, length, len(waiting))
+        style = across(start, length, columns)
         bars.append(f'<span class="queue" style="{style}" title="{number} waiting">{number}</span>' if number else "")
         start += length
     return " ".join(bars)
 
 
-def across(start: int, length: int, steps: int) -> str:
+def across(start: int, length: int, columns: int) -> str:
     """The CSS that places something over some of the steps."""
-    return f"left: {100 * start / steps:.3f}%; width: {100 * length / steps:.3f}%"
+    return f"left: {100 * start / columns:.3f}%; width: {100 * length / columns:.3f}%"

@@ -14,9 +14,10 @@ from tinyinfer.views.recording import Step, TreeNode
 
 OWN_STYLE = """
 .tinyinfer-view ul.tree { list-style: none; margin: 0; padding: 0; }
-.tinyinfer-view ul.tree ul.tree { margin-left: 9px; padding-left: 14px; border-left: 2px solid var(--line); }
-.tinyinfer-view .tree li { display: flex; flex-wrap: wrap; gap: 4px; margin: 4px 0; padding: 0; }
-.tinyinfer-view .tree li > ul.tree { flex: 0 0 calc(100% - 9px); }
+.tinyinfer-view ul.tree ul.tree { margin-left: -7px; padding-left: 14px; border-left: 2px solid var(--line); }
+.tinyinfer-view .tree li { display: flex; flex-wrap: wrap; gap: 4px; margin: 4px 0; padding: 0 0 0 16px; }
+.tinyinfer-view .tree li > .block:first-child { margin-left: -16px; }
+.tinyinfer-view .tree li > ul.tree { flex: 0 0 calc(100% + 7px); }
 .tinyinfer-view .tree .block { width: auto; min-width: 46px; max-width: 100%; height: auto; min-height: 40px; }
 .tinyinfer-view .tree .block small:first-child { float: right; margin-left: 10px; }
 .tinyinfer-view .tree .block small { display: block; }

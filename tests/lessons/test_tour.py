@@ -1,0 +1,159 @@
+"""Lesson 00: right answers pass, and each usual mistake gets the hint that names its reason."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinyinfer.lessons.exercise import Exercise, Wrong
+from tinyinfer.lessons.tour import ANSWER, EXERCISES, PROMPT, SETTINGS, HashModel, chip_factor, write
+
+BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
+
+
+def hint_of(name: str, answer: object) -> str:
+    """What a wrong answer is told, sentence and hint."""
+    wrong = BY_NAME[name].judged(answer)
+    assert isinstance(wrong, Wrong)
+    return f"{wrong.sentence} {wrong.hint}"
+
+
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
+def test_our_solution_is_right(exercise: Exercise) -> None:
+    """Catches a judge and a solution that disagree."""
+    assert exercise.judged(exercise.solution) is None
+
+
+@pytest.mark.parametrize("answer", [None, "x", math.nan, True, [], {}, (1, 2), object(), np.zeros(3)], ids=repr)
+@pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
+def test_an_answer_of_another_kind_gets_a_sentence(exercise: Exercise, answer: object) -> None:
+    """Catches a judge that stops with a traceback of its own."""
+    wrong = exercise.judged(answer)
+    assert wrong is not None
+    assert "stopped" not in wrong.sentence
+    assert wrong.hint
+
+
+def test_other_loops_of_the_same_meaning_are_right() -> None:
+    """Catches a judge that wants our words: NumPy integers, a tuple, a copied list are right, too."""
+
+    def in_numpy(llm: Any, tokens: list[int], count: int) -> tuple[Any, ...]:
+        text = np.array(tokens)
+        for _ in range(count):
+            text = np.append(text, llm.logits(text.tolist())[-1].argmax())
+        return tuple(text[len(tokens) :])
+
+    assert BY_NAME["generation loop"].judged(in_numpy) is None
+
+
+def all_rows_at_once(llm: Any, tokens: list[int], count: int) -> list[int]:
+    return [int(row.argmax()) for row in llm.logits(tokens)][:count]
+
+
+def never_appended(llm: Any, tokens: list[int], count: int) -> list[int]:
+    return [int(llm.logits(tokens)[-1].argmax()) for _ in range(count)]
+
+
+def first_row(llm: Any, tokens: list[int], count: int) -> list[int]:
+    new: list[int] = []
+    for _ in range(count):
+        new.append(int(llm.logits(tokens + new)[0].argmax()))
+    return new
+
+
+def last_token_only(llm: Any, tokens: list[int], count: int) -> list[int]:
+    new = [tokens[-1]]
+    for _ in range(count):
+        new.append(int(llm.logits(new[-1:])[-1].argmax()))
+    return new[1:]
+
+
+def with_the_prompt(llm: Any, tokens: list[int], count: int) -> list[int]:
+    return tokens + write(llm, tokens, count)
+
+
+def one_too_few(llm: Any, tokens: list[int], count: int) -> list[int]:
+    return write(llm, tokens, count - 1)
+
+
+def changed_prompt(llm: Any, tokens: list[int], count: int) -> list[int]:
+    new = write(llm, tokens, count)
+    tokens.extend(new)
+    return new
+
+
+def nothing(llm: Any, tokens: list[int], count: int) -> None:
+    write(llm, tokens, count)
+
+
+def words(llm: Any, tokens: list[int], count: int) -> list[str]:
+    return [str(token) for token in write(llm, tokens, count)]
+
+
+def asks_the_engine(llm: Any, tokens: list[int], count: int) -> list[int]:
+    return list(llm.generate([tokens])[0].token_ids)
+
+
+@pytest.mark.parametrize(
+    ("loop", "said"),
+    [
+        (all_rows_at_once, "one call gives a row for each token that is there already"),
+        (never_appended, "put each new token behind the text"),
+        (first_row, "that is the first row"),
+        (last_token_only, "sees only the last token"),
+        (with_the_prompt, "only the new tokens"),
+        (one_too_few, "one token is missing"),
+        (changed_prompt, "the caller's list has grown"),
+        (nothing, "gives nothing back"),
+        (words, "not token ids"),
+        (asks_the_engine, "the loop is yours"),
+    ],
+)
+def test_a_wrong_loop_is_told_its_reason(loop: Any, said: str) -> None:
+    """Catches a loop that writes plausible tokens of another text."""
+    assert said in hint_of("generation loop", loop)
+
+
+def test_the_judges_model_depends_on_every_token_before() -> None:
+    """Catches a stand-in on which a loop without memory would be right."""
+    model = HashModel()
+    a, b = (model.logits(tokens)[-1].argmax() for tokens in ([1, 2, 3], [9, 2, 3]))
+    assert a != b
+    assert list(model.logits([1, 2, 3])[1]) == list(model.logits([1, 2])[1])
+
+
+@pytest.mark.parametrize(
+    ("name", "answer", "said"),
+    [
+        ("steps", 1, "no sentence at once"),
+        ("steps", PROMPT + ANSWER, "those of the prompt included"),
+        ("steps", ANSWER + 1, "more than reading the prompt"),
+        ("steps", 2, "the answer beforehand"),
+        ("steps", 17, "column of steps"),
+        ("faster chip", 10, "do not make ten times the speed"),
+        ("faster chip", 1.09, "computes afterwards"),
+        ("faster chip", 3.0, "the time of a token on both machines"),
+        ("other numbers", set(), "one setting rounds"),
+        ("other numbers", set(SETTINGS), "a draft is verified"),
+        ("other numbers", ["no cache", "eight bits"], "computed again"),
+        ("other numbers", {"int8"}, "none of the settings"),
+    ],
+)
+def test_each_misconception_has_a_hint_of_its_own(name: str, answer: object, said: str) -> None:
+    """Catches a hint that fits everything and explains nothing."""
+    assert said in hint_of(name, answer)
+
+
+def test_a_name_alone_or_a_list_of_names_is_an_answer() -> None:
+    """Catches a judge that wants a set and nothing else."""
+    for answer in ("eight bits", ["eight bits"], ("eight bits",), frozenset({"eight bits"})):
+        assert BY_NAME["other numbers"].judged(answer) is None
+
+
+def test_the_token_of_the_small_machine_waits_for_memory() -> None:
+    """Catches sizes or a machine for which the exercise's sentence would be false."""
+    assert chip_factor() == 1.0
+    assert chip_factor(0.05) < 1.0
