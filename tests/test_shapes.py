@@ -31,6 +31,7 @@ from tinyinfer.lessons.kv_cache import ListCache, following_logits, perplexity
 from tinyinfer.lessons.models import Models
 from tinyinfer.lessons.paging import judge_table
 from tinyinfer.lessons.paging_pool import BlockTable, answers
+from tinyinfer.lessons.rounding import judge_restore, judge_round, restore, round_groups, rounded
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
 from tinyinfer.loading.checkpoint import Checkpoint
@@ -192,6 +193,14 @@ def run_lessons(inspector: Inspector) -> None:
     paged = models.open(models.tiny_path(), None, kv_cache="paged", block_size=3, num_blocks=64, max_model_len=64)
     inspector.watch(letters_of(paged.config), lambda: answers(paged, ["first", "the second"], 3, BlockTable))
     inspector.watch({}, lambda: judge_table(BlockTable))
+    inspector.watch({}, lambda: run_rounding(np.random.default_rng(0).random((19, 43), dtype=np.float32)))
+
+
+def run_rounding(w: np.ndarray) -> None:
+    """Rounding by hand, the judges of it, and through a wrong answer the slips that they know."""
+    assert rounded(w, 4, 7).shape == w.shape
+    assert judge_round(round_groups) is judge_restore(restore) is None
+    assert judge_round(lambda w, bits: round_groups(w + 1, bits))
 
 
 @pytest.fixture(scope="module")
