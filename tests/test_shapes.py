@@ -31,6 +31,7 @@ from tinyinfer.lessons.kv_cache import ListCache, following_logits, perplexity
 from tinyinfer.lessons.models import Models
 from tinyinfer.lessons.paging import judge_table
 from tinyinfer.lessons.paging_pool import BlockTable, answers
+from tinyinfer.lessons.rounding import judge_restore, judge_round, restore, round_groups, rounded
 from tinyinfer.lessons.speculative_decoding import drafted, drawn_counts, layers_drafter
 from tinyinfer.lessons.verifier_judge import USUAL, chain_law, judge_verifier, leviathan, random_laws, step_law
 from tinyinfer.loading import load
@@ -195,6 +196,7 @@ def run_lessons(inspector: Inspector) -> None:
     paged = models.open(models.tiny_path(), None, kv_cache="paged", block_size=3, num_blocks=64, max_model_len=64)
     inspector.watch(letters_of(paged.config), lambda: answers(paged, ["first", "the second"], 3, BlockTable))
     inspector.watch({}, lambda: judge_table(BlockTable))
+    inspector.watch({}, lambda: run_rounding(np.random.default_rng(0).random((19, 43), dtype=np.float32)))
 
     def verifiers() -> None:
         assert judge_verifier(leviathan) is None
@@ -207,6 +209,13 @@ def run_lessons(inspector: Inspector) -> None:
     drawn = SamplingParams(max_tokens=9, temperature=0.9, seed=3)
     letters = {name: n for name, n in letters_of(llm.config).items() if name != "L"}  # the drafter has fewer layers
     inspector.watch(letters, lambda: drafted(llm, layers_drafter(llm, 1, 3), "a prompt", drawn, leviathan))
+
+
+def run_rounding(w: np.ndarray) -> None:
+    """Rounding by hand, the judges of it, and through a wrong answer the slips that they know."""
+    assert rounded(w, 4, 7).shape == w.shape
+    assert judge_round(round_groups) is judge_restore(restore) is None
+    assert judge_round(lambda w, bits: round_groups(w + 1, bits))
 
 
 @pytest.fixture(scope="module")
