@@ -22,7 +22,7 @@ from tinyinfer import SamplingParams
 from tinyinfer.kv_cache.prefix_cache import PrefixCache
 from tinyinfer.lessons.lesson import Lesson
 from tinyinfer.lessons.paging_pool import served
-from tinyinfer.lessons.prefix_caching import compared, random_prompts
+from tinyinfer.lessons.prefix_walk import answered, compared, random_prompts, walked
 from tinyinfer.measure.workload import parse_lengths, prompts, synthetic
 from tinyinfer.views.player import StepPlayer
 from tinyinfer.views.recording import record
@@ -162,20 +162,21 @@ small = lesson.tiny(kv_cache="paged", block_size=4, prefix_cache=True, threads=1
 pairs = compared(small, random_prompts(80, seed=1), walk)
 assert all(library == mine for library, mine in pairs)
 
-longer = SamplingParams(max_tokens=24, ignore_eos=True)
 asked = random_prompts(16, seed=2)
 plain = lesson.tiny(kv_cache="paged", block_size=4, threads=1)
-texts = [[out.token_ids for out in llm.generate(asked, longer)] for llm in (plain, small)]
-assert texts[0] == texts[1]
+texts, _ = answered(plain, plain.engine, asked, 24)
+assert answered(small, walked(small, walk), asked, 24)[0] == texts
 
-real = [lesson.model(kv_cache="paged", prefix_cache=on, max_num_seqs=1) for on in (False, True)]
 chats = [f"{SYSTEM}\nQuestion: {question}\nAnswer:" for question in QUESTIONS[:2]]
-short = SamplingParams(max_tokens=10, ignore_eos=True)
-answers = [[out.token_ids for out in llm.generate(chats, short)] for llm in real]
-assert answers[0] == answers[1]
+real = lesson.model(kv_cache="paged")
+real_texts, _ = answered(real, real.engine, chats, 10)
+before = real.ledger.copy()
+mine, _ = answered(real, walked(real, walk), chats, 10)
+assert mine == real_texts
 lesson.say(
-    f"{len(pairs)} prompts, {sum(mine for _, mine in pairs):,} tokens found by both. {sum(map(len, texts[0]))} tokens "
-    f"of the tiny model and {sum(map(len, answers[0]))} of the lesson's model are the same with and without the cache."
+    f"{len(pairs)} prompts, {sum(ours for ours, _ in pairs):,} tokens found by both. An engine that asks this walk "
+    f"gives the same {sum(map(len, texts))} tokens of the tiny model and {sum(map(len, real_texts))} tokens of the lesson's "
+    f"model as one without a prefix cache. It did not compute {(real.ledger - before).tokens_cached} prompt tokens."
 )
 
 # %% [markdown]
