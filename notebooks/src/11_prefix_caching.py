@@ -57,8 +57,8 @@ reveal(guess, truth, "tokens", {
 })
 
 # %% [markdown]
-# A key at position `200` is computed from a row that has attended to all positions before it. So it depends on the
-# first word, and a cached key belongs to one beginning only.
+# Behind the first layer, a key at position `200` is computed from a row that has attended to all positions before it.
+# So it depends on the first word, and a cached key belongs to one beginning only.
 #
 # ## Count, then time
 #
@@ -79,7 +79,7 @@ for name, on in (("off", False), ("on", True)):
 lesson.table(["prefix cache", "prompt tokens", "found", "rows computed", "blocks", "last first token, simulated"], rows)
 
 # %% [markdown]
-# Now with words, on the real model, and with a clock of your own. A library answers its readers; every request has
+# Now with words, on the real model, and with the time measured. A town library answers its readers; every request has
 # the same system prompt and another question.
 
 # %%
@@ -175,7 +175,7 @@ mine, _ = answered(real, walked(real, walk), chats, 10)
 assert mine == real_texts
 lesson.say(
     f"{len(pairs)} prompts, {sum(ours for ours, _ in pairs):,} tokens found by both. An engine that asks this walk "
-    f"gives the same {sum(map(len, texts))} tokens of the tiny model and {sum(map(len, real_texts))} tokens of the lesson's "
+    f"gives the same {sum(map(len, texts))} tokens of the tiny model and {sum(map(len, real_texts))} of the lesson's "
     f"model as one without a prefix cache. It did not compute {(real.ledger - before).tokens_cached} prompt tokens."
 )
 
@@ -225,7 +225,7 @@ for place in line:
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 left.step(line, stairs, where="post", color="0.6", label="counted, tiny model")
-left.plot(places, counted, "o", color="tab:blue", label="counted")
+left.plot(places, counted, "o", color="tab:blue", label="counted, this model")
 left.set(title="A staircase of blocks", ylabel="rows computed")
 right.plot(places, measured, "o-", color="tab:orange", label="measured here")
 right.plot(places, simulated, "--", color="0.5", label=f"simulated, {MACHINE}")
