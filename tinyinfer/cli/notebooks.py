@@ -39,7 +39,7 @@ class Lesson:
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tinyinfer notebooks` and its flags to the commands."""
-    about = "the lessons: list them, or execute them and write them as HTML pages"
+    about = "list the lessons, or execute them and write them as HTML pages"
     parser = commands.add_parser("notebooks", help=about, description=about)
     parser.add_argument("names", nargs="*", metavar="NAME", help="a lesson, such as 03_kv_cache (default: all)")
     parser.add_argument("--html", metavar="DIR", help="execute the lessons and write each as a page into DIR")

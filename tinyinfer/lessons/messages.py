@@ -5,6 +5,7 @@ The colour of a card tells right from wrong, and so does the card's first word, 
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from html import escape
@@ -36,9 +37,9 @@ class Message:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        parts = [f"<div>{escape(self.text)}</div>"]
+        parts = [f"<div>{marked(self.text)}</div>"]
         if self.hint:
-            parts.append(f"<div><i>Hint:</i> {escape(self.hint)}</div>")
+            parts.append(f"<div><i>Hint:</i> {marked(self.hint)}</div>")
         if self.folded:
             title, body = map(escape, self.folded)
             parts.append(f'<details><summary>{title}</summary><pre style="{CODE}">{body}</pre></details>')
@@ -56,6 +57,11 @@ class Prose:
 
     def _repr_markdown_(self) -> str:
         return self.text
+
+
+def marked(text: str) -> str:
+    """A sentence as HTML: what stands between backticks is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def shell() -> Any:
