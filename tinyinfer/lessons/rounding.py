@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyinfer.lessons.exercise import Wrong
 from tinyinfer.model.weights import QuantScheme
-from tinyinfer.quantization.rtn import WEIGHT_TILE, round_to_nearest
+from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.units import show
 
 Parts = tuple[np.ndarray, np.ndarray, np.ndarray]  # codes (N, G, g), scale (N, G, 1), minimum (N, G, 1)
@@ -66,13 +66,9 @@ def rounded(
     w: np.ndarray, bits: int, size: int, round_by: Callable[..., Any] = round_groups, restore_by: Any = restore
 ) -> np.ndarray:  # (N, M) -> (N, M)
     """A matrix rounded in groups of `size` inputs by these two functions, and restored."""
-    out, count = np.empty_like(w), max(1, WEIGHT_TILE // w.shape[1])
-    for start in range(
-        0, len(w), count
-    ):  # some outputs at a time, so that the steps between stay in a processor's cache
-        rows = slice(start, start + count)
-        for part, groups in in_groups(w[rows], size):
-            out[rows, part] = restore_by(*round_by(groups, bits)).reshape(len(groups), -1)
+    out = np.empty_like(w)
+    for part, groups in in_groups(w, size):
+        out[:, part] = restore_by(*round_by(groups, bits)).reshape(len(w), -1)
     return out
 
 
