@@ -185,16 +185,16 @@ lesson.table(HEADINGS, [got.row(name, bits) for name, (bits, got) in results.ite
 figure, axes = plt.subplots(figsize=(9, 4.5), layout="constrained")
 for name, (bits, got) in list(results.items())[1:]:
     axes.plot(bits, got.perplexity, "o", color="tab:blue" if "groups" in name else "tab:orange")
-    place, side = (
-        ((-8, -4), "right") if "output" in name else ((6, -14), "left") if "of 32" in name else ((6, 5), "left")
-    )
+    below = -14 if name in ("int4, groups of 32", "int2, groups of 32") else 6
+    place = (-8, -5) if "output" in name else (6, below)
+    side = "right" if "output" in name else "left"
     axes.annotate(name, (bits, got.perplexity), xytext=place, textcoords="offset points", ha=side)
 for name, level in {"float32": results["float32"][1].perplexity, "knows nothing": llm.config.vocab_size}.items():
     axes.axhline(level, color="0.5", linestyle=":")
     axes.annotate(name, (9.9, level), xytext=(0, -13), textcoords="offset points", ha="right", color="0.4")
 axes.set_yscale("log")
 axes.set_ylim(top=4e6, bottom=5)
-axes.set_xlim(2.5, 10)
+axes.set_xlim(2, 10)
 axes.set_xlabel("true bits a weight, scales and minimums included")
 axes.set_ylabel("perplexity (log)")
 plt.show()
@@ -261,6 +261,7 @@ by_kind = []
 for kind in ("qkv", "o", "gate_up", "down"):
     one = changed(llm, lambda w: rounded(w, 2, 32, mine, back), only=f"layers.*.{kind}")
     by_kind.append((kind, f"{one.error:.1%}", f"{one.perplexity(tokens):,.1f}"))
+    del one  # two changed models at a time would take memory for nothing
 lesson.table(["rounded", "weight error", "perplexity"], by_kind)
 
 # %% [markdown]

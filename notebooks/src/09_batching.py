@@ -172,15 +172,16 @@ lesson.say(
 # ```
 #
 # In each step: ask the rule once. If it says yes, the oldest waiting requests take the free seats. Write down who sits
-# where. Then each request that sits needs a step less, and one that needs no more steps leaves its seat. Stop when no
-# request waits and none sits.
+# where. Then each request that sits needs a step less, and one that needs no more steps leaves its seat; until then it
+# keeps its seat. Stop when no request waits and none sits.
 
 
 # %% tags=["yours"]
 def seat_requests(lengths, seats, may_join):
     """For each step, who sits where: a list of steps, each a list with a request's number or None for every seat.
 
-    lengths: how many steps each request needs, in order of arrival; requests are numbered from 0.
+    lengths: how many steps each request needs, in order of arrival; requests are numbered from 0. Leave this list as
+    it is: other cells read it, too.
     """
     ...
 

@@ -22,7 +22,7 @@ from tinyinfer import SamplingParams
 from tinyinfer.kv_cache.prefix_cache import PrefixCache
 from tinyinfer.lessons.lesson import Lesson
 from tinyinfer.lessons.paging_pool import served
-from tinyinfer.lessons.prefix_caching import compared, random_prompts
+from tinyinfer.lessons.prefix_walk import answered, compared, random_prompts, walked
 from tinyinfer.measure.workload import parse_lengths, prompts, synthetic
 from tinyinfer.views.player import StepPlayer
 from tinyinfer.views.recording import record
@@ -57,8 +57,8 @@ reveal(guess, truth, "tokens", {
 })
 
 # %% [markdown]
-# A key at position `200` is computed from a row that has attended to all positions before it. So it depends on the
-# first word, and a cached key belongs to one beginning only.
+# Behind the first layer, a key at position `200` is computed from a row that has attended to all positions before it.
+# So it depends on the first word, and a cached key belongs to one beginning only.
 #
 # ## Count, then time
 #
@@ -79,7 +79,7 @@ for name, on in (("off", False), ("on", True)):
 lesson.table(["prefix cache", "prompt tokens", "found", "rows computed", "blocks", "last first token, simulated"], rows)
 
 # %% [markdown]
-# Now with words, on the real model, and with a clock of your own. A library answers its readers; every request has
+# Now with words, on the real model, and with the time measured. A town library answers its readers; every request has
 # the same system prompt and another question.
 
 # %%
@@ -162,20 +162,21 @@ small = lesson.tiny(kv_cache="paged", block_size=4, prefix_cache=True, threads=1
 pairs = compared(small, random_prompts(80, seed=1), walk)
 assert all(library == mine for library, mine in pairs)
 
-longer = SamplingParams(max_tokens=24, ignore_eos=True)
 asked = random_prompts(16, seed=2)
 plain = lesson.tiny(kv_cache="paged", block_size=4, threads=1)
-texts = [[out.token_ids for out in llm.generate(asked, longer)] for llm in (plain, small)]
-assert texts[0] == texts[1]
+texts, _ = answered(plain, plain.engine, asked, 24)
+assert answered(small, walked(small, walk), asked, 24)[0] == texts
 
-real = [lesson.model(kv_cache="paged", prefix_cache=on, max_num_seqs=1) for on in (False, True)]
 chats = [f"{SYSTEM}\nQuestion: {question}\nAnswer:" for question in QUESTIONS[:2]]
-short = SamplingParams(max_tokens=10, ignore_eos=True)
-answers = [[out.token_ids for out in llm.generate(chats, short)] for llm in real]
-assert answers[0] == answers[1]
+real = lesson.model(kv_cache="paged")
+real_texts, _ = answered(real, real.engine, chats, 10)
+before = real.ledger.copy()
+mine, _ = answered(real, walked(real, walk), chats, 10)
+assert mine == real_texts
 lesson.say(
-    f"{len(pairs)} prompts, {sum(mine for _, mine in pairs):,} tokens found by both. {sum(map(len, texts[0]))} tokens "
-    f"of the tiny model and {sum(map(len, answers[0]))} of the lesson's model are the same with and without the cache."
+    f"{len(pairs)} prompts, {sum(ours for ours, _ in pairs):,} tokens found by both. An engine that asks this walk "
+    f"gives the same {sum(map(len, texts))} tokens of the tiny model and {sum(map(len, real_texts))} of the lesson's "
+    f"model as one without a prefix cache. It did not compute {(real.ledger - before).tokens_cached} prompt tokens."
 )
 
 # %% [markdown]
@@ -224,7 +225,7 @@ for place in line:
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
 left.step(line, stairs, where="post", color="0.6", label="counted, tiny model")
-left.plot(places, counted, "o", color="tab:blue", label="counted")
+left.plot(places, counted, "o", color="tab:blue", label="counted, this model")
 left.set(title="A staircase of blocks", ylabel="rows computed")
 right.plot(places, measured, "o-", color="tab:orange", label="measured here")
 right.plot(places, simulated, "--", color="0.5", label=f"simulated, {MACHINE}")

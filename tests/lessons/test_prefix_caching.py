@@ -15,12 +15,8 @@ from tinyinfer.lessons.prefix_caching import (
     EXERCISES,
     STAIRS,
     cases,
-    compared,
-    insert,
     judge_match,
     judge_rows_left,
-    match,
-    random_prompts,
     rows_left,
     tree_of,
 )
@@ -38,6 +34,7 @@ from tinyinfer.lessons.prefix_puzzles import (
     run_order,
     run_template,
 )
+from tinyinfer.lessons.prefix_walk import answered, compared, insert, match, random_prompts, walked
 from tinyinfer.views.page import View
 
 BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
@@ -64,6 +61,16 @@ def test_the_walk_finds_what_the_library_finds(models, size):
     pairs = compared(llm, random_prompts(60, seed=size), match)
     assert all(library == mine for library, mine in pairs)
     assert sum(mine for _, mine in pairs) > 100, "else nothing was compared"
+
+
+def test_an_engine_that_asks_the_walk_finds_the_same_and_answers_the_same(models):
+    """Catches an engine of ours that goes on asking the library's walk: one that finds nothing must find nothing."""
+    llm = models.open(models.tiny_path(), None, threads=1, kv_cache="paged", block_size=4, prefix_cache=True)
+    prompts = random_prompts(12, seed=5)
+    texts, found = answered(llm, llm.engine, prompts, 8)
+    assert answered(llm, walked(llm, match), prompts, 8) == (texts, found)
+    assert sum(found) > 50
+    assert answered(llm, walked(llm, lambda tree, tokens, size: 0), prompts, 8) == (texts, [0] * len(prompts))
 
 
 def test_the_walk_by_hand():

@@ -19,7 +19,8 @@ from tinyinfer.batching.policies import Continuous, Limits
 from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine, build_cache
-from tinyinfer.kv_cache.base import Cache, CacheSpec, NoPrefixes
+from tinyinfer.kv_cache.base import Cache, CacheSpec, NoPrefixes, Prefixes
+from tinyinfer.ledger import Ledger
 from tinyinfer.llm import LLM
 from tinyinfer.model.interfaces import Device
 from tinyinfer.noise import uniform
@@ -110,13 +111,17 @@ def student_cache(llm: LLM, make: Callable[[int], Any]) -> StudentCache:
     return StudentCache(make, build_cache(llm.config, llm.ops, EngineConfig()).spec, llm.ops)
 
 
-def own_engine(llm: LLM, cache: Cache | None = None, drafter: Drafter | None = None) -> Engine:
-    """An engine over the weights of `llm`, with the student's cache, drafter or both. Its ledger is that of `llm`."""
+def own_engine(
+    llm: LLM, cache: Cache | None = None, drafter: Drafter | None = None,
+    prefixes: Callable[[Any, Ledger], Prefixes] = NoPrefixes,
+) -> Engine:  # fmt: skip
+    """An engine over the weights of `llm`, with the student's cache, drafter or prefixes. Its ledger is that of `llm`.
+    """
     c, ops, clock = EngineConfig(), llm.ops, llm.engine.clock
     cache = cache or build_cache(llm.config, ops, c)
     policy = Continuous(Limits(c.max_num_seqs, c.max_num_batched_tokens, c.batch_timeout))
-    prefixes, candidates = NoPrefixes(cache, ops.ledger), NoCandidates(cache, ops.ledger)
-    scheduler = Scheduler(cache, prefixes, drafter or NoDrafter(), candidates, policy, ops.ledger)
+    found, candidates = prefixes(cache, ops.ledger), NoCandidates(cache, ops.ledger)
+    scheduler = Scheduler(cache, found, drafter or NoDrafter(), candidates, policy, ops.ledger)
     return Engine(llm.model, ops, cache, scheduler, drafter or NoDrafter(), clock)
 
 

@@ -1,7 +1,7 @@
 """Lesson 11, prefix caching: the exercises, their judges and our solutions.
 
-The student writes the walk through the prefix tree: a dictionary from the tokens of a block to the tree below it. The
-judge knows the usual wrong walks by what they find in seeded random prompts. The puzzles are in prefix_puzzles.py.
+The student writes the walk through the prefix tree. The judge knows the usual wrong walks by what they find in seeded
+random prompts. Our walk is in prefix_walk.py, the puzzles are in prefix_puzzles.py.
 """
 
 from __future__ import annotations
@@ -12,9 +12,6 @@ from collections.abc import Sequence as Seq
 from itertools import takewhile
 from typing import Any
 
-import numpy as np
-
-from tinyinfer.kv_cache.prefix_cache import Node, PrefixCache
 from tinyinfer.lessons.exercise import Exercise, Wrong, judge_choice, judge_number
 from tinyinfer.lessons.prefix_puzzles import (
     BEST_ORDER,
@@ -24,57 +21,10 @@ from tinyinfer.lessons.prefix_puzzles import (
     judge_template,
     order_by_prefix,
 )
-from tinyinfer.llm import LLM
-from tinyinfer.sampling_params import SamplingParams
+from tinyinfer.lessons.prefix_walk import Match, Tree, insert, match, random_prompts
 from tinyinfer.units import show
 
-Tree = dict[tuple[int, ...], "Tree"]  # the tokens of a block -> what is known behind that block
-Match = Callable[[Tree, list[int], int], int]
 Case = tuple[list[list[int]], list[int], int]  # the prompts in the tree, a new prompt, the size of a block
-
-
-def match(tree: Tree, tokens: Seq[int], block_size: int) -> int:
-    """How many of the first tokens are known: whole blocks along one path, and never the last token."""
-    found = 0
-    while found + block_size < len(tokens):
-        block = tuple(tokens[found : found + block_size])
-        if block not in tree:
-            break
-        tree = tree[block]
-        found += block_size
-    return found
-
-
-def insert(tree: Tree, tokens: Seq[int], block_size: int) -> None:
-    """Adds the whole blocks of a computed prompt to the tree."""
-    for stop in range(block_size, len(tokens) + 1, block_size):
-        tree = tree.setdefault(tuple(tokens[stop - block_size : stop]), {})
-
-
-def known(node: Node) -> Tree:
-    """The library's tree below a node, as dictionaries."""
-    return {child.tokens: known(child) for child in node.children.values()}
-
-
-def random_prompts(n: int, seed: int, longest: int = 40) -> list[list[int]]:
-    """Prompts of two different tokens in a few stretches, so that many of them begin alike."""
-    rng = np.random.default_rng(seed)
-    stretches = [rng.integers(1, 3, 8).tolist() for _ in range(3)]
-    chosen = [[token for i in rng.integers(0, 3, 5) for token in stretches[i]] for _ in range(n)]
-    return [prompt[: rng.integers(1, longest + 1)] for prompt in chosen]
-
-
-def compared(llm: LLM, prompts: Seq[list[int]], mine: Match) -> list[tuple[int, int]]:
-    """For each prompt, one after the other: what the library's prefix cache finds, and what the walk finds before."""
-    prefixes, pairs = llm.engine.scheduler.prefixes, []
-    assert isinstance(prefixes, PrefixCache)
-    for prompt in prompts:
-        found = mine(known(prefixes.root), list(prompt), llm.engine_config.block_size)
-        [seq] = llm.sequences([prompt], SamplingParams(max_tokens=1, ignore_eos=True))
-        for _ in llm.run([seq]):
-            continue
-        pairs.append((seq.progress.cached_tokens, found))
-    return pairs
 
 
 # The student's walk.

@@ -20,7 +20,7 @@ from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine, build_engine
 from tinyinfer.lessons.exercise import Exercise, Wrong, judge_number
 from tinyinfer.lessons.rounding import judge_restore, judge_round, restore, round_groups
-from tinyinfer.llm import LLM
+from tinyinfer.llm import LLM, SCORE_ROWS
 from tinyinfer.model.config import ModelConfig, held_matrices
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.visit import map_matrices
@@ -53,10 +53,12 @@ class Changed:
 
     def perplexity(self, tokens: Sequence[int]) -> float:
         """How surprised the changed model is by each token but the first."""
-        [seq] = self.llm.sequences([list(tokens[:-1])])
-        logits = self._engine().logits(seq, 0, len(tokens) - 1)  # (T, V)
-        surprise = -float(np.mean(token_scores(logits, tokens[1:])))
-        return math.exp(min(surprise, 700.0))
+        [seq], engine = self.llm.sequences([list(tokens[:-1])]), self._engine()
+        scores: list[float] = []
+        while len(scores) < len(tokens) - 1:
+            logits = engine.logits(seq, len(scores), SCORE_ROWS)  # (rows, V)
+            scores += token_scores(logits, tokens[len(scores) + 1 : len(scores) + 1 + len(logits)])
+        return math.exp(min(-float(np.mean(scores)), 700.0))
 
     def text(self, prompt: str, count: int) -> str:
         """The `count` tokens that the changed model writes after a prompt, as text."""
@@ -81,7 +83,8 @@ def changed(llm: LLM, change: Change, only: str = "layers.*") -> Changed:
         if not fnmatchcase(name, only):
             return weight
         after = change(before)
-        sizes["error"] += float(np.square(after - before).sum())
+        difference = after - before  # (N, M)
+        sizes["error"] += float(np.vdot(difference, difference))
         return llm.ops.take(Floats(name, after))
 
     model = map_matrices(llm.model, replaced)
