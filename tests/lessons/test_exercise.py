@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import linecache
+from collections.abc import Callable
 
+import numpy as np
 import pytest
 
 from tinyinfer.lessons.exercise import Exercise, Wrong, form, judge_choice, judge_number, written
@@ -136,6 +138,21 @@ def test_what_the_students_code_raises_is_a_sentence():
     )
 
 
+CELL = """
+def last(keys, n=1, scale=2.5):
+    return keys[n]
+"""
+
+
+def test_an_error_in_the_students_cell_says_in_which_call():
+    """Catches a sentence after which the student still looks for the call: which method, with which arguments?"""
+    names: dict[str, Callable[[np.ndarray], object]] = {}
+    exec(compile(CELL, "<ipython-input-call>", "exec"), names)
+    wrong = Exercise("last", lambda answer: answer(np.zeros((1, 2, 8))), ours).judged(names["last"])
+    assert wrong is not None
+    assert "in line 3 of your cell, in the call `last(keys of shape (1, 2, 8), n=1, scale=2.5)`." in wrong.sentence
+
+
 def test_ctrl_c_is_not_judged():
     """Catches an interrupted cell that says "not yet" and goes on."""
 
@@ -149,9 +166,20 @@ def test_ctrl_c_is_not_judged():
 def test_a_solution_is_shown_as_source_or_as_a_value():
     """What a student unfolds is what the notebook would run."""
     assert Exercise("a", lambda answer: None, ours, "Why.").solution_text() == (
-        'def ours(x: int) -> int:\n    """Twice x."""\n    return 2 * x\n\nWhy.'
+        'def ours(x: int) -> int:\n    """Twice x."""\n    return 2 * x\n\n# Why.'
     )
     assert Exercise("b", lambda answer: None, [1, 2]).solution_text() == "[1, 2]"
+
+
+def test_a_solution_can_be_pasted_over_the_students():
+    """Catches a name that the cell does not check, so that the old answer is judged again; and a `why` that is no
+    Python."""
+    cell = Exercise("a", lambda answer: None, ours, "It's enough.").solution_text(indexes_with_dots)
+    names: dict[str, Callable[[int], int]] = {}
+    exec(cell, names)
+    assert names["indexes_with_dots"](4) == 8
+    assert "def ours" in Exercise("a", lambda answer: None, ours).solution_text(lambda x: x)
+    assert Exercise("b", lambda answer: None, [1, 2]).solution_text(ours) == "[1, 2]"
 
 
 def test_the_form_of_a_solution_does_not_give_it_away():

@@ -10,11 +10,13 @@ import ast
 import inspect
 import linecache
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tinyinfer.errors import one_line
@@ -66,10 +68,15 @@ class Exercise:
         except Exception:
             return None
 
-    def solution_text(self) -> str:
-        """Our solution as text: the source of a function or class, else the value; then why."""
-        source = _source(self.solution) or repr(self.solution)
-        return f"{source}\n\n{self.why}".strip()
+    def solution_text(self, answer: object = None) -> str:
+        """Our solution as text that the student's cell runs: the source of a function or class, else the value; why.
+
+        answer: the student's, whose name a function or class gets.
+        """
+        source, name = _source(self.solution) or repr(self.solution), getattr(answer, "__name__", "")
+        if name.isidentifier() and (inspect.isfunction(self.solution) or inspect.isclass(self.solution)):
+            source = re.sub(rf"\b{self.solution.__name__}\b", name, source)
+        return f"{source}\n\n{self.why and f'# {self.why}'}".strip()
 
 
 def written(answer: object) -> bool:
@@ -150,11 +157,21 @@ def _is_open(node: ast.AST) -> bool:
 
 
 def _place(error: BaseException) -> str:
-    """The line of the student's cell in which the error came up; nothing when it came up elsewhere."""
-    lines, traceback = [], error.__traceback__
+    """The line of the student's cell in which the error came up, and the call; nothing when it came up elsewhere."""
+    lines, calls, traceback = [], [], error.__traceback__
     while traceback:
         file = traceback.tb_frame.f_code.co_filename
         if file.startswith("<ipython") or "ipykernel_" in file:
             lines.append(traceback.tb_lineno)
+            calls.append(_call(traceback.tb_frame))
         traceback = traceback.tb_next
-    return f" in line {lines[-1]} of your cell" if lines else ""
+    return f" in line {lines[-1]} of your cell, in the call `{calls[0]}`" if lines else ""
+
+
+def _call(frame: FrameType) -> str:
+    """A call of the student's function, with its arguments; of an array the shape."""
+    names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+    given = {name: frame.f_locals[name] for name in names if name in frame.f_locals and name != "self"}
+    shapes = {name: getattr(value, "shape", None) for name, value in given.items()}
+    parts = [f"{name} of shape {shapes[name]}" if shapes[name] else f"{name}={show(given[name])}" for name in given]
+    return f"{frame.f_code.co_name}({', '.join(parts)})"

@@ -1,7 +1,8 @@
 """A prediction beside the truth: how far off it is, and the misconception whose value it is.
 
 Who has written a number down first looks at the answer with other eyes (Crouch et al. 2004). A guess is right within a
-tenth: a lesson asks for an order of magnitude and its reason, not for arithmetic in the head.
+tenth: a lesson asks for an order of magnitude and its reason, not for arithmetic in the head. But who computed a usual
+wrong value to the last digit is told so, however close that value is.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ from tinyinfer.units import show
 
 CLOSE = 0.1  # relative distance within which a guess counts as right
 SAME = 0.02  # relative distance within which a guess is a misconception's value
+EXACT = 0.001  # within which it is that value even where the truth is near, too
 
 
 def revealed(guess: object, truth: float | str, unit: str, misconceptions: Mapping[float | str, str]) -> Message:
     """What to say to a guess. misconceptions: a wrong value -> one sentence that names the idea behind it."""
     answer = quantity(truth, unit)
+    misconceptions = {value: why for value, why in misconceptions.items() if not _exactly(value, truth)}
     if guess is ...:
         text = "Your guess is not answered yet: replace `...` above by your guess, run that cell and this one again."
         return Message("open", text, folded=("show the answer", answer))
@@ -36,9 +39,16 @@ def revealed(guess: object, truth: float | str, unit: str, misconceptions: Mappi
 
 def _compared(guess: object, right: bool, answer: str, misconceptions: Mapping[float | str, str]) -> Message:
     named = next((why for value, why in misconceptions.items() if _same(guess, value)), "")
-    if right:
+    exact = next((why for value, why in misconceptions.items() if _exactly(guess, value)), "")
+    if right and not exact:
         return Message("right", f"Right. It is {answer}.")
-    return Message("wrong", f"Not this time. It is {answer}. {named}".rstrip())
+    return Message("wrong", f"Not this time. It is {answer}. {exact or named}".rstrip())
+
+
+def _exactly(guess: object, value: float | str) -> bool:
+    if isinstance(value, str) or not isinstance(guess, int | float):
+        return guess == value
+    return math.isclose(guess, value, rel_tol=EXACT, abs_tol=1e-9)
 
 
 def _same(guess: object, value: float | str) -> bool:
