@@ -78,7 +78,8 @@ def shell() -> Any:
 def show(thing: object) -> None:
     """Shows a message, a view or any other object below the cell; prints it where there is no notebook."""
     if shell() is None:
-        print(thing)
+        encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+        print(str(thing).encode(encoding, "backslashreplace").decode(encoding))  # a console may lack a letter
         return
     from IPython.display import display
 
