@@ -194,7 +194,7 @@ def test_a_lambda_over_several_lines_is_an_answer():
     assert written(answer)
 
 
-@pytest.mark.parametrize("answer", [10**400, -(10**400), 1e300])
+@pytest.mark.parametrize("answer", [10**400, -(10**400), 1e300], ids=["high", "low", "float"])
 def test_a_huge_number_is_too_high_or_too_low(answer):
     """Catches an OverflowError, and a message of 300 digits."""
     wrong = judge_number(95, "rows", {}, "")(answer)
