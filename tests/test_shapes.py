@@ -31,6 +31,9 @@ from tinyinfer.lessons.kv_cache import ListCache, following_logits, perplexity
 from tinyinfer.lessons.models import Models
 from tinyinfer.lessons.paging import judge_table
 from tinyinfer.lessons.paging_pool import BlockTable, answers
+from tinyinfer.lessons.rounding import judge_restore, judge_round, restore, round_groups, rounded
+from tinyinfer.lessons.speculative_decoding import drafted, drawn_counts, layers_drafter
+from tinyinfer.lessons.verifier_judge import USUAL, chain_law, judge_verifier, leviathan, random_laws, step_law
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
 from tinyinfer.loading.checkpoint import Checkpoint
@@ -40,6 +43,7 @@ from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
+from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Span
 from tinyinfer.speculative.base import NoDrafter
 from tinyinfer.views.matrices import Attention, attention_weights
@@ -179,7 +183,7 @@ def run_quantized(inspector: Inspector, folder: Path) -> None:
 
 
 def run_lessons(inspector: Inspector) -> None:
-    """What the judges of the lessons run: a student's cache in the transformer."""
+    """What the lessons run: a student's cache in the transformer, a student's verifier in the engine."""
     models = Models()
     llm = models.open(models.tiny_path(), None)
     tokens = llm.tokenizer.encode(TEXT)
@@ -192,6 +196,26 @@ def run_lessons(inspector: Inspector) -> None:
     paged = models.open(models.tiny_path(), None, kv_cache="paged", block_size=3, num_blocks=64, max_model_len=64)
     inspector.watch(letters_of(paged.config), lambda: answers(paged, ["first", "the second"], 3, BlockTable))
     inspector.watch({}, lambda: judge_table(BlockTable))
+    inspector.watch({}, lambda: run_rounding(np.random.default_rng(0).random((19, 43), dtype=np.float32)))
+
+    def verifiers() -> None:
+        assert judge_verifier(leviathan) is None
+        assert all(map(judge_verifier, USUAL.values()))
+        target, drafter = random_laws(3, 3, seed=1), random_laws(3, 3, seed=2)
+        chain_law(target, 2), step_law(leviathan, target, drafter, 1)
+        drawn_counts(leviathan, target[0], drafter[0], 7, seed=1)
+
+    inspector.watch({}, verifiers)
+    drawn = SamplingParams(max_tokens=9, temperature=0.9, seed=3)
+    letters = {name: n for name, n in letters_of(llm.config).items() if name != "L"}  # the drafter has fewer layers
+    inspector.watch(letters, lambda: drafted(llm, layers_drafter(llm, 1, 3), "a prompt", drawn, leviathan))
+
+
+def run_rounding(w: np.ndarray) -> None:
+    """Rounding by hand, the judges of it, and through a wrong answer the slips that they know."""
+    assert rounded(w, 4, 7).shape == w.shape
+    assert judge_round(round_groups) is judge_restore(restore) is None
+    assert judge_round(lambda w, bits: round_groups(w + 1, bits))
 
 
 @pytest.fixture(scope="module")

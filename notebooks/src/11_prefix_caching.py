@@ -22,7 +22,7 @@ from tinyinfer import SamplingParams
 from tinyinfer.kv_cache.prefix_cache import PrefixCache
 from tinyinfer.lessons.lesson import Lesson
 from tinyinfer.lessons.paging_pool import served
-from tinyinfer.lessons.prefix_caching import compared, random_prompts, rows_left
+from tinyinfer.lessons.prefix_caching import compared, random_prompts
 from tinyinfer.measure.workload import parse_lengths, prompts, synthetic
 from tinyinfer.views.player import StepPlayer
 from tinyinfer.views.recording import record
@@ -53,7 +53,7 @@ truth = (cached.ledger - before).tokens_cached
 reveal(guess, truth, "tokens", {
     15 * 271: "Equal text behind the difference does not count: its keys and values depend on the first word, too.",
     15 * 256: "Those are all blocks but the first one. Each of them depends on the first word through attention.",
-    16 * 271: "The first prompt finds an empty cache, and what is equal behind the first word does not count.",
+    16 * 271: "The cache compares tokens, not meaning, from the first token on. And the first prompt finds nothing.",
 })
 
 # %% [markdown]
@@ -89,7 +89,7 @@ SYSTEM = (
     "time twice unless another member waits for the book. A lost book must be paid for. The reading room on the first "
     "floor has forty seats. Returned books go into the box at the door, day and night."
 )
-QUESTIONS = ("Are you open on Sundays?", "Where do I return a book?", "How many may I borrow?", "Is it quiet?")
+QUESTIONS = ("Are you open on Sundays?", "Where do I return a book?", "How many may I borrow?")
 
 
 def ask(llm, system):
@@ -198,15 +198,15 @@ lesson.source(PrefixCache.evict)
 # %% [markdown]
 # ## The figure
 #
-# One prompt of `272` tokens is cached. The next prompt differs from it in one token. How long does its first token
+# One prompt of `176` tokens is cached. The next prompt differs from it in one token. How long does its first token
 # take, if that token stands at the beginning, in the middle, at the end? Counted rows, the time of a simulated
 # machine, and the time of yours.
 
 # %% tags=["figure"]
 model = lesson.model(MACHINE, kv_cache="paged", prefix_cache=True)
-[base] = prompts(synthetic(1, parse_lengths("272"), parse_lengths("1")), model.config.vocab_size)
+[base] = prompts(synthetic(1, parse_lengths("176"), parse_lengths("1")), model.config.vocab_size)
 list(model.steps([base], ONE))
-places, counted, simulated, measured = list(range(8, 272, 24)), [], [], []
+places, counted, simulated, measured = list(range(8, 176, 24)), [], [], []
 for place in places:
     other = [*base[:place], (base[place] + 1) % model.config.vocab_size, *base[place + 1 :]]
     before, begun = model.ledger.copy(), model.engine.clock()
@@ -214,9 +214,16 @@ for place in places:
     counted.append((model.ledger - before).tokens_computed)
     simulated.append(1e3 * (model.engine.clock() - begun))
 
+tiny, line, stairs = lesson.tiny(kv_cache="paged", prefix_cache=True, threads=1), range(0, 180, 4), []
+ids = [token % 250 + 3 for token in base]
+list(tiny.steps([ids], ONE))
+for place in line:
+    before = tiny.ledger.copy()
+    list(tiny.steps([[*ids[:place], *(1 for _ in ids[place : place + 1]), *ids[place + 1 :]]], ONE))
+    stairs.append((tiny.ledger - before).tokens_computed)
+
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-line = range(len(base) + 1)
-left.step(line, [rows_left(place, len(base), 16) for place in line], where="post", color="0.6", label="formula")
+left.step(line, stairs, where="post", color="0.6", label="counted, tiny model")
 left.plot(places, counted, "o", color="tab:blue", label="counted")
 left.set(title="A staircase of blocks", ylabel="rows computed")
 right.plot(places, measured, "o-", color="tab:orange", label="measured here")
@@ -227,11 +234,14 @@ for axes in (left, right):
     axes.grid(alpha=0.3)
     axes.legend()
 plt.show()
-lesson.say(f"At place {places[0]} {counted[0]} rows are computed, at place {places[-1]} only {counted[-1]}.")
+lesson.say(
+    f"A first difference at place {places[0]} leaves {counted[0]} rows to compute, one at place {places[-1]} only "
+    f"{counted[-1]}. The same prompt once more: {stairs[-1]}."
+)
 
 # %% [markdown]
 # The right end of the staircase is a landing: even a prompt that is known as a whole computes its last block, because
-# the last token never matches.
+# the last token never matches. Between two steps nothing changes: a difference costs its whole block.
 #
 # ### Watch the tree grow
 #

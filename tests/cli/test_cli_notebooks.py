@@ -142,7 +142,7 @@ def test_the_page_of_a_lesson(lessons: Lessons, capsys) -> None:
 
 @kernel
 def test_the_index_lists_what_is_there(lessons: Lessons) -> None:
-    """Also the pages of earlier commands; not those that no command has made."""
+    """Also the pages of earlier commands, and no page that was never made."""
     out = lessons("1")
     assert main(["notebooks", "04", "--html", str(out), "-q"]) == 0
     assert 'href="04_paging.html">Paging</a>' in (out / "index.html").read_text(encoding="utf-8")

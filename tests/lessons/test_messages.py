@@ -24,6 +24,11 @@ def test_an_answer_is_text_and_no_markup():
     assert "&lt;/pre&gt;" in html
 
 
+def test_code_in_a_sentence_is_code():
+    """Catches backticks that a card shows as they are."""
+    assert "Replace <code>...</code> by &lt;b&gt;" in Message("open", "Replace `...` by <b>")._repr_html_()
+
+
 def test_without_a_notebook_messages_are_printed(capsys):
     """Lessons are usable from a plain Python, too."""
     show(Prose("Two **rows**."))

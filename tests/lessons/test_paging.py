@@ -242,7 +242,7 @@ def test_a_placement_may_not_take_a_block_that_is_in_use():
 
 
 def test_copy_on_write_copies_only_the_rows_of_the_last_block():
-    """Four answers: three copies of two rows, and whoever writes last copies none."""
+    """Four answers: three copies of two rows, and the one that writes last copies none."""
     fork = run_fork(own_block)
     assert fork.pool.copied == FEWEST == 6
     assert all(rows == wanted for rows, wanted in zip(fork.found(), fork.wanted, strict=True))

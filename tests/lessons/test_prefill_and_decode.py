@@ -20,7 +20,7 @@ from tinyinfer.lessons.prefill_and_decode import (
     times_moved,
 )
 from tinyinfer.lessons.roofline_by_hand import BYTE_SLIPS, FLOP_SLIPS, PAPER, PRIMES, SMOLLM2, parts_of, step_cost
-from tinyinfer.lessons.roofline_found import RECORDED, RECORDED_ON
+from tinyinfer.lessons.roofline_found import RECORDED, RECORDED_ON, kind_of_rest, promised, roof, worst
 from tinyinfer.lessons.tiny_model import write_tiny_model
 from tinyinfer.measure.roofline import expected_prefill, expected_step, predict_seconds
 
@@ -159,8 +159,33 @@ def test_each_misconception_has_a_hint_of_its_own(name: str, answer: object, sai
 
 def test_what_was_recorded_shows_what_the_lesson_says() -> None:
     """Catches another recording under the same text: the roofline is worst at few rows, and no step beats it."""
-    ratio = {n: RECORDED[n] / predict_seconds(expected_step(SMOLLM2, 0, n), RECORDED_ON) for n in RECORDED}
+    predicted = roof(SMOLLM2, RECORDED, RECORDED_ON)
+    ratio = {n: RECORDED[n] / predicted[n] for n in RECORDED}
     assert min(ratio.values()) > 1
     assert max(ratio, key=ratio.__getitem__) in (4, 6, 8, 16)
     assert ratio[4] > 2 * ratio[1]
     assert ratio[4] > 2 * ratio[256]
+    assert "**The formula misses" in worst(predicted, RECORDED)
+    assert "8 readers would cost no more" in promised(predicted, RECORDED_ON)
+
+
+def test_where_few_rows_do_not_stand_out_the_lesson_says_so() -> None:
+    """Catches a bump that is told on a machine without one."""
+    predicted = roof(SMOLLM2, RECORDED, RECORDED_ON)
+    assert "do not stand out" in worst(predicted, {n: 1.5 * predicted[n] for n in predicted})
+    assert "do not stand out" in worst(predicted, {n: (2 if n == 256 else 1) * predicted[n] for n in predicted})
+
+
+@pytest.mark.parametrize(
+    ("rest", "of_each_weight"),
+    [
+        ({1: 1.0, 4: 3.6, 8: 3.6, 16: 3.5, 32: 3.7}, True),
+        ({1: 1.0, 4: 1.1, 8: 1.0, 16: 0.9, 32: 1.0}, False),  # nothing is missing
+        ({1: 0.5, 4: 2.0, 8: 4.0, 16: 8.0, 32: 16.0}, False),  # a cost of each row
+        ({1: 3.0, 4: 3.1, 8: 3.0, 16: 3.0, 32: 3.1}, False),  # a cost of each product, of one row as well
+        ({1: 1.0, 4: -0.5, 8: 1.0, 16: 2.0, 32: -3.0}, False),
+    ],
+)
+def test_the_cost_of_each_weight_is_told_only_where_it_shows(rest: Any, of_each_weight: bool) -> None:
+    """Catches an explanation that the student's own numbers do not bear out."""
+    assert ("each **weight**" in kind_of_rest(rest)) is of_each_weight

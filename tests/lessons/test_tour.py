@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.exercise import Exercise, Wrong
-from tinyinfer.lessons.tour import ANSWER, EXERCISES, PROMPT, SETTINGS, HashModel, chip_factor, write
+from tinyinfer.lessons.tour import ANSWER, EXERCISES, PAPER, PROMPT, SETTINGS, HashModel, chip_factor, write
+from tinyinfer.lessons.tour_runs import Run, at_least, counts, times, told_by_counts, told_by_times
 
 BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
 
@@ -157,3 +159,40 @@ def test_the_token_of_the_small_machine_waits_for_memory() -> None:
     """Catches sizes or a machine for which the exercise's sentence would be false."""
     assert chip_factor() == 1.0
     assert chip_factor(0.05) < 1.0
+
+
+def run(seconds: float, text: str = "a", readers: int = 1, **counted: int) -> Run:
+    """A run that did not happen."""
+    return Run(frozenset({text}), Ledger(**counted), seconds, readers)
+
+
+def test_what_is_said_about_times_is_what_was_measured() -> None:
+    """Catches a sentence that tells of a surprise which this machine did not have."""
+    plain, small = run(2.0, weight_bytes=100, steps=16), {"weight_bytes": 40, "steps": 10}
+    slow = told_by_times({"as it comes": plain, "eight bits": run(3.0, **small), "prompt lookup": run(2.5, **small)})
+    fast = told_by_times({"as it comes": plain, "eight bits": run(1.0, **small), "prompt lookup": run(1.5, **small)})
+    assert "40% of the bytes, and took **more** time" in slow
+    assert "10 steps instead of 16, and still was not faster" in slow
+    assert "took less time" in fast
+    assert "was faster here" in fast
+
+
+def test_what_is_said_about_counts_follows_from_the_roofline() -> None:
+    """Catches a winner that only the stopwatch saw, and a batch whose cost is not shared out."""
+    runs = {
+        "plain": run(1.0, weight_bytes=37_000_000_000),
+        "four": run(9.0, weight_bytes=37_000_000_000, readers=4),
+        "less": run(9.0, "b", weight_bytes=37_000_000),
+        "more": run(0.1, weight_bytes=74_000_000_000),
+        "same": run(0.1, weight_bytes=37_000_000_000),
+    }
+    said = "Better than as it comes: **four, less**. Worse: **more**. 1 of the others tie with it."
+    assert told_by_counts(runs, PAPER) == said
+    assert [row[-1] for row in at_least(runs, PAPER)[1]] == ["1000.0", "250.0", "1.0", "2000.0", "1000.0"]
+    assert [row[-1] for row in counts(runs)[1]] == ["yes", "yes", "no", "yes", "yes"]
+
+
+def test_times_are_parts_of_the_plain_settings() -> None:
+    """Catches a table that compares with another setting, or forgets the readers."""
+    runs = {"plain": run(2.0, flops=10, weight_bytes=10), "four": run(4.0, readers=4, flops=20, weight_bytes=10)}
+    assert times(runs)[1] == [["plain", "100%", "100%", "100%"], ["four", "50%", "25%", "50%"]]

@@ -88,7 +88,7 @@ def parse(words: Sequence[str], opener: Opener = open_model) -> argparse.Namespa
         near, known = _nearest(words[0], COMMANDS), ", ".join(COMMANDS)
         raise UsageError(f"there is no command {words[0]!r}{near}; the commands are {known}")
     parser = Parser(prog="tinyinfer", description="An LLM inference engine to learn from.")
-    parser.add_argument("--version", action="version", version=f"tinyinfer {__version__}")
+    parser.add_argument("-V", "--version", action="version", version=f"tinyinfer {__version__}")
     parser.set_defaults(run=lambda args: _short_help(parser))
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:

@@ -5,6 +5,7 @@ The colour of a card tells right from wrong, and so does the card's first word, 
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import dataclass
 from html import escape
@@ -37,9 +38,9 @@ class Message:
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        parts = [f"<div>{escape(short(self.text))}</div>"]
+        parts = [f"<div>{marked(short(self.text))}</div>"]
         if self.hint:
-            parts.append(f"<div><i>Hint:</i> {escape(short(self.hint))}</div>")
+            parts.append(f"<div><i>Hint:</i> {marked(short(self.hint))}</div>")
         if self.folded:
             title, body = (escape(legible(part)) for part in self.folded)
             parts.append(f'<details><summary>{title}</summary><pre style="{CODE}">{body}</pre></details>')
@@ -67,6 +68,11 @@ def legible(text: str) -> str:
 def short(text: str) -> str:
     """A sentence that a student's huge value does not make longer than a screen."""
     return legible(text if len(text) <= LONGEST else f"{text[:LONGEST]}...")
+
+
+def marked(text: str) -> str:
+    """A sentence as HTML: what stands between backticks is code."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
 def shell() -> Any:

@@ -12,6 +12,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from typing import Any
 
+import numpy as np
+
 from tinyinfer.arrays import Array
 from tinyinfer.batching.policies import Continuous, Limits
 from tinyinfer.batching.scheduler import Scheduler
@@ -20,8 +22,13 @@ from tinyinfer.engine.engine import Engine, build_cache
 from tinyinfer.kv_cache.base import Cache, CacheSpec, NoPrefixes
 from tinyinfer.llm import LLM
 from tinyinfer.model.interfaces import Device
+from tinyinfer.noise import uniform
+from tinyinfer.sampling import Choice, choose, describe, distribution, draw
 from tinyinfer.sequence import Batch, Sequence
 from tinyinfer.speculative.base import Drafter, NoCandidates, NoDrafter
+from tinyinfer.speculative.best_coupling import ACCEPT_STREAM
+
+Verifier = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class StudentCache(Cache):
@@ -66,6 +73,36 @@ class StudentCache(Cache):
 
     def clear(self, kept: Collection[int] = ()) -> None:
         self._caches = {}
+
+
+class StudentVerifier:
+    """A drafter of the library, whose drawn drafts a student's rule accepts or replaces.
+
+    verifier(p, q): of each token the probability that a draft of it is accepted, and the law of a replacement, as
+    lesson 08 describes them. The random numbers are those of verification=best-coupling.
+    """
+
+    def __init__(self, drafter: Drafter, verifier: Verifier) -> None:
+        self._drafter, self._verifier = drafter, verifier
+        self.propose, self.free, self.keep = drafter.propose, drafter.free, drafter.keep
+
+    def verify(self, logits: np.ndarray, seq: Sequence) -> list[Choice]:  # (R, V) ->
+        """The next tokens: drafts up to the first one that is replaced, and one token more if none is."""
+        params, prompt, new, seed = seq.sampling
+        choices: list[Choice] = []
+        for row, draft in zip(logits[:-1], seq.drafts, strict=True):
+            assert draft.probs is not None
+            position = len(prompt) + len(new)
+            token, p = draft.token, distribution(row, params, prompt, new)  # (V,)
+            with np.errstate(divide="ignore", invalid="ignore"):  # 0/0 is of no draft, and log 0 is never drawn
+                accept, replacement = self._verifier(p, draft.probs)  # (V,), (V,)
+                if uniform(seed, position, ACCEPT_STREAM) >= accept[token]:
+                    token = draw(np.log(replacement), seed, position)
+            choices.append(describe(token, row, params))
+            if token != draft.token:
+                return choices
+            new.append(token)
+        return [*choices, choose(logits[-1], params, prompt, new, seed)]
 
 
 def student_cache(llm: LLM, make: Callable[[int], Any]) -> StudentCache:

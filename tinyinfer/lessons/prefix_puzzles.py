@@ -38,7 +38,7 @@ class Hits(View):
         self.title, self.lines, self.note = title, lines, note
 
     def body(self) -> str:
-        """Bars as wide as their requests are long."""
+        """Bars as wide as their requests are long; behind each name, how many tokens were found."""
         names = list(dict.fromkeys(name for _, parts, _ in self.lines for name, _ in parts))
         bars = "".join(self._bar(line, names) for line in self.lines)
         boxes = legend([("fill", "found in the cache"), ("", "computed")], hue(0))
@@ -61,7 +61,7 @@ class Hits(View):
                 style = f"flex:{width} 1 0;{hue(names.index(name))}"
                 pieces += [f'<i class="{kind}" style="{style}" title="{escape(name)}"></i>'] if width else []
             place += size
-        return f'<div class="request"><span>{escape(request)}</span><div>{"".join(pieces)}</div></div>'
+        return f'<div class="request"><span>{escape(request)}: {found}</span><div>{"".join(pieces)}</div></div>'
 
 
 # The order of the parts of a prompt.

@@ -102,9 +102,9 @@ class Measured:
         return name, f"{bits:.2f}", f"{self.error:.2%}", f"{self.perplexity:,.1f}", f"`{quoted}`"
 
 
-def measured(llm: LLM, change: Change, tokens: Sequence[int], only: str = "layers.*") -> Measured:
-    """Changes the matrices of the layers, measures, and forgets the changed model."""
-    model = changed(llm, change, only)
+def measured(llm: LLM, change: Change, tokens: Sequence[int]) -> Measured:
+    """Changes the matrices of all layers, measures, and forgets the changed model."""
+    model = changed(llm, change)
     return Measured(model.error, model.perplexity(tokens), model.text(BEGINNING, NEW))
 
 

@@ -24,8 +24,8 @@ SHAPES = "codes (N, G, g), scale (N, G, 1), minimum (N, G, 1)"
 # Our solutions.
 
 
-def round_groups(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) ->
-    """Codes, scale and minimum of each group g of consecutive weights."""
+def round_groups(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) -> (N, G, g), (N, G, 1), (N, G, 1)
+    """Codes, scale and minimum of each group of g consecutive weights."""
     highest = 2**bits - 1
     minimum = w.min(axis=-1, keepdims=True).astype(np.float16)
     scale = ((w.max(axis=-1, keepdims=True) - minimum) / highest).astype(np.float16)
@@ -34,16 +34,18 @@ def round_groups(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) ->
     return codes, scale, minimum
 
 
-def restore(codes: np.ndarray, scale: np.ndarray, minimum: np.ndarray) -> np.ndarray:  # -> (N, G, g)
-    """The weights that the codes stand for, in float32."""
+def restore(
+    codes: np.ndarray, scale: np.ndarray, minimum: np.ndarray
+) -> np.ndarray:  # (N, G, g), (N, G, 1), (N, G, 1) -> (N, G, g)
+    """The weights that the codes of groups of g stand for, in float32."""
     return codes.astype(np.float32) * scale.astype(np.float32) + minimum.astype(np.float32)
 
 
 # The library's, in the same form.
 
 
-def library_parts(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) ->
-    """What the library's round_to_nearest makes of the same groups."""
+def library_parts(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) -> (N, G, g), (N, G, 1), (N, G, 1)
+    """What the library's round_to_nearest makes of the same groups of g weights."""
     n, groups, size = w.shape
     scheme = QuantScheme(bits, size, symmetric=False)
     matrix = round_to_nearest(w.reshape(n, groups * size), scheme)
@@ -74,7 +76,7 @@ def rounded(
 
 
 def examples() -> np.ndarray:  # -> (N, G, g)
-    """Groups that are unlike each other."""
+    """Groups of g weights that are unlike each other."""
     w = np.random.default_rng(5).normal(0.0, 0.1, (4, 3, 16)).astype(np.float32)
     w[0, 0] += 1  # far from zero
     w[1, 1, 3] = 2.5  # one weight decides the scale of the others
@@ -140,8 +142,8 @@ def _difference(parts: Parts, w: np.ndarray, bits: int) -> Wrong | None:
 
 def _slip(
     w: np.ndarray, bits: int, *, levels: int = -1, nearest: Any = np.rint, late: bool = False, low: Any = None
-) -> Parts:  # (N, G, g) ->
-    """Our rounding with one thing done otherwise. levels: added to 2^bits. late: codes by scales before rounding."""
+) -> Parts:  # (N, G, g) -> (N, G, g), (N, G, 1), (N, G, 1)
+    """Our rounding of groups of g with one change. levels: added to 2^bits. late: codes by scales before rounding."""
     highest = 2**bits - 1
     minimum = w.min(axis=-1, keepdims=True) if low is None else low(w)
     if not late:
@@ -154,14 +156,15 @@ def _slip(
     return codes, scale.astype(np.float16), minimum.astype(np.float16)
 
 
-def _centred(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) ->
-    """A grid around zero, without a minimum."""
+def _centred(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) -> (N, G, g), (N, G, 1), (N, G, 1)
+    """Groups of g on a grid around zero, without a minimum."""
     scale = (np.abs(w).max(axis=-1, keepdims=True) / (2 ** (bits - 1) - 1)).astype(np.float16)
     codes = np.rint(w / np.where(scale == 0, np.float16(1), scale))
     return codes, scale, np.zeros_like(scale)
 
 
-def _swapped(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) ->
+def _swapped(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) -> (N, G, g), (N, G, 1), (N, G, 1)
+    """Groups of g whose scale and minimum have changed places."""
     codes, scale, minimum = round_groups(w, bits)
     return codes, minimum, scale
 

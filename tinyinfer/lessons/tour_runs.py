@@ -113,7 +113,7 @@ def told_by_counts(runs: Runs, machine: Machine) -> str:
     worse = [name for name, run in runs.items() if run.at_least(machine) > 1.01 * usual]
     return (
         f"Better than as it comes: **{', '.join(better) or 'none'}**. Worse: **{', '.join(worse) or 'none'}**. "
-        f"{len(runs) - len(better) - len(worse) - 1} others tie with it."
+        f"{len(runs) - len(better) - len(worse) - 1} of the others tie with it."
     )
 
 
