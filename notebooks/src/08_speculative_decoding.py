@@ -246,8 +246,9 @@ plt.show()
 
 # %% tags=["loses"]
 question = plain.chat_prompt([{"role": "user", "content": "What is gravity?"}])
-tokens, one, one_s = run(plain, question)
-drafted, many, many_s = run(lookup, question)
+short = SamplingParams(max_tokens=32, ignore_eos=True)
+tokens, one, one_s = run(plain, question, short)
+drafted, many, many_s = run(lookup, question, short)
 assert drafted == tokens
 drafts = [many.drafts_proposed, many.drafts_accepted]
 lesson.table(
@@ -271,7 +272,7 @@ worths = [
     for rate in (0.5, 0.8)
     for count in (1, 16)
 ]
-lesson.table(["acceptance", "sequences", *(f"{n} drafts" for n in numbers)], worths)
+lesson.table(["acceptance", "sequences", *(f"drafts: {n}" for n in numbers)], worths)
 added = [(costs[n] - costs[n - 1]) / costs[1] for n in (3, 4, 5)]
 lesson.say(
     "Times faster than without drafts; below 1.00 the drafts lose.\n\n"

@@ -40,8 +40,18 @@ class HalfWritten:
     def append(self, k):
         self.k = k
 
-    def read(self):
-        ...
+    def read(self): ...
+
+
+class Static:
+    @staticmethod
+    def read():
+        return 1
+
+
+class Mute(Exception):
+    def __str__(self):
+        raise RuntimeError
 
 
 @pytest.mark.parametrize("answer", [..., not_yet, returns_dots, assigns_dots, HalfWritten])
@@ -69,7 +79,7 @@ def test_a_class_of_a_notebook_is_not_answered_either_while_its_dots_are_there(r
     assert written(names["Table"]) is is_written
 
 
-@pytest.mark.parametrize("answer", [None, 0, "...", ours, indexes_with_dots, [1], len])
+@pytest.mark.parametrize("answer", [None, 0, "...", ours, indexes_with_dots, [1], len, int, type, Static])
 def test_anything_else_is_an_answer(answer):
     """Catches `x[..., None]`, an index, taken for an open place; and None, what a function without return gives."""
     assert written(answer)
@@ -80,8 +90,10 @@ def test_a_class_without_a_source_is_written_once_it_has_methods():
     names: dict[str, type] = {}
     exec("class Open:\n    'To be written.'\n    ...", names)
     exec("class Written:\n    def read(self):\n        return 1", names)
+    exec("class Static:\n    @staticmethod\n    def read():\n        return 1", names)
     assert not written(names["Open"])
     assert written(names["Written"])
+    assert written(names["Static"])
 
 
 @pytest.mark.parametrize("answer", [95, 95.0, 95.4])
@@ -187,3 +199,40 @@ def test_the_form_of_a_solution_does_not_give_it_away():
     assert form(95) == "a whole number"
     assert form([1, 2]) == "a list"
     assert form(HalfWritten) == "a class with append, read"
+
+
+@pytest.mark.parametrize("leave", [SystemExit(3), Mute(), ValueError("y" * 10_000_000), ValueError("\x1b[2J")])
+def test_whatever_an_answer_raises_is_one_sentence(leave):
+    """Catches exit() in an answer, which ends the cell; an error that cannot say what it is; one of 10 MB."""
+
+    def answer():
+        raise leave
+
+    wrong = Exercise("a", lambda answer: answer(), ours).judged(answer)
+    assert wrong is not None
+    assert wrong.sentence.startswith(f"Your answer stopped with {type(leave).__name__}")
+    assert len(wrong.sentence) < 400
+    assert wrong.sentence.isprintable()
+
+
+def test_a_lambda_over_several_lines_is_an_answer():
+    """Catches a SyntaxError of ours: its line, cut out of a list, is no program."""
+    answer = [0,
+              lambda number: 2 * number][1]  # fmt: skip
+    assert written(answer)
+
+
+@pytest.mark.parametrize("answer", [10**400, -(10**400), 1e300], ids=["high", "low", "float"])
+def test_a_huge_number_is_too_high_or_too_low(answer):
+    """Catches an OverflowError, and a message of 300 digits."""
+    wrong = judge_number(95, "rows", {}, "")(answer)
+    assert wrong is not None
+    assert wrong.sentence.endswith("too high." if answer > 0 else "too low.")
+    assert len(wrong.sentence) < 40
+
+
+def test_a_number_that_python_does_not_write_is_said_to_have_many_digits():
+    """Catches Python's advice to call sys.set_int_max_str_digits."""
+    wrong = judge_choice("memory", {"memory": None})([10**5000])
+    assert wrong is not None
+    assert "a number of more than 4300 digits" in wrong.sentence

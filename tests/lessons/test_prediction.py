@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tinyinfer.lessons.prediction import quantity, revealed
@@ -83,3 +84,10 @@ def test_quantities_read_as_in_a_sentence():
     assert [quantity(2544, "rows"), quantity(3.3616, "tokens"), quantity(44.31, "%"), quantity("keys", "")] == [
         "2,544 rows", "3.36 tokens", "44.3%", "keys",
     ]  # fmt: skip
+
+
+def test_a_guess_may_be_of_any_kind():
+    """Catches an OverflowError for a huge guess, and an array that is neither equal nor unequal to a choice."""
+    assert revealed(10**5000, 95, "rows", WHY).text.endswith("times too high.")
+    assert revealed(np.zeros(3), "keys", "", {"values": "Not those."}).text == "Not this time. It is keys."
+    assert revealed(np.float16(95), 2544, "rows", WHY).text.endswith("Those are the rows with a cache.")

@@ -23,6 +23,7 @@ from tinyinfer.errors import one_line
 from tinyinfer.units import number, show
 
 PACKAGE = Path(__file__).parents[1]
+LONGEST = 300  # characters of an error's text that are shown
 
 
 @dataclass(frozen=True)
@@ -51,13 +52,12 @@ class Exercise:
     draw: Callable[[Any], object] | None = None
 
     def judged(self, answer: object) -> Wrong | None:
-        """What is wrong with the answer; an exception of the student's code becomes a sentence."""
+        """What is wrong with the answer; an exception of the student's code becomes a sentence, `exit()` too."""
         try:
             return self.judge(answer)
-        except Exception as error:
-            what = f"{type(error).__name__}: {one_line(str(error))}".rstrip(": ")
+        except (Exception, SystemExit) as error:
             hint = f"the answer that `check` expects is {form(self.solution)}"
-            return Wrong(f"Your answer stopped with {what}{_place(error)}.", hint)
+            return Wrong(f"Your answer stopped with {_told(error)}{_place(error)}.", hint)
 
     def drawn(self, answer: object) -> object | None:
         """A picture of the answer; None for an answer that cannot be drawn, about which the judge has its sentence."""
@@ -65,7 +65,7 @@ class Exercise:
             return None
         try:
             return self.draw(answer)
-        except Exception:
+        except (Exception, SystemExit):
             return None
 
     def solution_text(self, answer: object = None) -> str:
@@ -89,24 +89,39 @@ def written(answer: object) -> bool:
     if not (inspect.isfunction(answer) or inspect.isclass(answer)):
         return True
     if inspect.isclass(answer) and not _source(answer):
-        methods = [part for part in vars(answer).values() if inspect.isfunction(part)]
+        methods = _methods(answer)
         return bool(methods) and all(map(written, methods))
-    return not any(map(_is_open, ast.walk(ast.parse(_source(answer)))))
+    try:
+        body = ast.parse(_source(answer))
+    except SyntaxError:  # a lambda over several lines: its lines alone are no program
+        return True
+    return not any(map(_is_open, ast.walk(body)))
+
+
+def as_number(answer: object) -> float | None:
+    """A number of the student's; None for a text, True, an array, NaN or infinity. A huge one is cut to 1e300."""
+    if isinstance(answer, bool) or not isinstance(answer, Real):
+        return None
+    try:
+        value = float(answer)
+    except OverflowError:
+        return -1e300 if answer < 0 else 1e300
+    return value if math.isfinite(value) else None
 
 
 def judge_number(truth: float, unit: str, wrong: Mapping[float, Wrong], hint: str, tolerance: float = 0.01) -> Judge:
     """A judge of numbers. wrong: the usual wrong values; hint: for any other. tolerance: relative, of all of them."""
 
     def judge(answer: object) -> Wrong | None:
-        if isinstance(answer, bool) or not isinstance(answer, Real) or not math.isfinite(answer):
+        if (value := as_number(answer)) is None:
             return Wrong(f"{show(answer)} is not a number.", f"write a number ({unit}), without quotes or unit")
-        value = float(answer)
         if math.isclose(value, truth, rel_tol=tolerance, abs_tol=1e-12):
             return None
         for known, why in wrong.items():
             if math.isclose(value, known, rel_tol=tolerance, abs_tol=1e-12):
                 return why
-        return Wrong(f"{number(value)} {unit} is too {'high' if value > truth else 'low'}.", hint)
+        shown = number(value) if abs(value) < 1e15 else f"{value:.3g}"
+        return Wrong(f"{shown} {unit} is too {'high' if value > truth else 'low'}.", hint)
 
     return judge
 
@@ -142,7 +157,7 @@ def _source(thing: object) -> str:
 
 def _source_in_its_cell(kind: type) -> str:
     """The source of a class that a notebook defines, which Python does not find: its first method knows the cell."""
-    for method in filter(inspect.isfunction, vars(kind).values()):
+    for method in filter(inspect.isfunction, _methods(kind)):
         cell = "".join(linecache.getlines(method.__code__.co_filename))
         for node in ast.walk(ast.parse(cell)):
             if isinstance(node, ast.ClassDef) and node.name == kind.__name__:
@@ -150,10 +165,24 @@ def _source_in_its_cell(kind: type) -> str:
     return ""
 
 
+def _methods(kind: type) -> list[Any]:
+    """The methods that a class itself defines, those without `self` included."""
+    return [getattr(part, "__func__", part) for part in vars(kind).values() if inspect.isroutine(part)]
+
+
 def _is_open(node: ast.AST) -> bool:
     """Whether the node is `...` as a statement, an assigned or a returned value; an index `x[..., 0]` is not."""
     value = node.value if isinstance(node, ast.Expr | ast.Assign | ast.AnnAssign | ast.Return) else None
     return isinstance(value, ast.Constant) and value.value is ...
+
+
+def _told(error: BaseException) -> str:
+    """The last line of a traceback; of an error that cannot say what it is, its name."""
+    try:
+        text = one_line(str(error))
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text[:LONGEST]}{'...' * (len(text) > LONGEST)}".rstrip(": ")
 
 
 def _place(error: BaseException) -> str:

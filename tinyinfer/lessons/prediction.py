@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from numbers import Real
 
+from tinyinfer.lessons.exercise import as_number
 from tinyinfer.lessons.messages import Message
 from tinyinfer.units import show
 
@@ -27,17 +27,17 @@ def revealed(guess: object, truth: float | str, unit: str, misconceptions: Mappi
         text = "Your guess is not answered yet: replace `...` above by your guess, run that cell and this one again."
         return Message("open", text, folded=("show the answer", answer))
     if isinstance(truth, str):
+        guess = guess if isinstance(guess, str) else ""
         return _compared(guess, guess == truth, answer, misconceptions)
-    if isinstance(guess, bool) or not isinstance(guess, Real) or not math.isfinite(guess):
+    if (value := as_number(guess)) is None:
         text = f"{show(guess)} is not a number: write a guess such as `guess = 7` ({unit})."
         return Message("wrong", text, folded=("show the answer", answer))
-    value = float(guess)
     right = math.isclose(value, truth, rel_tol=CLOSE)
     compared = f"{answer}; you guessed {quantity(value, unit)}{_off(value, truth, unit)}"
     return _compared(value, right, compared, misconceptions)
 
 
-def _compared(guess: object, right: bool, answer: str, misconceptions: Mapping[float | str, str]) -> Message:
+def _compared(guess: float | str, right: bool, answer: str, misconceptions: Mapping[float | str, str]) -> Message:
     named = next((why for value, why in misconceptions.items() if _same(guess, value)), "")
     exact = next((why for value, why in misconceptions.items() if _exactly(guess, value)), "")
     if right and not exact:
@@ -51,10 +51,10 @@ def _exactly(guess: object, value: float | str) -> bool:
     return math.isclose(guess, value, rel_tol=EXACT, abs_tol=1e-9)
 
 
-def _same(guess: object, value: float | str) -> bool:
+def _same(guess: float | str, value: float | str) -> bool:
     if isinstance(guess, str) or isinstance(value, str):
         return guess == value
-    return isinstance(guess, Real) and math.isclose(guess, value, rel_tol=SAME, abs_tol=1e-9)
+    return math.isclose(guess, value, rel_tol=SAME, abs_tol=1e-9)
 
 
 def _off(guess: float, truth: float, unit: str) -> str:
@@ -74,5 +74,5 @@ def quantity(value: float | str, unit: str) -> str:
     """A value with its unit, as a sentence shows it."""
     if isinstance(value, str):
         return value
-    digits = f"{value:,.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:,.3g}"
+    digits = f"{value:,.0f}" if abs(value) < 1e15 and value == round(value) else f"{value:,.3g}"
     return digits + ("%" if unit == "%" else f" {unit}".rstrip())
