@@ -135,7 +135,7 @@ lesson.table(HEADINGS, [*table, *told])
 
 # %% [markdown]
 # One line at the top, and the cache finds nothing. No error is raised, no answer is wrong, and nothing is logged: the
-# server only becomes slower. The same line at the end of the system prompt costs almost nothing.
+# server only becomes slower. At the end of the system prompt the same line costs the rows of its own tokens, no more.
 #
 # ## Your lines
 #

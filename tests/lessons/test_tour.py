@@ -209,7 +209,7 @@ def test_what_is_said_about_times_is_what_was_measured() -> None:
     assert "took less time" in fast
     assert "was faster here" in fast
     none = told_by_times({"as it comes": plain, "eight bits": plain, "prompt lookup": plain})
-    assert none.endswith("saved no step: no draft was accepted. ")
+    assert none.endswith("saved no step: no draft was accepted.")
 
 
 def test_what_is_said_about_counts_follows_from_the_roofline() -> None:

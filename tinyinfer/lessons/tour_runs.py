@@ -95,7 +95,7 @@ def told_by_times(runs: Runs) -> str:
     return (
         f"- With eight bits the engine read {bits.moved / plain.moved:.0%} of the bytes, and "
         f"{floats if bits.seconds > plain.seconds else 'took less time on this machine.'}\n"
-        f"- Prompt lookup {saved if drafts.steps < plain.steps else 'saved no step: no draft was accepted. '}"
+        f"- Prompt lookup {saved if drafts.steps < plain.steps else 'saved no step: no draft was accepted.'}"
         f"{told if drafts.steps < plain.steps else ''}"
     )
 
