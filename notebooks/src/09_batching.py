@@ -154,7 +154,7 @@ lesson.say(
 # requests above this takes minutes; the row of [README](../README.md#benchmarks) is measured that way.
 
 # %%
-# about 15 s on two free cores
+# about 6 s on two free cores
 short = synthetic(20, parse_lengths("4"), parse_lengths("lognormal:3,1.2"))
 timed = {name: served(lesson.model(batching=name, max_num_seqs=SEATS), short) for name in ("static", "continuous")}
 seconds = {name: sum(run.seconds) for name, run in timed.items()}
@@ -412,8 +412,8 @@ check("length", length)
 # %% [markdown]
 # **Exercise: enough seats** · 4 minutes · medium
 #
-# `step_seconds(seats)` is the time of a decode step of the real model by the roofline of a machine that reads `37GB/s` and
-# computes `200GFLOP/s`. What is the smallest number of seats that brings as many tokens a second, rounded to whole
+# `step_seconds(seats)` is the time of a decode step of the real model by the roofline of a machine that reads `37GB/s`
+# and computes `200GFLOP/s`. What is the smallest number of seats that brings as many tokens a second, rounded to whole
 # tokens, as any number up to `64`? Compute it, or try numbers.
 
 # %% tags=["exercise"]
