@@ -57,7 +57,12 @@ def table(rows: Sequence[Sequence[str]]) -> str:
 
 
 class _Printer(reprlib.Repr):
-    """reprlib's, and numbers of more digits than Python writes."""
+    """reprlib's, with its limits, and numbers of more digits than Python writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+        self.maxlevel = 2
 
     def repr_int(self, x: int, level: int) -> str:
         try:
@@ -67,8 +72,6 @@ class _Printer(reprlib.Repr):
 
 
 _printer = _Printer()
-_printer.maxstring = _printer.maxother = 80
-_printer.maxlevel = 2
 
 
 def show(value: object) -> str:

@@ -52,20 +52,8 @@ greedy = SamplingParams(max_tokens=48, ignore_eos=True)
 guess = ...
 
 # %% tags=["reveal"]
-a, k = 0.8, 4
-truth = sum(a**i for i in range(k + 1))
-reveal(
-    guess,
-    truth,
-    "tokens a step",
-    {
-        1 + k * a: "That counts every right draft. A right draft behind a wrong one is thrown away.",
-        k * a: "That counts every right draft, and forgets the model's own token.",
-        k + 1: "That would be a step in which all drafts are right.",
-        truth - 1: "That counts the accepted drafts. Every step also brings one token of the model itself.",
-        1 + k * a**k: "That is all or nothing. The right drafts in front of a wrong one stay.",
-    },
-)
+truth, usual = runs.predicted()
+reveal(guess, truth, "tokens a step", usual)
 
 # %% [markdown]
 # ## Count, then time

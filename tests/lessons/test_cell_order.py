@@ -70,7 +70,7 @@ def test_without_the_source_the_advice_is_to_run_from_the_top():
 
 
 def test_names_of_a_comprehension_are_made_by_no_cell():
-    """Catches a misspelt name that is taken for the `x` of somebody's comprehension."""
+    """Catches a misspelt name that is taken for a name that a comprehension makes for itself."""
     assert set(made_names("\n# %%\nrows = [x for x in range(3) if (y := x)]\nfor z in rows: pass")) == {
         "rows",
         "y",
