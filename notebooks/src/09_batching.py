@@ -206,6 +206,9 @@ lesson.say(
     f"The schedule is the engine's: the same requests in each of {steps['static']:,} steps under static and in each of "
     f"{steps['continuous']} steps under continuous batching."
 )
+pairs = zip(runs["static"].sequences, runs["continuous"].sequences, strict=True)
+alike = sum(a == b for one, two in pairs for a, b in zip(one.new_tokens, two.new_tokens, strict=True))
+lesson.say(f"A request's neighbours say when it is computed: {alike:,} of {useful:,} tokens are the same under both.")
 
 # %% [markdown]
 # ## In the library
