@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from tinyinfer.lessons.batching import EXERCISES, enough_seats, step_seconds
 from tinyinfer.lessons.batching_puzzles import BUDGET, NEIGHBOURS, PROMPT, chunks, in_batches, in_order
 from tinyinfer.lessons.lesson import Lesson
+from tinyinfer.lessons.paging_pool import served as served_by_the_pool
 from tinyinfer.lessons.seating import (
     active,
     computed,
@@ -81,15 +83,20 @@ def looped(
     leave_at: int = 0,
     copied: bool = True,
     once: bool = True,
+    taken: Any = lambda request: request is not None,
+    goes_on: Any = lambda waiting, seated: waiting or any(request is not None for request in seated),
 ) -> Any:
-    """Our loop with a slip: the youngest first, a step too long, one list for all, the rule asked at each seat."""
+    """Our loop with a slip: the youngest first, a step too long, one list for all, the rule asked at each seat.
+
+    taken, goes_on: wrong ways to ask whether a seat is taken, and whether the loop goes on.
+    """
     waiting, left = list(range(len(lengths))), list(lengths)
     seated: list[int | None] = [None] * seats
     schedule = []
-    while waiting or any(request is not None for request in seated):
+    while goes_on(waiting, seated):
         joins = once and may_join(seated.count(None), seats)
         for seat in range(seats):
-            if seated[seat] is None and waiting and (joins if once else may_join(seated.count(None), seats)):
+            if not taken(seated[seat]) and waiting and (joins if once else may_join(seated.count(None), seats)):
                 seated[seat] = waiting.pop(first)
         schedule.append(list(seated) if copied else seated)
         for seat, request in enumerate(seated):
@@ -98,6 +105,28 @@ def looped(
                 if left[request] == leave_at:
                     seated[seat] = None
     return schedule
+
+
+def packed(lengths: Any, seats: int, may_join: Any) -> Any:
+    """A loop that removes from the list that it runs over."""
+    waiting, left, running, schedule = list(range(len(lengths))), list(lengths), [], []
+    while waiting or running:
+        if may_join(seats - len(running), seats):
+            while waiting and len(running) < seats:
+                running.append(waiting.pop(0))
+        schedule.append(running + [None] * (seats - len(running)))
+        for request in running:
+            left[request] -= 1
+            if left[request] <= 0:
+                running.remove(request)
+    return schedule
+
+
+def forever(*given: Any) -> Any:
+    """A loop that forgets to count down, and never calls the judge back."""
+    sizes = []
+    while True:
+        sizes.append(1)
 
 
 SLIPS = {
@@ -112,6 +141,12 @@ SLIPS = {
     "is not a list of steps": lambda *asked: 7,
     "returned None": lambda *asked: None,
     "1 places": lambda *asked: [[0]],
+    "sits 4 (": lambda *asked: [[-1 if one is None else one + 1 for one in step] for step in looped(*asked)],
+    "an empty seat is None": lambda *asked: [[-1 if one is None else one for one in step] for step in looped(*asked)],
+    "in `any` and in `if`": lambda *asked: looped(*asked, goes_on=lambda waiting, seated: waiting or any(seated)),
+    "still sits": lambda *asked: looped(*asked, goes_on=lambda waiting, seated: waiting),
+    "only request 0 goes wrong": lambda *asked: looped(*asked, taken=bool),
+    "remove from the list that it runs over": lambda *asked: packed(*asked),
     "never ends": lambda *asked: looped(*asked, leave_at=99),
 }
 
@@ -137,6 +172,32 @@ def test_a_loop_that_empties_the_callers_list_is_named():
     assert "changes the list" in wrong.sentence
 
 
+@pytest.mark.parametrize("name", ["schedule", "chunks", "padding"])
+def test_a_loop_that_never_ends_is_stopped(name):
+    """Catches a forgotten count-down that hangs the notebook and fills the memory."""
+    before = sys.gettrace()
+    wrong = EXERCISE[name].judged(forever)
+    assert wrong is not None
+    assert "never" in wrong.sentence
+    assert EXERCISE[name].drawn(forever) is None
+    assert sys.gettrace() is before
+
+
+def test_an_interrupt_ends_the_cell(lesson, monkeypatch):
+    """Catches half a run whose numbers are printed as if they were those of a whole one."""
+    llm = lesson.tiny()
+    steps = llm.engine.run
+
+    def stopped(sequences: Any) -> Any:
+        yield next(steps(sequences))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(llm.engine, "run", stopped)
+    for serve in (served, served_by_the_pool):
+        with pytest.raises(KeyboardInterrupt):
+            serve(llm, [Request(9, (65, 66))])
+
+
 # Puzzles and exercises.
 
 WRONG = [
@@ -147,16 +208,19 @@ WRONG = [
     ("two seats", [[7, 1, 0, 7], [5, 6, 2, 3, 4]], "Request 7 sits twice"),
     ("two seats", [[10, 6, 2], [7, 4, 3, 3, 1]], "not their lengths"),
     ("two seats", [[0, 1, 2, 3, 4, 5, 6, 7]], "1 lists"),
+    ("two seats", [[1, 2, 3, 4], [5, 6, 7, 8]], "numbered from 0 to 7"),
     ("two seats", [[True], [2]], "True is no request"),
     ("waiting", [1, 1, 9, 9, 11, 11], "no seat is empty"),
     ("waiting", [1, 10, 2, 4, 6, 8], "holds its seat"),
     ("waiting", [7, 7, 3, 3, 5, 5], "as soon as they are there"),
     ("waiting", [1, 1, 2, 2, 3, 3], "on 2 seats"),
     ("waiting", [6, 6, 1, 2, 4, 4], "arrives in step 2"),
+    ("waiting", [0, 0, 1, 1, 2, 2], "the first step is 1"),
     ("chunks", lambda prompt, neighbours, budget: [budget] * 9, "more than the budget"),
     ("chunks", lambda prompt, neighbours, budget: [1] * prompt, "stay empty"),
     ("chunks", lambda prompt, neighbours, budget: [budget - len(neighbours)], "rows together"),
     ("chunks", lambda prompt, neighbours, budget: [0.5], "whole numbers"),
+    ("chunks", lambda prompt, neighbours, budget: [3, 3, 4, 4, 5, 1], "differ from call to call"),
     ("padding", lambda lengths, seats, policy: 0, "the engine: 2"),
     ("padding", lambda lengths, seats, policy: sum(lengths), "padding comes on top"),
     ("padding", lambda lengths, seats, policy: True, "not a whole number"),
@@ -169,6 +233,7 @@ WRONG = [
     ("enough seats", 1, "nearly the same time"),
     ("enough seats", 5, "two FLOPs"),
     ("enough seats", 64, "a batch is not free"),
+    ("enough seats", 14, "compare rounded rates"),
     ("enough seats", 12.0, "no number of seats"),
 ]
 
@@ -193,6 +258,7 @@ def test_more_seats_than_enough_bring_no_more_tokens():
     rate = {seats: seats / step_seconds(seats) for seats in (enough_seats() - 1, enough_seats(), 64)}
     assert rate[enough_seats()] == pytest.approx(rate[64], rel=1e-3)
     assert rate[enough_seats() - 1] < 0.99 * rate[64]
+    assert max(range(1, 65), key=lambda seats: round(seats / step_seconds(seats))) == enough_seats()
 
 
 @pytest.mark.parametrize("name", ["two seats", "waiting", "chunks"])

@@ -173,6 +173,16 @@ class NotANumber(ListCache):
         return float("nan")
 
 
+class LengthIsAFraction(ListCache):
+    def length(self):
+        return float(super().length())
+
+
+class OneTooFarAtOnce(ListCache):
+    def length(self):
+        return super().length() + 1
+
+
 class NoLength:
     append = read = ListCache.append
 
@@ -203,6 +213,8 @@ PLANTED = {
     ReadsNothing: ("`read` returned None", "return two arrays"),
     LengthOfNothing: ("`length` returned None", "count the rows"),
     NotANumber: ("`length` returned nan", "count the rows"),
+    LengthIsAFraction: ("`length` returned 0.0", "count the rows"),
+    OneTooFarAtOnce: ("token 0: `length` says 1", "off by one"),
     NoLength: ("no method `length`", "append, read, length"),
 }
 
@@ -330,6 +342,7 @@ NUMBERS = {
 def test_numbers_are_judged_each_with_its_own_hint(name):
     judge = JUDGES[name].judge
     assert judge(JUDGES[name].solution) is None
+    assert judge(np.array(JUDGES[name].solution)[()]) is None
     wrongs = {answer: judge(answer) for answer in NUMBERS[name]}
     assert all(wrong and NUMBERS[name][answer] in wrong.sentence for answer, wrong in wrongs.items())
     assert len({wrong.hint for wrong in wrongs.values() if wrong}) == len(wrongs)

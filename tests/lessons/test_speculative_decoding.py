@@ -67,6 +67,9 @@ PLANTED = {
     "a number": (lambda p, q: (0.5, p), "no array", "shape"),
     "sums": (lambda p, q: (plain(p, q)[0].sum(), p), "no array", "shape"),
     "wrong shape": (lambda p, q: (plain(p, q)[0][:-1], p), "no array", "shape"),
+    "a small number added": (lambda p, q: (np.minimum(1, p / (q + 1e-5)), plain(p, q)[1]), "off by", "nearly is not"),
+    "fewer bits": (lambda p, q: tuple(np.float32(law) for law in plain(p, q)), "off by", "fewer bits"),
+    "changes p": (lambda p, q: (np.minimum(1, np.divide(p, q, out=p)), p), "changes the laws", "not p /= q"),
     "nan": (lambda p, q: (p * np.nan, p), "`accept` holds", "cut p/q off"),
 }
 
@@ -156,16 +159,19 @@ def test_what_drafts_are_worth():
 
 
 NUMBERS = {
-    "agree": {1: "Not all", 0.29: "independent draws", 0.3: "rejected share", 0.2: "only where p", 0.9: "too high"},
+    "agree": {1: "Not all", 0.29: "independent draws", 0.3: "rejected share", 0.2: "only where p", 0.9: "too high",
+              70: "percent"},
     "length": {8: "most tokens", 0: "Some drafts pay", 4: "too high"},
-    "worst": {(24, 24): "24 tokens", (0, 5): "5 steps", (0, 120): "120", (0, 48): "48", (0, 0): "0 steps"},
-}
+    "worst": {(24, 24): "24 tokens", (0, 5): "5 steps", (0, 120): "120", (0, 48): "48", (0, 0): "0 steps",
+              (0, 25): "25"},
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", NUMBERS)
 def test_numbers_are_judged_each_with_its_own_hint(name):
     judge = JUDGES[name].judge
     assert judge(JUDGES[name].solution) is None
+    assert judge(np.array(JUDGES[name].solution)[()]) is None
     wrongs = {answer: judge(answer) for answer in NUMBERS[name]}
     assert all(wrong and NUMBERS[name][answer] in wrong.sentence for answer, wrong in wrongs.items())
     assert len({wrong.hint for wrong in wrongs.values() if wrong}) == len(wrongs)

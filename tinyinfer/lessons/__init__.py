@@ -10,6 +10,7 @@ neither. Files in reading order:
     models.py                the models of a lesson: weights loaded once, engines made from them
     cell_order.py            which cell to run first, said in place of a NameError
     lesson.py                the one object that a notebook talks to
+    endless.py               a student's loop that never ends, stopped
     own_part.py              a student's own cache or verifier in the library's engine
     pages.py                 three runs as saved pages, which open without a notebook
     tour_runs.py             lesson 00: what a question has cost under eight settings

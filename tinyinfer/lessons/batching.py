@@ -13,6 +13,7 @@ from typing import Any
 from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.batching_puzzles import PUZZLES
+from tinyinfer.lessons.endless import Endless, bounded
 from tinyinfer.lessons.exercise import Exercise, Wrong, judge_number
 from tinyinfer.lessons.seating import judge_seats, seat_requests
 from tinyinfer.measure.roofline import expected_decode, parse_machine, predict_seconds
@@ -45,13 +46,16 @@ def judge_padding(answer: Any) -> Wrong | None:
         return Wrong(f"{show(answer)} is not a function.", "keep the line that begins with `def`")
     for lengths, seats in (((3, 1, 2, 2), 2), ((1, 4, 2, 3, 1, 5, 2), 3), ((2, 2, 2), 3), ((9, 4, 6), 8)):
         for rule in ("static", "continuous"):
-            rows, truth = answer(list(lengths), seats, rule), padding(lengths, seats, rule)
+            where, truth = f"lengths {list(lengths)}, {seats} seats, {rule}", padding(lengths, seats, rule)
+            try:
+                rows = bounded(answer)(list(lengths), seats, rule)
+            except Endless:
+                return Wrong(f"The function never returns ({where}).", "end its loop after the last batch")
             if isinstance(rows, bool) or not isinstance(rows, int):
                 return Wrong(f"The function returned {show(rows)}, not a whole number.", "return a count of rows")
             if rows != truth:
-                where = f"lengths {list(lengths)}, {seats} seats, {rule}"
-                return Wrong(f"{rows} rows of padding, counted by the engine: {truth} ({where}).",
-                             _padding_hint(rows, lengths, seats, rule))  # fmt: skip
+                sentence = f"Yours: {rows} rows of padding; the engine: {truth} ({where})."
+                return Wrong(sentence, _padding_hint(rows, lengths, seats, rule))
     return None
 
 
@@ -128,7 +132,8 @@ def judge_enough(answer: Any) -> Wrong | None:
     rate = f"{answer / seconds:,.0f} tokens a second"
     sentence = f"{answer} seat{'s' * (answer > 1)}: {rate}, a token for each reader every {1000 * seconds:.1f} ms."
     if answer > truth:
-        return Wrong(sentence, "fewer seats bring as many tokens, and sooner for each reader: a batch is not free")
+        hint = "fewer seats bring as many tokens, up to the last digits of a float (compare rounded rates), and each "
+        return Wrong(sentence, f"{hint}reader gets them sooner: a batch is not free")
     if answer == int(PAPER.balance):
         hint = "this is FLOPs per byte of the machine; a weight has four bytes, and each row does two FLOPs with it"
     else:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from itertools import permutations
 from typing import Any
 
+from tinyinfer.lessons.endless import Endless, bounded
 from tinyinfer.lessons.exercise import Exercise, Wrong
 from tinyinfer.units import show
 from tinyinfer.views.seats import Seats
@@ -95,7 +96,8 @@ def _lanes_form(answer: Any) -> Wrong | None:
         return Wrong(f"There are {SEATS} seats, and your answer has {len(answer)} lists.", hint)
     for request in (request for lane in answer for request in lane):
         if not is_count(request) or request >= len(LENGTHS):
-            return Wrong(f"{show(request)} is no request.", "write the numbers of requests, not their lengths")
+            hint = f"requests are numbered from 0 to {len(LENGTHS) - 1}; write these numbers, not their lengths"
+            return Wrong(f"{show(request)} is no request.", hint)
     return None
 
 
@@ -172,7 +174,7 @@ def _starts_wrong(answer: Any) -> Wrong | None:
     for request, (start, arrival) in enumerate(zip(answer, ARRIVALS, strict=True)):
         if start < arrival:
             return Wrong(f"Request {request} starts in step {start}, but it arrives in step {arrival}.",
-                         "a request cannot start before it is there")  # fmt: skip
+                         "a request cannot start before it is there, and the first step is 1, not 0")  # fmt: skip
     for step in range(max(answer) + max(STAYS)):
         there = [i for i, start in enumerate(answer) if start <= step < start + STAYS[i]]
         if len(there) > SEATS:
@@ -194,7 +196,7 @@ def chunks(prompt: int, neighbours: Sequence[int], budget: int) -> list[int]:
 
 def draw_chunks(answer: Callable[..., Any]) -> Seats | None:
     """The rows of each step: one for each neighbour that decodes, then those of the prompt, number 0."""
-    sizes = answer(PROMPT, list(NEIGHBOURS), BUDGET)
+    sizes = bounded(answer)(PROMPT, list(NEIGHBOURS), BUDGET)
     rows = [[i for i, steps in enumerate(NEIGHBOURS, 1) if steps > step] + [0] * n for step, n in enumerate(sizes)]
     width = max(BUDGET, *map(len, rows))
     schedule = [[*step, *[None] * (width - len(step))] for step in rows]
@@ -207,12 +209,22 @@ def judge_chunks(answer: Any) -> Wrong | None:
     """The prompt's rows in each step, equal to ours."""
     if not callable(answer):
         return Wrong(f"{show(answer)} is not a function.", "keep the line that begins with `def`")
+    first = None
     for prompt, neighbours, budget in ((PROMPT, NEIGHBOURS, BUDGET), (7, (), 3), (9, (1, 1, 9), 4), (2, (5, 5), 8)):
-        sizes, where = answer(prompt, list(neighbours), budget), f"prompt {prompt}, {list(neighbours)}, budget {budget}"
+        where = f"prompt {prompt}, neighbours {list(neighbours)}, budget {budget}"
+        try:
+            sizes = bounded(answer)(prompt, list(neighbours), budget)
+        except Endless:
+            hint = "what a step computes is taken off the prompt: count down, or add up, until all of it is computed"
+            return Wrong(f"The loop never ends ({where}).", hint)
         if not isinstance(sizes, list | tuple) or not all(map(is_count, sizes)):
             return Wrong(f"The function returned {show(sizes)}.", "return a list of whole numbers, one for each step")
         if list(sizes) != chunks(prompt, neighbours, budget):
+            if sizes == first:
+                hint = "prompt, neighbours and budget differ from call to call: compute the rows from them"
+                return Wrong(f"Your chunks are the same for every prompt ({where}).", hint)
             return _chunk_slip(list(sizes), prompt, neighbours, budget, where)
+        first = first or sizes
     return None
 
 
@@ -255,7 +267,8 @@ PUZZLES = (
         "chunks",
         judge_chunks,
         chunks,
-        "Every step is full, and no neighbour ever misses a token. Lesson 10 measures how small a step should be.",
+        "Every step but the last is full, and no neighbour ever misses a token. How small a step should be is another "
+        "question: one that only a measurement answers.",
         draw_chunks,
     ),
 )

@@ -190,7 +190,7 @@ def miscounted(said: Any, watched: Watched) -> Difference:
     hint = next((hint for value, hint in usual if said == value), "count the rows of the keys of one layer")
     if first == 0 and said == len(watched.truth.keys):
         hint = "that is the number of layers: count the rows of one layer's keys, none in a new cache"
-    elif first == 0:
+    elif first == 0 and said != 1:
         hint = "a new cache is empty: are its lists shared by all caches? Make them in `__init__`"
     if said > first > 0 and said % first == 0:
         hint = f"every position is counted {said // first} times: `append` is called in each layer; count in one layer"
@@ -214,7 +214,7 @@ def in_pieces(llm: LLM, make: Make, tokens: list[int], stops: list[int], truth: 
     rows = []
     for stop in stops:
         said = watched.cache.length()
-        if said is None or said != watched.first:
+        if not isinstance(said, int | np.integer) or said != watched.first:
             raise miscounted(said, watched)
         watched.stop = stop
         rows.append(forward(llm, watched, seq, tokens, watched.first, stop))

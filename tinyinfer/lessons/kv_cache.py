@@ -214,7 +214,7 @@ REUSED = (0, 1)  # layers whose keys, and whose values, are the same at another 
 
 def judge_reuse(answer: Any) -> Wrong | None:
     """Judges (layers with the same keys, layers with the same values) of a sentence at two places."""
-    pair = isinstance(answer, tuple | list) and len(answer) == 2
+    pair = isinstance(answer, tuple | list | np.ndarray) and len(answer) == 2
     if not pair or not all(isinstance(n, int | np.integer) for n in answer):
         return Wrong(f"{show(answer)} is not a pair of whole numbers.", "write (layers of keys, layers of values)")
     keys, values = map(int, answer)

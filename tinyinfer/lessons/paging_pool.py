@@ -113,5 +113,11 @@ def replayed(llm: LLM, prompts: Seq[Prompt], n: int, table: Callable[..., Any]) 
 
 
 def served(llm: LLM, requests: list[Request]) -> Round:
-    """A run of drawn requests (measure/workload.py), with all that each step counted."""
-    return run_round(Setting("", "", llm, requests))
+    """A run of drawn requests (measure/workload.py), with all that each step counted.
+
+    Raises KeyboardInterrupt when the run was stopped: the numbers of half a run would be wrong.
+    """
+    run = run_round(Setting("", "", llm, requests))
+    if not run.complete:
+        raise KeyboardInterrupt
+    return run

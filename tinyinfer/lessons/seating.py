@@ -14,13 +14,12 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.engine.trace import StepTrace
+from tinyinfer.lessons.endless import Endless, bounded
 from tinyinfer.lessons.exercise import Wrong
 from tinyinfer.llm import LLM
 from tinyinfer.measure.bench import Round, Setting, run_round
 from tinyinfer.measure.workload import Request
 from tinyinfer.units import show
-
-STEPS = 10_000  # after so many questions to its rule, a student's loop counts as endless
 
 Schedule = list[list[int | None]]
 Rule = Callable[[int, int], bool]
@@ -70,8 +69,14 @@ def computed(steps: Sequence[StepTrace]) -> list[list[int]]:
 
 
 def served(llm: LLM, requests: Sequence[Request]) -> Round:
-    """All requests run to their end by an engine; its steps, times and counts."""
-    return run_round(Setting("", "", llm, list(requests)))
+    """All requests run to their end by an engine; its steps, times and counts.
+
+    Raises KeyboardInterrupt when the run was stopped: the numbers of half a run would be wrong, not few.
+    """
+    run = run_round(Setting("", "", llm, list(requests)))
+    if not run.complete:
+        raise KeyboardInterrupt
+    return run
 
 
 CASES: tuple[tuple[tuple[int, ...], int], ...] = (
@@ -90,39 +95,34 @@ def judge_seats(answer: Any) -> Wrong | None:
         for rule in (continuous, static):
             given, asked = list(lengths), Asked(rule)
             try:
-                schedule = answer(given, seats, asked)
+                schedule = bounded(answer)(given, seats, asked)
             except Endless:
                 return Wrong(
                     "The loop never ends.",
-                    "each step a seated request needs one step less; who needs none any more leaves its seat",
+                    "each step a seated request needs one step fewer; who needs none any more leaves its seat. Request "
+                    "0, too: the number 0 is false in Python, so ask `is not None`",
                 )
             where = f"lengths {list(lengths)}, {seats} seats, {rule.__name__}"
-            wrong = form_of(schedule, seats, where) or _side_effects(given, lengths, asked)
+            wrong = form_of(schedule, seats, len(lengths), where) or _side_effects(given, lengths, asked)
             wrong = wrong or slip(schedule, lengths, seats, rule, where)
             if wrong:
                 return wrong
     return None
 
 
-class Endless(Exception):
-    """A student's loop that asked the rule too often."""
-
-
 class Asked:
-    """A rule that counts how often it is asked. Raises Endless after STEPS questions."""
+    """A rule that counts how often it is asked."""
 
     def __init__(self, rule: Rule) -> None:
         self.rule, self.times = rule, 0
 
     def __call__(self, free: int, seats: int) -> bool:
         self.times += 1
-        if self.times > STEPS:
-            raise Endless
         return self.rule(free, seats)
 
 
-def form_of(schedule: Any, seats: int, where: str) -> Wrong | None:
-    """What is wrong with the form of a schedule: not a list of steps, each with one place for each seat."""
+def form_of(schedule: Any, seats: int, requests: int, where: str) -> Wrong | None:
+    """What is wrong with the form of a schedule: not a list of steps, each with a request or None for each seat."""
     if schedule is None:
         return Wrong("The function returned None.", "end it with `return schedule`")
     if not isinstance(schedule, list) or not all(isinstance(step, list | tuple) for step in schedule):
@@ -132,6 +132,9 @@ def form_of(schedule: Any, seats: int, where: str) -> Wrong | None:
             return Wrong(
                 f"Step {i} has {len(step)} places ({where}).", "a step has a place for each seat; None if empty"
             )
+        if strange := [one for one in step if one is not None and one not in range(requests)]:
+            hint = f"requests are numbered from 0, so the last one is {requests - 1}; an empty seat is None"
+            return Wrong(f"In step {i} sits {show(strange[0])} ({where}).", hint)
     return None
 
 
@@ -151,21 +154,39 @@ def slip(schedule: Schedule, lengths: Sequence[int], seats: int, rule: Rule, whe
     theirs = active(schedule)
     if theirs == ours:
         return _moved(schedule)
-    for request, length in enumerate(lengths):
-        sat = sum(request in step for step in theirs)
-        if sat != length:
-            hint = (
-                "a request that needs one step leaves after the step in which it joined"
-                if sat
-                else "each request of the list gets a seat"
-            )
-            return Wrong(f"Request {request} needs {length} steps and sits for {sat} ({where}).", hint)
+    if theirs and theirs == ours[: len(theirs)]:
+        return _stopped(ours[len(theirs)], len(theirs), where)
+    sat = [sum(request in step for step in theirs) for request in range(len(lengths))]
+    for request, (length, steps) in enumerate(zip(lengths, sat, strict=True)):
+        if steps != length:
+            sentence = f"Request {request} needs {length} steps and sits for {steps} ({where})."
+            return Wrong(sentence, _why_so_long(request, sat, lengths))
     if len(theirs) > len(ours) and not any(theirs[len(ours) :]):
         hint = "a request that needs no more steps leaves at the end of its last step, not at the beginning of the next"
         return Wrong(f"The schedule has empty steps at the end ({where}).", hint)
     at = next(i for i, (mine, yours) in enumerate(zip_longest(ours, theirs, fillvalue=())) if mine != yours)
     compared = f"In step {at + 1} sit {theirs[at]}, but the engine seats {ours[at]} ({where})."
     return Wrong(compared, _why(theirs[at], ours[at], rule))
+
+
+def _stopped(seated: list[int], steps: int, where: str) -> Wrong:
+    """What is wrong with a schedule that is right up to a step and ends there, although requests still sit."""
+    sentence = f"The schedule ends after step {steps}, and requests {seated} still need steps ({where})."
+    if seated == [0]:
+        return Wrong(sentence, "the number 0 is false in Python, in `any` and in `if`: ask if a seat `is not None`")
+    return Wrong(sentence, "the loop goes on while a request waits or still sits, not only while the queue has some")
+
+
+def _why_so_long(request: int, sat: Sequence[int], lengths: Sequence[int]) -> str:
+    """The hint for a request that sits too long or too short. sat: the steps for which each request sits."""
+    wrong = [i for i, (steps, length) in enumerate(zip(sat, lengths, strict=True)) if steps != length]
+    if not sat[request]:
+        return "each request of the list gets a seat"
+    if wrong == [0] and len(lengths) > 1:
+        return "only request 0 goes wrong: the number 0 is false in Python, so ask `is None` or `is not None`"
+    if sat[request] > lengths[request] and len(wrong) < len(lengths):
+        return "some leave late, not all: does a loop remove from the list that it runs over? It skips the next one"
+    return "count down once a step for each request that sits; a request that needs one step leaves after that step"
 
 
 def _why(theirs: list[int], ours: list[int], rule: Rule) -> str:

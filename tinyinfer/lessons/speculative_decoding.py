@@ -180,7 +180,7 @@ WORST = (0, NEW)
 
 def judge_worst(answer: Any) -> Wrong | None:
     """Judges (tokens that change, steps) with drafts that are never right."""
-    pair = isinstance(answer, tuple | list) and len(answer) == 2
+    pair = isinstance(answer, tuple | list | np.ndarray) and len(answer) == 2
     if not pair or not all(isinstance(n, int | np.integer) for n in answer):
         return Wrong(f"{show(answer)} is not a pair of whole numbers.", "write (tokens that change, steps)")
     changed, steps = map(int, answer)
@@ -191,6 +191,7 @@ def judge_worst(answer: Any) -> Wrong | None:
         return Wrong(f"Not {changed} tokens change.", hint)
     named = {
         NEW // (DRAFTS + 1) + 1: "that would be the steps if all drafts were accepted; here none is",
+        NEW + 1: "the step of the prompt brings the first token",
         NEW * (DRAFTS + 1): "those are the rows: a step has one for the last token and one for each draft",
         2 * NEW: "a rejected draft needs no second step: the row in front of it already says the right token",
         0: "each step still brings one token: the one in place of the first rejected draft",
@@ -212,6 +213,7 @@ EXERCISES = (
                            "target wants it less often"),
                 float((P * Q).sum()): Wrong("That is how often two independent draws agree.", "the target does not "
                                             "draw and compare: a draft is accepted with probability min(1, p/q)"),
+                100 * AGREE: Wrong("That is in percent.", "a share is a number from 0 to 1"),
                 1 - AGREE: Wrong("That is the rejected share.", "the accepted share is what both laws have in common"),
                 float(Q[P > Q].sum()): Wrong("That counts only where p is above q.", "elsewhere a draft is accepted, "
                                              "too, with probability p/q"),

@@ -21,6 +21,7 @@ from tinyinfer.lessons.own_part import Verifier
 from tinyinfer.units import number, show
 
 TOLERANCE = 1e-9  # sums of a few float64 numbers near 1 are exact to about 1e-15
+NEARLY = 1e-3  # an error this small is no usual mistake, but a rounding or a small number that was added
 NEVER = 1e-12  # a draft that is rejected less often than this never needs its replacement
 
 
@@ -89,7 +90,10 @@ def judge_verifier(answer: Any) -> Wrong | None:
         return Wrong(f"{show(answer)} is not a function.", 'give the function itself: check("verifier", verifier)')
     with np.errstate(all="ignore"):
         for p, q in cases():
-            given = answer(p.copy(), q.copy())
+            mine, theirs = p.copy(), q.copy()
+            given = answer(mine, theirs)
+            if not (np.array_equal(mine, p) and np.array_equal(theirs, q)):
+                return Wrong("The function changes the laws of its caller.", "write p / q, not p /= q")
             wrong = malformed(given, p, q) or _unlawful(answer, p, q)
             if wrong:
                 return wrong
@@ -140,6 +144,9 @@ def _unlawful(answer: Verifier, p: np.ndarray, q: np.ndarray) -> Wrong | None:  
             and abs(accepted_share(rule, p, q) - accepted) < TOLERANCE  # two mistakes can give the same law
         )
         text = f"Token {token} comes out with probability {found[token]:.3f} instead of {p[token]:.3f}."
+        if abs(found[token] - p[token]) < NEARLY:
+            text = f"Token {token} comes out with a probability that is off by {abs(found[token] - p[token]):.1g}."
+            return Wrong(text, "nearly is not exactly: is a small number added somewhere, or fewer bits than in p?")
         return Wrong(text, next(known, "a token comes out as an accepted draft, or as a replacement: add the two"))
     most = np.minimum(p, q).sum()
     if accepted < most - TOLERANCE:
