@@ -72,7 +72,9 @@ def built(name: str, source: str, address: str) -> str:
 def _cell(ident: str, kind: str, text: str, tags: list[str]) -> dict[str, Any]:
     if kind not in ("markdown", "code"):
         raise ValueError(f"cell {ident} is {kind}: a lesson has only Markdown and code")
-    metadata = {"tags": tags} if tags else {}
+    metadata: dict[str, Any] = {"tags": tags} if tags else {}
+    if "reveal" in tags:  # folded in Jupyter and in Colab: the truth must not be read before it was guessed
+        metadata |= {"jupyter": {"source_hidden": True}, "cellView": "form"}
     cell = {"cell_type": kind, "id": ident, "metadata": metadata, "source": text.splitlines(keepends=True)}
     return cell | ({"execution_count": None, "outputs": []} if kind == "code" else {})
 

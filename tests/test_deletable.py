@@ -23,21 +23,24 @@ STAY = ("__init__.py", "base.py", "switches.py", "__pycache__")  # what is used 
 OTHERS = {"kv_cache": "paged", "block_size": 4, "max_num_batched_tokens": 9}
 
 
-@pytest.mark.parametrize(
-    ("file", "switches"),
-    [
-        ("speculative", {**OTHERS, "prefix_cache": True}),
-        ("speculative/draft_model.py", {**OTHERS, "prefix_cache": True}),
-        ("kv_cache/paged.py", {"max_num_batched_tokens": 9, "speculative": "self"}),
-        ("speculative/candidates.py", {**OTHERS, "speculative": "self"}),
-        ("kv_cache/prefix_cache.py", {**OTHERS, "speculative": "prompt-lookup"}),
-        ("kv_cache/packed_blocks.py", {**OTHERS, "prefix_cache": True}),
-        ("kv_cache/quantized.py", {**OTHERS, "prefix_cache": True, "speculative": "self"}),
-        ("quantization", {**OTHERS, "dtype": "float32"}),
-        ("kv_cache/contiguous.py", {**OTHERS, "prefix_cache": True}),
-        ("backends/numpy_ops.py", {**OTHERS, "backend": "reference"}),
-    ],
-)
+DEFAULT = [
+    ("speculative", {**OTHERS, "prefix_cache": True}),
+    ("kv_cache/prefix_cache.py", {**OTHERS, "speculative": "prompt-lookup"}),
+    ("quantization", {**OTHERS, "dtype": "float32"}),
+    ("backends/numpy_ops.py", {**OTHERS, "backend": "reference"}),
+]
+MORE = [
+    ("speculative/draft_model.py", {**OTHERS, "prefix_cache": True}),
+    ("kv_cache/paged.py", {"max_num_batched_tokens": 9, "speculative": "self"}),
+    ("speculative/candidates.py", {**OTHERS, "speculative": "self"}),
+    ("kv_cache/packed_blocks.py", {**OTHERS, "prefix_cache": True}),
+    ("kv_cache/quantized.py", {**OTHERS, "prefix_cache": True, "speculative": "self"}),
+    ("kv_cache/contiguous.py", {**OTHERS, "prefix_cache": True}),
+]
+IN_FULL = [pytest.param(*one, marks=pytest.mark.full) for one in MORE]
+
+
+@pytest.mark.parametrize(("file", "switches"), [*DEFAULT, *IN_FULL])
 def test_without_its_file_only_its_own_switch_is_gone(file, switches, golden_folder, tmp_path):
     """Catches an import of an optimization by a module that should not know of it."""
     for path in PACKAGE.rglob("*.py"):  # under another name, else an installed one would step in for what is missing

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import math
 import reprlib
+import sys
 from collections.abc import Sequence
+
+from tinyinfer.errors import one_line
 
 PREFIXES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
@@ -53,12 +56,25 @@ def table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-_printer = reprlib.Repr()
-_printer.maxstring = _printer.maxother = 80
-_printer.maxlevel = 2
+class _Printer(reprlib.Repr):
+    """reprlib's, with its limits, and numbers of more digits than Python writes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxstring = self.maxother = 80
+        self.maxlevel = 2
+
+    def repr_int(self, x: int, level: int) -> str:
+        try:
+            return super().repr_int(x, level)
+        except ValueError:
+            return f"<a number of more than {sys.get_int_max_str_digits()} digits>"
+
+
+_printer = _Printer()
 
 
 def show(value: object) -> str:
     """The value for an error message: escaped, on one line, cut short."""
-    text = " ".join(line.strip() for line in _printer.repr(value).splitlines())  # an array's has several lines
+    text = one_line(" ".join(line.strip() for line in _printer.repr(value).splitlines()))  # an array's has several
     return text if len(text) <= 160 else text[:157] + "..."

@@ -7,8 +7,8 @@
 #
 # **Formula.** `seconds for a token ≥ max(FLOPs / FLOPs a second, bytes / bytes a second)`
 #
-# **After this lesson you can** explain why a processor with more FLOPs a second does not write one answer sooner. You
-# can read the ledger of an engine, and say what a switch has changed and what it has not.
+# **After this lesson you can** explain why a processor with more FLOPs a second does not write the next token sooner.
+# You can read the ledger of an engine, and say what a switch has changed and what it has not.
 #
 # **You need** Python. You need no knowledge of language models.
 #
@@ -73,7 +73,7 @@ reveal(guess, truth, "%", misconceptions(token))
 # The engine has switches. Here one question is answered under eight settings, and the engine's ledger counts what each
 # answer has cost. A ledger counts the same on every machine.
 #
-# - `as it comes`: keys and values of earlier tokens are kept in a cache
+# - `as it comes`: what the model has computed of earlier tokens, their keys and values, is kept in a cache
 # - `no cache`: nothing is kept, so each step computes the whole text again
 # - `blocks`: the cache is cut into blocks, as memory is into pages
 # - `prefix cache`: the same question was asked before, and its blocks are still there
@@ -114,10 +114,11 @@ lesson.say(f"{same} of the {len(runs)} settings wrote the same text: *{min(plain
 # %%
 lesson.table(*times(runs))
 lesson.say(told_by_times(runs))
-alone, took = token.flops / measure_matrix_speed(0.2, time.perf_counter), plain.seconds / plain.total.logit_rows
+flops = expected_decode(llm.config, 50).flops  # of one token of the model that ran
+alone, took = flops / measure_matrix_speed(0.2, time.perf_counter), plain.seconds / plain.total.logit_rows
 lesson.say(
-    f"Your guess, on this machine: the arithmetic of one token needs {1e3 * alone:.1f} ms here. A token took "
-    f"{1e3 * took:.0f} ms as it comes, with its share of the prompt."
+    f"Your guess, on this machine: the arithmetic of one token needs {1e3 * alone:.2g} ms here. A token took "
+    f"{1e3 * took:.2g} ms as it comes, with its share of the prompt."
 )
 
 # %% [markdown]
@@ -144,11 +145,11 @@ check("generation loop", write)
 mine = use("generation loop")
 start = llm.tokenizer.encode("Once upon a time")
 before = llm.ledger.copy()
-written = mine(llm, list(start), 16)
+written = list(mine(llm, list(start), 16))
 loop = llm.ledger - before
 [output] = llm.generate([start], SamplingParams(max_tokens=16, ignore_eos=True))
 engine = llm.ledger - before - loop
-assert list(written) == list(output.token_ids), "the loop and the engine write different tokens"
+assert written == list(output.token_ids), "the loop and the engine write different tokens"
 lesson.say(
     f"Token for token what the engine writes: *Once upon a time{llm.tokenizer.decode(written)}*\n\n"
     f"The loop computed {loop.tokens_computed} rows and the engine {engine.tokens_computed}, for the same "
@@ -190,8 +191,9 @@ StepPlayer(record(watched, [prompt, second], SamplingParams(max_tokens=12)))
 # %% [markdown]
 # ## When it loses
 #
-# All eight settings have their reasons, and none is always better. Here the answer is one token long. The table has the
-# time of the small machine from above, by the formula of the first screen. All numbers come from counts.
+# All eight settings have their reasons, and none is always better. Here the answer is one token long, and nobody has
+# asked the question before. The table has the time of the small machine from above, by the formula of the first screen.
+# All numbers come from counts.
 
 # %% tags=["loses"]
 short = {name: ask(name, max_tokens=1, asked_before=False) for name in SETTINGS}

@@ -4,10 +4,10 @@
 # **The idea.** A model writes one token at a time. The new token's query meets the keys and values of all tokens
 # before it, and those never change. So they are computed once and kept: a step computes one row instead of all rows.
 #
-# **Formula.** `bytes kept a position = 2 · L · K · E · 4`: a key and a value, in each of `L` layers, `K` heads of `E`
-# numbers, four bytes a number. A step at position `S` reads `S` times as many.
+# **Formula.** `bytes kept per position = 2 · L · K · E · 4`: a key and a value, in each of `L` layers, `K` heads of `E`
+# numbers, four bytes per number. A step that sees `S` positions reads `S` times as many.
 #
-# **After this lesson you can** say which work a step loses by the cache, and which work still grows with every token.
+# **After this lesson you can** say which work the cache saves in a step, and which work still grows with every token.
 # You can compute from a model's shape how large its cache becomes, and test a cache so that a wrong one cannot hide.
 #
 # **You need** Python, NumPy arrays and slices; that attention compares a query with keys and sums values. [Lesson
@@ -15,7 +15,7 @@
 #
 # **Not covered:** how many sequences share memory ([lesson 04](04_paging.ipynb)), and caches in fewer bits.
 #
-# *35 minutes · you write 12 lines · no GPU, no account*
+# *50 minutes · you write 16 lines · no GPU, no account*
 
 # %% tags=["setup"]
 import matplotlib.pyplot as plt
@@ -54,20 +54,8 @@ params = SamplingParams(max_tokens=32, ignore_eos=True)
 guess = ...
 
 # %% tags=["reveal"]
-P, N = len(prompt), params.max_tokens
-truth = sum(range(P, P + N))  # the first step computes P rows, and each later one a row more
-reveal(
-    guess,
-    truth,
-    "rows",
-    {
-        P + N - 1: "That is about the number with a cache: each token once (but the last, not at all).",
-        P * N: "That is the prompt in every step. The new tokens are computed again, too.",
-        (P + N) * N: "That is the full length in every step. The sequence only becomes so long.",
-        N: "That is the number of steps. Without a cache a step computes all rows, not one.",
-        truth + P + N: "That is one step too many: the first new token comes from the rows of the prompt.",
-    },
-)
+truth, usual = runs.rows_without_cache(len(prompt), params.max_tokens)
+reveal(guess, truth, "rows", usual)
 
 # %% [markdown]
 # ## Count, then time
@@ -77,6 +65,7 @@ reveal(
 
 
 # %%
+# about 10 s on two free cores, nearly all of it without a cache
 def run(engine, params=params):
     """The new tokens, the counted work and the traces of the steps."""
     before = engine.ledger.copy()
@@ -100,32 +89,35 @@ lesson.table(
 lesson.say(f"Both wrote the same tokens: **{slow_tokens == fast_tokens}**.")
 
 # %% [markdown]
-# The table already says something that the word "cache" hides: the weights are read as often as before. Write down
-# how many times faster you expect the run with a cache to be. Then look at the clock.
+# The table already says something that the word "cache" hides: the weights are read as often as before. Think of a
+# number: how many times faster was the run with a cache? Then look at the clock.
 
 # %%
 slow_s, fast_s = (sum(step.seconds for step in steps) for steps in (slow_steps, fast_steps))
-fewer = slow.tokens_computed / fast.tokens_computed, slow.flops / fast.flops
+fewer, faster = slow.flops / fast.flops, slow_s / fast_s
 lesson.say(
-    f"Rows: {fewer[0]:.1f} times fewer. FLOPs: {fewer[1]:.1f} times fewer. "
-    f"Time: {slow_s:.2f} s without, {fast_s:.2f} s with: **{slow_s / fast_s:.1f} times faster**.\n\n"
-    "The clock gains less than the FLOPs. A step of one row has to read every weight for it, "
-    "and then waits for memory instead of computing."
+    f"Rows: {slow.tokens_computed / fast.tokens_computed:.1f} times fewer. FLOPs: {fewer:.1f} times fewer. "
+    f"Time: {slow_s:.2f} s without, {fast_s:.2f} s with: **{faster:.1f} times faster**."
 )
+lesson.say(runs.compared(fewer, faster))
 
 # %% [markdown]
 # ## Your lines
 #
 # Write the cache of one sequence. The library's own transformer will use it: in every layer it first calls `append`
-# with the keys and values of the new rows, and then `read`. Letters: `T` new rows, `S` rows so far, `K` heads, `E`
-# numbers.
+# with the keys and values of the new rows, and then `read`. Letters: `T` new rows, `S` positions so far, `K` heads,
+# `E` numbers. `K` and `E` you learn from the arrays: `check` uses a smaller model.
 #
 # - `MyCache(layers)` is empty, for a model of so many layers.
 # - `append(layer, k, v)` stores the keys and values of new rows, arrays of shape `(T, K, E)`. A prompt brings many
 #   rows at once, later steps bring one.
 # - `read(layer)` returns two arrays of shape `(S, K, E)`: all keys and all values of that layer, in the order in
 #   which they came.
-# - `length()` is the number of positions stored. The engine computes the next row *at this position*.
+# - `length()` is the number of positions stored, `0` before the first `append`. The engine computes the next row *at
+#   this position*.
+#
+# What is a position good for? The model tells positions apart by rotating each query and each key by an angle that
+# grows with its position (RoPE, rotary position embedding). A key is stored after its rotation.
 #
 # Replace `...` by the methods, `__init__` first. `np.concatenate` joins arrays along their first axis.
 
@@ -140,8 +132,8 @@ class MyCache:
 check("cache", MyCache)
 
 # %% [markdown]
-# The claim, on a model of two layers with grouped queries: whatever way the prompt is split into two pieces, and then
-# token by token, the logits are those of one pass that caches nothing. The tolerance is a ten-thousandth of the
+# The claim, on a model of two layers: whatever way the prompt is split into two pieces, and then token by token, the
+# logits are those of one pass that caches nothing. The tolerance is a ten-thousandth of the
 # largest logit, because `float32` rounds a product of one row and of many rows differently.
 
 # %% tags=["claim"]
@@ -169,7 +161,7 @@ own = llm.ledger - before
 assert own_tokens == fast_tokens
 assert (own.kv_read_bytes, own.kv_written_bytes) == (fast.kv_read_bytes, fast.kv_written_bytes)
 lesson.say(
-    f"{len(own_tokens)} tokens, all the same: *{llm.tokenizer.decode(own_tokens).strip()}*\n\n"
+    f"{len(own_tokens)} tokens, all the same: *{' '.join(llm.tokenizer.decode(own_tokens).split())}*\n\n"
     f"Written: {amount(own.kv_written_bytes, 'B')} ({own.tokens_computed} rows). "
     f"Read: {amount(own.kv_read_bytes, 'B')}. Saved: {slow.tokens_computed - own.tokens_computed} rows."
 )
@@ -177,11 +169,13 @@ lesson.say(
 # %% [markdown]
 # ### Now break it
 #
-# A key is rotated for its position before it is stored. A common mistake in real engines: behind the prompt,
-# positions go wrong. Here are three runs of your cache. One has the right positions. In one, all positions behind the
-# prompt are one too far. In one, positions restart at zero behind the prompt. Read the texts: **which is which?**
+# A common mistake in real engines: after the prompt, positions go wrong, and so do the rotations of queries and keys.
+# Here are three runs of your cache. One has the right positions. In one, all positions after the prompt are one too
+# far. In one, positions restart at zero after the prompt. Read the texts: **can you tell which is which?** (Two may be
+# equal.)
 
 # %%
+# about 5 s on two free cores
 rules = {
     "right": lambda position, prompt: position,
     "one too far": lambda position, prompt: position + 1,
@@ -193,11 +187,12 @@ for letter, tokens in zip("ABC", sorted(texts.values(), key=str), strict=True):
     lesson.say(f"**{letter}** {' '.join(llm.tokenizer.decode(tokens).split())}")
 
 # %% [markdown]
-# None of them is garbled. Next, two measurements of the same three rules on the rest of our own text: its perplexity
-# (how surprised the model is, lower is better), and how far its logits are from those of the right rule.
+# Who reads only one of them may well believe it. Next, two measurements of the same three rules on the rest of our own
+# text: its perplexity (how surprised the model is, lower is better), and how far its logits are from those of the right
+# rule.
 
 # %%
-logits = {name: runs.following_logits(llm, story, P, rule) for name, rule in rules.items()}
+logits = {name: runs.following_logits(llm, story, len(prompt), rule) for name, rule in rules.items()}
 perplexities = {name: runs.perplexity(rows, story) for name, rows in logits.items()}
 right = logits["right"]
 errors = {name: np.abs(rows - right).max() / np.abs(right).max() for name, rows in logits.items()}
@@ -218,8 +213,8 @@ lesson.say(
 )
 if lesson.real:
     lesson.say(
-        "**Wrong is not garbled.** Neither reading the text nor its perplexity finds this bug. "
-        "Comparing cached with uncached logits does."
+        "**Wrong is not garbled.** Perplexity finds *restart at zero*. Neither reading the text nor its perplexity "
+        "finds *one too far*. Comparing cached with uncached logits finds both."
     )
 
 # %% [markdown]
@@ -229,15 +224,18 @@ if lesson.real:
 # ## In the library
 #
 # The contiguous cache reserves one array for a sequence and fills it from the front, so that `read` need not join
-# pieces.
+# pieces. It is your cache for many sequences: a `span` is the part of the batch that belongs to one of them, and
+# `self._arrays[id][layer]` is what `layer` has in yours. In `(K, P, Ek)`, `P` counts the reserved positions, and `Ek`
+# and `Ev` are the `E` of keys and of values.
 
 # %%
 lesson.source(ContiguousCache.append)
 lesson.source(ContiguousCache.read)
 
 # %% [markdown]
-# And the caller, a layer's attention. The keys are rotated (`ops.rope`) before `cache.append`: what is stored belongs
-# to one position. The query `q` is used in this call, and then it is gone.
+# And the caller, a layer's attention. Read only the four lines from `ops.rope` to `ops.attention`, which calls `read`.
+# The keys are rotated before `cache.append`: what is stored belongs to one position. The query `q` is used in this
+# call, and then it is gone.
 
 # %%
 lesson.source(GroupedQuery.__call__)
@@ -255,9 +253,9 @@ figure = runs.draw(llm.config, steps, perplexities, written)
 plt.show()
 
 # %% [markdown]
-# The answer to the second question: with a cache, a step still reads all keys and values so far. Scores go from `n²`
-# to `n` a step, and the projections of keys and values from `n` to one. A step does not become `O(1)`: the lower
-# curve rises where attention begins to cost as much as the matrices.
+# The answer to the second question: with a cache, a step still compares its query with all keys so far, and reads all
+# values. Per step, the rows through the matrices go from `S` to one, and the pairs of a query and a key from `S²/2` to
+# `S`. A step does not become `O(1)`: the lower curve rises where attention begins to cost as much as the matrices.
 #
 # ## When it loses
 #
@@ -281,26 +279,25 @@ lesson.say(
 # format the positions are the same, as long as both use it).
 
 # %% tags=["loses"]
-headings = ["model", "L", "K", "E", "weights", "a position", "as much at position", "in contexts"]
-shapes = [[c.num_layers, c.num_kv_heads, c.head_dim, amount(4 * runs.parameters(c), "B")] for c in runs.SHAPES.values()]
-caches = [
-    [f"{position_bytes(c.memory):,} B", f"{most:,}", f"{most / c.max_position:.1f}"]
-    for c, most in ((c, runs.outweighs(c)) for c in runs.SHAPES.values())
-]
-lesson.table(headings, [[name, *a, *b] for name, a, b in zip(runs.SHAPES, shapes, caches, strict=True)])
+rows = []
+for name, c in runs.SHAPES.items():
+    weights, most = amount(4 * runs.parameters(c), "B"), runs.outweighs(c)
+    cache = [f"{position_bytes(c.memory):,} B", f"{most:,}", f"{most / c.max_position:.1f}"]
+    rows.append([name, c.num_layers, c.num_heads, c.num_kv_heads, c.head_dim, weights, *cache])
+headings = ["model", "L", "H", "K", "E", "weights", "cache per position", "as much at position", "in context lengths"]
+lesson.table(headings, rows)
 
 # %% [markdown]
-# A number below one in the last column means: a single long sequence is enough. The largest model here pays most for
-# a position, since it keeps a key and a value for every query head. That is why newer models share key heads.
+# A number below one in the last column means: a single long sequence is enough. `Llama 2 7B` pays most for a position:
+# it has the most layers, and in each it keeps a key and a value for every query head. That is why newer models let
+# several of the `H` query heads share one of `K` key heads.
 #
 # ## Exercises
 #
-# All three are about `SmolLM2-135M`: `L` `30` layers, `H` `9` query heads, `K` `3` key heads of `E` `64` numbers,
-# `float32`.
-#
 # **Exercise: bytes** · 3 minutes · easy
 #
-# How many bytes does the cache keep for one position?
+# `Llama 3.2 1B` has `L = 16` layers, `H = 32` query heads, and `K = 8` key heads of `E = 64` numbers. How many bytes
+# does its cache keep for a conversation of `8192` tokens, if each number is a `float16`?
 
 # %% tags=["exercise"]
 kept = ...
@@ -309,16 +306,17 @@ check("bytes", kept)
 # %% [markdown]
 # **Exercise: growth** · 7 minutes · medium
 #
-# With a cache: the step that computes the row at position `8191` costs how many times the FLOPs of the step at
-# position `63`? A row through all matrices costs two FLOPs for each of `134,479,872` weights in them; attention costs
-# `4·H·E` FLOPs in each layer for each position that the row sees, itself included.
+# `SmolLM2-135M` has `L = 30` layers, `H = 9` query heads, and `K = 3` key heads of `E = 64` numbers. With a cache: the
+# step that computes the row at position `8191` costs how many times the FLOPs of the step at position `63`? A row
+# through all matrices costs two FLOPs for each of `W = 134,479,872` weights in them; attention costs `4·H·E` FLOPs in
+# each layer for each position that the row sees, itself included.
 
 # %% tags=["exercise"]
 times = ...
 check("growth", times)
 
 # %% [markdown]
-# For the last exercise: one sentence in two texts, behind different beginnings.
+# For the last exercise: one sentence in two texts, after different beginnings.
 
 # %%
 sentence = llm.tokenizer.encode(" The steam cannot leave a closed pot.")
@@ -329,10 +327,11 @@ two = one_pass(llm, llm.tokenizer.encode("My grandmother taught me how to cook b
 # %% [markdown]
 # **Exercise: reuse** · 10 minutes · hard
 #
-# Could the second text take over the sentence's keys and values from the first? `one.keys[layer]` holds the keys of
-# all tokens of the first text, `(n, K, E)`, and `one.keys[layer][-m:]` those of the sentence; `two` is the second
-# text. Answer with a pair: in how many of the layers are the *keys* of the sentence the same in both, and in how many
-# the *values*? (Same: `np.allclose(a, b, atol=1e-3)`.)
+# Could the second text take over the sentence's keys and values from the first? `one.keys[layer]` and
+# `one.values[layer]` hold the keys and values of all tokens of the first text; their last `m` rows, such as
+# `one.keys[layer][-m:]`, are those of the sentence. `two` is the second text. Answer with a pair: in how many of the
+# layers are the *keys* of the sentence the same in both, and in how many the *values*? (Same: `np.allclose(a, b,
+# atol=1e-3)`.)
 
 # %% tags=["exercise"]
 same = ...

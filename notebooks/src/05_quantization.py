@@ -32,6 +32,7 @@ from tinyinfer.lessons.quantization import (
     documentation,
     layer_weights,
     measured,
+    predicted,
 )
 from tinyinfer.lessons.rounding import library_parts, rounded
 from tinyinfer.model.weights import QuantScheme
@@ -54,17 +55,8 @@ check, reveal, use = lesson.check, lesson.reveal, lesson.use
 guess = ...
 
 # %% tags=["reveal"]
-truth = bits_a_weight(4, 32)
-reveal(
-    guess,
-    truth,
-    "bits",
-    {
-        4: "Four bits are only the code: each group also stores two numbers of 16 bits, for 32 weights.",
-        6: "That would be scale and minimum in float32; they are in float16, and they are rounded, too.",
-        8: "Two codes share a byte; a code does not take a byte of its own.",
-    },
-)
+truth, usual = predicted()
+reveal(guess, truth, "bits", usual)
 
 # %% [markdown]
 # ## Count, then time

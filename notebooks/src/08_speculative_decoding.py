@@ -52,20 +52,8 @@ greedy = SamplingParams(max_tokens=48, ignore_eos=True)
 guess = ...
 
 # %% tags=["reveal"]
-a, k = 0.8, 4
-truth = sum(a**i for i in range(k + 1))
-reveal(
-    guess,
-    truth,
-    "tokens a step",
-    {
-        1 + k * a: "That counts every right draft. A right draft behind a wrong one is thrown away.",
-        k * a: "That counts every right draft, and forgets the model's own token.",
-        k + 1: "That would be a step in which all drafts are right.",
-        truth - 1: "That counts the accepted drafts. Every step also brings one token of the model itself.",
-        1 + k * a**k: "That is all or nothing. The right drafts in front of a wrong one stay.",
-    },
-)
+truth, usual = runs.predicted()
+reveal(guess, truth, "tokens a step", usual)
 
 # %% [markdown]
 # ## Count, then time
@@ -258,8 +246,9 @@ plt.show()
 
 # %% tags=["loses"]
 question = plain.chat_prompt([{"role": "user", "content": "What is gravity?"}])
-tokens, one, one_s = run(plain, question)
-drafted, many, many_s = run(lookup, question)
+short = SamplingParams(max_tokens=32, ignore_eos=True)
+tokens, one, one_s = run(plain, question, short)
+drafted, many, many_s = run(lookup, question, short)
 assert drafted == tokens
 drafts = [many.drafts_proposed, many.drafts_accepted]
 lesson.table(
@@ -283,7 +272,7 @@ worths = [
     for rate in (0.5, 0.8)
     for count in (1, 16)
 ]
-lesson.table(["acceptance", "sequences", *(f"{n} drafts" for n in numbers)], worths)
+lesson.table(["acceptance", "sequences", *(f"drafts: {n}" for n in numbers)], worths)
 added = [(costs[n] - costs[n - 1]) / costs[1] for n in (3, 4, 5)]
 lesson.say(
     "Times faster than without drafts; below 1.00 the drafts lose.\n\n"

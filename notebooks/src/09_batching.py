@@ -178,10 +178,10 @@ lesson.say(
 
 # %% tags=["yours"]
 def seat_requests(lengths, seats, may_join):
-    """For each step, who sits where: a list of steps, each a list with a request's number or None for every seat.
+    """A list of steps; each step is a list with a request's number, or None, for every seat.
 
-    lengths: how many steps each request needs, in order of arrival; requests are numbered from 0. Leave this list as
-    it is: other cells read it, too.
+    lengths: how many steps each request needs, in order of arrival; requests are numbered
+    from 0. Leave this list as it is: other cells read it, too.
     """
     ...
 
@@ -348,7 +348,10 @@ lesson.say(
 
 # %% tags=["puzzle"]
 def chunks(prompt, neighbours, budget):
-    """A list: how many rows of the prompt each step computes, beside neighbours with so many more steps each."""
+    """A list: how many rows of the prompt each step computes.
+
+    neighbours: for how many more steps each of them decodes.
+    """
     ...
 
 

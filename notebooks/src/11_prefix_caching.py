@@ -340,7 +340,7 @@ check("repeated", second)
 # **Exercise: substring** · 3 minutes · easy
 #
 # Blocks hold `16` tokens. The first prompt is a system prompt of `64` tokens, document A of `96` tokens and a
-# question. The second one is the same system prompt, document B of `32` tokens, document A of `96` tokens and another
+# question. The second one is the same system prompt, document B of `48` tokens, document A of `96` tokens and another
 # question. How many tokens of the second prompt are found?
 
 # %% tags=["exercise"]

@@ -150,7 +150,11 @@ print(a.tolist())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
-@pytest.mark.parametrize("switches", [{"kv_cache": "paged"}, {"kv_cache": "paged", "kv_bits": 4}], ids=str)
+@pytest.mark.parametrize(
+    "switches",
+    [{"kv_cache": "paged"}, pytest.param({"kv_cache": "paged", "kv_bits": 4}, marks=pytest.mark.full)],
+    ids=str,
+)
 def test_forked_processes_answer_as_the_first_one_does(switches):
     """A model is loaded, has answered, and then the process forks: three processes answer at the same time."""
     program = """

@@ -75,12 +75,18 @@ def test_the_list_tells_minutes_and_how_to_open_the_lessons(lessons: Lessons, ca
     assert err == ""
 
 
-@pytest.mark.parametrize("name", ["04_paging", "04", "paging", "notebooks/04_paging.ipynb"])
+@pytest.mark.parametrize("name", ["04_paging", "04", "4", "paging", "notebooks/04_paging.ipynb"])
 def test_a_lesson_is_named_as_people_name_it(lessons: Lessons, name: str, capsys) -> None:
     lessons("1")
     assert main(["notebooks", name]) == 0
     assert "04 · Paging" in (out := capsys.readouterr().out)
     assert "03_kv_cache" not in out
+
+
+def test_a_lesson_named_twice_is_made_once(lessons: Lessons, capsys) -> None:
+    lessons("1")
+    assert main(["notebooks", "04", "paging", "03"]) == 0
+    assert [line[:2] for line in capsys.readouterr().out.splitlines()[:3]] == ["04", "03", ""]
 
 
 @pytest.mark.parametrize(("name", "hint"), [("04_pagin", " (did you mean '04_paging'?)"), ("99", "")])

@@ -70,6 +70,7 @@ def test_two_tokens_need_no_more_than_their_own_memory(switches, long):
     assert (done.returncode, "error" in done.stderr) == (0, False), done.stderr
 
 
+@pytest.mark.full
 def test_bench_reserves_prompt_and_answer(long):
     """-p 4 -g 4: 8 positions, not 131,072. The figures still come."""
     done = command("bench", "-m", long, "-p", "4", "-g", "4", "--json", "-n", "1")

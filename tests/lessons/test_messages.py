@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from io import BytesIO, TextIOWrapper
+
 from tinyinfer.lessons.messages import Message, Prose, show
 
 
@@ -31,3 +34,22 @@ def test_without_a_notebook_messages_are_printed(capsys):
     show(Prose("Two **rows**."))
     show(Message("note", "Noted."))
     assert capsys.readouterr().out == "Two **rows**.\nNoted.\n"
+
+
+def test_what_a_terminal_obeys_is_shown_as_letters():
+    """Catches an answer's text that clears the screen, or that no encoding has, and one of 10 MB."""
+    message = Message("wrong", "\x1b[2J \ud800 \0" + "z" * 10_000_000, "z" * 10_000_000, ("more", "  a\x07\n"))
+    for text in (repr(message), message._repr_html_()):
+        text.encode()
+        assert r"\x1b[2J \ud800 \x00zz" in text
+        assert r"  a\x07" in text
+        assert "\x1b" not in text
+        assert len(text) < 5000
+
+
+def test_a_console_without_a_letter_shows_its_number(monkeypatch):
+    """Catches a UnicodeEncodeError on a console that is not UTF-8."""
+    console = TextIOWrapper(BytesIO(), encoding="ascii", write_through=True)
+    monkeypatch.setattr("sys.stdout", console)
+    show(Message("right", "2·L"))
+    assert console.buffer.getvalue().decode() == f"2\\xb7L{os.linesep}"

@@ -78,3 +78,34 @@ def test_a_teacher_can_ask_for_the_tiny_model(monkeypatch, capsys):
         models.open(models.real_path(), None)
     assert capsys.readouterr().out.count("TINYINFER_LESSON_MODEL asks for it") == 1
 
+
+def test_a_broken_model_is_told_and_the_lesson_goes_on(monkeypatch, capsys, tmp_path):
+    """Catches a lesson that ends with a traceback because a folder holds no model."""
+    (tmp_path / "config.json").write_text("no JSON")
+    monkeypatch.setenv("TINYINFER_LESSON_MODEL", str(tmp_path))
+    models = Models()
+    assert models.open(models.real_path(), None, quantize="int8").config.num_layers == 2
+    assert not models.real
+    assert "not valid JSON" in capsys.readouterr().out
+
+
+def test_an_empty_choice_is_no_choice(monkeypatch):
+    """Catches `TINYINFER_LESSON_MODEL=` taken for the folder here."""
+    monkeypatch.setenv("TINYINFER_LESSON_MODEL", "")
+    monkeypatch.setattr("tinyinfer.lessons.models.find", lambda name: name)
+    assert Models().real_path() == "smollm2-135m"
+
+
+def test_an_interrupt_while_the_tiny_model_is_written_is_mended_by_the_next_cell(monkeypatch):
+    """Catches an empty folder that is taken for the model from then on."""
+    models = Models()
+    with monkeypatch.context() as patched:
+        patched.setattr("tinyinfer.lessons.models.write_tiny_model", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            models.tiny_path()
+    assert models.open(models.tiny_path(), None).config.num_layers == 2
+
+
+def interrupted(folder: Path) -> None:
+    """What Ctrl-C does to the writer."""
+    raise KeyboardInterrupt

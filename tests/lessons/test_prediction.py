@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from tinyinfer.lessons.prediction import quantity, revealed
@@ -42,6 +43,19 @@ def test_the_nearest_misconception_is_named_once():
     assert "too." not in revealed(95, 2544, "rows", WHY).text.split("low.")[1]
 
 
+def test_who_computed_a_usual_wrong_value_is_told_so_however_close_it_is():
+    """Catches one step too many called right, since it is only a few hundredths off; a rough guess there is right."""
+    why = {2640: "That is one step too many.", 2544: "This would be the truth itself."}
+    assert revealed(2640, 2544, "rows", why).kind == "wrong"
+    assert "one step too many" in revealed(2640, 2544, "rows", why).text
+    assert revealed(2600, 2544, "rows", why).kind == revealed(2544, 2544, "rows", why).kind == "right"
+
+
+def test_the_value_itself_comes_before_one_that_is_only_near():
+    """Catches the first of two close misconceptions, named for the second one."""
+    assert "Ninety-six" in revealed(96, 2544, "rows", WHY).text
+
+
 def test_shares_differ_by_points():
     """Catches 20% against 10% said to be 100% too high."""
     assert "you guessed 20%, 10 points too high" in revealed(20, 10, "%", {}).text
@@ -70,3 +84,10 @@ def test_quantities_read_as_in_a_sentence():
     assert [quantity(2544, "rows"), quantity(3.3616, "tokens"), quantity(44.31, "%"), quantity("keys", "")] == [
         "2,544 rows", "3.36 tokens", "44.3%", "keys",
     ]  # fmt: skip
+
+
+def test_a_guess_may_be_of_any_kind():
+    """Catches an OverflowError for a huge guess, and an array that is neither equal nor unequal to a choice."""
+    assert revealed(10**5000, 95, "rows", WHY).text.endswith("times too high.")
+    assert revealed(np.zeros(3), "keys", "", {"values": "Not those."}).text == "Not this time. It is keys."
+    assert revealed(np.float16(95), 2544, "rows", WHY).text.endswith("Those are the rows with a cache.")

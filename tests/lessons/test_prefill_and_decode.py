@@ -104,6 +104,32 @@ def test_a_slip_in_the_lines_is_named(old: str, new: str, said: str) -> None:
     assert said in hint_of("step cost", changed(old, new))
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("flops / machine.matrix_speed", "flops / PAPER.matrix_speed", "FLOPs over matrix speed"),
+        ("max(flops", "1e3 * max(flops", "not milliseconds"),
+        ("4 * H * E * L * pairs", "2 * H * E * L * pairs", "attention 39200"),
+        ("(2 * L + 1) * D", "2 * L * D", "norms 748"),
+    ],
+)
+def test_another_slip_is_told_where_it_is(old: str, new: str, said: str) -> None:
+    """Catches a hint that leaves a student alone with one large number."""
+    assert said in hint_of("step cost", changed(old, new.replace("PAPER.matrix_speed", "200e9")))
+
+
+def test_a_step_for_another_machine_is_told_so() -> None:
+    """Catches lines that forget the machine they were given."""
+    assert "another machine" in hint_of("step cost", lambda c, rows, machine: step_cost(c, rows, PAPER))
+
+
+@pytest.mark.parametrize("kind", [list, np.array], ids=["list", "array"])
+def test_three_numbers_are_right_in_any_row(kind: Any) -> None:
+    """Catches a judge that refuses a list of the right numbers as "not three numbers"."""
+    assert BY_NAME["step cost"].judged(lambda *case: kind(step_cost(*case))) is None
+    assert BY_NAME["sixteen together"].judged(kind(batch_factors())) is None
+
+
 @pytest.mark.parametrize("slips", [FLOP_SLIPS, BYTE_SLIPS], ids=["FLOPs", "bytes"])
 def test_no_two_slips_count_the_same(slips: Any) -> None:
     """Catches sizes for which two mistakes could not be told apart."""
@@ -145,6 +171,7 @@ def test_a_batchs_step_is_what_the_engine_counts(tmp_path: Any) -> None:
         ("sixteen together", (batch_factors()[0], 1), "each sequence waits"),
         ("sixteen together", (batch_factors()[0], 1 / batch_factors()[1]), "divide the step of one"),
         ("sixteen together", (5, 0.2), "predict_seconds"),
+        ("sixteen together", (batch_factors()[0], 1 / 16), "a token in every step"),
         ("sixteen together", (math.nan, math.nan), "predict_seconds"),
         ("weights moved", 1, "hoped for"),
         ("weights moved", RECORDED[4] / RECORDED[1], "one row is not at the roofline"),

@@ -6,14 +6,18 @@ import math
 import random
 from itertools import permutations
 
+import numpy as np
 import pytest
 
 from tinyinfer import SamplingParams
 from tinyinfer.lessons import prefix_caching, prefix_puzzles
 from tinyinfer.lessons.models import Models
 from tinyinfer.lessons.prefix_caching import (
+    DOCUMENT,
     EXERCISES,
+    OTHER,
     STAIRS,
+    SYSTEM,
     cases,
     judge_match,
     judge_rows_left,
@@ -208,3 +212,42 @@ def test_attempts_are_drawn():
     assert str(draw_template(BEST_ORDER)).endswith("4,784 of 6,936 tokens are found in the cache")
     assert draw_template(BEST_ORDER)._repr_html_().count('class="request"') == REQUESTS
     assert draw_order(order_by_prefix)._repr_html_().count('class="request"') == len(QUEUE)
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [(SYSTEM + OTHER, "the other document"), (DOCUMENT, "the document alone"), (SYSTEM + DOCUMENT, "document, too")],
+)
+def test_each_wrong_substring_has_a_hint_of_its_own(answer, said):
+    """Catches lengths for which two mistakes are one number: the hint would name the other one."""
+    assert said in BY_NAME["substring"].judged(answer).sentence
+
+
+@pytest.mark.parametrize("kind", [iter, np.array, tuple])
+def test_an_order_is_right_in_any_row(kind):
+    """Catches a judge that refuses the right order because it is no list."""
+    assert judge_order(lambda requests: kind(order_by_prefix(requests))) is None
+
+
+@pytest.mark.parametrize("kind", [str, float])
+def test_an_order_of_texts_names_no_requests(kind):
+    """Catches a judge that stops inside the library with a text as an index."""
+    wrong = judge_order(lambda requests: list(map(kind, order_by_prefix(requests))))
+    assert "does not name each request once" in wrong.sentence
+    assert draw_order(lambda requests: None) is None
+
+
+def test_equal_heads_in_the_order_they_came_are_told_what_is_lost():
+    """Catches the hint "requests that begin alike follow each other" for an order in which documents do."""
+    heads = list(dict.fromkeys(request[:2] for request in QUEUE))
+    wrong = judge_order(lambda requests: sorted(range(len(QUEUE)), key=lambda i: heads.index(requests[i][:2])))
+    assert "system prompts still take turns" in wrong.hint
+
+
+def test_a_walk_that_gives_floats_works_in_the_engine(models):
+    """Catches a walk that `check` takes and the claim's engine stops at."""
+    llm = models.open(models.tiny_path(), None, threads=1, kv_cache="paged", block_size=4)
+    prompts = [[3, 4, 5, 6, 7, 8], [3, 4, 5, 6, 9]]
+    float_walk = walked(llm, lambda *case: float(match(*case)))
+    assert judge_match(lambda *case: float(match(*case))) is None
+    assert answered(llm, float_walk, prompts, 2)[1] == [0, 4]

@@ -48,7 +48,11 @@ def test_other_loops_of_the_same_meaning_are_right() -> None:
             text = np.append(text, llm.logits(text.tolist())[-1].argmax())
         return tuple(text[len(tokens) :])
 
+    def one_by_one(llm: Any, tokens: list[int], count: int) -> Any:
+        yield from write(llm, tokens, count)
+
     assert BY_NAME["generation loop"].judged(in_numpy) is None
+    assert BY_NAME["generation loop"].judged(one_by_one) is None
 
 
 def all_rows_at_once(llm: Any, tokens: list[int], count: int) -> list[int]:
@@ -81,6 +85,26 @@ def one_too_few(llm: Any, tokens: list[int], count: int) -> list[int]:
     return write(llm, tokens, count - 1)
 
 
+def ended_in_the_first_turn(llm: Any, tokens: list[int], count: int) -> list[int]:
+    return write(llm, tokens, 1)
+
+
+def one_too_many(llm: Any, tokens: list[int], count: int) -> list[int]:
+    return write(llm, tokens, count + 1)
+
+
+def forgot_after_the_first(llm: Any, tokens: list[int], count: int) -> list[int]:
+    new = write(llm, tokens, 1)
+    while len(new) < count:
+        new += write(llm, new[-1:], 1)
+    return new
+
+
+def dropped_the_prompt(llm: Any, tokens: list[int], count: int) -> list[int]:
+    new = write(llm, tokens, 1)
+    return new + write(llm, new, count - 1)
+
+
 def changed_prompt(llm: Any, tokens: list[int], count: int) -> list[int]:
     new = write(llm, tokens, count)
     tokens.extend(new)
@@ -108,6 +132,10 @@ def asks_the_engine(llm: Any, tokens: list[int], count: int) -> list[int]:
         (last_token_only, "sees only the last token"),
         (with_the_prompt, "only the new tokens"),
         (one_too_few, "one token is missing"),
+        (one_too_many, "writes 1 too many"),
+        (ended_in_the_first_turn, "ends in its first turn"),
+        (forgot_after_the_first, "after the first turn the model sees a single token"),
+        (dropped_the_prompt, "sees no prompt"),
         (changed_prompt, "the caller's list has grown"),
         (nothing, "gives nothing back"),
         (words, "not token ids"),
@@ -135,6 +163,11 @@ def test_the_judges_model_depends_on_every_token_before() -> None:
         ("steps", ANSWER + 1, "more than reading the prompt"),
         ("steps", 2, "the answer beforehand"),
         ("steps", 17, "column of steps"),
+        ("steps", ANSWER - 1, "behind the prompt's"),
+        ("steps", ANSWER + 0.01, "column of steps"),
+        ("faster chip", 0.1, "ten times as slow"),
+        ("faster chip", 1.0832, "computes afterwards"),
+        ("other numbers", {"eight bits", "as it comes"}, "no switch"),
         ("faster chip", 10, "do not make ten times the speed"),
         ("faster chip", 1.09, "computes afterwards"),
         ("faster chip", 3.0, "the time of a token on both machines"),
@@ -151,7 +184,7 @@ def test_each_misconception_has_a_hint_of_its_own(name: str, answer: object, sai
 
 def test_a_name_alone_or_a_list_of_names_is_an_answer() -> None:
     """Catches a judge that wants a set and nothing else."""
-    for answer in ("eight bits", ["eight bits"], ("eight bits",), frozenset({"eight bits"})):
+    for answer in (np.array(["eight bits"]), "eight bits", ["eight bits"], ("eight bits",), frozenset({"eight bits"})):
         assert BY_NAME["other numbers"].judged(answer) is None
 
 
@@ -175,6 +208,8 @@ def test_what_is_said_about_times_is_what_was_measured() -> None:
     assert "10 steps instead of 16, and still was not faster" in slow
     assert "took less time" in fast
     assert "was faster here" in fast
+    none = told_by_times({"as it comes": plain, "eight bits": plain, "prompt lookup": plain})
+    assert none.endswith("saved no step: no draft was accepted. ")
 
 
 def test_what_is_said_about_counts_follows_from_the_roofline() -> None:

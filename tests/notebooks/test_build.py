@@ -110,6 +110,15 @@ def test_the_command_writes_and_then_finds_nothing_different(build: ModuleType, 
 # What a build writes
 
 
+def test_the_answer_to_a_prediction_is_folded(build: ModuleType) -> None:
+    """Catches a truth that is read one line below the guess, before it was guessed; all other code is in sight."""
+    cells = json.loads(build.built("03_kv_cache", EXAMPLE, ADDRESS))["cells"]
+    folded = [cell for cell in cells if cell["metadata"].get("jupyter", {}).get("source_hidden")]
+    assert [cell["metadata"] for cell in folded] == [
+        {"tags": ["reveal"], "jupyter": {"source_hidden": True}, "cellView": "form"}
+    ]
+
+
 def test_a_notebook_is_no_function_of_time_or_chance(build: ModuleType) -> None:
     """Catches random ids, and the names of programs and their versions."""
     text = build.built("03_kv_cache", EXAMPLE, ADDRESS)

@@ -348,9 +348,9 @@ def sampling_engine(drafter: str) -> Engine:
 
 LONGER = [
     pytest.param(name, marks=pytest.mark.full)
-    for name in ("prompt-lookup", "surely_bad", *COUPLED, "draft, coupled +-2")
+    for name in ("prompt-lookup", "surely_bad", "drawn_badly", *COUPLED, "draft, coupled +-2")
 ]
-PADDED = ["draft, coupled +2", "drawn_badly", *LONGER]
+PADDED = ["draft, coupled +2", *LONGER]
 
 
 @pytest.mark.parametrize("drafter", PADDED)

@@ -23,6 +23,7 @@ import nbformat
 from ipykernel.kernelspec import make_ipkernel_cmd
 from jupyter_client.kernelspec import KernelSpec
 from jupyter_client.manager import AsyncKernelManager
+from jupyter_core.utils import ensure_event_loop
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError
 from nbconvert import HTMLExporter
@@ -85,7 +86,11 @@ def running(notebook: Any, folder: Path, **environ: str) -> Iterator[NotebookCli
         notebook, timeout=None, kernel_manager_class=OwnKernel, resources=resources, coalesce_streams=True
     )
     with client.setup_kernel(env={**os.environ, **environ}, stdout=DEVNULL, stderr=DEVNULL):
-        yield client
+        try:
+            yield client
+        except BaseException:  # the cell that is waited for ends later, and asyncio would write a traceback about it
+            ensure_event_loop().set_exception_handler(lambda loop, context: None)
+            raise
 
 
 def execute(path: Path, show: Callable[[int, int], None]) -> Any:

@@ -51,7 +51,8 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Lists the lessons, or executes and writes them. Raises UsageError, OSError for a folder that takes no files."""
     known = lessons(args.folder)
-    chosen = [known[found(name, known)] for name in args.names] or list(known.values())
+    names = dict.fromkeys(found(name, known) for name in args.names) or known
+    chosen = [known[name] for name in names]
     if args.html is None and args.figures is None:
         show(listing(chosen, args.folder))
         return 0
@@ -94,7 +95,7 @@ def found(name: str, known: dict[str, Lesson]) -> str:
     """The lesson of that name, or of that number. Raises UsageError, which lists the lessons."""
     wanted = Path(name).stem if name.endswith(".ipynb") else name
     for one in known:
-        if wanted in (one, one[:2], one[3:]):
+        if wanted in (one, one[3:]) or wanted.zfill(2) == one[:2]:
             return one
     near = get_close_matches(wanted, known, n=1)
     hint = f" (did you mean {near[0]!r}?)" if near else ""

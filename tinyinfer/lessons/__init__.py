@@ -30,6 +30,7 @@ neither. Files in reading order:
     seating.py               lesson 09: which request sits in which seat in each step
     batching_puzzles.py      lesson 09: seats and rows shared out by hand
     batching.py              lesson 09: exercises, judges and solutions
+    prefix_walk.py           lesson 11: the walk down the tree, and the judge of a student's walk
     prefix_puzzles.py        lesson 11: the parts of a prompt in order, and requests in order
     prefix_caching.py        lesson 11: exercises, judges and solutions
 

@@ -188,10 +188,12 @@ def miscounted(said: Any, watched: Watched) -> Difference:
         (first + 1, "off by one: `length` is the position of the next row, and the first row has position 0"),
     ]
     hint = next((hint for value, hint in usual if said == value), "count the rows of the keys of one layer")
-    if first == 0:
+    if first == 0 and said == len(watched.truth.keys):
+        hint = "that is the number of layers: count the rows of one layer's keys, none in a new cache"
+    elif first == 0:
         hint = "a new cache is empty: are its lists shared by all caches? Make them in `__init__`"
     if said > first > 0 and said % first == 0:
-        hint = f"every position is counted {said // first} times: count the rows of one layer's keys, no values"
+        hint = f"every position is counted {said // first} times: `append` is called in each layer; count in one layer"
     return Difference(
         f"first difference: token {first}: `length` says {said}, so the key of token {first} would be rotated for "
         f"position {said}.", hint

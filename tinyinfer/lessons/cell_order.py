@@ -23,7 +23,7 @@ def explain_missing_names(lesson: str) -> None:
         return
 
     def explain(self: Any, kind: type, error: NameError, trace: Any, tb_offset: int | None = None) -> None:
-        message = missing(error.name or "", cells)
+        message = missing(error.name, cells) if error.name else None  # a local variable's error has none
         if message is None:
             self.showtraceback((kind, error, trace), tb_offset=tb_offset)
         else:
@@ -35,7 +35,8 @@ def explain_missing_names(lesson: str) -> None:
 def missing(name: str, cells: dict[str, str] | None) -> Message | None:
     """What to say about a missing name; None for a name that no cell of the lesson makes."""
     if cells is None:
-        return Message("wrong", f"`{name}` does not exist yet.", hint="run the cells above this one, from the top")
+        hint = f"run the cells above this one, from the top; if that does not help, is `{name}` spelt as it was made?"
+        return Message("wrong", f"`{name}` does not exist yet.", hint=hint)
     if name not in cells:
         return None
     text = f"`{name}` does not exist yet: first run {cells[name]}."
@@ -73,8 +74,10 @@ def _assigned(body: str) -> Iterator[str]:
         if isinstance(statement, ast.FunctionDef | ast.ClassDef):
             yield statement.name
             continue
+        inner = [node.target for node in ast.walk(statement) if isinstance(node, ast.comprehension)]
+        hidden = {id(node) for target in inner for node in ast.walk(target)}  # names of a comprehension end with it
         for node in ast.walk(statement):
-            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and id(node) not in hidden:
                 yield node.id
             elif isinstance(node, ast.alias):
                 yield (node.asname or node.name).partition(".")[0]

@@ -10,17 +10,20 @@ import ast
 import inspect
 import linecache
 import math
+import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from tinyinfer.errors import one_line
 from tinyinfer.units import number, show
 
 PACKAGE = Path(__file__).parents[1]
+LONGEST = 300  # characters of an error's text that are shown
 
 
 @dataclass(frozen=True)
@@ -49,13 +52,12 @@ class Exercise:
     draw: Callable[[Any], object] | None = None
 
     def judged(self, answer: object) -> Wrong | None:
-        """What is wrong with the answer; an exception of the student's code becomes a sentence."""
+        """What is wrong with the answer; an exception of the student's code becomes a sentence, `exit()` too."""
         try:
             return self.judge(answer)
-        except Exception as error:
-            what = f"{type(error).__name__}: {one_line(str(error))}".rstrip(": ")
+        except (Exception, SystemExit) as error:
             hint = f"the answer that `check` expects is {form(self.solution)}"
-            return Wrong(f"Your answer stopped with {what}{_place(error)}.", hint)
+            return Wrong(f"Your answer stopped with {_told(error)}{_place(error)}.", hint)
 
     def drawn(self, answer: object) -> object | None:
         """A picture of the answer; None for an answer that cannot be drawn, about which the judge has its sentence."""
@@ -63,13 +65,18 @@ class Exercise:
             return None
         try:
             return self.draw(answer)
-        except Exception:
+        except (Exception, SystemExit):
             return None
 
-    def solution_text(self) -> str:
-        """Our solution as text: the source of a function or class, else the value; then why."""
-        source = _source(self.solution) or repr(self.solution)
-        return f"{source}\n\n{self.why}".strip()
+    def solution_text(self, answer: object = None) -> str:
+        """Our solution as text that the student's cell runs: the source of a function or class, else the value; why.
+
+        answer: the student's, whose name a function or class gets.
+        """
+        source, name = _source(self.solution) or repr(self.solution), getattr(answer, "__name__", "")
+        if name.isidentifier() and (inspect.isfunction(self.solution) or inspect.isclass(self.solution)):
+            source = re.sub(rf"\b{self.solution.__name__}\b", name, source)
+        return f"{source}\n\n{self.why and f'# {self.why}'}".strip()
 
 
 def written(answer: object) -> bool:
@@ -82,24 +89,39 @@ def written(answer: object) -> bool:
     if not (inspect.isfunction(answer) or inspect.isclass(answer)):
         return True
     if inspect.isclass(answer) and not _source(answer):
-        methods = [part for part in vars(answer).values() if inspect.isfunction(part)]
+        methods = _methods(answer)
         return bool(methods) and all(map(written, methods))
-    return not any(map(_is_open, ast.walk(ast.parse(_source(answer)))))
+    try:
+        body = ast.parse(_source(answer))
+    except SyntaxError:  # a lambda over several lines: its lines alone are no program
+        return True
+    return not any(map(_is_open, ast.walk(body)))
+
+
+def as_number(answer: object) -> float | None:
+    """A number of the student's; None for a text, True, an array, NaN or infinity. A huge one is cut to 1e300."""
+    if isinstance(answer, bool) or not isinstance(answer, Real):
+        return None
+    try:
+        value = float(answer)
+    except OverflowError:
+        return -1e300 if answer < 0 else 1e300
+    return value if math.isfinite(value) else None
 
 
 def judge_number(truth: float, unit: str, wrong: Mapping[float, Wrong], hint: str, tolerance: float = 0.01) -> Judge:
     """A judge of numbers. wrong: the usual wrong values; hint: for any other. tolerance: relative, of all of them."""
 
     def judge(answer: object) -> Wrong | None:
-        if isinstance(answer, bool) or not isinstance(answer, Real) or not math.isfinite(answer):
+        if (value := as_number(answer)) is None:
             return Wrong(f"{show(answer)} is not a number.", f"write a number ({unit}), without quotes or unit")
-        value = float(answer)
         if math.isclose(value, truth, rel_tol=tolerance, abs_tol=1e-12):
             return None
         for known, why in wrong.items():
             if math.isclose(value, known, rel_tol=tolerance, abs_tol=1e-12):
                 return why
-        return Wrong(f"{number(value)} {unit} is too {'high' if value > truth else 'low'}.", hint)
+        shown = number(value) if abs(value) < 1e15 else f"{value:.3g}"
+        return Wrong(f"{shown} {unit} is too {'high' if value > truth else 'low'}.", hint)
 
     return judge
 
@@ -135,12 +157,17 @@ def _source(thing: object) -> str:
 
 def _source_in_its_cell(kind: type) -> str:
     """The source of a class that a notebook defines, which Python does not find: its first method knows the cell."""
-    for method in filter(inspect.isfunction, vars(kind).values()):
+    for method in filter(inspect.isfunction, _methods(kind)):
         cell = "".join(linecache.getlines(method.__code__.co_filename))
         for node in ast.walk(ast.parse(cell)):
             if isinstance(node, ast.ClassDef) and node.name == kind.__name__:
                 return ast.get_source_segment(cell, node) or ""
     return ""
+
+
+def _methods(kind: type) -> list[Any]:
+    """The methods that a class itself defines, those without `self` included."""
+    return [getattr(part, "__func__", part) for part in vars(kind).values() if inspect.isroutine(part)]
 
 
 def _is_open(node: ast.AST) -> bool:
@@ -149,12 +176,31 @@ def _is_open(node: ast.AST) -> bool:
     return isinstance(value, ast.Constant) and value.value is ...
 
 
+def _told(error: BaseException) -> str:
+    """The last line of a traceback; of an error that cannot say what it is, its name."""
+    try:
+        text = one_line(str(error))
+    except Exception:
+        text = ""
+    return f"{type(error).__name__}: {text[:LONGEST]}{'...' * (len(text) > LONGEST)}".rstrip(": ")
+
+
 def _place(error: BaseException) -> str:
-    """The line of the student's cell in which the error came up; nothing when it came up elsewhere."""
-    lines, traceback = [], error.__traceback__
+    """The line of the student's cell in which the error came up, and the call; nothing when it came up elsewhere."""
+    lines, calls, traceback = [], [], error.__traceback__
     while traceback:
         file = traceback.tb_frame.f_code.co_filename
         if file.startswith("<ipython") or "ipykernel_" in file:
             lines.append(traceback.tb_lineno)
+            calls.append(_call(traceback.tb_frame))
         traceback = traceback.tb_next
-    return f" in line {lines[-1]} of your cell" if lines else ""
+    return f" in line {lines[-1]} of your cell, in the call `{calls[0]}`" if lines else ""
+
+
+def _call(frame: FrameType) -> str:
+    """A call of the student's function, with its arguments; of an array the shape."""
+    names = frame.f_code.co_varnames[: frame.f_code.co_argcount]
+    given = {name: frame.f_locals[name] for name in names if name in frame.f_locals and name != "self"}
+    shapes = {name: getattr(value, "shape", None) for name, value in given.items()}
+    parts = [f"{name} of shape {shapes[name]}" if shapes[name] else f"{name}={show(given[name])}" for name in given]
+    return f"{frame.f_code.co_name}({', '.join(parts)})"

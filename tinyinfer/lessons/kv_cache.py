@@ -62,11 +62,34 @@ class ListCache:
         return sum(len(k) for k in self.keys[0])
 
 
+# The prediction, and the clock beside the counts.
+
+
+def rows_without_cache(prompt: int, new: int) -> tuple[int, dict[float, str]]:
+    """The rows of `new` steps that keep nothing, and of each usual wrong guess what it counts."""
+    truth = sum(range(prompt, prompt + new))  # the first step computes the prompt, and each later one a row more
+    return truth, {
+        prompt + new - 1: "That is about the number with a cache: each token once (but the last, not at all).",
+        prompt * new: "That is the prompt in every step. The new tokens are computed again, too.",
+        (prompt + new) * new: "That is the full length in every step. The sequence only becomes so long.",
+        new: "That is the number of steps. Without a cache a step computes all rows, not one.",
+        truth + prompt + new: "That is one step too many: the first new token comes from the rows of the prompt.",
+        truth - prompt: "That leaves out the first step, which computes the rows of the prompt.",
+    }
+
+
+def compared(fewer: float, faster: float) -> str:
+    """What the clock says beside the FLOPs: how many times fewer they are, and how many times faster the run was."""
+    if faster < fewer:
+        return "The clock gains less than the FLOPs. A step of one row reads every weight, and waits for memory."
+    return "More than the FLOPs explain: something else has slowed your machine. Run the two cells again."
+
+
 # Runs with wrong positions. The library's transformer takes the positions from the batch: no line of it is changed.
 
 
 def continuation(llm: LLM, make: Callable[[int], Any], prompt: list[int], n: int, position: Position) -> list[int]:
-    """n greedy tokens behind the prompt, the rows behind the prompt rotated for the positions of `position`."""
+    """n greedy tokens after the prompt, the rows after the prompt rotated for the positions of `position`."""
     cache, [seq] = student_cache(llm, make), llm.sequences([prompt])
     tokens, first = list(prompt), 0
     for _ in range(n):
@@ -77,7 +100,7 @@ def continuation(llm: LLM, make: Callable[[int], Any], prompt: list[int], n: int
 
 
 def following_logits(llm: LLM, tokens: list[int], prompt: int, position: Position) -> np.ndarray:  # -> (R, V)
-    """The logits of each token behind the first `prompt` ones: from the row of the token before it."""
+    """The logits of each token after the first `prompt` ones: from the row of the token before it."""
     cache, [seq] = student_cache(llm, ListCache), llm.sequences([tokens])
     cache.reserve(seq, len(tokens))
     return _logits(llm, cache, seq, tokens, 0, prompt, position)[prompt - 1 : -1]
@@ -153,7 +176,8 @@ def draw(
     for (name, traces), cached, color in zip(steps.items(), (False, True), ("C3", "C0"), strict=True):
         left.loglog(reach, [decode_flops(config, n - 1, cached) for n in reach], color=color, label=name)
         positions = [trace.turns[0].first + trace.turns[0].rows for trace in traces[1:]]
-        left.plot(positions, [trace.ledger.flops for trace in traces[1:]], ".", color=color, markersize=8)
+        flops = [trace.ledger.flops for trace in traces[1:]]
+        left.plot(positions, flops, ".", color=color, markersize=8, label=f"{name}, counted")
     matrices = decode_flops(config, 0)
     left.axhline(matrices, color="0.5", linestyle=":", linewidth=1)
     left.text(reach[-1], matrices * 0.8, "one row through all matrices", color="0.3", fontsize=9, ha="right", va="top")
@@ -163,7 +187,7 @@ def draw(
     for i, (name, value) in enumerate(reversed(perplexities.items())):
         right.barh(name, value, height=0.35, color="C0" if name == "right" else "C1")
         right.text(value, i, f" {value:.1f}", va="center")
-        right.text(0, i + 0.22, f' "{" ".join(texts[name].split())[:58]} [..]"', va="bottom", fontsize=8, color="0.3")
+        right.text(0, i + 0.22, f' "{" ".join(texts[name].split())[:50]} [..]"', va="bottom", fontsize=9.5, color="0.3")
     right.set(xlabel="perplexity", title="Right and wrong positions", xlim=(0, 1.25 * max(perplexities.values())))
     right.margins(y=0.2)
     return figure
@@ -171,10 +195,20 @@ def draw(
 
 # The exercises.
 
+LLAMA, TOKENS, HALF = SHAPES["Llama 3.2 1B"], 8192, 2  # a model, the tokens of a conversation, bytes of a float16
+BYTES = TOKENS * position_bytes(LLAMA.memory) * HALF // FLOAT
 C = SMOLLM2
-BYTES = position_bytes(C.memory)
 EARLY, LATE = 63, 8191  # positions of two steps: the 64th and the 8192nd
 GROWTH = decode_flops(C, LATE) / decode_flops(C, EARLY)
+ATTENTION = 4 * C.num_heads * C.head_dim * C.num_layers  # FLOPs for each position that a row sees
+MATRICES = decode_flops(C, 0) - ATTENTION  # FLOPs of a row in all matrices
+
+
+def growth(matrices: float, attention: float) -> float:
+    """What the growth would be with other FLOPs of the matrices, and of attention for each position that is seen."""
+    return (matrices + attention * (LATE + 1)) / (matrices + attention * (EARLY + 1))
+
+
 REUSED = (0, 1)  # layers whose keys, and whose values, are the same at another place
 
 
@@ -196,7 +230,7 @@ def judge_reuse(answer: Any) -> Wrong | None:
         (1, 1): "the first layer's keys are made of the token alone, too, but a key is rotated for its position",
         (1, 0): "keys and values are swapped: it is the keys that are rotated",
     }
-    hint = named.get((keys, values), "compare one.keys[i][-n:] with two.keys[i][-n:] in every layer, then the values")
+    hint = named.get((keys, values), "compare one.keys[i][-m:] with two.keys[i][-m:] in every layer, then the values")
     return Wrong(f"Not {keys} layers of keys and {values} of values.", hint)
 
 
@@ -210,20 +244,21 @@ EXERCISES = (
         judge_number(
             BYTES, "bytes",
             {
-                BYTES * (C.num_heads + 2 * C.num_kv_heads) // (2 * C.num_kv_heads): Wrong(
+                BYTES * (LLAMA.num_heads + 2 * LLAMA.num_kv_heads) // (2 * LLAMA.num_kv_heads): Wrong(
                     "That counts queries, too.", "a query is used once, by its own row, and never again: only keys and "
                     "values are read by later rows"),
-                BYTES * C.num_heads // C.num_kv_heads: Wrong(
+                BYTES * LLAMA.num_heads // LLAMA.num_kv_heads: Wrong(
                     "That counts a key and a value for every query head.", "query heads share key heads here: K is "
                     "smaller than H"),
-                BYTES // 2: Wrong("That is half of it.", "keys and values are two arrays; or was a number taken for "
-                                  "two bytes? It is float32 here"),
-                BYTES // C.num_layers: Wrong("That is one layer.", "every layer has keys and values of its own"),
-                BYTES // FLOAT: Wrong("That counts numbers, not bytes.", "a float32 takes four bytes"),
+                BYTES // 2: Wrong("That is half of it.", "keys and values are two arrays, and each of their numbers "
+                                  "takes two bytes"),
+                BYTES * FLOAT // HALF: Wrong("That is twice as many.", "a float16 takes two bytes"),
+                BYTES // LLAMA.num_layers: Wrong("That is one layer.", "every layer has keys and values of its own"),
+                BYTES // TOKENS: Wrong("That is one position.", "every token of the conversation has a position"),
             },
-            "multiply: two arrays, L layers, K heads of E numbers, four bytes each", tolerance=1e-9,
+            "multiply: two arrays, L layers, K heads of E numbers, two bytes each, for every token", tolerance=1e-9,
         ),
-        BYTES, "2·L·K·E·4: the cache keeps no queries, and K heads instead of H.",
+        BYTES, "2·L·K·E·2 for each of the 8192 tokens: the cache keeps no queries, and K heads instead of H.",
     ),
     Exercise(
         "growth",
@@ -240,15 +275,26 @@ EXERCISES = (
                     "step, not S times S"),
                 decode_flops(C, LATE, cached=False) / decode_flops(C, EARLY, cached=False): Wrong(
                     "That is the growth without a cache.", "with a cache a step computes one row"),
+                growth(MATRICES / 2, ATTENTION): Wrong(
+                    "That is one FLOP for each weight.", "a weight is multiplied and added: two FLOPs"),
+                growth(MATRICES, ATTENTION * C.num_kv_heads / C.num_heads): Wrong(
+                    "That takes K for H.", "every query head has scores of its own, whichever key head it reads"),
+                growth(MATRICES, ATTENTION / C.num_layers): Wrong(
+                    "That is the attention of one layer.", "the weights are those of all layers, so attention must be, "
+                    "too"),
+                ATTENTION * (LATE + 1) / MATRICES: Wrong(
+                    "That compares attention with the matrices.", "compare two whole steps, each with its matrices and "
+                    "its attention"),
             },
             "add the FLOPs of the matrices, which are constant, to those of attention, 4·H·E·L for each position seen",
             tolerance=0.02,
         ),
-        GROWTH, "Far less than the positions grow, and still not O(1): attention reads every key.",
+        GROWTH, "(2·W + 4·H·E·L·8192) / (2·W + 4·H·E·L·64), with W weights: far less than the positions grow, and "
+        "still not O(1), since attention reads every key.",
     ),
     Exercise(
         "reuse", judge_reuse, REUSED,
         "Only the first layer's values depend on the token alone. So a prefix cache (lesson 11) reuses a block only "
-        "behind exactly the same beginning.",
+        "after exactly the same beginning.",
     ),
 )  # fmt: skip

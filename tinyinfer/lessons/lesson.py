@@ -62,7 +62,7 @@ class Lesson:
             show(Message("right", f"{name}: right. {exercise.why}".strip()))
             return
         self._wrong[name] += 1
-        folded = ("show our solution", exercise.solution_text()) if self._wrong[name] >= PATIENCE else None
+        folded = ("show our solution", exercise.solution_text(answer)) if self._wrong[name] >= PATIENCE else None
         show(Message("wrong", f"{name}: not yet. {wrong.sentence}", wrong.hint, folded))
 
     def use(self, name: str) -> Any:

@@ -40,7 +40,7 @@ class Models:
     def real_path(self) -> str:
         """The path of the real model, fetched on first use; the tiny model's where that is impossible."""
         if self._real is None:
-            chosen = os.environ.get(CHOICE, REAL)
+            chosen = os.environ.get(CHOICE) or REAL
             self._real = self.tiny_path() if chosen == "tiny" else self._found(chosen)
             if chosen == "tiny":
                 _tell(f"{CHOICE} asks for it")
@@ -49,8 +49,9 @@ class Models:
     def tiny_path(self) -> str:
         """The path of the tiny model, written on first use into a folder that goes with the lesson."""
         if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="tinyinfer-lesson-")
-            write_tiny_model(Path(self._folder.name))
+            folder = tempfile.TemporaryDirectory(prefix="tinyinfer-lesson-")
+            write_tiny_model(Path(folder.name))
+            self._folder = folder  # only now: a cell may be interrupted before
         return self._folder.name
 
     def open(self, path: str, machine: str | None, **switches: Any) -> LLM:
@@ -58,7 +59,14 @@ class Models:
         config, opened = EngineConfig.from_switches(**switches), self._opened.setdefault(path, [])
         same = next((llm for llm in opened if config.same_weights(llm.engine_config)), None)
         if same is None:
-            same = LLM(path, **switches)
+            try:
+                same = LLM(path, **switches)
+            except ModelError as error:
+                if opened or path == self.tiny_path():
+                    raise
+                _tell(str(error))
+                self._real = self.tiny_path()
+                return self.open(self._real, machine, **switches)
             opened.append(same)
         llm = same.with_engine(config)
         return simulated(llm, parse_machine(machine)) if machine else llm

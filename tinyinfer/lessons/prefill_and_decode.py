@@ -9,6 +9,8 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from tinyinfer.arrays import FLOAT
 from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.exercise import Exercise, Wrong, judge_number
@@ -57,7 +59,7 @@ def batch_factors(sequences: int = 16) -> tuple[float, float]:
 def judge_batch(answer: Any) -> Wrong | None:
     """Two factors: what all sequences together gain, and what each of them loses."""
     kind = "write two numbers in parentheses: (tokens a second of all together, tokens a second of each)"
-    if not isinstance(answer, tuple | list) or len(answer) != 2:
+    if not isinstance(answer, tuple | list | np.ndarray) or len(answer) != 2:
         return Wrong(f"{show(answer)} is not a pair of numbers.", kind)
     if any(isinstance(value, bool) or not isinstance(value, Real) for value in answer):
         return Wrong(f"{show(answer)} has a part that is not a number.", kind)
@@ -80,6 +82,8 @@ def _batch_hint(together: float, each: float) -> str:
         return "the sequences do not take turns: one step reads the weights once and makes a token for each of them"
     if close(each, 1 / slower):
         return "a longer step means fewer tokens a second: divide the step of one by the step of sixteen"
+    if close(together, right) and close(each, 1 / 16):
+        return "the sequences do not take turns: each of them gets a token in every step"
     if close(each, 1):
         return "the step of sixteen takes longer than the step of one, and each sequence waits for it"
     return "take the seconds of both steps from `predict_seconds`; a step makes one token for each sequence"

@@ -142,7 +142,7 @@ REPEATED = judge_choice(
     },
 )  # fmt: skip
 
-SYSTEM, OTHER, DOCUMENT = 64, 32, 96  # tokens of the parts of two prompts
+SYSTEM, OTHER, DOCUMENT = 64, 48, 96  # tokens of the parts of two prompts
 SUBSTRING = judge_number(
     SYSTEM, "tokens",
     {
@@ -179,12 +179,29 @@ def _one_row(place: int, length: int, block_size: int) -> int:
     return max(1, length - place // block_size * block_size)
 
 
+def _found(place: int, length: int, block_size: int) -> int:
+    return min(place, length - 1) // block_size * block_size
+
+
+def _last_row(place: int, length: int, block_size: int) -> int:
+    return 1 if place == length else length - place // block_size * block_size
+
+
+def _last_block(place: int, length: int, block_size: int) -> int:
+    return block_size if place == length else length - place // block_size * block_size
+
+
 STAIRS: dict[Callable[[int, int, int], int], Wrong] = {
     _by_tokens: Wrong("Your staircase has a step at every token.", "a block of which one token differs is not shared"),
     _whole_hit: Wrong("A prompt that is found as a whole would be computed with no row at all.",
                       "its last token must be computed, so at most `length - 1` tokens can match, in whole blocks"),
     _one_row: Wrong("For a whole hit you compute one row, where the last block is not whole without its last token.",
                     "at most `length - 1` tokens can match, and only whole blocks of them"),
+    _last_row: Wrong("For a prompt that is found as a whole you compute one row.",
+                     "a block is found whole or not at all, and the last token never matches: what of the last block?"),
+    _last_block: Wrong("For a prompt that is found as a whole you compute a whole block.",
+                       "where `length` is no multiple of `block_size`, how long is what stands behind whole blocks?"),
+    _found: Wrong("Your function returns the tokens that are found.", "asked are the rows that are left"),
     _rounded_up: Wrong("Your function shares the block in which the difference lies.", "round down to whole blocks"),
 }  # fmt: skip
 PLACES = [(place, length, size) for size in (4, 16) for length in (48, 53) for place in range(length + 1)]

@@ -6,10 +6,12 @@ Both are scored by the tokens that are found in the cache. `Hits` draws what was
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Sequence as Seq
 from html import escape
 from typing import Any
+
+import numpy as np
 
 from tinyinfer.lessons.exercise import Wrong
 from tinyinfer.lessons.models import Models
@@ -170,30 +172,51 @@ def _by_system(requests: list[Asked]) -> list[int]:
     return sorted(range(len(requests)), key=lambda i: requests[i][0])
 
 
+def _by_group(requests: list[Asked]) -> list[int]:
+    heads = list(dict.fromkeys(request[:2] for request in requests))
+    return sorted(range(len(requests)), key=lambda i: heads.index(requests[i][:2]))
+
+
+def _by_document_and_system(requests: list[Asked]) -> list[int]:
+    return sorted(range(len(requests)), key=lambda i: (requests[i][1], requests[i][0]))
+
+
 USUAL: dict[Callable[[list[Asked]], list[int]], str] = {
     _as_they_came: "blocks are evicted before the next request with the same beginning comes",
     _by_document: "a document behind another system prompt is another prefix: what do the prompts begin with?",
+    _by_group: "equal documents stand together, but the system prompts still take turns: each of them is lost again",
+    _by_document_and_system: "the document comes behind the system prompt: sort by what the prompts begin with",
     _by_system: "the system prompts are found now; within one of them the documents still take turns",
 }
 
 
+def _numbers(order: Any) -> list[int]:
+    """The numbers of requests that an answer names; none where it names something else."""
+    if not isinstance(order, Iterable) or isinstance(order, str):
+        return []
+    numbers = list(order)
+    return list(map(int, numbers)) if all(isinstance(i, int | np.integer) for i in numbers) else []
+
+
 def judge_order(answer: Any) -> Wrong | None:
     """As many tokens found as when common beginnings stand together; the usual orders are named."""
-    order = answer(list(QUEUE))
-    if not isinstance(order, list | tuple) or sorted(map(str, order)) != sorted(map(str, range(len(QUEUE)))):
-        return Wrong(f"{show(order)} does not name each request once.",
+    order = _numbers(answer(list(QUEUE)))
+    if sorted(order) != list(range(len(QUEUE))):
+        return Wrong(f"{show(answer(list(QUEUE)))} does not name each request once.",
                      "return the numbers of the requests, from 0, in the order in which they run")  # fmt: skip
     found, best = sum(run_order(order)), sum(run_order(order_by_prefix(list(QUEUE))))
     if found >= best:
         return None
-    usual = (why for rule, why in USUAL.items() if list(order) == rule(list(QUEUE)))
+    usual = (why for rule, why in USUAL.items() if order == rule(list(QUEUE)))
     hint = next(usual, "let requests that begin alike follow each other")
     return Wrong(f"{found} tokens are found; {best} are possible.", hint)
 
 
 def draw_order(answer: Any) -> View | None:
     """What is found of each request, in the order of the answer."""
-    order = answer(list(QUEUE))
+    order = _numbers(answer(list(QUEUE)))
+    if not order:
+        return None
     found = run_order(order)
     lines = list(_lines(order, found))
     return Hits("Requests in your order", lines, f"{sum(found)} of {sum(SECTIONS) * len(QUEUE)} tokens are found")

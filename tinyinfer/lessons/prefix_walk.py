@@ -80,7 +80,7 @@ class WalkedPrefixes(PrefixCache):
     def match(self, seq: Sequence) -> int:
         """Gives the blocks along the found tokens to the sequence. Raises KeyError for tokens that are not there."""
         size, node, path = self.cache.block_size, self.root, list[Node]()
-        found = self._walk(known(self.root), list(seq.tokens), size)
+        found = int(self._walk(known(self.root), list(seq.tokens), size))
         for start in range(0, found, size):
             node = node.children[tuple(seq.tokens[start : start + size])]
             self._use(node)

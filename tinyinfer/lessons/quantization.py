@@ -143,6 +143,15 @@ def bits_a_weight(bits: int, group: float) -> float:
     return bits + 32 / group
 
 
+def predicted() -> tuple[float, dict[float, str]]:
+    """The bits for each weight of int4 in groups of 32, and of each usual wrong guess the idea."""
+    return bits_a_weight(4, 32), {
+        4: "Four bits are only the code: each group also stores two numbers of 16 bits, for 32 weights.",
+        6: "That would be scale and minimum in float32; they are in float16, and they are rounded, too.",
+        8: "Two codes share a byte; a code does not take a byte of its own.",
+    }
+
+
 def bits_by_output(c: ModelConfig, bits: int) -> float:
     """Bits of a weight of the layers, if each output of a matrix has a scale and a minimum."""
     layers = [matrix for matrix in held_matrices(c).values() if matrix.name.startswith("layers.")]

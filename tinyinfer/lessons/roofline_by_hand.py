@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from numbers import Real
 from typing import Any
 
+import numpy as np
+
 from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.exercise import Wrong
-from tinyinfer.measure.roofline import Machine, expected_step, parse_machine
+from tinyinfer.measure.roofline import Machine, expected_step, parse_machine, predict_seconds
 from tinyinfer.model.config import ModelConfig, RopeConfig
 from tinyinfer.units import show
 
@@ -120,19 +122,19 @@ BYTE_SLIPS: tuple[Slip, ...] = (
 
 
 def judge_step_cost(answer: Any) -> Wrong | None:
-    """Compares with the ledger's counts on two models, then the seconds on two machines."""
+    """Compares with the ledger's counts on two models, then the seconds on three machines."""
     if not callable(answer):
         return Wrong(f"{show(answer)} is not a function.", "keep the line `def step_cost(c, rows, machine):`")
     for c in (PRIMES, SMOLLM2):
         for rows in (7, 1, 128):
-            for machine in (PAPER, Machine(1e9, 1e15)):
+            for machine in (PAPER, Machine(1e9, 1e15), Machine(1e15, 1e9)):  # each of the two limits binds
                 if wrong := _judged(answer(c, rows, machine), c, rows, machine):
                     return wrong
     return None
 
 
 def _judged(given: object, c: ModelConfig, rows: int, machine: Machine) -> Wrong | None:
-    if not isinstance(given, tuple) or len(given) != 3:
+    if not isinstance(given, tuple | list | np.ndarray) or len(given) != 3:
         hint = "end with `return flops, moved, seconds`"
         return Wrong(f"The function gives {show(given)}, not three numbers.", hint)
     expected, parts = expected_step(c, 0, rows), parts_of(c, rows)
@@ -148,10 +150,19 @@ def _slipped(
 ) -> Wrong | None:
     if given == truth:
         return None
-    hint = next((why for wrong, why in slips if given == wrong(parts, c)), f"add up the {what} part by part, as listed")
+    hint = next((why for wrong, why in slips if given == wrong(parts, c)), _by_parts(what, parts))
     sizes = f"a model of {c.num_layers} layers with D = {c.hidden_size} and H = {c.num_heads}"
     model = "SmolLM2" if c is SMOLLM2 else sizes
     return Wrong(f"For {parts.rows} rows of {model} the ledger counts {truth} {what}, and you {show(given)}.", hint)
+
+
+def _by_parts(what: str, p: Parts) -> str:
+    """The ledger's count in its parts: the student compares each with the same part of the own count."""
+    flops = {"matrices of the layers": p.body_flops, "attention": p.attention, "head": p.head_flops}
+    moved = {"matrices of the layers": p.body_bytes, "head": p.head_bytes, "norms": p.norms,
+             "embedding's rows": p.embedding, "keys and values": p.cache}  # fmt: skip
+    counts = ", ".join(f"{name} {count}" for name, count in (flops if what == "FLOPs" else moved).items())
+    return f"print your {what} part by part, and find the part that differs: {counts}"
 
 
 def _judged_seconds(given: object, expected: Ledger, machine: Machine) -> Wrong | None:
@@ -161,6 +172,9 @@ def _judged_seconds(given: object, expected: Ledger, machine: Machine) -> Wrong 
     hints = (
         (arithmetic + reading, "a processor computes while it reads, so the slower of the two decides: not the sum"),
         (min(arithmetic, reading), "both have to be done, so the slower of the two decides"),
+        (predict_seconds(expected, PAPER), "that is another machine's time: use the `machine` that the function gets"),
+        (1e3 * max(arithmetic, reading), "give back seconds, not milliseconds"),
     )
-    hint = next((why for wrong, why in hints if given == wrong), "FLOPs over matrix speed, bytes over read bandwidth")
+    close = (why for wrong, why in hints if isinstance(given, Real) and math.isclose(given, wrong, rel_tol=1e-12))
+    hint = next(close, "FLOPs over matrix speed, bytes over read bandwidth")
     return Wrong(f"FLOPs and bytes are right, but a step never takes {show(given)} seconds.", hint)

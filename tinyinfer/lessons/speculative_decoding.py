@@ -45,6 +45,18 @@ def tokens_a_step(a: float, k: int) -> float:
     return sum(a**i for i in range(k + 1))
 
 
+def predicted(a: float = 0.8, k: int = 4) -> tuple[float, dict[float, str]]:
+    """The tokens of a step with k drafts, each right with probability a; and of each usual wrong guess the idea."""
+    truth = tokens_a_step(a, k)
+    return truth, {
+        1 + k * a: "That counts every right draft. A right draft after a wrong one is thrown away.",
+        k * a: "That counts every right draft, and forgets the model's own token.",
+        k + 1: "That would be a step in which all drafts are right.",
+        truth - 1: "That counts the accepted drafts. Every step also brings one token of the model itself.",
+        1 + k * a**k: "That is all or nothing. The right drafts in front of a wrong one stay.",
+    }
+
+
 def next_laws(llm: LLM, text: str, size: int, words: int) -> tuple[list[int], np.ndarray, np.ndarray]:
     """The `size` likeliest next tokens of a text, their law, and the law that its last `words` tokens alone give."""
     ids = llm.tokenizer.encode(text)

@@ -7,6 +7,7 @@ that drops a part of the text, reads another row or stops early writes other tok
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Seq
 from types import MappingProxyType
 from typing import Any
@@ -71,19 +72,31 @@ class HashModel:
     def wrong_loops(self, prompt: list[int], right: list[int]) -> list[tuple[list[int], str]]:
         """What usual mistakes would write, each with its hint."""
         count = len(right)
-        alone = prompt[-1:]
-        for _ in range(count):
-            alone = [*alone, self.after(alone[-1:])]
+        alone = self._looped(count, prompt[-1:], lambda new: new[-1:])
+        forgetful = self._looped(count, right[:1], lambda new: new[-1:])
+        without_prompt = self._looped(count, right[:1], lambda new: new)
         rows = [int(token) for token in self.logits(prompt).argmax(axis=-1)]
         return [
             (prompt + right, "give only the new tokens, without the prompt"),
+            (right[:1], f"the loop ends in its first turn: it has to go round {count} times, and to return behind it"),
             (right[:-1], f"one token is missing: the loop has to go round {count} times"),
-            ([right[0]] * count, "the model sees the same text each time: put each new token behind the text"),
+            ([right[0]] * count, "each turn asks what follows the same text: put each new token behind the text, and "
+             "take the last row"),
             (alone[1:], "the model sees only the last token: it has no memory, so give it the whole text each time"),
+            (forgetful[:count], "after the first turn the model sees a single token: `logits` keeps nothing, so "
+             "give it the whole text each time"),
+            (without_prompt[:count], "after the first turn the model sees no prompt: give it `tokens`, too"),
             ([rows[0]] * count, "that is the first row: the row of the last token, `[-1]`, says what comes next"),
             (rows[:count], "one call gives a row for each token that is there already: the next token is known only "
              "from the last row, so a text needs one call for each token"),
         ]  # fmt: skip
+
+    def _looped(self, count: int, start: list[int], seen: Callable[[list[int]], list[int]]) -> list[int]:
+        """`count` more tokens behind the start, of a loop that shows the model only a part of them."""
+        new = list(start)
+        for _ in range(count):
+            new.append(self.after(seen(new)))
+        return new
 
 
 def judge_write(answer: Any) -> Wrong | None:
@@ -110,13 +123,17 @@ def _compared(given: object, prompt: list[int], right: list[int]) -> Wrong | Non
     kind = "give back a list of whole numbers, such as `[504, 30]`"
     if given is None:
         return Wrong("The function gives nothing back.", "end with `return` and the list of the new tokens")
-    if not isinstance(given, list | tuple | np.ndarray):
+    if not isinstance(given, Iterable) or isinstance(given, str | Mapping):
         return Wrong(f"The function gives {show(given)}, not a list.", kind)
+    given = list(given)
     if not all(isinstance(token, int | np.integer) and not isinstance(token, bool) for token in given):
         return Wrong(f"The function gives {show(given)}, not token ids.", kind)
     tokens = [int(token) for token in given]
     if tokens == right:
         return None
+    if tokens[: len(right)] == right:
+        hint = f"the loop has to go round `count` times, here {len(right)}"
+        return Wrong(f"The function writes {len(tokens) - len(right)} too many.", hint)
     pairs = enumerate(zip(tokens, right, strict=False))
     first = next((i for i, (a, b) in pairs if a != b), min(len(tokens), len(right)))
     sentence = f"Of {len(right)} tokens, the first that differs is number {first + 1}."
@@ -131,19 +148,21 @@ def _compared(given: object, prompt: list[int], right: list[int]) -> Wrong | Non
 def judge_settings(answer: Any) -> Wrong | None:
     """A set of names of SETTINGS: those whose numbers are not those of the model's file."""
     names = {answer} if isinstance(answer, str) else answer
-    if not isinstance(names, set | frozenset | list | tuple) or not all(isinstance(name, str) for name in names):
+    names = set(names) if isinstance(names, Iterable) and not isinstance(names, Mapping) else None
+    if names is None or not all(isinstance(name, str) for name in names):
         return Wrong(f"{show(answer)} is not a set of names.", 'write names in braces, such as {"no cache", "blocks"}')
-    if unknown := sorted(set(names) - set(SETTINGS)):
+    if unknown := sorted(names - set(SETTINGS)):
         return Wrong(f"{unknown[0]!r} is none of the settings.", f"they are {', '.join(map(repr, SETTINGS))}")
-    if set(names) == {"eight bits"}:
+    if names == {"eight bits"}:
         return None
-    sentence = f"{'None of them' if not names else ', '.join(sorted(names))} is not the answer."
+    sentence = "Not all of these compute with other numbers than the file's." if names else "There is one such setting."
     hints = {
         "prompt lookup": "a draft is verified: the model computes its row, and rejects what it would not have written",
         "batch of four": "sequences of one step share weights, and each row sees only its own sequence",
         "prefix cache": "keys and values of the same tokens are the same numbers, whichever request computed them",
         "no cache": "without a cache the same keys and values are computed again: more work, the same numbers",
         "blocks": "where a key lies in memory does not change the key",
+        "as it comes": "this setting has no switch: the engine computes with the file's numbers",
         "small steps": "a prompt in pieces is the same prompt: each piece finds the earlier ones in the cache",
     }
     named = next((hints[name] for name in hints if name in names), "one setting rounds the weights to other numbers")
@@ -166,13 +185,17 @@ STEPS = judge_number(
             "The prompt's step does more than reading the prompt.",
             "the last row of the prompt says already which token comes first",
         ),
+        ANSWER - 1: Wrong(
+            "Those are the steps behind the prompt's.",
+            "the prompt's step is one, too, and the last row of the prompt gives the first token",
+        ),
         2: Wrong(
             "One step for the prompt and one for the answer would need the answer beforehand.",
             "token number two of the answer is an input of token number three",
         ),
     },
     "look at the column of steps in the table of the eight settings, and at what the first step gives",
-    tolerance=0.001,
+    tolerance=1e-9,
 )
 
 
@@ -206,6 +229,11 @@ CHIP = judge_number(
         10.0: Wrong(
             "Ten times the FLOPs a second do not make ten times the speed.",
             "what does the processor wait for while it makes one token?",
+        ),
+        0.1: Wrong("A tenth would be ten times as slow.", "what does the processor wait for while it makes one token?"),
+        (1 + arithmetic_share()) / (1 + arithmetic_share() / 10): Wrong(
+            "That is right for a machine that reads first and computes afterwards.",
+            "a processor computes while it reads: the roofline takes the maximum, not the sum",
         ),
         1 / (1 - arithmetic_share() + arithmetic_share() / 10): Wrong(
             "That is right for a machine that reads first and computes afterwards.",
