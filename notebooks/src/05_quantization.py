@@ -14,7 +14,7 @@
 #
 # **Not covered:** better codes by calibration (lesson `06`), rounded activations (`07`), rounded caches (`14`).
 #
-# *40 minutes · you write 8 lines · no GPU, no account*
+# *50 minutes · you write 8 lines · no GPU, no account*
 
 # %% tags=["setup"]
 import matplotlib.pyplot as plt
@@ -104,8 +104,9 @@ lesson.say(
 #
 # Round groups of weights to nearest. `w` holds `N` outputs, `G` groups, `g` weights in a group. The smallest weight of
 # a group is its minimum and gets code `0`; the largest gets the highest code, `2**bits - 1`; every other weight gets
-# the nearest code. Scale and minimum are stored as `float16`, so choose the codes by the stored ones. In a group of
-# equal weights the scale is `0`, and all codes are `0`.
+# the nearest code. Minimum and scale are stored as `float16`. The scale is the distance from the stored minimum to
+# the largest weight, divided by the highest code. Choose the codes by the stored minimum and the stored scale. In a
+# group of equal weights the scale is `0`, and all codes are `0`.
 
 
 # %% tags=["yours"]

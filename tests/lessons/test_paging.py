@@ -17,23 +17,24 @@ from tinyinfer.lessons.paging import (
     costs,
     drawn_requests,
     judge_size,
-    judge_table,
     most_fitting,
     shares,
 )
+from tinyinfer.lessons.paging_judge import judge_table
 from tinyinfer.lessons.paging_pool import BlockTable, answers, replayed, served
 from tinyinfer.lessons.paging_puzzles import (
     FEWEST,
-    USUAL,
+    HABITS,
+    before_write,
     draw_fork,
     draw_placement,
     judge_fork,
     judge_placement,
-    own_block,
-    place_block,
+    place,
     run_fork,
     run_placement,
 )
+from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.views.page import View
 
 BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
@@ -109,6 +110,46 @@ class BlocksSorted(BlockTable):
         return rows[: self.length] if size else rows
 
 
+class LowestBlockFirst(BlockTable):
+    def gather(self):
+        return np.concatenate([self.pool.rows[block] for block in sorted(self.blocks)])[: self.length]
+
+
+class RowsOfItsOwn(BlockTable):
+    def append(self, rows):
+        self.mine = [*getattr(self, "mine", []), *rows]
+        super().append(np.zeros_like(rows))
+
+    def gather(self):
+        return np.array(self.mine)
+
+
+class TakesTheNextBlock(BlockTable):
+    def append(self, rows):
+        for row in rows:
+            if self.length == len(self.blocks) * self.pool.block_size:
+                self.blocks.append(self.blocks[-1] + 1 if self.blocks else self.pool.allocate())
+            self.pool.rows[self.slot(self.length)] = row
+            self.length += 1
+
+
+class NoBlock(BlockTable):
+    def append(self, rows):
+        for row in rows:
+            self.pool.rows[self.slot(self.length)] = row
+            self.length += 1
+
+
+class BlocksApart(BlockTable):
+    def gather(self):
+        return self.pool.rows[self.blocks]
+
+
+class NoSlot(BlockTable):
+    def slot(self, position):
+        return None
+
+
 class KeepsOneRow(BlockTable):
     def append(self, rows):
         super().append(np.repeat(rows[:1], len(rows), axis=0))
@@ -124,6 +165,12 @@ PLANTED = {
     WholeBlocks: "empty rows are no positions",
     OneRowShort: "one row for each position",
     BlocksSorted: "the first wrong row is position 0",
+    LowestBlockFirst: "in the order of the pool",
+    RowsOfItsOwn: "does not find the rows",
+    TakesTheNextBlock: "which the pool has not given",
+    NoBlock: "had no block for it",
+    BlocksApart: "become one",
+    NoSlot: "no pair of whole numbers",
     KeepsOneRow: "the first wrong row is position 1",
 }
 
@@ -178,7 +225,15 @@ def test_neither_end_of_the_block_sizes_is_the_best():
 
 @pytest.mark.parametrize(
     ("answer", "says"),
-    [(64, None), (1, "waste little"), (32, "waste little"), (256, "stays empty"), (7, "64, 128, 256")],
+    [
+        (64, None),
+        (np.int64(64), None),
+        (64.0, None),
+        (1, "waste little"),
+        (32, "waste little"),
+        (256, "stays empty"),
+        (7, "64, 128, 256"),
+    ],
 )
 def test_a_block_size_is_judged_by_what_was_measured(answer, says):
     """In a valley whose lowest point is 64: too small and too large get their own hints."""
@@ -219,19 +274,32 @@ def test_sequences_fit_by_whole_blocks(size, fitting):
 # Puzzles
 
 
-@pytest.mark.parametrize("rule", USUAL, ids=lambda rule: rule.__name__)
-def test_a_usual_placement_is_known_by_its_count(rule):
-    """Catches two rules with one count: a student would get the other one's hint."""
-    wrong = judge_placement(rule)
+def behind(free, blocks, otherwise):
+    return blocks[-1] + 1 if blocks and blocks[-1] + 1 in free else otherwise
+
+
+PLACEMENTS = {
+    "lowest": (lambda free, blocks: free[0], "missed"),
+    "middle": (lambda free, blocks: free[len(free) // 2], "missed"),
+    "highest": (lambda free, blocks: free[-1], "downwards"),
+    "behind, else the highest": (lambda free, blocks: behind(free, blocks, free[-1]), "downwards"),
+    "behind, else the lowest": (lambda free, blocks: behind(free, blocks, free[0]), "crowded"),
+}
+
+
+@pytest.mark.parametrize("rule", PLACEMENTS)
+def test_a_usual_placement_is_known_by_what_it_does(rule):
+    """Catches a hint for another rule, which happens to need as many gathers."""
+    place_by, habit = PLACEMENTS[rule]
+    wrong = judge_placement(place_by)
     assert wrong
-    assert wrong.hint == USUAL[rule]
-    assert len({run_placement(other).gathered for other in USUAL}) == len(USUAL)
+    assert wrong.hint == HABITS[habit]
 
 
 def test_room_behind_each_sequence_leaves_nothing_to_gather():
     """In a pool that is not full; in a smaller one not even this rule can."""
-    assert run_placement(place_block).gathered == 0
-    assert run_placement(place_block, 24).gathered > 0
+    assert run_placement(place).gathered == 0
+    assert run_placement(place, 24).gathered > 0
 
 
 def test_a_placement_may_not_take_a_block_that_is_in_use():
@@ -243,15 +311,24 @@ def test_a_placement_may_not_take_a_block_that_is_in_use():
 
 def test_copy_on_write_copies_only_the_rows_of_the_last_block():
     """Four answers: three copies of two rows, and the one that writes last copies none."""
-    fork = run_fork(own_block)
+    fork = run_fork(before_write)
     assert fork.pool.copied == FEWEST == 6
     assert all(rows == wanted for rows, wanted in zip(fork.found(), fork.wanted, strict=True))
 
 
 def frees_too_much(pool, blocks, position):
-    own_block(pool, blocks, position)
+    before_write(pool, blocks, position)
     if position == 22 and pool.holders[blocks[0]] > 1:
         pool.release(blocks[0])
+
+
+def copies(pool, blocks, position, holders):
+    """Asks for the holders of the place in the table, not of the block."""
+    i, rows = divmod(position, pool.size)
+    if holders[i] > 1:
+        old, blocks[i] = blocks[i], pool.allocate()
+        pool.copy(old, blocks[i], rows)
+        pool.release(old)
 
 
 @pytest.mark.parametrize(
@@ -259,6 +336,7 @@ def frees_too_much(pool, blocks, position):
     [
         (lambda pool, blocks, position: None, "wrote into the same block"),
         (frees_too_much, "holders are counted"),
+        (lambda pool, blocks, position: copies(pool, blocks, position, pool.holders), "rows were copied"),
     ],
 )
 def test_a_fork_with_a_bug_is_told_which(bug, says):
@@ -270,9 +348,37 @@ def test_a_fork_with_a_bug_is_told_which(bug, says):
 
 def test_an_attempt_is_drawn():
     """A strip for each step, a letter for each block, and the count below."""
-    picture = draw_placement(place_block)
+    picture = draw_placement(place)
     assert str(picture).count("\nstep ") == 16
     assert "0 of 217 block reads were gathers" in str(picture)
     assert picture._repr_html_().count('class="moment"') == 16
-    assert "+" in str(draw_fork(own_block))
-    assert "6 rows were copied" in draw_fork(own_block)._repr_html_()
+    assert "+" in str(draw_fork(before_write))
+    assert "6 rows were copied" in draw_fork(before_write)._repr_html_()
+
+
+class FancyRead(BlockTable):
+    def slot(self, position):
+        return np.array([self.blocks[position // self.pool.block_size], position % self.pool.block_size])
+
+    def append(self, rows):
+        while len(self.blocks) * self.pool.block_size < self.length + len(rows):
+            self.blocks.append(self.pool.allocate())
+        for i, row in enumerate(rows, self.length):
+            self.pool.rows[tuple(self.slot(i))] = row
+        self.length += len(rows)
+
+    def gather(self):
+        return self.pool.rows[self.blocks].reshape(-1, self.pool.rows.shape[-1])[: self.length]
+
+
+def test_a_table_of_another_form_is_right():
+    """Catches a judge that refuses a place as an array, blocks allocated ahead of the rows, and a read by an index."""
+    assert judge_table(FancyRead) is None
+
+
+def test_read_traffic_is_what_the_ledger_counts(models):
+    """Catches a solution that counts other bytes than the ledger: the rows of the last block are cut off."""
+    llm = paged(models, block_size=4, num_blocks=64, max_model_len=64)
+    steps = list(llm.steps([[1] * 9] * 3, SamplingParams(max_tokens=8, ignore_eos=True)))
+    ledger, position = steps[-1].ledger, llm.engine.cache.position_bytes
+    assert ledger.kv_read_bytes == ledger.kv_copied_bytes == 3 * 16 * position

@@ -124,6 +124,12 @@ def swapped(w, bits):
     return codes, minimum, scale
 
 
+def true_range(w, bits):
+    minimum = w.min(axis=-1, keepdims=True).astype(np.float16)
+    scale = ((w.max(axis=-1, keepdims=True) - w.min(axis=-1, keepdims=True)) / (2**bits - 1)).astype(np.float16)
+    return np.rint((w - minimum) / np.where(scale == 0, np.float16(1), scale)).clip(0, 2**bits - 1), scale, minimum
+
+
 def from_zero(w, bits):
     scale = (w.max(axis=-1, keepdims=True) / (2**bits - 1)).astype(np.float16)
     return np.rint(w / scale).clip(0, 2**bits - 1), scale, np.zeros_like(scale)
@@ -143,6 +149,7 @@ SLIPS = {
     "is float32": lambda w, bits: grid(w, bits, half=np.float32),
     "divide by 1 there": lambda w, bits: grid(w, bits, guard=False),
     "changed places": swapped,
+    "belongs to a minimum that is not stored": true_range,
     "around zero": centred,
     "the library's": lambda w, bits: grid(w + 1, bits),
     "not three arrays": lambda w, bits: grid(w, bits)[0],
@@ -189,6 +196,9 @@ WRONG = [
     ("fewer bytes", 8, "32 bits over 4"),
     ("fewer bytes", 6.4, "right for the layers alone"),
     ("fewer bytes", 3.235, "codes alone"),
+    ("fewer bytes", 3.108, "one number for each group"),
+    ("fits", [[[]]], "not a list of pairs"),
+    ("pair", (["o"], ["qkv"]), "not two kinds"),
     ("fewer bytes", 7.11, "forgets the minimum"),
     ("pair", ("o", "down"), "better model, too"),
     ("pair", ("gate_up", "o"), "surprises no reader"),
@@ -206,7 +216,15 @@ def test_a_usual_wrong_answer_gets_its_own_hint(name, answer, said):
     assert said in f"{wrong.sentence} {wrong.hint}"
 
 
-@pytest.mark.parametrize("answer", [("qkv", "gate_up"), ("qkv", "down"), ["down", "gate_up"]])
+@pytest.mark.parametrize(
+    "answer", [("qkv", "gate_up"), ("qkv", "down"), ["down", "gate_up"], np.array(["qkv", "down"])]
+)
 def test_every_pair_that_surprises_is_right(answer):
     """Catches a judge that knows only one of the right pairs."""
     assert EXERCISE["pair"].judged(answer) is None
+
+
+@pytest.mark.parametrize("form", [iter, frozenset, np.array, tuple], ids=lambda form: form.__name__)
+def test_pairs_of_another_form_are_right(form):
+    """Catches a judge that refuses the right pairs because they come as a generator, a set or an array."""
+    assert EXERCISE["fits"].judged(form(pairs(32))) is None

@@ -21,6 +21,7 @@ neither. Files in reading order:
     cache_judge.py           lesson 03: where a student's KV cache first differs, and which usual mistake it is
     kv_cache.py              lesson 03: exercises, and runs with wrong positions
     paging_pool.py           lesson 04: a pool of blocks, and a student's block table inside the engine
+    paging_judge.py          lesson 04: the judge of a student's block table
     paging_puzzles.py        lesson 04: where a sequence gets its next block, and when a shared block is copied
     paging.py                lesson 04: exercises, judges and solutions
     rounding.py              lesson 05: rounding in groups, and the judge of a student's lines

@@ -32,11 +32,22 @@ class Pool:
 
     def __init__(self, rows: Array) -> None:  # (B, b, E) ->
         self.rows, self.block_size = rows, rows.shape[1]
+        self.given: list[int] = []  # the blocks that were allocated
         self._blocks = BlockPool(len(rows))
 
     def allocate(self) -> int:
         """The number of a free block, which is free no longer. Raises ValueError when no block is free."""
-        return self._blocks.allocate()
+        self.given.append(self._blocks.allocate())
+        return self.given[-1]
+
+
+class UsedPool(Pool):
+    """A pool after long use: its free blocks come in no order."""
+
+    def allocate(self) -> int:
+        """The number of a free block. Every block comes once: 7 and the number of blocks have no common divisor."""
+        self.given.append((7 * self._blocks.allocate() + 3) % len(self.rows))
+        return self.given[-1]
 
 
 class BlockTable:

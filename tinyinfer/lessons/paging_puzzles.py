@@ -26,7 +26,7 @@ Strip = list[tuple[int, ...]]  # for each block of a pool the sequences that hol
 
 
 class Strips(View):
-    """The pool as a strip of coloured blocks, one strip below the other. lines: (words, strip, whether it is good)."""
+    """The pool as a strip of coloured blocks, one strip below the other. lines: (words, strip)."""
 
     style = """
 .tinyinfer-view .moment { display: flex; align-items: center; margin: 1px 0; }
@@ -72,29 +72,42 @@ class Run:
 
     gathered: int = 0
     read: int = 0
+    downwards: int = 0  # a growing sequence got the block before its last one
+    missed: int = 0  # it got another block, although the one behind its last one was free
+    crowded: int = 0  # a new sequence began right behind another sequence's block
     strips: list[Strip] = field(default_factory=list)
     fault: Wrong | None = None
 
 
-def run_placement(place: Place, num_blocks: int = BLOCKS) -> Run:
+def run_placement(choose: Place, num_blocks: int = BLOCKS) -> Run:
     """Serves the arrivals: each sequence gets the blocks of its prompt at once, then one block in each step."""
     run, free, tables = Run(), list(range(num_blocks)), dict[int, list[int]]()
     for step in range(max(begin + last for begin, _, last in ARRIVALS)):
         for seq, (begin, first, last) in enumerate(ARRIVALS):
             missing = 0 if step < begin else first if step == begin else min(1, last - len(tables.get(seq, [])))
             for _ in range(missing if seq in tables or step == begin else 0):
-                block = place(list(free), list(tables.get(seq, [])))
+                table = tables.setdefault(seq, [])
+                block = choose(list(free), list(table))
                 if block not in free or isinstance(block, bool):
                     run.fault = _not_free(block, free)
                     return run
+                _count_habits(run, free, table, block)
                 free.remove(block)
-                tables.setdefault(seq, []).append(block)
+                table.append(block)
         run.read += sum(map(len, tables.values()))
         run.gathered += sum(len(table) for table in tables.values() if not side_by_side(table))
         run.strips.append(_strip(tables, num_blocks))
         for seq in [seq for seq in tables if len(tables[seq]) == ARRIVALS[seq][2]]:
             free = sorted([*free, *tables.pop(seq)])
     return run
+
+
+def _count_habits(run: Run, free: list[int], table: list[int], block: int) -> None:
+    if table:
+        run.downwards += block == table[-1] - 1
+        run.missed += block != table[-1] + 1 and table[-1] + 1 in free
+    else:
+        run.crowded += block > 0 and block - 1 not in free
 
 
 def side_by_side(table: list[int]) -> bool:
@@ -114,7 +127,7 @@ def _strip(tables: dict[int, list[int]], num_blocks: int) -> Strip:
     return [owner.get(block, ()) for block in range(num_blocks)]
 
 
-def place_block(free: list[int], blocks: list[int]) -> int:
+def place(free: list[int], blocks: list[int]) -> int:
     """The block behind the sequence's last one; a new sequence begins in the middle of the longest gap."""
     if blocks and blocks[-1] + 1 in free:
         return blocks[-1] + 1
@@ -128,36 +141,24 @@ def place_block(free: list[int], blocks: list[int]) -> int:
     return longest[len(longest) // 2]
 
 
-def _lowest(free: list[int], blocks: list[int]) -> int:
-    return free[0]
-
-
-def _highest(free: list[int], blocks: list[int]) -> int:
-    return free[-1]
-
-
-def _behind_else_lowest(free: list[int], blocks: list[int]) -> int:
-    return blocks[-1] + 1 if blocks and blocks[-1] + 1 in free else free[0]
-
-
-USUAL = {
-    _lowest: "the lowest free block lies behind another sequence's block as soon as two sequences grow; look at the "
-    "block behind the sequence's own last one first",
-    _highest: "from the top downwards a sequence's blocks lie in reverse order, which no slice of the pool reads",
-    _behind_else_lowest: "growing sequences are served well, but a new one begins right behind a neighbour and takes "
-    "the neighbour's next block; leave room behind the neighbour",
+HABITS = {
+    "downwards": "from the top downwards a sequence's blocks lie in reverse order, which no slice of the pool reads",
+    "missed": "other free blocks lie behind another sequence's block as soon as two sequences grow; look first at the "
+    "block behind the sequence's own last one",
+    "crowded": "growing sequences are served well, but a new one begins right behind a neighbour and takes the "
+    "neighbour's next block; leave room behind the neighbour",
 }
 
 
 def judge_placement(answer: Any) -> Wrong | None:
-    """Few enough gathers; the usual rules are known by their counts."""
+    """Few enough gathers; the usual rules are known by what they do."""
     run = run_placement(answer)
     if run.fault:
         return run.fault
     if run.gathered <= ALLOWED * run.read:
         return None
-    usual = (why for rule, why in USUAL.items() if run_placement(rule).gathered == run.gathered)
-    hint = next(usual, "a table is read in place only while its blocks lie side by side: keep room for who will grow")
+    habit = max(HABITS, key=lambda habit: getattr(run, habit))
+    hint = HABITS[habit] if getattr(run, habit) else "keep room for who will grow, however many blocks it will need"
     return Wrong(f"{run.gathered} of {run.read} block reads were gathers; at most {ALLOWED * run.read:.0f} pass.", hint)
 
 
@@ -191,6 +192,13 @@ class SharedPool:
         """The number of a free block, which then has one holder."""
         return self._blocks.allocate()
 
+    def used(self, n: int) -> list[int]:
+        """The numbers of n blocks, in no order: the place of a block in a table is not its number."""
+        blocks = [self.allocate() for _ in range(n + 2)]
+        for block in (blocks.pop(0), blocks.pop(2)):
+            self.release(block)
+        return blocks[::-1]
+
     def hold(self, block: int) -> None:
         """Adds a holder to a block."""
         self._blocks.hold(block)
@@ -223,7 +231,7 @@ def run_fork(before_write: Callable[[SharedPool, list[int], int], object]) -> Fo
     """One prompt, several answers on its blocks; each writes a row in turn."""
     pool = SharedPool(BLOCKS, SIZE)
     prompt = [f"p{position}" for position in range(PROMPT)]
-    first = [pool.allocate() for _ in range(-(-PROMPT // SIZE))]
+    first = pool.used(-(-PROMPT // SIZE))
     for position, row in enumerate(prompt):
         pool.rows[first[position // SIZE]][position % SIZE] = row
     for _ in range(SAMPLES - 1):
@@ -240,7 +248,7 @@ def run_fork(before_write: Callable[[SharedPool, list[int], int], object]) -> Fo
     return fork
 
 
-def own_block(pool: SharedPool, blocks: list[int], position: int) -> None:
+def before_write(pool: SharedPool, blocks: list[int], position: int) -> None:
     """Gives the table a block of its own for a position that lies in a shared one."""
     i, rows = divmod(position, pool.size)
     old = blocks[i]
@@ -270,18 +278,20 @@ def judge_fork(answer: Any) -> Wrong | None:
 def _copies(copied: int) -> Wrong | None:
     if copied == FEWEST:
         return None
-    whole = (SAMPLES - 1) * SIZE
-    hint = ("only the rows below `position` are filled: copy no more than those" if copied == whole else
-            "the last holder of a block may write into it: it needs no copy")  # fmt: skip
+    each = copied / (SAMPLES - 1)
+    hint = "the last holder of a block may write into it: it needs no copy"
+    if copied < FEWEST:
+        hint = "copy by `pool.copy(old, new, rows)`, which counts the rows"
+    elif each in range(PROMPT % SIZE + 1, SIZE + 1):
+        hint = "only the rows below `position` are filled: copy no more than those"
+    elif each in range(PROMPT, PROMPT + SIZE):
+        hint = "only the block of `position` is written; the other shared blocks stay shared"
     return Wrong(f"All rows are right, but {copied} rows were copied, where {FEWEST} are enough.", hint)
 
 
-def draw_fork(answer: Any) -> View | None:
-    """Who holds which block at the end; None for an attempt that cannot run."""
-    try:
-        fork = run_fork(answer)
-    except Exception:  # the judge says what went wrong
-        return None
+def draw_fork(answer: Any) -> View:
+    """Who holds which block at the end."""
+    fork = run_fork(answer)
     strip = [tuple(i for i, table in enumerate(fork.tables) if block in table) for block in range(BLOCKS)]
     used = max((block + 1 for block, holders in enumerate(strip) if holders), default=0)
     note = f"{fork.pool.copied} rows were copied; + marks a block that several answers share"

@@ -169,9 +169,10 @@ def fitting(scales: float = 32) -> frozenset[tuple[int, int]]:
 
 def judge_fits(answer: Any) -> Wrong | None:
     """The pairs as a set; a pair too many or too few is named, and the slip that counts it."""
-    if not isinstance(answer, list | tuple | set) or not all(isinstance(pair, list | tuple) for pair in answer):
+    try:
+        given = {tuple(pair) for pair in answer}
+    except TypeError:
         return Wrong(f"{show(answer)} is not a list of pairs.", "write pairs (bits, group), such as [(2, 16), (2, 32)]")
-    given = {tuple(pair) for pair in answer}
     truth = fitting()
     if given == truth:
         return None
@@ -201,6 +202,9 @@ judge_fewer = judge_number(
         8: Wrong("That is 32 bits over 4.", "a weight takes more than its code, and not all weights are rounded"),
         32 / 5: Wrong("That is right for the layers alone.", "the head is not rounded, and each token reads all of it"),
         32 / 4.5: Wrong("That forgets the minimum of each group, and the head.", "16 bits of scale, 16 of minimum"),
+        FLOAT_BYTES / (BODY * 4.5 / 8 + 4 * REST): Wrong(
+            "That counts one number for each group.", "a group stores a scale and a minimum, 16 bits each"
+        ),
         FLOAT_BYTES / (BODY * 4 / 8 + 4 * REST): Wrong(
             "That counts the codes alone.", "add the scale and the minimum of each group"
         ),
@@ -212,9 +216,13 @@ ERRORS = {"o": 0.110, "qkv": 0.166, "down": 0.195, "gate_up": 0.276}  # SmolLM2,
 PERPLEXITIES = {"o": 18.9, "gate_up": 108, "down": 279, "qkv": 837}  # of 256 tokens of Python's documentation
 
 
+def _is_kind(one: object) -> bool:
+    return isinstance(one, str) and one in ERRORS
+
+
 def judge_pair(answer: Any) -> Wrong | None:
     """Two kinds of matrices: the first with the smaller weight error and the larger perplexity."""
-    if not isinstance(answer, list | tuple) or len(answer) != 2 or not all(one in ERRORS for one in answer):
+    if not isinstance(answer, list | tuple | np.ndarray) or len(answer) != 2 or not all(map(_is_kind, answer)):
         return Wrong(f"{show(answer)} is not two kinds of matrices.", f"write two of {', '.join(map(repr, ERRORS))}")
     first, second = answer
     if first == second:

@@ -163,6 +163,14 @@ def _centred(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) -> (N, G, g), (N, 
     return codes, scale, np.zeros_like(scale)
 
 
+def _true_range(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) -> (N, G, g), (N, G, 1), (N, G, 1)
+    """Groups of g whose scale comes from the range before the minimum was rounded."""
+    minimum = w.min(axis=-1, keepdims=True).astype(np.float16)
+    scale = (np.ptp(w, axis=-1, keepdims=True) / (2**bits - 1)).astype(np.float16)
+    codes = np.rint((w - minimum) / np.where(scale == 0, np.float16(1), scale)).clip(0, 2**bits - 1)
+    return codes, scale, minimum
+
+
 def _swapped(w: np.ndarray, bits: int) -> Parts:  # (N, G, g) -> (N, G, g), (N, G, 1), (N, G, 1)
     """Groups of g whose scale and minimum have changed places."""
     codes, scale, minimum = round_groups(w, bits)
@@ -189,6 +197,11 @@ SLIPS: tuple[tuple[Callable[[np.ndarray, int], Parts], str, str], ...] = (
         lambda w, bits: _slip(w, bits, low=lambda w: np.zeros_like(w[..., :1])),
         "The minimum is zero for every group.",
         "the smallest weight of a group is its minimum, and it may be negative",
+    ),
+    (
+        _true_range,
+        "The scale belongs to a minimum that is not stored.",
+        "subtract the stored minimum, the one in float16, from the largest weight",
     ),
     (_centred, "The grid lies around zero, without a minimum.", "from the group's smallest weight to its largest one"),
     (_swapped, "Scale and minimum have changed places.", "return codes, scale, minimum, in this order"),
