@@ -28,8 +28,9 @@ from tinyinfer import SamplingParams
 from tinyinfer.kv_cache.blocks import BlockCache
 from tinyinfer.kv_cache.paged import PagedCache
 from tinyinfer.lessons.lesson import Lesson
+from tinyinfer.lessons.models import served
 from tinyinfer.lessons.paging import POSITION, ROOM, SIZES, drawn_requests, most_fitting, shares
-from tinyinfer.lessons.paging_pool import answers, replayed, served
+from tinyinfer.lessons.paging_pool import answers, replayed
 from tinyinfer.views.player import StepPlayer
 from tinyinfer.views.recording import record
 

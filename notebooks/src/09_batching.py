@@ -36,7 +36,8 @@ from tinyinfer.lessons.batching_puzzles import (
     in_order,
 )
 from tinyinfer.lessons.lesson import Lesson
-from tinyinfer.lessons.seating import active, computed, continuous, draw_seats, served, static
+from tinyinfer.lessons.models import served
+from tinyinfer.lessons.seating import active, computed, continuous, draw_seats, static
 from tinyinfer.measure.workload import parse_lengths, synthetic
 from tinyinfer.views.player import StepPlayer
 from tinyinfer.views.recording import record

@@ -21,7 +21,7 @@ import matplotlib.pyplot as plt
 from tinyinfer import SamplingParams
 from tinyinfer.kv_cache.prefix_cache import PrefixCache
 from tinyinfer.lessons.lesson import Lesson
-from tinyinfer.lessons.paging_pool import served
+from tinyinfer.lessons.models import served
 from tinyinfer.lessons.prefix_walk import answered, compared, random_prompts, walked
 from tinyinfer.measure.workload import parse_lengths, prompts, synthetic
 from tinyinfer.views.player import StepPlayer

@@ -11,14 +11,13 @@ import pytest
 from tinyinfer.lessons.batching import EXERCISES, enough_seats, step_seconds
 from tinyinfer.lessons.batching_puzzles import BUDGET, NEIGHBOURS, PROMPT, chunks, in_batches, in_order
 from tinyinfer.lessons.lesson import Lesson
-from tinyinfer.lessons.paging_pool import served as served_by_the_pool
+from tinyinfer.lessons.models import served
 from tinyinfer.lessons.seating import (
     active,
     computed,
     continuous,
     judge_seats,
     seat_requests,
-    served,
     static,
 )
 from tinyinfer.measure.workload import Request
@@ -193,9 +192,8 @@ def test_an_interrupt_ends_the_cell(lesson, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(llm.engine, "run", stopped)
-    for serve in (served, served_by_the_pool):
-        with pytest.raises(KeyboardInterrupt):
-            serve(llm, [Request(9, (65, 66))])
+    with pytest.raises(KeyboardInterrupt):
+        served(llm, [Request(9, (65, 66))])
 
 
 # Puzzles and exercises.

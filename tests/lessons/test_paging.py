@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tinyinfer.lessons.models import Models
+from tinyinfer.lessons.models import Models, served
 from tinyinfer.lessons.paging import (
     EXERCISES,
     LENGTHS,
@@ -21,7 +21,7 @@ from tinyinfer.lessons.paging import (
     shares,
 )
 from tinyinfer.lessons.paging_judge import judge_table
-from tinyinfer.lessons.paging_pool import BlockTable, answers, replayed, served
+from tinyinfer.lessons.paging_pool import BlockTable, answers, replayed
 from tinyinfer.lessons.paging_puzzles import (
     FEWEST,
     HABITS,

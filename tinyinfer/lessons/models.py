@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Sequence as Seq
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from tinyinfer.lessons.messages import Message, show
 from tinyinfer.lessons.tiny_model import write_tiny_model
 from tinyinfer.llm import LLM
 from tinyinfer.loading.hub import find
-from tinyinfer.measure.bench import simulated
+from tinyinfer.measure.bench import Round, Setting, run_round, simulated
 from tinyinfer.measure.roofline import parse_machine
+from tinyinfer.measure.workload import Request
 
 REAL = "smollm2-135m"
 CHOICE = "TINYINFER_LESSON_MODEL"  # the environment variable that names another model, or `tiny`
@@ -77,6 +79,17 @@ class Models:
         except (ModelError, OSError) as error:
             _tell(str(error))
             return self.tiny_path()
+
+
+def served(llm: LLM, requests: Seq[Request]) -> Round:
+    """Drawn requests (measure/workload.py) run to their end: the steps, their times and counts.
+
+    Raises KeyboardInterrupt when the run was stopped: the numbers of half a run would be wrong, not few.
+    """
+    run = run_round(Setting("", "", llm, list(requests)))
+    if not run.complete:
+        raise KeyboardInterrupt
+    return run
 
 
 def _tell(reason: str) -> None:

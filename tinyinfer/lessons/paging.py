@@ -15,9 +15,9 @@ from typing import Any
 from tinyinfer.engine.metrics import run_metrics
 from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.lessons.exercise import Exercise, Wrong, judge_number
-from tinyinfer.lessons.models import Models
+from tinyinfer.lessons.models import Models, served
 from tinyinfer.lessons.paging_judge import judge_table
-from tinyinfer.lessons.paging_pool import BlockTable, served
+from tinyinfer.lessons.paging_pool import BlockTable
 from tinyinfer.lessons.paging_puzzles import (
     before_write,
     draw_fork,

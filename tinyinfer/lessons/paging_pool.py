@@ -19,8 +19,6 @@ from tinyinfer.kv_cache.blocks import BlockPool
 from tinyinfer.kv_cache.paged import PagedCache
 from tinyinfer.lessons.own_part import own_engine
 from tinyinfer.llm import LLM
-from tinyinfer.measure.bench import Round, Setting, run_round
-from tinyinfer.measure.workload import Request
 from tinyinfer.model.interfaces import Device
 from tinyinfer.prompts import Prompt
 from tinyinfer.sampling_params import SamplingParams
@@ -121,14 +119,3 @@ def replayed(llm: LLM, prompts: Seq[Prompt], n: int, table: Callable[..., Any]) 
             mine.append(np.zeros((turn.rows, 1), np.float32))
             pairs.append(([block.number for block in turn.blocks], list(mine.blocks)))
     return pairs
-
-
-def served(llm: LLM, requests: list[Request]) -> Round:
-    """A run of drawn requests (measure/workload.py), with all that each step counted.
-
-    Raises KeyboardInterrupt when the run was stopped: the numbers of half a run would be wrong.
-    """
-    run = run_round(Setting("", "", llm, requests))
-    if not run.complete:
-        raise KeyboardInterrupt
-    return run

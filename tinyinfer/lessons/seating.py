@@ -16,9 +16,6 @@ import numpy as np
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.lessons.endless import Endless, bounded
 from tinyinfer.lessons.exercise import Wrong
-from tinyinfer.llm import LLM
-from tinyinfer.measure.bench import Round, Setting, run_round
-from tinyinfer.measure.workload import Request
 from tinyinfer.units import show
 
 Schedule = list[list[int | None]]
@@ -66,17 +63,6 @@ def computed(steps: Sequence[StepTrace]) -> list[list[int]]:
     """The requests that each step of an engine computed, in order, padding left out; numbered from 0."""
     first = min(turn.id for step in steps for turn in step.turns)
     return [sorted(turn.id - first for turn in step.turns if turn.phase != "padding") for step in steps]
-
-
-def served(llm: LLM, requests: Sequence[Request]) -> Round:
-    """All requests run to their end by an engine; its steps, times and counts.
-
-    Raises KeyboardInterrupt when the run was stopped: the numbers of half a run would be wrong, not few.
-    """
-    run = run_round(Setting("", "", llm, list(requests)))
-    if not run.complete:
-        raise KeyboardInterrupt
-    return run
 
 
 CASES: tuple[tuple[tuple[int, ...], int], ...] = (
