@@ -29,7 +29,10 @@ def test_our_solution_is_right(exercise: Exercise) -> None:
     assert exercise.judged(exercise.solution) is None
 
 
-@pytest.mark.parametrize("answer", [None, "x", math.nan, True, [], {}, (1, 2), object(), np.zeros(3)], ids=repr)
+OTHER_KINDS = [None, "x", math.nan, True, [], {}, (1, 2), object(), np.zeros(3)]
+
+
+@pytest.mark.parametrize("answer", OTHER_KINDS, ids=lambda one: type(one).__name__)
 @pytest.mark.parametrize("exercise", EXERCISES, ids=lambda exercise: exercise.name)
 def test_an_answer_of_another_kind_gets_a_sentence(exercise: Exercise, answer: object) -> None:
     """Catches a judge that stops with a traceback of its own."""
