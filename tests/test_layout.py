@@ -17,7 +17,7 @@ ORDER = [
     *("arrays", "errors", "units", "switches", "ledger"),
     *("sampling_params", "noise", "sampling", "text", "prompts", "sequence", "model", "backends"),
     *("kv_cache", "quantization", "speculative", "loading"),
-    *("batching", "engine", "request", "llm", "views", "measure", "lessons", "cli"),
+    *("batching", "engine", "request", "llm", "views", "measure", "lessons", "course", "cli"),
 ]
 FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
 

@@ -35,6 +35,7 @@ from tinyinfer import __version__
 from tinyinfer.cli import console
 from tinyinfer.cli.arguments import Opener, Parser, UsageError, open_model, worded
 from tinyinfer.cli.signals import ending_signals
+from tinyinfer.course.errors import CourseError
 from tinyinfer.errors import ModelError, RequestError
 
 COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench", "notebooks")
@@ -69,7 +70,7 @@ def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
     except KeyboardInterrupt:
         console.interrupted()
         return 130
-    except (UsageError, ModelError) as error:
+    except (UsageError, ModelError, CourseError) as error:
         return console.fail(str(error))
     except (ValueError, RequestError) as error:
         return console.fail(worded(error))

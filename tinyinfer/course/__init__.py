@@ -1,0 +1,10 @@
+"""The course: assignments cut from this package, and a grader. Does a student's code do what the engine's own does?
+
+An assignment takes functions out of the engine's modules. The student writes them again, and the same code is graded by
+values and counts, and serves in the engine (`generate --use DIR`). Files in reading order:
+
+    errors.py          what is wrong with a folder, a manifest or a command
+
+Wins: one source for engine, skeleton and solution, so that none of them goes stale. Loses: the solutions are public, as
+the engine is; docs/teaching.md says what that means for marks.
+"""
