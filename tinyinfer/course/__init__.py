@@ -4,6 +4,10 @@ An assignment takes functions out of the engine's modules. The student writes th
 values and counts, and serves in the engine (`generate --use DIR`). Files in reading order:
 
     errors.py          what is wrong with a folder, a manifest or a command
+    assignment.py      what a manifest says: which names are taken out, which tests give which points
+    source.py          a module as text: its definitions, and what they need
+    file_text.py       the text of a student's file
+    cut.py             skeleton and solution, and the engine with students' code in it
 
 Wins: one source for engine, skeleton and solution, so that none of them goes stale. Loses: the solutions are public, as
 the engine is; docs/teaching.md says what that means for marks.
