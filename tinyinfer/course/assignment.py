@@ -1,9 +1,9 @@
 """An assignment is a manifest: which names of which modules are taken out, which tests give which points.
 
-    assignments/NAME/assignment.toml      the manifest
-    assignments/NAME/task.md              the task, the contract as a formula, an example
-    assignments/NAME/test_NAME.py         the public tests
-    assignments/NAME/hidden_NAME.py       the hidden tests
+    assignments/{NAME}/assignment.toml    the manifest
+    assignments/{NAME}/task.md            the task, the contract as a formula, an example
+    assignments/{NAME}/test_{NAME}.py     the public tests
+    assignments/{NAME}/hidden_{NAME}.py   the hidden tests
 
 A student's folder holds a marker, which is called assignment.toml, too: the name of its assignment and the versions
 with which it was started. Every mistake in a manifest or a marker is a CourseError that names the file and the field.

@@ -150,7 +150,7 @@ class Needs:
 
     @property
     def imports(self) -> list[Imported]:
-        """The needed imports."""
+        """The imports that the kept definitions need."""
         return [one for name, one in self.source.imports.items() if name in self.names]
 
     def _add_constants(self) -> None:

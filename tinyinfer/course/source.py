@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import tinyinfer
 from tinyinfer.course.errors import CourseError
 
-PACKAGE = Path(tinyinfer.__file__).parent
+PACKAGE = Path(__file__).parents[1]
 COMMENT = re.compile(r"\s*#")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = Function | ast.ClassDef
