@@ -8,6 +8,7 @@ values and counts, and serves in the engine (`generate --use DIR`). Files in rea
     source.py          a module as text: its definitions, and what they need
     file_text.py       the text of a student's file
     cut.py             skeleton and solution, and the engine with students' code in it
+    start.py           an assignment's folder: the file to edit, public tests, README, marker
     stand_ins.py       what the student's code gets in place of a sequence and a device
     records.py         what stands for a record or an object on each side of the pipe
     frames.py          the outside of a frame: bounds, header, bytes of arrays
