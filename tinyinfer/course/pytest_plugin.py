@@ -23,7 +23,7 @@ ASSIGNMENT: pytest.StashKey[Assignment] = pytest.StashKey()  # of a session
 
 
 def public_seed(test: str) -> int:
-    """The seed of a public test's inputs: the same for everybody."""
+    """The seed of a public test's inputs: the same for all students."""
     return zlib.crc32(test.encode())
 
 
