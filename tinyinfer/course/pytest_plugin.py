@@ -1,7 +1,8 @@
 """Plain `pytest` in an assignment's folder: the public tests against the student's file, and the score so far.
 
-The tests run in pytest's own process, so that a debugger stops in the student's code (`pytest --pdb`), and `pytest --tb=long` shows whole tracebacks. What a mark is
-given for, `course grade` finds out: with limits, in another process, with hidden tests.
+The tests run in pytest's own process, so that a debugger stops in the student's code (`pytest --pdb`); `--tb=long`
+shows whole tracebacks. What a mark is given for, `course grade` finds out: with limits, in another process, with hidden
+tests.
 """
 
 from __future__ import annotations
