@@ -8,6 +8,10 @@ values and counts, and serves in the engine (`generate --use DIR`). Files in rea
     source.py          a module as text: its definitions, and what they need
     file_text.py       the text of a student's file
     cut.py             skeleton and solution, and the engine with students' code in it
+    stand_ins.py       what the student's code gets in place of a sequence and a device
+    records.py         what stands for a record or an object on each side of the pipe
+    frames.py          the outside of a frame: bounds, header, bytes of arrays
+    wire.py            how values cross the pipe between the grader and the student's code
 
 Wins: one source for engine, skeleton and solution, so that none of them goes stale. Loses: the solutions are public, as
 the engine is; docs/teaching.md says what that means for marks.
