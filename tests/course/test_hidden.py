@@ -16,7 +16,7 @@ SECRET = bytes(range(32))
 
 
 def test_a_seed_is_the_hmac_of_assignment_student_and_test():
-    """Catches a plain hash, which a student computes without the secret; the formula is RFC 2104's, by its definition."""
+    """Catches a plain hash, which a student computes without the secret; the formula is RFC 2104's own."""
     key = SECRET + bytes(32)
     inner = hashlib.sha256(bytes(b ^ 0x36 for b in key) + b"kv_cache/ada/test_x").digest()
     outer = hashlib.sha256(bytes(b ^ 0x5C for b in key) + inner).digest()

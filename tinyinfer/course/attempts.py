@@ -100,7 +100,7 @@ def as_result(test: Test, number: str, attempt: Attempt, seconds: float | None, 
     outcome, sentence, hint = attempt.outcome, "", ""
     if outcome.faults:
         first, *others = outcome.faults
-        more = f" ({len(others)} more such places)" if others else ""
+        more = f" ({len(others)} more {'parts' if len(others) > 1 else 'part'} did not pass)" if others else ""
         sentence = bounded(f"{first.part}: {first.sentence}" if first.part else first.sentence) + more
         hint = bounded(first.hint)
     return TestResult(

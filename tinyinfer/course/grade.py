@@ -28,8 +28,9 @@ Numbered = list[tuple[str, Test]]  # tests with their numbers in the report
 
 
 def grade(
-    folder: Path, wanted: str | Assignment | None = None, *, student: str = "", hidden: Path | None = None, only: Collection[str] = (),
-    timed: bool = False, children: Children | None = None, told: Callable[[Report], object] = id,
+    folder: Path, wanted: str | Assignment | None = None, *, student: str = "", hidden: Path | None = None,
+    only: Collection[str] = (), timed: bool = False, children: Children | None = None,
+    told: Callable[[Report], object] = id,
 ) -> Report:  # fmt: skip
     """The report of a submission.
 
@@ -117,7 +118,7 @@ def test_functions(a: Assignment, hidden: Hidden | None) -> dict[str, TestFuncti
         if path is not None:
             try:
                 module = load_source(f"tinyinfer_tests_{path.stem}", path)
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 raise CourseError(f"{path}: the tests cannot be loaded ({type(error).__name__}: {error})") from error
             names = {test.name for test in a.tests if test.hidden == wanted}
             functions |= {name: function for name, function in vars(module).items() if name in names}

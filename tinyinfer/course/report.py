@@ -218,7 +218,8 @@ def sums(report: Report) -> list[str]:
     unseen = [result for result in report.results if result.status == NOT_RUN]
     if unseen:
         more = shown(sum(result.points for result in unseen))
-        lines.append(f"{len(unseen)} hidden tests are worth {more} points more; your teacher's grader runs them")
+        tests = f"{len(unseen)} hidden tests are" if len(unseen) > 1 else "1 hidden test is"
+        lines.append(f"{tests} worth {more} points more; your teacher's grader runs them")
     if len(lines) > 1 and not unseen:
         lines.append(f"{'score':<19}  {shown(report.score):>6} / {shown(report.points)}")
     return lines
