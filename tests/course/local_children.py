@@ -75,7 +75,7 @@ class LoadedStudent(LocalStudent):
     def __init__(self, a: Assignment, path: Path) -> None:
         super().__init__(a, path)
         self._server = self._load()
-        self.printed = ""
+        self.printed = io.StringIO()
 
 
 class LocalChildren:
@@ -87,17 +87,23 @@ class LocalChildren:
         self.folder, self.opened = folder, 0
 
     @contextmanager
-    def open(self, a: Assignment, source: bytes) -> Iterator[Student]:
+    def runner(self, a: Assignment, source: bytes) -> Iterator[LocalChildren]:
+        """Takes a submission, in the place of PipedChildren."""
+        self.a, self.source = a, source
+        yield self
+
+    @contextmanager
+    def open(self) -> Iterator[Student]:
         self.opened += 1
-        path = self.folder / f"child_{a.file}"
-        path.write_bytes(source)
+        path = self.folder / f"child_{self.a.file}"
+        path.write_bytes(self.source)
         with redirect_stdout(io.StringIO()) as printed:
-            student = LoadedStudent(a, path)
+            student = LoadedStudent(self.a, path)
+            student.printed = printed
             yield student
-        student.printed = printed.getvalue()
 
     def output(self, student: Student) -> str:
-        return student.printed
+        return student.printed.getvalue()
 
 
 class Desk:

@@ -26,7 +26,7 @@ ADA = {"student": "ada"}
 def graded(desk: Desk, all_tests: bool = False, **options) -> Report:
     if all_tests:
         options = {"hidden": desk.hidden, **ADA, **options}
-    return grade(desk.folder, desk.a, children=desk.children, **options)
+    return grade(desk.folder, desk.a, runner=desk.children.runner, **options)
 
 
 def marks(report: Report) -> dict[str, tuple[float, str]]:
@@ -113,12 +113,12 @@ def test_the_marker_says_the_assignment_where_nobody_else_does(tmp_path):
     """Catches a folder that is graded as what it is not."""
     desk = Desk(tmp_path, RIGHT)
     with pytest.raises(CourseError, match="give --assignment NAME"):
-        grade(desk.folder, children=desk.children)
+        grade(desk.folder, runner=desk.children.runner)
     (desk.folder / "assignment.toml").write_text('name = "smal"')
     with pytest.raises(CourseError, match="there is no assignment 'smal'"):
-        grade(desk.folder, children=desk.children)
+        grade(desk.folder, runner=desk.children.runner)
     with pytest.raises(CourseError, match="there is no such folder"):
-        grade(desk.folder / "nowhere", children=desk.children)
+        grade(desk.folder / "nowhere", runner=desk.children.runner)
 
 
 # Faults of the submission: a full report with 0 points

@@ -8,32 +8,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from tinyinfer.course.assignment import Assignment, Test
+from tinyinfer.course.children import Children
+from tinyinfer.course.errors import CourseError
 from tinyinfer.course.hidden import Hidden, public_seed
 from tinyinfer.course.report import ERROR, TestResult, bounded, visible
 from tinyinfer.course.runner import Fault, Outcome, broken, fault_of, run_test
-from tinyinfer.course.student import Student, StudentError
+from tinyinfer.course.student import StudentError
 
 TestFunction = Callable[..., None]
-
-
-class Children(Protocol):
-    """What starts a process with the student's code. limits, missing: sentences for the report's head."""
-
-    limits: tuple[str, ...]
-    missing: tuple[str, ...]
-
-    def open(self, a: Assignment, source: bytes) -> AbstractContextManager[Student]:
-        """A fresh student; its code is loaded in the block. Raises StudentError where it cannot be."""
-
-    def output(self, student: Student) -> str:
-        """What the code of a student has printed, after its block has ended."""
 
 
 class Unloadable(Exception):
@@ -51,30 +38,30 @@ class Attempt:
 
 @dataclass(frozen=True)
 class Bench:
-    """Everything that running a test needs. functions: the test code by name. hidden: None without hidden tests."""
+    """What running a test needs. student: the id. functions: test code by name. hidden: None without hidden tests."""
 
     a: Assignment
-    source: bytes
     student: str
     children: Children
     functions: Mapping[str, TestFunction]
     hidden: Hidden | None
 
     def attempt(self, test: Test) -> Attempt:
-        """Runs a test once, against a fresh process."""
+        """Runs a test once, against a fresh process. Raises CourseError where this machine can give no marks."""
         function, rng = self.functions.get(test.name), np.random.default_rng(self.seed(test))
         if function is None:
             sentence = f"the assignment has no function {test.name}, which its manifest names"
             return Attempt(Outcome(0, test.parts, (Fault("", ERROR, sentence, "tell your teacher"),), of_grader=True))
-        student = None
         try:
-            with self.children.open(self.a, self.source) as student:
+            with self.children.open() as student:
                 outcome = run_test(function, student, test.parts, rng)
+            return Attempt(outcome, self.children.output(student))
         except StudentError as error:
             return Attempt(Outcome(0, test.parts, (fault_of("", error),)), loaded=False)
+        except CourseError:
+            raise
         except Exception as error:
             return Attempt(Outcome(0, test.parts, (broken(error),), of_grader=True))
-        return Attempt(outcome, self.children.output(student))
 
     def seed(self, test: Test) -> int:
         """The seed of a test's inputs."""

@@ -11,12 +11,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Collection
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
 from tinyinfer.course.assignment import MANIFEST, Assignment, Test, assignment, engine_version
-from tinyinfer.course.attempts import Bench, Children, TestFunction, Unloadable
+from tinyinfer.course.attempts import Bench, TestFunction, Unloadable
+from tinyinfer.course.children import Children, PipedChildren
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.hidden import Hidden, open_hidden
 from tinyinfer.course.report import ERROR, NOT_RUN, Report, TestResult
@@ -25,33 +27,32 @@ from tinyinfer.course.submission import marker, take
 
 PENDING = "not graded: the grader was ended before this test; grade again"
 Numbered = list[tuple[str, Test]]  # tests with their numbers in the report
+Runner = Callable[[Assignment, bytes], AbstractContextManager[Children]]
 
 
 def grade(
     folder: Path, wanted: str | Assignment | None = None, *, student: str = "", hidden: Path | None = None,
-    only: Collection[str] = (), timed: bool = False, children: Children | None = None,
+    only: Collection[str] = (), timed: bool = False, runner: Runner = PipedChildren,
     told: Callable[[Report], object] = id,
 ) -> Report:  # fmt: skip
     """The report of a submission.
 
     wanted: the assignment; without it the folder's marker says it. hidden: the folder of the hidden tests, which need
-    the student's id. only: these tests. timed: whether to take each test's seconds. children: where the student's code
-    runs; by default in limited processes. told: is called with the report before the first test, and after each.
+    the student's id. only: these tests. timed: whether to take each test's seconds. runner: where the student's code
+    runs; else in limited processes. told: is called with the report before the first test, and after each.
     Raises CourseError for a mistake of who grades.
     """
     a = wanted if isinstance(wanted, Assignment) else chosen(folder, wanted)
     tests, secret = numbered(a, only, hidden), opened(a, hidden, student)
     functions = test_functions(a, secret)
-    children = limited_children() if children is None else children
     submission = take(folder, a)
-    report = Report(
-        a.name, a.version, engine_version(), student, children.limits, children.missing,
-        tuple(pending(number, test, secret) for number, test in tests), submission.notes, submission.fault,
-        local_only=not sys.platform.startswith("linux"),
-    )  # fmt: skip
+    results = tuple(pending(number, test, secret) for number, test in tests)
+    report = Report(a.name, a.version, engine_version(), student, results=results, notes=submission.notes,
+                    fault=submission.fault, local_only=not sys.platform.startswith("linux"))  # fmt: skip
     if not report.fault:
-        bench = Bench(a, submission.source, student, children, functions, secret)
-        report = graded(report, bench, tests, timed, told)
+        told(report)
+        with runner(a, submission.source) as children:
+            report = graded(report, Bench(a, student, children, functions, secret), tests, timed, told)
     report = without_points(report) if report.fault else report
     told(report)
     return report
@@ -62,15 +63,19 @@ def graded(report: Report, bench: Bench, tests: Numbered, timed: bool, told: Cal
     for place, (number, test) in enumerate(tests):
         if report.results[place].status == NOT_RUN:
             continue
-        told(report)
         try:
             result, note = bench.result(test, number, timed)
         except Unloadable as error:
-            if place == 0:
-                return replace(report, fault=str(error))
             result, note = replace(report.results[place], sentence=str(error), of_grader=False), ""
+            report = replace(report, fault=str(error) if place == 0 else "")
         results = (*report.results[:place], result, *report.results[place + 1 :])
-        report = replace(report, results=results, notes=(*report.notes, note) if note else report.notes)
+        report = replace(
+            report, results=results, notes=(*report.notes, note) if note else report.notes,
+            limits=bench.children.limits, missing_limits=bench.children.missing,
+        )  # fmt: skip
+        if report.fault:
+            break
+        told(report)
     return report
 
 
@@ -123,13 +128,6 @@ def test_functions(a: Assignment, hidden: Hidden | None) -> dict[str, TestFuncti
             names = {test.name for test in a.tests if test.hidden == wanted}
             functions |= {name: function for name, function in vars(module).items() if name in names}
     return functions
-
-
-def limited_children() -> Children:
-    """Processes with all the limits that this system offers. Raises CourseError where marks cannot be given."""
-    from tinyinfer.course.piped import PipedChildren
-
-    return PipedChildren()
 
 
 # Results that no run gave.
