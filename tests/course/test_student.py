@@ -52,7 +52,8 @@ def test_arguments_that_are_changed_in_place_are_seen_and_the_tests_own_stay(wit
 
 def test_a_result_that_is_kept_and_changed_later_changes_nothing(with_source):
     """Catches an array that test and student share."""
-    student = with_source("kept = []\ndef softmax(s):\n    kept.append(s)\n    kept[0][:] = len(kept)\n    return kept[0]")
+    source = "kept = []\ndef softmax(s):\n    kept.append(s)\n    kept[0][:] = len(kept)\n    return kept[0]"
+    student = with_source(source)
     first = student.softmax(S)
     student.softmax(S)
     assert first.tolist() == [1.0, 1.0, 1.0]
