@@ -1,9 +1,9 @@
 """An assignment is a manifest: which names of which modules are taken out, which tests give which points.
 
-    assignments/NAME/assignment.toml      the manifest
-    assignments/NAME/task.md              the task, the contract as a formula, an example
-    assignments/NAME/test_NAME.py         the public tests
-    assignments/NAME/hidden_NAME.py       the hidden tests
+    assignments/{NAME}/assignment.toml    the manifest
+    assignments/{NAME}/task.md            the task, the contract as a formula, an example
+    assignments/{NAME}/test_{NAME}.py     the public tests
+    assignments/{NAME}/hidden_{NAME}.py   the hidden tests
 
 A student's folder holds a marker, which is called assignment.toml, too: the name of its assignment and the versions
 with which it was started. Every mistake in a manifest or a marker is a CourseError that names the file and the field.
@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
@@ -115,11 +116,16 @@ def marked(folder: Path) -> Assignment:
     if path.stat().st_size > LARGEST_MARKER:
         raise CourseError(f"{path}: is too large for a marker; copy it again from a folder of course start")
     table = Table(path, read_toml(path))
-    name = table.take("assignment", str)
+    name = table.take("name", str)
     try:
         return assignment(name)
     except CourseError as error:
         raise CourseError(f"{path}: {error}") from None
+
+
+def engine_version() -> str:
+    """The version of this package, by which a report says what graded."""
+    return str(import_module(__name__.partition(".")[0]).__version__)
 
 
 # Reading a manifest.

@@ -41,14 +41,16 @@ def same_array(
     __tracebackhide__ = True
     if not isinstance(mine, np.ndarray):
         raise Failure(f"{what}: an array is expected, but the result is {show(mine)}.", usual_hint(mine, usual, 0, 0))
-    if mine.shape == right.shape and mine.dtype == right.dtype and not wrong(mine, right, rtol, atol).any():
+    if mine.shape == right.shape and mine.dtype == right.dtype and not differing(mine, right, rtol, atol).any():
         return
     hint = usual_hint(mine, usual, rtol, atol)
     if mine.shape != right.shape:
-        raise Failure(f"{what}: the shape is {mine.shape}, and {right.shape} is expected.", hint or of_shape(mine, right))
-    where = wrong(mine, right, rtol, atol)
+        hint = hint or of_shape(mine, right)
+        raise Failure(f"{what}: the shape is {mine.shape}, and {right.shape} is expected.", hint)
+    where = differing(mine, right, rtol, atol)
     if not where.any():
-        raise Failure(f"{what}: the dtype is {mine.dtype}, and {right.dtype} is expected.", hint or of_dtype(mine, right))
+        hint = hint or of_dtype(mine, right)
+        raise Failure(f"{what}: the dtype is {mine.dtype}, and {right.dtype} is expected.", hint)
     raise Failure(difference(mine, right, where, what, axes), hint or of_numbers(mine, right, rtol, atol))
 
 
@@ -71,32 +73,32 @@ def at_least(count: float, bound: float, what: str) -> None:
 def equal(mine: object, right: object, rtol: float = 0.0) -> bool:
     """Whether two plain values are the same; the order of a list counts, a list equals no tuple."""
     if isinstance(right, list | tuple):
-        alike = type(mine) is type(right) and len(mine) == len(right)  # type: ignore[arg-type]
+        alike = type(mine) is type(right) and len(mine) == len(right)
         return alike and all(equal(a, b, rtol) for a, b in zip(mine, right, strict=True))  # type: ignore[call-overload]
     if isinstance(right, np.ndarray) or isinstance(mine, np.ndarray):
-        both = isinstance(mine, np.ndarray) and isinstance(right, np.ndarray) and mine.shape == right.shape
-        return both and not wrong(mine, right, rtol, 0.0).any()  # type: ignore[arg-type]
+        if not (isinstance(mine, np.ndarray) and isinstance(right, np.ndarray)) or mine.shape != right.shape:
+            return False
+        return not differing(mine, right, rtol, 0.0).any()
     if isinstance(right, float) and isinstance(mine, int | float) and not isinstance(mine, bool):
         return bool(mine == right or abs(mine - right) <= rtol * abs(right))
     return type(mine) is type(right) and bool(mine == right)
 
 
-def wrong(mine: np.ndarray, right: np.ndarray, rtol: float, atol: float) -> np.ndarray:  # (...,), (...,) -> (...,)
+def differing(mine: np.ndarray, right: np.ndarray, rtol: float, atol: float) -> np.ndarray:  # (...,), (...,) -> (...,)
     """True where two arrays of one shape differ; infinities and NaN must be equal."""
     if not (np.issubdtype(mine.dtype, np.number) and np.issubdtype(right.dtype, np.number)):
         return np.asarray(mine != right)
     a, b = mine.astype(np.float64), right.astype(np.float64)
     with np.errstate(invalid="ignore"):
-        same = (a == b) | (np.isnan(a) & np.isnan(b)) | (np.abs(a - b) <= atol + rtol * np.abs(b))
-    finite = np.isfinite(a) == np.isfinite(b)  # else an infinite tolerance would accept all
-    return ~(same & finite)
+        near = np.isfinite(a) & np.isfinite(b) & (np.abs(a - b) <= atol + rtol * np.abs(b))
+    return ~(near | (a == b) | (np.isnan(a) & np.isnan(b)))
 
 
 def usual_hint(mine: object, usual: Usual, rtol: float, atol: float) -> str:
     """The hint of the first usual mistake that gives what the student's code gave; "" for none."""
     for value, hint in usual:
         if isinstance(mine, np.ndarray) and isinstance(value, np.ndarray):
-            if mine.shape == value.shape and not wrong(mine, value, rtol, atol).any():
+            if mine.shape == value.shape and not differing(mine, value, rtol, atol).any():
                 return hint
         elif equal(mine, value, rtol):
             return hint
@@ -137,7 +139,7 @@ def of_numbers(mine: np.ndarray, right: np.ndarray, rtol: float, atol: float) ->
     if not (np.issubdtype(mine.dtype, np.number) and np.issubdtype(right.dtype, np.number)):
         return ""
     for value, hint in rearranged(right):
-        if value.shape == mine.shape and not wrong(mine, value, rtol, atol).any():
+        if value.shape == mine.shape and not differing(mine, value, rtol, atol).any():
             return hint
     if np.isnan(mine).any():
         return "NaN comes from 0/0, inf - inf or the logarithm of a negative number"
@@ -160,5 +162,5 @@ def rearranged(right: np.ndarray) -> Iterator[tuple[np.ndarray, str]]:
     for axis in range(right.ndim):
         if right.shape[axis] > 1:
             yield np.flip(right, axis), f"axis {axis} runs backwards"
-            for step in (1, -1):
-                yield np.roll(right, step, axis), f"the right numbers, moved by one along axis {axis}: is a place off by one?"
+            moved = f"the right numbers, moved by one along axis {axis}: is a place off by one?"
+            yield from ((np.roll(right, step, axis), moved) for step in (1, -1))

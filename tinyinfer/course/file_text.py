@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from tinyinfer import arrays
 from tinyinfer.course.assignment import Assignment, Cut
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.source import Function, Imported, Source, closure, free_names, read_source
+from tinyinfer.course.source import Function, Imported, Source, closure, documentation, free_names, read_source
 
 WIDTH = 120
 SHAPE = re.compile(r"#.*(\([\w, ():|/*+-]*\).*)$", re.MULTILINE)
@@ -89,13 +89,18 @@ class Parts:
                 yield self.function(cut, source, name)
 
     def function(self, cut: Cut, source: Source, name: str) -> str:
-        """A function or method: whole where it is given, else with a hole in the place of its body."""
+        """A function or method: whole where it is given, else documented, with a hole in the place of its body."""
         node = source.definitions[name]
-        self.task += name not in cut.given
-        if name in cut.given or self.with_bodies:
+        if name in cut.given:
             return "\n".join(source.whole(node))
+        self.task += 1
+        first, at = source.first_line(node), source.body_line(node)
+        owner, _, method = name.rpartition(".")
+        silent = owner and ast.get_docstring(node) is None
+        about = documentation(source, owner, method) if silent else []
         hole = f'raise NotImplementedError("{self.a.name}, task {self.task}: {name}")'
-        return "\n".join([*source.head(node), " " * (node.col_offset + 4) + hole])
+        body = source.lines[at : node.end_lineno] if self.with_bodies else [" " * (node.col_offset + 4) + hole]
+        return "\n".join([*source.lines[first:at], *about, *body])
 
     def whole_class(self, cut: Cut, source: Source, node: ast.ClassDef) -> str:
         """A class with holes in its methods; what stands between the methods stays."""
@@ -150,7 +155,7 @@ class Needs:
 
     @property
     def imports(self) -> list[Imported]:
-        """The needed imports."""
+        """The imports that the kept definitions need."""
         return [one for name, one in self.source.imports.items() if name in self.names]
 
     def _add_constants(self) -> None:

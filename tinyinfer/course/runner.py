@@ -1,8 +1,9 @@
 """One test of an assignment: which of its parts passed, and what became of the others, in words for the student.
 
-A test is a plain function. It gets what it names: `student` (the student's code), `part` (each `with part("8 bits"):` is
-a part that passes or fails by itself) and `rng` (the only source of its inputs). The manifest says how many parts a test
-has: a part that never ran counts as failed, so that an early end earns no more than what was reached.
+A test is a plain function. A test gets what it names: `student` (the student's code), `part` (each
+`with part("8 bits"):` is a part that passes or fails by itself) and `rng` (the only source of its inputs). The manifest
+says how many parts a test has: a part that never ran counts as failed, so that an early end earns no more than what was
+reached.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ class Outcome:
 
     @property
     def status(self) -> str:
+        """One word for it: of several faults the gravest, "not implemented" where nothing else went wrong."""
         if self.passed == self.parts and not self.faults:
             return PASSED
         if self.passed:
@@ -101,7 +103,9 @@ class Ended(Exception):
 def run_test(
     function: Callable[..., None], student: Student, declared: int, rng: np.random.Generator
 ) -> Outcome:
-    """Runs a test against a student's code. declared: the test's parts by its manifest. Raises nothing but BaseException.
+    """What becomes of a test with a student's code; an error of the test itself, too, is an outcome.
+
+    declared: the test's parts by its manifest.
     """
     parts = Parts(declared)
     try:
@@ -129,8 +133,9 @@ def fault_of(part: str, error: Exception) -> Fault:
 def broken(error: Exception) -> Fault:
     """An error of the test itself: no fault of the student's."""
     last = traceback.extract_tb(error.__traceback__)[-1]
-    place = f"{last.name}, line {last.lineno}"
-    return Fault("", ERROR, f"the grader itself failed in {place}: {type(error).__name__}: {error}", "tell your teacher")
+    said = f"{type(error).__name__}: {error}"
+    sentence = f"the grader itself failed in {last.name}, line {last.lineno}: {said}"
+    return Fault("", ERROR, sentence, "this is no fault of your code: tell your teacher")
 
 
 def source_line(error: Exception) -> str:

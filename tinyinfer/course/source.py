@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import tinyinfer
 from tinyinfer.course.errors import CourseError
 
-PACKAGE = Path(tinyinfer.__file__).parent
+PACKAGE = Path(__file__).parents[1]
+PROTOCOLS = "tinyinfer.model.interfaces"  # where the methods of backends and caches are documented
 COMMENT = re.compile(r"\s*#")
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 Definition = Function | ast.ClassDef
@@ -84,11 +84,27 @@ class Source:
         """The lines of a statement, with its decorators and the comments directly above it."""
         return self.lines[self.first_line(node) : node.end_lineno]
 
-    def head(self, node: Definition) -> list[str]:
-        """The lines of a definition before its first statement that is no docstring."""
-        stop = header_end(self.lines, node)
-        docstring = node.body[0] if ast.get_docstring(node) is not None else None
-        return self.lines[self.first_line(node) : docstring.end_lineno if docstring else stop]
+    def body_line(self, node: Definition) -> int:
+        """The index of the line behind a definition's header and docstring."""
+        docstring = node.body[0].end_lineno if ast.get_docstring(node) is not None else None
+        return docstring or header_end(self.lines, node)
+
+    def inherited_docstring(self, owner: str, method: str) -> list[str]:
+        """The lines of the docstring that a method has from a base class, or from a protocol with such a method."""
+        node = self.definitions.get(f"{owner}.{method}")
+        if node is not None and ast.get_docstring(node) is not None:
+            return self.lines[node.body[0].lineno - 1 : node.body[0].end_lineno]
+        for base in getattr(self.definitions.get(owner), "bases", ()):
+            at = self.imports.get(ast.unparse(base))
+            source = read_source(at.module) if at and module_path(at.module) else self
+            lines = source.inherited_docstring(ast.unparse(base), method) if source.defines(base) else []
+            if lines:
+                return lines
+        return []
+
+    def defines(self, base: ast.expr) -> bool:
+        """Whether a base class is a class of this module."""
+        return isinstance(self.definitions.get(ast.unparse(base)), ast.ClassDef)
 
     def code_lines(self, node: Function) -> int:
         """How many lines of a function's body hold code: no docstring, comment or blank line."""
@@ -114,6 +130,14 @@ def module_path(module: str) -> Path | None:
         return None
     at = PACKAGE.joinpath(*rest)
     return next((path for path in (at / "__init__.py", at.with_name(f"{at.name}.py")) if path.is_file()), None)
+
+
+def documentation(source: Source, owner: str, method: str) -> list[str]:
+    """The lines of a method's docstring, which another class may have: a base, or a protocol of the model."""
+    protocols = read_source(PROTOCOLS)
+    classes = [name for name, node in protocols.definitions.items() if isinstance(node, ast.ClassDef)]
+    places = [(source, owner), *((protocols, name) for name in classes)]
+    return next((lines for at, name in places if (lines := at.inherited_docstring(name, method))), [])
 
 
 def header_end(lines: list[str], node: Definition) -> int:

@@ -93,7 +93,7 @@ class Student(ABC):
     def __getattr__(self, name: str) -> Any:
         found = self.__dict__.get("_reference", {}).get(name)
         if found is None:
-            raise AttributeError(f"the assignment {self.assignment.name} has no name {name!r}" if self.__dict__ else name)
+            raise AttributeError(f"the assignment has no name {name!r}")
         return StudentClass(self, found) if inspect.isclass(found) else Bound(self, None, name, name)
 
     def after(self, name: str | Bound, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
