@@ -1,4 +1,4 @@
-"""The tests of the assignment quantization are fair: they pass a right solution that computes in another way than ours."""
+"""The tests of the assignment quantization are fair: a right solution passes that computes in another way than ours."""
 
 from __future__ import annotations
 

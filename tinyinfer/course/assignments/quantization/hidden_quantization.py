@@ -1,4 +1,4 @@
-"""Hidden tests of the assignment quantization: other inputs, every scheme at once, extremes, and bytes that are counted."""
+"""Hidden tests of the assignment quantization: every scheme at once, extreme weights, given grids, counted bytes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def check_codes(mine, w, scale, minimum, scheme):
     slack = np.divide(2.0**-22 * (np.abs(w) + np.abs(low)), wide, out=np.zeros_like(wide), where=wide != 0)
     tie = np.abs(np.abs(exact - np.floor(exact)) - 0.5) <= slack
     if isinstance(mine, np.ndarray) and mine.shape == right.shape and mine.dtype == right.dtype:
-        mine = np.where(tie & (np.abs(mine - np.clip(exact, scheme.lowest, scheme.highest)) <= 0.5 + slack), right, mine)
+        near = np.abs(mine - np.clip(exact, scheme.lowest, scheme.highest)) <= 0.5 + slack
+        mine = np.where(tie & near, right, mine)
     same_array(mine, right, "codes", axes=AXES)
 
 
@@ -92,7 +93,7 @@ def test_bytes_of_a_matrix(student, part, rng):
     """
     for bits in BITS:
         with part(f"{bits} bits"):
-            n, inputs, size = int(rng.integers(3, 9)), int(rng.integers(70, 140)), 32
+            n, inputs, size = int(rng.integers(3, 9)), 8 * int(rng.integers(9, 17)) + 5, 32
             w = rng.normal(0, 1, (n, inputs)).astype(np.float32)
             right = rtn.round_to_nearest(w, QuantScheme(bits, size, symmetric=False))
             codes = right.codes.astype(np.uint8)

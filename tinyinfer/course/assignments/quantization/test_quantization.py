@@ -36,7 +36,7 @@ def half(x):
 def pair(result):
     """What `fit` returns: scales, and minimums or None. Raises Failure for anything else."""
     if not isinstance(result, tuple | list) or len(result) != 2:
-        raise Failure(f"fit: two results are expected, but the result is a {type(result).__name__}.", "return scale, minimum")
+        raise Failure(f"fit: the result is a {type(result).__name__}, not a pair.", "return scale, minimum")
     return result
 
 
@@ -103,7 +103,7 @@ def test_grid_of_each_group(student, part, rng):
             steps = 2**bits - 1
             usual = [
                 (half((high - minimum) / (steps + 1)), "between 2^bits codes lie 2^bits - 1 steps"),
-                (half((across[1] - half(across[0])) / steps), "a group is consecutive inputs of one output: axis 1"),
+                (half((across[1] - half(across[0])) / steps), "a group is consecutive inputs of an output: axis 1"),
                 (half(np.full_like(low, w.max() - w.min()) / steps), "each group has a range of its own"),
                 (half(high / steps), "the range begins at the group's smallest weight, not at 0"),
                 (half(np.maximum(high, -low) / (2 ** (bits - 1) - 1)), "this grid is not symmetric: it has a minimum"),
@@ -115,7 +115,7 @@ def test_grid_of_each_group(student, part, rng):
                 (half(across[0]), "a group is consecutive inputs of one output: axis 1"),
                 (half(np.full_like(low, w.min())), "each group has a minimum of its own"),
                 (half(np.minimum(low, 0)), "the minimum of a group may be above 0"),
-                (np.rint(-low / scale), "the grid is w = scale · code + minimum: no zero point, but a minimum in float16"),
+                (np.rint(-low / scale), "w = scale · code + minimum: a minimum in float16, not a zero point"),
             ]
             same_array(found[1], minimum, "minimum", usual=usual, axes=AXES)
 
@@ -128,9 +128,9 @@ def test_symmetric_grid(student, part, rng):
             low, high = ends(w, 8)
             most = 2 ** (bits - 1) - 1
             usual = [
-                (half(np.maximum(high, -low) / (most + 1)), "the largest symmetric code is 2^(bits-1) - 1: 127, not 128"),
+                (half(np.maximum(high, -low) / (most + 1)), "the largest code is 2^(bits-1) - 1: 127, not 128"),
                 (half(high / most), "the weight that is farthest from 0 may be negative: compare high and -low"),
-                (half((high - low) / (2**bits - 1)), "symmetric: the grid lies around 0, whatever the other end is"),
+                (half((high - low) / (2**bits - 1)), "symmetric: the grid lies around 0"),
                 (half(np.full_like(low, np.abs(w).max() / most)), "each group has a scale of its own"),
             ]
             found = pair(student.fit(w, QuantScheme(bits, 8, symmetric=True)))
@@ -144,11 +144,11 @@ def test_scale_fits_the_stored_minimum(student, part, rng):
         with part(f"{bits} bits"):
             w, _, scale, minimum = asymmetric(rng, 12, 6, 16, bits, far=800)
             low, high = ends(w, 16)
+            steps = 2**bits - 1
             usual = [
-                (half((high - low) / (2**bits - 1)),
-                 "the scale belongs to the minimum that is kept: subtract the float16 minimum from the largest weight"),
-                (half((half(high).astype(np.float64) - minimum) / (2**bits - 1)), "the largest weight itself is not rounded"),
-            ]  # fmt: skip
+                (half((high - low) / steps), "the scale belongs to the minimum that is kept: subtract the float16 one"),
+                (half((half(high).astype(float) - minimum) / steps), "the largest weight itself is not rounded"),
+            ]
             found = pair(student.fit(w, QuantScheme(bits, 16, symmetric=False)))
             same_array(found[1], minimum, "minimum", axes=AXES)
             same_array(found[0], scale, "scale", usual=usual, axes=AXES)
@@ -230,7 +230,7 @@ def test_nearest_codes(student, part, rng):
 
 
 def test_codes_stay_on_the_grid(student, part, rng):
-    """Catches codes beyond the grid's ends, which a scale that was rounded down gives: packed, they would wrap around."""
+    """Catches codes beyond the grid's ends, as a scale that was rounded down gives: packed, they would wrap around."""
     for bits in BITS:
         with part(f"{bits} bits"):
             scale = np.full((4, 1), 0.25, np.float16)
@@ -243,9 +243,10 @@ def test_codes_stay_on_the_grid(student, part, rng):
                 w = (wide / 4 - (0 if symmetric_codes else 0.5)).astype(np.float32)
                 codes = np.clip(wide, scheme.lowest, scheme.highest)
                 usual = [
+                    (rtn.round_to_nearest(w, scheme).codes, "the grid is given: round to it, and fit no other"),
                     (wide, f"clip the codes: the grid has {2**bits} points, {scheme.lowest} to {scheme.highest}"),
                     (np.clip(wide, -scheme.highest, scheme.highest), "the smallest symmetric code is -2^(bits-1)"),
-                    (np.clip(wide, scheme.lowest, scheme.highest + 1), "the largest code is 2^bits - 1 above the smallest"),
+                    (np.clip(wide, scheme.lowest, scheme.highest + 1), "2^bits codes are 0 to 2^bits - 1"),
                     ((wide - scheme.lowest) % 2**bits + scheme.lowest, "codes beyond the ends wrap around: clip them"),
                 ]
                 found = student.to_codes(w, scale, minimum, scheme)
@@ -253,7 +254,7 @@ def test_codes_stay_on_the_grid(student, part, rng):
 
 
 def test_scale_of_zero(student, part):
-    """Catches a division by a scale of 0: the scale of a group of equal weights, and of a range too small for float16."""
+    """Catches a division by a scale of 0: of a group of equal weights, or with a range too small for float16."""
     w = np.array([[0.25, 0.25, 1e-9, 0, 1, 3], [0, -1e-9, -0.5, -0.5, -1, 2]], np.float32)
     for symmetric_codes in (False, True):
         with part("symmetric" if symmetric_codes else "with minimum"):
@@ -265,7 +266,7 @@ def test_scale_of_zero(student, part):
             with np.errstate(all="ignore"):
                 x = w - np.repeat(0 * scale if minimum is None else minimum, 2, axis=1)
                 divided = np.rint(x / np.repeat(scale, 2, axis=1))
-            hint = "where the scale is 0, the code is 0: divide only where it is not 0 (np.divide has `where` and `out`)"
+            hint = "where the scale is 0, the code is 0: divide only elsewhere (np.divide has `where` and `out`)"
             clipped = np.clip(divided, scheme.lowest, scheme.highest)
             usual = [(np.nan_to_num(clipped), hint)]  # 0/0 made a whole number is 0 on most machines
             found = student.to_codes(w, scale, minimum, scheme)
@@ -361,29 +362,34 @@ def test_packed_size(student):
             same_value(size, right, f"packed_size({count}, {bits})", usual=[(size, hint) for hint in fitting])
 
 
+def usual_bytes(codes, bits):
+    """The bytes that usual mistakes give."""
+    if bits == 3:
+        high_first = [packed_right(codes >> 1, 2), packed_right(codes & 1, 1)]
+        right = packed_right(codes, 3)
+        return [
+            (np.concatenate(high_first, axis=-1), "first the two LOW bits of all codes, then the high bits"),
+            (np.roll(right, -(-codes.shape[-1] // 8), -1), "first the two low bits of all codes, then the high bits"),
+            (neighbours(codes, 4), "3 bits are packed as 2 bits and 1 bit, not as 4"),
+        ]
+    kept = 8 - bits
+    return [
+        (neighbours(codes, bits), "byte c holds the codes c, c + C, c + 2·C ..., not neighbours"),
+        (neighbours(codes, bits, False), "byte c holds the codes c, c + C, c + 2·C ..., not neighbours"),
+        (packed_right(codes, bits) >> kept << kept, "the codes of a byte overwrite each other: add their bits by |"),
+        (codes, "the codes still take a byte each"),
+    ]
+
+
 def test_pack(student, part, rng):
-    """Catches neighbours in one byte, the first code in the high bits, planes that overwrite each other."""
+    """Catches neighbours in one byte, the first code in the high bits, codes that overwrite each other."""
     for bits in BITS:
         with part(f"{bits} bits"):
             for shape in ((1,), (5,), (3, 32), (2, 3, 13)):
                 codes = rng.integers(0, 2**bits, shape).astype(np.uint8)
                 codes[..., -1] = 2**bits - 1
-                right = packed_right(codes, bits)
-                usual = []
-                if bits in (2, 4):
-                    usual = [
-                        (neighbours(codes, bits), "byte c holds the codes c, c + C, c + 2·C ..., not neighbours"),
-                        (neighbours(codes, bits, False), "byte c holds the codes c, c + C ..., the first in the lowest bits"),
-                        (codes, "the codes still take a byte each"),
-                    ]
-                if bits == 3:
-                    both = [packed_right(codes >> 1, 2), packed_right(codes & 1, 1)]
-                    usual = [
-                        (np.concatenate(both, axis=-1), "first the two LOW bits of all codes, then their high bit"),
-                        (neighbours(codes, 4), "3 bits are packed as 2 bits and 1 bit, not as 4"),
-                        (np.roll(right, packed_right(codes >> 2, 1).shape[-1], -1), "first the two low bits, then the high bit"),
-                    ]
-                same_array(student.pack(codes, bits, np), right, f"packed bytes of {shape}", usual=usual)
+                found = student.pack(codes, bits, np)
+                same_array(found, packed_right(codes, bits), f"packed bytes of {shape}", usual=usual_bytes(codes, bits))
 
 
 def test_unpack(student, part, rng):
