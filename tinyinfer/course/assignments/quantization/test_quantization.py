@@ -158,8 +158,8 @@ def test_last_group_is_shorter(student, part, rng):
     """Catches a last group that is dropped, joined to the one before it, or filled up with zeros."""
     for inputs, size in ((43, 16), (70, 32), (5, 64)):
         with part(f"{inputs} inputs in groups of {size}"):
-            w = rng.uniform(1, 2, (6, inputs)).astype(np.float32)  # zeros would be noticed
-            w[:, inputs // size * size :] *= 0.2  # and so would be another group
+            w = (rng.integers(64, 129, (6, inputs)) / 64).astype(np.float32)  # from 1 to 2: zeros would be noticed
+            w[:, inputs // size * size :] /= 8  # and so would be another group
             scheme = QuantScheme(4, size, symmetric=False)
             scale, minimum = rtn.fit(w, scheme)
             padded = np.pad(w, ((0, 0), (0, -inputs % size)))
