@@ -272,7 +272,7 @@ class Remembering:
                 self.rows[place] = np.concatenate((old[: span.first], new[span.start : span.stop]))
                 self.first[span.seq.id] = span.first
                 for hint, mistake in MISTAKES.items():
-                    empty = np.zeros((PLACES, *new.shape[1:]), np.float32)
+                    empty = np.full((PLACES, *new.shape[1:]), np.nan, np.float32)
                     mistake(self.mistaken.setdefault((hint, *place), empty), new, span)
 
     def split(self, span) -> tuple:
@@ -287,8 +287,8 @@ class Remembering:
             right = self.rows[seq.id, layer, i][start:stop]
             shown = f"layer {layer}, {name} of sequence {seq.id}, positions {start} ... {start + len(right)}"
             axes = ("token" if start == 0 else "row", "head", "number")
-            usual = self.usual(layer, seq, i, start, start + len(right))
-            wrong = ((rows, hint) for rows, hint in usual if not np.array_equal(rows, right))
+            usual = [*self.usual(layer, seq, i, start, start + len(right)), unwritten(got[i], right)]
+            wrong = [(rows, hint) for rows, hint in usual if not np.array_equal(rows, right)]
             same_array(got[i], right, shown, axes=axes, usual=wrong)
         return got[0], got[1]
 
@@ -359,8 +359,14 @@ class Remembering:
 
 
 def emptied(rows: np.ndarray, n: int) -> np.ndarray:
-    """The rows, of which the first n are zeros: what an array holds in which they were never written."""
-    return np.concatenate((np.zeros_like(rows[:n]), rows[n:]))
+    """The rows, of which the first n are NaN: what the test's device gives where nothing was written."""
+    return np.concatenate((np.full_like(rows[:n], np.nan), rows[n:]))
+
+
+def unwritten(mine: object, right: np.ndarray) -> tuple[np.ndarray, str]:
+    """What `read` gives when all is right but rows that were never written."""
+    holes = mine if isinstance(mine, np.ndarray) and mine.shape == right.shape else right
+    return np.where(np.isnan(holes), np.nan, right), "NaN stands where nothing was ever written: these rows are missing"
 
 
 def put(held: np.ndarray, at: int, new: np.ndarray) -> None:
@@ -370,7 +376,7 @@ def put(held: np.ndarray, at: int, new: np.ndarray) -> None:
 
 def behind(held: np.ndarray, new: np.ndarray) -> None:
     """Appends rows behind all that were ever written."""
-    written = int(np.flatnonzero(held.any(axis=(1, 2))).max(initial=-1)) + 1
+    written = int(np.flatnonzero(~np.isnan(held[:, 0, 0])).max(initial=-1)) + 1
     put(held, written, new)
 
 
