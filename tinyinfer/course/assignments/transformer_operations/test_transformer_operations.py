@@ -467,10 +467,13 @@ class StudentOps:
         return usable(self.mine.silu(gate), gate.shape, "silu") * up
 
 
-def usable(found, shape: tuple[int, ...], name: str):
+def usable(found: Any, shape: tuple[int, ...], name: str) -> Any:
     """The result of an operation, if the model can go on with it. Raises Failure."""
     if not isinstance(found, np.ndarray) or found.shape != shape:
         raise Failure(f"{name} in the model: the result is no array of shape {shape}.", f"see the test of {name}")
+    if found.dtype != np.float32:
+        hint = "an array of float64 makes every result float64: which of the operations gave the first one?"
+        raise Failure(f"{name} in the model: the dtype is {found.dtype}, and float32 is expected.", hint)
     return found
 
 
