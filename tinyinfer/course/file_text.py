@@ -11,7 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from tinyinfer import arrays
 from tinyinfer.course.assignment import Assignment, Cut
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.source import Function, Imported, Source, closure, documentation, free_names, module_path, read_source
+from tinyinfer.course.source import (
+    Function,
+    Imported,
+    Source,
+    closure,
+    documentation,
+    free_names,
+    module_path,
+    read_source,
+)
 
 WIDTH = 120
 SHAPE = re.compile(r"#.*(\([\w, ():|/*+-]*\).*)$", re.MULTILINE)
