@@ -241,7 +241,7 @@ def run_tests(a: Assignment, path: Path, results: Connection) -> None:
     """Runs all tests on a student's file, and sends whether each has passed."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     files = {hidden: module(a.folder / f"{'hidden' if hidden else 'test'}_{a.name}.py") for hidden in (False, True)}
-    with np.errstate(all="ignore"), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+    with np.errstate(all="ignore"), open(os.devnull, "w") as out, redirect_stdout(out), redirect_stderr(out):
         for test in a.tests:
             rng = np.random.default_rng(public_seed(test.name))
             outcome = run_test(getattr(files[test.hidden], test.name), LocalStudent(a, path), test.parts, rng)

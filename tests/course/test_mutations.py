@@ -1,4 +1,4 @@
-"""Every line of our solutions is held by a test: each small change is noticed, or listed as one that computes the same."""
+"""Every line of our solutions is held by a test: each small change is noticed, or listed as computing the same."""
 
 from __future__ import annotations
 
