@@ -12,6 +12,20 @@ values and counts, and serves in the engine (`generate --use DIR`). Files in rea
     many.py             a whole class: who has to be graded again?
     grades_csv.py       a row a student, which a spreadsheet does not run
     item_statistics.py  what the class as a whole did
+    errors.py          what is wrong with a folder, a manifest or a command
+    assignment.py      what a manifest says: which names are taken out, which tests give which points
+    source.py          a module as text: its definitions, and what they need
+    file_text.py       the text of a student's file
+    cut.py             skeleton and solution, and the engine with students' code in it
+    stand_ins.py       what the student's code gets in place of a sequence and a device
+    records.py         what stands for a record or an object on each side of the pipe
+    frames.py          the outside of a frame: bounds, header, bytes of arrays
+    wire.py            how values cross the pipe between the grader and the student's code
+    serving.py         the student's side: a request in, a value or an error out
+    student.py         a student's code as a test sees it, wherever the code runs
+    compare.py         where a result first differs, and from which usual mistake
+    runner.py          one test: which of its parts passed, and why the others did not
+    pytest_plugin.py   plain pytest in an assignment's folder, and the score so far
 
 Wins: one source for engine, skeleton and solution, so that none of them goes stale. Loses: the solutions are public, as
 the engine is; docs/teaching.md says what that means for marks.

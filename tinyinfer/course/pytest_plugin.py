@@ -1,0 +1,108 @@
+"""Plain `pytest` in an assignment's folder: the public tests against the student's file, and the score so far.
+
+The tests run in pytest's own process, so that a debugger stops in the student's code (`pytest --pdb`). What a mark is
+given for, `course grade` finds out: with limits, in another process, with hidden tests.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tinyinfer.course.assignment import Assignment, Test, marked
+from tinyinfer.course.runner import PASSED, Outcome, Parts
+from tinyinfer.course.student import LocalStudent
+
+OUTCOMES: pytest.StashKey[dict[str, Outcome]] = pytest.StashKey()  # of a session: test -> what became of it
+PARTS: pytest.StashKey[Parts] = pytest.StashKey()  # of a test
+ASSIGNMENT: pytest.StashKey[Assignment] = pytest.StashKey()  # of a session
+
+
+def public_seed(test: str) -> int:
+    """The seed of a public test's inputs: the same for all students."""
+    return zlib.crc32(test.encode())
+
+
+@pytest.fixture
+def student(request: pytest.FixtureRequest) -> LocalStudent:
+    """The student's code, loaded anew for each test."""
+    a = assignment_of(request.node)
+    return LocalStudent(a, request.path.parent / f"{a.name}.py")
+
+
+@pytest.fixture
+def part(request: pytest.FixtureRequest) -> Parts:
+    """The parts of this test; the manifest says how many there are."""
+    request.node.stash[PARTS] = parts = Parts(declared(request.node).parts)
+    return parts
+
+
+@pytest.fixture
+def rng(request: pytest.FixtureRequest) -> np.random.Generator:
+    """Where all inputs of a public test come from."""
+    return np.random.default_rng(public_seed(request.node.name))
+
+
+def assignment_of(item: Any) -> Assignment:
+    """The assignment of the folder that a test lies in."""
+    return item.session.stash.setdefault(ASSIGNMENT, marked(item.path.parent))
+
+
+def declared(item: Any) -> Test:
+    """What the manifest says of a test; fails for a test that it does not know."""
+    found = {test.name: test for test in assignment_of(item).tests}.get(item.name)
+    if found is None:
+        pytest.fail(f"{item.name} is no test of this assignment: it earns no points", pytrace=False)
+    return found
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_pyfunc_call(pyfuncitem: Any) -> Generator[None, object, object]:
+    """Keeps what became of a test, and fails a test whose parts have failed."""
+    if "student" not in pyfuncitem.fixturenames:
+        return (yield)
+    parts = pyfuncitem.stash.get(PARTS, None) or Parts(declared(pyfuncitem).parts)
+    outcomes = pyfuncitem.session.stash.setdefault(OUTCOMES, {})
+    try:
+        result = yield
+    except Exception as error:
+        outcomes[pyfuncitem.name] = parts.outcome(error)
+        raise
+    outcomes[pyfuncitem.name] = outcome = parts.outcome(None)
+    if outcome.of_grader or parts.errors:
+        lines = [f"{fault.part or pyfuncitem.name}: {fault.sentence}" + f"\n  hint: {fault.hint}" * bool(fault.hint)
+                 for fault in outcome.faults]  # fmt: skip
+        shown = f"{outcome.passed} of {outcome.parts} parts passed\n" + "\n".join(lines)
+        pytest.fail(shown, pytrace=False)
+    return result
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """The points so far, one line a test."""
+    session = terminalreporter._session
+    if ASSIGNMENT not in session.stash:
+        return
+    a, outcomes = session.stash[ASSIGNMENT], session.stash.get(OUTCOMES, {})
+    terminalreporter.write_sep("=", f"{a.title}: the score so far")
+    terminalreporter.write_line(score_table(a, outcomes))
+
+
+def score_table(a: Assignment, outcomes: dict[str, Outcome]) -> str:
+    """One line for each public test, and their sum; hidden tests are shown to exist."""
+    public, hidden = [t for t in a.tests if not t.hidden], [t for t in a.tests if t.hidden]
+    width, rows, total = max(len(test.name) for test in a.tests), [], 0.0
+    for test in public:
+        outcome = outcomes.get(test.name)
+        score = outcome.score(test.points) if outcome else 0.0
+        total += score
+        rows.append(f"{test.name:{width}}  {score:5.1f} / {test.points:g}  {outcome.status if outcome else 'not run'}")
+    points, more = sum(test.points for test in public), sum(test.points for test in hidden)
+    done = all(name.status == PASSED for name in outcomes.values()) and len(outcomes) == len(public)
+    rows.append(f"{'public tests passed' if done else 'public tests':{width}}  {total:5.1f} / {points:g}")
+    if hidden:
+        rows.append(f"{len(hidden)} hidden tests are worth {more:g} points more; your teacher's grader runs them")
+    return "\n".join(rows)
