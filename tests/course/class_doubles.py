@@ -31,7 +31,7 @@ def result(name: str, score: float, **changes: Any) -> dict[str, Any]:
     """A test's result as a report has it."""
     test = next(test for test in TESTS if test.name == name)
     status = "passed" if score == test.points else "failed"
-    texts = {"sentence": "", "hint": "" if status == "passed" else f"hint of {name}", "output": ""}
+    texts = {"sentence": "", "of_grader": False, "hint": "" if status == "passed" else f"hint of {name}", "output": ""}
     return {"name": name, "number": "1", "points": test.points, "score": score, "status": status, "hidden": False,
             "catches": test.catches} | texts | changes  # fmt: skip
 
@@ -62,7 +62,9 @@ class Grader:
     def answer(self, job: Job, source: str) -> Answer:
         """What the grader answers to a student's file."""
         if source == "refused":
-            return Answer(refused="tiny.py: is another assignment's")
+            return Answer(refused="the tests cannot be loaded")
+        if source == "no file":
+            return Answer(report=a_report(job.student, 0, 0, fault="tiny.py is missing"))
         if source == "bug":
             return Answer(fault="ZeroDivisionError: division by zero", details="Traceback ...")
         a, b = map(float, source.split())

@@ -27,7 +27,7 @@ RULE = Late.parsed("10%/day,3")
     ],
 )
 def test_a_begun_day_counts(submitted, days):
-    """Catches whole days only (a day of grace for everybody) and times of two zones compared as text."""
+    """Catches whole days only (a day of grace for all) and times of two zones compared as text."""
     assert late_days(datetime.fromisoformat(submitted), DUE) == days
 
 

@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 from class_doubles import Grader, a_class, a_report, an_assignment, result
 
-from tinyinfer.course import grades_csv, item_statistics
-from tinyinfer.course.class_folder import digest, handed_in, submissions
+from tinyinfer.course import grades_csv, item_statistics, many
+from tinyinfer.course.class_folder import digest, submissions
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.gradebook import GRADED, GRADER_FAULT, NOT_GRADABLE, Gradebook, Record
 from tinyinfer.course.grades_csv import Deadline, cell
@@ -56,7 +56,7 @@ def three(tmp_path):
 # Who is graded
 
 
-def test_everybody_is_graded_once_and_then_only_who_changed(three):
+def test_each_student_is_graded_once_and_then_only_who_changed(three):
     """Catches a second run that grades all again, and one that keeps the mark of a changed file."""
     assert [record.score for record in three.grade()] == [100, 80, 0]
     assert three.grader.students == ["ada", "bob", "eve"]
@@ -116,7 +116,7 @@ def test_a_damaged_record_is_made_again(three, damage):
 
 def test_a_fault_of_the_grader_is_one_row_and_is_tried_in_the_next_run(tmp_path):
     """Catches a class that gets no marks since one submission shows a bug of ours; and a 0 for our bug."""
-    broken = Class(tmp_path, ada="60 40", bob="bug", eve="refused")
+    broken = Class(tmp_path, ada="60 40", bob="bug", eve="no file")
     ada, bob, eve = broken.grade()
     assert (ada.status, bob.status, eve.status) == (GRADED, GRADER_FAULT, NOT_GRADABLE)
     assert bob.score is None
@@ -129,28 +129,36 @@ def test_a_fault_of_the_grader_is_one_row_and_is_tried_in_the_next_run(tmp_path)
     assert broken.grader.students == ["bob"]
 
 
-def test_a_submission_that_cannot_be_graded_has_no_points_and_says_why(tmp_path):
-    """A report with a fault: no file, a syntax error."""
+def test_a_test_that_the_grader_itself_fails_leaves_no_mark(tmp_path):
+    """Catches 40 points that a student loses to our bug, and a row that looks like all others."""
     one = Class(tmp_path, ada="60 40")
-    [record] = grade_all(
-        submissions(one.folder), one.plan, one.book,
-        lambda jobs: [(job, Answer(report=a_report("ada", 0, 0, fault="no tiny.py", results=[]))) for job in jobs],
-    )  # fmt: skip
-    assert (record.status, record.score, record.fault) == (NOT_GRADABLE, 0, "no tiny.py")
+    results = [result("test_a", 60), result("test_b", 0, of_grader=True, sentence="the grader failed: KeyError")]
+    one.grader.answer = lambda job, source: Answer(report=a_report("ada", 60, 0, results=results))
+    [record] = one.grade()
+    assert (record.status, record.score) == (GRADER_FAULT, None)
+    assert record.fault == "test_b: the grader failed: KeyError"
+
+
+def test_what_is_wrong_for_all_ends_the_run_and_keeps_the_reports(tmp_path):
+    """Catches 200 rows that all say that this machine has no second user."""
+    one = Class(tmp_path, ada="60 40", bob="refused", eve="0 0")
+    with pytest.raises(CourseError, match="the tests cannot be loaded"):
+        one.grade()
+    assert [path.name for path in one.book.folder.iterdir()] == ["ada.json"]
 
 
 def test_the_assignment_is_the_one_that_the_markers_name(tmp_path, monkeypatch):
     """Catches a class of which half is graded by the tests of another assignment."""
-    from tinyinfer.course import many
-
-    one = Class(tmp_path, ada="60 40", bob="60 40")
+    one = Class(tmp_path, ada="60 40", bob="60 40", eve="60 40")
     with pytest.raises(CourseError, match="none; say which one by --assignment"):
         same_assignment(submissions(one.folder))
-    for student in ("ada", "bob"):
-        (one.folder / student / "assignment.toml").write_text(f'assignment = "{student}"')
-    monkeypatch.setattr(many, "marked", lambda folder: replace(one.plan.assignment, name=folder.name))
+    for student, named in {"ada": "ada", "bob": "bob"}.items():
+        (one.folder / student / "assignment.toml").write_text(f'assignment = "{named}"')
     with pytest.raises(CourseError, match="ada, bob; say which one"):
         same_assignment(submissions(one.folder))
+    monkeypatch.setattr(many, "assignment", lambda name: replace(one.plan.assignment, name=name))
+    (one.folder / "ada" / "assignment.toml").write_text("= broken")
+    assert same_assignment(submissions(one.folder)).name == "bob"
 
 
 # One test again
@@ -276,17 +284,6 @@ def test_a_digest_neither_opens_a_fifo_nor_follows_a_link(tmp_path):
     after = digest(folder, ("tiny.py", "pipe"))
     assert after != before
     assert digest(folder, ("tiny.py", "pipe")) == after
-
-
-def test_the_file_is_found_in_a_folder_inside(tmp_path):
-    """As a zip file that was packed with its folder; of two the outer one is taken."""
-    folder = tmp_path / "ada"
-    (folder / "work" / "deep").mkdir(parents=True)
-    (folder / "work" / "deep" / "tiny.py").write_text("")
-    assert handed_in(folder, "tiny.py") == folder / "work" / "deep" / "tiny.py"
-    (folder / "work" / "tiny.py").write_text("")
-    assert handed_in(folder, "tiny.py") == folder / "work" / "tiny.py"
-    assert handed_in(folder, "other.py") is None
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ the grader itself failed for a student (the same command tries those again).
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -87,9 +88,11 @@ def planned(args: argparse.Namespace, submitted: Sequence[Submission]) -> Plan:
     what = assignment(args.assignment) if args.assignment else same_assignment(submitted)
     if args.hidden:
         open_hidden(Path(args.hidden), what.name)
-    names = [test.name for test in what.tests]
-    if args.test is not None and args.test not in names:
-        raise UsageError(f"--test {args.test}: {what.name} has no such test; its tests are {', '.join(names)}")
+    tests = {test.name: test for test in what.tests}
+    if args.test is not None and args.test not in tests:
+        raise UsageError(f"--test {args.test}: {what.name} has no such test; its tests are {', '.join(tests)}")
+    if args.test is not None and tests[args.test].hidden and not args.hidden:
+        raise UsageError(f"--test {args.test}: this test is hidden; add --hidden DIR, the folder of the hidden tests")
     return Plan(what, Path(args.hidden) if args.hidden else None, args.test)
 
 
@@ -105,13 +108,12 @@ def deadline_of(args: argparse.Namespace) -> Deadline | None:
 
 def times_of(args: argparse.Namespace, submitted: Sequence[Submission], plan: Plan) -> dict[str, Times]:
     """When each student submitted: by --times, else by the file's own time. Raises CourseError, OSError."""
-    from tinyinfer.course.class_folder import handed_in
     from tinyinfer.course.late import Times, changed_at, read_times
 
     if args.times is not None:
         return read_times(Path(args.times), [one.student for one in submitted])
-    files = {one.student: handed_in(one.folder, plan.assignment.file) for one in submitted}
-    return {student: Times(changed_at(path)) for student, path in files.items() if path is not None}
+    files = {one.student: one.folder / plan.assignment.file for one in submitted}
+    return {student: Times(changed_at(path)) for student, path in files.items() if os.path.lexists(path)}
 
 
 def graded(submitted: Sequence[Submission], plan: Plan, book: Gradebook, workers: Workers) -> list[Record]:

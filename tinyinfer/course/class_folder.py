@@ -1,6 +1,6 @@
 """The folder of a class: one folder for each student, named after the student. What did each of them hand in?
 
-    class/ada/kv_cache.py    class/grace/kv_cache.py    ...
+    class/ada/    class/grace/    ...    in each of them the student's file, such as kv_cache.py
 
 Gradescope's and Moodle's exports have this shape, too (docs/teaching.md). A digest stands for a submission: names,
 kinds and sizes of all that is in the folder, and the content of the files that decide the grade. So a second run sees
@@ -65,10 +65,3 @@ def digest(folder: Path, deciding: Collection[str] = ()) -> str:
             with suppress(OSError):  # one that may not be read: the grader will say so
                 whole.update((folder / path).read_bytes())
     return whole.hexdigest()[:16]
-
-
-def handed_in(folder: Path, name: str) -> Path | None:
-    """The student's file of this name, the outermost one; None where there is none."""
-    files = [path for path, status in entries(folder) if stat.S_ISREG(status.st_mode)]
-    found = [path for path in files if os.path.basename(path) == name]
-    return folder / min(found, key=lambda path: path.count(os.sep)) if found else None

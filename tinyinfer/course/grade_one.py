@@ -55,17 +55,15 @@ def limit_memory(size: int) -> None:
 
 
 def graded(job: Job) -> Answer:
-    """The answer to a job."""
+    """The answer to a job. A CourseError that names the student's folder is about this student, others about all."""
     try:
         from tinyinfer.course.grade import grade
         from tinyinfer.course.report import record
 
-        report = grade(
-            Path(job.folder), job.assignment, student=job.student, hidden=job.hidden and Path(job.hidden), only=job.only
-        )
-        return Answer(report=record(report))
+        hidden, only = Path(job.hidden) if job.hidden else None, (job.only,) if job.only else ()
+        return Answer(record(grade(Path(job.folder), job.assignment, student=job.student, hidden=hidden, only=only)))
     except CourseError as error:
-        return Answer(refused=str(error))
+        return Answer(fault=str(error)) if job.folder in str(error) else Answer(refused=str(error))
     except Exception as error:
         return Answer(fault=one_line(f"{type(error).__name__}: {error}"), details=traceback.format_exc())
 

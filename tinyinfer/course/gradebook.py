@@ -101,10 +101,10 @@ class Gradebook:
 
 
 def regraded(old: Record, new: Record, test: str) -> Record:
-    """The old record with one test's result out of the new one, and a note of what that changed."""
+    """The old record with one test's result out of the new one, and a note of what that changed; or why it was not."""
     assert old.report is not None
     if new.report is None or new.fault:
-        return replace(new, regrades=old.regrades)
+        return replace(old, fault=f"{test} was not graded again: {new.fault}", details=new.details)
     again = {result["name"]: result for result in new.results if result["name"] == test}
     results = [again.get(result["name"], result) for result in old.report["results"]]
     before, after = (next(r["score"] for r in of if r["name"] == test) for of in (old.results, results))

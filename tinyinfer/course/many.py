@@ -13,11 +13,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from tinyinfer import __version__
-from tinyinfer.course.assignment import MANIFEST, Assignment, marked
+from tinyinfer.course.assignment import MANIFEST, Assignment, assignment, engine_version
 from tinyinfer.course.class_folder import Submission, digest
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.gradebook import GRADED, GRADER_FAULT, NOT_GRADABLE, Gradebook, Record, regraded
+from tinyinfer.course.submission import marker
 from tinyinfer.course.workers import Answer, Job
 
 Workers = Callable[[list[Job]], Iterable[tuple[Job, Answer]]]  # workers.run, or a test's own
@@ -40,25 +40,17 @@ class Plan:
             "assignment_version": self.assignment.version,
             "assignment_files": digest(self.assignment.folder),
             "hidden": hidden,
-            "engine_version": __version__,
+            "engine_version": engine_version(),
         }
 
 
 def same_assignment(submitted: Sequence[Submission]) -> Assignment:
     """The one assignment that the markers of all submissions name. Raises CourseError for none or several."""
-    with_marker = [one for one in submitted if (one.folder / MANIFEST).is_file()]
-    found = {one.name: one for one in map(_marked, with_marker) if one is not None}
+    found = sorted({marker(one.folder) for one in submitted} - {""})
     if len(found) != 1:
         names = ", ".join(found) or "none"
         raise CourseError(f"the submissions' markers name these assignments: {names}; say which one by --assignment")
-    return next(iter(found.values()))
-
-
-def _marked(submission: Submission) -> Assignment | None:
-    try:
-        return marked(submission.folder)
-    except CourseError:  # one student's broken marker is for that student's report
-        return None
+    return assignment(found[0])
 
 
 def grade_all(
@@ -68,9 +60,10 @@ def grade_all(
     workers: Workers,
     tell: Callable[[int, int, str], None] = lambda done, total, note: None,
 ) -> list[Record]:
-    """Grades who must be graded; the records of all, in the order of the submissions. Raises OSError.
+    """Grades who must be graded; the records of all, in the order of the submissions.
 
     tell: is called with how many are done, how many there are, and whose report came last.
+    Raises CourseError for what is wrong for all of them, OSError; the reports so far are kept.
     """
     book.make()
     made_of = {one.student: plan.made_of() | {OWN_VERSION: _digest(one, plan.assignment)} for one in submitted}
@@ -80,6 +73,8 @@ def grade_all(
     tell(done, len(submitted), f"{done} unchanged")
     records = {name: record for name, record in known.items() if record is not None}
     for job, answer in workers(jobs):
+        if answer.refused:
+            raise CourseError(answer.refused)
         record = recorded(job, answer, made_of[job.student], known[job.student])
         book.write(record)
         records[job.student] = record
@@ -106,13 +101,9 @@ def job_of(submission: Submission, plan: Plan, known: Record | None, made_of: Ma
 
 def recorded(job: Job, answer: Answer, made_of: dict[str, str], known: Record | None) -> Record:
     """The record of an answer; of one test that was graded again, the known record with that test's new result."""
-    student, report = job.student, answer.report
-    if answer.fault and job.only and known is not None:
-        return replace(known, fault=f"{job.only} was not graded again: {answer.fault}", details=answer.details)
-    if answer.fault:
-        return Record(student, GRADER_FAULT, answer.fault, made_of, None, details=answer.details)
-    if report is None:
-        return Record(student, NOT_GRADABLE, answer.refused, made_of, None)
-    fault = report["fault"] or ""
-    record = Record(student, NOT_GRADABLE if fault else GRADED, fault, made_of, report)
+    report = answer.report or {"results": [], "fault": answer.fault}
+    ours = [f"{one['name']}: {one['sentence']}" for one in report["results"] if one["of_grader"]]
+    fault = report["fault"] or "; ".join(ours[:1])
+    status = GRADER_FAULT if ours or answer.report is None else NOT_GRADABLE if fault else GRADED
+    record = Record(job.student, status, fault, made_of, answer.report, details=answer.details)
     return regraded(known, record, job.only) if job.only and known is not None else record

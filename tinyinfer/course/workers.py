@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a job: a report's fields; or a sentence on a submission that is no such one; or a fault of ours."""
+    """What came of a job: a report's fields; or what is wrong for the whole class; or why this student has no report."""
 
     report: dict[str, Any] | None = None
     refused: str = ""
@@ -74,7 +74,7 @@ class Process:
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):  # it has died already, and `answer` will say so
             self.process.stdin.write(json.dumps(asdict(job)).encode() + b"\n")
-            self.process.stdin.flush()  # and stays open: its end tells the process that nobody waits any more
+            self.process.stdin.flush()  # and stays open: its end tells the process that its parent has gone
 
     def answer(self) -> Answer | None:
         """The answer once the process has ended; a process that takes too long is ended. Raises Died."""
