@@ -3,15 +3,6 @@
 An assignment takes functions out of the engine's modules. The student writes them again, and the same code is graded by
 values and counts, and serves in the engine (`generate --use DIR`). Files in reading order:
 
-    errors.py           what is wrong with a folder, a manifest or a command
-    late.py             what a submission loses by its time
-    class_folder.py     one folder a student: what did each of them hand in?
-    gradebook.py        one record a student, written at once
-    workers.py          several students graded at a time, each by a process
-    grade_one.py        such a process
-    many.py             a whole class: who has to be graded again?
-    grades_csv.py       a row a student, which a spreadsheet does not run
-    item_statistics.py  what the class as a whole did
     errors.py          what is wrong with a folder, a manifest or a command
     assignment.py      what a manifest says: which names are taken out, which tests give which points
     source.py          a module as text: its definitions, and what they need
@@ -26,6 +17,17 @@ values and counts, and serves in the engine (`generate --use DIR`). Files in rea
     compare.py         where a result first differs, and from which usual mistake
     runner.py          one test: which of its parts passed, and why the others did not
     pytest_plugin.py   plain pytest in an assignment's folder, and the score so far
+    late.py            what a submission loses by its time
+    class_folder.py    one folder a student: what did each of them hand in?
+    gradebook.py       one record a student, written at once
+    workers.py         several students graded at a time, each by a process
+    grade_one.py       such a process
+    many.py            a whole class: who has to be graded again?
+    grades_csv.py      a row a student, which a spreadsheet does not run
+    item_statistics.py  what the class as a whole did
+    autograder.py      what a system runs that grades one submission
+    wheel.py           a wheel of this package, out of its own files
+    package.py         the zip file that such a system takes
 
 Wins: one source for engine, skeleton and solution, so that none of them goes stale. Loses: the solutions are public, as
 the engine is; docs/teaching.md says what that means for marks.

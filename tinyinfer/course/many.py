@@ -10,7 +10,7 @@ another due time grades nothing again.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from tinyinfer.course.assignment import MANIFEST, Assignment, assignment, engine_version
@@ -46,7 +46,7 @@ class Plan:
 
 def same_assignment(submitted: Sequence[Submission]) -> Assignment:
     """The one assignment that the markers of all submissions name. Raises CourseError for none or several."""
-    found = sorted({marker(one.folder) for one in submitted} - {""})
+    found = sorted({marker(one.folder)[0] for one in submitted} - {""})
     if len(found) != 1:
         names = ", ".join(found) or "none"
         raise CourseError(f"the submissions' markers name these assignments: {names}; say which one by --assignment")
