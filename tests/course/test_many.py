@@ -153,7 +153,7 @@ def test_the_assignment_is_the_one_that_the_markers_name(tmp_path, monkeypatch):
     with pytest.raises(CourseError, match="none; say which one by --assignment"):
         same_assignment(submissions(one.folder))
     for student, named in {"ada": "ada", "bob": "bob"}.items():
-        (one.folder / student / "assignment.toml").write_text(f'assignment = "{named}"')
+        (one.folder / student / "assignment.toml").write_text(f'name = "{named}"')
     with pytest.raises(CourseError, match="ada, bob; say which one"):
         same_assignment(submissions(one.folder))
     monkeypatch.setattr(many, "assignment", lambda name: replace(one.plan.assignment, name=name))

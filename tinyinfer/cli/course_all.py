@@ -60,12 +60,13 @@ def run(args: argparse.Namespace, workers: Workers | None = None) -> int:
     try_place(table)
     start = workers or partial(processes.run, processes=args.jobs or usable_cores())
     before = [len(known.regrades) if (known := book.read(one.student)) else 0 for one in submitted]
-    records = graded(submitted, plan, book, start)
+    records = graded(submitted, plan, book, start, args.quiet)
     grades_csv.write(table, records, times, deadline)
     if plan.only:
         show("".join(f"{line}\n" for line in regrades(records, before, plan.only)) + "\n")
     show("".join(f"{line}\n" for line in item_statistics.lines(records)))
-    say(f"wrote {table}, and each student's report into {book.folder}")
+    if not args.quiet:
+        say(f"wrote {table}, and each student's report into {book.folder}")
     return int(any(record.status == GRADER_FAULT for record in records))
 
 
@@ -116,13 +117,13 @@ def times_of(args: argparse.Namespace, submitted: Sequence[Submission], plan: Pl
     return {student: Times(changed_at(path)) for student, path in files.items() if os.path.lexists(path)}
 
 
-def graded(submitted: Sequence[Submission], plan: Plan, book: Gradebook, workers: Workers) -> list[Record]:
+def graded(submitted: Sequence[Submission], plan: Plan, book: Gradebook, workers: Workers, quiet: bool) -> list[Record]:
     """The records of all students, with a progress bar. Raises KeyboardInterrupt, after a line on what is kept."""
     from tinyinfer.course.many import grade_all
 
     done = 0
     try:
-        with progress_bar(f"grading {plan.assignment.name}") as bar:
+        with progress_bar(f"grading {plan.assignment.name}", shown=not quiet) as bar:
 
             def tell(count: int, total: int, note: str) -> None:
                 nonlocal done

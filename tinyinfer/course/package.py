@@ -14,7 +14,8 @@ from __future__ import annotations
 import secrets
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
@@ -25,7 +26,10 @@ from tinyinfer.course.wheel import wheel, zipped
 from tinyinfer.loading.whole import whole
 
 SCRIPTS = Path(__file__).parent / "autograders"
-FORMATS = {"gradescope": ("setup.sh", "run_autograder"), "classroom50": ("classroom50.py",)}
+PROGRAMS = {  # of a package: the name there, and of the file here
+    "gradescope": {"setup.sh": "setup.sh", "run_autograder": "run_autograder"},
+    "classroom50": {"autograder.py": "classroom50.py"},
+}
 UID = 54321  # of the user whom setup.sh makes
 LIST_IMPORTS = """
 import importlib, runpy, sys
@@ -36,24 +40,43 @@ print(*{name.partition(".")[0] for name in set(sys.modules) - before})
 """
 
 
-def package(a: Assignment, output: Path, form: str = "gradescope", hidden: Path | None = None) -> Path | None:
+@dataclass(frozen=True)
+class Engine:
+    """What grades: the wheel of this package, its file's name, and what it imports besides in these versions."""
+
+    name: str
+    wheel: bytes
+    requirements: tuple[str, ...]
+
+
+def engine(a: Assignment) -> Engine:
+    """The engine of this machine, for the grading of an assignment. Raises CourseError where it cannot be imported."""
+    requirements = tuple(pinned(imported(a)))
+    return Engine(*wheel(engine_version(), requirements), requirements)
+
+
+def package(
+    a: Assignment,
+    output: Path,
+    form: str = "gradescope",
+    hidden: Path | None = None,
+    built: Callable[[Assignment], Engine] = engine,
+) -> Path | None:
     """Writes the zip file; the folder with its new secret, or None where the secret is `hidden`'s or there is none.
 
     Raises CourseError for a folder `hidden` that lacks a file, or where an older secret would be lost; OSError.
     """
-    requirements = pinned(imported(a))
-    name, engine = wheel(engine_version(), requirements)
-    files = {script: filled(script, a) for script in FORMATS[form]}
-    if form == "classroom50":
-        files = {"autograder.py": files["classroom50.py"]}
-    files |= {"requirements.txt": "".join(f"{one}\n" for one in requirements).encode(), name: engine}
-    beside = None
-    if form == "gradescope":
-        beside = None if hidden else output.with_suffix(".hidden")
-        files |= {f"hidden/{path}": data for path, data in hidden_files(a, hidden, beside).items()}
+    beside = output.with_suffix(".hidden") if hidden is None and form == "gradescope" else None
+    secret = new_hidden(a, beside) if beside else copied(a, hidden) if hidden and form == "gradescope" else {}
+    grader = built(a)
+    files = {name: filled(script, a) for name, script in PROGRAMS[form].items()}
+    files["requirements.txt"] = "".join(f"{one}\n" for one in grader.requirements).encode()
+    files |= {grader.name: grader.wheel, **{f"hidden/{name}": data for name, data in secret.items()}}
+    if beside:
+        write_folder(beside, secret)
     with whole(output) as part:
         part.touch(mode=0o600)
-        part.write_bytes(zipped(files, FORMATS[form]))
+        part.write_bytes(zipped(files, tuple(PROGRAMS[form])))
     return beside
 
 
@@ -63,24 +86,29 @@ def filled(script: str, a: Assignment) -> bytes:
     return text.replace("@NAME@", a.name).replace("@UID@", str(UID)).encode()
 
 
-def hidden_files(a: Assignment, given: Path | None, beside: Path | None) -> dict[str, bytes]:
-    """The hidden tests and their secret: of the given folder, or new ones, which are written beside the zip file."""
-    tests = f"hidden_{a.name}.py"
-    if given is not None:
-        opened = open_hidden(given, a.name)
-        return {tests: opened.tests.read_bytes(), SECRET: (opened.secret.hex() + "\n").encode()}
-    assert beside is not None
+def copied(a: Assignment, folder: Path) -> dict[str, bytes]:
+    """The hidden tests and the secret of a folder. Raises CourseError where one is missing."""
+    opened = open_hidden(folder, a.name)
+    return {f"hidden_{a.name}.py": opened.tests.read_bytes(), SECRET: (opened.secret.hex() + "\n").encode()}
+
+
+def new_hidden(a: Assignment, beside: Path) -> dict[str, bytes]:
+    """Our hidden tests and a new secret, which will be written to `beside`. Raises CourseError where one is there."""
+    tests = a.folder / f"hidden_{a.name}.py"
     if beside.exists():
         raise CourseError(f"{beside}: holds the secret of an earlier package; use it by --hidden {beside}, or move it")
-    if not (a.folder / tests).is_file():
-        raise CourseError(f"{a.name} comes without hidden tests here; give a folder that has {tests} by --hidden DIR")
-    made = {tests: (a.folder / tests).read_bytes(), SECRET: (secrets.token_bytes(BYTES).hex() + "\n").encode()}
-    with whole(beside) as part:
+    if not tests.is_file():
+        raise CourseError(f"{a.name} comes without hidden tests here; give a folder that has {tests.name} by --hidden")
+    return {tests.name: tests.read_bytes(), SECRET: (secrets.token_bytes(BYTES).hex() + "\n").encode()}
+
+
+def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Writes a new folder, whole, that only its owner can read. Raises OSError."""
+    with whole(folder) as part:
         part.mkdir(mode=0o700)
-        for name, data in made.items():
+        for name, data in files.items():
             (part / name).touch(mode=0o600)
             (part / name).write_bytes(data)
-    return made
 
 
 def imported(a: Assignment) -> list[str]:
