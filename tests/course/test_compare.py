@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tinyinfer.course.compare import Failure, at_least, same_array, same_value, wrong
+from tinyinfer.course.compare import Failure, at_least, differing, same_array, same_value
 
 RIGHT = np.arange(1, 13, dtype=np.float32).reshape(3, 4)
 
@@ -49,8 +49,8 @@ def test_what_is_no_equal_array_is_refused(mine, said):
 def test_nan_and_infinity_equal_only_themselves():
     """Catches NaN as a joker, and an infinite right number that makes the tolerance infinite."""
     right = np.array([np.nan, np.inf, -np.inf, 1.0])
-    assert not wrong(right.copy(), right, 0.1, 0.1).any()
-    assert wrong(np.array([1.0, 1.0, np.inf, np.nan]), right, 0.1, 0.1).all()
+    assert not differing(right.copy(), right, 0.1, 0.1).any()
+    assert differing(np.array([1.0, 1.0, np.inf, np.nan]), right, 0.1, 0.1).all()
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,8 @@ def outcome(*steps: Exception | None, declared: int | None = None):
         ((SKELETON, SKELETON), 0, "not implemented"), ((SKELETON, WRONG), 0, "failed"),
         ((SKELETON, None), 1, "partial"), ((StudentError("ValueError", "stopped"),), 0, "error"),
         ((None, StudentTimeout("Timeout", "too slow"), None), 1, "partial"),
-        ((StudentTimeout("Timeout", "too slow"), None), 0, "timeout"), ((StudentDied("Died", "ended"), None), 0, "error"),
+        ((StudentTimeout("Timeout", "too slow"), None), 0, "timeout"),
+        ((StudentDied("Died", "ended"), None), 0, "error"),
     ],
 )  # fmt: skip
 def test_points_are_given_by_parts(steps, passed, status):
@@ -85,6 +86,6 @@ def test_a_plain_assertion_shows_its_line():
     """Catches an empty sentence where a test asserts without a message."""
 
     def test():
-        assert 1 == 2  # noqa: PLR0133
+        assert 1 == 2
 
     assert "assert 1 == 2" in run_test(test, None, 1, RNG).faults[0].sentence

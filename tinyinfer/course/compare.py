@@ -41,13 +41,13 @@ def same_array(
     __tracebackhide__ = True
     if not isinstance(mine, np.ndarray):
         raise Failure(f"{what}: an array is expected, but the result is {show(mine)}.", usual_hint(mine, usual, 0, 0))
-    if mine.shape == right.shape and mine.dtype == right.dtype and not wrong(mine, right, rtol, atol).any():
+    if mine.shape == right.shape and mine.dtype == right.dtype and not differing(mine, right, rtol, atol).any():
         return
     hint = usual_hint(mine, usual, rtol, atol)
     if mine.shape != right.shape:
         hint = hint or of_shape(mine, right)
         raise Failure(f"{what}: the shape is {mine.shape}, and {right.shape} is expected.", hint)
-    where = wrong(mine, right, rtol, atol)
+    where = differing(mine, right, rtol, atol)
     if not where.any():
         hint = hint or of_dtype(mine, right)
         raise Failure(f"{what}: the dtype is {mine.dtype}, and {right.dtype} is expected.", hint)
@@ -78,13 +78,13 @@ def equal(mine: object, right: object, rtol: float = 0.0) -> bool:
     if isinstance(right, np.ndarray) or isinstance(mine, np.ndarray):
         if not (isinstance(mine, np.ndarray) and isinstance(right, np.ndarray)) or mine.shape != right.shape:
             return False
-        return not wrong(mine, right, rtol, 0.0).any()
+        return not differing(mine, right, rtol, 0.0).any()
     if isinstance(right, float) and isinstance(mine, int | float) and not isinstance(mine, bool):
         return bool(mine == right or abs(mine - right) <= rtol * abs(right))
     return type(mine) is type(right) and bool(mine == right)
 
 
-def wrong(mine: np.ndarray, right: np.ndarray, rtol: float, atol: float) -> np.ndarray:  # (...,), (...,) -> (...,)
+def differing(mine: np.ndarray, right: np.ndarray, rtol: float, atol: float) -> np.ndarray:  # (...,), (...,) -> (...,)
     """True where two arrays of one shape differ; infinities and NaN must be equal."""
     if not (np.issubdtype(mine.dtype, np.number) and np.issubdtype(right.dtype, np.number)):
         return np.asarray(mine != right)
@@ -98,7 +98,7 @@ def usual_hint(mine: object, usual: Usual, rtol: float, atol: float) -> str:
     """The hint of the first usual mistake that gives what the student's code gave; "" for none."""
     for value, hint in usual:
         if isinstance(mine, np.ndarray) and isinstance(value, np.ndarray):
-            if mine.shape == value.shape and not wrong(mine, value, rtol, atol).any():
+            if mine.shape == value.shape and not differing(mine, value, rtol, atol).any():
                 return hint
         elif equal(mine, value, rtol):
             return hint
@@ -139,7 +139,7 @@ def of_numbers(mine: np.ndarray, right: np.ndarray, rtol: float, atol: float) ->
     if not (np.issubdtype(mine.dtype, np.number) and np.issubdtype(right.dtype, np.number)):
         return ""
     for value, hint in rearranged(right):
-        if value.shape == mine.shape and not wrong(mine, value, rtol, atol).any():
+        if value.shape == mine.shape and not differing(mine, value, rtol, atol).any():
             return hint
     if np.isnan(mine).any():
         return "NaN comes from 0/0, inf - inf or the logarithm of a negative number"

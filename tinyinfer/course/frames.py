@@ -11,7 +11,7 @@ import struct
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numpy as np
 
@@ -30,6 +30,20 @@ LENGTH = struct.Struct("<I")
 
 class WireError(Exception):
     """A value or a frame that cannot cross; the message is a sentence for the student."""
+
+
+def read_frame(stream: IO[bytes]) -> bytes:
+    """The next frame; nothing where the stream ends, also in the middle of a frame. Raises WireError, OSError."""
+    prefix = stream.read(LENGTH.size)
+    if len(prefix) < LENGTH.size:
+        return b""
+    length = header_length(prefix)
+    header = stream.read(length)
+    if len(header) < length:
+        return b""
+    nbytes = read_header(header).nbytes
+    arrays = stream.read(nbytes)
+    return prefix + header + arrays if len(arrays) == nbytes else b""
 
 
 def header_length(prefix: bytes) -> int:

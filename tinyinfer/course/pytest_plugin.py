@@ -1,12 +1,12 @@
 """Plain `pytest` in an assignment's folder: the public tests against the student's file, and the score so far.
 
-The tests run in pytest's own process, so that a debugger stops in the student's code (`pytest --pdb`). What a mark is
-given for, `course grade` finds out: with limits, in another process, with hidden tests.
+The tests run in pytest's own process, so that a debugger stops in the student's code (`pytest --pdb`); `--tb=long`
+shows whole tracebacks. What a mark is given for, `course grade` finds out: with limits, in another process, with hidden
+tests.
 """
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Generator
 from typing import Any
 
@@ -14,17 +14,14 @@ import numpy as np
 import pytest
 
 from tinyinfer.course.assignment import Assignment, Test, marked
+from tinyinfer.course.errors import CourseError
+from tinyinfer.course.hidden import public_seed
 from tinyinfer.course.runner import PASSED, Outcome, Parts
 from tinyinfer.course.student import LocalStudent
 
 OUTCOMES: pytest.StashKey[dict[str, Outcome]] = pytest.StashKey()  # of a session: test -> what became of it
 PARTS: pytest.StashKey[Parts] = pytest.StashKey()  # of a test
 ASSIGNMENT: pytest.StashKey[Assignment] = pytest.StashKey()  # of a session
-
-
-def public_seed(test: str) -> int:
-    """The seed of a public test's inputs: the same for all students."""
-    return zlib.crc32(test.encode())
 
 
 @pytest.fixture
@@ -49,7 +46,10 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 
 def assignment_of(item: Any) -> Assignment:
     """The assignment of the folder that a test lies in."""
-    return item.session.stash.setdefault(ASSIGNMENT, marked(item.path.parent))
+    try:
+        return item.session.stash.setdefault(ASSIGNMENT, marked(item.path.parent))
+    except CourseError as error:
+        pytest.exit(str(error), returncode=2)
 
 
 def declared(item: Any) -> Test:
@@ -70,15 +70,28 @@ def pytest_pyfunc_call(pyfuncitem: Any) -> Generator[None, object, object]:
     try:
         result = yield
     except Exception as error:
-        outcomes[pyfuncitem.name] = parts.outcome(error)
-        raise
+        outcomes[pyfuncitem.name] = outcome = parts.outcome(error)
+        if outcome.of_grader or wants_traceback(pyfuncitem.config):
+            raise
+        pytest.fail(in_words(outcome), pytrace=False)
     outcomes[pyfuncitem.name] = outcome = parts.outcome(None)
-    if outcome.of_grader or parts.errors:
-        lines = [f"{fault.part or pyfuncitem.name}: {fault.sentence}" + f"\n  hint: {fault.hint}" * bool(fault.hint)
-                 for fault in outcome.faults]  # fmt: skip
-        shown = f"{outcome.passed} of {outcome.parts} parts passed\n" + "\n".join(lines)
-        pytest.fail(shown, pytrace=False)
+    if outcome.faults:
+        pytest.fail(in_words(outcome), pytrace=False)
     return result
+
+
+def wants_traceback(config: pytest.Config) -> bool:
+    """Whether pytest was asked for more than the sentence: by a debugger, or by a style of tracebacks."""
+    return bool(config.getoption("usepdb")) or config.getoption("tbstyle") not in ("auto", "no", "line")
+
+
+def in_words(outcome: Outcome) -> str:
+    """Every fault of a test with its hint; above them how many parts passed, where there are several."""
+    lines = [f"{outcome.passed} of {outcome.parts} parts passed"] if outcome.parts > 1 else []
+    for fault in outcome.faults:
+        lines.append(f"{fault.part}: {fault.sentence}" if fault.part else fault.sentence)
+        lines += [f"  hint: {fault.hint}"] if fault.hint else []
+    return "\n".join(lines)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

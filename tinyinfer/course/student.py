@@ -184,7 +184,8 @@ class LocalStudent(Student):
         except CourseError:
             raise
         except (Exception, SystemExit) as error:
-            raise not_loaded(described(error, str(self._path)), self.assignment.file) from error
+            found = student_error(described(error, str(self._path)), self.assignment.file)
+            raise not_loaded(found, self.assignment.file) from error
 
 
 def answered(reply: Any, file: str, cause: BaseException | None = None) -> dict[str, Any]:
@@ -212,10 +213,9 @@ def student_error(error: dict[str, str], file: str) -> StudentError:
     return StudentError(kind, f"the code stopped with {kind}: {message}{where}", HINTS.get(kind, ""))
 
 
-def not_loaded(error: dict[str, str], file: str) -> StudentError:
+def not_loaded(error: StudentError, file: str) -> StudentError:
     """Why a student's file cannot be executed at all."""
-    found = student_error(error, file)
-    return StudentError(found.kind, f"{file} cannot be loaded: {found.sentence}", found.hint)
+    return StudentError(error.kind, f"{file} cannot be loaded: {error.sentence}", error.hint)
 
 
 def top_names(module: str, names: tuple[str, ...], given: tuple[str, ...]) -> list[tuple[str, Any]]:

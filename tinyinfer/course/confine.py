@@ -1,0 +1,148 @@
+"""Limits that a child process puts on itself before it reads the student's file. None of them can be undone.
+
+What a system lacks is left out and named: the report's head says which limits were in force. The order matters. A new
+network needs root, another user ends root, and the filter of system calls comes last, for it forbids the others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from tinyinfer.course import landlock, seccomp
+
+NEW_NETWORK = 0x40000000  # CLONE_NEWNET, of unshare
+PARENT_DEATH_SIGNAL = 1  # of prctl
+PACKAGES = "site-packages", "dist-packages"  # where a Python keeps what was installed, the engine maybe
+LINUX = sys.platform == "linux"
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What to put in force. uid: of the other user; None to stay the same one. threads: of that user, in all.
+
+    readable: paths that stay readable beside Python's own and the system's libraries. grader: the parent's process id.
+    """
+
+    uid: int | None
+    memory_bytes: int
+    cpu_seconds: int
+    threads: int
+    open_files: int
+    readable: tuple[str, ...]
+    grader: int
+
+
+def confine(c: Confinement) -> tuple[list[str], list[str]]:
+    """Puts the limits in force: sentences for those that are, and for those that this system lacks."""
+    in_force: list[str] = []
+    missing: list[str] = []
+    readable = list(readable_parts(c.readable)) if LINUX and landlock.abi() else []
+    steps: list[tuple[str, Callable[[], str]]] = [
+        ("no other network", _leave_network), ("no limits by setrlimit", lambda: _set_limits(c)),
+        ("no other user", lambda: _change_user(c)), ("no end with the grader's", lambda: _end_with(c.grader)),
+        ("no Landlock", lambda: _restrict_files(readable)),
+        ("no seccomp", lambda: _filter_calls(writes=bool(readable))),
+    ]  # fmt: skip
+    os.umask(0o077)
+    for name, step in steps:
+        try:
+            in_force.append(step())
+        except (OSError, ImportError, AttributeError, ValueError) as error:
+            missing.append(f"{name}: {getattr(error, 'strerror', None) or error}")
+    return in_force, missing
+
+
+def _leave_network() -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not LINUX or libc.unshare(NEW_NETWORK):
+        raise OSError("this system or this user cannot make one")
+    return "network: a namespace of its own without any connection"
+
+
+def _set_limits(c: Confinement) -> str:
+    import resource
+
+    bounds = {
+        "CORE": (0, 0), "FSIZE": (0, 0), "NOFILE": (c.open_files, c.open_files), "AS": (c.memory_bytes, c.memory_bytes),
+        "CPU": (c.cpu_seconds, c.cpu_seconds + 1), "NPROC": (c.threads, c.threads),
+    }  # fmt: skip
+    for name, pair in bounds.items():
+        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), pair)
+    sizes = f"{c.memory_bytes >> 20} MB of memory, files of 0 bytes, {c.open_files} open files"
+    return f"{c.cpu_seconds} s of CPU time, {sizes}"
+
+
+def _change_user(c: Confinement) -> str:
+    if c.uid is None:
+        raise OSError("only root can change the user")
+    os.setgroups([])
+    os.setgid(c.uid)
+    os.setuid(c.uid)
+    return f"another user: uid {c.uid} without groups, at most {c.threads} threads"
+
+
+def _end_with(grader: int) -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not LINUX or libc.prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0):
+        raise OSError("this system cannot ask for it")
+    if os.getppid() != grader:
+        os._exit(1)
+    return "ends with the grader"
+
+
+def _restrict_files(readable: list[str]) -> str:
+    if not readable:
+        raise OSError("this kernel has none")
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(seccomp.NO_NEW_PRIVS, 1, 0, 0, 0)
+    return landlock.restrict(readable, landlock.abi())
+
+
+def _filter_calls(writes: bool) -> str:
+    if not seccomp.supported():
+        raise OSError("no numbers of system calls for this system")
+    return seccomp.restrict(writes)
+
+
+# What stays readable.
+
+
+def readable_parts(given: Iterable[str]) -> Iterator[str]:
+    """Paths whose contents stay readable: Python's own, the system's libraries, the given ones; no installed packages.
+
+    Folders of installed packages lie within Python's own, so such a folder is given part by part.
+    """
+    roots = {os.path.realpath(path) for path in [*sys.path, *_library_folders()] if os.path.exists(path)}
+    for root in roots:
+        yield from _without_packages(Path(root), 2)
+    yield from given
+    yield from ("/etc/ld.so.cache", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime")
+
+
+def _without_packages(folder: Path, depth: int) -> Iterator[str]:
+    """The folder, or the parts of it beside installed packages, for which it is searched so many levels deep."""
+    if folder.name in PACKAGES:
+        return
+    if not (depth and folder.is_dir() and _has_packages(folder, depth)):
+        yield str(folder)
+        return
+    for part in folder.iterdir():
+        yield from _without_packages(part, depth - 1)
+
+
+def _has_packages(folder: Path, depth: int) -> bool:
+    patterns = (f"{'*/' * level}{name}" for level in range(depth) for name in PACKAGES)
+    return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
+
+
+def _library_folders() -> set[str]:
+    """The folders of the shared libraries that this process has loaded."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        paths = {line.split(maxsplit=5)[5].strip() for line in maps if ".so" in line and line.count("/") > 1}
+    return {os.path.dirname(path) for path in paths if not set(PACKAGES) & set(Path(path).parts)}
