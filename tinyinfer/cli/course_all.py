@@ -39,7 +39,9 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def refuse(args: argparse.Namespace) -> None:
-    """Raises UsageError for a flag of a whole class without --all."""
+    """Raises UsageError for a flag of a whole class without --all, and where nothing to grade is given."""
+    if args.folder is None:
+        raise UsageError("give the folder of a submission, or --all and the folder of a whole class")
     for name in FLAGS:
         if getattr(args, name) is not None:
             raise UsageError(f"--{name} is for a whole class; add --all FOLDER")

@@ -26,6 +26,14 @@ values and counts, and serves in the engine (`generate --use DIR`). Files in rea
     runner.py          one test: which of its parts passed, and why the others did not
     hidden.py          hidden tests, and the seeds that no student can compute
     pytest_plugin.py   plain pytest in an assignment's folder, and the score so far
+    report.py          the points of one submission, for the student and for the teacher
+    source_scan.py     imports and names that a task does not need
+    submission.py      one file out of a folder that a stranger filled
+    children.py        one sandbox for a submission, one process in it for each test
+    attempts.py        one test, run once or twice
+    grade.py           a submission graded
+    gradescope.py      the report for Gradescope
+    classroom50.py     the report for Classroom 50
     late.py            what a submission loses by its time
     class_folder.py    one folder a student: what did each of them hand in?
     gradebook.py       one record a student, written at once
@@ -37,14 +45,6 @@ values and counts, and serves in the engine (`generate --use DIR`). Files in rea
     autograder.py      what a system runs that grades one submission
     wheel.py           a wheel of this package, out of its own files
     package.py         the zip file that such a system takes
-    report.py          the points of one submission, for the student and for the teacher
-    source_scan.py     imports and names that a task does not need
-    submission.py      one file out of a folder that a stranger filled
-    children.py        one sandbox for a submission, one process in it for each test
-    attempts.py        one test, run once or twice
-    grade.py           a submission graded
-    gradescope.py      the report for Gradescope
-    classroom50.py     the report for Classroom 50
 
 Wins: one source for engine, skeleton and solution, so that none of them goes stale. Loses: the solutions are public, as
 the engine is; docs/teaching.md says what that means for marks.
