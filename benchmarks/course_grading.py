@@ -1,7 +1,7 @@
 """What grading a class costs: `python benchmarks/course_grading.py [-n 200] [--assignment kv_cache] [--jobs 2]`.
 
-The submissions are our solution, the skeleton, a file with a syntax error and the planted bugs of tests/course/planted,
-in turn. The class is graded with hidden tests by `course grade --all` in a process of its own. The grading process of
+The submissions are our solution, the skeleton, a file with a syntax error and the planted bugs of tests/, in turn. The
+class is graded with hidden tests by `course grade --all` in a process of its own. The grading process of
 every hundredth student is killed (SIGKILL), and once, half-way, the whole run, which the same command then goes on with.
 Students with the same file must have the same score.
 
@@ -178,7 +178,8 @@ def main() -> None:
     print(f"  the run was killed after {first / 60:.1f} minutes and went on; {len(watch.killed)} graders were killed")
     print(f"  nothing changed, graded once more: {again:.1f} s")
     print(f"  memory of all processes: {watch.peak / 1e6:.0f} MB at most")
-    print(f"  one submission: {max(watch.cpu.values()):.1f} s of CPU and {max(watch.memory.values()) / 1e6:.0f} MB at most")
+    cpu, memory = max(watch.cpu.values()), max(watch.memory.values())
+    print(f"  one submission: {cpu:.1f} s of CPU and {memory / 1e6:.0f} MB at most")
     for kind, score in scores.items():
         print(f"  {score:>5}  {kind}")
 

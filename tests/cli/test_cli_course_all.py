@@ -11,8 +11,8 @@ import pytest
 from class_doubles import Grader, a_class, an_assignment
 from cli_helpers import screen, terminal
 
-from tinyinfer.cli import course_all
-from tinyinfer.cli.arguments import Parser, UsageError
+from tinyinfer.cli import course_all, course_grade, main, parse
+from tinyinfer.cli.arguments import UsageError
 from tinyinfer.course import assignment as manifests
 from tinyinfer.course.assignment import Test
 from tinyinfer.course.errors import CourseError
@@ -30,14 +30,8 @@ def folder(tmp_path, monkeypatch):
 
 
 def parsed(*words: str) -> argparse.Namespace:
-    """The flags of `course grade`, as far as `--all` reads them."""
-    parser = Parser()
-    parser.add_argument("--assignment")
-    parser.add_argument("-o", "--output", type=Path)
-    parser.add_argument("--hidden", type=Path)
-    parser.add_argument("-q", "--quiet", action="store_true")
-    course_all.add_flags(parser)
-    return parser.parse_args(["--assignment", "tiny", *words])
+    """The flags of `course grade` for the assignment `tiny`."""
+    return parse(["course", "grade", "--assignment", "tiny", *words])
 
 
 def run(*words: str, grader: Grader | None = None) -> int:
@@ -137,6 +131,9 @@ def test_quiet_says_nothing_but_the_statistics(folder, capsys):
         (["--test", "test_x"], "its tests are test_a, test_b"),
         (["--test", "test_secret"], "this test is hidden; add --hidden DIR"),
         (["--hidden", "nowhere"], "there is no file"),
+        (["--student", "ada"], "--student is for one submission"),
+        (["--only", "test_a"], "--test NAME grades one test again"),
+        (["--format", "json"], "the reports are JSON"),
         (["--times", "class/ada/tiny.py"], "columns student and submitted"),
     ],
 )
@@ -157,5 +154,15 @@ def test_a_table_that_cannot_be_written_is_told_before_any_grading(folder):
 def test_flags_of_a_class_need_a_class(folder, words):
     """Catches late days that are silently not taken."""
     with pytest.raises(UsageError, match=f"{words[0]} is for a whole class; add --all FOLDER"):
-        course_all.refuse(parsed(*words))
-    course_all.refuse(parsed())
+        course_grade.run(parsed("class/ada", *words))
+
+
+def test_one_submission_or_a_class_must_be_given(capsys):
+    assert main(["course", "grade"]) == 2
+    assert "give the folder of a submission, or --all" in capsys.readouterr().err
+
+
+def test_a_class_and_a_submission_cannot_both_be_graded(folder, capsys):
+    """Catches a folder on the command line that is silently not graded."""
+    assert main(["course", "grade", "class/ada", "--all", "class"]) == 2
+    assert "class/ada" in capsys.readouterr().err

@@ -90,7 +90,7 @@ def test_the_programs_can_be_executed(packed):
 
 
 def test_the_requirements_are_what_is_installed_here(packed):
-    """Catches versions that nobody has graded with, and requirements of the engine that no grading needs."""
+    """Catches versions of another machine, and requirements of the engine that no grading needs."""
     from numpy import __version__
 
     lines = content(packed[0])["requirements.txt"].decode().split()

@@ -24,6 +24,12 @@ if TYPE_CHECKING:
     from tinyinfer.course.late import Times
     from tinyinfer.course.many import Plan, Workers
 
+SINGLE = {
+    "student": "a folder's name is the student's",
+    "format": "the reports are JSON, and the table is CSV",
+    "only": "--test NAME grades one test again",
+    "seconds": "no times are taken",
+}
 FLAGS = ("late", "due", "times", "jobs", "test")  # which only --all understands
 
 
@@ -47,6 +53,15 @@ def refuse(args: argparse.Namespace) -> None:
             raise UsageError(f"--{name} is for a whole class; add --all FOLDER")
 
 
+def refuse_single(args: argparse.Namespace) -> None:
+    """Raises UsageError for what only one submission has."""
+    if args.folder is not None:
+        raise UsageError(f"grade either {args.folder} or --all {args.all}")
+    for name, instead in SINGLE.items():
+        if getattr(args, name) not in (None, "", [], False, "text"):
+            raise UsageError(f"--{name} is for one submission; with --all {instead}")
+
+
 def run(args: argparse.Namespace, workers: Workers | None = None) -> int:
     """Grades the class, writes the table and prints the statistics. Raises UsageError, CourseError, OSError."""
     from tinyinfer.course import grades_csv, item_statistics
@@ -54,6 +69,7 @@ def run(args: argparse.Namespace, workers: Workers | None = None) -> int:
     from tinyinfer.course.gradebook import GRADER_FAULT, Gradebook
     from tinyinfer.loading.whole import try_place
 
+    refuse_single(args)
     table = Path(args.output or "grades.csv")
     book = Gradebook(table)
     submitted = students(Path(args.all), [book.folder, *([Path(args.hidden)] if args.hidden else [])])

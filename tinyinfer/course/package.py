@@ -3,7 +3,7 @@
     setup.sh  run_autograder       Gradescope's two programs (or autograder.py, for Classroom 50)
     tinyinfer-VERSION.whl          the engine with its grader
     requirements.txt               what the grading imports besides, in the versions of this machine
-    hidden/hidden_NAME.py secret   the hidden tests, and what their seeds are made of
+    hidden/                        the hidden tests, and the secret that their seeds are made of
 
 Beside a zip with a new secret stands the same folder, autograder.hidden: `course grade --hidden autograder.hidden` then
 gives the same marks as the system. A package for Classroom 50 has no hidden tests: every student can download it there.
@@ -30,7 +30,6 @@ PROGRAMS = {  # of a package: the name there, and of the file here
     "gradescope": {"setup.sh": "setup.sh", "run_autograder": "run_autograder"},
     "classroom50": {"autograder.py": "classroom50.py"},
 }
-UID = 54321  # of the user whom setup.sh makes
 LIST_IMPORTS = """
 import importlib, runpy, sys
 before = set(sys.modules)
@@ -81,9 +80,8 @@ def package(
 
 
 def filled(script: str, a: Assignment) -> bytes:
-    """A script with the assignment's name and the user's number in their places."""
-    text = (SCRIPTS / script).read_text(encoding="utf-8")
-    return text.replace("@NAME@", a.name).replace("@UID@", str(UID)).encode()
+    """A script with the assignment's name in its place."""
+    return (SCRIPTS / script).read_text(encoding="utf-8").replace("@NAME@", a.name).encode()
 
 
 def copied(a: Assignment, folder: Path) -> dict[str, bytes]:

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Builds the place of the grading, once: Python 3.11 or newer, NumPy, the engine, a user for the students' code.
-# AUTOGRADER names another folder than /autograder. Network is used only for what is missing.
+# Builds the place of the grading, once: Python 3.11 or newer, NumPy, the engine. Network is used only for what is missing.
+# AUTOGRADER names another folder than /autograder. The students' code will run under a free user id, which needs no name.
 set -eu
 root=${AUTOGRADER:-/autograder}
 source=$root/source
@@ -26,10 +26,4 @@ starts() { (cd / && PYTHONSAFEPATH=1 PYTHONPATH=$root/engine:$root/packages "$py
 if ! starts 2>/dev/null; then
     "$python" -m pip install --quiet --no-deps --target "$root/packages" -r "$source/requirements.txt"
     starts
-fi
-
-# The students' code runs as this user. Any number would do; a name makes it visible in `ps`.
-if [ "$(id -u)" = 0 ] && command -v useradd > /dev/null; then
-    id tinyinfer-student > /dev/null 2>&1 ||
-        useradd --system --no-create-home --shell /bin/false --uid @UID@ tinyinfer-student || true
 fi
