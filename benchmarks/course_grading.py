@@ -1,8 +1,8 @@
 """What grading a class costs: `python benchmarks/course_grading.py [-n 200] [--assignment kv_cache] [--jobs 2]`.
 
 The submissions are our solution, the skeleton, a file with a syntax error and the planted bugs of tests/, in turn. The
-class is graded with hidden tests by `course grade --all` in a process of its own. The grading process of
-every hundredth student is killed (SIGKILL), and once, half-way, the whole run, which the same command then goes on with.
+class is graded with hidden tests by `course grade --all` in a process of its own. The grading process of every
+hundredth student is killed (SIGKILL), and once, half-way, the whole run, which the same command then goes on with.
 Students with the same file must have the same score.
 
 Printed are minutes, the peak of the memory of all processes together, and of one submission the most CPU time and

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from class_doubles import Grader, a_class, an_assignment

@@ -39,7 +39,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a job: a report's fields; or what is wrong for the whole class; or why this student has no report."""
+    """What came of a job: a report's fields; or what is wrong for the whole class; or why this one has no report."""
 
     report: dict[str, Any] | None = None
     refused: str = ""
