@@ -7,15 +7,14 @@ from dataclasses import replace
 
 import numpy as np
 
-from tinyinfer.course.assignment import assignment
+from tinyinfer.course.assignments.kv_cache import test_kv_cache as public
 from tinyinfer.course.compare import Failure, at_least, same_array, same_value
-from tinyinfer.course.student import StudentError, load_source
+from tinyinfer.course.student import StudentError
 from tinyinfer.lessons.cache_judge import one_pass
 from tinyinfer.model.config import Rows
 from tinyinfer.model.transformer import transformer
 from tinyinfer.sequence import make_batch
 
-public = load_source("public_kv_cache", assignment("kv_cache").folder / "test_kv_cache.py")
 UNEVEN = (Rows(3, 4, 6), Rows(1, 10, 2), Rows(2, 5, 5), Rows(4, 2, 3))  # no layer remembers what another one does
 ENDLESS = 10**14  # positions: no machine has an address for so many bytes
 

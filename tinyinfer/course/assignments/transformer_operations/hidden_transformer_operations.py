@@ -6,13 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from tinyinfer.course.assignment import assignment
+from tinyinfer.course.assignments.transformer_operations import test_transformer_operations as public
 from tinyinfer.course.compare import same_array
-from tinyinfer.course.student import load_source
 from tinyinfer.model.weights import RMSNorm
-
-FOLDER = assignment("transformer_operations").folder
-public = load_source("public_transformer_operations", FOLDER / "test_transformer_operations.py")
 
 
 def test_norms_of_heads(student, part, rng):
