@@ -14,7 +14,6 @@ import threading
 import traceback
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO
 
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.workers import Answer, Job
@@ -29,7 +28,7 @@ def main() -> int:
     os.dup2(2, 1)  # what anything prints is no answer
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # `finally` then ends the student's code
     job = Job(**json.loads(sys.stdin.buffer.readline()))
-    threading.Thread(target=end_with_parent, args=(sys.stdin.buffer,), daemon=True).start()
+    threading.Thread(target=end_with_parent, args=(0,), daemon=True).start()
     limit_memory(MEMORY)
     answer = graded(job)
     answers.write(json.dumps(asdict(answer)).encode())
@@ -37,9 +36,13 @@ def main() -> int:
     return 0
 
 
-def end_with_parent(stdin: BinaryIO) -> None:
-    """Ends this process, and so the student's, when the other side of stdin has gone."""
-    stdin.read()
+def end_with_parent(stdin: int) -> None:
+    """Ends this process, and so the student's, when the other side of stdin (its number) has gone.
+
+    Not through sys.stdin: its lock, held by a thread that waits, would abort Python's own end.
+    """
+    while os.read(stdin, 1):
+        continue
     os.kill(os.getpid(), signal.SIGTERM)
 
 
