@@ -15,7 +15,7 @@ from tinyinfer.lessons.cache_judge import OnePass, one_pass
 from tinyinfer.llm import LLM
 from tinyinfer.model.config import Rows
 from tinyinfer.model.transformer import transformer
-from tinyinfer.sequence import Sequence, make_batch
+from tinyinfer.sequence import make_batch
 
 UNEVEN = (Rows(3, 4, 6), Rows(1, 10, 2), Rows(2, 5, 5), Rows(4, 2, 3))  # no layer remembers what another one does
 ENDLESS = 10**14  # positions: no machine has an address for so many bytes
@@ -83,6 +83,9 @@ def test_memory_that_is_refused(student: Any, part: Any, rng: Any) -> None:
             hint = "when a size is refused, a smaller one may be given: ask for each size of `_sizes` in turn"
             raise Failure("reserve: a RoomError, though there is memory for the rows of this step.", hint) from error
         mine.read(1, seq, 0, 4)
+    with part("grow says that it has failed"):
+        mine = public.Remembering(student, rng, UNEVEN[:2], ENDLESS)
+        same_value(mine.cache.grow(mine.new(4), 4), False, "grow(seq, 4), when the system refuses the memory")
     with part("a RoomError when there is no less"):
         mine = public.Remembering(student, rng, UNEVEN[:2], ENDLESS)
         try:
