@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tinyinfer.course import landlock, seccomp
@@ -44,7 +45,8 @@ def confine(c: Confinement) -> tuple[list[str], list[str]]:
     missing: list[str] = []
     readable = list(readable_parts(c.readable)) if LINUX and landlock.abi() else []
     steps: list[tuple[str, Callable[[], str]]] = [
-        ("no other network", _leave_network), ("no limits by setrlimit", lambda: _set_limits(c)),
+        ("no other network", _leave_network),
+        *((f"no limit of {what}", partial(_limit_resource, *limit, what)) for what, limit in resource_limits(c).items()),
         ("no other user", lambda: _change_user(c)), ("no end with the grader's", lambda: _end_with(c.grader)),
         ("no Landlock", lambda: _restrict_files(readable)),
         ("no seccomp", lambda: _filter_calls(writes=bool(readable))),
@@ -65,17 +67,24 @@ def _leave_network() -> str:
     return "network: a namespace of its own without any connection"
 
 
-def _set_limits(c: Confinement) -> str:
+def resource_limits(c: Confinement) -> dict[str, tuple[str, int, int, str]]:
+    """What setrlimit limits: its name there, the soft and the hard limit, and how much that is in words."""
+    memory, threads, opened, cpu = c.memory_bytes, c.threads, c.open_files, c.cpu_seconds
+    return {
+        "memory": ("AS", memory, memory, f"{memory >> 20} MB of address space"),
+        "CPU time": ("CPU", cpu, cpu + 1, f"{cpu} s"),
+        "threads and processes": ("NPROC", threads, threads, f"{threads} of this user"),
+        "open files": ("NOFILE", opened, opened, str(opened)),
+        "files": ("FSIZE", 0, 0, "no byte can be written"),
+        "crashes": ("CORE", 0, 0, "no memory is written to a file"),
+    }
+
+
+def _limit_resource(name: str, soft: int, hard: int, words: str, what: str) -> str:
     import resource
 
-    bounds = {
-        "CORE": (0, 0), "FSIZE": (0, 0), "NOFILE": (c.open_files, c.open_files), "AS": (c.memory_bytes, c.memory_bytes),
-        "CPU": (c.cpu_seconds, c.cpu_seconds + 1), "NPROC": (c.threads, c.threads),
-    }  # fmt: skip
-    for name, pair in bounds.items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), pair)
-    sizes = f"{c.memory_bytes >> 20} MB of memory, files of 0 bytes, {c.open_files} open files"
-    return f"{c.cpu_seconds} s of CPU time, {sizes}"
+    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
+    return f"{what}: {words}"
 
 
 def _change_user(c: Confinement) -> str:
@@ -84,7 +93,7 @@ def _change_user(c: Confinement) -> str:
     os.setgroups([])
     os.setgid(c.uid)
     os.setuid(c.uid)
-    return f"another user: uid {c.uid} without groups, at most {c.threads} threads"
+    return f"another user: uid {c.uid}, without groups"
 
 
 def _end_with(grader: int) -> str:

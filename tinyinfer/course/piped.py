@@ -38,7 +38,7 @@ class Child:
     def __init__(self, sandbox: Sandbox, limits: Limits) -> None:
         self.limits = limits
         self._process, self._owned = sandbox.start(limits)
-        self._printed, self._dropped = bytearray(), 0
+        self._printed, self._dropped, self._ended = bytearray(), 0, False
         self._to_send: SimpleQueue[bytes | None] = SimpleQueue()
         self._received: SimpleQueue[bytes | Exception] = SimpleQueue()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._exchange, self._read_prints)]
@@ -64,7 +64,10 @@ class Child:
         raise bad_reply(received) if isinstance(received, WireError) else died
 
     def end(self) -> None:
-        """Ends the child and all that it has started. Raises OSError when some of it stays."""
+        """Ends the child and all that it has started. Raises CourseError when some of it stays."""
+        if self._ended:  # its number may be another process's by now
+            return
+        self._ended = True
         self._to_send.put(None)
         try:
             processes.end(self._process, self._owned)
@@ -177,7 +180,9 @@ class PipedStudent(Student):
     def limits(self) -> tuple[str, ...]:
         """The limits that are in force, each in a sentence."""
         self._greet()
-        return (*(self._in_force or ()), f"{self._limits.request_seconds:g} s for each call")
+        times = f"{self._limits.request_seconds:g} s for each call, {self._limits.test_seconds:g} s for each test"
+        watched = [f"memory in use is watched: {self._limits.memory_bytes >> 20} MB"] * (os.name == "posix")
+        return (*(self._in_force or ()), times, *watched)
 
     @property
     def missing_limits(self) -> tuple[str, ...]:
@@ -210,6 +215,7 @@ class PipedStudent(Student):
             why = "; ".join(told["missing"])
             raise CourseError(f"root cannot grade without a second user ({why}); grade as a user who is not root")
         self._in_force, self._missing = tuple(told["in_force"]), tuple(told["missing"])
+        self._begun = time.monotonic()  # how long a machine takes to start Python is no fault of the student's
 
     def _load(self) -> None:
         """Waits until the child has executed the student's file. Raises StudentError."""

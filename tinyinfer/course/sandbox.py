@@ -56,7 +56,7 @@ class Limits:
     request_seconds: float = 10.0
     test_seconds: float = 60.0
     start_seconds: float = 60.0
-    cpu_seconds: int = 30
+    cpu_seconds: int = 20
     memory_bytes: int = 512 << 20
     threads: int = 16
     open_files: int = 64
