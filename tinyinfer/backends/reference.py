@@ -108,6 +108,15 @@ class ReferenceOps(HoldsModule):
         """
         if self.xp is np:
             use_blas_threads(self.threads)
+        return self.cos_sin(positions, sets, rotation)
+
+    def cos_sin(
+        self, positions: Array, sets: Array, rotation: Rotation
+    ) -> tuple[Array, Array]:  # (T,), (T,) -> (T, 1, E), (T, 1, E)
+        """amplitude · cos and amplitude · sin of position · frequency, for both halves of a head.
+
+        sets: which of the rotation's Z sets each row uses. The first half's sine is negated, as `rope` wants it.
+        """
         xp, sets = self.xp, self.xp.asarray(sets)  # sets: (T,)
         frequency, amplitude = rotation.frequencies[sets], rotation.amplitudes[sets]  # (T, E/2), (T, E/2)
         angle = xp.asarray(positions).astype(xp.float32)[:, None] * frequency  # (T, E/2), in radians

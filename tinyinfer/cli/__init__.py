@@ -6,6 +6,9 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     console.py         stdout and stderr: answers, progress, statistics
     signals.py         SIGTERM and SIGHUP, which end a command after its clean-up
     generate.py        prompts in, text out
+    comparison.py      two runs of the same prompts, token by token and count by count
+    use.py             generate with students' code, beside the engine's own
+    as_student.py      the process that runs students' code
     chat.py            a conversation that keeps its cache
     download.py        fetch a known model
     inspect.py         what a model is and what it costs
@@ -13,8 +16,11 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     quantize.py        a model in, a quantized folder out
     bench.py           the speed, beside what the roofline predicts
     bench_workload.py  the flags of requests that arrive over time
+    course.py          the assignments, listed and started
     notebook_pages.py  a lesson executed by a kernel, and rendered
     notebooks.py       the lessons, listed or written as pages
+    course_all.py      a whole class graded: its flags, progress and statistics
+    course_package.py  a zip file for a system that grades
 
 A command's module is imported only when it is asked for, and NumPy only when a model is opened, so `--help` is instant.
 A command offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns the exit
@@ -38,7 +44,7 @@ from tinyinfer.cli.signals import ending_signals
 from tinyinfer.course.errors import CourseError
 from tinyinfer.errors import ModelError, RequestError
 
-COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench", "notebooks")
+COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench", "course", "notebooks")
 
 
 def main(argv: Sequence[str] | None = None, opener: Opener = open_model) -> int:
@@ -97,8 +103,15 @@ def parse(words: Sequence[str], opener: Opener = open_model) -> argparse.Namespa
     args, unknown = parser.parse_known_args(words)
     if unknown:
         _refuse(commands.choices.get(args.command, parser), unknown[0])
-    args.opener = opener
+    args.opener, args.given = opener, given(commands.choices.get(args.command, parser), words)
     return args
+
+
+def given(parser: argparse.ArgumentParser, words: Sequence[str]) -> frozenset[str]:
+    """The names of the arguments whose flags are among the words: given, be it with their defaults as values."""
+    known = {flag: action.dest for action in parser._actions for flag in action.option_strings}
+    names = [known.get(word.partition("=")[0]) or known.get(word[:2]) for word in words]  # -n3, or -n and then 3
+    return frozenset(name for name in names if name)
 
 
 def _refuse(parser: argparse.ArgumentParser, word: str) -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.arguments import (
@@ -16,6 +18,7 @@ from tinyinfer.cli.arguments import (
     sampling_params,
     typed_text,
 )
+from tinyinfer.cli.comparison import Generation
 from tinyinfer.cli.console import Answers, is_terminal, notes, read_text, run_sequences, say, show_json, statistics
 from tinyinfer.errors import ModelError, RequestError, placed
 from tinyinfer.text.plain_text import plain
@@ -52,6 +55,10 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
         help="the same (repeatable), after PROMPT")  # fmt: skip
     add("-f", "--file", action="append", default=[], metavar="FILE",
         help="a prompt from a file (repeatable), after the others; the last line's end is dropped")  # fmt: skip
+    add("--use", action="append", default=[], metavar="DIR",
+        help="answer through the code of an assignment's folder (`course start`), and compare with the engine's own; "
+        "repeatable; exit status 1 where a token differs")  # fmt: skip
+    add("--as-student", metavar="DIR", help=argparse.SUPPRESS)  # the process that --use starts
     add_conversation_arguments(parser)
     add("--raw", action="store_true", help="no chat template: the model continues the prompt itself")
     add("--json", action="store_true", help=JSON_HELP)
@@ -88,6 +95,10 @@ def json_object(text: str) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Generates. Exit status 0, or 130 after Ctrl-C. Raises ValueError for flags that do not fit together."""
+    if args.as_student is not None:
+        from tinyinfer.cli.as_student import serve
+
+        return serve(Path(args.as_student), args.opener, generate)
     prompts = read_prompts(args)
     if args.raw and args.system_prompt is not None:
         raise ValueError("--system-prompt needs the chat template that --raw leaves out; write it into the prompt")
@@ -95,6 +106,17 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--chat-template-kwargs are for the chat template that --raw leaves out; omit one of them")
     if args.logprobs is not None and not args.json:
         raise ValueError("--logprobs are shown only with --json; add it")
+    if args.use:
+        from tinyinfer.cli.use import run as run_students
+
+        return run_students(args, prompts, generate)
+    return generate(args, prompts).status
+
+
+def generate(args: argparse.Namespace, prompts: list[str], silent: Callable[[int], None] | None = None) -> Generation:
+    """Opens the model and answers the prompts. silent: shows no answers, and is told after each step how many tokens
+    there are.
+    """
     params = sampling_params(args)
     llm = opened(args)
     sequences = llm.sequences([tokenize(llm, prompt, args) for prompt in prompts or [DEFAULT_PROMPT]], params)
@@ -103,13 +125,26 @@ def run(args: argparse.Namespace) -> int:
     if not prompts and not args.quiet:
         say(f'No prompt, so here is one: "{DEFAULT_PROMPT}" Give your own: tinyinfer generate "..."')
     try:
-        finished = write_json(llm, sequences, args) if args.json else write_text(llm, sequences, prompts, args)
+        if silent is not None:
+            finished = run_silently(llm, sequences, silent)
+        else:
+            finished = write_json(llm, sequences, args) if args.json else write_text(llm, sequences, prompts, args)
     except RequestError as error:
         places = [f"prompt {i} of {len(prompts)}" for i, seq in enumerate(sequences, 1) if seq.id == error.request_id]
         raise (placed(places[0], error) if len(prompts) > 1 and places else error) from None
     if not args.quiet:
         say("\n".join(statistics(sequences)))
-    return 0 if finished else 130
+    return Generation(llm, sequences, finished)
+
+
+def run_silently(llm: LLM, sequences: list[Sequence], told: Callable[[int], None]) -> bool:
+    """Computes the sequences and tells after each step how many tokens there are; False when Ctrl-C ended it."""
+
+    def update() -> bool:
+        told(sum(len(seq.new_tokens) for seq in sequences))
+        return False
+
+    return run_sequences(llm, sequences, False, update)
 
 
 def read_prompts(args: argparse.Namespace) -> list[str]:
@@ -163,9 +198,12 @@ def write_text(llm: LLM, sequences: list[Sequence], prompts: list[str], args: ar
     """Answers on stdout as they come; False when Ctrl-C ended them."""
     titles = [f"prompt {i} of {len(prompts)}: {shorten(prompt)}" for i, prompt in enumerate(prompts, 1)]
     answers = Answers(sequences, titles, shows_thinking(args), args.trace)
-    finished = run_sequences(llm, sequences, args.trace, answers.update)
-    if not finished:
-        answers.interrupt()
+    finished = False
+    try:
+        finished = run_sequences(llm, sequences, args.trace, answers.update)
+    finally:
+        if not finished:  # Ctrl-C, or an error
+            answers.interrupt()
     return finished
 
 

@@ -8,6 +8,7 @@ values and counts, and serves in the engine (`generate --use DIR`). Files in rea
     source.py          a module as text: its definitions, and what they need
     file_text.py       the text of a student's file
     cut.py             skeleton and solution, and the engine with students' code in it
+    start.py           an assignment's folder: the file to edit, public tests, README, marker
     stand_ins.py       what the student's code gets in place of a sequence and a device
     records.py         what stands for a record or an object on each side of the pipe
     frames.py          the outside of a frame: bounds, header, bytes of arrays
@@ -23,7 +24,27 @@ values and counts, and serves in the engine (`generate --use DIR`). Files in rea
     piped.py           a student's code in a limited child process, with deadlines
     compare.py         where a result first differs, and from which usual mistake
     runner.py          one test: which of its parts passed, and why the others did not
+    hidden.py          hidden tests, and the seeds that no student can compute
     pytest_plugin.py   plain pytest in an assignment's folder, and the score so far
+    report.py          the points of one submission, for the student and for the teacher
+    source_scan.py     imports and names that a task does not need
+    submission.py      one file out of a folder that a stranger filled
+    children.py        one sandbox for a submission, one process in it for each test
+    attempts.py        one test, run once or twice
+    grade.py           a submission graded
+    gradescope.py      the report for Gradescope
+    classroom50.py     the report for Classroom 50
+    late.py            what a submission loses by its time
+    class_folder.py    one folder a student: what did each of them hand in?
+    gradebook.py       one record a student, written at once
+    workers.py         several students graded at a time, each by a process
+    grade_one.py       such a process
+    many.py            a whole class: who has to be graded again?
+    grades_csv.py      a row a student, which a spreadsheet does not run
+    item_statistics.py  what the class as a whole did
+    autograder.py      what a system runs that grades one submission
+    wheel.py           a wheel of this package, out of its own files
+    package.py         the zip file that such a system takes
 
 Wins: one source for engine, skeleton and solution, so that none of them goes stale. Loses: the solutions are public, as
 the engine is; docs/teaching.md says what that means for marks.

@@ -11,6 +11,7 @@ with which it was started. Every mistake in a manifest or a marker is a CourseEr
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -22,13 +23,14 @@ from typing import Any, ClassVar, TypeVar
 
 from tinyinfer.course.errors import CourseError
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.errors import SwitchError
+from tinyinfer.sampling_params import SamplingParams
 
 MANIFEST = "assignment.toml"
 FOLDER = Path(__file__).parent / "assignments"
 TEACHING_ORDER = ("transformer_operations", "kv_cache", "sampling", "quantization", "speculative_verification")
 FULL_MARKS = 100
 LARGEST_MARKER = 10_000  # bytes: a marker has three lines
+KINDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "a table"}
 T = TypeVar("T")
 
 
@@ -59,8 +61,8 @@ class Assignment:
     """One assignment as its manifest describes it.
 
     minutes: of a student's work. lines: of code in our solution. background: what to read before. switches: those of
-    the engine under which the student's code serves. allowed: further modules that the student's file may import.
-    given_source: class -> text that the student's file shows in the place of the engine's class.
+    engine and sampling under which the student's code serves. allowed: further modules that the student's file may
+    import. given_source: class -> text that the student's file shows in the place of the engine's class.
     """
 
     name: str
@@ -191,21 +193,27 @@ def check_tests(table: Table, tests: tuple[Test, ...]) -> None:
 
 
 def read_switches(table: Table) -> Mapping[str, Any]:
-    """The switches of a manifest. Raises CourseError for one that the engine does not have, or that cannot work."""
+    """The switches of a manifest: of the engine, and of sampling. Raises CourseError for what neither has or allows."""
     given = table.take("switches", dict, {})
+    sampling = {one.name for one in fields(SamplingParams)}
     try:
-        EngineConfig.from_switches(**given)
-    except SwitchError as error:
+        EngineConfig.from_switches(**{name: value for name, value in given.items() if name not in sampling})
+        SamplingParams(**{name: value for name, value in given.items() if name in sampling})
+    except ValueError as error:
         raise table.error("switches", str(error)) from None
     return MappingProxyType(given)
 
 
 def read_given(table: Table) -> Mapping[str, str]:
-    """The source text of a manifest, by class. Raises CourseError for other values."""
+    """The source text of a manifest, by class. Raises CourseError for what is no source."""
     given = table.take("given_source", dict, {})
     for name, text in given.items():
         if not isinstance(text, str) or not text.strip():
             raise table.error("given_source", f"{name} must be Python source, as text")
+        try:
+            ast.parse(text)
+        except (SyntaxError, ValueError) as error:
+            raise table.error("given_source", f"{name} is no Python source ({error})") from None
     return MappingProxyType(given)
 
 
@@ -233,7 +241,7 @@ class Table:
         if value is None:
             raise self.error(key, "is missing")
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.error(key, f"must be a TOML value of Python's type {kind.__name__}, not {value!r}")
+            raise self.error(key, f"must be {KINDS[kind]}, not {value!r}")
         if isinstance(value, str) and not value.strip():
             raise self.error(key, "is empty")
         return value

@@ -7,7 +7,6 @@ tests.
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Generator
 from typing import Any
 
@@ -16,17 +15,13 @@ import pytest
 
 from tinyinfer.course.assignment import Assignment, Test, marked
 from tinyinfer.course.errors import CourseError
+from tinyinfer.course.hidden import public_seed
 from tinyinfer.course.runner import PASSED, Outcome, Parts
 from tinyinfer.course.student import LocalStudent
 
 OUTCOMES: pytest.StashKey[dict[str, Outcome]] = pytest.StashKey()  # of a session: test -> what became of it
 PARTS: pytest.StashKey[Parts] = pytest.StashKey()  # of a test
 ASSIGNMENT: pytest.StashKey[Assignment] = pytest.StashKey()  # of a session
-
-
-def public_seed(test: str) -> int:
-    """The seed of a public test's inputs: the same for all students."""
-    return zlib.crc32(test.encode())
 
 
 @pytest.fixture

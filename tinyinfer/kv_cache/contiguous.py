@@ -26,6 +26,10 @@ class ContiguousCache(Cache):
         super().__init__(spec, device)
         self._arrays: dict[int, tuple[LayerRows, ...]] = {}  # sequence id -> each layer's (K, P, Ek) and (K, P, Ev)
 
+    def _room(self, seq: Sequence) -> int:
+        """How many positions the sequence's array has."""
+        return positions_of(self._arrays.get(seq.id, ()))
+
     def missing(self, seq: Sequence, n: int) -> int:
         return max(0, self.length(seq) + n - self._room(seq))
 
@@ -75,7 +79,3 @@ class ContiguousCache(Cache):
     @property
     def held_bytes(self) -> int:
         return sum(map(positions_of, self._arrays.values())) * self.position_bytes
-
-    def _room(self, seq: Sequence) -> int:
-        """How many positions the sequence's array has."""
-        return positions_of(self._arrays.get(seq.id, ()))

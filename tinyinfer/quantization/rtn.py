@@ -37,7 +37,6 @@ def fit(
     if scheme.symmetric:
         return to_half(np.maximum(high, -low) / scheme.highest), None
     minimum = to_half(low)  # (N, G)
-    high = np.clip(high, None, HALF_MAX * scheme.highest)  # (N, G): a larger range has no scale in float16
     return to_half((high - minimum.astype(np.float32)) / scheme.highest), minimum
 
 

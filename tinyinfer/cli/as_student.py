@@ -1,0 +1,95 @@
+"""The process of `generate --use` that runs students' code: the same command, and what it records of its run.
+
+An error of the students' code is told by its sentence and by the lines of the students' files in the traceback; our own
+lines say nothing to a student. An error that the engine raises over a wrong result names the file that gave it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from tinyinfer.cli.arguments import UsageError
+from tinyinfer.cli.comparison import Generation
+from tinyinfer.cli.console import fail, say
+from tinyinfer.course.errors import CourseError
+from tinyinfer.errors import ModelError, Worded
+
+OURS = (ModelError, UsageError, CourseError, Worded, OSError, MemoryError)  # told as in every command
+LOADING = "tinyinfer._student_"  # the modules that load students' files
+LINES = 8  # lines of a student's traceback: a recursion has a thousand
+
+
+def serve(folder: Path, opener: object, generate: Callable[..., Generation]) -> int:
+    """Generates as the request in `folder` says, and records tokens and ledger there; the command's exit status.
+
+    generate: generate.py's function. An error of the students' code ends the process at once: what the engine would
+    clean up at the end of the process, it would clean up with the same code.
+    """
+    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    try:
+        done = generate(argparse.Namespace(**request["args"], opener=opener), request["prompts"])
+    except (Exception, SystemExit) as error:
+        told = in_words(first_of(error, request["students"]), request["students"])
+        if told is None:
+            raise
+        status = fail(told[0])
+        for line in told[1:]:
+            say(line)
+        with suppress(OSError):
+            sys.stdout.flush()
+        os._exit(status)
+    (folder / "record.json").write_text(json.dumps(done.record()), encoding="utf-8")
+    return done.status
+
+
+def first_of(error: BaseException, students: Mapping[str, str]) -> BaseException:
+    """The first of the errors that led to this one: while the engine cleans up, a student's code may fail again."""
+    earlier = error.__cause__ or error.__context__
+    found = first_of(earlier, students) if earlier else None
+    return found if found and frames_of(found, students) else error
+
+
+def frames_of(error: BaseException, students: Mapping[str, str]) -> list[traceback.FrameSummary]:
+    """The part of an error's traceback that lies in the students' files."""
+    return [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename in students]
+
+
+def in_words(error: BaseException, students: Mapping[str, str]) -> list[str] | None:
+    """What to tell of an error: a sentence, then lines of the students' files; None for an error as of any command.
+
+    students: the files by their absolute paths, as the user names them.
+    """
+    frames = frames_of(error, students)
+    what = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    if frames:
+        place = f"{students[frames[-1].filename]}:{frames[-1].lineno}"
+        if isinstance(error, NotImplementedError):
+            return [f"{place}: not written yet: {error or frames[-1].name}"]
+        return [f"{place}: the code stopped with {what}", *shown(frames, students)]
+    if isinstance(error, ImportError) and (error.name or "").startswith(LOADING):
+        return [str(error)]
+    if isinstance(error, (*OURS, SystemExit)) or (isinstance(error, ValueError) and not of_a_run(error)):
+        return None
+    files = " and ".join(students.values())
+    return [f"the engine cannot go on with what {files} gave ({what}); run the tests there: pytest"]
+
+
+def of_a_run(error: BaseException) -> bool:
+    """Whether an error came while the model ran, and not from what the user typed."""
+    return any(frame.name == "run_sequences" for frame in traceback.extract_tb(error.__traceback__))
+
+
+def shown(frames: list[traceback.FrameSummary], students: Mapping[str, str]) -> Iterator[str]:
+    """The lines of a traceback that lie in the students' files, the last ones where there are many."""
+    if len(frames) > LINES:
+        yield f"  ... {len(frames) - LINES} calls more"
+    for frame in frames[-LINES:]:
+        yield f"  {students[frame.filename]}, line {frame.lineno}, in {frame.name}"
+        yield f"    {(frame.line or '').strip()}"
