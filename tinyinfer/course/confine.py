@@ -46,7 +46,7 @@ def confine(c: Confinement) -> tuple[list[str], list[str]]:
     readable = list(readable_parts(c.readable)) if LINUX and landlock.abi() else []
     steps: list[tuple[str, Callable[[], str]]] = [
         ("no other network", _leave_network),
-        *((f"no limit of {what}", partial(_limit_resource, *limit, what)) for what, limit in resource_limits(c).items()),
+        *((f"no limit of {what}", partial(_limit, what, *limit)) for what, limit in resource_limits(c).items()),
         ("no other user", lambda: _change_user(c)), ("no end with the grader's", lambda: _end_with(c.grader)),
         ("no Landlock", lambda: _restrict_files(readable)),
         ("no seccomp", lambda: _filter_calls(writes=bool(readable))),
@@ -80,7 +80,7 @@ def resource_limits(c: Confinement) -> dict[str, tuple[str, int, int, str]]:
     }
 
 
-def _limit_resource(name: str, soft: int, hard: int, words: str, what: str) -> str:
+def _limit(what: str, name: str, soft: int, hard: int, words: str) -> str:
     import resource
 
     resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
