@@ -36,7 +36,7 @@ def test_every_limit_is_told_in_a_sentence(student):
     """Catches a report that cannot say under which limits it was made."""
     told = [*student.limits, *student.missing_limits]
     assert len(set(told)) == len(told) >= 10
-    assert "memory: 512 MB of address space" in student.limits
+    assert "memory: 384 MB beside what Python and NumPy take" in student.limits
     assert all(text and "\n" not in text for text in told)
     if processes.PROC.is_dir() and os.geteuid() == 0:
         assert any(text.startswith("another user: uid ") for text in student.limits)

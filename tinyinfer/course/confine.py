@@ -45,7 +45,7 @@ def confine(c: Confinement) -> tuple[list[str], list[str]]:
     missing: list[str] = []
     readable = list(readable_parts(c.readable)) if LINUX and landlock.abi() else []
     steps: list[tuple[str, Callable[[], str]]] = [
-        ("no other network", _leave_network),
+        ("no other network", _leave_network), ("no limit of memory", lambda: _limit_memory(c.memory_bytes)),
         *((f"no limit of {what}", partial(_limit, what, *limit)) for what, limit in resource_limits(c).items()),
         ("no other user", lambda: _change_user(c)), ("no end with the grader's", lambda: _end_with(c.grader)),
         ("no Landlock", lambda: _restrict_files(readable)),
@@ -69,15 +69,21 @@ def _leave_network() -> str:
 
 def resource_limits(c: Confinement) -> dict[str, tuple[str, int, int, str]]:
     """What setrlimit limits: its name there, the soft and the hard limit, and how much that is in words."""
-    memory, threads, opened, cpu = c.memory_bytes, c.threads, c.open_files, c.cpu_seconds
+    threads, opened, cpu = c.threads, c.open_files, c.cpu_seconds
     return {
-        "memory": ("AS", memory, memory, f"{memory >> 20} MB of address space"),
         "CPU time": ("CPU", cpu, cpu + 1, f"{cpu} s"),
         "threads and processes": ("NPROC", threads, threads, f"{threads} of this user"),
         "open files": ("NOFILE", opened, opened, str(opened)),
         "files": ("FSIZE", 0, 0, "no byte can be written"),
         "crashes": ("CORE", 0, 0, "no memory is written to a file"),
     }
+
+
+def _limit_memory(nbytes: int) -> str:
+    """Limits the address space to what it is now, with Python and NumPy in it, and so many bytes."""
+    with open("/proc/self/statm", encoding="ascii") as sizes:
+        own = int(sizes.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return _limit("memory", "AS", own + nbytes, own + nbytes, f"{nbytes >> 20} MB beside what Python and NumPy take")
 
 
 def _limit(what: str, name: str, soft: int, hard: int, words: str) -> str:

@@ -166,15 +166,18 @@ class PipedStudent(Student):
         sandbox = self._shared or (self._own and self._own.__enter__())
         assert sandbox is not None
         self._sandbox, self._begun = sandbox, time.monotonic()
-        self._child = Child(sandbox, self._limits)
+        try:
+            self._child = Child(sandbox, self._limits)
+        except BaseException:
+            self._remove_own()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self._child.end()
         finally:
-            if self._own is not None:
-                self._own.__exit__(None, None, None)
+            self._remove_own()
 
     @property
     def limits(self) -> tuple[str, ...]:
@@ -195,11 +198,25 @@ class PipedStudent(Student):
         """The beginning of what the student's code has printed, and how many bytes came behind it."""
         return self._child.printed
 
-    def _ask(self, request: Request) -> dict[str, Any]:
+    def load(self) -> None:
+        """Waits until the child has executed the student's file. Raises StudentError, also when called again."""
         __tracebackhide__ = True
         self._greet()
-        self._load()
+        if not self._loaded:
+            self._loaded = True
+            self._read_file()
+        if self._fault is not None:
+            raise self._fault
+
+    def _ask(self, request: Request) -> dict[str, Any]:
+        __tracebackhide__ = True
+        self.load()
         return self._answer(pack(request, what=request["name"]))
+
+    def _remove_own(self) -> None:
+        """Removes the sandbox that only this child has used."""
+        if self._own is not None:
+            self._own.__exit__(None, None, None)
 
     def _greet(self) -> None:
         """Waits until the child has said which limits are in force. Raises CourseError."""
@@ -217,19 +234,14 @@ class PipedStudent(Student):
         self._in_force, self._missing = tuple(told["in_force"]), tuple(told["missing"])
         self._begun = time.monotonic()  # how long a machine takes to start Python is no fault of the student's
 
-    def _load(self) -> None:
-        """Waits until the child has executed the student's file. Raises StudentError."""
-        __tracebackhide__ = True
-        if self._loaded:
-            return
-        self._loaded = True
+    def _read_file(self) -> None:
+        """Lets the child execute the student's file, and keeps why no request can be answered, if there is a reason."""
         try:
             self._answer(b"")
-        except (StudentTimeout, StudentDied):
-            raise
+        except (StudentTimeout, StudentDied) as error:
+            self._fault = error
         except StudentError as error:
             self._fault = not_loaded(error, self.assignment.file)
-            raise self._fault from None
 
     def _answer(self, frame: bytes) -> dict[str, Any]:
         """The child's reply to a frame. Raises StudentError; after one that has ended the child, always the same."""
