@@ -19,6 +19,8 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     course.py          the assignments, listed and started
     notebook_pages.py  a lesson executed by a kernel, and rendered
     notebooks.py       the lessons, listed or written as pages
+    course_all.py      a whole class graded: its flags, progress and statistics
+    course_package.py  a zip file for a system that grades
 
 A command's module is imported only when it is asked for, and NumPy only when a model is opened, so `--help` is instant.
 A command offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns the exit

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tinyinfer.cli import course_all
 from tinyinfer.cli.arguments import typed_text
 from tinyinfer.cli.console import progress_bar, say, show
 
@@ -23,7 +24,7 @@ def register(subcommands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tinyinfer course grade` and its flags to the subcommands."""
     about = "grade a submission: the student's code runs in limited processes, and is compared with the engine"
     parser = subcommands.add_parser("grade", help=about, description=about)
-    parser.add_argument("folder", metavar="DIR", type=Path, help="the submission: a folder that holds NAME.py")
+    parser.add_argument("folder", nargs="?", metavar="DIR", type=Path, help="the submission: it holds NAME.py")
     parser.add_argument("--assignment", metavar="NAME", help="its assignment (default: as DIR/assignment.toml says)")
     parser.add_argument(
         "--student", metavar="ID", type=typed_text, default="",
@@ -39,11 +40,15 @@ def register(subcommands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--only", metavar="TEST", action="append", default=[], help="grade this test; may be repeated")
     parser.add_argument("--seconds", action="store_true", help="take the time of each test, for json")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    course_all.add_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(args: argparse.Namespace) -> int:
     """Grades; the exit status is 0 for full marks of what was asked, else 1. Raises CourseError, OSError."""
+    if args.all is not None:
+        return course_all.run(args)
+    course_all.refuse(args)
     from tinyinfer.course.grade import grade
 
     written = writer(args.format)

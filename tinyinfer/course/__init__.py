@@ -34,6 +34,17 @@ values and counts, and serves in the engine (`generate --use DIR`). Files in rea
     grade.py           a submission graded
     gradescope.py      the report for Gradescope
     classroom50.py     the report for Classroom 50
+    late.py            what a submission loses by its time
+    class_folder.py    one folder a student: what did each of them hand in?
+    gradebook.py       one record a student, written at once
+    workers.py         several students graded at a time, each by a process
+    grade_one.py       such a process
+    many.py            a whole class: who has to be graded again?
+    grades_csv.py      a row a student, which a spreadsheet does not run
+    item_statistics.py  what the class as a whole did
+    autograder.py      what a system runs that grades one submission
+    wheel.py           a wheel of this package, out of its own files
+    package.py         the zip file that such a system takes
 
 Wins: one source for engine, skeleton and solution, so that none of them goes stale. Loses: the solutions are public, as
 the engine is; docs/teaching.md says what that means for marks.
