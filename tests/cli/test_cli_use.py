@@ -108,7 +108,7 @@ def test_json_lines_hold_the_comparison_of_sampled_prompts(
     folder = student(
         source=changed(
             "stop = self._written[seq.id] if stop",
-            "self.ledger.steps += 1\n        stop = self._written[seq.id] if stop",
+            "self.ledger.steps += 1; print(1)\n        stop = self._written[seq.id] if stop",
         )
     )
     words = ["generate", "-m", short, "-n", "5", "hello", "-p", "what is", "--temp", "0.9", "--json", "-q"]
@@ -121,6 +121,7 @@ def test_json_lines_hold_the_comparison_of_sampled_prompts(
         {"identical": True, "first_difference": None, "ledger_difference": {"steps": reads}}
     ] * 2
     assert err.splitlines()[-1].startswith("ledger: steps ")
+    assert "1" in err.splitlines()  # what the student's code prints is no answer
 
 
 # --- What is wrong with a student's file ---
@@ -162,7 +163,7 @@ def test_an_error_shows_the_students_lines_and_none_of_ours(
         ("    def free(", "    def release(", "kv_cache.py does not define ContiguousCache.free, which"),
         (BACK, "        import os; os._exit(0)\n", "ended with exit status 0, before all answers"),
         (BACK, "        raise SystemExit(0)\n", "the code stopped with SystemExit: 0"),
-        (BACK, "        import os; os.kill(os.getpid(), 9)\n", "ended by signal SIGKILL, before all"),
+        (BACK, "        import os; os.kill(os.getpid(), 9)\n", "ended by signal 9 (Killed), before all"),
     ],
 )  # fmt: skip
 def test_a_file_that_stops_the_run_is_told_in_one_sentence(
