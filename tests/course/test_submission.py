@@ -23,7 +23,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def test_a_plain_folder_gives_the_source_and_nothing_to_say(desk):
-    """Catches notes about files that everybody has."""
+    """Catches notes about files that all students have."""
     for name, text in (("README.md", "x"), ("notes.txt", "x"), ("assignment.toml", 'name = "small"\nversion = "3"\n')):
         (desk.folder / name).write_text(text)
     (desk.folder / "test_small.py").write_bytes((desk.a.folder / "test_small.py").read_bytes())
@@ -41,7 +41,7 @@ def test_only_a_regular_file_is_read(desk, kind, tmp_path):
     """Catches a link to another's file or to /dev/zero, and a FIFO that makes the grader wait for ever."""
     path = desk.folder / "small.py"
     path.unlink()
-    (tmp_path / "other.py").write_text("the solution of somebody else")
+    (tmp_path / "other.py").write_text("the solution of another student")
     if kind == "link":
         path.symlink_to(tmp_path / "other.py")
     elif kind == "dangling":

@@ -9,7 +9,7 @@ from typing import Any
 
 from tinyinfer.cli.console import say, show
 
-PARTS: tuple[str, ...] = ()  # further files of this folder, each with `register(subcommands)`
+PARTS = ("course_grade",)  # further files of this folder, each with `register(subcommands)`
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
