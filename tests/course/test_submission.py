@@ -75,6 +75,16 @@ def test_a_file_that_is_exchanged_while_it_is_read_is_refused(desk, tmp_path, mo
     assert "became another file" in take(desk.folder, desk.a).fault
 
 
+def test_a_file_without_permission_is_the_students_fault(desk, monkeypatch):
+    """Catches a class of 200 that ends at the one file which may not be read."""
+
+    def refused(*words: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refused)
+    assert take(desk.folder, desk.a).fault == "small.py cannot be read (Permission denied)"
+
+
 @pytest.mark.parametrize(
     ("source", "fault"),
     [
@@ -225,6 +235,7 @@ def test_a_link_to_a_folder_is_not_entered(desk, tmp_path):
         ("x = __import__", "uses __import__, which"),
         ("().__class__.__bases__", "uses .__bases__, which"),
         ("np.load('x')", "uses .load, which"),
+        ("from numpy import load as softmax", "imports load, which"),
         ("np.allclose = print", "changes np...allclose, which belongs to a module"),
         ("del np.random.seed", "changes np...seed, which belongs to a module"),
     ],

@@ -43,16 +43,16 @@ class Submission:
 
 
 def take(folder: Path, a: Assignment) -> Submission:
-    """The student's file of an assignment out of a folder. Raises CourseError where the folder cannot be read."""
+    """The student's file of an assignment out of a folder. Raises CourseError where there is no such folder."""
     if not folder.is_dir():
         raise CourseError(f"{folder}: there is no such folder; make it by: tinyinfer course start {a.name} {folder}")
+    others = strange(folder, a)
     try:
-        others = strange(folder, a)
         source, linked = read_regular(folder / a.file, LARGEST)
     except Unusable as error:
         return Submission(b"", tuple(others), missing(folder, a) or f"{a.file} {error}")
     except OSError as error:
-        raise CourseError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from None
+        return Submission(b"", tuple(others), f"{a.file} cannot be read ({error.strerror or error})")
     notes = [f"{a.file} is a hard link: another name of the same file exists"] * linked + version_note(folder, a)
     fault = marker_fault(folder, a) or text_fault(source, a.file) or parse_fault(source, a.file)
     scanned = [] if fault else scan_source(source, a)
