@@ -36,7 +36,7 @@ def register(subcommands: argparse._SubParsersAction[Any]) -> None:
         help="text for the student, json with everything for the teacher, or a system's own (default: text)",
     )  # fmt: skip
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the report to FILE after each test")
-    parser.add_argument("--hidden", metavar="DIR", type=Path, help="the folder with hidden_NAME.py and secret")
+    parser.add_argument("--hidden", metavar="DIR", type=Path, help="the folder of the hidden tests and the secret")
     parser.add_argument("--only", metavar="TEST", action="append", default=[], help="grade this test; may be repeated")
     parser.add_argument("--seconds", action="store_true", help="take the time of each test, for json")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
