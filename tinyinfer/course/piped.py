@@ -192,8 +192,7 @@ class PipedStudent(Student):
 
     def _ask(self, request: Request) -> dict[str, Any]:
         __tracebackhide__ = True
-        self._greet()
-        self._load()
+        self.load()
         return self._answer(pack(request, what=request["name"]))
 
     def _greet(self) -> None:
@@ -211,9 +210,10 @@ class PipedStudent(Student):
             raise CourseError(f"root cannot grade without a second user ({why}); grade as a user who is not root")
         self._in_force, self._missing = tuple(told["in_force"]), tuple(told["missing"])
 
-    def _load(self) -> None:
+    def load(self) -> None:
         """Waits until the child has executed the student's file. Raises StudentError."""
         __tracebackhide__ = True
+        self._greet()
         if self._loaded:
             return
         self._loaded = True

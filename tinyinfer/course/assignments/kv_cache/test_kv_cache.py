@@ -13,10 +13,10 @@ from itertools import count
 import numpy as np
 
 from tinyinfer.backends.reference import ReferenceOps
-from tinyinfer.course.compare import Failure, at_least, same_array, same_value
+from tinyinfer.course.compare import Failure, same_array, same_value
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.ledger import Ledger
-from tinyinfer.lessons.cache_judge import TEXT, forward, one_pass
+from tinyinfer.lessons.cache_judge import forward, one_pass
 from tinyinfer.lessons.models import Models
 from tinyinfer.model.config import Rows
 from tinyinfer.sampling_params import SamplingParams
