@@ -24,7 +24,7 @@ def register(subcommands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tinyinfer course grade` and its flags to the subcommands."""
     about = "grade a submission: the student's code runs in limited processes, and is compared with the engine"
     parser = subcommands.add_parser("grade", help=about, description=about)
-    parser.add_argument("folder", nargs="?", metavar="DIR", type=Path, help="the submission: it holds NAME.py")
+    parser.add_argument("folder", nargs="?", metavar="DIR", type=Path, help="a submission, with the one file to edit")
     parser.add_argument("--assignment", metavar="NAME", help="its assignment (default: as DIR/assignment.toml says)")
     parser.add_argument(
         "--student", metavar="ID", type=typed_text, default="",
