@@ -10,10 +10,10 @@ import pytest
 from sandboxed import RUN, a_source, an_assignment, attempt, run
 
 from tinyinfer.backends.reference import ReferenceOps
-from tinyinfer.course import processes, seccomp
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.piped import PipedStudent
-from tinyinfer.course.sandbox import Limits, Sandbox
+from tinyinfer.course.sandbox import processes, seccomp
+from tinyinfer.course.sandbox.piped import PipedStudent
+from tinyinfer.course.sandbox.sandbox import Limits, Sandbox
 from tinyinfer.course.student import LocalStudent, Student, StudentDied, StudentError, StudentTimeout
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.ledger import Ledger
@@ -253,7 +253,7 @@ def test_root_does_not_grade_without_a_second_user(monkeypatch, sandbox):
     """Catches root's rights in the hands of a student's code."""
     if not sandbox.as_root:
         pytest.skip("needs root")
-    monkeypatch.setattr("tinyinfer.course.sandbox.free_uid", lambda: None)
+    monkeypatch.setattr("tinyinfer.course.sandbox.sandbox.free_uid", lambda: None)
     with child(sandbox) as student, pytest.raises(CourseError, match="root cannot grade without a second user"):
         run(student, "out = 1")
 

@@ -14,9 +14,9 @@ import pytest
 from sandboxed import a_source, an_assignment, attempt, run
 
 import tinyinfer
-from tinyinfer.course import landlock, processes, seccomp
-from tinyinfer.course.piped import PipedStudent
-from tinyinfer.course.sandbox import PREFIX, Sandbox, link_tree, new_folder, places, reachable, sweep
+from tinyinfer.course.sandbox import landlock, processes, seccomp
+from tinyinfer.course.sandbox.piped import PipedStudent
+from tinyinfer.course.sandbox.sandbox import PREFIX, Sandbox, link_tree, new_folder, places, reachable, sweep
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 LANDLOCK = pytest.mark.skipif(sys.platform != "linux" or not landlock.abi(), reason="this kernel has no Landlock")
@@ -124,7 +124,7 @@ def test_the_engine_s_own_version_is_not_there(student):
         == "done"
     )
     assert attempt(student, "import tinyinfer.kv_cache.paged") == "ModuleNotFoundError"
-    assert attempt(student, "import tinyinfer.course.piped") == "ModuleNotFoundError"
+    assert attempt(student, "import tinyinfer.course.sandbox.piped") == "ModuleNotFoundError"
     assert attempt(student, "import pytest") == attempt(student, "import filelock") == "ModuleNotFoundError"
 
 
@@ -177,7 +177,7 @@ def test_the_folder_of_a_killed_grader_is_removed_by_the_next(tmp_path):
     """Catches folders that stay for ever; those of graders that run, and new ones, stay."""
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1]); from sandboxed import *; import tempfile;"
-        "from tinyinfer.course.sandbox import Sandbox; tempfile.tempdir = sys.argv[2];"
+        "from tinyinfer.course.sandbox.sandbox import Sandbox; tempfile.tempdir = sys.argv[2];"
         "s = Sandbox(an_assignment(), a_source()).__enter__(); print(s.folder, flush=True); time.sleep(60)"
     )
     here = str(Path(__file__).parent)
@@ -229,7 +229,7 @@ def test_files_are_linked_without_tests_and_installed_packages(tmp_path):
 
 FORCED = """
 import os, sys
-from tinyinfer.course import confine, landlock, seccomp
+from tinyinfer.course.sandbox import confine, landlock, seccomp
 {change}
 c = confine.Confinement(None, 1 << 30, 9, 100, 64, (), os.getppid())
 in_force, missing = confine.confine(c)
@@ -343,7 +343,7 @@ def test_a_child_ends_when_its_grader_is_killed():
     """Catches a child that goes on for ever: its own code never asks for the next request."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1]); from sandboxed import *\n"
-        "from tinyinfer.course.piped import PipedStudent\n"
+        "from tinyinfer.course.sandbox.piped import PipedStudent\n"
         "s = PipedStudent(an_assignment(), a_source()).__enter__()\n"
         "print(run(s, 'import os; out = os.getpid()'), flush=True)\n"
         "run(s, 'import time; time.sleep(60)')"
@@ -369,7 +369,7 @@ def test_the_same_limits_hold_for_a_grader_that_is_not_root():
     code = (
         "import ctypes, os, sys; assert ctypes.CDLL(None).unshare(0x10000000) == 0; assert os.geteuid() != 0\n"
         "sys.path.insert(0, sys.argv[1]); from sandboxed import *\n"
-        "from tinyinfer.course.piped import PipedStudent\n"
+        "from tinyinfer.course.sandbox.piped import PipedStudent\n"
         "with PipedStudent(an_assignment(), a_source()) as s:\n"
         "    print(*s.limits, '-', *s.missing_limits, sep='\\n')\n"
         "    print([attempt(s, code) for code in sys.argv[2:]])\n"

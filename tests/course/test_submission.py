@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from local_children import Desk
 
-from tinyinfer.course import submission
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.submission import take
+from tinyinfer.course.grading import submission
+from tinyinfer.course.grading.submission import take
 
 SOURCE = "import numpy as np\n\n\ndef softmax(s):\n    return s\n"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links and FIFOs of POSIX")

@@ -30,9 +30,9 @@ import numpy as np
 
 from tinyinfer.course.assignment import Assignment
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.records import Handle
-from tinyinfer.course.serving import Server, described
-from tinyinfer.course.wire import pack, unpack
+from tinyinfer.course.sandbox.records import Handle
+from tinyinfer.course.sandbox.serving import Server, described
+from tinyinfer.course.sandbox.wire import pack, unpack
 from tinyinfer.errors import one_line
 
 Request = dict[str, Any]  # operation, target, name, args, kwargs, after: see Student._ask

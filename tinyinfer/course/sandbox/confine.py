@@ -1,0 +1,163 @@
+"""Limits that a child process puts on itself before it reads the student's file. None of them can be undone.
+
+What a system lacks is left out and named: the report's head says which limits were in force. The order matters. A new
+network needs root, another user ends root, and the filter of system calls comes last, for it forbids the others.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from tinyinfer.course.sandbox import landlock, seccomp
+
+NEW_NETWORK = 0x40000000  # CLONE_NEWNET, of unshare
+PARENT_DEATH_SIGNAL = 1  # of prctl
+PACKAGES = "site-packages", "dist-packages"  # where a Python keeps what was installed, the engine maybe
+LINUX = sys.platform == "linux"
+
+
+@dataclass(frozen=True)
+class Confinement:
+    """What to put in force. uid: of the other user; None to stay the same one. threads: of that user, in all.
+
+    readable: paths that stay readable beside Python's own and the system's libraries. grader: the parent's process id.
+    """
+
+    uid: int | None
+    memory_bytes: int
+    cpu_seconds: int
+    threads: int
+    open_files: int
+    readable: tuple[str, ...]
+    grader: int
+
+
+def confine(c: Confinement) -> tuple[list[str], list[str]]:
+    """Puts the limits in force: sentences for those that are, and for those that this system lacks."""
+    in_force: list[str] = []
+    missing: list[str] = []
+    readable = list(readable_parts(c.readable)) if LINUX and landlock.abi() else []
+    steps: list[tuple[str, Callable[[], str]]] = [
+        ("no other network", _leave_network), ("no limit of memory", lambda: _limit_memory(c.memory_bytes)),
+        *((f"no limit of {what}", partial(_limit, what, *limit)) for what, limit in resource_limits(c).items()),
+        ("no other user", lambda: _change_user(c)), ("no end with the grader's", lambda: _end_with(c.grader)),
+        ("no Landlock", lambda: _restrict_files(readable)),
+        ("no seccomp", lambda: _filter_calls(writes=bool(readable))),
+    ]  # fmt: skip
+    os.umask(0o077)
+    for name, step in steps:
+        try:
+            in_force.append(step())
+        except (OSError, ImportError, AttributeError, ValueError) as error:
+            missing.append(f"{name}: {getattr(error, 'strerror', None) or error}")
+    return in_force, missing
+
+
+def _leave_network() -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not LINUX or libc.unshare(NEW_NETWORK):
+        raise OSError("this system or this user cannot make one")
+    return "network: a namespace of its own without any connection"
+
+
+def resource_limits(c: Confinement) -> dict[str, tuple[str, int, int, str]]:
+    """What setrlimit limits: its name there, the soft and the hard limit, and how much that is in words."""
+    threads, opened, cpu = c.threads, c.open_files, c.cpu_seconds
+    return {
+        "CPU time": ("CPU", cpu, cpu + 1, f"{cpu} s"),
+        "threads and processes": ("NPROC", threads, threads, f"{threads} of this user"),
+        "open files": ("NOFILE", opened, opened, str(opened)),
+        "files": ("FSIZE", 0, 0, "no byte can be written"),
+        "crashes": ("CORE", 0, 0, "no memory is written to a file"),
+    }
+
+
+def _limit_memory(nbytes: int) -> str:
+    """Limits the address space to what it is now, with Python and NumPy in it, and so many bytes."""
+    with open("/proc/self/statm", encoding="ascii") as sizes:
+        own = int(sizes.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return _limit("memory", "AS", own + nbytes, own + nbytes, f"{nbytes >> 20} MB beside what Python and NumPy take")
+
+
+def _limit(what: str, name: str, soft: int, hard: int, words: str) -> str:
+    import resource
+
+    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
+    return f"{what}: {words}"
+
+
+def _change_user(c: Confinement) -> str:
+    if c.uid is None:
+        raise OSError("only root can change the user")
+    os.setgroups([])
+    os.setgid(c.uid)
+    os.setuid(c.uid)
+    return f"another user: uid {c.uid}, without groups"
+
+
+def _end_with(grader: int) -> str:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not LINUX or libc.prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL, 0, 0, 0):
+        raise OSError("this system cannot ask for it")
+    if os.getppid() != grader:
+        os._exit(1)
+    return "ends with the grader"
+
+
+def _restrict_files(readable: list[str]) -> str:
+    if not readable:
+        raise OSError("this kernel has none")
+    libc = ctypes.CDLL(None, use_errno=True)
+    libc.prctl(seccomp.NO_NEW_PRIVS, 1, 0, 0, 0)
+    return landlock.restrict(readable, landlock.abi())
+
+
+def _filter_calls(writes: bool) -> str:
+    if not seccomp.supported():
+        raise OSError("no numbers of system calls for this system")
+    return seccomp.restrict(writes)
+
+
+# What stays readable.
+
+
+def readable_parts(given: Iterable[str]) -> Iterator[str]:
+    """Paths whose contents stay readable: Python's own, the system's libraries, the given ones; no installed packages.
+
+    Folders of installed packages lie within Python's own, so such a folder is given part by part.
+    """
+    roots = {os.path.realpath(path) for path in [*sys.path, *_library_folders()] if os.path.exists(path)}
+    for root in roots:
+        yield from _without_packages(Path(root), 2)
+    yield from given
+    yield from ("/etc/ld.so.cache", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime")
+
+
+def _without_packages(folder: Path, depth: int) -> Iterator[str]:
+    """The folder, or the parts of it beside installed packages, for which it is searched so many levels deep."""
+    if folder.name in PACKAGES:
+        return
+    if not (depth and folder.is_dir() and _has_packages(folder, depth)):
+        yield str(folder)
+        return
+    for part in folder.iterdir():
+        yield from _without_packages(part, depth - 1)
+
+
+def _has_packages(folder: Path, depth: int) -> bool:
+    patterns = (f"{'*/' * level}{name}" for level in range(depth) for name in PACKAGES)
+    return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
+
+
+def _library_folders() -> set[str]:
+    """The folders of the shared libraries that this process has loaded."""
+    with open("/proc/self/maps", encoding="utf-8", errors="replace") as maps:
+        paths = {line.split(maxsplit=5)[5].strip() for line in maps if ".so" in line and line.count("/") > 1}
+    return {os.path.dirname(path) for path in paths if not set(PACKAGES) & set(Path(path).parts)}
