@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tinyinfer.course import landlock, seccomp
@@ -44,7 +45,8 @@ def confine(c: Confinement) -> tuple[list[str], list[str]]:
     missing: list[str] = []
     readable = list(readable_parts(c.readable)) if LINUX and landlock.abi() else []
     steps: list[tuple[str, Callable[[], str]]] = [
-        ("no other network", _leave_network), ("no limits by setrlimit", lambda: _set_limits(c)),
+        ("no other network", _leave_network), ("no limit of memory", lambda: _limit_memory(c.memory_bytes)),
+        *((f"no limit of {what}", partial(_limit, what, *limit)) for what, limit in resource_limits(c).items()),
         ("no other user", lambda: _change_user(c)), ("no end with the grader's", lambda: _end_with(c.grader)),
         ("no Landlock", lambda: _restrict_files(readable)),
         ("no seccomp", lambda: _filter_calls(writes=bool(readable))),
@@ -65,17 +67,30 @@ def _leave_network() -> str:
     return "network: a namespace of its own without any connection"
 
 
-def _set_limits(c: Confinement) -> str:
+def resource_limits(c: Confinement) -> dict[str, tuple[str, int, int, str]]:
+    """What setrlimit limits: its name there, the soft and the hard limit, and how much that is in words."""
+    threads, opened, cpu = c.threads, c.open_files, c.cpu_seconds
+    return {
+        "CPU time": ("CPU", cpu, cpu + 1, f"{cpu} s"),
+        "threads and processes": ("NPROC", threads, threads, f"{threads} of this user"),
+        "open files": ("NOFILE", opened, opened, str(opened)),
+        "files": ("FSIZE", 0, 0, "no byte can be written"),
+        "crashes": ("CORE", 0, 0, "no memory is written to a file"),
+    }
+
+
+def _limit_memory(nbytes: int) -> str:
+    """Limits the address space to what it is now, with Python and NumPy in it, and so many bytes."""
+    with open("/proc/self/statm", encoding="ascii") as sizes:
+        own = int(sizes.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    return _limit("memory", "AS", own + nbytes, own + nbytes, f"{nbytes >> 20} MB beside what Python and NumPy take")
+
+
+def _limit(what: str, name: str, soft: int, hard: int, words: str) -> str:
     import resource
 
-    bounds = {
-        "CORE": (0, 0), "FSIZE": (0, 0), "NOFILE": (c.open_files, c.open_files), "AS": (c.memory_bytes, c.memory_bytes),
-        "CPU": (c.cpu_seconds, c.cpu_seconds + 1), "NPROC": (c.threads, c.threads),
-    }  # fmt: skip
-    for name, pair in bounds.items():
-        resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), pair)
-    sizes = f"{c.memory_bytes >> 20} MB of memory, files of 0 bytes, {c.open_files} open files"
-    return f"{c.cpu_seconds} s of CPU time, {sizes}"
+    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
+    return f"{what}: {words}"
 
 
 def _change_user(c: Confinement) -> str:
@@ -84,7 +99,7 @@ def _change_user(c: Confinement) -> str:
     os.setgroups([])
     os.setgid(c.uid)
     os.setuid(c.uid)
-    return f"another user: uid {c.uid} without groups, at most {c.threads} threads"
+    return f"another user: uid {c.uid}, without groups"
 
 
 def _end_with(grader: int) -> str:

@@ -38,7 +38,7 @@ class Child:
     def __init__(self, sandbox: Sandbox, limits: Limits) -> None:
         self.limits = limits
         self._process, self._owned = sandbox.start(limits)
-        self._printed, self._dropped = bytearray(), 0
+        self._printed, self._dropped, self._ended = bytearray(), 0, False
         self._to_send: SimpleQueue[bytes | None] = SimpleQueue()
         self._received: SimpleQueue[bytes | Exception] = SimpleQueue()
         self._threads = [threading.Thread(target=work, daemon=True) for work in (self._exchange, self._read_prints)]
@@ -64,7 +64,10 @@ class Child:
         raise bad_reply(received) if isinstance(received, WireError) else died
 
     def end(self) -> None:
-        """Ends the child and all that it has started. Raises OSError when some of it stays."""
+        """Ends the child and all that it has started. Raises CourseError when some of it stays."""
+        if self._ended:  # its number may be another process's by now
+            return
+        self._ended = True
         self._to_send.put(None)
         try:
             processes.end(self._process, self._owned)
@@ -163,21 +166,26 @@ class PipedStudent(Student):
         sandbox = self._shared or (self._own and self._own.__enter__())
         assert sandbox is not None
         self._sandbox, self._begun = sandbox, time.monotonic()
-        self._child = Child(sandbox, self._limits)
+        try:
+            self._child = Child(sandbox, self._limits)
+        except BaseException:
+            self._remove_own()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         try:
             self._child.end()
         finally:
-            if self._own is not None:
-                self._own.__exit__(None, None, None)
+            self._remove_own()
 
     @property
     def limits(self) -> tuple[str, ...]:
         """The limits that are in force, each in a sentence."""
         self._greet()
-        return (*(self._in_force or ()), f"{self._limits.request_seconds:g} s for each call")
+        times = f"{self._limits.request_seconds:g} s for each call, {self._limits.test_seconds:g} s for each test"
+        watched = [f"memory in use is watched: {self._limits.memory_bytes >> 20} MB"] * (os.name == "posix")
+        return (*(self._in_force or ()), times, *watched)
 
     @property
     def missing_limits(self) -> tuple[str, ...]:
@@ -190,11 +198,25 @@ class PipedStudent(Student):
         """The beginning of what the student's code has printed, and how many bytes came behind it."""
         return self._child.printed
 
-    def _ask(self, request: Request) -> dict[str, Any]:
+    def load(self) -> None:
+        """Waits until the child has executed the student's file. Raises StudentError, also when called again."""
         __tracebackhide__ = True
         self._greet()
-        self._load()
+        if not self._loaded:
+            self._loaded = True
+            self._read_file()
+        if self._fault is not None:
+            raise self._fault
+
+    def _ask(self, request: Request) -> dict[str, Any]:
+        __tracebackhide__ = True
+        self.load()
         return self._answer(pack(request, what=request["name"]))
+
+    def _remove_own(self) -> None:
+        """Removes the sandbox that only this child has used."""
+        if self._own is not None:
+            self._own.__exit__(None, None, None)
 
     def _greet(self) -> None:
         """Waits until the child has said which limits are in force. Raises CourseError."""
@@ -210,20 +232,16 @@ class PipedStudent(Student):
             why = "; ".join(told["missing"])
             raise CourseError(f"root cannot grade without a second user ({why}); grade as a user who is not root")
         self._in_force, self._missing = tuple(told["in_force"]), tuple(told["missing"])
+        self._begun = time.monotonic()  # how long a machine takes to start Python is no fault of the student's
 
-    def _load(self) -> None:
-        """Waits until the child has executed the student's file. Raises StudentError."""
-        __tracebackhide__ = True
-        if self._loaded:
-            return
-        self._loaded = True
+    def _read_file(self) -> None:
+        """Lets the child execute the student's file, and keeps why no request can be answered, if there is a reason."""
         try:
             self._answer(b"")
-        except (StudentTimeout, StudentDied):
-            raise
+        except (StudentTimeout, StudentDied) as error:
+            self._fault = error
         except StudentError as error:
             self._fault = not_loaded(error, self.assignment.file)
-            raise self._fault from None
 
     def _answer(self, frame: bytes) -> dict[str, Any]:
         """The child's reply to a frame. Raises StudentError; after one that has ended the child, always the same."""

@@ -9,6 +9,7 @@ system without /proc has only the process group.
 from __future__ import annotations
 
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -17,6 +18,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+
+from tinyinfer.course.errors import CourseError
 
 PROC = Path("/proc")
 FIRST_UID, UIDS = 20_000, 40_000  # between people's and the system's own
@@ -58,7 +61,7 @@ def free_uid() -> int:
     import pwd
 
     used = {process.uid for process in running()}
-    first = os.getpid() % UIDS
+    first = secrets.randbelow(UIDS)  # two graders that start together shall not find the same one
     for number in range(UIDS):
         uid = FIRST_UID + (first + number) % UIDS
         if uid not in used:
@@ -90,16 +93,17 @@ def _names(pid: int, home: str) -> bool:
 
 
 def end(process: subprocess.Popen[bytes], owned: Owned) -> None:
-    """Ends a child and all that it has started; returns when none of it runs. Raises OSError when some of it stays."""
+    """Ends a child and all that it has started; none of it runs behind it. Raises CourseError when some stays."""
     if os.name == "posix":
         with suppress(ProcessLookupError, PermissionError):  # a group that has ended
             os.killpg(process.pid, signal.SIGKILL)
     process.kill()
-    process.wait(PATIENCE)
+    with suppress(subprocess.TimeoutExpired):
+        process.wait(PATIENCE)
     stop = time.monotonic() + PATIENCE
     while left := left_of(owned):
         if time.monotonic() > stop:
-            raise OSError(f"processes {', '.join(map(str, left))} of a student's code do not end")
+            raise CourseError(f"processes {', '.join(map(str, left))} of a student's code do not end; end them by hand")
         kill_all(left, owned.uid)
 
 

@@ -56,8 +56,8 @@ class Limits:
     request_seconds: float = 10.0
     test_seconds: float = 60.0
     start_seconds: float = 60.0
-    cpu_seconds: int = 30
-    memory_bytes: int = 512 << 20
+    cpu_seconds: int = 20
+    memory_bytes: int = 384 << 20  # beside what Python and NumPy take
     threads: int = 16
     open_files: int = 64
     printed_bytes: int = 64 << 10
@@ -80,8 +80,12 @@ class Sandbox:
         self.file = self.folder / self.assignment.file
         try:
             self._fill()
-        except BaseException:
+        except BaseException as error:
             self.__exit__(None, None, None)
+            if isinstance(error, OSError):
+                raise CourseError(
+                    f"the folder {self.folder} for the student's code cannot be filled: {error}"
+                ) from None
             raise
         return self
 
@@ -90,7 +94,7 @@ class Sandbox:
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self, limits: Limits) -> tuple[subprocess.Popen[bytes], Owned]:
-        """A new child, which has not yet said that its limits are in force. Raises OSError."""
+        """A new child, which has not yet said that its limits are in force. Raises CourseError."""
         uid = free_uid() if self.as_root else None
         owned = Owned(uid, str(self.folder / "empty"))
         threads = limits.threads if uid is not None or os.name != "posix" else limits.threads + threads_of(os.getuid())
@@ -103,12 +107,17 @@ class Sandbox:
             "package": str(self.folder / "package"), "numpy": str(self.numpy), "file": str(self.file),
             "module": f"tinyinfer.{student_module(self.assignment.name)}", "confinement": asdict(confinement),
         }  # fmt: skip
-        process = subprocess.Popen(
-            [sys.executable, *FLAGS, "-c", BOOT, json.dumps(settings)],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=owned.home,
-            env=self._environment(owned.home), start_new_session=True,
+        try:
+            return self._process([*FLAGS, "-c", BOOT, json.dumps(settings)], owned.home), owned
+        except OSError as error:
+            raise CourseError(f"no process can be started for the student's code: {error}") from None
+
+    def _process(self, arguments: list[str], home: str) -> subprocess.Popen[bytes]:
+        """A Python with three pipes and nothing else of the grader's."""
+        return subprocess.Popen(
+            [sys.executable, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=home, env=self._environment(home), start_new_session=True,
         )  # fmt: skip
-        return process, owned
 
     def _environment(self, home: str) -> dict[str, str]:
         needed = {name: os.environ[name] for name in NEEDED if name in os.environ}
