@@ -103,6 +103,7 @@ def test_a_wrong_file_is_told_by_token_and_by_ledger(
     assert ledger == f"ledger: kv_written_bytes {written // 2:,} instead of {written:,}"
 
 
+@pytest.mark.course
 def test_json_lines_hold_the_comparison_of_sampled_prompts(
     student: Make, short: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -140,6 +141,7 @@ def test_a_file_that_is_not_written_names_its_task(
     assert re.search(r":\d+: not written yet: kv_cache, task \d: ContiguousCache.missing$", line)
 
 
+@pytest.mark.course
 def test_an_error_shows_the_students_lines_and_none_of_ours(
     student: Make, short: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
