@@ -234,11 +234,14 @@ def array_bytes(value: Any) -> int:
 
 
 def load_source(name: str, path: Path) -> ModuleType:
-    """The module in a file, executed anew. Raises what its code raises, CourseError where there is no file."""
+    """The module in a file, executed anew. Raises what its code raises, CourseError where there is no file.
+
+    Python's own import would keep bytecode beside the file, and take it for a file that is changed within a second.
+    """
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if spec is None or not path.is_file():
         raise CourseError(f"{path} is missing; `course start` writes it")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
+    exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), vars(module))
     return module
