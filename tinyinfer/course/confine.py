@@ -131,29 +131,24 @@ def _filter_calls(writes: bool) -> str:
 def readable_parts(given: Iterable[str]) -> Iterator[str]:
     """Paths whose contents stay readable: Python's own, the system's libraries, the given ones; no installed packages.
 
-    Folders of installed packages lie within Python's own, so such a folder is given part by part.
+    Installed packages often lie within a folder of Python's own, or of libraries. Then the former is given part by
+    part, and of the latter only the libraries.
     """
-    roots = {os.path.realpath(path) for path in [*sys.path, *_library_folders()] if os.path.exists(path)}
-    for root in roots:
-        yield from _without_packages(Path(root), 2)
+    for folder in map(Path, sys.path):
+        parts = [folder] if folder.is_dir() else []
+        if any((folder / name).is_dir() for name in PACKAGES):
+            parts = [part for part in folder.iterdir() if part.name not in PACKAGES]
+        yield from map(str, parts)
+    for folder in map(Path, _library_folders()):
+        yield from map(str, folder.glob("*.so*") if _has_packages(folder) else [folder])
     yield from given
     yield from ("/etc/ld.so.cache", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime")
 
 
-def _without_packages(folder: Path, depth: int) -> Iterator[str]:
-    """The folder, or the parts of it beside installed packages, for which it is searched so many levels deep."""
-    if folder.name in PACKAGES:
-        return
-    if not (depth and folder.is_dir() and _has_packages(folder, depth)):
-        yield str(folder)
-        return
-    for part in folder.iterdir():
-        yield from _without_packages(part, depth - 1)
-
-
-def _has_packages(folder: Path, depth: int) -> bool:
-    patterns = (f"{'*/' * level}{name}" for level in range(depth) for name in PACKAGES)
-    return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
+def _has_packages(folder: Path) -> bool:
+    """Whether a folder holds installed packages, of itself or of a Python in it."""
+    places = [folder, *(folder / name for name in os.listdir(folder) if name.startswith("python"))]
+    return any((place / name).is_dir() for place in places for name in PACKAGES)
 
 
 def _library_folders() -> set[str]:
