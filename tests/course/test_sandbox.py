@@ -50,7 +50,7 @@ CALLS = {
     "unix socket": "import socket\nsocket.socket(socket.AF_UNIX)", "priority": "import os\nos.setpriority(0, 0, 1)",
     "kill the grader": "import os\nos.kill(os.getppid(), 9)", "stop all": "import os\nos.kill(-1, 19)",
     "kill the group": "import os\nos.killpg(0, 9)", "new session": "import os\nos.setsid()",
-    "another user": "import os\nos.setuid(12345)", "memory as a file": "import os\nos.memfd_create('a')",
+    "another user": "import os\nos.setuid(0)", "memory as a file": "import os\nos.memfd_create('a')",
     "chmod": "import os, numpy\nos.chmod(numpy.__file__, 0o777)", "mkdir": "import os\nos.mkdir('a')",
     "limits of the grader": "import os, resource as r\nr.prlimit(os.getppid(), r.RLIMIT_CPU, (1, 1))",
     "link": "import os\nos.symlink('/etc/passwd', 'x')", "remove": "import os, numpy\nos.remove(numpy.__file__)",
@@ -318,6 +318,21 @@ def test_a_process_that_a_child_has_left_behind_is_ended(tmp_path):
     processes.end(child, processes.Owned(None, str(tmp_path)))
     time.sleep(0.05)
     assert grandchild not in {process.pid for process in processes.running()}
+    child.stdout.close()
+
+
+@LINUX
+def test_a_system_without_proc_ends_the_group(tmp_path, monkeypatch):
+    """Catches macOS: the child's group ends, and what it forked with it."""
+    monkeypatch.setattr(processes, "PROC", tmp_path / "proc")
+    code = "import os, time; os.fork(); print(os.getpid(), flush=True); time.sleep(60)"
+    command = [sys.executable, "-I", "-S", "-c", code]
+    child = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+    pids = {int(child.stdout.readline()) for _ in range(2)}
+    processes.end(child, processes.Owned(None, str(tmp_path)))
+    assert child.stdout.read() == ""  # the pipe's last writer is gone
+    monkeypatch.undo()
+    assert not pids & {process.pid for process in processes.running()}
     child.stdout.close()
 
 

@@ -139,7 +139,7 @@ def readable_parts(given: Iterable[str]) -> Iterator[str]:
         if any((folder / name).is_dir() for name in PACKAGES):
             parts = [part for part in folder.iterdir() if part.name not in PACKAGES]
         yield from map(str, parts)
-    for folder in map(Path, _library_folders()):
+    for folder in filter(Path.is_dir, map(Path, _library_folders())):
         yield from map(str, folder.glob("*.so*") if _has_packages(folder) else [folder])
     yield from given
     yield from ("/etc/ld.so.cache", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime")
