@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +21,7 @@ from tinyinfer.course.cut import skeleton
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.grade import PENDING, grade
 from tinyinfer.course.report import Report, as_json, as_text
+from tinyinfer.course.student import Student
 
 ADA = {"student": "ada"}
 
@@ -254,6 +257,36 @@ def test_a_process_that_cannot_be_started_is_the_graders_fault(tmp_path):
     report = graded(desk)
     assert all(result.of_grader for result in report.asked)
     assert not report.fault
+
+
+def test_a_machine_that_can_give_no_marks_says_so(tmp_path, monkeypatch):
+    """Catches marks given as root without a second user, where no process of the student's is limited."""
+    desk = Desk(tmp_path, RIGHT)
+
+    def refuse(self: object) -> None:
+        raise CourseError("root cannot grade without a second user")
+
+    monkeypatch.setattr(type(desk.children), "open", refuse)
+    monkeypatch.setattr(type(desk.children), "limits", ())
+    with pytest.raises(CourseError, match="without a second user"):
+        graded(desk)
+
+
+def test_a_process_that_stays_costs_its_test_and_not_the_report(tmp_path, monkeypatch):
+    """Catches a student who leaves a process that cannot be ended, and so gets no report at all: attack 14."""
+    desk = Desk(tmp_path, RIGHT)
+    opened = desk.children.open
+
+    @contextmanager
+    def leave_one(self: object) -> Iterator[Student]:
+        with opened() as student:
+            yield student
+        raise CourseError("a process of the student's is still there")
+
+    monkeypatch.setattr(type(desk.children), "open", leave_one)
+    report = graded(desk)
+    assert {result.score for result in report.results} == {0.0}
+    assert "is still there" in report.results[0].sentence
 
 
 @pytest.mark.parametrize("content", ["def f(:", "import no_such_package", "raise SystemExit"])

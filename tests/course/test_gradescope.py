@@ -33,7 +33,7 @@ def test_gradescope_accepts_every_report(report):
     "wrong",
     [
         {"score": float("nan"), "tests": []}, {"score": "3"}, {"tests": [{"name": "x"}]}, {"score": 1, "tests": {}},
-        {"score": 1, "visibility": "nobody"}, {"score": 1, "Score": 1}, {"score": 1, "tests": [{"output": ["x"]}]},
+        {"score": 1, "visibility": "teachers"}, {"score": 1, "Score": 1}, {"score": 1, "tests": [{"output": ["x"]}]},
         {"score": 1, "tests": [{"status": "partial"}]}, {"score": 1, "tests": [{"tags": [1]}]},
         {"score": 1, "output_format": "markdown"}, {"score": True}, [],
     ],

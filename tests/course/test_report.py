@@ -16,7 +16,7 @@ HIDDEN = TestResult("test_c", "2.1", 70, 0.0, "failed", 0, 1, "of 0.123: 1 in pl
                     "printed 0.123", True, "a lost row", seed="beef")  # fmt: skip
 NOT_RUN = replace(HIDDEN, status="not run", sentence="", hint="", output="", seed="")
 REPORT = Report("kv_cache", "2", "0.1.0", "ada", ("memory: 300 MB",), ("network: open",), (PASSED, PARTIAL, HIDDEN),
-                ("n1",))  # fmt: skip
+                ("n1", "n2"))  # fmt: skip
 
 
 def test_the_student_sees_points_statuses_and_the_first_thing_to_mend():
@@ -26,13 +26,14 @@ assignment  kv_cache, version 2, graded by tinyinfer 0.1.0
 student     ada
 limits      memory: 300 MB
 no limit    network: open
-note        n1
+notes       n1
+            n2
 
 1.1   test_a              10 / 10   passed
 1.2   test_b               5 / 20   partial (1 of 4 parts passed)
 2.1   test_c (hidden)      0 / 70   failed
 
-First: 1.2 test_b, partial
+First to mend: 1.2 test_b, partial
   8 bits: the shape is (2,).
   hint: a reshape
   this test catches: a lost axis

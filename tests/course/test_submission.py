@@ -23,7 +23,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def test_a_plain_folder_gives_the_source_and_nothing_to_say(desk):
-    """Catches notes about files that everybody has."""
+    """Catches notes about files that all students have."""
     for name, text in (("README.md", "x"), ("notes.txt", "x"), ("assignment.toml", 'name = "small"\nversion = "3"\n')):
         (desk.folder / name).write_text(text)
     (desk.folder / "test_small.py").write_bytes((desk.a.folder / "test_small.py").read_bytes())
@@ -41,7 +41,7 @@ def test_only_a_regular_file_is_read(desk, kind, tmp_path):
     """Catches a link to another's file or to /dev/zero, and a FIFO that makes the grader wait for ever."""
     path = desk.folder / "small.py"
     path.unlink()
-    (tmp_path / "other.py").write_text("the solution of somebody else")
+    (tmp_path / "other.py").write_text("the solution of another student")
     if kind == "link":
         path.symlink_to(tmp_path / "other.py")
     elif kind == "dangling":
@@ -73,6 +73,16 @@ def test_a_file_that_is_exchanged_while_it_is_read_is_refused(desk, tmp_path, mo
     before = os.lstat(tmp_path / "other.py")
     monkeypatch.setattr(os, "lstat", lambda path: before)
     assert "became another file" in take(desk.folder, desk.a).fault
+
+
+def test_a_file_without_permission_is_the_students_fault(desk, monkeypatch):
+    """Catches a class of 200 that ends at the one file which may not be read."""
+
+    def refused(*words: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refused)
+    assert take(desk.folder, desk.a).fault == "small.py cannot be read (Permission denied)"
 
 
 @pytest.mark.parametrize(
@@ -225,6 +235,7 @@ def test_a_link_to_a_folder_is_not_entered(desk, tmp_path):
         ("x = __import__", "uses __import__, which"),
         ("().__class__.__bases__", "uses .__bases__, which"),
         ("np.load('x')", "uses .load, which"),
+        ("from numpy import load as softmax", "imports load, which"),
         ("np.allclose = print", "changes np...allclose, which belongs to a module"),
         ("del np.random.seed", "changes np...seed, which belongs to a module"),
     ],

@@ -17,6 +17,7 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     bench.py           the speed, beside what the roofline predicts
     bench_workload.py  the flags of requests that arrive over time
     course.py          the assignments, listed and started
+    course_grade.py    a submission in, its report out
     notebook_pages.py  a lesson executed by a kernel, and rendered
     notebooks.py       the lessons, listed or written as pages
     course_all.py      a whole class graded: its flags, progress and statistics

@@ -24,7 +24,7 @@ def register(subcommands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tinyinfer course grade` and its flags to the subcommands."""
     about = "grade a submission: the student's code runs in limited processes, and is compared with the engine"
     parser = subcommands.add_parser("grade", help=about, description=about)
-    parser.add_argument("folder", nargs="?", metavar="DIR", type=Path, help="the submission: it holds NAME.py")
+    parser.add_argument("folder", nargs="?", metavar="DIR", type=Path, help="a submission, with the one file to edit")
     parser.add_argument("--assignment", metavar="NAME", help="its assignment (default: as DIR/assignment.toml says)")
     parser.add_argument(
         "--student", metavar="ID", type=typed_text, default="",
@@ -36,7 +36,7 @@ def register(subcommands: argparse._SubParsersAction[Any]) -> None:
         help="text for the student, json with everything for the teacher, or a system's own (default: text)",
     )  # fmt: skip
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the report to FILE after each test")
-    parser.add_argument("--hidden", metavar="DIR", type=Path, help="the folder with hidden_NAME.py and secret")
+    parser.add_argument("--hidden", metavar="DIR", type=Path, help="the folder of the hidden tests and the secret")
     parser.add_argument("--only", metavar="TEST", action="append", default=[], help="grade this test; may be repeated")
     parser.add_argument("--seconds", action="store_true", help="take the time of each test, for json")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")

@@ -42,6 +42,7 @@ values and counts, and serves in the engine (`generate --use DIR`). Files in rea
     many.py            a whole class: who has to be graded again?
     grades_csv.py      a row a student, which a spreadsheet does not run
     item_statistics.py  what the class as a whole did
+    rehearsal.py       does our own solution have full marks on this machine?
     autograder.py      what a system runs that grades one submission
     wheel.py           a wheel of this package, out of its own files
     package.py         the zip file that such a system takes

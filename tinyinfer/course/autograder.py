@@ -1,6 +1,5 @@
 """`python -m tinyinfer.course.autograder`: what a package of `course package` runs where a system grades.
 
-    check NAME                whether all that its grading imports is there
     gradescope NAME FOLDER    FOLDER/submission to FOLDER/results/results.json, written anew after each test
     classroom50 NAME FOLDER   FOLDER is the student's checkout; FOLDER/result.json
 
@@ -17,33 +16,20 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tinyinfer.course import classroom50, gradescope
-from tinyinfer.course.assignment import assignment
-from tinyinfer.course.grade import grade, test_functions
+from tinyinfer.course.grade import grade
 from tinyinfer.course.report import Report
 from tinyinfer.errors import one_line
 
 
 def main(words: Sequence[str]) -> int:
-    """Runs one of the three commands and returns its exit status."""
+    """Runs one of the two commands and returns its exit status."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # `finally` then ends the student's code
-    if words[0] == "check":
-        return check(words[1])
     kind, name, folder = words
     return {"gradescope": for_gradescope, "classroom50": for_classroom50}[kind](name, Path(folder))
-
-
-def check(name: str) -> int:
-    """0 when the tests of an assignment and the modules that it is cut from can be imported. Raises ImportError."""
-    a = assignment(name)
-    test_functions(a, None)
-    for cut in a.cut:
-        import_module(cut.module)
-    return 0
 
 
 def for_gradescope(name: str, root: Path, grading: Callable[..., Report] = grade) -> int:

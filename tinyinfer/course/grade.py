@@ -33,7 +33,7 @@ Runner = Callable[[Assignment, bytes], AbstractContextManager[Children]]
 def grade(
     folder: Path, wanted: str | Assignment | None = None, *, student: str = "", hidden: Path | None = None,
     only: Collection[str] = (), timed: bool = False, runner: Runner = PipedChildren,
-    told: Callable[[Report], object] = id,
+    told: Callable[[Report], None] = lambda report: None,
 ) -> Report:  # fmt: skip
     """The report of a submission.
 
@@ -58,7 +58,7 @@ def grade(
     return report
 
 
-def graded(report: Report, bench: Bench, tests: Numbered, timed: bool, told: Callable[[Report], object]) -> Report:
+def graded(report: Report, bench: Bench, tests: Numbered, timed: bool, told: Callable[[Report], None]) -> Report:
     """The report with the result of each test in its place; with a fault where the student's file cannot be loaded."""
     for place, (number, test) in enumerate(tests):
         if report.results[place].status == NOT_RUN:

@@ -11,6 +11,7 @@ gives the same marks as the system. A package for Classroom 50 has no hidden tes
 
 from __future__ import annotations
 
+import os
 import secrets
 import subprocess
 import sys
@@ -25,18 +26,12 @@ from tinyinfer.course.hidden import BYTES, SECRET, open_hidden
 from tinyinfer.course.wheel import wheel, zipped
 from tinyinfer.loading.whole import whole
 
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"}
 SCRIPTS = Path(__file__).parent / "autograders"
 PROGRAMS = {  # of a package: the name there, and of the file here
     "gradescope": {"setup.sh": "setup.sh", "run_autograder": "run_autograder"},
     "classroom50": {"autograder.py": "classroom50.py"},
 }
-LIST_IMPORTS = """
-import importlib, runpy, sys
-before = set(sys.modules)
-for name in sys.argv[1:]:
-    runpy.run_path(name) if name.endswith(".py") else importlib.import_module(name)
-print(*{name.partition(".")[0] for name in set(sys.modules) - before})
-"""
 
 
 @dataclass(frozen=True)
@@ -48,9 +43,9 @@ class Engine:
     requirements: tuple[str, ...]
 
 
-def engine(a: Assignment) -> Engine:
-    """The engine of this machine, for the grading of an assignment. Raises CourseError where it cannot be imported."""
-    requirements = tuple(pinned(imported(a)))
+def engine(a: Assignment, hidden: Path) -> Engine:
+    """The engine of this machine, for the grading of an assignment with a file of hidden tests. Raises CourseError."""
+    requirements = tuple(pinned(imported(a, hidden)))
     return Engine(*wheel(engine_version(), requirements), requirements)
 
 
@@ -59,7 +54,7 @@ def package(
     output: Path,
     form: str = "gradescope",
     hidden: Path | None = None,
-    built: Callable[[Assignment], Engine] = engine,
+    built: Callable[[Assignment, Path], Engine] = engine,
 ) -> Path | None:
     """Writes the zip file; the folder with its new secret, or None where the secret is `hidden`'s or there is none.
 
@@ -67,7 +62,7 @@ def package(
     """
     beside = output.with_suffix(".hidden") if hidden is None and form == "gradescope" else None
     secret = new_hidden(a, beside) if beside else copied(a, hidden) if hidden and form == "gradescope" else {}
-    grader = built(a)
+    grader = built(a, (hidden or a.folder) / f"hidden_{a.name}.py")
     files = {name: filled(script, a) for name, script in PROGRAMS[form].items()}
     files["requirements.txt"] = "".join(f"{one}\n" for one in grader.requirements).encode()
     files |= {grader.name: grader.wheel, **{f"hidden/{name}": data for name, data in secret.items()}}
@@ -109,14 +104,17 @@ def write_folder(folder: Path, files: Mapping[str, bytes]) -> None:
             (part / name).write_bytes(data)
 
 
-def imported(a: Assignment) -> list[str]:
-    """The top names of all that a process imports which grades this assignment, its tests and modules included."""
-    modules = ["tinyinfer.course.autograder", *(cut.module for cut in a.cut), *a.allowed]
-    tests = [str(path) for path in sorted(a.folder.glob("*.py"))]
-    command = [sys.executable, "-P", "-c", LIST_IMPORTS, *modules, *tests]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def imported(a: Assignment, hidden: Path) -> list[str]:
+    """The top names of all that a process imports which grades this assignment, as a rehearsal shows.
+
+    hidden: the file of the hidden tests, if there is one. Raises CourseError where our own solution loses points here.
+    """
+    command = [sys.executable, "-P", "-m", "tinyinfer.course.rehearsal", str(a.folder)]
+    command += [str(hidden)] if hidden.is_file() else []
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=os.environ | ONE_THREAD)
     if done.returncode:
-        raise CourseError(f"the grader cannot be imported here: {(done.stderr.strip().splitlines() or ['?'])[-1]}")
+        why = (done.stderr.strip().splitlines() or ["it did not end"])[-1]
+        raise CourseError(f"our own solution of {a.name} does not have full marks on this machine: {why}")
     return done.stdout.split()
 
 

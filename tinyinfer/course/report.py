@@ -158,8 +158,9 @@ def head(report: Report) -> str:
         lines.append(f"student     {bounded(report.student, LINE)}")
     if report.local_only:
         lines.append(f"marks       none, {LOCAL_ONLY}")
-    for title, sentences in (("limits", report.limits), ("no limit", report.missing_limits), ("note", report.notes)):
-        lines += [paragraph(f"{title:<10}  {bounded(sentence)}", "            ") for sentence in sentences]
+    for title, sentences in (("limits", report.limits), ("no limit", report.missing_limits), ("notes", report.notes)):
+        titles = [title, *[""] * len(sentences)]
+        lines += [paragraph(f"{t:<10}  {bounded(one)}", " " * 12) for t, one in zip(titles, sentences, strict=False)]
     return "\n".join(lines)
 
 
@@ -173,14 +174,13 @@ def table(report: Report) -> list[str]:
 
 
 def parts(result: TestResult) -> str:
-    """How many parts passed, of a test that has several and did not pass as a whole."""
-    counted = result.parts > 1 and result.status not in (PASSED, NOT_RUN)
-    return f" ({result.parts_passed} of {result.parts} parts passed)" if counted else ""
+    """How many parts passed, of a test that passed in part."""
+    return f" ({result.parts_passed} of {result.parts} parts passed)" if result.status == PARTIAL else ""
 
 
 def to_mend(report: Report, result: TestResult) -> str:
     """The first failing test in full, and what to do."""
-    lines = [f"First: {result.number} {result.name}, {result.status}"]
+    lines = [f"First to mend: {result.number} {result.name}, {result.status}"]
     if result.hidden:
         return "\n".join([*lines, paragraph(f"  {advice(result)}.", "  ")])
     lines.append(paragraph(f"  {result.sentence}", "  "))

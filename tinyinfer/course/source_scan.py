@@ -75,6 +75,8 @@ def findings(tree: ast.Module, needed: set[str]) -> Iterator[tuple[int, str]]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id in NAMES:
             yield node.lineno, f"uses {node.id}, which the assignment does not need"
+        elif isinstance(node, ast.alias) and node.name in ATTRIBUTES:
+            yield node.lineno, f"imports {node.name}, which the assignment does not need"
         elif isinstance(node, ast.Attribute):
             if node.attr in ATTRIBUTES:
                 yield node.lineno, f"uses .{node.attr}, which the assignment does not need"

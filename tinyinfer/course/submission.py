@@ -1,6 +1,6 @@
 """One file out of a folder that a stranger filled: read without being led elsewhere, kept waiting or filled up.
 
-Only DIR/NAME.py is taken, and only a regular file: no link, FIFO or device is opened. Nothing else of the folder is
+Only DIR/{NAME}.py is taken, and only a regular file: no link, FIFO or device is opened. Nothing else of the folder is
 used, so no file of it can change a test, a marker or a module. What lies there and looks like an attempt is noted.
 
 `scan_source` reads the text for imports and names that the assignment does not need. That is a note for the teacher and
@@ -26,8 +26,8 @@ LARGEST = 1_000_000  # bytes of the student's file
 ENTRIES = 10_000  # of the folder that are looked at
 NOTES = 12  # about other files
 SHADOWS = {"numpy", "pytest", "_pytest", "tinyinfer", "ml_dtypes", *sys.stdlib_module_names}
-STARTUP = {"conftest.py", "sitecustomize.py", "usercustomize.py", "pytest.ini", "tox.ini", "setup.cfg", "setup.py",
-           "pyproject.toml"}  # fmt: skip
+STARTUP = {"conftest", "sitecustomize", "usercustomize", "setup"}  # modules
+SETTINGS = {"pytest.ini", "tox.ini", "setup.cfg", "pyproject.toml"}
 LOADED = (".pth", ".so", ".pyd", ".dll", ".dylib", ".egg-link")
 KINDS = {stat.S_IFDIR: "folder", stat.S_IFLNK: "symbolic link", stat.S_IFIFO: "FIFO", stat.S_IFSOCK: "socket",
          stat.S_IFCHR: "device", stat.S_IFBLK: "device"}  # fmt: skip
@@ -43,16 +43,16 @@ class Submission:
 
 
 def take(folder: Path, a: Assignment) -> Submission:
-    """The student's file of an assignment out of a folder. Raises CourseError where the folder cannot be read."""
+    """The student's file of an assignment out of a folder. Raises CourseError where there is no such folder."""
     if not folder.is_dir():
         raise CourseError(f"{folder}: there is no such folder; make it by: tinyinfer course start {a.name} {folder}")
+    others = strange(folder, a)
     try:
-        others = strange(folder, a)
         source, linked = read_regular(folder / a.file, LARGEST)
     except Unusable as error:
         return Submission(b"", tuple(others), missing(folder, a) or f"{a.file} {error}")
     except OSError as error:
-        raise CourseError(f"{error.filename or folder}: cannot be read ({error.strerror or error})") from None
+        return Submission(b"", tuple(others), f"{a.file} cannot be read ({error.strerror or error})")
     notes = [f"{a.file} is a hard link: another name of the same file exists"] * linked + version_note(folder, a)
     fault = marker_fault(folder, a) or text_fault(source, a.file) or parse_fault(source, a.file)
     scanned = [] if fault else scan_source(source, a)
@@ -96,7 +96,7 @@ def text_fault(source: bytes, name: str) -> str:
 
 
 def missing(folder: Path, a: Assignment) -> str:
-    """What to say where DIR/NAME.py does not exist: what is there in its place; "" where something is there."""
+    """What to say where DIR/{NAME}.py does not exist: what is there in its place; "" where something is there."""
     if os.path.lexists(folder / a.file):
         return ""
     others = [name for name in assignments() if (folder / f"{name}.py").is_file() and name != a.name]
@@ -171,7 +171,7 @@ def entries(folder: Path) -> Iterator[tuple[Path, int]]:
                     if count >= ENTRIES:
                         return
         except OSError:
-            continue  # a folder that nobody may read, or a path that is too long
+            continue  # a folder that may not be read, or a path that is too long
 
 
 def strangeness(path: Path, kind: int, a: Assignment, top: bool) -> str:
@@ -185,7 +185,7 @@ def strangeness(path: Path, kind: int, a: Assignment, top: bool) -> str:
         return "a folder with the name of a package" if name in SHADOWS else ""
     if name == f"test_{a.name}.py" and top:
         return differs(path, a.folder / name)
-    if name in STARTUP:
+    if name in SETTINGS or (name.endswith(".py") and path.stem in STARTUP):
         return "Python or pytest would run or read it at the start"
     if name.endswith(LOADED):
         return "Python would load it"

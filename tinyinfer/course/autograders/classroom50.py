@@ -22,11 +22,14 @@ def main() -> int:
         archive.extractall(ENGINE)
     path = os.pathsep.join([str(ENGINE), str(PACKAGES)])
     environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
-    grader = [sys.executable, "-m", "tinyinfer.course.autograder"]
-    if subprocess.run([*grader, "check", "@NAME@"], env=environment, stderr=subprocess.DEVNULL, cwd=HERE).returncode:
+    rehearsal = [sys.executable, "-m", "tinyinfer.course.rehearsal"]
+    rehearsal.append(str(ENGINE / "tinyinfer" / "course" / "assignments" / "@NAME@"))
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    if subprocess.run(rehearsal, env=environment, cwd=HERE, **quiet).returncode:  # a requirement is missing
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(PACKAGES)]
         subprocess.run([*pip, "-r", str(HERE / "requirements.txt")], check=True, cwd=HERE)
-    return subprocess.run([*grader, "classroom50", "@NAME@", os.getcwd()], env=environment).returncode
+    grader = [sys.executable, "-m", "tinyinfer.course.autograder", "classroom50", "@NAME@", os.getcwd()]
+    return subprocess.run(grader, env=environment).returncode
 
 
 if __name__ == "__main__":

@@ -22,8 +22,13 @@ mkdir -p "$root/engine" "$root/packages"
 "$python" -m zipfile -e "$source"/tinyinfer-*.whl "$root/engine"
 printf '%s\n' "$python" > "$root/engine/python"
 
-starts() { (cd / && PYTHONSAFEPATH=1 PYTHONPATH=$root/engine:$root/packages "$python" -m tinyinfer.course.autograder check @NAME@); }
-if ! starts 2>/dev/null; then
+# Our own solution must have full marks here; if it has not, what it imports is missing.
+assignment=$root/engine/tinyinfer/course/assignments/@NAME@
+rehearse() {
+    (cd / && PYTHONSAFEPATH=1 PYTHONPATH=$root/engine:$root/packages OPENBLAS_NUM_THREADS=1 \
+        "$python" -m tinyinfer.course.rehearsal "$assignment" "$source/hidden/hidden_@NAME@.py" > /dev/null)
+}
+if ! rehearse 2> /dev/null; then
     "$python" -m pip install --quiet --no-deps --target "$root/packages" -r "$source/requirements.txt"
-    starts
+    rehearse
 fi
