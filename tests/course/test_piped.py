@@ -204,8 +204,8 @@ def test_memory_that_no_limit_of_the_system_holds_is_watched(sandbox, monkeypatc
 
 
 BROKEN = {
-    "syntax": (b"def f(:", "SyntaxError"), "no text": (b"\xff\xfe\x00", "SyntaxError"),
-    "zero": (b"x = 1\0", "SyntaxError"),
+    "syntax": (b"def f(:", "SyntaxError"), "no text": (b"\xff\xfe\x00", "SyntaxError ValueError"),
+    "zero": (b"x = 1\0", "SyntaxError ValueError"),
     "empty": (b"", "ImportError"), "exit": (b"raise SystemExit(0)", "SystemExit"),
     "missing": (b"import torch", "ModuleNotFoundError"),
     "memory": (b"x = bytearray(1 << 40)", "MemoryError"), "dies": (b"import os\nos._exit(0)", "StudentDied"),
@@ -224,7 +224,7 @@ def test_a_file_that_cannot_be_loaded_is_the_student_s_error_in_every_call(name)
         for call in (student.load, student.load, lambda: student.ContiguousCache(None, None)):
             with pytest.raises(StudentError) as error:
                 call()
-            assert error.value.kind == kind
+            assert error.value.kind in kind.split()
 
 
 @pytest.mark.course

@@ -12,7 +12,6 @@ import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from tinyinfer.course.sandbox import landlock, seccomp
@@ -46,7 +45,8 @@ def confine(c: Confinement) -> tuple[list[str], list[str]]:
     readable = list(readable_parts(c.readable)) if LINUX and landlock.abi() else []
     steps: list[tuple[str, Callable[[], str]]] = [
         ("no other network", _leave_network), ("no limit of memory", lambda: _limit_memory(c.memory_bytes)),
-        *((f"no limit of {what}", partial(_limit, what, *limit)) for what, limit in resource_limits(c).items()),
+        ("no limit of CPU time", lambda: _limit_cpu(c.cpu_seconds)),
+        ("no limit of threads and files", lambda: _limit_counts(c)),
         ("no other user", lambda: _change_user(c)), ("no end with the grader's", lambda: _end_with(c.grader)),
         ("no Landlock", lambda: _restrict_files(readable)),
         ("no seccomp", lambda: _filter_calls(writes=bool(readable))),
@@ -67,30 +67,35 @@ def _leave_network() -> str:
     return "network: a namespace of its own without any connection"
 
 
-def resource_limits(c: Confinement) -> dict[str, tuple[str, int, int, str]]:
-    """What setrlimit limits: its name there, the soft and the hard limit, and how much that is in words."""
-    threads, opened, cpu = c.threads, c.open_files, c.cpu_seconds
-    return {
-        "CPU time": ("CPU", cpu, cpu + 1, f"{cpu} s"),
-        "threads and processes": ("NPROC", threads, threads, f"{threads} of this user"),
-        "open files": ("NOFILE", opened, opened, str(opened)),
-        "files": ("FSIZE", 0, 0, "no byte can be written"),
-        "crashes": ("CORE", 0, 0, "no memory is written to a file"),
-    }
+def _limit_counts(c: Confinement) -> str:
+    _limit("NPROC", c.threads)
+    _limit("NOFILE", c.open_files)
+    _limit("FSIZE", 0)
+    _limit("CORE", 0)
+    return f"{c.threads} threads and processes of this user, {c.open_files} open files, written files of 0 bytes"
+
+
+def _limit_cpu(seconds: int) -> str:
+    _limit("CPU", seconds, seconds + 1)  # at the first a signal, which can be ignored, at the second the end
+    return f"{seconds} s of CPU time"
 
 
 def _limit_memory(nbytes: int) -> str:
     """Limits the address space to what it is now, with Python and NumPy in it, and so many bytes."""
     with open("/proc/self/statm", encoding="ascii") as sizes:
         own = int(sizes.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    return _limit("memory", "AS", own + nbytes, own + nbytes, f"{nbytes >> 20} MB beside what Python and NumPy take")
+    _limit("AS", own + nbytes)
+    return f"{nbytes >> 20} MB of memory beside what Python and NumPy take"
 
 
-def _limit(what: str, name: str, soft: int, hard: int, words: str) -> str:
+def _limit(name: str, soft: int, hard: int | None = None) -> None:
+    """Sets a limit of setrlimit for ever, or leaves a stricter one. Raises ImportError on a system without limits."""
     import resource
 
-    resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (soft, hard))
-    return f"{what}: {words}"
+    kind = getattr(resource, f"RLIMIT_{name}")
+    most = resource.getrlimit(kind)[1]
+    own = sys.maxsize if most == resource.RLIM_INFINITY else most
+    resource.setrlimit(kind, (min(soft, own), min(soft if hard is None else hard, own)))
 
 
 def _change_user(c: Confinement) -> str:
@@ -131,29 +136,24 @@ def _filter_calls(writes: bool) -> str:
 def readable_parts(given: Iterable[str]) -> Iterator[str]:
     """Paths whose contents stay readable: Python's own, the system's libraries, the given ones; no installed packages.
 
-    Folders of installed packages lie within Python's own, so such a folder is given part by part.
+    Installed packages often lie within a folder of Python's own, or of libraries. Then the former is given part by
+    part, and of the latter only the libraries.
     """
-    roots = {os.path.realpath(path) for path in [*sys.path, *_library_folders()] if os.path.exists(path)}
-    for root in roots:
-        yield from _without_packages(Path(root), 2)
+    for folder in map(Path, sys.path):
+        parts = [folder] if folder.is_dir() else []
+        if any((folder / name).is_dir() for name in PACKAGES):
+            parts = [part for part in folder.iterdir() if part.name not in PACKAGES]
+        yield from map(str, parts)
+    for folder in filter(Path.is_dir, map(Path, _library_folders())):
+        yield from map(str, folder.glob("*.so*") if _has_packages(folder) else [folder])
     yield from given
     yield from ("/etc/ld.so.cache", "/dev/urandom", "/usr/share/zoneinfo", "/etc/localtime")
 
 
-def _without_packages(folder: Path, depth: int) -> Iterator[str]:
-    """The folder, or the parts of it beside installed packages, for which it is searched so many levels deep."""
-    if folder.name in PACKAGES:
-        return
-    if not (depth and folder.is_dir() and _has_packages(folder, depth)):
-        yield str(folder)
-        return
-    for part in folder.iterdir():
-        yield from _without_packages(part, depth - 1)
-
-
-def _has_packages(folder: Path, depth: int) -> bool:
-    patterns = (f"{'*/' * level}{name}" for level in range(depth) for name in PACKAGES)
-    return any(next(folder.glob(pattern), None) is not None for pattern in patterns)
+def _has_packages(folder: Path) -> bool:
+    """Whether a folder holds installed packages, of itself or of a Python in it."""
+    places = [folder, *(folder / name for name in os.listdir(folder) if name.startswith("python"))]
+    return any((place / name).is_dir() for place in places for name in PACKAGES)
 
 
 def _library_folders() -> set[str]:
