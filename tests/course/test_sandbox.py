@@ -14,9 +14,19 @@ import pytest
 from sandboxed import a_source, an_assignment, attempt, run
 
 import tinyinfer
-from tinyinfer.course.sandbox import landlock, processes, seccomp
 from tinyinfer.course.sandbox.piped import PipedStudent
-from tinyinfer.course.sandbox.sandbox import PREFIX, Sandbox, link_tree, new_folder, places, reachable, sweep
+from tinyinfer.course.sandbox.sandbox import (
+    PREFIX,
+    Sandbox,
+    landlock,
+    link_tree,
+    new_folder,
+    places,
+    processes,
+    reachable,
+    seccomp,
+    sweep,
+)
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 LANDLOCK = pytest.mark.skipif(sys.platform != "linux" or not landlock.abi(), reason="this kernel has no Landlock")
