@@ -11,8 +11,9 @@ from sandboxed import RUN, a_source, an_assignment, attempt, run
 
 from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.course.errors import CourseError
+from tinyinfer.course.sandbox import processes, seccomp
 from tinyinfer.course.sandbox.piped import PipedStudent
-from tinyinfer.course.sandbox.sandbox import Limits, Sandbox, processes, seccomp
+from tinyinfer.course.sandbox.sandbox import Limits, Sandbox
 from tinyinfer.course.student import LocalStudent, Student, StudentDied, StudentError, StudentTimeout
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.ledger import Ledger

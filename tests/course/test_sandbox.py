@@ -14,19 +14,9 @@ import pytest
 from sandboxed import a_source, an_assignment, attempt, run
 
 import tinyinfer
+from tinyinfer.course.sandbox import landlock, processes, seccomp
 from tinyinfer.course.sandbox.piped import PipedStudent
-from tinyinfer.course.sandbox.sandbox import (
-    PREFIX,
-    Sandbox,
-    landlock,
-    link_tree,
-    new_folder,
-    places,
-    processes,
-    reachable,
-    seccomp,
-    sweep,
-)
+from tinyinfer.course.sandbox.sandbox import PREFIX, Sandbox, link_tree, new_folder, places, reachable, sweep
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="limits of Linux")
 LANDLOCK = pytest.mark.skipif(sys.platform != "linux" or not landlock.abi(), reason="this kernel has no Landlock")
@@ -285,7 +275,7 @@ def test_a_stricter_limit_of_the_machine_stays():
 def test_without_landlock_no_file_can_be_opened_for_writing(tmp_path):
     """Catches results that a child overwrites on a kernel without Landlock, where grader and child are one user."""
     code = (
-        "import os, sys; from tinyinfer.course import seccomp; print(seccomp.restrict(writes=False));"
+        "import os, sys; from tinyinfer.course.sandbox import seccomp; print(seccomp.restrict(writes=False));"
         "f = open(sys.argv[1]); print(f.read())\n"
         "for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC, os.O_RDONLY | os.O_CREAT):\n"
         "    try: os.open(sys.argv[1], flags)\n"

@@ -21,8 +21,9 @@ from typing import Any, Self
 
 from tinyinfer.course.assignment import Assignment
 from tinyinfer.course.errors import CourseError
+from tinyinfer.course.sandbox import processes
 from tinyinfer.course.sandbox.frames import WireError, read_frame
-from tinyinfer.course.sandbox.sandbox import Limits, Sandbox, processes
+from tinyinfer.course.sandbox.sandbox import Limits, Sandbox
 from tinyinfer.course.sandbox.wire import pack, unpack
 from tinyinfer.course.student import Request, Student, StudentDied, StudentError, StudentTimeout, answered, not_loaded
 from tinyinfer.errors import one_line
