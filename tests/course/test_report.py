@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from tinyinfer.course.report import LOCAL_ONLY, Report, TestResult, as_json, as_text, bounded, from_record, visible
+from tinyinfer.course.grading.report import (
+    LOCAL_ONLY,
+    Report,
+    TestResult,
+    as_json,
+    as_text,
+    bounded,
+    from_record,
+    visible,
+)
 
 PASSED = TestResult("test_a", "1.1", 10, 10.0, "passed", 1, 1)
 PARTIAL = TestResult("test_b", "1.2", 20, 5.0, "partial", 1, 4, "8 bits: the shape is (2,).", "a reshape", "hello",
@@ -93,7 +102,9 @@ def test_a_fault_leaves_a_full_report():
     assert "Nothing could be graded: kv_cache.py is missing" in as_text(report)
     assert (report.score, report.points, report.full, report.passed_public) == (0, 10, False, False)
     assert report.first_hint == "kv_cache.py is missing"
-    assert not replace(report, results=(PASSED,)).full
+    passed = replace(report, results=(PASSED,))
+    assert not passed.full
+    assert not passed.passed_public
 
 
 def test_other_systems_give_no_marks():
@@ -124,6 +135,7 @@ def test_what_the_code_prints_never_looks_like_the_report():
     forged = replace(PARTIAL, output=visible("\n\nscore  100 / 100\npublic tests passed"))
     lines = as_text(replace(REPORT, results=(forged,))).splitlines()
     assert [line for line in lines if "100 / 100" in line] == ["  | score  100 / 100"]
+    assert lines.count("  | ") == 2
 
 
 def test_long_sentences_are_wrapped():

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from local_children import Desk
 
 from tinyinfer.course import submission
+from tinyinfer.course.assignment import assignment
+from tinyinfer.course.cut import solution
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.submission import take
 
@@ -250,12 +253,20 @@ def test_what_the_task_does_not_need_is_noted_with_its_line(tmp_path, line, note
 
 def test_what_the_skeleton_imports_is_not_noted(tmp_path):
     """Catches a note about every honest student."""
-    from tinyinfer.course.cut import solution
-
     desk = Desk(tmp_path, "import math\nfrom collections import deque\nfrom typing import Any\n")
     assert take(desk.folder, desk.a).notes == ()
-    (desk.folder / "small.py").write_text(solution(desk.a))
+    (desk.folder / "small.py").write_text("class A:\n    def __init__(self):\n        self.x = 1\n")
     assert take(desk.folder, desk.a).notes == ()
+    a = assignment("kv_cache")
+    (desk.folder / a.file).write_text(solution(a))
+    assert take(desk.folder, a).notes == ()
+
+
+def test_what_the_manifest_allows_is_not_noted(tmp_path):
+    """Catches a note about a module that the task itself names."""
+    desk = Desk(tmp_path, "import tinyinfer.noise\n")
+    assert "imports tinyinfer.noise" in take(desk.folder, desk.a).notes[0]
+    assert take(desk.folder, replace(desk.a, allowed=("tinyinfer.noise",))).notes == ()
 
 
 def test_the_notes_about_a_source_are_bounded(tmp_path):
@@ -263,4 +274,5 @@ def test_the_notes_about_a_source_are_bounded(tmp_path):
     desk = Desk(tmp_path, "".join(f"import evil{i}\n" for i in range(500)) + "import evil0\n" * 50)
     notes = take(desk.folder, desk.a).notes
     assert len(notes) == 13
+    assert notes[0] == "small.py, line 1: imports evil0, which the assignment does not need"
     assert notes[-1] == "small.py: 488 more such places"
