@@ -82,7 +82,7 @@ def test_a_mistake_is_one_line(submission, words, sentence, capsys, monkeypatch)
 @pytest.mark.course
 def test_root_without_a_second_user_refuses_to_give_marks(submission, capsys, monkeypatch):
     """Catches marks from a system where the student's process limit limits nothing."""
-    from tinyinfer.course import piped
+    from tinyinfer.course.sandbox import piped
 
     def refused(self: piped.PipedStudent) -> None:
         raise piped.CourseError("root cannot grade without a second user (setuid is refused); grade as another user")

@@ -13,9 +13,11 @@ import pytest
 from cli_helpers import posix, short, start, unopened
 
 from tinyinfer import LLM, SamplingParams
-from tinyinfer.cli import main
+from tinyinfer.cli import main, parse
+from tinyinfer.cli.arguments import UsageError
 from tinyinfer.cli.as_student import in_words
 from tinyinfer.cli.comparison import Comparison, first_difference
+from tinyinfer.cli.use import read_students, with_switches
 from tinyinfer.course.assignment import assignment, assignments
 from tinyinfer.course.cut import skeleton, solution
 
@@ -101,6 +103,7 @@ def test_a_wrong_file_is_told_by_token_and_by_ledger(
     assert ledger == f"ledger: kv_written_bytes {written // 2:,} instead of {written:,}"
 
 
+@pytest.mark.course
 def test_json_lines_hold_the_comparison_of_sampled_prompts(
     student: Make, short: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,6 +141,7 @@ def test_a_file_that_is_not_written_names_its_task(
     assert re.search(r":\d+: not written yet: kv_cache, task \d: ContiguousCache.missing$", line)
 
 
+@pytest.mark.course
 def test_an_error_shows_the_students_lines_and_none_of_ours(
     student: Make, short: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -246,6 +250,30 @@ def test_flags_that_contradict_are_refused_before_a_model_is_opened(
     """Catches a run that does not use the student's code at all."""
     assert main(["generate", "hello", "--use", str(student()), *flags], unopened) == 2
     assert told in capfd.readouterr().err
+
+
+def test_a_switch_may_have_each_value_under_which_the_code_runs(student: Make) -> None:
+    """Catches a student who may not try fewer bits with correct code."""
+    students = read_students([str(student("quantization"))])
+    for words, value in (["--quantize", "int2"], "int2"), ([], "int4"):
+        args = with_switches(parse(["generate", "hello", *words]), students)
+        assert args.quantize == value
+    with pytest.raises(UsageError, match=r"runs under --quantize int4 or .*, not under --quantize off; leave it out"):
+        with_switches(parse(["generate", "hello", "--quantize", "off"]), students)
+
+
+def test_only_drawn_tokens_get_a_seed(student: Make) -> None:
+    """Catches two runs with different noise, and a seed that the user gave and that is replaced."""
+    students = read_students([str(student())])
+    seeds = [
+        with_switches(parse(["generate", "hello", *words]), students).seed
+        for words in ([], ["--temp", "1"], ["--temp", "1", "-s", "-1"], ["--temp", "1", "-s7"])
+    ]
+    assert seeds[0] is None
+    assert isinstance(seeds[1], int)
+    assert isinstance(seeds[2], int)
+    assert seeds[2] >= 0
+    assert seeds[3] == 7
 
 
 @pytest.mark.course

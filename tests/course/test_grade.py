@@ -16,11 +16,11 @@ import pytest
 from local_children import HIDDEN, PUBLIC, Desk
 from small_assignment import RIGHT
 
-from tinyinfer.course import classroom50, gradescope
 from tinyinfer.course.cut import skeleton
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.grade import PENDING, grade
-from tinyinfer.course.report import Report, as_json, as_text
+from tinyinfer.course.grading import classroom50, gradescope
+from tinyinfer.course.grading.grade import PENDING, grade
+from tinyinfer.course.grading.report import Report, as_json, as_text
 from tinyinfer.course.student import Student
 
 ADA = {"student": "ada"}

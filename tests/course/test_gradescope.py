@@ -10,9 +10,9 @@ import pytest
 from gradescope_format import faults
 from test_report import HIDDEN, NOT_RUN, PARTIAL, PASSED, REPORT
 
-from tinyinfer.course import classroom50, gradescope
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.report import Report
+from tinyinfer.course.grading import classroom50, gradescope
+from tinyinfer.course.grading.report import Report
 
 NOTHING = replace(PASSED, score=0.0, status="error", sentence="no file")
 FAULTY = replace(REPORT, fault="no file", results=(NOTHING, NOT_RUN))

@@ -20,16 +20,16 @@ from pathlib import Path
 import pytest
 from class_doubles import Grader, a_class, a_report, an_assignment, result
 
-from tinyinfer.course import grades_csv, item_statistics, many
 from tinyinfer.course.assignment import assignment
-from tinyinfer.course.class_folder import digest, submissions
 from tinyinfer.course.cut import solution
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.gradebook import GRADED, GRADER_FAULT, NOT_GRADABLE, Gradebook, Record
-from tinyinfer.course.grades_csv import Deadline, cell
-from tinyinfer.course.late import Late, Times
-from tinyinfer.course.many import Plan, grade_all, same_assignment
-from tinyinfer.course.workers import Answer, Died, Job, Process, run
+from tinyinfer.course.whole_class import grades_csv, item_statistics, many
+from tinyinfer.course.whole_class.class_folder import digest, submissions
+from tinyinfer.course.whole_class.gradebook import GRADED, GRADER_FAULT, NOT_GRADABLE, Gradebook, Record
+from tinyinfer.course.whole_class.grades_csv import Deadline, cell
+from tinyinfer.course.whole_class.late import Late, Times
+from tinyinfer.course.whole_class.many import Plan, grade_all, same_assignment
+from tinyinfer.course.whole_class.workers import Answer, Died, Job, Process, run
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
 

@@ -22,14 +22,14 @@ from typing import Any
 
 import pytest
 
-from tinyinfer.course import autograder
 from tinyinfer.course.assignment import Assignment, assignment, read_assignment
 from tinyinfer.course.cut import solution
 from tinyinfer.course.errors import CourseError
+from tinyinfer.course.grading.report import Report, TestResult
 from tinyinfer.course.hidden import open_hidden, write_secret
-from tinyinfer.course.package import SCRIPTS, engine, package, pinned
-from tinyinfer.course.report import Report, TestResult
-from tinyinfer.course.wheel import sources, wheel
+from tinyinfer.course.packaging import autograder
+from tinyinfer.course.packaging.package import SCRIPTS, engine, package, pinned
+from tinyinfer.course.packaging.wheel import sources, wheel
 
 REPORT = Report("tiny", "1", "0", "ada", results=(TestResult("test_a", "1.1", 60, 60, "passed", 1, 1),))
 MANIFEST = """
@@ -206,8 +206,8 @@ def test_the_wheel_lists_each_of_its_files_with_its_digest(files):
 
 def test_the_wheel_has_the_engine_with_its_data_and_no_hidden_tests(files):
     """Catches an autograder whose engine lacks the manifests; hidden tests that lie beside the student's code."""
-    assert {"tinyinfer/py.typed", "tinyinfer/course/autograder.py", "tinyinfer/course/autograders/setup.sh",
-            "tinyinfer/course/assignments/kv_cache/assignment.toml"} <= set(files)  # fmt: skip
+    here = ("packaging/autograder.py", "packaging/autograders/setup.sh", "assignments/kv_cache/assignment.toml")
+    assert {"tinyinfer/py.typed", *(f"tinyinfer/course/{name}" for name in here)} <= set(files)
     assert not [name for name in files if "hidden_" in name or "__pycache__" in name]
     [metadata] = [data.decode() for name, data in files.items() if name.endswith("/METADATA")]
     assert "Requires-Dist: numpy==" in metadata

@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from tinyinfer.course.report import LOCAL_ONLY, Report, TestResult, as_json, as_text, bounded, from_record, visible
+from tinyinfer.course.grading.report import (
+    LOCAL_ONLY,
+    Report,
+    TestResult,
+    as_json,
+    as_text,
+    bounded,
+    from_record,
+    visible,
+)
 
 PASSED = TestResult("test_a", "1.1", 10, 10.0, "passed", 1, 1)
 PARTIAL = TestResult("test_b", "1.2", 20, 5.0, "partial", 1, 4, "8 bits: the shape is (2,).", "a reshape", "hello",

@@ -135,13 +135,13 @@ def with_switches(args: argparse.Namespace, students: list[Used]) -> argparse.Na
     to be different.
     """
     values, added = dict(vars(args)), []
-    for name, (value, folder) in wanted_switches(students).items():
+    for name, value in wanted_switches(students).items():
         if name not in args.given:
             added += [spelled(name, value)] * (values[name] != value)
             values[name] = value
-        elif values[name] != value and name in ENGINE:
-            mine = spelled(name, values[name])
-            raise UsageError(f"the code of {folder} runs under {spelled(name, value)}, not under {mine}; leave it out")
+        elif name in ENGINE:
+            for one in students:
+                check_serves(one, name, values[name])
     if values["temperature"] and values["seed"] in (None, -1):
         values["seed"] = secrets.randbits(31)
         added.append(spelled("seed", values["seed"]))
@@ -150,8 +150,18 @@ def with_switches(args: argparse.Namespace, students: list[Used]) -> argparse.Na
     return argparse.Namespace(**values)
 
 
-def wanted_switches(students: list[Used]) -> dict[str, tuple[Any, Path]]:
-    """The switches of all assignments, with the folder that each is for. Raises UsageError where two contradict."""
+def check_serves(one: Used, name: str, value: Any) -> None:
+    """Raises UsageError for a switch of the user's under which a student's code would not run."""
+    serves = one.assignment.also_serves.get(name, (value,))
+    if value not in serves:
+        wanted = " or ".join(spelled(name, each) for each in serves)
+        raise UsageError(
+            f"the code of {one.folder} runs under {wanted}, not under {spelled(name, value)}; leave it out"
+        )
+
+
+def wanted_switches(students: list[Used]) -> dict[str, Any]:
+    """The switches of all assignments. Raises UsageError where two want different values."""
     wanted: dict[str, tuple[Any, Path]] = {}
     for one in students:
         for name, value in one.assignment.switches.items():
@@ -159,7 +169,7 @@ def wanted_switches(students: list[Used]) -> dict[str, tuple[Any, Path]]:
             if other != value:
                 sides = f"{folder} runs under {spelled(name, other)}, and {one.folder} under {spelled(name, value)}"
                 raise UsageError(f"{sides}; use one of them at a time")
-    return wanted
+    return {name: value for name, (value, _) in wanted.items()}
 
 
 def spelled(name: str, value: object) -> str:
