@@ -23,6 +23,7 @@ values and counts, and serves in the engine (`generate --use DIR`). Files in rea
     student.py         a student's code as a test sees it, wherever the code runs
     piped.py           a student's code in a limited child process, with deadlines
     compare.py         where a result first differs, and from which usual mistake
+    laws.py            whether drawn tokens follow a law
     runner.py          one test: which of its parts passed, and why the others did not
     hidden.py          hidden tests, and the seeds that no student can compute
     pytest_plugin.py   plain pytest in an assignment's folder, and the score so far
