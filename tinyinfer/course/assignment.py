@@ -11,6 +11,7 @@ with which it was started. Every mistake in a manifest or a marker is a CourseEr
 
 from __future__ import annotations
 
+import ast
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -22,13 +23,14 @@ from typing import Any, ClassVar, TypeVar
 
 from tinyinfer.course.errors import CourseError
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.errors import SwitchError
+from tinyinfer.sampling_params import SamplingParams
 
 MANIFEST = "assignment.toml"
 FOLDER = Path(__file__).parent / "assignments"
 TEACHING_ORDER = ("transformer_operations", "kv_cache", "sampling", "quantization", "speculative_verification")
 FULL_MARKS = 100
 LARGEST_MARKER = 10_000  # bytes: a marker has three lines
+KINDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "a table"}
 T = TypeVar("T")
 
 
@@ -59,7 +61,8 @@ class Assignment:
     """One assignment as its manifest describes it.
 
     minutes: of a student's work. lines: of code in our solution. background: what to read before. switches: those of
-    the engine under which the student's code serves. allowed: further modules that the student's file may import.
+    engine and sampling under which the student's code serves; of several values the first. also_serves: the values of
+    each switch under which the code serves. allowed: further modules that the student's file may import.
     given_source: class -> text that the student's file shows in the place of the engine's class.
     """
 
@@ -72,6 +75,7 @@ class Assignment:
     about: str
     background: tuple[str, ...]
     switches: Mapping[str, Any]
+    also_serves: Mapping[str, tuple[Any, ...]]
     allowed: tuple[str, ...]
     given_source: Mapping[str, str]
     cut: tuple[Cut, ...]
@@ -134,7 +138,8 @@ def engine_version() -> str:
 def read_assignment(folder: Path) -> Assignment:
     """Reads and checks the manifest of a folder. Raises CourseError, which names the file and the field."""
     table = Table(folder / MANIFEST, read_toml(folder / MANIFEST))
-    table.check_known({one.name for one in fields(Assignment)} - {"name", "folder"})
+    table.check_known({one.name for one in fields(Assignment)} - {"name", "folder", "also_serves"})
+    serves = read_switches(table)
     tests = tuple(read_test(part) for part in table.tables("tests"))
     made = Assignment(
         name=folder.name,
@@ -145,7 +150,8 @@ def read_assignment(folder: Path) -> Assignment:
         lines=table.count("lines"),
         about=table.take("about", str),
         background=table.texts("background", ()),
-        switches=read_switches(table),
+        switches=MappingProxyType({name: values[0] for name, values in serves.items()}),
+        also_serves=serves,
         allowed=table.texts("allowed", ()),
         given_source=read_given(table),
         cut=tuple(read_cut(part) for part in table.tables("cut")),
@@ -190,22 +196,43 @@ def check_tests(table: Table, tests: tuple[Test, ...]) -> None:
         raise table.error("tests", f"the points of all tests sum to {total}; they must sum to {FULL_MARKS}")
 
 
-def read_switches(table: Table) -> Mapping[str, Any]:
-    """The switches of a manifest. Raises CourseError for one that the engine does not have, or that cannot work."""
+def read_switches(table: Table) -> Mapping[str, tuple[Any, ...]]:
+    """The values of each switch under which a student's code serves: one, or a list whose first is the default.
+
+    Raises CourseError for what neither engine nor sampling has or allows.
+    """
     given = table.take("switches", dict, {})
+    serves = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in given.items()}
+    for name, values in serves.items():
+        if not values:
+            raise table.error("switches", f"{name} has no value")
+    first = {name: values[0] for name, values in serves.items()}
     try:
-        EngineConfig.from_switches(**given)
-    except SwitchError as error:
+        for name, values in serves.items():
+            for value in values:
+                check_switches(first | {name: value})
+    except ValueError as error:
         raise table.error("switches", str(error)) from None
-    return MappingProxyType(given)
+    return MappingProxyType(serves)
+
+
+def check_switches(values: Mapping[str, Any]) -> None:
+    """Raises ValueError for switches of engine and sampling that do not exist or cannot work together."""
+    sampling = {one.name for one in fields(SamplingParams)} & {*values}
+    SamplingParams(**{name: values[name] for name in sampling})
+    EngineConfig.from_switches(**{name: value for name, value in values.items() if name not in sampling})
 
 
 def read_given(table: Table) -> Mapping[str, str]:
-    """The source text of a manifest, by class. Raises CourseError for other values."""
+    """The source text of a manifest, by class. Raises CourseError for what is no source."""
     given = table.take("given_source", dict, {})
     for name, text in given.items():
         if not isinstance(text, str) or not text.strip():
             raise table.error("given_source", f"{name} must be Python source, as text")
+        try:
+            ast.parse(text)
+        except (SyntaxError, ValueError) as error:
+            raise table.error("given_source", f"{name} is no Python source ({error})") from None
     return MappingProxyType(given)
 
 
@@ -233,7 +260,7 @@ class Table:
         if value is None:
             raise self.error(key, "is missing")
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.error(key, f"must be a TOML value of Python's type {kind.__name__}, not {value!r}")
+            raise self.error(key, f"must be {KINDS[kind]}, not {value!r}")
         if isinstance(value, str) and not value.strip():
             raise self.error(key, "is empty")
         return value

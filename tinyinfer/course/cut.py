@@ -13,6 +13,7 @@ base, so that the student's own helper methods are found.
 from __future__ import annotations
 
 import ast
+import compileall
 import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -69,6 +70,8 @@ def merged_package(target: Path, students: Mapping[str, Path], whole: bool, also
     for name, path in students.items():
         loader = LOADER.format(file=given[name].file, names=asked(given[name]), path=str(path.absolute()))
         (into / f"{student_module(name)}.py").write_text(loader, encoding="utf-8")
+    if not whole:
+        compileall.compile_dir(into, quiet=1)  # many processes start from it, and none of them may write there
     return into
 
 

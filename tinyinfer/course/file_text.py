@@ -11,7 +11,16 @@ from collections.abc import Iterable, Iterator, Mapping
 from tinyinfer import arrays
 from tinyinfer.course.assignment import Assignment, Cut
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.source import Function, Imported, Source, closure, documentation, free_names, read_source
+from tinyinfer.course.source import (
+    Function,
+    Imported,
+    Source,
+    closure,
+    documentation,
+    free_names,
+    module_path,
+    read_source,
+)
 
 WIDTH = 120
 SHAPE = re.compile(r"#.*(\([\w, ():|/*+-]*\).*)$", re.MULTILINE)
@@ -23,7 +32,7 @@ def file_text(a: Assignment, with_bodies: bool) -> str:
 
     Raises CourseError for a manifest that names what the modules do not have, or gives less than the file needs.
     """
-    sources = {cut.module: read_source(cut.module) for cut in a.cut}
+    sources = {cut.module: module_source(a, cut) for cut in a.cut}
     for cut in a.cut:
         check_names(a, cut, sources[cut.module])
     needs = [Needs(a, cut, sources[cut.module]) for cut in a.cut]
@@ -48,17 +57,24 @@ def file_docstring(a: Assignment, text: str) -> str:
     return "\n".join([first, "", *textwrap.wrap(about, WIDTH), "", *letters, '"""'])
 
 
+def module_source(a: Assignment, cut: Cut) -> Source:
+    """The source of a cut's module. Raises CourseError where there is none."""
+    if module_path(cut.module) is None:
+        raise CourseError(f"{a.name}: [[cut]]: there is no module {cut.module} in this package")
+    return read_source(cut.module)
+
+
 def check_names(a: Assignment, cut: Cut, source: Source) -> None:
     """Raises CourseError for a name that the module does not define, or that cannot be cut."""
     for name in (*cut.names, *cut.given):
+        owner = name.rpartition(".")[0]
         if name not in source.definitions:
-            raise CourseError(f"{a.folder.name}: [[cut]] names {name!r}, which {cut.module} does not define")
-    partial = {name.rpartition(".")[0] for name in cut.names} - {"", *cut.names}
+            raise CourseError(f"{a.name}: [[cut]] names {name!r}, which {cut.module} does not define")
+        if owner in (cut.names if name in cut.names else ()) or owner in cut.given:
+            raise CourseError(f"{a.name}: [[cut]] names class {owner!r} whole and {name!r} of it; name one of them")
     for name in a.given_source:
         if not any(name in source_names(one) for one in a.cut):
-            raise CourseError(f"{a.folder.name}: given_source: no [[cut]] names a method of class {name!r}")
-    for name in partial & set(cut.given):
-        raise CourseError(f"{a.folder.name}: [[cut]] gives class {name!r} whole and cuts methods of it; name one")
+            raise CourseError(f"{a.name}: given_source: no [[cut]] names a method of class {name!r}")
 
 
 def source_names(cut: Cut) -> set[str]:

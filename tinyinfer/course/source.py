@@ -11,7 +11,7 @@ import re
 import tokenize
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 from tinyinfer.course.errors import CourseError
@@ -69,6 +69,11 @@ class Source:
         """Names that imports at the module's top bind; those of `if TYPE_CHECKING` are for types only."""
         return {one.name: one for one in imported(self.tree.body) if one.module != "__future__"}
 
+    @cached_property
+    def executed(self) -> list[str]:
+        """What importing and running the module may import: modules, and names in them that may be modules."""
+        return sorted(source for one in imported(executed(self.tree)) for source in one.sources)
+
     def first_line(self, node: ast.stmt) -> int:
         """The index of the first line of a statement, with its decorators and the comments directly above it."""
         start = self.own_line(node)
@@ -115,8 +120,9 @@ class Source:
         return sum(bool(line.strip()) and not COMMENT.match(line) for line in lines)
 
 
+@cache
 def read_source(module: str) -> Source:
-    """The source of a module of the package. Raises CourseError where there is none."""
+    """The source of a module of the package, read once. Raises CourseError where there is none."""
     path = module_path(module)
     if path is None:
         raise CourseError(f"there is no module {module} in this package")
@@ -197,8 +203,7 @@ def closure(modules: Iterable[str]) -> dict[str, Path]:
             continue
         found[module] = path
         waiting.append(module.rpartition(".")[0])
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        waiting += [source for one in imported(executed(tree)) for source in one.sources]
+        waiting += read_source(module).executed
     return found
 
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyinfer.course.compare import Failure, same_array, same_value
 from tinyinfer.course.laws import same_law, same_share
-from tinyinfer.course.stand_ins import SequenceView
+from tinyinfer.course.sandbox.stand_ins import SequenceView
 from tinyinfer.course.student import hinting
 from tinyinfer.noise import uniform
 from tinyinfer.sampling import choose, distribution, draw, filtered, softmax

@@ -1,0 +1,79 @@
+"""A class of students and doubles of the grader, for the tests of `grade --all`: no child process, no engine."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from tinyinfer.course.assignment import Assignment, Cut, Test
+from tinyinfer.course.whole_class.workers import Answer, Job
+
+TESTS = (Test("test_a", 60, catches="a"), Test("test_b", 40, parts=2, catches="b"))
+
+
+def an_assignment(folder: Path, version: str = "1") -> Assignment:
+    """An assignment called `tiny` with two tests, its files in a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "assignment.toml").write_text(f"version = {version!r}")
+    return Assignment("tiny", folder, version, "Tiny", 5, 1, "about", (), {}, (), {}, (Cut("m", ("f",)),), TESTS)
+
+
+def a_class(folder: Path, **sources: str) -> Path:
+    """A folder of students, each with tiny.py of that content."""
+    for student, source in sources.items():
+        (folder / student).mkdir(parents=True)
+        (folder / student / "tiny.py").write_text(source)
+    return folder
+
+
+def result(name: str, score: float, **changes: Any) -> dict[str, Any]:
+    """A test's result as a report has it."""
+    test = next(test for test in TESTS if test.name == name)
+    status = "passed" if score == test.points else "failed"
+    texts = {"sentence": "", "of_grader": False, "hint": "" if status == "passed" else f"hint of {name}", "output": ""}
+    return {"name": name, "number": "1", "points": test.points, "score": score, "status": status, "hidden": False,
+            "catches": test.catches} | texts | changes  # fmt: skip
+
+
+def a_report(student: str, a: float, b: float, **changes: Any) -> dict[str, Any]:
+    """A report with these scores of test_a and test_b."""
+    return {
+        "assignment": "tiny", "assignment_version": "1", "engine_version": "0", "student": student, "fault": "",
+        "limits": [], "missing_limits": [], "notes": [], "score": a + b, "points": 100,
+        "results": [result("test_a", a), result("test_b", b)],
+    } | changes  # fmt: skip
+
+
+class Grader:
+    """A double of the workers: a student's source is what the tests give, "60 20"; `asked` is every job it was given.
+
+    A source that is an exception's name answers as the grader does for one.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[Job] = []
+
+    def __call__(self, jobs: Iterable[Job]) -> Iterator[tuple[Job, Answer]]:
+        for job in jobs:
+            self.asked.append(job)
+            yield job, self.answer(job, (Path(job.folder) / "tiny.py").read_text())
+
+    def answer(self, job: Job, source: str) -> Answer:
+        """What the grader answers to a student's file."""
+        if source == "refused":
+            return Answer(refused="the tests cannot be loaded")
+        if source == "no file":
+            return Answer(report=a_report(job.student, 0, 0, fault="tiny.py is missing"))
+        if source == "bug":
+            return Answer(fault="ZeroDivisionError: division by zero", details="Traceback ...")
+        a, b = map(float, source.split())
+        report = a_report(job.student, a, b)
+        if job.only:
+            report |= {"results": [one for one in report["results"] if one["name"] == job.only]}
+        return Answer(report=report)
+
+    @property
+    def students(self) -> list[str]:
+        """Who was graded, in order."""
+        return [job.student for job in self.asked]
