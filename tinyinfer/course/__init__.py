@@ -10,7 +10,6 @@ values and counts, and serves in the engine (`generate --use DIR`). Files and fo
     cut.py             skeleton and solution, and the engine with students' code in it
     start.py           an assignment's folder: the file to edit, public tests, README, marker
     compare.py         where a result first differs, and from which usual mistake
-    laws.py            whether drawn tokens follow a law
     laws.py            does a count of draws follow a law?
     sandbox/           the student's code in a limited process, and what crosses the pipe
     student.py         a student's code as a test sees it, wherever the code runs
