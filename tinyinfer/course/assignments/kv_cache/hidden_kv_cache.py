@@ -15,7 +15,7 @@ from tinyinfer.lessons.cache_judge import OnePass, one_pass
 from tinyinfer.llm import LLM
 from tinyinfer.model.config import Rows
 from tinyinfer.model.transformer import transformer
-from tinyinfer.sequence import Sequence, make_batch
+from tinyinfer.sequence import make_batch
 
 UNEVEN = (Rows(3, 4, 6), Rows(1, 10, 2), Rows(2, 5, 5), Rows(4, 2, 3))  # no layer remembers what another one does
 ENDLESS = 10**14  # positions: no machine has an address for so many bytes

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.course.compare import Failure, same_array, same_value
-from tinyinfer.course.stand_ins import DeviceView, SequenceView
+from tinyinfer.course.sandbox.stand_ins import DeviceView, SequenceView
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.lessons.cache_judge import OnePass, forward, one_pass
 from tinyinfer.lessons.models import Models
