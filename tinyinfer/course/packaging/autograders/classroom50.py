@@ -24,8 +24,8 @@ def main() -> int:
     environment = os.environ | {"PYTHONPATH": path, "PYTHONSAFEPATH": "1", "OPENBLAS_NUM_THREADS": "1"}
     rehearsal = [sys.executable, "-m", "tinyinfer.course.packaging.rehearsal"]
     rehearsal.append(str(ENGINE / "tinyinfer" / "course" / "assignments" / "@NAME@"))
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    if subprocess.run(rehearsal, env=environment, cwd=HERE, **quiet).returncode:  # a requirement is missing
+    trial = subprocess.run(rehearsal, env=environment, cwd=HERE, capture_output=True)
+    if trial.returncode:  # a requirement is missing
         pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(PACKAGES)]
         subprocess.run([*pip, "-r", str(HERE / "requirements.txt")], check=True, cwd=HERE)
     grader = [sys.executable, "-m", "tinyinfer.course.packaging.autograder", "classroom50", "@NAME@", os.getcwd()]
