@@ -275,7 +275,7 @@ def test_a_stricter_limit_of_the_machine_stays():
 def test_without_landlock_no_file_can_be_opened_for_writing(tmp_path):
     """Catches results that a child overwrites on a kernel without Landlock, where grader and child are one user."""
     code = (
-        "import os, sys; from tinyinfer.course import seccomp; print(seccomp.restrict(writes=False));"
+        "import os, sys; from tinyinfer.course.sandbox import seccomp; print(seccomp.restrict(writes=False));"
         "f = open(sys.argv[1]); print(f.read())\n"
         "for flags in (os.O_WRONLY, os.O_RDWR, os.O_RDONLY | os.O_TRUNC, os.O_RDONLY | os.O_CREAT):\n"
         "    try: os.open(sys.argv[1], flags)\n"

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from local_children import Desk
 
-from tinyinfer.course import submission
 from tinyinfer.course.assignment import assignment
 from tinyinfer.course.cut import solution
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.submission import take
+from tinyinfer.course.grading import submission
+from tinyinfer.course.grading.submission import take
 
 SOURCE = "import numpy as np\n\n\ndef softmax(s):\n    return s\n"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links and FIFOs of POSIX")
