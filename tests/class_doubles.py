@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tinyinfer.course.assignment import Assignment, Cut, Test
-from tinyinfer.course.workers import Answer, Job
+from tinyinfer.course.whole_class.workers import Answer, Job
 
 TESTS = (Test("test_a", 60, catches="a"), Test("test_b", 40, parts=2, catches="b"))
 

@@ -22,7 +22,7 @@ from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.course.compare import differing
-from tinyinfer.course.stand_ins import DeviceView
+from tinyinfer.course.sandbox.stand_ins import DeviceView
 from tinyinfer.engine.clock import WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine

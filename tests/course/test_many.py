@@ -9,8 +9,10 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -18,14 +20,18 @@ from pathlib import Path
 import pytest
 from class_doubles import Grader, a_class, a_report, an_assignment, result
 
-from tinyinfer.course import grades_csv, item_statistics, many
-from tinyinfer.course.class_folder import digest, submissions
+from tinyinfer.course.assignment import assignment
+from tinyinfer.course.cut import solution
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.gradebook import GRADED, GRADER_FAULT, NOT_GRADABLE, Gradebook, Record
-from tinyinfer.course.grades_csv import Deadline, cell
-from tinyinfer.course.late import Late, Times
-from tinyinfer.course.many import Plan, grade_all, same_assignment
-from tinyinfer.course.workers import Answer, Died, Job, Process, run
+from tinyinfer.course.whole_class import grades_csv, item_statistics, many
+from tinyinfer.course.whole_class.class_folder import digest, submissions
+from tinyinfer.course.whole_class.gradebook import GRADED, GRADER_FAULT, NOT_GRADABLE, Gradebook, Record
+from tinyinfer.course.whole_class.grades_csv import Deadline, cell
+from tinyinfer.course.whole_class.late import Late, Times
+from tinyinfer.course.whole_class.many import Plan, grade_all, same_assignment
+from tinyinfer.course.whole_class.workers import Answer, Died, Job, Process, run
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
 
 
 class Class:
@@ -401,3 +407,88 @@ def test_a_process_that_takes_too_long_is_ended(tmp_path):
     process = Process(Job("ada", "f", "tiny"), script(tmp_path, "time.sleep(60)"), seconds=0.1)
     assert "more than 0 s" in finished(process).fault
     assert process.process.returncode == -signal.SIGTERM
+
+
+# The command, with real processes
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that have not ended."""
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: one that has ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    """Waits until something is so."""
+    until = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def real(tmp_path):
+    """A class of three for kv_cache: our solution, one with a planted bug, one that prints a formula for ever."""
+    a = assignment("kv_cache")
+    right = solution(a)
+    wrong = right.replace("first, stop = span.first, span.first", "first, stop = span.first + 1, span.first + 1")
+    assert wrong != right
+    for student, text in {"ada": right, "bob": wrong, "=eve": right + "\nwhile True:\n    print('=1+1')\n"}.items():
+        (tmp_path / "class" / student).mkdir(parents=True)
+        (tmp_path / "class" / student / a.file).write_text(text)
+    return tmp_path
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """`course grade --all` in a process of its own."""
+    words = ["course", "grade", "--all", "class", "--assignment", "kv_cache", "-o", "grades.csv", "--jobs", "2", "-q"]
+    path = str(Path(many.__file__).parents[2])
+    return subprocess.Popen(
+        [sys.executable, "-m", "tinyinfer", *words], cwd=folder, env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+@linux
+@pytest.mark.course
+def test_a_class_survives_the_death_of_a_grader_and_of_the_run(real):
+    """Catches a student lost with a process, a run that begins anew, and graders that outlive the run."""
+    first = start(real)
+    wait_for(lambda: len(children(first.pid)) == 2)
+    os.kill(children(first.pid)[0], signal.SIGKILL)
+    wait_for(lambda: list((real / "grades").glob("*.json")))
+    workers = children(first.pid)
+    first.kill()
+    first.wait()
+    wait_for(lambda: not [pid for pid in workers if alive(pid)])
+    before = {path: path.stat().st_mtime_ns for path in (real / "grades").glob("*.json")}
+    assert start(real).wait() == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    with (real / "grades.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["'=eve", "ada", "bob"]
+    assert [rows[student]["status"] for student in rows] == ["not gradable", "graded", "graded"]
+    assert rows["ada"]["score"] == rows["ada"]["points"]
+    assert 0 < float(rows["bob"]["score"]) < float(rows["bob"]["points"])
+
+
+@linux
+@pytest.mark.course
+def test_ctrl_c_ends_all_processes(real):
+    """Catches a student's endless loop that goes on after the teacher has gone home."""
+    run = start(real)
+    wait_for(lambda: len(children(run.pid)) == 2 and all(map(children, children(run.pid))))
+    workers = children(run.pid)
+    below = [child for worker in workers for child in children(worker)]
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    wait_for(lambda: not [pid for pid in [*workers, *below] if alive(pid)])
+    assert not list(real.glob(".*"))

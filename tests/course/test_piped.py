@@ -10,10 +10,10 @@ import pytest
 from sandboxed import RUN, a_source, an_assignment, attempt, run
 
 from tinyinfer.backends.reference import ReferenceOps
-from tinyinfer.course import processes, seccomp
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.piped import PipedStudent
-from tinyinfer.course.sandbox import Limits, Sandbox
+from tinyinfer.course.sandbox import processes, seccomp
+from tinyinfer.course.sandbox.piped import PipedStudent
+from tinyinfer.course.sandbox.sandbox import Limits, Sandbox
 from tinyinfer.course.student import LocalStudent, Student, StudentDied, StudentError, StudentTimeout
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.ledger import Ledger
@@ -199,13 +199,13 @@ def test_memory_that_no_limit_of_the_system_holds_is_watched(sandbox, monkeypatc
     with child(sandbox) as student:
         run(student, "out = 1")
         monkeypatch.setattr(processes, "resident_bytes", lambda pid: 1 << 40)
-        with pytest.raises(StudentDied, match="the code used more than 512 MB of memory"):
+        with pytest.raises(StudentDied, match="the code used more than 384 MB of memory"):
             run(student, "import time\ntime.sleep(9)")
 
 
 BROKEN = {
-    "syntax": (b"def f(:", "SyntaxError"), "no text": (b"\xff\xfe\x00", "SyntaxError"),
-    "zero": (b"x = 1\0", "SyntaxError"),
+    "syntax": (b"def f(:", "SyntaxError"), "no text": (b"\xff\xfe\x00", "SyntaxError ValueError"),
+    "zero": (b"x = 1\0", "SyntaxError ValueError"),
     "empty": (b"", "ImportError"), "exit": (b"raise SystemExit(0)", "SystemExit"),
     "missing": (b"import torch", "ModuleNotFoundError"),
     "memory": (b"x = bytearray(1 << 40)", "MemoryError"), "dies": (b"import os\nos._exit(0)", "StudentDied"),
@@ -221,10 +221,10 @@ def test_a_file_that_cannot_be_loaded_is_the_student_s_error_in_every_call(name)
     source, kind = BROKEN[name]
     with PipedStudent(an_assignment(), source, QUICK) as student:
         assert student.limits
-        for _ in range(2):
+        for call in (student.load, student.load, lambda: student.ContiguousCache(None, None)):
             with pytest.raises(StudentError) as error:
-                student.ContiguousCache(None, None)
-            assert error.value.kind == kind
+                call()
+            assert error.value.kind in kind.split()
 
 
 @pytest.mark.course
@@ -253,7 +253,7 @@ def test_root_does_not_grade_without_a_second_user(monkeypatch, sandbox):
     """Catches root's rights in the hands of a student's code."""
     if not sandbox.as_root:
         pytest.skip("needs root")
-    monkeypatch.setattr("tinyinfer.course.sandbox.free_uid", lambda: None)
+    monkeypatch.setattr("tinyinfer.course.sandbox.sandbox.free_uid", lambda: None)
     with child(sandbox) as student, pytest.raises(CourseError, match="root cannot grade without a second user"):
         run(student, "out = 1")
 

@@ -7,7 +7,7 @@ the tests of `course grade` show.
 from __future__ import annotations
 
 import pytest
-from planted_bugs import PLANTED, Bug, bugs, outcomes, right_text, functions_of
+from planted_bugs import PLANTED, Bug, bugs, functions_of, outcomes, right_text
 
 from tinyinfer.course.assignment import assignments
 from tinyinfer.course.cut import skeleton

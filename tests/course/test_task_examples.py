@@ -11,7 +11,7 @@ from planted_bugs import right_text
 
 from tinyinfer.course.assignment import assignments
 from tinyinfer.course.cut import asked, skeleton
-from tinyinfer.course.source import read_source
+from tinyinfer.course.source import closure
 
 ASSIGNMENTS = assignments()
 each = pytest.mark.parametrize("name", ASSIGNMENTS)
@@ -60,8 +60,8 @@ def test_names_are_the_same_in_text_skeleton_and_tests(name):
     """Catches an old name in a task, a task that leaves out a function, and a test that the table does not explain."""
     a, text = ASSIGNMENTS[name], task(name)
     file = skeleton(a)
-    imported = re.findall(r"^from (tinyinfer[\w.]*) import", file, re.MULTILINE)
-    codes = [file, *(read_source(module).text for module in imported), *BLOCK.findall(text)]
+    used = closure(re.findall(r"^from (tinyinfer[\w.]*) import", file, re.MULTILINE))
+    codes = [file, *(path.read_text(encoding="utf-8") for path in used.values()), *BLOCK.findall(text)]
     codes += [(a.folder / f"test_{a.file}").read_text(encoding="utf-8")]
     known = {word for code in codes for word in re.findall(r"\w+", code)} | {a.name}
     plain = BLOCK.sub("", text)

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyinfer.backends.reference import ReferenceOps
-from tinyinfer.course.frames import LENGTH, MOST_ARRAY_BYTES, MOST_HEADER, WireError, read_frame
-from tinyinfer.course.records import Handle, Kept, Received
-from tinyinfer.course.stand_ins import DeviceView, SequenceView
-from tinyinfer.course.wire import pack, unpack
+from tinyinfer.course.sandbox.frames import LENGTH, MOST_ARRAY_BYTES, MOST_HEADER, WireError, read_frame
+from tinyinfer.course.sandbox.records import Handle, Kept, Received
+from tinyinfer.course.sandbox.stand_ins import DeviceView, SequenceView
+from tinyinfer.course.sandbox.wire import pack, unpack
 from tinyinfer.kv_cache.base import LayerRows
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import Rows

@@ -30,9 +30,9 @@ import numpy as np
 
 from tinyinfer.course.assignment import Assignment
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.records import Handle
-from tinyinfer.course.serving import Server, described
-from tinyinfer.course.wire import pack, unpack
+from tinyinfer.course.sandbox.records import Handle
+from tinyinfer.course.sandbox.serving import Server, described
+from tinyinfer.course.sandbox.wire import pack, unpack
 from tinyinfer.errors import one_line
 
 Request = dict[str, Any]  # operation, target, name, args, kwargs, after: see Student._ask
@@ -234,11 +234,14 @@ def array_bytes(value: Any) -> int:
 
 
 def load_source(name: str, path: Path) -> ModuleType:
-    """The module in a file, executed anew. Raises what its code raises, CourseError where there is no file."""
+    """The module in a file, executed anew. Raises what its code raises, CourseError where there is no file.
+
+    Python's own import would keep bytecode beside the file, and take it for a file that is changed within a second.
+    """
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if spec is None or not path.is_file():
         raise CourseError(f"{path} is missing; `course start` writes it")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
+    exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), vars(module))
     return module

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from copy import copy
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 
 from tinyinfer.course.assignments.kv_cache import test_kv_cache as public
 from tinyinfer.course.compare import Failure, at_least, same_array, same_value
 from tinyinfer.course.student import StudentError
-from tinyinfer.lessons.cache_judge import one_pass
+from tinyinfer.lessons.cache_judge import OnePass, one_pass
+from tinyinfer.llm import LLM
 from tinyinfer.model.config import Rows
 from tinyinfer.model.transformer import transformer
 from tinyinfer.sequence import make_batch
@@ -19,7 +21,7 @@ UNEVEN = (Rows(3, 4, 6), Rows(1, 10, 2), Rows(2, 5, 5), Rows(4, 2, 3))  # no lay
 ENDLESS = 10**14  # positions: no machine has an address for so many bytes
 
 
-def test_layers_of_different_sizes(student, rng):
+def test_layers_of_different_sizes(student: Any, rng: Any) -> None:
     """Catches sizes of layer 0 that are used for every layer."""
     mine = public.Remembering(student, rng, UNEVEN, 20)
     a, b = mine.new(15), mine.new(15)
@@ -27,13 +29,13 @@ def test_layers_of_different_sizes(student, rng):
         mine.step(*work)
 
 
-def test_a_random_schedule(student, part, rng):
+def test_a_random_schedule(student: Any, part: Any, rng: Any) -> None:
     """Catches what only a long run shows: chunks, tokens, rollbacks, forks and frees of four sequences, mixed."""
     for name, reserve_all in (("every sequence reserves all", True), ("sequences grow", False)):
         with part(name):
             mine = public.Remembering(student, rng, UNEVEN[:2], 32, reserve_all=reserve_all)
-            running = [mine.new(3, answer=2, tokens=32) for _ in range(3)]
-            for turn in range(12):
+            running = [mine.new(5) for _ in range(3)]
+            for turn in range(14):
                 at_random(mine, running, turn)
             for seq in running:
                 for layer in range(2):
@@ -41,7 +43,7 @@ def test_a_random_schedule(student, part, rng):
                         mine.read(layer, seq, 0, mine.length(seq))
 
 
-def test_a_fork_of_a_fork(student, part, rng):
+def test_a_fork_of_a_fork(student: Any, part: Any, rng: Any) -> None:
     """Catches children that share with their parent, and rolled back positions that come back in a child."""
     with part("three generations"):
         mine = public.Remembering(student, rng, UNEVEN[1:], 20)
@@ -53,7 +55,7 @@ def test_a_fork_of_a_fork(student, part, rng):
         mine.step((a, 3), (b, 1), (c, 2))
     with part("a child of a sequence that was rolled back"):
         mine = public.Remembering(student, rng, UNEVEN[1:], 20, reserve_all=False)
-        a, b = mine.new(6, tokens=18), mine.new(4, tokens=18)
+        a, b = mine.new(6), mine.new(4)
         mine.step((a, 9), read=False)
         mine.truncate(a, 4)
         mine.fork(a, b)
@@ -67,11 +69,11 @@ def test_a_fork_of_a_fork(student, part, rng):
         mine.step((b, 2))
 
 
-def test_memory_that_is_refused(student, part, rng):
+def test_memory_that_is_refused(student: Any, part: Any, rng: Any) -> None:
     """Catches growth that gives up, or raises, when the system refuses all that the sequence can come to."""
     with part("less is asked for"):
         mine = public.Remembering(student, rng, UNEVEN[:2], ENDLESS, reserve_all=False)
-        seq = mine.new(4, answer=ENDLESS, tokens=20)
+        seq = mine.new(ENDLESS)
         try:
             mine.step((seq, 4), read=False)
             mine.reserve(seq, 14)
@@ -93,7 +95,7 @@ def test_memory_that_is_refused(student, part, rng):
             raise Failure("reserve: no RoomError, though the system refuses the memory.", hint)
 
 
-def test_bytes_of_a_step(student, part, rng):
+def test_bytes_of_a_step(student: Any, part: Any, rng: Any) -> None:
     """Catches reads of more or of less than a step needs: 2·L·K·E·4·S bytes for S positions."""
     layers, heads, size, positions = 3, 2, 8, 13
     mine = public.Remembering(student, rng, (Rows(heads, size, size),) * layers, 24)
@@ -117,7 +119,7 @@ def test_bytes_of_a_step(student, part, rng):
             (predicted, "the start is ignored: all positions were read")])  # fmt: skip
 
 
-def test_a_batch_of_windowed_models(student, part, rng):
+def test_a_batch_of_windowed_models(student: Any, part: Any, rng: Any) -> None:
     """Catches what a real run mixes: two prompts in chunks, windows that differ by layer, 24 tokens."""
     llm = windowed(public.tiny_model(rng, 1)[0], (5, None))
     texts = [rng.integers(3, llm.config.vocab_size, n).tolist() for n in (24, 17)]
@@ -130,42 +132,43 @@ def test_a_batch_of_windowed_models(student, part, rng):
             check_batch(student, rng, llm, texts, truths, stops)
 
 
-def at_random(mine, running: list, turn: int) -> None:
-    """One random thing that happens to the sequences; each fourth turn is no step."""
-    chosen = running[int(mine.rng.integers(len(running)))]
-    if turn % 4 == 3:
-        length, kind = mine.length(chosen), int(mine.rng.integers(3))
-        if kind == 0 and length:
-            mine.truncate(chosen, int(mine.rng.integers(length)))
-        elif kind == 1 and length:
-            child = mine.new(3, answer=2, tokens=32)
-            mine.fork(chosen, child)
-            running.append(child)
-        else:
-            mine.free(chosen)
-            running[running.index(chosen)] = mine.new(4, tokens=32)
+def at_random(mine: public.Remembering, running: list[Any], turn: int) -> None:
+    """A step of random rows for each sequence; in each fourth turn a rollback, a fork or a free of one of them."""
+    room = {seq: mine.room - mine.length(seq) for seq in running}
+    if turn % 4 != 3:
+        work = [(seq, min(int(mine.rng.integers(1, 4)), room[seq])) for seq in running]
+        mine.step(*[(seq, rows) for seq, rows in work if rows])
         return
-    work = [(seq, min(int(mine.rng.integers(1, 5)), 32 - mine.length(seq))) for seq in running]
-    picked = [(seq, rows) for seq, rows in work if rows and (seq is chosen or mine.rng.integers(2))]
-    if picked:
-        mine.step(*picked)
+    chosen = running[int(mine.rng.integers(len(running)))]
+    if turn % 12 == 3:
+        child = mine.new(5)
+        mine.fork(chosen, child)
+        running.append(child)
+    elif turn % 12 == 7:
+        mine.truncate(chosen, int(mine.rng.integers(mine.length(chosen))))
+    else:
+        mine.free(chosen)
+        running[running.index(chosen)] = mine.new(4)
 
 
-def windowed(llm, windows: tuple):
-    """The same weights, whose layers see so many positions back."""
-    other = copy(llm)
+def windowed(llm: LLM, windows: tuple[int | None, ...]) -> Any:
+    """The same weights, whose layers see so many positions back: what one_pass asks of a model."""
+    mixers: list[Any] = [layer.mixer for layer in llm.model.layers]
     layers = [
-        replace(layer, mixer=replace(layer.mixer, heads=replace(layer.mixer.heads, window=window)))
-        for layer, window in zip(llm.model.layers, windows, strict=True)
+        replace(layer, mixer=replace(mixer, heads=replace(mixer.heads, window=window)))
+        for layer, mixer, window in zip(llm.model.layers, mixers, windows, strict=True)
     ]
-    other.model = replace(llm.model, layers=tuple(layers))
-    return other
+    model = replace(llm.model, layers=tuple(layers))
+    return SimpleNamespace(model=model, ops=llm.ops, config=llm.config, sequences=llm.sequences)
 
 
-def check_batch(student, rng, llm, texts: list, truths: list, stops: tuple) -> None:
+def check_batch(
+    student: Any, rng: Any, llm: Any, texts: list[list[int]], truths: list[OnePass], stops: tuple[tuple[int, int], ...]
+) -> None:
     """Raises Failure unless two sequences, computed together up to each pair of stops, have the logits of one pass."""
-    mine, sequences = public.Remembering(student, rng, llm.config.memory, 32), llm.sequences(texts)
-    done, rows = (0, 0), ([], [])
+    mine, sequences = public.InModel(student, rng, llm.config.memory, 32), llm.sequences(texts)
+    done: tuple[int, int] = (0, 0)
+    rows: tuple[list[Any], list[Any]] = ([], [])
     for pair in stops:
         work = [(seq, first, stop - first) for seq, first, stop in zip(sequences, done, pair, strict=True)]
         for seq, _, n in work:

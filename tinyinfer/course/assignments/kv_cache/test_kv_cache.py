@@ -9,19 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+from typing import Any
 
 import numpy as np
 
-from tinyinfer.backends.reference import ReferenceOps
-from tinyinfer.course.compare import Failure, at_least, same_array, same_value
+from tinyinfer.course.compare import Failure, same_array, same_value
+from tinyinfer.course.sandbox.stand_ins import DeviceView, SequenceView
 from tinyinfer.kv_cache.base import CacheSpec
-from tinyinfer.ledger import Ledger
-from tinyinfer.lessons.cache_judge import TEXT, forward, one_pass
+from tinyinfer.lessons.cache_judge import OnePass, forward, one_pass
 from tinyinfer.lessons.models import Models
+from tinyinfer.llm import LLM
 from tinyinfer.model.config import Rows
-from tinyinfer.sampling_params import SamplingParams
-from tinyinfer.sequence import RequestSpec, Sequence, make_batch
-from tinyinfer.text.stop_strings import TextOutput
+from tinyinfer.sequence import Batch, Sequence, Span
 
 pytest_plugins = ["tinyinfer.course.pytest_plugin"]
 
@@ -33,7 +32,7 @@ MEMORY = (Rows(2, 6, 4),) * 3  # L = 3 layers of K = 2 heads, keys of 6 numbers 
 # What is asked: one whole claim a test.
 
 
-def test_rows_come_back(student, part, rng):
+def test_rows_come_back(student: Any, part: Any, rng: Any) -> None:
     """Catches rows stored over earlier ones, and a prompt of which only the last row is stored."""
     with part("a prompt"):
         mine = Remembering(student, rng, MEMORY, 24)
@@ -50,7 +49,7 @@ def test_rows_come_back(student, part, rng):
             mine.step((seq, rows))
 
 
-def test_every_split_of_a_prompt(student, rng):
+def test_every_split_of_a_prompt(student: Any, rng: Any) -> None:
     """Catches a second chunk whose place is counted twice: the first decode step goes from 6 to 12."""
     for split in range(1, 11):
         mine = Remembering(student, rng, MEMORY[:2], 24)
@@ -59,7 +58,7 @@ def test_every_split_of_a_prompt(student, rng):
             mine.step((seq, rows))
 
 
-def test_every_layer_has_its_own(student, rng):
+def test_every_layer_has_its_own(student: Any, rng: Any) -> None:
     """Catches one array for all layers: then each layer reads the rows of the last one."""
     mine = Remembering(student, rng, MEMORY, 16)
     seq = mine.new(7)
@@ -68,7 +67,7 @@ def test_every_layer_has_its_own(student, rng):
         mine.read(layer, seq, 0, 7)
 
 
-def test_sequences_share_a_batch(student, part, rng):
+def test_sequences_share_a_batch(student: Any, part: Any, rng: Any) -> None:
     """Catches rows of the batch that are stored for the wrong sequence, or at their place in the batch."""
     with part("two prompts in one batch"):
         mine = Remembering(student, rng, MEMORY[:2], 16)
@@ -81,7 +80,7 @@ def test_sequences_share_a_batch(student, part, rng):
         mine.step((a, 1), (c, 1), (b, 1))
 
 
-def test_windows_read_what_they_ask_for(student, part, rng):
+def test_windows_read_what_they_ask_for(student: Any, part: Any, rng: Any) -> None:
     """Catches a start that is ignored or taken from the end, and a stop that is ignored."""
     mine = Remembering(student, rng, MEMORY[:2], 16)
     seq = mine.new(11)
@@ -94,17 +93,17 @@ def test_windows_read_what_they_ask_for(student, part, rng):
             mine.read(1, seq, start, stop)
 
 
-def test_the_running_step_can_be_read(student, rng):
+def test_the_running_step_can_be_read(student: Any, rng: Any) -> None:
     """Catches a read without a stop that ends at `length`: a query must see the keys of its own step."""
     mine = Remembering(student, rng, MEMORY[:2], 16)
     seq = mine.new(10)
     mine.reserve(seq, 7)
     for layer in range(2):
-        mine.append_random(layer, make_batch([(seq, 0, 7)]))
+        mine.append_random(layer, batch_of([(seq, 0, 7)]))
         mine.read(layer, seq, 0)
 
 
-def test_rolled_back_rows_are_gone(student, part, rng):
+def test_rolled_back_rows_are_gone(student: Any, part: Any, rng: Any) -> None:
     """Catches rows appended behind those that were rolled back, which then come back as stale rows."""
     with part("truncate, then append"):
         mine = Remembering(student, rng, MEMORY[:2], 16)
@@ -127,7 +126,7 @@ def test_rolled_back_rows_are_gone(student, part, rng):
         mine.step((seq, 2))
 
 
-def test_a_fork_is_independent(student, part, rng):
+def test_a_fork_is_independent(student: Any, part: Any, rng: Any) -> None:
     """Catches a fork that shares the array: what one sequence appends, the other one reads."""
     with part("the child has all rows"):
         mine, seq, child = forked(student, rng)
@@ -145,11 +144,11 @@ def test_a_fork_is_independent(student, part, rng):
             mine.read(layer, seq, 0, 8)
 
 
-def test_growth_keeps_the_rows(student, part, rng):
+def test_growth_keeps_the_rows(student: Any, part: Any, rng: Any) -> None:
     """Catches a larger array into which not all rows of all layers were copied, and growth by one position a step."""
     with part("rows are there after growth"):
         mine = Remembering(student, rng, MEMORY, 40, reserve_all=False)
-        seq = mine.new(5, tokens=40)
+        seq = mine.new(5)
         mine.step((seq, 5), read=False)
         for more in (2, 9, 30):
             mine.reserve(seq, more)
@@ -157,14 +156,14 @@ def test_growth_keeps_the_rows(student, part, rng):
                 mine.read(layer, seq, 0, 5)
     with part("room for the whole answer at once, then twice as much"):
         mine = Remembering(student, rng, MEMORY[:1], 40, reserve_all=False)
-        seq = mine.new(5, answer=4, tokens=40)
+        seq = mine.new(9)
         for rows, room in ((5, 9), (4, 9), (1, 18), (9, 36), (18, 40)):
             mine.step((seq, rows), read=False)
             same_value(mine.cache.held_bytes, room * mine.position_bytes, f"held_bytes at {mine.length(seq)} positions",
                        usual=growth_hints(mine, seq, room))  # fmt: skip
 
 
-def test_free_makes_room(student, part, rng):
+def test_free_makes_room(student: Any, part: Any, rng: Any) -> None:
     """Catches arrays that stay after `free` or `clear`, and a free that takes another sequence's rows."""
     mine = Remembering(student, rng, MEMORY[:2], 16)
     a, b = mine.new(6), mine.new(8)
@@ -181,7 +180,7 @@ def test_free_makes_room(student, part, rng):
                    usual=[(16 * mine.position_bytes, "the arrays are still held")])  # fmt: skip
 
 
-def test_bytes_are_counted(student, part, rng):
+def test_bytes_are_counted(student: Any, part: Any, rng: Any) -> None:
     """Catches bytes of used rows in place of allocated ones, keys without values, and one layer in place of all."""
     mine = Remembering(student, rng, MEMORY, 16)
     a, b = mine.new(6), mine.new(9)
@@ -200,7 +199,7 @@ def test_bytes_are_counted(student, part, rng):
                    usual=[(13, "`missing` is what is lacking beyond the room that the array still has")])  # fmt: skip
 
 
-def test_cached_logits_equal_uncached_ones(student, rng):
+def test_cached_logits_equal_uncached_ones(student: Any, rng: Any) -> None:
     """Catches what no single call shows: 16 tokens of a transformer, every split, then token by token."""
     llm, tokens, truth = tiny_model(rng, 16)
     for split in range(1, 16):
@@ -212,14 +211,14 @@ def test_cached_logits_equal_uncached_ones(student, rng):
 
 
 class Remembering:
-    """A student's cache, and beside it the rows that it was given. It stands in for a cache in the transformer, too.
+    """A student's cache, and beside it the rows that it was given.
 
     memory, room: what each layer remembers of a position, and the positions of the longest sequence.
     """
 
     def __init__(self, student, rng, memory: tuple[Rows, ...], room: int, reserve_all: bool = True) -> None:
         self.rng, self.memory, self.room = rng, memory, room
-        self.cache = student.ContiguousCache(CacheSpec(memory, room, reserve_all=reserve_all), ReferenceOps(Ledger()))
+        self.cache = student.ContiguousCache(CacheSpec(memory, room, reserve_all=reserve_all), DeviceView())
         self.position_bytes = FLOAT * sum(rows.heads * (rows.key_size + rows.value_size) for rows in memory)
         self.rows: dict[tuple[int, int, int], np.ndarray] = {}  # (sequence, layer, 0 keys or 1 values) -> (S, K, E)
         self.mistaken: dict[tuple[str, int, int, int], np.ndarray] = {}  # (hint, ...) -> what that mistake would hold
@@ -228,22 +227,19 @@ class Remembering:
         self.inherited: dict[int, int] = {}  # forked sequence -> positions that it began with
         self.ids = count()
 
-    def new(self, prompt: int, answer: int = 0, tokens: int = 0) -> Sequence:
-        """A new sequence of so many tokens. prompt, answer: what `most_positions` is the sum of."""
-        request = RequestSpec(next(self.ids), [1] * prompt, SamplingParams(), 0, answer, frozenset())
-        seq = Sequence(request, lambda: TextOutput(lambda token: ""))
-        seq.progress.tokens += [1] * (tokens - prompt)
-        return seq
+    def new(self, most_positions: int) -> Any:
+        """A new sequence, which can come to so many positions."""
+        return SequenceView(next(self.ids), [], [], [], most_positions, None, 0)
 
     def length(self, seq: Sequence) -> int:
-        """Positions committed."""
+        """How many positions are committed."""
         return self.lengths.get(seq.id, 0)
 
     def step(self, *work: tuple[Sequence, int], read: bool = True, commit: int | None = None) -> None:
         """A step of the engine with so many new, random rows of each sequence, of which `commit` (None: all) count."""
         for seq, rows in work:
             self.reserve(seq, rows)
-        batch = make_batch([(seq, self.length(seq), rows) for seq, rows in work])
+        batch = batch_of([(seq, self.length(seq), rows) for seq, rows in work])
         for layer in range(len(self.memory)):
             self.append_random(layer, batch)
             for span in batch.spans if read else ():
@@ -251,8 +247,8 @@ class Remembering:
         for seq, rows in work:
             self.commit(seq, rows if commit is None else commit)
 
-    def append_random(self, layer: int, batch) -> None:
-        """Random keys and values for all rows of a batch."""
+    def append_random(self, layer: int, batch: Batch) -> None:
+        """Appends random keys and values for all rows of a batch."""
         m = self.memory[layer]
         k = self.rng.standard_normal((len(batch), m.heads, m.key_size)).astype(np.float32)
         v = self.rng.standard_normal((len(batch), m.heads, m.value_size)).astype(np.float32)
@@ -261,9 +257,11 @@ class Remembering:
     # The calls of a cache, each made of the student's cache and remembered.
 
     def reserve(self, seq: Sequence, n: int) -> None:
+        """Room for n more positions."""
         self.cache.reserve(seq, n)
 
-    def append(self, layer: int, k, v, batch) -> None:
+    def append(self, layer: int, k: Any, v: Any, batch: Batch) -> None:
+        """Keys and values go to the student's cache, to the test's memory, and to each usual mistake."""
         self.cache.append(layer, k, v, batch)
         for i, new in enumerate((k, v)):
             for span in batch.spans:
@@ -275,10 +273,7 @@ class Remembering:
                     empty = np.full((PLACES, *new.shape[1:]), np.nan, np.float32)
                     mistake(self.mistaken.setdefault((hint, *place), empty), new, span)
 
-    def split(self, span) -> tuple:
-        return (span,)
-
-    def read(self, layer: int, seq: Sequence, start: int, stop: int | None = None):
+    def read(self, layer: int, seq: Sequence, start: int, stop: int | None = None) -> tuple[Any, Any]:
         """What the student's cache gives, when it is right. Raises Failure where it first differs."""
         got = self.cache.read(layer, seq, start, stop)
         if not isinstance(got, tuple | list) or len(got) != 2:
@@ -293,16 +288,19 @@ class Remembering:
         return got[0], got[1]
 
     def commit(self, seq: Sequence, n: int) -> None:
+        """The first n new positions count."""
         self.cache.commit(seq, n)
         self.lengths[seq.id] = self.length(seq) + n
         self.check_length(seq, "commit")
 
     def truncate(self, seq: Sequence, n: int) -> None:
+        """The sequence is rolled back to n positions."""
         self.cache.truncate(seq, n)
         self.lengths[seq.id] = n
         self.check_length(seq, "truncate")
 
     def fork(self, seq: Sequence, child: Sequence) -> None:
+        """The child begins with all positions of a sequence."""
         self.cache.fork(seq, child)
         self.lengths[child.id] = self.inherited[child.id] = n = self.length(seq)
         for (owner, layer, i), rows in list(self.rows.items()):
@@ -313,11 +311,13 @@ class Remembering:
         self.check_length(child, "fork")
 
     def free(self, seq: Sequence) -> None:
+        """The sequence has no positions any more."""
         self.cache.free(seq)
         self.lengths.pop(seq.id, None)
         self.check_length(seq, "free")
 
     def clear(self) -> None:
+        """No sequence has any positions."""
         self.cache.clear()
         self.lengths.clear()
 
@@ -328,11 +328,11 @@ class Remembering:
             sentence = f"length(sequence {seq.id}) after `{after}`: the result is {found}, and {right} is expected."
             raise Failure(sentence, "Cache counts positions: is `super()` called where one of its methods is replaced?")
 
-    def usual(self, layer: int, seq: Sequence, i: int, start: int, stop: int) -> Iterator[tuple[np.ndarray, str]]:
+    def usual(self, layer: int, seq: Sequence, i: int, start: int, stop: int) -> Iterator[tuple[Any, str]]:
         """What `read` would give after each usual mistake, and the hint to it."""
         rows, first = self.rows[seq.id, layer, i], self.first.get(seq.id, 0)
-        right, swapped = rows[start:stop], "values stand where keys belong" if i == 0 else "keys stand where values belong"
-        yield self.rows[seq.id, layer, 1 - i][start:stop], swapped
+        right, names = rows[start:stop], ("keys", "values")
+        yield self.rows[seq.id, layer, 1 - i][start:stop], f"{names[1 - i]} stand where {names[i]} belong"
         if seq.id in self.inherited:
             hint = "the rows of its parent are missing: a fork copies the keys and values of every layer"
             yield emptied(rows, self.inherited[seq.id])[start:stop], hint
@@ -358,23 +358,41 @@ class Remembering:
         yield emptied(rows, len(rows))[start:stop], gone
 
 
-def emptied(rows: np.ndarray, n: int) -> np.ndarray:
+class InModel(Remembering):
+    """The same, where a transformer asks for a cache."""
+
+    def split(self, span: Span) -> tuple[Span, ...]:
+        """A span as it is: all its rows see the same keys."""
+        return (span,)
+
+
+def batch_of(work: list[tuple[Sequence, int, int]]) -> Batch:
+    """The batch of each (sequence, first position, rows)."""
+    spans, start = [], 0
+    for seq, first, rows in work:
+        spans.append(Span(seq, start, start + rows, first))
+        start += rows
+    positions = np.concatenate([np.arange(first, first + rows) for _, first, rows in work])
+    return Batch(np.ones(start, np.int64), positions, np.arange(start), tuple(spans))
+
+
+def emptied(rows: Any, n: int) -> Any:
     """The rows, of which the first n are NaN: what the test's device gives where nothing was written."""
     return np.concatenate((np.full_like(rows[:n], np.nan), rows[n:]))
 
 
-def unwritten(mine: object, right: np.ndarray) -> tuple[np.ndarray, str]:
+def unwritten(mine: Any, right: Any) -> tuple[Any, str]:
     """What `read` gives when all is right but rows that were never written."""
     holes = mine if isinstance(mine, np.ndarray) and mine.shape == right.shape else right
     return np.where(np.isnan(holes), np.nan, right), "NaN stands where nothing was ever written: these rows are missing"
 
 
-def put(held: np.ndarray, at: int, new: np.ndarray) -> None:
+def put(held: Any, at: int, new: Any) -> None:
     """Writes rows into an array of a mistaken cache, as far as there is room."""
     held[at : at + len(new)] = new[: max(0, len(held) - at)]
 
 
-def behind(held: np.ndarray, new: np.ndarray) -> None:
+def behind(held: Any, new: Any) -> None:
     """Appends rows behind all that were ever written."""
     written = int(np.flatnonzero(~np.isnan(held[:, 0, 0])).max(initial=-1)) + 1
     put(held, written, new)
@@ -435,7 +453,7 @@ def byte_hints(mine: Remembering, room: int, used: int) -> list[tuple[int, str]]
     ]
 
 
-def tiny_model(rng, n: int):
+def tiny_model(rng: Any, n: int) -> tuple[LLM, list[int], OnePass]:
     """A model of two layers and grouped queries, n random tokens, and what one pass computes of them."""
     models = Models()
     llm = models.open(models.tiny_path(), None)
@@ -443,9 +461,9 @@ def tiny_model(rng, n: int):
     return llm, tokens, one_pass(llm, tokens)
 
 
-def check_model(student, rng, llm, tokens: list[int], truth, pieces: tuple[int, ...]) -> None:
+def check_model(student: Any, rng: Any, llm: LLM, tokens: list[int], truth: OnePass, pieces: tuple[int, ...]) -> None:
     """Raises Failure unless the logits of the tokens, given in such pieces, are those of one pass."""
-    mine, first, rows = Remembering(student, rng, llm.config.memory, 32), 0, []
+    mine, first, rows = InModel(student, rng, llm.config.memory, 32), 0, []
     [seq] = llm.sequences([tokens])
     for piece in pieces:
         mine.reserve(seq, piece)

@@ -1,8 +1,9 @@
-"""The hidden tests of the transformer's operations: the same claims, with other heads, far positions and large scores."""
+"""The hidden tests of the transformer's operations: the same claims; other heads, far positions, large scores."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -11,19 +12,19 @@ from tinyinfer.course.compare import same_array
 from tinyinfer.model.weights import RMSNorm
 
 
-def test_norms_of_heads(student, part, rng):
+def test_norms_of_heads(student: Any, part: Any, rng: Any) -> None:
     """Catches a mean over all heads of a row, and squares that leave float32's range unnoticed."""
     ops = student.ReferenceOps()
     with part("heads with a weight of their own"):
         public.check_rms_norm(ops, public.random(rng, 7, 3, 10), RMSNorm(public.random(rng, 3, 10), 1e-6))
     with part("one row of small numbers among large ones"):
-        x = public.random(rng, 6, 40) * np.float32([[1e-3], [30], [1e-3], [1], [1e-2], [500]])
+        x = public.random(rng, 6, 40) * np.array([[1e-3], [30], [1e-3], [1], [1e-2], [500]], np.float32)
         public.check_rms_norm(ops, x, RMSNorm(public.random(rng, 40), 1e-5))
     with part("one row of one number"):
         public.check_rms_norm(ops, public.random(rng, 1, 1), RMSNorm(public.random(rng, 1), 1e-2))
 
 
-def test_far_positions(student, part, rng):
+def test_far_positions(student: Any, part: Any, rng: Any) -> None:
     """Catches angles computed in fewer bits, and amplitudes that only one of cosine and sine gets."""
     ops = student.ReferenceOps()
     with part("positions in the thousands"):
@@ -35,7 +36,7 @@ def test_far_positions(student, part, rng):
         public.check_cos_sin(ops, positions, public.rotation_of(rng, 10, sets=4), sets)
 
 
-def test_only_the_distance_counts(student, rng):
+def test_only_the_distance_counts(student: Any, rng: Any) -> None:
     """Catches queries and keys whose turns do not fit together: q · k depends on how far apart they stand."""
     ops, rotation = student.ReferenceOps(), public.rotation_of(rng, 12)
     q, k = public.random(rng, 1, 1, 12), public.random(rng, 1, 1, 12)
@@ -54,7 +55,7 @@ def test_only_the_distance_counts(student, rng):
                usual=[(np.full(3, float(q.ravel() @ k.ravel())), "nothing was turned at all")])  # fmt: skip
 
 
-def test_attention_of_other_heads(student, part, rng):
+def test_attention_of_other_heads(student: Any, part: Any, rng: Any) -> None:
     """Catches what only suits two query heads a key head: one, all, odd sizes; and keys that the cache left out."""
     with part("each query head has its key head"):
         public.check_attention(student, rng, rows=5, heads=(3, 3), size=7, first=2)
@@ -67,7 +68,7 @@ def test_attention_of_other_heads(student, part, rng):
         public.check_attention(student, rng, rows=9, heads=(4, 2), size=6, first=30, start=21, window=10)
 
 
-def test_large_scores(student, part, rng):
+def test_large_scores(student: Any, part: Any, rng: Any) -> None:
     """Catches an exponential that overflows, and a mask that adds a large number instead of -inf."""
     with part("scores in the hundreds"):
         public.check_attention(student, rng, rows=6, heads=(4, 2), size=8, first=5, spread=15.0)
@@ -83,7 +84,7 @@ def test_large_scores(student, part, rng):
                    usual=[(found, hint)])  # fmt: skip
 
 
-def test_a_windowed_model(student, rng):
+def test_a_windowed_model(student: Any, rng: Any) -> None:
     """Catches windows and positions that only suit one layer, or a prompt in one piece."""
     llm = public.tiny_model()
     layers = [
