@@ -1,0 +1,264 @@
+"""Attacks on the grader, graded: as root and as a user, each in a process of its own that tells what came of it.
+
+    python tests/course/attacked.py FOLDER          grades all attacks here, one line of JSON for each
+    python tests/course/attacked.py --page          writes docs/course_attacks.md
+
+An attack is a file tests/attacks/NN_name.py: the code that is put behind the text of an assignment's solution or
+skeleton, under lines of a header, "# key: value":
+
+    base     what it stands on: "solution of sampling" or "skeleton of kv_cache"
+    tests    the tests that are graded; hidden ones are run with a secret of their own
+    named    a regular expression for what the report says of it
+    lost     tests that the attack itself makes fail: it ends its own process there, or answers wrongly
+    why      why these tests are lost
+    limits   limits that are shorter than usual, so that an endless loop ends soon
+    also     further files of the submission; each prints BROKEN when something executes it
+
+Code that comes through prints a line with BROKEN.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import tinyinfer
+from tinyinfer.course import processes
+from tinyinfer.course.assignment import Assignment, assignment
+from tinyinfer.course.children import PipedChildren
+from tinyinfer.course.classroom50 import test as classroom_test
+from tinyinfer.course.cut import skeleton, solution
+from tinyinfer.course.grade import grade
+from tinyinfer.course.gradescope import results as gradescope_results
+from tinyinfer.course.hidden import write_secret
+from tinyinfer.course.report import Report, as_json, as_text
+from tinyinfer.course.sandbox import Limits, link_tree, reachable
+
+ATTACKS = Path(__file__).parents[1] / "attacks"
+PACKAGE = Path(tinyinfer.__file__).parent
+MARK = "tinyinfer_attack"  # in the name of every file that an attack tries to write
+PAYLOAD = 'print("BROKEN: a file of the submission was executed")\n'
+STUDENT = "mallory"
+
+
+@dataclass(frozen=True)
+class Attack:
+    """One attack: its name ("03_exit"), its code, and what its header says."""
+
+    name: str
+    code: str
+    base: str
+    assignment: str
+    tests: tuple[str, ...]
+    named: str
+    lost: tuple[str, ...] = ()
+    why: str = ""
+    limits: tuple[tuple[str, float], ...] = ()
+    also: tuple[str, ...] = ()
+
+    @property
+    def number(self) -> int:
+        return int(self.name[:2])
+
+    def source(self, with_attack: bool = True) -> str:
+        a = assignment(self.assignment)
+        text = solution(a) if self.base == "solution" else skeleton(a)
+        return f"{text}\n\n{self.code}" if with_attack else text
+
+
+def read(path: Path) -> Attack:
+    """The attack in a file. Raises ValueError, KeyError for a header that is not whole."""
+    code = path.read_text(encoding="utf-8")
+    header = dict(re.findall(r"^# (\w+): *(.*)$", code.partition("\n\n")[0], re.MULTILINE))
+    base, _, name = header["base"].partition(" of ")
+    limits = tuple((key, float(value)) for key, value in re.findall(r"(\w+)=([\d.]+)", header.get("limits", "")))
+    lists = {key: tuple(re.findall(r"[^\s,]+", header.get(key, ""))) for key in ("tests", "lost", "also")}
+    return Attack(path.stem, code, base, name, named=header["named"], why=header.get("why", ""), limits=limits, **lists)
+
+
+@cache
+def attacks() -> dict[str, Attack]:
+    """All attacks by name, in order."""
+    return {path.stem: read(path) for path in sorted(ATTACKS.glob("[0-9][0-9]_*.py"))}
+
+
+# What one grading gave.
+
+
+@dataclass
+class Found:
+    """What came of an attack. base: the tests' scores without the attack. left: processes and files behind it."""
+
+    attack: str
+    scores: dict[str, float]
+    base: dict[str, float]
+    of_grader: list[str]
+    told: str  # all that the teacher's report says
+    shown: str  # all that the student may see
+    statuses: dict[str, str]
+    limits: list[str]
+    seconds: float
+    left: list[str] = field(default_factory=list)
+
+
+def graded(desk: Path, attack: Attack, with_attack: bool = True) -> Report:
+    """The report of an attack, or of its base; its results are written as a grader on a platform writes them."""
+    a, folder = assignment(attack.assignment), desk / "submission"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    (folder / a.file).write_text(attack.source(with_attack), encoding="utf-8")
+    (folder / "assignment.toml").write_text(f'name = "{a.name}"\nversion = "{a.version}"\n', encoding="utf-8")
+    if with_attack:
+        for name in attack.also:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(PAYLOAD, encoding="utf-8")
+        SUBMISSIONS.get(attack.name, lambda folder, a: None)(folder, a)
+    limits = Limits(**{key: int(value) if key == "cpu_seconds" else value for key, value in attack.limits})
+    results = desk / "results.json"
+    return grade(
+        folder, student=STUDENT, hidden=desk / "hidden", only=attack.tests, runner=partial(PipedChildren, bounds=limits),
+        told=lambda report: results.write_text(as_json(report), encoding="utf-8"),
+    )  # fmt: skip
+
+
+def found(desk: Path, attack: Attack, base: dict[str, float]) -> Found:
+    """Grades an attack and looks for what it has left behind."""
+    start = time.perf_counter()
+    report = graded(desk, attack)
+    seconds = round(time.perf_counter() - start, 2)
+    shown = "\n".join([as_text(report), json.dumps(visible(gradescope_results(report))),
+                       *(json.dumps(classroom_test(result)) for result in report.asked)])  # fmt: skip
+    return Found(
+        attack.name, {r.name: r.score for r in report.results if r.status != "not run"}, base,
+        [r.name for r in report.results if r.of_grader], told(report), shown,
+        {r.name: r.status for r in report.results}, list(report.limits), seconds, list(left(desk, report)),
+    )  # fmt: skip
+
+
+def told(report: Report) -> str:
+    """The lines of a report that are about the submission: its fault, its notes, what is said of each test."""
+    lines = [report.fault, *report.notes]
+    for r in report.results:
+        lines += [f"{r.name}: {r.status}", r.sentence, r.hint, r.output]
+    return "\n".join(line for line in lines if line)
+
+
+def visible(results: dict[str, Any]) -> dict[str, Any]:
+    """What a student can see of Gradescope's results.json."""
+    tests = [test for test in results["tests"] if test["visibility"] != "hidden"]
+    return {"output": results["output"], "tests": tests}
+
+
+def left(desk: Path, report: Report) -> Iterator[str]:
+    """Processes of the student's, and files that an attack has written."""
+    users = re.findall(r"another user: uid (\d+)", "\n".join(report.limits))
+    for process in processes.running():
+        if str(process.uid) in users or (process.uid == os.getuid() != 0 and process.pid != os.getpid()):
+            yield f"process {process.pid} of uid {process.uid}"
+    if (desk / "results.json").read_text(encoding="utf-8") != as_json(report):
+        yield "results.json was changed"
+    for name in {entry.name for entry in desk.iterdir()} - {"submission", "hidden", "results.json", "engine", "home"}:
+        yield f"the file {name} in the grader's folder for temporary files"
+    for place in (desk, desk / "home", Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), PACKAGE, Path.cwd()):
+        for path in place.glob(f"*{MARK}*") if place.is_dir() else ():
+            yield f"the file {path.name} in {place}"
+
+
+# Submissions that are more than one file.
+
+
+def _tampered(folder: Path, a: Assignment) -> None:
+    """The public tests pass by themselves, and every test is worth more."""
+    (folder / f"test_{a.name}.py").write_text("def test_top_k(student): pass\n", encoding="utf-8")
+
+
+SUBMISSIONS: dict[str, Callable[[Path, Assignment], None]] = {}
+
+
+# Who grades.
+
+
+def desk_at(folder: Path) -> Path:
+    """A grader's folder: for temporary files, with hidden tests that only the grader may read."""
+    (folder / "home").mkdir()
+    hidden = folder / "hidden"
+    hidden.mkdir(mode=0o700)
+    for name in sorted({attack.assignment for attack in attacks().values()}):
+        shutil.copyfile(assignment(name).folder / f"hidden_{name}.py", hidden / f"hidden_{name}.py")
+    write_secret(hidden / "secret")
+    return folder
+
+
+def main(folder: Path, wanted: list[str]) -> None:
+    """Grades the attacks, and tells each as one line of JSON."""
+    desk = desk_at(folder)
+    chosen = [attack for attack in attacks().values() if not wanted or attack.name in wanted]
+    known: dict[tuple[str, str], dict[str, float]] = {}
+    for key in dict.fromkeys((one.base, one.assignment) for one in chosen):
+        tests = dict.fromkeys(test for one in chosen if (one.base, one.assignment) == key for test in one.tests)
+        report = graded(desk, Attack("", "", *key, tuple(tests), ""), with_attack=False)
+        known[key] = {result.name: result.score for result in report.results}
+    for attack in chosen:
+        scores = known[attack.base, attack.assignment]
+        print(json.dumps(asdict(found(desk, attack, {test: scores[test] for test in attack.tests}))), flush=True)
+
+
+class Grader:
+    """A process that grades all attacks. user: whether not as root; its lines are read while it goes on."""
+
+    def __init__(self, user: bool, wanted: tuple[str, ...] = ()) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="tinyinfer-attacks-"))
+        self.folder.chmod(0o711)
+        drop = user and os.geteuid() == 0
+        uid = processes.free_uid() if drop else os.geteuid()
+        here, path = Path(__file__), os.pathsep.join(sys.path)
+        if drop and not all(map(reachable, (here, PACKAGE / "llm.py", Path(json.__file__)))):
+            here, path = copy_engine(self.folder / "engine")
+        os.chown(self.folder, uid, uid)
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "TMPDIR": str(self.folder), "LANG": "C.UTF-8",
+                       "HOME": str(self.folder / "home"), "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
+        other = {"user": uid, "group": uid, "extra_groups": []} if drop else {}
+        self.process = subprocess.Popen(
+            [sys.executable, str(here), str(self.folder), *wanted], stdout=subprocess.PIPE, text=True, cwd=self.folder,
+            env=environment, stderr=subprocess.PIPE, **other,
+        )  # fmt: skip
+        self._told: dict[str, Found] = {}
+
+    def found(self, name: str) -> Found:
+        """What came of an attack; waits for it. Raises RuntimeError when the grader has ended before."""
+        assert self.process.stdout is not None
+        while name not in self._told:
+            line = self.process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"the grader ended before {name}: {self.process.communicate()[1]}")
+            one = Found(**json.loads(line))
+            self._told[one.attack] = one
+        return self._told[name]
+
+    def end(self) -> list[str]:
+        """Ends the grader; what is left behind a while after all attacks."""
+        self.process.kill()
+        self.process.communicate()
+        still = [name for name in (entry.name for entry in self.folder.iterdir()) if MARK in name]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return still
+
+
+def copy_engine(folder: Path) -> tuple[Path, str]:
+    """A copy of the engine, of these tests and of what is installed, which another user can read."""
+    raise NotImplementedError
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), sys.argv[2:])
