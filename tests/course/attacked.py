@@ -37,15 +37,15 @@ from typing import Any
 
 import tinyinfer
 from tinyinfer.course.assignment import Assignment, assignment
+from tinyinfer.course.cut import skeleton, solution
 from tinyinfer.course.grading.children import PipedChildren
 from tinyinfer.course.grading.classroom50 import test as classroom_test
-from tinyinfer.course.cut import skeleton, solution
 from tinyinfer.course.grading.grade import grade
 from tinyinfer.course.grading.gradescope import results as gradescope_results
-from tinyinfer.course.hidden import write_secret
 from tinyinfer.course.grading.report import Report, as_json, as_text
+from tinyinfer.course.hidden import write_secret
 from tinyinfer.course.sandbox import processes
-from tinyinfer.course.sandbox.sandbox import Limits, link_tree, reachable
+from tinyinfer.course.sandbox.sandbox import Limits, reachable
 
 ATTACKS = Path(__file__).parents[1] / "attacks"
 PACKAGE = Path(tinyinfer.__file__).parent
