@@ -74,13 +74,20 @@ def test_each_student_is_graded_once_and_then_only_who_changed(three):
 
 
 def test_another_version_of_the_assignment_or_of_its_files_grades_all_again(three, tmp_path):
-    """Catches marks of two versions in one table, also where the teacher forgot to change the version."""
+    """Catches marks of two versions in one table, also where the teacher forgot to change the version.
+
+    A cache that Python wrote is no other version.
+    """
     three.grade()
     three.grade(assignment=an_assignment(tmp_path / "assignments" / "tiny", version="2"))
     assert len(three.grader.students) == 3
     (three.plan.assignment.folder / "test_tiny.py").write_text("def test_a(): ...")
     three.grade()
     assert len(three.grader.students) == 3
+    (three.plan.assignment.folder / "__pycache__").mkdir()
+    (three.plan.assignment.folder / "__pycache__" / "test_tiny.pyc").write_text("")
+    three.grade()
+    assert three.grader.students == []
 
 
 def test_other_hidden_tests_grade_all_again(three, tmp_path):
@@ -183,6 +190,15 @@ def test_one_test_is_graded_again_and_the_old_score_is_told(three, tmp_path):
     [note] = ada.regrades
     assert (note.old, note.new, note.old_score, note.new_score, note.assignment_version) == (40, 10, 100, 70, "2")
     three.grade(assignment=harder)
+    assert three.grader.students == []
+
+
+def test_a_public_test_again_leaves_the_marks_of_the_hidden_ones(three, tmp_path):
+    """Catches a regrade without --hidden, after which the run with it grades all again."""
+    (tmp_path / "hidden").mkdir()
+    three.grade(hidden=tmp_path / "hidden")
+    three.grade(only="test_b")
+    three.grade(hidden=tmp_path / "hidden")
     assert three.grader.students == []
 
 

@@ -113,4 +113,5 @@ def regraded(old: Record, new: Record, test: str) -> Record:
     note = Regrade(test, before, after, float(old.report["score"]), score, str(versions["assignment_version"]))
     kept = {name: value for name, value in old.report.items() if name not in DERIVED}
     report = kept | versions | {"results": results, "score": score}
-    return replace(new, report=report, regrades=(*old.regrades, note))
+    made_of = new.made_of | {"hidden": new.made_of["hidden"] or old.made_of["hidden"]}  # "": a public test, alone
+    return replace(new, report=report, made_of=made_of, regrades=(*old.regrades, note))
