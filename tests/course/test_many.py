@@ -113,7 +113,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(three):
 
     with pytest.raises(KeyboardInterrupt):
         grade_all(submissions(three.folder), three.plan, three.book, killed)
-    assert sorted(path.name for path in three.book.folder.iterdir()) == ["ada.json", "bob.json"]
+    assert sorted(path.name for path in three.book.folder.glob("*.json")) == ["ada.json", "bob.json"]
     assert [record.score for record in three.grade()] == [100, 80, 0]
     assert three.grader.students == ["eve"]
 
@@ -142,6 +142,23 @@ def test_a_fault_of_the_grader_is_one_row_and_is_tried_in_the_next_run(tmp_path)
     assert broken.grader.students == ["bob"]
 
 
+def test_a_students_own_report_has_nothing_secret(tmp_path):
+    """Catches inputs of a hidden test, which a student would read in what the teacher hands back."""
+    one = Class(tmp_path, ada="60 20")
+    secret = result("test_b", 20, hidden=True, sentence="of 0.123", hint="shift 0.123", output="0.123", seed="beef")
+    report = a_report("ada", 60, 20, results=[result("test_a", 60), secret])
+    one.grader.answer = lambda job, source: Answer(report=report)
+    one.grade()
+    text = (one.book.folder / "ada.txt").read_text()
+    assert "80 / 100" in text
+    assert "0.123" not in text
+    assert "beef" not in text
+    one.grader.answer = lambda job, source: Answer(fault="KeyError")
+    (one.folder / "ada" / "tiny.py").write_text("60 40")
+    one.grade()
+    assert not (one.book.folder / "ada.txt").exists()
+
+
 def test_a_test_that_the_grader_itself_fails_leaves_no_mark(tmp_path):
     """Catches 40 points that a student loses to our bug, and a row that looks like all others."""
     one = Class(tmp_path, ada="60 40")
@@ -157,7 +174,7 @@ def test_what_is_wrong_for_all_ends_the_run_and_keeps_the_reports(tmp_path):
     one = Class(tmp_path, ada="60 40", bob="refused", eve="0 0")
     with pytest.raises(CourseError, match="the tests cannot be loaded"):
         one.grade()
-    assert [path.name for path in one.book.folder.iterdir()] == ["ada.json"]
+    assert [path.name for path in one.book.folder.glob("*.json")] == ["ada.json"]
 
 
 def test_the_assignment_is_the_one_that_the_markers_name(tmp_path, monkeypatch):
