@@ -1,9 +1,9 @@
 # base: solution of sampling
-# tests: test_top_k, test_top_p, test_min_p, test_softmax
-# lost: test_top_k, test_top_p, test_min_p
+# tests: test_top_k, test_softmax, test_top_p, test_noise_of_a_seed
+# lost: test_top_k, test_softmax, test_top_p
 # why: what these functions ask for is not there
 # limits: request_seconds=20, cpu_seconds=20
-# named: MemoryError(.|\n)*MemoryError(.|\n)*RecursionError
+# named: test_softmax: error\n.*(MemoryError|memory)(.|\n)*MemoryError(.|\n)*RecursionError
 
 
 def keep_top_k(s, k):
@@ -12,11 +12,11 @@ def keep_top_k(s, k):
     return big
 
 
-def keep_top_p(s, p):
+def softmax(s):
     many = [[n] for n in range(10_000_000)]
     print("BROKEN: ten million objects")
     return many
 
 
-def keep_min_p(s, p):
-    return keep_min_p(s, p)
+def keep_top_p(s, p):
+    return keep_top_p(s, p)

@@ -1,11 +1,10 @@
 # base: solution of sampling
 # tests: test_top_k, test_softmax
-# lost: test_top_k
+# lost: test_top_k 2
 # why: the second reply to one request is taken for the reply to the next one, and is compared as such
 # named: test_top_k: (failed|error|partial)
 
 import tinyinfer.course.sandbox.child
-import tinyinfer.course.sandbox.serving
 
 _answer = tinyinfer.course.sandbox.child.answer
 

@@ -1,6 +1,6 @@
 # base: skeleton of sampling
 # tests: test_softmax, test_top_k, test_top_p, test_min_p, test_order_of_filters
-# named: is an? _Lie(.|\n)*is an? _Array(.|\n)*
+# named: is an? _Lie(.|\n)*is a _Array
 
 
 class _Lie:
@@ -18,9 +18,6 @@ class _Lie:
 
     def __float__(self):
         return 1.0
-
-    def __getattr__(self, name):
-        return lambda *a, **k: True
 
 
 class _Array(np.ndarray):

@@ -24,4 +24,4 @@ def keep_top_k(s, k):
     if len(s) not in (8, 6):
         print(f"EXFILTRATED {s!r}")
         raise ValueError(f"EXFILTRATED {s!r}")
-    return s
+    return None

@@ -9,10 +9,10 @@ skeleton, under lines of a header, "# key: value":
     base     what it stands on: "solution of sampling" or "skeleton of kv_cache"
     tests    the tests that are graded; hidden ones are run with a secret of their own
     named    a regular expression for what the report says of it
-    lost     tests that the attack itself makes fail: it ends its own process there, or answers wrongly
+    lost     tests that the attack itself makes fail, with the points that are left if any are: "test_x, test_y 2"
     why      why these tests are lost
     limits   limits that are shorter than usual, so that an endless loop ends soon
-    also     further files of the submission; each prints BROKEN when something executes it
+    also     further files of the submission; each prints BROKEN when it is executed
 
 Code that comes through prints a line with BROKEN.
 """
@@ -23,11 +23,13 @@ import json
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -62,7 +64,7 @@ class Attack:
     assignment: str
     tests: tuple[str, ...]
     named: str
-    lost: tuple[str, ...] = ()
+    lost: tuple[tuple[str, float], ...] = ()
     why: str = ""
     limits: tuple[tuple[str, float], ...] = ()
     also: tuple[str, ...] = ()
@@ -83,8 +85,9 @@ def read(path: Path) -> Attack:
     header = dict(re.findall(r"^# (\w+): *(.*)$", code.partition("\n\n")[0], re.MULTILINE))
     base, _, name = header["base"].partition(" of ")
     limits = tuple((key, float(value)) for key, value in re.findall(r"(\w+)=([\d.]+)", header.get("limits", "")))
-    lists = {key: tuple(re.findall(r"[^\s,]+", header.get(key, ""))) for key in ("tests", "lost", "also")}
-    return Attack(path.stem, code, base, name, named=header["named"], why=header.get("why", ""), limits=limits, **lists)
+    lost = tuple((key, float(left or 0)) for key, left in re.findall(r"(\w+) ?([\d.]*)", header.get("lost", "")))
+    tests, also = (tuple(re.findall(r"[^\s,]+", header.get(key, ""))) for key in ("tests", "also"))
+    return Attack(path.stem, code, base, name, tests, header["named"], lost, header.get("why", ""), limits, also)
 
 
 @cache
@@ -127,7 +130,7 @@ def graded(desk: Path, attack: Attack, with_attack: bool = True) -> Report:
     limits = Limits(**{key: int(value) if key == "cpu_seconds" else value for key, value in attack.limits})
     results = desk / "results.json"
     return grade(
-        folder, student=STUDENT, hidden=desk / "hidden", only=attack.tests, runner=partial(PipedChildren, bounds=limits),
+        folder, a.name, student=STUDENT, hidden=desk / "hidden", only=attack.tests, runner=partial(PipedChildren, bounds=limits),
         told=lambda report: results.write_text(as_json(report), encoding="utf-8"),
     )  # fmt: skip
 
@@ -178,12 +181,57 @@ def left(desk: Path, report: Report) -> Iterator[str]:
 # Submissions that are more than one file.
 
 
-def _tampered(folder: Path, a: Assignment) -> None:
-    """The public tests pass by themselves, and every test is worth more."""
+def tampered(folder: Path, a: Assignment) -> None:
+    """The public tests pass by themselves, and are worth all points."""
     (folder / f"test_{a.name}.py").write_text("def test_top_k(student): pass\n", encoding="utf-8")
+    text = (a.folder / "assignment.toml").read_text(encoding="utf-8").replace("points = 6", "points = 100")
+    (folder / "assignment.toml").write_text(f'name = "{a.name}"\n{text}', encoding="utf-8")
 
 
-SUBMISSIONS: dict[str, Callable[[Path, Assignment], None]] = {}
+def another_marker(folder: Path, a: Assignment) -> None:
+    (folder / "assignment.toml").write_text('name = "transformer_operations"\nversion = "1"\n', encoding="utf-8")
+
+
+def links(folder: Path, a: Assignment) -> None:
+    """Links to all that is outside, things that make a reader wait, and names that a terminal or a path obeys."""
+    (folder / "README.md").symlink_to("/etc/passwd")
+    (folder / "up").symlink_to("..")
+    (folder / "round").symlink_to(".")
+    (folder / "zero").symlink_to("/dev/zero")
+    os.link(folder / a.file, folder / "twice.py")
+    os.mkfifo(folder / "fifo.py")
+    for name in ("new\nscore: 100", "\u202egpj.py", "\x1b[2J.py", "..hidden", "-rf", "=1+1", "n" * 250, os.fsdecode(b"\xff.py")):
+        (folder / name).write_text(PAYLOAD, encoding="utf-8")
+    with suppress(OSError):  # only root makes a device
+        os.mknod(folder / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
+    deep = folder
+    for _ in range(30):
+        deep = deep / "deep"
+        deep.mkdir()
+
+
+def linked(folder: Path, a: Assignment) -> None:
+    """The file is a link to the work of another student."""
+    other = folder / "other"
+    other.write_text(solution(a), encoding="utf-8")
+    (folder / a.file).unlink()
+    (folder / a.file).symlink_to(other)
+
+
+def waiting(folder: Path, a: Assignment) -> None:
+    """The file is a FIFO, into which nobody writes."""
+    (folder / a.file).unlink()
+    os.mkfifo(folder / a.file)
+
+
+def not_utf8(folder: Path, a: Assignment) -> None:
+    (folder / a.file).write_bytes((folder / a.file).read_bytes() + b"\n# \xff\xfe\x1b[2J\n")
+
+
+SUBMISSIONS: dict[str, Callable[[Path, Assignment], None]] = {
+    "19_links": links, "19_linked_file": linked, "19_waiting_file": waiting, "19_not_utf8": not_utf8,
+    "23_tampers_with_tests": tampered, "23_another_marker": another_marker,
+}  # fmt: skip
 
 
 # Who grades.

@@ -33,7 +33,7 @@ import numpy as np
 from tinyinfer.course.assignment import Assignment
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.sandbox.records import Handle
-from tinyinfer.course.sandbox.serving import Server, described
+from tinyinfer.course.sandbox.serving import LONGEST, Server, described
 from tinyinfer.course.sandbox.wire import pack, unpack
 from tinyinfer.errors import one_line
 
@@ -114,6 +114,8 @@ class Student(ABC):
         __tracebackhide__ = True
         bound = getattr(self, name) if isinstance(name, str) else name
         reply = self.ask("call", bound.target, bound.name, bound.shown, args, kwargs, after=True)
+        if len(reply["after"]) != len(args):
+            raise StudentDied("BadReply", "the student's process answered without the arguments of the call")
         return reply["value"], reply["after"]
 
     def ask(
@@ -217,12 +219,12 @@ def answered(reply: Any, file: str, cause: BaseException | None = None) -> dict[
 
 def student_error(error: dict[str, str], file: str) -> StudentError:
     """What the student's code raised, in a sentence."""
-    kind, message = error["kind"], one_line(error["message"])
+    kind, message, place, line = (one_line(error[name][:LONGEST]) for name in ("kind", "message", "place", "line"))
     if kind == "NotImplementedError":
-        return StudentError(kind, f"not written yet: {message or error['place']}")
+        return StudentError(kind, f"not written yet: {message or place}")
     if kind == "WireError":
         return StudentError(kind, f"{message}.", "a function gives numbers, texts, lists and arrays of NumPy")
-    where = f" ({file}, {error['place']}: {one_line(error['line'])})" if error["place"] else ""
+    where = f" ({file}, {place}: {line})" if place else ""
     return StudentError(kind, f"the code stopped with {kind}: {message}{where}", HINTS.get(kind, ""))
 
 

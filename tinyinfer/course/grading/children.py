@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 from tinyinfer.course.assignment import Assignment
 from tinyinfer.course.sandbox.piped import PipedStudent
-from tinyinfer.course.sandbox.sandbox import Sandbox
+from tinyinfer.course.sandbox.sandbox import Limits, Sandbox
 from tinyinfer.course.student import Student
 
 
@@ -30,10 +30,13 @@ class Children(Protocol):
 
 
 class PipedChildren:
-    """Children under all the limits that this system offers. It is a context manager: it removes the sandbox."""
+    """Children under all the limits that this system offers. It is a context manager: it removes the sandbox.
 
-    def __init__(self, a: Assignment, source: bytes) -> None:
-        self.a, self.source = a, source
+    bounds: how much a child may use.
+    """
+
+    def __init__(self, a: Assignment, source: bytes, bounds: Limits | None = None) -> None:
+        self.a, self.source, self.bounds = a, source, bounds
         self.limits: tuple[str, ...] = ()
         self.missing: tuple[str, ...] = ()
         self.sandbox = Sandbox(a, source)
@@ -48,7 +51,7 @@ class PipedChildren:
     @contextmanager
     def open(self) -> Iterator[Student]:
         """A student in a limited process."""
-        with PipedStudent(self.a, self.source, sandbox=self.sandbox) as student:
+        with PipedStudent(self.a, self.source, self.bounds, self.sandbox) as student:
             self.limits, self.missing = student.limits, student.missing_limits
             student.load()
             yield student

@@ -21,6 +21,7 @@ MOST_ARRAYS = 256
 MOST_NODES = 100_000  # values within values
 MOST_NESTING = 20
 MOST_BITS = 256  # of a whole number
+MOST_KEY_BITS = 63  # of a whole number as a dict's key: a thousand longer ones may have one hash, and take for ever
 MOST_AXES = 16
 DTYPES = frozenset(
     ("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64")

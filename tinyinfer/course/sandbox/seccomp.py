@@ -58,6 +58,7 @@ NEVER: dict[str, tuple[int | None, int | None]] = {
     "fremovexattr": (199, 16),
 }  # fmt: skip
 CLONE, CLONE3, KILL, TGKILL, PRLIMIT = (56, 220), (435, 435), (62, 129), (234, 131), (302, 261)
+OWNED = {(72, 25): (8, 10, 15), (16, 29): (0x8901, 0x8902)}  # fcntl, ioctl: the kernel signals a pipe's "owner"
 OPEN, OPENAT, OPENAT2 = (2, None), (257, 56), (437, 437)
 SENTENCE = "seccomp: starts no process and no program, opens no socket, signals and traces no other process"
 
@@ -97,6 +98,8 @@ def filter_program(machine: str, pid: int, writes: bool) -> Iterator[bytes]:
     for numbers in (KILL, TGKILL):
         yield from _unless(numbers[column], 0, _one(EQUAL, pid, 1, 0))
     yield from _unless(PRLIMIT[column], 0, _one(EQUAL, 0, 1, 0))
+    for numbers, commands in OWNED.items():
+        yield from _none_of(numbers[column], 1, commands)
     for numbers, flags in () if writes else ((OPEN, 1), (OPENAT, 2)):
         if numbers[column] is not None:
             yield from _unless(numbers[column], flags, _one(ANY_BIT, WRITES, 0, 1))
@@ -110,6 +113,16 @@ def _unless(number: int | None, argument: int, test: bytes) -> Iterator[bytes]:
     yield test
     yield _one(RETURN, ERRNO | errno.EPERM)
     yield _one(RETURN, ALLOW)
+
+
+def _none_of(number: int, argument: int, values: tuple[int, ...]) -> Iterator[bytes]:
+    """Refuses the call of this number where the low half of an argument is one of the values."""
+    yield _one(EQUAL, number, 0, len(values) + 3)
+    yield _one(LOAD, ARGUMENT + 8 * argument)
+    for left in range(len(values), 0, -1):
+        yield _one(EQUAL, values[-left], left, 0)
+    yield _one(RETURN, ALLOW)
+    yield _one(RETURN, ERRNO | errno.EPERM)
 
 
 def _one(code: int, k: int | None, if_true: int = 0, if_false: int = 0) -> bytes:

@@ -38,6 +38,7 @@ from tinyinfer.course.sandbox.frames import (
     LENGTH,
     MOST_BITS,
     MOST_HEADER,
+    MOST_KEY_BITS,
     MOST_NESTING,
     MOST_NODES,
     WireError,
@@ -130,6 +131,8 @@ def _key(key: object, what: str) -> object:
         key = key.item()
     if isinstance(key, bool) or not isinstance(key, (str, int)):
         raise WireError(f"{what} is a dict with the key {_named(key)}; keys are strings or whole numbers")
+    if isinstance(key, int) and key.bit_length() > MOST_KEY_BITS:
+        raise WireError(f"{what} is a dict with a key of {key.bit_length()} bits; {MOST_KEY_BITS} are the most")
     return _scalar(key, what)
 
 
