@@ -119,6 +119,16 @@ def test_a_submission_without_the_file_has_a_full_report(submission, capsys):
     assert all(test.name in out for test in A.tests)
 
 
+def test_the_teacher_is_told_where_the_details_are(submission, hidden, capsys):
+    """Catches a teacher who looks in vain for what a hidden test found: the text is the student's."""
+    (submission / "kv_cache.py").unlink()
+    words = [submission, "--assignment", "kv_cache", "--hidden", hidden, "--student", "ada"]
+    assert grade(*words) == 1
+    assert capsys.readouterr().err == "what the hidden tests found, and their seeds: --format json\n"
+    assert grade(*words, "-q") == 1
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.course
 def test_the_report_goes_into_the_file(submission, capsys):
     """Catches half a file, and a report on stdout that a script takes for the file's."""
@@ -179,6 +189,7 @@ def test_a_grader_that_is_ended_leaves_what_was_graded(submission, tmp_path, num
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and not (output.exists() and json.loads(output.read_text())["score"]):
         time.sleep(0.05)
+    time.sleep(0.3)  # the next test has begun, and its process sleeps
     grader.send_signal(number)
     grader.wait(20)
     report = json.loads(output.read_text())

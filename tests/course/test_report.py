@@ -24,8 +24,8 @@ PARTIAL = TestResult("test_b", "1.2", 20, 5.0, "partial", 1, 4, "8 bits: the sha
 HIDDEN = TestResult("test_c", "2.1", 70, 0.0, "failed", 0, 1, "of 0.123: 1 in place of 2", "secret hint",
                     "printed 0.123", True, "a lost row", seed="beef")  # fmt: skip
 NOT_RUN = replace(HIDDEN, status="not run", sentence="", hint="", output="", seed="")
-REPORT = Report("kv_cache", "2", "0.1.0", "ada", ("memory: 300 MB",), ("network: open",), (PASSED, PARTIAL, HIDDEN),
-                ("n1", "n2"))  # fmt: skip
+REPORT = Report("kv_cache", "2", "0.1.0", "ada", ("memory: 300 MB", "CPU: 20 s"), ("network: open",),
+                (PASSED, PARTIAL, HIDDEN), ("n1", "n2"))  # fmt: skip
 
 
 def test_the_student_sees_points_statuses_and_the_first_thing_to_mend():
@@ -33,7 +33,7 @@ def test_the_student_sees_points_statuses_and_the_first_thing_to_mend():
     assert as_text(REPORT) == """\
 assignment  kv_cache, version 2, graded by tinyinfer 0.1.0
 student     ada
-limits      memory: 300 MB
+limits      memory: 300 MB; CPU: 20 s
 no limit    network: open
 notes       n1
             n2
@@ -125,6 +125,7 @@ def test_output_is_bounded_and_harmless():
     shown = visible("\x1b[2J\x1b[31mscore 100\u202e\r\n" + "x" * 10_000_000 + "\n" + "y\n" * 99_998).split("\n")
     assert shown[0] == "\\x1b[2J\\x1b[31mscore 100\\u202e"
     assert len(shown) == 21
+    assert visible("if x:\n    y\n" + " " * 10_000 + "z").split("\n") == ["if x:", "    y", " " * 100 + "z"]
     assert shown[-1] == "... 99,980 more lines"
     assert max(map(len, shown)) <= 200
     assert bounded("a\nb\x07" + "c" * 1000, 20) == "a b\\x07ccccccccc ..."

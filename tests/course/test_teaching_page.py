@@ -79,7 +79,7 @@ def run(command: str, folder: Path) -> None:
     """Runs a command in the copy of the checkout; 1 says that a single submission has no full marks."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     environment = os.environ | {"PATH": path, "PYTHONPATH": str(folder), "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode in ((0, 1) if "course grade class/" in command else (0,)), f"{command}\n{done.stderr}"
 
 

@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     if output is None:
         show(written(report))
+        if args.hidden and args.format == "text" and not args.quiet:
+            say("what the hidden tests found, and their seeds: --format json")
     elif not args.quiet:
         say(f"{report.assignment}: {report.score:g} of {report.points:g} points, wrote {args.output}")
     return 0 if report.full else 1

@@ -20,6 +20,8 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -56,6 +58,17 @@ class StudentError(Exception):
     def not_implemented(self) -> bool:
         """Whether the code is still the skeleton's."""
         return self.kind == "NotImplementedError"
+
+
+@contextmanager
+def hinting(kind: str, hint: str) -> Iterator[None]:
+    """Gives an error of this kind, which the student's code raises, its hint: for a test that expects the mistake."""
+    try:
+        yield
+    except StudentError as error:
+        if error.kind != kind:
+            raise
+        raise StudentError(kind, error.sentence, hint) from error
 
 
 class StudentTimeout(StudentError):

@@ -57,7 +57,8 @@ class PipedChildren:
             yield student
 
     def output(self, student: Student) -> str:
-        """The printed text; what was dropped is counted."""
+        """The printed text, with the file's name in the place of its path; what was dropped is counted."""
         assert isinstance(student, PipedStudent)
         kept, dropped = student.printed
-        return kept.decode("utf-8", "replace") + (f"\n... {dropped:,} bytes more" if dropped else "")
+        text = kept.decode("utf-8", "replace").replace(str(self.sandbox.file), self.a.file)
+        return text + (f"\n... {dropped:,} bytes more" if dropped else "")

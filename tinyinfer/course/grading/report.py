@@ -128,10 +128,17 @@ def bounded(text: str, letters: int = SENTENCE) -> str:
 def visible(text: str) -> str:
     """At most 20 lines of what the student's code printed, each bounded and of letters that are seen."""
     lines = text.splitlines()
-    shown = [bounded(line, LINE) for line in lines[:LINES]]
+    shown = [indented(line) for line in lines[:LINES]]
     if len(lines) > LINES:
         shown.append(f"... {len(lines) - LINES:,} more lines")
     return "\n".join(shown)
+
+
+def indented(line: str) -> str:
+    """One line of output with the spaces before it, bounded and of letters that are seen."""
+    text = line.lstrip(" ")
+    spaces = min(len(line) - len(text), LINE // 2)
+    return " " * spaces + bounded(text, LINE - spaces)
 
 
 # The student's report.
@@ -158,9 +165,11 @@ def head(report: Report) -> str:
         lines.append(f"student     {bounded(report.student, LINE)}")
     if report.local_only:
         lines.append(f"marks       none, {LOCAL_ONLY}")
-    for title, sentences in (("limits", report.limits), ("no limit", report.missing_limits), ("notes", report.notes)):
-        titles = [title, *[""] * len(sentences)]
-        lines += [paragraph(f"{t:<10}  {bounded(one)}", " " * 12) for t, one in zip(titles, sentences, strict=False)]
+    for title, sentences in (("limits", report.limits), ("no limit", report.missing_limits)):
+        if sentences:
+            lines.append(paragraph(f"{title:<10}  " + "; ".join(map(bounded, sentences)), " " * 12))
+    for place, note in enumerate(report.notes):
+        lines.append(paragraph(f"{'' if place else 'notes':<10}  {bounded(note)}", " " * 12))
     return "\n".join(lines)
 
 

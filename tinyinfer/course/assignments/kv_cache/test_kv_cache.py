@@ -154,6 +154,7 @@ def test_growth_keeps_the_rows(student: Any, part: Any, rng: Any) -> None:
             mine.reserve(seq, more)
             for layer in range(len(MEMORY)):
                 mine.read(layer, seq, 0, 5)
+        same_value(mine.cache.grow(mine.new(5), 3), True, "grow, where there is memory")
     with part("room for the whole answer at once, then twice as much"):
         mine = Remembering(student, rng, MEMORY[:1], 40, reserve_all=False)
         seq = mine.new(9)
@@ -176,6 +177,7 @@ def test_free_makes_room(student: Any, part: Any, rng: Any) -> None:
         mine.read(1, b, 0, 6)
     with part("clear"):
         mine.clear()
+        mine.check_length(b, "clear")
         same_value(mine.cache.held_bytes, 0, "held_bytes after `clear`",
                    usual=[(16 * mine.position_bytes, "the arrays are still held")])  # fmt: skip
 
