@@ -2,21 +2,43 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tinyinfer.course.assignment import Assignment, Cut, Test
-from tinyinfer.course.workers import Answer, Job
+from tinyinfer.course.assignment import Assignment, read_assignment
+from tinyinfer.course.grading.report import Report, TestResult, record
+from tinyinfer.course.whole_class.workers import Answer, Job
 
-TESTS = (Test("test_a", 60, catches="a"), Test("test_b", 40, parts=2, catches="b"))
+MANIFEST = """
+version = "VERSION"
+title = "Tiny"
+minutes = 5
+lines = 1
+about = "one function"
+[[cut]]
+module = "tinyinfer.sampling"
+names = ["softmax"]
+[[tests]]
+name = "test_a"
+points = 60
+catches = "a sum that is not 1"
+[[tests]]
+name = "test_b"
+points = 40
+parts = 2
+catches = "a sum that is infinite"
+"""
+POINTS = {"test_a": 60, "test_b": 40}
 
 
 def an_assignment(folder: Path, version: str = "1") -> Assignment:
-    """An assignment called `tiny` with two tests, its files in a folder."""
+    """An assignment called `tiny` with two tests, its manifest in a folder of that name."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "assignment.toml").write_text(f"version = {version!r}")
-    return Assignment("tiny", folder, version, "Tiny", 5, 1, "about", (), {}, (), {}, (Cut("m", ("f",)),), TESTS)
+    (folder / "assignment.toml").write_text(MANIFEST.replace("VERSION", version))
+    return read_assignment(folder)
 
 
 def a_class(folder: Path, **sources: str) -> Path:
@@ -29,20 +51,15 @@ def a_class(folder: Path, **sources: str) -> Path:
 
 def result(name: str, score: float, **changes: Any) -> dict[str, Any]:
     """A test's result as a report has it."""
-    test = next(test for test in TESTS if test.name == name)
-    status = "passed" if score == test.points else "failed"
-    texts = {"sentence": "", "of_grader": False, "hint": "" if status == "passed" else f"hint of {name}", "output": ""}
-    return {"name": name, "number": "1", "points": test.points, "score": score, "status": status, "hidden": False,
-            "catches": test.catches} | texts | changes  # fmt: skip
+    status = "passed" if score == POINTS[name] else "failed"
+    hint = "" if status == "passed" else f"hint of {name}"
+    return asdict(TestResult(name, "1.1", POINTS[name], score, status, 0, 1, hint=hint, catches="a bug")) | changes
 
 
 def a_report(student: str, a: float, b: float, **changes: Any) -> dict[str, Any]:
     """A report with these scores of test_a and test_b."""
-    return {
-        "assignment": "tiny", "assignment_version": "1", "engine_version": "0", "student": student, "fault": "",
-        "limits": [], "missing_limits": [], "notes": [], "score": a + b, "points": 100,
-        "results": [result("test_a", a), result("test_b", b)],
-    } | changes  # fmt: skip
+    report = json.loads(json.dumps(record(Report("tiny", "1", "0", student))))
+    return report | {"score": a + b, "points": 100, "results": [result("test_a", a), result("test_b", b)]} | changes
 
 
 class Grader:

@@ -19,7 +19,7 @@ ORDER = [
     *("kv_cache", "quantization", "speculative", "loading"),
     *("batching", "engine", "request", "llm", "views", "measure", "lessons", "course", "cli"),
 ]
-FOLDERS = sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py"))
+FOLDERS = sorted(path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("*/**/__init__.py"))
 
 
 def module(path: Path) -> str:

@@ -22,7 +22,8 @@ from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.course.compare import differing
-from tinyinfer.course.stand_ins import DeviceView
+from tinyinfer.course.laws import same_law
+from tinyinfer.course.sandbox.stand_ins import DeviceView
 from tinyinfer.engine.clock import WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
@@ -114,6 +115,7 @@ def run_the_rest(inspector: Inspector, folder) -> None:
     q, k, v = (np.ones((rows, heads, 14), np.float32) for rows, heads in ((19, 15), (31, 5), (31, 5)))
     inspector.watch({"H": 15, "K": 5, "E": 14}, lambda: full_attention(q, k, v, 12, 0, 1.0, None, np))
     inspector.watch({}, lambda: lazy_array((3, 5)))
+    inspector.watch({"V": 6}, lambda: same_law([0, 1, 2, 3, 4, 5] * 20, np.full(6, 1 / 6), "the token"))
     inspector.watch({}, lambda: differing(np.ones((3, 5)), np.ones((3, 5)), 0.0, 0.0))
     inspector.watch({}, lambda: DeviceView().to_host(DeviceView().reserve((3, 5))))
 

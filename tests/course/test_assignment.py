@@ -27,7 +27,7 @@ minutes = 30
 lines = 12
 about = "round each weight to the nearest point of a grid"
 background = ["a paper, section 2"]
-switches = { quantize = "int4", temperature = 0.5 }
+switches = { quantize = ["int4", "int8"], temperature = 0.5 }
 allowed = ["tinyinfer.units"]
 [given_source]
 Rounder = "def __init__(self): pass"
@@ -63,6 +63,7 @@ def test_a_manifest_becomes_an_assignment(folder: Path) -> None:
     assert (a.minutes, a.lines, a.about) == (30, 12, "round each weight to the nearest point of a grid")
     assert a.background == ("a paper, section 2",)
     assert dict(a.switches) == {"quantize": "int4", "temperature": 0.5}
+    assert dict(a.also_serves) == {"quantize": ("int4", "int8"), "temperature": (0.5,)}
     assert a.allowed == ("tinyinfer.units",)
     assert dict(a.given_source) == {"Rounder": "def __init__(self): pass"}
     assert a.cut == (Cut("tinyinfer.quantization.rtn", ("fit",), ("to_half",)),)
@@ -84,8 +85,9 @@ def test_a_manifest_becomes_an_assignment(folder: Path) -> None:
         ("minutes = 30", "minuts = 30", "minuts: there is no such field; did you mean 'minutes'?"),
         ('["a paper, section 2"]', '["a paper", 2]', "background: must be a list of texts"),
         ('["a paper, section 2"]', '"a paper"', "background: must be a list, not 'a paper'"),
-        ('quantize = "int4"', 'quantise = "int4"', "switches: there is no switch 'quantise'"),
-        ('quantize = "int4"', 'quantize = "int5"', "switches: quantize='int5' is not known"),
+        ('quantize = ["int4", "int8"]', 'quantise = "int4"', "switches: there is no switch 'quantise'"),
+        ('quantize = ["int4", "int8"]', "quantize = []", "switches: quantize has no value"),
+        ('"int8"', '"int5"', "switches: quantize='int5' is not known"),
         ("temperature = 0.5", "temperature = -1", "switches: temperature=-1 "),
         ('"def __init__(self): pass"', "7", "given_source: Rounder must be Python source, as text"),
         ('"def __init__(self): pass"', '"def __init__(self"', "given_source: Rounder is no Python source"),
@@ -111,6 +113,15 @@ def test_a_mistake_in_a_manifest_names_the_file_and_the_field(folder: Path, old:
         read_assignment(path.parent)
     assert str(error.value).startswith(f"{path}: ")
     assert told in str(error.value)
+
+
+def test_switches_that_need_each_other_are_one_setting(folder: Path) -> None:
+    """Catches a switch that is checked alone: prefix_cache needs the paged cache."""
+    path = folder / "rounding" / "assignment.toml"
+    path.write_text(MANIFEST.replace("temperature = 0.5", 'kv_cache = "paged", prefix_cache = true'))
+    assert dict(assignment("rounding", folder).switches) == {
+        "quantize": "int4", "kv_cache": "paged", "prefix_cache": True,
+    }  # fmt: skip
 
 
 def test_a_folder_whose_name_is_no_module_is_refused(folder: Path) -> None:

@@ -69,7 +69,7 @@ def merge(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
 
 def run(folder: Path, code: str) -> subprocess.CompletedProcess[str]:
     """Runs code in a process that imports the package of a folder."""
-    environ = os.environ | {"PYTHONPATH": str(folder)}
+    environ = os.environ | {"PYTHONPATH": str(folder), "PYTHONDONTWRITEBYTECODE": ""}
     command = [sys.executable, "-P", "-c", code]
     return subprocess.run(command, env=environ, capture_output=True, text=True, timeout=60, cwd=folder)
 

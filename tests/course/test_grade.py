@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,11 +16,12 @@ import pytest
 from local_children import HIDDEN, PUBLIC, Desk
 from small_assignment import RIGHT
 
-from tinyinfer.course import classroom50, gradescope
 from tinyinfer.course.cut import skeleton
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.grade import PENDING, grade
-from tinyinfer.course.report import Report, as_json, as_text
+from tinyinfer.course.grading import classroom50, gradescope
+from tinyinfer.course.grading.grade import PENDING, grade
+from tinyinfer.course.grading.report import Report, as_json, as_text
+from tinyinfer.course.student import Student
 
 ADA = {"student": "ada"}
 
@@ -192,6 +195,41 @@ def softmax(s, right=softmax):
     assert any("imports os" in note for note in report.notes)
 
 
+def failing_to_load(tries: int, folder: Path) -> str:
+    """Our solution in a file that cannot be loaded at its try of that number."""
+    return f"""{RIGHT}
+import pathlib
+counter = pathlib.Path({str(folder / "tries")!r})
+counter.write_text(counter.read_text() + "x" if counter.exists() else "x")
+if len(counter.read_text()) == {tries}:
+    raise ValueError("not now")
+"""
+
+
+def test_a_file_that_can_be_loaded_only_now_and_then_loses_those_tests(tmp_path):
+    """Catches a fault of one process that costs all tests, and points for a hidden run that never began."""
+    second = graded(Desk(tmp_path, failing_to_load(2, tmp_path)))
+    assert second.fault == ""
+    assert marks(second)["test_softmax"] == (40.0, "passed")
+    assert marks(second)["test_top_k"] == (0.0, "error")
+    assert "not now" in second.results[1].sentence
+
+
+def test_a_hidden_run_that_cannot_be_loaded_is_the_worse_one(tmp_path):
+    """Catches a file that can be loaded once for each test."""
+    desk = Desk(tmp_path, failing_to_load(2, tmp_path))
+    report = graded(desk, all_tests=True, only=["test_other_inputs"])
+    assert marks(report) == {"test_other_inputs": (0.0, "error")}
+    assert "1 of 1 parts (passed) and 0 of 1 parts (error)" in report.notes[-1]
+
+
+def test_the_hidden_file_replaces_no_public_test(tmp_path):
+    """Catches a helper of the hidden tests that has a public test's name."""
+    desk = Desk(tmp_path, "def softmax(s): return s\ndef keep_top_k(s, k): return s\n",
+                hidden=HIDDEN + "\n\ndef test_top_k(student): pass\n")  # fmt: skip
+    assert marks(graded(desk, all_tests=True))["test_top_k"] == (0.0, "failed")
+
+
 def test_hidden_inputs_are_each_students_and_the_same_when_graded_again(tmp_path):
     """Catches an answer handed from one student to another, and a regrade with other inputs."""
     desk = Desk(tmp_path, RIGHT + "\ndef softmax(s, right=softmax):\n    print(s[0])\n    return right(s)\n")
@@ -254,6 +292,36 @@ def test_a_process_that_cannot_be_started_is_the_graders_fault(tmp_path):
     report = graded(desk)
     assert all(result.of_grader for result in report.asked)
     assert not report.fault
+
+
+def test_a_machine_that_can_give_no_marks_says_so(tmp_path, monkeypatch):
+    """Catches marks given as root without a second user, where no process of the student's is limited."""
+    desk = Desk(tmp_path, RIGHT)
+
+    def refuse(self: object) -> None:
+        raise CourseError("root cannot grade without a second user")
+
+    monkeypatch.setattr(type(desk.children), "open", refuse)
+    monkeypatch.setattr(type(desk.children), "limits", ())
+    with pytest.raises(CourseError, match="without a second user"):
+        graded(desk)
+
+
+def test_a_process_that_stays_costs_its_test_and_not_the_report(tmp_path, monkeypatch):
+    """Catches a student who leaves a process that cannot be ended, and so gets no report at all: attack 14."""
+    desk = Desk(tmp_path, RIGHT)
+    opened = desk.children.open
+
+    @contextmanager
+    def leave_one(self: object) -> Iterator[Student]:
+        with opened() as student:
+            yield student
+        raise CourseError("a process of the student's is still there")
+
+    monkeypatch.setattr(type(desk.children), "open", leave_one)
+    report = graded(desk)
+    assert {result.score for result in report.results} == {0.0}
+    assert "is still there" in report.results[0].sentence
 
 
 @pytest.mark.parametrize("content", ["def f(:", "import no_such_package", "raise SystemExit"])

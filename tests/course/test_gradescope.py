@@ -10,9 +10,9 @@ import pytest
 from gradescope_format import faults
 from test_report import HIDDEN, NOT_RUN, PARTIAL, PASSED, REPORT
 
-from tinyinfer.course import classroom50, gradescope
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.report import Report
+from tinyinfer.course.grading import classroom50, gradescope
+from tinyinfer.course.grading.report import Report
 
 NOTHING = replace(PASSED, score=0.0, status="error", sentence="no file")
 FAULTY = replace(REPORT, fault="no file", results=(NOTHING, NOT_RUN))
@@ -33,7 +33,7 @@ def test_gradescope_accepts_every_report(report):
     "wrong",
     [
         {"score": float("nan"), "tests": []}, {"score": "3"}, {"tests": [{"name": "x"}]}, {"score": 1, "tests": {}},
-        {"score": 1, "visibility": "nobody"}, {"score": 1, "Score": 1}, {"score": 1, "tests": [{"output": ["x"]}]},
+        {"score": 1, "visibility": "teachers"}, {"score": 1, "Score": 1}, {"score": 1, "tests": [{"output": ["x"]}]},
         {"score": 1, "tests": [{"status": "partial"}]}, {"score": 1, "tests": [{"tags": [1]}]},
         {"score": 1, "output_format": "markdown"}, {"score": True}, [],
     ],

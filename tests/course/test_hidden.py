@@ -1,4 +1,4 @@
-"""Seeds of hidden tests: the same when graded again, others for each student, computed by nobody without the secret."""
+"""Seeds of hidden tests: the same when graded again, others for each student, computed only with the secret."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.late import Late, Times, changed_at, late_days, moment, read_times
+from tinyinfer.course.whole_class.late import Late, Times, changed_at, late_days, moment, read_times
 
 DUE = datetime.fromisoformat("2026-11-20T23:59:00+01:00")
 RULE = Late.parsed("10%/day,3")

@@ -9,8 +9,10 @@ import csv
 import json
 import os
 import signal
+import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -18,14 +20,18 @@ from pathlib import Path
 import pytest
 from class_doubles import Grader, a_class, a_report, an_assignment, result
 
-from tinyinfer.course import grades_csv, item_statistics, many
-from tinyinfer.course.class_folder import digest, submissions
+from tinyinfer.course.assignment import assignment
+from tinyinfer.course.cut import solution
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.gradebook import GRADED, GRADER_FAULT, NOT_GRADABLE, Gradebook, Record
-from tinyinfer.course.grades_csv import Deadline, cell
-from tinyinfer.course.late import Late, Times
-from tinyinfer.course.many import Plan, grade_all, same_assignment
-from tinyinfer.course.workers import Answer, Died, Job, Process, run
+from tinyinfer.course.whole_class import grades_csv, item_statistics, many
+from tinyinfer.course.whole_class.class_folder import digest, submissions
+from tinyinfer.course.whole_class.gradebook import GRADED, GRADER_FAULT, NOT_GRADABLE, Gradebook, Record
+from tinyinfer.course.whole_class.grades_csv import Deadline, cell
+from tinyinfer.course.whole_class.late import Late, Times
+from tinyinfer.course.whole_class.many import Plan, grade_all, same_assignment
+from tinyinfer.course.whole_class.workers import Answer, Died, Job, Process, run
+
+linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
 
 
 class Class:
@@ -68,13 +74,20 @@ def test_each_student_is_graded_once_and_then_only_who_changed(three):
 
 
 def test_another_version_of_the_assignment_or_of_its_files_grades_all_again(three, tmp_path):
-    """Catches marks of two versions in one table, also where the teacher forgot to change the version."""
+    """Catches marks of two versions in one table, also where the teacher forgot to change the version.
+
+    A cache that Python wrote is no other version.
+    """
     three.grade()
     three.grade(assignment=an_assignment(tmp_path / "assignments" / "tiny", version="2"))
     assert len(three.grader.students) == 3
     (three.plan.assignment.folder / "test_tiny.py").write_text("def test_a(): ...")
     three.grade()
     assert len(three.grader.students) == 3
+    (three.plan.assignment.folder / "__pycache__").mkdir()
+    (three.plan.assignment.folder / "__pycache__" / "test_tiny.pyc").write_text("")
+    three.grade()
+    assert three.grader.students == []
 
 
 def test_other_hidden_tests_grade_all_again(three, tmp_path):
@@ -100,7 +113,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(three):
 
     with pytest.raises(KeyboardInterrupt):
         grade_all(submissions(three.folder), three.plan, three.book, killed)
-    assert sorted(path.name for path in three.book.folder.iterdir()) == ["ada.json", "bob.json"]
+    assert sorted(path.name for path in three.book.folder.glob("*.json")) == ["ada.json", "bob.json"]
     assert [record.score for record in three.grade()] == [100, 80, 0]
     assert three.grader.students == ["eve"]
 
@@ -129,6 +142,23 @@ def test_a_fault_of_the_grader_is_one_row_and_is_tried_in_the_next_run(tmp_path)
     assert broken.grader.students == ["bob"]
 
 
+def test_a_students_own_report_has_nothing_secret(tmp_path):
+    """Catches inputs of a hidden test, which a student would read in what the teacher hands back."""
+    one = Class(tmp_path, ada="60 20")
+    secret = result("test_b", 20, hidden=True, sentence="of 0.123", hint="shift 0.123", output="0.123", seed="beef")
+    report = a_report("ada", 60, 20, results=[result("test_a", 60), secret])
+    one.grader.answer = lambda job, source: Answer(report=report)
+    one.grade()
+    text = (one.book.folder / "ada.txt").read_text()
+    assert "80 / 100" in text
+    assert "0.123" not in text
+    assert "beef" not in text
+    one.grader.answer = lambda job, source: Answer(fault="KeyError")
+    (one.folder / "ada" / "tiny.py").write_text("60 40")
+    one.grade()
+    assert not (one.book.folder / "ada.txt").exists()
+
+
 def test_a_test_that_the_grader_itself_fails_leaves_no_mark(tmp_path):
     """Catches 40 points that a student loses to our bug, and a row that looks like all others."""
     one = Class(tmp_path, ada="60 40")
@@ -144,7 +174,7 @@ def test_what_is_wrong_for_all_ends_the_run_and_keeps_the_reports(tmp_path):
     one = Class(tmp_path, ada="60 40", bob="refused", eve="0 0")
     with pytest.raises(CourseError, match="the tests cannot be loaded"):
         one.grade()
-    assert [path.name for path in one.book.folder.iterdir()] == ["ada.json"]
+    assert [path.name for path in one.book.folder.glob("*.json")] == ["ada.json"]
 
 
 def test_the_assignment_is_the_one_that_the_markers_name(tmp_path, monkeypatch):
@@ -177,6 +207,15 @@ def test_one_test_is_graded_again_and_the_old_score_is_told(three, tmp_path):
     [note] = ada.regrades
     assert (note.old, note.new, note.old_score, note.new_score, note.assignment_version) == (40, 10, 100, 70, "2")
     three.grade(assignment=harder)
+    assert three.grader.students == []
+
+
+def test_a_public_test_again_leaves_the_marks_of_the_hidden_ones(three, tmp_path):
+    """Catches a regrade without --hidden, after which the run with it grades all again."""
+    (tmp_path / "hidden").mkdir()
+    three.grade(hidden=tmp_path / "hidden")
+    three.grade(only="test_b")
+    three.grade(hidden=tmp_path / "hidden")
     assert three.grader.students == []
 
 
@@ -401,3 +440,88 @@ def test_a_process_that_takes_too_long_is_ended(tmp_path):
     process = Process(Job("ada", "f", "tiny"), script(tmp_path, "time.sleep(60)"), seconds=0.1)
     assert "more than 0 s" in finished(process).fault
     assert process.process.returncode == -signal.SIGTERM
+
+
+# The command, with real processes
+
+
+def children(pid: int) -> list[int]:
+    """The processes that a process has started and that have not ended."""
+    found = Path(f"/proc/{pid}/task/{pid}/children")
+    return [int(child) for child in found.read_text().split()] if found.exists() else []
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs: one that has ended and waits for its parent does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def wait_for(what: Callable[[], object]) -> None:
+    """Waits until something is so."""
+    until = time.monotonic() + 120
+    while not what():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+@pytest.fixture
+def real(tmp_path):
+    """A class of three for kv_cache: our solution, one with a planted bug, one that prints a formula for ever."""
+    a = assignment("kv_cache")
+    right = solution(a)
+    wrong = right.replace("first, stop = span.first, span.first", "first, stop = span.first + 1, span.first + 1")
+    assert wrong != right
+    for student, text in {"ada": right, "bob": wrong, "=eve": right + "\nwhile True:\n    print('=1+1')\n"}.items():
+        (tmp_path / "class" / student).mkdir(parents=True)
+        (tmp_path / "class" / student / a.file).write_text(text)
+    return tmp_path
+
+
+def start(folder: Path) -> subprocess.Popen[bytes]:
+    """`course grade --all` in a process of its own."""
+    words = ["course", "grade", "--all", "class", "--assignment", "kv_cache", "-o", "grades.csv", "--jobs", "2", "-q"]
+    path = str(Path(many.__file__).parents[2])
+    return subprocess.Popen(
+        [sys.executable, "-m", "tinyinfer", *words], cwd=folder, env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.DEVNULL, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+
+
+@linux
+@pytest.mark.course
+def test_a_class_survives_the_death_of_a_grader_and_of_the_run(real):
+    """Catches a student lost with a process, a run that begins anew, and graders that outlive the run."""
+    first = start(real)
+    wait_for(lambda: len(children(first.pid)) == 2)
+    os.kill(children(first.pid)[0], signal.SIGKILL)
+    wait_for(lambda: list((real / "grades").glob("*.json")))
+    workers = children(first.pid)
+    first.kill()
+    first.wait()
+    wait_for(lambda: not [pid for pid in workers if alive(pid)])
+    before = {path: path.stat().st_mtime_ns for path in (real / "grades").glob("*.json")}
+    assert start(real).wait() == 0
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    with (real / "grades.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["student"]: row for row in csv.DictReader(file)}
+    assert list(rows) == ["'=eve", "ada", "bob"]
+    assert [rows[student]["status"] for student in rows] == ["not gradable", "graded", "graded"]
+    assert rows["ada"]["score"] == rows["ada"]["points"]
+    assert 0 < float(rows["bob"]["score"]) < float(rows["bob"]["points"])
+
+
+@linux
+@pytest.mark.course
+def test_ctrl_c_ends_all_processes(real):
+    """Catches a student's endless loop that goes on after the teacher has gone home."""
+    run = start(real)
+    wait_for(lambda: len(children(run.pid)) == 2 and all(map(children, children(run.pid))))
+    workers = children(run.pid)
+    below = [child for worker in workers for child in children(worker)]
+    run.send_signal(signal.SIGINT)
+    assert run.wait(60) == 130
+    wait_for(lambda: not [pid for pid in [*workers, *below] if alive(pid)])
+    assert not list(real.glob(".*"))

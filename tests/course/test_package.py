@@ -14,40 +14,67 @@ import re
 import stat
 import subprocess
 import sys
+import tempfile
 import zipfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from class_doubles import an_assignment
 
-from tinyinfer.course import autograder
-from tinyinfer.course.assignment import Assignment, Cut, assignment
-from tinyinfer.course.cut import skeleton, solution
+from tinyinfer.cli import main
+from tinyinfer.course.assignment import Assignment, assignment, read_assignment
+from tinyinfer.course.cut import solution
 from tinyinfer.course.errors import CourseError
+from tinyinfer.course.grading.report import Report, TestResult
 from tinyinfer.course.hidden import open_hidden, write_secret
-from tinyinfer.course.package import SCRIPTS, engine, package, pinned
-from tinyinfer.course.report import Report, TestResult
-from tinyinfer.course.wheel import sources, wheel
+from tinyinfer.course.packaging import autograder
+from tinyinfer.course.packaging.package import SCRIPTS, engine, package, pinned
+from tinyinfer.course.packaging.wheel import sources, wheel
 
 REPORT = Report("tiny", "1", "0", "ada", results=(TestResult("test_a", "1.1", 60, 60, "passed", 1, 1),))
+MANIFEST = """
+version = "1"
+title = "Tiny"
+minutes = 5
+lines = 1
+about = "one function"
+[[cut]]
+module = "tinyinfer.sampling"
+names = ["softmax"]
+[[tests]]
+name = "test_a"
+points = 60
+catches = "a sum that is not 1"
+[[tests]]
+name = "test_b"
+points = 40
+hidden = true
+catches = "nothing"
+"""
+PUBLIC = """
+import numpy as np
+def test_a(student):
+    assert abs(student.softmax(np.ones(2, np.float32)).sum() - 1) < 1e-6
+"""
 posix = pytest.mark.skipif(os.name == "nt", reason="Gradescope's programs are for a POSIX shell")
 
 
 def with_tests(folder: Path) -> Assignment:
     """The assignment `tiny` with files of public and hidden tests, cut from a module that exists."""
-    a = replace(an_assignment(folder / "tiny"), cut=(Cut("tinyinfer.sampling", ("keep_top_k",)),))
-    (a.folder / "test_tiny.py").write_text("import numpy\n")
-    (a.folder / "hidden_tiny.py").write_text("import numpy\n# hidden\n")
-    return a
+    (folder / "tiny").mkdir(exist_ok=True)
+    (folder / "tiny" / "assignment.toml").write_text(MANIFEST)
+    (folder / "tiny" / "test_tiny.py").write_text(PUBLIC)
+    (folder / "tiny" / "hidden_tiny.py").write_text("def test_b(student):\n    import ml_dtypes  # only when it runs\n")
+    return read_assignment(folder / "tiny")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory):
     """A function that gives the engine, which is built once for all tests."""
-    made = engine(with_tests(tmp_path_factory.mktemp("engine")))
-    return lambda a: made
+    a = with_tests(tmp_path_factory.mktemp("engine"))
+    made = engine(a, a.folder / "hidden_tiny.py")
+    return lambda *_: made
 
 
 @pytest.fixture(scope="module")
@@ -90,11 +117,12 @@ def test_the_programs_can_be_executed(packed):
 
 
 def test_the_requirements_are_what_is_installed_here(packed):
-    """Catches versions of another machine, and requirements of the engine that no grading needs."""
+    """Catches versions of another machine, requirements of the engine that no grading needs, and late imports."""
+    from ml_dtypes import __version__ as of_the_hidden_test
     from numpy import __version__
 
     lines = content(packed[0])["requirements.txt"].decode().split()
-    assert f"numpy=={__version__}" in lines
+    assert {f"numpy=={__version__}", f"ml_dtypes=={of_the_hidden_test}"} <= set(lines)
     assert all("==" in line for line in lines)
     assert not [line for line in lines if line.startswith(("tinyinfer", "setuptools", "pytest", "tokenizers"))]
     assert pinned(["json", "no_such_module"]) == []
@@ -147,6 +175,34 @@ def test_a_package_for_classroom_50_has_nothing_that_is_secret(built, tmp_path):
     assert b"@NAME@" not in files["autograder.py"]
 
 
+def test_a_machine_on_which_our_own_solution_loses_points_packs_nothing(tmp_path):
+    """Catches a package whose every submission would get a fault: a missing module, tests that are wrong."""
+    a = with_tests(tmp_path)
+    (a.folder / "hidden_tiny.py").write_text("def test_b(student):\n    import no_such_module\n")
+    with pytest.raises(CourseError, match=r"full marks on this machine: test_b: .*no_such_module"):
+        package(a, tmp_path / "a.zip")
+    assert not list(tmp_path.glob("a.*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["kv_cach"], "did you mean 'kv_cache'"),
+        (["kv_cache", "-o", "nowhere/a.zip"], "nowhere"),
+        (["kv_cache", "--hidden", "nowhere"], "--hidden nowhere: there is no file"),
+        (["kv_cache", "--format", "moodle"], "moodle"),
+        (["kv_cache", "-o", "old.zip"], "secret of an earlier package; use it by --hidden old.hidden"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_no_file(tmp_path, monkeypatch, capsys, words, sentence):
+    """Catches a traceback, and half a package."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.hidden").mkdir()
+    assert main(["course", "package", *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["old.hidden"]
+
+
 # The wheel
 
 
@@ -170,8 +226,8 @@ def test_the_wheel_lists_each_of_its_files_with_its_digest(files):
 
 def test_the_wheel_has_the_engine_with_its_data_and_no_hidden_tests(files):
     """Catches an autograder whose engine lacks the manifests; hidden tests that lie beside the student's code."""
-    assert {"tinyinfer/py.typed", "tinyinfer/course/autograder.py", "tinyinfer/course/autograders/setup.sh",
-            "tinyinfer/course/assignments/kv_cache/assignment.toml"} <= set(files)  # fmt: skip
+    here = ("packaging/autograder.py", "packaging/autograders/setup.sh", "assignments/kv_cache/assignment.toml")
+    assert {"tinyinfer/py.typed", *(f"tinyinfer/course/{name}" for name in here)} <= set(files)
     assert not [name for name in files if "hidden_" in name or "__pycache__" in name]
     [metadata] = [data.decode() for name, data in files.items() if name.endswith("/METADATA")]
     assert "Requires-Dist: numpy==" in metadata
@@ -300,36 +356,34 @@ USERS = [pytest.param(None, id="this user"),
              getattr(os, "geteuid", lambda: 1)() != 0, reason="only root becomes another user"))]  # fmt: skip
 
 
+@pytest.fixture
+def reachable():
+    """A new folder that any user can reach; pytest's own are for one user."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
 @posix
 @pytest.mark.course
 @pytest.mark.parametrize("uid", USERS)
-def test_a_package_grades_in_an_empty_folder(tmp_path_factory, uid):
-    """The engine's own code has full marks, the skeleton none, and a broken file a sentence; in 768 MB."""
-    folder = tmp_path_factory.mktemp("autograder")
+def test_a_package_grades_in_an_empty_folder(reachable, uid):
+    """The engine's own code has full marks, a broken file none and a sentence; in 768 MB."""
     a = assignment("kv_cache")
-    write_secret(folder / "secret")
-    (folder / f"hidden_{a.name}.py").write_bytes((a.folder / f"hidden_{a.name}.py").read_bytes())
-    package(a, folder / "autograder.zip", hidden=folder)
-    place = root(folder / "place")
-    with zipfile.ZipFile(folder / "autograder.zip") as archive:
+    write_secret(reachable / "secret")
+    (reachable / f"hidden_{a.name}.py").write_bytes((a.folder / f"hidden_{a.name}.py").read_bytes())
+    package(a, reachable / "autograder.zip", hidden=reachable)
+    place = root(reachable / "place")
+    with zipfile.ZipFile(reachable / "autograder.zip") as archive:
         archive.extractall(place / "source")
-    open_to(folder, uid)
+    if uid is not None:
+        subprocess.run(["chown", "-R", f"{uid}:{uid}", reachable], check=True)
     run(place, "source/setup.sh", uid)
-    scores = []
-    for text in (solution(a), skeleton(a), "def"):
+    for text, score in ((solution(a), 100), ("def", 0)):
         (place / "submission" / a.file).write_text(text)
         run(place, "source/run_autograder", uid)
-        scores.append(results(place)["score"])
-    assert scores == [100, 0, 0]
+        assert results(place)["score"] == score
     assert "syntax" in results(place)["output"].lower()
-
-
-def open_to(folder: Path, uid: int | None) -> None:
-    """Gives a folder to a user, and lets the user reach it."""
-    if uid is not None:
-        subprocess.run(["chown", "-R", f"{uid}:{uid}", folder], check=True)
-        for path in [folder, *folder.parents][:3]:
-            path.chmod(0o755)
 
 
 def run(place: Path, program: str, uid: int | None) -> None:

@@ -7,7 +7,16 @@ from dataclasses import replace
 
 import pytest
 
-from tinyinfer.course.report import LOCAL_ONLY, Report, TestResult, as_json, as_text, bounded, from_record, visible
+from tinyinfer.course.grading.report import (
+    LOCAL_ONLY,
+    Report,
+    TestResult,
+    as_json,
+    as_text,
+    bounded,
+    from_record,
+    visible,
+)
 
 PASSED = TestResult("test_a", "1.1", 10, 10.0, "passed", 1, 1)
 PARTIAL = TestResult("test_b", "1.2", 20, 5.0, "partial", 1, 4, "8 bits: the shape is (2,).", "a reshape", "hello",
@@ -15,8 +24,8 @@ PARTIAL = TestResult("test_b", "1.2", 20, 5.0, "partial", 1, 4, "8 bits: the sha
 HIDDEN = TestResult("test_c", "2.1", 70, 0.0, "failed", 0, 1, "of 0.123: 1 in place of 2", "secret hint",
                     "printed 0.123", True, "a lost row", seed="beef")  # fmt: skip
 NOT_RUN = replace(HIDDEN, status="not run", sentence="", hint="", output="", seed="")
-REPORT = Report("kv_cache", "2", "0.1.0", "ada", ("memory: 300 MB",), ("network: open",), (PASSED, PARTIAL, HIDDEN),
-                ("n1",))  # fmt: skip
+REPORT = Report("kv_cache", "2", "0.1.0", "ada", ("memory: 300 MB", "CPU: 20 s"), ("network: open",),
+                (PASSED, PARTIAL, HIDDEN), ("n1", "n2"))  # fmt: skip
 
 
 def test_the_student_sees_points_statuses_and_the_first_thing_to_mend():
@@ -24,15 +33,16 @@ def test_the_student_sees_points_statuses_and_the_first_thing_to_mend():
     assert as_text(REPORT) == """\
 assignment  kv_cache, version 2, graded by tinyinfer 0.1.0
 student     ada
-limits      memory: 300 MB
+limits      memory: 300 MB; CPU: 20 s
 no limit    network: open
-note        n1
+notes       n1
+            n2
 
 1.1   test_a              10 / 10   passed
 1.2   test_b               5 / 20   partial (1 of 4 parts passed)
 2.1   test_c (hidden)      0 / 70   failed
 
-First: 1.2 test_b, partial
+First to mend: 1.2 test_b, partial
   8 bits: the shape is (2,).
   hint: a reshape
   this test catches: a lost axis
@@ -92,7 +102,9 @@ def test_a_fault_leaves_a_full_report():
     assert "Nothing could be graded: kv_cache.py is missing" in as_text(report)
     assert (report.score, report.points, report.full, report.passed_public) == (0, 10, False, False)
     assert report.first_hint == "kv_cache.py is missing"
-    assert not replace(report, results=(PASSED,)).full
+    passed = replace(report, results=(PASSED,))
+    assert not passed.full
+    assert not passed.passed_public
 
 
 def test_other_systems_give_no_marks():
@@ -113,6 +125,7 @@ def test_output_is_bounded_and_harmless():
     shown = visible("\x1b[2J\x1b[31mscore 100\u202e\r\n" + "x" * 10_000_000 + "\n" + "y\n" * 99_998).split("\n")
     assert shown[0] == "\\x1b[2J\\x1b[31mscore 100\\u202e"
     assert len(shown) == 21
+    assert visible("if x:\n    y\n" + " " * 10_000 + "z").split("\n") == ["if x:", "    y", " " * 100 + "z"]
     assert shown[-1] == "... 99,980 more lines"
     assert max(map(len, shown)) <= 200
     assert bounded("a\nb\x07" + "c" * 1000, 20) == "a b\\x07ccccccccc ..."
@@ -123,6 +136,7 @@ def test_what_the_code_prints_never_looks_like_the_report():
     forged = replace(PARTIAL, output=visible("\n\nscore  100 / 100\npublic tests passed"))
     lines = as_text(replace(REPORT, results=(forged,))).splitlines()
     assert [line for line in lines if "100 / 100" in line] == ["  | score  100 / 100"]
+    assert lines.count("  | ") == 2
 
 
 def test_long_sentences_are_wrapped():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -132,3 +134,15 @@ def test_two_students_are_two_modules(with_source, tmp_path):
     one = with_source(source)
     two = LocalStudent(replace(one.assignment), tmp_path / "small.py")
     assert [one.softmax(S), one.softmax(S), two.softmax(S)] == [1, 2, 1]
+
+
+def test_a_file_that_is_changed_within_a_second_is_read_again(with_source, tmp_path, monkeypatch):
+    """Catches bytecode of an older file of the same size and second, and a __pycache__ beside the student's file."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
+    student = with_source("def softmax(s):\n    return 1")
+    stamp = (tmp_path / "small.py").stat()
+    assert student.softmax(S) == 1
+    again = with_source("def softmax(s):\n    return 2")
+    os.utime(tmp_path / "small.py", ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    assert again.softmax(S) == 2
+    assert not (tmp_path / "__pycache__").exists()

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from local_children import Desk
 
-from tinyinfer.course import submission
+from tinyinfer.course.assignment import assignment
+from tinyinfer.course.cut import solution
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.submission import take
+from tinyinfer.course.grading import submission
+from tinyinfer.course.grading.submission import take
 
 SOURCE = "import numpy as np\n\n\ndef softmax(s):\n    return s\n"
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links and FIFOs of POSIX")
@@ -23,7 +26,7 @@ def desk(tmp_path: Path) -> Desk:
 
 
 def test_a_plain_folder_gives_the_source_and_nothing_to_say(desk):
-    """Catches notes about files that everybody has."""
+    """Catches notes about files that all students have."""
     for name, text in (("README.md", "x"), ("notes.txt", "x"), ("assignment.toml", 'name = "small"\nversion = "3"\n')):
         (desk.folder / name).write_text(text)
     (desk.folder / "test_small.py").write_bytes((desk.a.folder / "test_small.py").read_bytes())
@@ -41,7 +44,7 @@ def test_only_a_regular_file_is_read(desk, kind, tmp_path):
     """Catches a link to another's file or to /dev/zero, and a FIFO that makes the grader wait for ever."""
     path = desk.folder / "small.py"
     path.unlink()
-    (tmp_path / "other.py").write_text("the solution of somebody else")
+    (tmp_path / "other.py").write_text("the solution of another student")
     if kind == "link":
         path.symlink_to(tmp_path / "other.py")
     elif kind == "dangling":
@@ -73,6 +76,16 @@ def test_a_file_that_is_exchanged_while_it_is_read_is_refused(desk, tmp_path, mo
     before = os.lstat(tmp_path / "other.py")
     monkeypatch.setattr(os, "lstat", lambda path: before)
     assert "became another file" in take(desk.folder, desk.a).fault
+
+
+def test_a_file_without_permission_is_the_students_fault(desk, monkeypatch):
+    """Catches a class of 200 that ends at the one file which may not be read."""
+
+    def refused(*words: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refused)
+    assert take(desk.folder, desk.a).fault == "small.py cannot be read (Permission denied)"
 
 
 @pytest.mark.parametrize(
@@ -225,6 +238,7 @@ def test_a_link_to_a_folder_is_not_entered(desk, tmp_path):
         ("x = __import__", "uses __import__, which"),
         ("().__class__.__bases__", "uses .__bases__, which"),
         ("np.load('x')", "uses .load, which"),
+        ("from numpy import load as softmax", "imports load, which"),
         ("np.allclose = print", "changes np...allclose, which belongs to a module"),
         ("del np.random.seed", "changes np...seed, which belongs to a module"),
     ],
@@ -239,12 +253,20 @@ def test_what_the_task_does_not_need_is_noted_with_its_line(tmp_path, line, note
 
 def test_what_the_skeleton_imports_is_not_noted(tmp_path):
     """Catches a note about every honest student."""
-    from tinyinfer.course.cut import solution
-
     desk = Desk(tmp_path, "import math\nfrom collections import deque\nfrom typing import Any\n")
     assert take(desk.folder, desk.a).notes == ()
-    (desk.folder / "small.py").write_text(solution(desk.a))
+    (desk.folder / "small.py").write_text("class A:\n    def __init__(self):\n        self.x = 1\n")
     assert take(desk.folder, desk.a).notes == ()
+    a = assignment("kv_cache")
+    (desk.folder / a.file).write_text(solution(a))
+    assert take(desk.folder, a).notes == ()
+
+
+def test_what_the_manifest_allows_is_not_noted(tmp_path):
+    """Catches a note about a module that the task itself names."""
+    desk = Desk(tmp_path, "import tinyinfer.noise\n")
+    assert "imports tinyinfer.noise" in take(desk.folder, desk.a).notes[0]
+    assert take(desk.folder, replace(desk.a, allowed=("tinyinfer.noise",))).notes == ()
 
 
 def test_the_notes_about_a_source_are_bounded(tmp_path):
@@ -252,4 +274,5 @@ def test_the_notes_about_a_source_are_bounded(tmp_path):
     desk = Desk(tmp_path, "".join(f"import evil{i}\n" for i in range(500)) + "import evil0\n" * 50)
     notes = take(desk.folder, desk.a).notes
     assert len(notes) == 13
+    assert notes[0] == "small.py, line 1: imports evil0, which the assignment does not need"
     assert notes[-1] == "small.py: 488 more such places"

@@ -17,6 +17,7 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     bench.py           the speed, beside what the roofline predicts
     bench_workload.py  the flags of requests that arrive over time
     course.py          the assignments, listed and started
+    course_grade.py    a submission in, its report out
     notebook_pages.py  a lesson executed by a kernel, and rendered
     notebooks.py       the lessons, listed or written as pages
     course_all.py      a whole class graded: its flags, progress and statistics
@@ -24,9 +25,9 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
 
 A command's module is imported only when it is asked for, and NumPy only when a model is opened, so `--help` is instant.
 A command offers `register(commands)`, which adds its parser, and `run(args)`, which does the work and returns the exit
-status: 0; 2 for a user's mistake, told in one line on stderr; 130 after Ctrl-C; 129 and 143 after SIGHUP and SIGTERM;
-141 (128 + SIGPIPE, what a shell reports of other tools) when the reader of the output has left. A traceback is a bug of
-ours.
+status: 0; 1 where `generate --use` finds another token; 2 for a user's mistake, told in one line on stderr; 130 after
+Ctrl-C; 129 and 143 after SIGHUP and SIGTERM; 141 (128 + SIGPIPE, what a shell reports of other tools) when the reader
+of the output has left. A traceback is a bug of ours.
 """
 
 from __future__ import annotations

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tinyinfer.cli.arguments import UsageError
 from tinyinfer.cli.comparison import Generation
@@ -22,19 +23,21 @@ from tinyinfer.course.errors import CourseError
 from tinyinfer.errors import ModelError, Worded
 
 OURS = (ModelError, UsageError, CourseError, Worded, OSError, MemoryError)  # told as in every command
+REQUEST, RECORD, LINES = "request.json", "record.json", "lines.json"  # what to do; what was done; the lines of --json
 LOADING = "tinyinfer._student_"  # the modules that load students' files
-LINES = 8  # lines of a student's traceback: a recursion has a thousand
+SHOWN = 8  # lines of a student's traceback: a recursion has a thousand
 
 
 def serve(folder: Path, opener: object, generate: Callable[..., Generation]) -> int:
-    """Generates as the request in `folder` says, and records tokens and ledger there; the command's exit status.
+    """Generates as the request in `folder` says, and records there what it did; the command's exit status.
 
     generate: generate.py's function. An error of the students' code ends the process at once: what the engine would
     clean up at the end of the process, it would clean up with the same code.
     """
-    request = json.loads((folder / "request.json").read_text(encoding="utf-8"))
+    request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
+    lines: list[dict[str, Any]] = []
     try:
-        done = generate(argparse.Namespace(**request["args"], opener=opener), request["prompts"])
+        done = generate(argparse.Namespace(**request["args"], opener=opener), request["prompts"], write=lines.append)
     except (Exception, SystemExit) as error:
         told = in_words(first_of(error, request["students"]), request["students"])
         if told is None:
@@ -45,7 +48,9 @@ def serve(folder: Path, opener: object, generate: Callable[..., Generation]) -> 
         with suppress(OSError):
             sys.stdout.flush()
         os._exit(status)
-    (folder / "record.json").write_text(json.dumps(done.record()), encoding="utf-8")
+    finally:
+        (folder / LINES).write_text(json.dumps(lines), encoding="utf-8")
+    (folder / RECORD).write_text(json.dumps(done.record()), encoding="utf-8")
     return done.status
 
 
@@ -88,8 +93,8 @@ def of_a_run(error: BaseException) -> bool:
 
 def shown(frames: list[traceback.FrameSummary], students: Mapping[str, str]) -> Iterator[str]:
     """The lines of a traceback that lie in the students' files, the last ones where there are many."""
-    if len(frames) > LINES:
-        yield f"  ... {len(frames) - LINES} calls more"
-    for frame in frames[-LINES:]:
+    if len(frames) > SHOWN:
+        yield f"  ... {len(frames) - SHOWN} calls more"
+    for frame in frames[-SHOWN:]:
         yield f"  {students[frame.filename]}, line {frame.lineno}, in {frame.name}"
         yield f"    {(frame.line or '').strip()}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from importlib import import_module
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from tinyinfer.cli.console import say, show
@@ -56,5 +57,5 @@ def run_start(args: argparse.Namespace) -> int:
     start(a, args.folder)
     edit, read = args.folder / a.file, args.folder / "README.md"
     show(f"{a.title}: edit {edit}; the task is in {read}\n")
-    show(f"The score so far:  cd {args.folder} && pytest\n")
+    show(f"The score so far:  cd {quote(str(args.folder))} && pytest\n")
     return 0

@@ -10,6 +10,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,11 +19,11 @@ from tinyinfer.cli.console import progress_bar, say, show
 from tinyinfer.errors import one_line
 
 if TYPE_CHECKING:
-    from tinyinfer.course.class_folder import Submission
-    from tinyinfer.course.gradebook import Gradebook, Record
-    from tinyinfer.course.grades_csv import Deadline
-    from tinyinfer.course.late import Times
-    from tinyinfer.course.many import Plan, Workers
+    from tinyinfer.course.whole_class.class_folder import Submission
+    from tinyinfer.course.whole_class.gradebook import Gradebook, Record
+    from tinyinfer.course.whole_class.grades_csv import Deadline
+    from tinyinfer.course.whole_class.late import Times
+    from tinyinfer.course.whole_class.many import Plan, Workers
 
 SINGLE = {
     "student": "a folder's name is the student's",
@@ -64,9 +65,9 @@ def refuse_single(args: argparse.Namespace) -> None:
 
 def run(args: argparse.Namespace, workers: Workers | None = None) -> int:
     """Grades the class, writes the table and prints the statistics. Raises UsageError, CourseError, OSError."""
-    from tinyinfer.course import grades_csv, item_statistics
-    from tinyinfer.course import workers as processes
-    from tinyinfer.course.gradebook import GRADER_FAULT, Gradebook
+    from tinyinfer.course.whole_class import grades_csv, item_statistics
+    from tinyinfer.course.whole_class import workers as processes
+    from tinyinfer.course.whole_class.gradebook import GRADER_FAULT, Gradebook
     from tinyinfer.loading.whole import try_place
 
     refuse_single(args)
@@ -90,7 +91,7 @@ def run(args: argparse.Namespace, workers: Workers | None = None) -> int:
 
 def students(folder: Path, others: Sequence[Path]) -> list[Submission]:
     """The submissions of the folder, but the folders of ours that may be in it. Raises CourseError, OSError."""
-    from tinyinfer.course.class_folder import submissions
+    from tinyinfer.course.whole_class.class_folder import submissions
 
     ours = {other.resolve() for other in others}
     return [one for one in submissions(folder) if one.folder.resolve() not in ours]
@@ -100,7 +101,7 @@ def planned(args: argparse.Namespace, submitted: Sequence[Submission]) -> Plan:
     """What the flags ask for. Raises UsageError, CourseError."""
     from tinyinfer.course.assignment import assignment
     from tinyinfer.course.hidden import open_hidden
-    from tinyinfer.course.many import Plan, same_assignment
+    from tinyinfer.course.whole_class.many import Plan, same_assignment
 
     if args.jobs is not None and args.jobs < 1:
         raise UsageError(f"--jobs {args.jobs}: at least one student must be graded at a time")
@@ -117,8 +118,8 @@ def planned(args: argparse.Namespace, submitted: Sequence[Submission]) -> Plan:
 
 def deadline_of(args: argparse.Namespace) -> Deadline | None:
     """The rule for late days, None without one. Raises UsageError for half of one, CourseError."""
-    from tinyinfer.course.grades_csv import Deadline
-    from tinyinfer.course.late import Late, moment
+    from tinyinfer.course.whole_class.grades_csv import Deadline
+    from tinyinfer.course.whole_class.late import Late, moment
 
     if (args.late is None) != (args.due is None):
         raise UsageError("--late and --due need each other: the rule, and the time after which it holds")
@@ -127,7 +128,7 @@ def deadline_of(args: argparse.Namespace) -> Deadline | None:
 
 def times_of(args: argparse.Namespace, submitted: Sequence[Submission], plan: Plan) -> dict[str, Times]:
     """When each student submitted: by --times, else by the file's own time. Raises CourseError, OSError."""
-    from tinyinfer.course.late import Times, changed_at, read_times
+    from tinyinfer.course.whole_class.late import Times, changed_at, read_times
 
     if args.times is not None:
         return read_times(Path(args.times), [one.student for one in submitted])
@@ -137,7 +138,7 @@ def times_of(args: argparse.Namespace, submitted: Sequence[Submission], plan: Pl
 
 def graded(submitted: Sequence[Submission], plan: Plan, book: Gradebook, workers: Workers, quiet: bool) -> list[Record]:
     """The records of all students, with a progress bar. Raises KeyboardInterrupt, after a line on what is kept."""
-    from tinyinfer.course.many import grade_all
+    from tinyinfer.course.whole_class.many import grade_all
 
     done = 0
     try:
@@ -167,7 +168,7 @@ def regrades(records: Sequence[Record], before: Sequence[int], test: str) -> lis
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
-    from tinyinfer.backends.limits import available_cores
+    """The cores that this process may use, at least one; a container's quota counts."""
+    from tinyinfer.backends.limits import available_cores, cpu_quotas
 
-    return available_cores()
+    return max(1, min([available_cores(), *(ceil(quota) for quota in cpu_quotas())]))

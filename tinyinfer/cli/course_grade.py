@@ -15,7 +15,7 @@ from tinyinfer.cli.arguments import typed_text
 from tinyinfer.cli.console import progress_bar, say, show
 
 if TYPE_CHECKING:
-    from tinyinfer.course.report import Report
+    from tinyinfer.course.grading.report import Report
 
 FORMATS = ("text", "json", "gradescope", "classroom50")
 
@@ -24,7 +24,7 @@ def register(subcommands: argparse._SubParsersAction[Any]) -> None:
     """Adds `tinyinfer course grade` and its flags to the subcommands."""
     about = "grade a submission: the student's code runs in limited processes, and is compared with the engine"
     parser = subcommands.add_parser("grade", help=about, description=about)
-    parser.add_argument("folder", nargs="?", metavar="DIR", type=Path, help="the submission: it holds NAME.py")
+    parser.add_argument("folder", nargs="?", metavar="DIR", type=Path, help="a submission, with the one file to edit")
     parser.add_argument("--assignment", metavar="NAME", help="its assignment (default: as DIR/assignment.toml says)")
     parser.add_argument(
         "--student", metavar="ID", type=typed_text, default="",
@@ -36,7 +36,7 @@ def register(subcommands: argparse._SubParsersAction[Any]) -> None:
         help="text for the student, json with everything for the teacher, or a system's own (default: text)",
     )  # fmt: skip
     parser.add_argument("-o", "--output", metavar="FILE", type=Path, help="write the report to FILE after each test")
-    parser.add_argument("--hidden", metavar="DIR", type=Path, help="the folder with hidden_NAME.py and secret")
+    parser.add_argument("--hidden", metavar="DIR", type=Path, help="the folder of the hidden tests and the secret")
     parser.add_argument("--only", metavar="TEST", action="append", default=[], help="grade this test; may be repeated")
     parser.add_argument("--seconds", action="store_true", help="take the time of each test, for json")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.all is not None:
         return course_all.run(args)
     course_all.refuse(args)
-    from tinyinfer.course.grade import grade
+    from tinyinfer.course.grading.grade import grade
 
     written = writer(args.format)
     output = None if args.output is None else Output(args.output, written)
@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
         )  # fmt: skip
     if output is None:
         show(written(report))
+        if args.hidden and args.format == "text" and not args.quiet:
+            say("what the hidden tests found, and their seeds: --format json")
     elif not args.quiet:
         say(f"{report.assignment}: {report.score:g} of {report.points:g} points, wrote {args.output}")
     return 0 if report.full else 1
@@ -81,7 +83,7 @@ class Output:
 
 def told(report: Report, bar: Callable[..., None], output: Output | None) -> None:
     """Shows and writes a report as far as it goes."""
-    from tinyinfer.course.grade import PENDING
+    from tinyinfer.course.grading.grade import PENDING
 
     waiting = sum(result.sentence == PENDING for result in report.asked)
     bar(len(report.asked) - waiting, len(report.asked), f"{report.score:g} points")
@@ -91,7 +93,7 @@ def told(report: Report, bar: Callable[..., None], output: Output | None) -> Non
 
 def writer(form: str) -> Callable[[Report], str]:
     """The function that makes a format's text out of a report. Raises CourseError where the format cannot be made."""
-    from tinyinfer.course import classroom50, gradescope, report
+    from tinyinfer.course.grading import classroom50, gradescope, report
 
     if form == "gradescope":
         return lambda one: json.dumps(gradescope.results(one), indent=2, allow_nan=False) + "\n"
@@ -103,7 +105,7 @@ def writer(form: str) -> Callable[[Report], str]:
 
 def submitter(args: argparse.Namespace) -> str:
     """Whose submission the system says it is; "" where no system says it. Raises CourseError."""
-    from tinyinfer.course import classroom50, gradescope
+    from tinyinfer.course.grading import classroom50, gradescope
 
     metadata = args.folder.absolute().parent / gradescope.METADATA
     if args.format == "gradescope" and metadata.is_file():

@@ -28,7 +28,7 @@ def register(subcommands: argparse._SubParsersAction[Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the package, and says what is secret of it. Raises CourseError, OSError."""
     from tinyinfer.course.assignment import assignment
-    from tinyinfer.course.package import package
+    from tinyinfer.course.packaging.package import package
     from tinyinfer.loading.whole import try_place
 
     try_place(args.output)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tinyinfer.llm import LLM
     from tinyinfer.sequence import Sequence
 
+Write = Callable[[dict[str, Any]], None]
 DEFAULT_PROMPT = "What is gravity?"
 JSON_HELP = (
     "stdout holds one JSON object a line, one line a prompt, in their order, when all are done. ledger, prompt_tps and "
@@ -113,9 +114,12 @@ def run(args: argparse.Namespace) -> int:
     return generate(args, prompts).status
 
 
-def generate(args: argparse.Namespace, prompts: list[str], silent: Callable[[int], None] | None = None) -> Generation:
-    """Opens the model and answers the prompts. silent: shows no answers, and is told after each step how many tokens
-    there are.
+def generate(
+    args: argparse.Namespace, prompts: list[str], write: Write = show_json, silent: Callable[[int], None] | None = None
+) -> Generation:
+    """Opens the model and answers the prompts.
+
+    write: takes the lines of --json. silent: no answer is shown; told after each step how many tokens there are.
     """
     params = sampling_params(args)
     llm = opened(args)
@@ -128,7 +132,9 @@ def generate(args: argparse.Namespace, prompts: list[str], silent: Callable[[int
         if silent is not None:
             finished = run_silently(llm, sequences, silent)
         else:
-            finished = write_json(llm, sequences, args) if args.json else write_text(llm, sequences, prompts, args)
+            finished = (
+                write_json(llm, sequences, args, write) if args.json else write_text(llm, sequences, prompts, args)
+            )
     except RequestError as error:
         places = [f"prompt {i} of {len(prompts)}" for i, seq in enumerate(sequences, 1) if seq.id == error.request_id]
         raise (placed(places[0], error) if len(prompts) > 1 and places else error) from None
@@ -213,8 +219,8 @@ def shorten(text: str, width: int = 60) -> str:
     return line if len(line) <= width else line[: width - 1] + "…"
 
 
-def write_json(llm: LLM, sequences: list[Sequence], args: argparse.Namespace) -> bool:
-    """JSON lines on stdout when all sequences have ended, also with an error; False when Ctrl-C ended them."""
+def write_json(llm: LLM, sequences: list[Sequence], args: argparse.Namespace, write: Write) -> bool:
+    """JSON lines to `write` when all sequences have ended, also with an error; False when Ctrl-C ended them."""
     from tinyinfer.engine.metrics import run_metrics
 
     failure = None
@@ -225,7 +231,7 @@ def write_json(llm: LLM, sequences: list[Sequence], args: argparse.Namespace) ->
     together = run_metrics(sequences, [])
     paces = {"prompt_tps": together.prompt_tps, "generation_tps": together.generation_tps}
     for seq in sequences:
-        show_json(record(llm, seq, args.model, paces))
+        write(record(llm, seq, args.model, paces))
     if failure:
         raise failure
     return finished

@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from tinyinfer.cli.arguments import UsageError, engine_config, flag, sampling_params
-from tinyinfer.cli.comparison import Generation, compare_runs
+from tinyinfer.cli.as_student import LINES, RECORD, REQUEST
+from tinyinfer.cli.comparison import Comparison, Generation, compare_runs
 from tinyinfer.cli.console import progress_bar, say, show_json
 from tinyinfer.course.assignment import Assignment, marked
 from tinyinfer.course.cut import merged_package
@@ -36,6 +37,7 @@ Generate = Callable[..., Generation]
 INTERRUPTED = 130
 TOLD = (2, INTERRUPTED, 129, 141, 143)  # exit statuses of the command line that say why it ended (cli/__init__.py)
 PATIENCE = 1.0  # seconds in which a process that was told to end may do so
+STDERR = 2
 NOT_PASSED_ON = ("run", "opener", "given", "use", "as_student")  # of the arguments: what the other process has itself
 ENGINE = [one.name for one in fields(EngineConfig)]
 
@@ -65,11 +67,10 @@ def run(args: argparse.Namespace, prompts: list[str], generate: Generate) -> int
         folder = Path(name)
         merged_package(folder, {one.assignment.name: one.path for one in students}, whole=True)
         write_request(folder, args, prompts, students)
-        status, lines = run_students(folder, args.json)
-        answered = read_record(folder)
+        status = run_students(folder, args.json)
+        lines, answered = read_json(folder / LINES) or [], read_json(folder / RECORD)
     if status or answered is None:
-        for line in lines:
-            show_json(line | {"reference": None})
+        write_lines(lines)
         return status_of(status, answered, students)
     return compared(args, prompts, generate, answered, lines)
 
@@ -78,18 +79,25 @@ def compared(
     args: argparse.Namespace, prompts: list[str], generate: Generate, answered: dict[str, Any], lines: list[Any]
 ) -> int:
     """The run of the engine's own code, and the comparison; 1 where a token differs, 130 after Ctrl-C."""
-    silent = argparse.Namespace(**vars(args) | {"quiet": True, "verify": False})
-    total = sum(map(len, answered["token_ids"]))
-    with progress_bar("the engine's own code", shown=not args.quiet) as bar:
-        reference = generate(silent, prompts, lambda done: bar(done, total))
-    result = compare_runs(answered, reference) if reference.finished else None
-    for i, line in enumerate(lines):
-        show_json(line | {"reference": result and result.as_dict(i)})
+    quiet = argparse.Namespace(**vars(args) | {"quiet": True, "verify": False})
+    total, result = sum(map(len, answered["token_ids"])), None
+    try:
+        with progress_bar("the engine's own code", shown=not args.quiet) as bar:
+            reference = generate(quiet, prompts, silent=lambda done: bar(done, max(done, total)))
+        result = compare_runs(answered, reference) if reference.finished else None
+    finally:
+        write_lines(lines, result)
     if result is None:
         say("interrupted: not compared with the engine's own code")
         return INTERRUPTED
     say("\n".join(result.lines()))
     return 0 if result.identical else 1
+
+
+def write_lines(lines: list[dict[str, Any]], result: Comparison | None = None) -> None:
+    """Shows lines of --json, with what the comparison says of each."""
+    for i, line in enumerate(lines):
+        show_json(line | {"reference": result and result.as_dict(i)})
 
 
 # The students' folders.
@@ -127,13 +135,13 @@ def with_switches(args: argparse.Namespace, students: list[Used]) -> argparse.Na
     to be different.
     """
     values, added = dict(vars(args)), []
-    for name, (value, folder) in wanted_switches(students).items():
+    for name, value in wanted_switches(students).items():
         if name not in args.given:
             added += [spelled(name, value)] * (values[name] != value)
             values[name] = value
-        elif values[name] != value and name in ENGINE:
-            mine = spelled(name, values[name])
-            raise UsageError(f"the code of {folder} runs under {spelled(name, value)}, not under {mine}; leave it out")
+        elif name in ENGINE:
+            for one in students:
+                check_serves(one, name, values[name])
     if values["temperature"] and values["seed"] in (None, -1):
         values["seed"] = secrets.randbits(31)
         added.append(spelled("seed", values["seed"]))
@@ -142,8 +150,18 @@ def with_switches(args: argparse.Namespace, students: list[Used]) -> argparse.Na
     return argparse.Namespace(**values)
 
 
-def wanted_switches(students: list[Used]) -> dict[str, tuple[Any, Path]]:
-    """The switches of all assignments, with the folder that each is for. Raises UsageError where two contradict."""
+def check_serves(one: Used, name: str, value: Any) -> None:
+    """Raises UsageError for a switch of the user's under which a student's code would not run."""
+    serves = one.assignment.also_serves.get(name, (value,))
+    if value not in serves:
+        wanted = " or ".join(spelled(name, each) for each in serves)
+        raise UsageError(
+            f"the code of {one.folder} runs under {wanted}, not under {spelled(name, value)}; leave it out"
+        )
+
+
+def wanted_switches(students: list[Used]) -> dict[str, Any]:
+    """The switches of all assignments. Raises UsageError where two want different values."""
     wanted: dict[str, tuple[Any, Path]] = {}
     for one in students:
         for name, value in one.assignment.switches.items():
@@ -151,7 +169,7 @@ def wanted_switches(students: list[Used]) -> dict[str, tuple[Any, Path]]:
             if other != value:
                 sides = f"{folder} runs under {spelled(name, other)}, and {one.folder} under {spelled(name, value)}"
                 raise UsageError(f"{sides}; use one of them at a time")
-    return wanted
+    return {name: value for name, (value, _) in wanted.items()}
 
 
 def spelled(name: str, value: object) -> str:
@@ -169,13 +187,14 @@ def write_request(folder: Path, args: argparse.Namespace, prompts: list[str], st
         "prompts": prompts,
         "args": {name: value for name, value in vars(args).items() if name not in NOT_PASSED_ON},
     }
-    (folder / "request.json").write_text(json.dumps(request), encoding="utf-8")
+    (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
 
 
-def run_students(folder: Path, as_json: bool) -> tuple[int, list[Any]]:
-    """Runs the students' code in a process of its own; its exit status, and with as_json its lines of JSON.
+def run_students(folder: Path, as_json: bool) -> int:
+    """Runs the students' code in a process of its own; its exit status.
 
-    folder: where the package with their code is, and the request. Ctrl-C ends the process before this function returns.
+    folder: where the package with their code is, and the request. as_json: what their code prints goes to stderr.
+    Ctrl-C ends the process before this function returns.
     """
     from tinyinfer.loading.hub import weights_folder
 
@@ -184,29 +203,23 @@ def run_students(folder: Path, as_json: bool) -> tuple[int, list[Any]]:
     with suppress(ModelError):  # a user without a home folder may have a model of his own
         environ["TINYINFER_HOME"] = weights_folder()
     command = [sys.executable, "-P", "-m", "tinyinfer", "generate", "--as-student", str(folder)]
-    output = subprocess.PIPE if as_json else None
-    process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=output, encoding="utf-8")
-    text: str | None = None
+    output = None if not as_json else subprocess.DEVNULL if sys.stderr is None else STDERR
+    process = subprocess.Popen(command, env=environ, stdin=subprocess.DEVNULL, stdout=output)
     try:
-        text = process.communicate()[0]
-    except KeyboardInterrupt:
-        text = interrupted(process)
+        process.wait()
+    except KeyboardInterrupt:  # a terminal has sent it to both
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(PATIENCE)
+        if process.poll() is None and os.name == "posix":
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(PATIENCE)
     finally:
         end(process)
-    return process.returncode, [json.loads(line) for line in (text or "").splitlines()]
+    return process.returncode
 
 
-def interrupted(process: subprocess.Popen[str]) -> str | None:
-    """Lets the process end after Ctrl-C, which a terminal has sent to both; the rest of its output."""
-    with suppress(subprocess.TimeoutExpired):
-        return process.communicate(timeout=PATIENCE)[0]
-    process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
-    with suppress(subprocess.TimeoutExpired):
-        return process.communicate(timeout=PATIENCE)[0]
-    return None
-
-
-def end(process: subprocess.Popen[str]) -> None:
+def end(process: subprocess.Popen[bytes]) -> None:
     """Ends a process that still runs: politely, then at once."""
     if process.poll() is None:
         process.terminate()
@@ -216,10 +229,9 @@ def end(process: subprocess.Popen[str]) -> None:
     process.wait()
 
 
-def read_record(folder: Path) -> dict[str, Any] | None:
+def read_json(path: Path) -> Any:
     """What the other process has recorded at its end, or None."""
-    path = folder / "record.json"
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 def status_of(status: int, answered: dict[str, Any] | None, students: list[Used]) -> int:
@@ -232,5 +244,5 @@ def status_of(status: int, answered: dict[str, Any] | None, students: list[Used]
     if status == -signal.SIGINT:
         return INTERRUPTED
     files = " and ".join(str(one.path) for one in students)
-    how = f"by signal {signal.Signals(-status).name}" if status < 0 else f"with exit status {status}"
+    how = f"by signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"with exit status {status}"
     raise CourseError(f"the process that ran {files} ended {how}, before all answers were there")

@@ -61,8 +61,9 @@ class Assignment:
     """One assignment as its manifest describes it.
 
     minutes: of a student's work. lines: of code in our solution. background: what to read before. switches: those of
-    engine and sampling under which the student's code serves. allowed: further modules that the student's file may
-    import. given_source: class -> text that the student's file shows in the place of the engine's class.
+    engine and sampling under which the student's code serves; of several values the first. also_serves: the values of
+    each switch under which the code serves. allowed: further modules that the student's file may import.
+    given_source: class -> text that the student's file shows in the place of the engine's class.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Assignment:
     about: str
     background: tuple[str, ...]
     switches: Mapping[str, Any]
+    also_serves: Mapping[str, tuple[Any, ...]]
     allowed: tuple[str, ...]
     given_source: Mapping[str, str]
     cut: tuple[Cut, ...]
@@ -136,7 +138,8 @@ def engine_version() -> str:
 def read_assignment(folder: Path) -> Assignment:
     """Reads and checks the manifest of a folder. Raises CourseError, which names the file and the field."""
     table = Table(folder / MANIFEST, read_toml(folder / MANIFEST))
-    table.check_known({one.name for one in fields(Assignment)} - {"name", "folder"})
+    table.check_known({one.name for one in fields(Assignment)} - {"name", "folder", "also_serves"})
+    serves = read_switches(table)
     tests = tuple(read_test(part) for part in table.tables("tests"))
     made = Assignment(
         name=folder.name,
@@ -147,7 +150,8 @@ def read_assignment(folder: Path) -> Assignment:
         lines=table.count("lines"),
         about=table.take("about", str),
         background=table.texts("background", ()),
-        switches=read_switches(table),
+        switches=MappingProxyType({name: values[0] for name, values in serves.items()}),
+        also_serves=serves,
         allowed=table.texts("allowed", ()),
         given_source=read_given(table),
         cut=tuple(read_cut(part) for part in table.tables("cut")),
@@ -192,16 +196,31 @@ def check_tests(table: Table, tests: tuple[Test, ...]) -> None:
         raise table.error("tests", f"the points of all tests sum to {total}; they must sum to {FULL_MARKS}")
 
 
-def read_switches(table: Table) -> Mapping[str, Any]:
-    """The switches of a manifest: of the engine, and of sampling. Raises CourseError for what neither has or allows."""
+def read_switches(table: Table) -> Mapping[str, tuple[Any, ...]]:
+    """The values of each switch under which a student's code serves: one, or a list whose first is the default.
+
+    Raises CourseError for what neither engine nor sampling has or allows.
+    """
     given = table.take("switches", dict, {})
-    sampling = {one.name for one in fields(SamplingParams)}
+    serves = {name: tuple(value) if isinstance(value, list) else (value,) for name, value in given.items()}
+    for name, values in serves.items():
+        if not values:
+            raise table.error("switches", f"{name} has no value")
+    first = {name: values[0] for name, values in serves.items()}
     try:
-        EngineConfig.from_switches(**{name: value for name, value in given.items() if name not in sampling})
-        SamplingParams(**{name: value for name, value in given.items() if name in sampling})
+        for name, values in serves.items():
+            for value in values:
+                check_switches(first | {name: value})
     except ValueError as error:
         raise table.error("switches", str(error)) from None
-    return MappingProxyType(given)
+    return MappingProxyType(serves)
+
+
+def check_switches(values: Mapping[str, Any]) -> None:
+    """Raises ValueError for switches of engine and sampling that do not exist or cannot work together."""
+    sampling = {one.name for one in fields(SamplingParams)} & {*values}
+    SamplingParams(**{name: values[name] for name in sampling})
+    EngineConfig.from_switches(**{name: value for name, value in values.items() if name not in sampling})
 
 
 def read_given(table: Table) -> Mapping[str, str]:

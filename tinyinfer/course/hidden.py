@@ -1,12 +1,12 @@
 """Hidden tests: a folder that only the teacher has, and seeds that no student can compute.
 
-    DIR/hidden_NAME.py    the hidden tests of the assignment NAME
-    DIR/secret            32 random bytes, in hexadecimal
+    DIR/hidden_{NAME}.py    the hidden tests of the assignment NAME
+    DIR/secret              32 random bytes, in hexadecimal
 
 A seed is HMAC-SHA256 (RFC 2104) of "assignment/student/test" under the secret. So it is the same when a submission is
-graded again, and another one for each student. Limit: whoever holds the secret can compute all seeds, so the secret
+graded again, and another one for each student. Limit: who holds the secret can compute all seeds, so the secret
 never leaves the teacher's machine or the grading container, and no process of the student's may read it. The seed of a
-public test is the same for everybody.
+public test is the same for all students.
 """
 
 from __future__ import annotations

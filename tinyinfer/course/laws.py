@@ -27,7 +27,7 @@ LEAST_EXPECTED = 5  # draws in a cell: below, the chi-square distribution is no 
 def same_law(
     tokens: Sequence[Any], p: np.ndarray, what: str, usual: Iterable[tuple[np.ndarray, str]] = ()
 ) -> None:  # (V,) ->
-    """Raises Failure where drawn tokens do not follow p; usual: pairs (another law, hint where the tokens follow it)."""
+    """Raises Failure unless drawn tokens follow p. usual: pairs (another law, the hint where the tokens follow it)."""
     for token in tokens:
         if type(token) is not int or not 0 <= token < len(p):
             raise Failure(f"{what}: {show(token)} came out, and a token is a whole number from 0 to {len(p) - 1}")

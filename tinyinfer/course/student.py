@@ -20,6 +20,8 @@ import inspect
 import sys
 from abc import ABC, abstractmethod
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
@@ -30,9 +32,9 @@ import numpy as np
 
 from tinyinfer.course.assignment import Assignment
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.records import Handle
-from tinyinfer.course.serving import Server, described
-from tinyinfer.course.wire import pack, unpack
+from tinyinfer.course.sandbox.records import Handle
+from tinyinfer.course.sandbox.serving import LONGEST, Server, described
+from tinyinfer.course.sandbox.wire import pack, unpack
 from tinyinfer.errors import one_line
 
 Request = dict[str, Any]  # operation, target, name, args, kwargs, after: see Student._ask
@@ -56,6 +58,17 @@ class StudentError(Exception):
     def not_implemented(self) -> bool:
         """Whether the code is still the skeleton's."""
         return self.kind == "NotImplementedError"
+
+
+@contextmanager
+def hinting(kind: str, hint: str) -> Iterator[None]:
+    """Gives an error of this kind, which the student's code raises, its hint: for a test that expects the mistake."""
+    try:
+        yield
+    except StudentError as error:
+        if error.kind != kind:
+            raise
+        raise StudentError(kind, error.sentence, hint) from error
 
 
 class StudentTimeout(StudentError):
@@ -101,6 +114,8 @@ class Student(ABC):
         __tracebackhide__ = True
         bound = getattr(self, name) if isinstance(name, str) else name
         reply = self.ask("call", bound.target, bound.name, bound.shown, args, kwargs, after=True)
+        if len(reply["after"]) != len(args):
+            raise StudentDied("BadReply", "the student's process answered without the arguments of the call")
         return reply["value"], reply["after"]
 
     def ask(
@@ -204,12 +219,12 @@ def answered(reply: Any, file: str, cause: BaseException | None = None) -> dict[
 
 def student_error(error: dict[str, str], file: str) -> StudentError:
     """What the student's code raised, in a sentence."""
-    kind, message = error["kind"], one_line(error["message"])
+    kind, message, place, line = (one_line(error[name][:LONGEST]) for name in ("kind", "message", "place", "line"))
     if kind == "NotImplementedError":
-        return StudentError(kind, f"not written yet: {message or error['place']}")
+        return StudentError(kind, f"not written yet: {message or place}")
     if kind == "WireError":
         return StudentError(kind, f"{message}.", "a function gives numbers, texts, lists and arrays of NumPy")
-    where = f" ({file}, {error['place']}: {one_line(error['line'])})" if error["place"] else ""
+    where = f" ({file}, {place}: {line})" if place else ""
     return StudentError(kind, f"the code stopped with {kind}: {message}{where}", HINTS.get(kind, ""))
 
 
@@ -234,11 +249,14 @@ def array_bytes(value: Any) -> int:
 
 
 def load_source(name: str, path: Path) -> ModuleType:
-    """The module in a file, executed anew. Raises what its code raises, CourseError where there is no file."""
+    """The module in a file, executed anew. Raises what its code raises, CourseError where there is no file.
+
+    Python's own import would keep bytecode beside the file, and take it for a file that is changed within a second.
+    """
     spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None or not path.is_file():
+    if spec is None or not path.is_file():
         raise CourseError(f"{path} is missing; `course start` writes it")
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses look their module up there
-    spec.loader.exec_module(module)
+    exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), vars(module))
     return module

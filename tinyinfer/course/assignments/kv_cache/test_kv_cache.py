@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.course.compare import Failure, same_array, same_value
-from tinyinfer.course.stand_ins import DeviceView, SequenceView
+from tinyinfer.course.sandbox.stand_ins import DeviceView, SequenceView
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.lessons.cache_judge import OnePass, forward, one_pass
 from tinyinfer.lessons.models import Models
@@ -154,6 +154,7 @@ def test_growth_keeps_the_rows(student: Any, part: Any, rng: Any) -> None:
             mine.reserve(seq, more)
             for layer in range(len(MEMORY)):
                 mine.read(layer, seq, 0, 5)
+        same_value(mine.cache.grow(mine.new(5), 3), True, "grow, where there is memory")
     with part("room for the whole answer at once, then twice as much"):
         mine = Remembering(student, rng, MEMORY[:1], 40, reserve_all=False)
         seq = mine.new(9)
@@ -163,9 +164,6 @@ def test_growth_keeps_the_rows(student: Any, part: Any, rng: Any) -> None:
                        usual=growth_hints(mine, seq, room))  # fmt: skip
 
 
-    with part("grow says that it has succeeded"):
-        mine = Remembering(student, rng, MEMORY[:1], 40, reserve_all=False)
-        same_value(mine.cache.grow(mine.new(9), 4), True, "grow(seq, 4) of a new sequence")
 
 
 def test_free_makes_room(student: Any, part: Any, rng: Any) -> None:
@@ -203,26 +201,6 @@ def test_bytes_are_counted(student: Any, part: Any, rng: Any) -> None:
         same_value(mine.cache.missing(a, 10), 0, "missing(seq, 10) with 6 of 16 positions used")
         same_value(mine.cache.missing(a, 13), 3, "missing(seq, 13) with 6 of 16 positions used",
                    usual=[(13, "`missing` is what is lacking beyond the room that the array still has")])  # fmt: skip
-
-
-def test_the_ledger_counts(student: Any, part: Any, rng: Any) -> None:
-    """Catches bytes that are not counted, or of the keys alone. The test itself has counted what it gave and got."""
-    mine = Remembering(student, rng, MEMORY, 24, reserve_all=False)
-    seq, child = mine.new(6), mine.new(6)
-    mine.step((seq, 5), read=False)
-    sent, received = student.traffic.sent_bytes, student.traffic.received_bytes
-    with part("written"):
-        check_count(mine, "kv_written_bytes", sent["ContiguousCache.append"])
-    with part("read"):
-        mine.cache.read(1, seq, 0, 5)
-        check_count(mine, "kv_read_bytes", received["ContiguousCache.read"])
-    with part("copied by a fork"):
-        mine.fork(seq, child)
-        check_count(mine, "kv_copied_bytes", 5 * mine.position_bytes)
-    with part("copied by growth"):
-        before = mine.cache.ledger.kv_copied_bytes
-        mine.reserve(seq, 4)  # 9 positions, in an array of 6
-        check_count(mine, "kv_copied_bytes", before + 5 * mine.position_bytes)
 
 
 def test_cached_logits_equal_uncached_ones(student: Any, rng: Any) -> None:
@@ -454,14 +432,6 @@ def forked(student, rng) -> tuple[Remembering, Sequence, Sequence]:
     mine.step((seq, 6), read=False)
     mine.fork(seq, child)
     return mine, seq, child
-
-
-def check_count(mine: Remembering, name: str, right: int) -> None:
-    """Raises Failure unless the cache's ledger has counted so many bytes."""
-    m = mine.memory[0]
-    keys = right * m.key_size // (m.key_size + m.value_size)
-    hints = [(0, "nothing was counted"), (keys, "only the keys were counted"), (right - keys, "only the values were")]
-    same_value(getattr(mine.cache.ledger, name), right, f"{name} of the ledger", usual=hints)
 
 
 def growth_hints(mine: Remembering, seq: Sequence, room: int) -> list[tuple[int, str]]:

@@ -17,11 +17,9 @@ from tinyinfer.course.assignments.sampling.test_sampling import (
     check_top_k,
     check_top_p,
     only,
-    order_mistakes,
     relative,
 )
 from tinyinfer.course.compare import same_array, same_value
-from tinyinfer.sampling_params import SamplingParams
 
 SIZES = (2, 7, 1000)
 
@@ -81,29 +79,24 @@ def test_penalties_of_random_texts(student, part, rng):
 
 def test_all_filters_together(student, part, rng):
     """Catches a filter that is right alone and wrong behind another one."""
-    for size in (30, 200, 1000):
-        with part(f"{size} tokens"):
-            logits, params, prompt, new = telling(rng, size)
-            check_filtered(student, logits, params, prompt, new, f"{size} tokens")
 
+    def uniform(low: float, high: float) -> float:
+        return float(rng.uniform(low, high))
 
-def telling(rng: np.random.Generator, size: int) -> tuple[np.ndarray, SamplingParams, list[int], list[int]]:
-    """Random inputs with every filter and every penalty, for which each usual mistake gives other scores."""
-    while True:
-        logits = rng.permutation(np.linspace(-3, 0.5, size, dtype=np.float32))
-        inputs = logits, random_params(rng, size), random_text(rng, logits, 6), random_text(rng, logits, 8)
-        right = relative(engine.filtered(*inputs))
-        if not any(np.allclose(relative(wrong), right, rtol=1e-9) for wrong, _ in order_mistakes(*inputs)):
-            return inputs
-
-
-def random_params(rng: np.random.Generator, size: int) -> SamplingParams:
-    """Parameters with every filter and every penalty."""
-    return asked(
-        temperature=float(rng.choice([0.7, 1.5])), top_k=size // 2, top_p=float(rng.uniform(0.8, 0.95)),
-        min_p=float(rng.uniform(0.2, 0.6)), repetition_penalty=float(rng.uniform(1.05, 1.5)),
-        presence_penalty=float(rng.uniform(0.1, 0.8)), frequency_penalty=float(rng.uniform(0.05, 0.3)),
-    )  # fmt: skip
+    temperature = float(rng.choice([0.7, 1.4]))
+    penalties = {"repetition_penalty": uniform(1.2, 1.6), "presence_penalty": uniform(0.3, 0.8),
+                 "frequency_penalty": uniform(0.1, 0.3)}  # fmt: skip
+    cases: dict[str, tuple[int, dict[str, Any]]] = {
+        "top-k, then top-p": (200, {"top_k": 100, "top_p": uniform(0.8, 0.9)}),
+        "top-p, then min-p": (1000, {"top_p": 0.9, "min_p": uniform(0.3, 0.6)}),
+        "penalties, then top-k": (30, penalties | {"top_k": 27}),
+        "all": (1000, penalties | {"top_k": 600, "top_p": uniform(0.8, 0.9), "min_p": uniform(0.05, 0.3)}),
+    }
+    for name, (size, filters) in cases.items():
+        with part(name):
+            logits = rng.permutation(np.linspace(-3, 0.5, size, dtype=np.float32))  # every filter has its place here
+            prompt, new = random_text(rng, logits, 6), random_text(rng, logits, 8)
+            check_filtered(student, logits, asked(temperature=temperature, **filters), prompt, new, name)
 
 
 def test_a_whole_text(student, part, rng):

@@ -1,0 +1,12 @@
+# base: skeleton of sampling
+# tests: test_top_k, test_ties_and_left_out_tokens
+# named: ignored: test_sampling.py \(it differs from the tests
+
+import os
+
+for _path in ("test_sampling.py", "../../submission/assignment.toml", "../package/tinyinfer/course/sandbox/child.py", __file__):
+    try:
+        os.open(_path, os.O_RDWR)
+        print(f"BROKEN: opened {_path}")
+    except OSError:
+        pass
