@@ -329,8 +329,8 @@ HEAD = """# The attacks on the grader
 
 Each row is a submission under `tests/attacks`, graded by `tests/course/test_attacks.py`: by a grader that is root, so
 that the student's code has a user of its own, and by one that is a user. The points must be those of the same
-submission without the attack; where the attack ends its own process, or answers wrongly, those of the tests that it does not
-touch. Beside the points the tests look for processes, files and changed results that an attack has left behind. What a
+submission without the attack; where the attack ends its own process, or answers wrongly, those of the tests that it
+does not touch. Beside the points the tests look for processes, files and changed results that an attack has left behind. What a
 report names is a line of the attack's own report, as the teacher reads it.
 
 This page is written by `python tests/course/attacked.py --page`.
@@ -356,7 +356,7 @@ def row(attack: Attack, root: Found, user: Found) -> str:
     """A row of the page: points without the attack and with it, and a line of the report."""
     points = [f"{sum(scores.values()):g}" for scores in (root.base, root.scores, user.scores)]
     match = re.search(attack.named, root.told)
-    start = root.told.rfind("\n", 0, match.start()) + 1 if match else 0
+    start = root.told.rfind("\n", 0, match.end()) + 1 if match else 0
     line = re.sub(r"([\\|`*_<>\[\]])", r"\\\1", root.told[start:].partition("\n")[0][:160])
     return f"| {attack.name} | {' | '.join(points)} | {attack.why or 'none'} | {line} |\n"
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from attacked import ATTACKS, PAGE, Attack, Found, Grader, attacks, page_of
+from attacked import ATTACKS, HEAD, PAGE, Attack, Found, Grader, attacks
 
 from tinyinfer.course.assignment import Assignment, assignments
 from tinyinfer.course.grading.grade import test_functions as functions_of
@@ -82,7 +82,7 @@ def test_the_page_has_every_attack():
     """Catches a page that was not written again: python tests/course/attacked.py --page."""
     text = PAGE.read_text(encoding="utf-8")
     assert [name for name in attacks() if f"| {name} |" not in text] == []
-    assert text.startswith(page_of({}, {}).partition("| attack")[0])
+    assert text.startswith(HEAD.partition("{root}")[0])
 
 
 # Values that no solution gives.
