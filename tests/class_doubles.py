@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from tinyinfer.course.assignment import Assignment, read_assignment
+from tinyinfer.course.grading.report import Report, TestResult, record
 from tinyinfer.course.whole_class.workers import Answer, Job
 
 MANIFEST = """
@@ -49,18 +52,14 @@ def a_class(folder: Path, **sources: str) -> Path:
 def result(name: str, score: float, **changes: Any) -> dict[str, Any]:
     """A test's result as a report has it."""
     status = "passed" if score == POINTS[name] else "failed"
-    texts = {"sentence": "", "of_grader": False, "hint": "" if status == "passed" else f"hint of {name}", "output": ""}
-    return {"name": name, "number": "1", "points": POINTS[name], "score": score, "status": status, "hidden": False,
-            "catches": "a bug"} | texts | changes  # fmt: skip
+    hint = "" if status == "passed" else f"hint of {name}"
+    return asdict(TestResult(name, "1.1", POINTS[name], score, status, 0, 1, hint=hint, catches="a bug")) | changes
 
 
 def a_report(student: str, a: float, b: float, **changes: Any) -> dict[str, Any]:
     """A report with these scores of test_a and test_b."""
-    return {
-        "assignment": "tiny", "assignment_version": "1", "engine_version": "0", "student": student, "fault": "",
-        "limits": [], "missing_limits": [], "notes": [], "score": a + b, "points": 100,
-        "results": [result("test_a", a), result("test_b", b)],
-    } | changes  # fmt: skip
+    report = json.loads(json.dumps(record(Report("tiny", "1", "0", student))))
+    return report | {"score": a + b, "points": 100, "results": [result("test_a", a), result("test_b", b)]} | changes
 
 
 class Grader:

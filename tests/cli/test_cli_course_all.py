@@ -48,7 +48,7 @@ def test_a_class_becomes_a_table_and_statistics(folder, capsys):
     assert [row["final"] for row in rows("marks.csv").values()] == ["100", "80", "0"]
     assert out.startswith("3 students: 3 graded\nscore: mean 60.0")
     assert "wrote marks.csv" in err
-    assert sorted(path.name for path in (folder / "marks").iterdir()) == ["ada.json", "bob.json", "eve.json"]
+    assert sorted(path.name for path in (folder / "marks").glob("*.json")) == ["ada.json", "bob.json", "eve.json"]
 
 
 def test_the_reports_beside_the_submissions_are_no_student(folder, monkeypatch):

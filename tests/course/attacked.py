@@ -1,6 +1,6 @@
 """Attacks on the grader, graded: as root and as a user, each in a process of its own that tells what came of it.
 
-    python tests/course/attacked.py FOLDER          grades all attacks here, one line of JSON for each
+    python tests/course/attacked.py FOLDER UID      grades all attacks as this user, one line of JSON for each
     python tests/course/attacked.py --page          writes docs/course_attacks.md
 
 An attack is a file tests/attacks/NN_name.py: the code that is put behind the text of an assignment's solution or
@@ -19,11 +19,13 @@ Code that comes through prints a line with BROKEN.
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import re
 import shutil
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
@@ -37,17 +39,18 @@ from typing import Any
 
 import tinyinfer
 from tinyinfer.course.assignment import Assignment, assignment
-from tinyinfer.course.cut import skeleton, solution
 from tinyinfer.course.grading.children import PipedChildren
 from tinyinfer.course.grading.classroom50 import test as classroom_test
+from tinyinfer.course.cut import skeleton, solution
 from tinyinfer.course.grading.grade import grade
 from tinyinfer.course.grading.gradescope import results as gradescope_results
-from tinyinfer.course.grading.report import Report, as_json, as_text
 from tinyinfer.course.hidden import write_secret
+from tinyinfer.course.grading.report import Report, as_json, as_text
 from tinyinfer.course.sandbox import processes
-from tinyinfer.course.sandbox.sandbox import Limits, reachable
+from tinyinfer.course.sandbox.sandbox import Limits
 
 ATTACKS = Path(__file__).parents[1] / "attacks"
+PAGE = Path(__file__).parents[2] / "docs" / "course_attacks.md"
 PACKAGE = Path(tinyinfer.__file__).parent
 MARK = "tinyinfer_attack"  # in the name of every file that an attack tries to write
 PAYLOAD = 'print("BROKEN: a file of the submission was executed")\n'
@@ -270,16 +273,12 @@ class Grader:
         self.folder.chmod(0o711)
         drop = user and os.geteuid() == 0
         uid = processes.free_uid() if drop else os.geteuid()
-        here, path = Path(__file__), os.pathsep.join(sys.path)
-        if drop and not all(map(reachable, (here, PACKAGE / "llm.py", Path(json.__file__)))):
-            here, path = copy_engine(self.folder / "engine")
         os.chown(self.folder, uid, uid)
-        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": path, "TMPDIR": str(self.folder), "LANG": "C.UTF-8",
-                       "HOME": str(self.folder / "home"), "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
-        other = {"user": uid, "group": uid, "extra_groups": []} if drop else {}
+        environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(self.folder),
+                       "HOME": str(self.folder / "home"), "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, str(here), str(self.folder), *wanted], stdout=subprocess.PIPE, text=True, cwd=self.folder,
-            env=environment, stderr=subprocess.PIPE, **other,
+            [sys.executable, __file__, str(self.folder), str(uid), *wanted], cwd=self.folder, env=environment, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._told: dict[str, Found] = {}
 
@@ -303,10 +302,74 @@ class Grader:
         return still
 
 
-def copy_engine(folder: Path) -> tuple[Path, str]:
-    """A copy of the engine, of these tests and of what is installed, which another user can read."""
-    raise NotImplementedError
+def become(uid: int) -> None:
+    """Makes this process, which is root's, that of a user who may read all files: an installation may be root's own.
+
+    Raises OSError.
+    """
+    libc, read_all = ctypes.CDLL(None, use_errno=True), 2  # CAP_DAC_READ_SEARCH
+    os.setgroups([])
+    os.setgid(uid)
+    libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
+    os.setuid(uid)
+    sets = struct.pack("6I", *[1 << read_all] * 3, 0, 0, 0)  # effective, permitted, inheritable
+    if libc.capset(struct.pack("Ii", 0x20080522, 0), sets) or libc.prctl(47, 2, read_all, 0, 0):  # PR_CAP_AMBIENT
+        raise OSError(ctypes.get_errno(), "this container's root cannot read all files")
+    libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: as a process is that has always been this user's
+
+
+# The page.
+
+HEAD = """# The attacks on the grader
+
+Each row is a submission under `tests/attacks`, graded by `tests/course/test_attacks.py`: by a grader that is root, which
+gives the student's code a user of its own, and by one that is a user. The points must be those of the same submission
+without the attack; where the attack ends its own process, or answers wrongly, those of the tests that it does not
+touch. Beside the points the tests look for processes, files and changed results that an attack has left behind. What a
+report names is a line of the attack's own report, as the teacher reads it.
+
+This page is written by `python tests/course/attacked.py --page`.
+
+Limits in force, where root graded: {root}
+
+Limits in force, where a user graded: {user}
+
+| attack | without it | as root | as a user | points lost by the attack itself | the report names |
+|---|---:|---:|---:|---|---|
+"""
+
+
+def page_of(root: dict[str, Found], user: dict[str, Found]) -> str:
+    """The page, with a row for each attack that was graded."""
+    first = [next(iter(found.values()), None) for found in (root, user)]
+    said = ["; ".join(one.limits) + "." if one else "" for one in first]
+    rows = [row(attacks()[name], root[name], user[name]) for name in root]
+    return HEAD.format(root=said[0], user=said[1]) + "".join(rows)
+
+
+def row(attack: Attack, root: Found, user: Found) -> str:
+    """A row of the page: points without the attack and with it, and a line of the report."""
+    points = [f"{sum(scores.values()):g}" for scores in (root.base, root.scores, user.scores)]
+    match = re.search(attack.named, root.told)
+    start = root.told.rfind("\n", 0, match.start()) + 1 if match else 0
+    line = re.sub(r"([\\|`*_<>\[\]])", r"\\\1", root.told[start:].partition("\n")[0][:160])
+    return f"| {attack.name} | {' | '.join(points)} | {attack.why or 'none'} | {line} |\n"
+
+
+def write_page() -> None:
+    """Grades all attacks twice, side by side, and writes docs/course_attacks.md."""
+    graders = [Grader(user=False), Grader(user=True)]
+    try:
+        root, user = ({name: grader.found(name) for name in attacks()} for grader in graders)
+        PAGE.write_text(page_of(root, user), encoding="utf-8")
+    finally:
+        for grader in graders:
+            grader.end()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    if sys.argv[1:] == ["--page"]:
+        sys.exit(write_page())
+    if os.geteuid() != int(sys.argv[2]):
+        become(int(sys.argv[2]))
+    main(Path(sys.argv[1]), sys.argv[3:])

@@ -74,13 +74,20 @@ def test_each_student_is_graded_once_and_then_only_who_changed(three):
 
 
 def test_another_version_of_the_assignment_or_of_its_files_grades_all_again(three, tmp_path):
-    """Catches marks of two versions in one table, also where the teacher forgot to change the version."""
+    """Catches marks of two versions in one table, also where the teacher forgot to change the version.
+
+    A cache that Python wrote is no other version.
+    """
     three.grade()
     three.grade(assignment=an_assignment(tmp_path / "assignments" / "tiny", version="2"))
     assert len(three.grader.students) == 3
     (three.plan.assignment.folder / "test_tiny.py").write_text("def test_a(): ...")
     three.grade()
     assert len(three.grader.students) == 3
+    (three.plan.assignment.folder / "__pycache__").mkdir()
+    (three.plan.assignment.folder / "__pycache__" / "test_tiny.pyc").write_text("")
+    three.grade()
+    assert three.grader.students == []
 
 
 def test_other_hidden_tests_grade_all_again(three, tmp_path):
@@ -106,7 +113,7 @@ def test_a_run_that_is_killed_goes_on_where_it_was(three):
 
     with pytest.raises(KeyboardInterrupt):
         grade_all(submissions(three.folder), three.plan, three.book, killed)
-    assert sorted(path.name for path in three.book.folder.iterdir()) == ["ada.json", "bob.json"]
+    assert sorted(path.name for path in three.book.folder.glob("*.json")) == ["ada.json", "bob.json"]
     assert [record.score for record in three.grade()] == [100, 80, 0]
     assert three.grader.students == ["eve"]
 
@@ -135,6 +142,23 @@ def test_a_fault_of_the_grader_is_one_row_and_is_tried_in_the_next_run(tmp_path)
     assert broken.grader.students == ["bob"]
 
 
+def test_a_students_own_report_has_nothing_secret(tmp_path):
+    """Catches inputs of a hidden test, which a student would read in what the teacher hands back."""
+    one = Class(tmp_path, ada="60 20")
+    secret = result("test_b", 20, hidden=True, sentence="of 0.123", hint="shift 0.123", output="0.123", seed="beef")
+    report = a_report("ada", 60, 20, results=[result("test_a", 60), secret])
+    one.grader.answer = lambda job, source: Answer(report=report)
+    one.grade()
+    text = (one.book.folder / "ada.txt").read_text()
+    assert "80 / 100" in text
+    assert "0.123" not in text
+    assert "beef" not in text
+    one.grader.answer = lambda job, source: Answer(fault="KeyError")
+    (one.folder / "ada" / "tiny.py").write_text("60 40")
+    one.grade()
+    assert not (one.book.folder / "ada.txt").exists()
+
+
 def test_a_test_that_the_grader_itself_fails_leaves_no_mark(tmp_path):
     """Catches 40 points that a student loses to our bug, and a row that looks like all others."""
     one = Class(tmp_path, ada="60 40")
@@ -150,7 +174,7 @@ def test_what_is_wrong_for_all_ends_the_run_and_keeps_the_reports(tmp_path):
     one = Class(tmp_path, ada="60 40", bob="refused", eve="0 0")
     with pytest.raises(CourseError, match="the tests cannot be loaded"):
         one.grade()
-    assert [path.name for path in one.book.folder.iterdir()] == ["ada.json"]
+    assert [path.name for path in one.book.folder.glob("*.json")] == ["ada.json"]
 
 
 def test_the_assignment_is_the_one_that_the_markers_name(tmp_path, monkeypatch):
@@ -183,6 +207,15 @@ def test_one_test_is_graded_again_and_the_old_score_is_told(three, tmp_path):
     [note] = ada.regrades
     assert (note.old, note.new, note.old_score, note.new_score, note.assignment_version) == (40, 10, 100, 70, "2")
     three.grade(assignment=harder)
+    assert three.grader.students == []
+
+
+def test_a_public_test_again_leaves_the_marks_of_the_hidden_ones(three, tmp_path):
+    """Catches a regrade without --hidden, after which the run with it grades all again."""
+    (tmp_path / "hidden").mkdir()
+    three.grade(hidden=tmp_path / "hidden")
+    three.grade(only="test_b")
+    three.grade(hidden=tmp_path / "hidden")
     assert three.grader.students == []
 
 

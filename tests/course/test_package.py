@@ -22,6 +22,7 @@ from typing import Any
 
 import pytest
 
+from tinyinfer.cli import main
 from tinyinfer.course.assignment import Assignment, assignment, read_assignment
 from tinyinfer.course.cut import solution
 from tinyinfer.course.errors import CourseError
@@ -181,6 +182,25 @@ def test_a_machine_on_which_our_own_solution_loses_points_packs_nothing(tmp_path
     with pytest.raises(CourseError, match=r"full marks on this machine: test_b: .*no_such_module"):
         package(a, tmp_path / "a.zip")
     assert not list(tmp_path.glob("a.*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["kv_cach"], "did you mean 'kv_cache'"),
+        (["kv_cache", "-o", "nowhere/a.zip"], "nowhere"),
+        (["kv_cache", "--hidden", "nowhere"], "--hidden nowhere: there is no file"),
+        (["kv_cache", "--format", "moodle"], "moodle"),
+        (["kv_cache", "-o", "old.zip"], "secret of an earlier package; use it by --hidden old.hidden"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_leaves_no_file(tmp_path, monkeypatch, capsys, words, sentence):
+    """Catches a traceback, and half a package."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "old.hidden").mkdir()
+    assert main(["course", "package", *words]) == 2
+    assert sentence in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["old.hidden"]
 
 
 # The wheel

@@ -10,6 +10,7 @@ import argparse
 import os
 from collections.abc import Sequence
 from functools import partial
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -167,7 +168,7 @@ def regrades(records: Sequence[Record], before: Sequence[int], test: str) -> lis
 
 
 def usable_cores() -> int:
-    """The cores that this process may use."""
-    from tinyinfer.backends.limits import available_cores
+    """The cores that this process may use, at least one; a container's quota counts."""
+    from tinyinfer.backends.limits import available_cores, cpu_quotas
 
-    return available_cores()
+    return max(1, min([available_cores(), *(ceil(quota) for quota in cpu_quotas())]))

@@ -19,7 +19,7 @@ from tinyinfer.course.errors import CourseError
 from tinyinfer.course.whole_class.workers import Answer, Job
 from tinyinfer.errors import one_line
 
-MEMORY = 1 << 30  # bytes of address space: NumPy and the engine take 0.3 GB of it, and 60 MB of memory
+MEMORY = 2 << 30  # bytes of address space: NumPy and the engine take 0.3 GB of it, and 60 MB of memory
 
 
 def main() -> int:

@@ -1,9 +1,10 @@
-"""The gradebook: one file for each student, written as soon as the student's report is there, whole or not at all.
+"""The gradebook: two files for each student, written as soon as the student's report is there, whole or not at all.
 
-    grades.csv    grades/ada.json    grades/grace.json    ...
+    grades.csv    grades/ada.json  ada.txt    grades/grace.json  grace.txt    ...
 
-A record names what it was made of: digests of the submission, the assignment and the hidden tests, and the versions.
-The next run grades only those whose record was made of something else, so a run that was killed goes on where it was.
+The .txt is the student's report, without what is secret of hidden tests. A record, the .json, names what it was made
+of: digests of the submission, the assignment and the hidden tests, and the versions. The next run grades only those
+whose record was made of something else, so a run that was killed goes on where it was.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from tinyinfer.course.errors import CourseError
+from tinyinfer.course.grading.report import NOT_RUN, as_text, from_record
 from tinyinfer.loading.whole import whole
 
 GRADED, NOT_GRADABLE, GRADER_FAULT = "graded", "not gradable", "grader fault"
-NOT_RUN = "not run"  # the status of a hidden test without --hidden (report.py)
 DERIVED = ("full", "passed_public", "first_hint")  # what a report says of its results besides the score
 LONGEST = 150  # bytes of a student's name in the name of a file
 
@@ -95,8 +96,14 @@ class Gradebook:
             return None
 
     def write(self, record: Record) -> None:
-        """Writes a record, whole. Raises OSError."""
-        with whole(self.path(record.student)) as part:
+        """Writes a record and the student's own report, each whole; the record last. Raises OSError."""
+        path = self.path(record.student)
+        if record.report is None:
+            path.with_suffix(".txt").unlink(missing_ok=True)
+        else:
+            with whole(path.with_suffix(".txt")) as part:
+                part.write_text(as_text(from_record(record.report)), encoding="utf-8")
+        with whole(path) as part:
             part.write_text(json.dumps(asdict(record), indent=1), encoding="utf-8")
 
 
@@ -113,4 +120,5 @@ def regraded(old: Record, new: Record, test: str) -> Record:
     note = Regrade(test, before, after, float(old.report["score"]), score, str(versions["assignment_version"]))
     kept = {name: value for name, value in old.report.items() if name not in DERIVED}
     report = kept | versions | {"results": results, "score": score}
-    return replace(new, report=report, regrades=(*old.regrades, note))
+    made_of = new.made_of | {"hidden": new.made_of["hidden"] or old.made_of["hidden"]}  # "": a public test, alone
+    return replace(new, report=report, made_of=made_of, regrades=(*old.regrades, note))

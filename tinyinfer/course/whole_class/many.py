@@ -66,7 +66,8 @@ def grade_all(
     Raises CourseError for what is wrong for all of them, OSError; the reports so far are kept.
     """
     book.make()
-    made_of = {one.student: plan.made_of() | {OWN_VERSION: _digest(one, plan.assignment)} for one in submitted}
+    common = plan.made_of()
+    made_of = {one.student: common | {OWN_VERSION: _digest(one, plan.assignment)} for one in submitted}
     known = {one.student: book.read(one.student) for one in submitted}
     jobs = [job for one in submitted if (job := job_of(one, plan, known[one.student], made_of[one.student]))]
     done = len(submitted) - len(jobs)

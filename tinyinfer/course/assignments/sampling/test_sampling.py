@@ -164,6 +164,10 @@ def test_top_p(student, part):
         check_top_p(student, only(s, [0, 2, 3]), 0.6, only(s, [2, 3]))
     with part("no probabilities, but scores"):
         check_top_p(student, s + 7.0, 0.8, only(s + 7.0, [1, 2, 3]))
+        kept, half = student.keep_top_p(np.zeros(2), 0.5), np.array([0.0, -np.inf])  # either of the two may stay
+        usual = [(np.zeros(2), "a token stays if the mass before it is below p, and not if it is equal to p")]
+        right = half[::-1] if isinstance(kept, np.ndarray) and kept.shape == (2,) and kept[0] < 0 else half
+        same_array(kept, right, "keep_top_p([0, 0], 0.5)", usual=usual, axes=["token"])
 
 
 def test_min_p(student, part):
@@ -173,6 +177,7 @@ def test_min_p(student, part):
         check_min_p(student, s, 0.22, only(s, [0, 1, 3, 4]))
     with part("scores that a filter left out"):
         check_min_p(student, only(s - 3.0, [0, 2, 3]), 0.3, only(s - 3.0, [0, 3]))
+        check_min_p(student, s, 1.0, only(s, [1]))
 
 
 def only(s: np.ndarray, tokens: list[int]) -> np.ndarray:
@@ -259,6 +264,7 @@ def test_order_of_filters(student, part):
     for name, params in cases.items():
         with part(name):
             check_filtered(student, LOGITS, params, [], [0, 3, 5], name)
+            check_filtered(student, np.array([0.0, -50.0, -60.0]), asked(), [], [], "with every filter off")
 
 
 def check_filtered(

@@ -1,0 +1,130 @@
+"""Attacks on the grader: each earns what it earns without the attack, is named in the report, and leaves nothing behind.
+
+Each attack of tests/attacks is graded by a grader that is root, where this process is, and by one that is a user; the
+two run side by side. What an attack's header means stands in attacked.py.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from attacked import ATTACKS, PAGE, Attack, Found, Grader, attacks, page_of
+
+from tinyinfer.course.assignment import Assignment, assignments
+from tinyinfer.course.grading.grade import test_functions as functions_of
+from tinyinfer.course.hidden import Hidden, public_seed
+from tinyinfer.course.runner import run_test
+from tinyinfer.course.sandbox import landlock, seccomp
+from tinyinfer.course.sandbox.records import Handle
+from tinyinfer.course.sandbox.wire import pack
+from tinyinfer.course.student import Student
+
+ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+WHO = ["root", "user"] if ROOT else ["user"]
+LIMITED = pytest.mark.skipif(
+    sys.platform != "linux" or not landlock.abi() or not seccomp.supported(), reason="needs Landlock and seccomp"
+)
+OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # what a terminal does not show
+LONGEST = 60.0  # seconds: of the slowest attack, on a machine that does other work, too
+
+
+@pytest.fixture(scope="module")
+def graders() -> Iterator[dict[str, Grader]]:
+    """Both graders, which start at once; they are asked for one attack after the other."""
+    graders = {who: Grader(user=who == "user") for who in WHO}
+    yield graders
+    for grader in graders.values():
+        assert grader.end() == []
+
+
+@pytest.mark.course
+@LIMITED
+@pytest.mark.parametrize("name", attacks())
+@pytest.mark.parametrize("who", WHO)
+def test_an_attack_earns_nothing_and_is_named(graders, who, name):
+    """Catches points, files or processes that come from an attack, and a report that does not say what was tried."""
+    check(attacks()[name], graders[who].found(name))
+
+
+def check(attack: Attack, found: Found) -> None:
+    """Asserts what must hold of every attack."""
+    assert found.scores == found.base | dict(attack.lost)
+    assert "BROKEN" not in found.told
+    assert re.search(attack.named, found.told), found.told
+    assert found.left == []
+    assert found.of_grader == []
+    assert not OBEYED.search(found.told + found.shown)
+    assert max(map(len, (found.told, found.shown))) < 100_000
+    assert "EXFILTRATED" not in found.shown
+    assert found.seconds < LONGEST
+
+
+def test_the_list_is_whole():
+    """Catches an attack of the list that no file tries, a file without a header, and tests that do not exist."""
+    known = assignments()
+    assert {attack.number for attack in attacks().values()} >= set(range(1, 29))
+    assert {path.stem for path in ATTACKS.glob("*.py")} == set(attacks())
+    for attack in attacks().values():
+        names = {test.name for test in known[attack.assignment].tests}
+        assert names.issuperset(attack.tests)
+        assert set(dict(attack.lost)) <= set(attack.tests)
+        assert bool(attack.lost) == bool(attack.why)
+        assert attack.base in ("solution", "skeleton")
+
+
+def test_the_page_has_every_attack():
+    """Catches a page that was not written again: python tests/course/attacked.py --page."""
+    text = PAGE.read_text(encoding="utf-8")
+    assert [name for name in attacks() if f"| {name} |" not in text] == []
+    assert text.startswith(page_of({}, {}).partition("| attack")[0])
+
+
+# Values that no solution gives.
+
+VALUES: dict[str, object] = {
+    "None": None, "a bool": True, "a number": 3, "a negative one": -1, "a huge one": 2**255, "a float": 0.5,
+    "NaN": float("nan"), "a text": "x", "an empty list": [], "a list": [1, None, "x"], "a ragged list": [[1], [2, 3]],
+    "no pair": (), "a pair": (1, 2), "a pair of arrays": (np.zeros(3), np.zeros((0, 2))), "a dict": {"value": 1},
+    "0 axes": np.array(1.0), "no numbers": np.empty(0), "bools": np.ones(8, bool), "bytes": np.ones(8, np.uint8),
+    "half precision": np.ones(8, np.float16), "NaNs": np.full((2, 3), np.nan, np.float32), "a dtype": np.dtype("int8"),
+    "three axes": np.zeros((3, 4, 5)), "infinities": np.full(8, np.inf), "a module": np, "a handle": Handle(7),
+    "huge whole numbers": np.full(8, 2**63 - 1),
+}  # fmt: skip
+
+
+class Answering(Student):
+    """The double of a student whose code gives one value for everything."""
+
+    def __init__(self, a: Assignment, value: object, after: Callable[[int], list[object]]) -> None:
+        super().__init__(a)
+        self._value, self._after = value, after
+
+    def _ask(self, request):
+        pack(request)
+        if request["operation"] == "make":
+            return {"value": Handle(0), "after": []}
+        return {"value": self._value, "after": self._after(len(request["args"])) if request["after"] else []}
+
+
+@pytest.mark.course
+@pytest.mark.parametrize("name", assignments())
+def test_no_value_breaks_a_test(name):
+    """Catches a result at which test code itself stops: the report would call the grader at fault."""
+    a = assignments()[name]
+    functions = functions_of(a, Hidden(a.folder / f"hidden_{name}.py", bytes(32)))
+    broken = []
+    for shown, value in VALUES.items():
+        for test in a.tests:
+            with np.errstate(all="ignore"):
+                student = Answering(a, value, lambda count, value=value: [value] * count)
+                rng = np.random.default_rng(public_seed(test.name))
+                outcome = run_test(functions[test.name], student, test.parts, rng)
+            if outcome.of_grader or outcome.passed == outcome.parts:
+                broken.append((test.name, shown, outcome))
+    assert broken == []
