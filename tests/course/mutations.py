@@ -9,8 +9,8 @@ mutant is graded in a process of its own, with limits of time and memory, since 
 seeds that a student sees, hidden ones seeds of that kind.
 
 A mutant that computes the same as the original can be noticed by no test, nor can a count that the student's process
-keeps. equivalent_mutants.toml lists those, with the reason; a listed mutant that a test notices is an error, too, so that
-the list does not outlive the code.
+keeps. equivalent_mutants.toml lists those, with the reason; a listed mutant that a test notices is an error, too, so
+that the list does not outlive the code.
 """
 
 from __future__ import annotations
@@ -309,7 +309,7 @@ tests/course/test_mutations.py` checks that each change is noticed, or listed wi
 def summary(results: dict[str, list[Graded]]) -> str:
     """One line for each assignment."""
     known = assignments()
-    lines = ["| assignment | mutants | noticed by a public test | only by a hidden test | listed, with the reason |"]
+    lines = ["| assignment | mutants | noticed by a public test | only by a hidden one | listed, with the reason |"]
     lines += ["|---|---|---|---|---|"]
     for name, found in results.items():
         public = {test.name for test in known[name].tests if not test.hidden}
