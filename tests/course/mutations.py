@@ -303,7 +303,7 @@ def page(results: dict[str, list[Graded]], known: dict[tuple[str, str, str, str]
 
 INTRODUCTION = """Each row is one small change of our own solution of an assignment, and the first test that notices it.
 `python tests/course/mutations.py -o docs/course_mutants.md` writes this page. `pytest -m slow
-tests/course/test_mutations.py` checks that each change is noticed, or listed with the reason why no test can notice it."""
+tests/course/test_mutations.py` checks that each change is noticed, or listed with the reason why none can notice it."""
 
 
 def summary(results: dict[str, list[Graded]]) -> str:
