@@ -21,8 +21,7 @@ from tinyinfer.course.hidden import Hidden, public_seed
 from tinyinfer.course.runner import run_test
 from tinyinfer.course.sandbox import landlock, seccomp
 from tinyinfer.course.sandbox.records import Handle
-from tinyinfer.course.sandbox.wire import pack
-from tinyinfer.course.student import Student
+from tinyinfer.course.student import Student, packed
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 WHO = [
@@ -94,7 +93,8 @@ VALUES: dict[str, object] = {
     "0 axes": np.array(1.0), "no numbers": np.empty(0), "bools": np.ones(8, bool), "bytes": np.ones(8, np.uint8),
     "half precision": np.ones(8, np.float16), "NaNs": np.full((2, 3), np.nan, np.float32), "a dtype": np.dtype("int8"),
     "three axes": np.zeros((3, 4, 5)), "infinities": np.full(8, np.inf), "a module": np, "a handle": Handle(7),
-    "huge whole numbers": np.full(8, 2**63 - 1),
+    "huge whole numbers": np.full(8, 2**63 - 1), "64 MB": np.zeros(64 << 20, np.int8),
+    "two arrays of 32 MB": (np.zeros((2, 1 << 22), np.float32),) * 2,
 }  # fmt: skip
 
 
@@ -106,7 +106,7 @@ class Answering(Student):
         self._value, self._after = value, after
 
     def _ask(self, request):
-        pack(request)
+        packed(request)
         if request["operation"] == "make":
             return {"value": Handle(0), "after": []}
         return {"value": self._value, "after": self._after(len(request["args"])) if request["after"] else []}
