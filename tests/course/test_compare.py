@@ -59,6 +59,7 @@ def test_nan_and_infinity_equal_only_themselves():
         (lambda x: x * np.float32(8), "8 times the right one"), (lambda x: -x, "sign"), (lambda x: x + 5, "+5 away"),
         (lambda x: x[::-1].copy(), "axis 0 runs backwards"), (lambda x: np.roll(x, 1, 0), "moved by one along axis 0"),
         (lambda x: x.T.copy(), "another order"), (lambda x: x * np.float32(np.nan), "NaN comes from"),
+        (lambda x: x * np.float32(1.00001), "nearly right"), (lambda x: x.astype(np.float64), "twice as many bytes"),
     ],
 )  # fmt: skip
 def test_the_numbers_themselves_give_a_hint(change, hint):
@@ -71,6 +72,13 @@ def test_a_usual_mistake_has_its_own_hint_whatever_its_shape():
     usual = [(RIGHT[1:], "the first row is missing"), (RIGHT.astype(np.float64) * 2, "scaled twice")]
     assert failure(same_array, RIGHT[1:], RIGHT, "x", usual=usual).hint == "the first row is missing"
     assert failure(same_array, RIGHT * 2, RIGHT, "x", usual=usual).hint == "scaled twice"
+
+
+def test_right_numbers_of_a_wrong_dtype_are_no_mistake_of_numbers():
+    """Catches the hint of a mistake that, for these inputs, gives the right numbers."""
+    usual = [(RIGHT.copy(), "the prompt is counted"), (RIGHT.astype(np.float64), "a constant is a float64")]
+    assert "twice as many bytes" in failure(same_array, RIGHT.astype(np.float64), RIGHT, "x", usual=usual[:1]).hint
+    assert failure(same_array, RIGHT.astype(np.float64), RIGHT, "x", usual=usual).hint == "a constant is a float64"
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,7 @@ def test_parts_earn_their_share(tmp_path):
     report = graded(Desk(tmp_path, wrong_for_many))
     [softmax, top_k, _] = report.results
     assert (softmax.score, softmax.status, softmax.parts_passed, softmax.parts) == (20.0, "partial", 2, 4)
-    assert softmax.sentence.startswith("5 scores: probabilities: first difference at axis 0 0: ")
+    assert softmax.sentence.startswith("5 scores: probabilities: first difference at axis 0, place 0: ")
     assert softmax.sentence.endswith("(1 more part did not pass)")
     assert (top_k.score, report.score) == (30.0, 50.0)
 

@@ -20,6 +20,7 @@ from tinyinfer.units import show
 Usual = Iterable[tuple[Any, str]]  # what a usual mistake gives, and the hint to it
 LARGEST = 1 << 22  # numbers: a larger result is wrong by its shape, and is compared with no usual mistake
 NEAR = 1e-3  # relative: as near as a common factor must be to all quotients
+NEARLY = 1e-4  # relative to the largest number: closer than a missing factor or shift, further than rounding
 
 
 class Failure(AssertionError):
@@ -44,14 +45,15 @@ def same_array(
         raise Failure(f"{what}: an array is expected, but the result is {show(mine)}.", usual_hint(mine, usual, 0, 0))
     if mine.shape == right.shape and mine.dtype == right.dtype and not differing(mine, right, rtol, atol).any():
         return
-    hint = usual_hint(mine, usual, rtol, atol)
     if mine.shape != right.shape:
-        hint = hint or of_shape(mine, right)
+        hint = usual_hint(mine, usual, rtol, atol) or of_shape(mine, right)
         raise Failure(f"{what}: the shape is {mine.shape}, and {right.shape} is expected.", hint)
     where = differing(mine, right, rtol, atol)
-    if not where.any():
-        hint = hint or of_dtype(mine, right)
+    if not where.any():  # a mistake of other numbers explains nothing here
+        alike = [(value, hint) for value, hint in usual if getattr(value, "dtype", right.dtype) != right.dtype]
+        hint = usual_hint(mine, alike, rtol, atol) or of_dtype(mine, right)
         raise Failure(f"{what}: the dtype is {mine.dtype}, and {right.dtype} is expected.", hint)
+    hint = usual_hint(mine, usual, rtol, atol)
     raise Failure(difference(mine, right, where, what, axes), hint or of_numbers(mine, right, rtol, atol))
 
 
@@ -111,7 +113,7 @@ def usual_hint(mine: object, usual: Usual, rtol: float, atol: float) -> str:
 def difference(mine: np.ndarray, right: np.ndarray, where: np.ndarray, what: str, axes: Sequence[str]) -> str:
     """The first wrong number, how many are wrong, and the largest error."""
     first = tuple(int(i) for i in np.argwhere(where)[0])
-    names = [*axes, *(f"axis {i}" for i in range(len(axes), len(first)))]
+    names = [*axes, *(f"axis {i}, place" for i in range(len(axes), len(first)))]
     place = ", ".join(f"{name} {i}" for name, i in zip(names, first, strict=False))
     values = f"{show(mine[first].item())} in place of {show(right[first].item())}"
     count = f"{int(where.sum()):,} of {where.size:,} numbers differ"
@@ -134,6 +136,8 @@ def of_dtype(mine: np.ndarray, right: np.ndarray) -> str:
     """The hint for a wrong dtype."""
     if mine.dtype == np.float64 and right.dtype == np.float32:
         return "the numbers are right, but twice as many bytes: an array of float64 made the result float64"
+    if mine.dtype == np.float32 and right.dtype == np.float64:
+        return "the numbers are right to seven digits: convert the input to float64 before you compute"
     return "the numbers are right, stored in another type"
 
 
@@ -146,11 +150,15 @@ def of_numbers(mine: np.ndarray, right: np.ndarray, rtol: float, atol: float) ->
             return hint
     if np.isnan(mine).any():
         return "NaN comes from 0/0, inf - inf or the logarithm of a negative number"
+    largest = float(np.abs(right[np.isfinite(right)]).max(initial=0))
+    if right.dtype.kind == "f" and not differing(mine, right, NEARLY, NEARLY * largest).any():
+        return "the numbers are nearly right: something small is left out, or computed in fewer bits"
     usable = (right != 0) & np.isfinite(right) & np.isfinite(mine)
     quotients = mine[usable].astype(np.float64) / right[usable].astype(np.float64)
     if len(quotients) > 1 and usable.mean() > 0.5 and np.ptp(quotients) <= NEAR * abs(quotients.mean()):
         return f"every number is {quotients.mean():.4g} times the right one: is a scale missing, or twice there?"
-    errors = (mine.astype(np.float64) - right.astype(np.float64))[np.isfinite(right) & np.isfinite(mine)]
+    finite = np.isfinite(right) & np.isfinite(mine)
+    errors = mine[finite].astype(np.float64) - right[finite].astype(np.float64)
     if len(errors) > 1 and errors.any() and np.ptp(errors) <= NEAR * abs(errors.mean()):
         return f"every number is {errors.mean():+.4g} away from the right one: is a shift missing?"
     return ""

@@ -67,15 +67,17 @@ def pytest_pyfunc_call(pyfuncitem: Any) -> Generator[None, object, object]:
         return (yield)
     parts = pyfuncitem.stash.get(PARTS, None) or Parts(declared(pyfuncitem).parts)
     outcomes = pyfuncitem.session.stash.setdefault(OUTCOMES, {})
+    result = None
     try:
         result = yield
+        outcome = parts.outcome(None)
     except Exception as error:
-        outcomes[pyfuncitem.name] = outcome = parts.outcome(error)
+        outcome = parts.outcome(error)
         if outcome.of_grader or wants_traceback(pyfuncitem.config):
+            outcomes[pyfuncitem.name] = outcome
             raise
-        pytest.fail(in_words(outcome), pytrace=False)
-    outcomes[pyfuncitem.name] = outcome = parts.outcome(None)
-    if outcome.faults:
+    outcomes[pyfuncitem.name] = outcome
+    if outcome.faults:  # not within `except`: pytest would show the error a second and a third time
         pytest.fail(in_words(outcome), pytrace=False)
     return result
 

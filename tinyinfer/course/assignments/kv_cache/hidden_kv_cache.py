@@ -83,6 +83,9 @@ def test_memory_that_is_refused(student: Any, part: Any, rng: Any) -> None:
             hint = "when a size is refused, a smaller one may be given: ask for each size of `_sizes` in turn"
             raise Failure("reserve: a RoomError, though there is memory for the rows of this step.", hint) from error
         mine.read(1, seq, 0, 4)
+    with part("grow says that it has failed"):
+        mine = public.Remembering(student, rng, UNEVEN[:2], ENDLESS)
+        same_value(mine.cache.grow(mine.new(4), 4), False, "grow(seq, 4), when the system refuses the memory")
     with part("a RoomError when there is no less"):
         mine = public.Remembering(student, rng, UNEVEN[:2], ENDLESS)
         try:

@@ -164,6 +164,8 @@ def test_growth_keeps_the_rows(student: Any, part: Any, rng: Any) -> None:
                        usual=growth_hints(mine, seq, room))  # fmt: skip
 
 
+
+
 def test_free_makes_room(student: Any, part: Any, rng: Any) -> None:
     """Catches arrays that stay after `free` or `clear`, and a free that takes another sequence's rows."""
     mine = Remembering(student, rng, MEMORY[:2], 16)
