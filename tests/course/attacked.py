@@ -23,6 +23,7 @@ import ctypes
 import json
 import os
 import re
+import resource
 import shutil
 import stat
 import struct
@@ -117,6 +118,7 @@ class Found:
     statuses: dict[str, str]
     limits: list[str]
     seconds: float
+    megabytes: int  # that the grader has taken at most, since it began
     left: list[str] = field(default_factory=list)
 
 
@@ -151,7 +153,8 @@ def found(desk: Path, attack: Attack, base: dict[str, float]) -> Found:
     return Found(
         attack.name, {r.name: r.score for r in report.results if r.status != "not run"}, base,
         [r.name for r in report.results if r.of_grader], told(report), shown,
-        {r.name: r.status for r in report.results}, list(report.limits), seconds, list(left(desk, report)),
+        {r.name: r.status for r in report.results}, list(report.limits), seconds,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, list(left(desk, report)),
     )  # fmt: skip
 
 
@@ -236,7 +239,22 @@ def not_utf8(folder: Path, a: Assignment) -> None:
     (folder / a.file).write_bytes((folder / a.file).read_bytes() + b"\n# \xff\xfe\x1b[2J\n")
 
 
+def dotted(folder: Path, a: Assignment) -> None:
+    """Python's parser takes memory that grows with the square of the number of dots."""
+    with open(folder / a.file, "a", encoding="utf-8") as file:
+        file.write("\nif False:\n    import a" + ".a" * 45_000 + "\n")
+
+
+def folders(folder: Path, a: Assignment) -> None:
+    """More files than a grader should look at."""
+    for outer in range(120):
+        (folder / f"{outer}").mkdir()
+        for inner in range(100):
+            (folder / f"{outer}" / f"{inner}.py").touch()
+
+
 SUBMISSIONS: dict[str, Callable[[Path, Assignment], None]] = {
+    "12_dotted_name": dotted, "13_many_files": folders,
     "19_links": links, "19_linked_file": linked, "19_waiting_file": waiting, "19_not_utf8": not_utf8,
     "23_tampers_with_tests": tampered, "23_another_marker": another_marker,
 }  # fmt: skip

@@ -33,6 +33,7 @@ LIMITED = pytest.mark.skipif(
 )
 OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # what a terminal does not show
 LONGEST = 60.0  # seconds: of the slowest attack, on a machine that does other work, too
+MOST = 600  # MB of the grader: results of 64 MB cross, and are copied
 
 
 @pytest.fixture(scope="module", params=WHO)
@@ -62,6 +63,7 @@ def check(attack: Attack, found: Found) -> None:
     assert max(map(len, (found.told, found.shown))) < 100_000
     assert "EXFILTRATED" not in found.shown
     assert found.seconds < LONGEST
+    assert found.megabytes < MOST
 
 
 def test_the_list_is_whole():
