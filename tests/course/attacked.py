@@ -56,6 +56,7 @@ PACKAGE = Path(tinyinfer.__file__).parent
 MARK = "tinyinfer_attack"  # in the name of every file that an attack tries to write
 PAYLOAD = 'print("BROKEN: a file of the submission was executed")\n'
 STUDENT = "mallory"
+READ_ALL = 2  # CAP_DAC_READ_SEARCH
 
 
 @dataclass(frozen=True)
@@ -325,18 +326,26 @@ class Grader:
         return still
 
 
+def can_become() -> bool:
+    """Whether this process is a user's, or root's with the right to read all files, which a container may lack."""
+    if os.geteuid():
+        return True
+    status = Path("/proc/self/status").read_text(encoding="utf-8") if Path("/proc/self/status").is_file() else ""
+    return any(int(bits, 16) >> READ_ALL & 1 for bits in re.findall(r"CapEff:\s*(\w+)", status))
+
+
 def become(uid: int) -> None:
     """Makes this process, which is root's, that of a user who may read all files: an installation may be root's own.
 
     Raises OSError.
     """
-    libc, read_all = ctypes.CDLL(None, use_errno=True), 2  # CAP_DAC_READ_SEARCH
+    libc = ctypes.CDLL(None, use_errno=True)
     os.setgroups([])
     os.setgid(uid)
     libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
     os.setuid(uid)
-    sets = struct.pack("6I", *[1 << read_all] * 3, 0, 0, 0)  # effective, permitted, inheritable
-    if libc.capset(struct.pack("Ii", 0x20080522, 0), sets) or libc.prctl(47, 2, read_all, 0, 0):  # PR_CAP_AMBIENT
+    sets = struct.pack("6I", *[1 << READ_ALL] * 3, 0, 0, 0)  # effective, permitted, inheritable
+    if libc.capset(struct.pack("Ii", 0x20080522, 0), sets) or libc.prctl(47, 2, READ_ALL, 0, 0):  # PR_CAP_AMBIENT
         raise OSError(ctypes.get_errno(), "this container's root cannot read all files")
     libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: as a process is that has always been this user's
 
@@ -365,7 +374,7 @@ Limits in force, where a user graded: {user}
 def page_of(root: dict[str, Found], user: dict[str, Found]) -> str:
     """The page, with a row for each attack that was graded."""
     first = [next(iter(found.values()), None) for found in (root, user)]
-    said = ["; ".join(one.limits) + "." if one else "" for one in first]
+    said = [re.sub(r"uid \d+", "one of its own", "; ".join(one.limits)) + "." if one else "" for one in first]
     rows = [row(attacks()[name], root[name], user[name]) for name in root]
     return HEAD.format(root=said[0], user=said[1]) + "".join(rows)
 
@@ -383,7 +392,8 @@ def write_page() -> None:
     """Grades all attacks twice, side by side, and writes docs/course_attacks.md."""
     graders = [Grader(user=False), Grader(user=True)]
     try:
-        root, user = ({name: grader.found(name) for name in attacks()} for grader in graders)
+        both = {name: [grader.found(name) for grader in graders] for name in attacks()}  # in turn: neither waits
+        root, user = ({name: found[i] for name, found in both.items()} for i in (0, 1))
         PAGE.write_text(page_of(root, user), encoding="utf-8")
     finally:
         for grader in graders:
