@@ -23,6 +23,7 @@ import ctypes
 import json
 import os
 import re
+import resource
 import shutil
 import stat
 import struct
@@ -55,6 +56,7 @@ PACKAGE = Path(tinyinfer.__file__).parent
 MARK = "tinyinfer_attack"  # in the name of every file that an attack tries to write
 PAYLOAD = 'print("BROKEN: a file of the submission was executed")\n'
 STUDENT = "mallory"
+READ_ALL = 2  # CAP_DAC_READ_SEARCH
 
 
 @dataclass(frozen=True)
@@ -117,6 +119,7 @@ class Found:
     statuses: dict[str, str]
     limits: list[str]
     seconds: float
+    megabytes: int  # that the grader has taken at most, since it began
     left: list[str] = field(default_factory=list)
 
 
@@ -151,7 +154,8 @@ def found(desk: Path, attack: Attack, base: dict[str, float]) -> Found:
     return Found(
         attack.name, {r.name: r.score for r in report.results if r.status != "not run"}, base,
         [r.name for r in report.results if r.of_grader], told(report), shown,
-        {r.name: r.status for r in report.results}, list(report.limits), seconds, list(left(desk, report)),
+        {r.name: r.status for r in report.results}, list(report.limits), seconds,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10, list(left(desk, report)),
     )  # fmt: skip
 
 
@@ -236,7 +240,22 @@ def not_utf8(folder: Path, a: Assignment) -> None:
     (folder / a.file).write_bytes((folder / a.file).read_bytes() + b"\n# \xff\xfe\x1b[2J\n")
 
 
+def dotted(folder: Path, a: Assignment) -> None:
+    """Python's parser takes memory that grows with the square of the number of dots."""
+    with open(folder / a.file, "a", encoding="utf-8") as file:
+        file.write("\nif False:\n    import a" + ".a" * 45_000 + "\n")
+
+
+def folders(folder: Path, a: Assignment) -> None:
+    """More files than a grader should look at."""
+    for outer in range(120):
+        (folder / f"{outer}").mkdir()
+        for inner in range(100):
+            (folder / f"{outer}" / f"{inner}.py").touch()
+
+
 SUBMISSIONS: dict[str, Callable[[Path, Assignment], None]] = {
+    "12_dotted_name": dotted, "13_many_files": folders,
     "19_links": links, "19_linked_file": linked, "19_waiting_file": waiting, "19_not_utf8": not_utf8,
     "23_tampers_with_tests": tampered, "23_another_marker": another_marker,
 }  # fmt: skip
@@ -307,18 +326,26 @@ class Grader:
         return still
 
 
+def can_become() -> bool:
+    """Whether this process is a user's, or root's with the right to read all files, which a container may lack."""
+    if os.geteuid():
+        return True
+    status = Path("/proc/self/status").read_text(encoding="utf-8") if Path("/proc/self/status").is_file() else ""
+    return any(int(bits, 16) >> READ_ALL & 1 for bits in re.findall(r"CapEff:\s*(\w+)", status))
+
+
 def become(uid: int) -> None:
     """Makes this process, which is root's, that of a user who may read all files: an installation may be root's own.
 
     Raises OSError.
     """
-    libc, read_all = ctypes.CDLL(None, use_errno=True), 2  # CAP_DAC_READ_SEARCH
+    libc = ctypes.CDLL(None, use_errno=True)
     os.setgroups([])
     os.setgid(uid)
     libc.prctl(8, 1, 0, 0, 0)  # PR_SET_KEEPCAPS
     os.setuid(uid)
-    sets = struct.pack("6I", *[1 << read_all] * 3, 0, 0, 0)  # effective, permitted, inheritable
-    if libc.capset(struct.pack("Ii", 0x20080522, 0), sets) or libc.prctl(47, 2, read_all, 0, 0):  # PR_CAP_AMBIENT
+    sets = struct.pack("6I", *[1 << READ_ALL] * 3, 0, 0, 0)  # effective, permitted, inheritable
+    if libc.capset(struct.pack("Ii", 0x20080522, 0), sets) or libc.prctl(47, 2, READ_ALL, 0, 0):  # PR_CAP_AMBIENT
         raise OSError(ctypes.get_errno(), "this container's root cannot read all files")
     libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: as a process is that has always been this user's
 
@@ -330,7 +357,7 @@ HEAD = """# The attacks on the grader
 Each row is a submission under `tests/attacks`, graded by `tests/course/test_attacks.py`: by a grader that is root, so
 that the student's code has a user of its own, and by one that is a user. The points must be those of the same
 submission without the attack; where the attack ends its own process, or answers wrongly, those of the tests that it
-does not touch. Beside the points the tests look for processes, files and changed results that an attack has left
+does not touch. Beside the points, the tests look for processes, files and changed results that an attack has left
 behind. What a report names is a line of the attack's own report, as the teacher reads it.
 
 This page is written by `python tests/course/attacked.py --page`.
@@ -347,7 +374,7 @@ Limits in force, where a user graded: {user}
 def page_of(root: dict[str, Found], user: dict[str, Found]) -> str:
     """The page, with a row for each attack that was graded."""
     first = [next(iter(found.values()), None) for found in (root, user)]
-    said = ["; ".join(one.limits) + "." if one else "" for one in first]
+    said = [re.sub(r"uid \d+", "one of its own", "; ".join(one.limits)) + "." if one else "" for one in first]
     rows = [row(attacks()[name], root[name], user[name]) for name in root]
     return HEAD.format(root=said[0], user=said[1]) + "".join(rows)
 
@@ -365,7 +392,8 @@ def write_page() -> None:
     """Grades all attacks twice, side by side, and writes docs/course_attacks.md."""
     graders = [Grader(user=False), Grader(user=True)]
     try:
-        root, user = ({name: grader.found(name) for name in attacks()} for grader in graders)
+        both = {name: [grader.found(name) for grader in graders] for name in attacks()}  # in turn: neither waits
+        root, user = ({name: found[i] for name, found in both.items()} for i in (0, 1))
         PAGE.write_text(page_of(root, user), encoding="utf-8")
     finally:
         for grader in graders:

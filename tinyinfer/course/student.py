@@ -32,6 +32,7 @@ import numpy as np
 
 from tinyinfer.course.assignment import Assignment
 from tinyinfer.course.errors import CourseError
+from tinyinfer.course.sandbox.frames import WireError
 from tinyinfer.course.sandbox.records import Handle
 from tinyinfer.course.sandbox.serving import LONGEST, Server, described
 from tinyinfer.course.sandbox.wire import pack, unpack
@@ -189,7 +190,7 @@ class LocalStudent(Student):
     def _ask(self, request: Request) -> dict[str, Any]:
         __tracebackhide__ = True
         server = self._server = self._server or self._load()
-        reply, cause = server.answer(pack(request, what=request["name"]))
+        reply, cause = server.answer(packed(request))
         return answered(unpack(reply), self.assignment.file, cause)
 
     def _load(self) -> Server:
@@ -201,6 +202,14 @@ class LocalStudent(Student):
         except (Exception, SystemExit) as error:
             found = student_error(described(error, str(self._path)), self.assignment.file)
             raise not_loaded(found, self.assignment.file) from error
+
+
+def packed(request: Request) -> bytes:
+    """The frame of a request. Raises StudentError where it cannot cross: only what the code gave before can be so."""
+    try:
+        return pack(request, what=request["name"])
+    except WireError as error:
+        raise StudentError("WireError", f"{error}.", "the code gave this before, and gets it back here") from None
 
 
 def answered(reply: Any, file: str, cause: BaseException | None = None) -> dict[str, Any]:

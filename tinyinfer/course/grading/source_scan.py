@@ -1,7 +1,8 @@
 """A look at a student's source before it runs: does Python parse it, and which imports does the task not need?
 
 Parsing takes memory and time in the grader itself, and a hostile text makes it take much: an f-string of 900 kB needs
-50 s and 600 MB. So only a text of at most 100 kB is parsed here; the child finds the syntax error of a larger one.
+50 s and 600 MB, an import of a name with 50,000 dots 2,600 MB. So only a text of at most 100 kB without such names is
+parsed here; the child finds the syntax error of another one.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from tinyinfer.course.cut import skeleton
 from tinyinfer.course.grading.report import bounded
 
 PARSED = 100_000  # bytes
+DOTTED = re.compile(rb"(?:\.[\s\\]*+[\w\x80-\xff]++[\s\\]*+){100}")  # a name of so many parts, over lines, too
 FINDINGS = 12
 HARMLESS = {"__future__", "abc", "bisect", "collections", "copy", "dataclasses", "enum", "fractions", "functools",
             "heapq", "itertools", "math", "numbers", "numpy", "operator", "statistics", "typing"}  # fmt: skip
@@ -33,7 +35,7 @@ def parse_fault(source: bytes, name: str) -> str:
         found = COOKIE.match(line)
         if found and found[1].lower().replace(b"_", b"-") not in (b"utf-8", b"utf8"):
             return f"{name}, line {number}: declares the encoding {found[1].decode()}; save the file as UTF-8"
-    if len(source) > PARSED:
+    if too_hard(source):
         return ""
     try:
         parsed(source)
@@ -46,6 +48,11 @@ def parse_fault(source: bytes, name: str) -> str:
     return ""
 
 
+def too_hard(source: bytes) -> bool:
+    """Whether parsing the source may take more than a second or 100 MB."""
+    return len(source) > PARSED or DOTTED.search(source) is not None
+
+
 def parsed(source: bytes) -> ast.Module:
     """The source's syntax tree. Raises SyntaxError, ValueError, MemoryError, RecursionError."""
     with warnings.catch_warnings():
@@ -55,8 +62,9 @@ def parsed(source: bytes) -> ast.Module:
 
 def scan_source(source: bytes, a: Assignment) -> list[str]:
     """Notes about imports and names that the assignment does not need, each once, with its first line."""
-    if len(source) > PARSED:
-        return [f"{a.file}: is larger than {PARSED:,} bytes, so its imports were not looked at"]
+    if too_hard(source):
+        why = f"is larger than {PARSED:,} bytes" if len(source) > PARSED else "has a name with a hundred dots"
+        return [f"{a.file}: {why}, so its imports were not looked at"]
     needed = {what for what, _ in imported(parsed(skeleton(a).encode()))}
     first: dict[str, int] = {}
     for line, what in sorted(findings(parsed(source), needed | HARMLESS | set(a.allowed))):

@@ -24,8 +24,17 @@ from tinyinfer.course.errors import CourseError
 from tinyinfer.course.sandbox import processes
 from tinyinfer.course.sandbox.frames import WireError, read_frame
 from tinyinfer.course.sandbox.sandbox import Limits, Sandbox
-from tinyinfer.course.sandbox.wire import pack, unpack
-from tinyinfer.course.student import Request, Student, StudentDied, StudentError, StudentTimeout, answered, not_loaded
+from tinyinfer.course.sandbox.wire import unpack
+from tinyinfer.course.student import (
+    Request,
+    Student,
+    StudentDied,
+    StudentError,
+    StudentTimeout,
+    answered,
+    not_loaded,
+    packed,
+)
 from tinyinfer.errors import one_line
 
 LOOK = 0.2  # seconds between two looks at the child's memory, where the system does not limit it
@@ -211,7 +220,7 @@ class PipedStudent(Student):
     def _ask(self, request: Request) -> dict[str, Any]:
         __tracebackhide__ = True
         self.load()
-        return self._answer(pack(request, what=request["name"]))
+        return self._answer(packed(request))
 
     def _remove_own(self) -> None:
         """Removes the sandbox that only this child has used."""
