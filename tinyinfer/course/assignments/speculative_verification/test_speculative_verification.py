@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.course.compare import Failure, equal, same_array, same_value
-from tinyinfer.course.laws import check_tokens, same_law, same_share
+from tinyinfer.course.laws import same_law, same_share
 from tinyinfer.course.sandbox.stand_ins import SequenceView
 from tinyinfer.course.student import hinting
 from tinyinfer.noise import uniform
