@@ -118,7 +118,7 @@ def difference(mine: np.ndarray, right: np.ndarray, where: np.ndarray, what: str
     values = f"{show(mine[first].item())} in place of {show(right[first].item())}"
     count = f"{int(where.sum()):,} of {where.size:,} numbers differ"
     with np.errstate(invalid="ignore", over="ignore"):
-        errors = np.abs(mine.astype(np.float64) - right.astype(np.float64)) if where.size else np.zeros(1)
+        errors = np.abs(mine.astype(np.float64) - right.astype(np.float64))[where]
     largest = f", by at most {np.nanmax(errors):.3g}" if np.isfinite(errors).any() else ""
     return f"{what}: first difference at {place or 'the only number'}: {values}; {count}{largest}."
 

@@ -106,20 +106,20 @@ def test_the_running_step_can_be_read(student: Any, rng: Any) -> None:
 def test_rolled_back_rows_are_gone(student: Any, part: Any, rng: Any) -> None:
     """Catches rows appended behind those that were rolled back, which then come back as stale rows."""
     with part("truncate, then append"):
-        mine = Remembering(student, rng, MEMORY[:2], 16)
+        mine = Remembering(student, rng, MEMORY[:2], 32)
         seq = mine.new(12)
         mine.step((seq, 9), read=False)
         mine.truncate(seq, 5)
         mine.step((seq, 3))
         mine.step((seq, 1))
     with part("a step that failed is run again"):
-        mine = Remembering(student, rng, MEMORY[:2], 16)
+        mine = Remembering(student, rng, MEMORY[:2], 32)
         seq = mine.new(12)
         mine.step((seq, 4), read=False)
         mine.step((seq, 4), read=False, commit=0)
         mine.step((seq, 2))
     with part("of four drafts one is kept"):
-        mine = Remembering(student, rng, MEMORY[:2], 16)
+        mine = Remembering(student, rng, MEMORY[:2], 32)
         seq = mine.new(12)
         mine.step((seq, 6), read=False)
         mine.step((seq, 5), read=False, commit=2)
