@@ -350,7 +350,8 @@ class Remembering:
             if (owner, at, which) == (seq.id, layer, i):
                 yield held[start:stop], hint
         if stop == len(rows):
-            yield filled(rows, min(self.room, PLACES))[start:], "rows behind the newest one are read: `_written` tells the end"
+            behind_all = filled(rows, min(self.room, PLACES))
+            yield behind_all[start:], "rows behind the newest one were read: `_written` tells where a read ends"
             twice = "the rows of a step are counted once for each layer: `_written` is where the span ends"
             yield from ((filled(rows, len(rows) + n * (len(rows) - first))[start:], twice) for n in (1, 2))
         yield rows[:stop], "the start is ignored: a window must read only from there on"
