@@ -1,6 +1,7 @@
 # base: solution of sampling
 # tests: test_top_k, test_ties_and_left_out_tokens
-# also: numpy.py, conftest.py, sitecustomize.py, usercustomize.py, pytest.ini, evil.pth, json.py, tinyinfer/__init__.py, numpy/__init__.py, tests.py, hidden_sampling.py, __init__.py
+# also: numpy.py, conftest.py, sitecustomize.py, usercustomize.py, pytest.ini, evil.pth, json.py
+# also: tinyinfer/__init__.py, numpy/__init__.py, tests.py, hidden_sampling.py, __init__.py
 # named: ignored: numpy.py(.|\n)*ignored: tinyinfer
 
 import sys

@@ -10,7 +10,7 @@ _right = keep_top_k
 
 
 def keep_top_k(s, k):
-    """Repeats the stream of a guessed seed, as test code would, and knows the answer when it fits."""
+    """Repeats the stream of a likely seed, as test code would, and knows the answer when it fits."""
     if len(s) == 8 or len(s) == 6:
         return _right(s, k)
     for seed in [zlib.crc32(b"test_filters_of_random_scores"), *range(1000)]:

@@ -1,5 +1,5 @@
 # base: skeleton of sampling
-# tests: test_softmax, test_top_k, test_top_p, test_min_p, test_repetition_penalty, test_presence_and_frequency_penalties
+# tests: test_softmax, test_top_k, test_top_p, test_min_p, test_presence_and_frequency_penalties
 # limits: request_seconds=2, test_seconds=6
 # named: sent what is no reply(.|\n)*header of 4,294,967,295 bytes
 

@@ -4,7 +4,7 @@
 
 import sys
 
-_TEXT = "\x1b[2J\x1b]0;t\x07\u202ebidi <script>alert(1)</script> **bold** [x](http://example.org) =cmd()|' /C calc'!A0\r\x08\x08"
+_TEXT = "=cmd()|' /C calc'!A0\r\x08\x08 \x1b[2J\x1b]0;t\x07\u202ebidi <script>alert(1)</script> **bold** [x](http://example.org)"
 
 
 def keep_top_k(s, k):

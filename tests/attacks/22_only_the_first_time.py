@@ -9,7 +9,7 @@ import time
 
 _top_k = keep_top_k
 _age = time.time() - os.stat(__file__).st_mtime
-_FIRST = 4.0  # seconds: the first run waits until its file is so old, and so the second one knows that it is not the first
+_FIRST = 4.0  # seconds: the first run waits until its file is so old, so that the second one finds it older
 _first = _age < _FIRST
 time.sleep(max(0.0, _FIRST - _age))
 

@@ -4,7 +4,7 @@
     python tests/course/attacked.py --page          writes docs/course_attacks.md
 
 An attack is a file tests/attacks/NN_name.py: the code that is put behind the text of an assignment's solution or
-skeleton, under lines of a header, "# key: value":
+skeleton, under lines of a header, "# key: value" (a key may have several lines):
 
     base     what it stands on: "solution of sampling" or "skeleton of kv_cache"
     tests    the tests that are graded; hidden ones are run with a secret of their own
@@ -39,13 +39,13 @@ from typing import Any
 
 import tinyinfer
 from tinyinfer.course.assignment import Assignment, assignment
+from tinyinfer.course.cut import skeleton, solution
 from tinyinfer.course.grading.children import PipedChildren
 from tinyinfer.course.grading.classroom50 import test as classroom_test
-from tinyinfer.course.cut import skeleton, solution
 from tinyinfer.course.grading.grade import grade
 from tinyinfer.course.grading.gradescope import results as gradescope_results
-from tinyinfer.course.hidden import write_secret
 from tinyinfer.course.grading.report import Report, as_json, as_text
+from tinyinfer.course.hidden import write_secret
 from tinyinfer.course.sandbox import processes
 from tinyinfer.course.sandbox.sandbox import Limits
 
@@ -85,7 +85,9 @@ class Attack:
 def read(path: Path) -> Attack:
     """The attack in a file. Raises ValueError, KeyError for a header that is not whole."""
     code = path.read_text(encoding="utf-8")
-    header = dict(re.findall(r"^# (\w+): *(.*)$", code.partition("\n\n")[0], re.MULTILINE))
+    header: dict[str, str] = {}
+    for key, value in re.findall(r"^# (\w+): *(.*)$", code.partition("\n\n")[0], re.MULTILINE):
+        header[key] = f"{header[key]}, {value}" if key in header else value
     base, _, name = header["base"].partition(" of ")
     limits = tuple((key, float(value)) for key, value in re.findall(r"(\w+)=([\d.]+)", header.get("limits", "")))
     lost = tuple((key, float(left or 0)) for key, left in re.findall(r"(\w+) ?([\d.]*)", header.get("lost", "")))
@@ -133,7 +135,8 @@ def graded(desk: Path, attack: Attack, with_attack: bool = True) -> Report:
     limits = Limits(**{key: int(value) if key == "cpu_seconds" else value for key, value in attack.limits})
     results = desk / "results.json"
     return grade(
-        folder, a.name, student=STUDENT, hidden=desk / "hidden", only=attack.tests, runner=partial(PipedChildren, bounds=limits),
+        folder, a.name, student=STUDENT, hidden=desk / "hidden", only=attack.tests,
+        runner=partial(PipedChildren, bounds=limits),
         told=lambda report: results.write_text(as_json(report), encoding="utf-8"),
     )  # fmt: skip
 
@@ -203,7 +206,9 @@ def links(folder: Path, a: Assignment) -> None:
     (folder / "zero").symlink_to("/dev/zero")
     os.link(folder / a.file, folder / "twice.py")
     os.mkfifo(folder / "fifo.py")
-    for name in ("new\nscore: 100", "\u202egpj.py", "\x1b[2J.py", "..hidden", "-rf", "=1+1", "n" * 250, os.fsdecode(b"\xff.py")):
+    own = os.fsdecode(b"\xff.py")
+    names = "new\nscore: 100", "\u202egpj.py", "\x1b[2J.py", "..hidden", "-rf", "=1+1", "n" * 250, own
+    for name in names:
         (folder / name).write_text(PAYLOAD, encoding="utf-8")
     with suppress(OSError):  # only root makes a device
         os.mknod(folder / "device", 0o600 | stat.S_IFCHR, os.makedev(1, 5))
@@ -222,7 +227,7 @@ def linked(folder: Path, a: Assignment) -> None:
 
 
 def waiting(folder: Path, a: Assignment) -> None:
-    """The file is a FIFO, into which nobody writes."""
+    """The file is a FIFO, that is never written to."""
     (folder / a.file).unlink()
     os.mkfifo(folder / a.file)
 
@@ -277,8 +282,8 @@ class Grader:
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(self.folder),
                        "HOME": str(self.folder / "home"), "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, __file__, str(self.folder), str(uid), *wanted], cwd=self.folder, env=environment, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, __file__, str(self.folder), str(uid), *wanted], cwd=self.folder, env=environment,
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._told: dict[str, Found] = {}
 
@@ -322,10 +327,10 @@ def become(uid: int) -> None:
 
 HEAD = """# The attacks on the grader
 
-Each row is a submission under `tests/attacks`, graded by `tests/course/test_attacks.py`: by a grader that is root, which
-gives the student's code a user of its own, and by one that is a user. The points must be those of the same submission
-without the attack; where the attack ends its own process, or answers wrongly, those of the tests that it does not
-touch. Beside the points the tests look for processes, files and changed results that an attack has left behind. What a
+Each row is a submission under `tests/attacks`, graded by `tests/course/test_attacks.py`: by a grader that is root, so
+that the student's code has a user of its own, and by one that is a user. The points must be those of the same
+submission without the attack; where the attack ends its own process, or answers wrongly, those of the tests that it
+does not touch. Beside the points the tests look for processes, files and changed results that an attack has left behind. What a
 report names is a line of the attack's own report, as the teacher reads it.
 
 This page is written by `python tests/course/attacked.py --page`.
@@ -351,7 +356,7 @@ def row(attack: Attack, root: Found, user: Found) -> str:
     """A row of the page: points without the attack and with it, and a line of the report."""
     points = [f"{sum(scores.values()):g}" for scores in (root.base, root.scores, user.scores)]
     match = re.search(attack.named, root.told)
-    start = root.told.rfind("\n", 0, match.start()) + 1 if match else 0
+    start = root.told.rfind("\n", 0, match.end()) + 1 if match else 0
     line = re.sub(r"([\\|`*_<>\[\]])", r"\\\1", root.told[start:].partition("\n")[0][:160])
     return f"| {attack.name} | {' | '.join(points)} | {attack.why or 'none'} | {line} |\n"
 

@@ -1,7 +1,7 @@
-"""Attacks on the grader: each earns what it earns without the attack, is named in the report, and leaves nothing behind.
+"""Attacks on the grader: each earns what it earns without the attack, is named in the report, and leaves nothing.
 
-Each attack of tests/attacks is graded by a grader that is root, where this process is, and by one that is a user; the
-two run side by side. What an attack's header means stands in attacked.py.
+Each attack of tests/attacks is graded by a grader that is root, where this process is, and by one that is a user. What
+an attack's header means stands in attacked.py.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from attacked import ATTACKS, PAGE, Attack, Found, Grader, attacks, page_of
+from attacked import ATTACKS, HEAD, PAGE, Attack, Found, Grader, attacks
 
 from tinyinfer.course.assignment import Assignment, assignments
 from tinyinfer.course.grading.grade import test_functions as functions_of
@@ -26,7 +25,10 @@ from tinyinfer.course.sandbox.wire import pack
 from tinyinfer.course.student import Student
 
 ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
-WHO = ["root", "user"] if ROOT else ["user"]
+WHO = [
+    pytest.param(who, marks=pytest.mark.xdist_group(f"attacks, graded by {who}"))
+    for who in (["root", "user"] if ROOT else ["user"])
+]
 LIMITED = pytest.mark.skipif(
     sys.platform != "linux" or not landlock.abi() or not seccomp.supported(), reason="needs Landlock and seccomp"
 )
@@ -34,22 +36,20 @@ OBEYED = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  
 LONGEST = 60.0  # seconds: of the slowest attack, on a machine that does other work, too
 
 
-@pytest.fixture(scope="module")
-def graders() -> Iterator[dict[str, Grader]]:
-    """Both graders, which start at once; they are asked for one attack after the other."""
-    graders = {who: Grader(user=who == "user") for who in WHO}
-    yield graders
-    for grader in graders.values():
-        assert grader.end() == []
+@pytest.fixture(scope="module", params=WHO)
+def grader(request) -> Iterator[Grader]:
+    """A grader, which is asked for one attack after the other."""
+    grader = Grader(user=request.param == "user")
+    yield grader
+    assert grader.end() == []
 
 
 @pytest.mark.course
 @LIMITED
 @pytest.mark.parametrize("name", attacks())
-@pytest.mark.parametrize("who", WHO)
-def test_an_attack_earns_nothing_and_is_named(graders, who, name):
+def test_an_attack_earns_nothing_and_is_named(grader, name):
     """Catches points, files or processes that come from an attack, and a report that does not say what was tried."""
-    check(attacks()[name], graders[who].found(name))
+    check(attacks()[name], grader.found(name))
 
 
 def check(attack: Attack, found: Found) -> None:
@@ -82,7 +82,7 @@ def test_the_page_has_every_attack():
     """Catches a page that was not written again: python tests/course/attacked.py --page."""
     text = PAGE.read_text(encoding="utf-8")
     assert [name for name in attacks() if f"| {name} |" not in text] == []
-    assert text.startswith(page_of({}, {}).partition("| attack")[0])
+    assert text.startswith(HEAD.partition("{root}")[0])
 
 
 # Values that no solution gives.

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.course.compare import Failure, same_array, same_value
+from tinyinfer.course.compare import Failure, equal, same_array, same_value
 from tinyinfer.course.sandbox.stand_ins import DeviceView, SequenceView
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.lessons.cache_judge import OnePass, forward, one_pass
@@ -331,7 +331,7 @@ class Remembering:
     def check_length(self, seq: Sequence, after: str) -> None:
         """Raises Failure unless the student's cache counts as many positions as the test."""
         found, right = self.cache.length(seq), self.length(seq)
-        if found != right:
+        if not equal(found, right):
             sentence = f"length(sequence {seq.id}) after `{after}`: the result is {found}, and {right} is expected."
             raise Failure(sentence, "Cache counts positions: is `super()` called where one of its methods is replaced?")
 

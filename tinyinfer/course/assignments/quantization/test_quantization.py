@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyinfer.course.compare import Failure, same_array, same_value
+from tinyinfer.course.compare import Failure, equal, same_array, same_value
 from tinyinfer.model.weights import QuantScheme
 from tinyinfer.quantization import rtn
 
@@ -356,7 +356,7 @@ def test_packed_size(student):
             (lambda n, bits: -(-n * bits // 8), "the two low bits and the high bits are packed apart: round up each"),
         ]
         found = [student.packed_size(count, bits) for count in counts]
-        fitting = [hint for f, hint in mistakes if [f(count, bits) for count in counts] == found]
+        fitting = [hint for f, hint in mistakes if equal(found, [f(count, bits) for count in counts])]
         for count, size in zip(counts, found, strict=True):
             right = len(bytes_of([0] * count, bits))
             same_value(size, right, f"packed_size({count}, {bits})", usual=[(size, hint) for hint in fitting])

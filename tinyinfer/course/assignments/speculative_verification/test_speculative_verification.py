@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.course.compare import Failure, same_array, same_value
+from tinyinfer.course.compare import Failure, equal, same_array, same_value
 from tinyinfer.course.laws import same_law, same_share
 from tinyinfer.course.sandbox.stand_ins import SequenceView
 from tinyinfer.course.student import hinting
@@ -190,7 +190,7 @@ def test_law_of_a_verified_token(student, part):
     """Catches replacements from p, and a wrong quotient. A right law fails once in a million (course/laws.py)."""
     for name, (p, q) in PAIRS.items():
         with part(name):
-            check_law(student, np.array(p), np.array(q), 120, f"accept_or_replace ({name})")
+            check_law(student, np.array(p), np.array(q), 100, f"accept_or_replace ({name})")
 
 
 def test_as_many_drafts_are_accepted_as_possible(student):
@@ -198,7 +198,7 @@ def test_as_many_drafts_are_accepted_as_possible(student):
     p, q, n = np.array([0.5, 0.3, 0.2]), np.array([0.2, 0.3, 0.5]), 250
     drafts = spread(q, n)
     mine = [student.accept_or_replace(p, q, token, seed, POSITION) for seed, token in enumerate(drafts)]
-    hits = sum(token == draft for token, draft in zip(mine, drafts, strict=True))
+    hits = sum(equal(token, draft) for token, draft in zip(mine, drafts, strict=True))
     low = "drafts are rejected that need not be: accept with probability min(1, p/q)"
     high = "more drafts come out than a right law allows: those that q likes too much must be rejected now and then"
     same_share(hits, n, float(np.minimum(p, q).sum()), "drafts that came out", low, high)
@@ -276,10 +276,10 @@ def check_law(student: Any, p: np.ndarray, q: np.ndarray, n: int, what: str) -> 
     cases = list(enumerate(spread(q, n)))
     mine = [student.accept_or_replace(p, q, token, seed, POSITION) for seed, token in cases]
     right = [best_coupling.accept_or_replace(p, q, token, seed, POSITION) for seed, token in cases]
-    if mine == right:
+    if equal(mine, right):
         return
     for tokens, hint in rule_mistakes(p, q, cases, right):
-        if mine == tokens:
+        if equal(mine, tokens):
             wrong = [i for i, token in enumerate(mine) if token != right[i]]
             first, draft = wrong[0], cases[wrong[0]][1]
             sentence = f"{what}: draft {draft} with seed {first} became token {mine[first]}, not {right[first]}"

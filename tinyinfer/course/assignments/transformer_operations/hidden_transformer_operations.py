@@ -45,6 +45,9 @@ def test_only_the_distance_counts(student: Any, rng: Any) -> None:
         turns = [ops.cos_sin(np.array([p + shift]), np.zeros(1, np.int64), rotation) for p in (9, 2)]
         turned = [ops.rope(x, public.pair(turn, "cos_sin", "two arrays"))
                   for x, turn in zip((q, k), turns, strict=True)]  # fmt: skip
+        for x in turned:
+            if not isinstance(x, np.ndarray) or x.shape != q.shape:
+                same_array(x, q, "rope")
         scores.append(turned[0].astype(np.float64).ravel() @ turned[1].astype(np.float64).ravel())
     z = [(x[..., :6] + 1j * x[..., 6:]).astype(np.complex128).ravel() for x in (q, k)]
     angle = 7 * rotation.frequencies[0].astype(np.float64)
