@@ -77,7 +77,7 @@ def test_fold_and_unfold(student: Any, part: Any, rng: Any) -> None:
     groups = np.stack([np.concatenate([q[:, h] for h in (0, 1, 2)]), np.concatenate([q[:, h] for h in (3, 4, 5)])])
     with part("fold"):
         apart = np.stack([np.concatenate([q[:, h] for h in range(i, 6, 2)]) for i in range(2)])
-        same_array(student.fold(q, 2), groups, "fold of 6 heads on 2 key heads", axes=("group", "row", "number"), usual=[
+        same_array(student.fold(q, 2), groups, "fold of 6 heads, 2 key heads", axes=("group", "row", "number"), usual=[
             (apart, "heads 0, 2, 4 were put together: heads that share a key head are neighbours, 0, 1, 2"),
             (q.reshape(2, -1, 4), "the rows were cut in two, not the heads: bring the heads to the front first"),
             (q.reshape(5, 2, 3, 4).transpose(1, 0, 2, 3).reshape(2, -1, 4),
