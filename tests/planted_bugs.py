@@ -20,7 +20,7 @@ import numpy as np
 
 from tinyinfer.course.assignment import Assignment, assignment
 from tinyinfer.course.cut import solution
-from tinyinfer.course.pytest_plugin import public_seed
+from tinyinfer.course.hidden import public_seed, seed
 from tinyinfer.course.runner import Outcome, run_test
 from tinyinfer.course.student import LocalStudent
 
@@ -79,13 +79,14 @@ def functions_of(a: Assignment) -> dict[str, Callable[..., None]]:
     return {test.name: getattr(hidden if test.hidden else public, test.name) for test in a.tests}
 
 
-def outcomes(a: Assignment, text: str, folder: Path, seed: int = 0) -> dict[str, Outcome]:
-    """What becomes of each test with such a student's file, in this process. seed: of other inputs than the public."""
+def outcomes(a: Assignment, text: str, folder: Path, who: str = "ada") -> dict[str, Outcome]:
+    """What becomes of each test with such a student's file, in this process. who: whose inputs hidden tests have."""
     path = folder / a.file
     path.write_text(text, encoding="utf-8")
     found, functions = {}, functions_of(a)
     with np.errstate(all="ignore"):
         for test in a.tests:
-            rng = np.random.default_rng([public_seed(test.name), seed] if seed else public_seed(test.name))
+            number = seed(bytes(32), a.name, who, test.name) if test.hidden else public_seed(test.name)
+            rng = np.random.default_rng(number)
             found[test.name] = run_test(functions[test.name], LocalStudent(a, path), test.parts, rng)
     return found

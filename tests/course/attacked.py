@@ -330,8 +330,8 @@ HEAD = """# The attacks on the grader
 Each row is a submission under `tests/attacks`, graded by `tests/course/test_attacks.py`: by a grader that is root, so
 that the student's code has a user of its own, and by one that is a user. The points must be those of the same
 submission without the attack; where the attack ends its own process, or answers wrongly, those of the tests that it
-does not touch. Beside the points the tests look for processes, files and changed results that an attack has left behind. What a
-report names is a line of the attack's own report, as the teacher reads it.
+does not touch. Beside the points the tests look for processes, files and changed results that an attack has left
+behind. What a report names is a line of the attack's own report, as the teacher reads it.
 
 This page is written by `python tests/course/attacked.py --page`.
 

@@ -8,8 +8,9 @@ A change deletes a statement, negates a condition, adds or subtracts one, swaps 
 mutant is graded in a process of its own, with limits of time and memory, since some never end. Public tests have the
 seeds that a student sees, hidden ones seeds of that kind.
 
-A mutant that computes the same as the original can be noticed by no test. equivalent_mutants.toml lists those, with the
-reason; a listed mutant that a test notices is an error, too, so that the list does not outlive the code.
+A mutant that computes the same as the original can be noticed by no test, nor can a count that the student's process
+keeps. equivalent_mutants.toml lists those, with the reason; a listed mutant that a test notices is an error, too, so
+that the list does not outlive the code.
 """
 
 from __future__ import annotations
@@ -302,13 +303,13 @@ def page(results: dict[str, list[Graded]], known: dict[tuple[str, str, str, str]
 
 INTRODUCTION = """Each row is one small change of our own solution of an assignment, and the first test that notices it.
 `python tests/course/mutations.py -o docs/course_mutants.md` writes this page. `pytest -m slow
-tests/course/test_mutations.py` checks that each change is noticed, or listed as one that computes the same."""
+tests/course/test_mutations.py` checks that each change is noticed, or listed with the reason why none can notice it."""
 
 
 def summary(results: dict[str, list[Graded]]) -> str:
     """One line for each assignment."""
     known = assignments()
-    lines = ["| assignment | mutants | noticed by a public test | only by a hidden test | compute the same |"]
+    lines = ["| assignment | mutants | noticed by a public test | only by a hidden one | listed, with the reason |"]
     lines += ["|---|---|---|---|---|"]
     for name, found in results.items():
         public = {test.name for test in known[name].tests if not test.hidden}

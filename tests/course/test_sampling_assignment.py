@@ -51,7 +51,7 @@ def filtered(logits, params, prompt, new):
     with np.errstate(over="ignore"):
         s = log_softmax((s - s.max()) / params.temperature)
     s = log_softmax(keep_top_k(s, params.top_k or len(s)))
-    s = log_softmax(keep_top_p(s, params.top_p))
+    s = log_softmax(keep_top_p(s, params.top_p) if params.top_p != 1 else s)
     return log_softmax(keep_min_p(s, params.min_p) if params.min_p else s)
 
 def add_noise(s, seed, position, stream=0):

@@ -264,7 +264,8 @@ def test_order_of_filters(student, part):
     for name, params in cases.items():
         with part(name):
             check_filtered(student, LOGITS, params, [], [0, 3, 5], name)
-            check_filtered(student, np.array([0.0, -50.0, -60.0]), asked(), [], [], "with every filter off")
+    with part("every filter off"):
+        check_filtered(student, np.array([0.0, -50.0, -60.0]), asked(), [], [], "every filter off")
 
 
 def check_filtered(
@@ -306,6 +307,9 @@ def order_mistakes(
     yield chain(warm, k, p), "min-p is missing"
     yield chain(warm, k, m), "top-p is missing"
     yield chain(warm, p, m), "top-k is missing"
+    if params.top_p == 1.0:
+        hint = "top-p is off at 1: the first tokens alone may sum to 1 after rounding, and all others stay, too"
+        yield engine.keep_top_p(chain(params), 1.0), hint
     if penalties(params):
         plain = replace(params, repetition_penalty=1.0, presence_penalty=0.0, frequency_penalty=0.0)
         yield chain(plain), "the penalties are missing"

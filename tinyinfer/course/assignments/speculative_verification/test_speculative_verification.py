@@ -221,6 +221,10 @@ def test_random_numbers_of_the_rule(student, part, rng):
         hint = "q lacks nothing, so max(p - q, 0) is 0 everywhere: then the replacement is drawn from p"
         others = [(other, hint) for other in (0, 1, 2) if other != right_token]
         same_value(mine, right_token, "accept_or_replace(0.99 q, q)", usual=others)
+        p, q = np.array([0.0, 0.6, 0.4]), np.array([0.0, 0.5, 0.5])  # a drafter in float32 may propose token 0
+        never = [(0, "u < p/q is never true where p is 0, even if q is 0, too: the target never takes this token")]
+        mine = student.accept_or_replace(p, q, 0, SEED, POSITION)
+        same_value(mine, 1, "accept_or_replace of a token that is 0 in p and q", usual=never)
 
 
 def test_a_drawn_draft(student, rng):

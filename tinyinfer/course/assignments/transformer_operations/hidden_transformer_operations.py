@@ -58,6 +58,21 @@ def test_only_the_distance_counts(student: Any, rng: Any) -> None:
                usual=[(np.full(3, float(q.ravel() @ k.ravel())), "nothing was turned at all")])  # fmt: skip
 
 
+def test_random_masks(student: Any, part: Any, rng: Any) -> None:
+    """Catches a mask, or a count of its pairs, that was made for the inputs of the public tests."""
+    with part("masks"):
+        for _ in range(6):
+            rows, first, window = (int(rng.integers(1, 9)) for _ in range(3))
+            start = int(rng.integers(0, max(0, first - window + 1) + 1))  # a cache may keep more than the window
+            public.check_visible(student, rows, first + rows - start, first, start, window)
+            public.check_visible(student, rows, first + rows, first, 0, None)
+    with part("pairs"):
+        for _ in range(6):
+            rows, first, window = (int(rng.integers(1, 300)) for _ in range(3))
+            public.check_pairs(student, rows, first, window)
+            public.check_pairs(student, rows, first, None)
+
+
 def test_attention_of_other_heads(student: Any, part: Any, rng: Any) -> None:
     """Catches what only suits two query heads a key head: one, all, odd sizes; and keys that the cache left out."""
     with part("each query head has its key head"):

@@ -59,16 +59,17 @@ def test_rope(student: Any, part: Any, rng: Any) -> None:
         check_rope(ops, random(rng, 1, 3, 12), np.array([40]), rotation_of(rng, 12))
 
 
-def test_visible(student: Any, part: Any) -> None:
+def test_visible(student: Any, part: Any, rng: Any) -> None:
     """Catches a square mask on a second chunk, a mask skipped behind a cache, and windows off by one."""
+    rows, first, window = (int(rng.integers(low, low + 4)) for low in (3, 5, 3))
     with part("a prompt"):
-        check_visible(student, 6, 6, 0, 0, None)
+        check_visible(student, rows, rows, 0, 0, None)
     with part("a chunk behind a cached prefix"):
-        check_visible(student, 4, 9, 5, 0, None)
+        check_visible(student, rows, first + rows, first, 0, None)
     with part("a window"):
-        check_visible(student, 7, 7, 0, 0, 3)
+        check_visible(student, window + rows, window + rows, 0, 0, window)
     with part("a window whose first keys are left out"):
-        check_visible(student, 3, 6, 8, 5, 4)
+        check_visible(student, rows, window - 1 + rows, first + window, first + 1, window)
 
 
 def test_fold_and_unfold(student: Any, part: Any, rng: Any) -> None:
@@ -110,14 +111,15 @@ def test_silu(student: Any, part: Any, rng: Any) -> None:
         check_silu(ops, 200 * random(rng, 3, 8))
 
 
-def test_visible_pairs(student: Any, part: Any) -> None:
+def test_visible_pairs(student: Any, part: Any, rng: Any) -> None:
     """Catches a square in place of a triangle, a prefix that is forgotten, and windows off by one."""
+    rows, first = int(rng.integers(6, 12)), int(rng.integers(3, 8))
     with part("a prompt"):
-        check_pairs(student, 9, 0, None)
+        check_pairs(student, rows, 0, None)
     with part("a chunk behind a cached prefix"):
-        check_pairs(student, 4, 7, None)
+        check_pairs(student, rows, first, None)
     with part("a window"):
-        check_pairs(student, 8, 3, 6)
+        check_pairs(student, rows, first, first + 3)
 
 
 def test_inputs_stay_as_they_are(student: Any, part: Any, rng: Any) -> None:
