@@ -112,7 +112,8 @@ def readme(a: Assignment) -> str:
     switches = ", with " + ", ".join(f"{key}={value}" for key, value in a.switches.items()) if a.switches else ""
     return README.format(
         title=a.title, about=a.about, minutes=a.minutes, lines=a.lines, public=a.points(hidden=False),
-        hidden=a.points(hidden=True), background=before, asked=wanted, file=a.file, task=task, tests="\n".join(rows(a.tests)), switches=switches,
+        hidden=a.points(hidden=True), background=before, asked=wanted, file=a.file, task=task,
+        tests="\n".join(rows(a.tests)), switches=switches,
     )  # fmt: skip
 
 
