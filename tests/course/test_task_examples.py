@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 from planted_bugs import right_text
 
+from tinyinfer.cli import parse
 from tinyinfer.course.assignment import assignments
 from tinyinfer.course.cut import asked, skeleton
 from tinyinfer.course.source import closure
+from tinyinfer.course.start import readme
 
 ASSIGNMENTS = assignments()
 each = pytest.mark.parametrize("name", ASSIGNMENTS)
@@ -76,3 +79,17 @@ def test_tasks_have_the_numbers_that_the_file_gives_them(name):
     in_file = re.findall(rf'NotImplementedError\("{name}, task (\d+): (?:\w+\.)*(\w+)"\)', skeleton(ASSIGNMENTS[name]))
     in_text = re.findall(r"^(\d+)\. `(?:\w+\.)*(\w+)", task(name), re.MULTILINE)
     assert in_text == in_file
+
+
+@each
+def test_the_commands_are_commands(name):
+    """Catches a flag that does not exist, and `--use` under a switch that it refuses for this assignment."""
+    a = ASSIGNMENTS[name]
+    lines = re.findall(r"^(?: {4})?python -m tinyinfer (.+)$", readme(a), re.MULTILINE)
+    commands = [parse(shlex.split(line, comments=True)) for line in lines]
+    served, unset = [args for args in commands if getattr(args, "use", None)], vars(parse(["generate"]))
+    assert len(served) >= 2
+    for args in served:
+        for switch, value in a.switches.items():
+            allowed = value if isinstance(value, list | tuple) else [value]
+            assert getattr(args, switch) in (unset[switch], *allowed)
