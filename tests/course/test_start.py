@@ -81,7 +81,8 @@ def test_the_readme_tells_the_task_the_points_and_the_commands(small: Assignment
     for command in ("pytest", "python -m tinyinfer course grade .", "python -m tinyinfer generate --use ."):
         assert f"\n{command} " in text
     assert "with backend=reference, quantize=int4\n" in text
-    assert "## Not covered\n" in text
+    assert "## How it is graded\n" in text
+    assert "You write `softmax`, " in text
 
 
 def test_other_files_of_the_folder_stay(small: Assignment, tmp_path: Path) -> None:

@@ -68,3 +68,11 @@ def test_names_are_the_same_in_text_skeleton_and_tests(name):
     assert {word for found in NAME.findall(plain) for word in found.split(".")} <= known
     mentioned = set(re.findall(r"\w+", plain))
     assert {asked_for.rpartition(".")[2] for asked_for in asked(a)} <= mentioned
+
+
+@each
+def test_tasks_have_the_numbers_that_the_file_gives_them(name):
+    """Catches a failure "task 3: append" that sends a student to the third task of the text, where that is another."""
+    in_file = re.findall(rf'NotImplementedError\("{name}, task (\d+): (?:\w+\.)*(\w+)"\)', skeleton(ASSIGNMENTS[name]))
+    in_text = re.findall(r"^(\d+)\. `(?:\w+\.)*(\w+)", task(name), re.MULTILINE)
+    assert in_text == in_file

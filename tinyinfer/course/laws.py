@@ -28,7 +28,9 @@ def same_law(
     tokens: Sequence[Any], p: np.ndarray, what: str, usual: Iterable[tuple[np.ndarray, str]] = ()
 ) -> None:  # (V,) ->
     """Raises Failure unless drawn tokens follow p. usual: pairs (another law, the hint where the tokens follow it)."""
-    check_tokens(tokens, len(p), what)
+    for token in tokens:
+        if type(token) is not int or not 0 <= token < len(p):
+            raise Failure(f"{what}: {show(token)} came out, and a token is a whole number from 0 to {len(p) - 1}")
     counts = np.bincount(tokens, minlength=len(p))  # (V,)
     if follows(counts, p):
         return
@@ -36,13 +38,6 @@ def same_law(
     sentence = f"{what}: token {worst} came out {counts[worst]} times in {len(tokens)} draws; "
     sentence += f"its probability is {p[worst]:.3f}, so that about {len(tokens) * p[worst]:.0f} are expected"
     raise Failure(sentence, next((hint for law, hint in usual if follows(counts, law)), ""))
-
-
-def check_tokens(tokens: Iterable[Any], size: int, what: str) -> None:
-    """Raises Failure for what is no token of a vocabulary of that size."""
-    for token in tokens:
-        if type(token) is not int or not 0 <= token < size:
-            raise Failure(f"{what}: {show(token)} came out, and a token is a whole number from 0 to {size - 1}")
 
 
 def follows(counts: np.ndarray, p: np.ndarray) -> bool:  # (V,), (V,) ->

@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tinyinfer.course.assignment import MANIFEST, Assignment, Test, engine_version
-from tinyinfer.course.cut import skeleton
+from tinyinfer.course.cut import asked, skeleton
 from tinyinfer.course.errors import CourseError
 from tinyinfer.loading.whole import whole
 
@@ -19,9 +19,11 @@ README = """\
 # {title}
 
 {minutes} minutes, about {lines} lines of code. 100 points: {public} by the public tests, {hidden} by hidden tests.
+
+In short: {about}. You write {asked}.
 {background}
 Edit `{file}`, and no other file. Functions that are complete already are for your use; a change of them has no effect
-outside of the file.
+outside of the file. Run `pytest` here before you begin: every test fails, and names the task that it waits for.
 
 {task}
 
@@ -39,13 +41,14 @@ In this folder:
 
 ```sh
 pytest                                                     # the public tests, and the score so far
+pytest -x                                                  # the same, up to the first failure
 python -m tinyinfer course grade .                         # as a teacher grades, in a process with limits
 python -m tinyinfer generate --use . "What is gravity?"    # a language model answers through your file{switches}
 ```
 
 `generate --use` compares each token with the engine's own, and prints where the counted work differs.
 
-## Not covered
+## How it is graded
 
 The tests compare values and count work. Neither time nor style gives points. `pytest` runs your file in its own
 process, without limits, so that a debugger works. Marks are given on Linux; on macOS and Windows the same tests run
@@ -105,10 +108,12 @@ def readme(a: Assignment) -> str:
     if task.startswith("# "):  # the README has its own title
         task = task.partition("\n")[2].strip()
     before = f"\nRead before: {'; '.join(a.background)}.\n" if a.background else ""
+    wanted = ", ".join(f"`{name}`" for name in asked(a))
     switches = ", with " + ", ".join(f"{key}={value}" for key, value in a.switches.items()) if a.switches else ""
     return README.format(
-        title=a.title, minutes=a.minutes, lines=a.lines, public=a.points(hidden=False), hidden=a.points(hidden=True),
-        background=before, file=a.file, task=task, tests="\n".join(rows(a.tests)), switches=switches,
+        title=a.title, about=a.about, minutes=a.minutes, lines=a.lines, public=a.points(hidden=False),
+        hidden=a.points(hidden=True), background=before, asked=wanted, file=a.file, task=task,
+        tests="\n".join(rows(a.tests)), switches=switches,
     )  # fmt: skip
 
 

@@ -164,8 +164,6 @@ def test_growth_keeps_the_rows(student: Any, part: Any, rng: Any) -> None:
                        usual=growth_hints(mine, seq, room))  # fmt: skip
 
 
-
-
 def test_free_makes_room(student: Any, part: Any, rng: Any) -> None:
     """Catches arrays that stay after `free` or `clear`, and a free that takes another sequence's rows."""
     mine = Remembering(student, rng, MEMORY[:2], 16)
@@ -174,7 +172,9 @@ def test_free_makes_room(student: Any, part: Any, rng: Any) -> None:
         mine.step((a, 5), (b, 6), read=False)
         mine.free(a)
         same_value(mine.cache.held_bytes, 16 * mine.position_bytes, "held_bytes after one of two was freed",
-                   usual=[(32 * mine.position_bytes, "the array of the freed sequence is still held")])  # fmt: skip
+                   usual=[(32 * mine.position_bytes, "the array of the freed sequence is still held"),
+                          (6 * mine.position_bytes, "these are the rows in use: all that is allocated is held"),
+                          (16 * mine.position_bytes // 2, "this is one layer: all of them take room")])  # fmt: skip
         mine.free(a)
         mine.read(1, b, 0, 6)
     with part("clear"):
@@ -228,6 +228,7 @@ class Remembering:
         self.mistaken: dict[tuple[str, int, int, int], np.ndarray] = {}  # (hint, ...) -> what that mistake would hold
         self.lengths: dict[int, int] = {}  # sequence -> positions committed
         self.first: dict[int, int] = {}  # sequence -> positions before the running step
+        self.fresh: set[int] = set()  # sequences that were written to since they last asked for room
         self.inherited: dict[int, int] = {}  # forked sequence -> positions that it began with
         self.ids = count()
 
@@ -262,6 +263,7 @@ class Remembering:
 
     def reserve(self, seq: Sequence, n: int) -> None:
         """Room for n more positions."""
+        self.fresh.discard(seq.id)
         self.cache.reserve(seq, n)
 
     def append(self, layer: int, k: Any, v: Any, batch: Batch) -> None:
@@ -273,6 +275,7 @@ class Remembering:
                 old = self.rows.get(place, np.empty((0, *new.shape[1:]), np.float32))
                 self.rows[place] = np.concatenate((old[: span.first], new[span.start : span.stop]))
                 self.first[span.seq.id] = span.first
+                self.fresh.add(span.seq.id)
                 for hint, mistake in MISTAKES.items():
                     empty = np.full((PLACES, *new.shape[1:]), np.nan, np.float32)
                     mistake(self.mistaken.setdefault((hint, *place), empty), new, span)
@@ -336,6 +339,9 @@ class Remembering:
         """What `read` would give after each usual mistake, and the hint to it."""
         rows, first = self.rows[seq.id, layer, i], self.first.get(seq.id, 0)
         right, names = rows[start:stop], ("keys", "values")
+        if seq.id in self.fresh and not first:
+            hint = "nothing was stored here: each layer has its own array, and a new sequence begins at position 0"
+            yield np.full_like(right, np.nan), hint
         yield self.rows[seq.id, layer, 1 - i][start:stop], f"{names[1 - i]} stand where {names[i]} belong"
         if seq.id in self.inherited:
             hint = "the rows of its parent are missing: a fork copies the keys and values of every layer"
@@ -343,6 +349,11 @@ class Remembering:
         for (hint, owner, at, which), held in self.mistaken.items():
             if (owner, at, which) == (seq.id, layer, i):
                 yield held[start:stop], hint
+        if stop == len(rows):
+            behind_all = filled(rows, min(self.room, PLACES))
+            yield behind_all[start:], "rows behind the newest one were read: `_written` tells where a read ends"
+            twice = "the rows of a step are counted once for each layer: `_written` is where the span ends"
+            yield from ((filled(rows, len(rows) + n * (len(rows) - first))[start:], twice) for n in (1, 2))
         yield rows[:stop], "the start is ignored: a window must read only from there on"
         yield rows[start:], "the stop is ignored: more rows came back than were asked for"
         yield rows[-start:] if start else rows, "the start is taken from the end: `rows[-start:]` is not `rows[start:]`"
@@ -385,6 +396,11 @@ def emptied(rows: Any, n: int) -> Any:
     return np.concatenate((np.full_like(rows[:n], np.nan), rows[n:]))
 
 
+def filled(rows: Any, n: int) -> Any:
+    """The rows, and NaN behind them up to n rows."""
+    return np.concatenate((rows, np.full_like(rows, np.nan, shape=(max(0, n - len(rows)), *rows.shape[1:]))))
+
+
 def unwritten(mine: Any, right: Any) -> tuple[Any, str]:
     """What `read` gives when all is right but rows that were never written."""
     holes = mine if isinstance(mine, np.ndarray) and mine.shape == right.shape else right
@@ -404,6 +420,8 @@ def behind(held: Any, new: Any) -> None:
 
 # Hint -> what a cache with that mistake does with the rows of a batch: (its array (P, K, E), rows (T, K, E), span).
 MISTAKES = {
+    "stale rows: the new rows stand behind rows that were rolled back or never committed":
+        lambda held, new, span: behind(held, new[span.start : span.stop]),
     "the new rows were stored over the first ones, from position 0 on, not behind the earlier rows":
         lambda held, new, span: put(held, 0, new[span.start : span.stop]),
     "the place is counted twice: a span's `first` is its first position already, so that 6 becomes 12":
@@ -420,8 +438,6 @@ MISTAKES = {
         lambda held, new, span: put(held, span.first, new),
     "the rows stand at their place in the batch, not at their position in the sequence":
         lambda held, new, span: put(held, span.start, new[span.start : span.stop]),
-    "stale rows: the new rows stand behind rows that were rolled back or never committed":
-        lambda held, new, span: behind(held, new[span.start : span.stop]),
 }  # fmt: skip
 
 

@@ -99,11 +99,12 @@ def test_grid_of_each_group(student, part, rng):
         with part(f"{bits} bits"):
             w, _, scale, minimum = asymmetric(rng, 24, 3, 8, bits)  # 24 outputs, 24 inputs: the wrong axis fits, too
             low, high = ends(w, 8)
-            across = tuple(end.T for end in ends(w.T, 8))
+            across = ends(w.T, 8)
             steps = 2**bits - 1
             usual = [
                 (half((high - minimum) / (steps + 1)), "between 2^bits codes lie 2^bits - 1 steps"),
                 (half((across[1] - half(across[0])) / steps), "a group is consecutive inputs of an output: axis 1"),
+                (half((across[1] - half(across[0])) / steps).T, "a group is consecutive inputs of an output: axis 1"),
                 (half(np.full_like(low, w.max() - w.min()) / steps), "each group has a range of its own"),
                 (half(high / steps), "the range begins at the group's smallest weight, not at 0"),
                 (half(np.maximum(high, -low) / (2 ** (bits - 1) - 1)), "this grid is not symmetric: it has a minimum"),

@@ -86,7 +86,8 @@ def test_log_probabilities_are_reported(student, part, rng):
             seq = sequence(params, PROMPT, NEW, drafts)
             logits = table[[NEW[-1], *(draft.token for draft in drafts)]]
             mine, right = student.verify(logits, seq), verify(logits, seq)
-            same_value(tokens_of(mine), tokens_of(right), "verify")
+            hint = "the tokens come first: the tests of a step and of the law say more about them"
+            same_value(tokens_of(mine), tokens_of(right), f"verify, right {name}", usual=[(tokens_of(mine), hint)])
             reports = [[report(choice) for choice in choices] for choices in (mine, right)]
             none = [[choice.token, None, None] for choice in right[:-1]]
             hint = "a Choice has what the request asked for: describe(token, logits, params) makes it"
@@ -165,6 +166,8 @@ def step_mistakes(logits: np.ndarray, seq: Any, right: list[int]) -> Usual:
         yield [*drafts, rows[-1]], "every draft is accepted: compare each with the token of its row"
     yield right[:1], "accepted drafts are thrown away: the step ends at the first draft that is rejected"
     yield drafts, "the drafts are given back as they are: compare each with the token of its row"
+    greedy = tokens_of(verify(logits, replace(seq, params=replace(params, temperature=0.0))))
+    yield greedy, "the draft is compared with the largest logit: plain decoding draws its token, if it is not greedy"
     for step in (-1, 1):
         moved = tokens_of(verify(np.roll(logits, step, axis=0), seq))
         yield moved, "the rows are off by one: row 0 follows the last token, and judges the first draft"
@@ -172,8 +175,6 @@ def step_mistakes(logits: np.ndarray, seq: Any, right: list[int]) -> Usual:
     yield by(lambda i: []), hint
     yield by(lambda i: drafts), "a row sees only the drafts before it, not those behind it"
     yield by(lambda i: drafts[: i + 1]), "a row sees only the drafts before it, not the one that it judges"
-    greedy = tokens_of(verify(logits, replace(seq, params=replace(params, temperature=0.0))))
-    yield greedy, "the draft is compared with the largest logit: plain decoding draws its token, if it is not greedy"
 
 
 # Drafts that were drawn

@@ -78,14 +78,14 @@ def test_fold_and_unfold(student: Any, part: Any, rng: Any) -> None:
     groups = np.stack([np.concatenate([q[:, h] for h in (0, 1, 2)]), np.concatenate([q[:, h] for h in (3, 4, 5)])])
     with part("fold"):
         apart = np.stack([np.concatenate([q[:, h] for h in range(i, 6, 2)]) for i in range(2)])
-        same_array(student.fold(q, 2), groups, "fold of 6 query heads on 2 key heads", axes=("group", "row"), usual=[
+        same_array(student.fold(q, 2), groups, "fold of 6 heads, 2 key heads", axes=("group", "row", "number"), usual=[
             (apart, "heads 0, 2, 4 were put together: heads that share a key head are neighbours, 0, 1, 2"),
             (q.reshape(2, -1, 4), "the rows were cut in two, not the heads: bring the heads to the front first"),
             (q.reshape(5, 2, 3, 4).transpose(1, 0, 2, 3).reshape(2, -1, 4),
              "within a group a row's heads stand together: the rows of one head do, so that `unfold` finds them"),
         ])  # fmt: skip
     with part("unfold"):
-        same_array(student.unfold(groups, 5), q, "unfold of 2 groups of 15 rows", axes=("token", "head"), usual=[
+        same_array(student.unfold(groups, 5), q, "unfold of 2 groups", axes=("token", "head", "number"), usual=[
             (groups.reshape(5, -1, 4), "the heads come first in memory: bring the rows to the front after the reshape"),
         ])  # fmt: skip
 
@@ -173,7 +173,8 @@ def check_rms_norm(ops, x, norm: RMSNorm) -> None:
     # A sum of D squares, of whose error the root leaves half; then a root, a quotient and two products.
     rtol = 2 * (x.shape[-1] / 2 + 5) * U
     right = (a / np.sqrt(squares + eps) * weight).astype(np.float32)
-    same_array(ops.rms_norm(x, norm), right, f"rms_norm of {x.shape}", rtol=rtol, axes=("row",),
+    axes = ("row", *("head",) * (x.ndim - 2), "number")
+    same_array(ops.rms_norm(x, norm), right, f"rms_norm of {x.shape}", rtol=rtol, axes=axes,
                usual=unlike(right, usual))  # fmt: skip
 
 
