@@ -54,3 +54,14 @@ def test_our_solution_passes(tmp_path):
     status, text = run(tmp_path)
     assert status == 0
     assert re.search(r"public tests passed +64.0 / 64", text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    """Catches a page of the package's own source for each test, where one sentence is enough."""
+    a = assignment("sampling")
+    start(a, tmp_path)
+    (tmp_path / a.file).unlink()
+    status, text = run(tmp_path)
+    assert status == 2
+    assert f"{a.file} is missing; `course start sampling`" in text
+    assert "Error" not in text

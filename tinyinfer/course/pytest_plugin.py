@@ -28,7 +28,10 @@ ASSIGNMENT: pytest.StashKey[Assignment] = pytest.StashKey()  # of a session
 def student(request: pytest.FixtureRequest) -> LocalStudent:
     """The student's code, loaded anew for each test."""
     a = assignment_of(request.node)
-    return LocalStudent(a, request.path.parent / f"{a.name}.py")
+    path = request.path.parent / a.file
+    if not path.is_file():
+        pytest.exit(f"{path} is missing; `course start {a.name}` writes a new one into another folder", returncode=2)
+    return LocalStudent(a, path)
 
 
 @pytest.fixture
