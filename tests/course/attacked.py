@@ -20,6 +20,7 @@ Code that comes through prints a line with BROKEN.
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import os
 import re
@@ -57,6 +58,7 @@ MARK = "tinyinfer_attack"  # in the name of every file that an attack tries to w
 PAYLOAD = 'print("BROKEN: a file of the submission was executed")\n'
 STUDENT = "mallory"
 READ_ALL = 2  # CAP_DAC_READ_SEARCH
+OLD = "old kernel"
 
 
 @dataclass(frozen=True)
@@ -175,9 +177,10 @@ def visible(results: dict[str, Any]) -> dict[str, Any]:
 
 def left(desk: Path, report: Report) -> Iterator[str]:
     """Processes of the student's, and files that an attack has written."""
-    users = re.findall(r"another user: uid (\d+)", "\n".join(report.limits))
+    found = re.search(r"another user: uid (\d+)", "\n".join(report.limits))
+    user = int(found[1]) if found else os.getuid()
     for process in processes.running():
-        if str(process.uid) in users or (process.uid == os.getuid() != 0 and process.pid != os.getpid()):
+        if process.uid == user != 0 and process.pid != os.getpid():
             yield f"process {process.pid} of uid {process.uid}"
     if (desk / "results.json").read_text(encoding="utf-8") != as_json(report):
         yield "results.json was changed"
@@ -185,7 +188,8 @@ def left(desk: Path, report: Report) -> Iterator[str]:
         yield f"the file {name} in the grader's folder for temporary files"
     for place in (desk, desk / "home", Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), PACKAGE, Path.cwd()):
         for path in place.glob(f"*{MARK}*") if place.is_dir() else ():
-            yield f"the file {path.name} in {place}"
+            if path.lstat().st_uid == user:
+                yield f"the file {path.name} in {place}"
 
 
 # Submissions that are more than one file.
@@ -290,9 +294,12 @@ def main(folder: Path, wanted: list[str]) -> None:
 
 
 class Grader:
-    """A process that grades all attacks. user: whether not as root; its lines are read while it goes on."""
+    """A process that grades all attacks, or those that are wanted; its lines are read while it goes on.
 
-    def __init__(self, user: bool, wanted: tuple[str, ...] = ()) -> None:
+    user: whether not as root. old: whether as on a kernel without Landlock, seccomp and namespaces.
+    """
+
+    def __init__(self, user: bool, wanted: tuple[str, ...] = (), old: bool = False) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="tinyinfer-attacks-"))
         self.folder.chmod(0o711)
         drop = user and os.geteuid() == 0
@@ -301,8 +308,8 @@ class Grader:
         environment = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path), "TMPDIR": str(self.folder),
                        "HOME": str(self.folder / "home"), "LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1"}  # fmt: skip
         self.process = subprocess.Popen(
-            [sys.executable, __file__, str(self.folder), str(uid), *wanted], cwd=self.folder, env=environment,
-            text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            [sys.executable, __file__, str(self.folder), str(uid), OLD * old, *wanted], cwd=self.folder,
+            env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         self._told: dict[str, Found] = {}
 
@@ -348,6 +355,25 @@ def become(uid: int) -> None:
     if libc.capset(struct.pack("Ii", 0x20080522, 0), sets) or libc.prctl(47, 2, READ_ALL, 0, 0):  # PR_CAP_AMBIENT
         raise OSError(ctypes.get_errno(), "this container's root cannot read all files")
     libc.prctl(4, 1, 0, 0, 0)  # PR_SET_DUMPABLE: as a process is that has always been this user's
+
+
+def forget_new_kernels() -> None:
+    """Makes this process and its children find no Landlock, no seccomp and no namespace, as in many containers.
+
+    Raises OSError. x86_64 only, and only for root: a filter of system calls refuses them.
+    """
+    missing = {444: errno.ENOSYS, 317: errno.ENOSYS, 272: errno.EPERM}  # landlock_create_ruleset, seccomp, unshare
+    load, equal, give, refuse, allow = 0x20, 0x15, 0x06, 0x00050000, 0x7FFF0000
+    program = [(load, 0, 0, 0)]
+    for number, error in missing.items():
+        program += [(equal, 0, 1, number), (give, 0, 0, refuse | error)]
+    program += [(equal, 0, 3, 157), (load, 0, 0, 16), (equal, 0, 1, 22), (give, 0, 0, refuse | errno.EINVAL)]  # prctl
+    program.append((give, 0, 0, allow))
+    buffer = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *one) for one in program))
+    filters = struct.pack("HxxxxxxP", len(program), ctypes.addressof(buffer))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(22, 2, ctypes.c_char_p(filters), 0, 0):
+        raise OSError(ctypes.get_errno(), "this root cannot filter system calls")
 
 
 # The page.
@@ -405,4 +431,6 @@ if __name__ == "__main__":
         sys.exit(write_page())
     if os.geteuid() != int(sys.argv[2]):
         become(int(sys.argv[2]))
-    main(Path(sys.argv[1]), sys.argv[3:])
+    if OLD in sys.argv[3:]:
+        forget_new_kernels()
+    main(Path(sys.argv[1]), [name for name in sys.argv[3:] if name in attacks()])

@@ -7,13 +7,15 @@ an attack's header means stands in attacked.py.
 from __future__ import annotations
 
 import os
+import platform
 import re
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
-from attacked import ATTACKS, HEAD, PAGE, Attack, Found, Grader, attacks, can_become
+from attacked import ATTACKS, HEAD, MARK, PAGE, Attack, Found, Grader, attacks, can_become
 
 from tinyinfer.course.assignment import Assignment, assignments
 from tinyinfer.course.grading.grade import test_functions as functions_of
@@ -65,6 +67,29 @@ def check(attack: Attack, found: Found) -> None:
     assert "EXFILTRATED" not in found.shown
     assert found.seconds < LONGEST
     assert found.megabytes < MOST
+
+
+@pytest.mark.course
+@pytest.mark.skipif(
+    not ROOT or sys.platform != "linux" or platform.machine() != "x86_64", reason="only root filters its own calls"
+)
+def test_another_user_is_enough_to_keep_points_and_secrets():
+    """Catches a grader that is safe only on a new kernel: containers often lack Landlock, seccomp and namespaces."""
+    names = ("02_writes_results", "06_finds_the_reference", "07_reads_hidden_tests", "12_memory_of_its_own", "14_kills")
+    grader = Grader(False, names, old=True)
+    try:
+        found = {name: grader.found(name) for name in names}
+    finally:
+        grader.end()
+        for place in (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm")):
+            for path in place.glob(f"{MARK}*"):  # empty files, which nothing refuses there
+                path.unlink()
+    for name, one in found.items():
+        assert not any("Landlock" in limit or "seccomp" in limit for limit in one.limits)
+        assert one.scores == one.base | dict(attacks()[name].lost)
+        assert not [left for left in one.left if left.startswith(("process", "results"))]
+    assert "BROKEN" not in found["07_reads_hidden_tests"].told
+    assert "wrote ../../results.json" not in found["02_writes_results"].told
 
 
 def test_the_list_is_whole():
