@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 
@@ -240,11 +241,10 @@ def test_limits_hold_before_the_first_line_of_the_file():
 @LINUX
 def test_a_child_that_does_not_start_is_the_grader_s_fault():
     """Catches points that are lost since a machine is too small."""
-    with (
-        PipedStudent(an_assignment(), a_source(), Limits(open_files=0, memory_bytes=1 << 20)) as student,
-        pytest.raises(CourseError, match="the child for the student's code did not start"),
-    ):
-        run(student, "out = 1")
+    with Sandbox(an_assignment(), a_source()) as alone:
+        shutil.rmtree(alone.folder / "package")  # as on a full disk
+        with child(alone) as student, pytest.raises(CourseError, match="the child for the student's code did not start"):
+            run(student, "out = 1")
 
 
 @pytest.mark.course

@@ -67,7 +67,7 @@ def test_a_result_that_is_kept_and_changed_later_changes_nothing(with_source):
         ("return 1 / 0", "ZeroDivisionError", "small.py, line 2, in softmax: return 1 / 0"),
         ("raise NotImplementedError('task 1')", "NotImplementedError", "not written yet: task 1"),
         ("return softmax(s)", "RecursionError", "RecursionError"),
-        ("return object()", "WireError", "object"),
+        ("return object()", "WireError", "the result of softmax is an object; give numbers"),
         ("return lambda: 1", "WireError", "function"),
         ("return s.astype('>f8')", "WireError", "byte order"),
         ("exit()", "SystemExit", "SystemExit"),

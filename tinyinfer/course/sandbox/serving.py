@@ -33,7 +33,8 @@ class Server:
             request = unpack(frame, self.kept)
             return pack(self.reply(request), self.kept, f"the result of {request['name']}"), None
         except WireError as error:
-            return pack({"error": {"kind": "WireError", "message": str(error), "place": "", "line": ""}}), error
+            message = str(error).replace("['value']", "", 1)  # the reply's own key, which no student knows
+            return pack({"error": {"kind": "WireError", "message": message, "place": "", "line": ""}}), error
         except (Exception, SystemExit, KeyboardInterrupt, GeneratorExit) as error:
             return pack({"error": described(error, self.path)}), error
 
