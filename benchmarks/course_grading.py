@@ -137,10 +137,14 @@ def run(command: list[str], watch: Watch, records: Path, kill_at: int, kills: in
     return process.wait()
 
 
-def check(table: Path, kinds: dict[str, str]) -> dict[str, str]:
-    """The score of each kind of file; an AssertionError where two students with the same file differ."""
+def read_rows(table: Path) -> list[dict[str, str]]:
+    """The rows of a table of grades."""
     with table.open(encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))
+        return list(csv.DictReader(file))
+
+
+def check(rows: list[dict[str, str]], kinds: dict[str, str]) -> dict[str, str]:
+    """The score of each kind of file; an AssertionError where two students with the same file differ."""
     assert [row["student"] for row in rows] == sorted(kinds), "a student is missing"
     scores: dict[str, str] = {}
     for row in rows:
@@ -170,17 +174,18 @@ def main() -> None:
         assert run(command, watch, place / "grades", args.n // 2, max(1, args.n // 100)) == -signal.SIGKILL
         first = time.perf_counter() - begin
         assert run(command, watch, place / "grades", args.n + 1, 0) == 0
-        scores, seconds = check(table, kinds), time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
         again = time.perf_counter()
         assert run(command, watch, place / "grades", args.n + 1, 0) == 0
         again = time.perf_counter() - again
+        rows = read_rows(table)
     print(f"{args.n} submissions of {args.assignment}, {args.jobs} at a time: {seconds / 60:.1f} minutes")
     print(f"  the run was killed after {first / 60:.1f} minutes and went on; {len(watch.killed)} graders were killed")
     print(f"  nothing changed, graded once more: {again:.1f} s")
     print(f"  memory of all processes: {watch.peak / 1e6:.0f} MB at most")
     cpu, memory = max(watch.cpu.values()), max(watch.memory.values())
     print(f"  one submission: {cpu:.1f} s of CPU and {memory / 1e6:.0f} MB at most")
-    for kind, score in scores.items():
+    for kind, score in check(rows, kinds).items():
         print(f"  {score:>5}  {kind}")
 
 

@@ -243,7 +243,7 @@ def test_a_child_that_does_not_start_is_the_grader_s_fault():
     """Catches points that are lost since a machine is too small."""
     with Sandbox(an_assignment(), a_source()) as alone:
         shutil.rmtree(alone.folder / "package")  # as on a full disk
-        with child(alone) as student, pytest.raises(CourseError, match="the child for the student's code did not start"):
+        with child(alone) as student, pytest.raises(CourseError, match="the student's code did not start"):
             run(student, "out = 1")
 
 

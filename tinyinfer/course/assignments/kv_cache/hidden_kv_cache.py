@@ -17,6 +17,7 @@ from tinyinfer.model.config import Rows
 from tinyinfer.model.transformer import transformer
 from tinyinfer.sequence import make_batch
 
+SCHEDULE = 14  # one schedule for all students, with a student's own rows: a mistake costs all of them the same points
 UNEVEN = (Rows(3, 4, 6), Rows(1, 10, 2), Rows(2, 5, 5), Rows(4, 2, 3))  # no layer remembers what another one does
 ENDLESS = 10**14  # positions: no machine has an address for so many bytes
 
@@ -35,8 +36,9 @@ def test_a_random_schedule(student: Any, part: Any, rng: Any) -> None:
         with part(name):
             mine = public.Remembering(student, rng, UNEVEN[:2], 32, reserve_all=reserve_all)
             running = [mine.new(5) for _ in range(3)]
+            plan = np.random.default_rng(SCHEDULE)
             for turn in range(14):
-                at_random(mine, running, turn)
+                at_random(mine, plan, running, turn)
             for seq in running:
                 for layer in range(2):
                     if mine.length(seq):
@@ -135,20 +137,20 @@ def test_a_batch_of_windowed_models(student: Any, part: Any, rng: Any) -> None:
             check_batch(student, rng, llm, texts, truths, stops)
 
 
-def at_random(mine: public.Remembering, running: list[Any], turn: int) -> None:
+def at_random(mine: public.Remembering, plan: np.random.Generator, running: list[Any], turn: int) -> None:
     """A step of random rows for each sequence; in each fourth turn a rollback, a fork or a free of one of them."""
     room = {seq: mine.room - mine.length(seq) for seq in running}
     if turn % 4 != 3:
-        work = [(seq, min(int(mine.rng.integers(1, 4)), room[seq])) for seq in running]
+        work = [(seq, min(int(plan.integers(1, 4)), room[seq])) for seq in running]
         mine.step(*[(seq, rows) for seq, rows in work if rows])
         return
-    chosen = running[int(mine.rng.integers(len(running)))]
+    chosen = running[int(plan.integers(len(running)))]
     if turn % 12 == 3:
         child = mine.new(5)
         mine.fork(chosen, child)
         running.append(child)
     elif turn % 12 == 7:
-        mine.truncate(chosen, int(mine.rng.integers(mine.length(chosen))))
+        mine.truncate(chosen, int(plan.integers(mine.length(chosen))))
     else:
         mine.free(chosen)
         running[running.index(chosen)] = mine.new(4)
