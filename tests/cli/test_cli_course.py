@@ -64,3 +64,11 @@ def test_a_folder_that_takes_no_files_is_named(tmp_path: Path, capsys: pytest.Ca
     (tmp_path / "file").write_text("")
     assert main(["course", "start", "quantization", str(tmp_path / "file" / "folder")]) == 2
     assert str(tmp_path / "file" / "folder") in capsys.readouterr().err
+
+
+def test_an_empty_name_is_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch) -> None:
+    """Catches `course start kv_cache "$DIR"` without a DIR, which filled the current folder."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["course", "start", "kv_cache", ""]) == 2
+    assert "the folder's name is empty" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

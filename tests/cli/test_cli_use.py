@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,14 +13,16 @@ from pathlib import Path
 import pytest
 from cli_helpers import posix, short, start, unopened
 
+import tinyinfer
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.cli import main, parse
 from tinyinfer.cli.arguments import UsageError
-from tinyinfer.cli.as_student import in_words
+from tinyinfer.cli.as_student import check_package, in_words
 from tinyinfer.cli.comparison import Comparison, first_difference
-from tinyinfer.cli.use import read_students, with_switches
+from tinyinfer.cli.use import read_students, status_of, with_switches
 from tinyinfer.course.assignment import assignment, assignments
 from tinyinfer.course.cut import skeleton, solution
+from tinyinfer.course.errors import CourseError
 
 __all__ = ["short"]  # fixtures
 Make = Callable[..., Path]
@@ -262,6 +265,12 @@ def test_a_switch_may_have_each_value_under_which_the_code_runs(student: Make) -
         with_switches(parse(["generate", "hello", "--quantize", "off"]), students)
 
 
+def test_each_filter_of_a_sampler_runs(student: Make) -> None:
+    """Catches "identical" for a sampler whose filters are not written: the engine's default is greedy."""
+    args = with_switches(parse(["generate", "hello"]), read_students([str(student("sampling"))]))
+    assert min(args.temperature, args.top_k, args.min_p, 1 - args.top_p, args.repetition_penalty - 1) > 0
+
+
 def test_only_drawn_tokens_get_a_seed(student: Make) -> None:
     """Catches two runs with different noise, and a seed that the user gave and that is replaced."""
     students = read_students([str(student())])
@@ -344,3 +353,77 @@ def test_ctrl_c_ends_both_processes_and_leaves_nothing(
     assert "Generation: " in err
     assert "identical" not in err
     assert not list((tmp_path / "tmp").iterdir())
+
+
+# --- What the machine does ---
+
+
+def test_a_full_disk_is_told_with_its_folder(
+    student: Make, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches "stdin or stdout: No space left on device", or 250 names of files."""
+
+    def full(source: Path, target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(source))
+
+    monkeypatch.setattr("tinyinfer.course.cut.shutil.copyfile", full)
+    assert main(["generate", "hello", "--use", str(student())], unopened) == 2
+    err = capfd.readouterr().err
+    assert "takes no copy of the package (No space left on device); set TMPDIR to another folder" in err
+    assert err.count("\n") == 1
+
+
+def test_a_process_without_the_students_code_is_refused(tmp_path: Path) -> None:
+    """Catches "identical" for the engine's own code twice, where the folder's name breaks PYTHONPATH."""
+    with pytest.raises(CourseError, match="no student's code would run; set TMPDIR"):
+        check_package(tmp_path)
+    check_package(Path(tinyinfer.__file__).parents[1])
+
+
+def test_an_exit_that_nobody_told_is_told(student: Make) -> None:
+    """Catches os._exit(2) in a student's code, which looked like a mistake that was told already."""
+    students = read_students([str(student())])
+    assert [status_of(2, True, students), status_of(141, True, students)] == [2, 141]
+    assert [status_of(130, False, students), status_of(-signal.SIGINT, False, students)] == [130, 130]
+    with pytest.raises(CourseError, match="ended with exit status 2, before all answers"):
+        status_of(2, False, students)
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("raise NotImplementedError", "mine.py:1: not written yet: <module>"),
+        ("raise ValueError('one\\ntwo')", "mine.py:1: the code stopped with ValueError: one\ntwo"),
+        ("e = ValueError('one'); e.add_note('two'); raise e", "mine.py:1: the code stopped with ValueError: one"),
+        ("raise KeyError", "mine.py:1: the code stopped with KeyError"),
+    ],
+)
+def test_an_error_is_told_with_its_kind(line: str, told: str) -> None:
+    """Catches an error whose kind is lost behind its second line, and a task without a name."""
+    with pytest.raises((NotImplementedError, ValueError, KeyError)) as caught:
+        exec(compile(line, "/a/mine.py", "exec"), {})
+    assert (in_words(caught.value, {"/a/mine.py": "mine.py"}) or [])[0] == told
+
+
+@pytest.mark.course
+def test_a_thread_that_stays_holds_nothing_up(student: Make, short: str, capfd: pytest.CaptureFixture[str]) -> None:
+    """Catches a command that waits for ever for a student's thread, and a student's code that runs at the end."""
+    more = "import threading, time, atexit, os\nthreading.Thread(target=time.sleep, args=(300,)).start()\n"
+    folder = student(source=CACHE + more + "atexit.register(os._exit, 3)\n")
+    assert main(["generate", "-m", short, "-n", "3", "hello", "-q", "--use", str(folder)]) == 0
+    assert "identical: 3 tokens" in capfd.readouterr().err
+
+
+@posix
+@pytest.mark.course
+def test_code_that_holds_ctrl_c_back_is_ended(student: Make, golden_folder: Callable[..., Path]) -> None:
+    """Catches "ended by signal 9" as an answer to Ctrl-C."""
+    more = "import time\ndef wait():\n  print(flush=True)\n  while True:\n    try: time.sleep(9)\n    except: pass\n"
+    folder = student(source=changed(STORE, "wait(); keys[:, first:stop] = k[") + more)
+    process = start("generate", "-m", str(golden_folder("llama")), "hello", "--use", str(folder))
+    assert process.stdout
+    assert process.stderr
+    process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 130
+    assert process.stderr.read().decode().splitlines()[-1] == "tinyinfer: interrupted"

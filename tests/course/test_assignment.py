@@ -201,3 +201,9 @@ def test_a_folder_that_does_not_exist_has_no_marker(tmp_path: Path) -> None:
     """Catches a message about a file where the folder is missing."""
     with pytest.raises(CourseError, match="there is no such folder"):
         marked(tmp_path / "nowhere")
+
+
+def test_a_package_without_files_is_told(tmp_path: Path) -> None:
+    """Catches `course list` out of a zip file, which listed nothing and called that a success."""
+    with pytest.raises(CourseError, match="install tinyinfer as files, not as a zip file"):
+        assignments(tmp_path / "tinyinfer.zip" / "tinyinfer" / "assignments")

@@ -100,3 +100,11 @@ def test_a_count_below_its_bound_is_a_fault():
     """Catches work that cannot have been done."""
     at_least(12, 12, "bytes")
     assert "11 were counted, and the least possible is 12" in failure(at_least, 11, 12, "bytes").sentence
+
+
+@pytest.mark.parametrize(("mine", "right"), [(5.0, float("inf")), (5.0, float("-inf")), (float("inf"), 5.0)])
+def test_no_number_is_near_to_infinity(mine, right):
+    """Catches rtol · |inf|, within which every number lies."""
+    with pytest.raises(Failure):
+        same_value(mine, right, "a logit", rtol=1e-6)
+    same_value(right, right, "a logit", rtol=1e-6)

@@ -5,16 +5,18 @@ from __future__ import annotations
 import ast
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from tinyinfer import LLM, SamplingParams
-from tinyinfer.course import cut
+from tinyinfer.course import cut, source
 from tinyinfer.course.assignment import Assignment, Cut, assignment, assignments
 from tinyinfer.course.cut import merged_package, skeleton, solution
 from tinyinfer.course.errors import CourseError
@@ -347,3 +349,19 @@ def test_two_assignments_cannot_replace_one_name(merge: Callable[..., Path], mon
     monkeypatch.setitem(MADE, "twin", replace(CACHING, name="twin", cut=(Cut(CACHE, ("ContiguousCache.append",)),)))
     with pytest.raises(CourseError, match="caching and twin both replace ContiguousCache"):
         merge(caching="", twin="")
+
+
+def test_a_read_only_package_gives_a_copy_that_can_be_written(tmp_path, monkeypatch):
+    """Catches rights that are copied, too: the cut modules could not be replaced, nor the copy be removed."""
+    package = tmp_path / "tinyinfer"
+    shutil.copytree(cut.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    for path in (*package.rglob("*"), package):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    sources = cache(source.read_source.__wrapped__)
+    for module, name, value in ((cut, "PACKAGE", package), (source, "PACKAGE", package), (cut, "read_source", sources)):
+        monkeypatch.setattr(module, name, value)
+    merged = merged_package(tmp_path / "merged", {"kv_cache": tmp_path / "kv_cache.py"}, whole=True)
+    for path in (*package.rglob("*"), package):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    assert all(path.stat().st_mode & 0o200 for path in (*merged.rglob("*"), merged))
+    assert "import ContiguousCache" in (merged / "kv_cache" / "contiguous.py").read_text("utf-8")

@@ -16,9 +16,9 @@ from tinyinfer.course.start import start
 pytestmark = pytest.mark.course  # each test starts a pytest of its own
 
 
-def run(folder: Path) -> tuple[int, str]:
+def run(folder: Path, *words: str) -> tuple[int, str]:
     """The exit status and the output of `pytest` in a folder."""
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *words]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
     return done.returncode, done.stdout
 
@@ -65,3 +65,30 @@ def test_a_missing_file_is_named(tmp_path):
     assert status == 2
     assert f"{a.file} is missing; `course start sampling`" in text
     assert "Error" not in text
+
+
+def test_a_project_around_the_folder_changes_nothing(tmp_path):
+    """Catches addopts and conftest.py of another project: of a checkout of ours, too, where README starts `mine`."""
+    (tmp_path / "pyproject.toml").write_text("[tool.pytest.ini_options]\naddopts = '--no-such-flag'\n")
+    (tmp_path / "conftest.py").write_text("1 / 0\n")
+    start(assignment("sampling"), tmp_path / "mine")
+    assert "0.0 / 64" in run(tmp_path / "mine")[1]
+    assert "0.0 / 64" in run(tmp_path, "mine")[1]
+
+
+def test_tests_of_another_version_are_told(tmp_path):
+    """Catches a package that was renewed under a student's folder, whose tests are another version's."""
+    start(assignment("sampling"), tmp_path)
+    marker = tmp_path / "assignment.toml"
+    marker.write_text(marker.read_text().replace('version = "1"', 'version = "99"'))
+    assert "started from version 99 of the assignment, graded by version 1" in run(tmp_path)[1]
+
+
+def test_two_folders_have_two_scores(tmp_path):
+    """Catches one assignment's tests that are looked for in the other's manifest."""
+    for name in ("kv_cache", "sampling"):
+        start(assignment(name), tmp_path / name)
+    (tmp_path / "sampling" / "sampling.py").write_text(solution(assignment("sampling")))
+    _, text = run(tmp_path)
+    assert re.search(r"KV cache: the score so far(.|\n)+public tests +0.0 / 64", text)
+    assert re.search(r"Sampling: the score so far(.|\n)+public tests passed +64.0 / 64", text)

@@ -1,7 +1,8 @@
-"""The start of an assignment writes four files, overwrites none, and leaves nothing half-written."""
+"""The start of an assignment writes five files, overwrites none, and leaves nothing half-written."""
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,7 @@ def test_a_folder_gets_the_file_the_tests_a_readme_and_a_marker(small: Assignmen
     folder = tmp_path / "new" / "folder"
     written = start(small, folder)
     assert sorted(path.name for path in folder.iterdir()) == [
+        ".pytest.ini",
         "README.md",
         "assignment.toml",
         "small.py",
@@ -94,7 +96,7 @@ def test_other_files_of_the_folder_stay(small: Assignment, tmp_path: Path) -> No
     assert (tmp_path / "mine" / "small.py").is_file()
 
 
-@pytest.mark.parametrize("name", ["small.py", "test_small.py", "README.md", "assignment.toml"])
+@pytest.mark.parametrize("name", ["small.py", "test_small.py", "README.md", ".pytest.ini", "assignment.toml"])
 def test_no_file_is_overwritten(small: Assignment, tmp_path: Path, name: str) -> None:
     """Catches an evening's work that is lost; nothing else is written either."""
     (tmp_path / "mine").mkdir()
@@ -143,7 +145,7 @@ def test_after_ctrl_c_nothing_stays(
             start(small, folder)
     assert folder.exists() == existed
     assert not existed or not list(folder.iterdir())
-    assert len(start(small, folder)) == 4
+    assert len(start(small, folder)) == 5
 
 
 @pytest.mark.parametrize("missing", ["task.md", "test_small.py"])
@@ -162,3 +164,22 @@ def test_each_of_our_assignments_can_be_started(tmp_path: Path, name: str) -> No
     start(a, tmp_path)
     assert marked(tmp_path) == a
     compile((tmp_path / a.file).read_text("utf-8"), a.file, "exec")
+
+
+def test_a_full_disk_is_told_with_the_folder_and_leaves_nothing(
+    small: Assignment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches "stdin or stdout: No space left on device", and a parent folder that stays."""
+    write, written = Path.write_text, []
+
+    def full(self: Path, *args: object, **options: object) -> object:
+        written.append(self)
+        if len(written) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(self, *args, **options)  # type: ignore[arg-type]
+
+    folder = tmp_path / "new" / "mine"
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(CourseError, match=rf"{folder}: takes no files \(No space left on device\)"):
+        start(small, folder)
+    assert not (tmp_path / "new").exists()

@@ -14,11 +14,11 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tinyinfer.cli.arguments import UsageError
 from tinyinfer.cli.comparison import Generation
-from tinyinfer.cli.console import fail, say
+from tinyinfer.cli.console import fail, say, show
 from tinyinfer.course.errors import CourseError
 from tinyinfer.errors import ModelError, Worded
 
@@ -28,20 +28,22 @@ LOADING = "tinyinfer._student_"  # the modules that load students' files
 SHOWN = 8  # lines of a student's traceback: a recursion has a thousand
 
 
-def serve(folder: Path, opener: object, generate: Callable[..., Generation]) -> int:
-    """Generates as the request in `folder` says, and records there what it did; the command's exit status.
+def serve(folder: Path, opener: object, generate: Callable[..., Generation]) -> NoReturn:
+    """Generates as the request in `folder` says, records there what it did, and ends the process.
 
-    generate: generate.py's function. An error of the students' code ends the process at once: what the engine would
-    clean up at the end of the process, it would clean up with the same code.
+    generate: generate.py's function. An error of the students' code, too, ends the process at once: what the engine
+    would clean up at the end of the process, it would clean up with the same code.
     """
     request = json.loads((folder / REQUEST).read_text(encoding="utf-8"))
     lines: list[dict[str, Any]] = []
     try:
+        check_package(folder)
         done = generate(argparse.Namespace(**request["args"], opener=opener), request["prompts"], write=lines.append)
     except (Exception, SystemExit) as error:
         told = in_words(first_of(error, request["students"]), request["students"])
         if told is None:
             raise
+        keep(folder / LINES, lines)
         status = fail(told[0])
         for line in told[1:]:
             say(line)
@@ -49,9 +51,24 @@ def serve(folder: Path, opener: object, generate: Callable[..., Generation]) -> 
             sys.stdout.flush()
         os._exit(status)
     finally:
-        (folder / LINES).write_text(json.dumps(lines), encoding="utf-8")
-    (folder / RECORD).write_text(json.dumps(done.record()), encoding="utf-8")
-    return done.status
+        keep(folder / LINES, lines)
+    keep(folder / RECORD, done.record())
+    show("")  # what fails here is told as in every command
+    os._exit(done.status)  # a thread that the students' code left behind may go on for ever
+
+
+def keep(path: Path, value: Any) -> None:
+    """Leaves a value for the process that compares."""
+    path.write_text(json.dumps(value), encoding="utf-8")
+
+
+def check_package(folder: Path) -> None:
+    """Raises CourseError where this process runs another package than that in `folder`: no student's code is in it."""
+    if not Path(__file__).resolve().is_relative_to(folder.resolve()):
+        raise CourseError(
+            f"Python does not import the package in {folder}, so that no student's code would run; set TMPDIR to a "
+            f"folder without {os.pathsep!r} in its name"
+        )
 
 
 def first_of(error: BaseException, students: Mapping[str, str]) -> BaseException:
@@ -72,11 +89,11 @@ def in_words(error: BaseException, students: Mapping[str, str]) -> list[str] | N
     students: the files by their absolute paths, as the user names them.
     """
     frames = frames_of(error, students)
-    what = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    what = described(error)
     if frames:
         place = f"{students[frames[-1].filename]}:{frames[-1].lineno}"
         if isinstance(error, NotImplementedError):
-            return [f"{place}: not written yet: {error or frames[-1].name}"]
+            return [f"{place}: not written yet: {str(error) or frames[-1].name}"]
         return [f"{place}: the code stopped with {what}", *shown(frames, students)]
     if isinstance(error, ImportError) and (error.name or "").startswith(LOADING):
         return [str(error)]
@@ -84,6 +101,12 @@ def in_words(error: BaseException, students: Mapping[str, str]) -> list[str] | N
         return None
     files = " and ".join(students.values())
     return [f"the engine cannot go on with what {files} gave ({what}); run the tests there: pytest"]
+
+
+def described(error: BaseException) -> str:
+    """The kind of an error and its message, without notes; of a SyntaxError without the line above it."""
+    parts = traceback.format_exception_only(error)
+    return parts[-1 if isinstance(error, SyntaxError) else 0].strip()
 
 
 def of_a_run(error: BaseException) -> bool:

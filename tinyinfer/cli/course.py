@@ -25,10 +25,18 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
     about = "write an assignment's files into a folder: the file to edit, its tests, a README"
     starting = subcommands.add_parser("start", help=about, description=about)
     starting.add_argument("name", metavar="NAME", help="an assignment, such as kv_cache; `course list` has them all")
-    starting.add_argument("folder", metavar="DIR", type=Path, help="the folder; it is made, and no file is overwritten")
+    about = "the folder; it is made, and no file is overwritten"
+    starting.add_argument("folder", metavar="DIR", type=folder_path, help=about)
     starting.set_defaults(run=run_start)
     for part in PARTS:
         import_module(f"tinyinfer.cli.{part}").register(subcommands)
+
+
+def folder_path(text: str) -> Path:
+    """A folder of the command line. Raises argparse.ArgumentTypeError for none: "" would be the current folder."""
+    if not text:
+        raise argparse.ArgumentTypeError("the folder's name is empty; give some name, or . for this folder")
+    return Path(text)
 
 
 def short_help(parser: argparse.ArgumentParser) -> int:
@@ -49,7 +57,7 @@ def run_list(args: argparse.Namespace) -> int:
 
 
 def run_start(args: argparse.Namespace) -> int:
-    """Starts an assignment in a folder. Raises CourseError, OSError."""
+    """Starts an assignment in a folder. Raises CourseError."""
     from tinyinfer.course.assignment import assignment
     from tinyinfer.course.start import start
 

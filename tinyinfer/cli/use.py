@@ -65,13 +65,13 @@ def run(args: argparse.Namespace, prompts: list[str], generate: Generate) -> int
     engine_config(args), sampling_params(args)  # a mistake is told before any work
     with tempfile.TemporaryDirectory(prefix="tinyinfer-use-") as name:
         folder = Path(name)
-        merged_package(folder, {one.assignment.name: one.path for one in students}, whole=True)
+        write_package(folder, students)
         write_request(folder, args, prompts, students)
         status = run_students(folder, args.json)
-        lines, answered = read_json(folder / LINES) or [], read_json(folder / RECORD)
+        lines, answered = read_json(folder / LINES), read_json(folder / RECORD)
     if status or answered is None:
-        write_lines(lines)
-        return status_of(status, answered, students)
+        write_lines(lines or [])
+        return status_of(status, lines is not None, students)
     return compared(args, prompts, generate, answered, lines)
 
 
@@ -180,6 +180,15 @@ def spelled(name: str, value: object) -> str:
 # The other process.
 
 
+def write_package(folder: Path, students: list[Used]) -> None:
+    """Writes the package with the students' code. Raises CourseError, also for a disk that is full."""
+    try:
+        merged_package(folder, {one.assignment.name: one.path for one in students}, whole=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise CourseError(f"{folder}: takes no copy of the package ({reason}); set TMPDIR to another folder") from None
+
+
 def write_request(folder: Path, args: argparse.Namespace, prompts: list[str], students: list[Used]) -> None:
     """Writes what the other process has to do into `folder`."""
     request = {
@@ -214,6 +223,8 @@ def run_students(folder: Path, as_json: bool) -> int:
             process.send_signal(signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(PATIENCE)
+        if process.poll() is None:
+            raise  # code that holds Ctrl-C back has nothing to tell
     finally:
         end(process)
     return process.returncode
@@ -234,14 +245,14 @@ def read_json(path: Path) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
-def status_of(status: int, answered: dict[str, Any] | None, students: list[Used]) -> int:
-    """The exit status after a run without a comparison.
+def status_of(status: int, told: bool, students: list[Used]) -> int:
+    """The exit status after a run without a comparison. told: the process has come as far as to write its lines.
 
     Raises CourseError where the process ended otherwise than by a mistake that it has told, or by a signal to both.
     """
-    if answered is not None or status in TOLD:
+    if told and status in TOLD:
         return status
-    if status == -signal.SIGINT:
+    if status in (INTERRUPTED, -signal.SIGINT):
         return INTERRUPTED
     files = " and ".join(str(one.path) for one in students)
     how = f"by signal {-status} ({signal.strsignal(-status)})" if status < 0 else f"with exit status {status}"

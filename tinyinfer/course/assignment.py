@@ -93,6 +93,8 @@ class Assignment:
 
 def assignments(folder: Path = FOLDER) -> dict[str, Assignment]:
     """All assignments by name, in teaching order. Raises CourseError for a manifest that cannot be used."""
+    if not folder.is_dir():
+        raise CourseError(f"{folder}: there is no such folder; install tinyinfer as files, not as a zip file")
     found = {path.parent.name for path in folder.glob(f"*/{MANIFEST}")}
     last = len(TEACHING_ORDER)
     ranks = {name: TEACHING_ORDER.index(name) if name in TEACHING_ORDER else last for name in found}

@@ -11,6 +11,7 @@ A tolerance is |mine - right| <= atol + rtol · |right|. NaN equals NaN only, so
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,7 @@ def equal(mine: object, right: object, rtol: float = 0.0) -> bool:
             return False
         return not differing(mine, right, rtol, 0.0).any()
     if isinstance(right, float) and isinstance(mine, int | float) and not isinstance(mine, bool):
-        return bool(mine == right or abs(mine - right) <= rtol * abs(right))
+        return bool(mine == right or (isfinite(right) and abs(mine - right) <= rtol * abs(right)))
     return type(mine) is type(right) and bool(mine == right)
 
 

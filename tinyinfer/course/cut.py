@@ -26,8 +26,9 @@ from tinyinfer.course.source import PACKAGE, Source, closure, read_source
 
 LOADER = '''"""The names that a student's {file} defines, executed from their own place: tracebacks show them."""
 
-with open({path!r}, "rb") as _file:
-    exec(compile(_file.read(), {path!r}, "exec", dont_inherit=True), globals())
+__file__ = {path!r}
+with open(__file__, "rb") as _file:
+    exec(compile(_file.read(), __file__, "exec", dont_inherit=True), globals())
 
 for _name in {names!r}:
     _owner, _, _method = _name.rpartition(".")
@@ -56,14 +57,10 @@ def merged_package(target: Path, students: Mapping[str, Path], whole: bool, also
     """
     given = {name: assignment(name) for name in students}
     into = target / PACKAGE.name
-    if whole:
-        shutil.copytree(PACKAGE, into, ignore=shutil.ignore_patterns("__pycache__"))
-    else:
-        wanted = {cut.module for a in given.values() for cut in a.cut} | {m for a in given.values() for m in a.allowed}
-        for path in closure(wanted | set(also)).values():
-            place = into / path.relative_to(PACKAGE)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(path, place)
+    for path in all_files() if whole else needed_files(given.values(), also):
+        place = into / path.relative_to(PACKAGE)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(path, place)  # not its rights: an installed package may be read-only
     for module, replacements in by_module(given.values()).items():
         source = read_source(module)
         (into / source.path.relative_to(PACKAGE)).write_text(merged(source, replacements), encoding="utf-8")
@@ -73,6 +70,16 @@ def merged_package(target: Path, students: Mapping[str, Path], whole: bool, also
     if not whole:
         compileall.compile_dir(into, quiet=1)  # many processes start from it, and none of them may write there
     return into
+
+
+def all_files() -> list[Path]:
+    """The files of the package."""
+    return [path for path in PACKAGE.rglob("*") if path.is_file() and path.parent.name != "__pycache__"]
+
+
+def needed_files(given: Iterable[Assignment], also: Iterable[str]) -> list[Path]:
+    """The modules that the cut modules, those that the manifests allow, and `also` import, with themselves."""
+    return list(closure({m for a in given for m in (*(cut.module for cut in a.cut), *a.allowed)} | {*also}).values())
 
 
 def asked(a: Assignment) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ tests.
 from __future__ import annotations
 
 from collections.abc import Generator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,13 +16,14 @@ import pytest
 
 from tinyinfer.course.assignment import Assignment, Test, marked
 from tinyinfer.course.errors import CourseError
+from tinyinfer.course.grading.submission import version_note
 from tinyinfer.course.hidden import public_seed
 from tinyinfer.course.runner import PASSED, Outcome, Parts
 from tinyinfer.course.student import LocalStudent
 
-OUTCOMES: pytest.StashKey[dict[str, Outcome]] = pytest.StashKey()  # of a session: test -> what became of it
+OUTCOMES: pytest.StashKey[dict[Path, dict[str, Outcome]]] = pytest.StashKey()  # folder -> test -> what became of it
 PARTS: pytest.StashKey[Parts] = pytest.StashKey()  # of a test
-ASSIGNMENT: pytest.StashKey[Assignment] = pytest.StashKey()  # of a session
+ASSIGNMENTS: pytest.StashKey[dict[Path, Assignment]] = pytest.StashKey()  # of a session, by folder
 
 
 @pytest.fixture
@@ -49,8 +51,9 @@ def rng(request: pytest.FixtureRequest) -> np.random.Generator:
 
 def assignment_of(item: Any) -> Assignment:
     """The assignment of the folder that a test lies in."""
+    known, folder = item.session.stash.setdefault(ASSIGNMENTS, {}), item.path.parent
     try:
-        return item.session.stash.setdefault(ASSIGNMENT, marked(item.path.parent))
+        return known[folder] if folder in known else known.setdefault(folder, marked(folder))
     except CourseError as error:
         pytest.exit(str(error), returncode=2)
 
@@ -69,7 +72,7 @@ def pytest_pyfunc_call(pyfuncitem: Any) -> Generator[None, object, object]:
     if "student" not in pyfuncitem.fixturenames:
         return (yield)
     parts = pyfuncitem.stash.get(PARTS, None) or Parts(declared(pyfuncitem).parts)
-    outcomes = pyfuncitem.session.stash.setdefault(OUTCOMES, {})
+    outcomes = pyfuncitem.session.stash.setdefault(OUTCOMES, {}).setdefault(pyfuncitem.path.parent, {})
     result = None
     try:
         result = yield
@@ -100,13 +103,12 @@ def in_words(outcome: Outcome) -> str:
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """The points so far, one line a test."""
-    session = terminalreporter._session
-    if ASSIGNMENT not in session.stash:
-        return
-    a, outcomes = session.stash[ASSIGNMENT], session.stash.get(OUTCOMES, {})
-    terminalreporter.write_sep("=", f"{a.title}: the score so far")
-    terminalreporter.write_line(score_table(a, outcomes))
+    """The points so far, one line a test, for each assignment's folder."""
+    stash = terminalreporter._session.stash
+    for folder, a in stash.get(ASSIGNMENTS, {}).items():
+        terminalreporter.write_sep("=", f"{a.title}: the score so far")
+        for line in (score_table(a, stash.get(OUTCOMES, {}).get(folder, {})), *version_note(folder, a)):
+            terminalreporter.write_line(line)
 
 
 def score_table(a: Assignment, outcomes: dict[str, Outcome]) -> str:

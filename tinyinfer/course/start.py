@@ -1,4 +1,4 @@
-"""The start of an assignment: a folder with the file to edit, the public tests, a README and a marker.
+"""The start of an assignment: a folder with the file to edit, the public tests, a README, a marker, pytest's settings.
 
 The folder may exist and hold other files. None of them is overwritten, and after an error or Ctrl-C no file of ours
 stays.
@@ -55,6 +55,11 @@ process, without limits, so that a debugger works. Marks are given on Linux; on 
 for your own information.
 """
 
+SETTINGS = """\
+# pytest begins here: it reads no settings and no conftest.py of a project that this folder lies in.
+[pytest]
+"""
+
 MARKER = """\
 # The marker of this folder: its assignment, and the versions with which it was started. Leave it as it is.
 name = "{name}"
@@ -66,7 +71,7 @@ engine = "{engine}"
 def start(a: Assignment, folder: Path) -> list[Path]:
     """Writes an assignment's files into a folder, which is made unless it exists; returns their paths.
 
-    Raises CourseError where a file of that name is there already, OSError for a folder that takes no files.
+    Raises CourseError where a file of that name is there already, and for a folder that takes no files.
     """
     contents = files_of(a)
     if folder.exists() and not folder.is_dir():
@@ -74,20 +79,22 @@ def start(a: Assignment, folder: Path) -> list[Path]:
     for name in contents:
         if (path := folder / name).exists() or path.is_symlink():
             raise CourseError(f"{path} exists already and is not overwritten; choose another folder")
-    made = not folder.exists()
-    folder.mkdir(parents=True, exist_ok=True)
+    made = [one for one in (folder, *folder.parents) if not one.exists()]
     written: list[Path] = []
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         for name, text in contents.items():
             with whole(folder / name) as part:
                 part.write_text(text, encoding="utf-8")
                 written.append(folder / name)
-    except BaseException:  # Ctrl-C, too
+    except BaseException as error:  # Ctrl-C, too
         for path in written:
             path.unlink(missing_ok=True)
-        if made:
+        for one in made:
             with suppress(OSError):
-                folder.rmdir()
+                one.rmdir()
+        if isinstance(error, OSError):  # of a hidden file, or without a name
+            raise CourseError(f"{folder}: takes no files ({error.strerror or error})") from None
         raise
     return written
 
@@ -98,6 +105,7 @@ def files_of(a: Assignment) -> dict[str, str]:
         a.file: skeleton(a),
         f"test_{a.file}": read_text(a.folder / f"test_{a.file}"),
         "README.md": readme(a),
+        ".pytest.ini": SETTINGS,
         MANIFEST: MARKER.format(name=a.name, version=a.version, engine=engine_version()),
     }
 
