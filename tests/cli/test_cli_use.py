@@ -19,6 +19,7 @@ from tinyinfer.cli import main, parse
 from tinyinfer.cli.arguments import UsageError
 from tinyinfer.cli.as_student import check_package, in_words
 from tinyinfer.cli.comparison import Comparison, first_difference
+from tinyinfer.cli.signals import ending_signals
 from tinyinfer.cli.use import read_students, status_of, with_switches
 from tinyinfer.course.assignment import assignment, assignments
 from tinyinfer.course.cut import skeleton, solution
@@ -91,8 +92,9 @@ def test_a_wrong_file_is_told_by_token_and_by_ledger(
 ) -> None:
     """Catches a comparison of texts, of lengths or of nothing; --trace shows the student's steps."""
     source = changed(STORE, "keys[:, first:stop] = -k[").replace(
-        "self.ledger.kv_written_bytes += k.nbytes + v.nbytes", "self.ledger.kv_written_bytes += k.nbytes"
+        "self.ledger.kv_written_bytes += k.nbytes + v.nbytes", "self.ledger.kv_written_bytes += np.prod(k.shape) * 4"
     )
+    source += "\nimport numpy as np  # whose whole numbers JSON does not have\n"
     folder = student(source=source)
     assert main(["generate", "-m", short, "-n", "8", "hello", "--trace", "--use", str(folder)]) == 1
     err = capfd.readouterr().err
@@ -168,6 +170,8 @@ def test_an_error_shows_the_students_lines_and_none_of_ours(
         (BACK, "        return k[:, :, 1:], v\n", "the engine cannot go on with what {} gave (ValueError: "),
         ("import annotations\n", "import annotations\nimport nothing\n", "No module named 'nothing'"),
         ("    def free(", "    def release(", "kv_cache.py does not define ContiguousCache.free, which"),
+        (BACK, "        return k * float('nan'), v\n", "cannot go on with what {} gave (NaN or infinity); run"),
+        (BACK, "        raise GeneratorExit\n", "the code stopped with GeneratorExit"),
         (BACK, "        import os; os._exit(0)\n", "ended with exit status 0, before all answers"),
         (BACK, "        raise SystemExit(0)\n", "the code stopped with SystemExit: 0"),
         (BACK, "        import os; os.kill(os.getpid(), 9)\n", "ended by signal 9 (Killed), before all"),
@@ -403,6 +407,15 @@ def test_an_error_is_told_with_its_kind(line: str, told: str) -> None:
     with pytest.raises((NotImplementedError, ValueError, KeyError)) as caught:
         exec(compile(line, "/a/mine.py", "exec"), {})
     assert (in_words(caught.value, {"/a/mine.py": "mine.py"}) or [])[0] == told
+
+
+@posix
+def test_a_signal_is_no_error_of_the_code_that_ran() -> None:
+    """Catches "the code stopped with SystemExit: 143" after `timeout` has ended the command."""
+    code = compile("import os\nos.kill(os.getpid(), 15)\nfor i in range(10 ** 6): pass", "/a/mine.py", "exec")
+    with pytest.raises(SystemExit) as caught, ending_signals():
+        exec(code, {})
+    assert in_words(caught.value, {"/a/mine.py": "mine.py"}) is None
 
 
 @pytest.mark.course

@@ -19,12 +19,14 @@ from typing import Any, NoReturn
 from tinyinfer.cli.arguments import UsageError
 from tinyinfer.cli.comparison import Generation
 from tinyinfer.cli.console import fail, say, show
+from tinyinfer.cli.signals import ENDING
 from tinyinfer.course.errors import CourseError
-from tinyinfer.errors import ModelError, Worded
+from tinyinfer.errors import ModelError, NotFiniteError, Worded
 
 OURS = (ModelError, UsageError, CourseError, Worded, OSError, MemoryError)  # told as in every command
 REQUEST, RECORD, LINES = "request.json", "record.json", "lines.json"  # what to do; what was done; the lines of --json
 LOADING = "tinyinfer._student_"  # the modules that load students' files
+ENDED = [128 + number for number in ENDING]  # exit statuses after a signal, which may come while a student's code runs
 SHOWN = 8  # lines of a student's traceback: a recursion has a thousand
 
 
@@ -39,7 +41,9 @@ def serve(folder: Path, opener: object, generate: Callable[..., Generation]) -> 
     try:
         check_package(folder)
         done = generate(argparse.Namespace(**request["args"], opener=opener), request["prompts"], write=lines.append)
-    except (Exception, SystemExit) as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         told = in_words(first_of(error, request["students"]), request["students"])
         if told is None:
             raise
@@ -58,8 +62,8 @@ def serve(folder: Path, opener: object, generate: Callable[..., Generation]) -> 
 
 
 def keep(path: Path, value: Any) -> None:
-    """Leaves a value for the process that compares."""
-    path.write_text(json.dumps(value), encoding="utf-8")
+    """Leaves a value for the process that compares; a student's count may be a number of NumPy."""
+    path.write_text(json.dumps(value, default=lambda number: number.item()), encoding="utf-8")
 
 
 def check_package(folder: Path) -> None:
@@ -88,8 +92,9 @@ def in_words(error: BaseException, students: Mapping[str, str]) -> list[str] | N
 
     students: the files by their absolute paths, as the user names them.
     """
-    frames = frames_of(error, students)
-    what = described(error)
+    frames, what = frames_of(error, students), described(error)
+    if isinstance(error, SystemExit) and error.code in ENDED:
+        return None
     if frames:
         place = f"{students[frames[-1].filename]}:{frames[-1].lineno}"
         if isinstance(error, NotImplementedError):
@@ -97,7 +102,9 @@ def in_words(error: BaseException, students: Mapping[str, str]) -> list[str] | N
         return [f"{place}: the code stopped with {what}", *shown(frames, students)]
     if isinstance(error, ImportError) and (error.name or "").startswith(LOADING):
         return [str(error)]
-    if isinstance(error, (*OURS, SystemExit)) or (isinstance(error, ValueError) and not of_a_run(error)):
+    if isinstance(error, NotFiniteError):  # whose sentence is about weights
+        what = "NaN or infinity"
+    elif isinstance(error, (*OURS, SystemExit)) or (isinstance(error, ValueError) and not of_a_run(error)):
         return None
     files = " and ".join(students.values())
     return [f"the engine cannot go on with what {files} gave ({what}); run the tests there: pytest"]
