@@ -60,6 +60,11 @@ class Record:
         return float(self.report["score"]) if self.report else 0.0
 
     @property
+    def failed(self) -> bool:
+        """Whether the grader failed: there is no grade, or one test was not graded again."""
+        return self.status == GRADER_FAULT or (self.status == GRADED and bool(self.fault))
+
+    @property
     def results(self) -> list[dict[str, Any]]:
         """The results of the tests that were run, in the order of the assignment."""
         results = self.report["results"] if self.report else []
@@ -91,6 +96,10 @@ class Gradebook:
             found = json.loads(self.path(student).read_text(encoding="utf-8"))
             known = {one.name for one in fields(Record)}
             record = Record(**{name: value for name, value in found.items() if name in known})
+            if record.student != student:  # a disk for which Ada and ada are one name
+                return None
+            if record.report is not None:
+                from_record(record.report)
             return replace(record, regrades=tuple(Regrade(**one) for one in found["regrades"]))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None
