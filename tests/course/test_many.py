@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ from tinyinfer.course.whole_class.grades_csv import Deadline, cell
 from tinyinfer.course.whole_class.late import Late, Times
 from tinyinfer.course.whole_class.many import Plan, grade_all, same_assignment
 from tinyinfer.course.whole_class.workers import Answer, Died, Job, Process, run
+from tinyinfer.errors import one_line
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
 
@@ -182,6 +184,13 @@ def test_a_students_own_report_has_nothing_secret(tmp_path):
     (one.folder / "ada" / "tiny.py").write_text("60 40")
     one.grade()
     assert not (one.book.folder / "ada.txt").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of this kind")
+def test_the_reports_are_for_the_teacher_only(three):
+    """Catches seeds, and marks, that each user of the teacher's machine can read."""
+    three.grade()
+    assert stat.S_IMODE(three.book.folder.stat().st_mode) == 0o700
 
 
 def test_a_test_that_the_grader_itself_fails_leaves_no_mark(tmp_path):
@@ -507,7 +516,7 @@ def test_a_process_without_an_answer_has_died(tmp_path, body, how):
 
 @pytest.mark.parametrize(
     ("sentence", "refused"),
-    [("a\\nb: there is no such folder", False), ("this machine has no second user for a\\nb", True)],
+    [("a\nb: there is no such folder", False), ("this machine has no second user for a\nb", True)],
 )
 def test_a_mistake_is_one_students_where_it_begins_with_the_folder(monkeypatch, sentence, refused):
     """Catches a folder called `a`, which every sentence has, and one with an end of line, which none has."""
@@ -517,7 +526,7 @@ def test_a_mistake_is_one_students_where_it_begins_with_the_folder(monkeypatch, 
 
     monkeypatch.setattr(grading, "grade", refuses)
     answer = grade_one.graded(Job("a\nb", "a\nb", "tiny"))
-    assert (answer.refused, answer.fault) == ((sentence, "") if refused else ("", sentence))
+    assert (answer.refused, answer.fault) == ((one_line(sentence), "") if refused else ("", one_line(sentence)))
 
 
 def test_a_submission_that_only_waits_has_its_report_in_time():

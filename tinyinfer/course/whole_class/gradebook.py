@@ -78,10 +78,10 @@ class Gradebook:
         self.folder = csv.with_suffix("") if csv.suffix else csv.with_name(csv.name + ".records")
 
     def make(self) -> None:
-        """Makes the folder. Raises CourseError where a file has its name, OSError."""
+        """Makes the folder, for its owner only: it holds seeds. Raises CourseError for a file so named, OSError."""
         if self.folder.exists() and not self.folder.is_dir():
             raise CourseError(f"{self.folder}: is a file, and the reports must go into a folder of that name; move it")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, student: str) -> Path:
         """Where a student's record is. A name that suits no file is shortened, and a digest makes it unique."""
