@@ -393,6 +393,16 @@ def test_a_path_that_is_too_long_ends_no_run(tmp_path):
     shutil.rmtree(folder)
 
 
+def test_the_students_file_counts_among_any_number_of_others(tmp_path, monkeypatch):
+    """Catches a new file that keeps the old mark, since ten thousand others come before it."""
+    monkeypatch.setattr(class_folder, "MOST_ENTRIES", 1)
+    folder = a_class(tmp_path, ada="60 40") / "ada"
+    (folder / "data").write_text("")
+    before = digest(folder, ("tiny.py",))
+    (folder / "tiny.py").write_text("60 20")
+    assert digest(folder, ("tiny.py",)) != before
+
+
 def test_the_size_of_a_folder_is_no_other_submission(tmp_path, monkeypatch):
     """Catches a class that is graded again since a copy of it lies on another disk."""
     digests = set()

@@ -64,7 +64,8 @@ def entries(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 def digest(folder: Path, deciding: Collection[str] = ()) -> str:
     """A short name for what is in a folder. deciding: names of the files whose content counts; none: all of them."""
     whole = hashlib.sha256()
-    for path, status in entries(folder):
+    first = [(name, os.lstat(folder / name)) for name in deciding if os.path.lexists(folder / name)]
+    for path, status in [*first, *entries(folder)]:  # `first`, however many other files there are
         size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size  # a folder's is its disk's affair
         whole.update(repr((path, stat.S_IFMT(status.st_mode), size)).encode())
         counts = not deciding or os.path.basename(path) in deciding
