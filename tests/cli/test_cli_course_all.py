@@ -15,6 +15,7 @@ from tinyinfer.cli.arguments import UsageError
 from tinyinfer.course import assignment as manifests
 from tinyinfer.course.assignment import Test
 from tinyinfer.course.errors import CourseError
+from tinyinfer.course.whole_class.workers import Answer
 
 
 @pytest.fixture
@@ -58,6 +59,14 @@ def test_the_reports_beside_the_submissions_are_no_student(folder, monkeypatch):
     assert list(rows()) == ["ada", "bob", "eve"]
 
 
+def test_a_link_is_named_that_is_not_graded(folder, capsys):
+    """Catches a student without a row, of whom nothing tells."""
+    (folder / "class" / "zoe").symlink_to(folder / "class" / "ada")
+    run("--all", "class", "-q")
+    assert capsys.readouterr().err == "tinyinfer: note: not graded, as links are not followed: zoe\n"
+    assert list(rows()) == ["ada", "bob", "eve"]
+
+
 def test_late_days_by_a_file_of_times(folder):
     (folder / "times.csv").write_text("student,submitted,due\nada,2026-11-21T12:00:00Z,\nbob,2026-11-21T12:00:00Z,"
                                       "2026-11-25T00:00:00Z\neve,2026-11-19T12:00:00Z,\n")  # fmt: skip
@@ -86,6 +95,15 @@ def test_a_fault_of_the_grader_is_the_exit_status(folder):
     (folder / "class" / "bob" / "tiny.py").write_text("bug")
     assert run("--all", "class") == 1
     assert rows()["bob"]["final"] == ""
+
+
+def test_a_test_that_could_not_be_graded_again_is_the_exit_status(folder):
+    """Catches a mended test that breaks for a student, and of which nothing tells."""
+    run("--all", "class")
+    grader = Grader()
+    grader.answer = lambda job, source: Answer(fault="NameError: x")
+    assert run("--all", "class", "--test", "test_b", grader=grader) == 1
+    assert rows()["ada"]["first_hint"] == "test_b was not graded again: NameError: x"
 
 
 def test_ctrl_c_keeps_the_reports_and_says_so(folder, capsys):
@@ -134,6 +152,10 @@ def test_quiet_says_nothing_but_the_statistics(folder, capsys):
         (["--only", "test_a"], "--test NAME grades one test again"),
         (["--format", "json"], "the reports are JSON"),
         (["--times", "class/ada/tiny.py"], "columns student and submitted"),
+        (["-o", "class.csv"], "would go into class, where submissions are"),
+        (["-o", "class/ada.csv"], "would go into class/ada, where submissions are"),
+        (["-o", "class"], "-o class: is a folder"),
+        (["-o", "."], "-o .: is a folder"),
     ],
 )
 def test_a_mistake_is_told_before_any_grading(folder, words, sentence):

@@ -20,7 +20,7 @@ from tinyinfer.course.cut import skeleton
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.grading import classroom50, gradescope
 from tinyinfer.course.grading.grade import PENDING, grade
-from tinyinfer.course.grading.report import Report, as_json, as_text
+from tinyinfer.course.grading.report import SENTENCE, Report, as_json, as_text
 from tinyinfer.course.student import Student
 
 ADA = {"student": "ada"}
@@ -135,14 +135,16 @@ def test_the_marker_says_the_assignment_where_nobody_else_does(tmp_path):
         ("import no_such_package\n", "No module named 'no_such_package'"),
         ("raise SystemExit(0)\n", "SystemExit"),
         ("def f():\n    f()\nf()\n", "RecursionError"),
+        ("raise ValueError('x' * 5000)", "ValueError: xxx"),
     ],
 )
 def test_a_file_that_cannot_be_loaded_is_one_fault_and_a_full_report(tmp_path, source, fault):
-    """Catches a lost report, and the same sentence told for each test after its own time limit."""
+    """Catches a lost report, a page of it, and the same sentence for each test after its own time limit."""
     desk = Desk(tmp_path, source)
     told: list[Report] = []
     report = graded(desk, all_tests=True, told=told.append)
     assert fault in report.fault
+    assert len(report.fault) <= SENTENCE
     assert desk.children.opened <= 1
     assert set(marks(report).values()) == {(0.0, "error")}
     assert (report.score, report.points, report.full) == (0, 100, False)

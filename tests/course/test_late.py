@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -57,8 +58,9 @@ def test_a_time_without_offset_is_local():
     assert moment("2026-11-20T23:59:00Z", "--due").utcoffset() is not None
 
 
-@pytest.mark.parametrize("text", ["tomorrow", "20.11.2026", "", "2026-13-01T00:00:00"])
+@pytest.mark.parametrize("text", ["tomorrow", "20.11.2026", "", "2026-13-01T00:00:00", "2026-11-20"])
 def test_a_time_that_is_none_says_where_and_how(text):
+    """Catches a day without an hour, which would be due at its beginning and cost the class a late day."""
     with pytest.raises(CourseError, match=r"^--due: .*write it as 2026"):
         moment(text, "--due")
 
@@ -86,12 +88,26 @@ def test_the_times_of_a_class_and_an_extension(tmp_path):
         ("student,submitted\neve,2026-11-21T01:00:00Z\n", "has no time for ada"),
         ("student,submitted\nada,yesterday\n", "line 2: 'yesterday' is no time"),
         ("student,submitted\nada\n", "line 2: '' is no time"),
+        ("student,submitted\nada,2026-11-21T01:00:00Z\nada,2026-11-20T01:00:00Z\n", "has several lines for ada"),
     ],
 )
 def test_a_file_of_times_that_cannot_be_used_says_what_is_wrong(tmp_path, text, sentence):
-    """Catches a student without a time who counts as punctual."""
+    """Catches a student without a time who counts as punctual, and of two times the one that happens to be last."""
     with pytest.raises(CourseError, match=sentence):
         read_times(times(tmp_path, text), ["ada"])
+
+
+def test_lines_of_students_who_handed_in_nothing_are_passed_over(tmp_path):
+    """Catches a list of the whole course, in which an empty time stops the grading of all others."""
+    path = times(tmp_path, "student,submitted\neve,\nada,2026-11-21T01:00:00Z\n")
+    assert list(read_times(path, ["ada"])) == ["ada"]
+
+
+@pytest.mark.parametrize(("seconds", "year"), [(2.0**40, 9892), (-(2.0**40), 1970)])
+def test_a_time_of_no_calendar_is_the_nearest_that_is_one(seconds, year):
+    """Catches one submission whose file is from the year 36812, and with which the grading of a class ends."""
+    file = SimpleNamespace(lstat=lambda: SimpleNamespace(st_mtime=seconds))
+    assert abs(changed_at(file).year - year) <= 1
 
 
 def test_without_a_file_the_time_of_last_change_counts(tmp_path):

@@ -8,7 +8,9 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -20,16 +22,20 @@ from pathlib import Path
 import pytest
 from class_doubles import Grader, a_class, a_report, an_assignment, result
 
-from tinyinfer.course.assignment import assignment
+from tinyinfer.course.assignment import assignment, assignments
 from tinyinfer.course.cut import solution
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.whole_class import grades_csv, item_statistics, many
+from tinyinfer.course.grading import grade as grading
+from tinyinfer.course.sandbox.piped import BUSY
+from tinyinfer.course.sandbox.sandbox import Limits
+from tinyinfer.course.whole_class import class_folder, grade_one, grades_csv, item_statistics, many, workers
 from tinyinfer.course.whole_class.class_folder import digest, submissions
 from tinyinfer.course.whole_class.gradebook import GRADED, GRADER_FAULT, NOT_GRADABLE, Gradebook, Record
 from tinyinfer.course.whole_class.grades_csv import Deadline, cell
 from tinyinfer.course.whole_class.late import Late, Times
 from tinyinfer.course.whole_class.many import Plan, grade_all, same_assignment
 from tinyinfer.course.whole_class.workers import Answer, Died, Job, Process, run
+from tinyinfer.errors import one_line
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks at processes in /proc")
 
@@ -127,6 +133,27 @@ def test_a_damaged_record_is_made_again(three, damage):
     assert three.grader.students == ["ada"]
 
 
+def test_a_record_is_only_its_own_students_and_has_a_whole_report(three):
+    """Catches the mark of Ada for ada on a disk that does not tell their names apart, and a report cut by hand."""
+    three.grade()
+    whole = three.book.path("ada").read_text()
+    three.book.path("bob").write_text(whole)
+    cut = json.loads(whole)
+    del cut["report"]["limits"]
+    three.book.path("ada").write_text(json.dumps(cut))
+    assert (three.book.read("ada"), three.book.read("bob")) == (None, None)
+    assert three.book.read("eve") is not None
+
+
+def test_the_reports_of_another_assignment_are_not_overwritten(three):
+    """Catches the marks of one week that are lost in the next, where the table has the same name."""
+    three.grade()
+    with pytest.raises(CourseError, match="grades: holds reports of tiny; give another table"):
+        three.grade(assignment=replace(three.plan.assignment, name="next"))
+    assert three.grader.students == []
+    assert three.book.read("ada").made_of["assignment"] == "tiny"
+
+
 def test_a_fault_of_the_grader_is_one_row_and_is_tried_in_the_next_run(tmp_path):
     """Catches a class that gets no marks since one submission shows a bug of ours; and a 0 for our bug."""
     broken = Class(tmp_path, ada="60 40", bob="bug", eve="no file")
@@ -157,6 +184,13 @@ def test_a_students_own_report_has_nothing_secret(tmp_path):
     (one.folder / "ada" / "tiny.py").write_text("60 40")
     one.grade()
     assert not (one.book.folder / "ada.txt").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no modes of this kind")
+def test_the_reports_are_for_the_teacher_only(three):
+    """Catches seeds, and marks, that each user of the teacher's machine can read."""
+    three.grade()
+    assert stat.S_IMODE(three.book.folder.stat().st_mode) == 0o700
 
 
 def test_a_test_that_the_grader_itself_fails_leaves_no_mark(tmp_path):
@@ -219,6 +253,14 @@ def test_a_public_test_again_leaves_the_marks_of_the_hidden_ones(three, tmp_path
     assert three.grader.students == []
 
 
+def test_a_test_again_runs_hidden_tests_that_never_ran(three, tmp_path):
+    """Catches marks without the hidden tests that the next run takes for marks with them."""
+    three.grade()
+    (tmp_path / "hidden").mkdir()
+    three.grade(hidden=tmp_path / "hidden", only="test_b")
+    assert {job.only for job in three.grader.asked} == {None}
+
+
 def test_who_handed_in_another_file_is_graded_whole_in_a_regrade(three):
     """Catches the results of an old file beside one result of the new one."""
     three.grade()
@@ -235,6 +277,10 @@ def test_a_regrade_that_fails_keeps_the_mark(three):
     records = three.grade(only="test_b")
     assert [record.score for record in records] == [100, 80, 0]
     assert records[0].fault == "test_b was not graded again: NameError: x"
+    assert records[0].failed
+    three.grader = Grader()
+    assert not any(record.failed for record in three.grade())  # the same command without --test tries again
+    assert len(three.grader.students) == 3
 
 
 # The table
@@ -248,6 +294,13 @@ def test_a_row_for_each_student_with_each_test_and_the_first_hint(three):
     ]  # fmt: skip
     assert [row["test_b"] for row in rows] == ["40", "20", "0"]
     assert [row["first_hint"] for row in rows] == ["", "test_b: hint of test_b", "test_a: hint of test_a"]
+
+
+def test_the_table_says_no_more_of_a_hidden_test_than_the_student_may_know(three):
+    """Catches inputs of a hidden test in a table that goes to the learning platform."""
+    secret = result("test_b", 0, hidden=True, sentence="of 0.123", hint="shift 0.123")
+    record = replace(three.grade()[0], report=a_report("ada", 60, 0, results=[result("test_a", 60), secret]))
+    assert three.rows([record])[0]["first_hint"] == "test_b: a hidden test fails: it catches a bug"
 
 
 def test_hidden_tests_that_were_not_run_are_no_lost_points(three):
@@ -323,6 +376,41 @@ def test_a_digest_neither_opens_a_fifo_nor_follows_a_link(tmp_path):
     after = digest(folder, ("tiny.py", "pipe"))
     assert after != before
     assert digest(folder, ("tiny.py", "pipe")) == after
+
+
+@linux
+def test_a_path_that_is_too_long_ends_no_run(tmp_path):
+    """Catches one submission, unpacked from an archive, with which the grading of a class ends."""
+    folder = a_class(tmp_path, ada="60 40") / "ada"
+    before, here = digest(folder), os.open(folder, os.O_RDONLY)
+    for _ in range(17):
+        os.mkdir("x" * 240, dir_fd=here)
+        below = os.open("x" * 240, os.O_RDONLY, dir_fd=here)
+        os.close(here)
+        here = below
+    os.close(here)
+    assert digest(folder) != before
+    shutil.rmtree(folder)
+
+
+def test_the_students_file_counts_among_any_number_of_others(tmp_path, monkeypatch):
+    """Catches a new file that keeps the old mark, since ten thousand others come before it."""
+    monkeypatch.setattr(class_folder, "MOST_ENTRIES", 1)
+    folder = a_class(tmp_path, ada="60 40") / "ada"
+    (folder / "data").write_text("")
+    before = digest(folder, ("tiny.py",))
+    (folder / "tiny.py").write_text("60 20")
+    assert digest(folder, ("tiny.py",)) != before
+
+
+def test_the_size_of_a_folder_is_no_other_submission(tmp_path, monkeypatch):
+    """Catches a class that is graded again since a copy of it lies on another disk."""
+    digests = set()
+    for size in (60, 4096):
+        status = os.stat_result((0o40755, 0, 0, 0, 0, 0, size, 0, 0, 0))
+        monkeypatch.setattr(class_folder, "entries", lambda folder, status=status: [("figures", status)])
+        digests.add(digest(tmp_path))
+    assert len(digests) == 1
 
 
 @pytest.mark.parametrize(
@@ -434,6 +522,29 @@ def test_a_process_without_an_answer_has_died(tmp_path, body, how):
     """Catches half an answer that is taken for one, and a death that ends the run."""
     with pytest.raises(Died, match=how):
         finished(Process(Job("ada", "f", "tiny"), script(tmp_path, body)))
+
+
+@pytest.mark.parametrize(
+    ("sentence", "refused"),
+    [("a\nb: there is no such folder", False), ("this machine has no second user for a\nb", True)],
+)
+def test_a_mistake_is_one_students_where_it_begins_with_the_folder(monkeypatch, sentence, refused):
+    """Catches a folder called `a`, which every sentence has, and one with an end of line, which none has."""
+
+    def refuses(*words, **options):
+        raise CourseError(sentence)
+
+    monkeypatch.setattr(grading, "grade", refuses)
+    answer = grade_one.graded(Job("a\nb", "a\nb", "tiny"))
+    assert (answer.refused, answer.fault) == ((one_line(sentence), "") if refused else ("", one_line(sentence)))
+
+
+def test_a_submission_that_only_waits_has_its_report_in_time():
+    """Catches code that sleeps, and by that becomes a fault of the grader: no mark, instead of a bad one."""
+    bounds = Limits()
+    for a in assignments().values():
+        runs = sum(1 + test.hidden for test in a.tests)
+        assert runs * (bounds.test_seconds + BUSY * bounds.request_seconds) < workers.SECONDS
 
 
 def test_a_process_that_takes_too_long_is_ended(tmp_path):

@@ -192,6 +192,8 @@ def test_a_machine_on_which_our_own_solution_loses_points_packs_nothing(tmp_path
         (["kv_cache", "--hidden", "nowhere"], "--hidden nowhere: there is no file"),
         (["kv_cache", "--format", "moodle"], "moodle"),
         (["kv_cache", "-o", "old.zip"], "secret of an earlier package; use it by --hidden old.hidden"),
+        (["kv_cache", "-o", "."], "is a folder; give the name of the zip file"),
+        (["kv_cache", "-o", "new.hidden"], "is the name of the folder with the secret"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_leaves_no_file(tmp_path, monkeypatch, capsys, words, sentence):
@@ -231,6 +233,15 @@ def test_the_wheel_has_the_engine_with_its_data_and_no_hidden_tests(files):
     assert not [name for name in files if "hidden_" in name or "__pycache__" in name]
     [metadata] = [data.decode() for name, data in files.items() if name.endswith("/METADATA")]
     assert "Requires-Dist: numpy==" in metadata
+
+
+def test_no_secret_travels_from_an_assignments_own_folder(tmp_path):
+    """Catches the secret of a teacher who made it beside the hidden tests, in a package for every student."""
+    folder = tmp_path / "some" / "course" / "assignments" / "tiny"
+    folder.mkdir(parents=True)
+    for name in ("hidden_tiny.py", "hidden_tiny.py~", ".hidden_tiny.py.swp", "secret", "secret.bak", "task.md"):
+        (folder / name).write_text("")
+    assert [path.name for path in sources(tmp_path / "some")] == ["task.md"]
 
 
 def test_a_package_without_git_has_all_its_files(tmp_path):

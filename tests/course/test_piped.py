@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sys
+import threading
 import time
+from queue import SimpleQueue
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +15,7 @@ from sandboxed import RUN, a_source, an_assignment, attempt, run
 
 from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.course.errors import CourseError
-from tinyinfer.course.sandbox import processes, seccomp
+from tinyinfer.course.sandbox import piped, processes, seccomp
 from tinyinfer.course.sandbox.piped import PipedStudent
 from tinyinfer.course.sandbox.sandbox import Limits, Sandbox
 from tinyinfer.course.student import LocalStudent, Student, StudentDied, StudentError, StudentTimeout
@@ -31,6 +34,29 @@ def sandbox():
     """One folder for all children of these tests."""
     with Sandbox(an_assignment(), a_source()) as sandbox:
         yield sandbox
+
+
+@pytest.mark.parametrize(
+    ("gets_a_core", "runnable", "after", "answers"),
+    [(False, True, 0.2, True), (True, True, 0.2, False), (False, False, 0.2, False), (False, True, 0.9, False)],
+)
+def test_a_busy_machine_is_no_fault_of_the_code(monkeypatch, gets_a_core, runnable, after, answers):
+    """Catches marks that a class loses since its grader got no core; a loop and a sleep still end, and so does this."""
+    begun = time.monotonic()
+    monkeypatch.setattr(piped, "LOOK", 0.01)
+    monkeypatch.setattr(processes, "resident_bytes", lambda pid: 0)
+    monkeypatch.setattr(processes, "runnable", lambda pid: runnable)
+    monkeypatch.setattr(processes, "cpu_seconds", lambda pid: time.monotonic() - begun if gets_a_core else 0.0)
+    one = object.__new__(piped.Child)
+    vars(one).update(_process=SimpleNamespace(pid=0), _received=SimpleQueue(), limits=Limits(), end=lambda: None)
+    timer = threading.Timer(after, one._received.put, [b"reply"])
+    timer.start()
+    try:
+        assert one._wait(0.08) == b"reply"
+        assert answers
+    except StudentTimeout:
+        assert not answers
+    timer.cancel()
 
 
 def child(sandbox: Sandbox, limits: Limits | None = None) -> PipedStudent:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from tinyinfer.cli.arguments import UsageError
 from tinyinfer.cli.console import progress_bar, say, show
+from tinyinfer.course.errors import CourseError
 from tinyinfer.errors import one_line
 
 if TYPE_CHECKING:
@@ -67,14 +68,17 @@ def run(args: argparse.Namespace, workers: Workers | None = None) -> int:
     """Grades the class, writes the table and prints the statistics. Raises UsageError, CourseError, OSError."""
     from tinyinfer.course.whole_class import grades_csv, item_statistics
     from tinyinfer.course.whole_class import workers as processes
-    from tinyinfer.course.whole_class.gradebook import GRADER_FAULT, Gradebook
+    from tinyinfer.course.whole_class.gradebook import Gradebook
     from tinyinfer.loading.whole import try_place
 
     refuse_single(args)
     table = Path(args.output or "grades.csv")
+    if table.is_dir():
+        raise UsageError(f"-o {table}: is a folder; give the name of the table in it, {table / 'grades.csv'}")
     book = Gradebook(table)
     submitted = students(Path(args.all), [book.folder, *([Path(args.hidden)] if args.hidden else [])])
     plan = planned(args, submitted)
+    refuse_among(book.folder, Path(args.all), plan.assignment.file)
     deadline, times = deadline_of(args), times_of(args, submitted, plan)
     try_place(table)
     start = workers or partial(processes.run, processes=args.jobs or usable_cores())
@@ -86,15 +90,26 @@ def run(args: argparse.Namespace, workers: Workers | None = None) -> int:
     show("".join(f"{line}\n" for line in item_statistics.lines(records)))
     if not args.quiet:
         say(f"wrote {table}, and each student's report into {book.folder}")
-    return int(any(record.status == GRADER_FAULT for record in records))
+    return int(any(record.failed for record in records))
+
+
+def refuse_among(reports: Path, folder: Path, file: str) -> None:
+    """Raises UsageError where the reports would lie among the submissions, or in one of them."""
+    if reports.resolve() == folder.resolve() or os.path.lexists(reports / file):
+        raise UsageError(f"the reports would go into {reports}, where submissions are; give another table by -o")
 
 
 def students(folder: Path, others: Sequence[Path]) -> list[Submission]:
     """The submissions of the folder, but the folders of ours that may be in it. Raises CourseError, OSError."""
-    from tinyinfer.course.whole_class.class_folder import submissions
+    from tinyinfer.course.whole_class.class_folder import links, submissions
 
     ours = {other.resolve() for other in others}
-    return [one for one in submissions(folder) if one.folder.resolve() not in ours]
+    found = [one for one in submissions(folder) if one.folder.resolve() not in ours]
+    if not found:
+        raise CourseError(f"{folder}: holds no folder of a student; it must hold one for each")
+    if linked := links(folder):
+        say(one_line(f"tinyinfer: note: not graded, as links are not followed: {', '.join(linked)}"))
+    return found
 
 
 def planned(args: argparse.Namespace, submitted: Sequence[Submission]) -> Plan:

@@ -74,7 +74,7 @@ class Bench:
         start = time.perf_counter()
         attempts = [self.attempt(test) for _ in range(1 + test.hidden)]
         if not any(attempt.loaded for attempt in attempts):
-            raise Unloadable(attempts[0].outcome.faults[0].sentence)
+            raise Unloadable(bounded(attempts[0].outcome.faults[0].sentence))
         worse = min(attempts, key=lambda attempt: (not attempt.outcome.of_grader, attempt.outcome.passed))
         seconds = round(time.perf_counter() - start, 3) if timed else None
         seed = f"{self.seed(test):064x}" if test.hidden else ""

@@ -58,9 +58,14 @@ def package(
 ) -> Path | None:
     """Writes the zip file; the folder with its new secret, or None where the secret is `hidden`'s or there is none.
 
-    Raises CourseError for a folder `hidden` that lacks a file, or where an older secret would be lost; OSError.
+    Raises CourseError for a folder `hidden` that lacks a file, a name that a folder has, or where an older secret would
+    be lost; OSError.
     """
+    if output.is_dir():
+        raise CourseError(f"{output}: is a folder; give the name of the zip file in it, {output / 'autograder.zip'}")
     beside = output.with_suffix(".hidden") if hidden is None and form == "gradescope" else None
+    if beside == output:
+        raise CourseError(f"{output}: is the name of the folder with the secret; give another, such as autograder.zip")
     secret = new_hidden(a, beside) if beside else copied(a, hidden) if hidden and form == "gradescope" else {}
     grader = built(a, (hidden or a.folder) / f"hidden_{a.name}.py")
     files = {name: filled(script, a) for name, script in PROGRAMS[form].items()}

@@ -13,6 +13,8 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from tinyinfer.course.hidden import SECRET
+
 PACKAGE = Path(__file__).parents[2]
 DATE = (1980, 1, 1, 0, 0, 0)  # of every entry: the first that a zip file can hold
 LEFT_OUT = ("__pycache__",)
@@ -31,11 +33,14 @@ def wheel(version: str, requirements: Sequence[str], package: Path = PACKAGE) ->
 
 
 def sources(package: Path) -> list[Path]:
-    """The files of the package that travel: no caches, and no hidden tests."""
+    """The files of the package that travel: no caches, no hidden tests, and no secret that lies beside those."""
     found = [path for path in package.rglob("*") if path.is_file() and not set(LEFT_OUT) & set(path.parts)]
-    return sorted(
-        path for path in found if not (path.name.startswith("hidden_") and path.parents[1].name == "assignments")
-    )
+    return sorted(path for path in found if path.parents[1].name != "assignments" or not hides(path.name))
+
+
+def hides(name: str) -> bool:
+    """Whether a file of an assignment's folder is the teacher's only; copies of an editor's have longer names."""
+    return name.lstrip(".").startswith(("hidden_", SECRET))
 
 
 def recorded(files: Mapping[str, bytes], record: str) -> str:

@@ -38,6 +38,7 @@ from tinyinfer.course.student import (
 from tinyinfer.errors import one_line
 
 LOOK = 0.2  # seconds between two looks at the child's memory, where the system does not limit it
+BUSY = 6  # times as long as its seconds a child is waited for, where it gets no core
 GRACE = 1.0  # seconds until a child whose pipe has ended must have ended, too
 
 
@@ -87,16 +88,21 @@ class Child:
                 _close(pipe)
 
     def _wait(self, seconds: float) -> bytes | Exception:
-        """What the child answers. Raises StudentTimeout, or StudentError for too much memory."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
+        """What the child answers. Raises StudentTimeout, or StudentError for too much memory.
+
+        While the child waits for a core of a busy machine, only its CPU time counts: that is no fault of its code.
+        """
+        waited, used, last = 0.0, processes.cpu_seconds(self._process.pid), time.monotonic() + BUSY * seconds
+        while waited < seconds and (begun := time.monotonic()) < last:
             try:
-                return self._received.get(timeout=min(left, LOOK))
+                return self._received.get(timeout=min(seconds - waited, LOOK))
             except Empty:
                 if processes.resident_bytes(self._process.pid) > self.limits.memory_bytes:
                     self.end()
                     most = self.limits.memory_bytes >> 20
                     raise StudentDied("MemoryError", f"the code used more than {most} MB of memory") from None
+            passed, before, used = time.monotonic() - begun, used, processes.cpu_seconds(self._process.pid)
+            waited += min(passed, used - before) if processes.runnable(self._process.pid) else passed
         self.end()
         raise StudentTimeout("StudentTimeout", f"the code did not answer within {seconds:.3g} seconds", LOOPS)
 

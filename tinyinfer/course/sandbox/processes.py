@@ -134,6 +134,13 @@ def cpu_seconds(pid: int) -> float:
     return 0.0
 
 
+def runnable(pid: int) -> bool:
+    """Whether a process runs, or waits for nothing but a core; False where the system does not tell."""
+    with suppress(OSError, IndexError):
+        return (PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "R"
+    return False
+
+
 def ended(process: subprocess.Popen[bytes], seconds: float) -> bool:
     """Whether a child ends within so many seconds; where the system can, it stays a zombie whose times can be read."""
     stop = time.monotonic() + seconds

@@ -42,6 +42,11 @@ def submissions(folder: Path) -> list[Submission]:
     return found
 
 
+def links(folder: Path) -> list[str]:
+    """The names of links to folders, which are no submissions: they lead anywhere. Raises OSError."""
+    return sorted(entry.name for entry in os.scandir(folder) if entry.is_symlink() and entry.is_dir())
+
+
 def entries(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
     """(path inside the folder, what it is) of all that a folder holds, in order, but caches; no link is followed."""
     left = MOST_ENTRIES
@@ -50,7 +55,8 @@ def entries(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
         for name in sorted([*folders, *files])[:left]:
             path = os.path.join(where, name)
             left -= 1
-            yield os.path.relpath(path, folder), os.lstat(path)
+            with suppress(OSError):  # a path that is too long, or in a folder that may not be entered
+                yield os.path.relpath(path, folder), os.lstat(path)
         if left <= 0:
             return
 
@@ -58,8 +64,10 @@ def entries(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
 def digest(folder: Path, deciding: Collection[str] = ()) -> str:
     """A short name for what is in a folder. deciding: names of the files whose content counts; none: all of them."""
     whole = hashlib.sha256()
-    for path, status in entries(folder):
-        whole.update(repr((path, stat.S_IFMT(status.st_mode), status.st_size)).encode())
+    first = [(name, os.lstat(folder / name)) for name in deciding if os.path.lexists(folder / name)]
+    for path, status in [*first, *entries(folder)]:  # `first`, however many other files there are
+        size = 0 if stat.S_ISDIR(status.st_mode) else status.st_size  # a folder's is its disk's affair
+        whole.update(repr((path, stat.S_IFMT(status.st_mode), size)).encode())
         counts = not deciding or os.path.basename(path) in deciding
         if counts and stat.S_ISREG(status.st_mode) and status.st_size <= MOST_BYTES:
             with suppress(OSError):  # one that may not be read: the grader will say so

@@ -58,7 +58,7 @@ def limit_memory(size: int) -> None:
 
 
 def graded(job: Job) -> Answer:
-    """The answer to a job. A CourseError that names the student's folder is about this student, others about all."""
+    """The answer to a job. A CourseError that begins with the student's folder is about this student, else all."""
     try:
         from tinyinfer.course.grading.grade import grade
         from tinyinfer.course.grading.report import record
@@ -66,7 +66,8 @@ def graded(job: Job) -> Answer:
         hidden, only = Path(job.hidden) if job.hidden else None, (job.only,) if job.only else ()
         return Answer(record(grade(Path(job.folder), job.assignment, student=job.student, hidden=hidden, only=only)))
     except CourseError as error:
-        return Answer(fault=str(error)) if job.folder in str(error) else Answer(refused=str(error))
+        own = str(error).startswith(one_line(f"{job.folder}:"))
+        return Answer(fault=str(error)) if own else Answer(refused=str(error))
     except Exception as error:
         return Answer(fault=one_line(f"{type(error).__name__}: {error}"), details=traceback.format_exc())
 

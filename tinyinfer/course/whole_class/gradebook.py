@@ -60,6 +60,11 @@ class Record:
         return float(self.report["score"]) if self.report else 0.0
 
     @property
+    def failed(self) -> bool:
+        """Whether the grader failed: there is no grade, or one test was not graded again."""
+        return self.status == GRADER_FAULT or (self.status == GRADED and bool(self.fault))
+
+    @property
     def results(self) -> list[dict[str, Any]]:
         """The results of the tests that were run, in the order of the assignment."""
         results = self.report["results"] if self.report else []
@@ -73,10 +78,10 @@ class Gradebook:
         self.folder = csv.with_suffix("") if csv.suffix else csv.with_name(csv.name + ".records")
 
     def make(self) -> None:
-        """Makes the folder. Raises CourseError where a file has its name, OSError."""
+        """Makes the folder, for its owner only: it holds seeds. Raises CourseError for a file so named, OSError."""
         if self.folder.exists() and not self.folder.is_dir():
             raise CourseError(f"{self.folder}: is a file, and the reports must go into a folder of that name; move it")
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def path(self, student: str) -> Path:
         """Where a student's record is. A name that suits no file is shortened, and a digest makes it unique."""
@@ -91,6 +96,10 @@ class Gradebook:
             found = json.loads(self.path(student).read_text(encoding="utf-8"))
             known = {one.name for one in fields(Record)}
             record = Record(**{name: value for name, value in found.items() if name in known})
+            if record.student != student:  # a disk for which Ada and ada are one name
+                return None
+            if record.report is not None:
+                from_record(record.report)
             return replace(record, regrades=tuple(Regrade(**one) for one in found["regrades"]))
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
             return None

@@ -15,6 +15,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from tinyinfer.course.grading.report import TestResult, advice
 from tinyinfer.course.whole_class.gradebook import Record
 from tinyinfer.course.whole_class.late import Late, Times, late_days
 from tinyinfer.errors import one_line
@@ -87,12 +88,13 @@ def row(record: Record, times: Times | None, deadline: Deadline | None) -> dict[
 
 
 def first_hint(record: Record) -> str:
-    """Why the student's first test that lost points did so; or why there is no grade."""
+    """Why the student's first test that lost points did so, as the student may know; or why there is no grade."""
     if record.fault:
         return record.fault
     for result in record.results:
         if result["score"] < result["points"]:
-            return f"{result['name']}: {result['hint'] or result['sentence'] or result['status']}"
+            seen = result["hint"] or result["sentence"] or result["status"]
+            return f"{result['name']}: {advice(TestResult(**result)) if result['hidden'] else seen}"
     return ""
 
 

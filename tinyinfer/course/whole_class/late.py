@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
@@ -21,6 +22,7 @@ from pathlib import Path
 from tinyinfer.course.errors import CourseError
 
 DAY = 24 * 60 * 60  # seconds
+EARLIEST, LATEST = 0.0, 250_000_000_000.0  # seconds since 1970, until the year 9892: Python's calendar ends at 9999
 _RULE = re.compile(r"(?P<share>\d+(\.\d+)?)%/day,\s*(?P<days>\d+)")
 
 
@@ -70,18 +72,23 @@ def moment(text: str, where: str) -> datetime:
     '2026-11-20T23:59:00+01:00'
     """
     try:
+        if ":" not in text:  # a day alone would mean its first moment
+            raise ValueError(text)
         return datetime.fromisoformat(text.strip()).astimezone(datetime.fromisoformat(text.strip()).tzinfo)
     except (ValueError, OverflowError, OSError):
         raise CourseError(f"{where}: {text!r} is no time; write it as 2026-11-20T23:59:00+01:00") from None
 
 
 def changed_at(path: Path) -> datetime:
-    """The time of last change of a file, as a local time."""
-    return datetime.fromtimestamp(path.lstat().st_mtime).astimezone()
+    """The time of last change of a file, as a local time; of one that no calendar has, the nearest that it has."""
+    return datetime.fromtimestamp(min(max(path.lstat().st_mtime, EARLIEST), LATEST)).astimezone()
 
 
 def read_times(path: Path, students: Iterable[str]) -> dict[str, Times]:
-    """The times of all these students out of a CSV file. Raises CourseError for a student without one, OSError."""
+    """The times of all these students out of a CSV file; lines of others are passed over.
+
+    Raises CourseError for a student without a line, or with two, OSError.
+    """
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = list(csv.DictReader(file))
@@ -89,12 +96,17 @@ def read_times(path: Path, students: Iterable[str]) -> dict[str, Times]:
         raise CourseError(f"{path}: is no CSV file in UTF-8 ({error})") from None
     if not rows or not {"student", "submitted"} <= set(rows[0]):
         raise CourseError(f"{path}: needs a first line with the columns student and submitted, and a line a student")
-    times = {row["student"] or "": _times(row, f"{path}, line {i}") for i, row in enumerate(rows, 2)}
-    missing = [name for name in students if name not in times]
+    asked = list(students)
+    found = [(row, f"{path}, line {i}") for i, row in enumerate(rows, 2) if row["student"] in asked]
+    names = Counter(str(row["student"]) for row, _ in found)
+    twice = [name for name, number in names.items() if number > 1]
+    if twice:
+        raise CourseError(f"{path}: has several lines for {twice[0]}; leave the one that counts")
+    missing = [name for name in asked if name not in names]
     if missing:
         more = f" and {len(missing) - 5} more" if len(missing) > 5 else ""
         raise CourseError(f"{path}: has no time for {', '.join(missing[:5])}{more}; add a line for each student")
-    return times
+    return {str(row["student"]): _times(row, where) for row, where in found}
 
 
 def _times(row: dict[str, str | None], where: str) -> Times:
