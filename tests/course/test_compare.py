@@ -108,3 +108,17 @@ def test_no_number_is_near_to_infinity(mine, right):
     with pytest.raises(Failure):
         same_value(mine, right, "a logit", rtol=1e-6)
     same_value(right, right, "a logit", rtol=1e-6)
+
+
+def test_whole_numbers_are_compared_whole():
+    """Catches 2^60 + 1 in place of 2^60, which are one number in float64."""
+    with pytest.raises(Failure, match="1152921504606846977 in place of 1152921504606846976"):
+        same_array(np.array([2**60 + 1]), np.array([2**60]), "seeds")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("mine", [[1e300, -1e300], [1e308, -1e308]])
+def test_huge_numbers_give_no_warning_of_ours(mine):
+    """Catches a warning about the grader's own arithmetic among a student's results."""
+    with pytest.raises(Failure, match="2 of 2 numbers differ"):
+        same_array(np.array(mine), np.array([-1e-300, 1e308]), "scores")

@@ -55,7 +55,9 @@ def same_array(
         hint = usual_hint(mine, alike, rtol, atol) or of_dtype(mine, right)
         raise Failure(f"{what}: the dtype is {mine.dtype}, and {right.dtype} is expected.", hint)
     hint = usual_hint(mine, usual, rtol, atol)
-    raise Failure(difference(mine, right, where, what, axes), hint or of_numbers(mine, right, rtol, atol))
+    with np.errstate(all="ignore"):  # a student's numbers may be of any size
+        hint = hint or of_numbers(mine, right, rtol, atol)
+    raise Failure(difference(mine, right, where, what, axes), hint)
 
 
 def same_value(mine: object, right: object, what: str, *, rtol: float = 0.0, usual: Usual = ()) -> None:
@@ -92,8 +94,10 @@ def differing(mine: np.ndarray, right: np.ndarray, rtol: float, atol: float) -> 
     """True where two arrays of one shape differ; infinities and NaN must be equal."""
     if not (np.issubdtype(mine.dtype, np.number) and np.issubdtype(right.dtype, np.number)):
         return np.asarray(mine != right)
+    if mine.dtype.kind in "iu" and right.dtype.kind in "iu" and not rtol and not atol:
+        return np.asarray(mine != right)  # beyond 2^53 two whole numbers are one float64
     a, b = mine.astype(np.float64), right.astype(np.float64)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         near = np.isfinite(a) & np.isfinite(b) & (np.abs(a - b) <= atol + rtol * np.abs(b))
     return ~(near | (a == b) | (np.isnan(a) & np.isnan(b)))
 
