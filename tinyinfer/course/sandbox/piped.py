@@ -38,6 +38,7 @@ from tinyinfer.course.student import (
 from tinyinfer.errors import one_line
 
 LOOK = 0.2  # seconds between two looks at the child's memory, where the system does not limit it
+OWN_BYTES = 128 << 20  # more than Python and NumPy take; so a limit of the system, where there is one, comes first
 BUSY = 6  # times as long as its seconds a child is waited for, where it gets no core
 GRACE = 1.0  # seconds until a child whose pipe has ended must have ended, too
 
@@ -97,7 +98,7 @@ class Child:
             try:
                 return self._received.get(timeout=min(seconds - waited, LOOK))
             except Empty:
-                if processes.resident_bytes(self._process.pid) > self.limits.memory_bytes:
+                if processes.resident_bytes(self._process.pid) > self.limits.memory_bytes + OWN_BYTES:
                     self.end()
                     most = self.limits.memory_bytes >> 20
                     raise StudentDied("MemoryError", f"the code used more than {most} MB of memory") from None
