@@ -27,10 +27,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
-from importlib.util import module_from_spec, spec_from_file_location
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
@@ -39,7 +37,7 @@ from tinyinfer.course.assignment import Assignment, assignments
 from tinyinfer.course.cut import solution
 from tinyinfer.course.pytest_plugin import public_seed
 from tinyinfer.course.runner import run_test
-from tinyinfer.course.student import LocalStudent
+from tinyinfer.course.student import LocalStudent, load_source
 
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 SECONDS = 10.0  # without a reply: the mutant never ends
@@ -241,22 +239,13 @@ def grade(a: Assignment, source: str, folder: Path) -> tuple[tuple[str, ...], bo
 def run_tests(a: Assignment, path: Path, results: Connection) -> None:
     """Runs all tests on a student's file, and sends whether each has passed."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    files = {hidden: module(a.folder / f"{'hidden' if hidden else 'test'}_{a.name}.py") for hidden in (False, True)}
+    kinds = {False: f"test_{a.name}", True: f"hidden_{a.name}"}
+    files = {hidden: load_source(f"tinyinfer_tests_{kind}", a.folder / f"{kind}.py") for hidden, kind in kinds.items()}
     with np.errstate(all="ignore"), open(os.devnull, "w") as out, redirect_stdout(out), redirect_stderr(out):
         for test in a.tests:
             rng = np.random.default_rng(public_seed(test.name))
             outcome = run_test(getattr(files[test.hidden], test.name), LocalStudent(a, path), test.parts, rng)
             results.send(outcome.passed == outcome.parts and not outcome.faults)
-
-
-def module(path: Path) -> ModuleType:
-    """The tests in a file."""
-    spec = spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    found = module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
 
 
 def graded(a: Assignment) -> list[Graded]:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.util import module_from_spec, spec_from_file_location
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import pytest
+from planted_bugs import functions_of
 
 from tinyinfer.course.assignment import assignment
 from tinyinfer.course.cut import solution
@@ -70,24 +67,14 @@ def unpack(packed, bits, count, xp):
 '''
 
 
-def module(path: Path) -> ModuleType:
-    """The tests in a file."""
-    spec = spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    found = module_from_spec(spec)
-    spec.loader.exec_module(found)
-    return found
-
-
 @pytest.mark.parametrize("text", [OTHER, solution(A)], ids=["loops in float64", "ours"])
 def test_right_solutions_get_full_marks_with_any_seed(text, tmp_path):
     """Catches a test that asks for our arithmetic: float32, reduceat, which of two nearest codes is taken."""
     (tmp_path / A.file).write_text(text, encoding="utf-8")
-    files = {hidden: module(A.folder / f"{'hidden' if hidden else 'test'}_{A.name}.py") for hidden in (True, False)}
+    functions = functions_of(A)
     for seed in range(2):
         for test in A.tests:
-            student, function = LocalStudent(A, tmp_path / A.file), getattr(files[test.hidden], test.name)
-            outcome = run_test(function, student, test.parts, np.random.default_rng(seed))
+            student = LocalStudent(A, tmp_path / A.file)
+            outcome = run_test(functions[test.name], student, test.parts, np.random.default_rng(seed))
             assert outcome.passed == test.parts, (test.name, seed, outcome.faults)
             assert not outcome.faults
