@@ -5,11 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import configurations
 import numpy as np
 import pytest
+from configurations import GEMMA3, GPT2, LLAMA, MINIMAL, MISTRAL, QWEN2, QWEN3_MOE, SIZES, refusal
 from golden import FAMILIES, dialect4, load_golden
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -19,44 +22,13 @@ from tinyinfer.loading.hf_config import read_config
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig, expected_tensors
 
 Write = Callable[..., Path]
-SIZES = {
-    "vocab_size": 1000, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-    "max_position_embeddings": 128,
-}  # fmt: skip
-LLAMA = SIZES | {"model_type": "llama"}
-QWEN2 = SIZES | {"model_type": "qwen2", "num_key_value_heads": 2}
-QWEN3_MOE = SIZES | {"model_type": "qwen3_moe", "moe_intermediate_size": 24}
-MISTRAL = SIZES | {"model_type": "mistral", "num_key_value_heads": 2}
-GEMMA = SIZES | {"model_type": "gemma3_text", "num_hidden_layers": 7}
-GPT2 = {"vocab_size": 1000, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 32, "model_type": "gpt2"}
-MINIMAL = {"llama": LLAMA, "mistral": MISTRAL, "qwen3_moe": QWEN3_MOE} | {
-    name: SIZES | {"model_type": name, "num_key_value_heads": 2} for name in ("qwen3", "gemma3_text", "olmoe")
-}
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
     """Writes config.json, and generation_config.json if given, and returns the folder."""
-
-    def function(config: object, generation: object = None) -> Path:
-        text = config if isinstance(config, bytes) else json.dumps(config).encode()
-        (tmp_path / "config.json").write_bytes(text)
-        if generation is not None:
-            (tmp_path / "generation_config.json").write_text(json.dumps(generation))
-        return tmp_path
-
-    return function
-
-
-def refusal(folder: Path) -> str:
-    """The message with which a folder is refused: one line that names the file."""
-    with pytest.raises(ModelError) as caught:
-        read_config(folder)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert "config.json" in message
-    return message
+    return partial(configurations.write, tmp_path)
 
 
 # --- what files mean ---
@@ -131,7 +103,7 @@ def test_gemma_3_as_on_the_hub(write: Write) -> None:
 
 def test_gemma_3_scales_only_the_layers_that_see_all(write: Write) -> None:
     """rope_scaling on the local layers too would shift every short-range position."""
-    config = read_config(write(GEMMA | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}))
+    config = read_config(write(GEMMA3 | {"rope_scaling": {"rope_type": "linear", "factor": 8.0}}))
     assert config.rope[5] == RopeConfig(1e6, "linear", 8.0)
     assert config.rope[4] == config.rope[6] == RopeConfig(1e4)
 
@@ -139,14 +111,14 @@ def test_gemma_3_scales_only_the_layers_that_see_all(write: Write) -> None:
 def test_gemma_3_with_its_layers_listed(write: Write) -> None:
     """gemma-3-270m gives both layer_types and the private pattern; the list decides."""
     kinds = ["full_attention"] + ["sliding_attention"] * 6
-    config = read_config(write(GEMMA | {"layer_types": kinds, "_sliding_window_pattern": 2, "sliding_window": 9}))
+    config = read_config(write(GEMMA3 | {"layer_types": kinds, "_sliding_window_pattern": 2, "sliding_window": 9}))
     assert config.windows == (None,) + (9,) * 6
     assert config.rope[0].theta == 1e6 != config.rope[1].theta
 
 
 def test_gemma_3_embedding_scale_is_a_float32(write: Write) -> None:
     """transformers multiplies by sqrt(D) as a float32; a Python float would differ in the last bits."""
-    scale = read_config(write(GEMMA | {"hidden_size": 1152})).embedding_scale
+    scale = read_config(write(GEMMA3 | {"hidden_size": 1152})).embedding_scale
     assert scale == float(np.float32(1152**0.5))
     assert scale != 1152**0.5
 
@@ -291,9 +263,10 @@ def test_a_context_that_is_not_said_is_the_familys(write: Write, given: dict[str
         named = ("max_position_embeddings", "n_positions")
         return read_config(write({k: v for k, v in config.items() if k not in named} | given)).max_position
 
-    assert {config["model_type"]: longest(config) for config in (*MINIMAL.values(), QWEN2, GPT2)} == {
-        "llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "gemma3_text": 131072, "gpt2": 1024,
-        "qwen3_moe": 32768, "olmoe": 4096,
+    assert {config["model_type"]: longest(config) for config in (*MINIMAL.values(), GPT2)} == {
+        "llama": 2048, "mistral": 131072, "qwen2": 32768, "qwen3": 32768, "smollm3": 32768, "gemma2": 8192,
+        "gemma3_text": 131072, "phi3": 4096, "olmo2": 2048, "olmo3": 2048, "granite": 2048, "gpt_neox": 2048,
+        "mixtral": 131072, "qwen2_moe": 32768, "qwen3_moe": 32768, "olmoe": 4096, "gpt_oss": 131072, "gpt2": 1024,
     }  # fmt: skip
 
 
@@ -301,7 +274,7 @@ def test_a_context_that_is_not_said_is_the_familys(write: Write, given: dict[str
 FOREIGN = """
     run_name axolotl_version _unsloth_fixed license datasets wandb_run_id base_model finetuned_from created_by date seed
     tokenizer_padding_side tokenizer_model_max_length learning_rate num_train_epochs lr_scheduler_type warmup_steps
-    trl_version use_flash_attn per_device_train_batch_size gradient_accumulation_steps hidden_dropout embed_dropout
+    trl_version use_flash_attn per_device_train_batch_size gradient_accumulation_steps mlp_dropout embed_dropout
     chat_template system_prompt comment experiment.name merge_method bos_token pad_token max_seq_len aux_loss_coef
 """
 # What could change a logit: fields of causal models in transformers 5.23, and others of the same words.
@@ -368,16 +341,16 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "an MLP bias in Qwen 2": (QWEN2 | {"mlp_bias": True}, "'mlp_bias'"),
     "mrope": (QWEN2 | {"use_mrope": True}, "'use_mrope'"),
     "layers in a list in Mistral": (MISTRAL | {"layer_types": ["full_attention"] * 2}, "'layer_types'"),
-    "Gemma 3's capped scores": (GEMMA | {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping'"),
+    "Gemma 3's capped scores": (GEMMA3 | {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping'"),
     "capped logits in Llama": (LLAMA | {"final_logit_softcapping": 30.0}, "'final_logit_softcapping'"),
-    "attention both ways": (GEMMA | {"use_bidirectional_attention": True}, "'use_bidirectional_attention'"),
+    "attention both ways": (GEMMA3 | {"use_bidirectional_attention": True}, "'use_bidirectional_attention'"),
     "clipped queries": (SIZES | {"model_type": "olmoe", "clip_qkv": 8.0}, "'clip_qkv'"),
     "layers without experts in OLMoE": (SIZES | {"model_type": "olmoe", "mlp_only_layers": [0]}, "'mlp_only_layers'"),
     "scores divided by the layer": (GPT2 | {"scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx'"),
     "cross attention": (GPT2 | {"add_cross_attention": True}, "'add_cross_attention'"),
     "relu": (LLAMA | {"hidden_act": "relu"}, "'hidden_act'"),
-    "Gemma's relu": (GEMMA | {"hidden_activation": "relu"}, "'hidden_activation'"),
-    "a kind of layer": (GEMMA | {"layer_types": ["chunked_attention"] * 7}, "'layer_types'"),
+    "Gemma's relu": (GEMMA3 | {"hidden_activation": "relu"}, "'hidden_activation'"),
+    "a kind of layer": (GEMMA3 | {"layer_types": ["chunked_attention"] * 7}, "'layer_types'"),
 }  # fmt: skip
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "a negative size": (LLAMA | {"hidden_size": -64}, "'hidden_size'"),
@@ -418,8 +391,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         LLAMA | {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
         "'rope_scaling'",
     ),
-    "a flat rope for Gemma's two": (GEMMA | {"rope_parameters": {"rope_theta": 1e6}}, "'rope_theta'"),
-    "a pattern that is never read": (GEMMA | {"_sliding_window_pattern": 2}, "'_sliding_window_pattern'"),
+    "a flat rope for Gemma's two": (GEMMA3 | {"rope_parameters": {"rope_theta": 1e6}}, "'rope_theta'"),
+    "a pattern that is never read": (GEMMA3 | {"_sliding_window_pattern": 2}, "'_sliding_window_pattern'"),
     "too few layers in the list": (QWEN2 | {"layer_types": ["full_attention"]}, "'layer_types'"),
     "a local layer without a window": (QWEN2 | {"layer_types": ["sliding_attention"] * 2}, "'layer_types'"),
     "a window that two versions read differently": (

@@ -69,16 +69,20 @@ class Rotations:
     def _rope(self, name: str, table: Any, theta_field: str, theta: float) -> RopeConfig:
         """One rotation, from its table and the fields of the file that belong to it."""
         r = self.f.table(name, table)
+        r.values |= {key: self.family.rope_names[kind] for key, kind in r.values.items() if self._renamed(key, kind)}
         r.alias("rope_type", "type")
         theta, size = _said(self.f, theta_field, r, "rope_theta", theta), self._size(r)
         kind = r.text("rope_type", "default")
-        kind = self.family.rope_names.get(kind, kind)
         if kind not in KINDS:
             r.refuse("rope_type", f"is {show(kind)}, which is not supported; supported are {', '.join(KINDS)}")
         original = self.f.optional_size(ORIGINAL, self.family.original)
         settings = KINDS[kind](_Table(r, theta, size, original, self.max_position))
         r.refuse_unread(_NOTES, HARMLESS)
         return RopeConfig(theta, size=size if size < self.head_dim else None, **settings)
+
+    def _renamed(self, key: str, kind: object) -> bool:
+        """Whether this entry of a table gives the kind of rope a name that means another kind in this family."""
+        return key in ("rope_type", "type") and isinstance(kind, str) and kind in self.family.rope_names
 
     def _size(self, r: Fields) -> int:
         """How many numbers of a head are turned."""
@@ -117,9 +121,11 @@ class _Table:
     def original_max(self, least: int = 1) -> int:
         """How long the texts were before the rotation was stretched; the model's own length where nothing says it."""
         inside = self.r.size(ORIGINAL, self.original or self.max_position, least)
-        if self.original is not None and inside != self.original:
+        if self.original is None:
+            return inside
+        if inside not in (self.original, self.max_position):  # the model's own length transformers 5 writes unasked
             self.r.refuse(ORIGINAL, f"is {inside}, but the file's own is {self.original}; correct one of them")
-        return inside
+        return self.original
 
     def factor(self) -> float:
         """How many times longer the texts became."""
