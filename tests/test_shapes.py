@@ -39,7 +39,8 @@ from tinyinfer.lessons.speculative_decoding import drafted, drawn_counts, layers
 from tinyinfer.lessons.verifier_judge import USUAL, chain_law, judge_verifier, leviathan, random_laws, step_law
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
-from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
+from tinyinfer.loading.reorder import neighbour_pairs_order, partial_rotation_order, reordered
 from tinyinfer.loading.saving import save_model
 from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.model.attention import full_attention
@@ -145,6 +146,9 @@ def run_the_rest(inspector: Inspector, folder) -> None:
     gguf, packed = write_gguf("llama3", folder("llama3") / "q.gguf", "Q8_0"), folder("llama3") / "packed"
     save_model(packed, LLM(str(gguf), quantize="keep").model, load(gguf), {"method": "keep"})
     run_views(inspector, folder("llama"))
+    rows = LazyTensor("q", (42, 3), 504, lambda start, stop: np.ones((stop - start, 3), np.float32))
+    for order in (partial_rotation_order, neighbour_pairs_order):
+        inspector.watch({}, lambda order=order: reordered(rows, order(3, 14, 10)).read(1, 4))
     paths = [folder("gpt2"), folder("mixtral"), gguf, packed]
     for path in paths:
         checkpoint = load(path)

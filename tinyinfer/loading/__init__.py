@@ -16,6 +16,8 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     hf_fields.py       which fields of config.json may stay unread
     hf_nested.py       the text part of a model that also reads images or sound
     hf_names.py        tensor names of Hugging Face to canonical names
+    hf_storage.py      how each family stores matrices: joined, turned, in turns; taken apart row by row
+    reorder.py         rows in another order than the file's: the pairs that rotary positions turn
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
     hf_growth.py       how much longer the steps of a tokenizer.json make a text
     hf_tokens.py       the special tokens that only the files beside tokenizer.json name
