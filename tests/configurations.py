@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from golden import GOLDEN_DIR
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.hf_config import read_config
@@ -29,6 +30,7 @@ MINIMAL: dict[str, Config] = {
         "olmoe": {}, "gpt_oss": _TWO,
     }.items()
 }  # fmt: skip
+DEFAULTS: dict[str, Config] = json.loads((GOLDEN_DIR / "defaults.json").read_text())  # of make_default_goldens.py
 LLAMA, MISTRAL, QWEN2, GEMMA3, QWEN3_MOE = (
     MINIMAL[kind] for kind in ("llama", "mistral", "qwen2", "gemma3_text", "qwen3_moe")
 )

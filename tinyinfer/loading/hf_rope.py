@@ -28,7 +28,7 @@ _NOTES = ("finetuned",)  # in a table, and no setting: the authors of yarn wrote
 
 
 @dataclass(frozen=True)
-class Rotations:
+class RopeFields:
     """The rotations of one config.json: the file, its family, and the two sizes that they depend on."""
 
     f: Fields
@@ -68,8 +68,7 @@ class Rotations:
 
     def _rope(self, name: str, table: Any, theta_field: str, theta: float) -> RopeConfig:
         """One rotation, from its table and the fields of the file that belong to it."""
-        r = self.f.table(name, table)
-        r.values |= {key: self.family.rope_names[kind] for key, kind in r.values.items() if self._renamed(key, kind)}
+        r = self.f.table(name, self._renamed(table))
         r.alias("rope_type", "type")
         theta, size = _said(self.f, theta_field, r, "rope_theta", theta), self._size(r)
         kind = r.text("rope_type", "default")
@@ -80,9 +79,12 @@ class Rotations:
         r.refuse_unread(_NOTES, HARMLESS)
         return RopeConfig(theta, size=size if size < self.head_dim else None, **settings)
 
-    def _renamed(self, key: str, kind: object) -> bool:
-        """Whether this entry of a table gives the kind of rope a name that means another kind in this family."""
-        return key in ("rope_type", "type") and isinstance(kind, str) and kind in self.family.rope_names
+    def _renamed(self, table: Any) -> Any:
+        """The table with its kind by the usual name; both may be there, for transformers 5 writes it beside the old."""
+        if not isinstance(table, dict):
+            return table
+        kinds = {key: table[key] for key in ("rope_type", "type") if isinstance(table.get(key), str)}
+        return table | {key: self.family.rope_names.get(kind, kind) for key, kind in kinds.items()}
 
     def _size(self, r: Fields) -> int:
         """How many numbers of a head are turned."""
