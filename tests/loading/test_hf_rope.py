@@ -236,6 +236,12 @@ WRONG: dict[str, tuple[Config, str]] = {
         LLAMA | {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
         "'rope_scaling'",
     ),
+    "an original length of 1 beside the table": (
+        LLAMA | {"rope_scaling": longrope("", original_max_position_embeddings=128)} | {
+            "original_max_position_embeddings": 1
+        },
+        "divides by its logarithm",
+    ),
     "two original lengths": (
         LLAMA | {"rope_scaling": YARN, "original_max_position_embeddings": 64}, "is 32, but the file's own is 64"
     ),
