@@ -73,8 +73,8 @@ def test_both_dialects_in_one_file_may_agree(tmp_path: Path, name: str) -> None:
     both = {key: old[key] for key in (*names, "partial_rotary_factor") if key in old}
     assert read(tmp_path, new | both) == read(tmp_path, new)
     if old["rope_scaling"]:
-        wrong = both | {"rope_scaling": old["rope_scaling"] | {"factor": 3.5, "attention_factor": 3.5}}
-        assert "'rope_scaling'" in refusal(write(tmp_path, new | wrong)) or "'attention_factor'" in refusal(tmp_path)
+        wrong = both | {"rope_scaling": {"rope_type": "linear", "factor": 3.5}}
+        assert "'rope_scaling'" in refusal(write(tmp_path, new | wrong))
 
 
 @pytest.mark.parametrize("dialect", [4, 5])
