@@ -51,6 +51,8 @@ def rope(theta: float, kind: str = "default", **more: Any) -> dict[str, Any]:
 LLAMA3 = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 64}
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 GPT2 = {"vocab_size": VOCAB, "n_positions": 96, "bos_token_id": 0, "eos_token_id": 2}
+SIZES = {"vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+         "max_position_embeddings"}  # fmt: skip
 NEOX = COMMON | {"hidden_act": "gelu"}
 PAD = {"pad_token_id": 0}  # where the default lies outside so small a vocabulary
 ORIGINAL = "original_max_position_embeddings"
@@ -218,11 +220,15 @@ def as_transformers_writes(name: str) -> Golden:
         around = {"config": config, "tensors": towers}
         config = {"bos_token_id": 0, "eos_token_id": 2} | config.pop("text_config")
     empty = np.zeros((0, VOCAB), np.float32)
-    return Golden(name, config, tensors, 0, 0, np.zeros(0), empty, [], [], omissible(config), None, around)
+    return Golden(name, config, tensors, 0, 0, np.zeros(0), empty, [], [], omissible(config, around), None, around)
 
 
-def omissible(config: dict[str, Any]) -> list[str]:
-    """The fields that have the same value when config.json leaves them out, each and all of them."""
+def omissible(config: dict[str, Any], around: dict[str, Any]) -> list[str]:
+    """The fields that have the same value when config.json leaves them out, each and all of them.
+
+    A whole config.json says its sizes, a text part nested in another need not.
+    """
+    said = {"model_type", "architectures"} | (set() if around else SIZES)
 
     def read(left_out: list[str]) -> dict[str, Any]:
         kept = {key: value for key, value in config.items() if key not in (*left_out, "model_type")}
@@ -232,7 +238,7 @@ def omissible(config: dict[str, Any]) -> list[str]:
 
     whole, found = read([]), list[str]()
     for key in config:
-        if key not in ("model_type", "architectures") and read([*found, key]) == whole:
+        if key not in said and read([*found, key]) == whole:
             found.append(key)
     return found
 
