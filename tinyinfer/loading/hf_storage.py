@@ -8,7 +8,7 @@ holds. All of them stay in the file: what is cut, turned or put in order here is
     Phi-3        queries, keys and values below one another; gate above up
     GPT-NeoX     queries, keys and values of each head below one another, head after head
     experts      fused by transformers 5: gate above up
-    gpt-oss      experts inputs first, gate and up in turns
+    gpt-oss      experts inputs first, gate and up in turns; as published, in 4 bits (mxfp4.py)
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def gpt_oss(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
     if not bias:
         count, inputs, outputs = tensor.shape
 
-        def turned(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
+        def turned(start: int, stop: int) -> np.ndarray:
             return tensor.rows(start, stop).swapaxes(1, 2)
 
         whole = replace(whole, shape=(count, outputs, inputs), read=turned)
@@ -132,7 +132,7 @@ def _gate_and_up(name: str, whole: LazyTensor, gate: slice, up: slice) -> Named:
     return [(name.replace("gate_up", "gate"), part(gate)), (name.replace("gate_up", "up"), part(up))]
 
 
-def _qkv_rows(path: str, c: ModelConfig, tensor: Stored) -> np.ndarray:  # -> (N,)
+def _qkv_rows(path: str, c: ModelConfig, tensor: Stored) -> np.ndarray:
     """The rows of queries, keys and values in one tensor. Raises ModelError unless its rows are those of the heads."""
     rows = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
     if tensor.shape[:1] != (rows,) or not tensor.nbytes:
