@@ -252,7 +252,7 @@ def test_sinks_of_another_number_than_the_heads_are_refused(tmp_path: Path) -> N
     """Catches sinks broadcast to, or cut at, the heads that there are."""
     tensors = {name: lazy(name, array) for name, array in random_tensors(GPT_OSS).items()}
     sinks = read(tmp_path, GPT_OSS, {"model.layers.1.self_attn.sinks": numbers(H + 1)})
-    with pytest.raises(ModelError, match="'model.layers.1.self_attn.sinks' has shape") as caught:
+    with pytest.raises(ModelError, match=r"'model\.layers\.1\.self_attn\.sinks' has shape") as caught:
         check_tensors(str(tmp_path), GPT_OSS, tensors | sinks)
     assert str(tmp_path) in str(caught.value)
 
