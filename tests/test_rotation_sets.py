@@ -58,18 +58,18 @@ def engine_of(**switches: Any) -> Engine:
     return make_engine(MODEL, seed=SEED, draft_cost=ALWAYS_DRAFT, **switches)
 
 
-def all_rows(seq: Sequence, set: int) -> Batch:
+def all_rows(seq: Sequence, which: int) -> Batch:
     """All tokens of a sequence, turned by this set; the logits of the last one."""
     n = len(seq.tokens)
-    return Batch(np.array(seq.tokens), np.arange(n), np.array([n - 1]), (Span(seq, 0, n, 0, 1, set),))
+    return Batch(np.array(seq.tokens), np.arange(n), np.array([n - 1]), (Span(seq, 0, n, 0, 1, which),))
 
 
 @cache
 def _oracle(prompt: tuple[int, ...], n: int, params: tuple[tuple[str, Any], ...]) -> list[int]:
     engine, seq = engine_of(), request(prompt, n, logprobs=2, **dict(params))
     while not seq.finished:
-        cache, set = NoCache(CacheSpec(MODEL.memory, 64), engine.ops), 1 if len(seq.tokens) > BOUNDARY else 0
-        [row] = transformer(engine.model, all_rows(seq, set), cache, engine.ops)
+        batch, cache = all_rows(seq, int(len(seq.tokens) > BOUNDARY)), NoCache(CacheSpec(MODEL.memory, 64), engine.ops)
+        [row] = transformer(engine.model, batch, cache, engine.ops)
         seq.append(choice := choose(row, *seq.sampling), 0.0)
         best, second = choice.top.values()
         assert seq.request.params.temperature or best - second > MARGIN
@@ -173,7 +173,7 @@ def spans_of(engine: Engine, *sequences: Sequence) -> list[tuple[int, int, int, 
 def test_a_crossing_by_hand():
     """A prompt of 10 and 5 new tokens, four rows a step: from 13 tokens on, all of them anew, in chunks of four.
 
-    Twelve rows are computed a second time. Preempted was nobody.
+    Twelve rows are computed a second time, and no preemption is counted.
     """
     engine, seq = engine_of(**PAGED, max_num_batched_tokens=4), request(A[:10], 5)
     short = [(0, 0, 4, 0), (0, 4, 4, 0), (0, 8, 2, 0), (0, 10, 1, 0), (0, 11, 1, 0)]
@@ -203,7 +203,7 @@ def test_a_crossing_is_no_second_beginning():
 
 
 def test_without_a_cache_there_is_nothing_to_drop():
-    """Every step computes all tokens anyway. Catches a sequence that is sent away for keys that nobody holds."""
+    """Every step computes all tokens anyway. Catches a sequence that is sent away for keys that it does not hold."""
     engine, seq = engine_of(kv_cache="none"), request(A[:10], 5)
     assert [trace.joined for trace in engine.run([seq])] == [(seq,), (), (), (), ()]
 
@@ -213,7 +213,7 @@ def test_a_prompt_beyond_the_boundary_is_long_from_its_first_chunk():
     for rows in (1, 5, 12, 13):
         engine = engine_of(max_num_batched_tokens=rows)
         seq = request(A[:13], 3)
-        assert {set for *_, set in spans_of(engine, seq)} == {1}
+        assert {which for *_, which in spans_of(engine, seq)} == {1}
         assert seq.new_tokens == oracle(A[:13], 3)
         assert engine.ledger.tokens_recomputed == 0
 
@@ -221,7 +221,7 @@ def test_a_prompt_beyond_the_boundary_is_long_from_its_first_chunk():
 def test_an_answer_that_ends_at_the_boundary_is_never_long():
     """The last token is never computed. Catches a sequence that is computed again only to leave."""
     engine = engine_of()
-    assert {set for *_, set in spans_of(engine, request(A[:10], 3))} == {0}
+    assert {which for *_, which in spans_of(engine, request(A[:10], 3))} == {0}
     assert engine.ledger.tokens_recomputed == 0
 
 
@@ -290,7 +290,7 @@ def test_a_conversation_finds_what_it_said_when_it_was_long():
 
 
 def test_the_tree_of_both_sets_survives_a_repair_and_is_drawn():
-    """Catches blocks of long sequences that belong to nobody after Ctrl-C, and are not in the picture of the tree."""
+    """Catches blocks of long sequences that belong to nothing after Ctrl-C, and are not in the picture of the tree."""
     engine = engine_of(**SHARED)
     check(engine, [(A[:9], 8)])
     prefixes: Any = engine.scheduler.prefixes
@@ -322,7 +322,7 @@ def test_no_draft_of_a_short_sequence_lies_behind_the_boundary(switches):
     """Up to the boundary they are proposed. Catches a draft that is judged by rows of the wrong set."""
     engine, seq = engine_of(**switches, num_draft_tokens=5), request([1, 26, 19, 15, 8, 9, 1, 2], 14)
     spans = [span for trace in engine.run([seq]) for span in trace.batch.spans]
-    short, long = ([span for span in spans if span.rotation_set == set] for set in (0, 1))
+    short, long = ([span for span in spans if span.rotation_set == which] for which in (0, 1))
     ends = [span.first + span.rows for span in short]
     assert max(ends) == BOUNDARY
     assert any(span.wanted > 1 for span in short)
@@ -342,13 +342,13 @@ def test_the_keys_of_a_draft_model_are_of_its_own_set():
     def watched(sequences: list[Sequence]) -> None:
         propose(sequences)
         for seq in sequences:
-            set = int(len(seq.tokens) > BOUNDARY - 3)
-            assert set or len(seq.tokens) + len(seq.drafts) <= BOUNDARY - 3
+            long = int(len(seq.tokens) > BOUNDARY - 3)
+            assert long or len(seq.tokens) + len(seq.drafts) <= BOUNDARY - 3
             for i, draft in enumerate(seq.drafts):
                 before = request([*seq.tokens, *(d.token for d in seq.drafts[:i])])
                 cache = NoCache(CacheSpec(SECOND.memory, 64), engine.ops)
-                [row] = transformer(drafter.model, all_rows(before, set), cache, engine.ops)
-                compared.append(set)
+                [row] = transformer(drafter.model, all_rows(before, long), cache, engine.ops)
+                compared.append(long)
                 assert draft.token == row.argmax()
 
     drafter.propose = watched
@@ -399,17 +399,17 @@ def test_a_window_of_calibration_is_as_long_as_its_text(n, sets, monkeypatch):
     """Catches weights that are fitted to inputs which the model will never have."""
     seen: list[Batch] = []
     monkeypatch.setattr(calibration, "transformer", lambda model, batch, *_: seen.append(batch))
-    engine, model = engine_of(), small_config()
-    calibration.calibrate(engine.model, np.array([A[:n], A[:n]]), engine.ops, lambda name, linear, inputs: (linear, None))
+    engine, windows = engine_of(), np.array([A[:n], A[:n]])
+    calibration.calibrate(engine.model, windows, engine.ops, lambda name, linear, inputs: (linear, None))
     assert set(seen[0].rotation_sets.tolist()) == sets
 
 
-@pytest.mark.parametrize(("n", "set"), [(BOUNDARY, 0), (BOUNDARY + 1, 1)])
-def test_the_picture_of_a_text_is_of_its_set(n, set, monkeypatch):
+@pytest.mark.parametrize(("n", "which"), [(BOUNDARY, 0), (BOUNDARY + 1, 1)])
+def test_the_picture_of_a_text_is_of_its_set(n, which, monkeypatch):
     """Catches attention weights of a model that is always short."""
     engine, seen = engine_of(), []
     llm: Any = SimpleNamespace(config=MODEL, model=engine.model, ops=engine.ops, sequences=lambda *_: [request(A[:n])])
     monkeypatch.setattr(matrices, "transformer", lambda model, batch, *_: seen.append(batch))
     monkeypatch.setattr(matrices.AttentionProbe, "weights", None, raising=False)
     matrices.attention_weights(llm, A[:n])
-    assert seen[0].rotation_sets.tolist() == [set] * n
+    assert seen[0].rotation_sets.tolist() == [which] * n

@@ -31,3 +31,6 @@ class RotationSets:
     def most_drafts(self, tokens: int) -> float:
         """How many drafts may follow so many tokens, so that no draft changes the set."""
         return inf if self.boundary is None or tokens > self.boundary else self.boundary - tokens
+
+
+ONE_SET = RotationSets()  # of nearly every model

@@ -19,7 +19,7 @@ from itertools import accumulate
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.rotation_sets import RotationSets
+from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sampling import Choice, SamplingParams
 from tinyinfer.text.stop_strings import TextOutput
 
@@ -278,7 +278,7 @@ class Batch:
         return [(span.seq, logits[stop - span.wanted : stop]) for span, stop in zip(self.spans, stops, strict=True)]
 
 
-def make_batch(work: Iterable[tuple[Sequence, int, int]], sets: RotationSets = RotationSets()) -> Batch:
+def make_batch(work: Iterable[tuple[Sequence, int, int]], sets: RotationSets = ONE_SET) -> Batch:
     """The batch of each (sequence, first position, rows), with logits from the sequence's last known token on.
 
     sets: which rotations of the model turn each sequence's rows.

@@ -31,7 +31,7 @@ from tinyinfer.kv_cache.memory import SHORTER, no_room, position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import Rows
 from tinyinfer.model.interfaces import Device, KVCache
-from tinyinfer.rotation_sets import RotationSets
+from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sequence import Batch, Sequence, Span
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class CacheSpec:
     kv_group_size: int | None = None
     reserve_all: bool = True
     smaller: str = "add {kv_bits}=8"
-    sets: RotationSets = RotationSets()
+    sets: RotationSets = ONE_SET
 
 
 class LayerRows(NamedTuple):

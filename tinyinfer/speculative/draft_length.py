@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from tinyinfer.rotation_sets import RotationSets
+from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sequence import Sequence
 from tinyinfer.speculative.base import DraftCost, DraftSettings
 
@@ -62,7 +62,7 @@ class DraftState:
 class DraftLengths:
     """The DraftLength of every sequence, by the sequence's id. sets: of the target's rotations."""
 
-    def __init__(self, most: int, cost: DraftCost, sets: RotationSets = RotationSets()) -> None:
+    def __init__(self, most: int, cost: DraftCost, sets: RotationSets = ONE_SET) -> None:
         self.most, self.cost, self.sets = most, cost, sets
         self._states: dict[int, DraftState] = {}
 
