@@ -103,10 +103,11 @@ def saved_bytes(c: ModelConfig, recipe: Recipe, itemsize: int, rows: int, expert
     experts_read: experts whose weights are read, over all layers.
     """
     saved, table = 0, "head" if c.tied_head else "embedding"
+    mixtures = sum(c.mixture(i) is not None for i in range(c.num_layers))
     for matrix in held_matrices(c).values():
         less = matrix.numbers * itemsize - recipe.nbytes(matrix, itemsize)
         if matrix.name != "embedding":
-            saved += less * experts_read // (matrix.count * c.num_layers) if matrix.count > 1 else less
+            saved += less * experts_read // (matrix.count * mixtures) if matrix.count > 1 else less
     scheme = recipe.scheme(table)
     if scheme is not None:
         scales = 2 * scheme.groups(c.hidden_size) * (1 if scheme.symmetric else 2)
