@@ -1,9 +1,10 @@
 """Which of sixty popular models load, and what they take: `python benchmarks/models_page.py` writes the table anew.
 
 popular_models.json holds each model's config.json as it was published, and where its values were found: no weights are
-needed to say whether a configuration is understood, and everything about sizes follows from it. Each configuration is
-written into a folder and read as any other; the table in docs/models.md lies between two lines, BEGIN and END, and
-nothing else of the page is touched. A test holds the page equal to what the configurations give.
+needed to say whether a configuration is understood, and everything about sizes follows from it. `parameters` there is
+what transformers 5.23 counts. Each configuration is written into a folder and read as any other; the table in
+docs/models.md lies between two lines, BEGIN and END, and nothing else of the page is touched. A test holds the page
+equal to what the configurations give, and our counts to those of transformers.
 
 A model that does not load has the reason from the sentence of its ModelError, without the path and the cure.
 """
@@ -33,7 +34,7 @@ FLOATS = Recipe(())  # no matrix is rounded
 
 
 def configurations() -> list[dict[str, Any]]:
-    """Each model: its name on the Hub, its config.json, and the source of the values."""
+    """Each model: its name on the Hub, its parameters, the source of the values, and its config.json."""
     models: list[dict[str, Any]] = json.loads(MODELS.read_text(encoding="utf-8"))
     return models
 
