@@ -55,10 +55,11 @@ class Family:
     experts: tuple[int, int, bool | None] = (0, 0, None)  # how many, per token, renormalize (None: a field says)
     dense: Callable[[Fields, int], tuple[int, ...]] = hf_layers.no_dense  # the layers without experts
     shared_size: str | None = None  # the field that holds F of the shared expert; None: there is none
-    reads: Callable[[object], bool] = lambda quantization: False  # whether it is the one in which it was published
-    # Fields that only this family has, and the only values of them that are supported
+    # What only this family has: fields with the only values of them that are supported, ModelConfig's other fields, and
+    # whether a quantization_config is that of its published files
     fixed: dict[str, tuple[object, ...]] = field(default_factory=dict)
-    own: Callable[[Fields, ModelConfig], dict[str, Any]] = lambda f, c: {}  # ModelConfig's other fields
+    own: Callable[[Fields, ModelConfig], dict[str, Any]] = lambda f, c: {}
+    reads: Callable[[object], bool] = lambda quantization: False
 
 
 def _gemma(f: Fields, c: ModelConfig, score_cap: float | None, logit_cap: float | None) -> dict[str, Any]:
