@@ -15,7 +15,7 @@ from tinyinfer.loading.checkpoint import join_end_tokens
 from tinyinfer.loading.hf_families import FAMILIES, SIZES, Family
 from tinyinfer.loading.hf_fields import HARMLESS, NEUTRAL, foreign
 from tinyinfer.loading.hf_nested import is_nested, text_fields
-from tinyinfer.loading.hf_rope import Rotations
+from tinyinfer.loading.hf_rope import RopeFields
 from tinyinfer.loading.json_fields import Fields, read_json
 from tinyinfer.loading.mxfp4 import is_mxfp4
 from tinyinfer.loading.strangers import QUANTIZATIONS, quantized_by
@@ -91,7 +91,7 @@ def _decoder(f: Fields, family: Family) -> ModelConfig:
         max_position=max_position,
         norm_eps=f.number(family.eps_field, family.norm_eps),
         attention_scale=head_dim**-0.5,
-        rope=Rotations(f, family, head_dim, max_position).layers(windows),
+        rope=RopeFields(f, family, head_dim, max_position).layers(windows),
         windows=windows,
         activation=_activation(f, *family.activation),
         qkv_bias=bias,
