@@ -120,6 +120,14 @@ def test_gpt2_as_spelled_before(golden_folder: GoldenFolder, tmp_path: Path, pre
         np.testing.assert_array_equal(tensor.numpy(), other[name].numpy())
 
 
+@pytest.mark.parametrize("name", ["gpt_neox", "gpt_neox_serial"])
+def test_gpt_neox_as_files_carried_it_before(golden_folder: GoldenFolder, tmp_path: Path, name: str) -> None:
+    """With the causal masks and the frequencies that a Pythia of 2023 has in every layer."""
+    usual, other = load(golden_folder(name)), load(write_hf_folder(name, tmp_path, old_buffers=True))
+    assert usual.keys() == other.keys()
+    assert all(tensor.nbytes == other[key].nbytes for key, tensor in usual.items())
+
+
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe"])
 def test_experts_are_stacked_in_their_order(golden_folder: GoldenFolder, name: str) -> None:
     """In the order of names, expert 10 comes before expert 2; Mixtral's w1, w2, w3 are gate, down, up."""

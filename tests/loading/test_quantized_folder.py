@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -118,6 +119,18 @@ def test_mixtures_of_every_kind_can_be_saved(name: str, golden_folder: Folder, t
     assert ("layers.*.shared_down" in grids) == (name == "qwen2_moe")
     assert not [pattern for pattern in grids if pattern.endswith("router")]
     assert before.config.experts
+
+
+@pytest.mark.parametrize("bias", ["layers.*.gate.bias", "layers.1.down.bias", "layers.0.sinks"])
+def test_a_bias_of_experts_is_no_matrix(bias: str, golden_folder: Folder, tmp_path: Path) -> None:
+    """Catches biases of X experts, which have two axes, taken for a matrix of codes that nothing would multiply."""
+    saved(golden_folder("gpt_oss"), tmp_path / "out", quantize="int4")
+    path = tmp_path / "out" / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"]["grids"][bias] = {"bits": 4, "group": 32}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=re.escape(f"names '{bias}', which no matrix of this model is called")):
+        load(str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
