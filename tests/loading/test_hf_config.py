@@ -341,7 +341,8 @@ def test_both_dialects_in_one_file_may_agree(write: Write, name: str) -> None:
     """transformers 5.23 gives the same logits; catches rope_theta, which only one of the two tables holds, compared."""
     new = load_golden(name).config
     old = dialect4(new)
-    both = {key: old[key] for key in ("rope_theta", "rope_scaling", "rope_local_base_freq") if key in old}
+    names = ("rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")
+    both = {key: old[key] for key in names if key in old}
     assert read_config(write(new | both)) == read_config(write(new))
     if old["rope_scaling"]:
         wrong = both | {"rope_scaling": old["rope_scaling"] | {"factor": 3.5}}

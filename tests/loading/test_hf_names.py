@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import FAMILIES, load_golden, write_hf_folder
+from golden import FAMILIES, GEMMAS, load_golden, write_hf_folder
 from safetensors.numpy import save_file
 
 from tinyinfer.errors import ModelError
@@ -49,7 +49,7 @@ def test_no_number_is_lost(golden_folder: GoldenFolder, name: str) -> None:
     """A tensor read twice, or a third of a fused one left out, keeps every shape right."""
     golden, tensors = load_golden(name), load(golden_folder(name))
     expected = np.sort(np.concatenate([array.ravel() for array in golden.weights().values()]))
-    shift = golden.config["model_type"] == "gemma3_text"
+    shift = golden.config["model_type"] in GEMMAS
     arrays = [t.numpy() - np.float32(shift and key.endswith("norm")) for key, t in tensors.items()]
     np.testing.assert_allclose(np.sort(np.concatenate([array.ravel() for array in arrays])), expected, atol=2e-7)
     assert sum(t.nbytes for t in tensors.values()) == 4 * len(expected)
