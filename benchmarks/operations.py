@@ -49,7 +49,7 @@ def operations(ops: Ops, rows: int, shape: str) -> Iterator[tuple[str, Callable[
     yield "rms norm", lambda: ops.norm(x, norm)
     yield "rope", lambda: ops.rope(qk, turned)
     yield "gate", lambda: ops.gate(gate_up, "silu")
-    yield "add", lambda: ops.add(x, zero)
+    yield "add", lambda: ops.add(x, zero, 1.0)
     yield "attention of 512 keys", lambda: ops.attend(q, k, v, 512 - rows, 0, heads)  # type: ignore[attr-defined]
     for name, weight in weights.items():
         yield f"linear D -> 2F, {name}", lambda weight=weight: ops.linear(x, Linear(weight))

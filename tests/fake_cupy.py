@@ -18,7 +18,7 @@ CONSTANTS = {
     "float16", "float32", "float64", "int8", "uint8", "int16", "int32", "int64", "uint64", "bool_", "inf", "newaxis",
 }  # fmt: skip
 NAMES = CONSTANTS | {
-    "abs", "add", "arange", "argsort", "ascontiguousarray", "clip", "concatenate", "copyto", "cos", "empty",
+    "abs", "add", "arange", "argsort", "ascontiguousarray", "clip", "concatenate", "copysign", "copyto", "cos", "empty",
     "empty_like", "exp", "isfinite", "log", "matmul", "maximum", "minimum", "multiply", "negative", "nextafter",
     "nonzero", "ones",
     "repeat", "right_shift", "rint", "sin", "sqrt", "stack", "subtract", "take", "take_along_axis", "tanh", "where",

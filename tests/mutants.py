@@ -41,7 +41,8 @@ class Mutant:
 
 
 TRANSFORMER, ATTENTION, MOE = "model.transformer", "model.attention", "model.moe"
-BUILD, CACHE, CONFIG = "loading.build", "kv_cache.contiguous", "model.config"
+LAYERS = "model.layers"
+BUILD, ROTATIONS, CACHE, CONFIG = "loading.build", "loading.rotations", "kv_cache.contiguous", "model.config"
 REFERENCE, NUMPY_OPS, FLASH = "backends.reference", "backends.numpy_ops", "backends.flash"
 
 MUTANTS = [
@@ -51,10 +52,10 @@ MUTANTS = [
            "ops.norm(ops.rope(qk, rotations[self.rotation]), self.qk_norm)", "qwen3"),
     Mutant("no q/k norms", ATTENTION, "ops.rope(ops.norm(qk, self.qk_norm), rotations[self.rotation])",
            "ops.rope(qk, rotations[self.rotation])", "gemma3"),
-    Mutant("no residual around attention", TRANSFORMER, "x = ops.add(x, ops.norm(h, layer.post_attention_norm))",
-           "x = ops.norm(h, layer.post_attention_norm)", "llama2"),
-    Mutant("no norm after attention", TRANSFORMER, "ops.norm(h, layer.post_attention_norm)", "h", "gemma3"),
-    Mutant("no norm after the MLP", TRANSFORMER, "ops.norm(h, layer.post_mlp_norm)", "h", "gemma3"),
+    Mutant("no residual around attention", LAYERS, "x = ops.add(x, ops.norm(h, self.post_attention_norm), self.scale)",
+           "x = ops.norm(h, self.post_attention_norm)", "llama2"),
+    Mutant("no norm after attention", LAYERS, "ops.norm(h, self.post_attention_norm)", "h", "gemma3"),
+    Mutant("no norm after the MLP", LAYERS, "ops.norm(h, self.post_mlp_norm)", "h", "gemma3"),
     Mutant("one rotation for all layers", ATTENTION, "rotations[self.rotation]", "rotations[0]", "gemma3"),
     Mutant("one layer's cache for all layers", ATTENTION, "cache.append(layer, k, v, batch)",
            "cache.append(0, k, v, batch)", "llama2"),
@@ -62,7 +63,7 @@ MUTANTS = [
            "in enumerate([model.layers[-1]] * len(model.layers)):", "llama2"),
     Mutant("no final norm", TRANSFORMER, "x = ops.norm(ops.gather(x, batch.logit_rows), model.final_norm)",
            "x = ops.gather(x, batch.logit_rows)", "llama2"),
-    Mutant("no attention scale", FLASH, "fold(q * scale, ", "fold(q, ", "llama2"),
+    Mutant("no attention scale", FLASH, "fold(q * heads.scale, ", "fold(q, ", "llama2"),
     Mutant("query heads grouped with the wrong key heads", ATTENTION, "q.transpose(1, 0, 2).reshape(key_heads,",
            "q.reshape(len(q), -1, key_heads, q.shape[2]).transpose(2, 1, 0, 3).reshape(key_heads,", "smollm2"),
     Mutant("window one too long", ATTENTION, "seen & (back < window)", "seen & (back <= window)", "mistral"),
@@ -94,9 +95,9 @@ MUTANTS = [
            "[norms[1]] * c.num_heads + [norms[0]] * c.num_kv_heads", "qwen3"),
     Mutant("keys and values swapped", CONFIG, '"k": (k, d), "v": (k, d),', '"v": (k, d), "k": (k, d),', "llama2"),
     Mutant("exact GELU's constant", NUMPY_OPS, "np.float32(0.044715)", "np.float32(0.0)", "gpt2"),
-    Mutant("linear rope scaling ignored", BUILD, 'if rope.scaling == "linear":', "if False:", "llama_linear"),
-    Mutant("llama3 rope scaling ignored", BUILD, 'if rope.scaling == "llama3"', "if False", "llama3"),
-    Mutant("long and short wavelengths swapped", BUILD, "(1 - blend) * f / np.float32(rope.factor) + blend * f",
+    Mutant("linear rope scaling ignored", ROTATIONS, 'if rope.scaling == "linear":', "if False:", "llama_linear"),
+    Mutant("llama3 rope scaling ignored", ROTATIONS, 'elif rope.scaling == "llama3"', "elif False", "llama3"),
+    Mutant("long and short wavelengths swapped", ROTATIONS, "(1 - blend) * f / np.float32(rope.factor) + blend * f",
            "blend * f / np.float32(rope.factor) + (1 - blend) * f", "llama3"),
     Mutant("untied head taken for tied", BUILD, "head=Linear(table) if c.tied_head", "head=Linear(table) if True",
            "llama3"),

@@ -13,16 +13,18 @@ from mutants import MUTANTS, deletions, planted
 
 from tinyinfer.loading import load
 from tinyinfer.model.attention import full_attention
+from tinyinfer.model.heads import Heads, Sinks, SoftCap
 
 # Functions that no golden runs, or not all of it, and the test that would notice instead.
 LARGE = ("loading.build", "backends.reference", "backends.numpy_ops")  # some seconds each: run with -m full
 TESTED_ELSEWHERE = {
     "model.transformer": {"nbytes": "test_build.py"},
+    "model.layers": {"nbytes": "test_build.py"},
     "model.attention": {"nbytes": "test_build.py", "full_attention": "test_attention.py"},
     "model.moe": {"nbytes": "test_build.py"},
     "model.mlp": {"nbytes": "test_build.py"},
-    "loading.build": {"build_model": "test_build.py (progress)", "frequencies": "test_build.py (divisors)",
-                      "as_floats": "the type", "as_stored": "test_apply.py", "load_model": "test_apply.py",
+    "loading.build": {"build_model": "test_build.py (progress)", "as_floats": "the type",
+                      "as_stored": "test_apply.py", "load_model": "test_apply.py",
                       "keeps_file_quantization": "test_apply.py"},
     "backends.reference": {"__init__": "test_operations.py", "counting": "test_calibration.py",
                            "reserve": "test_fake_cupy.py", "take": "test_operations.py",
@@ -91,7 +93,8 @@ def test_no_line_of_the_online_softmax_can_be_left_out(tmp_path):
     """
     rng = np.random.default_rng(6)
     q, (k, v) = 3 * rng.standard_normal((12, 4, 8)), 5 * rng.standard_normal((2, 33, 2, 8))
-    place = {"first": 21, "start": 0, "scale": 1.0, "window": None, "xp": np}
+    sinks = Sinks(9 * rng.standard_normal((2, 2, 1)))
+    place = {"first": 21, "start": 0, "heads": Heads(4, 2, 8, 1.0, None, SoftCap(300.0), sinks), "xp": np}
     expected, unnoticed = full_attention(q, k, v, **place), []
     for line, text, source in deletions("backends.flash", only=["attend_tile"]):
         # a test that raises fails just as well

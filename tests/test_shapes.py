@@ -45,6 +45,7 @@ from tinyinfer.loading.saving import save_model
 from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
+from tinyinfer.model.heads import Heads
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
 from tinyinfer.sampling_params import SamplingParams
@@ -53,8 +54,9 @@ from tinyinfer.speculative.base import NoDrafter
 from tinyinfer.views.matrices import Attention, attention_weights
 from tinyinfer.views.weights import WeightGrid
 
-MODEL_FILES = ["model/transformer", "model/attention", "model/moe", "model/mlp", "sampling", "kv_cache/contiguous",
-               "kv_cache/paged", "speculative/verify", "speculative/best_coupling", "speculative/draft_model",
+MODEL_FILES = ["model/transformer", "model/layers", "model/heads", "model/attention", "model/moe",
+               "model/mlp", "sampling", "kv_cache/contiguous", "kv_cache/paged", "speculative/verify",
+               "speculative/best_coupling", "speculative/draft_model",
                "backends/reference", "backends/numpy_ops", "backends/flash"]  # fmt: skip
 SIGNATURES = [signature for path in sorted(PACKAGE.rglob("*.py")) for signature in shapes.signatures(path)]
 
@@ -62,12 +64,18 @@ SIGNATURES = [signature for path in sorted(PACKAGE.rglob("*.py")) for signature 
 SIZES = {"num_layers": 2, "hidden_size": 37, "intermediate_size": 41, "vocab_size": 101, "num_heads": 15,
          "num_kv_heads": 5, "head_dim": 14, "max_position": 211}  # fmt: skip
 LLAMA3 = RopeConfig(scaling="llama3", factor=8.0, original_max_position=64)
+YARN = RopeConfig(scaling="yarn", factor=4.0, original_max_position=64, amplitude=1.2)
+LONG = RopeConfig(scaling="longrope", divisors=(1.0, 2.0, 3.0), long_divisors=(2.0, 4.0, 9.0), size=6)
 MODELS = {
     "llama": small_config(**SIZES, qkv_bias=True, o_bias=True, mlp_bias=True, rope=(LLAMA3, None), windows=(9, None)),
     "gemma": small_config(**SIZES, tied_head=True, qk_norm="head", post_norms=True, embedding_scale=6.0,
                           activation="gelu_tanh"),
     "gpt2": small_config(**SIZES, norm="layer", gated=False, learned_positions=True, activation="gelu_tanh"),
     "olmoe": small_config(**SIZES, qk_norm="full", experts=MoEConfig(17, 13, 41)),
+    "neox": small_config(**SIZES, norm="layer", gated=False, parallel=True, activation="gelu", logit_cap=20.0,
+                         score_cap=9.0, rope=(YARN, LONG), residual_scale=0.5, logit_scale=2.0),
+    "gpt_oss": small_config(**SIZES, sinks=True, activation="clamped", mlp_bias=True, post_norms=True, pre_norms=False,
+                            experts=MoEConfig(17, 13, 41, shared_size=41, dense_layers=(1,))),
 }  # fmt: skip
 PROMPTS = [(43, {}), (29, {"repetition_penalty": 1.1}), (23, {"temperature": 0.8, "top_k": 50, "top_p": 0.9,
            "min_p": 0.01, "presence_penalty": 0.5, "frequency_penalty": 0.1, "seed": 1, "logprobs": 3})]  # fmt: skip
@@ -114,7 +122,7 @@ def run_serving(inspector: Inspector) -> None:
 def run_the_rest(inspector: Inspector, folder) -> None:
     """What no engine calls: the plain form of attention, and the loaders."""
     q, k, v = (np.ones((rows, heads, 14), np.float32) for rows, heads in ((19, 15), (31, 5), (31, 5)))
-    inspector.watch({"H": 15, "K": 5, "E": 14}, lambda: full_attention(q, k, v, 12, 0, 1.0, None, np))
+    inspector.watch({"H": 15, "K": 5, "E": 14}, lambda: full_attention(q, k, v, 12, 0, Heads(15, 5, 14, 1.0, None), np))
     inspector.watch({}, lambda: lazy_array((3, 5)))
     inspector.watch({"V": 6}, lambda: same_law([0, 1, 2, 3, 4, 5] * 20, np.full(6, 1 / 6), "the token"))
     inspector.watch({}, lambda: differing(np.ones((3, 5)), np.ones((3, 5)), 0.0, 0.0))

@@ -11,6 +11,7 @@ from helpers import ROUNDING, distance, flat_batch, forward, lazy, make_engine, 
 
 from tinyinfer.loading.checkpoint import Joined
 from tinyinfer.model.attention import visible_pairs
+from tinyinfer.model.heads import NoCap, SoftCap
 from tinyinfer.model.weights import (
     Dense,
     Embedding,
@@ -71,7 +72,7 @@ def test_experts_multiply_each_row_with_its_own_experts(ops):
     gate_up, down, x = rand(5, 4, 6), rand(5, 3, 4, seed=2), rand(6, 4, seed=1)
     gate_up[[0, 2, 4]] = np.nan
     chosen, weights = np.array([[1, 3], [3, 1]] * 3), rand(6, 2, seed=3)
-    held = (Experts(tuple(Dense(w) for w in stack)) for stack in (gate_up, down))
+    held = (Experts(tuple(Linear(Dense(w)) for w in stack)) for stack in (gate_up, down))
     y = ops().experts(x, chosen, weights, *held, "silu")
     expected = np.zeros((6, 4))
     for t, k in np.ndindex(6, 2):
@@ -190,6 +191,50 @@ def test_gelu_is_the_tanh_form(ops):
     inner = np.sqrt(2 / np.pi) * (wide + 0.044715 * wide**3)
     assert distance(found, wide / 2 * (1 + np.tanh(inner))) < ROUNDING
     assert np.abs(found - wide * scipy.special.ndtr(wide)).max() < 6e-4
+
+
+def test_gelu_is_the_exact_form(ops):
+    """x · Φ(x) by SciPy, over all sizes. The tanh form is 5e-4 off, which a model of 16 layers shows in its logits."""
+    x = np.concatenate([rand(2000) * 3, [-1e4, -30, -1e-3, 0, 1e-3, 30, 1e4]]).astype(np.float32)[None]
+    with np.errstate(over="raise", invalid="raise"):
+        found = ops().activate(x, "gelu")
+    wide = x.astype(np.float64)
+    np.testing.assert_allclose(found, wide * scipy.special.ndtr(wide), atol=1e-6, rtol=3e-7)
+    assert found.dtype == np.float32
+
+
+def test_the_clamped_gate_by_its_formula(ops):
+    """(up + 1) · gate · sigmoid(1.702 gate); the gate is clamped above only, up on both sides (gpt-oss)."""
+    x = rand(5, 14) * 9
+    gate, up = x[:, :7].astype(np.float64), x[:, 7:].astype(np.float64)
+    assert gate.max() > 7
+    assert gate.min() < -7, "the test needs numbers beyond all clamps"
+    assert up.max() > 7
+    assert up.min() < -7
+    gate, up = np.minimum(gate, 7), np.clip(up, -7, 7)
+    expected = (up + 1) * gate * scipy.special.expit(1.702 * gate)
+    before = x.copy()
+    found = ops().gate(x, "clamped")
+    assert distance(found, expected) < ROUNDING
+    assert found.dtype == np.float32
+    assert np.array_equal(x, before)
+
+
+def test_add_scales_the_change_and_not_the_row(ops):
+    """Granite's residual multiplier; scaled with the row, each layer would shrink all that came before."""
+    x, change = rand(3, 4), rand(3, 4, seed=1)
+    expected = x + 0.25 * change.astype(np.float64)
+    assert distance(ops().add(x.copy(), change, 0.25), expected) < ROUNDING
+
+
+def test_logits_are_scaled_and_then_capped(ops):
+    """cap(scale · logits): Granite's and Gemma 2's order. A cap of scaled logits is not a scaled cap."""
+    x = rand(3, 4) * 50
+    o = ops()
+    found = o.cap(o.scale(x, 0.5), SoftCap(30.0))
+    assert distance(found, 30 * np.tanh(0.5 * x.astype(np.float64) / 30)) < ROUNDING
+    assert found.dtype == np.float32
+    assert np.array_equal(o.cap(x, NoCap()), x)
 
 
 def test_gate_activates_the_first_half_only(ops):

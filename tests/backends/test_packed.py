@@ -148,20 +148,20 @@ def test_an_embedding_reads_only_its_rows(ops):
 def test_experts_are_multiplied_one_by_one(ops):
     """Rows go to their expert, and only experts with rows are read."""
     ops, scheme = ops(), QuantScheme(4, 32, False)
-    gate_up = Experts(tuple(ops.take(random_matrix(70, 40, scheme, seed)) for seed in range(3)))
-    down = Experts(tuple(ops.take(random_matrix(40, 35, scheme, 3 + seed)) for seed in range(3)))
-    assert (len(gate_up.matrices), gate_up.nbytes) == (3, 3 * 2 * (40 * 32 + 2 * 64 * 4))
-    assert (len(down.matrices), down.nbytes) == (3, 3 * (35 * 32 + 2 * 64 * 4))
+    gate_up = Experts(tuple(Linear(ops.take(random_matrix(70, 40, scheme, seed))) for seed in range(3)))
+    down = Experts(tuple(Linear(ops.take(random_matrix(40, 35, scheme, 3 + seed))) for seed in range(3)))
+    assert (len(gate_up.linears), gate_up.nbytes) == (3, 3 * 2 * (40 * 32 + 2 * 64 * 4))
+    assert (len(down.linears), down.nbytes) == (3, 3 * (35 * 32 + 2 * 64 * 4))
     x = 0.01 * np.random.default_rng(1).standard_normal((5, 40)).astype(np.float32)
     weights = np.linspace(0.2, 1, 5, dtype=np.float32)[:, None]
     chosen = ops.xp.asarray([[0], [0], [2], [2], [2]])
     y = ops.to_host(ops.experts(ops.xp.asarray(x), chosen, ops.xp.asarray(weights), gate_up, down, "silu"))
     for rows, e in ((slice(0, 2), 0), (slice(2, 5), 2)):
-        gate, up = np.split(x[rows] @ ops.to_host(gate_up.matrices[e].dequantize(slice(0, 70))), 2, axis=1)
+        gate, up = np.split(x[rows] @ ops.to_host(gate_up.linears[e].weight.dequantize(slice(0, 70))), 2, axis=1)
         h = gate / (1 + np.exp(-gate)) * up
-        expected = h @ ops.to_host(down.matrices[e].dequantize(slice(0, 40))) * weights[rows]
+        expected = h @ ops.to_host(down.linears[e].weight.dequantize(slice(0, 40))) * weights[rows]
         np.testing.assert_allclose(y[rows], expected, rtol=1e-5, atol=1e-5)
-    assert ops.ledger.weight_bytes == 2 * (gate_up.matrices[0].nbytes + down.matrices[0].nbytes)
+    assert ops.ledger.weight_bytes == 2 * (gate_up.linears[0].nbytes + down.linears[0].nbytes)
     assert (ops.ledger.experts_read, ops.ledger.expert_rows) == (2, 5)
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import replace
-
 import ml_dtypes
 import numpy as np
 import pytest
@@ -14,9 +11,12 @@ from hypothesis import strategies as st
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.ledger import Ledger
-from tinyinfer.loading.build import build_model, frequencies
+from tinyinfer.loading.build import build_model
 from tinyinfer.loading.export import export
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
+from tinyinfer.model.layers import ParallelLayer
+from tinyinfer.model.mlp import GatedMLP
+from tinyinfer.model.moe import SharedMoE
 from tinyinfer.model.weights import FullQKNorm, LayerNorm, NoNorm, RMSNorm
 
 LOCAL, GLOBAL = RopeConfig(theta=100.0), RopeConfig(theta=1e6)
@@ -25,6 +25,10 @@ KINDS = {
     "tied": small_config(tied_head=True, qk_norm="head", post_norms=True),
     "gpt2": small_config(norm="layer", gated=False, learned_positions=True, qkv_bias=True, mlp_bias=True),
     "olmoe": small_config(qk_norm="full", experts=MoEConfig(5, 2, 12)),
+    "gpt_oss": small_config(mlp_bias=True, sinks=True, experts=MoEConfig(5, 2, 12)),
+    "olmo2": small_config(pre_norms=False, post_norms=True, qk_norm="full"),
+    "qwen2_moe": small_config(num_layers=3, experts=MoEConfig(4, 2, 10, shared_size=8, dense_layers=(1,))),
+    "gpt_neox": small_config(norm="layer", gated=False, parallel=True, qkv_bias=True, o_bias=True, mlp_bias=True),
 }
 
 
@@ -54,7 +58,8 @@ def test_half_precision_halves_matrices_and_nothing_else(dtype):
     """Norms, biases and learned positions are small and stay float32."""
     for config in KINDS.values():
         model, tensors = build(config, dtype)
-        matrices = sum(a.size for name, a in tensors.items() if a.ndim > 1 and name != "positions")
+        small = {name for name, a in tensors.items() if a.ndim == 1 or name == "positions" or name.endswith(".bias")}
+        matrices = sum(a.size for name, a in tensors.items() if name not in small)
         assert build(config)[0].nbytes - model.nbytes == 2 * matrices
 
 
@@ -62,8 +67,10 @@ def test_half_precision_halves_matrices_and_nothing_else(dtype):
 def families(draw: st.DrawFn) -> ModelConfig:
     """A family that may or may not exist: every choice of a ModelConfig that decides which tensors there are."""
     heads, shared = draw(st.integers(1, 3)), draw(st.integers(1, 3))
-    mixture = st.builds(MoEConfig, st.integers(1, 4), st.just(1), st.integers(1, 9))
-    experts = draw(st.none() | mixture)
+    dense = st.sampled_from([(), (0,), (0, 1, 2)])
+    width, shared_width = st.integers(1, 9), st.integers(0, 3)
+    mixture = st.builds(MoEConfig, st.integers(1, 4), st.just(1), width, st.booleans(), shared_width, dense)
+    experts, parallel = draw(st.none() | mixture), draw(st.booleans())
     return small_config(
         vocab_size=draw(st.integers(1, 9)),
         hidden_size=draw(st.integers(1, 9)),
@@ -74,13 +81,16 @@ def families(draw: st.DrawFn) -> ModelConfig:
         num_kv_heads=heads,
         norm=draw(st.sampled_from(["rms", "layer"])),
         qk_norm=draw(st.sampled_from(["none", "head", "full"])),
-        post_norms=draw(st.booleans()),
+        pre_norms=draw(st.booleans()),
+        post_norms=False if parallel else draw(st.booleans()),
+        parallel=parallel,
+        sinks=draw(st.booleans()),
         learned_positions=draw(st.booleans()),
         tied_head=draw(st.booleans()),
         qkv_bias=draw(st.booleans()),
         o_bias=draw(st.booleans()),
         gated=experts is not None or draw(st.booleans()),
-        mlp_bias=experts is None and draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
         experts=experts,
     )
 
@@ -116,8 +126,41 @@ def test_experts_are_fused_within_each_expert():
     mlp = model.layers[1].mlp
     for e in range(5):
         parts = t["layers.1.gate"][e], t["layers.1.up"][e]
-        assert np.array_equal(mlp.gate_up.matrices[e].array, np.concatenate(parts).T)
-        assert np.array_equal(mlp.down.matrices[e].array, t["layers.1.down"][e].T)
+        assert np.array_equal(mlp.gate_up.linears[e].weight.array, np.concatenate(parts).T)
+        assert np.array_equal(mlp.down.linears[e].weight.array, t["layers.1.down"][e].T)
+
+
+def test_biases_of_experts_are_fused_as_their_matrices_are():
+    """The gate's above the up's, of each expert by itself; catches the biases of expert 0 for all."""
+    model, t = build(KINDS["gpt_oss"])
+    mlp = model.layers[1].mlp
+    for e in range(5):
+        gate_up = np.concatenate([t["layers.1.gate.bias"][e], t["layers.1.up.bias"][e]])
+        assert np.array_equal(mlp.gate_up.linears[e].bias, gate_up)
+        assert np.array_equal(mlp.down.linears[e].bias, t["layers.1.down.bias"][e])
+
+
+def test_dense_layers_among_mixtures_have_an_mlp_of_their_own_width():
+    """Layer 1 of three; catches a mixture where the file has none, or the experts' width for the dense MLP."""
+    model, _ = build(KINDS["qwen2_moe"])
+    assert [type(layer.mlp) for layer in model.layers] == [SharedMoE, GatedMLP, SharedMoE]
+    assert model.layers[1].mlp.down.weight.shape == (20, 28)
+
+
+def test_sinks_belong_to_their_query_heads():
+    """(K, H/K, 1): the query heads that share a key head are neighbours."""
+    model, t = build(KINDS["gpt_oss"])
+    for i, layer in enumerate(model.layers):
+        assert np.array_equal(layer.mixer.heads.sinks.scores, t[f"layers.{i}.sinks"].reshape(2, 2, 1))
+
+
+def test_a_parallel_layer_has_both_norms_and_no_norm_after():
+    """GPT-NeoX: two norms of the same rows, in the places of the file's names."""
+    model, t = build(KINDS["gpt_neox"])
+    layer = model.layers[1]
+    assert isinstance(layer, ParallelLayer)
+    assert np.array_equal(layer.attention_norm.weight, t["layers.1.attention_norm"])
+    assert np.array_equal(layer.mlp_norm.weight, t["layers.1.mlp_norm"])
 
 
 def test_a_norm_shared_by_heads_is_repeated_for_queries_then_keys():
@@ -155,47 +198,3 @@ def test_progress_is_reported_layer_by_layer():
     seen: list[tuple[int, int]] = []
     build(small_config(num_layers=3), on_layer=lambda done, of: seen.append((done, of)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
-
-
-def test_frequencies_without_rope_turn_nothing():
-    """Cosine 1, sine 0: a family without rotary positions needs no branch."""
-    assert np.array_equal(frequencies(None, 10), np.zeros(5))
-
-
-@pytest.mark.parametrize("size", [2, 64, 128])
-@pytest.mark.parametrize("theta", [10000.0, 5e5])
-def test_frequencies_are_powers_of_theta(size, theta):
-    """1 / theta^(2i/E), in float32: an error of the exponent grows with the position."""
-    expected = [theta ** (-2 * i / size) for i in range(size // 2)]
-    found = frequencies(RopeConfig(theta=theta), size)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, expected, rtol=2e-6)
-
-
-def test_linear_scaling_and_given_divisors_slow_the_rotation():
-    """Divisors come one per frequency (GGUF's rope_freqs) and replace the scaling."""
-    plain = frequencies(RopeConfig(), 8)
-    np.testing.assert_allclose(frequencies(RopeConfig(scaling="linear", factor=4.0), 8), plain / 4)
-    divided = frequencies(RopeConfig(divisors=(1.0, 2.0, 4.0, 8.0)), 8)
-    assert divided.dtype == np.float32
-    np.testing.assert_allclose(divided, plain / [1, 2, 4, 8])
-
-
-def test_llama3_scaling_by_its_definition():
-    """Wavelengths below 8192/4 stay, above 8192/1 are stretched 8 times, between them blend; in float64 here."""
-    rope = RopeConfig(theta=5e5, scaling="llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0)
-    plain = frequencies(replace(rope, scaling="none"), 128).astype(np.float64)
-    found = frequencies(rope, 128)
-    for f, scaled in zip(plain, found, strict=True):
-        wavelength = 2 * math.pi / f
-        if wavelength < 8192 / 4.0:
-            expected = f
-        elif wavelength > 8192 / 1.0:
-            expected = f / 8.0
-        else:
-            smooth = (8192 / wavelength - 1.0) / (4.0 - 1.0)
-            expected = (1 - smooth) * f / 8.0 + smooth * f
-        assert scaled == pytest.approx(expected, rel=1e-5)
-    assert found[0] == plain[0]
-    assert found[-1] == pytest.approx(plain[-1] / 8)
-    assert len({round(float(a / b), 3) for a, b in zip(plain, found, strict=True)}) > 3, "some frequencies blend"

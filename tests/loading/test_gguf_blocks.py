@@ -91,7 +91,7 @@ def test_a_model_that_keeps_its_bits_is_the_float_model(kind: str, tmp_path: Pat
 def test_experts_keep_their_bits(tmp_path: Path) -> None:
     """Catches gate of one expert above up of another."""
     path = str(write_gguf("mixtral", tmp_path / "x.gguf"))
-    assert isinstance(LLM(path, quantize="keep").model.layers[0].mlp.gate_up.matrices[0], Dense)
+    assert isinstance(LLM(path, quantize="keep").model.layers[0].mlp.gate_up.linears[0].weight, Dense)
     rng = np.random.default_rng(0)
     writer = gguf.GGUFWriter(tmp_path / "y.gguf", "llama")
     arrays = {name: rng.standard_normal((3, 70, 64)).astype(np.float32) for name in ("gate", "up")}

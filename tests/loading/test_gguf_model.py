@@ -20,11 +20,11 @@ from hypothesis import strategies as st
 
 from tinyinfer import LLM
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.build import frequencies
 from tinyinfer.loading.checkpoint import LazyTensor, check_tensors
 from tinyinfer.loading.gguf import GGUFFile, read_gguf
 from tinyinfer.loading.gguf_model import canonical_tensors, load_gguf, read_config, unpermuted
 from tinyinfer.loading.hf_folder import load_folder
+from tinyinfer.loading.rotations import frequencies
 from tinyinfer.model.config import ModelConfig
 
 Written = Callable[[str], str]
@@ -57,7 +57,8 @@ def same_in_effect(a: ModelConfig, b: ModelConfig) -> None:
     for field in fields(ModelConfig):
         one, other = getattr(a, field.name), getattr(b, field.name)
         if field.name == "rope":
-            rotations = [[frequencies(rope, a.head_dim) for rope in ropes] for ropes in (one, other)]
+            rotations = [[frequencies(rope, a.head_dim) for rope in ropes if rope] for ropes in (one, other)]
+            assert [rope is None for rope in one] == [rope is None for rope in other]
             np.testing.assert_allclose(*rotations, rtol=1e-5)  # float32 wavelengths on either side of a blend
         elif isinstance(one, float):
             assert one == pytest.approx(other, rel=1e-6), field.name

@@ -356,9 +356,8 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "quantized weights": (LLAMA | {"quantization_config": {"quant_method": "gptq", "bits": 4}}, "'gptq'"),
     "an unknown field": (LLAMA | {"logit_scale": 2.0}, "'logit_scale'"),
     "an unknown field, null": (LLAMA | {"logit_scale": None}, "'logit_scale'"),
-    "yarn": (LLAMA | {"rope_scaling": {"rope_type": "yarn", "factor": 4.0}}, "default, linear and llama3"),
-    "dynamic, old spelling": (LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "'dynamic'"),
-    "longrope, new dialect": (LLAMA | {"rope_parameters": {"rope_type": "longrope", "rope_theta": 1e4}}, "'longrope'"),
+    "dynamic, old spelling": (LLAMA | {"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "default, linear, llama3"),
+    "Phi-3's old name elsewhere": (LLAMA | {"rope_parameters": {"rope_type": "su", "rope_theta": 1e4}}, "'su'"),
     "an unknown part of rope": (LLAMA | {"rope_scaling": {"rope_type": "default", "beta_fast": 32}}, "'beta_fast'"),
     "heads turned in part": (LLAMA | {"partial_rotary_factor": 0.5}, "'partial_rotary_factor'"),
     "heads turned in part, inside": (
@@ -369,16 +368,15 @@ UNSUPPORTED: dict[str, tuple[dict[str, Any], str]] = {
     "an MLP bias in Qwen 2": (QWEN2 | {"mlp_bias": True}, "'mlp_bias'"),
     "mrope": (QWEN2 | {"use_mrope": True}, "'use_mrope'"),
     "layers in a list in Mistral": (MISTRAL | {"layer_types": ["full_attention"] * 2}, "'layer_types'"),
-    "capped scores": (GEMMA | {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping'"),
-    "capped logits": (GEMMA | {"final_logit_softcapping": 30.0}, "'final_logit_softcapping'"),
+    "Gemma 3's capped scores": (GEMMA | {"attn_logit_softcapping": 50.0}, "'attn_logit_softcapping'"),
+    "capped logits in Llama": (LLAMA | {"final_logit_softcapping": 30.0}, "'final_logit_softcapping'"),
     "attention both ways": (GEMMA | {"use_bidirectional_attention": True}, "'use_bidirectional_attention'"),
     "clipped queries": (SIZES | {"model_type": "olmoe", "clip_qkv": 8.0}, "'clip_qkv'"),
-    "layers without experts": (QWEN3_MOE | {"decoder_sparse_step": 2}, "'decoder_sparse_step'"),
-    "some layers without experts": (QWEN3_MOE | {"mlp_only_layers": [0]}, "'mlp_only_layers'"),
+    "layers without experts in OLMoE": (SIZES | {"model_type": "olmoe", "mlp_only_layers": [0]}, "'mlp_only_layers'"),
     "scores divided by the layer": (GPT2 | {"scale_attn_by_inverse_layer_idx": True}, "inverse_layer_idx'"),
     "cross attention": (GPT2 | {"add_cross_attention": True}, "'add_cross_attention'"),
-    "exact gelu": (LLAMA | {"hidden_act": "gelu"}, "'hidden_act'"),
-    "Gemma's exact gelu": (GEMMA | {"hidden_activation": "gelu"}, "'hidden_activation'"),
+    "relu": (LLAMA | {"hidden_act": "relu"}, "'hidden_act'"),
+    "Gemma's relu": (GEMMA | {"hidden_activation": "relu"}, "'hidden_activation'"),
     "a kind of layer": (GEMMA | {"layer_types": ["chunked_attention"] * 7}, "'layer_types'"),
 }  # fmt: skip
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -406,7 +404,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "rope_scaling as a string": (LLAMA | {"rope_scaling": "linear"}, "'rope_scaling'"),
     "divisors without any": (LLAMA | {"rope_scaling": {"rope_type": "divisors"}}, "'divisors' is None, but must be a"),
     "divisors of another head": (
-        LLAMA | {"rope_scaling": {"rope_type": "divisors", "divisors": [1.0, 2.0]}}, "but not the 8 of heads of 16"
+        LLAMA | {"rope_scaling": {"rope_type": "divisors", "divisors": [1.0, 2.0]}}, "but turning 16 numbers needs 8"
     ),
     "a divisor of zero": (LLAMA | {"rope_scaling": {"rope_type": "divisors", "divisors": [1.0, 0]}}, "'1' is 0, but"),
     "linear without a factor": (LLAMA | {"rope_scaling": {"rope_type": "linear"}}, "'factor'"),

@@ -251,7 +251,7 @@ def test_a_quantization_that_is_nothing_is_told(tmp_path: Path, value: object, l
 
 
 @pytest.mark.parametrize(
-    ("outer", "inner"), [("qwen3_5", "qwen3_5_text"), ("gemma4", "gemma4_text"), ("llava", "phi3")]
+    ("outer", "inner"), [("qwen3_5", "qwen3_5_text"), ("gemma4", "gemma4_text"), ("llava", "persimmon")]
 )
 def test_a_text_part_of_another_family_is_named(tmp_path: Path, outer: str, inner: str) -> None:
     """Catches the outer type blamed, which is no more supported with a text part that is."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.special
@@ -9,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tinyinfer.model.config import MoEConfig
-from tinyinfer.model.moe import MoE, route
+from tinyinfer.model.moe import MoE, SharedMoE, route
 from tinyinfer.model.weights import Dense, Experts, Linear
 
 D, F, X = 7, 5, 6
@@ -17,7 +19,7 @@ D, F, X = 7, 5, 6
 
 def experts(stack: np.ndarray) -> Experts:
     """Each expert's matrix (M, N) as a weight by itself."""
-    return Experts(tuple(map(Dense, stack)))
+    return Experts(tuple(Linear(Dense(matrix)) for matrix in stack))
 
 
 def make(experts_per_token: int, renormalize: bool = True, seed: int = 0) -> MoE:
@@ -41,8 +43,8 @@ def loop(moe: MoE, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         best = sorted(range(X), key=lambda e: -p[e])[: moe.config.experts_per_token]
         total = sum(p[best]) if moe.config.renormalize else 1.0
         for e in best:
-            gate, up = np.split(row @ moe.gate_up.matrices[e].array, 2)
-            out[t] += p[e] / total * (gate * scipy.special.expit(gate) * up) @ moe.down.matrices[e].array
+            gate, up = np.split(row @ moe.gate_up.linears[e].weight.array, 2)
+            out[t] += p[e] / total * (gate * scipy.special.expit(gate) * up) @ moe.down.linears[e].weight.array
         chosen.append(best)
     return out, np.array(chosen)
 
@@ -64,8 +66,8 @@ def test_experts_not_chosen_are_never_read(ops, n):
     others = sorted(set(range(X)) - set(chosen.ravel().tolist()))
     assert others, "the test needs an expert that no row chose"
     for e in others:
-        moe.gate_up.matrices[e].array[...] = np.nan
-        moe.down.matrices[e].array[...] = np.nan
+        moe.gate_up.linears[e].weight.array[...] = np.nan
+        moe.down.linears[e].weight.array[...] = np.nan
     np.testing.assert_allclose(moe(x, ops()), expected, rtol=1e-4, atol=1e-4)
 
 
@@ -80,6 +82,45 @@ def test_the_ledger_counts_the_chosen_experts_only(ops):
     assert (ledger.expert_rows, ledger.experts_read) == (4 * k, touched)
     assert ledger.flops == 2 * 4 * D * X + 2 * (4 * k) * (D * 2 * F + F * D)
     assert ledger.weight_bytes == 4 * (D * X + touched * (D * 2 * F + F * D))
+
+
+def test_experts_add_their_own_biases(ops):
+    """Of router, gate, up and down (gpt-oss). Catches a bias of another expert, or added once for all rows."""
+    moe, x, rng = make(2), rows(9), np.random.default_rng(3)
+    biases = [rng.standard_normal((X, n)).astype(np.float32) for n in (2 * F, D)]
+    gate_up, down = (
+        Experts(tuple(replace(linear, bias=b) for linear, b in zip(part.linears, bias, strict=True)))
+        for part, bias in zip((moe.gate_up, moe.down), biases, strict=True)
+    )
+    tilt = rng.standard_normal(X).astype(np.float32)
+    biased = replace(moe, router=replace(moe.router, bias=tilt), gate_up=gate_up, down=down)
+    expected = np.zeros(x.shape)
+    for t, row in enumerate(x.astype(np.float64)):
+        scores = row @ moe.router.weight.array + tilt
+        best = np.argsort(-scores)[:2]
+        for e, share in zip(best, scipy.special.softmax(scores[best]), strict=True):
+            gate, up = np.split(row @ moe.gate_up.linears[e].weight.array + biases[0][e], 2)
+            h = gate * scipy.special.expit(gate) * up
+            expected[t] += share * (h @ moe.down.linears[e].weight.array + biases[1][e])
+    o = ops()
+    np.testing.assert_allclose(biased(x, o), expected, rtol=1e-4, atol=1e-4)
+    assert biased.nbytes == moe.nbytes + 4 * (X + X * 2 * F + X * D)
+
+
+def test_a_shared_expert_serves_every_row_behind_its_own_gate(ops):
+    """routed + sigmoid(x · g) · mlp(x). Catches the gate left out, one sigmoid for all rows, an overflow in it."""
+    moe, x, rng = make(2), rows(5), np.random.default_rng(4)
+    x[0] *= 300  # a sigmoid of a large number
+    router, gate_up, down = (rng.standard_normal(shape).astype(np.float32) for shape in ((D, 1), (D, 8), (4, D)))
+    parts = [Linear(Dense(matrix)) for matrix in (router, gate_up, down)]
+    shared = SharedMoE(moe.router, moe.gate_up, moe.down, moe.activation, moe.config, *parts)
+    gate, up = np.split(x.astype(np.float64) @ gate_up, 2, axis=1)
+    mlp = (gate * scipy.special.expit(gate) * up) @ down
+    expected = loop(moe, x)[0] + scipy.special.expit(x.astype(np.float64) @ router) * mlp
+    with np.errstate(over="raise", invalid="raise"):
+        found = shared(x, ops())
+    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert shared.nbytes == moe.nbytes + 4 * (D + D * 8 + 4 * D)
 
 
 def test_route_gives_the_best_first_and_breaks_ties_by_number():

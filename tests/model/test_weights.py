@@ -43,10 +43,10 @@ def test_rows_are_a_copy_that_may_be_written_to():
 
 def test_experts_are_weights_one_by_one():
     """Choosing an expert must not copy it: that would read and write what a mixture of experts saves."""
-    held = tuple(Dense(array.astype(np.float32)) for array in (NUMBERS, -NUMBERS))
+    held = tuple(Linear(Dense(array.astype(np.float32))) for array in (NUMBERS, -NUMBERS))
     experts = Experts(held)
     assert experts.nbytes == 2 * 4 * NUMBERS.size
-    assert experts.matrices[1] is held[1]
+    assert experts.linears[1] is held[1]
 
 
 

@@ -53,7 +53,7 @@ def test_all_layers_are_rounded_by_the_scheme_and_nothing_else():
         assert new.mlp.router == old.mlp.router
         assert new.mlp.router.weight is old.mlp.router.weight
         pairs = [(old.mixer.qkv.weight, new.mixer.qkv.weight), (old.mixer.o.weight, new.mixer.o.weight)]
-        pairs += [(old.mlp.down.matrices[e], new.mlp.down.matrices[e]) for e in range(5)]
+        pairs += [(old.mlp.down.linears[e].weight, new.mlp.down.linears[e].weight) for e in range(5)]
         for before, after in pairs:
             assert np.array_equal(floats(after), round_to_nearest(floats(before), scheme).dequantize())
 

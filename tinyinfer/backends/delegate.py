@@ -14,8 +14,9 @@ import numpy as np
 
 from tinyinfer.arrays import Array, Xp
 from tinyinfer.ledger import Ledger
+from tinyinfer.model.heads import Heads, NoCap, SoftCap
 from tinyinfer.model.interfaces import KVCache, Ops, Step
-from tinyinfer.model.weights import Embedding, Experts, Heads, Linear, Matrix, Norm, Rotation, Weight
+from tinyinfer.model.weights import Embedding, Experts, Linear, Matrix, Norm, Rotation, Weight
 from tinyinfer.sequence import Batch
 
 
@@ -83,11 +84,17 @@ class DelegatingOps:
     ) -> Array:  # (T, D), (T, k), (T, k) -> (T, D)
         return self.inner.experts(x, chosen, weights, gate_up, down, activation)
 
-    def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
-        return self.inner.add(x, change)
+    def add(self, x: Array, change: Array, scale: float) -> Array:  # (T, D), (T, D) -> (T, D)
+        return self.inner.add(x, change, scale)
 
     def gather(self, x: Array, rows: Array) -> Array:  # (T, D), (R,) -> (R, D)
         return self.inner.gather(x, rows)
+
+    def scale(self, x: Array, factor: float) -> Array:  # (R, D) -> (R, D)
+        return self.inner.scale(x, factor)
+
+    def cap(self, logits: Array, cap: NoCap | SoftCap) -> Array:  # (R, V) -> (R, V)
+        return self.inner.cap(logits, cap)
 
     def compile(self, model: Any, cache: KVCache) -> Step | None:
         """None: a compiled step would not call the operations of the wrapper."""

@@ -12,58 +12,50 @@ from __future__ import annotations
 
 from tinyinfer.arrays import Array, Xp
 from tinyinfer.model.attention import fold, unfold, visible
+from tinyinfer.model.heads import Heads
 
 QUERY_TILE, KEY_TILE = 128, 512
 
 
 def tiled_attention(
-    q: Array, k: Array, v: Array, first: int, start: int, scale: float, window: int | None, xp: Xp
+    q: Array, k: Array, v: Array, first: int, start: int, heads: Heads, xp: Xp
 ) -> Array:  # (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)
     """Computes what `full_attention` computes, in tiles of queries and keys."""
     if len(q) <= QUERY_TILE:
-        return attend_tile(q, k, v, first, start, scale, window, xp)
+        return attend_tile(q, k, v, first, start, heads, xp)
     out = xp.empty(q.shape, dtype=q.dtype)  # (T, H, E)
     for begin in range(0, len(q), QUERY_TILE):
         tile = slice(begin, begin + QUERY_TILE)
-        out[tile] = attend_tile(q[tile], k, v, first + begin, start, scale, window, xp)
+        out[tile] = attend_tile(q[tile], k, v, first + begin, start, heads, xp)
     return out
 
 
 def attend_tile(
-    q: Array,
-    k: Array,
-    v: Array,
-    first: int,
-    start: int,
-    scale: float,
-    window: int | None,
-    xp: Xp,
-    key_tile: int = KEY_TILE,
+    q: Array, k: Array, v: Array, first: int, start: int, heads: Heads, xp: Xp, key_tile: int = KEY_TILE
 ) -> Array:  # (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)
     """Attention of one tile of queries: a loop over the tiles of keys that any of the queries sees.
 
-    key_tile is at least T, so that every query sees a key of the first tile. (A query that has seen none would have the
-    maximum -inf, and -inf - -inf is NaN.)
+    The sinks belong to the first tile. key_tile is at least T, so that every query sees a key of that tile. (A query
+    that has seen none would have the maximum -inf, and -inf - -inf is NaN.)
     """
-    oldest = 0 if window is None else max(0, first - window + 1 - start)
+    oldest = 0 if heads.window is None else max(0, first - heads.window + 1 - start)
     newest = first + len(q) - start  # one past the last key that the last query sees
-    folded = fold(q * scale, k.shape[1])  # (K, H/K·T, E)
+    folded = fold(q * heads.scale, k.shape[1])  # (K, H/K·T, E)
     largest: Array = None  # (K, H/K·T, 1): m
     total: Array = None  # (K, H/K·T, 1): l
     mixed: Array = None  # (K, H/K·T, E)
     for begin in range(oldest, newest, key_tile):
         end = min(begin + key_tile, newest)
-        s = scores(folded, k[begin:end], len(q))  # (K, H/K·T, end - begin)
-        mask_tile(s, len(q), first, start + begin, window, xp)
+        s = heads.cap(scores(folded, k[begin:end], len(q)), xp)  # (K, H/K·T, end - begin)
+        mask_tile(s, len(q), first, start + begin, heads.window, xp)
         before, largest = largest, s.max(axis=-1, keepdims=True)  # (K, H/K·T, 1), (K, H/K·T, 1)
-        if before is not None:
-            largest = xp.maximum(before, largest)  # (K, H/K·T, 1)
+        largest = heads.sinks.largest(largest, xp) if before is None else xp.maximum(before, largest)  # (K, H/K·T, 1)
         s -= largest  # so that exp cannot overflow: no exponent is above 0
         p = xp.exp(s, out=s)  # (K, H/K·T, end - begin)
         tile_total = p.sum(axis=-1, keepdims=True)  # (K, H/K·T, 1)
         tile_mixed = p @ v[begin:end].transpose(1, 0, 2)  # (K, H/K·T, E)
         if before is None:
-            total, mixed = tile_total, tile_mixed
+            total, mixed = heads.sinks.total(tile_total, largest, xp), tile_mixed
         else:
             shrink = xp.exp(before - largest)  # (K, H/K·T, 1): earlier sums were relative to a smaller maximum
             total, mixed = total * shrink + tile_total, mixed * shrink + tile_mixed
@@ -79,9 +71,7 @@ def scores(folded: Array, k: Array, rows: int) -> Array:  # (K, H/K*rows, E), (S
     return folded @ keys
 
 
-def mask_tile(
-    s: Array, rows: int, first: int, start: int, window: int | None, xp: Xp
-) -> None:  # (K, H/K*rows, S) ->
+def mask_tile(s: Array, rows: int, first: int, start: int, window: int | None, xp: Xp) -> None:  # (K, H/K*rows, S) ->
     """Sets to -inf, in place, the scores of keys that a query does not see; does nothing when every query sees all."""
     keys = s.shape[-1]
     if start + keys - 1 <= first and (window is None or start > first + rows - 1 - window):

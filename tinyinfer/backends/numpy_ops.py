@@ -22,9 +22,10 @@ from tinyinfer.arrays import Array
 from tinyinfer.backends.cpu import given_back, keep_freed_memory, lazy_array
 from tinyinfer.backends.flash import tiled_attention
 from tinyinfer.backends.packed import LANES, W8A8, Packed, round_rows
-from tinyinfer.backends.reference import Products, ReferenceOps
+from tinyinfer.backends.reference import CLAMP, Products, ReferenceOps, error_function
 from tinyinfer.ledger import Ledger
-from tinyinfer.model.weights import Dense, FullQKNorm, Heads, LayerNorm, Matrix, RMSNorm, Weight
+from tinyinfer.model.heads import Heads
+from tinyinfer.model.weights import Dense, FullQKNorm, LayerNorm, Matrix, RMSNorm, Weight
 
 TILE = 1 << 16  # numbers worked on at a time: a quarter of a megabyte of float32 stays in a core's cache
 WIDE_TILE = 1 << 18  # numbers of a weight widened at a time: a megabyte of float32
@@ -99,20 +100,15 @@ class NumpyOps(ReferenceOps):
 
     def gate(self, gate_up: Array, activation: str) -> Array:  # (T, 2*F) -> (T, F)
         """Computes a few rows at a time. Saves 1.09x (SmolLM2) and 1.22x (Llama 1B) of the reference's time."""
-        f, half = ACTIVATIONS[activation], gate_up.shape[1] // 2
+        f, half = GATES[activation], gate_up.shape[1] // 2
+        return by_rows(lambda rows, out: f(gate_up[rows, :half], gate_up[rows, half:], out), (len(gate_up), half))
 
-        def work(rows: slice, out: Array) -> None:
-            f(gate_up[rows, :half], out)
-            out *= gate_up[rows, half:]
-
-        return by_rows(work, (len(gate_up), half))
-
-    def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
-        """Adds in place, so that the residual stream needs no new array for each change.
+    def add(self, x: Array, change: Array, scale: float) -> Array:  # (T, D), (T, D) -> (T, D)
+        """Adds in place, so that the residual stream needs no new array for each change; multiplies by no scale of 1.
 
         Saves 1.04x (SmolLM2) and 1.52x (Llama 1B) of the reference's time.
         """
-        x += change
+        x += change if scale == 1 else change * np.float32(scale)
         return x
 
     # Attention and products.
@@ -125,7 +121,7 @@ class NumpyOps(ReferenceOps):
         Over 512 keys: saves 1.50x for SmolLM2 and loses a little (0.98x) for Llama 1B; in decode saves 2.02x and 1.65x.
         Saves more with longer prompts, because more of their tiles are skipped.
         """
-        return tiled_attention(q, k, v, first, start, heads.scale, heads.window, np)
+        return tiled_attention(q, k, v, first, start, heads, np)
 
     def dense_product(self, x: Array, weight: Dense) -> Array:  # (T, M) -> (T, N)
         """Multiplies a few rows one by one (see `multiply`), and widens a weight in half precision a tile at a time.
@@ -156,9 +152,7 @@ class NumpyOps(ReferenceOps):
     norms: ClassVar[Products] = MappingProxyType(
         {**ReferenceOps.norms, RMSNorm: rms_norm, LayerNorm: layer_norm, FullQKNorm: full_qk_norm}
     )
-    products: ClassVar[Products] = MappingProxyType(
-        {Dense: dense_product, Packed: packed_product, W8A8: w8a8_product}
-    )
+    products: ClassVar[Products] = MappingProxyType({Dense: dense_product, Packed: packed_product, W8A8: w8a8_product})
 
 
 def multiply(x: Array, matrix: Array) -> Array:  # (T, M), (M, N) -> (T, N)
@@ -258,4 +252,30 @@ def gelu_tanh_into(x: Array, out: Array) -> None:  # (T, F), (T, F) ->
     out *= x * np.float32(0.5)
 
 
-ACTIVATIONS: dict[str, Callable[[Array, Array], None]] = {"silu": silu_into, "gelu_tanh": gelu_tanh_into}
+def gelu_into(x: Array, out: Array) -> None:  # (T, F), (T, F) ->
+    """x · Φ(x), Φ the normal distribution (Hendrycks & Gimpel 2016, equation 1)."""
+    np.add(error_function(x * np.float32(0.7071067812), np), np.float32(1), out=out)
+    out *= x * np.float32(0.5)
+
+
+def gate_by(activate: Activation) -> Gate:
+    """The usual gate: act(gate) · up."""
+
+    def gate_into(gate: Array, up: Array, out: Array) -> None:  # (T, F), (T, F), (T, F) ->
+        activate(gate, out)
+        out *= up
+
+    return gate_into
+
+
+def clamped_gate_into(gate: Array, up: Array, out: Array) -> None:  # (T, F), (T, F), (T, F) ->
+    """gate · sigmoid(1.702 · gate) · (up + 1), gate at most 7 and up from -7 to 7 (OpenAI 2025, gpt-oss)."""
+    silu_into(np.minimum(gate, np.float32(CLAMP)) * np.float32(1.702), out)
+    out *= np.float32(1 / 1.702)
+    out *= np.clip(up, np.float32(-CLAMP), np.float32(CLAMP)) + np.float32(1)
+
+
+Activation = Callable[[Array, Array], None]
+Gate = Callable[[Array, Array, Array], None]
+ACTIVATIONS: dict[str, Activation] = {"silu": silu_into, "gelu_tanh": gelu_tanh_into, "gelu": gelu_into}
+GATES: dict[str, Gate] = {name: gate_by(f) for name, f in ACTIVATIONS.items()} | {"clamped": clamped_gate_into}

@@ -23,6 +23,7 @@ from tinyinfer.backends.packed import W8A8, Packed, round_rows
 from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import full_attention, visible_pairs
+from tinyinfer.model.heads import Heads, NoCap, SoftCap
 from tinyinfer.model.interfaces import KVCache, Step
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import (
@@ -31,7 +32,6 @@ from tinyinfer.model.weights import (
     Experts,
     FloatMatrix,
     FullQKNorm,
-    Heads,
     LayerNorm,
     Linear,
     Matrix,
@@ -44,6 +44,7 @@ from tinyinfer.model.weights import (
 )
 from tinyinfer.sequence import Batch
 
+CLAMP = 7.0  # of gpt-oss's gate
 Products = MappingProxyType[type, Callable[[Any, Array, Any], Array]]
 
 
@@ -144,6 +145,7 @@ class ReferenceOps(HoldsModule):
         self, q: Array, layer: int, batch: Batch, cache: KVCache, heads: Heads
     ) -> Array:  # (T, H, E) -> (T, H, E)
         outs = []  # of each span, (T, H, E)
+        self.ledger.weight_bytes += heads.sinks.nbytes
         for span in (part for whole in batch.spans for part in cache.split(whole)):
             start = 0 if heads.window is None else max(0, span.first - heads.window + 1)  # the oldest key that is seen
             k, v = cache.read(layer, span.seq, start, span.first + span.rows)  # (S, K, E), (S, K, E)
@@ -157,14 +159,15 @@ class ReferenceOps(HoldsModule):
         self, q: Array, k: Array, v: Array, first: int, start: int, heads: Heads
     ) -> Array:  # (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)
         """Attention of one sequence's rows, the first at position `first`, over keys from position `start` on."""
-        return full_attention(q, k, v, first, start, heads.scale, heads.window, self.xp)
+        return full_attention(q, k, v, first, start, heads, self.xp)
 
     def activate(self, x: Array, activation: str) -> Array:  # (T, F) -> (T, F)
         return self.activations[activation](self, x)
 
     def gate(self, gate_up: Array, activation: str) -> Array:  # (T, 2*F) -> (T, F)
         half = gate_up.shape[1] // 2
-        return self.activate(gate_up[:, :half], activation) * gate_up[:, half:]
+        gate, up = gate_up[:, :half], gate_up[:, half:]  # (T, F), (T, F)
+        return self.clamped_gate(gate, up) if activation == "clamped" else self.activate(gate, activation) * up
 
     def experts(
         self, x: Array, chosen: Array, weights: Array, gate_up: Experts, down: Experts, activation: str
@@ -172,18 +175,24 @@ class ReferenceOps(HoldsModule):
         y = self.xp.zeros_like(x)  # (T, D)
         for e in np.unique(self.to_host(chosen)).tolist():  # an expert that no row chose is neither computed nor read
             rows, slots = self.xp.nonzero(chosen == e)  # (n,), (n,): the n rows that chose expert e
-            h = self.gate(self.linear(x[rows], Linear(gate_up.matrices[e])), activation)  # (n, F)
+            h = self.gate(self.linear(x[rows], gate_up.linears[e]), activation)  # (n, F)
             # No row is twice in `rows`, else NumPy's += would add only one of its two changes.
-            y[rows] += self.linear(h, Linear(down.matrices[e])) * weights[rows, slots][:, None]
+            y[rows] += self.linear(h, down.linears[e]) * weights[rows, slots][:, None]
             self.ledger.expert_rows += len(rows)
             self.ledger.experts_read += 1
         return y
 
-    def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
-        return x + change
+    def add(self, x: Array, change: Array, scale: float) -> Array:  # (T, D), (T, D) -> (T, D)
+        return x + change * self.xp.float32(scale)
 
     def gather(self, x: Array, rows: Array) -> Array:  # (T, D), (R,) -> (R, D)
         return x[self.xp.asarray(rows)]
+
+    def scale(self, x: Array, factor: float) -> Array:  # (R, D) -> (R, D)
+        return x * self.xp.float32(factor)
+
+    def cap(self, logits: Array, cap: NoCap | SoftCap) -> Array:  # (R, V) -> (R, V)
+        return cap(logits, self.xp)
 
     def compile(self, model: Model, cache: KVCache) -> Step | None:
         return None
@@ -226,6 +235,17 @@ class ReferenceOps(HoldsModule):
         f = self.xp.float32
         return x * f(0.5) * (self.xp.tanh(f(0.7978845608) * (x + f(0.044715) * x * x * x)) + f(1))
 
+    def gelu(self, x: Array) -> Array:  # (T, F) -> (T, F)
+        """x · Φ(x), Φ the normal distribution (Hendrycks & Gimpel 2016, equation 1)."""
+        f = self.xp.float32
+        return x * f(0.5) * (error_function(x * f(0.7071067812), self.xp) + f(1))
+
+    def clamped_gate(self, gate: Array, up: Array) -> Array:  # (T, F), (T, F) -> (T, F)
+        """gate · sigmoid(1.702 · gate) · (up + 1), gate at most 7 and up from -7 to 7 (OpenAI 2025, gpt-oss)."""
+        f, limit = self.xp.float32, self.xp.float32(CLAMP)
+        gate, up = self.xp.minimum(gate, limit), self.xp.clip(up, -limit, limit)  # (T, F), (T, F)
+        return self.silu(gate * f(1.702)) * f(1 / 1.702) * (up + f(1))
+
     def float_product(self, x: Array, weight: Weight) -> Array:  # (T, M) -> (T, N)
         """x Wᵀ, the weight's numbers converted to float32 first."""
         return x @ weight.dequantize(slice(0, weight.shape[0]))
@@ -240,11 +260,19 @@ class ReferenceOps(HoldsModule):
         {NoNorm: no_norm, RMSNorm: rms_norm, LayerNorm: layer_norm, FullQKNorm: full_qk_norm}
     )
     activations: ClassVar[MappingProxyType[str, Callable[[Any, Array], Array]]] = MappingProxyType(
-        {"silu": silu, "gelu_tanh": gelu_tanh}
+        {"silu": silu, "gelu_tanh": gelu_tanh, "gelu": gelu}
     )
-    products: ClassVar[Products] = MappingProxyType(
-        {Dense: float_product, Packed: float_product, W8A8: w8a8_product}
+    products: ClassVar[Products] = MappingProxyType({Dense: float_product, Packed: float_product, W8A8: w8a8_product})
+
+
+def error_function(x: Array, xp: Xp) -> Array:  # (...,) -> (...,)
+    """erf(x), at most 2e-7 off in float32: NumPy has none (Abramowitz & Stegun 1964, formula 7.1.26)."""
+    f, size = xp.float32, xp.abs(x)  # (...,)
+    t = f(1) / (f(1) + f(0.3275911) * size)  # (...,)
+    series = t * (
+        f(0.254829592) + t * (f(-0.284496736) + t * (f(1.421413741) + t * (f(-1.453152027) + t * f(1.061405429))))
     )
+    return xp.copysign(f(1) - series * xp.exp(-size * size), x)
 
 
 def check_range(matrix: FloatMatrix, first: int, rows: np.ndarray, dtype: Any) -> None:  # (rows, M) ->

@@ -119,10 +119,10 @@ class OverflowSearch(DelegatingOps):
     def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
         return self._checked(self.inner.embed(tokens, positions, embedding), "in the embedding")
 
-    def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
+    def add(self, x: Array, change: Array, scale: float) -> Array:  # (T, D), (T, D) -> (T, D)
         layer, part = divmod(self.changes, len(PARTS))
         self.changes += 1
-        return self._checked(self.inner.add(x, change), f"in layer {layer}'s {PARTS[part]}")
+        return self._checked(self.inner.add(x, change, scale), f"in layer {layer}'s {PARTS[part]}")
 
     def _checked(self, x: Array, place: str) -> Array:  # (T, D) -> (T, D)
         if not self.place and not self.to_host(self.xp.isfinite((x * x).sum(axis=-1))).all():

@@ -16,6 +16,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     hf_fields.py       which fields of config.json may stay unread
     hf_nested.py       the text part of a model that also reads images or sound
     hf_names.py        tensor names of Hugging Face to canonical names
+    hf_storage.py      how each family stores matrices: joined, turned, in turns; taken apart row by row
     reorder.py         rows in another order than the file's: the pairs that rotary positions turn
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
     hf_growth.py       how much longer the steps of a tokenizer.json make a text
@@ -28,6 +29,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     split_rules.py     the rules by which a byte-level vocabulary splits text into words, by their names in a GGUF
     gguf_specials.py   which tokens of a GGUF end a text, and which are control tokens that the file types as text
     build.py           a checkpoint to a model: what is fused, what keeps its codes, what is rounded
+    rotations.py       rotary positions to frequencies and amplitudes: the ways of stretching them
     quantized.py       the folder that `tinyinfer quantize` writes, read
     export.py          a model in memory to canonical tensors: fused matrices are split
     saving.py          those tensors to such a folder, whole or not at all

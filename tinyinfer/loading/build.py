@@ -7,7 +7,6 @@ the file holds, or are rounded (quantization/apply.py). How the result lies in m
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -15,24 +14,25 @@ import numpy as np
 from tinyinfer.arrays import Array
 from tinyinfer.errors import SwitchError
 from tinyinfer.loading.checkpoint import Checkpoint, Joined
+from tinyinfer.loading.rotations import build_rotation
 from tinyinfer.model.attention import GroupedQuery
-from tinyinfer.model.config import ModelConfig, RopeConfig, held_matrices
+from tinyinfer.model.config import ModelConfig, MoEConfig, held_matrices
+from tinyinfer.model.heads import Heads, NoCap, NoSinks, Sinks, SoftCap
 from tinyinfer.model.interfaces import Ops
+from tinyinfer.model.layers import Layer, ParallelLayer, SerialLayer
 from tinyinfer.model.mlp import MLP, GatedMLP, PlainMLP
-from tinyinfer.model.moe import MoE
-from tinyinfer.model.transformer import Layer, Model
+from tinyinfer.model.moe import MoE, SharedMoE
+from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import (
     Embedding,
     Experts,
     FullQKNorm,
-    Heads,
     LayerNorm,
     Linear,
     Matrix,
     NoNorm,
     Norm,
     RMSNorm,
-    Rotation,
     Weight,
 )
 from tinyinfer.quantization.switches import QuantizationSwitches
@@ -72,10 +72,12 @@ def build_model(
     return Model(
         config=c,
         embedding=Embedding(table, positions, c.embedding_scale),
-        rotations=tuple(builder.rotation(rope) for rope in ropes),
+        rotations=tuple(build_rotation(rope, c.head_dim, ops) for rope in ropes),
         layers=tuple(layers),
         final_norm=builder.norm("final_norm"),
         head=Linear(table) if c.tied_head else builder.linear("head"),
+        logit_scale=c.logit_scale,
+        logit_cap=build_cap(c.logit_cap),
     )
 
 
@@ -97,38 +99,61 @@ class Builder:
         return Linear(self.weight(name), self.array(*biases) if biases[0] in self.tensors else None)
 
     def experts(self, name: str) -> Experts:
-        """The experts of this name, each a matrix by itself."""
-        return Experts(tuple(self.weight(name, e) for e in range(self.held[name].count)))
+        """The experts of this name, each by itself, with their biases if the family has them."""
+        biases = [self.tensors.get(f"{part}.bias") for part, _ in self.held[name].parts]
+        stacks = [bias.numpy() for bias in biases if bias]  # (X, N) each
+        return Experts(
+            tuple(
+                Linear(self.weight(name, e), self.ops.take_array(*(stack[e] for stack in stacks)) if stacks else None)
+                for e in range(self.held[name].count)
+            )
+        )
 
     def array(self, *names: str) -> Array:
         """Small arrays, joined along their first axis."""
         return self.ops.take_array(*(self.tensors[name].numpy() for name in names))
 
     def norm(self, name: str) -> Norm:
-        """The norm of this name, of the family's kind."""
+        """The norm of this name, of the family's kind; NoNorm where the family has none."""
+        if name not in self.tensors:
+            return NoNorm()
         if self.config.norm == "layer":
             return LayerNorm(self.array(name), self.array(f"{name}.bias"), self.config.norm_eps)
         return RMSNorm(self.array(name), self.config.norm_eps)
-
-    def rotation(self, rope: RopeConfig | None) -> Rotation:
-        """The rotary positions of one kind of layer, as one set."""
-        f = frequencies(rope, self.config.head_dim)[None]  # (1, E/2)
-        return Rotation(self.ops.take_array(f), self.ops.take_array(np.ones_like(f)))
 
 
 def build_layer(i: int, c: ModelConfig, builder: Builder, rotation: int) -> Layer:
     """Layer i. rotation: the index of its kind among the model's rotations."""
     n = f"layers.{i}."
-    heads = Heads(c.num_heads, c.num_kv_heads, c.head_dim, c.attention_scale, c.windows[i])
-    qk_norm = build_qk_norm(n, c, builder)
-    return Layer(
-        attention_norm=builder.norm(n + "attention_norm"),
-        mixer=GroupedQuery(builder.linear(n + "qkv"), qk_norm, rotation, heads, builder.linear(n + "o")),
-        post_attention_norm=builder.norm(n + "post_attention_norm") if c.post_norms else NoNorm(),
+    qkv, o, qk_norm = builder.linear(n + "qkv"), builder.linear(n + "o"), build_qk_norm(n, c, builder)
+    mixer = GroupedQuery(qkv, qk_norm, rotation, build_heads(i, c, builder), o)
+    mlp, before = build_mlp(n, c, c.mixture(i), builder), builder.norm(n + "attention_norm")
+    if c.parallel:
+        return ParallelLayer(before, mixer, builder.norm(n + "mlp_norm"), mlp, c.residual_scale)
+    return SerialLayer(
+        attention_norm=before,
+        mixer=mixer,
+        post_attention_norm=builder.norm(n + "post_attention_norm"),
         mlp_norm=builder.norm(n + "mlp_norm"),
-        mlp=build_mlp(n, c, builder),
-        post_mlp_norm=builder.norm(n + "post_mlp_norm") if c.post_norms else NoNorm(),
+        mlp=mlp,
+        post_mlp_norm=builder.norm(n + "post_mlp_norm"),
+        scale=c.residual_scale,
     )
+
+
+def build_heads(i: int, c: ModelConfig, builder: Builder) -> Heads:
+    """Heads, scale, window, cap and sinks of layer i."""
+    sinks: NoSinks | Sinks = NoSinks()
+    if c.sinks:
+        scores = builder.tensors[f"layers.{i}.sinks"].numpy().reshape(c.num_kv_heads, -1, 1)  # (K, H/K, 1)
+        sinks = Sinks(builder.ops.take_array(scores))
+    cap = build_cap(c.score_cap)
+    return Heads(c.num_heads, c.num_kv_heads, c.head_dim, c.attention_scale, c.windows[i], cap, sinks)
+
+
+def build_cap(limit: float | None) -> NoCap | SoftCap:
+    """The cap of scores or of logits; None: none."""
+    return NoCap() if limit is None else SoftCap(limit)
 
 
 def build_qk_norm(n: str, c: ModelConfig, builder: Builder) -> Norm:
@@ -143,38 +168,17 @@ def build_qk_norm(n: str, c: ModelConfig, builder: Builder) -> Norm:
     return RMSNorm(builder.ops.take_array(stacked), c.norm_eps)
 
 
-def build_mlp(n: str, c: ModelConfig, builder: Builder) -> MLP:
-    """The MLP of the family's kind, gate and up fused."""
-    if c.experts:
-        router, gate_up = builder.linear(n + "router"), builder.experts(n + "gate_up")
-        return MoE(router, gate_up, builder.experts(n + "down"), c.activation, c.experts)
-    if c.gated:
+def build_mlp(n: str, c: ModelConfig, moe: MoEConfig | None, builder: Builder) -> MLP:
+    """The MLP of the layer's kind, gate and up fused. moe: its mixture of experts; None: it is dense."""
+    if moe is None and not c.gated:
+        return PlainMLP(builder.linear(n + "up"), builder.linear(n + "down"), c.activation)
+    if moe is None:
         return GatedMLP(builder.linear(n + "gate_up"), builder.linear(n + "down"), c.activation)
-    return PlainMLP(builder.linear(n + "up"), builder.linear(n + "down"), c.activation)
-
-
-def frequencies(rope: RopeConfig | None, head_dim: int) -> np.ndarray:  # -> (E/2,)
-    """Radians per position of each pair of a head's numbers: theta^(-2i/E); without rotary positions, 0 (no rotation).
-
-    (Su et al. 2021, section 3.3.)
-    """
-    if rope is None:
-        return np.zeros(head_dim // 2, dtype=np.float32)
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / np.float32(head_dim)  # (E/2,)
-    f = np.float32(1) / np.float32(rope.theta) ** exponents  # (E/2,)
-    if rope.divisors is not None:
-        return f / np.asarray(rope.divisors, dtype=np.float32)
-    if rope.scaling == "linear":
-        return f / np.float32(rope.factor)
-    return llama3_frequencies(f, rope) if rope.scaling == "llama3" else f
-
-
-def llama3_frequencies(f: np.ndarray, rope: RopeConfig) -> np.ndarray:  # (E/2,) -> (E/2,)
-    """Long wavelengths divided by factor, short ones kept, between them a blend (Llama 3.1's model card)."""
-    turns = rope.original_max_position * f / np.float32(2 * math.pi)  # (E/2,): full turns within the original context
-    blend = (turns - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)  # (E/2,)
-    blend = np.clip(blend, 0, 1)  # 0: a long wavelength, divided; 1: a short one, kept
-    return ((1 - blend) * f / np.float32(rope.factor) + blend * f).astype(np.float32)
+    router, gate_up, down = builder.linear(n + "router"), builder.experts(n + "gate_up"), builder.experts(n + "down")
+    if not moe.shared_size:
+        return MoE(router, gate_up, down, c.activation, moe)
+    shared = [builder.linear(n + name) for name in ("shared_router", "shared_gate_up", "shared_down")]
+    return SharedMoE(router, gate_up, down, c.activation, moe, *shared)
 
 
 # From a checkpoint to a model as the switches say.

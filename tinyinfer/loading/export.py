@@ -16,7 +16,9 @@ from tinyinfer.backends.packing import pack, packed_size
 from tinyinfer.loading.checkpoint import concatenate
 from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.config import HeldMatrix, held_matrices
-from tinyinfer.model.transformer import Layer, Model
+from tinyinfer.model.heads import Sinks
+from tinyinfer.model.layers import Layer
+from tinyinfer.model.transformer import Model
 from tinyinfer.model.visit import Held, matrices, weights
 from tinyinfer.model.weights import (
     Floats,
@@ -104,7 +106,7 @@ def export(model: Model) -> Iterator[Exported]:
     for name, held in matrices(model):
         yield from matrix_parts(held_by_name[name], held)
     for i, layer in enumerate(model.layers):
-        yield from layer_norms(f"layers.{i}.", layer)
+        yield from small_parts(f"layers.{i}.", layer)
     yield from norm_parts("final_norm", model.final_norm)
     if model.embedding.positions is not None:
         yield Exported("positions", model.embedding.positions.shape, model.embedding.positions)
@@ -115,18 +117,23 @@ def matrix_parts(matrix: HeldMatrix, held: Held) -> Iterator[Exported]:
     first, stack = 0, () if isinstance(held, Linear) else (matrix.count,)
     for name, outputs in matrix.parts:
         yield Exported(name, (*stack, outputs, matrix.inputs), weights(held), first)
-        if isinstance(held, Linear) and held.bias is not None:
-            yield Exported(f"{name}.bias", (outputs,), held.bias[first : first + outputs])
+        linears = (held,) if isinstance(held, Linear) else held.linears
+        biases = [to_host(linear.bias)[first : first + outputs] for linear in linears if linear.bias is not None]
+        if biases:
+            yield Exported(f"{name}.bias", (*stack, outputs), np.stack(biases).reshape(*stack, outputs))
         first += outputs
 
 
-def layer_norms(n: str, layer: Layer) -> Iterator[Exported]:
-    """The norms of a layer, whose names begin with n."""
+def small_parts(n: str, layer: Layer) -> Iterator[Exported]:
+    """The norms and the sinks of a layer, whose names begin with n."""
     for field in fields(layer):
         if field.name.endswith("_norm"):
             yield from norm_parts(n + field.name, getattr(layer, field.name))
     assert isinstance(layer.mixer, GroupedQuery)
     yield from qk_norm_parts(n, layer.mixer.qk_norm)
+    sinks = layer.mixer.heads.sinks
+    if isinstance(sinks, Sinks):
+        yield Exported(n + "sinks", (sinks.scores.size,), sinks.scores.reshape(-1))
 
 
 def norm_parts(name: str, norm: Norm) -> Iterator[Exported]:

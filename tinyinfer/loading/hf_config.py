@@ -1,29 +1,31 @@
 """config.json -> ModelConfig.
 
-Two dialects are read: transformers 5 writes the settings of rotary positions into `rope_parameters`, transformers 4
-into `rope_theta`, `rope_scaling` and others; where a file has both, they must agree. A field that is neither read here
-nor known to be neutral is refused, because it could change the result (hf_fields.py says which are not). A model that
-reads images or sound, too, has the configuration of its text model inside (hf_nested.py).
+The families differ as their records say (hf_families.py), by lists of layers (hf_layers.py) and by rotations, which the
+two dialects of transformers 4 and 5 spell differently (hf_rope.py). A field that is neither read nor known to be
+neutral is refused, because it could change the result (hf_fields.py says which are not). A model that reads images or
+sound, too, has the configuration of its text model inside (hf_nested.py).
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
 
 from tinyinfer.loading.checkpoint import join_end_tokens
-from tinyinfer.loading.hf_families import FAMILIES, SIZES, Family, Windows
+from tinyinfer.loading.hf_families import FAMILIES, SIZES, Family
 from tinyinfer.loading.hf_fields import HARMLESS, NEUTRAL, foreign
 from tinyinfer.loading.hf_nested import is_nested, text_fields
+from tinyinfer.loading.hf_rope import Rotations
 from tinyinfer.loading.json_fields import Fields, read_json
 from tinyinfer.loading.strangers import QUANTIZATIONS, quantized_by
-from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
+from tinyinfer.model.config import ModelConfig, MoEConfig
 from tinyinfer.units import show
 
 MAX_LAYERS, MAX_EXPERTS = 4096, 65536  # a larger number is refused before a list of that length is made
-ACTIVATIONS = {"silu": "silu", "swish": "silu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh"}
+ACTIVATIONS = {
+    "silu": "silu", "swish": "silu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu_tanh", "gelu_new": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+}  # fmt: skip
 OURS = "tinyinfer"  # quant_method of the folders that `tinyinfer quantize` writes
 
 
@@ -43,7 +45,7 @@ def read_config(folder: str | Path) -> ModelConfig:
         f = text_fields(f)
     family = _family(f)
     config = _gpt2(f, family) if family.architecture == "gpt2" else _decoder(f, family)
-    f.refuse_unread(NEUTRAL, HARMLESS, foreign)
+    f.refuse_unread(NEUTRAL, HARMLESS | family.fixed, foreign)
     return join_end_tokens(config, _end_tokens(Path(folder), f, family))
 
 
@@ -63,7 +65,7 @@ def _family(f: Fields) -> Family:
 
 
 def _decoder(f: Fields, family: Family) -> ModelConfig:
-    """The ModelConfig of every family but GPT-2; they all descend from Llama."""
+    """The ModelConfig of every family but GPT-2: a Llama, with what is the family's own."""
     layers, width = f.size("num_hidden_layers", most=MAX_LAYERS), f.size("hidden_size")
     heads = f.size("num_attention_heads")
     kv_heads = f.optional_size("num_key_value_heads", family.kv_heads) or heads
@@ -72,36 +74,32 @@ def _decoder(f: Fields, family: Family) -> ModelConfig:
         f.refuse("num_key_value_heads", f"is {kv_heads}, which does not divide the {heads} query heads; correct one")
     if head_dim % 2:
         f.refuse("head_dim", f"is {head_dim}, but rotary positions turn pairs of numbers; correct it to an even one")
-    windows, max_position = family.windows(f, layers, family.window), _max_position(f, "max_position_embeddings")
-    experts = _experts(f, family)
-    bias = family.bias == "asked" and f.flag("attention_bias", False)
-    ropes = _ropes(f, family, windows, max_position)
-    if any(rope.divisors and len(rope.divisors) != head_dim // 2 for rope in ropes if rope):
-        f.refuse("rope_parameters", f"has divisors, but not the {head_dim // 2} of heads of {head_dim}; correct them")
-    return ModelConfig(
+    max_position = _max_position(f, "max_position_embeddings")
+    windows, experts = family.windows(f, layers, family.window), _experts(f, family, layers)
+    bias = f.flag(family.bias_field, family.bias) if family.bias_field else family.bias
+    config = ModelConfig(
         architecture=family.architecture,
         vocab_size=f.size("vocab_size"),
         hidden_size=width,
-        intermediate_size=f.size("intermediate_size", experts.expert_size if experts else None),
+        intermediate_size=f.size("intermediate_size", _expert_size(experts)),
         num_layers=layers,
         num_heads=heads,
         num_kv_heads=kv_heads,
         head_dim=head_dim,
         max_position=max_position,
-        norm_eps=f.number("rms_norm_eps", family.norm_eps),
-        attention_scale=(f.number("query_pre_attn_scalar", 256) if family.gemma else head_dim) ** -0.5,
-        rope=ropes,
+        norm_eps=f.number(family.eps_field, family.norm_eps),
+        attention_scale=head_dim**-0.5,
+        rope=Rotations(f, family, head_dim, max_position).layers(windows),
         windows=windows,
-        activation=_gemma_activation(f) if family.gemma else _activation(f, "hidden_act", "silu"),
-        qkv_bias=bias or family.bias == "qkv",
-        o_bias=bias,
+        activation=_activation(f, *family.activation),
+        qkv_bias=bias,
+        o_bias=bias and family.o_bias,
         mlp_bias=family.mlp_bias and f.flag("mlp_bias", False),
         qk_norm=family.qk_norm,
-        post_norms=family.gemma,
-        embedding_scale=float(np.float32(width**0.5)) if family.gemma else 1.0,  # rounded as in transformers
         tied_head=f.flag("tie_word_embeddings", family.tied),
         experts=experts,
     )
+    return replace(config, **family.own(f, config))
 
 
 def _gpt2(f: Fields, family: Family) -> ModelConfig:
@@ -159,75 +157,29 @@ def _activation(f: Fields, name: str, absent: str) -> str:
     return ACTIVATIONS[value]
 
 
-def _gemma_activation(f: Fields) -> str:
-    """Gemma's hidden_activation replaces hidden_act, which some Gemma files also have, with a wrong value."""
-    if f.get("hidden_activation") is not None:
-        f.get("hidden_act")
-    return _activation(f, "hidden_activation", "gelu_pytorch_tanh")
-
-
-def _experts(f: Fields, family: Family) -> MoEConfig | None:
-    """The mixture of experts, if the family has one; transformers 4 and 5 name the number of experts differently."""
+def _experts(f: Fields, family: Family, layers: int) -> MoEConfig | None:
+    """The mixture of experts, if a layer has one; transformers 4 and 5 name the number of experts differently."""
     if family.expert_size is None:
         return None
-    total, chosen, renormalize = family.experts
     f.alias("num_local_experts", "num_experts")
+    f.alias("num_experts_per_tok", "experts_per_token")
+    dense, (total, chosen, renormalize) = family.dense(f, layers), family.experts
+    if len(dense) == layers:
+        for name in ("num_experts_per_tok", "norm_topk_prob", family.expert_size, family.shared_size or ""):
+            f.get(name)  # says nothing
+        return None
     count, each = f.size("num_local_experts", total, most=MAX_EXPERTS), f.size("num_experts_per_tok", chosen)
     if each > count:
         f.refuse("num_experts_per_tok", f"is {each}, more than the {count} experts that there are; correct one of them")
     if renormalize is None:
         renormalize = f.flag("norm_topk_prob", False)
-    return MoEConfig(count, each, f.size(family.expert_size), renormalize)
+    shared = f.size(family.shared_size) if family.shared_size else 0
+    return MoEConfig(count, each, f.size(family.expert_size), renormalize, shared, dense)
 
 
-def _ropes(f: Fields, family: Family, windows: Windows, max_position: int) -> tuple[RopeConfig, ...]:
-    """The rotation of each layer, from either dialect; where both are there, they must agree."""
-    old, new = f.get("rope_scaling"), f.get("rope_parameters")
-    if family.local_theta is None:
-        return (_agreed(f, "rope_parameters", new, old, family, max_position),) * len(windows)
-    both = f.table("rope_parameters", new)  # one table for the layers that see all, one for those with a window
-    whole, local = both.get("full_attention"), both.get("sliding_attention")
-    both.refuse_unread((), {})
-    everywhere = _agreed(f, "full_attention", whole, old, family, max_position)
-    windowed = _rope(f, "sliding_attention", local, "rope_local_base_freq", family.local_theta, max_position)
-    return tuple(everywhere if window is None else windowed for window in windows)
-
-
-def _agreed(f: Fields, name: str, new: Any, old: Any, family: Family, max_position: int) -> RopeConfig:
-    """The rotation that `new`, the table `name` of transformers 5, and `old`, transformers 4's rope_scaling, mean."""
-    if new is None:
-        return _rope(f, "rope_scaling", old, "rope_theta", family.theta, max_position)
-    rope = _rope(f, name, new, "rope_theta", family.theta, max_position)
-    if old is not None and _rope(f, "rope_scaling", old, "rope_theta", rope.theta, max_position) != rope:
-        f.refuse("rope_scaling", f"differs from {name}, which means the same; remove one of them")
-    return rope
-
-
-def _rope(f: Fields, name: str, table: Any, theta_field: str, theta: float, max_position: int) -> RopeConfig:
-    """One rotation. Its base is a field of its own table (transformers 5) or `theta_field` of the file (4)."""
-    r = f.table(name, table)
-    r.alias("rope_type", "type")
-    if theta_field in f.values:
-        theta = f.number(theta_field)
-        if r.number("rope_theta", theta) != theta:
-            r.refuse("rope_theta", f"differs from {theta_field} ({theta}) beside it; remove one of them")
-    kind, theta = r.text("rope_type", "default"), r.number("rope_theta", theta)
-    if kind == "default":
-        rope = RopeConfig(theta)
-    elif kind == "linear":
-        rope = RopeConfig(theta, "linear", r.number("factor"))
-    elif kind == "llama3":
-        low, high = r.number("low_freq_factor"), r.number("high_freq_factor")
-        if low >= high:
-            r.refuse("low_freq_factor", f"is {low}, but must be below high_freq_factor ({high}); correct one of them")
-        original = r.size("original_max_position_embeddings", max_position)
-        rope = RopeConfig(theta, "llama3", r.number("factor"), low, high, original)
-    elif kind == "divisors":  # written by hf_writer.py for a folder made of a GGUF file
-        rope = RopeConfig(theta, divisors=r.numbers("divisors"))
-    else:
-        r.refuse("rope_type", f"is {show(kind)}, which is not supported; supported are default, linear and llama3")
-    r.refuse_unread((), HARMLESS)
-    return rope
+def _expert_size(experts: MoEConfig | None) -> int | None:
+    """The intermediate_size of a file that does not say it: an expert's, unless there are dense layers that have it."""
+    return experts.expert_size if experts and not experts.dense_layers else None
 
 
 def _end_tokens(folder: Path, f: Fields, family: Family) -> list[int]:

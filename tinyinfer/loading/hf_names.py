@@ -1,9 +1,9 @@
-"""Hugging Face tensor names -> canonical names; stored matrices -> rows are outputs, columns are inputs.
+"""Hugging Face tensor names -> canonical names; experts -> one tensor; rows of heads -> the order of rotary positions.
 
-Llama and its descendants differ in names only, with two exceptions: Gemma's norms multiply by 1 + w, and each expert is
-a tensor of its own (or, an option of transformers 5, all are fused). GPT-2 stores matrices inputs first, and queries,
-keys and values as one. An unknown name is kept, so that checkpoint.check_tensors refuses it: no tensor of a file is
-ignored, except those that the configuration gives anyway (COMPUTED).
+Llama and its descendants differ in names only; what is stored in another form than it is used is hf_storage.py's. Each
+expert is a tensor of its own (or, an option of transformers 5, all are fused). An unknown name is kept, so that
+checkpoint.check_tensors refuses it: no tensor of a file is ignored, except those that the configuration gives anyway
+(COMPUTED: causal masks and the frequencies of rotary positions, in old files only).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ import numpy as np
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
+from tinyinfer.loading.hf_storage import STORAGE, Named, plain
+from tinyinfer.loading.reorder import partial_rotation_order, reordered
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.units import show
 
@@ -44,6 +46,25 @@ GEMMA = LLAMA | {
     "pre_feedforward_layernorm": "mlp_norm",
     "post_feedforward_layernorm": "post_mlp_norm",
 }
+OLMO2 = LLAMA | {
+    "post_attention_layernorm": "post_attention_norm",
+    "post_feedforward_layernorm": "post_mlp_norm",
+}
+PHI3 = LLAMA | {
+    "self_attn.qkv_proj": "qkv",
+    "mlp.gate_up_proj": "gate_up",
+}
+GPT_NEOX = {
+    "embed_in": "embedding",
+    "embed_out": "head",
+    "final_layer_norm": "final_norm",
+    "input_layernorm": "attention_norm",
+    "attention.query_key_value": "qkv",
+    "attention.dense": "o",
+    "post_attention_layernorm": "mlp_norm",
+    "mlp.dense_h_to_4h": "up",
+    "mlp.dense_4h_to_h": "down",
+}
 MOE = LLAMA | {
     "mlp.gate": "router",
     "mlp.experts.*.gate_proj": "gate",
@@ -51,6 +72,20 @@ MOE = LLAMA | {
     "mlp.experts.*.down_proj": "down",
     "mlp.experts.gate_up_proj": "gate_up",
     "mlp.experts.down_proj": "down",
+}
+QWEN2_MOE = MOE | {
+    "mlp.shared_expert_gate": "shared_router",
+    "mlp.shared_expert.gate_proj": "shared_gate",
+    "mlp.shared_expert.up_proj": "shared_up",
+    "mlp.shared_expert.down_proj": "shared_down",
+}
+GPT_OSS = LLAMA | {
+    "self_attn.sinks": "sinks",
+    "mlp.router": "router",
+    "mlp.experts.gate_up_proj": "gate_up",
+    "mlp.experts.gate_up_proj_bias": "gate_up.bias",
+    "mlp.experts.down_proj": "down",
+    "mlp.experts.down_proj_bias": "down.bias",
 }
 MIXTRAL = MOE | {
     "block_sparse_moe.gate": "router",
@@ -70,11 +105,17 @@ GPT2 = {
     "mlp.c_fc": "up",
     "mlp.c_proj": "down",
 }
-MODULES = {"gemma3": GEMMA, "gpt2": GPT2, "mixtral": MIXTRAL, "qwen3_moe": MOE, "olmoe": MOE}
-NUMBER = r"(0|[1-9]\d{0,4})"
-NAME = re.compile(rf"(?:(?:model|transformer)\.)?(?:(?:layers|h)\.{NUMBER}\.)?(.+?)(?:\.(weight|bias))?")
+MODULES = {
+    "gemma2": GEMMA, "gemma3": GEMMA, "gpt2": GPT2, "phi3": PHI3, "olmo2": OLMO2, "olmo3": OLMO2, "gpt_neox": GPT_NEOX,
+    "mixtral": MIXTRAL, "qwen2_moe": QWEN2_MOE, "qwen3_moe": MOE, "olmoe": MOE, "gpt_oss": GPT_OSS,
+}  # fmt: skip
+PREFIX, NUMBER = r"(?:(?:model|transformer|gpt_neox)\.)?", r"(0|[1-9]\d{0,4})"
+NAME = re.compile(rf"{PREFIX}(?:(?:layers|h)\.{NUMBER}\.)?(.+?)(?:\.(weight|bias))?")
 EXPERT = re.compile(rf"(.*\.experts\.){NUMBER}(\..*)")
-COMPUTED = re.compile(r".*(\.rotary_emb\.inv_freq|\.?h\.\d+\.attn\.(bias|masked_bias))")  # in old files only
+COMPUTED = re.compile(
+    rf"{PREFIX}(?:(?:layers\.{NUMBER}\.(?:self_attn|attention)\.)?rotary_emb\.inv_freq|"
+    rf"(?:h\.{NUMBER}\.attn|layers\.{NUMBER}\.attention)\.(?:bias|masked_bias))"
+)
 
 
 def canonical_tensors(
@@ -83,11 +124,12 @@ def canonical_tensors(
     """The tensors of a folder under their canonical names; `path` is for messages.
 
     may_differ: a head that is no copy of the embedding is kept although the configuration ties them. Raises ModelError
-    for a name that is there twice, a number type that is not read, an expert that is missing, and else such a head.
+    for a name that is there twice, a number type that is not read, an expert that is missing, a matrix that cannot be
+    cut as its family's are, and else such a head.
     """
     tensors: dict[str, LazyTensor] = {}
     stacks: dict[str, dict[int, Stored]] = {}
-    modules, store = MODULES.get(config.architecture, LLAMA), _STORAGE.get(config.architecture, _plain)
+    modules, store = MODULES.get(config.architecture, LLAMA), STORAGE.get(config.architecture, plain)
     for name, tensor in stored.items():
         if COMPUTED.fullmatch(name):
             continue
@@ -97,12 +139,12 @@ def canonical_tensors(
             stacks.setdefault(canonical, {})[expert] = tensor
         else:
             known = not canonical.startswith("unknown")
-            _add(tensors, path, (store if known else _plain)(path, canonical, tensor))
+            _add(tensors, path, (store if known else plain)(path, config, canonical, tensor))
     for canonical, experts in stacks.items():
         _add(tensors, path, [(canonical, _stack(path, config, experts))])
     if config.tied_head:
         _tie_head(path, tensors, may_differ)
-    return tensors
+    return _ordered(config, tensors)
 
 
 def canonical_name(name: str, modules: Mapping[str, str]) -> tuple[str, int | None]:
@@ -117,9 +159,6 @@ def canonical_name(name: str, modules: Mapping[str, str]) -> tuple[str, int | No
     return canonical, int(expert[2]) if expert else None
 
 
-Named = list[tuple[str, LazyTensor]]
-
-
 def _add(tensors: dict[str, LazyTensor], path: str, new: Named) -> None:
     """Adds the new tensors. Raises ModelError for a name that is there already."""
     for name, tensor in new:
@@ -129,51 +168,23 @@ def _add(tensors: dict[str, LazyTensor], path: str, new: Named) -> None:
         tensors[name] = tensor
 
 
-def _plain(path: str, name: str, tensor: Stored) -> Named:
-    return [(name, tensor.lazy())]
+def _ordered(c: ModelConfig, tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
+    """The tensors, with queries and keys in the order of this engine where rotary positions turn a part of a head.
 
-
-def _gemma(path: str, name: str, tensor: Stored) -> Named:
-    """Gemma's norms store w and multiply by 1 + w."""
-    lazy = tensor.lazy()
-    if not name.endswith("norm"):
-        return [(name, lazy)]
-    return [(name, replace(lazy, read=lambda start, stop: tensor.rows(start, stop) + np.float32(1)))]
-
-
-def _gpt2(path: str, name: str, tensor: Stored) -> Named:
-    """GPT-2 stores a layer's matrices inputs first, and queries, keys and values side by side."""
-    short = name.removesuffix(".bias").rpartition(".")[2]
-    if short not in ("qkv", "o", "up", "down"):
-        return _plain(path, name, tensor)
-    bias = name.endswith(".bias")
-    _check_axes(path, tensor, 1 if bias else 2, axis=-1, parts=3 if short == "qkv" else 1)
-    whole = tensor.lazy() if bias else replace(tensor.lazy(), shape=tensor.shape[::-1], read=tensor.columns)
-    if short != "qkv":
-        return [(name, whole)]
-    third = whole.shape[0] // 3
-    return [(name.replace("qkv", part), _rows(whole, i * third, (i + 1) * third)) for i, part in enumerate("qkv")]
-
-
-def _moe(path: str, name: str, tensor: Stored) -> Named:
-    """Splits the fused gate and up of all experts, gate above up."""
-    if not name.endswith(".gate_up"):
-        return _plain(path, name, tensor)
-    _check_axes(path, tensor, 3, axis=1, parts=2)
-    experts, both, width = tensor.shape
-    half = both // 2
-    prefix = name.removesuffix("gate_up")
-    part = replace(tensor.lazy(), shape=(experts, half, width), nbytes=tensor.nbytes // 2)
-    gate = replace(part, read=lambda start, stop: tensor.rows(start, stop)[:, :half])
-    up = replace(part, read=lambda start, stop: tensor.rows(start, stop)[:, half:])
-    return [(prefix + "gate", gate), (prefix + "up", up)]
-
-
-def _rows(whole: LazyTensor, first: int, last: int) -> LazyTensor:
-    """Rows first ... last of a tensor as a tensor."""
-    nbytes = whole.nbytes * (last - first) // max(1, whole.shape[0])
-    shape, read = (last - first, *whole.shape[1:]), whole.read
-    return replace(whole, shape=shape, nbytes=nbytes, read=lambda a, b: read(first + a, first + b))
+    So are their biases and norms. What has not the rows of all heads (of one, for a norm that heads share) stays as it
+    is: checkpoint.check_tensors refuses it.
+    """
+    ordered = dict(tensors)
+    for i, rope in enumerate(c.rope):
+        if rope is None or rope.size is None:
+            continue
+        for part in ("q", "q.bias", "q_norm", "k", "k.bias", "k_norm"):
+            heads, name = c.num_heads if part[0] == "q" else c.num_kv_heads, f"layers.{i}.{part}"
+            heads = 1 if part.endswith("norm") and c.qk_norm == "head" else heads
+            tensor = tensors.get(name)
+            if tensor is not None and tensor.nbytes and tensor.shape[:1] == (heads * c.head_dim,):
+                ordered[name] = reordered(tensor, partial_rotation_order(heads, c.head_dim, rope.size))
+    return ordered
 
 
 def _stack(path: str, config: ModelConfig, parts: dict[int, Stored]) -> LazyTensor:
@@ -193,13 +204,6 @@ def _stack(path: str, config: ModelConfig, parts: dict[int, Stored]) -> LazyTens
 
     nbytes = sum(part.nbytes for part in parts.values())
     return replace(sample.lazy(), shape=(count, *sample.shape), nbytes=nbytes, read=read)
-
-
-def _check_axes(path: str, tensor: Stored, axes: int, axis: int, parts: int) -> None:
-    """Raises ModelError unless the tensor has so many axes and one of them can be cut into `parts`."""
-    if len(tensor.shape) != axes or tensor.shape[axis] % parts:
-        wrong = f"has shape {tensor.shape}, not {axes} axes of which one is {parts} alike"
-        raise ModelError(f"{path}: tensor {show(tensor.name)} {wrong}; download it again")
 
 
 def _tie_head(path: str, tensors: dict[str, LazyTensor], may_differ: bool) -> None:
@@ -226,6 +230,3 @@ def _tie_head(path: str, tensors: dict[str, LazyTensor], may_differ: bool) -> No
 def _equal(a: LazyTensor, b: LazyTensor) -> bool:
     """Whether two tensors of one shape hold the same numbers."""
     return all(np.array_equal(rows, b.read(start, start + len(rows))) for start, rows in a.tiles())
-
-
-_STORAGE = {"gemma3": _gemma, "gpt2": _gpt2, "mixtral": _moe, "qwen3_moe": _moe, "olmoe": _moe}

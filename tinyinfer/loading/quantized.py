@@ -72,12 +72,14 @@ def _scheme(f: Fields) -> QuantScheme:
 
 
 def _matching(pattern: str, layers: int, shapes: dict[str, tuple[int, ...]]) -> list[str]:
-    """The names of the matrices that a pattern means: a name, or a name with * as the number of the layer."""
+    """The names of the matrices that a pattern means: a name, or a name with * for the layers that have it."""
     if pattern.startswith("layers.*."):
         names = [f"layers.{i}.{pattern.removeprefix('layers.*.')}" for i in range(layers)]
     else:
         names = [pattern]
-    return names if all(len(shapes.get(name, ())) > 1 and name != "positions" for name in names) else []
+    names = [name for name in names if name in shapes]  # a mixture's names are missing in its dense layers
+    small = [name for name in names if len(shapes[name]) == 1 or name == "positions" or name.endswith(".bias")]
+    return [] if small else names
 
 
 def quantized_tensors(

@@ -4,8 +4,10 @@ A decoder-only transformer, every family of it, in code without branches. Read i
 
     config.py         what a family is, as numbers and names: ModelConfig, and which tensors and matrices it has
     weights.py        the parameters as data: weights, norms, rotations, and what a backend takes
+    heads.py          attention as data: heads, scale, window, and what is done to scores
     interfaces.py     the seam: what the model asks of a backend (Ops) and of a cache (KVCache)
     transformer.py    the model itself: embed, the layers, the head
+    layers.py         a layer: attention and MLP one after the other, or side by side
     attention.py      the mixer of a layer: grouped-query attention, and its formula
     mlp.py            the other half of a layer: every row by itself
     moe.py            a mixture of experts in place of one MLP

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tinyinfer.arrays import Array, Xp
-from tinyinfer.model.weights import Heads, Linear, Norm
+from tinyinfer.model.heads import Heads
+from tinyinfer.model.weights import Linear, Norm
 
 if TYPE_CHECKING:
     from tinyinfer.model.interfaces import KVCache, Ops
@@ -36,7 +37,7 @@ class GroupedQuery:
 
     @property
     def nbytes(self) -> int:
-        return self.qkv.nbytes + self.qk_norm.nbytes + self.o.nbytes
+        return self.qkv.nbytes + self.qk_norm.nbytes + self.heads.sinks.nbytes + self.o.nbytes
 
     def __call__(
         self, x: Array, rotations: list[tuple[Array, Array]], layer: int, batch: Batch, cache: KVCache, ops: Ops
@@ -56,20 +57,21 @@ class GroupedQuery:
 
 
 def full_attention(
-    q: Array, k: Array, v: Array, first: int, start: int, scale: float, window: int | None, xp: Xp
+    q: Array, k: Array, v: Array, first: int, start: int, heads: Heads, xp: Xp
 ) -> Array:  # (T, H, E), (S, K, E), (S, K, E) -> (T, H, E)
-    """softmax(scale · q kᵀ + mask) v (Vaswani et al. 2017, equation 1).
+    """softmax(cap(scale · q kᵀ) + mask) v (Vaswani et al. 2017, equation 1); with sinks, a score more in the softmax.
 
-    first, start: positions of the first query and of the first key. window: how many positions back a query sees,
-    itself included; None: all. Every query must see a key.
+    first, start: positions of the first query and of the first key. heads: their scale, cap, window and sinks. Every
+    query must see a key.
     """
-    seen = visible(len(q), len(k), first, start, window, xp)  # (T, S)
-    folded = fold(q * scale, k.shape[1])  # (K, H/K·T, E)
-    s = folded @ k.transpose(1, 2, 0)  # (K, H/K·T, S)
+    seen = visible(len(q), len(k), first, start, heads.window, xp)  # (T, S)
+    folded = fold(q * heads.scale, k.shape[1])  # (K, H/K·T, E)
+    s = heads.cap(folded @ k.transpose(1, 2, 0), xp)  # (K, H/K·T, S)
     s = xp.where(seen, s.reshape(k.shape[1], -1, *seen.shape), -xp.inf)  # (K, H/K, T, S)
-    p = xp.exp(s - s.max(axis=-1, keepdims=True))  # (K, H/K, T, S): no exponent above 0, so exp cannot overflow
-    p = (p / p.sum(axis=-1, keepdims=True)).reshape(k.shape[1], -1, len(k))  # (K, H/K·T, S)
-    return unfold(p @ v.transpose(1, 0, 2), len(q))  # of (K, H/K·T, E)
+    largest = heads.sinks.largest(s.max(axis=-1, keepdims=True), xp)  # (K, H/K, T, 1)
+    p = xp.exp(s - largest)  # (K, H/K, T, S): no exponent above 0, so exp cannot overflow
+    p = p / heads.sinks.total(p.sum(axis=-1, keepdims=True), largest, xp)  # (K, H/K, T, S)
+    return unfold(p.reshape(len(p), -1, len(k)) @ v.transpose(1, 0, 2), len(q))  # of (K, H/K·T, E)
 
 
 def fold(q: Array, key_heads: int) -> Array:  # (T, H, E) -> (K, H/K*T, E)

@@ -17,7 +17,8 @@ import numpy as np
 
 from tinyinfer.arrays import Array, Xp
 from tinyinfer.ledger import Ledger
-from tinyinfer.model.weights import Embedding, Experts, Heads, Linear, Matrix, Norm, Rotation, Weight
+from tinyinfer.model.heads import Heads, NoCap, SoftCap
+from tinyinfer.model.weights import Embedding, Experts, Linear, Matrix, Norm, Rotation, Weight
 from tinyinfer.sequence import Batch, Sequence, Span
 
 
@@ -109,20 +110,26 @@ class Ops(Device, Protocol):
     def attention(
         self, q: Array, layer: int, batch: Batch, cache: KVCache, heads: Heads
     ) -> Array:  # (T, H, E) -> (T, H, E)
-        """softmax(scale · q kᵀ + mask) v of each sequence's rows over its keys and values in the cache.
+        """softmax(cap(scale · q kᵀ) + mask) v of each sequence's rows over its keys and values in the cache.
 
-        (Vaswani et al. 2017, equation 1; query heads that share key heads: Ainslie et al. 2023, section 2.2.)
+        With sinks, the softmax has one score more (heads.py). (Vaswani et al. 2017, equation 1; query heads that share
+        key heads: Ainslie et al. 2023, section 2.2.)
         """
 
     def activate(self, x: Array, activation: str) -> Array:  # (T, F) -> (T, F)
         """The nonlinearity of that name.
 
         "silu": x · sigmoid(x) (Elfwing et al. 2017). "gelu_tanh": x/2 · (1 + tanh(sqrt(2/pi) · (x + 0.044715 x³)))
-        (Hendrycks & Gimpel 2016).
+        (Hendrycks & Gimpel 2016). "gelu": x · Φ(x), Φ the normal distribution (the same, equation 1), which "gelu_tanh"
+        approximates.
         """
 
     def gate(self, gate_up: Array, activation: str) -> Array:  # (T, 2*F) -> (T, F)
-        """act(gate) · up, gate being the first half of each row and up the second (Shazeer 2020)."""
+        """act(gate) · up, gate being the first half of each row and up the second (Shazeer 2020).
+
+        "clamped", of a gate only: gate · sigmoid(1.702 · gate) · (up + 1), gate at most 7 and up from -7 to 7 (gpt-oss;
+        OpenAI 2025).
+        """
 
     def experts(
         self, x: Array, chosen: Array, weights: Array, gate_up: Experts, down: Experts, activation: str
@@ -132,11 +139,17 @@ class Ops(Device, Protocol):
         Each expert is read once, and multiplied with all rows that chose it.
         """
 
-    def add(self, x: Array, change: Array) -> Array:  # (T, D), (T, D) -> (T, D)
-        """x + change; the result may lie in the memory of x, which must not be used afterwards."""
+    def add(self, x: Array, change: Array, scale: float) -> Array:  # (T, D), (T, D) -> (T, D)
+        """x + scale · change; the result may lie in the memory of x, which must not be used afterwards."""
 
     def gather(self, x: Array, rows: Array) -> Array:  # (T, D), (R,) -> (R, D)
         """x[rows], the rows whose logits are wanted: the head is computed for no others."""
+
+    def scale(self, x: Array, factor: float) -> Array:  # (R, D) -> (R, D)
+        """factor · x, of the rows whose logits are wanted: the logits are scaled alike."""
+
+    def cap(self, logits: Array, cap: NoCap | SoftCap) -> Array:  # (R, V) -> (R, V)
+        """The logits, capped where the family has a cap."""
 
     # The whole.
 

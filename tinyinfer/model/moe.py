@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MoE:
-    """X gated experts and their router."""
+    """X gated experts and their router; in gpt-oss all have biases."""
 
     router: Linear  # (D) -> (X)
     gate_up: Experts  # X times (D) -> (2F)
@@ -38,8 +38,32 @@ class MoE:
         return ops.experts(x, chosen, weights, self.gate_up, self.down, self.activation)
 
 
+@dataclass(frozen=True)
+class SharedMoE(MoE):
+    """A mixture beside one expert that every row uses, weighted by a sigmoid of its own (Qwen2-MoE, Qwen Team 2024)."""
+
+    shared_router: Linear  # (D) -> (1)
+    shared_gate_up: Linear  # (D) -> (2F)
+    shared_down: Linear  # (F) -> (D)
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + self.shared_router.nbytes + self.shared_gate_up.nbytes + self.shared_down.nbytes
+
+    def __call__(self, x: Array, ops: Ops) -> Array:  # (T, D) -> (T, D)
+        """The sum of the chosen experts, and of the shared one times sigmoid(its router)."""
+        routed = super().__call__(x, ops)  # (T, D)
+        half = ops.linear(x, self.shared_router) * ops.xp.float32(0.5)  # (T, 1)
+        weight = (ops.xp.tanh(half) + ops.xp.float32(1)) * ops.xp.float32(0.5)  # (T, 1): a sigmoid without overflow
+        shared = ops.linear(ops.gate(ops.linear(x, self.shared_gate_up), self.activation), self.shared_down)  # (T, D)
+        return routed + weight * shared
+
+
 def route(logits: Array, moe: MoEConfig, xp: Xp) -> tuple[Array, Array]:  # (T, X) -> (T, k), (T, k)
-    """Each row's k experts, best first, and their weights: a softmax over all experts, then the top k of it."""
+    """Each row's k experts, best first, and their weights: a softmax over all experts, then the top k of it.
+
+    Renormalized, the weights are a softmax over the top k alone: what gpt-oss computes.
+    """
     p = xp.exp(logits - logits.max(axis=1, keepdims=True))  # (T, X)
     p /= p.sum(axis=1, keepdims=True)
     chosen = xp.argsort(-p, axis=1, kind="stable")[:, : moe.experts_per_token]  # (T, k); of equal ones the first

@@ -1,9 +1,9 @@
 """The model: a decoder-only transformer, every family of it, in three parts that follow one another.
 
-Read `transformer` first. Tokens are flat: one call takes any mix of whole prompts, chunks of prompts and single new
-tokens, row by row, and only attention looks at which row belongs to which sequence. The model knows of no
-optimization: it asks `ops` to compute and `cache` to remember (interfaces.py). The model has no branch for families
-either: what a family lacks is a `NoNorm`, a rotation of frequency 0 or a scale of 1 (loading/build.py).
+Read `transformer` first, then layers.py. Tokens are flat: one call takes any mix of whole prompts, chunks of prompts
+and single new tokens, row by row, and only attention looks at which row belongs to which sequence. The model knows of
+no optimization: it asks `ops` to compute and `cache` to remember (interfaces.py). The model has no branch for families
+either: what a family lacks is a `NoNorm`, a `NoCap`, a rotation of frequency 0 or a scale of 1 (loading/build.py).
 
 `embed`, `run_layers` and `head` can be called one by one: a pipeline stage runs some layers of its own.
 
@@ -14,50 +14,14 @@ logits are wanted. (Vaswani et al. 2017; pre-norm, rotary positions and SwiGLU a
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
 
 from tinyinfer.arrays import Array
 from tinyinfer.model.config import ModelConfig
-from tinyinfer.model.mlp import MLP
+from tinyinfer.model.heads import NoCap, SoftCap
+from tinyinfer.model.interfaces import KVCache, Ops
+from tinyinfer.model.layers import Layer
 from tinyinfer.model.weights import Embedding, Linear, Norm, Rotation
-
-if TYPE_CHECKING:
-    from tinyinfer.model.interfaces import KVCache, Ops
-    from tinyinfer.sequence import Batch
-
-
-class Mixer(Protocol):
-    """What moves information between the rows of a sequence (attention.py); every kind is called alike."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of weights held in memory."""
-
-    def __call__(
-        self, x: Array, rotations: list[tuple[Array, Array]], layer: int, batch: Batch, cache: KVCache, ops: Ops
-    ) -> Array:  # (T, D) -> (T, D)
-        """The change that the mixer makes to each row; what the mixer must remember of the rows goes to the cache.
-
-        rotations: of each of the model's rotations the cosines and sines, (T, 1, E) and (T, 1, E).
-        """
-
-
-@dataclass(frozen=True)
-class Layer:
-    """The weights of one layer."""
-
-    attention_norm: Norm
-    mixer: Mixer
-    post_attention_norm: Norm
-    mlp_norm: Norm
-    mlp: MLP
-    post_mlp_norm: Norm
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of weights held in memory."""
-        norms = self.attention_norm, self.post_attention_norm, self.mlp_norm, self.post_mlp_norm
-        return sum(norm.nbytes for norm in norms) + self.mixer.nbytes + self.mlp.nbytes
+from tinyinfer.sequence import Batch
 
 
 @dataclass(frozen=True)
@@ -70,11 +34,13 @@ class Model:
     layers: tuple[Layer, ...]
     final_norm: Norm
     head: Linear  # (D) -> (V); shares the embedding's weight when tied
+    logit_scale: float
+    logit_cap: NoCap | SoftCap
 
     @property
     def nbytes(self) -> int:
         """Bytes of weights held in memory, a tied head counted once."""
-        head = 0 if self.head.weight is self.embedding.table else self.head.nbytes
+        head = self.head.nbytes * (self.head.weight is not self.embedding.table)
         rest = self.embedding.nbytes + self.final_norm.nbytes + head
         return rest + sum(layer.nbytes for layer in self.layers)
 
@@ -94,21 +60,18 @@ def embed(model: Model, batch: Batch, ops: Ops) -> Array:  # (T,) -> (T, D)
 def run_layers(
     model: Model, first: int, stop: int, x: Array, batch: Batch, cache: KVCache, ops: Ops
 ) -> Array:  # (T, D) -> (T, D)
-    """Layers first ... stop, each adding two changes to every row: by its mixer, and by its MLP.
+    """Layers first ... stop, each adding to every row the changes of its mixer and of its MLP.
 
     x is used up: a backend may add to x in place.
     """
     # One pair of cosines and sines for each of the model's rotations: (T, 1, E), (T, 1, E).
     rotations = [ops.rotation(batch.positions, batch.rotation_sets, rotation) for rotation in model.rotations]
     for i, layer in enumerate(model.layers[first:stop], first):
-        h = layer.mixer(ops.norm(x, layer.attention_norm), rotations, i, batch, cache, ops)  # (T, D)
-        x = ops.add(x, ops.norm(h, layer.post_attention_norm))  # (T, D)
-        h = layer.mlp(ops.norm(x, layer.mlp_norm), ops)  # (T, D)
-        x = ops.add(x, ops.norm(h, layer.post_mlp_norm))  # (T, D)
+        x = layer(x, rotations, i, batch, cache, ops)  # (T, D)
     return x
 
 
 def head(model: Model, x: Array, batch: Batch, ops: Ops) -> Array:  # (T, D) -> (R, V)
     """The logits of the rows that the batch asks for."""
     x = ops.norm(ops.gather(x, batch.logit_rows), model.final_norm)  # (R, D)
-    return ops.linear(x, model.head)
+    return ops.cap(ops.linear(ops.scale(x, model.logit_scale), model.head), model.logit_cap)

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from typing import Any
 
-from tinyinfer.model.transformer import Layer, Model
+from tinyinfer.model.layers import Layer
+from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Experts, Linear, Weight
 
 Held = Linear | Experts
@@ -49,13 +50,13 @@ def map_matrices(model: Model, change: Callable[[str, Weight], Weight]) -> Model
 def changed(name: str, held: Held, change: Callable[[str, Weight], Weight]) -> Held:
     """The linear layer, or the experts, with other weights."""
     if isinstance(held, Experts):
-        return Experts(tuple(change(name, matrix) for matrix in held.matrices))
+        return Experts(tuple(replace(linear, weight=change(name, linear.weight)) for linear in held.linears))
     return replace(held, weight=change(name, held.weight))
 
 
 def weights(held: Held) -> tuple[Weight, ...]:
     """The weights of a matrix: one, or one for each expert."""
-    return held.matrices if isinstance(held, Experts) else (held.weight,)
+    return tuple(linear.weight for linear in (held.linears if isinstance(held, Experts) else (held,)))
 
 
 def layer_matrices(layer: Layer) -> dict[str, Held]:

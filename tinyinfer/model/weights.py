@@ -179,18 +179,6 @@ class Dense:
 
 
 @dataclass(frozen=True)
-class Experts:
-    """The same matrix of X experts, each a weight by itself, so that only the chosen experts are read."""
-
-    matrices: tuple[Weight, ...]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held in memory by all experts together."""
-        return sum(matrix.nbytes for matrix in self.matrices)
-
-
-@dataclass(frozen=True)
 class Linear:
     """x Wᵀ + bias: a weight of any type that the backend knows, and a bias (N,) or none."""
 
@@ -201,6 +189,18 @@ class Linear:
     def nbytes(self) -> int:
         """Bytes held in memory, bias included."""
         return self.weight.nbytes + (0 if self.bias is None else int(self.bias.nbytes))
+
+
+@dataclass(frozen=True)
+class Experts:
+    """The same linear layer of X experts, each by itself, so that only the chosen experts are read."""
+
+    linears: tuple[Linear, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held in memory by all experts together."""
+        return sum(linear.nbytes for linear in self.linears)
 
 
 @dataclass(frozen=True)
@@ -267,17 +267,6 @@ Norm = RMSNorm | LayerNorm | FullQKNorm | NoNorm
 
 
 @dataclass(frozen=True)
-class Heads:
-    """The sizes of a layer's attention: its heads, their scale and their window."""
-
-    queries: int  # H
-    keys: int  # K: H/K query heads share a key head
-    size: int  # E
-    scale: float  # multiplies the scores
-    window: int | None  # how many positions back a query sees, itself included; None: all
-
-
-@dataclass(frozen=True)
 class Rotation:
     """Rotary positions as data: Z sets of radians per position and of amplitudes, for the E/2 pairs of a head.
 
@@ -287,4 +276,3 @@ class Rotation:
 
     frequencies: Array  # (Z, E/2) radians per position
     amplitudes: Array  # (Z, E/2)
-

@@ -29,7 +29,8 @@ from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
-from tinyinfer.model.transformer import Layer, Model, transformer
+from tinyinfer.model.layers import Layer
+from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.model.visit import layer_matrices, with_matrices
 from tinyinfer.model.weights import Linear
 from tinyinfer.quantization.folding import fold

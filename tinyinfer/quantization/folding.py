@@ -16,8 +16,8 @@ import numpy as np
 from tinyinfer.arrays import Array
 from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.interfaces import Ops
+from tinyinfer.model.layers import Layer
 from tinyinfer.model.mlp import GatedMLP
-from tinyinfer.model.transformer import Layer
 from tinyinfer.model.visit import layer_matrices, with_matrices
 from tinyinfer.model.weights import Floats, LayerNorm, Linear, NoNorm, Norm, QuantizedMatrix, RMSNorm, Weight
 from tinyinfer.quantization.rtn import to_half

@@ -23,9 +23,9 @@ from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import visible, visible_pairs
+from tinyinfer.model.heads import Heads
 from tinyinfer.model.interfaces import KVCache, Ops
 from tinyinfer.model.transformer import transformer
-from tinyinfer.model.weights import Heads
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Span, make_batch
 from tinyinfer.views.cells import STYLE, Axis, Cell, aligned, check_size, keys, matrix, readout, unfold

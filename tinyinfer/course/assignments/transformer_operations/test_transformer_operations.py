@@ -17,7 +17,8 @@ from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_cache
 from tinyinfer.lessons.models import Models
 from tinyinfer.model.transformer import transformer
-from tinyinfer.model.weights import Heads, RMSNorm, Rotation
+from tinyinfer.model.heads import Heads
+from tinyinfer.model.weights import RMSNorm, Rotation
 from tinyinfer.sequence import Batch, Span
 
 pytest_plugins = ["tinyinfer.course.pytest_plugin"]
