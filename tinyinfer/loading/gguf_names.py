@@ -1,4 +1,4 @@
-"""GGUF tensor names -> canonical names; fused matrices are cut, and rows of queries and keys put in this engine's order.
+"""GGUF tensor names -> canonical names; fused matrices are cut, rows of queries and keys put in order.
 
 Two orders come from files (reorder.py): Llama and its like have the two numbers that RoPE turns together beside each
 other, because llama.cpp's converter permutes them; the others have them half of the turned part apart, as published.

@@ -71,11 +71,16 @@ def _rope(f: Fields, p: str, family: Family, file: GGUFFile, head_dim: int) -> R
         if factor < 1:
             f.refuse(p + "rope.scaling.factor", f"is {factor}, but yarn stretches, by 1 or more; correct it")
         amplitude = f.number(p + "rope.scaling.yarn_attn_factor", 0.1 * math.log(factor) + 1)
-        fast, slow = (f.number(p + f"rope.scaling.yarn_beta_{end}", beta) for end, beta in (("fast", 32.0), ("slow", 1.0)))
         return replace(
-            rope, scaling="yarn", factor=factor, original_max_position=original, beta_fast=fast, beta_slow=slow,
-            truncate=family.truncate, amplitude=amplitude * f.number(p + "rope.scaling.attn_factor", 1.0),
-        )  # fmt: skip
+            rope,
+            scaling="yarn",
+            factor=factor,
+            original_max_position=original,
+            amplitude=amplitude * f.number(p + "rope.scaling.attn_factor", 1.0),
+            beta_fast=f.number(p + "rope.scaling.yarn_beta_fast", 32.0),
+            beta_slow=f.number(p + "rope.scaling.yarn_beta_slow", 1.0),
+            truncate=family.truncate,
+        )
     linear = kind == "linear" and factor != 1.0
     if family.pairs == "neighbours" and FREQS in file.tensors:
         stretch = np.float32(factor if linear else 1.0)

@@ -81,8 +81,8 @@ def _decoder(kind: str, c: ModelConfig) -> dict[str, Any]:
 def _of_family(kind: str, c: ModelConfig) -> dict[str, Any]:
     """The fields that only the config.json of this family has."""
     if kind in ("llama", "smollm3"):
-        unrotated = {"no_rope_layers": [int(rope is not None) for rope in c.rope]} if kind == "smollm3" else {}
-        return {"mlp_bias": c.mlp_bias} | unrotated
+        fields: dict[str, Any] = {"mlp_bias": c.mlp_bias}
+        return fields | ({"no_rope_layers": [int(rope is not None) for rope in c.rope]} if kind == "smollm3" else {})
     if kind in ("gemma2", "gemma3_text"):
         caps = {"final_logit_softcapping": c.logit_cap} | (
             {"attn_logit_softcapping": c.score_cap} if kind == "gemma2" else {}
