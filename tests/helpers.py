@@ -215,7 +215,8 @@ def golden_distance(
         ops = part("backends.reference").ReferenceOps(ledger, xp=xp or np)
     model = part("loading.build").build_model(checkpoint, ops)
     batch, span = part("sequence").Batch, part("sequence").Span
-    worst = 0.0
+    worst, boundary = 0.0, checkpoint.config.rotation_boundary
+    rotations = int(boundary is not None and len(tokens) > boundary)
     for cuts in ([0, len(tokens)], [0, len(tokens) // 3, len(tokens) - 1, len(tokens)]):
         spec = part("kv_cache.base").CacheSpec(checkpoint.config.memory, len(tokens))
         cache = part("kv_cache.contiguous").ContiguousCache(spec, ops)
@@ -223,7 +224,7 @@ def golden_distance(
         for first, stop in pairwise(cuts):
             rows = np.arange(stop - first)
             cache.reserve(seq, len(rows))
-            piece = batch(tokens[first:stop], first + rows, rows, (span(seq, 0, len(rows), first),))
+            piece = batch(tokens[first:stop], first + rows, rows, (span(seq, 0, len(rows), first, rotation_set=rotations),))
             found.append(ops.to_host(part("model.transformer").transformer(model, piece, cache, ops)))
             cache.commit(seq, len(rows))
         worst = max(worst, distance(np.concatenate(found), logits))
