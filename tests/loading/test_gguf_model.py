@@ -6,7 +6,7 @@ import re
 import struct
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from gguf_writer import GGUF_FAMILIES, add_tensor, finish, llama3_divisors, write_gguf
 from golden import load_golden
+from helpers import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,8 @@ from tinyinfer import LLM
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor, check_tensors
 from tinyinfer.loading.gguf import GGUFFile, read_gguf
-from tinyinfer.loading.gguf_model import canonical_tensors, load_gguf, read_config, unpermuted
+from tinyinfer.loading.gguf_model import load_gguf, read_config
+from tinyinfer.loading.gguf_names import canonical_tensors
 from tinyinfer.loading.hf_folder import load_folder
 from tinyinfer.loading.rotations import frequencies
 from tinyinfer.model.config import ModelConfig
@@ -57,9 +59,15 @@ def same_in_effect(a: ModelConfig, b: ModelConfig) -> None:
     for field in fields(ModelConfig):
         one, other = getattr(a, field.name), getattr(b, field.name)
         if field.name == "rope":
-            rotations = [[frequencies(rope, a.head_dim) for rope in ropes if rope] for ropes in (one, other)]
             assert [rope is None for rope in one] == [rope is None for rope in other]
-            np.testing.assert_allclose(*rotations, rtol=1e-5)  # float32 wavelengths on either side of a blend
+            assert a.rotation_boundary == b.rotation_boundary
+            for x, y in zip(one, other, strict=True):
+                if x and y:
+                    assert x.size == y.size
+                    assert x.amplitude == pytest.approx(y.amplitude, rel=1e-6)
+                    size = x.size or a.head_dim
+                    # Divisors in a file give float32 wavelengths on either side of a blend.
+                    np.testing.assert_allclose(frequencies(x, size), frequencies(y, size), rtol=1e-5)
         elif isinstance(one, float):
             assert one == pytest.approx(other, rel=1e-6), field.name
         elif field.name != "architecture":
@@ -94,11 +102,21 @@ def test_any_rows_of_permuted_weights(name: str, qtype: str | None, tmp_path: Pa
         np.testing.assert_array_equal(tensor.read(start, stop), whole[start:stop])
 
 
-def test_unpermuted_by_hand() -> None:
-    """Catches the permutation applied a second time instead of undone: two heads of 6 have neither as their inverse."""
-    stored = np.array([[0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]], np.float32).T  # pairs (i, i + 3) made neighbours
-    tensor = LazyTensor("blk.0.attn_q.weight", (12, 1), 48, lambda start, stop: stored[start:stop])
-    np.testing.assert_array_equal(unpermuted(tensor, 6).numpy()[:, 0], np.arange(12))
+def test_fused_and_permuted_by_hand() -> None:
+    """Catches the permutation applied a second time instead of undone, to values too, or to the rows of another part.
+
+    llama.cpp's converter fuses on demand (--fuse-qkv). Two heads of 6 have no permutation that is its own inverse.
+    """
+    q = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]  # pairs (i, i + 3) made neighbours
+    stored = np.array([*q, *(100 + i for i in q), *range(200, 212)], np.float32)[:, None]
+    tensor = LazyTensor("blk.0.attn_qkv.weight", (36, 1), 144, lambda start, stop: stored[start:stop])
+    file = GGUFFile("x.gguf", {"general.architecture": "llama"}, {tensor.name: tensor})
+    parts = canonical_tensors(file, small_config(num_layers=1, num_heads=2, num_kv_heads=2, head_dim=6))
+    for i, name in enumerate("qkv"):
+        np.testing.assert_array_equal(parts[f"layers.0.{name}"].numpy()[:, 0], 100 * i + np.arange(12))
+    smaller = GGUFFile("x.gguf", file.fields, {tensor.name: replace(tensor, shape=(35, 1))})
+    with pytest.raises(ModelError, match=r"'blk\.0\.attn_qkv\.weight' has shape \(35, 1\), but q and k and v have 36"):
+        canonical_tensors(smaller, small_config(num_layers=1, num_heads=2, num_kv_heads=2, head_dim=6))
 
 
 def test_quantized_file_gives_nearly_the_same_logits(tmp_path: Path) -> None:
@@ -126,12 +144,29 @@ def test_divisors_that_cannot_be(divisors: list[float], written: Written) -> Non
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "yarn": ("llama", {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0}, "'yarn', which is not supported"),
+    "rotation not known": ("llama", {"rope__scaling__type": "ntk"}, "'ntk', which is not supported"),
+    "yarn that shrinks": ("qwen2", {"rope__scaling__type": "yarn", "rope__scaling__factor": 0.5}, "by 1 or more"),
+    "yarn mixed otherwise": (
+        "llama_yarn", {"rope__scaling__yarn_ext_factor": 0.5}, "'llama.rope.scaling.yarn_ext_factor'"
+    ),
+    "yarn of DeepSeek": (
+        "llama_yarn", {"rope__scaling__yarn_log_multiplier": 0.1}, "'llama.rope.scaling.yarn_log_multiplier'"
+    ),
+    "longrope without divisors": ("llama", {"rope__scaling__type": "longrope"}, "'rope_factors_short.weight' is miss"),
+    "longrope with a factor": ("phi3_long", {"rope__scaling__factor": 2.0}, "has divisors instead"),
+    "half a pair turned": ("gpt_neox", {"rope__dimension_count": 5}, "'gptneox.rope.dimension_count' is 5"),
+    "more turned than a head has": ("phi3", {"rope__dimension_count": 44}, "'phi3.rope.dimension_count' is 44"),
+    "a model without rotation": ("granite", {"rope__scaling__finetuned": False}, "'granite.rope.scaling.finetuned'"),
+    "scores capped in a family without": ("gemma3", {"attn_logit_softcapping": 50.0}, "gemma3.attn_logit_softcapping"),
+    "a negative cap": ("gemma2", {"final_logit_softcapping": -30.0}, "must be a positive number"),
+    "weights not renormalized": ("qwen3_moe", {"expert_weights_norm": False}, "'qwen3moe.expert_weights_norm'"),
+    "weights renormalized": ("olmoe", {"expert_weights_norm": True}, "'olmoe.expert_weights_norm'"),
+    "attention before the MLP": ("phi3", {"use_parallel_residual": True}, "'phi3.use_parallel_residual'"),
     "part of a head turned": ("llama", {"rope__dimension_count": 6}, "rope.dimension_count"),
     "values of another size": ("llama", {"attention__value_length": 16}, "attention.value_length"),
     "heads of odd size": ("llama", {"attention__key_length": 15, "rope__dimension_count": 15}, "no even size"),
     "scores capped": ("llama", {"attn_logit_softcapping": 50.0}, "'llama.attn_logit_softcapping'"),
-    "logits capped": ("gemma3", {"final_logit_softcapping": 30.0}, "'gemma3.final_logit_softcapping'"),
+    "logits capped": ("qwen3", {"final_logit_softcapping": 30.0}, "'qwen3.final_logit_softcapping'"),
     "logits scaled": ("llama", {"logit_scale": 0.5}, "'llama.logit_scale'"),
     "attention both ways": ("qwen3", {"attention__causal": False}, "'qwen3.attention.causal'"),
     "keys clamped": ("llama", {"attention__clamp_kqv": 8.0}, "'llama.attention.clamp_kqv'"),

@@ -11,7 +11,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from tinyinfer.loading.gguf import GGUFFile
 from tinyinfer.loading.json_fields import Fields
 from tinyinfer.model.config import MoEConfig
 
@@ -101,21 +100,19 @@ def read_windows(f: Fields, p: str, family: Family, layers: int) -> tuple[int | 
     return tuple(window if not period or (i + 1) % period else None for i in range(layers))
 
 
-def read_experts(f: Fields, p: str, family: Family, file: GGUFFile, layers: int) -> MoEConfig | None:
-    """The mixture of experts; None when there is none. A layer without a router has a dense MLP."""
+def read_experts(f: Fields, p: str, family: Family) -> MoEConfig | None:
+    """The mixture of experts, alike in every layer; None when there is none."""
     if not family.experts or not f.size(p + "expert_count", 0, least=0):
         return None
     count, each, width = f.size(p + "expert_count"), f.size(p + "expert_used_count"), f.size(p + "feed_forward_length")
     if each > count:
         f.refuse(p + "expert_used_count", f"is {each}, more than the {count} experts that there are; correct one")
-    dense = [i for i in range(layers) if f"blk.{i}.ffn_gate_inp.weight" not in file.tensors]
     return MoEConfig(
         num_experts=count,
         experts_per_token=each,
         expert_size=f.size(p + "expert_feed_forward_length", width),
         renormalize=family.renormalize,
         shared_size=f.size(p + "expert_shared_feed_forward_length", width) if family.tensors is SHARED_EXPERT else 0,
-        dense_layers=tuple(dense),
     )
 
 

@@ -66,7 +66,7 @@ def load_gguf(path: str) -> Checkpoint:
     """
     file = read_parts(path)
     config = read_config(file)
-    tensors = canonical_tensors(file, config, FAMILIES[file.fields["general.architecture"]])
+    tensors = canonical_tensors(file, config)
     check_tensors(path, config, tensors)
     return Checkpoint(path, config, tensors, Tokenizer(read_vocabulary(file.fields, path, file.size), path))
 
@@ -81,7 +81,7 @@ def read_config(file: GGUFFile) -> ModelConfig:
     kv_heads, head_dim = f.size(p + "attention.head_count_kv", heads), _head_dim(f, p, width, heads)
     if heads % kv_heads:
         f.refuse(p + "attention.head_count_kv", f"is {kv_heads}, which does not divide the {heads} heads; correct one")
-    windows, experts = read_windows(f, p, family, layers), read_experts(f, p, family, file, layers)
+    windows, experts = read_windows(f, p, family, layers), read_experts(f, p, family)
     layer_norm = family.config.get("norm") == "layer"
     config = ModelConfig(
         architecture="mixtral" if experts and arch == "llama" else family.name or arch,
@@ -97,9 +97,9 @@ def read_config(file: GGUFFile) -> ModelConfig:
         attention_scale=_attention_scale(f, p, family, layers, width / heads, head_dim),
         rope=read_ropes(f, p, family, file, windows, head_dim),
         windows=windows,
-        qkv_bias=_has(file, layers, "attn_q.bias", "attn_qkv.bias"),
-        o_bias=_has(file, layers, "attn_output.bias"),
-        mlp_bias=_has(file, layers, "ffn_up.bias", "ffn_up_exps.bias"),
+        qkv_bias=not {"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"}.isdisjoint(file.tensors),
+        o_bias="blk.0.attn_output.bias" in file.tensors,
+        mlp_bias=not {"blk.0.ffn_up.bias", "blk.0.ffn_up_exps.bias"}.isdisjoint(file.tensors),
         parallel=arch == "gptneox" and f.flag(p + "use_parallel_residual", True),
         embedding_scale=float(np.float32(width**0.5)) if arch.startswith("gemma") else 1.0,
         logit_cap=read_cap(f, p + "final_logit_softcapping", family.logit_cap),
@@ -162,11 +162,6 @@ def _head_dim(f: Fields, p: str, width: int, heads: int) -> int:
     if value_length != head_dim:
         f.refuse(p + "attention.value_length", f"is {value_length}, but only {head_dim}, that of keys, is supported")
     return head_dim
-
-
-def _has(file: GGUFFile, layers: int, *names: str) -> bool:
-    """Whether some layer of the model has one of these tensors."""
-    return any(f"blk.{i}.{name}" in file.tensors for i in range(layers) for name in names)
 
 
 def _attention_scale(f: Fields, p: str, family: Family, layers: int, share: float, head_dim: int) -> float:

@@ -15,7 +15,7 @@ import numpy as np
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.gguf import GGUFFile
-from tinyinfer.loading.gguf_families import Family
+from tinyinfer.loading.gguf_families import FAMILIES, Family
 from tinyinfer.loading.gguf_rope import FREQS, LONG, SHORT
 from tinyinfer.loading.reorder import neighbour_pairs_order, partial_rotation_order, reordered
 from tinyinfer.model.config import ModelConfig
@@ -34,12 +34,12 @@ LAYER_TENSORS = {
 }  # fmt: skip
 
 
-def canonical_tensors(file: GGUFFile, config: ModelConfig, family: Family) -> dict[str, LazyTensor]:
+def canonical_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, LazyTensor]:
     """The file's tensors by canonical name, each with the rows of its weight, in the order of this engine.
 
     Raises ModelError for a tensor that is not known or is there twice, and for a fused one that does not fit the heads.
     """
-    tensors: dict[str, LazyTensor] = {}
+    family, tensors = FAMILIES[file.fields["general.architecture"]], dict[str, LazyTensor]()
     longrope = any(rope and rope.long_divisors for rope in config.rope)
     configuration = {FREQS} if family.pairs == "neighbours" else set[str]()
     configuration |= {SHORT, LONG} if longrope else set()

@@ -126,9 +126,10 @@ def _rope_parameters(kind: str, c: ModelConfig) -> dict[str, Any]:
 def _rope(rope: RopeConfig, c: ModelConfig) -> dict[str, Any]:
     """One rotation. rope_type "divisors" is known to tinyinfer only: the divisors of the frequencies of a GGUF file."""
     fields: dict[str, Any] = {"rope_type": rope.scaling, "rope_theta": rope.theta}
-    if rope.size is not None:
-        share = rope.size / c.head_dim
-        fields["partial_rotary_factor"] = share if int(c.head_dim * share) == rope.size else math.nextafter(share, 1)
+    if rope.size is not None or c.architecture == "gpt_neox":  # where a config.json that says nothing means a quarter
+        size = rope.size or c.head_dim
+        share = size / c.head_dim
+        fields["partial_rotary_factor"] = share if int(c.head_dim * share) == size else math.nextafter(share, 1)
     if rope.scaling == "longrope" and rope.divisors and rope.long_divisors:
         fields |= {"short_factor": list(rope.divisors), "long_factor": list(rope.long_divisors)}
         return fields | {
