@@ -52,6 +52,7 @@ def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: i
         "file_bytes": sum(tensor.nbytes for tensor in checkpoint.tensors.values()),
         "config": {key: value for key, value in asdict(c).items() if key not in ("rope", "windows")},
         "windows": sorted({window for window in c.windows if window}),
+        "rotation_boundary": c.rotation_boundary,
         "chat_template": checkpoint.tokenizer.chat_template is not None,
         "parameters": sum(parameters.values()),
         "parameters_per_token": sum(parameters.values()) - unused_experts(c),
@@ -81,7 +82,7 @@ def part_of(name: str) -> str:
         return "norms"
     if name == "head":
         return "head"
-    return "attention" if name.split(".")[2] in ("q", "k", "v", "o") else "MLP"
+    return "attention" if name.split(".")[2] in ("q", "k", "v", "o", "sinks") else "MLP"
 
 
 def parameters_by_part(c: ModelConfig) -> dict[str, int]:
@@ -96,7 +97,7 @@ def bytes_by_part(c: ModelConfig, itemsize: int, recipe: Recipe) -> dict[str, in
     """Part -> bytes held in memory: matrices as the recipe has them or in `itemsize` bytes, the rest in float32."""
     parts = dict.fromkeys(PARTS, 0)
     for name, shape in expected_tensors(c).items():
-        if len(shape) == 1 or name == "positions":
+        if len(shape) == 1 or name == "positions" or name.endswith(".bias"):  # biases of experts have two axes
             parts[part_of(name)] += math.prod(shape) * FLOAT
     for matrix in held_matrices(c).values():
         parts[part_of(matrix.parts[0][0])] += recipe.nbytes(matrix, itemsize)
@@ -122,10 +123,11 @@ def scheme_fields(scheme: QuantScheme) -> dict[str, Any]:
 
 def unused_experts(c: ModelConfig) -> int:
     """Parameters of the experts that a token does not use."""
-    if c.experts is None:
-        return 0
-    unused = c.experts.num_experts - c.experts.experts_per_token
-    return c.num_layers * unused * 3 * c.hidden_size * c.experts.expert_size
+    unused = 0
+    for moe in filter(None, map(c.mixture, range(c.num_layers))):
+        one = 3 * c.hidden_size * moe.expert_size + (2 * moe.expert_size + c.hidden_size) * c.mlp_bias
+        unused += (moe.num_experts - moe.experts_per_token) * one
+    return unused
 
 
 def bits_per_weight(model: Model) -> float:

@@ -29,7 +29,7 @@ from tinyinfer.backends.cpu import default_threads, use_blas_threads
 from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
-from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.config import ModelConfig, MoEConfig
 
 READ_BYTES = 1 << 29  # read at a time: of half as much, a part was sometimes still in a cache the next time
 MATRIX_SIZE = 1536  # a square product large enough that BLAS runs at its full speed
@@ -143,18 +143,19 @@ def expected_step(
     c: ModelConfig, first: int, rows: int, itemsize: int = FLOAT, experts_read: int | None = None
 ) -> Ledger:
     """What the ledger counts for `rows` rows of one sequence from position `first` on, logits of the last row."""
-    d = c.hidden_size
+    d, f = c.hidden_size, c.intermediate_size
     total = Ledger(steps=1, logit_rows=1, tokens_computed=rows, tokens_reused=first)
     total.weight_bytes += rows * d * (itemsize + FLOAT * c.learned_positions)  # the embedding's rows
     for window, memory in zip(c.windows, c.memory, strict=True):
         _add_attention(total, c, first, rows, window, position_bytes((memory,)))
     _add_product(total, c.num_layers, rows, d, (c.num_heads + 2 * c.num_kv_heads) * c.head_dim, itemsize, c.qkv_bias)
     _add_product(total, c.num_layers, rows, c.num_heads * c.head_dim, d, itemsize, c.o_bias)
-    if c.experts:
-        _add_experts(total, c, rows, itemsize, experts_read)
-    else:
-        _add_product(total, c.num_layers, rows, d, (1 + c.gated) * c.intermediate_size, itemsize, c.mlp_bias)
-        _add_product(total, c.num_layers, rows, c.intermediate_size, d, itemsize, c.mlp_bias)
+    mixtures = [moe for moe in map(c.mixture, range(c.num_layers)) if moe]
+    dense = c.num_layers - len(mixtures)
+    _add_product(total, dense, rows, d, (1 + c.gated) * f, itemsize, c.mlp_bias)
+    _add_product(total, dense, rows, f, d, itemsize, c.mlp_bias)
+    if mixtures:
+        _add_experts(total, c, mixtures, rows, itemsize, experts_read)
     _add_product(total, 1, 1, d, c.vocab_size, itemsize)  # the head, on one row
     total.weight_bytes += FLOAT * norm_weights(c)
     return total
@@ -164,7 +165,7 @@ def norm_weights(c: ModelConfig) -> int:
     """Numbers in all norms as they are held, the norm of queries and keys once for every head."""
     one = c.hidden_size * (2 if c.norm == "layer" else 1)  # LayerNorm has a bias
     heads = (c.num_heads + c.num_kv_heads) * c.head_dim if c.qk_norm != "none" else 0
-    return c.num_layers * ((4 if c.post_norms else 2) * one + heads) + one
+    return c.num_layers * (2 * (c.pre_norms + c.post_norms) * one + heads) + one
 
 
 def causal_pairs(n: int, window: int | None) -> int:
@@ -193,17 +194,25 @@ def _add_attention(
     total.attention_flops += 4 * c.num_heads * c.head_dim * pairs
     total.kv_read_bytes += (last - oldest) * position_bytes
     total.kv_written_bytes += rows * position_bytes
+    total.weight_bytes += FLOAT * c.num_heads * c.sinks
 
 
-def _add_experts(total: Ledger, c: ModelConfig, rows: int, itemsize: int, experts_read: int | None) -> None:
-    """The router and k experts a row; the bytes are those of the experts that any row chose."""
-    assert c.experts
-    x, k, f, d = c.experts.num_experts, c.experts.experts_per_token, c.experts.expert_size, c.hidden_size
+def _add_experts(
+    total: Ledger, c: ModelConfig, mixtures: list[MoEConfig], rows: int, itemsize: int, experts_read: int | None
+) -> None:
+    """Of each layer's mixture the router, k experts a row, and the shared expert if there is one.
+
+    The bytes of experts are those that any row chose.
+    """
+    moe, times, d = mixtures[0], len(mixtures), c.hidden_size
+    x, k, f, s = moe.num_experts, moe.experts_per_token, moe.expert_size, moe.shared_size
     if experts_read is None:  # each of X is missed by a row with probability 1 - k/X; exactly k for one row
-        experts_read = round(c.num_layers * x * (1 - (1 - k / x) ** rows))
-    pairs = c.num_layers * rows * k
-    _add_product(total, c.num_layers, rows, d, x, itemsize)
+        experts_read = round(times * x * (1 - (1 - k / x) ** rows))
+    pairs = times * rows * k
+    _add_product(total, times, rows, d, x, itemsize, c.mlp_bias)
     total.flops += 2 * pairs * 3 * d * f  # gate, up, down
-    total.weight_bytes += experts_read * 3 * d * f * itemsize
+    total.weight_bytes += experts_read * (3 * d * f * itemsize + (2 * f + d) * FLOAT * c.mlp_bias)
     total.expert_rows += pairs
     total.experts_read += experts_read
+    for inputs, outputs in ((d, 1), (d, 2 * s), (s, d)) if s else ():  # its own router, gate and up, down
+        _add_product(total, times, rows, inputs, outputs, itemsize)

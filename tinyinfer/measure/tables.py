@@ -34,10 +34,20 @@ def heading(model: dict[str, Any]) -> str:
     ]
     if windows:
         lines.append(f"  some layers see only the last {' or '.join(map(str, windows))} positions")
+    boundary = model["rotation_boundary"]
+    if boundary and boundary < model["max_context"]:
+        lines.append(f"  sequences of more than {boundary} positions are rotated by other frequencies")
     if c["experts"]:
-        x, k = c["experts"]["num_experts"], c["experts"]["experts_per_token"]
-        lines.append(f"  {k} of {x} experts a token, so {model['parameters_per_token']:,} parameters a token")
+        lines.append(f"  {mixture_words(c)}, so {model['parameters_per_token']:,} parameters a token")
     return "\n".join(lines)
+
+
+def mixture_words(c: dict[str, Any]) -> str:
+    """What a token uses of a mixture: 4 of 60 experts a token beside a shared one, in 20 of 24 layers."""
+    experts, layers, dense = c["experts"], c["num_layers"], len(c["experts"]["dense_layers"])
+    shared = " beside a shared one" if experts["shared_size"] else ""
+    some = f", in {layers - dense} of {layers} layers" if dense else ""
+    return f"{experts['experts_per_token']} of {experts['num_experts']} experts a token{shared}{some}"
 
 
 def sizes_table(model: dict[str, Any]) -> str:

@@ -4,7 +4,8 @@
 
 Layers are not equally sensitive, and a model of mixed bits can be better than an even one of the same size; rules make
 that a matter of trying. Names are those of the matrices as they are held, fused: layers.3.qkv, .o, .gate_up (.up where
-there is no gate), .down, .router; embedding and head, or only head where the two are one matrix.
+there is no gate), .down, .router; of a shared expert .shared_gate_up, .shared_down, .shared_router; embedding and head,
+or only head where the two are one matrix. Routers are small and decide much: they stay floats unless a rule names them.
 """
 
 from __future__ import annotations
@@ -56,14 +57,13 @@ def make_recipe(c: QuantizationSwitches, model: ModelConfig) -> Recipe:
     names = list(held_matrices(model))
     for pattern, _ in given:
         if not any(fnmatchcase(name, pattern) for name in names):
-            layer = [name.replace("layers.0.", "layers.*.") for name in names if name.startswith("layers.0.")]
-            others = [name for name in names if not name.startswith("layers.")]
+            ours = dict.fromkeys(re.sub(r"^layers\.\d+\.", "layers.*.", name) for name in names)
+            listed = ", ".join(sorted(ours, key=lambda name: not name.startswith("layers.")))
             reason, cure = "{field}: no matrix is called {pattern!r}", "this model's are {names}"
-            ours = ", ".join(layer + others)
-            raise SwitchError("quantize_rules", c.quantize_rules, reason, cure, pattern=pattern, names=ours)
+            raise SwitchError("quantize_rules", c.quantize_rules, reason, cure, pattern=pattern, names=listed)
     body = W8A8_SCHEME if c.quantize == "w8a8" else make_scheme(c.quantize, c.group_size, c.symmetric)
     head = make_scheme(c.quantize_head, c.group_size, c.symmetric)
-    recipe = Recipe((*given, ("layers.*.router", None), ("layers.*", body), ("*", head)))
+    recipe = Recipe((*given, ("layers.*router", None), ("layers.*", body), ("*", head)))
     if c.calibrated and not any(recipe.scheme(name) for name in names if name.startswith("layers.")):
         what = "{quantize}=w8a8" if c.quantize == "w8a8" else f"{{quantize_method}}={c.quantize_method}"
         reason = f"{{field}} leave every layer as it is, and {what} is only for layers"
@@ -103,10 +103,11 @@ def saved_bytes(c: ModelConfig, recipe: Recipe, itemsize: int, rows: int, expert
     experts_read: experts whose weights are read, over all layers.
     """
     saved, table = 0, "head" if c.tied_head else "embedding"
+    mixtures = sum(c.mixture(i) is not None for i in range(c.num_layers))
     for matrix in held_matrices(c).values():
         less = matrix.numbers * itemsize - recipe.nbytes(matrix, itemsize)
         if matrix.name != "embedding":
-            saved += less * experts_read // (matrix.count * c.num_layers) if matrix.count > 1 else less
+            saved += less * experts_read // (matrix.count * mixtures) if matrix.count > 1 else less
     scheme = recipe.scheme(table)
     if scheme is not None:
         scales = 2 * scheme.groups(c.hidden_size) * (1 if scheme.symmetric else 2)
