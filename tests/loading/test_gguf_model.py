@@ -266,12 +266,84 @@ def test_gemma3_window_patterns(written: Written) -> None:
     assert read_config(never).windows == (7, 7, 7, 7)
 
 
-def test_gemma3_27b_scales_by_its_width(written: Written) -> None:
-    """Catches 1/sqrt(head size) for the one model that llama.cpp tells from the others by its 62 layers."""
-    file = changed(written("gemma3"), remove=("attention.scale",), block_count=62)
-    more = {f"more.{i}": file.tensors["output_norm.weight"] for i in range(62)}
+@pytest.mark.parametrize(("name", "layers", "width"), [("gemma3", 62, 48 / 4), ("gemma2", 46, 54 / 6)])
+def test_gemma_27b_scales_by_its_width(name: str, layers: int, width: float, written: Written) -> None:
+    """Catches 1/sqrt(head size) for the models that llama.cpp tells from the others by their 62 and 46 layers."""
+    file = changed(written(name), remove=("attention.scale",), block_count=layers)
+    more = {f"more.{i}": file.tensors["output_norm.weight"] for i in range(layers)}
     config = read_config(GGUFFile(file.path, file.fields, file.tensors | more))
-    assert config.attention_scale == pytest.approx((48 / 4) ** -0.5)
+    assert config.attention_scale == pytest.approx(width**-0.5)
+
+
+def test_gemma2_as_the_first_files(written: Written) -> None:
+    """Catches a cap or a window lost for files of June 2024, which say none of them; a window on the odd layers."""
+    caps = ("attn_logit_softcapping", "final_logit_softcapping")
+    config = read_config(changed(written("gemma2"), remove=(*caps, "attention.scale", "attention.sliding_window")))
+    assert (config.score_cap, config.logit_cap) == (50.0, 30.0)
+    assert config.windows == (4096, None, 4096, None, 4096)
+    assert config.attention_scale == pytest.approx(14**-0.5)
+    off = read_config(changed(written("gemma2"), attn_logit_softcapping=0.0, final_logit_softcapping=0.0))
+    assert (off.score_cap, off.logit_cap) == (None, None)
+    assert read_config(changed(written("gemma3"), final_logit_softcapping=30.0)).logit_cap == 30.0
+
+
+def test_layers_that_the_file_does_not_list(written: Written) -> None:
+    """Catches windows and rotations on the wrong layers, where only llama.cpp's code says which."""
+    pattern = ("attention.sliding_window_pattern",)
+    assert read_config(changed(written("gpt_oss"), remove=pattern)).windows == (8, None, 8, None)
+    assert read_config(changed(written("olmo3"), remove=pattern)).windows == (10, 10, 10, None)
+    smollm3 = read_config(read_gguf(written("smollm3_bare")))
+    assert [rope is None for rope in smollm3.rope] == [False, False, False, True, False]
+
+
+def test_what_first_files_of_other_families_leave_out(written: Written) -> None:
+    """Catches a base, a factor or an expert's width taken from elsewhere; 0 is how llama.cpp writes "no factor"."""
+    neox = read_config(changed(written("gpt_neox"), remove=("rope.freq_base", "use_parallel_residual")))
+    assert neox.parallel
+    assert [(rope.theta, rope.size) for rope in neox.rope if rope] == [(1e4, 6)] * 4
+    moe = read_config(changed(written("qwen2_moe_bare"), remove=("expert_feed_forward_length",)))
+    assert moe.experts
+    assert moe.experts.expert_size == 50 // 4
+    zeros = {"attention__scale": 0.0, "residual_scale": 0.0, "embedding_scale": 0.0, "logit_scale": 0.0}
+    granite = read_config(changed(written("granite"), **zeros))
+    assert (granite.residual_scale, granite.embedding_scale, granite.logit_scale) == (1.0, 1.0, 1.0)
+    assert granite.attention_scale == pytest.approx(14**-0.5)
+
+
+def test_yarns_amplitude_is_a_product(written: Written) -> None:
+    """Catches an amplitude squared, and one of the three keys for it not read."""
+    file, amplitude = written("llama_yarn"), 0.1 * np.log(4.0) + 1
+    for keys, expected in [
+        ({}, amplitude),
+        ({"rope__scaling__yarn_attn_factor": 1.5}, 1.5),
+        ({"rope__scaling__attn_factor": 0.5}, amplitude * 0.5),
+        ({"rope__scaling__factor": 1.0}, 1.0),
+    ]:
+        assert {rope.amplitude for rope in read_config(changed(file, **keys)).rope if rope} == {expected}
+
+
+def test_longrope_of_a_short_text(written: Written) -> None:
+    """Catches the long divisors for every text: llama.cpp chooses by the memory it has, transformers by the text."""
+    golden = load_golden("phi3_long")
+    assert golden.short_logits is not None
+    tokens = golden.tokens[: len(golden.short_logits)].tolist()
+    logits = LLM(written("phi3_long")).logits(tokens)
+    assert np.abs(logits - golden.short_logits).max() < 1e-4 * np.abs(golden.short_logits).max()
+
+
+@pytest.mark.parametrize("name", ["llama3", "phi3_long", "olmo3", "smollm3_bare"])
+def test_codes_are_cut_and_ordered_like_floats(name: str, tmp_path: Path, golden_folder: Callable[[str], Path]) -> None:
+    """Catches codes of another row than the floats': rows of fused matrices, and of heads that are reordered."""
+    ours = load_gguf(str(write_gguf(name, tmp_path / "x.gguf", "Q8_0"))).tensors
+    theirs, kept = load_folder(str(golden_folder(name))).tensors, 0
+    for key, tensor in ours.items():
+        if tensor.codes:
+            blocks = gguf.quants.quantize(theirs[key].numpy(), gguf.GGMLQuantizationType.Q8_0)
+            expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q8_0)
+            np.testing.assert_array_equal(tensor.numpy(), expected, err_msg=key)
+            np.testing.assert_array_equal(tensor.quantized(3, 17).dequantize(), expected[3:17], err_msg=key)
+            kept += 1
+    assert kept > 5
 
 
 def test_end_tokens(written: Written) -> None:

@@ -25,7 +25,7 @@ SHARED_EXPERT = {
 
 @dataclass(frozen=True)
 class Family:
-    """One general.architecture.
+    """One general.architecture of GGUF files.
 
     config: fields of ModelConfig. name: ours, where the file's is another one. tensors: names that mean something else
     than in other families. pairs: which numbers of a head are turned together, "neighbours" (2i, 2i + 1) or "halves",
@@ -107,10 +107,11 @@ def read_experts(f: Fields, p: str, family: Family) -> MoEConfig | None:
     count, each, width = f.size(p + "expert_count"), f.size(p + "expert_used_count"), f.size(p + "feed_forward_length")
     if each > count:
         f.refuse(p + "expert_used_count", f"is {each}, more than the {count} experts that there are; correct one")
+    old = width // each if p in ("qwen2moe.", "qwen3moe.") else width  # in files that do not say the experts' size
     return MoEConfig(
         num_experts=count,
         experts_per_token=each,
-        expert_size=f.size(p + "expert_feed_forward_length", width),
+        expert_size=f.size(p + "expert_feed_forward_length", old),
         renormalize=family.renormalize,
         shared_size=f.size(p + "expert_shared_feed_forward_length", width) if family.tensors is SHARED_EXPERT else 0,
     )
