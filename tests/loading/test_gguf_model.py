@@ -146,6 +146,8 @@ def test_divisors_that_cannot_be(divisors: list[float], written: Written) -> Non
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
     "rotation not known": ("llama", {"rope__scaling__type": "ntk"}, "'ntk', which is not supported"),
     "yarn that shrinks": ("qwen2", {"rope__scaling__type": "yarn", "rope__scaling__factor": 0.5}, "by 1 or more"),
+    "yarn without a base": ("llama_yarn", {"rope__freq_base": 1.0}, "needs a base above 1"),
+    "yarn's bounds crossed": ("llama_yarn", {"rope__scaling__yarn_beta_fast": 0.5}, "not above yarn_beta_slow"),
     "yarn mixed otherwise": (
         "llama_yarn", {"rope__scaling__yarn_ext_factor": 0.5}, "'llama.rope.scaling.yarn_ext_factor'"
     ),
@@ -375,6 +377,16 @@ def test_tensors_missing_or_unknown(written: Written, tmp_path: Path) -> None:
         load_gguf(damaged(written("llama2"), tmp_path / "b.gguf", token_embd__weight="token_embz.weight"))
     with pytest.raises(ModelError, match=r"'layers\.2\.attention_norm' is missing"):
         load_gguf(damaged(written("llama2"), tmp_path / "c.gguf", blk__2__attn_norm="blk.7.attn_norm"))
+
+
+def test_divisors_that_the_rotation_does_not_read(written: Written) -> None:
+    """Catches one of two stretches silently ignored: Llama 3's divisors beside yarn, LongRoPE's beside a factor."""
+    yarn = changed(written("llama3"), rope__scaling__type="yarn", rope__scaling__factor=2.0)
+    with pytest.raises(ModelError, match=r"'rope_freqs\.weight' is not known"):
+        canonical_tensors(yarn, read_config(yarn))
+    linear = changed(written("phi3_long"), rope__scaling__type="linear", remove=("rope.scaling.attn_factor",))
+    with pytest.raises(ModelError, match=r"'rope_factors_short\.weight' is not known"):
+        canonical_tensors(linear, read_config(linear))
 
 
 def test_two_tensors_for_one_weight(written: Written) -> None:

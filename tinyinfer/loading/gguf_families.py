@@ -75,7 +75,7 @@ FAMILIES = {
         {"pre_norms": False, "post_norms": True, "qk_norm": "full"}, windows=4, local_theta=0.0
     ),
     "olmoe": Family({"qk_norm": "full"}, experts=True, renormalize=False),
-    "gptneox": Family(GPT | {"activation": "gelu"}, name="gpt_neox", partial=True),
+    "gptneox": Family(GPT | {"activation": "gelu"}, name="gpt_neox", partial=True),  # Pythia's; the 20B's is near it
     "gpt2": Family(GPT | {"activation": "gelu_tanh", "learned_positions": True}, no_rope_step=1),
     "gpt-oss": Family(
         {"activation": "clamped", "sinks": True}, name="gpt_oss", tensors={"post_attention_norm": "mlp_norm"},
@@ -107,13 +107,14 @@ def read_experts(f: Fields, p: str, family: Family) -> MoEConfig | None:
     count, each, width = f.size(p + "expert_count"), f.size(p + "expert_used_count"), f.size(p + "feed_forward_length")
     if each > count:
         f.refuse(p + "expert_used_count", f"is {each}, more than the {count} experts that there are; correct one")
+    shared = "shared_router" in family.tensors.values()
     old = width // each if p in ("qwen2moe.", "qwen3moe.") else width  # in files that do not say the experts' size
     return MoEConfig(
         num_experts=count,
         experts_per_token=each,
         expert_size=f.size(p + "expert_feed_forward_length", old),
         renormalize=family.renormalize,
-        shared_size=f.size(p + "expert_shared_feed_forward_length", width) if family.tensors is SHARED_EXPERT else 0,
+        shared_size=f.size(p + "expert_shared_feed_forward_length", width) if shared else 0,
     )
 
 

@@ -40,12 +40,11 @@ def canonical_tensors(file: GGUFFile, config: ModelConfig) -> dict[str, LazyTens
     Raises ModelError for a tensor that is not known or is there twice, and for a fused one that does not fit the heads.
     """
     family, tensors = FAMILIES[file.fields["general.architecture"]], dict[str, LazyTensor]()
-    longrope = any(rope and rope.long_divisors for rope in config.rope)
-    configuration = {FREQS} if family.pairs == "neighbours" else set[str]()
-    configuration |= {SHORT, LONG} if longrope else set()
+    divided = next((rope for rope in config.rope if rope and rope.divisors), None)
+    read = () if divided is None else (SHORT, LONG) if divided.long_divisors else (FREQS,)
     for name, tensor in file.tensors.items():
-        if name in configuration:
-            continue
+        if name in read:
+            continue  # is part of the configuration
         canonical = _canonical_name(name, family)
         if canonical is None:
             raise _unusable(file, name, "is not known")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -68,25 +69,30 @@ def _rope(f: Fields, p: str, family: Family, file: GGUFFile, head_dim: int) -> R
             amplitude=f.number(p + "rope.scaling.attn_factor", 1.0),
         )  # fmt: skip
     if kind == "yarn":
-        if factor < 1:
-            f.refuse(p + "rope.scaling.factor", f"is {factor}, but yarn stretches, by 1 or more; correct it")
-        amplitude = f.number(p + "rope.scaling.yarn_attn_factor", 0.1 * math.log(factor) + 1)
-        return replace(
-            rope,
-            scaling="yarn",
-            factor=factor,
-            original_max_position=original,
-            amplitude=amplitude * f.number(p + "rope.scaling.attn_factor", 1.0),
-            beta_fast=f.number(p + "rope.scaling.yarn_beta_fast", 32.0),
-            beta_slow=f.number(p + "rope.scaling.yarn_beta_slow", 1.0),
-            truncate=family.truncate,
-        )
+        return replace(rope, original_max_position=original, **_yarn(f, p, family, rope.theta, factor))
     linear = kind == "linear" and factor != 1.0
     if family.pairs == "neighbours" and FREQS in file.tensors:
         stretch = np.float32(factor if linear else 1.0)
         divisors = np.asarray(_divisors(file, FREQS, size), np.float32) * stretch
         return replace(rope, divisors=tuple(divisors.tolist()))
     return replace(rope, scaling="linear", factor=factor) if linear else rope
+
+
+def _yarn(f: Fields, p: str, family: Family, theta: float, factor: float) -> dict[str, Any]:
+    """Yarn's settings. Raises ModelError for those with which its bounds cannot be computed."""
+    if factor < 1:
+        f.refuse(p + "rope.scaling.factor", f"is {factor}, but yarn stretches, by 1 or more; correct it")
+    if theta <= 1:
+        f.refuse(p + "rope.freq_base", f"is {theta}, but yarn needs a base above 1; correct it")
+    fast, slow = f.number(p + "rope.scaling.yarn_beta_fast", 32.0), f.number(p + "rope.scaling.yarn_beta_slow", 1.0)
+    if fast <= slow:
+        f.refuse(
+            p + "rope.scaling.yarn_beta_fast", f"is {fast}, but must be above yarn_beta_slow ({slow}); correct one"
+        )
+    amplitude = f.number(p + "rope.scaling.yarn_attn_factor", 0.1 * math.log(factor) + 1)
+    amplitude *= f.number(p + "rope.scaling.attn_factor", 1.0)
+    bounds = {"beta_fast": fast, "beta_slow": slow, "truncate": family.truncate}
+    return {"scaling": "yarn", "factor": factor, "amplitude": amplitude} | bounds
 
 
 def _divisors(file: GGUFFile, name: str, size: int) -> tuple[float, ...]:
