@@ -86,9 +86,7 @@ def _yarn(f: Fields, p: str, family: Family, theta: float, factor: float) -> dic
         f.refuse(p + "rope.freq_base", f"is {theta}, but yarn needs a base above 1; correct it")
     fast, slow = f.number(p + "rope.scaling.yarn_beta_fast", 32.0), f.number(p + "rope.scaling.yarn_beta_slow", 1.0)
     if fast <= slow:
-        f.refuse(
-            p + "rope.scaling.yarn_beta_fast", f"is {fast}, but must be above yarn_beta_slow ({slow}); correct one"
-        )
+        f.refuse(p + "rope.scaling.yarn_beta_fast", f"is {fast}, not above yarn_beta_slow ({slow}); correct one")
     amplitude = f.number(p + "rope.scaling.yarn_attn_factor", 0.1 * math.log(factor) + 1)
     amplitude *= f.number(p + "rope.scaling.attn_factor", 1.0)
     bounds = {"beta_fast": fast, "beta_slow": slow, "truncate": family.truncate}
