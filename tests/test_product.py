@@ -38,6 +38,7 @@ from helpers import (
     check_blocks,
     checkpoint_of,
     finish,
+    longrope,
     make_engine,
     random_tensors,
     request,
@@ -50,7 +51,7 @@ from tinyinfer.engine.engine import Engine
 from tinyinfer.kv_cache.prefix_cache import Node
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
-from tinyinfer.model.config import ModelConfig, MoEConfig
+from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.model.visit import matrices, weights
 from tinyinfer.quantization.apply import floats
 from tinyinfer.sequence import Batch
@@ -63,6 +64,27 @@ CONFIGS = {
     "gpt2": small_config(norm="layer", gated=False, learned_positions=True, rope=(None, None), vocab_size=23),
     "moe": small_config(qk_norm="full", experts=MoEConfig(5, 2, 12), num_layers=3, windows=(None, 7, 4)),
 }
+YARN = RopeConfig(scaling="yarn", factor=4.0, original_max_position=16, amplitude=1.3)
+NEWER = {  # every kind of layer that only newer families have; a config has as many of them as there are in one family
+    "capped": small_config(
+        score_cap=3.0, logit_cap=9.0, residual_scale=0.7, logit_scale=0.8, post_norms=True, activation="gelu_tanh",
+        rope=(None, RopeConfig()), windows=(6, None),
+    ),
+    "parallel": small_config(
+        norm="layer", gated=False, activation="gelu", parallel=True, rope=(RopeConfig(size=4),) * 2, qkv_bias=True,
+        o_bias=True, mlp_bias=True,
+    ),
+    "norms_after": small_config(
+        pre_norms=False, post_norms=True, qk_norm="full", rope=(YARN, RopeConfig()), windows=(None, 5),
+        experts=MoEConfig(5, 2, 12, renormalize=False, shared_size=10, dense_layers=(0,)),
+    ),
+    "sinks": small_config(
+        sinks=True, activation="clamped", experts=MoEConfig(5, 2, 12), qkv_bias=True, o_bias=True, mlp_bias=True,
+        rope=(YARN,) * 2, windows=(5, None),
+    ),
+    "longrope": small_config(rope=(replace(longrope(14), size=4, divisors=(1.0, 1.4), long_divisors=(3.0, 2.0)),) * 2),
+}  # fmt: skip
+CONFIGS |= NEWER
 GOLDENS = ["gemma3", "qwen3_moe"]
 LONGEST = 29  # of all sequences below, prompt and answer
 SWITCHES: dict[str, list[Any]] = {

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ALWAYS_DRAFT, ROUNDING, check_blocks, distance, finish, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, ROUNDING, check_blocks, distance, finish, longrope, make_engine, request, small_config
 
 from tinyinfer.engine import overflow
 from tinyinfer.engine.engine import Engine
@@ -31,13 +31,6 @@ from tinyinfer.views.recording import tree_nodes
 
 BOUNDARY, SEED = 12, 1  # weights of this seed say something else with other rotations
 MARGIN = 1e-3  # between the best and the second best log-probability: no tie decides a text
-
-
-def longrope(boundary: int) -> RopeConfig:
-    return RopeConfig(
-        scaling="longrope", original_max_position=boundary, amplitude=1.2,
-        divisors=(1.0, 1.3, 1.5), long_divisors=(3.0, 2.0, 4.0),
-    )  # fmt: skip
 
 
 MODEL = small_config(rope=(longrope(BOUNDARY),) * 2, windows=(None, 7))
