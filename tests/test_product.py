@@ -203,8 +203,14 @@ def assert_clean(engine: Engine) -> None:
 PAIRS = pairwise(list(everything()))
 
 
-@pytest.mark.parametrize("case", PAIRS, ids=case_id)
-@pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
+def shared_out(old: int, newer: int) -> list[Any]:
+    """Cases of PAIRS for each config: of so many only one, each of the newer configs beginning with another."""
+    shares = [(name, PAIRS[::old]) for name in [*CONFIGS, *GOLDENS] if name not in NEWER]
+    shares += [(name, PAIRS[i % newer :: newer]) for i, name in enumerate(NEWER)]
+    return [pytest.param(name, case, id=f"{name}-{case_id(case)}") for name, share in shares for case in share]
+
+
+@pytest.mark.parametrize(("name", "case"), shared_out(1, 2))
 def test_every_pair_of_switches_emits_the_plain_tokens(name, case, golden_folder):
     """Catches features that work alone and not together."""
     engine, tokens = run(source(name, golden_folder), case)
@@ -224,8 +230,7 @@ def differences(name: str, case: dict[str, Any], folder: Callable[[str], Path]) 
     return wrong
 
 
-@pytest.mark.parametrize("case", PAIRS[::5], ids=case_id)
-@pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
+@pytest.mark.parametrize(("name", "case"), shared_out(5, 9))
 def test_every_backend_emits_the_plain_tokens_and_counts_the_same(name, case, golden_folder):
     """Catches a fast path that computes more, or other rows, than the formula says."""
     assert not differences(name, case, golden_folder)
@@ -325,6 +330,24 @@ def lossy_differences(name: str, case: dict[str, Any], folder: Callable[[str], P
 def test_every_backend_loses_the_same_and_counts_the_same(case, golden_folder):
     """Catches a product of packed codes that counts other bytes, and a rounding that one backend does otherwise."""
     assert not lossy_differences("grouped_windows", case, golden_folder)
+
+
+@pytest.mark.parametrize("bits", [8, 2])
+@pytest.mark.parametrize("name", NEWER)
+def test_quantized_caches_read_the_same_whatever_else_is_on(name, bits, golden_folder):
+    """The newer kinds of layers: shared, chunked, preempted and drafted in a pool, and alone in an array of their own.
+
+    Catches rows that attend otherwise where their span is split at a block, and keys of another set in a packed block.
+    """
+    plain = {"quantize": "off", "quantize_head": "off", "dtype": "float32", "draft_quantize": "off"}
+    pool = plain | {"kv_bits": bits, "kv_cache": "paged", "num_draft_candidates": 3}
+    _, together = run_lossy(name, pool, "numpy", golden_folder)
+    alone = requests([workload(CONFIGS[name].vocab_size)[i] for i in LOSSY_WORK])
+    for seq in alone:
+        finish(make_engine(CONFIGS[name], kv_bits=bits, block_size=4), seq)
+    gaps = [x for x in map(gap, alone, together) if x is not None]
+    assert not [x for x in gaps if x > TIE]
+    assert len(gaps) < 2, "ties are the exception"
 
 
 @pytest.mark.full
