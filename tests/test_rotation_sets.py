@@ -235,6 +235,14 @@ def test_a_static_batch_pads_beside_a_crossing():
     assert engine.ledger.tokens_padding == 5 + 1
 
 
+@pytest.mark.parametrize("other", [None, RopeConfig()], ids=["no rotation", "one set"])
+def test_layers_of_one_set_or_none_cross_with_the_others(other):
+    """Only one kind of layer has longrope. Catches a set that the other kind does not have."""
+    model = small_config(rope=(other, longrope(BOUNDARY)))
+    [text] = finish(make_engine(model), request(A[:10], 6))
+    assert finish(make_engine(model), *(request([*A[:10], *text[:n]], 1) for n in range(6))) == [[t] for t in text]
+
+
 # Preemption
 
 
