@@ -60,6 +60,14 @@ def small_config(**changes: Any) -> ModelConfig:
     return ModelConfig(**base | changes)
 
 
+def longrope(boundary: int) -> RopeConfig:
+    """Rotary positions of two sets, whose queries and keys fit only among themselves; for heads of 6 numbers."""
+    return RopeConfig(
+        scaling="longrope", original_max_position=boundary, amplitude=1.2,
+        divisors=(1.0, 1.3, 1.5), long_divisors=(3.0, 2.0, 4.0),
+    )  # fmt: skip
+
+
 def lazy(name: str, array: np.ndarray) -> LazyTensor:
     """An array in the clothes of a tensor in a file."""
     return LazyTensor(name, array.shape, array.nbytes, lambda start, stop: array[start:stop])
