@@ -113,7 +113,7 @@ def check_blocks(engine: Engine, prefixes: PrefixCache | None = None, tables: It
     """Every block of a paged cache is free, or held by exactly its claimants: tables, and the tree of prefixes."""
     cache = engine.cache
     held = Counter(block for seq in tables for block in cache.block_table(seq))
-    nodes = tree(prefixes.root) if prefixes else []
+    nodes = [node for root in prefixes.roots for node in tree(root)] if prefixes else []
     held.update(node.block for node in nodes)
     assert cache.blocks.holders == [held[block] for block in range(cache.blocks.num_blocks)]
     assert sorted(cache.blocks.free) == [b for b, holders in enumerate(cache.blocks.holders) if not holders]
@@ -215,7 +215,8 @@ def golden_distance(
         ops = part("backends.reference").ReferenceOps(ledger, xp=xp or np)
     model = part("loading.build").build_model(checkpoint, ops)
     batch, span = part("sequence").Batch, part("sequence").Span
-    worst = 0.0
+    worst, boundary = 0.0, checkpoint.config.rotation_boundary
+    rotations = int(boundary is not None and len(tokens) > boundary)
     for cuts in ([0, len(tokens)], [0, len(tokens) // 3, len(tokens) - 1, len(tokens)]):
         spec = part("kv_cache.base").CacheSpec(checkpoint.config.memory, len(tokens))
         cache = part("kv_cache.contiguous").ContiguousCache(spec, ops)
@@ -223,7 +224,7 @@ def golden_distance(
         for first, stop in pairwise(cuts):
             rows = np.arange(stop - first)
             cache.reserve(seq, len(rows))
-            piece = batch(tokens[first:stop], first + rows, rows, (span(seq, 0, len(rows), first),))
+            piece = batch(tokens[first:stop], first + rows, rows, (span(seq, 0, len(rows), first, rotation_set=rotations),))
             found.append(ops.to_host(part("model.transformer").transformer(model, piece, cache, ops)))
             cache.commit(seq, len(rows))
         worst = max(worst, distance(np.concatenate(found), logits))

@@ -290,7 +290,7 @@ def leftovers(engine: Engine, loop: EngineLoop) -> tuple[int, list[str]]:
     inbox = loop.check_open().inbox
     names = ("requests", "runs", "borrowed", "driving", "news", "ended")
     found += [f"inbox.{name}" for name in names if getattr(inbox, name, None) and not empty(getattr(inbox, name))]
-    nodes = tree(prefixes.root) if hasattr(prefixes, "root") else []
+    nodes = [node for root in getattr(prefixes, "roots", ()) for node in tree(root)]
     found += ["users"] if any(node.users for node in nodes) else []
     found += ["evictable"] if len(nodes) != prefixes.evictable else []
     if not engine.cache.num_blocks:
@@ -450,7 +450,7 @@ def check(world: World, setting: Setting, result: Result) -> None:
     lost, left = leftovers(world.engine, world.loop)
     result.lost, result.left = max(lost, result.lost), result.left or left
     prefixes: Any = world.engine.scheduler.prefixes
-    held = len(tree(prefixes.root)) if hasattr(prefixes, "root") else 0
+    held = sum(len(tree(root)) for root in getattr(prefixes, "roots", ()))
     evicted = sum(iter(prefixes.evict, False)) if held else 0
     if evicted != held:
         result.left.append("heap")

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from golden import (
+    BARE,
     CHAT_TEMPLATE,
     FAMILIES,
     GOLDEN_DIR,
@@ -28,10 +29,10 @@ from tokenizers import Tokenizer
 
 def test_every_file_has_a_family_and_every_family_a_file() -> None:
     """A golden that no test loads would look like coverage and be none."""
-    assert sorted(path.stem for path in GOLDEN_DIR.glob("*.npz")) == sorted(FAMILIES)
+    assert sorted(path.stem for path in GOLDEN_DIR.glob("*.npz")) == sorted(FAMILIES + BARE)
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", FAMILIES + BARE)
 def test_weights_are_drawn_again_bit_for_bit(name: str) -> None:
     """Catches a changed golden_weight, or a NumPy whose legacy stream moved, before it looks like a broken model."""
     golden = load_golden(name)
@@ -50,7 +51,7 @@ def test_a_golden_can_tell_models_apart(name: str) -> None:
     assert np.isfinite(golden.logits).all()
     assert golden.logits.std(axis=0).min() > 0.1 < golden.logits.std(axis=1).min()
     assert golden.prompt == golden.tokens[: len(golden.prompt)].tolist()
-    assert golden.greedy[0] == golden.logits[len(golden.prompt) - 1].argmax()
+    assert golden.greedy[0] == golden.first_logits(len(golden.prompt))[-1].argmax()
     assert len(golden.greedy) >= 24
     assert len(set(golden.greedy)) >= 12
     assert max(golden.greedy + golden.tokens.tolist()) < v
@@ -94,9 +95,44 @@ def test_gpt2_folders_of_both_kinds(tmp_path: Path) -> None:
 def test_the_older_dialect_shares_no_new_spelling(name: str) -> None:
     """Catches a "dialect 4" that still spells something the new way, so that the old spelling would go untested."""
     config = dialect4(load_golden(name).config)
-    assert not config.keys() & {"rope_parameters", "dtype", "layer_types", "_sliding_window_pattern"}
-    assert ("num_experts" in config) == (config["model_type"] in ("qwen3_moe", "olmoe"))
-    assert ("rope_theta" in config) == (config["model_type"] != "gpt2")
+    kind = config["model_type"]
+    assert not config.keys() & {"rope_parameters", "dtype", "_sliding_window_pattern", "swiglu_alpha"}
+    assert ("layer_types" in config) == (kind in ("olmo3", "gpt_oss")), "the families that are younger than the list"
+    assert ("num_experts" in config) == (kind in ("qwen2_moe", "qwen3_moe", "olmoe"))
+    assert ("rope_theta" in config) == (kind not in ("gpt2", "gpt_neox"))
+    assert ("rotary_pct" in config) == (kind == "gpt_neox")
+
+
+def test_a_longer_text_is_another_one_where_it_must_be() -> None:
+    """Catches a longrope golden whose two sets of factors are too alike, or whose greedy text crosses no boundary."""
+    golden = load_golden("phi3_long")
+    boundary = golden.config["original_max_position_embeddings"]
+    assert np.array_equal(golden.first_logits(boundary), golden.short_logits)
+    assert np.array_equal(golden.first_logits(boundary + 1), golden.logits[: boundary + 1])
+    assert np.abs(golden.short_logits - golden.logits[:boundary]).max() > 0.1 * np.abs(golden.logits).max()
+    assert len(golden.prompt) < boundary < len(golden.prompt + golden.greedy) - 10
+
+
+def test_a_bare_folder_says_what_has_no_default(tmp_path: Path) -> None:
+    """Catches a golden for the defaults that says them all the same."""
+    for name in BARE:
+        golden = load_golden(name)
+        config = json.loads((write_hf_folder(name, tmp_path / name, bare=True) / "config.json").read_text())
+        assert not config.keys() & set(golden.omissible)
+        assert len(golden.omissible) >= 10
+        assert not config.keys() & {"rope_parameters", "rms_norm_eps", "layer_norm_eps", "hidden_act", "layer_types"}
+
+
+def test_a_nested_text_model_stands_below_another(tmp_path: Path) -> None:
+    """Catches a "nested" folder that is none: both prefixes, the tower's tensors, a text part without its defaults."""
+    for dialect, inside in ((5, "model.language_model."), (4, "language_model.model.")):
+        folder = write_hf_folder("gemma3_nested", tmp_path / str(dialect), dialect=dialect)
+        config = json.loads((folder / "config.json").read_text())
+        names = load_file(folder / "model.safetensors").keys()
+        assert config["model_type"] == "gemma3"
+        assert ("num_attention_heads" in config["text_config"]) == (dialect == 5)
+        assert any(name.startswith(inside) for name in names)
+        assert any("vision_tower." in name for name in names)
 
 
 def test_tokenizer_round_trips_any_text_and_every_id(golden_folder: Callable[[str], Path]) -> None:

@@ -15,7 +15,7 @@ PACKAGE = Path(tinyinfer.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 ORDER = [
     *("arrays", "errors", "units", "switches", "ledger"),
-    *("sampling_params", "noise", "sampling", "text", "prompts", "sequence", "model", "backends"),
+    *("sampling_params", "noise", "sampling", "text", "prompts", "rotation_sets", "sequence", "model", "backends"),
     *("kv_cache", "quantization", "speculative", "loading"),
     *("batching", "engine", "request", "llm", "views", "measure", "lessons", "course", "cli"),
 ]

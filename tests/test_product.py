@@ -335,7 +335,7 @@ def ask(engine: Engine, work: Work) -> list[Request]:
     sequences = requests(work)
     for _ in engine.run(sequences):
         if "paged" in type(engine.cache).__module__:
-            prefixes = engine.scheduler.prefixes if hasattr(engine.scheduler.prefixes, "root") else None
+            prefixes = engine.scheduler.prefixes if hasattr(engine.scheduler.prefixes, "roots") else None
             check_blocks(engine, prefixes, sequences)
     assert [seq.new_tokens for seq in sequences] == plainly(MODEL, work)
     return sequences
@@ -472,7 +472,7 @@ def test_preempted_once_planned():
     planned, known = [], set[Node]()
 
     def nodes() -> set[Node]:
-        return set(tree(scheduler.prefixes.root))  # type: ignore[attr-defined]
+        return set(tree(scheduler.prefixes.roots[0]))  # type: ignore[attr-defined]
 
     def watched_preempt(seq: Request) -> None:
         planned.append(seq in scheduler.plan)

@@ -19,6 +19,7 @@ from itertools import accumulate
 import numpy as np
 
 from tinyinfer.arrays import Array
+from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sampling import Choice, SamplingParams
 from tinyinfer.text.stop_strings import TextOutput
 
@@ -155,7 +156,7 @@ class Sequence:
 
     def start(self, now: float, cached: int) -> None:
         """Records an admission, with `cached` tokens found in the prefix cache. Only the first admission counts."""
-        if not self.progress.preemptions:
+        if not (self.progress.preemptions or self.progress.choices):
             self.timing.started, self.progress.cached_tokens = now, cached
 
     def record_preemption(self) -> None:
@@ -277,8 +278,11 @@ class Batch:
         return [(span.seq, logits[stop - span.wanted : stop]) for span, stop in zip(self.spans, stops, strict=True)]
 
 
-def make_batch(work: Iterable[tuple[Sequence, int, int]]) -> Batch:
-    """The batch of each (sequence, first position, rows), with logits from the sequence's last known token on."""
+def make_batch(work: Iterable[tuple[Sequence, int, int]], sets: RotationSets = ONE_SET) -> Batch:
+    """The batch of each (sequence, first position, rows), with logits from the sequence's last known token on.
+
+    sets: which rotations of the model turn each sequence's rows.
+    """
     tokens: list[int] = []
     positions: list[int] = []
     wanted: list[int] = []
@@ -289,6 +293,6 @@ def make_batch(work: Iterable[tuple[Sequence, int, int]]) -> Batch:
         positions += range(first, stop)
         logits = 0 if seq.finished else max(0, stop - max(first, len(seq.tokens) - 1))
         wanted += range(len(tokens) - logits, len(tokens))
-        spans.append(Span(seq, start, len(tokens), first, logits))
+        spans.append(Span(seq, start, len(tokens), first, logits, sets.of(len(seq.tokens))))
     flat = [np.array(numbers, dtype=np.int64) for numbers in (tokens, positions, wanted)]  # (T,), (T,), (R,)
     return Batch(flat[0], flat[1], flat[2], tuple(spans))

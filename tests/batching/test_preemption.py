@@ -27,7 +27,7 @@ def engine_of(**switches: Any) -> Engine:
 
 
 def prefixes_of(engine: Engine) -> Any:
-    return engine.scheduler.prefixes if hasattr(engine.scheduler.prefixes, "root") else None
+    return engine.scheduler.prefixes if hasattr(engine.scheduler.prefixes, "roots") else None
 
 
 def check_all_back(engine: Engine) -> None:

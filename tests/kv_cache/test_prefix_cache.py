@@ -48,7 +48,7 @@ def test_branches_are_told_apart_by_their_tokens():
     prompts = [[*begin, 5, 5, 5, 5, 6], [*begin, 5, 5, 5, 6, 6], [*begin, 5, 5, 5, 5, 7, 7, 7, 7, 7]]
     assert [served.run(prompt) for prompt in prompts] == [0, 4, 8]
     assert [served.run(prompt) for prompt in prompts] == [8, 8, 12]
-    assert len(tree(served.prefixes.root)) == 4
+    assert len(tree(served.prefixes.roots[0])) == 4
     assert served.cache.held_bytes == 4 * 4 * served.cache.position_bytes, "each block is stored once"
 
 
@@ -114,7 +114,7 @@ def test_what_two_compute_at_the_same_time_is_kept_by_each_and_known_once():
             seq.tokens.append(token)
         served.compute(served.plan(a), served.plan(b))
     assert served.cache.block_table(a)[0] != served.cache.block_table(b)[0]
-    [node] = tree(served.prefixes.root)
+    [node] = tree(served.prefixes.roots[0])
     assert (node.block, node.users) == (served.cache.block_table(a)[0], 2)
     served.end(a)
     served.check(b)
@@ -136,7 +136,7 @@ def test_a_failed_step_is_forgotten_and_an_earlier_one_is_not():
     served.plan(b)
     served.end(a, b)
     served.cache.clear(served.prefixes.rebuild())
-    assert len(tree(served.prefixes.root)) == served.prefixes.evictable == 1
+    assert len(tree(served.prefixes.roots[0])) == served.prefixes.evictable == 1
     assert served.run([*range(8), 22]) == 4
     assert served.run([*range(8), 23]) == 8
 
@@ -166,7 +166,7 @@ def test_the_leaf_used_longest_ago_goes_first_and_leaves_before_what_they_grow_f
     left = []
     for _ in range(4):
         assert served.prefixes.evict()
-        left.append(sorted(node.tokens[0] for node in tree(served.prefixes.root)))
+        left.append(sorted(node.tokens[0] for node in tree(served.prefixes.roots[0])))
     assert left == [[1, 5, 7], [1, 5], [1], []]
     assert not served.prefixes.evict()
     assert (served.ledger.blocks_evicted, served.prefixes.evictable, served.cache.held_bytes) == (4, 0, 0)
@@ -195,11 +195,11 @@ def test_the_heap_of_leaves_does_not_grow_with_requests():
         served.run([*range(10, 18), 5])
         if i % 9 == 0:
             served.run([20 + i, 2, 3, 4, 5])
-    assert len(served.prefixes._leaves) <= len(tree(served.prefixes.root)) == 9
-    newest = [node.tokens for node in tree(served.prefixes.root)]
+    assert len(served.prefixes._leaves) <= len(tree(served.prefixes.roots[0])) == 9
+    newest = [node.tokens for node in tree(served.prefixes.roots[0])]
     while served.prefixes.evict():
-        assert len(tree(served.prefixes.root)) == len(newest) - 1
-        newest = [node.tokens for node in tree(served.prefixes.root)]
+        assert len(tree(served.prefixes.roots[0])) == len(newest) - 1
+        newest = [node.tokens for node in tree(served.prefixes.roots[0])]
         assert len(newest) < 3 or (1, 2, 3, 4) in newest, "it was used last but one; the others go before"
 
 

@@ -169,7 +169,8 @@ def test_smolvlm_as_on_the_hub(tmp_path: Path) -> None:
 
 def test_a_text_part_without_a_model_type_is_the_outer_models_usual_one(tmp_path: Path) -> None:
     """transformers 5.23: Mistral3Config(text_config={"hidden_size": 64}).text_config is a MistralConfig."""
-    for outer, kind in {"mistral3": "mistral", "llava": "llama", "internvl": "qwen2", "gemma3": "gemma3"}.items():
+    usual = {"mistral3": "mistral", "llava": "llama", "internvl": "qwen2", "gemma3": "gemma3"}
+    for outer, kind in (usual | {"granite_speech": "granite"}).items():
         whole = {"model_type": outer, "text_config": {"hidden_size": 64}}
         (tmp_path / "config.json").write_text(json.dumps(whole))
         assert read_config(tmp_path).architecture == kind
@@ -264,6 +265,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "another vocabulary outside": ({"vocab_size": 99}, "'vocab_size'"),
     "attention both ways inside": ({"text": {"use_bidirectional_attention": True}}, "'use_bidirectional_attention'"),
     "an unknown field inside": ({"text": {"logit_scale": 2.0}}, "text_config: the field 'logit_scale'"),
+    "prompts that are read both ways": ({"model_type": "paligemma"}, "'model_type' is 'paligemma', whose prompts"),
     "no text part": ({"text_config": None}, "'text_config' is missing"),
     "a text part that is a word": ({"text_config": "llama"}, "'text_config'"),
     "a text part without a type": ({"model_type": "acme", "text_config": {}}, "'model_type' is missing"),

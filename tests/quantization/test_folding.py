@@ -11,6 +11,7 @@ from helpers import ROUNDING, distance, forward, make_engine, request, small_con
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.packed import W8A8, Packed
 from tinyinfer.ledger import Ledger
+from tinyinfer.model.config import RopeConfig
 from tinyinfer.model.visit import with_matrices
 from tinyinfer.model.weights import W8A8_SCHEME, Dense, Linear, NoNorm, QuantScheme
 from tinyinfer.quantization.calibration import named
@@ -24,12 +25,24 @@ FAMILIES = {
              "rope": (None, None)},
     "one key for each query": {"num_kv_heads": 4, "qkv_bias": True},
     "gemma3": {"post_norms": True, "qk_norm": "head", "activation": "gelu_tanh"},
+    "gemma2": {"post_norms": True, "activation": "gelu_tanh", "score_cap": 0.5, "logit_cap": 2.0, "num_kv_heads": 4},
+    "olmo2": {"post_norms": True, "pre_norms": False, "qk_norm": "full"},
+    "olmo2 with all key heads": {"post_norms": True, "pre_norms": False, "num_kv_heads": 4},
+    "gpt_neox": {"parallel": True, "norm": "layer", "gated": False, "activation": "gelu", "qkv_bias": True,
+                 "o_bias": True, "mlp_bias": True, "num_kv_heads": 4, "rope": (RopeConfig(size=2),) * 2},
+    "granite": {"residual_scale": 0.3, "logit_scale": 0.2, "embedding_scale": 3.0},
+    "sinks": {"sinks": True, "num_kv_heads": 4, "qkv_bias": True, "o_bias": True, "windows": (3, None)},
+    "a clamped gate": {"activation": "clamped", "mlp_bias": True},
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_folding_alone_changes_no_logits(family):
-    """A bias forgotten, gate divided instead of up, queries instead of values, the wrong norm: all would show."""
+    """A bias forgotten, gate divided instead of up, queries instead of values, the wrong norm: all would show.
+
+    So would a scale folded into a norm that is not there (OLMo-2), into the other branch's norm (GPT-NeoX), or into an
+    `up` that is clamped before it is a factor (gpt-oss).
+    """
     engine = make_engine(small_config(**FAMILIES[family]))
     tokens, rng = list(range(3, 20)), np.random.default_rng(0)
     [expected] = forward(engine, (request(tokens), 0, len(tokens)))
@@ -47,12 +60,17 @@ def test_folding_alone_changes_no_logits(family):
     engine.model = replace(engine.model, layers=tuple(layers))
     [found] = forward(engine, (request(tokens), 0, len(tokens)))
     assert distance(found, expected) <= ROUNDING
-    known = {"gpt2": {"qkv", "up"}, "one key for each query": {"qkv", "gate_up", "down", "o"}}
+    all_four = {"qkv", "gate_up", "down", "o"}
+    known = {
+        "gpt2": {"qkv", "up"}, "one key for each query": all_four, "gemma2": all_four, "sinks": all_four,
+        "olmo2": {"down"}, "olmo2 with all key heads": {"down", "o"}, "gpt_neox": {"qkv", "up", "o"},
+        "a clamped gate": {"qkv", "gate_up"},
+    }  # fmt: skip
     assert folded == known.get(family, {"qkv", "gate_up", "down"})
 
 
 def test_what_cannot_be_divided_exactly_is_not():
-    """A GELU between two linear layers, query heads that share values, a norm that is not there."""
+    """A GELU between two linear layers, query heads that share values, a norm that is not there, a clamped gate."""
     [layer, _] = make_engine(small_config(gated=False)).model.layers
     assert [name for name, _ in named(layer) if foldable(layer, name)] == ["qkv", "up"]
     bare = replace(layer, attention_norm=NoNorm(), mlp_norm=NoNorm())

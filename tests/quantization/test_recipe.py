@@ -22,7 +22,7 @@ from tinyinfer.loading.build import build_model
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.measure.roofline import expected_step
 from tinyinfer.model.config import MoEConfig, held_matrices
-from tinyinfer.model.visit import layer_matrices
+from tinyinfer.model.visit import layer_matrices, weights
 from tinyinfer.model.weights import QuantScheme
 from tinyinfer.quantization.apply import rounding
 from tinyinfer.quantization.recipe import Recipe, kept_recipe, make_recipe, saved_bytes
@@ -50,6 +50,19 @@ def test_without_rules_the_body_and_nothing_else():
         "layers.0.down": INT4, "layers.1.qkv": INT4, "layers.1.o": INT4, "layers.1.router": None,
         "layers.1.gate_up": INT4, "layers.1.down": INT4, "head": None,
     }  # fmt: skip
+
+
+MIXED = small_config(num_layers=3, experts=MoEConfig(3, 2, 8, shared_size=10, dense_layers=(0,)))
+
+
+def test_a_shared_expert_is_rounded_and_its_router_is_not():
+    """Catches the shared expert left in floats, and its one row of weights, which decides like a router, rounded."""
+    found = recipe(MIXED, quantize="int4")
+    floats = [name for name in held_matrices(MIXED) if found.scheme(name) is None]
+    routers = [f"layers.{i}.{name}" for i in (1, 2) for name in ("router", "shared_router")]
+    assert floats == ["embedding", *routers, "head"]
+    asked = recipe(MIXED, quantize="int4", quantize_rules="layers.*.shared_router int8")
+    assert (asked.scheme("layers.1.shared_router"), asked.scheme("layers.1.router")) == (INT8, None)
 
 
 def test_the_head_with_the_embedding_or_as_one():
@@ -104,6 +117,15 @@ def test_a_rule_for_nothing_is_refused_with_the_names_that_exist(name):
     sentence = refusal(f"{name} int8", tied_head=True)
     assert sentence == (f"quantize_rules: no matrix is called {name!r}; this model's are layers.*.qkv, layers.*.o, "
                         "layers.*.gate_up, layers.*.down, head")  # fmt: skip
+
+
+def test_the_names_that_exist_are_those_of_all_layers():
+    """Catches those of the first layer alone, which has no mixture here and names no router."""
+    sentence = refusal("layers.*.expert int8", num_layers=3, experts=MIXED.experts)
+    assert sentence.endswith(
+        "this model's are layers.*.qkv, layers.*.o, layers.*.gate_up, layers.*.down, layers.*.router, "
+        "layers.*.shared_router, layers.*.shared_gate_up, layers.*.shared_down, embedding, head"
+    )
 
 
 @pytest.mark.parametrize("method", ["hqq", "combined"])
@@ -166,7 +188,7 @@ def test_bytes_are_those_that_are_held(name, switches, golden_folder):
     held = {name: made.nbytes(matrix, 4) for name, matrix in held_matrices(config).items()}
     for i, layer in enumerate(model.layers):
         for short, found in layer_matrices(layer).items():
-            assert held.pop(f"layers.{i}.{short}") == getattr(found, "weight", found).nbytes
+            assert held.pop(f"layers.{i}.{short}") == sum(weight.nbytes for weight in weights(found))
     assert held.pop("head") == model.head.weight.nbytes
     assert held.pop("embedding", model.head.weight.nbytes) == model.embedding.table.nbytes
     assert not held
@@ -187,6 +209,15 @@ def test_a_step_reads_what_is_foretold(switches, tied):
         expected.weight_bytes -= saved_bytes(config, make_recipe(c, config), 4, rows, expected.experts_read)
         assert trace.ledger == expected
         first += rows
+
+
+@pytest.mark.parametrize("switches", SETTINGS, ids=str)
+def test_what_a_step_saves_in_layers_of_two_kinds(switches):
+    """Catches experts that are spread over all layers, dense ones too: a step would read more than it holds."""
+    made, held = recipe(MIXED, **switches), held_matrices(MIXED)
+    saved = {name: matrix.numbers * 4 - made.nbytes(matrix, 4) for name, matrix in held.items()}
+    all_of_them = saved_bytes(MIXED, made, 4, rows=0, experts_read=6)  # the 3 experts of both mixtures, no embedding
+    assert all_of_them == sum(less for name, less in saved.items() if name != "embedding")
 
 
 def test_keep_has_the_schemes_of_the_file():

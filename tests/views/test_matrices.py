@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
-from helpers import request
+from helpers import make_engine, request, small_config
 from markup import read
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.ledger import Ledger
-from tinyinfer.model.attention import full_attention, visible
+from tinyinfer.model.attention import visible
+from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.heads import Heads
 from tinyinfer.model.transformer import transformer
 from tinyinfer.sequence import make_batch
 from tinyinfer.views.matrices import Attention, Mask, attention_weights
@@ -106,40 +112,74 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(work, window, words):
         Mask(work, window)
 
 
-class Columns(DelegatingOps):
-    """Asks `full_attention` for the weights themselves: where key s has the unit vector s as its value, they come out.
-
-    found: for each layer the weights of all heads, (H, T, S).
-    """
+class Seen(DelegatingOps):
+    """Keeps the queries (T, H, E) and keys (S, K, E) of each layer, and what the layer does with them."""
 
     def __init__(self, ops) -> None:
         super().__init__(ops.counting(Ledger()))
-        self.found: list[np.ndarray] = []
+        self.layers: list[tuple[np.ndarray, np.ndarray, Heads]] = []
 
     def attention(self, q, layer, batch, cache, heads):
         [span] = batch.spans
-        k, _ = cache.read(layer, span.seq, 0)
-        units = np.repeat(np.eye(len(k), dtype=np.float32)[:, None], heads.keys, axis=1)  # (S, K, S)
-        out = full_attention(q, k, units, 0, 0, heads.scale, heads.window, np)
-        self.found.append(out.transpose(1, 0, 2))
+        self.layers.append((q, cache.read(layer, span.seq, 0)[0], heads))
         return self.inner.attention(q, layer, batch, cache, heads)
 
 
-@pytest.mark.parametrize("name", ["gemma3", "qwen2_window"])
-def test_weights_are_those_of_the_formula(name, golden_folder):
-    """Heads that share keys, windows and scales. Catches another key head, layer or scale, and a missing mask."""
-    llm, tokens = LLM(str(golden_folder(name))), list(range(3, 23))
+def by_hand(q: np.ndarray, k: np.ndarray, heads: Heads, config: ModelConfig, head: int) -> np.ndarray:
+    """The weights of one head, one row at a time, in float64."""
+    own, rows = k[:, head // (heads.queries // heads.keys)].astype(np.float64), np.zeros((len(q), len(k)))
+    for t, query in enumerate(q[:, head]):
+        s = heads.scale * own @ query
+        s = s if config.score_cap is None else config.score_cap * np.tanh(s / config.score_cap)
+        seen = range(0 if heads.window is None else max(0, t + 1 - heads.window), t + 1)
+        sink = np.exp(heads.sinks.scores.reshape(-1)[head].astype(np.float64)) if config.sinks else 0.0
+        rows[t, seen] = np.exp(s[seen]) / (np.exp(s[seen]).sum() + sink)
+    return rows
+
+
+def golden_llm(name: str) -> Callable[..., Any]:
+    return lambda golden_folder: LLM(str(golden_folder(name)))
+
+
+def random_llm(**changes: Any) -> Callable[..., Any]:
+    """As much of an LLM as the picture asks for, around random weights."""
+    engine = make_engine(config := small_config(**changes))
+    llm = SimpleNamespace(config=config, model=engine.model, ops=engine.ops, ledger=engine.ledger)
+    llm.sequences = lambda prompts, params: [request(prompt) for prompt in prompts]
+    return lambda golden_folder: llm
+
+
+@pytest.mark.parametrize(
+    "open_llm",
+    [
+        golden_llm("gemma3"), golden_llm("qwen2_window"), random_llm(score_cap=0.7), random_llm(sinks=True),
+        random_llm(sinks=True, score_cap=2.0, windows=(4, None)),
+    ],
+    ids=["gemma3", "qwen2_window", "cap", "sinks", "cap, sinks and a window"],
+)  # fmt: skip
+def test_weights_are_those_of_the_formula(open_llm, golden_folder):
+    """Heads that share keys, windows, scales, caps and sinks. Catches another key head, layer or scale, a missing mask.
+    """
+    llm, tokens = open_llm(golden_folder), list(range(3, 23))
     [seq] = llm.sequences([tokens], SamplingParams(max_tokens=1))
-    ops = Columns(llm.ops)
+    ops = Seen(llm.ops)
     cache = NoCache(CacheSpec(llm.config.memory, len(tokens)), ops)
     transformer(llm.model, make_batch([(seq, 0, len(tokens))]), cache, ops)
     before = llm.ledger.copy()
     for layer in range(llm.config.num_layers):
         for head in range(llm.config.num_heads):
             weights = attention_weights(llm, tokens, layer, head)
-            assert np.allclose(weights, ops.found[layer][head], atol=1e-6)
-            assert np.allclose(weights.sum(axis=1), 1, atol=1e-6)
+            assert np.allclose(weights, by_hand(*ops.layers[layer], llm.config, head), atol=1e-6)
+            whole = weights.sum(axis=1)
+            assert whole.mean() < 0.99 if llm.config.sinks else np.allclose(whole, 1, atol=1e-6)
     assert (llm.ledger - before).flops == 0, "a look is no work of the model"
+
+
+def test_what_a_sink_takes_is_said():
+    """Catches a picture whose rows do not add up, without a word."""
+    text = str(Attention(np.array([[0.5, 0.0], [0.25, 0.65]]), ["a", "b"]))
+    assert "less than 1, because the head's sink, which is no token, takes the rest, 30% on average." in text
+    assert "they add up to 1." in str(Attention(np.array([[1, 0], [0.7499999, 0.25]]), ["a", "b"]))
 
 
 @pytest.mark.parametrize(("layer", "head", "words"), [(9, 0, "no layer 9"), (0, -1, "no head -1")])

@@ -31,12 +31,12 @@ class Scheduler(Bookkeeping):
 
     @property
     def decoding(self) -> list[Sequence]:
-        """The running sequences with a new token.
+        """The sequences with a new token, also those that wait to be computed again.
 
         A first token is never drafted: with verification=best-coupling, the number of chunks of its prompt would change
-        the text.
+        the text. For the same reason drafts of a sequence that waits are proposed before it is computed in chunks.
         """
-        return [seq for seq in self.running if seq.progress.choices and not seq.finished]
+        return [seq for seq in (*self.running, *self.waiting) if seq.progress.choices and not seq.finished]
 
     def ready_at(self) -> float:
         """The time from which on a step has rows to compute: at once while a sequence runs, never without any."""
@@ -59,7 +59,7 @@ class Scheduler(Bookkeeping):
             self._confirm(seq, rows)
         self._admit(now)
         work = [*self.plan.items(), *self.candidates.add(self.plan, self._rows_left())]
-        return make_batch((seq, self.cache.length(seq), rows) for seq, rows in work)
+        return make_batch(((seq, self.cache.length(seq), rows) for seq, rows in work), self.cache.spec.sets)
 
     def _admit(self, now: float) -> None:
         """Admits waiting sequences in order of age, while rows are left and the cache has room for whole prompts."""
@@ -140,9 +140,13 @@ class Scheduler(Bookkeeping):
             self.drop(seq)
             self.left.append(seq)
             return
-        self._free(seq)
+        self._queue_again(seq)
         self._count_preemption(seq)
         self.preempted.append(seq)
+
+    def _queue_again(self, seq: Sequence) -> None:
+        """A running sequence waits for its admission again, with nothing computed."""
+        self._free(seq)
         insort(self.waiting, seq, key=BY_AGE)
 
     def _priority(self, seq: Sequence) -> tuple[bool, bool, int, tuple[float, int]]:
@@ -202,3 +206,5 @@ class Scheduler(Bookkeeping):
         seq.record_computed(span.first + kept)
         if chosen and drafts:
             count_drafts(seq, drafts, min(new, len(chosen) - 1), self.ledger)
+        if self.cache.length(seq) and self.cache.rotation_set(seq) != span.rotation_set and not seq.finished:
+            self._queue_again(seq)  # another set of rotations turns its rows from now on (rotation_sets.py)

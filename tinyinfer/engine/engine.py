@@ -28,6 +28,7 @@ from tinyinfer.kv_cache.switches import KV_BITS, PREFIX_CACHES
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model, transformer
+from tinyinfer.rotation_sets import RotationSets
 from tinyinfer.sampling import choose
 from tinyinfer.sequence import Batch, Sequence, Span
 from tinyinfer.speculative.base import DraftCost, Drafter
@@ -131,7 +132,7 @@ class Engine:
             self.scheduler.admit_scored(seq)
             done, stop = cache.length(seq), min(n, start + most) if cache.can_chunk else n
             self.scheduler.make_room(seq, stop - done)
-            span = Span(seq, 0, stop - done, done, stop - start)
+            span = Span(seq, 0, stop - done, done, stop - start, cache.rotation_set(seq))
             rows = np.arange(start - done, stop - done)
             logits = self.forward(Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,)))
             cache.commit(seq, stop - done)
@@ -170,7 +171,10 @@ def build_cache(config: ModelConfig, ops: Ops, c: EngineConfig) -> Cache:
     most = c.num_blocks or most_blocks(nbytes, longest, c.block_size, c.max_num_seqs, available_memory())
     fewer = {"off": 8, 8: 4, 4: 2}.get(c.kv_bits)
     smaller = f"add {{kv_bits}}={fewer}" if fewer else "use a model with fewer layers"
-    spec = CacheSpec(config.memory, longest, c.block_size, most, c.kv_bits, c.kv_group_size, asked is not None, smaller)
+    spec = CacheSpec(
+        config.memory, longest, c.block_size, most, c.kv_bits, c.kv_group_size, asked is not None, smaller,
+        RotationSets(config.rotation_boundary),
+    )  # fmt: skip
     return resolve(KV_BITS[c.kv_bits], c.kv_cache)(spec, ops)
 
 

@@ -48,7 +48,9 @@ class StepRecorder:
         self.batch = batch
         tables = self.read_tables(batch) if self.watch else {}
         joined = self.scheduler.joined
-        self.turns = tuple(start_turn(span, span.seq in joined, tables.get(span.seq, ())) for span in batch.spans)
+        self.turns = tuple(
+            start_turn(span, span.seq in joined, tables.get(span.seq, ()), self.cache.can_chunk) for span in batch.spans
+        )
         running, queue = (self.scheduler.running, self.scheduler.waiting) if self.watch else ([], [])
         ran = {turn.id for turn in self.turns}
         self.idle = tuple(seq.id for seq in running if seq.id not in ran)
@@ -77,14 +79,17 @@ class StepRecorder:
         return {span.seq: read_blocks(cache, tables[span.seq], span, sequences) for span in batch.spans}
 
 
-def start_turn(span: Span, joined: bool, blocks: tuple[Block, ...]) -> Turn:
-    """Describes what the running step computes for a sequence; `finish_turn` adds the new tokens."""
+def start_turn(span: Span, joined: bool, blocks: tuple[Block, ...], kept: bool) -> Turn:
+    """Describes what the running step computes for a sequence; `finish_turn` adds the new tokens.
+
+    kept: whether the cache keeps what is computed, so that rows are computed again only where they were dropped.
+    """
     seq, stop = span.seq, span.first + span.rows
     again = 0 if seq.finished else max(0, min(seq.progress.computed, stop) - span.first)
     phase = "prefill" if stop <= len(seq.prompt) else "decode"
     if seq.finished:
         phase = "padding"
-    elif seq.progress.preemptions and again:
+    elif kept and again:
         phase = "recompute"
     elif seq.owner is not seq:
         phase = "candidate"

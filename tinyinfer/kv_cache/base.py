@@ -31,6 +31,7 @@ from tinyinfer.kv_cache.memory import SHORTER, no_room, position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import Rows
 from tinyinfer.model.interfaces import Device, KVCache
+from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sequence import Batch, Sequence, Span
 
 T = TypeVar("T")
@@ -44,7 +45,7 @@ class CacheSpec:
     most blocks in the pool of a paged cache. kv_bits, kv_group_size: of quantized keys and values ("off": float32).
     reserve_all: whether a sequence gets room for max_model_len positions, and the pool num_blocks blocks, at once; else
     sequences get room for what each can come to, and the pool grows. smaller: what saves memory of this cache, as
-    a template of RoomError.
+    a template of RoomError. sets: which of the model's rotations turn the keys of a sequence.
     """
 
     memory: tuple[Rows, ...]
@@ -55,6 +56,7 @@ class CacheSpec:
     kv_group_size: int | None = None
     reserve_all: bool = True
     smaller: str = "add {kv_bits}=8"
+    sets: RotationSets = ONE_SET
 
 
 class LayerRows(NamedTuple):
@@ -142,6 +144,10 @@ class Cache(KVCache):
     def length(self, seq: Sequence) -> int:
         """How many positions of the sequence are computed and kept."""
         return self._lengths.get(seq.id, 0)
+
+    def rotation_set(self, seq: Sequence) -> int:
+        """Which set of rotations turns the keys of the sequence, by its length now (rotation_sets.py)."""
+        return self.spec.sets.of(len(seq.tokens))
 
     def block_table(self, seq: Sequence) -> tuple[int, ...]:
         """The blocks that hold the sequence's positions, in the order of the positions."""

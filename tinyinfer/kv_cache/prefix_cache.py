@@ -4,7 +4,8 @@ A tree over blocks: an edge is the tokens of one whole block, and a path from th
 values lie in the blocks along the path. A new sequence walks down as far as its own tokens go (compared as tokens, not
 by a hash) and begins with those blocks; its last token must still be computed, for the logits. Blocks enter the tree
 when the step that fills them is put together, so sequences of the same step share them already: a layer's keys and
-values are appended for the whole batch before any sequence reads them. Wins: system prompts, conversations, several
+values are appended for the whole batch before any sequence reads them. Each set of a model's rotations has a root of
+its own (rotation_sets.py): equal tokens have other keys there. Wins: system prompts, conversations, several
 answers to one prompt. Loses: a walk for each sequence where nothing is shared. Blocks stay in the tree until the memory
 is needed; then the least recently used one is evicted first, and leaves before their parents.
 """
@@ -44,7 +45,7 @@ class PrefixCache(Prefixes):
     def __init__(self, cache: BlockCache, ledger: Ledger) -> None:
         super().__init__(cache, ledger)
         self.cache = cache
-        self.root = Node((), -1, None)
+        self.roots = Node((), -1, None), Node((), -1, None)  # of short sequences, and of long ones
         self.evictable = 0  # nodes without users; the nodes below such a node have none either
         self._paths: dict[int, list[Node]] = {}  # sequence id -> the nodes along its tokens
         self._new: list[Node] = []  # registered in the running step
@@ -57,7 +58,7 @@ class PrefixCache(Prefixes):
 
         Only full blocks match. The last token never matches, because its logits must be computed.
         """
-        size, path, node = self.cache.block_size, [], self.root
+        size, path, node = self.cache.block_size, [], self._root(seq)
         for start in range(0, len(seq.tokens) - size, size):
             child = node.children.get(tuple(seq.tokens[start : start + size]))
             if child is None:
@@ -77,7 +78,7 @@ class PrefixCache(Prefixes):
         """
         size, path = self.cache.block_size, self._paths[seq.id]
         while (len(path) + 1) * size <= stop:
-            i, parent = len(path), path[-1] if path else self.root
+            i, parent = len(path), path[-1] if path else self._root(seq)
             tokens = tuple(seq.tokens[i * size : (i + 1) * size])
             if tokens not in parent.children:
                 parent.children[tokens] = self._add(tokens, self.cache.block_table(seq)[i], parent)
@@ -94,7 +95,7 @@ class PrefixCache(Prefixes):
             if siblings.get(node.tokens) is node:
                 del siblings[node.tokens]
         self._new, self._paths, self._leaves = [], {}, []
-        nodes = list(self.root.children.values())
+        nodes = [node for root in self.roots for node in root.children.values()]
         for node in nodes:  # the list grows by the nodes below
             nodes += node.children.values()
             node.users, node.queued = 0, False
@@ -127,6 +128,10 @@ class PrefixCache(Prefixes):
                 self.evictable += 1
                 self._make_evictable(node)
 
+    def _root(self, seq: Sequence) -> Node:
+        """Where the sequence's path begins."""
+        return self.roots[self.cache.rotation_set(seq)]
+
     def _add(self, tokens: tuple[int, ...], block: int, parent: Node) -> Node:
         """Adds a node without users to the tree's new ones, and holds its block. The caller puts it into `parent`."""
         self.cache.hold(block)
@@ -157,5 +162,5 @@ class PrefixCache(Prefixes):
         del node.parent.children[node.tokens]
         self.cache.release(node.block)
         self.evictable -= 1
-        if node.parent is not self.root and not node.parent.users:
+        if node.parent not in self.roots and not node.parent.users:
             self._make_evictable(node.parent)

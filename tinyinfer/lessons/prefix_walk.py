@@ -62,7 +62,7 @@ def compared(llm: LLM, prompts: Seq[list[int]], mine: Match) -> list[tuple[int, 
     prefixes, pairs = llm.engine.scheduler.prefixes, []
     assert isinstance(prefixes, PrefixCache)
     for prompt in prompts:
-        found = mine(known(prefixes.root), list(prompt), llm.engine_config.block_size)
+        found = mine(known(prefixes.roots[0]), list(prompt), llm.engine_config.block_size)
         [seq] = llm.sequences([prompt], SamplingParams(max_tokens=1, ignore_eos=True))
         for _ in llm.run([seq]):
             continue
@@ -79,8 +79,8 @@ class WalkedPrefixes(PrefixCache):
 
     def match(self, seq: Sequence) -> int:
         """Gives the blocks along the found tokens to the sequence. Raises KeyError for tokens that are not there."""
-        size, node, path = self.cache.block_size, self.root, list[Node]()
-        found = int(self._walk(known(self.root), list(seq.tokens), size))
+        size, node, path = self.cache.block_size, self._root(seq), list[Node]()
+        found = int(self._walk(known(node), list(seq.tokens), size))
         for start in range(0, found, size):
             node = node.children[tuple(seq.tokens[start : start + size])]
             self._use(node)

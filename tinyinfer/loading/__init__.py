@@ -12,11 +12,14 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     small_files.py     files that are read whole: regular ones, no larger than such files are
     json_fields.py     fields of a JSON file by name and type; unread fields are refused
     hf_config.py       config.json to a ModelConfig
-    hf_families.py     defaults and attention windows of each family of models
+    hf_families.py     defaults of each family of models
+    hf_layers.py       what config.json says of single layers: windows, rotations, experts
+    hf_rope.py         what config.json says of rotary positions, in both dialects
     hf_fields.py       which fields of config.json may stay unread
     hf_nested.py       the text part of a model that also reads images or sound
     hf_names.py        tensor names of Hugging Face to canonical names
     hf_storage.py      how each family stores matrices: joined, turned, in turns; taken apart row by row
+    mxfp4.py           gpt-oss's experts as published: numbers of 4 bits to floats
     reorder.py         rows in another order than the file's: the pairs that rotary positions turn
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
     hf_growth.py       how much longer the steps of a tokenizer.json make a text

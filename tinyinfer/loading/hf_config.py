@@ -15,8 +15,9 @@ from tinyinfer.loading.checkpoint import join_end_tokens
 from tinyinfer.loading.hf_families import FAMILIES, SIZES, Family
 from tinyinfer.loading.hf_fields import HARMLESS, NEUTRAL, foreign
 from tinyinfer.loading.hf_nested import is_nested, text_fields
-from tinyinfer.loading.hf_rope import Rotations
+from tinyinfer.loading.hf_rope import RopeFields
 from tinyinfer.loading.json_fields import Fields, read_json
+from tinyinfer.loading.mxfp4 import is_mxfp4
 from tinyinfer.loading.strangers import QUANTIZATIONS, quantized_by
 from tinyinfer.model.config import ModelConfig, MoEConfig
 from tinyinfer.units import show
@@ -59,7 +60,8 @@ def _family(f: Fields) -> Family:
         f.refuse("architectures", f"is {show(classes)}, but only {known[0]} is supported; use a model of that kind")
     for name in QUANTIZATIONS:
         quantization = f.get(name)
-        if quantization is not None and not is_ours(quantization):
+        published = model_type == "gpt_oss" and is_mxfp4(quantization)
+        if quantization is not None and not is_ours(quantization) and not published:
             f.refuse(name, f"says that the weights are quantized by {quantized_by(quantization)}")
     return FAMILIES[model_type]
 
@@ -89,7 +91,7 @@ def _decoder(f: Fields, family: Family) -> ModelConfig:
         max_position=max_position,
         norm_eps=f.number(family.eps_field, family.norm_eps),
         attention_scale=head_dim**-0.5,
-        rope=Rotations(f, family, head_dim, max_position).layers(windows),
+        rope=RopeFields(f, family, head_dim, max_position).layers(windows),
         windows=windows,
         activation=_activation(f, *family.activation),
         qkv_bias=bias,

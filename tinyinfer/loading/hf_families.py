@@ -196,7 +196,7 @@ _SIZE_FIELDS = (
     "max_position_embeddings", "moe_intermediate_size", "shared_expert_intermediate_size",
 )  # fmt: skip
 SIZES = {  # by model_type: the sizes of transformers' configuration class when nothing is said
-    name: dict(zip(_SIZE_FIELDS, sizes, strict=False))
+    name: {key: size for key, size in zip(_SIZE_FIELDS, sizes, strict=False) if size}
     for name, sizes in {
         "llama": (32000, 4096, 11008, 32, 32, 2048),
         "mistral": (32000, 4096, 14336, 32, 32, 131072),
@@ -210,7 +210,7 @@ SIZES = {  # by model_type: the sizes of transformers' configuration class when 
         "olmo3": (50304, 4096, 11008, 32, 32, 2048),
         "granite": (32000, 4096, 11008, 32, 32, 2048),
         "gpt_neox": (50432, 6144, 24576, 44, 64, 2048),
-        "gpt2": (50257, 768, 3072, 12, 12, 1024),
+        "gpt2": (50257, 768, None, 12, 12, 1024),
         "mixtral": (32000, 4096, 14336, 32, 32, 131072),
         "qwen2_moe": (151936, 2048, 5632, 24, 16, 32768, 1408, 5632),
         "qwen3_moe": (151936, 2048, 6144, 24, 32, 32768, 768),

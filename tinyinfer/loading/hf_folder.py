@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tinyinfer.errors import ModelError, note
 from tinyinfer.loading.checkpoint import Checkpoint, check_tensors, join_end_tokens
-from tinyinfer.loading.hf_config import read_config
+from tinyinfer.loading.hf_config import is_ours, read_config
 from tinyinfer.loading.hf_names import canonical_tensors
 from tinyinfer.loading.hf_nested import is_nested, text_tensors
 from tinyinfer.loading.hf_vocab import read_vocabulary
@@ -42,7 +42,8 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
     """
     folder = model_folder(Path(path))
     config, fields = read_config(folder), read_json(folder / "config.json")
-    quantization, nested = fields.get("quantization_config"), is_nested(fields)
+    given, nested = fields.get("quantization_config"), is_nested(fields)
+    quantization = given if is_ours(given) else None  # gpt-oss's, the only other one that is read, is no other folder
     stored = read_tensors(folder)
     if (folder / ADAPTER).exists():
         note(f"{folder}: the adapter beside the model ({ADAPTER}) is not read; merge the two unless they are merged")

@@ -18,6 +18,7 @@ import numpy as np
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.hf_storage import STORAGE, Named, plain
+from tinyinfer.loading.mxfp4 import with_packed
 from tinyinfer.loading.reorder import partial_rotation_order, reordered
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.units import show
@@ -83,8 +84,10 @@ GPT_OSS = LLAMA | {
     "self_attn.sinks": "sinks",
     "mlp.router": "router",
     "mlp.experts.gate_up_proj": "gate_up",
+    "mlp.experts.gate_up_proj_blocks": "gate_up",
     "mlp.experts.gate_up_proj_bias": "gate_up.bias",
     "mlp.experts.down_proj": "down",
+    "mlp.experts.down_proj_blocks": "down",
     "mlp.experts.down_proj_bias": "down.bias",
 }
 MIXTRAL = MOE | {
@@ -130,7 +133,7 @@ def canonical_tensors(
     tensors: dict[str, LazyTensor] = {}
     stacks: dict[str, dict[int, Stored]] = {}
     modules, store = MODULES.get(config.architecture, LLAMA), STORAGE.get(config.architecture, plain)
-    for name, tensor in stored.items():
+    for name, tensor in with_packed(path, stored).items():
         if COMPUTED.fullmatch(name):
             continue
         tensor.check_float()

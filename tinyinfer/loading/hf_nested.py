@@ -32,10 +32,12 @@ from tinyinfer.units import show
 NESTED = "text_config"
 _TEXT_TYPES = {  # of a text part that does not say its model_type, by the model_type outside
     "gemma3_text": "gemma3",
+    "granite": "granite_speech",
     "llama": "deepseek_vl idefics3 janus llava llava_next llava_next_video perception_lm smolvlm video_llava vipllava",
     "mistral": "idefics2 mistral3",
     "qwen2": "fast_vlm got_ocr2 internvl llava_onevision ovis2 qwen2_audio video_llama_3",
 }
+BOTH_WAYS = ("paligemma",)  # in a prompt of these, a position sees those that come after it
 TEXT_TYPES = {outer: text for text, names in _TEXT_TYPES.items() for outer in names.split()}
 HEADS = ("ForConditionalGeneration", "ForCausalLM", "Model")  # how classes end that have a text model's head, or none
 # Fields outside the text part that speak of another tower, or of where its tokens lie in the text.
@@ -63,6 +65,8 @@ def text_fields(whole: Fields) -> Fields:
     part that could change the result.
     """
     outer = whole.text("model_type")
+    if outer in BOTH_WAYS:
+        whole.refuse("model_type", f"is {show(outer)}, whose prompts are read both ways, which is not supported")
     if whole.get(NESTED) is None:
         cure = "use a folder in the form of transformers (its name often ends in -hf)"
         whole.refuse(NESTED, f"is missing, and {show(outer)} has its text model there; {cure}")

@@ -28,7 +28,7 @@ _NOTES = ("finetuned",)  # in a table, and no setting: the authors of yarn wrote
 
 
 @dataclass(frozen=True)
-class Rotations:
+class RopeFields:
     """The rotations of one config.json: the file, its family, and the two sizes that they depend on."""
 
     f: Fields
@@ -68,17 +68,23 @@ class Rotations:
 
     def _rope(self, name: str, table: Any, theta_field: str, theta: float) -> RopeConfig:
         """One rotation, from its table and the fields of the file that belong to it."""
-        r = self.f.table(name, table)
+        r = self.f.table(name, self._renamed(table))
         r.alias("rope_type", "type")
         theta, size = _said(self.f, theta_field, r, "rope_theta", theta), self._size(r)
         kind = r.text("rope_type", "default")
-        kind = self.family.rope_names.get(kind, kind)
         if kind not in KINDS:
             r.refuse("rope_type", f"is {show(kind)}, which is not supported; supported are {', '.join(KINDS)}")
         original = self.f.optional_size(ORIGINAL, self.family.original)
         settings = KINDS[kind](_Table(r, theta, size, original, self.max_position))
         r.refuse_unread(_NOTES, HARMLESS)
         return RopeConfig(theta, size=size if size < self.head_dim else None, **settings)
+
+    def _renamed(self, table: Any) -> Any:
+        """The table with its kind by the usual name; both may be there, for transformers 5 writes it beside the old."""
+        if not isinstance(table, dict):
+            return table
+        kinds = {key: table[key] for key in ("rope_type", "type") if isinstance(table.get(key), str)}
+        return table | {key: self.family.rope_names.get(kind, kind) for key, kind in kinds.items()}
 
     def _size(self, r: Fields) -> int:
         """How many numbers of a head are turned."""
@@ -117,9 +123,11 @@ class _Table:
     def original_max(self, least: int = 1) -> int:
         """How long the texts were before the rotation was stretched; the model's own length where nothing says it."""
         inside = self.r.size(ORIGINAL, self.original or self.max_position, least)
-        if self.original is not None and inside != self.original:
+        if self.original is None:
+            return inside
+        if inside not in (self.original, self.max_position):  # the model's own length transformers 5 writes unasked
             self.r.refuse(ORIGINAL, f"is {inside}, but the file's own is {self.original}; correct one of them")
-        return inside
+        return self.original
 
     def factor(self) -> float:
         """How many times longer the texts became."""

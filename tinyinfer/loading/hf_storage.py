@@ -8,7 +8,7 @@ holds. All of them stay in the file: what is cut, turned or put in order here is
     Phi-3        queries, keys and values below one another; gate above up
     GPT-NeoX     queries, keys and values of each head below one another, head after head
     experts      fused by transformers 5: gate above up
-    gpt-oss      experts inputs first, gate and up in turns
+    gpt-oss      experts inputs first, gate and up in turns; as published, in 4 bits (mxfp4.py)
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def phi3(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
     """Phi-3 stores queries, keys and values below one another, and gate above up."""
     if _short(name) == "qkv":
         ends = c.num_heads * c.head_dim, (c.num_heads + c.num_kv_heads) * c.head_dim
-        q, k, v = np.split(_qkv_rows(path, c, tensor), ends)
+        q, k, v = np.split(_qkv_rows(path, c, c.num_kv_heads, tensor), ends)
         return _cut(name, tensor.lazy(), q=q, k=k, v=v)
     if _short(name) == "gate_up":
         _check_axes(path, tensor, 2, axis=0, parts=2)
@@ -74,7 +74,7 @@ def gpt_neox(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
     """GPT-NeoX stores the queries of a head, its keys and its values below one another, and then the next head's."""
     if _short(name) != "qkv":
         return plain(path, c, name, tensor)
-    rows = _qkv_rows(path, c, tensor).reshape(c.num_heads, 3, c.head_dim)
+    rows = _qkv_rows(path, c, c.num_heads, tensor).reshape(c.num_heads, 3, c.head_dim)
     q, k, v = (rows[:, i].reshape(-1) for i in range(3))
     return _cut(name, tensor.lazy(), q=q, k=k, v=v)
 
@@ -98,7 +98,7 @@ def gpt_oss(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
     if not bias:
         count, inputs, outputs = tensor.shape
 
-        def turned(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
+        def turned(start: int, stop: int) -> np.ndarray:
             return tensor.rows(start, stop).swapaxes(1, 2)
 
         whole = replace(whole, shape=(count, outputs, inputs), read=turned)
@@ -132,11 +132,11 @@ def _gate_and_up(name: str, whole: LazyTensor, gate: slice, up: slice) -> Named:
     return [(name.replace("gate_up", "gate"), part(gate)), (name.replace("gate_up", "up"), part(up))]
 
 
-def _qkv_rows(path: str, c: ModelConfig, tensor: Stored) -> np.ndarray:  # -> (N,)
+def _qkv_rows(path: str, c: ModelConfig, kv_heads: int, tensor: Stored) -> np.ndarray:
     """The rows of queries, keys and values in one tensor. Raises ModelError unless its rows are those of the heads."""
-    rows = (c.num_heads + 2 * c.num_kv_heads) * c.head_dim
+    rows = (c.num_heads + 2 * kv_heads) * c.head_dim
     if tensor.shape[:1] != (rows,) or not tensor.nbytes:
-        heads = f"{c.num_heads} query heads and 2 times {c.num_kv_heads} key heads of {c.head_dim} have {rows} rows"
+        heads = f"{c.num_heads} query heads and 2 times {kv_heads} key heads of {c.head_dim} have {rows} rows"
         wrong = f"has shape {tensor.shape}, but {heads}"
         raise ModelError(
             f"{path}: tensor {show(tensor.name)} {wrong}; the file is broken, or config.json belongs to another model"

@@ -170,7 +170,7 @@ def round_layers(model: Model, scheme: QuantScheme, ops: Ops) -> Model:
     """A model whose layers are rounded and that shares all the rest: what drafts of the model itself come from."""
 
     def change(name: str, weight: Weight) -> Weight:
-        keep = not name.startswith("layers.") or name.endswith(".router")
+        keep = not name.startswith("layers.") or name.endswith("router")
         return weight if keep else ops.take(round_to_nearest(floats(weight), scheme))
 
     return map_matrices(model, change)

@@ -34,6 +34,7 @@ from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.model.visit import layer_matrices, with_matrices
 from tinyinfer.model.weights import Linear
 from tinyinfer.quantization.folding import fold
+from tinyinfer.rotation_sets import RotationSets
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, RequestSpec, Sequence, Span
 from tinyinfer.text.plain_text import decoded
@@ -129,7 +130,7 @@ def calibrate(
     check_can_calibrate(model.config)
     calibrating = CalibrationOps(model, ops, convert, on_layer)
     cache = NoCache(CacheSpec(model.config.memory, windows.shape[1]), calibrating)
-    transformer(model, rows_of(windows), cache, calibrating)
+    transformer(model, rows_of(windows, RotationSets(model.config.rotation_boundary)), cache, calibrating)
     return replace(model, layers=tuple(fold(done, scales, ops) for done, scales in calibrating.layers))
 
 
@@ -180,14 +181,14 @@ def named(layer: Layer) -> Iterator[tuple[str, Linear]]:
             yield name, held
 
 
-def rows_of(windows: np.ndarray) -> Batch:
-    """All windows as the sequences of one batch, no logits wanted."""
+def rows_of(windows: np.ndarray, sets: RotationSets) -> Batch:
+    """All windows as the sequences of one batch, no logits wanted. sets: which rotations of the model turn them."""
     count, size = windows.shape
     spans = []
     for i, window in enumerate(windows.tolist()):
         request = RequestSpec(i, window, SamplingParams(), seed=0, max_tokens=1, eos=frozenset())
         seq = Sequence(request, lambda: TextOutput(Silence()))
-        spans.append(Span(seq, i * size, (i + 1) * size, 0, wanted=0))
+        spans.append(Span(seq, i * size, (i + 1) * size, 0, wanted=0, rotation_set=sets.of(size)))
     positions = np.tile(np.arange(size), count)  # (T,): each window starts at 0
     return Batch(windows.reshape(-1), positions, np.arange(0), tuple(spans))
 

@@ -3,8 +3,10 @@
 (x / s) (W s)ᵀ = x Wᵀ for any scale s of the inputs, but after the change W s rounds differently, and so does x / s:
 AWQ and SmoothQuant use that. The division is exact where the inputs come straight from a norm (the norm's weight is
 divided), and where they come from a linear layer's outputs with nothing but products between (the rows of that layer
-are divided): `up` to `down` in a gated MLP, and values to `o`, since attention only mixes values. Rows that are
-already quantized change their scales and minimums, not their codes.
+are divided): `up` to `down` in a gated MLP, and values to `o`, since attention only mixes values, with caps and with
+sinks. Rows that are already quantized change their scales and minimums, not their codes. It is not exact, and not done,
+where no norm stands before a matrix (OLMo-2), where a gate clamps `up` and adds 1 to it (gpt-oss), and where an
+activation alone stands between two matrices (GPT-2).
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ def foldable(layer: Layer, name: str) -> bool:
     if name in ("qkv", "gate_up", "up"):
         return not isinstance(layer.attention_norm if name == "qkv" else layer.mlp_norm, NoNorm)
     if name == "down":
-        return isinstance(layer.mlp, GatedMLP)
+        return isinstance(layer.mlp, GatedMLP) and layer.mlp.activation != "clamped"
     return isinstance(layer.mixer, GroupedQuery) and layer.mixer.heads.queries == layer.mixer.heads.keys
 
 

@@ -4,7 +4,8 @@
 
 Layers are not equally sensitive, and a model of mixed bits can be better than an even one of the same size; rules make
 that a matter of trying. Names are those of the matrices as they are held, fused: layers.3.qkv, .o, .gate_up (.up where
-there is no gate), .down, .router; embedding and head, or only head where the two are one matrix.
+there is no gate), .down, .router; of a shared expert .shared_gate_up, .shared_down, .shared_router; embedding and head,
+or only head where the two are one matrix. Routers are small and decide much: they stay floats unless a rule names them.
 """
 
 from __future__ import annotations
@@ -56,14 +57,13 @@ def make_recipe(c: QuantizationSwitches, model: ModelConfig) -> Recipe:
     names = list(held_matrices(model))
     for pattern, _ in given:
         if not any(fnmatchcase(name, pattern) for name in names):
-            layer = [name.replace("layers.0.", "layers.*.") for name in names if name.startswith("layers.0.")]
-            others = [name for name in names if not name.startswith("layers.")]
+            ours = dict.fromkeys(re.sub(r"^layers\.\d+\.", "layers.*.", name) for name in names)
+            listed = ", ".join(sorted(ours, key=lambda name: not name.startswith("layers.")))
             reason, cure = "{field}: no matrix is called {pattern!r}", "this model's are {names}"
-            ours = ", ".join(layer + others)
-            raise SwitchError("quantize_rules", c.quantize_rules, reason, cure, pattern=pattern, names=ours)
+            raise SwitchError("quantize_rules", c.quantize_rules, reason, cure, pattern=pattern, names=listed)
     body = W8A8_SCHEME if c.quantize == "w8a8" else make_scheme(c.quantize, c.group_size, c.symmetric)
     head = make_scheme(c.quantize_head, c.group_size, c.symmetric)
-    recipe = Recipe((*given, ("layers.*.router", None), ("layers.*", body), ("*", head)))
+    recipe = Recipe((*given, ("layers.*router", None), ("layers.*", body), ("*", head)))
     if c.calibrated and not any(recipe.scheme(name) for name in names if name.startswith("layers.")):
         what = "{quantize}=w8a8" if c.quantize == "w8a8" else f"{{quantize_method}}={c.quantize_method}"
         reason = f"{{field}} leave every layer as it is, and {what} is only for layers"

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sequence import Sequence
 from tinyinfer.speculative.base import DraftCost, DraftSettings
 
@@ -59,10 +60,10 @@ class DraftState:
 
 
 class DraftLengths:
-    """The DraftLength of every sequence, by the sequence's id."""
+    """The DraftLength of every sequence, by the sequence's id. sets: of the target's rotations."""
 
-    def __init__(self, most: int, cost: DraftCost) -> None:
-        self.most, self.cost = most, cost
+    def __init__(self, most: int, cost: DraftCost, sets: RotationSets = ONE_SET) -> None:
+        self.most, self.cost, self.sets = most, cost, sets
         self._states: dict[int, DraftState] = {}
 
     def __len__(self) -> int:
@@ -81,7 +82,8 @@ class DraftLengths:
             if len(seq.tokens) > state.tokens:
                 length.learn(past.proposed - state.proposed, past.accepted - state.accepted)
         self._states[seq.id] = DraftState(length, len(seq.tokens), past.proposed, past.accepted)
-        return min(length.best(), seq.request.max_tokens - len(seq.new_tokens) - 1)
+        left = seq.request.max_tokens - len(seq.new_tokens) - 1
+        return int(min(length.best(), left, self.sets.most_drafts(len(seq.tokens))))
 
     def free(self, seq: Sequence) -> None:
         """Drops the state of a finished sequence; a preempted one keeps what was learnt."""

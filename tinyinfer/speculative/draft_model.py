@@ -25,6 +25,7 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.model.transformer import Model, transformer
+from tinyinfer.rotation_sets import RotationSets
 from tinyinfer.sampling import most_likely, perturbed
 from tinyinfer.sequence import Draft, Sequence, make_batch
 from tinyinfer.speculative.base import DraftCost, DraftSettings
@@ -77,9 +78,14 @@ class ModelDrafter:
         self.lengths.keep(sequences)
 
     def _count(self, seq: Sequence) -> int:
-        """How many drafts to propose, after the rejected drafts of the last step are cut off the cache."""
-        self.cache.truncate(seq, min(self.cache.length(seq), len(seq.tokens) - 1))
-        return min(self.lengths.of(seq), self.cache.capacity - len(seq.tokens))
+        """How many drafts to propose, after the rejected drafts of the last step are cut off the cache.
+
+        The draft model may have a boundary of its own (rotation_sets.py), which its drafts do not cross. It computes no
+        chunks, so its cache holds more positions than the boundary as soon as their keys are those of a long sequence.
+        """
+        held, known, sets = self.cache.length(seq), len(seq.tokens), self.cache.spec.sets
+        self.cache.truncate(seq, min(held, known - 1) if sets.of(held) == sets.of(known) else 0)
+        return int(min(self.lengths.of(seq), self.cache.capacity - known, sets.most_drafts(known)))
 
     def _forward(self, sequences: list[Sequence]) -> np.ndarray:  # -> (R, V)
         """The draft model's logits after all tokens and drafts; computes those that its cache does not hold."""
@@ -88,7 +94,7 @@ class ModelDrafter:
             first = self.cache.length(seq)
             work.append((seq, first, len(seq.tokens) + len(seq.drafts) - first))
             self.cache.reserve(seq, work[-1][2])
-        batch = make_batch(work)
+        batch = make_batch(work, self.cache.spec.sets)
         known = np.minimum(batch.tokens, self.model.config.vocab_size - 1)  # an id that the draft model lacks: its last
         with np.errstate(over="ignore", invalid="ignore"):
             logits = transformer(self.model, replace(batch, tokens=known), self.cache, self.ops)
@@ -132,8 +138,12 @@ def draft_model(
     """Builds the drafter of speculative=draft. The two models' tokens agree: LLM has compared their tokenizers."""
     assert second is not None
     longest = min(capacity, second.config.max_position)
-    spec = CacheSpec(second.config.memory, longest, reserve_all=False, smaller="leave out {speculative}")
-    lengths = DraftLengths(most_drafts(c, 4), cost or DraftCost(ops.relative_cost, second.nbytes / model.nbytes))
+    spec = CacheSpec(
+        second.config.memory, longest, reserve_all=False, smaller="leave out {speculative}",
+        sets=RotationSets(second.config.rotation_boundary),
+    )  # fmt: skip
+    cost = cost or DraftCost(ops.relative_cost, second.nbytes / model.nbytes)
+    lengths = DraftLengths(most_drafts(c, 4), cost, RotationSets(model.config.rotation_boundary))
     return ModelDrafter(second, ContiguousCache(spec, ops), ops, lengths, model.config.vocab_size, c)
 
 

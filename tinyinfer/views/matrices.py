@@ -23,9 +23,10 @@ from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import visible, visible_pairs
-from tinyinfer.model.heads import Heads
+from tinyinfer.model.heads import Heads, Sinks
 from tinyinfer.model.interfaces import KVCache, Ops
 from tinyinfer.model.transformer import transformer
+from tinyinfer.rotation_sets import RotationSets
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Span, make_batch
 from tinyinfer.views.cells import STYLE, Axis, Cell, aligned, check_size, keys, matrix, readout, unfold
@@ -36,6 +37,7 @@ from tinyinfer.views.spelling import readable, token_texts
 if TYPE_CHECKING:
     from tinyinfer.llm import LLM
 
+ROUNDING = 1e-4  # by how much a sum of float32 weights may miss 1
 SIGNS = {"new": "#", "cached": "+", "later": "·", "window": "-", "other": " "}
 WORDS = {
     "new": "sees a position that the same step computes",
@@ -175,8 +177,8 @@ def rows_of(one: Span | int | tuple[int, int], id: int) -> Rows:
 class Attention(View):
     """How much each token takes from each token before it, in one head of one layer: a matrix of probabilities.
 
-    weights: (T, S), the sum of each row 1. tokens: the S texts; the T rows are the last of them. Raises ValueError for
-    another number of texts, and for more than can be seen.
+    weights: (T, S), the sum of each row 1, or less where the head has a sink. tokens: the S texts; the T rows are the
+    last of them. Raises ValueError for another number of texts, and for more than can be seen.
     """
 
     style = (
@@ -225,9 +227,15 @@ class Attention(View):
         return " ".join(f"{row[x]:.2f} {self.tokens[x]}" for x in best)
 
     def _caption(self) -> str:
-        first = float(self.weights[:, 0].mean())
+        first, rest = float(self.weights[:, 0].mean()), 1 - self.weights.sum(axis=1)  # (T,): what a sink takes
+        whole = "they add up to 1."
+        if (rest > ROUNDING).any():
+            whole = (
+                "they add up to less than 1, because the head's sink, which is no token, takes the rest, "
+                f"{rest.mean():.0%} on average."
+            )
         return (
-            f"A row is a token, and its cells are what it takes from each token up to itself: they add up to 1. "
+            f"A row is a token, and its cells are what it takes from each token up to itself: {whole} "
             f"On average {first:.0%} come from the first token."
         )
 
@@ -237,8 +245,9 @@ class Attention(View):
 
 
 def attention_weights(llm: LLM, tokens: Sequence[int], layer: int = 0, head: int = 0) -> Array:  # -> (T, S)
-    """softmax(scale · q kᵀ + mask) of one head of one layer, for a prompt of T = S tokens, in float32.
+    """softmax(cap(scale · q kᵀ) + mask) of one head of one layer, for a prompt of T = S tokens, in float32.
 
+    Where the head has a sink, the weights of a row sum to less than 1: the sink takes the rest.
     The model computes the whole prompt once, without a cache, and the ledger of the LLM does not count it. Raises
     ValueError for a layer or a head that the model does not have, and for a prompt that it cannot take.
     """
@@ -248,7 +257,8 @@ def attention_weights(llm: LLM, tokens: Sequence[int], layer: int = 0, head: int
     [seq] = llm.sequences([list(tokens)], SamplingParams(max_tokens=1))
     probe = AttentionProbe(llm.ops, layer, head)
     cache = NoCache(CacheSpec(llm.config.memory, len(seq.tokens)), probe)
-    transformer(llm.model, make_batch([(seq, 0, len(seq.tokens))]), cache, probe)
+    batch = make_batch([(seq, 0, len(seq.tokens))], RotationSets(llm.config.rotation_boundary))
+    transformer(llm.model, batch, cache, probe)
     return probe.weights
 
 
@@ -268,12 +278,19 @@ class AttentionProbe(DelegatingOps):
             k, _ = cache.read(layer, span.seq, 0, span.first + span.rows)  # (S, K, E)
             shared = self.head * heads.keys // heads.queries  # H/K query heads share a key head
             own = self.to_host(q[:, self.head]), self.to_host(k[:, shared])  # (T, E), (S, E)
-            self.weights = head_weights(*own, span.first, heads.scale, heads.window)
+            sinks = self.to_host(heads.sinks.scores).reshape(-1) if isinstance(heads.sinks, Sinks) else None  # (H,)
+            sink = -np.inf if sinks is None else sinks[self.head]
+            self.weights = head_weights(*own, span.first, heads, sink)
         return self.inner.attention(q, layer, batch, cache, heads)
 
 
-def head_weights(q: Array, k: Array, first: int, scale: float, window: int | None) -> Array:  # (T, E), (S, E) -> (T, S)
-    """The part of `full_attention` before the values: what each query takes from each key."""
-    s = np.where(visible(len(q), len(k), first, 0, window, np), scale * q @ k.T, -np.inf)  # (T, S)
-    p = np.exp(s - s.max(axis=1, keepdims=True))  # (T, S)
-    return p / p.sum(axis=1, keepdims=True)
+def head_weights(q: Array, k: Array, first: int, heads: Heads, sink: float) -> Array:  # (T, E), (S, E) -> (T, S)
+    """The part of `full_attention` before the values: what each query takes from each key.
+
+    sink: the head's own score for no key at all; -inf: the head has none.
+    """
+    s = heads.cap(heads.scale * q @ k.T, np)  # (T, S)
+    s = np.where(visible(len(q), len(k), first, 0, heads.window, np), s, -np.inf)  # (T, S)
+    m = np.maximum(s.max(axis=1, keepdims=True), sink)  # (T, 1)
+    p = np.exp(s - m)  # (T, S)
+    return p / (p.sum(axis=1, keepdims=True) + np.exp(sink - m))

@@ -16,8 +16,8 @@ from tinyinfer.course.compare import Failure, at_least, same_array, same_value
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_cache
 from tinyinfer.lessons.models import Models
-from tinyinfer.model.transformer import transformer
 from tinyinfer.model.heads import Heads
+from tinyinfer.model.transformer import transformer
 from tinyinfer.model.weights import RMSNorm, Rotation
 from tinyinfer.sequence import Batch, Span
 
