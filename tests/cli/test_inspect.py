@@ -48,6 +48,7 @@ def test_parameters_are_those_that_transformers_has(name, golden_folder, capsys)
     assert found["parameters"] == sum(found["parameters_by_part"].values()) == expected
 
 
+@pytest.mark.filterwarnings("ignore::tinyinfer.ModelWarning")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_bytes_are_those_that_are_held(name, dtype, golden_folder, capsys):
