@@ -60,6 +60,14 @@ def small_config(**changes: Any) -> ModelConfig:
     return ModelConfig(**base | changes)
 
 
+def longrope(boundary: int) -> RopeConfig:
+    """Rotary positions of two sets, whose queries and keys fit only among themselves; for heads of 6 numbers."""
+    return RopeConfig(
+        scaling="longrope", original_max_position=boundary, amplitude=1.2,
+        divisors=(1.0, 1.3, 1.5), long_divisors=(3.0, 2.0, 4.0),
+    )  # fmt: skip
+
+
 def lazy(name: str, array: np.ndarray) -> LazyTensor:
     """An array in the clothes of a tensor in a file."""
     return LazyTensor(name, array.shape, array.nbytes, lambda start, stop: array[start:stop])
@@ -224,7 +232,8 @@ def golden_distance(
         for first, stop in pairwise(cuts):
             rows = np.arange(stop - first)
             cache.reserve(seq, len(rows))
-            piece = batch(tokens[first:stop], first + rows, rows, (span(seq, 0, len(rows), first, rotation_set=rotations),))
+            spans = (span(seq, 0, len(rows), first, rotation_set=rotations),)
+            piece = batch(tokens[first:stop], first + rows, rows, spans)
             found.append(ops.to_host(part("model.transformer").transformer(model, piece, cache, ops)))
             cache.commit(seq, len(rows))
         worst = max(worst, distance(np.concatenate(found), logits))

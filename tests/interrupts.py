@@ -21,18 +21,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from helpers import ALWAYS_DRAFT, finish, make_engine, request, small_config, tree
+from helpers import ALWAYS_DRAFT, finish, longrope, make_engine, request, small_config, tree
 
 import tinyinfer
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.inbox import Inbox
 from tinyinfer.engine.loop import EngineLoop
+from tinyinfer.model.config import ModelConfig
 from tinyinfer.request import Request
 from tinyinfer.sequence import Sequence
 
 PACKAGE = Path(tinyinfer.__file__).parent
 TRACED = tuple(str(PACKAGE / part) for part in ("batching", "kv_cache", "engine", "speculative", "sequence.py"))
 CONFIG, SECOND = small_config(num_layers=1), small_config(num_layers=1, hidden_size=12, intermediate_size=16)
+LONGROPE = small_config(num_layers=1, rope=(longrope(10),))  # the answers to A, B and C cross this boundary
 PATIENCE = 4.0  # seconds after which work has hung; a piece of work takes milliseconds
 A, B, C, D = list(range(9)), [*range(8), 30, 4], [7, 8, 7, 8, 7, 8, 7], [3, 1, 2]
 LONG = [*range(8), *range(20, 30)]
@@ -216,12 +218,13 @@ def in_the_thread(world: World) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """Switches, and the work that is interrupted. second: with a draft model."""
+    """Switches, and the work that is interrupted. second: with a draft model. config: of the model."""
 
     switches: dict[str, Any]
     work: Work = alone
     second: bool = False
     error: type[BaseException] = KeyboardInterrupt
+    config: ModelConfig = CONFIG
 
 
 PAGED: dict[str, Any] = {"kv_cache": "paged", "block_size": 4}
@@ -255,12 +258,17 @@ SETTINGS = {
     "run and engine's thread": Setting(PREFIXES, beside_the_thread),
     "MemoryError, run": Setting({**PREFIXES, "num_blocks": 9}, beside_requests, error=MemoryError),
     "MemoryError, engine's thread": Setting({**PREFIXES, "num_blocks": 9}, in_the_thread, error=MemoryError),
+    "longrope": Setting({**PREFIXES, **LOOKUP, "num_blocks": 12, "max_num_batched_tokens": 6}, config=LONGROPE),
+    "longrope, self, kv_bits 8": Setting({"kv_bits": 8, "block_size": 4, "speculative": "self", "draft_layers": 1,
+                                          "num_draft_tokens": 2}, config=LONGROPE),
+    "longrope, logits": Setting({**PREFIXES, "num_blocks": 9}, owner, config=LONGROPE),
 }
 
 
 def engine_of(setting: Setting) -> Engine:
     """A new engine that proposes as many drafts as it may."""
-    return make_engine(CONFIG, second=SECOND if setting.second else None, draft_cost=ALWAYS_DRAFT, **setting.switches)
+    second = SECOND if setting.second else None
+    return make_engine(setting.config, second=second, draft_cost=ALWAYS_DRAFT, **setting.switches)
 
 
 _plain: dict[tuple[Any, ...], list[int]] = {}
@@ -269,10 +277,10 @@ _plain: dict[tuple[Any, ...], list[int]] = {}
 def plain(prompt: list[int], n: int, setting: Setting) -> list[int]:
     """What an engine that nothing interrupts answers: without any optimization, but for bits that change numbers."""
     bits = setting.switches.get("kv_bits")
-    key = (*prompt, n, bits)
+    key = (*prompt, n, bits, setting.config)
     if key not in _plain:
         switches = {"kv_bits": bits, "block_size": 4} if bits else {"kv_cache": "none"}
-        _plain[key] = finish(make_engine(CONFIG, **switches, max_num_seqs=1), request(prompt, n))[0]
+        _plain[key] = finish(make_engine(setting.config, **switches, max_num_seqs=1), request(prompt, n))[0]
     return _plain[key]
 
 

@@ -38,6 +38,7 @@ from helpers import (
     check_blocks,
     checkpoint_of,
     finish,
+    longrope,
     make_engine,
     random_tensors,
     request,
@@ -50,7 +51,7 @@ from tinyinfer.engine.engine import Engine
 from tinyinfer.kv_cache.prefix_cache import Node
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
-from tinyinfer.model.config import ModelConfig, MoEConfig
+from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.model.visit import matrices, weights
 from tinyinfer.quantization.apply import floats
 from tinyinfer.sequence import Batch
@@ -63,6 +64,27 @@ CONFIGS = {
     "gpt2": small_config(norm="layer", gated=False, learned_positions=True, rope=(None, None), vocab_size=23),
     "moe": small_config(qk_norm="full", experts=MoEConfig(5, 2, 12), num_layers=3, windows=(None, 7, 4)),
 }
+YARN = RopeConfig(scaling="yarn", factor=4.0, original_max_position=16, amplitude=1.3)
+NEWER = {  # every kind of layer that only newer families have; a config has as many of them as there are in one family
+    "capped": small_config(
+        score_cap=3.0, logit_cap=9.0, residual_scale=0.7, logit_scale=0.8, post_norms=True, activation="gelu_tanh",
+        rope=(None, RopeConfig()), windows=(6, None),
+    ),
+    "parallel": small_config(
+        norm="layer", gated=False, activation="gelu", parallel=True, rope=(RopeConfig(size=4),) * 2, qkv_bias=True,
+        o_bias=True, mlp_bias=True,
+    ),
+    "norms_after": small_config(
+        pre_norms=False, post_norms=True, qk_norm="full", rope=(YARN, RopeConfig()), windows=(None, 5),
+        experts=MoEConfig(5, 2, 12, renormalize=False, shared_size=10, dense_layers=(0,)),
+    ),
+    "sinks": small_config(
+        sinks=True, activation="clamped", experts=MoEConfig(5, 2, 12), qkv_bias=True, o_bias=True, mlp_bias=True,
+        rope=(YARN,) * 2, windows=(5, None),
+    ),
+    "longrope": small_config(rope=(replace(longrope(14), size=4, divisors=(1.0, 1.4), long_divisors=(3.0, 2.0)),) * 2),
+}  # fmt: skip
+CONFIGS |= NEWER
 GOLDENS = ["gemma3", "qwen3_moe"]
 LONGEST = 29  # of all sequences below, prompt and answer
 SWITCHES: dict[str, list[Any]] = {
@@ -181,8 +203,14 @@ def assert_clean(engine: Engine) -> None:
 PAIRS = pairwise(list(everything()))
 
 
-@pytest.mark.parametrize("case", PAIRS, ids=case_id)
-@pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
+def shared_out(old: int, newer: int) -> list[Any]:
+    """Cases of PAIRS for each config: of so many only one, each of the newer configs beginning with another."""
+    shares = [(name, PAIRS[::old]) for name in [*CONFIGS, *GOLDENS] if name not in NEWER]
+    shares += [(name, PAIRS[i % newer :: newer]) for i, name in enumerate(NEWER)]
+    return [pytest.param(name, case, id=f"{name}-{case_id(case)}") for name, share in shares for case in share]
+
+
+@pytest.mark.parametrize(("name", "case"), shared_out(1, 2))
 def test_every_pair_of_switches_emits_the_plain_tokens(name, case, golden_folder):
     """Catches features that work alone and not together."""
     engine, tokens = run(source(name, golden_folder), case)
@@ -202,8 +230,7 @@ def differences(name: str, case: dict[str, Any], folder: Callable[[str], Path]) 
     return wrong
 
 
-@pytest.mark.parametrize("case", PAIRS[::5], ids=case_id)
-@pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
+@pytest.mark.parametrize(("name", "case"), shared_out(5, 9))
 def test_every_backend_emits_the_plain_tokens_and_counts_the_same(name, case, golden_folder):
     """Catches a fast path that computes more, or other rows, than the formula says."""
     assert not differences(name, case, golden_folder)
@@ -303,6 +330,24 @@ def lossy_differences(name: str, case: dict[str, Any], folder: Callable[[str], P
 def test_every_backend_loses_the_same_and_counts_the_same(case, golden_folder):
     """Catches a product of packed codes that counts other bytes, and a rounding that one backend does otherwise."""
     assert not lossy_differences("grouped_windows", case, golden_folder)
+
+
+@pytest.mark.parametrize("bits", [8, 2])
+@pytest.mark.parametrize("name", NEWER)
+def test_quantized_caches_read_the_same_whatever_else_is_on(name, bits, golden_folder):
+    """The newer kinds of layers: shared, chunked, preempted and drafted in a pool, and alone in an array of their own.
+
+    Catches rows that attend otherwise where their span is split at a block, and keys of another set in a packed block.
+    """
+    plain = {"quantize": "off", "quantize_head": "off", "dtype": "float32", "draft_quantize": "off"}
+    pool = plain | {"kv_bits": bits, "kv_cache": "paged", "num_draft_candidates": 3}
+    _, together = run_lossy(name, pool, "numpy", golden_folder)
+    alone = requests([workload(CONFIGS[name].vocab_size)[i] for i in LOSSY_WORK])
+    for seq in alone:
+        finish(make_engine(CONFIGS[name], kv_bits=bits, block_size=4), seq)
+    gaps = [x for x in map(gap, alone, together) if x is not None]
+    assert not [x for x in gaps if x > TIE]
+    assert len(gaps) < 2, "ties are the exception"
 
 
 @pytest.mark.full

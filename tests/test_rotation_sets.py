@@ -15,11 +15,24 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ALWAYS_DRAFT, ROUNDING, check_blocks, distance, finish, make_engine, request, small_config
+from golden import load_golden
+from helpers import (
+    ALWAYS_DRAFT,
+    ROUNDING,
+    TOLERANCE,
+    check_blocks,
+    distance,
+    finish,
+    longrope,
+    make_engine,
+    request,
+    small_config,
+)
 
 from tinyinfer.engine import overflow
 from tinyinfer.engine.engine import Engine
 from tinyinfer.kv_cache.base import CacheSpec, NoCache
+from tinyinfer.loading import load
 from tinyinfer.model.config import RopeConfig
 from tinyinfer.model.transformer import transformer
 from tinyinfer.quantization import calibration
@@ -31,13 +44,6 @@ from tinyinfer.views.recording import tree_nodes
 
 BOUNDARY, SEED = 12, 1  # weights of this seed say something else with other rotations
 MARGIN = 1e-3  # between the best and the second best log-probability: no tie decides a text
-
-
-def longrope(boundary: int) -> RopeConfig:
-    return RopeConfig(
-        scaling="longrope", original_max_position=boundary, amplitude=1.2,
-        divisors=(1.0, 1.3, 1.5), long_divisors=(3.0, 2.0, 4.0),
-    )  # fmt: skip
 
 
 MODEL = small_config(rope=(longrope(BOUNDARY),) * 2, windows=(None, 7))
@@ -240,6 +246,40 @@ def test_a_static_batch_pads_beside_a_crossing():
     check(engine, [(A[:10], 3), (B[:10], 7), (B[:3], 8)])
     assert engine.ledger.tokens_recomputed == 12
     assert engine.ledger.tokens_padding == 5 + 1
+
+
+@pytest.mark.parametrize("other", [None, RopeConfig()], ids=["no rotation", "one set"])
+def test_layers_of_one_set_or_none_cross_with_the_others(other):
+    """Only one kind of layer has longrope. Catches a set that the other kind does not have."""
+    model = small_config(rope=(other, longrope(BOUNDARY)))
+    [text] = finish(make_engine(model), request(A[:10], 6))
+    assert finish(make_engine(model), *(request([*A[:10], *text[:n]], 1) for n in range(6))) == [[t] for t in text]
+
+
+# Against transformers
+
+
+@pytest.mark.parametrize(
+    "switches",
+    [{"kv_cache": "none"}, {}, {**SHARED, "max_num_batched_tokens": 7}, SELF],
+    ids=["none", "one", "7", "self"],
+)
+def test_transformers_generates_the_same_text_across_the_boundary(switches, golden_folder):
+    """A Phi-3 of random weights with a boundary of 24, twice: its prompt has 17 tokens, its answer 28."""
+    golden = load_golden("phi3_long")
+    engine = make_engine(load(golden_folder("phi3_long")), draft_cost=ALWAYS_DRAFT, **switches)
+    assert engine.cache.spec.sets.boundary == 24
+    for _ in range(2):
+        assert finish(engine, request(golden.prompt, len(golden.greedy))) == [golden.greedy]
+
+
+@pytest.mark.parametrize("n", [23, 24, 25, 41])
+def test_transformers_has_the_same_logits_around_the_boundary(n, golden_folder):
+    """In two pieces, the first of them short. Catches a boundary that is off by one."""
+    golden, engine = load_golden("phi3_long"), make_engine(load(golden_folder("phi3_long")))
+    seq = request(golden.tokens[:n].tolist())
+    found = np.concatenate([engine.logits(seq, 0, 15), engine.logits(seq, 15, n)])
+    assert distance(found, golden.first_logits(n)) < TOLERANCE
 
 
 # Preemption

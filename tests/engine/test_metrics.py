@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ALWAYS_DRAFT, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, longrope, make_engine, request, small_config
 
 from tinyinfer.engine import metrics
 from tinyinfer.engine.metrics import Spread, request_metrics, run_metrics
@@ -129,12 +129,15 @@ def test_waste_by_the_formula():
     {"kv_cache": "paged", "block_size": 4, "speculative": "prompt-lookup"},
     {"kv_cache": "contiguous", "max_num_batched_tokens": 5, "max_model_len": 64},
     {"kv_cache": "paged", "block_size": 4, "speculative": "self", "num_draft_candidates": 3},
+    {"kv_cache": "paged", "block_size": 4, "boundary": 14},  # drops the keys of a sequence that becomes long
 ], ids=str)  # fmt: skip
 def test_counted_waste_is_the_formulas_after_every_step(switches):
     """The formula is given lengths from the traces' spans, the cache counts its own. Catches a preempted or finished
     sequence that still counts, rejected drafts, rows of padding, a block too many."""
     cost = ALWAYS_DRAFT if "num_draft_candidates" in switches else None
-    engine = make_engine(small_config(), draft_cost=cost, **switches)
+    boundary = switches.get("boundary")
+    model = small_config(rope=(longrope(boundary),) * 2) if boundary else small_config()
+    engine = make_engine(model, draft_cost=cost, **{name: switches[name] for name in switches if name != "boundary"})
     sequences = [request([i + 1] * n, max_tokens=9 + 2 * i) for i, n in enumerate((3, 17, 9, 12))]
     steps = list(engine.run(sequences))
     size = 4 if switches["kv_cache"] == "paged" else engine.cache.capacity

@@ -37,6 +37,18 @@ def test_the_timeline_shows_what_each_request_did_when(short):
             assert all(end == pytest.approx(begin) for (_, end), (begin, _) in pairwise(spans))
 
 
+def test_a_sequence_that_becomes_long_computes_again(golden_folder):
+    """longrope, with a boundary of 24 tokens. Catches a second prefill in the middle of an answer."""
+    llm = rounds.simulated(LLM(str(golden_folder("phi3_long"))), parse_machine("1MB/s,5MFLOP/s"))
+    done = rounds.run_round(rounds.Setting("", "", llm, [Request(9, tuple(range(3, 23)))]))
+    [[prefill], [before, after], [again]] = [
+        sorted(workload_figures.bars(done)[kind][0]) for kind in ("prefill", "decode", "computed again")
+    ]
+    assert prefill[1] == before[0]
+    assert before[1] == again[0]
+    assert again[1] == after[0]
+
+
 def test_what_the_panels_draw(short):
     """Catches gaps in seconds, a gap before the first token, waste drawn on top of what is held, bytes for MB."""
     figure = pytest.importorskip("matplotlib.figure").Figure()

@@ -235,7 +235,8 @@ def lengths_held(steps: Seq[StepTrace], last: int) -> list[int]:
                 length = span.first + (0 if is_padding(span) else span.rows - span.wanted + len(new))
                 held[span.seq.owner] = length
     later = {span.seq for step in steps[last + 1 :] for span in step.batch.spans}
-    return [length for seq, length in held.items() if seq in later]
+    again = {seq for step in steps[last + 1 : last + 2] for seq in step.joined}  # longrope: dropped after the last step
+    return [length for seq, length in held.items() if seq in later - again]
 
 
 def expected_waste(lengths: Seq[int], block_size: int) -> float:

@@ -56,7 +56,7 @@ CELL_LEGEND = {
     "prefill": "prompt: rows computed",
     "decode": "decode: new tokens",
     "drafted": "with drafts: accepted/all",
-    "recompute": "computed again after a preemption",
+    "recompute": "computed again: its cache was freed",
     "preempted": "preempted",
     "padding": "finished, still in its slot",
 }

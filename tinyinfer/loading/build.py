@@ -62,7 +62,7 @@ def build_model(
 ) -> Model:
     """The model of a checkpoint, as `ops` holds it. on_layer(done, total) is called as layers are loaded."""
     c, builder = checkpoint.config, Builder(checkpoint, ops, conversion)
-    ropes = list(dict.fromkeys(c.rope))
+    ropes, sets = list(dict.fromkeys(c.rope)), 1 if c.rotation_boundary is None else 2
     table = builder.weight("head" if c.tied_head else "embedding")
     positions = builder.array("positions") if c.learned_positions else None
     layers = []
@@ -72,7 +72,7 @@ def build_model(
     return Model(
         config=c,
         embedding=Embedding(table, positions, c.embedding_scale),
-        rotations=tuple(build_rotation(rope, c.head_dim, ops) for rope in ropes),
+        rotations=tuple(build_rotation(rope, c.head_dim, ops, sets) for rope in ropes),
         layers=tuple(layers),
         final_norm=builder.norm("final_norm"),
         head=Linear(table) if c.tied_head else builder.linear("head"),

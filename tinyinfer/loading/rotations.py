@@ -17,13 +17,15 @@ from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.weights import Rotation
 
 
-def build_rotation(rope: RopeConfig | None, head_dim: int, ops: Ops) -> Rotation:
+def build_rotation(rope: RopeConfig | None, head_dim: int, ops: Ops, sets: int = 1) -> Rotation:
     """The rotation of one kind of layer: one set, or with long_divisors two.
 
+    sets: how many the model's other layers have. A row names its set once, for all layers, so a single one is repeated.
     Pairs that are not turned have frequency 0 and amplitude 1: all of them without rotary positions, those from
     rope.size / 2 on with partial ones. The pairs of a head are (i, i + E/2).
     """
     turned = np.empty((1, 0), np.float32) if rope is None else frequencies(rope, rope.size or head_dim)  # (Z, pairs)
+    turned = np.repeat(turned, max(1, sets // len(turned)), axis=0)  # (Z, pairs)
     still = head_dim // 2 - turned.shape[1]
     f = np.pad(turned, ((0, 0), (0, still)))  # (Z, E/2)
     amplitudes = np.pad(

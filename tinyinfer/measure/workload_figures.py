@@ -73,12 +73,12 @@ def bars(done: Round) -> Bars:
         spans.append((begin, end))
 
     idle = {seq: (seq.timing.arrival - done.begun, "waiting") for seq in rows}  # since when, and as what
-    again: dict[Sequence, int] = {}  # positions computed before its preemption
+    again: dict[Sequence, int] = {}  # positions computed before its newest admission
     reached: dict[Sequence, int] = {}
     for step in done.steps:
         begin, end = step.times[0] - done.begun, step.times[2] - done.begun
-        for seq in step.preempted:
-            idle[seq], again[seq] = (begin, "preempted"), reached.get(seq, 0)
+        idle |= dict.fromkeys(step.preempted, (begin, "preempted"))
+        again |= {seq: reached.get(seq, 0) for seq in step.joined}
         for span in (span for span in step.batch.spans if span.seq.owner is span.seq):
             since, kind = idle.pop(span.seq, (begin, ""))
             if kind:
@@ -89,7 +89,7 @@ def bars(done: Round) -> Bars:
 
 
 def kind_of(span: Span, again: int) -> str:
-    """The name of what a span computes: padding, rows computed again after a preemption, prefill, or decode."""
+    """The name of what a span computes: padding, rows computed again, prefill, or decode."""
     if is_padding(span):
         return "padding"
     if span.first < again and span.rows > 1:
