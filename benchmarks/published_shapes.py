@@ -7,6 +7,7 @@ Each model's config.json is the published one (popular_models.json); its weights
 tile by tile into one safetensors file in a temporary folder, which is removed afterwards. `tinyinfer inspect` predicts
 the bytes of weights and of the cache; `tinyinfer generate` answers in a process of its own, whose highest resident size
 is measured. The same process with a model of a few thousand weights is subtracted: the interpreter and its libraries.
+Exit status 1 when a model takes more than was predicted and a hundredth.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ from tinyinfer.units import amount, table
 
 DEFAULT = ["HuggingFaceTB/SmolLM3-3B", "google/gemma-2-2b-it", "google/gemma-3-1b-it"]
 TILE = 1 << 24  # numbers drawn at a time
+ALLOWED = 0.01  # of what was predicted: one step's rows, a tile while weights are read
 PROMPT = "Count: 1, 2, 3,"
 HEAD = ("", "layers", "weights", "cache", "predicted", "peak", "without a model", "beyond", "tokens", "seconds")
 
@@ -124,33 +126,36 @@ def without_model(args: argparse.Namespace) -> int:
     """Bytes of the process itself: what generating takes beyond the weights and the cache of a tiny model."""
     with tempfile.TemporaryDirectory() as folder:
         found = measured(write_hf_folder("llama2", folder), 64, args)
-    return int(found["peak"] - found["weights"] - found["cache"])
+    return beyond(found, 0)
+
+
+def beyond(found: dict[str, Any], nothing: int) -> int:
+    """Bytes that a model took beyond what was predicted; below 0 where a cache's last positions stayed unused."""
+    return int(found["peak"] - nothing - found["weights"] - found["cache"])
 
 
 def row(name: str, layers: str, found: dict[str, Any], nothing: int) -> tuple[str, ...]:
     """A model's line: what was predicted and measured, and how far the one is from the other."""
-    weights, cache, peak = found["weights"], found["cache"], found["peak"]
-    beyond = peak - nothing - weights - cache
-    sizes = [amount(size, "B") for size in (weights, cache, weights + cache, peak, nothing)]
-    signed = f"{'-' if beyond < 0 else ''}{amount(abs(beyond), 'B')}"
+    weights, cache, more = found["weights"], found["cache"], beyond(found, nothing)
+    sizes = [amount(size, "B") for size in (weights, cache, weights + cache, found["peak"], nothing)]
+    signed = f"{'-' if more < 0 else ''}{amount(abs(more), 'B')}"
     return name, layers, *sizes, signed, str(found["tokens"]), f"{found['seconds']:.0f}"
 
 
-def main() -> None:
+def main() -> int:
     """Writes, predicts, measures and prints, one model after the other."""
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     names = [model["model"] for model in configurations()]
     parser.add_argument("models", nargs="*", metavar="NAME", default=DEFAULT, help=f"default: {', '.join(DEFAULT)}")
     parser.add_argument("--layers", type=int, help="write the first so many layers only")
     parser.add_argument("--tokens", type=int, default=4, help="tokens to generate (default: 4)")
-    parser.add_argument("--context", type=int, default=4096, help="positions that the cache reserves (default: 4096)")
+    parser.add_argument("--context", type=int, default=64, help="positions that the cache reserves (default: 64)")
     parser.add_argument("--dtype", default="bfloat16", help="how weights are kept in memory (default: bfloat16)")
     args = parser.parse_args()
     for name in args.models:
         if name not in names:
             parser.error(f"{name} is not in popular_models.json")
-    nothing = without_model(args)
-    rows = [HEAD]
+    nothing, rows, within = without_model(args), [HEAD], True
     for name in args.models:
         [published] = [model["config"] for model in configurations() if model["model"] == name]
         config = shortened(published, args.layers)
@@ -159,9 +164,11 @@ def main() -> None:
             found = measured(Path(folder), args.context, args)
         rows.append(row(name, f"{config['num_hidden_layers']} of {published['num_hidden_layers']}", found, nothing))
         print(table([HEAD, rows[-1]]), flush=True)
+        within &= beyond(found, nothing) <= ALLOWED * (found["weights"] + found["cache"])
     if len(rows) > 2:
         print("\n" + table(rows))
+    return 0 if within else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

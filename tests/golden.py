@@ -22,12 +22,15 @@ GOLDEN_DIR = Path(__file__).parent / "golden"
 FAMILIES = [
     "llama", "llama2", "llama3", "llama_linear", "smollm2", "mistral", "qwen2", "qwen2_window", "qwen3", "gemma3",
     "gemma3_linear", "gpt2", "gpt2_inner", "mixtral", "qwen3_moe", "qwen3_moe_raw", "olmoe", "smollm3", "gemma2",
-    "gemma3_nested", "llama_yarn", "qwen2_yarn", "phi3", "phi3_long", "olmo2", "olmo3", "granite", "gpt_neox",
+    "llama_yarn", "qwen2_yarn", "phi3", "phi3_long", "olmo2", "olmo3", "granite", "gpt_neox",
     "gpt_neox_serial", "qwen2_moe", "qwen3_moe_mixed", "gpt_oss",
 ]  # fmt: skip
-# Of each newer family a short golden whose fields are transformers' defaults wherever the sizes allow: read bare.
-BARE = ["smollm3_bare", "gemma2_bare", "phi3_bare", "olmo2_bare", "olmo3_bare", "granite_bare", "gpt_neox_bare",
-        "qwen2_moe_bare", "qwen3_moe_bare", "gpt_oss_bare"]  # fmt: skip
+# Of each newer family a short golden whose fields are transformers' defaults wherever the sizes allow: read bare, and
+# Gemma 3's as the text part of a model that also reads images.
+BARE = [
+    "smollm3_bare", "gemma2_bare", "gemma3_nested", "phi3_bare", "olmo2_bare", "olmo3_bare", "granite_bare",
+    "gpt_neox_bare", "qwen2_moe_bare", "qwen3_moe_bare", "gpt_oss_bare",
+]  # fmt: skip
 GEMMAS = ("gemma2", "gemma3_text")
 DTYPES = {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
 
@@ -186,7 +189,9 @@ def dialect4(config: dict[str, Any], rope_type_key: str = "rope_type") -> dict[s
         del c["use_bidirectional_attention"]
     if rope:
         rope = dict(rope.get("full_attention", rope))
-        base, part = ("rotary_emb_base", "rotary_pct") if kind == "gpt_neox" else ("rope_theta", "partial_rotary_factor")
+        base, part = (
+            ("rotary_emb_base", "rotary_pct") if kind == "gpt_neox" else ("rope_theta", "partial_rotary_factor")
+        )
         c[base], rope_type = rope.pop("rope_theta"), rope.pop("rope_type")
         if "partial_rotary_factor" in rope:
             c[part] = rope.pop("partial_rotary_factor")

@@ -232,7 +232,8 @@ def golden_distance(
         for first, stop in pairwise(cuts):
             rows = np.arange(stop - first)
             cache.reserve(seq, len(rows))
-            piece = batch(tokens[first:stop], first + rows, rows, (span(seq, 0, len(rows), first, rotation_set=rotations),))
+            spans = (span(seq, 0, len(rows), first, rotation_set=rotations),)
+            piece = batch(tokens[first:stop], first + rows, rows, spans)
             found.append(ops.to_host(part("model.transformer").transformer(model, piece, cache, ops)))
             cache.commit(seq, len(rows))
         worst = max(worst, distance(np.concatenate(found), logits))

@@ -30,8 +30,8 @@ from transformers.utils.chat_template_utils import render_jinja_template
 
 Fields = dict[str, Any]
 RULES = [
-    "default", "gpt-2", "smollm", "llama-bpe", "smaug-bpe", "minicpm5", "qwen2", "megrez", "seed-coder", "tekken",
-    "gpt-4o", "deepseek-coder", "deepseek-llm", "deepseek-v3", "viking",
+    "default", "gpt-2", "olmo", "smollm", "llama-bpe", "smaug-bpe", "minicpm5", "qwen2", "megrez", "seed-coder",
+    "tekken", "gpt-4o", "deepseek-coder", "deepseek-llm", "deepseek-v3", "viking",
 ]  # fmt: skip
 MORE_TEXTS = [
     "<s>", "</s>", " <s> a", "<s>Hello</s> world", "a<|end|>b", "<unk>", "<|end|> \n", "<0x41>", "▁▁a", "a ▁b",
@@ -192,13 +192,13 @@ def sentencepiece_golden(prefix: bool, user_defined: list[str]) -> dict[str, Any
 
 
 def byte_level_golden() -> dict[str, Any]:
-    """Qwen's texts are composed here: its tokenizer.json says NFC, llama.cpp leaves that out.
+    """Qwen's and GPT-NeoX's texts are composed here: their tokenizer.json says NFC, llama.cpp leaves that out.
 
     Rules that know cases take marks for letters, which llama.cpp does not: no ids (null) for texts with marks.
     """
     fields, expected = byte_level(), {}
     for rule in RULES:
-        texts = [unicodedata.normalize("NFC", text) if rule == "qwen2" else text for text in TEXTS]
+        texts = [unicodedata.normalize("NFC", text) if rule in ("qwen2", "olmo") else text for text in TEXTS]
         ids = list(llama_cpp_ids(fields | {"tokenizer.ggml.pre": rule}, texts))
         unsure = [rule in ("tekken", "gpt-4o") and any(unicodedata.category(c)[0] == "M" for c in t) for t in texts]
         expected[rule] = [None if doubt else found for found, doubt in zip(ids, unsure, strict=True)]

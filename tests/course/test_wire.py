@@ -21,6 +21,7 @@ from tinyinfer.course.sandbox.wire import pack, unpack
 from tinyinfer.kv_cache.base import LayerRows
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import Rows
+from tinyinfer.model.heads import Heads, NoCap, NoSinks, Sinks, SoftCap
 from tinyinfer.sampling import Choice
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Draft, RequestSpec, Sequence, make_batch
@@ -133,6 +134,26 @@ def test_the_child_builds_records_by_class_and_the_grader_does_not():
     assert (keys.tolist(), values.tolist()) == ([1.0], [0.0, 0.0])
     with pytest.raises(AttributeError, match=r"Rows has no field 'size'; its fields are heads, key_size, value_size"):
         back[0].size  # noqa: B018
+
+
+@pytest.mark.parametrize("cap", [NoCap(), SoftCap(1.5)], ids=repr)
+@pytest.mark.parametrize("sinks", [NoSinks(), Sinks(np.float32([[[0.5], [-2.0]]]))], ids=["no sinks", "sinks"])
+def test_heads_work_in_the_child_with_their_cap_and_sinks(cap, sinks):
+    """Catches a record within a record that arrives without its functions, or with half of its numbers."""
+    heads = Heads(2, 1, 4, 0.5, 3, cap, sinks)
+    there, scores = unpack(pack(heads), Kept()), np.float32([[[-3.0], [0.25]]])  # (K, H/K, T) for T = 1
+    assert (there.queries, there.keys, there.size, there.scale, there.window) == (2, 1, 4, 0.5, 3)
+    for mine, theirs in zip(used(heads, scores), used(there, scores), strict=True):
+        assert theirs.dtype == np.float32
+        assert np.array_equal(mine, theirs)
+    back = unpack(pack(there, Kept()))
+    assert (back.cap.kind, back.sinks.kind) == (type(cap).__name__, type(sinks).__name__)
+
+
+def used(heads: Heads, scores: np.ndarray) -> tuple[np.ndarray, ...]:
+    """What attention asks of its heads."""
+    largest = heads.sinks.largest(scores, np)
+    return heads.cap(scores, np), largest, heads.sinks.total(np.exp(scores - largest), largest, np)
 
 
 def test_only_the_package_s_classes_are_built():

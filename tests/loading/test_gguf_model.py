@@ -6,7 +6,7 @@ import re
 import struct
 import tracemalloc
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from gguf_writer import GGUF_FAMILIES, add_tensor, finish, llama3_divisors, write_gguf
 from golden import load_golden
+from helpers import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +23,8 @@ from tinyinfer import LLM
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor, check_tensors
 from tinyinfer.loading.gguf import GGUFFile, read_gguf
-from tinyinfer.loading.gguf_model import canonical_tensors, load_gguf, read_config, unpermuted
+from tinyinfer.loading.gguf_model import load_gguf, read_config
+from tinyinfer.loading.gguf_names import canonical_tensors
 from tinyinfer.loading.hf_folder import load_folder
 from tinyinfer.loading.rotations import frequencies
 from tinyinfer.model.config import ModelConfig
@@ -57,9 +59,15 @@ def same_in_effect(a: ModelConfig, b: ModelConfig) -> None:
     for field in fields(ModelConfig):
         one, other = getattr(a, field.name), getattr(b, field.name)
         if field.name == "rope":
-            rotations = [[frequencies(rope, a.head_dim) for rope in ropes if rope] for ropes in (one, other)]
             assert [rope is None for rope in one] == [rope is None for rope in other]
-            np.testing.assert_allclose(*rotations, rtol=1e-5)  # float32 wavelengths on either side of a blend
+            assert a.rotation_boundary == b.rotation_boundary
+            for x, y in zip(one, other, strict=True):
+                if x and y:
+                    assert x.size == y.size
+                    assert x.amplitude == pytest.approx(y.amplitude, rel=1e-6)
+                    size = x.size or a.head_dim
+                    # Divisors in a file give float32 wavelengths on either side of a blend.
+                    np.testing.assert_allclose(frequencies(x, size), frequencies(y, size), rtol=1e-5)
         elif isinstance(one, float):
             assert one == pytest.approx(other, rel=1e-6), field.name
         elif field.name != "architecture":
@@ -94,11 +102,21 @@ def test_any_rows_of_permuted_weights(name: str, qtype: str | None, tmp_path: Pa
         np.testing.assert_array_equal(tensor.read(start, stop), whole[start:stop])
 
 
-def test_unpermuted_by_hand() -> None:
-    """Catches the permutation applied a second time instead of undone: two heads of 6 have neither as their inverse."""
-    stored = np.array([[0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]], np.float32).T  # pairs (i, i + 3) made neighbours
-    tensor = LazyTensor("blk.0.attn_q.weight", (12, 1), 48, lambda start, stop: stored[start:stop])
-    np.testing.assert_array_equal(unpermuted(tensor, 6).numpy()[:, 0], np.arange(12))
+def test_fused_and_permuted_by_hand() -> None:
+    """Catches the permutation applied a second time instead of undone, to values too, or to the rows of another part.
+
+    llama.cpp's converter fuses on demand (--fuse-qkv). Two heads of 6 have no permutation that is its own inverse.
+    """
+    q = [0, 3, 1, 4, 2, 5, 6, 9, 7, 10, 8, 11]  # pairs (i, i + 3) made neighbours
+    stored = np.array([*q, *(100 + i for i in q), *range(200, 212)], np.float32)[:, None]
+    tensor = LazyTensor("blk.0.attn_qkv.weight", (36, 1), 144, lambda start, stop: stored[start:stop])
+    file = GGUFFile("x.gguf", {"general.architecture": "llama"}, {tensor.name: tensor})
+    parts = canonical_tensors(file, small_config(num_layers=1, num_heads=2, num_kv_heads=2, head_dim=6))
+    for i, name in enumerate("qkv"):
+        np.testing.assert_array_equal(parts[f"layers.0.{name}"].numpy()[:, 0], 100 * i + np.arange(12))
+    smaller = GGUFFile("x.gguf", file.fields, {tensor.name: replace(tensor, shape=(35, 1))})
+    with pytest.raises(ModelError, match=r"'blk\.0\.attn_qkv\.weight' has shape \(35, 1\), but q and k and v have 36"):
+        canonical_tensors(smaller, small_config(num_layers=1, num_heads=2, num_kv_heads=2, head_dim=6))
 
 
 def test_quantized_file_gives_nearly_the_same_logits(tmp_path: Path) -> None:
@@ -126,12 +144,31 @@ def test_divisors_that_cannot_be(divisors: list[float], written: Written) -> Non
 
 
 REFUSED: dict[str, tuple[str, dict[str, Any], str]] = {
-    "yarn": ("llama", {"rope__scaling__type": "yarn", "rope__scaling__factor": 4.0}, "'yarn', which is not supported"),
+    "rotation not known": ("llama", {"rope__scaling__type": "ntk"}, "'ntk', which is not supported"),
+    "yarn that shrinks": ("qwen2", {"rope__scaling__type": "yarn", "rope__scaling__factor": 0.5}, "by 1 or more"),
+    "yarn without a base": ("llama_yarn", {"rope__freq_base": 1.0}, "needs a base above 1"),
+    "yarn's bounds crossed": ("llama_yarn", {"rope__scaling__yarn_beta_fast": 0.5}, "not above yarn_beta_slow"),
+    "yarn mixed otherwise": (
+        "llama_yarn", {"rope__scaling__yarn_ext_factor": 0.5}, "'llama.rope.scaling.yarn_ext_factor'"
+    ),
+    "yarn of DeepSeek": (
+        "llama_yarn", {"rope__scaling__yarn_log_multiplier": 0.1}, "'llama.rope.scaling.yarn_log_multiplier'"
+    ),
+    "longrope without divisors": ("llama", {"rope__scaling__type": "longrope"}, "'rope_factors_short.weight' is miss"),
+    "longrope with a factor": ("phi3_long", {"rope__scaling__factor": 2.0}, "has divisors instead"),
+    "half a pair turned": ("gpt_neox", {"rope__dimension_count": 5}, "'gptneox.rope.dimension_count' is 5"),
+    "more turned than a head has": ("phi3", {"rope__dimension_count": 44}, "'phi3.rope.dimension_count' is 44"),
+    "a model without rotation": ("granite", {"rope__scaling__finetuned": False}, "'granite.rope.scaling.finetuned'"),
+    "scores capped in a family without": ("gemma3", {"attn_logit_softcapping": 50.0}, "gemma3.attn_logit_softcapping"),
+    "a negative cap": ("gemma2", {"final_logit_softcapping": -30.0}, "must be a positive number"),
+    "weights not renormalized": ("qwen3_moe", {"expert_weights_norm": False}, "'qwen3moe.expert_weights_norm'"),
+    "weights renormalized": ("olmoe", {"expert_weights_norm": True}, "'olmoe.expert_weights_norm'"),
+    "attention before the MLP": ("phi3", {"use_parallel_residual": True}, "'phi3.use_parallel_residual'"),
     "part of a head turned": ("llama", {"rope__dimension_count": 6}, "rope.dimension_count"),
     "values of another size": ("llama", {"attention__value_length": 16}, "attention.value_length"),
     "heads of odd size": ("llama", {"attention__key_length": 15, "rope__dimension_count": 15}, "no even size"),
     "scores capped": ("llama", {"attn_logit_softcapping": 50.0}, "'llama.attn_logit_softcapping'"),
-    "logits capped": ("gemma3", {"final_logit_softcapping": 30.0}, "'gemma3.final_logit_softcapping'"),
+    "logits capped": ("qwen3", {"final_logit_softcapping": 30.0}, "'qwen3.final_logit_softcapping'"),
     "logits scaled": ("llama", {"logit_scale": 0.5}, "'llama.logit_scale'"),
     "attention both ways": ("qwen3", {"attention__causal": False}, "'qwen3.attention.causal'"),
     "keys clamped": ("llama", {"attention__clamp_kqv": 8.0}, "'llama.attention.clamp_kqv'"),
@@ -231,12 +268,84 @@ def test_gemma3_window_patterns(written: Written) -> None:
     assert read_config(never).windows == (7, 7, 7, 7)
 
 
-def test_gemma3_27b_scales_by_its_width(written: Written) -> None:
-    """Catches 1/sqrt(head size) for the one model that llama.cpp tells from the others by its 62 layers."""
-    file = changed(written("gemma3"), remove=("attention.scale",), block_count=62)
-    more = {f"more.{i}": file.tensors["output_norm.weight"] for i in range(62)}
+@pytest.mark.parametrize(("name", "layers", "width"), [("gemma3", 62, 48 / 4), ("gemma2", 46, 54 / 6)])
+def test_gemma_27b_scales_by_its_width(name: str, layers: int, width: float, written: Written) -> None:
+    """Catches 1/sqrt(head size) for the models that llama.cpp tells from the others by their 62 and 46 layers."""
+    file = changed(written(name), remove=("attention.scale",), block_count=layers)
+    more = {f"more.{i}": file.tensors["output_norm.weight"] for i in range(layers)}
     config = read_config(GGUFFile(file.path, file.fields, file.tensors | more))
-    assert config.attention_scale == pytest.approx((48 / 4) ** -0.5)
+    assert config.attention_scale == pytest.approx(width**-0.5)
+
+
+def test_gemma2_as_the_first_files(written: Written) -> None:
+    """Catches a cap or a window lost for files of June 2024, which say none of them; a window on the odd layers."""
+    caps = ("attn_logit_softcapping", "final_logit_softcapping")
+    config = read_config(changed(written("gemma2"), remove=(*caps, "attention.scale", "attention.sliding_window")))
+    assert (config.score_cap, config.logit_cap) == (50.0, 30.0)
+    assert config.windows == (4096, None, 4096, None, 4096)
+    assert config.attention_scale == pytest.approx(14**-0.5)
+    off = read_config(changed(written("gemma2"), attn_logit_softcapping=0.0, final_logit_softcapping=0.0))
+    assert (off.score_cap, off.logit_cap) == (None, None)
+    assert read_config(changed(written("gemma3"), final_logit_softcapping=30.0)).logit_cap == 30.0
+
+
+def test_layers_that_the_file_does_not_list(written: Written) -> None:
+    """Catches windows and rotations on the wrong layers, where only llama.cpp's code says which."""
+    pattern = ("attention.sliding_window_pattern",)
+    assert read_config(changed(written("gpt_oss"), remove=pattern)).windows == (8, None, 8, None)
+    assert read_config(changed(written("olmo3"), remove=pattern)).windows == (10, 10, 10, None)
+    smollm3 = read_config(read_gguf(written("smollm3_bare")))
+    assert [rope is None for rope in smollm3.rope] == [False, False, False, True, False]
+
+
+def test_what_first_files_of_other_families_leave_out(written: Written) -> None:
+    """Catches a base, a factor or an expert's width taken from elsewhere; 0 is how llama.cpp writes "no factor"."""
+    neox = read_config(changed(written("gpt_neox"), remove=("rope.freq_base", "use_parallel_residual")))
+    assert neox.parallel
+    assert [(rope.theta, rope.size) for rope in neox.rope if rope] == [(1e4, 6)] * 4
+    moe = read_config(changed(written("qwen2_moe_bare"), remove=("expert_feed_forward_length",)))
+    assert moe.experts
+    assert moe.experts.expert_size == 50 // 4
+    zeros = {"attention__scale": 0.0, "residual_scale": 0.0, "embedding_scale": 0.0, "logit_scale": 0.0}
+    granite = read_config(changed(written("granite"), **zeros))
+    assert (granite.residual_scale, granite.embedding_scale, granite.logit_scale) == (1.0, 1.0, 1.0)
+    assert granite.attention_scale == pytest.approx(14**-0.5)
+
+
+def test_yarns_amplitude_is_a_product(written: Written) -> None:
+    """Catches an amplitude squared, and one of the three keys for it not read."""
+    file, amplitude = written("llama_yarn"), 0.1 * np.log(4.0) + 1
+    for keys, expected in [
+        ({}, amplitude),
+        ({"rope__scaling__yarn_attn_factor": 1.5}, 1.5),
+        ({"rope__scaling__attn_factor": 0.5}, amplitude * 0.5),
+        ({"rope__scaling__factor": 1.0}, 1.0),
+    ]:
+        assert {rope.amplitude for rope in read_config(changed(file, **keys)).rope if rope} == {expected}
+
+
+def test_longrope_of_a_short_text(written: Written) -> None:
+    """Catches the long divisors for every text: llama.cpp chooses by the memory it has, transformers by the text."""
+    golden = load_golden("phi3_long")
+    assert golden.short_logits is not None
+    tokens = golden.tokens[: len(golden.short_logits)].tolist()
+    logits = LLM(written("phi3_long")).logits(tokens)
+    assert np.abs(logits - golden.short_logits).max() < 1e-4 * np.abs(golden.short_logits).max()
+
+
+@pytest.mark.parametrize("name", ["llama3", "phi3_long", "olmo3", "smollm3_bare"])
+def test_codes_are_cut_and_ordered_like_floats(name: str, tmp_path: Path, golden_folder: Callable[[str], Path]) -> None:
+    """Catches codes of another row than the floats': rows of fused matrices, and of heads that are reordered."""
+    ours = load_gguf(str(write_gguf(name, tmp_path / "x.gguf", "Q8_0"))).tensors
+    theirs, kept = load_folder(str(golden_folder(name))).tensors, 0
+    for key, tensor in ours.items():
+        if tensor.codes:
+            blocks = gguf.quants.quantize(theirs[key].numpy(), gguf.GGMLQuantizationType.Q8_0)
+            expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q8_0)
+            np.testing.assert_array_equal(tensor.numpy(), expected, err_msg=key)
+            np.testing.assert_array_equal(tensor.quantized(3, 17).dequantize(), expected[3:17], err_msg=key)
+            kept += 1
+    assert kept > 5
 
 
 def test_end_tokens(written: Written) -> None:
@@ -268,6 +377,16 @@ def test_tensors_missing_or_unknown(written: Written, tmp_path: Path) -> None:
         load_gguf(damaged(written("llama2"), tmp_path / "b.gguf", token_embd__weight="token_embz.weight"))
     with pytest.raises(ModelError, match=r"'layers\.2\.attention_norm' is missing"):
         load_gguf(damaged(written("llama2"), tmp_path / "c.gguf", blk__2__attn_norm="blk.7.attn_norm"))
+
+
+def test_divisors_that_the_rotation_does_not_read(written: Written) -> None:
+    """Catches one of two stretches silently ignored: Llama 3's divisors beside yarn, LongRoPE's beside a factor."""
+    yarn = changed(written("llama3"), rope__scaling__type="yarn", rope__scaling__factor=2.0)
+    with pytest.raises(ModelError, match=r"'rope_freqs\.weight' is not known"):
+        canonical_tensors(yarn, read_config(yarn))
+    linear = changed(written("phi3_long"), rope__scaling__type="linear", remove=("rope.scaling.attn_factor",))
+    with pytest.raises(ModelError, match=r"'rope_factors_short\.weight' is not known"):
+        canonical_tensors(linear, read_config(linear))
 
 
 def test_two_tensors_for_one_weight(written: Written) -> None:

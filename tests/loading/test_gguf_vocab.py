@@ -75,9 +75,10 @@ def test_text_survives(name: str) -> None:
             assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_qwen_composes_unicode() -> None:
-    """Catches a missing NFC, which Qwen2's tokenizer.json has: e + accent is the letter with the accent."""
-    tokenizer = build("byte_level", pre="qwen2")
+@pytest.mark.parametrize("rule", ["qwen2", "olmo"])
+def test_unicode_is_composed(rule: str) -> None:
+    """Catches a missing NFC, which tokenizer.json of Qwen 2 and GPT-NeoX has: e + accent is the accented letter."""
+    tokenizer = build("byte_level", pre=rule)
     text = "e\u0301"
     assert tokenizer.encode(text) == tokenizer.encode(unicodedata.normalize("NFC", text))
     assert build("byte_level", pre="gpt-2").encode(text) != tokenizer.encode(text)
@@ -128,6 +129,20 @@ def test_the_end_token_is_special_even_if_the_file_forgets() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::tinyinfer.errors.ModelWarning")
+def test_phi3_takes_the_space_behind_a_special_token() -> None:
+    """Catches a line end after <|user|> kept: Phi-3's own tokenizer drops it, and llama.cpp knows that by its name."""
+    changes = {"tokens": [*fields("llama")[P + "tokens"][:-2], "<|user|>", "<|endoftext|>"]}
+    count = len(changes["tokens"])
+    types = fields("llama")[P + "token_type"].copy()
+    types[-2:] = 3  # control
+    metadata = fields("llama", **changes, token_type=types, eos_token_id=count - 1)
+    phi3, other = (tokenizer_of(metadata | {"general.architecture": arch}) for arch in ("phi3", "llama"))
+    for tokenizer, taken in ((phi3, True), (other, False)):
+        assert (tokenizer.encode("<|user|>\n a") == tokenizer.encode("<|user|>a")) == taken
+        assert tokenizer.encode("<|endoftext|>\n") != tokenizer.encode("<|endoftext|>")
+    assert phi3.encode("<|user|>")[1:] == [count - 2]
+
+
 def test_token_types_may_be_missing() -> None:
     """Catches a KeyError for old files."""
     tokenizer = build("byte_level", token_type=None)

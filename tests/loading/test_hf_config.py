@@ -82,7 +82,10 @@ def test_absent_fields_mean_each_familys_own_default(write: Write) -> None:
     assert config("olmoe").experts == MoEConfig(64, 8, 96, renormalize=False)
 
 
-@pytest.mark.parametrize("model_type", ["llama", "qwen3", "gemma3_text", "qwen3_moe", "olmoe"])
+ATTENTION_BIAS = ["llama", "qwen3", "smollm3", "gemma2", "gemma3_text", "olmo2", "granite", "qwen3_moe", "olmoe"]
+
+
+@pytest.mark.parametrize("model_type", ATTENTION_BIAS)
 def test_attention_bias_is_on_the_output_too(write: Write, model_type: str) -> None:
     config = read_config(write(MINIMAL[model_type] | {"attention_bias": True}))
     assert (config.qkv_bias, config.o_bias, config.mlp_bias) == (True, True, False)

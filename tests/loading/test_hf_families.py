@@ -103,7 +103,7 @@ BAD: dict[str, tuple[Config, str]] = {
     "an activation of another name": ({"hidden_act": "relu2", "hidden_activation": "relu2"}, "'hidden_act"),
     "an epsilon of zero": ({"rms_norm_eps": 0, "layer_norm_eps": 0}, "_eps'"),
     "a head tied by a word": ({"tie_word_embeddings": "yes"}, "'tie_word_embeddings'"),
-    "weights of another tool": ({"quantization_config": {"quant_method": "mxfp4"}}, "'quantization_config'"),
+    "weights of another tool": ({"quantization_config": {"quant_method": "awq"}}, "'quantization_config'"),
     "another class": ({"architectures": ["BertForMaskedLM"]}, "'architectures'"),
     "an unknown part": ({"attention_sink": 4}, "'attention_sink'"),
 }

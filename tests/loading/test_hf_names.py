@@ -7,24 +7,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from golden import FAMILIES, load_golden, write_hf_folder
+from golden import FAMILIES, GEMMAS, load_golden, write_hf_folder
 from safetensors.numpy import save_file
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.checkpoint import LazyTensor, check_tensors
-from tinyinfer.loading.hf_config import read_config
-from tinyinfer.loading.hf_folder import read_tensors
-from tinyinfer.loading.hf_names import canonical_tensors
+from tinyinfer.loading.checkpoint import LazyTensor
+from tinyinfer.loading.hf_folder import load_folder
 
 GoldenFolder = Callable[[str], Path]
 Arrays = dict[str, np.ndarray]
 
 
 def load(folder: Path) -> dict[str, LazyTensor]:
-    config = read_config(folder)
-    tensors = canonical_tensors(str(folder), config, read_tensors(folder))
-    check_tensors(str(folder), config, tensors)
-    return tensors
+    return load_folder(folder).tensors
 
 
 def changed(name: str, folder: Path, change: Callable[[Arrays], object]) -> Path:
@@ -49,7 +44,7 @@ def test_no_number_is_lost(golden_folder: GoldenFolder, name: str) -> None:
     """A tensor read twice, or a third of a fused one left out, keeps every shape right."""
     golden, tensors = load_golden(name), load(golden_folder(name))
     expected = np.sort(np.concatenate([array.ravel() for array in golden.weights().values()]))
-    shift = golden.config["model_type"] == "gemma3_text"
+    shift = golden.config["model_type"] in GEMMAS
     arrays = [t.numpy() - np.float32(shift and key.endswith("norm")) for key, t in tensors.items()]
     np.testing.assert_allclose(np.sort(np.concatenate([array.ravel() for array in arrays])), expected, atol=2e-7)
     assert sum(t.nbytes for t in tensors.values()) == 4 * len(expected)
@@ -123,6 +118,14 @@ def test_gpt2_as_spelled_before(golden_folder: GoldenFolder, tmp_path: Path, pre
     assert usual.keys() == other.keys()
     for name, tensor in usual.items():
         np.testing.assert_array_equal(tensor.numpy(), other[name].numpy())
+
+
+@pytest.mark.parametrize("name", ["gpt_neox", "gpt_neox_serial"])
+def test_gpt_neox_as_files_carried_it_before(golden_folder: GoldenFolder, tmp_path: Path, name: str) -> None:
+    """With the causal masks and the frequencies that a Pythia of 2023 has in every layer."""
+    usual, other = load(golden_folder(name)), load(write_hf_folder(name, tmp_path, old_buffers=True))
+    assert usual.keys() == other.keys()
+    assert all(tensor.nbytes == other[key].nbytes for key, tensor in usual.items())
 
 
 @pytest.mark.parametrize("name", ["mixtral", "qwen3_moe", "olmoe"])

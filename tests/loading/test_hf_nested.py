@@ -89,7 +89,8 @@ def refusal(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("name", "outer"),
     [("gemma3", "gemma3"), ("mistral", "mistral3"), ("llama", "llava"), ("qwen2", "qwen2_audio"), ("qwen3", "acme_vl"),
-     ("qwen3_moe", "acme_vl")],
+     ("qwen3_moe", "acme_vl"), ("gemma2", "acme_vl"), ("granite", "granite_speech"), ("smollm3", "smolvlm"),
+     ("phi3", "llava_next"), ("olmo3", "acme_vl"), ("qwen2_moe", "acme_vl"), ("gpt_oss", "acme_vl")],
 )  # fmt: skip
 def test_the_text_part_is_the_whole_models_answer(tmp_path: Path, name: str, outer: str, names: Names) -> None:
     """Catches a naming that is not known, a head looked for in one place only, a list of models instead of a kind."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from configurations import Config, read, refusal, write
+from configurations import MINIMAL, Config, read, refusal, write
 
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 
@@ -320,9 +320,8 @@ def test_gpt_oss_as_on_the_hub(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_gpt_oss_in_its_packed_form_is_told_what_to_use(tmp_path: Path) -> None:
-    """The authors' own folder holds experts in MXFP4, four bits a number; read as floats they would be noise."""
-    packed = {"modules_to_not_convert": ["lm_head"], "quant_method": "mxfp4"}
-    said = refusal(write(tmp_path, GPT_OSS_20B | {"quantization_config": packed}))
-    assert "says that the weights are quantized by 'mxfp4'" in said
-    assert "a GGUF file of it" in said
+def test_gpt_oss_is_published_with_packed_experts(tmp_path: Path) -> None:
+    """Of four bits a number, which mxfp4.py reads; in another family they are another tool's, and refused."""
+    packed = {"quantization_config": {"modules_to_not_convert": ["lm_head"], "quant_method": "mxfp4"}}
+    assert read(tmp_path, GPT_OSS_20B | packed) == read(tmp_path, GPT_OSS_20B)
+    assert "the weights are quantized by 'mxfp4'" in refusal(write(tmp_path, MINIMAL["mixtral"] | packed))

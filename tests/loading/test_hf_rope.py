@@ -73,8 +73,8 @@ def test_both_dialects_in_one_file_may_agree(tmp_path: Path, name: str) -> None:
     both = {key: old[key] for key in (*names, "partial_rotary_factor") if key in old}
     assert read(tmp_path, new | both) == read(tmp_path, new)
     if old["rope_scaling"]:
-        wrong = both | {"rope_scaling": old["rope_scaling"] | {"factor": 3.5, "attention_factor": 3.5}}
-        assert "'rope_scaling'" in refusal(write(tmp_path, new | wrong)) or "'attention_factor'" in refusal(tmp_path)
+        wrong = both | {"rope_scaling": {"rope_type": "linear", "factor": 3.5}}
+        assert "'rope_scaling'" in refusal(write(tmp_path, new | wrong))
 
 
 @pytest.mark.parametrize("dialect", [4, 5])
@@ -235,6 +235,12 @@ WRONG: dict[str, tuple[Config, str]] = {
     "two ropes": (
         LLAMA | {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "linear", "factor": 2.0}},
         "'rope_scaling'",
+    ),
+    "an original length of 1 beside the table": (
+        LLAMA | {"rope_scaling": longrope("", original_max_position_embeddings=128)} | {
+            "original_max_position_embeddings": 1
+        },
+        "divides by its logarithm",
     ),
     "two original lengths": (
         LLAMA | {"rope_scaling": YARN, "original_max_position_embeddings": 64}, "is 32, but the file's own is 64"

@@ -6,14 +6,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import small_config
+from golden import load_golden, write_hf_folder
+from helpers import TOLERANCE, distance, small_config
 from safetensors.numpy import save_file
 
+from tinyinfer import LLM
 from tinyinfer.errors import ModelError
+from tinyinfer.loading import load
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.hf_names import canonical_tensors
-from tinyinfer.loading.mxfp4 import is_mxfp4
+from tinyinfer.loading.mxfp4 import NUMBERS, is_mxfp4
 from tinyinfer.loading.safetensors import read_header
+from tinyinfer.loading.saving import save_model
 from tinyinfer.model.config import MoEConfig
 
 EXPERTS = "model.layers.0.mlp.experts."
@@ -62,8 +66,6 @@ def test_every_number_is_the_one_that_its_bits_say(tmp_path: Path) -> None:
 
 def test_all_sixteen_numbers() -> None:
     """Catches a wrong entry of the table, which random codes at a loose tolerance would hide."""
-    from tinyinfer.loading.mxfp4 import NUMBERS
-
     assert NUMBERS.tolist() == VALUES + [-value for value in VALUES]
     assert np.signbit(NUMBERS[8])
 
@@ -104,7 +106,27 @@ def test_halves_that_do_not_belong_together_are_refused(tmp_path: Path, case: st
     assert named in refusal(tmp_path, {name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
 
+GIVEN = {"quant_method": "mxfp4", "modules_to_not_convert": ["model.layers.*.self_attn", "lm_head"]}
+
+
+def test_a_folder_that_says_so_loads_and_is_no_folder_of_ours(tmp_path: Path) -> None:
+    """Catches the field refused as another tool's, taken for ours, or in the way when the model is quantized anew."""
+    golden = load_golden("gpt_oss")
+    folder = write_hf_folder(golden, tmp_path / "gpt_oss", changes={"quantization_config": GIVEN})
+    assert load(folder).quantization is None
+    llm, tokens = LLM(str(folder), quantize="int8"), golden.tokens.tolist()
+    save_model(tmp_path / "int8", llm.model, load(folder), {"method": "rtn"})
+    assert distance(LLM(str(folder)).logits(tokens), golden.logits) < TOLERANCE
+    np.testing.assert_array_equal(LLM(str(tmp_path / "int8")).logits(tokens), llm.logits(tokens))
+
+
+def test_no_other_family_is_published_so(tmp_path: Path) -> None:
+    """Catches a Llama in 4 bits of which only the floats would be looked at."""
+    with pytest.raises(ModelError, match="the weights are quantized by 'mxfp4'"):
+        load(write_hf_folder("llama", tmp_path, changes={"quantization_config": GIVEN}))
+
+
 def test_whose_quantization_it_is() -> None:
     """Catches another tool's quantization taken for this one, and a field that is no table."""
-    assert is_mxfp4({"quant_method": "mxfp4", "modules_to_not_convert": ["lm_head"]})
+    assert is_mxfp4(GIVEN)
     assert not any(map(is_mxfp4, (None, "mxfp4", {"quant_method": "gptq"}, {})))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -66,12 +67,12 @@ def test_a_model_taken_apart_is_its_checkpoint(name: str, golden_folder: Folder)
         assert_array_equal(array, source.tensors[key].numpy(), err_msg=key)
 
 
-@pytest.mark.parametrize("kind", ["folder", "gguf"])
-@pytest.mark.parametrize("name", FAMILIES)
+FILES = [(name, "folder") for name in FAMILIES] + [(name, "gguf") for name in GGUF_FAMILIES]
+
+
+@pytest.mark.parametrize(("name", "kind"), FILES)
 def test_a_saved_model_is_the_one_in_memory(name: str, kind: str, golden_folder: Folder, tmp_path: Path) -> None:
     """Of every family, from both kinds of files: logits to the last bit, configuration, tokens and template."""
-    if kind == "gguf" and name not in GGUF_FAMILIES:
-        pytest.skip("this family has no GGUF")
     source = golden_folder(name) if kind == "folder" else write_gguf(name, tmp_path / "x.gguf")
     before, after = saved(source, tmp_path / "out", quantize="int4"), LLM(str(tmp_path / "out"))
     tokens = load_golden(name).tokens.tolist()
@@ -82,6 +83,54 @@ def test_a_saved_model_is_the_one_in_memory(name: str, kind: str, golden_folder:
     assert after.chat_prompt([{"role": "user", "content": TEXT}]) == before.chat_prompt(
         [{"role": "user", "content": TEXT}]
     )
+
+
+def same_when_saved(name: str, folder: Path, tmp_path: Path, **switches: Any) -> tuple[LLM, LLM]:
+    """The golden with these switches, before and after it was saved: logits to the last bit."""
+    if EngineConfig(**switches).calibrated:
+        text = tmp_path / "text.txt"
+        text.write_text("The rain in the spring is a thing of the hills. " * 60)
+        switches |= {"calibration": str(text)}
+    before = saved(folder, tmp_path / "out", **switches)
+    after = LLM(str(tmp_path / "out"), dtype=switches.get("dtype", "float32"))
+    tokens = load_golden(name).tokens.tolist()
+    assert_array_equal(after.logits(tokens), before.logits(tokens))
+    assert after.model.nbytes == before.model.nbytes
+    return before, after
+
+
+@pytest.mark.parametrize(
+    "switches", [{"quantize": "w8a8"}, {"quantize": "int3", "quantize_method": "combined"}], ids=str
+)
+@pytest.mark.parametrize("name", ["gemma2", "phi3", "olmo2", "granite", "gpt_neox"])
+def test_other_layers_that_read_a_text_can_be_saved(
+    switches: dict[str, Any], name: str, golden_folder: Folder, tmp_path: Path
+) -> None:
+    """Scales in norms of 1 + w, in biases, in norms of parallel layers, and nowhere where no norm stands before."""
+    same_when_saved(name, golden_folder(name), tmp_path, **switches)
+
+
+@pytest.mark.parametrize("name", ["qwen2_moe", "qwen3_moe_mixed", "gpt_oss"])
+def test_mixtures_of_every_kind_can_be_saved(name: str, golden_folder: Folder, tmp_path: Path) -> None:
+    """Catches a pattern for all layers that dense ones do not fit, experts' biases lost, a router that is rounded."""
+    before, _ = same_when_saved(name, golden_folder(name), tmp_path, quantize="int3", quantize_head="int8")
+    grids = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]["grids"]
+    assert "layers.*.down" in grids
+    assert ("layers.*.shared_down" in grids) == (name == "qwen2_moe")
+    assert not [pattern for pattern in grids if pattern.endswith("router")]
+    assert before.config.experts
+
+
+@pytest.mark.parametrize("bias", ["layers.*.gate.bias", "layers.1.down.bias", "layers.0.sinks"])
+def test_a_bias_of_experts_is_no_matrix(bias: str, golden_folder: Folder, tmp_path: Path) -> None:
+    """Catches biases of X experts, which have two axes, taken for a matrix of codes that nothing would multiply."""
+    saved(golden_folder("gpt_oss"), tmp_path / "out", quantize="int4")
+    path = tmp_path / "out" / "config.json"
+    config = json.loads(path.read_text())
+    config["quantization_config"]["grids"][bias] = {"bits": 4, "group": 32}
+    path.write_text(json.dumps(config))
+    with pytest.raises(ModelError, match=re.escape(f"names '{bias}', which no matrix of this model is called")):
+        load(str(tmp_path / "out"))
 
 
 @pytest.mark.parametrize(
@@ -99,16 +148,8 @@ def test_a_saved_model_is_the_one_in_memory(name: str, kind: str, golden_folder:
 )  # fmt: skip
 def test_every_way_to_quantize_can_be_saved(switches: dict[str, Any], golden_folder: Folder, tmp_path: Path) -> None:
     """Catches a scheme that config.json cannot tell, floats widened on the way, a folded norm saved unfolded."""
-    if EngineConfig(**switches).calibrated:
-        text = tmp_path / "text.txt"
-        text.write_text("The rain in the spring is a thing of the hills. " * 60)
-        switches |= {"calibration": str(text)}
-    before = saved(golden_folder("smollm2"), tmp_path / "out", **switches)
-    after = LLM(str(tmp_path / "out"), dtype=switches.get("dtype", "float32"))
-    tokens = load_golden("smollm2").tokens.tolist()
-    assert_array_equal(after.logits(tokens), before.logits(tokens))
-    assert after.model.nbytes == before.model.nbytes
-    weights = (llm.model.layers[1].mixer.qkv.weight for llm in (before, after))
+    both = same_when_saved("smollm2", golden_folder("smollm2"), tmp_path, **switches)
+    weights = (llm.model.layers[1].mixer.qkv.weight for llm in both)
     assert len({type(weight) for weight in weights}) == 1
 
 

@@ -121,6 +121,23 @@ def test_a_family_with_one_rule_needs_no_name(arch: str, pre: str | None) -> Non
     assert [tokenizer.encode(x) for x in ("1234", " (x", "!\n\n")] == [[16, 17, 18, 19], [260, 87], [257]]
 
 
+@pytest.mark.parametrize(
+    ("arch", "rule"),
+    [("qwen2moe", "qwen2"), ("qwen3moe", "qwen2"), ("gpt2", "gpt-2"), ("gptneox", "olmo"), ("olmoe", "olmo")],
+)
+def test_families_older_than_the_key(arch: str, rule: str) -> None:
+    """Catches llama.cpp's default for GPT-2, Pythia and Qwen1.5-MoE, whose first files name no rule."""
+    with pytest.warns(ModelWarning, match=rf"so {rule}'s rule is used"):
+        assert ids(golden(pre=None, arch=arch)) == IDS[rule]
+
+
+@pytest.mark.parametrize("arch", ["phi3", "granite", "smollm3", "olmo2"])
+def test_a_family_with_several_rules_has_none(arch: str) -> None:
+    """Catches one model's rule taken for those of others, silently."""
+    with pytest.warns(ModelWarning, match="default rule"):
+        golden(pre=None, arch=arch)
+
+
 def test_llama_3_is_known_by_its_vocabulary() -> None:
     """Catches the default rule for the Llama 3 files of April 2024, which have no name of a rule."""
     with pytest.warns(ModelWarning, match=r"so llama-bpe's rule is used"):

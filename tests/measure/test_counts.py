@@ -61,6 +61,18 @@ def test_every_counter_is_as_predicted(c: ModelConfig):
     assert len(decode) == NEW - 1
 
 
+def test_a_sequence_that_crosses_to_the_other_rotations_costs_a_prefill():
+    """Two sets, the second beyond 40 positions: the step that crosses computes all rows again, the others one."""
+    c, first = KINDS["two sets of rotations"], 38
+    ledgers = [trace.ledger for trace in make_engine(c).run([request([5] * first, 6)], watch=True)]
+    crossing = expected_prefill(c, 41)
+    crossing.tokens_recomputed = 40
+    steps = [expected_prefill(c, first), *(expected_decode(c, position) for position in (38, 39, 40, 41, 42))]
+    assert ledgers == [crossing if position == 3 else step for position, step in enumerate(steps)]
+    [long] = make_engine(c).run([request([5] * 45, 1)], watch=True)
+    assert long.ledger == expected_prefill(c, 45)
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @kinds
 def test_the_bytes_are_those_that_are_held(c: ModelConfig, dtype: type):

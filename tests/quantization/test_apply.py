@@ -210,6 +210,12 @@ LOSSY: list[tuple[dict[str, Any], float]] = [
 
 CASES = [(name, *setting) for name in ("smollm2", "gpt2") for setting in LOSSY]
 CASES += [("mixtral", *setting) for setting in LOSSY if not EngineConfig(**setting[0]).calibrated]
+# Layers that are built otherwise: W8A8, and all methods with text in one. (Gemma 2's golden has too many layers for the
+# bound of W8A8, which is that of a few: AWQ in its place.)
+CASES += [(name, *LOSSY[i]) for name in ("phi3", "olmo2", "granite", "gpt_neox") for i in (2, 9)]
+CASES += [("gemma2", *LOSSY[i]) for i in (8, 9)]
+CASES += [(name, *LOSSY[i]) for name in ("qwen2_moe", "qwen3_moe_mixed", "gpt_oss") for i in (0, 6)]
+MIXTURES = ("mixtral", "qwen2_moe", "qwen3_moe_mixed", "gpt_oss")
 
 
 def moved(name: str, golden_folder: Any, **switches: Any) -> float:
@@ -223,9 +229,9 @@ def moved(name: str, golden_folder: Any, **switches: Any) -> float:
 def test_lossy_settings_stay_within_their_bound(name, switches, most, golden_folder):
     """DESIGN's parity for what is lossy. Also above float's rounding: a setting that changes nothing is not on.
 
-    Mixtral may go twice as far: a row that was close to another expert gets that one.
+    A mixture may go twice as far: a row that was close to another expert gets that one.
     """
-    assert 1e-4 < moved(name, golden_folder, **switches) < (min(1.2, 2 * most) if name == "mixtral" else most)
+    assert 1e-4 < moved(name, golden_folder, **switches) < (min(1.2, 2 * most) if name in MIXTURES else most)
 
 
 def test_fewer_bits_move_the_logits_further(golden_folder):
@@ -407,15 +413,16 @@ def test_text_that_is_missing_or_too_short_is_refused_before_the_weights_are_rea
         LLM(str(golden_folder("llama")), calibration=str(tmp_path / "missing"), **asked)
 
 
-def test_experts_are_refused_by_methods_with_text_before_the_weights_are_read(golden_folder):
-    """Catches a refusal after minutes of loading."""
+@pytest.mark.parametrize("name", MIXTURES)
+def test_experts_are_refused_by_methods_with_text_before_the_weights_are_read(name, golden_folder):
+    """Catches a refusal after minutes of loading, and a model whose first layers are dense taken for a dense one."""
 
     def loaded(done: int, of: int) -> None:
         raise AssertionError("a layer was loaded")
 
     for switches in ({"quantize": "int4", "quantize_method": "awq"}, {"quantize": "w8a8"}):
         with pytest.raises(ValueError, match="a mixture of experts cannot be calibrated"):
-            LLM(str(golden_folder("mixtral")), on_load=loaded, **switches)
+            LLM(str(golden_folder(name)), on_load=loaded, **switches)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from helpers import ROUNDING, checkpoint_of, distance, forward, make_engine, ran
 
 from tinyinfer.backends.packed import W8A8
 from tinyinfer.errors import ModelError
-from tinyinfer.model.config import MoEConfig
+from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.model.weights import W8A8_SCHEME, Dense, Linear, QuantScheme
 from tinyinfer.quantization.calibration import (
     DEFAULT_CHARACTERS,
@@ -127,10 +127,11 @@ def test_the_sample_is_taken_from_the_whole_text():
     assert len(Inputs.of(x[:7]).sample) == 7
 
 
+@pytest.mark.parametrize("parallel", [True, False])
 @pytest.mark.parametrize("gated", [True, False])
-def test_every_linear_layer_is_seen_once_in_order(gated):
+def test_every_linear_layer_is_seen_once_in_order(gated, parallel):
     """A layer forgotten stays in float; the head stays what it is."""
-    engine, seen, done = make_engine(small_config(gated=gated)), [], []
+    engine, seen, done = make_engine(small_config(gated=gated, parallel=parallel)), [], []
 
     def convert(name, linear, inputs):
         seen.append(name)
@@ -172,6 +173,23 @@ def test_windows_do_not_see_one_another(changes):
         assert distance(together, sum(alone)) <= ROUNDING
 
 
+def test_a_window_beyond_longropes_boundary_is_turned_as_a_text_of_its_length():
+    """Catches weights that are fitted to the rotations of short texts, all of them at positions of a long one."""
+    short, long = (1.0, 1.5, 2.0), (1.0, 4.0, 16.0)
+    both = RopeConfig(scaling="longrope", divisors=short, long_divisors=long, original_max_position=11)
+    seen: dict[str, np.ndarray] = {}
+    for kind, rope in (("short", RopeConfig(divisors=short)), ("long", RopeConfig(divisors=long)), ("both", both)):
+        engine = make_engine(small_config(rope=(rope, rope)))
+
+        def convert(name, linear, inputs, kind=kind):
+            seen[kind] = inputs.hessian
+            return linear, None
+
+        calibrate(engine.model, WINDOWS, engine.ops, convert)  # of 12 tokens each
+    np.testing.assert_array_equal(seen["both"], seen["long"])
+    assert distance(seen["both"], seen["short"]) > 1e-3
+
+
 def test_inputs_come_from_the_quantized_layers_before():
     """GPTQ's order: fitted to the float model's activations, layers would not make up for one another's errors.
 
@@ -196,7 +214,14 @@ def test_inputs_come_from_the_quantized_layers_before():
     assert distance(first["layers.1.qkv"], second["layers.1.qkv"]) > 0.1, "the test's rounding must be felt"
 
 
-@pytest.mark.parametrize("changes", [{}, {"norm": "layer", "gated": False}, {"num_kv_heads": 4}], ids=str)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {}, {"norm": "layer", "gated": False}, {"num_kv_heads": 4}, {"parallel": True, "mlp_bias": True},
+        {"sinks": True, "score_cap": 0.7}, {"residual_scale": 0.4, "post_norms": True},
+    ],
+    ids=str,
+)  # fmt: skip
 def test_scales_are_divided_while_it_runs_and_folded_afterwards(changes):
     """A layer that expects x / s gets it at once, and the finished model gets it from norms and rows."""
     engine, rng = make_engine(small_config(**changes)), np.random.default_rng(1)

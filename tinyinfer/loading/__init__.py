@@ -24,7 +24,10 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer
     hf_growth.py       how much longer the steps of a tokenizer.json make a text
     hf_tokens.py       the special tokens that only the files beside tokenizer.json name
-    gguf_model.py      a GGUF file: its metadata to a ModelConfig, its tensors to canonical names
+    gguf_model.py      a GGUF file: its metadata to a ModelConfig
+    gguf_families.py   what a GGUF file does not say about its architecture, as a table
+    gguf_rope.py       the rotation of each layer of a GGUF file
+    gguf_names.py      its tensors to canonical names; fused ones cut, rows of heads in order
     gguf.py            the GGUF format: metadata, and rows of quantized tensors on demand
     gguf_parts.py      a GGUF model in several files
     gguf_blocks.py     GGUF's simple block types as codes, scales and minimums

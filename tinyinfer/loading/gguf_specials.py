@@ -16,8 +16,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from tokenizers import AddedToken
+    from tokenizers import Tokenizer as Backend
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)  # tokenizer.ggml.token_type
 
@@ -37,6 +42,7 @@ CONTROL_NAME = re.compile(
     r"|</?[A-Z_]+>|\[/?[A-Z_]+\]|\[@BOS@\]"
 )
 BYTE_NAME = re.compile("<0x[0-9A-F]{2}>")
+KEEP_SPACES = ("<unk>", "<s>", "<|endoftext|>")  # Phi-3's tokens that do not take the space behind them
 
 
 def suspects(tokens: list[str], types: np.ndarray, byte_level: bool) -> dict[str, int]:
@@ -70,3 +76,22 @@ def end_tokens(tokens: list[str], types: np.ndarray, named: Mapping[str, int]) -
     if found.keys() & {"<|call|>", "<|calls|>"} and found.keys() & {"<|return|>", "<|flush|>"}:
         found.pop("<|end|>", None)  # there it ends a message, of which an answer has several (gpt-oss, Solar Open)
     return tuple(dict.fromkeys([*named.values(), *found.values()]))
+
+
+def add_tokens(backend: Backend, tokens: list[str], types: np.ndarray, strips: bool) -> None:
+    """Marks the tokens that are found in a text before it is split; of these, special tokens decode to no text.
+
+    strips: with spaces and line ends that follow them, as Phi-3's tokenizer does.
+    """
+    from tokenizers import AddedToken
+
+    def added(kinds: tuple[int, ...], special: bool) -> list[AddedToken]:
+        texts = [tokens[i] for i in np.flatnonzero(np.isin(types, kinds))]
+        ends = [strips and text not in KEEP_SPACES for text in texts]
+        return [
+            AddedToken(text, special=special, normalized=False, rstrip=end)
+            for text, end in zip(texts, ends, strict=True)
+        ]
+
+    backend.add_special_tokens(added((CONTROL, UNKNOWN), True))
+    backend.add_tokens(added((USER_DEFINED,), False))

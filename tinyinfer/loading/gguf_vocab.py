@@ -67,7 +67,7 @@ def read_vocabulary(fields: Mapping[str, Any], path: str, size: int = 0) -> Voca
         backend, rule = _sentencepiece(metadata, vocab, types, unknown), SplitRule(add_bos=True)
     else:
         backend, rule = _byte_level(metadata, vocab)
-    _add_tokens(backend, tokens, types)
+    gguf_specials.add_tokens(backend, tokens, types, metadata.strips_spaces)
     return Vocabulary(
         backend,
         special_tokens=metadata.named(tokens, bos, eos),
@@ -156,16 +156,6 @@ def _sentencepiece(metadata: _Metadata, vocab: dict[str, int], types: np.ndarray
     return backend
 
 
-def _add_tokens(backend: Backend, tokens: list[str], types: np.ndarray) -> None:
-    """Marks the tokens that are found in a text before it is split; of these, special tokens decode to no text."""
-    from tokenizers import AddedToken
-
-    special = np.flatnonzero((types == CONTROL) | (types == UNKNOWN))
-    plain = np.flatnonzero(types == USER_DEFINED)
-    backend.add_special_tokens([AddedToken(tokens[i], special=True, normalized=False) for i in special])
-    backend.add_tokens([AddedToken(tokens[i], special=False, normalized=False) for i in plain])
-
-
 class _Metadata:
     """The `tokenizer.ggml.` keys of a file; every method raises ModelError for a key that is missing or wrong."""
 
@@ -191,6 +181,11 @@ class _Metadata:
         if value not in ("gpt2", "llama"):
             raise self.error("model", f"is {show(value)}; supported are gpt2, llama")
         return value == "llama"
+
+    @property
+    def strips_spaces(self) -> bool:
+        """Whether a special token takes the space behind it; llama.cpp looks for Phi-3 in the model's name."""
+        return self.sentencepiece and self.fields.get("general.architecture") == "phi3"
 
     def flag(self, key: str, default: bool) -> bool:
         return self.get(key, (bool, np.bool_), default)

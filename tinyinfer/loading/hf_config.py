@@ -17,7 +17,6 @@ from tinyinfer.loading.hf_fields import HARMLESS, NEUTRAL, foreign
 from tinyinfer.loading.hf_nested import is_nested, text_fields
 from tinyinfer.loading.hf_rope import RopeFields
 from tinyinfer.loading.json_fields import Fields, read_json
-from tinyinfer.loading.mxfp4 import is_mxfp4
 from tinyinfer.loading.strangers import QUANTIZATIONS, quantized_by
 from tinyinfer.model.config import ModelConfig, MoEConfig
 from tinyinfer.units import show
@@ -60,8 +59,7 @@ def _family(f: Fields) -> Family:
         f.refuse("architectures", f"is {show(classes)}, but only {known[0]} is supported; use a model of that kind")
     for name in QUANTIZATIONS:
         quantization = f.get(name)
-        published = model_type == "gpt_oss" and is_mxfp4(quantization)
-        if quantization is not None and not is_ours(quantization) and not published:
+        if quantization is not None and not is_ours(quantization) and not FAMILIES[model_type].reads(quantization):
             f.refuse(name, f"says that the weights are quantized by {quantized_by(quantization)}")
     return FAMILIES[model_type]
 

@@ -17,6 +17,7 @@ import numpy as np
 from tinyinfer.loading import hf_layers
 from tinyinfer.loading.hf_layers import WindowRule
 from tinyinfer.loading.json_fields import Fields
+from tinyinfer.loading.mxfp4 import is_mxfp4
 from tinyinfer.model.config import ModelConfig
 
 
@@ -54,6 +55,7 @@ class Family:
     experts: tuple[int, int, bool | None] = (0, 0, None)  # how many, per token, renormalize (None: a field says)
     dense: Callable[[Fields, int], tuple[int, ...]] = hf_layers.no_dense  # the layers without experts
     shared_size: str | None = None  # the field that holds F of the shared expert; None: there is none
+    reads: Callable[[object], bool] = lambda quantization: False  # whether it is the one in which it was published
     # Fields that only this family has, and the only values of them that are supported
     fixed: dict[str, tuple[object, ...]] = field(default_factory=dict)
     own: Callable[[Fields, ModelConfig], dict[str, Any]] = lambda f, c: {}  # ModelConfig's other fields
@@ -188,7 +190,7 @@ FAMILIES = {
     "gpt_oss": Family(
         "gpt_oss", ("GptOssForCausalLM", "GptOssModel"), kv_heads=8, head_dim=64, norm_eps=1e-5, bias=True, theta=1.5e5,
         rope=_GPT_OSS_ROPE, windows=hf_layers.windows_but_every(2), window=128, expert_size="intermediate_size",
-        experts=(128, 4, True), fixed={"swiglu_alpha": (1.702,), "swiglu_limit": (7.0,)}, own=_gpt_oss,
+        experts=(128, 4, True), reads=is_mxfp4, fixed={"swiglu_alpha": (1.702,), "swiglu_limit": (7.0,)}, own=_gpt_oss,
     ),
 }  # fmt: skip
 _SIZE_FIELDS = (

@@ -26,7 +26,7 @@ _ORIGIN = """
 """
 _TRAINING = """
     attention_dropout attn_pdrop classifier_dropout embd_pdrop gradient_checkpointing hidden_dropout ignore_index
-    initializer_range output_router_logits resid_pdrop router_aux_loss_coef router_jitter_noise
+    initializer_range num_steps output_router_logits resid_pdrop router_aux_loss_coef router_jitter_noise
 """
 _RUNNING = """
     _attn_implementation _attn_implementation_autoset _experts_implementation _flash_attn_2_enabled attn_implementation

@@ -120,9 +120,9 @@ class _Table:
     original: int | None
     max_position: int
 
-    def original_max(self, least: int = 1) -> int:
+    def original_max(self) -> int:
         """How long the texts were before the rotation was stretched; the model's own length where nothing says it."""
-        inside = self.r.size(ORIGINAL, self.original or self.max_position, least)
+        inside = self.r.size(ORIGINAL, self.original or self.max_position)
         if self.original is None:
             return inside
         if inside not in (self.original, self.max_position):  # the model's own length transformers 5 writes unasked
@@ -195,7 +195,9 @@ def _yarn(t: _Table) -> dict[str, Any]:
 
 def _longrope(t: _Table) -> dict[str, Any]:
     """Ding et al. 2024, LongRoPE: a divisor for each frequency, one list for short sequences and one for long ones."""
-    original = t.original_max(least=2)  # its logarithm is divided by
+    original = t.original_max()
+    if original == 1:
+        t.r.refuse(ORIGINAL, "is 1, but longrope divides by its logarithm; correct it")
     factor = max(1.0, t.implied_factor(original))
     amplitude = t.amplitude(math.sqrt(1 + math.log(factor) / math.log(original)))
     lists = {"divisors": t.per_pair("short_factor"), "long_divisors": t.per_pair("long_factor")}

@@ -1,60 +1,110 @@
 """ModelConfig -> config.json, for a folder that is made of a GGUF file: the inverse of hf_config.py.
 
-The families are those that gguf_model.py reads. A folder that is made of another folder gets a copy of its config.json,
-which says more than a ModelConfig keeps.
+The families are those that gguf_families.py has. A folder that is made of another folder gets a copy of its
+config.json, which says more than a ModelConfig keeps. What a config.json cannot say is found when the folder is read
+back (saving.py), and refused.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from tinyinfer.model.config import ModelConfig, RopeConfig
 
 CLASSES = {
     "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "mixtral": "MixtralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM", "gemma3_text": "Gemma3ForCausalLM",
+    "qwen2": "Qwen2ForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3": "Qwen3ForCausalLM",
+    "qwen3_moe": "Qwen3MoeForCausalLM", "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM",
+    "smollm3": "SmolLM3ForCausalLM", "granite": "GraniteForCausalLM", "phi3": "Phi3ForCausalLM",
+    "olmo2": "Olmo2ForCausalLM", "olmo3": "Olmo3ForCausalLM", "olmoe": "OlmoeForCausalLM",
+    "gpt_neox": "GPTNeoXForCausalLM", "gpt2": "GPT2LMHeadModel", "gpt_oss": "GptOssForCausalLM",
 }  # fmt: skip
+WINDOWED = {"llama": "mistral", "olmo2": "olmo3"}  # a GGUF's name -> the model_type of those with windows
+ASKED_BIAS = ("llama", "qwen3", "qwen3_moe", "smollm3", "granite", "olmo2", "olmo3", "olmoe", "gpt_oss")
+BY_LAYER = ("gemma2", "gemma3_text", "olmo3", "gpt_oss")  # whose layers with a window are listed
 
 
 def config_fields(c: ModelConfig) -> dict[str, Any]:
     """The fields of config.json that describe a model, in the dialect of transformers 5."""
     kind = {"gemma3": "gemma3_text"}.get(c.architecture, c.architecture)
-    if kind == "llama" and any(c.windows):
-        kind = "mistral"
+    if any(c.windows):
+        kind = WINDOWED.get(kind, kind)
     fields: dict[str, Any] = {
         "architectures": [CLASSES[kind]],
         "model_type": kind,
         "vocab_size": c.vocab_size,
+        "tie_word_embeddings": c.tied_head,
+        "eos_token_id": list(c.eos_token_ids),
+    }
+    return fields | (_gpt2(c) if kind == "gpt2" else _decoder(kind, c) | _of_family(kind, c))
+
+
+def _gpt2(c: ModelConfig) -> dict[str, Any]:
+    """GPT-2's fields, which have other names."""
+    return {
+        "n_embd": c.hidden_size,
+        "n_layer": c.num_layers,
+        "n_head": c.num_heads,
+        "n_positions": c.max_position,
+        "n_inner": c.intermediate_size,
+        "layer_norm_epsilon": c.norm_eps,
+        "activation_function": "gelu_new",
+    }
+
+
+def _decoder(kind: str, c: ModelConfig) -> dict[str, Any]:
+    """The fields of every family but GPT-2."""
+    fields: dict[str, Any] = {
         "hidden_size": c.hidden_size,
-        "intermediate_size": c.experts.expert_size if c.experts else c.intermediate_size,
+        "intermediate_size": c.intermediate_size,
         "num_hidden_layers": c.num_layers,
         "num_attention_heads": c.num_heads,
         "num_key_value_heads": c.num_kv_heads,
         "head_dim": c.head_dim,
         "max_position_embeddings": c.max_position,
-        "rms_norm_eps": c.norm_eps,
-        "tie_word_embeddings": c.tied_head,
-        "eos_token_id": list(c.eos_token_ids),
-        "rope_parameters": _rope_parameters(c),
+        "layer_norm_eps" if c.norm == "layer" else "rms_norm_eps": c.norm_eps,
+        "rope_parameters": _rope_parameters(kind, c),
     }
-    return fields | _of_family(kind, c)
+    if c.experts:
+        fields |= {"num_local_experts": c.experts.num_experts, "num_experts_per_tok": c.experts.experts_per_token}
+    if kind in ASKED_BIAS:
+        fields["attention_bias"] = c.qkv_bias
+    if kind in BY_LAYER:
+        fields["layer_types"] = ["sliding_attention" if local else "full_attention" for local in c.windows]
+    if kind in (*BY_LAYER, "mistral", "mixtral", "phi3"):  # a list of layers without windows needs one, too
+        absent = 1 if kind in BY_LAYER else None
+        fields["sliding_window"] = next((window for window in c.windows if window), absent)
+    return fields
 
 
 def _of_family(kind: str, c: ModelConfig) -> dict[str, Any]:
     """The fields that only the config.json of this family has."""
-    window = next((window for window in c.windows if window), None)
-    if kind == "llama":
-        return {"attention_bias": c.qkv_bias, "mlp_bias": c.mlp_bias}
-    if kind == "gemma3_text":
-        layers = ["sliding_attention" if local else "full_attention" for local in c.windows]
+    if kind in ("llama", "smollm3"):
+        fields: dict[str, Any] = {"mlp_bias": c.mlp_bias}
+        return fields | ({"no_rope_layers": [int(rope is not None) for rope in c.rope]} if kind == "smollm3" else {})
+    if kind in ("gemma2", "gemma3_text"):
+        caps = {"final_logit_softcapping": c.logit_cap} | (
+            {"attn_logit_softcapping": c.score_cap} if kind == "gemma2" else {}
+        )
         scalar = {"query_pre_attn_scalar": _whole(c.attention_scale**-2)}
-        return scalar | {"hidden_activation": "gelu_pytorch_tanh", "layer_types": layers, "sliding_window": window or 1}
+        return scalar | caps | {"hidden_activation": "gelu_pytorch_tanh"}
+    if kind == "granite":
+        scales = {"embedding_multiplier": c.embedding_scale, "residual_multiplier": c.residual_scale}
+        scales |= {"attention_multiplier": c.attention_scale, "logits_scaling": 1 / c.logit_scale}
+        return scales | {"mlp_bias": c.mlp_bias}
+    if kind == "phi3" and (rope := c.rope[0]) and rope.long_divisors:
+        return {"original_max_position_embeddings": rope.original_max_position}
+    if kind == "gpt_neox":
+        return {"hidden_act": "gelu", "use_parallel_residual": c.parallel}
+    if kind in ("qwen2_moe", "qwen3_moe") and c.experts:
+        shared = {"shared_expert_intermediate_size": c.experts.shared_size, "qkv_bias": c.qkv_bias}
+        fields = {"moe_intermediate_size": c.experts.expert_size, "norm_topk_prob": c.experts.renormalize}
+        fields |= {"mlp_only_layers": list(c.experts.dense_layers), "use_sliding_window": False}
+        return fields | (shared if kind == "qwen2_moe" else {})
     if kind in ("qwen2", "qwen3"):
-        return {"use_sliding_window": False} | ({"attention_bias": c.qkv_bias} if kind == "qwen3" else {})
-    if c.experts is None:
-        return {"sliding_window": window}
-    each = {"num_local_experts": c.experts.num_experts, "num_experts_per_tok": c.experts.experts_per_token}
-    return {"sliding_window": window} | each
+        return {"use_sliding_window": False}
+    return {"norm_topk_prob": False} if kind == "olmoe" else {}
 
 
 def _whole(x: float) -> float:
@@ -62,20 +112,34 @@ def _whole(x: float) -> float:
     return round(x) if abs(x - round(x)) < 1e-4 * x else x
 
 
-def _rope_parameters(c: ModelConfig) -> dict[str, Any]:
-    """The settings of the rotation; Gemma has one table for its layers with a window and one for the others."""
-    if c.architecture != "gemma3":
-        return _rope(c.rope[0])
-    local = next((rope for rope, window in zip(c.rope, c.windows, strict=True) if window), c.rope[0])
-    whole = next((rope for rope, window in zip(c.rope, c.windows, strict=True) if not window), c.rope[0])
-    return {"full_attention": _rope(whole), "sliding_attention": _rope(local)}
+def _rope_parameters(kind: str, c: ModelConfig) -> dict[str, Any]:
+    """The settings of the rotation; some families have one table for layers with a window and one for the others."""
+    turned = [(rope, window) for rope, window in zip(c.rope, c.windows, strict=True) if rope]
+    first = turned[0][0]
+    if kind not in ("gemma3_text", "olmo3"):
+        return _rope(first, c)
+    local = next((rope for rope, window in turned if window), first)
+    whole = next((rope for rope, window in turned if not window), first)
+    return {"full_attention": _rope(whole, c), "sliding_attention": _rope(local, c)}
 
 
-def _rope(rope: RopeConfig | None) -> dict[str, Any]:
+def _rope(rope: RopeConfig, c: ModelConfig) -> dict[str, Any]:
     """One rotation. rope_type "divisors" is known to tinyinfer only: the divisors of the frequencies of a GGUF file."""
-    assert rope is not None
+    fields: dict[str, Any] = {"rope_type": rope.scaling, "rope_theta": rope.theta}
+    if rope.size is not None or c.architecture == "gpt_neox":  # where a config.json that says nothing means a quarter
+        size = rope.size or c.head_dim
+        share = size / c.head_dim
+        fields["partial_rotary_factor"] = share if int(c.head_dim * share) == size else math.nextafter(share, 1)
+    if rope.scaling == "longrope" and rope.divisors and rope.long_divisors:
+        fields |= {"short_factor": list(rope.divisors), "long_factor": list(rope.long_divisors)}
+        return fields | {
+            "attention_factor": rope.amplitude,
+            "original_max_position_embeddings": rope.original_max_position,
+        }
+    if rope.scaling == "yarn":
+        fields |= {"factor": rope.factor, "attention_factor": rope.amplitude, "truncate": rope.truncate}
+        fields |= {"beta_fast": rope.beta_fast, "beta_slow": rope.beta_slow}
+        return fields | {"original_max_position_embeddings": rope.original_max_position}
     if rope.divisors is not None:
-        return {"rope_type": "divisors", "rope_theta": rope.theta, "divisors": list(rope.divisors)}
-    if rope.scaling == "linear":
-        return {"rope_type": "linear", "rope_theta": rope.theta, "factor": rope.factor}
-    return {"rope_type": "default", "rope_theta": rope.theta}
+        return fields | {"rope_type": "divisors", "divisors": list(rope.divisors)}
+    return fields | ({"factor": rope.factor} if rope.scaling == "linear" else {"rope_type": "default"})

@@ -43,9 +43,9 @@ class Packed(Stored):
 
     def rows(self, start: int, stop: int) -> np.ndarray:
         blocks, scales = self.blocks.raw(start, stop), self.scales.raw(start, stop)
-        codes = np.stack([blocks & 15, blocks >> 4], axis=-1).reshape(*scales.shape, GROUP)  # (X, N, G, 32)
-        with np.errstate(over="ignore"):  # to infinity, which LazyTensor refuses
-            numbers = np.ldexp(NUMBERS[codes], scales[..., None].astype(np.int32) - 127)  # (X, N, G, 32)
+        numbers = NUMBERS[np.stack([blocks & 15, blocks >> 4], axis=-1)].reshape(*scales.shape, GROUP)  # (X, N, G, 32)
+        with np.errstate(over="ignore", invalid="ignore"):  # to infinity or NaN, which LazyTensor refuses
+            numbers *= np.ldexp(np.float32(1), scales[..., None].astype(np.int32) - 127)  # exact: a power of two
         return numbers.reshape(*scales.shape[:2], -1).swapaxes(1, 2)
 
 

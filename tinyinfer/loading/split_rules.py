@@ -76,10 +76,11 @@ DEEPSEEK_3 = "|".join(
 RULES = (
     (MISSING, SplitRule((r"[\p{P}$+<=>^~|]+", GPT2, r"\p{N}+", "[0-9][0-9][0-9]"))),
     (
-        "gpt-2 phi-2 gigachat a.x-4.0 mellum mpt olmo jais trillion exaone4 granite-docling modern-bert "
+        "gpt-2 phi-2 gigachat a.x-4.0 mellum mpt jais trillion exaone4 granite-docling modern-bert "
         "jina-es jina-de jina-v1-en jina-v2-es jina-v2-de jina-v2-code roberta-bpe",
         SplitRule((GPT2,)),
     ),
+    ("olmo", SplitRule((GPT2,), nfc=True)),  # with GPT-NeoX, of whose vocabulary OLMo's and OLMoE's are extensions
     ("smollm starcoder refact command-r codeshell exaone minerva-7b mellum2", SplitRule((DIGIT, GPT2))),
     (
         "llama-bpe llama3 llama-v3 falcon3 falcon-h1 pixtral midm-2.0 lfm2 jina-v5-nano",
@@ -101,6 +102,10 @@ RULES = (
     ("viking", SplitRule((r" ?[^(\s|.,!?…。，、।۔،)]+", DIGIT))),
 )
 SPLIT_RULES = {name: rule for names, rule in RULES for name in names.split()}
+FAMILY_RULES = {  # of architectures whose models all have one
+    "qwen2": "qwen2", "qwen2moe": "qwen2", "qwen3": "qwen2", "qwen3moe": "qwen2", "gpt2": "gpt-2", "gptneox": "olmo",
+    "olmoe": "olmo", "gpt-oss": "gpt-4o",
+}  # fmt: skip
 
 
 def split_words(backend: Backend, rule: SplitRule) -> None:
@@ -120,6 +125,6 @@ def family_rule(architecture: object, tokens: Container[str]) -> str | None:
 
     tokens: of the vocabulary. Of the models whose architecture is called llama, this token tells Llama 3.
     """
-    if architecture in ("qwen2", "qwen3"):
-        return "qwen2"
-    return "llama-bpe" if architecture == "llama" and "<|begin_of_text|>" in tokens else None
+    if architecture == "llama":
+        return "llama-bpe" if "<|begin_of_text|>" in tokens else None
+    return FAMILY_RULES.get(architecture) if isinstance(architecture, str) else None

@@ -9,6 +9,7 @@ import numpy as np
 
 from tinyinfer.course.assignments.transformer_operations import test_transformer_operations as public
 from tinyinfer.course.compare import same_array
+from tinyinfer.model.heads import Heads, NoCap, NoSinks, SoftCap
 from tinyinfer.model.weights import RMSNorm
 
 
@@ -86,28 +87,51 @@ def test_attention_of_other_heads(student: Any, part: Any, rng: Any) -> None:
         public.check_attention(student, rng, rows=9, heads=(4, 2), size=6, first=30, start=21, window=10)
 
 
+def test_caps_and_sinks_of_other_heads(student: Any, part: Any, rng: Any) -> None:
+    """Catches caps and sinks that only suit two query heads a key head, a whole prompt, or scores of usual size."""
+    with part("a key head for each query head, and one for all"):
+        for heads in ((3, 3), (5, 1)):
+            public.check_attention(student, rng, rows=4, heads=heads, size=7, spread=2.0, cap=SoftCap(1.0),
+                                   sinks=public.sinks_of(rng, *heads))  # fmt: skip
+    with part("a window, whose first keys are left out"):
+        public.check_attention(student, rng, rows=5, heads=(6, 2), size=6, first=12, start=8, window=5, spread=2.0,
+                               cap=SoftCap(2.0), sinks=public.sinks_of(rng, 6, 2))  # fmt: skip
+    with part("scores in the hundreds below a cap of 50"):
+        public.check_attention(student, rng, rows=6, heads=(4, 2), size=8, first=3, spread=15.0, cap=SoftCap(50.0))
+    with part("sinks far above and far below the scores"):
+        public.check_attention(student, rng, rows=4, heads=(8, 2), size=6, first=3,
+                               sinks=public.sinks_of(rng, 8, 2, spread=10.0))  # fmt: skip
+
+
 def test_large_scores(student: Any, part: Any, rng: Any) -> None:
     """Catches an exponential that overflows, and a mask that adds a large number instead of -inf."""
     with part("scores in the hundreds"):
         public.check_attention(student, rng, rows=6, heads=(4, 2), size=8, first=5, spread=15.0)
     with part("keys that no query sees hold anything"):
-        rows, size, scale = 4, 6, 6**-0.5
+        rows, size = 4, 6
+        heads = Heads(2, 2, size, size**-0.5, None)
         q, k, v = (public.random(rng, n, 2, size) for n in (rows, rows + 3, rows + 3))
-        right = public.attend(q, k[:rows], v[:rows], public.mask(rows, rows, 0, 0, None), scale).astype(np.float32)
-        atol = public.attention_error(q, k[:rows], v[:rows], scale)
+        right = public.attend(q, k[:rows], v[:rows], public.mask(rows, rows, 0, 0, None), heads).astype(np.float32)
+        atol = public.attention_error(q, k[:rows], v[:rows], heads)
         k[rows:], v[rows:] = 1e20 * np.sign(q[-1]), 1e20
         hint = "the future came through: where the mask is False the score is -inf, not a score minus a large number"
-        found = student.full_attention(q, k, v, 0, 0, scale, None, np)
+        found = student.full_attention(q, k, v, 0, 0, heads, np)
         same_array(found, right, "attention beside keys of 1e20", atol=atol, axes=("row", "head"),
                    usual=[(found, hint)])  # fmt: skip
 
 
-def test_a_windowed_model(student: Any, rng: Any) -> None:
-    """Catches windows and positions that only suit one layer, or a prompt in one piece."""
+def test_a_model_whose_layers_differ(student: Any, rng: Any) -> None:
+    """Catches windows, caps and sinks that only suit one layer, or a prompt in one piece."""
     llm = public.tiny_model()
+    first, last = llm.model.layers
+    heads = first.mixer.heads
+    settings: tuple[dict[str, Any], ...] = (
+        {"window": 4, "cap": SoftCap(0.5), "sinks": NoSinks()},
+        {"window": None, "cap": NoCap(), "sinks": public.sinks_of(rng, heads.queries, heads.keys)},
+    )
     layers = [
-        replace(layer, mixer=replace(layer.mixer, heads=replace(layer.mixer.heads, window=window)))
-        for layer, window in zip(llm.model.layers, (4, None), strict=True)
+        replace(layer, mixer=replace(layer.mixer, heads=replace(heads, **setting)))
+        for layer, setting in zip((first, last), settings, strict=True)
     ]
     model = replace(llm.model, layers=tuple(layers))
     tokens = rng.integers(3, llm.config.vocab_size, 20).tolist()

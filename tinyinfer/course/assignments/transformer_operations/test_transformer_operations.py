@@ -8,6 +8,7 @@ usual mistakes are formulas, too: their results are computed and named where the
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from tinyinfer.course.compare import Failure, at_least, same_array, same_value
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_cache
 from tinyinfer.lessons.models import Models
-from tinyinfer.model.heads import Heads
+from tinyinfer.model.heads import Heads, NoCap, NoSinks, Sinks, SoftCap
 from tinyinfer.model.transformer import transformer
 from tinyinfer.model.weights import RMSNorm, Rotation
 from tinyinfer.sequence import Batch, Span
@@ -103,6 +104,19 @@ def test_attention(student: Any, part: Any, rng: Any) -> None:
         check_attention(student, rng, rows=5, heads=(4, 2), size=6, first=7, start=5, window=3)
 
 
+def test_caps_and_sinks(student: Any, part: Any, rng: Any) -> None:
+    """Catches a cap after the mask or before the scale, a sink that is missing from the sum, or from the maximum."""
+    with part("a cap"):
+        check_attention(student, rng, rows=6, heads=(4, 2), size=8, spread=2.0, cap=SoftCap(1.5))
+    with part("sinks"):
+        check_attention(student, rng, rows=5, heads=(4, 2), size=6, first=2, sinks=sinks_of(rng, 4, 2))
+    with part("a cap and sinks behind a cached prefix"):
+        check_attention(student, rng, rows=3, heads=(6, 2), size=4, first=8, spread=2.0, cap=SoftCap(2.0),
+                        sinks=sinks_of(rng, 6, 2))  # fmt: skip
+    with part("a sink, and keys that score -inf"):
+        check_endless_scores(student, rng)
+
+
 def test_silu(student: Any, part: Any, rng: Any) -> None:
     """Catches a sigmoid that is not multiplied by x, and exponentials that overflow to NaN."""
     ops = student.ReferenceOps()
@@ -130,14 +144,16 @@ def test_inputs_stay_as_they_are(student: Any, part: Any, rng: Any) -> None:
         _, after = student.after(ops.rms_norm, x, RMSNorm(random(rng, 16), 1e-5))
         untouched(after[0], x, "x after rms_norm")
     with part("rope"):
-        heads, turn = x.reshape(4, 2, 8), turns(np.arange(4), np.zeros(4, np.int64), rotation_of(rng, 8))
-        _, after = student.after(ops.rope, heads, tuple(table.astype(np.float32) for table in turn))
-        untouched(after[0], heads, "x after rope")
+        given, turn = x.reshape(4, 2, 8), turns(np.arange(4), np.zeros(4, np.int64), rotation_of(rng, 8))
+        _, after = student.after(ops.rope, given, tuple(table.astype(np.float32) for table in turn))
+        untouched(after[0], given, "x after rope")
     with part("full_attention"):
         arrays = random(rng, 4, 2, 8), random(rng, 4, 1, 8), random(rng, 4, 1, 8)
-        _, after = student.after("full_attention", *arrays, 0, 0, 0.5, None, np)
+        heads = Heads(2, 1, 8, 0.5, None, sinks=sinks_of(rng, 2, 1))
+        _, after = student.after("full_attention", *arrays, 0, 0, heads, np)
         for name, array, given in zip("qkv", after, arrays, strict=False):
             untouched(array, given, f"{name} after full_attention")
+        untouched(after[5].sinks.scores, heads.sinks.scores, "the sinks after full_attention")
 
 
 def test_a_model_of_these_operations(student: Any, rng: Any) -> None:
@@ -290,72 +306,141 @@ def mistaken_masks(rows: int, keys: int, first: int, start: int, window: int | N
         yield mask(rows, keys, first, start, window) | future, "a query sees the future: a window has two ends"
 
 
-def attend(q, k, v, seen, scale: float, shared=None):
-    """softmax(scale · q kᵀ) v over the seen keys, head by head in float64. shared: a query head's key head."""
-    group = q.shape[1] // k.shape[1]
-    out = np.zeros(q.shape)
-    for h in range(q.shape[1]):
-        head = h // group if shared is None else shared(h)
-        s = np.where(seen, scale * q[:, h].astype(np.float64) @ k[:, head].astype(np.float64).T, -np.inf)
-        p = np.exp(s - s.max(axis=1, keepdims=True))
-        out[:, h] = p / p.sum(axis=1, keepdims=True) @ v[:, head].astype(np.float64)
-    return out
-
-
 def check_attention(
     student, rng, rows: int, heads: tuple[int, int], size: int, first: int = 0, start: int = 0,
-    window: int | None = None, spread: float = 1.0,
+    window: int | None = None, spread: float = 1.0, **settings: Any,
 ) -> None:  # fmt: skip
-    """full_attention of random queries, keys and values against the formula. spread: of queries and keys."""
+    """full_attention of random queries, keys and values against the formula.
+
+    spread: of queries and keys. settings: cap and sinks, where there are any.
+    """
     keys = first + rows - start
     q = random(rng, rows, heads[0], size) * np.float32(spread)
     k, v = random(rng, keys, heads[1], size) * np.float32(spread), random(rng, keys, heads[1], size)
-    scale = size**-0.5
-    right = attend(q, k, v, mask(rows, keys, first, start, window), scale).astype(np.float32)
-    found = student.full_attention(q, k, v, first, start, scale, window, np)
+    given = Heads(*heads, size, size**-0.5, window, **settings)
+    right = attend(q, k, v, mask(rows, keys, first, start, window), given).astype(np.float32)
+    found = student.full_attention(q, k, v, first, start, given, np)
     what = f"attention of {rows} rows at position {first}, {keys} keys from {start}, window {window}, H, K = {heads}"
     with np.errstate(all="ignore"):
-        usual = unlike(right, mistaken_attention(q, k, v, (rows, keys, first, start, window), scale))
-    atol = attention_error(q, k, v, scale)
+        usual = unlike(right, mistaken_attention(q, k, v, (rows, keys, first, start, window), given))
+    atol = attention_error(q, k, v, given)
     same_array(found, right, what, atol=atol, axes=("row", "head", "number"), usual=usual)
 
 
-def attention_error(q, k, v, scale: float) -> float:
+def attend(q, k, v, seen, heads: Heads, shared=None, hidden: float = -np.inf, first_m=None, last_m=None):
+    """softmax(cap(scale · q kᵀ) + mask) v in float64; a sink is one score more, for a value of zero.
+
+    shared: a query head's key head. hidden: the score where the mask is False. first_m, last_m: what is taken off
+    scores, and off sinks, before the exponential, when it is not the largest of both.
+    """
+    sink = sinks_as_scores(heads)
+    s = np.where(seen, capped(scores(q, k, heads.scale, shared), heads.cap), hidden)  # (H, T, S)
+    m = np.maximum(s.max(axis=-1, keepdims=True), sink)  # (H, T, 1)
+    p = np.exp(s - (m if first_m is None else first_m))  # (H, T, S)
+    share = np.exp(sink - (m if last_m is None else last_m))  # (H, T, 1)
+    return mixed(p / (p.sum(axis=-1, keepdims=True) + share), v, shared)
+
+
+def scores(q, k, scale: float, shared=None):  # (T, H, E), (S, K, E) -> (H, T, S)
+    """scale · q kᵀ in float64. shared: a query head's key head."""
+    return scale * np.einsum("the,she->hts", q.astype(np.float64), for_heads(k, q.shape[1], shared))
+
+
+def mixed(p, v, shared=None):  # (H, T, S), (S, K, E) -> (T, H, E)
+    """The values, weighted by p."""
+    return np.einsum("hts,she->the", p, for_heads(v, len(p), shared))
+
+
+def for_heads(x, heads: int, shared=None):  # (S, K, E) -> (S, H, E)
+    """The keys, or the values, that each query head meets, in float64: neighbours share them, unless `shared` says."""
+    group = heads // x.shape[1]
+    return x[:, [h // group if shared is None else shared(h) for h in range(heads)]].astype(np.float64)
+
+
+def capped(s, cap: NoCap | SoftCap):  # (...,) -> (...,)
+    """limit · tanh(s / limit)."""
+    return cap.limit * np.tanh(s / cap.limit) if isinstance(cap, SoftCap) else s
+
+
+def sinks_as_scores(heads: Heads):  # -> (H, 1, 1)
+    """Each query head's sink in float64; -inf where there is none, whose exponential is 0."""
+    if isinstance(heads.sinks, NoSinks):
+        return np.full((heads.queries, 1, 1), -np.inf)
+    return heads.sinks.scores.reshape(-1, 1, 1).astype(np.float64)
+
+
+def attention_error(q, k, v, heads: Heads) -> float:
     """How far off attention in float32 may be."""
-    group = q.shape[1] // k.shape[1]
-    sizes = np.abs(scale) * np.einsum("the,she->hts", np.abs(q), np.abs(np.repeat(k, group, axis=1)))
+    sizes = np.abs(heads.scale) * np.einsum("the,she->hts", np.abs(q), np.abs(for_heads(k, q.shape[1])))
     score = (q.shape[2] + 2) * U * float(sizes.max())  # a score is a sum of E products
+    if isinstance(heads.cap, SoftCap):  # a cap makes no error larger; then a quotient, a tanh right to 2·U, a product
+        score += 4 * U * heads.cap.limit
     # A weight is off by the errors of its own score and of the sum's; a value is a sum of S products.
     return 2 * (2 * score + (len(k) + 8) * U) * float(np.abs(v).max())
 
 
-def mistaken_attention(q, k, v, place: tuple, scale: float) -> Iterator[tuple]:
+def mistaken_attention(q, k, v, place: tuple, heads: Heads) -> Iterator[tuple]:
     """What usual mistakes give in place of attention."""
-    seen = mask(*place)
+    seen, scale, keys = mask(*place), heads.scale, k.shape[1]
+    yield from mistaken_caps(q, k, v, seen, heads)
+    yield from mistaken_sinks(q, k, v, seen, heads)
     for other, hint in mistaken_masks(*place):
-        yield attend(q, k, v, other, scale), hint
-    keys = k.shape[1]
-    yield attend(q, k, v, seen, 1.0), f"is the scale missing? Scores are multiplied by it, here {scale:.3g}"
-    yield attend(q, k, v, seen, scale**2), "the scale is there twice"
-    yield attend(q, k, v, seen, 1 / scale), "scores are divided by the scale: they are multiplied by it"
+        yield attend(q, k, v, other, heads), hint
+    unscaled = f"is the scale missing? Scores are multiplied by it, here {scale:.3g}"
+    yield attend(q, k, v, seen, replace(heads, scale=1.0)), unscaled
+    yield attend(q, k, v, seen, replace(heads, scale=scale**2)), "the scale is there twice"
+    yield attend(q, k, v, seen, replace(heads, scale=1 / scale)), "scores are divided by the scale: multiply them by it"
     grouped = "query heads meet the wrong key heads: H/K neighbours share one"
-    yield attend(q, k, v, seen, scale, lambda h: h % keys), grouped
+    yield attend(q, k, v, seen, heads, lambda h: h % keys), grouped
     order = [h for first in range(keys) for h in range(first, q.shape[1], keys)]
-    yield attend(q, k, v, seen, scale, lambda h: h % keys)[:, order], grouped
-    yield attend(q[:, order], k, v, seen, scale)[:, np.argsort(order)], grouped
-    yield attend(q, k, v, seen, scale, lambda h: 0), "every query head met key head 0"
-    yield attend(q, k, k, seen, scale), "the weights were applied to the keys, not to the values"
-    yield across(q, k, v, seen, scale, -2), "the softmax runs over the queries: the weights of one query sum to 1"
-    yield across(q, k, v, seen, scale, None), "the softmax is not divided by its sum"
+    yield attend(q, k, v, seen, heads, lambda h: h % keys)[:, order], grouped
+    yield attend(q[:, order], k, v, seen, heads)[:, np.argsort(order)], grouped
+    yield attend(q, k, v, seen, heads, lambda h: 0), "every query head met key head 0"
+    yield attend(q, k, k, seen, heads), "the weights were applied to the keys, not to the values"
+    p = np.where(seen, capped(scores(q, k, scale), heads.cap), -np.inf)
+    p = np.exp(p - p.max(axis=-1, keepdims=True))
+    per_key = "the softmax runs over the queries: the weights of one query sum to 1"
+    yield mixed(p / p.sum(axis=-2, keepdims=True), v), per_key
+    yield mixed(p, v), "the softmax is not divided by its sum"
 
 
-def across(q, k, v, seen, scale: float, axis: int | None):
-    """Attention whose weights are divided by their sum along another axis, or by none."""
-    group = q.shape[1] // k.shape[1]
-    s = scale * np.einsum("the,she->hts", q, np.repeat(k, group, axis=1)).astype(np.float64)
-    p = np.exp(np.where(seen, s, -np.inf) - np.where(seen, s, -np.inf).max(axis=-1, keepdims=True))
-    p = p if axis is None else p / p.sum(axis=axis, keepdims=True)
-    return np.einsum("hts,she->the", p, np.repeat(v, group, axis=1))
+def mistaken_caps(q, k, v, seen, heads: Heads) -> Iterator[tuple]:
+    """What usual mistakes with a cap give."""
+    if not isinstance(heads.cap, SoftCap):
+        return
+    limit = heads.cap.limit
+    yield attend(q, k, v, seen, replace(heads, cap=NoCap())), "the cap is left out: `heads.cap` takes the scaled scores"
+    late = "the cap was applied after the mask: it made a finite number of -inf, and the future came through"
+    yield attend(q, k, v, seen, heads, hidden=-limit), late
+    early = "the cap was applied before the scale: the scaled scores are capped"
+    yield attend(q, k, v, seen, replace(heads, cap=SoftCap(limit * heads.scale))), early  # scale · cap(x)
+
+
+def mistaken_sinks(q, k, v, seen, heads: Heads) -> Iterator[tuple]:
+    """What usual mistakes with sinks give."""
+    if isinstance(heads.sinks, NoSinks):
+        return
+    absent = "the sink is missing from the sum: `heads.sinks.total` adds its share"
+    yield attend(q, k, v, seen, replace(heads, sinks=NoSinks())), absent
+    m = np.where(seen, capped(scores(q, k, heads.scale), heads.cap), -np.inf).max(axis=-1, keepdims=True)  # of the keys
+    unequal = "two different numbers were taken off the scores and off the sink: both need what `largest` gave"
+    yield attend(q, k, v, seen, heads, first_m=m), unequal
+    yield attend(q, k, v, seen, heads, last_m=m), unequal
+
+
+def check_endless_scores(student, rng) -> None:
+    """full_attention of two heads: one's keys score -inf, which is less than any sink, the other's score as usual."""
+    q, k, v = random(rng, 2, 2, 1), random(rng, 3, 2, 1), random(rng, 3, 2, 1)
+    q[:, 1], k[:, 1] = 1, -np.inf
+    heads = Heads(2, 2, 1, 1.0, None, sinks=sinks_of(rng, 2, 2))
+    usual_head = [x[:, :1] for x in (q, k, v)]
+    seen = mask(2, 3, 1, 0, None)
+    right = attend(q, k, v, seen, heads).astype(np.float32)
+    mistaken = np.where(np.array([[[False], [True]]]), np.float32(np.nan), right)
+    hint = "-inf minus -inf is NaN: here the largest score is the sink's, and `heads.sinks.largest` finds it"
+    found = student.full_attention(q, k, v, 1, 0, heads, np)
+    same_array(found, right, "attention where the keys of head 1 score -inf", axes=("row", "head"),
+               atol=attention_error(*usual_head, heads), usual=[(mistaken, hint)])  # fmt: skip
 
 
 def check_silu(ops, x) -> None:
@@ -414,6 +499,11 @@ def rotation_of(rng, size: int, sets: int = 1) -> Rotation:
     return Rotation(falling.astype(np.float32), amplitudes.astype(np.float32))
 
 
+def sinks_of(rng, queries: int, keys: int, spread: float = 1.0) -> Sinks:
+    """A sink for each query head, (K, H/K, 1), among a model's scores."""
+    return Sinks(random(rng, keys, queries // keys, 1) * np.float32(spread))
+
+
 def pair(found: object, name: str, of: str) -> tuple:
     """The two parts of a result. Raises Failure for anything else."""
     if not isinstance(found, tuple | list) or len(found) != 2:
@@ -462,7 +552,7 @@ class StudentOps:
         [span] = batch.spans
         start = 0 if heads.window is None else max(0, span.first - heads.window + 1)
         k, v = cache.read(layer, span.seq, start, span.first + span.rows)
-        found = self.student.full_attention(q, k, v, span.first, start, heads.scale, heads.window, np)
+        found = self.student.full_attention(q, k, v, span.first, start, heads, np)
         return usable(found, q.shape, "full_attention")
 
     def gate(self, gate_up: Any, activation: str) -> Any:
