@@ -35,7 +35,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-VOCAB, SEED = 274, 5
+VOCAB, SEED, KINDS = 274, 5, ("f32", "f16", "q8_0")
 LOCAL, GLOBAL = "sliding_attention", "full_attention"
 
 
@@ -198,22 +198,25 @@ def pack_experts(folder: Path) -> None:
     np.savez(folder / "truth.npz", tokens=tokens, logits=logits)
 
 
-def convert(source: Path, folder: str, target: str, kind: str) -> None:
+def convert(source: Path, folders: list[Path]) -> None:
     """Runs llama.cpp's converter in this process, which must be one of its own: it brings a gguf package."""
     sys.path.insert(0, str(source))
     import conversion
+    import convert_hf_to_gguf
 
     conversion.load_all_models()
     for model in [conversion.TextModel, *every_subclass(conversion.TextModel)]:
         model.get_vocab_base_pre = lambda self, tokenizer: "gpt-2"
         model.set_vocab = conversion.TextModel._set_vocab_gpt2
     load = conversion.ModelBase.load_hparams
-    as_written = json.loads(Path(folder, "config.json").read_text())
-    conversion.ModelBase.load_hparams = staticmethod(lambda *a, **b: as_written | load(*a, **b))
-    sys.argv = ["convert_hf_to_gguf.py", folder, "--outfile", target, "--outtype", kind, "--model-name", "tiny"]
-    import convert_hf_to_gguf
-
-    convert_hf_to_gguf.main()
+    for folder in folders:
+        written = json.loads((folder / "config.json").read_text())
+        conversion.ModelBase.load_hparams = staticmethod(lambda *a, w=written, **b: w | load(*a, **b))
+        for kind in ("f32",) if "quantization_config" in written else KINDS:
+            target = str(folder / f"model.{kind}.gguf")
+            sys.argv = ["convert_hf_to_gguf.py", str(folder), "--outfile", target, "--outtype", kind]
+            sys.argv += ["--model-name", "tiny"]  # llama.cpp looks for words in the name
+            convert_hf_to_gguf.main()
 
 
 def every_subclass(kind: type) -> set[type]:
@@ -235,18 +238,7 @@ def llama_cpp_logits(path: Path, tokens: list[int]) -> np.ndarray:  # -> (T, V)
     return np.array(model.scores[: len(tokens)])
 
 
-def gguf_file(source: Path, folder: Path, kind: str) -> Path:
-    """The model in the folder as .gguf of this type, converted when it is not there."""
-    path = folder / f"model.{kind}.gguf"
-    if not path.exists():
-        options = ["--llama-cpp", str(source), str(folder), "--convert", str(folder), str(path), kind]
-        done = subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True)
-        if done.returncode:
-            sys.exit(f"{folder}: not converted: {done.stderr[-1000:]}")
-    return path
-
-
-def compare(name: str, folder: Path, source: Path) -> str:
+def compare(name: str, folder: Path) -> str:
     """A line of the table."""
     from tinyinfer import LLM
 
@@ -258,14 +250,14 @@ def compare(name: str, folder: Path, source: Path) -> str:
         return f"{np.median(rows) if rounded else rows.max():.1e}"
 
     cells = []
-    for kind in ("f32",) if CASES[name].mxfp4 else ("f32", "f16", "q8_0"):
-        path = gguf_file(source, folder, kind)
+    for kind in ("f32",) if CASES[name].mxfp4 else KINDS:
+        path = folder / f"model.{kind}.gguf"
         theirs, ours = llama_cpp_logits(path, tokens), LLM(str(path)).logits(tokens)
         rounded = kind != "f32" or CASES[name].mxfp4
         if kind == "f32":
             cells += [difference(ours, transformers), difference(theirs, transformers, rounded)]
         cells.append(difference(ours, theirs, rounded))
-    return f"{name:22}" + "".join(f"{cell:>12}" for cell in cells) + "  " + CASES[name].note
+    return f"{name:22}" + "".join(f"{cell:>13}" for cell in cells) + "  " + CASES[name].note
 
 
 def main() -> None:
@@ -274,19 +266,25 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("names", nargs="*", help="cases; default: all")
     parser.add_argument("--llama-cpp", type=Path, required=True, help="llama.cpp's source, with convert_hf_to_gguf.py")
-    parser.add_argument("--convert", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--convert", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.convert:
-        return convert(args.llama_cpp, *args.convert)
-    columns = "ours-truth", "theirs-truth", "ours-theirs", "f16", "q8_0"
-    print(f"{'':22}" + "".join(f"{column:>12}" for column in columns))
-    for name in args.names or CASES:
-        folder = args.folder / name.replace(" ", "-").replace(",", "")
+        return convert(args.llama_cpp, [Path(folder) for folder in args.names])
+    folders = {name: args.folder / name.replace(" ", "-").replace(",", "") for name in args.names or CASES}
+    for name, folder in folders.items():
         if not (folder / "truth.npz").exists():
             make_folder(CASES[name], folder)
             if CASES[name].mxfp4:
                 pack_experts(folder)
-        print(compare(name, folder, args.llama_cpp), flush=True)
+    new = [str(folder) for folder in folders.values() if not list(folder.glob("*.gguf"))]
+    options = ["--llama-cpp", str(args.llama_cpp), "--convert", str(args.folder), *new]
+    done = subprocess.run([sys.executable, __file__, *options], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"not converted: {done.stderr[-1000:]}")
+    columns = "ours-truth", "theirs-truth", "ours-theirs", "f16", "q8_0"
+    print(f"{'':22}" + "".join(f"{column:>13}" for column in columns))
+    for name, folder in folders.items():
+        print(compare(name, folder), flush=True)
 
 
 if __name__ == "__main__":

@@ -40,8 +40,8 @@ class Mutant:
         return text.replace(self.old, self.new)
 
 
-TRANSFORMER, ATTENTION, MOE = "model.transformer", "model.attention", "model.moe"
-LAYERS = "model.layers"
+TRANSFORMER, LAYERS, ATTENTION = "model.transformer", "model.layers", "model.attention"
+HEADS, MOE = "model.heads", "model.moe"
 BUILD, ROTATIONS, CACHE, CONFIG = "loading.build", "loading.rotations", "kv_cache.contiguous", "model.config"
 REFERENCE, NUMPY_OPS, FLASH = "backends.reference", "backends.numpy_ops", "backends.flash"
 
@@ -94,7 +94,7 @@ MUTANTS = [
     Mutant("q/k norms by head swapped", BUILD, "[norms[0]] * c.num_heads + [norms[1]] * c.num_kv_heads",
            "[norms[1]] * c.num_heads + [norms[0]] * c.num_kv_heads", "qwen3"),
     Mutant("keys and values swapped", CONFIG, '"k": (k, d), "v": (k, d),', '"v": (k, d), "k": (k, d),', "llama2"),
-    Mutant("exact GELU's constant", NUMPY_OPS, "np.float32(0.044715)", "np.float32(0.0)", "gpt2"),
+    Mutant("GELU's constant", NUMPY_OPS, "np.float32(0.044715)", "np.float32(0.0)", "gpt2"),
     Mutant("linear rope scaling ignored", ROTATIONS, 'if rope.scaling == "linear":', "if False:", "llama_linear"),
     Mutant("llama3 rope scaling ignored", ROTATIONS, 'elif rope.scaling == "llama3"', "elif False", "llama3"),
     Mutant("long and short wavelengths swapped", ROTATIONS, "(1 - blend) * f / np.float32(rope.factor) + blend * f",
@@ -102,6 +102,76 @@ MUTANTS = [
     Mutant("untied head taken for tied", BUILD, "head=Linear(table) if c.tied_head", "head=Linear(table) if True",
            "llama3"),
     Mutant("windows shifted by a layer", BUILD, "c.windows[i]", "c.windows[i - 1]", "gemma3"),
+    Mutant("residual scale left out behind attention", LAYERS,
+           "x = ops.add(x, ops.norm(h, self.post_attention_norm), self.scale)",
+           "x = ops.add(x, ops.norm(h, self.post_attention_norm), 1.0)", "granite"),
+    Mutant("residual scale left out behind the MLP", LAYERS,
+           "return ops.add(x, ops.norm(h, self.post_mlp_norm), self.scale)",
+           "return ops.add(x, ops.norm(h, self.post_mlp_norm), 1.0)", "granite"),
+    Mutant("logits not scaled", TRANSFORMER, "ops.scale(x, model.logit_scale)", "x", "granite"),
+    Mutant("logits not capped", TRANSFORMER,
+           "ops.cap(ops.linear(ops.scale(x, model.logit_scale), model.head), model.logit_cap)",
+           "ops.linear(ops.scale(x, model.logit_scale), model.head)", "gemma2"),
+    Mutant("the MLP reads what attention changed", LAYERS,
+           "mixed = self.mixer(ops.norm(x, self.attention_norm), rotations, layer, batch, cache, ops)  # (T, D)\n"
+           "        h = self.mlp(ops.norm(x, self.mlp_norm), ops)  # (T, D): before",
+           "mixed = self.mixer(ops.norm(x, self.attention_norm), rotations, layer, batch, cache, ops)  # (T, D)\n"
+           "        h = self.mlp(ops.norm(x + mixed, self.mlp_norm), ops)  # (T, D): before", "gpt_neox"),
+    Mutant("only attention's change is added", LAYERS, "ops.add(ops.add(x, mixed, self.scale), h, self.scale)",
+           "ops.add(x, mixed, self.scale)", "gpt_neox"),
+    Mutant("cap after the mask", FLASH,
+           "s = heads.cap(scores(folded, k[begin:end], len(q)), xp)  # (K, H/K·T, end - begin)\n"
+           "        mask_tile(s, len(q), first, start + begin, heads.window, xp)\n",
+           "s = scores(folded, k[begin:end], len(q))\n"
+           "        mask_tile(s, len(q), first, start + begin, heads.window, xp)\n"
+           "        s = heads.cap(s, xp)\n", "gemma2"),
+    Mutant("cap before the scale", FLASH, "s = heads.cap(scores(folded, k[begin:end], len(q)), xp)",
+           "s = heads.cap(scores(folded / heads.scale, k[begin:end], len(q)), xp) * heads.scale", "gemma2"),
+    Mutant("a cap that forgets its limit", HEADS, "return limit * xp.tanh(x / limit)", "return xp.tanh(x / limit)",
+           "gemma2"),
+    Mutant("sinks take no share", FLASH, "heads.sinks.total(tile_total, largest, xp), tile_mixed",
+           "tile_total, tile_mixed", "gpt_oss"),
+    Mutant("a sink with a value", FLASH, "mixed /= total",
+           "mixed = (mixed + (total - p.sum(axis=-1, keepdims=True)) * v[0][:, None]) / total", "gpt_oss"),
+    Mutant("one sink for the heads of a key", HEADS, "m.reshape(keys, queries, -1))  # (K, H/K, T)",
+           "m.reshape(keys, queries, -1)).mean(axis=1, keepdims=True).repeat(queries, 1)", "gpt_oss"),
+    Mutant("the shared expert's gate left out", MOE, "return routed + weight * shared", "return routed + shared",
+           "qwen2_moe"),
+    Mutant("the shared expert left out", MOE, "return routed + weight * shared", "return routed", "qwen2_moe"),
+    Mutant("the shared expert's gate by tanh", MOE, "(ops.xp.tanh(half) + ops.xp.float32(1)) * ops.xp.float32(0.5)",
+           "ops.xp.tanh(half)", "qwen2_moe"),
+    Mutant("GELU by tanh", NUMPY_OPS, '"gelu": gelu_into}', '"gelu": gelu_tanh_into}', "gpt_neox"),
+    Mutant("an error function of lower order", REFERENCE, "f(-1.453152027) + t * f(1.061405429)", "f(-1.453152027)",
+           "gpt_neox_serial"),
+    Mutant("the gate clamped below, too", NUMPY_OPS, "silu_into(np.minimum(gate, np.float32(CLAMP))",
+           "silu_into(np.clip(gate, np.float32(-1), np.float32(CLAMP))", "gpt_oss"),
+    Mutant("the gate not clamped", NUMPY_OPS, "silu_into(np.minimum(gate, np.float32(CLAMP))", "silu_into(gate",
+           "gpt_oss"),
+    Mutant("up not clamped", NUMPY_OPS, "np.clip(up, np.float32(-CLAMP), np.float32(CLAMP))", "up", "gpt_oss"),
+    Mutant("up clamped above only", NUMPY_OPS, "np.clip(up, np.float32(-CLAMP), np.float32(CLAMP))",
+           "np.minimum(up, np.float32(CLAMP))", "gpt_oss"),
+    Mutant("up without its 1", NUMPY_OPS, "np.float32(CLAMP)) + np.float32(1)", "np.float32(CLAMP))", "gpt_oss"),
+    Mutant("biases of experts left out", BUILD, "[bias.numpy() for bias in biases if bias]", "[]", "gpt_oss"),
+    Mutant("one expert's biases for all", BUILD, "stack[e] for stack in stacks", "stack[0] for stack in stacks",
+           "gpt_oss"),
+    Mutant("sinks divided among other heads", BUILD, ".reshape(c.num_kv_heads, -1, 1)  # (K, H/K, 1)",
+           ".reshape(-1, c.num_kv_heads, 1).transpose(1, 0, 2)", "gpt_oss"),
+    Mutant("parallel layers built as serial ones", BUILD, "if c.parallel:", "if False:", "gpt_neox"),
+    Mutant("one set of rotations for all rows", REFERENCE, "rotation.frequencies[sets]",
+           "rotation.frequencies[sets * 0]", "phi3_long"),
+    Mutant("amplitude of the cosine only", REFERENCE, "amplitude * xp.sin(angle)", "xp.sin(angle)", "llama_yarn"),
+    Mutant("amplitude of the numbers that stay, too", ROTATIONS, "constant_values=1", "constant_values=rope.amplitude",
+           "phi3_long"),
+    Mutant("yarn ignored", ROTATIONS, 'elif rope.scaling == "yarn"', "elif False", "llama_yarn"),
+    Mutant("yarn's blend the other way round", ROTATIONS, "f / np.float32(rope.factor) * divided + f * (1 - divided)",
+           "f / np.float32(rope.factor) * (1 - divided) + f * divided", "llama_yarn"),
+    Mutant("yarn's pairs by the natural logarithm of the turns", ROTATIONS,
+           "math.log(rope.original_max_position / (turns * 2 * math.pi))",
+           "math.log(rope.original_max_position / turns)", "qwen2_yarn"),
+    Mutant("yarn's blend begins at the last pair", ROTATIONS, "for turns in (rope.beta_fast, rope.beta_slow)",
+           "for turns in (rope.beta_slow, rope.beta_fast)", "qwen2_yarn"),
+    Mutant("partial rotation by the wavelengths of a whole head", ROTATIONS, "rope.size or head_dim)",
+           "head_dim)[:, : (rope.size or head_dim) // 2]", "gpt_neox"),
     Mutant("keys stored one position late", CACHE, "first, stop = span.first, span.first + span.rows",
            "first, stop = (p + (span.first > 0) for p in (span.first, span.first + span.rows))", "llama2"),
 ]  # fmt: skip

@@ -14,6 +14,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import models_page
 from models_page import BEGIN, END, PAGE, cells, configurations, rewritten, tried
 
+from tinyinfer.loading import gguf_families
 from tinyinfer.loading.hf_families import FAMILIES
 from tinyinfer.model.config import ModelConfig
 
@@ -66,6 +67,8 @@ def test_the_families_on_the_page_are_those_that_are_read():
     lines = [line.split("|") for line in page.partition("## Families")[2].partition("\n\nEach family")[0].splitlines()]
     folders = {name for cells in lines if len(cells) == 5 for name in re.findall(r"`(\w+)`", cells[2])}
     assert folders - {"model_type"} == {*FAMILIES, "gemma3"}
+    files = {name for cells in lines if len(cells) == 5 for name in re.findall(r"`([\w-]+)`", cells[3])}
+    assert files == set(gguf_families.FAMILIES)
 
 
 def test_a_model_that_does_not_load_has_its_reason_in_the_row(tmp_path):

@@ -24,7 +24,7 @@ class Ledger:
     kv_written_bytes: int = 0
     kv_copied_bytes: int = 0  # gathered from scattered blocks to be read in one piece, or moved by a fork or growth
     tokens_computed: int = 0  # rows that went through the model
-    tokens_recomputed: int = 0  # the part of them computed before: preemption, or kv_cache=none, dropped their K/V
+    tokens_recomputed: int = 0  # the part of them computed before: preemption, longrope or no cache dropped their K/V
     tokens_padding: int = 0  # the part of them of finished sequences, which keep their slot (static batching)
     tokens_reused: int = 0  # positions that a step found in the cache
     tokens_cached: int = 0  # positions that sequences found in the prefix cache when they were admitted

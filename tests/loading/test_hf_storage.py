@@ -226,6 +226,11 @@ WRONG: dict[str, tuple[ModelConfig, Arrays, tuple[str, ...]]] = {
         {"model.layers.0.mlp.gate_up_proj.weight": numbers(57, D)},
         ("gate_up_proj.weight' has shape (57, 20)",),
     ),
+    "as many rows as config.json asks for, of no number": (
+        small_config(architecture="phi3", num_heads=10**7, num_kv_heads=10**7, head_dim=10**7),
+        {"model.layers.0.self_attn.qkv_proj.weight": np.zeros((3 * 10**14, 0), np.float32)},
+        ("qkv_proj.weight' has shape (300000000000000, 0)",),
+    ),
     "rows without a number": (
         small_config(architecture="phi3"),
         {"model.layers.0.mlp.gate_up_proj.weight": numbers(56, 0)},
@@ -242,7 +247,7 @@ WRONG: dict[str, tuple[ModelConfig, Arrays, tuple[str, ...]]] = {
 
 @pytest.mark.parametrize("case", WRONG)
 def test_what_cannot_be_cut_is_refused_by_name(tmp_path: Path, case: str) -> None:
-    """Catches rows cut wherever they happen to lie, and a traceback of NumPy's in the place of a sentence."""
+    """Catches rows cut wherever they happen to lie, and a traceback or no memory in the place of a sentence."""
     config, arrays, named = WRONG[case]
     sentence = refusal(tmp_path, config, arrays)
     assert all(words in sentence for words in named), sentence

@@ -5,7 +5,8 @@ Agrawal et al. 2023), so that a long prompt delays no running sequence by more t
 missing, the cache grows if it may. When it is full, blocks that only the prefix cache holds are evicted first. Then the
 youngest sequence is preempted: its cache is freed and the sequence is computed again later, with the same result
 (PagedAttention; Kwon et al. 2023, section 4.5). The oldest sequence is never preempted for another one, so each step
-makes progress and none starves. A sequence that does not fit even alone is an error, not a reason to wait.
+makes progress and none starves. A sequence that does not fit even alone is an error, not a reason to wait. A sequence
+that longrope turns otherwise from its newest token on (rotation_sets.py) is queued and computed again, too.
 
 Wins: throughput, nearly for free while decode waits for memory. Loses: a step with more rows takes longer, so the time
 per token of each sequence grows a little. When a batch starts and who may be admitted is a Policy (policies.py).

@@ -89,9 +89,7 @@ def _parts(file: GGUFFile, name: str, tensor: LazyTensor, c: ModelConfig) -> lis
     ]
 
 
-def _in_order(
-    name: str, tensor: LazyTensor, rows: np.ndarray | None, c: ModelConfig, family: Family
-) -> LazyTensor:  # (n,) ->
+def _in_order(name: str, tensor: LazyTensor, rows: np.ndarray | None, c: ModelConfig, family: Family) -> LazyTensor:
     """The tensor, or these rows of it, queries and keys in this engine's order.
 
     One of another size than the heads is left as it is: checkpoint.check_tensors refuses it.
