@@ -100,8 +100,7 @@ def _of_family(kind: str, c: ModelConfig) -> dict[str, Any]:
     if kind in ("qwen2_moe", "qwen3_moe") and c.experts:
         shared = {"shared_expert_intermediate_size": c.experts.shared_size, "qkv_bias": c.qkv_bias}
         fields = {"moe_intermediate_size": c.experts.expert_size, "norm_topk_prob": c.experts.renormalize}
-        fields |= {"mlp_only_layers": list(c.experts.dense_layers), "use_sliding_window": False}
-        return fields | (shared if kind == "qwen2_moe" else {})
+        return fields | {"use_sliding_window": False} | (shared if kind == "qwen2_moe" else {})
     if kind in ("qwen2", "qwen3"):
         return {"use_sliding_window": False}
     return {"norm_topk_prob": False} if kind == "olmoe" else {}
