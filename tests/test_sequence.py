@@ -15,8 +15,8 @@ from interrupts import Interrupt
 
 import tinyinfer
 from tinyinfer import sequence
-from tinyinfer.sampling import Choice
 from tinyinfer.rotation_sets import RotationSets
+from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Draft, Span, make_batch
 from tinyinfer.text import stop_strings
 
