@@ -15,6 +15,7 @@ from interrupts import Interrupt
 
 import tinyinfer
 from tinyinfer import sequence
+from tinyinfer.rotation_sets import RotationSets
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Draft, Span, make_batch
 from tinyinfer.text import stop_strings
@@ -212,6 +213,14 @@ def test_each_row_names_its_rotation_set():
     assert long.rotation_sets.tolist() == [2, 2, 2, 1, 1]
     assert long.rotation_sets.dtype == make_batch([]).rotation_sets.dtype == np.int64
     assert make_batch([]).rotation_sets.shape == (0,)
+
+
+def test_the_known_tokens_of_a_sequence_choose_its_set():
+    """Whatever part of them the batch computes. Catches a set by the rows, by positions, or with drafts as tokens."""
+    long, short = request([5, 6, 7, 8]), request([9, 10, 11])
+    short.set_drafts([Draft(20), Draft(21)])
+    batch = make_batch([(long, 0, 2), (short, 2, 3)], RotationSets(3))
+    assert [span.rotation_set for span in batch.spans] == [1, 0]
 
 
 def test_logits_are_split_among_the_spans_that_want_them():
