@@ -50,6 +50,7 @@ _SAMPLING = """
 NEUTRAL = frozenset((_ORIGIN + _TRAINING + _RUNNING + _OTHER_HEADS + _TEXT + _SAMPLING).split())
 # Fields that change the result, except with these values. A family that supports other values reads the field itself.
 HARMLESS: dict[str, tuple[object, ...]] = {
+    "activation": ("swiglu",),  # Falcon 3's name for a gated MLP; hidden_act says which function
     "add_cross_attention": (False, None),
     "attention_bias": (False, None),
     "attn_logit_softcapping": (None,),
@@ -61,6 +62,7 @@ HARMLESS: dict[str, tuple[object, ...]] = {
     "layer_types": (None,),
     "mlp_bias": (False, None),
     "mlp_only_layers": ([], None),
+    "n_special": (0,),  # tokens beside GPT-2's vocabulary
     "partial_rotary_factor": (1, None),
     "per_layer_config": ({}, None),
     "pruned_heads": ({}, None),
