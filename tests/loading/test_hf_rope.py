@@ -90,7 +90,7 @@ def test_yarn_in_every_family(tmp_path: Path, kind: str, dialect: int) -> None:
 def test_longrope_in_every_family(tmp_path: Path, kind: str, dialect: int) -> None:
     c = read(tmp_path, with_rope(kind, longrope(kind), dialect))
     rope = rope_of(tmp_path, with_rope(kind, longrope(kind), dialect))
-    assert (c.rotation_boundary, rope.scaling, rope.original_max_position) == (32, "longrope", 32)
+    assert (c.rotation_sets.boundary, rope.scaling, rope.original_max_position) == (32, "longrope", 32)
     assert rope.divisors == tuple(reversed(rope.long_divisors or ()))
     assert rope.amplitude == pytest.approx((1 + np.log(c.max_position / 32) / np.log(32)) ** 0.5)
 
