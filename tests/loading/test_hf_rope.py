@@ -244,6 +244,13 @@ WRONG: dict[str, tuple[Config, str]] = {
         },
         "divides by its logarithm",
     ),
+    "longrope with two original lengths": (
+        MINIMAL["gemma3_text"] | {"rope_parameters": {
+            kind: longrope("gemma3_text", original_max_position_embeddings=length)
+            for kind, length in (("full_attention", 32), ("sliding_attention", 64))
+        }},
+        "longrope for texts beyond 32 and 64",
+    ),
     "two original lengths": (
         LLAMA | {"rope_scaling": YARN, "original_max_position_embeddings": 64}, "is 32, but the file's own is 64"
     ),

@@ -53,6 +53,10 @@ class RopeFields:
             everywhere = self._agreed("full_attention", whole, old)
             windowed = self._rope("sliding_attention", local, *family.local_theta)
             self._refuse_ambiguous(old, local, windowed, any(windows))
+        boundaries = {rope.original_max_position for rope in (everywhere, windowed) if rope.long_divisors}
+        if len(boundaries) > 1:
+            lengths = " and ".join(map(str, sorted(boundaries)))
+            f.refuse("rope_parameters", f"has longrope for texts beyond {lengths}; one length is supported, give one")
         of_kind = [everywhere if window is None else windowed for window in windows]
         rotated = family.rotated(f, len(windows))
         return tuple(rope if turned else None for rope, turned in zip(of_kind, rotated, strict=True))
