@@ -219,7 +219,7 @@ def dialect4(config: dict[str, Any], rope_type_key: str = "rope_type") -> dict[s
         c |= {"hidden_act": c["hidden_activation"], "cache_implementation": "hybrid"}
         c["sliding_window_size"] = c["sliding_window"]
     if kind == "smollm3":
-        c["max_window_layers"] = 28  # published so, and read by nobody
+        c["max_window_layers"] = 28  # published so, and never read
     if kind in ("gpt2", *GEMMAS) and c["tie_word_embeddings"]:
         del c["tie_word_embeddings"]  # their default, and so never written
     return c

@@ -24,6 +24,11 @@ class RotationSets:
 
     boundary: int | None = None
 
+    @property
+    def count(self) -> int:
+        """Z: how many sets there are."""
+        return 1 if self.boundary is None else 2
+
     def of(self, tokens: int) -> int:
         """The set that turns the rows of a sequence of so many tokens: 0, or 1 where it is long."""
         return int(self.boundary is not None and tokens > self.boundary)

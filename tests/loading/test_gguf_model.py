@@ -61,7 +61,7 @@ def same_in_effect(a: ModelConfig, b: ModelConfig) -> None:
         one, other = getattr(a, field.name), getattr(b, field.name)
         if field.name == "rope":
             assert [rope is None for rope in one] == [rope is None for rope in other]
-            assert a.rotation_boundary == b.rotation_boundary
+            assert a.rotation_sets == b.rotation_sets
             for x, y in zip(one, other, strict=True):
                 if x and y:
                     assert x.size == y.size

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tinyinfer.rotation_sets import RotationSets
+
 
 @dataclass(frozen=True)
 class RopeConfig:
@@ -116,10 +118,10 @@ class ModelConfig:
         return (Rows(self.num_kv_heads, self.head_dim, self.head_dim),) * self.num_layers
 
     @property
-    def rotation_boundary(self) -> int | None:
-        """The length beyond which a sequence's rows use the second set of frequencies (LongRoPE); None: one set."""
+    def rotation_sets(self) -> RotationSets:
+        """Which frequencies turn the rows of a sequence, by its length: LongRoPE has two sets of them."""
         lengths = [rope.original_max_position for rope in self.rope if rope and rope.long_divisors]
-        return min(lengths, default=None)
+        return RotationSets(min(lengths, default=None))
 
     def mixture(self, layer: int) -> MoEConfig | None:
         """The mixture of experts of a layer; None where its MLP is dense."""

@@ -120,7 +120,7 @@ class Ops(Device, Protocol):
         """The nonlinearity of that name.
 
         "silu": x · sigmoid(x) (Elfwing et al. 2017). "gelu_tanh": x/2 · (1 + tanh(sqrt(2/pi) · (x + 0.044715 x³)))
-        (Hendrycks & Gimpel 2016). "gelu": x · Φ(x), Φ the normal distribution (the same, equation 1), which "gelu_tanh"
+        (Hendrycks & Gimpel 2016). "gelu": x · Φ(x), Φ the normal distribution (the same, section 2), which "gelu_tanh"
         approximates.
         """
 

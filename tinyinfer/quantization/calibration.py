@@ -130,7 +130,7 @@ def calibrate(
     check_can_calibrate(model.config)
     calibrating = CalibrationOps(model, ops, convert, on_layer)
     cache = NoCache(CacheSpec(model.config.memory, windows.shape[1]), calibrating)
-    transformer(model, rows_of(windows, RotationSets(model.config.rotation_boundary)), cache, calibrating)
+    transformer(model, rows_of(windows, model.config.rotation_sets), cache, calibrating)
     return replace(model, layers=tuple(fold(done, scales, ops) for done, scales in calibrating.layers))
 
 
