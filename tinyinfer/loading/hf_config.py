@@ -162,13 +162,14 @@ def _experts(f: Fields, family: Family, layers: int) -> MoEConfig | None:
     if family.expert_size is None:
         return None
     f.alias("num_local_experts", "num_experts")
-    f.alias("num_experts_per_tok", "experts_per_token")
     dense, (total, chosen, renormalize) = family.dense(f, layers), family.experts
     if len(dense) == layers:
         for name in ("num_experts_per_tok", "norm_topk_prob", family.expert_size, family.shared_size or ""):
             f.get(name)  # says nothing
         return None
     count, each = f.size("num_local_experts", total, most=MAX_EXPERTS), f.size("num_experts_per_tok", chosen)
+    if f.optional_size("experts_per_token", each) != each:  # gpt-oss has both, and only the other counts
+        f.refuse("experts_per_token", f"differs from num_experts_per_tok, which is {each}; correct one of them")
     if each > count:
         f.refuse("num_experts_per_tok", f"is {each}, more than the {count} experts that there are; correct one of them")
     if renormalize is None:

@@ -65,8 +65,10 @@ def windows_but_every(period: int) -> WindowRule:
     """Gemma 2 and gpt-oss (2), OLMo-3 (4): in all layers but every second or fourth, or as layer_types says."""
 
     def rule(f: Fields, layers: int, window: int | None) -> Windows:
-        f.alias("sliding_window", "sliding_window_size")  # Gemma 2 has both spellings
-        return _placed(f, layers, f.optional_size("sliding_window", window), lambda i: (i + 1) % period != 0)
+        width = f.optional_size("sliding_window", window)
+        if f.optional_size("sliding_window_size", width) != width:  # Gemma 2 has both, and only the other counts
+            f.refuse("sliding_window_size", f"differs from sliding_window, which is {width}; correct one of them")
+        return _placed(f, layers, width, lambda i: (i + 1) % period != 0)
 
     return rule
 

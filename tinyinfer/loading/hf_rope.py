@@ -52,9 +52,27 @@ class RopeFields:
             both.refuse_unread((), {})
             everywhere = self._agreed("full_attention", whole, old)
             windowed = self._rope("sliding_attention", local, *family.local_theta)
+            self._refuse_ambiguous(old, local, windowed, any(windows))
+        boundaries = {rope.original_max_position for rope in (everywhere, windowed) if rope.long_divisors}
+        if len(boundaries) > 1:
+            lengths = " and ".join(map(str, sorted(boundaries)))
+            f.refuse("rope_parameters", f"has longrope for texts beyond {lengths}; one length is supported, give one")
         of_kind = [everywhere if window is None else windowed for window in windows]
         rotated = family.rotated(f, len(windows))
         return tuple(rope if turned else None for rope, turned in zip(of_kind, rotated, strict=True))
+
+    def _refuse_ambiguous(self, old: Any, local: Any, windowed: RopeConfig, used: bool) -> None:
+        """Raises ModelError for a spelling of transformers 4 that 5 understands differently in these families.
+
+        used: whether there are layers with a window.
+        """
+        assert self.family.local_theta is not None
+        field, usual = self.family.local_theta
+        if isinstance(old, dict) and "type" in old and "rope_type" not in old:
+            self.f.refuse("rope_scaling", "names its kind 'type', which transformers 5 overlooks; call it 'rope_type'")
+        if used and field == self.family.theta_field and "rope_theta" not in (local or {}) and windowed.theta != usual:
+            why = f"is {windowed.theta}, and in layers with a window transformers 5 has {usual} instead, unlike 4"
+            self.f.refuse(field, f"{why}; give rope_parameters, which has a base for each kind of layer")
 
     def _agreed(self, name: str, new: Any, old: Any) -> RopeConfig:
         """The rotation of `new`, transformers 5's table `name`, and of `old`, transformers 4's rope_scaling."""
@@ -76,6 +94,8 @@ class RopeFields:
             r.refuse("rope_type", f"is {show(kind)}, which is not supported; supported are {', '.join(KINDS)}")
         original = self.f.optional_size(ORIGINAL, self.family.original)
         settings = KINDS[kind](_Table(r, theta, size, original, self.max_position))
+        if self.family.local_theta and not settings.get("truncate", True):
+            r.refuse("truncate", "is false, which transformers 5 overlooks in this family, unlike 4; set it to true")
         r.refuse_unread(_NOTES, HARMLESS)
         return RopeConfig(theta, size=size if size < self.head_dim else None, **settings)
 
