@@ -1,4 +1,4 @@
-"""How Hugging Face folders store weights: several matrices as one, inputs first, gate and up interleaved, norms minus 1.
+"""How Hugging Face folders store weights: several matrices as one, transposed, gate and up interleaved, norms minus 1.
 
 Each function of STORAGE takes one tensor of a file under its canonical name and gives the canonical tensors that it
 holds. All of them stay in the file: what is cut, transposed or reordered here is read when a builder asks for rows.
