@@ -49,9 +49,7 @@ def _rope(f: Fields, p: str, family: Family, file: GGUFFile, head_dim: int) -> R
     size = f.size(p + "rope.dimension_count", head_dim, most=head_dim if family.partial else 2**31 - 1)
     if size % 2 or (size != head_dim and not family.partial):
         f.refuse(p + "rope.dimension_count", f"is {size}, but only {head_dim}, the size of a head, is supported")
-    rope = RopeConfig(
-        f.number(p + "rope.freq_base", 1e6 if p == "gemma3." else 1e4), size=size if size < head_dim else None
-    )
+    rope = RopeConfig(f.number(p + "rope.freq_base", family.theta), size=size if size < head_dim else None)
     factors = SHORT in file.tensors or LONG in file.tensors
     # A file that does not say its type means a linear factor of 1; Phi-3's have LongRoPE's tensors and no type.
     kind = f.text(p + "rope.scaling.type", "longrope" if factors else "linear")

@@ -165,7 +165,7 @@ def _experts(f: Fields, family: Family, layers: int) -> MoEConfig | None:
     dense, (total, chosen, renormalize) = family.dense(f, layers), family.experts
     if len(dense) == layers:
         for name in ("num_experts_per_tok", "norm_topk_prob", family.expert_size, family.shared_size or ""):
-            f.get(name)  # says nothing
+            f.get(name)  # without any expert they say nothing
         return None
     count, each = f.size("num_local_experts", total, most=MAX_EXPERTS), f.size("num_experts_per_tok", chosen)
     if f.optional_size("experts_per_token", each) != each:  # gpt-oss has both, and only the other counts

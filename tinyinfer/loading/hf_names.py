@@ -18,7 +18,7 @@ import numpy as np
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.hf_storage import STORAGE, Named, plain
-from tinyinfer.loading.mxfp4 import with_packed
+from tinyinfer.loading.mxfp4 import with_blocks
 from tinyinfer.loading.reorder import partial_rotation_order, reordered
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.units import show
@@ -133,7 +133,7 @@ def canonical_tensors(
     tensors: dict[str, LazyTensor] = {}
     stacks: dict[str, dict[int, Stored]] = {}
     modules, store = MODULES.get(config.architecture, LLAMA), STORAGE.get(config.architecture, plain)
-    for name, tensor in with_packed(path, stored).items():
+    for name, tensor in with_blocks(path, stored).items():
         if COMPUTED.fullmatch(name):
             continue
         tensor.check_float()

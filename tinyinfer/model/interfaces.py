@@ -146,7 +146,7 @@ class Ops(Device, Protocol):
         """x[rows], the rows whose logits are wanted: the head is computed for no others."""
 
     def scale(self, x: Array, factor: float) -> Array:  # (R, D) -> (R, D)
-        """factor · x, of the rows whose logits are wanted: the logits are scaled alike."""
+        """factor · x, before the head: the head is linear, so the logits are multiplied by the factor."""
 
     def cap(self, logits: Array, cap: NoCap | SoftCap) -> Array:  # (R, V) -> (R, V)
         """The logits, capped where the family has a cap."""
