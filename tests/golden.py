@@ -193,6 +193,7 @@ def dialect4(config: dict[str, Any], rope_type_key: str = "rope_type") -> dict[s
             ("rotary_emb_base", "rotary_pct") if kind == "gpt_neox" else ("rope_theta", "partial_rotary_factor")
         )
         c[base], rope_type = rope.pop("rope_theta"), rope.pop("rope_type")
+        c["rope_theta"] = c[base]  # GPT-NeoX says it twice
         if "partial_rotary_factor" in rope:
             c[part] = rope.pop("partial_rotary_factor")
         if kind == "phi3":

@@ -130,10 +130,14 @@ def test_waste_by_the_formula():
     {"kv_cache": "contiguous", "max_num_batched_tokens": 5, "max_model_len": 64},
     {"kv_cache": "paged", "block_size": 4, "speculative": "self", "num_draft_candidates": 3},
     {"kv_cache": "paged", "block_size": 4, "boundary": 14},  # drops the keys of a sequence that becomes long
+    {"kv_cache": "paged", "block_size": 4, "boundary": 14, "max_num_batched_tokens": 2},  # and lets it wait for rows
+    {"kv_cache": "paged", "block_size": 4, "boundary": 17, "max_num_batched_tokens": 2, "batching": "static"},
 ], ids=str)  # fmt: skip
 def test_counted_waste_is_the_formulas_after_every_step(switches):
     """The formula is given lengths from the traces' spans, the cache counts its own. Catches a preempted or finished
-    sequence that still counts, rejected drafts, rows of padding, a block too many."""
+    sequence that still counts, one of other rotations that waits, padding that gets no rows, rejected drafts, a block
+    too many.
+    """
     cost = ALWAYS_DRAFT if "num_draft_candidates" in switches else None
     boundary = switches.get("boundary")
     model = small_config(rope=(longrope(boundary),) * 2) if boundary else small_config()

@@ -234,9 +234,22 @@ def lengths_held(steps: Seq[StepTrace], last: int) -> list[int]:
             if new or span.seq.owner is span.seq:  # else a rejected candidate
                 length = span.first + (0 if is_padding(span) else span.rows - span.wanted + len(new))
                 held[span.seq.owner] = length
-    later = {span.seq for step in steps[last + 1 :] for span in step.batch.spans}
-    again = {seq for step in steps[last + 1 : last + 2] for seq in step.joined}  # longrope: dropped after the last step
-    return [length for seq, length in held.items() if seq in later - again]
+    return [length for seq, length in held.items() if goes_on(seq, steps[last + 1 :])]
+
+
+def goes_on(seq: Sequence, steps: Seq[StepTrace]) -> bool:
+    """Whether what the cache held of a sequence was still there when one of these later steps came to the sequence.
+
+    Else the sequence had left, or longrope had dropped its keys, so that it was admitted again.
+    """
+    for step in steps:
+        if seq in step.preempted:
+            return True
+        if any(span.seq is seq for span in step.batch.spans):
+            return seq not in step.joined
+        if seq in step.left:
+            return True  # padding without rows kept its slot until now
+    return False
 
 
 def expected_waste(lengths: Seq[int], block_size: int) -> float:

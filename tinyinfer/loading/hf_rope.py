@@ -39,7 +39,6 @@ class RopeFields:
     def layers(self, windows: Windows) -> tuple[RopeConfig | None, ...]:
         """The rotation of each layer; None for a layer without one."""
         f, family = self.f, self.family
-        f.optional_size(ORIGINAL)
         f.alias(family.theta_field, "rope_theta")
         old, new = f.get("rope_scaling"), f.get("rope_parameters")
         if new is None and old in (None, {}):
