@@ -23,7 +23,6 @@ from tinyinfer import LLM
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor, check_tensors
 from tinyinfer.loading.gguf import GGUFFile, read_gguf
-from tinyinfer.loading.gguf_families import FAMILIES
 from tinyinfer.loading.gguf_model import load_gguf, read_config
 from tinyinfer.loading.gguf_names import canonical_tensors
 from tinyinfer.loading.hf_folder import load_folder
@@ -227,13 +226,6 @@ def test_files_that_are_not_one_supported_model(change: dict[str, Any], expected
     file = read_gguf(written("llama"))
     with pytest.raises(ModelError, match=expected):
         read_config(GGUFFile(file.path, file.fields | change, file.tensors))
-
-
-def test_the_page_of_models_has_every_architecture() -> None:
-    """Catches an architecture that is read and not on the page, and one that is there and refused."""
-    page = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
-    rows = [line.split("|") for line in page.partition("## Families")[2].partition("\n\nRotary")[0].splitlines()]
-    assert {name for row in rows[4:] for name in re.findall(r"`([\w-]+)`", row[3])} == FAMILIES.keys()
 
 
 def test_a_missing_required_key_is_named(written: Written) -> None:

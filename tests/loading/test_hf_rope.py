@@ -327,11 +327,11 @@ def test_a_rotation_that_is_not_clear_is_refused_by_name(tmp_path: Path, case: s
 @pytest.mark.parametrize("kind", ["phi3", "gpt_neox"])
 @pytest.mark.parametrize(
     ("share", "named"),
-    [(0.2, "turns 3 of the 16"), (0.1, "turns 1 of the 16"), (0.01, "turns 0 of the 16"), (1.5, "turns 24 of the 16"),
-     (0, "must be a positive number"), ("0.5", "must be a positive number")],
+    [(0.2, "rotates 3 of the 16"), (0.1, "rotates 1 of the 16"), (0.01, "rotates 0 of the 16"),
+     (1.5, "rotates 24 of the 16"), (0, "must be a positive number"), ("0.5", "must be a positive number")],
 )  # fmt: skip
 def test_a_share_that_is_no_pairs_is_refused(tmp_path: Path, kind: str, share: Any, named: str) -> None:
-    """Numbers of a head are turned in pairs; catches half a pair dropped, or completed by a number that stays."""
+    """Numbers of a head are rotated in pairs; catches half a pair dropped, or completed by a number that stays."""
     field = {"phi3": "partial_rotary_factor", "gpt_neox": "rotary_pct"}[kind]
     said = refusal(write(tmp_path, MINIMAL[kind] | {field: share}))
     assert f"'{field}'" in said

@@ -208,4 +208,4 @@ class Scheduler(Bookkeeping):
         if chosen and drafts:
             count_drafts(seq, drafts, min(new, len(chosen) - 1), self.ledger)
         if self.cache.length(seq) and self.cache.rotation_set(seq) != span.rotation_set and not seq.finished:
-            self._queue_again(seq)  # another set of rotations turns its rows from now on (rotation_sets.py)
+            self._queue_again(seq)  # its rows get another set of rotations from now on (rotation_sets.py)

@@ -1,7 +1,7 @@
 """What a GGUF file does not say about its architecture: llama.cpp has it in code, and here it is a table.
 
 A file names its architecture and its sizes. Which activation it has, where norms stand, which layers have a window,
-which numbers rotary positions turn together: those are conventions of llama.cpp's converter and of its src/models.
+which numbers RoPE rotates together: those are conventions of llama.cpp's converter and of its src/models.
 Where llama.cpp itself computes something else than the model's authors (no window for Phi-3, an approximate GELU for
 GPT-NeoX, yarn with whole pairs for gpt-oss), the table has what the authors, and transformers, compute.
 """
@@ -28,7 +28,7 @@ class Family:
     """One general.architecture of GGUF files.
 
     config: fields of ModelConfig. name: ours, where the file's is another one. tensors: names that mean something else
-    than in other families. pairs: which numbers of a head are turned together, "neighbours" (2i, 2i + 1) or "halves",
+    than in other families. pairs: which numbers of a head are rotated together, "neighbours" (2i, 2i + 1) or "halves",
     as everywhere else. partial: rope.dimension_count may be less than a head. theta: the base of files that do not say
     it. no_rope_step: n, of which each n-th layer has no rotation; 0: all have one. truncate: yarn's bounds are whole
     pairs.

@@ -92,12 +92,12 @@ def _yarn(f: Fields, p: str, family: Family, theta: float, factor: float) -> dic
 
 
 def _divisors(file: GGUFFile, name: str, size: int) -> tuple[float, ...]:
-    """What each of RoPE's frequencies is divided by, of `size` numbers that are turned."""
+    """What each of RoPE's frequencies is divided by, of `size` numbers that are rotated."""
     tensor = file.tensors.get(name)
     if tensor is None:
         raise ModelError(f"{file.path}: tensor {name!r} is missing, which LongRoPE needs; convert the model again")
     if tensor.shape != (size // 2,):
-        wrong = f"has shape {tensor.shape}, but {size} numbers turned need ({size // 2},)"
+        wrong = f"has shape {tensor.shape}, but {size} rotated numbers need ({size // 2},)"
         raise ModelError(f"{file.path}: tensor {name!r} {wrong}; convert the model again")
     divisors = tensor.numpy()
     if not (divisors > 0).all():

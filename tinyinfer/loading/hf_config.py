@@ -73,7 +73,7 @@ def _decoder(f: Fields, family: Family) -> ModelConfig:
     if heads % kv_heads:
         f.refuse("num_key_value_heads", f"is {kv_heads}, which does not divide the {heads} query heads; correct one")
     if head_dim % 2:
-        f.refuse("head_dim", f"is {head_dim}, but rotary positions turn pairs of numbers; correct it to an even one")
+        f.refuse("head_dim", f"is {head_dim}, but rotary positions rotate pairs of numbers; correct it to an even one")
     max_position = _max_position(f, "max_position_embeddings")
     windows, experts = family.windows(f, layers, family.window), _experts(f, family, layers)
     bias = f.flag(family.bias_field, family.bias) if family.bias_field else family.bias

@@ -107,7 +107,7 @@ def _one_a_layer(f: Fields, name: str, entries: list[object], layers: int) -> No
 
 
 def all_rotated(f: Fields, layers: int) -> list[bool]:
-    """Nearly every family: the heads of every layer are turned."""
+    """Nearly every family: the heads of every layer are rotated."""
     return [True] * layers
 
 

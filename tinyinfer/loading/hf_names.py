@@ -172,7 +172,7 @@ def _add(tensors: dict[str, LazyTensor], path: str, new: Named) -> None:
 
 
 def _ordered(c: ModelConfig, tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The tensors, with queries and keys in the order of this engine where rotary positions turn a part of a head.
+    """The tensors, with queries and keys in the order of this engine where only a part of a head is rotated.
 
     So are their biases and norms. What has not the rows of all heads (of one, for a norm that heads share) stays as it
     is: checkpoint.check_tensors refuses it.

@@ -58,7 +58,7 @@ class RopeFields:
             f.refuse("rope_parameters", f"has longrope for texts beyond {lengths}; one length is supported, give one")
         of_kind = [everywhere if window is None else windowed for window in windows]
         rotated = family.rotated(f, len(windows))
-        return tuple(rope if turned else None for rope, turned in zip(of_kind, rotated, strict=True))
+        return tuple(rope if here else None for rope, here in zip(of_kind, rotated, strict=True))
 
     def _refuse_ambiguous(self, old: Any, local: Any, windowed: RopeConfig, used: bool) -> None:
         """Raises ModelError for a spelling of transformers 4 that 5 understands differently in these families.
@@ -106,7 +106,7 @@ class RopeFields:
         return table | {key: self.family.rope_names.get(kind, kind) for key, kind in kinds.items()}
 
     def _size(self, r: Fields) -> int:
-        """How many numbers of a head are turned."""
+        """How many numbers of a head are rotated."""
         if self.family.partial is None:
             return self.head_dim
         field, absent = self.family.partial
@@ -114,7 +114,7 @@ class RopeFields:
         share = _said(self.f, field, r, PARTIAL, absent)
         size = int(self.head_dim * share)
         if size % 2 or not 2 <= size <= self.head_dim:
-            why = f"turns {size} of the {self.head_dim} numbers of a head, but they are turned in pairs; correct it"
+            why = f"rotates {size} of the {self.head_dim} numbers of a head, but they are rotated in pairs; correct it"
             where, name = (self.f, field) if field in self.f.values else (r, PARTIAL)
             where.refuse(name, f"is {share}, which {why}")
         return size
@@ -131,7 +131,7 @@ def _said(f: Fields, name: str, r: Fields, inside: str, absent: float) -> float:
 
 @dataclass(frozen=True)
 class _Table:
-    """The table of one rotation. size: how many numbers of a head it turns; original: the field beside the table."""
+    """The table of one rotation. size: how many numbers of a head it rotates; original: the field beside the table."""
 
     r: Fields
     theta: float
@@ -160,10 +160,11 @@ class _Table:
         return self.max_position / original if self.r.get("factor") is None else self.factor()
 
     def per_pair(self, name: str) -> tuple[float, ...]:
-        """A list with a number for each pair that is turned."""
+        """A list with a number for each pair that is rotated."""
         values, pairs = self.r.numbers(name), self.size // 2
         if len(values) != pairs:
-            self.r.refuse(name, f"has {len(values)} entries, but turning {self.size} numbers needs {pairs}; correct it")
+            wrong = f"has {len(values)} entries, but {self.size} rotated numbers are {pairs} pairs; correct it"
+            self.r.refuse(name, wrong)
         return values
 
     def amplitude(self, usual: float) -> float:

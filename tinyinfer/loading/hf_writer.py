@@ -10,18 +10,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from tinyinfer.loading.hf_families import FAMILIES
 from tinyinfer.model.config import ModelConfig, RopeConfig
 
-CLASSES = {
-    "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "mixtral": "MixtralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3": "Qwen3ForCausalLM",
-    "qwen3_moe": "Qwen3MoeForCausalLM", "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM",
-    "smollm3": "SmolLM3ForCausalLM", "granite": "GraniteForCausalLM", "phi3": "Phi3ForCausalLM",
-    "olmo2": "Olmo2ForCausalLM", "olmo3": "Olmo3ForCausalLM", "olmoe": "OlmoeForCausalLM",
-    "gpt_neox": "GPTNeoXForCausalLM", "gpt2": "GPT2LMHeadModel", "gpt_oss": "GptOssForCausalLM",
-}  # fmt: skip
 WINDOWED = {"llama": "mistral", "olmo2": "olmo3"}  # a GGUF's name -> the model_type of those with windows
-ASKED_BIAS = ("llama", "qwen3", "qwen3_moe", "smollm3", "granite", "olmo2", "olmo3", "olmoe", "gpt_oss")
 BY_LAYER = ("gemma2", "gemma3_text", "olmo3", "gpt_oss")  # whose layers with a window are listed
 
 
@@ -31,7 +23,7 @@ def config_fields(c: ModelConfig) -> dict[str, Any]:
     if any(c.windows):
         kind = WINDOWED.get(kind, kind)
     fields: dict[str, Any] = {
-        "architectures": [CLASSES[kind]],
+        "architectures": [FAMILIES[kind].classes[0]],
         "model_type": kind,
         "vocab_size": c.vocab_size,
         "tie_word_embeddings": c.tied_head,
@@ -55,6 +47,7 @@ def _gpt2(c: ModelConfig) -> dict[str, Any]:
 
 def _decoder(kind: str, c: ModelConfig) -> dict[str, Any]:
     """The fields of every family but GPT-2."""
+    family = FAMILIES[kind]
     fields: dict[str, Any] = {
         "hidden_size": c.hidden_size,
         "intermediate_size": c.intermediate_size,
@@ -63,13 +56,13 @@ def _decoder(kind: str, c: ModelConfig) -> dict[str, Any]:
         "num_key_value_heads": c.num_kv_heads,
         "head_dim": c.head_dim,
         "max_position_embeddings": c.max_position,
-        "layer_norm_eps" if c.norm == "layer" else "rms_norm_eps": c.norm_eps,
+        family.eps_field: c.norm_eps,
         "rope_parameters": _rope_parameters(kind, c),
     }
     if c.experts:
         fields |= {"num_local_experts": c.experts.num_experts, "num_experts_per_tok": c.experts.experts_per_token}
-    if kind in ASKED_BIAS:
-        fields["attention_bias"] = c.qkv_bias
+    if family.bias_field:
+        fields[family.bias_field] = c.qkv_bias
     if kind in BY_LAYER:
         fields["layer_types"] = ["sliding_attention" if local else "full_attention" for local in c.windows]
     if kind in (*BY_LAYER, "mistral", "mixtral", "phi3"):  # a list of layers without windows needs one, too
@@ -98,7 +91,7 @@ def _of_family(kind: str, c: ModelConfig) -> dict[str, Any]:
     if kind == "gpt_neox":
         return {"hidden_act": "gelu", "use_parallel_residual": c.parallel}
     if kind in ("qwen2_moe", "qwen3_moe") and c.experts:
-        shared = {"shared_expert_intermediate_size": c.experts.shared_size, "qkv_bias": c.qkv_bias}
+        shared = {"shared_expert_intermediate_size": c.experts.shared_size}
         fields = {"moe_intermediate_size": c.experts.expert_size, "norm_topk_prob": c.experts.renormalize}
         return fields | {"use_sliding_window": False} | (shared if kind == "qwen2_moe" else {})
     if kind in ("qwen2", "qwen3"):

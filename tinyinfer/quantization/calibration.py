@@ -182,7 +182,7 @@ def named(layer: Layer) -> Iterator[tuple[str, Linear]]:
 
 
 def rows_of(windows: np.ndarray, sets: RotationSets) -> Batch:
-    """All windows as the sequences of one batch, no logits wanted. sets: which rotations of the model turn them."""
+    """All windows as the sequences of one batch, no logits wanted. sets: which of the model's rotations they get."""
     count, size = windows.shape
     spans = []
     for i, window in enumerate(windows.tolist()):
