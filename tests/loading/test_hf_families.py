@@ -65,7 +65,7 @@ OWNED: dict[str, tuple[object, str]] = {
     "no_rope_layers": ([0, 1], "smollm3"),
     "norm_topk_prob": (True, "qwen2_moe qwen3_moe olmoe"),
     "num_local_experts": (16, "mixtral qwen2_moe qwen3_moe olmoe gpt_oss"),
-    "partial_rotary_factor": (0.5, "phi3 gpt_neox"),
+    "partial_rotary_factor": (0.5, "phi3"),
     "qkv_bias": (True, "qwen2_moe"),
     "query_pre_attn_scalar": (100, "gemma2 gemma3_text"),
     "residual_multiplier": (0.5, "granite"),

@@ -230,6 +230,12 @@ WRONG: dict[str, tuple[Config, str]] = {
     "two bases": (LLAMA | {"rope_theta": 5e5, "rope_parameters": {"rope_theta": 1e4}}, "'rope_theta'"),
     "two bases of GPT-NeoX": (MINIMAL["gpt_neox"] | {"rotary_emb_base": 5e5, "rope_theta": 1e4}, "'rope_theta'"),
     "two shares of GPT-NeoX": (MINIMAL["gpt_neox"] | {"rotary_pct": 0.5, "partial_rotary_factor": 1.0}, "'partial_rot"),
+    "a base of GPT-NeoX that transformers overlooks": (
+        MINIMAL["gpt_neox"] | {"rope_theta": 500.0}, "'rope_theta' is overlooked by transformers, which has 10000.0"
+    ),
+    "a share of GPT-NeoX that transformers overlooks": (
+        MINIMAL["gpt_neox"] | {"partial_rotary_factor": 0.5}, "'partial_rotary_factor' is overlooked by transformers"
+    ),
     "two shares of Phi-3": (
         MINIMAL["phi3"] | {"partial_rotary_factor": 0.5, "rope_parameters": {"partial_rotary_factor": 1.0}},
         "'partial_rotary_factor' differs from partial_rotary_factor (0.5) beside it",

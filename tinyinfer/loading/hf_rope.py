@@ -39,7 +39,6 @@ class RopeFields:
     def layers(self, windows: Windows) -> tuple[RopeConfig | None, ...]:
         """The rotation of each layer; None for a layer without one."""
         f, family = self.f, self.family
-        f.alias(family.theta_field, "rope_theta")
         old, new = f.get("rope_scaling"), f.get("rope_parameters")
         if new is None and old in (None, {}):
             old = family.rope
@@ -88,6 +87,8 @@ class RopeFields:
         r = self.f.table(name, self._renamed(table))
         r.alias("rope_type", "type")
         theta, size = _said(self.f, theta_field, r, "rope_theta", theta), self._size(r)
+        if self.family.theta_field != "rope_theta":
+            self._repeats("rope_theta", theta)
         kind = r.text("rope_type", "default")
         if kind not in KINDS:
             r.refuse("rope_type", f"is {show(kind)}, which is not supported; supported are {', '.join(KINDS)}")
@@ -105,13 +106,19 @@ class RopeFields:
         kinds = {key: table[key] for key in ("rope_type", "type") if isinstance(table.get(key), str)}
         return table | {key: self.family.rope_names.get(kind, kind) for key, kind in kinds.items()}
 
+    def _repeats(self, name: str, value: float) -> None:
+        """A field that transformers overlooks in this family may only repeat the value that counts."""
+        if name in self.f.values and self.f.number(name) != value:
+            self.f.refuse(name, f"is overlooked by transformers, which has {value} instead; correct or remove it")
+
     def _size(self, r: Fields) -> int:
         """How many numbers of a head are rotated."""
         if self.family.partial is None:
             return self.head_dim
         field, absent = self.family.partial
-        self.f.alias(field, PARTIAL)
         share = _said(self.f, field, r, PARTIAL, absent)
+        if field != PARTIAL:
+            self._repeats(PARTIAL, share)
         size = int(self.head_dim * share)
         if size % 2 or not 2 <= size <= self.head_dim:
             why = f"rotates {size} of the {self.head_dim} numbers of a head, but they are rotated in pairs; correct it"
