@@ -40,7 +40,8 @@ def frequencies(rope: RopeConfig, size: int) -> np.ndarray:  # -> (Z, pairs)
     (Su et al. 2021, section 3.3.)
     """
     exponents = np.arange(0, size, 2, dtype=np.float32) / np.float32(size)  # (pairs,)
-    f = np.float32(1) / np.float32(rope.theta) ** exponents  # (pairs,)
+    powers = np.power(rope.theta, exponents.astype(np.float64)).astype(np.float32)  # (pairs,): of float32 less exact
+    f = np.float32(1) / powers  # (pairs,)
     if rope.divisors is not None:
         return f / np.array([divisors for divisors in (rope.divisors, rope.long_divisors) if divisors], np.float32)
     if rope.scaling == "linear":
