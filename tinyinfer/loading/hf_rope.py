@@ -171,7 +171,7 @@ class _Table:
         """What cosine and sine are multiplied by."""
         return usual if self.r.get("attention_factor") is None else self.r.number("attention_factor")
 
-    def set(self, name: str, absent: float) -> float:
+    def nonzero(self, name: str, absent: float) -> float:
         """A number of which 0 and null mean that it is absent."""
         value = self.r.get(name)
         unset = value is None or (value == 0 and not isinstance(value, bool))
@@ -199,14 +199,14 @@ def _yarn(t: _Table) -> dict[str, Any]:
     original = t.original_max()
     if "factor" not in t.r.values:
         t.factor()  # refuses: only a null means the lengths' ratio
-    factor, fast, slow = t.implied_factor(original), t.set("beta_fast", 32.0), t.set("beta_slow", 1.0)
+    factor, fast, slow = t.implied_factor(original), t.nonzero("beta_fast", 32.0), t.nonzero("beta_slow", 1.0)
     if factor < 1:
         t.r.refuse(ORIGINAL, f"is {original}, more than max_position_embeddings ({t.max_position}); correct one")
     if fast <= slow:
         t.r.refuse("beta_fast", f"is {fast}, but must be above beta_slow ({slow}); correct one of them")
     if t.theta <= 1:
         t.r.refuse("rope_theta", f"is {t.theta}, but yarn needs a base above 1; correct it")
-    mscale, all_dim = t.set("mscale", 0.0), t.set("mscale_all_dim", 0.0)
+    mscale, all_dim = t.nonzero("mscale", 0.0), t.nonzero("mscale_all_dim", 0.0)
     grown = [0.1 * scale * math.log(factor) + 1 for scale in ((mscale, all_dim) if mscale and all_dim else (1.0, 0.0))]
     settings = {"beta_fast": fast, "beta_slow": slow, "truncate": t.r.flag("truncate", True)}
     stretch = {"factor": factor, "original_max_position": original, "amplitude": t.amplitude(grown[0] / grown[1])}

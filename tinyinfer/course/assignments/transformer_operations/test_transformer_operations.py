@@ -341,28 +341,28 @@ def attend(q, k, v, seen, heads: Heads, shared=None, hidden: float = -np.inf, fi
     return mixed(p / (p.sum(axis=-1, keepdims=True) + share), v, shared)
 
 
-def scores(q, k, scale: float, shared=None):  # (T, H, E), (S, K, E) -> (H, T, S)
+def scores(q, k, scale: float, shared=None):
     """scale · q kᵀ in float64. shared: a query head's key head."""
     return scale * np.einsum("the,she->hts", q.astype(np.float64), for_heads(k, q.shape[1], shared))
 
 
-def mixed(p, v, shared=None):  # (H, T, S), (S, K, E) -> (T, H, E)
+def mixed(p, v, shared=None):
     """The values, weighted by p."""
     return np.einsum("hts,she->the", p, for_heads(v, len(p), shared))
 
 
-def for_heads(x, heads: int, shared=None):  # (S, K, E) -> (S, H, E)
+def for_heads(x, heads: int, shared=None):
     """The keys, or the values, that each query head meets, in float64: neighbours share them, unless `shared` says."""
     group = heads // x.shape[1]
     return x[:, [h // group if shared is None else shared(h) for h in range(heads)]].astype(np.float64)
 
 
-def capped(s, cap: NoCap | SoftCap):  # (...,) -> (...,)
+def capped(s, cap: NoCap | SoftCap):
     """limit · tanh(s / limit)."""
     return cap.limit * np.tanh(s / cap.limit) if isinstance(cap, SoftCap) else s
 
 
-def sinks_as_scores(heads: Heads):  # -> (H, 1, 1)
+def sinks_as_scores(heads: Heads):
     """Each query head's sink in float64; -inf where there is none, whose exponential is 0."""
     if isinstance(heads.sinks, NoSinks):
         return np.full((heads.queries, 1, 1), -np.inf)
