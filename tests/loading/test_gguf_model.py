@@ -362,7 +362,7 @@ def test_experts_of_four_bits(tmp_path: Path) -> None:
         blocks = gguf.quants.quantize(theirs[f"layers.2.{part}"].numpy(), gguf.GGMLQuantizationType.MXFP4)
         expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.MXFP4)
         np.testing.assert_array_equal(ours[f"layers.2.{part}"].numpy(), expected, err_msg=part)
-        assert len(np.unique(expected)) > 16, "several scales"
+        assert ours[f"layers.2.{part}"].nbytes == expected.size * 17 // 32, "a byte of scale for 32 numbers of 4 bits"
 
 
 def test_end_tokens(written: Written) -> None:
