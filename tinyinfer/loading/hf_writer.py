@@ -8,6 +8,7 @@ back (saving.py), and refused.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from tinyinfer.loading.hf_families import FAMILIES
@@ -29,7 +30,8 @@ def config_fields(c: ModelConfig) -> dict[str, Any]:
         "tie_word_embeddings": c.tied_head,
         "eos_token_id": list(c.eos_token_ids),
     }
-    return fields | (_gpt2(c) if kind == "gpt2" else _decoder(kind, c) | _of_family(kind, c))
+    own = OF_FAMILY[kind](c) if kind in OF_FAMILY else {}
+    return fields | own | (_gpt2(c) if kind == "gpt2" else _decoder(kind, c))
 
 
 def _gpt2(c: ModelConfig) -> dict[str, Any]:
@@ -71,32 +73,57 @@ def _decoder(kind: str, c: ModelConfig) -> dict[str, Any]:
     return fields
 
 
-def _of_family(kind: str, c: ModelConfig) -> dict[str, Any]:
-    """The fields that only the config.json of this family has."""
-    if kind in ("llama", "smollm3"):
-        fields: dict[str, Any] = {"mlp_bias": c.mlp_bias}
-        return fields | ({"no_rope_layers": [int(rope is not None) for rope in c.rope]} if kind == "smollm3" else {})
-    if kind in ("gemma2", "gemma3_text"):
-        caps = {"final_logit_softcapping": c.logit_cap} | (
-            {"attn_logit_softcapping": c.score_cap} if kind == "gemma2" else {}
-        )
-        scalar = {"query_pre_attn_scalar": _whole(c.attention_scale**-2)}
-        return scalar | caps | {"hidden_activation": "gelu_pytorch_tanh"}
-    if kind == "granite":
-        scales = {"embedding_multiplier": c.embedding_scale, "residual_multiplier": c.residual_scale}
-        scales |= {"attention_multiplier": c.attention_scale, "logits_scaling": 1 / c.logit_scale}
-        return scales | {"mlp_bias": c.mlp_bias}
-    if kind == "phi3" and (rope := c.rope[0]) and rope.long_divisors:
-        return {"original_max_position_embeddings": rope.original_max_position}
-    if kind == "gpt_neox":
-        return {"hidden_act": "gelu", "use_parallel_residual": c.parallel}
-    if kind in ("qwen2_moe", "qwen3_moe") and c.experts:
-        shared = {"shared_expert_intermediate_size": c.experts.shared_size}
-        fields = {"moe_intermediate_size": c.experts.expert_size, "norm_topk_prob": c.experts.renormalize}
-        return fields | {"use_sliding_window": False} | (shared if kind == "qwen2_moe" else {})
-    if kind in ("qwen2", "qwen3"):
-        return {"use_sliding_window": False}
-    return {"norm_topk_prob": False} if kind == "olmoe" else {}
+def _llama(c: ModelConfig) -> dict[str, Any]:
+    return {"mlp_bias": c.mlp_bias}
+
+
+def _smollm3(c: ModelConfig) -> dict[str, Any]:
+    return {"mlp_bias": c.mlp_bias, "no_rope_layers": [int(rope is not None) for rope in c.rope]}
+
+
+def _qwen(c: ModelConfig) -> dict[str, Any]:
+    return {"use_sliding_window": False}
+
+
+def _qwen_moe(c: ModelConfig) -> dict[str, Any]:
+    assert c.experts
+    fields = {"moe_intermediate_size": c.experts.expert_size, "norm_topk_prob": c.experts.renormalize}
+    return fields | ({"shared_expert_intermediate_size": c.experts.shared_size} if c.experts.shared_size else {})
+
+
+def _gemma3(c: ModelConfig) -> dict[str, Any]:
+    scalar = {"query_pre_attn_scalar": _whole(c.attention_scale**-2)}
+    return scalar | {"final_logit_softcapping": c.logit_cap, "hidden_activation": "gelu_pytorch_tanh"}
+
+
+def _gemma2(c: ModelConfig) -> dict[str, Any]:
+    return _gemma3(c) | {"attn_logit_softcapping": c.score_cap}
+
+
+def _granite(c: ModelConfig) -> dict[str, Any]:
+    scales = {"embedding_multiplier": c.embedding_scale, "residual_multiplier": c.residual_scale}
+    scales |= {"attention_multiplier": c.attention_scale, "logits_scaling": 1 / c.logit_scale}
+    return scales | {"mlp_bias": c.mlp_bias}
+
+
+def _phi3(c: ModelConfig) -> dict[str, Any]:
+    lengths = [rope.original_max_position for rope in c.rope if rope and rope.long_divisors]
+    return {"original_max_position_embeddings": lengths[0]} if lengths else {}
+
+
+def _gpt_neox(c: ModelConfig) -> dict[str, Any]:
+    return {"hidden_act": "gelu", "use_parallel_residual": c.parallel}
+
+
+def _olmoe(c: ModelConfig) -> dict[str, Any]:
+    return {"norm_topk_prob": False}
+
+
+OF_FAMILY: dict[str, Callable[[ModelConfig], dict[str, Any]]] = {  # the fields that only this family's config.json has
+    "llama": _llama, "smollm3": _smollm3, "qwen2": _qwen, "qwen3": _qwen, "qwen2_moe": _qwen_moe,
+    "qwen3_moe": _qwen_moe, "gemma2": _gemma2, "gemma3_text": _gemma3, "granite": _granite, "phi3": _phi3,
+    "gpt_neox": _gpt_neox, "olmoe": _olmoe,
+}  # fmt: skip
 
 
 def _whole(x: float) -> float:
