@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
@@ -139,7 +139,10 @@ def canonical_tensors(
         tensor.check_float()
         canonical, expert = canonical_name(name, modules)
         if expert is not None:
-            stacks.setdefault(canonical, {})[expert] = tensor
+            stack = stacks.setdefault(canonical, {})
+            if expert in stack:
+                _refuse_twice(path, tensor.name, stack[expert].name)
+            stack[expert] = tensor
         else:
             known = not canonical.startswith("unknown")
             _add(tensors, path, (store if known else plain)(path, config, canonical, tensor))
@@ -166,9 +169,12 @@ def _add(tensors: dict[str, LazyTensor], path: str, new: Named) -> None:
     """Adds the new tensors. Raises ModelError for a name that is there already."""
     for name, tensor in new:
         if name in tensors:
-            other = show(tensors[name].name)
-            raise ModelError(f"{path}: tensors {show(tensor.name)} and {other} are the same weight; remove one of them")
+            _refuse_twice(path, tensor.name, tensors[name].name)
         tensors[name] = tensor
+
+
+def _refuse_twice(path: str, name: str, other: str) -> NoReturn:
+    raise ModelError(f"{path}: tensors {show(name)} and {show(other)} are the same weight; remove one of them")
 
 
 def _ordered(c: ModelConfig, tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
