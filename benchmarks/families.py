@@ -46,7 +46,7 @@ def row(golden: Golden) -> str:
 
 
 def main() -> None:
-    warnings.simplefilter("ignore")  # what a file holds and nobody reads
+    warnings.simplefilter("ignore")  # what is in a file and is never read
     print("| golden | model_type | reference | numpy | greedy tokens |\n|---|---|---|---|---|")
     for name in sys.argv[1:] or FAMILIES + BARE:
         print(row(load_golden(name)), flush=True)

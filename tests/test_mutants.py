@@ -19,7 +19,7 @@ from tinyinfer.model.attention import full_attention
 from tinyinfer.model.heads import Heads, Sinks, SoftCap
 
 # Functions that no golden runs, or not all of it, and the test that would notice instead.
-LARGE = ("loading.build", "backends.reference", "backends.numpy_ops")  # some seconds each: run with -m full
+LARGE = ("loading.build", "loading.rotations", "backends.reference", "backends.numpy_ops")  # some seconds each: run with -m full
 TESTED_ELSEWHERE = {
     "model.transformer": {"nbytes": "test_build.py"},
     "model.layers": {"nbytes": "test_build.py"},
@@ -30,7 +30,7 @@ TESTED_ELSEWHERE = {
     "loading.build": {"build_model": "test_build.py (progress)", "as_floats": "the type",
                       "as_stored": "test_apply.py", "load_model": "test_apply.py",
                       "keeps_file_quantization": "test_apply.py"},
-    "loading.rotations": {"turned = np.repeat": "test_rotations.py"},
+    "loading.rotations": {"rotated = np.repeat": "test_rotations.py"},
     "backends.reference": {"__init__": "test_operations.py", "counting": "test_calibration.py",
                            "reserve": "test_fake_cupy.py", "take": "test_operations.py",
                            "compile": "the type", "relative_cost": "test_operations.py",
@@ -100,7 +100,7 @@ def test_no_line_can_be_left_out(file, goldens, tmp_path):
 # begin so are noticed by the test beside them instead.
 LOADERS: dict[str, dict[str, str]] = {
     "loading.hf_rope": {"return {'divisors'": "test_hf_writer.py", "self.f.alias(field, PARTIAL)": "test_hf_rope.py",
-                        "why = ": "test_hf_rope.py", "where, name = ": "test_hf_rope.py",
+                        "why = ": "test_hf_rope.py", "wrong = ": "test_hf_rope.py", "where, name = ": "test_hf_rope.py",
                         "self._refuse_ambiguous(": "test_hf_rope.py", "lengths = ": "test_hf_rope.py"},
     "loading.hf_layers": {"name = ": "test_hf_layers.py"},
     "loading.hf_storage": {"heads = ": "test_hf_storage.py", "wrong = ": "test_hf_storage.py",

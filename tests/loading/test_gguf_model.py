@@ -14,7 +14,7 @@ import gguf
 import numpy as np
 import pytest
 from gguf_writer import GGUF_FAMILIES, add_tensor, finish, llama3_divisors, write_gguf
-from golden import load_golden
+from golden import load_golden, write_hf_folder
 from helpers import small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -346,6 +346,23 @@ def test_codes_are_cut_and_ordered_like_floats(name: str, tmp_path: Path, golden
             np.testing.assert_array_equal(tensor.quantized(3, 17).dequantize(), expected[3:17], err_msg=key)
             kept += 1
     assert kept > 5
+
+
+def test_experts_of_four_bits(tmp_path: Path) -> None:
+    """gpt-oss as its GGUF files have it. Catches blocks of MXFP4 read along another axis, or of another expert.
+
+    The golden's widths are no whole blocks, so that these are: 64 for 52 and 32 for 30.
+    """
+    golden, wider = load_golden("gpt_oss"), {52: 64, 30: 32, 60: 64}
+    shapes = {name: tuple(wider.get(n, n) for n in shape) for name, shape in golden.tensors.items()}
+    golden = replace(golden, config=golden.config | {"hidden_size": 64, "intermediate_size": 32}, tensors=shapes)
+    ours = load_gguf(str(write_gguf(golden, tmp_path / "x.gguf", "MXFP4"))).tensors
+    theirs = load_folder(str(write_hf_folder(golden, tmp_path / "folder"))).tensors
+    for part in ("gate", "up", "down"):
+        blocks = gguf.quants.quantize(theirs[f"layers.2.{part}"].numpy(), gguf.GGMLQuantizationType.MXFP4)
+        expected = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.MXFP4)
+        np.testing.assert_array_equal(ours[f"layers.2.{part}"].numpy(), expected, err_msg=part)
+        assert ours[f"layers.2.{part}"].nbytes == expected.size * 17 // 32, "a byte of scale for 32 numbers of 4 bits"
 
 
 def test_end_tokens(written: Written) -> None:
