@@ -36,7 +36,7 @@ def main() -> int:
     """Interrupts and prints."""
     parser = argparse.ArgumentParser(description=__doc__.partition(":")[0])
     parser.add_argument("settings", nargs="*", metavar="SETTING", help=f"of {', '.join(SETTINGS)} (default: all)")
-    parser.add_argument("--every", type=int, default=1, help="interrupt at each so manieth line")
+    parser.add_argument("--every", type=int, default=1, help="interrupt at every n-th line")
     parser.add_argument("--first", type=int, default=1, help="begin at this line")
     parser.add_argument("--signals", type=int, default=0, help="send so many at random moments instead")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")

@@ -16,8 +16,9 @@ import numpy as np
 
 from tinyinfer.backends.switches import BACKENDS
 from tinyinfer.ledger import Ledger
+from tinyinfer.model.heads import Heads
 from tinyinfer.model.interfaces import Ops
-from tinyinfer.model.weights import Dense, Floats, Heads, Linear, RMSNorm, Rotation
+from tinyinfer.model.weights import Dense, Floats, Linear, RMSNorm, Rotation
 from tinyinfer.quantization.recipe import make_scheme
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.switches import resolve

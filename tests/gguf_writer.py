@@ -110,7 +110,7 @@ def _unpacked(config: dict[str, Any], weights: dict[str, np.ndarray]) -> dict[st
             suffix = "bias" if name.endswith("_bias") else "weight"
             array = array if suffix == "bias" else array.swapaxes(1, 2)
             place = name.removesuffix("_bias")
-            if "gate_up" in name:  # gate and up in turns
+            if "gate_up" in name:  # gate and up interleaved
                 tensors[f"{place.replace('gate_up', 'gate')}.{suffix}"] = array[:, 0::2]
                 name, array = f"{place.replace('gate_up', 'up')}.{suffix}", array[:, 1::2]
             else:

@@ -193,6 +193,7 @@ def dialect4(config: dict[str, Any], rope_type_key: str = "rope_type") -> dict[s
             ("rotary_emb_base", "rotary_pct") if kind == "gpt_neox" else ("rope_theta", "partial_rotary_factor")
         )
         c[base], rope_type = rope.pop("rope_theta"), rope.pop("rope_type")
+        c["rope_theta"] = c[base]  # GPT-NeoX says it twice
         if "partial_rotary_factor" in rope:
             c[part] = rope.pop("partial_rotary_factor")
         if kind == "phi3":
@@ -218,7 +219,7 @@ def dialect4(config: dict[str, Any], rope_type_key: str = "rope_type") -> dict[s
         c |= {"hidden_act": c["hidden_activation"], "cache_implementation": "hybrid"}
         c["sliding_window_size"] = c["sliding_window"]
     if kind == "smollm3":
-        c["max_window_layers"] = 28  # published so, and read by nobody
+        c["max_window_layers"] = 28  # published so, and never read
     if kind in ("gpt2", *GEMMAS) and c["tie_word_embeddings"]:
         del c["tie_word_embeddings"]  # their default, and so never written
     return c

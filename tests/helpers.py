@@ -223,8 +223,7 @@ def golden_distance(
         ops = part("backends.reference").ReferenceOps(ledger, xp=xp or np)
     model = part("loading.build").build_model(checkpoint, ops)
     batch, span = part("sequence").Batch, part("sequence").Span
-    worst, boundary = 0.0, checkpoint.config.rotation_boundary
-    rotations = int(boundary is not None and len(tokens) > boundary)
+    worst, rotations = 0.0, checkpoint.config.rotation_sets.of(len(tokens))
     for cuts in ([0, len(tokens)], [0, len(tokens) // 3, len(tokens) - 1, len(tokens)]):
         spec = part("kv_cache.base").CacheSpec(checkpoint.config.memory, len(tokens))
         cache = part("kv_cache.contiguous").ContiguousCache(spec, ops)

@@ -490,7 +490,7 @@ def compare(seq: Sequence, setting: Setting, result: Result) -> None:
 
 
 def tally(name: str, every: int = 1, first: int = 1) -> Iterator[Result]:
-    """The result of an interrupt at every so manieth line of a setting, until its work is done."""
+    """The result of an interrupt at every n-th line of a setting, until its work is done."""
     at = first
     while True:
         result, _ = interrupted(SETTINGS[name], at)

@@ -99,8 +99,8 @@ def test_the_older_dialect_shares_no_new_spelling(name: str) -> None:
     assert not config.keys() & {"rope_parameters", "dtype", "_sliding_window_pattern", "swiglu_alpha"}
     assert ("layer_types" in config) == (kind in ("olmo3", "gpt_oss")), "the families that are younger than the list"
     assert ("num_experts" in config) == (kind in ("qwen2_moe", "qwen3_moe", "olmoe"))
-    assert ("rope_theta" in config) == (kind not in ("gpt2", "gpt_neox"))
-    assert ("rotary_pct" in config) == (kind == "gpt_neox")
+    assert ("rope_theta" in config) == (kind != "gpt2")
+    assert ("rotary_pct" in config) == ("rotary_emb_base" in config) == (kind == "gpt_neox")
 
 
 def test_a_longer_text_is_another_one_where_it_must_be() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from graphlib import TopologicalSorter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,25 @@ def test_the_page_of_a_folder_lists_its_files(folder):
     page = ast.get_docstring(ast.parse((PACKAGE / folder / "__init__.py").read_text(encoding="utf-8"))) or ""
     listed = re.findall(r"^    (\w+\.py)  ", page, re.MULTILINE)
     assert sorted(listed) == sorted(p.name for p in (PACKAGE / folder).glob("*.py") if p.name != "__init__.py")
+
+
+def test_names_that_scripts_import_exist():
+    """Benchmarks and the texts of notebooks run seldom. Catches one that is broken because a class has moved."""
+    root = PACKAGE.parent
+    scripts = [*(root / "benchmarks").glob("*.py"), *(root / "notebooks").rglob("*.py")]
+    named = {
+        (script.name, node.module, alias.name)
+        for script in scripts
+        for node in ast.walk(ast.parse(script.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "tinyinfer"
+        for alias in node.names
+    }
+    assert len(named) > 50
+    assert not [
+        (script, module, name)
+        for script, module, name in named
+        if not hasattr(import_module(module), name) and f"{module}.{name}" not in MODULES
+    ]
 
 
 def test_only_the_backend_and_its_registry_name_a_backend():

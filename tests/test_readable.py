@@ -26,7 +26,8 @@ ROOT = PACKAGE.parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 TREES = {path.relative_to(PACKAGE).as_posix(): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
 FOLDERS = [PACKAGE, *(ROOT / name for name in ("tests", "benchmarks", "notebooks"))]
-MODEL = ["model/transformer.py", "model/attention.py", "model/moe.py", "model/mlp.py"]
+BRANCH_FREE = ["model/transformer.py", "model/layers.py", "model/heads.py"]
+MODEL = [*BRANCH_FREE, "model/attention.py", "model/moe.py", "model/mlp.py"]
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
@@ -381,12 +382,11 @@ def branches(tree: ast.AST) -> list[ast.If | ast.IfExp]:
     return [node for node in found if ast.unparse(node.test) != "TYPE_CHECKING"]
 
 
-def test_the_transformer_has_no_branch():
-    """What a family lacks is a weight that does nothing, and what is optimized is in `ops` and `cache`."""
-    tree = TREES["model/transformer.py"]
-    counting = [node for node in ast.walk(tree) if isinstance(node, Function) and node.name == "nbytes"]
-    allowed = {id(branch) for node in counting for branch in branches(node)}
-    assert not [ast.unparse(node.test) for node in branches(tree) if id(node) not in allowed]
+@pytest.mark.parametrize("name", BRANCH_FREE)
+def test_the_transformer_has_no_branch(name):
+    """What a family lacks is data that does nothing, and what is optimized is in `ops` and `cache`."""
+    tree = TREES[name]
+    assert not [ast.unparse(node.test) for node in branches(tree)]
     assert not [node for node in ast.walk(tree) if isinstance(node, ast.comprehension) and node.ifs]
 
 

@@ -109,6 +109,7 @@ def test_a_sequence_is_short_up_to_the_boundary():
     """Catches a boundary that is off by one, and a model without longrope that has one."""
     assert [RotationSets(4).of(n) for n in (1, 4, 5, 99)] == [0, 0, 1, 1]
     assert [RotationSets().of(n) for n in (1, 10**9)] == [0, 0]
+    assert (RotationSets(4).count, RotationSets().count) == (2, 1)
 
 
 def test_drafts_end_at_the_boundary_and_those_of_a_long_sequence_nowhere():

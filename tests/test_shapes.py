@@ -21,6 +21,7 @@ from tinyinfer.backends.cpu import lazy_array
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
+from tinyinfer.course.assignments.transformer_operations.test_transformer_operations import attend
 from tinyinfer.course.compare import differing
 from tinyinfer.course.laws import same_law
 from tinyinfer.course.sandbox.stand_ins import DeviceView
@@ -45,7 +46,7 @@ from tinyinfer.loading.saving import save_model
 from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
-from tinyinfer.model.heads import Heads
+from tinyinfer.model.heads import Heads, Sinks, SoftCap
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
 from tinyinfer.sampling_params import SamplingParams
@@ -123,6 +124,8 @@ def run_the_rest(inspector: Inspector, folder) -> None:
     """What no engine calls: the plain form of attention, and the loaders."""
     q, k, v = (np.ones((rows, heads, 14), np.float32) for rows, heads in ((19, 15), (31, 5), (31, 5)))
     inspector.watch({"H": 15, "K": 5, "E": 14}, lambda: full_attention(q, k, v, 12, 0, Heads(15, 5, 14, 1.0, None), np))
+    heads = Heads(15, 5, 14, 1.0, None, SoftCap(9.0), Sinks(np.ones((5, 3, 1), np.float32)))
+    inspector.watch({"H": 15, "K": 5, "E": 14}, lambda: attend(q, k, v, np.ones((19, 31), bool), heads))
     inspector.watch({}, lambda: lazy_array((3, 5)))
     inspector.watch({"V": 6}, lambda: same_law([0, 1, 2, 3, 4, 5] * 20, np.full(6, 1 / 6), "the token"))
     inspector.watch({}, lambda: differing(np.ones((3, 5)), np.ones((3, 5)), 0.0, 0.0))

@@ -110,7 +110,7 @@ def thirds(found: Checkpoint) -> Checkpoint:
 
 
 def halves(found: Checkpoint) -> Checkpoint:
-    """gpt-oss's packed experts cut into halves, although gate and up stand in turns."""
+    """gpt-oss's packed experts cut into halves, although gate and up are interleaved."""
 
     def change(arrays: Arrays) -> Arrays:
         new: Arrays = {}

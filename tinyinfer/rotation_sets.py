@@ -1,8 +1,8 @@
-"""Which set of rotations turns the rows of a sequence: longrope's frequencies change with the sequence's length.
+"""Which set of rotations the rows of a sequence get: longrope's frequencies change with the sequence's length.
 
 A model with longrope (Ding et al. 2024, LongRoPE) has two sets of rotary frequencies. While the known tokens of a
-sequence, prompt and new ones together, number at most `boundary`, the short set turns all its rows. From then on the
-long set turns all of them, also those of early positions. So a prompt beyond the boundary is long from its first chunk.
+sequence, prompt and new ones together, number at most `boundary`, the short set rotates all its rows. From then on the
+long set rotates all of them, early positions included. So a prompt beyond the boundary is long from its first chunk.
 Three things follow, wherever rows are computed:
 
     a cached key counts only with keys of its own set: at the crossing a sequence is computed again from its first row
@@ -24,8 +24,13 @@ class RotationSets:
 
     boundary: int | None = None
 
+    @property
+    def count(self) -> int:
+        """Z: how many sets there are."""
+        return 1 if self.boundary is None else 2
+
     def of(self, tokens: int) -> int:
-        """The set that turns the rows of a sequence of so many tokens: 0, or 1 where it is long."""
+        """The set that rotates the rows of a sequence of so many tokens: 0, or 1 where it is long."""
         return int(self.boundary is not None and tokens > self.boundary)
 
     def most_drafts(self, tokens: int) -> float:

@@ -238,7 +238,7 @@ class Span:
     """Rows start ... stop of a batch, stop not included: consecutive tokens of one sequence from position `first` on.
 
     wanted: the logits of so many of its last rows are wanted: 0 for a chunk of a prompt, 1 for a prompt's end and for
-    decode, one more for every draft. rotation_set: which set of the model's rotary frequencies turns these rows.
+    decode, one more for every draft. rotation_set: which set of the model's rotary frequencies these rows get.
     """
 
     seq: Sequence
@@ -281,7 +281,7 @@ class Batch:
 def make_batch(work: Iterable[tuple[Sequence, int, int]], sets: RotationSets = ONE_SET) -> Batch:
     """The batch of each (sequence, first position, rows), with logits from the sequence's last known token on.
 
-    sets: which rotations of the model turn each sequence's rows.
+    sets: which of the model's rotations the rows of a sequence get.
     """
     tokens: list[int] = []
     positions: list[int] = []

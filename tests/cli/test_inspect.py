@@ -152,7 +152,7 @@ def test_the_text_tells_of_shared_experts_dense_layers_and_a_boundary(golden_fol
     moe, layers = described("qwen3_moe_mixed")
     assert moe.dense_layers
     assert f"experts a token, in {layers - len(moe.dense_layers)} of {layers} layers, so " in text("qwen3_moe_mixed")
-    boundary = load(golden_folder("phi3_long")).config.rotation_boundary
+    boundary = load(golden_folder("phi3_long")).config.rotation_sets.boundary
     assert boundary
     line = f"sequences of more than {boundary} positions are rotated by other frequencies"
     assert line in text("phi3_long")

@@ -252,12 +252,16 @@ for backend, quantize in (("reference", "off"), ("numpy", "int8")):
 """
 
 
+@pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
 def test_an_engine_of_all_our_solutions_answers_as_the_engine_does(
-    merge: Callable[..., Path], golden_folder: Callable[[str], Path]
+    merge: Callable[..., Path], golden_folder: Callable[[str], Path], family: str
 ) -> None:
-    """Catches a name that is replaced at a wrong place, or not at all, and a package that cannot be imported."""
+    """Catches a name that is replaced at a wrong place, or not at all, and a package that cannot be imported.
+
+    And: attention of the student's that does not fit to caps (Gemma 2) or sinks (gpt-oss).
+    """
     folder = merge(**{name: solution(a) for name, a in MADE.items()})
-    model = str(golden_folder("llama"))
+    model = str(golden_folder(family))
     done = run(folder, f"import sys; sys.argv = ['', {model!r}]\n{ANSWER}\n{WHERE}")
     assert not done.stderr
     *answers, where = [json.loads(line) for line in done.stdout.splitlines()]

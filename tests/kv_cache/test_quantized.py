@@ -6,6 +6,7 @@ as they are and those of earlier blocks quantized by a quantizer of its own, one
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -25,6 +26,7 @@ from tinyinfer.kv_cache.quantized import QuantizedCache, QuantizedContiguousCach
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.model.config import ModelConfig, MoEConfig
+from tinyinfer.model.heads import NoCap, NoSinks, Sinks, SoftCap
 from tinyinfer.sequence import Draft
 from tinyinfer.sequence import Sequence as Request
 from tinyinfer.speculative.verify import verify
@@ -61,6 +63,15 @@ class Quantizer:
         return float(found)
 
 
+def capped(score: float, cap: NoCap | SoftCap) -> float:
+    return cap.limit * math.tanh(score / cap.limit) if isinstance(cap, SoftCap) else score
+
+
+def sink_of(head: int, sinks: NoSinks | Sinks) -> float:
+    """How much of a query head's softmax is its sink's."""
+    return math.exp(sinks.scores.reshape(-1)[head]) if isinstance(sinks, Sinks) else 0.0
+
+
 class PlainOps(NumpyOps):
     """Attention as the promise says it, a query and a head at a time."""
 
@@ -78,8 +89,9 @@ class PlainOps(NumpyOps):
                 g = h // (heads.queries // heads.keys)
                 keys = [k[s, g] if s >= own else packed_k[s, g] for s in seen]
                 values = [v[s, g] if s >= own else packed_v[s, g] for s in seen]
-                weights = np.exp([float(q[p, h] @ key) * heads.scale for key in keys])
-                out[p, h] = sum(w * value for w, value in zip(weights / weights.sum(), values, strict=True))
+                scores = [capped(float(q[p, h] @ key) * heads.scale, heads.cap) for key in keys]
+                weights, sink = np.exp(scores), sink_of(h, heads.sinks)
+                out[p, h] = sum(w * value for w, value in zip(weights / (weights.sum() + sink), values, strict=True))
         return out.astype(np.float32)
 
     def packed(self, k: Any, v: Any) -> tuple[Any, Any]:
@@ -99,6 +111,7 @@ MODELS: dict[str, ModelConfig] = {
     "llama": small_config(),
     "windows": small_config(windows=(5, None, 9), num_layers=3),
     "gpt2": small_config(norm="layer", gated=False, learned_positions=True, rope=(None, None), num_kv_heads=4),
+    "caps and sinks": small_config(score_cap=1.5, sinks=True, windows=(6, None)),
     "moe": small_config(qk_norm="full", experts=MoEConfig(5, 2, 12), num_kv_heads=1, head_dim=12),
 }
 PROMPT = [(7 * i * i + 3) % 31 for i in range(23)]

@@ -33,8 +33,13 @@ def write(tmp_path: Path) -> Write:
 # --- what files mean ---
 
 
-@pytest.mark.parametrize("rope_type_key", ["rope_type", "type"])
-@pytest.mark.parametrize("name", FAMILIES)
+OVERLOOKED = ("gemma3_linear", "olmo3")  # whose `type` transformers 5 overlooks, so that it is refused
+
+
+@pytest.mark.parametrize(
+    ("name", "rope_type_key"),
+    [(name, key) for name in FAMILIES for key in ("rope_type", "type") if key != "type" or name not in OVERLOOKED],
+)
 def test_both_dialects_mean_the_same(write: Write, name: str, rope_type_key: str) -> None:
     """A field that only one transformers version writes (rope_theta, num_experts, layer_types) would be lost."""
     new = load_golden(name).config

@@ -132,7 +132,13 @@ WRONG: dict[str, tuple[str, Config, str]] = {
     "an activation that is not clamped": ("gpt_oss", {"hidden_act": "gelu"}, "'hidden_act'"),
     "two original lengths": ("gpt_oss", {"initial_context_length": 100}, "'initial_context_length'"),
     "two numbers of experts a token": ("gpt_oss", {"experts_per_token": 4, "num_experts_per_tok": 2}, "'experts_per"),
+    "experts a token by the name that transformers overlooks": (
+        "gpt_oss", {"experts_per_token": 2}, "'experts_per_token' differs from num_experts_per_tok, which is 4"
+    ),
     "two windows": ("gemma2", {"sliding_window": 9, "sliding_window_size": 8}, "'sliding_window_size'"),
+    "a window by the name that transformers overlooks": (
+        "gemma2", {"sliding_window_size": 8}, "'sliding_window_size' differs from sliding_window, which is 4096"
+    ),
     "a cap of zero": ("gemma2", {"attn_logit_softcapping": 0.0}, "'attn_logit_softcapping'"),
     "a negative cap": ("gemma2", {"final_logit_softcapping": -30.0}, "'final_logit_softcapping'"),
     "logits divided by zero": ("granite", {"logits_scaling": 0}, "'logits_scaling'"),

@@ -229,6 +229,11 @@ WRONG: dict[str, tuple[str, Callable[[Arrays], object], str]] = {
         lambda w: w.update({"model.layers.0.block_sparse_moe.experts.5.w1.weight": np.ones((40, 48), np.float32)}),
         "expert 5",
     ),
+    "an expert by two names": (
+        "olmoe",
+        lambda w: w.update({"layers.1.mlp.experts.3.up_proj.weight": w["model.layers.1.mlp.experts.3.up_proj.weight"]}),
+        "are the same weight",
+    ),
     "an expert of another shape": (
         "olmoe",
         lambda w: w.update({"model.layers.1.mlp.experts.3.up_proj.weight": np.ones((60, 36), np.float32)}),

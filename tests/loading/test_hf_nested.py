@@ -265,6 +265,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a field outside that changes the answer": ({"logit_scale": 2.0}, "'logit_scale'"),
     "another vocabulary outside": ({"vocab_size": 99}, "'vocab_size'"),
     "attention both ways inside": ({"text": {"use_bidirectional_attention": True}}, "'use_bidirectional_attention'"),
+    "a cap that transformers 5 does not apply in a model of images": (
+        {"text": {"final_logit_softcapping": 30.0}}, "text_config: the field 'final_logit_softcapping' is 30.0, which"
+    ),
     "an unknown field inside": ({"text": {"logit_scale": 2.0}}, "text_config: the field 'logit_scale'"),
     "prompts that are read both ways": ({"model_type": "paligemma"}, "'model_type' is 'paligemma', whose prompts"),
     "no text part": ({"text_config": None}, "'text_config' is missing"),

@@ -166,7 +166,7 @@ def test_phi_3_5_mini_as_on_the_hub(tmp_path: Path) -> None:
         "phi3", 32064, 3072, 8192, 32, 32, 32, 96, 131072, 1e-5, 96**-0.5, rope=(rope,) * 32, windows=(262144,) * 32,
         eos_token_ids=(32000,),
     )  # fmt: skip
-    assert c.rotation_boundary == 4096
+    assert c.rotation_sets.boundary == 4096
 
 
 def test_phi_4_mini_as_on_the_hub(tmp_path: Path) -> None:

@@ -90,7 +90,7 @@ def test_yarn_in_every_family(tmp_path: Path, kind: str, dialect: int) -> None:
 def test_longrope_in_every_family(tmp_path: Path, kind: str, dialect: int) -> None:
     c = read(tmp_path, with_rope(kind, longrope(kind), dialect))
     rope = rope_of(tmp_path, with_rope(kind, longrope(kind), dialect))
-    assert (c.rotation_boundary, rope.scaling, rope.original_max_position) == (32, "longrope", 32)
+    assert (c.rotation_sets.boundary, rope.scaling, rope.original_max_position) == (32, "longrope", 32)
     assert rope.divisors == tuple(reversed(rope.long_divisors or ()))
     assert rope.amplitude == pytest.approx((1 + np.log(c.max_position / 32) / np.log(32)) ** 0.5)
 
@@ -127,7 +127,9 @@ def test_gemma_3_scales_only_the_layers_that_see_all(tmp_path: Path) -> None:
 def test_olmo_3_has_one_base_in_transformers_4(tmp_path: Path) -> None:
     """There rope_theta is the base of both kinds of layer; in transformers 5 each table has its own."""
     olmo3 = MINIMAL["olmo3"] | {"num_hidden_layers": 4}
-    assert read(tmp_path, olmo3 | {"rope_theta": 7e4}).rope == (RopeConfig(7e4),) * 4
+    assert read(tmp_path, olmo3 | {"rope_theta": 5e5}).rope == (RopeConfig(5e5),) * 4
+    seeing_all = olmo3 | {"rope_theta": 7e4, "layer_types": ["full_attention"] * 4}
+    assert read(tmp_path, seeing_all).rope == (RopeConfig(7e4),) * 4
     tables = {"full_attention": {"rope_theta": 2e4}, "sliding_attention": {"rope_theta": 3e4}}
     both = read(tmp_path, olmo3 | {"rope_parameters": tables}).rope
     assert both == (RopeConfig(3e4),) * 3 + (RopeConfig(2e4),)
@@ -242,6 +244,13 @@ WRONG: dict[str, tuple[Config, str]] = {
         },
         "divides by its logarithm",
     ),
+    "longrope with two original lengths": (
+        MINIMAL["gemma3_text"] | {"rope_parameters": {
+            kind: longrope("gemma3_text", original_max_position_embeddings=length)
+            for kind, length in (("full_attention", 32), ("sliding_attention", 64))
+        }},
+        "longrope for texts beyond 32 and 64",
+    ),
     "two original lengths": (
         LLAMA | {"rope_scaling": YARN, "original_max_position_embeddings": 64}, "is 32, but the file's own is 64"
     ),
@@ -252,6 +261,15 @@ WRONG: dict[str, tuple[Config, str]] = {
     "a flat rope for Gemma's two": (GEMMA3 | {"rope_parameters": {"rope_theta": 1e6}}, "'rope_theta'"),
     "a rope for another kind of layer": (
         MINIMAL["olmo3"] | {"rope_parameters": {"chunked_attention": {"rope_theta": 1e6}}}, "'chunked_attention'"
+    ),
+    "a base of OLMo-3 that transformers 5 gives to one kind of layer only": (
+        MINIMAL["olmo3"] | {"rope_theta": 7e4}, "'rope_theta' is 70000.0, and in layers with a window"
+    ),
+    "a kind by its old name that transformers 5 overlooks": (
+        GEMMA3 | {"rope_scaling": {"type": "linear", "factor": 8.0}}, "names its kind 'type', which transformers 5"
+    ),
+    "a blend that transformers 5 cuts all the same": (
+        MINIMAL["olmo3"] | {"rope_parameters": {"full_attention": YARN | {"truncate": False}}}, "'truncate' is false"
     ),
     "heads turned in part": (LLAMA | {"partial_rotary_factor": 0.5}, "'partial_rotary_factor'"),
     "heads turned in part, inside": (
@@ -309,11 +327,11 @@ def test_a_rotation_that_is_not_clear_is_refused_by_name(tmp_path: Path, case: s
 @pytest.mark.parametrize("kind", ["phi3", "gpt_neox"])
 @pytest.mark.parametrize(
     ("share", "named"),
-    [(0.2, "turns 3 of the 16"), (0.1, "turns 1 of the 16"), (0.01, "turns 0 of the 16"), (1.5, "turns 24 of the 16"),
-     (0, "must be a positive number"), ("0.5", "must be a positive number")],
+    [(0.2, "rotates 3 of the 16"), (0.1, "rotates 1 of the 16"), (0.01, "rotates 0 of the 16"),
+     (1.5, "rotates 24 of the 16"), (0, "must be a positive number"), ("0.5", "must be a positive number")],
 )  # fmt: skip
 def test_a_share_that_is_no_pairs_is_refused(tmp_path: Path, kind: str, share: Any, named: str) -> None:
-    """Numbers of a head are turned in pairs; catches half a pair dropped, or completed by a number that stays."""
+    """Numbers of a head are rotated in pairs; catches half a pair dropped, or completed by a number that stays."""
     field = {"phi3": "partial_rotary_factor", "gpt_neox": "rotary_pct"}[kind]
     said = refusal(write(tmp_path, MINIMAL[kind] | {field: share}))
     assert f"'{field}'" in said

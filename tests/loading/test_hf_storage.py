@@ -147,7 +147,7 @@ def gpt_oss_arrays() -> Arrays:
     }  # fmt: skip
 
 
-def test_gpt_oss_has_gate_and_up_in_turns_and_inputs_first(tmp_path: Path) -> None:
+def test_gpt_oss_has_gate_and_up_interleaved_and_inputs_first(tmp_path: Path) -> None:
     """Catches halves in the place of turns, gate and up exchanged, and matrices of 10 by 20 left unturned."""
     arrays, both, bias = gpt_oss_arrays(), numbers(3, D, 20), numbers(3, 20)
     tensors = read(tmp_path, GPT_OSS, arrays)

@@ -397,6 +397,7 @@ def write_old(folder: Path, model_type: str | None, **fields: Any) -> Path:
         ("gpt2", {"add_prefix_space": True}, [220, 256, 257, 0, 198, 198, 259]),
         (None, {"tokenizer_class": "Qwen2Tokenizer"}, [256, 16, 17, 258, 198, 259]),
         ("qwen3", {}, [256, 16, 17, 258, 198, 259]),
+        ("qwen2_moe", {}, [256, 16, 17, 258, 198, 259]),
     ],
 )  # fmt: skip
 def test_vocab_json_and_merges_txt(

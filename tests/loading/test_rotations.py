@@ -135,6 +135,15 @@ def test_pairs_that_are_not_turned_keep_their_numbers():
     np.testing.assert_allclose(rotation.frequencies[0, :3], one_set(RopeConfig(), 6), rtol=1e-6)
 
 
+@pytest.mark.parametrize("rope", [None, RopeConfig(size=6)])
+def test_a_single_set_is_there_for_every_set_of_other_layers(rope):
+    """A row names its set once, for all layers: a long sequence must find its second set in every layer."""
+    one, two = (build_rotation(rope, 16, NumpyOps(Ledger()), sets) for sets in (1, 2))
+    assert one.frequencies.shape == (1, 8)
+    assert np.array_equal(two.frequencies, np.repeat(one.frequencies, 2, axis=0))
+    assert np.array_equal(two.amplitudes, np.repeat(one.amplitudes, 2, axis=0))
+
+
 def test_the_amplitude_multiplies_cosine_and_sine():
     """So scores grow by its square. Catches an amplitude applied to one of the two, or to scores."""
     ops = NumpyOps(Ledger())

@@ -87,7 +87,7 @@ def test_masks_and_frequencies_of_old_files_are_passed_over(tmp_path):
 def test_the_boundary_is_the_last_length_with_short_factors(beyond, checkpoint_of):
     """Original - 1, original and original + 1 tokens. Catches `>=` for `>`, and factors chosen row by row."""
     golden, checkpoint = load_golden("phi3_long"), checkpoint_of("phi3_long")
-    n = checkpoint.config.rotation_boundary + beyond
+    n = checkpoint.config.rotation_sets.boundary + beyond
     found = golden_distance("tinyinfer", checkpoint, golden.tokens[:n], golden.first_logits(n))
     assert found < TOLERANCE
 

@@ -253,7 +253,7 @@ def gelu_tanh_into(x: Array, out: Array) -> None:  # (T, F), (T, F) ->
 
 
 def gelu_into(x: Array, out: Array) -> None:  # (T, F), (T, F) ->
-    """x · Φ(x), Φ the normal distribution (Hendrycks & Gimpel 2016, equation 1)."""
+    """x · Φ(x), Φ the normal distribution (Hendrycks & Gimpel 2016, section 2)."""
     np.add(error_function(x * np.float32(0.7071067812), np), np.float32(1), out=out)
     out *= x * np.float32(0.5)
 

@@ -236,7 +236,7 @@ class ReferenceOps(HoldsModule):
         return x * f(0.5) * (self.xp.tanh(f(0.7978845608) * (x + f(0.044715) * x * x * x)) + f(1))
 
     def gelu(self, x: Array) -> Array:  # (T, F) -> (T, F)
-        """x · Φ(x), Φ the normal distribution (Hendrycks & Gimpel 2016, equation 1)."""
+        """x · Φ(x), Φ the normal distribution (Hendrycks & Gimpel 2016, section 2)."""
         f = self.xp.float32
         return x * f(0.5) * (error_function(x * f(0.7071067812), self.xp) + f(1))
 

@@ -6,7 +6,7 @@ missing, the cache grows if it may. When it is full, blocks that only the prefix
 youngest sequence is preempted: its cache is freed and the sequence is computed again later, with the same result
 (PagedAttention; Kwon et al. 2023, section 4.5). The oldest sequence is never preempted for another one, so each step
 makes progress and none starves. A sequence that does not fit even alone is an error, not a reason to wait. A sequence
-that longrope turns otherwise from its newest token on (rotation_sets.py) is queued and computed again, too.
+that its newest token makes long (rotation_sets.py) is queued and computed again, too.
 
 Wins: throughput, nearly for free while decode waits for memory. Loses: a step with more rows takes longer, so the time
 per token of each sequence grows a little. When a batch starts and who may be admitted is a Policy (policies.py).
@@ -35,7 +35,7 @@ class Scheduler(Bookkeeping):
         """The sequences with a new token, also those that wait to be computed again.
 
         A first token is never drafted: with verification=best-coupling, the number of chunks of its prompt would change
-        the text. For the same reason drafts of a sequence that waits are proposed before it is computed in chunks.
+        the text. For the same reason a sequence that waits gets its drafts before it is computed again, in chunks.
         """
         return [seq for seq in (*self.running, *self.waiting) if seq.progress.choices and not seq.finished]
 
@@ -208,4 +208,4 @@ class Scheduler(Bookkeeping):
         if chosen and drafts:
             count_drafts(seq, drafts, min(new, len(chosen) - 1), self.ledger)
         if self.cache.length(seq) and self.cache.rotation_set(seq) != span.rotation_set and not seq.finished:
-            self._queue_again(seq)  # another set of rotations turns its rows from now on (rotation_sets.py)
+            self._queue_again(seq)  # its rows get another set of rotations from now on (rotation_sets.py)

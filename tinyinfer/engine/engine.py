@@ -28,7 +28,6 @@ from tinyinfer.kv_cache.switches import KV_BITS, PREFIX_CACHES
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model, transformer
-from tinyinfer.rotation_sets import RotationSets
 from tinyinfer.sampling import choose
 from tinyinfer.sequence import Batch, Sequence, Span
 from tinyinfer.speculative.base import DraftCost, Drafter
@@ -173,7 +172,7 @@ def build_cache(config: ModelConfig, ops: Ops, c: EngineConfig) -> Cache:
     smaller = f"add {{kv_bits}}={fewer}" if fewer else "use a model with fewer layers"
     spec = CacheSpec(
         config.memory, longest, c.block_size, most, c.kv_bits, c.kv_group_size, asked is not None, smaller,
-        RotationSets(config.rotation_boundary),
+        config.rotation_sets,
     )  # fmt: skip
     return resolve(KV_BITS[c.kv_bits], c.kv_cache)(spec, ops)
 

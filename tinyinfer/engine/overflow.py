@@ -31,7 +31,6 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.model.weights import Embedding
-from tinyinfer.rotation_sets import RotationSets
 from tinyinfer.sequence import Batch, Span, make_batch
 
 PARTS = "attention", "MLP"  # of a layer, in the order in which each adds its change
@@ -97,8 +96,9 @@ def first_overflow(model: Model, ops: Ops, span: Span) -> str:
     """
     seq, end = span.seq.owner, span.first + span.rows
     stop, search = min(len(seq.tokens), end), OverflowSearch(ops)
-    cache, sets = NoCache(CacheSpec(model.config.memory, stop), search), RotationSets(model.config.rotation_boundary)
-    batch = replace(make_batch([(seq, 0, stop)], sets), logit_rows=np.arange(end - span.wanted, stop))
+    cache = NoCache(CacheSpec(model.config.memory, stop), search)
+    whole = make_batch([(seq, 0, stop)], model.config.rotation_sets)
+    batch = replace(whole, logit_rows=np.arange(end - span.wanted, stop))
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             logits = search.to_host(transformer(model, batch, cache, search))

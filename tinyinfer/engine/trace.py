@@ -45,8 +45,8 @@ class Block:
 class Turn:
     """What one sequence did in a step.
 
-    phase: "prefill", "decode", "candidate" (decode with other drafts), "recompute" (after a preemption, or when another
-    set of rotations turns the rows from now on) or "padding" (finished, but still in its slot). The sequence computed
+    phase: "prefill", "decode", "candidate" (decode with other drafts), "recompute" (after a preemption, or when the
+    rows get another set of rotations from now on) or "padding" (finished, but still in its slot). The sequence computed
     `rows` positions from `first` on, `again` of them not for the first time, and reused those before. cached: how many
     positions the prefix cache had when the sequence was admitted, in this step. drafts: the drafts that were verified.
     tokens: the sequence's new ones; a rejected candidate has none. ended: why the sequence ended, if it did.

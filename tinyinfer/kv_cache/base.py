@@ -45,7 +45,7 @@ class CacheSpec:
     most blocks in the pool of a paged cache. kv_bits, kv_group_size: of quantized keys and values ("off": float32).
     reserve_all: whether a sequence gets room for max_model_len positions, and the pool num_blocks blocks, at once; else
     sequences get room for what each can come to, and the pool grows. smaller: what saves memory of this cache, as
-    a template of RoomError. sets: which of the model's rotations turn the keys of a sequence.
+    a template of RoomError. sets: which of the model's rotations the keys of a sequence have.
     """
 
     memory: tuple[Rows, ...]
@@ -146,7 +146,7 @@ class Cache(KVCache):
         return self._lengths.get(seq.id, 0)
 
     def rotation_set(self, seq: Sequence) -> int:
-        """Which set of rotations turns the keys of the sequence, by its length now (rotation_sets.py)."""
+        """Which set of rotations the keys of the sequence have, by its length now (rotation_sets.py)."""
         return self.spec.sets.of(len(seq.tokens))
 
     def block_table(self, seq: Sequence) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     hf_fields.py       which fields of config.json may stay unread
     hf_nested.py       the text part of a model that also reads images or sound
     hf_names.py        tensor names of Hugging Face to canonical names
-    hf_storage.py      how each family stores matrices: joined, turned, in turns; taken apart row by row
+    hf_storage.py      how each family stores matrices: fused, transposed, interleaved; split row by row
     mxfp4.py           gpt-oss's experts as published: numbers of 4 bits to floats
     reorder.py         rows in another order than the file's: the pairs that rotary positions turn
     hf_vocab.py        tokenizer.json and the files beside it to a tokenizer

@@ -62,7 +62,7 @@ def build_model(
 ) -> Model:
     """The model of a checkpoint, as `ops` holds it. on_layer(done, total) is called as layers are loaded."""
     c, builder = checkpoint.config, Builder(checkpoint, ops, conversion)
-    ropes, sets = list(dict.fromkeys(c.rope)), 1 if c.rotation_boundary is None else 2
+    ropes, sets = list(dict.fromkeys(c.rope)), c.rotation_sets.count
     table = builder.weight("head" if c.tied_head else "embedding")
     positions = builder.array("positions") if c.learned_positions else None
     layers = []

@@ -1,7 +1,7 @@
 """What a GGUF file does not say about its architecture: llama.cpp has it in code, and here it is a table.
 
 A file names its architecture and its sizes. Which activation it has, where norms stand, which layers have a window,
-which numbers rotary positions turn together: those are conventions of llama.cpp's converter and of its src/models.
+which numbers RoPE rotates together: those are conventions of llama.cpp's converter and of its src/models.
 Where llama.cpp itself computes something else than the model's authors (no window for Phi-3, an approximate GELU for
 GPT-NeoX, yarn with whole pairs for gpt-oss), the table has what the authors, and transformers, compute.
 """
@@ -28,18 +28,23 @@ class Family:
     """One general.architecture of GGUF files.
 
     config: fields of ModelConfig. name: ours, where the file's is another one. tensors: names that mean something else
-    than in other families. pairs: which numbers of a head are turned together, "neighbours" (2i, 2i + 1) or "halves",
-    as everywhere else. partial: rope.dimension_count may be less than a head. no_rope_step: every so manieth layer has
-    no rotation; 1: none has one.
+    than in other families. pairs: which numbers of a head are rotated together, "neighbours" (2i, 2i + 1) or "halves",
+    as everywhere else. partial: rope.dimension_count may be less than a head. theta: the base of files that do not say
+    it. no_rope_step: n, of which each n-th layer has no rotation; 0: all have one. truncate: yarn's bounds are whole
+    pairs.
 
-    windows: attention.sliding_window is a setting, and every so manieth layer has none of it; 0: each has it; None: it
-    is no setting. window: the one of files that do not say it. local_theta: layers with a window have a rotation of
-    their own, without scaling; its base where the file has none; 0.0: the base of the others.
+    windows: n, where attention.sliding_window is a setting and each n-th layer sees all positions; 0: no layer does;
+    None: it is no setting. window: the one of files that do not say it. local_theta: layers with a window have a
+    rotation of their own, without scaling; its base where the file has none; 0.0: the base of the others.
 
     score_cap, logit_cap: those of files that do not say them; 0.0: a file without one has none; None: no setting.
     wide: with so many layers, the score is scaled by the width over the heads; else by the size of a head.
+    width_scale: the embedding is multiplied by the root of the width. multipliers: Granite's three factors are settings
+    (that of the scores is one everywhere). parallel: use_parallel_residual is a setting.
+
     experts: a router is a setting; renormalize: whether the weights of the chosen experts are scaled to sum to 1.
-    truncate: yarn's bounds are whole pairs. harmless: values of keys that mean here what the loader does anyway.
+    chosen_width: in files that do not say how wide an expert is, all chosen ones together are feed_forward_length wide.
+    harmless: values of keys that mean here what the loader does anyway.
     """
 
     config: dict[str, Any] = field(default_factory=dict)
@@ -47,35 +52,46 @@ class Family:
     tensors: dict[str, str] = field(default_factory=dict)
     pairs: str = "halves"
     partial: bool = False
+    theta: float = 1e4
     no_rope_step: int = 0
+    truncate: bool = True
     windows: int | None = None
     window: int = 0
     local_theta: float | None = None
     score_cap: float | None = None
     logit_cap: float | None = None
     wide: int = 0
+    width_scale: bool = False
+    multipliers: bool = False
+    parallel: bool = False
     experts: bool = False
     renormalize: bool = True
-    truncate: bool = True
+    chosen_width: bool = False
     harmless: dict[str, tuple[object, ...]] = field(default_factory=dict)
 
 
 FAMILIES = {
     "llama": Family(pairs="neighbours", windows=0, experts=True),  # with Mistral and Mixtral
     "qwen2": Family(),
-    "qwen2moe": Family(name="qwen2_moe", tensors=SHARED_EXPERT, experts=True, renormalize=False),
+    "qwen2moe": Family(name="qwen2_moe", tensors=SHARED_EXPERT, experts=True, renormalize=False, chosen_width=True),
     "qwen3": Family({"qk_norm": "head"}),
-    "qwen3moe": Family({"qk_norm": "head"}, name="qwen3_moe", experts=True),
-    "gemma2": Family(GEMMA, windows=2, window=4096, score_cap=50.0, logit_cap=30.0, wide=46),
-    "gemma3": Family(GEMMA | {"qk_norm": "head"}, windows=6, local_theta=1e4, logit_cap=0.0, wide=62),
+    "qwen3moe": Family({"qk_norm": "head"}, name="qwen3_moe", experts=True, chosen_width=True),
+    "gemma2": Family(GEMMA, windows=2, window=4096, score_cap=50.0, logit_cap=30.0, wide=46, width_scale=True),
+    "gemma3": Family(
+        GEMMA | {"qk_norm": "head"}, theta=1e6, windows=6, local_theta=1e4, logit_cap=0.0, wide=62, width_scale=True
+    ),
     "smollm3": Family(pairs="neighbours", no_rope_step=4),
-    "granite": Family(pairs="neighbours", harmless={"rope.scaling.finetuned": (True,)}),  # False: no rotation at all
+    "granite": Family(
+        pairs="neighbours", multipliers=True, harmless={"rope.scaling.finetuned": (True,)}  # False: no rotation at all
+    ),
     "phi3": Family(tensors={"ffn_up": "gate_up"}, partial=True, windows=0),
     "olmo2": Family(  # with OLMo-3, which has windows
         {"pre_norms": False, "post_norms": True, "qk_norm": "full"}, windows=4, local_theta=0.0
     ),
     "olmoe": Family({"qk_norm": "full"}, experts=True, renormalize=False),
-    "gptneox": Family(GPT | {"activation": "gelu"}, name="gpt_neox", partial=True),  # Pythia's; the 20B's is near it
+    "gptneox": Family(  # a file does not say its GELU: Pythia's is exact, that of GPT-NeoX-20B approximate (by 5e-4)
+        GPT | {"activation": "gelu"}, name="gpt_neox", partial=True, parallel=True
+    ),
     "gpt2": Family(GPT | {"activation": "gelu_tanh", "learned_positions": True}, no_rope_step=1),
     "gpt-oss": Family(
         {"activation": "clamped", "sinks": True}, name="gpt_oss", tensors={"post_attention_norm": "mlp_norm"},
@@ -108,7 +124,7 @@ def read_experts(f: Fields, p: str, family: Family) -> MoEConfig | None:
     if each > count:
         f.refuse(p + "expert_used_count", f"is {each}, more than the {count} experts that there are; correct one")
     shared = "shared_router" in family.tensors.values()
-    old = width // each if p in ("qwen2moe.", "qwen3moe.") else width  # in files that do not say the experts' size
+    old = width // each if family.chosen_width else width
     return MoEConfig(
         num_experts=count,
         experts_per_token=each,

@@ -100,15 +100,15 @@ def read_config(file: GGUFFile) -> ModelConfig:
         qkv_bias=not {"blk.0.attn_q.bias", "blk.0.attn_qkv.bias"}.isdisjoint(file.tensors),
         o_bias="blk.0.attn_output.bias" in file.tensors,
         mlp_bias=not {"blk.0.ffn_up.bias", "blk.0.ffn_up_exps.bias"}.isdisjoint(file.tensors),
-        parallel=arch == "gptneox" and f.flag(p + "use_parallel_residual", True),
-        embedding_scale=float(np.float32(width**0.5)) if arch.startswith("gemma") else 1.0,
+        parallel=family.parallel and f.flag(p + "use_parallel_residual", True),
+        embedding_scale=float(np.float32(width**0.5)) if family.width_scale else 1.0,
         logit_cap=read_cap(f, p + "final_logit_softcapping", family.logit_cap),
         score_cap=read_cap(f, p + "attn_logit_softcapping", family.score_cap),
         tied_head="output.weight" not in file.tensors,
         experts=experts,
         **family.config,
     )
-    if arch == "granite":
+    if family.multipliers:
         config = replace(
             config,
             embedding_scale=read_scale(f, p + "embedding_scale"),

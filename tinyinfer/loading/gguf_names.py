@@ -1,8 +1,8 @@
 """GGUF tensor names -> canonical names; fused matrices are cut, rows of queries and keys put in order.
 
-Two orders come from files (reorder.py): Llama and its like have the two numbers that RoPE turns together beside each
-other, because llama.cpp's converter permutes them; the others have them half of the turned part apart, as published.
-The second differs from this engine's only where a part of a head is turned.
+Two orders come from files (reorder.py): Llama and its like have the two numbers that RoPE rotates together beside each
+other, because llama.cpp's converter permutes them; the others have them half of the rotated part apart, as published.
+The second differs from this engine's only where a part of a head is rotated.
 """
 
 from __future__ import annotations
@@ -98,10 +98,10 @@ def _in_order(name: str, tensor: LazyTensor, rows: np.ndarray | None, c: ModelCo
     if short == "shared_router" and len(tensor.shape) == 1:  # one output, of which files have the vector
         return replace(tensor, shape=(1, *tensor.shape), read=lambda start, stop: tensor.numpy()[None][start:stop])
     heads = {"q": c.num_heads, "k": c.num_kv_heads}.get(short)
-    turned = next((rope.size for rope in c.rope if rope), None) or c.head_dim
-    moved = family.pairs == "neighbours" or turned < c.head_dim
+    rotated = next((rope.size for rope in c.rope if rope), None) or c.head_dim
+    moved = family.pairs == "neighbours" or rotated < c.head_dim
     if heads and moved and (tensor.shape[0] if rows is None else len(rows)) == heads * c.head_dim:
         order = neighbour_pairs_order if family.pairs == "neighbours" else partial_rotation_order
-        index = order(heads, c.head_dim, turned)
+        index = order(heads, c.head_dim, rotated)
         rows = index if rows is None else rows[index]
     return tensor if rows is None else reordered(tensor, rows)

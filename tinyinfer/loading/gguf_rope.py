@@ -49,9 +49,7 @@ def _rope(f: Fields, p: str, family: Family, file: GGUFFile, head_dim: int) -> R
     size = f.size(p + "rope.dimension_count", head_dim, most=head_dim if family.partial else 2**31 - 1)
     if size % 2 or (size != head_dim and not family.partial):
         f.refuse(p + "rope.dimension_count", f"is {size}, but only {head_dim}, the size of a head, is supported")
-    rope = RopeConfig(
-        f.number(p + "rope.freq_base", 1e6 if p == "gemma3." else 1e4), size=size if size < head_dim else None
-    )
+    rope = RopeConfig(f.number(p + "rope.freq_base", family.theta), size=size if size < head_dim else None)
     factors = SHORT in file.tensors or LONG in file.tensors
     # A file that does not say its type means a linear factor of 1; Phi-3's have LongRoPE's tensors and no type.
     kind = f.text(p + "rope.scaling.type", "longrope" if factors else "linear")
@@ -94,12 +92,12 @@ def _yarn(f: Fields, p: str, family: Family, theta: float, factor: float) -> dic
 
 
 def _divisors(file: GGUFFile, name: str, size: int) -> tuple[float, ...]:
-    """What each of RoPE's frequencies is divided by, of `size` numbers that are turned."""
+    """What each of RoPE's frequencies is divided by, of `size` numbers that are rotated."""
     tensor = file.tensors.get(name)
     if tensor is None:
         raise ModelError(f"{file.path}: tensor {name!r} is missing, which LongRoPE needs; convert the model again")
     if tensor.shape != (size // 2,):
-        wrong = f"has shape {tensor.shape}, but {size} numbers turned need ({size // 2},)"
+        wrong = f"has shape {tensor.shape}, but {size} rotated numbers need ({size // 2},)"
         raise ModelError(f"{file.path}: tensor {name!r} {wrong}; convert the model again")
     divisors = tensor.numpy()
     if not (divisors > 0).all():

@@ -73,7 +73,7 @@ def _decoder(f: Fields, family: Family) -> ModelConfig:
     if heads % kv_heads:
         f.refuse("num_key_value_heads", f"is {kv_heads}, which does not divide the {heads} query heads; correct one")
     if head_dim % 2:
-        f.refuse("head_dim", f"is {head_dim}, but rotary positions turn pairs of numbers; correct it to an even one")
+        f.refuse("head_dim", f"is {head_dim}, but rotary positions rotate pairs of numbers; correct it to an even one")
     max_position = _max_position(f, "max_position_embeddings")
     windows, experts = family.windows(f, layers, family.window), _experts(f, family, layers)
     bias = f.flag(family.bias_field, family.bias) if family.bias_field else family.bias
@@ -162,13 +162,14 @@ def _experts(f: Fields, family: Family, layers: int) -> MoEConfig | None:
     if family.expert_size is None:
         return None
     f.alias("num_local_experts", "num_experts")
-    f.alias("num_experts_per_tok", "experts_per_token")
     dense, (total, chosen, renormalize) = family.dense(f, layers), family.experts
     if len(dense) == layers:
         for name in ("num_experts_per_tok", "norm_topk_prob", family.expert_size, family.shared_size or ""):
-            f.get(name)  # says nothing
+            f.get(name)  # without any expert they say nothing
         return None
     count, each = f.size("num_local_experts", total, most=MAX_EXPERTS), f.size("num_experts_per_tok", chosen)
+    if f.optional_size("experts_per_token", each) != each:  # gpt-oss has both, and only the other counts
+        f.refuse("experts_per_token", f"differs from num_experts_per_tok, which is {each}; correct one of them")
     if each > count:
         f.refuse("num_experts_per_tok", f"is {each}, more than the {count} experts that there are; correct one of them")
     if renormalize is None:

@@ -43,7 +43,7 @@ class Family:
     theta: float = 10000.0
     theta_field: str = "rope_theta"
     local_theta: tuple[str, float] | None = None  # field and base of layers with a window, which have their own table
-    partial: tuple[str, float] | None = None  # the field that says which share of a head is turned; None: all of it
+    partial: tuple[str, float] | None = None  # the field that says which share of a head is rotated; None: all of it
     original: int | None = None  # original_max_position_embeddings as a field of the file
     rope: Mapping[str, Any] | None = None  # the rope_scaling of a file that says none
     rope_names: Mapping[str, str] = field(default_factory=dict)  # other names of kinds of rope

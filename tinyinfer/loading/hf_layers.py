@@ -65,8 +65,10 @@ def windows_but_every(period: int) -> WindowRule:
     """Gemma 2 and gpt-oss (2), OLMo-3 (4): in all layers but every second or fourth, or as layer_types says."""
 
     def rule(f: Fields, layers: int, window: int | None) -> Windows:
-        f.alias("sliding_window", "sliding_window_size")  # Gemma 2 has both spellings
-        return _placed(f, layers, f.optional_size("sliding_window", window), lambda i: (i + 1) % period != 0)
+        width = f.optional_size("sliding_window", window)
+        if f.optional_size("sliding_window_size", width) != width:  # Gemma 2 has both, and only the other counts
+            f.refuse("sliding_window_size", f"differs from sliding_window, which is {width}; correct one of them")
+        return _placed(f, layers, width, lambda i: (i + 1) % period != 0)
 
     return rule
 
@@ -105,7 +107,7 @@ def _one_a_layer(f: Fields, name: str, entries: list[object], layers: int) -> No
 
 
 def all_rotated(f: Fields, layers: int) -> list[bool]:
-    """Nearly every family: the heads of every layer are turned."""
+    """Nearly every family: the heads of every layer are rotated."""
     return [True] * layers
 
 

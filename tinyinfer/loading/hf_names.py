@@ -11,14 +11,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.hf_storage import STORAGE, Named, plain
-from tinyinfer.loading.mxfp4 import with_packed
+from tinyinfer.loading.mxfp4 import with_blocks
 from tinyinfer.loading.reorder import partial_rotation_order, reordered
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.units import show
@@ -133,13 +133,16 @@ def canonical_tensors(
     tensors: dict[str, LazyTensor] = {}
     stacks: dict[str, dict[int, Stored]] = {}
     modules, store = MODULES.get(config.architecture, LLAMA), STORAGE.get(config.architecture, plain)
-    for name, tensor in with_packed(path, stored).items():
+    for name, tensor in with_blocks(path, stored).items():
         if COMPUTED.fullmatch(name):
             continue
         tensor.check_float()
         canonical, expert = canonical_name(name, modules)
         if expert is not None:
-            stacks.setdefault(canonical, {})[expert] = tensor
+            stack = stacks.setdefault(canonical, {})
+            if expert in stack:
+                _refuse_twice(path, tensor.name, stack[expert].name)
+            stack[expert] = tensor
         else:
             known = not canonical.startswith("unknown")
             _add(tensors, path, (store if known else plain)(path, config, canonical, tensor))
@@ -166,13 +169,16 @@ def _add(tensors: dict[str, LazyTensor], path: str, new: Named) -> None:
     """Adds the new tensors. Raises ModelError for a name that is there already."""
     for name, tensor in new:
         if name in tensors:
-            other = show(tensors[name].name)
-            raise ModelError(f"{path}: tensors {show(tensor.name)} and {other} are the same weight; remove one of them")
+            _refuse_twice(path, tensor.name, tensors[name].name)
         tensors[name] = tensor
 
 
+def _refuse_twice(path: str, name: str, other: str) -> NoReturn:
+    raise ModelError(f"{path}: tensors {show(name)} and {show(other)} are the same weight; remove one of them")
+
+
 def _ordered(c: ModelConfig, tensors: dict[str, LazyTensor]) -> dict[str, LazyTensor]:
-    """The tensors, with queries and keys in the order of this engine where rotary positions turn a part of a head.
+    """The tensors, with queries and keys in the order of this engine where only a part of a head is rotated.
 
     So are their biases and norms. What has not the rows of all heads (of one, for a norm that heads share) stays as it
     is: checkpoint.check_tensors refuses it.

@@ -80,6 +80,9 @@ def text_fields(whole: Fields) -> Fields:
     classes = whole.get("architectures")
     if classes is not None and not (isinstance(classes, list) and all(str(name).endswith(HEADS) for name in classes)):
         whole.refuse("architectures", f"is {show(classes)}, which is no model that writes text; use one of that kind")
+    cap = "final_logit_softcapping"
+    if outer == "gemma3" and given.get(cap) is not None:
+        given.refuse(cap, f"is {show(given.get(cap))}, which transformers 5 applies in gemma3_text but not in gemma3")
     inner = {key: value for key, value in given.values.items() if key != "architectures"}
     values = SIZES[kind] | inner | {"model_type": kind} | _joined(whole, given)
     text = Fields(given.where, values)

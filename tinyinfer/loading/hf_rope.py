@@ -39,7 +39,6 @@ class RopeFields:
     def layers(self, windows: Windows) -> tuple[RopeConfig | None, ...]:
         """The rotation of each layer; None for a layer without one."""
         f, family = self.f, self.family
-        f.optional_size(ORIGINAL)
         f.alias(family.theta_field, "rope_theta")
         old, new = f.get("rope_scaling"), f.get("rope_parameters")
         if new is None and old in (None, {}):
@@ -52,9 +51,27 @@ class RopeFields:
             both.refuse_unread((), {})
             everywhere = self._agreed("full_attention", whole, old)
             windowed = self._rope("sliding_attention", local, *family.local_theta)
+            self._refuse_ambiguous(old, local, windowed, any(windows))
+        boundaries = {rope.original_max_position for rope in (everywhere, windowed) if rope.long_divisors}
+        if len(boundaries) > 1:
+            lengths = " and ".join(map(str, sorted(boundaries)))
+            f.refuse("rope_parameters", f"has longrope for texts beyond {lengths}; one length is supported, give one")
         of_kind = [everywhere if window is None else windowed for window in windows]
         rotated = family.rotated(f, len(windows))
-        return tuple(rope if turned else None for rope, turned in zip(of_kind, rotated, strict=True))
+        return tuple(rope if here else None for rope, here in zip(of_kind, rotated, strict=True))
+
+    def _refuse_ambiguous(self, old: Any, local: Any, windowed: RopeConfig, used: bool) -> None:
+        """Raises ModelError for a spelling of transformers 4 that 5 understands differently in these families.
+
+        used: whether there are layers with a window.
+        """
+        assert self.family.local_theta is not None
+        field, usual = self.family.local_theta
+        if isinstance(old, dict) and "type" in old and "rope_type" not in old:
+            self.f.refuse("rope_scaling", "names its kind 'type', which transformers 5 overlooks; call it 'rope_type'")
+        if used and field == self.family.theta_field and "rope_theta" not in (local or {}) and windowed.theta != usual:
+            why = f"is {windowed.theta}, and in layers with a window transformers 5 has {usual} instead, unlike 4"
+            self.f.refuse(field, f"{why}; give rope_parameters, which has a base for each kind of layer")
 
     def _agreed(self, name: str, new: Any, old: Any) -> RopeConfig:
         """The rotation of `new`, transformers 5's table `name`, and of `old`, transformers 4's rope_scaling."""
@@ -76,6 +93,8 @@ class RopeFields:
             r.refuse("rope_type", f"is {show(kind)}, which is not supported; supported are {', '.join(KINDS)}")
         original = self.f.optional_size(ORIGINAL, self.family.original)
         settings = KINDS[kind](_Table(r, theta, size, original, self.max_position))
+        if self.family.local_theta and not settings.get("truncate", True):
+            r.refuse("truncate", "is false, which transformers 5 overlooks in this family, unlike 4; set it to true")
         r.refuse_unread(_NOTES, HARMLESS)
         return RopeConfig(theta, size=size if size < self.head_dim else None, **settings)
 
@@ -87,7 +106,7 @@ class RopeFields:
         return table | {key: self.family.rope_names.get(kind, kind) for key, kind in kinds.items()}
 
     def _size(self, r: Fields) -> int:
-        """How many numbers of a head are turned."""
+        """How many numbers of a head are rotated."""
         if self.family.partial is None:
             return self.head_dim
         field, absent = self.family.partial
@@ -95,7 +114,7 @@ class RopeFields:
         share = _said(self.f, field, r, PARTIAL, absent)
         size = int(self.head_dim * share)
         if size % 2 or not 2 <= size <= self.head_dim:
-            why = f"turns {size} of the {self.head_dim} numbers of a head, but they are turned in pairs; correct it"
+            why = f"rotates {size} of the {self.head_dim} numbers of a head, but they are rotated in pairs; correct it"
             where, name = (self.f, field) if field in self.f.values else (r, PARTIAL)
             where.refuse(name, f"is {share}, which {why}")
         return size
@@ -112,7 +131,7 @@ def _said(f: Fields, name: str, r: Fields, inside: str, absent: float) -> float:
 
 @dataclass(frozen=True)
 class _Table:
-    """The table of one rotation. size: how many numbers of a head it turns; original: the field beside the table."""
+    """The table of one rotation. size: how many numbers of a head it rotates; original: the field beside the table."""
 
     r: Fields
     theta: float
@@ -141,17 +160,18 @@ class _Table:
         return self.max_position / original if self.r.get("factor") is None else self.factor()
 
     def per_pair(self, name: str) -> tuple[float, ...]:
-        """A list with a number for each pair that is turned."""
+        """A list with a number for each pair that is rotated."""
         values, pairs = self.r.numbers(name), self.size // 2
         if len(values) != pairs:
-            self.r.refuse(name, f"has {len(values)} entries, but turning {self.size} numbers needs {pairs}; correct it")
+            wrong = f"has {len(values)} entries, but {self.size} rotated numbers are {pairs} pairs; correct it"
+            self.r.refuse(name, wrong)
         return values
 
     def amplitude(self, usual: float) -> float:
         """What cosine and sine are multiplied by."""
         return usual if self.r.get("attention_factor") is None else self.r.number("attention_factor")
 
-    def set(self, name: str, absent: float) -> float:
+    def nonzero(self, name: str, absent: float) -> float:
         """A number of which 0 and null mean that it is absent."""
         value = self.r.get(name)
         unset = value is None or (value == 0 and not isinstance(value, bool))
@@ -179,14 +199,14 @@ def _yarn(t: _Table) -> dict[str, Any]:
     original = t.original_max()
     if "factor" not in t.r.values:
         t.factor()  # refuses: only a null means the lengths' ratio
-    factor, fast, slow = t.implied_factor(original), t.set("beta_fast", 32.0), t.set("beta_slow", 1.0)
+    factor, fast, slow = t.implied_factor(original), t.nonzero("beta_fast", 32.0), t.nonzero("beta_slow", 1.0)
     if factor < 1:
         t.r.refuse(ORIGINAL, f"is {original}, more than max_position_embeddings ({t.max_position}); correct one")
     if fast <= slow:
         t.r.refuse("beta_fast", f"is {fast}, but must be above beta_slow ({slow}); correct one of them")
     if t.theta <= 1:
         t.r.refuse("rope_theta", f"is {t.theta}, but yarn needs a base above 1; correct it")
-    mscale, all_dim = t.set("mscale", 0.0), t.set("mscale_all_dim", 0.0)
+    mscale, all_dim = t.nonzero("mscale", 0.0), t.nonzero("mscale_all_dim", 0.0)
     grown = [0.1 * scale * math.log(factor) + 1 for scale in ((mscale, all_dim) if mscale and all_dim else (1.0, 0.0))]
     settings = {"beta_fast": fast, "beta_slow": slow, "truncate": t.r.flag("truncate", True)}
     stretch = {"factor": factor, "original_max_position": original, "amplitude": t.amplitude(grown[0] / grown[1])}

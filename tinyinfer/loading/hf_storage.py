@@ -1,14 +1,14 @@
-"""How Hugging Face folders store weights: several matrices as one, inputs first, gate and up in turns, norms less 1.
+"""How Hugging Face folders store weights: several matrices as one, transposed, gate and up interleaved, norms minus 1.
 
 Each function of STORAGE takes one tensor of a file under its canonical name and gives the canonical tensors that it
-holds. All of them stay in the file: what is cut, turned or put in order here is read when a builder asks for rows.
+holds. All of them stay in the file: what is cut, transposed or reordered here is read when a builder asks for rows.
 
     GPT-2        matrices inputs first; queries, keys and values side by side
     Gemma        norms store w and multiply by 1 + w
     Phi-3        queries, keys and values below one another; gate above up
     GPT-NeoX     queries, keys and values of each head below one another, head after head
     experts      fused by transformers 5: gate above up
-    gpt-oss      experts inputs first, gate and up in turns; as published, in 4 bits (mxfp4.py)
+    gpt-oss      experts inputs first, gate and up interleaved; as published, in 4 bits (mxfp4.py)
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def experts(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
 
 
 def gpt_oss(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
-    """gpt-oss stores its experts inputs first, and gate and up in turns."""
+    """gpt-oss stores its experts inputs first, and the outputs of gate and up interleaved."""
     short, bias = _short(name), name.endswith(".bias")
     if short not in ("gate_up", "down"):
         return plain(path, c, name, tensor)
@@ -98,10 +98,10 @@ def gpt_oss(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
     if not bias:
         count, inputs, outputs = tensor.shape
 
-        def turned(start: int, stop: int) -> np.ndarray:
+        def transposed(start: int, stop: int) -> np.ndarray:
             return tensor.rows(start, stop).swapaxes(1, 2)
 
-        whole = replace(whole, shape=(count, outputs, inputs), read=turned)
+        whole = replace(whole, shape=(count, outputs, inputs), read=transposed)
     return [(name, whole)] if short == "down" else _gate_and_up(name, whole, slice(0, None, 2), slice(1, None, 2))
 
 

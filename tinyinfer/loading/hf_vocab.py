@@ -25,7 +25,7 @@ from tinyinfer.units import show
 if TYPE_CHECKING:
     from tokenizers import Tokenizer as Backend
 
-CLASSES = {"gpt2": "GPT2Tokenizer", "qwen2": "Qwen2Tokenizer", "qwen3": "Qwen2Tokenizer", "qwen3_moe": "Qwen2Tokenizer"}
+CLASSES = {"gpt2": "GPT2Tokenizer"} | dict.fromkeys(("qwen2", "qwen2_moe", "qwen3", "qwen3_moe"), "Qwen2Tokenizer")
 END = "<|endoftext|>"
 NAMES = {  # by class: the special tokens that a folder need not name
     "GPT2Tokenizer": {"bos_token": END, "eos_token": END, "unk_token": END},

@@ -8,20 +8,13 @@ back (saving.py), and refused.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
+from tinyinfer.loading.hf_families import FAMILIES
 from tinyinfer.model.config import ModelConfig, RopeConfig
 
-CLASSES = {
-    "llama": "LlamaForCausalLM", "mistral": "MistralForCausalLM", "mixtral": "MixtralForCausalLM",
-    "qwen2": "Qwen2ForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM", "qwen3": "Qwen3ForCausalLM",
-    "qwen3_moe": "Qwen3MoeForCausalLM", "gemma2": "Gemma2ForCausalLM", "gemma3_text": "Gemma3ForCausalLM",
-    "smollm3": "SmolLM3ForCausalLM", "granite": "GraniteForCausalLM", "phi3": "Phi3ForCausalLM",
-    "olmo2": "Olmo2ForCausalLM", "olmo3": "Olmo3ForCausalLM", "olmoe": "OlmoeForCausalLM",
-    "gpt_neox": "GPTNeoXForCausalLM", "gpt2": "GPT2LMHeadModel", "gpt_oss": "GptOssForCausalLM",
-}  # fmt: skip
 WINDOWED = {"llama": "mistral", "olmo2": "olmo3"}  # a GGUF's name -> the model_type of those with windows
-ASKED_BIAS = ("llama", "qwen3", "qwen3_moe", "smollm3", "granite", "olmo2", "olmo3", "olmoe", "gpt_oss")
 BY_LAYER = ("gemma2", "gemma3_text", "olmo3", "gpt_oss")  # whose layers with a window are listed
 
 
@@ -31,13 +24,14 @@ def config_fields(c: ModelConfig) -> dict[str, Any]:
     if any(c.windows):
         kind = WINDOWED.get(kind, kind)
     fields: dict[str, Any] = {
-        "architectures": [CLASSES[kind]],
+        "architectures": [FAMILIES[kind].classes[0]],
         "model_type": kind,
         "vocab_size": c.vocab_size,
         "tie_word_embeddings": c.tied_head,
         "eos_token_id": list(c.eos_token_ids),
     }
-    return fields | (_gpt2(c) if kind == "gpt2" else _decoder(kind, c) | _of_family(kind, c))
+    own = OF_FAMILY[kind](c) if kind in OF_FAMILY else {}
+    return fields | own | (_gpt2(c) if kind == "gpt2" else _decoder(kind, c))
 
 
 def _gpt2(c: ModelConfig) -> dict[str, Any]:
@@ -55,6 +49,7 @@ def _gpt2(c: ModelConfig) -> dict[str, Any]:
 
 def _decoder(kind: str, c: ModelConfig) -> dict[str, Any]:
     """The fields of every family but GPT-2."""
+    family = FAMILIES[kind]
     fields: dict[str, Any] = {
         "hidden_size": c.hidden_size,
         "intermediate_size": c.intermediate_size,
@@ -63,13 +58,13 @@ def _decoder(kind: str, c: ModelConfig) -> dict[str, Any]:
         "num_key_value_heads": c.num_kv_heads,
         "head_dim": c.head_dim,
         "max_position_embeddings": c.max_position,
-        "layer_norm_eps" if c.norm == "layer" else "rms_norm_eps": c.norm_eps,
+        family.eps_field: c.norm_eps,
         "rope_parameters": _rope_parameters(kind, c),
     }
     if c.experts:
         fields |= {"num_local_experts": c.experts.num_experts, "num_experts_per_tok": c.experts.experts_per_token}
-    if kind in ASKED_BIAS:
-        fields["attention_bias"] = c.qkv_bias
+    if family.bias_field:
+        fields[family.bias_field] = c.qkv_bias
     if kind in BY_LAYER:
         fields["layer_types"] = ["sliding_attention" if local else "full_attention" for local in c.windows]
     if kind in (*BY_LAYER, "mistral", "mixtral", "phi3"):  # a list of layers without windows needs one, too
@@ -78,32 +73,57 @@ def _decoder(kind: str, c: ModelConfig) -> dict[str, Any]:
     return fields
 
 
-def _of_family(kind: str, c: ModelConfig) -> dict[str, Any]:
-    """The fields that only the config.json of this family has."""
-    if kind in ("llama", "smollm3"):
-        fields: dict[str, Any] = {"mlp_bias": c.mlp_bias}
-        return fields | ({"no_rope_layers": [int(rope is not None) for rope in c.rope]} if kind == "smollm3" else {})
-    if kind in ("gemma2", "gemma3_text"):
-        caps = {"final_logit_softcapping": c.logit_cap} | (
-            {"attn_logit_softcapping": c.score_cap} if kind == "gemma2" else {}
-        )
-        scalar = {"query_pre_attn_scalar": _whole(c.attention_scale**-2)}
-        return scalar | caps | {"hidden_activation": "gelu_pytorch_tanh"}
-    if kind == "granite":
-        scales = {"embedding_multiplier": c.embedding_scale, "residual_multiplier": c.residual_scale}
-        scales |= {"attention_multiplier": c.attention_scale, "logits_scaling": 1 / c.logit_scale}
-        return scales | {"mlp_bias": c.mlp_bias}
-    if kind == "phi3" and (rope := c.rope[0]) and rope.long_divisors:
-        return {"original_max_position_embeddings": rope.original_max_position}
-    if kind == "gpt_neox":
-        return {"hidden_act": "gelu", "use_parallel_residual": c.parallel}
-    if kind in ("qwen2_moe", "qwen3_moe") and c.experts:
-        shared = {"shared_expert_intermediate_size": c.experts.shared_size, "qkv_bias": c.qkv_bias}
-        fields = {"moe_intermediate_size": c.experts.expert_size, "norm_topk_prob": c.experts.renormalize}
-        return fields | {"use_sliding_window": False} | (shared if kind == "qwen2_moe" else {})
-    if kind in ("qwen2", "qwen3"):
-        return {"use_sliding_window": False}
-    return {"norm_topk_prob": False} if kind == "olmoe" else {}
+def _llama(c: ModelConfig) -> dict[str, Any]:
+    return {"mlp_bias": c.mlp_bias}
+
+
+def _smollm3(c: ModelConfig) -> dict[str, Any]:
+    return {"mlp_bias": c.mlp_bias, "no_rope_layers": [int(rope is not None) for rope in c.rope]}
+
+
+def _qwen(c: ModelConfig) -> dict[str, Any]:
+    return {"use_sliding_window": False}
+
+
+def _qwen_moe(c: ModelConfig) -> dict[str, Any]:
+    assert c.experts
+    fields = {"moe_intermediate_size": c.experts.expert_size, "norm_topk_prob": c.experts.renormalize}
+    return fields | ({"shared_expert_intermediate_size": c.experts.shared_size} if c.experts.shared_size else {})
+
+
+def _gemma3(c: ModelConfig) -> dict[str, Any]:
+    scalar = {"query_pre_attn_scalar": _whole(c.attention_scale**-2)}
+    return scalar | {"final_logit_softcapping": c.logit_cap, "hidden_activation": "gelu_pytorch_tanh"}
+
+
+def _gemma2(c: ModelConfig) -> dict[str, Any]:
+    return _gemma3(c) | {"attn_logit_softcapping": c.score_cap}
+
+
+def _granite(c: ModelConfig) -> dict[str, Any]:
+    scales = {"embedding_multiplier": c.embedding_scale, "residual_multiplier": c.residual_scale}
+    scales |= {"attention_multiplier": c.attention_scale, "logits_scaling": 1 / c.logit_scale}
+    return scales | {"mlp_bias": c.mlp_bias}
+
+
+def _phi3(c: ModelConfig) -> dict[str, Any]:
+    lengths = [rope.original_max_position for rope in c.rope if rope and rope.long_divisors]
+    return {"original_max_position_embeddings": lengths[0]} if lengths else {}
+
+
+def _gpt_neox(c: ModelConfig) -> dict[str, Any]:
+    return {"hidden_act": "gelu", "use_parallel_residual": c.parallel}
+
+
+def _olmoe(c: ModelConfig) -> dict[str, Any]:
+    return {"norm_topk_prob": False}
+
+
+OF_FAMILY: dict[str, Callable[[ModelConfig], dict[str, Any]]] = {  # the fields that only this family's config.json has
+    "llama": _llama, "smollm3": _smollm3, "qwen2": _qwen, "qwen3": _qwen, "qwen2_moe": _qwen_moe,
+    "qwen3_moe": _qwen_moe, "gemma2": _gemma2, "gemma3_text": _gemma3, "granite": _granite, "phi3": _phi3,
+    "gpt_neox": _gpt_neox, "olmoe": _olmoe,
+}  # fmt: skip
 
 
 def _whole(x: float) -> float:

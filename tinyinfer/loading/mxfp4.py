@@ -31,7 +31,7 @@ def is_mxfp4(quantization: object) -> bool:
 
 
 @dataclass(frozen=True)
-class Packed(Stored):
+class BlockedExperts(Stored):
     """Blocks and scales as the tensor of X experts, inputs first, that transformers makes of them."""
 
     blocks: Stored
@@ -49,7 +49,7 @@ class Packed(Stored):
         return numbers.reshape(*scales.shape[:2], -1).swapaxes(1, 2)
 
 
-def with_packed(path: str, stored: Mapping[str, Stored]) -> dict[str, Stored]:
+def with_blocks(path: str, stored: Mapping[str, Stored]) -> dict[str, Stored]:
     """The tensors of a folder, in which each pair is one tensor, called as its blocks are; `path` is for messages.
 
     Raises ModelError for a pair of which one part is missing, or does not fit the other.
@@ -61,12 +61,12 @@ def with_packed(path: str, stored: Mapping[str, Stored]) -> dict[str, Stored]:
             tensors[name] = tensor
         else:
             pair = [stored.get(f"{part[1]}_{kind}") for kind in ("blocks", "scales")]
-            tensors[f"{part[1]}_blocks"] = _packed(path, part[1], *pair)
+            tensors[f"{part[1]}_blocks"] = _blocked(path, part[1], *pair)
     return tensors
 
 
-def _packed(path: str, name: str, blocks: Stored | None, scales: Stored | None) -> Packed:
-    """One pair as one tensor. Raises ModelError as `with_packed` does."""
+def _blocked(path: str, name: str, blocks: Stored | None, scales: Stored | None) -> BlockedExperts:
+    """One pair as one tensor. Raises ModelError as `with_blocks` does."""
     if blocks is None or scales is None:
         missing = show(f"{name}_{'scales' if blocks else 'blocks'}")
         raise ModelError(f"{path}: tensor {missing} is missing beside its other half; download the folder again")
@@ -76,4 +76,4 @@ def _packed(path: str, name: str, blocks: Stored | None, scales: Stored | None) 
         need = f"U8 of shapes (X, N, G, {GROUP // 2}) and (X, N, G)"
         raise ModelError(f"{path}: the blocks and scales of {show(name)} {wrong}, not {need}; download them again")
     count, outputs, groups = scales.shape
-    return Packed(blocks.path, blocks.name, "F32", (count, groups * GROUP, outputs), 0, blocks, scales)
+    return BlockedExperts(blocks.path, blocks.name, "F32", (count, groups * GROUP, outputs), 0, blocks, scales)

@@ -1,7 +1,7 @@
 """Rows in another order than the file's: what a loader undoes when a file puts the numbers of a head elsewhere.
 
-RoPE turns pairs of numbers. In this engine the pairs of a head of E numbers are always (i, i + E/2), so that the head
-is two halves of which one is turned against the other. Files know two other orders:
+RoPE rotates pairs of numbers. In this engine the pairs of a head of E numbers are always (i, i + E/2), so that the head
+is two halves, and each number of one is rotated with its number of the other. Files know two other orders:
 
 - Partial rotation, r of E numbers (published files): the pairs are (i, i + r/2) among the first r, and the rest stands
   behind them. Each half gets one number of every pair and half of the rest, which a frequency of 0 leaves as it is.

@@ -21,15 +21,15 @@ def build_rotation(rope: RopeConfig | None, head_dim: int, ops: Ops, sets: int =
     """The rotation of one kind of layer: one set, or with long_divisors two.
 
     sets: how many the model's other layers have. A row names its set once, for all layers, so a single one is repeated.
-    Pairs that are not turned have frequency 0 and amplitude 1: all of them without rotary positions, those from
+    Pairs that are not rotated have frequency 0 and amplitude 1: all of them without rotary positions, those from
     rope.size / 2 on with partial ones. The pairs of a head are (i, i + E/2).
     """
-    turned = np.empty((1, 0), np.float32) if rope is None else frequencies(rope, rope.size or head_dim)  # (Z, pairs)
-    turned = np.repeat(turned, max(1, sets // len(turned)), axis=0)  # (Z, pairs)
-    still = head_dim // 2 - turned.shape[1]
-    f = np.pad(turned, ((0, 0), (0, still)))  # (Z, E/2)
+    rotated = np.empty((1, 0), np.float32) if rope is None else frequencies(rope, rope.size or head_dim)  # (Z, pairs)
+    rotated = np.repeat(rotated, max(1, sets // len(rotated)), axis=0)  # (Z, pairs)
+    still = head_dim // 2 - rotated.shape[1]
+    f = np.pad(rotated, ((0, 0), (0, still)))  # (Z, E/2)
     amplitudes = np.pad(
-        np.full_like(turned, 1 if rope is None else rope.amplitude), ((0, 0), (0, still)), constant_values=1
+        np.full_like(rotated, 1 if rope is None else rope.amplitude), ((0, 0), (0, still)), constant_values=1
     )
     return Rotation(ops.take_array(f), ops.take_array(amplitudes))
 

@@ -52,7 +52,7 @@ def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: i
         "file_bytes": sum(tensor.nbytes for tensor in checkpoint.tensors.values()),
         "config": {key: value for key, value in asdict(c).items() if key not in ("rope", "windows")},
         "windows": sorted({window for window in c.windows if window}),
-        "rotation_boundary": c.rotation_boundary,
+        "rotation_boundary": c.rotation_sets.boundary,
         "chat_template": checkpoint.tokenizer.chat_template is not None,
         "parameters": sum(parameters.values()),
         "parameters_per_token": sum(parameters.values()) - unused_experts(c),

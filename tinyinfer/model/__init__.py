@@ -9,7 +9,7 @@ A decoder-only transformer, every family of it, in code without branches. Read i
     transformer.py    the model itself: embed, the layers, the head
     layers.py         a layer: attention and MLP one after the other, or side by side
     attention.py      the mixer of a layer: grouped-query attention, and its formula
-    mlp.py            the other half of a layer: every row by itself
+    mlp.py            the other sub-layer: every row by itself
     moe.py            a mixture of experts in place of one MLP
     visit.py          one walk over all matrices, for whatever reads or replaces them
 

@@ -31,7 +31,7 @@ class GroupedQuery:
 
     qkv: Linear  # (D) -> ((H+2K)·E): queries, keys and values in one product
     qk_norm: Norm
-    rotation: int  # which of the model's rotations turns queries and keys
+    rotation: int  # which of the model's rotations queries and keys get
     heads: Heads
     o: Linear  # (H·E) -> (D)
 

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tinyinfer.rotation_sets import RotationSets
+
 
 @dataclass(frozen=True)
 class RopeConfig:
     """Rotary position embedding of one kind of layer (Su et al. 2021, RoFormer, section 3.4).
 
-    theta: base of the wavelengths. size: how many numbers of a head are turned, the others stay; None: all. amplitude:
+    theta: base of the wavelengths. size: how many numbers of a head are rotated, the rest stay; None: all. amplitude:
     multiplies cosines and sines, so scores by its square (Peng et al. 2023, YaRN, section 3.4).
 
     scaling says how wavelengths are stretched beyond the length that the model was first trained on:
         "none"
         "linear"    positions divided by factor (Chen et al. 2023)
         "llama3"    only the long wavelengths (Llama 3.1)
-        "yarn"      wavelengths that turn less than beta_slow times within original_max_position, blended up to those
-                    that turn beta_fast times; truncate: the ends of the blend are whole pairs (YaRN, section 3.2)
+        "yarn"      pairs that turn fewer than beta_slow times within original_max_position, blended up to those that
+                    turn beta_fast times; truncate: the ends of the blend are whole pairs (YaRN, section 3.2)
         "longrope"  by one list of divisors up to original_max_position, by another beyond (Ding et al. 2024, LongRoPE)
     divisors: the stretch per frequency, given outright (LongRoPE's short ones; a GGUF file's). long_divisors: those of
     LongRoPE for sequences longer than original_max_position.
@@ -116,10 +118,10 @@ class ModelConfig:
         return (Rows(self.num_kv_heads, self.head_dim, self.head_dim),) * self.num_layers
 
     @property
-    def rotation_boundary(self) -> int | None:
-        """The length beyond which a sequence's rows use the second set of frequencies (LongRoPE); None: one set."""
+    def rotation_sets(self) -> RotationSets:
+        """Which frequencies rotate the rows of a sequence, by its length: LongRoPE has two sets of them."""
         lengths = [rope.original_max_position for rope in self.rope if rope and rope.long_divisors]
-        return min(lengths, default=None)
+        return RotationSets(min(lengths, default=None))
 
     def mixture(self, layer: int) -> MoEConfig | None:
         """The mixture of experts of a layer; None where its MLP is dense."""

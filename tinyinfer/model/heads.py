@@ -23,7 +23,7 @@ class NoCap:
 
 @dataclass(frozen=True)
 class SoftCap:
-    """limit · tanh(x / limit): nothing beyond ±limit, and small numbers hardly changed (Bello et al. 2017, section 3).
+    """limit · tanh(x / limit): nothing beyond ±limit, and small numbers hardly changed (Bello et al. 2016, A.2).
 
     Gemma 2 caps the scores of attention before the mask, and the logits (Gemma Team 2024, section 2).
     """

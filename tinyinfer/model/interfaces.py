@@ -120,7 +120,7 @@ class Ops(Device, Protocol):
         """The nonlinearity of that name.
 
         "silu": x · sigmoid(x) (Elfwing et al. 2017). "gelu_tanh": x/2 · (1 + tanh(sqrt(2/pi) · (x + 0.044715 x³)))
-        (Hendrycks & Gimpel 2016). "gelu": x · Φ(x), Φ the normal distribution (the same, equation 1), which "gelu_tanh"
+        (Hendrycks & Gimpel 2016). "gelu": x · Φ(x), Φ the normal distribution (the same, section 2), which "gelu_tanh"
         approximates.
         """
 
@@ -146,7 +146,7 @@ class Ops(Device, Protocol):
         """x[rows], the rows whose logits are wanted: the head is computed for no others."""
 
     def scale(self, x: Array, factor: float) -> Array:  # (R, D) -> (R, D)
-        """factor · x, of the rows whose logits are wanted: the logits are scaled alike."""
+        """factor · x, before the head: the head is linear, so the logits are multiplied by the factor."""
 
     def cap(self, logits: Array, cap: NoCap | SoftCap) -> Array:  # (R, V) -> (R, V)
         """The logits, capped where the family has a cap."""

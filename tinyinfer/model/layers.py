@@ -1,11 +1,11 @@
-"""A layer: the changes that attention and an MLP make to each row. Two kinds, called alike.
+"""A layer: the changes that two sub-layers, attention and an MLP, make to each row. Two kinds, called alike.
 
 `SerialLayer`, the rule: the MLP reads what attention has changed (Vaswani et al. 2017, section 3.1). `ParallelLayer`:
-both read the same rows, as in GPT-NeoX (Black et al. 2022, section 2.1). Wins: the two halves could run at the same
-time. Loses: a little quality in small models.
+both read the same rows, as in GPT-NeoX (Black et al. 2022, section 2.1.2). Wins: both could run at the same time.
+Loses: a little quality in models of 8 billion parameters, none in larger ones (Chowdhery et al. 2022, section 2).
 
-Norms stand before a half, as in Llama, after it, as in OLMo-2, or on both sides, as in Gemma: where a family has none,
-there is a `NoNorm`.
+Norms stand before a sub-layer, as in Llama, after it, as in OLMo-2, or on both sides, as in Gemma: where a family has
+none, there is a `NoNorm`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The feed-forward half of a layer: every row by itself, where two thirds of a dense model's weights are.
+"""The feed-forward sub-layer: every row by itself, where two thirds of a dense model's weights are.
 
 Three kinds, called alike: gated (Shazeer 2020, GLU Variants Improve Transformer), plain (GPT-2), and a mixture of
 experts (moe.py).

@@ -7,8 +7,8 @@ either: what a family lacks is a `NoNorm`, a `NoCap`, a rotation of frequency 0 
 
 `embed`, `run_layers` and `head` can be called one by one: a pipeline stage runs some layers of its own.
 
-Letters: T rows, D model width, H query heads, K key/value heads, E head size, F MLP width, V vocabulary, R rows whose
-logits are wanted. (Vaswani et al. 2017; pre-norm, rotary positions and SwiGLU as in Touvron et al. 2023, section 2.2.)
+Letters: T rows, D model width, E head size, V vocabulary, R rows whose logits are wanted.
+(Vaswani et al. 2017; pre-norm, rotary positions and SwiGLU as in Touvron et al. 2023, section 2.2.)
 """
 
 from __future__ import annotations

@@ -130,7 +130,7 @@ def calibrate(
     check_can_calibrate(model.config)
     calibrating = CalibrationOps(model, ops, convert, on_layer)
     cache = NoCache(CacheSpec(model.config.memory, windows.shape[1]), calibrating)
-    transformer(model, rows_of(windows, RotationSets(model.config.rotation_boundary)), cache, calibrating)
+    transformer(model, rows_of(windows, model.config.rotation_sets), cache, calibrating)
     return replace(model, layers=tuple(fold(done, scales, ops) for done, scales in calibrating.layers))
 
 
@@ -182,7 +182,7 @@ def named(layer: Layer) -> Iterator[tuple[str, Linear]]:
 
 
 def rows_of(windows: np.ndarray, sets: RotationSets) -> Batch:
-    """All windows as the sequences of one batch, no logits wanted. sets: which rotations of the model turn them."""
+    """All windows as the sequences of one batch, no logits wanted. sets: which of the model's rotations they get."""
     count, size = windows.shape
     spans = []
     for i, window in enumerate(windows.tolist()):

@@ -25,7 +25,6 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.model.transformer import Model, transformer
-from tinyinfer.rotation_sets import RotationSets
 from tinyinfer.sampling import most_likely, perturbed
 from tinyinfer.sequence import Draft, Sequence, make_batch
 from tinyinfer.speculative.base import DraftCost, DraftSettings
@@ -140,10 +139,10 @@ def draft_model(
     longest = min(capacity, second.config.max_position)
     spec = CacheSpec(
         second.config.memory, longest, reserve_all=False, smaller="leave out {speculative}",
-        sets=RotationSets(second.config.rotation_boundary),
+        sets=second.config.rotation_sets,
     )  # fmt: skip
     cost = cost or DraftCost(ops.relative_cost, second.nbytes / model.nbytes)
-    lengths = DraftLengths(most_drafts(c, 4), cost, RotationSets(model.config.rotation_boundary))
+    lengths = DraftLengths(most_drafts(c, 4), cost, model.config.rotation_sets)
     return ModelDrafter(second, ContiguousCache(spec, ops), ops, lengths, model.config.vocab_size, c)
 
 

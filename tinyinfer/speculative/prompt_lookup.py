@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tinyinfer.model.transformer import Model
-from tinyinfer.rotation_sets import RotationSets
 from tinyinfer.sequence import Draft, Sequence
 from tinyinfer.speculative.base import DraftCost, DraftSettings
 from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
@@ -70,6 +69,5 @@ def prompt_lookup(
     model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
 ) -> PromptLookup:
     """Builds the drafter of speculative=prompt-lookup."""
-    sets = RotationSets(model.config.rotation_boundary)
-    lengths = DraftLengths(most_drafts(c, 7), cost or DraftCost(ops.relative_cost), sets)
+    lengths = DraftLengths(most_drafts(c, 7), cost or DraftCost(ops.relative_cost), model.config.rotation_sets)
     return PromptLookup(lengths, c.num_draft_candidates)

@@ -26,7 +26,6 @@ from tinyinfer.model.attention import visible, visible_pairs
 from tinyinfer.model.heads import Heads, Sinks
 from tinyinfer.model.interfaces import KVCache, Ops
 from tinyinfer.model.transformer import transformer
-from tinyinfer.rotation_sets import RotationSets
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Span, make_batch
 from tinyinfer.views.cells import STYLE, Axis, Cell, aligned, check_size, keys, matrix, readout, unfold
@@ -257,7 +256,7 @@ def attention_weights(llm: LLM, tokens: Sequence[int], layer: int = 0, head: int
     [seq] = llm.sequences([list(tokens)], SamplingParams(max_tokens=1))
     probe = AttentionProbe(llm.ops, layer, head)
     cache = NoCache(CacheSpec(llm.config.memory, len(seq.tokens)), probe)
-    batch = make_batch([(seq, 0, len(seq.tokens))], RotationSets(llm.config.rotation_boundary))
+    batch = make_batch([(seq, 0, len(seq.tokens))], llm.config.rotation_sets)
     transformer(llm.model, batch, cache, probe)
     return probe.weights
 
