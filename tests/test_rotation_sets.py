@@ -39,6 +39,7 @@ from tinyinfer.quantization import calibration
 from tinyinfer.rotation_sets import RotationSets
 from tinyinfer.sampling import choose
 from tinyinfer.sequence import Batch, Sequence, Span
+from tinyinfer.speculative import draft_model
 from tinyinfer.views import matrices
 from tinyinfer.views.recording import tree_nodes
 
@@ -396,6 +397,22 @@ def test_the_keys_of_a_draft_model_are_of_its_own_set():
     check(engine, [(A[:5], 20), (B[:7], 15)])
     assert compared.count(0) > 3
     assert compared.count(1) > 10
+
+
+def test_a_draft_model_computes_again_only_at_a_crossing(monkeypatch):
+    """All tokens before the first draft, beyond its own boundary, and when its target is queued again; else new ones.
+    Catches a draft cache that is emptied before every draft: the text stays the same.
+    """
+    rows: list[int] = []
+
+    def counted(model: Any, batch: Batch, *more: Any) -> Any:
+        rows.append(len(batch))
+        return transformer(model, batch, *more)
+
+    monkeypatch.setattr(draft_model, "transformer", counted)
+    check(engine_of(**DRAFT, num_draft_tokens=2), [(A[:5], 20)])
+    assert [n for n in rows if n > 2] == [6, BOUNDARY - 3 + 1, BOUNDARY + 1]
+    assert len(rows) > 12
 
 
 @pytest.mark.parametrize("switches", [SELF, DRAFT], ids=["self", "draft"])

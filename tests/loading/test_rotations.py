@@ -111,6 +111,17 @@ def test_yarn_scaling_by_its_definition(truncate, beta_fast, beta_slow):
     assert 5 < len(blended) < 60
 
 
+@pytest.mark.parametrize("truncate", [True, False])
+def test_yarns_bounds_end_with_the_numbers_of_a_head(truncate):
+    """A base so small that one bound lies before the first pair and the other far behind the last one. Catches a blend
+    that is as wide as the bounds were apart, and one that ends with the last pair: the published code ends at size - 1.
+    """
+    rope = RopeConfig(4.0, "yarn", 8.0, original_max_position=1024, beta_fast=200.0, truncate=truncate)
+    found, plain = one_set(rope, 8), one_set(replace(rope, scaling="none"), 8)
+    np.testing.assert_allclose(found, yarn_by_definition(rope, 8), rtol=1e-5)
+    np.testing.assert_allclose(found / plain, 1 - np.arange(4) / 7 * (1 - 1 / 8), rtol=1e-5)
+
+
 def test_yarn_with_both_bounds_at_one_pair_is_a_step():
     """Equal bounds would divide by zero."""
     rope = RopeConfig(1e4, "yarn", 4.0, original_max_position=4096, beta_fast=2.0, beta_slow=2.0, truncate=False)
