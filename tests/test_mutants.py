@@ -19,7 +19,8 @@ from tinyinfer.model.attention import full_attention
 from tinyinfer.model.heads import Heads, Sinks, SoftCap
 
 # Functions that no golden runs, or not all of it, and the test that would notice instead.
-LARGE = ("loading.build", "loading.rotations", "backends.reference", "backends.numpy_ops")  # some seconds each: run with -m full
+# Some seconds each: run with -m full.
+LARGE = ("loading.build", "loading.rotations", "backends.reference", "backends.numpy_ops")
 TESTED_ELSEWHERE = {
     "model.transformer": {"nbytes": "test_build.py"},
     "model.layers": {"nbytes": "test_build.py"},

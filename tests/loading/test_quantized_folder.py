@@ -306,7 +306,7 @@ Q = "layers.*.q"
         (set_field(["grids", Q, "group"], 0), "'group' is 0, but must be a whole number from 1"),
         (set_field(["grids", Q, "group"], 64), "tensor 'layers.0.q.d' is F16 of shape"),
         (set_field(["grids", Q, "symmetric"], "no"), "'symmetric' is 'no', but must be true or false"),
-        (set_field(["grids", Q, "symmetric"], True), ".q.m' has no place in a llama model"),
+        (set_field(["grids", Q, "symmetric"], True), ".q.m' has no place in a model of the family llama"),
         (set_field(["grids", Q, "zero"], 8), "'zero' (8) is not known"),
         (set_field(["grids", Q, "activation_bits"], 8), "'activation_bits' goes with 8 symmetric bits and no groups"),
         (set_field(["grids", Q], None), "'bits' is missing"),

@@ -173,6 +173,6 @@ def check_tensors(path: str, config: ModelConfig, tensors: dict[str, LazyTensor]
             )
     for name in tensors.keys() - expected.keys():
         raise ModelError(
-            f"{path}: tensor {show(tensors[name].name)} has no place in a {config.architecture} model of this "
-            "configuration; ignoring it could change the result, so it is refused"
+            f"{path}: tensor {show(tensors[name].name)} has no place in a model of the family {config.architecture} "
+            "with this configuration; ignoring it could change the result, so it is refused"
         )

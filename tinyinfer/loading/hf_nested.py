@@ -7,7 +7,9 @@
 
 It is a kind and no list of models: whatever model_type is outside, the text part loads when its own model_type is a
 family that we support. Fields outside it are refused as in any config.json, unless they speak of another tower; so are
-tensors. Without an image or a sound in the prompt the other towers are never run, so the logits are the whole model's.
+tensors. Without an image or a sound in the prompt the other towers are never run, so the logits are the whole model's:
+those of the text model's own class. (transformers 5 leaves out a text model's logits_scaling, Granite's, where another
+class wraps it; greedy text is the same.)
 
 Wins: Gemma 3 4B and up, Mistral Small 3, LLaVA, InternVL, SmolVLM, whose text models are published in no other form.
 Loses: a prompt can hold no image, and the towers take room on the disk.
