@@ -109,3 +109,9 @@ def test_only_the_backend_and_its_registry_name_a_backend():
         "tinyinfer.backends.numpy_ops", "tinyinfer.backends.reference", "tinyinfer.backends.switches",
         "tinyinfer.switches",
     }  # fmt: skip
+
+
+def test_no_two_test_files_have_the_same_name():
+    """pytest imports test files by their names alone: of two in different folders it collects only one."""
+    names = [path.name for path in (PACKAGE.parent / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -30,11 +30,16 @@ def test_the_timeline_shows_what_each_request_did_when(short):
         done = rounds.run_round(rounds.Setting("", "", llm, requests))
         bars = workload_figures.bars(done)
         assert set(bars) == {"prefill", "decode", *kinds}
-        for row, seq in enumerate(done.sequences):
-            spans = sorted(span for kind in set(bars) - {"padding"} for span in bars[kind].get(row, []))
-            assert spans[0][0] == pytest.approx(seq.timing.arrival - done.begun)
-            assert spans[-1][1] == pytest.approx(seq.timing.times[-1] - done.begun)
-            assert all(end == pytest.approx(begin) for (_, end), (begin, _) in pairwise(spans))
+        every_second_is_drawn(done, bars)
+
+
+def every_second_is_drawn(done: rounds.Round, bars: workload_figures.Bars) -> None:
+    """Each request's bars follow one another from its arrival to its end."""
+    for row, seq in enumerate(done.sequences):
+        spans = sorted(span for kind in set(bars) - {"padding"} for span in bars[kind].get(row, []))
+        assert spans[0][0] == pytest.approx(seq.timing.arrival - done.begun)
+        assert spans[-1][1] == pytest.approx(seq.timing.times[-1] - done.begun)
+        assert all(end == pytest.approx(begin) for (_, end), (begin, _) in pairwise(spans))
 
 
 def test_a_sequence_that_becomes_long_computes_again(golden_folder):
@@ -47,6 +52,22 @@ def test_a_sequence_that_becomes_long_computes_again(golden_folder):
     assert prefill[1] == before[0]
     assert before[1] == again[0]
     assert again[1] == after[0]
+
+
+def test_sequences_that_become_long_wait_and_compute_again_row_by_row(golden_folder):
+    """Three cross a boundary of 24 tokens in steps of 2 rows. Catches time that is left white while one waits for its
+    admission again, and one row computed again that is drawn as a prefill or as decode."""
+    switches = {"kv_cache": "paged", "block_size": 2, "num_blocks": 60, "max_num_batched_tokens": 2}
+    llm = rounds.simulated(LLM(str(golden_folder("phi3_long")), **switches), parse_machine("1MB/s,5MFLOP/s"))
+    requests = [Request(9, tuple(range(3 + i, 21 + i)), arrival=0.01 * i) for i in range(3)]
+    done = rounds.run_round(rounds.Setting("", "", llm, requests))
+    bars = workload_figures.bars(done)
+    every_second_is_drawn(done, bars)
+    first = [seq.timing.times[0] - done.begun for seq in done.sequences]
+    for row, time in enumerate(first):
+        assert max(end for _, end in bars["prefill"][row]) <= time + 1e-9, "no prefill after the first token"
+        assert bars["computed again"][row]
+    assert any(begin > time for row, time in enumerate(first) for begin, _ in bars["waiting"][row])
 
 
 def test_what_the_panels_draw(short):

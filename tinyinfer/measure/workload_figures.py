@@ -75,16 +75,19 @@ def bars(done: Round) -> Bars:
     idle = {seq: (seq.timing.arrival - done.begun, "waiting") for seq in rows}  # since when, and as what
     again: dict[Sequence, int] = {}  # positions computed before its newest admission
     reached: dict[Sequence, int] = {}
-    for step in done.steps:
+    left: dict[Sequence, tuple[int, float]] = {}  # its newest step, and when that ended
+    for n, step in enumerate(done.steps):
         begin, end = step.times[0] - done.begun, step.times[2] - done.begun
         idle |= dict.fromkeys(step.preempted, (begin, "preempted"))
         again |= {seq: reached.get(seq, 0) for seq in step.joined}
         for span in (span for span in step.batch.spans if span.seq.owner is span.seq):
-            since, kind = idle.pop(span.seq, (begin, ""))
+            newest, ended = left.get(span.seq, (n, begin))
+            skipped = newest < n - 1 and span.seq in step.joined  # longrope sent it back, and there was no room at once
+            since, kind = idle.pop(span.seq, (ended, "waiting" if skipped else ""))
             if kind:
                 add(kind, span.seq, since, begin)
             add(kind_of(span, again.get(span.seq, 0)), span.seq, begin, end)
-            reached[span.seq] = span.first + span.rows
+            reached[span.seq], left[span.seq] = span.first + span.rows, (n, end)
     return {kind: kinds[kind] for kind in COLORS if kinds[kind]}
 
 
@@ -92,7 +95,7 @@ def kind_of(span: Span, again: int) -> str:
     """The name of what a span computes: padding, rows computed again, prefill, or decode."""
     if is_padding(span):
         return "padding"
-    if span.first < again and span.rows > 1:
+    if span.first < again:
         return "computed again"
     return "prefill" if span.first + span.rows <= len(span.seq.prompt) else "decode"
 
