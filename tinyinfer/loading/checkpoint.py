@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from tinyinfer.text.tokenizer import Tokenizer
 
 
+def short_name(name: str) -> str:
+    """The last word of a canonical name: `layers.3.qkv.bias` -> `qkv`."""
+    return name.removesuffix(".bias").rpartition(".")[2]
+
+
 @dataclass(frozen=True)
 class LazyTensor:
     """A tensor in a file. `read(start, stop)` gives rows start..stop of its first axis as float32.

@@ -13,7 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.checkpoint import LazyTensor
+from tinyinfer.loading.checkpoint import LazyTensor, short_name
 from tinyinfer.loading.gguf import GGUFFile
 from tinyinfer.loading.gguf_families import FAMILIES, Family
 from tinyinfer.loading.gguf_rope import FREQS, LONG, SHORT
@@ -70,7 +70,7 @@ def _canonical_name(name: str, family: Family) -> str | None:
 
 def _parts(file: GGUFFile, name: str, tensor: LazyTensor, c: ModelConfig) -> list[tuple[str, np.ndarray | None]]:
     """The canonical tensors in one of the file, and the rows of each; None: all of them."""
-    short = name.removesuffix(".bias").rpartition(".")[2]
+    short = short_name(name)
     if short == "qkv":
         q, k = c.num_heads * c.head_dim, c.num_kv_heads * c.head_dim
         sizes = {"q": q, "k": k, "v": k}
@@ -94,7 +94,7 @@ def _in_order(name: str, tensor: LazyTensor, rows: np.ndarray | None, c: ModelCo
 
     One of another size than the heads is left as it is: checkpoint.check_tensors refuses it.
     """
-    short = name.removesuffix(".bias").rpartition(".")[2]
+    short = short_name(name)
     if short == "shared_router" and len(tensor.shape) == 1:  # one output, of which files have the vector
         return replace(tensor, shape=(1, *tensor.shape), read=lambda start, stop: tensor.numpy()[None][start:stop])
     heads = {"q": c.num_heads, "k": c.num_kv_heads}.get(short)

@@ -19,7 +19,7 @@ from dataclasses import replace
 import numpy as np
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.checkpoint import LazyTensor
+from tinyinfer.loading.checkpoint import LazyTensor, short_name
 from tinyinfer.loading.reorder import reordered
 from tinyinfer.loading.safetensors import Stored
 from tinyinfer.model.config import ModelConfig
@@ -46,7 +46,7 @@ def gemma(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
 
 def gpt2(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
     """GPT-2 stores a layer's matrices inputs first, and queries, keys and values side by side."""
-    short, bias = _short(name), name.endswith(".bias")
+    short, bias = short_name(name), name.endswith(".bias")
     if short not in ("qkv", "o", "up", "down"):
         return plain(path, c, name, tensor)
     _check_axes(path, tensor, 1 if bias else 2, axis=-1, parts=3 if short == "qkv" else 1)
@@ -59,11 +59,11 @@ def gpt2(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
 
 def phi3(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
     """Phi-3 stores queries, keys and values below one another, and gate above up."""
-    if _short(name) == "qkv":
+    if short_name(name) == "qkv":
         ends = c.num_heads * c.head_dim, (c.num_heads + c.num_kv_heads) * c.head_dim
         q, k, v = np.split(_qkv_rows(path, c, c.num_kv_heads, tensor), ends)
         return _cut(name, tensor.lazy(), q=q, k=k, v=v)
-    if _short(name) == "gate_up":
+    if short_name(name) == "gate_up":
         _check_axes(path, tensor, 2, axis=0, parts=2)
         gate, up = np.split(np.arange(tensor.shape[0]), 2)
         return _cut(name, tensor.lazy(), gate=gate, up=up)
@@ -72,7 +72,7 @@ def phi3(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
 
 def gpt_neox(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
     """GPT-NeoX stores the queries of a head, its keys and its values below one another, and then the next head's."""
-    if _short(name) != "qkv":
+    if short_name(name) != "qkv":
         return plain(path, c, name, tensor)
     rows = _qkv_rows(path, c, c.num_heads, tensor).reshape(c.num_heads, 3, c.head_dim)
     q, k, v = (rows[:, i].reshape(-1) for i in range(3))
@@ -81,7 +81,7 @@ def gpt_neox(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
 
 def experts(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
     """The fused gate and up of all experts, gate above up."""
-    if _short(name) != "gate_up":
+    if short_name(name) != "gate_up":
         return plain(path, c, name, tensor)
     _check_axes(path, tensor, 3, axis=1, parts=2)
     half = tensor.shape[1] // 2
@@ -90,7 +90,7 @@ def experts(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
 
 def gpt_oss(path: str, c: ModelConfig, name: str, tensor: Stored) -> Named:
     """gpt-oss stores its experts inputs first, and the outputs of gate and up interleaved."""
-    short, bias = _short(name), name.endswith(".bias")
+    short, bias = short_name(name), name.endswith(".bias")
     if short not in ("gate_up", "down"):
         return plain(path, c, name, tensor)
     _check_axes(path, tensor, 2 if bias else 3, axis=-1, parts=2 if short == "gate_up" else 1)
@@ -111,14 +111,9 @@ STORAGE: dict[str, Storage] = {
 }  # fmt: skip
 
 
-def _short(name: str) -> str:
-    """The last word of a name: `layers.3.qkv.bias` -> `qkv`."""
-    return name.removesuffix(".bias").rpartition(".")[2]
-
-
 def _cut(name: str, whole: LazyTensor, **parts: np.ndarray) -> Named:
     """The parts of a matrix or of its bias; each by its short name, and which rows of the whole it has."""
-    return [(name.replace(_short(name), part), reordered(whole, rows)) for part, rows in parts.items()]
+    return [(name.replace(short_name(name), part), reordered(whole, rows)) for part, rows in parts.items()]
 
 
 def _gate_and_up(name: str, whole: LazyTensor, gate: slice, up: slice) -> Named:

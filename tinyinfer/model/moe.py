@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from tinyinfer.arrays import Array, Xp
 from tinyinfer.model.config import MoEConfig
+from tinyinfer.model.mlp import GatedMLP
 from tinyinfer.model.weights import Experts, Linear
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ class SharedMoE(MoE):
         routed = super().__call__(x, ops)  # (T, D)
         half = ops.linear(x, self.shared_router) * ops.xp.float32(0.5)  # (T, 1)
         weight = (ops.xp.tanh(half) + ops.xp.float32(1)) * ops.xp.float32(0.5)  # (T, 1): a sigmoid without overflow
-        shared = ops.linear(ops.gate(ops.linear(x, self.shared_gate_up), self.activation), self.shared_down)  # (T, D)
+        shared = GatedMLP(self.shared_gate_up, self.shared_down, self.activation)(x, ops)  # (T, D)
         return routed + weight * shared
 
 
