@@ -8,6 +8,7 @@ every thread a core. `--threads 1` never waits (docs/threads.md has the measurem
 from __future__ import annotations
 
 import ctypes
+import gc
 import math
 import mmap
 import os
@@ -73,7 +74,22 @@ def keep_freed_memory(owner: object) -> None:
     if malloc is not None:
         for parameter, value in ((M_ARENA_MAX, 1), (M_MMAP_THRESHOLD, KEPT), (M_TRIM_THRESHOLD, KEPT)):
             malloc.mallopt(parameter, value)
-        weakref.finalize(owner, malloc.malloc_trim, 0)
+        weakref.finalize(owner, _trim, malloc)
+
+
+def _trim(malloc: ctypes.CDLL) -> None:
+    """Gives free memory back, and once more at the end of the next garbage collection.
+
+    An owner in a cycle of references is finalized at the beginning of a collection, before what it holds is freed.
+    """
+
+    def at_the_end(phase: str, info: dict[str, int]) -> None:
+        if phase == "stop":
+            gc.callbacks.remove(at_the_end)
+            malloc.malloc_trim(0)
+
+    malloc.malloc_trim(0)
+    gc.callbacks.append(at_the_end)
 
 
 @contextmanager
