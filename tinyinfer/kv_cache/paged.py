@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tinyinfer.arrays import Array
-from tinyinfer.kv_cache.base import CacheSpec, LayerRows, copy_positions, positions_of
+from tinyinfer.kv_cache.base import CacheSpec, LayerRows, Pools, copy_positions, positions_of
 from tinyinfer.kv_cache.blocks import BlockCache, BlockTable
 from tinyinfer.model.interfaces import Device
 from tinyinfer.sequence import Batch, Sequence
@@ -35,6 +35,9 @@ class PagedCache(BlockCache):
     def reserve(self, seq: Sequence, n: int) -> None:
         super().reserve(seq, n)
         self._slots[seq.id] = self._rows(self._tables[seq.id], self.length(seq), self.length(seq) + n)
+
+    def pools_of(self, seq: Sequence) -> Pools:
+        return Pools(self.pools, self.block_table(seq), self.block_size)
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         keys, values = self.pools[layer]  # (K, P, Ek), (K, P, Ev)
