@@ -282,7 +282,8 @@ class Batch:
         for span in self.spans:
             params, prompt, new, seed = span.seq.sampling
             drafts = [draft.token for draft in span.seq.drafts]
-            found += [(params, prompt, new + drafts[:n], seed) for n in range(span.wanted)]
+            last = span.first + span.rows - len(span.seq.tokens)  # how many drafts stand before the span's last row
+            found += [(params, prompt, new + drafts[:n], seed) for n in range(last + 1 - span.wanted, last + 1)]
         return found
 
     def split(self, logits: Array) -> list[tuple[Sequence, Array]]:  # (R, ...) ->

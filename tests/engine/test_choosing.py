@@ -10,6 +10,7 @@ from helpers import ALWAYS_DRAFT, finish, make_engine, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.engine import Engine
+from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import HOST, Sampled
 from tinyinfer.sampling import choose
 from tinyinfer.sequence import Draft, make_batch
@@ -38,10 +39,9 @@ class Chooses(NumpyOps):
 
 
 def on_device(switches: dict[str, Any]) -> tuple[Engine, Chooses]:
-    plain = make_engine(CONFIG, draft_cost=ALWAYS_DRAFT, **switches)
-    ops = Chooses(plain.ledger)
+    ops = Chooses(Ledger())
     ops.left, ops.copied = [], []
-    return Engine(plain.model, ops, plain.cache, plain.scheduler, plain.drafter, plain.clock), ops
+    return make_engine(CONFIG, ops=ops, draft_cost=ALWAYS_DRAFT, **switches), ops
 
 
 def work() -> list:
