@@ -1,0 +1,163 @@
+"""Runs CUDA C++ on a CPU: g++ compiles the source with shim.h, and a kernel takes NumPy arrays.
+
+    module = ShimModule(kernel_source("embed", constants))
+    embed = module.get_function("embed")
+    embed((4,), (128,), (tokens, codes, None, None, np.float32(1), x), seed=7)
+
+A kernel is called as one of CuPy's RawModule is: arrays for pointers, None for a null pointer, NumPy scalars for the
+rest; and it refuses what a device would take and read as something else, such as an array of another type.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HEADER = Path(__file__).with_name("shim.h")
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-math-errno", "-U_FORTIFY_SOURCE",
+         "-w"]  # fmt: skip
+KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(([^()]*)\)\s+)?(\w+)\s*\(')
+DEFAULT_SHARED = 48 << 10  # bytes that a block gets unless the kernel's attribute says more
+LETTERS = {"b": "i1", "B": "u1", "h": "i2", "H": "u2", "i": "i4", "I": "u4", "q": "i8", "Q": "u8", "f": "f4",
+           "d": "f8", "?": "b1"}  # fmt: skip
+
+
+class KernelError(RuntimeError):
+    """What a device would have done wrong, or refused."""
+
+
+def built(source: str) -> Path:
+    """The library of a source, compiled once for all processes: its name is the hash of all that goes into it."""
+    kernels = "".join(f"SHIM_KERNEL({name}, {bound or 1024})\n" for bound, name in KERNEL.findall(source))
+    text = f'#include "{HEADER}"\n#line 1 "kernel"\n{source}\n{kernels}'
+    key = hashlib.sha256("\0".join([text, HEADER.read_text(encoding="utf-8"), *FLAGS]).encode()).hexdigest()[:24]
+    folder = Path(tempfile.gettempdir()) / f"tinyinfer-shim-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    library = folder / f"{key}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as own:
+            made = Path(own) / "kernel.so"
+            command = ["g++", "-x", "c++", *FLAGS, "-shared", "-", "-o", str(made)]
+            done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise KernelError(f"g++ does not compile the kernel: {done.stderr}")
+            os.replace(made, library)  # at once: another process sees all of the library, or none of it
+    return library
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One argument of a kernel, from a description such as "PCf4": a pointer to constant floats of 4 bytes."""
+
+    pointer: bool
+    constant: bool
+    letter: str
+    size: int
+
+    @classmethod
+    def parse(cls, text: str) -> Parameter:
+        """Reads what shim.h's `describe` writes."""
+        pointer, constant, letter, size = re.fullmatch(r"(P?)(C?)(\D)(\d+)", text).groups()  # type: ignore[union-attr]
+        return cls(bool(pointer), bool(constant), letter, int(size))
+
+    @property
+    def dtype(self) -> np.dtype | None:
+        """The NumPy type; None for void and for the kernels' own structures."""
+        return np.dtype(LETTERS[self.letter]) if self.letter in LETTERS else None
+
+    def address(self, value: Any, where: str) -> ctypes.c_void_p:
+        """The address of an array that this pointer may point to."""
+        if value is None:
+            return ctypes.c_void_p(0)
+        if not isinstance(value, np.ndarray):
+            raise KernelError(f"{where} is a pointer and needs an array or None, not {type(value).__name__}")
+        if self.dtype is not None and self.dtype != value.dtype:
+            raise KernelError(f"{where} points to {self.dtype}, not to {value.dtype}")
+        if self.dtype is None and self.size and self.size != value.itemsize:
+            raise KernelError(f"{where} points to elements of {self.size} bytes, not to {value.dtype}")
+        if not value.flags.c_contiguous:
+            raise KernelError(f"{where} is an array whose elements do not lie one after the other")
+        if not self.constant and not value.flags.writeable:
+            raise KernelError(f"{where} is written by the kernel, and the array is read-only")
+        return ctypes.c_void_p(value.ctypes.data)
+
+    def marshal(self, value: Any, where: str) -> Any:
+        """The C object whose address the kernel reads the argument from."""
+        if self.pointer:
+            return self.address(value, where)
+        if not isinstance(value, np.generic) or value.dtype != self.dtype:
+            given = value.dtype if isinstance(value, np.generic | np.ndarray) else type(value).__name__
+            raise KernelError(f"{where} is a scalar and needs np.{self.dtype}, not {given}")
+        return (ctypes.c_char * self.size).from_buffer_copy(value.tobytes())
+
+
+class ShimKernel:
+    """A kernel of a ShimModule, called as CuPy's RawKernel is, with a seed for the order of its threads."""
+
+    def __init__(self, library: ctypes.PyDLL, name: str, seed: int) -> None:
+        self.name, self.seed = name, seed
+        self.launch = getattr(library, f"shim_launch_{name}")
+        self.launch.restype = ctypes.c_char_p
+        self.launch.argtypes = [ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t, ctypes.c_uint64,
+                                ctypes.c_uint]  # fmt: skip
+        describe = getattr(library, f"shim_arguments_{name}")
+        describe.restype = ctypes.c_char_p
+        self.parameters = [Parameter.parse(text) for text in describe().decode().split()]
+        self.max_threads = int(getattr(library, f"shim_bound_{name}")())
+        self.shared_size_bytes = int(getattr(library, f"shim_statics_{name}")())
+        self.max_dynamic_shared_size_bytes = DEFAULT_SHARED - self.shared_size_bytes
+
+    def __call__(
+        self, grid: Sequence[int], block: Sequence[int], args: Sequence[Any], shared_mem: int = 0,
+        *, seed: int | None = None, resident: int = 16,
+    ) -> None:  # fmt: skip
+        """Runs all blocks, `resident` of them at a time. Seed 0: the plain order."""
+        blocks, threads = self.one(grid, "grid"), self.one(block, "block")
+        if threads > self.max_threads:
+            raise KernelError(f"{self.name}: {threads} threads are more than its __launch_bounds__({self.max_threads})")
+        if shared_mem > self.max_dynamic_shared_size_bytes:
+            raise KernelError(f"{self.name}: {shared_mem} bytes of dynamic shared memory are more than"
+                              f" {self.max_dynamic_shared_size_bytes} (max_dynamic_shared_size_bytes)")  # fmt: skip
+        if len(args) != len(self.parameters):
+            raise KernelError(f"{self.name} has {len(self.parameters)} arguments, and {len(args)} are given")
+        values = [
+            parameter.marshal(value, f"{self.name}: argument {number}")
+            for number, (parameter, value) in enumerate(zip(self.parameters, args, strict=True), 1)
+        ]
+        pointers = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(value) for value in values))
+        seed = self.seed if seed is None else seed
+        wrong = self.launch(pointers, blocks, threads, shared_mem, seed, resident)
+        if wrong is not None:
+            raise KernelError(f"{self.name}, seed {seed}: {wrong.decode()}")
+
+    def one(self, sizes: Sequence[int], what: str) -> int:
+        """The only size of a grid or a block: the kernels use no second dimension."""
+        first, *others = sizes
+        if first < 1 or any(size != 1 for size in others):
+            raise KernelError(f"{self.name}: the {what} {tuple(sizes)} must have one dimension, of at least 1")
+        return int(first)
+
+
+class ShimModule:
+    """A compiled source, in the place of CuPy's RawModule."""
+
+    def __init__(self, code: str, seed: int = 0) -> None:
+        self.seed = seed
+        self.names = [name for _, name in KERNEL.findall(code)]
+        self.library = ctypes.PyDLL(str(built(code)), mode=os.RTLD_LOCAL | os.RTLD_NOW)  # holds the interpreter's lock
+
+    def get_function(self, name: str) -> ShimKernel:
+        """One kernel of the source."""
+        if name not in self.names:
+            raise KernelError(f"the source has no kernel {name}: it has {', '.join(self.names) or 'none'}")
+        return ShimKernel(self.library, name, self.seed)

@@ -1,0 +1,9 @@
+"""Kernels: CUDA C++ for a decode step, one idea a file, and the Python that turns a file into a text to compile.
+
+Read in this order:
+
+    source.py    a kernel's file with its model's sizes and its headers in place
+
+Each `.cu` names its formula in reference.py and its roofline in its first lines. Tests run every one on the CPU
+(tests/kernels/shim.py) and compile it for two GPUs.
+"""
