@@ -23,6 +23,9 @@ from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sampling import Choice, SamplingParams
 from tinyinfer.text.stop_strings import TextOutput
 
+# What a token is chosen by, beside its logits: the parameters, the prompt, the new tokens and the noise's seed.
+Wanted = tuple[SamplingParams, list[int], list[int], int]
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -140,8 +143,8 @@ class Sequence:
         return self.speculation.parent or self
 
     @property
-    def sampling(self) -> tuple[SamplingParams, list[int], list[int], int]:
-        """What `choose` needs beside the logits: the parameters, the prompt, the new tokens and the noise's seed."""
+    def sampling(self) -> Wanted:
+        """What `choose` needs beside the logits."""
         return self.request.params, self.prompt, self.new_tokens, self.request.seed
 
     # Before a step.
@@ -272,8 +275,19 @@ class Batch:
         sets, rows = np.array(pairs, np.int64).reshape(-1, 2).T  # (spans,), (spans,); of an idle step (0,), (0,)
         return np.repeat(sets, rows)
 
-    def split(self, logits: Array) -> list[tuple[Sequence, Array]]:  # (R, V) ->
-        """Each span's sequence and its rows of the logits; no rows for a chunk of a prompt."""
+    @property
+    def wanted(self) -> list[Wanted]:
+        """What the token after each row of the logits is chosen by, as if all drafts before it were accepted."""
+        found = []
+        for span in self.spans:
+            params, prompt, new, seed = span.seq.sampling
+            drafts = [draft.token for draft in span.seq.drafts]
+            last = span.first + span.rows - len(span.seq.tokens)  # how many drafts stand before the span's last row
+            found += [(params, prompt, new + drafts[:n], seed) for n in range(last + 1 - span.wanted, last + 1)]
+        return found
+
+    def split(self, logits: Array) -> list[tuple[Sequence, Array]]:  # (R, ...) ->
+        """Each span's sequence and its rows of the logits, or of what belongs to them; none for a chunk of a prompt."""
         stops = list(accumulate(span.wanted for span in self.spans))
         return [(span.seq, logits[stop - span.wanted : stop]) for span, stop in zip(self.spans, stops, strict=True)]
 

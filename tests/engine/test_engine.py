@@ -270,11 +270,14 @@ def test_a_step_that_the_backend_compiled_replaces_the_transformer(speculative):
         def compile(self, model, cache):
             asked.append((model, cache))
 
-            def step(batch):
-                computed.append(len(batch))
-                return transformer(model, batch, cache, self)
+            class Step:
+                sample = self.sample
 
-            return step
+                def forward(step, batch):
+                    computed.append(len(batch))
+                    return transformer(model, batch, cache, self)
+
+            return Step()
 
     plain = make_engine(LLAMA, speculative=speculative)
     ops = Compiling(plain.ledger)

@@ -7,6 +7,7 @@ parts. Whatever backend does the work, the wrapper is the same. (Inheriting from
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from copy import copy
 from typing import Any, Self
 
@@ -15,9 +16,9 @@ import numpy as np
 from tinyinfer.arrays import Array, Xp
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.heads import Heads, NoCap, SoftCap
-from tinyinfer.model.interfaces import KVCache, Ops, Step
+from tinyinfer.model.interfaces import Compiled, KVCache, Ops, Sampled
 from tinyinfer.model.weights import Embedding, Experts, Linear, Matrix, Norm, Rotation, Weight
-from tinyinfer.sequence import Batch
+from tinyinfer.sequence import Batch, Wanted
 
 
 class DelegatingOps:
@@ -96,7 +97,10 @@ class DelegatingOps:
     def cap(self, logits: Array, cap: NoCap | SoftCap) -> Array:  # (R, V) -> (R, V)
         return self.inner.cap(logits, cap)
 
-    def compile(self, model: Any, cache: KVCache) -> Step | None:
+    def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
+        return self.inner.sample(logits, wanted)
+
+    def compile(self, model: Any, cache: KVCache) -> Compiled | None:
         """None: a compiled step would not call the operations of the wrapper."""
         return None
 

@@ -10,6 +10,7 @@ Arithmetic is float32. Weights in half precision or in packed codes become float
 from __future__ import annotations
 
 from collections.abc import Callable
+from collections.abc import Sequence as Seq
 from copy import copy
 from types import MappingProxyType
 from typing import Any, ClassVar, Self
@@ -24,7 +25,7 @@ from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import full_attention, visible_pairs
 from tinyinfer.model.heads import Heads, NoCap, SoftCap
-from tinyinfer.model.interfaces import KVCache, Step
+from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Sampled
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import (
     Dense,
@@ -42,7 +43,7 @@ from tinyinfer.model.weights import (
     Rotation,
     Weight,
 )
-from tinyinfer.sequence import Batch
+from tinyinfer.sequence import Batch, Wanted
 
 CLAMP = 7.0  # of gpt-oss's gate
 Products = MappingProxyType[type, Callable[[Any, Array, Any], Array]]
@@ -194,7 +195,11 @@ class ReferenceOps(HoldsModule):
     def cap(self, logits: Array, cap: NoCap | SoftCap) -> Array:  # (R, V) -> (R, V)
         return cap(logits, self.xp)
 
-    def compile(self, model: Model, cache: KVCache) -> Step | None:
+    def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
+        rows = self.to_host(logits)  # (R, V)
+        return Sampled(np.full(len(rows), HOST), rows.min(axis=1), rows.max(axis=1), rows)
+
+    def compile(self, model: Model, cache: KVCache) -> Compiled | None:
         return None
 
     def relative_cost(self, rows: int) -> float:

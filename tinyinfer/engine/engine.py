@@ -12,10 +12,12 @@ from time import sleep
 
 import numpy as np
 
+from tinyinfer.arrays import Array
 from tinyinfer.backends.limits import available_memory
 from tinyinfer.batching.policies import Limits
 from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.batching.switches import SCHEDULERS
+from tinyinfer.engine.choosing import choose_tokens
 from tinyinfer.engine.clock import Clock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.overflow import DAMAGED, check_finite, cure_of
@@ -26,9 +28,9 @@ from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.kv_cache.memory import most_blocks, position_bytes
 from tinyinfer.kv_cache.switches import KV_BITS, PREFIX_CACHES
 from tinyinfer.model.config import ModelConfig
-from tinyinfer.model.interfaces import Ops
+from tinyinfer.model.interfaces import Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
-from tinyinfer.sampling import choose
+from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence, Span
 from tinyinfer.speculative.base import DraftCost, Drafter
 from tinyinfer.speculative.switches import CANDIDATES, DRAFTERS
@@ -57,28 +59,30 @@ class Engine:
             self.drafter.propose(self.scheduler.decoding)
             batch = self.scheduler.next_batch(record.started)
             logits = self.forward(batch)
-            choices = [
-                self.drafter.verify(rows, seq) if seq.drafts else [choose(row, *seq.sampling) for row in rows]
-                for seq, rows in batch.split(logits)
-            ]
+            choices = self.choose(logits, batch)
             accepted = self.scheduler.update(batch, choices, self.clock())
         return record.trace(accepted, self.clock())
 
-    def forward(self, batch: Batch) -> np.ndarray:  # (T,) -> (R, V)
-        """The model over a batch: the logits of its logit_rows, in the host's memory.
-
-        Raises NotFiniteError, which names its request, for numbers that are not finite.
-        """
+    def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
+        """The model over a batch: the logits of its logit_rows, where the backend computes."""
         with self.recorder.forward(batch, self.clock), np.errstate(over="ignore", invalid="ignore"):
             if not batch.spans:  # an idle engine needs no forward pass
                 return np.empty((0, self.model.config.vocab_size), dtype=np.float32)
             self.ledger.steps += 1
             self.ledger.tokens_computed += len(batch)
             self.ledger.logit_rows += len(batch.logit_rows)
-            logits = self.compiled(batch) if self.compiled else transformer(self.model, batch, self.cache, self.ops)
-            found = self.ops.to_host(logits)  # (R, V)
-        check_finite(found, batch, self.cache, self.model, self.ops, self.cure)
-        return found
+            if self.compiled:
+                return self.compiled.forward(batch)
+            return transformer(self.model, batch, self.cache, self.ops)
+
+    def choose(self, logits: Array, batch: Batch) -> list[list[Choice]]:  # (R, V) ->
+        """The new tokens of each span of the batch. On a device of its own, the backend is waited for here, once.
+
+        Raises NotFiniteError, which names its request, for numbers that are not finite.
+        """
+        sampled = (self.compiled or self.ops).sample(logits, batch.wanted)
+        check_finite(sampled, batch, self.cache, self.model, self.ops, self.cure)
+        return choose_tokens(logits, sampled, batch, self.drafter, self.ops)
 
     def run(self, sequences: list[Sequence], watch: bool = False) -> Iterator[StepTrace]:
         """Steps until all of `sequences` are finished; leaving early aborts the others and frees their cache.
@@ -133,7 +137,10 @@ class Engine:
             self.scheduler.make_room(seq, stop - done)
             span = Span(seq, 0, stop - done, done, stop - start, cache.rotation_set(seq))
             rows = np.arange(start - done, stop - done)
-            logits = self.forward(Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,)))
+            batch = Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,))
+            logits = self.ops.to_host(self.forward(batch))  # (R, V)
+            ends = Sampled(rows, logits.min(axis=1), logits.max(axis=1))
+            check_finite(ends, batch, cache, self.model, self.ops, self.cure)
             cache.commit(seq, stop - done)
         return logits
 

@@ -28,7 +28,7 @@ from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import NotFiniteError
 from tinyinfer.kv_cache.base import Cache, CacheSpec, NoCache
 from tinyinfer.ledger import Ledger
-from tinyinfer.model.interfaces import Ops
+from tinyinfer.model.interfaces import Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.model.weights import Embedding
 from tinyinfer.sequence import Batch, Span, make_batch
@@ -48,10 +48,10 @@ def cure_of(c: EngineConfig) -> str:
 
 
 def check_finite(
-    logits: np.ndarray, batch: Batch, cache: Cache, model: Model, ops: Ops, cure: str
-) -> None:  # (R, V) ->
+    sampled: Sampled, batch: Batch, cache: Cache, model: Model, ops: Ops, cure: str
+) -> None:
     """Raises NotFiniteError for a sequence of the batch whose numbers overflow, the one whose own tokens do so."""
-    faults = [(span, fault) for span, fault in suspects(logits, batch, cache, model, ops) if fault]
+    faults = [(span, fault) for span, fault in suspects(sampled, batch, cache, model, ops) if fault]
     alone = ((span, fault, first_overflow(model, ops, span)) for span, fault in faults)
     beside = ((span, fault, IN_COMPANY) for span, fault in faults if fault != SAME)
     for span, fault, part in chain((found for found in alone if found[2]), beside):
@@ -59,12 +59,12 @@ def check_finite(
 
 
 def suspects(
-    logits: np.ndarray, batch: Batch, cache: Cache, model: Model, ops: Ops
-) -> Iterator[tuple[Span, str]]:  # (R, V) ->
+    sampled: Sampled, batch: Batch, cache: Cache, model: Model, ops: Ops
+) -> Iterator[tuple[Span, str]]:
     """Each span of the batch with what is wrong with its numbers, "" for nothing."""
     spoiled = spoiled_spans(batch, cache, model, ops)
-    for span, (_, rows) in zip(batch.spans, batch.split(logits), strict=True):
-        low, high = rows.min(axis=1), rows.max(axis=1)  # (n,), (n,), for the span's n rows of logits; NaN for NaN
+    ends = zip(batch.split(sampled.low), batch.split(sampled.high), strict=True)
+    for span, ((_, low), (_, high)) in zip(batch.spans, ends, strict=True):  # (n,), (n,): of the span's n rows
         if not ((-np.inf < low) & (high < np.inf)).all():
             yield span, "logits are not finite"
         elif span in spoiled:

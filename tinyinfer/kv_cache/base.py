@@ -66,6 +66,17 @@ class LayerRows(NamedTuple):
     values: Array  # (K, P, Ev)
 
 
+class Pools(NamedTuple):
+    """Where a sequence's keys and values lie, for kernels that write and read them in place.
+
+    Position p is row blocks[p // block_size] * block_size + p % block_size of each layer's arrays.
+    """
+
+    layers: tuple[LayerRows, ...]
+    blocks: tuple[int, ...]
+    block_size: int
+
+
 def reserve_layers(memory: tuple[Rows, ...], positions: int, device: Device) -> tuple[LayerRows, ...]:
     """Room for so many positions in every layer, as views of one reservation: two for each layer would be slow."""
     flat = device.reserve((positions * sum(rows.numbers for rows in memory),))  # (numbers of all layers,)
@@ -152,6 +163,17 @@ class Cache(KVCache):
     def block_table(self, seq: Sequence) -> tuple[int, ...]:
         """The blocks that hold the sequence's positions, in the order of the positions."""
         return ()
+
+    def pools_of(self, seq: Sequence) -> Pools | None:
+        """The arrays and the block table of a sequence with reserved room; None for a cache that kernels cannot read.
+        """
+        return None
+
+    def record_written(self, batch: Batch) -> None:
+        """Counts what a kernel wrote in place instead of `append`: the batch's keys and values, in all layers."""
+        for span in batch.spans:
+            self._written[span.seq.id] = span.first + span.rows
+        self.ledger.kv_written_bytes += len(batch) * self.position_bytes
 
     @property
     def num_blocks(self) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tinyinfer.arrays import Array
-from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, copy_positions, first_given, positions_of
+from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, Pools, copy_positions, first_given, positions_of
 from tinyinfer.model.interfaces import Device
 from tinyinfer.sequence import Batch, Sequence
 
@@ -43,6 +43,10 @@ class ContiguousCache(Cache):
             self.ledger.kv_copied_bytes += length * self.position_bytes
             self._arrays[seq.id] = new
         return new is not None
+
+    def pools_of(self, seq: Sequence) -> Pools:
+        """One block, of all the room that the sequence has."""
+        return Pools(self._arrays[seq.id], (0,), self._room(seq))
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         for span in batch.spans:

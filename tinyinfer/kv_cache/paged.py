@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from tinyinfer.arrays import Array
-from tinyinfer.kv_cache.base import CacheSpec, LayerRows, copy_positions, positions_of
+from tinyinfer.kv_cache.base import CacheSpec, LayerRows, Pools, copy_positions, positions_of
 from tinyinfer.kv_cache.blocks import BlockCache, BlockTable
 from tinyinfer.model.interfaces import Device
-from tinyinfer.sequence import Batch, Sequence
+from tinyinfer.sequence import Batch, Sequence, Span
 
 Slots = slice | Array  # rows of the pool
 
@@ -34,12 +34,15 @@ class PagedCache(BlockCache):
 
     def reserve(self, seq: Sequence, n: int) -> None:
         super().reserve(seq, n)
-        self._slots[seq.id] = self._rows(self._tables[seq.id], self.length(seq), self.length(seq) + n)
+        self._slots.pop(seq.id, None)
+
+    def pools_of(self, seq: Sequence) -> Pools:
+        return Pools(self.pools, self.block_table(seq), self.block_size)
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         keys, values = self.pools[layer]  # (K, P, Ek), (K, P, Ev)
         for span in batch.spans:
-            slots = self._slots[span.seq.id]
+            slots = self._slots_of(span)
             keys[:, slots] = k[span.start : span.stop].transpose(1, 0, 2)
             values[:, slots] = v[span.start : span.stop].transpose(1, 0, 2)
             self._written[span.seq.id] = span.first + span.rows
@@ -100,6 +103,13 @@ class PagedCache(BlockCache):
             keys[:, b : b + rows] = keys[:, a : a + rows]
             values[:, b : b + rows] = values[:, a : a + rows]
         return rows * self.position_bytes
+
+    def _slots_of(self, span: Span) -> Slots:
+        """Where the rows of a span go, found in the first layer; a kernel that appends in place never asks."""
+        if span.seq.id not in self._slots:
+            table = self._tables[span.seq.id]
+            self._slots[span.seq.id] = self._rows(table, span.first, span.first + span.rows)
+        return self._slots[span.seq.id]
 
     def _rows(self, table: BlockTable, start: int, stop: int) -> Slots:
         """The pool's rows that hold the positions start ... stop of a table's sequence."""

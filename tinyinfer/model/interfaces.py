@@ -10,7 +10,8 @@ The letters of the shapes are those of arrays.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence as Seq
+from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -19,7 +20,7 @@ from tinyinfer.arrays import Array, Xp
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.heads import Heads, NoCap, SoftCap
 from tinyinfer.model.weights import Embedding, Experts, Linear, Matrix, Norm, Rotation, Weight
-from tinyinfer.sequence import Batch, Sequence, Span
+from tinyinfer.sequence import Batch, Sequence, Span, Wanted
 
 
 class KVCache(Protocol):
@@ -59,7 +60,32 @@ class Device(Protocol):
         """The array in the host's memory: the one point where the host waits for the device."""
 
 
-Step = Callable[[Batch], Array]  # a forward pass over any batch, (T,) -> (R, V), as `transformer` computes it
+HOST = -1  # the token of a row from which only the host can choose
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What the host gets of R rows of logits. tokens: HOST where only the host can choose. low, high: each row's
+    smallest and largest logit, NaN if one of them is. rows: all of the logits, (R, V), where they are on the host.
+    """
+
+    tokens: np.ndarray  # (R,) int64
+    low: np.ndarray  # (R,)
+    high: np.ndarray  # (R,)
+    rows: np.ndarray | None = None
+
+
+class Compiled(Protocol):
+    """A faster forward pass for one model and one cache, which may go on with the next steps while the host is busy.
+
+    The results are those of `transformer`, and the ledger counts a step when the engine asks for it.
+    """
+
+    def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
+        """The logits that the batch asks for, where the backend computes."""
+
+    def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
+        """What `Ops.sample` gives, for the logits of the last forward pass."""
 
 
 class Ops(Device, Protocol):
@@ -153,8 +179,14 @@ class Ops(Device, Protocol):
 
     # The whole.
 
-    def compile(self, model: Any, cache: KVCache) -> Step | None:
-        """A faster forward pass for this Model and cache, with the results of `transformer`; None: there is none.
+    def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
+        """The token of each row, chosen by its parameters where the backend computes: the host waits here, once.
+
+        A backend without a device of its own leaves all tokens to the host, and hands it the logits.
+        """
+
+    def compile(self, model: Any, cache: KVCache) -> Compiled | None:
+        """A faster forward pass for this Model and cache; None: there is none.
 
         The cache may replace its arrays between two passes, as it grows: a pass reads them from the cache.
         (The type of `model` is not named here, because transformer.py imports this file.)

@@ -17,13 +17,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tinyinfer.arrays import Array
 from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
+from tinyinfer.model.interfaces import HOST, Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sampling import most_likely, perturbed
 from tinyinfer.sequence import Draft, Sequence, make_batch
@@ -31,9 +32,6 @@ from tinyinfer.speculative.base import DraftCost, DraftSettings
 from tinyinfer.speculative.best_coupling import drawn
 from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
 from tinyinfer.speculative.verify import verify
-
-if TYPE_CHECKING:
-    from tinyinfer.model.interfaces import Ops
 
 
 class ModelDrafter:
@@ -47,6 +45,7 @@ class ModelDrafter:
         self, model: Model, cache: Cache, ops: Ops, lengths: DraftLengths, vocab_size: int, c: DraftSettings
     ) -> None:
         self.model, self.cache, self.ops = model, cache, ops
+        self.compiled = ops.compile(model, cache)  # None: the backend runs `transformer` as it is
         self.lengths, self.vocab_size = lengths, vocab_size
         self.candidates, self.best_coupling = c.num_draft_candidates, c.verification == "best-coupling"
 
@@ -56,11 +55,13 @@ class ModelDrafter:
         """Drafts one token at a time, for all sequences together in one forward pass."""
         counts = {seq: self._count(seq) for seq in sequences if not seq.drafts}
         while drafting := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
-            for seq, row in zip(drafting, self._forward(drafting), strict=True):
-                if not np.isfinite(row.max()):  # NaN or infinity: the target model decides alone
+            logits, sampled = self._forward(drafting)
+            rows = None if self._choose_there(drafting, sampled) else self._on_host(logits, sampled)  # (R, V)
+            for n, seq in enumerate(drafting):
+                if not np.isfinite(sampled.high[n]):  # NaN or infinity: the target model decides alone
                     counts[seq] = 0
                     continue
-                draft, *others = self._drafts(row, seq)
+                draft, *others = [Draft(int(sampled.tokens[n]))] if rows is None else self._drafts(rows[n], seq)
                 candidates = seq.speculation.candidates if seq.drafts else [[other] for other in others]
                 seq.set_drafts([*seq.drafts, draft], candidates)
         for seq in counts if self.candidates > 1 else ():  # another candidate than the cached one may be accepted
@@ -86,8 +87,8 @@ class ModelDrafter:
         self.cache.truncate(seq, min(held, known - 1) if sets.of(held) == sets.of(known) else 0)
         return int(min(self.lengths.of(seq), self.cache.capacity - known, sets.most_drafts(known)))
 
-    def _forward(self, sequences: list[Sequence]) -> np.ndarray:  # -> (R, V)
-        """The draft model's logits after all tokens and drafts; computes those that its cache does not hold."""
+    def _forward(self, sequences: list[Sequence]) -> tuple[Array, Sampled]:  # ->
+        """The draft model's logits after all tokens and drafts, (R, N), and what the host gets of them."""
         work = []
         for seq in sequences:
             first = self.cache.length(seq)
@@ -96,10 +97,27 @@ class ModelDrafter:
         batch = make_batch(work, self.cache.spec.sets)
         known = np.minimum(batch.tokens, self.model.config.vocab_size - 1)  # an id that the draft model lacks: its last
         with np.errstate(over="ignore", invalid="ignore"):
-            logits = transformer(self.model, replace(batch, tokens=known), self.cache, self.ops)
+            batch = replace(batch, tokens=known)
+            if self.compiled:
+                logits = self.compiled.forward(batch)
+            else:
+                logits = transformer(self.model, batch, self.cache, self.ops)
+        sampled = (self.compiled or self.ops).sample(logits, batch.wanted)
         for seq, _, rows in work:
             self.cache.commit(seq, rows)
-        return over_vocabulary(self.ops.to_host(logits), self.vocab_size)
+        return logits, sampled
+
+    def _choose_there(self, sequences: list[Sequence], sampled: Sampled) -> bool:
+        """Whether the tokens that the backend chose can be the drafts: one for each sequence, of the target's ids."""
+        one = self.candidates == 1 or all(seq.drafts for seq in sequences)
+        coupled = not self.best_coupling or all(seq.request.params.temperature == 0.0 for seq in sequences)
+        fits = self.model.config.vocab_size <= self.vocab_size
+        return one and coupled and fits and bool((sampled.tokens != HOST).all())
+
+    def _on_host(self, logits: Array, sampled: Sampled) -> np.ndarray:  # (R, N) -> (R, V)
+        """The logits in the host's memory, over the target's vocabulary."""
+        rows = self.ops.to_host(logits) if sampled.rows is None else sampled.rows  # (R, N)
+        return over_vocabulary(rows, self.vocab_size)
 
     def _drafts(self, logits: np.ndarray, seq: Sequence) -> list[Draft]:  # (V,) ->
         """The draft model's next token, and at the first position its runners-up, as many as there are candidates."""
