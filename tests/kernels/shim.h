@@ -137,6 +137,7 @@ u64 random_state;
 u64 seed_now;
 void (*kernel)(void**);
 void** arguments;
+u64 demoted;
 u64 calm;  // turns since a fiber last did anything but spin
 
 inline u64 random(u64 below) {
@@ -243,9 +244,14 @@ inline void spin() {
     yield();
 }
 
-inline void preempt() {  // at atomics and fences: another thread, or all other blocks, may go first
-    if (!seed_now || random(2)) return;
-    if (random(2)) block->priority = 0, preempt_now = true;
+inline void preempt() {  // before atomics and at fences another thread of the block may go first
+    if (seed_now && !random(8)) yield();
+}
+
+inline void publish() {  // after an atomic: what other blocks now believe of this one must be true already
+    if (!seed_now || !random(16)) return;
+    block->priority = ++demoted;  // all blocks that were not demoted go first, then the one that was last
+    preempt_now = true;
     yield();
 }
 
@@ -300,7 +306,7 @@ inline char* grow(char* old, size_t* size, size_t needed) {
 inline void begin(Block* b, unsigned index, size_t statics_size, size_t dynamic) {
     b->index = index;
     b->num_ready = b->waiting = b->ended = 0;
-    b->priority = seed_now ? 1 + random(1u << 30) : (1u << 30) - index;
+    b->priority = seed_now ? (1u << 30) + random(1u << 30) : (1u << 30) - index;
     memset(b->statics, 255, statics_size);  // NaN, -1
     memset(b->dynamic, 255, dynamic);
     memset(b->arrived, 0, (blockDim.x + 31) / 32 * sizeof(unsigned));
@@ -374,7 +380,7 @@ inline void run_blocks(Block* blocks, unsigned resident, unsigned* order, size_t
         }
         if (failed) return;
         if (calm > endless) return fail("endless wait: threads spin, and no other thread of the %u resident blocks can go on", resident);
-        if (seed_now && !random(4)) b->priority = 1 + random(1u << 30);
+        if (seed_now && !random(32)) b->priority = (1u << 30) + random(1u << 30);
         if (b->ended == (int)blockDim.x) {
             left--;
             shown = nullptr;
@@ -442,7 +448,7 @@ inline Block* lay_out(unsigned resident, unsigned** order, size_t dynamic) {
 inline const char* launch(void (*entry)(void**), void** values, unsigned grid, unsigned threads, size_t dynamic,
                           u64 seed, unsigned resident) {
     Guard guard;
-    kernel = entry, arguments = values, seed_now = seed, failed = preempt_now = false, calm = 0;
+    kernel = entry, arguments = values, seed_now = seed, failed = preempt_now = false, calm = demoted = 0;
     gridDim = {grid, 1, 1}, blockDim = {threads, 1, 1};
     random_state = (seed + 1) * 0x9e3779b97f4a7c15ull;
     for (int i = 0; i < 8; i++) random(2);
@@ -537,7 +543,7 @@ template <class V, class F> V atomic(V* at, F change) {
     V old = *at;
     *at = change(old);
     if (*at != old) calm = 0;
-    preempt();
+    publish();
     return old;
 }
 
