@@ -3,7 +3,7 @@
 //     p[t][n] = sum over m of half(rms(x[t])[m]) * half(w[n][m]) + bias[n]        (ReferenceOps.rms_norm, .linear)
 //     EPILOGUE 0   y[t][n] = p[t][n]
 //     EPILOGUE 1   y[t][n] += factor * p[t][n]                                    (.add)
-//     EPILOGUE 2   y[t][f] = gate(p[t][f], p[t][F + f]), OUTPUTS = 2 F            (.gate)
+//     EPILOGUE 2   y[t][f] = gate_up(p[t][f], p[t][F + f]), OUTPUTS = 2 F            (.gate)
 //
 // half: rounded to the weights' type, to bfloat16 for packed ones; sums are float32. Reads: x (T, INPUTS), the weight,
 // norm and bias (each may be null: none). Writes: y. Each of p's tiles is one block's, so nothing is combined later.
@@ -98,10 +98,10 @@ __device__ void small_batch_product_body(const float* x, const float* norm, cons
             if constexpr (EPILOGUE == 0) y[(long long)t * N + n] = p;
             if constexpr (EPILOGUE == 1) y[(long long)t * N + n] += factor * p;
             if constexpr (EPILOGUE == 2)
-                if (i / 4 % 2 == 0) y[(long long)t * (N / 2) + n] = gate(p, sums[i / 8][1][i % 4] + (bias ? bias[n + N / 2] : 0.0f));
+                if (i / 4 % 2 == 0) y[(long long)t * (N / 2) + n] = gate_up(p, sums[i / 8][1][i % 4] + (bias ? bias[n + N / 2] : 0.0f));
         }
         __syncthreads();  // the sums have been read
     }
 }
 
-extern "C" __global__ void __launch_bounds__(BATCH_THREADS) small_batch_product(const float* x, const float* norm, const void* codes, const void* scale, const void* minimum, const float* bias, float* y, float factor) { small_batch_product_body<Weight, INPUTS, OUTPUTS, EPILOGUE>(x, norm, codes, scale, minimum, bias, y, factor); }
+extern "C" __global__ void __launch_bounds__(BATCH_THREADS, 1) small_batch_product(const float* x, const float* norm, const void* codes, const void* scale, const void* minimum, const float* bias, float* y, float factor) { small_batch_product_body<Weight, INPUTS, OUTPUTS, EPILOGUE>(x, norm, codes, scale, minimum, bias, y, factor); }
