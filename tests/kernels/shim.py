@@ -44,7 +44,7 @@ class BuildError(RuntimeError):
 
 def library(source: str) -> Path:
     """The library of a source's kernels."""
-    kernels = "".join(f"SHIM_KERNEL({name}, {bound or 1024})\n" for bound, name in KERNEL.findall(source))
+    kernels = "".join(f"SHIM_KERNEL({name}, {bound.split(',')[0] or 1024})\n" for bound, name in KERNEL.findall(source))
     scheduler = built(SCHEDULER.read_text(encoding="utf-8"), "o", ["-c", "-O2"])
     text = f'#include "shim.h"\n#line 1 "kernel"\n{source}\n{kernels}'
     return built(text, "so", ["-x", "none", str(scheduler), *LINK])
