@@ -23,7 +23,8 @@ from tinyinfer.arrays import Array, Xp
 from tinyinfer.backends.cupy_device import find_cupy, free_memory
 from tinyinfer.backends.cupy_kernels import kernels
 from tinyinfer.backends.cupy_products import half_product, integer_product, is_dense, mix, scores
-from tinyinfer.backends.packed import LANES, W8A8, Packed, round_rows
+from tinyinfer.backends.packed import W8A8, round_rows
+from tinyinfer.backends.packed_rows import PackedRows
 from tinyinfer.backends.reference import Products, ReferenceOps
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import fold, unfold
@@ -31,8 +32,8 @@ from tinyinfer.model.heads import Heads
 from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Sampled
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Dense, Matrix, QuantizedMatrix, RMSNorm, Weight
-from tinyinfer.noise import gumbels
-from tinyinfer.sampling import has_filters, has_penalties
+from tinyinfer.noise import gumbel
+from tinyinfer.sampling import has_penalties
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Wanted
 
@@ -70,11 +71,14 @@ class CupyOps(ReferenceOps):
     # Taking weights.
 
     def take(self, matrix: Matrix) -> Weight:
-        """W8A8's codes lie as dense weights do, outputs first."""
-        weight = super().take(matrix)
-        if not isinstance(weight, W8A8):
-            return weight
-        return W8A8(self.xp.ascontiguousarray(weight.codes.T).T, weight.scale)
+        """Codes lie as dense weights do, outputs first."""
+        if not isinstance(matrix, QuantizedMatrix):
+            return super().take(matrix)
+        if not matrix.scheme.integer_inputs:
+            return PackedRows.pack(matrix, self.xp)
+        packed = W8A8.pack(matrix, np)
+        codes = self.xp.asarray(np.ascontiguousarray(packed.codes.T))  # (N, M)
+        return W8A8(codes.T, self.xp.asarray(packed.scale))
 
     def allocate(self, outputs: int, inputs: int) -> Array:  # -> (inputs, outputs)
         """Allocates outputs first, each output's weights side by side: as the kernels of kernels/ read them."""
@@ -148,11 +152,11 @@ class CupyOps(ReferenceOps):
             return x @ weight.array
         return half_product(x, weight.array.T, self.xp)
 
-    def packed_product(self, x: Array, weight: Packed) -> Array:  # (T, M) -> (T, N)
+    def packed_product(self, x: Array, weight: PackedRows) -> Array:  # (T, M) -> (T, N)
         """Unpacks some outputs at a time on the device, so that no whole weight is in memory as floats."""
-        step, y = max(1, WIDE_TILE // weight.shape[1] // LANES) * LANES, []
-        for at in range(0, weight.shape[0], step):
-            y.append(x @ weight.dequantize(slice(at, at + step)))  # (T, outputs of the tile)
+        step = max(1, WIDE_TILE // weight.shape[1])
+        tiles = [slice(at, at + step) for at in range(0, weight.shape[0], step)]
+        y = [x @ weight.dequantize(tile) for tile in tiles]  # each (T, outputs of the tile)
         return y[0] if len(y) == 1 else self.xp.concatenate(y, axis=1)
 
     def w8a8_product(self, x: Array, weight: W8A8) -> Array:  # (T, M) -> (T, N)
@@ -163,7 +167,7 @@ class CupyOps(ReferenceOps):
 
     norms: ClassVar[Products] = MappingProxyType({**ReferenceOps.norms, RMSNorm: rms_norm})
     products: ClassVar[Products] = MappingProxyType(
-        {Dense: dense_product, Packed: packed_product, W8A8: w8a8_product}
+        {Dense: dense_product, PackedRows: packed_product, W8A8: w8a8_product}
     )
 
     # The whole.
@@ -193,7 +197,7 @@ class CupyOps(ReferenceOps):
         heat = xp.asarray(np.array([params.temperature for params, *_ in wanted]))  # (R,)
         s = logits.astype(xp.float64)  # (R, V)
         s = (s - s.max(axis=1, keepdims=True)) / heat[:, None]  # (R, V)
-        s += gumbels(seeds, positions, s.shape[1], xp)
+        s += gumbel(seeds[:, None], positions[:, None], s.shape[1], xp=xp)
         return s.argmax(axis=1)
 
     def compile(self, model: Model, cache: KVCache) -> Compiled | None:
@@ -207,4 +211,5 @@ class CupyOps(ReferenceOps):
 
 def is_plain(params: SamplingParams) -> bool:
     """Whether a token is chosen by its row of logits alone: the largest, with or without noise."""
-    return params.logprobs is None and not has_penalties(params) and (params.temperature == 0 or not has_filters(params))
+    filtered = params.temperature > 0 and (params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0)
+    return params.logprobs is None and not has_penalties(params) and not filtered
