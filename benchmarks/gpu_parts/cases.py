@@ -1,8 +1,9 @@
 """What is measured: shapes of published models, with random weights where the real ones are not at hand.
 
 Speed depends on the shape and not on the numbers. The random ones are slices of one pool, so that a model of a billion
-weights is there in seconds. They are of a size at which every layer matters: the embedding is small, so the answer is
-not the last token again, as it is with large random embeddings and a tied head.
+weights is there in seconds. They are of a size at which every part matters, so that a wrong one changes the tokens: the
+embedding is small (with a large one and a tied head, the answer is the last token again), queries and keys are large
+(else each position would attend to all others alike).
 """
 
 from __future__ import annotations
@@ -119,9 +120,15 @@ def slice_of(name: str, start: int, shape: tuple[int, ...]) -> np.ndarray:
     return (period[:count] if count <= POOL else np.resize(period, count)).reshape(shape)
 
 
+def spread(name: str, inputs: int) -> float:
+    """The standard deviation of a matrix's weights: it keeps activations near 1, and queries and keys near 2."""
+    return (2.0 if name.endswith((".q", ".k")) else 1.0) * inputs**-0.5
+
+
 def random_floats(name: str, shape: tuple[int, ...]) -> LazyTensor:
-    """A tensor of random floats: norms near 1, matrices of a size that keeps activations near 1."""
-    scale, center = (np.float32(0.1), np.float32(1)) if len(shape) == 1 else (np.float32(shape[-1] ** -0.5), None)
+    """A tensor of random floats: norms near 1, matrices as `spread` says."""
+    vector = len(shape) == 1
+    scale, center = (np.float32(0.1), np.float32(1)) if vector else (np.float32(spread(name, shape[-1])), None)
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = slice_of(name, start, (stop - start, *shape[1:])) * scale
@@ -133,7 +140,7 @@ def random_floats(name: str, shape: tuple[int, ...]) -> LazyTensor:
 def random_codes(name: str, shape: tuple[int, ...], scheme: QuantScheme) -> LazyTensor:
     """A matrix of random codes whose weights are about as large as those of random_floats."""
     inputs, groups = shape[-1], scheme.groups(shape[-1])
-    step = np.float16(inputs**-0.5 * 12**0.5 / (1 << scheme.bits))  # codes are spread evenly: their deviation is 1/√12
+    step = np.float16(spread(name, inputs) * 12**0.5 / (1 << scheme.bits))  # codes are spread evenly: their deviation is 1/√12
 
     def codes(start: int, stop: int) -> QuantizedMatrix:
         rows = stop - start
