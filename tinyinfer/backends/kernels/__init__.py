@@ -2,7 +2,8 @@
 
 Read in this order:
 
-    source.py    a kernel's file with its model's sizes and its headers in place
+    source.py     a kernel's file with its model's sizes and its headers in place
+    occupancy.py  how many blocks of a kernel fit on a multiprocessor, by formula
 
 Each `.cu` names its formula in reference.py and its roofline in its first lines. Tests run every one on the CPU
 (tests/kernels/shim.py) and compile it for two GPUs.
