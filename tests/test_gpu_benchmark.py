@@ -6,6 +6,7 @@ No device is needed: the figures of one come from nowhere else, and every part a
 from __future__ import annotations
 
 import sys
+from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,10 +17,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import gpu
 from fake_cupy import fake_cupy
-from gpu_parts import counted, eager, machine, measured, report
+from gpu_parts import counted, eager, hollow, machine, measured, report
 from gpu_parts.cases import CASES, SHAPES, Case, random_checkpoint
 from gpu_parts.serving import open_engine, sequences
 
+from tinyinfer.backends.kernels.nvrtc import Usage
+from tinyinfer.backends.kernels.occupancy import MULTIPROCESSORS, occupancy
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.measure.roofline import expected_decode
 from tinyinfer.model.config import ModelConfig, held_matrices
@@ -58,22 +61,18 @@ def test_no_two_rows_of_a_large_matrix_are_equal():
 # Counts.
 
 
-def test_bytes_and_flops_of_a_step_are_those_of_the_ledger():
-    """The roofline's own counts, and the rows that go in and out of each product. Catches a layer that is left out."""
-    config = BATCH_1.config
-    step, ledger = counted.step_of(BATCH_1, "graph"), expected_decode(config, BATCH_1.context - 1, 2)
+def test_bytes_and_flops_of_a_plan_are_those_of_the_ledger():
+    """Beside them a plan counts the rows that go in and out of its kernels. Catches a layer that is left out."""
+    step, ledger = counted.step_of(BATCH_1, "graph"), expected_decode(BATCH_1.config, BATCH_1.context - 1, 2)
     assert step.flops == ledger.flops
-    matrices = held_matrices(config).values()
-    rows = sum(4 * (matrix.inputs + matrix.outputs) for matrix in matrices)
-    norms_and_append = 1e-3 * ledger.bytes_moved
-    assert step.nbytes - rows == pytest.approx(ledger.bytes_moved, abs=norms_and_append)
+    assert ledger.bytes_moved < step.nbytes < 1.02 * ledger.bytes_moved
 
 
 def test_codes_are_counted_with_their_scales():
     """8 bits and a half-precision scale for 32 weights are 8.5 bits. Catches scales that are left out."""
     numbers = sum(matrix.numbers for matrix in held_matrices(BATCH_1.config).values())
     both = [counted.step_of(replace(BATCH_1, weights=weights), "graph").nbytes for weights in ("bfloat16", "int8")]
-    assert both[0] - both[1] == numbers * (2 - 8.5 / 8)
+    assert both[0] - both[1] == pytest.approx(numbers * (2 - 8.5 / 8), rel=1e-4)  # the embedding's row is less, too
 
 
 def test_a_layer_is_five_launches_for_few_rows_and_six_for_many():
@@ -82,6 +81,24 @@ def test_a_layer_is_five_launches_for_few_rows_and_six_for_many():
     assert counted.step_of(BATCH_1, "graph").launches == 5 * layers + 2
     assert counted.step_of(replace(BATCH_1, batch=9), "graph").launches == 6 * layers + 3
     assert counted.step_of(BATCH_1, "persistent").launches == 1
+
+
+def test_a_model_without_weights_takes_no_memory():
+    """A billion weights are counted on any machine. Catches an array that is filled."""
+    model = hollow.hollow_model(next(case for case in CASES if case.shape == "Llama-3.2-1B"))
+    assert model.nbytes > 2e9
+    assert model.embedding.table.array.strides == model.layers[0].mlp.down.weight.array.strides == (0, 0)
+
+
+def test_the_table_of_kernels_has_registers_and_occupancy(monkeypatch):
+    """As the compiler says them. Catches dynamic shared memory, or another architecture, that is left out."""
+    monkeypatch.setattr(counted, "report", lambda text, arch: defaultdict(lambda: Usage(int(arch), 1000, 0)))
+    lines = report.resources((replace(BATCH_1, shape="tiny"),)).splitlines()
+    [line] = [line for line in lines if line.startswith("rms_gate_up 128 to 384")]
+    kernel = next(one for one in counted.kernels(replace(BATCH_1, shape="tiny")) if one.name == "rms_gate_up")
+    share = occupancy(kernel.launch.block, 90, kernel.launch.shared + 1000, MULTIPROCESSORS["sm_90"]).share
+    assert line.split()[8:11] == [str(kernel.launch.shared + 1000), "80", "0"]
+    assert f"90               0  {share:.0%}" in line
 
 
 def test_the_least_time_is_the_largest_of_three():
@@ -121,10 +138,9 @@ def layers_of(config: ModelConfig, n: int) -> ModelConfig:
 
 def test_without_a_device_the_measured_columns_are_empty_and_it_says_so():
     """A prediction must not pass for a measurement. Catches a figure in a measured column."""
-    text = report.counted(CASES[:1])
-    assert "No device" in text
-    assert "assumed" in text
-    [graph] = [line for line in text.splitlines() if line.startswith("  graph ")]
+    assert "No device" in report.machine_text(None)
+    assert "assumed" in report.machine_text(None)
+    [graph] = [line for line in report.results(CASES[:1], [], None).splitlines() if line.startswith("  graph ")]
     assert graph.split()[1:3] == ["152", "276.4"]  # the next columns after the empty ones
 
 

@@ -42,7 +42,7 @@ SHAPES = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Case:
     """One model and one load: `batch` sequences, each with a prompt of `prompt` tokens and `new` generated ones.
 

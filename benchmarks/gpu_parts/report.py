@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from gpu_parts.cases import CASES, Case
-from gpu_parts.counted import ASSUMED, least_seconds, phases, step_of
+from gpu_parts.counted import ASSUMED, Kernel, kernels, least_seconds, step_of, usage_of
+from tinyinfer.backends.kernels.nvrtc import ARCHITECTURES, CompileError
 from tinyinfer.units import amount, number, table
 
 HEAD = ("", "us a token", "tok/s", "of bandwidth", "launches a step", "bytes a step", "FLOPs a step",
@@ -21,7 +22,7 @@ def row(case: Case, variant: str, found: Record | None, machine: Record) -> tupl
     counts = ("", "", "", "")
     if step:
         least = least_seconds(step, variant, {key: machine[key] for key in FIGURES}) / tokens
-        counts = (str(step.launches), amount(step.nbytes, "B"), amount(step.flops, "FLOP"), number(least, 1e6))
+        counts = (number(step.launches), amount(step.nbytes, "B"), amount(step.flops, "FLOP"), number(least, 1e6))
     if found is None or "error" in found:
         return (name, "", "", "", *counts, found["error"][:60] if found else "")
     share = step.nbytes / found["step_seconds"] / machine["read_bandwidth"] if step else None
@@ -68,17 +69,50 @@ def machine_text(machine: Record | None) -> str:
     return f"{about}, CuPy {machine['cupy']}: " + ", ".join(words)
 
 
-def phases_table(case: Case) -> str:
-    """The kernels of a step with their launches, bytes and FLOPs."""
-    rows = [(f"{case.name}: {case.shape}", "launches a step", "bytes a step", "FLOPs a step")]
+def kernels_table(case: Case) -> str:
+    """The kernels of a step: launches, bytes and FLOPs."""
+    rows = [(f"{case.name}: {case.shape}, {case.weights}", "launches a step", "bytes a step", "FLOPs a step")]
     rows += [
-        (f"  {phase.kernel}", str(phase.launches), amount(phase.nbytes, "B"), amount(phase.flops, "FLOP"))
-        for phase in phases(case)
-    ]
+        (f"  {one.name}", str(one.cost.launches), amount(one.cost.read + one.cost.written, "B"),
+         amount(one.cost.flops, "FLOP"))
+        for one in kernels(case)
+    ]  # fmt: skip
     return table(rows)
+
+
+def resources_table(cases: tuple[Case, ...]) -> str:
+    """What each kernel needs of a multiprocessor, compiled for two architectures, and its occupancy by formula."""
+    of_each = [f"{what}, sm_{arch}" for arch in ARCHITECTURES for what in ("registers", "spills", "occupancy")]
+    rows = [("kernel, inputs to outputs", "rows", "weights", "blocks", "threads", "shared", *of_each)]
+    for kernel in {key: kernel for case in cases for key, kernel in keyed(case)}.values():
+        launch, constants = kernel.launch, kernel.launch.constants
+        sizes = f" {constants['INPUTS']} to {constants['OUTPUTS']}" if "OUTPUTS" in constants else ""
+        weight = str(constants.get("Weight", ""))
+        cells = [f"{kernel.name}{sizes}", str(constants["T"]), weight, str(launch.grid), str(launch.block)]
+        usages = {arch: usage_of(kernel, arch) for arch in ARCHITECTURES}
+        cells.append(str(launch.shared + usages[ARCHITECTURES[0]].shared))
+        for arch, usage in usages.items():
+            found = kernel.occupancy(usage, arch)
+            limits = " and ".join(found.limits)
+            cells += [str(usage.registers), str(usage.spills), f"{found.share:.0%} ({limits})"]
+        rows.append(tuple(cells))
+    return table(rows)
+
+
+def keyed(case: Case) -> list[tuple[tuple[str, str], Kernel]]:
+    """The kernels of a decode step, by what they are compiled from."""
+    return [] if case.prefill else [((kernel.name, kernel.source()), kernel) for kernel in kernels(case)]
+
+
+def resources(cases: tuple[Case, ...]) -> str:
+    """resources_table; a sentence where there is no compiler."""
+    try:
+        return resources_table(cases)
+    except CompileError as error:
+        return f"Registers and shared memory are not shown: {error}"
 
 
 def counted(cases: tuple[Case, ...] = CASES) -> str:
     """All that is known without a device."""
-    kernels = [phases_table(case) for case in cases]
-    return "\n\n".join([machine_text(None), results(cases, [], None), *kernels])
+    tables = [kernels_table(case) for case in cases if not case.prefill]
+    return "\n\n".join([machine_text(None), results(cases, [], None), *tables, resources(cases)])
