@@ -238,7 +238,7 @@ class Stream:
 
     @property
     def done(self) -> bool:
-        self.catch_up(self.done_count + 1)  # whoever asks again and again gets an end
+        self.catch_up(self.done_count + 1)  # asked again and again, it comes to an end
         return not self.queue
 
     def record(self, event: Event | None = None) -> Event:

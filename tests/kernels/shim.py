@@ -4,8 +4,9 @@
     embed = module.get_function("embed")
     embed((4,), (128,), (tokens, codes, None, None, np.float32(1), x), seed=7)
 
-A kernel is called as one of CuPy's RawModule is: arrays for pointers, None for a null pointer, NumPy scalars for the
-rest; and it refuses what a device would take and read as something else, such as an array of another type.
+A kernel is called as one of CuPy's RawModule is: arrays or np.uint64 addresses for pointers, None for a null pointer,
+NumPy scalars for the rest; and it refuses what a device would take and read as something else, such as an array of
+another type.
 """
 
 from __future__ import annotations
@@ -77,8 +78,8 @@ class Parameter:
 
     def address(self, value: Any, where: str) -> ctypes.c_void_p:
         """The address of an array that this pointer may point to."""
-        if value is None:
-            return ctypes.c_void_p(0)
+        if value is None or isinstance(value, np.uint64):  # CuPy takes an address as a number
+            return ctypes.c_void_p(int(value or 0))
         if not isinstance(value, np.ndarray):
             raise KernelError(f"{where} is a pointer and needs an array or None, not {type(value).__name__}")
         if self.dtype is not None and self.dtype != value.dtype:

@@ -23,4 +23,4 @@ __device__ inline void embed_body(const int* tokens, const void* codes, const vo
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) embed(const int* tokens, const void* codes, const void* scale, const void* minimum, float factor, float* x) { embed_body<Weight, T>(tokens, codes, scale, minimum, factor, x); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) embed(const int* tokens, const void* codes, const void* scale, const void* minimum, float factor, float* x) { embed_body<Weight, T>(tokens, codes, scale, minimum, factor, x); }

@@ -29,4 +29,4 @@ __device__ inline void rms_product_body(const float* x, const float* norm, const
     product<Weight, M, J, N / J>(x, norm, Weight(codes, scale, minimum), row_of, write);
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) rms_product(const float* x, const float* norm, const void* codes, const void* scale, const void* minimum, const float* bias, float* y) { rms_product_body<Weight, INPUTS, OUTPUTS>(x, norm, codes, scale, minimum, bias, y); }
+extern "C" __global__ void __launch_bounds__(THREADS, 1) rms_product(const float* x, const float* norm, const void* codes, const void* scale, const void* minimum, const float* bias, float* y) { rms_product_body<Weight, INPUTS, OUTPUTS>(x, norm, codes, scale, minimum, bias, y); }

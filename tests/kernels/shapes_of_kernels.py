@@ -1,0 +1,31 @@
+"""For which models every kernel is compiled: the author of a kernel adds its line to COMPILED.
+
+A prelude is what `kernel_source` puts before a kernel. Registers and shared memory depend on it, so two real shapes are
+compiled: a small model, whose heads do not divide evenly, and one of a billion weights.
+"""
+
+from __future__ import annotations
+
+from tinyinfer.backends.kernels.source import Constant
+
+Prelude = dict[str, Constant]
+
+COMMON: Prelude = {"Z": 1, "T": 1, "R": 1, "SLOTS": 64, "SPLITS": 4, "MOST_BLOCKS": 512, "RING": 64, "ACTIVATION": 0}
+SMOLLM2_135M: Prelude = {**COMMON, "D": 576, "H": 9, "K": 3, "E": 64, "F": 1536, "V": 49152, "EPS": 1e-5}
+LLAMA_1B: Prelude = {**COMMON, "D": 2048, "H": 32, "K": 8, "E": 64, "F": 8192, "V": 128256, "EPS": 1e-5}
+MODELS = [SMOLLM2_135M, LLAMA_1B]
+WEIGHTS: list[Prelude] = [
+    {"Weight": "Dense<bfloat16>"}, {"Weight": "Dense<float32>"},
+    {"Weight": "Packed<8, 0, true>"}, {"Weight": "Packed<4, 32, false>"},
+]  # fmt: skip
+
+
+def each(*choices: list[Prelude]) -> list[Prelude]:
+    """Every combination of one prelude from each list; later ones win."""
+    combined: list[Prelude] = [{}]
+    for choice in choices:
+        combined = [{**before, **prelude} for before in combined for prelude in choice]
+    return combined
+
+
+COMPILED: dict[str, list[Prelude]] = {}
