@@ -39,7 +39,7 @@ class KernelError(RuntimeError):
 
 def built(source: str) -> Path:
     """The library of a source, compiled once for all processes: its name is the hash of all that goes into it."""
-    kernels = "".join(f"SHIM_KERNEL({name}, {bound or 1024})\n" for bound, name in KERNEL.findall(source))
+    kernels = "".join(f"SHIM_KERNEL({name}, {bound.split(",")[0] or 1024})\n" for bound, name in KERNEL.findall(source))
     text = f'#include "{HEADER}"\n#line 1 "kernel"\n{source}\n{kernels}'
     key = hashlib.sha256("\0".join([text, HEADER.read_text(encoding="utf-8"), *FLAGS]).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"tinyinfer-shim-{os.getuid()}"
