@@ -1,4 +1,4 @@
-"""Runs CUDA C++ on a CPU: g++ compiles the source with shim.h, and a kernel takes NumPy arrays.
+"""Runs CUDA C++ on a CPU: g++ compiles the source with shim.h and shim.cpp, and a kernel takes NumPy arrays.
 
     module = ShimModule(kernel_source("embed", constants))
     embed = module.get_function("embed")
@@ -24,9 +24,10 @@ from typing import Any
 
 import numpy as np
 
-HEADER = Path(__file__).with_name("shim.h")
-FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-math-errno", "-U_FORTIFY_SOURCE",
-         "-w"]  # fmt: skip
+HEADER, SCHEDULER = (Path(__file__).with_name(name) for name in ("shim.h", "shim.cpp"))
+FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-math-errno", "-fno-exceptions",
+         "-fno-rtti", "-fno-threadsafe-statics", "-U_FORTIFY_SOURCE", "-w"]  # fmt: skip
+LINK = ["-shared", "-nostdlib", "-lm", "-lc", "-lgcc"]
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(([^()]*)\)\s+)?(\w+)\s*\(')
 DEFAULT_SHARED = 48 << 10  # bytes that a block gets unless the kernel's attribute says more
 LETTERS = {"b": "i1", "B": "u1", "h": "i2", "H": "u2", "i": "i4", "I": "u4", "q": "i8", "Q": "u8", "f": "f4",
@@ -37,23 +38,33 @@ class KernelError(RuntimeError):
     """What a device would have done wrong, or refused."""
 
 
-def built(source: str) -> Path:
-    """The library of a source, compiled once for all processes: its name is the hash of all that goes into it."""
-    kernels = "".join(f"SHIM_KERNEL({name}, {bound.split(",")[0] or 1024})\n" for bound, name in KERNEL.findall(source))
-    text = f'#include "{HEADER}"\n#line 1 "kernel"\n{source}\n{kernels}'
-    key = hashlib.sha256("\0".join([text, HEADER.read_text(encoding="utf-8"), *FLAGS]).encode()).hexdigest()[:24]
+class BuildError(RuntimeError):
+    """The words of g++."""
+
+
+def library(source: str) -> Path:
+    """The library of a source's kernels."""
+    kernels = "".join(f"SHIM_KERNEL({name}, {bound or 1024})\n" for bound, name in KERNEL.findall(source))
+    scheduler = built(SCHEDULER.read_text(encoding="utf-8"), "o", ["-c", "-O2"])
+    text = f'#include "shim.h"\n#line 1 "kernel"\n{source}\n{kernels}'
+    return built(text, "so", ["-x", "none", str(scheduler), *LINK])
+
+
+def built(text: str, suffix: str, options: list[str]) -> Path:
+    """What g++ makes of a text, made once for all processes: the file's name is the hash of all that goes into it."""
+    key = hashlib.sha256("\0".join([text, HEADER.read_text(encoding="utf-8"), *FLAGS, *options]).encode()).hexdigest()
     folder = Path(tempfile.gettempdir()) / f"tinyinfer-shim-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    library = folder / f"{key}.so"
-    if not library.exists():
+    target = folder / f"{key[:24]}.{suffix}"
+    if not target.exists():
         with tempfile.TemporaryDirectory(dir=folder) as own:
-            made = Path(own) / "kernel.so"
-            command = ["g++", "-x", "c++", *FLAGS, "-shared", "-", "-o", str(made)]
+            made = Path(own) / target.name
+            command = ["g++", *FLAGS, f"-I{HEADER.parent}", "-o", str(made), "-x", "c++", "-", *options]
             done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise KernelError(f"g++ does not compile the kernel: {done.stderr}")
-            os.replace(made, library)  # at once: another process sees all of the library, or none of it
-    return library
+                raise BuildError(f"g++ does not compile the kernel: {done.stderr}")
+            os.replace(made, target)  # at once: another process sees all of the file, or none of it
+    return target
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,7 @@ class ShimModule:
     def __init__(self, code: str, seed: int = 0) -> None:
         self.seed = seed
         self.names = [name for _, name in KERNEL.findall(code)]
-        self.library = ctypes.PyDLL(str(built(code)), mode=os.RTLD_LOCAL | os.RTLD_NOW)  # holds the interpreter's lock
+        self.library = ctypes.PyDLL(str(library(code)), mode=os.RTLD_LOCAL | os.RTLD_NOW)  # holds the interpreter's lock
 
     def get_function(self, name: str) -> ShimKernel:
         """One kernel of the source."""
