@@ -44,7 +44,8 @@ class BuildError(RuntimeError):
 
 def library(source: str) -> Path:
     """The library of a source's kernels."""
-    kernels = "".join(f"SHIM_KERNEL({name}, {bound or 1024})\n" for bound, name in KERNEL.findall(source))
+    bounds = {name: bound.partition(",")[0] or "1024" for bound, name in KERNEL.findall(source)}
+    kernels = "".join(f"SHIM_KERNEL({name}, {bound})\n" for name, bound in bounds.items())
     scheduler = built(SCHEDULER.read_text(encoding="utf-8"), "o", ["-c", "-O2"])
     text = f'#include "shim.h"\n#line 1 "kernel"\n{source}\n{kernels}'
     return built(text, "so", ["-x", "none", str(scheduler), *LINK])
@@ -166,7 +167,8 @@ class ShimModule:
     def __init__(self, code: str, seed: int = 0) -> None:
         self.seed = seed
         self.names = [name for _, name in KERNEL.findall(code)]
-        self.library = ctypes.PyDLL(str(library(code)), mode=os.RTLD_LOCAL | os.RTLD_NOW)  # holds the interpreter's lock
+        mode = os.RTLD_LOCAL | os.RTLD_NOW
+        self.library = ctypes.PyDLL(str(library(code)), mode=mode)  # a launch holds the interpreter's lock
 
     def get_function(self, name: str) -> ShimKernel:
         """One kernel of the source."""
