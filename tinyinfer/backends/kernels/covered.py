@@ -7,6 +7,7 @@ is missing here still runs with backend=cupy, by CuPy's operations one at a time
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any
 
 from tinyinfer.model.attention import GroupedQuery
@@ -18,7 +19,7 @@ from tinyinfer.model.weights import NoNorm, RMSNorm, Weight
 # A layer's parts in the order of the computation: (how to find one, the classes that the kernels know, the sentence).
 Part = tuple[Callable[[Any], Any], tuple[type, ...], str]
 LAYER: tuple[Part, ...] = (
-    (lambda layer: layer, (SerialLayer,), "attention and MLP of a layer read the same rows, and the kernels add to them"),
+    (lambda layer: layer, (SerialLayer,), "attention and MLP of a layer read the same rows"),
     (lambda layer: layer.mixer, (GroupedQuery,), "a layer mixes rows by something else than attention"),
     (lambda layer: layer.mlp, (GatedMLP,), "a layer has a mixture of experts or an MLP without a gate"),
     (lambda layer: layer.mixer.qk_norm, (NoNorm, RMSNorm), "one norm goes over all heads of a row together"),
@@ -36,7 +37,7 @@ FLOATS = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}  #
 
 def uncovered(model: Model, cache: Any) -> str:
     """Why the kernels cannot compute this model with this cache, as one clause; "" when they can."""
-    return next(filter(None, [*of_the_cache(cache), *of_the_model(model)]), "")
+    return next(filter(None, chain(of_the_cache(cache), of_the_model(model))), "")
 
 
 def of_the_cache(cache: Any) -> Iterator[str]:

@@ -19,10 +19,11 @@ from tinyinfer.arrays import Array
 from tinyinfer.backends.kernels.ahead import MOST, Ahead, begin, left_to_host
 from tinyinfer.backends.kernels.bucket import Bucket
 from tinyinfer.backends.kernels.counts import Counts
-from tinyinfer.backends.kernels.covered import for_tensor_cores, weights_of
+from tinyinfer.backends.kernels.covered import for_tensor_cores, uncovered, weights_of
 from tinyinfer.backends.kernels.launch import Kernels
 from tinyinfer.backends.kernels.memory import Sizes
 from tinyinfer.backends.kernels.prompt_pass import PromptPass
+from tinyinfer.errors import note
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import HOST, Sampled
 from tinyinfer.model.transformer import Model
@@ -30,6 +31,14 @@ from tinyinfer.sequence import Batch, Wanted
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 MOST_FLOATS = 64  # rows of float32 weights in a bucket: beyond, cuBLAS reads the weights once, and groups of 8 often
+
+
+def compile_step(model: Model, cache: Any, ops: Any) -> GraphStep | None:
+    """The compiled forward pass for a model and a cache; None, and a note that says why, where the kernels stop."""
+    if reason := uncovered(model, cache):
+        note(f"gpu_decode={ops.decode}: {reason}, so CuPy's operations compute each step one after another")
+        return None
+    return GraphStep(model, cache, ops, ops.decode == "graph")
 
 
 class GraphStep:

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.arrays import Xp
-from tinyinfer.backends.kernels.source import FOLDER, NAME, Constant, kernel_source
-from tinyinfer.errors import SwitchError
+from tinyinfer.backends.cupy_device import kernel_error
+from tinyinfer.backends.kernels.source import NAME, Constant, kernel_source
 
 NULL = np.uint64(0)  # a null pointer: CuPy knows no other
 BOUNDS = re.compile(r"__launch_bounds__\((\w+)")
@@ -83,7 +83,7 @@ class Kernels:
         self._functions: dict[str, Any] = {}  # text -> the function of its kernel
 
     def bind(self, launch: Launch) -> Callable[[], None]:
-        """The call that starts a launch. Raises SwitchError for a kernel that does not compile."""
+        """The call that starts a launch. Raises ModelError for a kernel that does not compile."""
         function = self.function(launch.name, launch.constants)
         function.max_dynamic_shared_size_bytes = max(function.max_dynamic_shared_size_bytes, launch.shared)
         return partial(function, (launch.grid,), (launch.block,), launch.args, shared_mem=launch.shared)
@@ -100,9 +100,7 @@ class Kernels:
         try:
             return self.xp.RawModule(code=text, options=("-std=c++17",)).get_function(name)
         except self.xp.cuda.compiler.CompileException as error:
-            reason = "the kernel {kernel} does not compile, since NVRTC says: {words}"
-            cure = "choose {gpu_decode}=eager, which needs no kernels"
-            raise SwitchError("gpu_decode", "", reason, cure, kernel=name, words=str(error)) from error
+            raise kernel_error(name, error) from error
 
 
 def used(name: str, constants: Mapping[str, Constant]) -> dict[str, Constant]:
@@ -113,6 +111,6 @@ def used(name: str, constants: Mapping[str, Constant]) -> dict[str, Constant]:
 
 def threads_of(name: str) -> int:
     """How many threads a block of a kernel has, as its file says."""
-    text = (FOLDER / f"{name}.cu").read_text(encoding="utf-8")
+    text = kernel_source(name, {})
     [bounds] = BOUNDS.findall(text)
     return int(re.findall(rf"\b{bounds} = (\d+)", text)[0])

@@ -81,7 +81,10 @@ class Attend:
             for slot, span in enumerate(batch.spans) if span.rows > 1
             for start in range(span.start, span.stop, TILE)
         ]  # fmt: skip
-        self.single = any(span.rows == 1 for span in batch.spans)
+        alone = [span.start for span in batch.spans if span.rows == 1]
+        positions = np.full(sizes.rows, -1, np.int32)
+        positions[alone] = batch.positions[alone]
+        self.alone = xp.asarray(positions) if alone else None  # the positions of rows that attend by themselves
         self.device_tiles = xp.asarray(np.array(self.tiles, np.int32).reshape(-1, 3))
         keys, queries, size = constants["K"], constants["H"], constants["E"]
         self.partial = xp.empty((sizes.rows * queries * constants["SPLITS"], size + 2), dtype=xp.float32)
@@ -96,8 +99,8 @@ class Attend:
         args = (qkv, weight, np.float32(eps), *where, row["pools"], row["places"], np.int32(layer), self.q)
         self._launch("qk_norm_rope_append", args, -(-self.rows * (c["H"] + 2 * c["K"]) // 4))
         over = attention_args(row, layer, heads)
-        if self.single:  # first, as it writes zeros where a row has no position
-            args = (self.q, *over, self.partial, self.counters, self.out)
+        if self.alone is not None:  # first, as it writes zeros where a row has no position
+            args = (self.q, self.alone, *over[1:], self.partial, self.counters, self.out)
             self._launch("attention_decode", args, self.sizes.rows * c["K"] * c["SPLITS"])
         if self.tiles:
             args = (self.q, *over[:2], self.device_tiles, *over[2:], self.out, np.int32(len(self.tiles)))
