@@ -12,6 +12,7 @@
 // sensible: two blocks per multiprocessor, at most ITEMS. Shared memory: 4 * min(T * filled(M), 16384) bytes at most; x
 // that is longer is staged in tiles, again for each item.
 
+constexpr int PRODUCT_THREADS = 256;
 constexpr int STAGED = 16384;  // floats of activations in shared memory: 64 KB, so that two blocks fit
 constexpr int HELD = T < 4 ? 72 : 48;  // registers of a lane for weights on their way; the others hold sums
 
