@@ -85,7 +85,10 @@ class Compiled(Protocol):
         """The logits that the batch asks for, where the backend computes."""
 
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
-        """What `Ops.sample` gives, for the logits of the last forward pass."""
+        """What `Ops.sample` gives, for the logits of the last forward pass.
+
+        From here on steps may be computed in advance, over those logits: only rows that are left to the host stay.
+        """
 
 
 class Ops(Device, Protocol):
