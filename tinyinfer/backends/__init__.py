@@ -8,6 +8,7 @@ ledger. `--backend` chooses one. Read in this order:
     flash.py        attention in tiles with an online softmax
     packing.py      codes of 8 to 2 bits in bytes
     packed.py       quantized weights as the backends lay them out
+    packed_rows.py  quantized weights as a GPU reads them, row by row
     limits.py       how many cores and how much memory the process may use
     cpu.py          threads and memory of the process
     delegate.py     an Ops that wraps another one: for calibration, tracing, gradients
