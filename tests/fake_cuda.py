@@ -17,6 +17,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
+from math import prod
 from time import perf_counter
 from types import SimpleNamespace
 from typing import Any, ClassVar
@@ -484,6 +485,81 @@ class RawKernel:
         raise TypeError(f"{self.name}: {type(value).__name__} is no argument of a kernel; pass an array or np.int32(…)")
 
 
+class ElementwiseKernel:
+    """A line of C for each element, over arrays that are broadcast; i is the number of the element."""
+
+    TYPES: ClassVar[dict[str, str]] = {"float32": "float", "int64": "long long", "int32": "int"}
+    array: ClassVar[Any]  # fake_cupy's DeviceArray
+
+    def __init__(self, in_params: str, out_params: str, operation: str, name: str = "kernel") -> None:
+        self.inputs, self.outputs = ([pair.split() for pair in text.split(", ")] for text in (in_params, out_params))
+        both = [(*pair, "const ") for pair in self.inputs] + [(*pair, "") for pair in self.outputs]
+        signature = ", ".join(f"{const}{self.TYPES[kind]}* {name}_" for kind, name, const in both)
+        taken = " ".join(f"{const}{self.TYPES[kind]}& {name} = {name}_[i];" for kind, name, const in both)
+        self.code = f"""extern "C" __global__ void {name}({signature}, long long n) {{
+            for (long long i = blockIdx.x; i < n; i += gridDim.x) {{ {taken} {operation}; }} }}"""
+        self.name, self.module = name, None
+
+    def __call__(self, *args: Any) -> Any:
+        kinds = [kind for kind, _ in (*self.inputs, *self.outputs)]
+        if any(arg.dtype.name != kind for arg, kind in zip(args, kinds, strict=False)):
+            raise TypeError(f"{self.name}: {[arg.dtype.name for arg in args]} are given, {kinds} are declared")
+        self.module = self.module or RawModule(self.code)
+        kernel = self.module.get_function(self.name)
+        given = [arg.array if hasattr(arg, "memory") else np.asarray(arg) for arg in args]
+        shape = np.broadcast_shapes(*(one.shape for one in given))
+        made = [self.array(np.empty(shape, kind)) for kind, _ in self.outputs[len(args) - len(self.inputs) :]]
+        outs = [*given[len(self.inputs) :], *(one.array for one in made)]
+
+        def work() -> None:
+            sources = [np.ascontiguousarray(np.broadcast_to(one, shape)) for one in given[: len(self.inputs)]]
+            targets = [np.ascontiguousarray(out).copy() for out in outs]
+            if prod(shape):
+                kernel.function((1,), (1,), (*sources, *targets, np.int64(prod(shape))))
+            for out, target in zip(outs, targets, strict=True):
+                out[...] = target
+
+        if any(out.shape != shape for out in outs):
+            raise ValueError(f"{self.name}: an output is smaller than {shape}")
+        current_stream().do(work, [arg.memory for arg in (*args, *made) if hasattr(arg, "memory")])
+        return made[0] if len(made) == 1 else tuple(made) or args[-1]
+
+
+class ReductionKernel:
+    """A sum over the last axis of what a line of C makes of each element."""
+
+    def __init__(
+        self, in_params: str, out_params: str, map_expr: str, reduce_expr: str, post_map_expr: str, identity: str,
+        name: str = "reduce_kernel",
+    ) -> None:  # fmt: skip
+        (_, x), (_, y) = in_params.split(), out_params.split()
+        self.name, self.module = name, None
+        parameters = f"const float* {x}_, float* {y}_, long long rows, long long n"
+        self.code = f"""extern "C" __global__ void {name}({parameters}) {{
+            for (long long row = blockIdx.x; row < rows; row += gridDim.x) {{
+                float total = {identity};
+                for (long long j = 0; j < n; j++) {{
+                    float {x} = {x}_[row * n + j], a = total, b = {map_expr}; total = {reduce_expr};
+                }}
+                float& {y} = {y}_[row]; float a = total; {post_map_expr};
+            }} }}"""
+
+    def __call__(self, x: Any, axis: int, keepdims: bool) -> Any:
+        if axis != -1 or not keepdims or x.dtype != np.float32:
+            raise TypeError(f"{self.name}: only the last axis of float32 is summed here")
+        self.module = self.module or RawModule(self.code)
+        kernel, given = self.module.get_function(self.name), x.array
+        made = ElementwiseKernel.array(np.empty((*given.shape[:-1], 1), np.float32))
+        target, rows = made.array, np.int64(prod(given.shape[:-1]))
+
+        def work() -> None:
+            if rows:
+                kernel.function((1,), (1,), (np.ascontiguousarray(given), target, rows, np.int64(given.shape[-1])))
+
+        current_stream().do(work, [x.memory, made.memory])
+        return made
+
+
 # cuBLAS.
 
 
@@ -493,6 +569,17 @@ class Cublas(SimpleNamespace):
     CUBLAS_OP_N, CUBLAS_OP_T, CUBLAS_GEMM_DEFAULT, CUBLAS_GEMM_DEFAULT_TENSOR_OP = 0, 1, -1, 99
     CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_64F, CUBLAS_COMPUTE_32I = 68, 70, 72
     CUBLASError = CUBLASError
+
+    @staticmethod
+    def sgemmStridedBatched(
+        handle: int, transa: int, transb: int, m: int, n: int, k: int, alpha: int, a: int, lda: int, step_a: int,
+        b: int, ldb: int, step_b: int, beta: int, c: int, ldc: int, step_c: int, count: int,
+    ) -> None:  # fmt: skip
+        """`count` products in float32, whose matrices lie so many numbers apart."""
+        for i in range(count):
+            at = [address + 4 * i * step for address, step in ((a, step_a), (b, step_b), (c, step_c))]
+            sizes = handle, transa, transb, m, n, k
+            Cublas.gemmEx(*sizes, alpha, at[0], 0, lda, at[1], 0, ldb, beta, at[2], 0, ldc, 68, -1)
 
     @staticmethod
     def gemmEx(

@@ -15,7 +15,19 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
-from fake_cuda import CURRENT, Cuda, Memory, RawModule, Stream, current_stream, is_pinned, poison, refuse_cublas
+from fake_cuda import (
+    CURRENT,
+    Cuda,
+    ElementwiseKernel,
+    Memory,
+    RawModule,
+    ReductionKernel,
+    Stream,
+    current_stream,
+    is_pinned,
+    poison,
+    refuse_cublas,
+)
 
 CONSTANTS = {
     "float16", "float32", "float64", "int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "bool_", "inf",
@@ -227,7 +239,7 @@ class FakeCupy(ModuleType):
     """The module."""
 
     __version__ = "14.2.0"
-    RawModule, ndarray = RawModule, DeviceArray
+    RawModule, ElementwiseKernel, ReductionKernel, ndarray = RawModule, ElementwiseKernel, ReductionKernel, DeviceArray
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -271,5 +283,6 @@ class FakeCupy(ModuleType):
         return self.cuda.pool
 
 
+ElementwiseKernel.array = DeviceArray
 fake_cupy = FakeCupy("fake_cupy_module")
 sys.modules[fake_cupy.__name__] = fake_cupy  # found by its name, as CuPy is

@@ -198,5 +198,8 @@ class Ops(Device, Protocol):
     def counting(self, ledger: Ledger) -> Self:
         """The same operations, counted in another ledger: for work that is not the model's own."""
 
+    def available_memory(self) -> int:
+        """How many bytes new arrays may take, where the backend keeps them."""
+
     def relative_cost(self, rows: int) -> float:
         """About how long a forward pass of so many rows takes, in passes of one row. Drafts are proposed by it."""
