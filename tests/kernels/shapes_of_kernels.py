@@ -33,7 +33,6 @@ ONE_AND_EIGHT: list[Prelude] = [{"T": 1}, {"T": 8}]  # rows
 PRODUCTS = [*each(MODELS, [BFLOAT16], ONE_AND_EIGHT), *each([SMOLLM2_135M], WEIGHTS[2:], [{"T": 8}])]
 
 BATCHES: list[Prelude] = [{"T": 16}, {"T": 64}, {"T": 256}]  # rows of tensor cores: tiles of three shapes
-BATCH_WEIGHTS: list[Prelude] = [BFLOAT16, {"Weight": "Dense<float16>"}, *WEIGHTS[2:]]
 GATE_UP: Prelude = {"INPUTS": 576, "OUTPUTS": 3072, "EPILOGUE": 2}
 DOWN: Prelude = {"INPUTS": 1536, "OUTPUTS": 576, "EPILOGUE": 1}
 HEAD: Prelude = {"INPUTS": 576, "OUTPUTS": 49152, "EPILOGUE": 0}
@@ -48,7 +47,8 @@ COMPILED: dict[str, list[Prelude]] = {
     "rms_head_sample": [*each(MODELS, [BFLOAT16], ONE_AND_EIGHT), {**SMOLLM2_135M, **WEIGHTS[2]}],
     "sample": each(MODELS, [{"T": 64}]),
     "small_batch_product": [
-        *each([SMOLLM2_135M], BATCH_WEIGHTS, BATCHES, [GATE_UP, DOWN]), *each([SMOLLM2_135M], [BFLOAT16], BATCHES, [HEAD]),
-        *each([LLAMA_1B], BATCH_WEIGHTS[:1], BATCHES, [{**GATE_UP, "INPUTS": 2048, "OUTPUTS": 16384}]),
+        *each([SMOLLM2_135M], [BFLOAT16], BATCHES, [GATE_UP, DOWN, HEAD]),
+        *each([SMOLLM2_135M], [{"Weight": "Dense<float16>"}, *WEIGHTS[2:]], BATCHES[2:], [GATE_UP]),
+        *each([LLAMA_1B], [BFLOAT16], BATCHES[2:], [{**GATE_UP, "INPUTS": 2048, "OUTPUTS": 16384}]),
     ],
 }

@@ -143,10 +143,11 @@ template <typename Weight, int M, int N, bool GATED> struct Tiles {
             if (unit >= UNITS) continue;
             float numbers[8];
 #pragma unroll
-            for (int i = 0; i < 8; i++) {
-                const int m = run_of(step, unit, i / RUN);
-                numbers[i] = x[h][i / RUN].at[i % RUN];
-                if (norm && m >= 0) numbers[i] = numbers[i] * scales[row] * norm[m + i % RUN];
+            for (int r = 0; r < 8 / RUN; r++) {
+                const int m = run_of(step, unit, r);
+                const Run<RUN> weights = norm && m >= 0 ? *(const Run<RUN>*)(norm + m) : Run<RUN>{};
+                for (int i = 0; i < RUN; i++)
+                    numbers[r * RUN + i] = norm ? x[h][r].at[i] * scales[row] * weights.at[i] : x[h][r].at[i];
             }
             shared[place(ROWS, unit / 4 / ROWS, row, unit % 4)] = eight<Half>(numbers);
         }
