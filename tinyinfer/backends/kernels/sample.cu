@@ -10,10 +10,11 @@
 // Items: T rows; sensible grid: T. No dynamic shared memory.
 //
 // Roofline: greedy reads the logits once, 197 KB a row at V = 49152, by one of 132 processors at some 64 bytes a cycle
-// from L2: 2 us. Noise costs 49152 * 2 logarithms in double, 1 us more. top-p reads the row 33 times: about 60 us, during which
-// 131 processors idle if there is one row; an epilogue that filtered in the head would need every block's sum first.
-// Wins: any filter, any number of rows. Loses: greedy and plain temperature of few rows, which the head does on its way
-// (rms_head_sample).
+// from L2: 2 us. A draw reads them twice and computes 12,288 counters, 10 us; all the logarithms would cost 30 us
+// more. top-k and top-p read the row 33 times each: 60 to 90 us, during which processors without a row idle. A filter in
+// the head (rms_head_sample.cu) would have to wait for every block's sums 32 times.
+// Wins: any filter, any number of rows, nothing is sorted. Loses: few rows without filters, where the head has the
+// candidates at hand.
 #include "common.cuh"
 #include "choice.cuh"
 #include "filters.cuh"
@@ -46,10 +47,18 @@ __device__ void sample_body(const float* logits, const double* temperatures, con
             const float least = best.low, most = best.high;
             const unsigned cut = lowest_kept<THREADS>(scores, least, most, draw.temperature, top_k[row], top_p[row]);
             const double farthest = min_p[row] > 0 ? log(min_p[row]) : -1 / 0.0;
-            best = no_best();
-            for (int token = threadIdx.x; token < V; token += THREADS)
-                if (key_of(scores[token]) >= cut && !(((double)scores[token] - most) * draw.sharpness < farthest))
-                    best = combined(best, best_of_one(scores[token], token, draw), draw);
+            best = best_of_one(best.score, best.token, draw);  // what the others must beat
+            for (int first = 4 * threadIdx.x; first < V; first += 4 * THREADS) {
+                const Words words = words_of(draw.seed, draw.position, first / 4, 0);
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const float score = first + i < V ? scores[first + i] : -INFINITE;
+                    if (first + i >= V || key_of(score) < cut) continue;
+                    if (((double)score - most) * draw.sharpness < farthest) continue;
+                    if (!draw.may_win(score, words.at[i], best)) continue;
+                    best = combined(best, {gumbel(words.at[i]), score, first + i, score, score}, draw);
+                }
+            }
             best = best_of_block<THREADS>(best, draw);
             best.low = least, best.high = most;
         }
