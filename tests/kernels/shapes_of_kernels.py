@@ -28,4 +28,11 @@ def each(*choices: list[Prelude]) -> list[Prelude]:
     return combined
 
 
-COMPILED: dict[str, list[Prelude]] = {}
+# Heads of 128 and of 256 numbers, the second with one shared key head: more registers a thread than the models need.
+WIDE_HEADS: list[Prelude] = [{**LLAMA_1B, "E": 128}, {**LLAMA_1B, "H": 8, "K": 1, "E": 256}]
+
+COMPILED: dict[str, list[Prelude]] = {
+    "attention_decode": each([*MODELS, *WIDE_HEADS], [{"SPLITS": 1}, {"SPLITS": 4}]),
+    "attention_prefill": [*each(MODELS, [{"TILE": 16}, {"TILE": 64}]), *each(WIDE_HEADS, [{"TILE": 32}])],
+    "qk_norm_rope_append": [*MODELS, *WIDE_HEADS],
+}
