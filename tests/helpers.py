@@ -37,12 +37,13 @@ ROUNDING = 1e-5  # of the largest value: the same float32 arithmetic done in ano
 
 
 def installed_backends() -> list[str]:
-    """The values of --backend whose packages are here."""
+    """The values of --backend whose packages and devices are here, each that is a backend of its own."""
     found = []
     for name in BACKENDS:
         with suppress(SwitchError):
-            resolve(BACKENDS, name)
-            found.append(name)
+            if name != "auto":  # one of the others
+                resolve(BACKENDS, name)(Ledger())
+                found.append(name)
     return found
 
 

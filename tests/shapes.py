@@ -23,11 +23,13 @@ from types import CodeType, FrameType
 from typing import Any
 
 import numpy as np
+from fake_cupy import DeviceArray
 
 import tinyinfer
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.sequence import Batch
 
+ARRAYS = np.ndarray | DeviceArray
 PACKAGE = Path(tinyinfer.__file__).parent
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -177,8 +179,8 @@ def arrays_in(values: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
     def holds(value: Any) -> bool:
         if isinstance(value, tuple):
-            return bool(value) and all(isinstance(part, np.ndarray) for part in value)
-        return isinstance(value, np.ndarray)
+            return bool(value) and all(isinstance(part, ARRAYS) for part in value)
+        return isinstance(value, ARRAYS)
 
     found = [(name, value) for name, value in values if holds(value)]
     return found or [(name, value.tokens) for name, value in values if isinstance(value, Batch)]

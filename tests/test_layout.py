@@ -107,7 +107,7 @@ def test_only_the_backend_and_its_registry_name_a_backend():
     named = [module(path) for path in paths if re.search(r"\b(NumpyOps|ReferenceOps)\b", path.read_text("utf-8"))]
     assert set(named) <= {
         "tinyinfer.backends.numpy_ops", "tinyinfer.backends.reference", "tinyinfer.backends.switches",
-        "tinyinfer.switches",
+        "tinyinfer.backends.cupy_ops", "tinyinfer.switches",
     }  # fmt: skip
 
 

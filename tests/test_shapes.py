@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import re
 import textwrap
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -12,12 +13,14 @@ import ml_dtypes
 import numpy as np
 import pytest
 import shapes
+from fake_cupy import fake_cupy
 from gguf_writer import write_gguf
-from helpers import ALWAYS_DRAFT, checkpoint_of, finish, make_engine, random_tensors, request, small_config
+from helpers import ALWAYS_DRAFT, Letters, checkpoint_of, finish, make_engine, random_tensors, request, small_config
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
 from tinyinfer import LLM, arrays
 from tinyinfer.backends.cpu import lazy_array
+from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
@@ -105,6 +108,25 @@ SERVING: list[dict] = [  # blocks so few that they scatter, and drafts that are 
     {"kv_bits": 4, "block_size": 3, "kv_cache": "paged", "num_blocks": 41},
     {"kv_bits": 2, "block_size": 3, "speculative": "prompt-lookup"},
 ]
+
+
+def run_gpu(inspector: Inspector) -> None:
+    """Some models on a device, operation by operation, with all weights that it multiplies in its own way."""
+    for name, switches in [
+        ("llama", {}), ("gemma", {"quantize": "int4"}), ("gpt2", {"quantize": "w8a8", "calibration_tokens": 256}),
+        ("gpt_oss", {}), ("olmoe", {"quantize": "int8", "group_size": "channel"}),
+    ]:  # fmt: skip
+
+        def work(name=name, switches=switches) -> None:
+            ops = CupyOps(Ledger(), ml_dtypes.bfloat16 if name == "llama" else np.float32, decode="eager", xp=fake_cupy)
+            checkpoint = checkpoint_of(MODELS[name], random_tensors(MODELS[name]))
+            engine = make_engine(replace(checkpoint, tokenizer=Letters(101)), ops=ops, **switches)
+            finish(engine, *(request(np.arange(n) % 101, 3, temperature=n % 4, seed=3) for n, _ in PROMPTS))
+            for weight in (engine.model.head.weight, engine.model.layers[0].mixer.qkv.weight):
+                if weight.scheme is not None:
+                    weight.matrix().dequantize()
+
+        inspector.watch(letters_of(MODELS[name]), work)
 
 
 def run_serving(inspector: Inspector) -> None:
@@ -243,6 +265,7 @@ def run_rounding(w: np.ndarray) -> None:
 def inspector(golden_folder, tmp_path_factory) -> Inspector:
     inspector = Inspector(SIGNATURES)
     run_models(inspector)
+    run_gpu(inspector)
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
     run_lessons(inspector)

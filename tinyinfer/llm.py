@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.backends.switches import BACKENDS, DTYPES
+from tinyinfer.backends.switches import make_ops
 from tinyinfer.engine.clock import Clock, WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine, context_length
@@ -45,7 +45,6 @@ from tinyinfer.prompts import (
 from tinyinfer.request import Request, RequestOutput, request_output
 from tinyinfer.sampling import SamplingParams, token_scores
 from tinyinfer.sequence import RequestSpec, Sequence
-from tinyinfer.switches import resolve
 from tinyinfer.text.reasoning import ChatPrompt
 from tinyinfer.text.stop_strings import text_output
 
@@ -76,7 +75,7 @@ class LLM:
         self.tokenizer, self.path = checkpoint.tokenizer, checkpoint.path
         context_length(self.config, config.max_model_len)  # a bad one is said before the weights are read
         self.ledger = Ledger()
-        self.ops = resolve(BACKENDS, config.backend)(self.ledger, resolve(DTYPES, config.dtype), config.threads)
+        self.ops = make_ops(config, self.ledger)
         self.model = load_model(checkpoint, self.ops, config, on_load)
         self.draft = self._load_draft(config.draft_model) if config.draft_model else None
         self._ids = count()

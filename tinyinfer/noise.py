@@ -34,7 +34,7 @@ MASK = 0xFFFFFFFF
 Words = tuple[Any, Any, Any, Any]  # 32-bit words: Python's integers, or arrays of uint64, whose products need 64 bits
 
 
-def philox(counter: Words, seed: int) -> Words:
+def philox(counter: Words, seed: Any) -> Words:
     """Four random words for each counter, under the 64 bits of the seed as the key."""
     c0, c1, c2, c3 = counter
     k0, k1 = seed & MASK, (seed >> 32) & MASK
@@ -50,19 +50,19 @@ def uniform(seed: int, position: int, stream: int = 0) -> float:
     return (philox((0, position, stream, 0), seed)[0] + 0.5) / 2**32
 
 
-def uniforms(seed: int, position: int, size: int, stream: int = 0, xp: Xp = np) -> Array:  # -> (V,)
-    """The number u of each of the first `size` token ids."""
+def uniforms(seed: Any, position: Any, size: int, stream: int = 0, xp: Xp = np) -> Array:  # -> (..., V)
+    """The number u of each of the first `size` token ids; for arrays (R, 1) of seeds and positions R rows of them."""
     fours = xp.arange((size + 3) // 4, dtype=xp.uint64)  # (fours,): four token ids share a counter
     words = philox((fours, position, stream, 0), seed)
-    u = xp.stack(words, axis=1).ravel()[:size].astype(xp.float64)  # (V,)
+    u = xp.stack(words, axis=-1).reshape(*words[0].shape[:-1], -1)[..., :size].astype(xp.float64)  # (..., V)
     u += 0.5  # in place, here and below: without a new array for each operation they take a third of the time
     u *= 2.0**-32
     return u
 
 
-def gumbel(seed: int, position: int, size: int, stream: int = 0, xp: Xp = np) -> Array:  # -> (V,)
-    """The noise g of each of the first `size` token ids, float64."""
-    g = uniforms(seed, position, size, stream, xp)  # (V,)
+def gumbel(seed: Any, position: Any, size: int, stream: int = 0, xp: Xp = np) -> Array:  # -> (..., V)
+    """The noise g of each of the first `size` token ids, float64; seeds and positions as of `uniforms`."""
+    g = uniforms(seed, position, size, stream, xp)  # (..., V)
     for _ in range(2):
         xp.log(g, out=g)
         xp.negative(g, out=g)

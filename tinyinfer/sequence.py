@@ -280,6 +280,9 @@ class Batch:
         """What the token after each row of the logits is chosen by, as if all drafts before it were accepted."""
         found = []
         for span in self.spans:
+            if span.wanted == 1 and not span.seq.drafts:
+                found.append(span.seq.sampling)
+                continue
             params, prompt, new, seed = span.seq.sampling
             drafts = [draft.token for draft in span.seq.drafts]
             last = span.first + span.rows - len(span.seq.tokens)  # how many drafts stand before the span's last row
@@ -303,7 +306,9 @@ def make_batch(work: Iterable[tuple[Sequence, int, int]], sets: RotationSets = O
     spans = []
     for seq, first, rows in work:
         start, stop = len(tokens), first + rows
-        tokens += [*seq.tokens, *(draft.token for draft in seq.drafts)][first:stop]
+        tokens += seq.tokens[first:stop]
+        if stop > (known := len(seq.tokens)):
+            tokens += [draft.token for draft in seq.drafts[max(0, first - known) : stop - known]]
         positions += range(first, stop)
         logits = 0 if seq.finished else max(0, stop - max(first, len(seq.tokens) - 1))
         wanted += range(len(tokens) - logits, len(tokens))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from kernels.nvrtc import ARCHITECTURES, CompileError, compile, report
 from kernels.shapes_of_kernels import COMPILED
 
+from tinyinfer.backends.kernels.nvrtc import ARCHITECTURES, CompileError, compile, report
 from tinyinfer.backends.kernels.source import FOLDER, kernel_source
 
 pytestmark = pytest.mark.cuda

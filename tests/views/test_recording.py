@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import pairwise
 from typing import Any
 
@@ -47,7 +47,7 @@ def test_a_recording_says_what_the_traces_say(tiny, switches):
     recording = record(tiny(**switches), PROMPTS, params)
     assert len(recording.steps) == len(traces)
     for step, trace in zip(recording.steps, traces, strict=True):
-        assert step.turns == tuple(replace(turn, id=turn.id - first) for turn in trace.turns)
+        assert step.turns == tuple(turn._replace(id=turn.id - first) for turn in trace.turns)
         assert step.ledger == trace.ledger
         assert [id + first for id in step.joined] == [seq.id for seq in trace.joined]
         assert [id + first for id in step.left] == [seq.id for seq in trace.left]

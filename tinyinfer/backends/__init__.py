@@ -3,15 +3,21 @@
 Each backend fulfils the protocol `Ops` (model/interfaces.py), gives the reference's results and counts the reference's
 ledger. `--backend` chooses one. Read in this order:
 
-    reference.py    the formulas, on any array module that works like NumPy: the oracle of every other backend
-    numpy_ops.py    the same where NumPy can be made faster, each override with what it saves
-    flash.py        attention in tiles with an online softmax
-    packing.py      codes of 8 to 2 bits in bytes
-    packed.py       quantized weights as the backends lay them out
-    limits.py       how many cores and how much memory the process may use
-    cpu.py          threads and memory of the process
-    delegate.py     an Ops that wraps another one: for calibration, tracing, gradients
-    switches.py     which backends there are, and their switches
+    reference.py      the formulas, on any array module that works like NumPy: the oracle of every other backend
+    numpy_ops.py      the same where NumPy can be made faster, each override with what it saves
+    flash.py          attention in tiles with an online softmax
+    packing.py        codes of 8 to 2 bits in bytes
+    packed.py         quantized weights as the backends lay them out
+    packed_rows.py    the same, as a GPU reads them
+    cupy_ops.py       the reference on a GPU, operation by operation, in few launches
+    cupy_kernels.py   the small kernels that save launches
+    cupy_products.py  products by cuBLAS, where CuPy's own would convert or copy
+    cupy_device.py    what must be there for a GPU: CuPy, a driver, a device, memory
+    auto.py           a GPU if there is one, else NumPy
+    limits.py         how many cores and how much memory the process may use
+    cpu.py            threads and memory of the process
+    delegate.py       an Ops that wraps another one: for calibration, tracing, gradients
+    switches.py       which backends there are, and their switches
 
 A faster backend wins time and loses plainness: the reference stays, to be read and to be compared with.
 """

@@ -104,5 +104,8 @@ class DelegatingOps:
         """None: a compiled step would not call the operations of the wrapper."""
         return None
 
+    def available_memory(self) -> int:
+        return self.inner.available_memory()
+
     def relative_cost(self, rows: int) -> float:
         return self.inner.relative_cost(rows)

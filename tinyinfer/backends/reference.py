@@ -20,6 +20,7 @@ import numpy as np
 from tinyinfer import arrays
 from tinyinfer.arrays import Array, HoldsModule, Xp
 from tinyinfer.backends.cpu import default_threads, use_blas_threads
+from tinyinfer.backends.limits import available_memory
 from tinyinfer.backends.packed import W8A8, Packed, round_rows
 from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
@@ -201,6 +202,9 @@ class ReferenceOps(HoldsModule):
 
     def compile(self, model: Model, cache: KVCache) -> Compiled | None:
         return None
+
+    def available_memory(self) -> int:
+        return available_memory()
 
     def relative_cost(self, rows: int) -> float:
         """Rows are computed one after another as far as this backend knows: twice the rows, twice the time."""

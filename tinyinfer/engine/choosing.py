@@ -21,27 +21,23 @@ def choose_tokens(
     logits: Array, sampled: Sampled, batch: Batch, drafter: Drafter, ops: Ops
 ) -> list[list[Choice]]:  # (R, V) ->
     """The new tokens of each span, its drafts verified; none for a chunk of a prompt."""
-    spans = batch.split(np.arange(len(sampled.tokens)))  # each with the numbers of its rows, (n,)
-    left = [numbers for seq, numbers in spans if not is_chosen(seq, sampled.tokens[numbers])]
-    rows = iter(host_rows(logits, sampled, left, ops))
-    return [
-        chosen(seq, sampled.tokens[numbers])
-        if is_chosen(seq, sampled.tokens[numbers])
-        else judged(seq, next(rows), drafter)
-        for seq, numbers in spans
-    ]
+    tokens, stop, found, left = sampled.tokens.tolist(), 0, [], {}
+    for n, span in enumerate(batch.spans):
+        start, stop = stop, stop + span.wanted
+        own = tokens[start:stop]
+        found.append(chosen(span.seq, own))
+        if HOST in own or any(draft.probs is not None for draft in span.seq.drafts):
+            left[n] = slice(start, stop)
+    for n, rows in zip(left, host_rows(logits, sampled, list(left.values()), ops), strict=True):
+        found[n] = judged(batch.spans[n].seq, rows, drafter)
+    return found
 
 
-def is_chosen(seq: Sequence, tokens: np.ndarray) -> bool:  # (n,) ->
-    """Whether the tokens after all n rows of a span were chosen by the backend."""
-    return bool((tokens != HOST).all()) and all(draft.probs is None for draft in seq.drafts)
-
-
-def chosen(seq: Sequence, tokens: np.ndarray) -> list[Choice]:  # (n,) ->
-    """The tokens of n rows, chosen as if all drafts were accepted, up to the first one that is not its draft."""
-    pairs = zip(tokens.tolist(), seq.drafts, strict=False)
-    right = next((n for n, (token, draft) in enumerate(pairs) if token != draft.token), len(seq.drafts))
-    return [Choice(token) for token in tokens[: right + 1].tolist()]
+def chosen(seq: Sequence, tokens: list[int]) -> list[Choice]:
+    """The tokens of a span's rows, chosen as if all drafts were accepted, up to the first that is not its draft."""
+    pairs = enumerate(zip(tokens, seq.drafts, strict=False))
+    right = next((n for n, (token, draft) in pairs if token != draft.token), len(seq.drafts))
+    return [Choice(token) for token in tokens[: right + 1]]
 
 
 def judged(seq: Sequence, rows: np.ndarray, drafter: Drafter) -> list[Choice]:  # (R, V) ->
@@ -49,11 +45,12 @@ def judged(seq: Sequence, rows: np.ndarray, drafter: Drafter) -> list[Choice]:  
     return drafter.verify(rows, seq) if seq.drafts else [choose(row, *seq.sampling) for row in rows]
 
 
-def host_rows(logits: Array, sampled: Sampled, numbers: list[np.ndarray], ops: Ops) -> list[np.ndarray]:  # (R, V) ->
-    """The rows of those numbers in the host's memory, for each span by itself; one copy for all of them."""
-    if not numbers:
+def host_rows(logits: Array, sampled: Sampled, spans: list[slice], ops: Ops) -> list[np.ndarray]:  # (R, V) ->
+    """The rows of those spans in the host's memory; one copy for all of them."""
+    if not spans:
         return []
     if sampled.rows is not None:
-        return [sampled.rows[some] for some in numbers]
+        return [sampled.rows[span] for span in spans]
+    numbers = [np.arange(span.start, span.stop) for span in spans]  # each (n,)
     rows = ops.to_host(ops.gather(logits, np.concatenate(numbers)))  # (rows of all these spans, V)
     return np.split(rows, np.cumsum([len(some) for some in numbers])[:-1])

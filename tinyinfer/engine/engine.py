@@ -13,7 +13,6 @@ from time import sleep
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.backends.limits import available_memory
 from tinyinfer.batching.policies import Limits
 from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.batching.switches import SCHEDULERS
@@ -174,7 +173,7 @@ def build_cache(config: ModelConfig, ops: Ops, c: EngineConfig) -> Cache:
     """The KV cache of `c`: of the size that is asked for, or one that grows with what sequences need."""
     longest, asked = context_length(config, c.max_model_len), c.num_blocks if c.kv_cache == "paged" else c.max_model_len
     nbytes = position_bytes(config.memory, c.kv_bits, c.block_size, c.kv_group_size)
-    most = c.num_blocks or most_blocks(nbytes, longest, c.block_size, c.max_num_seqs, available_memory())
+    most = c.num_blocks or most_blocks(nbytes, longest, c.block_size, c.max_num_seqs, ops.available_memory())
     fewer = {"off": 8, 8: 4, 4: 2}.get(c.kv_bits)
     smaller = f"add {{kv_bits}}={fewer}" if fewer else "use a model with fewer layers"
     spec = CacheSpec(

@@ -51,18 +51,18 @@ def check_finite(
     sampled: Sampled, batch: Batch, cache: Cache, model: Model, ops: Ops, cure: str
 ) -> None:
     """Raises NotFiniteError for a sequence of the batch whose numbers overflow, the one whose own tokens do so."""
-    faults = [(span, fault) for span, fault in suspects(sampled, batch, cache, model, ops) if fault]
+    spoiled = spoiled_spans(batch, cache, model, ops)
+    if not spoiled and ((-np.inf < sampled.low) & (sampled.low < sampled.high) & (sampled.high < np.inf)).all():
+        return  # no NaN either: it is not smaller than anything
+    faults = [(span, fault) for span, fault in suspects(sampled, batch, spoiled) if fault]
     alone = ((span, fault, first_overflow(model, ops, span)) for span, fault in faults)
     beside = ((span, fault, IN_COMPANY) for span, fault in faults if fault != SAME)
     for span, fault, part in chain((found for found in alone if found[2]), beside):
         raise NotFiniteError(REASON, cure, span.seq.owner.id, part=part, fault=fault)
 
 
-def suspects(
-    sampled: Sampled, batch: Batch, cache: Cache, model: Model, ops: Ops
-) -> Iterator[tuple[Span, str]]:
-    """Each span of the batch with what is wrong with its numbers, "" for nothing."""
-    spoiled = spoiled_spans(batch, cache, model, ops)
+def suspects(sampled: Sampled, batch: Batch, spoiled: list[Span]) -> Iterator[tuple[Span, str]]:
+    """Each span of the batch with what is wrong with its numbers, "" for nothing. spoiled: see spoiled_spans."""
     ends = zip(batch.split(sampled.low), batch.split(sampled.high), strict=True)
     for span, ((_, low), (_, high)) in zip(batch.spans, ends, strict=True):  # (n,), (n,): of the span's n rows
         if not ((-np.inf < low) & (high < np.inf)).all():

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.engine.clock import Clock
@@ -106,8 +105,8 @@ def finish_turn(turn: Turn, span: Span) -> Turn:
     if not span.wanted:
         return turn
     if turn.phase == "candidate":
-        return replace(turn, tokens=tuple(tokens[had:])) if tokens[had] == turn.drafts[0] else turn
-    return replace(turn, tokens=tuple(tokens[had:]), ended=span.seq.progress.finish_reason or "")
+        return turn._replace(tokens=tuple(tokens[had:])) if tokens[had] == turn.drafts[0] else turn
+    return turn._replace(tokens=tuple(tokens[had:]), ended=span.seq.progress.finish_reason or "")
 
 
 def read_blocks(cache: Cache, table: tuple[int, ...], span: Span, sequences: Counter[int]) -> tuple[Block, ...]:

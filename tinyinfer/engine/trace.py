@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import takewhile
+from typing import NamedTuple
 
 from tinyinfer.ledger import Ledger
 from tinyinfer.sampling import Choice
@@ -41,8 +42,7 @@ class Block:
         return f"{self.number}{marks}" + (f"({self.filled}/{self.size})" if self.filled < self.size else "")
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(NamedTuple):
     """What one sequence did in a step.
 
     phase: "prefill", "decode", "candidate" (decode with other drafts), "recompute" (after a preemption, or when the

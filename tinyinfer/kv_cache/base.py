@@ -208,9 +208,10 @@ class Cache(KVCache):
 
     def extend(self, seq: Sequence, n: int) -> int:
         """Grows for `reserve(seq, n)` while it must and may; how much is missing even then."""
-        while self.missing(seq, n) and self.grow(seq, n):
-            continue
-        return self.missing(seq, n)
+        missing = self.missing(seq, n)
+        while missing and self.grow(seq, n):
+            missing = self.missing(seq, n)
+        return missing
 
     def reserve(self, seq: Sequence, n: int) -> None:
         """Allocates room for n positions after `length`.

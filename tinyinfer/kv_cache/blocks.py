@@ -104,7 +104,7 @@ class BlockCache(Cache):
 
     def missing(self, seq: Sequence, n: int) -> int:
         """How many more free blocks are needed than there are, the copy of a shared block that is written included."""
-        return self._missing_blocks(seq, n)
+        return 0 if self._fits(seq, n) else self._missing_blocks(seq, n)
 
     def prepare(self, sequences: Collection[Sequence]) -> None:
         wanted = sum(self._lacking(seq, self.expected(seq)) for seq in sequences)
@@ -125,6 +125,9 @@ class BlockCache(Cache):
 
     def reserve(self, seq: Sequence, n: int) -> None:
         """Allocates blocks for the positions that the last block has no room for."""
+        if self._fits(seq, n):
+            self._set_length(seq, self._lengths[seq.id])
+            return
         super().reserve(seq, n)
         table = self._tables.setdefault(seq.id, BlockTable())
         if self._must_copy(seq, n):
@@ -207,6 +210,17 @@ class BlockCache(Cache):
 
     def _table(self, seq: Sequence) -> BlockTable:
         return self._tables.get(seq.id) or BlockTable()
+
+    def _fits(self, seq: Sequence, n: int) -> bool:
+        """Whether n more positions fit into the last block of the sequence, which no other holder has: the usual case
+        in decode, asked for every sequence and step.
+        """
+        table, length = self._tables.get(seq.id), self._lengths.get(seq.id, 0)
+        if not table or not length % self.block_size or length + n > self.capacity:
+            return False
+        if length + n > len(table.blocks) * self.block_size:
+            return False
+        return self.blocks.holders[table.blocks[length // self.block_size]] == 1
 
     def _missing_blocks(self, seq: Sequence, n: int) -> int:
         needed = self._lacking(seq, self.length(seq) + n) + self._must_copy(seq, n)

@@ -85,7 +85,10 @@ class Compiled(Protocol):
         """The logits that the batch asks for, where the backend computes."""
 
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
-        """What `Ops.sample` gives, for the logits of the last forward pass."""
+        """What `Ops.sample` gives, for the logits of the last forward pass.
+
+        From here on steps may be computed in advance, over those logits: only rows that are left to the host stay.
+        """
 
 
 class Ops(Device, Protocol):
@@ -194,6 +197,9 @@ class Ops(Device, Protocol):
 
     def counting(self, ledger: Ledger) -> Self:
         """The same operations, counted in another ledger: for work that is not the model's own."""
+
+    def available_memory(self) -> int:
+        """How many bytes new arrays may take, where the backend keeps them."""
 
     def relative_cost(self, rows: int) -> float:
         """About how long a forward pass of so many rows takes, in passes of one row. Drafts are proposed by it."""

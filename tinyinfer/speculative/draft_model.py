@@ -55,8 +55,10 @@ class ModelDrafter:
         """Drafts one token at a time, for all sequences together in one forward pass."""
         counts = {seq: self._count(seq) for seq in sequences if not seq.drafts}
         while drafting := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
-            logits, sampled = self._forward(drafting)
-            rows = None if self._choose_there(drafting, sampled) else self._on_host(logits, sampled)  # (R, V)
+            there = self._chooses_there(drafting)
+            logits, sampled = self._forward(drafting, there)
+            there = there and bool((sampled.tokens != HOST).all())
+            rows = None if there else self._on_host(logits, sampled)  # (R, V)
             for n, seq in enumerate(drafting):
                 if not np.isfinite(sampled.high[n]):  # NaN or infinity: the target model decides alone
                     counts[seq] = 0
@@ -87,8 +89,11 @@ class ModelDrafter:
         self.cache.truncate(seq, min(held, known - 1) if sets.of(held) == sets.of(known) else 0)
         return int(min(self.lengths.of(seq), self.cache.capacity - known, sets.most_drafts(known)))
 
-    def _forward(self, sequences: list[Sequence]) -> tuple[Array, Sampled]:  # ->
-        """The draft model's logits after all tokens and drafts, (R, N), and what the host gets of them."""
+    def _forward(self, sequences: list[Sequence], there: bool) -> tuple[Array, Sampled]:  # ->
+        """The draft model's logits after all tokens and drafts, (R, N), and what the host gets of them.
+
+        there: whether the drafts are chosen where the backend computes; else the logits must stay (Compiled).
+        """
         work = []
         for seq in sequences:
             first = self.cache.length(seq)
@@ -102,17 +107,18 @@ class ModelDrafter:
                 logits = self.compiled.forward(batch)
             else:
                 logits = transformer(self.model, batch, self.cache, self.ops)
-        sampled = (self.compiled or self.ops).sample(logits, batch.wanted)
+        chooser = self.compiled if there and self.compiled else self.ops
+        sampled = chooser.sample(logits, batch.wanted)
         for seq, _, rows in work:
             self.cache.commit(seq, rows)
         return logits, sampled
 
-    def _choose_there(self, sequences: list[Sequence], sampled: Sampled) -> bool:
-        """Whether the tokens that the backend chose can be the drafts: one for each sequence, of the target's ids."""
+    def _chooses_there(self, sequences: list[Sequence]) -> bool:
+        """Whether tokens that the backend chooses can be the drafts: one for each sequence, of the target's ids."""
         one = self.candidates == 1 or all(seq.drafts for seq in sequences)
         coupled = not self.best_coupling or all(seq.request.params.temperature == 0.0 for seq in sequences)
         fits = self.model.config.vocab_size <= self.vocab_size
-        return one and coupled and fits and bool((sampled.tokens != HOST).all())
+        return one and coupled and fits
 
     def _on_host(self, logits: Array, sampled: Sampled) -> np.ndarray:  # (R, N) -> (R, V)
         """The logits in the host's memory, over the target's vocabulary."""

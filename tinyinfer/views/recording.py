@@ -153,7 +153,7 @@ class RunRecorder:
 
     def step(self, trace: StepTrace) -> Step:
         """The step that a trace tells of, before the next step begins."""
-        turns = tuple(replace(turn, id=self.places[turn.id]) for turn in trace.turns if turn.id in self.places)
+        turns = tuple(turn._replace(id=self.places[turn.id]) for turn in trace.turns if turn.id in self.places)
         idle = self._of(trace.idle)
         cache = self.llm.engine.cache
         nodes = list(tree_nodes(self.llm.engine.scheduler.prefixes))

@@ -7,7 +7,9 @@
 // Letters as in the package: T rows of a pass, D features, H query heads, K key heads, E numbers in a head, F inner
 // features of an MLP, V tokens, L layers; M inputs and N outputs of a product.
 #ifndef DYNAMIC_SHARED
-#define DYNAMIC_SHARED(TYPE, NAME) extern __shared__ __align__(16) TYPE NAME[]
+#define DYNAMIC_SHARED(TYPE, NAME) \
+    extern __shared__ __align__(16) unsigned char dynamic_shared[]; \
+    TYPE* NAME = (TYPE*)dynamic_shared
 #endif
 #define INFINITE from_bits(0x7f800000u)
 #define ALL_LANES 0xffffffffu

@@ -7,20 +7,21 @@
 // never leaves the GPU between two steps. Loses: nothing; the next kernel could look the row up itself (a launch less),
 // but each of its blocks would do so again.
 //
-// Items: D / THREADS of each row, rounded up; sensible grid: all of them. Shared memory: none.
+// Items: D / 256 of each row, rounded up; sensible grid: all of them. Shared memory: none.
 #include "common.cuh"
 #include "weights.cuh"
 
-constexpr int THREADS = 256;
+constexpr int EMBED_THREADS = 256;
 
-template <typename Weight, int ROWS>
-__device__ inline void embed_body(const int* tokens, const void* codes, const void* scale, const void* minimum, float factor, float* x) {
+template <typename Weight, int THREADS>
+__device__ void embed_body(const int* tokens, const void* codes, const void* scale, const void* minimum, float factor,
+                           float* x) {
     constexpr int PARTS = (D + THREADS - 1) / THREADS;
     const Weight table(codes, scale, minimum);
-    for (int item = blockIdx.x; item < ROWS * PARTS; item += gridDim.x) {
+    for (int item = blockIdx.x; item < T * PARTS; item += gridDim.x) {
         const int t = item / PARTS, d = item % PARTS * THREADS + threadIdx.x;
         if (d < D) x[t * D + d] = factor * table.at(tokens[t], d, D);
     }
 }
 
-extern "C" __global__ void __launch_bounds__(THREADS) embed(const int* tokens, const void* codes, const void* scale, const void* minimum, float factor, float* x) { embed_body<Weight, T>(tokens, codes, scale, minimum, factor, x); }
+extern "C" __global__ void __launch_bounds__(EMBED_THREADS) embed(const int* tokens, const void* codes, const void* scale, const void* minimum, float factor, float* x) { embed_body<Weight, EMBED_THREADS>(tokens, codes, scale, minimum, factor, x); }

@@ -12,8 +12,9 @@
 // sensible: two blocks per multiprocessor, at most ITEMS. Shared memory: 4 * min(T * filled(M), 16384) bytes at most; x
 // that is longer is staged in tiles, again for each item.
 
+constexpr int PRODUCT_THREADS = 256;
 constexpr int STAGED = 16384;  // floats of activations in shared memory: 64 KB, so that two blocks fit
-constexpr int HELD = 72;  // registers of a lane for weights on their way
+constexpr int HELD = T < 4 ? 72 : 48;  // registers of a lane for weights on their way; the others hold sums
 
 __device__ constexpr int divided(int number, int by) { return (number + by - 1) / by; }
 __device__ constexpr int lanes_for(int pieces, int lanes = 32) {  // the most that idle an eighth of their loads or less; at least 4
@@ -39,24 +40,30 @@ template <typename Weight, int M> __device__ constexpr int rows_at_once(int outp
 
 template <int N> struct alignas(4 * N) Floats { float at[N]; };
 
-// Stages one tile of x * norm, zeros where codes only fill up; adds x * x to squares. Vector v of piece u of plane p
-// lies at (p * VECTORS + v) * UNITS + u: neighbouring lanes then read neighbouring vectors, from different banks.
+// Stages one tile of x * norm, zeros where codes only fill up; each row is shared by warps / T warps, and a warp's part
+// of the sum of squares goes to `partial`. Vector v of piece u of plane p lies at (p * VECTORS + v) * UNITS + u:
+// neighbouring lanes then read neighbouring vectors, from different banks.
 template <typename P, int M>
-__device__ inline void stage(const float* x, const float* norm, int tile, Floats<P::VECTOR>* shared, float (&squares)[T]) {
+__device__ inline void stage(const float* x, const float* norm, int tile, Floats<P::VECTOR>* shared, float (&partial)[T][32]) {
     using Vector = Floats<P::VECTOR>;
-    constexpr int COUNT = P::Part::PLANES * P::UNITS * P::VECTORS;
-    for (int t = 0; t < T; t++)
-        for (int i = threadIdx.x; i < COUNT; i += blockDim.x) {
-            const int v = i % P::VECTORS, u = i / P::VECTORS % P::UNITS, p = i / (P::VECTORS * P::UNITS);
-            const int piece = tile * P::UNITS + u, m = p * (P::Part::INPUTS / P::Part::PLANES) + piece * P::Part::CODES + v * P::VECTOR;
-            Vector a = {};
-            if ((P::TILES == 1 || piece < P::Part::PIECES) && m < M) {
-                a = ((const Vector*)(x + t * M))[m / P::VECTOR];
-                for (int k = 0; k < P::VECTOR; k++) squares[t] += a.at[k] * a.at[k];
-                if (norm) for (int k = 0; k < P::VECTOR; k++) a.at[k] *= norm[m + k];
-            }
-            shared[((t * P::Part::PLANES + p) * P::VECTORS + v) * P::UNITS + u] = a;
+    constexpr int COUNT = P::Part::PLANES * P::UNITS * P::VECTORS, PLANE = P::Part::INPUTS / P::Part::PLANES;
+    const int share = blockDim.x / 32 / T * 32, t = threadIdx.x / share;
+    if (t >= T) return;
+    float squares = 0;
+#pragma unroll 4
+    for (int i = threadIdx.x % share; i < COUNT; i += share) {
+        const int v = i % P::VECTORS, u = i / P::VECTORS % P::UNITS, p = i / (P::VECTORS * P::UNITS);
+        const int piece = tile * P::UNITS + u, m = p * PLANE + piece * P::Part::CODES + v * P::VECTOR;
+        Vector a = {};
+        if ((P::TILES == 1 || piece < P::Part::PIECES) && m < M) {
+            a = ((const Vector*)(x + t * M))[m / P::VECTOR];
+            for (int k = 0; norm && k < P::VECTOR; k++) squares += a.at[k] * a.at[k], a.at[k] *= norm[m + k];
         }
+        shared[((t * P::Part::PLANES + p) * P::VECTORS + v) * P::UNITS + u] = a;
+    }
+    squares = warp_sum(squares);
+    float& sum = partial[t][threadIdx.x % share / 32];
+    if (threadIdx.x % 32 == 0) sum = tile ? sum + squares : squares;
 }
 
 // row_of(group, j): the weight's row that is row j of a group. write(t, group, values): J finished sums of a row of x.
@@ -79,20 +86,13 @@ __device__ inline void product(const float* x, const float* norm, Weight weight,
         }
     };
     fetch(blockIdx.x, 0);
-    float squares[T] = {};
     for (int base = blockIdx.x; base < ITEMS; base += stride) {
         float sums[J][T][P::WAYS] = {};
         const int group = group_of(base);
         for (int batch = 0; batch < P::BATCHES; batch++) {
             if (batch % P::PER_TILE == 0 && (P::TILES > 1 || base == blockIdx.x)) {
                 if (P::TILES > 1) __syncthreads();  // all warps are done with the tile before
-                if (batch == 0) for (int t = 0; t < T; t++) squares[t] = 0;
-                stage<P, M>(x, norm, batch / P::PER_TILE, (Vector*)shared, squares);
-                if (batch / P::PER_TILE == P::TILES - 1)
-                    for (int t = 0; t < T; t++) {
-                        const float sum = warp_sum(squares[t]);
-                        if (threadIdx.x % 32 == 0) partial[t][warp] = sum;
-                    }
+                stage<P, M>(x, norm, batch / P::PER_TILE, (Vector*)shared, partial);
                 __syncthreads();
             }
 #pragma unroll
@@ -117,7 +117,7 @@ __device__ inline void product(const float* x, const float* norm, Weight weight,
 #pragma unroll
         for (int t = 0; t < T; t++) {
             float mean = 0, values[J];
-            for (int w = 0; norm && w < warps; w++) mean += partial[t][w] / M;
+            for (int w = 0; norm && w < warps / T; w++) mean += partial[t][w] / M;
             for (int j = 0; j < J; j++) {
                 float sum = sums[j][t][0];
                 for (int k = 1; k < P::WAYS; k++) sum += sums[j][t][k];
