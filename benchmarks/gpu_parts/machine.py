@@ -16,38 +16,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 ROUNDS = 5
 BLOCK = 256  # threads of a block in the kernels below
-SOURCE = """
-struct alignas(16) Words { unsigned int a, b, c, d; };
-__device__ void read_all_body(const Words* data, long long count, unsigned int* out) {
-    unsigned int sum = 0;
-    long long stride = (long long)gridDim.x * blockDim.x;
-    #pragma unroll 8
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < count; i += stride) {
-        Words w = data[i];
-        sum ^= w.a ^ w.b ^ w.c ^ w.d;
-    }
-    if (sum == 12345) out[0] = sum;  // never: the compiler must not leave the loads out
-}
-extern "C" __global__ void __launch_bounds__(256) read_all(const Words* data, long long count, unsigned int* out) { read_all_body(data, count, out); }
-extern "C" __global__ void __launch_bounds__(256) nothing(unsigned int* out) { if (out == nullptr) return; }
-__device__ void barriers_body(int* arrived, int rounds) {
-    for (int round = 1; round <= rounds; round++) {
-        __syncthreads();
-        if (threadIdx.x == 0) {
-            __threadfence();
-            atomicAdd(arrived, 1);
-            while (*(volatile int*)arrived < round * (int)gridDim.x) {}
-            __threadfence();
-        }
-        __syncthreads();
-    }
-}
-extern "C" __global__ void __launch_bounds__(256) barriers(int* arrived, int rounds) { barriers_body(arrived, rounds); }
-"""  # noqa: E501
+SOURCE = Path(__file__).with_name("machine.cu")
 
 
 def measure(cp: Any, small: bool = False) -> dict[str, Any]:
@@ -56,7 +32,7 @@ def measure(cp: Any, small: bool = False) -> dict[str, Any]:
     cp: CuPy.
     """
     size, times = (1 << 12, 3) if small else (1 << 30, 2000)
-    module = cp.RawModule(code=SOURCE, options=("-std=c++17",))
+    module = cp.RawModule(code=SOURCE.read_text(encoding="utf-8"), options=("-std=c++17",))
     device = cp.cuda.runtime.getDeviceProperties(0)
     blocks = 1 if small else device["multiProcessorCount"]
     name = device["name"]
@@ -77,8 +53,6 @@ def bandwidths(cp: Any, module: Any, size: int, blocks: int) -> dict[str, float]
     source, target = cp.ones(size // 4, dtype="float32"), cp.empty(size // 4, dtype="float32")
     out = cp.zeros(1, dtype="uint32")
     read, count = module.get_function("read_all"), size // 16
-    import numpy as np
-
     seconds = device_seconds(cp, lambda: cp.copyto(target, source))
     reading = device_seconds(cp, lambda: read((16 * blocks,), (BLOCK,), (source, np.int64(count), out)))
     return {"copy_bandwidth": 2 * size / seconds, "read_bandwidth": size / reading}
@@ -86,14 +60,13 @@ def bandwidths(cp: Any, module: Any, size: int, blocks: int) -> dict[str, float]
 
 def matrix_speed(cp: Any, n: int) -> float:
     """FLOPs a second of a square product in float16, whose units compute bfloat16 at the same speed."""
-    a = cp.ones((n, n), dtype="float16")
+    random = np.random.default_rng(0).standard_normal((n, n), dtype=np.float32)  # ones would run faster than any model
+    a = cp.asarray(random.astype(np.float16))
     return 2 * n**3 / device_seconds(cp, lambda: cp.matmul(a, a))
 
 
 def beginnings(cp: Any, module: Any, times: int, blocks: int) -> dict[str, float]:
     """Microseconds of an operation, a launch, a node and a barrier that do nothing, each after the other."""
-    import numpy as np
-
     nothing, barriers = module.get_function("nothing"), module.get_function("barriers")
     out, x, arrived = cp.zeros(1, dtype="uint32"), cp.zeros(576, dtype="float32"), cp.zeros(1, dtype="int32")
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from kernels.shim import KernelError, ShimModule
+from kernels.shim import RACES, KernelError, ShimModule
 
 from tinyinfer.backends.kernels.source import Constant, kernel_source
 
@@ -104,18 +104,19 @@ def same(a: np.ndarray, b: np.ndarray) -> bool:
 def run(
     name: str, constants: Mapping[str, Constant], args: Sequence[Any], *, grid: int | Sequence[int],
     shared: int = 0, block: int | None = None, seeds: Sequence[int] = SEEDS, resident: int = 16,
+    races: bool = RACES,
 ) -> list[np.ndarray]:  # fmt: skip
     """The outputs (Out and InOut, in the order of the arguments) of a kernel of tinyinfer/backends/kernels."""
     return run_source(kernel_source(name, constants), name, args, grid=grid, shared=shared, block=block, seeds=seeds,
-                      resident=resident)  # fmt: skip
+                      resident=resident, races=races)  # fmt: skip
 
 
 def run_source(
     source: str, name: str, args: Sequence[Any], *, grid: int | Sequence[int], shared: int = 0,
-    block: int | None = None, seeds: Sequence[int] = SEEDS, resident: int = 16,
+    block: int | None = None, seeds: Sequence[int] = SEEDS, resident: int = 16, races: bool = RACES,
 ) -> list[np.ndarray]:  # fmt: skip
     """The same for any source; a block has as many threads as the kernel's __launch_bounds__ unless told."""
-    kernel = ShimModule(source).get_function(name)
+    kernel = ShimModule(source, races=races).get_function(name)
     kernel.max_dynamic_shared_size_bytes = max(shared, kernel.max_dynamic_shared_size_bytes)
     expected: list[np.ndarray] | None = None
     for blocks in (grid,) if isinstance(grid, int) else grid:

@@ -7,7 +7,7 @@
 //
 // What the shim refuses, by a sentence: a barrier or a shuffle that only some threads reach, an endless wait, an access
 // to an address that does not exist, a division by zero, a stack that is too small.
-#include "shim.h"
+#include "races.h"
 
 #include <link.h>
 #include <signal.h>
@@ -91,7 +91,7 @@ struct Block {
     char *statics, *dynamic;
 };
 
-Block* block;  // whose fiber runs
+Block* block;  // whose fiber runs; none between launches
 int fiber;     // which one
 Context scheduler;
 bool failed, preempt_now;
@@ -116,12 +116,17 @@ __attribute__((noinline)) void resume_scheduler() {
     blockIdx = {mine->index, 0, 0};
 }
 
-__attribute__((noinline)) void fail(const char* format, ...) {
+void fail(const char* format, ...) {
     va_list values;
     va_start(values, format);
     vsnprintf(message, sizeof message, format, values);
     va_end(values);
     failed = true;
+}
+
+void stop(const char* text) {
+    fail("%s", text);
+    resume_scheduler();
 }
 
 // Waiting
@@ -156,6 +161,7 @@ void barrier(int line) {
                 fail("divergent barrier: threads of block %u wait at lines %d and %d", b->index, b->fibers[t].line,
                      line);
         for (unsigned t = blockDim.x; t--;) make_ready(b, t);
+        if (watching) watch_barrier();
         calm = 0;
     } else if (b->waiting + b->ended == (int)blockDim.x) {
         diverged(b);
@@ -189,6 +195,7 @@ u64 collective(int line, Kind kind, unsigned mask, u64 bits, int source) {
             make_ready(b, 32 * warp + i);
         }
         b->arrived[warp] &= ~mask;
+        if (watching && kind == SYNC) watch_warp(warp);
         calm = 0;
     }
     resume_scheduler();
@@ -207,16 +214,22 @@ void spin() {
     yield();
 }
 
-void preempt() {  // before atomics and at fences another thread of the block may go first
+void before_atomic() {  // another thread of the block may go first
     if (seed_now && !random(8)) yield();
 }
 
-void publish(bool changed) {  // after an atomic: what other blocks now believe of this one must be true already
+void after_atomic(void* at, bool changed) {  // what other blocks now believe of this one must be true already
+    if (watching) watch_atomic(at);
     if (changed) calm = 0;
     if (!seed_now || !random(16)) return;
     block->priority = ++demoted;  // all blocks that were not demoted go first, then the one that was last
     preempt_now = true;
     yield();
+}
+
+void fence() {
+    if (watching) watch_fence();
+    before_atomic();
 }
 
 void trap() {
@@ -263,6 +276,8 @@ Statics statics() {
 }
 
 size_t statics_size() { return statics().size - sizeof first_touch; }
+
+char* statics_base;
 
 struct Pool {  // memory that stays for the next launch
     char *stacks, *rest;
@@ -333,7 +348,7 @@ void show_statics(Block* b, Block** shown, char* base, size_t size) {
 
 void run_blocks(Block* blocks, unsigned resident, unsigned* order, size_t dynamic) {
     Statics where = statics();
-    char* base = &first_touch - where.offset;
+    char* base = statics_base = &first_touch - where.offset;
     Block* shown = nullptr;
     unsigned next = 0, left = gridDim.x;
     for (unsigned i = 0; i < resident; i++) begin(&blocks[i], order[next++], where.size, dynamic);
@@ -361,6 +376,16 @@ void run_blocks(Block* blocks, unsigned resident, unsigned* order, size_t dynami
             else b->index = ~0u;
         }
     }
+}
+
+// What the detector of races asks
+
+bool is_local(char* at) { return !block || (at >= pool.stacks && at < pool.stacks + pool.stacks_size); }
+bool is_shared(char* at) { return at >= pool.rest && at < pool.rest + pool.rest_size; }
+
+char* where_kept(char* at) {
+    bool is_static = at >= statics_base && at < statics_base + statics().size;
+    return is_static ? block->statics + (at - statics_base) : at;
 }
 
 // Signals: an access to an address that does not exist ends the launch, not the process
@@ -426,6 +451,7 @@ const char* launch(void (*entry)(void**), void** values, unsigned grid, unsigned
     random_state = (seed + 1) * 0x9e3779b97f4a7c15ull;
     for (int i = 0; i < 8; i++) random(2);
     if (resident > grid) resident = grid;
+    if (watching) watch_launch();
     unsigned* order;
     Block* blocks = lay_out(resident, &order, dynamic);
     for (unsigned i = 0; i < grid; i++) order[i] = i;
@@ -434,6 +460,7 @@ const char* launch(void (*entry)(void**), void** values, unsigned grid, unsigned
         order[j] = order[i - 1], order[i - 1] = kept;
     }
     run_blocks(blocks, resident, order, dynamic);
+    block = nullptr;
     return failed ? message : nullptr;
 }
 

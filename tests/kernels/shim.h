@@ -68,8 +68,9 @@ enum Kind { SHUFFLE, BALLOT, ALL, ANY, SYNC };
 SHIM_HIDDEN void barrier(int line);
 SHIM_HIDDEN u64 collective(int line, Kind kind, unsigned mask, u64 bits, int source);  // bits of the lane `source`
 SHIM_HIDDEN void spin();     // another thread must do something first
-SHIM_HIDDEN void preempt();  // before an atomic and at a fence
-SHIM_HIDDEN void publish(bool changed);  // after an atomic
+SHIM_HIDDEN void fence();
+SHIM_HIDDEN void before_atomic();
+SHIM_HIDDEN void after_atomic(void* at, bool changed);
 SHIM_HIDDEN void trap();
 SHIM_HIDDEN void* dynamic_shared();
 SHIM_HIDDEN size_t statics_size();
@@ -150,11 +151,11 @@ template <class V> V shfl_up(int line, unsigned mask, V x, unsigned by, int widt
 inline unsigned vote(int line, Kind kind, unsigned mask, int predicate) {
     return (unsigned)collective(line, kind, mask, predicate != 0, 0);
 }
-template <class V, class F> V atomic(V* at, F change) {
-    preempt();
+template <class V, class F> __attribute__((no_sanitize("thread"))) V atomic(V* at, F change) {
+    before_atomic();
     V old = *at;
     *at = change(old);
-    publish(*at != old);
+    after_atomic(at, *at != old);
     return old;
 }
 
@@ -189,8 +190,8 @@ SHIM_INTEGER_ATOMICS(unsigned)
 SHIM_INTEGER_ATOMICS(unsigned long long)
 inline int atomicSub(int* at, int x) { return atomicAdd(at, -x); }
 
-inline void __threadfence() { shim::preempt(); }
-inline void __threadfence_block() { shim::preempt(); }
+inline void __threadfence() { shim::fence(); }
+inline void __threadfence_block() {}
 inline void __nanosleep(unsigned) { shim::spin(); }
 inline void __trap() { shim::trap(); }
 

@@ -24,11 +24,14 @@ from typing import Any
 
 import numpy as np
 
-HEADER, SCHEDULER = (Path(__file__).with_name(name) for name in ("shim.h", "shim.cpp"))
+FOLDER = Path(__file__).parent
 FLAGS = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-fno-math-errno", "-fno-exceptions",
          "-fno-rtti", "-fno-threadsafe-statics", "-U_FORTIFY_SOURCE", "-w"]  # fmt: skip
 LINK = ["-shared", "-nostdlib", "-lm", "-lc", "-lgcc"]
+WATCHED = ["-g", "-fsanitize=thread", "--param=tsan-distinguish-volatile=1",
+           "--param=tsan-instrument-func-entry-exit=0"]  # fmt: skip
 KERNEL = re.compile(r'extern\s+"C"\s+__global__\s+void\s+(?:__launch_bounds__\(([^()]*)\)\s+)?(\w+)\s*\(')
+RACES = os.environ.get("TINYINFER_RACES") == "1"  # every kernel that is run is also searched for races
 DEFAULT_SHARED = 48 << 10  # bytes that a block gets unless the kernel's attribute says more
 LETTERS = {"b": "i1", "B": "u1", "h": "i2", "H": "u2", "i": "i4", "I": "u4", "q": "i8", "Q": "u8", "f": "f4",
            "d": "f8", "?": "b1"}  # fmt: skip
@@ -42,25 +45,26 @@ class BuildError(RuntimeError):
     """The words of g++."""
 
 
-def library(source: str) -> Path:
-    """The library of a source's kernels."""
+def library(source: str, races: bool) -> Path:
+    """The library of a source's kernels; with races, one that reports every access to memory."""
     bounds = {name: bound.partition(",")[0] or "1024" for bound, name in KERNEL.findall(source)}
     kernels = "".join(f"SHIM_KERNEL({name}, {bound})\n" for name, bound in bounds.items())
-    scheduler = built(SCHEDULER.read_text(encoding="utf-8"), "o", ["-c", "-O2"])
+    parts = [str(built((FOLDER / f"{name}.cpp").read_text("utf-8"), "o", ["-c", "-O2"])) for name in ("shim", "races")]
     text = f'#include "shim.h"\n#line 1 "kernel"\n{source}\n{kernels}'
-    return built(text, "so", ["-x", "none", str(scheduler), *LINK])
+    return built(text, "so", ["-x", "none", *parts, *LINK, *(WATCHED if races else [])])
 
 
 def built(text: str, suffix: str, options: list[str]) -> Path:
     """What g++ makes of a text, made once for all processes: the file's name is the hash of all that goes into it."""
-    key = hashlib.sha256("\0".join([text, HEADER.read_text(encoding="utf-8"), *FLAGS, *options]).encode()).hexdigest()
+    headers = [path.read_text("utf-8") for path in sorted(FOLDER.glob("*.h"))]
+    key = hashlib.sha256("\0".join([text, *headers, *FLAGS, *options]).encode()).hexdigest()[:24]
     folder = Path(tempfile.gettempdir()) / f"tinyinfer-shim-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    target = folder / f"{key[:24]}.{suffix}"
+    target = folder / f"{key}.{suffix}"
     if not target.exists():
         with tempfile.TemporaryDirectory(dir=folder) as own:
             made = Path(own) / target.name
-            command = ["g++", *FLAGS, f"-I{HEADER.parent}", "-o", str(made), "-x", "c++", "-", *options]
+            command = ["g++", *FLAGS, f"-I{FOLDER}", "-o", str(made), "-x", "c++", "-", *options]
             done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise BuildError(f"g++ does not compile the kernel: {done.stderr}")
@@ -117,8 +121,9 @@ class Parameter:
 class ShimKernel:
     """A kernel of a ShimModule, called as CuPy's RawKernel is, with a seed for the order of its threads."""
 
-    def __init__(self, library: ctypes.PyDLL, name: str, seed: int) -> None:
-        self.name, self.seed = name, seed
+    def __init__(self, module: ShimModule, name: str) -> None:
+        self.module, self.name = module, name
+        library = module.library
         self.launch = getattr(library, f"shim_launch_{name}")
         self.launch.restype = ctypes.c_char_p
         self.launch.argtypes = [ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint, ctypes.c_size_t, ctypes.c_uint64,
@@ -148,10 +153,10 @@ class ShimKernel:
             for number, (parameter, value) in enumerate(zip(self.parameters, args, strict=True), 1)
         ]
         pointers = (ctypes.c_void_p * max(1, len(values)))(*(ctypes.addressof(value) for value in values))
-        seed = self.seed if seed is None else seed
+        seed = self.module.seed if seed is None else seed
         wrong = self.launch(pointers, blocks, threads, shared_mem, seed, resident)
         if wrong is not None:
-            raise KernelError(f"{self.name}, seed {seed}: {wrong.decode()}")
+            raise KernelError(f"{self.name}, seed {seed}: {self.module.with_lines(wrong.decode())}")
 
     def one(self, sizes: Sequence[int], what: str) -> int:
         """The only size of a grid or a block: the kernels use no second dimension."""
@@ -164,14 +169,25 @@ class ShimKernel:
 class ShimModule:
     """A compiled source, in the place of CuPy's RawModule."""
 
-    def __init__(self, code: str, seed: int = 0) -> None:
-        self.seed = seed
+    def __init__(self, code: str, seed: int = 0, races: bool = RACES) -> None:
+        self.code, self.seed = code, seed
         self.names = [name for _, name in KERNEL.findall(code)]
-        mode = os.RTLD_LOCAL | os.RTLD_NOW
-        self.library = ctypes.PyDLL(str(library(code)), mode=mode)  # a launch holds the interpreter's lock
+        self.path = library(code, races)
+        self.library = ctypes.PyDLL(str(self.path), mode=os.RTLD_LOCAL | os.RTLD_NOW)  # holds the interpreter's lock
 
     def get_function(self, name: str) -> ShimKernel:
         """One kernel of the source."""
         if name not in self.names:
             raise KernelError(f"the source has no kernel {name}: it has {', '.join(self.names) or 'none'}")
-        return ShimKernel(self.library, name, self.seed)
+        return ShimKernel(self, name)
+
+    def with_lines(self, message: str) -> str:
+        """A message whose addresses of code are lines of the source."""
+        return re.sub(r"\[code (\w+)\]", lambda found: f"({self.line(found[1])})", message)
+
+    def line(self, address: str) -> str:
+        """The line of the source that an address of the library belongs to."""
+        command = ["addr2line", "-i", "-e", str(self.path), address]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        number = re.search(r"\bkernel:(\d+)", done.stdout)
+        return f"line {number[1]}: {self.code.splitlines()[int(number[1]) - 1].strip()}" if number else "unknown"

@@ -37,8 +37,10 @@ extern "C" __global__ void __launch_bounds__(128) total(
     if (last) {
         float all = threadIdx.x < 4 * gridDim.x ? partial[threadIdx.x] : 0;
         for (int d = 16; d; d /= 2) all += __shfl_xor_sync(0xffffffffu, all, d);
-        if (threadIdx.x == 0) sum[0] = all / 2;
-        *counter = 0;
+        if (threadIdx.x == 0) {
+            sum[0] = all / 2;
+            *counter = 0;
+        }
     }
 }
 """

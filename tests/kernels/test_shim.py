@@ -54,7 +54,7 @@ def test_shuffles_barriers_and_shared_memory_sum_the_rows_of_a_matrix():
 
 def test_blocks_wait_for_each_other_at_a_barrier_of_the_grid():
     """What a persistent kernel needs: resident blocks take turns while they spin."""
-    body = """y[blockIdx.x] = 1;
+    body = """if (threadIdx.x == 0) y[blockIdx.x] = 1;
         __syncthreads();
         if (threadIdx.x == 0) {
             __threadfence();

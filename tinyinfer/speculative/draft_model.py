@@ -107,7 +107,8 @@ class ModelDrafter:
                 logits = self.compiled.forward(batch)
             else:
                 logits = transformer(self.model, batch, self.cache, self.ops)
-        sampled = (there and self.compiled or self.ops).sample(logits, batch.wanted)
+        chooser = self.compiled if there and self.compiled else self.ops
+        sampled = chooser.sample(logits, batch.wanted)
         for seq, _, rows in work:
             self.cache.commit(seq, rows)
         return logits, sampled

@@ -1,0 +1,109 @@
+"""tinyinfer's variants, timed through its engine as a caller meets them, and a judge of the tokens that came out.
+
+Times are the host's clock at the moments when tokens reach the host: scheduling and sampling are in them, text is not.
+A decode figure begins when every sequence has its first token.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from gpu_parts.cases import Case
+from gpu_parts.serving import open_engine, sequences
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.engine.engine import Engine
+from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.sequence import Sequence
+
+ROUNDS = 3
+WARM = 4  # tokens of the round that compiles and captures
+JUDGED = 3  # sequences of a batch whose tokens are judged
+EXACT, ROUNDED = 0.02, 0.5  # how far below the largest logit a token's may be, in standard deviations of the logits
+# Activations in float32 leave near ties alone; in half precision (more than 8 rows, the other engines) they move them.
+# A token at random is some 3 standard deviations below.
+
+Run = Callable[[int], tuple[float, list[list[int]]]]  # new tokens -> seconds of what is measured, the tokens
+
+
+def switches_of(case: Case, variant: str) -> EngineConfig:
+    """The engine's switches of a variant of tinyinfer."""
+    room = -(-(case.prompt + case.new) // 16) * 16
+    return EngineConfig.from_switches(**{
+        "backend": "cupy", "gpu_decode": variant, "dtype": "bfloat16", "max_model_len": room,
+        "max_num_seqs": case.batch, "quantize": "keep" if case.weights != "bfloat16" else "off",
+        **({"num_blocks": case.batch * room // 16} if case.switches.get("kv_cache") == "paged" else {}),
+        **case.switches,
+    })  # fmt: skip
+
+
+def own_run(case: Case, engine: Engine) -> Run:
+    """Serves the case's prompts once, with so many new tokens each."""
+
+    def run(new: int) -> tuple[float, list[list[int]]]:
+        served, begun = sequences(case.prompts(), new), time.perf_counter()
+        for _ in engine.run(served):
+            pass
+        return seconds_of(served, begun, case.prefill), [seq.new_tokens for seq in served]
+
+    return run
+
+
+def seconds_of(served: list[Sequence], begun: float, prefill: bool) -> float:
+    """Until every sequence had its first token, or from there to the last token."""
+    first = max(seq.timing.times[0] for seq in served)
+    return first - begun if prefill else max(seq.timing.times[-1] for seq in served) - first
+
+
+def timed(case: Case, run: Run, limit: float) -> dict[str, Any]:
+    """The median over rounds, after one that warms up: seconds a step, tokens a second, the tokens of the last round.
+
+    limit: seconds after which no further round begins.
+    """
+    begun, times, tokens = time.perf_counter(), [], []
+    run(min(WARM, case.new))
+    while len(times) < ROUNDS and (not times or time.perf_counter() - begun < limit):
+        seconds, tokens = run(case.new)
+        times.append(seconds)
+    seconds, steps = statistics.median(times), 1 if case.prefill else case.new - 1
+    each = case.batch * (case.prompt if case.prefill else steps)
+    return {
+        "step_seconds": seconds / steps, "tokens_per_second": each / seconds, "rounds": len(times),
+        "spread": (max(times) - min(times)) / seconds, "tokens": tokens,
+    }  # fmt: skip
+
+
+class Judge:
+    """Says how far the tokens that a variant chose are below the largest logits of the plain formulas.
+
+    The formulas (`eager`) run over prompt and answer at once, so each token is judged after the tokens that the variant
+    itself chose before it. A variant that computes something else cannot be fast unseen.
+    """
+
+    def __init__(self, case: Case, checkpoint: Checkpoint, config: EngineConfig) -> None:
+        self.case, self.engine = case, open_engine(checkpoint, config)
+
+    def worst(self, tokens: list[list[int]]) -> float:
+        """The largest gap of the first few sequences, in standard deviations of a row of logits."""
+        pairs = list(zip(self.case.prompts(), tokens, strict=True))[:JUDGED]
+        return max(self.gap(prompt, new) for prompt, new in pairs)
+
+    def gap(self, prompt: list[int], new: list[int]) -> float:
+        """The largest gap of one sequence."""
+        [seq] = sequences([prompt + new[:-1]], 1)
+        try:
+            logits = self.engine.logits(seq, len(prompt) - 1, len(new))  # (len(new), V)
+        finally:
+            self.engine.abort(seq)
+        chosen = logits[np.arange(len(new)), new]
+        return float(((logits.max(axis=1) - chosen) / logits.std(axis=1)).max())
+
+
+def verdict(gap: float, exact: bool) -> str:
+    """What the table says of the tokens."""
+    allowed = EXACT if exact else ROUNDED
+    return f"right ({gap:.1g})" if gap <= allowed else f"WRONG ({gap:.2g} below)"

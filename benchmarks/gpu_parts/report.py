@@ -1,0 +1,118 @@
+"""The table of all variants, its JSON lines, and the words about what is missing or assumed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from gpu_parts.cases import CASES, Case
+from gpu_parts.counted import ASSUMED, Kernel, kernels, least_seconds, step_of, usage_of
+from tinyinfer.backends.kernels.nvrtc import ARCHITECTURES, CompileError
+from tinyinfer.units import amount, number, table
+
+HEAD = ("", "us a token", "tok/s", "of bandwidth", "launches a step", "bytes a step", "FLOPs a step",
+        "at least, us a token", "tokens")  # fmt: skip
+FIGURES = ("read_bandwidth", "matrix_speed", "operation_us", "launch_us", "node_us", "barrier_us")
+Record = dict[str, Any]
+
+
+def row(case: Case, variant: str, found: Record | None, machine: Record) -> tuple[str, ...]:
+    """One line of the table. found: what was measured of the variant, or None; machine: its figures, or the assumed."""
+    step, name = step_of(case, variant), f"  {variant}"
+    tokens = case.batch * (case.prompt if case.prefill else 1)  # of a step
+    counts = ("", "", "", "")
+    if step:
+        least = least_seconds(step, variant, {key: machine[key] for key in FIGURES}) / tokens
+        counts = (number(step.launches), amount(step.nbytes, "B"), amount(step.flops, "FLOP"), number(least, 1e6))
+    if found is None or "error" in found:
+        return (name, "", "", "", *counts, found["error"][:60] if found else "")
+    share = step.nbytes / found["step_seconds"] / machine["read_bandwidth"] if step else None
+    speed = found["tokens_per_second"]
+    return (name, number(1e6 / speed), f"{speed:.0f}", f"{share:.0%}" if share else "", *counts, found["verdict"])
+
+
+def results(cases: tuple[Case, ...], found: list[Record], machine: Record | None) -> str:
+    """The whole table. machine: the figures of a device, None where there is none."""
+    figures = machine or ASSUMED
+    rows = [HEAD]
+    for case in cases:
+        rows.append((f"{case.name}: {case.shape}, {case.weights}, {load(case)}", *[""] * (len(HEAD) - 1)))
+        rows += [row(case, variant, measured(found, case, variant), figures) for variant in case.variants]
+    return table(rows)
+
+
+def load(case: Case) -> str:
+    """What a case asks for, in words."""
+    prompts = f"{case.batch} x {case.prompt} tokens" if case.batch > 1 else f"{case.prompt} tokens"
+    return f"prefill of {prompts}" if case.prefill else f"{case.new} after {prompts}"
+
+
+def measured(found: list[Record], case: Case, variant: str) -> Record | None:
+    """The record of a case and variant, if there is one."""
+    return next((one for one in found if (one["case"], one["variant"]) == (case.name, variant)), None)
+
+
+def machine_text(machine: Record | None) -> str:
+    """What the device can do; or that there is none, and what is assumed of one."""
+    figures, what = (machine, "") if machine else (ASSUMED, "assumed of an H100: ")
+    words = [
+        f"{what}reads {amount(figures['read_bandwidth'], 'B/s')}",
+        f"multiplies {amount(figures['matrix_speed'], 'FLOP/s')} in half precision",
+        f"begins an operation of CuPy in {number(figures['operation_us'])} us",
+        f"a kernel in {number(figures['launch_us'])} us",
+        f"a node of a graph in {number(figures['node_us'])} us",
+        f"the part behind a barrier in {number(figures['barrier_us'])} us",
+    ]
+    if not machine:
+        return "No device: the columns of measured figures are empty.\n" + ", ".join(words) + "."
+    about = f"{machine['device']}, {machine['multiprocessors']} multiprocessors, driver {machine['driver']}"
+    words.append(f"copies {amount(figures['copy_bandwidth'], 'B/s')}, read and written together")
+    return f"{about}, CuPy {machine['cupy']}: " + ", ".join(words)
+
+
+def kernels_table(case: Case) -> str:
+    """The kernels of a step: launches, bytes and FLOPs."""
+    rows = [(f"{case.name}: {case.shape}, {case.weights}", "launches a step", "bytes a step", "FLOPs a step")]
+    rows += [
+        (f"  {one.name}", str(one.cost.launches), amount(one.cost.read + one.cost.written, "B"),
+         amount(one.cost.flops, "FLOP"))
+        for one in kernels(case)
+    ]  # fmt: skip
+    return table(rows)
+
+
+def resources_table(cases: tuple[Case, ...]) -> str:
+    """What each kernel needs of a multiprocessor, compiled for two architectures, and its occupancy by formula."""
+    of_each = [f"{what}, sm_{arch}" for arch in ARCHITECTURES for what in ("registers", "spills", "occupancy")]
+    rows = [("kernel, inputs to outputs", "rows", "weights", "blocks", "threads", "shared", *of_each)]
+    for kernel in {key: kernel for case in cases for key, kernel in keyed(case)}.values():
+        launch, constants = kernel.launch, kernel.launch.constants
+        sizes = f" {constants['INPUTS']} to {constants['OUTPUTS']}" if "OUTPUTS" in constants else ""
+        weight = str(constants.get("Weight", ""))
+        cells = [f"{kernel.name}{sizes}", str(constants["T"]), weight, str(launch.grid), str(launch.block)]
+        usages = {arch: usage_of(kernel, arch) for arch in ARCHITECTURES}
+        cells.append(str(launch.shared + usages[ARCHITECTURES[0]].shared))
+        for arch, usage in usages.items():
+            found = kernel.occupancy(usage, arch)
+            limits = " and ".join(found.limits)
+            cells += [str(usage.registers), str(usage.spills), f"{found.share:.0%} ({limits})"]
+        rows.append(tuple(cells))
+    return table(rows)
+
+
+def keyed(case: Case) -> list[tuple[tuple[str, str], Kernel]]:
+    """The kernels of a decode step, by what they are compiled from."""
+    return [] if case.prefill else [((kernel.name, kernel.source()), kernel) for kernel in kernels(case)]
+
+
+def resources(cases: tuple[Case, ...]) -> str:
+    """resources_table; a sentence where there is no compiler."""
+    try:
+        return resources_table(cases)
+    except CompileError as error:
+        return f"Registers and shared memory are not shown: {error}"
+
+
+def counted(cases: tuple[Case, ...] = CASES) -> str:
+    """All that is known without a device."""
+    tables = [kernels_table(case) for case in cases if not case.prefill]
+    return "\n\n".join([machine_text(None), results(cases, [], None), *tables, resources(cases)])

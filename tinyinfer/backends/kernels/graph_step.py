@@ -1,0 +1,123 @@
+"""The compiled forward pass: what the engine gets from `Ops.compile` when the kernels cover its model.
+
+A decode step of few rows runs in a bucket (bucket.py), as a graph or, with gpu_decode=kernels, launch by launch, to
+see what a graph is good for; and runs ahead (ahead.py). Every other pass runs as `transformer` with the kernels'
+attention (prompt_pass.py). A step, read aloud:
+
+    forward    count it; take the step that was foreseen, or tell the device the batch and launch its bucket
+    sample     launch the steps behind it, and wait for its tokens: the one wait of the host in a step
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from typing import Any
+
+import numpy as np
+
+from tinyinfer.arrays import Array
+from tinyinfer.backends.kernels.ahead import MOST, Ahead, begin, left_to_host
+from tinyinfer.backends.kernels.bucket import Bucket
+from tinyinfer.backends.kernels.counts import Counts
+from tinyinfer.backends.kernels.covered import for_tensor_cores, uncovered, weights_of
+from tinyinfer.backends.kernels.launch import Kernels
+from tinyinfer.backends.kernels.memory import Sizes
+from tinyinfer.backends.kernels.prompt_pass import PromptPass
+from tinyinfer.errors import note
+from tinyinfer.ledger import Ledger
+from tinyinfer.model.interfaces import HOST, Sampled
+from tinyinfer.model.transformer import Model
+from tinyinfer.sequence import Batch, Wanted
+
+BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+MOST_FLOATS = 64  # rows of float32 weights in a bucket: beyond, cuBLAS reads the weights once, and groups of 8 often
+
+
+def compile_step(model: Model, cache: Any, ops: Any) -> GraphStep | None:
+    """The compiled forward pass for a model and a cache; None, and a note that says why, where the kernels stop."""
+    if reason := uncovered(model, cache):
+        note(f"gpu_decode={ops.decode}: {reason}, so CuPy's operations compute each step one after another")
+        return None
+    return GraphStep(model, cache, ops, ops.decode == "graph")
+
+
+class GraphStep:
+    """A forward pass over any batch of one model, with one cache. captured: whether a step runs as a graph."""
+
+    def __init__(self, model: Model, cache: Any, ops: Any, captured: bool) -> None:
+        xp = ops.xp
+        self.cache, self.ops, self.ledger, self.model = cache, ops, ops.ledger, model
+        self.kernels, self.counts = Kernels(xp), Counts(model)
+        self.processors = int(xp.cuda.Device().attributes["MultiProcessorCount"])
+        spec = cache.spec
+        self.most_blocks = -(-spec.max_model_len // spec.block_size)
+        floats = any(not for_tensor_cores(weight) for weight in weights_of(model))
+        self.sizes = [rows for rows in BUCKETS if not floats or rows <= MOST_FLOATS]
+        # The step's own stream waits for the default stream and makes it wait, so that the order is always the host's.
+        self.stream, self.capturing = xp.cuda.Stream(), xp.cuda.Stream(non_blocking=True) if captured else None
+        self.prompts = PromptPass(model, ops.counting(Ledger()), self.kernels, self.most_blocks, self.processors)
+        self.buckets: dict[int, Bucket] = {}
+        self.ahead: Ahead | None = None
+        self.depth = 0  # how many steps to run ahead
+        self._newest: tuple[Batch, Bucket, int, np.ndarray] | None = None  # the step whose tokens are to be fetched
+
+    def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
+        """The logits that the batch asks for.
+
+        Of a step that was foreseen they are gone: the steps behind it have overwritten them, and only its tokens are
+        left. Steps run ahead only where all tokens are chosen on the device, so nothing asks for them.
+        """
+        ahead, self.ahead, self._newest = self.ahead, None, None
+        trusted = ahead is not None and ahead.continues(batch)
+        self.depth = min(MOST, max(1, 2 * self.depth)) if trusted else 0
+        if ahead is not None and trusted and ahead.foresees(batch, self.cache):
+            bucket, (number, rows) = ahead.bucket, ahead.take(batch)
+            self.ahead = ahead
+        elif decodes(batch) and len(batch) <= self.sizes[-1]:
+            bucket = self.bucket(len(batch))
+            self.ahead = begin(batch, bucket, bucket.load(batch, self.cache))
+            number, rows = bucket.launch(), np.asarray(batch.logit_rows)
+        else:
+            logits = self.prompts.forward(batch, self.cache)
+            self.count(batch)
+            return logits
+        self.count(batch)
+        self._newest = batch, bucket, number, rows
+        return bucket.memory.logits[: len(rows)] if whole(rows) else bucket.memory.logits[self.ops.xp.asarray(rows)]
+
+    def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
+        """The tokens of the last forward pass; the steps behind it are launched before the host waits for them."""
+        if self._newest is None:
+            return self.ops.sample(logits, wanted)
+        batch, bucket, number, rows = self._newest
+        if self.ahead is not None:
+            self.ahead.run(batch, self.cache, self.depth)
+        tokens, low, high = bucket.tokens_and_ends(number, rows)
+        if self.ahead is not None:
+            self.ahead.learn(batch, tokens)
+        host = [left_to_host(params) for params, *_ in wanted]
+        return Sampled(np.where(host, HOST, tokens), low, high)
+
+    def bucket(self, rows: int) -> Bucket:
+        """The smallest bucket that holds so many rows."""
+        size = next(size for size in self.sizes if size >= rows)
+        if size not in self.buckets:
+            sizes = Sizes(size, size, self.most_blocks, self.processors)
+            self.buckets[size] = Bucket(self.model, sizes, self.kernels, self.stream, self.capturing)
+        return self.buckets[size]
+
+    def count(self, batch: Batch) -> None:
+        """Counts a pass as the reference does."""
+        self.counts.count_products(batch, self.ledger)
+        self.counts.count_attention(batch, self.ledger)
+        self.cache.record_written(batch)
+
+
+def decodes(batch: Batch) -> bool:
+    """Whether every row's logits are wanted: decodes, drafts, the ends of cached prompts, and finished padding."""
+    return all(span.wanted == span.rows or span.rows == 1 for span in batch.spans)
+
+
+def whole(rows: np.ndarray) -> bool:
+    """Whether the rows are the first ones of a bucket, in order, so that a view shows them."""
+    return bool((rows == np.arange(len(rows))).all())

@@ -1,0 +1,107 @@
+// small_batch_product: a linear layer of 9 to 256 rows on tensor cores, with RMSNorm before it and what follows it.
+//
+//     p[t][n] = sum over m of half(rms(x[t])[m]) * half(w[n][m]) + bias[n]        (ReferenceOps.rms_norm, .linear)
+//     EPILOGUE 0   y[t][n] = p[t][n]
+//     EPILOGUE 1   y[t][n] += factor * p[t][n]                                    (.add)
+//     EPILOGUE 2   y[t][f] = gate_up(p[t][f], p[t][F + f]), OUTPUTS = 2 F            (.gate)
+//
+// half: rounded to the weights' type, to bfloat16 for packed ones; sums are float32. Reads: x (T, INPUTS), the weight,
+// norm and bias (each may be null: none). Writes: y. Each of p's tiles is one block's, so nothing is combined later.
+// Items: tiles of p; sensible grid: 264, two blocks a processor. No dynamic shared memory. Float32 weights are refused.
+//
+// A block walks along the inputs, TILE of them at a time: while the tensor cores multiply one tile out of shared memory,
+// the next one is on its way into registers, where packed codes and float32 activations become halves. A tile lies in
+// chunks of 32 inputs, of each row 64 bytes. Eight neighbouring lanes, whose 16-byte reads are served together, then read
+// 128 bytes in a row, from 32 different banks, and lane 4 g + q finds in its 16 bytes what two mma instructions want of row g.
+//
+// Roofline at SmolLM2-135M's shape: a layer's 7.1 MB of weights are 2.1 us of memory time, its 14 MFLOP a row 1 us at 64
+// rows (900 TFLOP/s); neither limits. Each block reads its rows of x again, in float32: 4 bytes * INPUTS * rows for each of the
+// OUTPUTS / Shape.outputs blocks beside it, 20 MB from L2 for a layer of 64 rows, 4 us. So the shape of a tile is
+// chosen for the fewest bytes that one of 132 processors must read; 4 dependent launches of 2 to 4 us a layer remain.
+// Wins: from 9 rows on, where product.cuh would multiply each row by itself. Loses: above 256 rows, where cuBLAS has
+// larger tiles and asynchronous copies; and a captured graph must do without cuBLAS.
+#include "common.cuh"
+#include "weights.cuh"
+#include "mma.cuh"
+#include "tiles.cuh"
+#include "gate.cuh"
+
+// 1 / rms of the rows of a tile, a warp for each row (ReferenceOps.rms_norm).
+template <int M, int ROWS, int RUN> __device__ inline void measure(const float* x, int first, float* scales) {
+    for (int row = threadIdx.x / 32; row < ROWS && first + row < T; row += BATCH_THREADS / 32) {
+        float squares = 0;
+        for (int m = threadIdx.x % 32 * RUN; m < M; m += 32 * RUN) {
+            const Run<RUN> run = *(const Run<RUN>*)(x + (long long)(first + row) * M + m);
+            for (int i = 0; i < RUN; i++) squares += run.at[i] * run.at[i];
+        }
+        squares = warp_sum(squares);
+        if (threadIdx.x % 32 == 0) scales[row] = 1 / sqrtf(squares / M + EPS);
+    }
+}
+
+template <typename Weight, int M, int N, int EPILOGUE>
+__device__ void small_batch_product_body(const float* x, const float* norm, const void* codes, const void* scale, const void* minimum, const float* bias, float* y, float factor) {
+    using P = Tiles<Weight, M, N, EPILOGUE == 2>;
+    constexpr int ROW_TILES = (T + P::ROWS - 1) / P::ROWS, COLUMN_TILES = (N + P::COLUMNS - 1) / P::COLUMNS, PARTS = P::ROWS / 16;
+    constexpr int X_UNITS = P::ROWS * P::TILE / 8, HALF_UNITS = X_UNITS + 4096 / 8;
+    __shared__ uint4 tiles[2][HALF_UNITS];
+    __shared__ float scales[P::ROWS];
+    const Weight weight(codes, scale, minimum);
+    const int lane = threadIdx.x % 32, chunk = threadIdx.x / 32 % P::CHUNKS, column = threadIdx.x / 32 / P::CHUNKS * 16;
+    for (int item = blockIdx.x; item < ROW_TILES * COLUMN_TILES; item += gridDim.x) {
+        const int first = item % ROW_TILES * P::ROWS, tile = item / ROW_TILES;  // blocks beside each other share weights
+        P passage;
+        float sums[PARTS][2][4] = {};
+        P::expect(codes, tile);
+        passage.load(weight, tile, 0);
+        if (norm) measure<M, P::ROWS, P::RUN>(x, first, scales);
+        passage.load(x, first, 0);
+        __syncthreads();  // the scales are known
+        passage.store(tiles[0], norm, scales, 0);
+        passage.store(tiles[0] + X_UNITS, tile, 0);
+        for (int step = 0; step < P::STEPS; step++) {
+            const uint4 *xs = tiles[step % 2], *ws = xs + X_UNITS;
+            __syncthreads();  // this tile is stored, and all warps are done with the one before
+            if (step + 1 < P::STEPS) passage.load(weight, tile, step + 1), passage.load(x, first, step + 1);
+#pragma unroll
+            for (int n = 0; n < 2; n++) {
+                const uint4 w = ws[P::place(P::COLUMNS, chunk, column + 8 * n + lane / 4, lane % 4)];
+#pragma unroll
+                for (int i = 0; i < PARTS; i++) {
+                    const uint4 upper = xs[P::place(P::ROWS, chunk, 16 * i + lane / 4, lane % 4)];
+                    const uint4 lower = xs[P::place(P::ROWS, chunk, 16 * i + 8 + lane / 4, lane % 4)];
+                    mma<typename P::Half>(sums[i][n], {upper.x, lower.x, upper.y, lower.y}, {w.x, w.y});
+                    mma<typename P::Half>(sums[i][n], {upper.z, lower.z, upper.w, lower.w}, {w.z, w.w});
+                }
+            }
+            if (step + 1 < P::STEPS) {
+                passage.store(tiles[(step + 1) % 2], norm, scales, step + 1);
+                passage.store(tiles[(step + 1) % 2] + X_UNITS, tile, step + 1);
+            }
+        }
+        // The warps of a tile's other chunks hand over their sums.
+        constexpr int SUMS = PARTS * 8;
+        float (*handed)[P::CHUNKS][SUMS][32] = (float (*)[P::CHUNKS][SUMS][32])tiles;
+        __syncthreads();  // the tiles have been read
+#pragma unroll
+        for (int i = 0; i < SUMS; i++)
+            if (chunk > 0) handed[column / 16][chunk][i][lane] = sums[i / 8][i / 4 % 2][i % 4];
+        __syncthreads();
+#pragma unroll
+        for (int i = 0; i < SUMS && chunk == 0; i++)
+            for (int other = 1; other < P::CHUNKS; other++) sums[i / 8][i / 4 % 2][i % 4] += handed[column / 16][other][i][lane];
+#pragma unroll
+        for (int i = 0; i < SUMS && chunk == 0; i++) {
+            const int t = first + i / 8 * 16 + i % 4 / 2 * 8 + lane / 4, n = P::output_of(tile, column + i / 4 % 2 * 8 + lane % 4 * 2 + i % 2);
+            const float p = sums[i / 8][i / 4 % 2][i % 4] + (bias && n >= 0 ? bias[n] : 0.0f);
+            if (t >= T || n < 0) continue;
+            if constexpr (EPILOGUE == 0) y[(long long)t * N + n] = p;
+            if constexpr (EPILOGUE == 1) y[(long long)t * N + n] += factor * p;
+            if constexpr (EPILOGUE == 2)
+                if (i / 4 % 2 == 0) y[(long long)t * (N / 2) + n] = gate_up(p, sums[i / 8][1][i % 4] + (bias ? bias[n + N / 2] : 0.0f));
+        }
+        __syncthreads();  // the sums have been read
+    }
+}
+
+extern "C" __global__ void __launch_bounds__(BATCH_THREADS, 1) small_batch_product(const float* x, const float* norm, const void* codes, const void* scale, const void* minimum, const float* bias, float* y, float factor) { small_batch_product_body<Weight, INPUTS, OUTPUTS, EPILOGUE>(x, norm, codes, scale, minimum, bias, y, factor); }
