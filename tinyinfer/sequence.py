@@ -92,16 +92,13 @@ class Sequence:
 
     def __init__(self, request: RequestSpec, new_text: Callable[[], TextOutput]) -> None:
         self.request, self._new_text = request, new_text
+        self.id = request.id  # an attribute and no property: a step asks for it twenty times
         self.text = new_text()
         self.progress = Progress(list(request.prompt))
         self.timing = Timing()
         self.speculation = Speculation()
 
     # Short names for what every folder asks for.
-
-    @property
-    def id(self) -> int:
-        return self.request.id
 
     @property
     def prompt(self) -> list[int]:
@@ -173,7 +170,7 @@ class Sequence:
     def candidate(self, id: int, drafts: list[Draft]) -> Sequence:
         """A sequence that verifies other drafts for one step, and shares all records but the request and the drafts."""
         other = copy(self)
-        other.request = replace(self.request, id=id)  # the cache knows sequences by their id
+        other.request, other.id = replace(self.request, id=id), id  # the cache knows sequences by their id
         other.speculation = Speculation(drafts, parent=self)
         return other
 

@@ -28,4 +28,15 @@ def each(*choices: list[Prelude]) -> list[Prelude]:
     return combined
 
 
-COMPILED: dict[str, list[Prelude]] = {}
+BFLOAT16: Prelude = {"Weight": "Dense<bfloat16>"}
+ONE_AND_EIGHT: list[Prelude] = [{"T": 1}, {"T": 8}]  # rows
+PRODUCTS = [*each(MODELS, [BFLOAT16], ONE_AND_EIGHT), *each([SMOLLM2_135M], WEIGHTS[2:], [{"T": 8}])]
+
+COMPILED: dict[str, list[Prelude]] = {
+    "embed": each([SMOLLM2_135M], WEIGHTS),
+    "rms_product": each([SMOLLM2_135M], [BFLOAT16, WEIGHTS[2]], [{"T": 4, "INPUTS": 576, "OUTPUTS": 960}]),
+    "rms_qkv_rope_append": each([SMOLLM2_135M], [BFLOAT16], ONE_AND_EIGHT),
+    "rms_gate_up": PRODUCTS,
+    "projection_residual": [{**prelude, "INPUTS": prelude["F"]} for prelude in PRODUCTS],
+    "norm_add": [SMOLLM2_135M],
+}
