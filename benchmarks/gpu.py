@@ -41,7 +41,6 @@ from gpu_parts.measured import Judge, own_run, switches_of, timed, verdict
 from gpu_parts.report import Record
 from gpu_parts.serving import open_engine
 
-EXACT_ROWS = 8  # up to so many rows, tinyinfer's kernels keep activations in float32
 START = 90.0  # seconds that a process may take before its first line: imports, weights, the device itself
 Runner = Callable[[Case | None, tuple[str, ...], float], Iterator[Record]]
 
@@ -52,7 +51,7 @@ Runner = Callable[[Case | None, tuple[str, ...], float], Iterator[Record]]
 def answers(case: Case, variants: tuple[str, ...], limit: float) -> Iterator[Record]:
     """A record for each variant, until one fails: after an error of the device nothing can be trusted."""
     checkpoint = checkpoint_of(case)
-    judge = Judge(case, checkpoint, switches_of(replace(case, batch=1, switches={}), "eager"))
+    judge = Judge(case, checkpoint, switches_of(replace(case, batch=1, switches={"dtype": "float32"}), "eager"))
     for variant in variants:
         begun, record = time.perf_counter(), {"case": case.name, "variant": variant}
         try:
@@ -61,8 +60,8 @@ def answers(case: Case, variants: tuple[str, ...], limit: float) -> Iterator[Rec
         except Exception as error:  # whatever an engine, a compiler or a driver raises belongs in the table
             yield record | {"error": f"{type(error).__name__}: {error}"}
             return
-        exact = variant not in OTHERS and case.batch <= EXACT_ROWS and not case.prefill
-        yield record | found | {"gap": gap, "verdict": verdict(gap, exact), "took": time.perf_counter() - begun}
+        took = time.perf_counter() - begun
+        yield record | found | {"gap": gap, "verdict": verdict(case, variant, gap), "took": took}
         free_memory()
 
 

@@ -54,7 +54,7 @@ def test_random_weights_keep_activations_near_one(weights):
 def test_no_two_rows_of_a_large_matrix_are_equal():
     """Equal rows of the head would tie. Catches a pool whose size is a multiple of the width."""
     head = random_checkpoint(SHAPES["Llama-3.2-1B"], "bfloat16").tensors["embedding"]
-    firsts = [head.read(row, row + 1)[0, :2].tobytes() for row in range(0, head.shape[0], 64)]
+    firsts = [head.read(row, row + 1)[0, :16].tobytes() for row in range(0, head.shape[0], 64)]
     assert len(set(firsts)) == len(firsts)
 
 
@@ -98,7 +98,7 @@ def test_the_table_of_kernels_has_registers_and_occupancy(monkeypatch):
     kernel = next(one for one in counted.kernels(replace(BATCH_1, shape="tiny")) if one.name == "rms_gate_up")
     share = occupancy(kernel.launch.block, 90, kernel.launch.shared + 1000, MULTIPROCESSORS["sm_90"]).share
     assert line.split()[8:11] == [str(kernel.launch.shared + 1000), "80", "0"]
-    assert f"90               0  {share:.0%}" in line
+    assert line.split()[-4:-1] == ["90", "0", f"{share:.0%}"]
 
 
 def test_the_least_time_is_the_largest_of_three():
@@ -176,7 +176,7 @@ def test_right_tokens_are_right_and_one_wrong_token_is_seen(tiny, judge):
         wrong = [list(tokens[0])]
         wrong[0][place] = (wrong[0][place] + 1) % tiny.config.vocab_size
         assert judge.worst(wrong) > measured.ROUNDED
-    assert measured.verdict(judge.worst(wrong), exact=False).startswith("WRONG")
+    assert measured.verdict(tiny, "eager", judge.worst(wrong)).startswith("WRONG")
 
 
 def test_wrong_attention_changes_the_tokens(tiny, judge):
