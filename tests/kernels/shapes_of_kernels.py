@@ -31,8 +31,14 @@ def each(*choices: list[Prelude]) -> list[Prelude]:
 # Heads of 128 and of 256 numbers, the second with one shared key head: more registers a thread than the models need.
 WIDE_HEADS: list[Prelude] = [{**LLAMA_1B, "E": 128}, {**LLAMA_1B, "H": 8, "K": 1, "E": 256}]
 
+# A quantized cache: bits, positions of a block, channels of a group, floats of a position in all layers.
+PACKED_KV = each(MODELS, [{"BITS": bits, "BLOCK": 16, "GROUP": 32, "NUMBERS": 30 * 2 * 3 * 64} for bits in (8, 4, 2)])
+
 COMPILED: dict[str, list[Prelude]] = {
+    "append_float_rows": PACKED_KV,
     "attention_decode": each([*MODELS, *WIDE_HEADS], [{"SPLITS": 1}, {"SPLITS": 4}]),
+    "attention_decode_packed": PACKED_KV,
     "attention_prefill": [*each(MODELS, [{"TILE": 16}, {"TILE": 64}]), *each(WIDE_HEADS, [{"TILE": 32}])],
+    "pack_block": PACKED_KV,
     "qk_norm_rope_append": [*MODELS, *WIDE_HEADS],
 }
