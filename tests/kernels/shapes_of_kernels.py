@@ -28,6 +28,8 @@ def each(*choices: list[Prelude]) -> list[Prelude]:
     return combined
 
 
+# Heads of 128 and of 256 numbers, the second with one shared key head: more registers a thread than the models need.
+WIDE_HEADS: list[Prelude] = [{**LLAMA_1B, "E": 128}, {**LLAMA_1B, "H": 8, "K": 1, "E": 256}]
 BFLOAT16: Prelude = {"Weight": "Dense<bfloat16>"}
 ONE_AND_EIGHT: list[Prelude] = [{"T": 1}, {"T": 8}]  # rows
 PRODUCTS = [*each(MODELS, [BFLOAT16], ONE_AND_EIGHT), *each([SMOLLM2_135M], WEIGHTS[2:], [{"T": 8}])]
@@ -39,4 +41,7 @@ COMPILED: dict[str, list[Prelude]] = {
     "rms_gate_up": PRODUCTS,
     "projection_residual": [{**prelude, "INPUTS": prelude["F"]} for prelude in PRODUCTS],
     "norm_add": [SMOLLM2_135M],
+    "attention_decode": each([*MODELS, *WIDE_HEADS], [{"SPLITS": 1}, {"SPLITS": 4}]),
+    "attention_prefill": [*each(MODELS, [{"TILE": 16}, {"TILE": 64}]), *each(WIDE_HEADS, [{"TILE": 32}])],
+    "qk_norm_rope_append": [*MODELS, *WIDE_HEADS],
 }
