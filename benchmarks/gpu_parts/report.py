@@ -9,7 +9,7 @@ from gpu_parts.counted import ASSUMED, Kernel, kernels, least_seconds, step_of, 
 from tinyinfer.backends.kernels.nvrtc import ARCHITECTURES, CompileError
 from tinyinfer.units import amount, number, table
 
-HEAD = ("", "us a token", "tok/s", "of bandwidth", "launches a step", "bytes a step", "FLOPs a step",
+HEAD = ("", "us a token", "tok/s", "device alone", "of bandwidth", "launches a step", "bytes a step", "FLOPs a step",
         "at least, us a token", "tokens")  # fmt: skip
 FIGURES = ("read_bandwidth", "matrix_speed", "operation_us", "launch_us", "node_us", "barrier_us")
 Record = dict[str, Any]
@@ -24,10 +24,12 @@ def row(case: Case, variant: str, found: Record | None, machine: Record) -> tupl
         least = least_seconds(step, variant, {key: machine[key] for key in FIGURES}) / tokens
         counts = (number(step.launches), amount(step.nbytes, "B"), amount(step.flops, "FLOP"), number(least, 1e6))
     if found is None or "error" in found:
-        return (name, "", "", "", *counts, found["error"][:60] if found else "")
+        return (name, "", "", "", "", *counts, found["error"][:60] if found else "")
+    alone = found.get("alone_seconds")
     share = step.nbytes / found["step_seconds"] / machine["read_bandwidth"] if step else None
     speed = found["tokens_per_second"]
-    return (name, number(1e6 / speed), f"{speed:.0f}", f"{share:.0%}" if share else "", *counts, found["verdict"])
+    told = (number(1e6 / speed), f"{speed:.0f}", number(alone and alone / tokens, 1e6), f"{share:.0%}" if share else "")
+    return (name, *told, *counts, found["verdict"])
 
 
 def results(cases: tuple[Case, ...], found: list[Record], machine: Record | None) -> str:
