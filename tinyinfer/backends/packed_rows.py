@@ -71,10 +71,13 @@ class PackedRows(HoldsModule):
         return QuantizedMatrix(self.scheme, codes, to_host(self.scale), minimum)
 
     def _unpack(self, codes: Array) -> Array:  # (n, C) -> (n, M)
+        """The codes of n rows, from 0 on."""
         inputs = self.shape[1]
         return unpack(codes, self.scheme.bits, -(-inputs // FILL) * FILL, self.xp)[:, :inputs]
 
-    def _restore(self, codes: Array, scale: Array, minimum: Array | None) -> Array:  # (n, C), (n, G), (n, G) -> (n, M)
+    def _restore(
+        self, codes: Array, scale: Array, minimum: Array | None
+    ) -> Array:  # (n, C), (n, G), (n, G) | None -> (n, M)
         """scale · code + minimum of n rows; the last group may be shorter than the others."""
         xp, inputs = self.xp, self.shape[1]
         w = xp.add(self._unpack(codes), xp.float32(self.scheme.lowest), dtype=xp.float32)  # (n, M)

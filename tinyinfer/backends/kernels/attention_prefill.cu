@@ -38,6 +38,7 @@ __device__ inline void fill(float* to, const float* from, int c) {
 __device__ inline void score(const float* queries, const float* keys, float scores[ROWS][SCORES]) {
     for (int r = 0; r < ROWS; r++)
         for (int j = 0; j < SCORES; j++) scores[r][j] = 0;
+#pragma unroll 1  // unrolled, the loops ask for more registers than there are
     for (int f = 0; f < FOURS; f++) {
         Four k[SCORES];
         for (int j = 0; j < SCORES; j++) k[j] = *(const Four*)(keys + j * COLUMNS * STRIDE + 4 * f);
@@ -52,6 +53,7 @@ __device__ inline void score(const float* queries, const float* keys, float scor
 
 // sum += weights v.
 __device__ inline void mix(const float* weights, const float* values, int column, Four sum[ROWS][PARTS]) {
+#pragma unroll 1
     for (int n = 0; n < KEYS; n += 4) {
         Four w[ROWS];
         for (int r = 0; r < ROWS; r++) w[r] = *(const Four*)(weights + r * LINES * (KEYS + 4) + n);
@@ -133,4 +135,4 @@ __device__ void attention_prefill_body(const float* q, const int* positions, con
     }
 }
 
-extern "C" __global__ void __launch_bounds__(PREFILL_THREADS) attention_prefill(const float* q, const int* positions, const int* slots, const int* tiles, const unsigned long long* pools, const int* places, int layer, int window, float scale, float cap, const float* sinks, float* out, int num_tiles) { attention_prefill_body<PREFILL_THREADS>(q, positions, slots, tiles, pools, places, layer, window, scale, cap, sinks, out, num_tiles); }
+extern "C" __global__ void __launch_bounds__(PREFILL_THREADS, 2) attention_prefill(const float* q, const int* positions, const int* slots, const int* tiles, const unsigned long long* pools, const int* places, int layer, int window, float scale, float cap, const float* sinks, float* out, int num_tiles) { attention_prefill_body<PREFILL_THREADS>(q, positions, slots, tiles, pools, places, layer, window, scale, cap, sinks, out, num_tiles); }
