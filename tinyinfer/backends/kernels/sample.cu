@@ -21,7 +21,7 @@
 
 constexpr int SAMPLE_THREADS = 1024;
 
-// The best of all threads' bests, in every thread of warp 0.
+// The best of all threads' bests, in every thread.
 template <int THREADS> __device__ inline Best best_of_block(Best mine, const Draw& draw) {
     __shared__ Best warps[THREADS / 32];
     mine = best_of_warp(mine, draw);
@@ -40,7 +40,7 @@ __device__ void sample_body(const float* logits, const double* temperatures, con
         const int position = positions[row];
         if (position < 0) continue;
         const float* scores = logits + (long long)row * V;
-        const Draw draw = draw_of(temperatures, seeds, row, position), greedy = {0, 1 / 0.0, 0, 0};
+        const Draw draw = draw_of(temperatures, seeds, row, position), greedy = {0, INFINITE, 0, 0};
         Best best = no_best();
         each_score<THREADS>(scores, [&](float score, int token) {
             best = combined(best, best_of_one(score, token, greedy), greedy);
@@ -49,7 +49,7 @@ __device__ void sample_body(const float* logits, const double* temperatures, con
         if (draw.temperature > 0) {
             const float least = best.low, most = best.high;
             const unsigned cut = lowest_kept<THREADS>(scores, least, most, draw.temperature, top_k[row], top_p[row]);
-            const double farthest = min_p[row] > 0 ? log(min_p[row]) : -1 / 0.0;
+            const double farthest = min_p[row] > 0 ? log(min_p[row]) : -INFINITE;
             best = best_of_one(best.score, best.token, draw);  // what the others must beat
             for (int first = 4 * threadIdx.x; first < V; first += 4 * THREADS) {
                 const Words words = words_of(draw.seed, draw.position, first / 4, 0);
