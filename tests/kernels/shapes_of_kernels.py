@@ -41,6 +41,7 @@ COMPILED: dict[str, list[Prelude]] = {
     "rms_gate_up": PRODUCTS,
     "projection_residual": [{**prelude, "INPUTS": prelude["F"]} for prelude in PRODUCTS],
     "norm_add": [SMOLLM2_135M],
+    "persistent": [{**SMOLLM2_135M, **BFLOAT16, "SPLITS": 32, "Table": "Dense<bfloat16>", "Head": "Dense<bfloat16>"}],
     "attention_decode": each([*MODELS, *WIDE_HEADS], [{"SPLITS": 1}, {"SPLITS": 4}]),
     "attention_prefill": [*each(MODELS, [{"TILE": 16}, {"TILE": 64}]), *each(WIDE_HEADS, [{"TILE": 32}])],
     "qk_norm_rope_append": [*MODELS, *WIDE_HEADS],

@@ -66,9 +66,13 @@ __device__ inline void stage(const float* x, const float* norm, int tile, Floats
     if (threadIdx.x % 32 == 0) sum = tile ? sum + squares : squares;
 }
 
+struct AtOnce { __device__ void operator()() const {} };  // no wait: x is there when the kernel begins
+
 // row_of(group, j): the weight's row that is row j of a group. write(t, group, values): J finished sums of a row of x.
-template <typename Weight, int M, int J, int GROUPS, typename RowOf, typename Write>
-__device__ inline void product(const float* x, const float* norm, Weight weight, RowOf row_of, Write write) {
+// wait(): returns when x may be read; a persistent kernel waits there for the other blocks, its weights on their way.
+template <typename Weight, int M, int J, int GROUPS, typename RowOf, typename Write, typename Wait = AtOnce>
+__device__ inline void product(const float* x, const float* norm, Weight weight, RowOf row_of, Write write,
+                               Wait wait = Wait()) {
     using P = Plan<Weight, M, J>;
     using Vector = Floats<P::VECTOR>;
     constexpr int ITEMS = divided(GROUPS, 32 / P::LANES);
@@ -86,6 +90,7 @@ __device__ inline void product(const float* x, const float* norm, Weight weight,
         }
     };
     fetch(blockIdx.x, 0);
+    wait();
     for (int base = blockIdx.x; base < ITEMS; base += stride) {
         float sums[J][T][P::WAYS] = {};
         const int group = group_of(base);

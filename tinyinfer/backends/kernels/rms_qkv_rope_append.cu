@@ -17,11 +17,11 @@
 #include "cache.cuh"
 #include "rope.cuh"
 
-template <typename Weight>
+template <typename Weight, typename Wait = AtOnce>
 __device__ void rms_qkv_rope_append_body(const float* x, const float* norm, const void* codes, const void* scale,
                                          const void* minimum, const float* bias, const int* positions, const int* slots,
                                          const int* sets, const float* frequencies, const float* amplitudes,
-                                         const unsigned long long* pools, const int* places, int layer, float* q) {
+                                         const unsigned long long* pools, const int* places, int layer, float* q, Wait wait = Wait()) {
     constexpr int HALF = E / 2;
     const auto row_at = [](int pair, int j) { return pair / HALF * E + pair % HALF + j * HALF; };
     const auto write = [&](int t, int pair, const float (&values)[2]) {
@@ -42,7 +42,7 @@ __device__ void rms_qkv_rope_append_body(const float* x, const float* norm, cons
         }
         to[e] = a, to[e + HALF] = b;
     };
-    product<Weight, D, 2, (H + 2 * K) * HALF>(x, norm, Weight(codes, scale, minimum), row_at, write);
+    product<Weight, D, 2, (H + 2 * K) * HALF>(x, norm, Weight(codes, scale, minimum), row_at, write, wait);
 }
 
 extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) rms_qkv_rope_append(const float* x, const float* norm, const void* codes, const void* scale, const void* minimum, const float* bias, const int* positions, const int* slots, const int* sets, const float* frequencies, const float* amplitudes, const unsigned long long* pools, const int* places, int layer, float* q) { rms_qkv_rope_append_body<Weight>(x, norm, codes, scale, minimum, bias, positions, slots, sets, frequencies, amplitudes, pools, places, layer, q); }

@@ -41,6 +41,7 @@ template <typename Weight, int M> struct Piece;
 template <typename Number, int M> struct Piece<Dense<Number>, M> {
     static constexpr int SIZE = power_of_two_in(M * sizeof(Number)), CODES = SIZE / sizeof(Number);
     static constexpr int PLANES = 1, PIECES = M / CODES, INPUTS = M, REGISTERS = (SIZE + 3) / 4;
+    static constexpr int ROW = M * sizeof(Number);  // bytes
     Bytes<SIZE> raw;
     __device__ void load(const Dense<Number>& weight, long long row, int piece) {
         raw = stream<SIZE>(weight.numbers + row * M + piece * CODES);
@@ -56,6 +57,7 @@ template <int BITS, int GROUP, bool SYMMETRIC, int M> struct Piece<Packed<BITS, 
     static constexpr int LOW = BITS == 3 ? 2 : BITS, WIDTH = filled(M) / 8;  // WIDTH: bytes of one bit of every code
     static constexpr int SIZE = power_of_two_in(BITS == 3 ? WIDTH : WIDTH * LOW, power_of_two_in(GROUP ? GROUP : 16));
     static constexpr int CODES = SIZE, PLANES = 8 / LOW, PIECES = WIDTH * LOW / SIZE, INPUTS = filled(M);
+    static constexpr int ROW = WIDTH * BITS;  // bytes of codes
     static constexpr int GROUPS = GROUP ? (M + GROUP - 1) / GROUP : 1, WORDS = (SIZE + 3) / 4;
     static constexpr int REGISTERS = WORDS * (BITS == 3 ? 2 : 1) + (GROUP ? PLANES : 1) * (SYMMETRIC ? 1 : 2);
     Bytes<SIZE> low, high;
