@@ -14,9 +14,10 @@ from tinyinfer.backends.kernels.source import kernel_source
 
 D, F, H, K, E, V, L = 24, 28, 4, 2, 6, 37, 2
 POSITIONS, BLOCK, SPLITS, STEPS, RING = 12, 4, 2, 3, 4
-FACTORS = {"embedding": 1.5, "attention": 0.4, "score_cap": 0.0, "residual": 0.75, "logit_scale": 1.25, "logit_cap": 9.0}
-PRELUDE = {"D": D, "F": F, "H": H, "K": K, "E": E, "V": V, "Z": 1, "T": 1, "R": 1, "EPS": 1e-5, "SLOTS": 2, "RING": RING,
-           "MOST_BLOCKS": 3, "SPLITS": SPLITS, "ACTIVATION": 0}  # fmt: skip
+FACTORS = {"embedding": 1.5, "attention": 0.4, "score_cap": 0.0, "residual": 0.75, "logit_scale": 1.25,
+           "logit_cap": 9.0}  # fmt: skip
+PRELUDE = {"D": D, "F": F, "H": H, "K": K, "E": E, "V": V, "Z": 1, "T": 1, "R": 1, "EPS": 1e-5, "SLOTS": 2,
+           "RING": RING, "MOST_BLOCKS": 3, "SPLITS": SPLITS, "ACTIVATION": 0}  # fmt: skip
 f32, i32 = np.float32, np.int32
 
 
@@ -134,8 +135,8 @@ def assert_same(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
 
 
 def test_steps_in_one_launch_are_the_single_launches():
-    """Three drawn tokens without the host. Catches a barrier that lets a block through before the others have arrived, a stale
-    token, and a layer's weights taken for another's."""
+    """Three drawn tokens without the host. Catches a barrier that lets a block through before the others have arrived,
+    a stale token, and a layer's weights taken for another's."""
     expected = launched(Sequence(3.0, "Dense<bfloat16>"))
     assert len(set(expected[3][[2, 3, 0], 0, 0].tolist())) > 1, "the steps choose different tokens"
     assert np.isfinite(expected[4]).all()
