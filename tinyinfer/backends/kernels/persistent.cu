@@ -104,6 +104,7 @@ __device__ void persistent_body(const unsigned long long* layers, int num_layers
             projection_residual_body<Weight, H * E>(out, l.o.codes, l.o.scale, l.o.minimum, l.o_bias, x, factor, wait);
             barrier.arrive();
             if (i + 1 < num_layers) to_l2<Weight, D>((&l)[1].qkv, (H + 2 * K) * E);
+            else to_l2<Head, D>({head, head_scale, head_minimum}, V < 8192 ? V : 8192);  // what memory has time for
             rms_gate_up_body<Weight>(x, l.mlp_norm, l.gate_up.codes, l.gate_up.scale, l.gate_up.minimum,
                                      l.gate_up_bias, h, wait);
             barrier.arrive();

@@ -56,7 +56,10 @@ def declared(key: str, value: Constant) -> str:
 
 
 def with_headers(name: str, folder: Path, headers: dict[str, str]) -> str:
-    """A file's text without its includes; the headers, each once and after those that it needs, go to `headers`."""
+    """A file's text without its includes; the headers, each once and after those that it needs, go to `headers`.
+
+    persistent.cu includes other kernels' files as headers: their bodies, which it calls, without the kernels.
+    """
     text = (folder / name).read_text(encoding="utf-8")
     for included in INCLUDE.findall(text):
         header = included.strip('"')
