@@ -21,6 +21,7 @@ from tinyinfer.engine.clock import Clock, WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine, context_length
 from tinyinfer.engine.loop import EngineLoop
+from tinyinfer.engine.room import check_fits
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.engine.turns import StepLock
 from tinyinfer.errors import SwitchError
@@ -76,6 +77,7 @@ class LLM:
         context_length(self.config, config.max_model_len)  # a bad one is said before the weights are read
         self.ledger = Ledger()
         self.ops = make_ops(config, self.ledger)
+        check_fits(checkpoint, self.ops, config)
         self.model = load_model(checkpoint, self.ops, config, on_load)
         self.draft = self._load_draft(config.draft_model) if config.draft_model else None
         self._ids = count()

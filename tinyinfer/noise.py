@@ -50,19 +50,36 @@ def uniform(seed: int, position: int, stream: int = 0) -> float:
     return (philox((0, position, stream, 0), seed)[0] + 0.5) / 2**32
 
 
-def uniforms(seed: Any, position: Any, size: int, stream: int = 0, xp: Xp = np) -> Array:  # -> (..., V)
-    """The number u of each of the first `size` token ids; for arrays (R, 1) of seeds and positions R rows of them."""
+def uniforms(seed: int, position: int, size: int, stream: int = 0, xp: Xp = np) -> Array:  # -> (V,)
+    """The number u of each of the first `size` token ids."""
     fours = xp.arange((size + 3) // 4, dtype=xp.uint64)  # (fours,): four token ids share a counter
-    words = philox((fours, position, stream, 0), seed)
-    u = xp.stack(words, axis=-1).reshape(*words[0].shape[:-1], -1)[..., :size].astype(xp.float64)  # (..., V)
+    return _fractions(philox((fours, position, stream, 0), seed), size, xp)
+
+
+def _fractions(
+    words: Words, size: int, xp: Xp
+) -> Array:  # ((..., fours), (..., fours), (..., fours), (..., fours)) -> (..., size)
+    """The words of `fours` counters, one behind the other, as numbers between 0 and 1."""
+    u = xp.stack(words, axis=-1).reshape(*words[0].shape[:-1], -1)[..., :size].astype(xp.float64)  # (..., size)
     u += 0.5  # in place, here and below: without a new array for each operation they take a third of the time
     u *= 2.0**-32
     return u
 
 
-def gumbel(seed: Any, position: Any, size: int, stream: int = 0, xp: Xp = np) -> Array:  # -> (..., V)
-    """The noise g of each of the first `size` token ids, float64; seeds and positions as of `uniforms`."""
-    g = uniforms(seed, position, size, stream, xp)  # (..., V)
+def gumbel(seed: int, position: int, size: int, stream: int = 0, xp: Xp = np) -> Array:  # -> (V,)
+    """The noise g of each of the first `size` token ids, float64."""
+    return _from_uniforms(uniforms(seed, position, size, stream, xp), xp)
+
+
+def gumbels(seeds: Array, positions: Array, size: int, xp: Xp) -> Array:  # (R,), (R,) -> (R, V)
+    """The noise of R draws at once, of stream 0, each with its own seed and position: arrays of uint64."""
+    fours = xp.arange((size + 3) // 4, dtype=xp.uint64)[None]  # (1, fours)
+    words = philox((fours, positions[:, None], 0, 0), seeds[:, None])
+    return _from_uniforms(_fractions(words, size, xp), xp)
+
+
+def _from_uniforms(g: Array, xp: Xp) -> Array:  # (..., V) -> (..., V)
+    """-log(-log u), in the memory of u."""
     for _ in range(2):
         xp.log(g, out=g)
         xp.negative(g, out=g)

@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterable
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
 
 import numpy as np
 
@@ -92,16 +91,13 @@ class Sequence:
 
     def __init__(self, request: RequestSpec, new_text: Callable[[], TextOutput]) -> None:
         self.request, self._new_text = request, new_text
+        self.id = request.id  # an attribute and no property: a step asks for it twenty times
         self.text = new_text()
         self.progress = Progress(list(request.prompt))
         self.timing = Timing()
         self.speculation = Speculation()
 
     # Short names for what every folder asks for.
-
-    @property
-    def id(self) -> int:
-        return self.request.id
 
     @property
     def prompt(self) -> list[int]:
@@ -173,7 +169,7 @@ class Sequence:
     def candidate(self, id: int, drafts: list[Draft]) -> Sequence:
         """A sequence that verifies other drafts for one step, and shares all records but the request and the drafts."""
         other = copy(self)
-        other.request = replace(self.request, id=id)  # the cache knows sequences by their id
+        other.request, other.id = replace(self.request, id=id), id  # the cache knows sequences by their id
         other.speculation = Speculation(drafts, parent=self)
         return other
 
@@ -288,11 +284,6 @@ class Batch:
             last = span.first + span.rows - len(span.seq.tokens)  # how many drafts stand before the span's last row
             found += [(params, prompt, new + drafts[:n], seed) for n in range(last + 1 - span.wanted, last + 1)]
         return found
-
-    def split(self, logits: Array) -> list[tuple[Sequence, Array]]:  # (R, ...) ->
-        """Each span's sequence and its rows of the logits, or of what belongs to them; none for a chunk of a prompt."""
-        stops = list(accumulate(span.wanted for span in self.spans))
-        return [(span.seq, logits[stop - span.wanted : stop]) for span, stop in zip(self.spans, stops, strict=True)]
 
 
 def make_batch(work: Iterable[tuple[Sequence, int, int]], sets: RotationSets = ONE_SET) -> Batch:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpu_parts.cases import Case
+from gpu_parts.machine import device_seconds
 from gpu_parts.serving import open_engine, sequences
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine
@@ -21,11 +22,14 @@ from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.sequence import Sequence
 
 ROUNDS = 3
+REPLAYS = 64  # steps that follow one another without the host, twice
+AHEAD = 8  # steps that may be under way already
 WARM = 4  # tokens of the round that compiles and captures
 JUDGED = 3  # sequences of a batch whose tokens are judged
 EXACT, ROUNDED = 0.02, 0.5  # how far below the largest logit a token's may be, in standard deviations of the logits
-# Activations in float32 leave near ties alone; in half precision (more than 8 rows, the other engines) they move them.
-# A token at random is some 3 standard deviations below.
+# Kernels for few rows keep activations in float32, which leaves all but the nearest ties alone; in half precision
+# (tensor cores, other engines) near ties are decided otherwise. A token at random is some 3 standard deviations below.
+FEW = 8  # rows up to which tinyinfer's kernels keep activations in float32
 
 Run = Callable[[int], tuple[float, list[list[int]]]]  # new tokens -> seconds of what is measured, the tokens
 
@@ -53,6 +57,34 @@ def own_run(case: Case, engine: Engine) -> Run:
     return run
 
 
+def check_way(variant: str, engine: Engine) -> None:
+    """Raises RuntimeError where a step runs otherwise than the variant's name says: a line must not lie."""
+    way = "eager" if engine.compiled is None else getattr(engine.compiled, "way", variant)
+    if way != variant:
+        raise RuntimeError(f"gpu_decode={variant} ran as {way}")
+
+
+def alone(case: Case, engine: Engine, cp: Any) -> float | None:
+    """Seconds of a decode step when its launches follow one another and nothing is asked of the host in between.
+
+    What the step takes more in the engine's hands is the host's. None where no bucket runs the steps. The sequences are
+    given up afterwards: their tokens went on without the engine.
+    """
+    steps = engine.run(sequences(case.prompts(), case.new))
+    for _ in zip(range(WARM), steps, strict=False):
+        pass
+    buckets = getattr(engine.compiled, "buckets", None)
+    if not buckets or case.prefill:
+        return None
+    bucket, stream = buckets[max(buckets)], engine.compiled.stream  # type: ignore[union-attr]
+    times = min(REPLAYS, (case.new - WARM - AHEAD) // 2 - 1)  # no row leaves the room of its sequence
+    with stream:
+        seconds = device_seconds(cp, lambda: [bucket.launch() for _ in range(times)], 1) / times if times > 0 else None
+    stream.synchronize()
+    steps.close()
+    return seconds
+
+
 def seconds_of(served: list[Sequence], begun: float, prefill: bool) -> float:
     """Until every sequence had its first token, or from there to the last token."""
     first = max(seq.timing.times[0] for seq in served)
@@ -78,10 +110,10 @@ def timed(case: Case, run: Run, limit: float) -> dict[str, Any]:
 
 
 class Judge:
-    """Says how far the tokens that a variant chose are below the largest logits of the plain formulas.
+    """Says how far the tokens that a variant chose are below the largest logits of the plain formulas in float32.
 
-    The formulas (`eager`) run over prompt and answer at once, so each token is judged after the tokens that the variant
-    itself chose before it. A variant that computes something else cannot be fast unseen.
+    The formulas run over prompt and answer at once, so each token is judged after the tokens that the variant itself
+    chose before it. A variant that computes something else cannot be fast unseen.
     """
 
     def __init__(self, case: Case, checkpoint: Checkpoint, config: EngineConfig) -> None:
@@ -103,7 +135,8 @@ class Judge:
         return float(((logits.max(axis=1) - chosen) / logits.std(axis=1)).max())
 
 
-def verdict(gap: float, exact: bool) -> str:
+def verdict(case: Case, variant: str, gap: float) -> str:
     """What the table says of the tokens."""
+    exact = variant in ("kernels", "graph", "persistent") and case.batch <= FEW and not case.prefill
     allowed = EXACT if exact else ROUNDED
     return f"right ({gap:.1g})" if gap <= allowed else f"WRONG ({gap:.2g} below)"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tinyinfer.backends.switches import BACKENDS, DTYPES
+from tinyinfer.backends.switches import make_ops
 from tinyinfer.engine.clock import WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine, build_engine
@@ -13,7 +13,6 @@ from tinyinfer.loading.build import load_model
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import RequestSpec, Sequence
-from tinyinfer.switches import resolve
 
 
 class NoText:
@@ -31,7 +30,7 @@ class NoText:
 
 def open_engine(checkpoint: Checkpoint, config: EngineConfig, ops: Any = None) -> Engine:
     """The engine that LLM would build for these switches. ops: its backend, if it is not the switches' own."""
-    ops = ops or resolve(BACKENDS, config.backend)(Ledger(), resolve(DTYPES, config.dtype), config.threads)
+    ops = ops or make_ops(config, Ledger())
     return build_engine(load_model(checkpoint, ops, config), ops, config, WallClock())
 
 

@@ -32,7 +32,7 @@ from tinyinfer.model.heads import Heads
 from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Sampled
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Dense, Matrix, QuantizedMatrix, RMSNorm, Weight
-from tinyinfer.noise import gumbel
+from tinyinfer.noise import gumbels
 from tinyinfer.sampling import has_penalties
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Wanted
@@ -197,7 +197,7 @@ class CupyOps(ReferenceOps):
         heat = xp.asarray(np.array([params.temperature for params, *_ in wanted]))  # (R,)
         s = logits.astype(xp.float64)  # (R, V)
         s = (s - s.max(axis=1, keepdims=True)) / heat[:, None]  # (R, V)
-        s += gumbel(seeds[:, None], positions[:, None], s.shape[1], xp=xp)
+        s += gumbels(seeds, positions, s.shape[1], xp)
         return s.argmax(axis=1)
 
     def compile(self, model: Model, cache: KVCache) -> Compiled | None:

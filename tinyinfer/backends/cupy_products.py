@@ -49,19 +49,19 @@ def _gemm(x: Array, weight: Array, y: Array, compute: int, kind: type, xp: Xp) -
     )  # fmt: skip
 
 
-def scores(q: Array, k: Array, scale: float, xp: Xp) -> Array:  # (K, H/K*T, E), (S, K, E) -> (K, H/K*T, S)
-    """scale · q kᵀ in each key head; the keys are read where the cache has them."""
-    s = xp.empty((len(q), q.shape[1], len(k)), dtype=xp.float32)  # (K, H/K·T, S)
+def scores(q: Array, k: Array, scale: float, xp: Xp) -> Array:  # (K, n, E), (S, K, E) -> (K, n, S)
+    """scale · q kᵀ in each key head, n queries to a head; the keys are read where the cache has them."""
+    s = xp.empty((len(q), q.shape[1], len(k)), dtype=xp.float32)  # (K, n, S)
     (keys, queries, size), row, head = q.shape, *_strides(k)
     _batched(xp, True, (len(k), queries, size), (k, row, head), (q, size, queries * size), (s, len(k)), scale, keys)
     return s
 
 
-def mix(p: Array, v: Array, xp: Xp) -> Array:  # (K, H/K*T, S), (S, K, E) -> (K, H/K*T, E)
-    """p v in each key head: the values weighed, read where the cache has them."""
+def mix(p: Array, v: Array, xp: Xp) -> Array:  # (K, n, S), (S, K, E) -> (K, n, E)
+    """p v in each key head, n queries to a head: the values weighed, read where the cache has them."""
     keys, queries, rows = p.shape
     size, row, head = v.shape[2], *_strides(v)
-    y = xp.empty((keys, queries, size), dtype=xp.float32)  # (K, H/K·T, E)
+    y = xp.empty((keys, queries, size), dtype=xp.float32)  # (K, n, E)
     _batched(xp, False, (size, queries, rows), (v, row, head), (p, rows, queries * rows), (y, size), 1.0, keys)
     return y
 

@@ -1,9 +1,9 @@
 """Packed weights as the GPU reads them: codes of 8 to 2 bits row by row, w = scale · code + minimum.
 
-`packed.Packed` lies in blocks of 64 outputs, because a core of a CPU computes many outputs at once. On a GPU neighbouring
-threads read neighbouring bytes, so that one output's codes lie in a row, and a product (kernels/product.cuh) reads the
-row in pieces of 16 bytes. Wins: bytes, and so the time of a decode step. Loses: in products of many rows, which multiply
-floats (`dequantize` makes them again), and where one row of a weight is not a whole number of pieces.
+`packed.Packed` lies in blocks of 64 outputs, because a core of a CPU computes many outputs at once. On a GPU
+neighbouring threads read neighbouring bytes, so one output's codes lie in a row, and a product (kernels/product.cuh)
+reads the row in pieces of 16 bytes. Wins: bytes, and so the time of a decode step. Loses: in products of many rows,
+which multiply floats that `dequantize` makes again, and where a row of codes is no whole number of pieces.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ FILL = 8  # inputs: each row is filled up to a multiple of 8 codes, which are wh
 class PackedRows(HoldsModule):
     """A matrix of N outputs and M inputs as packed codes. Codes are stored as code - scheme.lowest, from 0 on.
 
-    C = ceil(M / 8) · bits, bytes of a row. Byte c holds the codes of inputs c, c + C, c + 2C ... (packing.py; of 3 bits,
-    the two low ones in the first two thirds of the row and the high one in the last). G groups of inputs share scale and
-    minimum.
+    C = ceil(M / 8) · bits, bytes of a row. Byte c holds the codes of inputs c, c + C, c + 2C ... (packing.py; of 3
+    bits, the two low ones in the first two thirds of the row and the high one in the last). G groups of inputs share
+    scale and minimum.
     """
 
     scheme: QuantScheme
@@ -71,10 +71,13 @@ class PackedRows(HoldsModule):
         return QuantizedMatrix(self.scheme, codes, to_host(self.scale), minimum)
 
     def _unpack(self, codes: Array) -> Array:  # (n, C) -> (n, M)
+        """The codes of n rows, from 0 on."""
         inputs = self.shape[1]
         return unpack(codes, self.scheme.bits, -(-inputs // FILL) * FILL, self.xp)[:, :inputs]
 
-    def _restore(self, codes: Array, scale: Array, minimum: Array | None) -> Array:  # (n, C), (n, G), (n, G) -> (n, M)
+    def _restore(
+        self, codes: Array, scale: Array, minimum: Array | None
+    ) -> Array:  # (n, C), (n, G), (n, G) | None -> (n, M)
         """scale · code + minimum of n rows; the last group may be shorter than the others."""
         xp, inputs = self.xp, self.shape[1]
         w = xp.add(self._unpack(codes), xp.float32(self.scheme.lowest), dtype=xp.float32)  # (n, M)

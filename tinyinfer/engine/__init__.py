@@ -9,6 +9,7 @@ step reads the same whichever optimizations are on.
     engine.py      the step, a run of several requests by one caller, and how an engine is built from its switches
     choosing.py    new tokens: chosen where the backend computes, or on the host
     overflow.py    logits that are not finite, and the layer where they became so
+    room.py        too little memory: for a model on a GPU, and in the middle of a step
     inbox.py       what several callers leave for the engine, and which thread steps it
     turns.py       one turn: read the inbox, step once, tell each caller what came
     loop.py        what a caller can do, from any thread

@@ -21,6 +21,7 @@ from tinyinfer.engine.clock import Clock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.overflow import DAMAGED, check_finite, cure_of
 from tinyinfer.engine.recorder import StepRecorder
+from tinyinfer.engine.room import ends_youngest
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
@@ -64,7 +65,8 @@ class Engine:
 
     def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
         """The model over a batch: the logits of its logit_rows, where the backend computes."""
-        with self.recorder.forward(batch, self.clock), np.errstate(over="ignore", invalid="ignore"):
+        quiet = np.errstate(over="ignore", invalid="ignore")
+        with self.recorder.forward(batch, self.clock), quiet, ends_youngest(batch):
             if not batch.spans:  # an idle engine needs no forward pass
                 return np.empty((0, self.model.config.vocab_size), dtype=np.float32)
             self.ledger.steps += 1
@@ -79,7 +81,8 @@ class Engine:
 
         Raises NotFiniteError, which names its request, for numbers that are not finite.
         """
-        sampled = (self.compiled or self.ops).sample(logits, batch.wanted)
+        with ends_youngest(batch):
+            sampled = (self.compiled or self.ops).sample(logits, batch.wanted)
         check_finite(sampled, batch, self.cache, self.model, self.ops, self.cure)
         return choose_tokens(logits, sampled, batch, self.drafter, self.ops)
 

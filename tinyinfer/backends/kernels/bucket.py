@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyinfer.arrays import Array
 from tinyinfer.backends.kernels.buffers import Results, Seat, Seats, Staging
 from tinyinfer.backends.kernels.launch import Kernels
 from tinyinfer.backends.kernels.memory import Sizes, allocate, fields_of
@@ -70,6 +71,7 @@ class Bucket:
         self.memory = allocate(model, sizes, xp, row, step, ring)
         self._programs: dict[bool, Program] = {}
         self._filters = False
+        self._views: dict[int, Array] = {}  # how many rows -> the logits of so many
 
     def load(self, batch: Batch, cache: Any) -> list[Seat]:
         """Tells the device a batch, in one copy; the seats of its spans."""
@@ -96,6 +98,14 @@ class Bucket:
             self._programs[self._filters] = Program([self.kernels.bind(one) for one in plan.launches], self.capturing)
         self._programs[self._filters].run(self.stream)
         return self.results.fetch(self.stream)
+
+    def logits(self, rows: np.ndarray) -> Array:
+        """The newest step's logits of some rows: a view, made once, where they are the first ones in order."""
+        if not (rows == np.arange(len(rows))).all():
+            return self.memory.logits[self.kernels.xp.asarray(rows)]
+        if len(rows) not in self._views:
+            self._views[len(rows)] = self.memory.logits[: len(rows)]
+        return self._views[len(rows)]
 
     def tokens_and_ends(self, number: int, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The token, the smallest and the largest logit of some rows of a step."""

@@ -10,10 +10,12 @@ One count differs, and rightly so: kernels read a paged cache in place, and copy
 from __future__ import annotations
 
 from collections import Counter
+from math import prod
 
 import numpy as np
 
 from tinyinfer.arrays import FLOAT
+from tinyinfer.backends.kernels.covered import linears_of
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.heads import Heads
 from tinyinfer.model.transformer import Model
@@ -27,9 +29,8 @@ class Counts:
         head = model.head.weight.shape
         self.row_bytes = model.embedding.table.row_bytes
         self.pass_bytes = model.final_norm.nbytes + model.head.nbytes + sum(layer.nbytes for layer in model.layers)
-        linears = [linear for layer in model.layers for linear in
-                   (layer.mixer.qkv, layer.mixer.o, layer.mlp.gate_up, layer.mlp.down)]  # type: ignore[attr-defined,union-attr]  # fmt: skip
-        self.row_flops = 2 * sum(linear.weight.shape[0] * linear.weight.shape[1] for linear in linears)
+        linears = [linear for layer in model.layers for linear in linears_of(layer)]
+        self.row_flops = 2 * sum(prod(linear.weight.shape) for linear in linears)
         self.logits_flops = 2 * head[0] * head[1]
         all_heads: list[Heads] = [layer.mixer.heads for layer in model.layers]  # type: ignore[attr-defined]
         self.sinks_bytes = sum(heads.sinks.nbytes for heads in all_heads)

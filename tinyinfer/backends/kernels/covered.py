@@ -14,7 +14,7 @@ from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.layers import SerialLayer
 from tinyinfer.model.mlp import GatedMLP
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.weights import NoNorm, RMSNorm, Weight
+from tinyinfer.model.weights import Linear, NoNorm, RMSNorm, Weight
 
 # A layer's parts in the order of the computation: (how to find one, the classes that the kernels know, the sentence).
 Part = tuple[Callable[[Any], Any], tuple[type, ...], str]
@@ -63,8 +63,12 @@ def weights_of(model: Model) -> Iterator[Weight]:
     """All matrices that the kernels multiply or look up."""
     yield from (model.embedding.table, model.head.weight)
     for layer in model.layers:
-        linears = layer.mixer.qkv, layer.mixer.o, layer.mlp.gate_up, layer.mlp.down  # type: ignore[attr-defined,union-attr]
-        yield from (linear.weight for linear in linears)
+        yield from (linear.weight for linear in linears_of(layer))
+
+
+def linears_of(layer: Any) -> tuple[Linear, Linear, Linear, Linear]:
+    """The four products of a layer that is covered, in the order of the computation."""
+    return layer.mixer.qkv, layer.mixer.o, layer.mlp.gate_up, layer.mlp.down
 
 
 def of_a_weight(weight: Weight) -> str:

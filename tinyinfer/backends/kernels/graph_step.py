@@ -83,7 +83,7 @@ class GraphStep:
             return logits
         self.count(batch)
         self._newest = batch, bucket, number, rows
-        return bucket.memory.logits[: len(rows)] if whole(rows) else bucket.memory.logits[self.ops.xp.asarray(rows)]
+        return bucket.logits(rows)
 
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
         """The tokens of the last forward pass; the steps behind it are launched before the host waits for them."""
@@ -116,8 +116,3 @@ class GraphStep:
 def decodes(batch: Batch) -> bool:
     """Whether every row's logits are wanted: decodes, drafts, the ends of cached prompts, and finished padding."""
     return all(span.wanted == span.rows or span.rows == 1 for span in batch.spans)
-
-
-def whole(rows: np.ndarray) -> bool:
-    """Whether the rows are the first ones of a bucket, in order, so that a view shows them."""
-    return bool((rows == np.arange(len(rows))).all())

@@ -29,7 +29,6 @@ from tinyinfer.backends.kernels.launch import NULL, Cost, Launch, Plan, threads_
 from tinyinfer.backends.kernels.memory import Memory
 from tinyinfer.backends.kernels.source import Constant
 from tinyinfer.model.heads import Heads, NoCap, NoSinks
-from tinyinfer.model.layers import SerialLayer
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Linear, NoNorm, Norm
 
@@ -42,13 +41,13 @@ def decode_plan(model: Model, memory: Memory, filters: bool = False) -> Plan:
     """The launches of a step over the rows of a bucket. filters: whether top-k, top-p or min-p is to be heeded."""
     p = Planner(model, memory)
     p.embed()
-    for i, layer in enumerate(model.layers):
-        assert isinstance(layer, SerialLayer)
+    layers: Any = model.layers  # of the only kind that is covered, and so are their parts
+    for i, layer in enumerate(layers):
         p.queries_keys_values(i, layer)
         p.attention(i, layer)
-        p.add_product(layer.mixer.o, memory.mixed, layer.post_attention_norm, layer.scale)  # type: ignore[attr-defined]
+        p.add_product(layer.mixer.o, memory.mixed, layer.post_attention_norm, layer.scale)
         p.gate_up(layer)
-        p.add_product(layer.mlp.down, memory.h, layer.post_mlp_norm, layer.scale)  # type: ignore[union-attr]
+        p.add_product(layer.mlp.down, memory.h, layer.post_mlp_norm, layer.scale)
     p.head_and_sample(filters)
     return Plan(memory.rows, tuple(p.launches))
 
@@ -74,10 +73,10 @@ class Planner:
         """q, turned; keys and values to the cache."""
         m, mixer, row = self.memory, layer.mixer, self.memory.row
         rotation = self.model.rotations[mixer.rotation]
-        where = (row["positions"], row["slots"], row["sets"], rotation.frequencies, rotation.amplitudes)
-        where = (*where, row["pools"], row["places"], np.int32(i), m.q)
+        turned = (row["positions"], row["slots"], row["sets"], rotation.frequencies, rotation.amplitudes)
+        where = (*turned, row["pools"], row["places"], np.int32(i), m.q)
         if isinstance(mixer.qk_norm, NoNorm) and m.rows <= GROUP:
-            args = (m.x, layer.attention_norm.weight, *self.linear(mixer.qkv), *where)
+            args: tuple[Any, ...] = (m.x, layer.attention_norm.weight, *self.linear(mixer.qkv), *where)
             self.product("rms_qkv_rope_append", mixer.qkv, args, m.q.nbytes)
             return
         self.store(m.x, layer.attention_norm, mixer.qkv, m.qkv)
@@ -126,8 +125,8 @@ class Planner:
         scale, after = np.float32(model.logit_scale), (row["tokens"], row["positions"])
         drawn = (row["temperatures"], row["seeds"])
         if m.rows <= GROUP and not filters:
-            args = (m.x, model.final_norm.weight, *pointers(model.head.weight), scale, cap, *drawn, *after)  # type: ignore[union-attr]
-            args = (*args, m.best, m.chosen, m.step, m.results, m.logits)
+            head = (m.x, norm_pointer(model.final_norm), *pointers(model.head.weight), scale, cap)
+            args: tuple[Any, ...] = (*head, *drawn, *after, m.best, m.chosen, m.step, m.results, m.logits)
             self.product("rms_head_sample", model.head, args, m.logits.nbytes)
             return
         self.store(m.x, model.final_norm, model.head, m.logits)

@@ -50,10 +50,9 @@ class PromptPass:
             host["slots"][span.start : span.stop] = slot
         staging.send(None)
         attend = Attend(self.kernels, constants_of(self.model, sizes), sizes, staging.device, batch)
-        layers = tuple(
-            replace(layer, mixer=KernelAttention(layer.mixer, self.model, attend)) for layer in self.model.layers
-        )
-        return transformer(replace(self.model, layers=layers), batch, cache, self.ops)
+        layers: Any = self.model.layers  # of the only kind that is covered
+        attending = tuple(replace(layer, mixer=KernelAttention(layer.mixer, self.model, attend)) for layer in layers)
+        return transformer(replace(self.model, layers=attending), batch, cache, self.ops)
 
     def _sizes(self, batch: Batch) -> Sizes:
         return Sizes(power(len(batch)), power(len(batch.spans)), self._most_blocks, self._processors)

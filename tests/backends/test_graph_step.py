@@ -1,0 +1,80 @@
+"""A decode step by kernels: the tokens and the ledger of the reference, one wait of the host a step, nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from helpers import finish, small_config
+from on_device import agree, ask, counted, cpu_engine, gpu_engine, watched
+
+MODEL = small_config(windows=(5, None))
+A, B, C = ([(step * i + i // 3) % 31 for i in range(24)] for step in (7, 11, 5))
+PAGED = {"kv_cache": "paged", "block_size": 4}
+
+
+def test_a_step_is_one_graph_one_copy_and_one_wait():
+    """The third step of a bucket: catches a launch beside the graph, a second wait, and numbers told again.
+
+    The first step computes the prompt, the second one loads the kernels, and from the third on the graph runs.
+    """
+    engine = gpu_engine(MODEL)
+    steps = engine.run(ask([(A[:5], 12)]))
+    for _ in range(3):
+        next(steps)
+    with watched() as seen:
+        for _ in range(5):
+            next(steps)
+    assert seen.kernels == 0
+    assert seen.copies == 0
+    assert 0 < seen.waits <= 5
+    assert 5 <= seen.graphs <= 5 + 8
+
+
+def test_unlike_graphs_kernels_are_launched_one_by_one():
+    """gpu_decode=kernels is the same plan: five launches a layer, and three for embedding, head and sample together."""
+    engine = agree(MODEL, [(A[:5], 4)], decode="kernels")
+    [bucket] = engine.compiled.buckets.values()
+    with watched() as seen:
+        finish(engine, *ask([(B[:1], 2)]))
+    assert seen.graphs == 0
+    assert bucket.kernels is engine.compiled.kernels
+    assert seen.kernels % (5 * 2 + 2) == 0
+
+
+@pytest.mark.parametrize("switches", [{}, PAGED | {"prefix_cache": True}], ids=["contiguous", "prefix"])
+def test_sequences_join_and_leave(switches):
+    """Answers of several lengths in three seats, prompts in chunks: catches rows that outlive their sequence."""
+    work = [(A[:9], 9), (A[:9], 3), (B[:12], 8), ([*A[:8], 1], 6), (C[:1], 7)]
+    agree(MODEL, work, max_num_seqs=3, max_num_batched_tokens=7, **switches)
+
+
+def test_draws_are_the_hosts():
+    """Every way to choose, side by side: the noise is a function of seed and position, wherever it is computed."""
+    kinds = [
+        {"temperature": 0.8, "seed": 5}, {}, {"temperature": 1.2, "seed": 6, "top_k": 9, "top_p": 0.8},
+        {"temperature": 0.9, "seed": -7, "min_p": 0.1}, {"repetition_penalty": 1.3}, {"logprobs": 1},
+    ]  # fmt: skip
+    agree(MODEL, [(A[:n], 6) for n in (4, 5, 6, 7, 8, 3)], *kinds)
+    engine = agree(MODEL, [(A[:4], 12), (B[:4], 12)], *kinds[:2])
+    assert engine.compiled.depth > 0
+
+
+def test_the_ledger_counts_a_step_when_it_is_asked_for():
+    """Steps that ran ahead are no work of the engine's yet: after each step both ledgers are the same."""
+    engines = cpu_engine(MODEL), gpu_engine(MODEL)
+    plain, device = (engine.run(ask([(A[:5], 14)])) for engine in engines)
+    ahead = 0
+    for _ in zip(plain, device, strict=True):
+        assert counted(engines[1].ledger) == counted(engines[0].ledger)
+        ahead = max(ahead, len(engines[1].compiled.ahead.steps) if engines[1].compiled.ahead else 0)
+    assert ahead > 1
+
+
+def test_logits_of_a_text_are_not_sampled():
+    """Engine.logits: several rows at a time, none of which may be taken for a decode step."""
+    seqs = [ask([(A[:11], 1)])[0] for _ in range(2)]
+    plain, device = cpu_engine(MODEL), gpu_engine(MODEL)
+    for start in (0, 4, 8, 9, 10):
+        most = 4 if start < 8 else 1
+        found, expected = (engine.logits(seq, start, most) for engine, seq in zip((device, plain), seqs, strict=True))
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)

@@ -1,0 +1,86 @@
+"""Short memory: said before the weights are read where a device cannot hold them, and in a step that it ends.
+
+The system of a CPU lends more memory than there is, and takes it from the disk; a GPU has what it has. So a model that
+does not fit is refused by numbers, with the switches that would help. A cache that cannot grow is its own matter
+(kv_cache/base.py); here is what is left: a forward pass whose temporaries find no room. The engine rolls such a step
+back, and the youngest request in it ends, so that the others go on in what it leaves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+
+from tinyinfer.arrays import FLOAT
+from tinyinfer.backends.switches import DTYPES
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.errors import RequestError, RoomError
+from tinyinfer.kv_cache.memory import position_bytes
+from tinyinfer.loading.build import keeps_file_quantization
+from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.model.config import expected_tensors, held_matrices
+from tinyinfer.model.interfaces import Ops
+from tinyinfer.sequence import Batch
+from tinyinfer.switches import resolve
+from tinyinfer.units import amount
+
+SMALLER = {"dtype": "bfloat16", "quantize": "int8", "kv_bits": "8"}  # what takes less than the default does
+
+
+def check_fits(checkpoint: Checkpoint, ops: Ops, c: EngineConfig) -> None:
+    """Raises RoomError when a device has too little memory for the weights and the cache that is asked for."""
+    if ops.xp is np:
+        return
+    weights, cache, free = weight_bytes(checkpoint, c), asked_bytes(checkpoint, c), ops.available_memory()
+    if weights + cache <= free:
+        return
+    helps = [*(["dtype", "quantize"] if c.quantize == "off" else []), *(["kv_bits"] if cache else [])]
+    cures = [f"{{{name}}}={SMALLER[name]}" for name in helps if not c.given(name)]
+    less = "give a smaller " + ("{num_blocks}" if c.num_blocks else "{max_model_len}") if cache else ""
+    cure = " or ".join(filter(None, ["add " + " or ".join(cures) if cures else "", less])) or "use a smaller model"
+    reason = "the weights need {weights}" + (" and the cache that is asked for {cache}" if cache else "")
+    raise RoomError(
+        reason + ", and the GPU has {free} free", cure,
+        weights=amount(weights, "B"), cache=amount(cache, "B"), free=amount(free, "B"),
+    )  # fmt: skip
+
+
+def weight_bytes(checkpoint: Checkpoint, c: EngineConfig) -> int:
+    """Bytes of all weights in memory: matrices as the switches have them, the rest in float32."""
+    from tinyinfer.quantization.recipe import kept_recipe, make_recipe  # here: a float model needs no such file
+
+    config, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, c.dtype)).itemsize
+    kept = keeps_file_quantization(c, checkpoint)
+    recipe = kept_recipe(config, checkpoint.tensors) if kept else make_recipe(c, config)
+    shapes = expected_tensors(config).items()
+    small = [shape for name, shape in shapes if len(shape) == 1 or name == "positions" or name.endswith(".bias")]
+    matrices = sum(recipe.nbytes(matrix, itemsize) for matrix in held_matrices(config).values())
+    return matrices + FLOAT * sum(map(math.prod, small))
+
+
+def asked_bytes(checkpoint: Checkpoint, c: EngineConfig) -> int:
+    """Bytes of the cache that is asked for by its size: blocks, or the first sequence's positions; 0 for none."""
+    nbytes = position_bytes(checkpoint.config.memory, c.kv_bits, c.block_size, c.kv_group_size)
+    if c.num_blocks:
+        return nbytes * c.num_blocks * c.block_size
+    return nbytes * (c.max_model_len or 0) if c.kv_cache == "contiguous" else 0
+
+
+@contextmanager
+def ends_youngest(batch: Batch) -> Iterator[None]:
+    """Wraps the work of a step: where memory is refused to it, the youngest request in it is the one that ends.
+
+    Raises RoomError, which names that request; an error that names one already is left as it is.
+    """
+    try:
+        yield
+    except RequestError:
+        raise
+    except MemoryError as error:
+        youngest = max(span.seq.owner.id for span in batch.spans) if batch.spans else None
+        reason = "a step of {rows} rows needs more memory than there is ({words})"
+        cure = "give a smaller {max_num_batched_tokens} or {max_num_seqs}, or a shorter prompt"
+        raise RoomError(reason, cure, youngest, rows=len(batch), words=str(error) or "no memory") from error
