@@ -10,7 +10,7 @@ from helpers import ROUNDING, distance
 from kernels.cached import random
 from kernels.harness import SEEDS, Counters, Out, Scratch, run
 from kernels.quantized import Quantized
-from kernels.test_attention import heads_of, options
+from kernels.test_attention_kernels import heads_of, options
 from kernels.test_rope_append import EPS, formula
 
 from tinyinfer.model.weights import Rotation
