@@ -336,15 +336,15 @@ def test_a_fork_of_nothing_is_nothing():
 
 def test_the_next_blocks_are_those_that_are_allocated_next():
     """What runs ahead of the engine writes there. Catches another order, and more blocks than are free."""
-    cache = PagedCache(CacheSpec((Rows(1, 2, 2),), 64, 4, 6), ReferenceOps(Ledger()))
-    a, b = request(range(5), 1), request(range(5), 1)
+    cache = paged(6)
+    a, b = seq_of(), seq_of()
     for seq in (a, b):
         cache.reserve(seq, 5)
     cache.free(a)
     foreseen = cache.next_blocks(9)
     assert len(foreseen) == 4
     assert foreseen[:2] == cache.next_blocks(2)
-    c = request(range(16), 1)
+    c = seq_of()
     cache.reserve(c, 16)
     assert list(cache.block_table(c)) == foreseen
     assert cache.next_blocks(3) == []
