@@ -155,6 +155,28 @@ def test_a_measured_line_has_its_share_of_the_same_runs_bandwidth():
     assert cells[-1] == "right (0)"
 
 
+def test_the_lesson_shows_what_the_command_prints():
+    """docs/gpu.md. Catches a plan that has changed since, and a prediction that slipped into a measured column."""
+    text = (Path(__file__).parents[1] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    shown = [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line[:1] == "|"]
+    name, found = "", set()
+    for cells in shown:
+        name = cells[0] if len(cells) == 7 and cells[0] else name
+        for case in CASES:
+            if len(cells) == 7 and name.startswith(case.name) and cells[1] in case.variants:
+                printed = report.row(case, cells[1], None, counted.ASSUMED)
+                assert cells[2:] == [printed[5], printed[6], printed[8], "", ""]
+                found.add((name, *cells[:2]))
+            if len(cells) == 3 and cells[0] == f"{case.shape}, {case.weights}" and case.batch == 1:
+                printed = report.row(case, "graph", None, counted.ASSUMED)
+                assert cells[1:] == [printed[6], printed[8]]
+                found.add((name, *cells[:2]))
+    assert len(found) == 15
+    plain = eager.launches_of_a_step(BATCH_1.config, plain=True)
+    assert f"{plain:,} launches a token" in text
+    assert f"{counted.step_of(BATCH_1, 'eager').launches} launches" in text
+
+
 # The judge.
 
 
