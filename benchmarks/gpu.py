@@ -30,16 +30,17 @@ from importlib import import_module
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from threading import Thread
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from gpu_parts import machine, others, report
 from gpu_parts.cases import CASES, OTHERS, Case, checkpoint_of, rehearsal
-from gpu_parts.measured import Judge, own_run, switches_of, timed, verdict
+from gpu_parts.measured import Judge, alone, check_way, own_run, switches_of, timed, verdict
 from gpu_parts.report import Record
 from gpu_parts.serving import open_engine
+
+from tinyinfer.loading.checkpoint import Checkpoint
 
 START = 90.0  # seconds that a process may take before its first line: imports, weights, the device itself
 Runner = Callable[[Case | None, tuple[str, ...], float], Iterator[Record]]
@@ -55,7 +56,7 @@ def answers(case: Case, variants: tuple[str, ...], limit: float) -> Iterator[Rec
     for variant in variants:
         begun, record = time.perf_counter(), {"case": case.name, "variant": variant}
         try:
-            found = timed(case, run_of(case, variant, checkpoint), limit)
+            found = found_of(case, variant, checkpoint, limit)
             gap = judge.worst(found["tokens"])
         except Exception as error:  # whatever an engine, a compiler or a driver raises belongs in the table
             yield record | {"error": f"{type(error).__name__}: {error}"}
@@ -65,12 +66,15 @@ def answers(case: Case, variants: tuple[str, ...], limit: float) -> Iterator[Rec
         free_memory()
 
 
-def run_of(case: Case, variant: str, checkpoint: Any) -> Any:
-    """What answers the case's prompts once by this variant."""
-    if variant not in OTHERS:
-        return own_run(case, open_engine(checkpoint, switches_of(case, variant)))
-    device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
-    return others.other_run(case, variant, others.build(checkpoint, device), device)
+def found_of(case: Case, variant: str, checkpoint: Checkpoint, limit: float) -> Record:
+    """What was measured of one variant."""
+    if variant in OTHERS:
+        device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
+        return timed(case, others.other_run(case, variant, others.build(checkpoint, device), device), limit)
+    engine = open_engine(checkpoint, switches_of(case, variant))
+    check_way(variant, engine)
+    found = timed(case, own_run(case, engine), limit)
+    return found | {"alone_seconds": alone(case, engine, import_module("cupy"))}
 
 
 def free_memory() -> None:

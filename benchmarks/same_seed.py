@@ -96,7 +96,7 @@ def step(llm: LLM, work: list[tuple[Sequence, int]], wanted: int) -> list[np.nda
         logit_rows += range(len(tokens) - wanted, len(tokens))
         spans.append(Span(seq, start, len(tokens), first, wanted))
     batch = Batch(np.array(tokens), np.array(positions), np.array(logit_rows, dtype=np.int64), tuple(spans))
-    found = [logits for _, logits in batch.split(llm.engine.forward(batch))]
+    found = np.split(llm.engine.forward(batch), len(work))  # each wants as many rows
     for seq, rows in work:
         cache.commit(seq, rows)
     return found

@@ -5,6 +5,7 @@ No device is needed: the figures of one come from nowhere else, and every part a
 
 from __future__ import annotations
 
+import json
 import sys
 from collections import defaultdict
 from dataclasses import replace
@@ -17,8 +18,8 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import gpu
 from fake_cupy import fake_cupy
-from gpu_parts import counted, eager, hollow, machine, measured, report
-from gpu_parts.cases import CASES, SHAPES, Case, random_checkpoint
+from gpu_parts import cases, counted, eager, hollow, machine, measured, report
+from gpu_parts.cases import CASES, SHAPES, Case, random_checkpoint, rehearsal
 from gpu_parts.serving import open_engine, sequences
 
 from tinyinfer.backends.kernels.nvrtc import Usage
@@ -147,11 +148,33 @@ def test_without_a_device_the_measured_columns_are_empty_and_it_says_so():
 def test_a_measured_line_has_its_share_of_the_same_runs_bandwidth():
     """Catches the assumed bandwidth in the column of a device."""
     figures = counted.ASSUMED | {"read_bandwidth": 1e12}
-    found = {"step_seconds": 1e-3, "tokens_per_second": 1000.0, "verdict": "right (0)"}
+    found = {"step_seconds": 1e-3, "tokens_per_second": 1000.0, "alone_seconds": 8e-4, "verdict": "right (0)"}
     cells = report.row(BATCH_1, "graph", found, figures)
     step = counted.step_of(BATCH_1, "graph")
-    assert cells[1:4] == ("1000", "1000", f"{step.nbytes / 1e-3 / 1e12:.0%}")
+    assert cells[1:5] == ("1000", "1000", "800", f"{step.nbytes / 1e-3 / 1e12:.0%}")
     assert cells[-1] == "right (0)"
+
+
+def test_the_lesson_shows_what_the_command_prints():
+    """docs/gpu.md. Catches a plan that has changed since, and a prediction that slipped into a measured column."""
+    text = (Path(__file__).parents[1] / "docs" / "gpu.md").read_text(encoding="utf-8")
+    shown = [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line[:1] == "|"]
+    name, found = "", set()
+    for cells in shown:
+        name = cells[0] if len(cells) == 7 and cells[0] else name
+        for case in CASES:
+            if len(cells) == 7 and name.startswith(case.name) and cells[1] in case.variants:
+                printed = report.row(case, cells[1], None, counted.ASSUMED)
+                assert cells[2:] == [printed[5], printed[6], printed[8], "", ""]
+                found.add((name, *cells[:2]))
+            if len(cells) == 3 and cells[0] == f"{case.shape}, {case.weights}" and case.batch == 1:
+                printed = report.row(case, "graph", None, counted.ASSUMED)
+                assert cells[1:] == [printed[6], printed[8]]
+                found.add((name, *cells[:2]))
+    assert len(found) == 15
+    plain = eager.launches_of_a_step(BATCH_1.config, plain=True)
+    assert f"{plain:,} launches a token" in text
+    assert f"{counted.step_of(BATCH_1, 'eager').launches} launches" in text
 
 
 # The judge.
@@ -250,3 +273,43 @@ def test_the_device_is_measured_by_every_name_that_the_table_needs():
     assert set(report.FIGURES) <= set(figures)
     assert all(figures[name] > 0 for name in report.FIGURES)
     assert "not there" in report.machine_text(figures)
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """A device that is not there, in the place of CuPy."""
+    monkeypatch.setitem(sys.modules, "cupy", fake_cupy)
+
+
+REHEARSED = ("batch 1", "batch 64", "prefill 8 x 1024", "batch 1, int4")  # the others differ in their sizes
+
+
+def own(case: Case) -> tuple[str, ...]:
+    return tuple(variant for variant in case.variants if variant in cases.OWN)
+
+
+@pytest.mark.parametrize("case", [case for case in rehearsal() if case.name in REHEARSED], ids=lambda case: case.name)
+@pytest.mark.cuda
+def test_the_whole_flow_on_a_device_that_is_not_there(case, device):
+    """With the kernels run on the CPU. Catches whatever would fail on a machine that is lent for minutes."""
+    variants = own(case) if case.batch < 9 else ("graph",)
+    found = list(gpu.answers(case, variants, 0.1))
+    assert [one["variant"] for one in found] == list(variants)
+    assert not [one["error"] for one in found if "error" in one]
+    assert all(one["verdict"].startswith("right") for one in found)
+    table = report.results((case,), found, counted.ASSUMED)
+    assert table.count("right") == len(found)
+    json.dumps(found)
+
+
+def test_the_flow_begins_with_the_formulas(device):
+    """The quick part of the same: one variant without a kernel of our own."""
+    case = replace(rehearsal()[0], new=3)
+    [found] = gpu.answers(case, ("eager",), 0.1)
+    assert found["verdict"].startswith("right")
+
+
+def test_a_line_whose_variant_did_not_run_is_refused():
+    """Catches a fallback that is printed under the name of what it fell back from."""
+    with pytest.raises(RuntimeError, match="ran as eager"):
+        measured.check_way("graph", open_engine(random_checkpoint(SHAPES["tiny"], "bfloat16"), FLOAT32))

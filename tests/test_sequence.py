@@ -223,13 +223,13 @@ def test_the_known_tokens_of_a_sequence_choose_its_set():
     assert [span.rotation_set for span in batch.spans] == [1, 0]
 
 
-def test_logits_are_split_among_the_spans_that_want_them():
-    """Every row of the logits belongs to one span, in order; a chunk has none."""
+def test_each_span_says_how_many_logits_it_wants():
+    """Of its last known token and of each draft; a chunk of a prompt wants none."""
     a, b, c = request([5, 6, 7, 8]), request([9, 10]), request([1])
     b.set_drafts([Draft(20)])
     batch = make_batch([(a, 0, 3), (b, 1, 2), (c, 0, 1)])
-    parts = batch.split(np.arange(3)[:, None])
-    assert [(seq, rows[:, 0].tolist()) for seq, rows in parts] == [(a, []), (b, [0, 1]), (c, [2])]
+    assert [(span.seq, span.wanted) for span in batch.spans] == [(a, 0), (b, 2), (c, 1)]
+    assert batch.logit_rows.tolist() == [3, 4, 5]
 
 
 @given(st.lists(st.tuples(st.integers(1, 9), st.integers(0, 8), st.integers(1, 9)), min_size=1, max_size=6))
@@ -248,9 +248,6 @@ def test_spans_and_logits_are_partitions_of_the_rows(pieces):
     for span, (seq, first, rows) in zip(batch.spans, work, strict=True):
         assert batch.tokens[span.start : span.stop].tolist() == seq.tokens[first : first + rows]
         assert batch.positions[span.start : span.stop].tolist() == list(range(first, first + rows))
-    logits = np.arange(len(batch.logit_rows))[:, None]
-    parts = batch.split(logits)
-    assert np.concatenate([rows for _, rows in parts]).ravel().tolist() == logits.ravel().tolist()
-    for (seq, rows), (owner, first, count) in zip(parts, work, strict=True):
-        assert seq is owner
-        assert len(rows) == (first + count == len(seq.tokens))
+    for span, (seq, first, count) in zip(batch.spans, work, strict=True):
+        assert span.wanted == (first + count == len(seq.tokens))
+    assert batch.logit_rows.tolist() == [span.stop - 1 for span in batch.spans if span.wanted]

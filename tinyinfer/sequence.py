@@ -14,7 +14,6 @@ from collections.abc import Callable, Collection, Iterable
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from itertools import accumulate
 
 import numpy as np
 
@@ -285,11 +284,6 @@ class Batch:
             last = span.first + span.rows - len(span.seq.tokens)  # how many drafts stand before the span's last row
             found += [(params, prompt, new + drafts[:n], seed) for n in range(last + 1 - span.wanted, last + 1)]
         return found
-
-    def split(self, logits: Array) -> list[tuple[Sequence, Array]]:  # (R, ...) ->
-        """Each span's sequence and its rows of the logits, or of what belongs to them; none for a chunk of a prompt."""
-        stops = list(accumulate(span.wanted for span in self.spans))
-        return [(span.seq, logits[stop - span.wanted : stop]) for span, stop in zip(self.spans, stops, strict=True)]
 
 
 def make_batch(work: Iterable[tuple[Sequence, int, int]], sets: RotationSets = ONE_SET) -> Batch:

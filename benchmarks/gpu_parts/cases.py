@@ -101,7 +101,7 @@ def rehearsal() -> tuple[Case, ...]:
     """Every case with a tiny model and few tokens: the whole flow in seconds, on a device or on a stand-in for one."""
     small = []
     for case in CASES:
-        new, batch = min(case.new, 6), {64: 9, 256: 17}.get(case.batch, min(case.batch, 2))
+        new, batch = min(case.new, 24 if case.batch == 1 else 6), {64: 9, 256: 17}.get(case.batch, min(case.batch, 2))
         small.append(replace(case, shape="tiny", batch=batch, prompt=min(case.prompt, 20), new=new))
     return tuple(small)
 

@@ -97,10 +97,10 @@ def node_seconds(cp: Any, launch: Callable[[], object], nodes: int) -> float:
         return device_seconds(cp, lambda: graph.launch(stream)) / nodes
 
 
-def device_seconds(cp: Any, work: Callable[[], object]) -> float:
+def device_seconds(cp: Any, work: Callable[[], object], rounds: int = ROUNDS) -> float:
     """The median time between two events around the work, on the current stream, after a round that warms up."""
     times = []
-    for _ in range(ROUNDS + 1):
+    for _ in range(rounds + 1):
         begun, ended = cp.cuda.Event(), cp.cuda.Event()
         begun.record()
         work()

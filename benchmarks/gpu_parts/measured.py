@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from gpu_parts.cases import Case
+from gpu_parts.machine import device_seconds
 from gpu_parts.serving import open_engine, sequences
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine
@@ -21,6 +22,8 @@ from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.sequence import Sequence
 
 ROUNDS = 3
+REPLAYS = 64  # steps that follow one another without the host, twice
+AHEAD = 8  # steps that may be under way already
 WARM = 4  # tokens of the round that compiles and captures
 JUDGED = 3  # sequences of a batch whose tokens are judged
 EXACT, ROUNDED = 0.02, 0.5  # how far below the largest logit a token's may be, in standard deviations of the logits
@@ -52,6 +55,34 @@ def own_run(case: Case, engine: Engine) -> Run:
         return seconds_of(served, begun, case.prefill), [seq.new_tokens for seq in served]
 
     return run
+
+
+def check_way(variant: str, engine: Engine) -> None:
+    """Raises RuntimeError where a step runs otherwise than the variant's name says: a line must not lie."""
+    way = "eager" if engine.compiled is None else getattr(engine.compiled, "way", variant)
+    if way != variant:
+        raise RuntimeError(f"gpu_decode={variant} ran as {way}")
+
+
+def alone(case: Case, engine: Engine, cp: Any) -> float | None:
+    """Seconds of a decode step when its launches follow one another and nothing is asked of the host in between.
+
+    What the step takes more in the engine's hands is the host's. None where no bucket runs the steps. The sequences are
+    given up afterwards: their tokens went on without the engine.
+    """
+    steps = engine.run(sequences(case.prompts(), case.new))
+    for _ in zip(range(WARM), steps, strict=False):
+        pass
+    buckets = getattr(engine.compiled, "buckets", None)
+    if not buckets or case.prefill:
+        return None
+    bucket, stream = buckets[max(buckets)], engine.compiled.stream  # type: ignore[union-attr]
+    times = min(REPLAYS, (case.new - WARM - AHEAD) // 2 - 1)  # no row leaves the room of its sequence
+    with stream:
+        seconds = device_seconds(cp, lambda: [bucket.launch() for _ in range(times)], 1) / times if times > 0 else None
+    stream.synchronize()
+    steps.close()
+    return seconds
 
 
 def seconds_of(served: list[Sequence], begun: float, prefill: bool) -> float:

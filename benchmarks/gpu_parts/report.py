@@ -6,11 +6,12 @@ from typing import Any
 
 from gpu_parts.cases import CASES, Case
 from gpu_parts.counted import ASSUMED, Kernel, kernels, least_seconds, step_of, usage_of
+from gpu_parts.eager import launches_of_a_step
 from tinyinfer.backends.kernels.nvrtc import ARCHITECTURES, CompileError
 from tinyinfer.units import amount, number, table
 
-HEAD = ("", "us a token", "tok/s", "of bandwidth", "launches a step", "bytes a step", "FLOPs a step",
-        "at least, us a token", "tokens")  # fmt: skip
+HEAD = ("", "us a token", "tok/s", "device alone", "of bandwidth", "launches a step", "bytes a step", "FLOPs a step",
+        "at most, tok/s", "tokens")  # fmt: skip
 FIGURES = ("read_bandwidth", "matrix_speed", "operation_us", "launch_us", "node_us", "barrier_us")
 Record = dict[str, Any]
 
@@ -21,13 +22,15 @@ def row(case: Case, variant: str, found: Record | None, machine: Record) -> tupl
     tokens = case.batch * (case.prompt if case.prefill else 1)  # of a step
     counts = ("", "", "", "")
     if step:
-        least = least_seconds(step, variant, {key: machine[key] for key in FIGURES}) / tokens
-        counts = (number(step.launches), amount(step.nbytes, "B"), amount(step.flops, "FLOP"), number(least, 1e6))
+        most = tokens / least_seconds(step, variant, {key: machine[key] for key in FIGURES})
+        counts = (number(step.launches), amount(step.nbytes, "B"), amount(step.flops, "FLOP"), f"{most:.0f}")
     if found is None or "error" in found:
-        return (name, "", "", "", *counts, found["error"][:60] if found else "")
+        return (name, "", "", "", "", *counts, found["error"][:60] if found else "")
+    alone = found.get("alone_seconds")
     share = step.nbytes / found["step_seconds"] / machine["read_bandwidth"] if step else None
     speed = found["tokens_per_second"]
-    return (name, number(1e6 / speed), f"{speed:.0f}", f"{share:.0%}" if share else "", *counts, found["verdict"])
+    told = (number(1e6 / speed), f"{speed:.0f}", number(alone and alone / tokens, 1e6), f"{share:.0%}" if share else "")
+    return (name, *told, *counts, found["verdict"])
 
 
 def results(cases: tuple[Case, ...], found: list[Record], machine: Record | None) -> str:
@@ -112,7 +115,14 @@ def resources(cases: tuple[Case, ...]) -> str:
         return f"Registers and shared memory are not shown: {error}"
 
 
+def formulas_text(case: Case) -> str:
+    """What the same formulas launch where each operation is one."""
+    count = launches_of_a_step(case.config, case.batch, plain=True)
+    return f"{case.name}: the reference's formulas, an operation a launch, would launch {count} a step."
+
+
 def counted(cases: tuple[Case, ...] = CASES) -> str:
     """All that is known without a device."""
     tables = [kernels_table(case) for case in cases if not case.prefill]
-    return "\n\n".join([machine_text(None), results(cases, [], None), *tables, resources(cases)])
+    words = [machine_text(None), results(cases, [], None), formulas_text(cases[0])]
+    return "\n\n".join([*words, *tables, resources(cases)])

@@ -1,4 +1,4 @@
-"""Keys and values of some sequences as kernels find them: pools in shuffled blocks, addresses, tables; NaN elsewhere."""
+"""Keys and values of sequences as kernels find them: pools in shuffled blocks, addresses, tables; NaN elsewhere."""
 
 from __future__ import annotations
 

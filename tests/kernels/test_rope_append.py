@@ -91,8 +91,10 @@ def test_late_positions_turn_as_numpy_turns_them():
     Catches sines of the hardware, and an angle that is computed in another precision.
     """
     cache = cached_sequences([1], 1, 8, None)
-    cache.keys, cache.values = ([[random(np.random.default_rng(), 131072, 1, 8)]] * LAYERS for _ in range(2))
+    rng = np.random.default_rng(5)
+    cache.keys, cache.values = ([[random(rng, 131072, 1, 8)] for _ in range(LAYERS)] for _ in range(2))
     cache.stored = [[tuple(np.zeros((1, 131072, 8), np.float32) for _ in range(2))] for _ in range(LAYERS)]
     cache.block_sizes = [131072]
+    cache.write()
     rows = [(0, 131071, 0), (0, 131070, 1), (0, 99_999, 0)]
     assert appended(cache, 1, rows, 2, False, grid=2, seeds=(1,)) < ROUNDING

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
+from itertools import accumulate, chain
 
 import numpy as np
 
@@ -63,8 +63,9 @@ def check_finite(
 
 def suspects(sampled: Sampled, batch: Batch, spoiled: list[Span]) -> Iterator[tuple[Span, str]]:
     """Each span of the batch with what is wrong with its numbers, "" for nothing. spoiled: see spoiled_spans."""
-    ends = zip(batch.split(sampled.low), batch.split(sampled.high), strict=True)
-    for span, ((_, low), (_, high)) in zip(batch.spans, ends, strict=True):  # (n,), (n,): of the span's n rows
+    stops = list(accumulate(span.wanted for span in batch.spans))
+    for span, stop in zip(batch.spans, stops, strict=True):
+        low, high = (ends[stop - span.wanted : stop] for ends in (sampled.low, sampled.high))  # (n,), (n,): its n rows
         if not ((-np.inf < low) & (high < np.inf)).all():
             yield span, "logits are not finite"
         elif span in spoiled:
