@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from features import CACHES, CONFIGS, DRAFTS, SERVING, WEIGHTS, WITH_TEXT
 from golden import FAMILIES, load_golden
-from helpers import ROUNDING, TOLERANCE, distance, finish, flat_batch, lazy, make_engine, request
+from helpers import ROUNDING, TOLERANCE, distance, flat_batch, lazy, request
 from parity import DEVICES, Device, assert_engines_agree, assert_same, engine_on
 
 from tinyinfer.kv_cache.base import CacheSpec
@@ -244,23 +244,6 @@ def test_engines(on: Device, name: str, switches: dict[str, Any]) -> None:
 def test_methods_that_read_text(on: Device, switches: dict[str, Any]) -> None:
     """Inputs are summed up on the host, norms are divided on the device."""
     assert_engines_agree(on, "llama", switches | {"calibration_tokens": 128})
-
-
-@pytest.mark.parametrize("decode", ["graph", "kernels", "persistent"])
-@pytest.mark.parametrize("switches", [*CACHES[1:], SERVING[2], DRAFTS[0], DRAFTS[2], DRAFTS[4], WEIGHTS[1]], ids=str)
-def test_engines_with_kernels(on: Device, decode: str, switches: dict[str, Any]) -> None:
-    """The same with kernels of our own, captured and not."""
-    assert_engines_agree(on, "llama", switches, decode)
-
-
-@pytest.mark.parametrize("decode", ["graph", "kernels", "persistent"])
-@pytest.mark.parametrize("name", FAMILIES)
-def test_families_with_kernels(on: Device, decode: str, name: str, golden_folder: Any) -> None:
-    """The greedy text of every golden: by kernels where they cover the family, else by CuPy's operations."""
-    golden = load_golden(name)
-    engine = make_engine(load(golden_folder(name)), ops=on.ops(decode=decode))
-    [tokens] = finish(engine, request(golden.prompt, len(golden.greedy)))
-    assert tokens == golden.greedy
 
 
 def test_a_new_model_finds_its_memory_again(on: Device) -> None:
