@@ -108,18 +108,25 @@ class Pool:
 
 
 class Memory:
-    """What an array and its views lie in. The pool counts it until the last of them is gone."""
+    """What an array and its views lie in. The pool counts it until the last of them is gone.
 
-    __slots__ = ("__weakref__", "device", "nbytes", "pool")
+    A kernel that was launched before may still write there, by an address that it read from a table. The real pool gives
+    the memory only to work that is behind that kernel; so here the array stays until every stream has done its work.
+    """
+
+    __slots__ = ("__weakref__", "array", "device", "nbytes", "pool")
 
     def __init__(self, pool: Pool, nbytes: int, device: int) -> None:
-        self.nbytes = 0
+        self.nbytes, self.array = 0, None
         pool.take(-(-nbytes // BLOCK) * BLOCK)
         self.pool, self.nbytes, self.device = pool, -(-nbytes // BLOCK) * BLOCK, device
 
     def __del__(self) -> None:
         if self.nbytes:
             self.pool.used -= self.nbytes
+            for stream in list(Stream.everything):
+                if stream.queue:
+                    stream.freed.append(self.array)
 
 
 class PinnedMemory(bytearray):
@@ -180,6 +187,7 @@ class Stream:
     ) -> None:
         self.ptr, self.is_non_blocking, self.device_id = 0 if null else next(self.numbers), non_blocking, 0
         self.queue: deque[Work] = deque()
+        self.freed: list[Any] = []  # arrays that were freed while there was work in the queue
         self.done_count = self.asked_count = 0
         self.recording: list[Work] | None = None
         self.memories: list[Memory] = []
@@ -224,6 +232,8 @@ class Stream:
             self.done_count += 1
             with np.errstate(all="ignore"):
                 work()
+        if not self.queue:
+            self.freed.clear()
 
     def refuse_under_capture(self) -> None:
         """Raises CUDARuntimeError, after which the capture is of no use."""

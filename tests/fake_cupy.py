@@ -147,6 +147,8 @@ class DeviceArray:
     def __init__(self, array: np.ndarray, memory: Memory | None = None) -> None:
         self.array = array
         self.memory = memory or Memory(fake_cupy.cuda.pool, array.nbytes, CURRENT.devices[-1])
+        if memory is None:
+            self.memory.array = array
 
     def get(
         self, stream: Any = None, order: str = "C", out: np.ndarray | None = None, blocking: bool = True
@@ -263,7 +265,7 @@ class FakeCupy(ModuleType):
         whole, dtype, stream = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype), current_stream()
         memory = Memory(self.cuda.pool, prod(whole) * dtype.itemsize, CURRENT.devices[-1])
         made = DeviceArray(np.empty(whole, dtype), memory)
-        target = made.array
+        target = memory.array = made.array
         poison(target)
         if stream.recording is not None:
             stream.born.append(target)

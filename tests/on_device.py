@@ -51,8 +51,9 @@ class OnDevice(ReferenceOps):
 
 
 def gpu_engine(model: Any, decode: str = "graph", dtype: Any = np.float32, **switches: Any) -> Engine:
-    """An engine on the fake device."""
-    return make_engine(model, ops=OnDevice(Ledger(), dtype, decode), draft_cost=ALWAYS_DRAFT, **switches)
+    """An engine on the fake device, which has one processor: fewer blocks, fewer fibers, the same kernels."""
+    with patch.object(fake_cupy.cuda.runtime, "processors", 1):
+        return make_engine(model, ops=OnDevice(Ledger(), dtype, decode), draft_cost=ALWAYS_DRAFT, **switches)
 
 
 def cpu_engine(model: Any, dtype: Any = np.float32, **switches: Any) -> Engine:

@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "draft_quantize": "off", "verification": "same-text",
     "group_size": 32, "symmetric": None, "quantize_method": "rtn", "quantize_head": "off", "quantize_rules": None,
     "calibration": None, "calibration_tokens": None, "calibration_bos": True, "dtype": "float32",
-    "backend": "numpy", "threads": None,
+    "backend": "numpy", "gpu_decode": "graph", "threads": None,
 }  # fmt: skip
 VALUES: dict[str, list[Any]] = {
     "kv_cache": ["contiguous", "none", "paged"],
@@ -42,14 +42,17 @@ VALUES: dict[str, list[Any]] = {
     "quantize_method": ["rtn", "hqq", "gptq", "awq", "combined"],
     "quantize_head": ["off", "int8"],
     "dtype": ["float32", "bfloat16", "float16"],
-    "backend": ["numpy", "reference"],
+    "backend": ["numpy", "reference", "cupy", "auto"],
+    "gpu_decode": ["graph", "kernels", "eager", "persistent"],
 }
 COUNTS = ["block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
           "draft_layers", "num_draft_tokens", "num_draft_candidates", "calibration_tokens", "threads"]  # fmt: skip
 NEEDS: dict[Any, dict[str, Any]] = {"draft": {"draft_model": "second"}}  # what a value cannot do without
 NEEDS["best-coupling"] = {"speculative": "self"}
 NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq", "combined")}
-LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "backend"]  # LLM's, not the engine's
+NEEDS |= {value: {"backend": "cupy"} for value in ("kernels", "eager", "persistent")}
+LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "backend",
+          "gpu_decode"]  # LLM's, not the engine's  # fmt: skip
 
 
 def refusal(**switches: Any) -> str:

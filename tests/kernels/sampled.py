@@ -1,4 +1,4 @@
-"""Rows for the kernels that choose tokens, what the host would choose of the same logits, and what a launch must leave."""
+"""Rows for the kernels that choose tokens, what the host chooses of the same logits, and what a launch must leave."""
 
 from __future__ import annotations
 

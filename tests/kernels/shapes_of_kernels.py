@@ -34,6 +34,14 @@ BFLOAT16: Prelude = {"Weight": "Dense<bfloat16>"}
 ONE_AND_EIGHT: list[Prelude] = [{"T": 1}, {"T": 8}]  # rows
 PRODUCTS = [*each(MODELS, [BFLOAT16], ONE_AND_EIGHT), *each([SMOLLM2_135M], WEIGHTS[2:], [{"T": 8}])]
 
+BATCHES: list[Prelude] = [{"T": 16}, {"T": 64}, {"T": 256}]  # rows of tensor cores: tiles of three shapes
+GATE_UP: Prelude = {"INPUTS": 576, "OUTPUTS": 3072, "EPILOGUE": 2}
+DOWN: Prelude = {"INPUTS": 1536, "OUTPUTS": 576, "EPILOGUE": 1}
+HEAD: Prelude = {"INPUTS": 576, "OUTPUTS": 49152, "EPILOGUE": 0}
+
+# A quantized cache: bits, positions of a block, channels of a group, floats of a position in all layers.
+PACKED_KV = each(MODELS, [{"BITS": bits, "BLOCK": 16, "GROUP": 32, "NUMBERS": 30 * 2 * 3 * 64} for bits in (8, 4, 2)])
+
 COMPILED: dict[str, list[Prelude]] = {
     "embed": each([SMOLLM2_135M], WEIGHTS),
     "rms_product": each([SMOLLM2_135M], [BFLOAT16, WEIGHTS[2]], [{"T": 4, "INPUTS": 576, "OUTPUTS": 960}]),
@@ -41,7 +49,17 @@ COMPILED: dict[str, list[Prelude]] = {
     "rms_gate_up": PRODUCTS,
     "projection_residual": [{**prelude, "INPUTS": prelude["F"]} for prelude in PRODUCTS],
     "norm_add": [SMOLLM2_135M],
+    "append_float_rows": PACKED_KV,
     "attention_decode": each([*MODELS, *WIDE_HEADS], [{"SPLITS": 1}, {"SPLITS": 4}]),
+    "attention_decode_packed": PACKED_KV,
     "attention_prefill": [*each(MODELS, [{"TILE": 16}, {"TILE": 64}]), *each(WIDE_HEADS, [{"TILE": 32}])],
+    "pack_block": PACKED_KV,
     "qk_norm_rope_append": [*MODELS, *WIDE_HEADS],
+    "rms_head_sample": [*each(MODELS, [BFLOAT16], ONE_AND_EIGHT), {**SMOLLM2_135M, **WEIGHTS[2]}],
+    "sample": each(MODELS, [{"T": 64}]),
+    "small_batch_product": [
+        *each([SMOLLM2_135M], [BFLOAT16], BATCHES, [GATE_UP, DOWN, HEAD]),
+        *each([SMOLLM2_135M], [{"Weight": "Dense<float16>"}, *WEIGHTS[2:]], BATCHES[2:], [GATE_UP]),
+        *each([LLAMA_1B], [BFLOAT16], BATCHES[2:], [{**GATE_UP, "INPUTS": 2048, "OUTPUTS": 16384}]),
+    ],
 }

@@ -332,3 +332,19 @@ def test_a_fork_of_nothing_is_nothing():
     assert (cache.length(child), cache.held_bytes) == (0, 0)
     step(cache, child, 2)
     assert cache.length(parent) == 0
+
+
+def test_the_next_blocks_are_those_that_are_allocated_next():
+    """What runs ahead of the engine writes there. Catches another order, and more blocks than are free."""
+    cache = paged(6)
+    a, b = seq_of(), seq_of()
+    for seq in (a, b):
+        cache.reserve(seq, 5)
+    cache.free(a)
+    foreseen = cache.next_blocks(9)
+    assert len(foreseen) == 4
+    assert foreseen[:2] == cache.next_blocks(2)
+    c = seq_of()
+    cache.reserve(c, 16)
+    assert list(cache.block_table(c)) == foreseen
+    assert cache.next_blocks(3) == []

@@ -169,6 +169,10 @@ class Cache(KVCache):
         """
         return None
 
+    def next_blocks(self, n: int) -> list[int]:
+        """The free blocks that will be allocated next, at most n, in that order unless one is freed before."""
+        return []
+
     def record_written(self, batch: Batch) -> None:
         """Counts what a kernel wrote in place instead of `append`: the batch's keys and values, in all layers."""
         for span in batch.spans:

@@ -177,6 +177,9 @@ class BlockCache(Cache):
         """Removes a holder of a block; a block without holders is free."""
         self.blocks.release(block)
 
+    def next_blocks(self, n: int) -> list[int]:
+        return self.blocks.free[: -n - 1 : -1]
+
     def holders(self, block: int) -> int:
         return self.blocks.holders[block]
 

@@ -1,154 +1,29 @@
-// Attention of single rows over the cache, each row split among SPLITS blocks (Flash-Decoding; Dao et al. 2023).
-// Formula: ReferenceOps.attention, of one row: softmax(cap(scale * q.k) + mask, sink) v; the mask is "at most my
-// position, and within the window". Keys of the same step are in the cache already, so rows of drafts see each other.
+// Attention of single rows over the paged cache: a decode step, and rows of drafts, which see each other, because the
+// keys of a step are in the cache before it.
+// Formula: ReferenceOps.attention; how a row's keys are shared out and added up: decode.cuh.
 //
 // Reads: q (T, H, E), positions (T,), slots (T,), the caches (cache.cuh), sinks (H,) or null. Writes: out (T, H, E);
 // zeros for a padded row (position -1), whose cache is not looked at.
-// Scratch: partial, T*H*SPLITS*(E + 2) floats (not used at SPLITS 1); counters, T*K ints, 0 before the first launch and
-// 0 again after each.
-// Items: T*K*SPLITS; sensible grid: as many. No dynamic shared memory.
+// Scratch: partial, T*H*SPLITS*(E + 2) floats; counters, T*K ints, 0 before the first launch.
+// Items: T*K*SPLITS; sensible grid: as many. No dynamic shared memory; static: 4 * QUERIES * (E + 2) * 128 / LANES bytes.
 //
-// One row alone has K heads' work, for 132 processors; so the row's keys are cut into SPLITS shares of equal length, by
-// the row's own length, which a captured graph need not know. A block walks over its share: LANES lanes hold a key,
-// the queries of the QUERIES heads that share it, and a running softmax: (largest score m, sum of exp(s - m), the same
-// sum weighted by values). Such triples add up in any order: first those of the block, then, in the block that is
-// last to finish, those of the row.
 // Roofline at SmolLM2-135M's shape, 256 positions, one row: 393 KB a layer are read, 0.13 us at 3 TB/s, for 0.6 MFLOP;
 // so it is the chain of dependent loads (position, table, key, partial sums) that takes the time, some 3 us.
 // Wins: few rows or long contexts. Loses: many rows of one sequence (a prompt), each of which reads all keys again.
 #include "common.cuh"
 #include "cache.cuh"
+#include "decode.cuh"
 
 constexpr int DECODE_THREADS = 128;
-constexpr int LANES = CHUNKS > 16 ? 32 : CHUNKS > 8 ? 16 : CHUNKS > 4 ? 8 : CHUNKS > 2 ? 4 : 2;  // of one key
-constexpr int PER_LANE = (CHUNKS + LANES - 1) / LANES;                                           // chunks of a lane
-constexpr int AT_ONCE = 2;  // keys that a lane loads before it computes
-
-// One query's softmax over the keys that a lane has met, with the lane's chunks of the sum of values.
-struct Running {
-    float most, total;
-    Chunk query[PER_LANE], sum[PER_LANE];
-
-    __device__ void begin(const float* from, int lane, float scale) {
-        most = LOWEST, total = 0;
-        for (int j = 0; j < PER_LANE; j++) {
-            const int c = lane + j * LANES;
-            const Chunk chunk = load_chunk(from + (c < CHUNKS ? c : 0) * CHUNK);
-            for (int i = 0; i < CHUNK; i++) query[j].at[i] = c < CHUNKS ? chunk.at[i] * scale : 0, sum[j].at[i] = 0;
-        }
-    }
-
-    __device__ void meet(const Chunk* k, const Chunk* v, bool seen, float cap) {
-        float s = 0;
-        for (int j = 0; j < PER_LANE; j++)
-            for (int i = 0; i < CHUNK; i++) s += query[j].at[i] * k[j].at[i];
-        s = capped(warp_sum<LANES>(s), cap);
-        const float higher = seen ? fmaxf(most, s) : most, keep = expf(most - higher);
-        const float weight = seen ? expf(s - higher) : 0;
-        most = higher, total = total * keep + weight;
-        for (int j = 0; j < PER_LANE; j++)
-            for (int i = 0; i < CHUNK; i++) sum[j].at[i] = sum[j].at[i] * keep + weight * v[j].at[i];
-    }
-
-    __device__ void store(float* sums, float* top, int lane) const {
-        for (int j = 0; j < PER_LANE; j++)
-            for (int i = 0, c = lane + j * LANES; i < CHUNK; i++)
-                if (c < CHUNKS) sums[c * CHUNK + i] = sum[j].at[i];
-        if (lane == 0) top[0] = most, top[1] = total;
-    }
-};
-
-struct Triple {
-    float most, total, sum;
-};
-
-// Adds up the triples of some parts, for number i of the (QUERIES, E) numbers of a key head.
-__device__ inline Triple add_up(const float* sums, const float* tops, int parts, int i) {
-    Triple all = {LOWEST, 0, 0};
-    for (int n = 0; n < parts; n++) all.most = fmaxf(all.most, tops[(n * QUERIES + i / E) * 2]);
-    for (int n = 0; n < parts; n++) {
-        const float* top = tops + (n * QUERIES + i / E) * 2;
-        const float share = expf(top[0] - all.most);
-        all.total += share * top[1];
-        all.sum += share * sums[n * QUERIES * E + i];
-    }
-    return all;
-}
-
-// The softmax's denominator, a sink's share included; a row that met no key (a padded one) gives 0.
-__device__ inline float finished(const Triple& all, const float* sinks, int head, int i) {
-    const float sink = sinks ? expf(sinks[head * QUERIES + i / E] - all.most) : 0;
-    return all.total == 0 ? 0 : all.sum / (all.total + sink);
-}
-
-__device__ inline float* tops_of(float* partial) { return partial + (long long)T * H * SPLITS * E; }
-
-__device__ inline void store(const Triple& all, float* partial, int item, int i) {
-    const long long part = (long long)item * QUERIES + i / E;
-    partial[part * E + i % E] = all.sum;
-    if (i % E == 0) tops_of(partial)[part * 2] = all.most, tops_of(partial)[part * 2 + 1] = all.total;
-}
 
 template <int THREADS>
 __device__ void attention_decode_body(const float* q, const int* positions, const int* slots,
                                       const unsigned long long* pools, const int* places, int layer, int window,
                                       float scale, float cap, const float* sinks, float* partial, int* counters,
                                       float* out) {
-    constexpr int GROUPS = THREADS / LANES, NUMBERS = QUERIES * E;  // of lanes; of a key head's queries
-    __shared__ float sums[GROUPS * NUMBERS], tops[GROUPS * QUERIES * 2];
-    __shared__ int arrived;
-    const int lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
-    for (int item = blockIdx.x; item < T * K * SPLITS; item += gridDim.x) {
-        const int pair = item / SPLITS, split = item % SPLITS, head = pair % K;  // pair: of a row and a key head
-        const int stop = positions[pair / K] + 1, start = window > 0 && stop > window ? stop - window : 0;
-        const int share = (stop - start + SPLITS - 1) / SPLITS, first = start + split * share;
-        const int last = first + share < stop ? first + share : stop;
-        Running running[QUERIES];
-        for (int g = 0; g < QUERIES; g++) running[g].begin(q + ((long long)pair * QUERIES + g) * E, lane, scale);
-        for (int base = first; base < last; base += AT_ONCE * GROUPS) {
-            const Cached cache = cached(pools, places, layer, slots[pair / K]);
-            Chunk k[AT_ONCE][PER_LANE], v[AT_ONCE][PER_LANE];
-#pragma unroll
-            for (int u = 0; u < AT_ONCE; u++) {
-                const int p = base + u * GROUPS + group;
-                const long long row = row_of(cache, p < last ? p : last - 1);  // lanes without a key load another
-                for (int j = 0; j < PER_LANE; j++) {
-                    const int c = lane + j * LANES < CHUNKS ? lane + j * LANES : 0;  // their queries are 0
-                    k[u][j] = load_chunk(cache.keys + place_of(cache, head, row, c * CHUNK));
-                    v[u][j] = load_chunk(cache.values + place_of(cache, head, row, c * CHUNK));
-                }
-            }
-#pragma unroll
-            for (int u = 0; u < AT_ONCE; u++)
-                for (int g = 0; g < QUERIES; g++) running[g].meet(k[u], v[u], base + u * GROUPS + group < last, cap);
-        }
-        for (int g = 0; g < QUERIES; g++) {
-            const int part = group * QUERIES + g;
-            running[g].store(sums + part * E, tops + part * 2, lane);
-        }
-        __syncthreads();
-        for (int i = threadIdx.x; i < NUMBERS; i += THREADS) {
-            const Triple all = add_up(sums, tops, GROUPS, i);
-            if (SPLITS == 1) out[(long long)pair * NUMBERS + i] = finished(all, sinks, head, i);
-            else store(all, partial, item, i);
-        }
-        if (SPLITS == 1) {
-            __syncthreads();  // the sums are read before the next item overwrites them
-            continue;
-        }
-        __threadfence();
-        __syncthreads();
-        if (threadIdx.x == 0) arrived = atomicAdd(&counters[pair], 1);
-        __syncthreads();
-        if (arrived < SPLITS - 1) continue;
-        __threadfence();
-        for (int i = threadIdx.x; i < NUMBERS; i += THREADS) {
-            const long long part = (long long)pair * SPLITS * QUERIES;
-            const Triple all = add_up(partial + part * E, tops_of(partial) + part * 2, SPLITS, i);
-            out[(long long)pair * NUMBERS + i] = finished(all, sinks, head, i);
-        }
-        if (threadIdx.x == 0) counters[pair] = 0;
-    }
+    attend_in_splits<THREADS>(q, positions, window, scale, cap, sinks, partial, counters, out, [=](int t, int head) {
+        return PagedKeys{cached(pools, places, layer, slots[t]), head};
+    });
 }
 
 extern "C" __global__ void __launch_bounds__(DECODE_THREADS) attention_decode(const float* q, const int* positions, const int* slots, const unsigned long long* pools, const int* places, int layer, int window, float scale, float cap, const float* sinks, float* partial, int* counters, float* out) { attention_decode_body<DECODE_THREADS>(q, positions, slots, pools, places, layer, window, scale, cap, sinks, partial, counters, out); }

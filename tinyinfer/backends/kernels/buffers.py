@@ -130,12 +130,12 @@ class Results:
         self._host = pinned(xp, (RING, rows, RESULT), np.int32)
         self._steps = [self.device[i] for i in range(RING)]  # views are made once, too
         self._events = [xp.cuda.Event(disable_timing=True) for _ in range(RING)]
-        self._fetched = 0
+        self.fetched = 0
 
     def fetch(self, stream: Any) -> int:
         """Lets the newest step's results come, behind the step; returns the number by which `wait` knows them."""
-        number = self._fetched % RING
-        self._fetched += 1
+        number = self.fetched % RING
+        self.fetched += 1
         self._steps[number].get(stream=stream, out=self._host[number], blocking=False)
         self._events[number].record(stream)
         return number

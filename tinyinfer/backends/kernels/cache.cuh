@@ -48,3 +48,13 @@ constexpr float LOWEST = -3.4e38f;
 
 // A score as heads.py has it: limit * tanh(x / limit), the limit 0 for none.
 __device__ inline float capped(float x, float limit) { return limit > 0 ? limit * tanhf(x / limit) : x; }
+
+// A key head's rows in the pools of one sequence.
+struct PagedKeys {
+    Cached cache;
+    int head;
+
+    __device__ long long row(int position) const { return place_of(cache, head, row_of(cache, position), 0); }
+    __device__ Chunk key(long long row, int c) const { return load_chunk(cache.keys + row + c * CHUNK); }
+    __device__ Chunk value(long long row, int c) const { return load_chunk(cache.values + row + c * CHUNK); }
+};

@@ -59,6 +59,7 @@ __device__ void rms_head_sample_body(const float* x, const float* norm, const vo
     for (int t = threadIdx.x / 32; t < T; t += THREADS / 32) {  // a warp for each row
         if (positions[t] < 0) continue;
         const Best all = best_of_list(best + t, gridDim.x, T, draw_of(temperatures, seeds, t, positions[t]));
+        __syncwarp();  // all lanes have read the row's position
         if (threadIdx.x % 32 == 0) record(all, t, now, tokens, positions, results);
     }
     __syncthreads();  // all warps have read the step

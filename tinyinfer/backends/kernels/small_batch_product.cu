@@ -26,7 +26,7 @@
 #include "tiles.cuh"
 #include "gate.cuh"
 
-// 1 / rms of the rows of a tile, a warp for each row (ReferenceOps.rms_norm).
+// 1 / rms of the rows of a tile, a warp for each row.
 template <int M, int ROWS, int RUN> __device__ inline void measure(const float* x, int first, float* scales) {
     for (int row = threadIdx.x / 32; row < ROWS && first + row < T; row += BATCH_THREADS / 32) {
         float squares = 0;
@@ -40,16 +40,17 @@ template <int M, int ROWS, int RUN> __device__ inline void measure(const float* 
 }
 
 template <typename Weight, int M, int N, int EPILOGUE>
-__device__ void small_batch_product_body(const float* x, const float* norm, const void* codes, const void* scale, const void* minimum, const float* bias, float* y, float factor) {
+__device__ void small_batch_product_body(const float* x, const float* norm, const void* codes, const void* scale,
+                                         const void* minimum, const float* bias, float* y, float factor) {
     using P = Tiles<Weight, M, N, EPILOGUE == 2>;
-    constexpr int ROW_TILES = (T + P::ROWS - 1) / P::ROWS, COLUMN_TILES = (N + P::COLUMNS - 1) / P::COLUMNS, PARTS = P::ROWS / 16;
-    constexpr int X_UNITS = P::ROWS * P::TILE / 8, HALF_UNITS = X_UNITS + 4096 / 8;
-    __shared__ uint4 tiles[2][HALF_UNITS];
+    constexpr int ROW_TILES = (T + P::ROWS - 1) / P::ROWS, COLUMN_TILES = (N + P::COLUMNS - 1) / P::COLUMNS;
+    constexpr int PARTS = P::ROWS / 16, SUMS = PARTS * 8;  // of a warp: tiles of 16 rows and 16 columns; of a lane
+    __shared__ uint4 tiles[2][P::UNITS + 4096 / 8];
     __shared__ float scales[P::ROWS];
     const Weight weight(codes, scale, minimum);
     const int lane = threadIdx.x % 32, chunk = threadIdx.x / 32 % P::CHUNKS, column = threadIdx.x / 32 / P::CHUNKS * 16;
     for (int item = blockIdx.x; item < ROW_TILES * COLUMN_TILES; item += gridDim.x) {
-        const int first = item % ROW_TILES * P::ROWS, tile = item / ROW_TILES;  // blocks beside each other share weights
+        const int first = item % ROW_TILES * P::ROWS, tile = item / ROW_TILES;  // neighbours share weights
         P passage;
         float sums[PARTS][2][4] = {};
         P::expect(codes, tile);
@@ -57,48 +58,43 @@ __device__ void small_batch_product_body(const float* x, const float* norm, cons
         if (norm) measure<M, P::ROWS, P::RUN>(x, first, scales);
         passage.load(x, first, 0);
         __syncthreads();  // the scales are known
-        passage.store(tiles[0], norm, scales, 0);
-        passage.store(tiles[0] + X_UNITS, tile, 0);
         for (int step = 0; step < P::STEPS; step++) {
-            const uint4 *xs = tiles[step % 2], *ws = xs + X_UNITS;
+            uint4 *xs = tiles[step % 2], *ws = xs + P::UNITS;
+            passage.store(xs, norm, scales, step);
+            passage.store(ws, tile, step);
             __syncthreads();  // this tile is stored, and all warps are done with the one before
             if (step + 1 < P::STEPS) passage.load(weight, tile, step + 1), passage.load(x, first, step + 1);
 #pragma unroll
-            for (int n = 0; n < 2; n++) {
-                const uint4 w = ws[P::place(P::COLUMNS, chunk, column + 8 * n + lane / 4, lane % 4)];
-#pragma unroll
-                for (int i = 0; i < PARTS; i++) {
-                    const uint4 upper = xs[P::place(P::ROWS, chunk, 16 * i + lane / 4, lane % 4)];
-                    const uint4 lower = xs[P::place(P::ROWS, chunk, 16 * i + 8 + lane / 4, lane % 4)];
-                    mma<typename P::Half>(sums[i][n], {upper.x, lower.x, upper.y, lower.y}, {w.x, w.y});
-                    mma<typename P::Half>(sums[i][n], {upper.z, lower.z, upper.w, lower.w}, {w.z, w.w});
-                }
-            }
-            if (step + 1 < P::STEPS) {
-                passage.store(tiles[(step + 1) % 2], norm, scales, step + 1);
-                passage.store(tiles[(step + 1) % 2] + X_UNITS, tile, step + 1);
+            for (int i = 0; i < 2 * PARTS; i++) {
+                const uint4 w = ws[P::place(P::COLUMNS, chunk, column + i % 2 * 8 + lane / 4, lane % 4)];
+                const uint4 upper = xs[P::place(P::ROWS, chunk, i / 2 * 16 + lane / 4, lane % 4)];
+                const uint4 lower = xs[P::place(P::ROWS, chunk, i / 2 * 16 + 8 + lane / 4, lane % 4)];
+                mma<typename P::Half>(sums[i / 2][i % 2], {upper.x, lower.x, upper.y, lower.y}, {w.x, w.y});
+                mma<typename P::Half>(sums[i / 2][i % 2], {upper.z, lower.z, upper.w, lower.w}, {w.z, w.w});
             }
         }
-        // The warps of a tile's other chunks hand over their sums.
-        constexpr int SUMS = PARTS * 8;
-        float (*handed)[P::CHUNKS][SUMS][32] = (float (*)[P::CHUNKS][SUMS][32])tiles;
-        __syncthreads();  // the tiles have been read
+        __syncthreads();  // the tiles have been read: their memory takes the sums of the tile's other chunks
+        float* handed = (float*)tiles + (column / 16 * (P::CHUNKS - 1) * SUMS) * 32 + lane;
 #pragma unroll
         for (int i = 0; i < SUMS; i++)
-            if (chunk > 0) handed[column / 16][chunk][i][lane] = sums[i / 8][i / 4 % 2][i % 4];
+            if (chunk > 0) handed[((chunk - 1) * SUMS + i) * 32] = sums[i / 8][i / 4 % 2][i % 4];
         __syncthreads();
 #pragma unroll
-        for (int i = 0; i < SUMS && chunk == 0; i++)
-            for (int other = 1; other < P::CHUNKS; other++) sums[i / 8][i / 4 % 2][i % 4] += handed[column / 16][other][i][lane];
+        for (int i = 0; i < SUMS; i++)
+            for (int c = 0; c < P::CHUNKS - 1 && chunk == 0; c++)
+                sums[i / 8][i / 4 % 2][i % 4] += handed[(c * SUMS + i) * 32];
 #pragma unroll
-        for (int i = 0; i < SUMS && chunk == 0; i++) {
-            const int t = first + i / 8 * 16 + i % 4 / 2 * 8 + lane / 4, n = P::output_of(tile, column + i / 4 % 2 * 8 + lane % 4 * 2 + i % 2);
-            const float p = sums[i / 8][i / 4 % 2][i % 4] + (bias && n >= 0 ? bias[n] : 0.0f);
-            if (t >= T || n < 0) continue;
+        for (int i = 0; i < SUMS; i++) {
+            const int t = first + i / 8 * 16 + i % 4 / 2 * 8 + lane / 4;
+            const int n = P::output_of(tile, column + i / 4 % 2 * 8 + lane % 4 * 2 + i % 2);
+            if (chunk > 0 || t >= T || n < 0) continue;
+            const float p = sums[i / 8][i / 4 % 2][i % 4] + (bias ? bias[n] : 0.0f);
             if constexpr (EPILOGUE == 0) y[(long long)t * N + n] = p;
             if constexpr (EPILOGUE == 1) y[(long long)t * N + n] += factor * p;
-            if constexpr (EPILOGUE == 2)
-                if (i / 4 % 2 == 0) y[(long long)t * (N / 2) + n] = gate_up(p, sums[i / 8][1][i % 4] + (bias ? bias[n + N / 2] : 0.0f));
+            if constexpr (EPILOGUE == 2) {
+                const float up = sums[i / 8][1][i % 4] + (bias && n < N / 2 ? bias[n + N / 2] : 0.0f);
+                if (i / 4 % 2 == 0) y[(long long)t * (N / 2) + n] = gate_up(p, up);
+            }
         }
         __syncthreads();  // the sums have been read
     }
