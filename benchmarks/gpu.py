@@ -177,7 +177,7 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true", help="a tiny model and few tokens")
     parser.add_argument("--only", action="append", metavar="CASE", help=f"one of {[case.name for case in CASES]}")
     parser.add_argument("--seconds", type=float, default=290.0, help="after which no further variant begins")
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds for one variant, rounds included")
+    parser.add_argument("--limit", type=float, default=90.0, help="seconds for one variant, rounds included")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--variants", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()

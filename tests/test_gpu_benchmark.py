@@ -22,7 +22,8 @@ from gpu_parts import cases, counted, eager, hollow, machine, measured, report
 from gpu_parts.cases import CASES, SHAPES, Case, random_checkpoint, rehearsal
 from gpu_parts.serving import open_engine, sequences
 
-from tinyinfer.backends.kernels.nvrtc import Usage
+from tinyinfer.backends.kernels import nvrtc
+from tinyinfer.backends.kernels.nvrtc import ARCHITECTURES, Usage
 from tinyinfer.backends.kernels.occupancy import MULTIPROCESSORS, occupancy
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.measure.roofline import expected_decode
@@ -273,6 +274,15 @@ def test_the_device_is_measured_by_every_name_that_the_table_needs():
     assert set(report.FIGURES) <= set(figures)
     assert all(figures[name] > 0 for name in report.FIGURES)
     assert "not there" in report.machine_text(figures)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_kernels_that_measure_the_device_compile(arch):
+    """NVRTC is what a device has. Catches a word that g++ knows and NVRTC does not."""
+    found = nvrtc.report(machine.SOURCE.read_text(encoding="utf-8"), arch)
+    assert set(found) == {"read_all", "nothing", "barriers"}
+    assert not any(usage.spills for usage in found.values())
 
 
 @pytest.fixture
