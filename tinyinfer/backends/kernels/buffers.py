@@ -68,6 +68,8 @@ class Staging:
         self._flat = xp.zeros(fields.nbytes, dtype=xp.uint8)
         self.host, self.device = fields.over(self._pinned), fields.over(self._flat)
         self._sent = xp.cuda.Event(disable_timing=True)
+        places = slice(fields.nbytes - self.host["places"].nbytes, None)  # the last field
+        self._pinned_places, self._places = self._pinned[places], self._flat[places]
 
     def wait(self) -> None:
         """Waits until the numbers on the host may be changed: at once, unless the last copy is still under way."""
@@ -76,6 +78,14 @@ class Staging:
     def send(self, stream: Any) -> None:
         """Copies all numbers to the device, behind what the stream has to do before."""
         self._flat.set(self._pinned, stream)
+        self._sent.record(stream)
+
+    def send_places(self, stream: Any) -> None:
+        """Copies the block tables alone, longer than they were: steps on their way read no entry that is new.
+
+        So the tables may grow on the host while a copy is under way, which takes the new entries along or not.
+        """
+        self._places.set(self._pinned_places, stream)
         self._sent.record(stream)
 
 
@@ -119,6 +129,10 @@ class Seats:
             row[:2], row[2 : 2 + len(pools.blocks)] = place[:2], pools.blocks
         self._taken[slot] = now
         return now
+
+    def lengthen(self, slot: int, at: int, block: int) -> None:
+        """Writes a block that a sequence will have, behind its table; it counts when the sequence has it."""
+        self._staging.host["places"][slot, 2 + at] = block
 
 
 class Results:
