@@ -23,6 +23,8 @@ REASONS = {
     "the same rows": small_config(**LAYER_NORM, parallel=True),
     "learned vectors": small_config(**LAYER_NORM, learned_positions=True, rope=(None, None)),
     "over all heads of a row together": small_config(qk_norm="full"),
+    "17 query heads of 6 numbers share": small_config(num_heads=17, num_kv_heads=1),
+    "9 query heads of 136 numbers share": small_config(num_heads=9, num_kv_heads=1, head_dim=136),
     "no RMSNorm stands before": small_config(pre_norms=False, post_norms=True),
 }
 LEFT = {  # golden families, without their bare twins, that CuPy's operations compute
