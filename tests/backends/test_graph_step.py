@@ -82,3 +82,22 @@ def test_logits_of_a_text_are_not_sampled():
         most = 4 if start < 8 else 1
         found, expected = (engine.logits(seq, start, most) for engine, seq in zip((device, plain), seqs, strict=True))
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_memory_runs_out_in_a_step():
+    """The buffers of a bucket do not fit: the step is undone, and once there is memory the engine goes on."""
+    engine = gpu_engine(MODEL)
+    [seq] = sequences = ask([(A[:5], 6)])
+    engine.add(seq, 0.0)
+    engine.step()
+    pool = engine.ops.xp.get_default_memory_pool()
+    pool.set_limit(pool.used_bytes() + 1000)
+    try:
+        with pytest.raises(MemoryError):
+            engine.step()
+    finally:
+        pool.set_limit(0)
+    assert not engine.compiled.buckets
+    while not seq.finished:
+        engine.step()
+    assert [one.new_tokens for one in sequences] == finish(cpu_engine(MODEL), *ask([(A[:5], 6)]))

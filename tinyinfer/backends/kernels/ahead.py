@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.backends.kernels.bucket import Bucket
-from tinyinfer.backends.kernels.buffers import Seat, seat_of
+from tinyinfer.backends.kernels.buffers import Seat, seats_of
 from tinyinfer.sampling import has_penalties
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Batch, Sequence, Span
@@ -81,7 +81,10 @@ class Ahead:
         another's by now. So nothing new is launched for the sequences that are left.
         """
         ready = bool(self.steps) or (self.whole and len(batch.spans) == len(self.rows))
-        return ready and all(self.rows[span.seq].sees(seat_of(cache.pools_of(span.seq))) for span in batch.spans)
+        if not ready:
+            return False
+        seats = seats_of([cache.pools_of(span.seq) for span in batch.spans])
+        return all(self.rows[span.seq].sees(seat) for span, seat in zip(batch.spans, seats, strict=True))
 
     def take(self, batch: Batch) -> tuple[int, np.ndarray]:
         """The batch's step, launched now unless it was before: the number of its results, and the rows."""
