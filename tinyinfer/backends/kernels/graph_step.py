@@ -55,7 +55,6 @@ class GraphStep:
     def __init__(self, model: Model, cache: Any, ops: Any, way: str) -> None:
         xp, self.way, captured = ops.xp, way, way != "kernels"
         self.cache, self.ops, self.ledger, self.model = cache, ops, ops.ledger, model
-        self.way = ops.decode  # what really runs
         self.kernels, self.counts = Kernels(xp), Counts(model)
         self.processors = int(xp.cuda.Device().attributes["MultiProcessorCount"])
         spec = cache.spec
