@@ -1,6 +1,6 @@
 """Leaves out one line of a kernel and asks its tests: a line that no test misses is a hole in the tests, or not needed.
 
-    python tests/kernels/deletions.py decode.cuh --tests test_attention.py --keyword decode --count 10
+    python tests/kernels/deletions.py decode.cuh --tests test_attention_kernels.py --keyword decode --count 10
 
 The tests run with the detector of races, in a process of their own, on a copy of the kernels' folder. A line that the
 compiler misses is passed over, and so is one that only makes the kernel faster, which must be judged by eye.

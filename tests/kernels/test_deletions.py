@@ -7,8 +7,8 @@ from kernels.deletions import FOLDER, failing, statements, without
 
 # In six kernels: a line by its beginning, which is there once, and the test file that must miss it.
 LINES = [
-    ("decode.cuh", "__threadfence();  // every thread's part", "test_attention.py", "decode"),
-    ("decode.cuh", "if (threadIdx.x == 0) arrived = atomicAdd", "test_attention.py", "decode"),
+    ("decode.cuh", "__threadfence();  // every thread's part", "test_attention_kernels.py", "decode"),
+    ("decode.cuh", "if (threadIdx.x == 0) arrived = atomicAdd", "test_attention_kernels.py", "decode"),
     ("rms_head_sample.cu", "mine = best_of_warp(mine, draw);", "test_head_sample.py", ""),
     ("rms_head_sample.cu", "__syncthreads();  // all warps have read the step", "test_head_sample.py", ""),
     ("append.cuh", "if (position < 0) continue;", "test_rope_append.py", ""),
