@@ -21,8 +21,8 @@ NUMBERS = """
 extern "C" __global__ void __launch_bounds__(64) numbers(const unsigned long long* seeds, const int* positions,
     const int* tokens, const int* streams, int count, double* u, double* g) {
     for (int i = blockIdx.x * 64 + threadIdx.x; i < count; i += gridDim.x * 64) {
-        u[i] = uniform(seeds[i], positions[i], tokens[i], streams[i]);
-        g[i] = gumbel(seeds[i], positions[i], tokens[i], streams[i]);
+        u[i] = uniform(word_of(seeds[i], positions[i], tokens[i], streams[i]));
+        g[i] = gumbel(word_of(seeds[i], positions[i], tokens[i], streams[i]));
     }
 }
 """
