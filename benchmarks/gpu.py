@@ -135,28 +135,25 @@ def lines(command: list[str], limit: float) -> Iterator[Record]:
                 os.killpg(process.pid, signal.SIGKILL)  # and the compilers that it has started
 
 
-def measure_all(cases: tuple[Case, ...], run: Runner, limit: float, seconds: float, keep: Callable[[Record], None]
-                ) -> tuple[Record | None, list[Record]]:  # fmt: skip
-    """The device's figures and the record of every variant; what is left when the seconds are over has no record.
+def measure_all(
+    cases: tuple[Case, ...], run: Runner, limit: float, seconds: float, keep: Callable[[Record], None]
+) -> None:
+    """Hands to `keep` the device's figures, then the record of every variant, as they come.
 
-    keep: called with every record as it comes.
+    What is left when the seconds are over has no record.
     """
-    end, found = time.monotonic() + seconds, []
-    figures = next(run(None, (), limit), {"error": "the device was not measured"})
-    keep(figures)
+    end = time.monotonic() + seconds
+    keep(next(run(None, (), limit), {"error": "the device was not measured"}))
     for case in cases:
         left = case.variants
         while left and time.monotonic() < end:
             done = 0
             for record in run(case, left, min(limit, max(1.0, end - time.monotonic()))):
+                keep({"case": case.name, "variant": left[done]} | record)
                 done += 1
-                found.append({"case": case.name, "variant": left[done - 1]} | record)
-                keep(found[-1])
             if not done:
-                found.append({"case": case.name, "variant": left[0], "error": "its process ended without a word"})
-                keep(found[-1])
+                keep({"case": case.name, "variant": left[0], "error": "its process ended without a word"})
             left = left[max(done, 1) :]
-    return (None if "error" in figures else figures), found
 
 
 def cases_of(args: argparse.Namespace) -> tuple[Case, ...]:
@@ -177,7 +174,7 @@ def main() -> None:
     parser.add_argument("--rehearse", action="store_true", help="a tiny model and few tokens")
     parser.add_argument("--only", action="append", metavar="CASE", help=f"one of {[case.name for case in CASES]}")
     parser.add_argument("--seconds", type=float, default=290.0, help="after which no further variant begins")
-    parser.add_argument("--limit", type=float, default=60.0, help="seconds for one variant, rounds included")
+    parser.add_argument("--limit", type=float, default=90.0, help="seconds for one variant, rounds included")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--variants", default="", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -185,16 +182,18 @@ def main() -> None:
         return child(args)
     if args.counted:
         return print(report.counted(cases_of(args)))
-    out = Path(os.environ.get("OUT", "."))
+    out, records = Path(os.environ.get("OUT", ".")), []
     with open(out / "gpu.jsonl", "w", encoding="utf-8") as file:
 
         def keep(record: Record) -> None:
-            shown = {key: value for key, value in record.items() if key != "tokens"}
-            print(json.dumps(shown), flush=True)
+            records.append(record)
+            print(json.dumps({key: value for key, value in record.items() if key != "tokens"}), flush=True)
             print(json.dumps(record), file=file, flush=True)
 
-        figures, found = measure_all(cases_of(args), processes(args), args.limit, args.seconds, keep)
-    text = f"{report.machine_text(figures)}\n\n{report.results(cases_of(args), found, figures)}"
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what there is, is printed
+        with suppress(KeyboardInterrupt):
+            measure_all(cases_of(args), processes(args), args.limit, args.seconds, keep)
+    text = report.whole(cases_of(args), records)
     (out / "gpu.txt").write_text(text + "\n", encoding="utf-8")
     return print(f"\n{text}")
 

@@ -22,7 +22,8 @@ from gpu_parts import cases, counted, eager, hollow, machine, measured, report
 from gpu_parts.cases import CASES, SHAPES, Case, random_checkpoint, rehearsal
 from gpu_parts.serving import open_engine, sequences
 
-from tinyinfer.backends.kernels.nvrtc import Usage
+from tinyinfer.backends.kernels import nvrtc
+from tinyinfer.backends.kernels.nvrtc import ARCHITECTURES, Usage
 from tinyinfer.backends.kernels.occupancy import MULTIPROCESSORS, occupancy
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.measure.roofline import expected_decode
@@ -252,19 +253,29 @@ def test_after_a_variant_that_fails_the_others_are_measured_in_a_new_process():
                 return
 
     case = replace(BATCH_1, variants=("a", "broken", "b", "silent", "c"))
-    figures, found = gpu.measure_all((case,), run, 1.0, 60.0, kept.append)
+    gpu.measure_all((case,), run, 1.0, 60.0, kept.append)
+    figures, *found = kept
     assert figures == {"read_bandwidth": 1.0}
-    assert [one.get("verdict", one.get("error")) for one in found] == [
-        "a", "it broke", "b", "its process ended without a word", "c",
+    assert [(one["variant"], one.get("verdict", one.get("error"))) for one in found] == [
+        ("a", "a"), ("broken", "it broke"), ("b", "b"), ("silent", "its process ended without a word"), ("c", "c"),
     ]  # fmt: skip
     assert asked == [case.variants, ("b", "silent", "c"), ("silent", "c"), ("c",)]
-    assert kept == [figures, *found]
 
 
 def test_no_variant_begins_when_the_time_is_over():
     """Catches a run that its caller has to kill, and loses its table."""
-    figures, found = gpu.measure_all((BATCH_1,), lambda *_: iter([{}]), 1.0, 0.0, lambda record: None)
-    assert (figures, found) == ({}, [])
+    kept = []
+    gpu.measure_all((BATCH_1,), lambda *_: iter([{}]), 1.0, 0.0, kept.append)
+    assert kept == [{}]
+
+
+def test_a_run_that_is_cut_off_prints_what_it_has():
+    """A machine that is lent for minutes ends the run. Catches a table that needs all of its lines."""
+    without = report.whole(CASES[:1], [])
+    assert "No device" in without
+    assert without == report.whole(CASES[:1], [{"error": "the device was not measured"}])
+    figures = machine.measure(fake_cupy, small=True)
+    assert "not there" in report.whole(CASES[:1], [figures, {"case": "batch 1", "variant": "graph", "error": "broke"}])
 
 
 def test_the_device_is_measured_by_every_name_that_the_table_needs():
@@ -273,6 +284,15 @@ def test_the_device_is_measured_by_every_name_that_the_table_needs():
     assert set(report.FIGURES) <= set(figures)
     assert all(figures[name] > 0 for name in report.FIGURES)
     assert "not there" in report.machine_text(figures)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("arch", ARCHITECTURES)
+def test_the_kernels_that_measure_the_device_compile(arch):
+    """NVRTC is what a device has. Catches a word that g++ knows and NVRTC does not."""
+    found = nvrtc.report(machine.SOURCE.read_text(encoding="utf-8"), arch)
+    assert set(found) == {"read_all", "nothing", "barriers"}
+    assert not any(usage.spills for usage in found.values())
 
 
 @pytest.fixture

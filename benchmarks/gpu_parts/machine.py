@@ -101,10 +101,10 @@ def device_seconds(cp: Any, work: Callable[[], object], rounds: int = ROUNDS) ->
     """The median time between two events around the work, on the current stream, after a round that warms up."""
     times = []
     for _ in range(rounds + 1):
-        begun, ended = cp.cuda.Event(), cp.cuda.Event()
-        begun.record()
+        begun, ended, stream = cp.cuda.Event(), cp.cuda.Event(), cp.cuda.get_current_stream()
+        begun.record(stream)
         work()
-        ended.record()
+        ended.record(stream)
         ended.synchronize()
         times.append(cp.cuda.get_elapsed_time(begun, ended) / 1e3)
     return statistics.median(times[1:])

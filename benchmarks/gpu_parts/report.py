@@ -43,6 +43,13 @@ def results(cases: tuple[Case, ...], found: list[Record], machine: Record | None
     return table(rows)
 
 
+def whole(cases: tuple[Case, ...], records: list[Record]) -> str:
+    """What the device can do, and the table. records: the device's figures first, then those of the variants."""
+    figures, *found = records or [{"error": ""}]
+    machine = None if "error" in figures else figures
+    return f"{machine_text(machine)}\n\n{results(cases, found, machine)}"
+
+
 def load(case: Case) -> str:
     """What a case asks for, in words."""
     prompts = f"{case.batch} x {case.prompt} tokens" if case.batch > 1 else f"{case.prompt} tokens"
