@@ -252,6 +252,7 @@ def test_memory_that_ends_in_a_step_ends_the_youngest_request_only(llm: LLM, mon
             POOL.set_limit(0)
     assert any(re.match(r"a step of \d+ rows needs more memory than there is \(Out of memory", text) for text in said)
     assert all("give a s" in text for text in said)
+    assert not any("this process" in text for text in said), "that is the host's memory"
 
 
 def test_the_device_s_memory_comes_back_when_an_engine_goes() -> None:
