@@ -162,11 +162,11 @@ def test_the_lesson_shows_what_the_command_prints():
     shown = [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line[:1] == "|"]
     name, found = "", set()
     for cells in shown:
-        name = cells[0] if len(cells) == 7 and cells[0] else name
+        name = cells[0] if len(cells) == 8 and cells[0] else name
         for case in CASES:
-            if len(cells) == 7 and name.startswith(case.name) and cells[1] in case.variants:
+            if len(cells) == 8 and name.startswith(case.name) and cells[1] in case.variants:
                 printed = report.row(case, cells[1], None, counted.ASSUMED)
-                assert cells[2:] == [printed[5], printed[6], printed[8], "", ""]
+                assert cells[2:] == [printed[5], printed[6], printed[8], printed[9], "", ""]
                 found.add((name, *cells[:2]))
             if len(cells) == 3 and cells[0] == f"{case.shape}, {case.weights}" and case.batch == 1:
                 printed = report.row(case, "graph", None, counted.ASSUMED)
@@ -276,6 +276,14 @@ def test_a_run_that_is_cut_off_prints_what_it_has():
     assert without == report.whole(CASES[:1], [{"error": "the device was not measured"}])
     figures = machine.measure(fake_cupy, small=True)
     assert "not there" in report.whole(CASES[:1], [figures, {"case": "batch 1", "variant": "graph", "error": "broke"}])
+
+
+def test_the_fastest_variant_is_compared_with_each_other_engine():
+    """Catches a slower variant, another case, or the inverse."""
+    speeds = {"eager": 100.0, "graph": 2000.0, cases.GENERATE: 80.0}
+    found = [{"case": "batch 1", "variant": name, "tokens_per_second": speed} for name, speed in speeds.items()]
+    found.append({"case": "batch 64", "variant": "graph", "tokens_per_second": 9e9})
+    assert report.ratios(CASES, found) == f"batch 1: graph is 25 times as fast as {cases.GENERATE}"
 
 
 def test_the_device_is_measured_by_every_name_that_the_table_needs():
