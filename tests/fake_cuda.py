@@ -81,13 +81,14 @@ class Pool:
     """The memory of all devices. capacity: bytes of a device. limit: what may be used of it; 0: all."""
 
     def __init__(self, capacity: int) -> None:
-        self.capacity, self.limit, self.used = capacity, 0, 0
+        self.capacity, self.limit, self.used, self.peak = capacity, 0, 0, 0
 
     def take(self, nbytes: int) -> None:
         """Counts an allocation. Raises OutOfMemoryError."""
         if self.used + nbytes > (self.limit or self.capacity):
             raise OutOfMemoryError(nbytes, self.used, self.limit)
         self.used += nbytes
+        self.peak = max(self.peak, self.used)
 
     def set_limit(self, size: int | None = None, fraction: float | None = None) -> None:
         self.limit = int(fraction * self.capacity) if fraction is not None else size or 0
@@ -110,8 +111,8 @@ class Pool:
 class Memory:
     """What an array and its views lie in. The pool counts it until the last of them is gone.
 
-    A kernel that was launched before may still write there, by an address that it read from a table. The real pool gives
-    the memory only to work that is behind that kernel; so here the array stays until every stream has done its work.
+    A kernel that was launched before may still write there, by an address that it read from a table. The real pool
+    gives the memory only to work that is behind that kernel; so here the array stays until every stream is done.
     """
 
     __slots__ = ("__weakref__", "array", "device", "nbytes", "pool")
@@ -220,10 +221,14 @@ class Stream:
         self.asked_count += 1
         self.queue.append(work)
         if self.at_once:
-            for other in list(self.everything):
-                if not other.is_non_blocking and other is not self:
-                    other.catch_up()
+            self.wait_for_others()
             self.catch_up()
+
+    def wait_for_others(self) -> None:
+        """Does the work of all blocking streams, as the default stream does before its own."""
+        for other in list(self.everything):
+            if other.queue and not other.is_non_blocking and other is not self:
+                other.catch_up()
 
     def catch_up(self, until: int | None = None) -> None:
         """Does what is queued, up to the piece of work of that number."""
@@ -492,7 +497,7 @@ class RawKernel:
             return None
         if isinstance(value, np.generic):
             return value
-        raise TypeError(f"{self.name}: {type(value).__name__} is no argument of a kernel; pass an array or np.int32(…)")
+        raise TypeError(f"{self.name}: {type(value).__name__} is no argument of a kernel; pass an array or np.int32")
 
 
 class ElementwiseKernel:
@@ -586,10 +591,13 @@ class Cublas(SimpleNamespace):
         b: int, ldb: int, step_b: int, beta: int, c: int, ldc: int, step_c: int, count: int,
     ) -> None:  # fmt: skip
         """`count` products in float32, whose matrices lie so many numbers apart."""
+        refuse_cublas()
+        products = []
         for i in range(count):
             at = [address + 4 * i * step for address, step in ((a, step_a), (b, step_b), (c, step_c))]
-            sizes = handle, transa, transb, m, n, k
-            Cublas.gemmEx(*sizes, alpha, at[0], 0, lda, at[1], 0, ldb, beta, at[2], 0, ldc, 68, -1)
+            matrices = at[0], 0, lda, at[1], 0, ldb, beta, at[2], 0, ldc
+            products.append(Cublas.product(transa, transb, m, n, k, alpha, *matrices, Cublas.CUBLAS_COMPUTE_32F))
+        current_stream().do(lambda: [product() for product in products])
 
     @staticmethod
     def gemmEx(
@@ -598,6 +606,15 @@ class Cublas(SimpleNamespace):
     ) -> None:  # fmt: skip
         """c = alpha · op(a) op(b) + beta · c, all of them column by column, at addresses of the device."""
         refuse_cublas()
+        types = transa, transb, m, n, k, alpha, a, a_type, lda, b, b_type, ldb, beta, c, c_type, ldc, compute
+        current_stream().do(Cublas.product(*types))
+
+    @staticmethod
+    def product(
+        transa: int, transb: int, m: int, n: int, k: int, alpha: int, a: int, a_type: int, lda: int,
+        b: int, b_type: int, ldb: int, beta: int, c: int, c_type: int, ldc: int, compute: int,
+    ) -> Work:  # fmt: skip
+        """The work of one product. Raises CUBLASError for types and sizes that cuBLAS does not multiply."""
         whole = compute == Cublas.CUBLAS_COMPUTE_32I
         types = {(t, t, o) for t in (0, 2, 14) for o in (0, t)} if not whole else {(3, 3, 10)}
         uneven = whole and (lda % 4 or ldb % 4 or k % 4 or a % 4 or b % 4)
@@ -614,7 +631,7 @@ class Cublas(SimpleNamespace):
             product = (left.T if transa else left) @ (right.T if transb else right) * exact(factors[0])
             out[...] = (product + out.astype(exact) * exact(factors[1]) if factors[1] else product).astype(out.dtype)
 
-        current_stream().do(work)
+        return work
 
 
 def matrix_at(address: int, kind: int, rows: int, columns: int, stride: int) -> np.ndarray:

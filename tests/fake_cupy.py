@@ -107,11 +107,16 @@ def strict(name: str, function: Any) -> Any:
             stream.do(lambda: function(*given, **named), [array.memory for array in used])
             return out
         if stream.at_once:
-            stream.do(NOTHING)
+            stream.wait_for_others()
             result = function(*given, **named)
             for made in (result,) if name in ("empty", "empty_like") else ():
                 poison(made)
-            return NotImplemented if result is NotImplemented else outside(result, used)
+            if result is NotImplemented:
+                return result
+            made = outside(result, used)
+            if not isinstance(made, DeviceArray) or all(made.memory is not array.memory for array in used):
+                stream.do(NOTHING)  # a launch; a view is none
+            return made
         return later(stream, lambda: function(*given, **named), used)
 
     call.__name__ = name
@@ -119,7 +124,7 @@ def strict(name: str, function: Any) -> Any:
 
 
 def NOTHING() -> None:
-    """Work that only waits for the work before it."""
+    """Work that is done already."""
 
 
 def later(stream: Stream, function: Any, used: list[DeviceArray]) -> Any:

@@ -47,7 +47,7 @@ class OnDevice(ReferenceOps):
         return super().take(matrix)
 
     def compile(self, model: Any, cache: Any) -> GraphStep | None:
-        return compile_step(model, cache, self)
+        return None if self.decode == "eager" else compile_step(model, cache, self)
 
 
 def gpu_engine(model: Any, decode: str = "graph", dtype: Any = np.float32, **switches: Any) -> Engine:

@@ -16,12 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.backends.switches import make_ops
 from tinyinfer.engine.clock import Clock, WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine, context_length
 from tinyinfer.engine.loop import EngineLoop
-from tinyinfer.engine.room import check_fits
+from tinyinfer.engine.room import fitting_ops
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.engine.turns import StepLock
 from tinyinfer.errors import SwitchError
@@ -76,8 +75,7 @@ class LLM:
         self.tokenizer, self.path = checkpoint.tokenizer, checkpoint.path
         context_length(self.config, config.max_model_len)  # a bad one is said before the weights are read
         self.ledger = Ledger()
-        self.ops = make_ops(config, self.ledger)
-        check_fits(checkpoint, self.ops, config)
+        self.ops = fitting_ops(checkpoint, config, self.ledger)
         self.model = load_model(checkpoint, self.ops, config, on_load)
         self.draft = self._load_draft(config.draft_model) if config.draft_model else None
         self._ids = count()

@@ -49,7 +49,7 @@ def make_weight(kind: str, n: int, m: int, seed: int = 0) -> KernelWeight:
 def random_rows(*shape: int, seed: int = 1) -> np.ndarray:
     """Activations whose rows differ in size, so that a norm of the wrong row shows."""
     rows = np.random.default_rng(seed).standard_normal(shape)
-    return (rows * np.arange(1, shape[0] + 1)[:, None]).astype(np.float32)
+    return (rows.T * np.arange(1, shape[0] + 1)).T.astype(np.float32)
 
 
 def shared_bytes(rows: int, inputs: int) -> int:

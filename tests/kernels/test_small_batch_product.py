@@ -142,7 +142,7 @@ def test_the_products_of_smollm2(inputs: int, outputs: int, epilogue: int) -> No
 
 
 def test_float32_weights_are_refused_when_the_kernel_is_compiled() -> None:
-    """They would be multiplied as halves, and nobody would know."""
+    """They would be rounded to halves without a word."""
     constants = {"T": 16, "INPUTS": 32, "OUTPUTS": 8, "EPS": EPS, "EPILOGUE": 0, "ACTIVATION": 0,
                  "Weight": "Dense<float32>"}  # fmt: skip
     with pytest.raises(BuildError, match="float32 weights are left to cuBLAS"):

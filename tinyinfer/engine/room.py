@@ -15,10 +15,11 @@ from contextlib import contextmanager
 import numpy as np
 
 from tinyinfer.arrays import FLOAT
-from tinyinfer.backends.switches import DTYPES
+from tinyinfer.backends.switches import DTYPES, make_ops
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import RequestError, RoomError
 from tinyinfer.kv_cache.memory import position_bytes
+from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import keeps_file_quantization
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.model.config import expected_tensors, held_matrices
@@ -28,6 +29,13 @@ from tinyinfer.switches import resolve
 from tinyinfer.units import amount
 
 SMALLER = {"dtype": "bfloat16", "quantize": "int8", "kv_bits": "8"}  # what takes less than the default does
+
+
+def fitting_ops(checkpoint: Checkpoint, c: EngineConfig, ledger: Ledger) -> Ops:
+    """The operations that the switches choose, on a device that has room for the model. Raises as `check_fits` does."""
+    ops = make_ops(c, ledger)
+    check_fits(checkpoint, ops, c)
+    return ops
 
 
 def check_fits(checkpoint: Checkpoint, ops: Ops, c: EngineConfig) -> None:

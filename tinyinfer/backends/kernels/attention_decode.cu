@@ -5,7 +5,7 @@
 // Reads: q (T, H, E), positions (T,), slots (T,), the caches (cache.cuh), sinks (H,) or null. Writes: out (T, H, E);
 // zeros for a padded row (position -1), whose cache is not looked at.
 // Scratch: partial, T*H*SPLITS*(E + 2) floats; counters, T*K ints, 0 before the first launch.
-// Items: T*K*SPLITS; sensible grid: as many. No dynamic shared memory; static: 4 * QUERIES * (E + 2) * 128 / LANES bytes.
+// Items: T*K*SPLITS; sensible grid: as many. Shared memory: none dynamic; static 4 * QUERIES * (E + 2) * 128 / LANES.
 //
 // Roofline at SmolLM2-135M's shape, 256 positions, one row: 393 KB a layer are read, 0.13 us at 3 TB/s, for 0.6 MFLOP;
 // so it is the chain of dependent loads (position, table, key, partial sums) that takes the time, some 3 us.

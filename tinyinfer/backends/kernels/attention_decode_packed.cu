@@ -5,7 +5,7 @@
 // Reads: q (T, H, E), positions (T,), slots (T,), the caches (packed.cuh), sinks (H,) or null. Writes: out (T, H, E);
 // zeros for a padded row (position -1). Blocks that this step fills must be packed before (pack_block.cu).
 // Scratch: partial, T*H*SPLITS*(E + 2) floats; counters, T*K ints, 0 before the first launch.
-// Items: T*K*SPLITS; sensible grid: as many. No dynamic shared memory; static: 4 * QUERIES * (E + 2) * 128 / LANES bytes.
+// Items: T*K*SPLITS; sensible grid: as many. Shared memory: none dynamic; static 4 * QUERIES * (E + 2) * 128 / LANES.
 //
 // Four neighbouring codes lie in four neighbouring bytes, at the same bits (packing.py), so a lane's chunk is one load
 // of 4 bytes, a shift and a mask; a block's scales stay in L1 while its keys are read.

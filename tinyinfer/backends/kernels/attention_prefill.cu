@@ -8,65 +8,13 @@
 // Items: num_tiles * H; sensible grid: as many. TILE: 16, 32, 48 or 64. Dynamic shared memory:
 // 4 * ((TILE + 2 * 32) * (E rounded up to fours + 4) + TILE * 36) bytes (44 KB for TILE 64 and E 64).
 //
-// The threads form a grid of 8 lines by 16 columns. Of a tile's scores, thread (l, c) computes the rows l, l + 8, ...
-// and the keys c, c + 16; of its output the same rows and the numbers of the groups of four c, c + 16, ...: whatever a
-// thread reads from shared memory, it uses several times. The rows of shared memory are 4 numbers longer than needed,
-// so that 8 lanes that read neighbouring rows meet different banks. Keys that no row of the tile sees are not loaded.
+// How two tiles meet: flash.cuh. Keys that no row of the tile sees are not loaded.
 // Roofline at SmolLM2-135M's shape, a prompt of 1024: 1.2 GFLOP a layer, 20 us at float32's 60 TFLOP/s; TILE 64 reads
 // 40 MB of keys and values a layer, most of it from L2. So arithmetic limits it.
 // Wins: prompts: a key is loaded once for TILE queries. Loses: single rows, where 1/TILE of the work is of use.
 #include "common.cuh"
 #include "cache.cuh"
-
-constexpr int PREFILL_THREADS = 128;
-constexpr int KEYS = 32, COLUMNS = 16, LINES = PREFILL_THREADS / COLUMNS;
-constexpr int ROWS = TILE / LINES, SCORES = KEYS / COLUMNS;     // of a thread: rows, and scores in each
-constexpr int FOURS = (E + 3) / 4, STRIDE = 4 * FOURS + 4;      // groups of four in a row; a row of shared memory
-constexpr int PARTS = (FOURS + COLUMNS - 1) / COLUMNS;          // such groups of a thread
-
-struct alignas(16) Four {
-    float at[4];
-};
-
-// Copies chunk c of a row of E numbers to shared memory; zeros where there is no such row or no such chunk.
-__device__ inline void fill(float* to, const float* from, int c) {
-    const Chunk chunk = from && c < CHUNKS ? load_chunk(from + c * CHUNK) : Chunk{};
-    *(Chunk*)(to + c * CHUNK) = chunk;
-}
-
-// scores = q kT of a tile of queries and a tile of keys.
-__device__ inline void score(const float* queries, const float* keys, float scores[ROWS][SCORES]) {
-    for (int r = 0; r < ROWS; r++)
-        for (int j = 0; j < SCORES; j++) scores[r][j] = 0;
-#pragma unroll 1  // unrolled, the loops ask for more registers than there are
-    for (int f = 0; f < FOURS; f++) {
-        Four k[SCORES];
-        for (int j = 0; j < SCORES; j++) k[j] = *(const Four*)(keys + j * COLUMNS * STRIDE + 4 * f);
-#pragma unroll
-        for (int r = 0; r < ROWS; r++) {
-            const Four q = *(const Four*)(queries + r * LINES * STRIDE + 4 * f);
-            for (int j = 0; j < SCORES; j++)
-                for (int i = 0; i < 4; i++) scores[r][j] += q.at[i] * k[j].at[i];
-        }
-    }
-}
-
-// sum += weights v.
-__device__ inline void mix(const float* weights, const float* values, int column, Four sum[ROWS][PARTS]) {
-#pragma unroll 1
-    for (int n = 0; n < KEYS; n += 4) {
-        Four w[ROWS];
-        for (int r = 0; r < ROWS; r++) w[r] = *(const Four*)(weights + r * LINES * (KEYS + 4) + n);
-#pragma unroll
-        for (int i = 0; i < 4; i++)
-            for (int part = 0; part < PARTS; part++) {
-                const int f = column + part * COLUMNS;
-                const Four v = *(const Four*)(values + (n + i) * STRIDE + 4 * (f < FOURS ? f : 0));
-                for (int r = 0; r < ROWS; r++)
-                    for (int e = 0; e < 4; e++) sum[r][part].at[e] += w[r].at[i] * v.at[e];
-            }
-    }
-}
+#include "flash.cuh"
 
 template <int THREADS>
 __device__ void attention_prefill_body(const float* q, const int* positions, const int* slots, const int* tiles,

@@ -23,7 +23,15 @@ struct Draw {
     unsigned long long seed;
     int position;
 
-    __device__ double noise(int token) const { return temperature > 0 ? gumbel(seed, position, token, 0) : 0; }
+    __device__ double noise(int token) const {
+        return temperature > 0 ? gumbel(word_of(seed, position, token, 0)) : 0;
+    }
+    // Whether a score could win against `best` with the noise of this word; no for nearly all, without a logarithm.
+    // It needs g > x, which is u > exp(-exp(-x)), and that is never below 1 - exp(-x). 1.001 is for float32's rounding.
+    __device__ bool may_win(float score, unsigned word, const Best& best) const {
+        const double x = ((double)best.score - score) * sharpness + best.noise;
+        return !((~word + 0.5f) * 0x1p-32f > 1.001f * expf((float)-x));
+    }
     __device__ bool prefers(const Best& a, const Best& b) const {
         double gap = a.noise - b.noise;
         if (a.score != b.score) gap += ((double)a.score - b.score) * sharpness;

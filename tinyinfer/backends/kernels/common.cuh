@@ -39,7 +39,7 @@ __device__ inline float to_float(float16 number) {
 template <typename Number> __device__ inline Number from_float(float value);  // to the nearest, ties to even
 template <> __device__ inline float32 from_float<float32>(float value) { return {to_bits(value)}; }
 template <> __device__ inline bfloat16 from_float<bfloat16>(float value) {
-    const unsigned bits = to_bits(value), half = 0x7fffu + (bits >> 16 & 1);  // half a unit of the last place that stays
+    const unsigned bits = to_bits(value), half = 0x7fffu + (bits >> 16 & 1);  // half of the last place that stays
     return {(unsigned short)(value == value ? (bits + half) >> 16 : bits >> 16 | 0x40)};  // a NaN stays a NaN
 }
 template <> __device__ inline float16 from_float<float16>(float value) {

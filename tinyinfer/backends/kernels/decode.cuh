@@ -1,71 +1,15 @@
-// A row's attention, its keys split among blocks: Flash-Decoding (Dao et al. 2023), for any way in which keys are stored.
+// A row's attention, its keys split among blocks: Flash-Decoding (Dao et al. 2023), however keys are stored.
 // Formula: ReferenceOps.attention, of one row: softmax(cap(scale * q.k) + mask, sink) v; the mask is "at most my
 // position, and within the window".
 //
-// One row alone has K heads' work, and a GPU has 132 processors; so a row's keys are cut into SPLITS shares of equal
-// length. The length is the row's own, found on the device: a captured graph need not know it. A block walks over its
-// share: LANES lanes hold a key, the queries of the QUERIES heads that share it, and a running softmax: (largest score
-// m, sum of exp(s - m), the same sum weighted by values). Such triples add up in any order: first those of the block,
-// then, in the block that is last to finish, those of the row. The sink comes in there, once.
+// One row alone has K heads' work, and a GPU has 132 processors; so a row's keys are cut into up to SPLITS parts of
+// equal length. The length is the row's own, found on the device: a captured graph need not know it. A block walks over
+// its part: LANES lanes hold a key and the queries of the QUERIES heads that share it (softmax.cuh). Triples add up:
+// first those of the block, then, in the block that is last to finish, those of the row. The sink comes in there, once.
 //
-// Items: T*K*SPLITS. Scratch: partial, T*H*SPLITS*(E + 2) floats (not used at SPLITS 1); counters, T*K ints, 0 before
-// the first launch and 0 again after each. A padded row (position -1) reads no cache and gets zeros.
-#include "cache.cuh"
-
-constexpr int LANES = CHUNKS > 16 ? 32 : CHUNKS > 8 ? 16 : CHUNKS > 4 ? 8 : CHUNKS > 2 ? 4 : 2;  // of one key
-constexpr int PER_LANE = (CHUNKS + LANES - 1) / LANES;                                           // chunks of a lane
-constexpr int AT_ONCE = 2;  // keys that a lane loads before it computes
-
-// One query's softmax over the keys that a lane has met, with the lane's chunks of the sum of values.
-struct Running {
-    float most, total;
-    Chunk query[PER_LANE], sum[PER_LANE];
-
-    __device__ void begin(const float* from, int lane, float scale) {
-        most = LOWEST, total = 0;
-        for (int j = 0; j < PER_LANE; j++) {
-            const int c = lane + j * LANES;
-            const Chunk chunk = load_chunk(from + (c < CHUNKS ? c : 0) * CHUNK);
-            for (int i = 0; i < CHUNK; i++) query[j].at[i] = c < CHUNKS ? chunk.at[i] * scale : 0, sum[j].at[i] = 0;
-        }
-    }
-
-    __device__ void meet(const Chunk* k, const Chunk* v, bool seen, float cap) {
-        float s = 0;
-        for (int j = 0; j < PER_LANE; j++)
-            for (int i = 0; i < CHUNK; i++) s += query[j].at[i] * k[j].at[i];
-        s = capped(warp_sum<LANES>(s), cap);
-        const float higher = seen ? fmaxf(most, s) : most, keep = expf(most - higher);
-        const float weight = seen ? expf(s - higher) : 0;
-        most = higher, total = total * keep + weight;
-        for (int j = 0; j < PER_LANE; j++)
-            for (int i = 0; i < CHUNK; i++) sum[j].at[i] = sum[j].at[i] * keep + weight * v[j].at[i];
-    }
-
-    __device__ void store(float* sums, float* top, int lane) const {
-        for (int j = 0; j < PER_LANE; j++)
-            for (int i = 0, c = lane + j * LANES; i < CHUNK; i++)
-                if (c < CHUNKS) sums[c * CHUNK + i] = sum[j].at[i];
-        if (lane == 0) top[0] = most, top[1] = total;
-    }
-};
-
-struct Triple {
-    float most, total, sum;
-};
-
-// Adds up the triples of some parts, for number i of the (QUERIES, E) numbers of a key head.
-__device__ inline Triple add_up(const float* sums, const float* tops, int parts, int i) {
-    Triple all = {LOWEST, 0, 0};
-    for (int n = 0; n < parts; n++) all.most = fmaxf(all.most, tops[(n * QUERIES + i / E) * 2]);
-    for (int n = 0; n < parts; n++) {
-        const float* top = tops + (n * QUERIES + i / E) * 2;
-        const float share = expf(top[0] - all.most);
-        all.total += share * top[1];
-        all.sum += share * sums[n * QUERIES * E + i];
-    }
-    return all;
-}
+// Items: T*K*SPLITS. Scratch: partial, T*H*SPLITS*(E + 2) floats (not used by rows of one part); counters, T*K ints, 0
+// before the first launch and 0 again after each. A padded row (position -1) reads no cache and gets zeros.
+#include "softmax.cuh"
 
 // The softmax's denominator, a sink's share included; a row that met no key (a padded one) gives 0.
 __device__ inline float finished(const Triple& all, const float* sinks, int head, int i) {
@@ -86,15 +30,19 @@ template <int THREADS, typename KeysOf>
 __device__ inline void attend_in_splits(const float* q, const int* positions, int window, float scale, float cap,
                                         const float* sinks, float* partial, int* counters, float* out, KeysOf keys_of) {
     constexpr int GROUPS = THREADS / LANES, NUMBERS = QUERIES * E;  // of lanes; of a key head's queries
+    constexpr int LEAST = 2 * AT_ONCE * GROUPS;  // keys of a part: fewer are not worth their share of the adding up
     __shared__ float sums[GROUPS * NUMBERS], tops[GROUPS * QUERIES * 2];
     __shared__ int arrived;
     const int lane = threadIdx.x % LANES, group = threadIdx.x / LANES;
     for (int item = blockIdx.x; item < T * K * SPLITS; item += gridDim.x) {
         const int pair = item / SPLITS, split = item % SPLITS, head = pair % K;  // pair: of a row and a key head
         const int stop = positions[pair / K] + 1, start = window > 0 && stop > window ? stop - window : 0;
-        const int share = (stop - start + SPLITS - 1) / SPLITS, first = start + split * share;
-        const int last = first + share < stop ? first + share : stop;
+        const int equal = (stop - start + SPLITS - 1) / SPLITS, share = equal > LEAST ? equal : LEAST;
+        const int parts = (stop - start + share - 1) / share;  // that have keys; 0 of a padded row
+        if (split > 0 && split >= parts) continue;
+        const int first = start + split * share, last = first + share < stop ? first + share : stop;
         Running running[QUERIES];
+#pragma unroll
         for (int g = 0; g < QUERIES; g++) running[g].begin(q + ((long long)pair * QUERIES + g) * E, lane, scale);
         for (int base = first; base < last; base += AT_ONCE * GROUPS) {
             const auto keys = keys_of(pair / K, head);
@@ -108,10 +56,11 @@ __device__ inline void attend_in_splits(const float* q, const int* positions, in
                     k[u][j] = keys.key(row, c), v[u][j] = keys.value(row, c);
                 }
             }
+            const int left = last - base - group, seen = (left + GROUPS - 1) / GROUPS;
 #pragma unroll
-            for (int u = 0; u < AT_ONCE; u++)
-                for (int g = 0; g < QUERIES; g++) running[g].meet(k[u], v[u], base + u * GROUPS + group < last, cap);
+            for (int g = 0; g < QUERIES; g++) running[g].meet(k, v, seen, cap);
         }
+#pragma unroll
         for (int g = 0; g < QUERIES; g++) {
             const int part = group * QUERIES + g;
             running[g].store(sums + part * E, tops + part * 2, lane);
@@ -119,10 +68,10 @@ __device__ inline void attend_in_splits(const float* q, const int* positions, in
         __syncthreads();
         for (int i = threadIdx.x; i < NUMBERS; i += THREADS) {
             const Triple all = add_up(sums, tops, GROUPS, i);
-            if (SPLITS == 1) out[(long long)pair * NUMBERS + i] = finished(all, sinks, head, i);
+            if (parts < 2) out[(long long)pair * NUMBERS + i] = finished(all, sinks, head, i);
             else store(all, partial, item, i);
         }
-        if (SPLITS == 1) {
+        if (parts < 2) {
             __syncthreads();  // the sums are read before the next item overwrites them
             continue;
         }
@@ -130,11 +79,11 @@ __device__ inline void attend_in_splits(const float* q, const int* positions, in
         __syncthreads();
         if (threadIdx.x == 0) arrived = atomicAdd(&counters[pair], 1);
         __syncthreads();
-        if (arrived < SPLITS - 1) continue;
+        if (arrived < parts - 1) continue;
         __threadfence();
         for (int i = threadIdx.x; i < NUMBERS; i += THREADS) {
             const long long part = (long long)pair * SPLITS * QUERIES;
-            const Triple all = add_up(partial + part * E, tops_of(partial) + part * 2, SPLITS, i);
+            const Triple all = add_up(partial + part * E, tops_of(partial) + part * 2, parts, i);
             out[(long long)pair * NUMBERS + i] = finished(all, sinks, head, i);
         }
         if (threadIdx.x == 0) counters[pair] = 0;

@@ -1,42 +1,15 @@
 // The product that every sub-layer of a small decode batch is made of: y[t][n] = sum over m of rms(x[t])[m] * w[n][m].
 //
 // A few rows (T <= 8) use each weight a few times, so the weights' way from memory is all the time there is. Therefore:
-// - LANES neighbouring lanes share an output row and read it in pieces of 16 bytes, all of them in flight at once. For
-//   576 numbers in bfloat16 16 lanes take 5 pieces each; a whole warp for such a row would idle a quarter of its loads.
-// - The first pieces are asked for before x is read: weights do not depend on the layer before, x does.
-// - RMSNorm (ReferenceOps.rms_norm) costs no kernel and no pass: every block stages x * norm in shared memory, sums up
-//   the squares on the way, and multiplies the finished dot products by 1 / sqrt(mean + eps).
-// - J output rows at once use the same activations out of shared memory, and all T rows the same weight registers.
+// - The first pieces of the weight are asked for before x is read: weights do not depend on the layer before, x does.
+// - RMSNorm (ReferenceOps.rms_norm) costs no kernel and no pass: every block stages x * norm in shared memory, adds the
+//   squares up on the way, and multiplies the finished dot products by 1 / sqrt(mean + EPS).
+// - All T rows use the same weight registers; shares.cuh says which lane holds what.
 //
-// Work items are warps, dealt out over the blocks first, so that few rows occupy all multiprocessors. Any grid is right;
-// sensible: two blocks per multiprocessor, at most ITEMS. Shared memory: 4 * min(T * filled(M), 16384) bytes at most; x
-// that is longer is staged in tiles, again for each item.
-
-constexpr int PRODUCT_THREADS = 256;
-constexpr int STAGED = 16384;  // floats of activations in shared memory: 64 KB, so that two blocks fit
-constexpr int HELD = T < 4 ? 72 : 48;  // registers of a lane for weights on their way; the others hold sums
-
-__device__ constexpr int divided(int number, int by) { return (number + by - 1) / by; }
-__device__ constexpr int lanes_for(int pieces, int lanes = 32) {  // the most that idle an eighth of their loads or less; at least 4
-    return lanes > 4 && 8 * (divided(pieces, lanes) * lanes - pieces) > pieces ? lanes_for(pieces, lanes / 2) : lanes;
-}
-__device__ constexpr int within(int low, int number, int high) { return number < low ? low : number > high ? high : number; }
-
-template <typename Weight, int M, int J> struct Plan {
-    using Part = Piece<Weight, M>;
-    static constexpr int LANES = lanes_for(Part::PIECES), EACH = divided(Part::PIECES, LANES);
-    static constexpr int ROUND = T * LANES * Part::CODES * Part::PLANES;  // activations that all lanes' one piece needs
-    static constexpr int BATCHES = divided(EACH, within(1, HELD / Part::REGISTERS / J, STAGED / ROUND));
-    static constexpr int DEPTH = divided(EACH, BATCHES);  // pieces of a row that a lane holds at once
-    static constexpr int PER_TILE = within(1, STAGED / (ROUND * DEPTH), BATCHES), TILES = divided(BATCHES, PER_TILE);
-    static constexpr int UNITS = TILES == 1 ? Part::PIECES : PER_TILE * DEPTH * LANES;  // pieces of a row in a tile
-    static constexpr int VECTOR = power_of_two_in(M, power_of_two_in(Part::CODES, 4)), VECTORS = Part::CODES / VECTOR;
-    static constexpr int WAYS = J * T >= VECTOR ? 1 : VECTOR;  // sums that do not wait for each other
-};
-template <typename Weight, int M> __device__ constexpr int rows_at_once(int outputs, int rows = T >= 4 ? 2 : 1) {
-    const bool few = outputs / rows * Plan<Weight, M, 1>::LANES < 32 * 264;  // fewer than two warps a multiprocessor
-    return rows > 1 && (outputs % rows || few) ? rows_at_once<Weight, M>(outputs, rows / 2) : rows;
-}
+// Work items are warps, dealt out over the blocks first, so few rows occupy all multiprocessors. Any grid is right;
+// sensible: as many blocks as are resident together, at most the items, divided(GROUPS, 32 / LANES). At least 8 warps.
+// Dynamic shared memory: 4 * min(T * filled(M), 16384) bytes; what is longer is staged in tiles, again for each item.
+#include "shares.cuh"
 
 template <int N> struct alignas(4 * N) Floats { float at[N]; };
 
@@ -44,7 +17,8 @@ template <int N> struct alignas(4 * N) Floats { float at[N]; };
 // of the sum of squares goes to `partial`. Vector v of piece u of plane p lies at (p * VECTORS + v) * UNITS + u:
 // neighbouring lanes then read neighbouring vectors, from different banks.
 template <typename P, int M>
-__device__ inline void stage(const float* x, const float* norm, int tile, Floats<P::VECTOR>* shared, float (&partial)[T][32]) {
+__device__ inline void stage(const float* x, const float* norm, int tile, Floats<P::VECTOR>* shared,
+                             float (&partial)[T][32]) {
     using Vector = Floats<P::VECTOR>;
     constexpr int COUNT = P::Part::PLANES * P::UNITS * P::VECTORS, PLANE = P::Part::INPUTS / P::Part::PLANES;
     const int share = blockDim.x / 32 / T * 32, t = threadIdx.x / share;
@@ -66,17 +40,42 @@ __device__ inline void stage(const float* x, const float* norm, int tile, Floats
     if (threadIdx.x % 32 == 0) sum = tile ? sum + squares : squares;
 }
 
+// One piece of J rows times the activations of its inputs, which lie in shared memory as `stage` puts them.
+template <typename P, int J>
+__device__ inline void multiply(const typename P::Part* const (&pieces)[J], const Floats<P::VECTOR>* shared,
+                                float (&sums)[J][T][P::WAYS]) {
+#pragma unroll
+    for (int i = 0; i < P::Part::PLANES * P::VECTORS; i++) {
+        float w[J][P::VECTOR];
+        for (int j = 0; j < J; j++)
+            for (int k = 0; k < P::VECTOR; k++)
+                w[j][k] = pieces[j]->at(i / P::VECTORS, i % P::VECTORS * P::VECTOR + k);
+        for (int t = 0; t < T; t++) {
+            const Floats<P::VECTOR> a = shared[(t * P::Part::PLANES * P::VECTORS + i) * P::UNITS];
+            for (int j = 0; j < J; j++)
+                for (int k = 0; k < P::VECTOR; k++) sums[j][t][k % P::WAYS] += w[j][k] * a.at[k];
+        }
+    }
+}
+
+struct AtOnce { __device__ void operator()() const {} };  // no wait: x is there when the kernel begins
+
 // row_of(group, j): the weight's row that is row j of a group. write(t, group, values): J finished sums of a row of x.
-template <typename Weight, int M, int J, int GROUPS, typename RowOf, typename Write>
-__device__ inline void product(const float* x, const float* norm, Weight weight, RowOf row_of, Write write) {
+// wait(): returns when x may be read; a persistent kernel waits there for the other blocks, its weights on their way.
+template <typename Weight, int M, int J, int GROUPS, typename RowOf, typename Write, typename Wait = AtOnce>
+__device__ inline void product(const float* x, const float* norm, Weight weight, RowOf row_of, Write write,
+                               Wait wait = Wait()) {
     using P = Plan<Weight, M, J>;
     using Vector = Floats<P::VECTOR>;
-    constexpr int ITEMS = divided(GROUPS, 32 / P::LANES);
-    DYNAMIC_SHARED(float, shared);
-    __shared__ float partial[T][32];
+    constexpr int PER_WARP = 32 / P::LANES, ITEMS = divided(GROUPS, PER_WARP);
+    DYNAMIC_SHARED(Vector, shared);
+    __shared__ float partial[T][32];  // sums of squares: of a row, by its warps
     typename P::Part held[J][P::DEPTH];
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % P::LANES, warps = blockDim.x / 32, stride = gridDim.x * warps;
-    const auto group_of = [&](int base) { return (base + warp * gridDim.x) * (32 / P::LANES) + threadIdx.x % 32 / P::LANES; };
+    const int warp = threadIdx.x / 32, lane = threadIdx.x % P::LANES;
+    const int warps = blockDim.x / 32, stride = gridDim.x * warps;
+    const auto group_of = [&](int base) {
+        return (base + warp * (int)gridDim.x) * PER_WARP + (int)threadIdx.x % 32 / P::LANES;
+    };
     const auto fetch = [&](int base, int batch) {
         const int group = group_of(base);
 #pragma unroll
@@ -86,30 +85,22 @@ __device__ inline void product(const float* x, const float* norm, Weight weight,
         }
     };
     fetch(blockIdx.x, 0);
+    wait();
     for (int base = blockIdx.x; base < ITEMS; base += stride) {
         float sums[J][T][P::WAYS] = {};
         const int group = group_of(base);
         for (int batch = 0; batch < P::BATCHES; batch++) {
             if (batch % P::PER_TILE == 0 && (P::TILES > 1 || base == blockIdx.x)) {
                 if (P::TILES > 1) __syncthreads();  // all warps are done with the tile before
-                stage<P, M>(x, norm, batch / P::PER_TILE, (Vector*)shared, partial);
+                stage<P, M>(x, norm, batch / P::PER_TILE, shared, partial);
                 __syncthreads();
             }
 #pragma unroll
             for (int d = 0; d < P::DEPTH; d++) {
-                const int piece = (batch * P::DEPTH + d) * P::LANES + lane, unit = piece % P::UNITS;
-                if (piece >= P::Part::PIECES || group >= GROUPS) continue;
-#pragma unroll
-                for (int i = 0; i < P::Part::PLANES * P::VECTORS; i++) {
-                    float w[J][P::VECTOR];
-                    for (int j = 0; j < J; j++)
-                        for (int k = 0; k < P::VECTOR; k++) w[j][k] = held[j][d].at(i / P::VECTORS, i % P::VECTORS * P::VECTOR + k);
-                    for (int t = 0; t < T; t++) {
-                        const Vector a = ((const Vector*)shared)[(t * P::Part::PLANES * P::VECTORS + i) * P::UNITS + unit];
-                        for (int j = 0; j < J; j++)
-                            for (int k = 0; k < P::VECTOR; k++) sums[j][t][k % P::WAYS] += w[j][k] * a.at[k];
-                    }
-                }
+                const int piece = (batch * P::DEPTH + d) * P::LANES + lane;
+                const typename P::Part* pieces[J];
+                for (int j = 0; j < J; j++) pieces[j] = &held[j][d];
+                if (piece < P::Part::PIECES && group < GROUPS) multiply<P, J>(pieces, shared + piece % P::UNITS, sums);
             }
             if (batch + 1 < P::BATCHES) fetch(base, batch + 1);
             else fetch(base + stride, 0);

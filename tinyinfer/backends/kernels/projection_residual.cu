@@ -14,9 +14,9 @@
 #include "weights.cuh"
 #include "product.cuh"
 
-template <typename Weight, int M>
+template <typename Weight, int M, typename Wait = AtOnce>
 __device__ void projection_residual_body(const float* y, const void* codes, const void* scale, const void* minimum,
-                                         const float* bias, float* x, float factor) {
+                                         const float* bias, float* x, float factor, Wait wait = Wait()) {
     constexpr int J = rows_at_once<Weight, M>(D);
     const auto row_at = [](int group, int j) { return group * J + j; };
     const auto write = [&](int t, int group, const float (&values)[J]) {
@@ -26,7 +26,7 @@ __device__ void projection_residual_body(const float* y, const void* codes, cons
             x[t * D + d] += factor * (values[j] + (bias ? bias[d] : 0.0f));
         }
     };
-    product<Weight, M, J, D / J>(y, nullptr, Weight(codes, scale, minimum), row_at, write);
+    product<Weight, M, J, D / J>(y, nullptr, Weight(codes, scale, minimum), row_at, write, wait);
 }
 
 extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) projection_residual(const float* y, const void* codes, const void* scale, const void* minimum, const float* bias, float* x, float factor) { projection_residual_body<Weight, INPUTS>(y, codes, scale, minimum, bias, x, factor); }

@@ -14,14 +14,14 @@
 #include "product.cuh"
 #include "gate.cuh"
 
-template <typename Weight>
+template <typename Weight, typename Wait = AtOnce>
 __device__ void rms_gate_up_body(const float* x, const float* norm, const void* codes, const void* scale,
-                                 const void* minimum, const float* bias, float* h) {
+                                 const void* minimum, const float* bias, float* h, Wait wait = Wait()) {
     const auto row_at = [](int f, int j) { return j * F + f; };  // 0: the gate, 1: its up row
     const auto write = [&](int t, int f, const float (&values)[2]) {
         h[t * F + f] = gate_up(values[0] + (bias ? bias[f] : 0.0f), values[1] + (bias ? bias[F + f] : 0.0f));
     };
-    product<Weight, D, 2, F>(x, norm, Weight(codes, scale, minimum), row_at, write);
+    product<Weight, D, 2, F>(x, norm, Weight(codes, scale, minimum), row_at, write, wait);
 }
 
 extern "C" __global__ void __launch_bounds__(PRODUCT_THREADS, 1) rms_gate_up(const float* x, const float* norm, const void* codes, const void* scale, const void* minimum, const float* bias, float* h) { rms_gate_up_body<Weight>(x, norm, codes, scale, minimum, bias, h); }

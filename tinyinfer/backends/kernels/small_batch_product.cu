@@ -1,25 +1,26 @@
 // small_batch_product: a linear layer of 9 to 256 rows on tensor cores, with RMSNorm before it and what follows it.
 //
-//     p[t][n] = sum over m of half(rms(x[t])[m]) * half(w[n][m]) + bias[n]        (ReferenceOps.rms_norm, .linear)
+//     p[t][n] = sum over m of half(rms(x[t])[m]) * half(w[n][m]) + bias[n]      (ReferenceOps.rms_norm, .linear)
 //     EPILOGUE 0   y[t][n] = p[t][n]
-//     EPILOGUE 1   y[t][n] += factor * p[t][n]                                    (.add)
-//     EPILOGUE 2   y[t][f] = gate_up(p[t][f], p[t][F + f]), OUTPUTS = 2 F            (.gate)
+//     EPILOGUE 1   y[t][n] += factor * p[t][n]                                  (.add)
+//     EPILOGUE 2   y[t][f] = gate_up(p[t][f], p[t][F + f]), OUTPUTS = 2 F       (.gate)
 //
 // half: rounded to the weights' type, to bfloat16 for packed ones; sums are float32. Reads: x (T, INPUTS), the weight,
-// norm and bias (each may be null: none). Writes: y. Each of p's tiles is one block's, so nothing is combined later.
-// Items: tiles of p; sensible grid: 264, two blocks a processor. No dynamic shared memory. Float32 weights are refused.
+// norm and bias (each may be null: none). Writes: y. Float32 weights are refused.
+// Items: tiles of p; sensible grid: two blocks a processor. No dynamic shared memory. A tile is one block's alone, and
+// the order of its sums is fixed.
 //
-// A block walks along the inputs, TILE of them at a time: while the tensor cores multiply one tile out of shared memory,
-// the next one is on its way into registers, where packed codes and float32 activations become halves. A tile lies in
-// chunks of 32 inputs, of each row 64 bytes. Eight neighbouring lanes, whose 16-byte reads are served together, then read
-// 128 bytes in a row, from 32 different banks, and lane 4 g + q finds in its 16 bytes what two mma instructions want of row g.
+// A block walks along the inputs, a tile of them at a time: while the tensor cores multiply one tile out of shared
+// memory, the next one is on its way into registers (tiles.cuh). Each of the 8 warps computes all rows and 16 columns
+// of p's tile, from one chunk of 32 inputs; where the columns are fewer than 128, several warps share them, and their
+// sums are added at the end. Lane 4 g + q finds in 16 bytes of row g what two mma instructions want of the row.
 //
-// Roofline at SmolLM2-135M's shape: a layer's 7.1 MB of weights are 2.1 us of memory time, its 14 MFLOP a row 1 us at 64
-// rows (900 TFLOP/s); neither limits. Each block reads its rows of x again, in float32: 4 bytes * INPUTS * rows for each of the
-// OUTPUTS / Shape.outputs blocks beside it, 20 MB from L2 for a layer of 64 rows, 4 us. So the shape of a tile is
-// chosen for the fewest bytes that one of 132 processors must read; 4 dependent launches of 2 to 4 us a layer remain.
+// Roofline at SmolLM2-135M's shape, 64 rows: a layer's weights are 7.1 MB, 2.1 us at 3.35 TB/s, for 0.45 GFLOP, 0.5 us
+// at 989 TFLOP/s; neither limits. But each block reads its rows of x again, and its weights for every tile of rows: 42
+// MB from L2 a layer, 8 us at 5.5 TB/s (256 rows: 85 MB, 15 us). So a tile's shape is chosen for the fewest bytes of
+// the busiest processor; and weights are asked for before x is normalized, so that later tiles find them in L2.
 // Wins: from 9 rows on, where product.cuh would multiply each row by itself. Loses: above 256 rows, where cuBLAS has
-// larger tiles and asynchronous copies; and a captured graph must do without cuBLAS.
+// larger tiles and asynchronous copies; but a captured graph must do without cuBLAS.
 #include "common.cuh"
 #include "weights.cuh"
 #include "mma.cuh"

@@ -17,6 +17,7 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 INCLUDE = re.compile(r'^#include\s+(.*?)\s*(?://.*)?$', re.MULTILINE)
+KERNEL = re.compile(r'^extern "C" __global__ .*$', re.MULTILINE)  # a kernel that is included gives its body only
 NAME = re.compile(r"[A-Za-z_]\w*")
 TYPE = re.compile(r"[A-Za-z_][\w<>:, ]*")
 
@@ -55,15 +56,18 @@ def declared(key: str, value: Constant) -> str:
 
 
 def with_headers(name: str, folder: Path, headers: dict[str, str]) -> str:
-    """A file's text without its includes; the headers, each once and after those that it needs, go to `headers`."""
+    """A file's text without its includes; the headers, each once and after those that it needs, go to `headers`.
+
+    persistent.cu includes other kernels' files as headers: their bodies, which it calls, without the kernels.
+    """
     text = (folder / name).read_text(encoding="utf-8")
     for included in INCLUDE.findall(text):
         header = included.strip('"')
-        if not re.fullmatch(r'"\w+\.cuh"', included) or not (folder / header).is_file():
+        if not re.fullmatch(r'"\w+\.cuh?"', included) or not (folder / header).is_file():
             raise ValueError(f"{name} includes {included}, but a kernel has only the headers in {folder.name}")
         if header not in headers:
             headers[header] = ""  # its place is taken, so that a header that includes itself ends
             inner = with_headers(header, folder, headers)
             del headers[header]
-            headers[header] = inner
+            headers[header] = KERNEL.sub("", inner)
     return INCLUDE.sub("", text)

@@ -1,8 +1,8 @@
 // Tiles of x and of a weight as halves in shared memory, for tensor cores: their shape, and how they get there.
 //
 // A tile of a weight is 4096 numbers, TILE inputs of COLUMNS outputs; beside it lie the same inputs of ROWS rows of x.
-// It lies in chunks of 32 inputs, of each row 64 bytes, in units of 8 inputs. Eight neighbouring lanes, whose accesses of
-// 16 bytes are served together, then touch 128 bytes in a row, which are all 32 banks: no padding is needed.
+// It lies in chunks of 32 inputs, of each row 64 bytes, in units of 8 inputs. Eight neighbouring lanes, whose accesses
+// of 16 bytes are served together, then touch 128 bytes in a row, which are all 32 banks: no padding is needed.
 //
 // A tile passes through registers: they are loaded while the tile before is multiplied, and stored after it. On the way
 // float32 activations are normalized and rounded, and packed codes become numbers. Of packed rows a tile takes whole
@@ -89,7 +89,7 @@ template <typename Weight, int M, int N, bool GATED> struct Tiles {
         }
     }
 
-    // The weight's share of this thread: pieces h = 0, 1 ..., each at a column, its first number at some place of the tile.
+    // The weight's share of this thread: pieces h = 0, 1 ..., each of a column, its first number somewhere in the tile.
     static __device__ int unit_of(int h) { return threadIdx.x + h * BATCH_THREADS; }
     static __device__ int column_of(int unit) { return unit / BESIDE % COLUMNS; }
     static __device__ int number_of(int unit) { return (unit / BESIDE / COLUMNS * BESIDE + unit % BESIDE) * EACH; }

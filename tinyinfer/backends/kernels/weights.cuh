@@ -2,14 +2,14 @@
 //
 // A product reads a row in pieces of up to 16 bytes, each by one load instruction of one lane; neighbouring lanes take
 // neighbouring pieces. `Dense` rows are numbers. `Packed` rows are codes of 8, 4, 3 or 2 bits as packing.py packs them,
-// filled up to a multiple of 8 inputs: byte c of C holds the codes of the inputs c, c + C, c + 2C ..., so a piece
-// is PLANES runs of neighbouring inputs, and w = scale * (code + lowest) + minimum, float16 scales for every GROUP inputs
-// (0: for all). 3 bits are two low bits in the first two thirds of the row and the high bit in the last third.
+// filled up to a multiple of 8 inputs: byte c of C holds the codes of the inputs c, c + C, c + 2C ..., so a piece is
+// PLANES runs of neighbouring inputs. w = scale * (code + lowest) + minimum, float16 scales for every GROUP inputs (0:
+// for all). 3 bits are two low bits in the first two thirds of the row and the high bit in the last third.
 //
 // A piece holds what was loaded and unpacks it on use: `at(plane, i)` is the weight of input plane * M/PLANES +
 // piece * CODES + i. plane and i are known when the loops are unrolled, so no array is indexed at run time.
 
-__device__ constexpr int power_of_two_in(int number, int most = 16) {  // the largest that divides the number, at most `most`
+__device__ constexpr int power_of_two_in(int number, int most = 16) {  // the largest that divides it, at most `most`
     return most > 1 && number % most ? power_of_two_in(number, most / 2) : most;
 }
 __device__ constexpr int filled(int inputs) { return (inputs + 7) / 8 * 8; }
@@ -41,6 +41,7 @@ template <typename Weight, int M> struct Piece;
 template <typename Number, int M> struct Piece<Dense<Number>, M> {
     static constexpr int SIZE = power_of_two_in(M * sizeof(Number)), CODES = SIZE / sizeof(Number);
     static constexpr int PLANES = 1, PIECES = M / CODES, INPUTS = M, REGISTERS = (SIZE + 3) / 4;
+    static constexpr int ROW = M * sizeof(Number);  // bytes
     Bytes<SIZE> raw;
     __device__ void load(const Dense<Number>& weight, long long row, int piece) {
         raw = stream<SIZE>(weight.numbers + row * M + piece * CODES);
@@ -56,6 +57,7 @@ template <int BITS, int GROUP, bool SYMMETRIC, int M> struct Piece<Packed<BITS, 
     static constexpr int LOW = BITS == 3 ? 2 : BITS, WIDTH = filled(M) / 8;  // WIDTH: bytes of one bit of every code
     static constexpr int SIZE = power_of_two_in(BITS == 3 ? WIDTH : WIDTH * LOW, power_of_two_in(GROUP ? GROUP : 16));
     static constexpr int CODES = SIZE, PLANES = 8 / LOW, PIECES = WIDTH * LOW / SIZE, INPUTS = filled(M);
+    static constexpr int ROW = WIDTH * BITS;  // bytes of codes
     static constexpr int GROUPS = GROUP ? (M + GROUP - 1) / GROUP : 1, WORDS = (SIZE + 3) / 4;
     static constexpr int REGISTERS = WORDS * (BITS == 3 ? 2 : 1) + (GROUP ? PLANES : 1) * (SYMMETRIC ? 1 : 2);
     Bytes<SIZE> low, high;

@@ -1,0 +1,121 @@
+"""What a GPU must compute as NumPy does: arrays in, arrays out, one operation or one engine at a time.
+
+`Device("fake")` is fake_cupy, on which CI runs these tests; `Device("gpu")` is CuPy on a real one (`pytest -m gpu`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_cupy import fake_cupy
+from features import CONFIGS
+from helpers import (
+    ALWAYS_DRAFT,
+    Letters,
+    checkpoint_of,
+    distance,
+    finish,
+    make_engine,
+    random_tensors,
+    request,
+    small_config,
+)
+
+from tinyinfer.backends.cupy_device import find_cupy
+from tinyinfer.backends.cupy_ops import CupyOps
+from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.engine.engine import Engine
+from tinyinfer.errors import SwitchError
+from tinyinfer.ledger import Ledger
+from tinyinfer.sequence import Sequence
+
+DEVICES = [pytest.param("fake", marks=pytest.mark.cuda), pytest.param("gpu", marks=pytest.mark.gpu)]
+# A prefix in common, repetition, one token. Some rows are chosen on the device, some need more than it does.
+WORK: list[tuple[list[int], int, dict[str, Any]]] = [
+    ([3, 4, 5, 6] * 3, 8, {}),
+    ([3, 4, 5, 6] * 2 + [9], 6, {"temperature": 0.8, "seed": 5}),
+    ([7], 9, {"logprobs": 3}),
+    ([9, 8, 7, 6, 5], 5, {"temperature": 1.3, "seed": 2, "top_k": 9, "top_p": 0.9}),
+    ([2, 3], 6, {"repetition_penalty": 1.2}),
+]
+
+
+@dataclass(frozen=True)
+class Device:
+    """An array module by its name, and the way there and back."""
+
+    name: str
+
+    @property
+    def xp(self) -> Any:
+        """The module; a test of a GPU is skipped where there is none."""
+        if self.name == "fake":
+            return fake_cupy
+        try:
+            return find_cupy()
+        except SwitchError as error:
+            pytest.skip(str(error))
+
+    def ops(self, dtype: Any = np.float32, decode: str = "eager") -> CupyOps:
+        """CuPy's operations, with a ledger of their own."""
+        return CupyOps(Ledger(), dtype, decode=decode, xp=self.xp)
+
+    def put(self, value: Any) -> Any:
+        """The arrays in a value, also in those of its fields and parts, on the device; everything else as it is."""
+        if isinstance(value, np.ndarray):
+            return self.xp.asarray(value)
+        if isinstance(value, tuple | list):
+            return type(value)(self.put(part) for part in value)
+        if hasattr(value, "__dataclass_fields__"):
+            return replace(value, **{name: self.put(getattr(value, name)) for name in value.__dataclass_fields__})
+        return value
+
+    def get(self, value: Any) -> Any:
+        """An array, or a tuple of arrays, on the host."""
+        return tuple(map(self.get, value)) if isinstance(value, tuple) else np.asarray(value.get())
+
+
+def assert_same(device: Device, work: Callable[[Any], Any], tolerance: float, dtype: Any = np.float32) -> None:
+    """work(ops, put) gives the same arrays on the device as on NumPy, and the same counts."""
+    ops, host = device.ops(dtype), NumpyOps(Ledger(), dtype)
+    found, wanted = device.get(work(ops, device.put)), work(host, lambda value: value)
+    pairs = zip(found, wanted, strict=True) if isinstance(wanted, tuple) else [(found, wanted)]
+    for one, other in pairs:
+        assert one.dtype == other.dtype
+        assert distance(one, other) <= tolerance
+    assert ops.ledger == host.ledger
+
+
+def engine_on(ops: Any, name: str, switches: dict[str, Any]) -> Engine:
+    """An engine of a small model on these operations."""
+    checkpoint = checkpoint_of(CONFIGS[name], random_tensors(CONFIGS[name]))
+    letters: Any = Letters(31)
+    second = small_config() if "draft_model" in switches else None
+    return make_engine(replace(checkpoint, tokenizer=letters), ops=ops, second=second, draft_cost=ALWAYS_DRAFT,
+                       max_model_len=32, **switches)  # fmt: skip
+
+
+def sequences() -> list[Sequence]:
+    return [request(prompt, n, **params) for prompt, n, params in WORK]
+
+
+def assert_engines_agree(device: Device, name: str, switches: dict[str, Any], decode: str = "eager") -> Engine:
+    """Tokens, log-probabilities and counts are NumPy's; returns the engine on the device.
+
+    Of packed weights the bytes may differ, since each backend fills them up in its own way; of copies within a cache,
+    too, since kernels read scattered blocks where they lie.
+    """
+    ours, host = engine_on(device.ops(decode=decode), name, switches), engine_on(NumpyOps(Ledger()), name, switches)
+    found, wanted = sequences(), sequences()
+    assert finish(ours, *found) == finish(host, *wanted)
+    for one, other in zip(found, wanted, strict=True):
+        for choice, same in zip(one.progress.choices, other.progress.choices, strict=True):
+            assert choice.logprob == pytest.approx(same.logprob, abs=1e-4)
+    own = {"weight_bytes": 0} if {"quantize", "draft_quantize"} & set(switches) else {}
+    own |= {"kv_copied_bytes": 0} if decode != "eager" else {}
+    assert replace(ours.ledger, **own) == replace(host.ledger, **own)
+    return ours
