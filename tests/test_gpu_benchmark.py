@@ -101,6 +101,8 @@ def test_the_table_of_kernels_has_registers_and_occupancy(monkeypatch):
     share = occupancy(kernel.launch.block, 90, kernel.launch.shared + 1000, MULTIPROCESSORS["sm_90"]).share
     assert line.split()[8:11] == [str(kernel.launch.shared + 1000), "80", "0"]
     assert line.split()[-4:-1] == ["90", "0", f"{share:.0%}"]
+    [whole] = [line for line in lines if line.startswith("persistent")]
+    assert whole.split()[3:5] == [str(hollow.MULTIPROCESSORS), "256"]  # one block each: all must be resident at once
 
 
 def test_the_least_time_is_the_largest_of_three():

@@ -131,7 +131,9 @@ def resources_table(cases: tuple[Case, ...]) -> str:
 
 def keyed(case: Case) -> list[tuple[tuple[str, str], Kernel]]:
     """The kernels of a decode step, by what they are compiled from."""
-    return [] if case.prefill else [((kernel.name, kernel.source()), kernel) for kernel in kernels(case)]
+    found = [] if case.prefill else kernels(case)
+    found += kernels(case, persistent=True) if "persistent" in case.variants else []
+    return [((kernel.name, kernel.source()), kernel) for kernel in found]
 
 
 def resources(cases: tuple[Case, ...]) -> str:
