@@ -196,7 +196,7 @@ def judge(tiny) -> measured.Judge:
 def test_right_tokens_are_right_and_one_wrong_token_is_seen(tiny, judge):
     """Catches a judge that looks at the last token only, or at the logits of another row."""
     run = measured.own_run(tiny, open_engine(random_checkpoint(tiny.config, "bfloat16"), FLOAT32))
-    _, tokens = run(tiny.new)
+    tokens = run(tiny.new).tokens
     assert judge.worst(tokens) == 0
     for place in range(tiny.new):
         wrong = [list(tokens[0])]
@@ -209,17 +209,24 @@ def test_wrong_attention_changes_the_tokens(tiny, judge):
     """What random weights must show. Catches weights with which a cache that forgets the prompt answers alike."""
     forgetful = replace(tiny.config, windows=(1,) * tiny.config.num_layers)
     other = open_engine(random_checkpoint(forgetful, "bfloat16"), FLOAT32)
-    _, wrong = measured.own_run(tiny, other)(tiny.new)
+    wrong = measured.own_run(tiny, other)(tiny.new).tokens
     assert judge.worst(wrong) > measured.ROUNDED
 
 
-def test_prefill_is_timed_to_the_first_token_and_decode_from_there(tiny):
-    """Catches a decode figure in which the prompt is counted."""
-    served = sequences([[1, 2], [3, 4]], 3)
-    for seq, times in zip(served, ([1.0, 2.0, 3.0], [1.5, 2.5, 4.0]), strict=True):
+def test_prefill_is_timed_to_the_first_token_and_decode_while_all_sequences_run():
+    """Catches a decode figure with the prompt in it, or with steps of a batch that is not full."""
+    served = sequences([[1, 2], [3, 4, 5]], 4)
+    for seq, times in zip(served, ([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0]), strict=True):
         seq.timing.times = times
-    assert measured.seconds_of(served, 0.5, prefill=True) == 1.0
-    assert measured.seconds_of(served, 0.5, prefill=False) == 2.5
+    assert measured.prefill_of(served, 0.5) == (1.5, 5)
+    assert measured.decode_of(served) == (2.0, 4)
+
+
+def test_a_round_is_counted_by_its_own_tokens(tiny):
+    """The median over rounds. Catches a speed of the wrong number of tokens, and the first round in the median."""
+    answers = iter([measured.Answer(9.0, 1, []), *(measured.Answer(s, 10, [[7]]) for s in (1.0, 2.0, 4.0))])
+    found = measured.timed(tiny, lambda new: next(answers), 60.0)
+    assert (found["tokens_per_second"], found["step_seconds"], found["tokens"]) == (5.0, 0.2, [[7]])
 
 
 # The flow.
