@@ -346,6 +346,15 @@ def test_the_flow_begins_with_the_formulas(device):
     assert found["verdict"].startswith("right")
 
 
+def test_an_error_in_the_end_costs_nothing_that_was_measured_before(device, monkeypatch):
+    """Catches a line that is lost, and a device in an unknown state that goes on."""
+    monkeypatch.setattr(gpu, "alone", lambda *_: 1 / 0)
+    case = replace(rehearsal()[0], new=3)
+    [found] = gpu.answers(case, ("eager", "eager"), 0.1)
+    assert found["verdict"].startswith("right")
+    assert "ZeroDivisionError" in found["failed_alone"]
+
+
 def test_a_line_whose_variant_did_not_run_is_refused():
     """Catches a fallback that is printed under the name of what it fell back from."""
     with pytest.raises(RuntimeError, match="ran as eager"):

@@ -36,7 +36,7 @@ FEW = 8  # rows up to which tinyinfer's kernels keep activations in float32
 
 @dataclass(frozen=True)
 class Answer:
-    """One round: seconds in which `count` tokens were computed (of prompts, or new ones), and all sequences' new tokens."""
+    """One round: seconds in which `count` tokens (of prompts, or new ones) were computed; the new tokens of all."""
 
     seconds: float
     count: int
