@@ -81,7 +81,7 @@ class Bucket:
         host["tokens"][:rows], host["positions"][:rows] = batch.tokens, batch.positions
         host["tokens"][rows:], host["positions"][rows:] = 0, PADDED
         host["sets"][:rows] = batch.rotation_sets
-        seats = [self.seats.take(slot, cache.pools_of(span.seq)) for slot, span in enumerate(batch.spans)]
+        seats = self.seats.take([cache.pools_of(span.seq) for span in batch.spans])
         for slot, span in enumerate(batch.spans):
             params, some = span.seq.request.params, slice(span.start, span.stop)
             host["slots"][some], host["seeds"][some] = slot, span.seq.request.seed % 2**64
