@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from tinyinfer.backends.auto import auto_ops
+from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
@@ -22,7 +24,7 @@ from tinyinfer.speculative.candidates import ForkedCandidates
 from tinyinfer.speculative.draft_model import ModelDrafter
 from tinyinfer.speculative.prompt_lookup import PromptLookup
 
-BACKENDS: list[Callable[[Ledger], Ops]] = [NumpyOps, ReferenceOps]
+BACKENDS: list[Callable[[Ledger], Ops]] = [NumpyOps, ReferenceOps, CupyOps, auto_ops]
 WRAPPER: Callable[[Ops], Ops] = DelegatingOps
 CACHES: list[Callable[[CacheSpec, Device], Cache]] = [
     NoCache, ContiguousCache, PagedCache, QuantizedContiguousCache, QuantizedPagedCache,

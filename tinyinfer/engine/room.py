@@ -17,7 +17,7 @@ import numpy as np
 from tinyinfer.arrays import FLOAT
 from tinyinfer.backends.switches import DTYPES, make_ops
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.errors import RequestError, RoomError
+from tinyinfer.errors import RoomError
 from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import keeps_file_quantization
@@ -81,12 +81,10 @@ def asked_bytes(checkpoint: Checkpoint, c: EngineConfig) -> int:
 def ends_youngest(batch: Batch) -> Iterator[None]:
     """Wraps the work of a step: where memory is refused to it, the youngest request in it is the one that ends.
 
-    Raises RoomError, which names that request; an error that names one already is left as it is.
+    Raises RoomError, which names that request.
     """
     try:
         yield
-    except RequestError:
-        raise
     except MemoryError as error:
         youngest = max(span.seq.owner.id for span in batch.spans) if batch.spans else None
         reason = "a step of {rows} rows needs more memory than there is ({words})"

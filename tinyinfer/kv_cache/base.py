@@ -241,7 +241,8 @@ class Cache(KVCache):
         nbytes = positions * position_bytes(spec.memory, spec.kv_bits, spec.block_size, spec.kv_group_size)
         whole = spec.reserve_all and not self.num_blocks
         cure = "give a smaller {max_model_len}, which every sequence reserves" if whole else SHORTER
-        return no_room(seq.id, positions, nbytes, f"{cure}, or {spec.smaller}")
+        on_host = self.device.xp.__name__ == "numpy"
+        return no_room(seq.id, positions, nbytes, f"{cure}, or {spec.smaller}", on_host)
 
     def expected(self, seq: Sequence) -> int:
         """How many positions of the sequence get room in advance: all that it can come to."""

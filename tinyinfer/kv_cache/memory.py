@@ -44,11 +44,15 @@ def most_blocks(position_bytes: int, max_model_len: int, block_size: int, max_nu
     return max(1, min(full, int(MEMORY_SHARE * memory) // (block_size * position_bytes)))
 
 
-def no_room(request_id: int, positions: int, nbytes: int, cure: str) -> RoomError:
-    """The error for a sequence that does not fit even alone: what it needs, what there is, and what helps."""
+def no_room(request_id: int, positions: int, nbytes: int, cure: str, on_host: bool = True) -> RoomError:
+    """The error for a sequence that does not fit even alone: what it needs, what there is, and what helps.
+
+    on_host: whether the cache lies in the host's memory, and not in a GPU's.
+    """
+    refused = "the system does not give them to this process, which may use {available} in all"
+    reason = "a prompt and its answer of up to {positions} positions need {need} of KV cache, and "
     return RoomError(
-        "a prompt and its answer of up to {positions} positions need {need} of KV cache, and the system does not give "
-        "them to this process, which may use {available} in all", cure, request_id,
+        reason + (refused if on_host else "the GPU has no room for them"), cure, request_id,
         positions=positions, need=amount(nbytes, "B"), available=amount(available_memory(), "B"),
     )  # fmt: skip
 
