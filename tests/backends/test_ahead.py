@@ -175,6 +175,10 @@ def test_the_rotations_change():
     model = small_config(rope=(longrope(12),) * 2)
     engine = agree(model, [(A[:5], 18), (B[:9], 12)])
     assert engine.ledger.tokens_recomputed > 0
+    engine = gpu_engine(model)
+    lost = forgotten(engine)
+    finish(engine, *ask([(A[:5], 18)]))
+    assert not lost, "no step was launched across the boundary"
 
 
 @pytest.mark.cuda

@@ -15,6 +15,7 @@ from helpers import finish, small_config
 from on_device import agree, ask, cpu_engine, gpu_engine
 
 from tinyinfer.backends.kernels.covered import uncovered
+from tinyinfer.errors import ModelWarning
 from tinyinfer.loading import load
 
 pytestmark = pytest.mark.cuda
@@ -69,6 +70,28 @@ def test_packed_weights(quantize, golden_folder):
     plain, device = (gpu_engine(model, decode, **switches) for decode in ("eager", "graph"))
     assert finish(device, *ask(work)) == finish(plain, *ask(work)) == finish(cpu_engine(model, **switches), *ask(work))
     assert device.ledger == plain.ledger
+
+
+PACKED_CACHES: list[dict[str, Any]] = [
+    {"kv_bits": 8}, {"kv_bits": 4, "kv_cache": "paged", "prefix_cache": True},
+    {"kv_bits": 2, "speculative": "prompt-lookup"}, {"kv_bits": 8, "kv_cache": "paged", "speculative": "self"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("case", PACKED_CACHES, ids=str)
+def test_packed_caches(case):
+    """Blocks are packed by the step that fills them, several at once where drafts reach over them, and rolled back."""
+    work = [(A[:9], 14), ([1, 2, 3] * 4, 9)]
+    work = [([t % 31 for t in prompt], n) for prompt, n in work]
+    model = small_config(windows=(5, None), qk_norm="head" if "prefix_cache" in case else "none")
+    engine = agree(model, work, block_size=4, **case)
+    assert engine.compiled.buckets
+
+
+def test_packed_caches_are_not_for_the_persistent_kernel():
+    """It reads floats: a graph takes over, and the user is told."""
+    with pytest.warns(ModelWarning, match="gpu_decode=persistent: kv_bits keeps keys and values packed"):
+        assert gpu_engine(small_config(), "persistent", kv_bits=8).compiled.way == "graph"
 
 
 @pytest.mark.parametrize(("rows", "dtype"), [(9, "float32"), (17, "float32"), (9, "bfloat16"), (17, "float16")])

@@ -129,7 +129,7 @@ def persisted(s: Sequence, steps: int, grid: int, seed: int, source: str = "") -
 
 
 def assert_same(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
-    """Bit by bit; what nobody wrote is NaN in both."""
+    """Bit by bit; what was not written is NaN in both."""
     for a, b in zip(found, expected, strict=True):
         np.testing.assert_array_equal(a, b)
 

@@ -12,6 +12,7 @@ or batches are large. So the files ask how to waste none of it, how to share it,
     paged.py          one pool of blocks for all sequences
     prefix_cache.py   the common beginning of prompts is computed and stored once
     packed_blocks.py  a block of keys and values in 8, 4 or 2 bits a number
+    in_place.py       the same blocks as kernels see them
     quantized.py      the contiguous and the paged cache with packed blocks
     switches.py       the switches of the section and what they refuse
 

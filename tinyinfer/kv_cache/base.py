@@ -169,6 +169,11 @@ class Cache(KVCache):
         """
         return None
 
+    @property
+    def kernel_sizes(self) -> dict[str, int]:
+        """What kernels must know of packed blocks when they are compiled; nothing of a cache that packs none."""
+        return {}
+
     def next_blocks(self, n: int) -> list[int]:
         """The free blocks that will be allocated next, at most n, in that order unless one is freed before."""
         return []

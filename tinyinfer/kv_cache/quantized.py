@@ -24,24 +24,17 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
 from tinyinfer.arrays import Array
-from tinyinfer.kv_cache.base import Cache, CacheSpec, LayerRows, carve, down_to, first_given, layer_shapes, positions_of
+from tinyinfer.kv_cache.base import CacheSpec, LayerRows, carve, down_to, first_given, layer_shapes, positions_of
 from tinyinfer.kv_cache.blocks import BlockCache
+from tinyinfer.kv_cache.in_place import FloatRows, InPlace
 from tinyinfer.kv_cache.packed_blocks import PackedBlocks
 from tinyinfer.model.interfaces import Device
 from tinyinfer.sequence import Batch, Sequence, Span
-
-
-@dataclass
-class FloatRows:
-    """The positions of a sequence that are kept in float: from `first` on, the start of its last, unfinished block."""
-
-    rows: Array  # (positions, numbers): the numbers of all layers side by side, so that moving a position is one copy
-    first: int
 
 
 class Unpacked(NamedTuple):
@@ -53,7 +46,7 @@ class Unpacked(NamedTuple):
     stop: int
 
 
-class QuantizedCache(Cache):
+class QuantizedCache(InPlace):
     """What both quantized caches have in common; of its bases a cache names this class first."""
 
     def __init__(self, spec: CacheSpec, device: Device) -> None:
@@ -69,12 +62,11 @@ class QuantizedCache(Cache):
         self._unpacked: Unpacked | None = None
 
     @abstractmethod
-    def storage(self, seq: Sequence) -> PackedBlocks:
-        """The packed blocks that hold this sequence: its own (contiguous), or the shared pool (paged)."""
-
-    @abstractmethod
     def block_ids(self, seq: Sequence, first: int, stop: int) -> slice | Array:
         """Which blocks of that storage are the blocks first ... stop of the sequence."""
+
+    def forget_workspace(self) -> None:
+        self._unpacked = None
 
     # The contract.
 

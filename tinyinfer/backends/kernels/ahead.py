@@ -52,8 +52,8 @@ class Row:
 
     def sees(self, seat: Seat) -> bool:
         """Whether a sequence sits where the device thinks: the same arrays, and blocks that were foreseen."""
-        self.taken = len(seat[3])
-        return seat[:3] == self.seat[:3] and list(seat[3]) == self.blocks[: self.taken]
+        self.taken = len(seat.blocks)
+        return seat[:3] == self.seat[:3] and list(seat.blocks) == self.blocks[: self.taken]
 
 
 @dataclass
@@ -107,7 +107,10 @@ class Ahead:
         same = min(sets.most_drafts(span.first + 1) for span in batch.spans)  # steps with the same rotations
         most = min(most, same, max(map(answer_of, batch.spans)))
         foreseen = sum(len(row.blocks) - row.taken for row in rows)  # of the free blocks the next ones
-        free = iter(cache.next_blocks(foreseen + len(rows) * most)[foreseen:] if len(self.steps) < most else ())
+        if cache.kernel_sizes or len(self.steps) >= most:  # a block that is packed gets float rows that no one foresees
+            free: Iterator[int] = iter(())
+        else:
+            free = iter(cache.next_blocks(foreseen + len(rows) * most)[foreseen:])
         while len(self.steps) < most and self._has_room(batch, len(self.steps) + 1, free):
             self.steps.append(self.bucket.launch())
 
@@ -115,7 +118,7 @@ class Ahead:
         """Whether every row has a block for its position so many steps on; the device is told of new ones."""
         longer = False
         for span in batch.spans:
-            row, at = self.rows[span.seq], (span.first + step) // self.rows[span.seq].seat[2]
+            row, at = self.rows[span.seq], (span.first + step) // self.rows[span.seq].seat.block_size
             if at == len(row.blocks):
                 block = next(free, None) if step <= answer_of(span) else None
                 if block is None:
@@ -133,7 +136,7 @@ def begin(batch: Batch, bucket: Bucket, seats: list[Seat]) -> Ahead | None:
     if not one_row_each(batch):
         return None
     rows = {
-        span.seq: Row(n, seat, span.rotation_set, span.first + 1, list(seat[3]), len(seat[3]))
+        span.seq: Row(n, seat, span.rotation_set, span.first + 1, list(seat.blocks), len(seat.blocks))
         for n, (span, seat) in enumerate(zip(batch.spans, seats, strict=True))
     }
     return Ahead(bucket, rows)

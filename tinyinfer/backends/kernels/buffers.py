@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence as Seq
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from tinyinfer.arrays import Array, Xp
+from tinyinfer.arrays import FLOAT, Array, Xp
 
 RING = 32  # steps whose results are kept: more than ever run ahead
 RESULT = 4  # numbers of a row's result: token, smallest and largest logit, one unused
@@ -39,11 +39,11 @@ class Fields:
         return views
 
 
-def row_fields(rows: int, layers: int, slots: int, most_blocks: int) -> Fields:
-    """What the host tells of a step: of each row, and of each slot (the kernels' contract is in cache.cuh)."""
+def row_fields(rows: int, layers: int, slots: int, most_blocks: int, addresses: int = 2) -> Fields:
+    """What the host tells of a step: of each row, and of each slot, with so many addresses a layer (cache.cuh)."""
     return Fields(
         {
-            "pools": (np.uint64, (layers, slots, 2)),
+            "pools": (np.uint64, (layers, slots, addresses)),
             "seeds": (np.uint64, (rows,)),
             "temperatures": (np.float64, (rows,)),
             "top_p": (np.float64, (rows,)),
@@ -98,18 +98,47 @@ def pinned(xp: Xp, shape: tuple[int, ...], kind: Any) -> np.ndarray:
     return array
 
 
-Seat = tuple[int, int, int, tuple[int, ...]]
+class Seat(NamedTuple):
+    """Where a sequence's keys and values lie, without the arrays: memory that the cache frees shall be free.
+
+    base: addresses that stand for those of all layers, which lie in one reservation. head: what a slot's place begins
+    with (cache.cuh, packed.cuh).
+    """
+
+    base: tuple[int, ...]
+    head: tuple[int, int]
+    block_size: int
+    blocks: tuple[int, ...]
 
 
 def seats_of(all_pools: Seq[Any]) -> list[Seat]:
-    """What says where sequences' keys and values lie: an address, the pool's positions, block size, block table.
-
-    All layers lie in one reservation, so that one address stands for all. No array is kept: memory that the cache frees
-    shall be free. The sequences of a paged cache share their arrays, so that each is looked at once.
-    """
+    """The seats of sequences. Those of a paged cache share their arrays, so that each array is looked at once."""
+    if all_pools and hasattr(all_pools[0], "floats"):
+        return [packed_seat(pools) for pools in all_pools]
     arrays = {id(pools.layers): pools.layers[0].keys for pools in all_pools}
-    bases = {key: (keys.data.ptr, keys.shape[1]) for key, keys in arrays.items()}
-    return [(*bases[id(pools.layers)], pools.block_size, pools.blocks) for pools in all_pools]
+    bases = {key: ((keys.data.ptr,), keys.shape[1]) for key, keys in arrays.items()}
+    found = ((bases[id(pools.layers)], pools) for pools in all_pools)
+    return [Seat(base, (size, pools.block_size), pools.block_size, pools.blocks) for (base, size), pools in found]
+
+
+def packed_seat(pools: Any) -> Seat:
+    """The seat of a sequence whose blocks are packed, but for the last one, whose rows are floats."""
+    base = pools.layers[0].key_codes.data.ptr, pools.floats.data.ptr
+    return Seat(base, (pools.packed, pools.first), pools.block_size, pools.blocks)
+
+
+def addresses_of(pools: Any) -> np.ndarray:
+    """The addresses that kernels need of each layer: keys and values; or codes, scales and float rows."""
+    if not hasattr(pools, "floats"):
+        return np.array([(rows.keys.data.ptr, rows.values.data.ptr) for rows in pools.layers], np.uint64)
+    floats = pools.floats.data.ptr
+    return np.array(
+        [
+            [*(array.data.ptr for array in layer), floats + FLOAT * column]
+            for layer, column in zip(pools.layers, pools.columns, strict=True)
+        ],
+        np.uint64,
+    )
 
 
 class Seats:
@@ -117,23 +146,22 @@ class Seats:
 
     def __init__(self, staging: Staging) -> None:
         self._staging = staging
-        self._taken: list[Seat] = [(0, 0, 0, ())] * len(staging.host["places"])
+        self._taken = [Seat((), (0, 0), 0, ())] * len(staging.host["places"])
 
     def take(self, all_pools: Seq[Any]) -> list[Seat]:
-        """Seats sequences with these pools in the slots from 0 on; returns what `seats_of` says of them."""
+        """Seats sequences with these pools in the slots from 0 on; returns their seats."""
         seats = seats_of(all_pools)
         for slot, (pools, seat) in enumerate(zip(all_pools, seats, strict=True)):
             self._take(slot, pools, seat)
         return seats
 
     def _take(self, slot: int, pools: Any, now: Seat) -> None:
-        before, (base, *place) = self._taken[slot], now
-        if (base, place[0]) != before[:2]:
-            pairs = [(rows.keys.data.ptr, rows.values.data.ptr) for rows in pools.layers]
-            self._staging.host["pools"][:, slot] = np.array(pairs, np.uint64)  # (L, 2)
-        if tuple(place) != before[1:]:
+        before = self._taken[slot]
+        if (now.base, now.head[0]) != (before.base, before.head[0]):
+            self._staging.host["pools"][:, slot] = addresses_of(pools)
+        if now[1:] != before[1:]:
             row = self._staging.host["places"][slot]
-            row[:2], row[2 : 2 + len(pools.blocks)] = place[:2], pools.blocks
+            row[:2], row[2 : 2 + len(now.blocks)] = now.head, now.blocks
         self._taken[slot] = now
 
     def lengthen(self, slot: int, at: int, block: int) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter
 from math import prod
+from typing import Any
 
 import numpy as np
 
@@ -41,16 +42,29 @@ class Counts:
         ledger.weight_bytes += len(batch) * self.row_bytes + self.pass_bytes - self.sinks_bytes
         ledger.flops += len(batch) * self.row_flops + len(batch.logit_rows) * self.logits_flops
 
-    def count_attention(self, batch: Batch, ledger: Ledger) -> None:
-        """Counts each layer's reads of the cache and its pairs of queries and keys, within its window."""
+    def count_pairs(self, batch: Batch, ledger: Ledger) -> None:
+        """Counts each layer's pairs of queries and keys, within its window."""
         ledger.weight_bytes += self.sinks_bytes
-        ends = np.array([(span.first, span.first + span.rows) for span in batch.spans])  # (spans, 2)
-        for (window, queries, keys, size), layers in self.kinds.items():
-            seen = batch.positions + 1  # (T,)
-            starts = np.zeros(len(ends), np.int64)  # (spans,): the oldest position that is read
-            if window is not None:
-                seen, starts = np.minimum(seen, window), np.maximum(0, ends[:, 0] - window + 1)
+        for (window, queries, _, size), layers in self.kinds.items():
+            seen = batch.positions + 1 if window is None else np.minimum(batch.positions + 1, window)  # (T,)
             flops = 4 * queries * size * int(seen.sum()) * layers
             ledger.attention_flops += flops
             ledger.flops += flops
+
+    def count_attention(self, batch: Batch, ledger: Ledger, cache: Any) -> None:
+        """Counts what each layer's attention computes, and what it reads of the cache."""
+        self.count_pairs(batch, ledger)
+        if cache.kernel_sizes:
+            self._count_packed(batch, ledger, cache)
+            return
+        ends = np.array([(span.first, span.first + span.rows) for span in batch.spans])  # (spans, 2)
+        for (window, _, keys, size), layers in self.kinds.items():
+            starts = 0 if window is None else np.maximum(0, ends[:, 0] - window + 1)  # the oldest position that is read
             ledger.kv_read_bytes += 2 * keys * size * FLOAT * int((ends[:, 1] - starts).sum()) * layers
+
+    def _count_packed(self, batch: Batch, ledger: Ledger, cache: Any) -> None:
+        for (window, _, keys, size), layers in self.kinds.items():
+            for span in batch.spans:
+                blocks, rows = cache.reads(span, window)
+                layer_bytes = cache.storage(span.seq).layer_bytes[0]  # all layers are alike
+                ledger.kv_read_bytes += (blocks * layer_bytes + 2 * keys * size * FLOAT * rows) * layers

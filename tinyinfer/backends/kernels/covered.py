@@ -42,9 +42,7 @@ def uncovered(model: Model, cache: Any) -> str:
 
 
 def of_the_cache(cache: Any) -> Iterator[str]:
-    """What is wrong with a cache: kernels write keys and values in place, as float32."""
-    if cache.spec.kv_bits != "off":
-        yield f"kv_bits={cache.spec.kv_bits} keeps keys and values in other arrays than the kernels read"
+    """What is wrong with a cache: kernels write keys and values in place."""
     if not cache.can_chunk:
         yield "kv_cache=none keeps no keys and values for them to read"
 

@@ -27,7 +27,7 @@ from tinyinfer.backends.kernels.prompt_pass import PromptPass
 from tinyinfer.errors import note
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import HOST, Sampled
-from tinyinfer.model.transformer import Model
+from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sequence import Batch, Wanted
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -39,7 +39,8 @@ def compile_step(model: Model, cache: Any, ops: Any) -> GraphStep | None:
     if reason := uncovered(model, cache):
         note(f"gpu_decode={ops.decode}: {reason}, so CuPy's operations compute each step one after another")
         return None
-    if ops.decode == "persistent" and (reason := unpersistent(model)):
+    packed = "kv_bits keeps keys and values packed" if cache.kernel_sizes else ""
+    if ops.decode == "persistent" and (reason := packed or unpersistent(model)):
         note(f"gpu_decode=persistent: {reason}, so a step runs as a graph")
         return GraphStep(model, cache, ops, "graph")
     return GraphStep(model, cache, ops, ops.decode)
@@ -57,7 +58,7 @@ class GraphStep:
         self.cache, self.ops, self.ledger, self.model = cache, ops, ops.ledger, model
         self.kernels, self.counts = Kernels(xp), Counts(model)
         self.processors = int(xp.cuda.Device().attributes["MultiProcessorCount"])
-        spec = cache.spec
+        spec, self.packed = cache.spec, tuple(cache.kernel_sizes.items())
         self.most_blocks = -(-spec.max_model_len // spec.block_size)
         floats = any(not for_tensor_cores(weight) for weight in weights_of(model))
         self.sizes = [rows for rows in BUCKETS if not floats or rows <= MOST_FLOATS]
@@ -86,12 +87,18 @@ class GraphStep:
             self.ahead = begin(batch, bucket, bucket.load(batch, self.cache))
             number, rows = bucket.launch(), np.asarray(batch.logit_rows)
         else:
-            logits = self.prompts.forward(batch, self.cache)
-            self.count(batch)
-            return logits
+            return self.prompt_pass(batch)
         self.count(batch)
         self._newest = batch, bucket, number, rows
         return bucket.logits(rows)
+
+    def prompt_pass(self, batch: Batch) -> Array:  # (T,) -> (R, V)
+        """A pass over any rows. No kernel attends with many rows to packed blocks: CuPy's operations do, and count."""
+        if self.packed:
+            return transformer(self.model, batch, self.cache, self.ops)
+        logits = self.prompts.forward(batch, self.cache)  # (R, V)
+        self.count(batch)
+        return logits
 
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
         """The tokens of the last forward pass; the steps behind it are launched before the host waits for them."""
@@ -110,14 +117,14 @@ class GraphStep:
         """The smallest bucket that holds so many rows."""
         size = next(size for size in self.sizes if size >= rows)
         if size not in self.buckets:
-            sizes = Sizes(size, size, self.most_blocks, self.processors)
+            sizes = Sizes(size, size, self.most_blocks, self.processors, self.packed)
             self.buckets[size] = Bucket(self.model, sizes, self.kernels, self.stream, self.capturing, self.way)
         return self.buckets[size]
 
     def count(self, batch: Batch) -> None:
         """Counts a pass as the reference does."""
         self.counts.count_products(batch, self.ledger)
-        self.counts.count_attention(batch, self.ledger)
+        self.counts.count_attention(batch, self.ledger, self.cache)
         self.cache.record_written(batch)
 
 

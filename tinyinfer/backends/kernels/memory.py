@@ -17,6 +17,7 @@ TILE = 64  # rows of a prompt that meet a key together (attention_prefill)
 MOST_SPLITS = 64  # blocks that share the keys of a row at most
 BLOCKS = 4  # of attention for each processor: so many warps that memory is kept busy
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "clamped": 3}  # as the kernels count them
+PACKED_ADDRESSES = 5  # of a layer whose blocks are packed: twice codes, twice scales, and the float rows (packed.cuh)
 BEST = 4  # numbers of a block's candidate for a row's token (choice.cuh)
 
 
@@ -31,6 +32,7 @@ class Sizes:
     slots: int
     most_blocks: int
     processors: int
+    packed: tuple[tuple[str, int], ...] = ()  # of a cache that packs its blocks: Cache.kernel_sizes
 
     def splits(self, key_heads: int) -> int:
         """Among how many blocks attention splits the keys of a row; a short row leaves most of them idle."""
@@ -96,10 +98,11 @@ def constants_of(model: Model, sizes: Sizes) -> dict[str, Constant]:
         "V": model.head.weight.shape[0], "L": len(model.layers), "Z": model.rotations[0].frequencies.shape[0],
         "T": sizes.rows, "SLOTS": sizes.slots, "MOST_BLOCKS": sizes.most_blocks,
         "SPLITS": sizes.splits(c.num_kv_heads), "RING": RING, "TILE": TILE, "EPS": float(c.norm_eps),
-        "ACTIVATION": ACTIVATIONS[c.activation],
+        "ACTIVATION": ACTIVATIONS[c.activation], **dict(sizes.packed),
     }  # fmt: skip
 
 
 def fields_of(model: Model, sizes: Sizes) -> Fields:
     """What the host tells of a step of such sizes."""
-    return row_fields(sizes.rows, len(model.layers), sizes.slots, sizes.most_blocks)
+    addresses = PACKED_ADDRESSES if sizes.packed else 2
+    return row_fields(sizes.rows, len(model.layers), sizes.slots, sizes.most_blocks, addresses)

@@ -75,7 +75,7 @@ class Planner:
         rotation = self.model.rotations[mixer.rotation]
         turned = (row["positions"], row["slots"], row["sets"], rotation.frequencies, rotation.amplitudes)
         where = (*turned, row["pools"], row["places"], np.int32(i), m.q)
-        if isinstance(mixer.qk_norm, NoNorm) and m.rows <= GROUP:
+        if isinstance(mixer.qk_norm, NoNorm) and m.rows <= GROUP and not m.sizes.packed:
             args: tuple[Any, ...] = (m.x, layer.attention_norm.weight, *self.linear(mixer.qkv), *where)
             self.product("rms_qkv_rope_append", mixer.qkv, args, m.q.nbytes)
             return
@@ -83,16 +83,23 @@ class Planner:
         norm = mixer.qk_norm
         weight, eps = (NULL, 0.0) if isinstance(norm, NoNorm) else (norm.weight, norm.eps)
         heads = m.rows * (mixer.heads.queries + 2 * mixer.heads.keys)
-        args = (m.qkv, weight, np.float32(eps), *where)
-        self.launch("qk_norm_rope_append", args, -(-heads // 4), Cost(m.qkv.nbytes, m.qkv.nbytes))
+        args, cost = (m.qkv, weight, np.float32(eps), *where), Cost(m.qkv.nbytes, m.qkv.nbytes)
+        if not m.sizes.packed:
+            self.launch("qk_norm_rope_append", args, -(-heads // 4), cost)
+            return
+        self.launch("append_float_rows", args, -(-heads // 4), cost)
+        full = (row["positions"], row["slots"], row["pools"], row["places"], np.int32(i))
+        self.launch("pack_block", full, 2 * m.rows * mixer.heads.keys, Cost())
 
     def attention(self, i: int, layer: Any) -> None:
         """Each row over the keys and values of its sequence, its own included."""
         m, heads = self.memory, layer.mixer.heads
         args = (m.q, *attention_args(m.row, i, heads), m.partial, m.counters, m.mixed)
-        both, flops = 2 * heads.keys * heads.size * FLOAT, 4 * heads.queries * heads.size
+        width = dict(m.sizes.packed).get("BITS", 8 * FLOAT) / 8  # bytes of a number, scales left out
+        both, flops = int(2 * heads.keys * heads.size * width), 4 * heads.queries * heads.size
         cost = Cost(m.q.nbytes, m.mixed.nbytes, 0, m.rows * both, m.rows * flops)
-        self.launch("attention_decode", args, m.rows * heads.keys * m.splits, cost)
+        kernel = "attention_decode_packed" if m.sizes.packed else "attention_decode"
+        self.launch(kernel, args, m.rows * heads.keys * m.splits, cost)
 
     def add_product(self, linear: Linear, h: Array, norm: Norm, factor: float) -> None:
         """x += factor · norm(linear(h))."""
