@@ -54,27 +54,32 @@ def answers(case: Case, variants: tuple[str, ...], limit: float) -> Iterator[Rec
     checkpoint = checkpoint_of(case)
     judge = Judge(case, checkpoint, switches_of(replace(case, batch=1, switches={"dtype": "float32"}), "eager"))
     for variant in variants:
-        begun, record = time.perf_counter(), {"case": case.name, "variant": variant}
+        record: Record = {"case": case.name, "variant": variant}
         try:
-            found = found_of(case, variant, checkpoint, limit)
-            gap = judge.worst(found["tokens"])
+            for part in parts_of(case, variant, checkpoint, judge, limit):
+                record |= part
         except Exception as error:  # whatever an engine, a compiler or a driver raises belongs in the table
-            yield record | {"error": f"{type(error).__name__}: {error}"}
+            words = f"{type(error).__name__}: {error}"
+            yield record | ({"failed_alone": words} if "verdict" in record else {"error": words})
             return
-        took = time.perf_counter() - begun
-        yield record | found | {"gap": gap, "verdict": verdict(case, variant, gap), "took": took}
+        yield record
         free_memory()
 
 
-def found_of(case: Case, variant: str, checkpoint: Checkpoint, limit: float) -> Record:
-    """What was measured of one variant."""
+def parts_of(case: Case, variant: str, checkpoint: Checkpoint, judge: Judge, limit: float) -> Iterator[Record]:
+    """What is measured of one variant, and in the end what is least needed: an error there costs nothing before it."""
     if variant in OTHERS:
         device = "cuda" if import_module("torch").cuda.is_available() else "cpu"
-        return timed(case, others.other_run(case, variant, others.build(checkpoint, device), device), limit)
-    engine = open_engine(checkpoint, switches_of(case, variant))
-    check_way(variant, engine)
-    found = timed(case, own_run(case, engine), limit)
-    return found | {"alone_seconds": alone(case, engine, import_module("cupy"))}
+        run, engine = others.other_run(case, variant, others.build(checkpoint, device), device), None
+    else:
+        engine = open_engine(checkpoint, switches_of(case, variant))
+        check_way(variant, engine)
+        run = own_run(case, engine)
+    found = timed(case, run, limit)
+    gap = judge.worst(found["tokens"])
+    yield found | {"gap": gap, "verdict": verdict(case, variant, gap)}
+    if engine:
+        yield {"alone_seconds": alone(case, engine, import_module("cupy"))}
 
 
 def free_memory() -> None:

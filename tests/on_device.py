@@ -1,7 +1,6 @@
 """Engines on the fake GPU, whose steps run by kernels, beside the same engines on NumPy: tokens and ledger must agree.
 
-`OnDevice` is the reference on the fake CuPy with weights as the kernels read them, so that nothing but the compiled
-step differs. `Watched` counts what the host does meanwhile: waits, copies to the device, graphs and kernels launched.
+`Watched` counts what the host does meanwhile: waits, copies to the device, graphs and kernels launched.
 """
 
 from __future__ import annotations
@@ -17,43 +16,19 @@ import numpy as np
 from fake_cupy import DeviceArray, fake_cupy
 from helpers import ALWAYS_DRAFT, finish, make_engine, request
 
-from tinyinfer.arrays import Array
-from tinyinfer.backends.kernels.graph_step import GraphStep, compile_step
-from tinyinfer.backends.packed_rows import PackedRows
-from tinyinfer.backends.reference import ReferenceOps
+from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.engine.engine import Engine
 from tinyinfer.ledger import Ledger
-from tinyinfer.model.weights import Matrix, QuantizedMatrix, Weight
 from tinyinfer.sequence import Sequence as Request
 
 Work = Sequence[tuple[list[int], int]]
 
 
-class OnDevice(ReferenceOps):
-    """The reference on the fake device, with compiled steps. decode: the switch gpu_decode."""
-
-    products = ReferenceOps.products | {PackedRows: ReferenceOps.float_product}  # type: ignore[operator]
-
-    def __init__(self, ledger: Ledger, dtype: Any = np.float32, decode: str = "graph") -> None:
-        super().__init__(ledger, dtype, xp=fake_cupy)
-        self.decode = decode
-
-    def allocate(self, outputs: int, inputs: int) -> Array:
-        return self.xp.empty((outputs, inputs), dtype=self.dtype).T
-
-    def take(self, matrix: Matrix) -> Weight:
-        if isinstance(matrix, QuantizedMatrix) and not matrix.scheme.integer_inputs:
-            return PackedRows.pack(matrix, self.xp)
-        return super().take(matrix)
-
-    def compile(self, model: Any, cache: Any) -> GraphStep | None:
-        return None if self.decode == "eager" else compile_step(model, cache, self)
-
-
 def gpu_engine(model: Any, decode: str = "graph", dtype: Any = np.float32, **switches: Any) -> Engine:
     """An engine on the fake device, which has one processor: fewer blocks, fewer fibers, the same kernels."""
     with patch.object(fake_cupy.cuda.runtime, "processors", 1):
-        return make_engine(model, ops=OnDevice(Ledger(), dtype, decode), draft_cost=ALWAYS_DRAFT, **switches)
+        ops = CupyOps(Ledger(), dtype, decode=decode, xp=fake_cupy)
+        return make_engine(model, ops=ops, draft_cost=ALWAYS_DRAFT, **switches)
 
 
 def cpu_engine(model: Any, dtype: Any = np.float32, **switches: Any) -> Engine:

@@ -101,6 +101,8 @@ def test_the_table_of_kernels_has_registers_and_occupancy(monkeypatch):
     share = occupancy(kernel.launch.block, 90, kernel.launch.shared + 1000, MULTIPROCESSORS["sm_90"]).share
     assert line.split()[8:11] == [str(kernel.launch.shared + 1000), "80", "0"]
     assert line.split()[-4:-1] == ["90", "0", f"{share:.0%}"]
+    [whole] = [line for line in lines if line.startswith("persistent")]
+    assert whole.split()[3:5] == [str(hollow.MULTIPROCESSORS), "256"]  # one block each: all must be resident at once
 
 
 def test_the_least_time_is_the_largest_of_three():
@@ -162,11 +164,11 @@ def test_the_lesson_shows_what_the_command_prints():
     shown = [[cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines() if line[:1] == "|"]
     name, found = "", set()
     for cells in shown:
-        name = cells[0] if len(cells) == 7 and cells[0] else name
+        name = cells[0] if len(cells) == 8 and cells[0] else name
         for case in CASES:
-            if len(cells) == 7 and name.startswith(case.name) and cells[1] in case.variants:
+            if len(cells) == 8 and name.startswith(case.name) and cells[1] in case.variants:
                 printed = report.row(case, cells[1], None, counted.ASSUMED)
-                assert cells[2:] == [printed[5], printed[6], printed[8], "", ""]
+                assert cells[2:] == [printed[5], printed[6], printed[8], printed[9], "", ""]
                 found.add((name, *cells[:2]))
             if len(cells) == 3 and cells[0] == f"{case.shape}, {case.weights}" and case.batch == 1:
                 printed = report.row(case, "graph", None, counted.ASSUMED)
@@ -194,7 +196,7 @@ def judge(tiny) -> measured.Judge:
 def test_right_tokens_are_right_and_one_wrong_token_is_seen(tiny, judge):
     """Catches a judge that looks at the last token only, or at the logits of another row."""
     run = measured.own_run(tiny, open_engine(random_checkpoint(tiny.config, "bfloat16"), FLOAT32))
-    _, tokens = run(tiny.new)
+    tokens = run(tiny.new).tokens
     assert judge.worst(tokens) == 0
     for place in range(tiny.new):
         wrong = [list(tokens[0])]
@@ -207,17 +209,24 @@ def test_wrong_attention_changes_the_tokens(tiny, judge):
     """What random weights must show. Catches weights with which a cache that forgets the prompt answers alike."""
     forgetful = replace(tiny.config, windows=(1,) * tiny.config.num_layers)
     other = open_engine(random_checkpoint(forgetful, "bfloat16"), FLOAT32)
-    _, wrong = measured.own_run(tiny, other)(tiny.new)
+    wrong = measured.own_run(tiny, other)(tiny.new).tokens
     assert judge.worst(wrong) > measured.ROUNDED
 
 
-def test_prefill_is_timed_to_the_first_token_and_decode_from_there(tiny):
-    """Catches a decode figure in which the prompt is counted."""
-    served = sequences([[1, 2], [3, 4]], 3)
-    for seq, times in zip(served, ([1.0, 2.0, 3.0], [1.5, 2.5, 4.0]), strict=True):
+def test_prefill_is_timed_to_the_first_token_and_decode_while_all_sequences_run():
+    """Catches a decode figure with the prompt in it, or with steps of a batch that is not full."""
+    served = sequences([[1, 2], [3, 4, 5]], 4)
+    for seq, times in zip(served, ([1.0, 2.0, 3.0, 4.0], [2.0, 3.0, 4.0, 5.0]), strict=True):
         seq.timing.times = times
-    assert measured.seconds_of(served, 0.5, prefill=True) == 1.0
-    assert measured.seconds_of(served, 0.5, prefill=False) == 2.5
+    assert measured.prefill_of(served, 0.5) == (1.5, 5)
+    assert measured.decode_of(served) == (2.0, 4)
+
+
+def test_a_round_is_counted_by_its_own_tokens(tiny):
+    """The median over rounds. Catches a speed of the wrong number of tokens, and the first round in the median."""
+    answers = iter([measured.Answer(9.0, 1, []), *(measured.Answer(s, 10, [[7]]) for s in (1.0, 2.0, 4.0))])
+    found = measured.timed(tiny, lambda new: next(answers), 60.0)
+    assert (found["tokens_per_second"], found["step_seconds"], found["tokens"]) == (5.0, 0.2, [[7]])
 
 
 # The flow.
@@ -278,6 +287,14 @@ def test_a_run_that_is_cut_off_prints_what_it_has():
     assert "not there" in report.whole(CASES[:1], [figures, {"case": "batch 1", "variant": "graph", "error": "broke"}])
 
 
+def test_the_fastest_variant_is_compared_with_each_other_engine():
+    """Catches a slower variant, another case, or the inverse."""
+    speeds = {"eager": 100.0, "graph": 2000.0, cases.GENERATE: 80.0}
+    found = [{"case": "batch 1", "variant": name, "tokens_per_second": speed} for name, speed in speeds.items()]
+    found.append({"case": "batch 64", "variant": "graph", "tokens_per_second": 9e9})
+    assert report.ratios(CASES, found) == f"batch 1: graph is 25 times as fast as {cases.GENERATE}"
+
+
 def test_the_device_is_measured_by_every_name_that_the_table_needs():
     """On a device that is not there. Catches a name that CuPy does not have, and a kernel that does not compile."""
     figures = machine.measure(fake_cupy, small=True)
@@ -327,6 +344,15 @@ def test_the_flow_begins_with_the_formulas(device):
     case = replace(rehearsal()[0], new=3)
     [found] = gpu.answers(case, ("eager",), 0.1)
     assert found["verdict"].startswith("right")
+
+
+def test_an_error_in_the_end_costs_nothing_that_was_measured_before(device, monkeypatch):
+    """Catches a line that is lost, and a device in an unknown state that goes on."""
+    monkeypatch.setattr(gpu, "alone", lambda *_: 1 / 0)
+    case = replace(rehearsal()[0], new=3)
+    [found] = gpu.answers(case, ("eager", "eager"), 0.1)
+    assert found["verdict"].startswith("right")
+    assert "ZeroDivisionError" in found["failed_alone"]
 
 
 def test_a_line_whose_variant_did_not_run_is_refused():

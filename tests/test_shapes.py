@@ -8,6 +8,7 @@ import textwrap
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import ml_dtypes
 import numpy as np
@@ -53,7 +54,7 @@ from tinyinfer.model.heads import Heads, Sinks, SoftCap
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
 from tinyinfer.sampling_params import SamplingParams
-from tinyinfer.sequence import Span
+from tinyinfer.sequence import Span, make_batch
 from tinyinfer.speculative.base import NoDrafter
 from tinyinfer.views.matrices import Attention, attention_weights
 from tinyinfer.views.weights import WeightGrid
@@ -128,6 +129,37 @@ def run_gpu(inspector: Inspector) -> None:
                     weight.rows(fake_cupy.asarray(np.array([3, 1])))
 
         inspector.watch(letters_of(MODELS[name]), work)
+
+
+class Hollow:
+    """Kernels that compute nothing: the shapes of what is around them are the same."""
+
+    max_dynamic_shared_size_bytes = 1 << 20
+
+    def __init__(self, **options: object) -> None:
+        self.options = options
+
+    def get_function(self, name: str) -> Hollow:
+        return self
+
+    def __call__(self, *args: object, **options: object) -> None:
+        pass
+
+
+def run_compiled(inspector: Inspector) -> None:
+    """A prompt and a decode step as the engine's compiled pass takes them."""
+
+    def work() -> None:
+        with patch.object(fake_cupy, "RawModule", Hollow):
+            engine = make_engine(MODELS["llama"], ops=CupyOps(Ledger(), xp=fake_cupy))
+            seq = request(np.arange(43) % 101)
+            for first, rows in ((0, 42), (42, 1)):
+                engine.cache.reserve(seq, rows)
+                batch = make_batch([(seq, first, rows)])
+                engine.compiled.sample(engine.compiled.forward(batch), batch.wanted)
+                engine.cache.commit(seq, rows)
+
+    inspector.watch(letters_of(MODELS["llama"]), work)
 
 
 def run_serving(inspector: Inspector) -> None:
@@ -267,6 +299,7 @@ def inspector(golden_folder, tmp_path_factory) -> Inspector:
     inspector = Inspector(SIGNATURES)
     run_models(inspector)
     run_gpu(inspector)
+    run_compiled(inspector)
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
     run_lessons(inspector)

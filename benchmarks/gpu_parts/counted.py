@@ -68,10 +68,10 @@ def usage_of(kernel: Kernel, arch: str) -> Usage:
     return sources(kernel.name, kernel.source(), arch)
 
 
-def kernels(case: Case) -> list[Kernel]:
-    """The kernels of a decode step in the order in which they are first launched."""
+def kernels(case: Case, persistent: bool = False) -> list[Kernel]:
+    """The kernels of a decode step in the order in which they are first launched; persistent: the one for all."""
     found: dict[tuple[str, str], Kernel] = {}
-    for launch in plan_of(case).launches:
+    for launch in plan_of(case, persistent).launches:
         key, cost = (launch.name, str(launch.constants)), launch.cost.at(case.context)
         found[key] = Kernel(launch, found[key].cost + cost if key in found else cost)
     return list(found.values())

@@ -5,6 +5,7 @@ Its arrays are NumPy's with all strides 0: one number that pretends to be a matr
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -14,6 +15,7 @@ from gpu_parts.cases import Case, random_checkpoint
 from tinyinfer.backends.kernels.buffers import RESULT, RING
 from tinyinfer.backends.kernels.launch import Plan
 from tinyinfer.backends.kernels.memory import Memory, Sizes, allocate, fields_of
+from tinyinfer.backends.kernels.persistent_plan import persistent_plan
 from tinyinfer.backends.kernels.plan import decode_plan
 from tinyinfer.backends.packed_rows import PackedRows
 from tinyinfer.backends.packing import packed_size
@@ -27,13 +29,26 @@ MULTIPROCESSORS = 132  # of an H100: grids are made for them
 BLOCK = 16  # positions of a block of the cache
 
 
+class Hollow(np.ndarray):
+    """An array with an address, as CuPy's have; nothing is there."""
+
+    @property
+    def data(self) -> Any:  # type: ignore[override]
+        """An address that no kernel reads."""
+        return SimpleNamespace(ptr=0)
+
+
 def pretending(*shape: int, dtype: Any) -> np.ndarray:
     """An array of any shape in the memory of one number."""
-    return np.broadcast_to(np.zeros((), dtype), shape)
+    return np.broadcast_to(np.zeros((), dtype), shape).view(Hollow)
 
 
 class HollowOps(ReferenceOps):
     """Takes matrices by their shape alone, in the layouts of the GPU."""
+
+    def take_array(self, *parts: np.ndarray) -> np.ndarray:
+        """Small arrays are what they are."""
+        return super().take_array(*parts).view(Hollow)
 
     def take(self, matrix: Any) -> Weight:
         """The matrix without its numbers."""
@@ -55,12 +70,13 @@ def memory_of(case: Case, model: Model) -> Memory:
     room = -(-(case.prompt + case.new) // BLOCK)
     sizes = Sizes(case.batch, case.batch, room, MULTIPROCESSORS)
     fields = fields_of(model, sizes)
-    row = fields.over(np.zeros(fields.nbytes, np.uint8))
+    row = fields.over(np.zeros(fields.nbytes, np.uint8).view(Hollow))
     results = np.zeros((RING, case.batch, RESULT), np.int32)
     return allocate(model, sizes, np, row, np.zeros(1, np.int32), results)
 
 
-def plan_of(case: Case) -> Plan:
-    """The launches of a decode step of the case."""
+def plan_of(case: Case, persistent: bool = False) -> Plan:
+    """The launches of a decode step of the case; persistent: the one launch of one row."""
     model = hollow_model(case)
-    return decode_plan(model, memory_of(case, model))
+    memory = memory_of(case, model)
+    return persistent_plan(model, memory, np) if persistent else decode_plan(model, memory)

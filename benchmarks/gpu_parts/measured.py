@@ -1,7 +1,8 @@
 """tinyinfer's variants, timed through its engine as a caller meets them, and a judge of the tokens that came out.
 
 Times are the host's clock at the moments when tokens reach the host: scheduling and sampling are in them, text is not.
-A decode figure begins when every sequence has its first token.
+A decode figure begins when the last sequence has its first token, and ends when the first one is done: the batch is
+full in between.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -31,7 +33,17 @@ EXACT, ROUNDED = 0.02, 0.5  # how far below the largest logit a token's may be, 
 # (tensor cores, other engines) near ties are decided otherwise. A token at random is some 3 standard deviations below.
 FEW = 8  # rows up to which tinyinfer's kernels keep activations in float32
 
-Run = Callable[[int], tuple[float, list[list[int]]]]  # new tokens -> seconds of what is measured, the tokens
+
+@dataclass(frozen=True)
+class Answer:
+    """One round: seconds in which `count` tokens (of prompts, or new ones) were computed; the new tokens of all."""
+
+    seconds: float
+    count: int
+    tokens: list[list[int]]
+
+
+Run = Callable[[int], Answer]  # by the number of new tokens of each sequence
 
 
 def switches_of(case: Case, variant: str) -> EngineConfig:
@@ -48,11 +60,12 @@ def switches_of(case: Case, variant: str) -> EngineConfig:
 def own_run(case: Case, engine: Engine) -> Run:
     """Serves the case's prompts once, with so many new tokens each."""
 
-    def run(new: int) -> tuple[float, list[list[int]]]:
+    def run(new: int) -> Answer:
         served, begun = sequences(case.prompts(), new), time.perf_counter()
         for _ in engine.run(served):
             pass
-        return seconds_of(served, begun, case.prefill), [seq.new_tokens for seq in served]
+        seconds, count = prefill_of(served, begun) if case.prefill else decode_of(served)
+        return Answer(seconds, count, [seq.new_tokens for seq in served])
 
     return run
 
@@ -70,14 +83,15 @@ def alone(case: Case, engine: Engine, cp: Any) -> float | None:
     What the step takes more in the engine's hands is the host's. None where no bucket runs the steps. The sequences are
     given up afterwards: their tokens went on without the engine.
     """
-    steps = engine.run(sequences(case.prompts(), case.new))
-    for _ in zip(range(WARM), steps, strict=False):
-        pass
     buckets = getattr(engine.compiled, "buckets", None)
     if not buckets or case.prefill:
         return None
-    bucket, stream = buckets[max(buckets)], engine.compiled.stream  # type: ignore[union-attr]
-    times = min(REPLAYS, (case.new - WARM - AHEAD) // 2 - 1)  # no row leaves the room of its sequence
+    served = sequences(case.prompts(), case.new)
+    steps = engine.run(served)
+    while any(len(seq.new_tokens) < WARM for seq in served):
+        next(steps)
+    left = min(case.new - len(seq.new_tokens) for seq in served) - AHEAD  # positions that every row still has room for
+    bucket, stream, times = buckets[max(buckets)], engine.compiled.stream, min(REPLAYS, left // 2 - 1)  # type: ignore[union-attr]
     with stream:
         seconds = device_seconds(cp, lambda: [bucket.launch() for _ in range(times)], 1) / times if times > 0 else None
     stream.synchronize()
@@ -85,10 +99,15 @@ def alone(case: Case, engine: Engine, cp: Any) -> float | None:
     return seconds
 
 
-def seconds_of(served: list[Sequence], begun: float, prefill: bool) -> float:
-    """Until every sequence had its first token, or from there to the last token."""
-    first = max(seq.timing.times[0] for seq in served)
-    return first - begun if prefill else max(seq.timing.times[-1] for seq in served) - first
+def prefill_of(served: list[Sequence], begun: float) -> tuple[float, int]:
+    """Seconds until the last sequence had its first token, and the tokens of all prompts."""
+    return max(seq.timing.times[0] for seq in served) - begun, sum(len(seq.prompt) for seq in served)
+
+
+def decode_of(served: list[Sequence]) -> tuple[float, int]:
+    """Seconds in which all sequences decoded together, and the tokens that came in them."""
+    first, last = max(seq.timing.times[0] for seq in served), min(seq.timing.times[-1] for seq in served)
+    return last - first, sum(first < moment <= last for seq in served for moment in seq.timing.times)
 
 
 def timed(case: Case, run: Run, limit: float) -> dict[str, Any]:
@@ -96,16 +115,15 @@ def timed(case: Case, run: Run, limit: float) -> dict[str, Any]:
 
     limit: seconds after which no further round begins.
     """
-    begun, times, tokens = time.perf_counter(), [], []
+    begun, answers = time.perf_counter(), []
     run(min(WARM, case.new))
-    while len(times) < ROUNDS and (not times or time.perf_counter() - begun < limit):
-        seconds, tokens = run(case.new)
-        times.append(seconds)
-    seconds, steps = statistics.median(times), 1 if case.prefill else case.new - 1
-    each = case.batch * (case.prompt if case.prefill else steps)
+    while len(answers) < ROUNDS and (not answers or time.perf_counter() - begun < limit):
+        answers.append(run(case.new))
+    speeds = [answer.count / answer.seconds for answer in answers]
+    speed = statistics.median(speeds)
     return {
-        "step_seconds": seconds / steps, "tokens_per_second": each / seconds, "rounds": len(times),
-        "spread": (max(times) - min(times)) / seconds, "tokens": tokens,
+        "step_seconds": case.batch * (case.prompt if case.prefill else 1) / speed, "tokens_per_second": speed,
+        "rounds": len(speeds), "spread": (max(speeds) - min(speeds)) / speed, "tokens": answers[-1].tokens,
     }  # fmt: skip
 
 

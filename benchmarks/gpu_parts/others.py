@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gpu_parts.cases import Case
-from gpu_parts.measured import Run
+from gpu_parts.measured import Answer, Run
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.hf_names import LLAMA
 from tinyinfer.model.config import ModelConfig
@@ -66,10 +66,11 @@ def other_run(case: Case, variant: str, model: Any, device: str) -> Run:
                 do_sample=False, **static,
             )  # fmt: skip
 
-    def run(new: int) -> tuple[float, list[list[int]]]:
+    def run(new: int) -> Answer:
         first = 0.0 if case.prefill else seconds_of(lambda: generate(1))[0]
         seconds, rows = seconds_of(lambda: generate(new))
-        return seconds - first, rows[:, case.prompt :].tolist()
+        count = case.batch * (case.prompt if case.prefill else new - 1)
+        return Answer(seconds - first, count, rows[:, case.prompt :].tolist())
 
     return run
 
@@ -86,7 +87,7 @@ def compiled_run(case: Case, model: Any, prompts: Any) -> Run:
     compiled = torch.compile(step, mode="reduce-overhead", fullgraph=True)
     cache = StaticCache(config=model.config, max_cache_len=case.prompt + case.new)
 
-    def run(new: int) -> tuple[float, list[list[int]]]:
+    def run(new: int) -> Answer:
         with torch.no_grad():
             cache.reset()
             places = torch.arange(case.prompt, device=prompts.device)[None]
@@ -99,7 +100,7 @@ def compiled_run(case: Case, model: Any, prompts: Any) -> Run:
                     place.add_(1)
 
             seconds, _ = seconds_of(decode)
-        return seconds, torch.cat(answer, dim=1).tolist()
+        return Answer(seconds, case.batch * (new - 1), torch.cat(answer, dim=1).tolist())
 
     return run
 

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from typing import Any
 
-from gpu_parts.cases import CASES, Case
+from gpu_parts.cases import CASES, OTHERS, OWN, Case
 from gpu_parts.counted import ASSUMED, Kernel, kernels, least_seconds, step_of, usage_of
 from gpu_parts.eager import launches_of_a_step
 from tinyinfer.backends.kernels.nvrtc import ARCHITECTURES, CompileError
 from tinyinfer.units import amount, number, table
 
 HEAD = ("", "us a token", "tok/s", "device alone", "of bandwidth", "launches a step", "bytes a step", "FLOPs a step",
-        "at most, tok/s", "tokens")  # fmt: skip
+        "at most, tok/s", "goal", "tokens")  # fmt: skip
 FIGURES = ("read_bandwidth", "matrix_speed", "operation_us", "launch_us", "node_us", "barrier_us")
 Record = dict[str, Any]
+GOALS = {  # tokens a second on an H100 that the project has set itself
+    ("batch 1", "eager"): 150, ("batch 1", "graph"): 2000, ("batch 1", "persistent"): 4000,
+    ("batch 64", "graph"): 40_000, ("batch 256", "graph"): 80_000, ("prefill 8 x 1024", "graph"): 200_000,
+    ("1B, batch 1", "graph"): 950, ("1B, int8", "graph"): 1500, ("1B, int4", "graph"): 2000,
+}  # fmt: skip
 
 
 def row(case: Case, variant: str, found: Record | None, machine: Record) -> tuple[str, ...]:
     """One line of the table. found: what was measured of the variant, or None; machine: its figures, or the assumed."""
     step, name = step_of(case, variant), f"  {variant}"
     tokens = case.batch * (case.prompt if case.prefill else 1)  # of a step
-    counts = ("", "", "", "")
+    goal = number(GOALS.get((case.name, variant)))
+    counts = ("", "", "", "", goal)
     if step:
         most = tokens / least_seconds(step, variant, {key: machine[key] for key in FIGURES})
-        counts = (number(step.launches), amount(step.nbytes, "B"), amount(step.flops, "FLOP"), f"{most:.0f}")
+        counts = (number(step.launches), amount(step.nbytes, "B"), amount(step.flops, "FLOP"), f"{most:.0f}", goal)
     if found is None or "error" in found:
         return (name, "", "", "", "", *counts, found["error"][:60] if found else "")
     alone = found.get("alone_seconds")
@@ -47,7 +53,21 @@ def whole(cases: tuple[Case, ...], records: list[Record]) -> str:
     """What the device can do, and the table. records: the device's figures first, then those of the variants."""
     figures, *found = records or [{"error": ""}]
     machine = None if "error" in figures else figures
-    return f"{machine_text(machine)}\n\n{results(cases, found, machine)}"
+    return f"{machine_text(machine)}\n\n{results(cases, found, machine)}\n\n{ratios(cases, found)}".rstrip()
+
+
+def ratios(cases: tuple[Case, ...], found: list[Record]) -> str:
+    """How many times as fast as each other engine tinyinfer's fastest variant was, case by case."""
+    lines = []
+    for case in cases:
+        speeds = {one["variant"]: one["tokens_per_second"] for one in found
+                  if one["case"] == case.name and "error" not in one}  # fmt: skip
+        own = {variant: speed for variant, speed in speeds.items() if variant in OWN}
+        if own:
+            best = max(own, key=own.__getitem__)
+            lines += [f"{case.name}: {best} is {own[best] / speeds[other]:.3g} times as fast as {other}"
+                      for other in speeds if other in OTHERS]  # fmt: skip
+    return "\n".join(lines)
 
 
 def load(case: Case) -> str:
@@ -111,7 +131,9 @@ def resources_table(cases: tuple[Case, ...]) -> str:
 
 def keyed(case: Case) -> list[tuple[tuple[str, str], Kernel]]:
     """The kernels of a decode step, by what they are compiled from."""
-    return [] if case.prefill else [((kernel.name, kernel.source()), kernel) for kernel in kernels(case)]
+    found = [] if case.prefill else kernels(case)
+    found += kernels(case, persistent=True) if "persistent" in case.variants else []
+    return [((kernel.name, kernel.source()), kernel) for kernel in found]
 
 
 def resources(cases: tuple[Case, ...]) -> str:

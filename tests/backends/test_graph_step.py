@@ -30,6 +30,7 @@ def test_a_step_is_one_graph_one_copy_and_one_wait():
     assert 5 <= seen.graphs <= 5 + 8
 
 
+@pytest.mark.cuda
 def test_unlike_graphs_kernels_are_launched_one_by_one():
     """gpu_decode=kernels is the same plan: five launches a layer, and three for embedding, head and sample together."""
     engine = agree(MODEL, [(A[:5], 4)], decode="kernels")
@@ -41,6 +42,7 @@ def test_unlike_graphs_kernels_are_launched_one_by_one():
     assert seen.kernels % (5 * 2 + 2) == 0
 
 
+@pytest.mark.cuda
 @pytest.mark.parametrize("switches", [{}, PAGED | {"prefix_cache": True}], ids=["contiguous", "prefix"])
 def test_sequences_join_and_leave(switches):
     """Answers of several lengths in three seats, prompts in chunks: catches rows that outlive their sequence."""
@@ -48,6 +50,7 @@ def test_sequences_join_and_leave(switches):
     agree(MODEL, work, max_num_seqs=3, max_num_batched_tokens=7, **switches)
 
 
+@pytest.mark.cuda
 def test_draws_are_the_hosts():
     """Every way to choose, side by side: the noise is a function of seed and position, wherever it is computed."""
     kinds = [
@@ -70,6 +73,7 @@ def test_the_ledger_counts_a_step_when_it_is_asked_for():
     assert ahead > 1
 
 
+@pytest.mark.cuda
 def test_logits_of_a_text_are_not_sampled():
     """Engine.logits: several rows at a time, none of which may be taken for a decode step."""
     seqs = [ask([(A[:11], 1)])[0] for _ in range(2)]
@@ -78,3 +82,22 @@ def test_logits_of_a_text_are_not_sampled():
         most = 4 if start < 8 else 1
         found, expected = (engine.logits(seq, start, most) for engine, seq in zip((device, plain), seqs, strict=True))
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_memory_runs_out_in_a_step():
+    """The buffers of a bucket do not fit: the step is undone, and once there is memory the engine goes on."""
+    engine = gpu_engine(MODEL)
+    [seq] = sequences = ask([(A[:5], 6)])
+    engine.add(seq, 0.0)
+    engine.step()
+    pool = engine.ops.xp.get_default_memory_pool()
+    pool.set_limit(pool.used_bytes() + 1000)
+    try:
+        with pytest.raises(MemoryError):
+            engine.step()
+    finally:
+        pool.set_limit(0)
+    assert not engine.compiled.buckets
+    while not seq.finished:
+        engine.step()
+    assert [one.new_tokens for one in sequences] == finish(cpu_engine(MODEL), *ask([(A[:5], 6)]))

@@ -81,7 +81,8 @@ def cached_sequences(
     keys, values = ([[random(rng, n, heads, size) for n in lengths] for _ in range(LAYERS)] for _ in range(2))
 
     def pools(positions: int) -> tuple[np.ndarray, np.ndarray]:
-        return tuple(np.full((heads, positions, size), np.nan, np.float32) for _ in range(2))  # type: ignore[return-value]
+        shape = heads, positions, size
+        return np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
 
     if block_size is None:
         tables, sizes = [np.zeros(1, int) for _ in lengths], [n + 3 for n in lengths]

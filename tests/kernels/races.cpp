@@ -3,9 +3,10 @@
 // g++ -fsanitize=thread puts a call before every access to memory. The calls come here instead of to its own library,
 // which knows nothing of blocks and barriers. What orders two accesses:
 //   in one block   __syncthreads; in one warp __syncwarp (a shuffle moves a register, and orders no memory)
-//   between blocks a chain: write, __threadfence, atomic of one block; atomic on the same address by the other, read.
-//                  The fence is the writer's own, or one by the thread of the atomic after a __syncthreads. A volatile
-//                  write works as the first atomic, a volatile read as the second.
+//   between blocks a chain: write, __threadfence, atomic of one block; atomic on the same address by the other,
+//                  __threadfence, read. Each fence is the writer's or reader's own, or one by the thread of the atomic
+//                  with a __syncthreads between. A volatile write works as the first atomic, a volatile read as the
+//                  second. (The second fence makes L1 forget what it holds; a write that follows needs none.)
 // So a missing fence is found, too, which no order of fibers can show: on a CPU every write is seen at once.
 //
 // An epoch counts a block's barriers. A Clock says for every block up to which epoch its accesses are known to be over.
@@ -55,9 +56,12 @@ Place* places;
 int num_places, room_for_places;
 char* memory;  // of a launch: the arrays below
 unsigned *epochs, *warp_epochs, *fences, *fence_epochs;
-bool* acquired;    // per thread: since the last barrier
-Clock clocks;      // per block: what all of its threads know
-Clock pending;     // per block: what the threads that acquired know
+enum Level { HEARD, FENCED };  // by an atomic; and since then a fence was made
+struct Knowledge {
+    Clock block;    // per block: what all of its threads know
+    Clock pending;  // per block: what the threads know that have learned something since the last barrier
+    bool* learned;  // which threads those are
+} knowledge[2];
 
 unsigned warps() { return (blockDim.x + 31) / 32; }
 unsigned me() { return blockIdx.x * blockDim.x + threadIdx.x; }
@@ -74,14 +78,25 @@ void learn(Clock to, const Known* from) {
     }
 }
 
-Clock my_clock() { return (acquired[me()] ? pending : clocks) + (size_t)blockIdx.x * gridDim.x; }
+Clock my_clock(Level level) {
+    const Knowledge& known = knowledge[level];
+    return (known.learned[me()] ? known.pending : known.block) + (size_t)blockIdx.x * gridDim.x;
+}
 
-bool is_over(const Access& before) {  // for the thread that runs
+Clock my_pending(Level level) {  // where the thread that runs writes down what it learns
+    Knowledge& known = knowledge[level];
+    size_t row = (size_t)blockIdx.x * gridDim.x;
+    learn(known.pending + row, known.block + row);
+    known.learned[me()] = true;
+    return known.pending + row;
+}
+
+bool is_over(const Access& before, Level level = HEARD) {  // for the thread that runs
     if (before.block == blockIdx.x) {
         if (before.thread == threadIdx.x || before.epoch < epochs[blockIdx.x]) return true;
         if (before.thread / 32 == threadIdx.x / 32 && before.warp_epoch < my_warp_epoch()) return true;
     }
-    const Known& known = my_clock()[before.block];
+    const Known& known = my_clock(level)[before.block];
     if (known.fenced >= before.epoch) return true;
     if (fences[before.block * blockDim.x + before.thread] == before.fences) return false;
     bool own = known.own >= before.epoch && (known.thread == before.thread || known.thread == ANY_THREAD);
@@ -93,8 +108,9 @@ unsigned long offset(void* code) {
     return dladdr(code, &info) ? (unsigned long)((char*)code - (char*)info.dli_fbase) - 1 : 0;
 }
 
-void check(Cell* cell, const Access& before, const char* did, const Access& now, const char* does) {
-    if (!(before.bytes & now.bytes) || is_over(before)) return;
+void check(Cell* cell, const Access& before, const char* did, const Access& now, const char* does,
+           Level level = HEARD) {
+    if (!(before.bytes & now.bytes) || is_over(before, level)) return;
     if (before.block != now.block && is_shared((char*)cell->address)) return;  // of a block that has ended
     char text[256];
     snprintf(text, sizeof text, "race: thread %u of block %u %s [code %lx] what thread %u of block %u %s [code %lx]",
@@ -130,7 +146,7 @@ Cell* cell_of(uintptr_t address) {
 }
 
 void note_read(Cell* cell, const Access& now) {
-    check(cell, cell->write, "writes", now, "reads");
+    check(cell, cell->write, "writes", now, "reads", FENCED);
     Access* place = &cell->reads[1];
     for (Access* read = cell->reads + 2; read-- > cell->reads;)
         if (!read->bytes || is_over(*read)) place = read;
@@ -167,15 +183,12 @@ Clock clock_of(void* at) {
 }
 
 void acquire(void* at) {
-    Clock own = pending + (size_t)blockIdx.x * gridDim.x;
-    if (!acquired[me()]) learn(own, clocks + (size_t)blockIdx.x * gridDim.x);
-    acquired[me()] = true;
-    learn(own, clock_of(at));
+    learn(my_pending(HEARD), clock_of(at));
 }
 
 void release(void* at) {
     Clock clock = clock_of(at);
-    learn(clock, my_clock());
+    learn(clock, my_clock(HEARD));
     Known& mine = clock[blockIdx.x];
     unsigned epoch = epochs[blockIdx.x], fenced = fence_epochs[me()];
     if (fenced && fenced - 1 > mine.fenced) mine.fenced = fenced - 1;
@@ -194,18 +207,22 @@ void watch_launch() {
     free(memory);
     size_t blocks = gridDim.x, threads = blocks * blockDim.x, clock = blocks * blocks * sizeof(Known);
     size_t words = blocks + blocks * warps() + 2 * threads;
-    memory = (char*)calloc(1, 2 * clock + words * sizeof(unsigned) + threads);
-    clocks = (Clock)memory, pending = clocks + blocks * blocks;
-    epochs = (unsigned*)(pending + blocks * blocks);
+    memory = (char*)calloc(1, 4 * clock + words * sizeof(unsigned) + 2 * threads);
+    Clock clocks = (Clock)memory;
+    epochs = (unsigned*)(clocks + 4 * blocks * blocks);
     warp_epochs = epochs + blocks, fences = warp_epochs + blocks * warps(), fence_epochs = fences + threads;
-    acquired = (bool*)(fence_epochs + threads);
+    bool* learned = (bool*)(fence_epochs + threads);
+    knowledge[HEARD] = {clocks, clocks + blocks * blocks, learned};
+    knowledge[FENCED] = {clocks + 2 * blocks * blocks, clocks + 3 * blocks * blocks, learned + threads};
     for (size_t b = 0; b < blocks; b++) epochs[b] = 1;
 }
 
 void watch_barrier() {
     size_t row = (size_t)blockIdx.x * gridDim.x;
-    learn(clocks + row, pending + row);
-    memset(acquired + blockIdx.x * blockDim.x, 0, blockDim.x);
+    for (Knowledge& known : knowledge) {
+        learn(known.block + row, known.pending + row);
+        memset(known.learned + blockIdx.x * blockDim.x, 0, blockDim.x);
+    }
     epochs[blockIdx.x]++;
 }
 
@@ -214,6 +231,7 @@ void watch_warp(int warp) { warp_epochs[blockIdx.x * warps() + warp]++; }
 void watch_fence() {
     fences[me()]++;
     fence_epochs[me()] = epochs[blockIdx.x];
+    learn(my_pending(FENCED), my_clock(HEARD));
 }
 
 void watch_atomic(void* at) {

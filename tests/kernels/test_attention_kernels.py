@@ -69,19 +69,19 @@ def test_decode_of_heads_of_any_shape(queries, keys, size, splits):
     """E of 6, 9, 64, 80, 96, 128 and 256. Catches lanes without a chunk that add something, and unaligned loads."""
     cache = cached_sequences([1, 5, 100], keys, size, 4)
     heads = heads_of(queries, keys, size, 50, 2.0, True)
-    rows = [(0, 0), (2, 99), (0, -1), (1, 4), (2, 20)]
+    rows = [(0, 0), (2, 99), (0, -1), (1, 4)]
     found, expected = decode(cache, heads, rows, splits=splits, grid=(2, 70), seeds=(1,))
     assert distance(found, expected) < ROUNDING
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("block", [1, 16, None])
+@pytest.mark.parametrize("block", [1, 16])
 def test_decode_over_a_long_context(block):
-    """1024 positions, with windows that end inside a share; many keys for each lane."""
-    cache = cached_sequences([1024, 700], 3, 64, block)
+    """1024 positions, with windows that begin inside a part; many keys for each lane."""
+    cache = cached_sequences([1024, 700], 1, 64, block)
     for window in (0, 1, 333):
-        heads = heads_of(9, 3, 64, window, sinks=True)
-        found, expected = decode(cache, heads, [(0, 1023), (1, 699)], splits=5, grid=30, seeds=(2,))
+        heads = heads_of(3, 1, 64, window, sinks=True)
+        found, expected = decode(cache, heads, [(0, 1023), (1, 699)], splits=5, grid=10, seeds=(2,))
         assert distance(found, expected) < ROUNDING
 
 
@@ -134,20 +134,19 @@ def test_prefill_is_the_formula_for_tiles_of_several_sequences(block, window, ca
 @pytest.mark.cuda
 @pytest.mark.parametrize(("queries", "keys", "size"), SHAPES)
 def test_prefill_of_heads_of_any_shape(queries, keys, size):
-    """Tiles of 16 to 64 rows, one after another, and all sizes of heads."""
-    cache = cached_sequences([70, 150], keys, size, 4)
-    for tile, window in ((16, 0), (32, 40), (48, 0), (64, 7)):
-        heads = heads_of(queries, keys, size, window, 2.0, True)
-        found, expected = prefill(cache, heads, [(0, 5, 65), (1, 100, 50)], tile=tile, grid=(5,), seeds=(1,))
-        assert distance(found, expected) < ROUNDING
+    """Tiles of 32 rows for small heads, of 16 for others, with a window."""
+    cache, heads = cached_sequences([40, 70], keys, size, 4), heads_of(queries, keys, size, 25, 2.0, True)
+    tile = 32 if size < 80 else 16
+    found, expected = prefill(cache, heads, [(0, 5, 35), (1, 50, 20)], tile=tile, grid=5, seeds=(1,))
+    assert distance(found, expected) < ROUNDING
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize("block", [1, 16, None])
-def test_prefill_of_a_long_prompt(block):
+@pytest.mark.parametrize(("block", "tile"), [(1, 48), (16, 64)])
+def test_prefill_of_a_long_prompt(block, tile):
     """1024 positions: rows at the end meet 32 tiles of keys, in a window fewer."""
     cache = cached_sequences([1024, 512], 1, 64, block)
     for window in (0, 333):
-        heads = heads_of(2, 1, 64, window, sinks=True)
-        found, expected = prefill(cache, heads, [(0, 800, 224), (1, 511, 1)], tile=64, grid=(10,), seeds=(2,))
+        heads = heads_of(1, 1, 64, window, sinks=True)
+        found, expected = prefill(cache, heads, [(0, 950, 74), (1, 511, 1)], tile=tile, grid=3, seeds=(2,))
         assert distance(found, expected) < ROUNDING

@@ -15,7 +15,11 @@ from kernels.test_rope_append import EPS, formula
 
 from tinyinfer.model.weights import Rotation
 
-SHAPES = [(3, 3, 80, None, 16), (8, 1, 256, 8, 4), (4, 2, 6, 3, 4), (8, 2, 128, None, 1), (8, 4, 10, 5, 2)]
+# Bits, queries, keys, size, group, block.
+SHAPES = [
+    (8, 1, 1, 80, None, 16), (4, 4, 1, 256, 8, 4), (2, 4, 2, 6, 3, 4), (4, 2, 1, 128, None, 1), (2, 4, 2, 10, 5, 2),
+    (8, 2, 2, 6, 2, 1),
+]  # fmt: skip
 
 
 def packing_is_off(cache: Quantized, grid: Any, seeds: Any = SEEDS) -> list[str]:
@@ -47,9 +51,8 @@ def test_a_block_is_packed_as_the_host_packs_it(bits):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize(("queries", "keys", "size", "group", "block"), SHAPES)
-@pytest.mark.parametrize("bits", [8, 4, 2])
-def test_blocks_of_any_shape_are_packed(queries, keys, size, group, block, bits):
+@pytest.mark.parametrize(("bits", "queries", "keys", "size", "group", "block"), SHAPES)
+def test_blocks_of_any_shape_are_packed(bits, queries, keys, size, group, block):
     """Blocks of one position, codes that do not fill their last byte, groups of 3 and 5 channels."""
     for kind in ("paged", "contiguous"):
         cache = Quantized(kind, bits, keys, size, group=group, block=block)
@@ -84,9 +87,8 @@ def test_rows_read_full_blocks_packed_and_their_own_as_floats(kind, bits):
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize(("queries", "keys", "size", "group", "block"), SHAPES)
-@pytest.mark.parametrize("bits", [8, 4, 2])
-def test_packed_attention_of_any_shape(queries, keys, size, group, block, bits):
+@pytest.mark.parametrize(("bits", "queries", "keys", "size", "group", "block"), SHAPES)
+def test_packed_attention_of_any_shape(bits, queries, keys, size, group, block):
     """Windows that begin within a packed block; chunks that are no four neighbouring bytes."""
     for kind, window, splits in (("paged", 7, 1), ("contiguous", 0, 2)):
         cache = Quantized(kind, bits, keys, size, group=group, block=block)

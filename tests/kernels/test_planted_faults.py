@@ -30,11 +30,12 @@ extern "C" __global__ void __launch_bounds__(128) total(
     if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = own;
     __syncthreads();  // parts are complete
     if (threadIdx.x < 4) partial[blockIdx.x * 4 + threadIdx.x] = parts[threadIdx.x] + parts[3 - threadIdx.x];
-    __threadfence();
+    __threadfence();  // the partial sums are in memory before the counter says so
     __syncthreads();  // the block's partial sums are written
     if (threadIdx.x == 0) last = atomicAdd(counter, 1) == (int)gridDim.x - 1;
     __syncthreads();  // all threads see the flag
     if (last) {
+        __threadfence();  // what other blocks wrote is read anew
         float all = threadIdx.x < 4 * gridDim.x ? partial[threadIdx.x] : 0;
         for (int d = 16; d; d /= 2) all += __shfl_xor_sync(0xffffffffu, all, d);
         if (threadIdx.x == 0) {

@@ -98,10 +98,11 @@ def drawn(row: list[float], draws: int = 40, **params: float) -> set[int]:
 
 def test_tokens_of_equal_scores() -> None:
     """Greedy takes the lowest id; top-k and top-p keep all that tie with the last one, -0 and 0 among them."""
-    assert drawn([1, 3, 2, 3], temperature=0.0) == {1}
+    assert drawn([1, 3, 2, 3], temperature=0.0) == drawn([1, 3, 3, 3], temperature=0.0) == {1}
     assert drawn([2, 2, 5, 2, 1], temperature=20.0, top_k=2) == {0, 1, 2, 3}
     assert drawn([0, 0, 0, 0, -90], temperature=1.0, top_p=0.3) == {0, 1, 2, 3}
-    assert drawn([-0.0, 0.0, -9, -0.0], temperature=9.0, top_k=1) == {0, 1, 3}
+    for zeros in ([-0.0, 0.0, -9, -0.0], [0.0, -0.0, -9, 0.0]):
+        assert drawn(zeros, temperature=9.0, top_k=1) == {0, 1, 3}
     assert drawn([7, 7, 7], temperature=1e-300) == {0, 1, 2}
 
 

@@ -60,6 +60,7 @@ def test_blocks_wait_for_each_other_at_a_barrier_of_the_grid():
             __threadfence();
             atomicAdd(count, 1);
             while (*(volatile int*)count < (int)gridDim.x) SPIN();
+            __threadfence();
         }
         __syncthreads();
         int sum = 0;

@@ -94,7 +94,7 @@ def compare(
 
 
 @pytest.mark.parametrize("kind", SMALL)
-@pytest.mark.parametrize(("count", "inputs", "outputs"), [(9, 64, 24), (17, 40, 50)])
+@pytest.mark.parametrize(("count", "inputs", "outputs"), [(9, 64, 24), (17, 42, 51)])
 def test_products_of_any_shape(kind: str, count: int, inputs: int, outputs: int) -> None:
     """Catches an unguarded tail of rows, inputs or outputs, a chunk added twice, a tile read before it is stored."""
     compare(kind, count, inputs, outputs, normed=True, biased=True, grid=(1, 5), seeds=(1, 2))
@@ -106,9 +106,10 @@ def test_what_follows_a_product(epilogue: int) -> None:
     compare("Dense<bfloat16>", 12, 48, 56, epilogue=epilogue, biased=True)
 
 
-def test_a_large_tile() -> None:
-    """64 rows and 64 columns, as of many rows. Catches a place in shared memory that two numbers share."""
-    compare("Dense<bfloat16>", 70, 72, 140, processors=1, normed=True)
+@pytest.mark.parametrize(("count", "inputs", "outputs"), [(70, 72, 140), (16, 40, 200)])
+def test_large_tiles(count: int, inputs: int, outputs: int) -> None:
+    """64 x 64 and 16 x 128, as of many outputs. Catches a place in shared memory that two numbers share."""
+    compare("Dense<bfloat16>", count, inputs, outputs, processors=1, normed=True)
 
 
 SHAPES = [(16, 256, 48, 132), (33, 200, 70, 1), (9, 13, 7, 132), (20, 6, 33, 132), (64, 96, 130, 1), (130, 64, 256, 1)]

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
-from tinyinfer.backends.kernels.source import kernel_source
+from tinyinfer.backends import kernels
+from tinyinfer.backends.kernels.source import FOLDER, kernel_source
 
 FILES = {
     "a.cuh": "struct A { int a[D]; };\n",
@@ -60,3 +63,9 @@ def test_kernels_and_headers_that_do_not_exist_are_named(folder):
     (folder / "four.cu").write_text("#include <cuda_fp16.h>\n")
     with pytest.raises(ValueError, match=r"four\.cu includes <cuda_fp16\.h>"):
         kernel_source("four", {}, folder)
+
+
+def test_the_page_lists_every_kernel_and_header():
+    """In reading order; catches a kernel that was added, renamed or removed without a word on the section's page."""
+    listed = re.findall(r"^    (\w+\.cuh?)  ", kernels.__doc__ or "", re.MULTILINE)
+    assert sorted(listed) == sorted(path.name for path in FOLDER.glob("*.cu*"))

@@ -5,9 +5,12 @@ token that was just chosen. The device knows all of that, so the next steps are 
 the engine asks for a step that is foreseen, its tokens are there already, or on their way.
 
 When the engine asks for anything else, what was launched is forgotten. Nothing is wrong then: a launched step has only
-written keys and values behind the committed length of each sequence, in room that was reserved for it, and whatever
-comes after it on the stream writes there before it reads. So a step may run ahead as far as each sequence's blocks go,
-and no block table changes on the way.
+written keys and values behind the committed length of each sequence, into blocks of its own or into free ones, where
+nothing is read; and whatever comes after it on the stream writes there before it reads.
+
+Blocks are foreseen, too. A sequence needs a new one every few steps, and of many sequences one does in nearly every
+step. The free blocks are a stack: which of them will be taken is known, and the device's tables are made longer before
+the scheduler has done so. If another block is free by then, the step was not foreseen.
 
 Wins: the host's work (scheduling, text, an answer to a client) hides under the GPU's. Loses: a request that arrives
 waits for the steps that are launched, and a step that is not foreseen costs what was launched in vain; so the number of
@@ -17,13 +20,14 @@ steps grows only while they are used.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from tinyinfer.backends.kernels.bucket import Bucket
-from tinyinfer.backends.kernels.buffers import Seat, seat_of
+from tinyinfer.backends.kernels.buffers import Seat, seats_of
 from tinyinfer.sampling import has_penalties
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Batch, Sequence, Span
@@ -33,13 +37,23 @@ MOST = 8  # steps ahead
 
 @dataclass
 class Row:
-    """A sequence's row in the steps that run: its next position, and the token that the device has for it there."""
+    """A sequence's row in the steps that run: its next position, and the token that the device has for it there.
+
+    blocks: its table on the device; the first `taken` of them are the sequence's by now.
+    """
 
     number: int
     seat: Seat
     rotation_set: int
     position: int
+    blocks: list[int]
+    taken: int
     token: int | None = None  # None: not known to the host yet
+
+    def sees(self, seat: Seat) -> bool:
+        """Whether a sequence sits where the device thinks: the same arrays, and blocks that were foreseen."""
+        self.taken = len(seat[3])
+        return seat[:3] == self.seat[:3] and list(seat[3]) == self.blocks[: self.taken]
 
 
 @dataclass
@@ -67,7 +81,10 @@ class Ahead:
         another's by now. So nothing new is launched for the sequences that are left.
         """
         ready = bool(self.steps) or (self.whole and len(batch.spans) == len(self.rows))
-        return ready and all(self.rows[span.seq].seat == seat_of(cache.pools_of(span.seq)) for span in batch.spans)
+        if not ready:
+            return False
+        seats = seats_of([cache.pools_of(span.seq) for span in batch.spans])
+        return all(self.rows[span.seq].sees(seat) for span, seat in zip(batch.spans, seats, strict=True))
 
     def take(self, batch: Batch) -> tuple[int, np.ndarray]:
         """The batch's step, launched now unless it was before: the number of its results, and the rows."""
@@ -86,29 +103,45 @@ class Ahead:
         """Launches further steps behind the batch, up to `most` of them, as far as every sequence can go."""
         if not self.whole or any(left_to_host(span.seq.request.params) for span in batch.spans):
             return
-        room = min(room_of(span, self.rows[span.seq].seat, cache) for span in batch.spans)
-        while len(self.steps) < min(most, room, max(map(answer_of, batch.spans))):
+        sets, rows = cache.spec.sets, self.rows.values()
+        same = min(sets.most_drafts(span.first + 1) for span in batch.spans)  # steps with the same rotations
+        most = min(most, same, max(map(answer_of, batch.spans)))
+        foreseen = sum(len(row.blocks) - row.taken for row in rows)  # of the free blocks the next ones
+        free = iter(cache.next_blocks(foreseen + len(rows) * most)[foreseen:] if len(self.steps) < most else ())
+        while len(self.steps) < most and self._has_room(batch, len(self.steps) + 1, free):
             self.steps.append(self.bucket.launch())
+
+    def _has_room(self, batch: Batch, step: int, free: Iterator[int]) -> bool:
+        """Whether every row has a block for its position so many steps on; the device is told of new ones."""
+        longer = False
+        for span in batch.spans:
+            row, at = self.rows[span.seq], (span.first + step) // self.rows[span.seq].seat[2]
+            if at == len(row.blocks):
+                block = next(free, None) if step <= answer_of(span) else None
+                if block is None:
+                    return False
+                row.blocks.append(block)
+                self.bucket.seats.lengthen(row.number, at, block)
+                longer = True
+        if longer:
+            self.bucket.staging.send_places(self.bucket.stream)
+        return True
 
 
 def begin(batch: Batch, bucket: Bucket, seats: list[Seat]) -> Ahead | None:
     """What can be foreseen after a batch that the bucket computes; None: nothing, when it is no decode step."""
     if not one_row_each(batch):
         return None
-    spans = enumerate(zip(batch.spans, seats, strict=True))
-    return Ahead(bucket, {span.seq: Row(n, seat, span.rotation_set, span.first + 1) for n, (span, seat) in spans})
+    rows = {
+        span.seq: Row(n, seat, span.rotation_set, span.first + 1, list(seat[3]), len(seat[3]))
+        for n, (span, seat) in enumerate(zip(batch.spans, seats, strict=True))
+    }
+    return Ahead(bucket, rows)
 
 
 def one_row_each(batch: Batch) -> bool:
     """Whether a batch is a decode step: one row of each sequence, and a token wanted after each."""
     return len(batch) == len(batch.spans) == len(batch.logit_rows)
-
-
-def room_of(span: Span, seat: Seat, cache: Any) -> float:
-    """How many steps a sequence's keys and values have room for behind its row, all with the same rotations."""
-    _, _, block_size, blocks = seat
-    length = span.first + span.rows  # the row's own position included
-    return min(len(blocks) * block_size - length, cache.spec.sets.most_drafts(length))
 
 
 def answer_of(span: Span) -> int:

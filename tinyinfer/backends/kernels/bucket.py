@@ -21,8 +21,9 @@ import numpy as np
 
 from tinyinfer.arrays import Array
 from tinyinfer.backends.kernels.buffers import Results, Seat, Seats, Staging
-from tinyinfer.backends.kernels.launch import Kernels
+from tinyinfer.backends.kernels.launch import Kernels, Plan
 from tinyinfer.backends.kernels.memory import Sizes, allocate, fields_of
+from tinyinfer.backends.kernels.persistent_plan import persistent_plan
 from tinyinfer.backends.kernels.plan import decode_plan
 from tinyinfer.model.transformer import Model
 from tinyinfer.sequence import Batch
@@ -62,8 +63,8 @@ class Program:
 class Bucket:
     """The buffers, programs and results of steps of up to `sizes.rows` rows."""
 
-    def __init__(self, model: Model, sizes: Sizes, kernels: Kernels, stream: Any, capturing: Any) -> None:
-        xp = kernels.xp
+    def __init__(self, model: Model, sizes: Sizes, kernels: Kernels, stream: Any, capturing: Any, way: str) -> None:
+        xp, self.way = kernels.xp, way
         self.model, self.sizes, self.kernels, self.stream, self.capturing = model, sizes, kernels, stream, capturing
         self.staging, self.results = Staging(xp, fields_of(model, sizes)), Results(xp, sizes.rows)
         self.seats = Seats(self.staging)
@@ -80,7 +81,7 @@ class Bucket:
         host["tokens"][:rows], host["positions"][:rows] = batch.tokens, batch.positions
         host["tokens"][rows:], host["positions"][rows:] = 0, PADDED
         host["sets"][:rows] = batch.rotation_sets
-        seats = [self.seats.take(slot, cache.pools_of(span.seq)) for slot, span in enumerate(batch.spans)]
+        seats = self.seats.take([cache.pools_of(span.seq) for span in batch.spans])
         for slot, span in enumerate(batch.spans):
             params, some = span.seq.request.params, slice(span.start, span.stop)
             host["slots"][some], host["seeds"][some] = slot, span.seq.request.seed % 2**64
@@ -94,10 +95,16 @@ class Bucket:
     def launch(self) -> int:
         """Lets the device compute the next step; the number by which `results.wait` knows its tokens."""
         if self._filters not in self._programs:
-            plan = decode_plan(self.model, self.memory, self._filters)
+            plan = self.plan()
             self._programs[self._filters] = Program([self.kernels.bind(one) for one in plan.launches], self.capturing)
         self._programs[self._filters].run(self.stream)
         return self.results.fetch(self.stream)
+
+    def plan(self) -> Plan:
+        """The launches of a step; a single one for one row that the persistent kernel can compute."""
+        if self.way == "persistent" and self.sizes.rows == 1 and not self._filters:
+            return persistent_plan(self.model, self.memory, self.kernels.xp)
+        return decode_plan(self.model, self.memory, self._filters)
 
     def logits(self, rows: np.ndarray) -> Array:
         """The newest step's logits of some rows: a view, made once, where they are the first ones in order."""

@@ -10,6 +10,7 @@ When the host does have something to say, it fills one piece of pinned memory, w
 
 from __future__ import annotations
 
+from collections.abc import Sequence as Seq
 from math import prod
 from typing import Any
 
@@ -68,6 +69,8 @@ class Staging:
         self._flat = xp.zeros(fields.nbytes, dtype=xp.uint8)
         self.host, self.device = fields.over(self._pinned), fields.over(self._flat)
         self._sent = xp.cuda.Event(disable_timing=True)
+        places = slice(fields.nbytes - self.host["places"].nbytes, None)  # the last field
+        self._pinned_places, self._places = self._pinned[places], self._flat[places]
 
     def wait(self) -> None:
         """Waits until the numbers on the host may be changed: at once, unless the last copy is still under way."""
@@ -76,6 +79,14 @@ class Staging:
     def send(self, stream: Any) -> None:
         """Copies all numbers to the device, behind what the stream has to do before."""
         self._flat.set(self._pinned, stream)
+        self._sent.record(stream)
+
+    def send_places(self, stream: Any) -> None:
+        """Copies the block tables alone, longer than they were: steps on their way read no entry that is new.
+
+        So the tables may grow on the host while a copy is under way, which takes the new entries along or not.
+        """
+        self._places.set(self._pinned_places, stream)
         self._sent.record(stream)
 
 
@@ -90,14 +101,15 @@ def pinned(xp: Xp, shape: tuple[int, ...], kind: Any) -> np.ndarray:
 Seat = tuple[int, int, int, tuple[int, ...]]
 
 
-def seat_of(pools: Any) -> Seat:
-    """What says where a sequence's keys and values lie: an address, the pool's positions, block size, block table.
+def seats_of(all_pools: Seq[Any]) -> list[Seat]:
+    """What says where sequences' keys and values lie: an address, the pool's positions, block size, block table.
 
     All layers lie in one reservation, so that one address stands for all. No array is kept: memory that the cache frees
-    shall be free.
+    shall be free. The sequences of a paged cache share their arrays, so that each is looked at once.
     """
-    keys = pools.layers[0].keys
-    return keys.data.ptr, keys.shape[1], pools.block_size, pools.blocks
+    arrays = {id(pools.layers): pools.layers[0].keys for pools in all_pools}
+    bases = {key: (keys.data.ptr, keys.shape[1]) for key, keys in arrays.items()}
+    return [(*bases[id(pools.layers)], pools.block_size, pools.blocks) for pools in all_pools]
 
 
 class Seats:
@@ -107,10 +119,15 @@ class Seats:
         self._staging = staging
         self._taken: list[Seat] = [(0, 0, 0, ())] * len(staging.host["places"])
 
-    def take(self, slot: int, pools: Any) -> Seat:
-        """Seats a sequence with these pools in a slot; returns what `seat_of` says of them."""
-        now, before = seat_of(pools), self._taken[slot]
-        base, *place = now
+    def take(self, all_pools: Seq[Any]) -> list[Seat]:
+        """Seats sequences with these pools in the slots from 0 on; returns what `seats_of` says of them."""
+        seats = seats_of(all_pools)
+        for slot, (pools, seat) in enumerate(zip(all_pools, seats, strict=True)):
+            self._take(slot, pools, seat)
+        return seats
+
+    def _take(self, slot: int, pools: Any, now: Seat) -> None:
+        before, (base, *place) = self._taken[slot], now
         if (base, place[0]) != before[:2]:
             pairs = [(rows.keys.data.ptr, rows.values.data.ptr) for rows in pools.layers]
             self._staging.host["pools"][:, slot] = np.array(pairs, np.uint64)  # (L, 2)
@@ -118,7 +135,10 @@ class Seats:
             row = self._staging.host["places"][slot]
             row[:2], row[2 : 2 + len(pools.blocks)] = place[:2], pools.blocks
         self._taken[slot] = now
-        return now
+
+    def lengthen(self, slot: int, at: int, block: int) -> None:
+        """Writes a block that a sequence will have, behind its table; it counts when the sequence has it."""
+        self._staging.host["places"][slot, 2 + at] = block
 
 
 class Results:

@@ -4,7 +4,7 @@
 // Formula: sampling.py's choose, the largest of s / T + g; at temperature 0 the largest s, and of equals the lowest id.
 // Two tokens are compared by (s_a - s_b) / T + (g_a - g_b), in double: no maximum must be known before, and the tiniest
 // temperature makes the first part infinite but never a NaN, because equal scores are told apart by their noise alone.
-// A score of NaN wins against no token; `low` and `high` report it, and the host refuses such a row.
+// `low` and `high` report a score of NaN; any token may then be chosen, because the host refuses such a row.
 #include "common.cuh"
 #include "philox.cuh"
 
@@ -45,8 +45,7 @@ __device__ inline Draw draw_of(const double* temperatures, const unsigned long l
 
 __device__ inline Best no_best() { return {0, -INFINITE, NO_TOKEN, INFINITE, -INFINITE}; }
 __device__ inline Best best_of_one(float score, int token, const Draw& draw) {
-    const bool number = score == score;
-    return {number ? draw.noise(token) : 0, score, number ? token : NO_TOKEN, score, score};
+    return {draw.noise(token), score, token, score, score};
 }
 
 // A NaN passes through both, unlike through fminf and fmaxf.
@@ -83,12 +82,11 @@ __device__ inline Best best_of_list(const Best* list, int count, int stride, con
 
 // Writes what a step reports of a row, and moves the row on to its next token. One thread does that.
 __device__ inline void record(const Best& best, int row, int step, int* tokens, int* positions, int* results) {
-    const int token = best.token == NO_TOKEN ? 0 : best.token;  // a row of NaNs: any valid id, the host refuses it
     int* result = results + ((long long)(step % RING) * T + row) * 4;
-    result[0] = token;
+    result[0] = best.token;
     result[1] = __float_as_int(best.low);
     result[2] = __float_as_int(best.high);
     result[3] = 0;
-    tokens[row] = token;
+    tokens[row] = best.token;
     positions[row] += 1;
 }

@@ -1,6 +1,6 @@
 """What a pass counts in the ledger: the same numbers as the reference, by formula and not operation by operation.
 
-Kernels are started without Python between them, so nobody is there to count as they go. But all that the reference
+No Python runs between two kernels of a graph, so nothing can count there. But all that the reference
 counts follows from the model and the batch: the weights are read once, a row has its FLOPs, and attention has its
 pairs of queries and keys. A step that ran ahead is counted when the engine asks for it, never when it was launched.
 

@@ -28,6 +28,7 @@ LAYER: tuple[Part, ...] = (
     (lambda layer: layer.post_attention_norm, (NoNorm, RMSNorm), "another norm than RMSNorm follows attention"),
     (lambda layer: layer.post_mlp_norm, (NoNorm, RMSNorm), "another norm than RMSNorm follows the MLP"),
 )
+MOST_QUERIES, WIDE = 16, 128  # query heads of so many numbers that may share a key head (attention_decode)
 WEIGHTS = {
     "W8A8": "quantize=w8a8 rounds the inputs of products, too",
     "Packed": "the weights are packed for a CPU",
@@ -52,6 +53,10 @@ def of_the_model(model: Model) -> Iterator[str]:
     """What is wrong with a model: its layers' parts, its norms, its types of weights."""
     if model.embedding.positions is not None:
         yield "its positions are learned vectors"
+    c = model.config
+    shared = c.num_heads // c.num_kv_heads
+    if shared > (MOST_QUERIES if c.head_dim <= WIDE else MOST_QUERIES // 2) or c.head_dim > 2 * WIDE:
+        yield f"{shared} query heads of {c.head_dim} numbers share a key head, more than a block's registers hold"
     for layer in model.layers:
         yield next((sentence for part, known, sentence in LAYER if not isinstance(part(layer), known)), "")
     if not isinstance(model.final_norm, RMSNorm):

@@ -22,6 +22,7 @@ from tinyinfer.backends.kernels.counts import Counts
 from tinyinfer.backends.kernels.covered import for_tensor_cores, uncovered, weights_of
 from tinyinfer.backends.kernels.launch import Kernels
 from tinyinfer.backends.kernels.memory import Sizes
+from tinyinfer.backends.kernels.persistent_plan import unpersistent
 from tinyinfer.backends.kernels.prompt_pass import PromptPass
 from tinyinfer.errors import note
 from tinyinfer.ledger import Ledger
@@ -38,14 +39,21 @@ def compile_step(model: Model, cache: Any, ops: Any) -> GraphStep | None:
     if reason := uncovered(model, cache):
         note(f"gpu_decode={ops.decode}: {reason}, so CuPy's operations compute each step one after another")
         return None
-    return GraphStep(model, cache, ops, ops.decode == "graph")
+    if ops.decode == "persistent" and (reason := unpersistent(model)):
+        note(f"gpu_decode=persistent: {reason}, so a step runs as a graph")
+        return GraphStep(model, cache, ops, "graph")
+    return GraphStep(model, cache, ops, ops.decode)
 
 
 class GraphStep:
-    """A forward pass over any batch of one model, with one cache. captured: whether a step runs as a graph."""
+    """A forward pass over any batch of one model, with one cache.
 
-    def __init__(self, model: Model, cache: Any, ops: Any, captured: bool) -> None:
-        xp = ops.xp
+    way: how a step of few rows runs. "graph"; "kernels": launch by launch; "persistent": one row as one launch, more
+    rows, or filters, as a graph.
+    """
+
+    def __init__(self, model: Model, cache: Any, ops: Any, way: str) -> None:
+        xp, self.way, captured = ops.xp, way, way != "kernels"
         self.cache, self.ops, self.ledger, self.model = cache, ops, ops.ledger, model
         self.kernels, self.counts = Kernels(xp), Counts(model)
         self.processors = int(xp.cuda.Device().attributes["MultiProcessorCount"])
@@ -103,7 +111,7 @@ class GraphStep:
         size = next(size for size in self.sizes if size >= rows)
         if size not in self.buckets:
             sizes = Sizes(size, size, self.most_blocks, self.processors)
-            self.buckets[size] = Bucket(self.model, sizes, self.kernels, self.stream, self.capturing)
+            self.buckets[size] = Bucket(self.model, sizes, self.kernels, self.stream, self.capturing, self.way)
         return self.buckets[size]
 
     def count(self, batch: Batch) -> None:

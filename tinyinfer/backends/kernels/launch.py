@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -84,9 +84,9 @@ class Kernels:
 
     def bind(self, launch: Launch) -> Callable[[], None]:
         """The call that starts a launch. Raises ModelError for a kernel that does not compile."""
-        function = self.function(launch.name, launch.constants)
-        function.max_dynamic_shared_size_bytes = max(function.max_dynamic_shared_size_bytes, launch.shared)
-        return partial(function, (launch.grid,), (launch.block,), launch.args, shared_mem=launch.shared)
+        kernel = self.function(launch.name, launch.constants)
+        kernel.max_dynamic_shared_size_bytes = max(kernel.max_dynamic_shared_size_bytes, launch.shared)
+        return partial(kernel, (launch.grid,), (launch.block,), launch.args, shared_mem=launch.shared)
 
     def function(self, name: str, constants: Mapping[str, Constant]) -> Any:
         """The compiled kernel of that name for these constants."""
@@ -105,10 +105,16 @@ class Kernels:
 
 def used(name: str, constants: Mapping[str, Constant]) -> dict[str, Constant]:
     """Those constants that a kernel's text names: two models that differ in others share the compiled kernel."""
-    names = set(NAME.findall(kernel_source(name, {})))
-    return {key: value for key, value in constants.items() if key in names}
+    return {key: value for key, value in constants.items() if key in names_in(name)}
 
 
+@cache
+def names_in(name: str) -> frozenset[str]:
+    """All names in a kernel's text and in its headers, their comments left out."""
+    return frozenset(NAME.findall(re.sub("//.*", "", kernel_source(name, {}))))
+
+
+@cache
 def threads_of(name: str) -> int:
     """How many threads a block of a kernel has, as its file says."""
     text = kernel_source(name, {})

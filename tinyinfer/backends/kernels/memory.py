@@ -14,7 +14,8 @@ from tinyinfer.backends.kernels.source import Constant
 from tinyinfer.model.transformer import Model
 
 TILE = 64  # rows of a prompt that meet a key together (attention_prefill)
-MOST_SPLITS = 16  # blocks that share the keys of a row at most: more take longer to combine than they save
+MOST_SPLITS = 64  # blocks that share the keys of a row at most
+BLOCKS = 4  # of attention for each processor: so many warps that memory is kept busy
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "clamped": 3}  # as the kernels count them
 BEST = 4  # numbers of a block's candidate for a row's token (choice.cuh)
 
@@ -32,8 +33,8 @@ class Sizes:
     processors: int
 
     def splits(self, key_heads: int) -> int:
-        """Among how many blocks attention splits the keys of a row: so many that every processor has work."""
-        return max(1, min(MOST_SPLITS, self.processors // (self.rows * key_heads)))
+        """Among how many blocks attention splits the keys of a row; a short row leaves most of them idle."""
+        return max(1, min(MOST_SPLITS, BLOCKS * self.processors // (self.rows * key_heads)))
 
 
 @dataclass(frozen=True)

@@ -140,7 +140,7 @@ class Planner:
     # Products.
 
     def store(self, x: Array, norm: Norm, linear: Linear, y: Array) -> None:
-        """y = linear(norm(x))."""
+        """Writes down y = linear(norm(x))."""
         if self.on_tensor_cores(linear):
             self.tensor_product(x, norm, linear, y, STORE)
             return

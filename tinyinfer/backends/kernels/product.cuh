@@ -20,20 +20,29 @@ template <typename P, int M>
 __device__ inline void stage(const float* x, const float* norm, int tile, Floats<P::VECTOR>* shared,
                              float (&partial)[T][32]) {
     using Vector = Floats<P::VECTOR>;
+    constexpr int AHEAD = 4;  // vectors of a thread that are on their way at once
     constexpr int COUNT = P::Part::PLANES * P::UNITS * P::VECTORS, PLANE = P::Part::INPUTS / P::Part::PLANES;
     const int share = blockDim.x / 32 / T * 32, t = threadIdx.x / share;
     if (t >= T) return;
     float squares = 0;
-#pragma unroll 4
-    for (int i = threadIdx.x % share; i < COUNT; i += share) {
-        const int v = i % P::VECTORS, u = i / P::VECTORS % P::UNITS, p = i / (P::VECTORS * P::UNITS);
-        const int piece = tile * P::UNITS + u, m = p * PLANE + piece * P::Part::CODES + v * P::VECTOR;
-        Vector a = {};
-        if ((P::TILES == 1 || piece < P::Part::PIECES) && m < M) {
-            a = ((const Vector*)(x + t * M))[m / P::VECTOR];
-            for (int k = 0; norm && k < P::VECTOR; k++) squares += a.at[k] * a.at[k], a.at[k] *= norm[m + k];
+    for (int first = threadIdx.x % share; first < COUNT; first += AHEAD * share) {
+        Vector a[AHEAD] = {}, b[AHEAD] = {};
+        int to[AHEAD];
+#pragma unroll
+        for (int r = 0; r < AHEAD; r++) {
+            const int i = first + r * share, v = i % P::VECTORS, u = i / P::VECTORS % P::UNITS;
+            const int p = i / (P::VECTORS * P::UNITS), piece = tile * P::UNITS + u;
+            const int m = p * PLANE + piece * P::Part::CODES + v * P::VECTOR;
+            to[r] = ((t * P::Part::PLANES + p) * P::VECTORS + v) * P::UNITS + u;
+            if (i >= COUNT || (P::TILES > 1 && piece >= P::Part::PIECES) || m >= M) continue;
+            a[r] = ((const Vector*)(x + t * M))[m / P::VECTOR];
+            if (norm) b[r] = ((const Vector*)norm)[m / P::VECTOR];
         }
-        shared[((t * P::Part::PLANES + p) * P::VECTORS + v) * P::UNITS + u] = a;
+#pragma unroll
+        for (int r = 0; r < AHEAD; r++) {
+            for (int k = 0; norm && k < P::VECTOR; k++) squares += a[r].at[k] * a[r].at[k], a[r].at[k] *= b[r].at[k];
+            if (first + r * share < COUNT) shared[to[r]] = a[r];
+        }
     }
     squares = warp_sum(squares);
     float& sum = partial[t][threadIdx.x % share / 32];

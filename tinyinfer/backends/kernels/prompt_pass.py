@@ -45,8 +45,8 @@ class PromptPass:
         host, rows = staging.host, len(batch)
         host["positions"][:rows], host["positions"][rows:] = batch.positions, -1
         host["sets"][:rows] = batch.rotation_sets
+        seats.take([cache.pools_of(span.seq) for span in batch.spans])
         for slot, span in enumerate(batch.spans):
-            seats.take(slot, cache.pools_of(span.seq))
             host["slots"][span.start : span.stop] = slot
         staging.send(None)
         attend = Attend(self.kernels, constants_of(self.model, sizes), sizes, staging.device, batch)

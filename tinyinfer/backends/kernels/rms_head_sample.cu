@@ -56,9 +56,10 @@ __device__ void rms_head_sample_body(const float* x, const float* norm, const vo
         mine = best_of_list(warps, THREADS / 32, 1, draw);
         if (threadIdx.x == 0) best[blockIdx.x * T + t] = mine;
     }
-    __threadfence();
-    __syncthreads();
-    if (threadIdx.x == 0) arrived = atomicAdd(counters, 1);
+    if (threadIdx.x == 0) {  // which wrote the block's candidates
+        __threadfence();
+        arrived = atomicAdd(counters, 1);
+    }
     __syncthreads();
     if (arrived < (int)gridDim.x - 1) return;
     __threadfence();

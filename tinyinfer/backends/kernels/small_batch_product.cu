@@ -58,7 +58,7 @@ __device__ void small_batch_product_body(const float* x, const float* norm, cons
         passage.load(weight, tile, 0);
         if (norm) measure<M, P::ROWS, P::RUN>(x, first, scales);
         passage.load(x, first, 0);
-        __syncthreads();  // the scales are known
+        __syncthreads();  // the scales are known, and the last item's sums have been read
         for (int step = 0; step < P::STEPS; step++) {
             uint4 *xs = tiles[step % 2], *ws = xs + P::UNITS;
             passage.store(xs, norm, scales, step);
@@ -97,7 +97,6 @@ __device__ void small_batch_product_body(const float* x, const float* norm, cons
                 if (i / 4 % 2 == 0) y[(long long)t * (N / 2) + n] = gate_up(p, up);
             }
         }
-        __syncthreads();  // the sums have been read
     }
 }
 
