@@ -49,6 +49,7 @@ COMPILED: dict[str, list[Prelude]] = {
     "rms_gate_up": PRODUCTS,
     "projection_residual": [{**prelude, "INPUTS": prelude["F"]} for prelude in PRODUCTS],
     "norm_add": [SMOLLM2_135M],
+    "cap_logits": each(MODELS, [{"T": 8}]),
     "persistent": [{**SMOLLM2_135M, **BFLOAT16, "SPLITS": 32, "Table": "Dense<bfloat16>", "Head": "Dense<bfloat16>"}],
     "append_float_rows": PACKED_KV,
     "attention_decode": each([*MODELS, *WIDE_HEADS], [{"SPLITS": 1}, {"SPLITS": 4}]),
