@@ -13,7 +13,6 @@ from tinyinfer.backends.kernels.buffers import RING, Fields, row_fields
 from tinyinfer.backends.kernels.source import Constant
 from tinyinfer.model.transformer import Model
 
-TILE = 64  # rows of a prompt that meet a key together (attention_prefill)
 MOST_SPLITS = 64  # blocks that share the keys of a row at most
 BLOCKS = 4  # of attention for each processor: so many warps that memory is kept busy
 ACTIVATIONS = {"silu": 0, "gelu_tanh": 1, "gelu": 2, "clamped": 3}  # as the kernels count them
@@ -97,9 +96,14 @@ def constants_of(model: Model, sizes: Sizes) -> dict[str, Constant]:
         "D": c.hidden_size, "H": c.num_heads, "K": c.num_kv_heads, "E": c.head_dim, "F": c.intermediate_size,
         "V": model.head.weight.shape[0], "L": len(model.layers), "Z": model.rotations[0].frequencies.shape[0],
         "T": sizes.rows, "SLOTS": sizes.slots, "MOST_BLOCKS": sizes.most_blocks,
-        "SPLITS": sizes.splits(c.num_kv_heads), "RING": RING, "TILE": TILE, "EPS": float(c.norm_eps),
+        "SPLITS": sizes.splits(c.num_kv_heads), "RING": RING, "TILE": tile_of(c.head_dim), "EPS": float(c.norm_eps),
         "ACTIVATION": ACTIVATIONS[c.activation], **dict(sizes.packed),
     }  # fmt: skip
+
+
+def tile_of(head_size: int) -> int:
+    """How many rows of a prompt meet a key together (attention_prefill): few enough for a thread's registers."""
+    return 64 if head_size <= 64 else 32
 
 
 def fields_of(model: Model, sizes: Sizes) -> Fields:

@@ -19,7 +19,7 @@ import numpy as np
 from tinyinfer.arrays import FLOAT, Array
 from tinyinfer.backends.kernels.buffers import Seats, Staging
 from tinyinfer.backends.kernels.launch import NULL, Kernels, Launch, threads_of
-from tinyinfer.backends.kernels.memory import TILE, Sizes, constants_of, fields_of
+from tinyinfer.backends.kernels.memory import Sizes, constants_of, fields_of, tile_of
 from tinyinfer.backends.kernels.plan import attention_args
 from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.transformer import Model, transformer
@@ -75,10 +75,11 @@ class Attend:
     def __init__(self, kernels: Kernels, constants: Any, sizes: Sizes, row: dict[str, Array], batch: Batch) -> None:
         xp = kernels.xp
         self.kernels, self.constants, self.sizes, self.row, self.rows = kernels, constants, sizes, row, len(batch)
+        tile = tile_of(constants["E"])
         self.tiles = [
-            (start, min(TILE, span.stop - start), slot)
+            (start, min(tile, span.stop - start), slot)
             for slot, span in enumerate(batch.spans) if span.rows > 1
-            for start in range(span.start, span.stop, TILE)
+            for start in range(span.start, span.stop, tile)
         ]  # fmt: skip
         alone = [span.start for span in batch.spans if span.rows == 1]
         positions = np.full(sizes.rows, -1, np.int32)
@@ -112,7 +113,8 @@ class Attend:
 
 def shared_bytes(head_size: int) -> int:
     """Shared memory of a block of attention_prefill: a tile of queries, of keys, of values and of scores."""
-    return FLOAT * ((TILE + 2 * 32) * (-(-head_size // 4) * 4 + 4) + TILE * 36)
+    tile = tile_of(head_size)
+    return FLOAT * ((tile + 2 * 32) * (-(-head_size // 4) * 4 + 4) + tile * 36)
 
 
 @dataclass(frozen=True)
