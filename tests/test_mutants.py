@@ -35,6 +35,7 @@ TESTED_ELSEWHERE = {
     "backends.reference": {"__init__": "test_operations.py", "counting": "test_calibration.py",
                            "reserve": "test_fake_cupy.py", "take": "test_operations.py",
                            "compile": "the type", "relative_cost": "test_operations.py",
+                           "available_memory": "test_limits.py", "sample": "test_choosing.py",
                            "w8a8_product": "test_w8a8.py", "check_range": "test_loading.py (half precision)",
                            "embed": "test_operations.py", "experts": "test_moe.py",
                            "use_blas_threads": "test_cpu.py"},

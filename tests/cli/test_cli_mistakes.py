@@ -212,7 +212,7 @@ def test_too_little_memory_is_one_line_with_what_to_try(
 
 def test_a_bug_is_not_called_a_mistake(short: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a `main` that hides our own faults behind exit status 2."""
-    monkeypatch.setattr("tinyinfer.engine.engine.choose", lambda *args: 1 / 0)
+    monkeypatch.setattr("tinyinfer.engine.engine.choose_tokens", lambda *args: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         main(["generate", "-m", short, "-q"])
 

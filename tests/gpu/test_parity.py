@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -251,6 +252,7 @@ def test_a_new_model_finds_its_memory_again(on: Device) -> None:
     pool = on.xp.get_default_memory_pool()
 
     def used() -> int:
+        gc.collect()
         engine = engine_on(on.ops(), "llama", {})
         list(engine.run([request([1, 2, 3], 4)]))
         return int(pool.used_bytes())

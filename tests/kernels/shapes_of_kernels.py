@@ -50,7 +50,10 @@ COMPILED: dict[str, list[Prelude]] = {
     "projection_residual": [{**prelude, "INPUTS": prelude["F"]} for prelude in PRODUCTS],
     "norm_add": [SMOLLM2_135M],
     "cap_logits": each(MODELS, [{"T": 8}]),
-    "persistent": [{**SMOLLM2_135M, **BFLOAT16, "SPLITS": 32, "Table": "Dense<bfloat16>", "Head": "Dense<bfloat16>"}],
+    "persistent": [
+        *each(MODELS, [BFLOAT16], [{"SPLITS": 32, "Table": "Dense<bfloat16>", "Head": "Dense<bfloat16>"}]),
+        {**SMOLLM2_135M, **WEIGHTS[3], "SPLITS": 32, "Table": "Packed<8, 32, true>", "Head": "Packed<8, 32, true>"},
+    ],
     "append_float_rows": PACKED_KV,
     "attention_decode": each([*MODELS, *WIDE_HEADS], [{"SPLITS": 1}, {"SPLITS": 4}]),
     "attention_decode_packed": PACKED_KV,

@@ -20,15 +20,27 @@ LINES = [
 ]
 
 
+def number_of(file: str, line: str) -> int:
+    """Where a line is; AssertionError when it is no longer there, so that no deletion dies unseen."""
+    text = (FOLDER / file).read_text(encoding="utf-8")
+    numbers = [number for number, found in enumerate(text.splitlines()) if found.strip().startswith(line)]
+    assert len(numbers) == 1, f"{file} must have one line that begins with {line!r}, and has {len(numbers)}"
+    return numbers[0]
+
+
 @pytest.mark.cuda
 @pytest.mark.parametrize(("file", "line", "tests", "keyword"), LINES)
 def test_a_line_left_out_is_missed(file, line, tests, keyword):
     """By a test of its own kernel, and not by the compiler."""
     text = (FOLDER / file).read_text(encoding="utf-8")
-    [number] = [number for number, found in enumerate(text.splitlines()) if found.strip().startswith(line)]
-    test = failing(file, without(text, number), [tests], keyword)
+    test = failing(file, without(text, number_of(file, line)), [tests], keyword)
     assert test is not None
     assert test.startswith(tests)
+
+
+def test_the_lines_to_leave_out_are_there():
+    """At once, and not only when all of them are left out in turn."""
+    assert all(number_of(file, line) >= 0 for file, line, *_ in LINES)
 
 
 def test_statements_are_lines_that_can_be_left_out():

@@ -18,7 +18,7 @@ from tinyinfer.model.weights import Rotation
 # Bits, queries, keys, size, group, block.
 SHAPES = [
     (8, 1, 1, 80, None, 16), (4, 4, 1, 256, 8, 4), (2, 4, 2, 6, 3, 4), (4, 2, 1, 128, None, 1), (2, 4, 2, 10, 5, 2),
-    (8, 2, 2, 6, 2, 1),
+    (2, 2, 2, 6, 2, 1),
 ]  # fmt: skip
 
 

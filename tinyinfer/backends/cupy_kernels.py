@@ -2,7 +2,8 @@
 
 An operation on CuPy takes the host about 10 microseconds to launch, however small it is, and a layer's formulas are 46
 operations on one row. CuPy compiles a line of C for each element (ElementwiseKernel) or for a sum (ReductionKernel) to
-one launch, so a layer needs 20, or 24 in half precision, where each product's input is rounded. The formulas are those of backends/reference.py, named beside each kernel.
+one launch, so a layer needs 20, or 24 in half precision, where each product's input is rounded. The formulas are those
+of backends/reference.py, named beside each kernel.
 
 Wins: launches, without a kernel that has to be laid out over threads. Loses: a sum and what follows it are two
 launches; the kernels of kernels/ do a whole norm and its product in one.

@@ -29,7 +29,8 @@ template <typename Weight, int M, int J> struct Plan {
     using Part = Piece<Weight, M>;
     static constexpr int LANES = lanes_for(Part::PIECES), EACH = divided(Part::PIECES, LANES);
     static constexpr int ROUND = T * LANES * Part::CODES * Part::PLANES;  // activations for a piece of each lane
-    static constexpr int BATCHES = divided(EACH, within(1, HELD / Part::REGISTERS / J, STAGED / ROUND));
+    static constexpr int MOST = HELD / (Part::PLANES > 1 ? 3 : 1);  // unpacking several planes takes registers, too
+    static constexpr int BATCHES = divided(EACH, within(1, MOST / Part::REGISTERS / J, STAGED / ROUND));
     static constexpr int DEPTH = divided(EACH, BATCHES);  // pieces of a row that a lane holds at once
     static constexpr int PER_TILE = within(1, STAGED / (ROUND * DEPTH), BATCHES);  // batches
     static constexpr int TILES = divided(BATCHES, PER_TILE);
