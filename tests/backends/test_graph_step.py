@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pickle
 from copy import deepcopy
+from typing import Any
 from unittest.mock import patch
 
+import fake_cuda
 import numpy as np
 import pytest
 from helpers import finish, small_config
@@ -116,6 +118,22 @@ def test_an_idle_step_after_logits():
     [seq] = ask([(A[:3], 1)])
     engine.logits(seq, 0, 3)
     assert not engine.step().batch.spans
+
+
+@pytest.mark.parametrize("place", [(fake_cuda.Stream, "end_capture"), (fake_cuda.Graph, "launch")], ids=str)
+def test_memory_runs_out_beside_the_pool(place):
+    """Graphs lie in memory of CUDA's own, of which CuPy tells by another error. Catches a step that ends all requests,
+    and a capture that never ends."""
+    engine, wanted = gpu_engine(MODEL), finish(cpu_engine(MODEL), *ask([(A[:5], 6)]))
+    real = getattr(*place)
+
+    def refused(*args: Any) -> None:
+        real(*args)
+        raise fake_cuda.CUDARuntimeError(2)
+
+    with patch.object(*place, refused), pytest.raises(MemoryError, match="cudaErrorMemoryAllocation"):
+        list(engine.run(ask([(B[:5], 6)])))
+    assert finish(engine, *ask([(A[:5], 6)])) == wanted
 
 
 @pytest.mark.parametrize("broken", [Results, Program], ids=["after the launch", "before the launch"])

@@ -12,6 +12,7 @@ from fake_cupy import fake_cupy
 from helpers import make_engine, small_config
 
 from tinyinfer.backends.cupy_ops import CupyOps
+from tinyinfer.backends.kernels import launch
 from tinyinfer.backends.kernels.buffers import Fields, Seats, Staging, row_fields
 from tinyinfer.backends.kernels.launch import Cost, Kernels, Launch, Plan, names_in, threads_of, used
 from tinyinfer.backends.kernels.memory import Sizes, allocate, fields_of
@@ -103,9 +104,17 @@ def test_a_kernel_is_compiled_for_what_it_names():
 def test_a_kernel_that_does_not_compile_is_named(monkeypatch):
     """With the compiler's words and the way out."""
     monkeypatch.setattr(fake_cupy.RawModule, "broken", {"norm_add": "norm_add.cu(7): error: expected a ;"})
-    launch = Launch("norm_add", {"T": 1, "D": 8, "EPS": 1e-5}, 1, 256, ())
+    broken = Launch("norm_add", {"T": 1, "D": 8, "EPS": 1e-5}, 1, 256, ())
     with pytest.raises(ModelError, match=r"norm_add.*expected a ;.*gpu-decode eager"):
-        Kernels(fake_cupy).bind(launch)
+        Kernels(fake_cupy).bind(broken)
+
+
+def test_a_kernel_is_looked_up_without_its_text(monkeypatch):
+    """A prompt asks for three kernels in each layer. Catches files that are read each time: 70 ms of a prompt."""
+    kernels, constants = Kernels(fake_cupy), {"T": 1, "D": 8, "EPS": 1e-5, "unknown": 3}
+    function = kernels.function("norm_add", constants)
+    monkeypatch.setattr(launch, "kernel_source", None)
+    assert kernels.function("norm_add", constants | {"unknown": 4}) is function
 
 
 def test_fields_share_one_piece_of_memory():

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tinyinfer.arrays import Array, Xp
+from tinyinfer.backends.cupy_device import memory_errors
 from tinyinfer.backends.kernels.ahead import MOST, Ahead, begin, left_to_host
 from tinyinfer.backends.kernels.bucket import Bucket
 from tinyinfer.backends.kernels.counts import Counts
@@ -86,6 +87,7 @@ class GraphStep:
     def __reduce__(self) -> NoReturn:
         raise RuntimeError(NOT_COPIED)
 
+    @memory_errors()
     def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
         """The logits that the batch asks for.
 
@@ -116,6 +118,7 @@ class GraphStep:
         self.count(batch)
         return logits
 
+    @memory_errors()
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
         """The tokens of the last forward pass; the steps behind it are launched before the host waits for them."""
         if self._newest is None or not wanted:  # no row of these logits is one of the newest step
