@@ -15,6 +15,7 @@ from on_device import agree, ask, counted, cpu_engine, gpu_engine, watched
 
 from tinyinfer.backends.kernels.bucket import Program
 from tinyinfer.backends.kernels.buffers import Results
+from tinyinfer.engine.loop import EngineLoop
 
 MODEL = small_config(windows=(5, None))
 A, B, C = ([(step * i + i // 3) % 31 for i in range(24)] for step in (7, 11, 5))
@@ -162,3 +163,12 @@ def test_graphs_are_not_copied():
     for copied in (deepcopy, pickle.dumps):
         with pytest.raises(RuntimeError, match="graphs of a GPU cannot be pickled or copied; make another one"):
             copied(gpu_engine(MODEL).compiled)
+
+
+def test_a_forked_process_is_told_to_be_spawned(monkeypatch):
+    """CUDA's context is not the child's. Catches an error of CUDA's in the middle of the first request."""
+    loops = [EngineLoop(build(MODEL)) for build in (cpu_engine, gpu_engine)]
+    monkeypatch.setattr("os.getpid", lambda: -1)
+    loops[0].check_open()
+    with pytest.raises(RuntimeError, match="a GPU is of no use in a forked process; start the new process by"):
+        loops[1].check_open()
