@@ -65,7 +65,7 @@ def test_draws_are_the_hosts():
     """Every way to choose, side by side: the noise is a function of seed and position, wherever it is computed."""
     kinds = [
         {"temperature": 0.8, "seed": 5}, {}, {"temperature": 1.2, "seed": 6, "top_k": 9, "top_p": 0.8},
-        {"temperature": 0.9, "seed": -7, "min_p": 0.1}, {"repetition_penalty": 1.3}, {"logprobs": 1},
+        {"temperature": 0.9, "seed": -7, "min_p": 0.1, "top_k": 2**40}, {"repetition_penalty": 1.3}, {"logprobs": 1},
     ]  # fmt: skip
     agree(MODEL, [(A[:n], 6) for n in (4, 5, 6, 7, 8, 3)], *kinds)
     engine = agree(MODEL, [(A[:4], 12), (B[:4], 12)], *kinds[:2])

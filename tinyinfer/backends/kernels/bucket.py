@@ -28,6 +28,7 @@ from tinyinfer.backends.kernels.plan import decode_plan
 from tinyinfer.model.transformer import Model
 from tinyinfer.sequence import Batch
 
+INT_MAX = 2**31 - 1
 PADDED = -1  # the position of a row that is not there
 
 
@@ -84,7 +85,7 @@ class Bucket:
         for slot, span in enumerate(batch.spans):
             params, some = span.seq.request.params, slice(span.start, span.stop)
             host["slots"][some], host["seeds"][some] = slot, span.seq.request.seed % 2**64
-            host["temperatures"][some], host["top_k"][some] = params.temperature, params.top_k
+            host["temperatures"][some], host["top_k"][some] = params.temperature, min(params.top_k, INT_MAX)
             host["top_p"][some], host["min_p"][some] = params.top_p, params.min_p
         drawn = [span.seq.request.params for span in batch.spans if span.seq.request.params.temperature > 0]
         self._filters = any(p.top_k or p.top_p < 1 or p.min_p for p in drawn)
