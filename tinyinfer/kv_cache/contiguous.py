@@ -26,6 +26,10 @@ class ContiguousCache(Cache):
         super().__init__(spec, device)
         self._arrays: dict[int, tuple[LayerRows, ...]] = {}  # sequence id -> each layer's (K, P, Ek) and (K, P, Ev)
 
+    def pools_of(self, seq: Sequence) -> Pools:
+        """One block, of all the room that the sequence has."""
+        return Pools(layers := self._arrays[seq.id], (0,), positions_of(layers))
+
     def _room(self, seq: Sequence) -> int:
         """How many positions the sequence's array has."""
         return positions_of(self._arrays.get(seq.id, ()))
@@ -43,10 +47,6 @@ class ContiguousCache(Cache):
             self.ledger.kv_copied_bytes += length * self.position_bytes
             self._arrays[seq.id] = new
         return new is not None
-
-    def pools_of(self, seq: Sequence) -> Pools:
-        """One block, of all the room that the sequence has."""
-        return Pools(self._arrays[seq.id], (0,), self._room(seq))
 
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         for span in batch.spans:
