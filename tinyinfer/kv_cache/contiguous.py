@@ -26,10 +26,6 @@ class ContiguousCache(Cache):
         super().__init__(spec, device)
         self._arrays: dict[int, tuple[LayerRows, ...]] = {}  # sequence id -> each layer's (K, P, Ek) and (K, P, Ev)
 
-    def pools_of(self, seq: Sequence) -> Pools:
-        """One block, of all the room that the sequence has."""
-        return Pools(layers := self._arrays[seq.id], (0,), positions_of(layers))
-
     def _room(self, seq: Sequence) -> int:
         """How many positions the sequence's array has."""
         return positions_of(self._arrays.get(seq.id, ()))
@@ -83,3 +79,7 @@ class ContiguousCache(Cache):
     @property
     def held_bytes(self) -> int:
         return sum(map(positions_of, self._arrays.values())) * self.position_bytes
+
+    def pools_of(self, seq: Sequence) -> Pools:
+        """One block, of all the room that the sequence has."""
+        return Pools(layers := self._arrays[seq.id], (0,), positions_of(layers))
