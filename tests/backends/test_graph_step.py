@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import pickle
+from copy import deepcopy
+from typing import Any
+from unittest.mock import patch
+
+import fake_cuda
 import numpy as np
 import pytest
 from helpers import finish, small_config
 from on_device import agree, ask, counted, cpu_engine, gpu_engine, watched
+
+from tinyinfer.backends.kernels.bucket import Program
+from tinyinfer.backends.kernels.buffers import Results
 
 MODEL = small_config(windows=(5, None))
 A, B, C = ([(step * i + i // 3) % 31 for i in range(24)] for step in (7, 11, 5))
@@ -101,3 +110,55 @@ def test_memory_runs_out_in_a_step():
     while not seq.finished:
         engine.step()
     assert [one.new_tokens for one in sequences] == finish(cpu_engine(MODEL), *ask([(A[:5], 6)]))
+
+
+def test_an_idle_step_after_logits():
+    """Nothing is to be chosen: catches the rows of the pass before, taken for those of an empty step."""
+    engine = gpu_engine(MODEL)
+    [seq] = ask([(A[:3], 1)])
+    engine.logits(seq, 0, 3)
+    assert not engine.step().batch.spans
+
+
+@pytest.mark.parametrize("place", [(fake_cuda.Stream, "end_capture"), (fake_cuda.Graph, "launch")], ids=str)
+def test_memory_runs_out_beside_the_pool(place):
+    """Graphs lie in memory of CUDA's own, of which CuPy tells by another error. Catches a step that ends all requests,
+    and a capture that never ends."""
+    engine, wanted = gpu_engine(MODEL), finish(cpu_engine(MODEL), *ask([(A[:5], 6)]))
+    real = getattr(*place)
+
+    def refused(*args: Any) -> None:
+        real(*args)
+        raise fake_cuda.CUDARuntimeError(2)
+
+    with patch.object(*place, refused), pytest.raises(MemoryError, match="cudaErrorMemoryAllocation"):
+        list(engine.run(ask([(B[:5], 6)])))
+    assert finish(engine, *ask([(A[:5], 6)])) == wanted
+
+
+@pytest.mark.parametrize("broken", [Results, Program], ids=["after the launch", "before the launch"])
+def test_an_error_beside_a_launch_shifts_no_results(broken):
+    """The kernels have counted a step, and the host has not, or neither. Catches tokens of another step, for ever."""
+    engine, wanted = gpu_engine(MODEL), finish(cpu_engine(MODEL), *ask([(A[:5], 14)]))
+    name = "fetch" if broken is Results else "run"
+    for _ in range(2):
+        assert finish(engine, *ask([(A[:5], 14)])) == wanted
+        run = engine.run(ask([(B[:5], 14)]))
+        for _ in range(3):
+            next(run)
+        with patch.object(broken, name, side_effect=KeyboardInterrupt), pytest.raises(KeyboardInterrupt):
+            list(run)
+    assert finish(engine, *ask([(A[:5], 14)])) == wanted
+
+
+def test_all_engines_of_a_device_share_one_stream():
+    """Memory that one frees may be another's next: catches steps that still write there, in no order to the other's."""
+    engine = gpu_engine(MODEL, speculative="draft", draft_model="one", second=MODEL)
+    assert engine.compiled.stream is engine.drafter.compiled.stream is gpu_engine(MODEL).compiled.stream
+
+
+def test_graphs_are_not_copied():
+    """A graph has addresses in it: catches one that goes on writing into the arrays of the engine that was copied."""
+    for copied in (deepcopy, pickle.dumps):
+        with pytest.raises(RuntimeError, match="graphs of a GPU cannot be pickled or copied; make another one"):
+            copied(gpu_engine(MODEL).compiled)

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.backends.kernels.buffers import Results, Seat, Seats, Staging
+from tinyinfer.backends.kernels.buffers import RING, Results, Seat, Seats, Staging
 from tinyinfer.backends.kernels.launch import Kernels, Plan
 from tinyinfer.backends.kernels.memory import Sizes, allocate, fields_of
 from tinyinfer.backends.kernels.persistent_plan import persistent_plan
@@ -68,8 +68,7 @@ class Bucket:
         self.model, self.sizes, self.kernels, self.stream, self.capturing = model, sizes, kernels, stream, capturing
         self.staging, self.results = Staging(xp, fields_of(model, sizes)), Results(xp, sizes.rows)
         self.seats = Seats(self.staging)
-        row, step, ring = self.staging.device, self.results.step, self.results.device
-        self.memory = allocate(model, sizes, xp, row, step, ring)
+        self.memory = allocate(model, sizes, xp, self.staging.device, self.results.device)
         self._programs: dict[bool, Program] = {}
         self._filters = False
         self._views: dict[int, Array] = {}  # how many rows -> the logits of so many
@@ -80,7 +79,7 @@ class Bucket:
         host, rows = self.staging.host, len(batch)
         host["tokens"][:rows], host["positions"][:rows] = batch.tokens, batch.positions
         host["tokens"][rows:], host["positions"][rows:] = 0, PADDED
-        host["sets"][:rows] = batch.rotation_sets
+        host["sets"][:rows], host["step"][0] = batch.rotation_sets, self.results.fetched % RING
         seats = self.seats.take([cache.pools_of(span.seq) for span in batch.spans])
         for slot, span in enumerate(batch.spans):
             params, some = span.seq.request.params, slice(span.start, span.stop)
