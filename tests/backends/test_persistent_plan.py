@@ -58,8 +58,11 @@ def test_a_model_that_does_not_fit_runs_as_a_graph(changes):
 
 @pytest.mark.parametrize(
     ("queries", "keys", "size", "fits"),
-    [(32, 4, 64, True), (24, 2, 64, False), (16, 2, 128, True), (24, 2, 128, False), (4, 1, 256, True), (8, 1, 256, False)],
-)
+    [
+        (32, 4, 64, True), (24, 2, 64, False), (16, 2, 128, True), (24, 2, 128, False), (4, 1, 256, True),
+        (8, 1, 256, False),
+    ],
+)  # fmt: skip
 def test_heads_that_take_too_much_shared_memory_run_as_a_graph(queries, keys, size, fits):
     """Those that ptxas refuses, of Gemma's first 2B model among others. Catches the bound of smaller blocks."""
     with warnings.catch_warnings(record=True) as notes:
