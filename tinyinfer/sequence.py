@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterable
 from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 
@@ -232,8 +233,7 @@ class Sequence:
         return "length" if n >= self.request.max_tokens else None
 
 
-@dataclass(frozen=True)
-class Span:
+class Span(NamedTuple):
     """Rows start ... stop of a batch, stop not included: consecutive tokens of one sequence from position `first` on.
 
     wanted: the logits of so many of its last rows are wanted: 0 for a chunk of a prompt, 1 for a prompt's end and for
@@ -296,13 +296,13 @@ def make_batch(work: Iterable[tuple[Sequence, int, int]], sets: RotationSets = O
     wanted: list[int] = []
     spans = []
     for seq, first, rows in work:
-        start, stop = len(tokens), first + rows
-        tokens += seq.tokens[first:stop]
-        if stop > (known := len(seq.tokens)):
-            tokens += [draft.token for draft in seq.drafts[max(0, first - known) : stop - known]]
+        start, stop, known = len(tokens), first + rows, seq.tokens
+        tokens += known[first:stop]
+        if stop > len(known):
+            tokens += [draft.token for draft in seq.drafts[max(0, first - len(known)) : stop - len(known)]]
         positions += range(first, stop)
-        logits = 0 if seq.finished else max(0, stop - max(first, len(seq.tokens) - 1))
+        logits = 0 if seq.finished else max(0, stop - max(first, len(known) - 1))
         wanted += range(len(tokens) - logits, len(tokens))
-        spans.append(Span(seq, start, len(tokens), first, logits, sets.of(len(seq.tokens))))
+        spans.append(Span(seq, start, len(tokens), first, logits, sets.of(len(known))))
     flat = [np.array(numbers, dtype=np.int64) for numbers in (tokens, positions, wanted)]  # (T,), (T,), (R,)
     return Batch(flat[0], flat[1], flat[2], tuple(spans))

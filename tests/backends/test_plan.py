@@ -19,6 +19,8 @@ from tinyinfer.backends.kernels.plan import decode_plan
 from tinyinfer.backends.kernels.source import FOLDER
 from tinyinfer.errors import ModelError
 from tinyinfer.kv_cache.base import LayerRows, Pools
+from tinyinfer.kv_cache.in_place import PackedPools
+from tinyinfer.kv_cache.packed_blocks import PackedLayer
 from tinyinfer.ledger import Ledger
 
 FUSED = ["rms_qkv_rope_append", "attention_decode", "projection_residual", "rms_gate_up", "projection_residual"]
@@ -136,3 +138,15 @@ def test_seats_are_written_when_they_change():
     seats.take([nothing, Pools((other,), (2, 0, 1), 4)])
     assert host["pools"][0, 1].tolist() == [other.keys.data.ptr, other.values.data.ptr]
     assert host["places"][0].tolist() == [12, 4, 0, 0, 0, 0]
+
+
+def test_each_reservation_of_packed_blocks_is_looked_at():
+    """Codes, scales and float rows are reserved apart. Catches new scales beside codes that lie where old ones lay."""
+    codes, scales, others, floats = (fake_cupy.zeros((2, 3, 4), dtype=np.uint8) for _ in range(4))
+    staging = Staging(fake_cupy, row_fields(1, 1, 1, 4, 5))
+    seats, found = Seats(staging), []
+    for own in (scales, others):
+        seats.take([PackedPools([PackedLayer(codes, codes, own, own)], 3, floats, [2], 0, (1,), 4)])
+        found.append(staging.host["pools"][0, 0].tolist())
+    assert found[0] == [codes.data.ptr] * 2 + [scales.data.ptr] * 2 + [floats.data.ptr + 4 * 2]
+    assert found[1][2:4] == [others.data.ptr] * 2

@@ -25,8 +25,8 @@ def choose_tokens(
     for n, span in enumerate(batch.spans):
         start, stop = stop, stop + span.wanted
         own = tokens[start:stop]
-        found.append(chosen(span.seq, own))
-        if HOST in own or any(draft.probs is not None for draft in span.seq.drafts):
+        found.append(chosen(span.seq, own) if span.seq.drafts else [Choice(token) for token in own])
+        if HOST in own or (span.seq.drafts and any(draft.probs is not None for draft in span.seq.drafts)):
             left[n] = slice(start, stop)
     for n, rows in zip(left, host_rows(logits, sampled, list(left.values()), ops), strict=True):
         found[n] = judged(batch.spans[n].seq, rows, drafter)
@@ -34,7 +34,7 @@ def choose_tokens(
 
 
 def chosen(seq: Sequence, tokens: list[int]) -> list[Choice]:
-    """The tokens of a span's rows, chosen as if all drafts were accepted, up to the first that is not its draft."""
+    """The tokens after drafts, chosen as if all of them were accepted, up to the first that is not its draft."""
     pairs = enumerate(zip(tokens, seq.drafts, strict=False))
     right = next((n for n, (token, draft) in pairs if token != draft.token), len(seq.drafts))
     return [Choice(token) for token in tokens[: right + 1]]

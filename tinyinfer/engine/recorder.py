@@ -105,8 +105,8 @@ def finish_turn(turn: Turn, span: Span) -> Turn:
     if not span.wanted:
         return turn
     if turn.phase == "candidate":
-        return turn._replace(tokens=tuple(tokens[had:])) if tokens[had] == turn.drafts[0] else turn
-    return turn._replace(tokens=tuple(tokens[had:]), ended=span.seq.progress.finish_reason or "")
+        return Turn(*turn[:-2], tuple(tokens[had:])) if tokens[had] == turn.drafts[0] else turn
+    return Turn(*turn[:-2], tuple(tokens[had:]), span.seq.progress.finish_reason or "")
 
 
 def read_blocks(cache: Cache, table: tuple[int, ...], span: Span, sequences: Counter[int]) -> tuple[Block, ...]:

@@ -77,14 +77,19 @@ class PagedCache(BlockCache):
     @property
     def wasted_bytes(self) -> int:
         """The bytes of rows that no holder of their block fills; such blocks are the last ones of their sequences."""
-        empty: dict[int, list[int]] = {}  # block -> how many of its rows each sequence that ends in it leaves empty
+        size, holders, alone = self.block_size, self.blocks.holders, 0
+        shared: dict[int, list[int]] = {}  # block -> how many of its rows each sequence that ends in it leaves empty
         for seq, table in self._tables.items():
-            for i in range(self._lengths[seq] // self.block_size, len(table.blocks)):
-                rows = min(self.block_size, (i + 1) * self.block_size - self._lengths[seq])
-                empty.setdefault(table.blocks[i], []).append(rows)
-        ends = [(len(rows), min(rows), self.holders(block)) for block, rows in empty.items()]
+            length = self._lengths[seq]
+            for i in range(length // size, len(table.blocks)):
+                block, rows = table.blocks[i], min(size, (i + 1) * size - length)
+                if holders[block] == 1:
+                    alone += rows
+                else:
+                    shared.setdefault(block, []).append(rows)
         # A holder that does not end in the block fills it: another sequence, or a prefix.
-        return sum(rows for n, rows, holders in ends if n == holders) * self.position_bytes
+        ends = (min(rows) for block, rows in shared.items() if len(rows) == holders[block])
+        return (alone + sum(ends)) * self.position_bytes
 
     def _stored_blocks(self) -> int:
         return positions_of(self.pools) // self.block_size

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Collection
-from dataclasses import replace
 from itertools import accumulate, chain, pairwise
 from typing import NamedTuple
 
@@ -120,7 +119,7 @@ class QuantizedCache(InPlace):
         if len(edges) == 2:
             return (span,)
         shift = span.start - span.first
-        return tuple(replace(span, start=a + shift, stop=b + shift, first=a) for a, b in pairwise(edges))
+        return tuple(span._replace(start=a + shift, stop=b + shift, first=a) for a, b in pairwise(edges))
 
     def read(
         self, layer: int, seq: Sequence, start: int, stop: int | None = None

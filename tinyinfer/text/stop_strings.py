@@ -30,7 +30,8 @@ class TextOutput:
 
     def push(self, token: int) -> bool:
         """Adds the text of one token; True when a stop string is complete."""
-        return self._add(self._detokenizer.push(token)) or self._add(self._detokenizer.name(token), hidden=True)
+        complete = self._add(self._detokenizer.push(token))
+        return complete or (bool(self.stops) and self._add(self._detokenizer.name(token), hidden=True))
 
     def finish(self) -> None:
         """No token follows: shows the text that was held back, up to a stop string."""

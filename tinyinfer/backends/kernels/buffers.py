@@ -101,7 +101,7 @@ def pinned(xp: Xp, shape: tuple[int, ...], kind: Any) -> np.ndarray:
 class Seat(NamedTuple):
     """Where a sequence's keys and values lie, without the arrays: memory that the cache frees shall be free.
 
-    base: addresses that stand for those of all layers, which lie in one reservation. head: what a slot's place begins
+    base: addresses that stand for those of all layers, one of each reservation. head: what a slot's place begins
     with (cache.cuh, packed.cuh).
     """
 
@@ -123,7 +123,8 @@ def seats_of(all_pools: Seq[Any]) -> list[Seat]:
 
 def packed_seat(pools: Any) -> Seat:
     """The seat of a sequence whose blocks are packed, but for the last one, whose rows are floats."""
-    base = pools.layers[0].key_codes.data.ptr, pools.floats.data.ptr
+    first = pools.layers[0]  # codes lie in one reservation, scales in another
+    base = first.key_codes.data.ptr, first.key_scales.data.ptr, pools.floats.data.ptr
     return Seat(base, (pools.packed, pools.first), pools.block_size, pools.blocks)
 
 
