@@ -42,12 +42,18 @@ def test_each_reason_is_a_sentence(reason):
 
 @pytest.mark.parametrize(
     ("switches", "reason"),
-    [({"kv_cache": "none"}, "kv_cache=none"), ({"quantize": "int8"}, "for a CPU")],
+    [
+        ({"kv_cache": "none"}, "kv_cache=none"), ({"quantize": "int8"}, "for a CPU"),
+        ({"kv_bits": 8, "kv_group_size": 2, "block_size": 2049}, "block_size=2049 gives a packed block more scales"),
+    ],
 )
 def test_caches_and_weights(switches, reason):
-    """Kernels read keys and values in place, and codes row by row."""
+    """Kernels read keys and values in place, and codes row by row; pack_block has its scales in shared memory."""
     engine = make_engine(small_config(), **switches)
     assert reason in uncovered(engine.model, engine.cache)
+    if "block_size" in switches:
+        engine = make_engine(small_config(), **{**switches, "block_size": 2048})
+        assert uncovered(engine.model, engine.cache) == ""
 
 
 @pytest.mark.cuda

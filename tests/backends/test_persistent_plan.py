@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import replace
 
 import pytest
@@ -53,6 +54,22 @@ def test_a_model_that_does_not_fit_runs_as_a_graph(changes):
     with pytest.warns(ModelWarning, match="gpu_decode=persistent: a layer has norms of its heads or behind"):
         engine = gpu_engine(small_config(**changes), "persistent")
     assert engine.compiled.way == "graph"
+
+
+@pytest.mark.parametrize(
+    ("queries", "keys", "size", "fits"),
+    [
+        (32, 4, 64, True), (24, 2, 64, False), (16, 2, 128, True), (24, 2, 128, False), (4, 1, 256, True),
+        (8, 1, 256, False),
+    ],
+)  # fmt: skip
+def test_heads_that_take_too_much_shared_memory_run_as_a_graph(queries, keys, size, fits):
+    """Those that ptxas refuses, of Gemma's first 2B model among others. Catches the bound of smaller blocks."""
+    with warnings.catch_warnings(record=True) as notes:
+        warnings.simplefilter("always")
+        engine = gpu_engine(small_config(num_heads=queries, num_kv_heads=keys, head_dim=size), "persistent")
+    assert engine.compiled.way == ("persistent" if fits else "graph")
+    assert fits or f"{queries // keys} query heads of {size} numbers share a key head" in str(notes[0].message)
 
 
 def test_layers_that_differ_do_not_fit():

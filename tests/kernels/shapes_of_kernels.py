@@ -13,6 +13,7 @@ Prelude = dict[str, Constant]
 COMMON: Prelude = {"Z": 1, "T": 1, "R": 1, "SLOTS": 64, "SPLITS": 4, "MOST_BLOCKS": 512, "RING": 64, "ACTIVATION": 0}
 SMOLLM2_135M: Prelude = {**COMMON, "D": 576, "H": 9, "K": 3, "E": 64, "F": 1536, "V": 49152, "EPS": 1e-5}
 LLAMA_1B: Prelude = {**COMMON, "D": 2048, "H": 32, "K": 8, "E": 64, "F": 8192, "V": 128256, "EPS": 1e-5}
+LLAMA_8B: Prelude = {**LLAMA_1B, "D": 4096, "E": 128, "F": 14336}
 MODELS = [SMOLLM2_135M, LLAMA_1B]
 WEIGHTS: list[Prelude] = [
     {"Weight": "Dense<bfloat16>"}, {"Weight": "Dense<float32>"},
@@ -51,7 +52,7 @@ COMPILED: dict[str, list[Prelude]] = {
     "norm_add": [SMOLLM2_135M],
     "cap_logits": each(MODELS, [{"T": 8}]),
     "persistent": [
-        *each(MODELS, [BFLOAT16], [{"SPLITS": 32, "Table": "Dense<bfloat16>", "Head": "Dense<bfloat16>"}]),
+        *each([*MODELS, LLAMA_8B], [BFLOAT16], [{"SPLITS": 32, "Table": "Dense<bfloat16>", "Head": "Dense<bfloat16>"}]),
         {**SMOLLM2_135M, **WEIGHTS[3], "SPLITS": 32, "Table": "Packed<8, 32, true>", "Head": "Packed<8, 32, true>"},
     ],
     "append_float_rows": PACKED_KV,

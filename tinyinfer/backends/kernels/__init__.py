@@ -22,6 +22,7 @@ Then the kernels, in CUDA C++. Headers, each with one idea:
     common.cuh   number types, loads, sums over threads
     weights.cuh  how a thread reads a weight matrix, dense or packed
     shares.cuh   how a product is shared out among lanes, warps and blocks
+    few.cuh      fewer registers for weights, where one kernel does all
     product.cuh  a product of a few rows, RMSNorm inside
     gate.cuh     the nonlinearity between an MLP's two products
     rope.cuh     a pair of numbers, turned

@@ -9,9 +9,9 @@
 //
 // Four neighbouring codes lie in four neighbouring bytes, at the same bits (packing.py), so a lane's chunk is one load
 // of 4 bytes, a shift and a mask; a block's scales stay in L1 while its keys are read.
-// Roofline at SmolLM2-135M's shape, 16 positions a block, groups of 32: a position takes 480 bytes a layer at 8 bits
-// instead of 1,536, 288 at 4 and 192 at 2. At 256 rows of 512 positions, where keys and values are most of what a step
-// reads, that is 21 us a layer at 3 TB/s, not 67.
+// Roofline at SmolLM2-135M's shape, 16 positions a block, groups of 32: a position takes 456 bytes a layer at 8 bits
+// instead of 1,536, 264 at 4 and 168 at 2. At 256 rows of 512 positions, where keys and values are most of what a step
+// reads, that is 20 us a layer at 3 TB/s, not 67.
 // Wins: long contexts in large batches, and memory for more of them. Loses: precision (packed_blocks.py says how much).
 #include "common.cuh"
 #include "packed.cuh"

@@ -29,6 +29,7 @@ LAYER: tuple[Part, ...] = (
     (lambda layer: layer.post_mlp_norm, (NoNorm, RMSNorm), "another norm than RMSNorm follows the MLP"),
 )
 MOST_QUERIES, WIDE = 16, 128  # query heads of so many numbers that may share a key head (attention_decode)
+MOST_SCALES = 6144  # of a head's values in a packed block (pack_block)
 WEIGHTS = {
     "W8A8": "quantize=w8a8 rounds the inputs of products, too",
     "Packed": "the weights are packed for a CPU",
@@ -45,6 +46,9 @@ def of_the_cache(cache: Any) -> Iterator[str]:
     """What is wrong with a cache: kernels write keys and values in place."""
     if not cache.can_chunk:
         yield "kv_cache=none keeps no keys and values for them to read"
+    sizes = cache.kernel_sizes
+    if sizes and sizes["BLOCK"] * (max(rows.value_size for rows in cache.spec.memory) // sizes["GROUP"]) > MOST_SCALES:
+        yield f"block_size={sizes['BLOCK']} gives a packed block more scales than a block's shared memory holds"
 
 
 def of_the_model(model: Model) -> Iterator[str]:

@@ -8,7 +8,7 @@
 // A row that does not end a block, or is padded (position -1), does nothing.
 // Items: T * K * 2 (keys, values); sensible grid: as many. Static shared memory: 8 bytes for each scale of a block.
 //
-// Roofline at SmolLM2-135M's shape, blocks of 16, 8 bits: a row that fills a block reads 24.6 KB and writes 7.7 KB in a
+// Roofline at SmolLM2-135M's shape, blocks of 16, 8 bits: a row that fills a block reads 24.6 KB and writes 7.3 KB in a
 // layer; one step in 16 does it. It is a launch's latency, 2 us, that it costs, in the 15 other steps as well.
 // Wins: a step reads a third of the keys' bytes. Loses: at short contexts, where bytes are not what a step waits for.
 #include "common.cuh"

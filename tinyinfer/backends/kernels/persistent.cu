@@ -14,7 +14,9 @@
 // Dynamic shared memory: 4 * min(filled(largest of D, H * E, F), 16384) bytes.
 // Roofline: 80 us of memory, 106 us of barriers, each of which can hide the other: 130 to 200 us a step are predicted,
 // against 375 to 500 for a graph. Wins: one sequence of a small model. Loses: with more rows or a larger model a phase
-// is long, and a graph hides its launches as well; one kernel has the registers of its hungriest phase.
+// is long, and a graph hides its launches as well; one kernel has the registers of its hungriest phase, and those that
+// hold addresses from one phase to the next: so weights on their way have fewer than in kernels of their own (few.cuh).
+#include "few.cuh"
 #include "common.cuh"
 #include "embed.cu"
 #include "rms_qkv_rope_append.cu"

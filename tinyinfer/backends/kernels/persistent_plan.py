@@ -7,6 +7,7 @@ device: 23 words a layer, in the order of `Layer` in persistent.cu.
 from __future__ import annotations
 
 from dataclasses import replace
+from math import gcd
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,8 @@ from tinyinfer.model.heads import NoSinks
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Linear, NoNorm
 
+STATIC = 47 << 10  # bytes of a block's shared memory for attention; 48 KiB are all that a kernel's text can ask for
+
 
 def unpersistent(model: Model) -> str:
     """Why the persistent kernel cannot compute a model that the kernels cover, as one clause; "" when it can."""
@@ -32,7 +35,20 @@ def unpersistent(model: Model) -> str:
         return "its layers' weights are of several types"
     if len({(layer.mixer.heads.scale, layer.mixer.heads.cap, layer.scale) for layer in layers}) > 1:
         return "its layers scale or cap their numbers differently"
+    shared, size = layers[0].mixer.heads.queries // layers[0].mixer.heads.keys, layers[0].mixer.heads.size
+    if attention_bytes(shared, size) > STATIC:
+        return f"{shared} query heads of {size} numbers share a key head, more than a block's shared memory holds"
     return ""
+
+
+def attention_bytes(queries: int, size: int) -> int:
+    """Shared memory with which a block adds up what its lanes have met, for the queries that share a key head.
+
+    As attention_decode.cu says, but in blocks of persistent.cu; so many lanes share a key (softmax.cuh).
+    """
+    chunks = size // gcd(size, 4)
+    lanes = next(lanes for lanes in (2, 4, 8, 16, 32) if lanes >= min(chunks, 32))
+    return FLOAT * queries * (size + 2) * threads_of("persistent") // lanes
 
 
 def persistent_plan(model: Model, memory: Memory, xp: Xp) -> Plan:

@@ -87,7 +87,8 @@ class Attend:
         self.alone = xp.asarray(positions) if alone else None  # the positions of rows that attend by themselves
         self.device_tiles = xp.asarray(np.array(self.tiles, np.int32).reshape(-1, 3))
         keys, queries, size = constants["K"], constants["H"], constants["E"]
-        self.partial = xp.empty((sizes.rows * queries * constants["SPLITS"], size + 2), dtype=xp.float32)
+        shared = constants["SPLITS"] if constants["SPLITS"] > 1 else 0  # a row of one part needs no partial sums
+        self.partial = xp.empty((sizes.rows * queries * shared, size + 2), dtype=xp.float32)
         self.counters = xp.zeros(sizes.rows * keys, dtype=xp.int32)
         self.q, self.out = (xp.zeros((sizes.rows, queries * size), dtype=xp.float32) for _ in range(2))
 

@@ -7,7 +7,7 @@
 // logits are computed, and which is else left alone). Writes: logits (T, V) and, by the last block to finish, tokens,
 // positions + 1, results[step % RING][row] = {token, bits of the smallest logit, bits of the largest (both NaN if any
 // is NaN), 0} and step + 1. So the next step's launches find their tokens without a word from the host.
-// Scratch: gridDim.x * T structs Best, 4 doubles each; counters, 1 int, 0 before the first launch and after each.
+// Scratch: gridDim.x * T structs Best, 24 bytes each; counters, 1 int, 0 before the first launch and after each.
 // Items, sensible grid and dynamic shared memory: product.cuh, with M = D and V / J groups. T <= 8.
 //
 // A draw needs no softmax: noise is added to each logit by itself, and the largest sum is a draw (the Gumbel-max

@@ -3,8 +3,9 @@
 //     y[t][n] = sum over m of rms(x[t])[m] * w[n][m] + bias[n]
 //
 // Reads: the weight once, x, norm and bias (both may be null: none). Writes: y, T * OUTPUTS float32. How: product.cuh.
-// Roofline: INPUTS * OUTPUTS weights, 2 FLOPs each and row: memory-bound below 150 rows of bfloat16 weights on an H100.
-// SmolLM2-135M's query, key and value projection is 1.1 MB, 0.3 us at 3.35 TB/s: less than a dependent launch costs.
+// Roofline: INPUTS * OUTPUTS weights, 2 FLOPs each and row: memory-bound below 20 rows of bfloat16 weights on the CUDA
+// cores of an H100, which multiply here. SmolLM2-135M's query, key and value projection is 1.1 MB, 0.3 us at 3.35 TB/s:
+// less than a dependent launch costs.
 // Wins: up to 8 rows, wherever the rest of the sub-layer cannot be fused (heads with norms of their own). Loses: beyond
 // 8 rows tensor cores multiply all rows in the time of one (small_batch_product.cu).
 //

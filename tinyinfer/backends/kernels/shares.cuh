@@ -14,7 +14,10 @@
 
 constexpr int PRODUCT_THREADS = 256;
 constexpr int STAGED = 16384;            // floats of activations in shared memory: 64 KB, so that two blocks fit
-constexpr int HELD = T < 4 ? 72 : 48;    // registers of a lane for weights on their way; the others hold sums
+#ifndef MOST_HELD
+#define MOST_HELD 72
+#endif
+constexpr int HELD = T < 4 ? MOST_HELD : 48;  // registers of a lane for weights on their way; the others hold sums
 constexpr int FEW_LANES = 2 * 132 * 32;  // lanes: two warps for each multiprocessor of an H100
 
 __device__ constexpr int divided(int number, int by) { return (number + by - 1) / by; }
