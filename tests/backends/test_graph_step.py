@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from copy import deepcopy
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 
@@ -15,7 +16,9 @@ from on_device import agree, ask, counted, cpu_engine, gpu_engine, watched
 
 from tinyinfer.backends.kernels.bucket import Program
 from tinyinfer.backends.kernels.buffers import Results
+from tinyinfer.backends.kernels.graph_step import decodes
 from tinyinfer.engine.loop import EngineLoop
+from tinyinfer.sequence import Span
 
 MODEL = small_config(windows=(5, None))
 A, B, C = ([(step * i + i // 3) % 31 for i in range(24)] for step in (7, 11, 5))
@@ -38,6 +41,14 @@ def test_a_step_is_one_graph_one_copy_and_one_wait():
     assert seen.copies == 0
     assert 0 < seen.waits <= 5
     assert 5 <= seen.graphs <= 5 + 8
+
+
+def test_drafts_are_rows_of_a_decode_step_and_a_chunk_of_a_prompt_is_not():
+    """Catches drafts that take the long way of a prompt, which no test of tokens would notice."""
+    [seq] = ask([(A[:9], 5)])
+    one, drafts, chunk, end = (Span(seq, 0, rows, 5, wanted) for rows, wanted in ((1, 1), (3, 3), (4, 0), (4, 1)))
+    assert decodes(SimpleNamespace(spans=(one, drafts)))
+    assert not any(decodes(SimpleNamespace(spans=(one, other))) for other in (chunk, end))
 
 
 @pytest.mark.cuda

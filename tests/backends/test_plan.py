@@ -15,8 +15,9 @@ from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.kernels import launch
 from tinyinfer.backends.kernels.buffers import Fields, Seats, Staging, row_fields
 from tinyinfer.backends.kernels.launch import Cost, Kernels, Launch, Plan, names_in, threads_of, used
-from tinyinfer.backends.kernels.memory import Sizes, allocate, fields_of
+from tinyinfer.backends.kernels.memory import Sizes, allocate, fields_of, tile_of
 from tinyinfer.backends.kernels.plan import decode_plan
+from tinyinfer.backends.kernels.prompt_pass import shared_bytes as prompt_bytes
 from tinyinfer.backends.kernels.source import FOLDER
 from tinyinfer.errors import ModelError
 from tinyinfer.kv_cache.base import LayerRows, Pools
@@ -174,3 +175,9 @@ def test_each_reservation_of_packed_blocks_is_looked_at():
         found.append(staging.host["pools"][0, 0].tolist())
     assert found[0] == [codes.data.ptr] * 2 + [scales.data.ptr] * 2 + [floats.data.ptr + 4 * 2]
     assert found[1][2:4] == [others.data.ptr] * 2
+
+
+def test_a_prompts_tiles_fit_the_shared_memory_of_small_devices():
+    """99 KB: heads of 256 numbers, Gemma's, took 102 KB in tiles of 32 rows, and a GeForce refuses such a launch."""
+    assert max(prompt_bytes(size) for size in range(1, 257)) <= 99 << 10
+    assert [tile_of(size) for size in (64, 128, 256)] == [64, 32, 16]

@@ -58,10 +58,13 @@ COMPILED: dict[str, list[Prelude]] = {
     "append_float_rows": PACKED_KV,
     "attention_decode": each([*MODELS, *WIDE_HEADS], [{"SPLITS": 1}, {"SPLITS": 4}]),
     "attention_decode_packed": PACKED_KV,
-    "attention_prefill": [*each(MODELS, [{"TILE": 16}, {"TILE": 64}]), *each(WIDE_HEADS, [{"TILE": 32}])],
+    "attention_prefill": [*each(MODELS, [{"TILE": 16}, {"TILE": 64}]), {**WIDE_HEADS[0], "TILE": 32}, {**WIDE_HEADS[1], "TILE": 16}],
     "pack_block": PACKED_KV,
     "qk_norm_rope_append": [*MODELS, *WIDE_HEADS],
-    "rms_head_sample": [*each(MODELS, [BFLOAT16], ONE_AND_EIGHT), {**SMOLLM2_135M, **WEIGHTS[2]}],
+    "rms_head_sample": [
+        *each(MODELS, [BFLOAT16], ONE_AND_EIGHT), {**SMOLLM2_135M, **WEIGHTS[2]},
+        {**SMOLLM2_135M, **WEIGHTS[3], "D": 960, "T": 2},
+    ],
     "sample": each(MODELS, [{"T": 64}]),
     "small_batch_product": [
         *each([SMOLLM2_135M], [BFLOAT16], BATCHES, [GATE_UP, DOWN, HEAD]),

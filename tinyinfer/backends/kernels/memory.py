@@ -101,8 +101,11 @@ def constants_of(model: Model, sizes: Sizes) -> dict[str, Constant]:
 
 
 def tile_of(head_size: int) -> int:
-    """How many rows of a prompt meet a key together (attention_prefill): few enough for a thread's registers."""
-    return 64 if head_size <= 64 else 32
+    """How many rows of a prompt meet a key together (attention_prefill).
+
+    Few enough for a thread's registers, and for 99 KB of shared memory, all that a block has on a GeForce RTX.
+    """
+    return 64 if head_size <= 64 else 32 if head_size <= 248 else 16
 
 
 def fields_of(model: Model, sizes: Sizes) -> Fields:

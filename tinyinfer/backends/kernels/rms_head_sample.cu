@@ -20,7 +20,7 @@
 #include "product.cuh"
 #include "choice.cuh"
 
-constexpr int HEAD_THREADS = 256;
+constexpr int HEAD_THREADS = 256;  // below 8 rows, the registers of two blocks a multiprocessor are enough
 
 // A logit as heads.py's SoftCap has it; cap 0: none.
 __device__ inline float capped_logit(float logit, float cap) { return cap > 0 ? cap * tanhf(logit / cap) : logit; }
@@ -74,4 +74,4 @@ __device__ void rms_head_sample_body(const float* x, const float* norm, const vo
     if (threadIdx.x == 0) *counters = 0, *step = now + 1;
 }
 
-extern "C" __global__ void __launch_bounds__(HEAD_THREADS) rms_head_sample(const float* x, const float* norm, const void* codes, const void* scale, const void* minimum, float logit_scale, float cap, const double* temperatures, const unsigned long long* seeds, int* tokens, int* positions, double* scratch, int* counters, int* step, int* results, float* logits) { rms_head_sample_body<HEAD_THREADS, Weight>(x, norm, codes, scale, minimum, logit_scale, cap, temperatures, seeds, tokens, positions, scratch, counters, step, results, logits); }
+extern "C" __global__ void __launch_bounds__(HEAD_THREADS, T < 8 ? 2 : 1) rms_head_sample(const float* x, const float* norm, const void* codes, const void* scale, const void* minimum, float logit_scale, float cap, const double* temperatures, const unsigned long long* seeds, int* tokens, int* positions, double* scratch, int* counters, int* step, int* results, float* logits) { rms_head_sample_body<HEAD_THREADS, Weight>(x, norm, codes, scale, minimum, logit_scale, cap, temperatures, seeds, tokens, positions, scratch, counters, step, results, logits); }
