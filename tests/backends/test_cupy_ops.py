@@ -251,7 +251,6 @@ def test_memory_that_ends_in_a_step_ends_the_youngest_request_only(llm: LLM, mon
     (least, wanted), (most, [right]) = peak(*small), peak(long)
     said = []
     for limit in np.linspace(least + 3000, most + least // 4, 7).astype(int).tolist():
-        gc.collect()
         POOL.set_limit(limit)
         requests = [llm.submit(*one) for one in (*small, long)]
         try:
@@ -278,6 +277,24 @@ def test_memory_that_ends_in_the_choice_of_tokens_ends_the_youngest_request_too(
     with pytest.raises(RoomError, match=r"a step of \d+ rows needs more memory than there is") as caught:
         finish(running, old, young)
     assert caught.value.request_id == young.id > old.id
+
+
+def test_an_error_that_is_kept_keeps_no_memory(monkeypatch: Any) -> None:
+    """Its traceback has the frames of the pass, with all arrays of it. Catches a failed step that makes others fail."""
+    running, seq = engine(), request([5] * 20, 2)
+    gc.collect()
+    before, taken = POOL.used_bytes(), []
+
+    def short(x: Any, rows: Any) -> Any:
+        taken.append(POOL.used_bytes() - before)
+        raise OutOfMemoryError(1 << 40, POOL.used_bytes())
+
+    monkeypatch.setattr(running.ops, "gather", short)
+    with pytest.raises(RoomError) as caught:
+        finish(running, seq)
+    assert caught.value.request_id == seq.id
+    assert taken[0] > 2000, "there are arrays to be kept"
+    assert POOL.used_bytes() == before
 
 
 def test_the_device_s_memory_comes_back_when_an_engine_goes() -> None:

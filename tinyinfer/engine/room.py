@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from traceback import clear_frames
 
 import numpy as np
 
@@ -81,11 +82,12 @@ def asked_bytes(checkpoint: Checkpoint, c: EngineConfig) -> int:
 def ends_youngest(batch: Batch) -> Iterator[None]:
     """Wraps the work of a step: where memory is refused to it, the youngest request in it is the one that ends.
 
-    Raises RoomError, which names that request.
+    Raises RoomError, which names that request. Whoever keeps the error keeps none of the pass's arrays by it.
     """
     try:
         yield
     except MemoryError as error:
+        clear_frames(error.__traceback__)
         youngest = max(span.seq.owner.id for span in batch.spans) if batch.spans else None
         reason = "a step of {rows} rows needs more memory than there is ({words})"
         cure = "give a smaller {max_num_batched_tokens} or {max_num_seqs}, or a shorter prompt"
