@@ -243,6 +243,7 @@ def test_memory_that_ends_in_a_step_ends_the_youngest_request_only(llm: LLM, mon
     long = (list(range(3, 33)) * 3, SamplingParams(max_tokens=3, ignore_eos=True))
 
     def peak(*work: Any) -> tuple[int, list[list[int]]]:
+        gc.collect()  # what earlier work left in cycles of references
         monkeypatch.setattr(POOL, "peak", 0)
         tokens = [request.result(60).token_ids for request in [llm.submit(*one) for one in work]]
         return POOL.peak, tokens
@@ -250,6 +251,7 @@ def test_memory_that_ends_in_a_step_ends_the_youngest_request_only(llm: LLM, mon
     (least, wanted), (most, [right]) = peak(*small), peak(long)
     said = []
     for limit in np.linspace(least + 3000, most + least // 4, 7).astype(int).tolist():
+        gc.collect()
         POOL.set_limit(limit)
         requests = [llm.submit(*one) for one in (*small, long)]
         try:
