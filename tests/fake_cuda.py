@@ -30,6 +30,7 @@ BLOCK = 512  # bytes by which the pool counts
 STATIC_SHARED, MOST_SHARED = 48 << 10, 227 << 10  # bytes of shared memory: without being asked for, and at most
 ERRORS = {
     1: "cudaErrorInvalidValue: invalid argument",
+    2: "cudaErrorMemoryAllocation: out of memory",
     35: "cudaErrorInsufficientDriver: CUDA driver version is insufficient for CUDA runtime version",
     100: "cudaErrorNoDevice: no CUDA-capable device is detected",
     101: "cudaErrorInvalidDevice: invalid device ordinal",

@@ -72,7 +72,7 @@ def memory_of(case: Case, model: Model) -> Memory:
     fields = fields_of(model, sizes)
     row = fields.over(np.zeros(fields.nbytes, np.uint8).view(Hollow))
     results = np.zeros((RING, case.batch, RESULT), np.int32)
-    return allocate(model, sizes, np, row, np.zeros(1, np.int32), results)
+    return allocate(model, sizes, np, row, results)
 
 
 def plan_of(case: Case, persistent: bool = False) -> Plan:

@@ -63,13 +63,13 @@ def nothing(engine: Engine, step: int, sequences: list[Request]) -> None:
     """Leaves the engine alone."""
 
 
-def test_trust_grows_with_each_step_that_was_foreseen():
+@pytest.mark.parametrize("switches", [{}, pytest.param(PAGED, marks=pytest.mark.cuda)], ids=["contiguous", "paged"])
+def test_trust_grows_with_each_step_that_was_foreseen(switches):
     """From none after a prompt up to MOST; blocks are foreseen, so their edges end nothing."""
-    for switches in ({}, PAGED):
-        engine = gpu_engine(MODEL, **switches)
-        lengths = [len(engine.compiled.ahead.steps) for _ in engine.run(ask([(A[:4], 30)])) if engine.compiled.ahead]
-        assert lengths[:6] == [0, 1, 2, 4, 8, 8]
-        assert max(lengths) == MOST
+    engine = gpu_engine(MODEL, **switches)
+    lengths = [len(engine.compiled.ahead.steps) for _ in engine.run(ask([(A[:4], 30)])) if engine.compiled.ahead]
+    assert lengths[:6] == [0, 1, 2, 4, 8, 8]
+    assert max(lengths) == MOST
 
 
 @pytest.mark.cuda

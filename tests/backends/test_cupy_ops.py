@@ -71,7 +71,7 @@ def test_an_engine_emits_what_it_emits_on_numpy(name: str, switches: Any, scores
     assert on_device.ledger == on_host.ledger
 
 
-@pytest.mark.parametrize("name", ["gpt_oss", "gemma2"])
+@pytest.mark.parametrize("name", ["gpt_oss", pytest.param("gemma2", marks=pytest.mark.cuda)])
 def test_families_with_sinks_caps_and_windows(name: str, golden_folder: Any) -> None:
     """The greedy text of a golden."""
     golden = load_golden(name)
@@ -203,11 +203,13 @@ def test_drafts_are_proposed_as_if_rows_were_free_up_to_the_ridge() -> None:
 
 
 def test_memory_that_is_free_is_the_pools_and_the_devices(monkeypatch: Any) -> None:
-    """Catches a pool of blocks that is sized by the host's memory."""
+    """Catches a pool of blocks that is sized by the host's memory, and a limit of which nothing seems to be taken."""
+    held = fake_cupy.zeros(10_000, dtype=np.float32)
     free = free_memory(fake_cupy)
     assert ops().available_memory() == free > 1 << 30
     monkeypatch.setattr(POOL, "limit", POOL.used_bytes() + 70_000)
     assert ops().available_memory() == 70_000
+    assert held.nbytes <= POOL.used_bytes()
     asked = engine(kv_cache="paged", block_size=4)
     assert 0 < asked.cache.spec.num_blocks * 4 * asked.cache.position_bytes <= asked.ops.available_memory() / 2
 

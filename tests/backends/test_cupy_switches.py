@@ -227,3 +227,13 @@ def test_a_model_that_quantized_fits_is_not_refused(monkeypatch):
     check_fits(checkpoint, ops, EngineConfig(quantize="int8", quantize_head="int8"))
     with pytest.raises(RoomError):
         check_fits(checkpoint, ops, EngineConfig())
+
+
+def test_a_cache_that_is_asked_for_counts_beside_the_weights(monkeypatch):
+    """Each of them alone would fit. Catches: weights compared alone."""
+    checkpoint = checkpoint_of(small_config(), random_tensors(small_config()))
+    pool, ops = fake_cupy.get_default_memory_pool(), CupyOps(Ledger(), decode="eager", xp=fake_cupy)
+    monkeypatch.setattr(pool, "limit", pool.used_bytes() + 35_000)
+    check_fits(checkpoint, ops, EngineConfig())
+    with pytest.raises(RoomError):
+        check_fits(checkpoint, ops, EngineConfig(max_model_len=50))

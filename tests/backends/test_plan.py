@@ -12,6 +12,7 @@ from fake_cupy import fake_cupy
 from helpers import make_engine, small_config
 
 from tinyinfer.backends.cupy_ops import CupyOps
+from tinyinfer.backends.kernels import launch
 from tinyinfer.backends.kernels.buffers import Fields, Seats, Staging, row_fields
 from tinyinfer.backends.kernels.launch import Cost, Kernels, Launch, Plan, names_in, threads_of, used
 from tinyinfer.backends.kernels.memory import Sizes, allocate, fields_of, tile_of
@@ -33,7 +34,7 @@ def plan_of(model: Any, rows: int, filters: bool = False, dtype: Any = np.float3
     sizes = Sizes(rows, rows, 8, 4)
     fields = fields_of(loaded, sizes)
     row = fields.over(np.zeros(fields.nbytes, np.uint8))
-    return decode_plan(loaded, allocate(loaded, sizes, np, row, np.zeros(1), np.zeros(1)), filters)
+    return decode_plan(loaded, allocate(loaded, sizes, np, row, np.zeros(1)), filters)
 
 
 def names(plan: Plan) -> list[str]:
@@ -104,9 +105,17 @@ def test_a_kernel_is_compiled_for_what_it_names():
 def test_a_kernel_that_does_not_compile_is_named(monkeypatch):
     """With the compiler's words and the way out."""
     monkeypatch.setattr(fake_cupy.RawModule, "broken", {"norm_add": "norm_add.cu(7): error: expected a ;"})
-    launch = Launch("norm_add", {"T": 1, "D": 8, "EPS": 1e-5}, 1, 256, ())
+    broken = Launch("norm_add", {"T": 1, "D": 8, "EPS": 1e-5}, 1, 256, ())
     with pytest.raises(ModelError, match=r"norm_add.*expected a ;.*gpu-decode eager"):
-        Kernels(fake_cupy).bind(launch)
+        Kernels(fake_cupy).bind(broken)
+
+
+def test_a_kernel_is_looked_up_without_its_text(monkeypatch):
+    """A prompt asks for three kernels in each layer. Catches files that are read each time: 70 ms of a prompt."""
+    kernels, constants = Kernels(fake_cupy), {"T": 1, "D": 8, "EPS": 1e-5, "unknown": 3}
+    function = kernels.function("norm_add", constants)
+    monkeypatch.setattr(launch, "kernel_source", None)
+    assert kernels.function("norm_add", constants | {"unknown": 4}) is function
 
 
 def test_fields_share_one_piece_of_memory():
@@ -139,6 +148,21 @@ def test_seats_are_written_when_they_change():
     seats.take([nothing, Pools((other,), (2, 0, 1), 4)])
     assert host["pools"][0, 1].tolist() == [other.keys.data.ptr, other.values.data.ptr]
     assert host["places"][0].tolist() == [12, 4, 0, 0, 0, 0]
+
+
+def test_a_seat_that_was_half_written_is_written_again():
+    """Ctrl-C while a slot is given away. Catches a slot that is believed to hold what it held before."""
+    staging = Staging(fake_cupy, row_fields(1, 1, 1, 4))
+    seats, host = Seats(staging), staging.host
+    one, other = (LayerRows(*(fake_cupy.zeros((2, 12, 6), dtype=np.float32) for _ in range(2))) for _ in range(2))
+    before = Pools((one,), (2, 0), 4)
+    seats.take([before])
+    staging.host = host | {"places": None}
+    with pytest.raises(TypeError):
+        seats.take([Pools((other,), (1,), 4)])
+    staging.host = host
+    seats.take([before])
+    assert host["pools"][0, 0].tolist() == [one.keys.data.ptr, one.values.data.ptr]
 
 
 def test_each_reservation_of_packed_blocks_is_looked_at():

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -95,8 +94,3 @@ def cached_sequences(
     cache = CachedSequences(keys, values, tables, sizes, stored)
     cache.write()
     return cache
-
-
-def with_options(heads: Heads, **options: Any) -> Heads:
-    """The same heads with a window, a cap or sinks."""
-    return replace(heads, **options)

@@ -134,6 +134,7 @@ def assert_same(found: list[np.ndarray], expected: list[np.ndarray]) -> None:
         np.testing.assert_array_equal(a, b)
 
 
+@pytest.mark.cuda
 def test_steps_in_one_launch_are_the_single_launches():
     """Three drawn tokens without the host. Catches a barrier that lets a block through before the others have arrived,
     a stale token, and a layer's weights taken for another's."""

@@ -8,8 +8,11 @@ from __future__ import annotations
 from itertools import combinations, product
 
 import pytest
+from fake_cupy import fake_cupy
 from helpers import small_config
 
+from tinyinfer.backends.cupy_ops import CupyOps
+from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.measure import roofline
@@ -112,6 +115,19 @@ def test_the_machine_is_measured_by_the_clock_it_is_given():
     assert machine.read_bandwidth == 512 * 2**20
     assert machine.matrix_speed == 2 * 1536**3
     assert machine.balance == machine.matrix_speed / machine.read_bandwidth
+
+
+def test_a_gpu_is_measured_as_a_gpu(monkeypatch):
+    """And not the processor beside it. Catches a prediction for a GPU's run from the processor's memory."""
+    monkeypatch.setattr(roofline, "GPU_READ_BYTES", 1 << 12)
+    monkeypatch.setattr(roofline, "GPU_MATRIX_SIZE", 8)
+    monkeypatch.setattr(roofline, "measure_machine", lambda threads: pytest.fail("the processor is measured"))
+    seconds = iter(range(10**6))
+    machine = roofline.measure_gpu(CupyOps(Ledger(), xp=fake_cupy), 0.0, lambda: float(next(seconds)))
+    assert (machine.read_bandwidth, machine.matrix_speed) == (1 << 12, 2 * 8**3)
+    assert roofline.machine_of(CupyOps(Ledger(), xp=fake_cupy)).balance > 0
+    monkeypatch.setattr(roofline, "measure_machine", lambda threads: threads)
+    assert roofline.machine_of(NumpyOps(Ledger()), 3) == 3
 
 
 def test_the_fastest_run_counts_and_slow_ones_end_it():

@@ -7,7 +7,8 @@ middle of the first operation, and of two wheels in one environment only by a wa
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
@@ -17,6 +18,7 @@ from tinyinfer.errors import ModelError, SwitchError
 WHEELS = {"cupy-cuda12x": "cuda12", "cupy-cuda13x": "cuda13"}  # a wheel -> the extra that brings it
 NO_DRIVER, NO_DEVICE = 35, 100  # cudaErrorInsufficientDriver, cudaErrorNoDevice
 INSTALL = "install one of them: pip install 'tinyinfer[cuda13]' (drivers of CUDA 13) or 'tinyinfer[cuda12]'"
+OUT_OF_MEMORY = "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY"  # of the runtime and of the driver
 OTHERWISE = ", or choose another {backend}"
 
 
@@ -101,6 +103,20 @@ def free_memory(cupy: Xp) -> int:
     pool = cupy.get_default_memory_pool()
     free, limit = cupy.cuda.runtime.memGetInfo()[0] + pool.free_bytes(), pool.get_limit()
     return min(free, limit - pool.used_bytes()) if limit else free
+
+
+@contextmanager
+def memory_errors() -> Iterator[None]:
+    """Wraps work on the device. Raises MemoryError also where CUDA itself finds no memory, beside CuPy's pool.
+
+    Graphs, compiled kernels and pinned memory lie there, and CuPy raises a RuntimeError for them.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if any(name in str(error) for name in OUT_OF_MEMORY):
+            raise MemoryError(first_line(error)) from error
+        raise
 
 
 def kernel_error(name: str, error: Exception) -> ModelError:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import shlex
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli import bench_workload
@@ -85,10 +86,24 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measured_machine(args: argparse.Namespace) -> Machine:
-    """The limits of this machine, with as many threads as the run has."""
-    from tinyinfer.measure.roofline import measure_machine
+    """The limits of the machine that the command line's backend runs on, with as many threads as the run has."""
+    from tinyinfer.backends.switches import make_ops
+    from tinyinfer.ledger import Ledger
+    from tinyinfer.measure.roofline import machine_of
 
-    return measure_machine(args.threads)
+    engine = engine_config(args)
+    return machine_of(make_ops(engine, Ledger()), engine.threads)
+
+
+def machines_of(settings: Collection[Setting]) -> dict[Setting, Machine]:
+    """The limits of the machine that each setting runs on: the processor's and the GPU's are measured once each."""
+    from tinyinfer.measure.roofline import machine_of
+
+    found: dict[str, Machine] = {}
+    for llm in (setting.llm for setting in settings):
+        if llm.ops.xp.__name__ not in found:
+            found[llm.ops.xp.__name__] = machine_of(llm.ops, llm.engine_config.threads)
+    return {setting: found[setting.llm.ops.xp.__name__] for setting in settings}
 
 
 def has_figures(done: Round, args: argparse.Namespace) -> bool:
@@ -108,12 +123,11 @@ def report(
 
     peak = peak_memory_bytes()  # before the machine is measured, which takes memory of its own
     plain = not args.workload
-    if plain and machine is None:
-        machine = measured_machine(args)
-    records = [record(setting, done, work_of(lines[setting.name]), machine, args.price_per_hour, phases=plain)
+    machines = machines_of(rounds) if plain and machine is None else dict.fromkeys(rounds, machine)
+    records = [record(setting, done, work_of(lines[setting.name]), machines[setting], args.price_per_hour, phases=plain)
                | {"peak_memory_bytes": peak} for setting, done in rounds.items()]  # fmt: skip
     if args.plot:
-        draw(args, rounds, records, machine)
+        draw(args, rounds, records, next(iter(machines.values())))
     line = combined(args, records, list(rounds.values()))
     show_json(line) if args.json else show(bench_text(line, records) + "\n")
 

@@ -21,18 +21,21 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints what a model costs and what this machine allows. Raises ModelError and ValueError as loading does."""
+    from tinyinfer.backends.switches import make_ops
     from tinyinfer.engine.engine import context_length
+    from tinyinfer.ledger import Ledger
     from tinyinfer.loading import load
     from tinyinfer.loading.hub import find
     from tinyinfer.measure.inspect import describe
-    from tinyinfer.measure.roofline import measure_machine
+    from tinyinfer.measure.roofline import machine_of
     from tinyinfer.measure.tables import model_text
 
     engine = engine_config(args)
     verify(args)
     with notes():
+        machine = machine_of(make_ops(engine, Ledger()), engine.threads)
         checkpoint = load(find(args.model))
     context = context_length(checkpoint.config, engine.max_model_len)
-    model = describe(args.model, checkpoint, engine, context, measure_machine(engine.threads))
+    model = describe(args.model, checkpoint, engine, context, machine)
     show_json(model) if args.json else show(model_text(model) + "\n")
     return 0

@@ -83,13 +83,15 @@ def needed_files(given: Iterable[Assignment], also: Iterable[str]) -> list[Path]
 
 
 def asked(a: Assignment) -> tuple[str, ...]:
-    """The names that a student's file must define, methods as "Class.method"; a class's private helpers are free."""
+    """The names that a student's file must define, methods as "Class.method"; private helpers, and what is given, are
+    free.
+    """
     names = []
     for cut in a.cut:
         known = read_source(cut.module).definitions
         for name in cut.names:
             methods = [part for part in known if part.startswith(f"{name}.") and not part.startswith(f"{name}._")]
-            names += methods or [name]
+            names += [part for part in methods if part not in cut.given] or [name]
     return tuple(names)
 
 

@@ -1,7 +1,7 @@
 """From the logits of a step to its new tokens: chosen where the backend computes, or on the host.
 
 A backend with a device of its own chooses there (`Ops.sample`): a token and two numbers of each row come to the host in
-one copy, and the logits, 196 KB a row for a vocabulary of 49,152, stay where they are. What needs more than a row of
+one copy, and the logits, 197 KB a row for a vocabulary of 49,152, stay where they are. What needs more than a row of
 logits is left to the host, for which those rows are copied: penalties, which need all tokens so far; log-probabilities;
 drafts that were drawn by themselves (verification=best-coupling). Either way the same token is chosen.
 """

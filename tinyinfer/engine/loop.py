@@ -35,6 +35,10 @@ FORKED = (
     "this process was forked while the LLM had requests in flight; fork before the first request or after the end of "
     "the last one, or make an LLM in the new process"
 )
+FORKED_FROM_GPU = (
+    "this process was forked from one whose LLM uses a GPU, and a GPU is of no use in a forked process; start the new "
+    "process by multiprocessing's spawn, and make an LLM there"
+)
 WAITS_FOR_ITSELF = (
     "a call inside on_progress would wait for the engine's thread, on which on_progress runs; submit the prompt there "
     "and wait for it in another thread"
@@ -47,7 +51,7 @@ class EngineLoop:
 
     def __init__(self, engine: Engine, step_lock: StepLock | None = None) -> None:
         self.engine, self.step_lock = engine, step_lock or StepLock()
-        self.closed = False
+        self.closed, self._made_in = False, os.getpid()
         self._turns: dict[int, Turns] = {}  # by process: a forked one has locks and a thread of its own
         finalize(self, close_at_exit, ref(self))
 
@@ -216,6 +220,8 @@ class EngineLoop:
         pid = os.getpid()
         turns = self._turns.get(pid)
         if turns is None:
+            if pid != self._made_in and self.engine.ops.xp is not np:
+                raise RuntimeError(FORKED_FROM_GPU)
             if any(other.inbox.busy for process, other in tuple(self._turns.items()) if process != pid):
                 raise RuntimeError(FORKED)
             turns = self._turns.setdefault(pid, Turns(self.engine, self.step_lock))

@@ -44,10 +44,6 @@ class ContiguousCache(Cache):
             self._arrays[seq.id] = new
         return new is not None
 
-    def pools_of(self, seq: Sequence) -> Pools:
-        """One block, of all the room that the sequence has."""
-        return Pools(self._arrays[seq.id], (0,), self._room(seq))
-
     def append(self, layer: int, k: Array, v: Array, batch: Batch) -> None:  # (T, K, E), (T, K, E) ->
         for span in batch.spans:
             keys, values = self._arrays[span.seq.id][layer]  # (K, P, Ek), (K, P, Ev)
@@ -83,3 +79,7 @@ class ContiguousCache(Cache):
     @property
     def held_bytes(self) -> int:
         return sum(map(positions_of, self._arrays.values())) * self.position_bytes
+
+    def pools_of(self, seq: Sequence) -> Pools:
+        """One block, of all the room that the sequence has."""
+        return Pools(layers := self._arrays[seq.id], (0,), positions_of(layers))

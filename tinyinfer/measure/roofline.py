@@ -30,15 +30,17 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import ModelConfig, MoEConfig
+from tinyinfer.model.interfaces import Device
 
 READ_BYTES = 1 << 29  # read at a time: of half as much, a part was sometimes still in a cache the next time
 MATRIX_SIZE = 1536  # a square product large enough that BLAS runs at its full speed
+GPU_READ_BYTES, GPU_MATRIX_SIZE = 1 << 31, 8192  # so large that launching is a small part of the time
 ARITHMETIC, MEMORY = "arithmetic", "memory"
 
 
 @dataclass(frozen=True)
 class Machine:
-    """The two limits. read_bandwidth: bytes a second out of memory. matrix_speed: float32 FLOPs a second."""
+    """The two limits. read_bandwidth: bytes a second out of memory. matrix_speed: FLOPs a second of products."""
 
     read_bandwidth: float
     matrix_speed: float
@@ -79,6 +81,26 @@ def intensity(counted: Ledger) -> float:
 
 
 # What this machine can do.
+
+
+def machine_of(device: Device, threads: int | None = None) -> Machine:
+    """The limits of what computes: the processor with its threads, or a GPU."""
+    return measure_machine(threads) if device.xp is np else measure_gpu(device)
+
+
+def measure_gpu(device: Device, seconds: float = 0.4, clock: Callable[[], float] = time.perf_counter) -> Machine:
+    """Measures both limits of a GPU, for about `seconds` each: a maximum over 2 GiB, a square product in float16.
+
+    Each run ends with one number that the host waits for. Random numbers, because a GPU multiplies ones faster than
+    any model; half precision, because that is what it multiplies fast: a model in float32 stays below this speed.
+    """
+    xp, n = device.xp, GPU_MATRIX_SIZE
+    numbers = xp.ones(GPU_READ_BYTES // 4, dtype=np.float32)
+    reading = shortest(lambda: device.to_host(numbers.max()), seconds, clock)
+    random = np.random.default_rng(0).standard_normal((n, n), dtype=np.float32)  # (n, n)
+    a = xp.asarray(random.astype(np.float16))  # (n, n)
+    product = shortest(lambda: device.to_host((a @ a)[0, 0]), seconds, clock)
+    return Machine(GPU_READ_BYTES / reading, 2 * n**3 / product)
 
 
 def measure_machine(

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.backends.kernels.buffers import Results, Seat, Seats, Staging
+from tinyinfer.backends.kernels.buffers import RING, Results, Seat, Seats, Staging
 from tinyinfer.backends.kernels.launch import Kernels, Plan
 from tinyinfer.backends.kernels.memory import Sizes, allocate, fields_of
 from tinyinfer.backends.kernels.persistent_plan import persistent_plan
@@ -28,6 +28,7 @@ from tinyinfer.backends.kernels.plan import decode_plan
 from tinyinfer.model.transformer import Model
 from tinyinfer.sequence import Batch
 
+INT_MAX = 2**31 - 1
 PADDED = -1  # the position of a row that is not there
 
 
@@ -68,8 +69,7 @@ class Bucket:
         self.model, self.sizes, self.kernels, self.stream, self.capturing = model, sizes, kernels, stream, capturing
         self.staging, self.results = Staging(xp, fields_of(model, sizes)), Results(xp, sizes.rows)
         self.seats = Seats(self.staging)
-        row, step, ring = self.staging.device, self.results.step, self.results.device
-        self.memory = allocate(model, sizes, xp, row, step, ring)
+        self.memory = allocate(model, sizes, xp, self.staging.device, self.results.device)
         self._programs: dict[bool, Program] = {}
         self._filters = False
         self._views: dict[int, Array] = {}  # how many rows -> the logits of so many
@@ -80,12 +80,12 @@ class Bucket:
         host, rows = self.staging.host, len(batch)
         host["tokens"][:rows], host["positions"][:rows] = batch.tokens, batch.positions
         host["tokens"][rows:], host["positions"][rows:] = 0, PADDED
-        host["sets"][:rows] = batch.rotation_sets
+        host["sets"][:rows], host["step"][0] = batch.rotation_sets, self.results.fetched % RING
         seats = self.seats.take([cache.pools_of(span.seq) for span in batch.spans])
         for slot, span in enumerate(batch.spans):
             params, some = span.seq.request.params, slice(span.start, span.stop)
             host["slots"][some], host["seeds"][some] = slot, span.seq.request.seed % 2**64
-            host["temperatures"][some], host["top_k"][some] = params.temperature, params.top_k
+            host["temperatures"][some], host["top_k"][some] = params.temperature, min(params.top_k, INT_MAX)
             host["top_p"][some], host["min_p"][some] = params.top_p, params.min_p
         drawn = [span.seq.request.params for span in batch.spans if span.seq.request.params.temperature > 0]
         self._filters = any(p.top_k or p.top_p < 1 or p.min_p for p in drawn)

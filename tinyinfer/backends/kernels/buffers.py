@@ -53,6 +53,7 @@ def row_fields(rows: int, layers: int, slots: int, most_blocks: int, addresses: 
             "slots": (np.int32, (rows,)),
             "sets": (np.int32, (rows,)),
             "top_k": (np.int32, (rows,)),
+            "step": (np.int32, (1,)),
             "places": (np.int32, (slots, 2 + most_blocks)),
         }
     )
@@ -111,6 +112,9 @@ class Seat(NamedTuple):
     blocks: tuple[int, ...]
 
 
+NOT_TAKEN = Seat((), (0, 0), 0, ())
+
+
 def seats_of(all_pools: Seq[Any]) -> list[Seat]:
     """The seats of sequences. Those of a paged cache share their arrays, so that each array is looked at once."""
     if all_pools and hasattr(all_pools[0], "floats"):
@@ -147,7 +151,7 @@ class Seats:
 
     def __init__(self, staging: Staging) -> None:
         self._staging = staging
-        self._taken = [Seat((), (0, 0), 0, ())] * len(staging.host["places"])
+        self._taken = [NOT_TAKEN] * len(staging.host["places"])
 
     def take(self, all_pools: Seq[Any]) -> list[Seat]:
         """Seats sequences with these pools in the slots from 0 on; returns their seats."""
@@ -157,7 +161,7 @@ class Seats:
         return seats
 
     def _take(self, slot: int, pools: Any, now: Seat) -> None:
-        before = self._taken[slot]
+        before, self._taken[slot] = self._taken[slot], NOT_TAKEN  # until all is written: Ctrl-C may come in between
         if (now.base, now.head[0]) != (before.base, before.head[0]):
             self._staging.host["pools"][:, slot] = addresses_of(pools)
         if now[1:] != before[1:]:
@@ -171,11 +175,14 @@ class Seats:
 
 
 class Results:
-    """The tokens of the last steps on their way to the host: a ring that the kernels write, and its copy."""
+    """The tokens of the last steps on their way to the host: a ring that the kernels write, and its copy.
+
+    The kernels count their steps, to know where in the ring the next one is. The host tells them its own count with
+    each batch, as an error may come between a launch and the moment at which the host counts it.
+    """
 
     def __init__(self, xp: Xp, rows: int) -> None:
         self.device = xp.zeros((RING, rows, RESULT), dtype=xp.int32)
-        self.step = xp.zeros(1, dtype=xp.int32)  # the kernels' own count of steps: where in the ring the next one is
         self._host = pinned(xp, (RING, rows, RESULT), np.int32)
         self._steps = [self.device[i] for i in range(RING)]  # views are made once, too
         self._events = [xp.cuda.Event(disable_timing=True) for _ in range(RING)]

@@ -105,4 +105,3 @@ template <typename Join> __device__ inline float across_block(float value, Join 
     return value;
 }
 __device__ inline float block_sum(float value) { return across_block(value, Sum()); }
-__device__ inline float block_max(float value) { return across_block(value, Largest()); }

@@ -11,11 +11,13 @@ attention (prompt_pass.py). A step, read aloud:
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from typing import Any
+from functools import lru_cache
+from typing import Any, NoReturn
 
 import numpy as np
 
-from tinyinfer.arrays import Array
+from tinyinfer.arrays import Array, Xp
+from tinyinfer.backends.cupy_device import memory_errors
 from tinyinfer.backends.kernels.ahead import MOST, Ahead, begin, left_to_host
 from tinyinfer.backends.kernels.bucket import Bucket
 from tinyinfer.backends.kernels.counts import Counts
@@ -31,6 +33,9 @@ from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sequence import Batch, Wanted
 
 BUCKETS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+NOT_COPIED = (
+    "an LLM whose steps are graphs of a GPU cannot be pickled or copied; make another one, or choose gpu_decode=eager"
+)
 MOST_FLOATS = 64  # rows of float32 weights in a bucket: beyond, cuBLAS reads the weights once, and groups of 8 often
 
 
@@ -44,6 +49,16 @@ def compile_step(model: Model, cache: Any, ops: Any) -> GraphStep | None:
         note(f"gpu_decode=persistent: {reason}, so a step runs as a graph")
         return GraphStep(model, cache, ops, "graph")
     return GraphStep(model, cache, ops, ops.decode)
+
+
+@lru_cache
+def stream_of(xp: Xp) -> Any:
+    """The stream on which the steps of all models and engines run; it and the default stream wait for each other.
+
+    So the order of all work is the host's. Memory that one engine frees while its steps are queued may be another's at
+    once (a draft model has an engine's own steps beside it): were the streams two, both would write there.
+    """
+    return xp.cuda.Stream()
 
 
 class GraphStep:
@@ -62,14 +77,17 @@ class GraphStep:
         self.most_blocks = -(-spec.max_model_len // spec.block_size)
         floats = any(not for_tensor_cores(weight) for weight in weights_of(model))
         self.sizes = [rows for rows in BUCKETS if not floats or rows <= MOST_FLOATS]
-        # The step's own stream waits for the default stream and makes it wait, so that the order is always the host's.
-        self.stream, self.capturing = xp.cuda.Stream(), xp.cuda.Stream(non_blocking=True) if captured else None
+        self.stream, self.capturing = stream_of(xp), xp.cuda.Stream(non_blocking=True) if captured else None
         self.prompts = PromptPass(model, ops.counting(Ledger()), self.kernels, self.most_blocks, self.processors)
         self.buckets: dict[int, Bucket] = {}
         self.ahead: Ahead | None = None
         self.depth = 0  # how many steps to run ahead
         self._newest: tuple[Batch, Bucket, int, np.ndarray] | None = None  # the step whose tokens are to be fetched
 
+    def __reduce__(self) -> NoReturn:
+        raise RuntimeError(NOT_COPIED)
+
+    @memory_errors()
     def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
         """The logits that the batch asks for.
 
@@ -100,9 +118,10 @@ class GraphStep:
         self.count(batch)
         return logits
 
+    @memory_errors()
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
         """The tokens of the last forward pass; the steps behind it are launched before the host waits for them."""
-        if self._newest is None:
+        if self._newest is None or not wanted:  # no row of these logits is one of the newest step
             return self.ops.sample(logits, wanted)
         batch, bucket, number, rows = self._newest
         if self.ahead is not None:

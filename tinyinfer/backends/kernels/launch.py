@@ -5,7 +5,7 @@ needs 1 to 3 microseconds between two kernels that depend on each other, and for
 itself. A step of 30 layers is 150 launches. So everything that can be known before is known before: the compiled
 function, the grid, the arguments. What remains to be done in a step is a call.
 
-A kernel is compiled for its model: sizes are constants of the text (source.py). `Kernels` compiles each text once.
+A kernel is compiled for its model: sizes are constants of the text (source.py). `Kernels` compiles each once.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class Kernels:
 
     def __init__(self, xp: Xp) -> None:
         self.xp = xp
-        self._functions: dict[str, Any] = {}  # text -> the function of its kernel
+        self._functions: dict[tuple[str, frozenset[tuple[str, Constant]]], Any] = {}  # by name and constants
 
     def bind(self, launch: Launch) -> Callable[[], None]:
         """The call that starts a launch. Raises ModelError for a kernel that does not compile."""
@@ -89,11 +89,12 @@ class Kernels:
         return partial(kernel, (launch.grid,), (launch.block,), launch.args, shared_mem=launch.shared)
 
     def function(self, name: str, constants: Mapping[str, Constant]) -> Any:
-        """The compiled kernel of that name for these constants."""
-        text = kernel_source(name, used(name, constants))
-        if text not in self._functions:
-            self._functions[text] = self.compiled(name, text)
-        return self._functions[text]
+        """The compiled kernel of that name for these constants; a prompt asks for three in each layer."""
+        values = used(name, constants)
+        key = name, frozenset(values.items())
+        if key not in self._functions:
+            self._functions[key] = self.compiled(name, kernel_source(name, values))
+        return self._functions[key]
 
     def compiled(self, name: str, text: str) -> Any:
         """The function of a kernel's text, compiled by NVRTC."""

@@ -46,7 +46,6 @@ class Memory:
     splits: int
     constants: dict[str, Constant]
     row: dict[str, Array]  # what the host tells of each row and slot (buffers.py)
-    step: Array  # (1,): the number of the next step
     results: Array  # (RING, T, 4)
     x: Array  # (T, D)
     q: Array  # (T, H·E)
@@ -65,7 +64,7 @@ class Memory:
         return self.sizes.rows
 
 
-def allocate(model: Model, sizes: Sizes, xp: Xp, row: dict[str, Array], step: Array, results: Array) -> Memory:
+def allocate(model: Model, sizes: Sizes, xp: Xp, row: dict[str, Array], results: Array) -> Memory:
     """The memory of a bucket on the device. Raises MemoryError before any of it is used."""
     c, rows = model.config, sizes.rows
     heads, splits, vocab = c.num_heads * c.head_dim, sizes.splits(c.num_kv_heads), model.head.weight.shape[0]
@@ -74,7 +73,7 @@ def allocate(model: Model, sizes: Sizes, xp: Xp, row: dict[str, Array], step: Ar
         return xp.empty(shape, dtype=xp.float32)
 
     return Memory(
-        sizes, splits, constants_of(model, sizes), row, step, results,
+        sizes, splits, constants_of(model, sizes), row, results,
         x=floats(rows, c.hidden_size),
         q=floats(rows, heads),
         qkv=floats(rows, heads + 2 * c.num_kv_heads * c.head_dim),

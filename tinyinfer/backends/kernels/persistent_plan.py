@@ -63,7 +63,7 @@ def persistent_plan(model: Model, memory: Memory, xp: Xp) -> Plan:
         *pointers(table), np.float32(model.embedding.scale), scale, cap, np.float32(first.scale),
         norm_pointer(model.final_norm), *pointers(head), np.float32(model.logit_scale), np.float32(logit_cap),
         row["temperatures"], row["seeds"], row["tokens"], row["positions"], row["slots"], row["pools"], row["places"],
-        m.x, m.q, m.mixed, m.h, m.partial, m.best, counters, generation, m.step, m.results, m.logits, np.int32(1),
+        m.x, m.q, m.mixed, m.h, m.partial, m.best, counters, generation, row["step"], m.results, m.logits, np.int32(1),
     )  # fmt: skip
     weight = weight_type(linears_of(first)[0].weight)
     constants = m.constants | {"Weight": weight, "Table": weight_type(table), "Head": weight_type(head)}

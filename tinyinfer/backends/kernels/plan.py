@@ -133,7 +133,7 @@ class Planner:
         drawn = (row["temperatures"], row["seeds"])
         if m.rows <= GROUP and not filters:
             head = (m.x, norm_pointer(model.final_norm), *pointers(model.head.weight), scale, cap)
-            args: tuple[Any, ...] = (*head, *drawn, *after, m.best, m.chosen, m.step, m.results, m.logits)
+            args: tuple[Any, ...] = (*head, *drawn, *after, m.best, m.chosen, row["step"], m.results, m.logits)
             self.product("rms_head_sample", model.head, args, m.logits.nbytes)
             return
         self.store(m.x, model.final_norm, model.head, m.logits)
@@ -141,7 +141,7 @@ class Planner:
             cost = Cost(m.logits.nbytes, m.logits.nbytes, m.logits.size)
             self.launch("cap_logits", (m.logits, scale, cap), -(-m.logits.size // 256), cost)
         kept = (row["top_k"], row["top_p"], row["min_p"])
-        args = (m.logits, *drawn, *kept, *after, m.step, m.results, m.chosen)
+        args = (m.logits, *drawn, *kept, *after, row["step"], m.results, m.chosen)
         self.launch("sample", args, m.rows, Cost(m.logits.nbytes, 0))
 
     # Products.
