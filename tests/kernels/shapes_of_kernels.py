@@ -58,7 +58,11 @@ COMPILED: dict[str, list[Prelude]] = {
     "append_float_rows": PACKED_KV,
     "attention_decode": each([*MODELS, *WIDE_HEADS], [{"SPLITS": 1}, {"SPLITS": 4}]),
     "attention_decode_packed": PACKED_KV,
-    "attention_prefill": [*each(MODELS, [{"TILE": 16}, {"TILE": 64}]), {**WIDE_HEADS[0], "TILE": 32}, {**WIDE_HEADS[1], "TILE": 16}],
+    "attention_prefill": [
+        *each(MODELS, [{"TILE": 16}, {"TILE": 64}]), {**WIDE_HEADS[0], "TILE": 32}, {**WIDE_HEADS[1], "TILE": 16},
+        *each(MODELS, [{"TILE": 16}, {"TILE": 64}]),
+        *({**wide, "TILE": tile} for wide, tile in zip(WIDE_HEADS, (32, 16), strict=True)),
+    ],
     "pack_block": PACKED_KV,
     "qk_norm_rope_append": [*MODELS, *WIDE_HEADS],
     "rms_head_sample": [

@@ -16,10 +16,18 @@ from tinyinfer.arrays import FLOAT, Array, Xp
 from tinyinfer.backends.kernels.covered import linears_of, weight_type
 from tinyinfer.backends.kernels.launch import NULL, Launch, Plan, threads_of
 from tinyinfer.backends.kernels.memory import Memory
-from tinyinfer.backends.kernels.plan import STAGED, attention_args, decode_plan, norm_pointer, pointers
-from tinyinfer.model.heads import NoSinks
+from tinyinfer.backends.kernels.plan import (
+    STAGED,
+    attention_args,
+    decode_plan,
+    limit_of,
+    linear_pointers,
+    norm_pointer,
+    pointers,
+    sinks_pointer,
+)
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.weights import Linear, NoNorm
+from tinyinfer.model.weights import NoNorm
 
 STATIC = 47 << 10  # bytes of a block's shared memory for attention; 48 KiB are all that a kernel's text can ask for
 
@@ -56,12 +64,12 @@ def persistent_plan(model: Model, memory: Memory, xp: Xp) -> Plan:
     m, row, layers, c = memory, memory.row, model.layers, model.config
     first: Any = layers[0]
     *_, scale, cap, _sinks = attention_args(row, 0, first.mixer.heads)
-    table, head, logit_cap = model.embedding.table, model.head.weight, getattr(model.logit_cap, "limit", 0.0)
+    table, head = model.embedding.table, model.head.weight
     counters, generation = (xp.zeros(n, dtype=xp.int32) for n in (c.num_kv_heads + 2, 1))
     args = (
         xp.asarray(np.array([words(model, layer, row["sets"]) for layer in layers], np.uint64)), np.int32(len(layers)),
         *pointers(table), np.float32(model.embedding.scale), scale, cap, np.float32(first.scale),
-        norm_pointer(model.final_norm), *pointers(head), np.float32(model.logit_scale), np.float32(logit_cap),
+        norm_pointer(model.final_norm), *pointers(head), np.float32(model.logit_scale), limit_of(model.logit_cap),
         row["temperatures"], row["seeds"], row["tokens"], row["positions"], row["slots"], row["pools"], row["places"],
         m.x, m.q, m.mixed, m.h, m.partial, m.best, counters, generation, row["step"], m.results, m.logits, np.int32(1),
     )  # fmt: skip
@@ -77,15 +85,9 @@ def persistent_plan(model: Model, memory: Memory, xp: Xp) -> Plan:
 def words(model: Model, layer: Any, sets: Array) -> list[int]:
     """A layer's row of the table: addresses of its weights and rotation, and its window (0: none)."""
     mixer, mlp, rotation = layer.mixer, layer.mlp, model.rotations[layer.mixer.rotation]
-    sinks = NULL if isinstance(mixer.heads.sinks, NoSinks) else mixer.heads.sinks.scores
     arrays = (
         layer.attention_norm.weight, *linear_pointers(mixer.qkv), *linear_pointers(mixer.o),
         layer.mlp_norm.weight, *linear_pointers(mlp.gate_up), *linear_pointers(mlp.down),
-        sinks, sets, rotation.frequencies, rotation.amplitudes,
+        sinks_pointer(mixer.heads), sets, rotation.frequencies, rotation.amplitudes,
     )  # fmt: skip
     return [*(0 if array is NULL else int(array.data.ptr) for array in arrays), mixer.heads.window or 0]
-
-
-def linear_pointers(linear: Linear) -> tuple[Any, ...]:
-    """The four pointers of a linear layer: codes, scale, minimum, bias."""
-    return (*pointers(linear.weight), NULL if linear.bias is None else linear.bias)

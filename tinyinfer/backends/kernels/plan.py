@@ -28,7 +28,7 @@ from tinyinfer.backends.kernels.covered import for_tensor_cores, weight_type
 from tinyinfer.backends.kernels.launch import NULL, Cost, Launch, Plan, threads_of
 from tinyinfer.backends.kernels.memory import Memory
 from tinyinfer.backends.kernels.source import Constant
-from tinyinfer.model.heads import Heads, NoCap, NoSinks
+from tinyinfer.model.heads import Heads, NoCap, NoSinks, SoftCap
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Linear, NoNorm, Norm
 
@@ -76,7 +76,7 @@ class Planner:
         turned = (row["positions"], row["slots"], row["sets"], rotation.frequencies, rotation.amplitudes)
         where = (*turned, row["pools"], row["places"], np.int32(i), m.q)
         if isinstance(mixer.qk_norm, NoNorm) and m.rows <= GROUP and not m.sizes.packed:
-            args: tuple[Any, ...] = (m.x, layer.attention_norm.weight, *self.linear(mixer.qkv), *where)
+            args: tuple[Any, ...] = (m.x, layer.attention_norm.weight, *linear_pointers(mixer.qkv), *where)
             self.product("rms_qkv_rope_append", mixer.qkv, args, m.q.nbytes)
             return
         self.store(m.x, layer.attention_norm, mixer.qkv, m.qkv)
@@ -112,7 +112,7 @@ class Planner:
             self.tensor_product(h, NoNorm(), linear, m.x, ADD, factor)
         else:
             for rows in self.groups():
-                args = (h[rows], *self.linear(linear), m.x[rows], np.float32(factor))
+                args = (h[rows], *linear_pointers(linear), m.x[rows], np.float32(factor))
                 self.product("projection_residual", linear, args, m.x[rows].nbytes)
 
     def gate_up(self, layer: Any) -> None:
@@ -122,13 +122,13 @@ class Planner:
             self.tensor_product(m.x, layer.mlp_norm, linear, m.h, GATE)
             return
         for rows in self.groups():
-            args = (m.x[rows], layer.mlp_norm.weight, *self.linear(linear), m.h[rows])
+            args = (m.x[rows], layer.mlp_norm.weight, *linear_pointers(linear), m.h[rows])
             self.product("rms_gate_up", linear, args, m.h[rows].nbytes)
 
     def head_and_sample(self, filters: bool) -> None:
         """The logits and the next tokens, which the next step will find."""
         m, row, model = self.memory, self.memory.row, self.model
-        cap = np.float32(0 if isinstance(model.logit_cap, NoCap) else model.logit_cap.limit)
+        cap = limit_of(model.logit_cap)
         scale, after = np.float32(model.logit_scale), (row["tokens"], row["positions"])
         drawn = (row["temperatures"], row["seeds"])
         if m.rows <= GROUP and not filters:
@@ -152,7 +152,7 @@ class Planner:
             self.tensor_product(x, norm, linear, y, STORE)
             return
         for rows in self.groups():
-            args = (x[rows], norm_pointer(norm), *self.linear(linear), y[rows])
+            args = (x[rows], norm_pointer(norm), *linear_pointers(linear), y[rows])
             self.product("rms_product", linear, args, y[rows].nbytes)
 
     def on_tensor_cores(self, linear: Linear) -> bool:
@@ -167,7 +167,7 @@ class Planner:
         self, x: Array, norm: Norm, linear: Linear, y: Array, epilogue: int, factor: float = 1.0
     ) -> None:
         """A product of many rows, and what follows it."""
-        args = (x, norm_pointer(norm), *self.linear(linear), y, np.float32(factor))
+        args = (x, norm_pointer(norm), *linear_pointers(linear), y, np.float32(factor))
         cost = product_cost(linear, len(x), y.nbytes)
         constants = of_linear(linear) | {"T": self.memory.rows, "EPILOGUE": epilogue}
         self.launch("small_batch_product", args, 2 * self.memory.sizes.processors, cost, constants)
@@ -180,10 +180,6 @@ class Planner:
         grid = min(2 * self.memory.sizes.processors, outputs)
         cost = product_cost(linear, rows, written)
         self.launch(name, args, grid, cost, of_linear(linear) | {"T": rows}, shared)
-
-    def linear(self, linear: Linear) -> tuple[Any, ...]:
-        """The four pointers of a linear layer: codes, scale, minimum, bias."""
-        return (*pointers(linear.weight), NULL if linear.bias is None else linear.bias)
 
     def launch(
         self, name: str, args: tuple[Any, ...], grid: int, cost: Cost, constants: Any = None, shared: int = 0
@@ -198,6 +194,11 @@ def pointers(weight: Any) -> tuple[Any, Any, Any]:
     if weight.scheme is None:
         return weight.array.T, NULL, NULL  # Dense holds inputs first, as a view of (N, M) rows
     return weight.codes, weight.scale, NULL if weight.minimum is None else weight.minimum
+
+
+def linear_pointers(linear: Linear) -> tuple[Any, ...]:
+    """The four pointers of a linear layer: codes, scale, minimum, bias."""
+    return (*pointers(linear.weight), NULL if linear.bias is None else linear.bias)
 
 
 def norm_pointer(norm: Norm) -> Any:
@@ -219,7 +220,15 @@ def product_cost(linear: Linear, rows: int, written: int) -> Cost:
 
 def attention_args(row: dict[str, Array], layer: int, heads: Heads) -> tuple[Any, ...]:
     """The arguments that say over what a layer's rows attend, and how."""
-    sinks = NULL if isinstance(heads.sinks, NoSinks) else heads.sinks.scores
-    cap = 0.0 if isinstance(heads.cap, NoCap) else heads.cap.limit
-    numbers = np.int32(layer), np.int32(heads.window or 0), np.float32(heads.scale), np.float32(cap)
-    return (row["positions"], row["slots"], row["pools"], row["places"], *numbers, sinks)
+    numbers = np.int32(layer), np.int32(heads.window or 0), np.float32(heads.scale), limit_of(heads.cap)
+    return (row["positions"], row["slots"], row["pools"], row["places"], *numbers, sinks_pointer(heads))
+
+
+def sinks_pointer(heads: Heads) -> Any:
+    """The scores of the attention sinks; a null pointer for none."""
+    return NULL if isinstance(heads.sinks, NoSinks) else heads.sinks.scores
+
+
+def limit_of(cap: SoftCap | NoCap) -> np.float32:
+    """The limit of a cap, as kernels are told it; 0 for none."""
+    return np.float32(0 if isinstance(cap, NoCap) else cap.limit)
