@@ -82,7 +82,7 @@ def asked_bytes(checkpoint: Checkpoint, c: EngineConfig) -> int:
 def ends_youngest(batch: Batch) -> Iterator[None]:
     """Wraps the work of a step: where memory is refused to it, the youngest request in it is the one that ends.
 
-    Raises RoomError, which names that request. Whoever keeps the error keeps none of the pass's arrays by it.
+    Raises RoomError, which names that request. An error that is kept keeps none of the pass's arrays.
     """
     try:
         yield
