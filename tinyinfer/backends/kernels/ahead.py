@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -116,17 +117,15 @@ class Ahead:
 
     def _has_room(self, batch: Batch, step: int, free: Iterator[int]) -> bool:
         """Whether every row has a block for its position so many steps on; the device is told of new ones."""
-        longer = False
-        for span in batch.spans:
-            row, at = self.rows[span.seq], (span.first + step) // self.rows[span.seq].seat.block_size
-            if at == len(row.blocks):
-                block = next(free, None) if step <= answer_of(span) else None
-                if block is None:
-                    return False
-                row.blocks.append(block)
-                self.bucket.seats.lengthen(row.number, at, block)
-                longer = True
-        if longer:
+        pairs = [(span, self.rows[span.seq]) for span in batch.spans]
+        short = [(span, row) for span, row in pairs if (span.first + step) // row.seat.block_size == len(row.blocks)]
+        blocks = list(islice(free, len(short))) if all(step <= answer_of(span) for span, _ in short) else []
+        if len(blocks) < len(short):
+            return False
+        for (_, row), block in zip(short, blocks, strict=True):
+            self.bucket.seats.lengthen(row.number, len(row.blocks), block)
+            row.blocks.append(block)
+        if short:
             self.bucket.staging.send_places(self.bucket.stream)
         return True
 
