@@ -22,7 +22,7 @@ __device__ inline float16 half_above(float x) {
     x = x < -HALF_MOST ? -HALF_MOST : x > HALF_MOST ? HALF_MOST : x;
     float16 half = from_float<float16>(x);
     // The next one up: of negative numbers the bits count downwards, from the smallest one down to -0.
-    if (to_float(half) < x) half.bits = half.bits & 0x8000 ? (half.bits == 0x8000 ? 1 : half.bits - 1) : half.bits + 1;
+    if (to_float(half) < x) half.bits += half.bits & 0x8000 ? -1 : 1;
     return half;
 }
 
