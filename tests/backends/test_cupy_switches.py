@@ -91,7 +91,7 @@ def test_another_fault_of_the_gpu_is_told_in_its_own_words(monkeypatch):
 
 @pytest.mark.parametrize(
     ("driver", "needed", "cure"),
-    [(12040, 13000, "or install the older wheel: pip install 'tinyinfer[cuda12]'"), (11080, 12090, "update the")],
+    [(12040, 13000, "or install the older wheel: pip install 'cupy-cuda12x[ctk]'"), (11080, 12090, "update the")],
 )
 def test_a_driver_of_an_older_cuda(monkeypatch, driver, needed, cure):
     """Catches an error in the middle of the first operation; a newer wheel of the same CUDA runs."""

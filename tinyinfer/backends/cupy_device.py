@@ -15,9 +15,9 @@ from importlib.metadata import PackageNotFoundError, version
 from tinyinfer.arrays import Xp
 from tinyinfer.errors import ModelError, SwitchError
 
-WHEELS = {"cupy-cuda12x": "cuda12", "cupy-cuda13x": "cuda13"}  # a wheel -> the extra that brings it
+WHEELS = "cupy-cuda12x", "cupy-cuda13x"
 NO_DRIVER, NO_DEVICE = 35, 100  # cudaErrorInsufficientDriver, cudaErrorNoDevice
-INSTALL = "install one of them: pip install 'tinyinfer[cuda13]' (drivers of CUDA 13) or 'tinyinfer[cuda12]'"
+INSTALL = "install one of them: pip install 'cupy-cuda13x[ctk]' (drivers of CUDA 13) or 'cupy-cuda12x[ctk]'"
 OUT_OF_MEMORY = "cudaErrorMemoryAllocation", "CUDA_ERROR_OUT_OF_MEMORY"  # of the runtime and of the driver
 OTHERWISE = ", or choose another {backend}"
 
@@ -71,7 +71,7 @@ def check_driver(cupy: Xp) -> None:
         driver, needed = runtime.driverGetVersion(), runtime.runtimeGetVersion()
         if driver and driver // 1000 < needed // 1000:
             reason = "needs a driver of CUDA {needed}, and this machine's is of CUDA {driver}"
-            older = "" if needed < 13000 else " or install the older wheel: pip install 'tinyinfer[cuda12]'"
+            older = "" if needed < 13000 else " or install the older wheel: pip install 'cupy-cuda12x[ctk]'"
             cure = "update the NVIDIA driver" + ("," + older if older else "") + OTHERWISE
             raise refusal(reason, cure, needed=cuda_version(needed), driver=cuda_version(driver))
         count = runtime.getDeviceCount()
