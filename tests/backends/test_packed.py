@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_matrices import gives_back, random_matrix
 
 from tinyinfer.backends.packed import Packed
 from tinyinfer.backends.packing import pack, packed_size, pick, unpack
@@ -13,16 +14,6 @@ from tinyinfer.model.weights import Embedding, Experts, Linear, QuantizedMatrix,
 from tinyinfer.quantization.rtn import round_to_nearest
 
 BITS = [2, 3, 4, 8]
-
-
-def random_matrix(n: int, m: int, scheme: QuantScheme, seed: int = 0) -> QuantizedMatrix:
-    """Codes of every size with scales and minimums that are all different."""
-    rng = np.random.default_rng(seed)
-    groups = -(-m // (scheme.group_size or m))
-    codes = rng.integers(scheme.lowest, scheme.highest + 1, (n, m)).astype(np.int16)
-    scale = rng.uniform(0.001, 1, (n, groups)).astype(np.float16)
-    minimum = None if scheme.symmetric else rng.uniform(-1, 1, (n, groups)).astype(np.float16)
-    return QuantizedMatrix(scheme, codes, scale, minimum)
 
 
 def by_formula(matrix: QuantizedMatrix) -> np.ndarray:
@@ -75,18 +66,7 @@ def test_a_packed_matrix_is_its_codes(bits, group, symmetric, n, m, data):
     """Rows in any order, tiles that begin and end inside blocks, and all codes, equal the formula bit for bit."""
     matrix = random_matrix(n, m, QuantScheme(bits, group, symmetric))
     weight, w = Packed.pack(matrix, np), by_formula(matrix)
-    again = weight.matrix()
-    assert again.scheme == weight.scheme == matrix.scheme
-    np.testing.assert_array_equal(again.codes, matrix.codes)
-    np.testing.assert_array_equal(again.scale, matrix.scale)
-    assert (again.minimum is None) == symmetric
-    if not symmetric:
-        np.testing.assert_array_equal(again.minimum, matrix.minimum)
-    start = data.draw(st.integers(0, n - 1))
-    stop = data.draw(st.integers(start + 1, n + 70))  # a last tile may reach beyond the end, as slices may
-    np.testing.assert_array_equal(weight.dequantize(slice(start, stop)), w[start:stop].T)
-    ids = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=9)))
-    np.testing.assert_array_equal(weight.rows(ids), w[ids])
+    gives_back(weight, matrix, w, data)
 
 
 @pytest.mark.parametrize(

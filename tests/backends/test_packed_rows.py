@@ -8,18 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from packed_matrices import gives_back, random_matrix
 
 from tinyinfer.backends.packed_rows import PackedRows
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
-
-
-def random_matrix(n: int, m: int, scheme: QuantScheme, seed: int = 0) -> QuantizedMatrix:
-    """Codes of every size with scales and minimums that are all different."""
-    rng = np.random.default_rng(seed)
-    codes = rng.integers(scheme.lowest, scheme.highest + 1, (n, m)).astype(np.int16)
-    scale = rng.uniform(0.001, 1, (n, scheme.groups(m))).astype(np.float16)
-    minimum = None if scheme.symmetric else rng.uniform(-1, 1, scale.shape).astype(np.float16)
-    return QuantizedMatrix(scheme, codes, scale, minimum)
+from tinyinfer.model.weights import QuantScheme
 
 
 @settings(max_examples=40)
@@ -32,18 +24,7 @@ def test_packed_rows_are_their_codes(bits, group, symmetric, n, m, data):
     row up read as inputs, and a last short group with the scale of the group before."""
     matrix = random_matrix(n, m, QuantScheme(bits, group, symmetric))
     weight, w = PackedRows.pack(matrix, np), matrix.dequantize()
-    again = weight.matrix()
-    assert again.scheme == weight.scheme == matrix.scheme
-    np.testing.assert_array_equal(again.codes, matrix.codes)
-    np.testing.assert_array_equal(again.scale, matrix.scale)
-    assert (again.minimum is None) == symmetric
-    if not symmetric:
-        np.testing.assert_array_equal(again.minimum, matrix.minimum)
-    start = data.draw(st.integers(0, n - 1))
-    stop = data.draw(st.integers(start + 1, n + 70))  # a last tile may reach beyond the end, as slices may
-    np.testing.assert_array_equal(weight.dequantize(slice(start, stop)), w[start:stop].T)
-    ids = np.array(data.draw(st.lists(st.integers(0, n - 1), min_size=1, max_size=9)))
-    np.testing.assert_array_equal(weight.rows(ids), w[ids])
+    gives_back(weight, matrix, w, data)
 
 
 @pytest.mark.parametrize(
