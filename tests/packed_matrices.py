@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from tinyinfer.model.weights import QuantizedMatrix
+from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
 
 
 def random_matrix(n: int, m: int, scheme: QuantScheme, seed: int = 0) -> QuantizedMatrix:
