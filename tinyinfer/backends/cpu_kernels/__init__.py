@@ -7,6 +7,7 @@ kernels that numba compiles: weights go from memory into registers, and threads 
 Read in this order:
 
     vectors.py    vectors of 16 numbers: what a SIMD register holds
+    scalars.py    single numbers at addresses
     atomics.py    counters and words that several threads use
     kernel.py     a kernel: compiled when it is needed, called by its address
     plan.py       the launches of a pass, as a table
