@@ -228,6 +228,21 @@ def to_floats(typing, value):
     return Floats(Ints), code
 
 
+def _chosen(name, sign):
+    @intrinsic
+    def function(typing, a, b):
+        def code(context, builder, signature, args):
+            return builder.select(builder.fcmp_ordered(sign, args[0], args[1]), args[0], args[1])
+
+        return Floats(Floats, Floats), code
+
+    function.__name__ = name
+    return function
+
+
+minimum, maximum = _chosen("minimum", "<"), _chosen("maximum", ">")  # the second one where either is NaN
+
+
 def has_vnni() -> bool:
     """Whether the CPU multiplies bytes by `vpdpbusd` on 512 bits."""
     return bool(llvm.get_host_cpu_features().get("avx512vnni", False))
@@ -245,18 +260,27 @@ def dot(typing, total, unsigned, signed):
     return Ints(Ints, Ints, Ints), by_instruction
 
 
-@intrinsic
-def reduce_add(typing, value):
-    """The sum of 16 float32 numbers, added pair by pair."""
+def _reduction(name, doc, join):
+    @intrinsic
+    def reduce(typing, value):
+        def code(context, builder, signature, args):
+            v, n = args[0], WIDTH
+            while n > 1:
+                n //= 2
+                halves = [ir.Constant(ir.VectorType(I32, n), list(range(first, first + n))) for first in (0, n)]
+                v = join(builder, *(builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), h) for h in halves))
+            return builder.extract_element(v, ir.Constant(I32, 0))
 
-    def code(context, builder, signature, args):
-        v, n = args[0], WIDTH
-        while n > 1:
-            n //= 2
-            low = ir.Constant(ir.VectorType(I32, n), list(range(n)))
-            high = ir.Constant(ir.VectorType(I32, n), list(range(n, 2 * n)))
-            undefined = ir.Constant(v.type, ir.Undefined)
-            v = builder.fadd(builder.shuffle_vector(v, undefined, low), builder.shuffle_vector(v, undefined, high))
-        return builder.extract_element(v, ir.Constant(I32, 0))
+        return types.float32(Floats), code
 
-    return types.float32(Floats), code
+    reduce.__name__, reduce.__doc__ = name, doc
+    return reduce
+
+
+reduce_add = _reduction("reduce_add", "The sum of 16 numbers, added pair by pair.", lambda b, x, y: b.fadd(x, y))
+reduce_min, reduce_max = (
+    _reduction(name, doc, lambda b, x, y, sign=sign: b.select(b.fcmp_ordered(sign, x, y), x, y))
+    for name, doc, sign in (
+        ("reduce_min", "The smallest of 16 numbers.", "<"), ("reduce_max", "The largest of 16 numbers.", ">")
+    )
+)  # fmt: skip
