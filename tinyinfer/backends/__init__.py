@@ -15,6 +15,7 @@ ledger. `--backend` chooses one. Read in this order:
     cupy_products.py  products by cuBLAS, where CuPy's own would convert or copy
     cupy_device.py    what must be there for a GPU: CuPy, a driver, a device, memory
     auto.py           a GPU if there is one, else NumPy
+    counts.py         what a compiled pass counts in the ledger, by formula
     limits.py         how many cores and how much memory the process may use
     cpu.py            threads and memory of the process
     delegate.py       an Ops that wraps another one: for calibration, tracing, gradients
