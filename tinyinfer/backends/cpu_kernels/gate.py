@@ -12,44 +12,44 @@ import numpy as np
 from numba import njit
 
 from tinyinfer.backends.cpu_kernels.buffers import Rows
-from tinyinfer.backends.cpu_kernels.functions import erf, sigmoid, tanh
+from tinyinfer.backends.cpu_kernels.functions import erf, larger, sigmoid, smaller, tanh
 from tinyinfer.backends.cpu_kernels.kernel import Kernel, Launch, kernel
 from tinyinfer.backends.cpu_kernels.scalars import set_float
-from tinyinfer.backends.cpu_kernels.vectors import load, maximum, minimum, splat, store
+from tinyinfer.backends.cpu_kernels.vectors import load, splat, store
 from tinyinfer.backends.reference import CLAMP
 
 FLOAT, VECTOR = 4, 64  # bytes of a number, and of a vector
 LIMIT = np.float32(CLAMP)
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def silu(x):
     """x · sigmoid(x)."""
     return x * sigmoid(x)
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def gelu_tanh(x):
     """x/2 · (1 + tanh(sqrt(2/pi) · (x + 0.044715 x³)))."""
     inner = splat(np.float32(0.7978845608)) * (x + splat(np.float32(0.044715)) * x * x * x)
     return x * splat(np.float32(0.5)) * (splat(np.float32(1)) + tanh(inner))
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def gelu(x):
     """x/2 · (1 + erf(x / sqrt(2)))."""
     return x * splat(np.float32(0.5)) * (splat(np.float32(1)) + erf(x * splat(np.float32(0.7071067812))))
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def clamped(gate, up):
     """gate · sigmoid(1.702 · gate) · (up + 1), gate at most 7 and up from -7 to 7."""
-    gate = minimum(gate, splat(LIMIT))
-    up = minimum(maximum(up, splat(-LIMIT)), splat(LIMIT))
+    gate = smaller(gate, splat(LIMIT))
+    up = smaller(larger(up, splat(-LIMIT)), splat(LIMIT))
     return gate * sigmoid(splat(np.float32(1.702)) * gate) * (up + splat(np.float32(1)))
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def place(a, item):
     """Where a row's gate, its up and its result begin. a: rows, results, F, their strides."""
     row = a[0] + FLOAT * a[3] * item
@@ -96,7 +96,7 @@ def gate_clamped(a, item, thread):
     clear_behind(y, a[2])
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def clear_behind(y, width):
     """Zeros from the width to the end of the last vector: what was read there is another number's."""
     for i in range(width, (width + 15) // 16 * 16):

@@ -17,8 +17,7 @@ choose how many rows they take at a time.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Seq
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -30,7 +29,6 @@ from tinyinfer.backends.cpu_kernels.gate import activate, gate
 from tinyinfer.backends.cpu_kernels.kernel import Launch
 from tinyinfer.backends.cpu_kernels.norms import full_qk_norm, norm, norm_add
 from tinyinfer.backends.cpu_kernels.pass_data import PassData
-from tinyinfer.backends.cpu_kernels.plan import Plan
 from tinyinfer.backends.cpu_kernels.products import product
 from tinyinfer.backends.cpu_kernels.rows import cap, gather
 from tinyinfer.backends.cpu_kernels.turn_append import turn_append
@@ -50,7 +48,8 @@ class Planner:
 
     def __init__(self, model: Model, rows: int, wanted: int, threads: int, data: PassData) -> None:
         c = model.config
-        self.model, self.data, self.buffers, self.head_buffers = model, data, Buffers(rows, threads), Buffers(wanted, threads)
+        self.model, self.data = model, data
+        self.buffers, self.head_buffers = Buffers(rows, threads), Buffers(wanted, threads)
         self.launches: list[Launch] = []
         self.ends_of_layers: list[int] = []  # after how many launches each layer is done
         self.tokens, self.wanted = np.zeros(rows, np.int64), np.zeros(wanted, np.int64)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence as Seq
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 

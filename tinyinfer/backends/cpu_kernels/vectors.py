@@ -1,12 +1,12 @@
 """Vectors of 16 numbers as a type of numba: what a SIMD register holds, written out in a kernel.
 
-A compiler turns a plain loop into vector instructions only where it can prove that nothing changes, and it keeps sums in
-registers only where it sees that no array lies over another. Here a kernel says both itself. A `Floats` is 16 float32
-numbers, an `Ints` 16 int32 numbers; LLVM makes of each what the machine has: one register of AVX-512, two of AVX2, four
-of NEON. So the same source is right everywhere, and wide where the machine is.
+A compiler turns a plain loop into vector instructions only where it can prove that nothing changes, and it keeps sums
+in registers only where it sees that no array lies over another. Here a kernel says both itself. A `Floats` is 16
+float32 numbers, an `Ints` 16 int32 numbers; LLVM makes of each what the machine has: one register of AVX-512, two of
+AVX2, four of NEON. So the same source is right everywhere, and wide where the machine is.
 
 Wins: a product keeps its 64 sums in registers whatever the compiler guesses. Loses: addresses and lanes are the
-author's business, as in C. Functions take addresses as whole numbers, in bytes (views.py).
+author's business, as in C. Functions take addresses as whole numbers, in bytes.
 
 `dot` is the one instruction that no plain loop becomes: 64 products of bytes at a time, added four by four to 16 sums
 (`vpdpbusd` of AVX-512 VNNI); elsewhere the same numbers come out of ordinary instructions.
@@ -198,8 +198,11 @@ def _binary(name, method, of):
     return function
 
 
-add, sub, mul, div = (_binary(n, m, Floats) for n, m in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"), ("div", "fdiv")))
-add_ints, shl, shr, bits_and = (_binary(n, m, Ints) for n, m in (("add_ints", "add"), ("shl", "shl"), ("shr", "lshr"), ("bits_and", "and_")))
+add, sub = _binary("add", "fadd", Floats), _binary("sub", "fsub", Floats)
+mul, div = _binary("mul", "fmul", Floats), _binary("div", "fdiv", Floats)
+add_ints, sub_ints = _binary("add_ints", "add", Ints), _binary("sub_ints", "sub", Ints)
+shl, shr = _binary("shl", "shl", Ints), _binary("shr", "lshr", Ints)
+shr_signed, bits_and = _binary("shr_signed", "ashr", Ints), _binary("bits_and", "and_", Ints)
 
 
 def _operator(op, function, kind):
@@ -228,19 +231,34 @@ def to_floats(typing, value):
     return Floats(Ints), code
 
 
-def _chosen(name, sign):
-    @intrinsic
-    def function(typing, a, b):
-        def code(context, builder, signature, args):
-            return builder.select(builder.fcmp_ordered(sign, args[0], args[1]), args[0], args[1])
+@intrinsic
+def bits_of_floats(typing, value):
+    """The bits of 16 float32 numbers, as int32."""
 
-        return Floats(Floats, Floats), code
+    def code(context, builder, signature, args):
+        return builder.bitcast(args[0], VI)
 
-    function.__name__ = name
-    return function
+    return Ints(Floats), code
 
 
-minimum, maximum = _chosen("minimum", "<"), _chosen("maximum", ">")  # the second one where either is NaN
+@intrinsic
+def floats_of_bits(typing, value):
+    """The 16 float32 numbers whose bits these are."""
+
+    def code(context, builder, signature, args):
+        return builder.bitcast(args[0], VF)
+
+    return Floats(Ints), code
+
+
+@intrinsic
+def where_less(typing, a, b, x, y):
+    """x where a < b, else y, which is also what a NaN gets: where_less(a, b, b, a) is the larger of both."""
+
+    def code(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return Floats(Floats, Floats, Floats, Floats), code
 
 
 def has_vnni() -> bool:
