@@ -176,7 +176,7 @@ class PackedLanes:
         return QuantizedMatrix(self.scheme, codes[:, : self.shape[1]], self.scale[where], minimum)
 
 
-class PackedA8Lanes(PackedLanes):
+class PackedLanesA8(PackedLanes):
     """The same, for products whose inputs are rounded to 8 bits group by group (int8_inputs.py)."""
 
 
@@ -213,7 +213,7 @@ def blocked(rows: np.ndarray) -> np.ndarray:  # (N, n) -> (J, n, 64)
     return full.reshape(-1, LANES, rows.shape[1]).swapaxes(1, 2)
 
 
-def flat(blocks: np.ndarray) -> np.ndarray:  # (J, n, 64) -> (n, 64·J)
+def flat(blocks: np.ndarray) -> np.ndarray:  # (J, n, 64) -> (n, 64*J)
     """Blocks beside one another: the columns that `blocked` made of rows."""
     return blocks.swapaxes(0, 1).reshape(blocks.shape[1], -1)
 
