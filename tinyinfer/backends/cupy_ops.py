@@ -26,12 +26,14 @@ from tinyinfer.backends.cupy_products import half_product, integer_product, is_d
 from tinyinfer.backends.packed import W8A8, round_rows
 from tinyinfer.backends.packed_rows import PackedRows
 from tinyinfer.backends.reference import Products, ReferenceOps
+from tinyinfer.backends.stacked import Stacked, stacked_product
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import fold, unfold
 from tinyinfer.model.heads import Heads
 from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Sampled
+from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.weights import Dense, Matrix, QuantizedMatrix, RMSNorm, Weight
+from tinyinfer.model.weights import Dense, Matrix, RMSNorm, Weight
 from tinyinfer.noise import gumbels
 from tinyinfer.sampling import has_penalties
 from tinyinfer.sampling_params import SamplingParams
@@ -171,7 +173,7 @@ class CupyOps(ReferenceOps):
 
     norms: ClassVar[Products] = MappingProxyType({**ReferenceOps.norms, RMSNorm: rms_norm})
     products: ClassVar[Products] = MappingProxyType(
-        {Dense: dense_product, PackedRows: packed_product, W8A8: w8a8_product}
+        {Dense: dense_product, PackedRows: packed_product, W8A8: w8a8_product, Stacked: stacked_product}
     )
 
     # The whole.

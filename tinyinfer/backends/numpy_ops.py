@@ -152,7 +152,9 @@ class NumpyOps(ReferenceOps):
     norms: ClassVar[Products] = MappingProxyType(
         {**ReferenceOps.norms, RMSNorm: rms_norm, LayerNorm: layer_norm, FullQKNorm: full_qk_norm}
     )
-    products: ClassVar[Products] = MappingProxyType({Dense: dense_product, Packed: packed_product, W8A8: w8a8_product})
+    products: ClassVar[Products] = MappingProxyType(
+        {**ReferenceOps.products, Dense: dense_product, Packed: packed_product, W8A8: w8a8_product}
+    )
 
 
 def multiply(x: Array, matrix: Array) -> Array:  # (T, M), (M, N) -> (T, N)
