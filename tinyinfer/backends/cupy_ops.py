@@ -173,12 +173,10 @@ class CupyOps(ReferenceOps):
         return total.astype(f) * scale * weight.scale.astype(f)
 
     norms: ClassVar[Products] = MappingProxyType({**ReferenceOps.norms, RMSNorm: rms_norm})
-    products: ClassVar[Products] = MappingProxyType(
-        {
-            Dense: dense_product, PackedRows: packed_product, PackedRowsA8: grouped_product, W8A8: w8a8_product,
-            Stacked: stacked_product,
-        }
-    )  # fmt: skip
+    products: ClassVar[Products] = MappingProxyType({
+        Dense: dense_product, PackedRows: packed_product, PackedRowsA8: grouped_product, W8A8: w8a8_product,
+        Stacked: stacked_product,
+    })  # fmt: skip
 
     # The whole.
 

@@ -270,12 +270,10 @@ class ReferenceOps(HoldsModule):
     activations: ClassVar[MappingProxyType[str, Callable[[Any, Array], Array]]] = MappingProxyType(
         {"silu": silu, "gelu_tanh": gelu_tanh, "gelu": gelu}
     )
-    products: ClassVar[Products] = MappingProxyType(
-        {
-            Dense: float_product, Packed: float_product, PackedA8: grouped_product, W8A8: w8a8_product,
-            Stacked: stacked_product,
-        }
-    )  # fmt: skip
+    products: ClassVar[Products] = MappingProxyType({
+        Dense: float_product, Packed: float_product, PackedA8: grouped_product, W8A8: w8a8_product,
+        Stacked: stacked_product,
+    })  # fmt: skip
 
 
 def fill(array: Array, matrix: FloatMatrix, xp: Xp) -> Dense:  # (M, N) ->

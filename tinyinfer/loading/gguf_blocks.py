@@ -48,8 +48,10 @@ def block_codes(blocks: np.ndarray, kind: GGMLQuantizationType) -> QuantizedMatr
     return QuantizedMatrix(scheme, signed, scale, minimum)
 
 
-def simple_blocks(blocks: np.ndarray, scheme: QuantScheme) -> Parts:  # (N, n, bytes) ->
-    """d, and m when there is a minimum; for 5 bits the fifth bits of all codes; the codes' 4 or 8 bits."""
+def simple_blocks(
+    blocks: np.ndarray, scheme: QuantScheme
+) -> Parts:  # (N, n, bytes) -> (N, n, ...), (N, G), (N, G) | None
+    """n blocks of d, of m when there is a minimum, for 5 bits of the fifth bits, and of each code's 4 or 8 bits."""
     start = 2 if scheme.symmetric else 4
     numbers, data = halves(blocks[..., :start]), blocks[..., start:]  # numbers: (N, n, 1 or 2)
     # codes: (N, n, 32); of 8 bits, a signed byte plus 128
@@ -59,8 +61,8 @@ def simple_blocks(blocks: np.ndarray, scheme: QuantScheme) -> Parts:  # (N, n, b
     return codes, numbers[..., 0], None if scheme.symmetric else numbers[..., 1]
 
 
-def q4_k_and_q5_k_blocks(blocks: np.ndarray, bits: int) -> Parts:  # (N, n, bytes) ->
-    """d and dmin, 12 bytes of scales and minimums, for 5 bits the fifth bits, and 4 bits of each code.
+def q4_k_and_q5_k_blocks(blocks: np.ndarray, bits: int) -> Parts:  # (N, n, bytes) -> (N, n, ...), (N, G), (N, G) | None
+    """n blocks of d and dmin, 12 bytes of scales and minimums, for 5 bits the fifth bits, and 4 bits of each code.
 
     A low half byte is a code of one group, the high half one of the next group.
     """
@@ -73,8 +75,11 @@ def q4_k_and_q5_k_blocks(blocks: np.ndarray, bits: int) -> Parts:  # (N, n, byte
     return codes, Nested(numbers[..., 0], scale), Nested(-numbers[..., 1], minimum)
 
 
-def q6_k_blocks(blocks: np.ndarray) -> Parts:  # (N, n, bytes) ->
-    """128 bytes with 4 bits of each code, 64 with the other 2, 16 signed scales, d. The codes come in two halves."""
+def q6_k_blocks(blocks: np.ndarray) -> Parts:  # (N, n, bytes) -> (N, n, ...), (N, G), (N, G) | None
+    """n blocks of 128 bytes with 4 bits of each code, 64 with the other 2, 16 signed scales, and d.
+
+    The codes come in two halves, each with its part of both.
+    """
     outputs, count = blocks.shape[:2]
     codes = unpack(blocks[..., :128].reshape(outputs, count, 2, 64), 4, 128, np)  # (N, n, 2, 128)
     codes |= unpack(blocks[..., 128:192].reshape(outputs, count, 2, 32), 2, 128, np) << np.uint8(4)
@@ -83,12 +88,12 @@ def q6_k_blocks(blocks: np.ndarray) -> Parts:  # (N, n, bytes) ->
 
 
 def halves(data: np.ndarray) -> np.ndarray:  # (N, n, bytes) -> (N, n, numbers)
-    """The float16 numbers in these bytes."""
+    """The float16 numbers in these bytes of n blocks."""
     return np.ascontiguousarray(data).view("<f2")
 
 
 def six_bit_scales(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (N, n, 12) -> (N, G), (N, G)
-    """8 scales and 8 minimums of each block.
+    """8 scales and 8 minimums of each of n blocks.
 
     Four bytes begin with the first four scales, four with the first four minimums, 6 bits each. Of the other four of
     both, 4 bits are the halves of the last four bytes, and the upper 2 bits are what the first eight bytes have left.

@@ -70,12 +70,17 @@ class Nested:
     step: Array  # (N, S) float16
     codes: Array  # (N, G) int8
 
-    def floats(self) -> Array:  # -> (N, G)
+    def floats(self) -> Array:  # (N, G, ...) -> (N, G, ...)
         """The scales in float32."""
         return self.step.astype("float32").repeat(self.codes.shape[1] // self.step.shape[1], axis=1) * self.codes
 
     def __getitem__(self, rows: Any) -> Nested:
         return Nested(self.step[rows], self.codes[rows])
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, G): the shape of the scales."""
+        return tuple(self.codes.shape)
 
     @property
     def nbytes(self) -> int:
@@ -86,7 +91,7 @@ class Nested:
 Scales = Any  # of a matrix, (N, G): an array of float16, or Nested
 
 
-def float_scales(scales: Scales) -> Array:  # (N, G) -> (N, G)
+def float_scales(scales: Scales) -> Array:  # (N, G, ...) -> (N, G, ...)
     """Scales or minimums in float32."""
     return scales.floats() if isinstance(scales, Nested) else scales.astype("float32")
 
