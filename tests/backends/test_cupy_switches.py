@@ -15,11 +15,10 @@ from helpers import checkpoint_of, finish, make_engine, random_tensors, request,
 
 from tinyinfer.backends.cupy_device import INSTALL, OTHERWISE, find_cupy, first_line, is_installed, kernel_error
 from tinyinfer.backends.cupy_ops import CupyOps
-from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.cli import main
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.room import check_fits
-from tinyinfer.errors import ModelError, ModelWarning, RoomError, SwitchError
+from tinyinfer.errors import ModelError, RoomError, SwitchError
 from tinyinfer.ledger import Ledger
 
 runtime = fake_cupy.cuda.runtime

@@ -5,7 +5,7 @@ A GPU if CuPy finds one, else compiled kernels if numba is there, else NumPy, wh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -29,17 +29,19 @@ def auto_ops(
     activations: str = "float",
 ) -> Ops:  # fmt: skip
     """The operations of the first backend that is found; numpy where none is. find: what finds each of the others."""
-    missing = []
-    for name, finder in find.items():
-        try:
-            found = finder()
-        except SwitchError as error:
-            missing.append(error.sentence(str).partition("; ")[0])
-            continue
-        own = {} if found is None else {"xp": found}  # the array module of a GPU
-        break
-    else:
-        name, own = "numpy", {}
+    missing: list[str] = []
+    name, own = next(found(find, missing), ("numpy", {}))
     note(f"backend=auto takes {name}" + (f": {', and '.join(missing)}" if missing else ""))
     ops: Ops = resolve(BACKENDS, name)(ledger, dtype, threads, activations=activations, **own)
     return ops
+
+
+def found(find: Mapping[str, Find], missing: list[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each backend that is there, and what it is told; why another is not goes to `missing`."""
+    for name, finder in find.items():
+        try:
+            xp = finder()
+        except SwitchError as error:
+            missing.append(error.sentence(str).partition("; ")[0])
+        else:
+            yield name, {} if xp is None else {"xp": xp}  # the array module of a GPU

@@ -25,7 +25,8 @@ def find_numba(load: Callable[[str], Any] = import_module) -> None:
         load("numba")
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "numba":
-            reason, cure = "{field}={value} needs numba, which is not installed", INSTALL + ", or choose another {field}"
+            reason = "{field}={value} needs numba, which is not installed"
+            cure = INSTALL + ", or choose another {field}"
         else:  # such as a NumPy that is newer than numba knows
             reason, cure = "{field}={value} cannot import numba: {words}", "update numba, or choose another {field}"
         words = str(error).strip().partition("\n")[0] or type(error).__name__

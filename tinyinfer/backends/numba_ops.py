@@ -1,9 +1,9 @@
 """The compiled CPU backend: products as fast as memory is read, and a whole pass as one plan of kernels.
 
-Operations that are no products are NumPy's; but a pass of a model and cache that the kernels cover (cpu_kernels/step.py)
-calls none of them. Wins: decode waits for memory and for nothing else, quantized weights save time as they save bytes,
-and several sequences share what is read. Loses: the first use of a kernel compiles it; sums are added in another order
-than the reference's.
+Operations that are no products are NumPy's; but a pass of a model and cache that the kernels cover
+(cpu_kernels/step.py) calls none of them. Wins: decode waits for memory and for nothing else, quantized weights save
+time as they save bytes, and several sequences share what is read. Loses: the first use of a kernel compiles it; sums
+are added in another order than the reference's.
 """
 
 from __future__ import annotations
