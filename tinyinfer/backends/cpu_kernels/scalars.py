@@ -90,3 +90,29 @@ set_float = _writer("set_float", types.float32, ir.FloatType(), "Writes a float3
 set_int = _writer("set_int", types.int64, ir.IntType(64), "Writes an int64.")
 set_int32 = _writer("set_int32", types.int32, ir.IntType(32), "Writes an int32.")
 set_byte = _writer("set_byte", types.uint8, ir.IntType(8), "Writes a uint8.")
+
+
+@intrinsic
+def half_of_bits(typing, bits):
+    """The float16 whose bits these are, as float32."""
+
+    def code(context, builder, signature, args):
+        half = builder.bitcast(builder.trunc(args[0], ir.IntType(16)), ir.HalfType())
+        return builder.fpext(half, ir.FloatType())
+
+    return types.float32(types.int64), code
+
+
+@intrinsic
+def half_bits(typing, value):
+    """The bits of the float16 nearest to a float32."""
+
+    def code(context, builder, signature, args):
+        half = builder.fptrunc(args[0], ir.HalfType())
+        return builder.zext(builder.bitcast(half, ir.IntType(16)), ir.IntType(64))
+
+    return types.int64(types.float32), code
+
+
+half_bits_at = _reader("half_bits_at", types.uint16, ir.IntType(16), "The bits of the float16 at an address.")
+set_half_bits = _writer("set_half_bits", types.uint16, ir.IntType(16), "Writes a float16 by its bits.")

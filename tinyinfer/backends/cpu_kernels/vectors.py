@@ -302,3 +302,24 @@ reduce_min, reduce_max = (
         ("reduce_min", "The smallest of 16 numbers.", "<"), ("reduce_max", "The largest of 16 numbers.", ">")
     )
 )  # fmt: skip
+
+
+@intrinsic
+def first_of(typing, value):
+    """The first of 16 float32 numbers."""
+
+    def code(context, builder, signature, args):
+        return builder.extract_element(args[0], ir.Constant(I32, 0))
+
+    return types.float32(Floats), code
+
+
+@intrinsic
+def counting(typing, first):
+    """first, first + 1, first + 2 ... as float32."""
+
+    def code(context, builder, signature, args):
+        steps = ir.Constant(VF, [ir.Constant(F32, float(n)) for n in range(WIDTH)])
+        return builder.fadd(_splat(builder, args[0], VF), steps)
+
+    return Floats(types.float32), code
