@@ -43,6 +43,11 @@ class Pass:
         return rows.array[:, : rows.width]
 
 
+def compile_pass(model: Model, cache: Any, ops: Any) -> CompiledPass | None:
+    """The compiled forward pass for a model and a cache; None for kv_cache=none, which keeps nothing to be read."""
+    return CompiledPass(model, cache, ops) if cache.can_chunk else None
+
+
 class CompiledPass:
     """A forward pass over any batch of one model, with one cache."""
 
