@@ -27,8 +27,8 @@ HIDDEN = F(-np.inf)
 MOST_LANES = 32  # of a piece
 
 # Arguments of the kernels of attention, behind those of the cache.
-QUERIES, Q, OUT, OUT_ROW, POSITIONS, WINDOW, CAP, SINKS = range(PLACE, PLACE + 8)
-WORK, PARTIALS, SCRATCH, SCRATCH_ROW = range(PLACE + 8, PLACE + 12)
+QUERIES, Q, Q_ROW, OUT, OUT_ROW, POSITIONS, WINDOW, CAP, SINKS = range(PLACE, PLACE + 9)
+WORK, PARTIALS, SCRATCH, SCRATCH_ROW = range(PLACE + 9, PLACE + 13)
 
 # A piece of work: its sequence's slot, first row and first lane (counted from that row's first one on), how many lanes,
 # positions start ... stop, the number of its partial result (-1: the piece has all keys), first position read as float.
@@ -57,7 +57,7 @@ def head_of(a, item, lane):
 @njit(forceinline=True)
 def query_of(a, item, lane):
     """The address of a lane's query."""
-    return a[Q] + (row_of(a, item, lane) * a[QUERIES] + head_of(a, item, lane)) * padded(a[SIZE]) * FLOAT
+    return a[Q] + row_of(a, item, lane) * a[Q_ROW] + head_of(a, item, lane) * padded(a[SIZE]) * FLOAT
 
 
 @njit(forceinline=True)

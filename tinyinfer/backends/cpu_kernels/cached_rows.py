@@ -79,9 +79,11 @@ def float_row(a, slot, head, position, values):
 def side_by_side(a, slot, first, count):
     """Whether float rows from position `first` on lie one behind the other, and vectors of them end in the array."""
     size = field(a, slot, BLOCK)
-    if a[BITS] or a[SIZE] % WIDTH or first % size + block_of(a, slot, first) * size + padded(count) > field(a, slot, ROOM):
+    if a[BITS] or a[SIZE] % WIDTH:
         return False
     block, position = block_of(a, slot, first), first - first % size + size
+    if block * size + first % size + padded(count) > field(a, slot, ROOM):
+        return False
     while position < first + count:
         block += 1
         if block_of(a, slot, position) != block:

@@ -93,7 +93,7 @@ def attend_tile(a, item, lane, tile, count, keys, values, weights, state, out):
     total = splat(F(0))
     for n in range(0, count, WIDTH):
         weight = exp(load(weights + FLOAT * n) - now)
-        total += weight
+        total = total + weight
         store(weights + FLOAT * n, weight)
     before = exp(splat(m) - now)
     set_float(state + FLOAT * lane, first_of(now))

@@ -53,7 +53,7 @@ def scratch_floats(size: int) -> int:
     return 2 * TILE * row + MOST_LANES * (2 * row + TILE + STATE)
 
 
-@njit(forceinline=True)
+@njit
 def prepare(a, item, queries, out, state, step):
     """Lays the queries side by side, `step` bytes from one number to the next, and begins the sums with zeros."""
     size, lanes = padded(a[SIZE]), piece(a, item, LANES)
@@ -70,7 +70,7 @@ def prepare(a, item, queries, out, state, step):
             store(out + step * e + n, splat(F(0)))
 
 
-@njit(forceinline=True)
+@njit
 def score_tile(zeros, keys, count, queries, size, weights):
     """Products of all queries with the keys of a tile, eight keys at a time."""
     step = len(zeros) // ROWS * BYTES
@@ -81,7 +81,7 @@ def score_tile(zeros, keys, count, queries, size, weights):
         store_rows(sums, weights + step * key, step)
 
 
-@njit(forceinline=True)
+@njit
 def hide_and_cap(a, weights, tile, count, state, step):
     """Caps the scores, and those of keys that a lane does not see become -inf."""
     for key in range(count):
@@ -90,7 +90,7 @@ def hide_and_cap(a, weights, tile, count, state, step):
             store(place, seen(a, capped(a, load(place)), splat(F(tile + key)), load(state + n)))
 
 
-@njit(forceinline=True)
+@njit
 def weigh(weights, count, state, step):
     """Scores become weights, and the largest score and the total of each lane go on; vector by vector of lanes."""
     for n in range(0, step, BYTES):
@@ -102,14 +102,14 @@ def weigh(weights, count, state, step):
         total = load(state + 2 * step + n) * before
         for key in range(count):
             weight = exp(load(scores + step * key) - now)
-            total += weight
+            total = total + weight
             store(scores + step * key, weight)
         store(state + step + n, now)
         store(state + 2 * step + n, total)
         store(state + 3 * step + n, before)
 
 
-@njit(forceinline=True)
+@njit
 def mix_values(zeros, values, count, weights, size, state, out):
     """What was summed before, scaled, and this tile's weights times its values, eight numbers of a head at a time."""
     step = len(zeros) // ROWS * BYTES
@@ -120,7 +120,7 @@ def mix_values(zeros, values, count, weights, size, state, out):
         store_rows(sums, out + step * n, step)
 
 
-@njit(forceinline=True)
+@njit
 def attend(a, item, thread, zeros):
     """All lanes of a piece over all its positions; zeros: eight rows of vectors, one vector for every 16 lanes."""
     size, step = padded(a[SIZE]), len(zeros) // ROWS * BYTES

@@ -16,26 +16,21 @@ import numpy as np
 
 from tinyinfer.arrays import FLOAT
 from tinyinfer.backends.cpu_kernels.attention_pieces import Pieces, parts_of
-from tinyinfer.backends.cpu_kernels.buffers import Buffers
-from tinyinfer.backends.cpu_kernels.cached_rows import BLOCK, FIELDS, FIRST, FLOATS, PER_SLOT, ROOM, TABLE
+from tinyinfer.backends.cpu_kernels.cached_rows import BLOCK, FIELDS, FIRST, FLOATS, PER_SLOT, ROOM, TABLE, WIDTH
 from tinyinfer.backends.cpu_kernels.kernel import Count
 from tinyinfer.kv_cache.base import Cache
-from tinyinfer.model.config import Rows as CachedRows
 from tinyinfer.model.heads import Heads
 from tinyinfer.sequence import Batch
 
 
 class PassData:
-    """The host's half of every pass over so many rows (`buffers.count`) with one cache.
+    """The host's half of every pass over so many rows with one cache, on so many threads."""
 
-    memory: what each layer remembers of a position. kernel_sizes: the cache's, which say how its blocks are packed.
-    """
-
-    def __init__(self, memory: tuple[CachedRows, ...], kernel_sizes: dict[str, int], buffers: Buffers) -> None:
-        rows = buffers.count
-        self.memory, self.buffers = memory, buffers
-        self.bits, self.group = kernel_sizes.get("BITS", 0), kernel_sizes.get("GROUP", 0)
-        self.block_size = kernel_sizes.get("BLOCK") if self.bits else None  # of packed blocks
+    def __init__(self, rows: int, cache: Cache, threads: int) -> None:
+        sizes, memory = cache.kernel_sizes, cache.spec.memory
+        self.memory, self.rows, self.threads = memory, rows, threads
+        self.bits, self.group = sizes.get("BITS", 0), sizes.get("GROUP", 0)
+        self.block_size = sizes.get("BLOCK")  # of a cache that packs its blocks
         self.columns = list(accumulate((r.numbers for r in memory), initial=0))  # of float rows, in such a cache
         self.positions = np.zeros(rows, dtype=np.int64)
         self.row_slots = np.zeros(rows, dtype=np.int64)
@@ -51,8 +46,13 @@ class PassData:
         """How a pass is cut for layers with such heads: from now on every `load` does."""
         key = heads.queries, heads.keys, heads.window
         if key not in self.pieces:
-            self.pieces[key] = Pieces(heads, self.buffers.count, self.buffers.threads)
+            self.pieces[key] = Pieces(heads, self.rows, self.threads)
         return self.pieces[key]
+
+    def place(self, layer: int, heads: Heads) -> tuple[int | np.ndarray, ...]:
+        """The arguments with which every kernel begins that knows the cache (cached_rows.py)."""
+        column, row = FLOAT * self.columns[layer], FLOAT * self.columns[-1]
+        return self.addresses[layer], self.slots, heads.size, heads.keys, self.bits, self.group, column, row
 
     def load(self, batch: Batch, cache: Cache) -> None:
         """Takes in a batch whose sequences have room in the cache."""
@@ -111,3 +111,8 @@ def base_of(pools: Any) -> tuple[int, ...]:
     if hasattr(pools, "floats"):  # codes lie in one reservation, scales in another
         return first.key_codes.ctypes.data, first.key_scales.ctypes.data, pools.packed
     return first.keys.ctypes.data, first.keys.shape[1]
+
+
+def padded_size(size: int) -> int:
+    """E as a whole number of vectors: so far apart queries lie."""
+    return -(-size // WIDTH) * WIDTH

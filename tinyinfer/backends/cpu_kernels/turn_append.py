@@ -17,7 +17,6 @@ from numba import njit
 
 from tinyinfer.backends.cpu_kernels.cached_rows import (
     BITS,
-    BYTES,
     FLOAT,
     GROUP,
     HEADS,
@@ -37,16 +36,18 @@ from tinyinfer.backends.cpu_kernels.cached_rows import (
     float_row,
     padded,
 )
+from tinyinfer.backends.cpu_kernels.buffers import Rows
 from tinyinfer.backends.cpu_kernels.cached_rows import BLOCK as BLOCK_SIZE
-from tinyinfer.backends.cpu_kernels.kernel import kernel
+from tinyinfer.backends.cpu_kernels.kernel import Launch, kernel
 from tinyinfer.backends.cpu_kernels.packed_rows import HALF, pack_codes, pack_group, packed_bytes
-from tinyinfer.backends.cpu_kernels.scalars import as_float, float_at, int_at, set_float
+from tinyinfer.backends.cpu_kernels.pass_data import PassData
+from tinyinfer.backends.cpu_kernels.scalars import as_float, bits_of, float_at, int_at, set_float
 from tinyinfer.backends.cpu_kernels.vectors import fma, load, reduce_add, splat, store
+from tinyinfer.model.heads import Heads
+from tinyinfer.model.weights import NoNorm, RMSNorm
 
 F = np.float32
-QKV, QKV_ROW, QUERIES, Q = PLACE, PLACE + 1, PLACE + 2, PLACE + 3
-COS, SIN, NORM, EPS, SCALE = PLACE + 4, PLACE + 5, PLACE + 6, PLACE + 7, PLACE + 8
-POSITIONS, ROW_SLOTS, TOGETHER = PLACE + 9, PLACE + 10, PLACE + 11
+QKV, QKV_ROW, QUERIES, Q, Q_ROW, COS, SIN, NORM, EPS, SCALE, POSITIONS, ROW_SLOTS = range(PLACE, PLACE + 12)
 CODES, FILLED = PLACE, PLACE + 1
 
 
@@ -84,22 +85,20 @@ def turn(x, cos, sin, size, scale, out):
 
 
 @kernel
-def turn_append(a, item, thread):
-    """One row: queries and keys are normalized (NORM, TOGETHER: all heads at once), turned, and put where they belong.
+def turn_append_row(a, item, thread):
+    """One row: queries and keys are normalized (NORM: the weights, or 0), turned, and put where they belong.
 
-    QKV: (T, (H+2K)·E), rows of QKV_ROW bytes. Q: (T, H, padded E). COS, SIN: (T, E). POSITIONS, ROW_SLOTS: (T,).
+    QKV: (T, (H+2K)·E), Q: (T, H, padded E), their rows QKV_ROW and Q_ROW bytes apart. COS, SIN: (T, E). POSITIONS,
+    ROW_SLOTS: (T,).
     """
     size, keys, queries, row = a[SIZE], a[HEADS], a[QUERIES], a[QKV] + item * a[QKV_ROW]
     head_bytes, eps = size * FLOAT, as_float(a[EPS])
-    if a[NORM] and a[TOGETHER]:
-        normalize(row, a[NORM], queries * size, eps)
-        normalize(row + queries * head_bytes, a[NORM] + queries * head_bytes, keys * size, eps)
-    elif a[NORM]:
+    if a[NORM]:
         for head in range(queries + keys):
             normalize(row + head * head_bytes, a[NORM] + head * head_bytes, size, eps)
     cos, sin = a[COS] + item * head_bytes, a[SIN] + item * head_bytes
     for head in range(queries):
-        out = a[Q] + (item * queries + head) * padded(size) * FLOAT
+        out = a[Q] + item * a[Q_ROW] + head * padded(size) * FLOAT
         turn(row + head * head_bytes, cos, sin, size, as_float(a[SCALE]), out)
     slot, position = int_at(a[ROW_SLOTS] + WORD * item), int_at(a[POSITIONS] + WORD * item)
     for head in range(keys):
@@ -120,7 +119,7 @@ def pack_blocks(a, item, thread):
     slot, block, first = int_at(record), int_at(record + WORD), int_at(record + 2 * WORD)
     rows, blocks = field(a, slot, BLOCK_SIZE), field(a, slot, ROOM)
     nbytes, place = packed_bytes(rows * size, bits), head * blocks + block
-    codes = a[CODES] + thread * (-(-rows * size // BYTES) * BYTES)
+    codes = a[CODES] + thread * rows * size
     key, value = float_row(a, slot, head, first, 0), float_row(a, slot, head, first, 1)
 
     scales, after = array_of(a, slot, KEY_SCALES) + place * size * HALF, a[HEADS] * blocks * size * HALF
@@ -136,3 +135,23 @@ def pack_blocks(a, item, thread):
         scale, source = scales + n * HALF, value + n // groups * a[ROW] + n % groups * group * FLOAT
         pack_group(source, FLOAT, group, bits, codes + n * group, 1, scale, scale + after)
     pack_codes(codes, rows * size, bits, array_of(a, slot, VALUES) + place * nbytes)
+
+
+def turn_append(
+    layer: int, qkv: Rows, norm: NoNorm | RMSNorm, turn: tuple[np.ndarray, np.ndarray], heads: Heads, q: Rows, data: PassData
+) -> list[Launch]:
+    """Keys and values of the rows into the cache, and their queries into q, (T, H · padded E); qkv is used up.
+
+    norm: of each head of queries and keys. turn: the cosines and sines of the rows, (T, E) and (T, E).
+    """
+    weight, eps = (0, 0.0) if isinstance(norm, NoNorm) else (norm.weight, norm.eps)
+    place = data.place(layer, heads)
+    arguments = (
+        *place, qkv.array, qkv.stride * FLOAT, heads.queries, q.array, q.stride * FLOAT, *turn,
+        weight, bits_of(eps), bits_of(heads.scale), data.positions, data.row_slots,
+    )  # fmt: skip
+    launches = [Launch(turn_append_row, arguments, len(qkv))]
+    if data.block_size:
+        codes = np.zeros((data.threads, data.block_size * heads.size), dtype=np.uint8)
+        launches.append(Launch(pack_blocks, (*place, codes, data.filled), data.blocks_filled[layer]))
+    return launches
