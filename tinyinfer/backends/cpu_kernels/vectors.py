@@ -200,6 +200,7 @@ def _binary(name, method, of):
 
 add, sub, mul, div = (_binary(n, m, Floats) for n, m in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"), ("div", "fdiv")))
 add_ints, shl, shr, bits_and = (_binary(n, m, Ints) for n, m in (("add_ints", "add"), ("shl", "shl"), ("shr", "lshr"), ("bits_and", "and_")))
+sub_ints, shr_signed = _binary("sub_ints", "sub", Ints), _binary("shr_signed", "ashr", Ints)
 
 
 def _operator(op, function, kind):
@@ -241,6 +242,36 @@ def _chosen(name, sign):
 
 
 minimum, maximum = _chosen("minimum", "<"), _chosen("maximum", ">")  # the second one where either is NaN
+
+
+@intrinsic
+def bits_of_floats(typing, value):
+    """The bits of 16 float32 numbers, as int32."""
+
+    def code(context, builder, signature, args):
+        return builder.bitcast(args[0], VI)
+
+    return Ints(Floats), code
+
+
+@intrinsic
+def floats_of_bits(typing, value):
+    """The 16 float32 numbers whose bits these are."""
+
+    def code(context, builder, signature, args):
+        return builder.bitcast(args[0], VF)
+
+    return Floats(Ints), code
+
+
+@intrinsic
+def where_less(typing, a, b, x, y):
+    """x where a < b, else y, which is also what a NaN gets: where_less(a, b, b, a) is the larger of both."""
+
+    def code(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return Floats(Floats, Floats, Floats, Floats), code
 
 
 def has_vnni() -> bool:
