@@ -1,15 +1,12 @@
 """Vectors of 16 numbers as a type of numba: what a SIMD register holds, written out in a kernel.
 
-A compiler turns a plain loop into vector instructions only where it can prove that nothing changes, and it keeps sums in
-registers only where it sees that no array lies over another. Here a kernel says both itself. A `Floats` is 16 float32
-numbers, an `Ints` 16 int32 numbers; LLVM makes of each what the machine has: one register of AVX-512, two of AVX2, four
+A compiler turns a plain loop into vector instructions only where it can prove that nothing changes, and it keeps sums
+in registers only where it sees that no array lies over another. Here a kernel says both itself. A `Floats` is 16
+float32 numbers, an `Ints` 16 int32 numbers; LLVM makes of each what the machine has: one register of AVX-512, two of AVX2, four
 of NEON. So the same source is right everywhere, and wide where the machine is.
 
 Wins: a product keeps its 64 sums in registers whatever the compiler guesses. Loses: addresses and lanes are the
 author's business, as in C. Functions take addresses as whole numbers, in bytes (views.py).
-
-`dot` is the one instruction that no plain loop becomes: 64 products of bytes at a time, added four by four to 16 sums
-(`vpdpbusd` of AVX-512 VNNI); elsewhere the same numbers come out of ordinary instructions.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
@@ -18,7 +15,6 @@ from __future__ import annotations
 
 import operator
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
@@ -26,7 +22,7 @@ from numba.extending import intrinsic, models, overload, register_model
 WIDTH = 16  # numbers in a vector
 
 F32, I32, I8, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
-VF, VI, VB = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH), ir.VectorType(I8, 4 * WIDTH)
+VF, VI = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
 
 
 class FloatsType(types.Type):
@@ -66,13 +62,15 @@ def _splat(builder, value, vector):
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
 
 
-def _load(builder, address, vector):
-    value = builder.load(_pointer(builder, address, vector))
-    value.align = vector.element.width // 8 if isinstance(vector.element, ir.IntType) else 4
-    return value
+def indices(lanes):
+    return ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
 
 
-def _call(builder, name, result, args):
+def lanes(builder, value, lanes):
+    return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), indices(lanes))
+
+
+def call(builder, name, result, args):
     function = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(result, [a.type for a in args]))
     return builder.call(function, args)
 
@@ -142,6 +140,18 @@ def load_bytes(typing, address):
 
 
 @intrinsic
+def load_signed_bytes(typing, address):
+    """16 bytes, -128 ... 127, as int32."""
+
+    def code(context, builder, signature, args):
+        value = builder.load(_pointer(builder, args[0], ir.VectorType(I8, WIDTH)))
+        value.align = 1
+        return builder.sext(value, VI)
+
+    return Ints(types.int64), code
+
+
+@intrinsic
 def store(typing, address, value):
     """Writes 16 float32 numbers."""
 
@@ -151,6 +161,30 @@ def store(typing, address, value):
         return context.get_dummy_value()
 
     return types.none(types.int64, Floats), code
+
+
+@intrinsic
+def store_ints(typing, address, value):
+    """Writes 16 int32 numbers."""
+
+    def code(context, builder, signature, args):
+        done = builder.store(args[1], _pointer(builder, args[0], VI))
+        done.align = 4
+        return context.get_dummy_value()
+
+    return types.none(types.int64, Ints), code
+
+
+@intrinsic
+def store_bytes(typing, address, value):
+    """Writes the low byte of each of 16 int32 numbers."""
+
+    def code(context, builder, signature, args):
+        low = builder.trunc(args[1], ir.VectorType(I8, WIDTH))
+        builder.store(low, _pointer(builder, args[0], low.type)).align = 1
+        return context.get_dummy_value()
+
+    return types.none(types.int64, Ints), code
 
 
 @intrinsic
@@ -181,7 +215,7 @@ def fma(typing, a, b, c):
     """a · b + c, rounded once."""
 
     def code(context, builder, signature, args):
-        return _call(builder, "llvm.fma.v16f32", VF, args)
+        return call(builder, "llvm.fma.v16f32", VF, args)
 
     return Floats(Floats, Floats, Floats), code
 
@@ -198,9 +232,16 @@ def _binary(name, method, of):
     return function
 
 
-add, sub, mul, div = (_binary(n, m, Floats) for n, m in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"), ("div", "fdiv")))
-add_ints, shl, shr, bits_and = (_binary(n, m, Ints) for n, m in (("add_ints", "add"), ("shl", "shl"), ("shr", "lshr"), ("bits_and", "and_")))
-sub_ints, shr_signed = _binary("sub_ints", "sub", Ints), _binary("shr_signed", "ashr", Ints)
+add, sub, mul, div = (
+    _binary(n, m, Floats) for n, m in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"), ("div", "fdiv"))
+)
+add_ints, sub_ints, shl, shr, shr_signed, bits_and, bits_or = (
+    _binary(n, m, Ints)
+    for n, m in (
+        ("add_ints", "add"), ("sub_ints", "sub"), ("shl", "shl"), ("shr", "lshr"), ("shr_signed", "ashr"),
+        ("bits_and", "and_"), ("bits_or", "or_"),
+    )
+)  # fmt: skip
 
 
 def _operator(op, function, kind):
@@ -214,7 +255,8 @@ def _operator(op, function, kind):
 for _op, _function, _kind in (
     (operator.add, add, FloatsType), (operator.sub, sub, FloatsType), (operator.mul, mul, FloatsType),
     (operator.truediv, div, FloatsType), (operator.add, add_ints, IntsType), (operator.lshift, shl, IntsType),
-    (operator.rshift, shr, IntsType), (operator.and_, bits_and, IntsType),
+    (operator.sub, sub_ints, IntsType), (operator.rshift, shr, IntsType), (operator.and_, bits_and, IntsType),
+    (operator.or_, bits_or, IntsType),
 ):  # fmt: skip
     _operator(_op, _function, _kind)
 
@@ -274,35 +316,27 @@ def where_less(typing, a, b, x, y):
     return Floats(Floats, Floats, Floats, Floats), code
 
 
-def has_vnni() -> bool:
-    """Whether the CPU multiplies bytes by `vpdpbusd` on 512 bits."""
-    return bool(llvm.get_host_cpu_features().get("avx512vnni", False))
-
-
 @intrinsic
-def dot(typing, total, unsigned, signed):
-    """total + the products of each lane's four bytes: `unsigned` 0 ... 255, `signed` -128 ... 127; exact."""
+def larger_ints(typing, a, b):
+    """The larger one of each pair of int32 numbers."""
 
-    def by_instruction(context, builder, signature, args):
-        total, a, b = args
-        bytes_ = [builder.bitcast(x, VB) for x in (a, b)]
-        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", VI, [total, *bytes_])
+    def code(context, builder, signature, args):
+        return builder.select(builder.icmp_signed(">", args[0], args[1]), args[0], args[1])
 
-    return Ints(Ints, Ints, Ints), by_instruction
+    return Ints(Ints, Ints), code
 
 
-def _reduction(name, doc, join):
+def _reduction(name, doc, join, result=types.float32, kind=Floats):
     @intrinsic
     def reduce(typing, value):
         def code(context, builder, signature, args):
             v, n = args[0], WIDTH
             while n > 1:
                 n //= 2
-                halves = [ir.Constant(ir.VectorType(I32, n), list(range(first, first + n))) for first in (0, n)]
-                v = join(builder, *(builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), h) for h in halves))
+                v = join(builder, lanes(builder, v, range(n)), lanes(builder, v, range(n, 2 * n)))
             return builder.extract_element(v, ir.Constant(I32, 0))
 
-        return types.float32(Floats), code
+        return result(kind), code
 
     reduce.__name__, reduce.__doc__ = name, doc
     return reduce
@@ -313,5 +347,15 @@ reduce_min, reduce_max = (
     _reduction(name, doc, lambda b, x, y, sign=sign: b.select(b.fcmp_ordered(sign, x, y), x, y))
     for name, doc, sign in (
         ("reduce_min", "The smallest of 16 numbers.", "<"), ("reduce_max", "The largest of 16 numbers.", ">")
+    )
+)  # fmt: skip
+reduce_add_ints, reduce_max_ints = (
+    _reduction(name, doc, join, types.int32, Ints)
+    for name, doc, join in (
+        ("reduce_add_ints", "The sum of 16 int32 numbers.", lambda b, x, y: b.add(x, y)),
+        (
+            "reduce_max_ints", "The largest of 16 int32 numbers.",
+            lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y),
+        ),
     )
 )  # fmt: skip
