@@ -11,9 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
+from tinyinfer.backends.cpu_kernels.functions import larger, smaller
 from tinyinfer.backends.cpu_kernels.kernel import Launch, kernel
 from tinyinfer.backends.cpu_kernels.scalars import float_at, set_float, set_int
-from tinyinfer.backends.cpu_kernels.vectors import load, maximum, minimum, reduce_add, reduce_max, reduce_min, splat
+from tinyinfer.backends.cpu_kernels.vectors import load, reduce_add, reduce_max, reduce_min, splat
 
 PARTS = 8  # of a row
 
@@ -29,7 +30,7 @@ def ends_of_part(a, item, thread):
     whole = first + (stop - first) // 16 * 16
     for i in range(first, whole, 16):
         v = load(logits + 4 * i)
-        lows, highs, odd = minimum(v, lows), maximum(v, highs), odd + (v - v)
+        lows, highs, odd = smaller(v, lows), larger(v, highs), odd + (v - v)
     low, high, bad, best = reduce_min(lows), reduce_max(highs), reduce_add(odd), first
     for i in range(whole, stop):
         value = float_at(logits + 4 * i)

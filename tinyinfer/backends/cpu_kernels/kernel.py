@@ -17,9 +17,14 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import cfunc, types
+from numba import types
+from numba.core.ccallback import CFunc
+from numba.core.errors import NumbaError
 
-SIGNATURE = types.void(types.CPointer(types.int64), types.int64, types.int64)
+from tinyinfer.backends.cpu_kernels.disk_cache import KernelCache
+from tinyinfer.errors import SwitchError
+
+SIGNATURE = (types.CPointer(types.int64), types.int64, types.int64), types.void
 
 
 class Kernel:
@@ -35,7 +40,16 @@ class Kernel:
 
     @cached_property
     def _compiled(self) -> Any:
-        return cfunc(SIGNATURE, cache=True, nopython=True, error_model="numpy")(self.function)
+        """Raises SwitchError, which names the kernel, where the compiler refuses it."""
+        compiled = CFunc(self.function, SIGNATURE, locals={}, options={"nopython": True, "error_model": "numpy"})
+        compiled._cache = KernelCache(self.function)
+        try:
+            compiled.compile()
+        except (NumbaError, RuntimeError) as error:
+            reason = "{field}={value}: its kernel {kernel} cannot be compiled: {words}"
+            cure = "choose {field}=numpy, or update numba"
+            raise SwitchError("backend", "numba", reason, cure, kernel=self.name, words=str(error)) from error
+        return compiled
 
 
 def kernel(function: Callable[[Any, int, int], None]) -> Kernel:

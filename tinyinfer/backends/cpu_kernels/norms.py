@@ -22,7 +22,7 @@ from tinyinfer.model.weights import FullQKNorm, LayerNorm, NoNorm, Norm, RMSNorm
 FLOAT, VECTOR = 4, 64  # bytes of a number, and of a vector
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def sum_of_squares(x, width):
     """Σ x² over `width` numbers at the address x."""
     total = splat(np.float32(0))
@@ -35,7 +35,7 @@ def sum_of_squares(x, width):
     return reduce_add(total) + rest
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def reciprocal_root(squares, width, eps):
     """1 / sqrt(mean + eps)."""
     return np.float32(1) / np.float32(math.sqrt(np.float32(squares / np.float32(width)) + eps))
@@ -62,7 +62,7 @@ def rms_norm_add(a, item, thread):
         store(x + at, fma(load(h + at) * factor * load(weight + at), scale, load(x + at)))
 
 
-@njit(inline="always")
+@njit(forceinline=True)
 def layer_norm_row(x, y, weight, bias, width, vectors, eps):
     """(x - mean) / sqrt(var + eps) · weight + bias of one row."""
     total, rest = splat(np.float32(0)), np.float32(0)

@@ -28,6 +28,32 @@ def as_float(typing, bits):
     return types.float32(types.int64), code
 
 
+def _read_half(name, doc, widen):
+    @intrinsic
+    def read(typing, address):
+        def code(context, builder, signature, args):
+            value = builder.load(builder.inttoptr(args[0], ir.IntType(16).as_pointer()))
+            value.align = 2
+            return widen(builder, value)
+
+        return types.float32(types.int64), code
+
+    read.__name__, read.__doc__ = name, doc
+    return read
+
+
+half_at = _read_half(
+    "half_at", "The float16 at an address, as float32.",
+    lambda builder, value: builder.fpext(builder.bitcast(value, ir.HalfType()), ir.FloatType()),
+)  # fmt: skip
+bfloat_at = _read_half(
+    "bfloat_at", "The bfloat16 at an address, as float32.",
+    lambda builder, value: builder.bitcast(
+        builder.shl(builder.zext(value, ir.IntType(32)), ir.Constant(ir.IntType(32), 16)), ir.FloatType()
+    ),
+)  # fmt: skip
+
+
 def _reader(name, kind, element, doc):
     @intrinsic
     def read(typing, address):

@@ -15,9 +15,8 @@ middle of an item keeps the others waiting, so on a busy machine fewer threads a
 
 from __future__ import annotations
 
-import os
 import threading
-from typing import Any
+from functools import cache
 
 import numpy as np
 from numba import njit
@@ -30,6 +29,7 @@ from tinyinfer.backends.cpu_kernels.atomics import (
     sched_yield,
     store_release,
 )
+from tinyinfer.backends.cpu_kernels.disk_cache import kept
 from tinyinfer.backends.cpu_kernels.plan import Plan
 
 SPINS = 2000  # waits of a few dozen cycles each, before a thread gives its core away
@@ -43,7 +43,19 @@ EPOCH, RELEASED, JOB, COUNTERS = 0, LINE, 2 * LINE, (2 + JOBS) * LINE
 CLAIMED, ARRIVED, PER_LAUNCH = 0, LINE, 2 * LINE
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
+def wait_until(word: int, least: int) -> None:
+    """Waits until the word at an address has grown to `least`."""
+    spins = 0
+    while load_acquire(word) < least:
+        spins += 1
+        if spins < SPINS:
+            pause()
+        else:
+            sched_yield()
+
+
+@kept
 def work(state: int, table: int, count: int, base: int, thread: int, threads: int) -> None:
     """Walks through the launches of a plan as thread number `thread` of `threads`."""
     i = 0
@@ -67,19 +79,7 @@ def work(state: int, table: int, count: int, base: int, thread: int, threads: in
             i = load_acquire(state + RELEASED) - base
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def wait_until(word: int, least: int) -> None:
-    """Waits until the word at an address has grown to `least`."""
-    spins = 0
-    while load_acquire(word) < least:
-        spins += 1
-        if spins < SPINS:
-            pause()
-        else:
-            sched_yield()
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept
 def serve(state: int, thread: int, seen: int) -> int:
     """Computes jobs as a worker until none has come for a while; returns the number of the last one that it saw."""
     spins = 0
@@ -102,7 +102,7 @@ def serve(state: int, thread: int, seen: int) -> int:
     return seen
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@kept
 def publish(state: int, epoch: int) -> None:
     """Lets the workers see a job."""
     store_release(state + EPOCH, epoch)
@@ -153,3 +153,9 @@ class Team:
                 self.sleeping += 1
                 self.awake.wait_for(lambda seen=seen: self.words[EPOCH // 8] != seen)
                 self.sleeping -= 1
+
+
+@cache
+def team() -> Team:
+    """The team of this process."""
+    return Team()

@@ -2,11 +2,11 @@
 
 A compiler turns a plain loop into vector instructions only where it can prove that nothing changes, and it keeps sums
 in registers only where it sees that no array lies over another. Here a kernel says both itself. A `Floats` is 16
-float32 numbers, an `Ints` 16 int32 numbers; LLVM makes of each what the machine has: one register of AVX-512, two of AVX2, four
-of NEON. So the same source is right everywhere, and wide where the machine is.
+float32 numbers, an `Ints` 16 int32 numbers; LLVM makes of each what the machine has: one register of AVX-512, two of
+AVX2, four of NEON. So the same source is right everywhere, and wide where the machine is.
 
 Wins: a product keeps its 64 sums in registers whatever the compiler guesses. Loses: addresses and lanes are the
-author's business, as in C. Functions take addresses as whole numbers, in bytes (views.py).
+author's business, as in C. Functions take addresses as whole numbers, in bytes.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
@@ -62,15 +62,13 @@ def _splat(builder, value, vector):
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
 
 
-def indices(lanes):
-    return ir.Constant(ir.VectorType(I32, len(lanes)), list(lanes))
+def _load(builder, address, vector):
+    value = builder.load(_pointer(builder, address, vector))
+    value.align = vector.element.width // 8 if isinstance(vector.element, ir.IntType) else 4
+    return value
 
 
-def lanes(builder, value, lanes):
-    return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), indices(lanes))
-
-
-def call(builder, name, result, args):
+def _call(builder, name, result, args):
     function = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(result, [a.type for a in args]))
     return builder.call(function, args)
 
@@ -140,18 +138,6 @@ def load_bytes(typing, address):
 
 
 @intrinsic
-def load_signed_bytes(typing, address):
-    """16 bytes, -128 ... 127, as int32."""
-
-    def code(context, builder, signature, args):
-        value = builder.load(_pointer(builder, args[0], ir.VectorType(I8, WIDTH)))
-        value.align = 1
-        return builder.sext(value, VI)
-
-    return Ints(types.int64), code
-
-
-@intrinsic
 def store(typing, address, value):
     """Writes 16 float32 numbers."""
 
@@ -161,30 +147,6 @@ def store(typing, address, value):
         return context.get_dummy_value()
 
     return types.none(types.int64, Floats), code
-
-
-@intrinsic
-def store_ints(typing, address, value):
-    """Writes 16 int32 numbers."""
-
-    def code(context, builder, signature, args):
-        done = builder.store(args[1], _pointer(builder, args[0], VI))
-        done.align = 4
-        return context.get_dummy_value()
-
-    return types.none(types.int64, Ints), code
-
-
-@intrinsic
-def store_bytes(typing, address, value):
-    """Writes the low byte of each of 16 int32 numbers."""
-
-    def code(context, builder, signature, args):
-        low = builder.trunc(args[1], ir.VectorType(I8, WIDTH))
-        builder.store(low, _pointer(builder, args[0], low.type)).align = 1
-        return context.get_dummy_value()
-
-    return types.none(types.int64, Ints), code
 
 
 @intrinsic
@@ -215,7 +177,7 @@ def fma(typing, a, b, c):
     """a · b + c, rounded once."""
 
     def code(context, builder, signature, args):
-        return call(builder, "llvm.fma.v16f32", VF, args)
+        return _call(builder, "llvm.fma.v16f32", VF, args)
 
     return Floats(Floats, Floats, Floats), code
 
@@ -232,16 +194,11 @@ def _binary(name, method, of):
     return function
 
 
-add, sub, mul, div = (
-    _binary(n, m, Floats) for n, m in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"), ("div", "fdiv"))
-)
-add_ints, sub_ints, shl, shr, shr_signed, bits_and, bits_or = (
-    _binary(n, m, Ints)
-    for n, m in (
-        ("add_ints", "add"), ("sub_ints", "sub"), ("shl", "shl"), ("shr", "lshr"), ("shr_signed", "ashr"),
-        ("bits_and", "and_"), ("bits_or", "or_"),
-    )
-)  # fmt: skip
+add, sub = _binary("add", "fadd", Floats), _binary("sub", "fsub", Floats)
+mul, div = _binary("mul", "fmul", Floats), _binary("div", "fdiv", Floats)
+add_ints, sub_ints = _binary("add_ints", "add", Ints), _binary("sub_ints", "sub", Ints)
+shl, shr = _binary("shl", "shl", Ints), _binary("shr", "lshr", Ints)
+shr_signed, bits_and = _binary("shr_signed", "ashr", Ints), _binary("bits_and", "and_", Ints)
 
 
 def _operator(op, function, kind):
@@ -255,8 +212,7 @@ def _operator(op, function, kind):
 for _op, _function, _kind in (
     (operator.add, add, FloatsType), (operator.sub, sub, FloatsType), (operator.mul, mul, FloatsType),
     (operator.truediv, div, FloatsType), (operator.add, add_ints, IntsType), (operator.lshift, shl, IntsType),
-    (operator.sub, sub_ints, IntsType), (operator.rshift, shr, IntsType), (operator.and_, bits_and, IntsType),
-    (operator.or_, bits_or, IntsType),
+    (operator.rshift, shr, IntsType), (operator.and_, bits_and, IntsType),
 ):  # fmt: skip
     _operator(_op, _function, _kind)
 
@@ -269,21 +225,6 @@ def to_floats(typing, value):
         return builder.sitofp(args[0], VF)
 
     return Floats(Ints), code
-
-
-def _chosen(name, sign):
-    @intrinsic
-    def function(typing, a, b):
-        def code(context, builder, signature, args):
-            return builder.select(builder.fcmp_ordered(sign, args[0], args[1]), args[0], args[1])
-
-        return Floats(Floats, Floats), code
-
-    function.__name__ = name
-    return function
-
-
-minimum, maximum = _chosen("minimum", "<"), _chosen("maximum", ">")  # the second one where either is NaN
 
 
 @intrinsic
@@ -316,27 +257,18 @@ def where_less(typing, a, b, x, y):
     return Floats(Floats, Floats, Floats, Floats), code
 
 
-@intrinsic
-def larger_ints(typing, a, b):
-    """The larger one of each pair of int32 numbers."""
-
-    def code(context, builder, signature, args):
-        return builder.select(builder.icmp_signed(">", args[0], args[1]), args[0], args[1])
-
-    return Ints(Ints, Ints), code
-
-
-def _reduction(name, doc, join, result=types.float32, kind=Floats):
+def _reduction(name, doc, join):
     @intrinsic
     def reduce(typing, value):
         def code(context, builder, signature, args):
             v, n = args[0], WIDTH
             while n > 1:
                 n //= 2
-                v = join(builder, lanes(builder, v, range(n)), lanes(builder, v, range(n, 2 * n)))
+                halves = [ir.Constant(ir.VectorType(I32, n), list(range(first, first + n))) for first in (0, n)]
+                v = join(builder, *(builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), h) for h in halves))
             return builder.extract_element(v, ir.Constant(I32, 0))
 
-        return result(kind), code
+        return types.float32(Floats), code
 
     reduce.__name__, reduce.__doc__ = name, doc
     return reduce
@@ -347,15 +279,5 @@ reduce_min, reduce_max = (
     _reduction(name, doc, lambda b, x, y, sign=sign: b.select(b.fcmp_ordered(sign, x, y), x, y))
     for name, doc, sign in (
         ("reduce_min", "The smallest of 16 numbers.", "<"), ("reduce_max", "The largest of 16 numbers.", ">")
-    )
-)  # fmt: skip
-reduce_add_ints, reduce_max_ints = (
-    _reduction(name, doc, join, types.int32, Ints)
-    for name, doc, join in (
-        ("reduce_add_ints", "The sum of 16 int32 numbers.", lambda b, x, y: b.add(x, y)),
-        (
-            "reduce_max_ints", "The largest of 16 int32 numbers.",
-            lambda b, x, y: b.select(b.icmp_signed(">", x, y), x, y),
-        ),
     )
 )  # fmt: skip
