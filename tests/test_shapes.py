@@ -15,7 +15,8 @@ import numpy as np
 import pytest
 import shapes
 from fake_cupy import fake_cupy
-from gguf_writer import write_gguf
+from gguf import GGMLQuantizationType
+from gguf_writer import random_blocks, write_gguf
 from helpers import ALWAYS_DRAFT, Letters, checkpoint_of, finish, make_engine, random_tensors, request, small_config
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
@@ -45,12 +46,14 @@ from tinyinfer.lessons.verifier_judge import USUAL, chain_law, judge_verifier, l
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
+from tinyinfer.loading.gguf_blocks import block_codes
 from tinyinfer.loading.reorder import neighbour_pairs_order, partial_rotation_order, reordered
 from tinyinfer.loading.saving import save_model
 from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.model.heads import Heads, Sinks, SoftCap
+from tinyinfer.model.weights import Linear, MixedMatrix
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
 from tinyinfer.sampling_params import SamplingParams
@@ -261,6 +264,24 @@ def run_quantized(inspector: Inspector, folder: Path) -> None:
             inspector.watch(letters_of(config), partial(work, backend))
 
 
+def run_kept(inspector: Inspector) -> None:
+    """Blocks of every kind that a file has, with nested scales among them, as one matrix of several types."""
+    counts = {"Q8_0": 24, "Q5_1": 24, "Q4_K": 3, "Q5_K": 3, "Q6_K": 3}  # of blocks for 768 inputs
+
+    def work() -> None:
+        raw = {kind: random_blocks(kind, 13 + count, count) for kind, count in counts.items()}
+        mixed = MixedMatrix(tuple(block_codes(raw[kind], GGMLQuantizationType[kind]) for kind in raw))
+        for backend, activations in ((ReferenceOps, "float"), (NumpyOps, "int8")):
+            ops = backend(Ledger(), activations=activations)
+            weight = ops.take(mixed)
+            ops.linear(np.ones((11, 768), np.float32), Linear(weight))
+            weight.rows(np.arange(5))
+            for part in weight.matrix().parts:
+                part.dequantize()
+
+    inspector.watch({}, work)
+
+
 def run_lessons(inspector: Inspector) -> None:
     """What the lessons run: a student's cache in the transformer, a student's verifier in the engine."""
     models = Models()
@@ -305,6 +326,7 @@ def inspector(golden_folder, tmp_path_factory) -> Inspector:
     run_compiled(inspector)
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
+    run_kept(inspector)
     run_lessons(inspector)
     folder = tmp_path_factory.mktemp("shapes")
     run_the_rest(inspector, lambda name: golden_folder(name) if name != "llama3" else folder)
