@@ -1,10 +1,10 @@
 """The product of bytes: the one instruction that no plain loop becomes, and the same numbers without it.
 
-`dot` multiplies 64 bytes with 64 bytes and adds the products four by four to 16 sums. `vpdpbusd` of AVX-512 VNNI does so
-at once, and without saturation: a CPU multiplies four times as many 8-bit numbers in a second as floats. AVX-VNNI does
-half of it at a time. Where a CPU has neither, each 16-bit half of a lane becomes two numbers, and products of 16-bit
-numbers are added in pairs, which is exact, too, and about as fast as floats. Which of them is taken is decided while a
-kernel is compiled, for the CPU that the machine code is made for.
+`dot` multiplies 64 bytes with 64 bytes and adds the products four by four to 16 sums. `vpdpbusd` of AVX-512 VNNI does
+so at once, and without saturation: a CPU multiplies four times as many 8-bit numbers in a second as floats. AVX-VNNI
+does half of it at a time. Where a CPU has neither, each 16-bit half of a lane becomes two numbers, and products of
+16-bit numbers are added in pairs, which is exact, too, and about as fast as floats. Which of them is taken is decided
+while a kernel is compiled, for the CPU that the machine code is made for.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
@@ -22,7 +22,7 @@ VNNI = {"+avx512vnni": 512, "+avxvnni": 256}  # features that have the instructi
 
 
 def dot_bits() -> int:
-    """How many bits the instruction takes that multiplies bytes, on the CPU that numba compiles for; 0: there is none."""
+    """Bits of the instruction that multiplies bytes, on the CPU that numba compiles for; 0: there is none."""
     _, _, features = cpu_target.target_context.codegen().magic_tuple()
     return max((bits for name, bits in VNNI.items() if name in features.split(",")), default=0)
 

@@ -18,21 +18,13 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from numba import njit
 
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
+from tinyinfer.backends.cpu_kernels.integers import larger_ints, largest_of_ints, store_bytes, sum_of_ints
 from tinyinfer.backends.cpu_kernels.kernel import Launch, kernel
 from tinyinfer.backends.cpu_kernels.scalars import as_float, bits_of, set_float, set_int32
-from tinyinfer.backends.cpu_kernels.vectors import (
-    WIDTH,
-    bits_of_floats,
-    larger_ints,
-    load,
-    reduce_add_ints,
-    reduce_max_ints,
-    splat,
-    splat_int,
-    store_bytes,
-)
+from tinyinfer.backends.cpu_kernels.vectors import WIDTH, bits_of_floats, load, splat, splat_int, sub_ints
 from tinyinfer.backends.packed import LARGEST, SMALLEST
 
 FLOAT, LINE = 4, 64  # bytes of a number, and of a cache line
@@ -50,6 +42,7 @@ class RoundedRows(NamedTuple):
     sums: np.ndarray  # (T, G) int32: of each group's codes
 
 
+
 @kernel
 def round_groups(a, item, thread):
     """Rounds some groups of a row; an item reads 1 KB or a group from the core's cache.
@@ -59,35 +52,45 @@ def round_groups(a, item, thread):
     items = -(-a[6] // a[7])  # of a row
     row, first = item // items, item % items * a[7]
     x, codes = a[0] + row * a[8], a[1] + row * a[9]
-    rounder = splat(ROUNDER)
     for g in range(first, min(first + a[7], a[6])):
-        start, stop = g * a[5], min(g * a[5] + a[5], a[4])
-        largest = splat_int(LEAST)
-        for k in range(start, stop, WIDTH):
-            largest = larger_ints(largest, bits_of_floats(load(x + FLOAT * k)) & splat_int(MAGNITUDE))
-        size = as_float(np.int64(reduce_max_ints(largest)))
-        factor, total = splat(TOP / size), splat_int(np.int32(0))
-        for k in range(start, stop, WIDTH):
-            code = bits_of_floats(load(x + FLOAT * k) * factor + rounder) - bits_of_floats(rounder)
-            store_bytes(codes + k, code)
-            total = total + code
-        at = FLOAT * (row * a[6] + g)
+        start, stop, at = g * a[5], min(g * a[5] + a[5], a[4]), FLOAT * (row * a[6] + g)
+        size = largest(x, start, stop)
         set_float(a[2] + at, size / TOP)
-        set_int32(a[3] + at, reduce_add_ints(total))
+        set_int32(a[3] + at, write_codes(codes, x, start, stop, TOP / size))
 
 
-def rounding(x: Rows, inputs: int, group: int | None, buffers: Buffers) -> tuple[RoundedRows, Launch]:
+@njit(forceinline=True)
+def largest(x, start, stop):
+    """The largest |x| of a group, at least SMALLEST."""
+    bits = splat_int(LEAST)
+    for k in range(start, stop, WIDTH):
+        bits = larger_ints(bits, bits_of_floats(load(x + FLOAT * k)) & splat_int(MAGNITUDE))
+    return as_float(np.int64(largest_of_ints(bits)))
+
+
+@njit(forceinline=True)
+def write_codes(codes, x, start, stop, factor):
+    """Writes the codes of a group, and returns their sum."""
+    by, rounder, total = splat(factor), splat(ROUNDER), splat_int(np.int32(0))
+    for k in range(start, stop, WIDTH):
+        code = sub_ints(bits_of_floats(load(x + FLOAT * k) * by + rounder), bits_of_floats(rounder))
+        store_bytes(codes + k, code)
+        total = total + code
+    return sum_of_ints(total)
+
+
+def round_rows(x: Rows, inputs: int, group: int | None, buffers: Buffers) -> tuple[RoundedRows, Launch]:
     """The rows in 8 bits, and the launch that rounds them. inputs: a multiple of 16, with the zeros behind the width.
 
-    Products one after the other share the arrays.
+    The arrays have whole fours of rows, zeros behind the last one. Products one after the other share them.
     """
     size, rows = group or inputs, len(x)
-    groups = -(-inputs // size)
+    groups, fours = -(-inputs // size), -(-rows // 4) * 4
     stride = (-(-inputs // LINE) | 1) * LINE  # an odd number of lines, so that rows do not contend for cache lines
     rounded = RoundedRows(
-        buffers.array("rounded codes", (-(-rows//4)*4, stride), np.int8),
-        buffers.array("rounded scales", (-(-rows//4)*4, groups)),
-        buffers.array("rounded sums", (-(-rows//4)*4, groups), np.int32),
+        buffers.array("rounded codes", (fours, stride), np.int8),
+        buffers.array("rounded scales", (fours, groups)),
+        buffers.array("rounded sums", (fours, groups), np.int32),
     )
     each = max(1, PIECE // size)
     arguments = (x.array, *rounded, inputs, size, groups, each, FLOAT * x.stride, stride)
