@@ -23,6 +23,7 @@ from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handl
 from tinyinfer import LLM, arrays
 from tinyinfer.backends.cpu import lazy_array
 from tinyinfer.backends.cupy_ops import CupyOps
+from tinyinfer.backends.cpu_kernels.buffers import Buffers
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
@@ -66,7 +67,12 @@ MODEL_FILES = ["model/transformer", "model/layers", "model/heads", "model/attent
                "model/mlp", "sampling", "kv_cache/contiguous", "kv_cache/paged", "speculative/verify",
                "speculative/best_coupling", "speculative/draft_model",
                "backends/reference", "backends/numpy_ops", "backends/flash"]  # fmt: skip
-SIGNATURES = [signature for path in sorted(PACKAGE.rglob("*.py")) for signature in shapes.signatures(path)]
+COMPILED = [path for path in (PACKAGE / "backends" / "cpu_kernels").glob("*.py") if "numba" in path.read_text("utf-8")]
+SIGNATURES = [
+    signature
+    for path in sorted(set(PACKAGE.rglob("*.py")) - set(COMPILED))  # those need numba: see tests/cpu_kernels
+    for signature in shapes.signatures(path)
+]
 
 # Primes where the model allows it: H is a multiple of K, E is even.
 SIZES = {"num_layers": 2, "hidden_size": 37, "intermediate_size": 41, "vocab_size": 101, "num_heads": 15,
@@ -318,12 +324,18 @@ def run_rounding(w: np.ndarray) -> None:
     assert judge_round(lambda w, bits: round_groups(w + 1, bits))
 
 
+def run_buffers() -> None:
+    """The arrays of the compiled kernels, which need no numba."""
+    assert Buffers(3, 1).rows("x", 70).array.shape == (3, 128)
+
+
 @pytest.fixture(scope="module")
 def inspector(golden_folder, tmp_path_factory) -> Inspector:
     inspector = Inspector(SIGNATURES)
     run_models(inspector)
     run_gpu(inspector)
     run_compiled(inspector)
+    inspector.watch({}, run_buffers)
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
     run_kept(inspector)

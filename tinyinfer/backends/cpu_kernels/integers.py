@@ -51,7 +51,7 @@ def store_ints(typing, address, value):
     return types.none(types.int64, Ints), code
 
 
-bits_or = _binary("bits_or", "or_", Ints)
+bits_or = _binary("or_", Ints)
 _operator(operator.or_, bits_or, IntsType)
 
 

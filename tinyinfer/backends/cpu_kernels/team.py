@@ -19,7 +19,7 @@ import threading
 from functools import cache
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from tinyinfer.backends.cpu_kernels.atomics import (
     atomic_add,
@@ -29,7 +29,7 @@ from tinyinfer.backends.cpu_kernels.atomics import (
     sched_yield,
     store_release,
 )
-from tinyinfer.backends.cpu_kernels.disk_cache import kept
+from tinyinfer.backends.cpu_kernels.kernel import native
 from tinyinfer.backends.cpu_kernels.plan import Plan
 
 SPINS = 2000  # waits of a few dozen cycles each, before a thread gives its core away
@@ -55,7 +55,7 @@ def wait_until(word: int, least: int) -> None:
             sched_yield()
 
 
-@kept
+@njit(error_model="numpy")
 def work(state: int, table: int, count: int, base: int, thread: int, threads: int) -> None:
     """Walks through the launches of a plan as thread number `thread` of `threads`."""
     i = 0
@@ -79,7 +79,7 @@ def work(state: int, table: int, count: int, base: int, thread: int, threads: in
             i = load_acquire(state + RELEASED) - base
 
 
-@kept
+@native(types.int64, 3)
 def serve(state: int, thread: int, seen: int) -> int:
     """Computes jobs as a worker until none has come for a while; returns the number of the last one that it saw."""
     spins = 0
@@ -102,10 +102,16 @@ def serve(state: int, thread: int, seen: int) -> int:
     return seen
 
 
-@kept
+@native(types.void, 2)
 def publish(state: int, epoch: int) -> None:
     """Lets the workers see a job."""
     store_release(state + EPOCH, epoch)
+
+
+@native(types.void, 6)
+def compute(state: int, table: int, count: int, base: int, thread: int, threads: int) -> None:
+    """`work`, for Python."""
+    work(state, table, count, base, thread, threads)
 
 
 class Team:
@@ -132,11 +138,11 @@ class Team:
                 epoch = int(words[EPOCH // 8]) + 1
                 job = (JOB + LINE * (epoch % JOBS)) // 8
                 words[job : job + 4] = table, count, base, threads
-                publish(self.state, epoch)
+                publish.call(self.state, epoch)
                 if self.sleeping:
                     with self.awake:
                         self.awake.notify_all()
-            work(self.state, table, count, base, 0, threads)
+            compute.call(self.state, table, count, base, 0, threads)
 
     def _start(self, workers: int) -> None:
         while len(self.workers) < workers:
@@ -148,7 +154,7 @@ class Team:
 
     def _serve(self, number: int, seen: int) -> None:
         while True:
-            seen = serve(self.state, number, seen)
+            seen = serve.call(self.state, number, seen)
             with self.awake:
                 self.sleeping += 1
                 self.awake.wait_for(lambda seen=seen: self.words[EPOCH // 8] != seen)
