@@ -16,7 +16,9 @@ ledger. `--backend` chooses one. Read in this order:
     cupy_kernels.py   the small kernels that save launches
     cupy_products.py  products by cuBLAS, where CuPy's own would convert or copy
     cupy_device.py    what must be there for a GPU: CuPy, a driver, a device, memory
-    auto.py           a GPU if there is one, else NumPy
+    numba_ops.py      compiled kernels on the CPU, a whole pass at once (cpu_kernels/)
+    numba_device.py   what must be there for numba
+    auto.py           the fastest backend that can be used here
     counts.py         what a compiled pass counts in the ledger, by formula
     limits.py         how many cores and how much memory the process may use
     cpu.py            threads and memory of the process

@@ -14,6 +14,7 @@ Read in this order:
     disk_cache.py   machine code is kept
     plan.py         the launches of a pass, as a table
     team.py         threads that compute a plan together
+    crew.py         how many threads
     buffers.py      rows of activations and scratch memory
     embed.py        tokens become vectors
     norms.py        RMSNorm, LayerNorm, norms of heads

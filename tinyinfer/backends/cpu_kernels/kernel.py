@@ -24,6 +24,7 @@ from numba.core.errors import NumbaError
 from tinyinfer.backends.cpu_kernels.disk_cache import KernelCache
 from tinyinfer.errors import SwitchError
 
+
 class CachedCFunc(CFunc):
     """A function compiled to be called as C calls functions, kept on disk in our place."""
 
