@@ -139,6 +139,23 @@ def dense_tile(typing, rows, kind, x, x_stride, w, inputs, y, y_stride, factor):
     return types.none(rows, kind, *[types.int64] * 6, types.float32), code
 
 
+@intrinsic(prefer_literal=True)
+def widen(typing, kind, w, inputs, panel):
+    """Writes weights of a kind, of 64 outputs and so many inputs, as float32."""
+    number = kind.literal_value
+
+    def code(context, builder, signature, args):
+        _, w, inputs, panel = args
+        make, size = Maker(builder), WIDTH * abs(number)
+        with cgutils.for_range(builder, inputs) as loop:
+            at, out = make.at(w, VECTORS * size, loop.index), make.at(panel, 256, loop.index)
+            for v in range(VECTORS):
+                make.store(make.at(out, 64 * v), float_weights(make, make.at(at, size * v), number))
+        return context.get_dummy_value()
+
+    return types.none(kind, *[types.int64] * 3), code
+
+
 def constant(value):
     """The int32 number, 16 times."""
     return ir.Constant(VI, [value] * WIDTH)
