@@ -7,9 +7,6 @@ AVX2, four of NEON. So the same source is right everywhere, and wide where the m
 
 Wins: a product keeps its 64 sums in registers whatever the compiler finds out. Loses: addresses and lanes are the
 author's business, as in C. Functions take addresses as whole numbers, in bytes.
-
-`dot` is the one instruction that no plain loop becomes: 64 products of bytes at a time, added four by four to 16 sums
-(`vpdpbusd` of AVX-512 VNNI); elsewhere the same numbers come out of ordinary instructions.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
@@ -18,7 +15,6 @@ from __future__ import annotations
 
 import operator
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
@@ -30,7 +26,7 @@ WIDTH = 16  # numbers in a vector
 llvm.set_option("", "--addr-sink-using-gep=false")
 
 F32, I32, I8, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
-VF, VI, VB = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH), ir.VectorType(I8, 4 * WIDTH)
+VF, VI = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
 
 
 class FloatsType(types.Type):
@@ -250,23 +246,6 @@ def where_less(typing, a, b, x, y):
         return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
 
     return Floats(Floats, Floats, Floats, Floats), code
-
-
-def has_vnni() -> bool:
-    """Whether the CPU multiplies bytes by `vpdpbusd` on 512 bits."""
-    return bool(llvm.get_host_cpu_features().get("avx512vnni", False))
-
-
-@intrinsic
-def dot(typing, total, unsigned, signed):
-    """total + the products of each lane's four bytes: `unsigned` 0 ... 255, `signed` -128 ... 127; exact."""
-
-    def by_instruction(context, builder, signature, args):
-        total, a, b = args
-        bytes_ = [builder.bitcast(x, VB) for x in (a, b)]
-        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", VI, [total, *bytes_])
-
-    return Ints(Ints, Ints, Ints), by_instruction
 
 
 def _reduction(join):
