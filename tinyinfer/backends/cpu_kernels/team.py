@@ -15,9 +15,7 @@ middle of an item keeps the others waiting, so on a busy machine fewer threads a
 
 from __future__ import annotations
 
-import os
 import threading
-from typing import Any
 
 import numpy as np
 from numba import njit
