@@ -64,7 +64,7 @@ def write_gguf(
 
 
 def wide_llama() -> Golden:
-    """The golden llama3 with two layers whose widths are whole blocks of K-quants: nobody knows its logits."""
+    """The golden llama3 with two layers whose widths are whole blocks of K-quants; its logits are not known."""
     golden, sizes = load_golden("llama3"), {64: 256, 104: 256, 128: 256, 32: 64}
     config = golden.config | {
         "hidden_size": 256, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 2

@@ -1,4 +1,4 @@
-"""Stacked weights: parts of several types are one matrix to whoever reads, looks up, multiplies or takes it apart."""
+"""Stacked weights: parts of several types are one matrix to all that read, look up, multiply or take it apart."""
 
 from __future__ import annotations
 
