@@ -32,17 +32,17 @@ FEW = 8  # rows at most; more are worth a panel
 
 
 @njit(inline="always")
-def multiply_codes(bits, x, x_stride, words, high, units, scales, y, y_stride, rows):
+def multiply_codes(bits, x, x_stride, words, high, first, units, scales, y, y_stride, rows):
     """Adds a group's part of the product for any number of rows, by the largest tiles that fit."""
     r = 0
     while rows - r >= 4:
-        packed_tile(4, bits, x + x_stride * r, x_stride, words, high, units, scales, y + y_stride * r, y_stride)
+        packed_tile(4, bits, x + x_stride * r, x_stride, words, high, first, units, scales, y + y_stride * r, y_stride)
         r += 4
     if rows - r >= 2:
-        packed_tile(2, bits, x + x_stride * r, x_stride, words, high, units, scales, y + y_stride * r, y_stride)
+        packed_tile(2, bits, x + x_stride * r, x_stride, words, high, first, units, scales, y + y_stride * r, y_stride)
         r += 2
     if rows - r >= 1:
-        packed_tile(1, bits, x + x_stride * r, x_stride, words, high, units, scales, y + y_stride * r, y_stride)
+        packed_tile(1, bits, x + x_stride * r, x_stride, words, high, first, units, scales, y + y_stride * r, y_stride)
 
 
 def kernel_of(bits: int) -> Kernel:
@@ -60,8 +60,7 @@ def kernel_of(bits: int) -> Kernel:
             k = g * group
             units = -(-min(group, inputs - k) // unit)
             put_scales(a, 13, block, g, scales, factor)
-            w, h = words + 8 * low * k, high + 8 * more * k
-            multiply_codes(bits, x + 4 * k, a[1], w, h, units, scales, y, a[3], rows)
+            multiply_codes(bits, x + 4 * k, a[1], words, high, k // unit, units, scales, y, a[3], rows)
 
     return packed_product
 

@@ -71,7 +71,7 @@ def kernel_of(bits: int) -> Kernel:
                 if not a[23]:
                     put_scales(a, 13, block, min(k // a[19], a[18] - 1), scales, np.float32(1))
                 units, out = (min(stop - k, a[22])) // unit, panel + ONE_INPUT * (k - start)
-                unpack_units(bits, words + 8 * low * k, high + 8 * more * k, units, scales, out)
+                unpack_units(bits, words, high, k // unit, units, scales, out)
             if a[23]:
                 scale_panel(a, 13, block, start, stop - start, panel, scales)
                 plain_scales(scales)
