@@ -7,9 +7,6 @@ AVX2, four of NEON. So the same source is right everywhere, and wide where the m
 
 Wins: a product keeps its 64 sums in registers whatever the compiler finds out. Loses: addresses and lanes are the
 author's business, as in C. Functions take addresses as whole numbers, in bytes.
-
-`dot` is the one instruction that no plain loop becomes: 64 products of bytes at a time, added four by four to 16 sums
-(`vpdpbusd` of AVX-512 VNNI); elsewhere the same numbers come out of ordinary instructions.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
@@ -18,15 +15,18 @@ from __future__ import annotations
 
 import operator
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
 WIDTH = 16  # numbers in a vector
 
+# LLVM may split an address in two where it is used, and takes one part, a mere number, for where an array begins: then
+# it holds two accesses of the same memory for independent, and drops or moves a store. It keeps addresses whole so.
+llvm.set_option("", "--addr-sink-using-gep=false")
+
 F32, I32, I8, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
-VF, VI, VB = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH), ir.VectorType(I8, 4 * WIDTH)
+VF, VI = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
 
 
 class FloatsType(types.Type):
@@ -248,23 +248,6 @@ def where_less(typing, a, b, x, y):
     return Floats(Floats, Floats, Floats, Floats), code
 
 
-def has_vnni() -> bool:
-    """Whether the CPU multiplies bytes by `vpdpbusd` on 512 bits."""
-    return bool(llvm.get_host_cpu_features().get("avx512vnni", False))
-
-
-@intrinsic
-def dot(typing, total, unsigned, signed):
-    """total + the products of each lane's four bytes: `unsigned` 0 ... 255, `signed` -128 ... 127; exact."""
-
-    def by_instruction(context, builder, signature, args):
-        total, a, b = args
-        bytes_ = [builder.bitcast(x, VB) for x in (a, b)]
-        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", VI, [total, *bytes_])
-
-    return Ints(Ints, Ints, Ints), by_instruction
-
-
 def _reduction(join):
     """What joins 16 numbers to one, half with half."""
 
@@ -286,3 +269,24 @@ def _reduction(join):
 reduce_add = _reduction(lambda builder, a, b: builder.fadd(a, b))
 reduce_min = _reduction(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b))
 reduce_max = _reduction(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+
+
+@intrinsic
+def first_of(typing, value):
+    """The first of 16 float32 numbers."""
+
+    def code(context, builder, signature, args):
+        return builder.extract_element(args[0], ir.Constant(I32, 0))
+
+    return types.float32(Floats), code
+
+
+@intrinsic
+def counting(typing, first):
+    """first, first + 1, first + 2 ... as float32."""
+
+    def code(context, builder, signature, args):
+        steps = ir.Constant(VF, [ir.Constant(F32, float(n)) for n in range(WIDTH)])
+        return builder.fadd(_splat(builder, args[0], VF), steps)
+
+    return Floats(types.float32), code
