@@ -180,20 +180,34 @@ class Codes:
     def __init__(self, make, words, high, bits):
         self.make, self.words, self.high, self.bits, self.unit = make, words, high, bits, unit_of(bits)
 
-    def quads(self, unit):
-        """The inputs of a unit, four by four: each as 4 vectors. unit: which one of the block."""
-        make, b, (low, more) = self.make, self.make.builder, PLANES[self.bits]
-        words = [make.load(make.at(make.at(self.words, 256, unit), 64 * v), VI) for v in range(VECTORS)]
+    def bytes(self, unit):
+        """The inputs of a unit, four by four, in the four bytes of 4 vectors of words. unit: which one of the block."""
+        b, (low, more) = self.make.builder, PLANES[self.bits]
+        words = self.low_words(unit)
         uppers = self.upper(unit, more) if more else words
         for quad in range(self.unit // 4):
-            values, position, size = words, low * quad, low
-            if more:  # both planes of the four codes are joined at once
-                parts = [(self.fields(w, position, low), self.fields(u, more * quad, more))
-                         for w, u in zip(words, uppers, strict=True)]  # fmt: skip
-                values, position, size = [b.or_(w, b.shl(u, constant(low))) for w, u in parts], 0, 8
-            mask = constant((1 << size) - 1)
+            values = [self.fields(word, low * quad, low) for word in words]
+            if more:
+                parts = zip(values, (self.fields(word, more * quad, more) for word in uppers), strict=True)
+                values = [b.or_(value, b.shl(upper, constant(low))) for value, upper in parts]
+            yield values
+
+    def quads(self, unit):
+        """The inputs of a unit, four by four: each as 4 vectors of float32."""
+        b, (low, more) = self.make.builder, PLANES[self.bits]
+        if more:  # both planes of four codes are joined at once
+            joined, size = [(values, 0) for values in self.bytes(unit)], 8
+        else:
+            joined, size = [(self.low_words(unit), low * quad) for quad in range(self.unit // 4)], low
+        mask = constant((1 << size) - 1)
+        for values, position in joined:
             yield [[b.sitofp(b.and_(b.lshr(value, constant(position + 8 * i)), mask), VF) for value in values]
                    for i in range(4)]  # fmt: skip
+
+    def low_words(self, unit):
+        """The words of the low plane that hold a unit."""
+        make = self.make
+        return [make.load(make.at(make.at(self.words, 256, unit), 64 * v), VI) for v in range(VECTORS)]
 
     def upper(self, unit, bits):
         """The words of the high plane that the unit's codes are in, moved so that the first of them comes first."""
