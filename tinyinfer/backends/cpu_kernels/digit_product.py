@@ -19,7 +19,7 @@ from numba import njit
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
 from tinyinfer.backends.cpu_kernels.digit_tile import digit_tile
 from tinyinfer.backends.cpu_kernels.kernel import Kernel, Launch, kernel
-from tinyinfer.backends.cpu_kernels.outputs import begin, common, rows_of
+from tinyinfer.backends.cpu_kernels.outputs import begin, common, end, rows_of
 from tinyinfer.backends.cpu_kernels.scalars import as_float
 from tinyinfer.backends.cpu_kernels.scales import SCALES, layout, put_scales
 from tinyinfer.backends.cpu_kernels.three_bytes import DIGITS, split_rows
@@ -56,16 +56,17 @@ def kernel_of(bits: int) -> Kernel:
         """
         block, rows, digits, y = rows_of(a, item)
         begin(a, block, y, rows)
-        inputs, group, scales, factor = a[11], a[19], a[12] + 4 * SCALES * thread, as_float(a[5])
-        words, high = a[9] + 8 * low * block * inputs, a[10] + 8 * more * block * inputs
-        for g in range(a[18]):
+        inputs, group, scales, factor = a[12], a[20], a[13] + 4 * SCALES * thread, as_float(a[5])
+        words, high = a[10] + 8 * low * block * inputs, a[11] + 8 * more * block * inputs
+        for g in range(a[19]):
             k = g * group
             units = -(-min(group, inputs - k) // unit)
-            put_scales(a, 13, block, g, scales, factor)
+            put_scales(a, 14, block, g, scales, factor)
             multiply_digits(
                 bits, digits + k, a[1], words, high, k // unit, units, scales,
-                a[21] + 4 * g, a[22] + 4 * g, 4 * a[18], y, a[3], rows,
+                a[22] + 4 * g, a[23] + 4 * g, 4 * a[19], y, a[3], rows,
             )  # fmt: skip
+        end(a, block, y, rows)
 
     return digit_product
 

@@ -1,7 +1,7 @@
 """A register tile of one or two rows that come as three bytes a number (three_bytes.py), times 64 outputs.
 
-Three sums of whole numbers for each row and output are 12 vectors a row: two rows are what 32 registers hold. Codes stay
-bytes, four in a word, as they lie in memory or after one shift and one mask.
+Three sums of whole numbers for each row and output are 12 vectors a row: two rows are what 32 registers hold. Codes
+stay bytes, four in a word, as they lie in memory or after one shift and one mask.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"

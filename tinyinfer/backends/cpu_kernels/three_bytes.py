@@ -38,6 +38,7 @@ from tinyinfer.backends.cpu_kernels.vectors import (
 DIGITS = 3
 FINER = np.float32(1 / 254)  # a byte's step, in steps of the byte before it
 FLOAT, LINE = 4, 64  # bytes of a number, and of a cache line
+PIECE = 1024  # inputs of an item: a row of a small model is one item, which costs no wait (team.py)
 
 
 class SplitRows(NamedTuple):
@@ -49,14 +50,19 @@ class SplitRows(NamedTuple):
 
 
 @kernel
-def split_group(a, item, thread):
-    """Splits one group of a row. a: x, digits, scale, sums, inputs, group, groups, strides of x and digits in bytes."""
-    row, g = item // a[6], item % a[6]
-    x, digits, start = a[0] + row * a[7], a[1] + row * DIGITS * a[8], g * a[5]
-    stop = min(start + a[5], a[4])
-    scale = largest(x, start, stop) / TOP
-    set_float(a[2] + FLOAT * item, scale)
-    set_float(a[3] + FLOAT * item, split(digits, a[8], x, start, stop, scale))
+def split_groups(a, item, thread):
+    """Splits some groups of a row.
+
+    a: x, digits, scale, sums, inputs, group, groups, groups of an item, strides of x and of digits in bytes.
+    """
+    items = -(-a[6] // a[7])  # of a row
+    row, first = item // items, item % items * a[7]
+    x, digits = a[0] + row * a[8], a[1] + row * DIGITS * a[9]
+    for g in range(first, min(first + a[7], a[6])):
+        start, stop, at = g * a[5], min(g * a[5] + a[5], a[4]), FLOAT * (row * a[6] + g)
+        scale = largest(x, start, stop) / TOP
+        set_float(a[2] + at, scale)
+        set_float(a[3] + at, split(digits, a[9], x, start, stop, scale))
 
 
 @njit(forceinline=True)
@@ -75,7 +81,7 @@ def split(digits, stride, x, start, stop, scale):
 
 
 def split_rows(x: Rows, inputs: int, group: int, buffers: Buffers) -> tuple[SplitRows, Launch]:
-    """The rows in three bytes, and the launch that splits them. inputs: a multiple of 16, with zeros behind the width."""
+    """The rows in three bytes, and the launch that splits them. inputs: a multiple of 16, zeros behind the width."""
     rows, groups = len(x), -(-inputs // group)
     stride = (-(-inputs // LINE) | 1) * LINE  # an odd number of lines, so that rows do not contend for cache lines
     rows_ = SplitRows(
@@ -83,5 +89,6 @@ def split_rows(x: Rows, inputs: int, group: int, buffers: Buffers) -> tuple[Spli
         buffers.array("scales of digits", (rows, groups)),
         buffers.array("sums of inputs", (rows, groups)),
     )
-    arguments = (x.array, *rows_, inputs, group, groups, x.array.strides[0], stride)
-    return rows_, Launch(split_group, arguments, rows * groups)
+    each = max(1, PIECE // group)
+    arguments = (x.array, *rows_, inputs, group, groups, each, x.array.strides[0], stride)
+    return rows_, Launch(split_groups, arguments, rows * -(-groups // each))
