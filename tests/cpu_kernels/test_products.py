@@ -25,13 +25,13 @@ def multiply(weight, x, bias=None, add=None, before=None):  # (T, M) -> (T, N)
     from tinyinfer.backends.cpu_kernels.buffers import Buffers
     from tinyinfer.backends.cpu_kernels.plan import Plan
     from tinyinfer.backends.cpu_kernels.products import product
-    from tinyinfer.backends.cpu_kernels.team import Team
+    from tinyinfer.backends.cpu_kernels.team import team
 
     buffers = Buffers(len(x), THREADS)
     rows, y = buffers.rows("x", x.shape[1]), buffers.rows("y", weight.shape[0])
     rows.array[:, : x.shape[1]] = x
     y.array[:, : y.width] = 7 if before is None else before  # what an earlier pass has left
-    Team().run(Plan(product(weight, rows, y, buffers, bias, add)), THREADS)
+    team().run(Plan(product(weight, rows, y, buffers, bias, add)), THREADS)
     assert not y.array[:, y.width :].any(), "padded outputs have come out as something else than zero"
     return y.array[:, : y.width].copy()
 

@@ -5,6 +5,7 @@
     packed_product.py    the same on any CPU
     panel_product.py     codes with many rows, or with groups that end inside a word
     integer_product.py   codes with inputs rounded to 8 bits
+    stacked_product.py   a matrix whose parts have different types
 
 By the weight's type, as in every backend. What a plan asks for is one of two things: y = x Wᵀ + bias, or, where a
 sub-layer's change goes to the residual stream, y += add · (x Wᵀ + bias).
@@ -22,11 +23,14 @@ from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
 from tinyinfer.backends.cpu_kernels.dense_product import dense_product
 from tinyinfer.backends.cpu_kernels.digit_product import digit_product
 from tinyinfer.backends.cpu_kernels.dot import dot_bits
+from tinyinfer.backends.cpu_kernels.integer_product import integer_product
 from tinyinfer.backends.cpu_kernels.kernel import Launch
 from tinyinfer.backends.cpu_kernels.packed_product import packed_product
 from tinyinfer.backends.cpu_kernels.panel_product import panel_product
+from tinyinfer.backends.cpu_kernels.stacked_product import stacked_product
 from tinyinfer.backends.cpu_kernels.tiles import unit_of
-from tinyinfer.backends.lanes import DenseLanes, PackedLanes
+from tinyinfer.backends.lanes import DenseLanes, PackedA8Lanes, PackedLanes, W8A8Lanes
+from tinyinfer.backends.stacked import Stacked
 from tinyinfer.model.weights import Weight
 
 FEW, FEW_OF_TWO_PLANES = 8, 2  # rows for which codes need no panel; for which joining two planes is no loss, row by row
@@ -51,11 +55,16 @@ def builder_of_codes(weight: PackedLanes, rows: int, has_dot: bool) -> Builder:
     return digit_product if digits else packed_product
 
 
-BUILDERS: Mapping[type, Builder] = MappingProxyType({DenseLanes: dense_product, PackedLanes: product_of_codes})
+BUILDERS: Mapping[type, Builder] = MappingProxyType({
+    DenseLanes: dense_product, PackedLanes: product_of_codes,
+    PackedA8Lanes: integer_product, W8A8Lanes: integer_product,
+})  # fmt: skip
 
 
 def product(
     weight: Weight, x: Rows, y: Rows, buffers: Buffers, bias: np.ndarray | None = None, add: float | None = None
 ) -> list[Launch]:
     """y = x Wᵀ + bias, or y += add · (x Wᵀ + bias)."""
+    if isinstance(weight, Stacked):
+        return stacked_product(product, weight, x, y, buffers, bias, add)
     return BUILDERS[type(weight)](weight, x, y, buffers, bias, add)
