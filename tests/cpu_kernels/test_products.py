@@ -20,18 +20,22 @@ THREADS = 2
 DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 
 
-def multiply(weight, x, bias=None, add=None, before=None):  # (T, M) -> (T, N)
-    """x Wᵀ + bias as a plan computes it, or `before` with that added; checks that padded outputs stay zero."""
+def multiply(weight, x, bias=None, add=None, before=None, has_dot=True):  # (T, M) -> (T, N)
+    """x Wᵀ + bias as a plan computes it, or `before` with that added; checks that padded outputs stay zero.
+
+    has_dot: codes are multiplied as on a CPU that has an instruction for products of bytes.
+    """
     from tinyinfer.backends.cpu_kernels.buffers import Buffers
     from tinyinfer.backends.cpu_kernels.plan import Plan
-    from tinyinfer.backends.cpu_kernels.products import product
+    from tinyinfer.backends.cpu_kernels.products import builder_of_codes, product
     from tinyinfer.backends.cpu_kernels.team import team
 
     buffers = Buffers(len(x), THREADS)
     rows, y = buffers.rows("x", x.shape[1]), buffers.rows("y", weight.shape[0])
     rows.array[:, : x.shape[1]] = x
     y.array[:, : y.width] = 7 if before is None else before  # what an earlier pass has left
-    team().run(Plan(product(weight, rows, y, buffers, bias, add)), THREADS)
+    build = product if isinstance(weight, DenseLanes) else builder_of_codes(weight, len(x), has_dot)
+    team().run(Plan(build(weight, rows, y, buffers, bias, add)), THREADS)
     assert not y.array[:, y.width :].any(), "padded outputs have come out as something else than zero"
     return y.array[:, : y.width].copy()
 
@@ -75,10 +79,16 @@ def groups(bits):
         yield replace(QuantScheme(bits, group, symmetric), nested=nested)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("has_dot", [True, False])
 @pytest.mark.parametrize("bits", PLANES)
-def test_a_product_with_codes_is_the_reference_s(bits, shape):
+def test_a_product_with_codes_is_the_reference_s(bits, has_dot):
     """Catches a field of another input or plane, a scale of another group, and a minimum counted for padding."""
+    for shape in SHAPES:
+        compare_codes(bits, shape, has_dot)
+
+
+def compare_codes(bits, shape, has_dot):
+    """Products of all schemes and many numbers of rows, against the dequantized matrix."""
     n, m = shape
     bias = np.arange(n, dtype=np.float32)
     for number, scheme in enumerate(groups(bits)):
@@ -88,7 +98,7 @@ def test_a_product_with_codes_is_the_reference_s(bits, shape):
         weight, w = PackedLanes.pack(matrix, Arena()), matrix.dequantize()
         for rows in ROWS[number % 3 :: 3]:  # each number of rows with a third of the schemes
             x = inputs(rows, m, seed=number)
-            close(multiply(weight, x, bias), x, w, bias)
+            close(multiply(weight, x, bias, has_dot=has_dot), x, w, bias)
 
 
 @pytest.mark.parametrize("rows", [1, 6, 20])
@@ -108,6 +118,42 @@ def test_a_row_of_floats_has_the_same_bits_whatever_its_company(name):
     y = multiply(weight, x)
     for first, rows in ((0, 1), (3, 1), (0, 2), (1, 4), (5, 5), (7, 7), (150, 17)):
         np.testing.assert_array_equal(multiply(weight, x[first : first + rows]), y[first : first + rows])
+
+
+@pytest.mark.parametrize("has_dot", [True, False])
+@pytest.mark.parametrize("rows", [1, 9])
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_what_is_not_finite_stays_in_its_row(bad, rows, has_dot):
+    """And does not look finite. Catches padding that becomes NaN and is read by every later pass."""
+    x = inputs(rows, 70)
+    x[-1, 3] = bad
+    for weight in (dense(130, 70)[1], PackedLanes.pack(random_matrix(130, 70, QuantScheme(4, 32, False)), Arena())):
+        y = multiply(weight, x, np.ones(130, np.float32), 1.0, np.ones((rows, 130)), has_dot)
+        assert not np.isfinite(y[-1]).any()
+        assert np.isfinite(y[:-1]).all()
+
+
+def test_a_float_is_three_bytes():
+    """As near as float32 is to the largest number of its group. Catches a remainder in steps of the wrong size."""
+    from tinyinfer.backends.cpu_kernels.buffers import Buffers
+    from tinyinfer.backends.cpu_kernels.plan import Plan
+    from tinyinfer.backends.cpu_kernels.team import team
+    from tinyinfer.backends.cpu_kernels.three_bytes import FINER, split_rows
+
+    x = inputs(3, 96) * np.float32([[1], [1e-20], [1e20]])
+    x[1, 32:64] = 0
+    buffers = Buffers(3, THREADS)
+    rows = buffers.rows("x", 96)
+    rows.array[:, :96] = x
+    (digits, scale, sums), launch = split_rows(rows, 96, 32, buffers)
+    team().run(Plan([launch]), THREADS)
+    steps = scale.repeat(32, axis=1)[:, None] * np.float64(FINER) ** np.arange(3)[:, None]  # (T, 3, M)
+    again = (digits[..., :96] * steps).sum(axis=1)
+    largest = np.abs(x).reshape(3, 3, 32).max(axis=2).repeat(32, axis=1)
+    assert (np.abs(again - x) <= 2.0**-23 * largest).all()
+    np.testing.assert_allclose(sums, x.reshape(3, 3, 32).sum(axis=2), rtol=1e-4)
+    assert not sums[1, 1]
+    assert not digits[..., 96:].any()
 
 
 def test_items_are_enough_for_all_threads_and_even():

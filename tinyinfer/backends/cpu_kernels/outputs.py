@@ -5,8 +5,8 @@ shares come out more even when blocks are divided. A product's first ten argumen
 
     x, its stride, y, its stride (in bytes), bias or 0, factor, whether to add, rows, rows of an item, outputs
 
-and an item's outputs begin with factor · bias, or with that added to what they were; then the product adds to them. What
-is padding behind the last output becomes zero again: where x is infinite or NaN, 0 · x has made it NaN.
+and an item's outputs begin with factor · bias, or with that added to what they were; then the product adds to them.
+What is padding behind the last output becomes zero again: where x is infinite or NaN, 0 · x has made it NaN.
 """
 # mypy: disable-error-code="no-untyped-def"
 
