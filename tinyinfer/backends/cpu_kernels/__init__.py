@@ -8,6 +8,8 @@ Read in this order:
 
     vectors.py      vectors of 16 numbers: what a SIMD register holds
     functions.py    exp, tanh and erf of vectors
+    integers.py     bytes in memory, whole numbers in vectors
+    dot.py          the product of bytes
     scalars.py      single numbers at addresses
     atomics.py      counters and words that several threads use
     kernel.py       a kernel: compiled when it is needed, called by its address
@@ -16,6 +18,9 @@ Read in this order:
     team.py         threads that compute a plan together
     crew.py         how many threads
     buffers.py      rows of activations and scratch memory
+    round_rows.py   activations in 8 bits
+    integer_tile.py       one row or four, times 64 outputs of a group, in registers
+    integer_product.py    products of whole numbers
     embed.py        tokens become vectors
     norms.py        RMSNorm, LayerNorm, norms of heads
     gate.py         the MLP's nonlinearity
