@@ -25,8 +25,8 @@ from tinyinfer.backends.reference import Products
 from tinyinfer.backends.stacked import Stacked
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Compiled, KVCache
-from tinyinfer.model.transformer import Model
 from tinyinfer.model.quantized_matrix import QuantizedMatrix
+from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Matrix, MixedMatrix, Weight
 
 PACKED: dict[str, type[PackedLanes]] = {"float": PackedLanes, "int8": PackedA8Lanes}  # by the switch activations

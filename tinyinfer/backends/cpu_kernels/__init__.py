@@ -18,9 +18,16 @@ Read in this order:
     team.py         threads that compute a plan together
     crew.py         how many threads
     buffers.py      rows of activations and scratch memory
+    outputs.py      what an item of a product computes
+    tiles.py        a few rows times 64 outputs, all sums in registers
+    dense_product.py   products with float weights
+    scales.py       the scales of a group, as products use them
+    packed_product.py  products of codes with a few rows
+    panel_product.py   products of codes with many rows
     round_rows.py   activations in 8 bits
-    integer_tile.py       one row or four, times 64 outputs of a group, in registers
-    integer_product.py    products of whole numbers
+    integer_tile.py    a group of codes times rows of 8 bits, in registers
+    integer_product.py  products of whole numbers
+    products.py     which of them multiplies with a weight
     embed.py        tokens become vectors
     norms.py        RMSNorm, LayerNorm, norms of heads
     gate.py         the MLP's nonlinearity

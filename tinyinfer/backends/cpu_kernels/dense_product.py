@@ -52,7 +52,7 @@ def kernel_of(kind: int) -> Kernel:
     @kernel
     def dense_product(a, item, thread):
         """64 outputs of some rows. a: as outputs.py says, then weights, inputs (M'), a panel for each thread."""
-        block, first, rows, x, y = rows_of(a, item)
+        block, rows, x, y = rows_of(a, item)
         begin(a, block, y, rows)
         w, inputs, panel, factor = a[9] + block * a[10] * BLOCK * size, a[10], a[11], as_float(a[5])
         for k in range(0, inputs, PIECE):

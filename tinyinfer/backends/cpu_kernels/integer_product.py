@@ -77,7 +77,7 @@ def multiply(a, totals, scratch, planes, block, first, rows):
 
 @njit(forceinline=True)
 def write(a, totals, block, first, rows):
-    """y = totals + bias, or y += factor · (totals + bias); zeros behind the last output, even where x is not finite."""
+    """y = totals + bias, or y += factor · (totals + bias). Behind the last output zeros stay, whatever x was."""
     factor = splat(as_float(a[FACTOR]))
     for row in range(rows):
         y = a[Y] + a[Y_STRIDE] * (first + row) + BLOCK * block
@@ -125,7 +125,8 @@ def integer_product(
         weight.words, 0 if weight.high is None else weight.high, inputs, rows, each, *layout(weight),
         buffers.array("integer sums", (buffers.threads, MOST_ROWS, LANES)),
         buffers.array("unpacked codes", (buffers.threads, size), np.uint8), size,
-        y.array, FLOAT * y.stride, weight.shape[0], 0 if bias is None else whole_blocks(bias), add is not None, bits_of(add or 0),
+        y.array, FLOAT * y.stride, weight.shape[0],
+        0 if bias is None else whole_blocks(bias), add is not None, bits_of(add or 0),
     )  # fmt: skip
     return [rounding, Launch(KERNELS[scheme.bits], arguments, blocks * -(-rows // each))]
 

@@ -16,7 +16,7 @@ from numba import njit
 
 from tinyinfer.backends.cpu_kernels.buffers import Rows, aligned, blocks
 from tinyinfer.backends.cpu_kernels.scalars import as_float, bits_of
-from tinyinfer.backends.cpu_kernels.vectors import fma, load, splat, store
+from tinyinfer.backends.cpu_kernels.vectors import load, splat, store
 
 FEWEST, MOST = 24, 128  # rows of an item, where there are more: weights are unpacked once for each item
 TILE = 6  # rows of the largest tile
@@ -25,10 +25,10 @@ SLACK = 1.05  # how much longer than its fair share the busiest thread may be
 
 @njit(forceinline=True)
 def rows_of(a, item):
-    """An item's block of outputs, its first row, how many rows, and the addresses of its x and y."""
+    """An item's block of outputs, how many rows, and the addresses of its x and y."""
     parts = -(-a[7] // a[8])
     block, first = item // parts, item % parts * a[8]
-    return block, first, min(a[8], a[7] - first), a[0] + a[1] * first, a[2] + a[3] * first + 256 * block
+    return block, min(a[8], a[7] - first), a[0] + a[1] * first, a[2] + a[3] * first + 256 * block
 
 
 @njit(forceinline=True)
@@ -49,12 +49,13 @@ def common(
 ) -> tuple[int | np.ndarray, ...]:
     """The first nine arguments of a product whose rows are divided into so many parts."""
     each = -(-len(x) // (parts * TILE)) * TILE if parts > 1 else len(x)
-    padded = 0 if bias is None else aligned((blocks(len(bias)) * 64,))
+    start: int | np.ndarray = 0
     if bias is not None:
-        padded[: len(bias)] = bias
+        start = aligned((blocks(len(bias)) * 64,))
+        start[: len(bias)] = bias
     factor = 1.0 if add is None else add
     strides = x.array.strides[0], y.array.strides[0]
-    return x.array, strides[0], y.array, strides[1], padded, bits_of(factor), int(add is not None), len(x), each
+    return x.array, strides[0], y.array, strides[1], start, bits_of(factor), int(add is not None), len(x), each
 
 
 def row_parts(blocks: int, rows: int, threads: int) -> int:

@@ -52,7 +52,7 @@ def kernel_of(bits: int) -> Kernel:
     @kernel
     def packed_product(a, item, thread):
         """64 outputs. a: as outputs.py says, then words, high plane, inputs (M'), scales of a thread, scales.layout."""
-        block, _, rows, x, y = rows_of(a, item)
+        block, rows, x, y = rows_of(a, item)
         begin(a, block, y, rows)
         inputs, group, scales, factor = a[11], a[19], a[12] + 4 * SCALES * thread, as_float(a[5])
         words, high = a[9] + 8 * low * block * inputs, a[10] + 8 * more * block * inputs
@@ -60,7 +60,8 @@ def kernel_of(bits: int) -> Kernel:
             k = g * group
             units = -(-min(group, inputs - k) // unit)
             put_scales(a, 13, block, g, scales, factor)
-            multiply_codes(bits, x + 4 * k, a[1], words + 8 * low * k, high + 8 * more * k, units, scales, y, a[3], rows)
+            w, h = words + 8 * low * k, high + 8 * more * k
+            multiply_codes(bits, x + 4 * k, a[1], w, h, units, scales, y, a[3], rows)
 
     return packed_product
 

@@ -60,7 +60,7 @@ def kernel_of(bits: int) -> Kernel:
         words, high plane, inputs (M'), memory of a thread, scales.layout, inputs of a panel, inputs that are unpacked
         at a time, whether groups end inside words.
         """
-        block, first, rows, x, y = rows_of(a, item)
+        block, rows, x, y = rows_of(a, item)
         begin(a, block, y, rows)
         inputs, scales = a[11], a[12] + thread * (4 * SCALES + PIECE * ONE_INPUT)
         words, high, panel = a[9] + 8 * low * block * inputs, a[10] + 8 * more * block * inputs, scales + 4 * SCALES

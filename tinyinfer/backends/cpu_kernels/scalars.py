@@ -78,3 +78,26 @@ float_at, set_float = _reader(types.float32, F32, 4), _writer(types.float32, F32
 int_at, set_int = _reader(types.int64, I64, 8), _writer(types.int64, I64, 8)
 int32_at, set_int32 = _reader(types.int32, I32, 4), _writer(types.int32, I32, 4)
 byte_at, set_byte = _reader(types.uint8, I8, 1), _writer(types.uint8, I8, 1)
+half_bits_at, set_half_bits = _reader(types.uint16, I16, 2), _writer(types.uint16, I16, 2)
+
+
+@intrinsic
+def half_of_bits(typing, bits):
+    """The float16 whose bits these are, as float32."""
+
+    def code(context, builder, signature, args):
+        half = builder.bitcast(builder.trunc(args[0], ir.IntType(16)), ir.HalfType())
+        return builder.fpext(half, ir.FloatType())
+
+    return types.float32(types.int64), code
+
+
+@intrinsic
+def half_bits(typing, value):
+    """The bits of the float16 nearest to a float32."""
+
+    def code(context, builder, signature, args):
+        half = builder.fptrunc(args[0], ir.HalfType())
+        return builder.zext(builder.bitcast(half, ir.IntType(16)), ir.IntType(64))
+
+    return types.int64(types.float32), code

@@ -53,7 +53,7 @@ def put_scales(a, at, block, g, out, factor):
 
 
 def layout(weight: PackedLanes) -> tuple[int | np.ndarray, ...]:
-    """Scales, minimums or 0, the steps of both or 0, groups that share a step or 0, groups, inputs of one, lowest code."""
+    """Scales, minimums or 0, the steps of both or 0, groups that share one or 0, groups, inputs of one, lowest code."""
     scheme, inputs = weight.scheme, weight.shape[1]
 
     def arrays(scales: Scales | None) -> tuple[int | np.ndarray, int | np.ndarray]:

@@ -35,7 +35,7 @@ class Pass:
     """The plan for T rows of which R want logits, and where its numbers go."""
 
     def __init__(self, model: Model, rows: int, wanted: int, threads: int, cache: Any) -> None:
-        self.data = PassData(model, rows, cache, threads)
+        self.data = PassData(rows, cache, threads)
         self.planner = Planner(model, rows, wanted, threads, self.data)
         self.plan = Plan(self.planner.launches)
 

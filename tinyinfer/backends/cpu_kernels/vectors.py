@@ -15,11 +15,16 @@ from __future__ import annotations
 
 import operator
 
+import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
 WIDTH = 16  # numbers in a vector
+
+# LLVM may split an address in two where it is used, and takes one part, a mere number, for where an array begins: then
+# it holds two accesses of the same memory for independent, and drops or moves a store. It keeps addresses whole so.
+llvm.set_option("", "--addr-sink-using-gep=false")
 
 F32, I32, I8, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
 VF, VI = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
@@ -265,3 +270,24 @@ def _reduction(join):
 reduce_add = _reduction(lambda builder, a, b: builder.fadd(a, b))
 reduce_min = _reduction(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b))
 reduce_max = _reduction(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+
+
+@intrinsic
+def first_of(typing, value):
+    """The first of 16 float32 numbers."""
+
+    def code(context, builder, signature, args):
+        return builder.extract_element(args[0], ir.Constant(I32, 0))
+
+    return types.float32(Floats), code
+
+
+@intrinsic
+def counting(typing, first):
+    """first, first + 1, first + 2 ... as float32."""
+
+    def code(context, builder, signature, args):
+        steps = ir.Constant(VF, [ir.Constant(F32, float(n)) for n in range(WIDTH)])
+        return builder.fadd(_splat(builder, args[0], VF), steps)
+
+    return Floats(types.float32), code
