@@ -18,10 +18,15 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tinyinfer.backends.cpu_kernels.vectors import F32, I32, I64, VF, WIDTH, Floats, _call, _load, _pointer, _splat
+from tinyinfer.backends.cpu_kernels.vectors import F32, I32, I64, VF, WIDTH, Floats, _call, _pointer, _splat
 
 BYTES = 4 * WIDTH  # of a vector
 ROWS = 8  # numbers that meet the same vectors in `add_outer`
+
+
+def _load(builder, address):
+    """16 float32 numbers."""
+    return builder.load(_pointer(builder, address, VF), align=4)
 
 
 def _parts(builder, sums):
@@ -75,7 +80,7 @@ def add_rows(typing, sums, x, rows, stride):
 
     def code(context, builder, signature, args):
         sums, x, rows, stride = args
-        vectors = [_load(builder, _at(builder, rows, (stride, i)), VF) for i in range(sums.type.count)]
+        vectors = [_load(builder, _at(builder, rows, (stride, i))) for i in range(sums.type.count)]
         return _tuple(builder, [_fma(builder, x, v, s) for v, s in zip(vectors, _parts(builder, sums), strict=True)])
 
     return sums(sums, Floats, types.int64, types.int64), code
@@ -87,7 +92,7 @@ def add_columns(typing, sums, number, row):
 
     def code(context, builder, signature, args):
         factor = _number(builder, args[1])
-        vectors = [_load(builder, _at(builder, args[2], BYTES * i), VF) for i in range(args[0].type.count)]
+        vectors = [_load(builder, _at(builder, args[2], BYTES * i)) for i in range(args[0].type.count)]
         pairs = zip(vectors, _parts(builder, args[0]), strict=True)
         return _tuple(builder, [_fma(builder, factor, v, s) for v, s in pairs])
 
@@ -101,7 +106,7 @@ def add_outer(typing, sums, numbers, stride, row):
     def code(context, builder, signature, args):
         sums, numbers, stride, row = args
         width, parts = sums.type.count // ROWS, _parts(builder, sums)
-        vectors = [_load(builder, _at(builder, row, BYTES * v), VF) for v in range(width)]
+        vectors = [_load(builder, _at(builder, row, BYTES * v)) for v in range(width)]
         for i in range(ROWS):
             number = _number(builder, _at(builder, numbers, (stride, i)))
             for v in range(width):
@@ -118,9 +123,9 @@ def scaled_rows(typing, sums, factors, rows, stride):
     def code(context, builder, signature, args):
         sums, factors, rows, stride = args
         width = sums.type.count // ROWS
-        scale = [_load(builder, _at(builder, factors, BYTES * v), VF) for v in range(width)]
+        scale = [_load(builder, _at(builder, factors, BYTES * v)) for v in range(width)]
         places = [(_at(builder, rows, (stride, i), BYTES * v), scale[v]) for i in range(ROWS) for v in range(width)]
-        return _tuple(builder, [builder.fmul(_load(builder, place, VF), by) for place, by in places])
+        return _tuple(builder, [builder.fmul(_load(builder, place), by) for place, by in places])
 
     return sums(sums, types.int64, types.int64, types.int64), code
 
@@ -131,7 +136,7 @@ def scaled_columns(typing, sums, factor, row):
 
     def code(context, builder, signature, args):
         places = [_at(builder, args[2], BYTES * i) for i in range(args[0].type.count)]
-        return _tuple(builder, [builder.fmul(_load(builder, place, VF), args[1]) for place in places])
+        return _tuple(builder, [builder.fmul(_load(builder, place), args[1]) for place in places])
 
     return sums(sums, Floats, types.int64), code
 

@@ -22,10 +22,6 @@ from numba.extending import intrinsic, models, overload, register_model
 
 WIDTH = 16  # numbers in a vector
 
-# LLVM may split an address in two where it is used, and takes one part, a mere number, for where an array begins: then
-# it holds two accesses of the same memory for independent, and drops or moves a store. It keeps addresses whole so.
-llvm.set_option("", "--addr-sink-using-gep=false")
-
 F32, I32, I8, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
 VF, VI = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
 
