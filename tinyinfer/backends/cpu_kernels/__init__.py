@@ -8,6 +8,8 @@ Read in this order:
 
     vectors.py      vectors of 16 numbers: what a SIMD register holds
     functions.py    exp, tanh and erf of vectors
+    integers.py     bytes in memory, whole numbers in vectors
+    dot.py          the product of bytes
     scalars.py      single numbers at addresses
     atomics.py      counters and words that several threads use
     kernel.py       a kernel: compiled when it is needed, called by its address
@@ -22,6 +24,9 @@ Read in this order:
     scales.py       the scales of a group, as products use them
     packed_product.py  products of codes with a few rows
     panel_product.py   products of codes with many rows
+    round_rows.py   activations in 8 bits
+    integer_tile.py    a group of codes times rows of 8 bits, in registers
+    integer_product.py  products of whole numbers
     products.py     which of them multiplies with a weight
     embed.py        tokens become vectors
     norms.py        RMSNorm, LayerNorm, norms of heads

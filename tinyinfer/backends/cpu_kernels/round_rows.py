@@ -80,12 +80,12 @@ def write_codes(codes, x, start, stop, factor):
 
 
 def round_rows(x: Rows, inputs: int, group: int | None, buffers: Buffers) -> tuple[RoundedRows, Launch]:
-    """The rows in 8 bits, and the launch that rounds them. inputs: a multiple of 16, with the zeros behind the width.
+    """The rows in 8 bits, and the launch that rounds them. inputs: the width with zeros behind it, whole vectors.
 
     The arrays have whole fours of rows, zeros behind the last one. Products one after the other share them.
     """
     size, rows = group or inputs, len(x)
-    groups, fours = -(-inputs // size), -(-rows // 4) * 4
+    groups, fours = -(-x.width // size), -(-rows // 4) * 4
     stride = (-(-inputs // LINE) | 1) * LINE  # an odd number of lines, so that rows do not contend for cache lines
     rounded = RoundedRows(
         buffers.array("rounded codes", (fours, stride), np.int8),
