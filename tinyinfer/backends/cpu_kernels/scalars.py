@@ -116,3 +116,19 @@ def half_bits(typing, value):
 
 half_bits_at = _reader("half_bits_at", types.uint16, ir.IntType(16), "The bits of the float16 at an address.")
 set_half_bits = _writer("set_half_bits", types.uint16, ir.IntType(16), "Writes a float16 by its bits.")
+
+
+def _unsigned(name, method, doc):
+    @intrinsic
+    def function(typing, a, b):
+        def code(context, builder, signature, args):
+            return getattr(builder, method)(*args)
+
+        return types.int64(types.int64, types.int64), code
+
+    function.__name__, function.__doc__ = name, doc
+    return function
+
+
+quotient = _unsigned("quotient", "udiv", "a // b of whole numbers that are not negative: one instruction, no cases.")
+remainder = _unsigned("remainder", "urem", "a % b of whole numbers that are not negative: one instruction, no cases.")
