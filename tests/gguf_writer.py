@@ -20,6 +20,12 @@ ARCHITECTURES = dict.fromkeys(["llama", "mistral", "mixtral"], "llama") | dict.f
 ARCHITECTURES |= {name: name for name in ("qwen2", "qwen3", "gemma2", "phi3", "granite", "smollm3", "olmoe", "gpt2")}
 ARCHITECTURES |= {"gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gpt_neox": "gptneox"}
 ARCHITECTURES |= {"gpt_oss": "gpt-oss"}
+RANDOM = ("Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
+HALVES = {  # where the float16 numbers of a block begin
+    **dict.fromkeys(("Q8_0", "Q4_0", "Q5_0", "IQ4_NL"), (0,)),
+    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    "Q6_K": (208,),
+}
 PERMUTED = ("llama", "granite", "smollm3")
 GGUF_FAMILIES = [
     "llama", "llama2", "llama3", "llama_linear", "llama_yarn", "smollm2", "mistral", "mixtral", "qwen2", "qwen3",
@@ -55,12 +61,31 @@ def write_gguf(
 
 
 def add_tensor(writer: gguf.GGUFWriter, name: str, array: np.ndarray, qtype: str | None = None) -> None:
-    """Adds a float32 array, quantized if it is a matrix and its rows are whole blocks."""
+    """Adds a float32 array, quantized if it is a matrix and its rows are whole blocks.
+
+    gguf's Python package reads more types than it writes: of the others a tensor of random blocks takes its place.
+    """
     kind = gguf.GGMLQuantizationType[qtype or "F32"]
-    if qtype and array.ndim > 1 and array.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0:
-        writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
-    else:
+    block = gguf.GGML_QUANT_SIZES[kind][0]
+    if not qtype or array.ndim < 2 or array.shape[-1] % block:
         writer.add_tensor(name, array)
+    elif qtype in RANDOM:
+        raw = random_blocks(qtype, *array.shape[:-1], array.shape[-1] // block, size=float(array.std()) / 500)
+        writer.add_tensor(name, raw.reshape(*array.shape[:-1], -1), raw_dtype=kind)
+    else:
+        writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+
+
+def random_blocks(qtype: str, *shape: int, seed: int = 0, size: float | None = None) -> np.ndarray:
+    """Blocks of random bytes, (*shape, bytes). size: all their float16 numbers; without it, random finite ones."""
+    nbytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[qtype]][1]
+    raw = np.random.default_rng(seed).integers(0, 256, (*shape, nbytes), np.uint8)
+    for place in HALVES[qtype]:
+        if size is None:
+            raw[..., place + 1] &= 0xBB  # an exponent that is neither infinite nor NaN
+        else:
+            raw[..., place : place + 2] = np.array([size], np.float16).view(np.uint8)
+    return raw
 
 
 def finish(writer: gguf.GGUFWriter) -> None:

@@ -15,13 +15,15 @@ import numpy as np
 import pytest
 import shapes
 from fake_cupy import fake_cupy
-from gguf_writer import write_gguf
+from gguf import GGMLQuantizationType
+from gguf_writer import random_blocks, write_gguf
 from helpers import ALWAYS_DRAFT, Letters, checkpoint_of, finish, make_engine, random_tensors, request, small_config
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
 from tinyinfer import LLM, arrays
 from tinyinfer.backends.cpu import lazy_array
 from tinyinfer.backends.cupy_ops import CupyOps
+from tinyinfer.backends.cpu_kernels.buffers import Buffers
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
@@ -45,12 +47,14 @@ from tinyinfer.lessons.verifier_judge import USUAL, chain_law, judge_verifier, l
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
+from tinyinfer.loading.gguf_blocks import block_codes
 from tinyinfer.loading.reorder import neighbour_pairs_order, partial_rotation_order, reordered
 from tinyinfer.loading.saving import save_model
 from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.model.heads import Heads, Sinks, SoftCap
+from tinyinfer.model.weights import Linear, MixedMatrix
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
 from tinyinfer.sampling_params import SamplingParams
@@ -63,7 +67,12 @@ MODEL_FILES = ["model/transformer", "model/layers", "model/heads", "model/attent
                "model/mlp", "sampling", "kv_cache/contiguous", "kv_cache/paged", "speculative/verify",
                "speculative/best_coupling", "speculative/draft_model",
                "backends/reference", "backends/numpy_ops", "backends/flash"]  # fmt: skip
-SIGNATURES = [signature for path in sorted(PACKAGE.rglob("*.py")) for signature in shapes.signatures(path)]
+COMPILED = [path for path in (PACKAGE / "backends" / "cpu_kernels").glob("*.py") if "numba" in path.read_text("utf-8")]
+SIGNATURES = [
+    signature
+    for path in sorted(set(PACKAGE.rglob("*.py")) - set(COMPILED))  # those need numba: see tests/cpu_kernels
+    for signature in shapes.signatures(path)
+]
 
 # Primes where the model allows it: H is a multiple of K, E is even.
 SIZES = {"num_layers": 2, "hidden_size": 37, "intermediate_size": 41, "vocab_size": 101, "num_heads": 15,
@@ -261,6 +270,24 @@ def run_quantized(inspector: Inspector, folder: Path) -> None:
             inspector.watch(letters_of(config), partial(work, backend))
 
 
+def run_kept(inspector: Inspector) -> None:
+    """Blocks of every kind that a file has, with nested scales among them, as one matrix of several types."""
+    counts = {"Q8_0": 24, "Q5_1": 24, "Q4_K": 3, "Q5_K": 3, "Q6_K": 3}  # of blocks for 768 inputs
+
+    def work() -> None:
+        raw = {kind: random_blocks(kind, 13 + count, count) for kind, count in counts.items()}
+        mixed = MixedMatrix(tuple(block_codes(raw[kind], GGMLQuantizationType[kind]) for kind in raw))
+        for backend, activations in ((ReferenceOps, "float"), (NumpyOps, "int8")):
+            ops = backend(Ledger(), activations=activations)
+            weight = ops.take(mixed)
+            ops.linear(np.ones((11, 768), np.float32), Linear(weight))
+            weight.rows(np.arange(5))
+            for part in weight.matrix().parts:
+                part.dequantize()
+
+    inspector.watch({}, work)
+
+
 def run_lessons(inspector: Inspector) -> None:
     """What the lessons run: a student's cache in the transformer, a student's verifier in the engine."""
     models = Models()
@@ -297,14 +324,21 @@ def run_rounding(w: np.ndarray) -> None:
     assert judge_round(lambda w, bits: round_groups(w + 1, bits))
 
 
+def run_buffers() -> None:
+    """The arrays of the compiled kernels, which need no numba."""
+    assert Buffers(3, 1).rows("x", 70).array.shape == (3, 128)
+
+
 @pytest.fixture(scope="module")
 def inspector(golden_folder, tmp_path_factory) -> Inspector:
     inspector = Inspector(SIGNATURES)
     run_models(inspector)
     run_gpu(inspector)
     run_compiled(inspector)
+    inspector.watch({}, run_buffers)
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
+    run_kept(inspector)
     run_lessons(inspector)
     folder = tmp_path_factory.mktemp("shapes")
     run_the_rest(inspector, lambda name: golden_folder(name) if name != "llama3" else folder)

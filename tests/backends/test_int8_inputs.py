@@ -30,8 +30,9 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.saving import save_model
 from tinyinfer.model.config import MoEConfig
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
 from tinyinfer.model.visit import matrices, weights
-from tinyinfer.model.weights import W8A8_SCHEME, Dense, Floats, Linear, QuantScheme
+from tinyinfer.model.weights import Dense, Floats, Linear
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.switches import resolve
 
@@ -138,7 +139,7 @@ def wanted_product(x: np.ndarray, matrix: Any) -> np.ndarray:
 
 @settings(max_examples=25)
 @given(
-    bits=st.sampled_from([2, 3, 4, 8]), group=st.sampled_from([None, 5, 32]), symmetric=st.booleans(),
+    bits=st.sampled_from([2, 3, 4, 5, 6, 8]), group=st.sampled_from([None, 5, 32]), symmetric=st.booleans(),
     t=st.integers(1, 7), n=st.integers(1, 150), m=st.integers(1, 90), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_every_backend_gives_the_same_bits(bits, group, symmetric, t, n, m, seed):

@@ -10,14 +10,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_matrices import gives_back, random_matrix
+from packed_matrices import gives_back, nested_at_times, random_matrix
 
 from tinyinfer.backends.lanes import Arena, DenseLanes, PackedLanes, W8A8Lanes, mapping
 from tinyinfer.backends.packed import W8A8, Packed
 from tinyinfer.errors import ModelError
-from tinyinfer.model.weights import W8A8_SCHEME, Dense, Floats, QuantScheme
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
+from tinyinfer.model.weights import Dense, Floats
 
-BITS = [2, 3, 4, 8]
+BITS = [2, 3, 4, 5, 6, 8]
 
 
 @settings(max_examples=40)
@@ -27,7 +28,7 @@ BITS = [2, 3, 4, 8]
 )  # fmt: skip
 def test_a_packed_matrix_is_its_codes(bits, group, symmetric, n, m, data):
     """Rows in any order, tiles that begin and end inside blocks, all codes and the bytes, as the reference has them."""
-    matrix = random_matrix(n, m, QuantScheme(bits, group, symmetric))
+    matrix = random_matrix(n, m, nested_at_times(QuantScheme(bits, group, symmetric), m, data))
     weight, reference = PackedLanes.pack(matrix, Arena()), Packed.pack(matrix, np)
     assert (weight.shape, weight.nbytes, weight.row_bytes) == (reference.shape, reference.nbytes, reference.row_bytes)
     gives_back(weight, matrix, matrix.dequantize(), data)
@@ -38,7 +39,7 @@ def test_where_codes_lie(bits):
     """The layout that kernels read: input k of a word at bit 8·(k mod 4) + p·(k div 4). Catches another order."""
     matrix = random_matrix(130, 70, QuantScheme(bits, 32, symmetric=True))
     weight = PackedLanes.pack(matrix, Arena())
-    low, high = {3: (2, 1)}.get(bits, (bits, 0))
+    low, high = {3: (2, 1), 5: (4, 1), 6: (4, 2)}.get(bits, (bits, 0))
     code = int(matrix.codes[64 + 7, 37]) - matrix.scheme.lowest
     for words, p, value in ((weight.words, low, code & (1 << low) - 1), (weight.high, high, code >> low)):
         if p:

@@ -26,7 +26,7 @@ from tinyinfer.errors import ModelError
 from tinyinfer.loading import load
 from tinyinfer.loading.export import export
 from tinyinfer.loading.saving import save_model
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme
 
 Folder = Callable[[str], Path]
 TEXT = "the rain in Sp\u00e4in <|im_end|>"
@@ -300,7 +300,7 @@ Q = "layers.*.q"
         (set_field(["grids"], []), "'grids' is [], but must say how each matrix is rounded"),
         (set_field(["grids"], {}), "'grids' is {}, but must say"),
         (set_field(["order"], "act"), "'order' ('act') is not known"),
-        (set_field(["grids", Q, "bits"], 5), "'bits' is 5, but must be one of 2, 3, 4, 8"),
+        (set_field(["grids", Q, "bits"], 7), "'bits' is 7, but must be one of 2, 3, 4, 5, 6, 8"),
         (set_field(["grids", Q, "bits"], True), "'bits' is True, but must be a whole number"),
         (set_field(["grids", Q, "bits"], 8), "tensor 'layers.0.q.codes' is U8 of shape"),
         (set_field(["grids", Q, "group"], 0), "'group' is 0, but must be a whole number from 1"),

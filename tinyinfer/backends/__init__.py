@@ -10,12 +10,15 @@ ledger. `--backend` chooses one. Read in this order:
     packed.py         quantized weights as the backends lay them out
     packed_rows.py    the same, as a GPU reads them
     lanes.py          the same, as compiled CPU kernels read them
+    stacked.py        a fused matrix whose parts a file has rounded differently
     int8_inputs.py    the inputs of products rounded, too, so that sums are of whole numbers
     cupy_ops.py       the reference on a GPU, operation by operation, in few launches
     cupy_kernels.py   the small kernels that save launches
     cupy_products.py  products by cuBLAS, where CuPy's own would convert or copy
     cupy_device.py    what must be there for a GPU: CuPy, a driver, a device, memory
-    auto.py           a GPU if there is one, else NumPy
+    numba_ops.py      compiled kernels on the CPU, a whole pass at once (cpu_kernels/)
+    numba_device.py   what must be there for numba
+    auto.py           the fastest backend that can be used here
     counts.py         what a compiled pass counts in the ledger, by formula
     limits.py         how many cores and how much memory the process may use
     cpu.py            threads and memory of the process

@@ -25,8 +25,8 @@ import numpy as np
 
 from tinyinfer.backends.packed import LANES, W8A8
 from tinyinfer.backends.packing import packed_size
-from tinyinfer.backends.reference import check_range
-from tinyinfer.model.weights import FloatMatrix, Floats, QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme, Scales, map_scales
+from tinyinfer.model.weights import FloatMatrix, Floats, check_range
 
 INPUTS = 32  # inputs are padded to whole 32s: a word of 1-bit codes
 PLANES = {8: (8, 0), 4: (4, 0), 2: (2, 0), 3: (2, 1), 5: (4, 1), 6: (4, 2)}  # bits of a code: low plane, high plane
@@ -119,8 +119,8 @@ class PackedLanes:
     shape: tuple[int, int]  # (N, M)
     words: np.ndarray  # (J, W, 64) uint32: the low plane
     high: np.ndarray | None  # (J, W', 64) uint32: the high plane of 3, 5 and 6 bits
-    scale: np.ndarray  # (J, G, 64) float16
-    minimum: np.ndarray | None  # (J, G, 64) float16; None: symmetric
+    scale: Scales  # (J, G, 64) float16, or Nested, both of whose arrays lie so
+    minimum: Scales | None  # (J, G, 64) the same; None: symmetric
 
     @classmethod
     def pack(cls, matrix: QuantizedMatrix, arena: Arena) -> Self:
@@ -136,24 +136,27 @@ class PackedLanes:
             words[tile] = blocked(to_words(codes & np.uint8((1 << low) - 1), low))
             if high:
                 more[tile] = blocked(to_words(codes >> np.uint8(low), high))
-        minimum = None if matrix.minimum is None else in_arena(blocked(matrix.minimum), arena)  # (J, G, 64)
-        scale = in_arena(blocked(matrix.scale), arena)  # (J, G, 64)
+
+        def put(scales: np.ndarray) -> np.ndarray:  # (N, G) -> (J, G, 64)
+            lanes = arena.empty((blocks, scales.shape[1], LANES), scales.dtype)
+            lanes[...] = blocked(scales)
+            return lanes
+
+        scale, minimum = map_scales(matrix.scale, put), None
+        if matrix.minimum is not None:
+            minimum = map_scales(matrix.minimum, put)
         return cls(matrix.scheme, matrix.shape, words, more if high else None, scale, minimum)
 
     @property
     def nbytes(self) -> int:
         """Bytes of codes, scales and minimums of whole blocks; inputs that are only padding are not counted."""
         codes = packed_size(LANES, self.scheme.bits) * self.shape[1]
-        return len(self.words) * (codes + LANES * self._scale_bytes)
+        return len(self.words) * (codes + LANES * self.scheme.scale_bytes(self.shape[1]))
 
     @property
     def row_bytes(self) -> int:
         """Bytes that looking up one output's weights reads: its codes, scales and minimums."""
-        return packed_size(self.shape[1], self.scheme.bits) + self._scale_bytes
-
-    @property
-    def _scale_bytes(self) -> int:
-        return 2 * self.scale.shape[1] * (1 if self.minimum is None else 2)
+        return packed_size(self.shape[1], self.scheme.bits) + self.scheme.scale_bytes(self.shape[1])
 
     def rows(self, ids: np.ndarray) -> np.ndarray:  # (T,) -> (T, M)
         return self.pick(ids).dequantize()
@@ -172,8 +175,8 @@ class PackedLanes:
         if self.high is not None:
             codes |= from_words(self.high[where], high).astype(np.int16) << np.int16(low)
         codes += np.int16(self.scheme.lowest)
-        minimum = None if self.minimum is None else self.minimum[where]  # (T, G)
-        return QuantizedMatrix(self.scheme, codes[:, : self.shape[1]], self.scale[where], minimum)
+        scale, minimum = self.scale[where], None if self.minimum is None else self.minimum[where]  # (T, G), (T, G)
+        return QuantizedMatrix(self.scheme, codes[:, : self.shape[1]], scale, minimum)
 
 
 class PackedA8Lanes(PackedLanes):
@@ -213,13 +216,13 @@ def blocked(rows: np.ndarray) -> np.ndarray:  # (N, n) -> (J, n, 64)
     return full.reshape(-1, LANES, rows.shape[1]).swapaxes(1, 2)
 
 
-def flat(blocks: np.ndarray) -> np.ndarray:  # (J, n, 64) -> (n, 64·J)
+def flat(blocks: np.ndarray) -> np.ndarray:  # (J, n, 64) -> (n, 64*J)
     """Blocks beside one another: the columns that `blocked` made of rows."""
     return blocks.swapaxes(0, 1).reshape(blocks.shape[1], -1)
 
 
-def to_words(codes: np.ndarray, bits: int) -> np.ndarray:  # (N, M') -> (N, M'·bits/32)
-    """Codes of 1, 2, 4 or 8 bits (uint8) in words, as the head of this file says."""
+def to_words(codes: np.ndarray, bits: int) -> np.ndarray:  # (N, n) -> (N, n*bits/32)
+    """n codes of 1, 2, 4 or 8 bits (uint8) for each output in words, as the head of this file says."""
     parts = codes.reshape(len(codes), -1, 8 // bits, 4)  # (N, W, 8/bits, 4): part h goes to bits bits·h of each byte
     words = np.zeros((*parts.shape[:2], 4), np.uint8)  # (N, W, 4), the lowest byte first
     for h in range(8 // bits):
@@ -227,15 +230,8 @@ def to_words(codes: np.ndarray, bits: int) -> np.ndarray:  # (N, M') -> (N, M'·
     return words.view("<u4")[..., 0]
 
 
-def from_words(words: np.ndarray, bits: int) -> np.ndarray:  # (N, W) -> (N, W·32/bits)
-    """The codes in words: the inverse of `to_words`."""
+def from_words(words: np.ndarray, bits: int) -> np.ndarray:  # (N, n) -> (N, n*32/bits)
+    """The codes in n words: the inverse of `to_words`."""
     packed = np.ascontiguousarray(words, "<u4").view(np.uint8).reshape(*words.shape, 1, 4)  # (N, W, 1, 4)
     shifts = bits * np.arange(8 // bits, dtype=np.uint8)[:, None]  # (8/bits, 1)
     return (packed >> shifts & np.uint8((1 << bits) - 1)).reshape(len(words), -1)
-
-
-def in_arena(array: np.ndarray, arena: Arena) -> np.ndarray:  # (...,) -> (...,)
-    """A copy of an array in an arena."""
-    copy = arena.empty(array.shape, array.dtype)
-    copy[...] = array
-    return copy

@@ -1,9 +1,9 @@
 """The compiled CPU backend: products as fast as memory is read, and a whole pass as one plan of kernels.
 
-Operations that are no products are NumPy's; but a pass of a model and cache that the kernels cover (cpu_kernels/step.py)
-calls none of them. Wins: decode waits for memory and for nothing else, quantized weights save time as they save bytes,
-and several sequences share what is read. Loses: the first use of a kernel compiles it; sums are added in another order
-than the reference's.
+Operations that are no products are NumPy's; but a pass of a model and cache that the kernels cover
+(cpu_kernels/step.py) calls none of them. Wins: decode waits for memory and for nothing else, quantized weights save
+time as they save bytes, and several sequences share what is read. Loses: the first use of a kernel compiles it; sums
+are added in another order than the reference's.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ from tinyinfer.backends.cpu_kernels.team import team
 from tinyinfer.backends.lanes import Arena, DenseLanes, PackedA8Lanes, PackedLanes, W8A8Lanes
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import Products
+from tinyinfer.backends.stacked import Stacked
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Compiled, KVCache
+from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.weights import Matrix, QuantizedMatrix, Weight
+from tinyinfer.model.weights import Matrix, MixedMatrix, Weight
 
 PACKED: dict[str, type[PackedLanes]] = {"float": PackedLanes, "int8": PackedA8Lanes}  # by the switch activations
 
@@ -40,9 +42,11 @@ class NumbaOps(NumpyOps):
         self.lanes, self.arena = PACKED[activations], Arena()
 
     def take(self, matrix: Matrix) -> Weight:
-        if not isinstance(matrix, QuantizedMatrix):
-            return DenseLanes.pack(matrix, self.dtype, self.arena)
-        return (W8A8Lanes if matrix.scheme.integer_inputs else self.lanes).pack(matrix, self.arena)
+        if isinstance(matrix, QuantizedMatrix):
+            return (W8A8Lanes if matrix.scheme.integer_inputs else self.lanes).pack(matrix, self.arena)
+        if isinstance(matrix, MixedMatrix):
+            return Stacked(tuple(map(self.take, matrix.parts)), np)
+        return DenseLanes.pack(matrix, self.dtype, self.arena)
 
     def to_host(self, array: Array) -> np.ndarray:  # (...,) -> (...,)
         """A copy: the next pass writes its logits into the same array."""
@@ -60,5 +64,5 @@ class NumbaOps(NumpyOps):
         return compile_pass(model, cache, self)
 
     products: ClassVar[Products] = MappingProxyType(
-        dict.fromkeys((DenseLanes, PackedLanes, PackedA8Lanes, W8A8Lanes), compiled_product)
+        dict.fromkeys((DenseLanes, PackedLanes, PackedA8Lanes, W8A8Lanes, Stacked), compiled_product)
     )

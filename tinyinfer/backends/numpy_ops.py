@@ -168,9 +168,10 @@ class NumpyOps(ReferenceOps):
     norms: ClassVar[Products] = MappingProxyType(
         {**ReferenceOps.norms, RMSNorm: rms_norm, LayerNorm: layer_norm, FullQKNorm: full_qk_norm}
     )
-    products: ClassVar[Products] = MappingProxyType(
-        {Dense: dense_product, Packed: packed_product, PackedA8: grouped_product, W8A8: w8a8_product}
-    )
+    products: ClassVar[Products] = MappingProxyType({
+        **ReferenceOps.products, Dense: dense_product, Packed: packed_product, PackedA8: grouped_product,
+        W8A8: w8a8_product,
+    })  # fmt: skip
 
 
 def multiply(x: Array, matrix: Array) -> Array:  # (T, M), (M, N) -> (T, N)

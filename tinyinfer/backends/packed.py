@@ -14,7 +14,14 @@ import numpy as np
 
 from tinyinfer.arrays import Array, HoldsModule, Xp, to_host
 from tinyinfer.backends.packing import pack, packed_size, pick, unpack
-from tinyinfer.model.weights import W8A8_SCHEME, QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import (
+    W8A8_SCHEME,
+    QuantizedMatrix,
+    QuantScheme,
+    Scales,
+    float_scales,
+    map_scales,
+)
 
 LANES = 64  # outputs in a block of a packed matrix
 LARGEST = 127  # the largest code of W8A8 and of rounded activations, of either sign
@@ -27,14 +34,15 @@ class Packed(HoldsModule):
 
     Memory layout: outputs in J blocks of 64, the last one zero-padded; inside a block input-major, so that a
     compiled kernel computes 64 outputs in one SIMD loop without a horizontal sum. G groups of inputs share scale and
-    minimum. Codes are stored as code - scheme.lowest, from 0 on.
+    minimum. Codes are stored as code - scheme.lowest, from 0 on. Nested scales have their steps (J, S, 64) and their
+    codes (J, G, 64) laid out in the same way.
     """
 
     scheme: QuantScheme
     shape: tuple[int, int]  # (N, M)
     codes: Array  # (J, M, C) uint8, C = 64·bits/8
-    scale: Array  # (J, G, 64) float16
-    minimum: Array | None  # (J, G, 64) float16; None: symmetric
+    scale: Scales  # (J, G, 64) float16, or Nested
+    minimum: Scales | None  # (J, G, 64) the same; None: symmetric
     xp: Xp
 
     @classmethod
@@ -42,16 +50,19 @@ class Packed(HoldsModule):
         """The codes, scales and minimums of a matrix in this layout, in arrays of xp."""
         outputs, blocks = matrix.shape[0], -(-matrix.shape[0] // LANES)
 
-        def blocked(array: np.ndarray, low: int = 0, dtype: Any = np.float16) -> np.ndarray:  # (N, n) -> (J, n, 64)
+        def blocked(array: np.ndarray, low: int = 0, dtype: Any = None) -> np.ndarray:  # (N, n) -> (J, n, 64)
             """The rows in blocks, each block's columns first; n is M for codes and G for scales."""
-            full = np.zeros((blocks * LANES, array.shape[1]), dtype=dtype)  # (64·J, n)
+            full = np.zeros((blocks * LANES, array.shape[1]), dtype=dtype or array.dtype)  # (64·J, n)
             np.subtract(array, low, out=full[:outputs], casting="unsafe")  # cast on the way, without a copy
             return np.ascontiguousarray(full.reshape(blocks, LANES, -1).swapaxes(1, 2))
 
+        def put(scales: np.ndarray) -> Array:  # (N, G) -> (J, G, 64)
+            return xp.asarray(blocked(scales))
+
         scheme = matrix.scheme
         codes = pack(blocked(matrix.codes, scheme.lowest, np.uint8), scheme.bits, np)  # (J, M, C)
-        minimum = None if matrix.minimum is None else xp.asarray(blocked(matrix.minimum))  # (J, G, 64)
-        return cls(scheme, matrix.shape, xp.asarray(codes), xp.asarray(blocked(matrix.scale)), minimum, xp)
+        minimum = None if matrix.minimum is None else map_scales(matrix.minimum, put)  # (J, G, 64)
+        return cls(scheme, matrix.shape, xp.asarray(codes), map_scales(matrix.scale, put), minimum, xp)
 
     @property
     def nbytes(self) -> int:
@@ -61,8 +72,7 @@ class Packed(HoldsModule):
     @property
     def row_bytes(self) -> int:
         """Bytes that looking up one output's weights reads: its codes, scales and minimums."""
-        scales = 2 * self.scale.shape[1] * (1 if self.minimum is None else 2)
-        return packed_size(self.shape[1], self.scheme.bits) + scales
+        return packed_size(self.shape[1], self.scheme.bits) + self.scheme.scale_bytes(self.shape[1])
 
     def rows(self, ids: Array) -> Array:  # (T,) -> (T, M)
         where = ids // LANES, ids % LANES  # (T,), (T,): each row's block, and its place there
@@ -87,11 +97,11 @@ class Packed(HoldsModule):
 
         codes = flat(unpack(self.codes, self.scheme.bits, LANES, self.xp)).astype(np.int16)  # (N, M)
         codes += np.int16(self.scheme.lowest)
-        minimum = None if self.minimum is None else flat(self.minimum)  # (N, G)
-        return QuantizedMatrix(self.scheme, codes, flat(self.scale), minimum)
+        minimum = None if self.minimum is None else map_scales(self.minimum, flat)  # (N, G)
+        return QuantizedMatrix(self.scheme, codes, map_scales(self.scale, flat), minimum)
 
     def _restore(
-        self, codes: Array, scale: Array, minimum: Array | None
+        self, codes: Array, scale: Scales, minimum: Scales | None
     ) -> Array:  # (n, M, j), (n, G, j), (n, G, j) | None -> (n, M, j)
         """scale · code + minimum of n blocks of j outputs (64), or of n looked-up rows (j = 1).
 
@@ -101,8 +111,8 @@ class Packed(HoldsModule):
         group = self.scheme.group_size or inputs
         whole = inputs // group
         w = xp.add(codes, xp.float32(self.scheme.lowest), dtype=xp.float32)  # (n, M, j)
-        scale = scale.astype(xp.float32)  # (n, G, j), at once: mixed operands are converted in pieces, 8x slower
-        minimum = None if minimum is None else minimum.astype(xp.float32)  # (n, G, j)
+        scale = float_scales(scale)  # (n, G, j), at once: mixed operands are converted in pieces, 8x slower
+        minimum = None if minimum is None else float_scales(minimum)  # (n, G, j)
         # part: (n, inputs, j), a view of w
         for groups, part in (slice(whole), w[:, : whole * group]), (slice(whole, None), w[:, whole * group :]):
             if part.shape[1]:

@@ -30,6 +30,7 @@ from tinyinfer.model.weights import (
     LayerNorm,
     Linear,
     Matrix,
+    MixedMatrix,
     NoNorm,
     Norm,
     RMSNorm,
@@ -47,11 +48,13 @@ def as_floats(name: str, matrix: Joined) -> Matrix:
 
 
 def as_stored(name: str, matrix: Joined) -> Matrix:
-    """The codes that the file itself holds; floats where it holds floats, or parts that were rounded differently.
+    """The codes that the file itself holds, floats where it holds floats; each part alone where they are not alike.
 
     Raises ModelError for NaN and infinity in scales.
     """
-    return matrix.quantized() or matrix
+    if any(part.codes for part in matrix.parts) and not matrix.alike:
+        return MixedMatrix(tuple(as_stored(name, part) for part in matrix.separate()))
+    return matrix.quantized() if matrix.parts[0].codes else matrix
 
 
 def build_model(

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from tinyinfer.ledger import Ledger
     from tinyinfer.loading.checkpoint import Checkpoint
     from tinyinfer.measure.roofline import Machine
+    from tinyinfer.model.quantized_matrix import QuantScheme
     from tinyinfer.model.transformer import Model
-    from tinyinfer.model.weights import QuantScheme
     from tinyinfer.quantization.recipe import Recipe
 
 PROMPT = 512  # tokens of the prefill that is predicted

@@ -6,13 +6,31 @@ kernels that numba compiles: weights go from memory into registers, and threads 
 
 Read in this order:
 
-    vectors.py    vectors of 16 numbers: what a SIMD register holds
-    scalars.py    single numbers at addresses
-    atomics.py    counters and words that several threads use
-    kernel.py     a kernel: compiled when it is needed, called by its address
-    plan.py       the launches of a pass, as a table
-    team.py       threads that compute a plan together
-    buffers.py    rows of activations and scratch memory
+    vectors.py      vectors of 16 numbers: what a SIMD register holds
+    functions.py    exp, tanh and erf of vectors
+    scalars.py      single numbers at addresses
+    atomics.py      counters and words that several threads use
+    kernel.py       a kernel: compiled when it is needed, called by its address
+    disk_cache.py   machine code is kept
+    plan.py         the launches of a pass, as a table
+    team.py         threads that compute a plan together
+    crew.py         how many threads
+    buffers.py      rows of activations and scratch memory
+    outputs.py      what an item of a product computes
+    tiles.py        a few rows times 64 outputs, all sums in registers
+    dense_product.py   products with float weights
+    scales.py       the scales of a group, as products use them
+    packed_product.py  products of codes with a few rows
+    panel_product.py   products of codes with many rows
+    products.py     which of them multiplies with a weight
+    embed.py        tokens become vectors
+    norms.py        RMSNorm, LayerNorm, norms of heads
+    gate.py         the MLP's nonlinearity
+    rows.py         rows gathered for the head, and capped logits
+    ends.py         the greedy token, and the ends of logits
+    rotations.py    cosines and sines, kept
+    pass_plan.py    the launches of all layers and of the head
+    step.py         the compiled pass: what the engine calls
 
 Wins: wherever numba runs, most of all with quantized weights and with several sequences. Loses: the first use compiles,
 and a kernel is harder to read than the formula, which stays in reference.py.

@@ -59,16 +59,20 @@ class Locator(caching._CacheLocator):
         self.function = function
 
     def get_cache_path(self):
+        """The folder of all kernels."""
         return str(cache_folder())
 
     def get_source_stamp(self):
+        """What tells machine code of these sources from any other."""
         return stamp()
 
     def get_disambiguator(self):
+        """What tells two functions of one name apart."""
         return str(self.function.__code__.co_firstlineno)
 
     @classmethod
     def from_function(cls, py_func, py_file):
+        """The locator of a function."""
         return cls(py_func)
 
 
@@ -109,9 +113,3 @@ def unwritable(why: str) -> None:
         "let TINYINFER_HOME name a folder that can be written"
     )
 
-
-def kept(function: Callable[..., Any]) -> Any:
-    """A function that numba compiles at its first call, for types of that call, without the GIL, and keeps on disk."""
-    compiled = numba.njit(nogil=True, error_model="numpy")(function)
-    compiled._cache = KernelCache(function)
-    return compiled

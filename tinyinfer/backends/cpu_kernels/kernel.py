@@ -24,14 +24,31 @@ from numba.core.errors import NumbaError
 from tinyinfer.backends.cpu_kernels.disk_cache import KernelCache
 from tinyinfer.errors import SwitchError
 
-SIGNATURE = (types.CPointer(types.int64), types.int64, types.int64), types.void
+
+class CachedCFunc(CFunc):
+    """A function compiled to be called as C calls functions, kept on disk in our place."""
+
+    def __init__(self, function: Callable[..., Any], signature: Any) -> None:
+        options = {"nopython": True, "error_model": "numpy"}
+        super().__init__(function, signature, locals={}, options=options)
+        self._cache = KernelCache(function)
 
 
-class Kernel:
-    """A function of kernels' signature; `address` compiles it, or loads what was compiled before."""
+class Native:
+    """A function of whole numbers, compiled when it is first called; calls give up the GIL.
 
-    def __init__(self, function: Callable[[Any, int, int], None]) -> None:
+    result: the type of what it returns. arguments: the types of what it takes.
+    """
+
+    def __init__(self, function: Callable[..., Any], result: Any, arguments: tuple[Any, ...]) -> None:
         self.function, self.name, self.__doc__ = function, function.__name__, function.__doc__
+        self.signature = arguments, result
+
+    @cached_property
+    def call(self) -> Callable[..., int]:
+        """The function for Python."""
+        called: Callable[..., int] = self._compiled.ctypes
+        return called
 
     @cached_property
     def address(self) -> int:
@@ -39,10 +56,9 @@ class Kernel:
         return int(self._compiled.address)
 
     @cached_property
-    def _compiled(self) -> Any:
-        """Raises SwitchError, which names the kernel, where the compiler refuses it."""
-        compiled = CFunc(self.function, SIGNATURE, locals={}, options={"nopython": True, "error_model": "numpy"})
-        compiled._cache = KernelCache(self.function)
+    def _compiled(self) -> CachedCFunc:
+        """Raises SwitchError, which names the function, where the compiler refuses it."""
+        compiled = CachedCFunc(self.function, self.signature)
         try:
             compiled.compile()
         except (NumbaError, RuntimeError) as error:
@@ -52,9 +68,21 @@ class Kernel:
         return compiled
 
 
+class Kernel(Native):
+    """A function of kernels' signature."""
+
+    def __init__(self, function: Callable[[Any, int, int], None]) -> None:
+        super().__init__(function, types.void, (types.CPointer(types.int64), types.int64, types.int64))
+
+
 def kernel(function: Callable[[Any, int, int], None]) -> Kernel:
     """Makes a function a kernel; nothing is compiled yet."""
     return Kernel(function)
+
+
+def native(result: Any, count: int) -> Callable[[Callable[..., Any]], Native]:
+    """Makes a function of `count` whole numbers a Native."""
+    return lambda function: Native(function, result, (types.int64,) * count)
 
 
 class Count:

@@ -7,12 +7,15 @@ number of rows is made once; those of long prompts take much memory, and only th
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from collections.abc import Sequence as Seq
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from tinyinfer.backends.counts import Counts
+from tinyinfer.backends.cpu_kernels.crew import Crew
 from tinyinfer.backends.cpu_kernels.ends import joined
 from tinyinfer.backends.cpu_kernels.pass_data import PassData
 from tinyinfer.backends.cpu_kernels.pass_plan import Planner
@@ -55,6 +58,7 @@ class CompiledPass:
         self.model, self.cache, self.ops, self.ledger = model, cache, ops, ops.ledger
         self.counts = Counts(model)
         self.tables = [RotationTable(rotation, ops.cos_sin) for rotation in model.rotations]
+        self.crew = Crew(ops.threads)
         self._passes: OrderedDict[tuple[int, int], Pass] = OrderedDict()
         self._newest: Pass | None = None
 
@@ -83,11 +87,17 @@ class CompiledPass:
         return Sampled(np.where(host, HOST, tokens), low, high, logits)
 
     def _run(self, one: Pass) -> None:
-        threads, start = self.ops.threads, 0
-        for stop in one.planner.ends_of_layers if len(one.planner.tokens) >= LONG else ():
-            team().run(one.plan, threads, start, stop)
+        rows, start = len(one.planner.tokens), 0
+        for stop in one.planner.ends_of_layers if rows >= LONG else ():
+            self._part(one, (rows, stop == one.planner.ends_of_layers[0]), start, stop)
             start = stop
-        team().run(one.plan, threads, start)
+        self._part(one, (rows, None), start, None)
+
+    def _part(self, one: Pass, work: Hashable, start: int, stop: int | None) -> None:
+        """Runs launches of a pass on as many threads as have proved best; times of the same work are compared."""
+        begun = perf_counter()
+        waited = team().run(one.plan, self.crew.size, start, stop)
+        self.crew.record(work, perf_counter() - begun, waited)
 
     def _pass(self, rows: int, wanted: int) -> Pass:
         key = rows, wanted

@@ -20,7 +20,6 @@ from numba.extending import intrinsic
 from tinyinfer.backends.cpu_kernels.vectors import F32, I32, I64, VF, WIDTH, Floats, _call, _load, _pointer, _splat
 
 
-
 def _parts(builder, sums):
     return [builder.extract_value(sums, i) for i in range(sums.type.count)]
 

@@ -1,0 +1,97 @@
+"""Integer activations: each row of x as whole numbers -127 ... 127 in bytes, group by group, before a product.
+
+The formula is `packed.round_groups`, bit for bit: in float32, S the largest |x| of a group (at least 2^-100),
+
+    code = rint(x · (127 / S)), half to even    scale = S / 127
+
+and the sum of a group's codes, which a product needs wherever a weight's codes do not begin at zero. Floats without
+their sign keep their order when their bits are read as whole numbers, and NaN comes above infinity: so the largest one
+is found among bits, and a NaN is not lost. Adding 1.5 · 2^23 rounds to a whole number, half to even, and leaves it in
+the lowest bits.
+
+Limited by the latency of a group's maximum and sum: some 20 ns a group.
+"""
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numba import njit
+
+from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
+from tinyinfer.backends.cpu_kernels.integers import larger_ints, largest_of_ints, store_bytes, sum_of_ints
+from tinyinfer.backends.cpu_kernels.kernel import Launch, kernel
+from tinyinfer.backends.cpu_kernels.scalars import as_float, bits_of, set_float, set_int32
+from tinyinfer.backends.cpu_kernels.vectors import WIDTH, bits_of_floats, load, splat, splat_int, sub_ints
+from tinyinfer.backends.packed import LARGEST, SMALLEST
+
+FLOAT, LINE = 4, 64  # bytes of a number, and of a cache line
+PIECE = 256  # inputs of an item: enough work for one claim, little enough for several threads to share a row
+MAGNITUDE = np.int32(0x7FFFFFFF)  # all bits of a float but its sign
+TOP, LEAST = np.float32(LARGEST), np.int32(bits_of(SMALLEST))
+ROUNDER = np.float32(1.5 * 2**23)
+
+
+class RoundedRows(NamedTuple):
+    """T rows in 8 bits, G groups to a row, the last of which may be shorter; the launch that rounds them fills it."""
+
+    codes: np.ndarray  # (T, stride) int8, zero behind the width
+    scale: np.ndarray  # (T, G) float32
+    sums: np.ndarray  # (T, G) int32: of each group's codes
+
+
+
+@kernel
+def round_groups(a, item, thread):
+    """Rounds some groups of a row; an item reads 1 KB or a group from the core's cache.
+
+    a: x, codes, scale, sums, inputs (a multiple of 16), group, groups, groups an item, stride of x in bytes, of codes.
+    """
+    items = -(-a[6] // a[7])  # of a row
+    row, first = item // items, item % items * a[7]
+    x, codes = a[0] + row * a[8], a[1] + row * a[9]
+    for g in range(first, min(first + a[7], a[6])):
+        start, stop, at = g * a[5], min(g * a[5] + a[5], a[4]), FLOAT * (row * a[6] + g)
+        size = largest(x, start, stop)
+        set_float(a[2] + at, size / TOP)
+        set_int32(a[3] + at, write_codes(codes, x, start, stop, TOP / size))
+
+
+@njit(forceinline=True)
+def largest(x, start, stop):
+    """The largest |x| of a group, at least SMALLEST."""
+    bits = splat_int(LEAST)
+    for k in range(start, stop, WIDTH):
+        bits = larger_ints(bits, bits_of_floats(load(x + FLOAT * k)) & splat_int(MAGNITUDE))
+    return as_float(np.int64(largest_of_ints(bits)))
+
+
+@njit(forceinline=True)
+def write_codes(codes, x, start, stop, factor):
+    """Writes the codes of a group, and returns their sum."""
+    by, rounder, total = splat(factor), splat(ROUNDER), splat_int(np.int32(0))
+    for k in range(start, stop, WIDTH):
+        code = sub_ints(bits_of_floats(load(x + FLOAT * k) * by + rounder), bits_of_floats(rounder))
+        store_bytes(codes + k, code)
+        total = total + code
+    return sum_of_ints(total)
+
+
+def round_rows(x: Rows, inputs: int, group: int | None, buffers: Buffers) -> tuple[RoundedRows, Launch]:
+    """The rows in 8 bits, and the launch that rounds them. inputs: a multiple of 16, with the zeros behind the width.
+
+    The arrays have whole fours of rows, zeros behind the last one. Products one after the other share them.
+    """
+    size, rows = group or inputs, len(x)
+    groups, fours = -(-inputs // size), -(-rows // 4) * 4
+    stride = (-(-inputs // LINE) | 1) * LINE  # an odd number of lines, so that rows do not contend for cache lines
+    rounded = RoundedRows(
+        buffers.array("rounded codes", (fours, stride), np.int8),
+        buffers.array("rounded scales", (fours, groups)),
+        buffers.array("rounded sums", (fours, groups), np.int32),
+    )
+    each = max(1, PIECE // size)
+    arguments = (x.array, *rounded, inputs, size, groups, each, FLOAT * x.stride, stride)
+    return rounded, Launch(round_groups, arguments, rows * -(-groups // each))
