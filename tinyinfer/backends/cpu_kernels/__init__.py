@@ -6,6 +6,7 @@ kernels that numba compiles: weights go from memory into registers, and threads 
 
 Read in this order:
 
+    addresses.py    whole numbers as pointers
     vectors.py      vectors of 16 numbers: what a SIMD register holds
     functions.py    exp, tanh and erf of vectors
     scalars.py      single numbers at addresses
@@ -23,6 +24,16 @@ Read in this order:
     packed_product.py  products of codes with a few rows
     panel_product.py   products of codes with many rows
     products.py     which of them multiplies with a weight
+    sums.py         many sums in registers, unrolled
+    packed_rows.py  keys and values in a few bits
+    cached_rows.py  where keys and values lie
+    attention_work.py  a piece of attention, its state and its end
+    few_queries.py  vectors along a head
+    many_queries.py    a lane for each query
+    attention_pieces.py  a batch, cut for all threads
+    pass_data.py    what changes from pass to pass
+    turn_append.py  rotation, and the cache's new rows
+    attention.py    the launches of a layer's attention
     embed.py        tokens become vectors
     norms.py        RMSNorm, LayerNorm, norms of heads
     gate.py         the MLP's nonlinearity

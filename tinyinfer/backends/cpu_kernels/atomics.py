@@ -17,6 +17,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from tinyinfer.backends.cpu_kernels.addresses import pointer
+
 I64 = ir.IntType(64)
 X86 = platform.machine() in ("x86_64", "AMD64")  # other CPUs wait without a hint
 
@@ -27,7 +29,7 @@ MONOTONIC = np.int32(time.CLOCK_MONOTONIC if hasattr(time, "CLOCK_MONOTONIC") el
 
 
 def _word(builder, address):
-    return builder.inttoptr(address, I64.as_pointer())
+    return pointer(builder, address, I64)
 
 
 @intrinsic
@@ -80,7 +82,7 @@ def call_kernel(typing, kernel, arguments, item, thread):
 
     def code(context, builder, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), I64, I64])
-        function = builder.inttoptr(args[0], kind.as_pointer())
+        function = pointer(builder, args[0], kind)
         builder.call(function, [_word(builder, args[1]), args[2], args[3]])
         return context.get_dummy_value()
 

@@ -33,7 +33,7 @@ from tinyinfer.backends.cpu_kernels.attention_work import (
     query_of,
     seen,
 )
-from tinyinfer.backends.cpu_kernels.cached_rows import FLOAT, HEADS, SIZE, TILE, WIDTH, padded, rows_at
+from tinyinfer.backends.cpu_kernels.cached_rows import BYTES, FLOAT, HEADS, SIZE, TILE, WIDTH, padded, rows_at
 from tinyinfer.backends.cpu_kernels.functions import exp, larger
 from tinyinfer.backends.cpu_kernels.kernel import kernel
 from tinyinfer.backends.cpu_kernels.scalars import float_at, remainder, set_float

@@ -20,8 +20,8 @@ from numba import njit
 from tinyinfer.backends.cpu_kernels.scalars import (
     byte_at,
     float_at,
+    half_at,
     half_bits,
-    half_bits_at,
     half_of_bits,
     quotient,
     remainder,
@@ -54,11 +54,6 @@ def packed_bytes(count, bits):
 
 
 @njit(forceinline=True)
-def _half_at(address):
-    return half_of_bits(half_bits_at(address))
-
-
-@njit(forceinline=True)
 def code_at(codes, nbytes, bits, i):
     """One code of a block."""
     return (byte_at(codes + remainder(i, nbytes)) >> (bits * quotient(i, nbytes))) & ((1 << bits) - 1)
@@ -77,7 +72,7 @@ def unpack_key(codes, nbytes, bits, first, size, scales, minimums, out):
     if (size | nbytes) & (WIDTH - 1):
         for n in range(size):
             code = F(code_at(codes, nbytes, bits, first + n))
-            set_float(out + FLOAT * n, code * _half_at(scales + HALF * n) + _half_at(minimums + HALF * n))
+            set_float(out + FLOAT * n, code * half_at(scales + HALF * n) + half_at(minimums + HALF * n))
         return
     for n in range(0, size, WIDTH):
         code = codes_at(codes, nbytes, bits, first + n)
@@ -90,11 +85,11 @@ def unpack_value(codes, nbytes, bits, first, size, group, scales, minimums, out)
     if (group | nbytes) & (WIDTH - 1):
         for n in range(size):
             code, place = F(code_at(codes, nbytes, bits, first + n)), HALF * quotient(n, group)
-            set_float(out + FLOAT * n, code * _half_at(scales + place) + _half_at(minimums + place))
+            set_float(out + FLOAT * n, code * half_at(scales + place) + half_at(minimums + place))
         return
     for n in range(0, size, WIDTH):
         place = HALF * quotient(n, group)
-        scale, minimum = splat(_half_at(scales + place)), splat(_half_at(minimums + place))
+        scale, minimum = splat(half_at(scales + place)), splat(half_at(minimums + place))
         store(out + FLOAT * n, fma(codes_at(codes, nbytes, bits, first + n), scale, minimum))
 
 

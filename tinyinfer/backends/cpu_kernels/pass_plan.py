@@ -28,7 +28,7 @@ from tinyinfer.backends.cpu_kernels.ends import ends_of
 from tinyinfer.backends.cpu_kernels.gate import activate, gate
 from tinyinfer.backends.cpu_kernels.kernel import Launch
 from tinyinfer.backends.cpu_kernels.norms import full_qk_norm, norm, norm_add
-from tinyinfer.backends.cpu_kernels.pass_data import PassData
+from tinyinfer.backends.cpu_kernels.pass_data import PassData, padded_size
 from tinyinfer.backends.cpu_kernels.products import product
 from tinyinfer.backends.cpu_kernels.rows import cap, gather
 from tinyinfer.backends.cpu_kernels.turn_append import turn_append
@@ -101,7 +101,7 @@ class Planner:
         if isinstance(by, FullQKNorm):
             self.launches += full_qk_norm(qkv, by)
             by = NoNorm()
-        q = self.buffers.rows("q", heads.queries * heads.size)
+        q = self.buffers.rows("q", heads.queries * padded_size(heads.size))
         out = self.buffers.rows("mixed", heads.queries * heads.size)
         self.launches += turn_append(number, qkv, by, self.turns[mixer.rotation], heads, q, self.data)
         self.launches += attention(number, heads, q, out, self.data, self.buffers)

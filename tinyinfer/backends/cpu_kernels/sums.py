@@ -17,7 +17,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tinyinfer.backends.cpu_kernels.vectors import F32, I32, I64, VF, WIDTH, Floats, _call, _load, _pointer, _splat
+from tinyinfer.backends.cpu_kernels.addresses import pointer
+from tinyinfer.backends.cpu_kernels.vectors import F32, I32, I64, VF, WIDTH, Floats, _call, _splat
 
 
 def _parts(builder, sums):
@@ -36,10 +37,12 @@ def _at(builder, address, stride, i):
     return builder.add(address, builder.mul(stride, ir.Constant(I64, i)))
 
 
+def _vector(builder, address):
+    return builder.load(pointer(builder, address, VF), align=4)
+
+
 def _number(builder, address):
-    value = builder.load(_pointer(builder, address, F32))
-    value.align = 4
-    return _splat(builder, value, VF)
+    return _splat(builder, builder.load(pointer(builder, address, F32), align=4), VF)
 
 
 def _fma(builder, a, b, c):
@@ -67,7 +70,7 @@ def add_rows(typing, sums, x, rows, stride):
 
     def code(context, builder, signature, args):
         sums, x, rows, stride = args
-        vectors = [_load(builder, _at(builder, rows, stride, i), VF) for i in range(sums.type.count)]
+        vectors = [_vector(builder, _at(builder, rows, stride, i)) for i in range(sums.type.count)]
         return _tuple(builder, [_fma(builder, x, v, s) for v, s in zip(vectors, _parts(builder, sums), strict=True)])
 
     return sums(sums, Floats, types.int64, types.int64), code
@@ -78,7 +81,7 @@ def add_outer(typing, sums, numbers, stride, vector):
     """sums[i] + number i · the vector; numbers: the address of number 0; `stride` bytes from one to the next."""
 
     def code(context, builder, signature, args):
-        parts, vector = _parts(builder, args[0]), _load(builder, args[3], VF)
+        parts, vector = _parts(builder, args[0]), _vector(builder, args[3])
         numbers = [_number(builder, _at(builder, args[1], args[2], i)) for i in range(len(parts))]
         return _tuple(builder, [_fma(builder, n, vector, s) for n, s in zip(numbers, parts, strict=True)])
 
@@ -91,7 +94,7 @@ def scaled_rows(typing, sums, factor, rows, stride):
 
     def code(context, builder, signature, args):
         places = [_at(builder, args[2], args[3], i) for i in range(args[0].type.count)]
-        return _tuple(builder, [builder.fmul(_load(builder, place, VF), args[1]) for place in places])
+        return _tuple(builder, [builder.fmul(_vector(builder, place), args[1]) for place in places])
 
     return sums(sums, Floats, types.int64, types.int64), code
 
@@ -102,7 +105,7 @@ def store_rows(typing, sums, rows, stride):
 
     def code(context, builder, signature, args):
         for i, part in enumerate(_parts(builder, args[0])):
-            builder.store(part, _pointer(builder, _at(builder, args[1], args[2], i), VF)).align = 4
+            builder.store(part, pointer(builder, _at(builder, args[1], args[2], i), VF), align=4)
         return context.get_dummy_value()
 
     return types.none(sums, types.int64, types.int64), code

@@ -143,7 +143,7 @@ def turn_append(
 ) -> list[Launch]:
     """Keys and values of the rows into the cache, and their queries into q, (T, H · padded E); qkv is used up.
 
-    norm: of each head of queries and keys, an RMSNorm or none. turn: the cosines and sines of the rows, (T, E) and (T, E).
+    norm: of each head of queries and keys, an RMSNorm or none. turn: the rows' cosines and sines, (T, E) and (T, E).
     """
     weight, eps = (norm.weight, norm.eps) if isinstance(norm, RMSNorm) else (0, 0.0)
     place = data.place(layer, heads)
