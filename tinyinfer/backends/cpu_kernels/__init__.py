@@ -6,7 +6,6 @@ kernels that numba compiles: weights go from memory into registers, and threads 
 
 Read in this order:
 
-    addresses.py    whole numbers as pointers
     vectors.py      vectors of 16 numbers: what a SIMD register holds
     functions.py    exp, tanh and erf of vectors
     scalars.py      single numbers at addresses

@@ -17,8 +17,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tinyinfer.backends.cpu_kernels.addresses import pointer
-
 I64 = ir.IntType(64)
 X86 = platform.machine() in ("x86_64", "AMD64")  # other CPUs wait without a hint
 
@@ -29,7 +27,7 @@ MONOTONIC = np.int32(time.CLOCK_MONOTONIC if hasattr(time, "CLOCK_MONOTONIC") el
 
 
 def _word(builder, address):
-    return pointer(builder, address, I64)
+    return builder.inttoptr(address, I64.as_pointer())
 
 
 @intrinsic
@@ -82,7 +80,7 @@ def call_kernel(typing, kernel, arguments, item, thread):
 
     def code(context, builder, signature, args):
         kind = ir.FunctionType(ir.VoidType(), [I64.as_pointer(), I64, I64])
-        function = pointer(builder, args[0], kind)
+        function = builder.inttoptr(args[0], kind.as_pointer())
         builder.call(function, [_word(builder, args[1]), args[2], args[3]])
         return context.get_dummy_value()
 

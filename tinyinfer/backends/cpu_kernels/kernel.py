@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import llvmlite.binding as llvm
 import numpy as np
 from numba import types
 from numba.core.ccallback import CFunc
@@ -23,6 +24,10 @@ from numba.core.errors import NumbaError
 
 from tinyinfer.backends.cpu_kernels.disk_cache import KernelCache
 from tinyinfer.errors import SwitchError
+
+# LLVM may split an address in two where it is used, and takes one part, a mere number, for where an array begins: then
+# it holds two accesses of the same memory for independent, and drops or moves a store. It keeps addresses whole so.
+llvm.set_option("", "--addr-sink-using-gep=false")
 
 
 class CachedCFunc(CFunc):

@@ -12,8 +12,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tinyinfer.backends.cpu_kernels.addresses import pointer
-
 I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
@@ -36,7 +34,7 @@ def _read_half(widen):
     @intrinsic
     def read(typing, address):
         def code(context, builder, signature, args):
-            return widen(builder, builder.load(pointer(builder, args[0], I16), align=2))
+            return widen(builder, builder.load(builder.inttoptr(args[0], I16.as_pointer()), align=2))
 
         return types.float32(types.int64), code
 
@@ -55,7 +53,7 @@ def _reader(kind, element, align):
     @intrinsic
     def read(typing, address):
         def code(context, builder, signature, args):
-            return builder.load(pointer(builder, args[0], element), align=align)
+            return builder.load(builder.inttoptr(args[0], element.as_pointer()), align=align)
 
         return kind(types.int64), code
 
@@ -68,7 +66,7 @@ def _writer(kind, element, align):
     @intrinsic
     def write(typing, address, value):
         def code(context, builder, signature, args):
-            builder.store(args[1], pointer(builder, args[0], element), align=align)
+            builder.store(args[1], builder.inttoptr(args[0], element.as_pointer()), align=align)
             return context.get_dummy_value()
 
         return types.none(types.int64, kind), code

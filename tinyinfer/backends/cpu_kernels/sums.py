@@ -17,8 +17,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tinyinfer.backends.cpu_kernels.addresses import pointer
-from tinyinfer.backends.cpu_kernels.vectors import F32, I32, I64, VF, WIDTH, Floats, _call, _splat
+from tinyinfer.backends.cpu_kernels.vectors import F32, I32, I64, VF, WIDTH, Floats, _call, _pointer, _splat
 
 
 def _parts(builder, sums):
@@ -38,11 +37,11 @@ def _at(builder, address, stride, i):
 
 
 def _vector(builder, address):
-    return builder.load(pointer(builder, address, VF), align=4)
+    return builder.load(_pointer(builder, address, VF), align=4)
 
 
 def _number(builder, address):
-    return _splat(builder, builder.load(pointer(builder, address, F32), align=4), VF)
+    return _splat(builder, builder.load(_pointer(builder, address, F32), align=4), VF)
 
 
 def _fma(builder, a, b, c):
@@ -105,7 +104,7 @@ def store_rows(typing, sums, rows, stride):
 
     def code(context, builder, signature, args):
         for i, part in enumerate(_parts(builder, args[0])):
-            builder.store(part, pointer(builder, _at(builder, args[1], args[2], i), VF), align=4)
+            builder.store(part, _pointer(builder, _at(builder, args[1], args[2], i), VF), align=4)
         return context.get_dummy_value()
 
     return types.none(sums, types.int64, types.int64), code

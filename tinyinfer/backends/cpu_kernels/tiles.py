@@ -25,7 +25,6 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tinyinfer.backends.cpu_kernels.addresses import pointer
 from tinyinfer.backends.cpu_kernels.vectors import F32, I64, VF, VI, WIDTH
 from tinyinfer.backends.lanes import PLANES
 
@@ -47,14 +46,14 @@ class Maker:
 
     def load(self, address, kind):
         """What lies at an address, aligned like its elements."""
-        value = self.builder.load(pointer(self.builder, address, kind))
+        value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
         element = getattr(kind, "element", kind)
         value.align = element.width // 8 if isinstance(element, ir.IntType) else 2 if element == ir.HalfType() else 4
         return value
 
     def store(self, address, value):
         """Writes a vector of float32."""
-        self.builder.store(value, pointer(self.builder, address, value.type)).align = 4
+        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = 4
 
     def splat(self, value):
         """The float32 number, 16 times."""

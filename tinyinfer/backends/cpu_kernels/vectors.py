@@ -19,8 +19,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
-from tinyinfer.backends.cpu_kernels.addresses import pointer
-
 WIDTH = 16  # numbers in a vector
 
 F32, I32, I8, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
@@ -54,6 +52,10 @@ class IntsModel(models.PrimitiveModel):
         super().__init__(manager, kind, VI)
 
 
+def _pointer(builder, address, element):
+    return builder.inttoptr(address, element.as_pointer())
+
+
 def _splat(builder, value, vector):
     one = builder.insert_element(ir.Constant(vector, ir.Undefined), value, ir.Constant(I32, 0))
     zeros = ir.Constant(ir.VectorType(I32, vector.count), [0] * vector.count)
@@ -73,7 +75,7 @@ def load(typing, address):
     """16 float32 numbers, from this address on."""
 
     def code(context, builder, signature, args):
-        value = builder.load(pointer(builder, args[0], VF), align=4)
+        value = builder.load(_pointer(builder, args[0], VF), align=4)
         return value
 
     return Floats(types.int64), code
@@ -85,7 +87,7 @@ def load_half(typing, address):
 
     def code(context, builder, signature, args):
         half = ir.VectorType(ir.HalfType(), WIDTH)
-        value = builder.load(pointer(builder, args[0], half), align=2)
+        value = builder.load(_pointer(builder, args[0], half), align=2)
         return builder.fpext(value, VF)
 
     return Floats(types.int64), code
@@ -96,7 +98,7 @@ def load_bfloat(typing, address):
     """16 bfloat16 numbers, as float32: a bfloat16 is the upper half of a float32."""
 
     def code(context, builder, signature, args):
-        value = builder.load(pointer(builder, args[0], ir.VectorType(ir.IntType(16), WIDTH)), align=2)
+        value = builder.load(_pointer(builder, args[0], ir.VectorType(ir.IntType(16), WIDTH)), align=2)
         return builder.bitcast(builder.shl(builder.zext(value, VI), _splat(builder, ir.Constant(I32, 16), VI)), VF)
 
     return Floats(types.int64), code
@@ -107,7 +109,7 @@ def load_ints(typing, address):
     """16 int32 numbers, from this address on."""
 
     def code(context, builder, signature, args):
-        value = builder.load(pointer(builder, args[0], VI), align=4)
+        value = builder.load(_pointer(builder, args[0], VI), align=4)
         return value
 
     return Ints(types.int64), code
@@ -118,7 +120,7 @@ def load_bytes(typing, address):
     """16 bytes, 0 ... 255, as int32."""
 
     def code(context, builder, signature, args):
-        value = builder.load(pointer(builder, args[0], ir.VectorType(I8, WIDTH)), align=1)
+        value = builder.load(_pointer(builder, args[0], ir.VectorType(I8, WIDTH)), align=1)
         return builder.zext(value, VI)
 
     return Ints(types.int64), code
@@ -129,7 +131,7 @@ def store(typing, address, value):
     """Writes 16 float32 numbers."""
 
     def code(context, builder, signature, args):
-        builder.store(args[1], pointer(builder, args[0], VF), align=4)
+        builder.store(args[1], _pointer(builder, args[0], VF), align=4)
         return context.get_dummy_value()
 
     return types.none(types.int64, Floats), code
