@@ -15,7 +15,7 @@ from tinyinfer.cli import main
 from tinyinfer.engine.trace import Block, StepTrace, Turn
 from tinyinfer.engine.trace_html import NotebookTrace, Timeline, show_steps
 from tinyinfer.ledger import Ledger
-from tinyinfer.sequence import Draft, Sequence
+from tinyinfer.sequence import Batch, Draft, Sequence
 from tinyinfer.speculative.verify import verify
 
 LLAMA = small_config()
@@ -37,6 +37,9 @@ class Script:
     def propose(self, sequences: list[Sequence]) -> None:
         for seq in sequences:
             seq.set_drafts([Draft(token) for token in self.drafts.pop(seq, [])])
+
+    def observe(self, batch: Batch) -> None:
+        """Learns nothing."""
 
     def free(self, seq: Sequence) -> None:
         pass

@@ -27,7 +27,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.model.config import ModelConfig, MoEConfig
 from tinyinfer.model.heads import NoCap, NoSinks, Sinks, SoftCap
-from tinyinfer.sequence import Draft
+from tinyinfer.sequence import Batch, Draft
 from tinyinfer.sequence import Sequence as Request
 from tinyinfer.speculative.verify import verify
 
@@ -180,6 +180,9 @@ class Scripted:
             done = len(seq.new_tokens)
             text = self.texts[seq][done : min(done + self.count, seq.request.max_tokens - 1)]
             seq.set_drafts([Draft((token + (i >= self.right)) % 31) for i, token in enumerate(text)])
+
+    def observe(self, batch: Batch) -> None:
+        """Learns nothing."""
 
     def free(self, seq: Request) -> None:
         pass
