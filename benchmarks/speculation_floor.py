@@ -3,8 +3,9 @@
 Open text, where most drafts are rejected, greedy and sampled: speculation must not be slower than 0.95 of plain
 decoding, from the first answer of a new engine on. And an answer that copies its prompt, where the win must stay. In
 each round every setting gets a new engine, and the settings answer each prompt in turn, so that other load on the
-machine meets all of them. The time is that from the first token to the last; rows are printed to stderr as they come. `--clock cpu` counts the time that the
-process had a core, for a machine that is not quiet; then `--threads 1` says the most.
+machine meets all of them. The time is that from the first token to the last; rows are printed to stderr as they come.
+`--clock cpu` counts the time that the process had a core, for a machine that is not quiet; then `--threads 1` says the
+most.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from itertools import count
 from typing import Any
 
 import pytest
-from helpers import finish, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, finish, make_engine, request, small_config
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.cli import main
@@ -23,6 +23,7 @@ POSITION = 2 * 2 * 2 * 6 * 4  # bytes of a position: keys and values, layers, ke
 PAGED = {"kv_cache": "paged", "block_size": 4}
 EVERYTHING = PAGED | {
     "num_blocks": 12, "prefix_cache": True, "speculative": "prompt-lookup", "max_num_batched_tokens": 8,
+    "draft_cost": ALWAYS_DRAFT,
 }  # fmt: skip
 
 

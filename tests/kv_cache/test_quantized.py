@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import load_golden
-from helpers import ROUNDING, distance, finish, flat_batch, forward, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, ROUNDING, distance, finish, flat_batch, forward, make_engine, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.engine import Engine
@@ -118,7 +118,8 @@ PROMPT = [(7 * i * i + 3) % 31 for i in range(23)]
 
 
 def engine_of(name: str, seed: int = 0, **switches: Any) -> Engine:
-    return make_engine(MODELS[name], seed=seed, **{"block_size": SIZE, "kv_group_size": 3} | switches)
+    own = {"block_size": SIZE, "kv_group_size": 3}
+    return make_engine(MODELS[name], seed=seed, draft_cost=ALWAYS_DRAFT, **own | switches)
 
 
 @cache
