@@ -11,9 +11,10 @@ what drafts have gained, and beside it two passes at the beginning and 2% of the
 0.95 of its speed in an answer of 64 tokens, and 0.98 in a long one, if every draft is wrong.
 
 Wins: the same switch is right on a backend where rows are nearly free and on one where a row costs a pass. Loses: the
-number of drafts depends on time, so two runs may round differently; and text that begins to repeat after a long
-stretch that does not is drafted a few steps late. A long prompt that a draft model has not read costs more than the
-account has, until the drafts of another sequence have paid.
+number of drafts depends on time, so two runs may round differently (verification=best-coupling, whose text depends on
+that number, keeps the estimate, without a limit); text that begins to repeat after a long stretch that does not is
+drafted a few steps late; and a long prompt that a draft model has not read costs more than the account has, until the
+drafts of another sequence have paid.
 """
 
 from __future__ import annotations
@@ -42,22 +43,29 @@ class RowCosts:
     def __init__(self, estimate: Callable[[int], float]) -> None:
         self.estimate = estimate
         self._corrections: dict[int, deque[float]] = {}
+        self._costs: dict[int, float] = {}  # computed since the last measurement
 
     def __call__(self, rows: int) -> float:
-        nearest = min(self._corrections, key=lambda size: abs(log(size / rows)), default=None)
-        return self.estimate(rows) * (1.0 if nearest is None else median_low(self._corrections[nearest]))
+        if rows not in self._costs:
+            nearest = min(self._corrections, key=lambda size: abs(log(size / rows)), default=None)
+            correction = 1.0 if nearest is None else median_low(self._corrections[nearest])
+            self._costs[rows] = self.estimate(rows) * correction
+        return self._costs[rows]
 
     def keep(self, rows: int) -> None:
         """Keeps the present cost of a size, whatever is measured of other sizes."""
-        self._corrections.setdefault(size_of(rows), deque([self(rows) / self.estimate(rows)], WINDOW))
+        if size_of(rows) not in self._corrections:
+            self.learn(rows, self(rows))
 
     def learn(self, rows: int, cost: float) -> None:
         """Counts a measurement of a size; the newest count."""
         self._corrections.setdefault(size_of(rows), deque(maxlen=WINDOW)).append(cost / self.estimate(rows))
+        self._costs.clear()
 
     def forget(self) -> None:
         """Forgets all measurements, which may be outliers, or of another time."""
         self._corrections.clear()
+        self._costs.clear()
 
 
 def size_of(rows: int) -> int:
@@ -84,7 +92,7 @@ class MeasuredCosts:
         self._plain_rows, self._with, self._without = 1, 0, 0  # their rows; steps with drafts, or without, in a row
         self._sequences, self._proposing, self._ready, self._accepted, self._floor = 1, 0.0, 0.0, 0, -inf
         self._read, self._verified = 0, 1  # the most rows of a pass of the draft model, and of a sequence in a step
-        self._warm = False  # whether WINDOW passes without drafts were timed
+        self._timed = 0  # passes without drafts that were timed, of which the first may be slow
 
     # What DraftLength divides by: costs in passes of the target with one row for each sequence.
 
@@ -105,7 +113,7 @@ class MeasuredCosts:
 
         left: tokens to come, of which drafts are assumed to save a quarter. Drafts that have gained may spend more.
         """
-        if not self._warm or self._with >= REFRESH:
+        if self._timed < WINDOW or self._with >= REFRESH:
             return 0
         n = min(n, 2 * self._verified - 1)
         reading = self._reading(behind)
@@ -164,8 +172,7 @@ class MeasuredCosts:
             if sequences != self._plain_rows or self._with >= REFRESH:
                 self._plain.clear()
             self._plain.append(seconds)
-            self._plain_rows, self._with = sequences, 0
-            self._warm |= len(self._plain) == WINDOW
+            self._plain_rows, self._with, self._timed = sequences, 0, self._timed + 1
             return
         self._with, self._verified = self._with + 1, max(self._verified, 1 + drafts // sequences)
         if sequences == self._plain_rows and (plain := self._plain_seconds(sequences)):

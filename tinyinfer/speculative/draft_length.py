@@ -2,7 +2,8 @@
 
 With k drafts, each accepted with probability a, a step brings (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al. 2023,
 equation 1). The step costs a forward pass of 1 + k rows, and the k drafts themselves. Wins: a sequence whose drafts
-are always rejected soon costs no more than plain decoding. Loses: a few steps until the rate is learnt.
+are always rejected soon costs no more than plain decoding. Loses: a few steps until the rate is learnt, for which
+costs.py sets a limit.
 """
 
 from __future__ import annotations
