@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 from helpers import finish, make_engine, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.engine.clock import WallClock
 from tinyinfer.engine.engine import Engine
 from tinyinfer.ledger import Ledger
 from tinyinfer.measure.roofline import Machine
@@ -165,7 +167,7 @@ def test_a_draft_model_that_is_wrong_costs_a_twentieth_at_most(layers):
 def test_a_draft_model_slower_than_its_size_is_not_asked_twice():
     """Its passes take three of the target's, where its size promised a third. Its prompt is begun with a single row."""
     now, ledger = [0.0], Ledger()
-    costs = MeasuredCosts(lambda: now[0], ledger, table, lambda rows: table(rows) / 3)
+    costs = MeasuredCosts(lambda: now[0], ledger, table, 1 / 3)
     costs._plain.append(1.0)
     costs._timed = 3
     assert costs.affordable(4, 8, 100) == 1, "not more before a step with drafts was timed"
@@ -179,7 +181,7 @@ def test_a_draft_model_slower_than_its_size_is_not_asked_twice():
 
 def test_gains_pay_for_the_prompt_of_the_next_sequence():
     """A draft model that has gained reads a longer prompt than the account could pay, unless few tokens follow."""
-    costs = MeasuredCosts(lambda: 0.0, Ledger(), table, lambda rows: rows / 10)
+    costs = MeasuredCosts(lambda: 0.0, Ledger(), lambda rows: 1 + rows / 10, 1.0)
     costs._timed, costs._verified = 3, 8
     assert costs.affordable(4, 100, 1000) == 0
     costs.balance = 3.0
@@ -201,6 +203,14 @@ def test_costs_of_sizes_that_were_not_measured_follow_the_nearest():
 
 def test_sizes_are_exact_where_a_row_matters():
     assert [size_of(n) for n in range(1, 20)] == [1, 2, 3, 4, 5, 6, 7, 8, 10, 10, 12, 12, 14, 14, 16, 16, 16, 20, 20]
+
+
+@pytest.mark.parametrize("way", ["prompt-lookup", "self"])
+def test_costs_go_to_another_process_with_their_engine(way):
+    """A model that is pickled takes its drafter along. Catches a function that is defined inside of another one."""
+    cost = make_engine(MODEL, speculative=way).drafter.lengths.cost  # type: ignore[attr-defined]
+    cost.clock = WallClock()
+    assert pickle.loads(pickle.dumps(cost)).rows(3) == cost.rows(3)
 
 
 def test_a_text_that_depends_on_the_number_of_drafts_does_not_depend_on_time():

@@ -37,11 +37,12 @@ START, ALLOWANCE, MOST = 2.0, 0.02, 6.0  # passes on the account: at first, earn
 class RowCosts:
     """Rows of a pass -> its time in passes of one row of the target: an estimate, corrected by measurements.
 
-    A size that was not measured is corrected like the nearest one that was.
+    A size that was not measured is corrected like the nearest one that was. share: of a draft model, the part of the
+    target's time that its passes are estimated to take.
     """
 
-    def __init__(self, estimate: Callable[[int], float]) -> None:
-        self.estimate = estimate
+    def __init__(self, estimate: Callable[[int], float], share: float = 1.0) -> None:
+        self._estimate, self._share = estimate, share
         self._corrections: dict[int, deque[float]] = {}
         self._costs: dict[int, float] = {}  # computed since the last measurement
 
@@ -51,6 +52,10 @@ class RowCosts:
             correction = 1.0 if nearest is None else median_low(self._corrections[nearest])
             self._costs[rows] = self.estimate(rows) * correction
         return self._costs[rows]
+
+    def estimate(self, rows: int) -> float:
+        """The cost before anything was measured."""
+        return self._share * self._estimate(rows)
 
     def keep(self, rows: int) -> None:
         """Keeps the present cost of a size, whatever is measured of other sizes."""
@@ -77,16 +82,16 @@ def size_of(rows: int) -> int:
 class MeasuredCosts:
     """A DraftCost that is learnt from the steps themselves.
 
-    target, drafter: the estimated costs of a pass of the target and of the draft model (0: drafts of no model).
-    candidates: how many drafts of a position are verified side by side.
+    estimate: of the cost of rows, by the backend. share: the part of the target's time that a pass of the draft model
+    is estimated to take (0: drafts of no model). candidates: how many drafts of a position are verified side by side.
     """
 
     def __init__(
-        self, clock: Callable[[], float], ledger: Ledger, target: Callable[[int], float],
-        drafter: Callable[[int], float], candidates: int = 1,
+        self, clock: Callable[[], float], ledger: Ledger, estimate: Callable[[int], float], share: float,
+        candidates: int = 1,
     ) -> None:  # fmt: skip
         self.clock, self.ledger, self.candidates = clock, ledger, candidates
-        self.target, self.drafter = RowCosts(target), RowCosts(drafter)
+        self.target, self.drafter = RowCosts(estimate), RowCosts(estimate, share)
         self.balance = START
         self._plain = deque[float](maxlen=WINDOW)  # seconds of the last passes without drafts
         self._plain_rows, self._with, self._without = 1, 0, 0  # their rows; steps with drafts, or without, in a row

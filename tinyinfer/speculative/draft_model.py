@@ -205,11 +205,7 @@ def estimated_costs(share: float, ops: Ops, c: DraftSettings, clock: Callable[[]
     """
     if c.verification == "best-coupling":
         return DraftCost(ops.relative_cost, share)
-
-    def drafter(rows: int) -> float:
-        return share * ops.relative_cost(rows)
-
-    return MeasuredCosts(clock, ops.ledger, ops.relative_cost, drafter, c.num_draft_candidates)
+    return MeasuredCosts(clock, ops.ledger, ops.relative_cost, share, c.num_draft_candidates)
 
 
 def self_draft(

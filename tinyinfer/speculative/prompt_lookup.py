@@ -76,5 +76,5 @@ def prompt_lookup(
     cost: DraftCost | None,
 ) -> PromptLookup:  # fmt: skip
     """Builds the drafter of speculative=prompt-lookup."""
-    costs = cost or MeasuredCosts(clock, ops.ledger, ops.relative_cost, lambda rows: 0.0, c.num_draft_candidates)
+    costs = cost or MeasuredCosts(clock, ops.ledger, ops.relative_cost, 0.0, c.num_draft_candidates)
     return PromptLookup(DraftLengths(most_drafts(c, 7), costs, model.config.rotation_sets), c.num_draft_candidates)
