@@ -70,8 +70,9 @@ def run_round(models: dict[str, LLM], clock: Clock, tokens: int, seed: int) -> I
     for text, (prompts, temperature) in TEXTS.items():
         params = SamplingParams(max_tokens=tokens, ignore_eos=True, temperature=temperature, seed=seed)
         engines = {name: llm.with_engine(llm.engine_config, clock) for name, llm in models.items()}
-        for prompt in prompts:
-            answers = {name: answer(llm, prompt, params) for name, llm in engines.items()}
+        for n, prompt in enumerate(prompts, seed):
+            order = list(engines) if n % 2 else list(engines)[::-1]  # so that none is always the first
+            answers = {name: answer(engines[name], prompt, params) for name in order}
             plain, words, _ = answers.pop("plain")
             for name, (seconds, mine, drafts) in answers.items():
                 about = {"text": text, "drafter": name, "plain": plain, "seconds": seconds}
