@@ -85,7 +85,7 @@ class StudentVerifier:
 
     def __init__(self, drafter: Drafter, verifier: Verifier) -> None:
         self._drafter, self._verifier = drafter, verifier
-        self.propose, self.free, self.keep = drafter.propose, drafter.free, drafter.keep
+        self.propose, self.observe, self.free, self.keep = drafter.propose, drafter.observe, drafter.free, drafter.keep
 
     def verify(self, logits: np.ndarray, seq: Sequence) -> list[Choice]:  # (R, V) ->
         """The next tokens: drafts up to the first one that is replaced, and one token more if none is."""
