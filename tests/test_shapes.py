@@ -22,8 +22,8 @@ from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handl
 
 from tinyinfer import LLM, arrays
 from tinyinfer.backends.cpu import lazy_array
-from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.cpu_kernels.buffers import Buffers
+from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
