@@ -9,6 +9,7 @@ ledger. `--backend` chooses one. Read in this order:
     packing.py        codes of 8 to 2 bits in bytes
     packed.py         quantized weights as the backends lay them out
     packed_rows.py    the same, as a GPU reads them
+    int8_inputs.py    the inputs of products rounded, too, so that sums are of whole numbers
     cupy_ops.py       the reference on a GPU, operation by operation, in few launches
     cupy_kernels.py   the small kernels that save launches
     cupy_products.py  products by cuBLAS, where CuPy's own would convert or copy
