@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from tinyinfer.backends.packed import round_groups
+
 LANES = 64  # outputs in a block
-LARGEST = 127  # of a rounded activation
 
 
 def in_blocks(codes: np.ndarray) -> np.ndarray:  # (N, M) -> (J, M, 64)
@@ -68,10 +69,9 @@ def rounded_rows(
     x: np.ndarray, groups: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # (T, M) -> (T, M/4), (T, groups), (T, groups)
     """Activations a as int8, four in each int32; the step of each group, x being about step · a; the sum of its a."""
-    parts = x.reshape(len(x), groups, -1)  # (T, G, M/G)
-    step = np.abs(parts).max(axis=2) / np.float32(LARGEST)  # (T, G)
-    a = np.rint(parts / np.where(step > 0, step, np.float32(1))[..., None]).astype(np.int8)  # (T, G, M/G)
-    return a.reshape(x.shape).view(np.int32), step, a.sum(axis=2, dtype=np.int32)
+    codes, step = round_groups(x, x.shape[1] // groups, np)  # (T, M), (T, G)
+    a = codes.astype(np.int8)  # (T, M)
+    return a.view(np.int32), step, a.reshape(len(x), groups, -1).sum(axis=2, dtype=np.int32)
 
 
 def in_fours(blocks: np.ndarray) -> np.ndarray:  # (J, M, 64) -> (J, M/4, 64, 4)
