@@ -26,15 +26,14 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from tinyinfer.backends.cpu import default_threads, use_blas_threads
-from tinyinfer.backends.cpu_kernels.vectors import dot, has_vnni
 from tinyinfer.backends.packed import Packed
 from tinyinfer.lessons import kernel_found as found
+from tinyinfer.lessons.compiling import njit, numba, prange
 from tinyinfer.lessons.cpu_kernels import ADDED, GROUP, READ, predicted
-from tinyinfer.lessons.kernel_dots import dot_rows, with_fours, with_rounded
+from tinyinfer.lessons.kernel_dots import dot, dot_rows, has_instruction, with_fours, with_rounded
 from tinyinfer.lessons.kernel_ladder import float_rows
 from tinyinfer.lessons.kernel_products import OwnProducts, decoded, halved, in_turn, packed, products
 from tinyinfer.lessons.lesson import Lesson
-from tinyinfer.lessons.numba_here import njit, numba, prange
 from tinyinfer.measure.roofline import measure_bandwidth
 from tinyinfer.units import amount
 
@@ -390,7 +389,7 @@ fours = with_fours(blocks)
 with_rounded(fours.of_rows(2)).run(dot_rows)
 several["whole numbers"] = in_turn({count: (with_rounded(fours.of_rows(count)), dot_rows) for count in ROWS})
 lesson.table(*found.rows_table(several))
-lesson.say(found.rows_said(several["floats"], several["whole numbers"], 4, has_vnni()))
+lesson.say(found.rows_said(several["floats"], several["whole numbers"], 4, has_instruction()))
 
 # %% [markdown]
 # ## The figure

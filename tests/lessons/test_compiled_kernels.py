@@ -18,7 +18,7 @@ pytestmark = pytest.mark.cpu
 
 def test_the_compiled_kernel_gives_the_numbers_of_python() -> None:
     """Catches a judge whose verdict on plain Python says nothing about the compiled kernel."""
-    from tinyinfer.lessons.numba_here import njit
+    from tinyinfer.lessons.compiling import njit
 
     compiled = njit(block_product)
     for codes, scale, x in cases():
@@ -104,7 +104,7 @@ def test_rounded_activations_are_whole_numbers_of_one_byte() -> None:
 
 def test_a_compiled_kernel_for_rows_is_that_of_python() -> None:
     """Catches a permission to reorder that changes more than the last digits."""
-    from tinyinfer.lessons.numba_here import njit
+    from tinyinfer.lessons.compiling import njit
 
     codes, scale, _ = next(cases())
     x = np.random.default_rng(3).standard_normal((4, codes.shape[1]), dtype=np.float32)

@@ -10,6 +10,7 @@ import math
 import subprocess
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ from tinyinfer.llm import LLM
 from tinyinfer.model.visit import matrices
 from tinyinfer.model.weights import Linear
 
+NOTEBOOK = Path(__file__).parents[2] / "notebooks" / "src" / "17_cpu_kernels.py"
 EXERCISE = {one.name: one for one in EXERCISES}
 LOOPS = inspect.getsource(block_product).partition("-> None:")[2]
 
@@ -400,11 +402,13 @@ def test_numbers_of_the_cases_are_unlike_their_neighbours() -> None:
 
 def test_a_missing_numba_is_one_sentence_with_its_cure() -> None:
     """Catches a traceback in the notebook's first cell, and a judge of the lesson that needs numba."""
+    [setup] = [cell for cell in NOTEBOOK.read_text("utf-8").split("# %%") if cell.startswith(' tags=["setup"]')]
+    imports = "\n".join(line for line in setup.splitlines() if line.startswith("from tinyinfer"))
     code = (
         "import sys\nsys.modules['numba'] = None\nimport tinyinfer.lessons.cpu_kernels\n"
-        "try:\n    import tinyinfer.lessons.numba_here\nexcept ImportError as error:\n"
+        f"try:\n    exec({imports!r})\nexcept ImportError as error:\n"
         "    [line] = error._render_traceback_()\n    print(line == str(error), line)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.stdout.startswith("True this lesson compiles its loops with numba, and "), done.stderr
+    assert done.stdout.startswith("True this lesson compiles its loops with numba, which is missing"), done.stderr
     assert "pip install 'tinyinfer[cpu]'" in done.stdout

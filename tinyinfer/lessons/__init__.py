@@ -34,7 +34,7 @@ neither. Files in reading order:
     prefix_walk.py           lesson 11: the walk down the tree, and the judge of a student's walk
     prefix_puzzles.py        lesson 11: the parts of a prompt in order, and requests in order
     prefix_caching.py        lesson 11: exercises, judges and solutions
-    numba_here.py            lesson 17: numba, or one sentence about how to get it
+    compiling.py             lesson 17: numba, or one sentence about how to get it
     kernel_ladder.py         lesson 17: a matrix in blocks of 64 outputs, and its product as plain loops
     kernel_reads.py          lesson 17: in which order a loop reads memory, counted in lines
     kernel_judge.py          lesson 17: the judges of a student's layout and kernel

@@ -21,9 +21,15 @@ from dataclasses import replace
 import numpy as np
 
 from tinyinfer.backends.cpu_kernels import vectors as v
+from tinyinfer.backends.cpu_kernels.vectors import dot, has_vnni
+from tinyinfer.lessons.compiling import njit
 from tinyinfer.lessons.kernel_ladder import in_fours, rounded_rows
 from tinyinfer.lessons.kernel_products import Products
-from tinyinfer.lessons.numba_here import njit
+
+
+def has_instruction() -> bool:
+    """Whether the processor has the product of bytes as one instruction."""
+    return has_vnni()
 
 
 @njit(error_model="numpy")
@@ -44,10 +50,10 @@ def dot_rows(codes, scale, x, y):
                 s0, s1, s2, s3 = start, start, start, start
                 for k in range(size):
                     four, at = v.splat_int(words[t, g * size + k]), weights + 256 * k
-                    s0 = v.dot(s0, v.load_ints(at), four)
-                    s1 = v.dot(s1, v.load_ints(at + 64), four)
-                    s2 = v.dot(s2, v.load_ints(at + 128), four)
-                    s3 = v.dot(s3, v.load_ints(at + 192), four)
+                    s0 = dot(s0, v.load_ints(at), four)
+                    s1 = dot(s1, v.load_ints(at + 64), four)
+                    s2 = dot(s2, v.load_ints(at + 128), four)
+                    s3 = dot(s3, v.load_ints(at + 192), four)
                 out, factor = y[t, j].ctypes.data, v.splat(step[t, g])
                 v.store(out, v.fma(v.to_floats(s0), factor * v.load(scales), v.load(out)))
                 v.store(out + 64, v.fma(v.to_floats(s1), factor * v.load(scales + 64), v.load(out + 64)))

@@ -21,6 +21,6 @@ class NumbaMissing(ImportError):
 try:
     numba = import_module("numba")  # it has no type hints
 except ImportError as error:
-    raise NumbaMissing(f"this lesson compiles its loops with numba, and {error}: {CURE}") from None
+    raise NumbaMissing(f"this lesson compiles its loops with numba, which is missing here ({error}); {CURE}") from None
 
 njit, prange = numba.njit, numba.prange
