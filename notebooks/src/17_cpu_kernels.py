@@ -2,9 +2,9 @@
 # # 17 · CPU kernels
 #
 # **The idea.** Decode waits for memory, so a product of weights and a vector should be as fast as the weights can be
-# read. Eight bits a weight are a quarter of the bytes of `float32`. NumPy gets nothing of that, and a compiled loop
-# gets little, as long as it multiplies in the order of the textbook. This lesson changes the order of the loops and of
-# the numbers in memory, step by step, until memory is the limit.
+# read. Eight bits a weight are a quarter of the bytes of `float32`. What a loop gets of that depends on the order in
+# which it multiplies, and on the order of the numbers in memory. This lesson changes both, step by step, and asks at
+# each step what the loop waits for.
 #
 # **Formula.** `seconds ≥ (codes + scales) / read bandwidth` · `y[n] = Σ_g scale[n,g] · Σ_k code[n,k] · x[k]`
 #
@@ -267,8 +267,9 @@ lesson.say(
 # %% [markdown]
 # ### Fewer trips of the sums
 #
-# The `64` sums fill four registers of the largest kind, but numba keeps them in memory (in the nearest cache): for
-# every input they are read and written. Two inputs at a time halve that.
+# The `64` sums would fit into four registers of the largest kind. But they are an array, and the compiler cannot know
+# that no other array lies over it. So for every input it reads and writes the sums, in the nearest cache. Two inputs at
+# a time halve these trips.
 
 
 # %%
@@ -337,8 +338,7 @@ lesson.say(found.halves_said(blocks.held / small.held, both["float32"] / both["f
 # ### Threads
 #
 # Blocks do not know of each other, so threads can share them out. The range becomes a `prange`, and each block has sums
-# of its own. (One array of sums for all threads would be a race: each would add to the sums of the other.) All threads
-# read from the same memory. What can two of them gain at most, by the bandwidths?
+# of its own. All threads read from the same memory. What can they gain at most, by the bandwidths?
 
 
 # %%
@@ -371,10 +371,10 @@ several = {"floats": in_turn({count: (blocks.of_rows(count), by_rows) for count 
 lesson.table(*found.rows_table(several))
 
 # %% [markdown]
-# The way out is not more threads, but another arithmetic. Round the activations as well, to one byte each, a step for
-# every group: then the sum of a group is one of whole numbers, exact in any order. And processors have an instruction
-# for that: `64` products of bytes, added four by four to `16` sums. No compiler finds it in a plain loop, so the
-# library writes it down as an operation of its own, on vectors of sixteen numbers:
+# Another arithmetic needs fewer instructions. Round the activations as well, to one byte each, a step for every group:
+# then the sum of a group is one of whole numbers, exact in any order. And many processors have an instruction for that:
+# `64` products of bytes, added four by four to `16` sums. numba does not find it in a plain loop. So the library writes
+# it down as an operation of its own, on vectors of sixteen numbers, whose sums are no array and stay in registers:
 
 # %%
 lesson.source(dot)
@@ -432,8 +432,24 @@ both = in_turn({"kernel": (as_blocks, by_rows), "numpy": (as_rows, prompt_by_num
 lesson.say(found.prompt_said(PROMPT, *both.values()))
 
 # %% [markdown]
-# So the library multiplies a prompt in another way than a token.
+# ### Sums that threads share
 #
+# One line of the kernel with threads stands at another place: the arrays of sums are made once, outside of the
+# `prange`, and not in it. It compiles and runs, and nothing warns. What becomes of the products?
+
+
+# %% tags=["loses"]
+@njit(parallel=True)
+def shared(codes, bits, x, y):  # (J, M, 64), (J, G, 64), (M,), (J, 64) ->
+    part, word = np.empty(64, np.float32), np.empty(64, np.int32)
+    for j in prange(len(codes)):
+        half_block(codes[j], bits[j], x, part, word, y[j])
+
+
+small.run(shared)
+lesson.say(found.shared_said(small.furthest(rows), threads))
+
+# %% [markdown]
 # ## Exercises
 #
 # **Exercise: place** · 4 minutes · easy
@@ -448,12 +464,12 @@ check("place", answer)
 # %% [markdown]
 # **Exercise: float limit** · 5 minutes · medium
 #
-# A core reads `READ` weights a second, and it multiplies and adds `ADDED` floats a second (both are printed below). A
+# A core reads `READ` weights a second, and it multiplies and adds `ADDED` floats a second; the cell prints both. A
 # kernel is as good as it can be: it reads each weight once for all rows, and it computes while it reads. How many times
 # as many tokens a second do sixteen rows together make as one row alone?
 
 # %% tags=["exercise"]
-lesson.say(f"`READ` is {READ:.3g}, `ADDED` is {ADDED:.3g}.")
+lesson.say(f"`READ` is {READ:,.0f}, `ADDED` is {ADDED:,.0f}.")
 answer = ...
 check("float limit", answer)
 

@@ -345,12 +345,15 @@ def test_sentences_about_rows_and_losses_follow_the_numbers() -> None:
     assert "nothing ever pays" in found.compile_said(0.9, 0.01, 0.01)
     assert "loses, 2.0 times" in found.prompt_said(256, 2.0, 1.0)
     assert "its own" in found.prompt_said(256, 1.0, 1.0)
+    assert "**The largest error is 30%" in found.shared_said(0.3, 2)
+    assert "Nothing promises that" in found.shared_said(1e-6, 2)
+    assert "shares with none" in found.shared_said(1e-6, 1)
 
 
 def test_tables_hold_each_rate_and_each_gain() -> None:
     """Catches a share or a gain of another line."""
     _, rows = found.beside({"a": 1e9, "b": 5e9}, 10e9)
-    assert rows == [["a", "1 GB/s", "10.0%", ""], ["b", "5 GB/s", "50.0%", "5.0"]]
+    assert rows == [["a", "1 GB/s", "10.00%", ""], ["b", "5 GB/s", "50.00%", "5.0"]]
     headings, [line] = found.rows_table({"floats": {1: 0.01, 4: 0.02}})
     assert headings[1:] == ["1 row", "4 rows"]
     assert line == ["floats", "10.0 ms, 1.0x", "20.0 ms, 2.0x"]

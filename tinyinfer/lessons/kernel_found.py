@@ -17,6 +17,7 @@ Table = tuple[list[str], list[list[str]]]  # headings, rows
 
 NEAR = 0.7  # of the bandwidth: above, a kernel waits for memory more than for anything else
 SAME = 1.1  # two times that differ by less are called alike
+WRONG = 1e-3  # of the largest result: float32 in another order differs by far less
 CODE_SHARE = 1 / (1 + 2 / 32)  # of the format's bytes, with a scale of two bytes for 32 codes
 
 
@@ -25,7 +26,7 @@ def beside(rates: Rates, bandwidth: float) -> Table:
     rows, before = [], None
     for name, rate in rates.items():
         gain = "" if before is None else f"{rate / before:,.1f}"
-        rows.append([name, amount(rate, "B/s"), f"{rate / bandwidth:.1%}", gain])
+        rows.append([name, amount(rate, "B/s"), f"{rate / bandwidth:.2%}", gain])
         before = rate
     return ["kernel", "weights, bytes a second", "of the read bandwidth", "times the one above"], rows
 
@@ -183,6 +184,18 @@ def prompt_said(rows: int, kernel: float, blas: float) -> str:
             "pieces of both matrices in registers and caches, where our kernel reads the block again for each row."
         )
     return text + "The kernel holds its own here, this time."
+
+
+def shared_said(error: float, threads: int) -> str:
+    """What came of sums that several threads share. error: the largest one, as a share of the largest result."""
+    if threads == 1:
+        return "One thread shares with none: the products are right here. With two threads they would not have to be."
+    if error > WRONG:
+        return (
+            f"**The largest error is {error:.0%} of the largest result.** Each thread added to the sums of the other: "
+            "a race. No error was raised, and the next run gives other numbers."
+        )
+    return "This time the products are right. Nothing promises that: each thread adds to the sums of the other, a race."
 
 
 def draw(rates: Rates, bandwidths: Sequence[float], seconds: Mapping[str, Mapping[int, float]]) -> Any:

@@ -29,6 +29,7 @@ from tinyinfer.sampling_params import SamplingParams
 Kernel = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray], object]  # codes, scale, x, y
 Pack = Callable[[np.ndarray], np.ndarray]  # (N, n) -> (J, n, 64)
 Key = TypeVar("Key")
+PATIENCE = 1.5  # seconds of measuring, after which no round begins
 LOWEST = -128  # the code of an output that is not there: the byte 0 of the library's unsigned codes
 
 
@@ -99,10 +100,13 @@ class Products:
 def in_turn(works: Mapping[Key, tuple[Products, Kernel]], rounds: int = 5) -> dict[Key, float]:
     """The seconds of each kernel over its products: the fastest of some rounds, in which all take turns.
 
-    Other load can only slow a round down; and in turn it slows all of them down, so that ratios stay.
+    Other load can only slow a round down; and in turn it slows all of them down, so that ratios stay. On a machine that
+    needs long there are fewer rounds, at least one.
     """
-    times = dict.fromkeys(works, float("inf"))
-    for _ in range(rounds):
+    times, ends = dict.fromkeys(works, float("inf")), perf_counter() + PATIENCE
+    for done in range(rounds):
+        if done and perf_counter() > ends:
+            break
         for key, (rows, kernel) in works.items():
             begun = perf_counter()
             rows.run(kernel)
