@@ -67,7 +67,7 @@ bandwidths = [measure_bandwidth(count, 0.4, perf_counter) for count in (1, threa
 bandwidth = bandwidths[0]
 rows = products(llm)
 rates = {}  # kernel -> bytes of the format that it gets through in a second
-lesson.say(found.promise(rows.nbytes, bandwidth))
+lesson.say(found.promise(rows.nbytes, bandwidths, threads))
 
 # %% [markdown]
 # Now the formula as a loop, in Python. It gets the first outputs of the first matrix only.

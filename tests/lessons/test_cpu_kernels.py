@@ -313,6 +313,8 @@ def test_kernels_take_turns(rows: Products) -> None:
 
 def test_sentences_follow_the_numbers() -> None:
     """Catches a claim about speed that no measurement of this machine has made."""
+    assert found.promise(100_000_000, (20e9, 30e9), 2).endswith("2 threads together read 30 GB/s.")
+    assert found.promise(100_000_000, (20e9, 20e9), 1).endswith("at most 200 tokens a second.**")
     assert "slower than NumPy's way" in found.compiled_said(1e6, 2e9, 1e9, 30e9)
     assert "slower than" not in found.compiled_said(1e6, 1e9, 2e9, 30e9)
     assert "no obstacle" in found.compiled_said(1e6, 1e9, 25e9, 30e9)

@@ -31,13 +31,14 @@ def beside(rates: Rates, bandwidth: float) -> Table:
     return ["kernel", "weights, bytes a second", "of the read bandwidth", "times the one above"], rows
 
 
-def promise(nbytes: int, bandwidth: float) -> str:
-    """What memory alone would allow."""
-    least = nbytes / bandwidth
-    return (
-        f"A token reads {amount(nbytes, 'B')}, and one thread of this machine reads {amount(bandwidth, 'B/s')}. So the "
-        f"products of a token take at least {1e3 * least:.1f} ms: **at most {1 / least:.0f} tokens a second.**"
+def promise(nbytes: int, bandwidths: Sequence[float], threads: int) -> str:
+    """What memory alone would allow. bandwidths: of one thread, of all."""
+    least = nbytes / bandwidths[0]
+    text = (
+        f"A token reads {amount(nbytes, 'B')}, and one thread of this machine reads {amount(bandwidths[0], 'B/s')}. So "
+        f"the products of a token take at least {1e3 * least:.1f} ms: **at most {1 / least:.0f} tokens a second.**"
     )
+    return text if threads == 1 else f"{text} {threads} threads together read {amount(bandwidths[1], 'B/s')}."
 
 
 def python_said(seconds: float, nbytes: int, part: int) -> str:
