@@ -339,7 +339,8 @@ def test_sentences_about_rows_and_losses_follow_the_numbers() -> None:
     """Catches a loss that is told where the kernel wins, and the other way round."""
     floats, dots = {1: 1.0, 4: 3.0}, {1: 1.0, 4: 1.25}
     assert found.gain(dots, 4) == 3.2
-    assert "1.3 times, with whole numbers 3.2 times: 4 rows take 3000 ms and 1250 ms" in found.rows_said(floats, dots, 4, True)
+    said = found.rows_said(floats, dots, 4, True)
+    assert "1.3 times, with whole numbers 3.2 times: 4 rows take 3000 ms and 1250 ms" in said
     assert "stand in" in found.rows_said(floats, dots, 4, False)
     assert "no larger" in found.rows_said(floats, floats, 4, True)
     assert "fewer than 9 tokens" in found.compile_said(0.9, 0.11, 0.01)
