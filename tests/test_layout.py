@@ -125,7 +125,8 @@ def test_only_the_backend_and_its_registry_name_a_backend():
     named = [module(path) for path in paths if classes.search(path.read_text("utf-8"))]
     assert set(named) <= {
         "tinyinfer.backends.numpy_ops", "tinyinfer.backends.reference", "tinyinfer.backends.switches",
-        "tinyinfer.backends.cupy_ops", "tinyinfer.backends.numba_ops", "tinyinfer.switches",
+        "tinyinfer.backends.cupy_ops", "tinyinfer.backends.numba_ops", "tinyinfer.backends.numba_device",
+        "tinyinfer.switches",
     }  # fmt: skip
 
 

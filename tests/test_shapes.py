@@ -71,10 +71,11 @@ MODEL_FILES = ["model/transformer", "model/layers", "model/heads", "model/attent
                "model/mlp", "sampling", "kv_cache/contiguous", "kv_cache/paged", "speculative/verify",
                "speculative/best_coupling", "speculative/draft_model",
                "backends/reference", "backends/numpy_ops", "backends/flash"]  # fmt: skip
-COMPILED = [path for path in (PACKAGE / "backends" / "cpu_kernels").glob("*.py") if "numba" in path.read_text("utf-8")]
+KERNELS = PACKAGE / "backends" / "cpu_kernels"
+COMPILED = [*set(KERNELS.glob("*.py")) - {KERNELS / "buffers.py"}, PACKAGE / "backends" / "numba_ops.py"]
 SIGNATURES = [
     signature
-    for path in sorted(set(PACKAGE.rglob("*.py")) - set(COMPILED))  # those need numba: see tests/cpu_kernels
+    for path in sorted(set(PACKAGE.rglob("*.py")) - set(COMPILED))  # those need numba: -m cpu
     for signature in shapes.signatures(path)
 ]
 

@@ -46,14 +46,13 @@ class Maker:
 
     def load(self, address, kind):
         """What lies at an address, aligned like its elements."""
-        value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
         element = getattr(kind, "element", kind)
-        value.align = element.width // 8 if isinstance(element, ir.IntType) else 2 if element == ir.HalfType() else 4
-        return value
+        align = element.width // 8 if isinstance(element, ir.IntType) else 2 if element == ir.HalfType() else 4
+        return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=align)
 
     def store(self, address, value):
         """Writes a vector of float32."""
-        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = 4
+        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=4)
 
     def splat(self, value):
         """The float32 number, 16 times."""
