@@ -13,7 +13,7 @@ Codes become floats in registers, too: shift, mask, convert, three operations be
 do not multiply. So with four rows the conversion is nearly hidden, and with one row it is most of the work.
 
 Wins: several rows, and codes of any size, at nearly the speed of the multiplying units. Loses: each number of rows is
-machine code of its own, so there are tiles of 1, 2, 4 and 6 rows and nothing between.
+machine code of its own, and compiled for itself.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
