@@ -28,6 +28,16 @@ Read in this order:
     integer_tile.py    a group of codes times rows of 8 bits, in registers
     integer_product.py  products of whole numbers
     products.py     which of them multiplies with a weight
+    sums.py         many sums in registers, unrolled
+    packed_rows.py  keys and values in a few bits
+    cached_rows.py  where keys and values lie
+    attention_work.py  a piece of attention, its state and its end
+    few_queries.py  vectors along a head
+    many_queries.py    a lane for each query
+    attention_pieces.py  a batch, cut for all threads
+    pass_data.py    what changes from pass to pass
+    turn_append.py  rotation, and the cache's new rows
+    attention.py    the launches of a layer's attention
     embed.py        tokens become vectors
     norms.py        RMSNorm, LayerNorm, norms of heads
     gate.py         the MLP's nonlinearity

@@ -32,6 +32,5 @@ def attention(layer: int, heads: Heads, q: Rows, out: Rows, data: PassData, buff
     floats = max(few_queries.scratch_floats(heads.size), many_queries.scratch_floats(heads.size))
     scratch = buffers.array("attention", (buffers.threads, floats))
     parts = (attend_few, pieces.few), (attend_many, pieces.many), (combine, pieces.cut)
-    return [
-        Launch(kernel, (*common, table.array, partials, scratch, FLOAT * floats), table.count) for kernel, table in parts
-    ]
+    rest = partials, scratch, FLOAT * floats
+    return [Launch(kernel, (*common, table.array, *rest), table.count) for kernel, table in parts]

@@ -18,13 +18,13 @@ from numba import njit
 from tinyinfer.backends.cpu_kernels.cached_rows import FLOAT, HEADS, PLACE, SIZE, WIDTH, WORD, padded
 from tinyinfer.backends.cpu_kernels.functions import exp, tanh
 from tinyinfer.backends.cpu_kernels.kernel import kernel
-from tinyinfer.backends.cpu_kernels.scalars import as_float, float_at, int_at, set_float
+from tinyinfer.backends.cpu_kernels.scalars import as_float, float_at, int_at, quotient, remainder, set_float
 from tinyinfer.backends.cpu_kernels.vectors import first_of, load, splat, store, where_less
 
 F = np.float32
 LOWEST = F(-1e30)  # a largest score before there is one: finite, so that its difference from -inf is no NaN
 HIDDEN = F(-np.inf)
-MOST_LANES = 32  # of a piece
+MOST_LANES = 16  # of a piece
 
 # Arguments of the kernels of attention, behind those of the cache.
 QUERIES, Q, Q_ROW, OUT, OUT_ROW, POSITIONS, WINDOW, CAP, SINKS = range(PLACE, PLACE + 9)
@@ -38,29 +38,30 @@ SLOT, FIRST_ROW, LANE, LANES, START, STOP, PARTIAL, EDGE, FIELDS = range(9)
 @njit(forceinline=True)
 def piece(a, item, number):
     """A field of an item's piece of work; each piece is as many items as there are key heads."""
-    return int_at(a[WORK] + WORD * (item // a[HEADS] * FIELDS + number))
+    return int_at(a[WORK] + WORD * (quotient(item, a[HEADS]) * FIELDS + number))
 
 
-@njit(forceinline=True)
+@njit
 def row_of(a, item, lane):
     """The batch's row that a lane belongs to."""
-    return piece(a, item, FIRST_ROW) + (piece(a, item, LANE) + lane) // (a[QUERIES] // a[HEADS])
+    group = quotient(a[QUERIES], a[HEADS])
+    return piece(a, item, FIRST_ROW) + quotient(piece(a, item, LANE) + lane, group)
 
 
-@njit(forceinline=True)
+@njit
 def head_of(a, item, lane):
     """The query head of a lane."""
-    group = a[QUERIES] // a[HEADS]
-    return item % a[HEADS] * group + (piece(a, item, LANE) + lane) % group
+    group = quotient(a[QUERIES], a[HEADS])
+    return remainder(item, a[HEADS]) * group + remainder(piece(a, item, LANE) + lane, group)
 
 
-@njit(forceinline=True)
+@njit
 def query_of(a, item, lane):
     """The address of a lane's query."""
     return a[Q] + row_of(a, item, lane) * a[Q_ROW] + head_of(a, item, lane) * padded(a[SIZE]) * FLOAT
 
 
-@njit(forceinline=True)
+@njit
 def position_of(a, item, lane):
     """The position of a lane's query."""
     return int_at(a[POSITIONS] + WORD * row_of(a, item, lane))
@@ -84,7 +85,7 @@ def seen(a, score, key, query):
     return score
 
 
-@njit(forceinline=True)
+@njit
 def number_exp(x):
     """e^x of one number."""
     return first_of(exp(splat(x)))
@@ -98,20 +99,20 @@ def finish(a, item, lane, m, total, values, step):
     if partial < 0:
         factor = share(a, head, m, total)
     else:
-        out = partial_of(a, partial, item % a[HEADS], lane)
+        out = partial_of(a, partial, remainder(item, a[HEADS]), lane)
         set_float(out + padded(size) * FLOAT, m)
         set_float(out + padded(size) * FLOAT + FLOAT, total)
     for n in range(size):
         set_float(out + FLOAT * n, float_at(values + step * n) * factor)
 
 
-@njit(forceinline=True)
+@njit
 def partial_of(a, partial, head, lane):
     """The address of a lane's partial result: its weighted values, then m and the total."""
     return a[PARTIALS] + ((partial * a[HEADS] + head) * MOST_LANES + lane) * (padded(a[SIZE]) + WIDTH) * FLOAT
 
 
-@njit(forceinline=True)
+@njit
 def share(a, head, m, total):
     """What weighted values are multiplied by at the end: 1 / total, with the share of the head's sink in it."""
     if not a[SINKS]:
@@ -130,7 +131,7 @@ def combine(a, item, thread):
     """
     size, n = padded(a[SIZE]), piece(a, item, START)
     for lane in range(piece(a, item, LANES)):
-        head, first, step = item % a[HEADS], piece(a, item, PARTIAL), FLOAT * size
+        head, first, step = remainder(item, a[HEADS]), piece(a, item, PARTIAL), FLOAT * size
         m = LOWEST
         for i in range(n):
             m = max(m, float_at(partial_of(a, first + i, head, lane) + step))

@@ -16,7 +16,7 @@ from __future__ import annotations
 from numba import njit
 
 from tinyinfer.backends.cpu_kernels.packed_rows import HALF, packed_bytes, unpack_key, unpack_value
-from tinyinfer.backends.cpu_kernels.scalars import float_at, int_at, set_float
+from tinyinfer.backends.cpu_kernels.scalars import float_at, int_at, quotient, remainder, set_float
 from tinyinfer.backends.cpu_kernels.vectors import load, store
 
 FLOAT, WORD, BYTES = 4, 8, 64  # bytes of a float, of an address, of a vector
@@ -43,7 +43,7 @@ TABLE, BLOCK, ROOM, FIRST, FLOATS, FIELDS = 0, 1, 2, 3, 4, 5
 @njit(forceinline=True)
 def padded(size):
     """Numbers from one row to the next in scratch memory: whole vectors."""
-    return (size + WIDTH - 1) // WIDTH * WIDTH
+    return (size + WIDTH - 1) & -WIDTH
 
 
 @njit(forceinline=True)
@@ -61,28 +61,28 @@ def array_of(a, slot, number):
 @njit(forceinline=True)
 def block_of(a, slot, position):
     """The block that holds a position."""
-    return int_at(field(a, slot, TABLE) + WORD * (position // field(a, slot, BLOCK)))
+    return int_at(field(a, slot, TABLE) + WORD * quotient(position, field(a, slot, BLOCK)))
 
 
-@njit(forceinline=True)
+@njit
 def float_row(a, slot, head, position, values):
     """The address of a position's key (values = 0) or value (1) in one head, as floats: where it is written."""
     if a[BITS]:
         before = (position - field(a, slot, FIRST)) * a[ROW] + a[COLUMN]
         return field(a, slot, FLOATS) + before + (values * a[HEADS] + head) * a[SIZE] * FLOAT
     size = field(a, slot, BLOCK)
-    row = block_of(a, slot, position) * size + position % size
+    row = block_of(a, slot, position) * size + remainder(position, size)
     return array_of(a, slot, KEYS + values) + (head * field(a, slot, ROOM) + row) * a[SIZE] * FLOAT
 
 
-@njit(forceinline=True)
+@njit
 def side_by_side(a, slot, first, count):
     """Whether float rows from position `first` on lie one behind the other, and vectors of them end in the array."""
     size = field(a, slot, BLOCK)
-    if a[BITS] or a[SIZE] % WIDTH:
+    if a[BITS] or a[SIZE] & (WIDTH - 1):
         return False
-    block, position = block_of(a, slot, first), first - first % size + size
-    if block * size + first % size + padded(count) > field(a, slot, ROOM):
+    block, position = block_of(a, slot, first), first - remainder(first, size) + size
+    if block * size + remainder(first, size) + padded(count) > field(a, slot, ROOM):
         return False
     while position < first + count:
         block += 1
@@ -92,7 +92,7 @@ def side_by_side(a, slot, first, count):
     return True
 
 
-@njit(forceinline=True)
+@njit
 def rows_at(a, slot, head, values, first, count, edge, scratch):
     """The address of `count` keys (values = 0) or values (1), `padded(E)` numbers from each other.
 
@@ -111,7 +111,7 @@ def gather(a, slot, head, values, first, count, edge, out):
     position, stop, stride = first, first + count, padded(a[SIZE]) * FLOAT
     while position < stop:
         if a[BITS] and position < edge:
-            inside = position % field(a, slot, BLOCK)
+            inside = remainder(position, field(a, slot, BLOCK))
             n = min(field(a, slot, BLOCK) - inside, stop - position)
             unpack_block(a, slot, head, values, block_of(a, slot, position), inside, n, out)
         else:
@@ -120,12 +120,12 @@ def gather(a, slot, head, values, first, count, edge, out):
         position, out = position + n, out + n * stride
 
 
-@njit(forceinline=True)
+@njit
 def copy_row(source, out, size):
     """Copies so many floats."""
-    for n in range(size // WIDTH):
+    for n in range(quotient(size, WIDTH)):
         store(out + BYTES * n, load(source + BYTES * n))
-    for n in range(size // WIDTH * WIDTH, size):
+    for n in range(size & -WIDTH, size):
         set_float(out + FLOAT * n, float_at(source + FLOAT * n))
 
 
@@ -135,12 +135,12 @@ def unpack_block(a, slot, head, values, block, inside, count, out):
     size, rows, blocks, bits = a[SIZE], field(a, slot, BLOCK), field(a, slot, ROOM), a[BITS]
     nbytes, place = packed_bytes(rows * size, bits), head * blocks + block
     codes = array_of(a, slot, KEYS + values) + place * nbytes
-    scales, numbers = array_of(a, slot, KEY_SCALES + values), rows * (size // a[GROUP]) if values else size
+    scales, numbers = array_of(a, slot, KEY_SCALES + values), rows * quotient(size, a[GROUP]) if values else size
     minimums = scales + a[HEADS] * blocks * numbers * HALF
     scales, minimums = scales + place * numbers * HALF, minimums + place * numbers * HALF
     for row in range(inside, inside + count):
         if values:
-            first = row * (size // a[GROUP]) * HALF
+            first = row * quotient(size, a[GROUP]) * HALF
             unpack_value(codes, nbytes, bits, row * size, size, a[GROUP], scales + first, minimums + first, out)
         else:
             unpack_key(codes, nbytes, bits, row * size, size, scales, minimums, out)

@@ -17,7 +17,7 @@ from numba import njit
 
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
 from tinyinfer.backends.cpu_kernels.kernel import Kernel, Launch, kernel
-from tinyinfer.backends.cpu_kernels.outputs import begin, common, row_parts, rows_of
+from tinyinfer.backends.cpu_kernels.outputs import begin, common, end, row_parts, rows_of
 from tinyinfer.backends.cpu_kernels.scalars import as_float
 from tinyinfer.backends.cpu_kernels.tiles import BFLOAT, FLOAT, HALF, dense_tile, widen
 from tinyinfer.backends.lanes import DenseLanes
@@ -54,7 +54,7 @@ def kernel_of(kind: int) -> Kernel:
         """64 outputs of some rows. a: as outputs.py says, then weights, inputs (M'), a panel for each thread."""
         block, rows, x, y = rows_of(a, item)
         begin(a, block, y, rows)
-        w, inputs, panel, factor = a[9] + block * a[10] * BLOCK * size, a[10], a[11], as_float(a[5])
+        w, inputs, panel, factor = a[10] + block * a[11] * BLOCK * size, a[11], a[12], as_float(a[5])
         for k in range(0, inputs, PIECE):
             count = min(PIECE, inputs - k)
             at = w + k * BLOCK * size
@@ -64,6 +64,7 @@ def kernel_of(kind: int) -> Kernel:
                 multiply_rows(FLOAT, x + 4 * k, a[1], at, count, y, a[3], rows, factor)
             else:
                 multiply_rows(kind, x + 4 * k, a[1], at, count, y, a[3], rows, factor)
+        end(a, block, y, rows)
 
     return dense_product
 

@@ -33,18 +33,17 @@ from tinyinfer.backends.cpu_kernels.attention_work import (
     query_of,
     seen,
 )
-from tinyinfer.backends.cpu_kernels.cached_rows import FLOAT, HEADS, SIZE, TILE, WIDTH, padded, rows_at
+from tinyinfer.backends.cpu_kernels.cached_rows import BYTES, FLOAT, HEADS, SIZE, TILE, WIDTH, padded, rows_at
 from tinyinfer.backends.cpu_kernels.functions import exp, larger
 from tinyinfer.backends.cpu_kernels.kernel import kernel
-from tinyinfer.backends.cpu_kernels.scalars import float_at, set_float
+from tinyinfer.backends.cpu_kernels.scalars import float_at, remainder, set_float
 from tinyinfer.backends.cpu_kernels.sums import (
-    add_columns,
     add_rows,
     four,
     one,
-    scaled_columns,
+    scaled_rows,
     sixteen,
-    store_columns,
+    store_rows,
     sums_of,
 )
 from tinyinfer.backends.cpu_kernels.vectors import counting, first_of, load, reduce_add, reduce_max, splat, store
@@ -55,7 +54,7 @@ STATE = 2 * WIDTH  # floats of scratch for the m and the totals of all lanes
 
 
 def scratch_floats(size: int) -> int:
-    """Numbers of scratch memory that a thread needs: keys and values of a tile, weights, the lanes' values and state."""
+    """Numbers of scratch memory for a thread: keys and values of a tile, weights, the lanes' values and state."""
     row = -(-size // WIDTH) * WIDTH
     return 2 * TILE * row + TILE + MOST * row + STATE
 
@@ -69,16 +68,16 @@ def score_keys(query, keys, size):
     return sums_of(sums)
 
 
-@njit(forceinline=True)
+@njit
 def add_values(sums, before, weights, values, count, stride, out):
     """out · before + Σ weight · value, of some vectors of a head."""
-    sums = scaled_columns(sums, before, out)
+    sums = scaled_rows(sums, before, out, BYTES)
     for n in range(count):
-        sums = add_columns(sums, weights + FLOAT * n, values + stride * n)
-    store_columns(sums, out)
+        sums = add_rows(sums, splat(float_at(weights + FLOAT * n)), values + stride * n, BYTES)
+    store_rows(sums, out, BYTES)
 
 
-@njit(forceinline=True)
+@njit
 def attend_tile(a, item, lane, tile, count, keys, values, weights, state, out):
     """One query meets the keys of a tile and their values."""
     size, largest = padded(a[SIZE]), splat(HIDDEN)
@@ -118,7 +117,7 @@ def attend_few(a, item, thread):
     weights = values + TILE * size * FLOAT
     out = weights + TILE * FLOAT
     state = out + MOST * size * FLOAT
-    slot, head, lanes = piece(a, item, SLOT), item % a[HEADS], piece(a, item, LANES)
+    slot, head, lanes = piece(a, item, SLOT), remainder(item, a[HEADS]), piece(a, item, LANES)
     for lane in range(lanes):
         set_float(state + FLOAT * lane, LOWEST)
         set_float(state + FLOAT * (WIDTH + lane), F(0))

@@ -20,9 +20,11 @@ from numba import njit
 from tinyinfer.backends.cpu_kernels.scalars import (
     byte_at,
     float_at,
+    half_at,
     half_bits,
-    half_bits_at,
     half_of_bits,
+    quotient,
+    remainder,
     set_byte,
     set_float,
     set_half_bits,
@@ -48,50 +50,46 @@ ROUNDER = F(12582912)  # a float32 of this size has no fraction
 @njit(forceinline=True)
 def packed_bytes(count, bits):
     """Bytes of so many codes."""
-    return (count * bits + 7) // 8
-
-
-@njit(forceinline=True)
-def _half_at(address):
-    return half_of_bits(half_bits_at(address))
+    return quotient(count * bits + 7, 8)
 
 
 @njit(forceinline=True)
 def code_at(codes, nbytes, bits, i):
     """One code of a block."""
-    return (byte_at(codes + i % nbytes) >> (bits * (i // nbytes))) & ((1 << bits) - 1)
+    return (byte_at(codes + remainder(i, nbytes)) >> (bits * quotient(i, nbytes))) & ((1 << bits) - 1)
 
 
 @njit(forceinline=True)
 def codes_at(codes, nbytes, bits, i):
     """16 codes of a block as floats; `nbytes` and i are whole numbers of vectors."""
-    shift, mask = splat_int(np.int32(bits * (i // nbytes))), splat_int(np.int32((1 << bits) - 1))
-    return to_floats(bits_and(shr(load_bytes(codes + i % nbytes), shift), mask))
+    shift, mask = splat_int(np.int32(bits * quotient(i, nbytes))), splat_int(np.int32((1 << bits) - 1))
+    return to_floats(bits_and(shr(load_bytes(codes + remainder(i, nbytes)), shift), mask))
 
 
-@njit(forceinline=True)
+@njit
 def unpack_key(codes, nbytes, bits, first, size, scales, minimums, out):
     """A key of `size` numbers, whose codes begin at code `first`; a scale and a minimum for each."""
-    if size % WIDTH or nbytes % WIDTH:
+    if (size | nbytes) & (WIDTH - 1):
         for n in range(size):
             code = F(code_at(codes, nbytes, bits, first + n))
-            set_float(out + FLOAT * n, code * _half_at(scales + HALF * n) + _half_at(minimums + HALF * n))
+            set_float(out + FLOAT * n, code * half_at(scales + HALF * n) + half_at(minimums + HALF * n))
         return
     for n in range(0, size, WIDTH):
         code = codes_at(codes, nbytes, bits, first + n)
         store(out + FLOAT * n, fma(code, load_half(scales + HALF * n), load_half(minimums + HALF * n)))
 
 
-@njit(forceinline=True)
+@njit
 def unpack_value(codes, nbytes, bits, first, size, group, scales, minimums, out):
     """A value of `size` numbers, whose codes begin at code `first`; a scale and a minimum for each group."""
-    if group % WIDTH or nbytes % WIDTH:
+    if (group | nbytes) & (WIDTH - 1):
         for n in range(size):
-            code, place = F(code_at(codes, nbytes, bits, first + n)), HALF * (n // group)
-            set_float(out + FLOAT * n, code * _half_at(scales + place) + _half_at(minimums + place))
+            code, place = F(code_at(codes, nbytes, bits, first + n)), HALF * quotient(n, group)
+            set_float(out + FLOAT * n, code * half_at(scales + place) + half_at(minimums + place))
         return
     for n in range(0, size, WIDTH):
-        scale, minimum = splat(_half_at(scales + HALF * (n // group))), splat(_half_at(minimums + HALF * (n // group)))
+        place = HALF * quotient(n, group)
+        scale, minimum = splat(half_at(scales + place)), splat(half_at(minimums + place))
         store(out + FLOAT * n, fma(codes_at(codes, nbytes, bits, first + n), scale, minimum))
 
 
@@ -128,7 +126,7 @@ def pack_codes(codes, count, bits, out):
     nbytes = packed_bytes(count, bits)
     for n in range(nbytes):
         byte = 0
-        for plane in range(8 // bits):
+        for plane in range(quotient(8, bits)):
             i = n + plane * nbytes
             byte |= (byte_at(codes + i) if i < count else 0) << (bits * plane)
         set_byte(out + n, byte)

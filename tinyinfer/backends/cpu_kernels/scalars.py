@@ -101,3 +101,19 @@ def half_bits(typing, value):
         return builder.zext(builder.bitcast(half, ir.IntType(16)), ir.IntType(64))
 
     return types.int64(types.float32), code
+
+
+def _unsigned(method):
+    """An operation on whole numbers that are not negative: one instruction, where // and % of any sign need a dozen."""
+
+    @intrinsic
+    def function(typing, a, b):
+        def code(context, builder, signature, args):
+            return getattr(builder, method)(*args)
+
+        return types.int64(types.int64, types.int64), code
+
+    return function
+
+
+quotient, remainder = _unsigned("udiv"), _unsigned("urem")

@@ -41,12 +41,13 @@ from tinyinfer.backends.cpu_kernels.cached_rows import BLOCK as BLOCK_SIZE
 from tinyinfer.backends.cpu_kernels.kernel import Launch, kernel
 from tinyinfer.backends.cpu_kernels.packed_rows import HALF, pack_codes, pack_group, packed_bytes
 from tinyinfer.backends.cpu_kernels.pass_data import PassData
-from tinyinfer.backends.cpu_kernels.scalars import as_float, bits_of, float_at, int_at, set_float
+from tinyinfer.backends.cpu_kernels.scalars import as_float, bits_of, float_at, int_at, quotient, remainder, set_float
 from tinyinfer.backends.cpu_kernels.vectors import fma, load, reduce_add, splat, store
 from tinyinfer.model.heads import Heads
-from tinyinfer.model.weights import NoNorm, RMSNorm
+from tinyinfer.model.weights import Norm, RMSNorm
 
 F = np.float32
+Turn = tuple[np.ndarray, np.ndarray]
 QKV, QKV_ROW, QUERIES, Q, Q_ROW, COS, SIN, NORM, EPS, SCALE, POSITIONS, ROW_SLOTS = range(PLACE, PLACE + 12)
 CODES, FILLED = PLACE, PLACE + 1
 
@@ -54,7 +55,7 @@ CODES, FILLED = PLACE, PLACE + 1
 @njit
 def normalize(x, weight, size, eps):
     """x / sqrt(mean(x²) + eps) · weight, in place."""
-    whole, squares = size // WIDTH * WIDTH, splat(F(0))
+    whole, squares = size & -WIDTH, splat(F(0))
     for n in range(0, whole, WIDTH):
         squares = fma(load(x + FLOAT * n), load(x + FLOAT * n), squares)
     total = reduce_add(squares)
@@ -70,8 +71,8 @@ def normalize(x, weight, size, eps):
 @njit
 def turn(x, cos, sin, size, scale, out):
     """Rotates a head: (a, b) -> (a·cos - b·sin, b·cos + a·sin), times scale; the first half's sine is negative."""
-    half = size // 2
-    whole = half // WIDTH * WIDTH
+    half = size >> 1
+    whole = half & -WIDTH
     for side in range(2):
         this, other = side * half, half - side * half
         for n in range(0, whole, WIDTH):
@@ -114,8 +115,8 @@ def pack_blocks(a, item, thread):
     FILLED: (blocks, 3): slot, block, first position. CODES: scratch for a block's codes, in bytes, of each thread.
     Equal to PackedBlocks.write bit by bit.
     """
-    size, bits, group, head = a[SIZE], a[BITS], a[GROUP], item % a[HEADS]
-    record = a[FILLED] + 3 * WORD * (item // a[HEADS])
+    size, bits, group, head = a[SIZE], a[BITS], a[GROUP], remainder(item, a[HEADS])
+    record = a[FILLED] + 3 * WORD * quotient(item, a[HEADS])
     slot, block, first = int_at(record), int_at(record + WORD), int_at(record + 2 * WORD)
     rows, blocks = field(a, slot, BLOCK_SIZE), field(a, slot, ROOM)
     nbytes, place = packed_bytes(rows * size, bits), head * blocks + block
@@ -128,23 +129,23 @@ def pack_blocks(a, item, thread):
         pack_group(key + n * FLOAT, a[ROW], rows, bits, codes + n, size, scale, scale + after)
     pack_codes(codes, rows * size, bits, array_of(a, slot, KEYS) + place * nbytes)
 
-    groups = size // group
+    groups = quotient(size, group)
     scales = array_of(a, slot, VALUE_SCALES) + place * rows * groups * HALF
     after = a[HEADS] * blocks * rows * groups * HALF
     for n in range(rows * groups):
-        scale, source = scales + n * HALF, value + n // groups * a[ROW] + n % groups * group * FLOAT
+        scale, source = scales + n * HALF, value + quotient(n, groups) * a[ROW] + remainder(n, groups) * group * FLOAT
         pack_group(source, FLOAT, group, bits, codes + n * group, 1, scale, scale + after)
     pack_codes(codes, rows * size, bits, array_of(a, slot, VALUES) + place * nbytes)
 
 
 def turn_append(
-    layer: int, qkv: Rows, norm: NoNorm | RMSNorm, turn: tuple[np.ndarray, np.ndarray], heads: Heads, q: Rows, data: PassData
+    layer: int, qkv: Rows, norm: Norm, turn: Turn, heads: Heads, q: Rows, data: PassData
 ) -> list[Launch]:
     """Keys and values of the rows into the cache, and their queries into q, (T, H · padded E); qkv is used up.
 
-    norm: of each head of queries and keys. turn: the cosines and sines of the rows, (T, E) and (T, E).
+    norm: of each head of queries and keys, an RMSNorm or none. turn: the rows' cosines and sines, (T, E) and (T, E).
     """
-    weight, eps = (0, 0.0) if isinstance(norm, NoNorm) else (norm.weight, norm.eps)
+    weight, eps = (norm.weight, norm.eps) if isinstance(norm, RMSNorm) else (0, 0.0)
     place = data.place(layer, heads)
     arguments = (
         *place, qkv.array, qkv.stride * FLOAT, heads.queries, q.array, q.stride * FLOAT, *turn,
