@@ -135,7 +135,7 @@ def full_qk_norm(qkv: Rows, by: FullQKNorm) -> list[Launch]:
     return launches
 
 
-def padded(array: np.ndarray, width: int) -> np.ndarray:  # (width,) -> (64 · blocks,)
+def padded(array: np.ndarray, width: int) -> np.ndarray:  # (...,) -> (n,)
     """The numbers, and zeros up to a whole block."""
     full = aligned((blocks(width) * 64,))
     full[:width] = array.reshape(-1)

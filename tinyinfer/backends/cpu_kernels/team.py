@@ -123,7 +123,7 @@ def publish(state: int, epoch: int) -> None:
 
 @native(types.void, 6)
 def compute(state: int, table: int, count: int, base: int, thread: int, threads: int) -> None:
-    """`work`, for Python."""
+    """`work`, called by Python."""
     work(state, table, count, base, thread, threads)
 
 
