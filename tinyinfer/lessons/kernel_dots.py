@@ -21,7 +21,7 @@ from dataclasses import replace
 import numpy as np
 
 from tinyinfer.backends.cpu_kernels import vectors as v
-from tinyinfer.backends.cpu_kernels.vectors import dot, has_vnni
+from tinyinfer.backends.cpu_kernels.dot import dot, dot_bits
 from tinyinfer.lessons.compiling import njit
 from tinyinfer.lessons.kernel_ladder import in_fours, rounded_rows
 from tinyinfer.lessons.kernel_products import Products
@@ -29,7 +29,7 @@ from tinyinfer.lessons.kernel_products import Products
 
 def has_instruction() -> bool:
     """Whether the processor has the product of bytes as one instruction."""
-    return has_vnni()
+    return dot_bits() > 0
 
 
 @njit(error_model="numpy")

@@ -177,7 +177,8 @@ class Team:
             seen = serve.call(self.state, number, seen)
             with self.awake:
                 self.sleeping += 1
-                self.awake.wait_for(lambda seen=seen: self.words[EPOCH // 8] != seen)
+                while self.words[EPOCH // 8] == seen:
+                    self.awake.wait()
                 self.sleeping -= 1
 
 
