@@ -18,6 +18,7 @@ from fake_cupy import fake_cupy
 from gguf import GGMLQuantizationType
 from gguf_writer import random_blocks, write_gguf
 from helpers import ALWAYS_DRAFT, Letters, checkpoint_of, finish, make_engine, random_tensors, request, small_config
+from packed_matrices import random_matrix
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
 from tinyinfer import LLM, arrays
@@ -25,6 +26,7 @@ from tinyinfer.backends.cpu import lazy_array
 from tinyinfer.backends.cpu_kernels.buffers import Buffers
 from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.delegate import DelegatingOps
+from tinyinfer.backends.lanes import Arena, DenseLanes, PackedLanes, mapping
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.course.assignments.transformer_operations.test_transformer_operations import attend
@@ -58,7 +60,8 @@ from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.model.heads import Heads, Sinks, SoftCap
-from tinyinfer.model.weights import Linear, MixedMatrix
+from tinyinfer.model.quantized_matrix import QuantScheme
+from tinyinfer.model.weights import Floats, Linear, MixedMatrix
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.sampling import token_scores
 from tinyinfer.sampling_params import SamplingParams
@@ -337,6 +340,17 @@ def run_buffers() -> None:
     assert Buffers(3, 1).rows("x", 70).array.shape == (3, 128)
 
 
+def run_lanes() -> None:
+    """Weights as the compiled kernels read them: packed, looked up, and given back."""
+    scheme = QuantScheme(5, 8, symmetric=False, nested=2)
+    for weight in (
+        DenseLanes.pack(Floats("w", np.ones((139, 43), np.float32)), np.dtype(np.float32), Arena()),
+        PackedLanes.pack(random_matrix(139, 47, scheme), Arena()),
+    ):
+        weight.rows(np.array([3, 1, 138])), weight.dequantize(slice(3, 32)), weight.matrix()
+    mapping(1 << 10)
+
+
 def run_kernel_judges() -> None:
     """The judges of a matrix in blocks and of its product, by a kernel of arrays; nothing is compiled."""
 
@@ -366,6 +380,7 @@ def inspector(golden_folder, tmp_path_factory) -> Inspector:
     run_gpu(inspector)
     run_compiled(inspector)
     inspector.watch({}, run_buffers)
+    inspector.watch({}, run_lanes)
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
     run_kept(inspector)
