@@ -1,8 +1,9 @@
 """Attention of a few queries: each key and value is read once, and meets every query that wants it while it is near.
 
-In decode a key head has H/K queries and thousands of keys. Vectors lie along a head: a query's numbers stay in
-registers and meet 16 keys, so that 16 sums grow side by side; three shuffles a key then make of them one vector of 16
-scores, and softmax goes on in vectors. One row has too few heads for all threads: its positions are split among them.
+In decode a key head has H/K queries and thousands of keys. Vectors lie along a head: a query's numbers meet 16 keys, so
+that 16 sums grow side by side; three shuffles a key then make of them one vector of 16 scores, and softmax goes on in
+vectors. While a tile is computed with, the next one is asked for, a few lines at a time: so arithmetic costs no time of
+its own. One row has too few heads for all threads: its positions are split among them.
 
 Formula: full_attention (model/attention.py). Roofline: 8·K·E bytes a position, read once, against 4·H·E operations: at
 9 query heads on 3 key heads the arithmetic takes about two thirds of the time that memory takes. Loses: with more than
@@ -46,7 +47,15 @@ from tinyinfer.backends.cpu_kernels.cached_rows import (
 )
 from tinyinfer.backends.cpu_kernels.functions import exp, larger
 from tinyinfer.backends.cpu_kernels.kernel import kernel
-from tinyinfer.backends.cpu_kernels.scalars import float_at, int_at, prefetch_near, remainder, set_float, set_int
+from tinyinfer.backends.cpu_kernels.scalars import (
+    float_at,
+    int_at,
+    prefetch,
+    quotient,
+    remainder,
+    set_float,
+    set_int,
+)
 from tinyinfer.backends.cpu_kernels.sums import add_rows, four, one, scaled_rows, sixteen, store_rows, sums_of
 from tinyinfer.backends.cpu_kernels.vectors import counting, load, reduce_add, reduce_max, splat, store
 
@@ -72,6 +81,14 @@ def score_keys(query, keys, size):
     return sums_of(sums)
 
 
+@njit(forceinline=True)
+def fetch_share(rows, lane, lanes, size):
+    """Lets a lane's share of 16 rows come out of memory. Asked for all at once, they would keep all others waiting."""
+    share = quotient(WIDTH * size * FLOAT + BYTES * lanes - 1, BYTES * lanes) * BYTES
+    for line in range(lane * share, lane * share + share, BYTES):
+        prefetch(rows + line)
+
+
 @njit
 def score_tile(a, lanes, tile, count, keys, weights, state):
     """The scores of all lanes with the keys of a tile, and the largest of each lane."""
@@ -79,6 +96,7 @@ def score_tile(a, lanes, tile, count, keys, weights, state):
     for n in range(0, count, WIDTH):
         numbers = counting(F(tile + n))
         for lane in range(lanes):
+            fetch_share(keys + (n + TILE) * size * FLOAT, lane, lanes, size)
             query, position = int_at(state + ADDRESSES * BYTES + WORD * lane), state + POSITIONS * BYTES + FLOAT * lane
             scores = capped(a, score_keys(query, keys + n * size * FLOAT, size))
             scores = seen(a, scores, numbers, splat(float_at(position)))
@@ -119,18 +137,21 @@ def add_values(sums, before, weights, values, count, stride, out):
 
 @njit
 def mix_values(size, lanes, count, values, weights, state, out):
-    """What was summed before, scaled, and the weights of all lanes times the values of a tile."""
-    for lane in range(lanes):
-        before, n = splat(float_at(state + BEFORE * BYTES + FLOAT * lane)), 0
-        while n < size:
-            here, place = values + FLOAT * n, out + FLOAT * (size * lane + n)
-            if n + 4 * WIDTH <= size:
-                add_values(four(before), before, weights, here, count, size * FLOAT, place)
-                n += 4 * WIDTH
-            else:
-                add_values(one(before), before, weights, here, count, size * FLOAT, place)
-                n += WIDTH
-        weights += TILE * FLOAT
+    """What was summed before, scaled, and the weights of all lanes times the values of a tile; 16 values at a time."""
+    for first in range(0, count, WIDTH):
+        some, here = min(WIDTH, count - first), values + first * size * FLOAT
+        for lane in range(lanes):
+            fetch_share(here + TILE * size * FLOAT, lane, lanes, size)
+            before = splat(float_at(state + BEFORE * BYTES + FLOAT * lane) if first == 0 else F(1))
+            mine, n = weights + FLOAT * (TILE * lane + first), 0
+            while n < size:
+                place = out + FLOAT * (size * lane + n)
+                if n + 4 * WIDTH <= size:
+                    add_values(four(before), before, mine, here + FLOAT * n, some, size * FLOAT, place)
+                    n += 4 * WIDTH
+                else:
+                    add_values(one(before), before, mine, here + FLOAT * n, some, size * FLOAT, place)
+                    n += WIDTH
 
 
 @njit
@@ -147,13 +168,6 @@ def prepare(a, item, lanes, out, state):
             store(out + (lane * size + n) * FLOAT, splat(F(0)))
 
 
-@njit
-def bring_near(rows, nbytes):
-    """What waits in the second cache comes into the first one, in the order of memory, which a sum does not keep."""
-    for line in range(0, nbytes, BYTES):
-        prefetch_near(rows + line)
-
-
 @kernel
 def attend_few(a, item, thread):
     """At most 8 lanes of one key head over a range of positions; see attention_work.py for the arguments."""
@@ -166,14 +180,13 @@ def attend_few(a, item, thread):
     prepare(a, item, lanes, out, state)
     tile, stop, edge = piece(a, item, START), piece(a, item, STOP), piece(a, item, EDGE)
     while tile < stop:
-        count, ahead = min(TILE, stop - tile), min(TILE, max(0, stop - tile - TILE))
+        count = min(TILE, stop - tile)
         k = rows_at(a, slot, head, 0, tile, count, edge, keys)
+        if k == keys:  # the next ones lie elsewhere, too
+            for some in range(2):
+                fetch_ahead(a, slot, head, some, tile + count, min(TILE, stop - tile - count), edge)
         v = rows_at(a, slot, head, 1, tile, count, edge, values)
-        fetch_ahead(a, slot, head, 0, tile + TILE, ahead, edge)
-        bring_near(k, count * size * FLOAT)
         score_tile(a, lanes, tile, count, k, weights, state)
-        fetch_ahead(a, slot, head, 1, tile + TILE, ahead, edge)
-        bring_near(v, count * size * FLOAT)
         weigh(lanes, count, weights, state)
         mix_values(size, lanes, count, v, weights, state, out)
         tile += count
