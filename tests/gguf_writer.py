@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +39,14 @@ GGUF_FAMILIES = [
 def write_gguf(
     name: str | Golden,
     path: str | Path,
-    qtype: str | None = None,
+    qtype: str | Callable[[str], str | None] | None = None,
     extra: dict[str, int | float | bool | str] | None = None,
     tensors_in_a_part: int = 0,
 ) -> Path:
     """Writes the golden of this name, or this golden, to `path` and returns the path.
 
-    qtype: name of a type that gguf can quantize, for all matrices whose rows are whole blocks of it; the rest is F32.
+    qtype: name of a type, for all matrices whose rows are whole blocks of it, or what gives it by the tensor's name
+    in the file; the rest is F32.
     extra: further metadata, after what a conversion writes. tensors_in_a_part: 0 for one file, else the model is split
     by the gguf package, which names the parts.
     """
@@ -55,9 +58,22 @@ def write_gguf(
         kind = gguf.GGUFValueType.get_type(value)
         writer.add_key_value(key, value, gguf.GGUFValueType.UINT32 if kind is gguf.GGUFValueType.INT32 else kind)
     for tensor, array in converted(golden).items():
-        add_tensor(writer, tensor, array, qtype)
+        add_tensor(writer, tensor, array, qtype(tensor) if callable(qtype) else qtype)
     finish(writer)
     return Path(path)
+
+
+def wide_llama() -> Golden:
+    """The golden llama3 with two layers whose widths are whole blocks of K-quants; its logits are not known."""
+    golden, sizes = load_golden("llama3"), {64: 256, 104: 256, 128: 256, 32: 64}
+    config = golden.config | {
+        "hidden_size": 256, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 2
+    }  # fmt: skip
+    tensors = {
+        name: tuple(sizes.get(size, size) for size in shape)
+        for name, shape in golden.tensors.items() if ".layers.2." not in name
+    }  # fmt: skip
+    return replace(golden, config=config, tensors=tensors)
 
 
 def add_tensor(writer: gguf.GGUFWriter, name: str, array: np.ndarray, qtype: str | None = None) -> None:

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from packed_matrices import gives_back, random_matrix
 
 from tinyinfer import LLM
+from tinyinfer.arrays import to_host
 from tinyinfer.backends.auto import auto_ops
 from tinyinfer.backends.cupy_ops import CupyOps
-from tinyinfer.backends.int8_inputs import SLICE, PackedA8, exact, exact_by_floats
+from tinyinfer.backends.int8_inputs import SLICE, PackedA8, PackedRowsA8, exact, exact_by_floats
 from tinyinfer.backends.kernels.covered import uncovered
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.packed import LARGEST, SMALLEST, W8A8, Packed, round_groups
@@ -227,12 +228,24 @@ def test_only_packed_codes_change_their_type():
     data=st.data(),
 )  # fmt: skip
 def test_the_matrix_comes_back(bits, symmetric, n, m, data):
-    """Looking up, saving and drafting in fewer bits see the same weight. Catches codes changed by the type."""
+    """Looking up, saving and drafting in fewer bits see the same weight, and a product those of any tile.
+
+    Catches codes changed by the type, and a tile that begins inside a block of 64 outputs.
+    """
     matrix = random_matrix(n, m, QuantScheme(bits, 32, symmetric))
-    for make in ROUNDED.values():
-        weight = make(Ledger(), activations="int8").take(matrix)
-        if isinstance(weight, PackedA8):
-            gives_back(weight, matrix, matrix.dequantize(), data)
+    weight = NumpyOps(Ledger(), activations="int8").take(matrix)
+    assert isinstance(weight, PackedA8)
+    gives_back(weight, matrix, matrix.dequantize(), data)
+    start = data.draw(st.integers(0, n - 1))
+    tile = slice(start, data.draw(st.integers(start + 1, n)))
+    for name in ROUNDED.keys() - {"numba"}:  # whose kernels read codes where they lie
+        ops = ROUNDED[name](Ledger(), activations="int8")
+        codes, scale, minimum = map(to_host, ops.take(matrix).integers(tile))
+        np.testing.assert_array_equal(codes, matrix.codes[tile].T)
+        np.testing.assert_array_equal(scale, matrix.scale[tile].T)
+        assert (minimum is None) == symmetric
+        if matrix.minimum is not None:
+            np.testing.assert_array_equal(minimum, matrix.minimum[tile].T)
 
 
 @pytest.mark.parametrize("make", ROUNDED.values(), ids=ROUNDED)
@@ -264,7 +277,7 @@ def test_a_model_is_close_to_the_same_with_float_activations(changes):
     plain = make_engine(config, **switches).logits(request(range(9)), 0, 9)
     for make in ROUNDED.values():
         engine = make_engine(config, ops=make(Ledger(), activations="int8"), activations="int8", **switches)
-        assert {kind.__name__[-2:] for kind in held(engine.model)} == {"A8"}
+        assert all("A8" in kind.__name__ for kind in held(engine.model))
         found = engine.logits(request(range(9)), 0, 9)
         assert 0 < np.abs(found - plain).max() < 0.05 * np.abs(plain).max()
 
@@ -313,12 +326,24 @@ def test_a_gguf_files_own_blocks(tmp_path):
 
 
 def test_backends_are_told(golden_folder):
-    """By the name on the command line; auto passes it on."""
+    """By the switch, before a weight is taken."""
     checkpoint = load(golden_folder("llama"))
     ops = fitting_ops(checkpoint, EngineConfig(quantize="int8", activations="int8"), Ledger())
     assert isinstance(ops.take(random_matrix(3, 4, QuantScheme(8, None, True))), PackedA8)
+
+
+def missing() -> Any:
+    """No CuPy."""
+    raise SwitchError("backend", "cupy", "{field}={value} is not here")
+
+
+@pytest.mark.parametrize(("find", "kind"), [(lambda: fake_cupy, CupyOps), (missing, NumpyOps)])
+def test_auto_passes_it_on(find, kind):
+    """To whichever backend it takes."""
     with pytest.warns(ModelWarning, match="backend=auto takes"):
-        assert auto_ops(Ledger(), find=lambda: fake_cupy, activations="int8").packed is PackedA8
+        ops = auto_ops(Ledger(), find={"cupy": find}, activations="int8")
+    assert isinstance(ops, kind)
+    assert isinstance(ops.take(random_matrix(3, 4, QuantScheme(8, None, True))), (PackedA8, PackedRowsA8))
 
 
 @pytest.mark.parametrize(

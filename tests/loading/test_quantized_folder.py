@@ -308,6 +308,9 @@ Q = "layers.*.q"
         (set_field(["grids", Q, "symmetric"], "no"), "'symmetric' is 'no', but must be true or false"),
         (set_field(["grids", Q, "symmetric"], True), ".q.m' has no place in a model of the family llama"),
         (set_field(["grids", Q, "zero"], 8), "'zero' (8) is not known"),
+        (set_field(["grids", Q, "nested"], 0), "'nested' is 0, but must be a whole number from 1"),
+        (set_field(["grids", Q, "nested"], 3), "gives 'layers.*.q' scales for 3 groups together, which leave a rest"),
+        (set_field(["grids", Q, "nested"], 1), "the tensor 'layers.0.q.d.codes' is missing"),
         (set_field(["grids", Q, "activation_bits"], 8), "'activation_bits' goes with 8 symmetric bits and no groups"),
         (set_field(["grids", Q], None), "'bits' is missing"),
         (set_field(["grids", Q], ...), "the weight 'layers.0.q' is missing"),
@@ -340,7 +343,8 @@ JSON = st.recursive(
     max_leaves=6,
 )
 PLACES = [[], ["version"], ["method"], ["grids"], ["grids", Q], ["grids", Q, "bits"], ["grids", Q, "group"],
-          ["grids", Q, "symmetric"], ["grids", Q, "whole"], ["grids", Q, "activation_bits"], ["more"]]  # fmt: skip
+          ["grids", Q, "symmetric"], ["grids", Q, "whole"], ["grids", Q, "activation_bits"], ["grids", Q, "nested"],
+          ["more"]]  # fmt: skip
 
 
 @settings(max_examples=150)

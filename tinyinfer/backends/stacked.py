@@ -43,7 +43,8 @@ class Stacked(HoldsModule):
         start, stop, _ = tile.indices(self.shape[0])
         tiles, first = [], 0
         for part in self.parts:
-            tiles.append(part.dequantize(slice(max(0, start - first), max(0, stop - first))))
+            if first < stop and start < first + part.shape[0]:
+                tiles.append(part.dequantize(slice(max(0, start - first), stop - first)))
             first += part.shape[0]
         return self.xp.concatenate(tiles, axis=1)
 

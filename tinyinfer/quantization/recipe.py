@@ -43,12 +43,14 @@ class Recipe:
 
     def nbytes(self, matrix: HeldMatrix, itemsize: int) -> int:
         """Bytes of a matrix in memory: floats, or blocks of 64 outputs of codes, scales and (asymmetric) minimums."""
-        if matrix.name in self.mixed:
-            parts = zip(matrix.parts, self.mixed[matrix.name], strict=True)
-            each = sum(packed_bytes(outputs, matrix.inputs, scheme, itemsize) for (_, outputs), scheme in parts)
-        else:
-            each = packed_bytes(matrix.outputs, matrix.inputs, self.scheme(matrix.name), itemsize)
-        return matrix.count * each
+        parts = self.parts(matrix)
+        return matrix.count * sum(packed_bytes(part[1], matrix.inputs, part[2], itemsize) for part in parts)
+
+    def parts(self, matrix: HeldMatrix) -> list[tuple[str, int, QuantScheme | None]]:
+        """(name, outputs, scheme) of each weight: of the matrix, or of its tensors where it is mixed."""
+        if matrix.name not in self.mixed:
+            return [(matrix.name, matrix.outputs, self.scheme(matrix.name))]
+        return [(*part, scheme) for part, scheme in zip(matrix.parts, self.mixed[matrix.name], strict=True)]
 
 
 def packed_bytes(outputs: int, inputs: int, scheme: QuantScheme | None, itemsize: int) -> int:

@@ -17,7 +17,7 @@ from numba import njit
 
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
 from tinyinfer.backends.cpu_kernels.kernel import Kernel, Launch, kernel
-from tinyinfer.backends.cpu_kernels.outputs import begin, common, row_parts, rows_of
+from tinyinfer.backends.cpu_kernels.outputs import begin, common, end, row_parts, rows_of
 from tinyinfer.backends.cpu_kernels.scalars import as_float
 from tinyinfer.backends.cpu_kernels.tiles import BFLOAT, FLOAT, HALF, dense_tile, widen
 from tinyinfer.backends.lanes import DenseLanes
@@ -30,19 +30,20 @@ ONE_BLOCK = 256  # bytes of 64 float32 numbers
 
 @njit(inline="always")
 def multiply_rows(kind, x, x_stride, w, inputs, y, y_stride, rows, factor):
-    """y += factor · x Wᵀ for any number of rows, by the largest tiles that fit."""
-    r = 0
-    while rows - r >= 6:
-        dense_tile(6, kind, x + x_stride * r, x_stride, w, inputs, y + y_stride * r, y_stride, factor)
-        r += 6
-    if rows - r >= 4:
-        dense_tile(4, kind, x + x_stride * r, x_stride, w, inputs, y + y_stride * r, y_stride, factor)
-        r += 4
-    if rows - r >= 2:
-        dense_tile(2, kind, x + x_stride * r, x_stride, w, inputs, y + y_stride * r, y_stride, factor)
-        r += 2
-    if rows - r >= 1:
-        dense_tile(1, kind, x + x_stride * r, x_stride, w, inputs, y + y_stride * r, y_stride, factor)
+    """y += factor · x Wᵀ for any number of rows: tiles of 6, and one of what is left."""
+    while rows >= 6:
+        dense_tile(6, kind, x, x_stride, w, inputs, y, y_stride, factor)
+        x, y, rows = x + 6 * x_stride, y + 6 * y_stride, rows - 6
+    if rows == 5:
+        dense_tile(5, kind, x, x_stride, w, inputs, y, y_stride, factor)
+    elif rows == 4:
+        dense_tile(4, kind, x, x_stride, w, inputs, y, y_stride, factor)
+    elif rows == 3:
+        dense_tile(3, kind, x, x_stride, w, inputs, y, y_stride, factor)
+    elif rows == 2:
+        dense_tile(2, kind, x, x_stride, w, inputs, y, y_stride, factor)
+    elif rows == 1:
+        dense_tile(1, kind, x, x_stride, w, inputs, y, y_stride, factor)
 
 
 def kernel_of(kind: int) -> Kernel:
@@ -54,7 +55,7 @@ def kernel_of(kind: int) -> Kernel:
         """64 outputs of some rows. a: as outputs.py says, then weights, inputs (M'), a panel for each thread."""
         block, rows, x, y = rows_of(a, item)
         begin(a, block, y, rows)
-        w, inputs, panel, factor = a[9] + block * a[10] * BLOCK * size, a[10], a[11], as_float(a[5])
+        w, inputs, panel, factor = a[10] + block * a[11] * BLOCK * size, a[11], a[12], as_float(a[5])
         for k in range(0, inputs, PIECE):
             count = min(PIECE, inputs - k)
             at = w + k * BLOCK * size
@@ -64,6 +65,7 @@ def kernel_of(kind: int) -> Kernel:
                 multiply_rows(FLOAT, x + 4 * k, a[1], at, count, y, a[3], rows, factor)
             else:
                 multiply_rows(kind, x + 4 * k, a[1], at, count, y, a[3], rows, factor)
+        end(a, block, y, rows)
 
     return dense_product
 

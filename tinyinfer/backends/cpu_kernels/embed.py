@@ -17,12 +17,14 @@ from tinyinfer.backends.cpu_kernels.scalars import (
     as_float,
     bfloat_at,
     bits_of,
+    byte_at,
     float_at,
     half_at,
     int32_at,
     int_at,
     set_float,
 )
+from tinyinfer.backends.cpu_kernels.scales import layout
 from tinyinfer.backends.lanes import PLANES, DenseLanes, PackedLanes
 from tinyinfer.model.weights import Embedding
 
@@ -72,25 +74,34 @@ def code_at(words, count, bits, block, lane, k):
     return (np.int64(word) >> shift) & ((1 << bits) - 1)
 
 
+@njit(forceinline=True)
+def scale_of(array, steps, nested, block, groups, g, lane):
+    """The scale (or minimum) of a group of one token."""
+    if nested == 0:
+        return half_at(array + HALF * ((block * groups + g) * LANES + lane))
+    code = np.int8(byte_at(array + (block * groups + g) * LANES + lane))
+    return half_at(steps + HALF * ((block * (groups // nested) + g // nested) * LANES + lane)) * np.float32(code)
+
+
 @kernel
 def embed_packed(a, item, thread):
     """x = factor · (scale · code + minimum) of a token.
 
-    a: tokens, x, stride, M, M', words, factor, bits, high plane or 0, its bits, lowest code, scales, minimums or 0,
-    inputs in a group, groups.
+    a: tokens, x, stride, M, M', words, factor, bits, high plane or 0, its bits, scales.layout.
     """
     x, block, lane = place(a, item)
-    factor, bits, high, more, lowest = as_float(a[6]), a[7], a[8], a[9], a[10]
-    scales, minimums, group, groups = a[11], a[12], a[13], a[14]
+    factor, bits, high, more, lowest = as_float(a[6]), a[7], a[8], a[9], a[17]
+    groups, group = a[15], a[16]
+    scale, minimum = np.float32(0), np.float32(0)
     for k in range(a[3]):
+        if k % group == 0:
+            scale = scale_of(a[10], a[12], a[14], block, groups, k // group, lane)
+            if a[11]:
+                minimum = scale_of(a[11], a[13], a[14], block, groups, k // group, lane)
         code = code_at(a[5], a[4] * bits // 32, bits, block, lane, k)
         if high:
             code += code_at(high, a[4] * more // 32, more, block, lane, k) << bits
-        at = HALF * ((block * groups + k // group) * LANES + lane)
-        w = np.float32(code + lowest) * half_at(scales + at)
-        if minimums:
-            w += half_at(minimums + at)
-        set_float(x + FLOAT * k, w * factor)
+        set_float(x + FLOAT * k, (np.float32(code + lowest) * scale + minimum) * factor)
 
 
 @kernel
@@ -109,11 +120,12 @@ def embed(embedding: Embedding, tokens: np.ndarray, positions: np.ndarray, x: Ro
     table, arguments = embedding.table, (tokens, x.array, x.stride, x.width)
     if isinstance(table, DenseLanes):
         array = table.array
-        by = DENSE[array.dtype.name], (*arguments, array.shape[1], array, bits_of(embedding.scale))
+        by, numbers = DENSE[array.dtype.name], (array.shape[1], array, bits_of(embedding.scale))
+        launches = [Launch(by, (*arguments, *numbers), len(x))]
     else:
         assert isinstance(table, PackedLanes)
-        by = embed_packed, (*arguments, *packed_arguments(table, bits_of(embedding.scale)))
-    launches = [Launch(*by, len(x))]
+        of_table = packed_arguments(table, bits_of(embedding.scale))
+        launches = [Launch(embed_packed, (*arguments, *of_table), len(x))]
     if embedding.positions is not None:
         launches.append(Launch(add_position, (positions, *arguments[1:], embedding.positions), len(x)))
     return launches
@@ -121,9 +133,6 @@ def embed(embedding: Embedding, tokens: np.ndarray, positions: np.ndarray, x: Ro
 
 def packed_arguments(table: PackedLanes, factor: int) -> tuple[int | np.ndarray, ...]:
     """What embed_packed must know of a table, from M' on."""
-    (low, high), scheme = PLANES[table.scheme.bits], table.scheme
+    low, high = PLANES[table.scheme.bits]
     inputs = table.words.shape[1] * 32 // low
-    planes = table.words, factor, low, 0 if table.high is None else table.high, high, scheme.lowest
-    minimum = 0 if table.minimum is None else table.minimum
-    group = scheme.group_size or table.shape[1]
-    return inputs, *planes, table.scale, minimum, group, table.scale.shape[1]
+    return inputs, table.words, factor, low, 0 if table.high is None else table.high, high, *layout(table)

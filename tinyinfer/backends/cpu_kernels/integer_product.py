@@ -33,10 +33,10 @@ from tinyinfer.backends.cpu_kernels.integer_tile import (
 )
 from tinyinfer.backends.cpu_kernels.kernel import Kernel, Launch, kernel
 from tinyinfer.backends.cpu_kernels.round_rows import round_rows
-from tinyinfer.backends.cpu_kernels.scalars import as_float, bits_of
-from tinyinfer.backends.cpu_kernels.vectors import load, splat, store
+from tinyinfer.backends.cpu_kernels.scalars import as_float, bits_of, set_float
+from tinyinfer.backends.cpu_kernels.scales import layout
+from tinyinfer.backends.cpu_kernels.vectors import WIDTH, load, splat, store
 from tinyinfer.backends.lanes import PLANES, PackedLanes, padded
-from tinyinfer.model.quantized_matrix import Nested, Scales
 
 FLOAT = 4  # bytes of a number
 MOST_ROWS, FEWEST_ROWS = 64, 4  # of an item
@@ -44,20 +44,21 @@ ITEMS = 8  # for each thread, where there are rows enough: so threads finish at 
 
 
 # Where what stands among a launch's arguments.
-X, X_SCALES, X_SUMS, X_STRIDE, X_APART = 0, 1, 2, 3, 4  # addresses, and bytes from a row's to the next row's
-LOW, HIGH, SCALE, STEP, MINIMUM, MINIMUM_STEP, NESTED, LOWEST = 5, 6, 7, 8, 9, 10, 11, 12  # of the weight
-INPUTS, GROUP, GROUPS, ROWS, ROWS_OF_ITEM = 13, 14, 15, 16, 17  # sizes
-TOTALS, SCRATCH, SCRATCH_SIZE = 18, 19, 20  # scratch memory of threads
-Y, Y_STRIDE, BIAS, ADDS, FACTOR = 21, 22, 23, 24, 25  # what becomes of the product
+X, X_SCALES, X_SUMS, SPAN, X_STRIDE, X_APART = 0, 1, 2, 3, 4, 5  # RoundedRows, bytes from a row's to the next row's
+LOW, HIGH, INPUTS, ROWS, ROWS_OF_ITEM = 6, 7, 8, 9, 10  # the weight's planes; sizes
+SCALE, MINIMUM, STEP, MINIMUM_STEP, NESTED, GROUPS, GROUP, LOWEST = 11, 12, 13, 14, 15, 16, 17, 18  # scales.layout
+TOTALS, SCRATCH, SCRATCH_SIZE = 19, 20, 21  # memory of threads
+Y, Y_STRIDE, OUTPUTS, BIAS, ADDS, FACTOR = 22, 23, 24, 25, 26, 27  # what becomes of the product
 
 
 @njit(forceinline=True)
 def group_of(a, block, g):
-    """Group g of a block: its inputs, scales and minimums."""
-    start, place = g * a[GROUP], block * a[GROUPS] + g
+    """Group g of a block: its inputs, in whole vectors, and its scales and minimums."""
+    place, start = block * a[GROUPS] + g, g * a[GROUP] // WIDTH * WIDTH
+    stop = -(-min((g + 1) * a[GROUP], a[INPUTS]) // WIDTH) * WIDTH
     scales = scales_at(a[SCALE], a[STEP], a[NESTED], place)
     minimums = scales_at(a[MINIMUM], a[MINIMUM_STEP], a[NESTED], place) if a[MINIMUM] else scales
-    return Group(start, min(start + a[GROUP], a[INPUTS]), a[LOWEST], scales, minimums, a[MINIMUM])
+    return Group(start, stop, a[LOWEST], scales, minimums, a[MINIMUM])
 
 
 @njit(forceinline=True)
@@ -68,7 +69,7 @@ def multiply(a, totals, scratch, planes, block, first, rows):
     x = below(Inputs(a[X], a[X_SCALES], a[X_SUMS], a[X_STRIDE], a[X_APART]), first)
     for g in range(a[GROUPS]):
         group = group_of(a, block, g)
-        part = Inputs(x.codes + group.start, x.scale + FLOAT * g, x.total + FLOAT * g, x.stride, x.apart)
+        part = Inputs(x.codes + a[SPAN] * g, x.scale + FLOAT * g, x.total + FLOAT * g, x.stride, x.apart)
         if planes.more and rows > 8:  # so many rows pay for the work
             all_rows(totals, part, rows, unpacked(scratch, planes, group), group)
         else:
@@ -77,7 +78,7 @@ def multiply(a, totals, scratch, planes, block, first, rows):
 
 @njit(forceinline=True)
 def write(a, totals, block, first, rows):
-    """y = totals + bias, or y += factor · (totals + bias)."""
+    """y = totals + bias, or y += factor · (totals + bias). Behind the last output zeros stay, whatever x was."""
     factor = splat(as_float(a[FACTOR]))
     for row in range(rows):
         y = a[Y] + a[Y_STRIDE] * (first + row) + BLOCK * block
@@ -86,6 +87,8 @@ def write(a, totals, block, first, rows):
             if a[BIAS]:
                 value = value + load(a[BIAS] + BLOCK * block + at)
             store(y + at, load(y + at) + value * factor if a[ADDS] else value)
+        for lane in range(a[OUTPUTS] - block * LANES, LANES):
+            set_float(y + FLOAT * lane, np.float32(0))
 
 
 def product_kernel(bits: int, more: int) -> Kernel:
@@ -115,26 +118,18 @@ def integer_product(
     """Launches that compute y = x Wᵀ + bias, or y += add · (x Wᵀ + bias), x rounded to 8 bits group by group."""
     scheme, rows, blocks = weight.scheme, len(x), len(weight.words)
     inputs = padded(weight.shape[1])
-    group = scheme.group_size or inputs
     rounded, rounding = round_rows(x, inputs, scheme.group_size, buffers)
     each = rows_of_item(rows, blocks, buffers.threads)
-    totals = buffers.array("integer sums", (buffers.threads, MOST_ROWS, LANES))
-    codes = buffers.array("unpacked codes", (buffers.threads, group, LANES), np.uint8)
+    size = padded(rounded.span) * LANES
     arguments = (
         *rounded, rounded.codes.shape[1], FLOAT * rounded.scale.shape[1],
-        weight.words, 0 if weight.high is None else weight.high,
-        *scale_arrays(weight.scale), *scale_arrays(weight.minimum), scheme.nested or 0, scheme.lowest,
-        inputs, group, rounded.scale.shape[1], rows, each, totals, codes, group * LANES,
-        y.array, FLOAT * y.stride, 0 if bias is None else whole_blocks(bias), add is not None, bits_of(add or 0),
+        weight.words, 0 if weight.high is None else weight.high, inputs, rows, each, *layout(weight),
+        buffers.array("integer sums", (buffers.threads, MOST_ROWS, LANES)),
+        buffers.array("unpacked codes", (buffers.threads, size), np.uint8), size,
+        y.array, FLOAT * y.stride, weight.shape[0],
+        0 if bias is None else whole_blocks(bias), add is not None, bits_of(add or 0),
     )  # fmt: skip
     return [rounding, Launch(KERNELS[scheme.bits], arguments, blocks * -(-rows // each))]
-
-
-def scale_arrays(scales: Scales | None) -> tuple[np.ndarray | int, np.ndarray | int]:
-    """Arrays of scales or minimums and of their steps; 0 for what there is not."""
-    if isinstance(scales, Nested):
-        return scales.codes, scales.step
-    return (0 if scales is None else scales), 0
 
 
 def rows_of_item(rows: int, blocks: int, threads: int) -> int:

@@ -58,7 +58,7 @@ class Native:
     @cached_property
     def address(self) -> int:
         """Where its machine code begins."""
-        return int(self._compiled.address)
+        return int(self._compiled.address or 0)
 
     @cached_property
     def _compiled(self) -> CachedCFunc:
@@ -94,6 +94,10 @@ class Count:
     """How many items a launch has, where each pass says so anew."""
 
     def __init__(self, number: int = 0) -> None:
+        self.number = number
+
+    def become(self, number: int) -> None:
+        """Says how many items the next pass has."""
         self.number = number
 
 

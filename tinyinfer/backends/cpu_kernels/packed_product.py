@@ -21,28 +21,24 @@ from numba import njit
 
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
 from tinyinfer.backends.cpu_kernels.kernel import Kernel, Launch, kernel
-from tinyinfer.backends.cpu_kernels.outputs import begin, common, rows_of
-from tinyinfer.backends.cpu_kernels.panel_product import panel_product
+from tinyinfer.backends.cpu_kernels.outputs import begin, common, end, rows_of
 from tinyinfer.backends.cpu_kernels.scalars import as_float
 from tinyinfer.backends.cpu_kernels.scales import SCALES, layout, put_scales
 from tinyinfer.backends.cpu_kernels.tiles import packed_tile, unit_of
 from tinyinfer.backends.lanes import PLANES, PackedLanes
 
-FEW = 8  # rows at most; more are worth a panel
-
 
 @njit(inline="always")
-def multiply_codes(bits, x, x_stride, words, high, units, scales, y, y_stride, rows):
-    """Adds a group's part of the product for any number of rows, by the largest tiles that fit."""
-    r = 0
-    while rows - r >= 4:
-        packed_tile(4, bits, x + x_stride * r, x_stride, words, high, units, scales, y + y_stride * r, y_stride)
-        r += 4
-    if rows - r >= 2:
-        packed_tile(2, bits, x + x_stride * r, x_stride, words, high, units, scales, y + y_stride * r, y_stride)
-        r += 2
-    if rows - r >= 1:
-        packed_tile(1, bits, x + x_stride * r, x_stride, words, high, units, scales, y + y_stride * r, y_stride)
+def multiply_codes(bits, x, x_stride, words, high, first, units, scales, y, y_stride, rows):
+    """Adds a group's part of the product for any number of rows: tiles of 4, and what is left."""
+    while rows >= 4:
+        packed_tile(4, bits, x, x_stride, words, high, first, units, scales, y, y_stride)
+        x, y, rows = x + 4 * x_stride, y + 4 * y_stride, rows - 4
+    if rows >= 2:
+        packed_tile(2, bits, x, x_stride, words, high, first, units, scales, y, y_stride)
+        x, y, rows = x + 2 * x_stride, y + 2 * y_stride, rows - 2
+    if rows == 1:
+        packed_tile(1, bits, x, x_stride, words, high, first, units, scales, y, y_stride)
 
 
 def kernel_of(bits: int) -> Kernel:
@@ -54,14 +50,14 @@ def kernel_of(bits: int) -> Kernel:
         """64 outputs. a: as outputs.py says, then words, high plane, inputs (M'), scales of a thread, scales.layout."""
         block, rows, x, y = rows_of(a, item)
         begin(a, block, y, rows)
-        inputs, group, scales, factor = a[11], a[19], a[12] + 4 * SCALES * thread, as_float(a[5])
-        words, high = a[9] + 8 * low * block * inputs, a[10] + 8 * more * block * inputs
-        for g in range(a[18]):
+        inputs, group, scales, factor = a[12], a[20], a[13] + 4 * SCALES * thread, as_float(a[5])
+        words, high = a[10] + 8 * low * block * inputs, a[11] + 8 * more * block * inputs
+        for g in range(a[19]):
             k = g * group
             units = -(-min(group, inputs - k) // unit)
-            put_scales(a, 13, block, g, scales, factor)
-            w, h = words + 8 * low * k, high + 8 * more * k
-            multiply_codes(bits, x + 4 * k, a[1], w, h, units, scales, y, a[3], rows)
+            put_scales(a, 14, block, g, scales, factor)
+            multiply_codes(bits, x + 4 * k, a[1], words, high, k // unit, units, scales, y, a[3], rows)
+        end(a, block, y, rows)
 
     return packed_product
 
@@ -72,13 +68,10 @@ KERNELS = {bits: kernel_of(bits) for bits in PLANES}
 def packed_product(
     weight: PackedLanes, x: Rows, y: Rows, buffers: Buffers, bias: np.ndarray | None, add: float | None
 ) -> list[Launch]:
-    """y = x Wᵀ + bias, or y += add · (x Wᵀ + bias)."""
-    scheme, inputs = weight.scheme, weight.shape[1]
-    whole = scheme.groups(inputs) == 1 or (scheme.group_size or inputs) % unit_of(scheme.bits) == 0
-    if len(x) > FEW or not whole:
-        return panel_product(weight, x, y, buffers, bias, add)
+    """y = x Wᵀ + bias, or y += add · (x Wᵀ + bias), for groups that begin with a word of the low plane."""
+    bits = weight.scheme.bits
     scales = buffers.array("scales", (buffers.threads, SCALES))
     high = 0 if weight.high is None else weight.high
-    width = weight.words.shape[1] * 32 // PLANES[scheme.bits][0]
+    width = weight.words.shape[1] * 32 // PLANES[bits][0]
     arguments = (*common(x, y, bias, add, 1), weight.words, high, width, scales, *layout(weight))
-    return [Launch(KERNELS[scheme.bits], arguments, len(weight.words))]
+    return [Launch(KERNELS[bits], arguments, len(weight.words))]

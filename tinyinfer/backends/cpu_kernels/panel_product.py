@@ -18,7 +18,7 @@ from numba import njit
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
 from tinyinfer.backends.cpu_kernels.dense_product import multiply_rows
 from tinyinfer.backends.cpu_kernels.kernel import Kernel, Launch, kernel
-from tinyinfer.backends.cpu_kernels.outputs import begin, common, row_parts, rows_of
+from tinyinfer.backends.cpu_kernels.outputs import begin, common, end, row_parts, rows_of
 from tinyinfer.backends.cpu_kernels.scalars import as_float
 from tinyinfer.backends.cpu_kernels.scales import MINIMUMS, SCALES, layout, put_scales
 from tinyinfer.backends.cpu_kernels.tiles import FLOAT, unit_of, unpack_units
@@ -62,20 +62,21 @@ def kernel_of(bits: int) -> Kernel:
         """
         block, rows, x, y = rows_of(a, item)
         begin(a, block, y, rows)
-        inputs, scales = a[11], a[12] + thread * (4 * SCALES + PIECE * ONE_INPUT)
-        words, high, panel = a[9] + 8 * low * block * inputs, a[10] + 8 * more * block * inputs, scales + 4 * SCALES
+        inputs, scales = a[12], a[13] + thread * (4 * SCALES + PIECE * ONE_INPUT)
+        words, high, panel = a[10] + 8 * low * block * inputs, a[11] + 8 * more * block * inputs, scales + 4 * SCALES
         plain_scales(scales)
-        for start in range(0, inputs, a[21]):
-            stop = min(start + a[21], inputs)
-            for k in range(start, stop, a[22]):
-                if not a[23]:
-                    put_scales(a, 13, block, min(k // a[19], a[18] - 1), scales, np.float32(1))
-                units, out = (min(stop - k, a[22])) // unit, panel + ONE_INPUT * (k - start)
-                unpack_units(bits, words + 8 * low * k, high + 8 * more * k, units, scales, out)
-            if a[23]:
-                scale_panel(a, 13, block, start, stop - start, panel, scales)
+        for start in range(0, inputs, a[22]):
+            stop = min(start + a[22], inputs)
+            for k in range(start, stop, a[23]):
+                if not a[24]:
+                    put_scales(a, 14, block, min(k // a[20], a[19] - 1), scales, np.float32(1))
+                units, out = (min(stop - k, a[23])) // unit, panel + ONE_INPUT * (k - start)
+                unpack_units(bits, words, high, k // unit, units, scales, out)
+            if a[24]:
+                scale_panel(a, 14, block, start, stop - start, panel, scales)
                 plain_scales(scales)
             multiply_rows(FLOAT, x + 4 * start, a[1], panel, stop - start, y, a[3], rows, as_float(a[5]))
+        end(a, block, y, rows)
 
     return panel_product
 

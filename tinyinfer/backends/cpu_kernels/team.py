@@ -123,7 +123,7 @@ def publish(state: int, epoch: int) -> None:
 
 @native(types.void, 6)
 def compute(state: int, table: int, count: int, base: int, thread: int, threads: int) -> None:
-    """`work`, for Python."""
+    """`work`, called by Python."""
     work(state, table, count, base, thread, threads)
 
 
@@ -177,7 +177,8 @@ class Team:
             seen = serve.call(self.state, number, seen)
             with self.awake:
                 self.sleeping += 1
-                self.awake.wait_for(lambda seen=seen: self.words[EPOCH // 8] != seen)
+                while self.words[EPOCH // 8] == seen:
+                    self.awake.wait()
                 self.sleeping -= 1
 
 

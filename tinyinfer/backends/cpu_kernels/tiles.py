@@ -13,7 +13,7 @@ Codes become floats in registers, too: shift, mask, convert, three operations be
 do not multiply. So with four rows the conversion is nearly hidden, and with one row it is most of the work.
 
 Wins: several rows, and codes of any size, at nearly the speed of the multiplying units. Loses: each number of rows is
-machine code of its own, so there are tiles of 1, 2, 4 and 6 rows and nothing between.
+machine code of its own, and compiled for itself.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
@@ -46,19 +46,23 @@ class Maker:
 
     def load(self, address, kind):
         """What lies at an address, aligned like its elements."""
-        value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
         element = getattr(kind, "element", kind)
-        value.align = element.width // 8 if isinstance(element, ir.IntType) else 2 if element == ir.HalfType() else 4
-        return value
+        align = element.width // 8 if isinstance(element, ir.IntType) else 2 if element == ir.HalfType() else 4
+        return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=align)
 
     def store(self, address, value):
         """Writes a vector of float32."""
-        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = 4
+        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=4)
 
     def splat(self, value):
         """The float32 number, 16 times."""
         one = self.builder.insert_element(ir.Constant(VF, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
         return self.builder.shuffle_vector(one, ir.Constant(VF, ir.Undefined), ir.Constant(VI, [0] * WIDTH))
+
+    def splat_int(self, value):
+        """The int32 number, 16 times."""
+        one = self.builder.insert_element(ir.Constant(VI, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+        return self.builder.shuffle_vector(one, ir.Constant(VI, ir.Undefined), ir.Constant(VI, [0] * WIDTH))
 
     def fma(self, a, b, c):
         """a · b + c, rounded once."""
@@ -162,78 +166,106 @@ def constant(value):
 
 
 def unit_of(bits):
-    """The inputs that a word of the smallest plane covers: so many are unpacked at a time."""
-    low, high = PLANES[bits]
-    return 32 // (high or low)
+    """The inputs that a word of the low plane covers: so many are unpacked at a time."""
+    return 32 // PLANES[bits][0]
 
 
-def codes_of(make, words, high, bits, quad):
-    """Inputs 4·quad ... 4·quad + 3 of a unit, each as 4 vectors of float32 codes; words, high: where the unit's lie."""
-    (low, more), b = PLANES[bits], make.builder
-    word, part = divmod(quad, 8 // low)
-    values = [make.load(make.at(words, 256 * word + 64 * v), VI) for v in range(VECTORS)]
-    position, size = low * part, low
-    if more:  # both planes of the four codes are joined at once
-        uppers = [make.load(make.at(high, 64 * v), VI) for v in range(VECTORS)]
-        values = [b.or_(fields(b, w, position, low), b.shl(fields(b, u, more * quad, more), constant(low)))
-                  for w, u in zip(values, uppers, strict=True)]  # fmt: skip
-        position, size = 0, 8
-    mask = constant((1 << size) - 1)
-    return [
-        [b.sitofp(b.and_(b.lshr(value, constant(position + 8 * i)), mask), VF) for value in values] for i in range(4)
-    ]
+class Codes:
+    """The codes of a block of 64 outputs, word after word of the low plane, as vectors of float32.
 
+    words, high: addresses of both planes of the block.
+    """
 
-def fields(builder, word, position, bits):
-    """The fields at a position of all four bytes, each at the bottom of its byte."""
-    return builder.and_(builder.lshr(word, constant(position)), constant(((1 << bits) - 1) * 0x01010101))
+    def __init__(self, make, words, high, bits):
+        self.make, self.words, self.high, self.bits, self.unit = make, words, high, bits, unit_of(bits)
+
+    def bytes(self, unit):
+        """The inputs of a unit, four by four, in the four bytes of 4 vectors of words. unit: which one of the block."""
+        b, (low, more) = self.make.builder, PLANES[self.bits]
+        words = self.low_words(unit)
+        uppers = self.upper(unit, more) if more else words
+        for quad in range(self.unit // 4):
+            values = [self.fields(word, low * quad, low) for word in words]
+            if more:
+                parts = zip(values, (self.fields(word, more * quad, more) for word in uppers), strict=True)
+                values = [b.or_(value, b.shl(upper, constant(low))) for value, upper in parts]
+            yield values
+
+    def quads(self, unit):
+        """The inputs of a unit, four by four: each as 4 vectors of float32."""
+        b, (low, more) = self.make.builder, PLANES[self.bits]
+        if more:  # both planes of four codes are joined at once
+            joined, size = [(values, 0) for values in self.bytes(unit)], 8
+        else:
+            joined, size = [(self.low_words(unit), low * quad) for quad in range(self.unit // 4)], low
+        mask = constant((1 << size) - 1)
+        for values, position in joined:
+            yield [[b.sitofp(b.and_(b.lshr(value, constant(position + 8 * i)), mask), VF) for value in values]
+                   for i in range(4)]  # fmt: skip
+
+    def low_words(self, unit):
+        """The words of the low plane that hold a unit."""
+        make = self.make
+        return [make.load(make.at(make.at(self.words, 256, unit), 64 * v), VI) for v in range(VECTORS)]
+
+    def upper(self, unit, bits):
+        """The words of the high plane that the unit's codes are in, moved so that the first of them comes first."""
+        make, b = self.make, self.make.builder
+        units = ir.Constant(I64, 32 // (bits * self.unit))  # of a word of the high plane
+        at = make.at(self.high, 256, b.udiv(unit, units))
+        shift = b.mul(b.urem(unit, units), ir.Constant(I64, bits * self.unit // 4))
+        by = make.splat_int(b.trunc(shift, VI.element))
+        return [b.lshr(make.load(make.at(at, 64 * v), VI), by) for v in range(VECTORS)]
+
+    def fields(self, word, position, bits):
+        """The fields at a position of all four bytes, each at the bottom of its byte."""
+        b = self.make.builder
+        return b.and_(b.lshr(word, constant(position)), constant(((1 << bits) - 1) * 0x01010101))
 
 
 @intrinsic(prefer_literal=True)
-def packed_tile(typing, rows, bits, x, x_stride, words, high, units, scales, y, y_stride):
+def packed_tile(typing, rows, bits, x, x_stride, words, high, first, units, scales, y, y_stride):
     """y += scale · (x Cᵀ) + minimum · Σ x for so many rows and the units of one group; C: codes, from 0 on.
 
+    words, high: addresses of a block's planes. first: the block's first unit that is meant; x begins with its inputs.
     scales: the address of 64 scales and 64 minimums in float32. Strides in bytes.
     """
     count, number = rows.literal_value, bits.literal_value
-    unit = unit_of(number)
 
     def code(context, builder, signature, args):
-        _, _, x, x_stride, words, high, units, scales, y, y_stride = args
+        _, _, x, x_stride, words, high, first, units, scales, y, y_stride = args
         make = Maker(builder)
-        sums = Sums(make, x, x_stride, count)
+        sums, codes = Sums(make, x, x_stride, count), Codes(make, words, high, number)
         with cgutils.for_range(builder, units) as loop:
-            here = make.at(words, 8 * unit * PLANES[number][0], loop.index)
-            upper, first = make.at(high, 256, loop.index), builder.mul(loop.index, ir.Constant(I64, 4 * unit))
-            for quad in range(unit // 4):
-                for i, weights in enumerate(codes_of(make, here, upper, number, quad)):
-                    sums.add(make.at(first, 16 * quad + 4 * i), weights)
-                sums.add_inputs(make.at(first, 16 * quad))
+            start = builder.mul(loop.index, ir.Constant(I64, 4 * codes.unit))
+            for quad, inputs in enumerate(codes.quads(builder.add(first, loop.index))):
+                for i, weights in enumerate(inputs):
+                    sums.add(make.at(start, 16 * quad + 4 * i), weights)
+                sums.add_inputs(make.at(start, 16 * quad))
         vectors = [make.load(make.at(scales, 64 * v), VF) for v in range(2 * VECTORS)]
         sums.put(y, y_stride, vectors[:VECTORS], vectors[VECTORS:])
         return context.get_dummy_value()
 
-    return types.none(rows, bits, *[types.int64] * 8), code
+    return types.none(rows, bits, *[types.int64] * 9), code
 
 
 @intrinsic(prefer_literal=True)
-def unpack_units(typing, bits, words, high, units, scales, panel):
+def unpack_units(typing, bits, words, high, first, units, scales, panel):
     """Writes scale · code + minimum, as float32, of 64 outputs and the inputs of some units, input-major."""
     number = bits.literal_value
-    unit = unit_of(number)
 
     def code(context, builder, signature, args):
-        _, words, high, units, scales, panel = args
+        _, words, high, first, units, scales, panel = args
         make = Maker(builder)
+        codes = Codes(make, words, high, number)
         vectors = [make.load(make.at(scales, 64 * v), VF) for v in range(2 * VECTORS)]
         with cgutils.for_range(builder, units) as loop:
-            here = make.at(words, 8 * unit * PLANES[number][0], loop.index)
-            upper, out = make.at(high, 256, loop.index), make.at(panel, 256 * unit, loop.index)
-            for quad in range(unit // 4):
-                for i, codes in enumerate(codes_of(make, here, upper, number, quad)):
-                    for v, code in enumerate(codes):
+            out = make.at(panel, 256 * codes.unit, loop.index)
+            for quad, inputs in enumerate(codes.quads(builder.add(first, loop.index))):
+                for i, weights in enumerate(inputs):
+                    for v, code in enumerate(weights):
                         w = make.fma(code, vectors[v], vectors[VECTORS + v])
                         make.store(make.at(out, 256 * (4 * quad + i) + 64 * v), w)
         return context.get_dummy_value()
 
-    return types.none(bits, *[types.int64] * 5), code
+    return types.none(bits, *[types.int64] * 6), code
