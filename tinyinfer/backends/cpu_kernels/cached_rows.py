@@ -16,7 +16,7 @@ from __future__ import annotations
 from numba import njit
 
 from tinyinfer.backends.cpu_kernels.packed_rows import HALF, packed_bytes, unpack_key, unpack_value
-from tinyinfer.backends.cpu_kernels.scalars import float_at, int_at, quotient, remainder, set_float
+from tinyinfer.backends.cpu_kernels.scalars import float_at, int_at, prefetch, quotient, remainder, set_float
 from tinyinfer.backends.cpu_kernels.vectors import load, store
 
 FLOAT, WORD, BYTES = 4, 8, 64  # bytes of a float, of an address, of a vector
@@ -103,6 +103,20 @@ def rows_at(a, slot, head, values, first, count, edge, scratch):
         return float_row(a, slot, head, first, values)
     gather(a, slot, head, values, first, count, edge, scratch)
     return scratch
+
+
+@njit
+def fetch_ahead(a, slot, head, values, first, count, edge):
+    """Lets keys (values = 0) or values (1) that are wanted later come out of memory, while others are computed with."""
+    for position in range(first, first + count, WIDTH):
+        if a[BITS] and position < edge:
+            place = head * field(a, slot, ROOM) + block_of(a, slot, position)
+            place *= packed_bytes(field(a, slot, BLOCK) * a[SIZE], a[BITS])
+            address, nbytes = array_of(a, slot, KEYS + values) + place, WIDTH * a[SIZE] * a[BITS] >> 3
+        else:
+            address, nbytes = float_row(a, slot, head, position, values), WIDTH * a[SIZE] * FLOAT
+        for line in range(0, nbytes, BYTES):
+            prefetch(address + line)
 
 
 @njit
