@@ -41,6 +41,7 @@ Read in this order:
     embed.py        tokens become vectors
     norms.py        RMSNorm, LayerNorm, norms of heads
     gate.py         the MLP's nonlinearity
+    experts.py      mixtures of experts
     rows.py         rows gathered for the head, and capped logits
     ends.py         the greedy token, and the ends of logits
     rotations.py    cosines and sines, kept
