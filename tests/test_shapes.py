@@ -22,8 +22,8 @@ from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handl
 
 from tinyinfer import LLM, arrays
 from tinyinfer.backends.cpu import lazy_array
-from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.cpu_kernels.buffers import Buffers
+from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
@@ -37,6 +37,10 @@ from tinyinfer.engine.engine import build_engine
 from tinyinfer.engine.overflow import first_overflow
 from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.cache_judge import TEXT, judge_cache
+from tinyinfer.lessons.cpu_kernels import judge_shift, without_shift
+from tinyinfer.lessons.kernel_judge import judge_blocks, judge_product
+from tinyinfer.lessons.kernel_ladder import block_product, float_rows, in_blocks, in_fours, rounded_rows
+from tinyinfer.lessons.kernel_products import OwnProducts, decoded, packed, products
 from tinyinfer.lessons.kv_cache import ListCache, following_logits, perplexity
 from tinyinfer.lessons.models import Models
 from tinyinfer.lessons.paging import judge_table
@@ -67,10 +71,11 @@ MODEL_FILES = ["model/transformer", "model/layers", "model/heads", "model/attent
                "model/mlp", "sampling", "kv_cache/contiguous", "kv_cache/paged", "speculative/verify",
                "speculative/best_coupling", "speculative/draft_model",
                "backends/reference", "backends/numpy_ops", "backends/flash"]  # fmt: skip
-COMPILED = [path for path in (PACKAGE / "backends" / "cpu_kernels").glob("*.py") if "numba" in path.read_text("utf-8")]
+KERNELS = PACKAGE / "backends" / "cpu_kernels"
+COMPILED = [*set(KERNELS.glob("*.py")) - {KERNELS / "buffers.py"}, PACKAGE / "backends" / "numba_ops.py"]
 SIGNATURES = [
     signature
-    for path in sorted(set(PACKAGE.rglob("*.py")) - set(COMPILED))  # those need numba: see tests/cpu_kernels
+    for path in sorted(set(PACKAGE.rglob("*.py")) - set(COMPILED))  # those need numba: -m cpu
     for signature in shapes.signatures(path)
 ]
 
@@ -303,6 +308,9 @@ def run_lessons(inspector: Inspector) -> None:
     inspector.watch(letters_of(paged.config), lambda: answers(paged, ["first", "the second"], 3, BlockTable))
     inspector.watch({}, lambda: judge_table(BlockTable))
     inspector.watch({}, lambda: run_rounding(np.random.default_rng(0).random((19, 43), dtype=np.float32)))
+    inspector.watch({}, run_kernel_judges)
+    small = models.open(models.tiny_path(), None, backend="numpy", quantize="int8", quantize_head="int8")
+    inspector.watch(letters_of(small.config), lambda: run_kernels(small))
 
     def verifiers() -> None:
         assert judge_verifier(leviathan) is None
@@ -327,6 +335,28 @@ def run_rounding(w: np.ndarray) -> None:
 def run_buffers() -> None:
     """The arrays of the compiled kernels, which need no numba."""
     assert Buffers(3, 1).rows("x", 70).array.shape == (3, 128)
+
+
+def run_kernel_judges() -> None:
+    """The judges of a matrix in blocks and of its product, by a kernel of arrays; nothing is compiled."""
+
+    def kernel(codes, scale, x, y, wrong=0):
+        y[:] = (codes * x[:, None] * np.repeat(scale, len(x) // scale.shape[1], axis=1)).sum(axis=1) + wrong
+
+    with patch("tinyinfer.lessons.kernel_judge.find_spec", return_value=None):
+        assert judge_blocks(in_blocks) is judge_product(kernel) is judge_shift(without_shift) is None
+        assert judge_product(partial(kernel, wrong=1))
+
+
+def run_kernels(llm: LLM) -> None:
+    """Products in blocks as plain loops: in the engine, of several rows, and what those of whole numbers take."""
+    blocks = packed(products(llm), in_blocks)
+    decoded(llm, "Once", 2, OwnProducts(llm.ops, block_product, blocks.parts))
+    assert blocks.parts[0].result.size
+    few = blocks.named("layers.0.o").of_rows(3)
+    few.run(float_rows)
+    in_fours(few.parts[0].codes)
+    rounded_rows(few.parts[0].x, few.parts[0].scale.shape[1])
 
 
 @pytest.fixture(scope="module")

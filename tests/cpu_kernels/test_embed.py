@@ -42,7 +42,8 @@ def test_floats_are_looked_up(dtype):
 @pytest.mark.parametrize("bits", PLANES)
 def test_codes_are_looked_up(bits):
     """With all kinds of scales. Catches a scale of another group, and nested scales whose codes lose their sign."""
-    for group, nested, symmetric in ((32, None, True), (5, None, False), (None, None, True), (32, 3, False), (16, 1, True)):
+    schemes = (32, None, True), (5, None, False), (None, None, True), (32, 3, False), (16, 1, True)
+    for group, nested, symmetric in schemes:
         matrix = random_matrix(150, 96, replace(QuantScheme(bits, group, symmetric), nested=nested))
         found = look_up(PackedLanes.pack(matrix, Arena()), 2.0)
         np.testing.assert_array_equal(found, 2 * matrix.dequantize()[IDS])

@@ -83,6 +83,14 @@ def test_inputs_that_fill_no_word_and_no_group(name):
         np.testing.assert_array_equal(multiply(x, packed(matrix)), wanted(x, matrix))
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 8])
+def test_groups_that_end_inside_a_word(bits):
+    """A group has zeros where a neighbour shares its words. Catches a group that begins with the neighbour's codes."""
+    for group, m in ((1, 20), (5, 33), (12, 150), (40, 100)):
+        matrix, x = random_matrix(70, m, QuantScheme(bits, group, bits == 8), seed=m), rows(13, m)
+        np.testing.assert_array_equal(multiply(x, packed(matrix)), wanted(x, matrix))
+
+
 def test_w8a8_equals_its_formula():
     """In the whole numbers: scales are powers of two here, so that every product of floats is exact."""
     for t, n, m in ((1, 64, 576), (3, 70, 150), (9, 130, 1000), (70, 64, 64)):

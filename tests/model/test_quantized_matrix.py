@@ -44,6 +44,7 @@ def test_outputs_cut_and_joined(scheme):
     assert again.scheme == scheme
     np.testing.assert_array_equal(again.dequantize(), whole.dequantize())
     same_scales(again.scale, whole.scale)
+    assert concatenate([whole]) is whole, "a large table is not in memory twice"
     order = np.array([6, 0, 3])
     np.testing.assert_array_equal(whole.outputs(order).dequantize(), whole.dequantize()[order])
 

@@ -10,8 +10,8 @@ d, m and dmin are float16. A block is 32 consecutive numbers of a row, or 256 in
 16 (Q6_K), whose scales and minimums are whole numbers, of 6 bits or of 8 with a sign. These are groups as quantization/
 has them, or nested ones: all is taken unchanged, and the weights equal those that gguf dequantizes, bit for bit,
 because the operations and their order are the same (a minimum is taken off by adding -dmin · minimum). Codes of a few
-bits lie as packing.py has them: byte c of C holds the codes c, c + C, c + 2C ... (ggml's ggml-quants.c. The i-quants
-look weights up in tables, which no group can hold; they are dequantized.)
+bits lie as packing.py has them: byte c of C holds the codes c, c + C, c + 2C ... (ggml's ggml-quants.c.) All other
+types are dequantized, with a note: the i-quants look weights up in tables, which no group can hold.
 """
 
 from __future__ import annotations

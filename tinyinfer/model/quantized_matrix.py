@@ -132,7 +132,9 @@ def expand(scales: Scales, scheme: QuantScheme, inputs: int) -> np.ndarray:  # (
 
 
 def concatenate(parts: list[QuantizedMatrix]) -> QuantizedMatrix:
-    """Matrices of one scheme as one, below one another."""
+    """Matrices of one scheme as one, below one another; a single one as it is, without a copy."""
+    if len(parts) == 1:
+        return parts[0]
     minimums = [part.minimum for part in parts if part.minimum is not None]
     return QuantizedMatrix(
         parts[0].scheme,

@@ -45,7 +45,7 @@ class Table:
         """Replaces the pieces."""
         if pieces:
             self.array[: len(pieces)] = pieces
-        self.count.number = len(pieces) * key_heads
+        self.count.become(len(pieces) * key_heads)
 
 
 class Pieces:

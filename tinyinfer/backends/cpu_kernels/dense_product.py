@@ -30,19 +30,20 @@ ONE_BLOCK = 256  # bytes of 64 float32 numbers
 
 @njit(inline="always")
 def multiply_rows(kind, x, x_stride, w, inputs, y, y_stride, rows, factor):
-    """y += factor · x Wᵀ for any number of rows, by the largest tiles that fit."""
-    r = 0
-    while rows - r >= 6:
-        dense_tile(6, kind, x + x_stride * r, x_stride, w, inputs, y + y_stride * r, y_stride, factor)
-        r += 6
-    if rows - r >= 4:
-        dense_tile(4, kind, x + x_stride * r, x_stride, w, inputs, y + y_stride * r, y_stride, factor)
-        r += 4
-    if rows - r >= 2:
-        dense_tile(2, kind, x + x_stride * r, x_stride, w, inputs, y + y_stride * r, y_stride, factor)
-        r += 2
-    if rows - r >= 1:
-        dense_tile(1, kind, x + x_stride * r, x_stride, w, inputs, y + y_stride * r, y_stride, factor)
+    """y += factor · x Wᵀ for any number of rows: tiles of 6, and one of what is left."""
+    while rows >= 6:
+        dense_tile(6, kind, x, x_stride, w, inputs, y, y_stride, factor)
+        x, y, rows = x + 6 * x_stride, y + 6 * y_stride, rows - 6
+    if rows == 5:
+        dense_tile(5, kind, x, x_stride, w, inputs, y, y_stride, factor)
+    elif rows == 4:
+        dense_tile(4, kind, x, x_stride, w, inputs, y, y_stride, factor)
+    elif rows == 3:
+        dense_tile(3, kind, x, x_stride, w, inputs, y, y_stride, factor)
+    elif rows == 2:
+        dense_tile(2, kind, x, x_stride, w, inputs, y, y_stride, factor)
+    elif rows == 1:
+        dense_tile(1, kind, x, x_stride, w, inputs, y, y_stride, factor)
 
 
 def kernel_of(kind: int) -> Kernel:

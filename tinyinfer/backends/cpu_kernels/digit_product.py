@@ -28,20 +28,15 @@ from tinyinfer.backends.lanes import PLANES, PackedLanes
 
 
 @njit(inline="always")
-def multiply_digits(bits, digits, stride, words, high, first, units, scales, x_scales, x_sums, step, y, y_stride, rows):
-    """Adds a group's part of the product for any number of rows, two by two."""
-    r = 0
-    while rows - r >= 2:
-        digit_tile(
-            2, bits, digits + DIGITS * stride * r, stride, words, high, first, units, scales,
-            x_scales + step * r, x_sums + step * r, step, y + y_stride * r, y_stride,
-        )  # fmt: skip
-        r += 2
-    if rows - r >= 1:
-        digit_tile(
-            1, bits, digits + DIGITS * stride * r, stride, words, high, first, units, scales,
-            x_scales + step * r, x_sums + step * r, step, y + y_stride * r, y_stride,
-        )  # fmt: skip
+def multiply_digits(bits, of_x, stride, words, high, first, units, scales, step, y, y_stride, rows):
+    """Adds a group's part of the product for any number of rows, two by two. of_x: digits, scales, sums of a group."""
+    digits, x_scales, x_sums = of_x
+    while rows >= 2:
+        digit_tile(2, bits, digits, stride, words, high, first, units, scales, x_scales, x_sums, step, y, y_stride)
+        digits, x_scales, x_sums = digits + 2 * DIGITS * stride, x_scales + 2 * step, x_sums + 2 * step
+        y, rows = y + 2 * y_stride, rows - 2
+    if rows == 1:
+        digit_tile(1, bits, digits, stride, words, high, first, units, scales, x_scales, x_sums, step, y, y_stride)
 
 
 def kernel_of(bits: int) -> Kernel:
@@ -62,10 +57,8 @@ def kernel_of(bits: int) -> Kernel:
             k = g * group
             units = -(-min(group, inputs - k) // unit)
             put_scales(a, 14, block, g, scales, factor)
-            multiply_digits(
-                bits, digits + k, a[1], words, high, k // unit, units, scales,
-                a[22] + 4 * g, a[23] + 4 * g, 4 * a[19], y, a[3], rows,
-            )  # fmt: skip
+            of_x = digits + k, a[22] + 4 * g, a[23] + 4 * g
+            multiply_digits(bits, of_x, a[1], words, high, k // unit, units, scales, 4 * a[19], y, a[3], rows)
         end(a, block, y, rows)
 
     return digit_product

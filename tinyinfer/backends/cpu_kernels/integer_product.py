@@ -35,7 +35,7 @@ from tinyinfer.backends.cpu_kernels.kernel import Kernel, Launch, kernel
 from tinyinfer.backends.cpu_kernels.round_rows import round_rows
 from tinyinfer.backends.cpu_kernels.scalars import as_float, bits_of, set_float
 from tinyinfer.backends.cpu_kernels.scales import layout
-from tinyinfer.backends.cpu_kernels.vectors import load, splat, store
+from tinyinfer.backends.cpu_kernels.vectors import WIDTH, load, splat, store
 from tinyinfer.backends.lanes import PLANES, PackedLanes, padded
 
 FLOAT = 4  # bytes of a number
@@ -44,20 +44,21 @@ ITEMS = 8  # for each thread, where there are rows enough: so threads finish at 
 
 
 # Where what stands among a launch's arguments.
-X, X_SCALES, X_SUMS, X_STRIDE, X_APART = 0, 1, 2, 3, 4  # addresses, and bytes from a row's to the next row's
-LOW, HIGH, INPUTS, ROWS, ROWS_OF_ITEM = 5, 6, 7, 8, 9  # the weight's planes; sizes
-SCALE, MINIMUM, STEP, MINIMUM_STEP, NESTED, GROUPS, GROUP, LOWEST = 10, 11, 12, 13, 14, 15, 16, 17  # scales.layout
-TOTALS, SCRATCH, SCRATCH_SIZE = 18, 19, 20  # memory of threads
-Y, Y_STRIDE, OUTPUTS, BIAS, ADDS, FACTOR = 21, 22, 23, 24, 25, 26  # what becomes of the product
+X, X_SCALES, X_SUMS, SPAN, X_STRIDE, X_APART = 0, 1, 2, 3, 4, 5  # RoundedRows, bytes from a row's to the next row's
+LOW, HIGH, INPUTS, ROWS, ROWS_OF_ITEM = 6, 7, 8, 9, 10  # the weight's planes; sizes
+SCALE, MINIMUM, STEP, MINIMUM_STEP, NESTED, GROUPS, GROUP, LOWEST = 11, 12, 13, 14, 15, 16, 17, 18  # scales.layout
+TOTALS, SCRATCH, SCRATCH_SIZE = 19, 20, 21  # memory of threads
+Y, Y_STRIDE, OUTPUTS, BIAS, ADDS, FACTOR = 22, 23, 24, 25, 26, 27  # what becomes of the product
 
 
 @njit(forceinline=True)
 def group_of(a, block, g):
-    """Group g of a block: its inputs, scales and minimums."""
-    start, place = g * a[GROUP], block * a[GROUPS] + g
+    """Group g of a block: its inputs, in whole vectors, and its scales and minimums."""
+    place, start = block * a[GROUPS] + g, g * a[GROUP] // WIDTH * WIDTH
+    stop = -(-min((g + 1) * a[GROUP], a[INPUTS]) // WIDTH) * WIDTH
     scales = scales_at(a[SCALE], a[STEP], a[NESTED], place)
     minimums = scales_at(a[MINIMUM], a[MINIMUM_STEP], a[NESTED], place) if a[MINIMUM] else scales
-    return Group(start, min(start + a[GROUP], a[INPUTS]), a[LOWEST], scales, minimums, a[MINIMUM])
+    return Group(start, stop, a[LOWEST], scales, minimums, a[MINIMUM])
 
 
 @njit(forceinline=True)
@@ -68,7 +69,7 @@ def multiply(a, totals, scratch, planes, block, first, rows):
     x = below(Inputs(a[X], a[X_SCALES], a[X_SUMS], a[X_STRIDE], a[X_APART]), first)
     for g in range(a[GROUPS]):
         group = group_of(a, block, g)
-        part = Inputs(x.codes + group.start, x.scale + FLOAT * g, x.total + FLOAT * g, x.stride, x.apart)
+        part = Inputs(x.codes + a[SPAN] * g, x.scale + FLOAT * g, x.total + FLOAT * g, x.stride, x.apart)
         if planes.more and rows > 8:  # so many rows pay for the work
             all_rows(totals, part, rows, unpacked(scratch, planes, group), group)
         else:
@@ -119,7 +120,7 @@ def integer_product(
     inputs = padded(weight.shape[1])
     rounded, rounding = round_rows(x, inputs, scheme.group_size, buffers)
     each = rows_of_item(rows, blocks, buffers.threads)
-    size = min(padded(scheme.group_size or inputs), inputs) * LANES
+    size = padded(rounded.span) * LANES
     arguments = (
         *rounded, rounded.codes.shape[1], FLOAT * rounded.scale.shape[1],
         weight.words, 0 if weight.high is None else weight.high, inputs, rows, each, *layout(weight),

@@ -14,7 +14,18 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tinyinfer.backends.cpu_kernels.vectors import I8, I32, VI, WIDTH, Ints, IntsType, _binary, _operator, _pointer
+from tinyinfer.backends.cpu_kernels.vectors import (
+    I8,
+    I32,
+    VI,
+    WIDTH,
+    Ints,
+    IntsType,
+    _binary,
+    _operator,
+    _pointer,
+    _splat,
+)
 
 BYTES = ir.VectorType(I8, WIDTH)
 
@@ -53,6 +64,16 @@ def store_ints(typing, address, value):
 
 bits_or = _binary("or_", Ints)
 _operator(operator.or_, bits_or, IntsType)
+
+
+@intrinsic
+def numbers_from(typing, first):
+    """The int32 number, and the 15 after it."""
+
+    def code(context, builder, signature, args):
+        return builder.add(_splat(builder, args[0], VI), ir.Constant(VI, list(range(WIDTH))))
+
+    return Ints(types.int32), code
 
 
 def _larger(builder, a, b):

@@ -96,6 +96,10 @@ class Count:
     def __init__(self, number: int = 0) -> None:
         self.number = number
 
+    def become(self, number: int) -> None:
+        """Says how many items the next pass has."""
+        self.number = number
+
 
 class Launch(NamedTuple):
     """One kernel over `items` items. arguments: whole numbers, or arrays, whose addresses the kernel gets."""

@@ -30,16 +30,15 @@ from tinyinfer.backends.lanes import PLANES, PackedLanes
 
 @njit(inline="always")
 def multiply_codes(bits, x, x_stride, words, high, first, units, scales, y, y_stride, rows):
-    """Adds a group's part of the product for any number of rows, by the largest tiles that fit."""
-    r = 0
-    while rows - r >= 4:
-        packed_tile(4, bits, x + x_stride * r, x_stride, words, high, first, units, scales, y + y_stride * r, y_stride)
-        r += 4
-    if rows - r >= 2:
-        packed_tile(2, bits, x + x_stride * r, x_stride, words, high, first, units, scales, y + y_stride * r, y_stride)
-        r += 2
-    if rows - r >= 1:
-        packed_tile(1, bits, x + x_stride * r, x_stride, words, high, first, units, scales, y + y_stride * r, y_stride)
+    """Adds a group's part of the product for any number of rows: tiles of 4, and what is left."""
+    while rows >= 4:
+        packed_tile(4, bits, x, x_stride, words, high, first, units, scales, y, y_stride)
+        x, y, rows = x + 4 * x_stride, y + 4 * y_stride, rows - 4
+    if rows >= 2:
+        packed_tile(2, bits, x, x_stride, words, high, first, units, scales, y, y_stride)
+        x, y, rows = x + 2 * x_stride, y + 2 * y_stride, rows - 2
+    if rows == 1:
+        packed_tile(1, bits, x, x_stride, words, high, first, units, scales, y, y_stride)
 
 
 def kernel_of(bits: int) -> Kernel:

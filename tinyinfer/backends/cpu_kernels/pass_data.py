@@ -18,7 +18,6 @@ from tinyinfer.arrays import FLOAT
 from tinyinfer.backends.cpu_kernels.attention_pieces import Pieces, parts_of
 from tinyinfer.backends.cpu_kernels.cached_rows import BLOCK, FIELDS, FIRST, FLOATS, PER_SLOT, ROOM, TABLE, WIDTH
 from tinyinfer.backends.cpu_kernels.kernel import Count
-from tinyinfer.kv_cache.base import Cache
 from tinyinfer.model.heads import Heads
 from tinyinfer.sequence import Batch
 
@@ -26,7 +25,7 @@ from tinyinfer.sequence import Batch
 class PassData:
     """The host's half of every pass over so many rows with one cache, on so many threads."""
 
-    def __init__(self, rows: int, cache: Cache, threads: int) -> None:
+    def __init__(self, rows: int, cache: Any, threads: int) -> None:
         sizes, memory = cache.kernel_sizes, cache.spec.memory
         self.memory, self.rows, self.threads = memory, rows, threads
         self.bits, self.group = sizes.get("BITS", 0), sizes.get("GROUP", 0)
@@ -54,7 +53,7 @@ class PassData:
         column, row = FLOAT * self.columns[layer], FLOAT * self.columns[-1]
         return self.addresses[layer], self.slots, heads.size, heads.keys, self.bits, self.group, column, row
 
-    def load(self, batch: Batch, cache: Cache) -> None:
+    def load(self, batch: Batch, cache: Any) -> None:
         """Takes in a batch whose sequences have room in the cache."""
         self.positions[:] = batch.positions
         known: dict[int, tuple[int, ...]] = {}  # by the arrays that sequences share
@@ -70,7 +69,7 @@ class PassData:
         if filled:
             self.filled[: len(filled)] = filled
         for count, layer in zip(self.blocks_filled, self.memory, strict=True):
-            count.number = len(filled) * layer.heads
+            count.become(len(filled) * layer.heads)
         for pieces in self.pieces.values():
             pieces.load(parts_of(batch.spans, self.block_size))
 

@@ -49,6 +49,8 @@ def _fma(builder, a, b, c):
 
 
 def _repeated(n):
+    """A vector, n times: the first sums."""
+
     @intrinsic
     def function(typing, x):
         def code(context, builder, signature, args):
@@ -56,7 +58,6 @@ def _repeated(n):
 
         return types.UniTuple(Floats, n)(Floats), code
 
-    function.__doc__ = f"A vector, {n} times: the first sums."
     return function
 
 

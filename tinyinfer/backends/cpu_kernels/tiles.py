@@ -13,7 +13,7 @@ Codes become floats in registers, too: shift, mask, convert, three operations be
 do not multiply. So with four rows the conversion is nearly hidden, and with one row it is most of the work.
 
 Wins: several rows, and codes of any size, at nearly the speed of the multiplying units. Loses: each number of rows is
-machine code of its own, so there are tiles of 1, 2, 4 and 6 rows and nothing between.
+machine code of its own, and compiled for itself.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
@@ -46,14 +46,13 @@ class Maker:
 
     def load(self, address, kind):
         """What lies at an address, aligned like its elements."""
-        value = self.builder.load(self.builder.inttoptr(address, kind.as_pointer()))
         element = getattr(kind, "element", kind)
-        value.align = element.width // 8 if isinstance(element, ir.IntType) else 2 if element == ir.HalfType() else 4
-        return value
+        align = element.width // 8 if isinstance(element, ir.IntType) else 2 if element == ir.HalfType() else 4
+        return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=align)
 
     def store(self, address, value):
         """Writes a vector of float32."""
-        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer())).align = 4
+        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=4)
 
     def splat(self, value):
         """The float32 number, 16 times."""
