@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_cupy import fake_cupy
 from gguf_writer import write_gguf
-from helpers import INSTALLED, checkpoint_of, finish, make_engine, random_tensors, request, small_config
+from helpers import COMPILED, INSTALLED, checkpoint_of, finish, make_engine, random_tensors, request, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed_matrices import gives_back, random_matrix
@@ -41,10 +41,11 @@ ROUNDED: dict[str, Callable[..., Any]] = {name: resolve(BACKENDS, name) for name
 ROUNDED["fake cupy"] = lambda ledger, **own: CupyOps(ledger, decode="eager", xp=fake_cupy, **own)
 
 
-@pytest.fixture(params=ROUNDED)
+@pytest.fixture(params=[*ROUNDED, *COMPILED])
 def int8_ops(request: pytest.FixtureRequest) -> Any:
     """The operations of a backend with integer activations."""
-    return ROUNDED[request.param](Ledger(), activations="int8")
+    backend = ROUNDED.get(request.param) or resolve(BACKENDS, request.param)
+    return backend(Ledger(), activations="int8")
 
 
 def rows(t: int, m: int, seed: int = 0) -> np.ndarray:  # -> (t, m)

@@ -25,6 +25,7 @@ from tinyinfer.backends.cpu_kernels.attention import attention
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
 from tinyinfer.backends.cpu_kernels.embed import embed
 from tinyinfer.backends.cpu_kernels.ends import ends_of
+from tinyinfer.backends.cpu_kernels.experts import Mixture, memory_of_choices
 from tinyinfer.backends.cpu_kernels.gate import activate, gate
 from tinyinfer.backends.cpu_kernels.kernel import Launch
 from tinyinfer.backends.cpu_kernels.norms import full_qk_norm, norm, norm_add
@@ -35,6 +36,7 @@ from tinyinfer.backends.cpu_kernels.turn_append import turn_append
 from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.layers import ParallelLayer
 from tinyinfer.model.mlp import GatedMLP, PlainMLP
+from tinyinfer.model.moe import MoE
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import FullQKNorm, Linear, NoNorm, Norm, RMSNorm
 
@@ -50,6 +52,8 @@ class Planner:
         c = model.config
         self.model, self.data = model, data
         self.buffers, self.head_buffers = Buffers(rows, threads), Buffers(wanted, threads)
+        self.choices: Buffers | None = None  # of rows for each expert that a row chooses
+        self.mixtures: list[Mixture] = []
         self.launches: list[Launch] = []
         self.ends_of_layers: list[int] = []  # after how many launches each layer is done
         self.tokens, self.wanted = np.zeros(rows, np.int64), np.zeros(wanted, np.int64)
@@ -110,6 +114,9 @@ class Planner:
 
     def mlp(self, mlp: Any, h: Rows, post: Norm, scale: float) -> None:
         """Adds what the MLP makes of h."""
+        if isinstance(mlp, MoE):
+            self.mixture(mlp, h, post, scale)
+            return
         if isinstance(mlp, GatedMLP):
             both = self.product(h, mlp.gate_up, "gate_up")
             gated = self.buffers.rows("gated", mlp.down.weight.shape[1])
@@ -119,6 +126,18 @@ class Planner:
             gated = self.product(h, mlp.up, "gated")
             self.launches += activate(gated, gated, mlp.activation)
         self.change(mlp.down, gated, post, scale)
+
+    def mixture(self, mlp: MoE, h: Rows, post: Norm, scale: float) -> None:
+        """Adds scale · post(what the mixture makes of h)."""
+        self.choices = self.choices or memory_of_choices(len(h), mlp, self.buffers.threads)
+        mixture = Mixture(mlp, h, self.buffers, self.choices)
+        self.mixtures.append(mixture)
+        if isinstance(post, NoNorm):
+            self.launches += mixture.launches(self.x, scale)
+            return
+        assert isinstance(post, RMSNorm)
+        change = self.buffers.rows("change", self.x.width)
+        self.launches += [*mixture.launches(change, None), *norm_add(change, self.x, post, scale)]
 
     def head(self) -> tuple[Rows, np.ndarray, np.ndarray]:
         """Logits of the wanted rows, and the ends of each part of them."""

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.backends.counts import Counts
+from tinyinfer.backends.counts import Counts, count_experts
 from tinyinfer.backends.cpu_kernels.crew import Crew
 from tinyinfer.backends.cpu_kernels.ends import joined
 from tinyinfer.backends.cpu_kernels.pass_data import PassData
@@ -74,6 +74,8 @@ class CompiledPass:
         one.plan.refresh()
         self._run(one)
         self.counts.count_products(batch, self.ledger)
+        for mixture in planner.mixtures:
+            count_experts(mixture.chosen, mixture.mlp.gate_up, mixture.mlp.down, self.ledger)
         self.counts.count_attention(batch, self.ledger, self.cache)
         self.cache.record_written(batch)
         return one.logits
