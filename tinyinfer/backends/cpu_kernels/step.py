@@ -67,6 +67,10 @@ class CompiledPass:
         self._passes: OrderedDict[tuple[int, int], Pass] = OrderedDict()
         self._newest: Pass | None = None
 
+    def __reduce__(self) -> tuple[type[CompiledPass], tuple[Model, Any, Any]]:
+        """A copy plans anew: a plan holds addresses, and those of a copied model are others."""
+        return CompiledPass, (self.model, self.cache, self.ops)
+
     def forward(self, batch: Batch) -> np.ndarray:  # (T,) -> (R, V)
         """The logits that the batch asks for, until the next pass."""
         one = self._newest = self._pass(len(batch), len(batch.logit_rows))
