@@ -75,7 +75,7 @@ class CompiledPass:
         self._run(one)
         self.counts.count_products(batch, self.ledger)
         self.counts.count_attention(batch, self.ledger, self.cache)
-        self.cache.record_written(batch)
+        self.cache.record_written(batch, len(self.model.layers))
         return one.logits
 
     def sample(self, logits: np.ndarray, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
