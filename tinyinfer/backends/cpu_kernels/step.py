@@ -86,7 +86,7 @@ class CompiledPass:
         for mixture in planner.mixtures:
             count_experts(mixture.chosen, mixture.mlp.gate_up, mixture.mlp.down, self.ledger)
         self.counts.count_attention(batch, self.ledger, self.cache)
-        self.cache.record_written(batch)
+        self.cache.record_written(batch, len(self.model.layers))
         return one.logits
 
     def sample(self, logits: np.ndarray, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
