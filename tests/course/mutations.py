@@ -37,7 +37,8 @@ from tinyinfer.course.assignment import Assignment, assignments
 from tinyinfer.course.cut import solution
 from tinyinfer.course.pytest_plugin import public_seed
 from tinyinfer.course.runner import run_test
-from tinyinfer.course.student import LocalStudent, load_source
+from tinyinfer.course.sandbox.loading import load_source
+from tinyinfer.course.student import LocalStudent
 
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 SECONDS = 10.0  # without a reply: the mutant never ends

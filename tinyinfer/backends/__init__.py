@@ -7,8 +7,10 @@ ledger. `--backend` chooses one. Read in this order:
     numpy_ops.py      the same where NumPy can be made faster, each override with what it saves
     flash.py          attention in tiles with an online softmax
     packing.py        codes of 8 to 2 bits in bytes
+    lanes.py          rows in blocks of 64, as a compiled product reads them
     packed.py         quantized weights as the backends lay them out
     packed_rows.py    the same, as a GPU reads them
+    int8_kernel.py    a product of int8 codes in plain loops, compiled: what the fast kernels do, to be read first
     cupy_ops.py       the reference on a GPU, operation by operation, in few launches
     cupy_kernels.py   the small kernels that save launches
     cupy_products.py  products by cuBLAS, where CuPy's own would convert or copy

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tinyinfer.arrays import Array, Xp
 
+LANES = 64  # outputs in a block of a packed matrix
+
 
 def packed_size(count: int, bits: int) -> int:
     """Bytes that `count` packed codes of so many bits take."""

@@ -23,7 +23,7 @@ from tinyinfer.course.grading.children import Children, PipedChildren
 from tinyinfer.course.grading.report import ERROR, NOT_RUN, Report, TestResult
 from tinyinfer.course.grading.submission import marker, take
 from tinyinfer.course.hidden import Hidden, open_hidden
-from tinyinfer.course.student import load_source
+from tinyinfer.course.sandbox.loading import load_source
 
 PENDING = "not graded: the grader was ended before this test; grade again"
 Numbered = list[tuple[str, Test]]  # tests with their numbers in the report
