@@ -17,14 +17,17 @@ from importlib import import_module
 from pathlib import Path
 
 import numpy as np
+import pytest
 
-from tinyinfer.course.assignment import Assignment, assignment
+from tinyinfer.course.assignment import Assignment, assignment, assignments
 from tinyinfer.course.cut import solution
 from tinyinfer.course.hidden import public_seed, seed
 from tinyinfer.course.runner import Outcome, run_test
 from tinyinfer.course.student import LocalStudent
 
 PLANTED = Path(__file__).parent / "course" / "planted"
+# Assignments as parameters of a test that runs their code; a compiler takes seconds, and is no part of the test extra.
+RUN = [pytest.param(a.name, marks=[pytest.mark.course] * bool(a.packages)) for a in assignments().values()]
 
 
 @dataclass(frozen=True)

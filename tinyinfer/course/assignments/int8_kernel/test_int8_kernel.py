@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyinfer.course.compare import Failure, at_least, same_array, same_value
 from tinyinfer.course.runner import ENDS
-from tinyinfer.course.student import StudentError
+from tinyinfer.course.student import StudentError, hinting
 from tinyinfer.ledger import Ledger
 
 pytest_plugins = ["tinyinfer.course.pytest_plugin"]
@@ -118,10 +118,14 @@ def small(rng, n, m, group, codes_of_x=False):
     return Case(codes, scale, x.astype(np.int8), group, 2.0 ** rng.integers(-3, 3, groups).astype(np.float32))
 
 
+BEYOND = "the last group may have fewer inputs, and the last block may have fewer outputs: stop at the end"
+
+
 def check(student, case, atol=0.0):
     """Raises Failure unless the student's product of a case is right."""
     args = (*case.arrays, case.group, np.full(len(case.codes), OLD, np.float32))
-    _, after = student.after(case.name, *args)
+    with hinting("IndexError", BEYOND):
+        _, after = student.after(case.name, *args)
     same_array(after[-1], case.y, "y", atol=atol, usual=case.usual(), axes=("output",))
 
 
@@ -289,7 +293,7 @@ class Reads:
             if access.lent == self.codes and not access.write and len(access.places):
                 done = int(access.places.max()) // self.block * LANES
                 if not written[:done].all():
-                    sentence = f"codes of block {done // LANES} are read before the results of earlier blocks are written."
+                    sentence = f"codes of block {done // LANES} are read before results of earlier blocks are written."
                     raise Failure(sentence, "finish a block before the next: no copy of the matrix, no second pass")
 
     def bytes(self):
