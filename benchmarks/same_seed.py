@@ -65,6 +65,7 @@ class Case:
 
 BFLOAT16, KV8, KV4 = {"dtype": "bfloat16"}, {"kv_bits": 8}, {"kv_bits": 4}
 W8A8 = {"quantize": "w8a8", "calibration_tokens": 512}
+INT8 = {"quantize": "int8", "activations": "int8"}
 CASES = (
     *(Case(f"batch of {size}", company=size) for size in (2, 4, 8, 16)),
     *(Case(f"prompt in chunks of {size}", chunk=size) for size in (7, 16, 32)),
@@ -80,6 +81,9 @@ CASES = (
     Case("kv_bits 4, computed again", again=8, switches=KV4),
     Case("w8a8, 5 rows in a step", rows=5, switches=W8A8),
     Case("w8a8, computed again", again=8, switches=W8A8),
+    Case("int8 activations, batch of 8", company=8, switches=INT8),
+    Case("int8 activations, 5 rows in a step", rows=5, switches=INT8),
+    Case("int8 activations, computed again", again=8, switches=INT8),
 )
 
 # Rows.

@@ -108,7 +108,8 @@ def make_engine(
     ops: its backend; second: its draft model.
     """
     checkpoint = checkpoint_of(source, random_tensors(source, seed)) if isinstance(source, ModelConfig) else source
-    ops, config = ops or NumpyOps(Ledger(), dtype), EngineConfig(**switches)
+    config = EngineConfig(**switches)
+    ops = ops or NumpyOps(Ledger(), dtype, activations=config.activations)
     draft = build_model(checkpoint_of(second, random_tensors(second, seed + 1)), ops) if second else None
     return build_engine(load_model(checkpoint, ops, config), ops, config, clock, draft, draft_cost)
 

@@ -36,7 +36,7 @@ TESTED_ELSEWHERE = {
                            "reserve": "test_fake_cupy.py", "take": "test_operations.py",
                            "compile": "the type", "relative_cost": "test_operations.py",
                            "available_memory": "test_limits.py", "sample": "test_choosing.py",
-                           "w8a8_product": "test_w8a8.py", "check_range": "test_loading.py (half precision)",
+                           "check_range": "test_loading.py (half precision)",
                            "embed": "test_operations.py", "experts": "test_moe.py",
                            "use_blas_threads": "test_cpu.py"},
     "backends.numpy_ops": {"__init__": "test_numpy_ops.py", "relative_cost": "test_numpy_ops.py",
@@ -44,6 +44,7 @@ TESTED_ELSEWHERE = {
                            "dense_product": "test_numpy_ops.py (half precision)", "multiply": "test_numpy_ops.py",
                            "multiply_tiles": "test_numpy_ops.py (half precision)", "packed_product": "test_packed.py",
                            "w8a8_product": "test_w8a8.py", "integer_product": "test_w8a8.py",
+                           "grouped_product": "test_int8_inputs.py",
                            "add": "test_numpy_ops.py"},
 }  # fmt: skip
 # The goldens that use most of the code come first, which saves time.

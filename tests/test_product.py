@@ -258,6 +258,7 @@ LOSSY: dict[str, list[Any]] = {
     "dtype": list(DTYPES),
     "kv_cache": ["contiguous", "paged"],
     "draft_quantize": ["off", "int4"],
+    "activations": ["float", "int8"],
     "num_draft_candidates": [1, 3],
 }
 LOSSY_WORK = [0, 3, 4, 6]  # of the workload: shared prefixes, repetition
@@ -273,7 +274,7 @@ def run_lossy(name: str, case: dict[str, Any], backend: str, folder: Callable[[s
     shared = {"prefix_cache": True, "num_blocks": 10, "block_size": 4, "max_num_batched_tokens": 5}
     own = shared if case["kv_cache"] == "paged" else {}
     own |= {"calibration_tokens": 128} if case["quantize"] == "w8a8" else {}
-    ops = resolve(BACKENDS, backend)(Ledger(), resolve(DTYPES, case["dtype"]))
+    ops = resolve(BACKENDS, backend)(Ledger(), resolve(DTYPES, case["dtype"]), activations=case["activations"])
     engine = make_engine(model, ops=ops, speculative="self", draft_cost=ALWAYS_DRAFT, max_model_len=30, **case, **own)
     sequences = requests([workload(vocab)[i] for i in LOSSY_WORK])
     finish(engine, *sequences)
@@ -285,7 +286,14 @@ def lossy(name: str) -> list[dict[str, Any]]:
     """The combinations that a model takes."""
     moe = bool(CONFIGS[name].experts) if name in CONFIGS else "moe" in name
     cases = [case for case in combined(LOSSY) if case["kv_cache"] == "paged" or case["num_draft_candidates"] == 1]
+    cases = [case for case in cases if case["activations"] == "float" or has_codes(case)]
     return [case for case in cases if not (moe and case["quantize"] == "w8a8")]
+
+
+def has_codes(case: dict[str, Any]) -> bool:
+    """Whether there is a weight whose inputs integer activations round. One dtype: they leave floats as they are."""
+    others = case["quantize_head"] != "off" or case["draft_quantize"] != "off"
+    return (others or case["quantize"] not in ("off", "w8a8")) and case["dtype"] == "float32"
 
 
 def gap(seq: Request, other: Request) -> float | None:
@@ -339,7 +347,7 @@ def test_quantized_caches_read_the_same_whatever_else_is_on(name, bits, golden_f
 
     Catches rows that attend otherwise where their span is split at a block, and keys of another set in a packed block.
     """
-    plain = {"quantize": "off", "quantize_head": "off", "dtype": "float32", "draft_quantize": "off"}
+    plain = {name: values[0] for name, values in LOSSY.items()}
     pool = plain | {"kv_bits": bits, "kv_cache": "paged", "num_draft_candidates": 3}
     _, together = run_lossy(name, pool, "numpy", golden_folder)
     alone = requests([workload(CONFIGS[name].vocab_size)[i] for i in LOSSY_WORK])

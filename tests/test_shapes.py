@@ -116,10 +116,12 @@ def run_gpu(inspector: Inspector) -> None:
     for name, switches in [
         ("llama", {}), ("gemma", {"quantize": "int4"}), ("gpt2", {"quantize": "w8a8", "calibration_tokens": 256}),
         ("gpt_oss", {}), ("olmoe", {"quantize": "int8", "group_size": "channel"}),
+        ("llama", {"quantize": "int4", "activations": "int8"}),
     ]:  # fmt: skip
 
         def work(name=name, switches=switches) -> None:
-            ops = CupyOps(Ledger(), ml_dtypes.bfloat16 if name == "llama" else np.float32, decode="eager", xp=fake_cupy)
+            dtype, own = ml_dtypes.bfloat16 if name == "llama" else np.float32, switches.get("activations", "float")
+            ops = CupyOps(Ledger(), dtype, decode="eager", xp=fake_cupy, activations=own)
             checkpoint = checkpoint_of(MODELS[name], random_tensors(MODELS[name]))
             engine = make_engine(replace(checkpoint, tokenizer=Letters(101)), ops=ops, **switches)
             finish(engine, *(request(np.arange(n) % 101, 3, temperature=n % 4, seed=3) for n, _ in PROMPTS))
@@ -228,6 +230,7 @@ QUANTIZED: list[dict] = [  # models of which every matrix is quantized, in all w
     {"quantize": "int4", "quantize_method": "awq", "symmetric": True, "group_size": 64},
     {"quantize": "int2", "quantize_method": "combined"},
     {"quantize": "w8a8", "quantize_head": "int8"},
+    {"quantize": "int4", "quantize_head": "int8", "activations": "int8"},
 ]
 
 
@@ -243,7 +246,7 @@ def run_quantized(inspector: Inspector, folder: Path) -> None:
         checkpoint = checkpoint_of(config, random_tensors(config))
 
         def work(backend, c=c, checkpoint=checkpoint) -> None:
-            ops = backend(Ledger())
+            ops = backend(Ledger(), activations=c.activations)
             conversion = as_floats if c.calibrated else rounding(c, checkpoint.config)
             model = build_model(checkpoint, ops, conversion=conversion)
             model = quantize_model(model, ops, c, windows) if c.calibrated else model
@@ -254,7 +257,7 @@ def run_quantized(inspector: Inspector, folder: Path) -> None:
                 weight.rows(np.array([3, 1]))
                 weight.dequantize(slice(0, 29))
 
-        for backend in (NumpyOps, *[ReferenceOps] * (c.quantize == "w8a8")):
+        for backend in (NumpyOps, *[ReferenceOps] * (c.quantize == "w8a8" or c.activations == "int8")):
             inspector.watch(letters_of(config), partial(work, backend))
 
 

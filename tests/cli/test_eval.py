@@ -261,6 +261,9 @@ def test_ctrl_c_tells_the_perplexity_so_far(short, text, monkeypatch, capsys):
         ("--compare int4:best", "--compare int4:best: --quantize-method='best' is not known; choose one of rtn"),
         ("--compare int4 --quantize int8", "--compare int4 sets --quantize itself; leave --quantize out"),
         ("--compare float32,", "there is no setting ''"),
+        ("--compare float32-a8", "there is no setting 'float32-a8'"),
+        ("--compare int8,w8a8-a8", "--compare w8a8-a8: --activations=int8 rounds the inputs of quantized matrices,"),
+        ("--compare int8-a8 --activations int8", "--compare int8-a8 sets --activations itself; leave --activations"),
         ("--compare float32 --dtype float16", "--compare float32 sets --dtype itself; leave --dtype out"),
         ("--compare int8,int4-gtensor:hqq", "--compare int4-gtensor:hqq: --group-size=tensor has one scale for a"),
         ("--compare int8,int4-gtensor:combined", "--quantize-method=combined fits one to each group; choose another"),
@@ -288,6 +291,8 @@ def test_mistakes_are_told_before_a_model_is_opened(flags, message, text, capsys
         ("int4,w8a8 -m {moe}", "w8a8: a mixture of experts cannot be calibrated: an expert sees too few rows"),
         ("int4,int4:hqq --quantize-rules '*.o int8 gtensor'", "int4:hqq: --quantize-rules: '*.o int8 gtensor' has one"),
         ("kv8,int4 --quantize-rules 'layers.9.o int8'", "int4: --quantize-rules: no matrix is called 'layers.9.o'"),
+        ("int8-a8,keep-a8", "keep-a8: --activations=int8 rounds the inputs of matrices that are quantized in groups, "),
+        ("int8,float32 --activations int8", "float32: --activations=int8 rounds the inputs of matrices that are quant"),
         ("keep,int4 -m {ours}", "int4: --quantize=int4 is given, but {ours} is quantized already"),
     ],
 )
@@ -341,6 +346,27 @@ def test_settings_may_stand_apart(text):
     """Spaces after commas are how people write lists."""
     parsed = cli.parse(["eval", "--text", text, "--compare", "int8, int4-g64:hqq ,kv4"])
     assert list(each_setting(parsed)) == ["int8", "int4-g64:hqq", "kv4"]
+
+
+def test_a_setting_may_name_integer_activations(short, text, tmp_path, capsys):
+    """Catches a suffix that is read as a part of the group size, and float activations called integer ones.
+
+    The float model stays float beside `--activations int8`, and a quantized folder's own codes are rounded by it.
+    """
+    parsed = cli.parse(["eval", "--text", text, "--compare", "int8-a8,int4-g64-a8:gptq,int4-gchannel"])
+    found = [(one.quantize, one.group_size, one.activations, one.quantize_method)
+             for one in each_setting(parsed).values()]  # fmt: skip
+    assert found == [("int8", 32, "int8", "rtn"), ("int4", 64, "int8", "gptq"), ("int4", "channel", "float", "rtn")]
+    flags = ("-m", short, "--text", text, "--window", "32")
+    plain, rounded = evaluated(capsys, *flags, "--compare", "int8,int8-a8")
+    assert plain["weight_bytes"] == rounded["weight_bytes"]
+    assert plain["ledger"]["flops"] == rounded["ledger"]["flops"]
+    assert 0 < plain["kl_divergence"] < rounded["kl_divergence"] < 0.01
+    [alone] = evaluated(capsys, *flags, "--quantize", "int8", "--activations", "int8")
+    assert alone["nll"] == pytest.approx(rounded["nll"], rel=1e-6)
+    own = ("-m", quantized(short, tmp_path), "--activations", "int8")
+    [ours] = evaluated(capsys, *flags[2:], *own, "--compare", "keep")
+    assert ours["kl_divergence"] > 0
 
 
 def test_the_reference_of_a_quantized_folder_is_what_it_keeps(short, text, tmp_path, capsys):

@@ -28,7 +28,7 @@ DEFAULTS: dict[str, Any] = {
     "draft_quantize": "off", "verification": "same-text",
     "group_size": 32, "symmetric": None, "quantize_method": "rtn", "quantize_head": "off", "quantize_rules": None,
     "calibration": None, "calibration_tokens": None, "calibration_bos": True, "dtype": "float32",
-    "backend": "numpy", "gpu_decode": "graph", "threads": None,
+    "activations": "float", "backend": "numpy", "gpu_decode": "graph", "threads": None,
 }  # fmt: skip
 VALUES: dict[str, list[Any]] = {
     "kv_cache": ["contiguous", "none", "paged"],
@@ -43,6 +43,7 @@ VALUES: dict[str, list[Any]] = {
     "quantize_head": ["off", "int8"],
     "dtype": ["float32", "bfloat16", "float16"],
     "backend": ["numpy", "reference", "cupy", "auto"],
+    "activations": ["float", "int8"],
     "gpu_decode": ["graph", "kernels", "eager", "persistent"],
 }
 COUNTS = ["block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
@@ -51,7 +52,7 @@ NEEDS: dict[Any, dict[str, Any]] = {"draft": {"draft_model": "second"}}  # what 
 NEEDS["best-coupling"] = {"speculative": "self"}
 NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq", "combined")}
 NEEDS |= {value: {"backend": "cupy"} for value in ("kernels", "eager", "persistent")}
-LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "backend",
+LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "activations", "backend",
           "gpu_decode"]  # LLM's, not the engine's  # fmt: skip
 
 
@@ -229,6 +230,9 @@ def test_batch_timeout_is_a_time(value):
          "choose another group_size", {"group_size": "channel"}),
         ({"quantize": "int4", "quantize_method": "combined", "group_size": "tensor"}, "=combined fits one to each",
          "quantize_method=rtn, gptq or awq", {"quantize_method": "gptq"}),
+        ({"activations": "int8", "quantize": "w8a8"}, "quantize=w8a8 does so already", "leave it out, or choose",
+         {"quantize": "int8"}),
+        ({"activations": "int8", "quantize": "w8a8"}, "does so already", "leave it out", {"quantize_head": "int8"}),
         ({"group_size": 64}, "group_size given", "leave it out", {"group_size": 32}),
         ({"group_size": 64, "speculative": "self"}, "quantizes nothing", "or draft_quantize",
          {"draft_quantize": "int4"}),

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyinfer.backends.numpy_ops import SLICE, NumpyOps, integer_product
-from tinyinfer.backends.packed import LARGEST, W8A8, round_rows
+from tinyinfer.backends.packed import LARGEST, SMALLEST, W8A8, round_rows
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.weights import W8A8_SCHEME, QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
@@ -63,11 +63,11 @@ def test_the_product_is_the_formula():
 
 
 def test_rows_are_rounded_by_themselves():
-    """One token's outlier must not cost another token its precision; a row of zeros has no scale."""
+    """One token's outlier must not cost another token its precision; a row of zeros stays zero."""
     x = np.array([[1.0, -0.5, 0.25], [1000.0, 1.0, 0.0], [0.0, 0.0, 0.0]], dtype=np.float32)
     codes, scale = round_rows(x, np)
     np.testing.assert_array_equal(codes, [[127, -64, 32], [127, 0, 0], [0, 0, 0]])  # 63.5 is rounded to even
-    np.testing.assert_allclose(scale[:, 0], [1 / 127, 1000 / 127, 0], rtol=1e-6)
+    np.testing.assert_allclose(scale[:, 0], [1 / 127, 1000 / 127, SMALLEST / 127], rtol=1e-6)
 
 
 def test_last_bits_of_an_activation_matter_only_at_an_edge_and_there_by_one_code():

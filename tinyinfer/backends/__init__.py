@@ -10,6 +10,7 @@ ledger. `--backend` chooses one. Read in this order:
     lanes.py          rows in blocks of 64, as a compiled product reads them
     packed.py         quantized weights as the backends lay them out
     packed_rows.py    the same, as a GPU reads them
+    int8_inputs.py    the inputs of products rounded, too, so that sums are of whole numbers
     int8_kernel.py    a product of int8 codes in plain loops, compiled: what the fast kernels do, to be read first
     cupy_ops.py       the reference on a GPU, operation by operation, in few launches
     cupy_kernels.py   the small kernels that save launches

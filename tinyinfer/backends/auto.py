@@ -17,16 +17,17 @@ from tinyinfer.switches import resolve
 
 
 def auto_ops(
-    ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, find: Callable[[], Xp] = find_cupy
-) -> Ops:
+    ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, find: Callable[[], Xp] = find_cupy,
+    activations: str = "float",
+) -> Ops:  # fmt: skip
     """The operations of cupy where `find` gives CuPy with a device, else those of numpy; both with a note."""
     ops: Ops
     try:
         xp = find()
     except SwitchError as error:
         note(f"backend=auto takes numpy: {error.sentence(str).partition('; ')[0]}")
-        ops = resolve(BACKENDS, "numpy")(ledger, dtype, threads)
+        ops = resolve(BACKENDS, "numpy")(ledger, dtype, threads, activations=activations)
     else:
         note("backend=auto takes cupy, since there is a GPU")
-        ops = resolve(BACKENDS, "cupy")(ledger, dtype, threads, xp=xp)
+        ops = resolve(BACKENDS, "cupy")(ledger, dtype, threads, xp=xp, activations=activations)
     return ops

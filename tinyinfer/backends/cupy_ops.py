@@ -23,6 +23,7 @@ from tinyinfer.arrays import Array, Xp
 from tinyinfer.backends.cupy_device import find_cupy, free_memory
 from tinyinfer.backends.cupy_kernels import kernels
 from tinyinfer.backends.cupy_products import half_product, integer_product, is_dense, mix, scores
+from tinyinfer.backends.int8_inputs import PACKED_ROWS, PackedRowsA8, grouped_product
 from tinyinfer.backends.packed import W8A8, round_rows
 from tinyinfer.backends.packed_rows import PackedRows
 from tinyinfer.backends.reference import Products, ReferenceOps
@@ -52,10 +53,10 @@ class CupyOps(ReferenceOps):
 
     def __init__(
         self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, decode: str = "graph",
-        xp: Xp | None = None,
+        xp: Xp | None = None, activations: str = "float",
     ) -> None:  # fmt: skip
-        super().__init__(ledger, dtype, threads, find_cupy() if xp is None else xp)
-        self.decode = decode
+        super().__init__(ledger, dtype, threads, find_cupy() if xp is None else xp, activations)
+        self.decode, self.packed_rows = decode, PACKED_ROWS[activations]
 
     def reserve(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:  # -> shape
         """Reserves without a launch that fills the memory with zeros."""
@@ -75,7 +76,7 @@ class CupyOps(ReferenceOps):
         if not isinstance(matrix, QuantizedMatrix):
             return super().take(matrix)
         if not matrix.scheme.integer_inputs:
-            return PackedRows.pack(matrix, self.xp)
+            return self.packed_rows.pack(matrix, self.xp)
         packed = W8A8.pack(matrix, np)
         codes = self.xp.asarray(np.ascontiguousarray(packed.codes.T))  # (N, M)
         return W8A8(codes.T, self.xp.asarray(packed.scale))
@@ -171,7 +172,7 @@ class CupyOps(ReferenceOps):
 
     norms: ClassVar[Products] = MappingProxyType({**ReferenceOps.norms, RMSNorm: rms_norm})
     products: ClassVar[Products] = MappingProxyType(
-        {Dense: dense_product, PackedRows: packed_product, W8A8: w8a8_product}
+        {Dense: dense_product, PackedRows: packed_product, PackedRowsA8: grouped_product, W8A8: w8a8_product}
     )
 
     # The whole.

@@ -21,7 +21,8 @@ import numpy as np
 from tinyinfer.arrays import Array
 from tinyinfer.backends.cpu import given_back, keep_freed_memory, lazy_array
 from tinyinfer.backends.flash import tiled_attention
-from tinyinfer.backends.packed import LANES, W8A8, Packed, round_rows
+from tinyinfer.backends.int8_inputs import PackedA8, exact_by_floats, sum_of_groups
+from tinyinfer.backends.packed import LANES, W8A8, Packed, round_groups, round_rows
 from tinyinfer.backends.reference import CLAMP, Products, ReferenceOps, error_function
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.heads import Heads
@@ -38,8 +39,10 @@ COSTS = {1: 1.0, 2: 1.3, 4: 2.3, 8: 2.7, 16: 3.3, 32: 4.2, 128: 11.0, 512: 42.0}
 class NumpyOps(ReferenceOps):
     """The operations on NumPy arrays. Freed memory is kept for the next array, in the whole process."""
 
-    def __init__(self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None) -> None:
-        super().__init__(ledger, dtype, threads)
+    def __init__(
+        self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, activations: str = "float"
+    ) -> None:
+        super().__init__(ledger, dtype, threads, activations=activations)
         keep_freed_memory(self)
 
     def take(self, matrix: Matrix) -> Weight:
@@ -140,6 +143,19 @@ class NumpyOps(ReferenceOps):
         """
         return multiply_tiles(x, weight, max(1, WIDE_TILE // weight.shape[1] // LANES) * LANES)
 
+    def grouped_product(self, x: Array, weight: PackedA8) -> Array:  # (T, M) -> (T, N)
+        """Multiplies the whole numbers as floats, by BLAS, some blocks of outputs at a time as `packed_product` does.
+
+        Saves most of the time of the reference's integer product (the ratio is not measured).
+        """
+        rounded = round_groups(x, weight.scheme.group_size, np)  # (T, M), (T, G)
+        y = np.empty((len(x), weight.shape[0]), dtype=np.float32)  # (T, N)
+        step = max(1, WIDE_TILE // weight.shape[1] // LANES) * LANES
+        for start in range(0, weight.shape[0], step):
+            tile = slice(start, start + step)
+            y[:, tile] = sum_of_groups(rounded, weight, tile, exact_by_floats)
+        return y
+
     def w8a8_product(self, x: Array, weight: W8A8) -> Array:  # (T, M) -> (T, N)
         """Multiplies the whole numbers as floats, by BLAS: NumPy's product of integers is a loop without BLAS.
 
@@ -152,7 +168,9 @@ class NumpyOps(ReferenceOps):
     norms: ClassVar[Products] = MappingProxyType(
         {**ReferenceOps.norms, RMSNorm: rms_norm, LayerNorm: layer_norm, FullQKNorm: full_qk_norm}
     )
-    products: ClassVar[Products] = MappingProxyType({Dense: dense_product, Packed: packed_product, W8A8: w8a8_product})
+    products: ClassVar[Products] = MappingProxyType(
+        {Dense: dense_product, Packed: packed_product, PackedA8: grouped_product, W8A8: w8a8_product}
+    )
 
 
 def multiply(x: Array, matrix: Array) -> Array:  # (T, M), (M, N) -> (T, N)

@@ -1,8 +1,8 @@
 """Packed weights: quantized matrices as the backends lay them out in memory.
 
-`Packed` holds codes of 8 to 2 bits with float activations; `W8A8` holds 8-bit codes that are multiplied with 8-bit
-activations. Wins: bytes, and so the time of a compiled kernel that waits for memory. Loses: in NumPy time, because
-codes must become floats before NumPy can multiply them.
+`Packed` holds codes of 8 to 2 bits with float activations (int8_inputs.py: with rounded ones); `W8A8` holds 8-bit
+codes that are multiplied with 8-bit activations. Wins: bytes, and so the time of a compiled kernel that waits for
+memory. Loses: in NumPy time, because codes must become floats before NumPy can multiply them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from tinyinfer.backends.lanes import from_lanes, to_lanes
 from tinyinfer.backends.packing import LANES, pack, packed_size, pick, unpack
 from tinyinfer.model.weights import W8A8_SCHEME, QuantizedMatrix, QuantScheme
 
-LARGEST = 127  # the largest code of W8A8, of either sign
+LARGEST = 127  # the largest code of W8A8 and of rounded activations, of either sign
+SMALLEST = 2.0**-100  # activations are rounded as if one were at least so large, since 127 / 0 is no factor
 
 
 @dataclass(frozen=True)
@@ -151,5 +152,26 @@ class W8A8:
 
 def round_rows(x: Array, xp: Xp) -> tuple[Array, Array]:  # (T, M) -> (T, M), (T, 1)
     """Each row of activations as whole numbers -127 ... 127, in float32, and the scale that restores the row."""
-    scale = xp.abs(x).max(axis=1, keepdims=True) / xp.float32(LARGEST)  # (T, 1); 0 for a row of zeros
-    return xp.rint(x / xp.where(scale > 0, scale, xp.float32(1))), scale
+    return round_groups(x, None, xp)
+
+
+def round_groups(x: Array, group: int | None, xp: Xp) -> tuple[Array, Array]:  # (T, M) -> (T, M), (T, G)
+    """Each row of activations as whole numbers -127 ... 127, in float32, and the scale that restores each group.
+
+    group: consecutive inputs that share a scale, of which the last group may have fewer; None: all inputs. In float32,
+    each step rounded to nearest, so that a compiled loop gives the same whole numbers:
+
+        S = max(SMALLEST, |x| of the group)    code = rint(x · (127 / S)), half to even    scale = S / 127
+
+    127 / S is rounded before x is multiplied, and no code is beyond 127. S is NaN or infinite where an x is, and so is
+    the scale; the codes are then without meaning.
+    """
+    rows, inputs = x.shape
+    size = group or inputs
+    groups = -(-inputs // size)
+    full = xp.zeros((rows, groups * size), dtype=xp.float32)  # (T, M and zeros)
+    full[:, :inputs] = x
+    grouped = full.reshape(rows, groups, size)  # (T, G, M/G)
+    largest = xp.maximum(xp.abs(grouped).max(axis=2), xp.float32(SMALLEST))  # (T, G)
+    codes = xp.rint(grouped * (xp.float32(LARGEST) / largest)[..., None])  # (T, G, M/G)
+    return codes.reshape(full.shape)[:, :inputs], largest / xp.float32(LARGEST)

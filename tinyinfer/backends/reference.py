@@ -20,8 +20,9 @@ import numpy as np
 from tinyinfer import arrays
 from tinyinfer.arrays import Array, HoldsModule, Xp
 from tinyinfer.backends.cpu import default_threads, use_blas_threads
+from tinyinfer.backends.int8_inputs import PACKED, PackedA8, grouped_product, w8a8_product
 from tinyinfer.backends.limits import available_memory
-from tinyinfer.backends.packed import W8A8, Packed, round_rows
+from tinyinfer.backends.packed import W8A8, Packed
 from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import full_attention, visible_pairs
@@ -54,11 +55,15 @@ class ReferenceOps(HoldsModule):
     """The formulas. ledger: where work is counted. dtype: how float matrices are stored. xp: the array module.
 
     threads: of NumPy's products; None for what cpu.default_threads says. Another array module has none to choose.
+    activations: "int8" rounds the inputs of products with packed weights (int8_inputs.py).
     """
 
-    def __init__(self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, xp: Xp = np) -> None:
+    def __init__(
+        self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, xp: Xp = np,
+        activations: str = "float",
+    ) -> None:  # fmt: skip
         self.ledger, self.dtype, self.xp = ledger, np.dtype(dtype), xp
-        self.threads = threads or default_threads()
+        self.threads, self.packed = threads or default_threads(), PACKED[activations]
 
     def counting(self, ledger: Ledger) -> Self:
         """Returns the same operations, counted in another ledger."""
@@ -78,7 +83,7 @@ class ReferenceOps(HoldsModule):
 
     def take(self, matrix: Matrix) -> Weight:
         if isinstance(matrix, QuantizedMatrix):
-            return (W8A8 if matrix.scheme.integer_inputs else Packed).pack(matrix, self.xp)
+            return (W8A8 if matrix.scheme.integer_inputs else self.packed).pack(matrix, self.xp)
         array = self.allocate(*matrix.shape)  # (M, N)
         for start, rows in matrix.tiles():
             check_range(matrix, start, rows, self.dtype)
@@ -259,19 +264,15 @@ class ReferenceOps(HoldsModule):
         """x Wᵀ, the weight's numbers converted to float32 first."""
         return x @ weight.dequantize(slice(0, weight.shape[0]))
 
-    def w8a8_product(self, x: Array, weight: W8A8) -> Array:  # (T, M) -> (T, N)
-        """x Wᵀ, x rounded to 8 bits row by row, the sum of whole numbers exact."""
-        codes, scale = round_rows(x, self.xp)  # (T, M), (T, 1)
-        total = codes.astype(self.xp.int32) @ weight.codes.astype(self.xp.int32)  # (T, N)
-        return total.astype(self.xp.float32) * scale * weight.scale.astype(self.xp.float32)
-
     norms: ClassVar[Products] = MappingProxyType(
         {NoNorm: no_norm, RMSNorm: rms_norm, LayerNorm: layer_norm, FullQKNorm: full_qk_norm}
     )
     activations: ClassVar[MappingProxyType[str, Callable[[Any, Array], Array]]] = MappingProxyType(
         {"silu": silu, "gelu_tanh": gelu_tanh, "gelu": gelu}
     )
-    products: ClassVar[Products] = MappingProxyType({Dense: float_product, Packed: float_product, W8A8: w8a8_product})
+    products: ClassVar[Products] = MappingProxyType(
+        {Dense: float_product, Packed: float_product, PackedA8: grouped_product, W8A8: w8a8_product}
+    )
 
 
 def error_function(x: Array, xp: Xp) -> Array:  # (...,) -> (...,)

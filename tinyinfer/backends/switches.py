@@ -20,6 +20,7 @@ BACKENDS = {
     "auto": "tinyinfer.backends.auto:auto_ops",
 }
 DTYPES = {"float32": "numpy:float32", "bfloat16": "ml_dtypes:bfloat16", "float16": "numpy:float16"}
+ACTIVATIONS = ("float", "int8")
 GPU_DECODES = ("graph", "kernels", "eager", "persistent")
 
 
@@ -31,6 +32,10 @@ class BackendSwitches(Switches):
     backend: str = switch(
         "numpy", choices=BACKENDS,
         help="what computes; reference: the plain formulas, slower; cupy: a GPU; auto: a GPU if there is one",
+    )  # fmt: skip
+    activations: str = switch(
+        "float", choices=ACTIVATIONS,
+        help="how the inputs of quantized matrices are held; int8: rounded to 8 bits, in the groups of the weights",
     )  # fmt: skip
     gpu_decode: str = switch(
         "graph", choices=GPU_DECODES,
@@ -55,6 +60,6 @@ class BackendSwitches(Switches):
 
 def make_ops(c: BackendSwitches, ledger: Ledger) -> Ops:
     """The operations that the switches choose. Raises SwitchError for a backend that cannot run here."""
-    own: dict[str, Any] = {"decode": c.gpu_decode} if c.backend == "cupy" else {}
+    own: dict[str, Any] = {"activations": c.activations} | ({"decode": c.gpu_decode} if c.backend == "cupy" else {})
     ops: Ops = resolve(BACKENDS, c.backend)(ledger, resolve(DTYPES, c.dtype), c.threads, **own)
     return ops

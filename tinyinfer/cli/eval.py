@@ -1,8 +1,8 @@
 """`tinyinfer eval`: the perplexity of a text, for one setting or for several side by side.
 
-A setting is a name for some switches: `int4-g64:gptq` is `--quantize int4 --group-size 64 --quantize-method
-gptq` (measure/evaluate.py). What it saves (bytes) and what it costs (perplexity, distance from the float model) belong
-into one table.
+A setting is a name for some switches: `int4-g64-a8:gptq` is `--quantize int4 --group-size 64 --activations int8
+--quantize-method gptq` (measure/evaluate.py). What it saves (bytes) and what it costs (perplexity, distance from the
+float model) belong into one table.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
         "calibration leaves it out, too (default: %(default)s)")  # fmt: skip
     add("--compare", metavar="SETTING,...",
         help=f"several settings in one table beside the float model, out of: {', '.join(SETTINGS)}; a quantized one "
-        f"may name a group size and a method ({', '.join(QUANTIZE_METHODS)}), as int4-g64:gptq")  # fmt: skip
+        f"may name a group size, integer activations and a method ({', '.join(QUANTIZE_METHODS)}), as "
+        "int4-g64-a8:gptq")  # fmt: skip
     add("--plot", metavar="FILE", help="draw perplexity over bits per weight into FILE (.png, .svg or .pdf)")
     add("--json", action="store_true", help="stdout holds one JSON object a line, one line a setting")
     add_model_arguments(parser)

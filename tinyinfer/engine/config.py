@@ -53,6 +53,10 @@ class EngineConfig(
             reason = all_of(scheme) + " given, but {quantize}=off quantizes nothing"
             cure = f"leave it out, or add {BITS}, or {{draft_quantize}}=one of these"
             yield SwitchError(scheme[0], getattr(self, scheme[0]), reason, cure)
+        other = self.given("quantize_head", "quantize_rules", "draft_model", "draft_quantize")
+        if self.activations != "float" and self.quantize == "w8a8" and not other:
+            reason = "{field}={value} rounds the inputs of quantized matrices, and {quantize}=w8a8 does so already"
+            yield SwitchError("activations", self.activations, reason, "leave it out, or choose {quantize}=int8")
         yield from super().refusals()
 
     def same_weights(self, other: EngineConfig) -> bool:

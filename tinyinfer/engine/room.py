@@ -12,13 +12,14 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import clear_frames
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinyinfer.arrays import FLOAT
 from tinyinfer.backends.switches import DTYPES, make_ops
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.errors import RoomError
+from tinyinfer.errors import RoomError, SwitchError
 from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import keeps_file_quantization
@@ -29,11 +30,18 @@ from tinyinfer.sequence import Batch
 from tinyinfer.switches import resolve
 from tinyinfer.units import amount
 
+if TYPE_CHECKING:
+    from tinyinfer.quantization.recipe import Recipe
+
 SMALLER = {"dtype": "bfloat16", "quantize": "int8", "kv_bits": "8"}  # what takes less than the default does
 
 
 def fitting_ops(checkpoint: Checkpoint, c: EngineConfig, ledger: Ledger) -> Ops:
-    """The operations that the switches choose, on a device that has room for the model. Raises as `check_fits` does."""
+    """The operations that the switches choose, on a device that has room for the model.
+
+    Raises as `check_fits` does, and SwitchError for activations that this model cannot have.
+    """
+    check_activations(checkpoint, c)
     ops = make_ops(c, ledger)
     check_fits(checkpoint, ops, c)
     return ops
@@ -59,15 +67,33 @@ def check_fits(checkpoint: Checkpoint, ops: Ops, c: EngineConfig) -> None:
 
 def weight_bytes(checkpoint: Checkpoint, c: EngineConfig) -> int:
     """Bytes of all weights in memory: matrices as the switches have them, the rest in float32."""
-    from tinyinfer.quantization.recipe import kept_recipe, make_recipe  # here: a float model needs no such file
-
     config, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, c.dtype)).itemsize
-    kept = keeps_file_quantization(c, checkpoint)
-    recipe = kept_recipe(config, checkpoint.tensors) if kept else make_recipe(c, config)
+    recipe = recipe_of(checkpoint, c)
     shapes = expected_tensors(config).items()
     small = [shape for name, shape in shapes if len(shape) == 1 or name == "positions" or name.endswith(".bias")]
     matrices = sum(recipe.nbytes(matrix, itemsize) for matrix in held_matrices(config).values())
     return matrices + FLOAT * sum(map(math.prod, small))
+
+
+def recipe_of(checkpoint: Checkpoint, c: EngineConfig) -> Recipe:
+    """How each matrix will be held: as the file has it, or as the switches say."""
+    from tinyinfer.quantization.recipe import kept_recipe, make_recipe  # here: a float model needs no such file
+
+    if keeps_file_quantization(c, checkpoint):
+        return kept_recipe(checkpoint.config, checkpoint.tensors)
+    return make_recipe(c, checkpoint.config)
+
+
+def check_activations(checkpoint: Checkpoint, c: EngineConfig) -> None:
+    """Raises SwitchError where activations are to be rounded and no matrix is quantized, of the model or of a draft."""
+    if c.activations == "float" or c.given("draft_model", "draft_quantize"):
+        return
+    recipe = recipe_of(checkpoint, c)
+    schemes = [recipe.scheme(name) for name in held_matrices(checkpoint.config)]
+    if all(scheme is None or scheme.integer_inputs for scheme in schemes):
+        reason = "{field}={value} rounds the inputs of matrices that are quantized in groups, and this model has none"
+        cure = "add {quantize}=int8, int4, int3 or int2, or leave it out"
+        raise SwitchError("activations", c.activations, reason, cure)
 
 
 def asked_bytes(checkpoint: Checkpoint, c: EngineConfig) -> int:

@@ -1,6 +1,6 @@
 """What an optimization costs in quality, and what it saves: one row of a table for each setting.
 
-A setting is a name for some switches: `int4-g64:gptq` is quantize=int4, group_size=64,
+A setting is a name for some switches: `int4-g64-a8:gptq` is quantize=int4, group_size=64, activations=int8,
 quantize_method=gptq; `bfloat16` is a dtype, `kv4` is kv_bits=4. A row has the perplexity of a text, the distance from
 the float model, and the bytes and bits that the weights take.
 
@@ -31,9 +31,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{f"kv{bits}": {"kv_bits": bits} for bits in KV_BITS if bits != "off"},
     **{name: {"quantize": name} for name in QUANTIZATIONS if name != "off"},
 }
-QUANTIZED = re.compile(r"(?P<quantize>\w+?)(-g(?P<group_size>\w+))?(:(?P<quantize_method>\w+))?")
+QUANTIZED = re.compile(r"(?P<quantize>\w+?)(-g(?P<group_size>\w+))?(?P<activations>-a8)?(:(?P<quantize_method>\w+))?")
 UNQUANTIZED = {one.name: one.default for one in fields(QuantizationSwitches)}
-FLOAT = UNQUANTIZED | {"dtype": "float32", "kv_bits": "off"}  # what the others are compared with
+FLOAT = UNQUANTIZED | {"dtype": "float32", "activations": "float", "kv_bits": "off"}  # the others are compared with it
 
 
 def setting(name: str) -> dict[str, Any]:
@@ -41,13 +41,16 @@ def setting(name: str) -> dict[str, Any]:
     parts = QUANTIZED.fullmatch(name)
     base = parts["quantize"] if parts else name
     if base not in SETTINGS or (base != name and "quantize" not in SETTINGS[base]):
-        cure = "the settings are {known}, quantized ones also with a group size and a method, as int4-g64:gptq"
+        cure = "the settings are {known}, quantized ones also with a group size, integer activations and a method, "
+        cure += "as int4-g64-a8:gptq"
         reason = "{field}: there is no setting {value!r}"
         raise SwitchError("compare", name, reason, cure, known=", ".join(SETTINGS))
     changes = dict(SETTINGS[base])
     if parts and parts["group_size"]:
         size = parts["group_size"]
         changes["group_size"] = int(size) if size.isdecimal() else size
+    if parts and parts["activations"]:
+        changes["activations"] = "int8"
     if parts and parts["quantize_method"]:
         changes["quantize_method"] = parts["quantize_method"]
     return changes
@@ -79,10 +82,12 @@ def check_setting(config: EngineConfig, checkpoint: Checkpoint) -> None:
 
     Raises ModelError, ValueError.
     """
+    from tinyinfer.engine.room import check_activations
     from tinyinfer.loading.build import keeps_file_quantization
     from tinyinfer.quantization.apply import read_windows
     from tinyinfer.quantization.recipe import make_recipe
 
+    check_activations(checkpoint, config)
     if keeps_file_quantization(config, checkpoint):
         return
     if config.calibrated:

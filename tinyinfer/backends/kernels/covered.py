@@ -32,6 +32,7 @@ MOST_QUERIES, WIDE = 16, 128  # query heads of so many numbers that may share a 
 MOST_SCALES = 6144  # of a head's values in a packed block (pack_block)
 WEIGHTS = {
     "W8A8": "quantize=w8a8 rounds the inputs of products, too",
+    "PackedRowsA8": "activations=int8 rounds the inputs of products, too",
     "Packed": "the weights are packed for a CPU",
 }
 FLOATS = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}  # dtype -> the type in common.cuh
