@@ -55,13 +55,13 @@ class Loans:
             raise WireError("lent numbers are asked for without their places")
         if places.size and not 0 <= places.min() <= places.max() < flat.size:
             raise WireError("a place lies outside of the lent array")
+        if values is not None and (not isinstance(values, np.ndarray) or values.shape != places.shape):
+            raise WireError("other numbers than places are to be written")
         if len(self.accesses) >= MOST:
             raise WireError(f"more than {MOST:,} reads and writes of lent numbers")
         self.accesses.append(Access(lent, places, values is not None))
         if values is None:
             return {"numbers": flat[places]}
-        if not isinstance(values, np.ndarray) or values.shape != places.shape:
-            raise WireError("other numbers than places are to be written")
         with np.errstate(all="ignore"):
             flat[places] = values.astype(flat.dtype)
         return {"numbers": None}

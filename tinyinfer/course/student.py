@@ -29,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.course.assignment import Assignment, check_needed
+from tinyinfer.course.assignment import Assignment
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.loans import Loans
 from tinyinfer.course.sandbox.frames import WireError
@@ -46,6 +46,7 @@ HINTS = {
     "RecursionError": "a function calls itself without an end",
     "MemoryError": "an array is far larger than the task needs: look at the shapes",
     "ModuleNotFoundError": "only NumPy, the standard library and what the file imports already are there",
+    "TypingError": "numba compiles a part of Python: numbers, arrays of NumPy and loops; the message names the line",
     "ImportError": "only NumPy, the standard library and what the file imports already are there",
 }
 
@@ -95,7 +96,6 @@ class Student(ABC):
     """The names of an assignment in a student's code."""
 
     def __init__(self, a: Assignment) -> None:
-        check_needed(a)
         self.assignment, self.traffic, self.loans = a, Traffic(), Loans()
         self._reference = {name: found for cut in a.cut for name, found in top_names(cut.module, cut.names, cut.given)}
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from tinyinfer.course.assignment import MANIFEST, Assignment, Test, assignment, engine_version
+from tinyinfer.course.assignment import MANIFEST, Assignment, Test, assignment, check_needed, engine_version
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.grading.attempts import Bench, TestFunction, Unloadable
 from tinyinfer.course.grading.children import Children, PipedChildren
@@ -43,6 +43,7 @@ def grade(
     Raises CourseError for a mistake of who grades.
     """
     a = wanted if isinstance(wanted, Assignment) else chosen(folder, wanted)
+    check_needed(a)
     tests, secret = numbered(a, only, hidden), opened(a, hidden, student)
     functions = test_functions(a, secret)
     submission = take(folder, a)
