@@ -157,6 +157,7 @@ def test_it_is_graded_in_the_limited_process(tmp_path):
         ("@njit(cache=True)\ndef to_lanes(rows): pass", "RuntimeError", "cannot cache function"),
         ("@njit\ndef to_lanes(rows): return rows.no_such_thing", "TypingError", "no_such_thing"),
         ("@njit\ndef to_lanes(rows): return rows[10**6, 0]", "IndexError", "out of bounds"),
+        ("@njit('int8(int8[:,::1])')\ndef to_lanes(rows): return rows[10**6, 0]", "IndexError", "out of bounds"),
         ("def to_lanes(rows):\n    import pytest", "ModuleNotFoundError", "pytest"),
     ],
 )

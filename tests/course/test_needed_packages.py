@@ -90,11 +90,12 @@ def test_only_the_needed_package_can_be_read() -> None:
         assert attempt(student, f"open({str(other)!r})") in ("PermissionError", "FileNotFoundError")
 
 
-def test_a_package_that_nobody_else_reaches_is_copied(tmp_path: Path, monkeypatch) -> None:
-    """Catches a link that the student's user cannot follow."""
-    monkeypatch.setattr(sandbox, "reachable", lambda path: False)
-    made = sandbox.link_package("filelock", tmp_path / "packages")
-    assert not made.is_symlink()
+@pytest.mark.parametrize(
+    ("reached", "for_others", "linked"), [(True, True, True), (False, True, False), (False, False, True)]
+)
+def test_a_package_that_another_user_cannot_reach_is_copied(reached, for_others, linked, tmp_path, monkeypatch) -> None:
+    """Catches a link that the student's user cannot follow, and a copy of 200 MB for nothing."""
+    monkeypatch.setattr(sandbox, "reachable", lambda path: reached)
+    made = sandbox.link_package("filelock", tmp_path, for_others)
+    assert made.is_symlink() == linked
     assert (made / "__init__.py").is_file()
-    monkeypatch.setattr(sandbox, "reachable", lambda path: True)
-    assert sandbox.link_package("filelock", tmp_path / "links").is_symlink()

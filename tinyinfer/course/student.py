@@ -34,7 +34,7 @@ from tinyinfer.course.errors import CourseError
 from tinyinfer.course.loans import Loans
 from tinyinfer.course.sandbox.frames import WireError
 from tinyinfer.course.sandbox.lent import Lent
-from tinyinfer.course.sandbox.loading import load_source
+from tinyinfer.course.sandbox.loading import load_source, numba_setting
 from tinyinfer.course.sandbox.records import Handle
 from tinyinfer.course.sandbox.serving import LONGEST, Server, described
 from tinyinfer.course.sandbox.wire import pack, unpack
@@ -210,7 +210,7 @@ class LocalStudent(Student):
     def _load(self) -> Server:
         """Executes the file. Raises StudentError for what its code raises, CourseError where there is no file."""
         try:
-            with without(self._path.parent):
+            with without(self._path.parent), numba_setting("BOUNDSCHECK", 1):
                 module = load_source(f"tinyinfer_student_{self.assignment.name}", self._path)
             return Server(module, str(self._path), self.loans.answer)
         except CourseError:

@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 from tinyinfer.course.sandbox.confine import Confinement, confine
 from tinyinfer.course.sandbox.frames import read_frame
+from tinyinfer.course.sandbox.loading import numba_setting
 from tinyinfer.course.sandbox.serving import Server, described
 from tinyinfer.course.sandbox.wire import pack, unpack
 
@@ -38,7 +39,8 @@ def main(settings: dict[str, Any]) -> None:
     send(replies, pack({"in_force": in_force, "missing": missing, "uid": uid}))
     try:
         exchange = partial(ask_grader, requests, replies)
-        server = Server(import_module(settings["module"]), settings["file"], exchange)
+        with numba_setting("BOUNDSCHECK", 1):
+            server = Server(import_module(settings["module"]), settings["file"], exchange)
     except BaseException as error:
         send(replies, pack({"error": described(error, settings["file"])}))
         return

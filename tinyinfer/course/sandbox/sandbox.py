@@ -134,6 +134,7 @@ class Sandbox:
         self.folder.chmod(0o711 if self.as_root else 0o700)
         self.file.write_bytes(self._source)
         (self.folder / "empty").mkdir()
+        (self.folder / "packages").mkdir()
         package = merged_package(
             self.folder / "package", {self.assignment.name: self.file}, whole=False,
             also=["tinyinfer.course.sandbox.child"],
@@ -141,7 +142,8 @@ class Sandbox:
         for path in package.rglob("*.py"):
             py_compile.compile(str(path), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, doraise=True)
         self.numpy = Path(np.__file__).parents[1]
-        self.packages = [link_package(name, self.folder / "packages") for name in self.assignment.packages]
+        place = self.folder / "packages"
+        self.packages = [link_package(name, place, self.as_root) for name in self.assignment.packages]
         self._python: Path | None = None
         if self.as_root:
             self._open_to_others()
@@ -159,18 +161,18 @@ class Sandbox:
             for part in numpy_parts(self.numpy):
                 link_tree(part, self.folder / "python" / "numpy" / part.name)
             self.numpy = self.folder / "python" / "numpy"
-        for path in [self.file, self.folder / "empty", *(self.folder / "package").rglob("*"), self.folder / "package"]:
+        own = self.file, self.folder / "empty", self.folder / "packages"  # not what is linked in it
+        for path in [*own, *(self.folder / "package").rglob("*"), self.folder / "package"]:
             path.chmod(0o755 if path.is_dir() else 0o644)
 
 
-def link_package(name: str, folder: Path) -> Path:
-    """A link in a folder to an installed package, or its files once more where another user cannot reach it."""
+def link_package(name: str, folder: Path, for_others: bool) -> Path:
+    """A link in a folder to an installed package; its files once more where another user must reach it, and cannot."""
     found = find_spec(name)
     assert found is not None
     assert found.origin is not None  # the assignment was asked for with all that it needs
     source, target = Path(found.origin).parent, folder / name
-    folder.mkdir(exist_ok=True)
-    if reachable(source):
+    if not for_others or reachable(source):
         with suppress(OSError):  # Windows allows no link
             target.symlink_to(source, target_is_directory=True)
             return target
