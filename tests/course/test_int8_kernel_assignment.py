@@ -128,10 +128,9 @@ RIGHT = {"rows at once": ROWS_AT_ONCE, "with helpers": WITH_HELPERS, "two lines"
 def test_right_solutions_get_full_marks_with_any_seed(name, tmp_path):
     """Catches a test that asks for our loops: arithmetic in other types, rows at once, helpers, threads, unrolling."""
     (tmp_path / A.file).write_text(RIGHT[name], encoding="utf-8")
-    functions = functions_of(A)
+    functions, student = functions_of(A), LocalStudent(A, tmp_path / A.file)  # one: what is compiled stays so
     for seed in range(2):
         for test in A.tests:
-            student = LocalStudent(A, tmp_path / A.file)
             outcome = run_test(functions[test.name], student, test.parts, np.random.default_rng(seed))
             assert outcome.passed == test.parts, (test.name, seed, outcome.faults)
             assert not outcome.faults

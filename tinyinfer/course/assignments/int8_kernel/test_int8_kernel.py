@@ -226,14 +226,14 @@ def test_compiled(student, part, rng):
         with part(case.name):
             check(student, case)
             lent = [student.lend(array) for array in (*case.arrays, np.zeros(64, np.float32))]
-            kind = ""
+            before, kind = len(student.loans.accesses), ""
             try:
                 getattr(student, case.name)(*lent[:-1], case.group, lent[-1])
             except ENDS:
                 raise
             except StudentError as error:
                 kind = error.kind
-            numbers = sum(len(access.places) for access in student.loans.accesses)
+            numbers = sum(len(access.places) for access in student.loans.accesses[before:])
             if numbers or kind not in REFUSED:
                 sentence = f"{case.name}: Python itself runs this function, and has used {numbers} numbers."
                 raise Failure(sentence, "leave the line @njit above the function, and the loops in the function")
