@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,12 @@ ARCHITECTURES = dict.fromkeys(["llama", "mistral", "mixtral"], "llama") | dict.f
 ARCHITECTURES |= {name: name for name in ("qwen2", "qwen3", "gemma2", "phi3", "granite", "smollm3", "olmoe", "gpt2")}
 ARCHITECTURES |= {"gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "qwen3_moe": "qwen3moe", "gpt_neox": "gptneox"}
 ARCHITECTURES |= {"gpt_oss": "gpt-oss"}
+RANDOM = ("Q4_K", "Q5_K", "Q6_K", "IQ4_NL")
+HALVES = {  # where the float16 numbers of a block begin
+    **dict.fromkeys(("Q8_0", "Q4_0", "Q5_0", "IQ4_NL"), (0,)),
+    **dict.fromkeys(("Q4_1", "Q5_1", "Q4_K", "Q5_K"), (0, 2)),
+    "Q6_K": (208,),
+}
 PERMUTED = ("llama", "granite", "smollm3")
 GGUF_FAMILIES = [
     "llama", "llama2", "llama3", "llama_linear", "llama_yarn", "smollm2", "mistral", "mixtral", "qwen2", "qwen3",
@@ -31,13 +39,14 @@ GGUF_FAMILIES = [
 def write_gguf(
     name: str | Golden,
     path: str | Path,
-    qtype: str | None = None,
+    qtype: str | Callable[[str], str | None] | None = None,
     extra: dict[str, int | float | bool | str] | None = None,
     tensors_in_a_part: int = 0,
 ) -> Path:
     """Writes the golden of this name, or this golden, to `path` and returns the path.
 
-    qtype: name of a type that gguf can quantize, for all matrices whose rows are whole blocks of it; the rest is F32.
+    qtype: name of a type, for all matrices whose rows are whole blocks of it, or what gives it by the tensor's name
+    in the file; the rest is F32.
     extra: further metadata, after what a conversion writes. tensors_in_a_part: 0 for one file, else the model is split
     by the gguf package, which names the parts.
     """
@@ -49,18 +58,50 @@ def write_gguf(
         kind = gguf.GGUFValueType.get_type(value)
         writer.add_key_value(key, value, gguf.GGUFValueType.UINT32 if kind is gguf.GGUFValueType.INT32 else kind)
     for tensor, array in converted(golden).items():
-        add_tensor(writer, tensor, array, qtype)
+        add_tensor(writer, tensor, array, qtype(tensor) if callable(qtype) else qtype)
     finish(writer)
     return Path(path)
 
 
+def wide_llama() -> Golden:
+    """The golden llama3 with two layers whose widths are whole blocks of K-quants; its logits are not known."""
+    golden, sizes = load_golden("llama3"), {64: 256, 104: 256, 128: 256, 32: 64}
+    config = golden.config | {
+        "hidden_size": 256, "intermediate_size": 256, "head_dim": 32, "num_hidden_layers": 2
+    }  # fmt: skip
+    tensors = {
+        name: tuple(sizes.get(size, size) for size in shape)
+        for name, shape in golden.tensors.items() if ".layers.2." not in name
+    }  # fmt: skip
+    return replace(golden, config=config, tensors=tensors)
+
+
 def add_tensor(writer: gguf.GGUFWriter, name: str, array: np.ndarray, qtype: str | None = None) -> None:
-    """Adds a float32 array, quantized if it is a matrix and its rows are whole blocks."""
+    """Adds a float32 array, quantized if it is a matrix and its rows are whole blocks.
+
+    gguf's Python package reads more types than it writes: of the others a tensor of random blocks takes its place.
+    """
     kind = gguf.GGMLQuantizationType[qtype or "F32"]
-    if qtype and array.ndim > 1 and array.shape[-1] % gguf.GGML_QUANT_SIZES[kind][0] == 0:
-        writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
-    else:
+    block = gguf.GGML_QUANT_SIZES[kind][0]
+    if not qtype or array.ndim < 2 or array.shape[-1] % block:
         writer.add_tensor(name, array)
+    elif qtype in RANDOM:
+        raw = random_blocks(qtype, *array.shape[:-1], array.shape[-1] // block, size=float(array.std()) / 500)
+        writer.add_tensor(name, raw.reshape(*array.shape[:-1], -1), raw_dtype=kind)
+    else:
+        writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+
+
+def random_blocks(qtype: str, *shape: int, seed: int = 0, size: float | None = None) -> np.ndarray:
+    """Blocks of random bytes, (*shape, bytes). size: all their float16 numbers; without it, random finite ones."""
+    nbytes = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[qtype]][1]
+    raw = np.random.default_rng(seed).integers(0, 256, (*shape, nbytes), np.uint8)
+    for place in HALVES[qtype]:
+        if size is None:
+            raw[..., place + 1] &= 0xBB  # an exponent that is neither infinite nor NaN
+        else:
+            raw[..., place : place + 2] = np.array([size], np.float16).view(np.uint8)
+    return raw
 
 
 def finish(writer: gguf.GGUFWriter) -> None:

@@ -29,6 +29,9 @@ class Prompter:
             room = seq.request.max_tokens - done - 1
             seq.set_drafts([Draft(token) for token in self.script[done : done + min(room, 5)]])
 
+    def observe(self, batch: Batch) -> None:
+        """Learns nothing."""
+
     def free(self, seq: Sequence) -> None:
         """Keeps nothing of a sequence."""
 

@@ -27,9 +27,10 @@ from fake_cupy import DeviceArray
 
 import tinyinfer
 from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.quantized_matrix import Nested
 from tinyinfer.sequence import Batch
 
-ARRAYS = np.ndarray | DeviceArray
+ARRAYS = np.ndarray | DeviceArray | Nested
 PACKAGE = Path(tinyinfer.__file__).parent
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

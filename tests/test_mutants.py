@@ -30,7 +30,7 @@ TESTED_ELSEWHERE = {
     "model.mlp": {"nbytes": "test_build.py"},
     "loading.build": {"build_model": "test_build.py (progress)", "as_floats": "the type",
                       "as_stored": "test_apply.py", "load_model": "test_apply.py",
-                      "keeps_file_quantization": "test_apply.py"},
+                      "keeps_file_quantization": "test_apply.py", "note_floats": "test_gguf_blocks.py"},
     "loading.rotations": {"rotated = np.repeat": "test_rotations.py"},
     "backends.reference": {"__init__": "test_operations.py", "counting": "test_calibration.py",
                            "reserve": "test_fake_cupy.py", "take": "test_operations.py",
@@ -109,8 +109,8 @@ LOADERS: dict[str, dict[str, str]] = {
     "loading.hf_storage": {"heads = ": "test_hf_storage.py", "wrong = ": "test_hf_storage.py",
                            "half = ": "test_hf_storage.py (experts fused by transformers 5)",
                            "return _gate_and_up(name, tensor.lazy(), slice(half)": "test_hf_storage.py"},
-    "loading.reorder": {"first, last = covering(index": "test_reorder.py (codes)", "whole, rows = ": "test_reorder.py",
-                        "minimum = ": "test_reorder.py", "return replace(whole, codes=": "test_reorder.py"},
+    "loading.reorder": {"first, last = covering(index": "test_reorder.py (codes)",
+                        "return tensor.codes(first, last)": "test_reorder.py"},
 }  # fmt: skip
 SAYING_NO = ("f.refuse", "r.refuse", "t.r.refuse", "self.r.refuse", "self.f.refuse", "where.refuse", "_check_axes",
              "_one_a_layer", "r.refuse_unread", "both.refuse_unread", "t.factor", "neighbour_pairs_order")  # fmt: skip

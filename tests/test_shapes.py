@@ -15,14 +15,18 @@ import numpy as np
 import pytest
 import shapes
 from fake_cupy import fake_cupy
-from gguf_writer import write_gguf
+from gguf import GGMLQuantizationType
+from gguf_writer import random_blocks, write_gguf
 from helpers import ALWAYS_DRAFT, Letters, checkpoint_of, finish, make_engine, random_tensors, request, small_config
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
 from tinyinfer import LLM, arrays
+from tinyinfer.backends.counts import count_experts
 from tinyinfer.backends.cpu import lazy_array
+from tinyinfer.backends.cpu_kernels.buffers import Buffers
 from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.delegate import DelegatingOps
+from tinyinfer.backends.lanes import Arena, DenseLanes, PackedLanes
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.course.assignments.transformer_operations.test_transformer_operations import attend
@@ -35,6 +39,10 @@ from tinyinfer.engine.engine import build_engine
 from tinyinfer.engine.overflow import first_overflow
 from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.cache_judge import TEXT, judge_cache
+from tinyinfer.lessons.cpu_kernels import judge_shift, without_shift
+from tinyinfer.lessons.kernel_judge import judge_blocks, judge_product
+from tinyinfer.lessons.kernel_ladder import block_product, float_rows, in_blocks, in_fours, rounded_rows
+from tinyinfer.lessons.kernel_products import OwnProducts, decoded, packed, products
 from tinyinfer.lessons.kv_cache import ListCache, following_logits, perplexity
 from tinyinfer.lessons.models import Models
 from tinyinfer.lessons.paging import judge_table
@@ -45,13 +53,17 @@ from tinyinfer.lessons.verifier_judge import USUAL, chain_law, judge_verifier, l
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
+from tinyinfer.loading.gguf_blocks import block_codes
 from tinyinfer.loading.reorder import neighbour_pairs_order, partial_rotation_order, reordered
 from tinyinfer.loading.saving import save_model
 from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.model.heads import Heads, Sinks, SoftCap
+from tinyinfer.model.quantized_matrix import QuantScheme
+from tinyinfer.model.weights import Experts, Floats, Linear, MixedMatrix
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
+from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.sampling import token_scores
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Span, make_batch
@@ -63,7 +75,10 @@ MODEL_FILES = ["model/transformer", "model/layers", "model/heads", "model/attent
                "model/mlp", "sampling", "kv_cache/contiguous", "kv_cache/paged", "speculative/verify",
                "speculative/best_coupling", "speculative/draft_model",
                "backends/reference", "backends/numpy_ops", "backends/flash"]  # fmt: skip
-SIGNATURES = [signature for path in sorted(PACKAGE.rglob("*.py")) for signature in shapes.signatures(path)]
+KERNELS = PACKAGE / "backends" / "cpu_kernels"
+COMPILED = [*set(KERNELS.glob("*.py")) - {KERNELS / "buffers.py"}, PACKAGE / "backends" / "numba_ops.py"]
+ALL = {path: shapes.signatures(path) for path in sorted(PACKAGE.rglob("*.py"))}
+SIGNATURES = [one for path, found in ALL.items() if path not in COMPILED for one in found]  # those need numba: -m cpu
 
 # Primes where the model allows it: H is a multiple of K, E is even.
 SIZES = {"num_layers": 2, "hidden_size": 37, "intermediate_size": 41, "vocab_size": 101, "num_heads": 15,
@@ -261,6 +276,24 @@ def run_quantized(inspector: Inspector, folder: Path) -> None:
             inspector.watch(letters_of(config), partial(work, backend))
 
 
+def run_kept(inspector: Inspector) -> None:
+    """Blocks of every kind that a file has, with nested scales among them, as one matrix of several types."""
+    counts = {"Q8_0": 24, "Q5_1": 24, "Q4_K": 3, "Q5_K": 3, "Q6_K": 3}  # of blocks for 768 inputs
+
+    def work() -> None:
+        raw = {kind: random_blocks(kind, 13 + count, count) for kind, count in counts.items()}
+        mixed = MixedMatrix(tuple(block_codes(raw[kind], GGMLQuantizationType[kind]) for kind in raw))
+        for backend, activations in ((ReferenceOps, "float"), (NumpyOps, "int8")):
+            ops = backend(Ledger(), activations=activations)
+            weight = ops.take(mixed)
+            ops.linear(np.ones((11, 768), np.float32), Linear(weight))
+            weight.rows(np.arange(5))
+            for part in weight.matrix().parts:
+                part.dequantize()
+
+    inspector.watch({}, work)
+
+
 def run_lessons(inspector: Inspector) -> None:
     """What the lessons run: a student's cache in the transformer, a student's verifier in the engine."""
     models = Models()
@@ -276,6 +309,9 @@ def run_lessons(inspector: Inspector) -> None:
     inspector.watch(letters_of(paged.config), lambda: answers(paged, ["first", "the second"], 3, BlockTable))
     inspector.watch({}, lambda: judge_table(BlockTable))
     inspector.watch({}, lambda: run_rounding(np.random.default_rng(0).random((19, 43), dtype=np.float32)))
+    inspector.watch({}, run_kernel_judges)
+    small = models.open(models.tiny_path(), None, backend="numpy", quantize="int8", quantize_head="int8")
+    inspector.watch(letters_of(small.config), lambda: run_kernels(small))
 
     def verifiers() -> None:
         assert judge_verifier(leviathan) is None
@@ -297,14 +333,52 @@ def run_rounding(w: np.ndarray) -> None:
     assert judge_round(lambda w, bits: round_groups(w + 1, bits))
 
 
+def run_lanes() -> None:
+    """The arrays of the compiled kernels, which need no numba, and what a mixture counts there."""
+    assert Buffers(3, 1).rows("x", 70).array.shape == (3, 128)
+    w, arena = np.random.default_rng(0).standard_normal((70, 35)).astype(np.float32), Arena()
+    dense = DenseLanes.pack(Floats("w", w), np.dtype("float32"), arena)
+    for bits in (4, 3):
+        packed = PackedLanes.pack(round_to_nearest(w, QuantScheme(bits, 32, symmetric=False)), arena)
+        for weight in (dense, packed):
+            assert weight.rows(np.array([3, 69])).shape == (2, 35)
+            assert weight.dequantize(slice(1, 66)).shape == (35, 65)
+    experts = Experts((Linear(dense), Linear(dense)))
+    count_experts(np.array([[0, 1], [1, 0], [1, 0]]), experts, experts, Ledger())
+
+
+def run_kernel_judges() -> None:
+    """The judges of a matrix in blocks and of its product, by a kernel of arrays; nothing is compiled."""
+
+    def kernel(codes, scale, x, y, wrong=0):
+        y[:] = (codes * x[:, None] * np.repeat(scale, len(x) // scale.shape[1], axis=1)).sum(axis=1) + wrong
+
+    with patch("tinyinfer.lessons.kernel_judge.find_spec", return_value=None):
+        assert judge_blocks(in_blocks) is judge_product(kernel) is judge_shift(without_shift) is None
+        assert judge_product(partial(kernel, wrong=1))
+
+
+def run_kernels(llm: LLM) -> None:
+    """Products in blocks as plain loops: in the engine, of several rows, and what those of whole numbers take."""
+    blocks = packed(products(llm), in_blocks)
+    decoded(llm, "Once", 2, OwnProducts(llm.ops, block_product, blocks.parts))
+    assert blocks.parts[0].result.size
+    few = blocks.named("layers.0.o").of_rows(3)
+    few.run(float_rows)
+    in_fours(few.parts[0].codes)
+    rounded_rows(few.parts[0].x, few.parts[0].scale.shape[1])
+
+
 @pytest.fixture(scope="module")
 def inspector(golden_folder, tmp_path_factory) -> Inspector:
     inspector = Inspector(SIGNATURES)
     run_models(inspector)
     run_gpu(inspector)
     run_compiled(inspector)
+    inspector.watch({}, run_lanes)
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
+    run_kept(inspector)
     run_lessons(inspector)
     folder = tmp_path_factory.mktemp("shapes")
     run_the_rest(inspector, lambda name: golden_folder(name) if name != "llama3" else folder)
@@ -377,7 +451,8 @@ def test_classes_that_keep_a_protocol_have_its_signatures():
     def methods_of(name: str) -> set[str]:
         return classes.get(name, (False, set()))[1].union(*map(methods_of, bases.get(name, ())))
 
-    texts = {(s.owner, s.where.rpartition(".")[2]): s.text for s in SIGNATURES if s.owner}
+    signatures = [one for found in ALL.values() for one in found]
+    texts = {(s.owner, s.where.rpartition(".")[2]): s.text for s in signatures if s.owner}
     checked = 0
     for protocol, (_, methods) in ((name, value) for name, value in classes.items() if value[0]):
         keepers = [name for name, (abstract, _) in classes.items() if not abstract and methods <= methods_of(name)]

@@ -21,7 +21,7 @@ import numpy as np
 from tinyinfer.loading import load
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
 from tinyinfer.model.config import ModelConfig, RopeConfig, expected_tensors
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme
 
 WEIGHTS = Path(__file__).resolve().parents[2] / "weights"
 POOL = 8388593  # random numbers of which all weights are slices; a prime, so that no row of a matrix comes twice

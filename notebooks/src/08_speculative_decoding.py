@@ -301,8 +301,8 @@ check("agree", share)
 # **Exercise: length** · 6 minutes · medium
 #
 # Drafts that cost nothing but their rows, each accepted with probability `0.6`. A pass of `n` rows takes
-# `np.interp(n, list(runs.COSTS), list(runs.COSTS.values()))` passes of one row: the table that the library plans
-# with. Which number of drafts, from `0` to `8`, brings the most tokens per cost?
+# `np.interp(n, list(runs.COSTS), list(runs.COSTS.values()))` passes of one row: the table that the library starts
+# from. Which number of drafts, from `0` to `8`, brings the most tokens per cost?
 
 # %% tags=["exercise"]
 number = ...

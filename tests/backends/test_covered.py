@@ -8,11 +8,15 @@ import pytest
 from golden import BARE, FAMILIES
 from helpers import make_engine, small_config
 from on_device import gpu_engine
+from packed_matrices import random_matrix
 
-from tinyinfer.backends.kernels.covered import for_tensor_cores, uncovered, weight_type
+from tinyinfer.backends.kernels.covered import for_tensor_cores, of_a_weight, uncovered, weight_type
+from tinyinfer.backends.packed_rows import PackedRows
+from tinyinfer.backends.stacked import Stacked
 from tinyinfer.errors import ModelWarning
 from tinyinfer.loading import load
 from tinyinfer.model.config import MoEConfig
+from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.model.weights import Dense
 
 LAYER_NORM = {"norm": "layer", "gated": False}
@@ -62,6 +66,19 @@ def test_every_golden_family(name, golden_folder):
     """Either the kernels compute a family, or it is on the list of those that they leave."""
     engine = make_engine(load(golden_folder(name)))
     assert bool(uncovered(engine.model, engine.cache)) == (name.removesuffix("_bare") in LEFT)
+
+
+@pytest.mark.parametrize(
+    ("weight", "reason"),
+    [
+        (PackedRows.pack(random_matrix(4, 64, QuantScheme(5, 32, True)), np), "codes of 5 bits are no type"),
+        (PackedRows.pack(random_matrix(4, 256, QuantScheme(4, 32, False, nested=8)), np), "4 bits with nested scales"),
+        (Stacked((Dense(np.zeros((4, 3), np.float32)),), np), "tensors in different types"),
+    ],
+)
+def test_what_a_file_brings_and_kernels_do_not_know(weight, reason):
+    """Catches a K-quant whose scales a kernel would read as float16."""
+    assert reason in of_a_weight(weight)
 
 
 def test_the_user_is_told():

@@ -32,7 +32,8 @@ from tinyinfer.errors import RoomError
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.checkpoint import Joined
-from tinyinfer.model.weights import W8A8_SCHEME, Linear, QuantScheme
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
+from tinyinfer.model.weights import Linear
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.sampling_params import SamplingParams
 

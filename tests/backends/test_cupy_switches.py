@@ -13,14 +13,12 @@ from fake_cuda import RawModule
 from fake_cupy import fake_cupy
 from helpers import checkpoint_of, finish, make_engine, random_tensors, request, small_config
 
-from tinyinfer.backends import auto
 from tinyinfer.backends.cupy_device import INSTALL, OTHERWISE, find_cupy, first_line, is_installed, kernel_error
 from tinyinfer.backends.cupy_ops import CupyOps
-from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.cli import main
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.room import check_fits
-from tinyinfer.errors import ModelError, ModelWarning, RoomError, SwitchError
+from tinyinfer.errors import ModelError, RoomError, SwitchError
 from tinyinfer.ledger import Ledger
 
 runtime = fake_cupy.cuda.runtime
@@ -155,20 +153,6 @@ def test_gpu_decode_belongs_to_cupy(backend):
 def test_threads_belong_to_the_cpu():
     with pytest.raises(SwitchError, match=r"threads=2 is the number of the CPU's threads, .*; leave it out"):
         EngineConfig(backend="cupy", threads=2)
-
-
-def test_auto_takes_a_gpu_and_says_so():
-    with pytest.warns(ModelWarning, match="backend=auto takes cupy, since there is a GPU"):
-        ops = auto.auto_ops(Ledger(), find=lambda: fake_cupy)
-    assert isinstance(ops, CupyOps)
-    assert ops.xp is fake_cupy
-
-
-def test_auto_takes_numpy_where_there_is_no_gpu_and_says_why(monkeypatch):
-    monkeypatch.setattr(runtime, "status", 100)
-    with pytest.warns(ModelWarning, match="auto takes numpy: backend=cupy finds a driver and no device$"):
-        ops = auto.auto_ops(Ledger(), find=lambda: find_cupy(lambda name: fake_cupy, lambda wheel: False))
-    assert isinstance(ops, NumpyOps)
 
 
 # A kernel that does not compile

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from packed_matrices import gives_back, random_matrix
 
 from tinyinfer import LLM
+from tinyinfer.arrays import to_host
 from tinyinfer.backends.auto import auto_ops
 from tinyinfer.backends.cupy_ops import CupyOps
-from tinyinfer.backends.int8_inputs import SLICE, PackedA8, exact, exact_by_floats
+from tinyinfer.backends.int8_inputs import SLICE, PackedA8, PackedRowsA8, exact, exact_by_floats
 from tinyinfer.backends.kernels.covered import uncovered
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.packed import LARGEST, SMALLEST, W8A8, Packed, round_groups
@@ -30,8 +31,9 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.saving import save_model
 from tinyinfer.model.config import MoEConfig
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
 from tinyinfer.model.visit import matrices, weights
-from tinyinfer.model.weights import W8A8_SCHEME, Dense, Floats, Linear, QuantScheme
+from tinyinfer.model.weights import Dense, Floats, Linear
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.switches import resolve
 
@@ -138,7 +140,7 @@ def wanted_product(x: np.ndarray, matrix: Any) -> np.ndarray:
 
 @settings(max_examples=25)
 @given(
-    bits=st.sampled_from([2, 3, 4, 8]), group=st.sampled_from([None, 5, 32]), symmetric=st.booleans(),
+    bits=st.sampled_from([2, 3, 4, 5, 6, 8]), group=st.sampled_from([None, 5, 32]), symmetric=st.booleans(),
     t=st.integers(1, 7), n=st.integers(1, 150), m=st.integers(1, 90), seed=st.integers(0, 99),
 )  # fmt: skip
 def test_every_backend_gives_the_same_bits(bits, group, symmetric, t, n, m, seed):
@@ -226,12 +228,24 @@ def test_only_packed_codes_change_their_type():
     data=st.data(),
 )  # fmt: skip
 def test_the_matrix_comes_back(bits, symmetric, n, m, data):
-    """Looking up, saving and drafting in fewer bits see the same weight. Catches codes changed by the type."""
+    """Looking up, saving and drafting in fewer bits see the same weight, and a product those of any tile.
+
+    Catches codes changed by the type, and a tile that begins inside a block of 64 outputs.
+    """
     matrix = random_matrix(n, m, QuantScheme(bits, 32, symmetric))
+    weight = NumpyOps(Ledger(), activations="int8").take(matrix)
+    assert isinstance(weight, PackedA8)
+    gives_back(weight, matrix, matrix.dequantize(), data)
+    start = data.draw(st.integers(0, n - 1))
+    tile = slice(start, data.draw(st.integers(start + 1, n)))
     for make in ROUNDED.values():
-        weight = make(Ledger(), activations="int8").take(matrix)
-        if isinstance(weight, PackedA8):
-            gives_back(weight, matrix, matrix.dequantize(), data)
+        ops = make(Ledger(), activations="int8")
+        codes, scale, minimum = map(to_host, ops.take(matrix).integers(tile))
+        np.testing.assert_array_equal(codes, matrix.codes[tile].T)
+        np.testing.assert_array_equal(scale, matrix.scale[tile].T)
+        assert (minimum is None) == symmetric
+        if matrix.minimum is not None:
+            np.testing.assert_array_equal(minimum, matrix.minimum[tile].T)
 
 
 @pytest.mark.parametrize("make", ROUNDED.values(), ids=ROUNDED)
@@ -312,12 +326,24 @@ def test_a_gguf_files_own_blocks(tmp_path):
 
 
 def test_backends_are_told(golden_folder):
-    """By the name on the command line; auto passes it on."""
+    """By the switch, before a weight is taken."""
     checkpoint = load(golden_folder("llama"))
     ops = fitting_ops(checkpoint, EngineConfig(quantize="int8", activations="int8"), Ledger())
     assert isinstance(ops.take(random_matrix(3, 4, QuantScheme(8, None, True))), PackedA8)
+
+
+def missing() -> Any:
+    """No CuPy."""
+    raise SwitchError("backend", "cupy", "{field}={value} is not here")
+
+
+@pytest.mark.parametrize(("find", "kind"), [(lambda: fake_cupy, CupyOps), (missing, NumpyOps)])
+def test_auto_passes_it_on(find, kind):
+    """To whichever backend it takes."""
     with pytest.warns(ModelWarning, match="backend=auto takes"):
-        assert auto_ops(Ledger(), find=lambda: fake_cupy, activations="int8").packed is PackedA8
+        ops = auto_ops(Ledger(), find=find, activations="int8")
+    assert isinstance(ops, kind)
+    assert isinstance(ops.take(random_matrix(3, 4, QuantScheme(8, None, True))), (PackedA8, PackedRowsA8))
 
 
 @pytest.mark.parametrize(

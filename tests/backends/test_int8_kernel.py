@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from shapes import PACKAGE, Inspector, signatures
 
-from tinyinfer.backends.lanes import to_lanes
 from tinyinfer.backends.packed import round_groups
 from tinyinfer.backends.reference import ReferenceOps
+from tinyinfer.backends.rows_in_lanes import to_lanes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.weights import Linear, QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest

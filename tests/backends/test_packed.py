@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_matrices import gives_back, random_matrix
+from packed_matrices import gives_back, nested_at_times, random_matrix
 
 from tinyinfer.backends.packed import Packed
 from tinyinfer.backends.packing import pack, packed_size, pick, unpack
-from tinyinfer.model.weights import Embedding, Experts, Linear, QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme
+from tinyinfer.model.weights import Embedding, Experts, Linear
 from tinyinfer.quantization.rtn import round_to_nearest
 
-BITS = [2, 3, 4, 8]
+BITS = [2, 3, 4, 5, 6, 8]
 
 
 def by_formula(matrix: QuantizedMatrix) -> np.ndarray:
     """scale · code + minimum, one weight at a time."""
+
+    def number(scales: Any, n: int, g: int) -> np.float32:
+        if matrix.scheme.nested is None:
+            return np.float32(scales[n, g])
+        return np.float32(scales.step[n, g // matrix.scheme.nested]) * np.float32(scales.codes[n, g])
+
     w = np.empty(matrix.codes.shape, np.float32)
     for (n, m), code in np.ndenumerate(matrix.codes):
         g = m // (matrix.scheme.group_size or matrix.codes.shape[1])
-        w[n, m] = np.float32(matrix.scale[n, g]) * np.float32(code)
-        w[n, m] += np.float32(0) if matrix.minimum is None else np.float32(matrix.minimum[n, g])
+        w[n, m] = number(matrix.scale, n, g) * np.float32(code)
+        w[n, m] += np.float32(0) if matrix.minimum is None else number(matrix.minimum, n, g)
     return w
 
 
 # Bits
 
 
-@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("bits", [1, *BITS])
 @given(n=st.integers(1, 70), seed=st.integers(0, 99))
 def test_packing_round_trips_at_odd_sizes(bits, n, seed):
     """Catches a code that spills into its neighbour, and padding that is read as codes."""
@@ -42,9 +51,9 @@ def test_packing_round_trips_at_odd_sizes(bits, n, seed):
     np.testing.assert_array_equal(found, codes[:, places].T)
 
 
-@pytest.mark.parametrize(("bits", "size"), [(8, 64), (4, 32), (3, 24), (2, 16)])
+@pytest.mark.parametrize(("bits", "size"), [(8, 64), (6, 48), (5, 40), (4, 32), (3, 24), (2, 16)])
 def test_a_block_of_64_codes_wastes_no_bit(bits, size):
-    """Catches three bits kept in four."""
+    """Catches three bits kept in four, and five or six in eight."""
     assert pack(np.zeros(64, np.uint8), bits, np).nbytes == packed_size(64, bits) == size
 
 
@@ -52,6 +61,8 @@ def test_where_bits_lie():
     """The layout is a promise to saved folders and to kernels. 2 bits: byte c has codes c, c + C, c + 2C, c + 3C."""
     assert pack(np.array([1, 2, 3, 0, 2, 1, 0, 3], np.uint8), 2, np).tolist() == [0b00_10_11_01, 0b11_01_00_10]
     assert pack(np.array([0b101, 0b010, 0b111, 0b000], np.uint8), 3, np).tolist() == [0b00_11_10_01, 0b0101]
+    assert pack(np.array([0b1_0110, 0b0_0011], np.uint8), 5, np).tolist() == [0b0011_0110, 0b01]
+    assert pack(np.array([0b11_0110, 0b01_0011], np.uint8), 6, np).tolist() == [0b0011_0110, 0b0111]
 
 
 # Matrices
@@ -64,7 +75,7 @@ def test_where_bits_lie():
 )  # fmt: skip
 def test_a_packed_matrix_is_its_codes(bits, group, symmetric, n, m, data):
     """Rows in any order, tiles that begin and end inside blocks, and all codes, equal the formula bit for bit."""
-    matrix = random_matrix(n, m, QuantScheme(bits, group, symmetric))
+    matrix = random_matrix(n, m, nested_at_times(QuantScheme(bits, group, symmetric), m, data))
     weight, w = Packed.pack(matrix, np), by_formula(matrix)
     gives_back(weight, matrix, w, data)
 
@@ -76,6 +87,7 @@ def test_a_packed_matrix_is_its_codes(bits, group, symmetric, n, m, data):
         (4, False, 3 * (70 * 32 + 3 * 64 * 4), 35 + 3 * 4),
         (3, False, 3 * (70 * 24 + 3 * 64 * 4), 18 + 9 + 3 * 4),
         (2, True, 3 * (70 * 16 + 3 * 64 * 2), 18 + 3 * 2),
+        (6, True, 3 * (70 * 48 + 3 * 64 * 2), 35 + 18 + 3 * 2),
     ],
 )
 def test_bytes_by_formula(bits, symmetric, nbytes, row_bytes):
@@ -86,6 +98,14 @@ def test_bytes_by_formula(bits, symmetric, nbytes, row_bytes):
     assert all(array.base is None or array.base.nbytes == array.nbytes for array in arrays), "nothing larger is held"
     assert weight.row_bytes == row_bytes
     assert weight.shape == (130, 70)
+
+
+def test_nested_scales_take_a_byte_for_each_group():
+    """70 inputs, 4 groups of 20, of which 2 share a float16. Catches scales that are floats in memory."""
+    weight = Packed.pack(random_matrix(130, 70, QuantScheme(4, 20, symmetric=False, nested=2)), np)
+    assert weight.nbytes == 3 * (70 * 32 + 2 * 64 * (4 + 2 * 2))
+    assert weight.row_bytes == 35 + 2 * (4 + 2 * 2)
+    assert (weight.scale.step.shape, weight.scale.codes.shape) == ((3, 2, 64), (3, 4, 64))
 
 
 def test_outputs_lie_side_by_side():

@@ -8,21 +8,21 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from packed_matrices import gives_back, random_matrix
+from packed_matrices import gives_back, nested_at_times, random_matrix
 
 from tinyinfer.backends.packed_rows import PackedRows
-from tinyinfer.model.weights import QuantScheme
+from tinyinfer.model.quantized_matrix import QuantScheme
 
 
 @settings(max_examples=40)
 @given(
-    bits=st.sampled_from([2, 3, 4, 8]), group=st.sampled_from([None, 1, 5, 32]), symmetric=st.booleans(),
+    bits=st.sampled_from([2, 3, 4, 5, 6, 8]), group=st.sampled_from([None, 1, 5, 32]), symmetric=st.booleans(),
     n=st.integers(1, 20), m=st.integers(1, 40), data=st.data(),
 )  # fmt: skip
 def test_packed_rows_are_their_codes(bits, group, symmetric, n, m, data):
     """Rows in any order, tiles, and all codes, equal scale · code + minimum bit for bit. Catches the codes that fill a
     row up read as inputs, and a last short group with the scale of the group before."""
-    matrix = random_matrix(n, m, QuantScheme(bits, group, symmetric))
+    matrix = random_matrix(n, m, nested_at_times(QuantScheme(bits, group, symmetric), m, data))
     weight, w = PackedRows.pack(matrix, np), matrix.dequantize()
     gives_back(weight, matrix, w, data)
 
@@ -31,6 +31,7 @@ def test_packed_rows_are_their_codes(bits, group, symmetric, n, m, data):
     ("bits", "symmetric", "row_bytes"),
     [  # 70 inputs are filled up to 72; 3 groups
         (8, True, 72 + 3 * 2), (4, False, 36 + 3 * 4), (3, False, 18 + 9 + 3 * 4), (2, True, 18 + 3 * 2),
+        (6, True, 36 + 18 + 3 * 2),
     ],
 )  # fmt: skip
 def test_bytes_by_formula(bits, symmetric, row_bytes):

@@ -10,6 +10,7 @@ from typing import NoReturn
 
 import pytest
 from cli_helpers import base_model, short
+from gguf_writer import wide_llama, write_gguf
 from golden import FAMILIES, load_golden
 
 from tinyinfer import LLM, SamplingParams, units
@@ -187,6 +188,19 @@ def test_quantized_bytes_are_those_that_are_held(name, golden_folder, capsys):
     assert matrices["layers.1.o"]["grid"] == {"bits": 4, "group": 64, "symmetric": False, "whole": False}
     if name in ("llama", "smollm2"):  # no positions, no norm that heads share
         assert found["weight_bytes"] == others + sum(matrix["bytes"] for matrix in matrices.values())
+
+
+def test_a_file_of_mixed_types_is_shown_tensor_by_tensor(tmp_path, capsys):
+    """q and k in 4 bits, v in 6: bytes as held, and a scheme for each. Catches a fused matrix called floats."""
+    path = write_gguf(wide_llama(), tmp_path / "x.gguf", lambda name: "Q6_K" if "attn_v" in name else "Q4_K")
+    found = inspected(capsys, path, "--quantize", "keep")
+    assert found["weight_bytes"] == LLM(str(path), quantize="keep").model.nbytes
+    grids = {matrix["name"]: matrix["grid"] for matrix in found["matrices"]}
+    assert "layers.0.qkv" not in grids
+    assert grids["layers.0.v"] == {"bits": 6, "group": 16, "symmetric": True, "whole": False, "nested": 16}
+    assert main(["inspect", "-m", str(path), "--quantize", "keep"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["layers.*.k", "int4", "g32x8", "asymmetric", "4.625", "2", "x", "9.472", "kB"] in lines
 
 
 def test_bits_per_weight_by_hand(golden_folder, capsys):

@@ -14,7 +14,7 @@ from tinyinfer.course.student import LocalStudent
 A = assignment("quantization")
 OTHER = '''
 import numpy as np
-from tinyinfer.model.weights import QuantizedMatrix
+from tinyinfer.model.quantized_matrix import QuantizedMatrix
 
 def to_half(x):
     out = []

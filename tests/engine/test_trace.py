@@ -8,14 +8,14 @@ from itertools import count
 from typing import Any
 
 import pytest
-from helpers import finish, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, finish, make_engine, request, small_config
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.cli import main
 from tinyinfer.engine.trace import Block, StepTrace, Turn
 from tinyinfer.engine.trace_html import NotebookTrace, Timeline, show_steps
 from tinyinfer.ledger import Ledger
-from tinyinfer.sequence import Draft, Sequence
+from tinyinfer.sequence import Batch, Draft, Sequence
 from tinyinfer.speculative.verify import verify
 
 LLAMA = small_config()
@@ -23,6 +23,7 @@ POSITION = 2 * 2 * 2 * 6 * 4  # bytes of a position: keys and values, layers, ke
 PAGED = {"kv_cache": "paged", "block_size": 4}
 EVERYTHING = PAGED | {
     "num_blocks": 12, "prefix_cache": True, "speculative": "prompt-lookup", "max_num_batched_tokens": 8,
+    "draft_cost": ALWAYS_DRAFT,
 }  # fmt: skip
 
 
@@ -37,6 +38,9 @@ class Script:
     def propose(self, sequences: list[Sequence]) -> None:
         for seq in sequences:
             seq.set_drafts([Draft(token) for token in self.drafts.pop(seq, [])])
+
+    def observe(self, batch: Batch) -> None:
+        """Learns nothing."""
 
     def free(self, seq: Sequence) -> None:
         pass

@@ -26,18 +26,9 @@ from tinyinfer.loading.checkpoint import Joined
 from tinyinfer.model.config import Rows
 from tinyinfer.model.heads import Heads, NoCap, NoSinks, Sinks, SoftCap
 from tinyinfer.model.interfaces import HOST
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
 from tinyinfer.model.transformer import transformer
-from tinyinfer.model.weights import (
-    W8A8_SCHEME,
-    Embedding,
-    Experts,
-    FullQKNorm,
-    LayerNorm,
-    Linear,
-    QuantScheme,
-    RMSNorm,
-    Rotation,
-)
+from tinyinfer.model.weights import Embedding, Experts, FullQKNorm, LayerNorm, Linear, RMSNorm, Rotation
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.sampling import choose
 from tinyinfer.sampling_params import SamplingParams

@@ -10,7 +10,7 @@ import ml_dtypes
 import numpy as np
 
 from tinyinfer.backends.packed_rows import PackedRows
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme
 
 NUMBERS = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16}
 DENSE = ["Dense<float32>", "Dense<bfloat16>", "Dense<float16>"]

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import load_golden
-from helpers import ROUNDING, distance, finish, flat_batch, forward, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, ROUNDING, distance, finish, flat_batch, forward, make_engine, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.engine import Engine
@@ -27,7 +27,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.model.config import ModelConfig, MoEConfig
 from tinyinfer.model.heads import NoCap, NoSinks, Sinks, SoftCap
-from tinyinfer.sequence import Draft
+from tinyinfer.sequence import Batch, Draft
 from tinyinfer.sequence import Sequence as Request
 from tinyinfer.speculative.verify import verify
 
@@ -118,7 +118,8 @@ PROMPT = [(7 * i * i + 3) % 31 for i in range(23)]
 
 
 def engine_of(name: str, seed: int = 0, **switches: Any) -> Engine:
-    return make_engine(MODELS[name], seed=seed, **{"block_size": SIZE, "kv_group_size": 3} | switches)
+    own = {"block_size": SIZE, "kv_group_size": 3}
+    return make_engine(MODELS[name], seed=seed, draft_cost=ALWAYS_DRAFT, **own | switches)
 
 
 @cache
@@ -180,6 +181,9 @@ class Scripted:
             done = len(seq.new_tokens)
             text = self.texts[seq][done : min(done + self.count, seq.request.max_tokens - 1)]
             seq.set_drafts([Draft((token + (i >= self.right)) % 31) for i, token in enumerate(text)])
+
+    def observe(self, batch: Batch) -> None:
+        """Learns nothing."""
 
     def free(self, seq: Request) -> None:
         pass

@@ -8,6 +8,7 @@ from types import ModuleType
 
 import pytest
 
+from tinyinfer.backends import cpu
 from tinyinfer.lessons.exercise import Exercise, Wrong
 from tinyinfer.lessons.lesson import Lesson
 
@@ -104,6 +105,13 @@ def test_tables_and_sources_are_markdown(lesson, capsys):
     assert out.startswith("| rows | FLOPs |\n| --- | ---: |\n| 1 | 0.27 G |\n")
     assert "`tinyinfer/lessons/exercise.py`\n```python\n" in out
     assert "class Wrong" in out
+
+
+def test_the_source_of_a_wrapped_function_is_that_of_the_function(lesson, capsys):
+    """Catches an error where a function was compiled, or is kept by a cache: neither has a source of its own."""
+    lesson.source(cpu._malloc_functions)
+    out = capsys.readouterr().out
+    assert out.startswith("`tinyinfer/backends/cpu.py`\n```python\n@cache\ndef _malloc_functions")
 
 
 def test_a_duration_is_the_median_of_the_rounds(lesson, monkeypatch):

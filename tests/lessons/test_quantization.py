@@ -19,7 +19,7 @@ from tinyinfer.lessons.rounding import (
     round_groups,
     rounded,
 )
-from tinyinfer.model.weights import QuantScheme
+from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
 
 EXERCISE = {one.name: one for one in EXERCISES}

@@ -26,7 +26,7 @@ from tinyinfer.errors import ModelError
 from tinyinfer.loading import load
 from tinyinfer.loading.export import export
 from tinyinfer.loading.saving import save_model
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme
 
 Folder = Callable[[str], Path]
 TEXT = "the rain in Sp\u00e4in <|im_end|>"
@@ -300,7 +300,7 @@ Q = "layers.*.q"
         (set_field(["grids"], []), "'grids' is [], but must say how each matrix is rounded"),
         (set_field(["grids"], {}), "'grids' is {}, but must say"),
         (set_field(["order"], "act"), "'order' ('act') is not known"),
-        (set_field(["grids", Q, "bits"], 5), "'bits' is 5, but must be one of 2, 3, 4, 8"),
+        (set_field(["grids", Q, "bits"], 7), "'bits' is 7, but must be one of 2, 3, 4, 5, 6, 8"),
         (set_field(["grids", Q, "bits"], True), "'bits' is True, but must be a whole number"),
         (set_field(["grids", Q, "bits"], 8), "tensor 'layers.0.q.codes' is U8 of shape"),
         (set_field(["grids", Q, "group"], 0), "'group' is 0, but must be a whole number from 1"),
@@ -308,6 +308,9 @@ Q = "layers.*.q"
         (set_field(["grids", Q, "symmetric"], "no"), "'symmetric' is 'no', but must be true or false"),
         (set_field(["grids", Q, "symmetric"], True), ".q.m' has no place in a model of the family llama"),
         (set_field(["grids", Q, "zero"], 8), "'zero' (8) is not known"),
+        (set_field(["grids", Q, "nested"], 0), "'nested' is 0, but must be a whole number from 1"),
+        (set_field(["grids", Q, "nested"], 3), "gives 'layers.*.q' scales for 3 groups together, which leave a rest"),
+        (set_field(["grids", Q, "nested"], 1), "the tensor 'layers.0.q.d.codes' is missing"),
         (set_field(["grids", Q, "activation_bits"], 8), "'activation_bits' goes with 8 symmetric bits and no groups"),
         (set_field(["grids", Q], None), "'bits' is missing"),
         (set_field(["grids", Q], ...), "the weight 'layers.0.q' is missing"),
@@ -340,7 +343,8 @@ JSON = st.recursive(
     max_leaves=6,
 )
 PLACES = [[], ["version"], ["method"], ["grids"], ["grids", Q], ["grids", Q, "bits"], ["grids", Q, "group"],
-          ["grids", Q, "symmetric"], ["grids", Q, "whole"], ["grids", Q, "activation_bits"], ["more"]]  # fmt: skip
+          ["grids", Q, "symmetric"], ["grids", Q, "whole"], ["grids", Q, "activation_bits"], ["grids", Q, "nested"],
+          ["more"]]  # fmt: skip
 
 
 @settings(max_examples=150)

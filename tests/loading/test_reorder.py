@@ -9,7 +9,7 @@ import pytest
 
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.reorder import neighbour_pairs_order, of_heads, partial_rotation_order, reordered
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
 
 SCHEME = QuantScheme(4, 2, symmetric=False)

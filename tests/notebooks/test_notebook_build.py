@@ -192,7 +192,8 @@ def test_the_extras_hold_what_notebooks_and_their_tests_need() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         extras = tomllib.load(file)["project"]["optional-dependencies"]
     names = {extra: {re.split(r"[>=\[]", one)[0] for one in needs} for extra, needs in extras.items()}
-    assert names["lessons"] == {"matplotlib", "scipy"}
+    assert names["lessons"] == {"matplotlib", "scipy", "tinyinfer"}
+    assert "tinyinfer[cpu]" in extras["lessons"]  # lesson 17 compiles
     assert names["notebooks"] >= {"jupyter", "nbclient", "nbconvert", "jupytext"}
     assert "tinyinfer[lessons]" in extras["notebooks"]
     assert "jupytext" in names["test"]

@@ -23,9 +23,10 @@ from tinyinfer.loading import load as load_checkpoint
 from tinyinfer.loading.build import build_model, keeps_file_quantization
 from tinyinfer.loading.checkpoint import Checkpoint, Joined
 from tinyinfer.model.config import ModelConfig, MoEConfig
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantizedMatrix, QuantScheme
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.visit import layer_matrices, matrices, weights, with_matrices
-from tinyinfer.model.weights import W8A8_SCHEME, Dense, Linear, QuantizedMatrix, QuantScheme
+from tinyinfer.model.weights import Dense, Linear
 from tinyinfer.quantization.apply import (
     by_awq,
     by_combination,

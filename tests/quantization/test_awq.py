@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from tinyinfer.model.weights import QuantScheme
+from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.quantization.awq import STEPS, awq, input_scale, scaled_error, search_scales
 from tinyinfer.quantization.rtn import round_to_nearest
 

@@ -11,7 +11,8 @@ from helpers import ROUNDING, checkpoint_of, distance, forward, make_engine, ran
 from tinyinfer.backends.packed import W8A8
 from tinyinfer.errors import ModelError
 from tinyinfer.model.config import MoEConfig, RopeConfig
-from tinyinfer.model.weights import W8A8_SCHEME, Dense, Linear, QuantScheme
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
+from tinyinfer.model.weights import Dense, Linear
 from tinyinfer.quantization.calibration import (
     DEFAULT_CHARACTERS,
     SAMPLE,

@@ -12,8 +12,9 @@ from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.packed import W8A8, Packed
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.config import RopeConfig
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
 from tinyinfer.model.visit import with_matrices
-from tinyinfer.model.weights import W8A8_SCHEME, Dense, Linear, NoNorm, QuantScheme
+from tinyinfer.model.weights import Dense, Linear, NoNorm
 from tinyinfer.quantization.calibration import named
 from tinyinfer.quantization.folding import divide_rows, fold, foldable, multiply_rows
 from tinyinfer.quantization.rtn import round_to_nearest

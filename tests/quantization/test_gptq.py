@@ -7,7 +7,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme, expand
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme, expand
 from tinyinfer.quantization.gptq import BLOCK, gptq, inverse_factor, output_errors
 from tinyinfer.quantization.hqq import hqq
 from tinyinfer.quantization.rtn import round_to_nearest

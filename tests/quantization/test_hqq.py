@@ -7,7 +7,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme, expand
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme, expand
 from tinyinfer.quantization.hqq import BETA, ROUNDS, P, hqq, outliers, refit
 from tinyinfer.quantization.rtn import fit, round_to_nearest
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from tinyinfer.model.weights import QuantScheme
+from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.quantization.awq import awq
 from tinyinfer.quantization.gptq import gptq
 from tinyinfer.quantization.hqq import P, hqq

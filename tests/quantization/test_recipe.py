@@ -22,10 +22,10 @@ from tinyinfer.loading.build import build_model
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.measure.roofline import expected_step
 from tinyinfer.model.config import MoEConfig, held_matrices
+from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.model.visit import layer_matrices, weights
-from tinyinfer.model.weights import QuantScheme
 from tinyinfer.quantization.apply import rounding
-from tinyinfer.quantization.recipe import Recipe, kept_recipe, make_recipe, saved_bytes
+from tinyinfer.quantization.recipe import Recipe, kept_recipe, make_recipe, packed_bytes, saved_bytes
 from tinyinfer.quantization.rtn import round_to_nearest
 
 INT4, INT8 = QuantScheme(4, 32, symmetric=False), QuantScheme(8, 32, symmetric=True)
@@ -221,7 +221,7 @@ def test_what_a_step_saves_in_layers_of_two_kinds(switches):
 
 
 def test_keep_has_the_schemes_of_the_file():
-    """Where fused parts disagree, floats. Catches the first part's scheme taken for all."""
+    """Where fused parts disagree, each has its own. Catches the first part's scheme taken for all."""
     config = small_config()
     checkpoint = checkpoint_of(config, random_tensors(config))
     schemes = dict.fromkeys(["layers.0.q", "layers.0.k", "layers.0.v", "layers.1.q"], INT4) | {"head": INT8}
@@ -232,4 +232,8 @@ def test_keep_has_the_schemes_of_the_file():
         tensors[name] = replace(tensor, codes=matrix and (lambda start, stop, matrix=matrix: matrix))
     found = kept_recipe(config, tensors)
     assert {name: scheme for name, scheme in found.rules if scheme} == {"layers.0.qkv": INT4, "head": INT8}
-    assert found.scheme("layers.1.qkv") is None
+    assert found.mixed == {"layers.1.qkv": (INT4, None, None)}
+    held = held_matrices(config)["layers.1.qkv"]
+    q, k, v = (outputs for _, outputs in held.parts)
+    alone = kept_recipe(config, tensors).nbytes(held, 2)
+    assert alone == packed_bytes(q, held.inputs, INT4, 2) + 2 * (k + v) * held.inputs

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme, expand
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme, expand
 from tinyinfer.quantization.rtn import fit, round_to_nearest
 
 BITS = [2, 3, 4, 8]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from tinyinfer.backends.numpy_ops import SLICE, NumpyOps, integer_product
 from tinyinfer.backends.packed import LARGEST, SMALLEST, W8A8, round_rows
 from tinyinfer.ledger import Ledger
-from tinyinfer.model.weights import W8A8_SCHEME, QuantScheme
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.quantization.w8a8 import migrate, search_scale
 

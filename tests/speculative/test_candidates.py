@@ -15,7 +15,7 @@ from tinyinfer.engine.config import EngineConfig
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.sampling import perturbed
-from tinyinfer.sequence import Draft, Sequence, make_batch
+from tinyinfer.sequence import Batch, Draft, Sequence, make_batch
 from tinyinfer.speculative.base import DraftCost
 from tinyinfer.speculative.draft_length import DraftLengths
 from tinyinfer.speculative.draft_model import ModelDrafter
@@ -41,6 +41,9 @@ class Told:
         for seq in sequences:
             drafts = [[Draft(token) for token in tokens] for tokens in self.draft(seq) if tokens]
             seq.set_drafts(*(drafts[:1] or [[]]), drafts[1:])
+
+    def observe(self, batch: Batch) -> None:
+        """Learns nothing."""
 
     def free(self, seq: Sequence) -> None:
         """Nothing is kept."""

@@ -17,8 +17,8 @@ from tinyinfer.engine.config import EngineConfig
 from tinyinfer.loading import load
 from tinyinfer.loading.saving import save_model
 from tinyinfer.model.config import MoEConfig
+from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.model.visit import matrices, weights
-from tinyinfer.model.weights import QuantScheme
 from tinyinfer.quantization.apply import floats, round_layers
 from tinyinfer.quantization.rtn import round_to_nearest
 

@@ -22,7 +22,7 @@ from tinyinfer.engine.metrics import request_metrics
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import transformer
 from tinyinfer.sampling import Choice, distribution, draw
-from tinyinfer.sequence import Draft, make_batch
+from tinyinfer.sequence import Batch, Draft, make_batch
 from tinyinfer.sequence import Sequence as Request
 from tinyinfer.speculative.base import DraftCost, NoDrafter
 from tinyinfer.speculative.best_coupling import DRAFT_STREAM, accept_or_replace
@@ -54,6 +54,9 @@ class Told:
             room = seq.request.max_tokens - len(seq.new_tokens) - 1
             if not seq.drafts:
                 seq.set_drafts([Draft(token, self.q) for token in self.draft(seq)[:room]])
+
+    def observe(self, batch: Batch) -> None:
+        """Learns nothing."""
 
     def free(self, seq: Request) -> None:
         self.freed += 1

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from markup import read
 
-from tinyinfer.model.weights import Dense, QuantScheme
+from tinyinfer.model.quantized_matrix import QuantScheme
+from tinyinfer.model.weights import Dense
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.views.weights import WeightGrid
 

@@ -27,12 +27,14 @@ from tinyinfer.backends.int8_inputs import PACKED_ROWS, PackedRowsA8, grouped_pr
 from tinyinfer.backends.packed import W8A8, round_rows
 from tinyinfer.backends.packed_rows import PackedRows
 from tinyinfer.backends.reference import Products, ReferenceOps
+from tinyinfer.backends.stacked import Stacked, stacked_product
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import fold, unfold
 from tinyinfer.model.heads import Heads
 from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Sampled
+from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.weights import Dense, Matrix, QuantizedMatrix, RMSNorm, Weight
+from tinyinfer.model.weights import Dense, Matrix, RMSNorm, Weight
 from tinyinfer.noise import gumbels
 from tinyinfer.sampling import has_penalties
 from tinyinfer.sampling_params import SamplingParams
@@ -171,9 +173,10 @@ class CupyOps(ReferenceOps):
         return total.astype(f) * scale * weight.scale.astype(f)
 
     norms: ClassVar[Products] = MappingProxyType({**ReferenceOps.norms, RMSNorm: rms_norm})
-    products: ClassVar[Products] = MappingProxyType(
-        {Dense: dense_product, PackedRows: packed_product, PackedRowsA8: grouped_product, W8A8: w8a8_product}
-    )
+    products: ClassVar[Products] = MappingProxyType({
+        Dense: dense_product, PackedRows: packed_product, PackedRowsA8: grouped_product, W8A8: w8a8_product,
+        Stacked: stacked_product,
+    })  # fmt: skip
 
     # The whole.
 

@@ -27,6 +27,7 @@ from tinyinfer.arrays import Array, HoldsModule
 from tinyinfer.backends.packed import LANES, W8A8, Packed, round_groups, round_rows
 from tinyinfer.backends.packed_rows import PackedRows
 from tinyinfer.backends.packing import unpack
+from tinyinfer.model.quantized_matrix import float_scales
 
 SLICE = 518  # inputs whose products of 8-bit numbers, one of them unsigned, sum exactly in float32: 127·255·518 < 2^24
 Dot = Callable[[Array, Array], Array]  # (T, M), (M, N) -> (T, N): the product of whole numbers, all given in float32
@@ -49,8 +50,8 @@ class PackedA8(Packed):
 
         codes = flat(unpack(self.codes[blocks], self.scheme.bits, LANES, self.xp))  # (M, N)
         codes += self.xp.float32(self.scheme.lowest)
-        minimum = None if self.minimum is None else flat(self.minimum[blocks])  # (G, N)
-        return codes, flat(self.scale[blocks]), minimum
+        minimum = None if self.minimum is None else flat(float_scales(self.minimum[blocks]))  # (G, N)
+        return codes, flat(float_scales(self.scale[blocks])), minimum
 
 
 class PackedRowsA8(PackedRows):
@@ -59,8 +60,8 @@ class PackedRowsA8(PackedRows):
     def integers(self, tile: slice) -> Integers:  # -> (M, N), (G, N), (G, N) | None
         """The codes (whole numbers from scheme.lowest on), scales and minimums of the outputs in `tile`."""
         codes = self._unpack(self.codes[tile]).astype("float32") + self.xp.float32(self.scheme.lowest)  # (N, M)
-        minimum = None if self.minimum is None else self.minimum[tile].T.astype("float32")  # (G, N)
-        return codes.T, self.scale[tile].T.astype("float32"), minimum
+        minimum = None if self.minimum is None else float_scales(self.minimum[tile]).T  # (G, N)
+        return codes.T, float_scales(self.scale[tile]).T, minimum
 
 
 PACKED: Mapping[str, type[Packed]] = MappingProxyType({"float": Packed, "int8": PackedA8})  # by the switch activations

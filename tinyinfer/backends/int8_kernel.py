@@ -1,9 +1,12 @@
 """One row of inputs times a matrix of int8 codes: the product of decode, as plain loops that numba compiles.
 
 A decode step multiplies each weight once, and waits until the weight has come from memory. So a code stays a byte
-until it is in a register: no float copy of the matrix is ever in memory. Codes and scales lie in lanes (lanes.py),
-scales in float32, since numba has no float16 on a CPU. `multiply` takes float inputs; `multiply_codes` takes inputs
-that are codes themselves, whose products are whole numbers, added without rounding.
+until it is in a register: no float copy of the matrix is ever in memory. Codes and scales lie as rows_in_lanes.py lays
+them, scales in float32, since numba has no float16 on a CPU. `multiply` takes float inputs; `multiply_codes` takes
+inputs that are codes themselves, whose products are whole numbers, added without rounding.
+
+The kernels of the numba backend (cpu_kernels/) begin here, and add vectors by hand, several rows, threads and other
+codes.
 
 Wins: 4 times fewer bytes than float32. Loses: for many rows, where BLAS uses each restored float of a tile for all of
 them; and one thread alone may not fill the memory's width.

@@ -32,7 +32,7 @@ TILE = 1 << 16  # numbers worked on at a time: a quarter of a megabyte of float3
 WIDE_TILE = 1 << 18  # numbers of a weight widened at a time: a megabyte of float32
 FEW_ROWS = 3  # so many rows are multiplied one by one
 SLICE = 1040  # inputs whose 8-bit products sum exactly in float32: 127² · 1040 < 2^24
-# Rows of a pass -> its time in passes of one row, measured on 2 cores. Only the number of drafts depends on it.
+# Rows of a pass -> its time in passes of one row, on 2 cores. Drafts begin with it (speculative/costs.py).
 COSTS = {1: 1.0, 2: 1.3, 4: 2.3, 8: 2.7, 16: 3.3, 32: 4.2, 128: 11.0, 512: 42.0}
 
 
@@ -168,9 +168,10 @@ class NumpyOps(ReferenceOps):
     norms: ClassVar[Products] = MappingProxyType(
         {**ReferenceOps.norms, RMSNorm: rms_norm, LayerNorm: layer_norm, FullQKNorm: full_qk_norm}
     )
-    products: ClassVar[Products] = MappingProxyType(
-        {Dense: dense_product, Packed: packed_product, PackedA8: grouped_product, W8A8: w8a8_product}
-    )
+    products: ClassVar[Products] = MappingProxyType({
+        **ReferenceOps.products, Dense: dense_product, Packed: packed_product, PackedA8: grouped_product,
+        W8A8: w8a8_product,
+    })  # fmt: skip
 
 
 def multiply(x: Array, matrix: Array) -> Array:  # (T, M), (M, N) -> (T, N)

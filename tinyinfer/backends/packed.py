@@ -13,9 +13,16 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.arrays import Array, HoldsModule, Xp, to_host
-from tinyinfer.backends.lanes import from_lanes, to_lanes
 from tinyinfer.backends.packing import LANES, pack, packed_size, pick, unpack
-from tinyinfer.model.weights import W8A8_SCHEME, QuantizedMatrix, QuantScheme
+from tinyinfer.backends.rows_in_lanes import from_lanes, to_lanes
+from tinyinfer.model.quantized_matrix import (
+    W8A8_SCHEME,
+    QuantizedMatrix,
+    QuantScheme,
+    Scales,
+    float_scales,
+    map_scales,
+)
 
 LARGEST = 127  # the largest code of W8A8 and of rounded activations, of either sign
 SMALLEST = 2.0**-100  # activations are rounded as if one were at least so large, since 127 / 0 is no factor
@@ -27,28 +34,33 @@ class Packed(HoldsModule):
 
     Memory layout: outputs in J blocks of 64, the last one zero-padded; inside a block input-major, so that a
     compiled kernel computes 64 outputs in one SIMD loop without a horizontal sum. G groups of inputs share scale and
-    minimum. Codes are stored as code - scheme.lowest, from 0 on.
+    minimum. Codes are stored as code - scheme.lowest, from 0 on. Nested scales have their steps (J, S, 64) and their
+    codes (J, G, 64) laid out in the same way.
     """
 
     scheme: QuantScheme
     shape: tuple[int, int]  # (N, M)
     codes: Array  # (J, M, C) uint8, C = 64·bits/8
-    scale: Array  # (J, G, 64) float16
-    minimum: Array | None  # (J, G, 64) float16; None: symmetric
+    scale: Scales  # (J, G, 64) float16, or Nested
+    minimum: Scales | None  # (J, G, 64) the same; None: symmetric
     xp: Xp
 
     @classmethod
     def pack(cls, matrix: QuantizedMatrix, xp: Xp) -> Packed:
         """The codes, scales and minimums of a matrix in this layout, in arrays of xp."""
-        def blocked(array: np.ndarray, low: int = 0, dtype: Any = np.float16) -> np.ndarray:  # (N, n) -> (J, n, 64)
+
+        def blocked(array: np.ndarray, low: int = 0, dtype: Any = None) -> np.ndarray:  # (N, n) -> (J, n, 64)
             """The rows in lanes, from `low` on; n is M for codes and G for scales."""
-            rows = np.empty(array.shape, dtype)  # (N, n)
+            rows = np.empty(array.shape, dtype or array.dtype)  # (N, n)
             return to_lanes(np.subtract(array, low, out=rows, casting="unsafe"))  # cast on the way, not before
+
+        def put(scales: np.ndarray) -> Array:  # (N, G) -> (J, G, 64)
+            return xp.asarray(blocked(scales))
 
         scheme = matrix.scheme
         codes = pack(blocked(matrix.codes, scheme.lowest, np.uint8), scheme.bits, np)  # (J, M, C)
-        minimum = None if matrix.minimum is None else xp.asarray(blocked(matrix.minimum))  # (J, G, 64)
-        return cls(scheme, matrix.shape, xp.asarray(codes), xp.asarray(blocked(matrix.scale)), minimum, xp)
+        minimum = None if matrix.minimum is None else map_scales(matrix.minimum, put)  # (J, G, 64)
+        return cls(scheme, matrix.shape, xp.asarray(codes), map_scales(matrix.scale, put), minimum, xp)
 
     @property
     def nbytes(self) -> int:
@@ -58,8 +70,7 @@ class Packed(HoldsModule):
     @property
     def row_bytes(self) -> int:
         """Bytes that looking up one output's weights reads: its codes, scales and minimums."""
-        scales = 2 * self.scale.shape[1] * (1 if self.minimum is None else 2)
-        return packed_size(self.shape[1], self.scheme.bits) + scales
+        return packed_size(self.shape[1], self.scheme.bits) + self.scheme.scale_bytes(self.shape[1])
 
     def rows(self, ids: Array) -> Array:  # (T,) -> (T, M)
         where = ids // LANES, ids % LANES  # (T,), (T,): each row's block, and its place there
@@ -84,11 +95,11 @@ class Packed(HoldsModule):
 
         codes = flat(unpack(self.codes, self.scheme.bits, LANES, self.xp)).astype(np.int16)  # (N, M)
         codes += np.int16(self.scheme.lowest)
-        minimum = None if self.minimum is None else flat(self.minimum)  # (N, G)
-        return QuantizedMatrix(self.scheme, codes, flat(self.scale), minimum)
+        minimum = None if self.minimum is None else map_scales(self.minimum, flat)  # (N, G)
+        return QuantizedMatrix(self.scheme, codes, map_scales(self.scale, flat), minimum)
 
     def _restore(
-        self, codes: Array, scale: Array, minimum: Array | None
+        self, codes: Array, scale: Scales, minimum: Scales | None
     ) -> Array:  # (n, M, j), (n, G, j), (n, G, j) | None -> (n, M, j)
         """scale · code + minimum of n blocks of j outputs (64), or of n looked-up rows (j = 1).
 
@@ -98,8 +109,8 @@ class Packed(HoldsModule):
         group = self.scheme.group_size or inputs
         whole = inputs // group
         w = xp.add(codes, xp.float32(self.scheme.lowest), dtype=xp.float32)  # (n, M, j)
-        scale = scale.astype(xp.float32)  # (n, G, j), at once: mixed operands are converted in pieces, 8x slower
-        minimum = None if minimum is None else minimum.astype(xp.float32)  # (n, G, j)
+        scale = float_scales(scale)  # (n, G, j), at once: mixed operands are converted in pieces, 8x slower
+        minimum = None if minimum is None else float_scales(minimum)  # (n, G, j)
         # part: (n, inputs, j), a view of w
         for groups, part in (slice(whole), w[:, : whole * group]), (slice(whole, None), w[:, whole * group :]):
             if part.shape[1]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from tinyinfer.arrays import Array, HoldsModule, Xp, to_host
 from tinyinfer.backends.packing import pack, packed_size, unpack
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme, Scales, float_scales, map_scales
 
 FILL = 8  # inputs: each row is filled up to a multiple of 8 codes, which are whole bytes whatever the bits
 
@@ -25,14 +25,14 @@ class PackedRows(HoldsModule):
 
     C = ceil(M / 8) · bits, bytes of a row. Byte c holds the codes of inputs c, c + C, c + 2C ... (packing.py; of 3
     bits, the two low ones in the first two thirds of the row and the high one in the last). G groups of inputs share
-    scale and minimum.
+    scale and minimum, which may be nested.
     """
 
     scheme: QuantScheme
     shape: tuple[int, int]  # (N, M)
     codes: Array  # (N, C) uint8
-    scale: Array  # (N, G) float16
-    minimum: Array | None  # (N, G) float16; None: symmetric
+    scale: Scales  # (N, G) float16, or Nested
+    minimum: Scales | None  # (N, G) the same; None: symmetric
     xp: Xp
 
     @classmethod
@@ -41,9 +41,13 @@ class PackedRows(HoldsModule):
         outputs, inputs = matrix.shape
         full = np.zeros((outputs, -(-inputs // FILL) * FILL), dtype=np.uint8)
         np.subtract(matrix.codes, matrix.scheme.lowest, out=full[:, :inputs], casting="unsafe")
-        minimum = None if matrix.minimum is None else xp.asarray(np.ascontiguousarray(matrix.minimum))  # (N, G)
-        codes, scale = pack(full, matrix.scheme.bits, np), np.ascontiguousarray(matrix.scale)  # (N, C), (N, G)
-        return cls(matrix.scheme, matrix.shape, xp.asarray(codes), xp.asarray(scale), minimum, xp)
+
+        def put(array: np.ndarray) -> Array:
+            return xp.asarray(np.ascontiguousarray(array))
+
+        codes, scale = put(pack(full, matrix.scheme.bits, np)), map_scales(matrix.scale, put)  # (N, C), (N, G)
+        minimum = None if matrix.minimum is None else map_scales(matrix.minimum, put)  # (N, G)
+        return cls(matrix.scheme, matrix.shape, codes, scale, minimum, xp)
 
     @property
     def nbytes(self) -> int:
@@ -53,8 +57,8 @@ class PackedRows(HoldsModule):
     @property
     def row_bytes(self) -> int:
         """Bytes that looking up one output's weights reads: its codes, scales and minimums."""
-        scales = 2 * self.scale.shape[1] * (1 if self.minimum is None else 2)
-        return packed_size(-(-self.shape[1] // FILL) * FILL, self.scheme.bits) + scales
+        codes = packed_size(-(-self.shape[1] // FILL) * FILL, self.scheme.bits)
+        return codes + self.scheme.scale_bytes(self.shape[1])
 
     def rows(self, ids: Array) -> Array:  # (T,) -> (T, M)
         minimum = None if self.minimum is None else self.minimum[ids]  # (T, G)
@@ -67,8 +71,8 @@ class PackedRows(HoldsModule):
     def matrix(self) -> QuantizedMatrix:
         codes = to_host(self._unpack(self.codes)).astype(np.int16)  # (N, M)
         codes += np.int16(self.scheme.lowest)
-        minimum = None if self.minimum is None else to_host(self.minimum)  # (N, G)
-        return QuantizedMatrix(self.scheme, codes, to_host(self.scale), minimum)
+        minimum = None if self.minimum is None else map_scales(self.minimum, to_host)  # (N, G)
+        return QuantizedMatrix(self.scheme, codes, map_scales(self.scale, to_host), minimum)
 
     def _unpack(self, codes: Array) -> Array:  # (n, C) -> (n, M)
         """The codes of n rows, from 0 on."""
@@ -76,13 +80,13 @@ class PackedRows(HoldsModule):
         return unpack(codes, self.scheme.bits, -(-inputs // FILL) * FILL, self.xp)[:, :inputs]
 
     def _restore(
-        self, codes: Array, scale: Array, minimum: Array | None
+        self, codes: Array, scale: Scales, minimum: Scales | None
     ) -> Array:  # (n, C), (n, G), (n, G) | None -> (n, M)
         """scale · code + minimum of n rows; the last group may be shorter than the others."""
         xp, inputs = self.xp, self.shape[1]
         w = xp.add(self._unpack(codes), xp.float32(self.scheme.lowest), dtype=xp.float32)  # (n, M)
         group = xp.arange(inputs) // (self.scheme.group_size or inputs)  # (M,): the group of each input
-        w *= scale.astype(xp.float32)[:, group]
+        w *= float_scales(scale)[:, group]
         if minimum is not None:
-            w += minimum.astype(xp.float32)[:, group]
+            w += float_scales(minimum)[:, group]
         return w

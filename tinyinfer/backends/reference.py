@@ -23,11 +23,12 @@ from tinyinfer.backends.cpu import default_threads, use_blas_threads
 from tinyinfer.backends.int8_inputs import PACKED, PackedA8, grouped_product, w8a8_product
 from tinyinfer.backends.limits import available_memory
 from tinyinfer.backends.packed import W8A8, Packed
-from tinyinfer.errors import ModelError
+from tinyinfer.backends.stacked import Stacked, stacked_product
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import full_attention, visible_pairs
 from tinyinfer.model.heads import Heads, NoCap, SoftCap
 from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Sampled
+from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import (
     Dense,
@@ -38,12 +39,13 @@ from tinyinfer.model.weights import (
     LayerNorm,
     Linear,
     Matrix,
+    MixedMatrix,
     NoNorm,
     Norm,
-    QuantizedMatrix,
     RMSNorm,
     Rotation,
     Weight,
+    check_range,
 )
 from tinyinfer.sequence import Batch, Wanted
 
@@ -84,11 +86,9 @@ class ReferenceOps(HoldsModule):
     def take(self, matrix: Matrix) -> Weight:
         if isinstance(matrix, QuantizedMatrix):
             return (W8A8 if matrix.scheme.integer_inputs else self.packed).pack(matrix, self.xp)
-        array = self.allocate(*matrix.shape)  # (M, N)
-        for start, rows in matrix.tiles():
-            check_range(matrix, start, rows, self.dtype)
-            array[:, start : start + len(rows)] = self.xp.asarray(rows).T
-        return Dense(array)
+        if isinstance(matrix, MixedMatrix):
+            return Stacked(tuple(map(self.take, matrix.parts)), self.xp)
+        return fill(self.allocate(*matrix.shape), matrix, self.xp)
 
     def allocate(self, outputs: int, inputs: int) -> Array:  # -> (inputs, outputs)
         """Allocates the memory of a dense weight, inputs first."""
@@ -212,8 +212,8 @@ class ReferenceOps(HoldsModule):
         return available_memory()
 
     def relative_cost(self, rows: int) -> float:
-        """Rows are computed one after another as far as this backend knows: twice the rows, twice the time."""
-        return float(rows)
+        """Half a pass for each further row. This backend does not know; too low is soon measured, too high is not."""
+        return (1 + rows) / 2
 
     # By the type of a norm, the name of an activation, the type of a weight.
 
@@ -270,9 +270,18 @@ class ReferenceOps(HoldsModule):
     activations: ClassVar[MappingProxyType[str, Callable[[Any, Array], Array]]] = MappingProxyType(
         {"silu": silu, "gelu_tanh": gelu_tanh, "gelu": gelu}
     )
-    products: ClassVar[Products] = MappingProxyType(
-        {Dense: float_product, Packed: float_product, PackedA8: grouped_product, W8A8: w8a8_product}
-    )
+    products: ClassVar[Products] = MappingProxyType({
+        Dense: float_product, Packed: float_product, PackedA8: grouped_product, W8A8: w8a8_product,
+        Stacked: stacked_product,
+    })  # fmt: skip
+
+
+def fill(array: Array, matrix: FloatMatrix, xp: Xp) -> Dense:  # (M, N) ->
+    """The dense weight that has the matrix in this memory. Raises ModelError for numbers that its type cannot hold."""
+    for start, rows in matrix.tiles():
+        check_range(matrix, start, rows, array.dtype)
+        array[:, start : start + len(rows)] = xp.asarray(rows).T
+    return Dense(array)
 
 
 def error_function(x: Array, xp: Xp) -> Array:  # (...,) -> (...,)
@@ -283,15 +292,3 @@ def error_function(x: Array, xp: Xp) -> Array:  # (...,) -> (...,)
         f(0.254829592) + t * (f(-0.284496736) + t * (f(1.421413741) + t * (f(-1.453152027) + t * f(1.061405429))))
     )
     return xp.copysign(f(1) - series * xp.exp(-size * size), x)
-
-
-def check_range(matrix: FloatMatrix, first: int, rows: np.ndarray, dtype: Any) -> None:  # (rows, M) ->
-    """Raises ModelError when a number of these rows, outputs first ... of the matrix, would be infinite in dtype."""
-    ends = np.array((rows.min(initial=0), rows.max(initial=0)))  # (2,)
-    with np.errstate(over="ignore"):
-        if dtype == np.float32 or np.isfinite(ends.astype(dtype)).all():
-            return
-    raise ModelError(
-        f"{matrix.where(first)} holds {ends[np.abs(ends).argmax()]:.7g}, too large for {dtype}; "
-        "choose float32, or bfloat16, which reaches to 3e38"
-    )

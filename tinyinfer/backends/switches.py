@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 BACKENDS = {
     "numpy": "tinyinfer.backends.numpy_ops:NumpyOps",
     "reference": "tinyinfer.backends.reference:ReferenceOps",
+    "numba": "tinyinfer.backends.numba_device:numba_ops",
     "cupy": "tinyinfer.backends.cupy_ops:CupyOps",
     "auto": "tinyinfer.backends.auto:auto_ops",
 }
@@ -31,7 +32,8 @@ class BackendSwitches(Switches):
     dtype: str = switch("float32", choices=DTYPES, help="how weights that are floats are stored; arithmetic is float32")
     backend: str = switch(
         "numpy", choices=BACKENDS,
-        help="what computes; reference: the plain formulas, slower; cupy: a GPU; auto: a GPU if there is one",
+        help="what computes; reference: the plain formulas, slower; numba: compiled kernels; cupy: a GPU; auto: the "
+        "fastest that can be used here",
     )  # fmt: skip
     activations: str = switch(
         "float", choices=ACTIVATIONS,

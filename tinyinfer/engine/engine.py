@@ -148,10 +148,11 @@ class Engine:
 
     @contextmanager
     def recorded(self, watch: bool) -> Iterator[StepRecorder]:
-        """Wraps a step and records it. If it fails or is interrupted, its sequences are computed again."""
+        """Wraps a step and records it, also for the drafter. If it fails, its sequences are computed again."""
         with self.scheduler.change():
             self.recorder.begin(self.clock(), watch)
             yield self.recorder
+            self.drafter.observe(self.recorder.batch)
 
 
 def build_engine(
@@ -160,12 +161,12 @@ def build_engine(
 ) -> Engine:  # fmt: skip
     """An engine with the optimizations of `c`, each taken by its name.
 
-    second: the draft model of speculative=draft. draft_cost: what drafts are assumed to cost; None: what the backend
-    and the size of the draft model say. Raises ValueError for a switch that does not suit the model.
+    second: the draft model of speculative=draft. draft_cost: what drafts are assumed to cost; None: what is measured.
+    Raises ValueError for a switch that does not suit the model.
     """
     cache = build_cache(model.config, ops, c)
     prefixes = resolve(PREFIX_CACHES, "on" if c.prefix_cache else "off")(cache, ops.ledger)
-    drafter = resolve(DRAFTERS, c.speculative)(model, second, ops, c, cache.capacity, draft_cost)
+    drafter = resolve(DRAFTERS, c.speculative)(model, second, ops, c, cache.capacity, clock, draft_cost)
     candidates = resolve(CANDIDATES, "on" if c.num_draft_candidates > 1 else "off")(cache, ops.ledger)
     policy = resolve(SCHEDULERS, c.batching)(Limits(c.max_num_seqs, c.max_num_batched_tokens, c.batch_timeout))
     scheduler = Scheduler(cache, prefixes, drafter, candidates, policy, ops.ledger)

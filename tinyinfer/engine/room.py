@@ -3,7 +3,8 @@
 The system of a CPU lends more memory than there is, and takes it from the disk; a GPU has what it has. So a model that
 does not fit is refused by numbers, with the switches that would help. A cache that cannot grow is its own matter
 (kv_cache/base.py); here is what is left: a forward pass whose temporaries find no room. The engine rolls such a step
-back, and the youngest request in it ends, so that the others go on in what it leaves.
+back, and the youngest request in it ends, so that the others go on in what it leaves. A switch that a model has no use
+for is told at the same time as its size, before a weight is read.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from traceback import clear_frames
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -29,9 +29,6 @@ from tinyinfer.model.interfaces import Ops
 from tinyinfer.sequence import Batch
 from tinyinfer.switches import resolve
 from tinyinfer.units import amount
-
-if TYPE_CHECKING:
-    from tinyinfer.quantization.recipe import Recipe
 
 SMALLER = {"dtype": "bfloat16", "quantize": "int8", "kv_bits": "8"}  # what takes less than the default does
 
@@ -67,29 +64,28 @@ def check_fits(checkpoint: Checkpoint, ops: Ops, c: EngineConfig) -> None:
 
 def weight_bytes(checkpoint: Checkpoint, c: EngineConfig) -> int:
     """Bytes of all weights in memory: matrices as the switches have them, the rest in float32."""
+    from tinyinfer.quantization.recipe import kept_recipe, make_recipe  # here: a float model needs no such file
+
     config, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, c.dtype)).itemsize
-    recipe = recipe_of(checkpoint, c)
+    kept = keeps_file_quantization(c, checkpoint)
+    recipe = kept_recipe(config, checkpoint.tensors) if kept else make_recipe(c, config)
     shapes = expected_tensors(config).items()
     small = [shape for name, shape in shapes if len(shape) == 1 or name == "positions" or name.endswith(".bias")]
     matrices = sum(recipe.nbytes(matrix, itemsize) for matrix in held_matrices(config).values())
     return matrices + FLOAT * sum(map(math.prod, small))
 
 
-def recipe_of(checkpoint: Checkpoint, c: EngineConfig) -> Recipe:
-    """How each matrix will be held: as the file has it, or as the switches say."""
-    from tinyinfer.quantization.recipe import kept_recipe, make_recipe  # here: a float model needs no such file
-
-    if keeps_file_quantization(c, checkpoint):
-        return kept_recipe(checkpoint.config, checkpoint.tensors)
-    return make_recipe(c, checkpoint.config)
-
-
 def check_activations(checkpoint: Checkpoint, c: EngineConfig) -> None:
     """Raises SwitchError where activations are to be rounded and no matrix is quantized, of the model or of a draft."""
     if c.activations == "float" or c.given("draft_model", "draft_quantize"):
         return
-    recipe = recipe_of(checkpoint, c)
-    schemes = [recipe.scheme(name) for name in held_matrices(checkpoint.config)]
+    from tinyinfer.quantization.recipe import make_recipe  # here: a float model needs no such file
+
+    if keeps_file_quantization(c, checkpoint):
+        schemes = [tensor.scheme for tensor in checkpoint.tensors.values()]
+    else:
+        recipe = make_recipe(c, checkpoint.config)
+        schemes = [recipe.scheme(name) for name in held_matrices(checkpoint.config)]
     if all(scheme is None or scheme.integer_inputs for scheme in schemes):
         reason = "{field}={value} rounds the inputs of matrices that are quantized in groups, and this model has none"
         cure = "add {quantize}=int8, int4, int3 or int2, or leave it out"

@@ -34,6 +34,14 @@ neither. Files in reading order:
     prefix_walk.py           lesson 11: the walk down the tree, and the judge of a student's walk
     prefix_puzzles.py        lesson 11: the parts of a prompt in order, and requests in order
     prefix_caching.py        lesson 11: exercises, judges and solutions
+    compiling.py             lesson 17: numba, or one sentence about how to get it
+    kernel_ladder.py         lesson 17: a matrix in blocks of 64 outputs, and its product as plain loops
+    kernel_reads.py          lesson 17: in which order a loop reads memory, counted in lines
+    kernel_judge.py          lesson 17: the judges of a student's layout and kernel
+    kernel_products.py       lesson 17: all products of a token, and a student's kernel inside the engine
+    kernel_dots.py           lesson 17: products of whole numbers, for several rows
+    kernel_found.py          lesson 17: what was measured beside the memory's speed, and the figure
+    cpu_kernels.py           lesson 17: exercises, judges and solutions
 
 Wins: a wrong answer gets a sentence and a hint, and counts judge it on any machine. Loses: a judge knows only the
 usual wrong answers; any other one gets the hint of the exercise.

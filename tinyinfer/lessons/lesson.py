@@ -108,7 +108,11 @@ class Lesson:
         show(Prose("\n".join(f"| {' | '.join(line)} |" for line in lines)))
 
     def source(self, thing: Any) -> None:
-        """Shows the source of a function, class or module of the package, with the file that it stands in."""
+        """Shows the source of a function, class or module of the package, with the file that it stands in.
+
+        Of a function that numba has compiled, the function that it was made of.
+        """
+        thing = inspect.unwrap(thing) if callable(thing) else thing
         file = Path(inspect.getsourcefile(thing) or "").relative_to(PACKAGE.parent)
         show(Prose(f"`{file.as_posix()}`\n```python\n{inspect.getsource(thing).rstrip()}\n```"))
 

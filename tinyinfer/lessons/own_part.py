@@ -1,4 +1,4 @@
-"""A student's own part in the library's engine: a KV cache, or a verifier of drafts.
+"""A student's own part in the library's engine: a KV cache, a verifier of drafts, or operations.
 
 The engine takes any cache and any drafter that keep their contract (kv_cache/base.py, speculative/base.py). A wrapper
 here keeps the contract and asks the student's few lines for the idea itself. So the real model ends on them.
@@ -22,7 +22,7 @@ from tinyinfer.engine.engine import Engine, build_cache
 from tinyinfer.kv_cache.base import Cache, CacheSpec, NoPrefixes, Prefixes
 from tinyinfer.ledger import Ledger
 from tinyinfer.llm import LLM
-from tinyinfer.model.interfaces import Device
+from tinyinfer.model.interfaces import Device, Ops
 from tinyinfer.noise import uniform
 from tinyinfer.sampling import Choice, choose, describe, distribution, draw
 from tinyinfer.sequence import Batch, Sequence
@@ -85,7 +85,7 @@ class StudentVerifier:
 
     def __init__(self, drafter: Drafter, verifier: Verifier) -> None:
         self._drafter, self._verifier = drafter, verifier
-        self.propose, self.free, self.keep = drafter.propose, drafter.free, drafter.keep
+        self.propose, self.observe, self.free, self.keep = drafter.propose, drafter.observe, drafter.free, drafter.keep
 
     def verify(self, logits: np.ndarray, seq: Sequence) -> list[Choice]:  # (R, V) ->
         """The next tokens: drafts up to the first one that is replaced, and one token more if none is."""
@@ -113,11 +113,13 @@ def student_cache(llm: LLM, make: Callable[[int], Any]) -> StudentCache:
 
 def own_engine(
     llm: LLM, cache: Cache | None = None, drafter: Drafter | None = None,
-    prefixes: Callable[[Any, Ledger], Prefixes] = NoPrefixes,
+    prefixes: Callable[[Any, Ledger], Prefixes] = NoPrefixes, ops: Ops | None = None,
 ) -> Engine:  # fmt: skip
-    """An engine over the weights of `llm`, with the student's cache, drafter or prefixes. Its ledger is that of `llm`.
+    """An engine over the weights of `llm`, with the student's cache, drafter, prefixes or operations.
+
+    Its ledger is that of `llm`.
     """
-    c, ops, clock = EngineConfig(), llm.ops, llm.engine.clock
+    c, ops, clock = EngineConfig(), ops or llm.ops, llm.engine.clock
     cache = cache or build_cache(llm.config, ops, c)
     policy = Continuous(Limits(c.max_num_seqs, c.max_num_batched_tokens, c.batch_timeout))
     found, candidates = prefixes(cache, ops.ledger), NoCandidates(cache, ops.ledger)

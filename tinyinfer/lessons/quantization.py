@@ -22,9 +22,10 @@ from tinyinfer.lessons.exercise import Exercise, Wrong, judge_number
 from tinyinfer.lessons.rounding import judge_restore, judge_round, restore, round_groups
 from tinyinfer.llm import LLM, SCORE_ROWS
 from tinyinfer.model.config import ModelConfig, held_matrices
+from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.visit import map_matrices
-from tinyinfer.model.weights import Floats, QuantScheme, Weight
+from tinyinfer.model.weights import Floats, Weight
 from tinyinfer.quantization.apply import in_memory
 from tinyinfer.quantization.calibration import calibration_text
 from tinyinfer.quantization.rtn import round_to_nearest

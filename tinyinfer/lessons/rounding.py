@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.lessons.exercise import Wrong
-from tinyinfer.model.weights import QuantScheme
+from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.units import show
 

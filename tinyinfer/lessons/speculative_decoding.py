@@ -83,7 +83,8 @@ def drawn_counts(
 def layers_drafter(llm: LLM, layers: int, drafts: int) -> Drafter:
     """A drafter of the model's own first layers, which always proposes so many drawn drafts, whatever they cost."""
     way = EngineConfig(speculative="self", verification="best-coupling", draft_layers=layers, num_draft_tokens=drafts)
-    return self_draft(llm.model, None, llm.ops, way, llm.max_model_len, DraftCost(lambda rows: 1.0))
+    cost = DraftCost(lambda rows: 1.0)
+    return self_draft(llm.model, None, llm.ops, way, llm.max_model_len, llm.engine.clock, cost)
 
 
 def drafted(

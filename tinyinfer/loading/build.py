@@ -8,11 +8,12 @@ the file holds, or are rounded (quantization/apply.py). How the result lies in m
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod
 
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.errors import SwitchError
+from tinyinfer.errors import SwitchError, note
 from tinyinfer.loading.checkpoint import Checkpoint, Joined
 from tinyinfer.loading.rotations import build_rotation
 from tinyinfer.model.attention import GroupedQuery
@@ -22,6 +23,7 @@ from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.layers import Layer, ParallelLayer, SerialLayer
 from tinyinfer.model.mlp import MLP, GatedMLP, PlainMLP
 from tinyinfer.model.moe import MoE, SharedMoE
+from tinyinfer.model.quantized_matrix import HALF
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import (
     Embedding,
@@ -30,12 +32,14 @@ from tinyinfer.model.weights import (
     LayerNorm,
     Linear,
     Matrix,
+    MixedMatrix,
     NoNorm,
     Norm,
     RMSNorm,
     Weight,
 )
 from tinyinfer.quantization.switches import QuantizationSwitches
+from tinyinfer.units import amount, show
 
 Conversion = Callable[[str, Joined], Matrix]  # (name, float rows) -> what the backend takes
 Progress = Callable[[int, int], None]  # (layers done, of how many)
@@ -47,11 +51,13 @@ def as_floats(name: str, matrix: Joined) -> Matrix:
 
 
 def as_stored(name: str, matrix: Joined) -> Matrix:
-    """The codes that the file itself holds; floats where it holds floats, or parts that were rounded differently.
+    """The codes that the file itself holds, floats where it holds floats; each part alone where they are not alike.
 
     Raises ModelError for NaN and infinity in scales.
     """
-    return matrix.quantized() or matrix
+    if any(part.codes for part in matrix.parts) and not matrix.alike:
+        return MixedMatrix(tuple(as_stored(name, part) for part in matrix.separate()))
+    return matrix.quantized() if matrix.parts[0].codes else matrix
 
 
 def build_model(
@@ -192,6 +198,7 @@ def load_model(
     Raises ValueError for quantizing such a folder again, and as quantization/apply.py does.
     """
     if keeps_file_quantization(c, checkpoint):
+        note_floats(checkpoint)
         return build_model(checkpoint, ops, on_layer, as_stored)
     if not c.quantizes:
         return build_model(checkpoint, ops, on_layer)
@@ -202,6 +209,19 @@ def load_model(
     windows = read_windows(c, checkpoint.config, checkpoint.tokenizer)
     model = build_model(checkpoint, ops, lambda done, of: on_layer(done, 2 * of))
     return quantize_model(model, ops, c, windows, lambda done, of: on_layer(of + done, 2 * of))
+
+
+def note_floats(checkpoint: Checkpoint) -> None:
+    """Gives a note when matrices of a few bits become floats, because their type is none that is kept."""
+    lost = [
+        tensor for tensor in checkpoint.tensors.values()
+        if len(tensor.shape) > 1 and tensor.codes is None and tensor.nbytes < HALF * prod(tensor.shape)
+    ]  # fmt: skip
+    if lost:
+        size, names = amount(sum(tensor.nbytes for tensor in lost), "B"), show(lost[0].name)
+        many = f"{len(lost)} tensors, {names} the first of them, are" if len(lost) > 1 else f"tensor {names} is"
+        cure = "a file of Q8_0 or Q4_K_M has only types that are kept"
+        note(f"{checkpoint.path}: {many} of a type that is not kept, so {size} become floats; {cure}")
 
 
 def keeps_file_quantization(c: QuantizationSwitches, checkpoint: Checkpoint) -> bool:

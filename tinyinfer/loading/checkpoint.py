@@ -18,7 +18,7 @@ import numpy as np
 
 from tinyinfer.errors import ModelError
 from tinyinfer.model.config import ModelConfig, expected_tensors
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import Nested, QuantizedMatrix, QuantScheme, concatenate
 from tinyinfer.units import show
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ class LazyTensor:
         matrix = self.codes(start, stop)
         for scales in (matrix.scale, matrix.minimum):
             if scales is not None:
-                self._finite(scales)
+                self._finite(scales.step if isinstance(scales, Nested) else scales)
         return matrix
 
     def _finite(self, rows: np.ndarray) -> np.ndarray:  # (...,) -> (...,)
@@ -117,23 +117,19 @@ class Joined:
             first += part.shape[-2]
         return f"{part.path}: tensor {show(part.name)}"
 
-    def quantized(self) -> QuantizedMatrix | None:
-        """The codes that the file itself holds; None where the parts are floats, or are not rounded alike."""
-        if self.parts[0].codes is None or len({part.scheme for part in self.parts}) > 1:
-            return None
+    @property
+    def alike(self) -> bool:
+        """Whether the file has rounded all parts in the same way, or none of them."""
+        return len({part.scheme for part in self.parts}) == 1
+
+    def separate(self) -> tuple[Joined, ...]:
+        """Each part as a matrix of its own."""
+        return tuple(Joined((part,), self.expert) for part in self.parts)
+
+    def quantized(self) -> QuantizedMatrix:
+        """The codes that the file itself holds, of parts that are rounded alike."""
         e = self.expert or 0  # codes count the rows of all experts through
         return concatenate([part.quantized(e * part.shape[-2], (e + 1) * part.shape[-2]) for part in self.parts])
-
-
-def concatenate(parts: list[QuantizedMatrix]) -> QuantizedMatrix:
-    """Matrices of one scheme as one, below one another."""
-    minimums = [part.minimum for part in parts if part.minimum is not None]
-    return QuantizedMatrix(
-        parts[0].scheme,
-        np.concatenate([part.codes for part in parts]),
-        np.concatenate([part.scale for part in parts]),
-        np.concatenate(minimums) if minimums else None,
-    )
 
 
 @dataclass(frozen=True)

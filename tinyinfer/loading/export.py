@@ -12,25 +12,18 @@ from math import prod
 import numpy as np
 
 from tinyinfer.arrays import Array, to_host
-from tinyinfer.backends.packing import pack, packed_size
-from tinyinfer.loading.checkpoint import concatenate
+from tinyinfer.backends.packing import pack
+from tinyinfer.backends.stacked import Stacked
+from tinyinfer.loading.quantized import saved_arrays
+from tinyinfer.loading.safetensors import NUMPY_TYPES
 from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.config import HeldMatrix, held_matrices
 from tinyinfer.model.heads import Sinks
 from tinyinfer.model.layers import Layer
+from tinyinfer.model.quantized_matrix import Nested, QuantizedMatrix, QuantScheme, concatenate
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.visit import Held, matrices, weights
-from tinyinfer.model.weights import (
-    Floats,
-    FullQKNorm,
-    LayerNorm,
-    Linear,
-    NoNorm,
-    Norm,
-    QuantizedMatrix,
-    QuantScheme,
-    Weight,
-)
+from tinyinfer.model.weights import Floats, FullQKNorm, LayerNorm, Linear, NoNorm, Norm, Weight
 
 
 @dataclass(frozen=True)
@@ -52,10 +45,11 @@ class Exported:
         scheme, (*_, inputs) = self.scheme, self.shape
         if scheme is None:
             return [(self.name, self._dtype(), self.shape)]
-        rows, groups = prod(self.shape[:-1]), scheme.groups(inputs)
-        codes = f"{self.name}.codes", np.dtype(np.uint8), (rows, packed_size(inputs, scheme.bits))
-        suffixes = ["d"] if scheme.symmetric else ["d", "m"]  # ggml's names of scale and minimum
-        return [codes, *((f"{self.name}.{suffix}", np.dtype(np.float16), (rows, groups)) for suffix in suffixes)]
+        rows = prod(self.shape[:-1])
+        return [
+            (f"{self.name}.{suffix}", np.dtype(NUMPY_TYPES[dtype]), (rows, columns))
+            for suffix, dtype, columns in saved_arrays(scheme, inputs)
+        ]
 
     def arrays(self) -> Iterator[np.ndarray]:
         """The arrays of `layout`, in the same order."""
@@ -66,9 +60,9 @@ class Exported:
         else:
             matrix = concatenate(list(self._codes()))
             yield pack((matrix.codes - matrix.scheme.lowest).astype(np.uint8), matrix.scheme.bits, np)
-            yield matrix.scale
-            if matrix.minimum is not None:
-                yield matrix.minimum
+            for scales in (matrix.scale, matrix.minimum):
+                if scales is not None:
+                    yield from (scales.step, scales.codes) if isinstance(scales, Nested) else (scales,)
 
     @property
     def _rows(self) -> slice:
@@ -91,13 +85,7 @@ class Exported:
         for weight in self.source:
             matrix = weight.matrix()
             assert isinstance(matrix, QuantizedMatrix)
-            yield cut(matrix, self._rows)
-
-
-def cut(matrix: QuantizedMatrix, rows: slice) -> QuantizedMatrix:
-    """Returns the part of the matrix that has only these outputs."""
-    minimum = None if matrix.minimum is None else matrix.minimum[rows]
-    return QuantizedMatrix(matrix.scheme, matrix.codes[rows], matrix.scale[rows], minimum)
+            yield matrix.outputs(self._rows)
 
 
 def export(model: Model) -> Iterator[Exported]:
@@ -115,13 +103,20 @@ def export(model: Model) -> Iterator[Exported]:
 def matrix_parts(matrix: HeldMatrix, held: Held) -> Iterator[Exported]:
     """The tensors that were joined to a matrix, and their biases."""
     first, stack = 0, () if isinstance(held, Linear) else (matrix.count,)
-    for name, outputs in matrix.parts:
-        yield Exported(name, (*stack, outputs, matrix.inputs), weights(held), first)
+    for i, (name, outputs) in enumerate(matrix.parts):
+        yield Exported(name, (*stack, outputs, matrix.inputs), *part_of(weights(held), i, first))
         linears = (held,) if isinstance(held, Linear) else held.linears
         biases = [to_host(linear.bias)[first : first + outputs] for linear in linears if linear.bias is not None]
         if biases:
             yield Exported(f"{name}.bias", (*stack, outputs), np.stack(biases).reshape(*stack, outputs))
         first += outputs
+
+
+def part_of(joined: tuple[Weight, ...], i: int, first: int) -> tuple[tuple[Weight, ...], int]:
+    """The weights that have part i of matrices, and its first output there: stacked parts are weights themselves."""
+    if isinstance(joined[0], Stacked):
+        return tuple(stacked.parts[i] for stacked in joined if isinstance(stacked, Stacked)), 0
+    return joined, first
 
 
 def small_parts(n: str, layer: Layer) -> Iterator[Exported]:

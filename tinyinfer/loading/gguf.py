@@ -31,7 +31,7 @@ from tinyinfer.loading.small_files import check_file
 from tinyinfer.units import show
 
 if TYPE_CHECKING:
-    from tinyinfer.model.weights import QuantizedMatrix
+    from tinyinfer.model.quantized_matrix import QuantizedMatrix
 
 MAX_PAIRS = MAX_TENSORS = 1 << 14  # keys and tensors of a file; real ones have some dozen keys, some thousand tensors
 MAX_TEXTS = 1 << 22  # texts in the metadata of a file; Gemma 3 has 776,000 with its merges
@@ -39,7 +39,7 @@ MAX_NAME = 256  # characters of a tensor's name; llama.cpp allows 64
 MAX_BYTES = 1 << 28  # of one metadata value: more than any real file has, and little enough to allocate
 PIECE = 1 << 16  # numbers dequantized at a time: gguf's intermediate arrays then stay in the processor's cache
 
-KEPT = (GGMLQuantizationType.Q8_0, GGMLQuantizationType.Q4_0, GGMLQuantizationType.Q4_1)  # see gguf_blocks.py
+KEPT = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")  # see gguf_blocks.py
 
 U32, U64, BOOL = GGUFValueType.UINT32, GGUFValueType.UINT64, GGUFValueType.BOOL
 DTYPES = {
@@ -274,7 +274,7 @@ def lazy_tensor(path: str, info: TensorInfo, data_start: int) -> LazyTensor:
         return block_codes(raw.reshape(stop - start, row // size, size), info.kind)
 
     row = info.shape[-1] // block * size  # bytes of a row of the last axis
-    keeps = info.kind in KEPT and len(info.shape) > 1
+    keeps = info.kind.name in KEPT and len(info.shape) > 1
     return LazyTensor(info.name, info.shape, info.nbytes, read, path, codes if keeps else None)
 
 

@@ -2,7 +2,8 @@
 
     config.json          as on the hub, and a `quantization_config` that says how each matrix is rounded
     model.safetensors    NAME.codes (rows, bytes) U8; the scales, NAME.d (rows, groups) F16, and the minimums, NAME.m
-                         the same; floats under NAME
+                         the same; nested ones as NAME.d (rows, steps) F16 and NAME.d.codes (rows, groups) I8;
+                         floats under NAME
     tokenizer.json ...   as on the hub
 
 Names are the canonical ones of checkpoint.py, for every family. A row's codes are packed as packing.py does it, from 0
@@ -23,11 +24,11 @@ from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.json_fields import Fields
 from tinyinfer.loading.safetensors import Stored
 from tinyinfer.model.config import ModelConfig, expected_tensors
-from tinyinfer.model.weights import W8A8_SCHEME, QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME, Nested, QuantizedMatrix, QuantScheme
 from tinyinfer.units import show
 
 VERSION = 1
-BITS = (2, 3, 4, 8)
+BITS = (2, 3, 4, 5, 6, 8)
 
 
 def read_schemes(where: str, quantization: dict[str, Any], config: ModelConfig) -> dict[str, QuantScheme]:
@@ -53,6 +54,9 @@ def read_schemes(where: str, quantization: dict[str, Any], config: ModelConfig) 
             f.refuse("grids", f"names {show(pattern)}, {why}; quantize the model again")
         if scheme.integer_inputs and any(len(shapes[name]) > 2 for name in names):
             f.refuse("grids", f"gives {show(pattern)} activation_bits, which experts cannot have; quantize it again")
+        if scheme.nested and any(scheme.groups(shapes[name][-1]) % scheme.nested for name in names):
+            wrong = f"gives {show(pattern)} scales for {scheme.nested} groups together, which leave a rest"
+            f.refuse("grids", f"{wrong}; quantize it again")
         schemes |= dict.fromkeys(names, scheme)
     return schemes
 
@@ -64,7 +68,7 @@ def _scheme(f: Fields) -> QuantScheme:
     if bits not in BITS:
         f.refuse("bits", f"is {bits}, but must be one of {', '.join(map(str, BITS))}; quantize the model again")
     integer_inputs = f.optional_size("activation_bits") is not None
-    scheme = QuantScheme(bits, group, symmetric, whole, integer_inputs)
+    scheme = QuantScheme(bits, group, symmetric, whole, integer_inputs, f.optional_size("nested", most=1 << 24))
     if integer_inputs and (scheme != W8A8_SCHEME or f.size("activation_bits") != W8A8_SCHEME.bits):
         f.refuse("activation_bits", "goes with 8 symmetric bits and no groups only; quantize the model again")
     f.refuse_unread((), {})
@@ -106,23 +110,35 @@ def _quantized(
 ) -> LazyTensor:
     """A matrix, or a stack of experts' (X, N, M), from its two or three tensors, which are taken out of `stored`."""
     rows, inputs = math.prod(shape[:-1]), shape[-1]
-    groups = scheme.groups(inputs)
-    packed = _part(path, f"{name}.codes", "U8", (rows, packed_size(inputs, scheme.bits)), stored)
-    scale = _part(path, f"{name}.d", "F16", (rows, groups), stored)
-    minimum = None if scheme.symmetric else _part(path, f"{name}.m", "F16", (rows, groups), stored)
+    packed, *scales = (
+        _part(path, f"{name}.{suffix}", dtype, (rows, columns), stored)
+        for suffix, dtype, columns in saved_arrays(scheme, inputs)
+    )
 
     def codes(start: int, stop: int) -> QuantizedMatrix:
         codes = unpack(packed.raw(start, stop), scheme.bits, inputs, np).astype(np.int16)  # (stop - start, M)
         codes += np.int16(scheme.lowest)
-        minimums = None if minimum is None else minimum.raw(start, stop)  # (stop - start, G)
-        return QuantizedMatrix(scheme, codes, scale.raw(start, stop), minimums)
+        raw = [part.raw(start, stop) for part in scales]
+        scale, *minimum = map(Nested, raw[::2], raw[1::2]) if scheme.nested else raw  # (stop - start, G) each
+        return QuantizedMatrix(scheme, codes, scale, minimum[0] if minimum else None)
 
     def read(start: int, stop: int) -> np.ndarray:  # -> (stop - start, ...)
         each = rows // shape[0] if shape[0] else 0
         return codes(start * each, stop * each).dequantize().reshape(stop - start, *shape[1:])
 
-    nbytes = packed.nbytes + scale.nbytes + (0 if minimum is None else minimum.nbytes)
+    nbytes = sum(part.nbytes for part in (packed, *scales))
     return replace(packed.lazy(), name=name, shape=shape, nbytes=nbytes, read=read, codes=codes)
+
+
+def saved_arrays(scheme: QuantScheme, inputs: int) -> list[tuple[str, str, int]]:
+    """Suffix, type and columns of the arrays that a matrix with so many inputs is saved as."""
+    groups, arrays = scheme.groups(inputs), [("codes", "U8", packed_size(inputs, scheme.bits))]
+    for suffix in ["d"] if scheme.symmetric else ["d", "m"]:  # ggml's names of scale and minimum
+        if scheme.nested:
+            arrays += [(suffix, "F16", groups // scheme.nested), (f"{suffix}.codes", "I8", groups)]
+        else:
+            arrays += [(suffix, "F16", groups)]
+    return arrays
 
 
 def _part(path: str, name: str, dtype: str, shape: tuple[int, ...], stored: dict[str, Stored]) -> Stored:

@@ -21,7 +21,7 @@ import numpy as np
 from tinyinfer.loading.checkpoint import LazyTensor
 
 if TYPE_CHECKING:
-    from tinyinfer.model.weights import QuantizedMatrix
+    from tinyinfer.model.quantized_matrix import QuantizedMatrix
 
 
 def reordered(tensor: LazyTensor, index: np.ndarray) -> LazyTensor:  # (n,) ->
@@ -38,9 +38,7 @@ def reordered(tensor: LazyTensor, index: np.ndarray) -> LazyTensor:  # (n,) ->
     def codes(start: int, stop: int) -> QuantizedMatrix:
         assert tensor.codes is not None
         first, last = covering(index[start:stop])
-        whole, rows = tensor.codes(first, last), index[start:stop] - first
-        minimum = None if whole.minimum is None else whole.minimum[rows]
-        return replace(whole, codes=whole.codes[rows], scale=whole.scale[rows], minimum=minimum)
+        return tensor.codes(first, last).outputs(index[start:stop] - first)
 
     return replace(
         tensor,

@@ -161,6 +161,7 @@ def _entry(tensor: Exported) -> dict[str, Any] | None:
         return None
     entry: dict[str, Any] = {"bits": scheme.bits, "group": scheme.group_size, "symmetric": scheme.symmetric}
     entry |= {"whole": True} if scheme.per_tensor else {}
+    entry |= {"nested": scheme.nested} if scheme.nested else {}
     return entry | ({"activation_bits": 8} if scheme.integer_inputs else {})
 
 

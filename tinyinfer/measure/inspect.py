@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from tinyinfer.ledger import Ledger
     from tinyinfer.loading.checkpoint import Checkpoint
     from tinyinfer.measure.roofline import Machine
+    from tinyinfer.model.quantized_matrix import QuantScheme
     from tinyinfer.model.transformer import Model
-    from tinyinfer.model.weights import QuantScheme
     from tinyinfer.quantization.recipe import Recipe
 
 PROMPT = 512  # tokens of the prefill that is predicted
@@ -106,11 +106,14 @@ def bytes_by_part(c: ModelConfig, itemsize: int, recipe: Recipe) -> dict[str, in
 
 def matrices(c: ModelConfig, itemsize: int, recipe: Recipe) -> list[dict[str, Any]]:
     """Every matrix as it is held: its scheme (None: floats), its bits per weight with all scales, and its bytes."""
+    from tinyinfer.quantization.recipe import packed_bytes
+
     rows = []
     for matrix in held_matrices(c).values():
-        scheme, size = recipe.scheme(matrix.name), recipe.nbytes(matrix, itemsize)
-        bits, shown = 8 * size / matrix.numbers, scheme and scheme_fields(scheme)
-        rows.append({"name": matrix.name, "grid": shown, "bits_per_weight": bits, "bytes": size})
+        for name, outputs, scheme in recipe.parts(matrix):
+            size = packed_bytes(outputs, matrix.inputs, scheme, itemsize)  # of one expert
+            bits, shown = 8 * size / (outputs * matrix.inputs), scheme and scheme_fields(scheme)
+            rows.append({"name": name, "grid": shown, "bits_per_weight": bits, "bytes": matrix.count * size})
     return rows
 
 
@@ -118,6 +121,7 @@ def scheme_fields(scheme: QuantScheme) -> dict[str, Any]:
     """The fields of a QuantScheme, for JSON."""
     return {
         "bits": scheme.bits, "group": scheme.group_size, "symmetric": scheme.symmetric, "whole": scheme.per_tensor,
+        **({"nested": scheme.nested} if scheme.nested else {}),
     }  # fmt: skip
 
 

@@ -77,10 +77,11 @@ def matrix_table(matrices: list[dict[str, Any]]) -> str:
 
 
 def scheme_text(scheme: dict[str, Any] | None) -> str:
-    """A scheme in words, such as int4 g32 asymmetric."""
+    """A scheme in words, such as int4 g32 asymmetric, or with scales of scales int4 g32x8 asymmetric."""
     if scheme is None:
         return "floats"
-    group = f"g{scheme['group']}" if scheme["group"] else "tensor" if scheme["whole"] else "channel"
+    nested = f"x{scheme['nested']}" if "nested" in scheme else ""
+    group = f"g{scheme['group']}{nested}" if scheme["group"] else "tensor" if scheme["whole"] else "channel"
     return f"int{scheme['bits']} {group} {'symmetric' if scheme['symmetric'] else 'asymmetric'}"
 
 

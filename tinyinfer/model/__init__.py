@@ -3,6 +3,7 @@
 A decoder-only transformer, every family of it, in code without branches. Read in this order:
 
     config.py         what a family is, as numbers and names: ModelConfig, and which tensors and matrices it has
+    quantized_matrix.py  a matrix as codes, scales and minimums
     weights.py        the parameters as data: weights, norms, rotations, and what a backend takes
     heads.py          attention as data: heads, scale, window, and what is done to scores
     interfaces.py     the seam: what the model asks of a backend (Ops) and of a cache (KVCache)

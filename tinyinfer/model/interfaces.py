@@ -202,4 +202,4 @@ class Ops(Device, Protocol):
         """How many bytes new arrays may take, where the backend keeps them."""
 
     def relative_cost(self, rows: int) -> float:
-        """About how long a forward pass of so many rows takes, in passes of one row. Drafts are proposed by it."""
+        """About how long a forward pass of so many rows takes, in passes of one row, before that is measured."""

@@ -4,23 +4,21 @@ A weight is a matrix as a backend holds it. A weight knows its shape, its bytes 
 operations dispatch on its type, so a quantized matrix takes a dense one's place and the transformer does not notice. A
 norm that a family does not have is `NoNorm`, not a branch in the model.
 
-What a backend *takes* is a `Matrix`: float rows out of a file, or a QuantizedMatrix, which is whole numbers,
-
-    w = scale · code + minimum
-
-with scale and minimum in float16 for each group of consecutive inputs of one output. How a matrix lies in memory is the
-backend's choice (`Ops.take`).
+What a backend *takes* is a `Matrix`: float rows out of a file, or whole numbers and their scales (quantized_matrix.py),
+or both below one another. How a matrix lies in memory is the backend's choice (`Ops.take`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from tinyinfer.arrays import Array, to_host
+from tinyinfer.errors import ModelError
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme
 
 # What a backend takes.
 
@@ -58,63 +56,25 @@ class Floats:
 
 
 @dataclass(frozen=True)
-class QuantScheme:
-    """How a matrix is rounded. bits: 2, 3, 4 or 8. symmetric: codes around zero and no minimum; zero stays zero.
+class MixedMatrix:
+    """Matrices below one another that a file has rounded differently, each still as the file has it."""
 
-    group_size: inputs that share a scale; None: all of an output's (per channel). per_tensor: all groups get the scale
-    and minimum of the whole matrix. integer_inputs: the layer's inputs are rounded to 8 bits, too (W8A8).
-    """
-
-    bits: int
-    group_size: int | None
-    symmetric: bool
-    per_tensor: bool = False
-    integer_inputs: bool = False
-
-    @property
-    def lowest(self) -> int:
-        """The smallest code: 0, or -2^(bits-1) when symmetric."""
-        return -(1 << (self.bits - 1)) if self.symmetric else 0
-
-    @property
-    def highest(self) -> int:
-        """The largest code: 2^bits - 1 above the smallest."""
-        return self.lowest + (1 << self.bits) - 1
-
-    def groups(self, inputs: int) -> int:
-        """G, the groups of an output with so many inputs; the last group may be shorter."""
-        return -(-inputs // (self.group_size or inputs))
+    parts: tuple[Matrix, ...]
 
 
-W8A8_SCHEME = QuantScheme(8, None, True, integer_inputs=True)
+def check_range(matrix: FloatMatrix, first: int, rows: np.ndarray, dtype: Any) -> None:  # (rows, M) ->
+    """Raises ModelError when a number of these rows, outputs first ... of the matrix, would be infinite in dtype."""
+    ends = np.array((rows.min(initial=0), rows.max(initial=0)))  # (2,)
+    with np.errstate(over="ignore"):
+        if dtype == np.float32 or np.isfinite(ends.astype(dtype)).all():
+            return
+    raise ModelError(
+        f"{matrix.where(first)} holds {ends[np.abs(ends).argmax()]:.7g}, too large for {dtype}; "
+        "choose float32, or bfloat16, which reaches to 3e38"
+    )
 
 
-@dataclass(frozen=True)
-class QuantizedMatrix:
-    """A matrix of N outputs and M inputs as codes: w = scale · code + minimum, G groups of inputs to an output."""
-
-    scheme: QuantScheme
-    codes: np.ndarray  # (N, M) int16
-    scale: np.ndarray  # (N, G) float16
-    minimum: np.ndarray | None  # (N, G) float16; None: symmetric
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.codes.shape[0], self.codes.shape[1]
-
-    def dequantize(self) -> np.ndarray:  # -> (N, M)
-        """scale · code + minimum in float32."""
-        inputs = self.codes.shape[1]
-        w = self.codes * expand(self.scale, self.scheme, inputs)  # (N, M)
-        return w if self.minimum is None else w + expand(self.minimum, self.scheme, inputs)
-
-
-def expand(scales: np.ndarray, scheme: QuantScheme, inputs: int) -> np.ndarray:  # (N, G) -> (N, inputs)
-    """Each group's scale (or minimum) once for each of its inputs, in float32."""
-    return np.repeat(scales.astype(np.float32), scheme.group_size or inputs, axis=1)[:, :inputs]
-
-
-Matrix = FloatMatrix | QuantizedMatrix
+Matrix = FloatMatrix | QuantizedMatrix | MixedMatrix
 
 # What a backend holds.
 

@@ -17,9 +17,10 @@ from tinyinfer.arrays import HALF_MAX, Array, to_host
 from tinyinfer.errors import ModelError
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.visit import map_matrices
-from tinyinfer.model.weights import FloatMatrix, Linear, Matrix, QuantizedMatrix, QuantScheme, Weight
+from tinyinfer.model.weights import FloatMatrix, Linear, Matrix, Weight
 from tinyinfer.quantization.awq import awq, search_scales
 from tinyinfer.quantization.calibration import (
     DEFAULT_TOKENS,

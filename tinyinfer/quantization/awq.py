@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
 
 STEPS = 20  # how many exponents a are tried: 0, 1/20 ... 19/20, as in the paper

@@ -20,8 +20,9 @@ from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.layers import Layer
 from tinyinfer.model.mlp import GatedMLP
+from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.visit import layer_matrices, with_matrices
-from tinyinfer.model.weights import Floats, LayerNorm, Linear, NoNorm, Norm, QuantizedMatrix, RMSNorm, Weight
+from tinyinfer.model.weights import Floats, LayerNorm, Linear, NoNorm, Norm, RMSNorm, Weight
 from tinyinfer.quantization.rtn import to_half
 
 SOURCES = {"down": "gate_up", "o": "qkv"}  # linear layer -> the one whose last outputs are its inputs

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme, expand
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme, expand
 
 BLOCK = 64  # columns that correct each other at once; those behind are corrected by one product a block
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme, expand
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme, expand
 from tinyinfer.quantization.rtn import WEIGHT_TILE, fit, to_codes, to_half
 
 P = 1.5  # of the norm

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Protocol
 
@@ -20,7 +20,7 @@ from tinyinfer.backends.packed import LANES
 from tinyinfer.backends.packing import packed_size
 from tinyinfer.errors import SwitchError
 from tinyinfer.model.config import HeldMatrix, ModelConfig, held_matrices
-from tinyinfer.model.weights import W8A8_SCHEME, QuantScheme
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
 from tinyinfer.quantization.switches import GROUP_SIZES, GROUPWISE, QuantizationSwitches
 
 BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}
@@ -29,9 +29,13 @@ RULE = re.compile(r"(?P<name>\S+)\s+(?P<kind>off|int8|int4|int3|int2)(\s+g(?P<gr
 
 @dataclass(frozen=True)
 class Recipe:
-    """(pattern, scheme) pairs; a scheme of None leaves a matrix as it is."""
+    """(pattern, scheme) pairs; a scheme of None leaves a matrix as it is.
+
+    mixed: the schemes of the tensors of each matrix whose file has rounded them differently (backends/stacked.py).
+    """
 
     rules: tuple[tuple[str, QuantScheme | None], ...]
+    mixed: Mapping[str, tuple[QuantScheme | None, ...]] = field(default_factory=dict)
 
     def scheme(self, name: str) -> QuantScheme | None:
         """The scheme of the matrix of that name: the first rule's that fits; without any, None."""
@@ -39,12 +43,22 @@ class Recipe:
 
     def nbytes(self, matrix: HeldMatrix, itemsize: int) -> int:
         """Bytes of a matrix in memory: floats, or blocks of 64 outputs of codes, scales and (asymmetric) minimums."""
-        scheme = self.scheme(matrix.name)
-        if scheme is None:
-            return matrix.numbers * itemsize
-        block = 1 if scheme.integer_inputs else LANES  # w8a8 pads nothing
-        scales = scheme.groups(matrix.inputs) * 2 * (1 if scheme.symmetric else 2)
-        return matrix.count * -(-matrix.outputs // block) * block * (matrix.inputs * scheme.bits + 8 * scales) // 8
+        parts = self.parts(matrix)
+        return matrix.count * sum(packed_bytes(part[1], matrix.inputs, part[2], itemsize) for part in parts)
+
+    def parts(self, matrix: HeldMatrix) -> list[tuple[str, int, QuantScheme | None]]:
+        """(name, outputs, scheme) of each weight: of the matrix, or of its tensors where it is mixed."""
+        if matrix.name not in self.mixed:
+            return [(matrix.name, matrix.outputs, self.scheme(matrix.name))]
+        return [(*part, scheme) for part, scheme in zip(matrix.parts, self.mixed[matrix.name], strict=True)]
+
+
+def packed_bytes(outputs: int, inputs: int, scheme: QuantScheme | None, itemsize: int) -> int:
+    """Bytes of one matrix in memory; a scheme of None: of floats of `itemsize` bytes."""
+    if scheme is None:
+        return outputs * inputs * itemsize
+    block = 1 if scheme.integer_inputs else LANES  # w8a8 pads nothing
+    return -(-outputs // block) * block * (inputs * scheme.bits + 8 * scheme.scale_bytes(inputs)) // 8
 
 
 def make_recipe(c: QuantizationSwitches, model: ModelConfig) -> Recipe:
@@ -110,8 +124,8 @@ def saved_bytes(c: ModelConfig, recipe: Recipe, itemsize: int, rows: int, expert
             saved += less * experts_read // (matrix.count * mixtures) if matrix.count > 1 else less
     scheme = recipe.scheme(table)
     if scheme is not None:
-        scales = 2 * scheme.groups(c.hidden_size) * (1 if scheme.symmetric else 2)
-        saved += rows * (c.hidden_size * itemsize - packed_size(c.hidden_size, scheme.bits) - scales)
+        row = packed_size(c.hidden_size, scheme.bits) + scheme.scale_bytes(c.hidden_size)
+        saved += rows * (c.hidden_size * itemsize - row)
     return saved
 
 
@@ -124,9 +138,7 @@ class Stored(Protocol):
 
 
 def kept_recipe(c: ModelConfig, tensors: Mapping[str, Stored]) -> Recipe:
-    """What quantize=keep makes of a file: the schemes of its tensors, where those that are joined agree on one."""
-    rules = []
-    for matrix in held_matrices(c).values():
-        schemes = {tensors[part].scheme for part, _ in matrix.parts}
-        rules.append((matrix.name, schemes.pop() if len(schemes) == 1 else None))
-    return Recipe(tuple(rules))
+    """What quantize=keep makes of a file: the schemes of its tensors."""
+    schemes = {name: tuple(tensors[part].scheme for part, _ in held.parts) for name, held in held_matrices(c).items()}
+    mixed = {name: each for name, each in schemes.items() if len(set(each)) > 1}
+    return Recipe(tuple((name, each[0]) for name, each in schemes.items() if name not in mixed), mixed)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinyinfer.arrays import HALF_MAX
-from tinyinfer.model.weights import QuantizedMatrix, QuantScheme, expand
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme, expand
 
 HALF_MIN = 6e-8  # about the smallest float16
 WEIGHT_TILE = 1 << 16  # weights rounded at a time: a quarter of a megabyte of float32

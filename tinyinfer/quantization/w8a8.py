@@ -24,7 +24,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinyinfer.backends.packed import round_rows
-from tinyinfer.model.weights import W8A8_SCHEME
+from tinyinfer.model.quantized_matrix import W8A8_SCHEME
 from tinyinfer.quantization.rtn import round_to_nearest
 
 SHARES = tuple(i / 10 for i in range(1, 10))  # the a above: those that are tried

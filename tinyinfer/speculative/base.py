@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable
 from collections.abc import Sequence as Seq
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model
 from tinyinfer.sampling import Choice
-from tinyinfer.sequence import Sequence, Span
+from tinyinfer.sequence import Batch, Sequence, Span
 
 
 class DraftSettings(Protocol):
@@ -75,6 +76,9 @@ class Drafter(Protocol):
         No tokens without logits: the step computed only a chunk of the sequence.
         """
 
+    def observe(self, batch: Batch) -> None:
+        """Told at the end of a step what the step computed: what drafts cost can be learnt from its time."""
+
     def free(self, seq: Sequence) -> None:
         """Frees what is kept for a sequence that has left or was preempted."""
 
@@ -98,12 +102,59 @@ class Candidates(Protocol):
         """Frees all candidates at the end of a step."""
 
 
+class Costs(Protocol):
+    """What drafts cost, in forward passes of one row: fixed (DraftCost) or measured (costs.py)."""
+
+    @property
+    def draft(self) -> float:
+        """The cost of one draft: of a pass of the draft model."""
+
+    def rows(self, n: int, /) -> float:
+        """The cost of a pass of n rows."""
+
+    def affordable(self, n: int, behind: int, left: int) -> int:
+        """How many of n drafts may be proposed for a sequence with so many tokens to come.
+
+        behind: its tokens that the draft model has not computed.
+        """
+
+    def part(self, behind: int) -> int:
+        """How many of the tokens that it is behind the draft model computes in this step."""
+
+    def proposing(self, sequences: int) -> AbstractContextManager[None]:
+        """Wraps the proposal of drafts for so many sequences."""
+
+    def draft_pass(self, rows: int) -> AbstractContextManager[None]:
+        """Wraps a forward pass of the draft model."""
+
+    def observe(self, batch: Batch) -> None:
+        """Told at the end of a step what the step computed."""
+
+
 @dataclass(frozen=True)
 class DraftCost:
-    """What drafts cost, in forward passes of one row. rows(n): a pass of n rows. draft: to propose one draft."""
+    """Fixed costs, in forward passes of one row, from which nothing is learnt: all drafts that pay are proposed.
+
+    rows(n): a pass of n rows. draft: to propose one draft.
+    """
 
     rows: Callable[[int], float]
     draft: float = 0.0
+
+    def affordable(self, n: int, behind: int, left: int) -> int:
+        return n
+
+    def part(self, behind: int) -> int:
+        return behind
+
+    def proposing(self, sequences: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def draft_pass(self, rows: int) -> AbstractContextManager[None]:
+        return nullcontext()
+
+    def observe(self, batch: Batch) -> None:
+        pass
 
 
 def count_drafts(seq: Sequence, proposed: int, accepted: int, ledger: Ledger) -> None:
@@ -124,6 +175,9 @@ class NoDrafter:
 
     def verify(self, logits: np.ndarray, seq: Sequence) -> list[Choice]:  # (R, V) ->
         return []
+
+    def observe(self, batch: Batch) -> None:
+        pass
 
     def free(self, seq: Sequence) -> None:
         pass
@@ -152,7 +206,8 @@ class NoCandidates:
 
 
 def no_drafter(
-    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
-) -> NoDrafter:
+    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, clock: Callable[[], float],
+    cost: DraftCost | None,
+) -> NoDrafter:  # fmt: skip
     """Builds the drafter of speculative=off."""
     return NoDrafter()

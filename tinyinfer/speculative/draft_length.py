@@ -2,7 +2,8 @@
 
 With k drafts, each accepted with probability a, a step brings (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al. 2023,
 equation 1). The step costs a forward pass of 1 + k rows, and the k drafts themselves. Wins: a sequence whose drafts
-are always rejected soon costs no more than plain decoding. Loses: a few steps until the rate is learnt.
+are always rejected soon costs no more than plain decoding. Loses: a few steps until the rate is learnt, for which
+costs.py sets a limit.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sequence import Sequence
-from tinyinfer.speculative.base import DraftCost, DraftSettings
+from tinyinfer.speculative.base import Costs, DraftSettings
 
 OPTIMISM = 0.8  # the acceptance rate that is assumed before any draft was verified
 
@@ -21,12 +22,12 @@ OPTIMISM = 0.8  # the acceptance rate that is assumed before any draft was verif
 class DraftLength:
     """The best number of drafts of one sequence.
 
-    Only the sequence's own past counts, never its neighbours', so that with verification=best-coupling, too, its text
-    does not depend on them.
+    Only the sequence's own past counts, never its neighbours', so that with verification=best-coupling and its fixed
+    costs, too, its text does not depend on them.
     """
 
     most: int
-    cost: DraftCost
+    cost: Costs
     rate: float = OPTIMISM  # a, the probability that a draft is accepted
 
     def best(self) -> int:
@@ -62,17 +63,18 @@ class DraftState:
 class DraftLengths:
     """The DraftLength of every sequence, by the sequence's id. sets: of the target's rotations."""
 
-    def __init__(self, most: int, cost: DraftCost, sets: RotationSets = ONE_SET) -> None:
+    def __init__(self, most: int, cost: Costs, sets: RotationSets = ONE_SET) -> None:
         self.most, self.cost, self.sets = most, cost, sets
         self._states: dict[int, DraftState] = {}
 
     def __len__(self) -> int:
         return len(self._states)
 
-    def of(self, seq: Sequence) -> int:
+    def of(self, seq: Sequence, behind: int = 0) -> int:
         """How many drafts to propose now, after learning from what became of the last ones.
 
-        Asked again before the sequence has a new token (it had no rows, or was preempted), the answer is the same.
+        Asked again before the sequence has a new token (it had no rows, or was preempted), the answer is the same if
+        the costs are. behind: see Costs.
         """
         state, past = self._states.get(seq.id), seq.speculation
         if state is None:
@@ -83,7 +85,7 @@ class DraftLengths:
                 length.learn(past.proposed - state.proposed, past.accepted - state.accepted)
         self._states[seq.id] = DraftState(length, len(seq.tokens), past.proposed, past.accepted)
         left = seq.request.max_tokens - len(seq.new_tokens) - 1
-        return int(min(length.best(), left, self.sets.most_drafts(len(seq.tokens))))
+        return self.cost.affordable(int(min(length.best(), left, self.sets.most_drafts(len(seq.tokens)))), behind, left)
 
     def free(self, seq: Sequence) -> None:
         """Drops the state of a finished sequence; a preempted one keeps what was learnt."""

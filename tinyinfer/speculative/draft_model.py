@@ -15,7 +15,8 @@ model, one after the other.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -27,9 +28,10 @@ from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.model.interfaces import HOST, Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sampling import most_likely, perturbed
-from tinyinfer.sequence import Draft, Sequence, make_batch
-from tinyinfer.speculative.base import DraftCost, DraftSettings
+from tinyinfer.sequence import Batch, Draft, Sequence, Wanted, make_batch
+from tinyinfer.speculative.base import Costs, DraftCost, DraftSettings
 from tinyinfer.speculative.best_coupling import drawn
+from tinyinfer.speculative.costs import MeasuredCosts
 from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
 from tinyinfer.speculative.verify import verify
 
@@ -53,21 +55,30 @@ class ModelDrafter:
 
     def propose(self, sequences: list[Sequence]) -> None:
         """Drafts one token at a time, for all sequences together in one forward pass."""
-        counts = {seq: self._count(seq) for seq in sequences if not seq.drafts}
-        while drafting := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
-            there = self._chooses_there(drafting)
-            logits, sampled = self._forward(drafting, there)
-            there = there and bool((sampled.tokens != HOST).all())
-            rows = None if there else self._on_host(logits, sampled)  # (R, V)
-            for n, seq in enumerate(drafting):
-                if not np.isfinite(sampled.high[n]):  # NaN or infinity: the target model decides alone
-                    counts[seq] = 0
-                    continue
-                draft, *others = [Draft(int(sampled.tokens[n]))] if rows is None else self._drafts(rows[n], seq)
-                candidates = seq.speculation.candidates if seq.drafts else [[other] for other in others]
-                seq.set_drafts([*seq.drafts, draft], candidates)
+        with self.lengths.cost.proposing(len(sequences)):
+            counts = {seq: self._count(seq) for seq in sequences if not seq.drafts}
+            while drafting := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
+                self._draft(drafting, counts)
         for seq in counts if self.candidates > 1 else ():  # another candidate than the cached one may be accepted
             self.cache.truncate(seq, min(self.cache.length(seq), len(seq.tokens)))
+
+    def _draft(self, drafting: list[Sequence], counts: dict[Sequence, int]) -> None:
+        """One more draft for each of these sequences; none at all where the draft model's numbers overflow."""
+        there = self._chooses_there(drafting)
+        logits, sampled = self._forward(drafting, there)
+        there = there and bool((sampled.tokens != HOST).all())
+        rows = None if there else self._on_host(logits, sampled)  # (R, V)
+        for n, seq in enumerate(drafting):
+            if not np.isfinite(sampled.high[n]):  # NaN or infinity: the target model decides alone
+                counts[seq] = 0
+                continue
+            draft, *others = [Draft(int(sampled.tokens[n]))] if rows is None else self._drafts(rows[n], seq)
+            candidates = seq.speculation.candidates if seq.drafts else [[other] for other in others]
+            seq.set_drafts([*seq.drafts, draft], candidates)
+
+    def observe(self, batch: Batch) -> None:
+        """Learns from the time of a step."""
+        self.lengths.cost.observe(batch)
 
     def free(self, seq: Sequence) -> None:
         """Frees the draft model's cache of the sequence."""
@@ -82,12 +93,19 @@ class ModelDrafter:
     def _count(self, seq: Sequence) -> int:
         """How many drafts to propose, after the rejected drafts of the last step are cut off the cache.
 
-        The draft model may have a boundary of its own (rotation_sets.py), which its drafts do not cross. It computes no
-        chunks, so its cache holds more positions than the boundary as soon as their keys are those of a long sequence.
+        The draft model may have a boundary of its own (rotation_sets.py), which its drafts do not cross. Only before it
+        was timed does it compute chunks; else its cache holds more positions than the boundary as soon as its keys are
+        those of a long sequence. A chunk in front of the boundary is computed again.
         """
         held, known, sets = self.cache.length(seq), len(seq.tokens), self.cache.spec.sets
         self.cache.truncate(seq, min(held, known - 1) if sets.of(held) == sets.of(known) else 0)
-        return int(min(self.lengths.of(seq), self.cache.capacity - known, sets.most_drafts(known)))
+        behind = known - self.cache.length(seq)
+        n = int(min(self.lengths.of(seq, behind), self.cache.capacity - known, sets.most_drafts(known)))
+        rows = self.lengths.cost.part(behind) if n > 0 else behind
+        if rows == behind:
+            return n
+        with self._computing([(seq, known - behind, rows)]):
+            return 0
 
     def _forward(self, sequences: list[Sequence], there: bool) -> tuple[Array, Sampled]:  # ->
         """The draft model's logits after all tokens and drafts, (R, N), and what the host gets of them.
@@ -98,20 +116,29 @@ class ModelDrafter:
         for seq in sequences:
             first = self.cache.length(seq)
             work.append((seq, first, len(seq.tokens) + len(seq.drafts) - first))
-            self.cache.reserve(seq, work[-1][2])
+        with self._computing(work) as (logits, wanted):
+            return logits, (self.compiled if there and self.compiled else self.ops).sample(logits, wanted)
+
+    @contextmanager
+    def _computing(self, work: list[tuple[Sequence, int, int]]) -> Iterator[tuple[Array, list[Wanted]]]:  # ->
+        """The draft model's logits, (R, N), of (sequence, first position, rows), timed until they have been used.
+
+        The rows are committed at the end.
+        """
+        for seq, _, rows in work:
+            self.cache.reserve(seq, rows)
         batch = make_batch(work, self.cache.spec.sets)
         known = np.minimum(batch.tokens, self.model.config.vocab_size - 1)  # an id that the draft model lacks: its last
-        with np.errstate(over="ignore", invalid="ignore"):
-            batch = replace(batch, tokens=known)
-            if self.compiled:
-                logits = self.compiled.forward(batch)
-            else:
-                logits = transformer(self.model, batch, self.cache, self.ops)
-        chooser = self.compiled if there and self.compiled else self.ops
-        sampled = chooser.sample(logits, batch.wanted)
+        with self.lengths.cost.draft_pass(len(batch)):
+            with np.errstate(over="ignore", invalid="ignore"):
+                batch = replace(batch, tokens=known)
+                if self.compiled:
+                    logits = self.compiled.forward(batch)
+                else:
+                    logits = transformer(self.model, batch, self.cache, self.ops)
+            yield logits, batch.wanted
         for seq, _, rows in work:
             self.cache.commit(seq, rows)
-        return logits, sampled
 
     def _chooses_there(self, sequences: list[Sequence]) -> bool:
         """Whether tokens that the backend chooses can be the drafts: one for each sequence, of the target's ids."""
@@ -152,12 +179,13 @@ def first_layers(model: Model, n: int) -> Model:
     )
 
 
-# Drafters by name: (target model, second model if any, operations, switches, longest sequence, cost) -> Drafter.
+# Drafters by name: (target model, second model if any, operations, switches, longest sequence, clock, cost) -> Drafter.
 
 
 def draft_model(
-    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
-) -> ModelDrafter:
+    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, clock: Callable[[], float],
+    cost: DraftCost | None,
+) -> ModelDrafter:  # fmt: skip
     """Builds the drafter of speculative=draft. The two models' tokens agree: LLM has compared their tokenizers."""
     assert second is not None
     longest = min(capacity, second.config.max_position)
@@ -165,14 +193,25 @@ def draft_model(
         second.config.memory, longest, reserve_all=False, smaller="leave out {speculative}",
         sets=second.config.rotation_sets,
     )  # fmt: skip
-    cost = cost or DraftCost(ops.relative_cost, second.nbytes / model.nbytes)
-    lengths = DraftLengths(most_drafts(c, 4), cost, model.config.rotation_sets)
+    costs = cost or estimated_costs(second.nbytes / model.nbytes, ops, c, clock)
+    lengths = DraftLengths(most_drafts(c, 4), costs, model.config.rotation_sets)
     return ModelDrafter(second, ContiguousCache(spec, ops), ops, lengths, model.config.vocab_size, c)
 
 
+def estimated_costs(share: float, ops: Ops, c: DraftSettings, clock: Callable[[], float]) -> Costs:
+    """The costs of a draft model that takes this share of the target's time, as the sizes of the models say.
+
+    With verification=best-coupling the text depends on the number of drafts, so time must not change it.
+    """
+    if c.verification == "best-coupling":
+        return DraftCost(ops.relative_cost, share)
+    return MeasuredCosts(clock, ops.ledger, ops.relative_cost, share, c.num_draft_candidates)
+
+
 def self_draft(
-    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
-) -> ModelDrafter:
+    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, clock: Callable[[], float],
+    cost: DraftCost | None,
+) -> ModelDrafter:  # fmt: skip
     """Builds the drafter of speculative=self: fewer layers, fewer bits, or both.
 
     Raises ValueError for more layers than the model has.
@@ -190,4 +229,4 @@ def self_draft(
         scheme = make_scheme(c.draft_quantize, c.group_size, c.symmetric)
         assert scheme is not None, "the choices of draft_quantize are those of make_scheme"
         cheaper = round_layers(cheaper, scheme, ops)
-    return draft_model(model, cheaper, ops, c, capacity, cost)
+    return draft_model(model, cheaper, ops, c, capacity, clock, cost)

@@ -1,19 +1,20 @@
 """Prompt lookup: drafts are copied from what followed the same tokens before (Saxena 2023).
 
-No model proposes the drafts, so they cost nothing but the rows that verify them. Wins: text that repeats its prompt
+No model proposes the drafts, so they cost little but the rows that verify them. Wins: text that repeats its prompt
 (summaries, code, quotations). Loses: new text, in which the newest tokens never occurred together before.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tinyinfer.model.transformer import Model
-from tinyinfer.sequence import Draft, Sequence
+from tinyinfer.sequence import Batch, Draft, Sequence
 from tinyinfer.speculative.base import DraftCost, DraftSettings
+from tinyinfer.speculative.costs import MeasuredCosts
 from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
 from tinyinfer.speculative.verify import verify
 
@@ -35,11 +36,12 @@ class PromptLookup:
 
     def propose(self, sequences: list[Sequence]) -> None:
         """The first continuation found becomes the drafts; the others become candidates."""
-        for seq in sequences:
-            if not seq.drafts:
-                continuations = self.lookup(seq.tokens, self.lengths.of(seq))
-                first, *others = [[Draft(token) for token in tokens] for tokens in continuations] or [[]]
-                seq.set_drafts(first, others)
+        with self.lengths.cost.proposing(len(sequences)):
+            for seq in sequences:
+                if not seq.drafts and (n := self.lengths.of(seq)) > 0:
+                    continuations = self.lookup(seq.tokens, n)
+                    first, *others = [[Draft(token) for token in tokens] for tokens in continuations] or [[]]
+                    seq.set_drafts(first, others)
 
     def lookup(self, tokens: list[int], n: int) -> list[list[int]]:
         """The n tokens behind earlier places of the longest ending found, the latest first, then of shorter endings.
@@ -56,6 +58,10 @@ class PromptLookup:
                     continuations.setdefault(tokens[begin], tokens[begin : begin + n])
         return list(continuations.values())
 
+    def observe(self, batch: Batch) -> None:
+        """Learns from the time of a step."""
+        self.lengths.cost.observe(batch)
+
     def free(self, seq: Sequence) -> None:
         """Drops the sequence's draft length, once the sequence is finished."""
         self.lengths.free(seq)
@@ -66,8 +72,9 @@ class PromptLookup:
 
 
 def prompt_lookup(
-    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, cost: DraftCost | None
-) -> PromptLookup:
+    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, clock: Callable[[], float],
+    cost: DraftCost | None,
+) -> PromptLookup:  # fmt: skip
     """Builds the drafter of speculative=prompt-lookup."""
-    lengths = DraftLengths(most_drafts(c, 7), cost or DraftCost(ops.relative_cost), model.config.rotation_sets)
-    return PromptLookup(lengths, c.num_draft_candidates)
+    costs = cost or MeasuredCosts(clock, ops.ledger, ops.relative_cost, 0.0, c.num_draft_candidates)
+    return PromptLookup(DraftLengths(most_drafts(c, 7), costs, model.config.rotation_sets), c.num_draft_candidates)

@@ -26,7 +26,7 @@ VERIFICATIONS = ("same-text", "best-coupling")
 class SpeculativeSwitches(Switches):
     """Which drafter, how many tokens it drafts, how many candidates, and what a sampled draft is accepted by."""
 
-    speculative: str = switch("off", choices=DRAFTERS, help="how draft tokens are proposed, to be verified together")
+    speculative: str = switch("off", choices=DRAFTERS, help="how draft tokens are proposed, while that is faster")
     draft_model: str | None = switch(
         None, help="name, folder or file of the draft model, for --speculative draft"
     )

@@ -12,7 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.model.weights import QuantizedMatrix, Weight
+from tinyinfer.model.quantized_matrix import QuantizedMatrix
+from tinyinfer.model.weights import Weight
 from tinyinfer.quantization.recipe import BITS, make_scheme
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.quantization.switches import GROUP_SIZES

@@ -10,7 +10,9 @@ store that released the value.
 from __future__ import annotations
 
 import platform
+import time
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
@@ -19,6 +21,9 @@ I64 = ir.IntType(64)
 X86 = platform.machine() in ("x86_64", "AMD64")  # other CPUs wait without a hint
 
 sched_yield = types.ExternalFunction("sched_yield", types.int32())  # gives the core to another thread that waits for it
+
+clock_gettime = types.ExternalFunction("clock_gettime", types.int32(types.int32, types.int64))  # (which, address)
+MONOTONIC = np.int32(time.CLOCK_MONOTONIC if hasattr(time, "CLOCK_MONOTONIC") else 1)
 
 
 def _word(builder, address):

@@ -23,10 +23,14 @@ class Rows(NamedTuple):
     @property
     def stride(self) -> int:
         """Numbers from the beginning of a row to the beginning of the next."""
-        return int(self.array.shape[1])
+        return self.array.strides[0] // self.array.itemsize
 
     def __len__(self) -> int:
         return len(self.array)
+
+    def columns(self, first: int, width: int) -> Rows:
+        """The numbers first ... first + width of each row, `first` a whole number of blocks."""
+        return Rows(self.array[:, first:], width)
 
 
 class Buffers:

@@ -12,6 +12,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
+
 
 def bits_of(value: float) -> int:
     """The bits of a float32, as an argument of a launch."""
@@ -28,39 +30,90 @@ def as_float(typing, bits):
     return types.float32(types.int64), code
 
 
-def _reader(name, kind, element, doc):
+def _read_half(widen):
     @intrinsic
     def read(typing, address):
         def code(context, builder, signature, args):
-            value = builder.load(builder.inttoptr(args[0], element.as_pointer()))
-            value.align = element.width // 8 if isinstance(element, ir.IntType) else 4
-            return value
+            return widen(builder, builder.load(builder.inttoptr(args[0], I16.as_pointer()), align=2))
 
-        return kind(types.int64), code
+        return types.float32(types.int64), code
 
-    read.__name__, read.__doc__ = name, doc
     return read
 
 
-def _writer(name, kind, element, doc):
+half_at = _read_half(lambda builder, bits: builder.fpext(builder.bitcast(bits, ir.HalfType()), F32))
+bfloat_at = _read_half(
+    lambda builder, bits: builder.bitcast(builder.shl(builder.zext(bits, I32), ir.Constant(I32, 16)), F32)
+)
+
+
+def _reader(kind, element, align):
+    """What reads a number of this type, of numba and of LLVM, at an address."""
+
+    @intrinsic
+    def read(typing, address):
+        def code(context, builder, signature, args):
+            return builder.load(builder.inttoptr(args[0], element.as_pointer()), align=align)
+
+        return kind(types.int64), code
+
+    return read
+
+
+def _writer(kind, element, align):
+    """What writes a number of this type, of numba and of LLVM, at an address."""
+
     @intrinsic
     def write(typing, address, value):
         def code(context, builder, signature, args):
-            done = builder.store(args[1], builder.inttoptr(args[0], element.as_pointer()))
-            done.align = element.width // 8 if isinstance(element, ir.IntType) else 4
+            builder.store(args[1], builder.inttoptr(args[0], element.as_pointer()), align=align)
             return context.get_dummy_value()
 
         return types.none(types.int64, kind), code
 
-    write.__name__, write.__doc__ = name, doc
     return write
 
 
-float_at = _reader("float_at", types.float32, ir.FloatType(), "The float32 at an address.")
-int_at = _reader("int_at", types.int64, ir.IntType(64), "The int64 at an address.")
-int32_at = _reader("int32_at", types.int32, ir.IntType(32), "The int32 at an address.")
-byte_at = _reader("byte_at", types.uint8, ir.IntType(8), "The uint8 at an address.")
-set_float = _writer("set_float", types.float32, ir.FloatType(), "Writes a float32.")
-set_int = _writer("set_int", types.int64, ir.IntType(64), "Writes an int64.")
-set_int32 = _writer("set_int32", types.int32, ir.IntType(32), "Writes an int32.")
-set_byte = _writer("set_byte", types.uint8, ir.IntType(8), "Writes a uint8.")
+float_at, set_float = _reader(types.float32, F32, 4), _writer(types.float32, F32, 4)
+int_at, set_int = _reader(types.int64, I64, 8), _writer(types.int64, I64, 8)
+int32_at, set_int32 = _reader(types.int32, I32, 4), _writer(types.int32, I32, 4)
+byte_at, set_byte = _reader(types.uint8, I8, 1), _writer(types.uint8, I8, 1)
+half_bits_at, set_half_bits = _reader(types.uint16, I16, 2), _writer(types.uint16, I16, 2)
+
+
+@intrinsic
+def half_of_bits(typing, bits):
+    """The float16 whose bits these are, as float32."""
+
+    def code(context, builder, signature, args):
+        half = builder.bitcast(builder.trunc(args[0], ir.IntType(16)), ir.HalfType())
+        return builder.fpext(half, ir.FloatType())
+
+    return types.float32(types.int64), code
+
+
+@intrinsic
+def half_bits(typing, value):
+    """The bits of the float16 nearest to a float32."""
+
+    def code(context, builder, signature, args):
+        half = builder.fptrunc(args[0], ir.HalfType())
+        return builder.zext(builder.bitcast(half, ir.IntType(16)), ir.IntType(64))
+
+    return types.int64(types.float32), code
+
+
+def _unsigned(method):
+    """An operation on whole numbers that are not negative: one instruction, where // and % of any sign need a dozen."""
+
+    @intrinsic
+    def function(typing, a, b):
+        def code(context, builder, signature, args):
+            return getattr(builder, method)(*args)
+
+        return types.int64(types.int64, types.int64), code
+
+    return function
+
+
+quotient, remainder = _unsigned("udiv"), _unsigned("urem")

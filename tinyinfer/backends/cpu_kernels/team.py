@@ -15,35 +15,60 @@ middle of an item keeps the others waiting, so on a busy machine fewer threads a
 
 from __future__ import annotations
 
-import os
 import threading
-from typing import Any
+from functools import cache
 
 import numpy as np
-from numba import njit
+from numba import njit, types
 
 from tinyinfer.backends.cpu_kernels.atomics import (
+    MONOTONIC,
     atomic_add,
     call_kernel,
+    clock_gettime,
     load_acquire,
     pause,
     sched_yield,
     store_release,
 )
+from tinyinfer.backends.cpu_kernels.kernel import native
 from tinyinfer.backends.cpu_kernels.plan import Plan
+from tinyinfer.backends.cpu_kernels.scalars import int_at, set_int
 
 SPINS = 2000  # waits of a few dozen cycles each, before a thread gives its core away
 IDLE_SPINS = 20000  # between two passes, before a thread goes to sleep
 LINE = 64  # bytes of a cache line: what two threads write often lies in two of them
-MOST_LAUNCHES = 1 << 12
+MOST_LAUNCHES, MOST_THREADS = 1 << 12, 1 << 10
 JOBS = 8  # how many of the last jobs stay readable
 # Where what lies in the state, in bytes: the number of the newest job; how far launches are released, counted through
 # all jobs, so that a thread that still waits in an old job is let go by any newer one; the jobs; two counters a launch.
-EPOCH, RELEASED, JOB, COUNTERS = 0, LINE, 2 * LINE, (2 + JOBS) * LINE
+# Then each thread's line: what it has waited, in nanoseconds, and two words for the clock.
+EPOCH, RELEASED, JOB, WAITS = 0, LINE, 2 * LINE, (2 + JOBS) * LINE
+COUNTERS = WAITS + LINE * MOST_THREADS
 CLAIMED, ARRIVED, PER_LAUNCH = 0, LINE, 2 * LINE
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@njit(forceinline=True, error_model="numpy")
+def now(clock: int) -> int:
+    """Nanoseconds of a clock that only grows; clock: the address of two words for it."""
+    clock_gettime(MONOTONIC, clock)
+    return int_at(clock) * 1_000_000_000 + int_at(clock + 8)
+
+
+@njit(error_model="numpy")
+def wait_until(word: int, least: int, own: int) -> None:
+    """Waits until the word at an address has grown to `least`. own: the thread's line, which gets the time."""
+    for _ in range(SPINS):
+        if load_acquire(word) >= least:
+            return
+        pause()
+    begun = now(own + 8)
+    while load_acquire(word) < least:
+        sched_yield()
+    set_int(own, int_at(own) + now(own + 8) - begun)
+
+
+@njit(error_model="numpy")
 def work(state: int, table: int, count: int, base: int, thread: int, threads: int) -> None:
     """Walks through the launches of a plan as thread number `thread` of `threads`."""
     i = 0
@@ -63,23 +88,11 @@ def work(state: int, table: int, count: int, base: int, thread: int, threads: in
                 i += 1
             store_release(state + RELEASED, base + i)
         else:
-            wait_until(state + RELEASED, base + i)
+            wait_until(state + RELEASED, base + i, state + WAITS + LINE * thread)
             i = load_acquire(state + RELEASED) - base
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
-def wait_until(word: int, least: int) -> None:
-    """Waits until the word at an address has grown to `least`."""
-    spins = 0
-    while load_acquire(word) < least:
-        spins += 1
-        if spins < SPINS:
-            pause()
-        else:
-            sched_yield()
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
+@native(types.int64, 3)
 def serve(state: int, thread: int, seen: int) -> int:
     """Computes jobs as a worker until none has come for a while; returns the number of the last one that it saw."""
     spins = 0
@@ -102,10 +115,16 @@ def serve(state: int, thread: int, seen: int) -> int:
     return seen
 
 
-@njit(nogil=True, cache=True, error_model="numpy")
+@native(types.void, 2)
 def publish(state: int, epoch: int) -> None:
     """Lets the workers see a job."""
     store_release(state + EPOCH, epoch)
+
+
+@native(types.void, 6)
+def compute(state: int, table: int, count: int, base: int, thread: int, threads: int) -> None:
+    """`work`, called by Python."""
+    work(state, table, count, base, thread, threads)
 
 
 class Team:
@@ -120,8 +139,11 @@ class Team:
         self.sleeping = 0
         self.released = 0  # how many launches of all jobs so far
 
-    def run(self, plan: Plan, threads: int, start: int = 0, stop: int | None = None) -> None:
-        """Computes the launches start ... stop of a plan on so many threads, this one included."""
+    def run(self, plan: Plan, threads: int, start: int = 0, stop: int | None = None) -> float:
+        """Computes the launches start ... stop of a plan on so many threads, this one included.
+
+        Returns the seconds that the threads together have waited for each other.
+        """
         count = (len(plan.table) if stop is None else stop) - start
         table, words = plan.table.ctypes.data + 24 * start, self.words
         with self.lock:
@@ -132,11 +154,15 @@ class Team:
                 epoch = int(words[EPOCH // 8]) + 1
                 job = (JOB + LINE * (epoch % JOBS)) // 8
                 words[job : job + 4] = table, count, base, threads
-                publish(self.state, epoch)
+                publish.call(self.state, epoch)
                 if self.sleeping:
                     with self.awake:
                         self.awake.notify_all()
-            work(self.state, table, count, base, 0, threads)
+            compute.call(self.state, table, count, base, 0, threads)
+            waits = words[WAITS // 8 : (WAITS + LINE * threads) // 8 : LINE // 8]  # (threads,)
+            waited = int(waits.sum())
+            waits[:] = 0
+        return waited / 1e9
 
     def _start(self, workers: int) -> None:
         while len(self.workers) < workers:
@@ -148,8 +174,14 @@ class Team:
 
     def _serve(self, number: int, seen: int) -> None:
         while True:
-            seen = serve(self.state, number, seen)
+            seen = serve.call(self.state, number, seen)
             with self.awake:
                 self.sleeping += 1
                 self.awake.wait_for(lambda seen=seen: self.words[EPOCH // 8] != seen)
                 self.sleeping -= 1
+
+
+@cache
+def team() -> Team:
+    """The team of this process."""
+    return Team()

@@ -1,15 +1,12 @@
 """Vectors of 16 numbers as a type of numba: what a SIMD register holds, written out in a kernel.
 
-A compiler turns a plain loop into vector instructions only where it can prove that nothing changes, and it keeps sums in
-registers only where it sees that no array lies over another. Here a kernel says both itself. A `Floats` is 16 float32
-numbers, an `Ints` 16 int32 numbers; LLVM makes of each what the machine has: one register of AVX-512, two of AVX2, four
-of NEON. So the same source is right everywhere, and wide where the machine is.
+A compiler turns a plain loop into vector instructions only where it can prove that nothing changes, and it keeps sums
+in registers only where it sees that no array lies over another. Here a kernel says both itself. A `Floats` is 16
+float32 numbers, an `Ints` 16 int32 numbers; LLVM makes of each what the machine has: one register of AVX-512, two of
+AVX2, four of NEON. So the same source is right everywhere, and wide where the machine is.
 
-Wins: a product keeps its 64 sums in registers whatever the compiler guesses. Loses: addresses and lanes are the
-author's business, as in C. Functions take addresses as whole numbers, in bytes (views.py).
-
-`dot` is the one instruction that no plain loop becomes: 64 products of bytes at a time, added four by four to 16 sums
-(`vpdpbusd` of AVX-512 VNNI); elsewhere the same numbers come out of ordinary instructions.
+Wins: a product keeps its 64 sums in registers whatever the compiler finds out. Loses: addresses and lanes are the
+author's business, as in C. Functions take addresses as whole numbers, in bytes.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
@@ -18,7 +15,6 @@ from __future__ import annotations
 
 import operator
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
@@ -26,7 +22,7 @@ from numba.extending import intrinsic, models, overload, register_model
 WIDTH = 16  # numbers in a vector
 
 F32, I32, I8, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
-VF, VI, VB = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH), ir.VectorType(I8, 4 * WIDTH)
+VF, VI = ir.VectorType(F32, WIDTH), ir.VectorType(I32, WIDTH)
 
 
 class FloatsType(types.Type):
@@ -66,12 +62,6 @@ def _splat(builder, value, vector):
     return builder.shuffle_vector(one, ir.Constant(vector, ir.Undefined), zeros)
 
 
-def _load(builder, address, vector):
-    value = builder.load(_pointer(builder, address, vector))
-    value.align = vector.element.width // 8 if isinstance(vector.element, ir.IntType) else 4
-    return value
-
-
 def _call(builder, name, result, args):
     function = builder.module.declare_intrinsic(name, fnty=ir.FunctionType(result, [a.type for a in args]))
     return builder.call(function, args)
@@ -82,11 +72,10 @@ def _call(builder, name, result, args):
 
 @intrinsic
 def load(typing, address):
-    """16 float32 numbers."""
+    """16 float32 numbers, from this address on."""
 
     def code(context, builder, signature, args):
-        value = builder.load(_pointer(builder, args[0], VF))
-        value.align = 4
+        value = builder.load(_pointer(builder, args[0], VF), align=4)
         return value
 
     return Floats(types.int64), code
@@ -98,8 +87,7 @@ def load_half(typing, address):
 
     def code(context, builder, signature, args):
         half = ir.VectorType(ir.HalfType(), WIDTH)
-        value = builder.load(_pointer(builder, args[0], half))
-        value.align = 2
+        value = builder.load(_pointer(builder, args[0], half), align=2)
         return builder.fpext(value, VF)
 
     return Floats(types.int64), code
@@ -110,8 +98,7 @@ def load_bfloat(typing, address):
     """16 bfloat16 numbers, as float32: a bfloat16 is the upper half of a float32."""
 
     def code(context, builder, signature, args):
-        value = builder.load(_pointer(builder, args[0], ir.VectorType(ir.IntType(16), WIDTH)))
-        value.align = 2
+        value = builder.load(_pointer(builder, args[0], ir.VectorType(ir.IntType(16), WIDTH)), align=2)
         return builder.bitcast(builder.shl(builder.zext(value, VI), _splat(builder, ir.Constant(I32, 16), VI)), VF)
 
     return Floats(types.int64), code
@@ -119,11 +106,10 @@ def load_bfloat(typing, address):
 
 @intrinsic
 def load_ints(typing, address):
-    """16 int32 numbers."""
+    """16 int32 numbers, from this address on."""
 
     def code(context, builder, signature, args):
-        value = builder.load(_pointer(builder, args[0], VI))
-        value.align = 4
+        value = builder.load(_pointer(builder, args[0], VI), align=4)
         return value
 
     return Ints(types.int64), code
@@ -134,8 +120,7 @@ def load_bytes(typing, address):
     """16 bytes, 0 ... 255, as int32."""
 
     def code(context, builder, signature, args):
-        value = builder.load(_pointer(builder, args[0], ir.VectorType(I8, WIDTH)))
-        value.align = 1
+        value = builder.load(_pointer(builder, args[0], ir.VectorType(I8, WIDTH)), align=1)
         return builder.zext(value, VI)
 
     return Ints(types.int64), code
@@ -146,8 +131,7 @@ def store(typing, address, value):
     """Writes 16 float32 numbers."""
 
     def code(context, builder, signature, args):
-        done = builder.store(args[1], _pointer(builder, args[0], VF))
-        done.align = 4
+        builder.store(args[1], _pointer(builder, args[0], VF), align=4)
         return context.get_dummy_value()
 
     return types.none(types.int64, Floats), code
@@ -186,7 +170,7 @@ def fma(typing, a, b, c):
     return Floats(Floats, Floats, Floats), code
 
 
-def _binary(name, method, of):
+def _binary(method, of):
     @intrinsic
     def function(typing, a, b):
         def code(context, builder, signature, args):
@@ -194,12 +178,14 @@ def _binary(name, method, of):
 
         return of(of, of), code
 
-    function.__name__ = name
     return function
 
 
-add, sub, mul, div = (_binary(n, m, Floats) for n, m in (("add", "fadd"), ("sub", "fsub"), ("mul", "fmul"), ("div", "fdiv")))
-add_ints, shl, shr, bits_and = (_binary(n, m, Ints) for n, m in (("add_ints", "add"), ("shl", "shl"), ("shr", "lshr"), ("bits_and", "and_")))
+add, sub = _binary("fadd", Floats), _binary("fsub", Floats)
+mul, div = _binary("fmul", Floats), _binary("fdiv", Floats)
+add_ints, sub_ints = _binary("add", Ints), _binary("sub", Ints)
+shl, shr = _binary("shl", Ints), _binary("lshr", Ints)
+shr_signed, bits_and = _binary("ashr", Ints), _binary("and_", Ints)
 
 
 def _operator(op, function, kind):
@@ -220,7 +206,7 @@ for _op, _function, _kind in (
 
 @intrinsic
 def to_floats(typing, value):
-    """int32 to float32."""
+    """The same 16 numbers as float32."""
 
     def code(context, builder, signature, args):
         return builder.sitofp(args[0], VF)
@@ -228,35 +214,75 @@ def to_floats(typing, value):
     return Floats(Ints), code
 
 
-def has_vnni() -> bool:
-    """Whether the CPU multiplies bytes by `vpdpbusd` on 512 bits."""
-    return bool(llvm.get_host_cpu_features().get("avx512vnni", False))
-
-
 @intrinsic
-def dot(typing, total, unsigned, signed):
-    """total + the products of each lane's four bytes: `unsigned` 0 ... 255, `signed` -128 ... 127; exact."""
-
-    def by_instruction(context, builder, signature, args):
-        total, a, b = args
-        bytes_ = [builder.bitcast(x, VB) for x in (a, b)]
-        return _call(builder, "llvm.x86.avx512.vpdpbusd.512", VI, [total, *bytes_])
-
-    return Ints(Ints, Ints, Ints), by_instruction
-
-
-@intrinsic
-def reduce_add(typing, value):
-    """The sum of 16 float32 numbers, added pair by pair."""
+def bits_of_floats(typing, value):
+    """The bits of 16 float32 numbers, as int32."""
 
     def code(context, builder, signature, args):
-        v, n = args[0], WIDTH
-        while n > 1:
-            n //= 2
-            low = ir.Constant(ir.VectorType(I32, n), list(range(n)))
-            high = ir.Constant(ir.VectorType(I32, n), list(range(n, 2 * n)))
-            undefined = ir.Constant(v.type, ir.Undefined)
-            v = builder.fadd(builder.shuffle_vector(v, undefined, low), builder.shuffle_vector(v, undefined, high))
-        return builder.extract_element(v, ir.Constant(I32, 0))
+        return builder.bitcast(args[0], VI)
+
+    return Ints(Floats), code
+
+
+@intrinsic
+def floats_of_bits(typing, value):
+    """The 16 float32 numbers whose bits these are."""
+
+    def code(context, builder, signature, args):
+        return builder.bitcast(args[0], VF)
+
+    return Floats(Ints), code
+
+
+@intrinsic
+def where_less(typing, a, b, x, y):
+    """x where a < b, else y, which is also what a NaN gets: where_less(a, b, b, a) is the larger of both."""
+
+    def code(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return Floats(Floats, Floats, Floats, Floats), code
+
+
+def _reduction(join):
+    """What joins 16 numbers to one, half with half."""
+
+    @intrinsic
+    def reduce(typing, value):
+        def code(context, builder, signature, args):
+            v, n = args[0], WIDTH
+            while n > 1:
+                n //= 2
+                halves = [ir.Constant(ir.VectorType(I32, n), list(range(first, first + n))) for first in (0, n)]
+                v = join(builder, *(builder.shuffle_vector(v, ir.Constant(v.type, ir.Undefined), h) for h in halves))
+            return builder.extract_element(v, ir.Constant(I32, 0))
+
+        return types.float32(Floats), code
+
+    return reduce
+
+
+reduce_add = _reduction(lambda builder, a, b: builder.fadd(a, b))
+reduce_min = _reduction(lambda builder, a, b: builder.select(builder.fcmp_ordered("<", a, b), a, b))
+reduce_max = _reduction(lambda builder, a, b: builder.select(builder.fcmp_ordered(">", a, b), a, b))
+
+
+@intrinsic
+def first_of(typing, value):
+    """The first of 16 float32 numbers."""
+
+    def code(context, builder, signature, args):
+        return builder.extract_element(args[0], ir.Constant(I32, 0))
 
     return types.float32(Floats), code
+
+
+@intrinsic
+def counting(typing, first):
+    """first, first + 1, first + 2 ... as float32."""
+
+    def code(context, builder, signature, args):
+        steps = ir.Constant(VF, [ir.Constant(F32, float(n)) for n in range(WIDTH)])
+        return builder.fadd(_splat(builder, args[0], VF), steps)
+
+    return Floats(types.float32), code

@@ -14,7 +14,6 @@ Read in this order:
     bucket.py           a plan as a CUDA graph, for steps of up to so many rows
     ahead.py            steps that the device computes before they are asked for
     prompt_pass.py      every other pass: cuBLAS's products, and attention by kernels
-    counts.py           what a pass counts in the ledger, by formula
     graph_step.py       the compiled forward pass, as the engine calls it
 
 Then the kernels, in CUDA C++. Headers, each with one idea:

@@ -34,7 +34,9 @@ WEIGHTS = {
     "W8A8": "quantize=w8a8 rounds the inputs of products, too",
     "PackedRowsA8": "activations=int8 rounds the inputs of products, too",
     "Packed": "the weights are packed for a CPU",
+    "Stacked": "the file has tensors in different types that they read as one matrix",
 }
+BITS = (2, 3, 4, 8)  # of a code in weights.cuh
 FLOATS = {"float32": "float32", "bfloat16": "bfloat16", "float16": "float16"}  # dtype -> the type in common.cuh
 
 
@@ -84,6 +86,10 @@ def of_a_weight(weight: Weight) -> str:
     kind = type(weight).__name__
     if kind == "Dense" and weight.array.dtype.name not in FLOATS:  # type: ignore[attr-defined]
         return f"weights of type {weight.array.dtype} are no type of the kernels"  # type: ignore[attr-defined]
+    scheme = weight.scheme
+    if kind == "PackedRows" and scheme and (scheme.nested or scheme.bits not in BITS):
+        scales = " with nested scales" if scheme.nested else ""
+        return f"codes of {scheme.bits} bits{scales} are no type of the kernels"
     return WEIGHTS.get(kind, "" if kind in ("Dense", "PackedRows") else f"they cannot read weights of type {kind}")
 
 

@@ -17,10 +17,10 @@ from typing import Any, NoReturn
 import numpy as np
 
 from tinyinfer.arrays import Array, Xp
+from tinyinfer.backends.counts import Counts
 from tinyinfer.backends.cupy_device import memory_errors
 from tinyinfer.backends.kernels.ahead import MOST, Ahead, begin, left_to_host
 from tinyinfer.backends.kernels.bucket import Bucket
-from tinyinfer.backends.kernels.counts import Counts
 from tinyinfer.backends.kernels.covered import for_tensor_cores, uncovered, weights_of
 from tinyinfer.backends.kernels.launch import Kernels
 from tinyinfer.backends.kernels.memory import Sizes

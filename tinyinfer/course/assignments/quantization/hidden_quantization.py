@@ -8,7 +8,7 @@ import numpy as np
 
 from tinyinfer.backends import packing
 from tinyinfer.course.compare import Failure, at_least, same_array, same_value
-from tinyinfer.model.weights import QuantScheme, expand
+from tinyinfer.model.quantized_matrix import QuantScheme, expand
 from tinyinfer.quantization import rtn
 
 BITS = (2, 3, 4, 8)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from tinyinfer.course.compare import Failure, equal, same_array, same_value
-from tinyinfer.model.weights import QuantScheme
+from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.quantization import rtn
 
 pytest_plugins = ["tinyinfer.course.pytest_plugin"]

@@ -1,8 +1,9 @@
 """What a pass counts in the ledger: the same numbers as the reference, by formula and not operation by operation.
 
-No Python runs between two kernels of a graph, so nothing can count there. But all that the reference
-counts follows from the model and the batch: the weights are read once, a row has its FLOPs, and attention has its
-pairs of queries and keys. A step that ran ahead is counted when the engine asks for it, never when it was launched.
+No Python runs between two kernels of a plan, so nothing can count there. But all that the reference counts follows
+from the model and the batch: the weights are read once, a row has its FLOPs, and attention has its pairs of queries and
+keys. Only what a mixture of experts reads depends on the rows' choice (`count_experts`). A step that ran ahead is
+counted when the engine asks for it, never when it was launched.
 
 One count differs, and rightly so: kernels read a paged cache in place, and copy nothing (kv_copied_bytes).
 """
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.arrays import FLOAT
-from tinyinfer.backends.kernels.covered import linears_of
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.heads import Heads
 from tinyinfer.model.transformer import Model
+from tinyinfer.model.visit import layer_matrices
+from tinyinfer.model.weights import Experts, Linear
 from tinyinfer.sequence import Batch
 
 
@@ -29,9 +31,13 @@ class Counts:
     def __init__(self, model: Model) -> None:
         head = model.head.weight.shape
         self.row_bytes = model.embedding.table.row_bytes
-        self.pass_bytes = model.final_norm.nbytes + model.head.nbytes + sum(layer.nbytes for layer in model.layers)
-        linears = [linear for layer in model.layers for linear in linears_of(layer)]
-        self.row_flops = 2 * sum(prod(linear.weight.shape) for linear in linears)
+        held = [held for layer in model.layers for held in layer_matrices(layer).values()]
+        chosen = sum(experts.nbytes for experts in held if isinstance(experts, Experts))  # read where rows choose them
+        layers = sum(layer.nbytes for layer in model.layers) - chosen
+        self.pass_bytes = model.final_norm.nbytes + model.head.nbytes + layers
+        if model.embedding.positions is not None:
+            self.row_bytes += FLOAT * model.config.hidden_size
+        self.row_flops = 2 * sum(prod(linear.weight.shape) for linear in held if isinstance(linear, Linear))
         self.logits_flops = 2 * head[0] * head[1]
         all_heads: list[Heads] = [layer.mixer.heads for layer in model.layers]  # type: ignore[attr-defined]
         self.sinks_bytes = sum(heads.sinks.nbytes for heads in all_heads)
@@ -68,3 +74,14 @@ class Counts:
                 blocks, rows = cache.reads(span, window)
                 layer_bytes = cache.storage(span.seq).layer_bytes[0]  # all layers are alike
                 ledger.kv_read_bytes += (blocks * layer_bytes + 2 * keys * size * FLOAT * rows) * layers
+
+
+def count_experts(chosen: np.ndarray, gate_up: Experts, down: Experts, ledger: Ledger) -> None:  # (T, k) ->
+    """Counts one layer's mixture: each expert that a row chose is read once, and multiplied with its rows."""
+    experts, rows = np.unique(chosen, return_counts=True)  # (n,), (n,)
+    for expert, count in zip(experts.tolist(), rows.tolist(), strict=True):
+        for linear in (gate_up.linears[expert], down.linears[expert]):
+            ledger.flops += 2 * count * prod(linear.weight.shape)
+            ledger.weight_bytes += linear.nbytes
+        ledger.expert_rows += count
+        ledger.experts_read += 1

@@ -1,0 +1,147 @@
+"""Where a kernel finds the keys and values of a position: through a block table, in floats or in packed blocks.
+
+Every kernel of attention begins with the same arguments (the constants below), and asks here for the address of rows.
+Position p of a sequence is row blocks[p // b] · b + p % b of its arrays; a contiguous cache has one block, of all its
+room. Rows that lie side by side are read where they are. Others are gathered into scratch memory first: blocks that do
+not follow one another, blocks packed into few bits (packed_rows.py), heads whose size is no whole number of vectors.
+
+Wins: one kernel for every cache, and a copy only where none can be avoided. Loses: a gathered row is written and read
+once more, in the nearest cache.
+"""
+# numba has no type hints
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc"
+
+from __future__ import annotations
+
+from numba import njit
+
+from tinyinfer.backends.cpu_kernels.packed_rows import HALF, packed_bytes, unpack_key, unpack_value
+from tinyinfer.backends.cpu_kernels.scalars import float_at, int_at, quotient, remainder, set_float
+from tinyinfer.backends.cpu_kernels.vectors import load, store
+
+FLOAT, WORD, BYTES = 4, 8, 64  # bytes of a float, of an address, of a vector
+TILE = 64  # positions that are looked up together
+WIDTH = 16  # numbers of a vector
+
+# The first arguments of every kernel that reads or writes the cache.
+ADDRESSES = 0  # of this layer, for each slot: (slots, PER_SLOT)
+SLOTS = 1  # what else is to be known of each slot: (slots, FIELDS)
+SIZE = 2  # E
+HEADS = 3  # K
+BITS = 4  # of a packed number, 0 where all are floats
+GROUP = 5  # channels of a packed value that share a scale
+COLUMN = 6  # bytes of a float row before this layer's keys, in a cache that packs
+ROW = 7  # bytes of a float row there
+PLACE = 8  # how many arguments these are
+
+# Of a slot. Addresses: of keys and values; of their codes and of their scales, where they are packed.
+KEYS, VALUES, KEY_SCALES, VALUE_SCALES, PER_SLOT = 0, 1, 2, 3, 4
+# The address of the block table, b, positions (packed: blocks) of the arrays, the first float position, float rows.
+TABLE, BLOCK, ROOM, FIRST, FLOATS, FIELDS = 0, 1, 2, 3, 4, 5
+
+
+@njit(forceinline=True)
+def padded(size):
+    """Numbers from one row to the next in scratch memory: whole vectors."""
+    return (size + WIDTH - 1) & -WIDTH
+
+
+@njit(forceinline=True)
+def field(a, slot, number):
+    """What a slot says."""
+    return int_at(a[SLOTS] + WORD * (slot * FIELDS + number))
+
+
+@njit(forceinline=True)
+def array_of(a, slot, number):
+    """The address of one of a slot's arrays in this layer."""
+    return int_at(a[ADDRESSES] + WORD * (slot * PER_SLOT + number))
+
+
+@njit(forceinline=True)
+def block_of(a, slot, position):
+    """The block that holds a position."""
+    return int_at(field(a, slot, TABLE) + WORD * quotient(position, field(a, slot, BLOCK)))
+
+
+@njit
+def float_row(a, slot, head, position, values):
+    """The address of a position's key (values = 0) or value (1) in one head, as floats: where it is written."""
+    if a[BITS]:
+        before = (position - field(a, slot, FIRST)) * a[ROW] + a[COLUMN]
+        return field(a, slot, FLOATS) + before + (values * a[HEADS] + head) * a[SIZE] * FLOAT
+    size = field(a, slot, BLOCK)
+    row = block_of(a, slot, position) * size + remainder(position, size)
+    return array_of(a, slot, KEYS + values) + (head * field(a, slot, ROOM) + row) * a[SIZE] * FLOAT
+
+
+@njit
+def side_by_side(a, slot, first, count):
+    """Whether float rows from position `first` on lie one behind the other, and vectors of them end in the array."""
+    size = field(a, slot, BLOCK)
+    if a[BITS] or a[SIZE] & (WIDTH - 1):
+        return False
+    block, position = block_of(a, slot, first), first - remainder(first, size) + size
+    if block * size + remainder(first, size) + padded(count) > field(a, slot, ROOM):
+        return False
+    while position < first + count:
+        block += 1
+        if block_of(a, slot, position) != block:
+            return False
+        position += size
+    return True
+
+
+@njit
+def rows_at(a, slot, head, values, first, count, edge, scratch):
+    """The address of `count` keys (values = 0) or values (1), `padded(E)` numbers from each other.
+
+    Behind them there are others, which mean nothing, up to a whole number of vectors. edge: positions below are read
+    packed, if the cache packs any.
+    """
+    if side_by_side(a, slot, first, count):
+        return float_row(a, slot, head, first, values)
+    gather(a, slot, head, values, first, count, edge, scratch)
+    return scratch
+
+
+@njit
+def gather(a, slot, head, values, first, count, edge, out):
+    """Copies rows into scratch memory, and unpacks what is packed."""
+    position, stop, stride = first, first + count, padded(a[SIZE]) * FLOAT
+    while position < stop:
+        if a[BITS] and position < edge:
+            inside = remainder(position, field(a, slot, BLOCK))
+            n = min(field(a, slot, BLOCK) - inside, stop - position)
+            unpack_block(a, slot, head, values, block_of(a, slot, position), inside, n, out)
+        else:
+            n = 1
+            copy_row(float_row(a, slot, head, position, values), out, a[SIZE])
+        position, out = position + n, out + n * stride
+
+
+@njit
+def copy_row(source, out, size):
+    """Copies so many floats."""
+    for n in range(quotient(size, WIDTH)):
+        store(out + BYTES * n, load(source + BYTES * n))
+    for n in range(size & -WIDTH, size):
+        set_float(out + FLOAT * n, float_at(source + FLOAT * n))
+
+
+@njit
+def unpack_block(a, slot, head, values, block, inside, count, out):
+    """Unpacks `count` rows of a packed block, from its row `inside` on."""
+    size, rows, blocks, bits = a[SIZE], field(a, slot, BLOCK), field(a, slot, ROOM), a[BITS]
+    nbytes, place = packed_bytes(rows * size, bits), head * blocks + block
+    codes = array_of(a, slot, KEYS + values) + place * nbytes
+    scales, numbers = array_of(a, slot, KEY_SCALES + values), rows * quotient(size, a[GROUP]) if values else size
+    minimums = scales + a[HEADS] * blocks * numbers * HALF
+    scales, minimums = scales + place * numbers * HALF, minimums + place * numbers * HALF
+    for row in range(inside, inside + count):
+        if values:
+            first = row * quotient(size, a[GROUP]) * HALF
+            unpack_value(codes, nbytes, bits, row * size, size, a[GROUP], scales + first, minimums + first, out)
+        else:
+            unpack_key(codes, nbytes, bits, row * size, size, scales, minimums, out)
+        out += padded(size) * FLOAT

@@ -1,0 +1,80 @@
+"""How many threads a pass runs on: as many as it may, or fewer while the machine is busy otherwise.
+
+Threads that compute a plan wait for each other two hundred times in a pass. Where another process has one of the cores,
+each of these waits can last until the system gives the core back, some milliseconds, and two threads are slower than
+one. So the share of time that threads waited is measured, and while it is large one thread fewer is tried; the number
+with the shorter time stays. From time to time one more is tried again, less often the less it has helped.
+
+Wins: beside other work a pass keeps most of what the cores that are left can do. Loses: some passes until the number is
+found.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict, deque
+from collections.abc import Hashable
+from statistics import fmean
+
+HELD_UP = 0.25  # of the threads' time spent waiting: more than uneven work explains
+SAMPLES = 6  # passes that are compared
+EVERY, AT_MOST = 32, 512  # passes until one thread more is tried, at first and in the long run
+
+
+class Crew:
+    """The number of threads for the next pass. most: as many as the user allows."""
+
+    def __init__(self, most: int) -> None:
+        self.most = self.size = most
+        self._work: Hashable = None
+        self._times: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=SAMPLES))  # by the number of threads
+        self._held_up: deque[bool] = deque(maxlen=SAMPLES)
+        self._settled = most  # the number that has proved best
+        self._passes, self._pause = 0, EVERY  # since the last trial; until the next one with more threads
+
+    def record(self, work: Hashable, seconds: float, waited: float) -> None:
+        """Learns from a pass. work: what was computed, since only times of the same work are compared.
+
+        waited: the seconds that all threads together have waited for others.
+        """
+        if self.most == 1:
+            return
+        if work != self._work:
+            self._begin(work)
+        held_up = waited > HELD_UP * self.size * seconds
+        self._times[self.size].append(seconds)
+        self._held_up.append(held_up)
+        self._passes += 1
+        if self.size > self._settled and held_up:  # one more is no help yet
+            self._settle(self._settled)
+            self._pause = min(AT_MOST, 2 * self._pause)
+        elif self.size != self._settled:
+            self._compare()
+        elif self.size > 1 and sum(self._held_up) > SAMPLES // 2:
+            self._try(self.size - 1)
+        elif self.size < self.most and self._passes >= self._pause:
+            self._try(self.size + 1)
+
+    def _begin(self, work: Hashable) -> None:
+        self._work, self.size = work, self._settled
+        self._times.clear()
+        self._held_up.clear()
+
+    def _try(self, size: int) -> None:
+        self.size, self._passes = size, 0
+        self._times.pop(size, None)
+        self._held_up.clear()
+
+    def _compare(self) -> None:
+        """Ends a trial after enough passes: the number of threads with the shorter time stays."""
+        new, old = self._times[self.size], self._times[self._settled]
+        if len(new) < SAMPLES:
+            return
+        better = not old or fmean(new) < fmean(old)
+        if better and self.size > self._settled:
+            self._pause = EVERY
+        self._settle(self.size if better else self._settled)
+
+    def _settle(self, size: int) -> None:
+        self.size = self._settled = size
+        self._passes = 0
+        self._held_up.clear()

@@ -1,0 +1,70 @@
+"""Products: which kernel multiplies rows with a weight.
+
+    dense_product.py     float32, bfloat16 and float16
+    digit_product.py     codes of 2 to 8 bits, few rows, on a CPU that multiplies bytes
+    packed_product.py    the same on any CPU
+    panel_product.py     codes with many rows, or with groups that end inside a word
+    integer_product.py   codes with inputs rounded to 8 bits
+    stacked_product.py   a matrix whose parts have different types
+
+By the weight's type, as in every backend. What a plan asks for is one of two things: y = x Wᵀ + bias, or, where a
+sub-layer's change goes to the residual stream, y += add · (x Wᵀ + bias).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
+from tinyinfer.backends.cpu_kernels.dense_product import dense_product
+from tinyinfer.backends.cpu_kernels.digit_product import digit_product
+from tinyinfer.backends.cpu_kernels.dot import dot_bits
+from tinyinfer.backends.cpu_kernels.integer_product import integer_product
+from tinyinfer.backends.cpu_kernels.kernel import Launch
+from tinyinfer.backends.cpu_kernels.packed_product import packed_product
+from tinyinfer.backends.cpu_kernels.panel_product import panel_product
+from tinyinfer.backends.cpu_kernels.stacked_product import stacked_product
+from tinyinfer.backends.cpu_kernels.tiles import unit_of
+from tinyinfer.backends.lanes import DenseLanes, PackedA8Lanes, PackedLanes, W8A8Lanes
+from tinyinfer.backends.stacked import Stacked
+from tinyinfer.model.weights import Weight
+
+FEW, FEW_OF_TWO_PLANES = 8, 2  # rows for which codes need no panel; for which joining two planes is no loss, row by row
+VECTOR = 16  # numbers: inputs are split into digits so many at a time
+Builder = Callable[[Any, Rows, Rows, Buffers, np.ndarray | None, float | None], list[Launch]]
+
+
+def product_of_codes(
+    weight: PackedLanes, x: Rows, y: Rows, buffers: Buffers, bias: np.ndarray | None, add: float | None
+) -> list[Launch]:
+    """y = x Wᵀ + bias, or y += add · (x Wᵀ + bias), by the fastest kernel for so many rows on this CPU."""
+    return builder_of_codes(weight, len(x), dot_bits() > 0)(weight, x, y, buffers, bias, add)
+
+
+def builder_of_codes(weight: PackedLanes, rows: int, has_dot: bool) -> Builder:
+    """Which kernel multiplies floats with codes. has_dot: whether the CPU has an instruction for products of bytes."""
+    scheme = weight.scheme
+    group = scheme.group_size if scheme.groups(weight.shape[1]) > 1 else None  # None: all inputs
+    if rows > FEW or (group or 0) % unit_of(scheme.bits):
+        return panel_product
+    digits = has_dot and (group or 0) % VECTOR == 0 and rows <= (FEW if weight.high is None else FEW_OF_TWO_PLANES)
+    return digit_product if digits else packed_product
+
+
+BUILDERS: Mapping[type, Builder] = MappingProxyType({
+    DenseLanes: dense_product, PackedLanes: product_of_codes,
+    PackedA8Lanes: integer_product, W8A8Lanes: integer_product,
+})  # fmt: skip
+
+
+def product(
+    weight: Weight, x: Rows, y: Rows, buffers: Buffers, bias: np.ndarray | None = None, add: float | None = None
+) -> list[Launch]:
+    """y = x Wᵀ + bias, or y += add · (x Wᵀ + bias)."""
+    if isinstance(weight, Stacked):
+        return stacked_product(product, weight, x, y, buffers, bias, add)
+    return BUILDERS[type(weight)](weight, x, y, buffers, bias, add)

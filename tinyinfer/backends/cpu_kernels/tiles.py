@@ -1,0 +1,271 @@
+"""A register tile: a few rows times 64 outputs, with every sum in a register.
+
+A weight that is in a register can be multiplied with several rows at once, so that several rows cost memory no more
+than one. R rows times 4 vectors of outputs are 4·R sums; a core with 32 vector registers keeps those of up to 6 rows:
+
+    for each input k:  w = 4 vectors of weights;  for each row r:  sum[r] += w · x[r, k]
+
+If a vector held numbers of one row, its lanes would have to be added to one another at the end. Here 16 lanes are 16
+outputs, and x[r, k] is one number, broadcast. The loops over rows and vectors run while the tile is compiled: they are
+written in Python, and what is left of them are 4·R multiplications, one after the other.
+
+Codes become floats in registers, too: shift, mask, convert, three operations beside each multiplication, by units that
+do not multiply. So with four rows the conversion is nearly hidden, and with one row it is most of the work.
+
+Wins: several rows, and codes of any size, at nearly the speed of the multiplying units. Loses: each number of rows is
+machine code of its own, and compiled for itself.
+"""
+# numba has no type hints, and its @intrinsic functions are called with types, not with values
+# mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
+
+from __future__ import annotations
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from tinyinfer.backends.cpu_kernels.vectors import F32, I64, VF, VI, WIDTH
+from tinyinfer.backends.lanes import PLANES
+
+VECTORS = 4  # of a block of 64 outputs
+FLOAT, HALF, BFLOAT = 4, 2, -2  # kinds of float weights; the size is a number's bytes
+QUAD = ir.VectorType(F32, 4)
+
+
+class Maker:
+    """Writes instructions: a builder of LLVM with the few that tiles need. Addresses are numbers, in bytes."""
+
+    def __init__(self, builder):
+        self.builder = builder
+
+    def at(self, address, offset, times=None):
+        """address + offset, or address + offset · times."""
+        step = ir.Constant(I64, offset)
+        return self.builder.add(address, step if times is None else self.builder.mul(times, step))
+
+    def load(self, address, kind):
+        """What lies at an address, aligned like its elements."""
+        element = getattr(kind, "element", kind)
+        align = element.width // 8 if isinstance(element, ir.IntType) else 2 if element == ir.HalfType() else 4
+        return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=align)
+
+    def store(self, address, value):
+        """Writes a vector of float32."""
+        self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=4)
+
+    def splat(self, value):
+        """The float32 number, 16 times."""
+        one = self.builder.insert_element(ir.Constant(VF, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+        return self.builder.shuffle_vector(one, ir.Constant(VF, ir.Undefined), ir.Constant(VI, [0] * WIDTH))
+
+    def splat_int(self, value):
+        """The int32 number, 16 times."""
+        one = self.builder.insert_element(ir.Constant(VI, ir.Undefined), value, ir.Constant(ir.IntType(32), 0))
+        return self.builder.shuffle_vector(one, ir.Constant(VI, ir.Undefined), ir.Constant(VI, [0] * WIDTH))
+
+    def fma(self, a, b, c):
+        """a · b + c, rounded once."""
+        kind = ir.FunctionType(VF, [VF] * 3)
+        return self.builder.call(self.builder.module.declare_intrinsic("llvm.fma.v16f32", fnty=kind), [a, b, c])
+
+    def total(self, quad):
+        """The sum of 4 numbers."""
+        numbers = [self.builder.extract_element(quad, ir.Constant(ir.IntType(32), i)) for i in range(4)]
+        first, second = (self.builder.fadd(*numbers[i : i + 2]) for i in (0, 2))
+        return self.builder.fadd(first, second)
+
+
+class Sums:
+    """The sums of a tile of some rows, and for each row the sum of its inputs, in registers."""
+
+    def __init__(self, make, x, x_stride, rows):
+        builder = make.builder
+        zero = ir.Constant(VF, [0.0] * WIDTH)
+        self.make, self.rows = make, [builder.add(x, builder.mul(x_stride, ir.Constant(I64, r))) for r in range(rows)]
+        # LLVM keeps what is allocated so in registers
+        self.places = [[cgutils.alloca_once_value(builder, zero) for _ in range(VECTORS)] for _ in range(rows)]
+        self.inputs = [cgutils.alloca_once_value(builder, ir.Constant(QUAD, [0.0] * 4)) for _ in range(rows)]
+
+    def add(self, offset, weights):
+        """sum[r] += w · x[r, k] for 4 vectors of weights; offset: where input k stands in a row."""
+        make, b = self.make, self.make.builder
+        for row, places in zip(self.rows, self.places, strict=True):
+            x = make.splat(make.load(b.add(row, offset), F32))
+            for place, w in zip(places, weights, strict=True):
+                b.store(make.fma(w, x, b.load(place)), place)
+
+    def add_inputs(self, offset):
+        """Adds 4 inputs to the sum of each row's inputs."""
+        make, b = self.make, self.make.builder
+        for row, place in zip(self.rows, self.inputs, strict=True):
+            b.store(b.fadd(b.load(place), make.load(b.add(row, offset), QUAD)), place)
+
+    def put(self, y, y_stride, scale, minimum=None):
+        """y += scale · sums + minimum · sum of inputs; scale and minimum: 4 vectors."""
+        make, b = self.make, self.make.builder
+        for r, places in enumerate(self.places):
+            row = b.add(y, b.mul(y_stride, ir.Constant(I64, r)))
+            inputs = minimum and make.splat(make.total(b.load(self.inputs[r])))
+            for v, place in enumerate(places):
+                at = make.at(row, 64 * v)
+                value = make.fma(b.load(place), scale[v], make.load(at, VF))
+                make.store(at, value if minimum is None else make.fma(inputs, minimum[v], value))
+
+
+def float_weights(make, address, kind):
+    """16 weights of a kind as float32."""
+    b = make.builder
+    if kind == FLOAT:
+        return make.load(address, VF)
+    if kind == HALF:
+        return b.fpext(make.load(address, ir.VectorType(ir.HalfType(), WIDTH)), VF)
+    upper = b.zext(make.load(address, ir.VectorType(ir.IntType(16), WIDTH)), VI)  # bfloat16: half of a float32
+    return b.bitcast(b.shl(upper, constant(16)), VF)
+
+
+@intrinsic(prefer_literal=True)
+def dense_tile(typing, rows, kind, x, x_stride, w, inputs, y, y_stride, factor):
+    """y += factor · x Wᵀ for so many rows and inputs, from the addresses x, w and y on; strides in bytes."""
+    count, number = rows.literal_value, kind.literal_value
+
+    def code(context, builder, signature, args):
+        _, _, x, x_stride, w, inputs, y, y_stride, factor = args
+        make = Maker(builder)
+        sums, size = Sums(make, x, x_stride, count), WIDTH * abs(number)
+        with cgutils.for_range(builder, inputs) as loop:
+            at = make.at(w, VECTORS * size, loop.index)
+            weights = [float_weights(make, make.at(at, size * v), number) for v in range(VECTORS)]
+            sums.add(builder.mul(loop.index, ir.Constant(I64, 4)), weights)
+        sums.put(y, y_stride, [make.splat(factor)] * VECTORS)
+        return context.get_dummy_value()
+
+    return types.none(rows, kind, *[types.int64] * 6, types.float32), code
+
+
+@intrinsic(prefer_literal=True)
+def widen(typing, kind, w, inputs, panel):
+    """Writes weights of a kind, of 64 outputs and so many inputs, as float32."""
+    number = kind.literal_value
+
+    def code(context, builder, signature, args):
+        _, w, inputs, panel = args
+        make, size = Maker(builder), WIDTH * abs(number)
+        with cgutils.for_range(builder, inputs) as loop:
+            at, out = make.at(w, VECTORS * size, loop.index), make.at(panel, 256, loop.index)
+            for v in range(VECTORS):
+                make.store(make.at(out, 64 * v), float_weights(make, make.at(at, size * v), number))
+        return context.get_dummy_value()
+
+    return types.none(kind, *[types.int64] * 3), code
+
+
+def constant(value):
+    """The int32 number, 16 times."""
+    return ir.Constant(VI, [value] * WIDTH)
+
+
+def unit_of(bits):
+    """The inputs that a word of the low plane covers: so many are unpacked at a time."""
+    return 32 // PLANES[bits][0]
+
+
+class Codes:
+    """The codes of a block of 64 outputs, word after word of the low plane, as vectors of float32.
+
+    words, high: addresses of both planes of the block.
+    """
+
+    def __init__(self, make, words, high, bits):
+        self.make, self.words, self.high, self.bits, self.unit = make, words, high, bits, unit_of(bits)
+
+    def bytes(self, unit):
+        """The inputs of a unit, four by four, in the four bytes of 4 vectors of words. unit: which one of the block."""
+        b, (low, more) = self.make.builder, PLANES[self.bits]
+        words = self.low_words(unit)
+        uppers = self.upper(unit, more) if more else words
+        for quad in range(self.unit // 4):
+            values = [self.fields(word, low * quad, low) for word in words]
+            if more:
+                parts = zip(values, (self.fields(word, more * quad, more) for word in uppers), strict=True)
+                values = [b.or_(value, b.shl(upper, constant(low))) for value, upper in parts]
+            yield values
+
+    def quads(self, unit):
+        """The inputs of a unit, four by four: each as 4 vectors of float32."""
+        b, (low, more) = self.make.builder, PLANES[self.bits]
+        if more:  # both planes of four codes are joined at once
+            joined, size = [(values, 0) for values in self.bytes(unit)], 8
+        else:
+            joined, size = [(self.low_words(unit), low * quad) for quad in range(self.unit // 4)], low
+        mask = constant((1 << size) - 1)
+        for values, position in joined:
+            yield [[b.sitofp(b.and_(b.lshr(value, constant(position + 8 * i)), mask), VF) for value in values]
+                   for i in range(4)]  # fmt: skip
+
+    def low_words(self, unit):
+        """The words of the low plane that hold a unit."""
+        make = self.make
+        return [make.load(make.at(make.at(self.words, 256, unit), 64 * v), VI) for v in range(VECTORS)]
+
+    def upper(self, unit, bits):
+        """The words of the high plane that the unit's codes are in, moved so that the first of them comes first."""
+        make, b = self.make, self.make.builder
+        units = ir.Constant(I64, 32 // (bits * self.unit))  # of a word of the high plane
+        at = make.at(self.high, 256, b.udiv(unit, units))
+        shift = b.mul(b.urem(unit, units), ir.Constant(I64, bits * self.unit // 4))
+        by = make.splat_int(b.trunc(shift, VI.element))
+        return [b.lshr(make.load(make.at(at, 64 * v), VI), by) for v in range(VECTORS)]
+
+    def fields(self, word, position, bits):
+        """The fields at a position of all four bytes, each at the bottom of its byte."""
+        b = self.make.builder
+        return b.and_(b.lshr(word, constant(position)), constant(((1 << bits) - 1) * 0x01010101))
+
+
+@intrinsic(prefer_literal=True)
+def packed_tile(typing, rows, bits, x, x_stride, words, high, first, units, scales, y, y_stride):
+    """y += scale · (x Cᵀ) + minimum · Σ x for so many rows and the units of one group; C: codes, from 0 on.
+
+    words, high: addresses of a block's planes. first: the block's first unit that is meant; x begins with its inputs.
+    scales: the address of 64 scales and 64 minimums in float32. Strides in bytes.
+    """
+    count, number = rows.literal_value, bits.literal_value
+
+    def code(context, builder, signature, args):
+        _, _, x, x_stride, words, high, first, units, scales, y, y_stride = args
+        make = Maker(builder)
+        sums, codes = Sums(make, x, x_stride, count), Codes(make, words, high, number)
+        with cgutils.for_range(builder, units) as loop:
+            start = builder.mul(loop.index, ir.Constant(I64, 4 * codes.unit))
+            for quad, inputs in enumerate(codes.quads(builder.add(first, loop.index))):
+                for i, weights in enumerate(inputs):
+                    sums.add(make.at(start, 16 * quad + 4 * i), weights)
+                sums.add_inputs(make.at(start, 16 * quad))
+        vectors = [make.load(make.at(scales, 64 * v), VF) for v in range(2 * VECTORS)]
+        sums.put(y, y_stride, vectors[:VECTORS], vectors[VECTORS:])
+        return context.get_dummy_value()
+
+    return types.none(rows, bits, *[types.int64] * 9), code
+
+
+@intrinsic(prefer_literal=True)
+def unpack_units(typing, bits, words, high, first, units, scales, panel):
+    """Writes scale · code + minimum, as float32, of 64 outputs and the inputs of some units, input-major."""
+    number = bits.literal_value
+
+    def code(context, builder, signature, args):
+        _, words, high, first, units, scales, panel = args
+        make = Maker(builder)
+        codes = Codes(make, words, high, number)
+        vectors = [make.load(make.at(scales, 64 * v), VF) for v in range(2 * VECTORS)]
+        with cgutils.for_range(builder, units) as loop:
+            out = make.at(panel, 256 * codes.unit, loop.index)
+            for quad, inputs in enumerate(codes.quads(builder.add(first, loop.index))):
+                for i, weights in enumerate(inputs):
+                    for v, code in enumerate(weights):
+                        w = make.fma(code, vectors[v], vectors[VECTORS + v])
+                        make.store(make.at(out, 256 * (4 * quad + i) + 64 * v), w)
+        return context.get_dummy_value()
+
+    return types.none(bits, *[types.int64] * 6), code
