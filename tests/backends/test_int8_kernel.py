@@ -16,7 +16,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.model.weights import Linear, QuantScheme
 from tinyinfer.quantization.rtn import round_to_nearest
 
-pytestmark = pytest.mark.course  # numba's compiler takes seconds, and is no part of the test extra
+pytestmark = pytest.mark.cpu  # numba's compiler takes seconds, and is no part of the test extra
 SIZES = [(64, 32, 32), (100, 70, 32), (5, 3, 8), (192, 96, 96)]  # outputs, inputs, group
 
 
