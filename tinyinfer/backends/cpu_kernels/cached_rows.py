@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from numba import njit
 
-from tinyinfer.backends.cpu_kernels.packed_rows import HALF, packed_bytes, unpack_key, unpack_value
+from tinyinfer.backends.cpu_kernels.packed_rows import HALF, packed_bytes, unpack_keys, unpack_values
 from tinyinfer.backends.cpu_kernels.scalars import float_at, int_at, prefetch, quotient, remainder, set_float
 from tinyinfer.backends.cpu_kernels.vectors import load, store
 
@@ -121,16 +121,19 @@ def fetch_ahead(a, slot, head, values, first, count, edge):
 
 @njit
 def gather(a, slot, head, values, first, count, edge, out):
-    """Copies rows into scratch memory, and unpacks what is packed."""
-    position, stop, stride = first, first + count, padded(a[SIZE]) * FLOAT
+    """Copies rows into scratch memory, the rows of a block together, and unpacks what is packed."""
+    position, stop, size, stride = first, first + count, a[SIZE], padded(a[SIZE]) * FLOAT
     while position < stop:
-        if a[BITS] and position < edge:
-            inside = remainder(position, field(a, slot, BLOCK))
-            n = min(field(a, slot, BLOCK) - inside, stop - position)
-            unpack_block(a, slot, head, values, block_of(a, slot, position), inside, n, out)
-        else:
+        packed = a[BITS] and position < edge
+        inside = remainder(position, field(a, slot, BLOCK))
+        n = min(field(a, slot, BLOCK) - inside, stop - position)
+        if packed:
+            unpack_rows(a, slot, head, values, block_of(a, slot, position), inside, n, out)
+        elif a[BITS] or size & (WIDTH - 1):
             n = 1
-            copy_row(float_row(a, slot, head, position, values), out, a[SIZE])
+            copy_row(float_row(a, slot, head, position, values), out, size)
+        else:
+            copy_row(float_row(a, slot, head, position, values), out, n * size)
         position, out = position + n, out + n * stride
 
 
@@ -144,7 +147,7 @@ def copy_row(source, out, size):
 
 
 @njit
-def unpack_block(a, slot, head, values, block, inside, count, out):
+def unpack_rows(a, slot, head, values, block, inside, count, out):
     """Unpacks `count` rows of a packed block, from its row `inside` on."""
     size, rows, blocks, bits = a[SIZE], field(a, slot, BLOCK), field(a, slot, ROOM), a[BITS]
     nbytes, place = packed_bytes(rows * size, bits), head * blocks + block
@@ -152,10 +155,10 @@ def unpack_block(a, slot, head, values, block, inside, count, out):
     scales, numbers = array_of(a, slot, KEY_SCALES + values), rows * quotient(size, a[GROUP]) if values else size
     minimums = scales + a[HEADS] * blocks * numbers * HALF
     scales, minimums = scales + place * numbers * HALF, minimums + place * numbers * HALF
-    for row in range(inside, inside + count):
-        if values:
-            first = row * quotient(size, a[GROUP]) * HALF
-            unpack_value(codes, nbytes, bits, row * size, size, a[GROUP], scales + first, minimums + first, out)
-        else:
-            unpack_key(codes, nbytes, bits, row * size, size, scales, minimums, out)
-        out += padded(size) * FLOAT
+    first, stride = inside * size, padded(size) * FLOAT
+    if values:
+        before = inside * quotient(size, a[GROUP]) * HALF
+        scales, minimums = scales + before, minimums + before
+        unpack_values(codes, nbytes, bits, first, count, size, a[GROUP], scales, minimums, out, stride)
+    else:
+        unpack_keys(codes, nbytes, bits, first, count, size, scales, minimums, out, stride)

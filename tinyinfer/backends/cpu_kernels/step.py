@@ -28,7 +28,7 @@ from tinyinfer.sampling import has_penalties
 from tinyinfer.sequence import Batch, Wanted
 
 LONG = 32  # rows from which on a pass takes so long that it is run layer by layer, for Ctrl-C to be heard
-KEPT = 64  # plans of fewer rows
+KEPT = 64 << 20  # bytes that the plans of fewer rows may hold together, beside the newest one
 
 
 class Pass:
@@ -38,6 +38,11 @@ class Pass:
         self.data = PassData(rows, cache, threads)
         self.planner = Planner(model, rows, wanted, threads, self.data)
         self.plan = Plan(self.planner.launches)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the plan's rows and scratch memory."""
+        return self.planner.buffers.nbytes + self.planner.head_buffers.nbytes
 
     @property
     def logits(self) -> np.ndarray:  # -> (R, V)
@@ -109,8 +114,9 @@ class CompiledPass:
         if rows >= LONG:  # its arrays are large: those of the last one go first
             for old in [old for old in self._passes if old[0] >= LONG]:
                 del self._passes[old]
-        elif len(self._passes) >= KEPT:
-            self._passes.popitem(last=False)
+        else:
+            while self._passes and sum(one.nbytes for one in self._passes.values()) > KEPT:
+                self._passes.popitem(last=False)
         self._passes[key] = Pass(self.model, rows, wanted, self.ops.threads, self.cache)
         return self._passes[key]
 
