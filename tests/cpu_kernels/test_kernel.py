@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tinyinfer.cli import main
 from tinyinfer.backends.cpu_kernels import rows
 from tinyinfer.backends.cpu_kernels.kernel import Kernel, kernel
+from tinyinfer.cli import main
 from tinyinfer.errors import SwitchError
 
 pytestmark = pytest.mark.cpu
