@@ -91,7 +91,7 @@ class TargetCache:
         return 1  # the newest token, whose keys the target, too, does not have yet
 
     def make_room(self, seq: Sequence, n: int) -> int:
-        """Room for the target's step over them, too. Nothing is preempted for drafts.
+        """Room for the target's step over them, too: for fewer drafts where that lacks, and nothing is preempted here.
 
         There is none where the target has to compute more than the newest token.
         """
@@ -108,7 +108,8 @@ class TargetCache:
         return len(seq.tokens) + len(seq.drafts) - 1
 
     def reserve(self, seq: Sequence, rows: int) -> None:
-        """All room is there since `make_room`."""
+        """The room of `make_room`, as far as this pass writes, so that the cache knows which rows those are."""
+        self.cache.reserve(seq, self.first(seq) + rows - self.cache.length(seq))
 
     def commit(self, seq: Sequence, rows: int) -> None:
         """Nothing that a draft model computes counts."""

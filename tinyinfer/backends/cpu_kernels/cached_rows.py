@@ -77,19 +77,23 @@ def float_row(a, slot, head, position, values):
 
 @njit
 def side_by_side(a, slot, first, count):
-    """Whether float rows from position `first` on lie one behind the other, and vectors of them end in the array."""
+    """How many of `count` float rows from position `first` on lie one behind the other: all, or whole vectors of them.
+
+    Where they are all, vectors of them end within the array.
+    """
     size = field(a, slot, BLOCK)
     if a[BITS] or a[SIZE] & (WIDTH - 1):
-        return False
-    block, position = block_of(a, slot, first), first - remainder(first, size) + size
-    if block * size + remainder(first, size) + padded(count) > field(a, slot, ROOM):
-        return False
+        return 0
+    block, inside = block_of(a, slot, first), remainder(first, size)
+    position = first - inside + size
+    if block * size + inside + padded(count) > field(a, slot, ROOM):
+        return 0
     while position < first + count:
         block += 1
         if block_of(a, slot, position) != block:
-            return False
+            return (position - first) & -WIDTH
         position += size
-    return True
+    return count
 
 
 @njit
@@ -99,7 +103,7 @@ def rows_at(a, slot, head, values, first, count, edge, scratch):
     Behind them there are others, which mean nothing, up to a whole number of vectors. edge: positions below are read
     packed, if the cache packs any.
     """
-    if side_by_side(a, slot, first, count):
+    if side_by_side(a, slot, first, count) == count:
         return float_row(a, slot, head, first, values)
     gather(a, slot, head, values, first, count, edge, scratch)
     return scratch

@@ -42,8 +42,10 @@ from tinyinfer.backends.cpu_kernels.cached_rows import (
     WIDTH,
     WORD,
     fetch_ahead,
+    float_row,
     padded,
     rows_at,
+    side_by_side,
 )
 from tinyinfer.backends.cpu_kernels.functions import exp, larger
 from tinyinfer.backends.cpu_kernels.kernel import kernel
@@ -90,13 +92,13 @@ def fetch_share(rows, lane, lanes, size):
 
 
 @njit
-def score_tile(a, lanes, tile, count, keys, weights, state):
-    """The scores of all lanes with the keys of a tile, and the largest of each lane."""
+def score_tile(a, lanes, tile, count, keys, ahead, weights, state):
+    """The scores of all lanes with the keys of a tile, and the largest of each lane. ahead: keys of the tile after."""
     size = padded(a[SIZE])
     for n in range(0, count, WIDTH):
         numbers = counting(F(tile + n))
         for lane in range(lanes):
-            fetch_share(keys + (n + TILE) * size * FLOAT, lane, lanes, size)
+            fetch_share(ahead + n * size * FLOAT, lane, lanes, size)
             query, position = int_at(state + ADDRESSES * BYTES + WORD * lane), state + POSITIONS * BYTES + FLOAT * lane
             scores = capped(a, score_keys(query, keys + n * size * FLOAT, size))
             scores = seen(a, scores, numbers, splat(float_at(position)))
@@ -136,12 +138,12 @@ def add_values(sums, before, weights, values, count, stride, out):
 
 
 @njit
-def mix_values(size, lanes, count, values, weights, state, out):
+def mix_values(size, lanes, count, values, ahead, weights, state, out):
     """What was summed before, scaled, and the weights of all lanes times the values of a tile; 16 values at a time."""
     for first in range(0, count, WIDTH):
         some, here = min(WIDTH, count - first), values + first * size * FLOAT
         for lane in range(lanes):
-            fetch_share(here + TILE * size * FLOAT, lane, lanes, size)
+            fetch_share(ahead + first * size * FLOAT, lane, lanes, size)
             before = splat(float_at(state + BEFORE * BYTES + FLOAT * lane) if first == 0 else F(1))
             mine, n = weights + FLOAT * (TILE * lane + first), 0
             while n < size:
@@ -180,15 +182,20 @@ def attend_few(a, item, thread):
     prepare(a, item, lanes, out, state)
     tile, stop, edge = piece(a, item, START), piece(a, item, STOP), piece(a, item, EDGE)
     while tile < stop:
-        count = min(TILE, stop - tile)
+        most = min(TILE, stop - tile)
+        count = side_by_side(a, slot, tile, most) or most
         k = rows_at(a, slot, head, 0, tile, count, edge, keys)
-        if k == keys:  # the next ones lie elsewhere, too
-            for some in range(2):
-                fetch_ahead(a, slot, head, some, tile + count, min(TILE, stop - tile - count), edge)
         v = rows_at(a, slot, head, 1, tile, count, edge, values)
-        score_tile(a, lanes, tile, count, k, weights, state)
+        next_k, next_v = k, v
+        if k == keys:
+            fetch_ahead(a, slot, head, 0, tile + count, min(TILE, stop - tile - count), edge)
+            fetch_ahead(a, slot, head, 1, tile + count, min(TILE, stop - tile - count), edge)
+        elif tile + TILE < stop:
+            next_k = float_row(a, slot, head, tile + TILE, 0)
+            next_v = float_row(a, slot, head, tile + TILE, 1)
+        score_tile(a, lanes, tile, count, k, next_k, weights, state)
         weigh(lanes, count, weights, state)
-        mix_values(size, lanes, count, v, weights, state, out)
+        mix_values(size, lanes, count, v, next_v, weights, state, out)
         tile += count
     for lane in range(lanes):
         total = reduce_add(load(state + (TOTALS + lane) * BYTES))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from collections.abc import Sequence as Seq
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
@@ -21,7 +22,8 @@ from tinyinfer.backends.cpu_kernels.pass_data import PassData
 from tinyinfer.backends.cpu_kernels.pass_plan import Planner
 from tinyinfer.backends.cpu_kernels.plan import Plan
 from tinyinfer.backends.cpu_kernels.rotations import RotationTable
-from tinyinfer.backends.cpu_kernels.team import team
+from tinyinfer.backends.cpu_kernels.team import compute, serve, team
+from tinyinfer.backends.numba_device import compiling
 from tinyinfer.model.interfaces import HOST, Sampled
 from tinyinfer.model.transformer import Model
 from tinyinfer.sampling import has_penalties
@@ -37,7 +39,11 @@ class Pass:
     def __init__(self, model: Model, rows: int, wanted: int, threads: int, cache: Any) -> None:
         self.data = PassData(rows, cache, threads)
         self.planner = Planner(model, rows, wanted, threads, self.data)
-        self.plan = Plan(self.planner.launches)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The launches as a table; whatever is not compiled yet is."""
+        return Plan(self.planner.launches)
 
     @property
     def nbytes(self) -> int:
@@ -66,6 +72,14 @@ class CompiledPass:
         self.crew = Crew(ops.threads)
         self._passes: OrderedDict[tuple[int, int], Pass] = OrderedDict()
         self._newest: Pass | None = None
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compiles the kernels of a short and of a long pass, so that no token waits for them, and a user is told."""
+        both = [Pass(self.model, rows, 1, self.ops.threads, self.cache) for rows in (1, LONG)]
+        launches = [launch for one in both for launch in one.planner.launches]
+        for kernel in compiling.each([serve, compute, *dict.fromkeys(launch.kernel for launch in launches)]):
+            kernel.ready()
 
     def __reduce__(self) -> tuple[type[CompiledPass], tuple[Model, Any, Any]]:
         """A copy plans anew: a plan holds addresses, and those of a copied model are others."""
