@@ -33,7 +33,8 @@ from tinyinfer.backends.lanes import DenseLanes, PackedA8Lanes, PackedLanes, W8A
 from tinyinfer.backends.stacked import Stacked
 from tinyinfer.model.weights import Weight
 
-FEW, FEW_OF_TWO_PLANES = 8, 2  # rows for which codes need no panel; for which joining two planes is no loss, row by row
+FEW = 8  # rows that multiply codes as they come; more are worth a panel
+DIGIT_ROWS, DIGIT_ROWS_OF_TWO_PLANES = 24, 2  # rows in three bytes: joining two planes is work for every second row
 VECTOR = 16  # numbers: inputs are split into digits so many at a time
 Builder = Callable[[Any, Rows, Rows, Buffers, np.ndarray | None, float | None], list[Launch]]
 
@@ -49,10 +50,12 @@ def builder_of_codes(weight: PackedLanes, rows: int, has_dot: bool) -> Builder:
     """Which kernel multiplies floats with codes. has_dot: whether the CPU has an instruction for products of bytes."""
     scheme = weight.scheme
     group = scheme.group_size if scheme.groups(weight.shape[1]) > 1 else None  # None: all inputs
-    if rows > FEW or (group or 0) % unit_of(scheme.bits):
+    if (group or 0) % unit_of(scheme.bits):
         return panel_product
-    digits = has_dot and (group or 0) % VECTOR == 0 and rows <= (FEW if weight.high is None else FEW_OF_TWO_PLANES)
-    return digit_product if digits else packed_product
+    most = DIGIT_ROWS if weight.high is None else DIGIT_ROWS_OF_TWO_PLANES
+    if has_dot and rows <= most and (group or 0) % VECTOR == 0:
+        return digit_product
+    return packed_product if rows <= FEW else panel_product
 
 
 BUILDERS: Mapping[type, Builder] = MappingProxyType({
