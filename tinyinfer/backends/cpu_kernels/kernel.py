@@ -49,6 +49,10 @@ class Native:
         self.function, self.name, self.__doc__ = function, function.__name__, function.__doc__
         self.signature = arguments, result
 
+    def ready(self) -> None:
+        """Compiles the function if that is still to be done. Raises SwitchError where the compiler refuses it."""
+        assert self.address
+
     @cached_property
     def call(self) -> Callable[..., int]:
         """The function for Python."""
