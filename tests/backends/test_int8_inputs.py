@@ -342,7 +342,7 @@ def missing() -> Any:
 def test_auto_passes_it_on(find, kind):
     """To whichever backend it takes."""
     with pytest.warns(ModelWarning, match="backend=auto takes"):
-        ops = auto_ops(Ledger(), find=find, activations="int8")
+        ops = auto_ops(Ledger(), find={"cupy": find}, activations="int8")
     assert isinstance(ops, kind)
     assert isinstance(ops.take(random_matrix(3, 4, QuantScheme(8, None, True))), (PackedA8, PackedRowsA8))
 
