@@ -239,8 +239,8 @@ def test_the_matrix_comes_back(bits, symmetric, n, m, data):
     gives_back(weight, matrix, matrix.dequantize(), data)
     start = data.draw(st.integers(0, n - 1))
     tile = slice(start, data.draw(st.integers(start + 1, n)))
-    for make in ROUNDED.values():
-        ops = make(Ledger(), activations="int8")
+    for name in ROUNDED.keys() - {"numba"}:  # whose kernels read codes where they lie
+        ops = ROUNDED[name](Ledger(), activations="int8")
         codes, scale, minimum = map(to_host, ops.take(matrix).integers(tile))
         np.testing.assert_array_equal(codes, matrix.codes[tile].T)
         np.testing.assert_array_equal(scale, matrix.scale[tile].T)
@@ -278,7 +278,7 @@ def test_a_model_is_close_to_the_same_with_float_activations(changes):
     plain = make_engine(config, **switches).logits(request(range(9)), 0, 9)
     for make in ROUNDED.values():
         engine = make_engine(config, ops=make(Ledger(), activations="int8"), activations="int8", **switches)
-        assert {kind.__name__[-2:] for kind in held(engine.model)} == {"A8"}
+        assert all("A8" in kind.__name__ for kind in held(engine.model))
         found = engine.logits(request(range(9)), 0, 9)
         assert 0 < np.abs(found - plain).max() < 0.05 * np.abs(plain).max()
 

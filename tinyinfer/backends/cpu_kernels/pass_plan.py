@@ -57,7 +57,8 @@ class Planner:
         self.launches: list[Launch] = []
         self.ends_of_layers: list[int] = []  # after how many launches each layer is done
         self.tokens, self.wanted = np.zeros(rows, np.int64), np.zeros(wanted, np.int64)
-        self.turns = [tuple(np.zeros((rows, c.head_dim), np.float32) for _ in range(2)) for _ in model.rotations]
+        empty = rows, c.head_dim
+        self.turns = [(np.zeros(empty, np.float32), np.zeros(empty, np.float32)) for _ in model.rotations]
         self.x = self.buffers.rows("x", c.hidden_size)
         self.launches += embed(model.embedding, self.tokens, data.positions, self.x)
         for number, layer in enumerate(model.layers):
@@ -67,13 +68,13 @@ class Planner:
 
     def layer(self, number: int, layer: Any) -> None:
         """Both changes of a layer."""
-        mixed = self.mix(number, layer.mixer, layer.attention_norm)
+        mixed, o = self.mix(number, layer.mixer, layer.attention_norm), layer.mixer.o
         if isinstance(layer, ParallelLayer):  # the MLP reads the rows before attention has changed them
             h = self.normed(layer.mlp_norm, "h of the MLP")
-            self.change(layer.mixer.o, mixed, NoNorm(), layer.scale)
+            self.change(o, mixed, NoNorm(), layer.scale)
             self.mlp(layer.mlp, h, NoNorm(), layer.scale)
             return
-        self.change(layer.mixer.o, mixed, layer.post_attention_norm, layer.scale)
+        self.change(o, mixed, layer.post_attention_norm, layer.scale)
         self.mlp(layer.mlp, self.normed(layer.mlp_norm, "h"), layer.post_mlp_norm, layer.scale)
 
     def normed(self, by: Norm, name: str) -> Rows:
