@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import fields, is_dataclass, replace
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import count, pairwise
@@ -25,6 +25,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import build_model, load_model
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
 from tinyinfer.model.config import ModelConfig, RopeConfig, expected_tensors
+from tinyinfer.model.weights import Dense
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Span
 from tinyinfer.sequence import RequestSpec as Asked
@@ -209,6 +210,17 @@ def finish(engine: Engine, *sequences: Request) -> list[list[int]]:
     return [seq.new_tokens for seq in sequences]
 
 
+def taken(part: Any, ops: Any) -> Any:
+    """A part of a model whose dense weights are a backend's own."""
+    if isinstance(part, Dense):
+        return ops.take(part.matrix())
+    if isinstance(part, tuple):
+        return tuple(taken(one, ops) for one in part)
+    if is_dataclass(part) and not isinstance(part, type):
+        return replace(part, **{field.name: taken(getattr(part, field.name), ops) for field in fields(part)})
+    return part
+
+
 def distance(found: np.ndarray, expected: np.ndarray) -> float:
     """The largest difference, as a share of the largest expected value; infinite for NaN and for another shape."""
     if found.shape != expected.shape or not np.isfinite(found).all():
@@ -228,8 +240,8 @@ def golden_distance(
         return import_module(f"{package}.{name}")
 
     ledger = part("ledger").Ledger()
-    if backend == "numpy":
-        ops = part("backends.numpy_ops").NumpyOps(ledger)
+    if backend in ("numpy", "numba"):
+        ops = resolve(part("backends.switches").BACKENDS, backend)(ledger)
     else:
         ops = part("backends.reference").ReferenceOps(ledger, xp=xp or np)
     model = part("loading.build").build_model(checkpoint, ops)
@@ -244,7 +256,10 @@ def golden_distance(
             cache.reserve(seq, len(rows))
             spans = (span(seq, 0, len(rows), first, rotation_set=rotations),)
             piece = batch(tokens[first:stop], first + rows, rows, spans)
-            found.append(ops.to_host(part("model.transformer").transformer(model, piece, cache, ops)))
+            compiled = ops.compile(model, cache)
+            of_model = part("model.transformer").transformer
+            logits_of_piece = compiled.forward(piece) if compiled else of_model(model, piece, cache, ops)
+            found.append(ops.to_host(logits_of_piece))
             cache.commit(seq, len(rows))
         worst = max(worst, distance(np.concatenate(found), logits))
     return worst

@@ -11,14 +11,14 @@ from functools import cache
 import numpy as np
 import pytest
 from golden import BARE, FAMILIES, load_golden, write_hf_folder
-from helpers import TOLERANCE, distance, golden_distance, make_engine, request
+from helpers import COMPILED, TOLERANCE, distance, golden_distance, make_engine, request
 from traps import TRAPS, fields
 
 from tinyinfer.loading import load
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.sequence import Batch, Span
 
-BACKENDS = ("reference", "numpy")
+BACKENDS = ("reference", "numpy", *COMPILED)
 
 
 @pytest.fixture(scope="module")
@@ -68,10 +68,11 @@ def test_what_a_file_leaves_out_is_the_default_of_its_family(name, backend, tmp_
         assert off(name, checkpoint, backend) < TOLERANCE
 
 
+@pytest.mark.parametrize("backend", ["reference", *COMPILED])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_reference_operations_fit_every_golden(name, checkpoint_of):
+def test_the_reference_operations_and_the_compiled_pass_fit_every_golden(name, backend, checkpoint_of):
     """ReferenceOps is the formula that all other backends are held against. (NumPy's: test_transformer.py)"""
-    assert off(name, checkpoint_of(name), "reference") < TOLERANCE
+    assert off(name, checkpoint_of(name), backend) < TOLERANCE
 
 
 def test_masks_and_frequencies_of_old_files_are_passed_over(tmp_path):

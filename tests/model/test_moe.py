@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import scipy.special
+from helpers import taken
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,28 +55,28 @@ def loop(moe: MoE, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("n", [1, 2, 19])
 def test_equals_a_loop_over_tokens(ops, n, k, renormalize):
     """Catches: results handed back to another row, a weight given to another expert, weights not renormalized."""
-    moe, x = make(k, renormalize), rows(n)
-    np.testing.assert_allclose(moe(x, ops()), loop(moe, x)[0], rtol=1e-4, atol=1e-4)
+    moe, x, o = make(k, renormalize), rows(n), ops()
+    np.testing.assert_allclose(taken(moe, o)(x, o), loop(moe, x)[0], rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_experts_not_chosen_are_never_read(ops, n):
     """All experts that no row chose hold NaN: multiplying all and masking afterwards would spread it."""
-    moe, x = make(2), rows(n)
+    moe, x, o = make(2), rows(n), ops()
     expected, chosen = loop(moe, x)
     others = sorted(set(range(X)) - set(chosen.ravel().tolist()))
     assert others, "the test needs an expert that no row chose"
     for e in others:
         moe.gate_up.linears[e].weight.array[...] = np.nan
         moe.down.linears[e].weight.array[...] = np.nan
-    np.testing.assert_allclose(moe(x, ops()), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(taken(moe, o)(x, o), expected, rtol=1e-4, atol=1e-4)
 
 
 def test_the_ledger_counts_the_chosen_experts_only(ops):
     """Catches: FLOPs or bytes of all experts, or an expert counted once for each of its rows."""
     moe, x, k = make(2), rows(4), 2
     o = ops()
-    moe(x, o)
+    taken(moe, o)(x, o)
     ledger = o.ledger
     touched = len(set(loop(moe, x)[1].ravel().tolist()))
     assert 2 <= touched < X
@@ -103,13 +104,13 @@ def test_experts_add_their_own_biases(ops):
             h = gate * scipy.special.expit(gate) * up
             expected[t] += share * (h @ moe.down.linears[e].weight.array + biases[1][e])
     o = ops()
-    np.testing.assert_allclose(biased(x, o), expected, rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(taken(biased, o)(x, o), expected, rtol=1e-4, atol=1e-4)
     assert biased.nbytes == moe.nbytes + 4 * (X + X * 2 * F + X * D)
 
 
 def test_a_shared_expert_serves_every_row_behind_its_own_gate(ops):
     """routed + sigmoid(x · g) · mlp(x). Catches the gate left out, one sigmoid for all rows, an overflow in it."""
-    moe, x, rng = make(2), rows(5), np.random.default_rng(4)
+    moe, x, rng, o = make(2), rows(5), np.random.default_rng(4), ops()
     x[0] *= 300  # a sigmoid of a large number
     router, gate_up, down = (rng.standard_normal(shape).astype(np.float32) for shape in ((D, 1), (D, 8), (4, D)))
     parts = [Linear(Dense(matrix)) for matrix in (router, gate_up, down)]
@@ -118,7 +119,7 @@ def test_a_shared_expert_serves_every_row_behind_its_own_gate(ops):
     mlp = (gate * scipy.special.expit(gate) * up) @ down
     expected = loop(moe, x)[0] + scipy.special.expit(x.astype(np.float64) @ router) * mlp
     with np.errstate(over="raise", invalid="raise"):
-        found = shared(x, ops())
+        found = taken(shared, o)(x, o)
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
     assert shared.nbytes == moe.nbytes + 4 * (D + D * 8 + 4 * D)
 
@@ -156,5 +157,6 @@ def test_routing_is_a_choice_of_k_different_experts(n, x, data):
 
 def test_results_are_float32(ops):
     """One float64 constant in the router would double the memory and time of everything behind it."""
-    out = make(2)(rows(3), ops())
+    o = ops()
+    out = taken(make(2), o)(rows(3), o)
     assert out.dtype == np.float32

@@ -106,9 +106,21 @@ def norm(x: Rows, y: Rows, by: Norm) -> list[Launch]:
     return []
 
 
-def norm_add(h: Rows, x: Rows, by: RMSNorm, scale: float) -> list[Launch]:
-    """x += scale · by(h)."""
+@kernel
+def add_row(a, item, thread):
+    """x += scale · h. a: h, x, strides, vectors, scale."""
+    h, x, scale = a[0] + FLOAT * a[2] * item, a[1] + FLOAT * a[3] * item, splat(as_float(a[5]))
+    for i in range(a[4]):
+        at = VECTOR * i
+        store(x + at, fma(load(h + at), scale, load(x + at)))
+
+
+def norm_add(h: Rows, x: Rows, by: Norm, scale: float) -> list[Launch]:
+    """x += scale · by(h); h may be another afterwards."""
     vectors = blocks(x.width) * 4
+    if not isinstance(by, RMSNorm):  # no family has a LayerNorm there
+        arguments = (h.array, x.array, h.stride, x.stride, vectors, bits_of(scale))
+        return [*norm(h, h, by), Launch(add_row, arguments, len(x))]
     weight = padded(by.weight, x.width)
     arguments = (h.array, x.array, weight, x.width, h.stride, x.stride, vectors, bits_of(by.eps), bits_of(scale))
     return [Launch(rms_norm_add, arguments, len(x))]

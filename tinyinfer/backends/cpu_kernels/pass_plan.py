@@ -96,7 +96,6 @@ class Planner:
         if isinstance(post, NoNorm):
             self.launches += product(linear.weight, x, self.x, self.buffers, linear.bias, add=scale)
             return
-        assert isinstance(post, RMSNorm)
         self.launches += norm_add(self.product(x, linear, "change"), self.x, post, scale)
 
     def mix(self, number: int, mixer: GroupedQuery, before: Norm) -> Rows:
@@ -135,7 +134,6 @@ class Planner:
         if isinstance(post, NoNorm):
             self.launches += mixture.launches(self.x, scale)
             return
-        assert isinstance(post, RMSNorm)
         change = self.buffers.rows("change", self.x.width)
         self.launches += [*mixture.launches(change, None), *norm_add(change, self.x, post, scale)]
 
