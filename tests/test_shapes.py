@@ -26,7 +26,7 @@ from tinyinfer.backends.cpu import lazy_array
 from tinyinfer.backends.cpu_kernels.buffers import Buffers
 from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.delegate import DelegatingOps
-from tinyinfer.backends.lanes import Arena, DenseLanes, PackedLanes
+from tinyinfer.backends.lanes import Arena, DenseLanes, PackedLanes, mapping
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.course.assignments.transformer_operations.test_transformer_operations import attend
@@ -344,6 +344,7 @@ def run_lanes() -> None:
             assert weight.rows(np.array([3, 69])).shape == (2, 35)
             assert weight.dequantize(slice(1, 66)).shape == (35, 65)
     experts = Experts((Linear(dense), Linear(dense)))
+    mapping(1 << 10)
     count_experts(np.array([[0, 1], [1, 0], [1, 0]]), experts, experts, Ledger())
 
 

@@ -12,7 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tinyinfer.errors import SwitchError
+from tinyinfer.backends.cpu import default_threads
+from tinyinfer.backends.limits import available_cores
+from tinyinfer.errors import SwitchError, note
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Ops
 
@@ -36,8 +38,14 @@ def find_numba(load: Callable[[str], Any] = import_module) -> None:
 def numba_ops(
     ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, activations: str = "float"
 ) -> Ops:
-    """The operations of backend=numba. Raises SwitchError where numba is not there."""
+    """The operations of backend=numba. Raises SwitchError where numba is not there.
+
+    Threads that compute a plan wait for each other by spinning, so more of them than cores can only be slower.
+    """
     find_numba()
+    threads, cores = threads or default_threads(), available_cores()
+    if threads > cores:
+        note(f"backend=numba computes on {cores} of {threads} threads, for this process may use no more cores")
     from tinyinfer.backends.numba_ops import NumbaOps  # here: it imports numba
 
-    return NumbaOps(ledger, dtype, threads, activations)
+    return NumbaOps(ledger, dtype, min(threads, cores), activations)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import Field, asdict, fields
@@ -173,6 +174,7 @@ def open_model(name: str, config: EngineConfig, quiet: bool = False) -> LLM:
 
     Raises ModelError, ValueError, as LLM does.
     """
+    from tinyinfer.backends.compiling import compiling
     from tinyinfer.cli.console import notes, progress_bar
     from tinyinfer.llm import LLM
     from tinyinfer.loading.hub import find
@@ -180,8 +182,24 @@ def open_model(name: str, config: EngineConfig, quiet: bool = False) -> LLM:
     path = find(name, progress=False if quiet else None)
     doing = "loading and quantizing" if config.quantizes else "loading"
     title = f"{doing} {os.path.basename(os.path.normpath(name))[:40]}"
-    with notes(shown=not quiet), progress_bar(title, shown=not quiet) as show:
+    with notes(shown=not quiet), progress_bar(title, shown=not quiet) as show, compiling.told(told(show, quiet)):
         return LLM(path, on_load=show, **asdict(config))
+
+
+def told(show: Callable[..., None], quiet: bool) -> Callable[[int, int], None]:
+    """What `compiling.told` calls while kernels are compiled: the bar of a terminal; elsewhere a line, once."""
+    from tinyinfer.cli.console import is_terminal, say
+
+    shown = quiet or is_terminal(sys.stderr)
+
+    def tell(done: int, total: int) -> None:
+        nonlocal shown
+        show(done, total, "compiling kernels for this CPU, once")
+        if not shown:
+            say("tinyinfer: compiling kernels for this CPU, once; some seconds")
+        shown = True
+
+    return tell
 
 
 def verify(args: argparse.Namespace) -> None:

@@ -18,6 +18,7 @@ from statistics import fmean
 HELD_UP = 0.25  # of the threads' time spent waiting: more than uneven work explains
 SAMPLES = 6  # passes that are compared
 EVERY, AT_MOST = 32, 512  # passes until one thread more is tried, at first and in the long run
+SLOWER = 1.25  # times the time at which fewer threads have not helped
 
 
 class Crew:
@@ -30,6 +31,7 @@ class Crew:
         self._held_up: deque[bool] = deque(maxlen=SAMPLES)
         self._settled = most  # the number that has proved best
         self._passes, self._pause = 0, EVERY  # since the last trial; until the next one with more threads
+        self._uneven: dict[Hashable, float] = {}  # by work: seconds of a pass when fewer threads did not help
 
     def record(self, work: Hashable, seconds: float, waited: float) -> None:
         """Learns from a pass. work: what was computed, since only times of the same work are compared.
@@ -49,10 +51,17 @@ class Crew:
             self._pause = min(AT_MOST, 2 * self._pause)
         elif self.size != self._settled:
             self._compare()
-        elif self.size > 1 and sum(self._held_up) > SAMPLES // 2:
+        elif self.size > 1 and sum(self._held_up) > SAMPLES // 2 and self._may_help():
             self._try(self.size - 1)
         elif self.size < self.most and self._passes >= self._pause:
             self._try(self.size + 1)
+
+    def _may_help(self) -> bool:
+        """Whether fewer threads may help: they have not been tried, or it is long ago, or passes take longer now."""
+        before, times = self._uneven.get(self._work), self._times[self.size]
+        if before is None or self._passes >= AT_MOST:
+            return True
+        return len(times) == SAMPLES and fmean(times) > SLOWER * before
 
     def _begin(self, work: Hashable) -> None:
         self._work, self.size = work, self._settled
@@ -72,6 +81,10 @@ class Crew:
         better = not old or fmean(new) < fmean(old)
         if better and self.size > self._settled:
             self._pause = EVERY
+        if self.size < self._settled:
+            self._uneven.pop(self._work, None)
+            if not better:
+                self._uneven[self._work] = fmean(old)
         self._settle(self.size if better else self._settled)
 
     def _settle(self, size: int) -> None:

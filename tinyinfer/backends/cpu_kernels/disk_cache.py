@@ -1,9 +1,11 @@
 """Machine code of kernels kept on disk: a kernel is compiled once for a CPU, and read back in some milliseconds.
 
-numba has such a cache, of pickles in one folder, by function, types and CPU. It looks for changes only in the file that
-a function stands in; kernels call helpers of other files, so here the stamp is a hash of all sources of this folder. A
-folder that cannot be written, or a file that is damaged, costs the time to compile again and nothing else. The files
-are written under another name first, so processes that compile at once do not disturb each other.
+numba has such a cache, but its files are found through an index that is written first: a process that is stopped in
+between, or two that write at once, leave an index that names another kernel's machine code. Here each file's name says
+what is in it: the function, its types, the CPU and its features, and a hash of all sources of this folder, since
+kernels call helpers of other files. Its first bytes are a hash of the others. A file is written under another name
+first, so processes that compile at once do not disturb each other. A folder that cannot be written, a full disk or a
+damaged file cost the time to compile again and nothing else.
 """
 # numba has no type hints
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc"
@@ -12,7 +14,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import pickle
+import time
+import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,11 +26,14 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core import caching
+from numba.core.serialize import dumps
 from platformdirs import user_cache_dir
 
+from tinyinfer.backends.compiling import compiling
 from tinyinfer.errors import note
 
 SOURCES = Path(__file__).parent
+WEEK = 7 * 24 * 3600  # seconds
 
 
 def cache_folder() -> Path:
@@ -43,13 +52,46 @@ def stamp() -> str:
     return digest.hexdigest()
 
 
+class Files:
+    """Machine code by its key, each in a file of its own. name: of the function."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.folder, self.name = folder, name
+
+    def path(self, key: object) -> Path:
+        """The file for a key."""
+        of_all = hashlib.sha256(repr((stamp(), key)).encode()).hexdigest()
+        return self.folder / f"{self.name}.{stamp()[:8]}.{of_all[:32]}"
+
+    def load(self, key: object) -> Any:
+        """What was saved under a key; None where nothing was, or where it is damaged."""
+        try:
+            data = self.path(key).read_bytes()
+        except OSError:
+            return None
+        sound = hashlib.sha256(data[32:]).digest() == data[:32]
+        return pickle.loads(data[32:]) if sound else None
+
+    def save(self, key: object, data: object) -> None:
+        """Keeps machine code under a key. Raises OSError."""
+        path, body = self.path(key), dumps(data)
+        draft = path.with_name(f"{uuid.uuid4().hex}.draft")
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            remove_old(self.folder)
+            draft.write_bytes(hashlib.sha256(body).digest() + body)
+            draft.replace(path)
+        finally:
+            with suppress(OSError):
+                draft.unlink()
+
+
 @cache
-def announce() -> None:
-    """Tells once in a process that kernels are being compiled."""
-    note(
-        "backend=numba compiles its kernels for this CPU, which takes some seconds each time a new one is needed; "
-        f"compiled kernels are kept in {cache_folder()}"
-    )
+def remove_old(folder: Path) -> None:
+    """Once in a process: removes what other sources, or processes that were stopped, have left behind for a week."""
+    for path in folder.iterdir():
+        if stamp()[:8] not in path.name and time.time() - path.stat().st_mtime > WEEK:
+            path.unlink(missing_ok=True)
 
 
 class Locator(caching._CacheLocator):
@@ -87,14 +129,17 @@ class KernelCache(caching.FunctionCache):
 
     _impl_class = Implementation
 
+    def __init__(self, function):
+        super().__init__(function)
+        self._cache_file = Files(Path(self._cache_path), self._impl.filename_base)
+
     def load_overload(self, sig, target_context):
-        """The function as it was compiled before; None, and a note, when it must be compiled."""
-        try:
+        """The function as it was compiled before; None, and who waits is told, when it must be compiled."""
+        found = None
+        with suppress(Exception):  # of another numba, in whatever way: the function is compiled again
             found = super().load_overload(sig, target_context)
-        except Exception:  # damaged files, in whatever way: the function is compiled again
-            found = None
         if found is None:
-            announce()
+            compiling.begin(str(cache_folder()))
         return found
 
     def save_overload(self, sig, data):
@@ -112,4 +157,3 @@ def unwritable(why: str) -> None:
         f"compiled kernels cannot be kept in {cache_folder()} ({why}), so they are compiled each time; "
         "let TINYINFER_HOME name a folder that can be written"
     )
-

@@ -49,6 +49,10 @@ class Native:
         self.function, self.name, self.__doc__ = function, function.__name__, function.__doc__
         self.signature = arguments, result
 
+    def ready(self) -> None:
+        """Compiles the function if that is still to be done. Raises SwitchError where the compiler refuses it."""
+        assert self.address
+
     @cached_property
     def call(self) -> Callable[..., int]:
         """The function for Python."""
@@ -58,7 +62,7 @@ class Native:
     @cached_property
     def address(self) -> int:
         """Where its machine code begins."""
-        return int(self._compiled.address)
+        return int(self._compiled.address or 0)
 
     @cached_property
     def _compiled(self) -> CachedCFunc:

@@ -100,8 +100,8 @@ def norm(x: Rows, y: Rows, by: Norm) -> list[Launch]:
         return [Launch(rms_norm, arguments, len(x))]
     if isinstance(by, LayerNorm):
         weight, bias = padded(by.weight, x.width), padded(by.bias, x.width)
-        arguments = (x.array, y.array, weight, x.width, x.stride, y.stride, vectors, bits_of(by.eps), bias)
-        return [Launch(layer_norm, arguments, len(x))]
+        sizes = x.width, x.stride, y.stride, vectors
+        return [Launch(layer_norm, (x.array, y.array, weight, *sizes, bits_of(by.eps), bias), len(x))]
     assert isinstance(by, NoNorm), f"{type(by)} is no norm of rows"
     return []
 

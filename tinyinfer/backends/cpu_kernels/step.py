@@ -9,26 +9,28 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Hashable
 from collections.abc import Sequence as Seq
+from functools import cached_property
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 
-from tinyinfer.backends.counts import Counts
+from tinyinfer.backends.compiling import compiling
+from tinyinfer.backends.counts import Counts, count_experts
 from tinyinfer.backends.cpu_kernels.crew import Crew
 from tinyinfer.backends.cpu_kernels.ends import joined
 from tinyinfer.backends.cpu_kernels.pass_data import PassData
 from tinyinfer.backends.cpu_kernels.pass_plan import Planner
 from tinyinfer.backends.cpu_kernels.plan import Plan
 from tinyinfer.backends.cpu_kernels.rotations import RotationTable
-from tinyinfer.backends.cpu_kernels.team import team
+from tinyinfer.backends.cpu_kernels.team import compute, serve, team
 from tinyinfer.model.interfaces import HOST, Sampled
 from tinyinfer.model.transformer import Model
 from tinyinfer.sampling import has_penalties
 from tinyinfer.sequence import Batch, Wanted
 
 LONG = 32  # rows from which on a pass takes so long that it is run layer by layer, for Ctrl-C to be heard
-KEPT = 64  # plans of fewer rows
+KEPT = 64 << 20  # bytes that the plans of fewer rows may hold together, beside the newest one
 
 
 class Pass:
@@ -37,7 +39,16 @@ class Pass:
     def __init__(self, model: Model, rows: int, wanted: int, threads: int, cache: Any) -> None:
         self.data = PassData(rows, cache, threads)
         self.planner = Planner(model, rows, wanted, threads, self.data)
-        self.plan = Plan(self.planner.launches)
+
+    @cached_property
+    def plan(self) -> Plan:
+        """The launches as a table; whatever is not compiled yet is."""
+        return Plan(self.planner.launches)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the plan's rows and scratch memory."""
+        return self.planner.buffers.nbytes + self.planner.head_buffers.nbytes
 
     @property
     def logits(self) -> np.ndarray:  # -> (R, V)
@@ -61,6 +72,18 @@ class CompiledPass:
         self.crew = Crew(ops.threads)
         self._passes: OrderedDict[tuple[int, int], Pass] = OrderedDict()
         self._newest: Pass | None = None
+        self._compile()
+
+    def _compile(self) -> None:
+        """Compiles the kernels of a short and of a long pass, so that no token waits for them, and a user is told."""
+        both = [Pass(self.model, rows, 1, self.ops.threads, self.cache) for rows in (1, LONG)]
+        launches = [launch for one in both for launch in one.planner.launches]
+        for kernel in compiling.each([serve, compute, *dict.fromkeys(launch.kernel for launch in launches)]):
+            kernel.ready()
+
+    def __reduce__(self) -> tuple[type[CompiledPass], tuple[Model, Any, Any]]:
+        """A copy plans anew: a plan holds addresses, and those of a copied model are others."""
+        return CompiledPass, (self.model, self.cache, self.ops)
 
     def forward(self, batch: Batch) -> np.ndarray:  # (T,) -> (R, V)
         """The logits that the batch asks for, until the next pass."""
@@ -74,8 +97,10 @@ class CompiledPass:
         one.plan.refresh()
         self._run(one)
         self.counts.count_products(batch, self.ledger)
+        for mixture in planner.mixtures:
+            count_experts(mixture.chosen, mixture.mlp.gate_up, mixture.mlp.down, self.ledger)
         self.counts.count_attention(batch, self.ledger, self.cache)
-        self.cache.record_written(batch)
+        self.cache.record_written(batch, len(self.model.layers))
         return one.logits
 
     def sample(self, logits: np.ndarray, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
@@ -107,8 +132,9 @@ class CompiledPass:
         if rows >= LONG:  # its arrays are large: those of the last one go first
             for old in [old for old in self._passes if old[0] >= LONG]:
                 del self._passes[old]
-        elif len(self._passes) >= KEPT:
-            self._passes.popitem(last=False)
+        else:
+            while self._passes and sum(one.nbytes for one in self._passes.values()) > KEPT:
+                self._passes.popitem(last=False)
         self._passes[key] = Pass(self.model, rows, wanted, self.ops.threads, self.cache)
         return self._passes[key]
 
