@@ -165,8 +165,9 @@ with ThreadPoolExecutor(4) as pool:
 
 
 def test_ctrl_c_is_heard_in_the_middle_of_a_long_prompt() -> None:
-    """A pass is run layer by layer, and the engine answers afterwards. Catches a signal that waits for a whole pass, and
-    a job half begun.
+    """A pass is run layer by layer, and the engine answers afterwards. Catches a signal that waits for a whole pass.
+
+    Catches a job half begun, too.
     """
     program = """
 import signal
