@@ -98,7 +98,7 @@ def test_one_thread_starts_none() -> None:
 
 
 def test_a_team_that_has_ended_still_computes() -> None:
-    """A pass may come after the end of the program has begun, from a thread of a server; nobody helps it then."""
+    """A pass may come after the end of the program has begun, from a thread of a server; no worker helps it then."""
     numbers, plan = counting(*ITEMS)
     own = Team()
     own.run(plan, 3)
