@@ -33,7 +33,7 @@ from tinyinfer.backends.lanes import DenseLanes, PackedA8Lanes, PackedLanes, W8A
 from tinyinfer.backends.stacked import Stacked
 from tinyinfer.model.weights import Weight
 
-FEW, FEW_OF_TWO_PLANES = 8, 2  # rows for which codes need no panel; for which joining two planes is no loss, row by row
+FEW = 16  # rows for which codes need no panel: one kernel for all of them, so that a row gets the bits it gets alone
 VECTOR = 16  # numbers: inputs are split into digits so many at a time
 Builder = Callable[[Any, Rows, Rows, Buffers, np.ndarray | None, float | None], list[Launch]]
 
@@ -51,8 +51,7 @@ def builder_of_codes(weight: PackedLanes, rows: int, has_dot: bool) -> Builder:
     group = scheme.group_size if scheme.groups(weight.shape[1]) > 1 else None  # None: all inputs
     if rows > FEW or (group or 0) % unit_of(scheme.bits):
         return panel_product
-    digits = has_dot and (group or 0) % VECTOR == 0 and rows <= (FEW if weight.high is None else FEW_OF_TWO_PLANES)
-    return digit_product if digits else packed_product
+    return digit_product if has_dot and (group or 0) % VECTOR == 0 else packed_product
 
 
 BUILDERS: Mapping[type, Builder] = MappingProxyType({
