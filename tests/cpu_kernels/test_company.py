@@ -29,7 +29,8 @@ WEIGHTS: list[dict[str, Any]] = [
     {"quantize": "int8", "activations": "int8"}, {"quantize": "int4", "activations": "int8", "quantize_head": "int8"},
     {"quantize": "int3", "activations": "int8"}, {"kv_bits": 8}, {"kv_bits": 4, "quantize": "int4"},
 ]  # fmt: skip
-PROMPTS = [[(7 * i + 3 * n) % 150 for i in range(length)] for n, length in enumerate([90, 3, 17, 41, 8, 130, 1, 64] * 2)]
+LENGTHS = [90, 3, 17, 41, 8, 130, 1, 64] * 2
+PROMPTS = [[(7 * i + 3 * n) % 150 for i in range(length)] for n, length in enumerate(LENGTHS)]
 STEPS = 4
 
 

@@ -38,7 +38,7 @@ from tinyinfer.model.layers import ParallelLayer
 from tinyinfer.model.mlp import GatedMLP, PlainMLP
 from tinyinfer.model.moe import MoE
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.weights import FullQKNorm, Linear, NoNorm, Norm, RMSNorm
+from tinyinfer.model.weights import FullQKNorm, Linear, NoNorm, Norm
 
 
 class Planner:
