@@ -45,8 +45,6 @@ from tinyinfer.backends.cpu_kernels.cached_rows import (
     fetch_ahead,
     padded,
     rows_at,
-    side_by_side,
-    tile_after,
 )
 from tinyinfer.backends.cpu_kernels.functions import exp, larger
 from tinyinfer.backends.cpu_kernels.kernel import kernel
@@ -181,8 +179,7 @@ def attend_few(a, item, thread):
     prepare(a, item, lanes, out, state)
     tile, stop, edge = piece(a, item, START), piece(a, item, STOP), piece(a, item, EDGE)
     while tile < stop:
-        most = min(TILE, stop - tile)
-        count = side_by_side(a, slot, tile, most) or most
+        count = min(TILE, stop - tile)  # never fewer where a cache's blocks end: else a sum depends on where they lie
         k = rows_at(a, slot, head, 0, tile, count, edge, keys)
         v = rows_at(a, slot, head, 1, tile, count, edge, values)
         if k == keys:
