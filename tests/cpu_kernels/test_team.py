@@ -100,7 +100,7 @@ def test_one_thread_starts_none() -> None:
 
 
 def test_a_team_that_has_ended_still_computes() -> None:
-    """A pass may come after the end of the program has begun, from a thread of a server; nobody helps it then."""
+    """A pass may come after the end of the program has begun, from a thread of a server; no worker helps it then."""
     numbers, plan = counting(*ITEMS)
     own = Team()
     own.run(plan, 3)
@@ -165,9 +165,7 @@ with ThreadPoolExecutor(4) as pool:
 
 
 def test_ctrl_c_is_heard_in_the_middle_of_a_long_prompt() -> None:
-    """A pass is run layer by layer, and the engine answers afterwards. Catches a signal that waits for a whole pass, and
-    a job half begun.
-    """
+    """A pass is run layer by layer, and the engine answers afterwards. Catches a signal that waits for a whole pass."""
     program = """
 import signal
 config = small_config(hidden_size=256, intermediate_size=2048, num_layers=16, max_position=2048)

@@ -18,6 +18,7 @@ ledger. `--backend` chooses one. Read in this order:
     cupy_device.py    what must be there for a GPU: CuPy, a driver, a device, memory
     numba_ops.py      compiled kernels on the CPU, a whole pass at once (cpu_kernels/)
     numba_device.py   what must be there for numba
+    compiling.py      who is told that kernels are being compiled
     auto.py           the fastest backend that can be used here
     counts.py         what a compiled pass counts in the ledger, by formula
     limits.py         how many cores and how much memory the process may use

@@ -174,7 +174,7 @@ def open_model(name: str, config: EngineConfig, quiet: bool = False) -> LLM:
 
     Raises ModelError, ValueError, as LLM does.
     """
-    from tinyinfer.backends.numba_device import compiling
+    from tinyinfer.backends.compiling import compiling
     from tinyinfer.cli.console import notes, progress_bar
     from tinyinfer.llm import LLM
     from tinyinfer.loading.hub import find
@@ -194,7 +194,7 @@ def told(show: Callable[..., None], quiet: bool) -> Callable[[int, int], None]:
 
     def tell(done: int, total: int) -> None:
         nonlocal shown
-        show(done, total, "compiling kernels for this CPU, once")
+        show(done, total, "compiling kernels")
         if not shown:
             say("tinyinfer: compiling kernels for this CPU, once; some seconds")
         shown = True

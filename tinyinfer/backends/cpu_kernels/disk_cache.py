@@ -29,7 +29,7 @@ from numba.core import caching
 from numba.core.serialize import dumps
 from platformdirs import user_cache_dir
 
-from tinyinfer.backends.numba_device import compiling
+from tinyinfer.backends.compiling import compiling
 from tinyinfer.errors import note
 
 SOURCES = Path(__file__).parent
@@ -60,7 +60,8 @@ class Files:
 
     def path(self, key: object) -> Path:
         """The file for a key."""
-        return self.folder / f"{self.name}.{stamp()[:8]}.{hashlib.sha256(repr((stamp(), key)).encode()).hexdigest()[:32]}"
+        digest = hashlib.sha256(repr((stamp(), key)).encode()).hexdigest()
+        return self.folder / f"{self.name}.{stamp()[:8]}.{digest[:32]}"
 
     def load(self, key: object) -> Any:
         """What was saved under a key; None where nothing was, or where it is damaged."""
