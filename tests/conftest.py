@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 from golden import write_hf_folder
-from helpers import INSTALLED
+from helpers import EVERY
 from hypothesis import settings
 
 from tinyinfer.backends.switches import BACKENDS
@@ -50,7 +50,7 @@ def smollm2() -> Path:
         pytest.skip(f"SmolLM2 is not here and cannot be downloaded: {error}")
 
 
-@pytest.fixture(params=INSTALLED)
+@pytest.fixture(params=EVERY)
 def ops(request: pytest.FixtureRequest) -> Callable[..., Any]:
     """For each installed backend a function that makes its operations, with a ledger of their own: ops(dtype)."""
     backend = resolve(BACKENDS, request.param)

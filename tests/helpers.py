@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import count, pairwise
 from typing import Any
 
 import numpy as np
+import pytest
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.switches import BACKENDS
@@ -37,17 +39,24 @@ ROUNDING = 1e-5  # of the largest value: the same float32 arithmetic done in ano
 
 
 def installed_backends() -> list[str]:
-    """The values of --backend whose packages and devices are here, each that is a backend of its own."""
+    """The values of --backend whose packages and devices are here, each that is a backend of its own.
+
+    Without numba, which is not even imported: its kernels take time to compile, so their tests are marked `cpu`.
+    """
     found = []
     for name in BACKENDS:
         with suppress(SwitchError):
-            if name != "auto":  # one of the others
+            if name not in ("auto", "numba"):  # auto: one of the others
                 resolve(BACKENDS, name)(Ledger())
                 found.append(name)
     return found
 
 
 INSTALLED = installed_backends()
+COMPILED = [pytest.param("numba", marks=pytest.mark.cpu)] if find_spec("numba") else []
+EVERY = [*INSTALLED, *COMPILED]  # for tests that run once for each backend
+COMPARED = [pytest.param(INSTALLED, id="installed")]  # for tests that compare backends with one another
+COMPARED += [pytest.param(["numpy", "numba"], id="numba", marks=pytest.mark.cpu)] if COMPILED else []
 
 
 def small_config(**changes: Any) -> ModelConfig:

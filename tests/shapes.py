@@ -47,6 +47,7 @@ class Signature:
     owner: str | None  # its class
     protocol: bool
     doc: str = ""  # its docstring
+    compiled: bool = False  # by numba: Python never runs it
 
 
 def functions(path: Path, nested: bool = True) -> Iterator[tuple[Function, ast.ClassDef | None]]:
@@ -98,8 +99,8 @@ def signatures(path: Path) -> list[Signature]:
             raise ValueError(f"{where}: the shape signature {text!r} cannot be read") from None
         first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
         name = owner.name if owner else None
-        doc = ast.get_docstring(node) or ""
-        found.append(Signature(where, (str(path), first), text, takes, gives, name, is_protocol(owner), doc))
+        doc, compiled = ast.get_docstring(node) or "", "njit" in map(ast.unparse, node.decorator_list)
+        found.append(Signature(where, (str(path), first), text, takes, gives, name, is_protocol(owner), doc, compiled))
     return found
 
 

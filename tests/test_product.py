@@ -33,7 +33,7 @@ import numpy as np
 import pytest
 from helpers import (
     ALWAYS_DRAFT,
-    INSTALLED,
+    COMPARED,
     Letters,
     check_blocks,
     checkpoint_of,
@@ -218,34 +218,43 @@ def test_every_pair_of_switches_emits_the_plain_tokens(name, case, golden_folder
     assert_clean(engine)
 
 
-def differences(name: str, case: dict[str, Any], folder: Callable[[str], Path]) -> list[str]:
-    """Where a backend emits other tokens than the plain engine, or counts other work than NumPy."""
+def counted_otherwise(engine: Engine, first: Engine) -> Ledger:
+    """What an engine counts more than another. Fewer copies are no fault: kernels read a paged cache in place."""
+    more = engine.ledger - first.ledger
+    return replace(more, kv_copied_bytes=max(0, more.kv_copied_bytes))
+
+
+def differences(name: str, case: dict[str, Any], folder: Callable[[str], Path], backends: list[str]) -> list[str]:
+    """Where a backend emits other tokens than the plain engine, or counts other work than the first."""
     wrong, first = [], None
-    for backend in INSTALLED:
+    for backend in backends:
         engine, tokens = run(source(name, folder), case, backend)
         assert_clean(engine)
-        first = first or engine.ledger
+        first = first or engine
         wrong += [] if tokens == expected(name, folder) else [f"{case_id(case)}: tokens of {backend}"]
-        wrong += [] if engine.ledger == first else [f"{case_id(case)}: {backend} counts {engine.ledger - first}"]
+        more = counted_otherwise(engine, first)
+        wrong += [f"{case_id(case)}: {backend} counts {more}"] if more != Ledger() else []
     return wrong
 
 
+@pytest.mark.parametrize("backends", COMPARED)
 @pytest.mark.parametrize(("name", "case"), shared_out(5, 9))
-def test_every_backend_emits_the_plain_tokens_and_counts_the_same(name, case, golden_folder):
+def test_every_backend_emits_the_plain_tokens_and_counts_the_same(name, case, backends, golden_folder):
     """Catches a fast path that computes more, or other rows, than the formula says."""
-    assert not differences(name, case, golden_folder)
+    assert not differences(name, case, golden_folder, backends)
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("backends", COMPARED)
 @pytest.mark.parametrize("batching", SWITCHES["batching"])
 @pytest.mark.parametrize("speculative", SWITCHES["speculative"])
 @pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
-def test_the_whole_product_emits_the_plain_tokens(name, speculative, batching, golden_folder):
+def test_the_whole_product_emits_the_plain_tokens(name, speculative, batching, backends, golden_folder):
     """The same for every combination and backend, some minutes long."""
     wrong = []
     for case in everything():
         if (case["speculative"], case["batching"]) == (speculative, batching):
-            wrong += differences(name, case, golden_folder)
+            wrong += differences(name, case, golden_folder, backends)
     assert not wrong
 
 
@@ -316,9 +325,11 @@ def same_weights(one: Engine, other: Engine) -> bool:
     return all(np.array_equal(floats(a), floats(b)) for a, b in both)
 
 
-def lossy_differences(name: str, case: dict[str, Any], folder: Callable[[str], Path]) -> list[str]:
+def lossy_differences(
+    name: str, case: dict[str, Any], folder: Callable[[str], Path], backends: list[str]
+) -> list[str]:
     """Where backends hold other weights, emit other tokens, but for ties, or count other work for the same tokens."""
-    (first, sequences), *others = [run_lossy(name, case, backend, folder) for backend in INSTALLED]
+    (first, sequences), *others = [run_lossy(name, case, backend, folder) for backend in backends]
     wrong = []
     for engine, found in others:
         if not same_weights(first, engine):
@@ -326,7 +337,7 @@ def lossy_differences(name: str, case: dict[str, Any], folder: Callable[[str], P
             continue
         gaps = [x for x in map(gap, sequences, found) if x is not None]
         wrong += [f"{case_id(case)}: tokens, of which one was {x} likelier" for x in gaps if x > TIE]
-        counted = engine.ledger - first.ledger
+        counted = counted_otherwise(engine, first)
         if counted.experts_read:  # a router's tie: rows chose another expert, so another number of experts was read
             counted = replace(counted, experts_read=0, weight_bytes=0)
         if not gaps and counted != Ledger():
@@ -334,10 +345,11 @@ def lossy_differences(name: str, case: dict[str, Any], folder: Callable[[str], P
     return wrong
 
 
+@pytest.mark.parametrize("backends", COMPARED)
 @pytest.mark.parametrize("case", pairwise(lossy("grouped_windows"))[::2], ids=case_id)
-def test_every_backend_loses_the_same_and_counts_the_same(case, golden_folder):
+def test_every_backend_loses_the_same_and_counts_the_same(case, backends, golden_folder):
     """Catches a product of packed codes that counts other bytes, and a rounding that one backend does otherwise."""
-    assert not lossy_differences("grouped_windows", case, golden_folder)
+    assert not lossy_differences("grouped_windows", case, golden_folder, backends)
 
 
 @pytest.mark.parametrize("bits", [8, 2])
@@ -359,16 +371,17 @@ def test_quantized_caches_read_the_same_whatever_else_is_on(name, bits, golden_f
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("backends", COMPARED)
 @pytest.mark.parametrize("quantize", LOSSY["quantize"])
 @pytest.mark.parametrize("name", [*CONFIGS, *GOLDENS])
-def test_the_whole_lossy_product_is_the_same_on_every_backend(name, quantize, golden_folder):
+def test_the_whole_lossy_product_is_the_same_on_every_backend(name, quantize, backends, golden_folder):
     """The same for every combination.
 
     w8a8 tries ten ways to scale a layer's inputs. Where two ways serve equally well but for rounding, backends choose
     differently and cannot be compared; so it is with Gemma 3 in float16, and must not be the rule.
     """
     cases = [case for case in lossy(name) if case["quantize"] == quantize]
-    wrong = [difference for case in cases for difference in lossy_differences(name, case, golden_folder)]
+    wrong = [difference for case in cases for difference in lossy_differences(name, case, golden_folder, backends)]
     chosen = [difference for difference in wrong if quantize == "w8a8" and difference.endswith(OTHER_WEIGHTS)]
     assert not [difference for difference in wrong if difference not in chosen]
     assert len(chosen) <= len(cases) / 2

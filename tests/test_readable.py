@@ -293,6 +293,7 @@ BY_ASSIGNMENT = {  # objects of other libraries that are built by assignment: th
     "text": {"loop", "chain", "block", "backend"},  # jinja2's syntax tree; the parts of a tokenizer of `tokenizers`
     "loading": {"backend"},  # those parts, too
     "backends": {"kernel"},  # the shared memory of CuPy's RawKernel
+    "course": {"config"},  # numba's settings are the attributes of a module
 }
 
 

@@ -21,10 +21,12 @@ from helpers import ALWAYS_DRAFT, Letters, checkpoint_of, finish, make_engine, r
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
 from tinyinfer import LLM, arrays
+from tinyinfer.backends.counts import count_experts
 from tinyinfer.backends.cpu import lazy_array
 from tinyinfer.backends.cpu_kernels.buffers import Buffers
 from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.delegate import DelegatingOps
+from tinyinfer.backends.lanes import Arena, DenseLanes, PackedLanes, mapping
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.course.assignments.transformer_operations.test_transformer_operations import attend
@@ -58,8 +60,10 @@ from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.model.heads import Heads, Sinks, SoftCap
-from tinyinfer.model.weights import Linear, MixedMatrix
+from tinyinfer.model.quantized_matrix import QuantScheme
+from tinyinfer.model.weights import Experts, Floats, Linear, MixedMatrix
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
+from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.sampling import token_scores
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Span, make_batch
@@ -73,11 +77,8 @@ MODEL_FILES = ["model/transformer", "model/layers", "model/heads", "model/attent
                "backends/reference", "backends/numpy_ops", "backends/flash"]  # fmt: skip
 KERNELS = PACKAGE / "backends" / "cpu_kernels"
 COMPILED = [*set(KERNELS.glob("*.py")) - {KERNELS / "buffers.py"}, PACKAGE / "backends" / "numba_ops.py"]
-SIGNATURES = [
-    signature
-    for path in sorted(set(PACKAGE.rglob("*.py")) - set(COMPILED))  # those need numba: -m cpu
-    for signature in shapes.signatures(path)
-]
+ALL = {path: shapes.signatures(path) for path in sorted(PACKAGE.rglob("*.py"))}
+SIGNATURES = [one for path, found in ALL.items() if path not in COMPILED for one in found]  # those need numba: -m cpu
 
 # Primes where the model allows it: H is a multiple of K, E is even.
 SIZES = {"num_layers": 2, "hidden_size": 37, "intermediate_size": 41, "vocab_size": 101, "num_heads": 15,
@@ -332,9 +333,19 @@ def run_rounding(w: np.ndarray) -> None:
     assert judge_round(lambda w, bits: round_groups(w + 1, bits))
 
 
-def run_buffers() -> None:
-    """The arrays of the compiled kernels, which need no numba."""
+def run_lanes() -> None:
+    """The arrays of the compiled kernels, which need no numba, and what a mixture counts there."""
     assert Buffers(3, 1).rows("x", 70).array.shape == (3, 128)
+    w, arena = np.random.default_rng(0).standard_normal((70, 35)).astype(np.float32), Arena()
+    dense = DenseLanes.pack(Floats("w", w), np.dtype("float32"), arena)
+    for bits in (4, 3):
+        packed = PackedLanes.pack(round_to_nearest(w, QuantScheme(bits, 32, symmetric=False)), arena)
+        for weight in (dense, packed):
+            assert weight.rows(np.array([3, 69])).shape == (2, 35)
+            assert weight.dequantize(slice(1, 66)).shape == (35, 65)
+    experts = Experts((Linear(dense), Linear(dense)))
+    mapping(1 << 10)
+    count_experts(np.array([[0, 1], [1, 0], [1, 0]]), experts, experts, Ledger())
 
 
 def run_kernel_judges() -> None:
@@ -365,7 +376,7 @@ def inspector(golden_folder, tmp_path_factory) -> Inspector:
     run_models(inspector)
     run_gpu(inspector)
     run_compiled(inspector)
-    inspector.watch({}, run_buffers)
+    inspector.watch({}, run_lanes)
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
     run_kept(inspector)
@@ -388,8 +399,8 @@ def test_every_call_has_the_shapes_that_its_signature_promises(inspector):
 
 
 def test_every_signature_was_exercised(inspector):
-    """A signature that is never checked is a comment like any other."""
-    left = [s.where for s in SIGNATURES if not s.protocol and s.where not in inspector.exercised]
+    """A signature that is never checked is a comment like any other. Compiled functions have tests of their own."""
+    left = [s.where for s in SIGNATURES if not (s.protocol or s.compiled) and s.where not in inspector.exercised]
     assert len(SIGNATURES) > 40
     assert not left
 
@@ -441,7 +452,8 @@ def test_classes_that_keep_a_protocol_have_its_signatures():
     def methods_of(name: str) -> set[str]:
         return classes.get(name, (False, set()))[1].union(*map(methods_of, bases.get(name, ())))
 
-    texts = {(s.owner, s.where.rpartition(".")[2]): s.text for s in SIGNATURES if s.owner}
+    signatures = [one for found in ALL.values() for one in found]
+    texts = {(s.owner, s.where.rpartition(".")[2]): s.text for s in signatures if s.owner}
     checked = 0
     for protocol, (_, methods) in ((name, value) for name, value in classes.items() if value[0]):
         keepers = [name for name, (abstract, _) in classes.items() if not abstract and methods <= methods_of(name)]

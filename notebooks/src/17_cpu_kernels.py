@@ -30,7 +30,7 @@ from tinyinfer.backends.packed import Packed
 from tinyinfer.lessons import kernel_found as found
 from tinyinfer.lessons.compiling import njit, numba, prange
 from tinyinfer.lessons.cpu_kernels import ADDED, GROUP, READ, predicted
-from tinyinfer.lessons.kernel_dots import dot, dot_rows, has_instruction, with_fours, with_rounded
+from tinyinfer.lessons.kernel_dots import dot, dot_rows, four_rows, has_instruction, with_fours, with_rounded
 from tinyinfer.lessons.kernel_ladder import float_rows
 from tinyinfer.lessons.kernel_products import OwnProducts, decoded, halved, in_turn, packed, products
 from tinyinfer.lessons.lesson import Lesson
@@ -218,13 +218,13 @@ lesson.table(
 # %% [markdown]
 # ## In the library
 #
-# The library lays its quantized matrices out in the same way, whatever their bits:
+# The library lays its quantized matrices out in the same way, whatever their bits, for NumPy already:
 
 # %%
 lesson.source(Packed.pack)
 
 # %% [markdown]
-# Its compiled kernels go on from where you are. These are their next steps, one by one.
+# Its compiled kernels (`--backend numba`) go on from where you are. Here are next steps, one by one.
 #
 # ### The type of a sum
 #
@@ -382,7 +382,7 @@ lesson.source(dot_rows)
 
 # %% [markdown]
 # The formula is another one now, since activations are rounded. But the sums of whole numbers are exact, and they are
-# the same for one row and for many. So the time of one row and of many can be compared.
+# the same for one row and for many. So a batch changes no text, and the time of one row and of many can be compared.
 
 # %%
 fours = with_fours(blocks)
@@ -390,6 +390,12 @@ with_rounded(fours.of_rows(2)).run(dot_rows)
 several["whole numbers"] = in_turn({count: (with_rounded(fours.of_rows(count)), dot_rows) for count in ROWS})
 lesson.table(*found.rows_table(several))
 lesson.say(found.rows_said(several["floats"], several["whole numbers"], 4, has_instruction()))
+
+# %% [markdown]
+# The library goes one step further: it loads each vector of codes once for four rows, whose sums are all in registers.
+
+# %%
+lesson.source(four_rows)
 
 # %% [markdown]
 # ## The figure
@@ -496,7 +502,8 @@ check("without shift", without_shift)
 #   waits for, and the ceilings below the roof
 # - [Lam, Pitrou and Seibert, Numba](https://doi.org/10.1145/2833157.2833162): how a Python function becomes machine
 #   code; [Dettmers et al., LLM.int8()](https://arxiv.org/abs/2208.07339): products of whole numbers, and what they cost
-# - [packed.py](../tinyinfer/backends/packed.py), the layout for codes of every size; `python -m tinyinfer bench`, which
-#   prints the bandwidth that is reached
+# - [lanes.py](../tinyinfer/backends/lanes.py), this layout for codes of every size;
+#   [cpu_kernels](../tinyinfer/backends/cpu_kernels/__init__.py), a whole step in compiled kernels;
+#   `python -m tinyinfer bench --backend numba --quantize int8`, which prints the bandwidth that is reached
 # - [02 · Prefill and decode](02_prefill_and_decode.ipynb), for the roofline; [09 · Batching](09_batching.ipynb), for
 #   who brings several rows

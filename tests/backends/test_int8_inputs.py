@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from fake_cupy import fake_cupy
 from gguf_writer import write_gguf
-from helpers import INSTALLED, checkpoint_of, finish, make_engine, random_tensors, request, small_config
+from helpers import COMPILED, INSTALLED, checkpoint_of, finish, make_engine, random_tensors, request, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from packed_matrices import gives_back, random_matrix
@@ -41,10 +41,11 @@ ROUNDED: dict[str, Callable[..., Any]] = {name: resolve(BACKENDS, name) for name
 ROUNDED["fake cupy"] = lambda ledger, **own: CupyOps(ledger, decode="eager", xp=fake_cupy, **own)
 
 
-@pytest.fixture(params=ROUNDED)
+@pytest.fixture(params=[*ROUNDED, *COMPILED])
 def int8_ops(request: pytest.FixtureRequest) -> Any:
     """The operations of a backend with integer activations."""
-    return ROUNDED[request.param](Ledger(), activations="int8")
+    backend = ROUNDED.get(request.param) or resolve(BACKENDS, request.param)
+    return backend(Ledger(), activations="int8")
 
 
 def rows(t: int, m: int, seed: int = 0) -> np.ndarray:  # -> (t, m)
@@ -238,8 +239,8 @@ def test_the_matrix_comes_back(bits, symmetric, n, m, data):
     gives_back(weight, matrix, matrix.dequantize(), data)
     start = data.draw(st.integers(0, n - 1))
     tile = slice(start, data.draw(st.integers(start + 1, n)))
-    for make in ROUNDED.values():
-        ops = make(Ledger(), activations="int8")
+    for name in ROUNDED.keys() - {"numba"}:  # whose kernels read codes where they lie
+        ops = ROUNDED[name](Ledger(), activations="int8")
         codes, scale, minimum = map(to_host, ops.take(matrix).integers(tile))
         np.testing.assert_array_equal(codes, matrix.codes[tile].T)
         np.testing.assert_array_equal(scale, matrix.scale[tile].T)
@@ -277,7 +278,7 @@ def test_a_model_is_close_to_the_same_with_float_activations(changes):
     plain = make_engine(config, **switches).logits(request(range(9)), 0, 9)
     for make in ROUNDED.values():
         engine = make_engine(config, ops=make(Ledger(), activations="int8"), activations="int8", **switches)
-        assert {kind.__name__[-2:] for kind in held(engine.model)} == {"A8"}
+        assert all("A8" in kind.__name__ for kind in held(engine.model))
         found = engine.logits(request(range(9)), 0, 9)
         assert 0 < np.abs(found - plain).max() < 0.05 * np.abs(plain).max()
 
@@ -341,7 +342,7 @@ def missing() -> Any:
 def test_auto_passes_it_on(find, kind):
     """To whichever backend it takes."""
     with pytest.warns(ModelWarning, match="backend=auto takes"):
-        ops = auto_ops(Ledger(), find=find, activations="int8")
+        ops = auto_ops(Ledger(), find={"cupy": find}, activations="int8")
     assert isinstance(ops, kind)
     assert isinstance(ops.take(random_matrix(3, 4, QuantScheme(8, None, True))), (PackedA8, PackedRowsA8))
 

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 from cli_helpers import short
-from helpers import INSTALLED
+from helpers import COMPILED, INSTALLED
 from rounds import MACHINE
 
 from tinyinfer.cli import main
 
 __all__ = ["short"]  # fixture
-OTHERS = [name for name in INSTALLED if name != "numpy"]
+OTHERS = [name for name in INSTALLED if name != "numpy"] + COMPILED
 
 
 @pytest.fixture(autouse=True)

@@ -37,7 +37,8 @@ from tinyinfer.course.assignment import Assignment, assignments
 from tinyinfer.course.cut import solution
 from tinyinfer.course.pytest_plugin import public_seed
 from tinyinfer.course.runner import run_test
-from tinyinfer.course.student import LocalStudent, load_source
+from tinyinfer.course.sandbox.loading import load_source
+from tinyinfer.course.student import LocalStudent
 
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.toml")
 SECONDS = 10.0  # without a reply: the mutant never ends
@@ -240,11 +241,13 @@ def run_tests(a: Assignment, path: Path, results: Connection) -> None:
     """Runs all tests on a student's file, and sends whether each has passed."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     kinds = {False: f"test_{a.name}", True: f"hidden_{a.name}"}
+    compiled = LocalStudent(a, path) if a.packages else None  # one for all tests: a compiler takes seconds
     files = {hidden: load_source(f"tinyinfer_tests_{kind}", a.folder / f"{kind}.py") for hidden, kind in kinds.items()}
     with np.errstate(all="ignore"), open(os.devnull, "w") as out, redirect_stdout(out), redirect_stderr(out):
         for test in a.tests:
             rng = np.random.default_rng(public_seed(test.name))
-            outcome = run_test(getattr(files[test.hidden], test.name), LocalStudent(a, path), test.parts, rng)
+            student = compiled or LocalStudent(a, path)
+            outcome = run_test(getattr(files[test.hidden], test.name), student, test.parts, rng)
             results.send(outcome.passed == outcome.parts and not outcome.faults)
 
 

@@ -245,11 +245,14 @@ print(json.dumps({name: f.__code__.co_filename for name, f in {
 ANSWER = """
 import json, sys
 from tinyinfer import LLM, SamplingParams
-for backend, quantize in (("reference", "off"), ("numpy", "int8")):
-    llm = LLM(sys.argv[1], backend=backend, quantize=quantize, speculative="prompt-lookup")
+for backend, quantize, speculative in CASES:
+    llm = LLM(sys.argv[1], backend=backend, quantize=quantize, speculative=speculative)
     params = SamplingParams(max_tokens=20, temperature=0.8, top_k=50, top_p=0.9, repetition_penalty=1.1, seed=3)
-    print(json.dumps([llm.generate([[5, 6, 7, 5, 6, 7]], params)[0].token_ids, llm.ledger.as_dict()]))
+    tokens = llm.generate([[5, 6, 7, 5, 6, 7]], params)[0].token_ids
+    print(json.dumps([tokens, llm.ledger.as_dict() if speculative == "off" else None]))
 """
+# How many drafts are proposed depends on measured times, and with it what the ledger counts; no token does.
+CASES = [("reference", "off", "off"), ("numpy", "int8", "off"), ("numpy", "int8", "prompt-lookup")]
 
 
 @pytest.mark.parametrize("family", ["llama", "gemma2", "gpt_oss"])
@@ -262,13 +265,14 @@ def test_an_engine_of_all_our_solutions_answers_as_the_engine_does(
     """
     folder = merge(**{name: solution(a) for name, a in MADE.items()})
     model = str(golden_folder(family))
-    done = run(folder, f"import sys; sys.argv = ['', {model!r}]\n{ANSWER}\n{WHERE}")
+    done = run(folder, f"import sys; sys.argv = ['', {model!r}]\nCASES = {CASES}\n{ANSWER}\n{WHERE}")
     assert not done.stderr
     *answers, where = [json.loads(line) for line in done.stdout.splitlines()]
     params = SamplingParams(max_tokens=20, temperature=0.8, top_k=50, top_p=0.9, repetition_penalty=1.1, seed=3)
-    for (backend, quantize), answer in zip((("reference", "off"), ("numpy", "int8")), answers, strict=True):
-        llm = LLM(model, backend=backend, quantize=quantize, speculative="prompt-lookup")
-        assert answer == [llm.generate([[5, 6, 7, 5, 6, 7]], params)[0].token_ids, llm.ledger.as_dict()]
+    for (backend, quantize, speculative), answer in zip(CASES, answers, strict=True):
+        llm = LLM(model, backend=backend, quantize=quantize, speculative=speculative)
+        tokens = llm.generate([[5, 6, 7, 5, 6, 7]], params)[0].token_ids
+        assert answer == [tokens, llm.ledger.as_dict() if speculative == "off" else None]
     names = {what: Path(path).name for what, path in where.items()}
     assert names == {
         "a table of the class": "operations.py", "a method": "operations.py", "another": "reference.py",

@@ -128,10 +128,10 @@ def test_the_engine_s_own_version_is_not_there(student):
     assert attempt(student, "import pytest") == attempt(student, "import filelock") == "ModuleNotFoundError"
 
 
-def test_the_environment_holds_five_names_and_the_folder_nothing(student):
+def test_the_environment_holds_six_names_and_the_folder_nothing(student):
     """Catches a secret of the grader's environment, and an open file of the grader's."""
     names = set(run(student, "import os\nout = list(os.environ)")) - {"PYTHONHOME", "LC_CTYPE", "SYSTEMROOT"}
-    assert names == {"HOME", "LANG", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED"}
+    assert names == {"HOME", "LANG", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "PYTHONHASHSEED"}
     assert run(student, "import os\nout = os.listdir('.')") == []
     count = "import os\nout = 0\nfor n in range(64):\n    try: os.fstat(n)\n    except OSError: continue\n    out += 1"
     assert run(student, count) == 5  # 0, 1, 2, requests, replies

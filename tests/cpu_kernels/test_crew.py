@@ -77,7 +77,7 @@ def test_all_threads_come_back_when_the_machine_is_quiet_again() -> None:
 
 
 def test_times_of_different_work_are_not_compared() -> None:
-    """A prompt's pass takes a hundred times a token's. Catches a time of one that is compared with the other's."""
+    """A prompt's pass takes a hundred times a token's. Catches a decision between one of each."""
     crew = Crew(2)
     passes(crew, busy, 30)
     assert crew.size == 1

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import watched_numpy
 from golden import FAMILIES, load_golden
-from helpers import INSTALLED, TOLERANCE, finish, golden_distance, make_engine, remade, request, small_config
+from helpers import COMPARED, INSTALLED, TOLERANCE, finish, golden_distance, make_engine, remade, request, small_config
 
 import tinyinfer
 from tinyinfer import LLM, SamplingParams
@@ -72,15 +72,16 @@ def test_two_engines_in_one_process_do_not_know_of_each_other():
     assert left.ledger.weight_bytes != right.ledger.weight_bytes
 
 
-def test_engines_with_other_backends_and_threads_take_turns():
+@pytest.mark.parametrize("backends", COMPARED)
+def test_engines_with_other_backends_and_threads_take_turns(backends):
     """Every backend, and NumPy with one thread and with two, stepped in turn: each emits what it emits alone.
 
     Catches a number of threads or a table of products that the engine made last leaves to the others.
     """
 
     def engines() -> list[Engine]:
-        backends = [resolve(BACKENDS, name)(Ledger(), threads=1) for name in INSTALLED]
-        return [make_engine(LLAMA, ops=ops) for ops in (*backends, NumpyOps(Ledger(), threads=2))]
+        ops = [resolve(BACKENDS, name)(Ledger(), threads=1) for name in backends]
+        return [make_engine(LLAMA, ops=one) for one in (*ops, NumpyOps(Ledger(), threads=2))]
 
     def sequences() -> list:
         return [request(range(3, 20), 9), request(range(2, 13), 14, temperature=0.9, seed=4)]

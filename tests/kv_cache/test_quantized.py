@@ -80,7 +80,7 @@ class PlainOps(NumpyOps):
     def attention(self, q: Any, i: int, batch: Any, cache: Any, heads: Any) -> Any:
         [span] = batch.spans
         k, v = cache.read(i, span.seq, 0)
-        packed_k, packed_v = self.packed(k, v)
+        packed_k, packed_v = self.rounded(k, v)
         out = np.zeros(q.shape)
         for p in range(len(q)):
             seen = range(0 if heads.window is None else max(0, p - heads.window + 1), p + 1)
@@ -94,7 +94,7 @@ class PlainOps(NumpyOps):
                 out[p, h] = sum(w * value for w, value in zip(weights / (weights.sum() + sink), values, strict=True))
         return out.astype(np.float32)
 
-    def packed(self, k: Any, v: Any) -> tuple[Any, Any]:
+    def rounded(self, k: Any, v: Any) -> tuple[Any, Any]:
         """Full blocks: keys by channel, values by token in groups of 3."""
         k, v = k.astype(np.float64), v.astype(np.float64)
         for a in range(0, len(k) - SIZE + 1, SIZE):

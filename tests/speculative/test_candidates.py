@@ -17,6 +17,7 @@ from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.sampling import perturbed
 from tinyinfer.sequence import Batch, Draft, Sequence, make_batch
 from tinyinfer.speculative.base import DraftCost
+from tinyinfer.speculative.draft_cache import OwnCache
 from tinyinfer.speculative.draft_length import DraftLengths
 from tinyinfer.speculative.draft_model import ModelDrafter
 from tinyinfer.speculative.prompt_lookup import PromptLookup
@@ -168,8 +169,8 @@ def test_a_candidate_copies_the_rows_of_its_last_block_and_shares_the_others():
 
 def test_a_preempted_sequence_computes_itself_again_only_once():
     """Its drafts are kept and verified with the recomputed sequence; catches candidates that each recompute it."""
-    engine = make_engine(CONFIG, kv_cache="paged", block_size=4, num_blocks=10, speculative="self",
-                         num_draft_candidates=3, draft_cost=ALWAYS_DRAFT)  # fmt: skip
+    pool = {"block_size": 4, "num_blocks": 9}
+    engine = make_engine(CONFIG, second=SECOND, draft_cost=ALWAYS_DRAFT, **pool, **FOUR_CANDIDATES)
     sequences, kept, again = [request([i, *PROMPT], 20) for i in range(4)], set(), 0
     for trace in engine.run(sequences):
         candidates = [span for span in trace.batch.spans if span.seq.owner is not span.seq]
@@ -195,7 +196,7 @@ def test_what_a_draft_model_proposes_does_not_depend_on_the_accepted_candidate()
             cache = ContiguousCache(CacheSpec(SECOND.memory, 64), drafter.ops)
             lengths = DraftLengths(3, ALWAYS_DRAFT)
             config = EngineConfig(**FOUR_CANDIDATES)
-            fresh = ModelDrafter(drafter.model, cache, drafter.ops, lengths, drafter.vocab_size, config)
+            fresh = ModelDrafter(drafter.model, OwnCache(cache), drafter.ops, lengths, drafter.vocab_size, config)
             twin = seq.candidate(seq.id, [])
             fresh.propose([twin])
             assert [draft.token for draft in seq.drafts] == [draft.token for draft in twin.drafts][: len(seq.drafts)]

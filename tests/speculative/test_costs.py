@@ -164,6 +164,19 @@ def test_a_draft_model_that_is_wrong_costs_a_twentieth_at_most(layers):
     assert run(second=second, speculative="draft", draft_model="second") <= run() / 0.95
 
 
+@pytest.mark.parametrize(("switches", "begins"), [
+    ({"speculative": "self", "draft_layers": 1}, True),
+    ({"speculative": "draft", "draft_model": "second", "second": small_config(max_position=400, num_layers=1)}, False),
+], ids=["self", "draft"])  # fmt: skip
+def test_a_draft_of_the_target_has_no_prompt_to_pay_for(switches, begins):
+    """Behind a prompt of 200 its first layers draft at once; another model of one layer would have to read it first."""
+    ops = NumpyOps(Ledger())
+    clock = SimulatedClock(ops.ledger, Machine(read_bandwidth=1e6, matrix_speed=1e12))
+    deep, seq = small_config(max_position=400, num_layers=6), request([*range(20)] * 10, 12)
+    finish(make_engine(deep, ops=ops, clock=clock, **switches), seq)
+    assert (seq.speculation.proposed > 0) == begins
+
+
 def test_a_draft_model_slower_than_its_size_is_not_asked_twice():
     """Its passes take three of the target's, where its size promised a third. Its prompt is begun with a single row."""
     now, ledger = [0.0], Ledger()

@@ -7,6 +7,7 @@ ledger. `--backend` chooses one. Read in this order:
     numpy_ops.py      the same where NumPy can be made faster, each override with what it saves
     flash.py          attention in tiles with an online softmax
     packing.py        codes of 8 to 2 bits in bytes
+    rows_in_lanes.py  rows in blocks of 64: the order in which a product of few rows reads a matrix
     packed.py         quantized weights as the backends lay them out
     packed_rows.py    the same, as a GPU reads them
     lanes.py          the same, as compiled CPU kernels read them
@@ -16,6 +17,7 @@ ledger. `--backend` chooses one. Read in this order:
     cupy_kernels.py   the small kernels that save launches
     cupy_products.py  products by cuBLAS, where CuPy's own would convert or copy
     cupy_device.py    what must be there for a GPU: CuPy, a driver, a device, memory
+    int8_kernel.py    a product of int8 codes in plain loops, compiled: what the fast kernels do, to be read first
     numba_ops.py      compiled kernels on the CPU, a whole pass at once (cpu_kernels/)
     numba_device.py   what must be there for numba
     compiling.py      who is told that kernels are being compiled

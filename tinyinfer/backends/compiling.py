@@ -1,7 +1,6 @@
-"""Who is told that kernels are being compiled: it takes some seconds, once, and a user should know why nothing comes.
+"""Compiling takes seconds, so it is told: by a progress bar where a model is opened by a command, else by one note.
 
-The command line shows a bar, or a line where there is no terminal; a program gets a note. Nothing is said while machine
-code is found on disk (cpu_kernels/disk_cache.py).
+numba is not needed here: who opens a model need not know whether its backend compiles anything.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ T = TypeVar("T")
 
 
 class Compiling:
-    """Who is told that kernels are being compiled: who opens a model asks by `told`; else a note says it."""
+    """Who is told that kernels are being compiled: the one who opens a model by `told`; otherwise a note says it."""
 
     def __init__(self) -> None:
         self.tell: Callable[[int, int], None] | None = None

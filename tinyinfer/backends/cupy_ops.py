@@ -170,7 +170,7 @@ class CupyOps(ReferenceOps):
         """Whole numbers, by cuBLAS; the sum is exact, as in the reference."""
         f, (codes, scale) = self.xp.float32, round_rows(x, self.xp)  # (T, M), (T, 1)
         total = integer_product(codes, weight.codes.T, self.xp)  # (T, N)
-        return total.astype(f) * scale * weight.scale.astype(f)
+        return total.astype(f) * weight.scale.astype(f) * scale
 
     norms: ClassVar[Products] = MappingProxyType({**ReferenceOps.norms, RMSNorm: rms_norm})
     products: ClassVar[Products] = MappingProxyType({

@@ -71,7 +71,7 @@ PACKED_ROWS: Mapping[str, type[PackedRows]] = MappingProxyType({"float": PackedR
 def w8a8_product(ops: HoldsModule, x: Array, weight: W8A8) -> Array:  # (T, M) -> (T, N)
     """x Wᵀ, x rounded to 8 bits row by row, the sum of whole numbers exact in int32."""
     codes, scale = round_rows(x, ops.xp)  # (T, M), (T, 1)
-    return exact(codes, weight.codes) * scale * weight.scale.astype("float32")
+    return exact(codes, weight.codes) * weight.scale.astype("float32") * scale
 
 
 def grouped_product(ops: HoldsModule, x: Array, weight: PackedA8 | PackedRowsA8) -> Array:  # (T, M) -> (T, N)

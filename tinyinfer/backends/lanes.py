@@ -210,14 +210,14 @@ def pieces(first: int, count: int) -> Iterator[tuple[int, slice, slice]]:
 
 
 def blocked(rows: np.ndarray) -> np.ndarray:  # (N, n) -> (J, n, 64)
-    """Rows in blocks of 64, each block's columns first; the last block is filled up with zeros."""
+    """Rows of n numbers in blocks of 64 rows, each block's columns first; the last one is filled up with zeros."""
     full = np.zeros((-(-len(rows) // LANES) * LANES, rows.shape[1]), rows.dtype)  # (64·J, n)
     full[: len(rows)] = rows
     return full.reshape(-1, LANES, rows.shape[1]).swapaxes(1, 2)
 
 
 def flat(blocks: np.ndarray) -> np.ndarray:  # (J, n, 64) -> (n, 64*J)
-    """Blocks beside one another: the columns that `blocked` made of rows."""
+    """Blocks of n columns beside one another: the columns that `blocked` made of rows."""
     return blocks.swapaxes(0, 1).reshape(blocks.shape[1], -1)
 
 

@@ -163,7 +163,7 @@ class NumpyOps(ReferenceOps):
         """
         codes, scale = round_rows(x, np)  # (T, M), (T, 1)
         total = integer_product(codes, weight.codes).astype(np.float32)  # (T, N); int32 times float32 is float64
-        return total * scale * weight.scale.astype(np.float32)
+        return total * weight.scale.astype(np.float32) * scale
 
     norms: ClassVar[Products] = MappingProxyType(
         {**ReferenceOps.norms, RMSNorm: rms_norm, LayerNorm: layer_norm, FullQKNorm: full_qk_norm}

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.arrays import Array, HoldsModule, Xp, to_host
-from tinyinfer.backends.packing import pack, packed_size, pick, unpack
+from tinyinfer.backends.packing import LANES, pack, packed_size, pick, unpack
+from tinyinfer.backends.rows_in_lanes import from_lanes, to_lanes
 from tinyinfer.model.quantized_matrix import (
     W8A8_SCHEME,
     QuantizedMatrix,
@@ -23,7 +24,6 @@ from tinyinfer.model.quantized_matrix import (
     map_scales,
 )
 
-LANES = 64  # outputs in a block of a packed matrix
 LARGEST = 127  # the largest code of W8A8 and of rounded activations, of either sign
 SMALLEST = 2.0**-100  # activations are rounded as if one were at least so large, since 127 / 0 is no factor
 
@@ -48,13 +48,11 @@ class Packed(HoldsModule):
     @classmethod
     def pack(cls, matrix: QuantizedMatrix, xp: Xp) -> Packed:
         """The codes, scales and minimums of a matrix in this layout, in arrays of xp."""
-        outputs, blocks = matrix.shape[0], -(-matrix.shape[0] // LANES)
 
         def blocked(array: np.ndarray, low: int = 0, dtype: Any = None) -> np.ndarray:  # (N, n) -> (J, n, 64)
-            """The rows in blocks, each block's columns first; n is M for codes and G for scales."""
-            full = np.zeros((blocks * LANES, array.shape[1]), dtype=dtype or array.dtype)  # (64·J, n)
-            np.subtract(array, low, out=full[:outputs], casting="unsafe")  # cast on the way, without a copy
-            return np.ascontiguousarray(full.reshape(blocks, LANES, -1).swapaxes(1, 2))
+            """The rows in lanes, from `low` on; n is M for codes and G for scales."""
+            rows = np.empty(array.shape, dtype or array.dtype)  # (N, n)
+            return to_lanes(np.subtract(array, low, out=rows, casting="unsafe"))  # cast on the way, not before
 
         def put(scales: np.ndarray) -> Array:  # (N, G) -> (J, G, 64)
             return xp.asarray(blocked(scales))
@@ -92,8 +90,8 @@ class Packed(HoldsModule):
 
     def matrix(self) -> QuantizedMatrix:
         def flat(array: Array) -> np.ndarray:  # (J, n, 64) -> (N, n)
-            """The inverse of `blocked`, without the padding; n is M for codes and G for scales."""
-            return to_host(array).swapaxes(1, 2).reshape(-1, array.shape[1])[: self.shape[0]]
+            """The inverse of `to_lanes`; n is M for codes and G for scales."""
+            return from_lanes(to_host(array), self.shape[0])
 
         codes = flat(unpack(self.codes, self.scheme.bits, LANES, self.xp)).astype(np.int16)  # (N, M)
         codes += np.int16(self.scheme.lowest)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from tinyinfer.arrays import Array, Xp
 
+LANES = 64  # outputs in a block of a packed matrix
 LOW_BITS = {3: 2, 5: 4, 6: 4}  # bits of a code -> as many of them lie packed first, the others behind those
 
 

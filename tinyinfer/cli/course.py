@@ -58,12 +58,14 @@ def run_list(args: argparse.Namespace) -> int:
 
 def run_start(args: argparse.Namespace) -> int:
     """Starts an assignment in a folder. Raises CourseError."""
-    from tinyinfer.course.assignment import assignment
+    from tinyinfer.course.assignment import assignment, needed
     from tinyinfer.course.start import start
 
     a = assignment(args.name)
     start(a, args.folder)
     edit, read = args.folder / a.file, args.folder / "README.md"
     show(f"{a.title}: edit {edit}; the task is in {read}\n")
+    if lacking := needed(a):
+        say(f"tinyinfer: note: {lacking}")
     show(f"The score so far:  cd {quote(str(args.folder))} && pytest\n")
     return 0

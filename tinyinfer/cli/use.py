@@ -27,7 +27,7 @@ from tinyinfer.cli.arguments import UsageError, engine_config, flag, sampling_pa
 from tinyinfer.cli.as_student import LINES, RECORD, REQUEST
 from tinyinfer.cli.comparison import Comparison, Generation, compare_runs
 from tinyinfer.cli.console import progress_bar, say, show_json
-from tinyinfer.course.assignment import Assignment, marked
+from tinyinfer.course.assignment import Assignment, check_needed, marked
 from tinyinfer.course.cut import merged_package
 from tinyinfer.course.errors import CourseError
 from tinyinfer.engine.config import EngineConfig
@@ -108,6 +108,7 @@ def read_students(folders: list[str]) -> list[Used]:
     found: dict[str, Used] = {}
     for folder in map(Path, folders):
         a = marked(folder)
+        check_needed(a)
         if a.name in found:
             raise CourseError(f"{found[a.name].folder} and {folder} are both folders of {a.name}; use one of them")
         found[a.name] = Used(a, folder / a.file)

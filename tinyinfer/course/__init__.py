@@ -4,6 +4,7 @@ An assignment takes functions out of the engine's modules. The student writes th
 values and counts, and serves in the engine (`generate --use DIR`). Files and folders in reading order:
 
     errors.py          what is wrong with a folder, a manifest or a command
+    toml_table.py      a TOML file whose mistakes are named with their place
     assignment.py      what a manifest says: which names are taken out, which tests give which points
     source.py          a module as text: its definitions, and what they need
     file_text.py       the text of a student's file
@@ -12,6 +13,7 @@ values and counts, and serves in the engine (`generate --use DIR`). Files and fo
     compare.py         where a result first differs, and from which usual mistake
     laws.py            does a count of draws follow a law?
     sandbox/           the student's code in a limited process, and what crosses the pipe
+    loans.py           arrays that a test lends, and all that is read and written of them
     student.py         a student's code as a test sees it, wherever the code runs
     runner.py          one test: which of its parts passed, and why the others did not
     hidden.py          hidden tests, and the seeds that no student can compute

@@ -12,26 +12,27 @@ with which it was started. Every mistake in a manifest or a marker is a CourseEr
 from __future__ import annotations
 
 import ast
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar
 
 from tinyinfer.course.errors import CourseError
+from tinyinfer.course.toml_table import Table, read_toml
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.sampling_params import SamplingParams
 
 MANIFEST = "assignment.toml"
 FOLDER = Path(__file__).parent / "assignments"
-TEACHING_ORDER = ("transformer_operations", "kv_cache", "sampling", "quantization", "speculative_verification")
+TEACHING_ORDER = (
+    "transformer_operations", "kv_cache", "sampling", "quantization", "speculative_verification", "int8_kernel",
+)  # fmt: skip
 FULL_MARKS = 100
 LARGEST_MARKER = 10_000  # bytes: a marker has three lines
-KINDS = {str: "a text", int: "a whole number", bool: "true or false", list: "a list", dict: "a table"}
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,7 @@ class Assignment:
     minutes: of a student's work. lines: of code in our solution. background: what to read before. switches: those of
     engine and sampling under which the student's code serves; of several values the first. also_serves: the values of
     each switch under which the code serves. allowed: further modules that the student's file may import.
+    packages: what must be installed for the file beside NumPy, with all that is imported on the way.
     given_source: class -> text that the student's file shows in the place of the engine's class.
     """
 
@@ -77,6 +79,7 @@ class Assignment:
     switches: Mapping[str, Any]
     also_serves: Mapping[str, tuple[Any, ...]]
     allowed: tuple[str, ...]
+    packages: tuple[str, ...]
     given_source: Mapping[str, str]
     cut: tuple[Cut, ...]
     tests: tuple[Test, ...]
@@ -129,6 +132,18 @@ def marked(folder: Path) -> Assignment:
         raise CourseError(f"{path}: {error}") from None
 
 
+def needed(a: Assignment) -> str:
+    """A sentence that names a package which the assignment needs and this Python lacks, with the cure; "" for none."""
+    lacking = [name for name in a.packages if find_spec(name) is None]
+    return f"{a.name} needs {lacking[0]}, which is not installed here: pip install {lacking[0]}" if lacking else ""
+
+
+def check_needed(a: Assignment) -> None:
+    """Raises CourseError where this Python lacks a package that the assignment needs."""
+    if sentence := needed(a):
+        raise CourseError(sentence)
+
+
 def engine_version() -> str:
     """The version of this package, by which a report says what graded."""
     return str(import_module(__name__.partition(".")[0]).__version__)
@@ -155,6 +170,7 @@ def read_assignment(folder: Path) -> Assignment:
         switches=MappingProxyType({name: values[0] for name, values in serves.items()}),
         also_serves=serves,
         allowed=table.texts("allowed", ()),
+        packages=table.texts("packages", ()),
         given_source=read_given(table),
         cut=tuple(read_cut(part) for part in table.tables("cut")),
         tests=tests,
@@ -236,64 +252,3 @@ def read_given(table: Table) -> Mapping[str, str]:
         except (SyntaxError, ValueError) as error:
             raise table.error("given_source", f"{name} is no Python source ({error})") from None
     return MappingProxyType(given)
-
-
-class Table:
-    """A table of a TOML file that knows its place, so that each mistake names the file and the field."""
-
-    def __init__(self, path: Path, values: Mapping[str, Any], place: str = "") -> None:
-        self.path, self.values, self.place = path, values, place
-
-    def error(self, key: str, what: str) -> CourseError:
-        """The CourseError about a field of this table."""
-        return CourseError(f"{self.path}: {self.place}{key}: {what}")
-
-    def check_known(self, known: set[str]) -> None:
-        """Raises CourseError for a field that does not exist, with the nearest that does."""
-        for key in self.values:
-            if key not in known:
-                near = get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"the fields are {', '.join(sorted(known))}"
-                raise self.error(key, f"there is no such field; {hint}")
-
-    def take(self, key: str, kind: type[T], default: T | None = None) -> T:
-        """A field's value. Raises CourseError where the field is missing, of another type, or an empty text."""
-        value = self.values.get(key, default)
-        if value is None:
-            raise self.error(key, "is missing")
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise self.error(key, f"must be {KINDS[kind]}, not {value!r}")
-        if isinstance(value, str) and not value.strip():
-            raise self.error(key, "is empty")
-        return value
-
-    def count(self, key: str, default: int | None = None) -> int:
-        """A whole number of at least 1. Raises CourseError."""
-        value = self.take(key, int, default)
-        if value < 1:
-            raise self.error(key, f"must be at least 1, not {value}")
-        return value
-
-    def texts(self, key: str, default: tuple[str, ...] | None = None) -> tuple[str, ...]:
-        """A list of texts. Raises CourseError."""
-        values = self.take(key, list, None if default is None else list(default))
-        if any(not isinstance(value, str) or not value.strip() for value in values):
-            raise self.error(key, "must be a list of texts")
-        return tuple(values)
-
-    def tables(self, key: str) -> list[Table]:
-        """The tables of an array of tables, at least one. Raises CourseError."""
-        values = self.take(key, list)
-        if not values or any(not isinstance(value, dict) for value in values):
-            raise self.error(key, f"must be tables, each below a line [[{key}]]")
-        return [Table(self.path, value, f"[[{key}]] number {i}: ") for i, value in enumerate(values, 1)]
-
-
-def read_toml(path: Path) -> dict[str, Any]:
-    """The values of a TOML file. Raises CourseError for a file that cannot be read or is no TOML."""
-    try:
-        return tomllib.loads(path.read_bytes().decode("utf-8"))
-    except OSError as error:
-        raise CourseError(f"{path}: cannot be read ({error.strerror or error})") from None
-    except (ValueError, RecursionError) as error:
-        raise CourseError(f"{path}: is no TOML in UTF-8 ({error})") from None

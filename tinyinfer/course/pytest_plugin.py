@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tinyinfer.course.assignment import Assignment, Test, marked
+from tinyinfer.course.assignment import Assignment, Test, check_needed, marked
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.grading.submission import version_note
 from tinyinfer.course.hidden import public_seed
@@ -53,7 +53,10 @@ def assignment_of(item: Any) -> Assignment:
     """The assignment of the folder that a test lies in."""
     known, folder = item.session.stash.setdefault(ASSIGNMENTS, {}), item.path.parent
     try:
-        return known[folder] if folder in known else known.setdefault(folder, marked(folder))
+        if folder not in known:
+            known[folder] = marked(folder)
+            check_needed(known[folder])
+        return known[folder]
     except CourseError as error:
         pytest.exit(str(error), returncode=2)
 

@@ -4,6 +4,7 @@
     cache = student.ContiguousCache(spec, device)       makes an object, which stays with the student's code
     cache.append(0, k, v, batch); cache.held_bytes      calls its method, reads its property
     student.after("keep_top_k", s, 5)                   the result, and the arguments as the call has left them
+    student.interpreted("multiply", student.lend(w))    without numba's compiler; each read of w crosses (loans.py)
 
 Which names there are, and which of them are properties, the engine's own module says. Every argument and every result
 is packed into bytes and unpacked again (wire.py), also within one process: a test can neither hand over nor get back
@@ -15,7 +16,6 @@ student's reach.
 
 from __future__ import annotations
 
-import importlib.util
 import inspect
 import sys
 from abc import ABC, abstractmethod
@@ -25,14 +25,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from tinyinfer.course.assignment import Assignment
 from tinyinfer.course.errors import CourseError
+from tinyinfer.course.loans import Loans
 from tinyinfer.course.sandbox.frames import WireError
+from tinyinfer.course.sandbox.lent import Lent
+from tinyinfer.course.sandbox.loading import load_source, numba_setting
 from tinyinfer.course.sandbox.records import Handle
 from tinyinfer.course.sandbox.serving import LONGEST, Server, described
 from tinyinfer.course.sandbox.wire import pack, unpack
@@ -44,6 +46,7 @@ HINTS = {
     "RecursionError": "a function calls itself without an end",
     "MemoryError": "an array is far larger than the task needs: look at the shapes",
     "ModuleNotFoundError": "only NumPy, the standard library and what the file imports already are there",
+    "TypingError": "numba compiles a part of Python: numbers, arrays of NumPy and loops; the message names the line",
     "ImportError": "only NumPy, the standard library and what the file imports already are there",
 }
 
@@ -93,15 +96,15 @@ class Student(ABC):
     """The names of an assignment in a student's code."""
 
     def __init__(self, a: Assignment) -> None:
-        self.assignment, self.traffic = a, Traffic()
+        self.assignment, self.traffic, self.loans = a, Traffic(), Loans()
         self._reference = {name: found for cut in a.cut for name, found in top_names(cut.module, cut.names, cut.given)}
 
     @abstractmethod
     def _ask(self, request: Request) -> dict[str, Any]:
         """The reply to a request: {"value": ..., "after": [...]}. Raises StudentError.
 
-        operation: "call" (a function; with a target, its method), "make" (an object), "get" (a property of the
-        target). target: the handle of an object, or None.
+        operation: "call" (a function; with a target, its method), "interpret" (a function that is not compiled), "make"
+        (an object), "get" (a property of the target). target: the handle of an object, or None.
         """
 
     def __getattr__(self, name: str) -> Any:
@@ -118,6 +121,15 @@ class Student(ABC):
         if len(reply["after"]) != len(args):
             raise StudentDied("BadReply", "the student's process answered without the arguments of the call")
         return reply["value"], reply["after"]
+
+    def interpreted(self, name: str, *args: Any) -> Any:
+        """The result of a function whose loops Python runs itself."""
+        __tracebackhide__ = True
+        return self.ask("interpret", None, name, name, args)["value"]
+
+    def lend(self, array: np.ndarray) -> Lent:
+        """What stands for an array in a call: its numbers stay here, and each one that is used crosses."""
+        return self.loans.lend(array)
 
     def ask(
         self, operation: str, target: Handle | None, name: str, shown: str, args: tuple[Any, ...] = (),
@@ -198,9 +210,9 @@ class LocalStudent(Student):
     def _load(self) -> Server:
         """Executes the file. Raises StudentError for what its code raises, CourseError where there is no file."""
         try:
-            with without(self._path.parent):
+            with without(self._path.parent), numba_setting("BOUNDSCHECK", 1):
                 module = load_source(f"tinyinfer_student_{self.assignment.name}", self._path)
-            return Server(module, str(self._path))
+            return Server(module, str(self._path), self.loans.answer)
         except CourseError:
             raise
         except (Exception, SystemExit) as error:
@@ -270,17 +282,3 @@ def array_bytes(value: Any) -> int:
     if isinstance(value, dict):
         return sum(map(array_bytes, value.values()))
     return sum(map(array_bytes, value)) if isinstance(value, list | tuple) else 0
-
-
-def load_source(name: str, path: Path) -> ModuleType:
-    """The module in a file, executed anew. Raises what its code raises, CourseError where there is no file.
-
-    Python's own import would keep bytecode beside the file, and take it for a file that is changed within a second.
-    """
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or not path.is_file():
-        raise CourseError(f"{path} is missing; `course start` writes it")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses look their module up there
-    exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), vars(module))
-    return module

@@ -32,7 +32,7 @@ from tinyinfer.model.interfaces import Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence, Span
-from tinyinfer.speculative.base import DraftCost, Drafter
+from tinyinfer.speculative.base import DraftCost, Drafter, Target
 from tinyinfer.speculative.switches import CANDIDATES, DRAFTERS
 from tinyinfer.switches import resolve
 
@@ -166,7 +166,7 @@ def build_engine(
     """
     cache = build_cache(model.config, ops, c)
     prefixes = resolve(PREFIX_CACHES, "on" if c.prefix_cache else "off")(cache, ops.ledger)
-    drafter = resolve(DRAFTERS, c.speculative)(model, second, ops, c, cache.capacity, clock, draft_cost)
+    drafter = resolve(DRAFTERS, c.speculative)(Target(model, cache, prefixes), second, ops, c, clock, draft_cost)
     candidates = resolve(CANDIDATES, "on" if c.num_draft_candidates > 1 else "off")(cache, ops.ledger)
     policy = resolve(SCHEDULERS, c.batching)(Limits(c.max_num_seqs, c.max_num_batched_tokens, c.batch_timeout))
     scheduler = Scheduler(cache, prefixes, drafter, candidates, policy, ops.ledger)

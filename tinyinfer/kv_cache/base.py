@@ -178,11 +178,14 @@ class Cache(KVCache):
         """The free blocks that will be allocated next, at most n, in that order unless one is freed before."""
         return []
 
-    def record_written(self, batch: Batch) -> None:
-        """Counts what a kernel wrote in place instead of `append`: the batch's keys and values, in all layers."""
+    def record_written(self, batch: Batch, layers: int | None = None) -> None:
+        """Counts what a kernel wrote in place instead of `append`: the batch's keys and values, in all layers.
+
+        layers: of a model that has fewer than the cache, how many it has: its are the first ones.
+        """
         for span in batch.spans:
             self._written[span.seq.id] = span.first + span.rows
-        self.ledger.kv_written_bytes += len(batch) * self.position_bytes
+        self.ledger.kv_written_bytes += len(batch) * position_bytes(self.spec.memory[:layers])
 
     @property
     def num_blocks(self) -> int:

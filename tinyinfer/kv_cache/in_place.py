@@ -72,13 +72,13 @@ class InPlace(Cache):
             self.block_size,
         )  # fmt: skip
 
-    def record_written(self, batch: Batch) -> None:
+    def record_written(self, batch: Batch, layers: int | None = None) -> None:
         """Also counts the blocks that the batch fills: a kernel packs them."""
         self.forget_workspace()
-        super().record_written(batch)
+        super().record_written(batch, layers)
         for span in batch.spans:
             count = (self._written[span.seq.id] - self._open[span.seq.id].first) // self.block_size
-            self.ledger.kv_written_bytes += count * self.storage(span.seq).block_bytes
+            self.ledger.kv_written_bytes += count * sum(self.storage(span.seq).layer_bytes[:layers])
 
     def reads(self, span: Span, window: int | None) -> tuple[int, int]:
         """How many packed blocks and how many float rows the queries of a span read, in a layer with that window.

@@ -1,7 +1,7 @@
 """Products of whole numbers for several rows, of lesson 17: shown and measured there, not written by a student.
 
 Activations are rounded to 8 bits group by group, x = step · a, so that a group's sum is one of whole numbers and exact.
-One instruction then multiplies 64 bytes by 64 bytes and adds the products four by four to 16 sums (vectors.py). So the
+One instruction then multiplies 64 bytes by 64 bytes and adds the products four by four to 16 sums (dot.py). So the
 codes of four inputs have to lie side by side for each output: blocks (J, M/4, 64, 4).
 
 The instruction takes one operand without a sign. So codes are stored as code + 128, as in `Packed`, and 128 times the
@@ -21,15 +21,18 @@ from dataclasses import replace
 import numpy as np
 
 from tinyinfer.backends.cpu_kernels import vectors as v
-from tinyinfer.backends.cpu_kernels.vectors import dot, has_vnni
+from tinyinfer.backends.cpu_kernels.dot import dot, dot_bits
+from tinyinfer.backends.cpu_kernels.integer_tile import four_rows
 from tinyinfer.lessons.compiling import njit
 from tinyinfer.lessons.kernel_ladder import in_fours, rounded_rows
 from tinyinfer.lessons.kernel_products import Products
 
+__all__ = ["dot", "dot_rows", "four_rows", "has_instruction", "with_fours", "with_rounded"]  # two are the library's
+
 
 def has_instruction() -> bool:
     """Whether the processor has the product of bytes as one instruction."""
-    return has_vnni()
+    return dot_bits() > 0
 
 
 @njit(error_model="numpy")

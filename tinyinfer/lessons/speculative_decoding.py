@@ -24,7 +24,7 @@ from tinyinfer.llm import LLM
 from tinyinfer.sampling import softmax
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Draft, Sequence
-from tinyinfer.speculative.base import DraftCost, Drafter, NoDrafter
+from tinyinfer.speculative.base import DraftCost, Drafter, NoDrafter, Target
 from tinyinfer.speculative.draft_model import self_draft
 from tinyinfer.speculative.verify import verify
 from tinyinfer.units import show
@@ -84,7 +84,8 @@ def layers_drafter(llm: LLM, layers: int, drafts: int) -> Drafter:
     """A drafter of the model's own first layers, which always proposes so many drawn drafts, whatever they cost."""
     way = EngineConfig(speculative="self", verification="best-coupling", draft_layers=layers, num_draft_tokens=drafts)
     cost = DraftCost(lambda rows: 1.0)
-    return self_draft(llm.model, None, llm.ops, way, llm.max_model_len, llm.engine.clock, cost)
+    target = Target(llm.model, llm.engine.cache, llm.engine.scheduler.prefixes)
+    return self_draft(target, None, llm.ops, way, llm.engine.clock, cost)
 
 
 def drafted(

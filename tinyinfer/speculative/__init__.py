@@ -9,6 +9,7 @@ whether the next draft is accepted (Leviathan, Kalman & Matias 2023, algorithm 1
     best_coupling.py  accepts or replaces a drawn draft: the most acceptance, and the target's distribution
     prompt_lookup.py  drafts copied from what followed the same tokens before (Saxena 2023)
     draft_model.py    drafts of a second, smaller model, or of the model's own first layers (LayerSkip)
+    draft_cache.py    where a draft model's keys and values lie: in its own cache, or in the target's
     costs.py          what rows and drafts cost here, measured, and an end of drafting where it loses
     draft_length.py   how many drafts pay, by how often the drafts of a sequence were accepted
     candidates.py     several drafts for the same position, verified side by side

@@ -9,16 +9,24 @@ from collections.abc import Callable, Collection, Iterable
 from collections.abc import Sequence as Seq
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from tinyinfer.kv_cache.base import Cache
+from tinyinfer.kv_cache.base import Cache, Prefixes
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence, Span
+
+
+class Target(NamedTuple):
+    """What a drafter proposes drafts for: the model, its cache, and the prefixes that may be evicted from it."""
+
+    model: Model
+    cache: Cache
+    prefixes: Prefixes
 
 
 class DraftSettings(Protocol):
@@ -206,7 +214,7 @@ class NoCandidates:
 
 
 def no_drafter(
-    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, clock: Callable[[], float],
+    target: Target, second: Model | None, ops: Ops, c: DraftSettings, clock: Callable[[], float],
     cost: DraftCost | None,
 ) -> NoDrafter:  # fmt: skip
     """Builds the drafter of speculative=off."""

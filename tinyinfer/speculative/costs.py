@@ -13,8 +13,8 @@ what drafts have gained, and beside it two passes at the beginning and 2% of the
 Wins: the same switch is right on a backend where rows are nearly free and on one where a row costs a pass. Loses: the
 number of drafts depends on time, so two runs may round differently (verification=best-coupling, whose text depends on
 that number, keeps the estimate, without a limit); text that begins to repeat after a long stretch that does not is
-drafted a few steps late; and a long prompt that a draft model has not read costs more than the account has, until the
-drafts of another sequence have paid.
+drafted a few steps late; and a long prompt that a second model has not read costs more than the account has, until the
+drafts of another sequence have paid. (A draft of the target itself has nothing to read: draft_cache.py.)
 """
 
 from __future__ import annotations

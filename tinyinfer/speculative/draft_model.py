@@ -1,9 +1,9 @@
 """Drafts of a model: a second, smaller one (`draft`), the model's own first layers or a copy in fewer bits (`self`).
 
-The draft model has its own KV cache, which follows the accepted tokens: before it proposes, the cache is cut back to
-the tokens that the sequence really has, and what is missing is computed. A draft is what the draft model would choose
-in the target's place: the largest of its scores with the same noise, so that both often choose the same token
-(verify.py). With verification=best-coupling the draft is drawn by itself. (First layers: Elhoushi et al. 2024, 4.3.)
+A second model has a KV cache of its own, which follows the accepted tokens; a draft of the target itself computes in
+the target's cache (draft_cache.py). A draft is what the draft model would choose in the target's place: the largest of
+its scores with the same noise, so that both often choose the same token (verify.py). With verification=best-coupling
+the draft is drawn by itself.
 
 Two models with one tokenizer may pad their embeddings to different sizes (Qwen2.5: 152064 and 151936 rows). Only ids
 that both have are proposed; verification is right for every draft. A draft model whose numbers overflow proposes
@@ -23,15 +23,16 @@ import numpy as np
 
 from tinyinfer.arrays import Array
 from tinyinfer.errors import SwitchError
-from tinyinfer.kv_cache.base import Cache, CacheSpec
+from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.model.interfaces import HOST, Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sampling import most_likely, perturbed
 from tinyinfer.sequence import Batch, Draft, Sequence, Wanted, make_batch
-from tinyinfer.speculative.base import Costs, DraftCost, DraftSettings
+from tinyinfer.speculative.base import Costs, DraftCost, DraftSettings, Target
 from tinyinfer.speculative.best_coupling import drawn
 from tinyinfer.speculative.costs import MeasuredCosts
+from tinyinfer.speculative.draft_cache import DraftCache, OwnCache, TargetCache
 from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
 from tinyinfer.speculative.verify import verify
 
@@ -44,10 +45,10 @@ class ModelDrafter:
     """
 
     def __init__(
-        self, model: Model, cache: Cache, ops: Ops, lengths: DraftLengths, vocab_size: int, c: DraftSettings
+        self, model: Model, held: DraftCache, ops: Ops, lengths: DraftLengths, vocab_size: int, c: DraftSettings
     ) -> None:
-        self.model, self.cache, self.ops = model, cache, ops
-        self.compiled = ops.compile(model, cache)  # None: the backend runs `transformer` as it is
+        self.model, self.held, self.cache, self.ops = model, held, held.cache, ops
+        self.compiled = ops.compile(model, held.cache)  # None: the backend runs `transformer` as it is
         self.lengths, self.vocab_size = lengths, vocab_size
         self.candidates, self.best_coupling = c.num_draft_candidates, c.verification == "best-coupling"
 
@@ -57,10 +58,10 @@ class ModelDrafter:
         """Drafts one token at a time, for all sequences together in one forward pass."""
         with self.lengths.cost.proposing(len(sequences)):
             counts = {seq: self._count(seq) for seq in sequences if not seq.drafts}
+            asked = [seq for seq, n in counts.items() if n > 0]
             while drafting := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
                 self._draft(drafting, counts)
-        for seq in counts if self.candidates > 1 else ():  # another candidate than the cached one may be accepted
-            self.cache.truncate(seq, min(self.cache.length(seq), len(seq.tokens)))
+            self.held.leave(asked)
 
     def _draft(self, drafting: list[Sequence], counts: dict[Sequence, int]) -> None:
         """One more draft for each of these sequences; none at all where the draft model's numbers overflow."""
@@ -81,26 +82,19 @@ class ModelDrafter:
         self.lengths.cost.observe(batch)
 
     def free(self, seq: Sequence) -> None:
-        """Frees the draft model's cache of the sequence."""
-        self.cache.free(seq)
+        """Frees what the draft model holds of the sequence."""
+        self.held.free(seq)
         self.lengths.free(seq)
 
     def keep(self, sequences: Collection[Sequence]) -> None:
-        """Frees the draft model's cache, and drops the draft lengths of all other sequences."""
-        self.cache.clear()
+        """Frees all that the draft model holds, and drops the draft lengths of all other sequences."""
+        self.held.clear()
         self.lengths.keep(sequences)
 
     def _count(self, seq: Sequence) -> int:
-        """How many drafts to propose, after the rejected drafts of the last step are cut off the cache.
-
-        The draft model may have a boundary of its own (rotation_sets.py), which its drafts do not cross. Only before it
-        was timed does it compute chunks; else its cache holds more positions than the boundary as soon as its keys are
-        those of a long sequence. A chunk in front of the boundary is computed again.
-        """
-        held, known, sets = self.cache.length(seq), len(seq.tokens), self.cache.spec.sets
-        self.cache.truncate(seq, min(held, known - 1) if sets.of(held) == sets.of(known) else 0)
-        behind = known - self.cache.length(seq)
-        n = int(min(self.lengths.of(seq, behind), self.cache.capacity - known, sets.most_drafts(known)))
+        """How many drafts to propose; none while the draft model only computes a chunk of what it is behind."""
+        known, behind = len(seq.tokens), self.held.behind(seq)
+        n = self.held.make_room(seq, self.lengths.of(seq, behind))
         rows = self.lengths.cost.part(behind) if n > 0 else behind
         if rows == behind:
             return n
@@ -114,7 +108,7 @@ class ModelDrafter:
         """
         work = []
         for seq in sequences:
-            first = self.cache.length(seq)
+            first = self.held.first(seq)
             work.append((seq, first, len(seq.tokens) + len(seq.drafts) - first))
         with self._computing(work) as (logits, wanted):
             return logits, (self.compiled if there and self.compiled else self.ops).sample(logits, wanted)
@@ -126,7 +120,7 @@ class ModelDrafter:
         The rows are committed at the end.
         """
         for seq, _, rows in work:
-            self.cache.reserve(seq, rows)
+            self.held.reserve(seq, rows)
         batch = make_batch(work, self.cache.spec.sets)
         known = np.minimum(batch.tokens, self.model.config.vocab_size - 1)  # an id that the draft model lacks: its last
         with self.lengths.cost.draft_pass(len(batch)):
@@ -138,7 +132,7 @@ class ModelDrafter:
                     logits = transformer(self.model, batch, self.cache, self.ops)
             yield logits, batch.wanted
         for seq, _, rows in work:
-            self.cache.commit(seq, rows)
+            self.held.commit(seq, rows)
 
     def _chooses_there(self, sequences: list[Sequence]) -> bool:
         """Whether tokens that the backend chooses can be the drafts: one for each sequence, of the target's ids."""
@@ -179,43 +173,27 @@ def first_layers(model: Model, n: int) -> Model:
     )
 
 
-# Drafters by name: (target model, second model if any, operations, switches, longest sequence, clock, cost) -> Drafter.
+# Drafters by name: (target, second model if any, operations, switches, clock, cost) -> Drafter.
 
 
 def draft_model(
-    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, clock: Callable[[], float],
+    target: Target, second: Model | None, ops: Ops, c: DraftSettings, clock: Callable[[], float],
     cost: DraftCost | None,
 ) -> ModelDrafter:  # fmt: skip
     """Builds the drafter of speculative=draft. The two models' tokens agree: LLM has compared their tokenizers."""
     assert second is not None
-    longest = min(capacity, second.config.max_position)
-    spec = CacheSpec(
-        second.config.memory, longest, reserve_all=False, smaller="leave out {speculative}",
-        sets=second.config.rotation_sets,
-    )  # fmt: skip
-    costs = cost or estimated_costs(second.nbytes / model.nbytes, ops, c, clock)
-    lengths = DraftLengths(most_drafts(c, 4), costs, model.config.rotation_sets)
-    return ModelDrafter(second, ContiguousCache(spec, ops), ops, lengths, model.config.vocab_size, c)
-
-
-def estimated_costs(share: float, ops: Ops, c: DraftSettings, clock: Callable[[], float]) -> Costs:
-    """The costs of a draft model that takes this share of the target's time, as the sizes of the models say.
-
-    With verification=best-coupling the text depends on the number of drafts, so time must not change it.
-    """
-    if c.verification == "best-coupling":
-        return DraftCost(ops.relative_cost, share)
-    return MeasuredCosts(clock, ops.ledger, ops.relative_cost, share, c.num_draft_candidates)
+    return drafter_of(second, own_cache(second, target, ops, c), target, ops, c, clock, cost)
 
 
 def self_draft(
-    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, clock: Callable[[], float],
+    target: Target, second: Model | None, ops: Ops, c: DraftSettings, clock: Callable[[], float],
     cost: DraftCost | None,
 ) -> ModelDrafter:  # fmt: skip
     """Builds the drafter of speculative=self: fewer layers, fewer bits, or both.
 
     Raises ValueError for more layers than the model has.
     """
+    model = target.model
     total = model.config.num_layers
     layers = c.draft_layers or (total if c.draft_quantize != "off" else max(1, total // 3))
     if layers > total:
@@ -229,4 +207,47 @@ def self_draft(
         scheme = make_scheme(c.draft_quantize, c.group_size, c.symmetric)
         assert scheme is not None, "the choices of draft_quantize are those of make_scheme"
         cheaper = round_layers(cheaper, scheme, ops)
-    return draft_model(model, cheaper, ops, c, capacity, clock, cost)
+    shared = shares_cache(target, ops, c)
+    held = TargetCache(target.cache, target.prefixes) if shared else own_cache(cheaper, target, ops, c)
+    return drafter_of(cheaper, held, target, ops, c, clock, cost)
+
+
+def shares_cache(target: Target, ops: Ops, c: DraftSettings) -> bool:
+    """Whether a draft of the target itself computes in the target's cache.
+
+    Not where the cache keeps nothing between steps. Not with verification=best-coupling, where the text depends on the
+    number of drafts, so that the room that others leave must not change it. And not on a GPU, where the target's next
+    steps may run ahead of the drafts and would lose what they have written (backends/kernels/ahead.py).
+    """
+    return target.cache.can_chunk and c.verification != "best-coupling" and ops.xp is np
+
+
+def own_cache(model: Model, target: Target, ops: Ops, c: DraftSettings) -> OwnCache:
+    """An empty cache of the draft model's own, for as long sequences as both models can have."""
+    longest = min(target.cache.capacity, model.config.max_position)
+    spec = CacheSpec(
+        model.config.memory, longest, reserve_all=False, smaller="leave out {speculative}",
+        sets=model.config.rotation_sets,
+    )  # fmt: skip
+    # Of several candidates another one than that of the cache may be accepted.
+    return OwnCache(ContiguousCache(spec, ops), follows=c.num_draft_candidates == 1)
+
+
+def drafter_of(
+    model: Model, held: DraftCache, target: Target, ops: Ops, c: DraftSettings, clock: Callable[[], float],
+    cost: DraftCost | None,
+) -> ModelDrafter:  # fmt: skip
+    """The drafter of a draft model, whose passes are estimated to take the share of its bytes."""
+    costs = cost or estimated_costs(model.nbytes / target.model.nbytes, ops, c, clock)
+    lengths = DraftLengths(most_drafts(c, 4), costs, target.model.config.rotation_sets)
+    return ModelDrafter(model, held, ops, lengths, target.model.config.vocab_size, c)
+
+
+def estimated_costs(share: float, ops: Ops, c: DraftSettings, clock: Callable[[], float]) -> Costs:
+    """The costs of a draft model that takes this share of the target's time, as the sizes of the models say.
+
+    With verification=best-coupling the text depends on the number of drafts, so time must not change it.
+    """
+    if c.verification == "best-coupling":
+        return DraftCost(ops.relative_cost, share)
+    return MeasuredCosts(clock, ops.ledger, ops.relative_cost, share, c.num_draft_candidates)

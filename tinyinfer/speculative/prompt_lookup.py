@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyinfer.model.transformer import Model
 from tinyinfer.sequence import Batch, Draft, Sequence
-from tinyinfer.speculative.base import DraftCost, DraftSettings
+from tinyinfer.speculative.base import DraftCost, DraftSettings, Target
 from tinyinfer.speculative.costs import MeasuredCosts
 from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
 from tinyinfer.speculative.verify import verify
 
 if TYPE_CHECKING:
     from tinyinfer.model.interfaces import Ops
+    from tinyinfer.model.transformer import Model
 
 
 class PromptLookup:
@@ -72,9 +72,10 @@ class PromptLookup:
 
 
 def prompt_lookup(
-    model: Model, second: Model | None, ops: Ops, c: DraftSettings, capacity: int, clock: Callable[[], float],
+    target: Target, second: Model | None, ops: Ops, c: DraftSettings, clock: Callable[[], float],
     cost: DraftCost | None,
 ) -> PromptLookup:  # fmt: skip
     """Builds the drafter of speculative=prompt-lookup."""
     costs = cost or MeasuredCosts(clock, ops.ledger, ops.relative_cost, 0.0, c.num_draft_candidates)
-    return PromptLookup(DraftLengths(most_drafts(c, 7), costs, model.config.rotation_sets), c.num_draft_candidates)
+    sets = target.model.config.rotation_sets
+    return PromptLookup(DraftLengths(most_drafts(c, 7), costs, sets), c.num_draft_candidates)

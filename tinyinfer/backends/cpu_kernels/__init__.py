@@ -45,6 +45,7 @@ Read in this order:
     pass_data.py         what a pass tells the kernels of its batch and cache
     attention.py         the launches of a layer's attention
     gate.py              the MLP's nonlinearity
+    experts.py           a mixture of experts
     rows.py              rows gathered for the head, and capped logits
     ends.py              the greedy token, and the ends of logits
     rotations.py         cosines and sines, kept

@@ -42,7 +42,7 @@ class Table:
         self.array, self.count = np.zeros((most, FIELDS), dtype=np.int64), Count()
 
     def fill(self, pieces: list[list[int]], key_heads: int) -> None:
-        """Replaces the pieces."""
+        """Takes these pieces instead."""
         if pieces:
             self.array[: len(pieces)] = pieces
         self.count.become(len(pieces) * key_heads)
@@ -59,7 +59,7 @@ class Pieces:
         self.few, self.many, self.cut = Table(most), Table(most), Table(self.items)
 
     def load(self, parts: Iterable[Part]) -> None:
-        """Cuts a batch."""
+        """Cuts a batch in pieces."""
         found = [piece for part in parts for piece in self.of_part(part)]
         total = sum(stop - start for *_, start, stop, _, _ in found) * self.key_heads
         longest = max(TILE, -(-total // (self.items * TILE)) * TILE)

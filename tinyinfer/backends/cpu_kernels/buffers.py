@@ -40,6 +40,11 @@ class Buffers:
         self.count, self.threads = rows, threads
         self._arrays: dict[tuple[object, ...], np.ndarray] = {}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all its arrays."""
+        return sum(array.nbytes for array in self._arrays.values())
+
     def rows(self, name: str, width: int) -> Rows:
         """T rows of so many numbers."""
         return Rows(self.array(name, (self.count, blocks(width) * BLOCK)), width)

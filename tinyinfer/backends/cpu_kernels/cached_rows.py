@@ -15,8 +15,8 @@ from __future__ import annotations
 
 from numba import njit
 
-from tinyinfer.backends.cpu_kernels.packed_rows import HALF, packed_bytes, unpack_key, unpack_value
-from tinyinfer.backends.cpu_kernels.scalars import float_at, int_at, quotient, remainder, set_float
+from tinyinfer.backends.cpu_kernels.packed_rows import HALF, packed_bytes, unpack_keys, unpack_values
+from tinyinfer.backends.cpu_kernels.scalars import float_at, int_at, prefetch, quotient, remainder, set_float
 from tinyinfer.backends.cpu_kernels.vectors import load, store
 
 FLOAT, WORD, BYTES = 4, 8, 64  # bytes of a float, of an address, of a vector
@@ -77,19 +77,23 @@ def float_row(a, slot, head, position, values):
 
 @njit
 def side_by_side(a, slot, first, count):
-    """Whether float rows from position `first` on lie one behind the other, and vectors of them end in the array."""
+    """How many of `count` float rows from position `first` on lie one behind the other: all, or whole vectors of them.
+
+    Where they are all, vectors of them end within the array.
+    """
     size = field(a, slot, BLOCK)
     if a[BITS] or a[SIZE] & (WIDTH - 1):
-        return False
-    block, position = block_of(a, slot, first), first - remainder(first, size) + size
-    if block * size + remainder(first, size) + padded(count) > field(a, slot, ROOM):
-        return False
+        return 0
+    block, inside = block_of(a, slot, first), remainder(first, size)
+    position = first - inside + size
+    if block * size + inside + padded(count) > field(a, slot, ROOM):
+        return 0
     while position < first + count:
         block += 1
         if block_of(a, slot, position) != block:
-            return False
+            return (position - first) & -WIDTH
         position += size
-    return True
+    return count
 
 
 @njit
@@ -99,24 +103,41 @@ def rows_at(a, slot, head, values, first, count, edge, scratch):
     Behind them there are others, which mean nothing, up to a whole number of vectors. edge: positions below are read
     packed, if the cache packs any.
     """
-    if side_by_side(a, slot, first, count):
+    if side_by_side(a, slot, first, count) == count:
         return float_row(a, slot, head, first, values)
     gather(a, slot, head, values, first, count, edge, scratch)
     return scratch
 
 
 @njit
-def gather(a, slot, head, values, first, count, edge, out):
-    """Copies rows into scratch memory, and unpacks what is packed."""
-    position, stop, stride = first, first + count, padded(a[SIZE]) * FLOAT
-    while position < stop:
+def fetch_ahead(a, slot, head, values, first, count, edge):
+    """Lets keys (values = 0) or values (1) that are wanted later come out of memory, while others are computed with."""
+    for position in range(first, first + count, WIDTH):
         if a[BITS] and position < edge:
-            inside = remainder(position, field(a, slot, BLOCK))
-            n = min(field(a, slot, BLOCK) - inside, stop - position)
-            unpack_block(a, slot, head, values, block_of(a, slot, position), inside, n, out)
+            place = head * field(a, slot, ROOM) + block_of(a, slot, position)
+            place *= packed_bytes(field(a, slot, BLOCK) * a[SIZE], a[BITS])
+            address, nbytes = array_of(a, slot, KEYS + values) + place, WIDTH * a[SIZE] * a[BITS] >> 3
         else:
+            address, nbytes = float_row(a, slot, head, position, values), WIDTH * a[SIZE] * FLOAT
+        for line in range(0, nbytes, BYTES):
+            prefetch(address + line)
+
+
+@njit
+def gather(a, slot, head, values, first, count, edge, out):
+    """Copies rows into scratch memory, the rows of a block together, and unpacks what is packed."""
+    position, stop, size, stride = first, first + count, a[SIZE], padded(a[SIZE]) * FLOAT
+    while position < stop:
+        packed = a[BITS] and position < edge
+        inside = remainder(position, field(a, slot, BLOCK))
+        n = min(field(a, slot, BLOCK) - inside, stop - position)
+        if packed:
+            unpack_rows(a, slot, head, values, block_of(a, slot, position), inside, n, out)
+        elif a[BITS] or size & (WIDTH - 1):
             n = 1
-            copy_row(float_row(a, slot, head, position, values), out, a[SIZE])
+            copy_row(float_row(a, slot, head, position, values), out, size)
+        else:
+            copy_row(float_row(a, slot, head, position, values), out, n * size)
         position, out = position + n, out + n * stride
 
 
@@ -130,7 +151,7 @@ def copy_row(source, out, size):
 
 
 @njit
-def unpack_block(a, slot, head, values, block, inside, count, out):
+def unpack_rows(a, slot, head, values, block, inside, count, out):
     """Unpacks `count` rows of a packed block, from its row `inside` on."""
     size, rows, blocks, bits = a[SIZE], field(a, slot, BLOCK), field(a, slot, ROOM), a[BITS]
     nbytes, place = packed_bytes(rows * size, bits), head * blocks + block
@@ -138,10 +159,10 @@ def unpack_block(a, slot, head, values, block, inside, count, out):
     scales, numbers = array_of(a, slot, KEY_SCALES + values), rows * quotient(size, a[GROUP]) if values else size
     minimums = scales + a[HEADS] * blocks * numbers * HALF
     scales, minimums = scales + place * numbers * HALF, minimums + place * numbers * HALF
-    for row in range(inside, inside + count):
-        if values:
-            first = row * quotient(size, a[GROUP]) * HALF
-            unpack_value(codes, nbytes, bits, row * size, size, a[GROUP], scales + first, minimums + first, out)
-        else:
-            unpack_key(codes, nbytes, bits, row * size, size, scales, minimums, out)
-        out += padded(size) * FLOAT
+    first, stride = inside * size, padded(size) * FLOAT
+    if values:
+        before = inside * quotient(size, a[GROUP]) * HALF
+        scales, minimums = scales + before, minimums + before
+        unpack_values(codes, nbytes, bits, first, count, size, a[GROUP], scales, minimums, out, stride)
+    else:
+        unpack_keys(codes, nbytes, bits, first, count, size, scales, minimums, out, stride)

@@ -60,8 +60,8 @@ class Files:
 
     def path(self, key: object) -> Path:
         """The file for a key."""
-        digest = hashlib.sha256(repr((stamp(), key)).encode()).hexdigest()
-        return self.folder / f"{self.name}.{stamp()[:8]}.{digest[:32]}"
+        of_all = hashlib.sha256(repr((stamp(), key)).encode()).hexdigest()
+        return self.folder / f"{self.name}.{stamp()[:8]}.{of_all[:32]}"
 
     def load(self, key: object) -> Any:
         """What was saved under a key; None where nothing was, or where it is damaged."""

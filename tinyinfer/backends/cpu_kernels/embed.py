@@ -120,11 +120,12 @@ def embed(embedding: Embedding, tokens: np.ndarray, positions: np.ndarray, x: Ro
     table, arguments = embedding.table, (tokens, x.array, x.stride, x.width)
     if isinstance(table, DenseLanes):
         array = table.array
-        by = DENSE[array.dtype.name], (*arguments, array.shape[1], array, bits_of(embedding.scale))
+        by, numbers = DENSE[array.dtype.name], (array.shape[1], array, bits_of(embedding.scale))
+        launches = [Launch(by, (*arguments, *numbers), len(x))]
     else:
         assert isinstance(table, PackedLanes)
-        by = embed_packed, (*arguments, *packed_arguments(table, bits_of(embedding.scale)))
-    launches = [Launch(*by, len(x))]
+        of_table = packed_arguments(table, bits_of(embedding.scale))
+        launches = [Launch(embed_packed, (*arguments, *of_table), len(x))]
     if embedding.positions is not None:
         launches.append(Launch(add_position, (positions, *arguments[1:], embedding.positions), len(x)))
     return launches

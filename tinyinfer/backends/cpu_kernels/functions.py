@@ -92,7 +92,7 @@ def with_sign(size, x):
 
 @njit(forceinline=True)
 def magnitude(x):
-    """|x|."""
+    """|x|, the size without the sign."""
     return floats_of_bits(bits_and(bits_of_floats(x), splat_int(MAGNITUDE)))
 
 

@@ -24,7 +24,7 @@ LIMIT = np.float32(CLAMP)
 
 @njit(forceinline=True)
 def silu(x):
-    """x · sigmoid(x)."""
+    """x · sigmoid(x), as in Llama."""
     return x * sigmoid(x)
 
 
@@ -142,5 +142,5 @@ def gate(gate_up: Rows, y: Rows, activation: str) -> list[Launch]:
 
 
 def activate(x: Rows, y: Rows, activation: str) -> list[Launch]:
-    """y = act(x)."""
+    """y = act(x), row by row."""
     return [Launch(ACTIVATIONS[activation], (x.array, y.array, y.width, x.stride, y.stride), len(y))]

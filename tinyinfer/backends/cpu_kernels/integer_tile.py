@@ -23,7 +23,7 @@ from numba import njit
 
 from tinyinfer.backends.cpu_kernels.buffers import BLOCK as LANES
 from tinyinfer.backends.cpu_kernels.dot import dot
-from tinyinfer.backends.cpu_kernels.integers import load_signed_bytes, store_ints
+from tinyinfer.backends.cpu_kernels.integers import load_signed_bytes, prefetch, store_ints
 from tinyinfer.backends.cpu_kernels.scalars import float_at, int32_at
 from tinyinfer.backends.cpu_kernels.vectors import load, load_half, load_ints, splat, splat_int, store, to_floats
 
@@ -33,12 +33,16 @@ EVERY_BYTE = 0x01010101
 
 
 class Planes(NamedTuple):
-    """A block's codes: addresses of both planes, and their bits; no bits: there is no high plane."""
+    """A block's codes: addresses of both planes, and their bits; no bits: there is no high plane.
+
+    ahead: bytes from words that are read to words that are asked for at the same time; 0: none are.
+    """
 
     low: int
     high: int
     bits: int
     more: int
+    ahead: int
 
 
 class Group(NamedTuple):
@@ -104,9 +108,20 @@ def codes_at(planes, k, h):
 
 
 @njit(forceinline=True)
+def ask_ahead(planes, k):
+    """Asks for words that are read some time after those of input k, so that they are near by then."""
+    if planes.ahead:
+        at = planes.low + BLOCK * (planes.bits * k // 32) + planes.ahead
+        prefetch(at)
+        prefetch(at + VECTOR)
+        prefetch(at + 2 * VECTOR)
+        prefetch(at + 3 * VECTOR)
+
+
+@njit(forceinline=True)
 def unpacked(out, planes, group):
     """Writes a group's codes as an 8-bit plane, and returns the plane."""
-    plane = Planes(out - VECTOR * group.start, 0, 8, 0)
+    plane = Planes(out - VECTOR * group.start, 0, 8, 0, 0)
     for k in range(group.start, group.stop, 32 // planes.bits):
         for h in range(8 // planes.bits):
             codes = codes_at(planes, k, h)
@@ -181,6 +196,7 @@ def one_row(y, x, planes, group):
     """Adds a group's products to 64 outputs of a row."""
     sums = begin(group, x)
     for k in range(group.start, group.stop, 32 // planes.bits):
+        ask_ahead(planes, k)
         for h in range(8 // planes.bits):
             sums = dots(sums, codes_at(planes, k, h), x.codes + k + 4 * h - group.start)
     finish(y, sums, group, x)
@@ -192,6 +208,7 @@ def four_rows(y, x_0, planes, group):
     x_1, x_2, x_3 = below(x_0, 1), below(x_0, 2), below(x_0, 3)
     a, b, c, d = begin(group, x_0), begin(group, x_1), begin(group, x_2), begin(group, x_3)
     for k in range(group.start, group.stop, 32 // planes.bits):
+        ask_ahead(planes, k)
         for h in range(8 // planes.bits):
             codes, at = codes_at(planes, k, h), k + 4 * h - group.start
             a, b = dots(a, codes, x_0.codes + at), dots(b, codes, x_1.codes + at)

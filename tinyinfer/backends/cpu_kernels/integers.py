@@ -1,4 +1,4 @@
-"""Whole numbers in vectors: bytes in memory, and what is found among 16 of them.
+"""Whole numbers in vectors: bytes in memory, and what is found among 16 of them; and memory asked for in advance.
 
 An `Ints` is 16 int32 numbers in registers (vectors.py); in memory they are often bytes, which a load widens and a store
 cuts. `|` joins bits, as `&`, `<<` and `>>` of vectors.py pick and move them.
@@ -114,3 +114,18 @@ def _reduction(join):
 
 sum_of_ints = _reduction(lambda builder, a, b: builder.add(a, b))
 largest_of_ints = _reduction(_larger)
+
+
+@intrinsic
+def prefetch(typing, address):
+    """Asks for the cache line at an address, which will be read soon."""
+
+    def code(context, builder, signature, args):
+        pointer = builder.inttoptr(args[0], I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
+        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+        hints = (ir.Constant(I32, n) for n in (0, 3, 1))  # to read it, from the nearest cache, as data
+        builder.call(function, [pointer, *hints])
+        return context.get_dummy_value()
+
+    return types.none(types.int64), code

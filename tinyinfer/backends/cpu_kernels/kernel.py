@@ -62,7 +62,7 @@ class Native:
     @cached_property
     def address(self) -> int:
         """Where its machine code begins."""
-        return int(self._compiled.address)
+        return int(self._compiled.address or 0)
 
     @cached_property
     def _compiled(self) -> CachedCFunc:

@@ -100,8 +100,8 @@ def norm(x: Rows, y: Rows, by: Norm) -> list[Launch]:
         return [Launch(rms_norm, arguments, len(x))]
     if isinstance(by, LayerNorm):
         weight, bias = padded(by.weight, x.width), padded(by.bias, x.width)
-        arguments = (x.array, y.array, weight, x.width, x.stride, y.stride, vectors, bits_of(by.eps), bias)
-        return [Launch(layer_norm, arguments, len(x))]
+        sizes = x.width, x.stride, y.stride, vectors
+        return [Launch(layer_norm, (x.array, y.array, weight, *sizes, bits_of(by.eps), bias), len(x))]
     assert isinstance(by, NoNorm), f"{type(by)} is no norm of rows"
     return []
 
@@ -135,7 +135,7 @@ def full_qk_norm(qkv: Rows, by: FullQKNorm) -> list[Launch]:
     return launches
 
 
-def padded(array: np.ndarray, width: int) -> np.ndarray:  # (width,) -> (64 · blocks,)
+def padded(array: np.ndarray, width: int) -> np.ndarray:  # (...,) -> (n,)
     """The numbers, and zeros up to a whole block."""
     full = aligned((blocks(width) * 64,))
     full[:width] = array.reshape(-1)

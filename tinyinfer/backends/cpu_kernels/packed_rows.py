@@ -62,35 +62,42 @@ def code_at(codes, nbytes, bits, i):
 @njit(forceinline=True)
 def codes_at(codes, nbytes, bits, i):
     """16 codes of a block as floats; `nbytes` and i are whole numbers of vectors."""
+    if bits == 8:
+        return to_floats(load_bytes(codes + i))
     shift, mask = splat_int(np.int32(bits * quotient(i, nbytes))), splat_int(np.int32((1 << bits) - 1))
     return to_floats(bits_and(shr(load_bytes(codes + remainder(i, nbytes)), shift), mask))
 
 
 @njit
-def unpack_key(codes, nbytes, bits, first, size, scales, minimums, out):
-    """A key of `size` numbers, whose codes begin at code `first`; a scale and a minimum for each."""
-    if (size | nbytes) & (WIDTH - 1):
-        for n in range(size):
-            code = F(code_at(codes, nbytes, bits, first + n))
-            set_float(out + FLOAT * n, code * half_at(scales + HALF * n) + half_at(minimums + HALF * n))
-        return
-    for n in range(0, size, WIDTH):
-        code = codes_at(codes, nbytes, bits, first + n)
-        store(out + FLOAT * n, fma(code, load_half(scales + HALF * n), load_half(minimums + HALF * n)))
+def unpack_keys(codes, nbytes, bits, first, count, size, scales, minimums, out, stride):
+    """`count` keys, whose codes begin at code `first`: a scale and a minimum for each of their numbers."""
+    whole = size if (size | nbytes) & (WIDTH - 1) == 0 else 0
+    for n in range(0, whole, WIDTH):
+        scale, minimum = load_half(scales + HALF * n), load_half(minimums + HALF * n)
+        for row in range(count):
+            code = codes_at(codes, nbytes, bits, first + row * size + n)
+            store(out + stride * row + FLOAT * n, fma(code, scale, minimum))
+    for n in range(whole, size):
+        scale, minimum = half_at(scales + HALF * n), half_at(minimums + HALF * n)
+        for row in range(count):
+            code = F(code_at(codes, nbytes, bits, first + row * size + n))
+            set_float(out + stride * row + FLOAT * n, code * scale + minimum)
 
 
 @njit
-def unpack_value(codes, nbytes, bits, first, size, group, scales, minimums, out):
-    """A value of `size` numbers, whose codes begin at code `first`; a scale and a minimum for each group."""
-    if (group | nbytes) & (WIDTH - 1):
-        for n in range(size):
-            code, place = F(code_at(codes, nbytes, bits, first + n)), HALF * quotient(n, group)
-            set_float(out + FLOAT * n, code * half_at(scales + place) + half_at(minimums + place))
-        return
-    for n in range(0, size, WIDTH):
-        place = HALF * quotient(n, group)
-        scale, minimum = splat(half_at(scales + place)), splat(half_at(minimums + place))
-        store(out + FLOAT * n, fma(codes_at(codes, nbytes, bits, first + n), scale, minimum))
+def unpack_values(codes, nbytes, bits, first, count, size, group, scales, minimums, out, stride):
+    """`count` values, whose codes begin at code `first`: a scale and a minimum for each group of their numbers."""
+    vectors, groups = (group | nbytes) & (WIDTH - 1) == 0, quotient(size, group)
+    for i in range(count * groups):
+        row, start = quotient(i, groups), remainder(i, groups) * group
+        scale, minimum = half_at(scales + HALF * i), half_at(minimums + HALF * i)
+        code, place = first + row * size + start, out + stride * row + FLOAT * start
+        if vectors:
+            for n in range(0, group, WIDTH):
+                store(place + FLOAT * n, fma(codes_at(codes, nbytes, bits, code + n), splat(scale), splat(minimum)))
+        else:
+            for n in range(group):
+                set_float(place + FLOAT * n, F(code_at(codes, nbytes, bits, code + n)) * scale + minimum)
 
 
 @njit

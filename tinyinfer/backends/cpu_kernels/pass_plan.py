@@ -25,6 +25,7 @@ from tinyinfer.backends.cpu_kernels.attention import attention
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
 from tinyinfer.backends.cpu_kernels.embed import embed
 from tinyinfer.backends.cpu_kernels.ends import ends_of
+from tinyinfer.backends.cpu_kernels.experts import Mixture, memory_of_choices
 from tinyinfer.backends.cpu_kernels.gate import activate, gate
 from tinyinfer.backends.cpu_kernels.kernel import Launch
 from tinyinfer.backends.cpu_kernels.norms import full_qk_norm, norm, norm_add
@@ -35,6 +36,7 @@ from tinyinfer.backends.cpu_kernels.turn_append import turn_append
 from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.layers import ParallelLayer
 from tinyinfer.model.mlp import GatedMLP, PlainMLP
+from tinyinfer.model.moe import MoE
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import FullQKNorm, Linear, NoNorm, Norm, RMSNorm
 
@@ -50,10 +52,13 @@ class Planner:
         c = model.config
         self.model, self.data = model, data
         self.buffers, self.head_buffers = Buffers(rows, threads), Buffers(wanted, threads)
+        self.choices: Buffers | None = None  # of rows for each expert that a row chooses
+        self.mixtures: list[Mixture] = []
         self.launches: list[Launch] = []
         self.ends_of_layers: list[int] = []  # after how many launches each layer is done
         self.tokens, self.wanted = np.zeros(rows, np.int64), np.zeros(wanted, np.int64)
-        self.turns = [tuple(np.zeros((rows, c.head_dim), np.float32) for _ in range(2)) for _ in model.rotations]
+        empty = rows, c.head_dim
+        self.turns = [(np.zeros(empty, np.float32), np.zeros(empty, np.float32)) for _ in model.rotations]
         self.x = self.buffers.rows("x", c.hidden_size)
         self.launches += embed(model.embedding, self.tokens, data.positions, self.x)
         for number, layer in enumerate(model.layers):
@@ -63,13 +68,13 @@ class Planner:
 
     def layer(self, number: int, layer: Any) -> None:
         """Both changes of a layer."""
-        mixed = self.mix(number, layer.mixer, layer.attention_norm)
+        mixed, o = self.mix(number, layer.mixer, layer.attention_norm), layer.mixer.o
         if isinstance(layer, ParallelLayer):  # the MLP reads the rows before attention has changed them
             h = self.normed(layer.mlp_norm, "h of the MLP")
-            self.change(layer.mixer.o, mixed, NoNorm(), layer.scale)
+            self.change(o, mixed, NoNorm(), layer.scale)
             self.mlp(layer.mlp, h, NoNorm(), layer.scale)
             return
-        self.change(layer.mixer.o, mixed, layer.post_attention_norm, layer.scale)
+        self.change(o, mixed, layer.post_attention_norm, layer.scale)
         self.mlp(layer.mlp, self.normed(layer.mlp_norm, "h"), layer.post_mlp_norm, layer.scale)
 
     def normed(self, by: Norm, name: str) -> Rows:
@@ -109,6 +114,9 @@ class Planner:
 
     def mlp(self, mlp: Any, h: Rows, post: Norm, scale: float) -> None:
         """Adds what the MLP makes of h."""
+        if isinstance(mlp, MoE):
+            self.mixture(mlp, h, post, scale)
+            return
         if isinstance(mlp, GatedMLP):
             both = self.product(h, mlp.gate_up, "gate_up")
             gated = self.buffers.rows("gated", mlp.down.weight.shape[1])
@@ -118,6 +126,18 @@ class Planner:
             gated = self.product(h, mlp.up, "gated")
             self.launches += activate(gated, gated, mlp.activation)
         self.change(mlp.down, gated, post, scale)
+
+    def mixture(self, mlp: MoE, h: Rows, post: Norm, scale: float) -> None:
+        """Adds scale · post(what the mixture makes of h)."""
+        self.choices = self.choices or memory_of_choices(len(h), mlp, self.buffers.threads)
+        mixture = Mixture(mlp, h, self.buffers, self.choices)
+        self.mixtures.append(mixture)
+        if isinstance(post, NoNorm):
+            self.launches += mixture.launches(self.x, scale)
+            return
+        assert isinstance(post, RMSNorm)
+        change = self.buffers.rows("change", self.x.width)
+        self.launches += [*mixture.launches(change, None), *norm_add(change, self.x, post, scale)]
 
     def head(self) -> tuple[Rows, np.ndarray, np.ndarray]:
         """Logits of the wanted rows, and the ends of each part of them."""

@@ -26,11 +26,12 @@ class Plan:
         self.counts: dict[Count, list[int]] = {}
         start = self.arguments.ctypes.data
         for n, (launch, some) in enumerate(zip(self.launches, numbers, strict=True)):
-            counted = isinstance(launch.items, Count)
-            self.table[n] = launch.kernel.address, start, 0 if counted else launch.items
+            items = launch.items
+            if isinstance(items, Count):
+                self.counts.setdefault(items, []).append(n)
+                items = 0
+            self.table[n] = launch.kernel.address, start, items
             start += 8 * len(some)
-            if isinstance(launch.items, Count):
-                self.counts.setdefault(launch.items, []).append(n)
 
     def refresh(self) -> None:
         """Gives the launches that have a Count as many items as it says now."""

@@ -117,3 +117,17 @@ def _unsigned(method):
 
 
 quotient, remainder = _unsigned("udiv"), _unsigned("urem")
+
+
+@intrinsic
+def prefetch(typing, address):
+    """Lets the line at an address come out of memory while something else is computed; any address will do."""
+
+    def code(context, builder, signature, args):
+        place = builder.inttoptr(args[0], I8.as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+        fetch = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+        builder.call(fetch, [place, *(ir.Constant(I32, n) for n in (0, 1, 1))])  # to read, not the nearest cache, data
+        return context.get_dummy_value()
+
+    return types.none(types.int64), code

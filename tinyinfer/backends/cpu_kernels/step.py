@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from tinyinfer.backends.compiling import compiling
-from tinyinfer.backends.counts import Counts
+from tinyinfer.backends.counts import Counts, count_experts
 from tinyinfer.backends.cpu_kernels.crew import Crew
 from tinyinfer.backends.cpu_kernels.ends import joined
 from tinyinfer.backends.cpu_kernels.pass_data import PassData
@@ -30,7 +30,7 @@ from tinyinfer.sampling import has_penalties
 from tinyinfer.sequence import Batch, Wanted
 
 LONG = 32  # rows from which on a pass takes so long that it is run layer by layer, for Ctrl-C to be heard
-KEPT = 64  # plans of fewer rows
+KEPT = 64 << 20  # bytes that the plans of fewer rows may hold together, beside the newest one
 
 
 class Pass:
@@ -44,6 +44,11 @@ class Pass:
     def plan(self) -> Plan:
         """The launches as a table; whatever is not compiled yet is."""
         return Plan(self.planner.launches)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the plan's rows and scratch memory."""
+        return self.planner.buffers.nbytes + self.planner.head_buffers.nbytes
 
     @property
     def logits(self) -> np.ndarray:  # -> (R, V)
@@ -92,8 +97,10 @@ class CompiledPass:
         one.plan.refresh()
         self._run(one)
         self.counts.count_products(batch, self.ledger)
+        for mixture in planner.mixtures:
+            count_experts(mixture.chosen, mixture.mlp.gate_up, mixture.mlp.down, self.ledger)
         self.counts.count_attention(batch, self.ledger, self.cache)
-        self.cache.record_written(batch)
+        self.cache.record_written(batch, len(self.model.layers))
         return one.logits
 
     def sample(self, logits: np.ndarray, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
@@ -125,8 +132,9 @@ class CompiledPass:
         if rows >= LONG:  # its arrays are large: those of the last one go first
             for old in [old for old in self._passes if old[0] >= LONG]:
                 del self._passes[old]
-        elif len(self._passes) >= KEPT:
-            self._passes.popitem(last=False)
+        else:
+            while self._passes and sum(one.nbytes for one in self._passes.values()) > KEPT:
+                self._passes.popitem(last=False)
         self._passes[key] = Pass(self.model, rows, wanted, self.ops.threads, self.cache)
         return self._passes[key]
 

@@ -7,7 +7,8 @@ last thread to arrive computes the launches of one item that follow, alone, befo
 no wait of their own.
 
 Waiting threads spin for a while, since the next launch comes sooner than the system could wake them, and then sleep.
-The system gives a core sooner to a thread that wakes than to one that has spun, and an idle process takes no time.
+The system gives a core sooner to a thread that wakes than to one that has spun on it, and an idle process takes no
+time.
 
 A job is begun and ended by one call of compiled code, so that Ctrl-C and errors find none half begun. A forked process
 has memory of the threads but not the threads, so it makes a team of its own.
@@ -130,7 +131,7 @@ def serve(state: int, thread: int, seen: int) -> None:
         table, count, base, threads = (
             load_acquire(job), load_acquire(job + 8), load_acquire(job + 16), load_acquire(job + 24)
         )  # fmt: skip
-        if load_acquire(state + EPOCH) != seen:  # a job without this thread, which is over
+        if load_acquire(state + EPOCH) != seen:  # the job did without this thread; what was read may be another's
             threads = 1
         elif thread < threads:
             work(state, table, count, base, thread, threads)
@@ -194,7 +195,8 @@ class Team:
                     thread.start()
                 except RuntimeError:  # the system has no more threads to give
                     return len(self.workers)
-                self.joined.wait_for(lambda thread=thread: thread in self.workers)
+                while thread not in self.workers:
+                    self.joined.wait()
         return wanted
 
     def _serve(self) -> None:

@@ -144,7 +144,7 @@ class GraphStep:
         """Counts a pass as the reference does."""
         self.counts.count_products(batch, self.ledger)
         self.counts.count_attention(batch, self.ledger, self.cache)
-        self.cache.record_written(batch)
+        self.cache.record_written(batch, len(self.model.layers))
 
 
 def decodes(batch: Batch) -> bool:

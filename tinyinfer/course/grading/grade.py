@@ -16,14 +16,14 @@ from dataclasses import replace
 from difflib import get_close_matches
 from pathlib import Path
 
-from tinyinfer.course.assignment import MANIFEST, Assignment, Test, assignment, engine_version
+from tinyinfer.course.assignment import MANIFEST, Assignment, Test, assignment, check_needed, engine_version
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.grading.attempts import Bench, TestFunction, Unloadable
 from tinyinfer.course.grading.children import Children, PipedChildren
 from tinyinfer.course.grading.report import ERROR, NOT_RUN, Report, TestResult
 from tinyinfer.course.grading.submission import marker, take
 from tinyinfer.course.hidden import Hidden, open_hidden
-from tinyinfer.course.student import load_source
+from tinyinfer.course.sandbox.loading import load_source
 
 PENDING = "not graded: the grader was ended before this test; grade again"
 Numbered = list[tuple[str, Test]]  # tests with their numbers in the report
@@ -43,6 +43,7 @@ def grade(
     Raises CourseError for a mistake of who grades.
     """
     a = wanted if isinstance(wanted, Assignment) else chosen(folder, wanted)
+    check_needed(a)
     tests, secret = numbered(a, only, hidden), opened(a, hidden, student)
     functions = test_functions(a, secret)
     submission = take(folder, a)

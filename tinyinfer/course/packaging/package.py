@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from tinyinfer.course.assignment import Assignment, engine_version
+from tinyinfer.course.assignment import Assignment, check_needed, engine_version
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.hidden import BYTES, SECRET, open_hidden
 from tinyinfer.course.packaging.wheel import wheel, zipped
@@ -61,6 +61,7 @@ def package(
     Raises CourseError for a folder `hidden` that lacks a file, a name that a folder has, or where an older secret would
     be lost; OSError.
     """
+    check_needed(a)
     if output.is_dir():
         raise CourseError(f"{output}: is a folder; give the name of the zip file in it, {output / 'autograder.zip'}")
     beside = output.with_suffix(".hidden") if hidden is None and form == "gradescope" else None

@@ -5,8 +5,10 @@ process gives up all that it does not need. Files in reading order:
 
     frames.py          the outside of a frame: bounds, header, bytes of arrays
     stand_ins.py       what the student's code gets in place of a sequence and a device
+    lent.py            an array whose numbers stay with the grader
     records.py         what stands for a record or an object on each side of the pipe
     wire.py            how values cross the pipe between the grader and the student's code
+    loading.py         a file executed as a module, with or without numba's compiler
     serving.py         the student's side: a request in, a value or an error out
     landlock.py        Linux takes from a process the right to open files
     seccomp.py         Linux refuses system calls to a process

@@ -10,13 +10,15 @@ from __future__ import annotations
 import os
 import sys
 from contextlib import suppress
+from functools import partial
 from importlib import import_module
 from typing import Any, BinaryIO
 
 from tinyinfer.course.sandbox.confine import Confinement, confine
 from tinyinfer.course.sandbox.frames import read_frame
+from tinyinfer.course.sandbox.loading import numba_setting
 from tinyinfer.course.sandbox.serving import Server, described
-from tinyinfer.course.sandbox.wire import pack
+from tinyinfer.course.sandbox.wire import pack, unpack
 
 # What `python -c` runs: only the grader's own package is found before the child's module is.
 BOOT = (
@@ -26,14 +28,19 @@ BOOT = (
 
 
 def main(settings: dict[str, Any]) -> None:
-    """Runs the child. settings: package and numpy (folders), module and file of the student, confinement."""
+    """Runs the child. settings: package, numpy and packages (folders), module and file of the student, confinement."""
     requests, replies = private_pipes()
     sys.path.remove(settings["numpy"])  # NumPy is loaded; nothing else that is installed shall be found
+    sys.path.append(settings["packages"])
+    for package in settings["confinement"]["packages"]:
+        import_module(package)
     in_force, missing = confine(Confinement(**settings["confinement"]))
     uid = os.getuid() if hasattr(os, "getuid") else None
     send(replies, pack({"in_force": in_force, "missing": missing, "uid": uid}))
     try:
-        server = Server(import_module(settings["module"]), settings["file"])
+        exchange = partial(ask_grader, requests, replies)
+        with numba_setting("BOUNDSCHECK", 1):
+            server = Server(import_module(settings["module"]), settings["file"], exchange)
     except BaseException as error:
         send(replies, pack({"error": described(error, settings["file"])}))
         return
@@ -48,6 +55,13 @@ def answer(server: Server, frame: bytes) -> bytes:
         return server.answer(frame)[0]
     except BaseException as error:
         return pack({"error": described(error, server.path)})
+
+
+def ask_grader(requests: BinaryIO, replies: BinaryIO, question: dict[str, Any]) -> dict[str, Any]:
+    """The grader's answer to a question about a lent array."""
+    send(replies, pack(question))
+    answered: dict[str, Any] = unpack(read_frame(requests))
+    return answered
 
 
 def private_pipes() -> tuple[BinaryIO, BinaryIO]:

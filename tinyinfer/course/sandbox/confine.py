@@ -26,7 +26,8 @@ LINUX = sys.platform == "linux"
 class Confinement:
     """What to put in force. uid: of the other user; None to stay the same one. threads: of that user, in all.
 
-    readable: paths that stay readable beside Python's own and the system's libraries. grader: the parent's process id.
+    readable: paths that stay readable beside Python's own and the system's libraries. packages: loaded already, beside
+    NumPy. grader: the parent's process id.
     """
 
     uid: int | None
@@ -35,6 +36,7 @@ class Confinement:
     threads: int
     open_files: int
     readable: tuple[str, ...]
+    packages: tuple[str, ...]
     grader: int
 
 
@@ -44,7 +46,7 @@ def confine(c: Confinement) -> tuple[list[str], list[str]]:
     missing: list[str] = []
     readable = list(readable_parts(c.readable)) if LINUX and landlock.abi() else []
     steps: list[tuple[str, Callable[[], str]]] = [
-        ("no other network", _leave_network), ("no limit of memory", lambda: _limit_memory(c.memory_bytes)),
+        ("no other network", _leave_network), ("no limit of memory", lambda: _limit_memory(c)),
         ("no limit of CPU time", lambda: _limit_cpu(c.cpu_seconds)),
         ("no limit of threads and files", lambda: _limit_counts(c)),
         ("no other user", lambda: _change_user(c)), ("no end with the grader's", lambda: _end_with(c.grader)),
@@ -80,12 +82,13 @@ def _limit_cpu(seconds: int) -> str:
     return f"{seconds} s of CPU time"
 
 
-def _limit_memory(nbytes: int) -> str:
+def _limit_memory(c: Confinement) -> str:
     """Limits the address space to what it is now, with Python and NumPy in it, and so many bytes."""
     with open("/proc/self/statm", encoding="ascii") as sizes:
         own = int(sizes.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
-    _limit("AS", own + nbytes)
-    return f"{nbytes >> 20} MB of memory beside what Python and NumPy take"
+    _limit("AS", own + c.memory_bytes)
+    *most, last = "Python", "NumPy", *c.packages
+    return f"{c.memory_bytes >> 20} MB of memory beside what {', '.join(most)} and {last} take"
 
 
 def _limit(name: str, soft: int, hard: int | None = None) -> None:

@@ -24,7 +24,7 @@ from tinyinfer.course.errors import CourseError
 from tinyinfer.course.sandbox import processes
 from tinyinfer.course.sandbox.frames import WireError, read_frame
 from tinyinfer.course.sandbox.sandbox import Limits, Sandbox
-from tinyinfer.course.sandbox.wire import unpack
+from tinyinfer.course.sandbox.wire import pack, unpack
 from tinyinfer.course.student import (
     Request,
     Student,
@@ -264,9 +264,10 @@ class PipedStudent(Student):
         __tracebackhide__ = True
         if self._fault is not None:
             raise self._fault
-        left = self._begun + self._limits.test_seconds - time.monotonic()
         try:
-            reply = unpack(self._child.ask(frame, max(0.0, min(self._limits.request_seconds, left))))
+            reply = self._exchange(frame)
+            while self.loans.is_question(reply):
+                reply = self._exchange(pack(self.loans.answer(reply)))
         except StudentError as error:
             self._fault = error
             raise
@@ -275,3 +276,8 @@ class PipedStudent(Student):
             self._fault = bad_reply(error)
             raise self._fault from None
         return answered(reply, self.assignment.file)
+
+    def _exchange(self, frame: bytes) -> Any:
+        """What the child sends in return for a frame. Raises StudentError, WireError."""
+        left = self._begun + self._limits.test_seconds - time.monotonic()
+        return unpack(self._child.ask(frame, max(0.0, min(self._limits.request_seconds, left))))

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Protocol
 
+from tinyinfer.course.sandbox.lent import Exchange, Lent, nothing_lent
 from tinyinfer.course.sandbox.stand_ins import SequenceView
 
 
@@ -65,9 +66,13 @@ class Plain:
 
 
 class Kept:
-    """The child's side: the objects that requests have made, and one view for each sequence."""
+    """The child's side: the objects that requests have made, and one view for each sequence.
 
-    def __init__(self) -> None:
+    exchange: asks the grader for numbers of a lent array.
+    """
+
+    def __init__(self, exchange: Exchange = nothing_lent) -> None:
+        self._exchange = exchange
         self._objects: list[object] = []
         self._numbers: dict[int, int] = {}  # by id()
         self._views: dict[int, SequenceView] = {}  # a cache may keep its rows by the sequence itself
@@ -94,6 +99,8 @@ class Kept:
             raise ValueError(f"{kind} is no class of the package")
         cls = getattr(import_module(module), name)
         made = cls(**values)
+        if isinstance(made, Lent):
+            return made.connected(self._exchange)
         return self._view(made) if isinstance(made, SequenceView) else made
 
     def _view(self, new: SequenceView) -> SequenceView:

@@ -2,6 +2,7 @@
 
     (NAME)         the student's file
     package/       the engine without what is to be written, and the child's own modules
+    packages/      links to the packages that the assignment needs beside NumPy, and to nothing else that is installed
     python/        Python and NumPy once more, only where another user cannot reach the installed ones
     empty/         where the child works: an empty folder, in which it may not write
 
@@ -24,6 +25,7 @@ import time
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -41,7 +43,8 @@ from tinyinfer.course.sandbox.processes import Owned, free_uid, threads_of
 PREFIX = "tinyinfer-course-"
 FRESH = 60.0  # seconds: a younger folder may not be locked yet
 FLAGS = ("-s", "-P", "-S", "-B")  # no user's and no installed packages on the path, nothing written
-ENVIRONMENT = {"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
+ENVIRONMENT = {"LANG": "C.UTF-8", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1",
+               "PYTHONHASHSEED": "0"}  # fmt: skip
 NEEDED = ("SYSTEMROOT",)  # Windows starts no Python without it
 UNUSED = shutil.ignore_patterns(
     *("site-packages", "dist-packages", "test", "tests", "idlelib", "tkinter", "turtledemo", "ensurepip", "lib2to3"),
@@ -99,12 +102,14 @@ class Sandbox:
         owned = Owned(uid, str(self.folder / "empty"))
         threads = limits.threads if uid is not None or os.name != "posix" else limits.threads + threads_of(os.getuid())
         readable = (*(str(path) for path in numpy_parts(self.numpy)), str(self.folder / "package"), str(self.file),
-                    str(self.folder / "empty"))  # fmt: skip
+                    str(self.folder / "empty"), *(str(path.resolve()) for path in self.packages))  # fmt: skip
         confinement = Confinement(
-            uid, limits.memory_bytes, limits.cpu_seconds, threads, limits.open_files, readable, os.getpid()
-        )
+            uid, limits.memory_bytes, limits.cpu_seconds, threads, limits.open_files, readable,
+            self.assignment.packages, os.getpid(),
+        )  # fmt: skip
         settings = {
             "package": str(self.folder / "package"), "numpy": str(self.numpy), "file": str(self.file),
+            "packages": str(self.folder / "packages"),
             "module": f"tinyinfer.{student_module(self.assignment.name)}", "confinement": asdict(confinement),
         }  # fmt: skip
         try:
@@ -129,6 +134,7 @@ class Sandbox:
         self.folder.chmod(0o711 if self.as_root else 0o700)
         self.file.write_bytes(self._source)
         (self.folder / "empty").mkdir()
+        (self.folder / "packages").mkdir()
         package = merged_package(
             self.folder / "package", {self.assignment.name: self.file}, whole=False,
             also=["tinyinfer.course.sandbox.child"],
@@ -136,6 +142,8 @@ class Sandbox:
         for path in package.rglob("*.py"):
             py_compile.compile(str(path), invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH, doraise=True)
         self.numpy = Path(np.__file__).parents[1]
+        place = self.folder / "packages"
+        self.packages = [link_package(name, place, self.as_root) for name in self.assignment.packages]
         self._python: Path | None = None
         if self.as_root:
             self._open_to_others()
@@ -153,8 +161,23 @@ class Sandbox:
             for part in numpy_parts(self.numpy):
                 link_tree(part, self.folder / "python" / "numpy" / part.name)
             self.numpy = self.folder / "python" / "numpy"
-        for path in [self.file, self.folder / "empty", *(self.folder / "package").rglob("*"), self.folder / "package"]:
+        own = self.file, self.folder / "empty", self.folder / "packages"  # not what is linked in it
+        for path in [*own, *(self.folder / "package").rglob("*"), self.folder / "package"]:
             path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def link_package(name: str, folder: Path, for_others: bool) -> Path:
+    """A link in a folder to an installed package; its files once more where another user must reach it, and cannot."""
+    found = find_spec(name)
+    assert found is not None
+    assert found.origin is not None  # the assignment was asked for with all that it needs
+    source, target = Path(found.origin).parent, folder / name
+    if not for_others or reachable(source):
+        with suppress(OSError):  # Windows allows no link
+            target.symlink_to(source, target_is_directory=True)
+            return target
+    link_tree(source, target)
+    return target
 
 
 def numpy_parts(folder: Path) -> list[Path]:

@@ -5,15 +5,20 @@
     {"error": {"kind", "message", "place", "line"}}                 what the student's code raised, and where
 
 `make` makes an object, which stays on this side; `call` with a target calls its method, `get` reads an attribute.
+`interpret` is a `call` without numba's compiler. Compiled code checks that each index lies within its array.
 """
 
 from __future__ import annotations
 
 import traceback
+from functools import cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from tinyinfer.course.sandbox.frames import WireError
+from tinyinfer.course.sandbox.lent import Exchange
+from tinyinfer.course.sandbox.loading import interpreted, numba_setting
 from tinyinfer.course.sandbox.records import Kept
 from tinyinfer.course.sandbox.wire import pack, unpack
 
@@ -22,16 +27,22 @@ DEEPEST = "RecursionError"
 
 
 class Server:
-    """Answers requests by the functions and classes of a student's module."""
+    """Answers requests by the functions and classes of a student's module. exchange: see Kept."""
 
-    def __init__(self, module: ModuleType, path: str) -> None:
-        self.module, self.path, self.kept = module, path, Kept()
+    def __init__(self, module: ModuleType, path: str, exchange: Exchange) -> None:
+        self.module, self.path, self.kept = module, path, Kept(exchange)
+
+    @cached_property
+    def interpreted(self) -> ModuleType:
+        """The module once more, its functions not compiled. Raises what the student's code raises."""
+        return interpreted(f"{self.module.__name__}_interpreted", Path(self.path))
 
     def answer(self, frame: bytes) -> tuple[bytes, BaseException | None]:
         """The reply to a request, and the error that the student's code raised, for a debugger in the same process."""
         try:
             request = unpack(frame, self.kept)
-            return pack(self.reply(request), self.kept, f"the result of {request['name']}"), None
+            with numba_setting("BOUNDSCHECK", 1):
+                return pack(self.reply(request), self.kept, f"the result of {request['name']}"), None
         except WireError as error:
             message = str(error).replace("['value']", "", 1)  # the reply's own key, which no student knows
             return pack({"error": {"kind": "WireError", "message": message, "place": "", "line": ""}}), error
@@ -41,7 +52,8 @@ class Server:
     def reply(self, request: dict[str, Any]) -> dict[str, Any]:
         """The value of a request. Raises what the student's code raises."""
         target, name = request["target"], request["name"]
-        found = getattr(self.module if target is None else target, name)
+        module = self.interpreted if request["operation"] == "interpret" else self.module
+        found = getattr(module if target is None else target, name)
         if request["operation"] == "get":
             return {"value": found, "after": []}
         args = request["args"]

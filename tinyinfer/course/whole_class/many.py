@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tinyinfer.course.assignment import MANIFEST, Assignment, assignment, engine_version
+from tinyinfer.course.assignment import MANIFEST, Assignment, assignment, check_needed, engine_version
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.grading.submission import marker
 from tinyinfer.course.whole_class.class_folder import Submission, digest
@@ -65,6 +65,7 @@ def grade_all(
     tell: is called with how many are done, how many there are, and whose report came last.
     Raises CourseError for what is wrong for all of them, OSError; the reports so far are kept.
     """
+    check_needed(plan.assignment)
     book.make()
     common = plan.made_of()
     made_of = {one.student: common | {OWN_VERSION: _digest(one, plan.assignment)} for one in submitted}

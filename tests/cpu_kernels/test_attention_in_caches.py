@@ -17,7 +17,7 @@ from tinyinfer.backends.cpu_kernels.attention import attention
 from tinyinfer.backends.cpu_kernels.buffers import Buffers
 from tinyinfer.backends.cpu_kernels.pass_data import PassData, padded_size
 from tinyinfer.backends.cpu_kernels.plan import Plan
-from tinyinfer.backends.cpu_kernels.team import Team
+from tinyinfer.backends.cpu_kernels.team import team
 from tinyinfer.backends.cpu_kernels.turn_append import turn_append
 from tinyinfer.backends.reference import ReferenceOps
 from tinyinfer.kv_cache.base import Cache, CacheSpec
@@ -31,7 +31,7 @@ from tinyinfer.model.weights import NoNorm, RMSNorm, Rotation
 from tinyinfer.sequence import Batch
 
 pytestmark = pytest.mark.cpu
-TEAM, THREADS, LAYERS, LAYER, LONGEST = Team(), 2, 3, 1, 400
+TEAM, THREADS, LAYERS, LAYER, LONGEST = team(), 2, 3, 1, 400
 KINDS = {"contiguous": ContiguousCache, "paged": PagedCache}
 PACKED = {"contiguous": QuantizedContiguousCache, "paged": QuantizedPagedCache}
 Work = list[tuple[int, int]]  # of each sequence of a step: which one, and how many rows
@@ -185,6 +185,20 @@ def test_packed_blocks_of_odd_sizes(size: int, block_size: int, group: int):
     pair = Pair(QuantizedPagedCache, heads, changes=changes, turns=False)
     pair.check(*STEPS)
     assert_same_blocks(pair)
+
+
+@pytest.mark.parametrize("kind", [*KINDS.values(), *PACKED.values()])
+def test_caches_that_grow_and_sequences_that_leave(kind: type[Cache]):
+    """An address of memory that was replaced or freed would be read; so would another sequence's table in its slot."""
+    packed = {"kv_bits": 8} if kind in PACKED.values() else {}
+    pair = Pair(kind, HEADS, changes={"reserve_all": False} | packed, turns=False)
+    for seq in pair.sequences:  # each is expected to be short, and grows again and again
+        del seq.request.prompt[3:]
+    pair.check([(0, 3)], [(0, 1)], [(0, 14)], [(0, 20), (1, 5)], [(0, 1), (1, 1)], [(0, 1), (1, 90)], [(0, 1), (1, 1)])
+    for cache in (pair.plain, pair.fast):
+        cache.free(pair.sequences[0])
+        cache.truncate(pair.sequences[1], 64)
+    pair.check([(1, 1)], [(2, 33), (1, 1)], [(2, 1), (1, 1)], [(0, 40), (1, 1)], [(1, 1), (0, 1)])
 
 
 def assert_same_blocks(pair: Pair) -> None:

@@ -1,0 +1,273 @@
+"""The compiled CPU backend beside llama.cpp and beside the machine's limits, in turn in one run.
+
+    python benchmarks/cpu.py --folder DIR --peers PYTHON              all parts
+    python benchmarks/cpu.py --folder DIR --peers PYTHON decode batch these parts
+    python benchmarks/cpu.py profile                                  where the time of a decode step goes
+
+PYTHON: an interpreter with llama-cpp-python (pip install llama-cpp-python). DIR: where files for llama.cpp are made,
+out of the model's own, once. Every round runs each setting once, in a process of its own, and medians are printed: on a
+shared machine the ratios are to be trusted, not the figures. Parts:
+
+    decode    128 tokens after a prompt of 512, each format beside llama.cpp's of as many bits; prefill of the prompt
+    limits    float32 and bfloat16 decode, as a share of what plain reading reaches in the same round
+    batch     4 and 16 sequences together over one, with int8 activations
+    long      decode at a context of 8,000
+    drafts    float32 through a copy of itself in 4 bits, over plain float32
+    busy      beside two processes that keep the cores busy, over the quiet speed
+    start     the first call, kernels compiled before
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from busy import busy
+
+HERE = Path(__file__).resolve().parent / "cpu_parts"
+INT8 = "--quantize int8 --quantize-head int8"
+INT4 = "--quantize int4 --quantize-head int8"
+Found = dict[str, float]
+Measure = Callable[[], Found]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    peers: str | None
+    folder: Path
+    rounds: int
+    threads: int
+    model: str
+
+
+def last_line(command: list[str]) -> Found:
+    """The JSON that a command prints last."""
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        raise SystemExit(f"{shlex.join(command)} failed:\n{done.stderr[-1500:]}")
+    found: Found = json.loads(done.stdout.strip().splitlines()[-1])
+    return found
+
+
+def ours(o: Options, flags: str, p: int = 512, g: int = 128, model: str | None = None) -> Measure:
+    """One round of our own benchmark."""
+    lengths = ["-p", str(p), "-g", str(g), "-n", "1", "-t", str(o.threads), "--json"]
+    command = [sys.executable, "-m", "tinyinfer", "bench", "-m", model or o.model, *lengths]
+    return lambda: last_line([*command, "--backend", "numba", *shlex.split(flags)])
+
+
+def llama_cpp(o: Options, kind: str, p: int = 512, g: int = 128, path: str | None = None) -> Measure:
+    """One round of llama.cpp, with the model in that type."""
+    path = path or str(made(o, kind))
+    command = [str(o.peers), str(HERE / "llama_cpp.py"), path, "-p", str(p), "-g", str(g), "-t", str(o.threads)]
+    return lambda: last_line(command)
+
+
+def made(o: Options, kind: str) -> Path:
+    """The model's file in one of llama.cpp's types, made once out of the file that the model comes in."""
+    from tinyinfer.loading.hub import find
+
+    path = o.folder / f"{Path(o.model).stem}-{kind}.gguf"
+    if not path.exists():
+        o.folder.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        command = [str(o.peers), str(HERE / "llama_cpp.py"), str(find(o.model)), "--quantize", kind, str(part)]
+        subprocess.run(command, check=True, capture_output=True)
+        part.replace(path)
+    return path
+
+
+def reading(o: Options) -> Measure:
+    """One measurement of the machine's read bandwidth."""
+    return lambda: last_line([sys.executable, str(HERE / "reading.py"), "-t", str(o.threads)])
+
+
+def medians(o: Options, measures: dict[str, Measure]) -> dict[str, Found]:
+    """Each measure once in every round, in turn; the median of each of its numbers."""
+    rounds: dict[str, list[Found]] = {name: [] for name in measures}
+    for n in range(o.rounds):
+        for name, measure in measures.items():
+            print(f"round {n + 1} of {o.rounds}: {name}", end="\033[K\r", file=sys.stderr, flush=True)
+            rounds[name].append(measure())
+    print(end="\033[K", file=sys.stderr)
+    return {
+        name: {key: statistics.median(one[key] for one in found) for key in found[0] if is_number(found[0][key])}
+        for name, found in rounds.items()
+    }
+
+
+def is_number(value: object) -> bool:
+    """Whether a median of it means anything."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def show(title: str, rows: list[tuple[str, str, str, str]]) -> None:
+    """A table: what, ours, beside what, the ratio."""
+    print(f"\n{title}")
+    for row in rows:
+        print("  {:52}{:>18}{:>28}{:>10}".format(*row))
+
+
+# The parts.
+
+
+def decode(o: Options) -> None:
+    """Each format beside llama.cpp's of as many bits."""
+    pairs = {
+        "int8": (INT8, "Q8_0"), "int8, int8 activations": (f"{INT8} --activations int8", "Q8_0"),
+        "int4 (head int8)": (INT4, "Q4_0"),
+        "int4 (head int8), int8 activations": (f"{INT4} --activations int8", "Q4_0"),
+        "bfloat16": ("--dtype bfloat16", "F16"), "float32": ("", "F16"),
+    }  # fmt: skip
+    kinds = dict.fromkeys(kind for _, kind in pairs.values())
+    found = medians(o, {
+        **{name: ours(o, flags) for name, (flags, _) in pairs.items()},
+        **{f"llama.cpp {kind}": llama_cpp(o, kind) for kind in kinds},
+    })  # fmt: skip
+    best = max(found[f"llama.cpp {kind}"]["prompt_tps"] for kind in kinds)
+    rows = []
+    for name, (_, kind) in pairs.items():
+        peer, own = found[f"llama.cpp {kind}"], found[name]
+        rows.append(row(f"decode, {name}", own["generation_tps"], f"llama.cpp {kind}", peer["generation_tps"]))
+    for name in pairs:
+        rows.append(row(f"prefill, {name}", found[name]["prompt_tps"], "llama.cpp, its best", best))
+    show("128 tokens after a prompt of 512 (tok/s)", rows)
+
+
+def row(what: str, own: float, peer: str, other: float) -> tuple[str, str, str, str]:
+    """A line of a table."""
+    return what, f"{own:.1f}", f"{peer} {other:.1f}", f"{own / other:.2f}x"
+
+
+def limits(o: Options) -> None:
+    """Bytes a second of decode over those of plain reading."""
+    settings = {"float32": "", "bfloat16": "--dtype bfloat16", "int8": INT8, "int4": INT4}
+    found = medians(o, {"reading": reading(o), **{name: ours(o, flags, 16) for name, flags in settings.items()}})
+    limit, rows = found["reading"]["bytes_per_second"], []
+    for name in settings:
+        own = found[name]["weight_bytes"] * found[name]["generation_tps"]
+        rows.append(row(f"decode, {name} (GB/s of weights)", own / 1e9, "reading", limit / 1e9))
+    show("decode against the machine's read bandwidth", rows)
+
+
+def batch(o: Options) -> None:
+    """Tokens a second of several sequences over those of one."""
+    flags = f"{INT8} --activations int8"
+    cases = {"context 64": (64, ""), "prompt of 512": (512, ""), "prompt of 512, kv_bits 8": (512, " --kv-bits 8")}
+    found = medians(o, {
+        f"{name}, {n}": ours(o, f"{flags}{more} -b {n}", p, 64)
+        for name, (p, more) in cases.items() for n in (1, 4, 16)
+    })  # fmt: skip
+    rows = [
+        row(f"{name}, {n} sequences", found[f"{name}, {n}"]["generation_tps"], "one", one["generation_tps"])
+        for name in cases for one in (found[f"{name}, 1"],) for n in (4, 16)
+    ]  # fmt: skip
+    show("sequences decoding together, int8 with int8 activations (tok/s)", rows)
+
+
+def long(o: Options) -> None:
+    """Decode after a prompt of 8,000 tokens."""
+    settings = {"int8": INT8, "int8, kv_bits 8": f"{INT8} --kv-bits 8"}
+    settings |= {f"{name}, int8 activations": f"{flags} --activations int8" for name, flags in settings.items()}
+    measures = {name: ours(o, flags, 8000, 64) for name, flags in settings.items()}
+    found = medians(o, {**measures, "llama.cpp": llama_cpp(o, "Q8_0", 8000, 64)})
+    other = found["llama.cpp"]
+    rows = [row(f"decode, {n}", found[n]["generation_tps"], "Q8_0", other["generation_tps"]) for n in settings]
+    rows += [row(f"prefill, {n}", found[n]["prompt_tps"], "Q8_0", other["prompt_tps"]) for n in settings]
+    show("at a context of 8,000 (tok/s)", rows)
+
+
+def drafts(o: Options) -> None:
+    """The model through a copy of itself in fewer bits; the text is the same by construction."""
+    self_draft = "--speculative self --draft-quantize"
+    settings = {"int4 g64": f"{self_draft} int4 --group-size 64", "int3": f"{self_draft} int3"}
+    found = medians(o, {"plain": ours(o, ""), **{name: ours(o, flags) for name, flags in settings.items()}})
+    plain = found["plain"]["generation_tps"]
+    rows = [row(f"a copy in {n}", found[n]["generation_tps"], "plain", plain) for n in settings]
+    show("float32 through drafts of its own (tok/s)", rows)
+
+
+def beside_work(o: Options) -> None:
+    """The speed beside two busy processes over the quiet one."""
+    def loaded(measure: Measure) -> Measure:
+        def under_load() -> Found:
+            with busy(2):
+                return measure()
+        return under_load
+
+    settings = {"int8": ours(o, INT8), "float32": ours(o, "")}
+    if o.peers:
+        settings["llama.cpp Q8_0"] = llama_cpp(o, "Q8_0")
+    found = medians(o, {**settings, **{f"{name}, busy": loaded(one) for name, one in settings.items()}})
+    rows = []
+    for name in settings:
+        for key, what in (("prompt_tps", "prefill"), ("generation_tps", "decode")):
+            rows.append(row(f"{what}, {name}", found[f"{name}, busy"][key], "quiet", found[name][key]))
+    show("beside two busy processes (tok/s)", rows)
+
+
+def start(o: Options) -> None:
+    """Seconds of an import, and of a first call whose kernels are on disk."""
+    def seconds(code: str) -> Measure:
+        def run() -> Found:
+            begun = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+            return {"seconds": time.perf_counter() - begun}
+        return run
+
+    first = f"from tinyinfer import LLM, SamplingParams as S; LLM({o.model!r}, {{}}).generate('Hi', S(max_tokens=1))"
+    found = medians(o, {
+        "python alone": seconds("pass"), "import tinyinfer": seconds("import tinyinfer"),
+        **{f"first token, {name}": seconds(first.format(f"backend={name!r}, quantize='int8'"))
+           for name in ("numpy", "numba")},
+    })  # fmt: skip
+    show("from the start of Python (s)", [(name, f"{one['seconds']:.2f}", "", "") for name, one in found.items()])
+
+
+def profile(o: Options) -> None:
+    """Where the time of a decode step goes."""
+    from cpu_parts.profile import print_profile
+
+    print_profile(o.model, o.threads)
+
+
+PARTS: dict[str, Callable[[Options], None]] = {
+    "decode": decode, "limits": limits, "batch": batch, "long": long, "drafts": drafts, "busy": beside_work,
+    "start": start, "profile": profile,
+}  # fmt: skip
+
+
+def main() -> None:
+    """Runs the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=", ".join(PARTS))
+    parser.add_argument("--peers", help="a Python that has llama-cpp-python")
+    parser.add_argument("--folder", type=Path, default=Path("models"), help="where files for llama.cpp are made")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("-t", "--threads", type=int, default=2)
+    parser.add_argument("-m", "--model", default="smollm2-135m")
+    args = parser.parse_args()
+    if unknown := [part for part in args.parts if part not in PARTS]:
+        parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
+    options = Options(args.peers, args.folder, args.rounds, args.threads, args.model)
+    for name in args.parts or PARTS:
+        if name in ("decode", "long") and not args.peers:
+            parser.error(f"{name} needs --peers, a Python with llama-cpp-python")
+        PARTS[name](options)
+
+
+if __name__ == "__main__":
+    main()
