@@ -25,6 +25,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from tinyinfer.backends.cpu_kernels.halves import widened
 from tinyinfer.backends.cpu_kernels.vectors import F32, I64, VF, VI, WIDTH
 from tinyinfer.backends.lanes import PLANES
 
@@ -119,7 +120,7 @@ def float_weights(make, address, kind):
     if kind == FLOAT:
         return make.load(address, VF)
     if kind == HALF:
-        return b.fpext(make.load(address, ir.VectorType(ir.HalfType(), WIDTH)), VF)
+        return widened(b, make.load(address, ir.VectorType(ir.HalfType(), WIDTH)))
     upper = b.zext(make.load(address, ir.VectorType(ir.IntType(16), WIDTH)), VI)  # bfloat16: half of a float32
     return b.bitcast(b.shl(upper, constant(16)), VF)
 

@@ -19,6 +19,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
+from tinyinfer.backends.cpu_kernels.halves import widened
+
 WIDTH = 16  # numbers in a vector
 
 F32, I32, I8, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
@@ -88,7 +90,7 @@ def load_half(typing, address):
     def code(context, builder, signature, args):
         half = ir.VectorType(ir.HalfType(), WIDTH)
         value = builder.load(_pointer(builder, args[0], half), align=2)
-        return builder.fpext(value, VF)
+        return widened(builder, value)
 
     return Floats(types.int64), code
 
