@@ -26,7 +26,8 @@ one, many = np.zeros(1 << 16, np.float32), np.zeros(1 << 16, np.float32)
 widen(every.ctypes.data, one.ctypes.data, many.ctypes.data, 1 << 16)
 want = every.astype(np.float32)
 sound = want == want
-print([np.array_equal(x, want, equal_nan=True) and (np.signbit(x) == np.signbit(want))[sound].all() for x in (one, many)])
+for x in (one, many):
+    print(np.array_equal(x, want, equal_nan=True) and (np.signbit(x) == np.signbit(want))[sound].all())
 between = (want[:-1].astype(np.float64) + want[1:]) / 2  # ties, and what is just beside them
 near = [want, between, np.nextafter(between.astype(np.float32), np.float32(0)), want * np.float32(1.0001), -want / 3]
 values = np.concatenate(near).astype(np.float32)
@@ -40,6 +41,6 @@ print(np.array_equal(halves, want, equal_nan=True), converts())
 
 @pytest.mark.parametrize(("features", "converts"), [("", False), ("+avx,+avx2,+fma,+f16c", True)])
 def test_every_float16_is_read_and_written_as_numpy_does(features: str, converts: bool) -> None:
-    """Subnormal ones, infinities and ties included. Catches a process that LLVM ends for a function it does not find."""
+    """Subnormal ones, infinities and ties included. Catches a process that LLVM ends for want of a function."""
     out = run(PROGRAM, NUMBA_CPU_NAME="x86-64" if not features else "generic", NUMBA_CPU_FEATURES=features)
-    assert out == f"[np.True_, np.True_]\nTrue {converts}\n"
+    assert out == f"True\nTrue\nTrue {converts}\n"

@@ -4,7 +4,9 @@ Threads that compute a plan wait for each other two hundred times in a pass. Whe
 each of these waits can last until the system gives the core back, some milliseconds, and two threads are slower than
 one. So the share of time that threads waited is measured, and while it is large one thread fewer is tried; the number
 with the shorter time stays. The system hands cores out for milliseconds, in which several passes of a small model fit,
-so times are compared over a tenth of a second at least. From time to time one more is tried again, less often the less it has helped.
+so times are compared over a tenth of a second. From time to time one more is tried again, less often the less it has
+helped. Where fewer have not helped, the work itself is uneven: fewer are tried again when passes have become slower, or
+much later.
 
 Wins: beside other work a pass keeps most of what the cores that are left can do. Loses: some passes until the number is
 found.
