@@ -11,7 +11,6 @@ Read in this order:
     integers.py          the same of whole numbers
     functions.py         exp, tanh and erf of vectors
     sums.py              many vectors of sums at once, kept in registers
-    halves.py            float16 on any CPU
     scalars.py           single numbers at addresses
     halves.py            float16 on any CPU
     dot.py               the product of bytes, four at a time

@@ -45,6 +45,7 @@ from tinyinfer.backends.cpu_kernels.cached_rows import (
     fetch_ahead,
     padded,
     rows_at,
+    tile_after,
 )
 from tinyinfer.backends.cpu_kernels.functions import exp, larger
 from tinyinfer.backends.cpu_kernels.kernel import kernel
