@@ -7,6 +7,7 @@ import pytest
 from planted_bugs import functions_of
 
 from tinyinfer.course.assignment import assignment
+from tinyinfer.course.assignments.int8_kernel.test_int8_kernel import check, small
 from tinyinfer.course.cut import solution
 from tinyinfer.course.grading.grade import grade
 from tinyinfer.course.hidden import write_secret
@@ -137,9 +138,9 @@ def test_right_solutions_get_full_marks_with_any_seed(name, tmp_path):
 
 
 def test_it_is_graded_in_the_limited_process(tmp_path):
-    """Catches limits in which numba cannot compile, or start the threads that a student asks for."""
+    """Catches limits in which numba cannot compile."""
     (tmp_path / "ada").mkdir()
-    (tmp_path / "ada" / A.file).write_text(WITH_HELPERS, encoding="utf-8")
+    (tmp_path / "ada" / A.file).write_text(solution(A), encoding="utf-8")
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / f"hidden_{A.file}").write_text((A.folder / f"hidden_{A.file}").read_text("utf-8"), encoding="utf-8")
@@ -148,6 +149,12 @@ def test_it_is_graded_in_the_limited_process(tmp_path):
     assert [(one.name, one.sentence) for one in report.results if one.score < one.points] == []
     assert report.score == 100
     assert any("NumPy, numba and llvmlite" in limit for limit in report.limits)
+
+
+def test_threads_work_in_the_limited_process():
+    """Catches limits in which numba cannot start the threads that a student asks for."""
+    with PipedStudent(A, WITH_HELPERS.encode()) as student:
+        check(student, small(np.random.default_rng(0), 192, 24, 8))
 
 
 @pytest.mark.parametrize(
