@@ -149,6 +149,7 @@ def test_questions_come_to_an_end():
         loans.answer({"lent": 0, "places": PLACES, "values": None})
 
 
+@pytest.mark.course
 def test_a_forged_question_ends_the_child():
     """Catches a fault of the grader in the place of one of the student's."""
     with PipedStudent(an_assignment(), a_source(end=CODE)) as student:

@@ -1,4 +1,4 @@
-"""Tests of compiled kernels are not even collected where numba is missing, or where nobody asks for them (-m cpu)."""
+"""Tests of compiled kernels are not even collected where numba is missing, or without -m cpu."""
 
 from __future__ import annotations
 

@@ -43,5 +43,5 @@ def ended(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, st
 def run(program: str, **environ: str) -> str:
     """What a program prints that must end well."""
     status, out, err = ended(started(program, **environ))
-    assert status == 0, err[-3000:]
+    assert status == 0, f"status {status} {err[-3000:]}"
     return out

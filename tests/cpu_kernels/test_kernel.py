@@ -29,7 +29,7 @@ def test_a_kernel_that_does_not_compile_is_named_with_the_compilers_words() -> N
 
 @pytest.mark.parametrize("backend", ["numba", "auto"])
 def test_the_command_line_refuses_and_takes_no_other_backend(backend, golden_folder, monkeypatch, capsys) -> None:
-    """Status 2 and one line; catches a run that is slow for a reason that nobody is told."""
+    """Status 2 and one line; catches a run that is slow without a word."""
     monkeypatch.setattr(rows, "gather_row", Kernel(broken.function))
     status = main(["generate", "-q", "--backend", backend, "-m", str(golden_folder("llama")), "-n", "2", "Hello"])
     out, err = capsys.readouterr()

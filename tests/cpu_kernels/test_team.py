@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -98,7 +100,7 @@ def test_one_thread_starts_none() -> None:
 
 
 def test_a_team_that_has_ended_still_computes() -> None:
-    """A pass may come after the end of the program has begun, from a thread of a server; nobody helps it then."""
+    """A pass may come after the end of the program has begun, from a thread of a server; no worker helps it then."""
     numbers, plan = counting(*ITEMS)
     own = Team()
     own.run(plan, 3)
@@ -162,29 +164,37 @@ with ThreadPoolExecutor(4) as pool:
     assert run(program) == "True\n"
 
 
-def test_ctrl_c_is_heard_within_a_second_of_a_long_prompt() -> None:
-    """And the engine answers afterwards. Catches a signal that waits for a whole pass, and a job half begun."""
+def test_ctrl_c_is_heard_in_the_middle_of_a_long_prompt() -> None:
+    """A pass is run layer by layer, and the engine answers afterwards. Catches a signal that waits for a whole pass.
+
+    Catches a job half begun, too.
+    """
     program = """
 import signal
-config = small_config(hidden_size=768, intermediate_size=3072, num_layers=12, max_position=4096)
+config = small_config(hidden_size=256, intermediate_size=2048, num_layers=16, max_position=2048)
 one = make_engine(config, ops=NumbaOps(Ledger(), threads=2))
 def first_token():
-    return finish(one, request([n % 31 for n in range(2048)], 1))
-want, late = first_token(), []
-for delay in (0.02, 0.1, 0.3):
+    return finish(one, request([n % 31 for n in range(1024)], 1))
+def seconds(since):
+    return time.perf_counter() - since
+want, late, whole = first_token(), [], []
+for share in (0.2, 0.4, 0.6):
+    begun = time.perf_counter()
+    assert first_token() == want
+    whole.append(seconds(begun))
     sent = []
     def interrupt():
         sent.append(time.perf_counter())
         os.kill(os.getpid(), signal.SIGINT)
-    timer = threading.Timer(delay, interrupt)
+    timer = threading.Timer(share * min(whole), interrupt)
     try:
         timer.start()
         while True:
             first_token()
     except KeyboardInterrupt:
-        late.append(time.perf_counter() - sent[0])
-    assert first_token() == want
-print(max(late) < 1, late)
+        late.append(seconds(sent[0]))
+assert first_token() == want
+print(min(late) < max(whole) / 3, late, whole)
 """
     assert run(program).startswith("True")
 
@@ -197,11 +207,15 @@ class Late(Exception):
     pass
 def ring(*_):
     raise Late
-one = engine()
-signal.signal(signal.SIGALRM, ring)
+from tinyinfer.backends.cpu_kernels.buffers import Buffers
+from tinyinfer.backends.cpu_kernels.plan import Plan
+from tinyinfer.backends.cpu_kernels.rows import gather
 from tinyinfer.backends.cpu_kernels.team import team
-answer(one)
-[plan, *_] = [some.plan for some in one.compiled._passes.values()]
+x, y = Buffers(5, 2).rows("x", 64), Buffers(5, 2).rows("y", 64)
+x.array[:] = 1
+plan = Plan(gather(x, y, np.arange(5), 3.0) * 4)
+team().run(plan, 2)
+signal.signal(signal.SIGALRM, ring)
 rung = 0
 for n in range(400):
     try:
@@ -213,7 +227,9 @@ for n in range(400):
             signal.setitimer(signal.ITIMER_REAL, 0)
     except Late:
         rung += 1
-print(rung, answer(one) == RIGHT)
+y.array[:] = 0
+team().run(plan, 2)
+print(rung, (y.array == 3).all())
 """
     assert run(program) == "400 True\n"
 
@@ -253,17 +269,21 @@ print(time.process_time() - before)
     assert float(run(program)) < 0.02
 
 
-def test_a_copied_engine_plans_anew() -> None:
-    """Catches a copy whose plan holds the addresses of the first one's arrays, which may be gone."""
-    program = """
-import copy, pickle
-one = engine()
-assert answer(one) == RIGHT
-two, three = copy.deepcopy(one), pickle.loads(pickle.dumps(one))
+def test_a_pickled_model_plans_anew(golden_folder: Callable[[str], Path]) -> None:
+    """As with NumPy a pickle has its own engine. Catches plans in it: they hold addresses of the first one's arrays."""
+    program = f"""
+import pickle
+from tinyinfer import LLM, SamplingParams
+one = LLM({str(golden_folder("llama"))!r}, backend="numba")
+def text(llm):
+    return llm.generate("Hello", SamplingParams(max_tokens=9, temperature=0))[0].text
+want = text(one)
+other = pickle.loads(pickle.dumps(one))
+one.close()
 del one
-print(answer(two) == RIGHT, answer(three) == RIGHT)
+print(text(other) == want)
 """
-    assert run(program) == "True True\n"
+    assert run(program) == "True\n"
 
 
 def test_the_memory_of_a_deleted_model_comes_back() -> None:

@@ -129,7 +129,7 @@ def test_after_a_proposal_the_same_blocks_are_free_in_the_same_order(way):
 
 
 def test_drafts_take_what_room_there_is():
-    """Of eight blocks two prompts of 10 take six. Catches a preemption for drafts that nobody had to propose."""
+    """Of eight blocks two prompts of 10 take six. Catches a preemption for drafts that no sequence had to propose."""
     engine = drafting(**LAYERS, **PAGED, num_blocks=8, num_draft_tokens=8)
     steps = engine.run([request(PROMPTS[0], 20), request(PROMPTS[0][::-1], 20)])
     next(steps)

@@ -20,6 +20,7 @@ ledger. `--backend` chooses one. Read in this order:
     int8_kernel.py    a product of int8 codes in plain loops, compiled: what the fast kernels do, to be read first
     numba_ops.py      compiled kernels on the CPU, a whole pass at once (cpu_kernels/)
     numba_device.py   what must be there for numba
+    compiling.py      who is told that kernels are being compiled
     auto.py           the fastest backend that can be used here
     counts.py         what a compiled pass counts in the ledger, by formula
     limits.py         how many cores and how much memory the process may use

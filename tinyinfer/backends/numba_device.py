@@ -6,10 +6,9 @@ loaded only then: `import tinyinfer` stays as fast as it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib import import_module
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -19,48 +18,7 @@ from tinyinfer.errors import SwitchError, note
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Ops
 
-T = TypeVar("T")
 INSTALL = "install it: pip install 'tinyinfer[cpu]', in a checkout pip install -e '.[cpu]'"
-
-
-class Compiling:
-    """Who is told that kernels are being compiled: whoever opens a model by `told`, else all, by a note."""
-
-    def __init__(self) -> None:
-        self.tell: Callable[[int, int], None] | None = None
-        self.done = self.total = 0
-        self.noted = False
-
-    @contextmanager
-    def told(self, tell: Callable[[int, int], None]) -> Iterator[None]:
-        """Calls tell(done, total) before each kernel that is compiled in a block, and gives no note."""
-        self.tell = tell
-        try:
-            yield
-        finally:
-            self.tell = None
-
-    def each(self, kernels: Sequence[T]) -> Iterator[T]:
-        """The kernels one by one; those of them that must be compiled are told as so many of all."""
-        self.total = len(kernels)
-        for done, one in enumerate(kernels):
-            self.done = done
-            yield one
-        self.done = self.total = 0
-
-    def begin(self, folder: str) -> None:
-        """A kernel is not in the folder of compiled kernels."""
-        if self.tell:
-            self.tell(self.done, self.total)
-        elif not self.noted:
-            self.noted = True
-            note(
-                "backend=numba compiles its kernels for this CPU, which takes some seconds each time a new one is "
-                f"needed; compiled kernels are kept in {folder}"
-            )
-
-
-compiling = Compiling()
 
 
 def find_numba(load: Callable[[str], Any] = import_module) -> None:

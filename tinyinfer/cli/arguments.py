@@ -174,7 +174,7 @@ def open_model(name: str, config: EngineConfig, quiet: bool = False) -> LLM:
 
     Raises ModelError, ValueError, as LLM does.
     """
-    from tinyinfer.backends.numba_device import compiling
+    from tinyinfer.backends.compiling import compiling
     from tinyinfer.cli.console import notes, progress_bar
     from tinyinfer.llm import LLM
     from tinyinfer.loading.hub import find

@@ -41,7 +41,7 @@ class DraftCache(Protocol):
         """Before a pass over so many rows."""
 
     def commit(self, seq: Sequence, rows: int) -> None:
-        """After it."""
+        """Counts the rows after a pass."""
 
     def leave(self, sequences: Seq[Sequence]) -> None:
         """The drafts of these sequences are proposed."""

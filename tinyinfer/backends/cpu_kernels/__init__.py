@@ -6,11 +6,13 @@ kernels that numba compiles: weights go from memory into registers, and threads 
 
 Read in this order:
 
+    halves.py            float16 to float32 on any CPU
     vectors.py           vectors of 16 numbers: what a SIMD register holds
     integers.py          the same of whole numbers
     functions.py         exp, tanh and erf of vectors
     sums.py              many vectors of sums at once, kept in registers
     scalars.py           single numbers at addresses
+    halves.py            float16 on any CPU
     dot.py               the product of bytes, four at a time
     atomics.py           counters and words that several threads use
     kernel.py            a kernel: compiled when it is needed, called by its address

@@ -3,7 +3,7 @@
 numba has these for GPUs only, so here they are as LLVM instructions, each in a line or two. An atomic addition returns
 the old value, so that no two threads get the same number; a load that acquires sees all that was written before the
 value was. Additions and swaps stand in one order for all threads: of two threads of which each writes one word and
-then reads the other's, at least one sees what the other wrote, and so no thread sleeps whom nobody wakes.
+then reads the other's, at least one sees what the other wrote, and so no thread sleeps for ever.
 
 A thread that sleeps costs no time. Linux compares a word and puts the thread to sleep in one step (futex), so that no
 change of the word can come between; elsewhere a thread looks again after a pause.

@@ -109,6 +109,21 @@ def rows_at(a, slot, head, values, first, count, edge, scratch):
     return scratch
 
 
+@njit(forceinline=True)
+def fetch(address, nbytes):
+    """Lets some lines come out of memory. Asked for too many at once, they would keep all others waiting."""
+    for line in range(0, nbytes, BYTES):
+        prefetch(address + line)
+
+
+@njit
+def tile_after(a, slot, head, values, tile, stop, rows, scratch):
+    """Where the next tile's keys or values lie, for `fetch`; where `rows` were gathered or are the last, `rows`."""
+    if rows == scratch or tile + TILE >= stop:
+        return rows
+    return float_row(a, slot, head, tile + TILE, values)
+
+
 @njit
 def fetch_ahead(a, slot, head, values, first, count, edge):
     """Lets keys (values = 0) or values (1) that are wanted later come out of memory, while others are computed with."""
@@ -119,8 +134,7 @@ def fetch_ahead(a, slot, head, values, first, count, edge):
             address, nbytes = array_of(a, slot, KEYS + values) + place, WIDTH * a[SIZE] * a[BITS] >> 3
         else:
             address, nbytes = float_row(a, slot, head, position, values), WIDTH * a[SIZE] * FLOAT
-        for line in range(0, nbytes, BYTES):
-            prefetch(address + line)
+        fetch(address, nbytes)
 
 
 @njit

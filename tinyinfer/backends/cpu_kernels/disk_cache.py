@@ -29,7 +29,7 @@ from numba.core import caching
 from numba.core.serialize import dumps
 from platformdirs import user_cache_dir
 
-from tinyinfer.backends.numba_device import compiling
+from tinyinfer.backends.compiling import compiling
 from tinyinfer.errors import note
 
 SOURCES = Path(__file__).parent

@@ -41,17 +41,21 @@ from tinyinfer.backends.cpu_kernels.cached_rows import (
     TILE,
     WIDTH,
     WORD,
+    fetch,
     fetch_ahead,
-    float_row,
     padded,
     rows_at,
+<<<<<<< HEAD
+=======
+    side_by_side,
+    tile_after,
+>>>>>>> main
 )
 from tinyinfer.backends.cpu_kernels.functions import exp, larger
 from tinyinfer.backends.cpu_kernels.kernel import kernel
 from tinyinfer.backends.cpu_kernels.scalars import (
     float_at,
     int_at,
-    prefetch,
     quotient,
     remainder,
     set_float,
@@ -84,10 +88,9 @@ def score_keys(query, keys, size):
 
 @njit(forceinline=True)
 def fetch_share(rows, lane, lanes, size):
-    """Lets a lane's share of 16 rows come out of memory. Asked for all at once, they would keep all others waiting."""
+    """Lets a lane's share of 16 rows come out of memory."""
     share = quotient(WIDTH * size * FLOAT + BYTES * lanes - 1, BYTES * lanes) * BYTES
-    for line in range(lane * share, lane * share + share, BYTES):
-        prefetch(rows + line)
+    fetch(rows + lane * share, share)
 
 
 @njit
@@ -184,13 +187,11 @@ def attend_few(a, item, thread):
         count = min(TILE, stop - tile)  # never fewer where a cache's blocks end: else a sum depends on where they lie
         k = rows_at(a, slot, head, 0, tile, count, edge, keys)
         v = rows_at(a, slot, head, 1, tile, count, edge, values)
-        next_k, next_v = k, v
         if k == keys:
             fetch_ahead(a, slot, head, 0, tile + count, min(TILE, stop - tile - count), edge)
             fetch_ahead(a, slot, head, 1, tile + count, min(TILE, stop - tile - count), edge)
-        elif tile + TILE < stop:
-            next_k = float_row(a, slot, head, tile + TILE, 0)
-            next_v = float_row(a, slot, head, tile + TILE, 1)
+        next_k = tile_after(a, slot, head, 0, tile, stop, k, keys)
+        next_v = tile_after(a, slot, head, 1, tile, stop, v, values)
         score_tile(a, lanes, tile, count, k, next_k, weights, state)
         weigh(lanes, count, weights, state)
         mix_values(size, lanes, count, v, next_v, weights, state, out)

@@ -35,7 +35,18 @@ from tinyinfer.backends.cpu_kernels.attention_work import (
     query_of,
     seen,
 )
-from tinyinfer.backends.cpu_kernels.cached_rows import BYTES, FLOAT, HEADS, SIZE, TILE, WIDTH, padded, rows_at
+from tinyinfer.backends.cpu_kernels.cached_rows import (
+    BYTES,
+    FLOAT,
+    HEADS,
+    SIZE,
+    TILE,
+    WIDTH,
+    fetch,
+    padded,
+    rows_at,
+    tile_after,
+)
 from tinyinfer.backends.cpu_kernels.functions import exp, larger
 from tinyinfer.backends.cpu_kernels.kernel import kernel
 from tinyinfer.backends.cpu_kernels.scalars import float_at, remainder, set_float
@@ -71,9 +82,10 @@ def prepare(a, item, queries, out, state):
 
 
 @njit
-def score_tile(keys, count, queries, size, weights):
-    """Products of all queries with the keys of a tile, eight keys at a time."""
+def score_tile(keys, ahead, count, queries, size, weights):
+    """Products of all queries with the keys of a tile, eight keys at a time. ahead: keys of the tile after."""
     for key in range(0, count, ROWS):
+        fetch(ahead + key * size * FLOAT, ROWS * size * FLOAT)
         sums, row = eight(splat(F(0))), keys + key * size * FLOAT
         for n in range(size):
             sums = add_outer(sums, row + FLOAT * n, size * FLOAT, queries + BYTES * n)
@@ -106,10 +118,11 @@ def weigh(weights, count, state):
 
 
 @njit
-def mix_values(values, count, weights, size, state, out):
+def mix_values(values, ahead, count, weights, size, state, out):
     """What was summed before, scaled, and this tile's weights times its values, eight numbers of a head at a time."""
     before = load(state + BYTES * BEFORE)
     for n in range(0, size, ROWS):
+        fetch(ahead + n * TILE * FLOAT, ROWS * TILE * FLOAT)
         sums = scaled_rows(eight(splat(F(0))), before, out + BYTES * n, BYTES)
         for key in range(count):
             sums = add_outer(sums, values + (key * size + n) * FLOAT, FLOAT, weights + BYTES * key)
@@ -135,11 +148,12 @@ def attend_many(a, item, thread):
         count = min(TILE, stop - tile)
         k = rows_at(a, slot, head, 0, tile, count, edge, keys)
         v = rows_at(a, slot, head, 1, tile, count, edge, values)
-        score_tile(k, count, queries, size, weights)
+        score_tile(k, tile_after(a, slot, head, 0, tile, stop, k, keys), count, queries, size, weights)
         if a[CAP] or tile + count - 1 > first or (a[WINDOW] and tile <= last - a[WINDOW]):
             hide_and_cap(a, weights, tile, count, load(state))
         weigh(weights, count, state)
-        mix_values(v, count, weights, size, state, out)
+        next_v = tile_after(a, slot, head, 1, tile, stop, v, values)
+        mix_values(v, next_v, count, weights, size, state, out)
         tile += count
     for lane in range(lanes):
         m, total = float_at(state + BYTES * LARGEST + FLOAT * lane), float_at(state + BYTES * TOTAL + FLOAT * lane)

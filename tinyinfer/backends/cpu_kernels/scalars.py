@@ -12,6 +12,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from tinyinfer.backends.cpu_kernels.halves import halves_to_floats
+
 I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
@@ -41,7 +43,7 @@ def _read_half(widen):
     return read
 
 
-half_at = _read_half(lambda builder, bits: builder.fpext(builder.bitcast(bits, ir.HalfType()), F32))
+half_at = _read_half(halves_to_floats)
 bfloat_at = _read_half(
     lambda builder, bits: builder.bitcast(builder.shl(builder.zext(bits, I32), ir.Constant(I32, 16)), F32)
 )

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from tinyinfer.backends.compiling import compiling
 from tinyinfer.backends.counts import Counts, count_experts
 from tinyinfer.backends.cpu_kernels.crew import Crew
 from tinyinfer.backends.cpu_kernels.ends import joined
@@ -23,7 +24,6 @@ from tinyinfer.backends.cpu_kernels.pass_plan import Planner
 from tinyinfer.backends.cpu_kernels.plan import Plan
 from tinyinfer.backends.cpu_kernels.rotations import RotationTable
 from tinyinfer.backends.cpu_kernels.team import compute, serve, team
-from tinyinfer.backends.numba_device import compiling
 from tinyinfer.model.interfaces import HOST, Sampled
 from tinyinfer.model.transformer import Model
 from tinyinfer.sampling import has_penalties

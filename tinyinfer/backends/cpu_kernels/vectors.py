@@ -19,6 +19,8 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
+from tinyinfer.backends.cpu_kernels.halves import halves_to_floats
+
 WIDTH = 16  # numbers in a vector
 
 F32, I32, I8, I64 = ir.FloatType(), ir.IntType(32), ir.IntType(8), ir.IntType(64)
@@ -86,9 +88,8 @@ def load_half(typing, address):
     """16 float16 numbers, as float32."""
 
     def code(context, builder, signature, args):
-        half = ir.VectorType(ir.HalfType(), WIDTH)
-        value = builder.load(_pointer(builder, args[0], half), align=2)
-        return builder.fpext(value, VF)
+        half = ir.VectorType(ir.IntType(16), WIDTH)
+        return halves_to_floats(builder, builder.load(_pointer(builder, args[0], half), align=2))
 
     return Floats(types.int64), code
 
