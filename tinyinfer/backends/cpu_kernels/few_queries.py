@@ -45,11 +45,7 @@ from tinyinfer.backends.cpu_kernels.cached_rows import (
     fetch_ahead,
     padded,
     rows_at,
-<<<<<<< HEAD
-=======
-    side_by_side,
     tile_after,
->>>>>>> main
 )
 from tinyinfer.backends.cpu_kernels.functions import exp, larger
 from tinyinfer.backends.cpu_kernels.kernel import kernel

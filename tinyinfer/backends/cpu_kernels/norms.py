@@ -119,13 +119,8 @@ def norm_add(h: Rows, x: Rows, by: Norm, scale: float) -> list[Launch]:
     """x += scale · by(h); h may be another afterwards."""
     vectors = blocks(x.width) * 4
     if not isinstance(by, RMSNorm):  # no family has a LayerNorm there
-<<<<<<< HEAD
-        launch = Launch(add_row, (h.array, x.array, h.stride, x.stride, vectors, bits_of(scale)), len(x))
-        return [*norm(h, h, by), launch]
-=======
         added = Launch(add_row, (h.array, x.array, h.stride, x.stride, vectors, bits_of(scale)), len(x))
         return [*norm(h, h, by), added]
->>>>>>> main
     weight = padded(by.weight, x.width)
     arguments = (h.array, x.array, weight, x.width, h.stride, x.stride, vectors, bits_of(by.eps), bits_of(scale))
     return [Launch(rms_norm_add, arguments, len(x))]
