@@ -231,7 +231,7 @@ FORCED = """
 import os, sys
 from tinyinfer.course.sandbox import confine, landlock, seccomp
 {change}
-c = confine.Confinement(None, 1 << 30, 9, 100, 64, (), os.getppid())
+c = confine.Confinement(None, 1 << 30, 9, 100, 64, (), (), os.getppid())
 in_force, missing = confine.confine(c)
 print(*in_force, "-", *missing, sep="\\n")
 """

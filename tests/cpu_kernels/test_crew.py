@@ -86,3 +86,17 @@ def test_times_of_different_work_are_not_compared() -> None:
 
 def test_one_thread_is_never_more() -> None:
     assert set(passes(Crew(1), busy, 100)) == {1}
+
+
+def test_passes_of_milliseconds_are_compared_over_many_of_them() -> None:
+    """One thread has a core for 9 milliseconds and then none for 9; two never wait as long. Catches a decision by six
+    passes that were all in one of them.
+    """
+
+    def by_turns(threads: int, passed: list[float] = [0.0]) -> tuple[float, float]:  # noqa: B006
+        seconds = 0.001 if threads == 1 and passed[0] % 0.018 < 0.009 else 0.003 if threads == 1 else 0.0035
+        passed[0] += seconds
+        return seconds, 0.5 * (threads > 1)
+
+    sizes = passes(Crew(2), by_turns, 1000)
+    assert sizes.count(1) > 800

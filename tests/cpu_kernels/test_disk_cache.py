@@ -155,7 +155,7 @@ for switches in ({}, {"dtype": "bfloat16"}, {"dtype": "float16"}, {"quantize": "
     for prompt in ([1, 2, 3], [n % 31 for n in range(70)]):
         logits = []
         for ops in both:
-            one = make_engine(config, ops=ops, dtype=dtype, **switches)
+            one = make_engine(config, ops=ops, **{n: v for n, v in switches.items() if n != "dtype"})
             logits.append(np.array(forward(one, (request(prompt), 0, len(prompt)))))
         allowed = 2e-2 if "activations" in switches or "kv_bits" in switches else 1e-4
         error = np.abs(logits[0] - logits[1]).max() / np.abs(logits[1]).max()

@@ -165,10 +165,7 @@ with ThreadPoolExecutor(4) as pool:
 
 
 def test_ctrl_c_is_heard_in_the_middle_of_a_long_prompt() -> None:
-    """A pass is run layer by layer, and the engine answers afterwards. Catches a signal that waits for a whole pass.
-
-    Catches a job half begun, too.
-    """
+    """A pass is run layer by layer, and the engine answers afterwards. Catches a signal that waits for a whole pass."""
     program = """
 import signal
 config = small_config(hidden_size=256, intermediate_size=2048, num_layers=16, max_position=2048)

@@ -177,17 +177,20 @@ def test_a_draft_of_the_target_has_no_prompt_to_pay_for(switches, begins):
     assert (seq.speculation.proposed > 0) == begins
 
 
-def test_a_draft_model_slower_than_its_size_is_not_asked_twice():
-    """Its passes take three of the target's, where its size promised a third. Its prompt is begun with a single row."""
+def test_a_draft_model_slower_than_its_size_is_not_asked_again():
+    """Its passes take three of the target's, where its size promised a third, and the first, which compiles, even
+    fifty. Its prompt is begun with a single row. Catches a model that is given up for its first pass alone.
+    """
     now, ledger = [0.0], Ledger()
     costs = MeasuredCosts(lambda: now[0], ledger, table, 1 / 3)
     costs._plain.append(1.0)
     costs._timed = 3
     assert costs.affordable(4, 8, 100) == 1, "not more before a step with drafts was timed"
     assert costs.part(8) == 1
-    with costs.draft_pass(1):
-        now[0] += 3.0
-    assert costs.draft == pytest.approx(3.0)
+    for seconds, cost in ((50.0, 1 / 3), (3.0, 3.0)):
+        with costs.draft_pass(1):
+            now[0] += seconds
+        assert costs.draft == pytest.approx(cost)
     assert costs.affordable(4, 7, 100) == 0
     assert costs.part(8) == 4
 

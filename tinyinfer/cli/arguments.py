@@ -194,7 +194,7 @@ def told(show: Callable[..., None], quiet: bool) -> Callable[[int, int], None]:
 
     def tell(done: int, total: int) -> None:
         nonlocal shown
-        show(done, total, "compiling kernels for this CPU, once")
+        show(done, total, "compiling kernels")
         if not shown:
             say("tinyinfer: compiling kernels for this CPU, once; some seconds")
         shown = True

@@ -97,6 +97,7 @@ class MeasuredCosts:
         self._plain_rows, self._with, self._without = 1, 0, 0  # their rows; steps with drafts, or without, in a row
         self._sequences, self._proposing, self._ready, self._accepted, self._floor = 1, 0.0, 0.0, 0, -inf
         self._read, self._verified = 0, 1  # the most rows of a pass of the draft model, and of a sequence in a step
+        self._tried = set[int]()  # rows of the passes of the draft model so far
         self._timed = 0  # passes without drafts that were timed, of which the first may be slow
 
     # What DraftLength divides by: costs in passes of the target with one row for each sequence.
@@ -149,10 +150,15 @@ class MeasuredCosts:
 
     @contextmanager
     def draft_pass(self, rows: int) -> Iterator[None]:
-        """Wraps a forward pass of the draft model."""
+        """Wraps a forward pass of the draft model.
+
+        The first one over a row of each sequence makes what later ones use, and is booked but not learnt from.
+        """
         begun, self._read = self.clock(), max(self._read, rows)
+        first = rows == self._sequences and rows not in self._tried
         yield
-        if plain := self._plain_seconds(self._sequences):
+        self._tried.add(rows)
+        if (plain := self._plain_seconds(self._sequences)) and not first:
             self.drafter.learn(rows, (self.clock() - begun) / plain * self.target(self._sequences))
 
     def observe(self, batch: Batch) -> None:

@@ -216,10 +216,11 @@ def shares_cache(target: Target, ops: Ops, c: DraftSettings) -> bool:
     """Whether a draft of the target itself computes in the target's cache.
 
     Not where the cache keeps nothing between steps. Not with verification=best-coupling, where the text depends on the
-    number of drafts, so that the room that others leave must not change it. And not on a GPU, where the target's next
-    steps may run ahead of the drafts and would lose what they have written (backends/kernels/ahead.py).
+    number of drafts, so that the room that others leave must not change it. And not beside the compiled steps of a GPU,
+    which may run ahead of the drafts and would lose what they have written (backends/kernels/ahead.py).
     """
-    return target.cache.can_chunk and c.verification != "best-coupling" and ops.xp is np
+    fits = target.cache.can_chunk and c.verification != "best-coupling"
+    return fits and (ops.xp is np or ops.compile(target.model, target.cache) is None)
 
 
 def own_cache(model: Model, target: Target, ops: Ops, c: DraftSettings) -> OwnCache:

@@ -3,7 +3,10 @@
 Threads that compute a plan wait for each other two hundred times in a pass. Where another process has one of the cores,
 each of these waits can last until the system gives the core back, some milliseconds, and two threads are slower than
 one. So the share of time that threads waited is measured, and while it is large one thread fewer is tried; the number
-with the shorter time stays. From time to time one more is tried again, less often the less it has helped.
+with the shorter time stays. The system hands cores out for milliseconds, in which several passes of a small model fit,
+so times are compared over a tenth of a second. From time to time one more is tried again, less often the less it has
+helped. Where fewer have not helped, the work itself is uneven: fewer are tried again when passes have become slower, or
+much later.
 
 Wins: beside other work a pass keeps most of what the cores that are left can do. Loses: some passes until the number is
 found.
@@ -16,7 +19,7 @@ from collections.abc import Hashable
 from statistics import fmean
 
 HELD_UP = 0.25  # of the threads' time spent waiting: more than uneven work explains
-SAMPLES = 6  # passes that are compared
+SAMPLES, MOST_SAMPLES, SPAN = 6, 64, 0.1  # passes that are compared: so many, or fewer that take so many seconds
 EVERY, AT_MOST = 32, 512  # passes until one thread more is tried, at first and in the long run
 SLOWER = 1.25  # times the time at which fewer threads have not helped
 
@@ -27,7 +30,7 @@ class Crew:
     def __init__(self, most: int) -> None:
         self.most = self.size = most
         self._work: Hashable = None
-        self._times: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=SAMPLES))  # by the number of threads
+        self._times: dict[int, deque[float]] = defaultdict(lambda: deque(maxlen=MOST_SAMPLES))  # by number of threads
         self._held_up: deque[bool] = deque(maxlen=SAMPLES)
         self._settled = most  # the number that has proved best
         self._passes, self._pause = 0, EVERY  # since the last trial; until the next one with more threads
@@ -61,7 +64,7 @@ class Crew:
         before, times = self._uneven.get(self._work), self._times[self.size]
         if before is None or self._passes >= AT_MOST:
             return True
-        return len(times) == SAMPLES and fmean(times) > SLOWER * before
+        return enough(times) and fmean(times) > SLOWER * before
 
     def _begin(self, work: Hashable) -> None:
         self._work, self.size = work, self._settled
@@ -76,7 +79,7 @@ class Crew:
     def _compare(self) -> None:
         """Ends a trial after enough passes: the number of threads with the shorter time stays."""
         new, old = self._times[self.size], self._times[self._settled]
-        if len(new) < SAMPLES:
+        if not enough(new):
             return
         better = not old or fmean(new) < fmean(old)
         if better and self.size > self._settled:
@@ -91,3 +94,8 @@ class Crew:
         self.size = self._settled = size
         self._passes = 0
         self._held_up.clear()
+
+
+def enough(times: deque[float]) -> bool:
+    """Whether so many passes say how fast a number of threads is."""
+    return len(times) >= SAMPLES and (len(times) == MOST_SAMPLES or sum(times) >= SPAN)

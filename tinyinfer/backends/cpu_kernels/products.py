@@ -33,8 +33,8 @@ from tinyinfer.backends.lanes import DenseLanes, PackedA8Lanes, PackedLanes, W8A
 from tinyinfer.backends.stacked import Stacked
 from tinyinfer.model.weights import Weight
 
-FEW = 16  # rows that multiply codes as they come, by one kernel, so that a row gets the same bits in any company
-DIGIT_ROWS = 24  # rows in three bytes; joining two planes is work for every second row, so of these only the few
+FEW = 16  # rows for which codes need no panel: one kernel for all of them, so that a row gets the bits it gets alone
+DIGIT_ROWS = 24  # rows for which floats are multiplied as three bytes
 VECTOR = 16  # numbers: inputs are split into digits so many at a time
 Builder = Callable[[Any, Rows, Rows, Buffers, np.ndarray | None, float | None], list[Launch]]
 
@@ -52,8 +52,8 @@ def builder_of_codes(weight: PackedLanes, rows: int, has_dot: bool) -> Builder:
     group = scheme.group_size if scheme.groups(weight.shape[1]) > 1 else None  # None: all inputs
     if (group or 0) % unit_of(scheme.bits):
         return panel_product
-    if has_dot and rows <= (DIGIT_ROWS if weight.high is None else FEW) and (group or 0) % VECTOR == 0:
-        return digit_product
+    if has_dot and (group or 0) % VECTOR == 0:
+        return digit_product if rows <= DIGIT_ROWS else panel_product
     return packed_product if rows <= FEW else panel_product
 
 

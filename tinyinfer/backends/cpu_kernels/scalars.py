@@ -12,7 +12,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from tinyinfer.backends.cpu_kernels.halves import halves_to_floats
+from tinyinfer.backends.cpu_kernels.halves import narrowed, widened
 
 I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
@@ -43,7 +43,7 @@ def _read_half(widen):
     return read
 
 
-half_at = _read_half(halves_to_floats)
+half_at = _read_half(lambda builder, bits: widened(builder, builder.bitcast(bits, ir.HalfType())))
 bfloat_at = _read_half(
     lambda builder, bits: builder.bitcast(builder.shl(builder.zext(bits, I32), ir.Constant(I32, 16)), F32)
 )
@@ -89,7 +89,7 @@ def half_of_bits(typing, bits):
 
     def code(context, builder, signature, args):
         half = builder.bitcast(builder.trunc(args[0], ir.IntType(16)), ir.HalfType())
-        return builder.fpext(half, ir.FloatType())
+        return widened(builder, half)
 
     return types.float32(types.int64), code
 
@@ -99,8 +99,7 @@ def half_bits(typing, value):
     """The bits of the float16 nearest to a float32."""
 
     def code(context, builder, signature, args):
-        half = builder.fptrunc(args[0], ir.HalfType())
-        return builder.zext(builder.bitcast(half, ir.IntType(16)), ir.IntType(64))
+        return builder.zext(narrowed(builder, args[0]), I64)
 
     return types.int64(types.float32), code
 

@@ -6,7 +6,9 @@ counter until none is left, so that a thread that is held up takes fewer; then a
 last thread to arrive computes the launches of one item that follow, alone, before it lets the others go on: they cost
 no wait of their own.
 
-Waiting threads spin for a while, since the next launch comes sooner than the system could wake them, and then sleep.
+Waiting threads spin for some microseconds, since the next launch mostly comes sooner than the system could wake them,
+and then sleep. On two cores, quiet, SmolLM2 in int8 decodes at 600 tokens a second whether they spin for 10 or for 200
+us; while another process computes, at 210 to 370 with 10 us and at 155 with 200 us.
 The system gives a core sooner to a thread that wakes than to one that has spun on it, and an idle process takes no
 time.
 
@@ -44,7 +46,7 @@ from tinyinfer.backends.cpu_kernels.plan import Plan
 from tinyinfer.backends.cpu_kernels.scalars import int_at, set_int
 
 SPINS = 64  # waits of a few dozen cycles each, between two looks at the clock
-BETWEEN_LAUNCHES, BETWEEN_PASSES = 200_000, 1_000_000  # nanoseconds that a thread spins before it sleeps
+BETWEEN_LAUNCHES, BETWEEN_PASSES = 10_000, 1_000_000  # nanoseconds that a thread spins before it sleeps
 LINE = 64  # bytes of a cache line: what two threads write often lies in two of them
 MOST_LAUNCHES, MOST_THREADS = 1 << 12, 1 << 10  # of one job
 JOBS = 8  # how many of the last jobs stay readable

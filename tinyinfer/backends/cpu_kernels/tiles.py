@@ -25,13 +25,13 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tinyinfer.backends.cpu_kernels.halves import halves_to_floats
+from tinyinfer.backends.cpu_kernels.halves import widened
 from tinyinfer.backends.cpu_kernels.vectors import F32, I64, VF, VI, WIDTH
 from tinyinfer.backends.lanes import PLANES
 
 VECTORS = 4  # of a block of 64 outputs
 FLOAT, HALF, BFLOAT = 4, 2, -2  # kinds of float weights; the size is a number's bytes
-QUAD, HALVES = ir.VectorType(F32, 4), ir.VectorType(ir.IntType(16), WIDTH)
+QUAD = ir.VectorType(F32, 4)
 
 
 class Maker:
@@ -48,7 +48,7 @@ class Maker:
     def load(self, address, kind):
         """What lies at an address, aligned like its elements."""
         element = getattr(kind, "element", kind)
-        align = element.width // 8 if isinstance(element, ir.IntType) else 4
+        align = element.width // 8 if isinstance(element, ir.IntType) else 2 if element == ir.HalfType() else 4
         return self.builder.load(self.builder.inttoptr(address, kind.as_pointer()), align=align)
 
     def store(self, address, value):
@@ -120,8 +120,8 @@ def float_weights(make, address, kind):
     if kind == FLOAT:
         return make.load(address, VF)
     if kind == HALF:
-        return halves_to_floats(b, make.load(address, HALVES))
-    upper = b.zext(make.load(address, HALVES), VI)  # bfloat16: half of a float32
+        return widened(b, make.load(address, ir.VectorType(ir.HalfType(), WIDTH)))
+    upper = b.zext(make.load(address, ir.VectorType(ir.IntType(16), WIDTH)), VI)  # bfloat16: half of a float32
     return b.bitcast(b.shl(upper, constant(16)), VF)
 
 

@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, models, overload, register_model
 
-from tinyinfer.backends.cpu_kernels.halves import halves_to_floats
+from tinyinfer.backends.cpu_kernels.halves import widened
 
 WIDTH = 16  # numbers in a vector
 
@@ -88,8 +88,9 @@ def load_half(typing, address):
     """16 float16 numbers, as float32."""
 
     def code(context, builder, signature, args):
-        half = ir.VectorType(ir.IntType(16), WIDTH)
-        return halves_to_floats(builder, builder.load(_pointer(builder, args[0], half), align=2))
+        half = ir.VectorType(ir.HalfType(), WIDTH)
+        value = builder.load(_pointer(builder, args[0], half), align=2)
+        return widened(builder, value)
 
     return Floats(types.int64), code
 
