@@ -178,6 +178,7 @@ def test_a_run_raises_the_error_of_its_request(kind):
 def test_a_draft_models_cache_is_as_long_as_the_text():
     """Not as its context. And where there is no memory for it, the cure names what asked for it."""
     drafting = {"speculative": "self", "draft_layers": 1, "num_draft_tokens": 3, "draft_cost": ALWAYS_DRAFT}
+    drafting |= {"verification": "best-coupling"}  # such a draft of the model itself has a cache of its own
     engine, seq = make_engine(CONFIG, **drafting), request(range(9), 8)
     engine.scheduler.add(seq)
     engine.step()

@@ -42,7 +42,7 @@ VALUES: dict[str, list[Any]] = {
     "quantize_method": ["rtn", "hqq", "gptq", "awq", "combined"],
     "quantize_head": ["off", "int8"],
     "dtype": ["float32", "bfloat16", "float16"],
-    "backend": ["numpy", "reference", "cupy", "auto"],
+    "backend": ["numpy", "reference", "numba", "cupy", "auto"],
     "activations": ["float", "int8"],
     "gpu_decode": ["graph", "kernels", "eager", "persistent"],
 }

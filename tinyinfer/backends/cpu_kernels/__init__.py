@@ -12,6 +12,7 @@ Read in this order:
     functions.py         exp, tanh and erf of vectors
     sums.py              many vectors of sums at once, kept in registers
     scalars.py           single numbers at addresses
+    halves.py            float16 on any CPU
     dot.py               the product of bytes, four at a time
     atomics.py           counters and words that several threads use
     kernel.py            a kernel: compiled when it is needed, called by its address
