@@ -319,7 +319,7 @@ def test_statistics_tell_how_many_guesses_stood(llm: LLM) -> None:
 
 def test_a_guessing_engine_shows_it(folder: str, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole way from the flag to the line, text and JSON."""
-    words = ["-m", folder, "-n", "30", "--raw", "--speculative", "prompt-lookup", "a b a b a b a b a b a b"]
+    words = ["-m", folder, "-n", "30", "--raw", "--speculative", "self", "a b a b a b"]
     words += ["--verification", "best-coupling"]  # whose drafts do not depend on what was measured
     assert main(["generate", *words]) == 0
     assert "acceptance rate " in capsys.readouterr().err

@@ -6,7 +6,6 @@ kernels that numba compiles: weights go from memory into registers, and threads 
 
 Read in this order:
 
-    halves.py            float16 to float32 on any CPU
     vectors.py           vectors of 16 numbers: what a SIMD register holds
     integers.py          the same of whole numbers
     functions.py         exp, tanh and erf of vectors
