@@ -74,12 +74,12 @@ def test_pytest_says_it_too(no_numba, tmp_path: Path) -> None:
 
 def test_a_needed_package_is_there_and_no_other() -> None:
     """Catches a child that finds or reads everything that is installed, and one that finds nothing."""
-    own, other = (Path(sys.modules[name].__file__ or "") for name in ("numpy", "pytest"))
+    other = Path(sys.modules["pytest"].__file__ or "")
     with PipedStudent(replace(an_assignment(), packages=OTHERS[:1]), a_source()) as student:
         assert run(student, "import tqdm\nout = list(tqdm.tqdm([1, 2], disable=True))") == [1, 2]
         assert attempt(student, "import pytest") == attempt(student, "import filelock") == "ModuleNotFoundError"
         assert any("Python, NumPy and tqdm take" in limit for limit in student.limits)
-        assert attempt(student, f"open({str(own)!r})") == "done"
+        assert attempt(student, "import numpy\nopen(numpy.__file__)") == "done"  # wherever the child has it
         if sys.platform == "linux" and landlock.abi():
             assert attempt(student, f"open({str(other)!r})") in ("PermissionError", "FileNotFoundError")
 
