@@ -72,7 +72,7 @@ def ours(o: Options, flags: str, p: int = 512, g: int = 128, model: str | None =
 def llama_cpp(o: Options, kind: str, p: int = 512, g: int = 128, path: str | None = None) -> Measure:
     """One round of llama.cpp, with the model in that type."""
     path = path or str(made(o, kind))
-    command = [str(o.peers), str(HERE / "llama_cpp.py"), path, "-p", str(p), "-g", str(g), "-t", str(o.threads)]
+    command = [str(o.peers), str(HERE / "peer.py"), path, "-p", str(p), "-g", str(g), "-t", str(o.threads)]
     return lambda: last_line(command)
 
 
@@ -84,7 +84,7 @@ def made(o: Options, kind: str) -> Path:
     if not path.exists():
         o.folder.mkdir(parents=True, exist_ok=True)
         part = path.with_suffix(".part")
-        command = [str(o.peers), str(HERE / "llama_cpp.py"), str(find(o.model)), "--quantize", kind, str(part)]
+        command = [str(o.peers), str(HERE / "peer.py"), str(find(o.model)), "--quantize", kind, str(part)]
         subprocess.run(command, check=True, capture_output=True)
         part.replace(path)
     return path

@@ -1,7 +1,7 @@
 """One measurement of llama.cpp as a line of JSON; runs in a Python that has llama-cpp-python.
 
-    PYTHON benchmarks/cpu_parts/llama_cpp.py FILE.gguf -p 512 -g 128 -t 2
-    PYTHON benchmarks/cpu_parts/llama_cpp.py FROM.gguf --quantize Q8_0 TO.gguf
+    PYTHON benchmarks/cpu_parts/peer.py FILE.gguf -p 512 -g 128 -t 2
+    PYTHON benchmarks/cpu_parts/peer.py FROM.gguf --quantize Q8_0 TO.gguf
 """
 
 from __future__ import annotations
