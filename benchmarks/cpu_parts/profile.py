@@ -31,8 +31,9 @@ def print_profile(model: str, threads: int) -> None:
         llm = LLM(model, backend="numba", threads=threads, **switches)
         limit = bandwidth(threads)
         prompt = [1000 + 37 * i % 40000 for i in range(CONTEXT)]
-        params = SamplingParams(max_tokens=STEPS, ignore_eos=True)
-        traces = list(llm.run(llm.sequences([prompt], params)))
+        params = SamplingParams(max_tokens=2 * STEPS, ignore_eos=True)
+        run = llm.run(llm.sequences([prompt], params))
+        traces = [next(run) for _ in range(STEPS)]  # the sequence goes on: its cache must be there while the plan runs
         step = median(trace.seconds for trace in traces[2:])
         compiled = llm.engine.compiled
         plan = next(one.plan for (rows, _), one in compiled._passes.items() if rows == 1)
@@ -47,6 +48,7 @@ def print_profile(model: str, threads: int) -> None:
         for kind, times in sorted(kinds.items(), key=lambda item: -sum(item[1])):
             alone = [max(0.0, t - empty) for t in times]
             print(f"  {kind:28}{len(times):5} launches {sum(alone) * 1e3:8.3f} ms, warm")
+        run.close()
         llm.close()
 
 
