@@ -25,6 +25,7 @@ import numpy as np
 
 from tinyinfer.backends.packed import LANES, W8A8
 from tinyinfer.backends.packing import packed_size
+from tinyinfer.backends.rows_in_lanes import to_lanes
 from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme, Scales, map_scales
 from tinyinfer.model.weights import FloatMatrix, Floats, check_range
 
@@ -133,13 +134,13 @@ class PackedLanes:
             codes = np.zeros((min(TILE, blocks - first) * LANES, width), np.uint8)  # (64·j, M')
             part = matrix.codes[first * LANES : (first + TILE) * LANES]  # (rows, M)
             np.subtract(part, matrix.scheme.lowest, out=codes[: len(part), : part.shape[1]], casting="unsafe")
-            words[tile] = blocked(to_words(codes & np.uint8((1 << low) - 1), low))
+            words[tile] = to_lanes(to_words(codes & np.uint8((1 << low) - 1), low))
             if high:
-                more[tile] = blocked(to_words(codes >> np.uint8(low), high))
+                more[tile] = to_lanes(to_words(codes >> np.uint8(low), high))
 
         def put(scales: np.ndarray) -> np.ndarray:  # (N, G) -> (J, G, 64)
             lanes = arena.empty((blocks, scales.shape[1], LANES), scales.dtype)
-            lanes[...] = blocked(scales)
+            lanes[...] = to_lanes(scales)
             return lanes
 
         scale, minimum = map_scales(matrix.scale, put), None
@@ -209,15 +210,8 @@ def pieces(first: int, count: int) -> Iterator[tuple[int, slice, slice]]:
         first += size
 
 
-def blocked(rows: np.ndarray) -> np.ndarray:  # (N, n) -> (J, n, 64)
-    """Rows of n numbers in blocks of 64 rows, each block's columns first; the last one is filled up with zeros."""
-    full = np.zeros((-(-len(rows) // LANES) * LANES, rows.shape[1]), rows.dtype)  # (64·J, n)
-    full[: len(rows)] = rows
-    return full.reshape(-1, LANES, rows.shape[1]).swapaxes(1, 2)
-
-
 def flat(blocks: np.ndarray) -> np.ndarray:  # (J, n, 64) -> (n, 64*J)
-    """Blocks of n columns beside one another: the columns that `blocked` made of rows."""
+    """Blocks of n columns beside one another: the columns that `to_lanes` made of rows."""
     return blocks.swapaxes(0, 1).reshape(blocks.shape[1], -1)
 
 

@@ -80,7 +80,7 @@ float_at, set_float = _reader(types.float32, F32, 4), _writer(types.float32, F32
 int_at, set_int = _reader(types.int64, I64, 8), _writer(types.int64, I64, 8)
 int32_at, set_int32 = _reader(types.int32, I32, 4), _writer(types.int32, I32, 4)
 byte_at, set_byte = _reader(types.uint8, I8, 1), _writer(types.uint8, I8, 1)
-half_bits_at, set_half_bits = _reader(types.uint16, I16, 2), _writer(types.uint16, I16, 2)
+set_half_bits = _writer(types.uint16, I16, 2)
 
 
 @intrinsic

@@ -96,17 +96,6 @@ def load_half(typing, address):
 
 
 @intrinsic
-def load_bfloat(typing, address):
-    """16 bfloat16 numbers, as float32: a bfloat16 is the upper half of a float32."""
-
-    def code(context, builder, signature, args):
-        value = builder.load(_pointer(builder, args[0], ir.VectorType(ir.IntType(16), WIDTH)), align=2)
-        return builder.bitcast(builder.shl(builder.zext(value, VI), _splat(builder, ir.Constant(I32, 16), VI)), VF)
-
-    return Floats(types.int64), code
-
-
-@intrinsic
 def load_ints(typing, address):
     """16 int32 numbers, from this address on."""
 
