@@ -1,44 +1,75 @@
-"""The product of bytes is exact on every CPU: by the instruction, and by products of 16-bit numbers."""
+"""The product of bytes is exact on every CPU: by its instruction, by pairs of bytes, and by 16-bit numbers."""
 
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tinyinfer.backends.cpu_kernels.dot import dot, dot_bits, dot_by_products
+from tinyinfer.backends.cpu_kernels.dot import dot, dot_bits, dot_by_products, has_pairs, signed_dot, small_dot
+from tinyinfer.backends.cpu_kernels.integer_tile import TOP_BITS
 from tinyinfer.backends.cpu_kernels.integers import store_ints
 from tinyinfer.backends.cpu_kernels.kernel import Launch, kernel
 from tinyinfer.backends.cpu_kernels.plan import Plan
 from tinyinfer.backends.cpu_kernels.team import team
-from tinyinfer.backends.cpu_kernels.vectors import load_ints
+from tinyinfer.backends.cpu_kernels.vectors import load_ints, splat_int
 
 pytestmark = pytest.mark.cpu
 
 
 @kernel
-def both(a, item, thread):
-    """totals, unsigned bytes, signed bytes, and where the results of both go; an item is 16 sums."""
+def all_ways(a, item, thread):
+    """totals, unsigned bytes, small ones, signed bytes; where the results of each way go; an item is 16 sums."""
     at = 64 * item
-    total, unsigned, signed = load_ints(a[0] + at), load_ints(a[1] + at), load_ints(a[2] + at)
-    store_ints(a[3] + at, dot(total, unsigned, signed))
-    store_ints(a[4] + at, dot_by_products(total, unsigned, signed))
+    total, unsigned = load_ints(a[0] + at), load_ints(a[1] + at)
+    small, signed = load_ints(a[2] + at), load_ints(a[3] + at)
+    store_ints(a[4] + at, dot(total, unsigned, signed))
+    store_ints(a[5] + at, dot_by_products(total, unsigned, signed))
+    store_ints(a[6] + at, small_dot(total, small, signed))
+    store_ints(a[7] + at, signed_dot(total, unsigned ^ splat_int(TOP_BITS), signed))
 
 
-def test_both_give_the_sum_of_four_products():
-    """At the ends, too: 255 · -128 four times is no 16-bit number, where other instructions for bytes would stop."""
-    rng, lanes = np.random.default_rng(0), 16 * 50
-    unsigned, signed = rng.integers(0, 256, 4 * lanes, np.uint8), rng.integers(-128, 128, 4 * lanes, np.int8)
-    unsigned[:256], signed[:128], signed[128:256] = 255, -128, 127
+def sums_of_fours(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
+    """What each way found, and what it should have found. At the ends, too: 255 · -128 four times is no 16-bit number,
+
+    where other instructions for bytes would stop; -128 · -127 and 127 · 127 twice are just one.
+    """
+    rng, lanes = np.random.default_rng(seed), 16 * 50
+    unsigned, signed = rng.integers(0, 256, 4 * lanes, np.uint8), rng.integers(-127, 128, 4 * lanes, np.int8)
+    unsigned[:256], signed[:128], signed[128:256] = 255, -127, 127
+    unsigned[256:512], signed[256:384], signed[384:512] = 0, -127, 127
+    small = unsigned & np.uint8(127)
     totals = rng.integers(-(2**30), 2**30, lanes, np.int32)
-    found = [np.zeros_like(totals) for _ in range(2)]
-    team().run(Plan([Launch(both, (totals, unsigned, signed, *found), lanes // 16)]), 1)
-    wanted = totals + (unsigned.astype(np.int32) * signed).reshape(-1, 4).sum(axis=1)
-    np.testing.assert_array_equal(found[0], wanted)
-    np.testing.assert_array_equal(found[1], wanted)
+    found = [np.zeros_like(totals) for _ in range(4)]
+    team().run(Plan([Launch(all_ways, (totals, unsigned, small, signed, *found), lanes // 16)]), 1)
+    firsts = [unsigned, unsigned, small, unsigned.astype(np.int32) - 128]
+    wanted = [totals + (one.astype(np.int32) * signed).reshape(-1, 4).sum(axis=1) for one in firsts]
+    return found, wanted
+
+
+def test_every_way_gives_the_sum_of_four_products():
+    """Catches sums of pairs that stop at the end of 16 bits, and a sign that goes to the wrong factor."""
+    found, wanted = sums_of_fours()
+    np.testing.assert_array_equal(found, wanted)
+
+
+OTHERS = {"AVX2": "+avx,+avx2,+fma,+f16c", "nothing but SSE2": ""}
+
+
+@pytest.mark.parametrize("features", OTHERS.values(), ids=list(OTHERS))
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="features of x86-64")
+def test_every_way_is_right_on_lesser_cpus(features):
+    """Catches a way that is right on the machine at hand only."""
+    code = "import test_dot as t, numpy as np; np.testing.assert_array_equal(*t.sums_of_fours()); print(t.has_pairs())"
+    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
+    cpu = {"NUMBA_CPU_NAME": "generic" if features else "x86-64", "NUMBA_CPU_FEATURES": features, "PYTHONPATH": path}
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | cpu, capture_output=True, text=True)
+    assert done.stdout.split() == [str("avx2" in features)], done.stderr
 
 
 @pytest.mark.parametrize(
@@ -52,3 +83,4 @@ def test_the_instruction_is_chosen_by_the_cpu_that_code_is_made_for(features, bi
     found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert int(found.stdout) == bits
     assert dot_bits() in (0, 256, 512)
+    assert not (dot_bits() and has_pairs())

@@ -8,7 +8,6 @@ import pytest
 from markup import read
 
 from tinyinfer import LLM, SamplingParams
-from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.trace import Turn
 from tinyinfer.lessons.tiny_model import write_tiny_model
 from tinyinfer.views.spelling import readable, token_texts

@@ -11,6 +11,7 @@ Read in this order:
     functions.py         exp, tanh and erf of vectors
     sums.py              many vectors of sums at once, kept in registers
     scalars.py           single numbers at addresses
+    registers.py         how many sums a core keeps in registers
     halves.py            float16 on any CPU
     dot.py               the product of bytes, four at a time
     atomics.py           counters and words that several threads use

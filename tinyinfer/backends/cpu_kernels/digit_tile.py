@@ -1,7 +1,8 @@
 """A register tile of one or two rows that come as three bytes a number (three_bytes.py), times 64 outputs.
 
-Three sums of whole numbers for each row and output are 12 vectors a row: two rows are what 32 registers hold. Codes
-stay bytes, four in a word, as they lie in memory or after one shift and one mask.
+Three sums of whole numbers for each row and output are 12 vectors a row: two rows are what 32 registers hold, and fewer
+registers take the block in turns (registers.py). Codes stay bytes, four in a word, as they lie in memory or after one
+shift and one mask.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
@@ -15,23 +16,23 @@ from numba.extending import intrinsic
 
 from tinyinfer.backends.cpu_kernels.dot import by_instruction, by_products, dot_bits
 from tinyinfer.backends.cpu_kernels.three_bytes import DIGITS, FINER
-from tinyinfer.backends.cpu_kernels.tiles import VECTORS, Codes, Maker
+from tinyinfer.backends.cpu_kernels.tiles import VECTORS, Codes, Maker, turns
 from tinyinfer.backends.cpu_kernels.vectors import F32, I32, I64, VF, VI, WIDTH
 
 
 class DigitSums:
-    """The sums of each digit of some rows, in registers."""
+    """The sums of each digit of some rows and vectors, in registers."""
 
-    def __init__(self, make, x, stride, rows):
+    def __init__(self, make, x, stride, rows, vectors):
         b, zero = make.builder, ir.Constant(VI, [0] * WIDTH)
-        self.make = make
+        self.make, self.vectors = make, vectors
         self.starts = [[b.add(x, b.mul(stride, ir.Constant(I64, DIGITS * r + d))) for d in range(DIGITS)]
                        for r in range(rows)]  # fmt: skip
-        self.places = [[[cgutils.alloca_once_value(b, zero) for _ in range(VECTORS)] for _ in range(DIGITS)]
+        self.places = [[[cgutils.alloca_once_value(b, zero) for _ in vectors] for _ in range(DIGITS)]
                        for _ in range(rows)]  # fmt: skip
 
     def add(self, offset, codes):
-        """Adds the products of four inputs; codes: their bytes, of 4 vectors of outputs. offset: where they stand."""
+        """Adds the products of four inputs; codes: their bytes, of the vectors of outputs. offset: where they stand."""
         make, b, dot = self.make, self.make.builder, by_instruction if dot_bits() else by_products
         for starts, rows in zip(self.starts, self.places, strict=True):
             for start, places in zip(starts, rows, strict=True):
@@ -48,8 +49,8 @@ class DigitSums:
             for _ in range(DIGITS - 1):
                 steps.append(b.fmul(steps[-1], ir.Constant(F32, float(FINER))))
             inputs = make.splat(make.load(b.add(x_sums, place), F32))
-            for v in range(VECTORS):
-                sums = [b.sitofp(b.load(places[v]), VF) for places in digits]
+            for n, v in enumerate(self.vectors):
+                sums = [b.sitofp(b.load(places[n]), VF) for places in digits]
                 total = b.fmul(sums[2], make.splat(steps[2]))
                 for d in (1, 0):
                     total = make.fma(sums[d], make.splat(steps[d]), total)
@@ -72,13 +73,14 @@ def digit_tile(
     def code(context, builder, signature, args):
         _, _, digits, stride, words, high, first, units, scales, x_scales, x_sums, x_step, y, y_stride = args
         make = Maker(builder)
-        sums, codes = DigitSums(make, digits, stride, count), Codes(make, words, high, number)
-        with cgutils.for_range(builder, units) as loop:
-            start = builder.mul(loop.index, ir.Constant(I64, codes.unit))
-            for quad, four in enumerate(codes.bytes(builder.add(first, loop.index))):
-                sums.add(make.at(start, 4 * quad), four)
-        vectors = [make.load(make.at(scales, 64 * v), VF) for v in range(2 * VECTORS)]
-        sums.put(y, y_stride, vectors[:VECTORS], vectors[VECTORS:], x_scales, x_sums, x_step)
+        for vectors in turns(DIGITS * count):
+            sums, codes = DigitSums(make, digits, stride, count, vectors), Codes(make, words, high, number, vectors)
+            with cgutils.for_range(builder, units) as loop:
+                start = builder.mul(loop.index, ir.Constant(I64, codes.unit))
+                for quad, four in enumerate(codes.bytes(builder.add(first, loop.index))):
+                    sums.add(make.at(start, 4 * quad), four)
+            both = [make.load(make.at(scales, 64 * v), VF) for v in range(2 * VECTORS)]
+            sums.put(y, y_stride, both[:VECTORS], both[VECTORS:], x_scales, x_sums, x_step)
         return context.get_dummy_value()
 
     return types.none(rows, bits, *[types.int64] * 12), code

@@ -49,6 +49,7 @@ from tinyinfer.backends.cpu_kernels.cached_rows import (
 )
 from tinyinfer.backends.cpu_kernels.functions import exp, larger
 from tinyinfer.backends.cpu_kernels.kernel import kernel
+from tinyinfer.backends.cpu_kernels.registers import fits
 from tinyinfer.backends.cpu_kernels.scalars import (
     float_at,
     int_at,
@@ -62,6 +63,7 @@ from tinyinfer.backends.cpu_kernels.vectors import counting, load, reduce_add, r
 
 F = np.float32
 MOST = 8  # queries of a piece
+ALL = fits(16)  # whether the sums of 16 keys stay in registers
 # Vectors of a piece's state: a number for each lane of these, then a vector for each lane of those.
 LARGEST, NEW, BEFORE, POSITIONS, TOTALS, TOPS, ADDRESSES = 0, 1, 2, 3, 4, 4 + MOST, 4 + 2 * MOST
 STATE = ADDRESSES + MOST * WORD // BYTES
@@ -75,11 +77,20 @@ def scratch_floats(size: int) -> int:
 
 @njit(forceinline=True)
 def score_keys(query, keys, size):
-    """Products of a query with 16 keys."""
-    sums = sixteen(splat(F(0)))
+    """Products of a query with 16 keys: of all at once, or of four at a time where registers are few."""
+    if ALL:
+        return sums_of(meet(sixteen(splat(F(0))), query, keys, size))
+    none, some = four(splat(F(0))), 4 * size * FLOAT
+    first = meet(none, query, keys, size) + meet(none, query, keys + some, size)
+    return sums_of(first + meet(none, query, keys + 2 * some, size) + meet(none, query, keys + 3 * some, size))
+
+
+@njit(forceinline=True)
+def meet(sums, query, keys, size):
+    """Adds the products of a query's numbers with those of as many keys as there are sums."""
     for n in range(0, size, WIDTH):
         sums = add_rows(sums, load(query + FLOAT * n), keys + FLOAT * n, size * FLOAT)
-    return sums_of(sums)
+    return sums
 
 
 @njit(forceinline=True)

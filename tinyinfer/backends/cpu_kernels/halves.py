@@ -13,7 +13,8 @@ from __future__ import annotations
 import platform
 
 from llvmlite import ir
-from numba.core.registry import cpu_target
+
+from tinyinfer.backends.cpu_kernels.registers import cpu_features
 
 I16, I32, F32 = ir.IntType(16), ir.IntType(32), ir.FloatType()
 INFINITE, EXPONENT = 0x0F800000, 0x7F800000  # an infinite float16's bits in a float32's places; a float32's exponent
@@ -21,8 +22,7 @@ INFINITE, EXPONENT = 0x0F800000, 0x7F800000  # an infinite float16's bits in a f
 
 def converts() -> bool:
     """Whether the CPU that numba compiles for has an instruction for float16."""
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return platform.machine() not in ("x86_64", "AMD64", "i686") or "+f16c" in features.split(",")
+    return platform.machine() not in ("x86_64", "AMD64", "i686") or "+f16c" in cpu_features()
 
 
 def widened(builder, halves):

@@ -105,7 +105,7 @@ def product_kernel(bits: int, more: int) -> Kernel:
         rows = min(a[ROWS_OF_ITEM], a[ROWS] - first)
         words = block * BLOCK * (a[INPUTS] // 32)  # bytes of a plane of one bit in the blocks before
         ahead = AHEAD if bits < 8 or rows > 8 else 0
-        planes = Planes(a[LOW] + bits * words, a[HIGH] + more * words, bits, more, ahead)
+        planes = Planes(a[LOW] + bits * words, a[HIGH] + more * words, bits, more, ahead, bits + more < 8)
         totals, scratch = a[TOTALS] + thread * MOST_ROWS * BLOCK, a[SCRATCH] + thread * a[SCRATCH_SIZE]
         multiply(a, totals, scratch, planes, block, first, rows)
         write(a, totals, block, first, rows)

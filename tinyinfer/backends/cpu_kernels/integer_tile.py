@@ -2,7 +2,7 @@
 
 Four rows are multiplied with a vector of weights once it is loaded, so that four rows read no more than one: 16 vectors
 of sums, 4 of weights and one of x fit in the 32 registers of AVX-512, and each addition is 64 multiplications (dot.py).
-At the end of a group its sums become floats,
+With fewer registers, four rows take 16 outputs at a time. At the end of a group its sums become floats,
 
     y += s · (scale · Σ q·code + minimum · Σ q)
 
@@ -22,20 +22,25 @@ import numpy as np
 from numba import njit
 
 from tinyinfer.backends.cpu_kernels.buffers import BLOCK as LANES
-from tinyinfer.backends.cpu_kernels.dot import dot
+from tinyinfer.backends.cpu_kernels.dot import dot, has_pairs, signed_dot, small_dot
 from tinyinfer.backends.cpu_kernels.integers import load_signed_bytes, prefetch, store_ints
+from tinyinfer.backends.cpu_kernels.registers import fits
 from tinyinfer.backends.cpu_kernels.scalars import float_at, int32_at
 from tinyinfer.backends.cpu_kernels.vectors import load, load_half, load_ints, splat, splat_int, store, to_floats
 
 VECTOR, BLOCK = 64, 256  # bytes of 16 numbers or words, and of the 64 of a block
 HALF = 2  # bytes of a scale
 EVERY_BYTE = 0x01010101
+WIDE = fits(16)  # whether the sums of four rows and 64 outputs fit into registers
+SIGNED, MIDDLE = has_pairs(), 128  # whether 8-bit codes are multiplied as code - 128, which has a sign
+TOP_BITS = np.int32(-0x7F7F7F80)  # of four bytes
 
 
 class Planes(NamedTuple):
     """A block's codes: addresses of both planes, and their bits; no bits: there is no high plane.
 
-    ahead: bytes from words that are read to words that are asked for at the same time; 0: none are.
+    ahead: bytes from words that are read to words that are asked for at the same time; 0: none are. small: whether all
+    codes are below 128.
     """
 
     low: int
@@ -43,6 +48,7 @@ class Planes(NamedTuple):
     bits: int
     more: int
     ahead: int
+    small: bool
 
 
 class Group(NamedTuple):
@@ -70,41 +76,33 @@ class Inputs(NamedTuple):
 
 
 @njit(forceinline=True)
-def words_at(at):
-    """The words of 64 outputs at an address, as four vectors."""
-    return load_ints(at), load_ints(at + VECTOR), load_ints(at + 2 * VECTOR), load_ints(at + 3 * VECTOR)
-
-
-@njit(forceinline=True)
 def field(words, bits, h):
     """The codes of inputs 4·h ... 4·h + 3 of each word, in its four bytes."""
     if bits == 8:
         return words
-    by, mask = splat_int(np.int32(bits * h)), splat_int(np.int32(EVERY_BYTE * ((1 << bits) - 1)))
-    return (words[0] >> by) & mask, (words[1] >> by) & mask, (words[2] >> by) & mask, (words[3] >> by) & mask
-
-
-@njit(forceinline=True)
-def joined(low, high, bits):
-    """Codes whose low `bits` bits and high bits come from two planes."""
-    by = splat_int(np.int32(bits))
-    return low[0] | (high[0] << by), low[1] | (high[1] << by), low[2] | (high[2] << by), low[3] | (high[3] << by)
+    return (words >> splat_int(np.int32(bits * h))) & splat_int(np.int32(EVERY_BYTE * ((1 << bits) - 1)))
 
 
 @njit(forceinline=True)
 def high_words(plane, bits, k):
     """The words of a high plane that hold input k, moved so that its code comes first."""
-    words, by = words_at(plane + BLOCK * (bits * k // 32)), splat_int(np.int32(bits * (k % (32 // bits) // 4)))
-    return words[0] >> by, words[1] >> by, words[2] >> by, words[3] >> by
+    return load_ints(plane + BLOCK * (bits * k // 32)) >> splat_int(np.int32(bits * (k % (32 // bits) // 4)))
+
+
+@njit(forceinline=True)
+def codes_of(planes, v, k, h):
+    """The codes of inputs k + 4·h ... k + 4·h + 3 of outputs 16·v ... 16·v + 15. k: a low word's first input."""
+    low = field(load_ints(planes.low + VECTOR * v + BLOCK * (planes.bits * k // 32)), planes.bits, h)
+    if planes.more == 0:
+        return low
+    high = field(high_words(planes.high + VECTOR * v, planes.more, k), planes.more, h)
+    return low | (high << splat_int(np.int32(planes.bits)))
 
 
 @njit(forceinline=True)
 def codes_at(planes, k, h):
-    """The codes of inputs k + 4·h ... k + 4·h + 3. k: the first input of a word of the low plane."""
-    codes = field(words_at(planes.low + BLOCK * (planes.bits * k // 32)), planes.bits, h)
-    if planes.more == 0:
-        return codes
-    return joined(codes, field(high_words(planes.high, planes.more, k), planes.more, h), planes.bits)
+    """The same of all 64 outputs."""
+    return codes_of(planes, 0, k, h), codes_of(planes, 1, k, h), codes_of(planes, 2, k, h), codes_of(planes, 3, k, h)
 
 
 @njit(forceinline=True)
@@ -121,7 +119,7 @@ def ask_ahead(planes, k):
 @njit(forceinline=True)
 def unpacked(out, planes, group):
     """Writes a group's codes as an 8-bit plane, and returns the plane."""
-    plane = Planes(out - VECTOR * group.start, 0, 8, 0, 0)
+    plane = Planes(out - VECTOR * group.start, 0, 8, 0, 0, True)
     for k in range(group.start, group.stop, 32 // planes.bits):
         for h in range(8 // planes.bits):
             codes = codes_at(planes, k, h)
@@ -157,32 +155,49 @@ def halves_at(at):
 
 
 @njit(forceinline=True)
-def begin(group, x):
-    """64 sums that begin with lowest · Σ q, since what is stored of a code is code - lowest."""
-    total = splat_int(np.int32(group.lowest * int32_at(x.total)))
-    return total, total, total, total
+def begin(planes, group, x):
+    """16 sums that begin with lowest · Σ q, since what is stored of a code is code - lowest."""
+    lowest = group.lowest + MIDDLE if SIGNED and not planes.small else group.lowest
+    return splat_int(np.int32(lowest * int32_at(x.total)))
 
 
 @njit(forceinline=True)
-def dots(sums, codes, at):
+def add_dot(planes, total, codes, q):
+    """16 sums, and the products of four inputs added."""
+    if planes.small:
+        return small_dot(total, codes, q)
+    if SIGNED:
+        return signed_dot(total, codes ^ splat_int(TOP_BITS), q)
+    return dot(total, codes, q)
+
+
+@njit(forceinline=True)
+def dots(planes, sums, codes, at):
     """64 sums, and the products of four inputs added; at: where a row's four bytes are."""
     q = splat_int(int32_at(at))
-    return dot(sums[0], codes[0], q), dot(sums[1], codes[1], q), dot(sums[2], codes[2], q), dot(sums[3], codes[3], q)
+    return (
+        add_dot(planes, sums[0], codes[0], q), add_dot(planes, sums[1], codes[1], q),
+        add_dot(planes, sums[2], codes[2], q), add_dot(planes, sums[3], codes[3], q),
+    )  # fmt: skip
+
+
+@njit(forceinline=True)
+def end(y, total, scale, minimum, has_minimum, x):
+    """y += s · (scale · sum + minimum · Σ q) for 16 outputs of a row."""
+    value = to_floats(total) * scale
+    if has_minimum:
+        value = value + splat(np.float32(int32_at(x.total))) * minimum
+    store(y, load(y) + value * splat(float_at(x.scale)))
 
 
 @njit(forceinline=True)
 def finish(y, sums, group, x):
-    """y += s · (scale · sums + minimum · Σ q) for 64 outputs of a row."""
-    scales, minimums, s = group.scales, group.minimums, splat(float_at(x.scale))
-    a, b = to_floats(sums[0]) * scales[0], to_floats(sums[1]) * scales[1]
-    c, d = to_floats(sums[2]) * scales[2], to_floats(sums[3]) * scales[3]
-    if group.has_minimum:
-        q = splat(np.float32(int32_at(x.total)))
-        a, b, c, d = a + q * minimums[0], b + q * minimums[1], c + q * minimums[2], d + q * minimums[3]
-    store(y, load(y) + a * s)
-    store(y + VECTOR, load(y + VECTOR) + b * s)
-    store(y + 2 * VECTOR, load(y + 2 * VECTOR) + c * s)
-    store(y + 3 * VECTOR, load(y + 3 * VECTOR) + d * s)
+    """The same for 64 outputs."""
+    scales, minimums, more = group.scales, group.minimums, group.has_minimum
+    end(y, sums[0], scales[0], minimums[0], more, x)
+    end(y + VECTOR, sums[1], scales[1], minimums[1], more, x)
+    end(y + 2 * VECTOR, sums[2], scales[2], minimums[2], more, x)
+    end(y + 3 * VECTOR, sums[3], scales[3], minimums[3], more, x)
 
 
 @njit(forceinline=True)
@@ -194,11 +209,12 @@ def below(x, rows):
 @njit(forceinline=True)
 def one_row(y, x, planes, group):
     """Adds a group's products to 64 outputs of a row."""
-    sums = begin(group, x)
+    start = begin(planes, group, x)
+    sums = start, start, start, start
     for k in range(group.start, group.stop, 32 // planes.bits):
         ask_ahead(planes, k)
         for h in range(8 // planes.bits):
-            sums = dots(sums, codes_at(planes, k, h), x.codes + k + 4 * h - group.start)
+            sums = dots(planes, sums, codes_at(planes, k, h), x.codes + k + 4 * h - group.start)
     finish(y, sums, group, x)
 
 
@@ -206,13 +222,16 @@ def one_row(y, x, planes, group):
 def four_rows(y, x_0, planes, group):
     """Adds a group's products to 64 outputs of each of four rows."""
     x_1, x_2, x_3 = below(x_0, 1), below(x_0, 2), below(x_0, 3)
-    a, b, c, d = begin(group, x_0), begin(group, x_1), begin(group, x_2), begin(group, x_3)
+    start_a, start_b = begin(planes, group, x_0), begin(planes, group, x_1)
+    start_c, start_d = begin(planes, group, x_2), begin(planes, group, x_3)
+    a, b = (start_a, start_a, start_a, start_a), (start_b, start_b, start_b, start_b)
+    c, d = (start_c, start_c, start_c, start_c), (start_d, start_d, start_d, start_d)
     for k in range(group.start, group.stop, 32 // planes.bits):
         ask_ahead(planes, k)
         for h in range(8 // planes.bits):
             codes, at = codes_at(planes, k, h), k + 4 * h - group.start
-            a, b = dots(a, codes, x_0.codes + at), dots(b, codes, x_1.codes + at)
-            c, d = dots(c, codes, x_2.codes + at), dots(d, codes, x_3.codes + at)
+            a, b = dots(planes, a, codes, x_0.codes + at), dots(planes, b, codes, x_1.codes + at)
+            c, d = dots(planes, c, codes, x_2.codes + at), dots(planes, d, codes, x_3.codes + at)
     finish(y, a, group, x_0)
     finish(y + BLOCK, b, group, x_1)
     finish(y + 2 * BLOCK, c, group, x_2)
@@ -220,10 +239,34 @@ def four_rows(y, x_0, planes, group):
 
 
 @njit(forceinline=True)
+def four_rows_of(v, y, x_0, planes, group):
+    """The same for outputs 16·v ... 16·v + 15, which takes a quarter of the registers."""
+    x_1, x_2, x_3 = below(x_0, 1), below(x_0, 2), below(x_0, 3)
+    a, b = begin(planes, group, x_0), begin(planes, group, x_1)
+    c, d = begin(planes, group, x_2), begin(planes, group, x_3)
+    for k in range(group.start, group.stop, 32 // planes.bits):
+        for h in range(8 // planes.bits):
+            codes, at = codes_of(planes, v, k, h), k + 4 * h - group.start
+            a = add_dot(planes, a, codes, splat_int(int32_at(x_0.codes + at)))
+            b = add_dot(planes, b, codes, splat_int(int32_at(x_1.codes + at)))
+            c = add_dot(planes, c, codes, splat_int(int32_at(x_2.codes + at)))
+            d = add_dot(planes, d, codes, splat_int(int32_at(x_3.codes + at)))
+    scale, minimum, more, y = group.scales[v], group.minimums[v], group.has_minimum, y + VECTOR * v
+    end(y, a, scale, minimum, more, x_0)
+    end(y + BLOCK, b, scale, minimum, more, x_1)
+    end(y + 2 * BLOCK, c, scale, minimum, more, x_2)
+    end(y + 3 * BLOCK, d, scale, minimum, more, x_3)
+
+
+@njit(forceinline=True)
 def all_rows(y, x, rows, planes, group):
     """Adds a group's products to 64 outputs of each row. Of three rows left, a fourth is computed, too: of zeros."""
     fours = rows + 1 & -4
     for row in range(0, fours, 4):
-        four_rows(y + BLOCK * row, below(x, row), planes, group)
+        if WIDE:
+            four_rows(y + BLOCK * row, below(x, row), planes, group)
+        else:
+            for v in range(4):
+                four_rows_of(v, y + BLOCK * row, below(x, row), planes, group)
     for row in range(fours, rows):
         one_row(y + BLOCK * row, below(x, row), planes, group)

@@ -1,7 +1,7 @@
 """Whole numbers in vectors: bytes in memory, and what is found among 16 of them; and memory asked for in advance.
 
 An `Ints` is 16 int32 numbers in registers (vectors.py); in memory they are often bytes, which a load widens and a store
-cuts. `|` joins bits, as `&`, `<<` and `>>` of vectors.py pick and move them.
+cuts. `|` joins bits and `^` turns them over, as `&`, `<<` and `>>` of vectors.py pick and move them.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
@@ -63,7 +63,9 @@ def store_ints(typing, address, value):
 
 
 bits_or = _binary("or_", Ints)
+bits_xor = _binary("xor", Ints)
 _operator(operator.or_, bits_or, IntsType)
+_operator(operator.xor, bits_xor, IntsType)
 
 
 @intrinsic

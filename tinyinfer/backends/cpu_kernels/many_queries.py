@@ -2,8 +2,9 @@
 
 In prefill a key meets hundreds of queries. Here 16 of them, rows and the heads that share a key head, stand side by
 side in a vector, each number of theirs in a row of its own. A number of a key, spread over a vector, meets the same
-number of all of them: scores are a product of two small matrices, kept in registers 8 keys at a time; the largest score
-and the sum of weights are single vectors; and the weighted values are a second such product.
+number of all of them: scores are a product of two small matrices, kept in registers 8 keys at a time, or 4 where
+registers are few; the largest score and the sum of weights are single vectors; and the weighted values are a second
+such product.
 
 Formula: attend_tile (backends/flash.py), full_attention (model/attention.py). Roofline: 4·E operations a query and key
 against a few bytes, so the arithmetic is what limits it; exp adds about a seventh. Keys that no query of a piece sees
@@ -49,12 +50,14 @@ from tinyinfer.backends.cpu_kernels.cached_rows import (
 )
 from tinyinfer.backends.cpu_kernels.functions import exp, larger
 from tinyinfer.backends.cpu_kernels.kernel import kernel
+from tinyinfer.backends.cpu_kernels.registers import fits
 from tinyinfer.backends.cpu_kernels.scalars import float_at, remainder, set_float
-from tinyinfer.backends.cpu_kernels.sums import add_outer, eight, scaled_rows, store_rows
+from tinyinfer.backends.cpu_kernels.sums import add_outer, eight, four, scaled_rows, store_rows
 from tinyinfer.backends.cpu_kernels.vectors import load, splat, store
 
 F = np.float32
-ROWS = 8  # keys, or numbers of a value, whose sums are kept in registers
+ROWS = 8 if fits(8) else 4  # keys, or numbers of a value, whose sums are kept in registers
+some = eight if ROWS == 8 else four
 LARGEST, TOTAL, BEFORE, STATE = 1, 2, 3, 4  # vectors of the state; the first one are the queries' positions
 
 
@@ -83,10 +86,10 @@ def prepare(a, item, queries, out, state):
 
 @njit
 def score_tile(keys, ahead, count, queries, size, weights):
-    """Products of all queries with the keys of a tile, eight keys at a time. ahead: keys of the tile after."""
+    """Products of all queries with the keys of a tile, some keys at a time. ahead: keys of the tile after."""
     for key in range(0, count, ROWS):
         fetch(ahead + key * size * FLOAT, ROWS * size * FLOAT)
-        sums, row = eight(splat(F(0))), keys + key * size * FLOAT
+        sums, row = some(splat(F(0))), keys + key * size * FLOAT
         for n in range(size):
             sums = add_outer(sums, row + FLOAT * n, size * FLOAT, queries + BYTES * n)
         store_rows(sums, weights + BYTES * key, BYTES)
@@ -119,11 +122,11 @@ def weigh(weights, count, state):
 
 @njit
 def mix_values(values, ahead, count, weights, size, state, out):
-    """What was summed before, scaled, and this tile's weights times its values, eight numbers of a head at a time."""
+    """What was summed before, scaled, and this tile's weights times its values, some numbers of a head at a time."""
     before = load(state + BYTES * BEFORE)
     for n in range(0, size, ROWS):
         fetch(ahead + n * TILE * FLOAT, ROWS * TILE * FLOAT)
-        sums = scaled_rows(eight(splat(F(0))), before, out + BYTES * n, BYTES)
+        sums = scaled_rows(some(splat(F(0))), before, out + BYTES * n, BYTES)
         for key in range(count):
             sums = add_outer(sums, values + (key * size + n) * FLOAT, FLOAT, weights + BYTES * key)
         store_rows(sums, out + BYTES * n, BYTES)

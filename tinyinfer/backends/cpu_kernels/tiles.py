@@ -1,9 +1,10 @@
 """A register tile: a few rows times 64 outputs, with every sum in a register.
 
 A weight that is in a register can be multiplied with several rows at once, so that several rows cost memory no more
-than one. R rows times 4 vectors of outputs are 4·R sums; a core with 32 vector registers keeps those of up to 6 rows:
+than one. R rows times 4 vectors of outputs are 4·R sums; a core with 32 vector registers keeps those of up to 6 rows,
+and one with fewer takes the 4 vectors in turns (registers.py):
 
-    for each input k:  w = 4 vectors of weights;  for each row r:  sum[r] += w · x[r, k]
+    for each input k:  w = some vectors of weights;  for each row r:  sum[r] += w · x[r, k]
 
 If a vector held numbers of one row, its lanes would have to be added to one another at the end. Here 16 lanes are 16
 outputs, and x[r, k] is one number, broadcast. The loops over rows and vectors run while the tile is compiled: they are
@@ -26,6 +27,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from tinyinfer.backends.cpu_kernels.halves import widened
+from tinyinfer.backends.cpu_kernels.registers import columns
 from tinyinfer.backends.cpu_kernels.vectors import F32, I64, VF, VI, WIDTH
 from tinyinfer.backends.lanes import PLANES
 
@@ -77,41 +79,59 @@ class Maker:
         return self.builder.fadd(first, second)
 
 
-class Sums:
-    """The sums of a tile of some rows, and for each row the sum of its inputs, in registers."""
+def turns(sums):
+    """The vectors of a block that a tile takes at a time, turn after turn; sums: how many each of them has."""
+    some = columns(sums)
+    return [range(first, first + some) for first in range(0, VECTORS, some)]
 
-    def __init__(self, make, x, x_stride, rows):
+
+class Sums:
+    """The sums of a tile of some rows and vectors, in registers."""
+
+    def __init__(self, make, x, x_stride, rows, vectors):
         builder = make.builder
         zero = ir.Constant(VF, [0.0] * WIDTH)
-        self.make, self.rows = make, [builder.add(x, builder.mul(x_stride, ir.Constant(I64, r))) for r in range(rows)]
+        self.make, self.vectors = make, vectors
+        self.rows = [builder.add(x, builder.mul(x_stride, ir.Constant(I64, r))) for r in range(rows)]
         # LLVM keeps what is allocated so in registers
-        self.places = [[cgutils.alloca_once_value(builder, zero) for _ in range(VECTORS)] for _ in range(rows)]
-        self.inputs = [cgutils.alloca_once_value(builder, ir.Constant(QUAD, [0.0] * 4)) for _ in range(rows)]
+        self.places = [[cgutils.alloca_once_value(builder, zero) for _ in vectors] for _ in range(rows)]
 
     def add(self, offset, weights):
-        """sum[r] += w · x[r, k] for 4 vectors of weights; offset: where input k stands in a row."""
+        """sum[r] += w · x[r, k] for the vectors of weights; offset: where input k stands in a row."""
         make, b = self.make, self.make.builder
         for row, places in zip(self.rows, self.places, strict=True):
             x = make.splat(make.load(b.add(row, offset), F32))
             for place, w in zip(places, weights, strict=True):
                 b.store(make.fma(w, x, b.load(place)), place)
 
-    def add_inputs(self, offset):
-        """Adds 4 inputs to the sum of each row's inputs."""
-        make, b = self.make, self.make.builder
-        for row, place in zip(self.rows, self.inputs, strict=True):
-            b.store(b.fadd(b.load(place), make.load(b.add(row, offset), QUAD)), place)
-
-    def put(self, y, y_stride, scale, minimum=None):
-        """y += scale · sums + minimum · sum of inputs; scale and minimum: 4 vectors."""
+    def put(self, y, y_stride, scale, minimum=None, inputs=None):
+        """y += scale · sums + minimum · inputs; scale and minimum: 4 vectors; inputs: the sum of each row's inputs."""
         make, b = self.make, self.make.builder
         for r, places in enumerate(self.places):
             row = b.add(y, b.mul(y_stride, ir.Constant(I64, r)))
-            inputs = minimum and make.splat(make.total(b.load(self.inputs[r])))
-            for v, place in enumerate(places):
+            for v, place in zip(self.vectors, places, strict=True):
                 at = make.at(row, 64 * v)
                 value = make.fma(b.load(place), scale[v], make.load(at, VF))
-                make.store(at, value if minimum is None else make.fma(inputs, minimum[v], value))
+                make.store(at, value if minimum is None else make.fma(inputs[r], minimum[v], value))
+
+
+class InputSums:
+    """For each row of a tile the sum of its inputs, in registers."""
+
+    def __init__(self, make, rows):
+        self.make, none = make, ir.Constant(QUAD, [0.0] * 4)
+        self.places = [cgutils.alloca_once_value(make.builder, none) for _ in range(rows)]
+
+    def add(self, rows, offset):
+        """Adds 4 inputs of each row; rows: where they begin."""
+        make, b = self.make, self.make.builder
+        for row, place in zip(rows, self.places, strict=True):
+            b.store(b.fadd(b.load(place), make.load(b.add(row, offset), QUAD)), place)
+
+    def totals(self):
+        """The sum of each row, in all lanes of a vector."""
+        make, b = self.make, self.make.builder
+        return [make.splat(make.total(b.load(place))) for place in self.places]
 
 
 def float_weights(make, address, kind):
@@ -132,13 +152,14 @@ def dense_tile(typing, rows, kind, x, x_stride, w, inputs, y, y_stride, factor):
 
     def code(context, builder, signature, args):
         _, _, x, x_stride, w, inputs, y, y_stride, factor = args
-        make = Maker(builder)
-        sums, size = Sums(make, x, x_stride, count), WIDTH * abs(number)
-        with cgutils.for_range(builder, inputs) as loop:
-            at = make.at(w, VECTORS * size, loop.index)
-            weights = [float_weights(make, make.at(at, size * v), number) for v in range(VECTORS)]
-            sums.add(builder.mul(loop.index, ir.Constant(I64, 4)), weights)
-        sums.put(y, y_stride, [make.splat(factor)] * VECTORS)
+        make, size = Maker(builder), WIDTH * abs(number)
+        for vectors in turns(count):
+            sums = Sums(make, x, x_stride, count, vectors)
+            with cgutils.for_range(builder, inputs) as loop:
+                at = make.at(w, VECTORS * size, loop.index)
+                weights = [float_weights(make, make.at(at, size * v), number) for v in vectors]
+                sums.add(builder.mul(loop.index, ir.Constant(I64, 4)), weights)
+            sums.put(y, y_stride, [make.splat(factor)] * VECTORS)
         return context.get_dummy_value()
 
     return types.none(rows, kind, *[types.int64] * 6, types.float32), code
@@ -172,16 +193,17 @@ def unit_of(bits):
 
 
 class Codes:
-    """The codes of a block of 64 outputs, word after word of the low plane, as vectors of float32.
+    """The codes of some vectors of outputs, word after word of the low plane, as vectors of float32.
 
-    words, high: addresses of both planes of the block.
+    words, high: addresses of both planes of their block of 64 outputs.
     """
 
-    def __init__(self, make, words, high, bits):
+    def __init__(self, make, words, high, bits, vectors=range(VECTORS)):
         self.make, self.words, self.high, self.bits, self.unit = make, words, high, bits, unit_of(bits)
+        self.vectors = vectors
 
     def bytes(self, unit):
-        """The inputs of a unit, four by four, in the four bytes of 4 vectors of words. unit: which one of the block."""
+        """The inputs of a unit, four by four, in the four bytes of vectors of words. unit: which one of the block."""
         b, (low, more) = self.make.builder, PLANES[self.bits]
         words = self.low_words(unit)
         uppers = self.upper(unit, more) if more else words
@@ -193,7 +215,7 @@ class Codes:
             yield values
 
     def quads(self, unit):
-        """The inputs of a unit, four by four: each as 4 vectors of float32."""
+        """The inputs of a unit, four by four: each as vectors of float32."""
         b, (low, more) = self.make.builder, PLANES[self.bits]
         if more:  # both planes of four codes are joined at once
             joined, size = [(values, 0) for values in self.bytes(unit)], 8
@@ -207,7 +229,7 @@ class Codes:
     def low_words(self, unit):
         """The words of the low plane that hold a unit."""
         make = self.make
-        return [make.load(make.at(make.at(self.words, 256, unit), 64 * v), VI) for v in range(VECTORS)]
+        return [make.load(make.at(make.at(self.words, 256, unit), 64 * v), VI) for v in self.vectors]
 
     def upper(self, unit, bits):
         """The words of the high plane that the unit's codes are in, moved so that the first of them comes first."""
@@ -216,7 +238,7 @@ class Codes:
         at = make.at(self.high, 256, b.udiv(unit, units))
         shift = b.mul(b.urem(unit, units), ir.Constant(I64, bits * self.unit // 4))
         by = make.splat_int(b.trunc(shift, VI.element))
-        return [b.lshr(make.load(make.at(at, 64 * v), VI), by) for v in range(VECTORS)]
+        return [b.lshr(make.load(make.at(at, 64 * v), VI), by) for v in self.vectors]
 
     def fields(self, word, position, bits):
         """The fields at a position of all four bytes, each at the bottom of its byte."""
@@ -236,15 +258,19 @@ def packed_tile(typing, rows, bits, x, x_stride, words, high, first, units, scal
     def code(context, builder, signature, args):
         _, _, x, x_stride, words, high, first, units, scales, y, y_stride = args
         make = Maker(builder)
-        sums, codes = Sums(make, x, x_stride, count), Codes(make, words, high, number)
-        with cgutils.for_range(builder, units) as loop:
-            start = builder.mul(loop.index, ir.Constant(I64, 4 * codes.unit))
-            for quad, inputs in enumerate(codes.quads(builder.add(first, loop.index))):
-                for i, weights in enumerate(inputs):
-                    sums.add(make.at(start, 16 * quad + 4 * i), weights)
-                sums.add_inputs(make.at(start, 16 * quad))
-        vectors = [make.load(make.at(scales, 64 * v), VF) for v in range(2 * VECTORS)]
-        sums.put(y, y_stride, vectors[:VECTORS], vectors[VECTORS:])
+        of_inputs, totals = InputSums(make, count), None
+        for vectors in turns(count):
+            sums, codes = Sums(make, x, x_stride, count, vectors), Codes(make, words, high, number, vectors)
+            with cgutils.for_range(builder, units) as loop:
+                start = builder.mul(loop.index, ir.Constant(I64, 4 * codes.unit))
+                for quad, inputs in enumerate(codes.quads(builder.add(first, loop.index))):
+                    for i, weights in enumerate(inputs):
+                        sums.add(make.at(start, 16 * quad + 4 * i), weights)
+                    if totals is None:
+                        of_inputs.add(sums.rows, make.at(start, 16 * quad))
+            totals = totals or of_inputs.totals()
+            both = [make.load(make.at(scales, 64 * v), VF) for v in range(2 * VECTORS)]
+            sums.put(y, y_stride, both[:VECTORS], both[VECTORS:], totals)
         return context.get_dummy_value()
 
     return types.none(rows, bits, *[types.int64] * 9), code
