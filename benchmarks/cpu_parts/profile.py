@@ -25,7 +25,7 @@ CONTEXT, STEPS = 512, 64
 
 def print_profile(model: str, threads: int) -> None:
     """A table for each setting, after a prompt of 512 tokens."""
-    from reading import bandwidth
+    from cpu_parts.reading import bandwidth
 
     for name, switches in SETTINGS.items():
         llm = LLM(model, backend="numba", threads=threads, **switches)

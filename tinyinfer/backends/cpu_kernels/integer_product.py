@@ -39,9 +39,9 @@ from tinyinfer.backends.cpu_kernels.vectors import WIDTH, load, splat, store
 from tinyinfer.backends.lanes import PLANES, PackedLanes, padded
 
 FLOAT = 4  # bytes of a number
-# How far ahead words are asked for: a core foresees well what a stream of 8-bit codes reads next, but where arithmetic
-# comes between, as with smaller codes and many rows, it lags behind (one row of 4 bits: 4.2 ms a model, and 3.2 so).
-AHEAD = 8192  # bytes
+# How far ahead words are asked for: where arithmetic comes between, a core lags behind with what a stream reads next
+# (two threads, one row, AVX2: 8.9 ms a model of 8 bits, and 6.9 so; of 4 bits 5.1 and 4.0).
+AHEAD = 4096  # bytes
 MOST_ROWS, FEWEST_ROWS = 64, 4  # of an item
 ITEMS = 8  # for each thread, where there are rows enough: so threads finish at about the same time
 
@@ -104,8 +104,7 @@ def product_kernel(bits: int, more: int) -> Kernel:
         block, first = item // items, item % items * a[ROWS_OF_ITEM]
         rows = min(a[ROWS_OF_ITEM], a[ROWS] - first)
         words = block * BLOCK * (a[INPUTS] // 32)  # bytes of a plane of one bit in the blocks before
-        ahead = AHEAD if bits < 8 or rows > 8 else 0
-        planes = Planes(a[LOW] + bits * words, a[HIGH] + more * words, bits, more, ahead, bits + more < 8)
+        planes = Planes(a[LOW] + bits * words, a[HIGH] + more * words, bits, more, AHEAD, bits + more < 8)
         totals, scratch = a[TOTALS] + thread * MOST_ROWS * BLOCK, a[SCRATCH] + thread * a[SCRATCH_SIZE]
         multiply(a, totals, scratch, planes, block, first, rows)
         write(a, totals, block, first, rows)

@@ -245,6 +245,8 @@ def four_rows_of(v, y, x_0, planes, group):
     a, b = begin(planes, group, x_0), begin(planes, group, x_1)
     c, d = begin(planes, group, x_2), begin(planes, group, x_3)
     for k in range(group.start, group.stop, 32 // planes.bits):
+        if planes.ahead:
+            prefetch(planes.low + BLOCK * (planes.bits * k // 32) + VECTOR * v + planes.ahead)
         for h in range(8 // planes.bits):
             codes, at = codes_of(planes, v, k, h), k + 4 * h - group.start
             a = add_dot(planes, a, codes, splat_int(int32_at(x_0.codes + at)))
