@@ -9,6 +9,7 @@ out of the model's own, once. Every round runs each setting once, in a process o
 shared machine the ratios are to be trusted, not the figures. Parts:
 
     decode    128 tokens after a prompt of 512, each format beside llama.cpp's of as many bits; prefill of the prompt
+    kept      GGUF files of two published shapes as 'Q4_K_M' (made_models.py DIR makes them), beside llama.cpp on them
     limits    float32 and bfloat16 decode, as a share of what plain reading reaches in the same round
     batch     4 and 16 sequences together over one, with int8 activations
     long      decode at a context of 8,000
@@ -152,6 +153,23 @@ def row(what: str, own: float, peer: str, other: float) -> tuple[str, str, str, 
     return what, f"{own:.1f}", f"{peer} {other:.1f}", f"{own / other:.2f}x"
 
 
+def kept(o: Options) -> None:
+    """K-quants as they are in the file, and with int8 activations, beside llama.cpp on the same file."""
+    from made_models import SHAPES
+
+    rows = []
+    for path in (o.folder / f"{name}-q4_k_m.gguf" for name in SHAPES):
+        if not path.exists():
+            raise SystemExit(f"{path} is missing: python benchmarks/made_models.py {o.folder} --python {o.peers}")
+        ways = {"kept": "--quantize keep", "kept, int8 activations": "--quantize keep --activations int8"}
+        measures = {name: ours(o, flags, 256, 64, str(path)) for name, flags in ways.items()}
+        found = medians(o, measures | {"llama.cpp": llama_cpp(o, "Q4_K_M", 256, 64, str(path))})
+        for key, what in (("generation_tps", "decode"), ("prompt_tps", "prefill")):
+            rows += [row(f"{what}, {path.stem}, {name}", found[name][key], "llama.cpp", found["llama.cpp"][key])
+                     for name in ways]  # fmt: skip
+    show("GGUF files kept, 64 tokens after a prompt of 256 (tok/s)", rows)
+
+
 def limits(o: Options) -> None:
     """Bytes a second of decode over those of plain reading."""
     settings = {"float32": "", "bfloat16": "--dtype bfloat16", "int8": INT8, "int4": INT4}
@@ -245,8 +263,8 @@ def profile(o: Options) -> None:
 
 
 PARTS: dict[str, Callable[[Options], None]] = {
-    "decode": decode, "limits": limits, "batch": batch, "long": long, "drafts": drafts, "busy": beside_work,
-    "start": start, "profile": profile,
+    "decode": decode, "kept": kept, "limits": limits, "batch": batch, "long": long, "drafts": drafts,
+    "busy": beside_work, "start": start, "profile": profile,
 }  # fmt: skip
 
 
@@ -264,7 +282,7 @@ def main() -> None:
         parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
     options = Options(args.peers, args.folder, args.rounds, args.threads, args.model)
     for name in args.parts or PARTS:
-        if name in ("decode", "long") and not args.peers:
+        if name in ("decode", "kept", "long") and not args.peers:
             parser.error(f"{name} needs --peers, a Python with llama-cpp-python")
         PARTS[name](options)
 

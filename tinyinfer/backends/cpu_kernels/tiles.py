@@ -32,6 +32,7 @@ from tinyinfer.backends.cpu_kernels.vectors import F32, I64, VF, VI, WIDTH
 from tinyinfer.backends.lanes import PLANES
 
 VECTORS = 4  # of a block of 64 outputs
+MOST_ROWS, TURN = 6, 16  # of a tile; inputs of a turn, where there are several and few rows
 FLOAT, HALF, BFLOAT = 4, 2, -2  # kinds of float weights; the size is a number's bytes
 QUAD, CHAR = ir.VectorType(F32, 4), ir.IntType(8).as_pointer()
 # How far ahead narrow weights are asked for: where they become floats first, a core looks too few of them ahead to wait
@@ -163,15 +164,31 @@ def dense_tile(typing, rows, kind, x, x_stride, w, inputs, y, y_stride, factor):
     def code(context, builder, signature, args):
         _, _, x, x_stride, w, inputs, y, y_stride, factor = args
         make, size = Maker(builder), WIDTH * abs(number)
-        for vectors in turns(count):
-            sums = Sums(make, x, x_stride, count, vectors)
+
+        def add(sums, first, inputs):
+            """Adds the products of some inputs, from the input `first` on."""
             with cgutils.for_range(builder, inputs) as loop:
-                at = make.at(w, VECTORS * size, loop.index)
+                k = builder.add(first, loop.index)
+                at = make.at(w, VECTORS * size, k)
                 if number != FLOAT:
-                    for line in range(vectors[0] * size, (vectors[-1] + 1) * size, 64):
+                    for line in range(sums.vectors[0] * size, (sums.vectors[-1] + 1) * size, 64):
                         make.prefetch(make.at(at, line))
-                weights = [float_weights(make, make.at(at, size * v), number) for v in vectors]
-                sums.add(builder.mul(loop.index, ir.Constant(I64, 4)), weights)
+                weights = [float_weights(make, make.at(at, size * v), number) for v in sums.vectors]
+                sums.add(builder.mul(k, ir.Constant(I64, 4)), weights)
+
+        parts = [Sums(make, x, x_stride, count, vectors) for vectors in turns(count)]
+        if len(parts) == 1 or count == MOST_ROWS:
+            for sums in parts:
+                add(sums, ir.Constant(I64, 0), inputs)
+        else:  # few rows wait for memory, which is read best in its order
+            turn = ir.Constant(I64, TURN)
+            whole = builder.mul(builder.udiv(inputs, turn), turn)
+            with cgutils.for_range(builder, builder.udiv(inputs, turn)) as loop:
+                for sums in parts:
+                    add(sums, builder.mul(loop.index, turn), turn)
+            for sums in parts:
+                add(sums, whole, builder.sub(inputs, whole))
+        for sums in parts:
             sums.put(y, y_stride, [make.splat(factor)] * VECTORS)
         return context.get_dummy_value()
 
