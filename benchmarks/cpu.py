@@ -3,6 +3,7 @@
     python benchmarks/cpu.py --folder DIR --peers PYTHON              all parts
     python benchmarks/cpu.py --folder DIR --peers PYTHON decode batch these parts
     python benchmarks/cpu.py profile                                  where the time of a decode step goes
+    python benchmarks/cpu.py --folder DIR --peers PYTHON decode --plot FILE    drawn, too
 
 PYTHON: an interpreter with llama-cpp-python (pip install llama-cpp-python). DIR: where files for llama.cpp are made,
 out of the model's own, once. Every round runs each setting once, in a process of its own, and medians are printed: on a
@@ -13,7 +14,8 @@ shared machine the ratios are to be trusted, not the figures. Parts:
     limits    float32 and bfloat16 decode, as a share of what plain reading reaches in the same round
     batch     4 and 16 sequences together over one, with int8 activations
     long      decode at a context of 8,000
-    drafts    float32 through a copy of itself in 4 bits, over plain float32
+    drafts    float32 through a copy of itself in 4 bits, over plain float32, greedy answers to real prompts
+    large     the shape of Llama 3.2 1B, random weights: shares of the read bandwidth, and a folder's first token
     busy      beside two processes that keep the cores busy, over the quiet speed
     start     the first call, kernels compiled before
 """
@@ -30,6 +32,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
@@ -38,6 +41,12 @@ from busy import busy
 
 HERE = Path(__file__).resolve().parent / "cpu_parts"
 INT8 = "--quantize int8 --quantize-head int8"
+LLAMA_1B = {
+    "model_type": "llama", "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 8192,
+    "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
+    "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": True,
+    "bos_token_id": 0, "eos_token_id": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0},
+}  # fmt: skip
 INT4 = "--quantize int4 --quantize-head int8"
 Found = dict[str, float]
 Measure = Callable[[], Found]
@@ -115,17 +124,23 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-def show(title: str, rows: list[tuple[str, str, str, str]]) -> None:
-    """A table: what, ours, beside what, the ratio."""
-    print(f"\n{title}")
-    for row in rows:
-        print("  {:52}{:>18}{:>28}{:>10}".format(*row))
+class Table(NamedTuple):
+    """What a part found: lines of what, ours, beside what, and the ratio."""
+
+    title: str
+    rows: list[tuple[str, str, str, str]]
+
+    def print(self) -> None:
+        """Prints the lines, aligned."""
+        print(f"\n{self.title}")
+        for row in self.rows:
+            print("  {:52}{:>18}{:>28}{:>10}".format(*row), flush=True)
 
 
 # The parts.
 
 
-def decode(o: Options) -> None:
+def decode(o: Options) -> Table:
     """Each format beside llama.cpp's of as many bits."""
     pairs = {
         "int8": (INT8, "Q8_0"), "int8, int8 activations": (f"{INT8} --activations int8", "Q8_0"),
@@ -145,7 +160,7 @@ def decode(o: Options) -> None:
         rows.append(row(f"decode, {name}", own["generation_tps"], f"llama.cpp {kind}", peer["generation_tps"]))
     for name in pairs:
         rows.append(row(f"prefill, {name}", found[name]["prompt_tps"], "llama.cpp, its best", best))
-    show("128 tokens after a prompt of 512 (tok/s)", rows)
+    return Table("128 tokens after a prompt of 512 (tok/s)", rows)
 
 
 def row(what: str, own: float, peer: str, other: float) -> tuple[str, str, str, str]:
@@ -153,7 +168,7 @@ def row(what: str, own: float, peer: str, other: float) -> tuple[str, str, str, 
     return what, f"{own:.1f}", f"{peer} {other:.1f}", f"{own / other:.2f}x"
 
 
-def kept(o: Options) -> None:
+def kept(o: Options) -> Table:
     """K-quants as they are in the file, and with int8 activations, beside llama.cpp on the same file."""
     from made_models import SHAPES
 
@@ -167,10 +182,10 @@ def kept(o: Options) -> None:
         for key, what in (("generation_tps", "decode"), ("prompt_tps", "prefill")):
             rows += [row(f"{what}, {path.stem}, {name}", found[name][key], "llama.cpp", found["llama.cpp"][key])
                      for name in ways]  # fmt: skip
-    show("GGUF files kept, 64 tokens after a prompt of 256 (tok/s)", rows)
+    return Table("GGUF files kept, 64 tokens after a prompt of 256 (tok/s)", rows)
 
 
-def limits(o: Options) -> None:
+def limits(o: Options) -> Table:
     """Bytes a second of decode over those of plain reading."""
     settings = {"float32": "", "bfloat16": "--dtype bfloat16", "int8": INT8, "int4": INT4}
     found = medians(o, {"reading": reading(o), **{name: ours(o, flags, 16) for name, flags in settings.items()}})
@@ -178,10 +193,10 @@ def limits(o: Options) -> None:
     for name in settings:
         own = found[name]["weight_bytes"] * found[name]["generation_tps"]
         rows.append(row(f"decode, {name} (GB/s of weights)", own / 1e9, "reading", limit / 1e9))
-    show("decode against the machine's read bandwidth", rows)
+    return Table("decode against the machine's read bandwidth", rows)
 
 
-def batch(o: Options) -> None:
+def batch(o: Options) -> Table:
     """Tokens a second of several sequences over those of one."""
     flags = f"{INT8} --activations int8"
     cases = {"context 64": (64, ""), "prompt of 512": (512, ""), "prompt of 512, kv_bits 8": (512, " --kv-bits 8")}
@@ -193,10 +208,10 @@ def batch(o: Options) -> None:
         row(f"{name}, {n} sequences", found[f"{name}, {n}"]["generation_tps"], "one", one["generation_tps"])
         for name in cases for one in (found[f"{name}, 1"],) for n in (4, 16)
     ]  # fmt: skip
-    show("sequences decoding together, int8 with int8 activations (tok/s)", rows)
+    return Table("sequences decoding together, int8 with int8 activations (tok/s)", rows)
 
 
-def long(o: Options) -> None:
+def long(o: Options) -> Table:
     """Decode after a prompt of 8,000 tokens."""
     settings = {"int8": INT8, "int8, kv_bits 8": f"{INT8} --kv-bits 8"}
     settings |= {f"{name}, int8 activations": f"{flags} --activations int8" for name, flags in settings.items()}
@@ -205,20 +220,69 @@ def long(o: Options) -> None:
     other = found["llama.cpp"]
     rows = [row(f"decode, {n}", found[n]["generation_tps"], "Q8_0", other["generation_tps"]) for n in settings]
     rows += [row(f"prefill, {n}", found[n]["prompt_tps"], "Q8_0", other["prompt_tps"]) for n in settings]
-    show("at a context of 8,000 (tok/s)", rows)
+    return Table("at a context of 8,000 (tok/s)", rows)
 
 
-def drafts(o: Options) -> None:
+def drafts(o: Options) -> Table:
     """The model through a copy of itself in fewer bits; the text is the same by construction."""
-    self_draft = "--speculative self --draft-quantize"
-    settings = {"int4 g64": f"{self_draft} int4 --group-size 64", "int3": f"{self_draft} int3"}
-    found = medians(o, {"plain": ours(o, ""), **{name: ours(o, flags) for name, flags in settings.items()}})
-    plain = found["plain"]["generation_tps"]
-    rows = [row(f"a copy in {n}", found[n]["generation_tps"], "plain", plain) for n in settings]
-    show("float32 through drafts of its own (tok/s)", rows)
+    from speculation_floor import OPEN
+
+    copies = {"plain": {}, "int4 g64": {"draft_quantize": "int4", "group_size": 64}, "int3": {"draft_quantize": "int3"}}
+    switches = {name: one and {"speculative": "self"} | one for name, one in copies.items()}
+    command = [sys.executable, str(HERE / "answers.py"), "-m", o.model, "-t", str(o.threads), "--prompts", *OPEN[:2]]
+    measures: dict[str, Measure] = {
+        name: lambda one=one: last_line([*command, "--switches", json.dumps(one)])  # type: ignore[misc]
+        for name, one in switches.items()
+    }
+    found = medians(o, measures)
+    plain = found.pop("plain")["generation_tps"]
+    rows = [row(f"a copy in {name}", one["generation_tps"], "plain", plain) for name, one in found.items()]
+    return Table("float32 through drafts of its own, 256 tokens a prompt (tok/s)", rows)
 
 
-def beside_work(o: Options) -> None:
+def large(o: Options) -> Table:
+    """The shape of Llama 3.2 1B: decode beside plain reading, and a folder's first token beside reading it once."""
+    from published_shapes import write_folder
+
+    folder = o.folder / "llama-1b"
+    if not (folder / "config.json").exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        write_folder(folder, LLAMA_1B)
+    settings = {"bfloat16": "--dtype bfloat16", "int8": INT8}
+    first = "from tinyinfer import LLM, SamplingParams as S; LLM({!r}, {}).generate('Hi', S(max_tokens=1))"
+    switches = {"backend": "numba", "dtype": "bfloat16", "threads": o.threads, "max_model_len": 64}
+    starting = [sys.executable, "-c", first.format(str(folder), switches)]
+    found = medians(o, {
+        "reading": reading(o), "reading the file": lambda: read_once(folder / "model.safetensors"),
+        "first token": lambda: seconds(starting),
+        **{name: ours(o, flags, 16, 32, str(folder)) for name, flags in settings.items()},
+    })  # fmt: skip
+    limit, rows = found["reading"]["bytes_per_second"], []
+    for name in settings:
+        own = found[name]["weight_bytes"] * found[name]["generation_tps"]
+        rows.append(row(f"decode, {name} (GB/s of weights)", own / 1e9, "reading", limit / 1e9))
+    once = found["reading the file"]["seconds"]
+    rows.append(row("first token of the bfloat16 folder (s)", found["first token"]["seconds"], "reading it once", once))
+    return Table("the shape of Llama 3.2 1B, random weights", rows)
+
+
+def read_once(path: Path) -> Found:
+    """Seconds to read a file from its beginning to its end."""
+    begun, piece = time.perf_counter(), bytearray(1 << 24)
+    with open(path, "rb", buffering=0) as file:
+        while file.readinto(piece):
+            continue
+    return {"seconds": time.perf_counter() - begun}
+
+
+def seconds(command: list[str]) -> Found:
+    """Seconds that a command takes."""
+    begun = time.perf_counter()
+    subprocess.run(command, check=True, capture_output=True)
+    return {"seconds": time.perf_counter() - begun}
+
+
+def beside_work(o: Options) -> Table:
     """The speed beside two busy processes over the quiet one."""
     def loaded(measure: Measure) -> Measure:
         def under_load() -> Found:
@@ -234,25 +298,21 @@ def beside_work(o: Options) -> None:
     for name in settings:
         for key, what in (("prompt_tps", "prefill"), ("generation_tps", "decode")):
             rows.append(row(f"{what}, {name}", found[f"{name}, busy"][key], "quiet", found[name][key]))
-    show("beside two busy processes (tok/s)", rows)
+    return Table("beside two busy processes (tok/s)", rows)
 
 
-def start(o: Options) -> None:
+def start(o: Options) -> Table:
     """Seconds of an import, and of a first call whose kernels are on disk."""
-    def seconds(code: str) -> Measure:
-        def run() -> Found:
-            begun = time.perf_counter()
-            subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
-            return {"seconds": time.perf_counter() - begun}
-        return run
-
     first = f"from tinyinfer import LLM, SamplingParams as S; LLM({o.model!r}, {{}}).generate('Hi', S(max_tokens=1))"
+    programs = {"python alone": "pass", "import tinyinfer": "import tinyinfer"} | {
+        f"first token, {name}": first.format(f"backend={name!r}, quantize='int8'") for name in ("numpy", "numba")
+    }
     found = medians(o, {
-        "python alone": seconds("pass"), "import tinyinfer": seconds("import tinyinfer"),
-        **{f"first token, {name}": seconds(first.format(f"backend={name!r}, quantize='int8'"))
-           for name in ("numpy", "numba")},
+        name: lambda code=code: seconds([sys.executable, "-c", code])  # type: ignore[misc]
+        for name, code in programs.items()
     })  # fmt: skip
-    show("from the start of Python (s)", [(name, f"{one['seconds']:.2f}", "", "") for name, one in found.items()])
+    rows = [(name, f"{one['seconds']:.2f}", "", "") for name, one in found.items()]
+    return Table("from the start of Python (s)", rows)
 
 
 def profile(o: Options) -> None:
@@ -262,8 +322,8 @@ def profile(o: Options) -> None:
     print_profile(o.model, o.threads)
 
 
-PARTS: dict[str, Callable[[Options], None]] = {
-    "decode": decode, "kept": kept, "limits": limits, "batch": batch, "long": long, "drafts": drafts,
+PARTS: dict[str, Callable[[Options], Table | None]] = {
+    "decode": decode, "kept": kept, "limits": limits, "batch": batch, "long": long, "drafts": drafts, "large": large,
     "busy": beside_work, "start": start, "profile": profile,
 }  # fmt: skip
 
@@ -277,14 +337,21 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("-m", "--model", default="smollm2-135m")
+    parser.add_argument("--plot", type=Path, help="draw the ratios into a file (.png, .svg or .pdf)")
     args = parser.parse_args()
     if unknown := [part for part in args.parts if part not in PARTS]:
         parser.error(f"there is no part {unknown[0]!r}; the parts are {', '.join(PARTS)}")
-    options = Options(args.peers, args.folder, args.rounds, args.threads, args.model)
+    options, tables = Options(args.peers, args.folder, args.rounds, args.threads, args.model), []
     for name in args.parts or PARTS:
         if name in ("decode", "kept", "long") and not args.peers:
             parser.error(f"{name} needs --peers, a Python with llama-cpp-python")
-        PARTS[name](options)
+        if table := PARTS[name](options):
+            table.print()
+            tables.append(table)
+    if args.plot:
+        from cpu_parts.bars import draw
+
+        draw(tables, args.plot)
 
 
 if __name__ == "__main__":
