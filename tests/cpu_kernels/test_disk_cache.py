@@ -53,15 +53,37 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_second_process_compiles_nothing(home: Path) -> None:
-    out, err = gathering(home)
-    assert (out, err) == ("True\n", "")
+    """Nor does it load what only compiling needs, two thirds of a start. Catches numba's own way to load."""
+    loaded = FILES + "import sys; print(sorted({'numba.np.linalg', 'numba.core.runtime.nrt'} & set(sys.modules)))"
+    status, out, err = ended(started(loaded, TINYINFER_HOME=str(home)))
+    assert (status, out, err) == (0, "True\n['numba.core.runtime.nrt']\n", "")
+
+
+EVERY = """
+import importlib, pkgutil, sys
+import tinyinfer.backends.cpu_kernels as kernels
+from tinyinfer.backends.cpu_kernels.kernel import Native
+modules = [importlib.import_module(f"{kernels.__name__}.{one.name}") for one in pkgutil.iter_modules(kernels.__path__)]
+values = [value for module in modules for value in vars(module).values()]
+values += [value for some in values if isinstance(some, dict) for value in some.values()]
+found = {id(one): one.address for one in values if isinstance(one, Native)}
+print(len(found) > 50, "numba.np.linalg" in sys.modules)
+"""
+
+
+@pytest.mark.full
+def test_every_kernel_comes_from_the_disk_without_the_compiler(tmp_path: Path) -> None:
+    """Catches machine code that calls something of numba's that was not loaded, which would end the process."""
+    for compiles in (True, False):
+        status, out, err = ended(started(EVERY, TINYINFER_HOME=str(tmp_path)))
+        assert (status, out) == (0, f"True {compiles}\n"), err[-3000:]
 
 
 def test_files_that_are_damaged_or_exchanged_are_compiled_again(home: Path) -> None:
     """Cut short, empty, of other bytes, exchanged. Catches a crash, and one kernel called for another."""
     one, two = kept(home)
     sound = one.read_bytes(), two.read_bytes()
-    for data in (sound[0][:1000], b"", bytes(len(sound[0])), sound[0][:-1] + b"x"):
+    for data in (sound[0][:1000], b"", bytes(len(sound[0])), sound[0][:-1] + b"x", sound[1]):
         one.write_bytes(data)
         out, err = gathering(home)
         assert out == "True\n"

@@ -26,6 +26,7 @@ from typing import Any
 import llvmlite
 import numba
 from numba.core import caching
+from numba.core.runtime import rtsys
 from numba.core.serialize import dumps
 from platformdirs import user_cache_dir
 
@@ -65,12 +66,12 @@ class Files:
 
     def load(self, key: object) -> Any:
         """What was saved under a key; None where nothing was, or where it is damaged."""
+        path = self.path(key)
         try:
-            data = self.path(key).read_bytes()
+            data = path.read_bytes()
         except OSError:
             return None
-        sound = hashlib.sha256(data[32:]).digest() == data[:32]
-        return pickle.loads(data[32:]) if sound else None
+        return pickle.loads(data[32:]) if seal(path, data[32:]) == data[:32] else None
 
     def save(self, key: object, data: object) -> None:
         """Keeps machine code under a key. Raises OSError."""
@@ -79,11 +80,16 @@ class Files:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             remove_old(self.folder)
-            draft.write_bytes(hashlib.sha256(body).digest() + body)
+            draft.write_bytes(seal(path, body) + body)
             draft.replace(path)
         finally:
             with suppress(OSError):
                 draft.unlink()
+
+
+def seal(path: Path, body: bytes) -> bytes:
+    """What a file begins with: a hash of its name, too, so that no file can take another's place."""
+    return hashlib.sha256(path.name.encode() + body).digest()
 
 
 @cache
@@ -134,10 +140,15 @@ class KernelCache(caching.FunctionCache):
         self._cache_file = Files(Path(self._cache_path), self._impl.filename_base)
 
     def load_overload(self, sig, target_context):
-        """The function as it was compiled before; None, and who waits is told, when it must be compiled."""
+        """The function as it was compiled before; None, and who waits is told, when it must be compiled.
+
+        Unlike numba's own, it loads only the runtime that machine code calls, and not what compiling needs beside it,
+        which takes longer than loading the kernels themselves.
+        """
         found = None
         with suppress(Exception):  # of another numba, in whatever way: the function is compiled again
-            found = super().load_overload(sig, target_context)
+            rtsys.initialize(target_context)
+            found = self._load_overload(sig, target_context)
         if found is None:
             compiling.begin(str(cache_folder()))
         return found
