@@ -505,5 +505,6 @@ check("without shift", without_shift)
 # - [lanes.py](../tinyinfer/backends/lanes.py), this layout for codes of every size;
 #   [cpu_kernels](../tinyinfer/backends/cpu_kernels/__init__.py), a whole step in compiled kernels;
 #   `python -m tinyinfer bench --backend numba --quantize int8`, which prints the bandwidth that is reached
+# - `python -m tinyinfer course start int8_kernel mine`, an assignment: such a product of your own, graded
 # - [02 · Prefill and decode](02_prefill_and_decode.ipynb), for the roofline; [09 · Batching](09_batching.ipynb), for
 #   who brings several rows
