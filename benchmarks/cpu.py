@@ -249,7 +249,7 @@ def large(o: Options) -> Table:
         folder.mkdir(parents=True, exist_ok=True)
         write_folder(folder, LLAMA_1B)
     settings = {"bfloat16": "--dtype bfloat16", "int8": INT8}
-    first = "from tinyinfer import LLM, SamplingParams as S; LLM({!r}, {}).generate('Hi', S(max_tokens=1))"
+    first = "from tinyinfer import LLM, SamplingParams as S; LLM({!r}, **{}).generate('Hi', S(max_tokens=1))"
     switches = {"backend": "numba", "dtype": "bfloat16", "threads": o.threads, "max_model_len": 64}
     starting = [sys.executable, "-c", first.format(str(folder), switches)]
     found = medians(o, {
