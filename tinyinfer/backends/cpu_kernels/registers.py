@@ -6,8 +6,8 @@ register goes to memory and back in every step, which takes longer than the mult
 of weights at a time, down to one, and goes through a block of 64 outputs in two or four turns. Each output's sum stays
 the same, bit for bit: an order of outputs is no order of additions.
 
-Wins: a tile of six rows runs from registers on AVX2 and NEON, too. Loses: in four turns each number of x is broadcast four times
-as often.
+Wins: a tile of six rows runs from registers on AVX2 and NEON, too. Loses: in four turns each number of x is broadcast
+four times as often.
 """
 
 from __future__ import annotations
