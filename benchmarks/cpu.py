@@ -29,7 +29,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -41,13 +41,13 @@ from busy import busy
 
 HERE = Path(__file__).resolve().parent / "cpu_parts"
 INT8 = "--quantize int8 --quantize-head int8"
+INT4 = "--quantize int4 --quantize-head int8"
 LLAMA_1B = {
     "model_type": "llama", "vocab_size": 128_256, "hidden_size": 2048, "intermediate_size": 8192,
     "num_hidden_layers": 16, "num_attention_heads": 32, "num_key_value_heads": 8, "head_dim": 64,
     "max_position_embeddings": 8192, "rms_norm_eps": 1e-5, "hidden_act": "silu", "tie_word_embeddings": True,
     "bos_token_id": 0, "eos_token_id": 2, "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0},
 }  # fmt: skip
-INT4 = "--quantize int4 --quantize-head int8"
 Found = dict[str, float]
 Measure = Callable[[], Found]
 
@@ -65,11 +65,16 @@ class Options:
 
 def last_line(command: list[str]) -> Found:
     """The JSON that a command prints last."""
+    found: Found = json.loads(output(command).strip().splitlines()[-1])
+    return found
+
+
+def output(command: list[str]) -> str:
+    """What a command prints; one that fails ends the benchmark with its words."""
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(f"{shlex.join(command)} failed:\n{done.stderr[-1500:]}")
-    found: Found = json.loads(done.stdout.strip().splitlines()[-1])
-    return found
+    return done.stdout
 
 
 def ours(o: Options, flags: str, p: int = 512, g: int = 128, model: str | None = None) -> Measure:
@@ -189,11 +194,16 @@ def limits(o: Options) -> Table:
     """Bytes a second of decode over those of plain reading."""
     settings = {"float32": "", "bfloat16": "--dtype bfloat16", "int8": INT8, "int4": INT4}
     found = medians(o, {"reading": reading(o), **{name: ours(o, flags, 16) for name, flags in settings.items()}})
+    return Table("decode against the machine's read bandwidth", shares(found, settings))
+
+
+def shares(found: dict[str, Found], names: Iterable[str]) -> list[tuple[str, str, str, str]]:
+    """Lines of the bytes of weights a second of these settings, beside plain reading."""
     limit, rows = found["reading"]["bytes_per_second"], []
-    for name in settings:
+    for name in names:
         own = found[name]["weight_bytes"] * found[name]["generation_tps"]
         rows.append(row(f"decode, {name} (GB/s of weights)", own / 1e9, "reading", limit / 1e9))
-    return Table("decode against the machine's read bandwidth", rows)
+    return rows
 
 
 def batch(o: Options) -> Table:
@@ -245,9 +255,11 @@ def large(o: Options) -> Table:
     from published_shapes import write_folder
 
     folder = o.folder / "llama-1b"
-    if not (folder / "config.json").exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        write_folder(folder, LLAMA_1B)
+    if not folder.exists():
+        part = folder.with_suffix(".part")
+        part.mkdir(parents=True, exist_ok=True)
+        write_folder(part, LLAMA_1B)
+        part.rename(folder)
     settings = {"bfloat16": "--dtype bfloat16", "int8": INT8}
     first = "from tinyinfer import LLM, SamplingParams as S; LLM({!r}, **{}).generate('Hi', S(max_tokens=1))"
     switches = {"backend": "numba", "dtype": "bfloat16", "threads": o.threads, "max_model_len": 64}
@@ -257,10 +269,7 @@ def large(o: Options) -> Table:
         "first token": lambda: seconds(starting),
         **{name: ours(o, flags, 16, 32, str(folder)) for name, flags in settings.items()},
     })  # fmt: skip
-    limit, rows = found["reading"]["bytes_per_second"], []
-    for name in settings:
-        own = found[name]["weight_bytes"] * found[name]["generation_tps"]
-        rows.append(row(f"decode, {name} (GB/s of weights)", own / 1e9, "reading", limit / 1e9))
+    rows = shares(found, settings)
     once = found["reading the file"]["seconds"]
     rows.append(row("first token of the bfloat16 folder (s)", found["first token"]["seconds"], "reading it once", once))
     return Table("the shape of Llama 3.2 1B, random weights", rows)
@@ -278,7 +287,7 @@ def read_once(path: Path) -> Found:
 def seconds(command: list[str]) -> Found:
     """Seconds that a command takes."""
     begun = time.perf_counter()
-    subprocess.run(command, check=True, capture_output=True)
+    output(command)
     return {"seconds": time.perf_counter() - begun}
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 
 def draw(tables: list[Any], path: Path) -> None:
-    """Draws every table that has ratios, one below the other, into a file."""
+    """Draws every table that has ratios, one below the other, into a file; where none has, there is none."""
     import matplotlib.pyplot as plt
 
     shown = [(table.title, [row for row in table.rows if row[3]]) for table in tables]
     shown = [(title, rows) for title, rows in shown if rows]
+    if not shown:
+        return
     heights = [len(rows) + 1.5 for _, rows in shown]
     figure, places = plt.subplots(
         len(shown), figsize=(9, 0.32 * sum(heights)), gridspec_kw={"height_ratios": heights}, squeeze=False,

@@ -40,6 +40,15 @@ def ended(process: subprocess.Popen[str], seconds: float = 240) -> tuple[int, st
     return process.returncode, out, err
 
 
+def printed(code: str, **environ: str) -> str:
+    """What code prints that must end well, without BEGIN, and with the modules of this folder."""
+    path = os.pathsep.join(map(str, (TESTS.parent, TESTS, Path(__file__).parent)))
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, env=os.environ | environ | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout.strip()
+
+
 def run(program: str, **environ: str) -> str:
     """What a program prints that must end well."""
     status, out, err = ended(started(program, **environ))

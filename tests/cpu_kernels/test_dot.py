@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import printed
 
 from tinyinfer.backends.cpu_kernels.dot import dot, dot_bits, dot_by_products, has_pairs, signed_dot, small_dot
 from tinyinfer.backends.cpu_kernels.integer_tile import TOP_BITS
@@ -24,14 +21,14 @@ pytestmark = pytest.mark.cpu
 
 @kernel
 def all_ways(a, item, thread):
-    """totals, unsigned bytes, small ones, signed bytes; where the results of each way go; an item is 16 sums."""
+    """totals, unsigned bytes, small ones, signed bytes, the same without -128; where results go; an item is 16 sums."""
     at = 64 * item
     total, unsigned = load_ints(a[0] + at), load_ints(a[1] + at)
-    small, signed = load_ints(a[2] + at), load_ints(a[3] + at)
-    store_ints(a[4] + at, dot(total, unsigned, signed))
-    store_ints(a[5] + at, dot_by_products(total, unsigned, signed))
-    store_ints(a[6] + at, small_dot(total, small, signed))
-    store_ints(a[7] + at, signed_dot(total, unsigned ^ splat_int(TOP_BITS), signed))
+    small, signed, symmetric = load_ints(a[2] + at), load_ints(a[3] + at), load_ints(a[4] + at)
+    store_ints(a[5] + at, dot(total, unsigned, signed))
+    store_ints(a[6] + at, dot_by_products(total, unsigned, signed))
+    store_ints(a[7] + at, small_dot(total, small, signed))
+    store_ints(a[8] + at, signed_dot(total, unsigned ^ splat_int(TOP_BITS), symmetric))
 
 
 def sums_of_fours(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
@@ -40,15 +37,15 @@ def sums_of_fours(seed: int = 0) -> tuple[list[np.ndarray], list[np.ndarray]]:
     where other instructions for bytes would stop; -128 · -127 and 127 · 127 twice are just one.
     """
     rng, lanes = np.random.default_rng(seed), 16 * 50
-    unsigned, signed = rng.integers(0, 256, 4 * lanes, np.uint8), rng.integers(-127, 128, 4 * lanes, np.int8)
-    unsigned[:256], signed[:128], signed[128:256] = 255, -127, 127
-    unsigned[256:512], signed[256:384], signed[384:512] = 0, -127, 127
-    small = unsigned & np.uint8(127)
+    unsigned, signed = rng.integers(0, 256, 4 * lanes, np.uint8), rng.integers(-128, 128, 4 * lanes, np.int8)
+    unsigned[:256], signed[:128], signed[128:256] = 255, -128, 127
+    unsigned[256:512], signed[256:384], signed[384:512] = 0, -128, 127
+    small, symmetric = unsigned & np.uint8(127), np.maximum(signed, np.int8(-127))
     totals = rng.integers(-(2**30), 2**30, lanes, np.int32)
     found = [np.zeros_like(totals) for _ in range(4)]
-    team().run(Plan([Launch(all_ways, (totals, unsigned, small, signed, *found), lanes // 16)]), 1)
-    firsts = [unsigned, unsigned, small, unsigned.astype(np.int32) - 128]
-    wanted = [totals + (one.astype(np.int32) * signed).reshape(-1, 4).sum(axis=1) for one in firsts]
+    team().run(Plan([Launch(all_ways, (totals, unsigned, small, signed, symmetric, *found), lanes // 16)]), 1)
+    pairs = [(unsigned, signed), (unsigned, signed), (small, signed), (unsigned.astype(np.int32) - 128, symmetric)]
+    wanted = [totals + (one.astype(np.int32) * other).reshape(-1, 4).sum(axis=1) for one, other in pairs]
     return found, wanted
 
 
@@ -66,10 +63,8 @@ OTHERS = {"AVX2": "+avx,+avx2,+fma,+f16c", "nothing but SSE2": ""}
 def test_every_way_is_right_on_lesser_cpus(features):
     """Catches a way that is right on the machine at hand only."""
     code = "import test_dot as t, numpy as np; np.testing.assert_array_equal(*t.sums_of_fours()); print(t.has_pairs())"
-    path = os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[2])])
-    cpu = {"NUMBA_CPU_NAME": "generic" if features else "x86-64", "NUMBA_CPU_FEATURES": features, "PYTHONPATH": path}
-    done = subprocess.run([sys.executable, "-c", code], env=os.environ | cpu, capture_output=True, text=True)
-    assert done.stdout.split() == [str("avx2" in features)], done.stderr
+    name = "generic" if features else "x86-64"
+    assert printed(code, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features) == str("avx2" in features)
 
 
 @pytest.mark.parametrize(
@@ -79,8 +74,6 @@ def test_every_way_is_right_on_lesser_cpus(features):
 def test_the_instruction_is_chosen_by_the_cpu_that_code_is_made_for(features, bits):
     """Not by the one that compiles, which may be another. Catches a feature that is named but switched off."""
     code = "from tinyinfer.backends.cpu_kernels.dot import dot_bits; print(dot_bits())"
-    environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert int(found.stdout) == bits
+    assert int(printed(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES=features)) == bits
     assert dot_bits() in (0, 256, 512)
     assert not (dot_bits() and has_pairs())

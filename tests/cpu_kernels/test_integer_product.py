@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from packed_matrices import random_matrix
+from processes import printed
 
 from tinyinfer.backends.cpu_kernels.buffers import Buffers
 from tinyinfer.backends.cpu_kernels.integer_product import ITEMS, MOST_ROWS, rows_of_item, whole_blocks
@@ -166,6 +164,4 @@ def test_a_cpu_without_the_instruction_gives_the_same_bits():
     )
     older = {"x86_64": ("haswell", "+avx2,+fma,+f16c"), "AMD64": ("haswell", "+avx2,+fma,+f16c")}
     name, features = older.get(platform.machine(), ("generic", ""))
-    path = os.pathsep.join(map(str, (TESTS.parent, TESTS, Path(__file__).parent)))
-    environment = {**os.environ, "NUMBA_CPU_NAME": name, "NUMBA_CPU_FEATURES": features, "PYTHONPATH": path}
-    subprocess.run([sys.executable, "-W", "ignore", "-c", script], env=environment, check=True)
+    printed(script, NUMBA_CPU_NAME=name, NUMBA_CPU_FEATURES=features)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import platform
-import subprocess
-import sys
 
 import pytest
+from processes import printed
 
 from tinyinfer.backends.cpu_kernels.registers import OPERANDS, columns, fits, vectors_held
 
@@ -39,7 +37,5 @@ def test_what_is_taken_at_a_time_fits_where_anything_does(held):
 def test_registers_are_those_of_the_cpu_that_code_is_made_for(features, held):
     """Not of the one that compiles. Catches AVX-512 that is named but switched off."""
     code = "from tinyinfer.backends.cpu_kernels.registers import vectors_held; print(vectors_held())"
-    environment = {**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": features}
-    found = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert int(found.stdout) == held
+    assert int(printed(code, NUMBA_CPU_NAME="generic", NUMBA_CPU_FEATURES=features)) == held
     assert vectors_held() in (4, 8, 32)

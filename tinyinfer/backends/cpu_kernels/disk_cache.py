@@ -3,9 +3,9 @@
 numba has such a cache, but its files are found through an index that is written first: a process that is stopped in
 between, or two that write at once, leave an index that names another kernel's machine code. Here each file's name says
 what is in it: the function, its types, the CPU and its features, and a hash of all sources of this folder, since
-kernels call helpers of other files. Its first bytes are a hash of the others. A file is written under another name
-first, so processes that compile at once do not disturb each other. A folder that cannot be written, a full disk or a
-damaged file cost the time to compile again and nothing else.
+kernels call helpers of other files. Its first bytes are a hash of its name and of the others. A file is written under
+another name first, so processes that compile at once do not disturb each other. A folder that cannot be written, a
+full disk or a damaged file cost the time to compile again and nothing else.
 """
 # numba has no type hints
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc"

@@ -14,6 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from tinyinfer.backends.cpu_kernels.scalars import ask_for
 from tinyinfer.backends.cpu_kernels.vectors import (
     I8,
     I32,
@@ -123,11 +124,7 @@ def prefetch(typing, address):
     """Asks for the cache line at an address, which will be read soon."""
 
     def code(context, builder, signature, args):
-        pointer = builder.inttoptr(args[0], I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, I32, I32, I32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        hints = (ir.Constant(I32, n) for n in (0, 3, 1))  # to read it, from the nearest cache, as data
-        builder.call(function, [pointer, *hints])
+        ask_for(builder, args[0], nearest=True)
         return context.get_dummy_value()
 
     return types.none(types.int64), code

@@ -120,15 +120,20 @@ def _unsigned(method):
 quotient, remainder = _unsigned("udiv"), _unsigned("urem")
 
 
+def ask_for(builder, address, nearest):
+    """LLVM's code that asks for the line at an address. nearest: into the nearest cache, too."""
+    place = builder.inttoptr(address, I8.as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
+    fetch = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
+    builder.call(fetch, [place, *(ir.Constant(I32, n) for n in (0, 3 if nearest else 1, 1))])  # to read, data
+
+
 @intrinsic
 def prefetch(typing, address):
     """Lets the line at an address come out of memory while something else is computed; any address will do."""
 
     def code(context, builder, signature, args):
-        place = builder.inttoptr(args[0], I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [place.type, I32, I32, I32])
-        fetch = builder.module.declare_intrinsic("llvm.prefetch", [place.type], kind)
-        builder.call(fetch, [place, *(ir.Constant(I32, n) for n in (0, 1, 1))])  # to read, not the nearest cache, data
+        ask_for(builder, args[0], nearest=False)
         return context.get_dummy_value()
 
     return types.none(types.int64), code

@@ -28,13 +28,14 @@ from numba.extending import intrinsic
 
 from tinyinfer.backends.cpu_kernels.halves import widened
 from tinyinfer.backends.cpu_kernels.registers import columns
+from tinyinfer.backends.cpu_kernels.scalars import ask_for
 from tinyinfer.backends.cpu_kernels.vectors import F32, I64, VF, VI, WIDTH
 from tinyinfer.backends.lanes import PLANES
 
 VECTORS = 4  # of a block of 64 outputs
 MOST_ROWS, TURN = 6, 16  # of a tile; inputs of a turn, where there are several and few rows
 FLOAT, HALF, BFLOAT = 4, 2, -2  # kinds of float weights; the size is a number's bytes
-QUAD, CHAR = ir.VectorType(F32, 4), ir.IntType(8).as_pointer()
+QUAD = ir.VectorType(F32, 4)
 # How far ahead narrow weights are asked for: where they become floats first, a core looks too few of them ahead to wait
 # for memory and to compute at the same time (8-bit codes, one thread, AVX2: 13.9 ms a model, and 8.7 so).
 AHEAD = 2048  # bytes
@@ -63,10 +64,7 @@ class Maker:
 
     def prefetch(self, address):
         """Asks for the line at an address AHEAD bytes further, so that it is near when it is read."""
-        kind = ir.FunctionType(ir.VoidType(), [CHAR, *[ir.IntType(32)] * 3])
-        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        how = [ir.Constant(ir.IntType(32), n) for n in (0, 3, 1)]  # to read, into every cache, data
-        self.builder.call(function, [self.builder.inttoptr(self.at(address, AHEAD), CHAR), *how])
+        ask_for(self.builder, self.at(address, AHEAD), nearest=True)
 
     def splat(self, value):
         """The float32 number, 16 times."""
