@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import re
 import weakref
+from pathlib import Path
 
 import ml_dtypes
 import numpy as np
@@ -104,6 +106,16 @@ def test_an_arena_gives_its_memory_back():
     del a, b, arena
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="only Linux tells")
+def test_weights_lie_on_huge_pages_where_the_system_has_them():
+    """Catches memory that forked processes would share, to which Linux gives no huge pages."""
+    modes = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    memory, areas = mapping(4 << 20), Path("/proc/self/smaps").read_text()
+    found = re.findall(r"^([0-9a-f]+)-([0-9a-f]+) .*?^THPeligible: +([01])$", areas, re.MULTILINE | re.DOTALL)
+    [eligible] = [kind for first, last, kind in found if int(first, 16) <= memory.ctypes.data < int(last, 16)]
+    assert (eligible == "1") == (modes.exists() and "[never]" not in modes.read_text())
 
 
 def test_an_array_larger_than_a_mapping_gets_its_own():

@@ -118,6 +118,18 @@ def _malloc_functions() -> ctypes.CDLL | None:
         return None
 
 
+def mapped(nbytes: int) -> mmap.mmap:
+    """So many bytes of zeros, this process's own. Raises MemoryError when the system does not promise so much.
+
+    Python's default is memory that forked processes share, to which Linux gives no huge pages.
+    """
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
+    try:
+        return mmap.mmap(-1, max(1, nbytes), **private)
+    except (OSError, OverflowError):
+        raise MemoryError(f"the system does not give {amount(nbytes, 'B')}") from None
+
+
 def lazy_array(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:  # -> shape
     """An array, zero everywhere, that takes up memory only page by page as it is written.
 
@@ -125,12 +137,7 @@ def lazy_array(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:  
     360 MB, where 1 MB would do. A forked process gets a copy of its own, as of all other memory. Raises MemoryError
     when the system does not promise so much.
     """
-    nbytes = np.dtype(dtype).itemsize * math.prod(shape)
-    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS} if hasattr(mmap, "MAP_PRIVATE") else {}
-    try:
-        memory = mmap.mmap(-1, max(1, nbytes), **private)
-    except (OSError, OverflowError):
-        raise MemoryError(f"the system does not give {amount(nbytes, 'B')}") from None
+    memory = mapped(np.dtype(dtype).itemsize * math.prod(shape))
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(memory, dtype=dtype, count=math.prod(shape)).reshape(shape)

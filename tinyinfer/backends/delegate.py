@@ -44,6 +44,10 @@ class DelegatingOps:
     def to_host(self, array: Array) -> np.ndarray:  # (...,) -> (...,)
         return self.inner.to_host(array)
 
+    @property
+    def loading_threads(self) -> int:
+        return self.inner.loading_threads
+
     def take(self, matrix: Matrix) -> Weight:
         return self.inner.take(matrix)
 

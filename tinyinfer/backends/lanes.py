@@ -19,10 +19,12 @@ from __future__ import annotations
 import mmap
 from collections.abc import Iterator
 from dataclasses import dataclass
+from threading import Lock
 from typing import Any, Self
 
 import numpy as np
 
+from tinyinfer.backends.cpu import mapped
 from tinyinfer.backends.packed import LANES, W8A8
 from tinyinfer.backends.packing import packed_size
 from tinyinfer.backends.rows_in_lanes import to_lanes
@@ -31,6 +33,7 @@ from tinyinfer.model.weights import FloatMatrix, Floats, check_range
 
 INPUTS = 32  # inputs are padded to whole 32s: a word of 1-bit codes
 PLANES = {8: (8, 0), 4: (4, 0), 2: (2, 0), 3: (2, 1), 5: (4, 1), 6: (4, 2)}  # bits of a code: low plane, high plane
+LINE = 64  # bytes of a cache line
 PAGE = 2 << 20  # bytes of a huge page
 CHUNK = 64 << 20  # bytes of a mapping: what is not used of them is not held either
 TILE = 64  # blocks that are packed at a time: what lies between codes and words is a few MB then
@@ -41,20 +44,22 @@ class Arena:
 
     def __init__(self) -> None:
         self._free = np.empty(0, np.uint8)  # what is left of the newest mapping
+        self._lock = Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:  # -> shape
         """An array of zeros that begins at a cache line; its mapping is kept as long as an array in it is."""
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         size = -(-nbytes // 64) * 64
-        if size > len(self._free):
-            self._free = mapping(max(size, CHUNK))
-        taken, self._free = self._free[:nbytes], self._free[size:]
+        with self._lock:
+            if size > len(self._free):
+                self._free = mapping(max(size, CHUNK))
+            taken, self._free = self._free[:nbytes], self._free[size:]
         return taken.view(dtype).reshape(shape)
 
 
 def mapping(size: int) -> np.ndarray:  # -> (size,)
     """So many bytes of zeros, from the beginning of a huge page on."""
-    memory = mmap.mmap(-1, size + PAGE)
+    memory = mapped(size + PAGE)
     if hasattr(mmap, "MADV_HUGEPAGE"):  # Linux
         memory.madvise(mmap.MADV_HUGEPAGE)
     array = np.frombuffer(memory, np.uint8)
@@ -80,10 +85,13 @@ class DenseLanes:
         """The floats of a matrix, a few rows at a time. Raises ModelError for one that dtype cannot hold."""
         outputs, inputs = matrix.shape
         array = arena.empty((-(-outputs // LANES), padded(inputs), LANES), dtype)
+        near = np.empty((LANES, inputs + LINE // array.itemsize), array.dtype)  # rows a line off whole pages
         for first, rows in matrix.tiles():
             check_range(matrix, first, rows, dtype)
             for block, lanes, part in pieces(first, len(rows)):
-                array[block, :inputs, lanes] = rows[part].T
+                few = near[lanes, :inputs]
+                few[...] = rows[part]
+                bits(array[block, :inputs, lanes])[...] = bits(few).T
         return cls(array, matrix.shape)
 
     @property
@@ -197,6 +205,11 @@ class W8A8Lanes(PackedLanes):
     def nbytes(self) -> int:
         """Bytes of codes and scales, without padding."""
         return self.shape[0] * self.row_bytes
+
+
+def bits(numbers: np.ndarray) -> np.ndarray:  # (...,) -> (...,)
+    """Numbers as whole numbers of their bits: NumPy moves those without asking what they mean."""
+    return numbers.view(f"u{numbers.itemsize}")
 
 
 def pieces(first: int, count: int) -> Iterator[tuple[int, slice, slice]]:

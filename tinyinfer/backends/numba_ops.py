@@ -29,6 +29,7 @@ from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Matrix, MixedMatrix, Weight
 
+MOST_LOADING = 4  # threads: each has a matrix of floats in memory while it rounds one
 PACKED: dict[str, type[PackedLanes]] = {"float": PackedLanes, "int8": PackedA8Lanes}  # by the switch activations
 
 
@@ -40,6 +41,7 @@ class NumbaOps(NumpyOps):
     ) -> None:
         super().__init__(ledger, dtype, threads, activations)
         self.lanes, self.arena = PACKED[activations], Arena()
+        self.loading_threads = min(self.threads, MOST_LOADING)
 
     def take(self, matrix: Matrix) -> Weight:
         if isinstance(matrix, QuantizedMatrix):

@@ -66,6 +66,7 @@ class ReferenceOps(HoldsModule):
     ) -> None:  # fmt: skip
         self.ledger, self.dtype, self.xp = ledger, np.dtype(dtype), xp
         self.threads, self.packed = threads or default_threads(), PACKED[activations]
+        self.loading_threads = 1
 
     def counting(self, ledger: Ledger) -> Self:
         """Returns the same operations, counted in another ledger."""

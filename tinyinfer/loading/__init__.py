@@ -35,6 +35,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     split_rules.py     the rules by which a byte-level vocabulary splits text into words, by their names in a GGUF
     gguf_specials.py   which tokens of a GGUF end a text, and which are control tokens that the file types as text
     build.py           a checkpoint to a model: what is fused, what keeps its codes, what is rounded
+    side_by_side.py    layers taken by several threads, and handed over in order
     rotations.py       rotary positions to frequencies and amplitudes: the ways of stretching them
     quantized.py       the folder that `tinyinfer quantize` writes, read
     export.py          a model in memory to canonical tensors: fused matrices are split

@@ -16,6 +16,7 @@ from tinyinfer.arrays import Array
 from tinyinfer.errors import SwitchError, note
 from tinyinfer.loading.checkpoint import Checkpoint, Joined
 from tinyinfer.loading.rotations import build_rotation
+from tinyinfer.loading.side_by_side import side_by_side
 from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.config import ModelConfig, MoEConfig, held_matrices
 from tinyinfer.model.heads import Heads, NoCap, NoSinks, Sinks, SoftCap
@@ -69,19 +70,22 @@ def build_model(
     """The model of a checkpoint, as `ops` holds it. on_layer(done, total) is called as layers are loaded."""
     c, builder = checkpoint.config, Builder(checkpoint, ops, conversion)
     ropes, sets = list(dict.fromkeys(c.rope)), c.rotation_sets.count
-    table = builder.weight("head" if c.tied_head else "embedding")
-    positions = builder.array("positions") if c.learned_positions else None
-    layers = []
-    for i in range(c.num_layers):
-        layers.append(build_layer(i, c, builder, ropes.index(c.rope[i])))
-        on_layer(i + 1, c.num_layers)
+    with side_by_side(ops.loading_threads) as begin:
+        table = begin(builder.weight, "head" if c.tied_head else "embedding")
+        waiting = [begin(build_layer, i, c, builder, ropes.index(c.rope[i])) for i in range(c.num_layers)]
+        head = begin(Linear, table()) if c.tied_head else begin(builder.linear, "head")
+        embedding = Embedding(table(), builder.array("positions") if c.learned_positions else None, c.embedding_scale)
+        layers = []
+        for layer in waiting:
+            layers.append(layer())
+            on_layer(len(layers), c.num_layers)
     return Model(
         config=c,
-        embedding=Embedding(table, positions, c.embedding_scale),
+        embedding=embedding,
         rotations=tuple(build_rotation(rope, c.head_dim, ops, sets) for rope in ropes),
         layers=tuple(layers),
         final_norm=builder.norm("final_norm"),
-        head=Linear(table) if c.tied_head else builder.linear("head"),
+        head=head(),
         logit_scale=c.logit_scale,
         logit_cap=build_cap(c.logit_cap),
     )

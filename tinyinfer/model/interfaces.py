@@ -96,6 +96,10 @@ class Ops(Device, Protocol):
 
     # Taking weights out of a file.
 
+    @property
+    def loading_threads(self) -> int:
+        """How many threads may take weights at the same time."""
+
     def take(self, matrix: Matrix) -> Weight:
         """The matrix in this backend's own layout.
 
