@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import pickle
 import re
 import weakref
 from pathlib import Path
@@ -92,6 +93,15 @@ def test_w8a8_has_the_reference_s_codes_and_bytes():
     assert (weight.shape, weight.nbytes, weight.row_bytes) == (reference.shape, reference.nbytes, reference.row_bytes)
     np.testing.assert_array_equal(weight.matrix().codes, reference.matrix().codes)
     np.testing.assert_array_equal(weight.dequantize(slice(0, 70)), reference.dequantize(slice(0, 70)))
+
+
+def test_a_copied_arena_begins_anew():
+    """Catches a model that cannot be pickled, and a copy that writes where the first one does."""
+    arena = Arena()
+    first, other = arena.empty((8,), np.uint8), pickle.loads(pickle.dumps(arena)).empty((8,), np.uint8)
+    other[...] = 1
+    assert not first.any()
+    assert not arena.empty((8,), np.uint8).any()
 
 
 def test_an_arena_gives_its_memory_back():

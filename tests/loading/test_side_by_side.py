@@ -25,7 +25,7 @@ class SeveralThreads(NumpyOps):
         self.loading_threads = 3
 
 
-def test_one_thread_computes_when_it_is_asked_and_once():
+def test_ops_computes_when_it_is_asked_and_once():
     """Catches a progress bar that stands still until all is done."""
     done = []
     with side_by_side(1) as begin:

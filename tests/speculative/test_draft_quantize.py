@@ -19,7 +19,7 @@ from tinyinfer.loading.saving import save_model
 from tinyinfer.model.config import MoEConfig
 from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.model.visit import matrices, weights
-from tinyinfer.quantization.apply import floats, round_layers
+from tinyinfer.quantization.apply import coarser_copy, floats
 from tinyinfer.quantization.rtn import round_to_nearest
 
 MODELS = {
@@ -43,12 +43,17 @@ def test_a_coarser_copy_of_the_model_proposes_drafts_and_changes_no_token(name, 
         assert engine.ledger.drafts_accepted > 0.8 * engine.ledger.drafts_proposed
 
 
-def test_all_layers_are_rounded_by_the_scheme_and_nothing_else():
-    """What stays is the target's own, what is rounded has the scheme of the switches. Catches a rounded router."""
+def test_layers_and_head_are_rounded_by_their_schemes_and_nothing_else():
+    """What stays is the target's own. Catches a rounded router, and a head of floats that is most of what is read."""
     model = make_engine(MODELS["moe"]).model
-    scheme = QuantScheme(4, 64, True)
-    draft = round_layers(model, scheme, make_engine(MODELS["moe"]).ops)
-    assert (draft.embedding, draft.head, draft.final_norm) == (model.embedding, model.head, model.final_norm)
+    scheme, of_head, ops = QuantScheme(4, 64, True), QuantScheme(8, 32, True), make_engine(MODELS["moe"]).ops
+    draft = coarser_copy(model, scheme, of_head, ops)
+    assert draft.embedding is model.embedding
+    assert draft.final_norm == model.final_norm
+    assert np.array_equal(
+        floats(draft.head.weight), round_to_nearest(floats(model.head.weight), of_head).dequantize()
+    )
+    assert coarser_copy(draft, scheme, QuantScheme(4, 32, True), ops).head.weight is draft.head.weight
     for old, new in zip(model.layers, draft.layers, strict=True):
         assert new.mlp.router == old.mlp.router
         assert new.mlp.router.weight is old.mlp.router.weight

@@ -46,6 +46,10 @@ class Arena:
         self._free = np.empty(0, np.uint8)  # what is left of the newest mapping
         self._lock = Lock()
 
+    def __reduce__(self) -> tuple[type[Arena], tuple[()]]:
+        """A copy has memory of its own, and none yet."""
+        return Arena, ()
+
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:  # -> shape
         """An array of zeros that begins at a cache line; its mapping is kept as long as an array in it is."""
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize

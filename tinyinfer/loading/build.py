@@ -71,21 +71,22 @@ def build_model(
     c, builder = checkpoint.config, Builder(checkpoint, ops, conversion)
     ropes, sets = list(dict.fromkeys(c.rope)), c.rotation_sets.count
     with side_by_side(ops.loading_threads) as begin:
-        table = begin(builder.weight, "head" if c.tied_head else "embedding")
+        table_of = begin(builder.weight, "head" if c.tied_head else "embedding")
         waiting = [begin(build_layer, i, c, builder, ropes.index(c.rope[i])) for i in range(c.num_layers)]
-        head = begin(Linear, table()) if c.tied_head else begin(builder.linear, "head")
-        embedding = Embedding(table(), builder.array("positions") if c.learned_positions else None, c.embedding_scale)
+        head_of = None if c.tied_head else begin(builder.linear, "head")
+        table, positions = table_of(), builder.array("positions") if c.learned_positions else None
         layers = []
-        for layer in waiting:
-            layers.append(layer())
+        for layer_of in waiting:
+            layers.append(layer_of())
             on_layer(len(layers), c.num_layers)
+        head = head_of() if head_of else Linear(table)
     return Model(
         config=c,
-        embedding=embedding,
+        embedding=Embedding(table, positions, c.embedding_scale),
         rotations=tuple(build_rotation(rope, c.head_dim, ops, sets) for rope in ropes),
         layers=tuple(layers),
         final_norm=builder.norm("final_norm"),
-        head=head(),
+        head=head,
         logit_scale=c.logit_scale,
         logit_cap=build_cap(c.logit_cap),
     )

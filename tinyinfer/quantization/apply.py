@@ -10,6 +10,7 @@ combination wins.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 
@@ -167,14 +168,19 @@ def by_smoothing(
 # Once loaded.
 
 
-def round_layers(model: Model, scheme: QuantScheme, ops: Ops) -> Model:
-    """A model whose layers are rounded and that shares all the rest: what drafts of the model itself come from."""
+def coarser_copy(model: Model, scheme: QuantScheme, head: QuantScheme, ops: Ops) -> Model:
+    """A model whose layers and head are rounded, and that shares the rest: what drafts of the model itself come from.
+
+    head: its scheme, unless the model's own is rounded already. (In a small model a head of floats would be most of
+    what a draft reads.)
+    """
 
     def change(name: str, weight: Weight) -> Weight:
-        keep = not name.startswith("layers.") or name.endswith("router")
-        return weight if keep else ops.take(round_to_nearest(floats(weight), scheme))
+        if name.startswith("layers."):
+            return weight if name.endswith("router") else ops.take(round_to_nearest(floats(weight), scheme))
+        return weight if weight.scheme else ops.take(round_to_nearest(floats(weight), head))
 
-    return map_matrices(model, change)
+    return replace(map_matrices(model, change), embedding=model.embedding)
 
 
 def floats(weight: Weight) -> np.ndarray:  # -> (N, M)

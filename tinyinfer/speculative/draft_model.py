@@ -201,12 +201,13 @@ def self_draft(
         raise SwitchError("draft_layers", layers, reason, "choose a smaller number", total=total)
     cheaper = first_layers(model, layers)
     if c.draft_quantize != "off":
-        from tinyinfer.quantization.apply import round_layers
+        from tinyinfer.quantization.apply import coarser_copy
         from tinyinfer.quantization.recipe import make_scheme
 
-        scheme = make_scheme(c.draft_quantize, c.group_size, c.symmetric)
-        assert scheme is not None, "the choices of draft_quantize are those of make_scheme"
-        cheaper = round_layers(cheaper, scheme, ops)
+        scheme, head = (make_scheme(bits, c.group_size, c.symmetric) for bits in (c.draft_quantize, "int8"))
+        assert scheme, "the choices of draft_quantize are those of make_scheme"
+        assert head
+        cheaper = coarser_copy(cheaper, scheme, head, ops)
     shared = shares_cache(target, ops, c)
     held = TargetCache(target.cache, target.prefixes) if shared else own_cache(cheaper, target, ops, c)
     return drafter_of(cheaper, held, target, ops, c, clock, cost)

@@ -6,6 +6,7 @@ what lies behind its width stays zero, because weights are padded with zeros, so
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +65,7 @@ def blocks(width: int) -> int:
 
 def aligned(shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:  # -> shape
     """An array of zeros that begins at a cache line."""
-    nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+    nbytes = math.prod(shape) * np.dtype(dtype).itemsize
     memory = np.zeros(nbytes + ALIGNMENT, dtype=np.uint8)
     start = -memory.ctypes.data % ALIGNMENT
     return memory[start : start + nbytes].view(dtype).reshape(shape)

@@ -12,6 +12,7 @@ wait for memory, which a core reads at some 6 bytes a cycle; a prompt waits for 
 
 from __future__ import annotations
 
+import ml_dtypes
 import numpy as np
 from numba import njit
 
@@ -70,7 +71,8 @@ def kernel_of(kind: int) -> Kernel:
     return dense_product
 
 
-KERNELS = {"float32": kernel_of(FLOAT), "bfloat16": kernel_of(BFLOAT), "float16": kernel_of(HALF)}
+KINDS = {np.float32: FLOAT, ml_dtypes.bfloat16: BFLOAT, np.float16: HALF}
+KERNELS = {np.dtype(dtype): kernel_of(kind) for dtype, kind in KINDS.items()}
 
 
 def dense_product(
@@ -81,4 +83,4 @@ def dense_product(
     parts = row_parts(blocks, len(x), buffers.threads)
     panel = buffers.array("panel of floats", (buffers.threads, PIECE, BLOCK))
     arguments = (*common(x, y, bias, add, parts), weight.array, inputs, panel)
-    return [Launch(KERNELS[weight.array.dtype.name], arguments, blocks * parts)]
+    return [Launch(KERNELS[weight.array.dtype], arguments, blocks * parts)]

@@ -32,7 +32,7 @@ from tinyinfer.backends.cpu_kernels.dot import dot_bits
 from tinyinfer.backends.cpu_kernels.functions import exp, sigmoid
 from tinyinfer.backends.cpu_kernels.gate import gate
 from tinyinfer.backends.cpu_kernels.kernel import Launch, kernel
-from tinyinfer.backends.cpu_kernels.plan import as_number
+from tinyinfer.backends.cpu_kernels.plan import Addresses
 from tinyinfer.backends.cpu_kernels.products import builder_of_codes, product
 from tinyinfer.backends.cpu_kernels.rows import gather
 from tinyinfer.backends.cpu_kernels.scalars import (
@@ -263,7 +263,8 @@ class Mixture:
 
     def chosen_among(self, launches: tuple[Launch, ...]) -> Launch:
         """One launch for all groups. What is the same for every expert (rounding of rows) stays a launch of all."""
-        one, numbers = launches[0], [[as_number(value) for value in launch.arguments] for launch in launches]
+        one, as_number = launches[0], Addresses().as_number
+        numbers = [[as_number(value) for value in launch.arguments] for launch in launches]
         if all(some == numbers[0] for some in numbers):
             return one
         assert len({launch.kernel for launch in launches}) == 1, "the experts of a layer are of one type"

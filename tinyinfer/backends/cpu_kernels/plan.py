@@ -20,7 +20,8 @@ class Plan:
 
     def __init__(self, launches: Seq[Launch]) -> None:
         self.launches = tuple(launches)
-        numbers = [[as_number(value) for value in launch.arguments] for launch in self.launches]
+        addresses = Addresses()
+        numbers = [[addresses.as_number(value) for value in launch.arguments] for launch in self.launches]
         self.arguments = np.array([n for some in numbers for n in some] or [0], dtype=np.int64)
         self.table = np.zeros((len(self.launches), COLUMNS), dtype=np.int64)  # (launches, 3)
         self.counts: dict[Count, list[int]] = {}
@@ -39,6 +40,16 @@ class Plan:
             self.table[rows, ITEMS] = count.number
 
 
-def as_number(value: int | np.ndarray) -> int:
-    """What a kernel gets of an argument: the number, or where the array's memory begins."""
-    return int(value.ctypes.data) if isinstance(value, np.ndarray) else int(value)
+class Addresses:
+    """Where arrays begin. NumPy takes 3 us to say so, and a plan names an array of its rows a hundred times."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, int] = {}  # by the array's id: a plan keeps its arrays
+
+    def as_number(self, value: int | np.ndarray) -> int:
+        """What a kernel gets of an argument: the number, or where the array's memory begins."""
+        if not isinstance(value, np.ndarray):
+            return int(value)
+        if id(value) not in self._found:
+            self._found[id(value)] = int(value.ctypes.data)
+        return self._found[id(value)]

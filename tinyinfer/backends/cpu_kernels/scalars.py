@@ -7,19 +7,21 @@ A kernel's arguments are whole numbers, so a float among them travels as its bit
 
 from __future__ import annotations
 
-import numpy as np
+import struct
+
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
 from tinyinfer.backends.cpu_kernels.halves import narrowed, widened
 
+AS_FLOAT, AS_BITS = struct.Struct("<f").pack, struct.Struct("<I").unpack
 I8, I16, I32, I64, F32 = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.IntType(64), ir.FloatType()
 
 
 def bits_of(value: float) -> int:
     """The bits of a float32, as an argument of a launch."""
-    return int(np.float32(value).view(np.uint32))
+    return int(AS_BITS(AS_FLOAT(value))[0])
 
 
 @intrinsic

@@ -33,12 +33,16 @@ from tinyinfer.backends.cpu_kernels.vectors import F32, I64, VF, VI, WIDTH
 from tinyinfer.backends.lanes import PLANES
 
 VECTORS = 4  # of a block of 64 outputs
-MOST_ROWS, TURN = 6, 16  # of a tile; inputs of a turn, where there are several and few rows
+MOST_ROWS = 6  # of a tile
 FLOAT, HALF, BFLOAT = 4, 2, -2  # kinds of float weights; the size is a number's bytes
+TURN = {FLOAT: 4, HALF: 16, BFLOAT: 16}  # inputs of a turn, where there are several and few rows
 QUAD = ir.VectorType(F32, 4)
 # How far ahead narrow weights are asked for: where they become floats first, a core looks too few of them ahead to wait
 # for memory and to compute at the same time (8-bit codes, one thread, AVX2: 13.9 ms a model, and 8.7 so).
 AHEAD = 2048  # bytes
+# The same for float32 in turns (3072 outputs, two threads: a row 320 us; 2, 3 and 4 rows 440, 420 and 640, and so 380,
+# 385 and 410).
+FLOATS_AHEAD = 4096
 
 
 class Maker:
@@ -62,9 +66,9 @@ class Maker:
         """Writes a vector of float32."""
         self.builder.store(value, self.builder.inttoptr(address, value.type.as_pointer()), align=4)
 
-    def prefetch(self, address):
-        """Asks for the line at an address AHEAD bytes further, so that it is near when it is read."""
-        ask_for(self.builder, self.at(address, AHEAD), nearest=True)
+    def prefetch(self, address, ahead=AHEAD):
+        """Asks for the line at an address so many bytes further, so that it is near when it is read."""
+        ask_for(self.builder, self.at(address, ahead), nearest=True)
 
     def splat(self, value):
         """The float32 number, 16 times."""
@@ -171,15 +175,19 @@ def dense_tile(typing, rows, kind, x, x_stride, w, inputs, y, y_stride, factor):
                 if number != FLOAT:
                     for line in range(sums.vectors[0] * size, (sums.vectors[-1] + 1) * size, 64):
                         make.prefetch(make.at(at, line))
+                elif in_turns and sums is parts[0]:
+                    for line in range(0, VECTORS * size, 64):
+                        make.prefetch(make.at(at, line), FLOATS_AHEAD)
                 weights = [float_weights(make, make.at(at, size * v), number) for v in sums.vectors]
                 sums.add(builder.mul(k, ir.Constant(I64, 4)), weights)
 
         parts = [Sums(make, x, x_stride, count, vectors) for vectors in turns(count)]
-        if len(parts) == 1 or count == MOST_ROWS:
+        in_turns = len(parts) > 1 and count < MOST_ROWS  # few rows wait for memory, which is read best in its order
+        if not in_turns:
             for sums in parts:
                 add(sums, ir.Constant(I64, 0), inputs)
-        else:  # few rows wait for memory, which is read best in its order
-            turn = ir.Constant(I64, TURN)
+        else:
+            turn = ir.Constant(I64, TURN[number])
             whole = builder.mul(builder.udiv(inputs, turn), turn)
             with cgutils.for_range(builder, builder.udiv(inputs, turn)) as loop:
                 for sums in parts:
