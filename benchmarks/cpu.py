@@ -252,7 +252,7 @@ def drafts(o: Options) -> Table:
 
 
 def large(o: Options) -> Table:
-    """The shape of Llama 3.2 1B: decode beside plain reading; a first token beside reading the folder once from disk."""
+    """The shape of Llama 3.2 1B: decode beside plain reading; a first token beside reading the folder from disk."""
     from published_shapes import write_folder
 
     folder = o.folder / "llama-1b"
