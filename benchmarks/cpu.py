@@ -287,6 +287,7 @@ def large(o: Options) -> Table:
 def forget(path: Path) -> None:
     """Lets the system drop what it keeps of a file in memory, so that the next one who reads it waits for the disk."""
     with open(path, "rb") as file:
+        os.fsync(file.fileno())  # only what is on disk is dropped
         os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 

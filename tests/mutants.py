@@ -99,7 +99,7 @@ MUTANTS = [
     Mutant("llama3 rope scaling ignored", ROTATIONS, 'elif rope.scaling == "llama3"', "elif False", "llama3"),
     Mutant("long and short wavelengths swapped", ROTATIONS, "(1 - blend) * f / np.float32(rope.factor) + blend * f",
            "blend * f / np.float32(rope.factor) + (1 - blend) * f", "llama3"),
-    Mutant("untied head taken for tied", BUILD, "head=Linear(table) if c.tied_head", "head=Linear(table) if True",
+    Mutant("untied head taken for tied", BUILD, "head_of = None if c.tied_head", "head_of = None if True",
            "llama3"),
     Mutant("windows shifted by a layer", BUILD, "c.windows[i]", "c.windows[i - 1]", "gemma3"),
     Mutant("residual scale left out behind attention", LAYERS,

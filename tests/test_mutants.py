@@ -22,7 +22,7 @@ from tinyinfer.model.heads import Heads, Sinks, SoftCap
 # Some seconds each: run with -m full.
 LARGE = ("loading.build", "loading.rotations", "backends.reference", "backends.numpy_ops")
 TESTED_ELSEWHERE = {
-    "model.transformer": {"nbytes": "test_build.py"},
+    "model.transformer": {"nbytes": "test_build.py", "pass_nbytes": "test_draft_quantize.py"},
     "model.layers": {"nbytes": "test_build.py"},
     "model.heads": {"nbytes": "test_build.py"},
     "model.attention": {"nbytes": "test_build.py", "full_attention": "test_attention.py"},

@@ -63,6 +63,15 @@ def test_layers_and_head_are_rounded_by_their_schemes_and_nothing_else():
             assert np.array_equal(floats(after), round_to_nearest(floats(before), scheme).dequantize())
 
 
+def test_what_a_pass_reads_is_what_its_cost_is_estimated_by():
+    """A draft of a tied model holds the table and a head, and reads the head. Catches a table of floats that counts."""
+    engine = make_engine(small_config(tied_head=True))
+    model, scheme = engine.model, QuantScheme(4, 64, True)
+    draft = coarser_copy(model, scheme, QuantScheme(8, 32, True), engine.ops)
+    assert model.pass_nbytes == model.nbytes
+    assert draft.pass_nbytes == draft.nbytes - draft.embedding.nbytes
+
+
 def test_its_own_switches_and_refusals():
     """group_size and symmetric are the draft's, too; without speculative=self there is no draft to round."""
     EngineConfig(speculative="self", draft_quantize="int4", group_size=64, symmetric=True)

@@ -47,8 +47,8 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     checksums.py       a model's files against their checksums, where these are known
     download.py        a file over a bad network: resumed, checked, whole or absent
 
-Wins: the peak of memory is the weights and one tile, whatever the file. Loses: every start reads and converts the whole
-file, where llama.cpp maps its file and starts at once.
+Wins: the peak of memory is the weights and a tile for each thread, whatever the file. Loses: every start reads and
+converts the whole file, where llama.cpp maps its file and starts at once.
 
 Formats: safetensors (Hugging Face documentation), GGUF (docs/gguf.md of ggml).
 """

@@ -5,7 +5,7 @@ on orientation (GPT-2 stores inputs first) and on order (GGUF permutes Llama's q
 so that a name here always means one array: rows are outputs, columns are inputs.
 
 A `LazyTensor` reads a tile of rows at a time, so a file is never in memory twice: the peak is the weights plus one
-tile.
+tile for each thread that loads.
 """
 
 from __future__ import annotations

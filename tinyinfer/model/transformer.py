@@ -44,6 +44,11 @@ class Model:
         rest = self.embedding.nbytes + self.final_norm.nbytes + head
         return rest + sum(layer.nbytes for layer in self.layers)
 
+    @property
+    def pass_nbytes(self) -> int:
+        """Bytes of weights that a pass of few rows reads, but for its rows of the embedding."""
+        return self.head.nbytes + self.final_norm.nbytes + sum(layer.nbytes for layer in self.layers)
+
 
 def transformer(model: Model, batch: Batch, cache: KVCache, ops: Ops) -> Array:  # (T,) -> (R, V)
     """The logits of the rows that the batch asks for; keys and values of all its rows go to the cache."""

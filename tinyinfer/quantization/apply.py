@@ -1,10 +1,10 @@
 """How a model's matrices become quantized: one by one while they are loaded, or layer by layer with text to look at.
 
 Methods without data (rtn, hqq) see one matrix at a time, so the float model is never in memory: the peak is the packed
-weights and one float matrix. The others (gptq, awq, SmoothQuant for w8a8) need the float model, which reads some text
-while its linear layers are replaced, one after the other. The methods can be combined, because each decides something
-else: awq which inputs are scaled up, hqq where a group's grid lies, gptq which codes. The fewer the bits, the more the
-combination wins.
+weights and one float matrix for each thread that loads. The others (gptq, awq, SmoothQuant for w8a8) need the float
+model, which reads some text while its linear layers are replaced, one after the other. The methods can be combined,
+because each decides something else: awq which inputs are scaled up, hqq where a group's grid lies, gptq which codes.
+The fewer the bits, the more the combination wins.
 """
 
 from __future__ import annotations
@@ -178,7 +178,8 @@ def coarser_copy(model: Model, scheme: QuantScheme, head: QuantScheme, ops: Ops)
     def change(name: str, weight: Weight) -> Weight:
         if name.startswith("layers."):
             return weight if name.endswith("router") else ops.take(round_to_nearest(floats(weight), scheme))
-        return weight if weight.scheme else ops.take(round_to_nearest(floats(weight), head))
+        keep = name == "embedding" or weight.scheme
+        return weight if keep else ops.take(round_to_nearest(floats(weight), head))
 
     return replace(map_matrices(model, change), embedding=model.embedding)
 

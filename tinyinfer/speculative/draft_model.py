@@ -240,7 +240,7 @@ def drafter_of(
     cost: DraftCost | None,
 ) -> ModelDrafter:  # fmt: skip
     """The drafter of a draft model, whose passes are estimated to take the share of its bytes."""
-    costs = cost or estimated_costs(model.nbytes / target.model.nbytes, ops, c, clock)
+    costs = cost or estimated_costs(model.pass_nbytes / target.model.pass_nbytes, ops, c, clock)
     lengths = DraftLengths(most_drafts(c, 4), costs, target.model.config.rotation_sets)
     return ModelDrafter(model, held, ops, lengths, target.model.config.vocab_size, c)
 

@@ -36,7 +36,8 @@ class SpeculativeSwitches(Switches):
     )
     draft_quantize: str = switch(
         "off", choices=QUANTIZE_DRAFT,
-        help="bits of the layers that draft, for --speculative self; --group-size and --symmetric hold for it",
+        help="bits of the layers that draft, for --speculative self (their head gets 8); --group-size and --symmetric "
+        "hold for it",
     )  # fmt: skip
     num_draft_tokens: int | None = switch(
         None, help="most draft tokens in a step (default: 7 for prompt-lookup, else 4)"
