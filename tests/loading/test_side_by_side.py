@@ -1,10 +1,11 @@
-"""Calls by several threads: results in order, errors where they are asked for, and nothing running afterwards."""
+"""Calls by several threads: results in order, errors where they are asked for, and nothing begun afterwards."""
 
 from __future__ import annotations
 
 import gc
 import threading
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.errors import ModelError
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import build_model
-from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
+from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.export import export
 from tinyinfer.loading.side_by_side import side_by_side
 
@@ -35,7 +36,7 @@ def delay(checkpoint: Checkpoint, name: str) -> None:
         threading.Event().wait(0.3)
         return tensor.read(start, stop)
 
-    checkpoint.tensors[name] = LazyTensor(tensor.name, tensor.shape, tensor.nbytes, late)
+    checkpoint.tensors[name] = replace(tensor, read=late)
 
 
 def test_one_thread_computes_when_it_is_asked_and_once():

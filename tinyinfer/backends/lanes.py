@@ -53,7 +53,7 @@ class Arena:
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:  # -> shape
         """An array of zeros that begins at a cache line; its mapping is kept as long as an array in it is."""
         nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-        size = -(-nbytes // 64) * 64
+        size = -(-nbytes // LINE) * LINE
         with self._lock:
             if size > len(self._free):
                 self._free = mapping(max(size, CHUNK))

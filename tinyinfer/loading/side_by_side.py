@@ -56,7 +56,6 @@ def side_by_side(threads: int) -> Iterator[Begin]:
     matrix of minutes.
     """
     calls, over = SimpleQueue[Call | None](), Event()
-    workers = started(threads, lambda: work(calls, over)) if threads > 1 else 0
 
     def now(function: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Callable[[], R]:
         call = Call(partial(function, *args, **kwargs))
@@ -64,10 +63,10 @@ def side_by_side(threads: int) -> Iterator[Begin]:
         return call.result
 
     try:
-        yield now if workers else later
+        yield now if threads > 1 and started(threads, lambda: work(calls, over)) else later
     finally:
         over.set()
-        for _ in range(workers):
+        for _ in range(threads):
             calls.put(None)
 
 

@@ -40,8 +40,8 @@ QUAD = ir.VectorType(F32, 4)
 # How far ahead narrow weights are asked for: where they become floats first, a core looks too few of them ahead to wait
 # for memory and to compute at the same time (8-bit codes, one thread, AVX2: 13.9 ms a model, and 8.7 so).
 AHEAD = 2048  # bytes
-# The same for float32 in turns (3072 outputs, two threads: a row 320 us; 2, 3 and 4 rows 440, 420 and 640, and so 380,
-# 385 and 410).
+# The same for float32 in turns (3072 outputs, two threads: a row 340 us; 2, 3 and 4 rows 430, 456 and 657, and so 404,
+# 411 and 457).
 FLOATS_AHEAD = 4096
 
 
