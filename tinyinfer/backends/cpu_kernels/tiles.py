@@ -117,6 +117,13 @@ class Sums:
             for place, w in zip(places, weights, strict=True):
                 b.store(make.fma(w, x, b.load(place)), place)
 
+    def change(self, function):
+        """Puts the function of a row's vectors in their place."""
+        b = self.make.builder
+        for places in self.places:
+            for place, value in zip(places, function([b.load(place) for place in places]), strict=True):
+                b.store(value, place)
+
     def put(self, y, y_stride, scale, minimum=None, inputs=None):
         """y += scale · sums + minimum · inputs; scale and minimum: 4 vectors; inputs: the sum of each row's inputs."""
         make, b = self.make, self.make.builder
@@ -147,15 +154,51 @@ class InputSums:
         return [make.splat(make.total(b.load(place))) for place in self.places]
 
 
-def float_weights(make, address, kind):
-    """16 weights of a kind as float32."""
-    b = make.builder
+def float_weights(make, address, kind, vectors):
+    """16 weights of a kind as float32 for each of some vectors of a block, in the order that `in_order` ends."""
+    at = [make.at(address, WIDTH * abs(kind) * v) for v in vectors]
     if kind == FLOAT:
-        return make.load(address, VF)
+        return [make.load(one, VF) for one in at]
     if kind == HALF:
-        return widened(b, make.load(address, ir.VectorType(ir.HalfType(), WIDTH)))
-    upper = b.zext(make.load(address, ir.VectorType(ir.IntType(16), WIDTH)), VI)  # bfloat16: half of a float32
-    return b.bitcast(b.shl(upper, constant(16)), VF)
+        return [widened(make.builder, make.load(one, ir.VectorType(ir.HalfType(), WIDTH))) for one in at]
+    return [half for one in at[::together(at)] for half in bfloats(make, one, together(at))]
+
+
+def together(vectors):
+    """How many vectors of bfloat16 are taken at a time: a word has two numbers, so two where there are two."""
+    return 2 - len(vectors) % 2
+
+
+def bfloats(make, address, count):
+    """One or two vectors of bfloat16 as float32: the numbers at even places, then those at odd ones.
+
+    A bfloat16 is the upper half of a float32. Of the two in a word one is moved up, and one is left where it is: two
+    instructions for two numbers, where widening each needs two for one.
+    """
+    b, kind = make.builder, ir.VectorType(VI.element, WIDTH * count // 2)
+    words = make.load(address, kind)
+    even = b.shl(words, ir.Constant(kind, [16] * kind.count))
+    odd = b.and_(words, ir.Constant(kind, [-65536] * kind.count))
+    if count == 1:
+        return [b.bitcast(shuffle(b, even, odd, range(WIDTH)), VF)]
+    return [b.bitcast(even, VF), b.bitcast(odd, VF)]
+
+
+def in_order(make, values, kind):
+    """The vectors that were computed with `float_weights`, each output in its place again."""
+    b, half = make.builder, WIDTH // 2
+    if kind != BFLOAT:
+        return values
+    if together(values) == 1:
+        return [shuffle(b, v, v, [i // 2 + half * (i % 2) for i in range(WIDTH)]) for v in values]
+    return [shuffle(b, even, odd, [first + i // 2 + WIDTH * (i % 2) for i in range(WIDTH)])
+            for even, odd in zip(values[::2], values[1::2], strict=True) for first in (0, half)]  # fmt: skip
+
+
+def shuffle(builder, a, b, places):
+    """Numbers of two vectors, by their places in both."""
+    mask = ir.Constant(ir.VectorType(VI.element, len(places)), list(places))
+    return builder.shuffle_vector(a, b, mask)
 
 
 @intrinsic(prefer_literal=True)
@@ -178,7 +221,7 @@ def dense_tile(typing, rows, kind, x, x_stride, w, inputs, y, y_stride, factor):
                 elif in_turns and sums is parts[0]:
                     for line in range(0, VECTORS * size, 64):
                         make.prefetch(make.at(at, line), FLOATS_AHEAD)
-                weights = [float_weights(make, make.at(at, size * v), number) for v in sums.vectors]
+                weights = float_weights(make, at, number, sums.vectors)
                 sums.add(builder.mul(k, ir.Constant(I64, 4)), weights)
 
         parts = [Sums(make, x, x_stride, count, vectors) for vectors in turns(count)]
@@ -195,6 +238,7 @@ def dense_tile(typing, rows, kind, x, x_stride, w, inputs, y, y_stride, factor):
             for sums in parts:
                 add(sums, whole, builder.sub(inputs, whole))
         for sums in parts:
+            sums.change(lambda values: in_order(make, values, number))
             sums.put(y, y_stride, [make.splat(factor)] * VECTORS)
         return context.get_dummy_value()
 
@@ -211,8 +255,8 @@ def widen(typing, kind, w, inputs, panel):
         make, size = Maker(builder), WIDTH * abs(number)
         with cgutils.for_range(builder, inputs) as loop:
             at, out = make.at(w, VECTORS * size, loop.index), make.at(panel, 256, loop.index)
-            for v in range(VECTORS):
-                make.store(make.at(out, 64 * v), float_weights(make, make.at(at, size * v), number))
+            for v, weights in enumerate(in_order(make, float_weights(make, at, number, range(VECTORS)), number)):
+                make.store(make.at(out, 64 * v), weights)
         return context.get_dummy_value()
 
     return types.none(kind, *[types.int64] * 3), code
