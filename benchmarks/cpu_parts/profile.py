@@ -25,11 +25,11 @@ CONTEXT, STEPS = 512, 64
 
 def print_profile(model: str, threads: int) -> None:
     """A table for each setting, after a prompt of 512 tokens."""
-    from cpu_parts.reading import bandwidth
+    from cpu_parts.reading import bandwidths
 
     for name, switches in SETTINGS.items():
         llm = LLM(model, backend="numba", threads=threads, **switches)
-        limit = bandwidth(threads)
+        limit, _ = bandwidths(threads)
         prompt = [1000 + 37 * i % 40000 for i in range(CONTEXT)]
         params = SamplingParams(max_tokens=2 * STEPS, ignore_eos=True)
         run = llm.run(llm.sequences([prompt], params))

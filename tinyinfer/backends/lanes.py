@@ -17,7 +17,7 @@ system only when the last matrix in it does.
 from __future__ import annotations
 
 import mmap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from threading import Lock
 from typing import Any, Self
@@ -36,6 +36,7 @@ PLANES = {8: (8, 0), 4: (4, 0), 2: (2, 0), 3: (2, 1), 5: (4, 1), 6: (4, 2)}  # b
 LINE = 64  # bytes of a cache line
 PAGE = 2 << 20  # bytes of a huge page
 CHUNK = 64 << 20  # bytes of a mapping: what is not used of them is not held either
+Write = Callable[[np.ndarray, int, np.ndarray], None]  # (rows, first output, lanes)
 TILE = 64  # blocks that are packed at a time: what lies between codes and words is a few MB then
 
 
@@ -85,17 +86,16 @@ class DenseLanes:
     scheme: None = None
 
     @classmethod
-    def pack(cls, matrix: FloatMatrix, dtype: Any, arena: Arena) -> DenseLanes:
-        """The floats of a matrix, a few rows at a time. Raises ModelError for one that dtype cannot hold."""
+    def pack(cls, matrix: FloatMatrix, dtype: Any, arena: Arena, write: Write | None = None) -> DenseLanes:
+        """The floats of a matrix, a few rows at a time. Raises ModelError for one that dtype cannot hold.
+
+        write: what `write_rows` is, compiled.
+        """
         outputs, inputs = matrix.shape
         array = arena.empty((-(-outputs // LANES), padded(inputs), LANES), dtype)
-        near = np.empty((LANES, inputs + LINE // array.itemsize), array.dtype)  # rows a line off whole pages
         for first, rows in matrix.tiles():
             check_range(matrix, first, rows, dtype)
-            for block, lanes, part in pieces(first, len(rows)):
-                few = near[lanes, :inputs]
-                few[...] = rows[part]
-                bits(array[block, :inputs, lanes])[...] = bits(few).T
+            (write or write_rows)(rows, first, array)
         return cls(array, matrix.shape)
 
     @property
@@ -211,9 +211,10 @@ class W8A8Lanes(PackedLanes):
         return self.shape[0] * self.row_bytes
 
 
-def bits(numbers: np.ndarray) -> np.ndarray:  # (...,) -> (...,)
-    """Numbers as whole numbers of their bits: NumPy moves those without asking what they mean."""
-    return numbers.view(f"u{numbers.itemsize}")
+def write_rows(rows: np.ndarray, first: int, lanes: np.ndarray) -> None:  # (n, M), (J, M', 64) ->
+    """Writes rows as the outputs first ... first + n - 1 of the blocks of a float matrix."""
+    for block, where, part in pieces(first, len(rows)):
+        lanes[block, : rows.shape[1], where] = rows[part].T
 
 
 def pieces(first: int, count: int) -> Iterator[tuple[int, slice, slice]]:

@@ -19,6 +19,7 @@ from tinyinfer.backends.cpu_kernels.plan import Plan
 from tinyinfer.backends.cpu_kernels.products import product
 from tinyinfer.backends.cpu_kernels.step import compile_pass
 from tinyinfer.backends.cpu_kernels.team import team
+from tinyinfer.backends.cpu_kernels.transpose import rows_to_lanes
 from tinyinfer.backends.lanes import Arena, DenseLanes, PackedA8Lanes, PackedLanes, W8A8Lanes
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import Products
@@ -48,7 +49,7 @@ class NumbaOps(NumpyOps):
             return (W8A8Lanes if matrix.scheme.integer_inputs else self.lanes).pack(matrix, self.arena)
         if isinstance(matrix, MixedMatrix):
             return Stacked(tuple(map(self.take, matrix.parts)), np)
-        return DenseLanes.pack(matrix, self.dtype, self.arena)
+        return DenseLanes.pack(matrix, self.dtype, self.arena, rows_to_lanes)
 
     def relative_cost(self, rows: int) -> float:
         """What a row more costs where rows are cheapest: too low is soon measured, too high is not."""

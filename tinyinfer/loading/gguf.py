@@ -7,8 +7,8 @@ is cut or wrong is refused in one sentence. And a block of 32 to 256 numbers is 
 rows start..stop of a tensor are one seek, one read and some float32, whatever the size of the file.
 
 Why not gguf.GGUFReader: it checks fewer of these lengths, makes several arrays for each token of the vocabulary, and
-maps the file, whose pages then count as memory of the process. The dequantization is the gguf package's. (GGUF: ggml's
-docs/gguf.md; versions 2 and 3.)
+maps the file, whose pages then count as memory of the process. The dequantization is the gguf package's, but for the
+types whose blocks are a group of 32 codes each (gguf_blocks.py). (GGUF: ggml's docs/gguf.md; versions 2 and 3.)
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from gguf.quants import dequantize
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
+from tinyinfer.loading.gguf_blocks import SIMPLE, block_codes, block_floats
 from tinyinfer.loading.pointers import refuse_pointer
 from tinyinfer.loading.small_files import check_file
 from tinyinfer.units import show
@@ -37,7 +38,7 @@ MAX_PAIRS = MAX_TENSORS = 1 << 14  # keys and tensors of a file; real ones have 
 MAX_TEXTS = 1 << 22  # texts in the metadata of a file; Gemma 3 has 776,000 with its merges
 MAX_NAME = 256  # characters of a tensor's name; llama.cpp allows 64
 MAX_BYTES = 1 << 28  # of one metadata value: more than any real file has, and little enough to allocate
-PIECE = 1 << 16  # numbers dequantized at a time: gguf's intermediate arrays then stay in the processor's cache
+PIECE = 1 << 15  # numbers dequantized at a time: intermediate arrays then stay in the processor's cache
 
 KEPT = ("Q8_0", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q4_K", "Q5_K", "Q6_K")  # see gguf_blocks.py
 
@@ -268,8 +269,6 @@ def lazy_tensor(path: str, info: TensorInfo, data_start: int) -> LazyTensor:
         return numbers[start * width - first * block : stop * width - first * block].reshape(-1, *info.shape[1:])
 
     def codes(start: int, stop: int) -> QuantizedMatrix:
-        from tinyinfer.loading.gguf_blocks import block_codes
-
         raw = _read_bytes(path, info.name, data_start + info.offset + start * row, (stop - start) * row)
         return block_codes(raw.reshape(stop - start, row // size, size), info.kind)
 
@@ -295,6 +294,9 @@ def _dequantize(blocks: np.ndarray, kind: GGMLQuantizationType) -> np.ndarray:  
     count = PIECE // per_block
     with np.errstate(all="ignore"):  # a scale that is not finite is found in LazyTensor
         for i in range(0, len(blocks), count):
-            piece = blocks[i : i + count]
-            numbers[i : i + count] = dequantize(piece.reshape(1, -1), kind).reshape(-1, per_block)
+            piece, out = blocks[i : i + count], numbers[i : i + count]
+            if kind in SIMPLE:
+                block_floats(piece, kind, out)
+            else:
+                out[...] = dequantize(piece.reshape(1, -1), kind).reshape(-1, per_block)
     return numbers.reshape(-1)

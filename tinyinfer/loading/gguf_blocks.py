@@ -33,6 +33,7 @@ SCHEMES = {
     GGMLQuantizationType.Q5_K: QuantScheme(5, GROUP, False, nested=8),
     GGMLQuantizationType.Q6_K: QuantScheme(6, 16, True, nested=16),
 }
+SIMPLE = frozenset(kind for kind, scheme in SCHEMES.items() if scheme.nested is None)
 Parts = tuple[np.ndarray, Scales, Scales | None]  # codes from 0 on (N, n, ...), scales and minimums (N, G)
 
 
@@ -46,6 +47,16 @@ def block_codes(blocks: np.ndarray, kind: GGMLQuantizationType) -> QuantizedMatr
     inputs = blocks.shape[1] * GGML_QUANT_SIZES[kind][0]
     signed = np.add(codes.reshape(len(blocks), inputs), np.int16(scheme.lowest), dtype=np.int16)  # (N, M)
     return QuantizedMatrix(scheme, signed, scale, minimum)
+
+
+def block_floats(blocks: np.ndarray, kind: GGMLQuantizationType, out: np.ndarray) -> None:  # (n, bytes) -> (n, 32)
+    """Writes n blocks of a type in SIMPLE as float32: what gguf makes of them, in a third of the time."""
+    scheme = SCHEMES[kind]
+    codes, scale, minimum = simple_blocks(blocks[:, None], scheme)
+    np.add(codes[:, 0], np.float32(scheme.lowest), out=out)
+    out *= scale.astype(np.float32)
+    if minimum is not None:
+        out += minimum.astype(np.float32)
 
 
 def simple_blocks(

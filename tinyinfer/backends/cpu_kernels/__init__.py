@@ -20,6 +20,7 @@ Read in this order:
     plan.py              the launches of a pass, as a table
     team.py              threads that compute a plan together
     crew.py              how many threads
+    transpose.py         rows of float weights become lanes
     buffers.py           rows of activations and scratch memory
     embed.py             tokens become vectors
     norms.py             RMSNorm, LayerNorm, norms of heads
