@@ -14,7 +14,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tinyinfer.backends.cpu_kernels.dot import by_instruction, by_products, dot_bits
+from tinyinfer.backends.cpu_kernels.dot import sum_of_bytes, sum_of_small
 from tinyinfer.backends.cpu_kernels.three_bytes import DIGITS, FINER
 from tinyinfer.backends.cpu_kernels.tiles import VECTORS, Codes, Maker, turns
 from tinyinfer.backends.cpu_kernels.vectors import F32, I32, I64, VF, VI, WIDTH
@@ -23,22 +23,27 @@ from tinyinfer.backends.cpu_kernels.vectors import F32, I32, I64, VF, VI, WIDTH
 class DigitSums:
     """The sums of each digit of some rows and vectors, in registers."""
 
-    def __init__(self, make, x, stride, rows, vectors):
+    def __init__(self, make, x, stride, rows, vectors, bits):
         b, zero = make.builder, ir.Constant(VI, [0] * WIDTH)
         self.make, self.vectors = make, vectors
+        self.dot = sum_of_small if bits < 8 else sum_of_bytes
         self.starts = [[b.add(x, b.mul(stride, ir.Constant(I64, DIGITS * r + d))) for d in range(DIGITS)]
                        for r in range(rows)]  # fmt: skip
         self.places = [[[cgutils.alloca_once_value(b, zero) for _ in vectors] for _ in range(DIGITS)]
                        for _ in range(rows)]  # fmt: skip
 
-    def add(self, offset, codes):
-        """Adds the products of four inputs; codes: their bytes, of the vectors of outputs. offset: where they stand."""
-        make, b, dot = self.make, self.make.builder, by_instruction if dot_bits() else by_products
+    def add(self, offset, quads):
+        """Adds the products of some inputs, four by four; quads: the bytes of their codes, of the vectors of outputs.
+
+        offset: where the inputs stand.
+        """
+        make, b = self.make, self.make.builder
         for starts, rows in zip(self.starts, self.places, strict=True):
             for start, places in zip(starts, rows, strict=True):
-                four = make.splat_int(make.load(b.add(start, offset), I32))
-                for place, code in zip(places, codes, strict=True):
-                    b.store(dot(b, b.load(place), code, four), place)
+                at = b.add(start, offset)
+                fours = [make.splat_int(make.load(make.at(at, 4 * i), I32)) for i in range(len(quads))]
+                for place, codes in zip(places, zip(*quads, strict=True), strict=True):
+                    b.store(self.dot(b, b.load(place), codes, fours), place)
 
     def put(self, y, y_stride, scale, minimum, x_scales, x_sums, x_step):
         """y += scale · (s · sum1 + s/254 · sum2 + s/254² · sum3) + minimum · sum of inputs."""
@@ -74,11 +79,11 @@ def digit_tile(
         _, _, digits, stride, words, high, first, units, scales, x_scales, x_sums, x_step, y, y_stride = args
         make = Maker(builder)
         for vectors in turns(DIGITS * count):
-            sums, codes = DigitSums(make, digits, stride, count, vectors), Codes(make, words, high, number, vectors)
+            sums = DigitSums(make, digits, stride, count, vectors, number)
+            codes = Codes(make, words, high, number, vectors)
             with cgutils.for_range(builder, units) as loop:
                 start = builder.mul(loop.index, ir.Constant(I64, codes.unit))
-                for quad, four in enumerate(codes.bytes(builder.add(first, loop.index))):
-                    sums.add(make.at(start, 4 * quad), four)
+                sums.add(start, list(codes.bytes(builder.add(first, loop.index))))
             both = [make.load(make.at(scales, 64 * v), VF) for v in range(2 * VECTORS)]
             sums.put(y, y_stride, both[:VECTORS], both[VECTORS:], x_scales, x_sums, x_step)
         return context.get_dummy_value()

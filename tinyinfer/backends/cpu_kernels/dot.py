@@ -15,6 +15,8 @@ for two factors with signs it is made to, by moving the sign of one to the other
 
 from __future__ import annotations
 
+from functools import reduce
+
 from llvmlite import ir
 from numba.extending import intrinsic
 
@@ -35,6 +37,11 @@ def dot_bits() -> int:
 def has_pairs() -> bool:
     """Whether that CPU has AVX2's instructions for pairs of bytes, and nothing better."""
     return not dot_bits() and "+avx2" in cpu_features()
+
+
+def multiplies(bits: int) -> bool:
+    """Whether that CPU has instructions for products of codes of so many bits, from 0 on, with bytes."""
+    return dot_bits() > 0 or (has_pairs() and bits < 8)
 
 
 @intrinsic
@@ -83,6 +90,20 @@ def of_small(builder, total, unsigned, signed):
     return way(builder, total, unsigned, signed)
 
 
+def sum_of_bytes(builder, total, unsigned, signed):
+    """LLVM's code of `dot` of several words."""
+    for both in zip(unsigned, signed, strict=True):
+        total = (by_instruction if dot_bits() else by_products)(builder, total, *both)
+    return total
+
+
+def sum_of_small(builder, total, unsigned, signed):
+    """LLVM's code of `small_dot` of several words, for bytes so small that 16 bits hold their pairs' sums."""
+    if has_pairs():
+        return by_pairs(builder, total, *unsigned, *signed)
+    return sum_of_bytes(builder, total, unsigned, signed)
+
+
 def by_instruction(builder, total, unsigned, signed):
     """LLVM's code of `dot`: one instruction, or one for each half of the lanes."""
     count = total.type.count
@@ -104,9 +125,13 @@ def in_halves(code):
 
 
 @in_halves
-def by_pairs(builder, total, unsigned, signed):
-    """LLVM's code of `small_dot` for AVX2: pairs of products fit into 16 bits."""
-    return builder.add(total, _sum_pairs(builder, pairs(builder, unsigned, signed)))
+def by_pairs(builder, total, *words):
+    """LLVM's code of `small_dot` for AVX2, of a word, or of several: first all unsigned ones, then all signed ones.
+
+    Pairs of products, and the sums of several words' pairs, fit into 16 bits.
+    """
+    shorts = [pairs(builder, *both) for both in zip(words[: len(words) // 2], words[len(words) // 2 :], strict=True)]
+    return builder.add(total, _sum_pairs(builder, reduce(builder.add, shorts)))
 
 
 @in_halves

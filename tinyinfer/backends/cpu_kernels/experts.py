@@ -28,7 +28,7 @@ from numba import njit
 from tinyinfer.backends.cpu_kernels import digit_product, integer_product
 from tinyinfer.backends.cpu_kernels.atomics import call_kernel
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
-from tinyinfer.backends.cpu_kernels.dot import dot_bits
+from tinyinfer.backends.cpu_kernels.dot import multiplies
 from tinyinfer.backends.cpu_kernels.functions import exp, sigmoid
 from tinyinfer.backends.cpu_kernels.gate import gate
 from tinyinfer.backends.cpu_kernels.kernel import Launch, kernel
@@ -201,7 +201,7 @@ def product_for(rows: int) -> Multiply:
         if isinstance(weight, Stacked):
             return stacked_product(multiply, weight, x, y, buffers, bias, add)
         if type(weight) is PackedLanes:
-            return builder_of_codes(weight, rows, dot_bits() > 0)(weight, x, y, buffers, bias, add)
+            return builder_of_codes(weight, rows, multiplies(weight.scheme.bits))(weight, x, y, buffers, bias, add)
         return product(weight, x, y, buffers, bias, add)
 
     return multiply

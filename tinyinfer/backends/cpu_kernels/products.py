@@ -1,7 +1,7 @@
 """Products: which kernel multiplies rows with a weight.
 
     dense_product.py     float32, bfloat16 and float16
-    digit_product.py     codes of 2 to 8 bits, few rows, on a CPU that multiplies bytes
+    digit_product.py     codes of 2 to 8 bits, few rows, on a CPU that multiplies such bytes
     packed_product.py    the same on any CPU
     panel_product.py     codes with many rows, or with groups that end inside a word
     integer_product.py   codes with inputs rounded to 8 bits
@@ -22,7 +22,7 @@ import numpy as np
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
 from tinyinfer.backends.cpu_kernels.dense_product import dense_product
 from tinyinfer.backends.cpu_kernels.digit_product import digit_product
-from tinyinfer.backends.cpu_kernels.dot import dot_bits
+from tinyinfer.backends.cpu_kernels.dot import multiplies
 from tinyinfer.backends.cpu_kernels.integer_product import integer_product
 from tinyinfer.backends.cpu_kernels.kernel import Launch
 from tinyinfer.backends.cpu_kernels.packed_product import packed_product
@@ -43,11 +43,11 @@ def product_of_codes(
     weight: PackedLanes, x: Rows, y: Rows, buffers: Buffers, bias: np.ndarray | None, add: float | None
 ) -> list[Launch]:
     """y = x Wᵀ + bias, or y += add · (x Wᵀ + bias), by the fastest kernel for so many rows on this CPU."""
-    return builder_of_codes(weight, len(x), dot_bits() > 0)(weight, x, y, buffers, bias, add)
+    return builder_of_codes(weight, len(x), multiplies(weight.scheme.bits))(weight, x, y, buffers, bias, add)
 
 
 def builder_of_codes(weight: PackedLanes, rows: int, has_dot: bool) -> Builder:
-    """Which kernel multiplies floats with codes. has_dot: whether the CPU has an instruction for products of bytes."""
+    """Which kernel multiplies floats with codes. has_dot: whether the CPU has instructions for their products."""
     scheme = weight.scheme
     group = scheme.group_size if scheme.groups(weight.shape[1]) > 1 else None  # None: all inputs
     if (group or 0) % unit_of(scheme.bits):

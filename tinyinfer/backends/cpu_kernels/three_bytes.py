@@ -1,4 +1,4 @@
-"""A float as three bytes, so that the instruction for products of bytes multiplies floats, too.
+"""A float as three bytes, so that instructions for products of bytes multiply floats, too.
 
 Rounded to 8 bits with its group (round_rows.py), a number leaves a remainder of at most half a step. The remainder is
 rounded to 8 bits in its turn, in steps 254 times smaller, and what that leaves once more:
@@ -9,7 +9,7 @@ which is as near as float32 itself is to a number of that size. A product then h
 one of floats, all of them exact, and they are put together once for each group.
 
 Wins: three such instructions multiply 64 codes, which as floats would take four multiplications and sixteen operations
-of conversion. Loses: without the instruction, and with dense weights, which are no bytes.
+of conversion. Loses: without such instructions, and with dense weights, which are no bytes.
 """
 # mypy: disable-error-code="no-untyped-def"
 
