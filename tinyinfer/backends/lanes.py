@@ -211,8 +211,8 @@ class W8A8Lanes(PackedLanes):
         return self.shape[0] * self.row_bytes
 
 
-def write_rows(rows: np.ndarray, first: int, lanes: np.ndarray) -> None:  # (n, M), (J, M', 64) ->
-    """Writes rows as the outputs first ... first + n - 1 of the blocks of a float matrix."""
+def write_rows(rows: np.ndarray, first: int, lanes: np.ndarray) -> None:  # (n, M), (J, m, 64) ->
+    """Writes rows as the outputs first ... first + n - 1 of the blocks of a float matrix, of m inputs padded."""
     for block, where, part in pieces(first, len(rows)):
         lanes[block, : rows.shape[1], where] = rows[part].T
 

@@ -49,7 +49,7 @@ def block_codes(blocks: np.ndarray, kind: GGMLQuantizationType) -> QuantizedMatr
     return QuantizedMatrix(scheme, signed, scale, minimum)
 
 
-def block_floats(blocks: np.ndarray, kind: GGMLQuantizationType, out: np.ndarray) -> None:  # (n, bytes) -> (n, 32)
+def block_floats(blocks: np.ndarray, kind: GGMLQuantizationType, out: np.ndarray) -> None:  # (n, bytes), (n, 32) ->
     """Writes n blocks of a type in SIMPLE as float32: what gguf makes of them, in a third of the time."""
     scheme = SCHEMES[kind]
     codes, scale, minimum = simple_blocks(blocks[:, None], scheme)

@@ -112,8 +112,8 @@ def native_of(kind: int) -> Native:
 NATIVES = {np.dtype(dtype): native_of(kind) for dtype, kind in ((np.float32, FLOAT), (ml_dtypes.bfloat16, BFLOAT))}
 
 
-def rows_to_lanes(rows: np.ndarray, first: int, lanes: np.ndarray) -> None:  # (n, M), (J, M', 64) ->
-    """Writes float32 rows as the outputs first ... first + n - 1 of the blocks of a float matrix.
+def rows_to_lanes(rows: np.ndarray, first: int, lanes: np.ndarray) -> None:  # (n, M), (J, m, 64) ->
+    """Writes float32 rows as the outputs first ... first + n - 1 of the blocks of a float matrix, of m inputs padded.
 
     Calls give up the GIL, so that several threads may write the rows of several matrices.
     """
