@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import platform
 from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 import pytest
 from packed_matrices import random_matrix
+from processes import printed
 
 from tinyinfer.backends.lanes import PLANES, Arena, DenseLanes, PackedLanes
-from tinyinfer.model.quantized_matrix import QuantScheme
+from tinyinfer.model.quantized_matrix import QuantizedMatrix, QuantScheme
 from tinyinfer.model.weights import Floats
 
 pytestmark = pytest.mark.cpu
@@ -23,7 +25,7 @@ DTYPES = {"float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.f
 def multiply(weight, x, bias=None, add=None, before=None, has_dot=True):  # (T, M) -> (T, N)
     """x Wᵀ + bias as a plan computes it, or `before` with that added; checks that padded outputs stay zero.
 
-    has_dot: codes are multiplied as on a CPU that has an instruction for products of bytes.
+    has_dot: codes are multiplied as on a CPU that has instructions for products of bytes.
     """
     from tinyinfer.backends.cpu_kernels.buffers import Buffers
     from tinyinfer.backends.cpu_kernels.plan import Plan
@@ -165,3 +167,25 @@ def test_items_are_enough_for_all_threads_and_even():
         assert -(-blocks * parts // threads) * threads <= 1.05 * blocks * parts
         assert rows / parts <= 128
     assert row_parts(9, 5, 2) == 1
+
+
+def test_the_largest_codes_and_inputs_do_not_wrap():
+    """All codes at their largest, all digits at 127 or -127. Catches 16 bits that do not hold what is added in them."""
+    compare_the_largest()
+    script = "import test_product_kernels as t, tinyinfer.backends.cpu_kernels.dot as d\nt.compare_the_largest()\n"
+    if platform.machine() in ("x86_64", "AMD64"):  # in a process of its own: a CPU of 2013, without AVX-512
+        of_pairs = "assert d.dot_bits() == 0 and d.adds_pairs(6)"
+        printed(script + of_pairs, NUMBA_CPU_NAME="haswell", NUMBA_CPU_FEATURES="+avx2,+fma,+f16c")
+
+
+def compare_the_largest():
+    """Products by bytes with the largest codes, against the dequantized matrix in float64."""
+    for bits in PLANES:
+        scheme = QuantScheme(bits, 32, symmetric=False)
+        codes = np.full((64, 96), scheme.highest, np.int16)
+        scale = np.full((64, 3), 0.5, np.float16)
+        matrix = QuantizedMatrix(scheme, codes, scale, np.zeros_like(scale))
+        weight, w = PackedLanes.pack(matrix, Arena()), matrix.dequantize()
+        for rows in (1, 2):
+            x = np.full((rows, 96), 1 - 2.0**-23, np.float32) * np.array([[1], [-1]], np.float32)[:rows]
+            close(multiply(weight, x), x, w, np.zeros(64, np.float32))

@@ -19,7 +19,7 @@ from tinyinfer.backends.cpu_kernels.plan import Plan
 from tinyinfer.backends.cpu_kernels.products import product
 from tinyinfer.backends.cpu_kernels.step import compile_pass
 from tinyinfer.backends.cpu_kernels.team import team
-from tinyinfer.backends.cpu_kernels.transpose import rows_to_lanes
+from tinyinfer.backends.cpu_kernels.transpose import prepare, rows_to_lanes
 from tinyinfer.backends.lanes import Arena, DenseLanes, PackedA8Lanes, PackedLanes, W8A8Lanes
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import Products
@@ -43,6 +43,7 @@ class NumbaOps(NumpyOps):
         super().__init__(ledger, dtype, threads, activations)
         self.lanes, self.arena = PACKED[activations], Arena()
         self.loading_threads = min(self.threads, MOST_LOADING)
+        prepare(dtype)
 
     def take(self, matrix: Matrix) -> Weight:
         if isinstance(matrix, QuantizedMatrix):

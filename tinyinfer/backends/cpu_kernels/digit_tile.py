@@ -9,14 +9,16 @@ shift and one mask.
 
 from __future__ import annotations
 
+from itertools import islice
+
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from tinyinfer.backends.cpu_kernels.dot import sum_of_bytes, sum_of_small
+from tinyinfer.backends.cpu_kernels.dot import adds_pairs, sum_of_codes
 from tinyinfer.backends.cpu_kernels.three_bytes import DIGITS, FINER
-from tinyinfer.backends.cpu_kernels.tiles import VECTORS, Codes, Maker, turns
+from tinyinfer.backends.cpu_kernels.tiles import VECTORS, Codes, Maker, turns, unit_of
 from tinyinfer.backends.cpu_kernels.vectors import F32, I32, I64, VF, VI, WIDTH
 
 
@@ -25,8 +27,7 @@ class DigitSums:
 
     def __init__(self, make, x, stride, rows, vectors, bits):
         b, zero = make.builder, ir.Constant(VI, [0] * WIDTH)
-        self.make, self.vectors = make, vectors
-        self.dot = sum_of_small if bits < 8 else sum_of_bytes
+        self.make, self.vectors, self.bits = make, vectors, bits
         self.starts = [[b.add(x, b.mul(stride, ir.Constant(I64, DIGITS * r + d))) for d in range(DIGITS)]
                        for r in range(rows)]  # fmt: skip
         self.places = [[[cgutils.alloca_once_value(b, zero) for _ in vectors] for _ in range(DIGITS)]
@@ -43,7 +44,7 @@ class DigitSums:
                 at = b.add(start, offset)
                 fours = [make.splat_int(make.load(make.at(at, 4 * i), I32)) for i in range(len(quads))]
                 for place, codes in zip(places, zip(*quads, strict=True), strict=True):
-                    b.store(self.dot(b, b.load(place), codes, fours), place)
+                    b.store(sum_of_codes(b, b.load(place), codes, fours, self.bits), place)
 
     def put(self, y, y_stride, scale, minimum, x_scales, x_sums, x_step):
         """y += scale · (s · sum1 + s/254 · sum2 + s/254² · sum3) + minimum · sum of inputs."""
@@ -78,12 +79,15 @@ def digit_tile(
     def code(context, builder, signature, args):
         _, _, digits, stride, words, high, first, units, scales, x_scales, x_sums, x_step, y, y_stride = args
         make = Maker(builder)
+        together = unit_of(number) // 4 if adds_pairs(number) else 1  # words of codes whose pairs of products are added
         for vectors in turns(DIGITS * count):
             sums = DigitSums(make, digits, stride, count, vectors, number)
             codes = Codes(make, words, high, number, vectors)
             with cgutils.for_range(builder, units) as loop:
                 start = builder.mul(loop.index, ir.Constant(I64, codes.unit))
-                sums.add(start, list(codes.bytes(builder.add(first, loop.index))))
+                quads = codes.bytes(builder.add(first, loop.index))
+                for quad in range(0, codes.unit // 4, together):
+                    sums.add(make.at(start, 4 * quad), [*islice(quads, together)])
             both = [make.load(make.at(scales, 64 * v), VF) for v in range(2 * VECTORS)]
             sums.put(y, y_stride, both[:VECTORS], both[VECTORS:], x_scales, x_sums, x_step)
         return context.get_dummy_value()

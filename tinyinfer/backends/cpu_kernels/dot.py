@@ -25,6 +25,7 @@ from tinyinfer.backends.cpu_kernels.registers import cpu_features
 from tinyinfer.backends.cpu_kernels.vectors import I8, I32, WIDTH, Ints, _call
 
 SHORTS = ir.VectorType(ir.IntType(16), 16)
+PAIR_BITS = 6  # of codes whose products may be added in pairs of 16 bits, those of a word of the low plane (lanes.py)
 VNNI = {"+avx512vnni": 512, "+avxvnni": 256}  # features that have the instruction, and its bits
 
 
@@ -39,9 +40,14 @@ def has_pairs() -> bool:
     return not dot_bits() and "+avx2" in cpu_features()
 
 
+def adds_pairs(bits: int) -> bool:
+    """Whether that CPU multiplies codes of so many bits, from 0 on, with bytes in pairs that two words may share."""
+    return has_pairs() and bits <= PAIR_BITS
+
+
 def multiplies(bits: int) -> bool:
     """Whether that CPU has instructions for products of codes of so many bits, from 0 on, with bytes."""
-    return dot_bits() > 0 or (has_pairs() and bits < 8)
+    return dot_bits() > 0 or adds_pairs(bits)
 
 
 @intrinsic
@@ -90,18 +96,13 @@ def of_small(builder, total, unsigned, signed):
     return way(builder, total, unsigned, signed)
 
 
-def sum_of_bytes(builder, total, unsigned, signed):
-    """LLVM's code of `dot` of several words."""
-    for both in zip(unsigned, signed, strict=True):
+def sum_of_codes(builder, total, codes, signed, bits):
+    """LLVM's code of `dot` of some words; codes: of so many bits, from 0 on; signed: -127 ... 127."""
+    if adds_pairs(bits):
+        return by_pairs(builder, total, *codes, *signed)
+    for both in zip(codes, signed, strict=True):
         total = (by_instruction if dot_bits() else by_products)(builder, total, *both)
     return total
-
-
-def sum_of_small(builder, total, unsigned, signed):
-    """LLVM's code of `small_dot` of several words, for bytes so small that 16 bits hold their pairs' sums."""
-    if has_pairs():
-        return by_pairs(builder, total, *unsigned, *signed)
-    return sum_of_bytes(builder, total, unsigned, signed)
 
 
 def by_instruction(builder, total, unsigned, signed):
@@ -128,7 +129,7 @@ def in_halves(code):
 def by_pairs(builder, total, *words):
     """LLVM's code of `small_dot` for AVX2, of a word, or of several: first all unsigned ones, then all signed ones.
 
-    Pairs of products, and the sums of several words' pairs, fit into 16 bits.
+    Pairs of products, and the sums of several words' pairs, must fit into 16 bits.
     """
     shorts = [pairs(builder, *both) for both in zip(words[: len(words) // 2], words[len(words) // 2 :], strict=True)]
     return builder.add(total, _sum_pairs(builder, reduce(builder.add, shorts)))

@@ -1,9 +1,9 @@
 """Rows to lanes: float32 rows written as outputs of blocks of 64, input-major, as `DenseLanes` has them.
 
-NumPy copies a transposed array number by number, and turns float32 into bfloat16 in a second pass: 3 to 9 ns a number.
-Here 8 rows of 8 numbers are in registers, and change places there: three times, numbers that are 1, 2 and 4 rows apart
-in vectors that are as far apart. bfloat16 is rounded on the way, to the nearest, of two equally near ones to the even.
-16 numbers of 16 rows are a turn, so that a line of memory is read, and a line of float32 written, as a whole.
+NumPy copies a transposed array number by number, and turns float32 into bfloat16 by a loop of its own. Here 8 rows of
+8 numbers are in registers, and change places there: three times, numbers that are 1, 2 and 4 rows apart in vectors that
+are as far apart. bfloat16 is rounded on the way, to the nearest, of two equally near ones to the even. 16 numbers of 16
+rows are a turn, so that a line of memory is read, and a line of float32 written, as a whole.
 
 Formula: lanes.write_rows. Roofline: memory. Wins: a model opens sooner, for all its floats pass here. Loses: nothing
 while tokens are computed.
@@ -13,12 +13,15 @@ while tokens are computed.
 
 from __future__ import annotations
 
+from typing import Any
+
 import ml_dtypes
 import numpy as np
 from llvmlite import ir
 from numba import njit, types
 from numba.extending import intrinsic
 
+from tinyinfer.backends.compiling import compiling
 from tinyinfer.backends.cpu_kernels.kernel import Native, native
 from tinyinfer.backends.cpu_kernels.scalars import I16, I32, I64, int32_at, set_half_bits, set_int32
 from tinyinfer.backends.cpu_kernels.tiles import BFLOAT, FLOAT, Maker
@@ -112,10 +115,18 @@ def native_of(kind: int) -> Native:
 NATIVES = {np.dtype(dtype): native_of(kind) for dtype, kind in ((np.float32, FLOAT), (ml_dtypes.bfloat16, BFLOAT))}
 
 
+def prepare(dtype: Any) -> None:
+    """Compiles what writes numbers of a type: the threads that load a model then find it compiled."""
+    if function := NATIVES.get(np.dtype(dtype)):
+        for one in compiling.each([function]):
+            one.ready()
+
+
 def rows_to_lanes(rows: np.ndarray, first: int, lanes: np.ndarray) -> None:  # (n, M), (J, m, 64) ->
     """Writes float32 rows as the outputs first ... first + n - 1 of the blocks of a float matrix, of m inputs padded.
 
-    Calls give up the GIL, so that several threads may write the rows of several matrices.
+    The numbers are finite: `DenseLanes.pack` has refused others. Calls give up the GIL, so that several threads may
+    write the rows of several matrices.
     """
     if lanes.dtype not in NATIVES:
         write_rows(rows, first, lanes)
