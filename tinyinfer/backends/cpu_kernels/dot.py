@@ -45,11 +45,6 @@ def adds_pairs(bits: int) -> bool:
     return has_pairs() and bits <= PAIR_BITS
 
 
-def multiplies(bits: int) -> bool:
-    """Whether that CPU has instructions for products of codes of so many bits, from 0 on, with bytes."""
-    return dot_bits() > 0 or adds_pairs(bits)
-
-
 @intrinsic
 def dot(typing, total, unsigned, signed):
     """total + the products of each lane's four bytes: `unsigned` 0 ... 255, `signed` -128 ... 127; exact."""

@@ -28,12 +28,11 @@ from numba import njit
 from tinyinfer.backends.cpu_kernels import digit_product, integer_product
 from tinyinfer.backends.cpu_kernels.atomics import call_kernel
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
-from tinyinfer.backends.cpu_kernels.dot import multiplies
 from tinyinfer.backends.cpu_kernels.functions import exp, sigmoid
 from tinyinfer.backends.cpu_kernels.gate import gate
 from tinyinfer.backends.cpu_kernels.kernel import Launch, kernel
 from tinyinfer.backends.cpu_kernels.plan import Addresses
-from tinyinfer.backends.cpu_kernels.products import builder_of_codes, product
+from tinyinfer.backends.cpu_kernels.products import builder_of_codes, product, rows_as_bytes
 from tinyinfer.backends.cpu_kernels.rows import gather
 from tinyinfer.backends.cpu_kernels.scalars import (
     as_float,
@@ -201,7 +200,7 @@ def product_for(rows: int) -> Multiply:
         if isinstance(weight, Stacked):
             return stacked_product(multiply, weight, x, y, buffers, bias, add)
         if type(weight) is PackedLanes:
-            return builder_of_codes(weight, rows, multiplies(weight.scheme.bits))(weight, x, y, buffers, bias, add)
+            return builder_of_codes(weight, rows, rows_as_bytes(weight.scheme.bits))(weight, x, y, buffers, bias, add)
         return product(weight, x, y, buffers, bias, add)
 
     return multiply

@@ -22,7 +22,7 @@ import numpy as np
 from tinyinfer.backends.cpu_kernels.buffers import Buffers, Rows
 from tinyinfer.backends.cpu_kernels.dense_product import dense_product
 from tinyinfer.backends.cpu_kernels.digit_product import digit_product
-from tinyinfer.backends.cpu_kernels.dot import multiplies
+from tinyinfer.backends.cpu_kernels.dot import adds_pairs, dot_bits
 from tinyinfer.backends.cpu_kernels.integer_product import integer_product
 from tinyinfer.backends.cpu_kernels.kernel import Launch
 from tinyinfer.backends.cpu_kernels.packed_product import packed_product
@@ -34,7 +34,7 @@ from tinyinfer.backends.stacked import Stacked
 from tinyinfer.model.weights import Weight
 
 FEW = 16  # rows for which codes need no panel: one kernel for all of them, so that a row gets the bits it gets alone
-DIGIT_ROWS = 24  # rows for which floats are multiplied as three bytes
+DIGIT_ROWS = 24  # rows for which floats are multiplied as three bytes, where one instruction does so (else FEW)
 VECTOR = 16  # numbers: inputs are split into digits so many at a time
 Builder = Callable[[Any, Rows, Rows, Buffers, np.ndarray | None, float | None], list[Launch]]
 
@@ -43,17 +43,24 @@ def product_of_codes(
     weight: PackedLanes, x: Rows, y: Rows, buffers: Buffers, bias: np.ndarray | None, add: float | None
 ) -> list[Launch]:
     """y = x Wᵀ + bias, or y += add · (x Wᵀ + bias), by the fastest kernel for so many rows on this CPU."""
-    return builder_of_codes(weight, len(x), multiplies(weight.scheme.bits))(weight, x, y, buffers, bias, add)
+    return builder_of_codes(weight, len(x), rows_as_bytes(weight.scheme.bits))(weight, x, y, buffers, bias, add)
 
 
-def builder_of_codes(weight: PackedLanes, rows: int, has_dot: bool) -> Builder:
-    """Which kernel multiplies floats with codes. has_dot: whether the CPU has instructions for their products."""
+def rows_as_bytes(bits: int) -> int:
+    """Up to how many rows are multiplied as bytes with codes of so many bits on this CPU; 0: none."""
+    if dot_bits():
+        return DIGIT_ROWS
+    return FEW if adds_pairs(bits) else 0
+
+
+def builder_of_codes(weight: PackedLanes, rows: int, as_bytes: int) -> Builder:
+    """Which kernel multiplies floats with codes. as_bytes: `rows_as_bytes` of the weight's codes."""
     scheme = weight.scheme
     group = scheme.group_size if scheme.groups(weight.shape[1]) > 1 else None  # None: all inputs
     if (group or 0) % unit_of(scheme.bits):
         return panel_product
-    if has_dot and (group or 0) % VECTOR == 0:
-        return digit_product if rows <= DIGIT_ROWS else panel_product
+    if as_bytes and (group or 0) % VECTOR == 0:
+        return digit_product if rows <= as_bytes else panel_product
     return packed_product if rows <= FEW else panel_product
 
 
