@@ -25,7 +25,8 @@ from tinyinfer.backends.cpu_kernels.registers import cpu_features
 from tinyinfer.backends.cpu_kernels.vectors import I8, I32, WIDTH, Ints, _call
 
 SHORTS = ir.VectorType(ir.IntType(16), 16)
-PAIR_BITS = 6  # of codes whose products may be added in pairs of 16 bits, those of a word of the low plane (lanes.py)
+# Bits of codes up to which 16 bits hold their products with bytes in pairs, those of all codes of a word (lanes.py) added.
+PAIR_BITS = 6
 VNNI = {"+avx512vnni": 512, "+avxvnni": 256}  # features that have the instruction, and its bits
 
 
@@ -41,7 +42,7 @@ def has_pairs() -> bool:
 
 
 def adds_pairs(bits: int) -> bool:
-    """Whether that CPU multiplies codes of so many bits, from 0 on, with bytes in pairs that two words may share."""
+    """Whether that CPU multiplies codes of so many bits, from 0 on, with bytes in pairs, and adds pairs in 16 bits."""
     return has_pairs() and bits <= PAIR_BITS
 
 

@@ -155,7 +155,7 @@ class InputSums:
 
 
 def float_weights(make, address, kind, vectors):
-    """16 weights of a kind as float32 for each of some vectors of a block, in the order that `in_order` ends."""
+    """16 weights of a kind as float32 for each of some vectors of a block, in the order that `in_order` undoes."""
     at = [make.at(address, WIDTH * abs(kind) * v) for v in vectors]
     if kind == FLOAT:
         return [make.load(one, VF) for one in at]
