@@ -25,7 +25,7 @@ from tinyinfer.backends.cpu_kernels.registers import cpu_features
 from tinyinfer.backends.cpu_kernels.vectors import I8, I32, WIDTH, Ints, _call
 
 SHORTS = ir.VectorType(ir.IntType(16), 16)
-# Bits of codes up to which 16 bits hold their products with bytes in pairs, those of all codes of a word (lanes.py) added.
+# Bits of codes up to which 16 bits hold their products with bytes in pairs, those of all codes of a word added.
 PAIR_BITS = 6
 VNNI = {"+avx512vnni": 512, "+avxvnni": 256}  # features that have the instruction, and its bits
 
