@@ -271,9 +271,9 @@ def large(o: Options) -> Table:
         write_folder(part, LLAMA_1B)
         part.rename(folder)
     settings = {"bfloat16": "--dtype bfloat16", "int8": INT8}
-    code = "from tinyinfer import LLM, SamplingParams as S; LLM({!r}, **{}).generate('Hi', S(max_tokens=1))"
-    switches = {"backend": "numba", "dtype": "bfloat16", "threads": o.threads, "max_model_len": 64}
-    starting = [sys.executable, "-c", code.format(str(folder), switches)]
+    starting = program(
+        first_token(str(folder), backend="numba", dtype="bfloat16", threads=o.threads, max_model_len=64)
+    )
     file = folder / "model.safetensors"
 
     def from_disk(measure: Measure) -> Measure:
@@ -309,6 +309,17 @@ def read_once(path: Path) -> Found:
     return {"seconds": time.perf_counter() - begun}
 
 
+def program(code: str) -> list[str]:
+    """The command that runs some Python."""
+    return [sys.executable, "-c", code]
+
+
+def first_token(model: str, **switches: object) -> str:
+    """Python that opens a model and computes one token."""
+    opened = f"LLM({model!r}, **{switches})"
+    return f"from tinyinfer import LLM, SamplingParams as S; {opened}.generate('Hi', S(max_tokens=1))"
+
+
 def seconds(command: list[str]) -> Found:
     """Seconds that a command takes."""
     begun = time.perf_counter()
@@ -337,12 +348,11 @@ def beside_work(o: Options) -> Table:
 
 def start(o: Options) -> Table:
     """Seconds of an import, and of a first call whose kernels are on disk."""
-    code = "from tinyinfer import LLM, SamplingParams as S; LLM({!r}, {}).generate('Hi', S(max_tokens=1))"
-    programs = {"python alone": "pass", "import numpy": "import numpy", "import tinyinfer": "import tinyinfer"} | {
-        f"first token, {backend}, {kind}": code.format(o.model, f"backend={backend!r}{more}")
-        for backend in ("numpy", "numba") for kind, more in (("float32", ""), ("int8", ", quantize='int8'"))
+    codes = {"python alone": "pass", "import numpy": "import numpy", "import tinyinfer": "import tinyinfer"} | {
+        f"first token, {backend}, {kind}": first_token(o.model, backend=backend, quantize=quantize)
+        for backend in ("numpy", "numba") for kind, quantize in (("float32", "off"), ("int8", "int8"))
     }  # fmt: skip
-    commands = {name: [sys.executable, "-c", program] for name, program in programs.items()}
+    commands = {name: program(code) for name, code in codes.items()}
     for command in commands.values():
         output(command)  # kernels and bytecode are on disk from here on
     found = medians(o, {name: lambda one=one: seconds(one) for name, one in commands.items()})  # type: ignore[misc]

@@ -24,7 +24,7 @@ from numba.extending import intrinsic
 from tinyinfer.backends.compiling import compiling
 from tinyinfer.backends.cpu_kernels.kernel import Native, native
 from tinyinfer.backends.cpu_kernels.scalars import I16, I32, I64, int32_at, set_half_bits, set_int32
-from tinyinfer.backends.cpu_kernels.tiles import BFLOAT, FLOAT, Maker
+from tinyinfer.backends.cpu_kernels.tiles import BFLOAT, FLOAT, Maker, shuffle
 from tinyinfer.backends.lanes import write_rows
 from tinyinfer.backends.packing import LANES
 
@@ -40,8 +40,7 @@ def transpose_tile(typing, kind, source, stride, target):
     def code(context, builder, signature, args):
         _, source, stride, target = args
         make, row = Maker(builder), ir.VectorType(I32, SIDE)
-        vectors = [make.load(builder.add(source, builder.mul(stride, I64(r))), row)
-                   for r in range(SIDE)]  # fmt: skip
+        vectors = [make.load(builder.add(source, builder.mul(stride, I64(r))), row) for r in range(SIDE)]
         for apart in (1, 2, 4):
             vectors = exchanged(builder, vectors, apart)
         for i, vector in enumerate(vectors):
@@ -59,8 +58,7 @@ def exchanged(builder, vectors, apart):
     for i, j in ((i, i + apart) for i in range(SIDE) if not i & apart):
         for to, bit in ((i, 0), (j, apart)):
             places = [n + SIDE * bool(n & apart) - (n & apart) + bit for n in range(SIDE)]
-            mask = ir.Constant(ir.VectorType(I32, SIDE), places)
-            changed[to] = builder.shuffle_vector(vectors[i], vectors[j], mask)
+            changed[to] = shuffle(builder, vectors[i], vectors[j], places)
     return changed
 
 
