@@ -7,6 +7,7 @@ import re
 import textwrap
 from dataclasses import replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from unittest.mock import patch
 
@@ -61,7 +62,13 @@ from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.model.heads import Heads, Sinks, SoftCap
 from tinyinfer.model.quantized_matrix import QuantScheme
-from tinyinfer.model.weights import Experts, Floats, Linear, MixedMatrix
+from tinyinfer.model.weights import MASK, TWO_OF_FOUR, Experts, Floats, Linear, MixedMatrix, SparseMatrix
+from tinyinfer.pruning.apply import prune_model
+from tinyinfer.pruning.apply import read_windows as pruning_windows
+from tinyinfer.pruning.patterns import read_pattern
+from tinyinfer.pruning.sparsegpt import sparsegpt
+from tinyinfer.pruning.wanda import wanda
+from tinyinfer.pruning.width import narrow
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.sampling import token_scores
@@ -224,7 +231,9 @@ def run_the_rest(inspector: Inspector, folder) -> None:
     rows = LazyTensor("q", (42, 3), 504, lambda start, stop: np.ones((stop - start, 3), np.float32))
     for order in (partial_rotation_order, neighbour_pairs_order):
         inspector.watch({}, lambda order=order: reordered(rows, order(3, 14, 10)).read(1, 4))
-    paths = [folder("gpt2"), folder("mixtral"), gguf, packed]
+    sparse, llm = folder("llama") / "sparse", LLM(str(folder("llama")), prune="magnitude")
+    save_model(sparse, llm.model, load(folder("llama")), {"method": "magnitude"})
+    paths = [folder("gpt2"), folder("mixtral"), gguf, packed, sparse]
     for path in paths:
         checkpoint = load(path)
         inspector.watch(letters_of(checkpoint.config), lambda checkpoint=checkpoint: read(checkpoint))
@@ -253,6 +262,7 @@ def run_quantized(inspector: Inspector, folder: Path) -> None:
     """Every model quantized as it is loaded, and those without experts by text; then a prefill and a decode step."""
     c, checkpoint = EngineConfig(quantize="w8a8", calibration_tokens=192), load(folder)
     inspector.watch({}, lambda: read_windows(c, checkpoint.config, checkpoint.tokenizer))
+    inspector.watch({}, lambda: pruning_windows(EngineConfig(prune="wanda"), checkpoint.config, checkpoint.tokenizer))
     windows = np.arange(2 * 53).reshape(2, 53) % 101
     for config, switches in ((config, switches) for config in MODELS.values() for switches in QUANTIZED):
         c = EngineConfig(**switches)
@@ -274,6 +284,37 @@ def run_quantized(inspector: Inspector, folder: Path) -> None:
 
         for backend in (NumpyOps, *[ReferenceOps] * (c.quantize == "w8a8" or c.activations == "int8")):
             inspector.watch(letters_of(config), partial(work, backend))
+
+
+def run_pruned(inspector: Inspector) -> None:
+    """Sparse matrices of floats and of codes; a model pruned by every method, and made smaller in every way."""
+    w = np.random.default_rng(0).standard_normal((13, 44)).astype(np.float32)
+    w.reshape(13, 11, 4)[..., 1:3] = 0
+
+    def multiply(layout: str, backend: type[ReferenceOps]) -> None:
+        ops = backend(Ledger())
+        for matrix in (Floats("w", w), round_to_nearest(w, QuantScheme(3, 32, symmetric=True))):
+            weight = ops.take(SparseMatrix(matrix, layout))
+            ops.linear(np.ones((11, 44), np.float32), Linear(weight))
+            weight.rows(np.arange(5))
+            weight.outputs(2, 9).matrix()
+
+    for layout, backend in product((MASK, TWO_OF_FOUR), (ReferenceOps, NumpyOps)):
+        inspector.watch({}, partial(multiply, layout, backend))
+    inspector.watch({}, lambda: sparsegpt(w, w.T @ w, read_pattern("2:4")))
+    inspector.watch({}, lambda: wanda(w, w.T @ w, read_pattern("2:4")))
+    windows, ops = np.arange(2 * 53).reshape(2, 53) % 101, NumpyOps(Ledger())
+    for config in (config for config in MODELS.values() if not config.experts):
+        model = build_model(checkpoint_of(config, random_tensors(config)), ops)
+        heads = None if config.qk_norm == "full" else config.num_kv_heads - 1 or 1
+
+        def shrink(model=model, config=config, heads=heads) -> None:
+            for method in ("magnitude", "wanda", "sparsegpt"):
+                prune_model(model, ops, EngineConfig(prune=method), windows, lambda done, of: None)
+            prune_model(model, ops, EngineConfig(drop_layers=1), windows, lambda done, of: None)
+            narrow(model, windows, ops, 0.5, heads, config.hidden_size - 1)
+
+        inspector.watch(letters_of(config), shrink)
 
 
 def run_kept(inspector: Inspector) -> None:
@@ -380,6 +421,7 @@ def inspector(golden_folder, tmp_path_factory) -> Inspector:
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
     run_kept(inspector)
+    run_pruned(inspector)
     run_lessons(inspector)
     folder = tmp_path_factory.mktemp("shapes")
     run_the_rest(inspector, lambda name: golden_folder(name) if name != "llama3" else folder)

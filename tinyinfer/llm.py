@@ -71,12 +71,12 @@ class LLM:
     ) -> None:
         config = EngineConfig.from_switches(**switches)
         checkpoint = load(find(model))
-        self.config: ModelConfig = checkpoint.config
         self.tokenizer, self.path = checkpoint.tokenizer, checkpoint.path
-        context_length(self.config, config.max_model_len)  # a bad one is said before the weights are read
+        context_length(checkpoint.config, config.max_model_len)  # a bad one is said before the weights are read
         self.ledger = Ledger()
         self.ops = fitting_ops(checkpoint, config, self.ledger)
         self.model = load_model(checkpoint, self.ops, config, on_load)
+        self.config: ModelConfig = self.model.config
         self.draft = self._load_draft(config.draft_model) if config.draft_model else None
         self._ids = count()
         self._build_engine(config, clock or WallClock(), StepLock())

@@ -29,6 +29,7 @@ DEFAULTS: dict[str, Any] = {
     "group_size": 32, "symmetric": None, "quantize_method": "rtn", "quantize_head": "off", "quantize_rules": None,
     "calibration": None, "calibration_tokens": None, "calibration_bos": True, "dtype": "float32",
     "activations": "float", "backend": "numpy", "gpu_decode": "graph", "threads": None,
+    "prune": "off", "sparsity": "0.5", "drop_layers": None, "width": None, "keep_kv_heads": None, "keep_hidden": None,
 }  # fmt: skip
 VALUES: dict[str, list[Any]] = {
     "kv_cache": ["contiguous", "none", "paged"],
@@ -44,16 +45,18 @@ VALUES: dict[str, list[Any]] = {
     "dtype": ["float32", "bfloat16", "float16"],
     "backend": ["numpy", "reference", "numba", "cupy", "auto"],
     "activations": ["float", "int8"],
+    "prune": ["off", "magnitude", "wanda", "sparsegpt"],
     "gpu_decode": ["graph", "kernels", "eager", "persistent"],
 }
 COUNTS = ["block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
-          "draft_layers", "num_draft_tokens", "num_draft_candidates", "calibration_tokens", "threads"]  # fmt: skip
+          "draft_layers", "num_draft_tokens", "num_draft_candidates", "calibration_tokens", "threads",
+          "drop_layers", "keep_kv_heads", "keep_hidden"]  # fmt: skip
 NEEDS: dict[Any, dict[str, Any]] = {"draft": {"draft_model": "second"}}  # what a value cannot do without
 NEEDS["best-coupling"] = {"speculative": "self"}
 NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq", "combined")}
 NEEDS |= {value: {"backend": "cupy"} for value in ("kernels", "eager", "persistent")}
 LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "activations", "backend",
-          "gpu_decode"]  # LLM's, not the engine's  # fmt: skip
+          "gpu_decode", "prune"]  # LLM's, not the engine's  # fmt: skip
 
 
 def refusal(**switches: Any) -> str:

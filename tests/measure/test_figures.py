@@ -54,7 +54,8 @@ def drawn(monkeypatch) -> list[Any]:
 
 def record(name: str, bits: float, perplexity: float, **engine: object) -> dict[str, Any]:
     """What `eval` says of a setting."""
-    how = {"dtype": "float32", "quantize": name[:4], "quantize_method": "rtn", "group_size": 32} | engine
+    how = {"dtype": "float32", "quantize": name[:4], "quantize_method": "rtn", "group_size": 32, "prune": "off"}
+    how |= {"drop_layers": None, "width": None, "keep_kv_heads": None, "keep_hidden": None} | engine
     return {"setting": name, "perplexity": perplexity, "bits_per_weight": bits, "tokens": 9, "window": 4, "engine": how}
 
 

@@ -12,6 +12,7 @@ ledger. `--backend` chooses one. Read in this order:
     packed_rows.py    the same, as a GPU reads them
     lanes.py          the same, as compiled CPU kernels read them
     stacked.py        a fused matrix whose parts a file has rounded differently
+    sparse.py         matrices whose zeros are not kept
     int8_inputs.py    the inputs of products rounded, too, so that sums are of whole numbers
     cupy_ops.py       the reference on a GPU, operation by operation, in few launches
     cupy_kernels.py   the small kernels that save launches

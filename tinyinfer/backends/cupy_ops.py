@@ -34,7 +34,7 @@ from tinyinfer.model.heads import Heads
 from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Sampled
 from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.weights import Dense, Matrix, RMSNorm, Weight
+from tinyinfer.model.weights import Dense, Matrix, RMSNorm, SparseMatrix, Weight
 from tinyinfer.noise import gumbels
 from tinyinfer.sampling import has_penalties
 from tinyinfer.sampling_params import SamplingParams
@@ -74,7 +74,9 @@ class CupyOps(ReferenceOps):
     # Taking weights.
 
     def take(self, matrix: Matrix) -> Weight:
-        """Codes lie as dense weights do, outputs first."""
+        """Codes lie as dense weights do, outputs first; of a sparse matrix the zeros, too."""
+        if isinstance(matrix, SparseMatrix):
+            return self.take(matrix.matrix)
         if not isinstance(matrix, QuantizedMatrix):
             return super().take(matrix)
         if not matrix.scheme.integer_inputs:

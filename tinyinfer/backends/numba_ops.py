@@ -28,7 +28,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Compiled, KVCache
 from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.weights import Matrix, MixedMatrix, Weight
+from tinyinfer.model.weights import Matrix, MixedMatrix, SparseMatrix, Weight
 
 MOST_LOADING = 4  # threads: each has a matrix of floats in memory while it rounds one
 PACKED: dict[str, type[PackedLanes]] = {"float": PackedLanes, "int8": PackedA8Lanes}  # by the switch activations
@@ -50,6 +50,8 @@ class NumbaOps(NumpyOps):
             return (W8A8Lanes if matrix.scheme.integer_inputs else self.lanes).pack(matrix, self.arena)
         if isinstance(matrix, MixedMatrix):
             return Stacked(tuple(map(self.take, matrix.parts)), np)
+        if isinstance(matrix, SparseMatrix):
+            return self.take(matrix.matrix)  # zeros and all: the kernels multiply dense matrices
         return DenseLanes.pack(matrix, self.dtype, self.arena, rows_to_lanes)
 
     def relative_cost(self, rows: int) -> float:

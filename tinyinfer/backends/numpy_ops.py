@@ -24,6 +24,7 @@ from tinyinfer.backends.flash import tiled_attention
 from tinyinfer.backends.int8_inputs import PackedA8, exact_by_floats, sum_of_groups
 from tinyinfer.backends.packed import LANES, W8A8, Packed, round_groups, round_rows
 from tinyinfer.backends.reference import CLAMP, Products, ReferenceOps, error_function
+from tinyinfer.backends.sparse import Sparse
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.heads import Heads
 from tinyinfer.model.weights import Dense, FullQKNorm, LayerNorm, Matrix, RMSNorm, Weight
@@ -143,6 +144,10 @@ class NumpyOps(ReferenceOps):
         """
         return multiply_tiles(x, weight, max(1, WIDE_TILE // weight.shape[1] // LANES) * LANES)
 
+    def sparse_product(self, x: Array, weight: Sparse) -> Array:  # (T, M) -> (T, N)
+        """Makes some outputs at a time dense, and multiplies those (not measured; see `packed_product`)."""
+        return multiply_tiles(x, weight, max(1, WIDE_TILE // weight.shape[1]))
+
     def grouped_product(self, x: Array, weight: PackedA8) -> Array:  # (T, M) -> (T, N)
         """Multiplies the whole numbers as floats, by BLAS, some blocks of outputs at a time as `packed_product` does.
 
@@ -170,7 +175,7 @@ class NumpyOps(ReferenceOps):
     )
     products: ClassVar[Products] = MappingProxyType({
         **ReferenceOps.products, Dense: dense_product, Packed: packed_product, PackedA8: grouped_product,
-        W8A8: w8a8_product,
+        W8A8: w8a8_product, Sparse: sparse_product,
     })  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from tinyinfer.backends.cpu import default_threads, use_blas_threads
 from tinyinfer.backends.int8_inputs import PACKED, PackedA8, grouped_product, w8a8_product
 from tinyinfer.backends.limits import available_memory
 from tinyinfer.backends.packed import W8A8, Packed
+from tinyinfer.backends.sparse import Sparse
 from tinyinfer.backends.stacked import Stacked, stacked_product
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import full_attention, visible_pairs
@@ -44,6 +45,7 @@ from tinyinfer.model.weights import (
     Norm,
     RMSNorm,
     Rotation,
+    SparseMatrix,
     Weight,
     check_range,
 )
@@ -51,13 +53,13 @@ from tinyinfer.sequence import Batch, Wanted
 
 CLAMP = 7.0  # of gpt-oss's gate
 Products = MappingProxyType[type, Callable[[Any, Array, Any], Array]]
+Activations = MappingProxyType[str, Callable[[Any, Array], Array]]
 
 
 class ReferenceOps(HoldsModule):
     """The formulas. ledger: where work is counted. dtype: how float matrices are stored. xp: the array module.
 
-    threads: of NumPy's products; None for what cpu.default_threads says. Another array module has none to choose.
-    activations: "int8" rounds the inputs of products with packed weights (int8_inputs.py).
+    threads: of NumPy's products; None: as cpu.default_threads says. activations: "int8" rounds inputs (int8_inputs.py).
     """
 
     def __init__(
@@ -65,8 +67,7 @@ class ReferenceOps(HoldsModule):
         activations: str = "float",
     ) -> None:  # fmt: skip
         self.ledger, self.dtype, self.xp = ledger, np.dtype(dtype), xp
-        self.threads, self.packed = threads or default_threads(), PACKED[activations]
-        self.loading_threads = 1
+        self.threads, self.packed, self.loading_threads = threads or default_threads(), PACKED[activations], 1
 
     def counting(self, ledger: Ledger) -> Self:
         """Returns the same operations, counted in another ledger."""
@@ -89,6 +90,8 @@ class ReferenceOps(HoldsModule):
             return (W8A8 if matrix.scheme.integer_inputs else self.packed).pack(matrix, self.xp)
         if isinstance(matrix, MixedMatrix):
             return Stacked(tuple(map(self.take, matrix.parts)), self.xp)
+        if isinstance(matrix, SparseMatrix):
+            return Sparse.pack(matrix, self.dtype, self.xp)
         return fill(self.allocate(*matrix.shape), matrix, self.xp)
 
     def allocate(self, outputs: int, inputs: int) -> Array:  # -> (inputs, outputs)
@@ -268,12 +271,10 @@ class ReferenceOps(HoldsModule):
     norms: ClassVar[Products] = MappingProxyType(
         {NoNorm: no_norm, RMSNorm: rms_norm, LayerNorm: layer_norm, FullQKNorm: full_qk_norm}
     )
-    activations: ClassVar[MappingProxyType[str, Callable[[Any, Array], Array]]] = MappingProxyType(
-        {"silu": silu, "gelu_tanh": gelu_tanh, "gelu": gelu}
-    )
+    activations: ClassVar[Activations] = MappingProxyType({"silu": silu, "gelu_tanh": gelu_tanh, "gelu": gelu})
     products: ClassVar[Products] = MappingProxyType({
         Dense: float_product, Packed: float_product, PackedA8: grouped_product, W8A8: w8a8_product,
-        Stacked: stacked_product,
+        Stacked: stacked_product, Sparse: float_product,
     })  # fmt: skip
 
 

@@ -14,6 +14,7 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     inspect.py         what a model is and what it costs
     eval.py            the perplexity of a text, for one setting or several
     quantize.py        a model in, a quantized folder out
+    prune.py           a model in, a folder with fewer weights out
     bench.py           the speed, beside what the roofline predicts
     bench_workload.py  the flags of requests that arrive over time
     course.py          the assignments, listed and started
@@ -45,7 +46,7 @@ from tinyinfer.cli.signals import ending_signals
 from tinyinfer.course.errors import CourseError
 from tinyinfer.errors import ModelError, RequestError
 
-COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "bench", "course", "notebooks")
+COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "prune", "bench", "course", "notebooks")
 
 
 def main(argv: Sequence[str] | None = None, opener: Opener = open_model) -> int:
@@ -67,7 +68,7 @@ def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
     """The exit status of a command line, mistakes, Ctrl-C and other signals included."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        if sys.stdout is None and words[:1] != ["quantize"]:  # which writes a folder, and nothing else
+        if sys.stdout is None and words[:1] not in (["quantize"], ["prune"]):  # which write a folder, and nothing else
             raise UsageError("stdout is closed; send it to a file, a pipe or a terminal")
         args = parse(words, opener)
         with ending_signals():

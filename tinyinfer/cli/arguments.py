@@ -180,7 +180,8 @@ def open_model(name: str, config: EngineConfig, quiet: bool = False) -> LLM:
     from tinyinfer.loading.hub import find
 
     path = find(name, progress=False if quiet else None)
-    doing = "loading and quantizing" if config.quantizes else "loading"
+    work = ["loading", *["pruning"] * config.prunes, *["quantizing"] * config.quantizes]
+    doing = " and ".join((", ".join(work[:-1]), work[-1])) if work[1:] else work[0]
     title = f"{doing} {os.path.basename(os.path.normpath(name))[:40]}"
     with notes(shown=not quiet), progress_bar(title, shown=not quiet) as show, compiling.told(told(show, quiet)):
         return LLM(path, on_load=show, **asdict(config))

@@ -40,6 +40,8 @@ def run(args: argparse.Namespace) -> int:
     from tinyinfer.loading.saving import check_target, save_model
 
     config = engine_config(args)
+    if (args.quantize, args.quantize_head, args.quantize_rules) == ("off", "off", None):
+        raise ValueError("--quantize off leaves nothing to do; choose int8, int4, int3, int2, w8a8 or keep")
     with notes(shown=not args.quiet):
         check_target(args.output)
     started = time.perf_counter()
@@ -55,32 +57,32 @@ def run(args: argparse.Namespace) -> int:
 
 
 def open_source(args: argparse.Namespace) -> Checkpoint:
-    """What is to be quantized. Raises ValueError when that was done before, or when nothing is to be done."""
+    """What is to be changed. Raises ValueError when that was done before."""
     from tinyinfer.loading import load
+    from tinyinfer.loading.build import AGAIN
     from tinyinfer.loading.hub import find
 
-    if (args.quantize, args.quantize_head, args.quantize_rules) == ("off", "off", None):
-        raise ValueError("--quantize off leaves nothing to do; choose int8, int4, int3, int2, w8a8 or keep")
     verify(args)
     with notes(shown=False):  # the model itself, opened next, tells them
         source = load(find(args.model, progress=False if args.quiet else None))
     if source.quantization is not None:
         raise ValueError(
-            f"{source.path}: is quantized already, and rounding twice loses twice; quantize the model that it was made "
-            "from"
+            f"{source.path}: is {source.change} already, and {AGAIN[source.change]} twice loses twice; take the model "
+            "that it was made from"
         )
     return source
 
 
-def recipe(args: argparse.Namespace, source: Checkpoint) -> dict[str, Any]:
+def recipe(args: argparse.Namespace, source: Checkpoint, names: tuple[str, ...] = RECIPE) -> dict[str, Any]:
     """What the quantization_config tells people: the switches; nothing of it is needed to load the folder.
 
     calibration_bos: whether windows began with a beginning token; left out where no text was read.
     """
-    given = {name: getattr(args, name) for name in RECIPE}
+    given = {name: getattr(args, name) for name in names}
     if args.calibration is not None:
         given["calibration"] = os.path.basename(args.calibration)
     began = args.calibration_bos and bool(source.tokenizer.beginning)
-    given["calibration_bos"] = began if engine_config(args).calibrated else None
+    given["calibration_bos"] = began if engine_config(args).reads_text else None
     method = args.quantize if args.quantize in ("keep", "w8a8") else args.quantize_method
+    method = method if args.prune == "off" else args.prune
     return {"method": method, "recipe": {k: v for k, v in given.items() if v is not None}}

@@ -13,18 +13,19 @@ from tinyinfer.backends.switches import BackendSwitches
 from tinyinfer.batching.switches import BatchingSwitches
 from tinyinfer.errors import SwitchError, all_of
 from tinyinfer.kv_cache.switches import KVCacheSwitches
+from tinyinfer.pruning.switches import WeightSwitches
 from tinyinfer.quantization.switches import BITS, QuantizationSwitches
 from tinyinfer.speculative.switches import SpeculativeSwitches
 
 WEIGHTS = {"draft_model", "draft_quantize"} | {
-    one.name for part in (QuantizationSwitches, BackendSwitches) for one in fields(part)
+    one.name for part in (WeightSwitches, BackendSwitches) for one in fields(part)
 }  # the switches that decide which weights are in memory; all others decide how a model serves
 
 
 @dataclass(frozen=True)
 class EngineConfig(
     # The last base comes first: a dataclass takes the fields of its last base first, and `--help` lists them so.
-    BackendSwitches, QuantizationSwitches, SpeculativeSwitches, BatchingSwitches, KVCacheSwitches,
+    BackendSwitches, WeightSwitches, SpeculativeSwitches, BatchingSwitches, KVCacheSwitches,
 ):  # fmt: skip
     """Which optimizations are on. Each field is a switch with a command line flag of the same name (README lists them).
 
@@ -33,8 +34,8 @@ class EngineConfig(
 
     @property
     def shared(self) -> Collection[str]:
-        """The switches of quantization that a quantized draft uses: it has groups, too."""
-        return ("group_size", "symmetric") if self.draft_quantize != "off" else ()
+        """The switches of quantization that others use: a quantized draft has groups, too, and pruning reads text."""
+        return (*super().shared, *(("group_size", "symmetric") if self.draft_quantize != "off" else ()))
 
     def refusals(self) -> Iterator[SwitchError]:
         """What two ideas cannot do together, before what each of them refuses by itself."""
@@ -57,6 +58,9 @@ class EngineConfig(
         if self.activations != "float" and self.quantize == "w8a8" and not other:
             reason = "{field}={value} rounds the inputs of quantized matrices, and {quantize}=w8a8 does so already"
             yield SwitchError("activations", self.activations, reason, "leave it out, or choose {quantize}=int8")
+        if self.activations != "float" and self.prune != "off":
+            reason = "{field}={value} has no product with sparse weights, and {prune}={method} makes the weights sparse"
+            yield SwitchError("activations", self.activations, reason, "leave it out", method=self.prune)
         yield from super().refusals()
 
     def same_weights(self, other: EngineConfig) -> bool:

@@ -37,9 +37,11 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     build.py           a checkpoint to a model: what is fused, what keeps its codes, what is rounded
     side_by_side.py    layers taken by several threads, and handed over in order
     rotations.py       rotary positions to frequencies and amplitudes: the ways of stretching them
-    quantized.py       the folder that `tinyinfer quantize` writes, read
+    quantized.py       the folder that `tinyinfer quantize` or `prune` writes, read
+    sparse_tensors.py  its matrices without zeros
     export.py          a model in memory to canonical tensors: fused matrices are split
     saving.py          those tensors to such a folder, whole or not at all
+    plain_folder.py    a smaller model of floats to a folder as on the hub
     whole.py           a file or a folder, whole or absent, also after a kill
     hf_writer.py       a ModelConfig to config.json
     hub.py             the name of a model to its path, downloaded on first use

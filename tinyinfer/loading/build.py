@@ -37,11 +37,13 @@ from tinyinfer.model.weights import (
     NoNorm,
     Norm,
     RMSNorm,
+    SparseMatrix,
     Weight,
 )
-from tinyinfer.quantization.switches import QuantizationSwitches
+from tinyinfer.pruning.switches import STRUCTURED, WeightSwitches
 from tinyinfer.units import amount, show
 
+AGAIN = {"quantized": "rounding", "pruned": "changing weights"}
 Conversion = Callable[[str, Joined], Matrix]  # (name, float rows) -> what the backend takes
 Progress = Callable[[int, int], None]  # (layers done, of how many)
 
@@ -52,13 +54,14 @@ def as_floats(name: str, matrix: Joined) -> Matrix:
 
 
 def as_stored(name: str, matrix: Joined) -> Matrix:
-    """The codes that the file itself holds, floats where it holds floats; each part alone where they are not alike.
+    """What the file itself holds: codes or floats, without zeros or with them; parts that are not alike stay apart.
 
     Raises ModelError for NaN and infinity in scales.
     """
-    if any(part.codes for part in matrix.parts) and not matrix.alike:
+    if not matrix.alike:
         return MixedMatrix(tuple(as_stored(name, part) for part in matrix.separate()))
-    return matrix.quantized() if matrix.parts[0].codes else matrix
+    kept, layout = matrix.quantized() if matrix.parts[0].codes else matrix, matrix.parts[0].sparse
+    return SparseMatrix(kept, layout) if layout else kept
 
 
 def build_model(
@@ -196,24 +199,43 @@ def build_mlp(n: str, c: ModelConfig, moe: MoEConfig | None, builder: Builder) -
 
 
 def load_model(
-    checkpoint: Checkpoint, ops: Ops, c: QuantizationSwitches, on_layer: Progress = lambda done, of: None
+    checkpoint: Checkpoint, ops: Ops, c: WeightSwitches, on_layer: Progress = lambda done, of: None
 ) -> Model:
-    """The model of a checkpoint, quantized as the switches say; a folder that is quantized already stays so.
+    """The model of a checkpoint, pruned and quantized as the switches say; a folder that is so already stays so.
 
-    Raises ValueError for quantizing such a folder again, and as quantization/apply.py does.
+    Raises ValueError for changing such a folder again, and as pruning/apply.py and quantization/apply.py do.
     """
     if keeps_file_quantization(c, checkpoint):
         note_floats(checkpoint)
         return build_model(checkpoint, ops, on_layer, as_stored)
-    if not c.quantizes:
+    if not c.changes:
         return build_model(checkpoint, ops, on_layer)
     from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 
+    if c.prunes:
+        return load_pruned(checkpoint, ops, c, on_layer)
     if not c.calibrated:
         return build_model(checkpoint, ops, on_layer, rounding(c, checkpoint.config))
     windows = read_windows(c, checkpoint.config, checkpoint.tokenizer)
     model = build_model(checkpoint, ops, lambda done, of: on_layer(done, 2 * of))
     return quantize_model(model, ops, c, windows, lambda done, of: on_layer(of + done, 2 * of))
+
+
+def load_pruned(checkpoint: Checkpoint, ops: Ops, c: WeightSwitches, on_layer: Progress) -> Model:
+    """The float model of a checkpoint, pruned and then quantized; each of both may read the same text."""
+    from tinyinfer.pruning.apply import check_pattern, prune_model, read_windows, round_pruned
+    from tinyinfer.quantization.apply import quantize_model
+
+    check_pattern(c, checkpoint.config)
+    windows = read_windows(c, checkpoint.config, checkpoint.tokenizer) if c.reads_text else None
+    layers = checkpoint.config.num_layers
+    model = build_model(checkpoint, ops, lambda done, of: on_layer(done, 2 * layers))
+    model = prune_model(model, ops, c, windows, lambda done, of: on_layer(layers + done * layers // of, 2 * layers))
+    if not c.quantizes:
+        return model
+    if windows is not None and c.calibrated:
+        return quantize_model(model, ops, c, windows)
+    return round_pruned(model, ops, c)
 
 
 def note_floats(checkpoint: Checkpoint) -> None:
@@ -229,18 +251,19 @@ def note_floats(checkpoint: Checkpoint) -> None:
         note(f"{checkpoint.path}: {many} of a type that is not kept, so {size} become floats; {cure}")
 
 
-def keeps_file_quantization(c: QuantizationSwitches, checkpoint: Checkpoint) -> bool:
+def keeps_file_quantization(c: WeightSwitches, checkpoint: Checkpoint) -> bool:
     """True if quantized tensors are loaded without dequantizing: quantize=keep, or a folder that we quantized.
 
-    Raises ValueError for quantizing such a folder again.
+    Raises ValueError for quantizing or pruning such a folder again.
     """
     if checkpoint.quantization is None:
         return c.quantize == "keep"
-    if c.quantizes:
-        changed = c.given("quantize", "quantize_head", "quantize_rules", "quantize_method")
+    if c.changes:
+        changed = c.given("quantize", "quantize_head", "quantize_rules", "quantize_method", "prune", *STRUCTURED)
         given = ", ".join(f"{{{name}}}={{its_{name}}}" for name in changed)
-        reason = given + " is given, but {path} is quantized already, and rounding twice loses twice"
-        cure = "leave it out, or quantize the model that the folder was made from"
+        verb = AGAIN[checkpoint.change]
+        reason = given + f" is given, but {{path}} is {checkpoint.change} already, and {verb} twice loses twice"
+        cure = "leave it out, or take the model that the folder was made from"
         values = {f"its_{name}": getattr(c, name) for name in changed}
         raise SwitchError(changed[0], getattr(c, changed[0]), reason, cure, **values, path=checkpoint.path)
     return True

@@ -36,7 +36,8 @@ class LazyTensor:
 
     name is the one in the file, for error messages. nbytes is the size in the file. path is that file. What the file
     itself keeps in a few bits has `codes(start, stop)`: rows of its last axis (those of all experts counted through)
-    that never were floats.
+    that never were floats. sparse: the layout of a matrix whose zeros the file does not keep (model/weights.py), and
+    kept: how many weights it has then, of codes filled up to a multiple of 8.
     """
 
     name: str
@@ -45,6 +46,8 @@ class LazyTensor:
     read: Callable[[int, int], np.ndarray]
     path: str = "memory"
     codes: Callable[[int, int], QuantizedMatrix] | None = None
+    sparse: str | None = None
+    kept: int = 0
 
     def tiles(self, elements: int = 1 << 20) -> Iterator[tuple[int, np.ndarray]]:
         """Pairs (first row, float32 rows), about `elements` numbers at a time. Raises ModelError for NaN, infinity."""
@@ -119,8 +122,8 @@ class Joined:
 
     @property
     def alike(self) -> bool:
-        """Whether the file has rounded all parts in the same way, or none of them."""
-        return len({part.scheme for part in self.parts}) == 1
+        """Whether the file keeps all parts in the same way."""
+        return len({(part.scheme, part.sparse) for part in self.parts}) == 1
 
     def separate(self) -> tuple[Joined, ...]:
         """Each part as a matrix of its own."""
@@ -140,7 +143,12 @@ class Checkpoint:
     config: ModelConfig
     tensors: dict[str, LazyTensor]
     tokenizer: Tokenizer
-    quantization: dict[str, Any] | None = None  # our own quantization_config: this folder was quantized by tinyinfer
+    quantization: dict[str, Any] | None = None  # our own quantization_config: this folder was written by tinyinfer
+
+    @property
+    def change(self) -> str:
+        """What was done to the model of a folder of ours, for messages."""
+        return "pruned" if any(tensor.sparse for tensor in self.tensors.values()) else "quantized"
 
 
 def join_end_tokens(config: ModelConfig, ids: Iterable[int]) -> ModelConfig:

@@ -13,6 +13,7 @@ import numpy as np
 
 from tinyinfer.arrays import Array, to_host
 from tinyinfer.backends.packing import pack
+from tinyinfer.backends.sparse import Sparse
 from tinyinfer.backends.stacked import Stacked
 from tinyinfer.loading.quantized import saved_arrays
 from tinyinfer.loading.safetensors import NUMPY_TYPES
@@ -40,8 +41,15 @@ class Exported:
         """The QuantScheme of the tensor; None for floats."""
         return self.source[0].scheme if isinstance(self.source, tuple) else None
 
+    @property
+    def sparse(self) -> str | None:
+        """The layout of a sparse tensor; None for one whose zeros are kept."""
+        return self.source[0].layout if isinstance(self.source, tuple) and isinstance(self.source[0], Sparse) else None
+
     def layout(self) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
         """Name, type and shape of the arrays that it is saved as."""
+        if self.sparse:
+            return [(name, array.dtype, array.shape) for name, array in self._sparse_arrays()]
         scheme, (*_, inputs) = self.scheme, self.shape
         if scheme is None:
             return [(self.name, self._dtype(), self.shape)]
@@ -55,6 +63,8 @@ class Exported:
         """The arrays of `layout`, in the same order."""
         if not isinstance(self.source, tuple):
             yield to_host(self.source)
+        elif self.sparse:
+            yield from (array for _, array in self._sparse_arrays())
         elif self.scheme is None:
             yield np.stack(list(self._floats())) if len(self.shape) == 3 else next(self._floats())
         else:
@@ -80,6 +90,18 @@ class Exported:
             matrix = weight.matrix()
             assert isinstance(matrix, Floats)
             yield matrix.array[self._rows]
+
+    def _sparse_arrays(self) -> list[tuple[str, np.ndarray]]:
+        """The arrays of loading/sparse_tensors.py; experts below one another."""
+        start, stop = self.first, self.first + self.shape[-2]
+        parts = [weight.outputs(start, stop) for weight in self.source if isinstance(weight, Sparse)]
+        suffixes = "places", "values" if self.scheme is None else "codes", "d"
+        each = [(part.places.places, part.values, part.scale) for part in parts]
+        return [
+            (f"{self.name}.{suffix}", np.concatenate([to_host(array) for array in arrays]))
+            for suffix, arrays in zip(suffixes, zip(*each, strict=True), strict=True)
+            if arrays[0] is not None
+        ]
 
     def _codes(self) -> Iterator[QuantizedMatrix]:
         for weight in self.source:

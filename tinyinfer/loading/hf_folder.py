@@ -24,7 +24,7 @@ from tinyinfer.loading.hf_names import canonical_tensors
 from tinyinfer.loading.hf_nested import is_nested, text_tensors
 from tinyinfer.loading.hf_vocab import read_vocabulary
 from tinyinfer.loading.json_fields import read_json
-from tinyinfer.loading.quantized import quantized_tensors, read_schemes
+from tinyinfer.loading.quantized import quantized_tensors, read_forms
 from tinyinfer.loading.safetensors import Stored, read_header
 from tinyinfer.loading.small_files import read_whole
 from tinyinfer.loading.strangers import ADAPTER, told_of
@@ -49,8 +49,8 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
         note(f"{folder}: the adapter beside the model ({ADAPTER}) is not read; merge the two unless they are merged")
     if quantization is not None:
         config = _tied_as_stored(config, stored.keys()) if nested else config
-        schemes = read_schemes(str(folder / "config.json"), quantization, config)
-        tensors = quantized_tensors(str(folder), config, schemes, stored)
+        forms = read_forms(str(folder / "config.json"), quantization, config)
+        tensors = quantized_tensors(str(folder), config, forms, stored)
     elif nested:
         tensors = canonical_tensors(str(folder), config, text_tensors(str(folder), stored), may_differ=True)
         config = _tied_as_stored(config, tensors.keys())

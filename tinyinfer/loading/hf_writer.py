@@ -15,6 +15,10 @@ from tinyinfer.loading.hf_families import FAMILIES
 from tinyinfer.model.config import ModelConfig, RopeConfig
 
 WINDOWED = {"llama": "mistral", "olmo2": "olmo3"}  # a GGUF's name -> the model_type of those with windows
+SIZES = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "head_dim",
+    "n_embd", "n_inner", "n_layer", "n_head",
+)  # fmt: skip
 BY_LAYER = ("gemma2", "gemma3_text", "olmo3", "gpt_oss")  # whose layers with a window are listed
 
 
@@ -162,3 +166,22 @@ def _rope(rope: RopeConfig, c: ModelConfig) -> dict[str, Any]:
     if rope.divisors is not None:
         return fields | {"rope_type": "divisors", "divisors": list(rope.divisors)}
     return fields | ({"factor": rope.factor} if rope.scaling == "linear" else {"rope_type": "default"})
+
+
+def changed_fields(fields: dict[str, Any], old: ModelConfig, new: ModelConfig) -> dict[str, Any]:
+    """A config.json's fields with what differs between two configurations, and with all sizes.
+
+    A size may follow from another that has changed, as head_dim from hidden_size. Which layers have a window is listed
+    as soon as layers differ, since a rule that counts layers would count others. Rotations never change: each kind of
+    layer keeps its own.
+    """
+    before, after = config_fields(old), config_fields(new)
+    kept = {"model_type", "rope_parameters", "architectures"}
+    changed = {name: value for name, value in after.items() if name not in kept and value != before.get(name)}
+    sizes = {name: after[name] for name in SIZES if name in after}
+    aliases = set(SIZES) - sizes.keys() if "n_embd" in after else set()  # GPT-2's other names
+    own = {name: value for name, value in fields.items() if name not in aliases}
+    if "layer_types" in fields or len(set(old.windows)) > 1:
+        changed["layer_types"] = ["sliding_attention" if window else "full_attention" for window in new.windows]
+    architectures = [FAMILIES[fields["model_type"]].classes[0]]  # with a head, whatever the source was
+    return own | changed | sizes | {"architectures": architectures}

@@ -1,9 +1,9 @@
-"""A folder that `tinyinfer quantize` wrote: a model whose matrices are codes, scales and minimums.
+"""A folder that `tinyinfer quantize` or `prune` wrote: a model whose matrices are codes, or sparse, or both.
 
-    config.json          as on the hub, and a `quantization_config` that says how each matrix is rounded
+    config.json          as on the hub, and a `quantization_config` that says how each matrix is kept
     model.safetensors    NAME.codes (rows, bytes) U8; the scales, NAME.d (rows, groups) F16, and the minimums, NAME.m
                          the same; nested ones as NAME.d (rows, steps) F16 and NAME.d.codes (rows, groups) I8;
-                         floats under NAME
+                         floats under NAME; sparse matrices as sparse_tensors.py says
     tokenizer.json ...   as on the hub
 
 Names are the canonical ones of checkpoint.py, for every family. A row's codes are packed as packing.py does it, from 0
@@ -13,26 +13,35 @@ on. Rows are read when they are asked for and become the packed types of the bac
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from tinyinfer.backends.packing import packed_size, unpack
-from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import LazyTensor
 from tinyinfer.loading.json_fields import Fields
 from tinyinfer.loading.safetensors import Stored
+from tinyinfer.loading.sparse_tensors import sparse_tensor, take_part
 from tinyinfer.model.config import ModelConfig, expected_tensors
 from tinyinfer.model.quantized_matrix import W8A8_SCHEME, Nested, QuantizedMatrix, QuantScheme
+from tinyinfer.model.weights import MASK, TWO_OF_FOUR
 from tinyinfer.units import show
 
 VERSION = 1
 BITS = (2, 3, 4, 5, 6, 8)
 
 
-def read_schemes(where: str, quantization: dict[str, Any], config: ModelConfig) -> dict[str, QuantScheme]:
-    """Canonical name -> QuantScheme of every matrix that is quantized.
+@dataclass(frozen=True)
+class Form:
+    """How a file keeps a matrix. scheme: of its codes; None: floats. sparse: its layout; None: zeros are kept."""
+
+    scheme: QuantScheme | None
+    sparse: str | None
+
+
+def read_forms(where: str, quantization: dict[str, Any], config: ModelConfig) -> dict[str, Form]:
+    """Canonical name -> Form of every matrix that is quantized, or sparse.
 
     Raises ModelError, naming `where` and the field, for anything that is missing, wrong or not known.
     """
@@ -45,20 +54,37 @@ def read_schemes(where: str, quantization: dict[str, Any], config: ModelConfig) 
         f.refuse("grids", f"is {show(table)}, but must say how each matrix is rounded; quantize the model again")
     f.refuse_unread(("quant_method", "recipe"), {})  # where it came from: changes no number
     shapes = expected_tensors(config)  # once: patterns and layers are as many as the file likes
-    schemes: dict[str, QuantScheme] = {}
+    forms: dict[str, Form] = {}
     for pattern, entry in table.items():
-        scheme = _scheme(f.table(f"grids, {show(pattern)}", entry))
+        form = _form(f.table(f"grids, {show(pattern)}", entry))
+        scheme = form.scheme
         names = _matching(pattern, config.num_layers, shapes)
-        if not names or not schemes.keys().isdisjoint(names):
+        if not names or not forms.keys().isdisjoint(names):
             why = "which is there under another name, too" if names else "which no matrix of this model is called"
             f.refuse("grids", f"names {show(pattern)}, {why}; quantize the model again")
-        if scheme.integer_inputs and any(len(shapes[name]) > 2 for name in names):
+        if scheme and scheme.integer_inputs and any(len(shapes[name]) > 2 for name in names):
             f.refuse("grids", f"gives {show(pattern)} activation_bits, which experts cannot have; quantize it again")
-        if scheme.nested and any(scheme.groups(shapes[name][-1]) % scheme.nested for name in names):
+        if scheme and scheme.nested and any(scheme.groups(shapes[name][-1]) % scheme.nested for name in names):
             wrong = f"gives {show(pattern)} scales for {scheme.nested} groups together, which leave a rest"
             f.refuse("grids", f"{wrong}; quantize it again")
-        schemes |= dict.fromkeys(names, scheme)
-    return schemes
+        if form.sparse == TWO_OF_FOUR and any(shapes[name][-1] % 4 for name in names):
+            f.refuse("grids", f"gives {show(pattern)} 2:4, which does not divide its inputs; prune it again")
+        forms |= dict.fromkeys(names, form)
+    return forms
+
+
+def _form(f: Fields) -> Form:
+    """Reads the Form of one matrix. Raises ModelError for a field that is wrong."""
+    sparse = f.get("sparse")
+    if sparse not in (None, MASK, TWO_OF_FOUR):
+        f.refuse("sparse", f"is {show(sparse)}, but must be {MASK} or {TWO_OF_FOUR}; prune the model again")
+    if sparse is not None and f.get("bits") is None:
+        f.refuse_unread((), {})
+        return Form(None, sparse)
+    scheme = _scheme(f)
+    if sparse is not None and (not scheme.symmetric or scheme.nested or scheme.integer_inputs):
+        f.refuse("sparse", "goes with symmetric codes of one scale a group only; prune the model again")
+    return Form(scheme, sparse)
 
 
 def _scheme(f: Fields) -> QuantScheme:
@@ -87,7 +113,7 @@ def _matching(pattern: str, layers: int, shapes: dict[str, tuple[int, ...]]) -> 
 
 
 def quantized_tensors(
-    path: str, config: ModelConfig, schemes: dict[str, QuantScheme], stored: dict[str, Stored]
+    path: str, config: ModelConfig, forms: dict[str, Form], stored: dict[str, Stored]
 ) -> dict[str, LazyTensor]:
     """The tensors of a folder of ours by canonical name; `path` is for messages.
 
@@ -95,8 +121,11 @@ def quantized_tensors(
     """
     left, tensors = dict(stored), {}
     for name, shape in expected_tensors(config).items():
-        if name in schemes:
-            tensors[name] = _quantized(path, name, shape, schemes[name], left)
+        form = forms.get(name)
+        if form and form.sparse:
+            tensors[name] = sparse_tensor(path, name, shape, form.scheme, form.sparse, left)
+        elif form and form.scheme:
+            tensors[name] = _quantized(path, name, shape, form.scheme, left)
         elif name in left:
             left[name].check_float()
             tensors[name] = left.pop(name).lazy()
@@ -111,7 +140,7 @@ def _quantized(
     """A matrix, or a stack of experts' (X, N, M), from its two or three tensors, which are taken out of `stored`."""
     rows, inputs = math.prod(shape[:-1]), shape[-1]
     packed, *scales = (
-        _part(path, f"{name}.{suffix}", dtype, (rows, columns), stored)
+        take_part(path, f"{name}.{suffix}", dtype, (rows, columns), stored)
         for suffix, dtype, columns in saved_arrays(scheme, inputs)
     )
 
@@ -139,16 +168,3 @@ def saved_arrays(scheme: QuantScheme, inputs: int) -> list[tuple[str, str, int]]
         else:
             arrays += [(suffix, "F16", groups)]
     return arrays
-
-
-def _part(path: str, name: str, dtype: str, shape: tuple[int, ...], stored: dict[str, Stored]) -> Stored:
-    """Takes a tensor out of `stored`. Raises ModelError if it is missing, or has another type or shape."""
-    if name not in stored:
-        raise ModelError(f"{path}: the tensor {name!r} is missing; the folder is incomplete, quantize the model again")
-    tensor = stored.pop(name)
-    if (tensor.dtype, tensor.shape) != (dtype, shape):
-        raise ModelError(
-            f"{tensor.path}: tensor {name!r} is {tensor.dtype} of shape {tensor.shape}, but config.json says {dtype} "
-            f"of shape {shape}; quantize the model again"
-        )
-    return tensor

@@ -27,10 +27,12 @@ from tinyinfer.loading.checksums import write_sums
 from tinyinfer.loading.export import Exported, export
 from tinyinfer.loading.hf_config import OURS
 from tinyinfer.loading.hf_folder import INDEX, SINGLE, load_folder
-from tinyinfer.loading.hf_writer import config_fields
+from tinyinfer.loading.hf_nested import is_nested
+from tinyinfer.loading.hf_writer import changed_fields, config_fields
 from tinyinfer.loading.json_fields import read_json
 from tinyinfer.loading.quantized import VERSION
 from tinyinfer.loading.whole import sweep, try_place, whole
+from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Model
 
 SHARD_BYTES = 1 << 29  # of one file, whose arrays are in memory until it is written
@@ -81,12 +83,12 @@ def save_model(
         raise ValueError(f"{source.path}: holds no matrix in a few bits that could be kept; choose how to quantize it")
     with whole_folder(Path(folder)) as part:
         write_weights(part, tensors, on_tensor)
-        write_configs(part, source, quantization)
+        write_configs(part, model.config, source, {"quantization_config": quantization})
         source.tokenizer.save(str(part))
-        _check(part, source)
+        check_read_back(part, model.config, source)
         write_sums(part)
         for file in part.iterdir():
-            _sync(file)
+            sync(file)
         return sum(file.stat().st_size for file in part.iterdir())
 
 
@@ -156,20 +158,30 @@ def scheme_table(tensors: list[Exported]) -> dict[str, dict[str, Any]]:
 
 def _entry(tensor: Exported) -> dict[str, Any] | None:
     """The fields of one matrix in config.json; None for floats."""
-    scheme = tensor.scheme
+    scheme, sparse = tensor.scheme, {"sparse": tensor.sparse} if tensor.sparse else {}
     if scheme is None:
-        return None
+        return sparse or None
     entry: dict[str, Any] = {"bits": scheme.bits, "group": scheme.group_size, "symmetric": scheme.symmetric}
     entry |= {"whole": True} if scheme.per_tensor else {}
     entry |= {"nested": scheme.nested} if scheme.nested else {}
-    return entry | ({"activation_bits": 8} if scheme.integer_inputs else {})
+    return entry | ({"activation_bits": 8} if scheme.integer_inputs else {}) | sparse
 
 
-def write_configs(part: Path, source: Checkpoint, quantization: dict[str, Any]) -> None:
-    """config.json, of the source or written anew for a GGUF file, and generation_config.json where there is one."""
+def write_configs(
+    part: Path, c: ModelConfig, source: Checkpoint, more: dict[str, Any], own_names: bool = False
+) -> None:
+    """config.json with the fields of `more`, too, and generation_config.json where the source has one.
+
+    config.json is the source's, with what differs in a model that has become smaller; written anew for a GGUF file, and
+    for a source that also reads images, if the model has become smaller or the weights have their own_names.
+    """
     origin = Path(source.path)
-    fields = read_json(origin / "config.json") if origin.is_dir() else config_fields(source.config)
-    write_json(part / "config.json", fields | {"quantization_config": quantization})
+    fields = read_json(origin / "config.json") if origin.is_dir() else None
+    if fields is None or ((own_names or c != source.config) and is_nested(fields)):
+        fields = config_fields(c)
+    elif c != source.config:
+        fields = changed_fields(fields, source.config, c)
+    write_json(part / "config.json", fields | more)
     if origin.is_dir() and (origin / "generation_config.json").exists():
         shutil.copyfile(origin / "generation_config.json", part / "generation_config.json")
 
@@ -179,21 +191,22 @@ def write_json(path: Path, value: dict[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _check(part: Path, source: Checkpoint) -> None:
+def check_read_back(part: Path, c: ModelConfig, source: Checkpoint) -> None:
     """Reads the folder back. Raises ModelError when it would not be the same model.
 
     A llama of a GGUF file may have become a mistral, and the attention scale of a GGUF file is a float32.
     """
     saved = load_folder(part).config
-    wanted = replace(source.config, architecture=saved.architecture)
+    wanted = replace(c, architecture=saved.architecture)
     if np.float32(saved.attention_scale) == np.float32(wanted.attention_scale):
         wanted = replace(wanted, attention_scale=saved.attention_scale)
     if saved != wanted:
-        raise ModelError(
-            f"{source.path}: a setting of this model has no place in a config.json; quantize it from its folder"
-        )
+        names = [name for name in vars(saved) if getattr(saved, name) != getattr(wanted, name)]
+        what = f"a setting of this model has no place in a config.json ({', '.join(names)})"
+        raise ModelError(f"{source.path}: {what}; start from the folder that it was made from")
 
 
-def _sync(file: Path) -> None:
+def sync(file: Path) -> None:
+    """Waits until the file is on the disk."""
     with open(file, "rb+") as opened:
         os.fsync(opened.fileno())  # or a power cut could leave the name without the bytes

@@ -152,17 +152,28 @@ def labels(records: list[dict[str, Any]], ceiling: float) -> list[tuple[str, tup
 
 
 def ways(records: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """The records by how their weights are stored: float, w8a8, or a method and its group size."""
+    """The records by how their weights are stored: pruned, float, w8a8, or a method and its group size."""
     by_way: dict[str, list[dict[str, Any]]] = {}
     for record in records:
         engine = record["engine"]
+        pruned = removed(engine)
         if engine["quantize"] in ("off", "keep", "w8a8"):
             way = {"off": "float", "keep": "the file's own", "w8a8": "w8a8"}[engine["quantize"]]
         else:
             method = engine["quantize_method"]
             way = f"{method if method == 'combined' else method.upper()}, groups of {engine['group_size']}"
+        way = way if not pruned else pruned if way == "float" else f"{pruned}, {way}"
         by_way.setdefault(way, []).append(record)
     return by_way
+
+
+def removed(engine: dict[str, Any]) -> str:
+    """What pruning removed: by which method, or which parts; empty without pruning."""
+    if engine["prune"] != "off":
+        return f"{engine['prune']} {'N:M' if ':' in str(engine['sparsity']) else 'by share'}"
+    parts = {"drop_layers": "layers", "width": "neurons", "keep_kv_heads": "heads", "keep_hidden": "model width"}
+    names = [word for field, word in parts.items() if engine[field] is not None]
+    return f"fewer {' and '.join(names)}" if names else ""
 
 
 def set_scales(axes: Any, bits: list[float], perplexities: list[float]) -> None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from tinyinfer.arrays import FLOAT
 from tinyinfer.backends.switches import DTYPES
+from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.kv_cache.switches import CACHES
 from tinyinfer.loading.build import keeps_file_quantization
@@ -21,6 +22,8 @@ from tinyinfer.measure.roofline import expected_step, intensity, limit, norm_wei
 from tinyinfer.model.config import ModelConfig, expected_tensors, held_matrices
 from tinyinfer.model.visit import matrices as held_by_model
 from tinyinfer.model.visit import weights
+from tinyinfer.model.weights import Weight
+from tinyinfer.pruning.switches import STRUCTURED
 from tinyinfer.switches import resolve
 
 if TYPE_CHECKING:
@@ -41,6 +44,10 @@ def describe(name: str, checkpoint: Checkpoint, engine: EngineConfig, context: i
     from tinyinfer.quantization.recipe import kept_recipe, make_recipe  # here: a float model needs no such file
 
     c, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, engine.dtype)).itemsize
+    if engine.prunes:
+        field = engine.given("prune", *STRUCTURED)[0]
+        reason = "{field}={value} removes weights that only a loaded model can name, and nothing is loaded here"
+        raise SwitchError(field, getattr(engine, field), reason, "make a folder by `tinyinfer prune`, and inspect that")
     kept = keeps_file_quantization(engine, checkpoint)
     recipe = kept_recipe(c, checkpoint.tensors) if kept else make_recipe(engine, c)
     remembers = resolve(CACHES, engine.kv_cache).can_chunk
@@ -112,6 +119,8 @@ def matrices(c: ModelConfig, itemsize: int, recipe: Recipe) -> list[dict[str, An
     for matrix in held_matrices(c).values():
         for name, outputs, scheme in recipe.parts(matrix):
             size = packed_bytes(outputs, matrix.inputs, scheme, itemsize)  # of one expert
+            if name in recipe.sparse:
+                size = recipe.nbytes(matrix, itemsize) // matrix.count
             bits, shown = 8 * size / (outputs * matrix.inputs), scheme and scheme_fields(scheme)
             rows.append({"name": name, "grid": shown, "bits_per_weight": bits, "bytes": matrix.count * size})
     return rows
@@ -134,11 +143,19 @@ def unused_experts(c: ModelConfig) -> int:
     return unused
 
 
-def bits_per_weight(model: Model) -> float:
-    """Bits that a weight of the layers' matrices takes, scales included; embedding and head are not counted."""
+def bits_per_weight(model: Model, of: Model | None = None) -> float:
+    """Bits that a weight of the layers' matrices takes, scales included; embedding and head are not counted.
+
+    of: the model whose weights are counted, where this one is made of it and has fewer; None: this one's.
+    """
+    numbers = sum(math.prod(weight.shape) for weight in layer_weights(of or model))
+    return 8 * sum(weight.nbytes for weight in layer_weights(model)) / numbers
+
+
+def layer_weights(model: Model) -> list[Weight]:
+    """The weights of the layers' matrices, each expert's by itself."""
     layers = [held for name, held in held_by_model(model) if name.startswith("layers.")]
-    each = [weight for held in layers for weight in weights(held)]
-    return 8 * sum(w.nbytes for w in each) / sum(math.prod(w.shape) for w in each)
+    return [weight for held in layers for weight in weights(held)]
 
 
 # What it costs.

@@ -76,7 +76,27 @@ def check_range(matrix: FloatMatrix, first: int, rows: np.ndarray, dtype: Any) -
     )
 
 
-Matrix = FloatMatrix | QuantizedMatrix | MixedMatrix
+MASK, TWO_OF_FOUR = "mask", "2:4"  # layouts of sparse matrices, by their names in files
+
+
+@dataclass(frozen=True)
+class SparseMatrix:
+    """A matrix of N outputs and M inputs of which many weights are zero, and are not to be kept (pruning/).
+
+    matrix: all weights, the zeros among them; codes must be symmetric, so that zero is a code. layout: TWO_OF_FOUR
+    where of every 4 inputs of an output at most 2 have a weight other than zero, and a kernel may rely on that; else
+    MASK.
+    """
+
+    matrix: FloatMatrix | QuantizedMatrix
+    layout: str
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.matrix.shape
+
+
+Matrix = FloatMatrix | QuantizedMatrix | MixedMatrix | SparseMatrix
 
 # What a backend holds.
 

@@ -93,6 +93,11 @@ def read_windows(c: QuantizationSwitches, model: ModelConfig, tokenizer: Encoder
     """
     check_can_calibrate(model, w8a8=c.quantize == "w8a8")
     make_recipe(c, model)
+    return windows_of(c, model, tokenizer)
+
+
+def windows_of(c: QuantizationSwitches, model: ModelConfig, tokenizer: Encoder) -> np.ndarray:  # -> (W, n)
+    """W windows of n token ids as `read_windows` reads them, without a look at how the model will be quantized."""
     beginning = tokenizer.beginning if c.calibration_bos else []
     size = min(WINDOW, model.max_position - len(beginning))
     count = DEFAULT_TOKENS if c.calibration_tokens is None else c.calibration_tokens

@@ -21,8 +21,10 @@ from tinyinfer.backends.packing import packed_size
 from tinyinfer.errors import SwitchError
 from tinyinfer.model.config import HeldMatrix, ModelConfig, held_matrices
 from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
+from tinyinfer.model.weights import MASK
 from tinyinfer.quantization.switches import GROUP_SIZES, GROUPWISE, QuantizationSwitches
 
+START_BYTES = 8  # of where an output's weights begin, under a mask
 BITS = {"int8": 8, "int4": 4, "int3": 3, "int2": 2}
 RULE = re.compile(r"(?P<name>\S+)\s+(?P<kind>off|int8|int4|int3|int2)(\s+g(?P<group>\d+|channel|tensor))?")
 
@@ -32,10 +34,12 @@ class Recipe:
     """(pattern, scheme) pairs; a scheme of None leaves a matrix as it is.
 
     mixed: the schemes of the tensors of each matrix whose file has rounded them differently (backends/stacked.py).
+    sparse: the layout of each matrix whose zeros a file does not keep, and how many weights it has then.
     """
 
     rules: tuple[tuple[str, QuantScheme | None], ...]
     mixed: Mapping[str, tuple[QuantScheme | None, ...]] = field(default_factory=dict)
+    sparse: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     def scheme(self, name: str) -> QuantScheme | None:
         """The scheme of the matrix of that name: the first rule's that fits; without any, None."""
@@ -43,6 +47,8 @@ class Recipe:
 
     def nbytes(self, matrix: HeldMatrix, itemsize: int) -> int:
         """Bytes of a matrix in memory: floats, or blocks of 64 outputs of codes, scales and (asymmetric) minimums."""
+        if matrix.name in self.sparse:
+            return sparse_bytes(matrix, self.scheme(matrix.name), *self.sparse[matrix.name], itemsize)
         parts = self.parts(matrix)
         return matrix.count * sum(packed_bytes(part[1], matrix.inputs, part[2], itemsize) for part in parts)
 
@@ -59,6 +65,15 @@ def packed_bytes(outputs: int, inputs: int, scheme: QuantScheme | None, itemsize
         return outputs * inputs * itemsize
     block = 1 if scheme.integer_inputs else LANES  # w8a8 pads nothing
     return -(-outputs // block) * block * (inputs * scheme.bits + 8 * scheme.scale_bytes(inputs)) // 8
+
+
+def sparse_bytes(matrix: HeldMatrix, scheme: QuantScheme | None, layout: str, kept: int, itemsize: int) -> int:
+    """Bytes of a sparse matrix in memory, of all experts together (backends/sparse.py)."""
+    outputs = matrix.count * matrix.outputs
+    places = outputs * packed_size(matrix.inputs, 1) + (START_BYTES * (outputs + matrix.count) if layout == MASK else 0)
+    if scheme is None:
+        return places + kept * itemsize
+    return places + kept * scheme.bits // 8 + outputs * scheme.scale_bytes(matrix.inputs)
 
 
 def make_recipe(c: QuantizationSwitches, model: ModelConfig) -> Recipe:
@@ -136,9 +151,20 @@ class Stored(Protocol):
     def scheme(self) -> QuantScheme | None:
         """The QuantScheme in which the file stores the tensor; None for floats."""
 
+    @property
+    def sparse(self) -> str | None:
+        """The layout of a tensor whose zeros the file does not keep; None for any other."""
+
+    @property
+    def kept(self) -> int:
+        """How many weights a sparse tensor has in the file."""
+
 
 def kept_recipe(c: ModelConfig, tensors: Mapping[str, Stored]) -> Recipe:
     """What quantize=keep makes of a file: the schemes of its tensors."""
     schemes = {name: tuple(tensors[part].scheme for part, _ in held.parts) for name, held in held_matrices(c).items()}
     mixed = {name: each for name, each in schemes.items() if len(set(each)) > 1}
-    return Recipe(tuple((name, each[0]) for name, each in schemes.items() if name not in mixed), mixed)
+    rules = tuple((name, each[0]) for name, each in schemes.items() if name not in mixed)
+    sparse = {name: [tensors[part] for part, _ in held.parts] for name, held in held_matrices(c).items()}
+    layouts = {name: (parts[0].sparse, sum(part.kept for part in parts)) for name, parts in sparse.items()}
+    return Recipe(rules, mixed, {name: (layout, kept) for name, (layout, kept) in layouts.items() if layout})

@@ -27,6 +27,7 @@ from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.model.interfaces import HOST, Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
+from tinyinfer.pruning.layers import keep_layers
 from tinyinfer.sampling import most_likely, perturbed
 from tinyinfer.sequence import Batch, Draft, Sequence, Wanted, make_batch
 from tinyinfer.speculative.base import Costs, DraftCost, DraftSettings, Target
@@ -163,16 +164,6 @@ def over_vocabulary(logits: np.ndarray, size: int) -> np.ndarray:  # (R, N) -> (
     return np.pad(logits, ((0, 0), (0, lacking)), constant_values=-np.inf) if lacking > 0 else logits[:, :size]
 
 
-def first_layers(model: Model, n: int) -> Model:
-    """The model without its layers from n on, a cheap draft of itself (Elhoushi et al. 2024, LayerSkip, 4.3)."""
-    c = model.config
-    return replace(
-        model,
-        config=replace(c, num_layers=n, rope=c.rope[:n], windows=c.windows[:n]),
-        layers=model.layers[:n],
-    )
-
-
 # Drafters by name: (target, second model if any, operations, switches, clock, cost) -> Drafter.
 
 
@@ -199,7 +190,7 @@ def self_draft(
     if layers > total:
         reason = "{field}={value} is more than the model's {total} layers"
         raise SwitchError("draft_layers", layers, reason, "choose a smaller number", total=total)
-    cheaper = first_layers(model, layers)
+    cheaper = keep_layers(model, range(layers))  # the first ones (Elhoushi et al. 2024, LayerSkip, 4.3)
     if c.draft_quantize != "off":
         from tinyinfer.quantization.apply import coarser_copy
         from tinyinfer.quantization.recipe import make_scheme
