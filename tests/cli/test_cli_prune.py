@@ -15,6 +15,8 @@ from tinyinfer import LLM
 from tinyinfer.cli import main
 from tinyinfer.errors import ModelError
 from tinyinfer.loading import load
+from tinyinfer.model.visit import matrices, weights
+from tinyinfer.quantization.apply import floats
 
 __all__ = ["short"]  # fixture
 
@@ -62,6 +64,19 @@ def test_prune_then_generate(words: str, short: str, text: str, tmp_path: Path, 
 def _value(word: str) -> Any:
     """A flag's word as Python gives it."""
     return int(word) if word.isdecimal() else word if ":" in word or not word[0].isdigit() else float(word)
+
+
+@pytest.mark.parametrize("sparsity", ["0.53", "0.6", "2:4"])
+@pytest.mark.parametrize("bits", ["", "int4", "int3"])
+def test_experts_come_back(golden_folder, sparsity: str, bits: str, tmp_path: Path) -> None:
+    """A mixture's weights, expert by expert. Catches codes of one expert read from the padding behind another's."""
+    source, out = str(golden_folder("mixtral")), tmp_path / "out"
+    flags = ["--method", "magnitude", "--sparsity", sparsity, *(["--quantize", bits] if bits else [])]
+    assert main(["prune", "-q", "-m", source, "-o", str(out), *flags]) == 0
+    llm = LLM(source, prune="magnitude", sparsity=sparsity, quantize=bits or "off")
+    for (name, held), (_, right) in zip(matrices(LLM(str(out)).model), matrices(llm.model), strict=True):
+        for weight, other in zip(weights(held), weights(right), strict=True):
+            np.testing.assert_array_equal(floats(weight), floats(other), err_msg=name)
 
 
 def test_method_is_another_name(short: str, tmp_path: Path, capsys) -> None:
@@ -112,6 +127,8 @@ def test_inspect_cannot_prune(short: str, capsys) -> None:
         ("-o OUT --method wanda --sparsity 1.5", "--sparsity=1.5 must lie between 0"),
         ("-o OUT --method wanda --sparsity 0", "--sparsity=0 must lie between 0"),
         ("-o OUT --sparsity 2:4 --drop-layers 1", "--sparsity=2:4 is given, but --prune=off removes no single weight"),
+        ("-o OUT --drop-layers 1 --quantize keep", "--drop-layers=1 changes weights, and --quantize=keep takes them"),
+        ("-o OUT --method magnitude --calibration-tokens 512", "--prune=magnitude reads no text"),
         ("-o OUT --width 0", "--width=0.0 must lie between 0"),
         ("-o /nowhere/at/all --method wanda", "there is no folder"),
         ("--method wanda", "-o/--output"),
@@ -153,6 +170,20 @@ def test_a_pruned_folder_is_not_pruned_again(short: str, tmp_path: Path, capsys)
     assert "pruned already" in capsys.readouterr().err
     with pytest.raises(ValueError, match="pruned already"):
         LLM(out, quantize="int8")
+
+
+def test_activations_are_not_rounded_for_sparse_weights(short: str, tmp_path: Path, capsys) -> None:
+    """Catches a switch that a folder accepts and no product hears of."""
+    out = str(tmp_path / "out")
+    assert main(["prune", "-q", "-m", short, "-o", out, "--method", "magnitude", "--quantize", "int4"]) == 0
+    with pytest.raises(ValueError, match="activations=int8 rounds the inputs of matrices"):
+        LLM(out, activations="int8")
+
+
+def test_a_family_that_is_not_written_is_refused_before_it_is_loaded(golden_folder, tmp_path: Path, capsys) -> None:
+    words = ["-m", str(golden_folder("mixtral")), "-o", str(tmp_path / "out"), "--drop-layers", "1"]
+    assert main(["prune", "-q", *words], unopened) == 2
+    assert "is a mixture of experts, which is not written as a plain folder" in capsys.readouterr().err
 
 
 def test_ctrl_c_leaves_nothing(short: str, tmp_path: Path, monkeypatch, capsys) -> None:

@@ -283,7 +283,7 @@ def test_a_mixture_of_experts_is_refused_by_every_way(ops):
     """Catches an assertion, or experts of which some were cut."""
     config = small_config(experts=MoEConfig(num_experts=4, experts_per_token=2, expert_size=28))
     model = built(config, random_tensors(config), ops)
-    with pytest.raises(SwitchError, match=r"^keep_hidden=8 is for dense layers, .*; choose drop_layers, or a dense"):
+    with pytest.raises(SwitchError, match=r"^keep_hidden=8 is for dense layers, .*; choose a dense"):
         narrow(model, WINDOWS, ops, hidden=8)
     for refused in (
         lambda: keep_neurons(model, NEURONS, ops),

@@ -81,12 +81,9 @@ class TwoOfFour:
         """
         if kept.shape[1] % 4:
             raise ValueError(f"2:4 needs a multiple of 4 inputs, not {kept.shape[1]}")
-        fours = kept.reshape(len(kept), -1, 4)  # (N, M/4, 4)
-        if (fours.sum(axis=2) > 2).any():
-            raise ValueError("2:4 needs two zeros among every four inputs")
-        chosen = np.sort(np.argsort(~fours, axis=2, kind="stable")[..., :2], axis=2)  # (N, M/4, 2)
-        packed = pack(chosen.reshape(len(kept), -1).astype(np.uint8), 2, np)  # (N, C)
-        return cls(xp.asarray(packed), kept.shape[1])
+        step = max(1, PACK_TILE // kept.shape[1])
+        packed = [pack_places(kept[start : start + step]) for start in range(0, len(kept), step)]  # (rows, C) each
+        return cls(xp.asarray(np.concatenate(packed)), kept.shape[1])
 
     @property
     def nbytes(self) -> int:
@@ -105,6 +102,15 @@ class TwoOfFour:
         """The kept places of outputs start ... stop, counted through these outputs' inputs."""
         places = unpack(self.places[start:stop], 2, self.inputs // 2, xp).reshape(-1, 2)  # (pairs, 2)
         return (xp.arange(0, 4 * len(places), 4)[:, None] + places).reshape(-1)
+
+
+def pack_places(kept: np.ndarray) -> np.ndarray:  # (N, M) -> (N, C)
+    """The places of the two of every four that are True. Raises ValueError where there are more."""
+    fours = kept.reshape(len(kept), -1, 4)  # (N, M/4, 4)
+    if (fours.sum(axis=2) > 2).any():
+        raise ValueError("2:4 needs two zeros among every four inputs")
+    chosen = np.sort(np.argsort(~fours, axis=2, kind="stable")[..., :2], axis=2)  # (N, M/4, 2)
+    return pack(chosen.reshape(len(kept), -1).astype(np.uint8), 2, np)
 
 
 Places = Bitmask | TwoOfFour
@@ -182,14 +188,14 @@ class Sparse(HoldsModule):
 
     def outputs(self, start: int, stop: int) -> Sparse:
         """Only the outputs start ... stop of the matrix."""
-        values = self._kept(start, stop)  # (kept,)
+        values = self.kept(start, stop)  # (kept,)
         if self.scheme is not None:
             values = pack_eights(values, self.scheme.bits, self.xp)  # (eights, bits)
         scale = None if self.scale is None else self.scale[start:stop]
         shape = stop - start, self.shape[1]
         return Sparse(shape, self.places.outputs(start, stop), values, self.scheme, scale, self.xp)
 
-    def _kept(self, start: int, stop: int) -> Array:  # -> (kept,)
+    def kept(self, start: int, stop: int) -> Array:  # -> (kept,)
         """The kept weights of outputs start ... stop: floats, or codes from 0 on (uint8)."""
         first, last = self.places.first(start), self.places.first(stop)
         if self.scheme is None:
@@ -199,7 +205,7 @@ class Sparse(HoldsModule):
 
     def _dense(self, start: int, stop: int) -> Array:  # -> (rows, M)
         """The floats, or the codes (int16), of outputs start ... stop, zeros among them."""
-        values = self._kept(start, stop)  # (kept,)
+        values = self.kept(start, stop)  # (kept,)
         if self.scheme is not None:
             values = values.astype("int16") + self.xp.int16(self.scheme.lowest)
         w = self.xp.zeros((stop - start) * self.shape[1], values.dtype)  # (rows·M,)

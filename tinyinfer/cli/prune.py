@@ -23,6 +23,7 @@ from tinyinfer.units import amount
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from tinyinfer.engine.config import EngineConfig
     from tinyinfer.llm import LLM
     from tinyinfer.loading.checkpoint import Checkpoint
 
@@ -56,6 +57,10 @@ def run(args: argparse.Namespace) -> int:
         check_target(args.output)
     started = time.perf_counter()
     source = open_source(args)
+    if is_plain(config):
+        from tinyinfer.loading.plain_folder import check_family
+
+        check_family(source.config, source)
     llm = args.opener(args.model, config, args.quiet)
     with progress_bar("writing", shown=not args.quiet) as show:
         size = write(args, llm, source, show)
@@ -67,12 +72,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
+def is_plain(config: EngineConfig) -> bool:
+    """Whether all matrices of what is written are floats with their zeros."""
+    return config.prune == "off" and not config.quantizes
+
+
 def write(args: argparse.Namespace, llm: LLM, source: Checkpoint, show: Callable[[int, int], None]) -> int:
     """Writes the folder: a plain one where all matrices are still floats with their zeros. Returns its bytes."""
     from tinyinfer.loading.saving import save_model
 
     config = engine_config(args)
-    if config.prune == "off" and not config.quantizes:
+    if is_plain(config):
         from tinyinfer.loading.plain_folder import save_plain
 
         return save_plain(args.output, llm.model, source, show)

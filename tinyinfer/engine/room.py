@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from traceback import clear_frames
 
 import numpy as np
@@ -69,6 +70,7 @@ def weight_bytes(checkpoint: Checkpoint, c: EngineConfig) -> int:
     config, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, c.dtype)).itemsize
     kept = keeps_file_quantization(c, checkpoint)
     recipe = kept_recipe(config, checkpoint.tensors) if kept else make_recipe(c, config)
+    recipe = replace(recipe, sparse={})  # a device holds zeros, too (backends/cupy_ops.py)
     shapes = expected_tensors(config).items()
     small = [shape for name, shape in shapes if len(shape) == 1 or name == "positions" or name.endswith(".bias")]
     matrices = sum(recipe.nbytes(matrix, itemsize) for matrix in held_matrices(config).values())
@@ -82,7 +84,7 @@ def check_activations(checkpoint: Checkpoint, c: EngineConfig) -> None:
     from tinyinfer.quantization.recipe import make_recipe  # here: a float model needs no such file
 
     if keeps_file_quantization(c, checkpoint):
-        schemes = [tensor.scheme for tensor in checkpoint.tensors.values()]
+        schemes = [tensor.scheme for tensor in checkpoint.tensors.values() if not tensor.sparse]
     else:
         recipe = make_recipe(c, checkpoint.config)
         schemes = [recipe.scheme(name) for name in held_matrices(checkpoint.config)]

@@ -223,18 +223,21 @@ def load_model(
 
 def load_pruned(checkpoint: Checkpoint, ops: Ops, c: WeightSwitches, on_layer: Progress) -> Model:
     """The float model of a checkpoint, pruned and then quantized; each of both may read the same text."""
-    from tinyinfer.pruning.apply import check_pattern, prune_model, read_windows, round_pruned
+    from tinyinfer.pruning.apply import check_can_prune, prune_model, read_windows, round_pruned
     from tinyinfer.quantization.apply import quantize_model
 
-    check_pattern(c, checkpoint.config)
+    check_can_prune(c, checkpoint.config)
     windows = read_windows(c, checkpoint.config, checkpoint.tokenizer) if c.reads_text else None
-    layers = checkpoint.config.num_layers
-    model = build_model(checkpoint, ops, lambda done, of: on_layer(done, 2 * layers))
-    model = prune_model(model, ops, c, windows, lambda done, of: on_layer(layers + done * layers // of, 2 * layers))
+    layers, rounds = checkpoint.config.num_layers, 3 if c.calibrated else 2
+
+    def part(before: int) -> Progress:
+        return lambda done, of: on_layer(before * layers + done * layers // of, rounds * layers)
+
+    model = prune_model(build_model(checkpoint, ops, part(0)), ops, c, windows, part(1))
     if not c.quantizes:
         return model
     if windows is not None and c.calibrated:
-        return quantize_model(model, ops, c, windows)
+        return quantize_model(model, ops, c, windows, part(2))
     return round_pruned(model, ops, c)
 
 

@@ -12,8 +12,8 @@ from math import prod
 import numpy as np
 
 from tinyinfer.arrays import Array, to_host
-from tinyinfer.backends.packing import pack
-from tinyinfer.backends.sparse import Sparse
+from tinyinfer.backends.packing import pack, packed_size
+from tinyinfer.backends.sparse import EIGHT, Sparse, pack_eights
 from tinyinfer.backends.stacked import Stacked
 from tinyinfer.loading.quantized import saved_arrays
 from tinyinfer.loading.safetensors import NUMPY_TYPES
@@ -49,7 +49,7 @@ class Exported:
     def layout(self) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
         """Name, type and shape of the arrays that it is saved as."""
         if self.sparse:
-            return [(name, array.dtype, array.shape) for name, array in self._sparse_arrays()]
+            return self._sparse_layout()
         scheme, (*_, inputs) = self.scheme, self.shape
         if scheme is None:
             return [(self.name, self._dtype(), self.shape)]
@@ -64,7 +64,7 @@ class Exported:
         if not isinstance(self.source, tuple):
             yield to_host(self.source)
         elif self.sparse:
-            yield from (array for _, array in self._sparse_arrays())
+            yield from self._sparse_arrays()
         elif self.scheme is None:
             yield np.stack(list(self._floats())) if len(self.shape) == 3 else next(self._floats())
         else:
@@ -91,17 +91,29 @@ class Exported:
             assert isinstance(matrix, Floats)
             yield matrix.array[self._rows]
 
-    def _sparse_arrays(self) -> list[tuple[str, np.ndarray]]:
+    @property
+    def _sparse(self) -> list[Sparse]:
+        return [weight for weight in self.source if isinstance(weight, Sparse)]
+
+    def _sparse_layout(self) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
         """The arrays of loading/sparse_tensors.py; experts below one another."""
-        start, stop = self.first, self.first + self.shape[-2]
-        parts = [weight.outputs(start, stop) for weight in self.source if isinstance(weight, Sparse)]
-        suffixes = "places", "values" if self.scheme is None else "codes", "d"
-        each = [(part.places.places, part.values, part.scale) for part in parts]
-        return [
-            (f"{self.name}.{suffix}", np.concatenate([to_host(array) for array in arrays]))
-            for suffix, arrays in zip(suffixes, zip(*each, strict=True), strict=True)
-            if arrays[0] is not None
-        ]
+        rows, one = prod(self.shape[:-1]), self._sparse[0]
+        kept = sum(weight.places.first(self._rows.stop) - weight.places.first(self.first) for weight in self._sparse)
+        places = (f"{self.name}.places", np.dtype(np.uint8), (rows, packed_size(self.shape[-1], 1)))
+        if one.scheme is None:
+            return [places, (f"{self.name}.values", np.dtype(one.values.dtype), (kept,))]
+        codes = (f"{self.name}.codes", np.dtype(np.uint8), (-(-kept // EIGHT), one.scheme.bits))
+        return [places, codes, (f"{self.name}.d", np.dtype(np.float16), (rows, one.scheme.groups(self.shape[-1])))]
+
+    def _sparse_arrays(self) -> Iterator[np.ndarray]:
+        """The arrays of `_sparse_layout`; the codes of all experts are packed as one run."""
+        start, stop = self.first, self._rows.stop
+        yield np.concatenate([to_host(weight.places.places[start:stop]) for weight in self._sparse])
+        kept = np.concatenate([to_host(weight.kept(start, stop)) for weight in self._sparse])  # (kept,)
+        yield kept if self.scheme is None else pack_eights(kept, self.scheme.bits, np)
+        if self.scheme is not None:
+            scales = [weight.scale for weight in self._sparse if weight.scale is not None]  # (N, G) each
+            yield np.concatenate([to_host(scale[start:stop]) for scale in scales])
 
     def _codes(self) -> Iterator[QuantizedMatrix]:
         for weight in self.source:

@@ -92,13 +92,18 @@ def check_can_write(model: Model, source: Checkpoint) -> None:
         if tensor.scheme is not None or tensor.sparse:
             kind = "sparse" if tensor.sparse else "quantized"
             _refuse(source, f"the weight {tensor.name!r} is {kind}, and a plain folder holds floats; load it as floats")
+    check_family(c, source)
+    if not c.learned_positions and not any(c.rope):
+        _refuse(source, "no layer with rotary positions is left, which a config.json cannot say; keep one of them")
+    check_heads(c, source)
+
+
+def check_family(c: ModelConfig, source: Checkpoint) -> None:
+    """Raises ModelError for a family that is not written."""
     if c.experts:
         _refuse(source, "is a mixture of experts, which is not written as a plain folder; choose a dense model")
     if c.architecture == "gpt_neox" or any(rope and rope.size is not None for rope in c.rope):
         _refuse(source, "its queries and keys lie in another order than in files, so that no plain folder is written")
-    if not c.learned_positions and not any(c.rope):
-        _refuse(source, "no layer with rotary positions is left, which a config.json cannot say; keep one of them")
-    check_heads(c, source)
 
 
 def check_heads(c: ModelConfig, source: Checkpoint) -> None:

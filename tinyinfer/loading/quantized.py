@@ -140,7 +140,7 @@ def _quantized(
     """A matrix, or a stack of experts' (X, N, M), from its two or three tensors, which are taken out of `stored`."""
     rows, inputs = math.prod(shape[:-1]), shape[-1]
     packed, *scales = (
-        take_part(path, f"{name}.{suffix}", dtype, (rows, columns), stored)
+        take_part(path, f"{name}.{suffix}", dtype, (rows, columns), stored, "quantize")
         for suffix, dtype, columns in saved_arrays(scheme, inputs)
     )
 

@@ -102,14 +102,19 @@ def take_values(
     return [values, take_part(path, f"{name}.d", "F16", (rows, scheme.groups(inputs)), stored)]
 
 
-def take_part(path: str, name: str, dtype: str, shape: tuple[int, ...], stored: dict[str, Stored]) -> Stored:
-    """Takes a tensor out of `stored`. Raises ModelError if it is missing, or has another type or shape."""
+def take_part(
+    path: str, name: str, dtype: str, shape: tuple[int, ...], stored: dict[str, Stored], cure: str = "prune"
+) -> Stored:
+    """Takes a tensor out of `stored`. Raises ModelError if it is missing, or has another type or shape.
+
+    cure: the command that makes the folder anew.
+    """
     if name not in stored:
-        raise ModelError(f"{path}: the tensor {name!r} is missing; the folder is incomplete, quantize the model again")
+        raise ModelError(f"{path}: the tensor {name!r} is missing; the folder is incomplete, {cure} the model again")
     tensor = stored.pop(name)
     if (tensor.dtype, tensor.shape) != (dtype, shape):
         raise ModelError(
             f"{tensor.path}: tensor {name!r} is {tensor.dtype} of shape {tensor.shape}, but config.json says {dtype} "
-            f"of shape {shape}; quantize the model again"
+            f"of shape {shape}; {cure} the model again"
         )
     return tensor

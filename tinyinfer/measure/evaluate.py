@@ -34,9 +34,9 @@ SETTINGS: dict[str, dict[str, Any]] = {
     **{name: {"quantize": name} for name in QUANTIZATIONS if name != "off"},
 }
 QUANTIZED = re.compile(r"(?P<quantize>\w+?)(-g(?P<group_size>\w+))?(?P<activations>-a8)?(:(?P<quantize_method>\w+))?")
-PRUNED = re.compile(rf"(?P<prune>{'|'.join(PRUNE_METHODS)})-(?P<sparsity>[\d.:]+)")
-PARTS = re.compile(r"(?P<part>drop|width|kv-heads|hidden)(?P<value>[\d.]+)")
-PART_SWITCHES = {"drop": "drop_layers", "width": "width", "kv-heads": "keep_kv_heads", "hidden": "keep_hidden"}
+PRUNED = re.compile(rf"(?P<prune>{'|'.join(name for name in PRUNE_METHODS if name != 'off')})-(?P<sparsity>[\d.:]+)")
+PARTS = re.compile(r"(?P<part>drop|kv-heads|hidden)(?P<value>\d+)|width(?P<share>\d*\.\d+)")
+PARTS_OF = {"drop": "drop_layers", "kv-heads": "keep_kv_heads", "hidden": "keep_hidden"}
 UNQUANTIZED = {one.name: one.default for one in fields(QuantizationSwitches)}
 UNPRUNED = {one.name: one.default for one in fields(PruningSwitches)}
 # What the others are compared with.
@@ -63,8 +63,8 @@ def part_of_setting(name: str) -> dict[str, Any]:
     if pruned := PRUNED.fullmatch(name):
         return dict(pruned.groupdict())
     if removed := PARTS.fullmatch(name):
-        field, value = PART_SWITCHES[removed["part"]], removed["value"]
-        return {field: float(value) if field == "width" else int(value)}
+        share, part = removed["share"], removed["part"]
+        return {"width": float(share)} if share else {PARTS_OF[part]: int(removed["value"])}
     parts = QUANTIZED.fullmatch(name)
     base = parts["quantize"] if parts else name
     if base not in SETTINGS or (base != name and "quantize" not in SETTINGS[base]):
@@ -113,7 +113,7 @@ def check_setting(config: EngineConfig, checkpoint: Checkpoint) -> None:
     """
     from tinyinfer.engine.room import check_activations
     from tinyinfer.loading.build import keeps_file_quantization
-    from tinyinfer.pruning.apply import check_pattern
+    from tinyinfer.pruning.apply import check_can_prune
     from tinyinfer.pruning.apply import read_windows as read_windows_to_prune
     from tinyinfer.quantization.apply import read_windows
     from tinyinfer.quantization.recipe import make_recipe
@@ -121,7 +121,7 @@ def check_setting(config: EngineConfig, checkpoint: Checkpoint) -> None:
     check_activations(checkpoint, config)
     if keeps_file_quantization(config, checkpoint):
         return
-    check_pattern(config, checkpoint.config)
+    check_can_prune(config, checkpoint.config)
     if config.prunes_by_text:
         read_windows_to_prune(config, checkpoint.config, checkpoint.tokenizer)
     elif config.calibrated:

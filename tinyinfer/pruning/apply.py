@@ -19,13 +19,13 @@ from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.visit import map_matrices
 from tinyinfer.model.weights import MASK, TWO_OF_FOUR, Floats, Linear, MixedMatrix, SparseMatrix, Weight
-from tinyinfer.pruning.layers import drop_layers
+from tinyinfer.pruning.layers import check_can_drop, drop_layers
 from tinyinfer.pruning.magnitude import magnitude
 from tinyinfer.pruning.patterns import Pattern, read_pattern
 from tinyinfer.pruning.sparsegpt import sparsegpt
 from tinyinfer.pruning.switches import PRUNE_METHODS, READING, PruningSwitches, WeightSwitches
 from tinyinfer.pruning.wanda import wanda
-from tinyinfer.pruning.width import narrow
+from tinyinfer.pruning.width import check_can_narrow, narrow
 from tinyinfer.quantization.apply import floats, rounding, windows_of
 from tinyinfer.quantization.calibration import Encoder, Inputs, calibrate
 from tinyinfer.quantization.recipe import make_recipe
@@ -33,6 +33,17 @@ from tinyinfer.switches import resolve
 
 Method = Callable[[np.ndarray, "Inputs | None", Pattern], np.ndarray]
 Progress = Callable[[int, int], None]
+
+
+def check_can_prune(c: PruningSwitches, model: ModelConfig) -> None:
+    """Refuses what a model of this configuration cannot have, before its weights are read. Raises SwitchError.
+
+    The pattern of single weights is looked at when whole parts are gone, since it must divide what is left.
+    """
+    check_can_drop(model, c.drop_layers or 0)
+    check_can_narrow(model, c.width, c.keep_kv_heads, c.keep_hidden)
+    if not c.narrows:
+        check_pattern(c, model)
 
 
 def check_pattern(c: PruningSwitches, model: ModelConfig) -> None:
@@ -55,7 +66,7 @@ def read_windows(c: WeightSwitches, model: ModelConfig, tokenizer: Encoder) -> n
     what = c.given("prune", "width", "keep_kv_heads", "keep_hidden")
     if model.experts and what and c.prunes_by_text:
         reason = "{field}={value} looks at the inputs of each matrix, and an expert sees too few rows"
-        cure = "choose {prune}=magnitude, or {drop_layers}"
+        cure = "choose {prune}=magnitude"
         raise SwitchError(what[0], getattr(c, what[0]), reason, cure)
     if c.quantizes:
         make_recipe(c, model)  # before the weights are read
@@ -111,7 +122,9 @@ def prune_weights(
         return Linear(sparse(name, linear.weight, inputs), linear.bias), None
 
     if c.prune not in READING:
-        return map_matrices(model, lambda name, weight: sparse(name, weight, None) if is_pruned(name) else weight)
+        pruned = map_matrices(model, lambda name, weight: sparse(name, weight, None) if is_pruned(name) else weight)
+        on_layer(model.config.num_layers)
+        return pruned
     assert windows is not None
     return calibrate(model, windows, ops, convert, on_layer)
 

@@ -84,12 +84,17 @@ def drop_layers(
     on_layer is called with the number of layers that are measured. Raises SwitchError unless at least one layer stays,
     ValueError as block_influence does.
     """
-    total = model.config.num_layers
+    check_can_drop(model.config, count)
+    order = np.argsort(block_influence(model, windows, ops, on_layer), kind="stable")  # (L,)
+    return keep_layers(model, sorted(order[count:].tolist()))
+
+
+def check_can_drop(c: ModelConfig, count: int) -> None:
+    """Raises SwitchError unless at least one layer stays."""
+    total = c.num_layers
     if not 0 <= count < total:
         reason = "{field}={value} must leave at least one of the model's {total} layers"
         raise SwitchError("drop_layers", count, reason, "choose a number from 0 to {most}", total=total, most=total - 1)
-    order = np.argsort(block_influence(model, windows, ops, on_layer), kind="stable")  # (L,)
-    return keep_layers(model, sorted(order[count:].tolist()))
 
 
 def _config_of(c: ModelConfig, kept: Sequence[int]) -> ModelConfig:

@@ -65,7 +65,7 @@ class PruningSwitches(Switches):
         if self.width is not None and not (isinstance(self.width, float) and 0 < self.width < 1):
             reason = "{field}={value} must lie between 0, which leaves nothing, and 1, which removes nothing"
             yield SwitchError("width", self.width, reason, "give a share, as 0.75")
-        if self.prune == "off" and self.given("sparsity"):
+        if self.prune == "off" and str(self.sparsity) != type(self).sparsity:
             reason = "{field}={value} is given, but {prune}=off removes no single weight"
             yield SwitchError("sparsity", self.sparsity, reason, "leave it out, or add {prune}=wanda")
 
@@ -112,6 +112,15 @@ class WeightSwitches(PruningSwitches, QuantizationSwitches):
 
     def refusals(self) -> Iterator[SwitchError]:
         """What pruning and quantization cannot do together: a pruned weight must stay zero when it is rounded."""
+        if self.quantize == "keep" and self.prunes:
+            name = self.given("prune", *STRUCTURED)[0]
+            reason = "{field}={value} changes weights, and {quantize}=keep takes them as they are in the file"
+            yield SwitchError(name, getattr(self, name), reason, "leave one of the two out")
+        text = self.given(*CALIBRATION)
+        if text and self.prune == "magnitude" and not self.reads_text:
+            reason = "{field}={value} is given, but {prune}=magnitude reads no text"
+            cure = "leave it out, or choose {prune}=wanda or sparsegpt"
+            yield SwitchError(text[0], getattr(self, text[0]), reason, cure)
         yield from super().refusals()
         if self.prune == "off" or not self.quantizes:
             return

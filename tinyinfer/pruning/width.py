@@ -87,7 +87,7 @@ def check_can_narrow(
     field, value = next(((name, value) for name, value in given.items() if value is not None), ("", None))
     if c.experts and field:
         reason = "{field}={value} is for dense layers, and this model has a mixture of experts"
-        raise SwitchError(field, value, reason, "choose {drop_layers}, or a dense model")
+        raise SwitchError(field, value, reason, "choose a dense model")
     if width is not None and not 0 < width <= 1:
         raise SwitchError("width", width, "{field}={value} is no share above 0 and up to 1", "give a share, as 0.75")
     for name, number, most_of, what in (

@@ -1,0 +1,216 @@
+"""A gradient tape: the operations of a forward pass are noted, and their adjoints are run in reverse order.
+
+The tape is an `Ops` that wraps another one, so the transformer is differentiated as it is written, and any backend
+whose weights are plain arrays does the work. Each operation adds one closure to the tape; `backward` runs them from the
+last to the first, and a gradient is complete when the last operation that used its array has been run (Griewank &
+Walther 2008, chapter 3.2).
+
+A model cuts arrays apart without asking its backend: q, k and v are views of one product, and a cache hands views of k
+and v back. So a gradient is a shadow: of each array's memory there is one array of gradients with the same layout, and
+the gradient of a view is the same view of the shadow. What is added to a part's gradient is in the whole's at once.
+
+Wins: no operation is written twice, and the model knows nothing of gradients. Loses: memory, because what an adjoint
+reads must be kept until then; recomputing a layer keeps only its input.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from tinyinfer.arrays import Array, Xp
+from tinyinfer.backends.delegate import DelegatingOps
+from tinyinfer.distillation.adjoints import (
+    ACTIVATIONS,
+    attention_adjoint,
+    cap_adjoint,
+    norm_adjoint,
+    rope_adjoint,
+)
+from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.heads import Heads, NoCap, SoftCap
+from tinyinfer.model.interfaces import KVCache, Ops
+from tinyinfer.model.weights import Dense, Embedding, Linear, NoNorm, Norm
+from tinyinfer.sequence import Batch
+
+
+class Shadows:
+    """The gradients of arrays, by the memory in which the arrays lie.
+
+    Each array whose gradient was asked for is kept until `clear`, so that no other one gets its memory. A model may
+    reshape what an operation gave; so that this is a view and no copy, operations give contiguous arrays.
+    """
+
+    def __init__(self, xp: Xp) -> None:
+        self.xp = xp
+        self.held: dict[int, tuple[Array, Array]] = {}  # id of a whole array -> itself, and its gradients
+
+    def of(self, array: Array) -> Array:  # (...,) -> (...,)
+        """The gradient of an array, zeros at first: a view, to be added to in place."""
+        whole = array
+        while whole.base is not None and isinstance(whole.base, type(whole)):
+            whole = whole.base
+        if id(whole) not in self.held:
+            self.held[id(whole)] = whole, self.xp.zeros_like(whole)
+        shadow = self.held[id(whole)][1]
+        if array is whole:
+            return shadow
+        if self.xp is np:
+            offset = array.__array_interface__["data"][0] - whole.__array_interface__["data"][0]
+            return np.ndarray(array.shape, array.dtype, shadow, offset, array.strides)
+        memory = shadow.data + (array.data.ptr - whole.data.ptr)
+        return self.xp.ndarray(array.shape, array.dtype, memory, array.strides)
+
+    def clear(self) -> None:
+        """Forgets all arrays and their gradients."""
+        self.held.clear()
+
+
+class Tape(DelegatingOps):
+    """Notes the operations of a model that run through it, and hands each of them on to `inner`.
+
+    Raises ValueError for a mixture of experts, whose router computes without asking its backend.
+
+    weights: the gradients of parameters, added up over all calls of `backward`: by the id of a Dense weight (M, N), of
+    a norm's weight or bias, of a bias, and of learned positions, each in the layout of what it belongs to.
+    """
+
+    def __init__(self, inner: Ops, model: ModelConfig) -> None:
+        super().__init__(inner)
+        if model.experts:
+            raise ValueError("a mixture of experts has no gradients here; train a dense model")
+        self.shadows = Shadows(inner.xp)
+        self.notes: list[Callable[[], None]] = []
+        self.weights: dict[int, tuple[Any, Array]] = {}
+
+    def backward(self, y: Array, dy: Array) -> None:  # (...,), (...,) ->
+        """Runs the adjoints of all that was noted, y's gradient being dy; then the tape is empty.
+
+        The gradients of parameters are added to `weights`, those of other arrays are in `shadows` until `clear`.
+        """
+        self.shadows.of(y)[...] += dy
+        while self.notes:
+            self.notes.pop()()
+
+    def clear(self) -> None:
+        """Forgets a pass, whether or not it was run backward; gradients of parameters stay."""
+        self.notes.clear()
+        self.shadows.clear()
+
+    def gradient(self, parameter: Any) -> Array:
+        """The gradient of a parameter, zeros at first: an array to be added to in place."""
+        if id(parameter) not in self.weights:
+            array = parameter.array if isinstance(parameter, Dense) else parameter
+            self.weights[id(parameter)] = parameter, self.xp.zeros_like(array)
+        return self.weights[id(parameter)][1]
+
+    def _note(self, x: Array, y: Array, adjoint: Callable[[Array], Array]) -> Array:
+        """y, a new array, for which adjoint(dy) gives what is to be added to the gradient of x."""
+
+        def run() -> None:
+            dx = self.shadows.of(x)  # (...,)
+            dx += adjoint(self.shadows.of(y))
+
+        self.notes.append(run)
+        return y
+
+    # Operations, in the order of backends/reference.py.
+
+    def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
+        x, table = self.inner.embed(tokens, positions, embedding), dense(embedding.table)  # x: (T, D)
+
+        def adjoint() -> None:
+            dx = self.shadows.of(x)  # (T, D)
+            self.xp.add.at(self.gradient(table).T, tokens, dx * np.float32(embedding.scale))
+            if embedding.positions is not None:
+                self.xp.add.at(self.gradient(embedding.positions), positions, dx)
+
+        self.notes.append(adjoint)
+        return x
+
+    def norm(self, x: Array, norm: Norm) -> Array:  # (T, ...) -> (T, ...)
+        y = self.inner.norm(x, norm)  # (T, ...)
+
+        def adjoint(dy: Array) -> Array:  # (T, ...) -> (T, ...)
+            dx, found = norm_adjoint(dy, x, norm, self.xp)  # (T, ...)
+            for parameter, change in found:
+                total = self.gradient(parameter)  # (...,)
+                total += change
+            return dx
+
+        return y if isinstance(norm, NoNorm) else self._note(x, y, adjoint)
+
+    def linear(self, x: Array, linear: Linear) -> Array:  # (T, M) -> (T, N)
+        weight = dense(linear.weight)
+
+        def adjoint(dy: Array) -> Array:  # (T, N) -> (T, M)
+            gradient = self.gradient(weight)  # (M, N)
+            gradient += x.T @ dy
+            if linear.bias is not None:
+                bias = self.gradient(linear.bias)  # (N,)
+                bias += dy.sum(axis=0)
+            return dy @ weight.array.T
+
+        return self._note(x, self.inner.linear(x, linear), adjoint)
+
+    def rope(
+        self, x: Array, rotation: tuple[Array, Array]
+    ) -> Array:  # (T, H+K, E), ((T, 1, E), (T, 1, E)) -> (T, H+K, E)
+        return self._note(x, self.inner.rope(x, rotation), lambda dy: rope_adjoint(dy, *rotation, self.xp))
+
+    def attention(
+        self, q: Array, layer: int, batch: Batch, cache: KVCache, heads: Heads
+    ) -> Array:  # (T, H, E) -> (T, H, E)
+        """The cache must hand back views of the keys and values that it was given, as NoCache does."""
+        out = self.xp.ascontiguousarray(self.inner.attention(q, layer, batch, cache, heads))  # (T, H, E): see Shadows
+        read = [cache.read(layer, span.seq, 0, span.first + span.rows) for span in batch.spans]
+
+        def adjoint() -> None:
+            dq, do = self.shadows.of(q), self.shadows.of(out)  # (T, H, E), (T, H, E)
+            for span, (k, v) in zip(batch.spans, read, strict=True):  # k, v: (S, K, E)
+                rows = slice(span.start, span.stop)
+                parts = attention_adjoint(do[rows], q[rows], k, v, span.first, 0, heads, self.xp)
+                for gradient, part in zip((dq[rows], self.shadows.of(k), self.shadows.of(v)), parts, strict=True):
+                    gradient += part
+
+        self.notes.append(adjoint)
+        return out
+
+    def activate(self, x: Array, activation: str) -> Array:  # (T, F) -> (T, F)
+        return self._note(x, self.inner.activate(x, activation), lambda dy: ACTIVATIONS[activation](dy, x, self.xp))
+
+    def gate(self, gate_up: Array, activation: str) -> Array:  # (T, 2*F) -> (T, F)
+        half = gate_up.shape[1] // 2
+
+        def adjoint(dy: Array) -> Array:  # (T, F) -> (T, 2*F)
+            gate, up = gate_up[:, :half], gate_up[:, half:]  # (T, F), (T, F)
+            parts = ACTIVATIONS[activation](dy * up, gate, self.xp), dy * self.inner.activate(gate, activation)
+            return self.xp.concatenate(parts, axis=1)
+
+        return self._note(gate_up, self.inner.gate(gate_up, activation), adjoint)
+
+    def add(self, x: Array, change: Array, scale: float) -> Array:  # (T, D), (T, D) -> (T, D)
+        """Into new memory: x may still be read by an adjoint."""
+        y = self._note(x, self.inner.add(x.copy(), change, scale), lambda dy: dy)  # (T, D)
+        return self._note(change, y, lambda dy: dy if scale == 1 else dy * np.float32(scale))
+
+    def gather(self, x: Array, rows: Array) -> Array:  # (T, D), (R,) -> (R, D)
+        y = self.inner.gather(x, rows)  # (R, D)
+        self.notes.append(lambda: self.xp.add.at(self.shadows.of(x), rows, self.shadows.of(y)))
+        return y
+
+    def scale(self, x: Array, factor: float) -> Array:  # (R, D) -> (R, D)
+        return self._note(x, self.inner.scale(x, factor), lambda dy: dy * np.float32(factor))
+
+    def cap(self, logits: Array, cap: NoCap | SoftCap) -> Array:  # (R, V) -> (R, V)
+        y = self.inner.cap(logits, cap)  # (R, V)
+        return y if isinstance(cap, NoCap) else self._note(logits, y, lambda dy: cap_adjoint(dy, y, cap.limit, self.xp))
+
+
+def dense(weight: Any) -> Dense:
+    """The weight. Raises ValueError unless it is a plain array of float32, which alone can be trained."""
+    if not isinstance(weight, Dense) or weight.array.dtype not in (np.float32, np.float64):
+        raise ValueError("only float32 weights in plain arrays have gradients; load the model as floats, with numpy")
+    return weight
