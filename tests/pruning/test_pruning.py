@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -29,7 +30,17 @@ from tinyinfer.quantization.apply import floats
 from tinyinfer.quantization.calibration import Inputs, calibrate
 
 CONFIG = small_config()
+MOE = small_config(experts=MoEConfig(3, 2, 12))
 WINDOWS = np.random.default_rng(4).integers(0, CONFIG.vocab_size, (6, 16))
+
+
+class Words:
+    """An encoder of random tokens: any text is 99 of them."""
+
+    beginning: ClassVar[list[int]] = []
+
+    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        return np.random.default_rng(0).integers(0, 31, 99).tolist()
 
 
 def silent(done: int) -> None:
@@ -179,3 +190,12 @@ def test_experts_see_too_few_rows():
     nothing: Any = None
     with pytest.raises(SwitchError, match="prune=wanda looks at the inputs of each matrix"):
         read_windows(EngineConfig(prune="wanda"), small_config(experts=MoEConfig(3, 2, 12)), nothing)
+
+
+def test_layers_of_a_mixture_can_go_beside_its_smallest_weights():
+    """Neither looks at the inputs of an expert. Catches a refusal of magnitude in the words of Wanda."""
+    checkpoint = checkpoint_of(MOE, random_tensors(MOE))
+    words = Words()
+    c = EngineConfig(prune="magnitude", drop_layers=1, calibration_tokens=64)
+    model = load_model(replace(checkpoint, tokenizer=words), NumpyOps(Ledger()), c)
+    assert len(model.layers) == MOE.num_layers - 1

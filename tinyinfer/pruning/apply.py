@@ -63,8 +63,8 @@ def read_windows(c: WeightSwitches, model: ModelConfig, tokenizer: Encoder) -> n
 
     Raises SwitchError for a mixture of experts where the inputs of single matrices are asked for.
     """
-    what = c.given("prune", "width", "keep_kv_heads", "keep_hidden")
-    if model.experts and what and c.prunes_by_text:
+    what = [*(["prune"] if c.prune in READING else []), *c.given("width", "keep_kv_heads", "keep_hidden")]
+    if model.experts and what:
         reason = "{field}={value} looks at the inputs of each matrix, and an expert sees too few rows"
         cure = "choose {prune}=magnitude"
         raise SwitchError(what[0], getattr(c, what[0]), reason, cure)
