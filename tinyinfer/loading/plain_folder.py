@@ -28,10 +28,9 @@ import numpy as np
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint, short_name
-from tinyinfer.loading.checksums import write_sums
 from tinyinfer.loading.export import Exported, export
 from tinyinfer.loading.hf_names import LLAMA, MODULES
-from tinyinfer.loading.saving import check_read_back, check_target, sync, whole_folder, write_configs, write_weights
+from tinyinfer.loading.saving import check_target, finish, whole_folder, write_configs, write_weights
 from tinyinfer.model.config import FUSED, ModelConfig
 from tinyinfer.model.transformer import Model
 
@@ -77,12 +76,7 @@ def save_plain(
         write_weights(part, tensors, on_tensor)
         types = dict.fromkeys(("dtype", "torch_dtype"), dtype_of(model))  # as transformers 5 calls it, and 4
         write_configs(part, model.config, source, types, own_names=True)
-        source.tokenizer.save(str(part))
-        check_read_back(part, model.config, source)
-        write_sums(part)
-        for file in part.iterdir():
-            sync(file)
-        return sum(file.stat().st_size for file in part.iterdir())
+        return finish(part, model.config, source)
 
 
 def check_can_write(model: Model, source: Checkpoint) -> None:

@@ -84,12 +84,20 @@ def save_model(
     with whole_folder(Path(folder)) as part:
         write_weights(part, tensors, on_tensor)
         write_configs(part, model.config, source, {"quantization_config": quantization})
-        source.tokenizer.save(str(part))
-        check_read_back(part, model.config, source)
-        write_sums(part)
-        for file in part.iterdir():
-            sync(file)
-        return sum(file.stat().st_size for file in part.iterdir())
+        return finish(part, model.config, source)
+
+
+def finish(part: Path, c: ModelConfig, source: Checkpoint) -> int:
+    """Adds tokenizer and checksums to weights and config, and reads back; returns the bytes of all files, synced.
+
+    Raises ModelError as check_read_back does.
+    """
+    source.tokenizer.save(str(part))
+    check_read_back(part, c, source)
+    write_sums(part)
+    for file in part.iterdir():
+        sync(file)
+    return sum(file.stat().st_size for file in part.iterdir())
 
 
 @contextmanager
