@@ -3,7 +3,8 @@
 Speed depends on the shape and not on the numbers. The random ones are slices of one pool, so that a model of a billion
 weights is there in seconds, and numbers that bfloat16 holds exactly. They are of a size at which every part matters, so
 that a wrong one changes the tokens: the embedding is small (with a large one and a tied head, the answer is the last
-token again), queries and keys are large (else each position would attend to all others alike).
+token again). No part is larger than 1: with queries and keys near 2, thirty random layers made of the rounding of 16
+prompt rows to bfloat16 another text (measured: up to 0.8 deviations of the logits; near 1 it is 0.002).
 """
 
 from __future__ import annotations
@@ -123,9 +124,9 @@ def slice_of(name: str, start: int, shape: tuple[int, ...]) -> np.ndarray:
     return (period[:count] if count <= POOL else np.resize(period, count)).reshape(shape)
 
 
-def spread(name: str, inputs: int) -> float:
-    """The standard deviation of a matrix's weights: it keeps activations near 1, and queries and keys near 2."""
-    return (2.0 if name.endswith((".q", ".k")) else 1.0) * inputs**-0.5
+def spread(inputs: int) -> float:
+    """The standard deviation of a matrix's weights: it keeps activations near 1."""
+    return inputs**-0.5
 
 
 def halved(numbers: np.ndarray) -> np.ndarray:
@@ -136,7 +137,7 @@ def halved(numbers: np.ndarray) -> np.ndarray:
 def random_floats(name: str, shape: tuple[int, ...]) -> LazyTensor:
     """A tensor of random floats: norms near 1, matrices as `spread` says."""
     vector = len(shape) == 1
-    scale, center = (np.float32(0.1), np.float32(1)) if vector else (np.float32(spread(name, shape[-1])), None)
+    scale, center = (np.float32(0.1), np.float32(1)) if vector else (np.float32(spread(shape[-1])), None)
 
     def read(start: int, stop: int) -> np.ndarray:
         rows = slice_of(name, start, (stop - start, *shape[1:])) * scale
@@ -148,7 +149,7 @@ def random_floats(name: str, shape: tuple[int, ...]) -> LazyTensor:
 def random_codes(name: str, shape: tuple[int, ...], scheme: QuantScheme) -> LazyTensor:
     """A matrix of random codes whose weights are about as large as those of random_floats."""
     inputs, groups = shape[-1], scheme.groups(shape[-1])
-    step = np.float16(spread(name, inputs) * 12**0.5 / (1 << scheme.bits))  # √12: codes are spread evenly
+    step = np.float16(spread(inputs) * 12**0.5 / (1 << scheme.bits))  # √12: codes are spread evenly
 
     def codes(start: int, stop: int) -> QuantizedMatrix:
         rows = stop - start

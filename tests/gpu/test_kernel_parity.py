@@ -1,6 +1,6 @@
 """Engines whose steps run by kernels of our own, captured and not, against NumPy: features and families.
 
-On the fake CuPy, where a kernel's launch takes milliseconds, only two of them; all on a GPU (`pytest -m gpu -n 0`).
+On the fake CuPy, where a kernel's launch takes milliseconds, only a few of them; all on a GPU (`pytest -m gpu -n 0`).
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from tinyinfer.loading import load
 
 DECODES = ["graph", "kernels", "persistent"]
 FEATURES = [*CACHES[1:], *SERVING, *DRAFTS, *WEIGHTS]
+ITSELF = [switches for switches in DRAFTS if switches["speculative"] == "self"]
+ON_THE_FAKE = [("graph", SERVING[2]), ("kernels", {}), *(("graph", switches) for switches in ITSELF)]
 pytestmark = pytest.mark.filterwarnings("ignore:gpu_decode=")  # where a note says that CuPy's operations take over
 
 
@@ -29,9 +31,11 @@ def test_engines_with_kernels(decode: str, switches: dict[str, Any]) -> None:
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize(("decode", "switches"), [("graph", SERVING[2]), ("kernels", {})], ids=str)
+@pytest.mark.parametrize(("decode", "switches"), ON_THE_FAKE, ids=str)
 def test_engines_with_kernels_on_the_fake(decode: str, switches: dict[str, Any]) -> None:
-    """Chunks of prompts and shared prefixes beside decodes, captured; and the launches one by one."""
+    """Chunks of prompts and shared prefixes beside decodes, captured; the launches one by one; and, captured, drafts of
+    the model itself, which have a cache of their own there.
+    """
     assert_engines_agree(Device("fake"), "llama", switches, decode)
 
 
