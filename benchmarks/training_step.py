@@ -16,7 +16,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,14 +71,15 @@ def main() -> int:
         save_plain(plain, model, source)
         np.save(ids, tokens)
         show_gradients(peer(args.peers, plain, ids, Path(folder) / "gradients.npz", threads), model, ops, tokens)
-        times: dict[str, list[float]] = {"tinyinfer": [], "PyTorch": []}
+        times: dict[str, list[float]] = {"tinyinfer": [], "a layer at a time recomputed": [], "PyTorch": []}
         for _ in range(args.rounds):
-            times["tinyinfer"].append(seconds(model, ops, tokens))
+            times["tinyinfer"].append(seconds(model, ops, tokens, False))
+            times["a layer at a time recomputed"].append(seconds(model, ops, tokens, True))
             times["PyTorch"].append(peer(args.peers, plain, ids, None, threads))
-    rates = {name: len(tokens) / statistics.median(found) for name, found in times.items()}
+    rates = {name: (len(tokens) - 1) / statistics.median(found) for name, found in times.items()}
     for name, rate in rates.items():
-        print(f"{name}: {rate:.0f} tokens/s (median of {args.rounds}; {threads} threads)")
-    print(f"ratio: {rates['tinyinfer'] / rates['PyTorch']:.2f}x")
+        ratio = rate / rates["PyTorch"]
+        print(f"{name}: {rate:.0f} tokens/s, {ratio:.2f}x PyTorch (median of {args.rounds}; {threads} threads)")
     return 0
 
 
@@ -92,28 +92,10 @@ def peer(python: str, folder: Path, ids: Path, out: Path | None, threads: int) -
     return float(done.stdout.split()[-1]) if out is None else dict(np.load(out))
 
 
-def step(model: Any, tape: Any, ops: Any, tokens: np.ndarray) -> float:  # (T,) ->
-    """Forward, loss and backward; the gradients are the tape's."""
-    from tinyinfer.distillation.losses import cross_entropy
-    from tinyinfer.kv_cache.base import CacheSpec, NoCache
-    from tinyinfer.model.transformer import transformer
-    from tinyinfer.quantization.calibration import rows_of
-
-    batch = replace(rows_of(tokens[None], model.config.rotation_sets), logit_rows=np.arange(len(tokens) - 1))
-    cache = NoCache(CacheSpec(model.config.memory, len(tokens)), tape)
-    logits = transformer(model, batch, cache, tape)
-    loss, gradient = cross_entropy(logits, tokens[1:], ops.xp)
-    tape.backward(logits, gradient)
-    tape.clear()
-    return loss
-
-
 def show_gradients(right: dict[str, np.ndarray], model: Any, ops: Any, tokens: np.ndarray) -> None:  # (T,) ->
     """The relative L2 of some parameters' gradients."""
-    from tinyinfer.distillation.tape import Tape
-
-    tape = Tape(ops, model.config)
-    loss = step(model, tape, ops, tokens)
+    training, one = made(model, ops, tokens, False)
+    loss, tape, model = training.backward(one), training.tape, training.model
     print(f"loss {loss:.5f}; relative L2 of gradients to PyTorch's:")
     c = model.config
     heads = c.num_heads * c.head_dim
@@ -134,20 +116,27 @@ def show_gradients(right: dict[str, np.ndarray], model: Any, ops: Any, tokens: n
         print(f"  {name}: {np.linalg.norm(gradient - other) / np.linalg.norm(other):.1e}")
 
 
-def seconds(model: Any, ops: Any, tokens: np.ndarray) -> float:  # (T,) ->
-    """The second of two steps. The weights are put back."""
-    from tinyinfer.distillation.adamw import AdamW
-    from tinyinfer.distillation.tape import Tape
+def made(model: Any, ops: Any, tokens: np.ndarray, recompute: bool) -> tuple[Any, Any]:  # (T,) ->
+    """A run that reads these tokens and no others, and their batch."""
+    from tinyinfer.distillation.objective import Objective
+    from tinyinfer.distillation.switches import TrainingSwitches
+    from tinyinfer.distillation.texts import reading
+    from tinyinfer.distillation.training import Training
 
-    tape, optimizer, took = Tape(ops, model.config), AdamW(), 0.0
+    count = len(tokens) - 1
+    switches = TrainingSwitches(
+        loss="cross-entropy", window=count, batch_tokens=count, tokens=10 * count, rate=1e-5, recompute=recompute
+    )
+    training = Training(model, ops, [tokens], Objective(switches, None))
+    return training, reading([tokens], [0], model.config.rotation_sets)
+
+
+def seconds(model: Any, ops: Any, tokens: np.ndarray, recompute: bool) -> float:  # (T,) ->
+    """The second of two steps."""
+    training, took = made(model, ops, tokens, recompute)[0], 0.0
     for _ in range(2):
         start = time.perf_counter()
-        for _, gradient in tape.weights.values():
-            gradient[...] = 0
-        step(model, tape, ops, tokens)
-        held = list(tape.weights.values())
-        arrays = [getattr(parameter, "array", parameter) for parameter, _ in held]
-        optimizer.step(arrays, [gradient for _, gradient in held], 0.0, 1.0, ops.xp)
+        training.step()
         took = time.perf_counter() - start
     return took
 

@@ -131,6 +131,23 @@ class Memory:
                     stream.freed.append(self.array)
 
 
+class MemoryPointer:
+    """An address in some memory, from which an array can be made."""
+
+    def __init__(self, mem: Memory, ptr: int) -> None:
+        self.mem, self.ptr, self.device_id = mem, ptr, mem.device
+
+    def __add__(self, offset: int) -> MemoryPointer:
+        return MemoryPointer(self.mem, self.ptr + offset)
+
+    def array(self, shape: Any, dtype: Any, strides: Any) -> np.ndarray:
+        """The memory from here on. Raises ValueError where the real one would read another array's."""
+        whole: Any = self.mem.array
+        flat = whole.ravel("K").view(np.uint8)
+        assert np.shares_memory(flat, whole), "the array of this memory has gaps"
+        return np.ndarray(shape, dtype, flat, self.ptr - flat.ctypes.data, strides)
+
+
 class PinnedMemory(bytearray):
     """Memory of the host that the device reads and writes itself, while the host goes on."""
 
@@ -505,7 +522,7 @@ class ElementwiseKernel:
     """A line of C for each element, over arrays that are broadcast; i is the number of the element."""
 
     TYPES: ClassVar[dict[str, str]] = {"float32": "float", "int64": "long long", "int32": "int"}
-    array: ClassVar[Any]  # fake_cupy's DeviceArray
+    array: ClassVar[Any]  # fake_cupy's `wrapped`
 
     def __init__(self, in_params: str, out_params: str, operation: str, name: str = "kernel") -> None:
         self.inputs, self.outputs = ([pair.split() for pair in text.split(", ")] for text in (in_params, out_params))

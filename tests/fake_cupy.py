@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import sys
 from math import prod
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from fake_cuda import (
     Cuda,
     ElementwiseKernel,
     Memory,
+    MemoryPointer,
     RawModule,
     ReductionKernel,
     Stream,
@@ -31,23 +32,25 @@ from fake_cuda import (
 
 CONSTANTS = {
     "float16", "float32", "float64", "int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "bool_", "inf",
-    "nan", "newaxis",
+    "nan", "newaxis", "finfo",
 }  # fmt: skip
 NAMES = CONSTANTS | {
     "abs", "add", "arange", "argmax", "argsort", "ascontiguousarray", "clip", "concatenate", "copysign", "copyto",
     "cos", "empty", "empty_like", "exp", "isfinite", "log", "matmul", "maximum", "minimum", "multiply", "negative",
     "nextafter", "nonzero", "ones",
-    "repeat", "right_shift", "rint", "sin", "sqrt", "stack", "subtract", "take", "take_along_axis", "tanh", "where",
-    "zeros", "zeros_like",
+    "repeat", "right_shift", "rint", "sin", "sqrt", "stack", "subtract", "take", "take_along_axis", "tanh", "vdot",
+    "where", "zeros", "zeros_like",
 }  # fmt: skip
 METHODS = {
     "all", "argmax", "astype", "clip", "copy", "fill", "max", "mean", "min", "ravel", "reshape", "sum", "swapaxes",
     "take", "transpose", "view",
 }  # fmt: skip
 ATTRIBUTES = {"shape", "dtype", "ndim", "size", "nbytes", "itemsize", "flags", "strides"}
-WRITES = {"fill", "copyto", "__setitem__"}  # what changes its first argument
+SCATTERED = {"add"}  # functions that have an `at`, as all have in NumPy
+WRITES = {"fill", "copyto", "at", "__setitem__"}  # what changes its first argument
 WAITS = {"nonzero"}  # the shape of the result depends on the data: the host waits for it
 MASKED = {"__getitem__", "__setitem__"}  # a mask's shape depends on the data, too
+LOOKUPS = {"__getitem__", "take", "take_along_axis"}  # indices may not have been computed yet
 PRODUCTS = {"matmul", "__matmul__", "__rmatmul__"}  # cuBLAS
 
 
@@ -74,7 +77,8 @@ def outside(value: Any, sources: list[DeviceArray]) -> Any:
     if not isinstance(value, np.ndarray | np.generic):
         return value
     array = np.asarray(value)
-    return DeviceArray(array, next((x.memory for x in sources if root(x.array) is root(array)), None))
+    whole = next((x for x in sources if root(x.array) is root(array)), None)
+    return wrapped(array) if whole is None else wrapped(array, whole)
 
 
 def root(array: np.ndarray) -> Any:
@@ -117,25 +121,47 @@ def strict(name: str, function: Any) -> Any:
             if not isinstance(made, DeviceArray) or all(made.memory is not array.memory for array in used):
                 stream.do(NOTHING)  # a launch; a view is none
             return made
-        return later(stream, lambda: function(*given, **named), used)
+        tried = (given[0], *map(zeroed, given[1:])) if name in LOOKUPS else given
+        return later(stream, lambda: function(*given, **named), used, lambda: function(*tried, **named))
 
     call.__name__ = name
     return call
+
+
+def wrapped(array: np.ndarray, whole: DeviceArray | None = None) -> DeviceArray:
+    """A device array of NumPy's: a view in the memory of another one, or one with memory of its own."""
+    made = DeviceArray.__new__(DeviceArray)
+    if whole is None:
+        made._hold(array, Memory(fake_cupy.cuda.pool, array.nbytes, CURRENT.devices[-1]), None)
+        made.memory.array = array
+    else:
+        made._hold(array, whole.memory, whole if whole.base is None else whole.base)
+    return made
 
 
 def NOTHING() -> None:
     """Work that is done already."""
 
 
-def later(stream: Stream, function: Any, used: list[DeviceArray]) -> Any:
-    """The result of a function that a stream will compute; views are there at once, as they need no work."""
+def zeroed(value: Any) -> Any:
+    """Arrays of whole numbers as zeros: indices that every array has."""
+    if isinstance(value, tuple):
+        return tuple(map(zeroed, value))
+    return np.zeros_like(value) if isinstance(value, np.ndarray) and value.dtype.kind in "iu" else value
+
+
+def later(stream: Stream, function: Any, used: list[DeviceArray], trial: Any) -> Any:
+    """The result of a function that a stream will compute; views are there at once, as they need no work.
+
+    trial: the function as it can be called already, before what it reads has been computed.
+    """
     with np.errstate(all="ignore"):
-        example = function()  # only for its shape and type: what it reads may not have been computed yet
+        example = trial()  # only for its shape and type
     if not isinstance(example, np.ndarray | np.generic):
         return NotImplemented if example is NotImplemented else example
     if any(root(array.array) is root(np.asarray(example)) for array in used):
         return outside(example, used)
-    made = DeviceArray(np.array(example, copy=True))
+    made = wrapped(np.array(example, copy=True))
     target = made.array
     poison(target)
     if stream.recording is not None:
@@ -149,11 +175,19 @@ class DeviceArray:
 
     __array_ufunc__ = None  # NumPy's operators refuse it
 
-    def __init__(self, array: np.ndarray, memory: Memory | None = None) -> None:
-        self.array = array
-        self.memory = memory or Memory(fake_cupy.cuda.pool, array.nbytes, CURRENT.devices[-1])
-        if memory is None:
-            self.memory.array = array
+    def __init__(
+        self, shape: Any, dtype: Any = float, memptr: MemoryPointer | None = None, strides: Any = None, order: str = "C"
+    ) -> None:
+        """New memory, as `empty` gives it; with a pointer, the memory there. The array is no view of another one."""
+        if memptr is None:
+            new = fake_cupy.empty(shape, dtype, order)
+            self._hold(new.array, new.memory, None)
+        else:
+            self._hold(memptr.array(shape, dtype, strides), memptr.mem, None)
+
+    def _hold(self, array: np.ndarray, memory: Memory, base: DeviceArray | None) -> None:
+        """base: the array with memory of its own that this is a view of."""
+        self.array, self.memory, self.base = array, memory, base
 
     def get(
         self, stream: Any = None, order: str = "C", out: np.ndarray | None = None, blocking: bool = True
@@ -178,15 +212,11 @@ class DeviceArray:
 
     @property
     def T(self) -> DeviceArray:
-        return DeviceArray(self.array.T, self.memory)
+        return wrapped(self.array.T, self)
 
     @property
-    def base(self) -> Any:
-        return self.array.base
-
-    @property
-    def data(self) -> Any:
-        return SimpleNamespace(ptr=self.array.ctypes.data, device_id=self.memory.device, mem=self.memory)
+    def data(self) -> MemoryPointer:
+        return MemoryPointer(self.memory, self.array.ctypes.data)
 
     @property
     def device(self) -> Any:
@@ -256,20 +286,26 @@ class FakeCupy(ModuleType):
         if name not in NAMES:
             raise AttributeError(f"the fake CuPy has no {name!r}; add it to NAMES if CuPy has it")
         value = getattr(np, name)
-        return value if name in CONSTANTS else strict(name, value)
+        if name in CONSTANTS:
+            return value
+        function = strict(name, value)
+        if name in SCATTERED:
+            function.at = strict("at", value.at)
+        return function
 
-    def empty(self, shape: Any, dtype: Any = float) -> DeviceArray:
+    def empty(self, shape: Any, dtype: Any = float, order: Any = "C") -> DeviceArray:
         """An array of NaN. Raises OutOfMemoryError before there is one."""
-        return self._new(shape, dtype, poison)
+        return self._new(shape, dtype, poison, order)
 
     def zeros(self, shape: Any, dtype: Any = float) -> DeviceArray:
         """An array of zeros. Raises OutOfMemoryError before there is one."""
         return self._new(shape, dtype, lambda array: array.fill(0))
 
-    def _new(self, shape: Any, dtype: Any, fill: Any) -> DeviceArray:
+    def _new(self, shape: Any, dtype: Any, fill: Any, order: Any = "C") -> DeviceArray:
         whole, dtype, stream = shape if isinstance(shape, tuple) else (shape,), np.dtype(dtype), current_stream()
         memory = Memory(self.cuda.pool, prod(whole) * dtype.itemsize, CURRENT.devices[-1])
-        made = DeviceArray(np.empty(whole, dtype), memory)
+        made = DeviceArray.__new__(DeviceArray)
+        made._hold(np.empty(whole, dtype, order), memory, None)
         target = memory.array = made.array
         poison(target)
         if stream.recording is not None:
@@ -284,12 +320,12 @@ class FakeCupy(ModuleType):
         if isinstance(value, DeviceArray):
             return value if dtype is None or value.dtype == dtype else value.astype(dtype)
         current_stream().refuse_under_capture()
-        return DeviceArray(np.array(value, dtype=dtype))
+        return wrapped(np.array(value, dtype=dtype))
 
     def get_default_memory_pool(self) -> Any:
         return self.cuda.pool
 
 
-ElementwiseKernel.array = DeviceArray
+ElementwiseKernel.array = staticmethod(wrapped)
 fake_cupy = FakeCupy("fake_cupy_module")
 sys.modules[fake_cupy.__name__] = fake_cupy  # found by its name, as CuPy is

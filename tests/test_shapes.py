@@ -34,14 +34,18 @@ from tinyinfer.course.assignments.transformer_operations.test_transformer_operat
 from tinyinfer.course.compare import differing
 from tinyinfer.course.laws import same_law
 from tinyinfer.course.sandbox.stand_ins import DeviceView
-from tinyinfer.distillation.adamw import AdamW
-from tinyinfer.distillation.losses import cross_entropy, forward_kl, hidden_states, reverse_kl, top_k, top_k_kl
-from tinyinfer.distillation.tape import Tape
+from tinyinfer.distillation.adjoints import attention_adjoint
+from tinyinfer.distillation.losses import forward_kl, hidden_states, merged, reverse_kl, top_k, top_k_kl
+from tinyinfer.distillation.objective import Objective
+from tinyinfer.distillation.padding import Padding
+from tinyinfer.distillation.switches import TrainingSwitches
+from tinyinfer.distillation.teacher import Teacher, keep
+from tinyinfer.distillation.texts import reading
+from tinyinfer.distillation.training import Training
 from tinyinfer.engine.clock import WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
 from tinyinfer.engine.overflow import first_overflow
-from tinyinfer.kv_cache.base import CacheSpec, NoCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.cache_judge import TEXT, judge_cache
 from tinyinfer.lessons.cpu_kernels import judge_shift, without_shift
@@ -66,7 +70,6 @@ from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import MoEConfig, RopeConfig
 from tinyinfer.model.heads import Heads, Sinks, SoftCap
 from tinyinfer.model.quantized_matrix import QuantScheme
-from tinyinfer.model.transformer import transformer
 from tinyinfer.model.weights import MASK, TWO_OF_FOUR, Experts, Floats, Linear, MixedMatrix, SparseMatrix
 from tinyinfer.pruning.apply import prune_model
 from tinyinfer.pruning.apply import read_windows as pruning_windows
@@ -75,7 +78,6 @@ from tinyinfer.pruning.sparsegpt import sparsegpt
 from tinyinfer.pruning.wanda import wanda
 from tinyinfer.pruning.width import narrow
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
-from tinyinfer.quantization.calibration import rows_of
 from tinyinfer.quantization.rtn import round_to_nearest
 from tinyinfer.sampling import token_scores
 from tinyinfer.sampling_params import SamplingParams
@@ -323,27 +325,45 @@ def run_pruned(inspector: Inspector) -> None:
         inspector.watch(letters_of(config), shrink)
 
 
-def run_trained(inspector: Inspector) -> None:
-    """Gradients of every model without experts, every loss, and a step of the optimizer."""
-    windows = np.arange(2 * 53).reshape(2, 53) % 101
-    for config in (config for config in MODELS.values() if not config.experts):
+def run_trained(inspector: Inspector, folder: Path) -> None:
+    """Steps and tests of every model without experts, by itself and by what it said, and every loss.
+
+    A batch has one document, since attention of several has more heads than the model; that of several by itself.
+    """
+    documents = [np.arange(size) % 101 for size in (30, 20, 54, 24)]
+    for name, config in MODELS.items():
+        if config.experts:
+            continue
         ops = NumpyOps(Ledger())
         model = build_model(checkpoint_of(config, random_tensors(config)), ops)
 
-        def train(model=model, ops=ops, config=config) -> None:
-            tape = Tape(ops, config)
-            batch = replace(rows_of(windows, config.rotation_sets), logit_rows=np.arange(7, 36))
-            logits = transformer(model, batch, NoCache(CacheSpec(config.memory, 53), tape), tape)
-            tape.backward(logits, cross_entropy(logits, np.arange(29), np)[1])
-            arrays = [getattr(parameter, "array", parameter) for parameter, _ in tape.weights.values()]
-            AdamW().step(arrays, [gradient for _, gradient in tape.weights.values()], 0.1, 1.0, np)
+        def train(model=model, ops=ops, name=name) -> None:
+            teacher = Teacher(model, ops)
+            for recompute in (False, True):
+                switches = TrainingSwitches(text_share=0.5, hidden=0.5, batch_tokens=1, recompute=recompute)
+                Training(model, ops, documents, Objective(switches, teacher), masked=True, tested=documents).step()
+            said = keep(folder / name, teacher, documents, 7, 1.0, 101, {})
+            kept = Objective(TrainingSwitches(top_k=7, batch_tokens=1), said)
+            training = Training(model, ops, documents, kept, tested=documents)
+            training.step()
+            training.test()
 
         inspector.watch(letters_of(config), train)
+
+    def pad() -> None:
+        batch = reading(documents, range(4), MODELS["llama"].rotation_sets).batch
+        padding, (q, k, v) = Padding.of(batch, np), (np.ones((len(batch), heads, 14)) for heads in (15, 5, 5))
+        wide, heads = [padding.spread(x) for x in (q, k, v)], padding.heads(Heads(15, 5, 14, 1.0, None))
+        do = padding.spread_gradient(padding.collect(full_attention(*wide, 0, 0, heads, np)))
+        attention_adjoint(do, *wide, 0, 0, heads, np)
+
+    inspector.watch({}, pad)
     student, teacher = np.random.default_rng(0).standard_normal((2, 19, 43)).astype(np.float32)
     for loss in (forward_kl, reverse_kl):
         inspector.watch({}, lambda loss=loss: loss(student, teacher, 2.0, np))
     inspector.watch({}, lambda: top_k_kl(student, top_k(teacher, 5, 2.0, np), 2.0, np))
     inspector.watch({}, lambda: hidden_states(student, teacher, np))
+    inspector.watch({}, lambda: merged(teacher, 31, np))
 
 
 def run_kept(inspector: Inspector) -> None:
@@ -451,9 +471,9 @@ def inspector(golden_folder, tmp_path_factory) -> Inspector:
     run_quantized(inspector, golden_folder("gpt2"))
     run_kept(inspector)
     run_pruned(inspector)
-    run_trained(inspector)
-    run_lessons(inspector)
     folder = tmp_path_factory.mktemp("shapes")
+    run_trained(inspector, folder)
+    run_lessons(inspector)
     run_the_rest(inspector, lambda name: golden_folder(name) if name != "llama3" else folder)
     return inspector
 

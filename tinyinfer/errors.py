@@ -42,6 +42,10 @@ class ModelError(Exception):
         super().__init__(one_line(sentence))
 
 
+class TrainingError(ModelError):
+    """A student cannot be trained on: its loss is no number any more."""
+
+
 class ModelWarning(UserWarning):
     """A file is used, but a part of it was passed over, or something assumed; the message names the file and what."""
 

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from tinyinfer.distillation.adamw import PIECE, AdamW, clip_factor, pieces, rate_at
+from tinyinfer.distillation.adamw import PIECE, AdamW, clip_factor, length_of, rate_at
 
 
 def one_number(w: float, gradients: list[float], rate: float, decay: float) -> float:
@@ -20,42 +20,32 @@ def one_number(w: float, gradients: list[float], rate: float, decay: float) -> f
 
 
 def test_every_number_follows_the_algorithm():
-    """In matrices and vectors, over several pieces. Catches a bias not corrected, and a number updated twice."""
-    rng = np.random.default_rng(0)
-    starts = [rng.standard_normal((70, 1000)), rng.standard_normal((1000, 70)).T, rng.standard_normal(9)]
-    parameters = [start.copy(order="K") for start in starts]
-    steps = [[rng.standard_normal(start.shape) for start in starts] for _ in range(3)]
-    optimizer = AdamW(decay=0.1)
+    """Over several pieces. Catches a bias not corrected, a number updated twice, and a decay of vectors."""
+    rng, decayed = np.random.default_rng(0), 2 * PIECE + 5
+    start = rng.standard_normal(decayed + PIECE)
+    values, steps = start.copy(), [rng.standard_normal(start.shape) for _ in range(3)]
+    optimizer = AdamW.of(values, decayed, 0.1, np)
     for gradients in steps:
-        optimizer.step(parameters, [2 * g for g in gradients], 0.01, 0.5, np)
-    for i, place in ((0, (0, 0)), (0, (69, 999)), (0, (40, 3)), (1, (0, 0)), (1, (69, 999)), (2, (8,))):
-        right = one_number(starts[i][place], [g[i][place] for g in steps], 0.01, 0.1 if starts[i].ndim > 1 else 0.0)
-        assert parameters[i][place] == pytest.approx(right, rel=1e-12)
-
-
-def test_pieces_cover_every_number_once():
-    """Also of a matrix that lies the other way round in memory."""
-    for shape, turned in (((70, 1000), False), ((1000, 70), True), ((5,), False), ((3, PIECE + 1), False)):
-        x = np.zeros(shape).T if turned else np.zeros(shape)
-        for (part,) in pieces(x):
-            part += 1
-        assert (x == 1).all()
+        optimizer.step(values, 2 * gradients, 0.01, 0.5, np)
+    for i in (0, PIECE - 1, PIECE, decayed - 1, decayed, len(start) - 1):
+        right = one_number(start[i], [g[i] for g in steps], 0.01, 0.1 if i < decayed else 0.0)
+        assert values[i] == pytest.approx(right, rel=1e-12)
 
 
 def test_float32_stays_float32():
     """Catches a silent float64, which doubles the memory."""
-    w = np.ones((4, 4), np.float32)
-    optimizer = AdamW()
-    optimizer.step([w], [w.copy()], 0.1, 1.0, np)
-    assert {w.dtype, optimizer.means[0].dtype, optimizer.squares[0].dtype} == {np.dtype(np.float32)}
+    w = np.ones(16, np.float32)
+    optimizer = AdamW.of(w, 16, 0.1, np)
+    optimizer.step(w, w.copy(), 0.1, 1.0, np)
+    assert {w.dtype, optimizer.means.dtype, optimizer.squares.dtype} == {np.dtype(np.float32)}
 
 
 def test_a_long_gradient_is_made_short():
-    """All parameters are one vector. Catches a clip of each by itself."""
-    length, factor = clip_factor([np.full(4, 3.0), np.full((2, 2), 4.0)], 2.0)
-    assert (length, factor) == (10.0, 0.2)
-    assert clip_factor([np.full(4, 0.1)], 2.0)[1] == 1.0
-    assert clip_factor([np.zeros(4)], 2.0) == (0.0, 1.0)
+    """Also one of several pieces. Catches a clip of each by itself."""
+    assert length_of(np.full(4 * PIECE, 0.5), np) == pytest.approx(PIECE**0.5)
+    assert clip_factor(10.0, 2.0) == 0.2
+    assert clip_factor(0.1, 2.0) == 1.0
+    assert clip_factor(0.0, 2.0) == 1.0
 
 
 def test_the_rate_rises_and_falls():

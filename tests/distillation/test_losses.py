@@ -15,6 +15,7 @@ from tinyinfer.distillation.losses import (
     forward_kl,
     hidden_states,
     log_softmax,
+    merged,
     reverse_kl,
     top_k,
     top_k_kl,
@@ -46,7 +47,7 @@ def test_gradients_are_finite_differences(name):
 
 def test_the_numbers_are_scipys():
     p, q = softmax(TEACHER / 2, axis=1), softmax(STUDENT / 2, axis=1)
-    np.testing.assert_allclose(log_softmax(STUDENT, np), scipy_log_softmax(STUDENT, axis=1), rtol=1e-12)
+    np.testing.assert_allclose(log_softmax(STUDENT, 1.0, np)[1], scipy_log_softmax(STUDENT, axis=1), rtol=1e-12)
     right = -scipy_log_softmax(STUDENT, axis=1)[np.arange(5), TOKENS].mean()
     assert cross_entropy(STUDENT, TOKENS, np)[0] == pytest.approx(right)
     assert forward_kl(STUDENT, TEACHER, 2.0, np)[0] == pytest.approx(4 * entropy(p, q, axis=1).mean())
@@ -79,16 +80,53 @@ def test_the_kept_top_k_bounds_the_whole_divergence_from_below():
     assert found[0] > 0
     assert found[-1] == pytest.approx(whole)
     student = softmax(STUDENT / 2, axis=1)
-    assert found[2] == pytest.approx(4 * merged(softmax(TEACHER / 2, axis=1), student, 8))
+    assert found[2] == pytest.approx(4 * divergence(softmax(TEACHER / 2, axis=1), student, 8))
 
 
-def merged(p: np.ndarray, q: np.ndarray, k: int) -> float:  # (R, V), (R, V) ->
+def divergence(p: np.ndarray, q: np.ndarray, k: int) -> float:  # (R, V), (R, V) ->
     """The divergence with all but p's k likeliest tokens as one outcome."""
     total = 0.0
     for a, b in zip(p, q, strict=True):
         best, others = np.argsort(-a)[:k], np.argsort(-a)[k:]
         total += rel_entr([*a[best], a[others].sum()], [*b[best], b[others].sum()]).sum()
     return total / len(p)
+
+
+def test_equal_logits_are_kept_once_each():
+    """The first of them first, and all tokens once. Catches a token that is kept twice, and a rest below 0."""
+    said = top_k(np.array([[1.0, 3, 1, 3, 1], [0, 0, 0, 0, 0]]), 4, 1.0, np)
+    assert said.tokens.tolist() == [[1, 3, 0, 2], [0, 1, 2, 3]]
+    np.testing.assert_allclose(said.rest, softmax([[1.0, 3, 1, 3, 1], [0, 0, 0, 0, 0]], axis=1)[:, 4])
+    whole = top_k(np.zeros((3, 7), np.float32), 7, 1.0, np)
+    assert np.sort(whole.tokens, axis=1).tolist() == [list(range(7))] * 3
+    assert (whole.rest >= 0).all()
+    assert (whole.rest < 1e-6).all()
+
+
+def test_merged_logits_are_those_of_fewer_outcomes():
+    """The last token has the probability of all that are not known. Catches a maximum in the place of a sum."""
+    p, q = softmax(TEACHER, axis=1), softmax(merged(TEACHER, 6, np), axis=1)
+    np.testing.assert_allclose(q[:, :5], p[:, :5])
+    np.testing.assert_allclose(q[:, 5], p[:, 5:].sum(axis=1))
+    assert merged(TEACHER, 11, np) is TEACHER
+    before = TEACHER.copy()
+    merged(TEACHER, 6, np)
+    np.testing.assert_array_equal(TEACHER, before)
+
+
+def test_merging_can_only_lessen_a_divergence():
+    """Of a student that knows them all, too. At one token all are the same."""
+    found = [forward_kl(merged(STUDENT, k, np), merged(TEACHER, k, np), 1.0, np)[0] for k in (1, 3, 6, 11)]
+    assert found[0] == pytest.approx(0, abs=1e-12)
+    assert found == sorted(found)
+
+
+def test_merged_large_logits_stay_finite():
+    """Catches an exponential that overflows, in float32 beyond 88."""
+    large = np.array([[0.0, 500.0, 499.0, -500.0], [-900.0, -900.0, -900.0, -900.0]], dtype=np.float32)
+    few = merged(large, 2, np)
+    assert few.dtype == np.float32
+    np.testing.assert_allclose(few, [[0, 500 + np.log1p(np.exp(-1))], [-900, -900 + np.log(3)]], rtol=1e-6)
 
 
 def test_equal_distributions_have_no_gradient():
@@ -105,3 +143,16 @@ def test_large_logits_stay_finite():
                             top_k_kl(large, top_k(-large, 1, 1.0, np), 1.0, np)):  # fmt: skip
         assert np.isfinite(value)
         assert np.isfinite(gradient).all()
+
+
+def test_a_student_that_is_sure_has_a_small_gradient():
+    """Its k tokens have all of its probability but what float32 rounds away. Catches a rest of 1 - sum, which is then 0
+    or below: its logarithm ended a run after 1,200 steps, whose gradient was infinite.
+    """
+    logits = np.full((3, 50), -9.0, np.float32)
+    logits[:, :4] = 9.0
+    said = top_k((logits * 0.5).astype(np.float64), 4, 1.0, np)
+    loss, gradient = top_k_kl(logits, said, 1.0, np)
+    assert 0 < loss < 1
+    assert np.linalg.norm(gradient) < 1
+    assert gradient.sum(axis=1) == pytest.approx(np.zeros(3), abs=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -13,14 +14,16 @@ from helpers import checkpoint_of, random_tensors, small_config
 from tinyinfer.arrays import Array
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import Products, ReferenceOps
+from tinyinfer.distillation.padding import PassCache
 from tinyinfer.distillation.tape import Shadows, Tape
-from tinyinfer.kv_cache.base import CacheSpec, NoCache
+from tinyinfer.distillation.texts import reading
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import build_model
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
-from tinyinfer.model.transformer import Model, transformer
+from tinyinfer.model.transformer import Model, embed, head, run_layers, transformer
 from tinyinfer.model.weights import Dense, Embedding
 from tinyinfer.quantization.calibration import rows_of
+from tinyinfer.sequence import Batch, Span
 
 STEP = 1e-6  # of a finite difference
 DIGITS = {"gpt2": 2e-5}  # of a family whose gelu is a polynomial, 2e-7 off, and its adjoint the true derivative
@@ -66,7 +69,7 @@ def logits(model: Model, ops: Any) -> np.ndarray:  # -> (T, V)
     """The logits of every row of the two sequences."""
     batch = rows_of(WINDOWS, model.config.rotation_sets)
     batch = replace(batch, logit_rows=np.arange(WINDOWS.size))
-    return transformer(model, batch, NoCache(CacheSpec(model.config.memory, WINDOWS.shape[1]), ops), ops)
+    return transformer(model, batch, PassCache(), ops)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -131,6 +134,96 @@ def test_two_passes_add_up():
     tape.backward(logits(model, tape), weights)
     for gradient, right in zip(tape.weights.values(), once, strict=True):
         np.testing.assert_allclose(gradient[1], 2 * right, rtol=1e-12)
+
+
+def batch_of(sizes: list[int], config: ModelConfig) -> Batch:
+    """Sequences of so many tokens in one batch, every row's logits wanted."""
+    rng = np.random.default_rng(8)
+    return reading([rng.integers(0, 31, size + 1) for size in sizes], range(len(sizes)), config.rotation_sets).batch
+
+
+def alone(batch: Batch, span: Span) -> Batch:
+    """One of a batch's sequences as a batch."""
+    rows = slice(span.start, span.stop)
+    moved = Span(span.seq, 0, span.rows, 0, wanted=0, rotation_set=span.rotation_set)
+    return Batch(batch.tokens[rows], batch.positions[rows], np.arange(span.rows), (moved,))
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma", "gpt2", "neox"])
+def test_a_batch_of_mixed_lengths_has_the_gradients_of_each_document_alone(name):
+    """Each document's logits and gradients are those that it has by itself. Catches a leak between documents.
+
+    Its rows are also as finite differences say, since those of a document alone are (above).
+    """
+    ops, rng, config = Doubles(), np.random.default_rng(2), FAMILIES[name]
+    model, batch = model_of(config, ops), batch_of([5, 1, 8, 3, 8], config)
+    weights = rng.standard_normal((len(batch), config.vocab_size))  # (T, V)
+    tape, single = Tape(ops, config), Tape(ops, config)
+    together = transformer(model, batch, PassCache(), tape)
+    for span in batch.spans:
+        y, rows = transformer(model, alone(batch, span), PassCache(), single), slice(span.start, span.stop)
+        np.testing.assert_allclose(together[rows], y, rtol=1e-10, atol=1e-12)
+        single.backward(y, weights[rows])
+    tape.backward(together, weights)
+    for (_, found), (_, right) in zip(tape.weights.values(), single.weights.values(), strict=True):
+        assert np.linalg.norm(found - right) < 1e-12 * max(1, np.linalg.norm(right))
+
+
+def recomputed(model: Model, batch: Batch, tape: Tape) -> np.ndarray:  # -> (T, V)
+    """The logits, of whose layers only the inputs are kept."""
+    x = embed(model, batch, tape)
+    for i in range(len(model.layers)):
+        x = tape.recompute(lambda ops, x, i=i: run_layers(model, i, i + 1, x, batch, PassCache(), ops), x)
+    return head(model, x, batch, tape)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_recomputing_a_layer_at_a_time_gives_the_same_gradients(name):
+    """In every family. Catches an input that a layer has changed in place before it is run again."""
+    ops, config = Doubles(), FAMILIES[name]
+    model, batch = model_of(config, ops), batch_of([5, 8, 3], config)
+    weights = np.random.default_rng(2).standard_normal((len(batch), config.vocab_size))  # (T, V)
+    tape, again = Tape(ops, config), Tape(ops, config)
+    y = transformer(model, batch, PassCache(), tape)
+    tape.backward(y, weights)
+    x = recomputed(model, batch, again)
+    np.testing.assert_allclose(x, y, rtol=1e-12)
+    again.backward(x, weights)
+    found = dict(again.weights)
+    assert found.keys() == tape.weights.keys()
+    for key, (_, right) in tape.weights.items():
+        np.testing.assert_allclose(found[key][1], right, rtol=1e-10, atol=1e-11)
+
+
+def test_recomputing_keeps_fewer_arrays():
+    """With eight layers: at the end of the forward pass, and at its peak. Catches a layer's notes that stay."""
+    config = small_config(num_layers=8)
+    model = model_of(config, NumpyOps(Ledger()))
+    batch, held, peaks = batch_of([60, 40], config), [], []
+    tape = Tape(NumpyOps(Ledger()), config)
+    for forward in (lambda: transformer(model, batch, PassCache(), tape), lambda: recomputed(model, batch, tape)):
+        y = forward()
+        tape.backward(y, np.ones_like(y))  # once before: the parameters' gradients are no part of what is compared
+        tape.clear()
+        tracemalloc.start()
+        y = forward()
+        held.append(tracemalloc.get_traced_memory()[0])
+        tape.backward(y, np.ones_like(y))
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        tape.clear()
+    assert held[1] < 0.25 * held[0]
+    assert peaks[1] < 0.5 * peaks[0]
+
+
+def test_gradients_of_results_are_dropped_when_they_were_passed_on():
+    """Catches shadows of all activations, as much memory again as the forward pass."""
+    config = FAMILIES["llama"]
+    model, tape = model_of(config, NumpyOps(Ledger())), Tape(NumpyOps(Ledger()), config)
+    y = transformer(model, batch_of([5, 8], config), PassCache(), tape)
+    tape.backward(y, np.ones_like(y))
+    [(array, _)] = tape.shadows.held.values()
+    assert array.shape == (13, 20)  # the embedding's rows, to which nothing is passed on
 
 
 def test_the_shadow_of_a_view_is_a_view_of_the_shadow():

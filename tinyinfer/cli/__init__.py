@@ -15,6 +15,8 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     eval.py            the perplexity of a text, for one setting or several
     quantize.py        a model in, a quantized folder out
     prune.py           a model in, a folder with fewer weights out
+    synthesize.py      text that a model writes, for a student to learn from
+    distill.py         a teacher, a student and a text in, the trained student's folder out
     bench.py           the speed, beside what the roofline predicts
     bench_workload.py  the flags of requests that arrive over time
     course.py          the assignments, listed and started
@@ -46,7 +48,10 @@ from tinyinfer.cli.signals import ending_signals
 from tinyinfer.course.errors import CourseError
 from tinyinfer.errors import ModelError, RequestError
 
-COMMANDS = ("generate", "chat", "download", "inspect", "eval", "quantize", "prune", "bench", "course", "notebooks")
+COMMANDS = (
+    *("generate", "chat", "download", "inspect", "eval", "quantize", "prune"),
+    *("synthesize", "distill", "bench", "course", "notebooks"),
+)
 
 
 def main(argv: Sequence[str] | None = None, opener: Opener = open_model) -> int:

@@ -7,19 +7,21 @@ pulls at the weights themselves and not at the gradients (Loshchilov & Hutter 20
 the first steps, while v knows little, and falls along half a cosine (Loshchilov & Hutter 2017, equation 5). A gradient
 longer than `clip`, all parameters as one vector, is made as short as that (Pascanu et al. 2013, algorithm 1).
 
-Wins: one rate serves every parameter. Loses: memory, two numbers for each weight. The update runs over some numbers at
-a time, so that its temporaries stay in the cache: the three arrays of SmolLM2 are 1.6 GB, and are read once.
+Wins: one rate serves every parameter. Loses: memory, two numbers for each weight. On a CPU the update runs over some
+numbers at a time, so that its temporaries stay in the cache: the arrays of SmolLM2 are 2.2 GB, and are read once.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Self
 
-from tinyinfer.arrays import Array, Xp
+import numpy as np
 
-PIECE = 1 << 15  # numbers updated at a time
+from tinyinfer.arrays import Array, Xp, to_host
+
+PIECE = 1 << 15  # numbers updated at a time on a CPU
 
 
 def rate_at(step: int, steps: int, warm_up: int, rate: float) -> float:
@@ -33,57 +35,64 @@ def rate_at(step: int, steps: int, warm_up: int, rate: float) -> float:
     return rate * (1 + math.cos(math.pi * (step - warm_up) / max(1, steps - warm_up))) / 2
 
 
-def clip_factor(gradients: Iterable[Array], most: float) -> tuple[float, float]:
-    """The length of all gradients as one vector, and what they are to be multiplied by to be at most `most` long."""
-    length = math.sqrt(sum(float((g * g).sum()) for g in gradients))
-    return length, min(1.0, most / length) if length > 0 else 1.0
+def length_of(gradients: Array, xp: Xp) -> float:  # (P,) ->
+    """The length of all gradients as one vector."""
+    return math.sqrt(sum(float(to_host(xp.vdot(piece, piece))) for piece in _pieces(xp, gradients)))
+
+
+def clip_factor(length: float, most: float) -> float:
+    """What a gradient of that length is to be multiplied by to be at most `most` long."""
+    return min(1.0, most / length) if length > 0 else 1.0
 
 
 @dataclass
 class AdamW:
-    """The optimizer's memory: for each parameter by its place two arrays of its shape; and how many steps were made."""
+    """The optimizer's memory of P parameters, matrices first, and how many steps were made.
 
+    decayed: how many of the parameters the decay pulls at, from the first on: those of matrices, since a norm's weights
+    belong near 1.
+    """
+
+    means: Array  # (P,)
+    squares: Array  # (P,)
+    decayed: int
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = 1e-8
     decay: float = 0.0
     steps: int = 0
-    means: list[Array] = field(default_factory=list)
-    squares: list[Array] = field(default_factory=list)
 
-    def step(self, parameters: list[Array], gradients: list[Array], rate: float, factor: float, xp: Xp) -> None:
-        """Changes the parameters in place; gradients are first multiplied by `factor`.
+    @classmethod
+    def of(cls, values: Array, decayed: int, decay: float, xp: Xp) -> Self:  # (P,) ->
+        """An optimizer that has seen no gradient yet."""
+        return cls(xp.zeros_like(values), xp.zeros_like(values), decayed, decay=decay)
 
-        The lists must have the same order in every step. Decay is for matrices only: a norm's weights belong near 1.
-        """
-        if not self.means:
-            self.means = [xp.zeros_like(p) for p in parameters]
-            self.squares = [xp.zeros_like(p) for p in parameters]
+    def step(
+        self, values: Array, gradients: Array, rate: float, factor: float, xp: Xp
+    ) -> None:  # (P,), (P,) ->
+        """Changes the parameters in place; gradients are first multiplied by `factor`."""
         self.steps += 1
-        for arrays in zip(parameters, gradients, self.means, self.squares, strict=True):
-            decay = self.decay if arrays[0].ndim > 1 else 0.0
-            for w, g, m, v in pieces(*arrays):
+        arrays = values, gradients, self.means, self.squares
+        for part, decay in ((slice(self.decayed), self.decay), (slice(self.decayed, None), 0.0)):
+            for w, g, m, v in zip(*(_pieces(xp, array[part]) for array in arrays), strict=True):
                 self._update(w, g, m, v, rate, factor, decay, xp)
 
     def _update(
         self, w: Array, g: Array, m: Array, v: Array, rate: float, factor: float, decay: float, xp: Xp
-    ) -> None:  # (...,), (...,), (...,), (...,) ->
-        """One step of some numbers, in place."""
+    ) -> None:  # (n,), (n,), (n,), (n,) ->
+        """One step of n numbers, in place."""
         first, second = self.betas
         f = w.dtype.type
-        g = g * f(factor)  # (...,)
+        g = g * f(factor)  # (n,)
         m *= f(first)
         m += f(1 - first) * g
         v *= f(second)
         v += f(1 - second) * g * g
-        root = xp.sqrt(v / f(1 - second**self.steps)) + f(self.eps)  # (...,)
+        root = xp.sqrt(v / f(1 - second**self.steps)) + f(self.eps)  # (n,)
         w *= f(1 - rate * decay)
         w -= m / root * f(rate / (1 - first**self.steps))
 
 
-def pieces(*arrays: Array) -> Iterable[tuple[Array, ...]]:
-    """Views of the same few numbers of each array, all of one shape: along the axis that varies slowest in memory."""
-    slowest = max(range(arrays[0].ndim), key=lambda axis: abs(arrays[0].strides[axis]))
-    turned = [array.swapaxes(0, slowest) for array in arrays]
-    count = max(1, PIECE * len(turned[0]) // max(1, turned[0].size))
-    for start in range(0, len(turned[0]), count):
-        yield tuple(array[start : start + count] for array in turned)
+def _pieces(xp: Xp, array: Array) -> list[Array]:  # (P,) ->
+    """Views of the array, each small enough for a CPU's cache; on a GPU the whole array."""
+    size = PIECE if xp is np else max(1, len(array))
+    return [array[start : start + size] for start in range(0, len(array), size)]

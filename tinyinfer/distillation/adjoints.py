@@ -10,6 +10,8 @@ formula is not a line of calculus.)
 
 from __future__ import annotations
 
+import numpy as np
+
 from tinyinfer.arrays import Array, Xp
 from tinyinfer.backends.reference import error_function
 from tinyinfer.model.attention import fold, unfold, visible
@@ -110,9 +112,10 @@ def attention_adjoint(
     ds · (1 - (s/c)²) on.
     """
     dq, dk, dv = xp.empty(q.shape, q.dtype), xp.zeros(k.shape, k.dtype), xp.zeros(v.shape, v.dtype)
-    for begin in range(0, len(q), QUERY_TILE):
-        tile = slice(begin, begin + QUERY_TILE)
-        keys = slice(first + min(begin + QUERY_TILE, len(q)) - start)  # those that a query of the tile may see
+    size = QUERY_TILE if xp is np else max(1, len(q))  # a GPU would rather have few launches than little memory
+    for begin in range(0, len(q), size):
+        tile = slice(begin, begin + size)
+        keys = slice(first + min(begin + size, len(q)) - start)  # those that a query of the tile may see
         parts = attention_tile_adjoint(do[tile], q[tile], k[keys], v[keys], first + begin, start, heads, xp)
         dq[tile] = parts[0]
         dk[keys] += parts[1]

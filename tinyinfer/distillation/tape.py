@@ -10,12 +10,13 @@ and v back. So a gradient is a shadow: of each array's memory there is one array
 the gradient of a view is the same view of the shadow. What is added to a part's gradient is in the whole's at once.
 
 Wins: no operation is written twice, and the model knows nothing of gradients. Loses: memory, because what an adjoint
-reads must be kept until then; recomputing a layer keeps only its input.
+reads must be kept until then; `recompute` keeps only a layer's input, for one forward pass more.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,8 @@ from tinyinfer.distillation.adjoints import (
     norm_adjoint,
     rope_adjoint,
 )
+from tinyinfer.distillation.padding import Padding, PassCache
+from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.heads import Heads, NoCap, SoftCap
 from tinyinfer.model.interfaces import KVCache, Ops
@@ -39,8 +42,8 @@ from tinyinfer.sequence import Batch
 class Shadows:
     """The gradients of arrays, by the memory in which the arrays lie.
 
-    Each array whose gradient was asked for is kept until `clear`, so that no other one gets its memory. A model may
-    reshape what an operation gave; so that this is a view and no copy, operations give contiguous arrays.
+    Each array whose gradient was asked for is kept until `drop` or `clear`, so that no other one gets its memory. A
+    model may reshape what an operation gave; so that this is a view and no copy, operations give contiguous arrays.
     """
 
     def __init__(self, xp: Xp) -> None:
@@ -63,6 +66,19 @@ class Shadows:
         memory = shadow.data + (array.data.ptr - whole.data.ptr)
         return self.xp.ndarray(array.shape, array.dtype, memory, array.strides)
 
+    def add(self, array: Array, change: Array) -> None:  # (...,), (...,) ->
+        """Adds to an array's gradient. A first change becomes the gradient itself: nothing else may use it then."""
+        new = id(array) not in self.held and array.base is None and change.base is None
+        if new and change.strides == array.strides and change.dtype == array.dtype:
+            self.held[id(array)] = array, change
+            return
+        shadow = self.of(array)  # (...,)
+        shadow += change
+
+    def drop(self, array: Array) -> None:
+        """Forgets a whole array, whose gradient nothing will read again; of a view nothing is forgotten."""
+        self.held.pop(id(array), None)
+
     def clear(self) -> None:
         """Forgets all arrays and their gradients."""
         self.held.clear()
@@ -83,14 +99,17 @@ class Tape(DelegatingOps):
             raise ValueError("a mixture of experts has no gradients here; train a dense model")
         self.shadows = Shadows(inner.xp)
         self.notes: list[Callable[[], None]] = []
+        self.padding: tuple[Batch, Padding] | None = None
         self.weights: dict[int, tuple[Any, Array]] = {}
+        self.untouched: set[int] = set()  # the ids of weights whose gradients are zeros, where that is known
 
     def backward(self, y: Array, dy: Array) -> None:  # (...,), (...,) ->
-        """Runs the adjoints of all that was noted, y's gradient being dy; then the tape is empty.
+        """Runs the adjoints of all that was noted, y's gradient being dy, which is used up; then the tape is empty.
 
-        The gradients of parameters are added to `weights`, those of other arrays are in `shadows` until `clear`.
+        The gradients of parameters are added to `weights`. Those of arrays that no operation gave are in `shadows`
+        until `clear`; those of results are dropped as soon as they have been passed on.
         """
-        self.shadows.of(y)[...] += dy
+        self.shadows.add(y, dy)
         while self.notes:
             self.notes.pop()()
 
@@ -99,19 +118,44 @@ class Tape(DelegatingOps):
         self.notes.clear()
         self.shadows.clear()
 
+    def zero(self, gradients: Array) -> None:  # (P,) ->
+        """Begins anew with gradients of zeros; gradients: the memory in which all of them lie."""
+        gradients[...] = 0
+        self.untouched = set(self.weights)
+
     def gradient(self, parameter: Any) -> Array:
         """The gradient of a parameter, zeros at first: an array to be added to in place."""
+        self.untouched.discard(id(parameter))
         if id(parameter) not in self.weights:
             array = parameter.array if isinstance(parameter, Dense) else parameter
             self.weights[id(parameter)] = parameter, self.xp.zeros_like(array)
         return self.weights[id(parameter)][1]
 
+    def recompute(self, run: Callable[[Ops, Array], Array], x: Array) -> Array:  # (T, D) -> (T, D)
+        """run(ops, x), of which only the input is kept: backward runs it again, noted (Chen et al. 2016, section 3).
+
+        run must give the same numbers each time. One forward pass more, for the memory of one layer instead of all.
+        """
+        y = run(self.inner, x.copy())  # (T, D)
+
+        def adjoint() -> None:
+            again = copy(self)  # the same gradients of parameters, other notes
+            again.shadows, again.notes = Shadows(self.xp), []
+            again.backward(run(again, x), self.shadows.of(y))
+            self.padding = again.padding  # the next layer's, too
+            dx = self.shadows.of(x)  # (T, D)
+            dx += again.shadows.of(x)
+            self.shadows.drop(y)
+
+        self.notes.append(adjoint)
+        return y
+
     def _note(self, x: Array, y: Array, adjoint: Callable[[Array], Array]) -> Array:
         """y, a new array, for which adjoint(dy) gives what is to be added to the gradient of x."""
 
         def run() -> None:
-            dx = self.shadows.of(x)  # (...,)
-            dx += adjoint(self.shadows.of(y))
+            self.shadows.add(x, adjoint(self.shadows.of(y)))
+            self.shadows.drop(y)
 
         self.notes.append(run)
         return y
@@ -123,9 +167,9 @@ class Tape(DelegatingOps):
 
         def adjoint() -> None:
             dx = self.shadows.of(x)  # (T, D)
-            self.xp.add.at(self.gradient(table).T, tokens, dx * np.float32(embedding.scale))
+            self.xp.add.at(self.gradient(table).T, self.xp.asarray(tokens), dx * np.float32(embedding.scale))
             if embedding.positions is not None:
-                self.xp.add.at(self.gradient(embedding.positions), positions, dx)
+                self.xp.add.at(self.gradient(embedding.positions), self.xp.asarray(positions), dx)
 
         self.notes.append(adjoint)
         return x
@@ -146,8 +190,12 @@ class Tape(DelegatingOps):
         weight = dense(linear.weight)
 
         def adjoint(dy: Array) -> Array:  # (T, N) -> (T, M)
+            first = id(weight) in self.untouched
             gradient = self.gradient(weight)  # (M, N)
-            gradient += x.T @ dy
+            if first:  # without a product in new memory, whose pages cost as much as its numbers
+                self.xp.matmul(x.T, dy, out=gradient)
+            else:
+                gradient += x.T @ dy
             if linear.bias is not None:
                 bias = self.gradient(linear.bias)  # (N,)
                 bias += dy.sum(axis=0)
@@ -163,20 +211,32 @@ class Tape(DelegatingOps):
     def attention(
         self, q: Array, layer: int, batch: Batch, cache: KVCache, heads: Heads
     ) -> Array:  # (T, H, E) -> (T, H, E)
-        """The cache must hand back views of the keys and values that it was given, as NoCache does."""
-        out = self.xp.ascontiguousarray(self.inner.attention(q, layer, batch, cache, heads))  # (T, H, E): see Shadows
-        read = [cache.read(layer, span.seq, 0, span.first + span.rows) for span in batch.spans]
+        """All sequences at once (padding.py). The cache must be a PassCache, which keeps the keys and values whole."""
+        assert isinstance(cache, PassCache)
+        padding, k, v = self._padding_of(batch), cache.k, cache.v  # k, v: (T, K, E)
+        wide = padding.heads(heads)
+        wide_q, wide_k, wide_v = (padding.spread(x) for x in (q, k, v))  # (R, n*H, E), (R, n*K, E), (R, n*K, E)
+        if len(batch.spans) == 1:
+            y = self.inner.attention(q, layer, batch, cache, heads)  # (T, H, E)
+        else:
+            y = full_attention(wide_q, wide_k, wide_v, 0, 0, wide, self.xp)  # (R, n*H, E)
+        out = self.xp.ascontiguousarray(padding.collect(y))  # (T, H, E): see Shadows
 
         def adjoint() -> None:
-            dq, do = self.shadows.of(q), self.shadows.of(out)  # (T, H, E), (T, H, E)
-            for span, (k, v) in zip(batch.spans, read, strict=True):  # k, v: (S, K, E)
-                rows = slice(span.start, span.stop)
-                parts = attention_adjoint(do[rows], q[rows], k, v, span.first, 0, heads, self.xp)
-                for gradient, part in zip((dq[rows], self.shadows.of(k), self.shadows.of(v)), parts, strict=True):
-                    gradient += part
+            do = padding.spread_gradient(self.shadows.of(out))  # (R, n*H, E)
+            parts = attention_adjoint(do, wide_q, wide_k, wide_v, 0, 0, wide, self.xp)
+            for x, part in zip((q, k, v), parts, strict=True):
+                self.shadows.add(x, padding.collect(part))
+            self.shadows.drop(out)
 
         self.notes.append(adjoint)
         return out
+
+    def _padding_of(self, batch: Batch) -> Padding:
+        """The batch's padding, the same in all layers."""
+        if self.padding is None or self.padding[0] is not batch:
+            self.padding = batch, Padding.of(batch, self.xp)
+        return self.padding[1]
 
     def activate(self, x: Array, activation: str) -> Array:  # (T, F) -> (T, F)
         return self._note(x, self.inner.activate(x, activation), lambda dy: ACTIVATIONS[activation](dy, x, self.xp))
@@ -193,12 +253,25 @@ class Tape(DelegatingOps):
 
     def add(self, x: Array, change: Array, scale: float) -> Array:  # (T, D), (T, D) -> (T, D)
         """Into new memory: x may still be read by an adjoint."""
-        y = self._note(x, self.inner.add(x.copy(), change, scale), lambda dy: dy)  # (T, D)
-        return self._note(change, y, lambda dy: dy if scale == 1 else dy * np.float32(scale))
+        y = self.inner.add(x.copy(), change, scale)  # (T, D)
+
+        def adjoint() -> None:
+            dy = self.shadows.of(y)  # (T, D)
+            self.shadows.add(change, dy.copy() if scale == 1 else dy * np.float32(scale))
+            self.shadows.add(x, dy)
+            self.shadows.drop(y)
+
+        self.notes.append(adjoint)
+        return y
 
     def gather(self, x: Array, rows: Array) -> Array:  # (T, D), (R,) -> (R, D)
         y = self.inner.gather(x, rows)  # (R, D)
-        self.notes.append(lambda: self.xp.add.at(self.shadows.of(x), rows, self.shadows.of(y)))
+
+        def adjoint() -> None:
+            self.xp.add.at(self.shadows.of(x), self.xp.asarray(rows), self.shadows.of(y))
+            self.shadows.drop(y)
+
+        self.notes.append(adjoint)
         return y
 
     def scale(self, x: Array, factor: float) -> Array:  # (R, D) -> (R, D)

@@ -37,16 +37,23 @@ def is_ours(quantization: object) -> bool:
 def read_config(folder: str | Path) -> ModelConfig:
     """The ModelConfig of a Hugging Face folder, from config.json and, for the end tokens, generation_config.json.
 
+    Instead of the folder a file of any other name that is a config.json may be given.
+
     Raises ModelError, naming file and field, for an unsupported model and a field that is missing, wrong or unknown.
     """
-    path = Path(folder) / "config.json"
+    path = config_file(folder)
     f = Fields(str(path), read_json(path))
     if is_nested(f.values):
         f = text_fields(f)
     family = _family(f)
     config = _gpt2(f, family) if family.architecture == "gpt2" else _decoder(f, family)
     f.refuse_unread(NEUTRAL, HARMLESS | family.fixed, foreign)
-    return join_end_tokens(config, _end_tokens(Path(folder), f, family))
+    return join_end_tokens(config, _end_tokens(path.parent, f, family))
+
+
+def config_file(place: str | Path) -> Path:
+    """The config.json of a folder, or the file itself."""
+    return Path(place) if Path(place).suffix == ".json" else Path(place) / "config.json"
 
 
 def _family(f: Fields) -> Family:

@@ -25,7 +25,7 @@ from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.checksums import write_sums
 from tinyinfer.loading.export import Exported, export
-from tinyinfer.loading.hf_config import OURS
+from tinyinfer.loading.hf_config import OURS, config_file
 from tinyinfer.loading.hf_folder import INDEX, SINGLE, load_folder
 from tinyinfer.loading.hf_nested import is_nested
 from tinyinfer.loading.hf_writer import changed_fields, config_fields
@@ -183,8 +183,8 @@ def write_configs(
     config.json is the source's, with what differs in a model that has become smaller; written anew for a GGUF file, and
     for a source that also reads images, if the model has become smaller or the weights have their own_names.
     """
-    origin = Path(source.path)
-    fields = read_json(origin / "config.json") if origin.is_dir() else None
+    origin, file = Path(source.path), config_file(source.path)
+    fields = read_json(file) if file.exists() else None
     if fields is None or ((own_names or c != source.config) and is_nested(fields)):
         fields = config_fields(c)
     elif c != source.config:

@@ -92,7 +92,7 @@ def _claim(target: Path) -> tuple[Path, FileLock]:
         lock = FileLock(hidden / "lock", timeout=0)
         try:
             lock.acquire()
-        except (Timeout, FileNotFoundError):  # between the two lines another writer took the folder for a dead one's
+        except (Timeout, FileNotFoundError, FileExistsError):  # another writer took the folder for a dead one's
             shutil.rmtree(hidden, ignore_errors=True)
             continue
         except OSError as error:
