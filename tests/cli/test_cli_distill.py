@@ -17,6 +17,7 @@ from distilling import write_config
 from safetensors import SafetensorError, safe_open
 
 from tinyinfer.cli import main
+from tinyinfer.distillation.training import Training
 from tinyinfer.loading import load
 
 __all__ = ["short"]  # fixture
@@ -54,6 +55,23 @@ def test_quiet_says_nothing(words: list[str], capsys: pytest.CaptureFixture[str]
     assert main([*words, "-q", "--loss", "reverse-kl", "--recompute", "on", "--accumulate", "2"]) == 0
     told = capsys.readouterr()
     assert (told.out, told.err) == ("", "")
+
+
+def test_ctrl_c_says_how_to_go_on(words: list[str], tmp_path: Path, capsys, monkeypatch) -> None:
+    """The checkpoint stays, and so does the log so far. Catches a run whose hours look lost."""
+    step, log = Training.step, tmp_path / "log.jsonl"
+
+    def interrupted(self: Training) -> float:
+        if len(self.progress.losses) == 3:
+            raise KeyboardInterrupt
+        return step(self)
+
+    monkeypatch.setattr(Training, "step", interrupted)
+    assert main([*words, "--save-every", "2", "--log", str(log)]) == 130
+    assert f"{tmp_path}/out.checkpoint: the same command goes on from there" in capsys.readouterr().err
+    assert len([line for line in log.read_text().splitlines() if "loss" in line]) == 2
+    monkeypatch.undo()
+    assert main([*words, "--log", str(log)]) == 0
 
 
 def test_a_log_and_a_plot(words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +174,8 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str], opener=unopene
     [
         ("--top-k 8 --loss reverse-kl", "--loss=reverse-kl needs the teacher itself, and --top-k=8 keeps only some"),
         ("--top-k 8 --hidden 1", "--hidden=1.0 needs the teacher itself"),
+        ("--top-k 8 --loss cross-entropy", "--top-k=8 needs a teacher, and --loss=cross-entropy asks none"),
+        ("--on-policy 0.5 --loss cross-entropy", "--on-policy=0.5 needs a teacher"),
         ("--top-k 300", "has 277 tokens, fewer than top_k=300"),
         ("--rate 0", "--rate=0.0 must be above 0"),
         ("--rate nan", "--rate=nan must be above 0"),

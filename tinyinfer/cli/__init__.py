@@ -53,6 +53,8 @@ COMMANDS = (
     *("synthesize", "distill", "bench", "course", "notebooks"),
 )
 
+WRITERS = ("quantize", "prune", "synthesize", "distill")  # commands that write files, and nothing to stdout
+
 
 def main(argv: Sequence[str] | None = None, opener: Opener = open_model) -> int:
     """Runs a command line (by default the process's own) and returns its exit status. opener: opens its models."""
@@ -73,7 +75,7 @@ def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
     """The exit status of a command line, mistakes, Ctrl-C and other signals included."""
     words = sys.argv[1:] if argv is None else list(argv)
     try:
-        if sys.stdout is None and words[:1] not in (["quantize"], ["prune"]):  # which write a folder, and nothing else
+        if sys.stdout is None and not (words and words[0] in WRITERS):
             raise UsageError("stdout is closed; send it to a file, a pipe or a terminal")
         args = parse(words, opener)
         with ending_signals():

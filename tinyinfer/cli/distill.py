@@ -68,7 +68,18 @@ def run(args: argparse.Namespace) -> int:
         say(f"{work.checkpoint}: goes on after {before} tokens")
     begun = time.perf_counter()
     with progress_bar("training", shown=not args.quiet) as show:
-        work.train(training, lambda t: show(*step_line(t, before, time.perf_counter() - begun)))
+
+        def on_step(training: Training) -> None:
+            show(*step_line(training, before, time.perf_counter() - begun))
+            if training.optimizer.steps % training.switches.save_every == 0:
+                write_log(args.log, training)
+
+        try:
+            work.train(training, on_step)
+        except KeyboardInterrupt:
+            if work.checkpoint.exists() and not args.quiet:
+                say(f"{work.checkpoint}: the same command goes on from there")
+            raise
     write_log(args.log, training)
     if args.plot:
         draw_training(args.plot, Path(args.output).name, training.progress)
