@@ -174,6 +174,11 @@ def refused(words: list[str], capsys: pytest.CaptureFixture[str], opener=unopene
     [
         ("--top-k 8 --loss reverse-kl", "--loss=reverse-kl needs the teacher itself, and --top-k=8 keeps only some"),
         ("--top-k 8 --hidden 1", "--hidden=1.0 needs the teacher itself"),
+        ("--text-share 0.5 --loss cross-entropy", "--text-share=0.5 needs a teacher"),
+        ("--text-share 0.5 --on-policy 0.5", "--text-share=0.5 takes the text for right"),
+        ("--window 7", "--window=7 is too short to learn from; choose 8 or more"),
+        ("--backend auto", "--backend=auto has no gradients; choose one of numpy, reference, cupy"),
+        ("--log TEXTS", "is a folder; give the log the name of a file of its own"),
         ("--top-k 8 --loss cross-entropy", "--top-k=8 needs a teacher, and --loss=cross-entropy asks none"),
         ("--on-policy 0.5 --loss cross-entropy", "--on-policy=0.5 needs a teacher"),
         ("--top-k 300", "has 277 tokens, fewer than top_k=300"),

@@ -216,9 +216,9 @@ def test_a_loss_that_is_no_number_keeps_the_last_good_checkpoint(case: Case, mon
     training = run.begin()
     backward = training.backward
 
-    def spoiled(one: Any) -> float:
+    def spoiled(one: Any, share: float) -> float:
         said.append(one)
-        return backward(one) if len(said) < 4 else float("nan")
+        return backward(one, share) if len(said) < 4 else float("nan")
 
     monkeypatch.setattr(training, "backward", spoiled)
     with pytest.raises(TrainingError) as stopped:

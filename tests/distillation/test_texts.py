@@ -89,13 +89,20 @@ def test_files_that_are_no_text(tmp_path: Path) -> None:
                 read(str(tmp_path / name), LETTERS, 16)
 
 
+def test_a_finished_text_ends_with_the_end_token(tmp_path: Path) -> None:
+    """Catches a student that never reads an end, and so never stops; an unfinished text has none."""
+    lines = [{"text": "abcdefgh", "finished": finished} for finished in (True, False)]
+    path = written(tmp_path / "a.jsonl", *lines)
+    assert [ids.tolist()[8:] for ids in read_documents(path, LETTERS, 16, end=(30,))] == [[30], []]
+
+
 def test_windows_for_tests(tmp_path: Path) -> None:
     """The first tokens only, in windows without a shared token; also across a file's lines."""
     path = written(tmp_path / "a.jsonl", {"text": "abcdefgh"}, {"text": "ijklmnop"})
     found = read_windows(path, LETTERS, 5, 13)
     assert [ids.tolist() for ids in found] == [LETTERS.encode("abcde"), LETTERS.encode("fghij")]
-    with pytest.raises(ModelError, match="has 13 tokens, but a window has 13"):
-        read_windows(path, LETTERS, 13, 13)
+    with pytest.raises(ModelError, match="has 13 tokens, but a window has 14"):
+        read_windows(path, LETTERS, 14, 13)
 
 
 def test_a_reading_is_its_documents_one_behind_the_other() -> None:

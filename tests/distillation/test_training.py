@@ -31,9 +31,9 @@ def noted(training: Training) -> list[tuple[int, ...]]:
     """The documents of each batch that is learned, as they come."""
     seen, backward = [], training.backward
 
-    def note(one: Any) -> float:
+    def note(one: Any, share: float) -> float:
         seen.append(one.documents)
-        return backward(one)
+        return backward(one, share)
 
     training.backward = note  # type: ignore[method-assign]
     return seen
@@ -165,7 +165,7 @@ def test_a_step_is_adamws_with_the_gradient_made_short() -> None:
         one = other._next()
         other.backward(one)
         length = float(np.linalg.norm(p.gradients.astype(np.float64)))
-        optimizer.step(p.values, p.gradients, rate_at(before, 320, 32, 1e-2), min(1, 0.5 / length), np)
+        optimizer.step(p.values, p.gradients, rate_at(before // 32, 10, 1, 1e-2), min(1, 0.5 / length), np)
         before += len(one)
     np.testing.assert_allclose(training.parameters.values, p.values, rtol=1e-4, atol=1e-6)
 
@@ -179,6 +179,29 @@ def test_two_halves_are_a_whole() -> None:
     np.testing.assert_allclose(halves.parameters.gradients, whole.parameters.gradients, rtol=1e-3, atol=1e-5)
     assert whole.progress.tokens == halves.progress.tokens == 32
     assert len(halves.progress.losses) == halves.optimizer.steps == 1
+
+
+def test_passes_of_unequal_sizes_weigh_by_their_rows() -> None:
+    """Catches a mean of means, in which the tokens of a short pass weigh more."""
+    read = documents([25, 9])
+    whole, parts = training_of(read, batch_tokens=32), training_of(read, batch_tokens=24, accumulate=2)
+    losses = whole.step(), parts.step()
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    np.testing.assert_allclose(parts.parameters.gradients, whole.parameters.gradients, rtol=1e-3, atol=1e-5)
+
+
+def test_the_first_rate_is_a_step_of_the_warm_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tenth of the peak where ten steps warm up; a run too short for that warms up for a fifth of it. Catches a rate
+    by tokens before the step, which began at nearly nothing, and a run that ends before its peak.
+    """
+    for tokens, first in ((3200, 0.1), (320, 0.5), (32, 1.0)):
+        rates: list[float] = []
+        training = training_of(tokens=tokens, warm_up=10, rate=1.0)
+        monkeypatch.setattr(AdamW, "step", lambda self, w, g, rate, *rest, rates=rates: rates.append(rate))
+        for _ in training.run():
+            pass
+        assert rates[0] == pytest.approx(first)
+        assert max(rates) == pytest.approx(1.0, abs=0.01)
 
 
 def test_a_batch_is_its_documents_alone() -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from tinyinfer.cli.arguments import DEFAULT_MODEL, add_fields, add_switches, engine_config
 from tinyinfer.cli.console import notes, progress_bar, say
 from tinyinfer.distillation.switches import TrainingSwitches
-from tinyinfer.errors import ModelError
+from tinyinfer.errors import ModelError, SwitchError, TrainingError
 from tinyinfer.measure.perplexity import Perplexity
 from tinyinfer.units import amount
 
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from tinyinfer.distillation.distill import Run
     from tinyinfer.distillation.training import Training
 
+TRAINING = ("numpy", "reference", "cupy")  # the backends whose weights are plain arrays
 TESTED = 16_384  # tokens of --test
 RECENT = 20  # steps whose mean loss is shown
 
@@ -41,7 +42,7 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
     add("--text", required=True, metavar="FILE", help="what both read: .jsonl of `synthesize`, or plain text")
     add("-o", "--output", required=True, metavar="FOLDER", help="the folder to make")
     add("--test", metavar="FILE", help="a text on whose first 16,384 tokens the student is tested now and then; "
-        "without it, some documents of --text are kept for that")  # fmt: skip
+        "without it, one of 64 documents of --text is kept for that")  # fmt: skip
     add("--log", metavar="FILE", help="write the losses into FILE, a line of JSON for each step and each test")
     add("--plot", metavar="FILE", help="draw the loss over tokens into FILE (.png, .svg or .pdf)")
     add("-q", "--quiet", action="store_true", help="no progress and no summary")
@@ -57,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     if args.plot:
         check_plot(args.plot)
     if args.log:
-        check_log(args.log)
+        check_log(args.log, args.text, args.test)
     started = time.perf_counter()
     with notes(shown=not args.quiet):
         work = opened(args)
@@ -76,6 +77,9 @@ def run(args: argparse.Namespace) -> int:
 
         try:
             work.train(training, on_step)
+        except TrainingError:
+            write_log(args.log, training)
+            raise
         except KeyboardInterrupt:
             if work.checkpoint.exists() and not args.quiet:
                 say(f"{work.checkpoint}: the same command goes on from there")
@@ -107,13 +111,18 @@ def opened(args: argparse.Namespace) -> Run:
     from tinyinfer.loading.saving import check_target
 
     s = TrainingSwitches(**{one.name: getattr(args, one.name) for one in fields(TrainingSwitches)})
+    config = engine_config(args)
+    if config.backend not in TRAINING:
+        reason, cure = "{field}={value} has no gradients", f"choose one of {', '.join(TRAINING)}"
+        raise SwitchError("backend", config.backend, reason, cure)
     check_target(args.output)
     teacher = load(find(args.teacher, progress=False if args.quiet else None))
     student = open_student(args.student, teacher, s.seed, compared=s.asks_teacher)
     own = teacher.tokenizer.first_difference(student.tokenizer) is not None
-    documents = read_documents(args.text, student.tokenizer, s.window, answers=own)
-    tested = read_windows(args.test, student.tokenizer, s.window, TESTED) if args.test else None
-    return Run(Path(args.output), s, teacher, student, documents, tested, make_ops(engine_config(args), Ledger()))
+    end = student.tokenizer.end_token_ids[:1]
+    documents = read_documents(args.text, student.tokenizer, s.window, answers=own, end=end)
+    tested = read_windows(args.test, student.tokenizer, s.window, TESTED, answers=own) if args.test else None
+    return Run(Path(args.output), s, teacher, student, documents, tested, make_ops(config, Ledger()))
 
 
 def step_line(training: Training, before: int, seconds: float) -> tuple[int, int, str]:
@@ -125,10 +134,13 @@ def step_line(training: Training, before: int, seconds: float) -> tuple[int, int
     return min(done, total), total, f"loss {mean:.4f}, {speed:.0f} tokens/s, {left / 60:.0f} min left"
 
 
-def check_log(path: str) -> None:
+def check_log(path: str, *inputs: str | None) -> None:
     """Raises ModelError where a file cannot be written: before hours of training, and not after them."""
     from tinyinfer.loading.whole import try_place
 
+    if Path(path).is_dir() or path in inputs:
+        what = "is a folder" if Path(path).is_dir() else "is a text that is read"
+        raise ModelError(f"{path}: {what}; give the log the name of a file of its own")
     try:
         try_place(Path(path))
     except OSError as error:

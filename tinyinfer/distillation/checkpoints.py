@@ -19,6 +19,7 @@ from safetensors.numpy import save_file
 
 from tinyinfer.distillation.training import Progress, Training
 from tinyinfer.errors import ModelError
+from tinyinfer.loading.saving import sync
 from tinyinfer.loading.whole import whole
 
 KEY = "tinyinfer"  # of the metadata
@@ -32,6 +33,7 @@ def save(path: Path, training: Training, about: dict[str, Any]) -> None:
     try:
         with whole(path) as part:
             save_file(arrays, part, {KEY: state})
+            sync(part)
     except (OSError, SafetensorError) as error:
         reason = getattr(error, "strerror", None) or error
         wrong = f"{path}: the checkpoint cannot be written ({reason})"

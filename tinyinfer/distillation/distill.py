@@ -66,8 +66,7 @@ class Run:
     @cached_property
     def about(self) -> dict[str, Any]:
         """What the run's numbers depend on, but for the student's weights."""
-        texts = [*self.documents, *(self.tested or ())]
-        sums = {"text": zlib.crc32(b"".join(ids.astype("<i8").tobytes() for ids in texts))}
+        sums = {"text": checksum(self.documents), "test": checksum(self.tested or ())}
         teacher = Path(self.teacher.path)
         names = {"teacher": f"{teacher.name} ({fingerprint(teacher)})", "student": Path(self.student.path).name}
         c = self.student.config
@@ -124,7 +123,7 @@ class Run:
             size = save_model(self.folder, self._sparse(training.model), self.student, about, on_tensor)
         else:
             size = save_plain(self.folder, training.model, self.student, on_tensor)
-        for path in (self.checkpoint, self.said, beside(self.said)):
+        for path in (self.checkpoint, *([self.said, beside(self.said)] if self.switches.top_k else [])):
             path.unlink(missing_ok=True)
         return size
 
@@ -138,3 +137,8 @@ class Run:
             return self.ops.take(SparseMatrix(matrix, layout)) if is_pruned(name) else weight
 
         return map_matrices(model, change)
+
+
+def checksum(documents: Seq[np.ndarray]) -> int:
+    """A checksum of documents' tokens, and of where one ends and the next begins."""
+    return zlib.crc32(b"".join(ids.astype("<i8").tobytes() + b"." for ids in documents))

@@ -26,17 +26,17 @@ from tinyinfer.text.stop_strings import TextOutput
 
 
 def continued(student: Model, ops: Ops, documents: Seq[np.ndarray], seed: int) -> list[np.ndarray]:
-    """Each document's first half, and as many tokens of the student's as the second half has; ids of the student."""
+    """Each document's first half, and the student's continuation, together as long as its rows; ids of the student."""
     most = student.config.vocab_size - 1
     halves = [np.minimum(ids[: (len(ids) + 1) // 2], most) for ids in documents]
     switches = EngineConfig(
         max_num_seqs=len(documents), max_num_batched_tokens=sum(map(len, halves)) + 1,
-        max_model_len=max(map(len, documents)),
+        max_model_len=max(map(len, documents)) - 1,
     )  # fmt: skip
     engine = build_engine(student, ops, switches, WallClock())
     sequences = []
     for n, (ids, half) in enumerate(zip(documents, halves, strict=True)):
-        params, left = SamplingParams(temperature=1.0), len(ids) - len(half)
+        params, left = SamplingParams(temperature=1.0), len(ids) - 1 - len(half)
         request = RequestSpec(n, half.tolist(), params, seed=seed + n, max_tokens=left, eos=frozenset())
         sequences.append(Sequence(request, lambda: TextOutput(Silence())))
     for _ in engine.run(sequences):

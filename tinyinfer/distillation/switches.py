@@ -36,7 +36,7 @@ class TrainingSwitches(Switches):
     batch_tokens: int = switch(512, help="how many tokens a pass has")
     accumulate: int = switch(1, help="of how many passes the gradients are added up for a step")
     rate: float = switch(2e-4, help="the learning rate after the warm-up; it falls along a cosine to 0")
-    warm_up: int = switch(10, help="the steps in which the rate rises")
+    warm_up: int = switch(10, help="the steps in which the rate rises, at most a fifth of all")
     decay: float = switch(0.0, help="the weight decay of matrices")
     clip: float = switch(1.0, help="the most that all gradients together are long")
     recompute: bool = switch(False, help="keep only the inputs of layers: less memory, one forward pass more")
@@ -60,10 +60,16 @@ class TrainingSwitches(Switches):
         if self.top_k and live:
             reason = "{field}={value} needs the teacher itself, and {top_k}={k} keeps only some of what it says"
             yield SwitchError(live[0], getattr(self, live[0]), reason, "leave out {top_k}", k=self.top_k)
+        if self.on_policy and self.text_share:
+            reason = "{field}={value} takes the text for right, and {on_policy} text is the student's own"
+            yield SwitchError("text_share", self.text_share, reason, "leave out one of them")
         asking = [name for name in ("top_k", "on_policy") if getattr(self, name)]
+        asking += self.given("temperature", "text_share")
         if asking and not self.asks_teacher:
             reason = "{field}={value} needs a teacher, and {loss}=cross-entropy asks none"
             yield SwitchError(asking[0], getattr(self, asking[0]), reason, "choose {loss}=forward-kl")
+        if self.window < 8:
+            yield SwitchError("window", self.window, "{field}={value} is too short to learn from", "choose 8 or more")
 
     @property
     def asks_teacher(self) -> bool:

@@ -102,15 +102,19 @@ def beside(path: Path) -> Path:
 
 def _begun(path: Path, record: np.dtype, about: dict[str, Any]) -> int:
     """How many rows the file has whole; a new file has none. Raises ModelError for a file of something else."""
-    if path.exists() and beside(path).exists():
-        found = json.loads(beside(path).read_text(encoding="utf-8"))
+    if path.exists():
+        try:
+            found = dict(json.loads(beside(path).read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            wrong = f"{path}: is there, and {beside(path).name} does not say what for"
+            raise ModelError(f"{wrong}; remove it, or choose another -o") from None
         if found != about:
             other = [f"{key} {found.get(key)!r}, not {about[key]!r}" for key in about if found.get(key) != about[key]]
             raise ModelError(f"{path}: was written for {', '.join(other)}; remove it, or choose another -o")
         return path.stat().st_size // record.itemsize
-    path.write_bytes(b"")
     with whole(beside(path)) as part:
         part.write_text(json.dumps(about), encoding="utf-8")
+    path.write_bytes(b"")
     return 0
 
 

@@ -31,15 +31,18 @@ LEAST = 8  # tokens of a document that is worth reading
 SHUFFLED = 16  # batches' worth of documents that are sorted by length together
 
 
-def read_documents(path: str, tokenizer: Encoder, window: int, answers: bool = False) -> list[np.ndarray]:
+def read_documents(
+    path: str, tokenizer: Encoder, window: int, answers: bool = False, end: Seq[int] = ()
+) -> list[np.ndarray]:
     """The documents of a file as arrays of token ids, none longer than window + 1: each has a token more than rows.
 
     A .jsonl file has a document on each line: its "prompt", if there is one, and its "text". answers: only the latter.
-    Raises ModelError for a file that cannot be read, a line that is no document, and text shorter than a window.
+    end: the tokens behind a text whose line says that it is "finished", or no row would teach a student to stop. Raises
+    ModelError for a file that cannot be read, a line that is no document, and text shorter than a window.
     """
     documents = []
-    for text in _texts(path, answers):
-        ids = tokenizer.encode(text)
+    for text, finished in _texts(path, answers):
+        ids = [*tokenizer.encode(text), *(end if finished else ())]
         documents += [np.array(ids[i : i + window + 1]) for i in range(0, len(ids) - 1, window)]
     total = sum(map(len, documents))
     if total < window:
@@ -51,16 +54,16 @@ def read_documents(path: str, tokenizer: Encoder, window: int, answers: bool = F
     return read
 
 
-def read_windows(path: str, tokenizer: Encoder, window: int, count: int) -> list[np.ndarray]:
+def read_windows(path: str, tokenizer: Encoder, window: int, count: int, answers: bool = False) -> list[np.ndarray]:
     """The first `count` tokens of a text in windows, for tests. Raises ModelError as read_documents does."""
-    ids = [token for text in _texts(path, False) for token in tokenizer.encode(text)][:count]
-    if len(ids) <= window:
+    ids = [token for text, _ in _texts(path, answers) for token in tokenizer.encode(text)][:count]
+    if len(ids) < window:
         raise ModelError(f"the text {path} has {len(ids)} tokens, but a window has {window}; give a longer text")
     return [np.array(ids[i : i + window]) for i in range(0, len(ids) - window + 1, window)]
 
 
-def _texts(path: str, answers: bool) -> Iterator[str]:
-    """The texts of a file, one for each document."""
+def _texts(path: str, answers: bool) -> Iterator[tuple[str, bool]]:
+    """The texts of a file, one for each document, and whether they are finished."""
     try:
         text = decoded(Path(path).read_bytes(), f"the text {path}")
     except ValueError as error:
@@ -69,7 +72,7 @@ def _texts(path: str, answers: bool) -> Iterator[str]:
         reason = error.strerror or error
         raise ModelError(f"cannot read the text {path} ({reason}); give the path of a text file") from None
     if not path.endswith(".jsonl"):
-        yield text
+        yield text, False
         return
     for number, line in enumerate(text.split("\n"), 1):  # not splitlines: a text may have other ends of lines in it
         if not line.strip():
@@ -77,7 +80,7 @@ def _texts(path: str, answers: bool) -> Iterator[str]:
         record = _record(line)
         if record is None:
             raise ModelError(f'{path}, line {number}: is no object with a "text"; give one document a line')
-        yield record["text"] if answers else record.get("prompt", "") + record["text"]
+        yield record["text"] if answers else record.get("prompt", "") + record["text"], bool(record.get("finished"))
 
 
 def _record(line: str) -> dict[str, Any] | None:

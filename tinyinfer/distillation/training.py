@@ -116,35 +116,36 @@ class Training:
         """The next batches' gradients, and a step along them. Raises TrainingError for a loss that is no number."""
         s, p, progress, xp = self.switches, self.parameters, self.progress, self.ops.xp
         self.tape.zero(p.gradients)
-        before, loss = progress.tokens, 0.0
-        for _ in range(s.accumulate):
-            one = self._next()
-            loss += self.backward(one) / s.accumulate
-            progress.tokens += len(one)
+        before, read = progress.tokens, [self._next() for _ in range(s.accumulate)]
+        rows = sum(map(len, read))
+        loss = sum(self.backward(one, len(one) / rows) for one in read)
+        progress.tokens += rows
         gradients = p.gradients  # (P,)
-        if s.accumulate > 1:
-            gradients *= np.float32(1 / s.accumulate)
         if self.mask is not None:
             gradients *= self.mask
         length = length_of(gradients, xp)
         if not math.isfinite(loss + length):
             step = len(progress.losses) + 1
             raise TrainingError(f"step {step}: the loss is {loss:.4g} and its gradient {length:.4g} long")
-        rate = rate_at(before, s.tokens, s.warm_up * s.batch_tokens * s.accumulate, s.rate)
+        size = s.batch_tokens * s.accumulate
+        steps = max(1, s.tokens // size)
+        rate = rate_at(before // size, steps, min(s.warm_up, max(1, steps // 5)), s.rate)
         self.optimizer.step(p.values, gradients, rate, clip_factor(length, s.clip), xp)
         progress.losses.append((before, loss))
         return loss
 
-    def backward(self, one: Reading) -> float:
-        """The loss of a batch; its gradients are added to those of the parameters."""
+    def backward(self, one: Reading, share: float = 1.0) -> float:
+        """The loss of a batch; its gradients are added to those of the parameters. share: by which both are scaled."""
         hidden, logits = self._forward(one, self.tape)
         found = self.objective(logits, hidden, one, self.ops)
-        if found.hidden is not None:
-            shadow = self.tape.shadows.of(hidden)  # (T, D)
-            shadow += found.hidden
-        self.tape.backward(logits, found.logits)
+        of_logits, of_hidden = found.logits, found.hidden  # (T, V), (T, D) or None
+        if share != 1:
+            of_logits *= of_logits.dtype.type(share)
+        if of_hidden is not None:
+            self.tape.shadows.add(hidden, of_hidden * of_hidden.dtype.type(share))
+        self.tape.backward(logits, of_logits)
         self.tape.clear()
-        return found.loss
+        return found.loss * share
 
     @QUIET
     def test(self) -> float:

@@ -53,7 +53,8 @@ def read_config(folder: str | Path) -> ModelConfig:
 
 def config_file(place: str | Path) -> Path:
     """The config.json of a folder, or the file itself."""
-    return Path(place) if Path(place).suffix == ".json" else Path(place) / "config.json"
+    path = Path(place)
+    return path if path.suffix == ".json" and path.is_file() else path / "config.json"
 
 
 def _family(f: Fields) -> Family:

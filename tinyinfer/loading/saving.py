@@ -183,15 +183,16 @@ def write_configs(
     config.json is the source's, with what differs in a model that has become smaller; written anew for a GGUF file, and
     for a source that also reads images, if the model has become smaller or the weights have their own_names.
     """
-    origin, file = Path(source.path), config_file(source.path)
+    file = config_file(source.path)
     fields = read_json(file) if file.exists() else None
     if fields is None or ((own_names or c != source.config) and is_nested(fields)):
         fields = config_fields(c)
     elif c != source.config:
         fields = changed_fields(fields, source.config, c)
     write_json(part / "config.json", fields | more)
-    if origin.is_dir() and (origin / "generation_config.json").exists():
-        shutil.copyfile(origin / "generation_config.json", part / "generation_config.json")
+    generation = file.parent / "generation_config.json"
+    if file.exists() and generation.exists():
+        shutil.copyfile(generation, part / "generation_config.json")
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
