@@ -239,7 +239,7 @@ def run_the_rest(inspector: Inspector, folder) -> None:
     rows = LazyTensor("q", (42, 3), 504, lambda start, stop: np.ones((stop - start, 3), np.float32))
     for order in (partial_rotation_order, neighbour_pairs_order):
         inspector.watch({}, lambda order=order: reordered(rows, order(3, 14, 10)).read(1, 4))
-    sparse, llm = folder("llama") / "sparse", LLM(str(folder("llama")), prune="magnitude")
+    sparse, llm = packed.with_name("sparse"), LLM(str(folder("llama")), prune="magnitude")
     save_model(sparse, llm.model, load(folder("llama")), {"method": "magnitude"})
     paths = [folder("gpt2"), folder("mixtral"), gguf, packed, sparse]
     for path in paths:
