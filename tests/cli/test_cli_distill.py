@@ -62,7 +62,7 @@ def test_ctrl_c_says_how_to_go_on(words: list[str], tmp_path: Path, capsys, monk
     step, log = Training.step, tmp_path / "log.jsonl"
 
     def interrupted(self: Training) -> float:
-        if len(self.progress.losses) == 3:
+        if len(self.place.losses) == 3:
             raise KeyboardInterrupt
         return step(self)
 

@@ -47,7 +47,7 @@ def test_a_run_that_goes_on_ends_with_the_same_bits(count: int, tmp_path: Path) 
     np.testing.assert_array_equal(other.parameters.values, whole.parameters.values)
     np.testing.assert_array_equal(other.optimizer.means, whole.optimizer.means)
     np.testing.assert_array_equal(other.optimizer.squares, whole.optimizer.squares)
-    assert other.progress == whole.progress
+    assert other.place == whole.place
     assert other.optimizer.steps == whole.optimizer.steps == len(losses)
 
 

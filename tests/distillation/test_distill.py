@@ -113,7 +113,7 @@ def test_a_run_that_was_done_but_not_written_is_only_written(case: Case) -> None
     run.train(training)
     again = case.run().begin()
     assert list(again.run()) == []
-    assert again.progress == training.progress
+    assert again.place == training.place
     np.testing.assert_array_equal(finished(case.run()), training.parameters.values)
 
 
@@ -272,7 +272,7 @@ def test_a_student_of_fewer_tokens(case: Case) -> None:
     run.train(training)
     run.write(training)
     first, last = (np.mean([loss for _, loss in part]) for part in
-                   (training.progress.losses[:5], training.progress.losses[-5:]))  # fmt: skip
+                   (training.place.losses[:5], training.place.losses[-5:]))  # fmt: skip
     assert last < first
     assert load(case.folder / "out").config.vocab_size == 200
     assert LLM(str(case.folder / "out")).logits([5, 6, 199]).shape[1] == 200

@@ -52,7 +52,7 @@ def test_the_loss_falls_on_a_text_that_can_be_learned() -> None:
     """Catches a gradient of the wrong sign, and steps that the model does not see."""
     training = training_of(counting(40), tokens=3000, tested=counting(5, seed=9))
     losses = run(training)
-    (_, first), (_, last) = training.progress.tests[0], training.progress.tests[-1]
+    (_, first), (_, last) = training.place.tests[0], training.place.tests[-1]
     assert np.mean(losses[-5:]) < 0.1 < 3 < losses[0]
     assert last < 0.5 < 3 < first
 
@@ -84,7 +84,7 @@ def test_every_document_is_read_once_in_an_epoch() -> None:
         part = seen[10 * number : 10 * number + 10]
         assert Counter(n for batch in part for n in batch) == Counter(range(20))
     assert seen[:10] != seen[10:20]
-    assert (training.progress.epoch, training.progress.batch, training.progress.tokens) == (3, 0, 480)
+    assert (training.place.epoch, training.place.batch, training.place.tokens) == (3, 0, 480)
 
 
 def test_the_seed_decides_the_order_and_all_numbers() -> None:
@@ -122,7 +122,7 @@ def test_few_documents_are_all_learned_and_nothing_is_tested() -> None:
     training = training_of(documents([9] * (HELD_OUT - 1)), tokens=504)
     run(training)
     assert training.read == list(range(63))
-    assert not training.progress.tests
+    assert not training.place.tests
 
 
 # A test
@@ -144,11 +144,11 @@ def test_tests_come_evenly_and_at_the_end() -> None:
     """The first before anything is learned. Catches a test after each step, which costs more than the steps."""
     training = training_of(documents([9] * 8), tested=documents([9]), tokens=1600, batch_tokens=16)
     run(training)
-    places = [tokens for tokens, _ in training.progress.tests]
+    places = [tokens for tokens, _ in training.place.tests]
     assert places == list(range(0, 1601, 1600 // TESTS))
-    assert [tokens for tokens, _ in training.progress.losses] == list(range(0, 1600, 16))
+    assert [tokens for tokens, _ in training.place.losses] == list(range(0, 1600, 16))
     assert run(training) == []
-    assert len(training.progress.tests) == TESTS + 1  # a run that goes on at its end
+    assert len(training.place.tests) == TESTS + 1  # a run that goes on at its end
 
 
 # A step
@@ -177,8 +177,8 @@ def test_two_halves_are_a_whole() -> None:
     losses = whole.step(), halves.step()
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
     np.testing.assert_allclose(halves.parameters.gradients, whole.parameters.gradients, rtol=1e-3, atol=1e-5)
-    assert whole.progress.tokens == halves.progress.tokens == 32
-    assert len(halves.progress.losses) == halves.optimizer.steps == 1
+    assert whole.place.tokens == halves.place.tokens == 32
+    assert len(halves.place.losses) == halves.optimizer.steps == 1
 
 
 def test_passes_of_unequal_sizes_weigh_by_their_rows() -> None:

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
         work = opened(args)
     with progress_bar("what the teacher says", shown=not args.quiet) as show:
         training = work.begin(show)
-    before = training.progress.tokens
+    before = training.place.tokens
     if before and not args.quiet:
         say(f"{work.checkpoint}: goes on after {before} tokens")
     begun = time.perf_counter()
@@ -86,15 +86,15 @@ def run(args: argparse.Namespace) -> int:
             raise
     write_log(args.log, training)
     if args.plot:
-        draw_training(args.plot, Path(args.output).name, training.progress)
+        draw_training(args.plot, Path(args.output).name, training.place)
     with progress_bar("writing", shown=not args.quiet) as show:
         size = work.write(training, show)
     if not args.quiet:
-        found = training.progress.tests or training.progress.losses
+        found = training.place.tests or training.place.losses
         (_, first), (_, last) = found[0], found[-1]
         what = f"perplexity {Perplexity(first, 1).perplexity:.4g} -> {Perplexity(last, 1).perplexity:.4g}"
-        what = what if training.progress.tests else f"loss {first:.4g} -> {last:.4g}"
-        seconds, tokens = time.perf_counter() - started, training.progress.tokens
+        what = what if training.place.tests else f"loss {first:.4g} -> {last:.4g}"
+        seconds, tokens = time.perf_counter() - started, training.place.tokens
         say(f"{args.output}: {amount(size, 'B')}, {tokens} tokens read, {what}, {seconds:.1f} s")
     return 0
 
@@ -127,10 +127,10 @@ def opened(args: argparse.Namespace) -> Run:
 
 def step_line(training: Training, before: int, seconds: float) -> tuple[int, int, str]:
     """How much is done, how much there is, and the loss, the speed and the time left."""
-    done, total = training.progress.tokens, training.switches.tokens
+    done, total = training.place.tokens, training.switches.tokens
     speed = (done - before) / max(seconds, 1e-9)
     left = max(0, total - done) / max(speed, 1e-9)
-    mean = statistics.fmean(loss for _, loss in training.progress.losses[-RECENT:])
+    mean = statistics.fmean(loss for _, loss in training.place.losses[-RECENT:])
     return min(done, total), total, f"loss {mean:.4f}, {speed:.0f} tokens/s, {left / 60:.0f} min left"
 
 
@@ -153,8 +153,8 @@ def write_log(path: str | None, training: Training) -> None:
         return
     from tinyinfer.loading.whole import whole
 
-    rows: list[dict[str, float]] = [{"tokens": n, "loss": loss} for n, loss in training.progress.losses]
-    for n, loss in training.progress.tests:
+    rows: list[dict[str, float]] = [{"tokens": n, "loss": loss} for n, loss in training.place.losses]
+    for n, loss in training.place.tests:
         rows.append({"tokens": n, "test": loss, "perplexity": Perplexity(loss, 1).perplexity})
     try:
         with whole(Path(path)) as part:

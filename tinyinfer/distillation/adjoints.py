@@ -81,8 +81,16 @@ def rope_adjoint(
 
 def silu_adjoint(dy: Array, x: Array, xp: Xp) -> Array:  # (T, F), (T, F) -> (T, F)
     """Of x · s, s = sigmoid(x): dy · s · (1 + x · (1 - s))."""
-    s = (xp.tanh(x * xp.float32(0.5)) + xp.float32(1)) * xp.float32(0.5)  # (T, F): cannot overflow
-    return dy * s * (1 + x * (1 - s))
+    s = x * xp.float32(0.5)  # (T, F)
+    xp.tanh(s, out=s)  # cannot overflow
+    s += xp.float32(1)
+    s *= xp.float32(0.5)
+    change = 1 - s  # (T, F)
+    change *= x
+    change += 1
+    change *= s
+    change *= dy
+    return change
 
 
 def gelu_tanh_adjoint(dy: Array, x: Array, xp: Xp) -> Array:  # (T, F), (T, F) -> (T, F)
@@ -131,15 +139,18 @@ def attention_tile_adjoint(
     queries, grads = fold(q * heads.scale, count), fold(do, count)  # (K, H/K·T, E), (K, H/K·T, E)
     s = heads.cap(queries @ k.transpose(1, 2, 0), xp)  # (K, H/K·T, S)
     seen = visible(rows, len(k), first, start, heads.window, xp)  # (T, S)
-    masked = xp.where(seen, s.reshape(count, -1, *seen.shape), -xp.inf)  # (K, H/K, T, S)
-    largest = heads.sinks.largest(masked.max(axis=-1, keepdims=True), xp)  # (K, H/K, T, 1)
-    p = xp.exp(masked - largest)  # (K, H/K, T, S)
-    p = (p / heads.sinks.total(p.sum(axis=-1, keepdims=True), largest, xp)).reshape(s.shape)  # (K, H/K·T, S)
+    p = xp.where(seen, s.reshape(count, -1, *seen.shape), -xp.inf)  # (K, H/K, T, S)
+    largest = heads.sinks.largest(p.max(axis=-1, keepdims=True), xp)  # (K, H/K, T, 1)
+    p -= largest
+    xp.exp(p, out=p)
+    p /= heads.sinks.total(p.sum(axis=-1, keepdims=True), largest, xp)
+    p = p.reshape(s.shape)  # (K, H/K·T, S)
     dv = p.transpose(0, 2, 1) @ grads  # (K, S, E)
-    dp = grads @ v.transpose(1, 2, 0)  # (K, H/K·T, S)
-    ds = p * (dp - (p * dp).sum(axis=-1, keepdims=True))  # (K, H/K·T, S)
+    ds = grads @ v.transpose(1, 2, 0)  # (K, H/K·T, S): of the probabilities; from here on of the scores, in place
+    ds -= (p * ds).sum(axis=-1, keepdims=True)
+    ds *= p
     if isinstance(heads.cap, SoftCap):
-        ds = ds * (1 - (s / xp.float32(heads.cap.limit)) ** 2)
+        ds *= 1 - (s / xp.float32(heads.cap.limit)) ** 2
     dq = unfold(ds @ k.transpose(1, 0, 2), rows) * heads.scale  # (T, H, E)
     dk = ds.transpose(0, 2, 1) @ queries  # (K, S, E), the scale in the queries
     return dq, dk.transpose(1, 0, 2), dv.transpose(1, 0, 2)

@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from tinyinfer.distillation.training import Progress, Training
+from tinyinfer.distillation.training import Place, Training
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.saving import sync
 from tinyinfer.loading.whole import whole
@@ -29,7 +29,7 @@ def save(path: Path, training: Training, about: dict[str, Any]) -> None:
     """Writes the run's state. The checkpoint before is replaced only when the new one is whole. Raises ModelError."""
     p, o, to_host = training.parameters, training.optimizer, training.ops.to_host
     arrays = {"values": to_host(p.values), "means": to_host(o.means), "squares": to_host(o.squares)}
-    state = json.dumps({"about": about, "steps": o.steps, "progress": asdict(training.progress)})
+    state = json.dumps({"about": about, "steps": o.steps, "place": asdict(training.place)})
     try:
         with whole(path) as part:
             save_file(arrays, part, {KEY: state})
@@ -52,15 +52,15 @@ def restore(path: Path, training: Training, about: dict[str, Any]) -> bool:
         with safe_open(path, "np") as file:
             state = json.loads((file.metadata() or {})[KEY])
             check_same(path, state["about"], about)
-            steps, there = state["steps"], state["progress"]
+            steps, there = state["steps"], state["place"]
             losses, tests = ([(n, loss) for n, loss in there[name]] for name in ("losses", "tests"))
-            progress = Progress(there["tokens"], there["epoch"], there["batch"], losses, tests)
+            place = Place(there["tokens"], there["epoch"], there["batch"], losses, tests)
             for name, array in (("values", p.values), ("means", o.means), ("squares", o.squares)):
                 array[...] = xp.asarray(file.get_tensor(name))
     except (OSError, SafetensorError, LookupError, ValueError, TypeError, AttributeError) as error:
         wrong = f"{path}: is no checkpoint of this student ({error})"
         raise ModelError(f"{wrong}; remove it, or choose another -o") from None
-    training.go_on(steps, progress)
+    training.go_on(steps, place)
     return True
 
 

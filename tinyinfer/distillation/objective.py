@@ -48,7 +48,8 @@ class Objective:
         tokens = xp.asarray(np.minimum(one.tokens, known - 1))  # (T,)
         if self.teacher is None:
             return Losses(*cross_entropy(logits, tokens, xp))
-        far, wide, loss, gradient = 0.0, None, 0.0, xp.zeros_like(logits)  # gradient: (T, V)
+        far, wide, loss = 0.0, None, 0.0
+        gradient: Array | None = None  # (T, V)
         share = 1.0 if s.loss == "cross-entropy" else s.text_share
         if isinstance(self.teacher, Kept):
             loss, gradient = top_k_kl(logits, self.teacher.top_k(one, xp), s.temperature, xp)
@@ -62,6 +63,10 @@ class Objective:
                 wide *= wide.dtype.type(s.hidden)
         if share:
             of_text, down = cross_entropy(logits, tokens, xp)  # down: (T, V)
-            f = gradient.dtype.type
-            loss, gradient = (1 - share) * loss + share * of_text, gradient * f(1 - share) + down * f(share)
+            down *= down.dtype.type(share)
+            if gradient is not None:
+                gradient *= gradient.dtype.type(1 - share)
+                down += gradient
+            loss, gradient = (1 - share) * loss + share * of_text, down
+        assert gradient is not None, "a share below 1 leaves a divergence"
         return Losses(loss + s.hidden * far, gradient, wide)

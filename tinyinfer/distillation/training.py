@@ -42,7 +42,7 @@ QUIET = np.errstate(over="ignore", invalid="ignore", divide="ignore")  # a loss 
 
 
 @dataclass
-class Progress:
+class Place:
     """Where a run is. losses: (tokens read before, loss) of each step; tests: the same of each test."""
 
     tokens: int = 0
@@ -71,7 +71,7 @@ class Training:
         self.mask: Array | None = p.mask(ops.xp) if masked else None  # (P,)
         self.begun = zlib.crc32(ops.to_host(p.values).data)  # which student it was
         self.optimizer = AdamW.of(p.values, p.decayed, self.switches.decay, ops.xp)
-        self.progress = Progress()
+        self.place = Place()
         self.documents = documents
         held = range(0, len(documents), HELD_OUT) if len(documents) >= HELD_OUT and tested is None else range(0)
         self.tested = [documents[n] for n in held] if tested is None else tested
@@ -83,55 +83,55 @@ class Training:
         """The student as it is now."""
         return self.parameters.model
 
-    def go_on(self, steps: int, progress: Progress) -> None:
+    def go_on(self, steps: int, place: Place) -> None:
         """The run was here; what its arrays were then is in them already."""
-        self.optimizer, self.progress = replace(self.optimizer, steps=steps), progress
+        self.optimizer, self.place = replace(self.optimizer, steps=steps), place
 
     def run(self) -> Iterator[float]:
         """Trains until the tokens are read, and gives the loss of each step. Raises TrainingError."""
-        s, progress = self.switches, self.progress
+        s, place = self.switches, self.place
         between = max(1, s.tokens // TESTS)
-        while progress.tokens < s.tokens:
-            if self.tested and progress.tokens >= len(progress.tests) * between:
+        while place.tokens < s.tokens:
+            if self.tested and place.tokens >= len(place.tests) * between:
                 self._note_test()
             yield self.step()
-        if self.tested and (not progress.tests or progress.tests[-1][0] < progress.tokens):
+        if self.tested and (not place.tests or place.tests[-1][0] < place.tokens):
             self._note_test()
 
     def _note_test(self) -> None:
-        """Adds a test to the progress. Raises TrainingError for a loss that is no number."""
-        loss, progress = self.test(), self.progress
+        """Adds a test to the place. Raises TrainingError for a loss that is no number."""
+        loss, place = self.test(), self.place
         if not math.isfinite(loss):
-            raise TrainingError(f"step {len(progress.losses)}: after it the loss of the test is {loss:.4g}")
-        progress.tests.append((progress.tokens, loss))
+            raise TrainingError(f"step {len(place.losses)}: after it the loss of the test is {loss:.4g}")
+        place.tests.append((place.tokens, loss))
 
     @QUIET
     def check(self) -> None:
         """Raises TrainingError for parameters that are no numbers, or so large that their length is none."""
         if not math.isfinite(length_of(self.parameters.values, self.ops.xp)):
-            raise TrainingError(f"step {len(self.progress.losses)}: after it the parameters are no numbers")
+            raise TrainingError(f"step {len(self.place.losses)}: after it the parameters are no numbers")
 
     @QUIET
     def step(self) -> float:
         """The next batches' gradients, and a step along them. Raises TrainingError for a loss that is no number."""
-        s, p, progress, xp = self.switches, self.parameters, self.progress, self.ops.xp
+        s, p, place, xp = self.switches, self.parameters, self.place, self.ops.xp
         self.tape.zero(p.gradients)
-        before, read = progress.tokens, [self._next() for _ in range(s.accumulate)]
+        before, read = place.tokens, [self._next() for _ in range(s.accumulate)]
         rows = sum(map(len, read))
         loss = sum(self.backward(one, len(one) / rows) for one in read)
-        progress.tokens += rows
+        place.tokens += rows
         gradients = p.gradients  # (P,)
         if self.mask is not None:
             gradients *= self.mask
         length = length_of(gradients, xp)
         if not math.isfinite(loss + length):
-            step = len(progress.losses) + 1
+            step = len(place.losses) + 1
             raise TrainingError(f"step {step}: the loss is {loss:.4g} and its gradient {length:.4g} long")
         size = s.batch_tokens * s.accumulate
         steps = max(1, s.tokens // size)
         rate = rate_at(before // size, steps, min(s.warm_up, max(1, steps // 5)), s.rate)
         self.optimizer.step(p.values, gradients, rate, clip_factor(length, s.clip), xp)
-        progress.losses.append((before, loss))
+        place.losses.append((before, loss))
         return loss
 
     def backward(self, one: Reading, share: float = 1.0) -> float:
@@ -174,17 +174,17 @@ class Training:
 
     def _next(self) -> Reading:
         """The next batch of this epoch, or the first of the next one."""
-        s, progress = self.switches, self.progress
-        if self.order is None or self.order[0] != progress.epoch:
+        s, place = self.switches, self.place
+        if self.order is None or self.order[0] != place.epoch:
             kept = [self.documents[n] for n in self.read]
-            self.order = progress.epoch, epoch(kept, s.batch_tokens, s.seed, progress.epoch)
+            self.order = place.epoch, epoch(kept, s.batch_tokens, s.seed, place.epoch)
         batches = self.order[1]
-        numbers = [self.read[n] for n in batches[progress.batch]]
-        place = progress.epoch, progress.batch
-        progress.batch += 1
-        if progress.batch == len(batches):
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-        rng, sets = np.random.default_rng([s.seed, *place]), self.model.config.rotation_sets
+        numbers = [self.read[n] for n in batches[place.batch]]
+        where = place.epoch, place.batch
+        place.batch += 1
+        if place.batch == len(batches):
+            place.epoch, place.batch = place.epoch + 1, 0
+        rng, sets = np.random.default_rng([s.seed, *where]), self.model.config.rotation_sets
         if rng.random() >= s.on_policy:
             return reading(self.documents, numbers, sets)
         begun = [self.documents[n] for n in numbers]

@@ -19,7 +19,7 @@ from tinyinfer.measure.phases import is_prefill, phase
 from tinyinfer.measure.roofline import predict_seconds
 
 if TYPE_CHECKING:
-    from tinyinfer.distillation.training import Progress
+    from tinyinfer.distillation.training import Place
     from tinyinfer.measure.bench import Round
     from tinyinfer.measure.roofline import Machine
 
@@ -196,19 +196,19 @@ def set_scales(axes: Any, bits: list[float], perplexities: list[float]) -> None:
     axes.margins(y=0.12)
 
 
-def draw_training(path: str, student: str, progress: Progress) -> None:
+def draw_training(path: str, student: str, place: Place) -> None:
     """The loss of each step, and the perplexity of each test, over the tokens read."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.plot(*zip(*progress.losses, strict=True), color="tab:blue", alpha=0.5, label="loss of a step")
+    axes.plot(*zip(*place.losses, strict=True), color="tab:blue", alpha=0.5, label="loss of a step")
     axes.set_xlabel("tokens read")
     axes.set_ylabel("loss")
     lines, labels = axes.get_legend_handles_labels()
-    if progress.tests:
+    if place.tests:
         right = axes.twinx()
-        tokens, losses = zip(*progress.tests, strict=True)
+        tokens, losses = zip(*place.tests, strict=True)
         perplexities = [Perplexity(loss, 1).perplexity for loss in losses]
         label = "perplexity of the tests (right)"
         lines += right.plot(tokens, perplexities, "o-", color="tab:orange", label=label)
