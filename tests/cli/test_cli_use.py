@@ -78,8 +78,9 @@ def test_every_assignment_serves_beside_the_others(
     student: Make, short: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """Catches assignments that cannot be used together, and a seed that the two runs do not share."""
-    switches = {name: value for a in assignments().values() for name, value in a.switches.items()}
-    folders = [word for name in assignments() for word in ("--use", str(student(name)))]
+    serving = [a for a in assignments().values() if a.generates]
+    switches = {name: value for a in serving for name, value in a.switches.items()}
+    folders = [word for a in serving for word in ("--use", str(student(a.name)))]
     assert main(["generate", "-m", short, "-n", "6", "hello", "-q", "--temp", "0.9", "--top-k", "40", *folders]) == 0
     out, err = capfd.readouterr()
     assert out.strip()
@@ -237,6 +238,14 @@ def test_two_folders_of_one_assignment_are_refused(student: Make, capfd: pytest.
     folders = [student(folder="ann"), student(folder="bob")]
     assert main(["generate", "hello", "--use", str(folders[0]), "--use", str(folders[1])], unopened) == 2
     assert "are both folders of kv_cache; use one of them" in capfd.readouterr().err
+
+
+def test_code_that_no_answer_runs_is_refused(student: Make, capfd: pytest.CaptureFixture[str]) -> None:
+    """Catches "identical" for a backward pass that is not even written."""
+    folder = student("rms_norm_backward")
+    assert main(["generate", "hello", "--use", str(folder)], unopened) == 2
+    told = f"{folder}: no answer runs the code of rms_norm_backward; `pytest {folder}` gives its score"
+    assert told in capfd.readouterr().err
 
 
 # --- Switches ---

@@ -65,6 +65,7 @@ def test_a_manifest_becomes_an_assignment(folder: Path) -> None:
     assert dict(a.switches) == {"quantize": "int4", "temperature": 0.5}
     assert dict(a.also_serves) == {"quantize": ("int4", "int8"), "temperature": (0.5,)}
     assert a.allowed == ("tinyinfer.units",)
+    assert a.generates
     assert dict(a.given_source) == {"Rounder": "def __init__(self): pass"}
     assert a.cut == (Cut("tinyinfer.quantization.rtn", ("fit",), ("to_half",)),)
     assert a.tests == (
@@ -91,6 +92,7 @@ def test_a_manifest_becomes_an_assignment(folder: Path) -> None:
         ("temperature = 0.5", "temperature = -1", "switches: temperature=-1 "),
         ('"def __init__(self): pass"', "7", "given_source: Rounder must be Python source, as text"),
         ('"def __init__(self): pass"', '"def __init__(self"', "given_source: Rounder is no Python source"),
+        ("minutes = 30", 'minutes = 30\ngenerates = "no"', "generates: must be true or false, not 'no'"),
         ('names = ["fit"]', "names = []", "[[cut]] number 1: names: is empty"),
         ('names = ["fit"]', 'names = ["fit", "to_half"]', "'to_half' is named twice"),
         ('given = ["to_half"]', "gives = []", "[[cut]] number 1: gives: there is no such field; did you mean 'given'?"),

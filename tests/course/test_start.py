@@ -87,6 +87,16 @@ def test_the_readme_tells_the_task_the_points_and_the_commands(small: Assignment
     assert "You write `softmax`, " in text
 
 
+def test_a_readme_names_no_command_that_would_not_run_the_students_code(tmp_path: Path) -> None:
+    """Catches `generate --use` for a backward pass, whose comparison would be equal whatever the student wrote."""
+    manifest = MANIFEST.replace("minutes = 5", "minutes = 5\ngenerates = false")
+    a = small_assignment(tmp_path, manifest)
+    (a.folder / "task.md").write_text("Write `softmax`.\n", encoding="utf-8")
+    text = readme(a)
+    assert "generate" not in text
+    assert "limits\n```\n\n## How it is graded\n" in text
+
+
 def test_other_files_of_the_folder_stay(small: Assignment, tmp_path: Path) -> None:
     """Catches a folder that is replaced as a whole."""
     (tmp_path / "mine").mkdir()

@@ -43,6 +43,26 @@ def test_a_function_gives_its_value_and_is_counted(with_source):
     assert student.traffic.received_bytes == {"softmax": 24, "keep_top_k": 24}
 
 
+def test_an_object_of_the_students_is_an_argument(with_source):
+    """Catches an object that crosses as a copy, or not at all: the student's function would meet another class."""
+    source = """
+class Pattern:
+    def __init__(self, share):
+        self.share = share
+    def kept(self, scores):
+        return scores > self.share
+
+def wanda(w, hessian, pattern):
+    return pattern.kept(w), type(pattern) is Pattern
+"""
+    student = with_source(source, "wanda")
+    pattern = student.Pattern(1.5)
+    kept, its_own = student.wanda(S, S, pattern)
+    assert (kept.tolist(), its_own) == ([False, True, True], True)
+    _, after = student.after("wanda", S, S, pattern)
+    assert after[2] == pattern._handle
+
+
 def test_arguments_that_are_changed_in_place_are_seen_and_the_tests_own_stay(with_source):
     """Catches an input of a test that the student's code can change."""
     student = with_source("def softmax(s):\n    s[0] = 9.0\n    return s")

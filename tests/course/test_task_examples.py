@@ -92,7 +92,7 @@ def test_the_commands_are_commands(name):
     lines = re.findall(r"^(?: {4})?python -m tinyinfer (.+)$", readme(a), re.MULTILINE)
     commands = [parse(shlex.split(line, comments=True)) for line in lines]
     served, unset = [args for args in commands if getattr(args, "use", None)], vars(parse(["generate"]))
-    assert len(served) >= 2
+    assert len(served) >= 2 if a.generates else not served
     for args in served:
         for switch in a.switches:
             if switch in SAMPLING:  # a student's own choice

@@ -30,8 +30,9 @@ def test_one_of_four_keeps_one():
 
 @pytest.mark.parametrize(("share", "count"), [(0.7, 7), (0.3, 3), (0.29, 2), (0.999, 9), (0.05, 0)])
 def test_a_share_is_rounded_down_to_whole_weights(share, count):
-    """Catches 10 * 0.7 cut to 6 by the last bit of a float, and a share that leaves no weight."""
+    """Catches 100 * 0.29 cut to 28 by the last bit of a float, and a share that leaves no weight."""
     assert lowest(np.arange(10.0), share).sum() == count
+    assert lowest(np.arange(100.0), 0.29).sum() == 29
 
 
 def test_of_equal_scores_the_first_ones_go():

@@ -109,6 +109,8 @@ def read_students(folders: list[str]) -> list[Used]:
     for folder in map(Path, folders):
         a = marked(folder)
         check_needed(a)
+        if not a.generates:
+            raise CourseError(f"{folder}: no answer runs the code of {a.name}; `pytest {folder}` gives its score")
         if a.name in found:
             raise CourseError(f"{found[a.name].folder} and {folder} are both folders of {a.name}; use one of them")
         found[a.name] = Used(a, folder / a.file)

@@ -1,7 +1,8 @@
 """The course: assignments cut from this package, and a grader. Does a student's code do what the engine's own does?
 
 An assignment takes functions out of the engine's modules. The student writes them again, and the same code is graded by
-values and counts, and serves in the engine (`generate --use DIR`). Files and folders in reading order:
+values and counts, and serves in the engine (`generate --use DIR`, unless no answer runs it: a backward pass). Files and
+folders in reading order:
 
     errors.py          what is wrong with a folder, a manifest or a command
     toml_table.py      a TOML file whose mistakes are named with their place

@@ -30,6 +30,7 @@ MANIFEST = "assignment.toml"
 FOLDER = Path(__file__).parent / "assignments"
 TEACHING_ORDER = (
     "transformer_operations", "kv_cache", "sampling", "quantization", "speculative_verification", "int8_kernel",
+    "wanda", "rms_norm_backward",
 )  # fmt: skip
 FULL_MARKS = 100
 LARGEST_MARKER = 10_000  # bytes: a marker has three lines
@@ -63,7 +64,8 @@ class Assignment:
 
     minutes: of a student's work. lines: of code in our solution. background: what to read before. switches: those of
     engine and sampling under which the student's code serves; of several values the first. also_serves: the values of
-    each switch under which the code serves. allowed: further modules that the student's file may import.
+    each switch under which the code serves. generates: whether the code runs where a model answers; that of a backward
+    pass does not. allowed: further modules that the student's file may import.
     packages: what must be installed for the file beside NumPy, with all that is imported on the way.
     given_source: class -> text that the student's file shows in the place of the engine's class.
     """
@@ -78,6 +80,7 @@ class Assignment:
     background: tuple[str, ...]
     switches: Mapping[str, Any]
     also_serves: Mapping[str, tuple[Any, ...]]
+    generates: bool
     allowed: tuple[str, ...]
     packages: tuple[str, ...]
     given_source: Mapping[str, str]
@@ -169,6 +172,7 @@ def read_assignment(folder: Path) -> Assignment:
         background=table.texts("background", ()),
         switches=MappingProxyType({name: values[0] for name, values in serves.items()}),
         also_serves=serves,
+        generates=table.take("generates", bool, True),
         allowed=table.texts("allowed", ()),
         packages=table.texts("packages", ()),
         given_source=read_given(table),

@@ -23,7 +23,7 @@ from tinyinfer.course.source import (
 )
 
 WIDTH = 120
-SHAPE = re.compile(r"#.*(\([\w, ():|/*+-]*\).*)$", re.MULTILINE)
+SHAPE = re.compile(r"#.*(\([\w, ():|/*+.-]*\).*)$", re.MULTILINE)
 LETTER = re.compile(r"^    (\w)  (.+)$", re.MULTILINE)  # a letter in the list of arrays.py, and its meaning
 
 

@@ -43,16 +43,19 @@ In this folder:
 pytest                                                     # the public tests, and the score so far
 pytest -x                                                  # the same, up to the first failure
 python -m tinyinfer course grade .                         # as a teacher grades, in a process with limits
-python -m tinyinfer generate --use . "What is gravity?"    # a language model answers through your file{switches}
-```
-
-`generate --use` compares each token with the engine's own, and prints where the counted work differs.
-
+{serving}
 ## How it is graded
 
 The tests compare values and count work. Neither time nor style gives points. `pytest` runs your file in its own
 process, without limits, so that a debugger works. Marks are given on Linux; on macOS and Windows the same tests run
 for your own information.
+"""
+
+SERVING = """\
+python -m tinyinfer generate --use . "What is gravity?"    # a language model answers through your file{switches}
+```
+
+`generate --use` compares each token with the engine's own, and prints where the counted work differs.
 """
 
 SETTINGS = """\
@@ -121,7 +124,7 @@ def readme(a: Assignment) -> str:
     return README.format(
         title=a.title, about=a.about, minutes=a.minutes, lines=a.lines, public=a.points(hidden=False),
         hidden=a.points(hidden=True), background=before, asked=wanted, file=a.file, task=task,
-        tests="\n".join(rows(a.tests)), switches=switches,
+        tests="\n".join(rows(a.tests)), serving=SERVING.format(switches=switches) if a.generates else "```\n",
     )  # fmt: skip
 
 

@@ -3,6 +3,7 @@
     student.keep_top_k(s, 5)                            calls a function
     cache = student.ContiguousCache(spec, device)       makes an object, which stays with the student's code
     cache.append(0, k, v, batch); cache.held_bytes      calls its method, reads its property
+    student.wanda(w, hessian, pattern)                  an object of the student's as an argument is itself again there
     student.after("keep_top_k", s, 5)                   the result, and the arguments as the call has left them
     student.interpreted("multiply", student.lend(w))    without numba's compiler; each read of w crosses (loans.py)
 
@@ -139,7 +140,8 @@ class Student(ABC):
         __tracebackhide__ = True
         self.traffic.calls[shown] += 1
         self.traffic.sent_bytes[shown] += array_bytes((*args, kwargs))
-        request = {"operation": operation, "target": target, "name": name, "args": list(args), "kwargs": kwargs or {}}
+        given = [one._handle if isinstance(one, StudentObject) else one for one in args]
+        request = {"operation": operation, "target": target, "name": name, "args": given, "kwargs": kwargs or {}}
         reply = self._ask(request | {"after": after})
         self.traffic.received_bytes[shown] += array_bytes(reply["value"])
         return reply

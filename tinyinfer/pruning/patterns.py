@@ -43,7 +43,7 @@ class Pattern:
 
 def lowest(scores: np.ndarray, share: float) -> np.ndarray:  # (...,) -> (...,)
     """True for this share of the scores along the last axis, rounded down to whole scores: the lowest."""
-    count = int(scores.shape[-1] * share + 1e-6)  # 0.7 of 10 is 7, though 10 * 0.7 is a little less
+    count = int(scores.shape[-1] * share + 1e-6)  # 0.29 of 100 is 29, though 100 * 0.29 is a little less
     found = np.zeros(scores.shape, dtype=bool)  # (...,)
     np.put_along_axis(found, np.argsort(scores, axis=-1, kind="stable")[..., :count], True, axis=-1)
     return found
