@@ -19,10 +19,8 @@ from io import RawIOBase
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.download import NO_LOCKS
+from tinyinfer.loading.download import locked
 from tinyinfer.loading.saving import sync
 from tinyinfer.loading.whole import try_place
 from tinyinfer.units import show
@@ -118,7 +116,7 @@ def part_file(target: Path, settings: Settings) -> Iterator[PartFile]:
     Raises ValueError for other settings than those of the lines that are there, and for a file that another program is
     writing; ModelError for a disk that is full or fails.
     """
-    with locked(target):
+    with alone(target):
         check_settings(target, settings)
         path = beside(target, ".part")
         with writing(path):
@@ -128,22 +126,19 @@ def part_file(target: Path, settings: Settings) -> Iterator[PartFile]:
 
 
 @contextmanager
-def locked(target: Path) -> Iterator[None]:
+def alone(target: Path) -> Iterator[None]:
     """Only one program at a time writes the lines. Raises ValueError for the second one."""
-    lock = FileLock(beside(target, ".part.lock"), timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
+    path = beside(target, ".part.lock")
+
+    def refuse() -> None:
         raise ValueError(f"{target}: is being written by another program; wait for it, or give another name") from None
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows removes no open file; there the lock's release does it
-            beside(target, ".part.lock").unlink()
-        lock.release()
+
+    with locked(str(path), refuse):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows removes no open file
+                path.unlink()
 
 
 def settings_file(target: Path) -> Path:

@@ -143,8 +143,7 @@ class Tape(DelegatingOps):
             again.shadows, again.notes = Shadows(self.xp), []
             again.backward(run(again, x), self.shadows.of(y))
             self.padding = again.padding  # the next layer's, too
-            dx = self.shadows.of(x)  # (T, D)
-            dx += again.shadows.of(x)
+            self.shadows.add(x, again.shadows.of(x))
             self.shadows.drop(y)
 
         self.notes.append(adjoint)
