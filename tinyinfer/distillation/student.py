@@ -91,8 +91,13 @@ def random_student(place: Path, teacher: Checkpoint, seed: int) -> Checkpoint:
     if config.vocab_size > teacher.config.vocab_size and not own:
         more = f"vocab_size is {config.vocab_size}, more than the {teacher.config.vocab_size} of {teacher.path}"
         raise ModelError(f"{place}: {more}, whose tokens it gets; make it smaller")
+    return random_checkpoint(str(place), config, tokenizer, seed)
+
+
+def random_checkpoint(path: str, config: ModelConfig, tokenizer: Tokenizer, seed: int) -> Checkpoint:
+    """A model of this shape with random weights; path: what messages call it."""
     tensors = {name: random_tensor(name, shape, config, seed) for name, shape in expected_tensors(config).items()}
-    return Checkpoint(str(place), config, tensors, tokenizer)
+    return Checkpoint(path, config, tensors, tokenizer)
 
 
 def random_tensor(name: str, shape: tuple[int, ...], config: ModelConfig, seed: int) -> LazyTensor:

@@ -42,6 +42,11 @@ neither. Files in reading order:
     kernel_dots.py           lesson 17: products of whole numbers, for several rows
     kernel_found.py          lesson 17: what was measured beside the memory's speed, and the figure
     cpu_kernels.py           lesson 17: exercises, judges and solutions
+    peaks.py                 lesson 19: a teacher of two peaks, and a student of one
+    divergence_judge.py      lesson 19: the judge of a divergence with its gradient, by finite differences
+    sure_student.py          lesson 19: a student so sure that float32 knows no rest, and the judge of that rest
+    distillation_runs.py     lesson 19: two small students, what they read, and what they cost
+    distillation.py          lesson 19: exercises, the figure, and what a useful student would cost
 
 Wins: a wrong answer gets a sentence and a hint, and counts judge it on any machine. Loses: a judge knows only the
 usual wrong answers; any other one gets the hint of the exercise.
