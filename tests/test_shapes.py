@@ -49,6 +49,16 @@ from tinyinfer.engine.overflow import first_overflow
 from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.cache_judge import TEXT, judge_cache
 from tinyinfer.lessons.cpu_kernels import judge_shift, without_shift
+from tinyinfer.lessons.distillation_runs import (
+    TRAINING,
+    first_steps,
+    mistaken,
+    pages,
+    probabilities,
+    train,
+    what_the_teacher_says,
+)
+from tinyinfer.lessons.divergence_judge import divergence, judge_divergence, judge_reverse, reverse
 from tinyinfer.lessons.kernel_judge import judge_blocks, judge_product
 from tinyinfer.lessons.kernel_ladder import block_product, float_rows, in_blocks, in_fours, rounded_rows
 from tinyinfer.lessons.kernel_products import OwnProducts, decoded, packed, products
@@ -56,8 +66,10 @@ from tinyinfer.lessons.kv_cache import ListCache, following_logits, perplexity
 from tinyinfer.lessons.models import Models
 from tinyinfer.lessons.paging import judge_table
 from tinyinfer.lessons.paging_pool import BlockTable, answers
+from tinyinfer.lessons.peaks import predicted
 from tinyinfer.lessons.rounding import judge_restore, judge_round, restore, round_groups, rounded
 from tinyinfer.lessons.speculative_decoding import drafted, drawn_counts, layers_drafter
+from tinyinfer.lessons.sure_student import descent, judge_rest, log_rest, one_minus, some_of
 from tinyinfer.lessons.verifier_judge import USUAL, chain_law, judge_verifier, leviathan, random_laws, step_law
 from tinyinfer.loading import load
 from tinyinfer.loading.build import as_floats, build_model
@@ -398,6 +410,9 @@ def run_lessons(inspector: Inspector) -> None:
     paged = models.open(models.tiny_path(), None, kv_cache="paged", block_size=3, num_blocks=64, max_model_len=64)
     inspector.watch(letters_of(paged.config), lambda: answers(paged, ["first", "the second"], 3, BlockTable))
     inspector.watch({}, lambda: judge_table(BlockTable))
+    own = patch("tinyinfer.lessons.distillation_runs.small_config", lambda vocabulary: llm.config)
+    inspector.watch(letters_of(llm.config), own(lambda: run_distilling(llm)))
+    inspector.watch({}, run_divergences)
     inspector.watch({}, lambda: run_rounding(np.random.default_rng(0).random((19, 43), dtype=np.float32)))
     inspector.watch({}, run_kernel_judges)
     small = models.open(models.tiny_path(), None, backend="numpy", quantize="int8", quantize_head="int8")
@@ -414,6 +429,29 @@ def run_lessons(inspector: Inspector) -> None:
     drawn = SamplingParams(max_tokens=9, temperature=0.9, seed=3)
     letters = {name: n for name, n in letters_of(llm.config).items() if name != "L"}  # the drafter has fewer layers
     inspector.watch(letters, lambda: drafted(llm, layers_drafter(llm, 1, 3), "a prompt", drawn, leviathan))
+
+
+def run_divergences() -> None:
+    """A student's losses and the judges of them, a peak, and a student that is sure."""
+    assert judge_divergence(divergence) is judge_reverse(reverse) is judge_rest(log_rest) is None
+    assert judge_divergence(reverse)
+    assert judge_divergence(lambda *given: (divergence(*given)[0], 2 * divergence(*given)[1]))
+    assert judge_reverse(lambda *given: (reverse(*given)[0], 2 * reverse(*given)[1]))
+    assert judge_rest(one_minus)
+    with patch("tinyinfer.lessons.peaks.DESCENT", 2), patch("tinyinfer.lessons.sure_student.MOST", 2):
+        predicted(), descent(log_rest), some_of(np.eye(7, dtype=np.float32))
+
+
+def run_distilling(llm: LLM) -> None:
+    """A step of a small student by its own lines, and one by what a teacher has said, with all that is shown of it."""
+    text = pages(llm)
+    said, _ = what_the_teacher_says(llm, text)
+    first_steps(llm, text, divergence, 1)
+    with patch("tinyinfer.lessons.distillation_runs.TRAINING", replace(TRAINING, tokens=9)):
+        run = train(llm, text, said)
+    assert run.losses.shape[1] == run.tests.shape[1] == 2
+    probabilities(llm, llm.model, text.reading(read=False), text.known)
+    mistaken(said, text)
 
 
 def run_rounding(w: np.ndarray) -> None:

@@ -118,14 +118,14 @@ class Trained:
 
     @property
     def losses(self) -> np.ndarray:  # -> (n, 2)
-        """The mean loss of each round through the pages."""
+        """The mean loss of each of n rounds through the pages."""
         losses = np.array([loss for _, loss in self.training.place.losses])  # (steps,)
         rounds = losses[: len(losses) // STEPS * STEPS].reshape(-1, STEPS).mean(axis=1)  # (n,)
         return np.stack((np.arange(len(rounds)) + 0.5, rounds), axis=1)
 
     @property
     def tests(self) -> np.ndarray:  # -> (n, 2)
-        """The cross entropy of the tested pages."""
+        """The cross entropy of the tested pages, n times in a run."""
         return np.array([(tokens / (READ * WINDOW), loss) for tokens, loss in self.training.place.tests])
 
     @property
@@ -171,7 +171,7 @@ class OwnObjective(Objective):
 
 def first_steps(llm: LLM, text: Pages, divergence: Any, steps: int) -> list[float]:
     """The losses of a new student's first steps, half a page each. divergence: a student's own; None: the package's."""
-    short = [page[: WINDOW // 2 + 1] for page in text.read[:2]]
+    short = [page[: WINDOW // 2 + 1] for page in text.read[:1]]
     switches = replace(TRAINING, top_k=None, tokens=steps * WINDOW // 2, batch_tokens=WINDOW // 2)
     asked = Teacher(llm.model, llm.ops)
     objective = OwnObjective(switches, asked, divergence) if divergence else Objective(switches, asked)

@@ -59,14 +59,9 @@ def reverse(logits: np.ndarray, teacher: np.ndarray, t: float) -> tuple[float, n
     return by_row.mean() * t**2, t * q * (ratio - by_row) / len(logits)
 
 
-def _laws(logits: np.ndarray, teacher: np.ndarray, t: float) -> tuple[np.ndarray, ...]:  # (R, V), (R, V) ->
-    """q, log q, p, log p at a temperature."""
-    return *log_softmax(logits, t, np), *log_softmax(teacher, t, np)
-
-
 def _forward_slips(logits: np.ndarray, teacher: np.ndarray, t: float) -> dict[str, np.ndarray]:  # (R, V), (R, V) ->
     """Usual wrong gradients of the forward divergence, each under its hint."""
-    (q, _, p, _), n = _laws(logits, teacher, t), len(logits)
+    (q, _), (p, _), n = log_softmax(logits, t, np), log_softmax(teacher, t, np), len(logits)
     (q1, _), (p1, _) = log_softmax(logits, 1.0, np), log_softmax(teacher, 1.0, np)
     return {
         "the sign: where the student says too little, q < p, its logit must grow, and the loss falls": t * (p - q) / n,
@@ -81,7 +76,7 @@ def _forward_slips(logits: np.ndarray, teacher: np.ndarray, t: float) -> dict[st
 
 def _reverse_slips(logits: np.ndarray, teacher: np.ndarray, t: float) -> dict[str, np.ndarray]:  # (R, V), (R, V) ->
     """Usual wrong gradients of the reverse divergence, each under its hint."""
-    (q, log_q, p, log_p), n = _laws(logits, teacher, t), len(logits)
+    (q, log_q), (p, log_p), n = log_softmax(logits, t, np), log_softmax(teacher, t, np), len(logits)
     ratio = log_q - log_p  # (R, V)
     by_row = (q * ratio).sum(axis=-1, keepdims=True)  # (R, 1)
     return {

@@ -35,7 +35,7 @@ def one_minus(logits: np.ndarray, tokens: np.ndarray) -> np.ndarray:  # (R, V), 
     return np.log(1 - np.take_along_axis(q, tokens, axis=1).sum(axis=1))
 
 
-def divergence_with(rest: LogRest, logits: np.ndarray, said: TopK) -> tuple[float, np.ndarray]:  # (R, V) -> , (R, V)
+def divergence_with(rest: LogRest, logits: np.ndarray, said: TopK) -> tuple[float, np.ndarray]:  # (R, V) ->
     """What `top_k_kl` computes, with a student's own rest: the loss of k + 1 outcomes, and its gradient."""
     q, log_q = log_softmax(logits, 1.0, np)  # (R, V), (R, V)
     p, log_others = np.exp(said.log_p), rest(logits, said.tokens)  # (R, k), (R,)
@@ -101,6 +101,10 @@ def _compared(
     far = ~(np.abs(given - truth) < 1e-3)  # (R,): NaN is far
     if not far.any():
         return None
+    if far[-2:].all() and np.isfinite(given[-1]) and np.isclose(*given[-2:]) and not far[0]:
+        text = f"Where the rest is {np.exp(truth[-1]):.2g}, its logarithm is {truth[-1]:.1f}; yours is {given[-1]:.1f}."
+        hint = "a smallest number keeps the logarithm finite, and wrong: from there on the student learns nothing"
+        return Wrong(text, hint)
     n = int(far.argmax())
     text = f"Where the rest is {np.exp(truth[n]):.2g}, its logarithm is {truth[n]:.3f}; yours is {given[n]:.3f}."
     if np.allclose(given, np.exp(truth), rtol=1e-3, atol=1e-7):
@@ -114,7 +118,4 @@ def _compared(
         return Wrong(text, "log of the sum of exp over the other tokens, less log of the sum of exp over all")
     if not np.isfinite(given[n]):
         return Wrong(text, "1 minus a sum near 1 is 0, or below it, in float32: do not subtract, sum the others up")
-    if np.isclose(given[far], given[n]).all() and far.sum() > 1:
-        hint = "a smallest number keeps the logarithm finite, and wrong: from there on the student learns nothing"
-        return Wrong(text, hint)
     return Wrong(text, "digits were lost before the logarithm: 1 minus a sum near 1 keeps few of them")
