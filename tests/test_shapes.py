@@ -447,7 +447,7 @@ def run_distilling(llm: LLM) -> None:
     text = pages(llm)
     said, _ = what_the_teacher_says(llm, text)
     first_steps(llm, text, divergence, 1)
-    with patch("tinyinfer.lessons.distillation_runs.TRAINING", replace(TRAINING, tokens=9)):
+    with patch("tinyinfer.lessons.distillation_runs.TRAINING", replace(TRAINING, tokens=9, batch_tokens=64)):
         run = train(llm, text, said)
     assert run.losses.shape[1] == run.tests.shape[1] == 2
     probabilities(llm, llm.model, text.reading(read=False), text.known)
