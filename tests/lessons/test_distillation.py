@@ -141,7 +141,8 @@ def floored(logits, tokens):
 
 
 RESTS = {
-    "1 minus the sum": (sure.one_minus, "keeps few of them"),
+    "1 minus the sum": (sure.one_minus, "do not subtract"),
+    "few digits": (lambda x, n: sure.log_rest(x, n) + 0.01 * (np.arange(len(x)) == 1), "keeps few of them"),
     "no logarithm": (lambda x, n: np.exp(sure.log_rest(x, n)), "the probability itself"),
     "the named ones": (named, "all others are asked for"),
     "not divided": (undivided, "divide by the sum over all tokens"),
@@ -244,6 +245,7 @@ def test_runs_are_told_by_rounds(llm, text, said, monkeypatch):
     pytest.importorskip("matplotlib").use("agg")
     assert len(course.draw(by_text, by_teacher, counting).axes) == 2
     assert len(peaks.draw({"one": (40.0, 3.0)}).axes) == 1
+    assert 0 < runs.right_share(llm, by_text.training.model, text, read=True) < 1
     shown = runs.written(llm, by_teacher.training.model, "If the value", count=5)
     assert isinstance(shown, str)
 

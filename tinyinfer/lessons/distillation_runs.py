@@ -224,6 +224,13 @@ def probabilities(llm: LLM, model: Model, one: Reading, size: int) -> np.ndarray
     return softmax(merged(Teacher(model, llm.ops)(batch)[0], size, np), 1.0, np)[0]
 
 
+def right_share(llm: LLM, model: Model, text: Pages, read: bool) -> float:
+    """The share of rows whose likeliest token is the text's, on the pages that are read or on the tested ones."""
+    one = text.reading(read)
+    likeliest = probabilities(llm, model, one, text.known).argmax(axis=1)  # (T,)
+    return float((likeliest == np.minimum(one.tokens, text.known - 1)).mean())
+
+
 def mistaken(said: Kept, text: Pages, least: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
     """The rows where the teacher is sure of a token that the text does not have, and these tokens. least: how sure."""
     first, sure = said.rows["tokens"][:, 0].astype(np.int64), np.exp(said.rows["log_p"][:, 0].astype(np.float32))

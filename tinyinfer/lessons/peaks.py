@@ -51,7 +51,7 @@ def trained_peak(divergence: Divergence, place: float, width: float = 5.0) -> tu
 
 def predicted() -> tuple[float, dict[float, str]]:
     """Where the peak of a student by forward KL ends, and of each usual wrong guess the idea."""
-    return trained_peak(forward_kl, 50.0)[0], {
+    return round(trained_peak(forward_kl, 50.0)[0], 2), {
         PLACES[0]: "That is where the teacher's higher peak is. But a student that says nothing at the other one would "
         "be told an enormous loss there: the log of a number near zero, in four of ten cases.",
         PLACES[1]: "That is where the teacher's smaller peak is.",

@@ -72,7 +72,7 @@ def descent(rest: LogRest) -> list[tuple[float, float, float]]:
     return steps
 
 
-GAPS = (1.0, 6.0, 12.0, 20.0, 40.0)  # by how much the judge's rows are sure of the named tokens
+GAPS = (1.0, 6.0, 12.0, 30.0, 60.0)  # by how much the judge's rows are sure of the named tokens
 
 
 def judge_rest(answer: Any) -> Wrong | None:
@@ -101,11 +101,11 @@ def _compared(
     far = ~(np.abs(given - truth) < 1e-3)  # (R,): NaN is far
     if not far.any():
         return None
-    if far[-2:].all() and np.isfinite(given[-1]) and np.isclose(*given[-2:]) and not far[0]:
+    if not far[0] and np.isfinite(given).all() and given[-1] > truth[-1] + 3:
         text = f"Where the rest is {np.exp(truth[-1]):.2g}, its logarithm is {truth[-1]:.1f}; yours is {given[-1]:.1f}."
         hint = "a smallest number keeps the logarithm finite, and wrong: from there on the student learns nothing"
         return Wrong(text, hint)
-    n = int(far.argmax())
+    n = int((far if np.isfinite(given).all() or far[0] else ~np.isfinite(given)).argmax())
     text = f"Where the rest is {np.exp(truth[n]):.2g}, its logarithm is {truth[n]:.3f}; yours is {given[n]:.3f}."
     if np.allclose(given, np.exp(truth), rtol=1e-3, atol=1e-7):
         return Wrong(text, "that is the probability itself; its logarithm is asked for, which has no smallest number")
