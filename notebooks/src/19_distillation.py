@@ -329,8 +329,8 @@ lesson.say(f"{len(rows)} of {len(batch):,} rows. What the teacher does not know,
 # ### What a useful student costs
 #
 # The students so far hardly beat counting. A language model wants to read about twenty tokens for each of its weights,
-# and most read far more. Let a student be as large as SmolLM2. How long would that take on this machine? The teacher's
-# pass over the pages was timed above; a token costs one pass of the teacher, and three of a student of its size.
+# and most read far more. Let a student be as large as its teacher. How long would that take on this machine? The
+# teacher's pass over the pages was timed above. A token costs one pass of the teacher, and three of the student.
 
 # %% tags=["loses"]
 weights = course.OF_TEACHER
