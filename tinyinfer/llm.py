@@ -94,6 +94,14 @@ class LLM:
         other._build_engine(config, clock or self.engine.clock, self._loop.step_lock)
         return other
 
+    def with_model(self, model: Model) -> LLM:
+        """The same tokenizer and engine over another model that reads the same tokens, such as a pruned one."""
+        self._loop.check_open()
+        other = copy(self)
+        other.model, other.config = model, model.config
+        other._build_engine(self.engine_config, self.engine.clock, self._loop.step_lock)
+        return other
+
     def close(self) -> None:
         """Ends all open requests (finish_reason "abort") and the engine's thread; then no request is taken any more.
 
