@@ -67,7 +67,7 @@ guess = ...
 by_size = runs.pruned(llm, "magnitude")
 results = {"float32": (32, plain)}  # name -> bits a weight, perplexity
 results["half by size"] = runs.bits(by_size, llm), runs.perplexity(by_size, tokens)
-counts = {"all weights": runs.decoded(llm), "half by size": runs.decoded(by_size)}
+counts = {"float32": runs.decoded(llm), "half by size": runs.decoded(by_size)}
 del by_size
 truth = results["half by size"][1] / plain
 reveal(guess, truth, "times", usual_guesses(llm.config.vocab_size, plain))
@@ -133,8 +133,8 @@ def refit(w, hessian, kept):  # (M,), (M, M), (M,) -> (M,)
 check("refit", refit)
 
 # %% [markdown]
-# A student's lines on a real matrix: with Wanda's choice of weights, and with the choice that the library's SparseGPT
-# makes. No other weights with those zeros can have a smaller output error, in no output.
+# Your lines on a real matrix: once with Wanda's choice of weights, once with the choice of the library's SparseGPT. No
+# other weights with the same zeros have a smaller output error, in any output.
 
 
 # %% tags=["claim"]
@@ -143,7 +143,7 @@ mine = use("refit")
 
 def fitted(w, zeros, hessian):
     """All outputs of a matrix, each with its own weights gone, refitted by your lines."""
-    return np.array([mine(row, hessian, row_kept) for row, row_kept in zip(w.astype(float), zeros != 0, strict=True)])
+    return np.array([mine(row, hessian, kept) for row, kept in zip(w.astype(float), zeros != 0, strict=True)])
 
 
 matrices = {
@@ -156,14 +156,11 @@ for method in ("Wanda", "SparseGPT"):
     before, after = (runs.output_errors(w, new, read) for new in (matrices[method], refitted))
     assert (after <= before * (1 + 1e-6)).all()
     matrices[f"{method}'s choice, your refit"] = refitted
-lesson.table(
-    ["", "weight error", "output error, text that was read", "output error, other text"],
-    [
-        [name, *(f"{error:.1%}" for error in (runs.weight_error(w, new), *(runs.output_error(w, new, h) for h in hs)))]
-        for hs in [(read, unread)]
-        for name, new in matrices.items()
-    ],
-)
+rows = []
+for method, new in matrices.items():
+    errors = runs.weight_error(w, new), runs.output_error(w, new, read), runs.output_error(w, new, unread)
+    rows.append([method, *(f"{error:.1%}" for error in errors)])
+lesson.table(["", "weight error", "output error, text that was read", "output error, other text"], rows)
 
 # %% [markdown]
 # Read the first two columns against each other. Removing by size has the smallest weight error that is possible, and
@@ -215,13 +212,14 @@ lesson.say(
 # %% [markdown]
 # ## In the library
 #
-# Wanda is two lines. In SparseGPT, `prune_block` looks for the cheapest weights of some inputs, and then goes through
-# the inputs: the error of a removed weight moves the inputs behind it. `columns` has an input's weights side by side,
-# and `factor` is the triangular root of the inverse of `H`, which holds the solution of your equations for every
-# number of inputs that are still to come.
+# In SparseGPT, `prune_block` looks for the cheapest weights of some inputs. Then it goes through the inputs: where a
+# weight is removed, the weights of the inputs behind it move. `columns` has the weights of an input, one of every
+# output, side by side. `factor` is the triangular root of the inverse of `H`: its row `i` says how the inputs behind
+# `i` make up for input `i`. So one factor serves all outputs, where your lines solve a system for each. (Wanda's lines
+# are not shown: they are an assignment.)
 
 # %%
-lesson.source(wanda)
+lesson.source(sparsegpt)
 lesson.source(prune_block)
 lesson.source(block_influence)
 
@@ -288,7 +286,7 @@ curves = {f"{method}, {kind} text": [] for method in ("your refit", "SparseGPT",
 some = w[:64]  # outputs
 short = runs.windows(llm, max(lengths), 64)  # windows of 64 tokens, so that a few of them make little text
 for length in lengths:
-    seen = runs.inputs_of(llm, short[: length // 64], name := f"layers.{layer}.o")
+    seen = runs.inputs_of(llm, short[: length // 64], f"layers.{layer}.o")
     chosen = wanda(some, seen, half)
     made = {
         "your refit": fitted(some, chosen, seen),
@@ -346,17 +344,11 @@ lesson.say(
 # ### Whole layers
 
 # %% tags=["loses"]
-lesson.table(
-    ["", "perplexity", "bytes a token", "FLOPs a token", "time a token"],
-    [
-        [
-            name,
-            f"{results['float32' if name == 'all weights' else name][1]:,.1f}",
-            *(amount(one.weight_bytes, "B"), f"{one.flops / 1e6:.0f} M", f"{1000 * one.seconds:.0f} ms"),
-        ]
-        for name, one in counts.items()
-    ],
-)
+rows = []
+for name, one in counts.items():
+    times = [f"{one.flops / 1e6:.1f} M", f"{1000 * one.seconds:.0f} ms"]
+    rows.append([name, f"{results[name][1]:,.1f}", amount(one.weight_bytes, "B"), *times])
+lesson.table(["", "perplexity", "bytes a token", "FLOPs a token", "time a token"], rows)
 lesson.say(
     f"Three layers fewer save bytes, FLOPs and time alike, with no kernel of their own. But chosen wrongly they cost "
     f"everything: the first three have a perplexity of {results['the first 3 layers gone'][1]:,.0f}."

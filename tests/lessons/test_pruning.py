@@ -206,9 +206,9 @@ def test_a_slip_in_the_refit_is_named(slip):
 
 
 REFIT_FORMS = {
-    "Weight 0 is gone, but it is 0.5": lambda w, hessian, kept: np.where(kept, refit(w, hessian, kept), 0.5),
+    "is gone, but it is 0.5": lambda w, hessian, kept: np.where(kept, refit(w, hessian, kept), 0.5),
     "an array of shape (7,)": lambda w, hessian, kept: refit(w, hessian, kept)[kept],
-    "[0.0": lambda w, hessian, kept: refit(w, hessian, kept).tolist(),
+    "returned [-1.19": lambda w, hessian, kept: refit(w, hessian, kept).tolist(),
     "not finite": lambda w, hessian, kept: np.where(kept, np.nan, 0),
     "the least is": lambda w, hessian, kept: 0.9 * refit(w, hessian, kept),
     "returned None": lambda w, hessian, kept: None,

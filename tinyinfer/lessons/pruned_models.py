@@ -32,13 +32,13 @@ RIDGE = 1e-5  # this share of the mean of XᵀX's diagonal is added to it
 
 
 def windows(llm: LLM, count: int, size: int) -> np.ndarray:  # -> (W, n)
-    """Some `count` tokens of Python's documentation in W windows of `size` tokens, from all over it: what is read."""
+    """Some `count` tokens of Python's documentation in W windows of n (`size`), from all over it: what is read."""
     cut = calibration_windows(calibration_text(None), llm.tokenizer, FIRST, size)
     return cut[:: len(cut) * size // count][: count // size]
 
 
 def unread_windows(llm: LLM, count: int, size: int) -> np.ndarray:  # -> (W, n)
-    """As many windows of the same documentation that no method reads."""
+    """Some `count` tokens of the same documentation that no method reads, in W windows of n (`size`)."""
     cut = calibration_windows(calibration_text(None), llm.tokenizer, LAST, size)
     return cut[-(count // size) :]
 

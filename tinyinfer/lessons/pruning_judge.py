@@ -33,7 +33,7 @@ def cheapest(w: np.ndarray, hessian: np.ndarray) -> int:  # (M,), (M, M) ->
     return int(np.argmin(w**2 / np.diag(np.linalg.inv(hessian))))
 
 
-def influence(before: np.ndarray, after: np.ndarray) -> float:  # (T, D), (T, D) ->
+def influence(before: np.ndarray, after: np.ndarray) -> float:  # (T, M), (T, M) ->
     """How far a layer turns its rows: 1 minus the mean cosine of a row before and after it."""
     cosines = (before * after).sum(axis=1) / np.linalg.norm(before, axis=1) / np.linalg.norm(after, axis=1)
     return float(1 - cosines.mean())
@@ -225,18 +225,18 @@ def judge_influence(answer: Any) -> Wrong | None:
 
 
 def turned() -> list[tuple[np.ndarray, np.ndarray]]:
-    """Pairs of rows (T, D) before and after a layer: one that turns them and makes some longer, one that does not."""
+    """Pairs of rows (T, M) before and after a layer: one that turns them and makes some longer, one that does not."""
     rng = np.random.default_rng(1)
-    before = rng.normal(size=(5, 7)) * np.array([[1], [2], [0.5], [3], [30]])  # (T, D)
-    change = rng.normal(size=(5, 7)) * np.array([[1], [4], [0.1], [2], [0.3]])  # (T, D)
+    before = rng.normal(size=(5, 7)) * np.array([[1], [2], [0.5], [3], [30]])  # (T, M)
+    change = rng.normal(size=(5, 7)) * np.array([[1], [4], [0.1], [2], [0.3]])  # (T, M)
     return [(before, before + change), (before, 2 * before)]
 
 
-def _cosines(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:  # (T, D), (T, D) -> (...,)
+def _cosines(a: np.ndarray, b: np.ndarray, axis: int) -> np.ndarray:  # (T, M), (T, M) -> (...,)
     return (a * b).sum(axis=axis) / np.linalg.norm(a, axis=axis) / np.linalg.norm(b, axis=axis)
 
 
-def _lengths(rows: np.ndarray) -> np.ndarray:  # (T, D) -> (T,)
+def _lengths(rows: np.ndarray) -> np.ndarray:  # (T, M) -> (T,)
     return np.linalg.norm(rows, axis=1)
 
 

@@ -44,7 +44,7 @@ def block_influence(
     return np.array(found)
 
 
-def rows_between(model: Model, windows: np.ndarray, ops: Ops) -> Iterator[np.ndarray]:  # (W, n) ->
+def rows_between(model: Model, windows: np.ndarray, ops: Ops) -> Iterator[np.ndarray]:  # (W, n) -> (T, D)
     """Yields the rows (T, D) of W windows of n token ids that enter the first layer, then those that leave each one."""
     ops = ops.counting(Ledger())  # the ledger of the model does not count this work
     batch = rows_of(windows, model.config.rotation_sets)
