@@ -174,10 +174,10 @@ lesson.table(["", "weight error", "output error, text that was read", "output er
 # %%
 first = 6
 rows = []
-for method in ("magnitude", "wanda", "sparsegpt"):
+for method, title in {"magnitude": "by size", "wanda": "Wanda", "sparsegpt": "SparseGPT"}.items():
     model = runs.pruned(llm, method, text, first)
     found = runs.perplexity(model, tokens)
-    rows.append([method, f"{found:.1f}", f"{found / plain:.2f} times"])
+    rows.append([title, f"{found:.1f}", f"{found / plain:.2f} times"])
     del model
 lesson.table([f"half of the first {first} layers", "perplexity", f"over {plain:.1f}"], rows)
 
@@ -245,6 +245,7 @@ for name, bits, group in (("int8", "int8", 32), ("int4", "int4", 64), ("int3", "
     model = runs.rounded(llm, bits, group)
     results[name] = runs.bits(model, llm), runs.perplexity(model, tokens)
     del model
+counts["float32"] = runs.decoded(llm)  # once more, beside those that it is compared with
 least, first_ones = sorted(order[:3].tolist()), [0, 1, 2]
 shorter = {"3 layers of least influence gone": least, "the first 3 layers gone": first_ones}
 for name, gone in shorter.items():
@@ -262,10 +263,13 @@ colours = {"half": "tab:orange", "int": "tab:blue", "3 layers": "tab:green", "th
 for name, (bits, found) in results.items():
     colour = next((colour for start, colour in colours.items() if name.startswith(start)), "0.4")
     axes.plot(bits, found, "o", color=colour)
-    side, place = ("right", (-7, 4)) if bits > 25 else ("left", (7, 4))
+    side, place = ("right", (-7, 5)) if bits > 25 else ("left", (7, 5))
     axes.annotate(name, (bits, found), xytext=place, textcoords="offset points", ha=side, color=colour)
-axes.axhline(plain, color="0.5", linestyle=":")
+for name, level in {"all weights in float32": plain, "knows nothing": llm.config.vocab_size}.items():
+    axes.axhline(level, color="0.5", linestyle=":")
+    axes.annotate(name, (10, level), xytext=(0, -12), textcoords="offset points", color="0.4")
 axes.set_yscale("log")
+axes.set_ylim(plain / 2, 10 * llm.config.vocab_size)
 axes.set_xlim(2, 33)
 axes.set_xlabel("true bits for each weight of the layers, masks and scales included")
 axes.set_ylabel("perplexity (log)")
@@ -305,21 +309,31 @@ axes.set_xlabel(f"rows of text that were read ({w.shape[1] // 2} weights stay in
 axes.set_ylabel("output error (log)")
 axes.legend(fontsize="small", ncols=3)
 plt.show()
+lesson.table(
+    ["rows that were read", *curves],
+    [[length, *(f"{errors[i]:.1%}" for errors in curves.values())] for i, length in enumerate(lengths)],
+)
 good, bad = (curves[f"your refit, {kind} text"] for kind in ("read", "other"))
+worst = int(np.argmax(bad))
 lesson.say(
-    f"With {lengths[1]} rows the refit has an error of {good[1]:.2%} on the text that it read, and of {bad[1]:,.0%} on "
-    f"other text. Wanda: {curves['Wanda, read text'][1]:.1%} and {curves['Wanda, other text'][1]:.1%}. With "
-    f"{lengths[-1]:,} rows the refit has {bad[-1]:.1%} on other text, and is the better one."
+    f"With {lengths[0]} rows the refit has an error of {good[0]:.1%} on the text that it read: it looks perfect. It is "
+    f"worst with {lengths[worst]}: {good[worst]:.1%} on the text that it read, {bad[worst]:.0%} on other text. Wanda, "
+    f"which moves nothing, has {curves['Wanda, other text'][worst]:.0%} there. With {lengths[-1]:,} rows the refit is "
+    f"down to {bad[-1]:.1%}."
 )
 
 # %% [markdown]
-# Fewer rows than weights: the equations are solved without any error, by weights that are made for these rows and for
-# no others. Calibration is a kind of training, and fits what it reads. SparseGPT adds one percent of the mean of the
-# diagonal of `H` to that diagonal before it solves, which keeps weights small, and gives up some of the gain. Wanda
-# reads only the size of each input. It has little to gain, and little text is enough for it. Wherever an error is
+# With fewer rows than weights the equations are solved without any error, by weights that are made for these rows and
+# for no others. With about as many rows as weights there is just one solution, however large its weights must be: that
+# is the worst place. Calibration is a kind of training, and fits what it reads. SparseGPT adds one percent of the mean
+# of the diagonal of `H` to that diagonal before it solves, which keeps weights small, and gives up some of the gain.
+# Wanda reads only the size of each input. It has little to gain, and little text is enough for it. Wherever an error is
 # measured on the text that chose the weights, ask for another text.
 #
 # ### The same bytes
+#
+# Compare two pairs in the figure: half by Wanda with `int8`, and half by Wanda in `int4` with `int3`. Which one of each
+# pair would you use?
 
 # %% tags=["loses"]
 base = results["float32"][1]
@@ -337,9 +351,10 @@ lesson.say(
 )
 
 # %% [markdown]
-# For a model that is used as it is, quantization is the better way to fewer bytes: every weight stays, a little wrong.
-# Pruning comes into its own where hardware skips zeros, where the model is trained again, or where bits cannot fall any
-# further.
+# At many bits, pruning loses by far: eight bits for every weight are half of the bytes, and lose next to nothing. Every
+# weight stays, a little wrong. At few bits the order turns. Four bits for the half that counts and none for the other
+# half are better than three bits for all, at least with codes by plain rounding. So pruning pays where quantization is
+# used up; where hardware skips zeros; and where the model is trained again.
 #
 # ### Whole layers
 
@@ -349,15 +364,19 @@ for name, one in counts.items():
     times = [f"{one.flops / 1e6:.1f} M", f"{1000 * one.seconds:.0f} ms"]
     rows.append([name, f"{results[name][1]:,.1f}", amount(one.weight_bytes, "B"), *times])
 lesson.table(["", "perplexity", "bytes a token", "FLOPs a token", "time a token"], rows)
+whole, ruined = counts["float32"], counts["the first 3 layers gone"]
 lesson.say(
-    f"Three layers fewer save bytes, FLOPs and time alike, with no kernel of their own. But chosen wrongly they cost "
-    f"everything: the first three have a perplexity of {results['the first 3 layers gone'][1]:,.0f}."
+    f"Three layers fewer save {1 - ruined.weight_bytes / whole.weight_bytes:.1%} of the bytes and "
+    f"{1 - ruined.flops / whole.flops:.1%} of the FLOPs, and no kernel is needed to save as much of the time. But "
+    f"without the first three the perplexity is {results['the first 3 layers gone'][1]:,.0f}; a model that knows "
+    f"nothing has {llm.config.vocab_size:,}."
 )
 
 # %% [markdown]
-# No line of this table wins everywhere. Half of the weights by size: most bytes saved, and no time. Three layers: less
-# time, and a tenth of the layers' bytes. How much of the loss comes back when the model is trained again, is the
-# subject of distillation.
+# The first layers turn the rows most, as your `influence` said. No line of this table wins everywhere. Half of the
+# weights gone save most bytes, and no time. A tenth of the layers gone saves time, and a tenth of the layers' bytes.
+# How much of a loss comes back when the model is trained again, is the subject of
+# [distillation](../docs/distillation.md).
 #
 # ## Exercises
 #

@@ -14,6 +14,7 @@ import numpy as np
 
 from tinyinfer.llm import LLM
 from tinyinfer.measure.inspect import bits_per_weight
+from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Linear
 from tinyinfer.pruning.apply import prune_weights, round_pruned
 from tinyinfer.pruning.layers import keep_layers
@@ -58,19 +59,23 @@ def pruned(llm: LLM, method: str, text: np.ndarray | None = None, first: int | N
     layers = llm.model.layers
     some = keep_layers(llm.model, range(min(first or len(layers), len(layers))))
     done = prune_weights(some, llm.ops, WeightSwitches(prune=method), text, lambda done: None).layers
-    return llm.with_model(replace(llm.model, layers=done + layers[len(done) :]))
+    return _with_model(llm, replace(llm.model, layers=done + layers[len(done) :]))
 
 
 def rounded(llm: LLM, quantize: str, group_size: int, prune: str = "off") -> LLM:
     """The model, pruned or not, with its layers' matrices in so many bits. prune: how it was pruned."""
     c = WeightSwitches(quantize=quantize, group_size=group_size, prune=prune)
-    return llm.with_model(round_pruned(llm.model, llm.ops, c))
+    return _with_model(llm, round_pruned(llm.model, llm.ops, c))
 
 
 def without_layers(llm: LLM, gone: Sequence[int]) -> LLM:
     """The model without the layers of these numbers; of a model with few layers at least one stays."""
     kept = [i for i in range(llm.config.num_layers) if i not in gone]
-    return llm.with_model(keep_layers(llm.model, kept or [0]))
+    return _with_model(llm, keep_layers(llm.model, kept or [0]))
+
+
+def _with_model(llm: LLM, model: Model) -> LLM:
+    return llm.with_engine(llm.engine_config, model=model)
 
 
 # What they are worth.
