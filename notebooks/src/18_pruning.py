@@ -19,15 +19,13 @@
 # *60 minutes · you write 6 lines · no GPU, no account*
 
 # %% tags=["setup"]
-from itertools import pairwise
-
 import matplotlib.pyplot as plt
 import numpy as np
 
 from tinyinfer.lessons import pruned_models as runs
 from tinyinfer.lessons.lesson import Lesson
 from tinyinfer.lessons.pruning import usual_guesses
-from tinyinfer.pruning.layers import block_influence, rows_between
+from tinyinfer.pruning.layers import block_influence, rows_around
 from tinyinfer.pruning.magnitude import magnitude
 from tinyinfer.pruning.patterns import Pattern
 from tinyinfer.pruning.sparsegpt import prune_block, sparsegpt
@@ -199,8 +197,7 @@ check("influence", influence)
 
 # %% tags=["claim"]
 turns = use("influence")
-passing = list(rows_between(llm.model, text[:2], llm.ops))  # the rows before the first layer, and after each
-found = np.array([turns(before, after) for before, after in pairwise(passing)])
+found = np.array([turns(before, after) for before, after in rows_around(llm.model, text[:2], llm.ops)])
 assert np.allclose(found, block_influence(llm.model, text[:2], llm.ops), atol=1e-5)
 order = np.argsort(found)
 lesson.say(
