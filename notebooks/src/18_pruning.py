@@ -5,8 +5,8 @@
 # counts by what it does to outputs, not by its size. And the weights that stay can take over some of the work of
 # those that go.
 #
-# **Formula.** `‖(w - w') X‖² = (w - w') H (w - w')ᵀ` with `H = X Xᵀ`, least where `H[kept] · (w' - w) = 0` ·
-# `bits a weight = 1 + share kept · bits of one`
+# **Formula.** The output error of a row of weights: `‖(w - w') X‖² = (w - w') H (w - w')ᵀ` with `H = X Xᵀ`. It is least
+# where `H[kept] · (w' - w) = 0`. A sparse matrix: `bits a weight = 1 + share kept · bits of one`.
 #
 # **After this lesson you can** choose weights by the output error and not by their size, and let the others make up for
 # them. You can count what zeros save in bytes, in FLOPs and in time, and say when quantization is the better way.
@@ -277,9 +277,9 @@ plt.show()
 #
 # ### Too good to be true
 #
-# Your refit is exact, so more of it should be better. Let it read less text, and look at two errors of the same
-# weights: on the text that it read, and on other text. What do you expect when there are fewer rows of text than
-# weights to fit?
+# Your refit is exact: on the text that it read, no other weights have a smaller error. Now let it read less text, and
+# look at two errors of the same weights: on the text that it read, and on other text. What do you expect when there are
+# fewer rows of text than weights to fit?
 
 # %% tags=["loses"]
 lengths = (64, 128, 256, 320, 384, 512, 1024, 2048)

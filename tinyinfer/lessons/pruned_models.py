@@ -26,7 +26,7 @@ from tinyinfer.sampling_params import SamplingParams
 BEGINNING = "The capital of France is"  # what a pruned model goes on with
 TOKENS = 256  # that are scored
 FIRST, LAST = 20_000, 30_000  # of Python's documentation: the first tokens are read, later ones are not
-RIDGE = 1e-5  # this share of the mean of XᵀX's diagonal is added to it
+RIDGE = 1e-5  # this share of the mean of H's diagonal is added to it
 
 
 # The text that is read, and the text that is scored.
@@ -114,9 +114,9 @@ def decoded(llm: LLM, count: int = 5) -> Decoded:
 
 
 def inputs_of(llm: LLM, text: np.ndarray, name: str) -> np.ndarray:  # (W, n) -> (M, M)
-    """XᵀX of the inputs X (T, M) of a matrix such as "layers.2.o" while W windows of n token ids are read, in float64.
+    """H = X Xᵀ, X (M, T) the inputs of a matrix such as "layers.2.o" while W windows of n token ids are read; float64.
 
-    A trifle (RIDGE) is added to its diagonal, so that equations with it have one answer even where X has few rows.
+    A trifle (RIDGE) is added to its diagonal, so that equations with it have one answer even where the text is short.
     """
     found: list[np.ndarray] = []
 
@@ -141,7 +141,7 @@ def weight_error(w: np.ndarray, new: np.ndarray) -> float:  # (N, M), (N, M) ->
 
 
 def output_errors(w: np.ndarray, new: np.ndarray, hessian: np.ndarray) -> np.ndarray:  # (N, M), (N, M), (M, M) -> (N,)
-    """‖(w - w') X‖² of each output, for the text whose XᵀX is given."""
+    """‖(w - w') X‖² of each output, for the text whose H is given."""
     moved = w.astype(np.float64) - new  # (N, M)
     return np.einsum("nm,nm->n", moved @ hessian, moved).clip(min=0)
 

@@ -1,6 +1,6 @@
 """What the weights that stay can make up for, of lesson 18, and the judges of a student's lines about it.
 
-The oracle of all three is the output itself: of a row w of weights and H = XᵀX, ‖(w - w') X‖² = (w - w') H (w - w')ᵀ.
+The oracle of all three is the output itself: of a row w of weights and H = X Xᵀ, ‖(w - w') X‖² = (w - w') H (w - w')ᵀ.
 Each usual slip is computed beside the answer, so that a hint names the slip and not only the place.
 """
 
@@ -55,7 +55,7 @@ def examples(count: int = 8, inputs: int = 8) -> list[Row]:
 
 
 def squared_error(w: np.ndarray, new: np.ndarray, hessian: np.ndarray) -> float:  # (M,), (M,), (M, M) ->
-    """‖(w - w') X‖², for the X whose XᵀX is given."""
+    """‖(w - w') X‖², for the X whose X Xᵀ is given."""
     return float((w - new) @ hessian @ (w - new))
 
 
