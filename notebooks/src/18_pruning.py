@@ -5,8 +5,8 @@
 # counts by what it does to outputs, not by its size. And the weights that stay can take over some of the work of
 # those that go.
 #
-# **Formula.** The output error of a row of weights: `‖(w - w') X‖² = (w - w') H (w - w')ᵀ` with `H = X Xᵀ`. It is least
-# where `H[kept] · (w' - w) = 0`. A sparse matrix: `bits a weight = 1 + share kept · bits of one`.
+# **Formula.** `‖(w - w') X‖² = (w - w') H (w - w')ᵀ`, the output error of a row, with `H = X Xᵀ`. It is least where
+# `H[kept] · (w' - w) = 0`. A sparse matrix: `bits a weight = 1 + share kept · bits of one`.
 #
 # **After this lesson you can** choose weights by the output error and not by their size, and let the others make up for
 # them. You can count what zeros save in bytes, in FLOPs and in time, and say when quantization is the better way.

@@ -45,7 +45,7 @@ def block_influence(
 
 def rows_around(
     model: Model, windows: np.ndarray, ops: Ops
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # (W, n) ->
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # (W, n) -> ((T, D), (T, D)) | None
     """Yields for each layer the rows of W windows of n token ids that enter it and that leave it, (T, D) each.
 
     The second of them may be overwritten when the next pair is asked for.
