@@ -260,7 +260,7 @@ colours = {"half": "tab:orange", "int": "tab:blue", "3 layers": "tab:green", "th
 for name, (bits, found) in results.items():
     colour = next((colour for start, colour in colours.items() if name.startswith(start)), "0.4")
     axes.plot(bits, found, "o", color=colour)
-    above = 16 if name.startswith("3 layers") else 5
+    above = -22 if name.startswith("3 layers") else 5
     side, place = ("right", (-7, above)) if bits > 25 else ("left", (7, above))
     axes.annotate(name, (bits, found), xytext=place, textcoords="offset points", ha=side, color=colour)
 for name, level in {"all weights in float32": plain, "knows nothing": llm.config.vocab_size}.items():
@@ -321,12 +321,13 @@ lesson.say(
 )
 
 # %% [markdown]
-# With fewer rows than weights the equations are solved without any error, by weights that are made for these rows and
-# for no others. With about as many rows as weights there is just one solution, however large its weights must be: that
-# is the worst place. Calibration is a kind of training, and fits what it reads. SparseGPT adds one percent of the mean
-# of the diagonal of `H` to that diagonal before it solves, which keeps weights small, and gives up some of the gain.
-# Wanda reads only the size of each input. It has little to gain, and little text is enough for it. Wherever an error is
-# measured on the text that chose the weights, ask for another text.
+# With fewer rows than weights hardly any error is left, by weights that are made for these rows and for no others.
+# (`inputs_of` adds a trifle to the diagonal of `H`, so that the equations have one solution even then.) With about as
+# many rows as weights there is little choice, however large the weights must be: that is the worst place. Calibration
+# is a kind of training, and fits what it reads. SparseGPT adds one percent of the mean of the diagonal of `H` to that
+# diagonal before it solves, which keeps weights small, and gives up some of the gain. Wanda reads only the size of each
+# input. It has little to gain, and little text is enough for it. Wherever an error is measured on the text that chose
+# the weights, ask for another text.
 #
 # ### The same bytes
 #
