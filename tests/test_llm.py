@@ -21,6 +21,7 @@ from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
 from tinyinfer.measure.roofline import Machine
 from tinyinfer.measure.simulated_clock import SimulatedClock
+from tinyinfer.pruning.layers import keep_layers
 
 Folder = Callable[[str], Path]
 
@@ -61,6 +62,18 @@ def test_the_same_model_under_another_engine(llm: LLM, golden: Golden) -> None:
     n = len(golden.greedy)
     [found], [wanted] = (one.generate([list(golden.prompt)], greedy(n)) for one in (other, llm))
     assert found.token_ids == wanted.token_ids == list(golden.greedy)
+
+
+def test_another_model_under_the_same_engine(llm: LLM, golden: Golden) -> None:
+    """Catches an engine that still runs the first model, and a first one that is changed."""
+    smaller = keep_layers(llm.model, [1])
+    other = llm.with_engine(llm.engine_config, model=smaller)
+    assert (other.model, other.config.num_layers, other.tokenizer) == (smaller, 1, llm.tokenizer)
+    assert llm.config.num_layers == len(llm.model.layers) > 1
+    tokens = list(golden.prompt)
+    rows = llm.with_engine(llm.engine_config, model=llm.model).logits(tokens)  # (n, vocab)
+    assert np.array_equal(rows, llm.logits(tokens))
+    assert not np.allclose(rows, other.logits(tokens))
 
 
 @pytest.mark.parametrize("switches", [{"dtype": "float16"}, {"quantize": "int8"}, {"backend": "reference"}], ids=str)

@@ -67,6 +67,10 @@ from tinyinfer.lessons.models import Models
 from tinyinfer.lessons.paging import judge_table
 from tinyinfer.lessons.paging_pool import BlockTable, answers
 from tinyinfer.lessons.peaks import predicted
+from tinyinfer.lessons.pruned_models import inputs_of, matrix_of, output_error, pruned, unread_windows, weight_error
+from tinyinfer.lessons.pruned_models import windows as windows_read
+from tinyinfer.lessons.pruning_judge import CHOICES, judge_cheapest, judge_influence, judge_refit, refit
+from tinyinfer.lessons.pruning_judge import influence as influence_by_hand
 from tinyinfer.lessons.rounding import judge_restore, judge_round, restore, round_groups, rounded
 from tinyinfer.lessons.speculative_decoding import drafted, drawn_counts, layers_drafter
 from tinyinfer.lessons.sure_student import descent, judge_rest, log_rest, one_minus, some_of
@@ -415,6 +419,7 @@ def run_lessons(inspector: Inspector) -> None:
     inspector.watch({}, run_divergences)
     inspector.watch({}, lambda: run_rounding(np.random.default_rng(0).random((19, 43), dtype=np.float32)))
     inspector.watch({}, run_kernel_judges)
+    inspector.watch(letters_of(llm.config), lambda: run_pruned_lesson(llm))
     small = models.open(models.tiny_path(), None, backend="numpy", quantize="int8", quantize_head="int8")
     inspector.watch(letters_of(small.config), lambda: run_kernels(small))
 
@@ -459,6 +464,20 @@ def run_rounding(w: np.ndarray) -> None:
     assert rounded(w, 4, 7).shape == w.shape
     assert judge_round(round_groups) is judge_restore(restore) is None
     assert judge_round(lambda w, bits: round_groups(w + 1, bits))
+
+
+def run_pruned_lesson(llm: LLM) -> None:
+    """A pruned model of the lesson, one of its matrices, and the judges with answers that lead to every slip."""
+    text = windows_read(llm, 158, 53)
+    assert pruned(llm, "wanda", text, 1).config == llm.config
+    w, hessian = matrix_of(llm, 0, "o"), inputs_of(llm, unread_windows(llm, 106, 53), "layers.0.o")
+    assert output_error(w, np.zeros_like(w), hessian) == weight_error(w, np.zeros_like(w)) == 1
+    for right in (judge_refit(refit), judge_influence(influence_by_hand)):
+        assert right is None
+    assert judge_refit(lambda w, hessian, kept: 0.9 * refit(w, hessian, kept))
+    assert judge_influence(lambda before, after: 9.0)
+    assert judge_cheapest(lambda w, hessian: 0)
+    assert judge_cheapest(lambda w, hessian: int(np.argmin(CHOICES[2][0](w, hessian))))
 
 
 def run_lanes() -> None:

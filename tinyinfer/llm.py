@@ -28,7 +28,6 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.build import load_model
 from tinyinfer.loading.hub import find
-from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.transformer import Model
 from tinyinfer.prompts import (
     Messages,
@@ -76,13 +75,13 @@ class LLM:
         self.ledger = Ledger()
         self.ops = fitting_ops(checkpoint, config, self.ledger)
         self.model = load_model(checkpoint, self.ops, config, on_load)
-        self.config: ModelConfig = self.model.config
         self.draft = self._load_draft(config.draft_model) if config.draft_model else None
         self._ids = count()
         self._build_engine(config, clock or WallClock(), StepLock())
 
-    def with_engine(self, config: EngineConfig, clock: Clock | None = None) -> LLM:
-        """The same weights and tokenizer under another engine: no weight is loaded twice. clock: None for this one's.
+    def with_engine(self, config: EngineConfig, clock: Clock | None = None, model: Model | None = None) -> LLM:
+        """The same weights and tokenizer under another engine: no weight is loaded twice. clock, model: None for this
+        one's; another model must read the same tokens, as a pruned one does.
 
         Each may be used from any thread; their steps take turns. Raises ValueError for switches that would need other
         weights, or that do not suit the model.
@@ -91,6 +90,7 @@ class LLM:
         if not config.same_weights(self.engine_config):
             raise ValueError("these switches need other weights than those in memory; open the model again")
         other = copy(self)
+        other.model = model or self.model
         other._build_engine(config, clock or self.engine.clock, self._loop.step_lock)
         return other
 
@@ -108,7 +108,7 @@ class LLM:
         self.close()
 
     def _build_engine(self, config: EngineConfig, clock: Clock, step_lock: StepLock) -> None:
-        self.engine_config = config
+        self.engine_config, self.config = config, self.model.config
         self.engine = build_engine(self.model, self.ops, config, clock, self.draft)
         self._loop = EngineLoop(self.engine, step_lock)
         self.max_model_len = self.engine.cache.capacity

@@ -42,6 +42,9 @@ neither. Files in reading order:
     kernel_dots.py           lesson 17: products of whole numbers, for several rows
     kernel_found.py          lesson 17: what was measured beside the memory's speed, and the figure
     cpu_kernels.py           lesson 17: exercises, judges and solutions
+    pruned_models.py         lesson 18: pruned models measured, and the inputs of a matrix
+    pruning_judge.py         lesson 18: what weights that stay make up for, and the judges of a student's lines
+    pruning.py               lesson 18: exercises
     peaks.py                 lesson 19: a teacher of two peaks, and a student of one
     divergence_judge.py      lesson 19: the judge of a divergence with its gradient, by finite differences
     sure_student.py          lesson 19: a student so sure that float32 knows no rest, and the judge of that rest

@@ -12,7 +12,7 @@ first layer on; and once trained again, narrower layers (width.py) are better fo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -34,19 +34,30 @@ def block_influence(
     0: the direction of no row changes; 1: on average, what leaves has nothing in common with what came in. on_layer is
     called with the number of layers that are done. Raises ValueError, naming the layer, for rows that are not finite.
     """
-    ops = ops.counting(Ledger())  # the ledger of the model does not count this work
-    batch = rows_of(windows, model.config.rotation_sets)
-    cache = NoCache(CacheSpec(model.config.memory, windows.shape[1]), ops)
-    x, found = embed(model, batch, ops), []  # (T, D)
-    for i in range(len(model.layers)):
-        before = np.array(ops.to_host(x), dtype=np.float32)  # (T, D): a copy, as a layer may change x in place
-        x = run_layers(model, i, i + 1, x, batch, cache, ops)  # (T, D)
-        after = np.asarray(ops.to_host(x), dtype=np.float32)  # (T, D)
+    found = []
+    for i, (before, after) in enumerate(rows_around(model, windows, ops)):  # (T, D), (T, D)
         if not (np.isfinite(before).all() and np.isfinite(after).all()):
             raise ValueError(f"layers.{i}: its rows hold NaN or infinity, so that its influence cannot be measured")
         found.append(1 - float(cosines(before, after).mean()))
         on_layer(i + 1)
     return np.array(found)
+
+
+def rows_around(
+    model: Model, windows: np.ndarray, ops: Ops
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:  # (W, n) -> ((T, D), (T, D)) | None
+    """Yields for each layer the rows of W windows of n token ids that enter it and that leave it, (T, D) each.
+
+    The second of them may be overwritten when the next pair is asked for.
+    """
+    ops = ops.counting(Ledger())  # the ledger of the model does not count this work
+    batch = rows_of(windows, model.config.rotation_sets)
+    cache = NoCache(CacheSpec(model.config.memory, windows.shape[1]), ops)
+    x = embed(model, batch, ops)  # (T, D)
+    for i in range(len(model.layers)):
+        before = np.array(ops.to_host(x), dtype=np.float32)  # (T, D): a copy, as a layer may change x in place
+        x = run_layers(model, i, i + 1, x, batch, cache, ops)  # (T, D)
+        yield before, np.asarray(ops.to_host(x), dtype=np.float32)
 
 
 def cosines(a: np.ndarray, b: np.ndarray) -> np.ndarray:  # (T, D), (T, D) -> (T,)
