@@ -27,6 +27,7 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.build import load_model
+from tinyinfer.loading.drafts import draft_checkpoint, load_draft
 from tinyinfer.loading.hub import find
 from tinyinfer.model.transformer import Model
 from tinyinfer.prompts import (
@@ -71,11 +72,12 @@ class LLM:
         config = EngineConfig.from_switches(**switches)
         checkpoint = load(find(model))
         self.tokenizer, self.path = checkpoint.tokenizer, checkpoint.path
-        context_length(checkpoint.config, config.max_model_len)  # a bad one is said before the weights are read
+        context_length(checkpoint.config, config.max_model_len)  # what is wrong is said before the weights are read
+        second = draft_checkpoint(config.second_model, self.tokenizer) if config.second_model else None
         self.ledger = Ledger()
         self.ops = fitting_ops(checkpoint, config, self.ledger)
         self.model = load_model(checkpoint, self.ops, config, on_load)
-        self.draft = self._load_draft(config.draft_model) if config.draft_model else None
+        self.draft = load_draft(second, self.ops) if second else None
         self._ids = count()
         self._build_engine(config, clock or WallClock(), StepLock())
 
@@ -112,18 +114,6 @@ class LLM:
         self.engine = build_engine(self.model, self.ops, config, clock, self.draft)
         self._loop = EngineLoop(self.engine, step_lock)
         self.max_model_len = self.engine.cache.capacity
-
-    def _load_draft(self, name: str) -> Model:
-        """The draft model. Raises ValueError when its token ids mean something else than this model's."""
-        checkpoint = load(find(name))
-        id = self.tokenizer.first_difference(checkpoint.tokenizer)
-        if id is not None:
-            reason = (
-                "{field} {value!r} has another vocabulary (token id {id} is the first to differ), so its drafts mean "
-                "something else"
-            )
-            raise SwitchError("draft_model", name, reason, "choose a smaller model of the same family", id=id)
-        return load_model(checkpoint, self.ops, EngineConfig())
 
     def generate(
         self, prompts: Prompts, params: Params = None, *, sampling_params: Params = None

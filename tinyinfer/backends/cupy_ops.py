@@ -53,6 +53,8 @@ class CupyOps(ReferenceOps):
     missing.
     """
 
+    multiplies_codes = True
+
     def __init__(
         self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, decode: str = "graph",
         xp: Xp | None = None, activations: str = "float",

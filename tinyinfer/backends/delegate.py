@@ -48,6 +48,10 @@ class DelegatingOps:
     def loading_threads(self) -> int:
         return self.inner.loading_threads
 
+    @property
+    def multiplies_codes(self) -> bool:
+        return self.inner.multiplies_codes
+
     def take(self, matrix: Matrix) -> Weight:
         return self.inner.take(matrix)
 

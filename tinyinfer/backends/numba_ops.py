@@ -37,6 +37,8 @@ PACKED: dict[str, type[PackedLanes]] = {"float": PackedLanes, "int8": PackedA8La
 class NumbaOps(NumpyOps):
     """The operations on NumPy arrays, products and whole passes compiled."""
 
+    multiplies_codes = True
+
     def __init__(
         self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, activations: str = "float"
     ) -> None:

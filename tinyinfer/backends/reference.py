@@ -62,6 +62,8 @@ class ReferenceOps(HoldsModule):
     threads: of NumPy's products; None: as cpu.default_threads says. activations: "int8" rounds inputs (int8_inputs.py).
     """
 
+    multiplies_codes = False
+
     def __init__(
         self, ledger: Ledger, dtype: Any = np.float32, threads: int | None = None, xp: Xp = np,
         activations: str = "float",

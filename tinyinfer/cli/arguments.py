@@ -209,7 +209,7 @@ def verify(args: argparse.Namespace) -> None:
     from tinyinfer.loading.hub import find
 
     quiet = getattr(args, "quiet", False)
-    for name in (args.model, args.draft_model) if args.verify else ():
+    for name in (args.model, engine_config(args).second_model) if args.verify else ():
         if name is not None:
             with notes(shown=not quiet):
                 find(name, progress=False if quiet else None, verify=True)

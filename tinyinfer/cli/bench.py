@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
     if args.simulate and machine is None:
         machine = measured_machine(args)
     plans = {name: Plan(one.model, engine_config(one), requests_of(one)) for name, one in lines.items()}
-    for one in {(one.model, one.draft_model): one for one in lines.values()}.values():
+    for one in {(one.model, engine_config(one).second_model): one for one in lines.values()}.values():
         verify(one)
     settings = open_settings(plans, args.opener, machine if args.simulate else None)
     count = args.rounds or (1 if args.workload else 3)

@@ -21,9 +21,11 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Downloads a model, or lists the known models."""
-    from tinyinfer.loading.hub import KNOWN, find, local_path
+    from tinyinfer.loading.hub import KNOWN, SHIPPED, find, local_path
 
     if args.name is None:
+        for name in SHIPPED:
+            show(f"{name}  comes with tinyinfer\n")
         for name, model in sorted(KNOWN.items()):
             show(f"{name}  {model.title}, {model.license}, {model.weights.size / 1e6:.1f} MB\n")
         return 0

@@ -61,6 +61,8 @@ def check_student(student: Checkpoint, teacher: Checkpoint, s: TrainingSwitches)
     elif s.asks_teacher and s.window > other.max_position:
         has = f"its teacher has {other.max_position} positions"
         wrong = f"{has}, and window={s.window} wants more; choose a smaller window"
+    elif s.asks_teacher and teacher.tokenizer.vocab_size > other.vocab_size:
+        wrong = f"its teacher {teacher.path} knows only {other.vocab_size} of its vocabulary's tokens; choose another"
     elif s.asks_teacher and c.vocab_size > other.vocab_size:
         wrong = f"has {c.vocab_size} tokens, more than the {other.vocab_size} of its teacher; choose loss=cross-entropy"
     elif s.hidden and c.hidden_size != other.hidden_size:

@@ -17,9 +17,9 @@ from tinyinfer.pruning.switches import WeightSwitches
 from tinyinfer.quantization.switches import BITS, QuantizationSwitches
 from tinyinfer.speculative.switches import SpeculativeSwitches
 
-WEIGHTS = {"draft_model", "draft_quantize"} | {
+WEIGHTS = {"second_model", "draft_quantize"} | {
     one.name for part in (WeightSwitches, BackendSwitches) for one in fields(part)
-}  # the switches that decide which weights are in memory; all others decide how a model serves
+}  # the switches, or what follows from them, that decide which weights are in memory; all others: how a model serves
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class EngineConfig(
             reason = all_of(scheme) + " given, but {quantize}=off quantizes nothing"
             cure = f"leave it out, or add {BITS}, or {{draft_quantize}}=one of these"
             yield SwitchError(scheme[0], getattr(self, scheme[0]), reason, cure)
-        other = self.given("quantize_head", "quantize_rules", "draft_model", "draft_quantize")
+        other = self.second_model or self.given("quantize_head", "quantize_rules", "draft_quantize")
         if self.activations != "float" and self.quantize == "w8a8" and not other:
             reason = "{field}={value} rounds the inputs of quantized matrices, and {quantize}=w8a8 does so already"
             yield SwitchError("activations", self.activations, reason, "leave it out, or choose {quantize}=int8")

