@@ -110,8 +110,8 @@ def eights() -> np.ndarray:  # -> (256,)
 EIGHTS = eights()
 
 
-def words_of(kept: np.ndarray) -> np.ndarray:  # (N, M) -> (N, M'/32)
-    """The places that are True, 16 in a word. Raises ValueError as TwoOfFour.of does."""
+def words_of(kept: np.ndarray) -> np.ndarray:  # (N, M) -> (N, n)
+    """The places that are True, in n words of 16, one for 32 inputs. Raises ValueError as TwoOfFour.of does."""
     if kept.shape[1] % 4:
         raise ValueError(f"2:4 needs a multiple of 4 inputs, not {kept.shape[1]}")
     bits = np.zeros((len(kept), padded(kept.shape[1]) // 8), np.uint8)  # (N, M'/8)
@@ -123,8 +123,8 @@ def words_of(kept: np.ndarray) -> np.ndarray:  # (N, M) -> (N, M'/32)
     return places.astype(np.uint8).view("<u4")
 
 
-def places_in(words: np.ndarray, inputs: int) -> np.ndarray:  # (N, M'/32) -> (N, M/4, 2)
-    """The places, 0 to 3, in words of so many inputs: the inverse of `words_of`."""
+def places_in(words: np.ndarray, inputs: int) -> np.ndarray:  # (N, n) -> (N, inputs/4, 2)
+    """The places, 0 to 3, in the n words of so many inputs: the inverse of `words_of`."""
     shifts = 2 * np.arange(WORD, dtype=np.uint32)
     places = (words[..., None] >> shifts & np.uint32(3)).astype(np.uint8)  # (N, M'/32, 16)
     kept = places.reshape(len(words), WORD * words.shape[1])[:, : inputs // 2]  # (N, M/2)
