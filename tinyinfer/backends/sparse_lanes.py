@@ -81,8 +81,8 @@ class TwoOfFourLanes:
         of_four = TwoOfFour(packed, self.shape[1])
         return Sparse((stop - start, self.shape[1]), of_four, values.reshape(-1), None, None, np)
 
-    def _kept(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (T,) -> ((T, M/2), (T, M/4, 2))
-        """The kept weights of the outputs `ids`, and their places."""
+    def _kept(self, ids: np.ndarray) -> tuple[np.ndarray, np.ndarray]:  # (T,) -> ((T, n), (T, m, 2))
+        """The n kept weights of each of the outputs `ids`, and their places in its m fours."""
         where = ids // LANES, slice(None), ids % LANES
         return self.values[where][:, : self.shape[1] // 2], places_in(self.places[where], self.shape[1])
 
@@ -94,7 +94,7 @@ class TwoOfFourLanes:
         return w.reshape(len(ids), self.shape[1])
 
 
-def eights() -> np.ndarray:  # -> (256,)
+def eights() -> np.ndarray:
     """For each byte that says which of 8 inputs are kept: the four places, in a byte. -1: more than two of four."""
     fours = np.full(16, -1, np.int16)  # (16,)
     for bits in range(16):
