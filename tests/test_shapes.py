@@ -30,6 +30,7 @@ from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.backends.lanes import Arena, DenseLanes, PackedLanes, mapping
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import ReferenceOps
+from tinyinfer.backends.sparse_lanes import TwoOfFourLanes
 from tinyinfer.course.assignments.transformer_operations.test_transformer_operations import attend
 from tinyinfer.course.compare import differing
 from tinyinfer.course.laws import same_law
@@ -490,6 +491,10 @@ def run_lanes() -> None:
         for weight in (dense, packed):
             assert weight.rows(np.array([3, 69])).shape == (2, 35)
             assert weight.dequantize(slice(1, 66)).shape == (35, 65)
+    w = w[:, :24] * np.tile([1, 0, 0, 1], 6)
+    kept = TwoOfFourLanes.pack(SparseMatrix(Floats("w", w), TWO_OF_FOUR), np.dtype("float32"), arena)
+    assert kept.dequantize(slice(1, 66)).shape == kept.outputs(1, 66).dequantize(slice(0, 65)).shape == (24, 65)
+    assert kept.matrix().matrix.array.shape == (70, 24)
     experts = Experts((Linear(dense), Linear(dense)))
     mapping(1 << 10)
     count_experts(np.array([[0, 1], [1, 0], [1, 0]]), experts, experts, Ledger())

@@ -36,7 +36,7 @@ def multiply(weight, x, bias=None, add=None, before=None, has_dot=True):  # (T, 
     rows, y = buffers.rows("x", x.shape[1]), buffers.rows("y", weight.shape[0])
     rows.array[:, : x.shape[1]] = x
     y.array[:, : y.width] = 7 if before is None else before  # what an earlier pass has left
-    build = product if isinstance(weight, DenseLanes) else builder_of_codes(weight, len(x), DIGIT_ROWS * has_dot)
+    build = product if weight.scheme is None else builder_of_codes(weight, len(x), DIGIT_ROWS * has_dot)
     team().run(Plan(build(weight, rows, y, buffers, bias, add)), THREADS)
     assert not y.array[:, y.width :].any(), "padded outputs have come out as something else than zero"
     return y.array[:, : y.width].copy()

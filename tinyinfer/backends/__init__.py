@@ -13,6 +13,7 @@ ledger. `--backend` chooses one. Read in this order:
     lanes.py          the same, as compiled CPU kernels read them
     stacked.py        a fused matrix whose parts a file has rounded differently
     sparse.py         matrices whose zeros are not kept
+    sparse_lanes.py   the same of 2:4, as compiled CPU kernels read them
     int8_inputs.py    the inputs of products rounded, too, so that sums are of whole numbers
     cupy_ops.py       the reference on a GPU, operation by operation, in few launches
     cupy_kernels.py   the small kernels that save launches

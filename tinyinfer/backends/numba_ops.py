@@ -23,12 +23,13 @@ from tinyinfer.backends.cpu_kernels.transpose import prepare, rows_to_lanes
 from tinyinfer.backends.lanes import Arena, DenseLanes, PackedA8Lanes, PackedLanes, W8A8Lanes
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.reference import Products
+from tinyinfer.backends.sparse_lanes import TwoOfFourLanes
 from tinyinfer.backends.stacked import Stacked
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Compiled, KVCache
 from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.weights import Matrix, MixedMatrix, SparseMatrix, Weight
+from tinyinfer.model.weights import TWO_OF_FOUR, Matrix, MixedMatrix, SparseMatrix, Weight
 
 MOST_LOADING = 4  # threads: each has a matrix of floats in memory while it rounds one
 PACKED: dict[str, type[PackedLanes]] = {"float": PackedLanes, "int8": PackedA8Lanes}  # by the switch activations
@@ -53,7 +54,9 @@ class NumbaOps(NumpyOps):
         if isinstance(matrix, MixedMatrix):
             return Stacked(tuple(map(self.take, matrix.parts)), np)
         if isinstance(matrix, SparseMatrix):
-            return self.take(matrix.matrix)  # zeros and all: the kernels multiply dense matrices
+            if matrix.layout == TWO_OF_FOUR and not isinstance(matrix.matrix, QuantizedMatrix):
+                return TwoOfFourLanes.pack(matrix, self.dtype, self.arena, rows_to_lanes)
+            return self.take(matrix.matrix)  # zeros and all: no kernel takes masks, or codes without their zeros
         return DenseLanes.pack(matrix, self.dtype, self.arena, rows_to_lanes)
 
     def relative_cost(self, rows: int) -> float:
@@ -76,5 +79,7 @@ class NumbaOps(NumpyOps):
         return compile_pass(model, cache, self)
 
     products: ClassVar[Products] = MappingProxyType(
-        dict.fromkeys((DenseLanes, PackedLanes, PackedA8Lanes, W8A8Lanes, Stacked), compiled_product)
+        dict.fromkeys(
+            (DenseLanes, TwoOfFourLanes, PackedLanes, PackedA8Lanes, W8A8Lanes, Stacked), compiled_product
+        )
     )

@@ -14,6 +14,7 @@ import numpy as np
 from tinyinfer.arrays import Array, to_host
 from tinyinfer.backends.packing import pack, packed_size
 from tinyinfer.backends.sparse import EIGHT, Sparse, pack_eights
+from tinyinfer.backends.sparse_lanes import TwoOfFourLanes
 from tinyinfer.backends.stacked import Stacked
 from tinyinfer.loading.quantized import saved_arrays
 from tinyinfer.loading.safetensors import NUMPY_TYPES
@@ -44,7 +45,8 @@ class Exported:
     @property
     def sparse(self) -> str | None:
         """The layout of a sparse tensor; None for one whose zeros are kept."""
-        return self.source[0].layout if isinstance(self.source, tuple) and isinstance(self.source[0], Sparse) else None
+        first = self.source[0] if isinstance(self.source, tuple) else None
+        return first.layout if isinstance(first, Sparse | TwoOfFourLanes) else None
 
     def layout(self) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
         """Name, type and shape of the arrays that it is saved as."""
@@ -93,12 +95,13 @@ class Exported:
 
     @property
     def _sparse(self) -> list[Sparse]:
-        return [weight for weight in self.source if isinstance(weight, Sparse)]
+        start, stop = self.first, self._rows.stop
+        return [one.outputs(start, stop) for one in self.source if isinstance(one, Sparse | TwoOfFourLanes)]
 
     def _sparse_layout(self) -> list[tuple[str, np.dtype, tuple[int, ...]]]:
         """The arrays of loading/sparse_tensors.py; experts below one another."""
-        rows, one = prod(self.shape[:-1]), self._sparse[0]
-        kept = sum(weight.places.first(self._rows.stop) - weight.places.first(self.first) for weight in self._sparse)
+        rows, every = prod(self.shape[:-1]), self._sparse
+        kept, one = sum(weight.places.first(weight.shape[0]) for weight in every), every[0]
         places = (f"{self.name}.places", np.dtype(np.uint8), (rows, packed_size(self.shape[-1], 1)))
         if one.scheme is None:
             return [places, (f"{self.name}.values", np.dtype(one.values.dtype), (kept,))]
@@ -107,13 +110,12 @@ class Exported:
 
     def _sparse_arrays(self) -> Iterator[np.ndarray]:
         """The arrays of `_sparse_layout`; the codes of all experts are packed as one run."""
-        start, stop = self.first, self._rows.stop
-        yield np.concatenate([to_host(weight.places.places[start:stop]) for weight in self._sparse])
-        kept = np.concatenate([to_host(weight.kept(start, stop)) for weight in self._sparse])  # (kept,)
+        every = self._sparse
+        yield np.concatenate([to_host(weight.places.places) for weight in every])
+        kept = np.concatenate([to_host(weight.kept(0, weight.shape[0])) for weight in every])  # (kept,)
         yield kept if self.scheme is None else pack_eights(kept, self.scheme.bits, np)
         if self.scheme is not None:
-            scales = [weight.scale for weight in self._sparse if weight.scale is not None]  # (N, G) each
-            yield np.concatenate([to_host(scale[start:stop]) for scale in scales])
+            yield np.concatenate([to_host(weight.scale) for weight in every if weight.scale is not None])  # (N, G) each
 
     def _codes(self) -> Iterator[QuantizedMatrix]:
         for weight in self.source:

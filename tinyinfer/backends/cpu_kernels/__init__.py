@@ -27,6 +27,8 @@ Read in this order:
     outputs.py           what an item of a product computes
     tiles.py             a few rows times 64 outputs, all sums in registers
     dense_product.py     products with float weights
+    sparse_tile.py       a few rows times 64 outputs, two of four weights kept
+    sparse_product.py    products with float weights pruned 2:4
     three_bytes.py       floats as the sum of three bytes
     scales.py            the scales of a group, as products use them
     packed_product.py    products of codes with a few rows

@@ -115,6 +115,11 @@ def add_position(a, item, thread):
 DENSE = {"float32": embed_float, "bfloat16": embed_bfloat, "float16": embed_half}
 
 
+def looked_up(embedding: Embedding) -> bool:
+    """Whether a kernel looks up the table's rows: not those of a sparse one, which only a stranger's file has."""
+    return isinstance(embedding.table, DenseLanes | PackedLanes)
+
+
 def embed(embedding: Embedding, tokens: np.ndarray, positions: np.ndarray, x: Rows) -> list[Launch]:  # (T,), (T,) ->
     """x = each token's vector, plus that of its position where the family learned one."""
     table, arguments = embedding.table, (tokens, x.array, x.stride, x.width)

@@ -1,6 +1,7 @@
 """Products: which kernel multiplies rows with a weight.
 
     dense_product.py     float32, bfloat16 and float16
+    sparse_product.py    the same pruned 2:4
     digit_product.py     codes of 2 to 8 bits, few rows, on a CPU that multiplies such bytes
     packed_product.py    the same on any CPU
     panel_product.py     codes with many rows, or with groups that end inside a word
@@ -27,9 +28,11 @@ from tinyinfer.backends.cpu_kernels.integer_product import integer_product
 from tinyinfer.backends.cpu_kernels.kernel import Launch
 from tinyinfer.backends.cpu_kernels.packed_product import packed_product
 from tinyinfer.backends.cpu_kernels.panel_product import panel_product
+from tinyinfer.backends.cpu_kernels.sparse_product import sparse_product
 from tinyinfer.backends.cpu_kernels.stacked_product import stacked_product
 from tinyinfer.backends.cpu_kernels.tiles import unit_of
 from tinyinfer.backends.lanes import DenseLanes, PackedA8Lanes, PackedLanes, W8A8Lanes
+from tinyinfer.backends.sparse_lanes import TwoOfFourLanes
 from tinyinfer.backends.stacked import Stacked
 from tinyinfer.model.weights import Weight
 
@@ -66,7 +69,7 @@ def builder_of_codes(weight: PackedLanes, rows: int, as_bytes: int) -> Builder:
 
 BUILDERS: Mapping[type, Builder] = MappingProxyType({
     DenseLanes: dense_product, PackedLanes: product_of_codes,
-    PackedA8Lanes: integer_product, W8A8Lanes: integer_product,
+    PackedA8Lanes: integer_product, W8A8Lanes: integer_product, TwoOfFourLanes: sparse_product,
 })  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import numpy as np
 from tinyinfer.backends.compiling import compiling
 from tinyinfer.backends.counts import Counts, count_experts
 from tinyinfer.backends.cpu_kernels.crew import Crew
+from tinyinfer.backends.cpu_kernels.embed import looked_up
 from tinyinfer.backends.cpu_kernels.ends import joined
 from tinyinfer.backends.cpu_kernels.pass_data import PassData
 from tinyinfer.backends.cpu_kernels.pass_plan import Planner
@@ -58,8 +59,11 @@ class Pass:
 
 
 def compile_pass(model: Model, cache: Any, ops: Any) -> CompiledPass | None:
-    """The compiled forward pass for a model and a cache; None for kv_cache=none, which keeps nothing to be read."""
-    return CompiledPass(model, cache, ops) if cache.can_chunk else None
+    """The compiled forward pass for a model and a cache.
+
+    None for kv_cache=none, which keeps nothing to be read, and for an embedding that no kernel looks up.
+    """
+    return CompiledPass(model, cache, ops) if cache.can_chunk and looked_up(model.embedding) else None
 
 
 class CompiledPass:
