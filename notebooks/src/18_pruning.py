@@ -14,7 +14,8 @@
 # **You need** Python with NumPy; what a system of linear equations is. [Lesson 05](05_quantization.ipynb) helps: bits a
 # weight, and perplexity.
 #
-# **Not covered:** training a pruned model again, and kernels that multiply sparse matrices faster than dense ones.
+# **Not covered:** training a pruned model again, and kernels that multiply sparse matrices faster than dense ones: the
+# backend `numba` has one for two kept weights of every four ([pruning](../docs/pruning.md#sparse-matrices)).
 #
 # *60 minutes · you write 6 lines · no GPU, no account*
 
@@ -78,13 +79,14 @@ reveal(guess, truth, "times", usual_guesses(llm.config.vocab_size, plain))
 # token reads, to its multiplications, to its time?
 
 # %%
+halved = {name: counts[name] for name in ("float32", "half by size")}
 rows = [
     [name, amount(one.weight_bytes, "B"), f"{one.flops / 1e6:.1f} M", f"{1000 * one.seconds:.0f} ms", repr(one.text)]
-    for name, one in counts.items()
+    for name, one in halved.items()
 ]
 columns = ["bytes of weights a token", "FLOPs a token", "time a token", f"after “{runs.BEGINNING}”"]
 lesson.table(["", *columns], rows)
-dense, sparse = counts.values()
+dense, sparse = halved.values()
 lesson.say(
     f"The layers take {results['half by size'][0]:.2f} bits a weight, where float32 has 32: half of the weights, and "
     f"the mask. A token reads {dense.weight_bytes / sparse.weight_bytes:.2f} times fewer bytes, multiplies as often as "
@@ -113,8 +115,8 @@ lesson.say(
 # %% [markdown]
 # ## Your lines
 #
-# Wanda keeps the other weights as they are. But inputs hang together: where two inputs rise and fall alike, one weight
-# can do the work of both. So after some weights of an output are gone, *move the others* to where the output error is
+# Wanda keeps the other weights as they are. But inputs are correlated: where two of them rise and fall alike, one
+# weight can do the work of both. So after some weights of an output are gone, *move the others* to where the output error is
 # least. `w` is one output's weights, `hessian` is `X Xᵀ` over the text, and `kept` is `True` where a weight stays.
 #
 # The error is least where its slope is zero for every weight that may move: `hessian[kept] @ (new - w)` is zero. The
@@ -162,8 +164,8 @@ lesson.table(["", "weight error", "output error, text that was read", "output er
 
 # %% [markdown]
 # Read the first two columns against each other. Removing by size has the smallest weight error that is possible, and
-# the largest output error. Each better method has a *larger* weight error: it moves weights away from their values, so
-# that outputs stay. A model computes outputs.
+# the largest output error. All better methods have a *larger* weight error: they choose other weights, or move weights
+# away from their values, so that outputs stay. A model computes outputs.
 #
 # SparseGPT does in one pass, for all outputs of a matrix together, nearly what your lines do output by output: it goes
 # through the inputs, removes weights, and lets only the inputs still to come make up for them. Even so, all layers take
@@ -182,8 +184,8 @@ lesson.table([f"half of the first {first} layers", "perplexity", f"over {plain:.
 # %% [markdown]
 # ### Whole layers
 #
-# The other kind of pruning removes what no mask must describe. A layer adds something to the rows that come in. Where
-# the rows that leave point in nearly the same direction, the next layer may as well read what came in. The **block
+# *Structured* pruning removes whole parts, so that no mask is needed. A layer adds something to the rows that come in.
+# Where the rows that leave point in nearly the same direction, the next layer may as well read what came in. The **block
 # influence** of a layer is `1` minus the mean cosine between a row before it and the same row after it. Write that.
 
 
@@ -211,7 +213,7 @@ lesson.say(
 #
 # In SparseGPT, `prune_block` looks for the cheapest weights of some inputs. Then it goes through the inputs: where a
 # weight is removed, the weights of the inputs behind it move. `columns` has the weights of an input, one of every
-# output, side by side. `factor` is the triangular root of the inverse of `H`: its row `i` says how the inputs behind
+# output, side by side. `factor` is the Cholesky factor of the inverse of `H`: its row `i` says how the inputs behind
 # `i` make up for input `i`. So one factor serves all outputs, where your lines solve a system for each. (Wanda's lines
 # are not shown: they are an assignment.)
 
@@ -353,9 +355,9 @@ lesson.say(
 # At many bits, pruning loses by far: eight bits for every weight are half of the bytes, and lose next to nothing. Every
 # weight stays, a little wrong. At few bits the order turns. Four bits for the half that counts and none for the other
 # half are better than three bits for all, at least with codes by plain rounding. So pruning pays where quantization is
-# used up; where hardware skips zeros; and where the model is trained again.
+# used up; where a kernel skips zeros; and where the model is trained again.
 #
-# ### Whole layers
+# ### Whole layers, and the first ones
 
 # %% tags=["loses"]
 rows = []
@@ -371,8 +373,8 @@ lesson.say(
 
 # %% [markdown]
 # The first layers turn the rows most, as your `influence` said. No line of this table wins everywhere. Half of the
-# weights gone save most bytes, and no time. A tenth of the layers gone saves time, and a tenth of the layers' bytes.
-# How much of a loss comes back when the model is trained again, is the subject of
+# weights gone save most bytes, and in NumPy no time. A tenth of the layers gone saves time, and a tenth of the layers'
+# bytes. How much of a loss comes back when the model is trained again, is the subject of
 # [distillation](../docs/distillation.md).
 #
 # ## Exercises
@@ -403,7 +405,7 @@ check("fewer bytes", percent)
 # `refit` makes up for any choice. Which choice is best? For one single weight the answer is exact: write a function
 # that returns the number of the weight whose removal leaves the least output error, *once the others have made up
 # for it*.
-# (With `refit` and a loop, or with the diagonal of `np.linalg.inv(hessian)` in one line.)
+# (With `mine`, which is `refit`, and a loop, or with the diagonal of `np.linalg.inv(hessian)` in one line.)
 
 
 # %% tags=["exercise"]

@@ -6,8 +6,7 @@
 # with the teacher's whole distribution. This lesson trains two students on the same few pages. One of them learns
 # these pages by heart, and nothing else.
 #
-# **Formula.** `loss = t² · Σ p · log(p / q)` with `p = softmax(teacher / t)`, `q = softmax(logits / t)` ·
-# `gradient = t · (q - p)`
+# **Formula.** `loss = t² · Σ p · log(p / q)` with `p = softmax(teacher / t)`, `q = softmax(logits / t)`
 #
 # **After this lesson you can** write the gradient that trains a student and prove it without a framework. You can say
 # why the direction of a divergence matters, why a loss of a student that does well suddenly becomes infinite, and what
@@ -66,8 +65,8 @@ reveal(guess, truth, "", usual)
 # %%
 ends = {
     "forward, Σ p · log(p / q)": peaks.trained_peak(forward_kl, 50),
-    "reverse, from 50": peaks.trained_peak(reverse_kl, 50),
-    "reverse, from 52": peaks.trained_peak(reverse_kl, 52),
+    "reverse, from 45": peaks.trained_peak(reverse_kl, 45),
+    "reverse, from 55": peaks.trained_peak(reverse_kl, 55),
 }
 peaks.draw(ends)
 plt.show()
@@ -77,8 +76,9 @@ q = log_softmax(peaks.bump(covers, wide), 1.0, np)[0].max()
 lesson.say(
     f"Forward: the peak at {covers:.0f}, {wide:.1f} wide. The student says this token in {q:.2%} of its answers, the "
     f"teacher in {p:.2%}: **the student's favourite is a token that the teacher hardly ever says.** Reverse: the peak "
-    f"at {chosen[0][0]:.0f} or at {chosen[1][0]:.0f}, whichever was nearer, and the other one is lost. One direction "
-    "covers, the other one chooses."
+    f"at {chosen[0][0]:.0f} or at {chosen[1][0]:.0f}, depending on where the student began, and the other one is lost. "
+    "One direction covers, the other one chooses. (From the middle, the reverse direction may also stay between the "
+    "two: that is a local minimum, and a worse one.)"
 )
 
 # %% [markdown]
@@ -179,13 +179,13 @@ lesson.table(
 )
 lesson.say(
     f"After {len(naive) - 1} steps it is over, **because the student is good**. A rest of {naive[-1][0]:.1e} "
-    f"is a fine number, but in `float32` no number lies between 1 - {np.finfo(np.float32).epsneg:.1e} and 1: the "
-    "sum of the named tokens has been rounded to 1, and the loss has the logarithm of 0."
+    f"is a fine number, but below 1 the numbers of `float32` are {np.finfo(np.float32).epsneg:.1e} apart. The named "
+    "probabilities were rounded, and so was their sum: it came out as 1, and the loss has the logarithm of 0."
 )
 
 # %% [markdown]
 # In a long run of this project it took more than a thousand steps until it happened. Adding a small number before the
-# logarithm hides it: the loss is finite, and wrong. Find the way that loses no digits.
+# logarithm hides it: the loss is finite, and the gradient that of the small number. Find the way that loses no digits.
 #
 # `log_rest(logits, tokens)` gets the logits of some rows and the tokens that are named in each. It returns for each row
 # the *logarithm* of the probability of all other tokens together. `np.logaddexp.reduce(x, axis=1)` is the logarithm of
@@ -311,8 +311,8 @@ lesson.table(
 # %% [markdown]
 # ### The teacher's errors are taught, too
 #
-# In these rows of the pages that were read, the teacher is sure of a token, and the text has another one. Whom does the
-# student follow?
+# In these rows of the pages that were read, the teacher gives a token more than half of its probability, and the text
+# has another one. Often both are possible; sometimes the teacher is wrong. Whom does the student follow?
 
 # %% tags=["loses"]
 rows, favourites = runs.mistaken(said, text)
@@ -323,7 +323,7 @@ for name, run in both.items():
     here = np.arange(len(rows))
     wrong.append((name, f"{q[here, favourites].mean():.1%}", f"{q[here, batch.tokens[rows]].mean():.1%}"))
 lesson.table(["", "says the teacher's token", "says the text's token"], wrong)
-lesson.say(f"{len(rows)} of {len(batch):,} rows. What the teacher does not know, its student is taught wrong.")
+lesson.say(f"{len(rows)} of {len(batch):,} rows. Where the teacher is wrong, its student is taught wrong.")
 
 # %% [markdown]
 # ### What a useful student costs

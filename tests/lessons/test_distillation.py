@@ -146,7 +146,7 @@ RESTS = {
     "no logarithm": (lambda x, n: np.exp(sure.log_rest(x, n)), "the probability itself"),
     "the named ones": (named, "all others are asked for"),
     "not divided": (undivided, "divide by the sum over all tokens"),
-    "a smallest number": (floored, "learns nothing"),
+    "a smallest number": (floored, "the gradient is then that"),
     "zero": (lambda x, n: np.zeros(len(x)), "log of the sum of exp over the other tokens"),
     "-inf where sure": (lambda x, n: np.where(np.arange(len(x)) < 2, sure.log_rest(x, n), -np.inf), "do not subtract"),
     "changes the logits": (spoiled, "work on a copy"),

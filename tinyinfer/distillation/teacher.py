@@ -69,17 +69,17 @@ def keep(
     known: int,
     about: dict[str, Any],
     on_rows: Callable[[int, int], None] = lambda done, of: None,
-    batch: int = BATCH,
+    batch: int | None = None,
 ) -> Kept:
     """Writes what the teacher says of each document, and goes on where an earlier call was stopped.
 
     known: how many tokens the student has. about: what the file must have been written for; a file of something else is
-    refused. on_rows(done, total) is called after each pass. batch: rows of a pass of the teacher; fewer take less
-    memory. Raises ModelError for such a file, and for one that cannot be written.
+    refused. on_rows(done, total) is called after each pass. batch: rows of a pass of the teacher, if not BATCH; fewer
+    take less memory. Raises ModelError for such a file, and for one that cannot be written.
     """
     record = np.dtype([("tokens", "<u4", k), ("log_p", "<f2", k), ("rest", "<f4")])
     starts = np.cumsum([0, *(len(ids) - 1 for ids in documents)])
-    groups = list(in_order(documents, batch))  # always the same passes: in other ones a last bit may differ
+    groups = list(in_order(documents, batch or BATCH))  # always the same passes: in other ones a last bit may differ
     try:
         rows = _begun(path, record, {**about, "top_k": k, "temperature": temperature, "known": known})
         todo = [numbers for numbers in groups if starts[numbers[-1] + 1] > rows]

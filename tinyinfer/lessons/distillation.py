@@ -78,9 +78,9 @@ judge_factor = judge_number(
     {
         2: Wrong("That counts one of two effects.", "the logits are divided by t, and q comes closer to p, too"),
         1: Wrong("Without t², the gradient does not stay.", "at a high temperature q - p itself falls like 1/t"),
-        8: Wrong("That is one factor too many.", "one 1/t from the chain rule, one from q - p"),
+        8: Wrong("That is one factor too many.", "two effects, and each is a factor of t"),
         0.25: Wrong("That is the other way round.", "by which factor is the old one larger: a number above 1"),
-        16: Wrong("That counts each effect twice.", "one 1/t from the chain rule, one from q - p: and t doubles"),
+        16: Wrong("That counts each effect twice.", "each effect once: and t doubles"),
     },
     "two factors: the chain rule through logits / t, and how far apart q and p are at a high temperature",
     tolerance=1e-9,

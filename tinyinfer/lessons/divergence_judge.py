@@ -67,9 +67,9 @@ def _forward_slips(logits: np.ndarray, teacher: np.ndarray, t: float) -> dict[st
         "the sign: where the student says too little, q < p, its logit must grow, and the loss falls": t * (p - q) / n,
         "the logits are divided by t in the softmax: the chain rule gives 1/t beside the t²": t**2 * (q - p) / n,
         "the factor t² is missing in the gradient": (q - p) / t / n,
-        "t² and 1/t together are t, not 1": (q - p) / n,
+        "which factor is left of t², once the chain rule has divided by t?": (q - p) / n,
         MEAN: t * (q - p),
-        "both laws are at temperature t, in the gradient, too": t * (q1 - p1) / n,
+        "both distributions are at temperature t, in the gradient, too": t * (q1 - p1) / n,
         "a logit also changes every other log q of its row, through the sum that divides it": -t * p / n,
     }
 
@@ -83,7 +83,7 @@ def _reverse_slips(logits: np.ndarray, teacher: np.ndarray, t: float) -> dict[st
         "that is the gradient of the forward divergence: here the weights q move with the logits, too": t * (q - p) / n,
         "a logit changes every q of its row: subtract from each log(q/p) their mean under q": t * q * ratio / n,
         "the mean of log(q/p) is one under q, a sum weighted by q": t * q * (ratio - ratio.mean(-1, keepdims=True)) / n,
-        "the factors t² and 1/t together are t": q * (ratio - by_row) / n,
+        "which factor is left of t², once the chain rule has divided by t": q * (ratio - by_row) / n,
         MEAN: t * q * (ratio - by_row),
     }
 

@@ -1,9 +1,9 @@
 """Lesson 19: a teacher of two peaks and a student that can only have one, by either divergence.
 
-The teacher's law over a hundred tokens has a peak at 40 and a smaller one at 60. The student's logits are a parabola:
-it has a place and a width, and no second peak. Its loss and the gradient for its logits are the package's own; the
-gradient for place and width is a line of calculus more. Where the student ends shows what a divergence asks for, since
-this student cannot have what both ask for, the teacher's law itself.
+The teacher's distribution over a hundred tokens has a peak at 40 and a smaller one at 60. The student's logits are a
+parabola: it has a place and a width, and no second peak. Its loss and the gradient for its logits are the package's
+own; the gradient for place and width is a line of calculus more. Where the student ends shows what a divergence asks
+for, since this student cannot have what both ask for, the teacher's distribution itself.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ EXERCISES = (
         "refit",
         judge_refit,
         refit,
-        "Weights whose inputs hang together can do each other's work. SparseGPT does this for all rows of a matrix.",
+        "Weights whose inputs are correlated can do each other's work. SparseGPT does this for all rows of a matrix.",
     ),
     Exercise(
         "influence",

@@ -43,7 +43,7 @@ def influence(before: np.ndarray, after: np.ndarray) -> float:  # (T, M), (T, M)
 
 
 def examples(count: int = 8, inputs: int = 8) -> list[Row]:
-    """Rows of M weights with inputs that hang together, each with another choice of those that stay."""
+    """Rows of M weights with correlated inputs, each with another choice of those that stay."""
     found = []
     for seed in range(count):
         rng = np.random.default_rng(seed)
@@ -188,12 +188,12 @@ CHOICES: tuple[tuple[Callable[..., np.ndarray], str, str], ...] = (
     (
         lambda w, hessian: w**2 * np.diag(hessian),
         "That is Wanda's choice: what a removal costs while all others stay as they are.",
-        "here the others make up for it: call `refit` with one weight gone, and look at the error that is left",
+        "here the others make up for it: call `mine` with one weight gone, and look at the error that is left",
     ),
     (
         lambda w, hessian: w**2 * np.diag(np.linalg.inv(hessian)),
         "That multiplies by the inverse's diagonal.",
-        "a removal costs w² over the inverse's diagonal, not times",
+        "does a removal cost more or less where the others can make up for it? the inverse's diagonal is large there",
     ),
     (
         lambda w, hessian: -(w**2) / np.diag(np.linalg.inv(hessian)),
@@ -229,6 +229,7 @@ def turned() -> list[tuple[np.ndarray, np.ndarray]]:
     rng = np.random.default_rng(1)
     before = rng.normal(size=(5, 7)) * np.array([[1], [2], [0.5], [3], [30]])  # (T, M)
     change = rng.normal(size=(5, 7)) * np.array([[1], [4], [0.1], [2], [0.3]])  # (T, M)
+    change[3] -= 2.5 * before[3]  # a row that turns back
     return [(before, before + change), (before, 2 * before)]
 
 
@@ -255,6 +256,11 @@ INFLUENCES: tuple[tuple[Callable[[np.ndarray, np.ndarray], float], str, str], ..
         lambda a, b: 1 - _cosines(a.ravel()[None], b.ravel()[None], 1)[0],
         "That is one cosine of all rows together, in which long rows count most.",
         "a cosine for each row first, then their mean",
+    ),
+    (
+        lambda a, b: 1 - np.abs(_cosines(a, b, 1)).mean(),
+        "A row that turns back counts like one that stays.",
+        "the cosine is negative there: leave its sign as it is",
     ),
     (
         lambda a, b: (1 - _cosines(a, b, 1)).sum(),

@@ -103,7 +103,7 @@ def _compared(
         return None
     if not far[0] and np.isfinite(given).all() and given[-1] > truth[-1] + 3:
         text = f"Where the rest is {np.exp(truth[-1]):.2g}, its logarithm is {truth[-1]:.1f}; yours is {given[-1]:.1f}."
-        hint = "a smallest number keeps the logarithm finite, and wrong: from there on the student learns nothing"
+        hint = "a smallest number keeps the logarithm finite, and wrong: the gradient is then that of this number"
         return Wrong(text, hint)
     n = int((far if np.isfinite(given).all() or far[0] else ~np.isfinite(given)).argmax())
     text = f"Where the rest is {np.exp(truth[n]):.2g}, its logarithm is {truth[n]:.3f}; yours is {given[n]:.3f}."

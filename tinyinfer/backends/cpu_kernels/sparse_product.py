@@ -5,9 +5,9 @@ spent on finding the places, tile after tile; so some inputs of a block become d
 and all, and are multiplied as such (dense_product.py). A zero adds nothing to a sum, and the others are added in the
 same order, so a row has the same bits either way, as long as x is finite: infinity times a zero is NaN.
 
-Formula: ReferenceOps.linear. Roofline: T operations for each weight, half of a dense product's, and 17/32 of its bytes
-in float32, 9/16 in bfloat16 and float16. Wins: one to five rows wait for memory. Loses: nothing against a dense product
-of the same weights but code; a prompt takes as long as with those.
+Formula: ReferenceOps.linear. Roofline: T operations for each weight, half of a dense product's where rows are few, and
+17/32 of its bytes in float32, 9/16 in bfloat16 and float16. Wins: one to five rows wait for memory. Loses: nothing
+against a dense product of the same weights but code; a prompt takes as long as with those.
 """
 # mypy: disable-error-code="no-untyped-def"
 

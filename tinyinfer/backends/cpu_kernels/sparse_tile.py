@@ -13,7 +13,7 @@ Elsewhere three choices by one bit do it, which LLVM writes for any CPU.
 For many rows weights become dense first (`unpack_fours`).
 
 Wins: half of the multiplications, and half of the loads of weights. Loses: a pick for each multiplication, so that
-where nothing waits for memory a product takes as long as a dense one, or longer.
+where nothing waits for memory less is gained, and with many rows nothing.
 """
 # numba has no type hints, and its @intrinsic functions are called with types, not with values
 # mypy: disable-error-code="no-untyped-def,no-untyped-call,misc,no-any-return"
