@@ -116,8 +116,9 @@ lesson.say(
 # ## Your lines
 #
 # Wanda keeps the other weights as they are. But inputs are correlated: where two of them rise and fall alike, one
-# weight can do the work of both. So after some weights of an output are gone, *move the others* to where the output error is
-# least. `w` is one output's weights, `hessian` is `X Xᵀ` over the text, and `kept` is `True` where a weight stays.
+# weight can do the work of both. So after some weights of an output are gone, *move the others* to where the output
+# error is least. `w` is one output's weights, `hessian` is `X Xᵀ` over the text, and `kept` is `True` where a weight
+# stays.
 #
 # The error is least where its slope is zero for every weight that may move: `hessian[kept] @ (new - w)` is zero. The
 # weights that go are zero in `new`, so this is one system of linear equations for `new[kept]`. `np.linalg.solve(a, b)`
@@ -185,8 +186,9 @@ lesson.table([f"half of the first {first} layers", "perplexity", f"over {plain:.
 # ### Whole layers
 #
 # *Structured* pruning removes whole parts, so that no mask is needed. A layer adds something to the rows that come in.
-# Where the rows that leave point in nearly the same direction, the next layer may as well read what came in. The **block
-# influence** of a layer is `1` minus the mean cosine between a row before it and the same row after it. Write that.
+# Where the rows that leave point in nearly the same direction, the next layer may as well read what came in. The
+# **block influence** of a layer is `1` minus the mean cosine between a row before it and the same row after it. Write
+# that.
 
 
 # %% tags=["yours"]
