@@ -28,7 +28,7 @@ Divergence = Callable[[np.ndarray, np.ndarray, float, Any], tuple[float, np.ndar
 
 
 def teacher() -> np.ndarray:  # -> (1, V)
-    """The logarithm of the teacher's law."""
+    """The logarithm of the teacher's distribution."""
     laws = [np.exp(log_softmax(bump(place, WIDTH), 1.0, np)[1]) for place in PLACES]  # (1, V) each
     return np.log(sum(share * law for share, law in zip(SHARES, laws, strict=True)))
 
@@ -60,7 +60,7 @@ def predicted() -> tuple[float, dict[float, str]]:
 
 
 def draw(ends: dict[str, tuple[float, float]]) -> Figure:
-    """The teacher's law and where students ended: name -> place and width."""
+    """The teacher's distribution and where students ended: name -> place and width."""
     import matplotlib.pyplot as plt
 
     figure, ax = plt.subplots(figsize=(9, 3.4), layout="constrained")
