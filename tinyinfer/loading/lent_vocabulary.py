@@ -59,7 +59,8 @@ def read_lent(folder: Path) -> LentVocabulary | None:
     of, tokens, digest = (fields.get(name) for name in ("of", "tokens", "sha256"))
     if isinstance(of, str) and type(tokens) is int and 0 < tokens <= MAX_SIZE and isinstance(digest, str):
         return LentVocabulary(of, tokens, digest)
-    raise ModelError(f'{file}: does not say whose tokens these are ("of", "tokens", "sha256"); download the folder again')
+    lacks = 'does not say whose tokens these are ("of", "tokens", "sha256")'
+    raise ModelError(f"{file}: {lacks}; download the folder again")
 
 
 def check_lender(folder: Path, lent: LentVocabulary, tokenizer: Tokenizer, vocab_size: int) -> None:
