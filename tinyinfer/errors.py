@@ -42,6 +42,10 @@ class ModelError(Exception):
         super().__init__(one_line(sentence))
 
 
+class DownloadError(ModelError):
+    """A model is not here and cannot be downloaded: there is no network, no room, or no such file any more."""
+
+
 class TrainingError(ModelError):
     """A student cannot be trained on: its loss is no number any more."""
 

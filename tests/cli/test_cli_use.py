@@ -88,6 +88,21 @@ def test_every_assignment_serves_beside_the_others(
     assert switches["kv_cache"] == "contiguous"
 
 
+def test_without_a_network_the_story_teller_answers_in_both_runs(
+    student: Make, short: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a process that has no model where the other one has, and two that tell of it."""
+    monkeypatch.setenv("TINYINFER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setattr("tinyinfer.loading.hub.install", lambda *args, **known: short)  # by then the network is back
+    assert main(["generate", "-n", "6", "Once upon a time", "-q", "--use", str(student())]) == 0
+    out, err = capfd.readouterr()
+    assert out.strip()
+    told, *compared = err.splitlines()
+    assert "so story-teller continues your text" in told
+    assert compared == ["identical: 6 tokens", "the ledgers are equal"]
+
+
 def test_a_wrong_file_is_told_by_token_and_by_ledger(
     student: Make, short: str, capfd: pytest.CaptureFixture[str]
 ) -> None:

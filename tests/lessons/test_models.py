@@ -10,7 +10,9 @@ import pytest
 from safetensors.numpy import load_file
 
 from tinyinfer import SamplingParams
+from tinyinfer.errors import DownloadError, ModelError
 from tinyinfer.lessons.models import Models
+from tinyinfer.loading.hub import SHIPPED, find
 
 WEIGHTS = 3447497052  # CRC-32 of all weights in the order of their names
 
@@ -68,6 +70,46 @@ def test_without_weights_and_network_a_lesson_goes_on_and_says_so(monkeypatch, c
     assert not models.real
     assert llm.config.num_layers == 2
     assert "This lesson runs on a tiny model with random weights: 'no-such-model'" in capsys.readouterr().out
+
+
+def test_without_a_network_a_lesson_goes_on_with_the_story_teller(monkeypatch, capsys, tmp_path):
+    """Catches texts of random letters in a train, and a lesson that cannot quantize what comes in codes."""
+    monkeypatch.setattr("tinyinfer.lessons.models.find", find_without_network)
+    monkeypatch.delenv("TINYINFER_LESSON_MODEL", raising=False)
+    models = Models()
+    llm = models.open(models.real_path(), None, quantize="int8")
+    assert not models.real
+    assert "This lesson runs on story-teller, a small model that comes along: no network" in capsys.readouterr().out
+    greedy = SamplingParams(temperature=0, max_tokens=40)
+    answer = llm.chat([{"role": "user", "content": "Once upon a time, there was a"}], greedy)
+    assert len(answer.text.split()) > 20
+    assert answer.text.isascii()
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_teacher_can_ask_for_the_story_teller(installed, monkeypatch, capsys):
+    """Catches the codes of the folder itself, which no lesson can quantize, and an installation without it."""
+    if not installed:
+        monkeypatch.setattr("tinyinfer.lessons.models.write_story_teller", missing)
+    monkeypatch.setenv("TINYINFER_LESSON_MODEL", "story-teller")
+    models = Models()
+    assert models.open(models.real_path(), None, quantize="int4").config.num_layers == (4 if installed else 2)
+    assert not models.real
+    told = capsys.readouterr().out
+    assert "TINYINFER_LESSON_MODEL asks for it" in told
+    assert ("runs on story-teller" in told, "runs on a tiny model" in told) == (installed, not installed)
+
+
+def missing(folder: Path) -> None:
+    """What the writer does in an installation without weights."""
+    raise ModelError("'story-teller': comes with tinyinfer, and is not in /weights")
+
+
+def find_without_network(name: str) -> str:
+    """As hub.find, where nothing can be downloaded."""
+    if name in SHIPPED:
+        return find(name)
+    raise DownloadError("no network")
 
 
 def test_a_teacher_can_ask_for_the_tiny_model(monkeypatch, capsys):

@@ -201,3 +201,13 @@ def test_a_notebook_runs_on_the_tiny_model_and_names_the_cell_that_is_missing(na
         told = any("runs on a tiny model" in result.text for result in shown)
         lesson.expect(told or not uses, "does not say that it runs on the tiny model")
         lesson.expect(not list(tmp_path.iterdir()), "fetched something")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_without_a_network_a_notebook_runs_on_the_story_teller(name: str, tmp_path: Path) -> None:
+    """Catches a lesson that needs what only SmolLM2 has: its context, its widths, its template, weights in floats."""
+    with session(name, TINYINFER_LESSON_MODEL="", TINYINFER_HOME=str(tmp_path), PIP_NO_INDEX="1") as lesson:
+        shown = lesson.run_all("story-teller")
+        uses = any(cell.calls("model") for cell in lesson.source.code) or "lesson.real" in str(lesson.source.cells)
+        told = any("runs on story-teller" in result.text for result in shown)
+        lesson.expect(told or not uses, "does not say that it runs on the story-teller")

@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Generation:
-    """A run that has ended; finished: not by Ctrl-C."""
+    """A run that has ended. model: the name of the one that answered; finished: not by Ctrl-C."""
 
     llm: LLM
+    model: str
     sequences: list[Answer]
     finished: bool
 
@@ -31,7 +32,7 @@ class Generation:
     def record(self) -> dict[str, Any]:
         """What a comparison needs of this run, for JSON."""
         ids = [self.llm.output(seq).token_ids for seq in self.sequences]
-        return {"token_ids": ids, "ledger": self.llm.ledger.as_dict()}
+        return {"model": self.model, "token_ids": ids, "ledger": self.llm.ledger.as_dict()}
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -20,7 +21,7 @@ from tinyinfer.cli.arguments import (
 )
 from tinyinfer.cli.comparison import Generation
 from tinyinfer.cli.console import Answers, is_terminal, notes, read_text, run_sequences, say, show_json, statistics
-from tinyinfer.errors import ModelError, RequestError, placed
+from tinyinfer.errors import DownloadError, ModelError, RequestError, placed
 from tinyinfer.text.plain_text import plain
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 
 Write = Callable[[dict[str, Any]], None]
 DEFAULT_PROMPT = "What is gravity?"
+DEFAULT_BEGINNING = "Once upon a time"  # for a model that answers nothing
 JSON_HELP = (
     "stdout holds one JSON object a line, one line a prompt, in their order, when all are done. ledger, prompt_tps and "
     "generation_tps count the whole run, all its prompts together (the same in every line); times are each prompt's own"
@@ -121,13 +123,16 @@ def generate(
 
     write: takes the lines of --json. silent: no answer is shown; told after each step how many tokens there are.
     """
+    from tinyinfer.loading.hub import STORY_TELLER
+
     params = sampling_params(args)
-    llm = opened(args)
-    sequences = llm.sequences([tokenize(llm, prompt, args) for prompt in prompts or [DEFAULT_PROMPT]], params)
+    llm, args = opened_or(STORY_TELLER, args, quiet=silent is not None)
+    usual = DEFAULT_BEGINNING if os.path.basename(llm.path) == STORY_TELLER else DEFAULT_PROMPT
+    sequences = llm.sequences([tokenize(llm, prompt, args) for prompt in prompts or [usual]], params)
     if not args.quiet:
         note_unused(llm, args.chat_template_kwargs)
     if not prompts and not args.quiet:
-        say(f'No prompt, so here is one: "{DEFAULT_PROMPT}" Give your own: tinyinfer generate "..."')
+        say(f'No prompt, so here is one: "{usual}" Give your own: tinyinfer generate "..."')
     try:
         if silent is not None:
             finished = run_silently(llm, sequences, silent)
@@ -140,7 +145,28 @@ def generate(
         raise (placed(places[0], error) if len(prompts) > 1 and places else error) from None
     if not args.quiet:
         say("\n".join(statistics(sequences)))
-    return Generation(llm, sequences, finished)
+    return Generation(llm, args.model, sequences, finished)
+
+
+def opened_or(story_teller: str, args: argparse.Namespace, quiet: bool) -> tuple[LLM, argparse.Namespace]:
+    """The model of the command line, and the arguments that name it.
+
+    Where no model was asked for and the default one cannot be downloaded, the story-teller takes its place, and unless
+    `quiet` one line says so. Raises DownloadError where a model was asked for, or a switch that it cannot have.
+    """
+    try:
+        return opened(args), args
+    except DownloadError as error:
+        other = argparse.Namespace(**vars(args) | {"model": story_teller})
+        if "model" in args.given:
+            raise
+        try:
+            llm = opened(other)
+        except (ModelError, ValueError):
+            raise error from None
+        if not quiet:
+            say(f"{error}; so {story_teller} continues your text, a toy that comes along")
+        return llm, other
 
 
 def run_silently(llm: LLM, sequences: list[Sequence], told: Callable[[int], None]) -> bool:

@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
@@ -38,7 +39,7 @@ INTERRUPTED = 130
 TOLD = (2, INTERRUPTED, 129, 141, 143)  # exit statuses of the command line that say why it ended (cli/__init__.py)
 PATIENCE = 1.0  # seconds in which a process that was told to end may do so
 STDERR = 2
-NOT_PASSED_ON = ("run", "opener", "given", "use", "as_student")  # of the arguments: what the other process has itself
+NOT_PASSED_ON = ("run", "opener", "use", "as_student")  # of the arguments: what the other process has itself
 ENGINE = [one.name for one in fields(EngineConfig)]
 
 
@@ -78,8 +79,12 @@ def run(args: argparse.Namespace, prompts: list[str], generate: Generate) -> int
 def compared(
     args: argparse.Namespace, prompts: list[str], generate: Generate, answered: dict[str, Any], lines: list[Any]
 ) -> int:
-    """The run of the engine's own code, and the comparison; 1 where a token differs, 130 after Ctrl-C."""
-    quiet = argparse.Namespace(**vars(args) | {"quiet": True, "verify": False})
+    """The run of the engine's own code, and the comparison; 1 where a token differs, 130 after Ctrl-C.
+
+    It is a run of the model that answered, whatever the network does by now.
+    """
+    same = {"model": answered["model"], "given": args.given | {"model"}}
+    quiet = argparse.Namespace(**vars(args) | same | {"quiet": True, "verify": False})
     total, result = sum(map(len, answered["token_ids"])), None
     try:
         with progress_bar("the engine's own code", shown=not args.quiet) as bar:
@@ -184,9 +189,17 @@ def spelled(name: str, value: object) -> str:
 
 
 def write_package(folder: Path, students: list[Used]) -> None:
-    """Writes the package with the students' code. Raises CourseError, also for a disk that is full."""
+    """Writes the package with the students' code, and the models that come with it, some MB beside it.
+
+    Raises CourseError, also for a disk that is full.
+    """
+    from tinyinfer.loading.hub import SHIPPED, shipped
+
     try:
         merged_package(folder, {one.assignment.name: one.path for one in students}, whole=True)
+        for name in SHIPPED:
+            with suppress(ModelError):  # an installation without it, which is told where it is needed
+                shutil.copytree(shipped(name), folder / "weights" / name, copy_function=shutil.copyfile)
     except OSError as error:
         reason = error.strerror or error
         raise CourseError(f"{folder}: takes no copy of the package ({reason}); set TMPDIR to another folder") from None
@@ -197,7 +210,8 @@ def write_request(folder: Path, args: argparse.Namespace, prompts: list[str], st
     request = {
         "students": {str(one.path.absolute()): str(one.path) for one in students},
         "prompts": prompts,
-        "args": {name: value for name, value in vars(args).items() if name not in NOT_PASSED_ON},
+        "args": {name: value for name, value in vars(args).items() if name not in NOT_PASSED_ON}
+        | {"given": sorted(args.given)},
     }
     (folder / REQUEST).write_text(json.dumps(request), encoding="utf-8")
 

@@ -37,7 +37,8 @@ Progress = Callable[[int, int], None]
 class Run:
     """What a run is made of. Its files stand beside `folder`, which it becomes: a checkpoint, and what a teacher said.
 
-    documents: what is read; tested: what is only measured on, None for some of the documents.
+    documents: what is read; tested: what is only measured on, None for some of the documents. kept: what a teacher said
+    of the documents, if that is known; then `teacher` only lends its name.
     """
 
     folder: Path
@@ -47,6 +48,7 @@ class Run:
     documents: Seq[np.ndarray]
     tested: Seq[np.ndarray] | None
     ops: Ops
+    kept: Kept | None = None
 
     @property
     def checkpoint(self) -> Path:
@@ -67,6 +69,7 @@ class Run:
     def about(self) -> dict[str, Any]:
         """What the run's numbers depend on, but for the student's weights."""
         sums = {"text": checksum(self.documents), "test": checksum(self.tested or ())}
+        sums |= {"said": zlib.crc32(self.kept.rows.tobytes())} if self.kept is not None else {}
         teacher = Path(self.teacher.path)
         names = {"teacher": f"{teacher.name} ({fingerprint(teacher)})", "student": Path(self.student.path).name}
         c = self.student.config
@@ -89,6 +92,8 @@ class Run:
     def _teacher(self, on_rows: Progress) -> Teacher | Kept:
         """The teacher itself, or what it said of all documents."""
         s = self.switches
+        if self.kept is not None:
+            return self.kept
         teacher = Teacher(build_model(self.teacher, self.ops), self.ops)
         if s.top_k is None:
             return teacher

@@ -94,7 +94,7 @@ class Lesson:
 
     @property
     def real(self) -> bool:
-        """Whether `model` has real weights; without them and without a network it is the tiny model."""
+        """Whether `model` is the one of the lesson's figures; without it and without a network it is a smaller one."""
         return self._models.real
 
     def say(self, text: str) -> None:

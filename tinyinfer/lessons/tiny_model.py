@@ -25,6 +25,7 @@ def write_tiny_model(folder: Path) -> None:
     """Writes a Hugging Face folder of the tiny model: the same bits on every machine."""
     from safetensors.numpy import save_file
 
+    folder.mkdir(exist_ok=True)
     tokenizer = _tokenizer()
     config = _config(tokenizer.get_vocab_size())
     save_file({name: _weight(name, shape) for name, shape in _shapes(config).items()}, folder / "model.safetensors")

@@ -29,7 +29,7 @@ def draft_checkpoint(name: str, target: Tokenizer) -> Checkpoint:
     if lent and not lent.fits(target):
         _refuse(name, f"its tokens are the first {lent.tokens:,} of {lent.of}")
     checkpoint = load(path, target)
-    id = target.first_difference(checkpoint.tokenizer)
+    id = None if lent else target.first_difference(checkpoint.tokenizer)
     if id is not None:
         _refuse(name, f"token id {id} is the first to differ")
     return checkpoint

