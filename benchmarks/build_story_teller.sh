@@ -9,8 +9,12 @@ mkdir -p "$1" "$(dirname "$2")"
 work=$(cd "$1" && pwd)
 output=$(cd "$(dirname "$2")" && pwd)/$(basename "$2") # a path: "story-teller" alone is the name of the one that comes along
 
-python "$here/story_teller.py" write "$work/stories1.jsonl" --seed 1 --stories 1085 -t 1 &
-python "$here/story_teller.py" write "$work/stories2.jsonl" --seed 2 --stories 1066 -t 1
+written() { # SEED STORIES
+    [ -e "$work/stories$1.jsonl" ] ||
+        python "$here/story_teller.py" write "$work/stories$1.jsonl" --seed "$1" --stories "$2" -t 1
+}
+written 1 1085 &
+written 2 1066
 wait $!
 [ -e "$work/student/config.json" ] ||
     python "$here/story_teller.py" make "$work/student" --text "$work/stories1.jsonl" "$work/stories2.jsonl"

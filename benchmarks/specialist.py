@@ -26,6 +26,8 @@ from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 
+from own_vocabulary import write_student
+
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.units import amount, table
 
@@ -114,24 +116,14 @@ def tested() -> list[Pair]:
 
 def make(folder: Path, count: int) -> None:
     """Writes the training text, a vocabulary of the words in it, and the student's shape."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import pre_tokenizers
 
     folder.mkdir(parents=True)
     kept = {number for _, number in tested()}
     lines = [{"text": f"{text}\n{number}", "finished": True} for text, number in pairs(count, 1, kept)]
     (folder / "train.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    tokenizer = Tokenizer(models.BPE())
     digits = pre_tokenizers.Digits(individual_digits=True)  # or a number would be a token that was hardly ever seen
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<|end|>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator((line["text"] for line in lines), trainer)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    ends = {"eos_token": "<|end|>", "tokenizer_class": "PreTrainedTokenizerFast"}
-    (folder / "tokenizer_config.json").write_text(json.dumps(ends), encoding="utf-8")
-    shape = SHAPE | {"vocab_size": tokenizer.get_vocab_size(), "bos_token_id": 0, "eos_token_id": 0}
-    (folder / "config.json").write_text(json.dumps(shape), encoding="utf-8")
+    write_student(folder, SHAPE, (line["text"] for line in lines), VOCABULARY, [digits])
 
 
 PARAMS = SamplingParams(max_tokens=16, temperature=0.0, stop="\n")

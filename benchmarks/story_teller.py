@@ -30,11 +30,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from own_vocabulary import write_student
 
 from tinyinfer import LLM, RequestOutput, SamplingParams
 from tinyinfer.backends.switches import make_ops
 from tinyinfer.cli.distill import step_line
 from tinyinfer.distillation.distill import Run
+from tinyinfer.distillation.part_file import check_place, part_file
 from tinyinfer.distillation.student import random_student
 from tinyinfer.distillation.switches import TrainingSwitches
 from tinyinfer.distillation.teacher import Kept
@@ -207,19 +209,22 @@ def stories(llm: LLM, seed: int, first: int) -> Iterator[Story]:
 
 
 def write(file: Path, total: int, seed: int, model: str, switches: dict[str, Any]) -> None:
-    """Adds stories to a file until it has so many. After a kill it goes on behind the last number in the file."""
-    whole = file.read_bytes().rpartition(b"\n") if file.exists() else (b"", b"", b"")
-    file.write_bytes(whole[0] + whole[1])  # without a line that a kill has cut
-    there = read(file)
+    """Writes a file of so many stories. After a kill it goes on behind the last number in FILE.part.
+
+    Raises ValueError for a file that is there, or was begun with another seed or model.
+    """
+    check_place(file)
     fast = {"kv_cache": "paged", "prefix_cache": True, "block_size": 8, "num_blocks": 10_000}
-    llm = LLM(model, max_model_len=1024, max_num_seqs=64, **fast, **switches)
-    with file.open("a", encoding="utf-8") as out:
-        made = stories(llm, seed, 1 + max((story["i"] for story in there), default=-1))
-        for n, story in zip(range(len(there) + 1, total + 1), made, strict=False):
-            line = {"i": story.i, "text": story.text, "finished": True, "parts": story.parts, "said": story.said}
-            out.write(json.dumps(line) + "\n")
-            out.flush()
+    with part_file(file, {"seed": seed, "model": model}) as part:
+        numbers = [record["i"] for record in part.records()]
+        llm = LLM(model, max_model_len=1024, max_num_seqs=64, **fast, **switches)
+        made = stories(llm, seed, 1 + max(numbers, default=-1))
+        for n, story in zip(range(len(numbers) + 1, total + 1), made, strict=False):
+            part.write(
+                {"i": story.i, "text": story.text, "finished": True, "parts": story.parts, "said": story.said}
+            )
             print(f"\r{n} of {total} stories", end="", file=sys.stderr, flush=True)
+        part.finish()
 
 
 def read(file: Path) -> list[Line]:
@@ -229,23 +234,12 @@ def read(file: Path) -> list[Line]:
 
 def make(folder: Path, texts: list[Path]) -> None:
     """Writes what the student learns from, stories that are held out, a vocabulary and the student's shape."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-
     folder.mkdir(parents=True, exist_ok=True)
-    lines = [json.dumps(story) + "\n" for text in texts for story in read(text)]
-    (folder / "train.jsonl").write_text("".join(lines[:-HELD_OUT]), encoding="utf-8")
-    (folder / "test.jsonl").write_text("".join(lines[-HELD_OUT:]), encoding="utf-8")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=["<|end|>"], initial_alphabet=alphabet)
-    tokenizer.train_from_iterator((story["text"] for story in read(folder / "train.jsonl")), trainer)
-    tokenizer.save(str(folder / "tokenizer.json"), pretty=False)
-    ends = {"eos_token": "<|end|>", "tokenizer_class": "PreTrainedTokenizerFast", "chat_template": CONTINUED}
-    (folder / "tokenizer_config.json").write_text(json.dumps(ends), encoding="utf-8")
-    shape = SHAPE | {"vocab_size": tokenizer.get_vocab_size(), "bos_token_id": 0, "eos_token_id": 0}
-    (folder / "config.json").write_text(json.dumps(shape), encoding="utf-8")
+    told = [story for text in texts for story in read(text)]
+    for name, some in (("train.jsonl", told[:-HELD_OUT]), ("test.jsonl", told[-HELD_OUT:])):
+        (folder / name).write_text("".join(json.dumps(story) + "\n" for story in some), encoding="utf-8")
+    learned = (story["text"] for story in told[:-HELD_OUT])
+    write_student(folder, SHAPE, learned, VOCABULARY, chat_template=CONTINUED)
 
 
 def kept(stories: list[Line], documents: list[np.ndarray], student: Tokenizer, teacher: Tokenizer) -> Kept:

@@ -168,7 +168,9 @@ def test_a_token_that_was_drawn_beside_the_list_is_learned_from_the_text(llm: LL
 def test_a_line_that_a_kill_has_cut_is_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a run of an hour that cannot go on, and two stories in one line."""
     file = tmp_path / "stories.jsonl"
-    file.write_text('{"i": 0, "text": "One."}\n{"i": 2, "text": "Two."}\n{"i": 1, "te', encoding="utf-8")
+    (tmp_path / "stories.jsonl.part.json").write_text('{"seed": 1, "model": "smollm2-135m"}', encoding="utf-8")
+    cut = '{"i": 0, "text": "One."}\n{"i": 2, "text": "Two."}\n{"i": 1, "te'
+    (tmp_path / "stories.jsonl.part").write_text(cut, encoding="utf-8")
     monkeypatch.setattr(story_teller, "LLM", lambda *args, **switches: None)
     monkeypatch.setattr(story_teller, "stories", lambda llm, seed, first: iter([Story(seed, first)]))
     story_teller.write(file, 3, 1, "smollm2-135m", {})

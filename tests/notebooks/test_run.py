@@ -174,6 +174,13 @@ def give(lesson: Session, cell: Cell, answer: str) -> Result:
     return result
 
 
+def expect_told(lesson: Session, shown: list[Result], words: str) -> None:
+    """A lesson that uses the real model says which other one it has."""
+    uses = any(cell.calls("model") for cell in lesson.source.code) or "lesson.real" in str(lesson.source.cells)
+    told = any(words in result.text for result in shown)
+    lesson.expect(told or not uses, f"does not say that it {words}")
+
+
 def interrupt(lesson: Session) -> None:
     """The stop button in the middle of a long answer: the engine goes on with the next one."""
     started = lesson.run(0, BEGIN)
@@ -197,9 +204,7 @@ def test_a_notebook_runs_on_the_tiny_model_and_names_the_cell_that_is_missing(na
             told = "first run the cell under" in result.text and result.raised.startswith("NameError")
             lesson.expect(told, f"cell {number} after the first alone: {result.raised} {result.text!r}")
         shown += lesson.run_all("tiny model")
-        uses = any(cell.calls("model") for cell in lesson.source.code) or "lesson.real" in str(lesson.source.cells)
-        told = any("runs on a tiny model" in result.text for result in shown)
-        lesson.expect(told or not uses, "does not say that it runs on the tiny model")
+        expect_told(lesson, shown, "runs on a tiny model")
         lesson.expect(not list(tmp_path.iterdir()), "fetched something")
 
 
@@ -208,6 +213,4 @@ def test_without_a_network_a_notebook_runs_on_the_story_teller(name: str, tmp_pa
     """Catches a lesson that needs what only SmolLM2 has: its context, its widths, its template, weights in floats."""
     with session(name, TINYINFER_LESSON_MODEL="", TINYINFER_HOME=str(tmp_path), PIP_NO_INDEX="1") as lesson:
         shown = lesson.run_all("story-teller")
-        uses = any(cell.calls("model") for cell in lesson.source.code) or "lesson.real" in str(lesson.source.cells)
-        told = any("runs on story-teller" in result.text for result in shown)
-        lesson.expect(told or not uses, "does not say that it runs on the story-teller")
+        expect_told(lesson, shown, "runs on story-teller")

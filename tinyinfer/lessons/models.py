@@ -83,8 +83,7 @@ class Models:
             except ModelError as error:
                 if opened or path == self.tiny_path():
                     raise
-                _tell(TINY, str(error))
-                self._real = self.tiny_path()
+                self._real = self._smaller("tiny", str(error))
                 return self.open(self._real, machine, **switches)
             opened.append(same)
         llm = same.with_engine(config)
