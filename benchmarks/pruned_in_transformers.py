@@ -38,7 +38,7 @@ if "--worker" not in sys.argv:  # the other Python has no need of tinyinfer
     from tinyinfer.loading.plain_folder import save_plain
     from tinyinfer.model.interfaces import Ops
     from tinyinfer.model.transformer import Model, transformer
-    from tinyinfer.pruning.layers import drop_layers
+    from tinyinfer.pruning.layers import keep_layers, most_influential
     from tinyinfer.pruning.width import narrow
     from tinyinfer.quantization.calibration import calibration_text, calibration_windows, rows_of
 
@@ -75,7 +75,8 @@ def pruned_folder(name: str, folder: Path) -> tuple[np.ndarray, np.ndarray]:  # 
         beginning = source.tokenizer.beginning
         windows = calibration_windows(calibration_text(None), source.tokenizer, 2048, 256, beginning=beginning)
     parts = PARTS.get(name, {"count": 1, "width": 0.75})
-    model = drop_layers(build_model(source, ops), windows, ops, parts["count"])
+    model = build_model(source, ops)
+    model = keep_layers(model, most_influential(model, windows, ops, parts["count"]))
     model = narrow(model, windows, ops, **{key: value for key, value in parts.items() if key != "count"})
     save_plain(folder / "pruned", model, source)
     return tokens, logits_of(model, tokens, ops)

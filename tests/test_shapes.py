@@ -337,6 +337,8 @@ def run_pruned(inspector: Inspector) -> None:
             for method in ("magnitude", "wanda", "sparsegpt"):
                 prune_model(model, ops, EngineConfig(prune=method), windows, lambda done, of: None)
             prune_model(model, ops, EngineConfig(drop_layers=1), windows, lambda done, of: None)
+            if not config.post_norms:
+                prune_model(model, ops, EngineConfig(drop_layers=1, refit=True), windows, lambda done, of: None)
             narrow(model, windows, ops, 0.5, heads, config.hidden_size - 1)
 
         inspector.watch(letters_of(config), shrink)

@@ -21,6 +21,7 @@ from tinyinfer import LLM, cli
 from tinyinfer.cli import console, main
 from tinyinfer.cli.arguments import open_model
 from tinyinfer.cli.eval import each_setting
+from tinyinfer.errors import SwitchError
 
 __all__ = ["short"]  # fixture
 
@@ -352,6 +353,14 @@ def test_settings_may_stand_apart(text):
     """Spaces after commas are how people write lists."""
     parsed = cli.parse(["eval", "--text", text, "--compare", "int8, int4-g64:hqq ,kv4"])
     assert list(each_setting(parsed)) == ["int8", "int4-g64:hqq", "kv4"]
+
+
+def test_what_is_left_may_be_fitted_again(text):
+    """`refit` is a part of a name. Catches a setting by itself, which would fit where nothing is removed."""
+    parsed = cli.parse(["eval", "--text", text, "--compare", "drop1,drop1+refit", "--calibration", text])
+    assert [(one.drop_layers, one.refit) for one in each_setting(parsed).values()] == [(1, False), (1, True)]
+    with pytest.raises(SwitchError, match="refit=on is given, but no whole part is removed"):
+        each_setting(cli.parse(["eval", "--text", text, "--compare", "int8,refit"]))
 
 
 def test_a_setting_may_name_integer_activations(short, text, tmp_path, capsys):

@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "calibration": None, "calibration_tokens": None, "calibration_bos": True, "dtype": "float32",
     "activations": "float", "backend": "numpy", "gpu_decode": "graph", "threads": None,
     "prune": "off", "sparsity": "0.5", "drop_layers": None, "width": None, "keep_kv_heads": None, "keep_hidden": None,
+    "refit": False,
 }  # fmt: skip
 VALUES: dict[str, list[Any]] = {
     "kv_cache": ["contiguous", "none", "paged"],

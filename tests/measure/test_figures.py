@@ -55,7 +55,7 @@ def drawn(monkeypatch) -> list[Any]:
 def record(name: str, bits: float, perplexity: float, **engine: object) -> dict[str, Any]:
     """What `eval` says of a setting."""
     how = {"dtype": "float32", "quantize": name[:4], "quantize_method": "rtn", "group_size": 32, "prune": "off"}
-    how |= {"drop_layers": None, "width": None, "keep_kv_heads": None, "keep_hidden": None} | engine
+    how |= {"drop_layers": None, "width": None, "keep_kv_heads": None, "keep_hidden": None, "refit": False} | engine
     return {"setting": name, "perplexity": perplexity, "bits_per_weight": bits, "tokens": 9, "window": 4, "engine": how}
 
 
@@ -69,6 +69,16 @@ def test_a_ruined_setting_is_named_at_the_edge_of_the_plot(drawn):
     assert [(text.get_text(), text.xy) for text in axes.texts] == [
         ("int4", (5.0, 20.0)), ("↑ int2: 355,504\n↑ int2:gptq: 1,039", (3.0, 160.0))
     ]  # fmt: skip
+
+
+def test_what_was_fitted_again_is_a_line_of_its_own(drawn):
+    """Catches points before and after the fit that are joined as if one became the other with fewer bits."""
+    parts: list[Any] = [("drop3", {}), ("drop3+refit", {"refit": True})]
+    records = [record(name, 32.0, 30.0, quantize="off", drop_layers=3, **engine) for name, engine in parts]
+    figures.draw_eval("p.png", "model", records)
+    [axes] = drawn[0].get_axes()
+    legend = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert legend == ["fewer layers", "fewer layers, fitted"]
 
 
 def test_what_the_eval_plot_draws(drawn):

@@ -17,7 +17,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import build_model
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.model.transformer import Model, embed, run_layers, transformer
-from tinyinfer.pruning.layers import block_influence, cosines, drop_layers, keep_layers
+from tinyinfer.pruning.layers import block_influence, cosines, keep_layers, most_influential
 from tinyinfer.quantization.calibration import rows_of
 from tinyinfer.switches import resolve
 
@@ -79,7 +79,7 @@ def test_a_layer_that_changes_nothing_has_no_influence_and_is_the_one_that_goes(
     influence = block_influence(model, WINDOWS, ops)
     assert influence[2] == 0
     assert (np.delete(influence, 2) > 0.01).all()
-    fewer = drop_layers(model, WINDOWS, ops, 1)
+    fewer = keep_layers(model, most_influential(model, WINDOWS, ops, 1))
     assert [id(layer) for layer in fewer.layers] == [id(model.layers[i]) for i in (0, 1, 3)], "a weight was copied"
     assert fewer.config.num_layers == 3
     assert_array_equal(logits(fewer, ops), logits(model, ops))
@@ -90,8 +90,7 @@ def test_the_layers_that_stay_keep_their_order():
     config, ops = small_config(num_layers=5), ops_of()
     model = made(config, ops)
     order = np.argsort(block_influence(model, WINDOWS, ops))
-    kept = drop_layers(model, WINDOWS, ops, 2).layers
-    assert [id(layer) for layer in kept] == [id(model.layers[i]) for i in sorted(order[2:])]
+    assert most_influential(model, WINDOWS, ops, 2) == sorted(order[2:])
 
 
 def test_the_ledger_of_the_model_does_not_count_it_and_progress_is_told():
@@ -154,11 +153,11 @@ def test_at_least_one_layer_stays(count):
     """Catches a model of no layers, and a negative count, which would drop all but a few."""
     ops = ops_of()
     with pytest.raises(SwitchError, match=f"^drop_layers={count} must leave at least one of the model's 3 layers; ch"):
-        drop_layers(made(small_config(num_layers=3), ops), WINDOWS, ops, count)
+        most_influential(made(small_config(num_layers=3), ops), WINDOWS, ops, count)
 
 
-def test_none_dropped_is_the_same_model():
+def test_none_dropped_is_all_of_them():
     """Catches a slice that ends at -0."""
     ops = ops_of()
     model = made(small_config(num_layers=3), ops)
-    assert drop_layers(model, WINDOWS, ops, 0) == model
+    assert most_influential(model, WINDOWS, ops, 0) == [0, 1, 2]

@@ -51,7 +51,7 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
     add("--compare", metavar="SETTING,...",
         help=f"several settings in one table beside the float model, out of: {', '.join(SETTINGS)}; a quantized one "
         f"may name a group size, integer activations and a method ({', '.join(QUANTIZE_METHODS)}), as "
-        "int4-g64-a8:gptq; pruned ones: wanda-0.5, sparsegpt-2:4+int4, drop3, width0.75, kv-heads2, hidden512"
+        "int4-g64-a8:gptq; pruned ones: wanda-0.5, sparsegpt-2:4+int4, drop3, width0.75+refit, kv-heads2"
         )  # fmt: skip
     add("--plot", metavar="FILE", help="draw perplexity over bits per weight into FILE (.png, .svg or .pdf)")
     add("--json", action="store_true", help="stdout holds one JSON object a line, one line a setting")

@@ -2,8 +2,8 @@
 
 A setting is a name for some switches: `int4-g64-a8:gptq` is quantize=int4, group_size=64, activations=int8,
 quantize_method=gptq; `bfloat16` is a dtype, `kv4` is kv_bits=4; `sparsegpt-2:4` is prune=sparsegpt, sparsity=2:4, and
-`drop3` is drop_layers=3. Of several things at once the names are joined, as `wanda-0.5+int8`. A row has the perplexity
-of a text, the distance from the float model, and the bytes and bits that the weights take.
+`drop3` is drop_layers=3. Of several things at once the names are joined, as `wanda-0.5+int8` or `drop3+refit`. A row
+has the perplexity of a text, the distance from the float model, and the bytes and bits that the weights take.
 
 `--help` lists SETTINGS, so what needs NumPy is imported inside the functions.
 """
@@ -62,6 +62,8 @@ def part_of_setting(name: str) -> dict[str, Any]:
     """The switches that a part of a name means. Raises SwitchError when there is no such part."""
     if pruned := PRUNED.fullmatch(name):
         return dict(pruned.groupdict())
+    if name == "refit":
+        return {"refit": True}
     if removed := PARTS.fullmatch(name):
         share, part = removed["share"], removed["part"]
         return {"width": float(share)} if share else {PARTS_OF[part]: int(removed["value"])}
@@ -69,7 +71,7 @@ def part_of_setting(name: str) -> dict[str, Any]:
     base = parts["quantize"] if parts else name
     if base not in SETTINGS or (base != name and "quantize" not in SETTINGS[base]):
         cure = "the settings are {known}, quantized ones also with a group size, integer activations and a method, "
-        cure += "as int4-g64-a8:gptq, and pruned ones, as wanda-0.5, sparsegpt-2:4+int4, drop3, width0.75"
+        cure += "as int4-g64-a8:gptq, and pruned ones, as wanda-0.5, sparsegpt-2:4+int4, drop3, width0.75+refit"
         reason = "{field}: there is no setting {value!r}"
         raise SwitchError("compare", name, reason, cure, known=", ".join(SETTINGS))
     changes = dict(SETTINGS[base])

@@ -175,7 +175,7 @@ def removed(engine: dict[str, Any]) -> str:
         return f"{engine['prune']} {'N:M' if ':' in str(engine['sparsity']) else 'by share'}"
     parts = {"drop_layers": "layers", "width": "neurons", "keep_kv_heads": "heads", "keep_hidden": "model width"}
     names = [word for field, word in parts.items() if engine[field] is not None]
-    return f"fewer {' and '.join(names)}" if names else ""
+    return f"fewer {' and '.join(names)}{', fitted' * engine['refit']}" if names else ""
 
 
 def set_scales(axes: Any, bits: list[float], perplexities: list[float]) -> None:

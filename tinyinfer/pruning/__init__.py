@@ -10,6 +10,7 @@ model width, which leaves smaller dense matrices that every backend multiplies f
     sparsegpt.py    the error that removing it leaves, once the weights that stay have made up for it
     layers.py       whole layers: those whose output is almost their input
     width.py        neurons, heads and model width: those that are hardly ever active
+    refit.py        what the removed parts did, the layers that are left take over
     apply.py        a whole model pruned, layer by layer with text to look at
     switches.py     the switches of the section and what they refuse
 

@@ -19,9 +19,10 @@ from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.visit import map_matrices
 from tinyinfer.model.weights import MASK, TWO_OF_FOUR, Floats, Linear, MixedMatrix, SparseMatrix, Weight
-from tinyinfer.pruning.layers import check_can_drop, drop_layers
+from tinyinfer.pruning.layers import check_can_drop, keep_layers, most_influential
 from tinyinfer.pruning.magnitude import magnitude
 from tinyinfer.pruning.patterns import Pattern, read_pattern
+from tinyinfer.pruning.refit import check_can_refit, refit
 from tinyinfer.pruning.sparsegpt import sparsegpt
 from tinyinfer.pruning.switches import PRUNE_METHODS, READING, PruningSwitches, WeightSwitches
 from tinyinfer.pruning.wanda import wanda
@@ -42,6 +43,8 @@ def check_can_prune(c: PruningSwitches, model: ModelConfig) -> None:
     """
     check_can_drop(model, c.drop_layers or 0)
     check_can_narrow(model, c.width, c.keep_kv_heads, c.keep_hidden)
+    if c.refit:
+        check_can_refit(model)
     if not c.narrows:
         check_pattern(c, model)
 
@@ -81,23 +84,31 @@ def is_pruned(name: str) -> bool:
 def prune_model(
     model: Model, ops: Ops, c: PruningSwitches, windows: np.ndarray | None, on_layer: Progress
 ) -> Model:  # (W, n) ->
-    """The float model without layers, then without neurons, heads and width, then without single weights.
+    """The float model without layers, then without neurons, heads and width, fitted, then without single weights.
 
-    windows: W windows of n token ids, where text is read; one pass over them for each of the three. on_layer(done,
-    total): called as layers are done. Raises ValueError as check_pattern, drop_layers, narrow and calibrate do.
+    windows: W windows of n token ids, where text is read; one pass over them for each of the four, and one more of the
+    whole model for the fit. on_layer(done, total): called as layers are done. Raises ValueError as check_pattern,
+    most_influential, narrow, refit and calibrate do.
     """
-    passes = [bool(c.drop_layers), bool(c.width or c.keep_kv_heads or c.keep_hidden), c.prune != "off"]
-    size = model.config.num_layers
+    whole, size = model, model.config.num_layers
+    narrows, single, left = bool(c.width or c.keep_kv_heads or c.keep_hidden), c.prune != "off", size
+    if c.drop_layers:
+        left -= c.drop_layers
+    passes = [size * bool(c.drop_layers), left * narrows, left * c.refit, left * single]  # layers of each pass
 
     def passed(before: int) -> Callable[[int], None]:
-        return lambda done: on_layer(sum(passes[:before]) * size + done, sum(passes) * size)
+        return lambda done: on_layer(sum(passes[:before]) + done, sum(passes))
 
+    kept = list(range(size))
     if c.drop_layers and windows is not None:
-        model = drop_layers(model, windows, ops, c.drop_layers, passed(0))
-    if passes[1] and windows is not None:
+        kept = most_influential(whole, windows, ops, c.drop_layers, passed(0))
+        model = keep_layers(whole, kept)
+    if narrows and windows is not None:
         model = narrow(model, windows, ops, c.width, c.keep_kv_heads, c.keep_hidden, passed(1))
+    if c.refit and windows is not None:
+        model = refit(model, whole, kept, windows, ops, passed(2))
     check_pattern(c, model.config)
-    return prune_weights(model, ops, c, windows, passed(2)) if passes[2] else model
+    return prune_weights(model, ops, c, windows, passed(3)) if single else model
 
 
 def prune_weights(

@@ -83,21 +83,21 @@ def keep_layers(model: Model, kept: Sequence[int]) -> Model:
     return replace(model, config=_config_of(c, rising), layers=tuple(model.layers[i] for i in rising))
 
 
-def drop_layers(
+def most_influential(
     model: Model,
     windows: np.ndarray,
     ops: Ops,
     count: int,
     on_layer: Callable[[int], None] = lambda n: None,
-) -> Model:  # (W, n) ->
-    """The model without its `count` layers of least influence on W windows of n token ids; of equal ones the first go.
+) -> list[int]:  # (W, n) ->
+    """The layers without the `count` of least influence on W windows of n token ids; of equal ones the first go.
 
     on_layer is called with the number of layers that are measured. Raises SwitchError unless at least one layer stays,
     ValueError as block_influence does.
     """
     check_can_drop(model.config, count)
     order = np.argsort(block_influence(model, windows, ops, on_layer), kind="stable")  # (L,)
-    return keep_layers(model, sorted(order[count:].tolist()))
+    return sorted(order[count:].tolist())
 
 
 def check_can_drop(c: ModelConfig, count: int) -> None:

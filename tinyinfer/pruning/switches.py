@@ -38,6 +38,7 @@ class PruningSwitches(Switches):
         None, help="how many key/value heads of each layer stay, with their query heads, the most active ones"
     )
     keep_hidden: int | None = switch(None, help="how many numbers of the model width stay, the most active ones")
+    refit: bool = switch(False, help="each down matrix makes up for whole parts that are removed")
 
     @property
     def prunes(self) -> bool:
@@ -68,6 +69,12 @@ class PruningSwitches(Switches):
         if self.prune == "off" and str(self.sparsity) != type(self).sparsity:
             reason = "{field}={value} is given, but {prune}=off removes no single weight"
             yield SwitchError("sparsity", self.sparsity, reason, "leave it out, or add {prune}=wanda")
+        if self.refit and not self.narrows:
+            reason = "{field}=on is given, but no whole part is removed"
+            yield SwitchError("refit", True, reason, "leave it out, or add {drop_layers}, {width} or {keep_kv_heads}")
+        if self.refit and self.keep_hidden is not None:
+            reason = "{field}=on needs rows as wide as the whole model's, and {keep_hidden}={hidden} cuts them"
+            yield SwitchError("refit", True, reason, "leave one of the two out", hidden=self.keep_hidden)
 
 
 def read_sparsity(text: str | float) -> tuple[float, tuple[int, int] | None]:
