@@ -91,9 +91,8 @@ def prune_model(
     most_influential, narrow, refit and calibrate do.
     """
     whole, size = model, model.config.num_layers
-    narrows, single, left = bool(c.width or c.keep_kv_heads or c.keep_hidden), c.prune != "off", size
-    if c.drop_layers:
-        left -= c.drop_layers
+    narrows, single = bool(c.width or c.keep_kv_heads or c.keep_hidden), c.prune != "off"
+    left = size - (c.drop_layers or 0)
     passes = [size * bool(c.drop_layers), left * narrows, left * c.refit, left * single]  # layers of each pass
 
     def passed(before: int) -> Callable[[int], None]:
