@@ -81,7 +81,8 @@ def test_every_assignment_serves_beside_the_others(
     serving = [a for a in assignments().values() if a.generates]
     switches = {name: value for a in serving for name, value in a.switches.items()}
     folders = [word for a in serving for word in ("--use", str(student(a.name)))]
-    assert main(["generate", "-m", short, "-n", "6", "hello", "-q", "--temp", "0.9", "--top-k", "40", *folders]) == 0
+    words = ["generate", "-m", short, "-n", "6", "--ignore-eos", "hello", "-q", "--temp", "0.9", "--top-k", "40"]
+    assert main([*words, *folders]) == 0
     out, err = capfd.readouterr()
     assert out.strip()
     assert err == "identical: 6 tokens\nthe ledgers are equal\n"
@@ -135,8 +136,8 @@ def test_json_lines_hold_the_comparison_of_sampled_prompts(
             "self.ledger.steps += 1; print(1)\n        stop = self._written[seq.id] if stop",
         )
     )
-    words = ["generate", "-m", short, "-n", "5", "hello", "-p", "what is", "--temp", "0.9", "--json", "-q"]
-    assert main([*words, "--use", str(folder)]) == 0
+    words = ["generate", "-m", short, "-n", "5", "--ignore-eos", "hello", "-p", "what is", "--temp", "0.9"]
+    assert main([*words, "--json", "-q", "--use", str(folder)]) == 0
     out, err = capfd.readouterr()
     lines = [json.loads(line) for line in out.splitlines()]
     assert [len(line["token_ids"]) for line in lines] == [5, 5]
