@@ -244,7 +244,7 @@ class LLM:
         tokens = token_ids(tokens)
         if len(tokens) < 2:
             raise ValueError("scoring needs at least two tokens; the first one has nothing before it")
-        check_ids(tokens, self.config.vocab_size)
+        check_ids(tokens, self.config.vocab_size, self.tokenizer.vocab_size)
         pieces = self.logits_by_rows(tokens[:-1])
         return np.array([score for start, logits in pieces for score in token_scores(logits, tokens[start + 1 :])])
 
@@ -268,7 +268,7 @@ class LLM:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt)
         if not len(prompt) or not tokens:  # some tokenizers would begin even an empty text with a token
             raise ValueError("the prompt is empty; give some text, or at least one token")
-        check_ids(tokens, self.config.vocab_size, stop_token_ids=params.stop_token_ids)
+        check_ids(tokens, self.config.vocab_size, self.tokenizer.vocab_size, stop_token_ids=params.stop_token_ids)
         if len(tokens) + room > self.max_model_len:
             reason = "the prompt has {value} tokens, but the context holds {held}"
             reason += " and the answer needs at least one of them" if room else ""

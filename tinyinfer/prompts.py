@@ -38,6 +38,12 @@ def each(prompts: Prompts, params: Params) -> list[tuple[Prompt, SamplingParams]
     return list(zip(many, params, strict=True))
 
 
+FEWER = (
+    "the tokenizer knows more tokens than this model; if the model was made to draft, name the model whose tokenizer "
+    "it is, and this one as its {draft_model}"
+)
+
+
 def one_of(params: P, sampling_params: P) -> P:
     """The one of the two names that was used. Raises ValueError when both were."""
     if params is not None and sampling_params is not None:
@@ -63,13 +69,17 @@ def token_ids(prompt: object) -> list[int]:
     return [int(token) for token in items]
 
 
-def check_ids(ids: Iterable[int], vocab_size: int, **fields: Iterable[int]) -> None:
-    """Raises ValueError for a token id outside the vocabulary, of a prompt or of a parameter, which is named."""
+def check_ids(ids: Iterable[int], vocab_size: int, spelled: int = 0, **fields: Iterable[int]) -> None:
+    """Raises ValueError for a token id outside the vocabulary, of a prompt or of a parameter, which is named.
+
+    spelled: how many tokens the tokenizer knows. A model made to draft knows fewer (loading/lent_vocabulary.py).
+    """
     for field, tokens in {"": ids, **fields}.items():
         for token in tokens:
             if not 0 <= token < vocab_size:
                 reason = "{field}={value}" if field else "token id {value}"
-                raise SwitchError(field, token, reason + " is outside the vocabulary of {size}", size=vocab_size)
+                cure = FEWER if not field and 0 <= token < spelled else ""
+                raise SwitchError(field, token, reason + " is outside the vocabulary of {size}", cure, size=vocab_size)
 
 
 def _list(prompts: object) -> list[Any]:

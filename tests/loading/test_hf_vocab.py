@@ -280,8 +280,10 @@ def test_a_token_without_a_row_in_the_model_is_refused_before_it_runs(tmp_path: 
     (folder / "tokenizer_config.json").write_text(json.dumps(fields))
     llm = LLM(str(folder))
     assert llm.tokenizer.encode("<5><6>", False) == [276, 277]
-    with pytest.raises(ValueError, match="token id 277 is outside the vocabulary of 277"):
+    with pytest.raises(ValueError, match=r"token id 277 is outside the vocabulary of 277; .* name the model whose"):
         llm.generate("<6>")
+    with pytest.raises(ValueError, match=r"token id 281 is outside the vocabulary of 277$"):
+        llm.generate([281])  # which the tokenizer does not know, either
 
 
 # End tokens
