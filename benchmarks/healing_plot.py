@@ -1,8 +1,8 @@
 """How pruned models learn back, a figure: `python benchmarks/healing_plot.py --test FILE -o FIGURE.png NAME=LOG ...`.
 
 Each LOG was written by `tinyinfer distill --test FILE --log LOG`: perplexity on FILE, some twenty times in a run. The
-whole model reads the same windows here, and each curve is divided by its perplexity. needs: matplotlib, of the extra
-notebooks.
+whole model reads the same windows here, and each curve is divided by its perplexity. Needs `pip install -e
+'.[notebooks]'` for matplotlib.
 """
 
 from __future__ import annotations

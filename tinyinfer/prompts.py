@@ -22,6 +22,10 @@ Messages = list[dict[str, Any]]  # a conversation: [{"role": "user", "content": 
 Variables = dict[str, Any] | None  # of a chat template
 Params = SamplingParams | Seq[SamplingParams] | None
 P = TypeVar("P", SamplingParams | None, Params)
+FEWER = (
+    "the tokenizer knows more tokens than this model; if the model was made to draft, name the model whose tokenizer "
+    "it is, and this one as its {draft_model}"
+)
 
 
 def each(prompts: Prompts, params: Params) -> list[tuple[Prompt, SamplingParams]]:
@@ -36,12 +40,6 @@ def each(prompts: Prompts, params: Params) -> list[tuple[Prompt, SamplingParams]
     if len(params) != len(many):
         raise ValueError(f"{len(many)} prompts but {len(params)} SamplingParams; give one for all, or one each")
     return list(zip(many, params, strict=True))
-
-
-FEWER = (
-    "the tokenizer knows more tokens than this model; if the model was made to draft, name the model whose tokenizer "
-    "it is, and this one as its {draft_model}"
-)
 
 
 def one_of(params: P, sampling_params: P) -> P:
