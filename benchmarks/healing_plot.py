@@ -16,6 +16,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from tinyinfer import LLM
+from tinyinfer.cli.distill import TESTED
 from tinyinfer.distillation.switches import TrainingSwitches
 from tinyinfer.distillation.texts import read_windows
 from tinyinfer.measure.figures import save
@@ -32,27 +33,21 @@ def curve(log: Path) -> tuple[list[int], list[float]]:
     return list(tokens), list(perplexities)
 
 
-def whole_models(llm: LLM, path: str, tokens: int) -> float:
+def whole_models(llm: LLM, path: str) -> float:
     """The perplexity of a model that is not pruned, on the windows that a run tests."""
-    nats, rows = 0.0, 0
-    for ids in read_windows(path, llm.tokenizer, TrainingSwitches().window, tokens):
-        logits = llm.logits(ids[:-1].tolist()).astype(np.float64)  # (T, V)
-        logits -= logits.max(axis=1, keepdims=True)
-        picked = np.take_along_axis(logits, ids[1:, None], axis=1)[:, 0]
-        nats += float((np.log(np.exp(logits).sum(axis=1)) - picked).sum())
-        rows += len(ids) - 1
-    return Perplexity(nats / rows, 1).perplexity
+    windows = read_windows(path, llm.tokenizer, TrainingSwitches().window, TESTED)
+    scores = np.concatenate([llm.score(ids.tolist()) for ids in windows])  # (T,)
+    return Perplexity(-float(scores.mean()), len(scores)).perplexity
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("-m", "--model", default="smollm2-135m")
     parser.add_argument("--test", required=True, metavar="FILE", help="the text on which the runs were tested")
-    parser.add_argument("--tested", type=int, default=16_384, help="most tokens of a test, as distill takes them")
     parser.add_argument("-o", "--output", required=True, metavar="FIGURE.png")
     parser.add_argument("runs", nargs="+", metavar="NAME=LOG")
     args = parser.parse_args()
-    dense = whole_models(LLM(args.model), args.test, args.tested)
+    dense = whole_models(LLM(args.model), args.test)
     figure = Figure(figsize=(8, 4.8), layout="constrained")
     axes = figure.subplots()
     for run, marker in zip(args.runs, cycle("osD^vP")):
