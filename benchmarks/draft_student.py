@@ -1,13 +1,13 @@
-"""A draft model's worth: `python benchmarks/draft_student.py [--draft FOLDER] [--table FILE.jsonl] [--speed ROUNDS]`.
+"""A drafter's worth: `python benchmarks/draft_student.py [--draft FOLDER] [--table FILE.jsonl...] [--speed ROUNDS]`.
 
 SmolLM2 answers 32 questions, greedily, and each answer is cut where it begins to repeat itself: behind that place any
 drafter that copies is right. Then each drafter guesses every token of the answers from what stands before it: the draft
-model, prompt lookup, and with --table a 4-gram table with back-off that counted a text (FILE.jsonl of `tinyinfer
-synthesize`). A place where a drafter has no guess counts as wrong. Beside the share that is right: how many tokens a
-step of four drafts would give, the first wrong one ends it.
+head, or a draft model; prompt lookup; and with --table a 4-gram table with back-off that counted texts (of `tinyinfer
+synthesize`). A place where a drafter has no guess counts as wrong.
 
---speed decodes the same parts of the answers with and without the draft model, in turn, by a quantized target with
-integer dot products (--backend numba --quantize int8 --activations int8), and prints each round's ratio of all seconds.
+--speed decodes the same parts of the answers with and without drafts, in turn, by a quantized target with integer dot
+products (--backend numba --quantize int8 --quantize-head int8 --activations int8), and prints each round's ratio of all
+seconds. A head of the target that stays in floats (--quantize-head off) costs a second row nearly as much as the first.
 """
 
 from __future__ import annotations
@@ -22,8 +22,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from draft_head import Values
 
 from tinyinfer import LLM, SamplingParams
+from tinyinfer.distillation.texts import reading
+from tinyinfer.loading import load
+from tinyinfer.loading.draft_heads import HeadFolder, is_head, load_head
+from tinyinfer.loading.drafts import open_draft
+from tinyinfer.loading.hub import find
+from tinyinfer.model.transformer import embed, run_layers
 from tinyinfer.sequence import Sequence
 from tinyinfer.speculative.base import DraftCost
 from tinyinfer.speculative.draft_length import DraftLengths
@@ -73,6 +80,24 @@ def of_model(draft: LLM) -> Guess:
     def guess(prompt: list[int], said: list[int]) -> list[int]:
         logits = draft.logits(np.minimum([*prompt, *said], last).tolist())  # (T, V)
         return logits[len(prompt) - 1 : -1].argmax(axis=-1).tolist()
+
+    return guess
+
+
+def of_head(llm: LLM, name: str) -> Guess:
+    """The most likely tokens of a draft head, from the values that the target's cache would hold."""
+    opened = open_draft(name, load(llm.path))
+    assert isinstance(opened, HeadFolder)
+    one, m, ops = load_head(opened, llm.model, llm.ops), llm.model, llm.ops
+
+    def guess(prompt: list[int], said: list[int]) -> list[int]:
+        ids, cache = np.array([*prompt, *said]), Values(one.shape.layers)
+        batch = reading([ids], [0], m.config.rotation_sets).batch
+        run_layers(m, 0, len(m.layers), embed(m, batch, ops), batch, cache, ops)
+        values = np.concatenate(cache.kept, axis=1)[len(prompt) - 2 : -1].astype(np.float32)  # (R, all values)
+        newest = np.arange(len(prompt) - 1, len(ids) - 1)
+        state = one.first(values, ops.embed(ids[newest], newest, m.embedding), ops)  # (R, D)
+        return one.logits(state, ops).argmax(axis=-1).tolist()
 
     return guess
 
@@ -147,23 +172,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-m", "--model", default="smollm2-135m")
     parser.add_argument("--draft", default=SHIPPED_DRAFT)
-    parser.add_argument("--table", type=Path, metavar="FILE.jsonl", help="the text that the 4-gram table counts")
+    parser.add_argument("--table", type=Path, nargs="+", metavar="FILE.jsonl", help="what the 4-gram table counts")
     parser.add_argument("--tokens", type=int, default=160, help="most tokens of an answer")
     parser.add_argument("--speed", type=int, metavar="ROUNDS", help="measure decoding in place of guesses")
     parser.add_argument("--backend", default="numba")
     parser.add_argument("--quantize", default="int8")
+    parser.add_argument("--quantize-head", default="int8")
     parser.add_argument("--activations", default="int8")
+    parser.add_argument("-t", "--threads", type=int)
     args = parser.parse_args()
     if args.speed:
-        switches = {"backend": args.backend, "quantize": args.quantize, "activations": args.activations}
+        names = "backend", "quantize", "quantize_head", "activations", "threads"
+        switches = {name: getattr(args, name) for name in names}
         ratios = speed(args.model, args.draft, args.speed, args.tokens, switches)
         print(f"decoding with drafts over without: {statistics.median(ratios):.3f} (median of {len(ratios)} rounds)")
         return
     llm = LLM(args.model)
     pairs = answers(llm, args.tokens)
-    guesses = {"draft model": of_model(LLM(args.draft)), "prompt lookup": of_lookup()}
+    drafter = of_head(llm, args.draft) if is_head(find(args.draft)) else of_model(LLM(args.draft))
+    guesses = {"the drafter": drafter, "prompt lookup": of_lookup()}
     if args.table:
-        lines = args.table.read_text(encoding="utf-8").splitlines()
+        lines = [line for file in args.table for line in file.read_text(encoding="utf-8").splitlines()]
         guesses["4-gram table"] = of_table([llm.tokenizer.encode(json.loads(line)["text"]) for line in lines])
     rows = [[name, f"{right(guess, pairs):.3f}"] for name, guess in guesses.items()]
     print(f"{sum(len(said) for _, said in pairs)} tokens of {len(pairs)} answers")

@@ -27,6 +27,8 @@ SERVING: list[dict[str, Any]] = [
 ]  # fmt: skip
 DRAFTS: list[dict[str, Any]] = [
     {"speculative": "prompt-lookup"}, {"speculative": "draft", "draft_model": "random"}, {"speculative": "self"},
+    {"speculative": "draft", "draft_model": "head"},
+    SHARED | {"speculative": "draft", "draft_model": "head", "kv_bits": 4},
     {"speculative": "self", "draft_quantize": "int4"}, SHARED | {"speculative": "self", "num_draft_candidates": 3},
     SHARED | {"speculative": "draft", "draft_model": "random", "num_draft_candidates": 2, "kv_bits": 8},
 ]  # fmt: skip

@@ -25,6 +25,8 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import build_model, load_model
 from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
 from tinyinfer.model.config import ModelConfig, RopeConfig, expected_tensors
+from tinyinfer.model.draft_head import DraftHead
+from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Dense
 from tinyinfer.sampling import SamplingParams
 from tinyinfer.sequence import Batch, Span
@@ -109,19 +111,23 @@ def make_engine(
     dtype: Any = np.float32,
     clock: Callable[[], float] = lambda: 0.0,
     ops: Any = None,
-    second: ModelConfig | None = None,
+    second: ModelConfig | Callable[[Model, Any], DraftHead] | None = None,
     draft_cost: DraftCost | None = None,
     **switches: Any,
 ) -> Engine:
     """An engine over a checkpoint, or over random weights of a configuration.
 
-    ops: its backend; second: its draft model.
+    ops: its backend; second: its draft model, or what makes a draft head for its model.
     """
     checkpoint = checkpoint_of(source, random_tensors(source, seed)) if isinstance(source, ModelConfig) else source
     config = EngineConfig(**switches)
     ops = ops or NumpyOps(Ledger(), dtype, activations=config.activations)
-    draft = build_model(checkpoint_of(second, random_tensors(second, seed + 1)), ops) if second else None
-    return build_engine(load_model(checkpoint, ops, config), ops, config, clock, draft, draft_cost)
+    model, draft = load_model(checkpoint, ops, config), None
+    if isinstance(second, ModelConfig):
+        draft = build_model(checkpoint_of(second, random_tensors(second, seed + 1)), ops)
+    elif second:
+        draft = second(model, ops)
+    return build_engine(model, ops, config, clock, draft, draft_cost)
 
 
 def remade(engine: Engine, kind: type[Engine], clock: Clock | None = None) -> Engine:

@@ -21,6 +21,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from draft_heads import head_of
 from helpers import ALWAYS_DRAFT, finish, longrope, make_engine, request, small_config, tree
 
 import tinyinfer
@@ -218,7 +219,7 @@ def in_the_thread(world: World) -> None:
 
 @dataclass(frozen=True)
 class Setting:
-    """Switches, and the work that is interrupted. second: with a draft model. config: of the model."""
+    """Switches, and the work that is interrupted. second: with a draft model, or a head. config: of the model."""
 
     switches: dict[str, Any]
     work: Work = alone
@@ -242,6 +243,7 @@ SETTINGS = {
     "prompt-lookup": Setting({**PREFIXES, **LOOKUP}),
     "candidates": Setting({**PREFIXES, **LOOKUP, "num_draft_candidates": 3}),
     "draft": Setting({**PREFIXES, "speculative": "draft", "draft_model": "second", "num_draft_tokens": 2}, second=True),
+    "head": Setting({**PREFIXES, "speculative": "draft", "draft_model": "head", "num_draft_tokens": 2}, second=True),
     "self, candidates": Setting(
         {**PAGED, "speculative": "self", "draft_layers": 1, "num_draft_tokens": 2, "num_draft_candidates": 2}
     ),
@@ -267,7 +269,7 @@ SETTINGS = {
 
 def engine_of(setting: Setting) -> Engine:
     """A new engine that proposes as many drafts as it may."""
-    second = SECOND if setting.second else None
+    second = (head_of if setting.switches["draft_model"] == "head" else SECOND) if setting.second else None
     return make_engine(setting.config, second=second, draft_cost=ALWAYS_DRAFT, **setting.switches)
 
 
@@ -297,6 +299,7 @@ def leftovers(engine: Engine, loop: EngineLoop) -> tuple[int, list[str]]:
         found += [f"{type(keeper).__name__}.{name}" for name in KEPT if getattr(keeper, name, None)]
     inbox = loop.check_open().inbox
     names = ("requests", "runs", "borrowed", "driving", "news", "ended")
+    found += ["states of a head"] if getattr(drafter, "_states", None) else []
     found += [f"inbox.{name}" for name in names if getattr(inbox, name, None) and not empty(getattr(inbox, name))]
     nodes = [node for root in getattr(prefixes, "roots", ()) for node in tree(root)]
     found += ["users"] if any(node.users for node in nodes) else []

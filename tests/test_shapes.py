@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import shapes
+from draft_heads import head_of
 from fake_cupy import fake_cupy
 from gguf import GGMLQuantizationType
 from gguf_writer import random_blocks, write_gguf
@@ -151,6 +152,8 @@ SERVING: list[dict] = [  # blocks so few that they scatter, and drafts that are 
     {"kv_cache": "paged", "block_size": 3, "num_blocks": 41, "prefix_cache": True, "max_num_batched_tokens": 31},
     {"kv_cache": "paged", "block_size": 3, "num_blocks": 41, "speculative": "self", "draft_layers": 1},
     {"speculative": "draft", "draft_model": "given", "second": MODELS["llama"], "verification": "best-coupling"},
+    {"speculative": "draft", "draft_model": "head",
+     "second": lambda target, ops: head_of(target, ops, target.config.intermediate_size, 0)},
     {"speculative": "prompt-lookup"},
     {"kv_bits": 8, "block_size": 3},
     {"kv_bits": 4, "block_size": 3, "kv_cache": "paged", "num_blocks": 41},

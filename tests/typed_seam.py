@@ -21,6 +21,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Device, KVCache, Ops
 from tinyinfer.speculative.base import Candidates, Drafter, NoCandidates, NoDrafter
 from tinyinfer.speculative.candidates import ForkedCandidates
+from tinyinfer.speculative.draft_head import HeadDrafter
 from tinyinfer.speculative.draft_model import ModelDrafter
 from tinyinfer.speculative.prompt_lookup import PromptLookup
 
@@ -31,5 +32,5 @@ CACHES: list[Callable[[CacheSpec, Device], Cache]] = [
 ]  # fmt: skip
 MODELS_HALF: list[Callable[[CacheSpec, Device], KVCache]] = [NoCache, ContiguousCache, PagedCache]
 POLICIES: list[Callable[[Limits], Policy]] = [Static, Dynamic, Continuous]
-DRAFTERS: list[type[Drafter]] = [NoDrafter, PromptLookup, ModelDrafter]
+DRAFTERS: list[type[Drafter]] = [NoDrafter, PromptLookup, ModelDrafter, HeadDrafter]
 CANDIDATES: list[Callable[[Cache, Ledger], Candidates]] = [NoCandidates, ForkedCandidates]

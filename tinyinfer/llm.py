@@ -27,7 +27,7 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.build import load_model
-from tinyinfer.loading.drafts import draft_checkpoint, load_draft
+from tinyinfer.loading.drafts import load_draft, open_draft
 from tinyinfer.loading.hub import find
 from tinyinfer.model.transformer import Model
 from tinyinfer.prompts import (
@@ -73,11 +73,11 @@ class LLM:
         checkpoint = load(find(model))
         self.tokenizer, self.path = checkpoint.tokenizer, checkpoint.path
         context_length(checkpoint.config, config.max_model_len)  # what is wrong is said before the weights are read
-        second = draft_checkpoint(config.second_model, self.tokenizer) if config.second_model else None
+        second = open_draft(config.second_model, checkpoint) if config.second_model else None
         self.ledger = Ledger()
         self.ops = fitting_ops(checkpoint, config, self.ledger)
         self.model = load_model(checkpoint, self.ops, config, on_load)
-        self.draft = load_draft(second, self.ops) if second else None
+        self.draft = load_draft(second, self.model, self.ops) if second else None
         self._ids = count()
         self._build_engine(config, clock or WallClock(), StepLock())
 

@@ -70,7 +70,7 @@ def token_ids(prompt: object) -> list[int]:
 def check_ids(ids: Iterable[int], vocab_size: int, spelled: int = 0, **fields: Iterable[int]) -> None:
     """Raises ValueError for a token id outside the vocabulary, of a prompt or of a parameter, which is named.
 
-    spelled: how many tokens the tokenizer knows. A model made to draft knows fewer (loading/lent_vocabulary.py).
+    spelled: how many tokens the tokenizer knows. A student made to draft may know fewer (distillation/objective.py).
     """
     for field, tokens in {"": ids, **fields}.items():
         for token in tokens:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from draft_heads import head_of
 from fake_cupy import DeviceArray, fake_cupy
 from features import CACHES, CONFIGS, DRAFTS, SERVING, WEIGHTS, WITH_TEXT, WORK
 from golden import FAMILIES, load_golden
@@ -39,7 +40,7 @@ def engine_on(xp: Any, name: str, switches: dict[str, Any]) -> Engine:
     """An engine whose arrays are those of a module."""
     checkpoint = checkpoint_of(CONFIGS[name], random_tensors(CONFIGS[name]))
     letters: Any = Letters(31)
-    second = small_config() if "draft_model" in switches else None
+    second = {"random": small_config(), "head": head_of, None: None}[switches.get("draft_model")]
     return make_engine(replace(checkpoint, tokenizer=letters), ops=ReferenceOps(Ledger(), xp=xp), second=second,
                        draft_cost=ALWAYS_DRAFT, max_model_len=32, **switches)  # fmt: skip
 

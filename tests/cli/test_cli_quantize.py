@@ -17,7 +17,7 @@ from tinyinfer import LLM, SamplingParams
 from tinyinfer.cli import console, main
 from tinyinfer.cli import quantize as command
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.loading import hub, load
+from tinyinfer.loading import load
 
 __all__ = ["short"]  # fixture
 
@@ -238,27 +238,3 @@ def test_its_switches_are_those_that_change_the_weights() -> None:
     named = [field for field in EngineConfig.__dataclass_fields__ if "quantize" in field or "calibration" in field]
     assert set(command.RECIPE) >= {name for name in named if not name.startswith("draft")}
     assert set(command.SWITCHES) <= EngineConfig.__dataclass_fields__.keys()
-
-
-def test_a_draft_leaves_its_tokenizer_to_its_target(short: str, tmp_path: Path, monkeypatch, capsys) -> None:
-    """Catches a folder that still holds a tokenizer, and one that cannot be opened."""
-    monkeypatch.setattr(hub, "install", lambda model, *args, **options: short)
-    out = tmp_path / "out"
-    assert main(["quantize", "-q", "-m", short, "--vocabulary-of", "smollm2-135m", "-o", str(out)]) == 0
-    assert not (out / "tokenizer.json").exists()
-    lone, beside = generated(capsys, "-m", str(out)), generated(capsys, "-m", short, "--quantize", "int4")
-    assert lone["token_ids"] == beside["token_ids"]
-
-
-@pytest.mark.parametrize("name", ["smollm2", "owner/name", ""])
-def test_only_a_known_model_lends_its_vocabulary(name: str, short: str, tmp_path: Path, capsys) -> None:
-    """A folder that names a path would open a file on another machine."""
-    assert main(["quantize", "-q", "-m", short, "--vocabulary-of", name, "-o", str(tmp_path / "out")]) == 2
-    assert f"--vocabulary-of {name}: is no known name; give one of smollm2-135m" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_model_of_other_tokens_keeps_its_vocabulary(short: str, smollm2: Path, tmp_path: Path, capsys) -> None:
-    """Its folder would be read with SmolLM2's words."""
-    assert main(["quantize", "-q", "-m", short, "--vocabulary-of", "smollm2-135m", "-o", str(tmp_path / "out")]) == 2
-    assert "are not the first ones of smollm2-135m" in capsys.readouterr().err

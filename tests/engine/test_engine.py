@@ -263,14 +263,14 @@ def test_a_step_of_an_idle_engine_computes_nothing_and_says_so(switches, watch):
 
 @pytest.mark.parametrize("speculative", ["off", "self"])
 def test_a_step_that_the_backend_compiled_replaces_the_transformer(speculative):
-    """It is asked for once, with the engine's own model and cache, and computes every batch of the engine's.
+    """It is asked for once, with the engine's own model, cache and rows with drafts, and computes every batch.
 
     Catches a compiled step that is never called, one that is compiled in each step, and rows that are not counted."""
     asked, computed = [], []
 
     class Compiling(NumpyOps):
-        def compile(self, model, cache):
-            asked.append((model, cache))
+        def compile(self, model, cache, rows=1):
+            asked.append((model, cache, rows))
 
             class Step:
                 sample = self.sample
@@ -285,7 +285,7 @@ def test_a_step_that_the_backend_compiled_replaces_the_transformer(speculative):
     ops = Compiling(plain.ledger)
     engine = Engine(plain.model, ops, plain.cache, plain.scheduler, plain.drafter, plain.clock)
     assert finish(engine, request(range(6), 5)) == finish(make_engine(LLAMA), request(range(6), 5))
-    assert asked == [(engine.model, engine.cache)]
+    assert asked == [(engine.model, engine.cache, 1 + plain.drafter.most)]
     assert sum(computed) == engine.ledger.tokens_computed
     assert len(computed) == engine.ledger.steps
 

@@ -14,6 +14,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from draft_heads import head_of
 from fake_cupy import fake_cupy
 from features import CONFIGS
 from helpers import (
@@ -108,7 +109,7 @@ def engine_on(ops: Any, name: str, switches: dict[str, Any]) -> Engine:
     """An engine of a small model on these operations."""
     checkpoint = checkpoint_of(CONFIGS[name], random_tensors(CONFIGS[name]))
     letters: Any = Letters(31)
-    second = small_config() if "draft_model" in switches else None
+    second = {"random": small_config(), "head": head_of, None: None}[switches.get("draft_model")]
     return make_engine(replace(checkpoint, tokenizer=letters), ops=ops, second=second, draft_cost=ALWAYS_DRAFT,
                        max_model_len=32, **switches)  # fmt: skip
 
@@ -138,7 +139,8 @@ def assert_engines_agree(device: Device, name: str, switches: dict[str, Any], de
     for one, other in zip(found, wanted, strict=True):
         for choice, same in zip(one.progress.choices, other.progress.choices, strict=True):
             assert choice.logprob == pytest.approx(same.logprob, abs=1e-4)
-    besides = ["weight_bytes"] if {"quantize", "draft_quantize"} & set(switches) else []
+    packed = {"quantize", "draft_quantize"} & set(switches) or switches.get("draft_model") == "head"
+    besides = ["weight_bytes"] if packed else []
     besides += ["kv_copied_bytes"] if decode != "eager" else []
     assert_counts(ours.ledger, host.ledger, *besides)
     return ours

@@ -17,8 +17,8 @@ from tinyinfer.loading import load
 
 DECODES = ["graph", "kernels", "persistent"]
 FEATURES = [*CACHES[1:], *SERVING, *DRAFTS, *WEIGHTS]
-ITSELF = [switches for switches in DRAFTS if switches["speculative"] == "self"]
-ON_THE_FAKE = [("graph", SERVING[2]), ("kernels", {}), *(("graph", switches) for switches in ITSELF)]
+AHEAD = [switches for switches in DRAFTS if switches["speculative"] == "self" or switches.get("draft_model") == "head"]
+ON_THE_FAKE = [("graph", SERVING[2]), ("kernels", {}), *(("graph", switches) for switches in AHEAD)]
 pytestmark = pytest.mark.filterwarnings("ignore:gpu_decode=")  # where a note says that CuPy's operations take over
 
 
@@ -34,7 +34,7 @@ def test_engines_with_kernels(decode: str, switches: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("decode", "switches"), ON_THE_FAKE, ids=str)
 def test_engines_with_kernels_on_the_fake(decode: str, switches: dict[str, Any]) -> None:
     """Chunks of prompts and shared prefixes beside decodes, captured; the launches one by one; and, captured, drafts of
-    the model itself, which have a cache of their own there.
+    the model itself, which have a cache of their own there, and of a head, which reads what captured steps wrote.
     """
     assert_engines_agree(Device("fake"), "llama", switches, decode)
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from draft_heads import head_of
 from helpers import ALWAYS_DRAFT, ROUNDING, finish, flat_batch, make_engine, request, small_config
 
 from tinyinfer.engine.engine import Engine
@@ -41,6 +42,7 @@ DRAFTERS: dict[str, dict[str, Any]] = {
     "layers": {"speculative": "self", "draft_layers": 1},
     "int4": {"speculative": "self", "draft_quantize": "int4"},
     "draft": {"speculative": "draft", "draft_model": "second"},
+    "head": {"speculative": "draft", "draft_model": "head"},
 }
 BESIDE = ["batch", "preempted", "preempted, chunked, shared"]
 WAYS = {
@@ -60,7 +62,8 @@ def sequences(seeds: range) -> list[Sequence]:
 
 def engine_of(model: Any, switches: dict[str, Any]) -> Engine:
     """An engine that proposes two drafts wherever it may; the second model has another vocabulary."""
-    second = small_config(vocab_size=model.config.vocab_size - 4) if "draft_model" in switches else None
+    small = small_config(vocab_size=model.config.vocab_size - 4)
+    second = {"second": small, "head": head_of, None: None}[switches.get("draft_model")]
     drafts = {"num_draft_tokens": 2} if "speculative" in switches else {}
     return make_engine(model, second=second, draft_cost=ALWAYS_DRAFT, **drafts, **switches)
 

@@ -44,6 +44,8 @@ WAYS = DRAFTERS | COUPLED
 class Told:
     """A drafter that is told what to propose: a function of the sequence, cut to what it may still generate."""
 
+    most = 0  # that are planned for
+
     def __init__(self, draft: Callable[[Request], Sequence[int]], q: np.ndarray | None = None) -> None:
         self.draft, self.q, self.freed = draft, q, 0
 

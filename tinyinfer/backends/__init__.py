@@ -3,6 +3,7 @@
 Each backend fulfils the protocol `Ops` (model/interfaces.py), gives the reference's results and counts the reference's
 ledger. `--backend` chooses one. Read in this order:
 
+    uncompiled.py     the null answers of a backend that compiles no pass
     reference.py      the formulas, on any array module that works like NumPy: the oracle of every other backend
     numpy_ops.py      the same where NumPy can be made faster, each override with what it saves
     flash.py          attention in tiles with an online softmax

@@ -21,7 +21,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.model.heads import Heads
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.visit import layer_matrices
-from tinyinfer.model.weights import Experts, Linear
+from tinyinfer.model.weights import Embedding, Experts, Linear
 from tinyinfer.sequence import Batch
 
 
@@ -30,13 +30,11 @@ class Counts:
 
     def __init__(self, model: Model) -> None:
         head = model.head.weight.shape
-        self.row_bytes = model.embedding.table.row_bytes
+        self.row_bytes = row_bytes(model.embedding)
         held = [held for layer in model.layers for held in layer_matrices(layer).values()]
         chosen = sum(experts.nbytes for experts in held if isinstance(experts, Experts))  # read where rows choose them
         layers = sum(layer.nbytes for layer in model.layers) - chosen
         self.pass_bytes = model.final_norm.nbytes + model.head.nbytes + layers
-        if model.embedding.positions is not None:
-            self.row_bytes += FLOAT * model.config.hidden_size
         self.row_flops = 2 * sum(prod(linear.weight.shape) for linear in held if isinstance(linear, Linear))
         self.logits_flops = 2 * head[0] * head[1]
         all_heads: list[Heads] = [layer.mixer.heads for layer in model.layers]  # type: ignore[attr-defined]
@@ -74,6 +72,12 @@ class Counts:
                 blocks, rows = cache.reads(span, window)
                 layer_bytes = cache.storage(span.seq).layer_bytes[0]  # all layers are alike
                 ledger.kv_read_bytes += (blocks * layer_bytes + 2 * keys * size * FLOAT * rows) * layers
+
+
+def row_bytes(embedding: Embedding) -> int:
+    """Bytes that a row reads of an embedding."""
+    positions = embedding.positions
+    return embedding.table.row_bytes + (0 if positions is None else FLOAT * positions.shape[1])
 
 
 def count_experts(chosen: np.ndarray, gate_up: Experts, down: Experts, ledger: Ledger) -> None:  # (T, k) ->

@@ -212,7 +212,7 @@ class CupyOps(ReferenceOps):
         s += gumbels(seeds, positions, s.shape[1], xp)
         return s.argmax(axis=1)
 
-    def compile(self, model: Model, cache: KVCache) -> Compiled | None:
+    def compile(self, model: Model, cache: KVCache, rows: int = 1) -> Compiled | None:
         """None: every step runs operation by operation."""
         if self.decode == "eager":
             return None

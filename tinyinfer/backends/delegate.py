@@ -14,18 +14,19 @@ from typing import Any, Self
 import numpy as np
 
 from tinyinfer.arrays import Array, Xp
+from tinyinfer.backends.uncompiled import Uncompiled
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.heads import Heads, NoCap, SoftCap
-from tinyinfer.model.interfaces import Compiled, KVCache, Ops, Sampled
+from tinyinfer.model.interfaces import KVCache, Ops, Sampled
 from tinyinfer.model.weights import Embedding, Experts, Linear, Matrix, Norm, Rotation, Weight
 from tinyinfer.sequence import Batch, Wanted
 
 
-class DelegatingOps:
+class DelegatingOps(Uncompiled):
     """Hands every operation on to `inner`; a wrapper overrides the operations that it adds something to.
 
-    `experts` is handed on whole: `inner` calls its own `linear` and `gate` for the experts, so that a wrapper does not
-    see those calls.
+    It compiles nothing, since a compiled pass would not call the operations of the wrapper. `experts` is handed on
+    whole: `inner` calls its own `linear` and `gate` for the experts, so that a wrapper does not see those calls.
     """
 
     def __init__(self, inner: Ops) -> None:
@@ -107,10 +108,6 @@ class DelegatingOps:
 
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
         return self.inner.sample(logits, wanted)
-
-    def compile(self, model: Any, cache: KVCache) -> Compiled | None:
-        """None: a compiled step would not call the operations of the wrapper."""
-        return None
 
     def available_memory(self) -> int:
         return self.inner.available_memory()

@@ -15,6 +15,7 @@ import numpy as np
 
 from tinyinfer.arrays import Array
 from tinyinfer.backends.cpu_kernels.buffers import Buffers
+from tinyinfer.backends.cpu_kernels.head_pass import compile_head
 from tinyinfer.backends.cpu_kernels.plan import Plan
 from tinyinfer.backends.cpu_kernels.products import product
 from tinyinfer.backends.cpu_kernels.step import compile_pass
@@ -26,10 +27,11 @@ from tinyinfer.backends.reference import Products
 from tinyinfer.backends.sparse_lanes import TwoOfFourLanes
 from tinyinfer.backends.stacked import Stacked
 from tinyinfer.ledger import Ledger
-from tinyinfer.model.interfaces import Compiled, KVCache
+from tinyinfer.model.draft_head import DraftHead
+from tinyinfer.model.interfaces import Compiled, CompiledHead, KVCache
 from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.weights import TWO_OF_FOUR, Matrix, MixedMatrix, SparseMatrix, Weight
+from tinyinfer.model.weights import TWO_OF_FOUR, Embedding, Matrix, MixedMatrix, SparseMatrix, Weight
 
 MOST_LOADING = 4  # threads: each has a matrix of floats in memory while it rounds one
 PACKED: dict[str, type[PackedLanes]] = {"float": PackedLanes, "int8": PackedA8Lanes}  # by the switch activations
@@ -75,8 +77,11 @@ class NumbaOps(NumpyOps):
         team().run(Plan(product(weight, rows, y, buffers)), self.threads)
         return y.array[:, : y.width]
 
-    def compile(self, model: Model, cache: KVCache) -> Compiled | None:
-        return compile_pass(model, cache, self)
+    def compile(self, model: Model, cache: KVCache, rows: int = 1) -> Compiled | None:
+        return compile_pass(model, cache, self, rows)
+
+    def compile_head(self, head: DraftHead, embedding: Embedding) -> CompiledHead | None:
+        return compile_head(head, embedding, self)
 
     products: ClassVar[Products] = MappingProxyType(
         dict.fromkeys(

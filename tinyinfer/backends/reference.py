@@ -25,12 +25,12 @@ from tinyinfer.backends.limits import available_memory
 from tinyinfer.backends.packed import W8A8, Packed
 from tinyinfer.backends.sparse import Sparse
 from tinyinfer.backends.stacked import Stacked, stacked_product
+from tinyinfer.backends.uncompiled import Uncompiled
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import full_attention, visible_pairs
 from tinyinfer.model.heads import Heads, NoCap, SoftCap
-from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Sampled
+from tinyinfer.model.interfaces import HOST, KVCache, Sampled
 from tinyinfer.model.quantized_matrix import QuantizedMatrix
-from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import (
     Dense,
     Embedding,
@@ -56,7 +56,7 @@ Products = MappingProxyType[type, Callable[[Any, Array, Any], Array]]
 Activations = MappingProxyType[str, Callable[[Any, Array], Array]]
 
 
-class ReferenceOps(HoldsModule):
+class ReferenceOps(Uncompiled, HoldsModule):
     """The formulas. ledger: where work is counted. dtype: how float matrices are stored. xp: the array module.
 
     threads: of NumPy's products; None: as cpu.default_threads says. activations: "int8" rounds inputs (int8_inputs.py).
@@ -210,9 +210,6 @@ class ReferenceOps(HoldsModule):
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
         rows = self.to_host(logits)  # (R, V)
         return Sampled(np.full(len(rows), HOST), rows.min(axis=1), rows.max(axis=1), rows)
-
-    def compile(self, model: Model, cache: KVCache) -> Compiled | None:
-        return None
 
     def available_memory(self) -> int:
         return available_memory()

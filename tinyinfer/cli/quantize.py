@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.cli.arguments import add_model_arguments, add_switches, engine_config, verify
@@ -30,10 +30,6 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
     parser = commands.add_parser("quantize", help=about, description=about)
     parser.add_argument("-o", "--output", required=True, metavar="FOLDER", help="the folder to make")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress and no summary")
-    parser.add_argument(
-        "--vocabulary-of", metavar="NAME",
-        help="leave the tokenizer out: the model's tokens are the first ones of NAME's, for which it drafts",
-    )  # fmt: skip
     add_model_arguments(parser)
     add_switches(parser, SWITCHES, quantize="int4")
     parser.set_defaults(run=run)
@@ -50,8 +46,6 @@ def run(args: argparse.Namespace) -> int:
         check_target(args.output)
     started = time.perf_counter()
     source = open_source(args)
-    if args.vocabulary_of is not None:
-        source = without_tokenizer(source, args.vocabulary_of)
     llm = args.opener(args.model, config, args.quiet)
     with progress_bar("writing", shown=not args.quiet) as show:
         size = save_model(args.output, llm.model, source, recipe(args, source), show)
@@ -77,25 +71,6 @@ def open_source(args: argparse.Namespace) -> Checkpoint:
             "that it was made from"
         )
     return source
-
-
-def without_tokenizer(source: Checkpoint, name: str) -> Checkpoint:
-    """The model for a folder without a tokenizer, whose tokens are the first ones of the known model called `name`.
-
-    Raises ValueError for a model of other tokens, or one that is not known by name.
-    """
-    from tinyinfer.loading import load
-    from tinyinfer.loading.hub import find_known, known_names
-    from tinyinfer.loading.lent_vocabulary import LentVocabulary
-
-    if name.lower() not in known_names():
-        raise ValueError(f"--vocabulary-of {name}: is no known name; give one of {', '.join(known_names())}")
-    tokenizer, count = load(find_known(name)).tokenizer, source.config.vocab_size
-    lent = LentVocabulary.lent(name.lower(), tokenizer, min(count, tokenizer.vocab_size))
-    if not lent.fits(source.tokenizer):
-        cure = "leave --vocabulary-of out"
-        raise ValueError(f"{source.path}: its {count:,} tokens are not the first ones of {name}; {cure}")
-    return replace(source, lent=lent)
 
 
 def recipe(args: argparse.Namespace, source: Checkpoint, names: tuple[str, ...] = RECIPE) -> dict[str, Any]:

@@ -28,6 +28,7 @@ from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.kv_cache.memory import most_blocks, position_bytes
 from tinyinfer.kv_cache.switches import KV_BITS, PREFIX_CACHES
 from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.draft_head import DraftHead
 from tinyinfer.model.interfaces import Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.sampling import Choice
@@ -51,7 +52,7 @@ class Engine:
         self.scheduler, self.drafter, self.cure = scheduler, drafter, cure
         self.ledger = ops.ledger
         self.recorder = StepRecorder(cache, scheduler, ops.ledger)
-        self.compiled = ops.compile(model, cache)  # None: the backend runs `transformer` as it is
+        self.compiled = ops.compile(model, cache, 1 + drafter.most)  # None: the backend runs `transformer` as it is
 
     def step(self, watch: bool = False) -> StepTrace:
         """One forward pass over what the scheduler puts together, and new tokens for each sequence in it."""
@@ -156,12 +157,13 @@ class Engine:
 
 
 def build_engine(
-    model: Model, ops: Ops, c: EngineConfig, clock: Clock, second: Model | None = None,
+    model: Model, ops: Ops, c: EngineConfig, clock: Clock, second: Model | DraftHead | None = None,
     draft_cost: DraftCost | None = None,
 ) -> Engine:  # fmt: skip
     """An engine with the optimizations of `c`, each taken by its name.
 
-    second: the draft model of speculative=draft. draft_cost: what drafts are assumed to cost; None: what is measured.
+    second: the draft model, or the head, of speculative=draft. draft_cost: what drafts are assumed to cost; None: what
+    is measured.
     Raises ValueError for a switch that does not suit the model.
     """
     cache = build_cache(model.config, ops, c)

@@ -84,7 +84,7 @@ class StudentVerifier:
     """
 
     def __init__(self, drafter: Drafter, verifier: Verifier) -> None:
-        self._drafter, self._verifier = drafter, verifier
+        self._drafter, self._verifier, self.most = drafter, verifier, drafter.most
         self.propose, self.observe, self.free, self.keep = drafter.propose, drafter.observe, drafter.free, drafter.keep
 
     def verify(self, logits: np.ndarray, seq: Sequence) -> list[Choice]:  # (R, V) ->

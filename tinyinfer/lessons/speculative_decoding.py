@@ -102,7 +102,7 @@ class RandomDrafter(NoDrafter):
     """Proposes DRAFTS tokens that have nothing to do with the text."""
 
     def __init__(self, vocab_size: int) -> None:
-        self._vocab_size = vocab_size
+        self._vocab_size, self.most = vocab_size, DRAFTS
 
     verify = staticmethod(verify)
 

@@ -32,10 +32,11 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     gguf_parts.py      a GGUF model in several files
     gguf_blocks.py     GGUF's simple block types as codes, scales and minimums
     gguf_vocab.py      GGUF metadata to a tokenizer
-    lent_vocabulary.py  a folder without a tokenizer, whose tokens are another model's
     split_rules.py     the rules by which a byte-level vocabulary splits text into words, by their names in a GGUF
     gguf_specials.py   which tokens of a GGUF end a text, and which are control tokens that the file types as text
     build.py           a checkpoint to a model: what is fused, what keeps its codes, what is rounded
+    lent_vocabulary.py  whose tokens a folder without a tokenizer has
+    draft_heads.py     the folder of a draft head
     drafts.py          a draft model beside its target: the same tokens, or a refusal
     side_by_side.py    layers taken by several threads, and handed over in order
     rotations.py       rotary positions to frequencies and amplitudes: the ways of stretching them
@@ -61,33 +62,24 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.pointers import refuse_pointer
 from tinyinfer.loading.small_files import check_file
 from tinyinfer.loading.strangers import told
-from tinyinfer.units import show
-
-if TYPE_CHECKING:
-    from tinyinfer.loading.lent_vocabulary import LentVocabulary
-    from tinyinfer.text.tokenizer import Tokenizer
 
 GGUF_MAGIC = b"GGUF"
 
 
-def load(path: str | os.PathLike[str], lender: Tokenizer | None = None) -> Checkpoint:
-    """The model at `path`: a Hugging Face folder or a GGUF file. Raises ModelError when it is neither, or broken.
-
-    lender: the tokenizer of a model whose tokens a folder may have without a tokenizer of its own.
-    """
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """The model at `path`: a Hugging Face folder or a GGUF file. Raises ModelError when it is neither, or broken."""
     path = os.fspath(path)
     check_file(path)
     if os.path.isdir(path):
         from tinyinfer.loading.hf_folder import load_folder
 
-        return load_folder(path, lambda folder, lent: lender or _tokenizer_of(folder, lent))
+        return load_folder(path)
     if os.path.isfile(path) and (path.lower().endswith(".gguf") or _first_bytes(path) == GGUF_MAGIC):
         from tinyinfer.loading.gguf_model import load_gguf
 
@@ -101,23 +93,6 @@ def load(path: str | os.PathLike[str], lender: Tokenizer | None = None) -> Check
             cure = f"; give its folder, {str(given.parent)!r}"
         raise ModelError(f"{path}: neither a model folder (config.json, model.safetensors) nor a GGUF file{cure}")
     raise ModelError(f"{path!r}: there is no such folder or file; a Hugging Face folder or a .gguf file was looked for")
-
-
-def _tokenizer_of(folder: Path, lent: LentVocabulary) -> Tokenizer:
-    """The tokenizer of the model that a folder without one names, downloaded if it is not here.
-
-    Raises ModelError for no known name: a stranger's folder opens no other file.
-    """
-    from tinyinfer.loading.hub import find_known, known_names
-
-    lacks = f"{folder}: has no tokenizer, its tokens are those of {show(lent.of)}"
-    if lent.of not in known_names():
-        known = ", ".join(known_names())
-        raise ModelError(f"{lacks}, which is no known name ({known}); let it draft for that model (draft_model)")
-    try:
-        return load(find_known(lent.of, progress=False)).tokenizer
-    except ModelError as error:
-        raise ModelError(f"{lacks}, and {error}") from None
 
 
 def _first_bytes(path: str) -> bytes:

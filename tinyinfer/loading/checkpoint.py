@@ -22,7 +22,6 @@ from tinyinfer.model.quantized_matrix import Nested, QuantizedMatrix, QuantSchem
 from tinyinfer.units import show
 
 if TYPE_CHECKING:
-    from tinyinfer.loading.lent_vocabulary import LentVocabulary
     from tinyinfer.text.tokenizer import Tokenizer
 
 
@@ -145,7 +144,6 @@ class Checkpoint:
     tensors: dict[str, LazyTensor]
     tokenizer: Tokenizer
     quantization: dict[str, Any] | None = None  # our own quantization_config: this folder was written by tinyinfer
-    lent: LentVocabulary | None = None  # whose tokens it has, where a folder has no tokenizer of its own
 
     @property
     def change(self) -> str:

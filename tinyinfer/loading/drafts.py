@@ -1,4 +1,4 @@
-"""A draft model beside its target: the same tokens or a refusal, and its weights as they draft fastest.
+"""A draft model, or a draft head, beside its target: the same tokens, or a refusal.
 
 Wins: a draft model of other tokens is refused before any weight is read. Loses: the tokens are compared, not what the
 two models make of them; a draft model that never agrees is found by its acceptance only.
@@ -6,46 +6,41 @@ two models make of them; a draft model that never agrees is found by its accepta
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from tinyinfer.errors import SwitchError
 from tinyinfer.loading import load
-from tinyinfer.loading.build import build_model, load_model
+from tinyinfer.loading.build import load_model
 from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.loading.draft_heads import HeadFolder, is_head, load_head, open_head
 from tinyinfer.loading.hub import find
-from tinyinfer.loading.lent_vocabulary import read_lent
+from tinyinfer.model.draft_head import DraftHead
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model
 from tinyinfer.pruning.switches import WeightSwitches
-from tinyinfer.text.tokenizer import Tokenizer
-
-SMALL = 16 << 20  # bytes in a file of a draft model that may become floats
+from tinyinfer.speculative.draft_head import no_fit
 
 
-def draft_checkpoint(name: str, target: Tokenizer) -> Checkpoint:
-    """The draft model called `name`. Raises SwitchError when its token ids mean something else than the target's."""
+def open_draft(name: str, target: Checkpoint) -> Checkpoint | HeadFolder:
+    """The draft model, or the draft head, called `name`. Raises SwitchError when its token ids mean something else than
+    the target's, or when a head was made for another model.
+    """
     path = find(name)
-    lent = read_lent(Path(path))
-    if lent and not lent.fits(target):
-        _refuse(name, f"its tokens are the first {lent.tokens:,} of {lent.of}")
-    checkpoint = load(path, target)
-    id = None if lent else target.first_difference(checkpoint.tokenizer)
+    if is_head(path):
+        head = open_head(path)
+        other = None if head.lent.fits(target.tokenizer) else f"its tokens are those of {head.lent.of}"
+        if other := other or head.shape.misfit(target.config):
+            raise no_fit(name, other)
+        return head
+    checkpoint = load(path)
+    id = target.tokenizer.first_difference(checkpoint.tokenizer)
     if id is not None:
-        _refuse(name, f"token id {id} is the first to differ")
+        reason = "{field} {value!r} has another vocabulary (token id {id} is the first to differ), so its drafts mean "
+        cure = "name a smaller model of the same family with {draft_model}, or choose another {speculative}"
+        raise SwitchError("draft_model", name, reason + "something else", cure, id=id)
     return checkpoint
 
 
-def _refuse(name: str, how: str) -> None:
-    reason = "{field} {value!r} has another vocabulary ({how}), so its drafts mean something else"
-    cure = "name a smaller model of the same family with {draft_model}, or choose another {speculative}"
-    raise SwitchError("draft_model", name, reason, cure, how=how)
-
-
-def load_draft(checkpoint: Checkpoint, ops: Ops) -> Model:
-    """A draft model in memory. Where codes would become floats before each product, a small folder that was made to
-    draft (lent_vocabulary.py) is floats from the beginning: it is to cost little time.
-    """
-    size = sum(tensor.nbytes for tensor in checkpoint.tensors.values())
-    if checkpoint.lent and size <= SMALL and not ops.multiplies_codes:
-        return build_model(checkpoint, ops)
-    return load_model(checkpoint, ops, WeightSwitches())
+def load_draft(opened: Checkpoint | HeadFolder, target: Model, ops: Ops) -> Model | DraftHead:
+    """A draft model, or a head, in memory."""
+    if isinstance(opened, HeadFolder):
+        return load_head(opened, target, ops)
+    return load_model(opened, ops, WeightSwitches())

@@ -3,7 +3,7 @@
     config.json          the model's shape                          hf_config.py
     model.safetensors    the weights; or several files, and         safetensors.py, hf_names.py
                          model.safetensors.index.json, which names the file of every tensor
-    tokenizer.json ...   the vocabulary and the chat template       hf_vocab.py, lent_vocabulary.py
+    tokenizer.json ...   the vocabulary and the chat template       hf_vocab.py
 
 A folder that `tinyinfer quantize` wrote has a `quantization_config` in config.json; its tensors are read by
 quantized.py. A folder of another kind is told for what it is by strangers.py. Only headers are read here: a tensor's
@@ -13,7 +13,7 @@ numbers are read when a builder asks for them.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,11 +24,10 @@ from tinyinfer.loading.hf_names import canonical_tensors
 from tinyinfer.loading.hf_nested import is_nested, text_tensors
 from tinyinfer.loading.hf_vocab import read_vocabulary
 from tinyinfer.loading.json_fields import read_json
-from tinyinfer.loading.lent_vocabulary import LentVocabulary, check_lender, read_lent
 from tinyinfer.loading.quantized import quantized_tensors, read_forms
 from tinyinfer.loading.safetensors import Stored, read_header
 from tinyinfer.loading.small_files import read_whole
-from tinyinfer.loading.strangers import ADAPTER, told_of
+from tinyinfer.loading.strangers import ADAPTER, DRAFT_HEAD, told_of
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.text.tokenizer import Tokenizer
 from tinyinfer.units import show
@@ -36,16 +35,17 @@ from tinyinfer.units import show
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
-def load_folder(
-    path: str | os.PathLike[str], lend: Callable[[Path, LentVocabulary], Tokenizer] | None = None
-) -> Checkpoint:
+def load_folder(path: str | os.PathLike[str]) -> Checkpoint:
     """The model in a Hugging Face folder: config.json, safetensors and tokenizer.json.
 
-    lend: finds the tokenizer for a folder without one, whose tokens are another model's (lent_vocabulary.py).
     Raises ModelError, naming the file and what is wrong with it, when a part is missing, broken or not supported.
     """
     folder = model_folder(Path(path))
-    config, fields = read_config(folder), read_json(folder / "config.json")
+    fields = read_json(folder / "config.json")
+    if fields.get("model_type") == DRAFT_HEAD:
+        cure = "name the model that it was made for, and this one for its drafts (speculative=draft, draft_model)"
+        raise ModelError(f"{folder}: is a draft head, which is no model by itself; {cure}")
+    config = read_config(folder)
     given, nested = fields.get("quantization_config"), is_nested(fields)
     quantization = given if is_ours(given) else None  # gpt-oss's, the only other one that is read, is no other folder
     stored = read_tensors(folder)
@@ -61,14 +61,9 @@ def load_folder(
     else:
         tensors = canonical_tensors(str(folder), config, stored)
     check_tensors(str(folder), config, tensors)
-    lent = read_lent(folder) if lend else None
-    if lend and lent:
-        tokenizer = lend(folder, lent)
-        check_lender(folder, lent, tokenizer, config.vocab_size)
-    else:
-        tokenizer = Tokenizer(read_vocabulary(str(folder)), str(folder))
+    tokenizer = Tokenizer(read_vocabulary(str(folder)), str(folder))
     config = join_end_tokens(config, tokenizer.end_token_ids)
-    return Checkpoint(str(folder), config, tensors, tokenizer, quantization, lent)
+    return Checkpoint(str(folder), config, tensors, tokenizer, quantization)
 
 
 def model_folder(folder: Path) -> Path:

@@ -86,8 +86,8 @@ def find(name: str | os.PathLike[str], progress: bool | None = None, verify: boo
         if verify:
             refuse_faults(path, progress, "copy or make it again")
         return path
-    if wanted.lower() in KNOWN:
-        return find_known(wanted, progress, verify)
+    if model := KNOWN.get(wanted.lower()):
+        return install(model, weights_folder(), progress, verify=verify)
     on_hub = hub_name(wanted)
     if on_hub and not (on_hub.file and os.path.isdir(wanted.split("/")[0])):  # else a path with a typing error
         path = find_on_hub(on_hub)
@@ -109,11 +109,6 @@ def local_path(wanted: str) -> str | None:
         chosen = choose(files_below(on_hub.repository), on_hub)
         return os.path.join(on_hub.repository, *chosen[:1])
     return None
-
-
-def find_known(name: str, progress: bool | None = None, verify: bool = False) -> str:
-    """The path of the model with this known name, and of no folder that is called so; see `find`."""
-    return install(KNOWN[name.lower()], weights_folder(), progress, verify=verify)
 
 
 def shipped(name: str, root: Path = Path(__file__).parents[2]) -> str:

@@ -1,13 +1,10 @@
-"""A model folder without a tokenizer, whose tokens are the first ones of another model's: a draft beside its target.
+"""Whose tokens a folder without a tokenizer has: a draft head reads and writes those of its target.
 
-    vocabulary.json    {"of": "smollm2-135m", "tokens": 16384, "sha256": "..."} in the place of tokenizer.json
+    vocabulary.json    {"of": "smollm2-135m", "tokens": 49152, "sha256": "..."}
 
-A draft model has the tokens of the model that it drafts for, so its folder need not hold them again: SmolLM2's
-tokenizer is as large as a draft model of seven million weights. Beside its target the target's tokenizer is taken; a
-folder that is opened by itself looks for the model that it names, which must be one that tinyinfer knows by name (a
-stranger's folder opens no other file). Either way a checksum says whether these are the tokens it was trained with.
+SmolLM2's tokenizer is larger than its draft head, so the head's folder names it and a checksum of its tokens.
 
-Wins: a small model's folder is small. Loses: it cannot be read without the other model.
+Wins: a model of other tokens is refused before anything is read. Loses: the folder is of no use by itself.
 """
 
 from __future__ import annotations
@@ -20,14 +17,13 @@ from pathlib import Path
 from tinyinfer.errors import ModelError
 from tinyinfer.loading.json_fields import MAX_SIZE, read_json
 from tinyinfer.text.tokenizer import Tokenizer
-from tinyinfer.units import show
 
 FILE = "vocabulary.json"
 
 
 @dataclass(frozen=True)
 class LentVocabulary:
-    """Whose tokens a model has, how many of them, and their checksum. of: a known name (hub.py)."""
+    """Whose tokens they are, how many of them, and their checksum. of: the name of the model, to be told."""
 
     of: str
     tokens: int
@@ -47,29 +43,17 @@ class LentVocabulary:
         (folder / FILE).write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
 
-def read_lent(folder: Path) -> LentVocabulary | None:
-    """What the folder says of its vocabulary; None for a folder with a tokenizer of its own, or with none at all.
-
-    Raises ModelError for a file that does not say it.
-    """
+def read_lent(folder: Path) -> LentVocabulary:
+    """What the folder says of its vocabulary. Raises ModelError where it does not say it."""
     file = folder / FILE
-    if not file.exists() or any((folder / own).exists() for own in ("tokenizer.json", "vocab.json")):
-        return None
+    if not file.exists():
+        raise ModelError(f"{folder}: {FILE} is missing, which says whose tokens these are; download the folder again")
     fields = read_json(file)
     of, tokens, digest = (fields.get(name) for name in ("of", "tokens", "sha256"))
     if isinstance(of, str) and type(tokens) is int and 0 < tokens <= MAX_SIZE and isinstance(digest, str):
         return LentVocabulary(of, tokens, digest)
     lacks = 'does not say whose tokens these are ("of", "tokens", "sha256")'
     raise ModelError(f"{file}: {lacks}; download the folder again")
-
-
-def check_lender(folder: Path, lent: LentVocabulary, tokenizer: Tokenizer, vocab_size: int) -> None:
-    """Raises ModelError for a tokenizer with other tokens than those of the folder's model, which has vocab_size."""
-    its = f"{folder}: has no tokenizer, its tokens are the first {lent.tokens:,} of {show(lent.of)}"
-    if not lent.fits(tokenizer):
-        raise ModelError(f"{its}, and those here are others; download the folder again")
-    if lent.tokens < min(vocab_size, tokenizer.vocab_size):
-        raise ModelError(f"{its}, and its model has {vocab_size:,}; download the folder again")
 
 
 def checksum(tokenizer: Tokenizer, tokens: int) -> str:

@@ -4,7 +4,7 @@
     model.safetensors    NAME.codes (rows, bytes) U8; the scales, NAME.d (rows, groups) F16, and the minimums, NAME.m
                          the same; nested ones as NAME.d (rows, steps) F16 and NAME.d.codes (rows, groups) I8;
                          floats under NAME; sparse matrices as sparse_tensors.py says
-    tokenizer.json ...   as on the hub, or vocabulary.json (lent_vocabulary.py)
+    tokenizer.json ...   as on the hub
 
 Names are the canonical ones of checkpoint.py, for every family. A row's codes are packed as packing.py does it, from 0
 on. Rows are read when they are asked for and become the packed types of the backend without having been floats.
@@ -125,7 +125,7 @@ def quantized_tensors(
         if form and form.sparse:
             tensors[name] = sparse_tensor(path, name, shape, form.scheme, form.sparse, left)
         elif form and form.scheme:
-            tensors[name] = _quantized(path, name, shape, form.scheme, left)
+            tensors[name] = matrix_tensor(path, name, shape, form.scheme, left)
         elif name in left:
             left[name].check_float()
             tensors[name] = left.pop(name).lazy()
@@ -134,13 +134,17 @@ def quantized_tensors(
     return tensors
 
 
-def _quantized(
-    path: str, name: str, shape: tuple[int, ...], scheme: QuantScheme, stored: dict[str, Stored]
-) -> LazyTensor:
-    """A matrix, or a stack of experts' (X, N, M), from its two or three tensors, which are taken out of `stored`."""
+def matrix_tensor(
+    path: str, name: str, shape: tuple[int, ...], scheme: QuantScheme, stored: dict[str, Stored],
+    cure: str = "quantize",
+) -> LazyTensor:  # fmt: skip
+    """A matrix, or a stack of experts' (X, N, M), from its two or three tensors, which are taken out of `stored`.
+
+    cure: what to do again with the model of which one is broken.
+    """
     rows, inputs = math.prod(shape[:-1]), shape[-1]
     packed, *scales = (
-        take_part(path, f"{name}.{suffix}", dtype, (rows, columns), stored, "quantize")
+        take_part(path, f"{name}.{suffix}", dtype, (rows, columns), stored, cure)
         for suffix, dtype, columns in saved_arrays(scheme, inputs)
     )
 

@@ -88,14 +88,11 @@ def save_model(
 
 
 def finish(part: Path, c: ModelConfig, source: Checkpoint) -> int:
-    """Adds tokenizer, or who lends it, and checksums to weights and config, and reads back; returns all files' bytes.
+    """Adds tokenizer and checksums to weights and config, and reads back; returns all files' bytes.
 
     All files are synced. Raises ModelError as check_read_back does.
     """
-    if source.lent is None:
-        source.tokenizer.save(str(part))
-    else:
-        source.lent.write(part)
+    source.tokenizer.save(str(part))
     check_read_back(part, c, source)
     write_sums(part)
     for file in part.iterdir():
@@ -209,7 +206,7 @@ def check_read_back(part: Path, c: ModelConfig, source: Checkpoint) -> None:
 
     A llama of a GGUF file may have become a mistral, and the attention scale of a GGUF file is a float32.
     """
-    saved = load_folder(part, lambda *lent: source.tokenizer).config
+    saved = load_folder(part).config
     wanted = replace(c, architecture=saved.architecture)
     if np.float32(saved.attention_scale) == np.float32(wanted.attention_scale):
         wanted = replace(wanted, attention_scale=saved.attention_scale)

@@ -16,6 +16,7 @@ from tinyinfer.loading.json_fields import read_json
 from tinyinfer.units import show
 
 ADAPTER = "adapter_config.json"
+DRAFT_HEAD = "tinyinfer_draft_head"  # the model_type of a folder that is no model by itself (draft_heads.py)
 QUANTIZATIONS = ("quantization_config", "quantization", "compression_config")  # fields by which tools tell theirs
 _TO_SAFETENSORS = "transformers.AutoModelForCausalLM.from_pretrained({place}).save_pretrained(NEW_FOLDER)"
 _MERGE = "peft.AutoPeftModelForCausalLM.from_pretrained({place}).merge_and_unload().save_pretrained(NEW_FOLDER)"

@@ -12,6 +12,7 @@ A decoder-only transformer, every family of it, in code without branches. Read i
     attention.py      the mixer of a layer: grouped-query attention, and its formula
     mlp.py            the other sub-layer: every row by itself
     moe.py            a mixture of experts in place of one MLP
+    draft_head.py     a small network that drafts a model's next tokens from its KV cache
     visit.py          one walk over all matrices, for whatever reads or replaces them
 
 The letters of all shapes are listed in arrays.py.

@@ -91,6 +91,21 @@ class Compiled(Protocol):
         """
 
 
+class CompiledHead(Protocol):
+    """A faster pass of a draft head (draft_head.py): the head's own results, and its own counts in the ledger."""
+
+    def draft(
+        self, before: Array, tokens: np.ndarray, positions: np.ndarray, first: bool
+    ) -> tuple[Array, Array]:  # (R, M), (R,), (R,) -> (R, D), (R, N)
+        """The states behind tokens, and their logits, which stay until the next pass.
+
+        before: the values of the positions before them if `first`, else the states before them.
+        """
+
+    def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, N) ->
+        """What `Ops.sample` gives, for the logits of the last pass."""
+
+
 class Ops(Device, Protocol):
     """The operations that the transformer asks for. Each counts its work in the ledger."""
 
@@ -196,12 +211,16 @@ class Ops(Device, Protocol):
         A backend without a device of its own leaves all tokens to the host, and hands it the logits.
         """
 
-    def compile(self, model: Any, cache: KVCache) -> Compiled | None:
+    def compile(self, model: Any, cache: KVCache, rows: int = 1) -> Compiled | None:
         """A faster forward pass for this Model and cache; None: there is none.
 
-        The cache may replace its arrays between two passes, as it grows: a pass reads them from the cache.
+        rows: as many of one sequence may be usual in a pass, so that what these passes need may be made at once. The
+        cache may replace its arrays between two passes, as it grows: a pass reads them from the cache.
         (The type of `model` is not named here, because transformer.py imports this file.)
         """
+
+    def compile_head(self, head: Any, embedding: Embedding) -> CompiledHead | None:
+        """A faster pass of this DraftHead, which reads the rows of its model's embedding; None: there is none."""
 
     def counting(self, ledger: Ledger) -> Self:
         """The same operations, counted in another ledger: for work that is not the model's own."""

@@ -8,6 +8,8 @@ whether the next draft is accepted (Leviathan, Kalman & Matias 2023, algorithm 1
     verify.py         accepts a draft that is the target's own choice: the text of no drafts
     best_coupling.py  accepts or replaces a drawn draft: the most acceptance, and the target's distribution
     prompt_lookup.py  drafts copied from what followed the same tokens before (Saxena 2023)
+    drafting.py       drafts of a model, one token at a time for all sequences together
+    draft_head.py     drafts of a head that reads the target's KV cache
     draft_model.py    drafts of a second, smaller model, or of the model's own first layers (LayerSkip)
     draft_cache.py    where a draft model's keys and values lie: in its own cache, or in the target's
     costs.py          what rows and drafts cost here, measured, and an end of drafting where it loses

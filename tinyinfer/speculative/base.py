@@ -15,6 +15,7 @@ import numpy as np
 
 from tinyinfer.kv_cache.base import Cache, Prefixes
 from tinyinfer.ledger import Ledger
+from tinyinfer.model.draft_head import DraftHead
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model
 from tinyinfer.sampling import Choice
@@ -57,6 +58,10 @@ class DraftSettings(Protocol):
         """The largest number of drafts of a sequence in one step; None: the drafter's own default."""
 
     @property
+    def second_model(self) -> str | None:
+        """The name of the draft model, where there is one."""
+
+    @property
     def num_draft_candidates(self) -> int:
         """How many different drafts of one position are verified side by side."""
 
@@ -71,6 +76,10 @@ class DraftSettings(Protocol):
 
 class Drafter(Protocol):
     """Proposes drafts and verifies them."""
+
+    @property
+    def most(self) -> int:
+        """How many drafts it proposes for a sequence at most."""
 
     def propose(self, sequences: list[Sequence]) -> None:
         """Sets the drafts of each of the sequences: at most as many as the sequence may still generate, less one.
@@ -178,6 +187,8 @@ def count_drafts(seq: Sequence, proposed: int, accepted: int, ledger: Ledger) ->
 class NoDrafter:
     """Null object: proposes no drafts, so there are none to verify."""
 
+    most = 0
+
     def propose(self, sequences: list[Sequence]) -> None:
         pass
 
@@ -214,7 +225,7 @@ class NoCandidates:
 
 
 def no_drafter(
-    target: Target, second: Model | None, ops: Ops, c: DraftSettings, clock: Callable[[], float],
+    target: Target, second: Model | DraftHead | None, ops: Ops, c: DraftSettings, clock: Callable[[], float],
     cost: DraftCost | None,
 ) -> NoDrafter:  # fmt: skip
     """Builds the drafter of speculative=off."""

@@ -28,7 +28,8 @@ from statistics import median_low
 from tinyinfer.ledger import Ledger
 from tinyinfer.sequence import Batch
 
-WINDOW = 3  # so many measurements of one size count
+WINDOW = 3  # so many of the last passes without drafts count
+RATIOS = 9  # so many measurements of one size count: each is a pass against another, so it varies by both
 REFRESH = 16  # after so many steps with drafts the pass without is timed anew
 FORGET = 64  # after so many steps without drafts the estimate counts again
 START, ALLOWANCE, MOST = 2.0, 0.02, 6.0  # passes on the account: at first, earned by a step, at most
@@ -64,7 +65,7 @@ class RowCosts:
 
     def learn(self, rows: int, cost: float) -> None:
         """Counts a measurement of a size; the newest count."""
-        self._corrections.setdefault(size_of(rows), deque(maxlen=WINDOW)).append(cost / self.estimate(rows))
+        self._corrections.setdefault(size_of(rows), deque(maxlen=RATIOS)).append(cost / self.estimate(rows))
         self._costs.clear()
 
     def forget(self) -> None:

@@ -18,6 +18,7 @@ from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
 from tinyinfer.speculative.verify import verify
 
 if TYPE_CHECKING:
+    from tinyinfer.model.draft_head import DraftHead
     from tinyinfer.model.interfaces import Ops
     from tinyinfer.model.transformer import Model
 
@@ -33,6 +34,11 @@ class PromptLookup:
         self.lengths, self.candidates, self.longest = lengths, candidates, longest
 
     verify = staticmethod(verify)
+
+    @property
+    def most(self) -> int:
+        """How many drafts it proposes for a sequence at most."""
+        return self.lengths.most
 
     def propose(self, sequences: list[Sequence]) -> None:
         """The first continuation found becomes the drafts; the others become candidates."""
@@ -72,7 +78,7 @@ class PromptLookup:
 
 
 def prompt_lookup(
-    target: Target, second: Model | None, ops: Ops, c: DraftSettings, clock: Callable[[], float],
+    target: Target, second: Model | DraftHead | None, ops: Ops, c: DraftSettings, clock: Callable[[], float],
     cost: DraftCost | None,
 ) -> PromptLookup:  # fmt: skip
     """Builds the drafter of speculative=prompt-lookup."""

@@ -19,7 +19,7 @@ CANDIDATES = {
     "on": "tinyinfer.speculative.candidates:ForkedCandidates",
 }
 QUANTIZE_DRAFT = ("off", "int8", "int4", "int3", "int2")
-SHIPPED_DRAFT = "smollm2-135m-draft"  # the draft model that comes with tinyinfer (loading/hub.py)
+SHIPPED_DRAFT = "smollm2-135m-draft"  # the draft head that comes with tinyinfer (loading/hub.py)
 VERIFICATIONS = ("same-text", "best-coupling")
 
 
@@ -29,7 +29,8 @@ class SpeculativeSwitches(Switches):
 
     speculative: str = switch("off", choices=DRAFTERS, help="how draft tokens are proposed, while that is faster")
     draft_model: str | None = switch(
-        None, help=f"name, folder or file of the draft model, for --speculative draft (default: {SHIPPED_DRAFT})"
+        None,
+        help=f"name, folder or file of what drafts, for --speculative draft (default, for SmolLM2: {SHIPPED_DRAFT})",
     )
     draft_layers: int | None = switch(
         None,

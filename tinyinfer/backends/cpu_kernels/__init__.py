@@ -56,6 +56,7 @@ Read in this order:
     rotations.py         cosines and sines, kept
     pass_plan.py         the launches of all layers and of the head
     step.py              the compiled pass: what the engine calls
+    head_pass.py         the same for a draft head
 
 Wins: wherever numba runs, most of all with quantized weights and with several sequences. Loses: the first use compiles,
 and a kernel is harder to read than the formula, which stays in reference.py.

@@ -31,6 +31,7 @@ from tinyinfer.sampling import has_penalties
 from tinyinfer.sequence import Batch, Wanted
 
 LONG = 32  # rows from which on a pass takes so long that it is run layer by layer, for Ctrl-C to be heard
+USUAL = 8  # rows of a sequence with drafts for which plans are made at once
 KEPT = 64 << 20  # bytes that the plans of fewer rows may hold together, beside the newest one
 
 
@@ -58,19 +59,19 @@ class Pass:
         return rows.array[:, : rows.width]
 
 
-def compile_pass(model: Model, cache: Any, ops: Any) -> CompiledPass | None:
-    """The compiled forward pass for a model and a cache.
+def compile_pass(model: Model, cache: Any, ops: Any, rows: int) -> CompiledPass | None:
+    """The compiled forward pass for a model and a cache. rows: of one sequence in a pass; plans of some are made.
 
     None for kv_cache=none, which keeps nothing to be read, and for an embedding that no kernel looks up.
     """
-    return CompiledPass(model, cache, ops) if cache.can_chunk and looked_up(model.embedding) else None
+    return CompiledPass(model, cache, ops, rows) if cache.can_chunk and looked_up(model.embedding) else None
 
 
 class CompiledPass:
     """A forward pass over any batch of one model, with one cache."""
 
-    def __init__(self, model: Model, cache: Any, ops: Any) -> None:
-        self.model, self.cache, self.ops, self.ledger = model, cache, ops, ops.ledger
+    def __init__(self, model: Model, cache: Any, ops: Any, rows: int = 1) -> None:
+        self.model, self.cache, self.ops, self.rows, self.ledger = model, cache, ops, rows, ops.ledger
         self.counts = Counts(model)
         self.tables = [RotationTable(rotation, ops.cos_sin) for rotation in model.rotations]
         self.crew = Crew(ops.threads)
@@ -84,10 +85,12 @@ class CompiledPass:
         launches = [launch for one in both for launch in one.planner.launches]
         for kernel in compiling.each([serve, compute, *dict.fromkeys(launch.kernel for launch in launches)]):
             kernel.ready()
+        for rows in range(2, min(self.rows, USUAL) + 1):  # with drafts: a plan takes as long as a pass, which is timed
+            _ = self._pass(rows, rows).plan
 
-    def __reduce__(self) -> tuple[type[CompiledPass], tuple[Model, Any, Any]]:
+    def __reduce__(self) -> tuple[type[CompiledPass], tuple[Model, Any, Any, int]]:
         """A copy plans anew: a plan holds addresses, and those of a copied model are others."""
-        return CompiledPass, (self.model, self.cache, self.ops)
+        return CompiledPass, (self.model, self.cache, self.ops, self.rows)
 
     def forward(self, batch: Batch) -> np.ndarray:  # (T,) -> (R, V)
         """The logits that the batch asks for, until the next pass."""
@@ -111,9 +114,7 @@ class CompiledPass:
         """Greedy tokens and the ends of each row, which the kernels have found; the host draws all others."""
         if self._newest is None or not len(logits):
             return self.ops.sample(logits, wanted)
-        tokens, low, high = joined(self._newest.planner.ends, self._newest.planner.ids)
-        host = [left_to_host(params) for params, *_ in wanted]
-        return Sampled(np.where(host, HOST, tokens), low, high, logits)
+        return chosen(self._newest.planner.ends, self._newest.planner.ids, logits, wanted)
 
     def _run(self, one: Pass) -> None:
         rows, start = len(one.planner.tokens), 0
@@ -141,6 +142,15 @@ class CompiledPass:
                 self._passes.popitem(last=False)
         self._passes[key] = Pass(self.model, rows, wanted, self.ops.threads, self.cache)
         return self._passes[key]
+
+
+def chosen(
+    ends: np.ndarray, ids: np.ndarray, logits: np.ndarray, wanted: Seq[Wanted]
+) -> Sampled:  # (R, 8, 2), (R, 8), (R, V) ->
+    """Greedy tokens and the ends of each row, from those of its parts; the host draws all others."""
+    tokens, low, high = joined(ends, ids)
+    host = [left_to_host(params) for params, *_ in wanted]
+    return Sampled(np.where(host, HOST, tokens), low, high, logits)
 
 
 def left_to_host(params: Any) -> bool:
