@@ -5,11 +5,12 @@
     python benchmarks/story_teller.py train FOLDER                 FOLDER/trained
     python benchmarks/story_teller.py measure FOLDER --student X   bits per character beside SmolLM2's own; ten stories
 
-SmolLM2 loses the thread of a story after a few sentences. So `write` gives it the beginning of each sentence ("One day,
-Rosa found a red kite"), and SmolLM2 ends it, behind three stories of that form; an end is asked for again where it is
-no plain sentence, or says what the story said before. The beginnings are drawn from word lists, so that a story can be
-made again from its number. `measure` looks at the ends of the sentences of FOLDER/test.jsonl, from which the
-student has not learned; not at our beginnings, which are easy to guess.
+SmolLM2 loses the thread of a story after a few sentences. So `write` draws a plan: who finds, loses or wants to make
+what, what is wrong with it, and who helps how. It gives SmolLM2 the beginning of each sentence ("But then the kite got
+stuck in a tree"), and SmolLM2 ends it, behind three stories of those forms; an end is asked for again where it is no
+plain sentence, says what the story said before, or names another creature. A plan is drawn from word lists, so that a
+story can be made again from its number. `measure` looks at the ends of the sentences of FOLDER/test.jsonl, from which
+the student has not learned; not at our beginnings, which are easy to guess.
 """
 
 from __future__ import annotations
@@ -50,25 +51,42 @@ from tinyinfer.loading.hub import find
 from tinyinfer.text.tokenizer import Tokenizer
 from tinyinfer.units import table
 
-EXAMPLES = """\
+EXAMPLES = ["""\
 Once upon a time, there was a small frog named Rosa. Rosa lived in a green pond behind the mill. Every morning, she sat
-on a stone and sang a song for the fish. One day, Rosa found a red kite in the grass. She wanted to fly it, but the wind
-was too weak that day. Rosa was sad, because she could not wait for the wind. Then a bird came by and said, "Why do you
-look so sad, Rosa?" Rosa showed the kite to the bird. So the bird took the string and flew over the pond with it. In the
-end, Rosa sang her best song for the bird.
+on a stone and sang a song for the fish. One day, Rosa found a red kite in the grass. She took the kite and ran up the
+hill with it. But then the kite got stuck in a tree. Rosa was sad, because she could not climb so high. Then a bird came
+by and said, "I can help you to get the kite out of the tree." To get the kite out of the tree, the bird pulled at the
+string with its beak. Soon the kite was back in the sky. In the end, Rosa and the bird flew the kite until it was dark.
 
 Once upon a time, there was a shy boy named Tom. Tom lived in a little house at the end of the street. Every day, he
-walked to school with his dog. One day, Tom lost his left shoe. He looked under the bed and in the garden, but it was
-not there. Tom was worried, because it was time to go. Then a mouse came by and said, "Your dog has put it in his
-basket." Tom thanked the mouse for its help. Together, they gave the dog a ball to play with. In the end, Tom came to
-school with both shoes on his feet.
+walked to school by the river. One day, Tom lost his left shoe. He looked for the shoe under his bed. Tom was sad,
+because without the shoe he could not run with the others. Then a mouse came by and said, "I saw your shoe behind the
+stove." Tom followed the mouse and looked where it was warm. And there was the shoe, full of nuts. Tom thanked the mouse
+and gave it a piece of cheese. From that day on, Tom put both shoes under his pillow.
 
 Once upon a time, there was a proud cat named Nora. Nora lived in a bakery next to the market. She loved to sleep in the
-warm flour until the shop opened. One day, Nora heard a strange noise behind the oven. She crept closer and saw two
-bright eyes in the dark. Nora was afraid, because she had never seen such eyes. Then a girl came by and said, "That is
-only a baby owl." Nora brought the owl a piece of bread. So they sat together by the oven all night. In the end, Nora
-had a friend who was awake when she was."""
-BEFORE = "\n\n".join(" ".join(story.split("\n")) for story in EXAMPLES.split("\n\n")) + "\n\n"
+warm flour. One day, Nora wanted to bake a big cake for her friends. First, she put flour and eggs into a bowl. But the
+cake was too hard. Nora was sad, because no one could bite into it. Then a girl came by and said, "Your dough
+needs some milk and a little honey." To bake a softer cake, the girl and Nora mixed new dough. At last, the cake was as
+soft as a cloud. In the end, Nora and the girl shared it with the whole street.""", """\
+Once upon a time, there was an old fox named Otto. Otto lived in a cave at the edge of the wood. Every day, he went for
+a long walk in the snow. One day, Otto found a lantern beside the road. Otto picked up the lantern and carried it home
+under his arm. But the lantern got very dirty on the way. Otto was worried, because it gave no light any more. Then a
+hen came by and said, "I can help you to clean the lantern." To clean the lantern, the hen brought a soft cloth. Now the
+lantern was as bright as the moon. Otto thanked the hen and hung the lantern over the door.
+
+Once upon a time, there was a curious girl named Lily. Lily lived in a tall house by the harbor. She loved to watch the
+ships from her window. One day, Lily lost her blue scarf on the beach. She looked everywhere, but the wind had carried
+it away. Lily was worried, because the scarf was a present from her grandmother. Then a duck came by and said, "I saw
+your scarf in the tall grass." Lily and the duck ran there and pushed the stalks aside. And there was the scarf, as dry
+as before. Lily was happy and gave the duck some bread. In the end, Lily tied the scarf with two knots.
+
+Once upon a time, there was a lazy bear named Ben. Ben lived in a hut on a mountain. Every day, he slept until noon. One
+day, Ben wanted to build a little boat. He began to tie branches together. But then the boat had a hole. Ben was sad,
+because the water came in from all sides. Then a goat came by and said, "I can help you to close the hole." Together,
+they pressed wool and clay into it. Soon the boat was dry inside. In the end, Ben and the goat sailed to the other side
+of the lake."""]
+BEFORE = tuple("\n\n".join(" ".join(story.split("\n")) for story in three.split("\n\n")) + "\n\n" for three in EXAMPLES)
 
 KINDS = words("""
     bear, bee, bird, cat, dog, duck, fox, frog, goat, hedgehog, hen, horse, lion, mouse, owl, pig, rabbit, squirrel,
@@ -82,16 +100,73 @@ NAMES = {
     "she": words("Anna, Clara, Ella, Emma, Lily, Lucy, Mia, Nina, Nora, Rosa"),
 }
 FOUND = words("""
-    a red kite, a golden key, an old map, a big box, a lost kitten, a shiny stone, a tiny door, a blue ball, a warm hat,
-    a broken boat, a sweet cake, a strange egg, a yellow umbrella, a letter, a lantern, a silver bell
+    a red kite, a golden key, an old map, a big box, a shiny stone, a blue ball, a warm hat, a broken boat, a strange
+    egg, a sweet cake, a yellow umbrella, a letter, a lantern, a silver bell, a little drum, a toy train, a heavy book
     """)
-LOST = words("left shoe, favorite hat, red ball, house key, blue scarf, drum, little boat, bell, way home, book")
+LOST = words("shoe, favorite hat, red ball, house key, blue scarf, drum, little boat, bell, book, kite, doll, basket")
+PLACES = words("""
+    behind the mill, under the old bridge, in the tall grass, by the river, at the market, under a bush, in the barn,
+    on the hill, behind the house, in the garden, near the well, in a nest
+    """)
+# What happens to what was found, and what helps then.
+TROUBLES = [
+    ("got stuck in a tree", "get the {thing} out of the tree"), ("was too heavy", "carry the {thing}"),
+    ("fell into the river", "get the {thing} out of the water"), ("got very dirty", "clean the {thing}"),
+    ("broke", "mend the {thing}"),
+    ("rolled down the hill", "bring the {thing} back"), ("got wet", "dry the {thing}"),
+    ("belonged to someone else", "find the owner of the {thing}"), ("got lost in the grass", "look for the {thing}"),
+]  # fmt: skip
+# What is wanted, what is wrong with it at first, and what helps then.
+WANTED = [
+    ("build a little boat", "had a hole", "close the hole"), ("build a tall tower", "fell down", "build it again"),
+    ("build a house", "had no roof", "make a roof"), ("bake a big cake", "was too hard", "bake a softer cake"),
+    ("make a warm soup", "had no taste", "add some salt"), ("make a snowman", "had no nose", "find a carrot"),
+    ("plant a tree", "was too dry", "water the tree"), ("grow a pumpkin", "did not grow", "water the pumpkin"),
+    ("paint a picture", "looked too dark", "add more colors"), ("knit a scarf", "was too short", "knit some more"),
+    ("sing a new song", "was too hard", "sing it slowly"), ("fly a kite", "did not rise", "run against the wind"),
+    ("make a gift", "looked too plain", "tie a ribbon around it"), ("grow a flower", "had no light", "move the flower"),
+]  # fmt: skip
+# A story of each form keeps to one thing and one helper. The beginnings of its sentences, in words like {thing}; one
+# of those between |. A sentence may end where a beginning with * ends.
+OPENING = """
+    Once upon a time, there was {a_hero} named {name}. {name} lived in
+    Every morning, {he}|Every day, {he}|{He} loved to
+    """
+HELP = """
+    But the {thing} {trouble}*|But then the {thing} {trouble}*
+    {name} was sad, because|{name} was worried, because
+    Then {a_helper} came by and said, "I can help you to {remedy}*|Then {a_helper} came by and said, "Let us {remedy}*
+    To {remedy}, the {helper}|Together, they
+    Soon the {thing} was|Now the {thing} was|At last, the {thing} was
+    In the end, {name} and the {helper}|{name} thanked the {helper} and|From that day on, {name} and the {helper}
+    """
+FORMS = {
+    "found": """
+        One day, {name} found {phrase}*
+        {He} took the {thing} and|{He} wanted to play with the {thing}, so {he}|{name} picked up the {thing} and
+        """ + HELP,
+    "wanted": """
+        One day, {name} wanted to {phrase}*
+        First, {he}|{He} began to
+        """ + HELP,
+    "lost": """
+        One day, {name} lost {his} {phrase}*
+        {He} looked for the {thing} in|{He} looked for the {thing} under|{He} looked everywhere, but
+        {name} was sad, because without the {thing} {he} could not|{name} was worried, because the {thing}
+        Then {a_helper} came by and said, "I saw your {thing} {place}*
+        {name} followed the {helper} and|{name} and the {helper} ran there and
+        And there was the {thing}*|And there lay the {thing},
+        {name} thanked the {helper} and|{name} was happy and gave the {helper}
+        In the end, {name}|From that day on, {name}
+        """,
+}  # fmt: skip
+FOOD = "cake", "soup", "pumpkin", "egg"  # nothing else is eaten
 
 Line = dict[str, Any]  # a story in its file
 Told = tuple[int, dict[int, float]]  # a token, and the log-probabilities of those that could have been drawn
-DRAWN = SamplingParams(temperature=0.8, min_p=0.1)
+DRAWN = SamplingParams(temperature=0.5, min_p=0.05)
 DRAWABLE = 16  # tokens whose log-probabilities are asked for; where no token is likely, more could be drawn
-TRIES, SENTENCE, TOGETHER = 6, 28, 192  # ends of a sentence that are asked for, its tokens, stories that grow together
+TRIES, SENTENCE, TOGETHER = 8, 28, 192  # ends of a sentence that are asked for, its tokens, stories that grow together
 PLAIN = re.compile(r"[A-Za-z ,'-]+")
 BAD = r"(?i:kill\w*|die[sd]?|dead|death|blood\w*|guns?|shot|sex\w*|naked|drunk|beer|wine|stab\w*)"  # not for children
 UNFIT = re.compile(rf"\b({BAD}|Mrs?|Dr|St)\b")  # and what has a dot that ends no sentence
@@ -105,28 +180,45 @@ SHAPE = {
 }  # fmt: skip
 
 
-def beginnings(seed: int, i: int) -> list[str]:
-    """How the sentences of story i begin."""
+@dataclass(frozen=True)
+class Plan:
+    """What is drawn of a story before SmolLM2 writes it. beginnings: of its sentences, and whether one may end there.
+
+    strangers: names, kinds and pronouns of no one in it, and other words that would lead away from its thread.
+    """
+
+    beginnings: list[tuple[str, bool]]
+    strangers: re.Pattern[str]
+
+
+@cache
+def plan(seed: int, i: int) -> Plan:
+    """The plan of story i."""
     rng = random.Random(f"{seed} {i}")
     he = rng.choice(sorted(NAMES))
     name, his, child = rng.choice(NAMES[he]), {"he": "his", "she": "her"}[he], {"he": "boy", "she": "girl"}[he]
-    who, other = rng.sample([*KINDS, child, child], 2)
-    trait = rng.choice(TRAITS)
-    event = rng.choice(
-        [f"found {rng.choice(FOUND)}", f"saw {rng.choice(FOUND)}", f"lost {his} {rng.choice(LOST)}",
-         "heard a strange noise", "wanted to"]
+    hero, helper = rng.sample([*KINDS, child, child], 2)
+    trait, form, trouble, remedy = rng.choice(TRAITS), rng.choice(sorted(FORMS)), "", ""
+    if form == "wanted":
+        phrase, trouble, remedy = rng.choice(WANTED)
+    else:
+        phrase = rng.choice({"found": FOUND, "lost": LOST}[form])
+    thing = phrase.split()[-1]
+    if form == "found":
+        trouble, remedy = rng.choice(TROUBLES)
+    a_hero, a_helper = f"{article(trait)} {trait} {hero}", f"{article(helper)} {helper}"
+    filled = (OPENING + FORMS[form]).format(
+        name=name, he=he, He=he.capitalize(), his=his, a_hero=a_hero, a_helper=a_helper, helper=helper, phrase=phrase,
+        thing=thing, trouble=trouble, remedy=remedy.format(thing=thing), place=rng.choice(PLACES),
     )  # fmt: skip
-    return [
-        f"Once upon a time, there was {article(trait)} {trait} {who} named {name}. {name} lived in",
-        rng.choice([f"Every morning, {he}", f"Every day, {he}", f"{he.capitalize()} loved to"]),
-        f"One day, {name} {event}",
-        he.capitalize(),
-        f"{name} was",
-        f'Then {article(other)} {other} came by and said, "',
-        name,
-        rng.choice(["So", "Together, they", "Then they"]),
-        f"In the end, {name}",
-    ]
+    lines = [line.strip() for line in filled.splitlines() if line.strip()]
+    chosen = [rng.choice(line.split("|")) for line in lines]
+    others = [one for names in NAMES.values() for one in names if one != name]
+    others += [one for one in (*KINDS, "boy", "girl") if one not in (hero, helper)]
+    others += ["she", "her", "hers", "herself"] if he == "he" else ["he", "him", "his", "himself"]
+    others += ["one day", *([] if thing in FOOD else ["eat", "ate", "eaten"])]
+    strangers = re.compile(rf"(?i:\b({'|'.join(others)})s?\b)")
+    return Plan([(one.rstrip("*"), one.endswith("*")) for one in chosen], strangers)
 
 
 def article(word: str) -> str:
@@ -153,9 +245,14 @@ class Story:
         """What is written so far."""
         return " ".join(beginning + end for beginning, end in self.parts)
 
+    @property
+    def next(self) -> tuple[str, bool]:
+        """How the next sentence begins, and whether it may end there."""
+        return plan(self.seed, self.i).beginnings[len(self.parts)]
+
     def asked(self) -> str:
         """What SmolLM2 continues."""
-        return f"{BEFORE}{self.text} {beginnings(self.seed, self.i)[len(self.parts)]}".replace("\n\n ", "\n\n")
+        return f"{BEFORE[self.i % 2]}{self.text} {self.next[0]}".replace("\n\n ", "\n\n")
 
     def params(self) -> SamplingParams:
         """How it continues it: each try has noise of its own."""
@@ -164,12 +261,12 @@ class Story:
 
     def take(self, end: str, mark: str, said: list[Told]) -> None:
         """Adds the end of a sentence, or notes that it was refused. mark: what comes behind it."""
-        beginning = beginnings(self.seed, self.i)[len(self.parts)]
-        quoted = beginning.endswith('"')
-        short = beginning.startswith("One day")  # this sentence may end where it begins
-        good = mark in (".", "!", "?") and (PLAIN.fullmatch(end) or (short and not end)) and not UNFIT.search(end)
-        good = good and (quoted or not end[:1].isalpha())  # "the bell" may not become "the bellhop"
-        if good and (short or len(end.split()) > 1) and not self.repeats(end):
+        beginning, whole = self.next
+        quoted = beginning.count('"') == 1
+        good = mark in (".", "!", "?") and (PLAIN.fullmatch(end) or (whole and not end)) and not UNFIT.search(end)
+        good = good and not plan(self.seed, self.i).strangers.search(end)
+        good = good and (beginning.endswith('"') or not end[:1].isalpha())  # "the bell" may not become "the bellhop"
+        if good and (whole or len(end.split()) > 1) and not self.repeats(end):
             self.parts.append([beginning, end + mark + ('"' if quoted else "")])
             self.said.append(said)
             self.tries = 0
@@ -203,7 +300,7 @@ def stories(llm: LLM, seed: int, first: int) -> Iterator[Story]:
         for story, out in zip(growing, outputs, strict=True):
             written = llm.tokenizer.decode(out.token_ids)
             story.take(out.text, written[len(out.text) : len(out.text) + 1], drawable(out))
-        done = [story for story in growing if len(story.parts) == len(beginnings(seed, story.i))]
+        done = [story for story in growing if len(story.parts) == len(plan(seed, story.i).beginnings)]
         growing = [story for story in growing if story not in done and story.tries < TRIES]
         yield from done
 
@@ -214,10 +311,10 @@ def write(file: Path, total: int, seed: int, model: str, switches: dict[str, Any
     Raises ValueError for a file that is there, or was begun with another seed or model.
     """
     check_place(file)
-    fast = {"kv_cache": "paged", "prefix_cache": True, "block_size": 8, "num_blocks": 10_000}
+    fast: dict[str, Any] = {"kv_cache": "paged", "prefix_cache": True, "block_size": 8, "num_blocks": 10_000}
     with part_file(file, {"seed": seed, "model": model}) as part:
         numbers = [record["i"] for record in part.records()]
-        llm = LLM(model, max_model_len=1024, max_num_seqs=64, **fast, **switches)
+        llm = LLM(model, max_model_len=1024, max_num_seqs=TOGETHER, **fast, **switches)
         made = stories(llm, seed, 1 + max(numbers, default=-1))
         for n, story in zip(range(len(numbers) + 1, total + 1), made, strict=False):
             part.write(
@@ -304,11 +401,10 @@ def places(story: Line, teacher: Tokenizer) -> Iterator[tuple[int, Told]]:
         at += len(end)
 
 
-def train(folder: Path, tokens: int, rate: float, model: str, threads: int | None) -> None:
+def train(folder: Path, s: TrainingSwitches, model: str, switches: dict[str, Any]) -> None:
     """Trains the student of a folder into FOLDER/trained; goes on after a kill."""
     teacher = load(find(model))
-    ops = make_ops(EngineConfig(threads=threads), Ledger())
-    s = TrainingSwitches(top_k=DRAWABLE, tokens=tokens, rate=rate, batch_tokens=1024, warm_up=100, decay=0.1)
+    ops = make_ops(EngineConfig(**switches), Ledger())
     student = random_student(folder / "config.json", teacher, s.seed)
     end = student.tokenizer.end_token_ids[:1]
     learned, held_out = folder / "train.jsonl", folder / "test.jsonl"
@@ -331,13 +427,16 @@ def train(folder: Path, tokens: int, rate: float, model: str, threads: int | Non
     work.write(training)
 
 
-def bits_per_character(llm: LLM, held_out: list[Line], before: str = "") -> float:
-    """What a model pays for the ends of the sentences, each given all that stands before it."""
+def bits_per_character(llm: LLM, held_out: list[Line], before: tuple[str, ...] = ("", "")) -> float:
+    """What a model pays for the ends of the sentences, each given all that stands before it; before: the story, too, of
+    an even and of an odd number.
+    """
     bits, characters = 0.0, 0
     for story in held_out:
-        ids = llm.tokenizer.encode(before + story["text"])
+        examples = before[story["i"] % 2]
+        ids = llm.tokenizer.encode(examples + story["text"])
         written = [len(llm.tokenizer.decode(ids[:k])) for k in range(1, len(ids))]  # characters before token k
-        costs, at = -llm.score(ids) / np.log(2), len(before) - 1
+        costs, at = -llm.score(ids) / np.log(2), len(examples) - 1
         for beginning, end in story["parts"]:
             first = at + 1 + len(beginning)
             at = first + len(end)
@@ -360,10 +459,10 @@ def bits_as_drawn(held_out: list[Line]) -> float:
     return bits / characters
 
 
-def measure(folder: Path, student: str, teacher: str, backend: str) -> str:
+def measure(folder: Path, student: str, teacher: str, switches: dict[str, Any]) -> str:
     """Bits per character of both models, and ten stories of the student."""
     held_out = read(folder / "test.jsonl")
-    small, large = LLM(student, backend=backend), LLM(teacher, backend=backend)
+    small, large = LLM(student, **switches), LLM(teacher, **switches)
     found = {
         "SmolLM2, as it drew them": bits_as_drawn(held_out),
         "SmolLM2, behind the examples": bits_per_character(large, held_out, BEFORE),
@@ -389,20 +488,25 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--text", type=Path, nargs="+", help="what `write` wrote")
     parser.add_argument("--tokens", type=int, default=2_400_000, help="that `train` reads")
+    parser.add_argument("--batch-tokens", type=int, default=1024, help="of a step of `train`")
     parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--student", help="a trained folder (default: FOLDER/trained)")
     parser.add_argument("-m", "--model", default="smollm2-135m")
-    parser.add_argument("--backend", default="numba", choices=["numba", "numpy", "cupy"])
+    parser.add_argument("--backend", choices=["numba", "numpy", "cupy"], help="default: numba, but for `train` numpy")
     parser.add_argument("-t", "--threads", type=int)
     args = parser.parse_args()
+    backend = args.backend or ("numpy" if args.step == "train" else "numba")
+    switches = {"backend": backend, "threads": args.threads}
     if args.step == "write":
-        write(args.path, args.stories, args.seed, args.model, {"backend": args.backend, "threads": args.threads})
+        write(args.path, args.stories, args.seed, args.model, switches)
     elif args.step == "make":
         make(args.path, args.text)
     elif args.step == "train":
-        train(args.path, args.tokens, args.rate, args.model, args.threads)
+        s = TrainingSwitches(top_k=DRAWABLE, tokens=args.tokens, rate=args.rate, batch_tokens=args.batch_tokens,
+                             warm_up=100, decay=0.1)  # fmt: skip
+        train(args.path, s, args.model, switches)
     else:
-        print(measure(args.path, args.student or str(args.path / "trained"), args.model, args.backend))
+        print(measure(args.path, args.student or str(args.path / "trained"), args.model, switches))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from pathlib import Path
 
@@ -12,13 +13,13 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 import story_teller
-from story_teller import Story, beginnings, bits_as_drawn, bits_per_character, kept, read, weigh
+from story_teller import DRAWN, FORMS, Story, bits_as_drawn, bits_per_character, kept, plan, read, weigh
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.loading.hub import STORY_TELLER, find
 
 HELD_OUT = Path(__file__).parent / "golden" / "held_out_stories.jsonl"  # written by SmolLM2, see the benchmark
-BITS = 0.5307  # a character of them, as measured
+BITS = 0.4229  # a character of them, as measured
 
 
 @pytest.fixture(scope="module")
@@ -56,10 +57,44 @@ def test_it_is_small_with_its_vocabulary() -> None:
 
 def test_a_story_can_be_made_again_from_its_number() -> None:
     """Catches word lists whose order depends on the run, and stories that are all alike."""
-    told = [beginnings(1, i) for i in range(50)]
-    assert told == [beginnings(1, i) for i in range(50)]
-    assert len({tuple(one) for one in told}) == 50
-    assert all(len(one) == 9 for one in told)
+    told = [plan(1, i) for i in range(50)]
+    plan.cache_clear()
+    assert told == [plan(1, i) for i in range(50)]
+    assert len({tuple(one.beginnings) for one in told}) == 50
+
+
+def test_every_story_keeps_to_one_thing_and_one_helper() -> None:
+    """What was found, lost or wanted comes again, and so does who helps. Catches a form whose sentences have nothing to
+    do with each other, and words in braces that were not filled in.
+    """
+    for i in range(60):
+        beginnings = [one for one, _ in plan(1, i).beginnings]
+        assert len(beginnings) == 10
+        assert not any(mark in " ".join(beginnings) for mark in "{}|*")
+        [helper] = re.findall(r"Then an? ([a-z]+) came by", " ".join(beginnings))
+        thing = re.findall(r"[a-z]+", beginnings[2])[-1]
+        assert sum(thing in one for one in beginnings) >= 3, beginnings
+        assert sum(helper in one for one in beginnings) >= 2, beginnings
+    assert len(FORMS) == 3
+
+
+@pytest.mark.parametrize(
+    ("end", "taken"),
+    [
+        (" a house with a bear", True),  # who will help
+        (" a house with a lion", False),
+        (" a house with lions", False),
+        (" a house with Rosa", False),
+        (" a house with her", False),  # the hen is a he
+        (" a house until one day he went", False),
+        (" a house where he ate a drum", False),
+    ],
+)
+def test_an_end_that_leaves_the_thread_is_refused(end: str, taken: bool) -> None:
+    """Catches creatures that come from nowhere, a second story in a sentence, and meals of what is none."""
+    story = Story(1, 7)
+    story.take(end, ".", [])
+    assert bool(story.parts) == taken
 
 
 @pytest.mark.parametrize(
@@ -84,8 +119,9 @@ def test_an_end_is_a_plain_sentence_that_says_something_new(end: str, mark: str,
     story.take(end, mark, [(1, {1: 0.0})])
     assert (len(story.parts), story.tries) == ((1, 0) if taken else (0, 1))
     if taken:
-        assert story.text == beginnings(1, 7)[0] + end + mark
-        assert story.asked().endswith(f"{story.text} {beginnings(1, 7)[1]}")
+        (first, _), (second, _), *_ = plan(1, 7).beginnings
+        assert story.text == first + end + mark
+        assert story.asked().endswith(f"{story.text} {second}")
 
 
 def test_an_end_says_what_the_story_has_not_said_yet() -> None:
@@ -101,9 +137,9 @@ def test_an_end_says_what_the_story_has_not_said_yet() -> None:
 def test_speech_gets_its_other_quote() -> None:
     """Catches a story in which a speech never ends."""
     story = Story(1, 7)
-    for beginning, word in zip(beginnings(1, 7), "abcdefghi", strict=True):
+    for (beginning, _), word in zip(plan(1, 7).beginnings, "abcdefghij", strict=True):
         story.take(f" {word} {word}{word}", "!", [])
-        assert story.text.endswith(f'{word}!"' if beginning.endswith('"') else f"{word}!")
+        assert story.text.endswith(f'{word}!"' if '"' in beginning else f"{word}!")
 
 
 class Words:
@@ -151,10 +187,12 @@ def test_what_smollm2_said_counts_for_the_student_s_tokens(llm: LLM) -> None:
 
 
 def test_likely_tokens_are_drawn_more_often_than_they_are_likely() -> None:
-    """At temperature 0.8, as the text was. Catches a student that learns from what was never drawn."""
+    """At a temperature below 1, as the text was. Catches a student that learns from what was never drawn."""
     one, two, three = weigh({1: math.log(0.5), 2: math.log(0.25), 3: math.log(0.06)}).values()
+    sharper = 1 / DRAWN.temperature
+    assert sharper > 1
     assert one + two + three == pytest.approx(1)
-    assert (one / two, two / three) == pytest.approx((2**1.25, (0.25 / 0.06) ** 1.25))
+    assert (one / two, two / three) == pytest.approx((2**sharper, (0.25 / 0.06) ** sharper))
 
 
 def test_a_token_that_was_drawn_beside_the_list_is_learned_from_the_text(llm: LLM) -> None:
@@ -180,5 +218,6 @@ def test_a_line_that_a_kill_has_cut_is_written_again(tmp_path: Path, monkeypatch
 def test_the_price_as_drawn_is_that_of_the_sharpened_distribution() -> None:
     """Catches SmolLM2's own price at another temperature than the one at which it wrote."""
     story = {"parts": [["A", " bb."]], "said": [[[1, {"1": math.log(0.8), "2": math.log(0.2)}], [3, {"3": 0.0}]]]}
-    likely = 0.8**1.25 / (0.8**1.25 + 0.2**1.25)
+    sharper = 1 / DRAWN.temperature
+    likely = 0.8**sharper / (0.8**sharper + 0.2**sharper)
     assert bits_as_drawn([story]) == pytest.approx(-math.log2(likely) / 4)
