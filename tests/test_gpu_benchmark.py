@@ -21,11 +21,14 @@ from fake_cupy import fake_cupy
 from gpu_parts import cases, counted, eager, hollow, machine, measured, report
 from gpu_parts.cases import CASES, SHAPES, Case, random_checkpoint, rehearsal
 from gpu_parts.serving import open_engine, sequences
+from helpers import finish, make_engine, request, small_config
+from host_time import TOKEN, NoTimeOps
 
 from tinyinfer.backends.kernels import nvrtc
 from tinyinfer.backends.kernels.nvrtc import ARCHITECTURES, Usage
 from tinyinfer.backends.kernels.occupancy import MULTIPROCESSORS, occupancy
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.ledger import Ledger
 from tinyinfer.measure.roofline import expected_decode
 from tinyinfer.model.config import ModelConfig, held_matrices
 
@@ -363,3 +366,10 @@ def test_a_line_whose_variant_did_not_run_is_refused():
     """Catches a fallback that is printed under the name of what it fell back from."""
     with pytest.raises(RuntimeError, match="ran as eager"):
         measured.check_way("graph", open_engine(random_checkpoint(SHAPES["tiny"], "bfloat16"), FLOAT32))
+
+
+def test_the_host_s_time_is_that_of_the_engine_alone():
+    """Catches a seam of the engine that has changed since: the benchmark would stop with a TypeError."""
+    engine, seq = make_engine(small_config(), ops=NoTimeOps(Ledger())), request([3, 4, 5], 6)
+    assert finish(engine, seq) == [[TOKEN] * 6]
+    assert engine.ledger.flops == 0

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from draft_heads import head_of
+from draft_heads import assert_by_the_formulas, head_of
 from helpers import ALWAYS_DRAFT, TOLERANCE, distance, finish, make_engine, request, small_config
 
 from tinyinfer.backends.numba_ops import NumbaOps
@@ -64,6 +64,12 @@ def test_texts_are_those_of_numpy(switches: dict[str, Any], asked: dict[str, Any
         found.append(finish(engine, *(request(prompt, 12, **asked) for prompt in PROMPTS)))
         assert engine.ledger.drafts_proposed > 20
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("switches", [{}, {"kv_cache": "paged", "block_size": 3}, {"kv_bits": 8, "kv_group_size": 3}])
+def test_drafts_are_those_of_the_formulas(switches: dict[str, Any]) -> None:
+    """Catches values of another position or sequence, which change no text."""
+    assert_by_the_formulas(engine_on(NumbaOps(Ledger(), threads=2), "llama", **switches), PROMPTS)
 
 
 def test_a_copy_plans_anew() -> None:

@@ -6,24 +6,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from draft_heads import head_of
+from draft_heads import assert_by_the_formulas, head_of
 from helpers import ALWAYS_DRAFT, check_blocks, finish, make_engine, request, small_config
 
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine, build_engine
 from tinyinfer.errors import SwitchError
-from tinyinfer.ledger import Ledger
-from tinyinfer.model.draft_head import DraftHead
 from tinyinfer.pruning.layers import keep_layers
 from tinyinfer.speculative.draft_head import HeadDrafter
 
 MODEL = small_config()
-LAYERS = (0, MODEL.num_layers - 1)
 PROMPTS = [4, 5, 6, 7, 4, 5, 6, 9, 4, 5], [1, 2] * 6, [3, 9]
 CACHES: dict[str, dict[str, Any]] = {
     "contiguous": {},
     "paged": {"kv_cache": "paged", "block_size": 3},
     "prefixes": {"kv_cache": "paged", "block_size": 3, "prefix_cache": True},
+    "candidates": {"kv_cache": "paged", "block_size": 3, "num_draft_candidates": 3},
     "8 bits": {"kv_bits": 8, "kv_group_size": 3},
     "chunks": {"max_num_batched_tokens": 4},
 }
@@ -35,64 +33,19 @@ def drafting(**switches: Any) -> Engine:
     return make_engine(MODEL, draft_cost=ALWAYS_DRAFT, **draft, **switches)
 
 
-def watched(engine: Engine, seen: list[tuple[list[int], np.ndarray, list[int]]]) -> Engine:
-    """Notes of each proposal: the known tokens, the values of the newest computed position, and the drafts."""
-    drafter, propose = engine.drafter, engine.drafter.propose
-
-    def look(sequences: list[Any]) -> None:
-        before = [seq for seq in sequences if not seq.drafts]
-        propose(sequences)
-        cache = engine.cache.counting(Ledger())  # a copy, whose arrays are those of now
-        for seq in before:
-            if seq.drafts:
-                at = len(seq.tokens) - 2
-                values = [cache.read(layer, seq, at, at + 1)[1].flatten() for layer in LAYERS]
-                seen.append((list(seq.tokens), np.concatenate(values), [draft.token for draft in seq.drafts]))
-
-    drafter.propose = look  # type: ignore[method-assign]
-    return engine
-
-
-def naive(head: DraftHead, table: np.ndarray, values: np.ndarray, newest: int, n: int) -> list[int]:
-    """The drafts by the formulas, in float64, one number after the other."""
-
-    def normed(x: np.ndarray, norm: Any) -> np.ndarray:
-        return x / np.sqrt((x * x).mean() + norm.eps) * norm.weight
-
-    def times(x: np.ndarray, linear: Any) -> np.ndarray:
-        return x @ linear.weight.array.astype(np.float64)
-
-    state, found = values.astype(np.float64), []
-    for i in range(n):
-        part = head.state if i else head.values
-        x = times(normed(state, part.norm), part.linear)
-        x = x + times(normed(table[found[-1] if found else newest], head.token.norm), head.token.linear)
-        gate, up = np.split(times(normed(x, head.mlp_norm), head.mlp.gate_up), 2)
-        state = x + times(gate / (1 + np.exp(-gate)) * up, head.mlp.down)
-        found.append(int(times(normed(state, head.final_norm), head.head).argmax()))
-    return found
-
-
 @pytest.mark.parametrize("switches", CACHES.values(), ids=CACHES)
 def test_drafts_are_those_of_the_formulas(switches: dict[str, Any]) -> None:
     """From the values of the newest computed position and the token chosen since. Catches a position beside it, a
     state of another sequence or of an earlier draft, and the values of other layers."""
-    seen: list[tuple[list[int], np.ndarray, list[int]]] = []
-    engine = watched(drafting(**switches), seen)
-    finish(engine, *(request(prompt, 12) for prompt in PROMPTS))
-    head, m = engine.drafter.head, engine.model  # type: ignore[attr-defined]
-    table = m.embedding.table.dequantize(slice(0, MODEL.vocab_size)).T.astype(np.float64) * m.embedding.scale
-    assert len(seen) > 10
-    assert max(len(drafts) for *_, drafts in seen) > 2
-    for tokens, values, drafts in seen:
-        assert drafts == naive(head, table, values, tokens[-1], len(drafts))
+    assert_by_the_formulas(drafting(**switches), PROMPTS)
 
 
 @pytest.mark.parametrize("asked", [{}, {"temperature": 1.0, "seed": 4}], ids=["greedy", "drawn"])
 @pytest.mark.parametrize("switches", CACHES.values(), ids=CACHES)
 def test_the_text_is_that_of_no_drafts(switches: dict[str, Any], asked: dict[str, Any]) -> None:
     """On every cache, drafts accepted and rejected."""
-    truth = [finish(make_engine(MODEL, **switches), request(prompt, 16, **asked))[0] for prompt in PROMPTS]
+    plain = {name: value for name, value in switches.items() if name != "num_draft_candidates"}
+    truth = [finish(make_engine(MODEL, **plain), request(prompt, 16, **asked))[0] for prompt in PROMPTS]
     engine = drafting(**switches)
     assert finish(engine, *(request(prompt, 16, **asked) for prompt in PROMPTS)) == truth
     assert engine.ledger.drafts_proposed > 20
