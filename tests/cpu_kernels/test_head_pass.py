@@ -10,6 +10,7 @@ import pytest
 from draft_heads import assert_by_the_formulas, head_of
 from helpers import ALWAYS_DRAFT, TOLERANCE, distance, finish, make_engine, request, small_config
 
+from tinyinfer.backends.cpu_kernels import step
 from tinyinfer.backends.numba_ops import NumbaOps
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.engine import Engine
@@ -80,3 +81,13 @@ def test_a_copy_plans_anew() -> None:
     one, other = (p.draft(before, np.array([5]), np.array([3]), False) for p in (engine.drafter.compiled, passes))  # type: ignore[attr-defined]
     assert passes.head is not engine.drafter.head  # type: ignore[attr-defined]
     assert np.array_equal(one[0], other[0])
+
+
+def test_passes_are_kept_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a server in which every number of sequences leaves a pass behind."""
+    monkeypatch.setattr(step, "KEPT", 40_000)
+    passes = engine_on(NumbaOps(Ledger(), threads=1), "llama").drafter.compiled  # type: ignore[attr-defined]
+    for rows in range(1, 30):
+        before = np.ones((rows, MODELS["llama"].hidden_size), np.float32)
+        passes.draft(before, np.ones(rows, np.int64), np.ones(rows, np.int64), False)
+    assert 1 <= len(passes._passes) < 10

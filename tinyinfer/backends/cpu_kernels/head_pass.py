@@ -28,7 +28,7 @@ from tinyinfer.backends.cpu_kernels.kernel import Launch
 from tinyinfer.backends.cpu_kernels.norms import norm
 from tinyinfer.backends.cpu_kernels.plan import Plan
 from tinyinfer.backends.cpu_kernels.products import product
-from tinyinfer.backends.cpu_kernels.step import KEPT, LONG, chosen
+from tinyinfer.backends.cpu_kernels.step import LONG, chosen, drop_oldest
 from tinyinfer.backends.cpu_kernels.team import compute, serve, team
 from tinyinfer.model.draft_head import DraftHead, Normed
 from tinyinfer.model.interfaces import Sampled
@@ -68,6 +68,11 @@ class HeadPass:
     def plan(self) -> Plan:
         """The launches as a table; whatever is not compiled yet is."""
         return Plan(self.launches)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the plan's rows and scratch memory."""
+        return self.buffers.nbytes
 
     def rows(self, name: str, width: int) -> Rows:
         """A row of so many numbers for each sequence."""
@@ -132,7 +137,6 @@ class HeadPasses:
         if (rows, first) in self._passes:
             self._passes.move_to_end((rows, first))
             return self._passes[rows, first]
-        while self._passes and sum(one.buffers.nbytes for one in self._passes.values()) > KEPT:
-            self._passes.popitem(last=False)
+        drop_oldest(self._passes)
         self._passes[rows, first] = HeadPass(self.head, self.embedding, rows, self.ops.threads, first)
         return self._passes[rows, first]

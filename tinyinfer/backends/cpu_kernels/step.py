@@ -138,10 +138,15 @@ class CompiledPass:
             for old in [old for old in self._passes if old[0] >= LONG]:
                 del self._passes[old]
         else:
-            while self._passes and sum(one.nbytes for one in self._passes.values()) > KEPT:
-                self._passes.popitem(last=False)
+            drop_oldest(self._passes)
         self._passes[key] = Pass(self.model, rows, wanted, self.ops.threads, self.cache)
         return self._passes[key]
+
+
+def drop_oldest(passes: OrderedDict[Any, Any]) -> None:
+    """Drops the passes that were used longest ago, until the others hold no more than KEPT bytes."""
+    while passes and sum(one.nbytes for one in passes.values()) > KEPT:
+        passes.popitem(last=False)
 
 
 def chosen(
