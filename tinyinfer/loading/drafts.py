@@ -12,11 +12,10 @@ from tinyinfer.loading.build import load_model
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.draft_heads import HeadFolder, is_head, load_head, open_head
 from tinyinfer.loading.hub import find
-from tinyinfer.model.draft_head import DraftHead
+from tinyinfer.model.draft_head import DraftHead, no_fit
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model
 from tinyinfer.pruning.switches import WeightSwitches
-from tinyinfer.speculative.draft_head import no_fit
 
 
 def open_draft(name: str, target: Checkpoint) -> Checkpoint | HeadFolder:

@@ -24,6 +24,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tinyinfer.arrays import Array
+from tinyinfer.errors import SwitchError
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.mlp import GatedMLP
@@ -128,3 +129,10 @@ class DraftHead:
         """Bytes of weights held in memory, all of which a draft reads but for one of two matrices."""
         linears = self.values.linear, self.state.linear, self.token.linear, self.head
         return sum(linear.nbytes for linear in linears) + self.mlp.nbytes
+
+
+def no_fit(name: str | None, how: str) -> SwitchError:
+    """The refusal of a head that was made for another model."""
+    reason = "{field} {value!r} is a draft head, which fits one model only ({how})"
+    cure = "name a smaller model of the same family with {draft_model}, or choose another {speculative}"
+    return SwitchError("draft_model", name, reason, cure, how=how)

@@ -15,7 +15,6 @@ from collections.abc import Sequence as Seq
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache
 from tinyinfer.model.draft_head import DraftHead
 from tinyinfer.model.interfaces import Ops, Sampled
@@ -30,13 +29,6 @@ def values_at(cache: Cache, seq: Sequence, position: int, layers: Seq[int], ops:
     # Each is a copy, since a quantized cache unpacks all layers into the same memory.
     read = [cache.read(layer, seq, position, position + 1)[1].copy().reshape(-1) for layer in layers]  # (K·Ev,) each
     return ops.xp.concatenate(read)
-
-
-def no_fit(name: str | None, how: str) -> SwitchError:
-    """The refusal of a head that was made for another model."""
-    reason = "{field} {value!r} is a draft head, which fits one model only ({how})"
-    cure = "name a smaller model of the same family with {draft_model}, or choose another {speculative}"
-    return SwitchError("draft_model", name, reason, cure, how=how)
 
 
 class HeadDrafter(Drafting):

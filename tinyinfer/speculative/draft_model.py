@@ -19,7 +19,7 @@ from tinyinfer.arrays import Array
 from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
-from tinyinfer.model.draft_head import DraftHead
+from tinyinfer.model.draft_head import DraftHead, no_fit
 from tinyinfer.model.interfaces import Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.pruning.layers import keep_layers
@@ -27,7 +27,7 @@ from tinyinfer.sequence import Sequence, Wanted, make_batch
 from tinyinfer.speculative.base import Costs, DraftCost, DraftSettings, Target
 from tinyinfer.speculative.costs import MeasuredCosts
 from tinyinfer.speculative.draft_cache import DraftCache, OwnCache, TargetCache
-from tinyinfer.speculative.draft_head import HeadDrafter, no_fit
+from tinyinfer.speculative.draft_head import HeadDrafter
 from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
 from tinyinfer.speculative.drafting import Drafting
 
