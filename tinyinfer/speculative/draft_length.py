@@ -12,8 +12,9 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from tinyinfer.rotation_sets import ONE_SET, RotationSets
-from tinyinfer.sequence import Sequence
+from tinyinfer.sequence import Batch, Sequence
 from tinyinfer.speculative.base import Costs, DraftSettings
+from tinyinfer.speculative.verify import verify
 
 OPTIMISM = 0.8  # the acceptance rate that is assumed before any draft was verified
 
@@ -95,6 +96,32 @@ class DraftLengths:
     def keep(self, sequences: Collection[Sequence]) -> None:
         """Drops the states of all other sequences."""
         self._states = {seq.id: self._states[seq.id] for seq in sequences if seq.id in self._states}
+
+
+class LearnedLengths:
+    """The half of a drafter that learns how many drafts pay; the other half proposes them."""
+
+    def __init__(self, lengths: DraftLengths) -> None:
+        self.lengths = lengths
+
+    verify = staticmethod(verify)
+
+    @property
+    def most(self) -> int:
+        """How many drafts it proposes for a sequence at most."""
+        return self.lengths.most
+
+    def observe(self, batch: Batch) -> None:
+        """Learns from the time of a step."""
+        self.lengths.cost.observe(batch)
+
+    def free(self, seq: Sequence) -> None:
+        """Drops the sequence's draft length, once the sequence is finished."""
+        self.lengths.free(seq)
+
+    def keep(self, sequences: Collection[Sequence]) -> None:
+        """Drops the draft lengths of all other sequences."""
+        self.lengths.keep(sequences)
 
 
 def most_drafts(c: DraftSettings, default: int) -> int:

@@ -12,21 +12,20 @@ nothing.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from abc import ABC, abstractmethod
 
 import numpy as np
 
 from tinyinfer.arrays import Array
 from tinyinfer.model.interfaces import HOST, Ops, Sampled
 from tinyinfer.sampling import most_likely, perturbed
-from tinyinfer.sequence import Batch, Draft, Sequence
+from tinyinfer.sequence import Draft, Sequence
 from tinyinfer.speculative.base import DraftSettings
 from tinyinfer.speculative.best_coupling import drawn
-from tinyinfer.speculative.draft_length import DraftLengths
-from tinyinfer.speculative.verify import verify
+from tinyinfer.speculative.draft_length import DraftLengths, LearnedLengths
 
 
-class Drafting:
+class Drafting(LearnedLengths, ABC):
     """Proposes tokens by the scores that a subclass computes.
 
     known: how many tokens have scores; vocab_size: the target's. c: num_draft_candidates tokens are proposed for the
@@ -34,30 +33,24 @@ class Drafting:
     """
 
     def __init__(self, ops: Ops, lengths: DraftLengths, known: int, vocab_size: int, c: DraftSettings) -> None:
-        self.ops, self.lengths, self.known, self.vocab_size = ops, lengths, known, vocab_size
+        super().__init__(lengths)
+        self.ops, self.known, self.vocab_size = ops, known, vocab_size
         self.candidates, self.best_coupling = c.num_draft_candidates, c.verification == "best-coupling"
 
-    verify = staticmethod(verify)
-
-    @property
-    def most(self) -> int:
-        """How many drafts it proposes for a sequence at most."""
-        return self.lengths.most
-
+    @abstractmethod
     def count(self, seq: Sequence) -> int:
         """How many drafts to propose for a sequence that has none."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scores(self, sequences: list[Sequence], there: bool) -> tuple[Array, Sampled]:
         """The logits after all tokens and drafts of each sequence, (R, N), and what the host gets of them.
 
         there: whether the drafts are chosen where the backend computes; else the logits must stay (Compiled).
         """
-        raise NotImplementedError
 
+    @abstractmethod
     def proposed(self, sequences: list[Sequence]) -> None:
         """Told when the drafts of these sequences are complete."""
-        raise NotImplementedError
 
     def propose(self, sequences: list[Sequence]) -> None:
         """Drafts one token at a time, for all sequences together."""
@@ -67,18 +60,6 @@ class Drafting:
             while drafting := [seq for seq, n in counts.items() if len(seq.drafts) < n]:
                 self._draft(drafting, counts)
             self.proposed(asked)
-
-    def observe(self, batch: Batch) -> None:
-        """Learns from the time of a step."""
-        self.lengths.cost.observe(batch)
-
-    def free(self, seq: Sequence) -> None:
-        """Drops the draft length of a sequence that has left."""
-        self.lengths.free(seq)
-
-    def keep(self, sequences: Collection[Sequence]) -> None:
-        """Drops the draft lengths of all other sequences."""
-        self.lengths.keep(sequences)
 
     def _draft(self, drafting: list[Sequence], counts: dict[Sequence, int]) -> None:
         """One more draft for each of these sequences; none at all where the draft model's numbers overflow."""

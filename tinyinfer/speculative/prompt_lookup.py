@@ -6,16 +6,15 @@ No model proposes the drafts, so they cost little but the rows that verify them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tinyinfer.sequence import Batch, Draft, Sequence
+from tinyinfer.sequence import Draft, Sequence
 from tinyinfer.speculative.base import DraftCost, DraftSettings, Target
 from tinyinfer.speculative.costs import MeasuredCosts
-from tinyinfer.speculative.draft_length import DraftLengths, most_drafts
-from tinyinfer.speculative.verify import verify
+from tinyinfer.speculative.draft_length import DraftLengths, LearnedLengths, most_drafts
 
 if TYPE_CHECKING:
     from tinyinfer.model.draft_head import DraftHead
@@ -23,7 +22,7 @@ if TYPE_CHECKING:
     from tinyinfer.model.transformer import Model
 
 
-class PromptLookup:
+class PromptLookup(LearnedLengths):
     """Copies what followed the last place where the newest tokens occurred together.
 
     candidates: how many such places, with different tokens behind them, are copied from. longest: how many of the
@@ -31,14 +30,8 @@ class PromptLookup:
     """
 
     def __init__(self, lengths: DraftLengths, candidates: int = 1, longest: int = 3) -> None:
-        self.lengths, self.candidates, self.longest = lengths, candidates, longest
-
-    verify = staticmethod(verify)
-
-    @property
-    def most(self) -> int:
-        """How many drafts it proposes for a sequence at most."""
-        return self.lengths.most
+        super().__init__(lengths)
+        self.candidates, self.longest = candidates, longest
 
     def propose(self, sequences: list[Sequence]) -> None:
         """The first continuation found becomes the drafts; the others become candidates."""
@@ -63,18 +56,6 @@ class PromptLookup:
                 if n > 0 and len(continuations) < self.candidates:
                     continuations.setdefault(tokens[begin], tokens[begin : begin + n])
         return list(continuations.values())
-
-    def observe(self, batch: Batch) -> None:
-        """Learns from the time of a step."""
-        self.lengths.cost.observe(batch)
-
-    def free(self, seq: Sequence) -> None:
-        """Drops the sequence's draft length, once the sequence is finished."""
-        self.lengths.free(seq)
-
-    def keep(self, sequences: Collection[Sequence]) -> None:
-        """Drops the draft lengths of all other sequences."""
-        self.lengths.keep(sequences)
 
 
 def prompt_lookup(
