@@ -29,10 +29,14 @@ Wanted = tuple[SamplingParams, list[int], list[int], int]
 
 @dataclass(frozen=True)
 class Draft:
-    """A proposed token. probs: with verification=best-coupling, the distribution that it was drawn from, (V,)."""
+    """A proposed token. probs: with verification=best-coupling, the distribution that it was drawn from, (V,).
+
+    confidence: the probability that it is accepted if those before it are, where the drafter knows it.
+    """
 
     token: int
     probs: Array | None = None
+    confidence: float | None = None
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine, build_engine
 from tinyinfer.errors import SwitchError
 from tinyinfer.pruning.layers import keep_layers
+from tinyinfer.speculative.base import DraftCost
 from tinyinfer.speculative.draft_head import HeadDrafter
 
 MODEL = small_config()
@@ -27,10 +28,10 @@ CACHES: dict[str, dict[str, Any]] = {
 }
 
 
-def drafting(**switches: Any) -> Engine:
+def drafting(cost: DraftCost = ALWAYS_DRAFT, **switches: Any) -> Engine:
     """An engine whose drafts come from a head."""
     draft: dict[str, Any] = {"speculative": "draft", "draft_model": "head", "second": head_of}
-    return make_engine(MODEL, draft_cost=ALWAYS_DRAFT, **draft, **switches)
+    return make_engine(MODEL, draft_cost=cost, **draft, **switches)
 
 
 @pytest.mark.parametrize("switches", CACHES.values(), ids=CACHES)
@@ -60,6 +61,28 @@ def test_after_a_preemption_it_waits_until_the_target_has_computed_again() -> No
     assert finish(engine, *(request(*w) for w in work)) == truth
     assert engine.ledger.preemptions > 0
     check_blocks(engine)
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("numba", marks=pytest.mark.cpu)])
+@pytest.mark.parametrize(
+    ("sharpness", "temperature", "wanted"),
+    [(1e4, 0.0, 4), (1e-4, 0.0, 0), (1e4, 1.0, 2)],
+    ids=["sure", "unlikely", "sure, but drawn"],
+)
+def test_a_head_goes_on_behind_a_sure_draft_and_drops_an_unlikely_one(
+    sharpness: float, temperature: float, wanted: int, backend: str
+) -> None:
+    """By the rate that is assumed at first, two drafts pay. Catches a probability of another token, and one that is
+    asked of drafts that are drawn.
+    """
+    engine = drafting(backend=backend, cost=DraftCost(lambda rows: 1 + 0.4 * (rows - 1), 0.05))
+    drafter: Any = engine.drafter
+    drafter.head.final_norm.weight[:] *= sharpness
+    seq = request(PROMPTS[0], 9, temperature=temperature, seed=2)
+    engine.add(seq, 0.0)
+    engine.step()
+    drafter.propose([seq])
+    assert len(seq.drafts) == wanted
 
 
 def test_several_candidates_and_drafts_that_are_drawn() -> None:

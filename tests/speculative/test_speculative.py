@@ -475,6 +475,24 @@ def test_the_best_number_of_drafts_brings_the_most_tokens_per_cost(rate, draft_c
     assert gain[length.best()] == pytest.approx(max(gain))
 
 
+@given(
+    confidences=st.lists(st.floats(0.0, 1.0), max_size=4), rate=st.floats(0.0, 1.0), draft_cost=st.floats(0.0, 0.5),
+    slope=st.floats(0.0, 1.0),
+)  # fmt: skip
+@settings(max_examples=60)
+def test_drafts_that_are_there_count_by_their_own_confidence(confidences, rate, draft_cost, slope):
+    """The same by brute force, the first drafts' cost spent whether they are verified or not. Catches the confidence of
+    a neighbour, and drafts that are paid twice.
+    """
+    there = len(confidences)
+    chances = [*confidences, *[rate] * (6 - there)]
+    right = [np.prod(chances[:i]) for i in range(7)]  # the probability that the first i drafts are
+    cost = [1 + slope * k + draft_cost * max(k, there) for k in range(7)]
+    gain = [sum(right[: k + 1]) / cost[k] for k in range(7)]
+    length = DraftLength(6, DraftCost(lambda rows: 1 + slope * (rows - 1), draft_cost), rate)
+    assert gain[length.best(confidences)] == pytest.approx(max(gain))
+
+
 def test_bad_drafts_are_given_up_and_tried_again_later():
     """Down to none within 20 wrong ones, again one after a pause, all of them after a series of right ones."""
     length = DraftLength(7, DraftCost(make_engine(MODEL).ops.relative_cost))

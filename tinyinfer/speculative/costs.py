@@ -46,6 +46,7 @@ class RowCosts:
         self._estimate, self._share = estimate, share
         self._corrections: dict[int, deque[float]] = {}
         self._costs: dict[int, float] = {}  # computed since the last measurement
+        self._estimates: dict[int, float] = {}
 
     def __call__(self, rows: int) -> float:
         if rows not in self._costs:
@@ -56,7 +57,9 @@ class RowCosts:
 
     def estimate(self, rows: int) -> float:
         """The cost before anything was measured."""
-        return self._share * self._estimate(rows)
+        if rows not in self._estimates:
+            self._estimates[rows] = self._share * self._estimate(rows)
+        return self._estimates[rows]
 
     def keep(self, rows: int) -> None:
         """Keeps the present cost of a size, whatever is measured of other sizes."""

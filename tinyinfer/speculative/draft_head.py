@@ -62,6 +62,16 @@ class HeadDrafter(Drafting):
             sample = (self.compiled if there and self.compiled else ops).sample
             return logits, sample(logits, [self._wanted(seq) for seq in sequences])
 
+    def confidence(self, logits: np.ndarray, token: int, seq: Sequence) -> float | None:  # (N,) ->
+        """The token's probability: a head has learned from a target's text how often the target says what it says.
+
+        Not for text that is drawn: there the target's noise, which the head knows, decides as well. And not for other
+        draft models: a copy of the target in fewer bits is as unsure as the target, and yet mostly right.
+        """
+        if seq.request.params.temperature > 0:
+            return None
+        return float(1 / np.exp(logits - logits[token]).sum())
+
     def free(self, seq: Sequence) -> None:
         """Forgets the sequence's state, too."""
         self._states.pop(seq, None)

@@ -1,15 +1,20 @@
 """How many drafts to propose: as many as bring the most tokens per cost, by how often a sequence's were accepted.
 
 With k drafts, each accepted with probability a, a step brings (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al. 2023,
-equation 1). The step costs a forward pass of 1 + k rows, and the k drafts themselves. Wins: a sequence whose drafts
-are always rejected soon costs no more than plain decoding. Loses: a few steps until the rate is learnt, for which
-costs.py sets a limit.
+equation 1). The step costs a forward pass of 1 + k rows, and the k drafts themselves. A drafter that knows how likely
+each of its drafts is right (EAGLE-2, Li et al. 2024, section 3.2) lets the number be chosen anew after each draft: a
+sure one is followed by more, an unlikely one is not even verified. Wins: a sequence whose drafts are always
+rejected soon costs no more than plain decoding. Loses: a few steps until the rate is learnt, for which costs.py sets a
+limit.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Sequence as Seq
 from dataclasses import dataclass
+from itertools import accumulate
+from operator import mul
 
 from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sequence import Batch, Sequence
@@ -31,9 +36,19 @@ class DraftLength:
     cost: Costs
     rate: float = OPTIMISM  # a, the probability that a draft is accepted
 
-    def best(self) -> int:
-        """The number of drafts that brings the most tokens per cost; 0 when no number pays."""
-        return max(range(self.most + 1), key=lambda k: self.tokens(k) / (self.cost.rows(1 + k) + k * self.cost.draft))
+    def best(self, confidences: Seq[float] = ()) -> int:
+        """The number of drafts that brings the most tokens per cost; 0 when no number pays.
+
+        confidences: of the drafts that are proposed already, whose cost is spent.
+        """
+        draft, there = self.cost.draft, len(confidences)
+        right = [*accumulate(confidences, mul, initial=1.0)]  # the probability that the first i drafts are
+
+        def speed(k: int) -> float:
+            tokens = sum(right[: k + 1]) + right[-1] * (self.tokens(max(0, k - there)) - 1)
+            return tokens / (self.cost.rows(1 + k) + max(k, there) * draft)
+
+        return max(range(self.most + 1), key=speed)
 
     def tokens(self, k: int) -> float:
         """How many tokens a step with k drafts brings, the one of plain decoding included."""
@@ -85,8 +100,18 @@ class DraftLengths:
             if len(seq.tokens) > state.tokens:
                 length.learn(past.proposed - state.proposed, past.accepted - state.accepted)
         self._states[seq.id] = DraftState(length, len(seq.tokens), past.proposed, past.accepted)
+        return self._possible(seq, length.best(), behind)
+
+    def after(self, seq: Sequence, confidences: Seq[float]) -> int:
+        """How many drafts pay, now that the first ones are there, each of which is right with such a probability.
+
+        A number below theirs: so many are worth a row.
+        """
+        return self._possible(seq, self._states[seq.id].length.best(confidences), 1)
+
+    def _possible(self, seq: Sequence, n: int, behind: int) -> int:
         left = seq.request.max_tokens - len(seq.new_tokens) - 1
-        return self.cost.affordable(int(min(length.best(), left, self.sets.most_drafts(len(seq.tokens)))), behind, left)
+        return self.cost.affordable(int(min(n, left, self.sets.most_drafts(len(seq.tokens)))), behind, left)
 
     def free(self, seq: Sequence) -> None:
         """Drops the state of a finished sequence; a preempted one keeps what was learnt."""

@@ -13,6 +13,7 @@ nothing.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import numpy as np
 
@@ -48,6 +49,10 @@ class Drafting(LearnedLengths, ABC):
         there: whether the drafts are chosen where the backend computes; else the logits must stay (Compiled).
         """
 
+    def confidence(self, logits: np.ndarray, token: int, seq: Sequence) -> float | None:  # (N,) ->
+        """With which probability a draft with these logits will be accepted; None where that is not known."""
+        return None
+
     @abstractmethod
     def proposed(self, sequences: list[Sequence]) -> None:
         """Told when the drafts of these sequences are complete."""
@@ -67,13 +72,19 @@ class Drafting(LearnedLengths, ABC):
         logits, sampled = self.scores(drafting, there)
         there = there and bool((sampled.tokens != HOST).all())
         rows = None if there else self._on_host(logits, sampled)  # (R, V)
+        seen = sampled.rows if there else rows  # None: the logits stay where the backend computes
         for n, seq in enumerate(drafting):
             if not np.isfinite(sampled.high[n]):  # NaN or infinity: the target model decides alone
                 counts[seq] = 0
                 continue
             draft, *others = [Draft(int(sampled.tokens[n]))] if rows is None else self._drafts(rows[n], seq)
             candidates = seq.speculation.candidates if seq.drafts else [[other] for other in others]
+            if seen is not None and self.candidates == 1:
+                draft = replace(draft, confidence=self.confidence(seen[n], draft.token, seq))
             seq.set_drafts([*seq.drafts, draft], candidates)
+            if draft.confidence is not None:
+                counts[seq] = self.lengths.after(seq, [one.confidence or 0.0 for one in seq.drafts])
+                seq.set_drafts(seq.drafts[: counts[seq]])
 
     def _chooses_there(self, sequences: list[Sequence]) -> bool:
         """Whether tokens that the backend chooses can be the drafts: one for each sequence, of the target's ids."""
