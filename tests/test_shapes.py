@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import re
+import sys
 import textwrap
+import threading
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -19,7 +23,17 @@ from draft_heads import head_of
 from fake_cupy import fake_cupy
 from gguf import GGMLQuantizationType
 from gguf_writer import random_blocks, write_gguf
-from helpers import ALWAYS_DRAFT, Letters, checkpoint_of, finish, make_engine, random_tensors, request, small_config
+from helpers import (
+    ALWAYS_DRAFT,
+    Letters,
+    checkpoint_of,
+    finish,
+    forward,
+    make_engine,
+    random_tensors,
+    request,
+    small_config,
+)
 from shapes import PACKAGE, Inspector, Signature, def_comments, functions, handles_arrays, is_protocol, letters_of
 
 from tinyinfer import LLM, arrays
@@ -85,10 +99,16 @@ from tinyinfer.loading.reorder import neighbour_pairs_order, partial_rotation_or
 from tinyinfer.loading.saving import save_model
 from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.model.attention import full_attention
-from tinyinfer.model.config import MoEConfig, RopeConfig
+from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.model.heads import Heads, Sinks, SoftCap
 from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.model.weights import MASK, TWO_OF_FOUR, Experts, Floats, Linear, MixedMatrix, SparseMatrix
+from tinyinfer.parallel.collectives import ring_all_reduce, tree_all_reduce
+from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.local import run_ranks
+from tinyinfer.parallel.mpi import MPIComm
+from tinyinfer.parallel.shards import part_of
+from tinyinfer.parallel.tensor import TensorOps, divide
 from tinyinfer.pruning.apply import prune_model
 from tinyinfer.pruning.apply import read_windows as pruning_windows
 from tinyinfer.pruning.patterns import read_pattern
@@ -486,6 +506,60 @@ def run_pruned_lesson(llm: LLM) -> None:
     assert judge_cheapest(lambda w, hessian: int(np.argmin(CHOICES[2][0](w, hessian))))
 
 
+class World:
+    """Two processes, of which this is the first, and the other one says what this one says."""
+
+    Get_rank, Get_size = staticmethod(lambda: 0), staticmethod(lambda: 2)
+
+    def Allgatherv(self, x: np.ndarray, given: tuple[np.ndarray, list[int]]) -> None:
+        given[0][...] = np.concatenate([x, x])
+
+    def __getattr__(self, name: str) -> Callable[..., bytes]:
+        """All other calls, which leave their arrays as they are."""
+        return lambda *args, **more: pickle.dumps(args)
+
+
+def run_parallel(inspector: Inspector) -> None:
+    """Every model divided among two ranks, and every call from rank to rank, as threads and by a stand-in of MPI."""
+
+    def call_all(comm: Comm) -> None:
+        x = np.ones((5, 2), np.float32)
+        comm.all_reduce(x)
+        comm.all_gather(x)
+        comm.broadcast(x)
+        if comm.rank:
+            comm.receive(x, 0)
+        else:
+            comm.send(x, 1)
+        comm.exchange(x, 1 - comm.rank, x, 1 - comm.rank)
+
+    def divided(config: ModelConfig, comm: Comm) -> None:
+        inner = NumpyOps(Ledger())
+        model = divide(build_model(checkpoint_of(config, random_tensors(config)), inner), comm.rank, comm.size, inner)
+        engine = build_engine(model, TensorOps(inner, comm), EngineConfig(), WallClock())
+        forward(engine, (request(range(19)), 0, 19))
+
+    def work() -> None:
+        threading.setprofile(sys.getprofile())  # the ranks' threads are watched, too
+        run_ranks(2, call_all)
+        for way in (ring_all_reduce, tree_all_reduce):
+            run_ranks(3, lambda comm, way=way: way(np.ones((5, 2), np.float32), comm))
+        call_all(MPIComm(World(), None, Ledger()))
+        MPIComm(World(), None, Ledger()).receive(np.ones((5, 2)), 1)
+        list(part_of(Floats("w", np.ones((5, 2), np.float32)), (range(1, 3),)).tiles())
+        threading.setprofile(None)
+
+    def work_of(config: ModelConfig) -> None:
+        threading.setprofile(sys.getprofile())
+        run_ranks(5, partial(divided, config))
+        threading.setprofile(None)
+
+    inspector.watch({}, work)
+    for config in MODELS.values():  # of 15 query heads and 5 key/value heads each rank has
+        letters = {name: letters_of(config)[name] for name in "LDE"} | {"H": 3, "K": 1}
+        inspector.watch(letters, partial(work_of, config))
+
+
 def run_lanes() -> None:
     """The arrays of the compiled kernels, which need no numba, and what a mixture counts there."""
     assert Buffers(3, 1).rows("x", 70).array.shape == (3, 128)
@@ -538,6 +612,7 @@ def inspector(golden_folder, tmp_path_factory) -> Inspector:
     run_quantized(inspector, golden_folder("gpt2"))
     run_kept(inspector)
     run_pruned(inspector)
+    run_parallel(inspector)
     folder = tmp_path_factory.mktemp("shapes")
     run_trained(inspector, folder)
     run_lessons(inspector)

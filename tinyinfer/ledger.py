@@ -37,6 +37,8 @@ class Ledger:
     expert_rows: int = 0  # (row, expert) pairs computed by mixtures of experts
     experts_read: int = 0  # experts whose weights were read, over all layers
     steps: int = 0  # forward passes
+    messages_sent: int = 0  # by this rank to others, where a model is divided among several (parallel/)
+    bytes_sent: int = 0
 
     def copy(self) -> Ledger:
         """The totals as they are now."""

@@ -1,0 +1,73 @@
+"""What every Comm promises, checked by each rank: as threads, and by `mpiexec -n N python contract.py`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tinyinfer.ledger import Ledger
+from tinyinfer.parallel.collectives import ring_all_reduce, tree_all_reduce
+from tinyinfer.parallel.comm import Comm
+
+
+def of(rank: int, shape: tuple[int, ...]) -> np.ndarray:  # -> shape
+    """Whole numbers that are another rank's alone, so that sums are exact in any order."""
+    return np.random.default_rng(rank).integers(-1000, 1000, shape).astype(np.float32)
+
+
+def check(comm: Comm) -> str:
+    """All promises; returns a word that the test looks for. Raises AssertionError."""
+    n, me = comm.size, comm.rank
+    for shape in ((7,), (2, 576), (1, 1), (0, 4)):
+        total = sum(of(rank, shape) for rank in range(n))
+        for way in (comm.all_reduce, lambda x: ring_all_reduce(x, comm), lambda x: tree_all_reduce(x, comm)):
+            x = of(me, shape)
+            summed = way(x)
+            np.testing.assert_array_equal(summed, total)
+        for root in range(n):
+            np.testing.assert_array_equal(comm.broadcast(of(me, shape), root), of(root, shape))
+    for rank, x in enumerate(comm.all_gather(of(me, (3, 2)))):
+        np.testing.assert_array_equal(x, of(rank, (3, 2)))
+    lengths = [rank % 3 for rank in range(n)]
+    for rank, x in enumerate(comm.all_gather(of(me, (lengths[me], 5)), lengths)):
+        np.testing.assert_array_equal(x, of(rank, (rank % 3, 5)))
+    assert comm.share({"rank": me}, n - 1) == {"rank": n - 1}
+    check_messages(comm)
+    check_counts(comm)
+    comm.barrier()
+    return f"rank {me} of {n} is content"
+
+
+def check_messages(comm: Comm) -> None:
+    """From rank to rank, in both directions, and in a ring."""
+    n, me = comm.size, comm.rank
+    for source in range(n):
+        for to in range(n):
+            if source == to:
+                continue
+            if me == source:
+                comm.send(of(source, (4,)), to)
+            if me == to:
+                np.testing.assert_array_equal(comm.receive(np.empty(4, np.float32), source), of(source, (4,)))
+    if n > 1:
+        y = comm.exchange(of(me, (6, 2)), (me + 1) % n, np.empty((6, 2), np.float32), (me - 1) % n)
+        np.testing.assert_array_equal(y, of((me - 1) % n, (6, 2)))
+
+
+def check_counts(comm: Comm) -> None:
+    """An all-reduce counts what the ring sends, and over all ranks 2(n-1)/n of the array each."""
+    n = comm.size
+    for size in (576, 5, 1):
+        counted = []
+        for way in (comm.all_reduce, lambda x: ring_all_reduce(x, comm)):
+            before = comm.ledger.copy()
+            way(of(comm.rank, (size,)))
+            work = comm.ledger - before
+            counted.append((work.messages_sent, work.bytes_sent))
+        assert counted[0] == counted[1] if n > 1 else counted == [(0, 0), (0, 0)], counted
+        assert sum(comm.share(counted[0][1], rank) for rank in range(n)) == 2 * (n - 1) * size * 4
+
+
+if __name__ == "__main__":
+    from tinyinfer.parallel.mpi import mpi_comm
+
+    print(check(mpi_comm(Ledger())), flush=True)

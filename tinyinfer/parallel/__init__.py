@@ -1,0 +1,13 @@
+"""Parallelism: how do several processes run one model that is too large, or too slow, for one of them?
+
+Read in this order:
+
+    comm.py           what ranks call to pass arrays to each other, and what that sends
+    collectives.py    an all-reduce written out, as a ring and as a tree
+    local.py          all ranks in one process, in an order drawn from a seed
+    mpi.py            ranks as processes, on one machine or on several
+    shards.py         a part of a matrix, in whatever form the matrix is
+    tensor.py         every layer divided among the ranks: heads, neurons, experts, the vocabulary
+
+Wins: memory and time of a step are divided. Loses: ranks wait for each other, and for their wires.
+"""

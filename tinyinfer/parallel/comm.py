@@ -1,0 +1,161 @@
+"""Comm: how the ranks of one model pass arrays to each other, and what that costs.
+
+A rank is one process of several that run the same program, each with its own part of the work. They meet in
+collectives: every rank calls the same one in the same order, and none goes on before it has what it asked for.
+
+    all_reduce    the sum of all ranks' arrays, for all             tensor parallel: partial sums of a product
+    all_gather    all ranks' arrays, for all                        tensor parallel: the best tokens of each part
+    broadcast     one rank's array, for all
+    share         one rank's Python object, for all                 what the scheduler has decided
+    send/receive  an array, from one rank to another                pipeline: rows go from stage to stage
+    exchange      both at once, so that a ring of ranks never waits for itself
+    barrier       nothing, but when all are there
+
+The ledger counts what a rank sends, by the algorithms of collectives.py: a ring for the arrays that all ranks add to, a
+binomial tree for what comes from one. A library chooses its own algorithm for each size (MPICH takes recursive doubling
+for a few kilobytes), so its wires may carry others.
+
+Wins: the same model code runs as threads of one process (local.py), as processes, or on several machines (mpi.py).
+Loses: a rank that is slow, or dead, stops all.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as Seq
+from typing import Any, TypeVar
+
+import numpy as np
+
+from tinyinfer.arrays import Array
+from tinyinfer.ledger import Ledger
+
+Value = TypeVar("Value")
+
+
+class CommError(RuntimeError):
+    """Ranks that do not agree on what they call, or one that is gone. The message names the rank."""
+
+
+class Comm(ABC):
+    """What a rank calls. rank: its number, from 0 on; size: how many there are; ledger: counts what the rank sends.
+
+    Arrays are contiguous and lie where the backend computes. All ranks get the same bits.
+    """
+
+    def __init__(self, rank: int, size: int, ledger: Ledger) -> None:
+        self.rank, self.size, self.ledger = rank, size, ledger
+
+    # Collectives.
+
+    def all_reduce(self, x: Array) -> Array:  # (...,) -> (...,)
+        """The sum of the ranks' arrays, of one shape; x is used up."""
+        parts = [part.nbytes for part in split(x, self.size)]
+        after = [parts[(self.rank + i) % self.size] for i in (1, 2)]  # what the rank does not send on
+        self._count(2 * (self.size - 1), 2 * sum(parts) - sum(after))
+        return self._all_reduce(x) if self.size > 1 else x
+
+    def all_gather(self, x: Array, lengths: Seq[int] | None = None) -> list[Array]:  # (rows, ...) ->
+        """The arrays of all ranks in their order. lengths: of each along the first axis, where they differ."""
+        lengths = [len(x)] * self.size if lengths is None else list(lengths)
+        if len(lengths) != self.size or lengths[self.rank] != len(x):
+            raise ValueError(f"rank {self.rank} of {self.size} gives {len(x)} rows, and the lengths are {lengths}")
+        row = x.nbytes // len(x) if len(x) else 0
+        self._count(self.size - 1, row * (sum(lengths) - lengths[(self.rank + 1) % self.size]))
+        return self._all_gather(x, lengths) if self.size > 1 else [x]
+
+    def broadcast(self, x: Array, root: int = 0) -> Array:  # (...,) -> (...,)
+        """The root's array, which the others get into x, of the same shape and type."""
+        self._check(root)
+        self._count(passed_on := children(self.rank, root, self.size), passed_on * x.nbytes)
+        return self._broadcast(x, root) if self.size > 1 else x
+
+    def share(self, value: Value, root: int = 0) -> Value:
+        """The root's object, pickled on its way; the others' value does not matter. For small things."""
+        self._check(root)
+        if self.size == 1:
+            return value
+        shared, nbytes = self._share(value, root)
+        self._count(passed_on := children(self.rank, root, self.size), passed_on * nbytes)
+        return shared
+
+    def barrier(self) -> None:
+        """Returns when all ranks have called it."""
+        self._count((self.size - 1).bit_length(), 0)
+        if self.size > 1:
+            self._barrier()
+
+    # From one rank to another.
+
+    def send(self, x: Array, to: int) -> None:  # (...,) ->
+        """Returns when the other rank has received x."""
+        self._check(to, self.rank)
+        self._count(1, x.nbytes)
+        self._send(x, to)
+
+    def receive(self, x: Array, source: int) -> Array:  # (...,) -> (...,)
+        """What the other rank sends, an array of the shape and type of x, in the place of x."""
+        self._check(source, self.rank)
+        return self._receive(x, source)
+
+    def exchange(self, x: Array, to: int, y: Array, source: int) -> Array:  # (sent, ...), (got, ...) -> (got, ...)
+        """Sends x to one rank while y comes from another: two ranks that both send first would wait for each other."""
+        self._check(to, self.rank)
+        self._check(source, self.rank)
+        self._count(1, x.nbytes)
+        return self._exchange(x, to, y, source)
+
+    def _check(self, other: int, own: int | None = None) -> None:
+        if not 0 <= other < self.size or other == own:
+            raise ValueError(f"rank {self.rank} of {self.size} has no rank {other} to talk to")
+
+    def _count(self, messages: int, nbytes: int) -> None:
+        self.ledger.messages_sent += messages
+        self.ledger.bytes_sent += nbytes
+
+    # What a kind of Comm has of its own; never called where there is one rank.
+
+    @abstractmethod
+    def _all_reduce(self, x: Array) -> Array: ...
+
+    @abstractmethod
+    def _all_gather(self, x: Array, lengths: list[int]) -> list[Array]: ...
+
+    @abstractmethod
+    def _broadcast(self, x: Array, root: int) -> Array: ...
+
+    @abstractmethod
+    def _share(self, value: Any, root: int) -> tuple[Any, int]:
+        """The object, and its bytes on the way."""
+
+    @abstractmethod
+    def _barrier(self) -> None: ...
+
+    @abstractmethod
+    def _send(self, x: Array, to: int) -> None: ...
+
+    @abstractmethod
+    def _receive(self, x: Array, source: int) -> Array: ...
+
+    @abstractmethod
+    def _exchange(self, x: Array, to: int, y: Array, source: int) -> Array: ...
+
+
+def split(x: Array, n: int) -> list[Array]:  # (...,) ->
+    """The numbers of a contiguous array in n parts as even as they can be, the first ones longer; views of x."""
+    flat, stops = x.reshape(-1), np.cumsum([0, *sizes(x.size, n)])
+    return [flat[start:stop] for start, stop in zip(stops[:-1].tolist(), stops[1:].tolist(), strict=True)]
+
+
+def sizes(total: int, n: int) -> list[int]:
+    """A total in n parts as even as they can be, the first ones larger."""
+    return [total // n + (part < total % n) for part in range(n)]
+
+
+def children(rank: int, root: int, size: int) -> int:
+    """To how many ranks a rank passes on what comes from the root along a binomial tree."""
+    place, found, step = (rank - root) % size, 0, 1
+    while step < size and place % (2 * step) == 0:
+        found += place + step < size
+        step *= 2
+    return found

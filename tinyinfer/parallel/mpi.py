@@ -1,0 +1,72 @@
+"""MPIComm: ranks as processes of one machine, or of several, that MPI has started (extra `parallel`).
+
+    mpiexec -n 2 python -m tinyinfer ...
+
+MPI knows how to find the other ranks and the fastest way to each: shared memory on one machine, a network between two.
+NumPy arrays are sent from where they lie, and arrive where they shall lie. (MPI Forum 2021, MPI: A Message-Passing
+Interface Standard 4.0, chapters 3 and 6; mpi4py: Dalcín & Fang 2021.)
+
+Wins: processes compute at the same time. Loses: each needs a core; ranks that wait spin.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import numpy as np
+
+from tinyinfer.arrays import Array
+from tinyinfer.errors import SwitchError
+from tinyinfer.ledger import Ledger
+from tinyinfer.parallel.comm import Comm
+
+
+def mpi_comm(ledger: Ledger) -> MPIComm:
+    """The ranks that mpiexec has started. Raises SwitchError where MPI is not installed."""
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        reason = "ranks talk by MPI, which is not installed ({words})"
+        raise SwitchError("", None, reason, "pip install 'tinyinfer[parallel]'", words=str(error)) from error
+    return MPIComm(MPI.COMM_WORLD, MPI.IN_PLACE, ledger)
+
+
+class MPIComm(Comm):
+    """A rank of an mpi4py communicator. in_place: what MPI calls an argument that is the result, too."""
+
+    def __init__(self, world: Any, in_place: Any, ledger: Ledger) -> None:
+        super().__init__(world.Get_rank(), world.Get_size(), ledger)
+        self.world, self.in_place = world, in_place
+
+    def _all_reduce(self, x: Array) -> Array:  # (...,) -> (...,)
+        self.world.Allreduce(self.in_place, x)
+        return x
+
+    def _all_gather(self, x: Array, lengths: list[int]) -> list[Array]:  # (rows, ...) ->
+        given = np.empty((sum(lengths), *x.shape[1:]), x.dtype)
+        row = given[:1].size
+        self.world.Allgatherv(x, (given, [row * length for length in lengths]))
+        return np.split(given, np.cumsum(lengths)[:-1])
+
+    def _broadcast(self, x: Array, root: int) -> Array:  # (...,) -> (...,)
+        self.world.Bcast(x, root)
+        return x
+
+    def _share(self, value: Any, root: int) -> tuple[Any, int]:
+        words = self.world.bcast(pickle.dumps(value) if self.rank == root else None, root)
+        return (value if self.rank == root else pickle.loads(words)), len(words)
+
+    def _barrier(self) -> None:
+        self.world.Barrier()
+
+    def _send(self, x: Array, to: int) -> None:  # (...,) ->
+        self.world.Ssend(x, to)
+
+    def _receive(self, x: Array, source: int) -> Array:  # (...,) -> (...,)
+        self.world.Recv(x, source)
+        return x
+
+    def _exchange(self, x: Array, to: int, y: Array, source: int) -> Array:  # (sent, ...), (got, ...) -> (got, ...)
+        self.world.Sendrecv(x, to, recvbuf=y, source=source)
+        return y
