@@ -65,20 +65,20 @@ def test_after_a_preemption_it_waits_until_the_target_has_computed_again() -> No
 
 @pytest.mark.parametrize("backend", ["numpy", pytest.param("numba", marks=pytest.mark.cpu)])
 @pytest.mark.parametrize(
-    ("sharpness", "temperature", "wanted"),
-    [(1e4, 0.0, 4), (1e-4, 0.0, 0), (1e4, 1.0, 2)],
-    ids=["sure", "unlikely", "sure, but drawn"],
+    ("sharpness", "asked", "wanted"),
+    [(1e4, {}, 4), (1e-4, {}, 0), (1e4, {"temperature": 1.0}, 2), (1e4, {"repetition_penalty": 2.0}, 2)],
+    ids=["sure", "unlikely", "sure, but drawn", "sure, but with a penalty"],
 )
 def test_a_head_goes_on_behind_a_sure_draft_and_drops_an_unlikely_one(
-    sharpness: float, temperature: float, wanted: int, backend: str
+    sharpness: float, asked: dict[str, float], wanted: int, backend: str
 ) -> None:
     """By the rate that is assumed at first, two drafts pay. Catches a probability of another token, and one that is
-    asked of drafts that are drawn.
+    asked of drafts that are drawn, or that penalties have changed.
     """
     engine = drafting(backend=backend, cost=DraftCost(lambda rows: 1 + 0.4 * (rows - 1), 0.05))
     drafter: Any = engine.drafter
     drafter.head.final_norm.weight[:] *= sharpness
-    seq = request(PROMPTS[0], 9, temperature=temperature, seed=2)
+    seq = request(PROMPTS[0], 9, seed=2, **asked)
     engine.add(seq, 0.0)
     engine.step()
     drafter.propose([seq])

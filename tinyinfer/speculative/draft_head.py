@@ -18,6 +18,7 @@ from tinyinfer.arrays import Array
 from tinyinfer.kv_cache.base import Cache
 from tinyinfer.model.draft_head import DraftHead
 from tinyinfer.model.interfaces import Ops, Sampled
+from tinyinfer.sampling import has_penalties
 from tinyinfer.sequence import Sequence, Wanted
 from tinyinfer.speculative.base import DraftSettings, Target
 from tinyinfer.speculative.draft_length import DraftLengths
@@ -65,10 +66,11 @@ class HeadDrafter(Drafting):
     def confidence(self, logits: np.ndarray, token: int, seq: Sequence) -> float | None:  # (N,) ->
         """The token's probability: a head has learned from a target's text how often the target says what it says.
 
-        Not for text that is drawn: there the target's noise, which the head knows, decides as well. And not for other
-        draft models: a copy of the target in fewer bits is as unsure as the target, and yet mostly right.
+        Not for text that is drawn, nor with penalties: there noise or earlier tokens decide as well, and the head knows
+        both. And not for other draft models: a copy of the target in fewer bits is as unsure as the target, and yet
+        mostly right.
         """
-        if seq.request.params.temperature > 0:
+        if seq.request.params.temperature > 0 or has_penalties(seq.request.params):
             return None
         return float(1 / np.exp(logits - logits[token]).sum())
 

@@ -3,9 +3,9 @@
 With k drafts, each accepted with probability a, a step brings (1 - a^(k+1)) / (1 - a) tokens (Leviathan et al. 2023,
 equation 1). The step costs a forward pass of 1 + k rows, and the k drafts themselves. A drafter that knows how likely
 each of its drafts is right (EAGLE-2, Li et al. 2024, section 3.2) lets the number be chosen anew after each draft: a
-sure one is followed by more, an unlikely one is not even verified. Wins: a sequence whose drafts are always
-rejected soon costs no more than plain decoding. Loses: a few steps until the rate is learnt, for which costs.py sets a
-limit.
+sure one is followed by more, an unlikely one is not even verified. (Not where the logits stay on a GPU: the host does
+not see how likely a draft is.) Wins: a sequence whose drafts are always rejected soon costs little more than plain
+decoding. Loses: a few steps until the rate is learnt, for which costs.py sets a limit.
 """
 
 from __future__ import annotations
@@ -107,7 +107,8 @@ class DraftLengths:
 
         A number below theirs: so many are worth a row.
         """
-        return self._possible(seq, self._states[seq.id].length.best(confidences), 1)
+        best = self._states[seq.id].length.best(confidences)
+        return best if best <= len(confidences) else self._possible(seq, best, 1)
 
     def _possible(self, seq: Sequence, n: int, behind: int) -> int:
         left = seq.request.max_tokens - len(seq.new_tokens) - 1
