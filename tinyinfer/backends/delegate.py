@@ -109,6 +109,9 @@ class DelegatingOps(Uncompiled):
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
         return self.inner.sample(logits, wanted)
 
+    def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, V)
+        return self.inner.whole(logits)
+
     def available_memory(self) -> int:
         return self.inner.available_memory()
 

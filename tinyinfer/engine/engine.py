@@ -141,7 +141,7 @@ class Engine:
             span = Span(seq, 0, stop - done, done, stop - start, cache.rotation_set(seq))
             rows = np.arange(start - done, stop - done)
             batch = Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,))
-            logits = self.ops.to_host(self.forward(batch))  # (R, V)
+            logits = self.ops.whole(self.forward(batch))  # (R, V)
             ends = Sampled(rows, logits.min(axis=1), logits.max(axis=1))
             check_finite(ends, batch, cache, self.model, self.ops, self.cure)
             cache.commit(seq, stop - done)
@@ -158,15 +158,15 @@ class Engine:
 
 def build_engine(
     model: Model, ops: Ops, c: EngineConfig, clock: Clock, second: Model | DraftHead | None = None,
-    draft_cost: DraftCost | None = None,
+    draft_cost: DraftCost | None = None, shared: Callable[[Cache], Cache] = lambda cache: cache,
 ) -> Engine:  # fmt: skip
     """An engine with the optimizations of `c`, each taken by its name.
 
     second: the draft model, or the head, of speculative=draft. draft_cost: what drafts are assumed to cost; None: what
-    is measured.
+    is measured. shared: what is put around the cache, where other ranks have parts of it.
     Raises ValueError for a switch that does not suit the model.
     """
-    cache = build_cache(model.config, ops, c)
+    cache = shared(build_cache(model.config, ops, c))
     prefixes = resolve(PREFIX_CACHES, "on" if c.prefix_cache else "off")(cache, ops.ledger)
     drafter = resolve(DRAFTERS, c.speculative)(Target(model, cache, prefixes), second, ops, c, clock, draft_cost)
     candidates = resolve(CANDIDATES, "on" if c.num_draft_candidates > 1 else "off")(cache, ops.ledger)

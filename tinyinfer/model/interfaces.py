@@ -211,6 +211,9 @@ class Ops(Device, Protocol):
         A backend without a device of its own leaves all tokens to the host, and hands it the logits.
         """
 
+    def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, V)
+        """The logits in the host's memory; of a model whose vocabulary is divided among ranks, all of them."""
+
     def compile(self, model: Any, cache: KVCache, rows: int = 1) -> Compiled | None:
         """A faster forward pass for this Model and cache; None: there is none.
 

@@ -1,0 +1,119 @@
+"""One rank leads, the others follow: with every switch the ranks together say what one process says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import ROUNDING, checkpoint_of, distance, finish, make_engine, random_tensors, request, small_config
+
+from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.engine.engine import Engine, build_cache, build_engine
+from tinyinfer.errors import NotFiniteError
+from tinyinfer.loading.build import load_model
+from tinyinfer.model.config import ModelConfig
+from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.lead import LeaderOps, follow, mirrored
+from tinyinfer.parallel.local import run_ranks
+from tinyinfer.parallel.tensor import TensorOps, divide
+
+MODEL = small_config()
+PROMPTS = [4, 5, 6, 7, 4, 5, 6, 9, 4, 5], [1, 2] * 6, [3, 9], [4, 5, 6, 7, 4, 5, 6, 9, 4, 5, 8, 8]
+SWITCHES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "no cache": {"kv_cache": "none"},
+    "chunks": {"max_num_batched_tokens": 4},
+    "static": {"batching": "static", "max_num_seqs": 2},
+    "paged": {"kv_cache": "paged", "block_size": 3},
+    "prefixes": {"kv_cache": "paged", "block_size": 3, "prefix_cache": True},
+    "short of blocks": {"kv_cache": "paged", "block_size": 2, "num_blocks": 16, "prefix_cache": True},
+    "8 bits": {"kv_bits": 8, "kv_group_size": 3},
+    "lookup": {"speculative": "prompt-lookup"},
+    "candidates": {"speculative": "prompt-lookup", "num_draft_candidates": 2, "kv_cache": "paged", "block_size": 3},
+}
+ASKED: dict[str, dict[str, Any]] = {
+    "greedy": {},
+    "drawn": {"temperature": 1.0, "seed": 4},
+    "filtered": {"temperature": 0.9, "top_p": 0.8, "seed": 4},
+    "penalties": {"repetition_penalty": 1.3, "frequency_penalty": 0.2},
+}
+
+
+def together(ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, **switches: Any) -> Any:
+    """What work(engine) returns on the leader of so many ranks."""
+    checkpoint, c = checkpoint_of(config, random_tensors(config)), EngineConfig(**switches)
+
+    def rank(comm: Comm) -> Any:
+        inner = NumpyOps(comm.ledger)
+        model = divide(load_model(checkpoint, inner, c), comm.rank, comm.size, inner)
+        if comm.rank:
+            ops = TensorOps(inner, comm)
+            return follow(model, build_cache(model.config, ops, c), ops)
+        leading = LeaderOps(inner, comm, config.vocab_size)
+        try:
+            return work(build_engine(model, leading, c, lambda: 0.0, shared=mirrored))
+        finally:
+            leading.close()
+
+    return run_ranks(ranks, rank, seed)[0]
+
+
+@pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
+@pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
+def test_ranks_say_what_one_process_says(switches: dict[str, Any], asked: dict[str, Any]) -> None:
+    """Every cache, scheduler and drafter, with every way to choose. Catches a change of the cache that the followers
+    miss, blocks that differ, a draw with other noise, and a best token of one rank alone.
+    """
+    work = [(prompt, 12) for prompt in PROMPTS]
+    truth = finish(make_engine(MODEL, **switches), *(request(*w, **asked) for w in work))
+    for ranks in (2, 4):
+        found = together(ranks, MODEL, lambda engine: finish(engine, *(request(*w, **asked) for w in work)), **switches)
+        assert found == truth, f"{ranks} ranks"
+
+
+def test_logits_and_log_probabilities_are_those_of_one_process() -> None:
+    """Catches the logits of a rank's own tokens alone."""
+
+    def logits(engine: Engine) -> np.ndarray:
+        return np.asarray(engine.logits(request(PROMPTS[0], 1), 0, 10))
+
+    assert distance(together(2, MODEL, logits), logits(make_engine(MODEL))) < ROUNDING
+
+    def scores(engine: Engine) -> list[float]:
+        seq = request(PROMPTS[1], 6, logprobs=2)
+        finish(engine, seq)
+        return [choice.logprob or 0.0 for choice in seq.progress.choices]
+
+    assert together(2, MODEL, scores) == pytest.approx(scores(make_engine(MODEL)), abs=1e-4)
+
+
+def test_sequences_that_leave_early_leave_all_caches() -> None:
+    """Catches followers that hold the blocks of aborted requests."""
+
+    def work(engine: Engine) -> list[list[int]]:
+        first, second = request(PROMPTS[0], 20), request(PROMPTS[1], 8)
+        run = engine.run([first, second])
+        for _ in range(3):
+            next(run)
+        engine.abort(first)
+        for _ in run:
+            continue
+        return finish(engine, request(PROMPTS[2], 8), request(PROMPTS[3], 8))
+
+    switches = {"kv_cache": "paged", "block_size": 2, "num_blocks": 20, "prefix_cache": True}
+    assert together(3, MODEL, work, **switches) == work(make_engine(MODEL, **switches))
+
+
+def test_numbers_that_overflow_end_their_request_and_not_the_ranks() -> None:
+    """Catches ranks that wait for each other while the leader looks for the place alone."""
+    config = small_config(logit_scale=1e38)
+
+    def work(engine: Engine) -> str:
+        with pytest.raises(NotFiniteError, match="run the model in one process"):
+            finish(engine, request(PROMPTS[0], 5))
+        return "ended"
+
+    assert together(2, config, work) == "ended"

@@ -1,0 +1,272 @@
+"""One rank leads: it schedules, proposes drafts and chooses tokens. The others follow: they compute what it tells them.
+
+    leader      an Engine like any other, with a cache that notes its changes (`Mirrored`) and a pass (`Leading`) that
+                sends an order before it computes
+    follower    `follow`: waits for an order, makes the same changes to its own cache, computes its part of the pass
+
+An order says what changed in the cache since the last one (reserve, commit, truncate, free ... of which sequence) and
+which rows to compute; all caches began empty, so all have the same lengths and the same block tables, each for its own
+heads. So no scheduler, no drafter and no clock has to be the same on all ranks: only the leader has one.
+
+Tokens are chosen without all logits: each rank knows its best token, and the noise of a draw is a function of the
+token's number (noise.py), so four numbers of each row and rank tell the leader which one is best of all. Rows that only
+the host can choose from (filters, penalties, log-probabilities) are gathered.
+
+Wins: every switch that lives in the scheduler works as it is. Loses: the leader's host work is no shorter, and the
+others wait for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Seq
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+
+from tinyinfer.arrays import Array
+from tinyinfer.errors import NotFiniteError
+from tinyinfer.kv_cache.base import Cache
+from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Ops, Sampled
+from tinyinfer.model.transformer import Model, transformer
+from tinyinfer.noise import gumbel
+from tinyinfer.parallel.comm import Comm, CommError
+from tinyinfer.parallel.shards import division
+from tinyinfer.parallel.tensor import TensorOps
+from tinyinfer.sampling import has_penalties
+from tinyinfer.sampling_params import SamplingParams
+from tinyinfer.sequence import Batch, Sequence, Span, Wanted
+
+# All that changes a cache, or a paged one's blocks for the prefix cache.
+CHANGES = frozenset({
+    "prepare", "shrink", "grow", "extend", "reserve", "commit", "truncate", "fork", "free", "clear", "adopt", "hold",
+    "release",
+})  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Known:
+    """What a cache must know of a sequence: the other ranks have no more of it."""
+
+    id: int
+    length: int
+    most_positions: int
+
+    @property
+    def tokens(self) -> range:
+        """As many tokens as the sequence has; a cache asks for no more than their number."""
+        return range(self.length)
+
+
+class Draw(NamedTuple):
+    """How a row's token is chosen: greedy (temperature 0), or with the noise of a seed and a position."""
+
+    temperature: float
+    seed: int
+    position: int
+
+
+Change = tuple[str, tuple[Any, ...]]  # a method of the cache, and its arguments
+
+
+@dataclass(frozen=True)
+class Pass:
+    """An order: make these changes, then compute these rows."""
+
+    changes: list[Change]
+    tokens: np.ndarray  # (T,) int
+    positions: np.ndarray  # (T,) int
+    logit_rows: np.ndarray  # (R,) int
+    spans: list[tuple[Any, ...]]  # Spans of Known sequences
+
+
+@dataclass(frozen=True)
+class Choose:
+    """An order: say which token of yours is best in each row of the last pass; None: give the row's logits."""
+
+    draws: list[Draw | None]
+
+
+@dataclass(frozen=True)
+class Gather:
+    """An order: give all logits of the last pass."""
+
+
+@dataclass(frozen=True)
+class End:
+    """The last order: the leader has closed."""
+
+
+def known(value: Any) -> Any:
+    """An argument of a change, without what only the leader needs of a sequence."""
+    if isinstance(value, Sequence):
+        return Known(value.id, len(value.tokens), value.most_positions)
+    if isinstance(value, list | tuple | set | frozenset | dict):
+        return [known(one) for one in value]
+    return value
+
+
+class Mirrored:
+    """A cache whose changes are noted, for the caches of the other ranks."""
+
+    def __init__(self, cache: Cache) -> None:
+        self.cache = cache
+        self.changes: list[Change] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        found = getattr(self.cache, name)
+        if name not in CHANGES:
+            return found
+
+        def noted(*arguments: Any) -> Any:
+            self.changes.append((name, tuple(map(known, arguments))))
+            return found(*arguments)
+
+        return noted
+
+
+def mirrored(cache: Cache) -> Cache:
+    """The cache, its changes noted; what a leading engine is built with."""
+    return cast(Cache, Mirrored(cache))
+
+
+class LeaderOps(TensorOps):
+    """The operations of the leader, whose passes of the divided model are computed by all ranks.
+
+    vocabulary: how many tokens the model has. Other models, such as a draft model, are the leader's alone, and compiled
+    where the backend compiles.
+    """
+
+    def __init__(self, inner: Ops, comm: Comm, vocabulary: int) -> None:
+        super().__init__(inner, comm)
+        self.vocabulary = vocabulary
+
+    def compile(self, model: Model, cache: KVCache, rows: int = 1) -> Compiled | None:
+        """The pass that all ranks compute, for the cache whose changes are noted."""
+        return Leading(model, cache, self) if isinstance(cache, Mirrored) else self.inner.compile(model, cache, rows)
+
+    def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
+        """The logits of all tokens, from all ranks."""
+        self.comm.share(Gather())
+        return gathered(self.inner.to_host(logits), self.comm, self.vocabulary)
+
+    def close(self) -> None:
+        """Lets the other ranks end."""
+        self.comm.share(End())
+
+
+class Leading:
+    """The leader's passes, which all ranks compute (model/interfaces.py, Compiled)."""
+
+    def __init__(self, model: Model, cache: Mirrored, ops: LeaderOps) -> None:
+        self.model, self.cache, self.ops, self.comm = model, cache, ops, ops.comm
+        self.batch: Batch | None = None
+
+    def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
+        """The rank's own part of the logits."""
+        self.batch, changes = batch, list(self.cache.changes)
+        self.cache.changes.clear()
+        spans = [(known(span.seq), *span[1:]) for span in batch.spans]
+        tokens, positions, rows = (np.asarray(array) for array in (batch.tokens, batch.positions, batch.logit_rows))
+        self.comm.share(Pass(changes, tokens, positions, rows, spans))
+        return transformer(self.model, batch, cast(Cache, self.cache), self.ops)
+
+    def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
+        """The best token of all ranks for each row. Raises NotFiniteError for numbers that are not finite."""
+        if not wanted:
+            return Sampled(np.empty(0, np.int64), np.empty(0), np.empty(0))
+        draws = [draw_of(*one) for one in wanted]
+        self.comm.share(Choose(draws))
+        found = choose_together(self.ops.to_host(logits), draws, self.comm, self.model.config.vocab_size)
+        tokens, low, high, rows = found
+        self._check(low, high)
+        return Sampled(tokens, low, high, rows)
+
+    def _check(self, low: np.ndarray, high: np.ndarray) -> None:  # (R,), (R,) ->
+        good = (-np.inf < low) & (low < high) & (high < np.inf)  # (R,)
+        if good.all():
+            return
+        assert self.batch is not None
+        owners = [span.seq.owner.id for span in self.batch.spans for _ in range(span.wanted)]
+        reason = "the model's numbers overflow, so that its logits are not finite"
+        cure = "run the model in one process, which says where that begins"
+        raise NotFiniteError(reason, cure, owners[good.argmin()])
+
+
+def follow(model: Model, cache: Cache, ops: TensorOps) -> None:
+    """Computes what the leader orders, until it ends."""
+    comm, logits = ops.comm, np.empty((0, 0), np.float32)
+    while not isinstance(order := comm.share(cast(object, None)), End):
+        if isinstance(order, Pass):
+            for name, arguments in order.changes:
+                with suppress(ValueError, MemoryError):  # as the leader's engine does with its own
+                    getattr(cache, name)(*arguments)
+            spans = tuple(Span(*fields) for fields in order.spans)
+            batch = Batch(order.tokens, order.positions, order.logit_rows, spans)
+            with np.errstate(over="ignore", invalid="ignore"):
+                logits = ops.to_host(transformer(model, batch, cache, ops))
+        elif isinstance(order, Choose):
+            choose_together(logits, order.draws, comm, model.config.vocab_size)
+        elif isinstance(order, Gather):
+            gathered(logits, comm, model.config.vocab_size)
+        else:
+            raise CommError(f"rank {comm.rank} does not know the order {order!r}")
+
+
+def draw_of(params: SamplingParams, prompt: list[int], new: list[int], seed: int) -> Draw | None:
+    """How a row's token is chosen by all ranks together; None where all logits are needed."""
+    filters = params.temperature > 0 and (params.top_k or params.top_p < 1 or params.min_p)
+    if filters or has_penalties(params) or params.logprobs is not None:
+        return None
+    return Draw(params.temperature, seed, len(prompt) + len(new))
+
+
+def choose_together(
+    logits: np.ndarray, draws: list[Draw | None], comm: Comm, vocabulary: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:  # (R, V) -> (R,), (R,), (R,), (R, all) | None
+    """Tokens (HOST where a row's draw is None), smallest and largest logits; all logits of such rows, the rest zeros.
+
+    A rank tells of each row its best token and that token's score, and its smallest and largest logit. A score is
+    (logit - largest logit) / temperature + noise: the ranks' own largest logits make scores comparable.
+    """
+    first = division(vocabulary, comm.size)[comm.rank].start
+    told = np.array([best_of(row, draw, first, vocabulary) for row, draw in zip(logits, draws, strict=True)])  # (R, 4)
+    all_told = np.stack(comm.all_gather(told))  # (ranks, R, 4)
+    tokens, scores, low, high = np.moveaxis(all_told, -1, 0)  # each (ranks, R)
+    largest = high.max(axis=0)  # (R,)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        heat = np.array([draw.temperature if draw else 0.0 for draw in draws])  # (R,)
+        scores = np.where(heat > 0, scores + (high - largest) / np.where(heat > 0, heat, 1.0), high)  # (ranks, R)
+    best = scores.argmax(axis=0)  # (R,): of equal ones the first rank's, whose tokens come first
+    chosen = tokens[best, np.arange(len(best))].astype(np.int64)  # (R,)
+    left = [n for n, draw in enumerate(draws) if draw is None]
+    chosen[left] = HOST
+    rows = None
+    if left:
+        rows = np.zeros((len(logits), vocabulary), logits.dtype)
+        rows[left] = gathered(logits[left], comm, vocabulary)
+    return chosen, low.min(axis=0), largest, rows
+
+
+def best_of(
+    row: np.ndarray, draw: Draw | None, first: int, vocabulary: int
+) -> tuple[float, float, float, float]:  # (V,) ->
+    """A rank's best token of a row, its score, the smallest and the largest logit. first: the rank's first token."""
+    low, high = float(row.min()), float(row.max())
+    if draw is None or draw.temperature == 0:
+        return float(first + row.argmax()), 0.0, low, high
+    with np.errstate(over="ignore", invalid="ignore"):
+        scores = (row.astype(np.float64) - high) / draw.temperature  # (V,)
+        scores = scores + gumbel(draw.seed, draw.position, vocabulary)[first : first + len(row)]
+    best = int(scores.argmax())
+    return float(first + best), float(scores[best]), low, high
+
+
+def gathered(logits: np.ndarray, comm: Comm, vocabulary: int) -> np.ndarray:  # (R, V) -> (R, all)
+    """The logits of all ranks side by side."""
+    lengths = [len(part) for part in division(vocabulary, comm.size)]
+    parts = comm.all_gather(np.ascontiguousarray(logits.T), lengths)
+    return np.concatenate(parts).T
