@@ -28,7 +28,6 @@ from helpers import (
     Letters,
     checkpoint_of,
     finish,
-    forward,
     make_engine,
     random_tensors,
     request,
@@ -105,6 +104,7 @@ from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.model.weights import MASK, TWO_OF_FOUR, Experts, Floats, Linear, MixedMatrix, SparseMatrix
 from tinyinfer.parallel.collectives import ring_all_reduce, tree_all_reduce
 from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.lead import LeaderOps, follow
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.mpi import MPIComm
 from tinyinfer.parallel.shards import part_of
@@ -536,14 +536,20 @@ def run_parallel(inspector: Inspector) -> None:
     def divided(config: ModelConfig, comm: Comm) -> None:
         inner = NumpyOps(Ledger())
         model = divide(build_model(checkpoint_of(config, random_tensors(config)), inner), comm.rank, comm.size, inner)
-        engine = build_engine(model, TensorOps(inner, comm), EngineConfig(), WallClock())
-        forward(engine, (request(range(19)), 0, 19))
+        if comm.rank:
+            return follow(model, TensorOps(inner, comm))
+        ops = LeaderOps(inner, comm, model)
+        engine = build_engine(model, ops, EngineConfig(tensor_parallel_size=5), WallClock())
+        finish(engine, request(range(19), 2, temperature=1.0), request(range(17), 2, temperature=1.0, top_k=5))
+        engine.logits(request(range(23)), 0, 23)
+        ops.close()
 
     def work() -> None:
         threading.setprofile(sys.getprofile())  # the ranks' threads are watched, too
         run_ranks(2, call_all)
         for way in (ring_all_reduce, tree_all_reduce):
             run_ranks(3, lambda comm, way=way: way(np.ones((5, 2), np.float32), comm))
+        DelegatingOps(NumpyOps(Ledger())).whole(np.ones((5, 2)))
         call_all(MPIComm(World(), None, Ledger()))
         MPIComm(World(), None, Ledger()).receive(np.ones((5, 2)), 1)
         list(part_of(Floats("w", np.ones((5, 2), np.float32)), (range(1, 3),)).tiles())

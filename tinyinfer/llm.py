@@ -26,10 +26,10 @@ from tinyinfer.engine.turns import StepLock
 from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
-from tinyinfer.loading.build import load_model
 from tinyinfer.loading.drafts import load_draft, open_draft
 from tinyinfer.loading.hub import find
 from tinyinfer.model.transformer import Model
+from tinyinfer.parallel.switches import LOADERS
 from tinyinfer.prompts import (
     Messages,
     Params,
@@ -45,6 +45,7 @@ from tinyinfer.prompts import (
 from tinyinfer.request import Request, RequestOutput, request_output
 from tinyinfer.sampling import SamplingParams, token_scores
 from tinyinfer.sequence import RequestSpec, Sequence
+from tinyinfer.switches import resolve
 from tinyinfer.text.reasoning import ChatPrompt
 from tinyinfer.text.stop_strings import text_output
 
@@ -75,8 +76,8 @@ class LLM:
         context_length(checkpoint.config, config.max_model_len)  # what is wrong is said before the weights are read
         second = open_draft(config.second_model, checkpoint) if config.second_model else None
         self.ledger = Ledger()
-        self.ops = fitting_ops(checkpoint, config, self.ledger)
-        self.model = load_model(checkpoint, self.ops, config, on_load)
+        ops = fitting_ops(checkpoint, config, self.ledger)
+        self.model, self.ops = resolve(LOADERS, config.ranks)(checkpoint, ops, config, on_load)
         self.draft = load_draft(second, self.model, self.ops) if second else None
         self._ids = count()
         self._build_engine(config, clock or WallClock(), StepLock())

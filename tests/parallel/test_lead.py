@@ -11,12 +11,12 @@ from helpers import ROUNDING, checkpoint_of, distance, finish, make_engine, rand
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.engine.engine import Engine, build_cache, build_engine
+from tinyinfer.engine.engine import Engine, build_engine
 from tinyinfer.errors import NotFiniteError
 from tinyinfer.loading.build import load_model
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.parallel.comm import Comm
-from tinyinfer.parallel.lead import LeaderOps, follow, mirrored
+from tinyinfer.parallel.lead import LeaderOps, follow
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.tensor import TensorOps, divide
 
@@ -44,17 +44,17 @@ ASKED: dict[str, dict[str, Any]] = {
 
 def together(ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, **switches: Any) -> Any:
     """What work(engine) returns on the leader of so many ranks."""
-    checkpoint, c = checkpoint_of(config, random_tensors(config)), EngineConfig(**switches)
+    checkpoint = checkpoint_of(config, random_tensors(config))
+    c = EngineConfig(tensor_parallel_size=ranks, **switches)
 
     def rank(comm: Comm) -> Any:
         inner = NumpyOps(comm.ledger)
         model = divide(load_model(checkpoint, inner, c), comm.rank, comm.size, inner)
         if comm.rank:
-            ops = TensorOps(inner, comm)
-            return follow(model, build_cache(model.config, ops, c), ops)
-        leading = LeaderOps(inner, comm, config.vocab_size)
+            return follow(model, TensorOps(inner, comm))
+        leading = LeaderOps(inner, comm, model)
         try:
-            return work(build_engine(model, leading, c, lambda: 0.0, shared=mirrored))
+            return work(build_engine(model, leading, c, lambda: 0.0))
         finally:
             leading.close()
 

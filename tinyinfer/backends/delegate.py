@@ -109,7 +109,7 @@ class DelegatingOps(Uncompiled):
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
         return self.inner.sample(logits, wanted)
 
-    def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, V)
+    def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
         return self.inner.whole(logits)
 
     def available_memory(self) -> int:

@@ -211,7 +211,7 @@ class ReferenceOps(Uncompiled, HoldsModule):
         rows = self.to_host(logits)  # (R, V)
         return Sampled(np.full(len(rows), HOST), rows.min(axis=1), rows.max(axis=1), rows)
 
-    def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, V)
+    def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
         return self.to_host(logits)
 
     def available_memory(self) -> int:

@@ -19,6 +19,7 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     distill.py         a teacher, a student and a text in, the trained student's folder out
     bench.py           the speed, beside what the roofline predicts
     bench_workload.py  the flags of requests that arrive over time
+    launch.py          a command in several processes, by mpiexec
     course.py          the assignments, listed and started
     course_grade.py    a submission in, its report out
     notebook_pages.py  a lesson executed by a kernel, and rendered
@@ -50,7 +51,7 @@ from tinyinfer.errors import ModelError, RequestError
 
 COMMANDS = (
     *("generate", "chat", "download", "inspect", "eval", "quantize", "prune"),
-    *("synthesize", "distill", "bench", "course", "notebooks"),
+    *("synthesize", "distill", "bench", "launch", "course", "notebooks"),
 )
 
 WRITERS = ("quantize", "prune", "synthesize", "distill")  # commands that write files, and nothing to stdout

@@ -13,19 +13,20 @@ from tinyinfer.backends.switches import BackendSwitches
 from tinyinfer.batching.switches import BatchingSwitches
 from tinyinfer.errors import SwitchError, all_of
 from tinyinfer.kv_cache.switches import KVCacheSwitches
+from tinyinfer.parallel.switches import ParallelSwitches
 from tinyinfer.pruning.switches import WeightSwitches
 from tinyinfer.quantization.switches import BITS, QuantizationSwitches
 from tinyinfer.speculative.switches import SpeculativeSwitches
 
 WEIGHTS = {"second_model", "draft_quantize"} | {
-    one.name for part in (WeightSwitches, BackendSwitches) for one in fields(part)
+    one.name for part in (WeightSwitches, BackendSwitches, ParallelSwitches) for one in fields(part)
 }  # the switches, or what follows from them, that decide which weights are in memory; all others: how a model serves
 
 
 @dataclass(frozen=True)
 class EngineConfig(
     # The last base comes first: a dataclass takes the fields of its last base first, and `--help` lists them so.
-    BackendSwitches, WeightSwitches, SpeculativeSwitches, BatchingSwitches, KVCacheSwitches,
+    ParallelSwitches, BackendSwitches, WeightSwitches, SpeculativeSwitches, BatchingSwitches, KVCacheSwitches,
 ):  # fmt: skip
     """Which optimizations are on. Each field is a switch with a command line flag of the same name (README lists them).
 
@@ -61,7 +62,24 @@ class EngineConfig(
         if self.activations != "float" and self.prune != "off":
             reason = "{field}={value} has no product with sparse weights, and {prune}={method} makes the weights sparse"
             yield SwitchError("activations", self.activations, reason, "leave it out", method=self.prune)
+        yield from self.refusals_of_ranks()
         yield from super().refusals()
+
+    def refusals_of_ranks(self) -> Iterator[SwitchError]:
+        """What several ranks cannot do, or not yet."""
+        if self.speculative == "self" or (self.speculative == "draft" and not self.draft_model):
+            own = self.speculative == "self"
+            why = "drafts with the model's own layers" if own else "reads the values of all heads"
+            cure = "choose {field}=prompt-lookup, or {field}=draft with a {draft_model} of its own"
+            yield from self.alone("speculative", self.speculative, why, cure)
+        if self.backend == "cupy":
+            yield from self.alone("backend", self.backend, "has no ranks yet", "choose {field}=numpy or numba")
+        if self.quantize == "w8a8":
+            why = "rounds inputs by one scale for all of them, of which a rank has some"
+            yield from self.alone("quantize", self.quantize, why, "choose {field}=int8 with {activations}=int8")
+        if self.activations == "int8" and self.group_size in ("channel", "tensor"):
+            why = "rounds inputs by one scale for all of them, of which a rank has some"
+            yield from self.alone("group_size", self.group_size, why, "choose {field}=32")
 
     def same_weights(self, other: EngineConfig) -> bool:
         """Whether both need the same weights in memory, and differ at most in how they serve."""

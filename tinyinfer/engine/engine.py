@@ -31,6 +31,7 @@ from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.draft_head import DraftHead
 from tinyinfer.model.interfaces import Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
+from tinyinfer.parallel.switches import MIRRORS
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence, Span
 from tinyinfer.speculative.base import DraftCost, Drafter, Target
@@ -158,15 +159,15 @@ class Engine:
 
 def build_engine(
     model: Model, ops: Ops, c: EngineConfig, clock: Clock, second: Model | DraftHead | None = None,
-    draft_cost: DraftCost | None = None, shared: Callable[[Cache], Cache] = lambda cache: cache,
+    draft_cost: DraftCost | None = None,
 ) -> Engine:  # fmt: skip
     """An engine with the optimizations of `c`, each taken by its name.
 
     second: the draft model, or the head, of speculative=draft. draft_cost: what drafts are assumed to cost; None: what
-    is measured. shared: what is put around the cache, where other ranks have parts of it.
+    is measured.
     Raises ValueError for a switch that does not suit the model.
     """
-    cache = shared(build_cache(model.config, ops, c))
+    cache: Cache = resolve(MIRRORS, c.ranks)(build_cache(model.config, ops, c))
     prefixes = resolve(PREFIX_CACHES, "on" if c.prefix_cache else "off")(cache, ops.ledger)
     drafter = resolve(DRAFTERS, c.speculative)(Target(model, cache, prefixes), second, ops, c, clock, draft_cost)
     candidates = resolve(CANDIDATES, "on" if c.num_draft_candidates > 1 else "off")(cache, ops.ledger)

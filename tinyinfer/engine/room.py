@@ -18,6 +18,7 @@ from traceback import clear_frames
 import numpy as np
 
 from tinyinfer.arrays import FLOAT
+from tinyinfer.backends.cpu import default_threads
 from tinyinfer.backends.switches import DTYPES, make_ops
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import RoomError, SwitchError
@@ -40,9 +41,16 @@ def fitting_ops(checkpoint: Checkpoint, c: EngineConfig, ledger: Ledger) -> Ops:
     Raises as `check_fits` does, and SwitchError for activations that this model cannot have.
     """
     check_activations(checkpoint, c)
-    ops = make_ops(c, ledger)
+    ops = make_ops(own_share(c), ledger)
     check_fits(checkpoint, ops, c)
     return ops
+
+
+def own_share(c: EngineConfig) -> EngineConfig:
+    """The switches with a rank's share of the threads, where there are several ranks and no number is given."""
+    if c.threads is not None or c.ranks == "alone":
+        return c
+    return replace(c, threads=max(1, default_threads() // c.tensor_parallel_size))
 
 
 def check_fits(checkpoint: Checkpoint, ops: Ops, c: EngineConfig) -> None:

@@ -26,6 +26,7 @@ from tinyinfer.model.mlp import MLP, GatedMLP, PlainMLP
 from tinyinfer.model.moe import MoE, SharedMoE
 from tinyinfer.model.quantized_matrix import HALF
 from tinyinfer.model.transformer import Model
+from tinyinfer.model.visit import map_matrices
 from tinyinfer.model.weights import (
     Embedding,
     Experts,
@@ -45,6 +46,7 @@ from tinyinfer.units import amount, show
 
 AGAIN = {"quantized": "rounding", "pruned": "changing weights"}
 Conversion = Callable[[str, Joined], Matrix]  # (name, float rows) -> what the backend takes
+Part = Callable[[str, Matrix], Matrix]  # (name, a matrix) -> some outputs or inputs of it
 Progress = Callable[[int, int], None]  # (layers done, of how many)
 
 
@@ -198,27 +200,43 @@ def build_mlp(n: str, c: ModelConfig, moe: MoEConfig | None, builder: Builder) -
 # From a checkpoint to a model as the switches say.
 
 
+def load_alone(checkpoint: Checkpoint, ops: Ops, c: WeightSwitches, on_layer: Progress) -> tuple[Model, Ops]:
+    """The model of a checkpoint and the operations that run it, of one process; parallel/start.py has several."""
+    return load_model(checkpoint, ops, c, on_layer), ops
+
+
 def load_model(
-    checkpoint: Checkpoint, ops: Ops, c: WeightSwitches, on_layer: Progress = lambda done, of: None
-) -> Model:
+    checkpoint: Checkpoint, ops: Ops, c: WeightSwitches, on_layer: Progress = lambda done, of: None,
+    part: Part | None = None,
+) -> Model:  # fmt: skip
     """The model of a checkpoint, pruned and quantized as the switches say; a folder that is so already stays so.
 
-    Raises ValueError for changing such a folder again, and as pruning/apply.py and quantization/apply.py do.
+    part: what of each matrix is taken; None: all. Raises ValueError for changing such a folder again, and as
+    pruning/apply.py and quantization/apply.py do.
     """
     if keeps_file_quantization(c, checkpoint):
         note_floats(checkpoint)
-        return build_model(checkpoint, ops, on_layer, as_stored)
+        return build_model(checkpoint, ops, on_layer, parted(as_stored, part))
     if not c.changes:
-        return build_model(checkpoint, ops, on_layer)
+        return build_model(checkpoint, ops, on_layer, parted(as_floats, part))
     from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 
+    if not (c.prunes or c.calibrated):
+        return build_model(checkpoint, ops, on_layer, parted(rounding(c, checkpoint.config), part))
     if c.prunes:
-        return load_pruned(checkpoint, ops, c, on_layer)
-    if not c.calibrated:
-        return build_model(checkpoint, ops, on_layer, rounding(c, checkpoint.config))
-    windows = read_windows(c, checkpoint.config, checkpoint.tokenizer)
-    model = build_model(checkpoint, ops, lambda done, of: on_layer(done, 2 * of))
-    return quantize_model(model, ops, c, windows, lambda done, of: on_layer(of + done, 2 * of))
+        model = load_pruned(checkpoint, ops, c, on_layer)
+    else:
+        windows = read_windows(c, checkpoint.config, checkpoint.tokenizer)
+        model = build_model(checkpoint, ops, lambda done, of: on_layer(done, 2 * of))
+        model = quantize_model(model, ops, c, windows, lambda done, of: on_layer(of + done, 2 * of))
+    if part is None:
+        return model
+    return map_matrices(model, lambda name, weight: ops.take(part(name, weight.matrix())))
+
+
+def parted(conversion: Conversion, part: Part | None) -> Conversion:
+    """A conversion, and then a part of what it gives."""
+    return conversion if part is None else lambda name, matrix: part(name, conversion(name, matrix))
 
 
 def load_pruned(checkpoint: Checkpoint, ops: Ops, c: WeightSwitches, on_layer: Progress) -> Model:

@@ -211,7 +211,7 @@ class Ops(Device, Protocol):
         A backend without a device of its own leaves all tokens to the host, and hands it the logits.
         """
 
-    def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, V)
+    def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
         """The logits in the host's memory; of a model whose vocabulary is divided among ranks, all of them."""
 
     def compile(self, model: Any, cache: KVCache, rows: int = 1) -> Compiled | None:

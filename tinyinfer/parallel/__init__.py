@@ -8,6 +8,9 @@ Read in this order:
     mpi.py            ranks as processes, on one machine or on several
     shards.py         a part of a matrix, in whatever form the matrix is
     tensor.py         every layer divided among the ranks: heads, neurons, experts, the vocabulary
+    switches.py       how many ranks there are
+    lead.py           one rank schedules and chooses tokens, the others follow its orders
+    start.py          how the ranks of one command begin
 
 Wins: memory and time of a step are divided. Loses: ranks wait for each other, and for their wires.
 """

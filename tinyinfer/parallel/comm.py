@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -104,6 +104,10 @@ class Comm(ABC):
         self._check(source, self.rank)
         self._count(1, x.nbytes)
         return self._exchange(x, to, y, source)
+
+    def abort(self, words: str) -> NoReturn:
+        """Ends all ranks at once, with a sentence that says why."""
+        raise CommError(words)
 
     def _check(self, other: int, own: int | None = None) -> None:
         if not 0 <= other < self.size or other == own:

@@ -18,16 +18,20 @@ others wait for it.
 
 from __future__ import annotations
 
+import signal
+import threading
+from collections.abc import Iterator
 from collections.abc import Sequence as Seq
-from contextlib import suppress
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from itertools import count
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.errors import NotFiniteError
-from tinyinfer.kv_cache.base import Cache
+from tinyinfer.errors import NotFiniteError, SwitchError
+from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.noise import gumbel
@@ -38,6 +42,7 @@ from tinyinfer.sampling import has_penalties
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Batch, Sequence, Span, Wanted
 
+SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: fewer
 # All that changes a cache, or a paged one's blocks for the prefix cache.
 CHANGES = frozenset({
     "prepare", "shrink", "grow", "extend", "reserve", "commit", "truncate", "fork", "free", "clear", "adopt", "hold",
@@ -71,9 +76,19 @@ Change = tuple[str, tuple[Any, ...]]  # a method of the cache, and its arguments
 
 
 @dataclass(frozen=True)
-class Pass:
-    """An order: make these changes, then compute these rows."""
+class Begin:
+    """An order: make a cache of this kind and number, of your own heads."""
 
+    number: int
+    kind: type[Cache]
+    spec: CacheSpec
+
+
+@dataclass(frozen=True)
+class Pass:
+    """An order: make these changes to the cache of this number, then compute these rows with it."""
+
+    number: int
     changes: list[Change]
     tokens: np.ndarray  # (T,) int
     positions: np.ndarray  # (T,) int
@@ -133,36 +148,78 @@ def mirrored(cache: Cache) -> Cache:
     return cast(Cache, Mirrored(cache))
 
 
+@contextmanager
+def undisturbed(comm: Comm) -> Iterator[None]:
+    """Wraps what all ranks do together: Ctrl-C, and signals that end the process, wait until it is done.
+
+    An error inside ends all ranks, because the others would wait for this one for ever.
+    """
+    caught: list[tuple[int, Any]] = []
+    main = threading.current_thread() is threading.main_thread()  # Python runs handlers in no other thread
+    before = {number: signal.getsignal(number) for number in SIGNALS} if main else {}
+    for number in before:
+        signal.signal(number, lambda number, frame: caught.append((number, frame)))
+    try:
+        yield
+    except CommError:
+        raise
+    except Exception as error:
+        comm.abort(f"rank {comm.rank} of {comm.size} has failed: {type(error).__name__}: {error}")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    for number, frame in caught:
+        handler = before[number]
+        if callable(handler):
+            handler(number, frame)
+        elif handler is not signal.SIG_IGN:
+            signal.raise_signal(number)
+
+
 class LeaderOps(TensorOps):
     """The operations of the leader, whose passes of the divided model are computed by all ranks.
 
-    vocabulary: how many tokens the model has. Other models, such as a draft model, are the leader's alone, and compiled
-    where the backend compiles.
+    model: the leader's part of it. Other models, such as a draft model, are the leader's alone, and compiled where the
+    backend compiles.
     """
 
-    def __init__(self, inner: Ops, comm: Comm, vocabulary: int) -> None:
+    def __init__(self, inner: Ops, comm: Comm, model: Model) -> None:
         super().__init__(inner, comm)
-        self.vocabulary = vocabulary
+        self.model, self._numbers, self._closed = model, count(), False
 
     def compile(self, model: Model, cache: KVCache, rows: int = 1) -> Compiled | None:
-        """The pass that all ranks compute, for the cache whose changes are noted."""
-        return Leading(model, cache, self) if isinstance(cache, Mirrored) else self.inner.compile(model, cache, rows)
+        """The pass that all ranks compute, for a cache whose changes are noted.
+
+        Raises SwitchError for another model than the one that was divided.
+        """
+        if not isinstance(cache, Mirrored):
+            return self.inner.compile(model, cache, rows)
+        if model is not self.model:
+            reason = "{field}={value} has divided another model than the one that is to run"
+            cure = "give the model when the LLM is opened"
+            raise SwitchError("tensor_parallel_size", self.comm.size, reason, cure)
+        number = next(self._numbers)
+        self.comm.share(Begin(number, type(cache.cache), cache.cache.spec))
+        return Leading(number, cache, self)
 
     def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
         """The logits of all tokens, from all ranks."""
-        self.comm.share(Gather())
-        return gathered(self.inner.to_host(logits), self.comm, self.vocabulary)
+        with undisturbed(self.comm):
+            self.comm.share(Gather())
+            return gathered(self.inner.to_host(logits), self.comm, self.model.config.vocab_size)
 
     def close(self) -> None:
-        """Lets the other ranks end."""
-        self.comm.share(End())
+        """Lets the other ranks end; closing again does nothing."""
+        if not self._closed:
+            self._closed = True
+            self.comm.share(End())
 
 
 class Leading:
-    """The leader's passes, which all ranks compute (model/interfaces.py, Compiled)."""
+    """The leader's passes with one cache, which all ranks compute (model/interfaces.py, Compiled)."""
 
-    def __init__(self, model: Model, cache: Mirrored, ops: LeaderOps) -> None:
-        self.model, self.cache, self.ops, self.comm = model, cache, ops, ops.comm
+    def __init__(self, number: int, cache: Mirrored, ops: LeaderOps) -> None:
+        self.number, self.cache, self.ops, self.comm, self.model = number, cache, ops, ops.comm, ops.model
         self.batch: Batch | None = None
 
     def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
@@ -171,16 +228,18 @@ class Leading:
         self.cache.changes.clear()
         spans = [(known(span.seq), *span[1:]) for span in batch.spans]
         tokens, positions, rows = (np.asarray(array) for array in (batch.tokens, batch.positions, batch.logit_rows))
-        self.comm.share(Pass(changes, tokens, positions, rows, spans))
-        return transformer(self.model, batch, cast(Cache, self.cache), self.ops)
+        with undisturbed(self.comm):
+            self.comm.share(Pass(self.number, changes, tokens, positions, rows, spans))
+            return transformer(self.model, batch, cast(Cache, self.cache), self.ops)
 
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
         """The best token of all ranks for each row. Raises NotFiniteError for numbers that are not finite."""
         if not wanted:
             return Sampled(np.empty(0, np.int64), np.empty(0), np.empty(0))
         draws = [draw_of(*one) for one in wanted]
-        self.comm.share(Choose(draws))
-        found = choose_together(self.ops.to_host(logits), draws, self.comm, self.model.config.vocab_size)
+        with undisturbed(self.comm):
+            self.comm.share(Choose(draws))
+            found = choose_together(self.ops.to_host(logits), draws, self.comm, self.model.config.vocab_size)
         tokens, low, high, rows = found
         self._check(low, high)
         return Sampled(tokens, low, high, rows)
@@ -196,11 +255,15 @@ class Leading:
         raise NotFiniteError(reason, cure, owners[good.argmin()])
 
 
-def follow(model: Model, cache: Cache, ops: TensorOps) -> None:
-    """Computes what the leader orders, until it ends."""
+def follow(model: Model, ops: TensorOps) -> None:
+    """Computes what the leader orders, until it ends. model: the rank's part."""
     comm, logits = ops.comm, np.empty((0, 0), np.float32)
+    caches: dict[int, Cache] = {}
     while not isinstance(order := comm.share(cast(object, None)), End):
-        if isinstance(order, Pass):
+        if isinstance(order, Begin):
+            caches[order.number] = order.kind(replace(order.spec, memory=model.config.memory), ops)
+        elif isinstance(order, Pass):
+            cache = caches[order.number]
             for name, arguments in order.changes:
                 with suppress(ValueError, MemoryError):  # as the leader's engine does with its own
                     getattr(cache, name)(*arguments)

@@ -12,7 +12,8 @@ Wins: processes compute at the same time. Loses: each needs a core; ranks that w
 from __future__ import annotations
 
 import pickle
-from typing import Any
+import sys
+from typing import Any, NoReturn
 
 import numpy as np
 
@@ -38,6 +39,11 @@ class MPIComm(Comm):
     def __init__(self, world: Any, in_place: Any, ledger: Ledger) -> None:
         super().__init__(world.Get_rank(), world.Get_size(), ledger)
         self.world, self.in_place = world, in_place
+
+    def abort(self, words: str) -> NoReturn:
+        print(f"tinyinfer: error: {words}", file=sys.stderr, flush=True)
+        self.world.Abort(1)
+        raise SystemExit(1)
 
     def _all_reduce(self, x: Array) -> Array:  # (...,) -> (...,)
         self.world.Allreduce(self.in_place, x)

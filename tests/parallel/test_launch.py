@@ -1,0 +1,129 @@
+"""Several processes that mpiexec starts: they say what one says, and end together whatever ends one of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tinyinfer.cli import main
+
+TINYINFER = [sys.executable, "-m", "tinyinfer"]
+
+
+@pytest.fixture(scope="module")
+def model(golden_folder: Any) -> str:
+    """A model of 9 query heads that share 3 key/value heads."""
+    return str(golden_folder("smollm2"))
+
+
+def command(model: str, *words: str) -> list[str]:
+    """A greedy run of some sixty tokens."""
+    return ["generate", "-m", model, "--raw", "--ignore-eos", "-n", "60", "--json", *words, "the in er an on"]
+
+
+def answers(*words: str) -> list[list[int]]:
+    """The tokens that a command gives, as JSON."""
+    done = subprocess.run([*TINYINFER, *words], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return [json.loads(line)["token_ids"] for line in done.stdout.splitlines()]
+
+
+@contextmanager
+def running(*words: str) -> Iterator[subprocess.Popen[str]]:
+    """A command in a process group of its own, of which nothing is left."""
+    pipes: dict[str, Any] = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | {"text": True}
+    process = subprocess.Popen([*TINYINFER, *words], start_new_session=True, **pipes)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def ranks_of(model: str) -> list[int]:
+    """The process ids of the ranks that chat with a model, once they are there."""
+    for _ in range(200):
+        found = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
+        lines = [line for line in found.splitlines() if model in line and "tinyinfer chat" in line]
+        ranks = [int(line.split()[0]) for line in lines if not re.search("mpiexec|hydra|launch", line)]
+        if len(ranks) == 2:
+            return ranks
+        time.sleep(0.1)
+    raise AssertionError("the ranks did not start")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("more", [(), ("--kv-cache", "paged", "--prefix-cache", "on"), ("--temp", "1", "--seed", "3")])
+@pytest.mark.parametrize("ranks", [2, 4])
+def test_processes_say_what_one_says(model: str, ranks: int, more: tuple[str, ...]) -> None:
+    """Four ranks share three key/value heads. Catches ranks that load another part than the one they compute."""
+    words = command(model, *more)
+    assert answers("launch", "-n", str(ranks), "--", *words, "-tp", str(ranks)) == answers(*words)
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_ends_the_others(model: str, rank: int) -> None:
+    """Catches processes that wait for ever for one that is gone."""
+    with running("launch", "-n", "2", "--", "chat", "-m", model, "-tp", "2") as process:
+        time.sleep(2)  # one waits for what is typed, the other for an order
+        os.kill(ranks_of(model)[rank], signal.SIGKILL)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "one of the 2 processes was ended by SIGKILL" in errors
+
+
+@pytest.mark.mpi
+def test_ctrl_c_ends_all_ranks(model: str) -> None:
+    """Catches a leader that leaves the others in the middle of a pass."""
+    words = [word for word in command(model, "-tp", "2") if word != "--json"]
+    with running("launch", "-n", "2", "--", *words, *["-p", "a the in"] * 400) as process:
+        assert process.stdout
+        assert process.stdout.read(20)
+        os.killpg(process.pid, signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert re.search("Generation: |interrupted", errors)
+
+
+@pytest.mark.mpi
+def test_ranks_that_were_given_something_else_are_told_so(model: str) -> None:
+    """With its number, once. Catches ranks that compute different things and wait for each other."""
+    one, other = command(model, "-tp", "2"), command(model, "-tp", "2", "--kv-cache", "paged")
+    both = ["mpiexec", "-n", "1", *TINYINFER, *one, ":", "-n", "1", *TINYINFER, *other]
+    done = subprocess.run(both, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert re.findall(r"rank 1 got other switches or another version than rank 0", done.stderr) != []
+    assert done.stderr.count("error") == 1
+
+
+@pytest.mark.mpi
+def test_another_number_of_ranks_is_refused(model: str) -> None:
+    words = [*TINYINFER, "launch", "-n", "3", "--", *command(model, "-tp", "2")]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.count("--tensor-parallel-size=2 needs 2 processes, and 3 are there; start them with") == 1
+
+
+def test_what_launch_needs(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("tinyinfer.cli.launch.scripts", lambda: str(tmp_path))
+    for words, sentence in (
+        (["-n", "0", "--", "inspect"], "-n 0 starts no process; give 1 or more"),
+        (["-n", "2"], "launch needs a command behind --"),
+        (["-n", "2", "--", "inspect"], "launch needs mpiexec, which is not installed; pip install 'tinyinfer"),
+    ):
+        assert main(["launch", *words]) == 2
+        assert sentence in capsys.readouterr().err

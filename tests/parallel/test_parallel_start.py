@@ -1,0 +1,133 @@
+"""How ranks begin: each loads its part alone; ranks that were given something else are found before they compute."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from helpers import checkpoint_of, finish, random_tensors, request, small_config
+
+from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.engine.config import EngineConfig
+from tinyinfer.engine.engine import build_engine
+from tinyinfer.engine.room import own_share
+from tinyinfer.errors import SwitchError
+from tinyinfer.ledger import Ledger
+from tinyinfer.loading import load
+from tinyinfer.loading.build import load_model
+from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.model.transformer import Model
+from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.lead import LeaderOps
+from tinyinfer.parallel.local import run_ranks
+from tinyinfer.parallel.start import check_alike, load_part
+from tinyinfer.parallel.tensor import divide
+
+CONFIG = small_config(num_heads=6, num_kv_heads=3, head_dim=32, hidden_size=64, intermediate_size=256, vocab_size=90)
+LOADED: dict[str, dict[str, Any]] = {
+    "floats": {}, "int8": {"quantize": "int8", "quantize_head": "int8"}, "pruned": {"prune": "magnitude"},
+}  # fmt: skip
+
+
+def arrays_of(model: Model) -> list[np.ndarray]:
+    """The numbers of all matrices of a model."""
+    weights = [model.embedding.table, model.head.weight]
+    for layer in model.layers:
+        weights += [layer.mixer.qkv.weight, layer.mixer.o.weight]  # type: ignore[attr-defined]
+        weights += [layer.mlp.gate_up.weight, layer.mlp.down.weight]  # type: ignore[union-attr]
+    return [weight.dequantize(slice(0, weight.shape[0])) for weight in weights]
+
+
+@pytest.mark.parametrize("switches", LOADED.values(), ids=LOADED)
+def test_a_rank_loads_the_part_that_it_would_be_given(switches: dict[str, Any]) -> None:
+    """Divided while it is read, or when it is in memory: the same numbers. And one leads while the other follows."""
+    checkpoint, c = checkpoint_of(CONFIG, random_tensors(CONFIG)), EngineConfig(tensor_parallel_size=2, **switches)
+
+    def rank(comm: Comm) -> list[int]:
+        inner = NumpyOps(comm.ledger)
+        try:
+            model, ops = load_part(checkpoint, inner, c, lambda done, of: None, comm)
+        except SystemExit:  # of the other rank, at its end
+            return []
+        given = divide(load_model(checkpoint, inner, c), 0, 2, inner)
+        for mine, whole in zip(arrays_of(model), arrays_of(given), strict=True):
+            np.testing.assert_array_equal(mine, whole)
+        assert isinstance(ops, LeaderOps)
+        [tokens] = finish(build_engine(model, ops, c, lambda: 0.0), request([3, 4, 5], 6))
+        ops.close()
+        return tokens
+
+    first, second = run_ranks(2, rank)
+    assert (len(first), second) == (6, [])
+
+
+def test_a_rank_of_two_has_little_more_than_half_of_the_weights(golden_folder: Any) -> None:
+    """Here of heads 2 to 1, of all else halves. Catches a matrix that every rank holds whole, and one that is lost."""
+    checkpoint = load(golden_folder("smollm2"))
+    ops = NumpyOps(Ledger())
+    whole = load_model(checkpoint, ops, EngineConfig())
+    parts = [divide(whole, rank, 2, ops).nbytes for rank in range(2)]
+    norms = whole.final_norm.nbytes * (1 + 2 * len(whole.layers))  # each rank has them
+    assert sum(parts) == whole.nbytes + norms
+    assert max(parts) < 0.56 * whole.nbytes
+
+
+def told(change: Any) -> list[str]:
+    """What each of three ranks is told where the last one was given something else."""
+    checkpoint, c = checkpoint_of(CONFIG, random_tensors(CONFIG)), EngineConfig(tensor_parallel_size=3)
+
+    def rank(comm: Comm) -> str:
+        mine = change(checkpoint, c) if comm.rank == 2 else (checkpoint, c)
+        try:
+            check_alike(comm, *mine)
+        except SwitchError as error:
+            return str(error)
+        return ""
+
+    return run_ranks(3, rank)
+
+
+def test_ranks_that_were_given_the_same_are_alike() -> None:
+    assert told(lambda checkpoint, c: (checkpoint, c)) == ["", "", ""]
+
+
+def test_all_ranks_say_which_one_was_given_something_else() -> None:
+    """Catches one that raises alone, while the others wait for it."""
+
+    def other_weights(checkpoint: Checkpoint, c: EngineConfig) -> tuple[Checkpoint, EngineConfig]:
+        return checkpoint_of(CONFIG, random_tensors(CONFIG, seed=1)), c
+
+    for change, what in (
+        (lambda checkpoint, c: (checkpoint, replace(c, kv_cache="paged")), "switches or another version"),
+        (other_weights, "files of the model"),
+    ):
+        found = told(change)
+        assert len(set(found)) == 1
+        assert f"rank 2 got other {what} than rank 0; give all of them the same" in found[0]
+
+
+@pytest.mark.parametrize(
+    ("switches", "words"),
+    [
+        ({"speculative": "self"}, "speculative=self drafts with the model's own layers; choose speculative=prompt"),
+        ({"speculative": "draft"}, "speculative=draft reads the values of all heads"),
+        ({"quantize": "w8a8"}, "quantize=w8a8 rounds inputs by one scale for all of them"),
+        ({"quantize": "int8", "activations": "int8", "group_size": "channel"}, "group_size=channel rounds inputs by"),
+        ({"backend": "cupy"}, "backend=cupy has no ranks yet"),
+    ],
+)
+def test_what_ranks_cannot_do_is_refused(switches: dict[str, Any], words: str) -> None:
+    with pytest.raises(SwitchError, match=f"^tensor_parallel_size=2 divides the model, and {words}"):
+        EngineConfig(tensor_parallel_size=2, **switches)
+    assert EngineConfig(**switches)
+
+
+def test_ranks_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches ranks that each take all cores, and wait for each other there."""
+    monkeypatch.setattr("tinyinfer.engine.room.default_threads", lambda: 8)
+    assert own_share(EngineConfig(tensor_parallel_size=4)).threads == 2
+    assert own_share(EngineConfig(tensor_parallel_size=16)).threads == 1
+    assert own_share(EngineConfig(tensor_parallel_size=4, threads=3)).threads == 3
+    assert own_share(EngineConfig()).threads is None

@@ -1,0 +1,111 @@
+"""How the ranks of one command begin: they find each other, compare what they were given, and all but one follow.
+
+Every rank runs the same command. The first one (rank 0) goes on as if it were alone; in the others LLM never returns:
+they compute what the first one orders, and end when it ends.
+
+    tinyinfer launch -n 2 -- generate -tp 2 "Hello"          or: mpiexec -n 2 python -m tinyinfer generate -tp 2 "Hello"
+
+A matrix is divided on its way from the file to the backend, so that no rank ever holds more than its part of a model
+and one whole matrix. (Weights that are calibrated or pruned while they are loaded are divided at the end.)
+"""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import signal
+import sys
+import threading
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tinyinfer.errors import SwitchError
+from tinyinfer.loading.build import Progress, keeps_file_quantization, load_model
+from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.model.config import held_matrices
+from tinyinfer.model.interfaces import Ops
+from tinyinfer.model.transformer import Model
+from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.lead import LeaderOps, follow
+from tinyinfer.parallel.mpi import mpi_comm
+from tinyinfer.parallel.shards import scheme_unit
+from tinyinfer.parallel.tensor import Division, TensorOps
+
+SAMPLE = 16  # rows of each matrix by which ranks see that they have the same files
+
+
+def load_part(
+    checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, comm: Comm | None = None
+) -> tuple[Model, Ops]:
+    """A rank's part of a checkpoint's model, and the operations that run it.
+
+    Returns on the first rank only; the others follow it, and then end their process. c: an EngineConfig. comm: None:
+    what mpiexec has started. Raises SwitchError for ranks that are not there, that were given something else, or for
+    which the model has too few parts.
+    """
+    comm = comm or mpi_comm(ops.ledger)
+    check_ranks(comm, c)
+    check_alike(comm, checkpoint, c)
+    own = Division(checkpoint.config, comm.rank, comm.size, input_unit_of(checkpoint, c))
+    model = own.finish(load_model(checkpoint, ops, c, on_layer, own.matrix), ops)
+    if comm.rank == 0:
+        leading = LeaderOps(ops, comm, model)
+        atexit.register(leading.close)
+        return model, leading
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader says when all end
+    try:
+        follow(model, TensorOps(ops, comm))
+    except Exception as error:
+        comm.abort(f"rank {comm.rank} of {comm.size} has failed: {type(error).__name__}: {error}")
+    sys.exit(0)
+
+
+def check_ranks(comm: Comm, c: Any) -> None:
+    """Raises SwitchError unless as many ranks are there as the switches say."""
+    if comm.size == c.tensor_parallel_size:
+        return
+    reason = "{field}={value} needs {value} processes, and " + ("this is one" if comm.size == 1 else "{size} are there")
+    cure = "start them with `tinyinfer launch -n {value} -- ...` or `mpiexec -n {value} ...`"
+    raise SwitchError("tensor_parallel_size", c.tensor_parallel_size, reason, cure, size=comm.size)
+
+
+def check_alike(comm: Comm, checkpoint: Checkpoint, c: Any) -> None:
+    """Raises SwitchError, on all ranks, where one of them was given other switches, another model or another version.
+
+    Compared are the switches, the configuration, this package's files, and of each tensor name, shape and first rows.
+    """
+    told = hashlib.sha256(repr((sorted(asdict(c).items()), checkpoint.config)).encode())
+    for path in sorted(Path(__file__).parents[1].rglob("*.py")):
+        told.update(path.read_bytes())
+    files = hashlib.sha256()
+    for name, tensor in sorted(checkpoint.tensors.items()):
+        files.update(repr((name, tensor.shape, tensor.nbytes)).encode())
+        files.update(np.ascontiguousarray(tensor.rows(0, min(SAMPLE, tensor.shape[0]))).tobytes())
+    digests = np.stack([np.frombuffer(one.digest(), np.uint8) for one in (told, files)])  # (2, 32)
+    for what, column in (("switches or another version", 0), ("files of the model", 1)):
+        all_digests = comm.all_gather(np.ascontiguousarray(digests[column : column + 1]))
+        other = [rank for rank, one in enumerate(all_digests) if not np.array_equal(one, all_digests[0])]
+        if other:
+            ranks = f"rank{'s' * (len(other) > 1)} {', '.join(map(str, other))}"
+            reason = "{field}={value}: {ranks} got other {what} than rank 0"
+            cure = "give all of them the same command, files and version"
+            size = c.tensor_parallel_size
+            raise SwitchError("tensor_parallel_size", size, reason, cure, ranks=ranks, what=what)
+
+
+def input_unit_of(checkpoint: Checkpoint, c: Any) -> int:
+    """Neurons that stay together, because they will share a scale or a 2:4 pattern (see Division)."""
+    names = [name for name in held_matrices(checkpoint.config) if name.endswith("down")]
+    if keeps_file_quantization(c, checkpoint):
+        tensors = [tensor for name, tensor in checkpoint.tensors.items() if name.endswith("down")]
+        units = [np.lcm(scheme_unit(tensor.scheme), 4 if tensor.sparse else 1) for tensor in tensors]
+    else:
+        from tinyinfer.quantization.recipe import make_recipe  # here: one process needs no such file
+
+        recipe = make_recipe(c, checkpoint.config)
+        units = [np.lcm(scheme_unit(recipe.scheme(name)), 4 if c.prunes else 1) for name in names]
+    return int(np.lcm.reduce([1, *units]))
