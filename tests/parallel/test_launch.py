@@ -110,6 +110,18 @@ def test_ranks_that_were_given_something_else_are_told_so(model: str) -> None:
 
 
 @pytest.mark.mpi
+def test_a_second_model_is_refused(model: str, tmp_path: Path) -> None:
+    """`eval --compare` opens several, one after the other. Catches ranks that wait for each other in two models."""
+    text = tmp_path / "text.txt"
+    text.write_text("the in er an on " * 30, encoding="utf-8")
+    words = ["eval", "-m", model, "--text", str(text), "--window", "16", "--compare", "float32,int8", "-tp", "2"]
+    both = [*TINYINFER, "launch", "-n", "2", "--", *words]
+    done = subprocess.run(both, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert "this one has opened a model before; open one model a command" in done.stderr
+
+
+@pytest.mark.mpi
 def test_another_number_of_ranks_is_refused(model: str) -> None:
     words = [*TINYINFER, "launch", "-n", "3", "--", *command(model, "-tp", "2")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)

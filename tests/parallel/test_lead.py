@@ -108,12 +108,15 @@ def test_sequences_that_leave_early_leave_all_caches() -> None:
 
 
 def test_numbers_that_overflow_end_their_request_and_not_the_ranks() -> None:
-    """Catches ranks that wait for each other while the leader looks for the place alone."""
+    """In the logits, and in the keys and values of a chunk that has none. Catches ranks that wait for each other while
+    the leader looks for the place alone.
+    """
     config = small_config(logit_scale=1e38)
 
     def work(engine: Engine) -> str:
-        with pytest.raises(NotFiniteError, match="run the model in one process"):
+        with pytest.raises(NotFiniteError, match=r"in a part that is divided among processes \(one"):
             finish(engine, request(PROMPTS[0], 5))
         return "ended"
 
     assert together(2, config, work) == "ended"
+    assert together(2, small_config(embedding_scale=1e30), work, max_num_batched_tokens=4) == "ended"

@@ -31,6 +31,7 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
 from tinyinfer.model.weights import Embedding
+from tinyinfer.parallel.comm import CommError
 from tinyinfer.sequence import Batch, Span, make_batch
 
 PARTS = "attention", "MLP"  # of a layer, in the order in which each adds its change
@@ -103,6 +104,8 @@ def first_overflow(model: Model, ops: Ops, span: Span) -> str:
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             logits = search.to_host(transformer(model, batch, cache, search))
+    except CommError:  # other ranks have parts of the model, and know nothing of this search
+        return search.place or "in a part that is divided among processes (one process says where)"
     except MemoryError:
         return search.place or "in a part that could not be looked for, since memory is short"
     return search.place or ("" if np.isfinite(logits).all() else "in the output head")

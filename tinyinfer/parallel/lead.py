@@ -30,7 +30,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.errors import NotFiniteError, SwitchError
+from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
@@ -220,11 +220,10 @@ class Leading:
 
     def __init__(self, number: int, cache: Mirrored, ops: LeaderOps) -> None:
         self.number, self.cache, self.ops, self.comm, self.model = number, cache, ops, ops.comm, ops.model
-        self.batch: Batch | None = None
 
     def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
         """The rank's own part of the logits."""
-        self.batch, changes = batch, list(self.cache.changes)
+        changes = list(self.cache.changes)
         self.cache.changes.clear()
         spans = [(known(span.seq), *span[1:]) for span in batch.spans]
         tokens, positions, rows = (np.asarray(array) for array in (batch.tokens, batch.positions, batch.logit_rows))
@@ -233,26 +232,14 @@ class Leading:
             return transformer(self.model, batch, cast(Cache, self.cache), self.ops)
 
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
-        """The best token of all ranks for each row. Raises NotFiniteError for numbers that are not finite."""
+        """The best token of all ranks for each row."""
         if not wanted:
             return Sampled(np.empty(0, np.int64), np.empty(0), np.empty(0))
         draws = [draw_of(*one) for one in wanted]
         with undisturbed(self.comm):
             self.comm.share(Choose(draws))
             found = choose_together(self.ops.to_host(logits), draws, self.comm, self.model.config.vocab_size)
-        tokens, low, high, rows = found
-        self._check(low, high)
-        return Sampled(tokens, low, high, rows)
-
-    def _check(self, low: np.ndarray, high: np.ndarray) -> None:  # (R,), (R,) ->
-        good = (-np.inf < low) & (low < high) & (high < np.inf)  # (R,)
-        if good.all():
-            return
-        assert self.batch is not None
-        owners = [span.seq.owner.id for span in self.batch.spans for _ in range(span.wanted)]
-        reason = "the model's numbers overflow, so that its logits are not finite"
-        cure = "run the model in one process, which says where that begins"
-        raise NotFiniteError(reason, cure, owners[good.argmin()])
+        return Sampled(*found)
 
 
 def follow(model: Model, ops: TensorOps) -> None:

@@ -22,14 +22,22 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
 from tinyinfer.parallel.comm import Comm
 
+TAKEN = "tinyinfer"  # the name of a communicator whose ranks have a model
+
 
 def mpi_comm(ledger: Ledger) -> MPIComm:
-    """The ranks that mpiexec has started. Raises SwitchError where MPI is not installed."""
+    """The ranks that mpiexec has started. Raises SwitchError where MPI is not installed, and for a second model: the
+    others still follow the first.
+    """
     try:
         from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         reason = "ranks talk by MPI, which is not installed ({words})"
         raise SwitchError("", None, reason, "pip install 'tinyinfer[parallel]'", words=str(error)) from error
+    if MPI.COMM_WORLD.Get_name() == TAKEN:
+        reason = "processes that mpiexec has started together divide one model, and this one has opened a model before"
+        raise SwitchError("tensor_parallel_size", MPI.COMM_WORLD.Get_size(), reason, "open one model a command")
+    MPI.COMM_WORLD.Set_name(TAKEN)
     return MPIComm(MPI.COMM_WORLD, MPI.IN_PLACE, ledger)
 
 

@@ -20,13 +20,14 @@ of ranks. Loses: 2·L + 1 all-reduces a step, whose latency no rank can hide; no
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from tinyinfer.arrays import Array, to_host
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.errors import SwitchError
+from tinyinfer.ledger import Ledger
 from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.heads import Heads, Sinks
@@ -38,7 +39,7 @@ from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.visit import map_matrices, matrices, weights
 from tinyinfer.model.weights import Embedding, Experts, FullQKNorm, Linear, Matrix, NoNorm, Norm, RMSNorm
-from tinyinfer.parallel.comm import Comm, sizes
+from tinyinfer.parallel.comm import Comm, CommError, sizes
 from tinyinfer.parallel.shards import Parts, division, input_unit, part_of, width
 
 # What a rank's model holds in the place of whole parts.
@@ -279,7 +280,13 @@ class TensorOps(DelegatingOps):
 
     def __init__(self, inner: Ops, comm: Comm) -> None:
         super().__init__(inner)
-        self.comm = comm
+        self.comm, self.apart = comm, False
+
+    def counting(self, ledger: Ledger) -> Self:
+        """The same operations for work that the other ranks know nothing of, so that nothing of it can be added up."""
+        other = super().counting(ledger)
+        other.apart = True
+        return other
 
     def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
         """Each rank looks up its own tokens; of all others it adds zeros."""
@@ -327,5 +334,7 @@ class TensorOps(DelegatingOps):
         return self.total(y)
 
     def total(self, x: Array) -> Array:  # (...,) -> (...,)
-        """The sum of the ranks' arrays."""
+        """The sum of the ranks' arrays. Raises CommError in work that the others know nothing of."""
+        if self.apart:
+            raise CommError("this work is one rank's alone, and a part of the model has to be added up")
         return self.comm.all_reduce(self.xp.ascontiguousarray(x))
