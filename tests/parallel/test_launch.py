@@ -99,6 +99,35 @@ def test_ctrl_c_ends_all_ranks(model: str) -> None:
 
 
 @pytest.mark.mpi
+def test_a_launch_that_is_ended_leaves_no_rank(model: str) -> None:
+    """SIGTERM, as of a container that stops. Catches ranks that go on without a parent."""
+    with running("launch", "-n", "2", "--", "chat", "-m", model, "-tp", "2") as process:
+        ranks = ranks_of(model)
+        process.terminate()
+        process.communicate(timeout=30)
+    assert process.returncode == 143
+    time.sleep(0.5)
+    for rank in ranks:
+        with pytest.raises(ProcessLookupError):
+            os.kill(rank, 0)
+
+
+@pytest.mark.mpi
+def test_ctrl_c_in_the_middle_of_an_evaluation_ends_all_ranks(model: str, tmp_path: Path) -> None:
+    """The engine computes in a thread of its own there. Catches a leader that ends while its thread has given an order.
+    """
+    text = tmp_path / "text.txt"
+    text.write_text("the in er an on " * 20_000, encoding="utf-8")
+    words = ["eval", "-m", model, "--text", str(text), "--window", "64", "--max-tokens", "100000", "-tp", "2"]
+    for wait in (3.0, 3.5):
+        with running("launch", "-n", "2", "--", *words) as process:
+            time.sleep(wait)
+            os.killpg(process.pid, signal.SIGINT)
+            process.communicate(timeout=60)
+        assert process.returncode == 130
+
+
+@pytest.mark.mpi
 def test_ranks_that_were_given_something_else_are_told_so(model: str) -> None:
     """With its number, once. Catches ranks that compute different things and wait for each other."""
     one, other = command(model, "-tp", "2"), command(model, "-tp", "2", "--kv-cache", "paged")
@@ -135,7 +164,8 @@ def test_what_launch_needs(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     for words, sentence in (
         (["-n", "0", "--", "inspect"], "-n 0 starts no process; give 1 or more"),
         (["-n", "2"], "launch needs a command behind --"),
-        (["-n", "2", "--", "inspect"], "launch needs mpiexec, which is not installed; pip install 'tinyinfer"),
+        (["-n", "2", "--", "generate", "Hi"], "each of 2 processes would do the whole of the command; add -tp 2 to it"),
+        (["-n", "2", "--", "chat", "-tp", "2"], "launch needs mpiexec, which is not installed; pip install 'tinyinfer"),
     ):
         assert main(["launch", *words]) == 2
         assert sentence in capsys.readouterr().err

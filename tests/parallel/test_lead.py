@@ -107,6 +107,12 @@ def test_sequences_that_leave_early_leave_all_caches() -> None:
     assert together(3, MODEL, work, **switches) == work(make_engine(MODEL, **switches))
 
 
+def test_logits_that_are_all_the_same_are_no_overflow() -> None:
+    """A head of zeros gives them. Catches a suspicion that is taken for a finding, since no rank can look alone."""
+    config = small_config(logit_scale=0.0)
+    assert together(2, config, lambda engine: finish(engine, request(PROMPTS[0], 3))) == [[0, 0, 0]]
+
+
 def test_numbers_that_overflow_end_their_request_and_not_the_ranks() -> None:
     """In the logits, and in the keys and values of a chunk that has none. Catches ranks that wait for each other while
     the leader looks for the place alone.
@@ -119,4 +125,4 @@ def test_numbers_that_overflow_end_their_request_and_not_the_ranks() -> None:
         return "ended"
 
     assert together(2, config, work) == "ended"
-    assert together(2, small_config(embedding_scale=1e30), work, max_num_batched_tokens=4) == "ended"
+    assert together(2, small_config(embedding_scale=1e38), work, max_num_batched_tokens=4) == "ended"

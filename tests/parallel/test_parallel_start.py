@@ -131,3 +131,24 @@ def test_ranks_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_share(EngineConfig(tensor_parallel_size=16)).threads == 1
     assert own_share(EngineConfig(tensor_parallel_size=4, threads=3)).threads == 3
     assert own_share(EngineConfig()).threads is None
+
+
+def test_a_rank_that_cannot_load_its_part_is_named_by_all() -> None:
+    """Of three ranks only the second would divide a group. Catches the others waiting for it."""
+    sizes = {"num_heads": 3, "num_kv_heads": 3, "head_dim": 32, "hidden_size": 64, "intermediate_size": 192}
+    config = small_config(**sizes, vocab_size=90)
+    checkpoint = checkpoint_of(config, random_tensors(config))
+    c = EngineConfig(tensor_parallel_size=3, quantize="int8", group_size=64)
+
+    def rank(comm: Comm) -> str:
+        try:
+            load_part(checkpoint, NumpyOps(comm.ledger), c, lambda done, of: None, comm)
+        except SystemExit:
+            return "ended"
+        except SwitchError as error:
+            return str(error)
+        return "loaded"
+
+    first, *others = run_ranks(3, rank)
+    assert others == ["ended", "ended"]
+    assert "inside a group of 64 inputs that share a scale" in first

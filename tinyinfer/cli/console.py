@@ -84,10 +84,10 @@ def is_terminal(stream: object) -> bool:
 def fail(message: str) -> int:
     """Writes the message to stderr as one line, and returns the exit status of a mistake, 2.
 
-    Of several processes that mpiexec has started for one command, only the first one says it.
+    Of several processes that mpiexec has started, all but the first say which one they are.
     """
-    if os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0")) == "0":
-        say("tinyinfer: error: " + one_line(message))
+    rank = os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+    say("tinyinfer: error: " + (f"rank {rank}: " if rank != "0" else "") + one_line(message))
     return 2
 
 

@@ -35,20 +35,31 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"-n {args.n} starts no process; give 1 or more")
     if not words:
         raise UsageError("launch needs a command behind --, as in: tinyinfer launch -n 2 -- generate -tp 2 TEXT")
+    if not any(word.partition("=")[0] in ("-tp", "--tensor-parallel-size") for word in words):
+        raise UsageError(f"each of {args.n} processes would do the whole of the command; add -tp {args.n} to it")
     mpiexec = shutil.which("mpiexec") or shutil.which("mpiexec", path=scripts())
     if mpiexec is None:
         raise UsageError("launch needs mpiexec, which is not installed; pip install 'tinyinfer[parallel]'")
     process = subprocess.Popen([mpiexec, "-n", str(args.n), sys.executable, "-m", "tinyinfer", *words])
-    while True:
-        try:
-            status = process.wait()
-            break
-        except KeyboardInterrupt:  # mpiexec has it, too, and ends when its processes have
-            continue
+    try:
+        status = ended(process)
+    finally:  # SIGTERM, too: mpiexec ends its processes
+        if process.poll() is None:
+            process.terminate()
+            process.wait()
     if status in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS):
         name = signal.Signals(status).name
         raise UsageError(f"one of the {args.n} processes was ended by {name}, so that mpiexec has ended the others")
     return status
+
+
+def ended(process: subprocess.Popen[bytes]) -> int:
+    """The exit status of mpiexec, which has Ctrl-C, too, and ends when its processes have."""
+    while True:
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            continue
 
 
 def scripts() -> str:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import weakref
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager, suppress
@@ -43,6 +44,7 @@ from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Batch, Sequence, Span, Wanted
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: fewer
+PATIENCE = 60.0  # seconds that the end of a command waits for a step
 # All that changes a cache, or a paged one's blocks for the prefix cache.
 CHANGES = frozenset({
     "prepare", "shrink", "grow", "extend", "reserve", "commit", "truncate", "fork", "free", "clear", "adopt", "hold",
@@ -148,9 +150,33 @@ def mirrored(cache: Cache) -> Cache:
     return cast(Cache, Mirrored(cache))
 
 
+class Orders:
+    """The leader's orders, one at a time: whoever gives one has the turn until all ranks have done it."""
+
+    def __init__(self, comm: Comm) -> None:
+        self.comm, self.turn, self.ended = comm, threading.RLock(), False
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Wraps an order, and what all ranks do then."""
+        with self.turn, undisturbed(self.comm):
+            yield
+
+    def end(self) -> None:
+        """Lets the other ranks end; again, it does nothing. An order that another thread has given is waited for."""
+        if not self.turn.acquire(timeout=PATIENCE):
+            self.comm.abort(f"a step took more than {PATIENCE:.0f} seconds, and this command is at its end")
+        try:
+            if not self.ended:
+                self.ended = True
+                self.comm.share(End())
+        finally:
+            self.turn.release()
+
+
 @contextmanager
 def undisturbed(comm: Comm) -> Iterator[None]:
-    """Wraps what all ranks do together: Ctrl-C, and signals that end the process, wait until it is done.
+    """Ctrl-C, and signals that end the process, wait until what all ranks do together is done.
 
     An error inside ends all ranks, because the others would wait for this one for ever.
     """
@@ -185,7 +211,9 @@ class LeaderOps(TensorOps):
 
     def __init__(self, inner: Ops, comm: Comm, model: Model) -> None:
         super().__init__(inner, comm)
-        self.model, self._numbers, self._closed = model, count(), False
+        self.model, self._numbers, self.orders = model, count(), Orders(comm)
+        # At the end of Python the newest goes first: an engine's thread ends before the ranks do.
+        self.close = weakref.finalize(self, self.orders.end)
 
     def compile(self, model: Model, cache: KVCache, rows: int = 1) -> Compiled | None:
         """The pass that all ranks compute, for a cache whose changes are noted.
@@ -199,20 +227,15 @@ class LeaderOps(TensorOps):
             cure = "give the model when the LLM is opened"
             raise SwitchError("tensor_parallel_size", self.comm.size, reason, cure)
         number = next(self._numbers)
-        self.comm.share(Begin(number, type(cache.cache), cache.cache.spec))
+        with self.orders.together():
+            self.comm.share(Begin(number, type(cache.cache), cache.cache.spec))
         return Leading(number, cache, self)
 
     def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
         """The logits of all tokens, from all ranks."""
-        with undisturbed(self.comm):
+        with self.orders.together():
             self.comm.share(Gather())
             return gathered(self.inner.to_host(logits), self.comm, self.model.config.vocab_size)
-
-    def close(self) -> None:
-        """Lets the other ranks end; closing again does nothing."""
-        if not self._closed:
-            self._closed = True
-            self.comm.share(End())
 
 
 class Leading:
@@ -227,7 +250,7 @@ class Leading:
         self.cache.changes.clear()
         spans = [(known(span.seq), *span[1:]) for span in batch.spans]
         tokens, positions, rows = (np.asarray(array) for array in (batch.tokens, batch.positions, batch.logit_rows))
-        with undisturbed(self.comm):
+        with self.ops.orders.together():
             self.comm.share(Pass(self.number, changes, tokens, positions, rows, spans))
             return transformer(self.model, batch, cast(Cache, self.cache), self.ops)
 
@@ -236,7 +259,7 @@ class Leading:
         if not wanted:
             return Sampled(np.empty(0, np.int64), np.empty(0), np.empty(0))
         draws = [draw_of(*one) for one in wanted]
-        with undisturbed(self.comm):
+        with self.ops.orders.together():
             self.comm.share(Choose(draws))
             found = choose_together(self.ops.to_host(logits), draws, self.comm, self.model.config.vocab_size)
         return Sampled(*found)

@@ -11,20 +11,22 @@ and one whole matrix. (Weights that are calibrated or pruned while they are load
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from tinyinfer.errors import SwitchError
 from tinyinfer.loading.build import Progress, keeps_file_quantization, load_model
 from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.loading.draft_heads import is_head
+from tinyinfer.loading.hub import find
 from tinyinfer.model.config import held_matrices
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model
@@ -34,6 +36,7 @@ from tinyinfer.parallel.mpi import mpi_comm
 from tinyinfer.parallel.shards import scheme_unit
 from tinyinfer.parallel.tensor import Division, TensorOps
 
+Value = TypeVar("Value")
 SAMPLE = 16  # rows of each matrix by which ranks see that they have the same files
 
 
@@ -47,14 +50,16 @@ def load_part(
     which the model has too few parts.
     """
     comm = comm or mpi_comm(ops.ledger)
-    check_ranks(comm, c)
-    check_alike(comm, checkpoint, c)
-    own = Division(checkpoint.config, comm.rank, comm.size, input_unit_of(checkpoint, c))
-    model = own.finish(load_model(checkpoint, ops, c, on_layer, own.matrix), ops)
+    try:
+        check_ranks(comm, c)
+        check_alike(comm, checkpoint, c)
+        model = on_all(comm, lambda: own_part(checkpoint, ops, c, on_layer, comm))
+    except SwitchError:
+        if comm.rank:  # the first one says it
+            sys.exit(2)
+        raise
     if comm.rank == 0:
-        leading = LeaderOps(ops, comm, model)
-        atexit.register(leading.close)
-        return model, leading
+        return model, LeaderOps(ops, comm, model)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader says when all end
     try:
@@ -62,6 +67,34 @@ def load_part(
     except Exception as error:
         comm.abort(f"rank {comm.rank} of {comm.size} has failed: {type(error).__name__}: {error}")
     sys.exit(0)
+
+
+def own_part(checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, comm: Comm) -> Model:
+    """The part of the model that this rank has. Raises SwitchError where it cannot be divided so."""
+    if c.second_model and is_head(find(c.second_model)):
+        reason = "{field} {value!r} is a draft head, which reads the values of all heads, and a rank has some"
+        cure = "name a smaller model, or choose another {speculative}"
+        raise SwitchError("draft_model", c.second_model, reason, cure)
+    own = Division(checkpoint.config, comm.rank, comm.size, input_unit_of(checkpoint, c))
+    return own.finish(load_model(checkpoint, ops, c, on_layer, own.matrix), ops)
+
+
+def on_all(comm: Comm, work: Callable[[], Value]) -> Value:
+    """What work() returns, once it has on all ranks. Raises SwitchError, on all of them, for an error of one."""
+    mine: Exception | None = None
+    result: list[Value] = []
+    try:
+        result.append(work())
+    except Exception as error:
+        mine = error
+    told = [comm.share(mine and f"{type(mine).__name__}: {mine}", rank) for rank in range(comm.size)]
+    if isinstance(mine, SwitchError):
+        raise mine
+    for rank, words in enumerate(told):
+        if words:
+            reason = "{field}={value}: rank {rank} could not load its part ({words})"
+            raise SwitchError("tensor_parallel_size", comm.size, reason, rank=rank, words=words) from mine
+    return result[0]
 
 
 def check_ranks(comm: Comm, c: Any) -> None:
