@@ -1,9 +1,9 @@
 """What is drawn of a story before SmolLM2 writes it: who, what, which trouble, who helps how, and how it ends.
 
 SmolLM2 loses the thread of a story after a few sentences. So a plan holds what ties them together: why the hero is sad,
-how the helper helps, how it is after that. Those sentences it gives whole, or all but their end; where the hero lives,
-what the hero does every day, what comes of a sentence that is begun, SmolLM2 writes (story_teller.py). A plan is drawn
-from the word lists below, so that a story can be made again from its number.
+how the helper helps, how it is after that, how it ends. Those sentences it gives whole. Where and how the hero lives,
+where something is found or looked for, and why, SmolLM2 writes (story_teller.py). A plan is drawn from the word lists
+below, so that a story can be made again from its number.
 """
 
 from __future__ import annotations
@@ -76,6 +76,11 @@ TROUBLES = """
     hill: rolled down the hill | it was too fast for {him} | bring the {thing} back | ran down the hill and brought it \
         back | back with {name}
     """
+# Who would not be troubled.
+ABLE = {
+    "tree": "bee, bird, cat, owl, squirrel", "river": "duck, frog, turtle", "hill": "dog, fox, horse, rabbit",
+    "wind": "bird, dog, fox, horse, owl, rabbit",
+}  # fmt: skip
 # What is wanted, and of which thing | the first step | what is wrong with it | why that is sad | what the helper offers
 # | how the helper does it | how it is then | what all do with it in the end.
 WANTED = """
@@ -124,14 +129,15 @@ LOST = """
     basket | go to the market | went to the market with the basket
     """
 PLACES = words("""
-    behind the mill, under the old bridge, in the tall grass, by the river, at the market, under a bush, in the barn,
-    on the hill, behind the house, in the garden, near the well, behind a tree
+    behind the mill, under the old bridge, in the tall grass, by the river, behind the market, under a bush,
+    in the barn, on the hill, behind the house, in the garden, near the well, behind a tree
     """)
 # The sentences of each kind of story; one of those between |. A sentence ends where a full stop stands, may end where *
 # stands, and else SmolLM2 goes on.
 OPENING = """
     Once upon a time, there was {a_hero} named {name}. {name} lived in
     Every morning, {he}|Every day, {he}|{He} loved to
+    In summer, {he}|In winter, {he}|In the evening, {he}|On Sundays, {he}
     """
 FINDS = """
     One day, {name} found {phrase} in|One day, {name} found {phrase} under|One day, {name} found {phrase} near|One \
@@ -142,21 +148,21 @@ HELP = """
     But the {thing} {trouble}.|But then the {thing} {trouble}.
     {name} was sad, because {reason}.|{name} was worried, because {reason}.
     Then {a_helper} came by and said, "I can help you to {remedy}."|Then {a_helper} came by and said, "Let us {remedy}."
-    To {remedy}, the {helper} {act}*|So the {helper} {act}*|So the {helper}
+    To {remedy}, the {helper} {act}.|So the {helper} {act}.
     Soon the {thing} {result}.|Now the {thing} {result}.|At last, the {thing} {result}.
-    {name} smiled and said, "|{name} was very happy and|{name} thanked the {helper} and gave {it} {gift}.
+    {name} was very happy.|{name} was happy and gave the {helper} {gift}.|{name} thanked the {helper} and gave {it} \
+        {gift}.
     """
 ENDS = """
-    In the end, {name} and the {helper} {end}*|That evening, {name} and the {helper} {end}*|In the end, {name} and the \
-        {helper} {end} and
+    In the end, {name} and the {helper} {end}.|That evening, {name} and the {helper} {end} together.
     """
 FORMS = {
     "found": FINDS + HELP + ENDS,
     "given back": FINDS + HELP.replace("But then", "But") + """
-        In the end, the owner thanked {name} and the {helper} and|In the end, the owner thanked them with
+        In the end, the owner thanked {name} and the {helper}.|In the end, the owner gave them a coin.
         """,
     "wanted": """
-        One day, {name} wanted to {phrase}*|One day, {name} wanted to {phrase} for
+        One day, {name} wanted to {phrase}*
         First, {he} {use}
         """ + HELP + ENDS,
     "lost": """
@@ -167,8 +173,7 @@ FORMS = {
         {name} followed the {helper} and looked {place}.|{name} and the {helper} ran there and looked {place}.
         And there was the {thing}*|And there lay the {thing}*|And there was the {thing}, all covered with
         {name} was happy and gave the {helper} {gift}.|{name} thanked the {helper} and gave {it} {gift}.
-        The {helper} smiled and said, "|The {helper} was very happy and|{name} and the {helper}
-        In the end, {name} {end} and|That evening, {name} {end}*
+        In the end, {name} {end}.|That evening, {name} {end}.
         """,
 }  # fmt: skip
 MEALS = "cake", "soup", "pumpkin"  # nothing else is eaten
@@ -200,9 +205,9 @@ def plan(seed: int, i: int) -> Plan:
     rng = random.Random(f"{seed} {i}")
     he = rng.choice(sorted(NAMES))
     name, child = rng.choice(NAMES[he]), {"he": "boy", "she": "girl"}[he]
-    hero, helper = rng.sample([*KINDS, child, child], 2)
-    trait = rng.choice(TRAITS)
-    form, drawn = happening(rng)
+    hero, helper = rng.sample([*(kind for kind in KINDS if (he, kind) != ("he", "hen")), child], 2)
+    trait = rng.choice([trait for trait in TRAITS if (trait, hero) != ("old", child)])
+    form, drawn = happening(rng, hero)
     filled = {
         **drawn, "name": name, "he": he, "He": he.capitalize(), "his": WHOSE[he], "him": WHOM[he],
         "a_hero": f"{article(trait)} {trait} {hero}", "a_helper": f"{article(helper)} {helper}", "helper": helper,
@@ -223,8 +228,8 @@ def begun(line: str) -> Beginning:
     return Beginning(line.rstrip("*"), line.endswith((".", '."')), line.endswith("*"))
 
 
-def happening(rng: random.Random) -> tuple[str, dict[str, str]]:
-    """A form, and what happens in it."""
+def happening(rng: random.Random, hero: str) -> tuple[str, dict[str, str]]:
+    """A form, and what happens in it, which must be something that the hero cannot help."""
     form = rng.choice(("found", "lost", "wanted"))
     if form == "wanted":
         names = "phrase", "use", "trouble", "reason", "remedy", "act", "result", "end"
@@ -232,7 +237,7 @@ def happening(rng: random.Random) -> tuple[str, dict[str, str]]:
     if form == "lost":
         return form, dict(zip(("phrase", "use", "end"), rng.choice(rows(LOST)), strict=True))
     phrase, use, troubles, end = rng.choice(rows(FOUND))
-    one = rng.choice(words(troubles))
+    one = rng.choice([trouble for trouble in words(troubles) if hero not in ABLE.get(trouble, "")])
     row = next(row for row in rows(TROUBLES) if row[0].startswith(f"{one}: "))
     found = dict(zip(("trouble", "reason", "remedy", "act", "result"), row, strict=True))
     found |= {"phrase": phrase, "use": use, "end": end, "trouble": found["trouble"].removeprefix(f"{one}: ")}

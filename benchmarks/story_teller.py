@@ -5,24 +5,26 @@
     python benchmarks/story_teller.py train FOLDER                 FOLDER/trained
     python benchmarks/story_teller.py measure FOLDER --student X   bits per character beside SmolLM2's own; ten stories
 
-SmolLM2 loses the thread of a story after a few sentences. So `write` draws a plan: who finds, loses or wants to make
-what, what is wrong with it, and who helps how. It gives SmolLM2 the beginning of each sentence ("But then the kite got
-stuck in a tree"), and SmolLM2 ends it, behind three stories of those forms; an end is asked for again where it is no
-plain sentence, says what the story said before, or names another creature. A plan is drawn from word lists, so that a
-story can be made again from its number. `measure` looks at the ends of the sentences of FOLDER/test.jsonl, from which
-the student has not learned; not at our beginnings, which are easy to guess.
+SmolLM2 loses the thread of a story after a few sentences. So `write` draws a plan (story_plans.py): who finds, loses or
+wants to make what, what is wrong with it, and who helps how. The plan says some sentences whole ("But then the kite got
+stuck in a tree."); of the others it gives SmolLM2 the beginning, and SmolLM2 ends them, behind three stories of those
+forms; an end is asked for again where it is no plain sentence, says what the story or an example said before, or names
+another creature. `make` mixes more stories from those, other plans with ends that SmolLM2 has written. `measure` looks
+at the ends of the sentences of FOLDER/test.jsonl, from which the student has not learned; not at what the plan says,
+which is easy to guess.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import math
 import random
 import re
 import sys
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
@@ -32,6 +34,7 @@ from typing import Any
 
 import numpy as np
 from own_vocabulary import write_student
+from story_plans import Beginning, plan
 
 from tinyinfer import LLM, RequestOutput, SamplingParams
 from tinyinfer.backends.switches import make_ops
@@ -43,7 +46,6 @@ from tinyinfer.distillation.switches import TrainingSwitches
 from tinyinfer.distillation.teacher import Kept
 from tinyinfer.distillation.texts import read_documents
 from tinyinfer.distillation.training import Training
-from tinyinfer.distillation.words import words
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
@@ -88,87 +90,14 @@ they pressed wool and clay into it. Soon the boat was dry inside. In the end, Be
 of the lake."""]
 BEFORE = tuple("\n\n".join(" ".join(story.split("\n")) for story in three.split("\n\n")) + "\n\n" for three in EXAMPLES)
 
-KINDS = words("""
-    bear, bee, bird, cat, dog, duck, fox, frog, goat, hedgehog, hen, horse, lion, mouse, owl, pig, rabbit, squirrel,
-    turtle
-    """)
-TRAITS = words("""
-    brave, clever, curious, funny, happy, hungry, kind, lazy, little, old, proud, quiet, shy, small, young
-    """)
-NAMES = {
-    "he": words("Ben, Finn, Jack, Leo, Max, Otto, Paul, Sam, Tim, Tom"),
-    "she": words("Anna, Clara, Ella, Emma, Lily, Lucy, Mia, Nina, Nora, Rosa"),
-}
-FOUND = words("""
-    a red kite, a golden key, an old map, a big box, a shiny stone, a blue ball, a warm hat, a broken boat, a strange
-    egg, a sweet cake, a yellow umbrella, a letter, a lantern, a silver bell, a little drum, a toy train, a heavy book
-    """)
-LOST = words("shoe, favorite hat, red ball, house key, blue scarf, drum, little boat, bell, book, kite, doll, basket")
-PLACES = words("""
-    behind the mill, under the old bridge, in the tall grass, by the river, at the market, under a bush, in the barn,
-    on the hill, behind the house, in the garden, near the well, in a nest
-    """)
-# What happens to what was found, and what helps then.
-TROUBLES = [
-    ("got stuck in a tree", "get the {thing} out of the tree"), ("was too heavy", "carry the {thing}"),
-    ("fell into the river", "get the {thing} out of the water"), ("got very dirty", "clean the {thing}"),
-    ("broke", "mend the {thing}"),
-    ("rolled down the hill", "bring the {thing} back"), ("got wet", "dry the {thing}"),
-    ("belonged to someone else", "find the owner of the {thing}"), ("got lost in the grass", "look for the {thing}"),
-]  # fmt: skip
-# What is wanted, what is wrong with it at first, and what helps then.
-WANTED = [
-    ("build a little boat", "had a hole", "close the hole"), ("build a tall tower", "fell down", "build it again"),
-    ("build a house", "had no roof", "make a roof"), ("bake a big cake", "was too hard", "bake a softer cake"),
-    ("make a warm soup", "had no taste", "add some salt"), ("make a snowman", "had no nose", "find a carrot"),
-    ("plant a tree", "was too dry", "water the tree"), ("grow a pumpkin", "did not grow", "water the pumpkin"),
-    ("paint a picture", "looked too dark", "add more colors"), ("knit a scarf", "was too short", "knit some more"),
-    ("sing a new song", "was too hard", "sing it slowly"), ("fly a kite", "did not rise", "run against the wind"),
-    ("make a gift", "looked too plain", "tie a ribbon around it"), ("grow a flower", "had no light", "move the flower"),
-]  # fmt: skip
-# A story of each form keeps to one thing and one helper. The beginnings of its sentences, in words like {thing}; one
-# of those between |. A sentence may end where a beginning with * ends.
-OPENING = """
-    Once upon a time, there was {a_hero} named {name}. {name} lived in
-    Every morning, {he}|Every day, {he}|{He} loved to
-    """
-HELP = """
-    But the {thing} {trouble}*|But then the {thing} {trouble}*
-    {name} was sad, because|{name} was worried, because
-    Then {a_helper} came by and said, "I can help you to {remedy}*|Then {a_helper} came by and said, "Let us {remedy}*
-    To {remedy}, the {helper}|Together, they
-    Soon the {thing} was|Now the {thing} was|At last, the {thing} was
-    In the end, {name} and the {helper}|{name} thanked the {helper} and|From that day on, {name} and the {helper}
-    """
-FORMS = {
-    "found": """
-        One day, {name} found {phrase}*
-        {He} took the {thing} and|{He} wanted to play with the {thing}, so {he}|{name} picked up the {thing} and
-        """ + HELP,
-    "wanted": """
-        One day, {name} wanted to {phrase}*
-        First, {he}|{He} began to
-        """ + HELP,
-    "lost": """
-        One day, {name} lost {his} {phrase}*
-        {He} looked for the {thing} in|{He} looked for the {thing} under|{He} looked everywhere, but
-        {name} was sad, because without the {thing} {he} could not|{name} was worried, because the {thing}
-        Then {a_helper} came by and said, "I saw your {thing} {place}*
-        {name} followed the {helper} and|{name} and the {helper} ran there and
-        And there was the {thing}*|And there lay the {thing},
-        {name} thanked the {helper} and|{name} was happy and gave the {helper}
-        In the end, {name}|From that day on, {name}
-        """,
-}  # fmt: skip
-FOOD = "cake", "soup", "pumpkin", "egg"  # nothing else is eaten
-
 Line = dict[str, Any]  # a story in its file
 Told = tuple[int, dict[int, float]]  # a token, and the log-probabilities of those that could have been drawn
 DRAWN = SamplingParams(temperature=0.5, min_p=0.05)
 DRAWABLE = 16  # tokens whose log-probabilities are asked for; where no token is likely, more could be drawn
 TRIES, SENTENCE, TOGETHER = 8, 28, 192  # ends of a sentence that are asked for, its tokens, stories that grow together
 PLAIN = re.compile(r"[A-Za-z ,'-]+")
-BAD = r"(?i:kill\w*|die[sd]?|dead|death|blood\w*|guns?|shot|sex\w*|naked|drunk|beer|wine|stab\w*)"  # not for children
+# What is not for children, or eats the heroes.
+BAD = r"(?i:kill\w*|die[sd]?|dead|death|blood\w*|guns?|shot|sex\w*|naked|drunk|beer|wine|stab\w*|meat|chickens?)"
 UNFIT = re.compile(rf"\b({BAD}|Mrs?|Dr|St)\b")  # and what has a dot that ends no sentence
 VOCABULARY, HELD_OUT = 2048, 100  # tokens; stories of test.jsonl
 CONTINUED = "{{ messages | map(attribute='content') | join('\n') }}"  # no chat: what was said is continued
@@ -178,52 +107,6 @@ SHAPE = {
     "num_hidden_layers": 4, "num_attention_heads": 6, "num_key_value_heads": 2, "head_dim": 32, "rms_norm_eps": 1e-5,
     "max_position_embeddings": 2048, "rope_theta": 10000.0, "tie_word_embeddings": True, "hidden_act": "silu",
 }  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is drawn of a story before SmolLM2 writes it. beginnings: of its sentences, and whether one may end there.
-
-    strangers: names, kinds and pronouns of no one in it, and other words that would lead away from its thread.
-    """
-
-    beginnings: list[tuple[str, bool]]
-    strangers: re.Pattern[str]
-
-
-@cache
-def plan(seed: int, i: int) -> Plan:
-    """The plan of story i."""
-    rng = random.Random(f"{seed} {i}")
-    he = rng.choice(sorted(NAMES))
-    name, his, child = rng.choice(NAMES[he]), {"he": "his", "she": "her"}[he], {"he": "boy", "she": "girl"}[he]
-    hero, helper = rng.sample([*KINDS, child, child], 2)
-    trait, form, trouble, remedy = rng.choice(TRAITS), rng.choice(sorted(FORMS)), "", ""
-    if form == "wanted":
-        phrase, trouble, remedy = rng.choice(WANTED)
-    else:
-        phrase = rng.choice({"found": FOUND, "lost": LOST}[form])
-    thing = phrase.split()[-1]
-    if form == "found":
-        trouble, remedy = rng.choice(TROUBLES)
-    a_hero, a_helper = f"{article(trait)} {trait} {hero}", f"{article(helper)} {helper}"
-    filled = (OPENING + FORMS[form]).format(
-        name=name, he=he, He=he.capitalize(), his=his, a_hero=a_hero, a_helper=a_helper, helper=helper, phrase=phrase,
-        thing=thing, trouble=trouble, remedy=remedy.format(thing=thing), place=rng.choice(PLACES),
-    )  # fmt: skip
-    lines = [line.strip() for line in filled.splitlines() if line.strip()]
-    chosen = [rng.choice(line.split("|")) for line in lines]
-    others = [one for names in NAMES.values() for one in names if one != name]
-    others += [one for one in (*KINDS, "boy", "girl") if one not in (hero, helper)]
-    others += ["she", "her", "hers", "herself"] if he == "he" else ["he", "him", "his", "himself"]
-    others += ["one day", *([] if thing in FOOD else ["eat", "ate", "eaten"])]
-    strangers = re.compile(rf"(?i:\b({'|'.join(others)})s?\b)")
-    return Plan([(one.rstrip("*"), one.endswith("*")) for one in chosen], strangers)
-
-
-def article(word: str) -> str:
-    """The article that goes before a word."""
-    return "an" if word[0] in "aeiou" else "a"
 
 
 @dataclass
@@ -246,13 +129,23 @@ class Story:
         return " ".join(beginning + end for beginning, end in self.parts)
 
     @property
-    def next(self) -> tuple[str, bool]:
-        """How the next sentence begins, and whether it may end there."""
+    def line(self) -> Line:
+        """The story as its file has it."""
+        return {"i": self.i, "text": self.text, "finished": True, "parts": self.parts, "said": self.said}
+
+    @property
+    def next(self) -> Beginning:
+        """How the next sentence begins."""
         return plan(self.seed, self.i).beginnings[len(self.parts)]
+
+    @property
+    def done(self) -> bool:
+        """Whether all sentences are there."""
+        return len(self.parts) == len(plan(self.seed, self.i).beginnings)
 
     def asked(self) -> str:
         """What SmolLM2 continues."""
-        return f"{BEFORE[self.i % 2]}{self.text} {self.next[0]}".replace("\n\n ", "\n\n")
+        return f"{BEFORE[self.i % 2]}{self.text} {self.next.text}".replace("\n\n ", "\n\n")
 
     def params(self) -> SamplingParams:
         """How it continues it: each try has noise of its own."""
@@ -260,24 +153,34 @@ class Story:
         return replace(DRAWN, max_tokens=SENTENCE, stop=[".", "!", "?", "\n"], logprobs=DRAWABLE, seed=seed)
 
     def take(self, end: str, mark: str, said: list[Told]) -> None:
-        """Adds the end of a sentence, or notes that it was refused. mark: what comes behind it."""
-        beginning, whole = self.next
-        quoted = beginning.count('"') == 1
-        good = mark in (".", "!", "?") and (PLAIN.fullmatch(end) or (whole and not end)) and not UNFIT.search(end)
-        good = good and not plan(self.seed, self.i).strangers.search(end)
-        good = good and (beginning.endswith('"') or not end[:1].isalpha())  # "the bell" may not become "the bellhop"
-        if good and (whole or len(end.split()) > 1) and not self.repeats(end):
-            self.parts.append([beginning, end + mark + ('"' if quoted else "")])
-            self.said.append(said)
-            self.tries = 0
-        else:
+        """Adds the end of a sentence and the whole sentences that follow, or notes that the end was refused.
+
+        mark: what comes behind it.
+        """
+        good = mark in (".", "!", "?") and (PLAIN.fullmatch(end) or (self.next.may_end and not end))
+        good = good and not UNFIT.search(end) and not plan(self.seed, self.i).strangers.search(end)
+        if not self.next.text.endswith('"'):
+            good = good and not end[:1].isalpha()  # "the bell" may not become "the bellhop"
+        if not good or not (self.next.may_end or len(end.split()) > 1) or self.repeats(end):
             self.tries += 1
+            return
+        quoted = self.next.text.count('"') == 1
+        self.parts.append([self.next.text, end + mark + ('"' if quoted else "")])
+        self.said.append(said)
+        self.tries = 0
+        while not self.done and self.next.whole:
+            self.parts.append([self.next.text, ""])
+            self.said.append([])
 
     def repeats(self, end: str) -> bool:
-        """Whether four words of it stand one behind the other in the story."""
+        """Whether four words of it stand one behind the other in the story, in what the plan will say, or in the
+        examples.
+        """
         new = re.findall(r"[a-z'-]+", end.lower())
-        before = " ".join(re.findall(r"[a-z'-]+", self.text.lower()))
-        return any(" ".join(new[k : k + 4]) in before for k in range(len(new) - 3))
+        coming = " ".join(one.text for one in plan(self.seed, self.i).beginnings)
+        known = re.findall(r"[a-z'-]+", f"{BEFORE[self.i % 2]} {self.text} {coming}".lower())
+        runs = {tuple(known[k : k + 4]) for k in range(len(known) - 3)}
+        return any(tuple(new[k : k + 4]) in runs for k in range(len(new) - 3))
 
 
 def drawable(out: RequestOutput) -> list[Told]:
@@ -300,7 +203,7 @@ def stories(llm: LLM, seed: int, first: int) -> Iterator[Story]:
         for story, out in zip(growing, outputs, strict=True):
             written = llm.tokenizer.decode(out.token_ids)
             story.take(out.text, written[len(out.text) : len(out.text) + 1], drawable(out))
-        done = [story for story in growing if len(story.parts) == len(plan(seed, story.i).beginnings)]
+        done = [story for story in growing if story.done]
         growing = [story for story in growing if story not in done and story.tries < TRIES]
         yield from done
 
@@ -308,20 +211,24 @@ def stories(llm: LLM, seed: int, first: int) -> Iterator[Story]:
 def write(file: Path, total: int, seed: int, model: str, switches: dict[str, Any]) -> None:
     """Writes a file of so many stories. After a kill it goes on behind the last number in FILE.part.
 
-    Raises ValueError for a file that is there, or was begun with another seed or model.
+    Raises ValueError for a file that is there, or was begun with another seed, model or version of this script.
     """
     check_place(file)
     fast: dict[str, Any] = {"kv_cache": "paged", "prefix_cache": True, "block_size": 8, "num_blocks": 10_000}
-    with part_file(file, {"seed": seed, "model": model}) as part:
+    with part_file(file, settings(seed, model)) as part:
         numbers = [record["i"] for record in part.records()]
         llm = LLM(model, max_model_len=1024, max_num_seqs=TOGETHER, **fast, **switches)
         made = stories(llm, seed, 1 + max(numbers, default=-1))
         for n, story in zip(range(len(numbers) + 1, total + 1), made, strict=False):
-            part.write(
-                {"i": story.i, "text": story.text, "finished": True, "parts": story.parts, "said": story.said}
-            )
+            part.write(story.line)
             print(f"\r{n} of {total} stories", end="", file=sys.stderr, flush=True)
         part.finish()
+
+
+def settings(seed: int, model: str) -> dict[str, Any]:
+    """What all stories of a file have in common: this file and the plans, too, so that no file holds two kinds."""
+    written = b"".join((Path(__file__).parent / name).read_bytes() for name in ("story_plans.py", "story_teller.py"))
+    return {"seed": seed, "model": model, "script": hashlib.sha256(written).hexdigest()[:12]}
 
 
 def read(file: Path) -> list[Line]:
@@ -329,14 +236,48 @@ def read(file: Path) -> list[Line]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
 
 
-def make(folder: Path, texts: list[Path]) -> None:
-    """Writes what the student learns from, stories that are held out, a vocabulary and the student's shape."""
+def make(folder: Path, texts: list[Path], total: int) -> None:
+    """Writes what the student learns from, stories that are held out, a vocabulary and the student's shape.
+
+    total: stories to learn from; those that are more than the texts hold are mixed.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     told = [story for text in texts for story in read(text)]
-    for name, some in (("train.jsonl", told[:-HELD_OUT]), ("test.jsonl", told[-HELD_OUT:])):
+    learned = told[:-HELD_OUT]
+    learned += islice(mixed(learned), max(0, total - len(learned)))
+    for name, some in (("train.jsonl", learned), ("test.jsonl", told[-HELD_OUT:])):
         (folder / name).write_text("".join(json.dumps(story) + "\n" for story in some), encoding="utf-8")
-    learned = (story["text"] for story in told[:-HELD_OUT])
-    write_student(folder, SHAPE, learned, VOCABULARY, chat_template=CONTINUED)
+    write_student(folder, SHAPE, (story["text"] for story in learned), VOCABULARY, chat_template=CONTINUED)
+
+
+def mixed(told: list[Line]) -> Iterator[Line]:
+    """Stories of other plans, whose sentences end as SmolLM2 has ended sentences that begin alike, but for the name.
+
+    A plan is a small part of a story's words, and there are many more plans than SmolLM2 has time for. An end that
+    would be refused in its new place is passed over, and so is a plan with a sentence that has no end.
+    """
+    ends: defaultdict[str, list[tuple[str, list[Told]]]] = defaultdict(list)
+    for story in told:
+        name = name_in(story["text"])
+        for (beginning, end), said in zip(story["parts"], story["said"], strict=True):
+            if end:
+                ends[beginning.replace(name, "{name}")].append((end, said))
+    for i in count():
+        story, rng = Story(0, i), random.Random(f"mixed {i}")
+        while not story.done and story.tries < TRIES:
+            text = story.next.text
+            known = ends.get(text.replace(name_in(f"{story.text} {text}"), "{name}"))
+            if not known:
+                break
+            end, said = rng.choice(known)
+            story.take(end[:-1], end[-1], said)
+        if story.done:
+            yield story.line
+
+
+def name_in(text: str) -> str:
+    """The hero's name, which the first sentence of a story gives."""
+    return text.partition(" named ")[2].partition(".")[0]
 
 
 def kept(stories: list[Line], documents: list[np.ndarray], student: Tokenizer, teacher: Tokenizer) -> Kept:
@@ -471,12 +412,15 @@ def measure(folder: Path, student: str, teacher: str, switches: dict[str, Any]) 
     }
     student_s = found["the student"]
     rows = [[name, f"{bits:.3f}", f"{student_s / bits:.2f}x"] for name, bits in found.items()]
+    written = sum(len(end) for story in held_out for _, end in story["parts"])
+    share = written / sum(len(story["text"]) for story in held_out)
     told = small.generate(
         ["Once upon a time"] * 10,
         [SamplingParams(temperature=0.7, min_p=0.05, max_tokens=300, seed=seed) for seed in range(10)],
     )
     ten = "\n\n".join(f"Once upon a time{out.text}" for out in told)
-    return f"{table([['model', 'bits a character', 'the student over it'], *rows])}\n{len(held_out)} stories\n\n{ten}"
+    rows = [["model", "bits a character", "the student over it"], *rows]
+    return f"{table(rows)}\n{len(held_out)} stories, of which SmolLM2 wrote {share:.0%}\n\n{ten}"
 
 
 def main() -> None:
@@ -487,6 +431,7 @@ def main() -> None:
     parser.add_argument("--stories", type=int, default=4000)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--text", type=Path, nargs="+", help="what `write` wrote")
+    parser.add_argument("--mixed", type=int, default=0, help="stories that `make` mixes from those, to have so many")
     parser.add_argument("--tokens", type=int, default=2_400_000, help="that `train` reads")
     parser.add_argument("--batch-tokens", type=int, default=1024, help="of a step of `train`")
     parser.add_argument("--rate", type=float, default=3e-3)
@@ -500,7 +445,7 @@ def main() -> None:
     if args.step == "write":
         write(args.path, args.stories, args.seed, args.model, switches)
     elif args.step == "make":
-        make(args.path, args.text)
+        make(args.path, args.text, args.mixed)
     elif args.step == "train":
         s = TrainingSwitches(top_k=DRAWABLE, tokens=args.tokens, rate=args.rate, batch_tokens=args.batch_tokens,
                              warm_up=100, decay=0.1)  # fmt: skip

@@ -51,7 +51,7 @@ def test_another_model_needs_a_draft_model_of_its_own(
     golden_folder: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its tokens are others: said before weights are read, and with what to choose."""
-    monkeypatch.setattr("tinyinfer.llm.load_model", lambda *args: pytest.fail("weights were read"))
+    monkeypatch.setattr("tinyinfer.loading.build.load_alone", lambda *args: pytest.fail("weights were read"))
     with pytest.raises(SwitchError) as refused:
         LLM(str(golden_folder("llama")), speculative="draft")
     assert str(refused.value) == (
