@@ -151,7 +151,7 @@ def mirrored(cache: Cache) -> Cache:
 
 
 class Orders:
-    """The leader's orders, one at a time: whoever gives one has the turn until all ranks have done it."""
+    """The leader's orders, one at a time: the thread that gives one has the turn until all ranks have done it."""
 
     def __init__(self, comm: Comm) -> None:
         self.comm, self.turn, self.ended = comm, threading.RLock(), False

@@ -19,6 +19,7 @@ of ranks. Loses: 2·L + 1 all-reduces a step, whose latency no rank can hide; no
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -284,8 +285,8 @@ class TensorOps(DelegatingOps):
 
     def counting(self, ledger: Ledger) -> Self:
         """The same operations for work that the other ranks know nothing of, so that nothing of it can be added up."""
-        other = super().counting(ledger)
-        other.apart = True
+        other = copy(self)
+        other.inner, other.ledger, other.apart = self.inner.counting(ledger), ledger, True
         return other
 
     def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
