@@ -158,9 +158,12 @@ class Orders:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Wraps an order, and what all ranks do then."""
-        with self.turn, undisturbed(self.comm):
-            yield
+        """Wraps an order, and what all ranks do then. Raises CommError once they have ended."""
+        with self.turn:
+            if self.ended:
+                raise CommError("the ranks have ended")
+            with undisturbed(self.comm):
+                yield
 
     def end(self) -> None:
         """Lets the other ranks end; again, it does nothing. An order that another thread has given is waited for."""
