@@ -98,6 +98,12 @@ def has_penalties(params: SamplingParams) -> bool:
     return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
 
 
+def is_plain(params: SamplingParams) -> bool:
+    """Whether a token is chosen by its row of logits alone: the largest, with or without noise."""
+    filtered = params.temperature > 0 and (params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0)
+    return params.logprobs is None and not has_penalties(params) and not filtered
+
+
 def penalize(s: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int]) -> np.ndarray:  # (V,) -> (V,)
     """Repetition scales the logits of all tokens so far; presence and frequency lower those of new ones; in float64.
 

@@ -23,7 +23,7 @@ from helpers import Letters, checkpoint_of, finish, lazy, make_engine, random_te
 
 from tinyinfer import LLM
 from tinyinfer.backends.cupy_device import free_memory
-from tinyinfer.backends.cupy_ops import CupyOps, is_plain
+from tinyinfer.backends.cupy_ops import CupyOps
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.backends.packed import W8A8
 from tinyinfer.backends.packed_rows import PackedRows
@@ -35,6 +35,7 @@ from tinyinfer.loading.checkpoint import Joined
 from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
 from tinyinfer.model.weights import Linear
 from tinyinfer.quantization.rtn import round_to_nearest
+from tinyinfer.sampling import is_plain
 from tinyinfer.sampling_params import SamplingParams
 
 POOL = fake_cupy.get_default_memory_pool()

@@ -36,8 +36,7 @@ from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Dense, Matrix, RMSNorm, SparseMatrix, Weight
 from tinyinfer.noise import gumbels
-from tinyinfer.sampling import has_penalties
-from tinyinfer.sampling_params import SamplingParams
+from tinyinfer.sampling import is_plain
 from tinyinfer.sequence import Wanted
 
 WIDE_TILE = 1 << 24  # numbers of a packed weight widened at a time: 64 MB
@@ -219,9 +218,3 @@ class CupyOps(ReferenceOps):
         from tinyinfer.backends.kernels.graph_step import compile_step
 
         return compile_step(model, cache, self)
-
-
-def is_plain(params: SamplingParams) -> bool:
-    """Whether a token is chosen by its row of logits alone: the largest, with or without noise."""
-    filtered = params.temperature > 0 and (params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0)
-    return params.logprobs is None and not has_penalties(params) and not filtered

@@ -105,6 +105,10 @@ class Comm(ABC):
         self._count(1, x.nbytes)
         return self._exchange(x, to, y, source)
 
+    def fail(self, error: Exception) -> NoReturn:
+        """Ends all ranks at once, with the error of this one."""
+        self.abort(f"rank {self.rank} of {self.size} has failed: {type(error).__name__}: {error}")
+
     def abort(self, words: str) -> NoReturn:
         """Ends all ranks at once, with a sentence that says why."""
         raise CommError(words)

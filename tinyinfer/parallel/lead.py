@@ -39,7 +39,7 @@ from tinyinfer.noise import gumbel
 from tinyinfer.parallel.comm import Comm, CommError
 from tinyinfer.parallel.shards import division
 from tinyinfer.parallel.tensor import TensorOps
-from tinyinfer.sampling import has_penalties
+from tinyinfer.sampling import is_plain
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Batch, Sequence, Span, Wanted
 
@@ -193,7 +193,7 @@ def undisturbed(comm: Comm) -> Iterator[None]:
     except CommError:
         raise
     except Exception as error:
-        comm.abort(f"rank {comm.rank} of {comm.size} has failed: {type(error).__name__}: {error}")
+        comm.fail(error)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
@@ -294,10 +294,7 @@ def follow(model: Model, ops: TensorOps) -> None:
 
 def draw_of(params: SamplingParams, prompt: list[int], new: list[int], seed: int) -> Draw | None:
     """How a row's token is chosen by all ranks together; None where all logits are needed."""
-    filters = params.temperature > 0 and (params.top_k or params.top_p < 1 or params.min_p)
-    if filters or has_penalties(params) or params.logprobs is not None:
-        return None
-    return Draw(params.temperature, seed, len(prompt) + len(new))
+    return Draw(params.temperature, seed, len(prompt) + len(new)) if is_plain(params) else None
 
 
 def choose_together(

@@ -65,7 +65,7 @@ def load_part(
     try:
         follow(model, TensorOps(ops, comm))
     except Exception as error:
-        comm.abort(f"rank {comm.rank} of {comm.size} has failed: {type(error).__name__}: {error}")
+        comm.fail(error)
     sys.exit(0)
 
 
