@@ -32,7 +32,9 @@ def check(comm: Comm) -> str:
         np.testing.assert_array_equal(x, of(rank, (rank % 3, 5)))
     assert comm.share({"rank": me}, n - 1) == {"rank": n - 1}
     check_messages(comm)
+    check_posts(comm)
     check_counts(comm)
+    check_split(comm)
     comm.barrier()
     return f"rank {me} of {n} is content"
 
@@ -51,6 +53,41 @@ def check_messages(comm: Comm) -> None:
     if n > 1:
         y = comm.exchange(of(me, (6, 2)), (me + 1) % n, np.empty((6, 2), np.float32), (me - 1) % n)
         np.testing.assert_array_equal(y, of((me - 1) % n, (6, 2)))
+
+
+def check_posts(comm: Comm) -> None:
+    """What does not wait: all ranks send at first, and receive then; objects and arrays in the order of their sending.
+    """
+    n, me = comm.size, comm.rank
+    for to in range(n):
+        if to != me:
+            x = of(me, (3, 50_000))  # more than a library keeps for itself
+            comm.tell({"from": me, "to": to, "long": "x" * 100_000}, to)
+            comm.post(x, to)
+            x[:] = 0  # a copy is on its way
+            comm.tell("and", to)
+    for source in range(n):
+        if source != me:
+            told = comm.hear(source)
+            assert (told["from"], told["to"], len(told["long"])) == (source, me, 100_000)
+            found = comm.receive(np.empty((3, 50_000), np.float32), source)
+            np.testing.assert_array_equal(found, of(source, (3, 50_000)))
+            assert comm.hear(source) == "and"
+
+
+def check_split(comm: Comm) -> None:
+    """Groups of ranks by themselves, twice of the same ranks, and groups of groups."""
+    n, me = comm.size, comm.rank
+    for groups in (2, 2, n):
+        own = comm.split(me % groups)
+        mine = [rank for rank in range(n) if rank % groups == me % groups]
+        assert (own.rank, own.size) == (mine.index(me), len(mine))
+        np.testing.assert_array_equal(own.all_reduce(of(me, (7,))), sum(of(rank, (7,)) for rank in mine))
+        assert own.share(me, own.size - 1) == mine[-1]
+        pair = own.split(own.rank // 2)
+        assert pair.size in (1, 2)
+        assert pair.share(me) == mine[own.rank // 2 * 2]
+        assert own.ledger is comm.ledger
 
 
 def check_counts(comm: Comm) -> None:

@@ -9,7 +9,10 @@ collectives: every rank calls the same one in the same order, and none goes on b
     share         one rank's Python object, for all                 what the scheduler has decided
     send/receive  an array, from one rank to another                pipeline: rows go from stage to stage
     exchange      both at once, so that a ring of ranks never waits for itself
+    post          a send that does not wait                         pipeline: a stage goes on while its rows travel
+    tell/hear     a Python object, without waiting                  the leader's orders
     barrier       nothing, but when all are there
+    split         a Comm for some of the ranks                      those of one stage, those of one replica
 
 The ledger counts what a rank sends, by the algorithms of collectives.py: a ring for the arrays that all ranks add to, a
 binomial tree for what comes from one. A library chooses its own algorithm for each size (MPICH takes recursive doubling
@@ -21,6 +24,7 @@ Loses: a rank that is slow, or dead, stops all.
 
 from __future__ import annotations
 
+import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
 from typing import Any, NoReturn, TypeVar
@@ -105,6 +109,30 @@ class Comm(ABC):
         self._count(1, x.nbytes)
         return self._exchange(x, to, y, source)
 
+    def post(self, x: Array, to: int) -> None:  # (...,) ->
+        """Sends a copy of x, which a `receive` takes, and returns at once."""
+        self._check(to, self.rank)
+        self._count(1, x.nbytes)
+        self._post(x, to)
+
+    def tell(self, value: object, to: int) -> None:
+        """Sends an object, pickled, to a rank that will `hear` it, and returns at once. For small things."""
+        self._check(to, self.rank)
+        words = pickle.dumps(value)
+        self._count(1, len(words))
+        self._tell(words, to)
+
+    def hear(self, source: int) -> Any:
+        """The next object that a rank tells this one."""
+        self._check(source, self.rank)
+        return pickle.loads(self._hear(source))
+
+    # Fewer ranks.
+
+    @abstractmethod
+    def split(self, group: int) -> Comm:
+        """The ranks that call this with the same number, by themselves, in their order and with their ledgers."""
+
     def fail(self, error: Exception) -> NoReturn:
         """Ends all ranks at once, with the error of this one."""
         self.abort(f"rank {self.rank} of {self.size} has failed: {type(error).__name__}: {error}")
@@ -144,6 +172,15 @@ class Comm(ABC):
 
     @abstractmethod
     def _receive(self, x: Array, source: int) -> Array: ...
+
+    @abstractmethod
+    def _post(self, x: Array, to: int) -> None: ...
+
+    @abstractmethod
+    def _tell(self, words: bytes, to: int) -> None: ...
+
+    @abstractmethod
+    def _hear(self, source: int) -> bytes: ...
 
     @abstractmethod
     def _exchange(self, x: Array, to: int, y: Array, source: int) -> Array: ...

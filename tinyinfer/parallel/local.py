@@ -15,7 +15,7 @@ from __future__ import annotations
 import pickle
 import random
 import threading
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -42,9 +42,9 @@ def run_ranks(
 
 @dataclass
 class Message:
-    """An array on its way. taken: whether it was received."""
+    """An array, or a pickled object, on its way. taken: whether it was received."""
 
-    array: Array
+    sent: Any
     taken: bool = False
 
 
@@ -65,6 +65,14 @@ class Meeting:
     brought: dict[int, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Some:
+    """Some ranks of a Group, by their numbers in it. path: of which splits they come: equal ranks may meet twice."""
+
+    ranks: tuple[int, ...]
+    path: tuple[int, ...] = ()
+
+
 class Group:
     """Ranks that take turns: only the one whose turn it is runs."""
 
@@ -73,9 +81,10 @@ class Group:
         self.turn = -1  # whose turn it is
         self.waits: dict[int, Wait] = {}  # of all ranks but the one whose turn it is
         self.ended: set[int] = set()
-        self.mail: defaultdict[tuple[int, int], deque[Message]] = defaultdict(deque)
-        self.meetings: defaultdict[int, Meeting] = defaultdict(Meeting)
-        self.attended = [0] * size  # collectives of each rank so far
+        # From rank to rank, and collective by collective, of each of the groups into which the ranks are split.
+        self.mail: defaultdict[tuple[object, int, int], deque[Message]] = defaultdict(deque)
+        self.meetings: defaultdict[tuple[object, int], Meeting] = defaultdict(Meeting)
+        self.attended: Counter[tuple[object, int]] = Counter()  # collectives of each rank so far
         self.failure: str | None = None
 
     def run(self, work: Callable[[Comm], Result], ledgers: list[Ledger]) -> list[Result]:
@@ -86,7 +95,7 @@ class Group:
         def rank_thread(rank: int) -> None:
             try:
                 self._until_turn(rank)
-                results[rank] = work(LocalComm(self, rank, ledgers[rank]))
+                results[rank] = work(LocalComm(self, Some(tuple(range(self.size))), rank, ledgers[rank]))
             except BaseException as error:
                 if self.failure is None:
                     error.add_note(f"on rank {rank} of {self.size}")
@@ -118,18 +127,18 @@ class Group:
             self._next()
         self._until_turn(rank)
 
-    def meet(self, rank: int, call: tuple[object, ...], brought: Any) -> list[Any]:
-        """What each rank has brought to the collective. Raises CommError where another one is called."""
-        meeting = self.meetings[self.attended[rank]]
-        self.attended[rank] += 1
+    def meet(self, some: Some, rank: int, call: tuple[object, ...], brought: Any) -> list[Any]:
+        """What each of some ranks has brought to the collective. Raises CommError where another one is called."""
+        meeting = self.meetings[some, self.attended[some, rank]]
+        self.attended[some, rank] += 1
         if not meeting.brought:
             meeting.call, meeting.first = call, rank
         elif meeting.call != call:
             both = f"rank {meeting.first} calls {said(meeting.call)}, and rank {rank} {said(call)}"
             raise CommError(f"{both}; all ranks must call the same, in the same order")
         meeting.brought[rank] = brought
-        self.wait(rank, said(call), lambda: len(meeting.brought) == self.size)
-        return [meeting.brought[other] for other in range(self.size)]
+        self.wait(rank, said(call), lambda: len(meeting.brought) == len(some.ranks))
+        return [meeting.brought[other] for other in some.ranks]
 
     def fail(self, words: str) -> None:
         """Ends all ranks that wait, now or later."""
@@ -166,20 +175,34 @@ def said(call: tuple[object, ...]) -> str:
     return f"{name}({', '.join(map(str, rest))})"
 
 
-def form(x: Array) -> str:
+def form(x: Array | bytes) -> str:
     """Shape and type of an array, in words."""
+    if isinstance(x, bytes):
+        return "an object"
     return f"{x.dtype}{list(x.shape)}"
 
 
 class LocalComm(Comm):
-    """A rank of a Group. Arrays are copied on their way, so that no rank writes into another's."""
+    """A rank of a Group. Arrays are copied on their way, so that no rank writes into another's.
 
-    def __init__(self, group: Group, rank: int, ledger: Ledger) -> None:
-        super().__init__(rank, group.size, ledger)
-        self.group = group
+    some: the ranks that it can reach; own: its number in the Group.
+    """
+
+    def __init__(self, group: Group, some: Some, own: int, ledger: Ledger) -> None:
+        super().__init__(some.ranks.index(own), len(some.ranks), ledger)
+        self.group, self.some, self.own, self.splits = group, some, own, 0
+
+    def split(self, group: int) -> LocalComm:
+        chosen = self._meet(("split",), group)
+        self.splits += 1
+        ranks = tuple(rank for rank, one in zip(self.some.ranks, chosen, strict=True) if one == group)
+        return LocalComm(self.group, Some(ranks, (*self.some.path, self.splits)), self.own, self.ledger)
+
+    def _meet(self, call: tuple[object, ...], brought: Any) -> list[Any]:
+        return self.group.meet(self.some, self.own, call, brought)
 
     def _all_reduce(self, x: Array) -> Array:  # (...,) -> (...,)
-        first, *others = self.group.meet(self.rank, ("all_reduce", form(x)), x.copy())
+        first, *others = self._meet(("all_reduce", form(x)), x.copy())
         x[...] = first
         for other in others:  # in the order of ranks, so that all get the same bits
             x += other
@@ -187,42 +210,66 @@ class LocalComm(Comm):
 
     def _all_gather(self, x: Array, lengths: list[int]) -> list[Array]:  # (rows, ...) ->
         call = "all_gather", f"{x.dtype}{lengths} x {list(x.shape[1:])}"
-        return [one.copy() for one in self.group.meet(self.rank, call, x.copy())]
+        return [one.copy() for one in self._meet(call, x.copy())]
 
     def _broadcast(self, x: Array, root: int) -> Array:  # (...,) -> (...,)
-        given = self.group.meet(self.rank, ("broadcast", form(x), f"root {root}"), x.copy())
+        given = self._meet(("broadcast", form(x), f"root {root}"), x.copy())
         x[...] = given[root]
         return x
 
     def _share(self, value: Any, root: int) -> tuple[Any, int]:
         pickled = pickle.dumps(value) if self.rank == root else b""
-        words = self.group.meet(self.rank, ("share", f"root {root}"), pickled)[root]
+        words = self._meet(("share", f"root {root}"), pickled)[root]
         return (value if self.rank == root else pickle.loads(words)), len(words)
 
     def _barrier(self) -> None:
-        self.group.meet(self.rank, ("barrier",), None)
+        self._meet(("barrier",), None)
 
     def _send(self, x: Array, to: int) -> None:  # (...,) ->
-        message = self._post(x, to)
-        self.group.wait(self.rank, f"rank {to} to receive", lambda: message.taken)
+        self._wait_taken(self._mail(x.copy(), to), to)
 
     def _receive(self, x: Array, source: int) -> Array:  # (...,) -> (...,)
-        queue = self.group.mail[source, self.rank]
-        self.group.wait(self.rank, f"rank {source} to send", lambda: bool(queue))
-        message = queue.popleft()
-        message.taken = True
-        if form(message.array) != form(x):
-            raise CommError(f"rank {source} sends {form(message.array)}, and rank {self.rank} receives {form(x)}")
-        x[...] = message.array
+        sent = self._taken(source)
+        if form(sent) != form(x):
+            raise CommError(f"{self._name(source)} sends {form(sent)}, and rank {self.own} receives {form(x)}")
+        x[...] = sent
         return x
 
     def _exchange(self, x: Array, to: int, y: Array, source: int) -> Array:  # (sent, ...), (got, ...) -> (got, ...)
-        message = self._post(x, to)
+        message = self._mail(x.copy(), to)
         self._receive(y, source)
-        self.group.wait(self.rank, f"rank {to} to receive", lambda: message.taken)
+        self._wait_taken(message, to)
         return y
 
-    def _post(self, x: Array, to: int) -> Message:
-        message = Message(x.copy())
-        self.group.mail[self.rank, to].append(message)
+    def _post(self, x: Array, to: int) -> None:  # (...,) ->
+        self._mail(x.copy(), to)
+        self.group.wait(self.own, "its turn")
+
+    def _tell(self, words: bytes, to: int) -> None:
+        self._mail(words, to)
+        self.group.wait(self.own, "its turn")
+
+    def _hear(self, source: int) -> bytes:
+        sent = self._taken(source)
+        if not isinstance(sent, bytes):
+            raise CommError(f"{self._name(source)} sends {form(sent)}, and rank {self.own} hears an object")
+        return sent
+
+    def _name(self, rank: int) -> str:
+        return f"rank {self.some.ranks[rank]}"
+
+    def _mail(self, sent: Any, to: int) -> Message:
+        message = Message(sent)
+        self.group.mail[self.some, self.rank, to].append(message)
         return message
+
+    def _wait_taken(self, message: Message, to: int) -> None:
+        self.group.wait(self.own, f"{self._name(to)} to receive", lambda: message.taken)
+
+    def _taken(self, source: int) -> Any:
+        """The next thing from a rank."""
+        queue = self.group.mail[self.some, source, self.rank]
+        self.group.wait(self.own, f"{self._name(source)} to send", lambda: bool(queue))
+        message = queue.popleft()
+        message.taken = True
+        return message.sent

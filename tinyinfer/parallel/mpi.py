@@ -47,6 +47,10 @@ class MPIComm(Comm):
     def __init__(self, world: Any, in_place: Any, ledger: Ledger) -> None:
         super().__init__(world.Get_rank(), world.Get_size(), ledger)
         self.world, self.in_place = world, in_place
+        self._posted: list[tuple[Any, Any]] = []  # requests that may be under way, and what they send
+
+    def split(self, group: int) -> MPIComm:
+        return MPIComm(self.world.Split(group, self.rank), self.in_place, self.ledger)
 
     def abort(self, words: str) -> NoReturn:
         print(f"tinyinfer: error: {words}", file=sys.stderr, flush=True)
@@ -73,6 +77,7 @@ class MPIComm(Comm):
 
     def _barrier(self) -> None:
         self.world.Barrier()
+        self._tidy()
 
     def _send(self, x: Array, to: int) -> None:  # (...,) ->
         self.world.Ssend(x, to)
@@ -84,3 +89,21 @@ class MPIComm(Comm):
     def _exchange(self, x: Array, to: int, y: Array, source: int) -> Array:  # (sent, ...), (got, ...) -> (got, ...)
         self.world.Sendrecv(x, to, recvbuf=y, source=source)
         return y
+
+    def _post(self, x: Array, to: int) -> None:  # (...,) ->
+        kept = x.copy()
+        self._keep(self.world.Isend(kept, to), kept)
+
+    def _tell(self, words: bytes, to: int) -> None:
+        self._keep(self.world.isend(words, to), words)
+
+    def _hear(self, source: int) -> bytes:
+        return bytes(self.world.recv(source=source))
+
+    def _keep(self, request: Any, sent: Any) -> None:
+        """Keeps what is sent until it has left, as MPI wants it."""
+        self._tidy()
+        self._posted.append((request, sent))
+
+    def _tidy(self) -> None:
+        self._posted = [(request, sent) for request, sent in self._posted if not request.Test()]
