@@ -28,9 +28,10 @@ from fake_cupy import DeviceArray
 import tinyinfer
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.quantized_matrix import Nested
+from tinyinfer.parallel.lead import Given
 from tinyinfer.sequence import Batch
 
-ARRAYS = np.ndarray | DeviceArray | Nested
+ARRAYS = np.ndarray | DeviceArray | Nested | Given
 PACKAGE = Path(tinyinfer.__file__).parent
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 

@@ -155,9 +155,13 @@ def test_the_readme_shows_the_statements_of_a_step():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
     [shown] = [ast.parse(block) for block in blocks if "self.drafter.propose" in block]
     functions = [node for node in ast.walk(TREES["engine/engine.py"]) if isinstance(node, ast.FunctionDef)]
-    [step] = [node for node in functions if node.name == "step"]
-    [recorded] = [node for node in step.body if isinstance(node, ast.With)]
-    assert [ast.unparse(part) for part in shown.body] == [ast.unparse(part) for part in recorded.body]
+    taken: list[str] = []
+    for name in ("begin", "step"):  # a step begins passes, and ends one
+        [function] = [node for node in functions if node.name == name]
+        inside = (part for part in ast.walk(function) if isinstance(part, ast.stmt))
+        taken += map(ast.unparse, sorted(inside, key=lambda part: part.lineno))
+    places = [taken.index(ast.unparse(part)) for part in shown.body]
+    assert places == sorted(places)
 
 
 OLD_WORDS = r"guess\w*|rivals?|takers?|settle\w*|revoke\w*|whoever|nobody|everybody|somebody|stood"

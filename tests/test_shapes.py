@@ -107,6 +107,7 @@ from tinyinfer.parallel.comm import Comm
 from tinyinfer.parallel.lead import LeaderOps, follow
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.mpi import MPIComm
+from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.shards import part_of
 from tinyinfer.parallel.tensor import TensorOps, divide
 from tinyinfer.pruning.apply import prune_model
@@ -532,13 +533,16 @@ def run_parallel(inspector: Inspector) -> None:
         else:
             comm.send(x, 1)
         comm.exchange(x, 1 - comm.rank, x, 1 - comm.rank)
+        comm.post(x, 1 - comm.rank)
+        comm.receive(x, 1 - comm.rank)
 
-    def divided(config: ModelConfig, comm: Comm) -> None:
-        inner = NumpyOps(Ledger())
-        model = divide(build_model(checkpoint_of(config, random_tensors(config)), inner), comm.rank, comm.size, inner)
+    def divided(config: ModelConfig, stages: int, comm: Comm) -> None:
+        inner, stage = NumpyOps(Ledger()), Stage(comm, stages)
+        own, whole = stage.together, build_model(checkpoint_of(config, random_tensors(config)), inner)
+        model = divide(whole, own.rank, own.size, inner, stage.number, stages)
         if comm.rank:
-            return follow(model, TensorOps(inner, comm))
-        ops = LeaderOps(inner, comm, model)
+            return follow(model, TensorOps(inner, own), stage)
+        ops = LeaderOps(inner, stage, model)
         engine = build_engine(model, ops, EngineConfig(tensor_parallel_size=5), WallClock())
         finish(engine, request(range(19), 2, temperature=1.0), request(range(17), 2, temperature=1.0, top_k=5))
         engine.logits(request(range(23)), 0, 23)
@@ -555,15 +559,16 @@ def run_parallel(inspector: Inspector) -> None:
         list(part_of(Floats("w", np.ones((5, 2), np.float32)), (range(1, 3),)).tiles())
         threading.setprofile(None)
 
-    def work_of(config: ModelConfig) -> None:
+    def work_of(config: ModelConfig, stages: int = 1) -> None:
         threading.setprofile(sys.getprofile())
-        run_ranks(5, partial(divided, config))
+        run_ranks(5 * stages, partial(divided, config, stages))
         threading.setprofile(None)
 
     inspector.watch({}, work)
     for config in MODELS.values():  # of 15 query heads and 5 key/value heads each rank has
         letters = {name: letters_of(config)[name] for name in "LDE"} | {"H": 3, "K": 1}
         inspector.watch(letters, partial(work_of, config))
+    inspector.watch({"H": 3, "K": 1}, partial(work_of, next(iter(MODELS.values())), 2))
 
 
 def run_lanes() -> None:

@@ -258,12 +258,16 @@ class Span(NamedTuple):
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one forward pass: no padding, no batch axis. logit_rows: the rows whose logits are wanted."""
+    """The rows of one forward pass: no padding, no batch axis.
+
+    logit_rows: the rows whose logits are wanted. scored: whether they are wanted as they are, and no token is chosen.
+    """
 
     tokens: Array  # (T,) int
     positions: Array  # (T,) int
     logit_rows: Array  # (R,) int
     spans: tuple[Span, ...]
+    scored: bool = False
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -278,8 +282,8 @@ class Batch:
     @property
     def wanted(self) -> list[Wanted]:
         """What the token after each row of the logits is chosen by, as if all drafts before it were accepted."""
-        found = []
-        for span in self.spans:
+        found: list[Wanted] = []
+        for span in () if self.scored else self.spans:
             if span.wanted == 1 and not span.seq.drafts:
                 found.append(span.seq.sampling)
                 continue

@@ -164,7 +164,7 @@ def test_what_launch_needs(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     for words, sentence in (
         (["-n", "0", "--", "inspect"], "-n 0 starts no process; give 1 or more"),
         (["-n", "2"], "launch needs a command behind --"),
-        (["-n", "2", "--", "generate", "Hi"], "each of 2 processes would do the whole of the command; add -tp 2 to it"),
+        (["-n", "2", "--", "generate", "Hi"], "each of 2 processes would do the whole of the command; add -tp 2 or"),
         (["-n", "2", "--", "chat", "-tp", "2"], "launch needs mpiexec, which is not installed; pip install 'tinyinfer"),
     ):
         assert main(["launch", *words]) == 2

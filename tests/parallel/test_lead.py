@@ -18,9 +18,10 @@ from tinyinfer.model.config import ModelConfig
 from tinyinfer.parallel.comm import Comm
 from tinyinfer.parallel.lead import LeaderOps, follow
 from tinyinfer.parallel.local import run_ranks
+from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.tensor import TensorOps, divide
 
-MODEL = small_config()
+MODEL = small_config(num_layers=3)
 PROMPTS = [4, 5, 6, 7, 4, 5, 6, 9, 4, 5], [1, 2] * 6, [3, 9], [4, 5, 6, 7, 4, 5, 6, 9, 4, 5, 8, 8]
 SWITCHES: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -34,6 +35,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "lookup": {"speculative": "prompt-lookup"},
     "candidates": {"speculative": "prompt-lookup", "num_draft_candidates": 2, "kv_cache": "paged", "block_size": 3},
 }
+SHAPES = (2, 1), (4, 1), (1, 2), (1, 3), (2, 2)  # ranks of a stage, stages
 ASKED: dict[str, dict[str, Any]] = {
     "greedy": {},
     "drawn": {"temperature": 1.0, "seed": 4},
@@ -42,23 +44,26 @@ ASKED: dict[str, dict[str, Any]] = {
 }
 
 
-def together(ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, **switches: Any) -> Any:
-    """What work(engine) returns on the leader of so many ranks."""
+def together(
+    ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, stages: int = 1, **switches: Any
+) -> Any:
+    """What work(engine) returns on the leader of so many stages, each of so many ranks."""
     checkpoint = checkpoint_of(config, random_tensors(config))
-    c = EngineConfig(tensor_parallel_size=ranks, **switches)
+    c = EngineConfig(tensor_parallel_size=ranks, pipeline_parallel_size=stages, **switches)
 
     def rank(comm: Comm) -> Any:
-        inner = NumpyOps(comm.ledger)
-        model = divide(load_model(checkpoint, inner, c), comm.rank, comm.size, inner)
+        inner, stage = NumpyOps(comm.ledger), Stage(comm, stages)
+        own = stage.together
+        model = divide(load_model(checkpoint, inner, c), own.rank, own.size, inner, stage.number, stages)
         if comm.rank:
-            return follow(model, TensorOps(inner, comm))
-        leading = LeaderOps(inner, comm, model)
+            return follow(model, TensorOps(inner, own), stage)
+        leading = LeaderOps(inner, stage, model)
         try:
             return work(build_engine(model, leading, c, lambda: 0.0))
         finally:
             leading.close()
 
-    return run_ranks(ranks, rank, seed)[0]
+    return run_ranks(ranks * stages, rank, seed)[0]
 
 
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
@@ -69,9 +74,12 @@ def test_ranks_say_what_one_process_says(switches: dict[str, Any], asked: dict[s
     """
     work = [(prompt, 12) for prompt in PROMPTS]
     truth = finish(make_engine(MODEL, **switches), *(request(*w, **asked) for w in work))
-    for ranks in (2, 4):
+    for ranks, stages in SHAPES:
+        if stages > 1 and "num_draft_candidates" in switches:
+            continue  # refused
+        switches = switches | {"stages": stages}
         found = together(ranks, MODEL, lambda engine: finish(engine, *(request(*w, **asked) for w in work)), **switches)
-        assert found == truth, f"{ranks} ranks"
+        assert found == truth, f"{ranks} ranks in each of {stages} stages"
 
 
 def test_logits_and_log_probabilities_are_those_of_one_process() -> None:

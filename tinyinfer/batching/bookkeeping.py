@@ -20,7 +20,7 @@ from tinyinfer.batching.policies import Policy
 from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, Prefixes
 from tinyinfer.ledger import Ledger
-from tinyinfer.sequence import Sequence
+from tinyinfer.sequence import Batch, Sequence
 from tinyinfer.speculative.base import Candidates, Drafter
 
 BY_AGE = attrgetter("age")
@@ -31,11 +31,17 @@ class Bookkeeping:
 
     joined, left, preempted: the sequences that were admitted, left or were preempted in the newest step. plan: the rows
     of each sequence in that step. members: the sequences that were added and not dropped; each is waiting or running.
+    stages: how many steps may be computed at once, of different sequences. computing: the batches of those, the oldest
+    first; in_flight: the batch in which a sequence now is.
     """
 
     def __init__(
-        self, cache: Cache, prefixes: Prefixes, drafter: Drafter, candidates: Candidates, policy: Policy, ledger: Ledger
-    ) -> None:
+        self, cache: Cache, prefixes: Prefixes, drafter: Drafter, candidates: Candidates, policy: Policy,
+        ledger: Ledger, stages: int = 1,
+    ) -> None:  # fmt: skip
+        self.stages = stages
+        self.computing: list[Batch] = []
+        self.in_flight: dict[Sequence, Batch] = {}
         self.cache, self.prefixes, self.drafter, self.candidates = cache, prefixes, drafter, candidates
         self.policy, self.limits, self.ledger = policy, policy.limits, ledger
         self.members: dict[Sequence, None] = {}
@@ -47,6 +53,7 @@ class Bookkeeping:
         self.plan: dict[Sequence, int] = {}
         self.scored: list[Sequence] = []  # in no batch: `Engine.logits` computes them
         self._turns = count()
+        self._most = 0  # sequences that the step takes at most
         self._last_turn: dict[Sequence, int] = {}  # the turn in which each running sequence last had rows
         self._changing = False  # also between an interrupted change and the end of its repair
 
@@ -61,6 +68,10 @@ class Bookkeeping:
             if seq not in self.members:
                 self.members[seq] = None
                 insort(self.waiting, seq, key=BY_AGE)
+
+    def computes(self, batch: Batch) -> bool:
+        """Whether the batch is computed now; not that of a step that failed."""
+        return any(batch is one for one in self.computing)
 
     @property
     def busy(self) -> bool:
@@ -80,6 +91,7 @@ class Bookkeeping:
         self.waiting = [other for other in self.waiting if other is not seq]
         self.scored = [other for other in self.scored if other is not seq]
         self._last_turn.pop(seq, None)
+        self.in_flight.pop(seq, None)  # what its batch gives is of no use now
 
     def _count_preemption(self, seq: Sequence) -> None:
         """The sequence ran, and will be computed again."""
@@ -109,7 +121,7 @@ class Bookkeeping:
         """
         for seq in self.members:
             seq.repair()
-        in_step = dict.fromkeys([*self.preempted, *self.plan, *self.joined])
+        in_step = dict.fromkeys([*self.preempted, *self.plan, *self.joined, *self.in_flight])
         self.preempted = [seq for seq in in_step if not seq.finished]
         self.left = [seq for seq in in_step if seq.finished]
         self.members = {seq: None for seq in self.members if not seq.finished}
@@ -118,6 +130,7 @@ class Bookkeeping:
                 self._count_preemption(seq)
         self.running, self.waiting, self.scored = [], sorted(self.members, key=BY_AGE), []
         self.plan, self._last_turn = {}, {}
+        self.computing, self.in_flight = [], {}
         self.cache.clear(self.prefixes.rebuild())
         self.candidates.free()
         self.drafter.keep(self.members)

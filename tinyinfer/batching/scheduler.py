@@ -37,7 +37,8 @@ class Scheduler(Bookkeeping):
         A first token is never drafted: with verification=best-coupling, the number of chunks of its prompt would change
         the text. For the same reason a sequence that waits gets its drafts before it is computed again, in chunks.
         """
-        return [seq for seq in (*self.running, *self.waiting) if seq.progress.choices and not seq.finished]
+        known = (*self.running, *self.waiting)
+        return [seq for seq in known if seq.progress.choices and not (seq.finished or seq in self.in_flight)]
 
     def ready_at(self) -> float:
         """The time from which on a step has rows to compute: at once while a sequence runs, never without any."""
@@ -52,7 +53,10 @@ class Scheduler(Bookkeeping):
         dropped.
         """
         self.joined, self.left, self.preempted, self.plan = [], [], [], {}
+        self._most = self._share(now)
         for seq in sorted(self.running, key=self._priority):
+            if seq in self.in_flight or len(self.plan) == self._most:
+                continue
             rows = self._rows_of(seq) if seq in self._last_turn else 0  # else preempted for one before it in this loop
             if rows and self.make_room(seq, rows):
                 self.plan[seq], self._last_turn[seq] = rows, next(self._turns)
@@ -60,7 +64,19 @@ class Scheduler(Bookkeeping):
             self._confirm(seq, rows)
         self._admit(now)
         work = [*self.plan.items(), *self.candidates.add(self.plan, self._rows_left())]
-        return make_batch(((seq, self.cache.length(seq), rows) for seq, rows in work), self.cache.spec.sets)
+        batch = make_batch(((seq, self.cache.length(seq), rows) for seq, rows in work), self.cache.spec.sets)
+        if batch.spans:
+            self.prefixes.seal()
+            self.computing.append(batch)
+            self.in_flight.update((span.seq.owner, batch) for span in batch.spans)
+        return batch
+
+    def _share(self, now: float) -> int:
+        """How many sequences the step takes at most: an even part of all, where several steps are computed at once."""
+        if self.stages == 1:
+            return self.limits.max_num_seqs
+        known = len(self.running) + len(self.policy.admissible(self.waiting, self.running, now))
+        return -(-known // self.stages)
 
     def _admit(self, now: float) -> None:
         """Admits waiting sequences in order of age, while rows are left and the cache has room for whole prompts."""
@@ -68,6 +84,8 @@ class Scheduler(Bookkeeping):
         if admissible and not self.running:
             self.cache.prepare(nlargest(self.limits.max_num_seqs, self.waiting, key=BY_LENGTH))
         for seq in admissible:
+            if len(self.plan) == self._most:
+                return
             cached = self.prefixes.match(seq) if self._rows_left() else 0
             rows = self._rows_of(seq)
             if not rows or not self.fits(seq, self._pending(seq) + len(seq.drafts)):
@@ -188,8 +206,12 @@ class Scheduler(Bookkeeping):
     def update(self, batch: Batch, choices: list[list[Choice]], now: float) -> list[list[Choice]]:
         """Commits what the step computed, appends new tokens, removes finished sequences; the accepted choices."""
         self.prefixes.commit()
-        accepted = self.candidates.best(batch.spans, choices)
+        self.computing = [other for other in self.computing if other is not batch]
+        found = list(zip(batch.spans, choices, strict=True))
+        kept = [one for one in found if self.in_flight.get(one[0].seq.owner) is batch]  # others have left meanwhile
+        accepted = self.candidates.best([span for span, _ in kept], [chosen for _, chosen in kept])
         for span, chosen in accepted.items():
+            del self.in_flight[span.seq.owner]
             self._extend(span, chosen, now)
         self.candidates.free()
         for seq in self.policy.leaving(self.running):

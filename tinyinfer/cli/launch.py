@@ -15,6 +15,8 @@ import sysconfig
 
 from tinyinfer.cli.arguments import UsageError
 
+FLAGS = "-tp", "--tensor-parallel-size", "-pp", "--pipeline-parallel-size"
+
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command's parser."""
@@ -35,8 +37,9 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"-n {args.n} starts no process; give 1 or more")
     if not words:
         raise UsageError("launch needs a command behind --, as in: tinyinfer launch -n 2 -- generate -tp 2 TEXT")
-    if not any(word.partition("=")[0] in ("-tp", "--tensor-parallel-size") for word in words):
-        raise UsageError(f"each of {args.n} processes would do the whole of the command; add -tp {args.n} to it")
+    if not any(word.partition("=")[0] in FLAGS for word in words):
+        cure = f"add -tp {args.n} or -pp {args.n} to it"
+        raise UsageError(f"each of {args.n} processes would do the whole of the command; {cure}")
     mpiexec = shutil.which("mpiexec") or shutil.which("mpiexec", path=scripts())
     if mpiexec is None:
         raise UsageError("launch needs mpiexec, which is not installed; pip install 'tinyinfer[parallel]'")

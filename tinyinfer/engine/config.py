@@ -74,6 +74,11 @@ class EngineConfig(
             yield from self.alone("speculative", self.speculative, why, cure)
         if self.backend == "cupy":
             yield from self.alone("backend", self.backend, "has no ranks yet", "choose {field}=numpy or numba")
+        if self.pipeline_parallel_size > 1 and self.num_draft_candidates > 1 and self.speculative != "off":
+            why = "keeps the candidates of one step, where several are computed at once"
+            yield from self.alone("num_draft_candidates", self.num_draft_candidates, why, "leave it out")
+        if self.tensor_parallel_size == 1:
+            return
         if self.quantize == "w8a8":
             why = "rounds inputs by one scale for all of them, of which a rank has some"
             yield from self.alone("quantize", self.quantize, why, "choose {field}=int8 with {activations}=int8")

@@ -6,8 +6,9 @@ drafter that the engine is built from.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from copy import copy
 from time import sleep
 
 import numpy as np
@@ -52,18 +53,39 @@ class Engine:
         self.model, self.ops, self.cache, self.clock = model, ops, cache, clock
         self.scheduler, self.drafter, self.cure = scheduler, drafter, cure
         self.ledger = ops.ledger
-        self.recorder = StepRecorder(cache, scheduler, ops.ledger)
+        self.recorder = StepRecorder(cache, scheduler)
+        self.passes: deque[tuple[StepRecorder, Batch, Array]] = deque()  # begun, the oldest first, with their logits
         self.compiled = ops.compile(model, cache, 1 + drafter.most)  # None: the backend runs `transformer` as it is
 
     def step(self, watch: bool = False) -> StepTrace:
-        """One forward pass over what the scheduler puts together, and new tokens for each sequence in it."""
-        with self.recorded(watch) as record:
-            self.drafter.propose(self.scheduler.decoding)
-            batch = self.scheduler.next_batch(record.started)
-            logits = self.forward(batch)
+        """One forward pass over what the scheduler puts together, and new tokens for each sequence in it.
+
+        Where a model's stages compute several passes at once, a step begins as many as there may be, and ends one.
+        """
+        before = self.ledger.copy()
+        with self.scheduler.change():
+            while self.begin(watch):
+                continue
+            record, batch, logits = self.passes.popleft()
             choices = self.choose(logits, batch)
             accepted = self.scheduler.update(batch, choices, self.clock())
-        return record.trace(accepted, self.clock())
+            self.drafter.observe(batch)
+        return record.trace(accepted, self.ledger - before, self.clock())
+
+    def begin(self, watch: bool = False) -> bool:
+        """Begins one more forward pass; False when there are as many as there may be, or no rows for another one."""
+        scheduler = self.scheduler
+        while self.passes and not scheduler.computes(self.passes[0][1]):  # a step failed, and was rolled back
+            self.passes.popleft()
+        if len(self.passes) == scheduler.stages:
+            return False
+        self.recorder.begin(self.clock(), watch)
+        self.drafter.propose(self.scheduler.decoding)
+        batch = self.scheduler.next_batch(self.recorder.started)
+        if batch.spans or not self.passes:
+            logits = self.forward(batch)
+            self.passes.append((copy(self.recorder), batch, logits))
+        return bool(batch.spans)
 
     def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
         """The model over a batch: the logits of its logit_rows, where the backend computes."""
@@ -141,20 +163,12 @@ class Engine:
             self.scheduler.make_room(seq, stop - done)
             span = Span(seq, 0, stop - done, done, stop - start, cache.rotation_set(seq))
             rows = np.arange(start - done, stop - done)
-            batch = Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,))
+            batch = Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,), scored=True)
             logits = self.ops.whole(self.forward(batch))  # (R, V)
             ends = Sampled(rows, logits.min(axis=1), logits.max(axis=1))
             check_finite(ends, batch, cache, self.model, self.ops, self.cure)
             cache.commit(seq, stop - done)
         return logits
-
-    @contextmanager
-    def recorded(self, watch: bool) -> Iterator[StepRecorder]:
-        """Wraps a step and records it, also for the drafter. If it fails, its sequences are computed again."""
-        with self.scheduler.change():
-            self.recorder.begin(self.clock(), watch)
-            yield self.recorder
-            self.drafter.observe(self.recorder.batch)
 
 
 def build_engine(
@@ -172,7 +186,8 @@ def build_engine(
     drafter = resolve(DRAFTERS, c.speculative)(Target(model, cache, prefixes), second, ops, c, clock, draft_cost)
     candidates = resolve(CANDIDATES, "on" if c.num_draft_candidates > 1 else "off")(cache, ops.ledger)
     policy = resolve(SCHEDULERS, c.batching)(Limits(c.max_num_seqs, c.max_num_batched_tokens, c.batch_timeout))
-    scheduler = Scheduler(cache, prefixes, drafter, candidates, policy, ops.ledger)
+    stages = c.pipeline_parallel_size if cache.can_chunk else 1  # no cache holds the rows of one step at a time
+    scheduler = Scheduler(cache, prefixes, drafter, candidates, policy, ops.ledger, stages)
     return Engine(model, ops, cache, scheduler, drafter, clock, cure_of(c))
 
 

@@ -25,15 +25,15 @@ from tinyinfer.sequence import Batch, Sequence, Span, make_batch
 class StepRecorder:
     """Records the running step: batch, times, cost and tables, from which `trace` is made."""
 
-    def __init__(self, cache: Cache, scheduler: Scheduler, ledger: Ledger) -> None:
-        self.cache, self.scheduler, self.ledger = cache, scheduler, ledger
+    def __init__(self, cache: Cache, scheduler: Scheduler) -> None:
+        self.cache, self.scheduler = cache, scheduler
         self.begin(0.0, watch=False)
         self.plan(make_batch([]))
 
     def begin(self, now: float, watch: bool) -> None:
         """Begins the record of a new step."""
         self.started = self.computed = now
-        self.watch, self.before = watch, self.ledger.copy()
+        self.watch = watch
 
     @contextmanager
     def forward(self, batch: Batch, clock: Clock) -> Iterator[None]:
@@ -47,6 +47,7 @@ class StepRecorder:
         self.batch = batch
         tables = self.read_tables(batch) if self.watch else {}
         joined = self.scheduler.joined
+        self.joined, self.preempted = tuple(joined), tuple(self.scheduler.preempted)
         self.turns = tuple(
             start_turn(span, span.seq in joined, tables.get(span.seq, ()), self.cache.can_chunk) for span in batch.spans
         )
@@ -55,14 +56,14 @@ class StepRecorder:
         self.idle = tuple(seq.id for seq in running if seq.id not in ran)
         self.waiting = tuple(seq.id for seq in queue if seq.timing.arrival <= self.started)
 
-    def trace(self, accepted: list[list[Choice]], now: float) -> StepTrace:
+    def trace(self, accepted: list[list[Choice]], counted: Ledger, now: float) -> StepTrace:
         """What the step did, and what the cache holds after it. accepted: the new tokens of each span."""
         cache, scheduler = self.cache, self.scheduler
         turns = tuple(map(finish_turn, self.turns, self.batch.spans))
         return NotebookTrace(
-            self.batch, accepted, (self.started, self.computed, now), self.ledger - self.before,
+            self.batch, accepted, (self.started, self.computed, now), counted,
             cache.held_bytes, cache.wasted_bytes, pool=count_blocks(cache), turns=turns,
-            joined=tuple(scheduler.joined), left=tuple(scheduler.left), preempted=tuple(scheduler.preempted),
+            joined=self.joined, left=tuple(scheduler.left), preempted=self.preempted,
             idle=self.idle, waiting=self.waiting,
         )  # fmt: skip
 

@@ -50,7 +50,7 @@ def own_share(c: EngineConfig) -> EngineConfig:
     """The switches with a rank's share of the threads, where there are several ranks and no number is given."""
     if c.threads is not None or c.ranks == "alone":
         return c
-    return replace(c, threads=max(1, default_threads() // c.tensor_parallel_size))
+    return replace(c, threads=max(1, default_threads() // c.num_ranks))
 
 
 def check_fits(checkpoint: Checkpoint, ops: Ops, c: EngineConfig) -> None:

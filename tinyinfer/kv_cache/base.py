@@ -362,8 +362,11 @@ class Prefixes:
     def register(self, seq: Sequence, stop: int) -> None:
         """Registers the full blocks below position `stop`, which are computed or will be in this step."""
 
+    def seal(self) -> None:
+        """A step is put together: what was registered since the last one is committed with it."""
+
     def commit(self) -> None:
-        """The step succeeded: the blocks registered in it are valid."""
+        """The oldest step that is sealed succeeded, or else the newest: the blocks registered in it are valid."""
 
     def rebuild(self) -> list[int]:
         """After an interrupt: no sequence uses a prefix, and blocks that no committed step computed are removed.

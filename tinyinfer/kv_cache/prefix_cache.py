@@ -13,8 +13,9 @@ is needed; then the least recently used one is evicted first, and leaves before 
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from dataclasses import dataclass, field
-from itertools import count
+from itertools import chain, count
 
 from tinyinfer.kv_cache.base import Prefixes
 from tinyinfer.kv_cache.blocks import BlockCache
@@ -48,7 +49,8 @@ class PrefixCache(Prefixes):
         self.roots = Node((), -1, None), Node((), -1, None)  # of short sequences, and of long ones
         self.evictable = 0  # nodes without users; the nodes below such a node have none either
         self._paths: dict[int, list[Node]] = {}  # sequence id -> the nodes along its tokens
-        self._new: list[Node] = []  # registered in the running step
+        self._new: list[Node] = []  # registered in the step that is put together
+        self._sealed: deque[list[Node]] = deque()  # registered in each step that is computed now
         self._leaves: list[tuple[int, int, Node]] = []  # a heap of (used, freed, node), one for each node at most
         self._order = count()
         self._now = 0  # steps so far
@@ -85,16 +87,23 @@ class PrefixCache(Prefixes):
             self._use(parent.children[tokens])
             path.append(parent.children[tokens])
 
-    def commit(self) -> None:
+    def seal(self) -> None:
+        self._sealed.append(self._new)  # a step that is interrupted here loses blocks, and keeps none too many
         self._new = []
+
+    def commit(self) -> None:
+        if self._sealed:
+            self._sealed.popleft()
+        else:
+            self._new = []
         self._now += 1
 
     def rebuild(self) -> list[int]:
-        for node in self._new:  # each is noted before it enters the tree
+        for node in chain(self._new, *self._sealed):  # each is noted before it enters the tree
             siblings = node.parent.children if node.parent else {}
             if siblings.get(node.tokens) is node:
                 del siblings[node.tokens]
-        self._new, self._paths, self._leaves = [], {}, []
+        self._new, self._sealed, self._paths, self._leaves = [], deque(), {}, []
         nodes = [node for root in self.roots for node in root.children.values()]
         for node in nodes:  # the list grows by the nodes below
             nodes += node.children.values()

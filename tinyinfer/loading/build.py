@@ -7,8 +7,10 @@ the file holds, or are rounded (quantization/apply.py). How the result lies in m
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Protocol
 
 import numpy as np
 
@@ -46,8 +48,39 @@ from tinyinfer.units import amount, show
 
 AGAIN = {"quantized": "rounding", "pruned": "changing weights"}
 Conversion = Callable[[str, Joined], Matrix]  # (name, float rows) -> what the backend takes
-Part = Callable[[str, Matrix], Matrix]  # (name, a matrix) -> some outputs or inputs of it
 Progress = Callable[[int, int], None]  # (layers done, of how many)
+
+
+class Share(Protocol):
+    """What a process takes of a model that several hold together: some layers, and of each matrix some numbers."""
+
+    layers: range
+
+    def has(self, name: str) -> bool:
+        """Whether the process has anything of the matrix."""
+
+    def matrix(self, name: str, matrix: Matrix) -> Matrix:
+        """The process's outputs, or inputs, of the matrix that the model holds under this name."""
+
+
+@dataclass(frozen=True)
+class NoRows:
+    """The float matrix of M inputs and no outputs, in the place of one that other processes have."""
+
+    inputs: int
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(0, M): no outputs, all inputs."""
+        return 0, self.inputs
+
+    def tiles(self) -> Iterator[tuple[int, np.ndarray]]:
+        """No tiles, since there are no rows."""
+        return iter(())
+
+    def where(self, output: int) -> str:
+        """Nowhere: there is no output."""
+        return "nowhere"
 
 
 def as_floats(name: str, matrix: Joined) -> Matrix:
@@ -71,25 +104,30 @@ def build_model(
     ops: Ops,
     on_layer: Progress = lambda done, of: None,
     conversion: Conversion = as_floats,
+    layers: range | None = None,
 ) -> Model:
-    """The model of a checkpoint, as `ops` holds it. on_layer(done, total) is called as layers are loaded."""
+    """The model of a checkpoint, as `ops` holds it. on_layer(done, total) is called as layers are loaded.
+
+    layers: which of them; None: all.
+    """
+    wanted = range(checkpoint.config.num_layers) if layers is None else layers
     c, builder = checkpoint.config, Builder(checkpoint, ops, conversion)
     ropes, sets = list(dict.fromkeys(c.rope)), c.rotation_sets.count
     with side_by_side(ops.loading_threads) as begin:
         table_of = begin(builder.weight, "head" if c.tied_head else "embedding")
-        waiting = [begin(build_layer, i, c, builder, ropes.index(c.rope[i])) for i in range(c.num_layers)]
+        waiting = [begin(build_layer, i, c, builder, ropes.index(c.rope[i])) for i in wanted]
         head_of = None if c.tied_head else begin(builder.linear, "head")
         table, positions = table_of(), builder.array("positions") if c.learned_positions else None
-        layers = []
+        built: list[Layer] = []
         for layer_of in waiting:
-            layers.append(layer_of())
-            on_layer(len(layers), c.num_layers)
+            built.append(layer_of())
+            on_layer(len(built), len(wanted))
         head = head_of() if head_of else Linear(table)
     return Model(
         config=c,
         embedding=Embedding(table, positions, c.embedding_scale),
         rotations=tuple(build_rotation(rope, c.head_dim, ops, sets) for rope in ropes),
-        layers=tuple(layers),
+        layers=tuple(built),
         final_norm=builder.norm("final_norm"),
         head=head,
         logit_scale=c.logit_scale,
@@ -207,36 +245,50 @@ def load_alone(checkpoint: Checkpoint, ops: Ops, c: WeightSwitches, on_layer: Pr
 
 def load_model(
     checkpoint: Checkpoint, ops: Ops, c: WeightSwitches, on_layer: Progress = lambda done, of: None,
-    part: Part | None = None,
+    share: Share | None = None,
 ) -> Model:  # fmt: skip
     """The model of a checkpoint, pruned and quantized as the switches say; a folder that is so already stays so.
 
-    part: what of each matrix is taken; None: all. Raises ValueError for changing such a folder again, and as
+    share: what of the model is taken; None: all. Raises ValueError for changing such a folder again, and as
     pruning/apply.py and quantization/apply.py do.
     """
     if keeps_file_quantization(c, checkpoint):
         note_floats(checkpoint)
-        return build_model(checkpoint, ops, on_layer, parted(as_stored, part))
+        return build_model(checkpoint, ops, on_layer, *shared(as_stored, share))
     if not c.changes:
-        return build_model(checkpoint, ops, on_layer, parted(as_floats, part))
+        return build_model(checkpoint, ops, on_layer, *shared(as_floats, share))
     from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 
     if not (c.prunes or c.calibrated):
-        return build_model(checkpoint, ops, on_layer, parted(rounding(c, checkpoint.config), part))
+        return build_model(checkpoint, ops, on_layer, *shared(rounding(c, checkpoint.config), share))
     if c.prunes:
         model = load_pruned(checkpoint, ops, c, on_layer)
     else:
         windows = read_windows(c, checkpoint.config, checkpoint.tokenizer)
         model = build_model(checkpoint, ops, lambda done, of: on_layer(done, 2 * of))
         model = quantize_model(model, ops, c, windows, lambda done, of: on_layer(of + done, 2 * of))
-    if part is None:
-        return model
-    return map_matrices(model, lambda name, weight: ops.take(part(name, weight.matrix())))
+    return model if share is None else share_of(model, share, ops)
 
 
-def parted(conversion: Conversion, part: Part | None) -> Conversion:
-    """A conversion, and then a part of what it gives."""
-    return conversion if part is None else lambda name, matrix: part(name, conversion(name, matrix))
+def share_of(model: Model, share: Share, ops: Ops) -> Model:
+    """A process's share of a model that is in memory."""
+
+    def part(name: str, weight: Weight) -> Weight:
+        return ops.take(share.matrix(name, weight.matrix()) if share.has(name) else NoRows(weight.shape[1]))
+
+    own = map_matrices(model, part)
+    return replace(own, layers=own.layers[share.layers.start : share.layers.stop])
+
+
+def shared(conversion: Conversion, share: Share | None) -> tuple[Conversion, range | None]:
+    """A conversion, and then a share of what it gives; and the share's layers."""
+    if share is None:
+        return conversion, None
+
+    def part(name: str, matrix: Joined) -> Matrix:
+        return share.matrix(name, conversion(name, matrix)) if share.has(name) else NoRows(matrix.shape[1])
+
+    return part, share.layers
 
 
 def load_pruned(checkpoint: Checkpoint, ops: Ops, c: WeightSwitches, on_layer: Progress) -> Model:

@@ -7,8 +7,9 @@ Read in this order:
     local.py          all ranks in one process, in an order drawn from a seed
     mpi.py            ranks as processes, on one machine or on several
     shards.py         a part of a matrix, in whatever form the matrix is
+    pipeline.py       layers divided: stages, and rows that go from one to the next
     tensor.py         every layer divided among the ranks: heads, neurons, experts, the vocabulary
-    switches.py       how many ranks there are
+    switches.py       how many ranks there are, and of which kind
     lead.py           one rank schedules and chooses tokens, the others follow its orders
     start.py          how the ranks of one command begin
 

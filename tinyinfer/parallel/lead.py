@@ -6,11 +6,12 @@
 
 An order says what changed in the cache since the last one (reserve, commit, truncate, free ... of which sequence) and
 which rows to compute; all caches began empty, so all have the same lengths and the same block tables, each for its own
-heads. So no scheduler, no drafter and no clock has to be the same on all ranks: only the leader has one.
+layers and heads. So no scheduler, no drafter and no clock has to be the same on all ranks: only the leader has one.
+Orders do not wait for the ranks: they are done in turn, so that each stage of a pipeline has its own batch.
 
-Tokens are chosen without all logits: each rank knows its best token, and the noise of a draw is a function of the
-token's number (noise.py), so four numbers of each row and rank tell the leader which one is best of all. Rows that only
-the host can choose from (filters, penalties, log-probabilities) are gathered.
+Tokens are chosen without all logits: each rank of the last stage knows its best token, and the noise of a draw is a
+function of the token's number (noise.py), so four numbers of each row and rank tell which one is best of all. Rows that
+only the host can choose from (filters, penalties, log-probabilities) are gathered.
 
 Wins: every switch that lives in the scheduler works as it is. Loses: the leader's host work is no shorter, and the
 others wait for it.
@@ -21,6 +22,7 @@ from __future__ import annotations
 import signal
 import threading
 import weakref
+from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager, suppress
@@ -34,9 +36,10 @@ from tinyinfer.arrays import Array
 from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
 from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Ops, Sampled
-from tinyinfer.model.transformer import Model, transformer
+from tinyinfer.model.transformer import Model
 from tinyinfer.noise import gumbel
 from tinyinfer.parallel.comm import Comm, CommError
+from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.shards import division
 from tinyinfer.parallel.tensor import TensorOps
 from tinyinfer.sampling import is_plain
@@ -88,7 +91,10 @@ class Begin:
 
 @dataclass(frozen=True)
 class Pass:
-    """An order: make these changes to the cache of this number, then compute these rows with it."""
+    """An order: make these changes to the cache of this number, compute these rows with it, and choose tokens.
+
+    draws: of each row of logits; None for a row whose logits are asked for.
+    """
 
     number: int
     changes: list[Change]
@@ -96,18 +102,7 @@ class Pass:
     positions: np.ndarray  # (T,) int
     logit_rows: np.ndarray  # (R,) int
     spans: list[tuple[Any, ...]]  # Spans of Known sequences
-
-
-@dataclass(frozen=True)
-class Choose:
-    """An order: say which token of yours is best in each row of the last pass; None: give the row's logits."""
-
     draws: list[Draw | None]
-
-
-@dataclass(frozen=True)
-class Gather:
-    """An order: give all logits of the last pass."""
 
 
 @dataclass(frozen=True)
@@ -150,15 +145,53 @@ def mirrored(cache: Cache) -> Cache:
     return cast(Cache, Mirrored(cache))
 
 
-class Orders:
-    """The leader's orders, one at a time: the thread that gives one has the turn until all ranks have done it."""
+class Given:
+    """The logits of a pass that was ordered: in their place what the last stage finds in them, once that is known.
 
-    def __init__(self, comm: Comm) -> None:
-        self.comm, self.turn, self.ended = comm, threading.RLock(), False
+    shape: that of the logits. draws: see Pass.
+    """
+
+    def __init__(self, shape: tuple[int, int], draws: list[Draw | None]) -> None:
+        self.shape, self.draws = shape, draws
+        nothing = np.empty(0)
+        self.found = None if shape[0] else Sampled(np.empty(0, np.int64), nothing, nothing, np.empty(shape))
+
+    def receive(self, comm: Comm, source: int) -> None:
+        """What the last stage has sent (`send`)."""
+        tokens, low, high = comm.receive(np.empty((3, self.shape[0])), source)  # each (R,)
+        left, rows = [n for n, draw in enumerate(self.draws) if draw is None], None
+        if left:
+            rows = np.zeros(self.shape, np.float32)  # (R, V)
+            rows[left] = comm.receive(np.empty((len(left), self.shape[1]), np.float32), source)
+        self.found = Sampled(tokens.astype(np.int64), low, high, rows)
+
+
+class Orders:
+    """The leader's orders, one at a time: the thread that gives one has the turn until it has done its own part.
+
+    waiting: the passes whose results the last stage sends, in this order.
+    """
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage, self.comm, self.turn, self.ended = stage, stage.comm, threading.RLock(), False
+        self.waiting: deque[Given] = deque()
+
+    def tell(self, order: object) -> None:
+        """Gives an order to all other ranks, and does not wait for them."""
+        for rank in range(1, self.comm.size):
+            self.comm.tell(order, rank)
+
+    def result(self, given: Given) -> Sampled:
+        """What a pass has given, and before it those that were ordered before it."""
+        with self.together():
+            while given.found is None:
+                self.waiting[0].receive(self.comm, self.stage.answers)
+                self.waiting.popleft()
+        return given.found
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """Wraps an order, and what all ranks do then. Raises CommError once they have ended."""
+        """Wraps an order, and what the leader does of it. Raises CommError once the ranks have ended."""
         with self.turn:
             if self.ended:
                 raise CommError("the ranks have ended")
@@ -171,8 +204,11 @@ class Orders:
             self.comm.abort(f"a step took more than {PATIENCE:.0f} seconds, and this command is at its end")
         try:
             if not self.ended:
+                for given in tuple(self.waiting):
+                    self.result(given)
                 self.ended = True
-                self.comm.share(End())
+                self.tell(End())
+                self.comm.barrier()
         finally:
             self.turn.release()
 
@@ -212,9 +248,9 @@ class LeaderOps(TensorOps):
     backend compiles.
     """
 
-    def __init__(self, inner: Ops, comm: Comm, model: Model) -> None:
-        super().__init__(inner, comm)
-        self.model, self._numbers, self.orders = model, count(), Orders(comm)
+    def __init__(self, inner: Ops, stage: Stage, model: Model) -> None:
+        super().__init__(inner, stage.together)
+        self.model, self._numbers, self.orders = model, count(), Orders(stage)
         # At the end of Python the newest goes first: an engine's thread ends before the ranks do.
         self.close = weakref.finalize(self, self.orders.end)
 
@@ -231,65 +267,75 @@ class LeaderOps(TensorOps):
             raise SwitchError("tensor_parallel_size", self.comm.size, reason, cure)
         number = next(self._numbers)
         with self.orders.together():
-            self.comm.share(Begin(number, type(cache.cache), cache.cache.spec))
+            self.orders.tell(Begin(number, type(cache.cache), cache.cache.spec))
         return Leading(number, cache, self)
 
     def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
-        """The logits of all tokens, from all ranks."""
-        with self.orders.together():
-            self.comm.share(Gather())
-            return gathered(self.inner.to_host(logits), self.comm, self.model.config.vocab_size)
+        """The logits of all tokens, from all ranks; `logits` is what the pass of a scored batch has `Given`."""
+        return cast(np.ndarray, self.orders.result(logits).rows)
 
 
 class Leading:
     """The leader's passes with one cache, which all ranks compute (model/interfaces.py, Compiled)."""
 
     def __init__(self, number: int, cache: Mirrored, ops: LeaderOps) -> None:
-        self.number, self.cache, self.ops, self.comm, self.model = number, cache, ops, ops.comm, ops.model
+        self.number, self.cache, self.ops, self.model = number, cache, ops, ops.model
 
     def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
-        """The rank's own part of the logits."""
+        """A pass that all ranks begin; in the place of its logits what is `Given`."""
+        orders, cache = self.ops.orders, cast(Cache, self.cache)
         changes = list(self.cache.changes)
         self.cache.changes.clear()
         spans = [(known(span.seq), *span[1:]) for span in batch.spans]
         tokens, positions, rows = (np.asarray(array) for array in (batch.tokens, batch.positions, batch.logit_rows))
-        with self.ops.orders.together():
-            self.comm.share(Pass(self.number, changes, tokens, positions, rows, spans))
-            return transformer(self.model, batch, cast(Cache, self.cache), self.ops)
+        draws = [draw_of(*one) for one in batch.wanted] or [None] * len(rows)  # a scored batch wants all its logits
+        given = Given((len(rows), self.model.config.vocab_size), draws)
+        with orders.together():
+            orders.tell(Pass(self.number, changes, tokens, positions, rows, spans, draws))
+            logits = orders.stage.compute(self.model, batch, cache, self.ops)  # (R, V) | None
+            if given.found is not None:  # no logits are wanted
+                return given
+            if logits is None:
+                orders.waiting.append(given)
+            else:
+                given.found = choose_together(self.ops.to_host(logits), draws, self.ops.comm, given.shape[1])
+        return given
 
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
-        """The best token of all ranks for each row."""
-        if not wanted:
-            return Sampled(np.empty(0, np.int64), np.empty(0), np.empty(0))
-        draws = [draw_of(*one) for one in wanted]
-        with self.ops.orders.together():
-            self.comm.share(Choose(draws))
-            found = choose_together(self.ops.to_host(logits), draws, self.comm, self.model.config.vocab_size)
-        return Sampled(*found)
+        """The best token of all ranks for each row. logits: what `forward` has `Given`, or those of an idle step."""
+        return self.ops.orders.result(logits if wanted else Given((0, 0), []))
 
 
-def follow(model: Model, ops: TensorOps) -> None:
+def follow(model: Model, ops: TensorOps, stage: Stage) -> None:
     """Computes what the leader orders, until it ends. model: the rank's part."""
-    comm, logits = ops.comm, np.empty((0, 0), np.float32)
+    comm, vocabulary = stage.comm, model.config.vocab_size
     caches: dict[int, Cache] = {}
-    while not isinstance(order := comm.share(cast(object, None)), End):
+    while not isinstance(order := comm.hear(0), End):
         if isinstance(order, Begin):
             caches[order.number] = order.kind(replace(order.spec, memory=model.config.memory), ops)
-        elif isinstance(order, Pass):
-            cache = caches[order.number]
-            for name, arguments in order.changes:
-                with suppress(ValueError, MemoryError):  # as the leader's engine does with its own
-                    getattr(cache, name)(*arguments)
-            spans = tuple(Span(*fields) for fields in order.spans)
-            batch = Batch(order.tokens, order.positions, order.logit_rows, spans)
-            with np.errstate(over="ignore", invalid="ignore"):
-                logits = ops.to_host(transformer(model, batch, cache, ops))
-        elif isinstance(order, Choose):
-            choose_together(logits, order.draws, comm, model.config.vocab_size)
-        elif isinstance(order, Gather):
-            gathered(logits, comm, model.config.vocab_size)
-        else:
+            continue
+        if not isinstance(order, Pass):
             raise CommError(f"rank {comm.rank} does not know the order {order!r}")
+        cache = caches[order.number]
+        for name, arguments in order.changes:
+            with suppress(ValueError, MemoryError):  # as the leader's engine does with its own
+                getattr(cache, name)(*arguments)
+        spans = tuple(Span(*fields) for fields in order.spans)
+        batch = Batch(order.tokens, order.positions, order.logit_rows, spans)
+        with np.errstate(over="ignore", invalid="ignore"):
+            logits = stage.compute(model, batch, cache, ops)  # (R, V) | None
+        if logits is not None and len(logits):
+            found = choose_together(ops.to_host(logits), order.draws, stage.together, vocabulary)
+            if comm.rank == stage.answers and not stage.first:
+                send(found, order.draws, comm)
+    comm.barrier()
+
+
+def send(found: Sampled, draws: list[Draw | None], comm: Comm) -> None:
+    """Sends to the leader what the last stage has found (Given.receive)."""
+    comm.post(np.stack([found.tokens.astype(np.float64), found.low, found.high]), 0)  # (3, R)
+    if found.rows is not None:
+        comm.post(found.rows[[n for n, draw in enumerate(draws) if draw is None]], 0)
 
 
 def draw_of(params: SamplingParams, prompt: list[int], new: list[int], seed: int) -> Draw | None:
@@ -299,7 +345,7 @@ def draw_of(params: SamplingParams, prompt: list[int], new: list[int], seed: int
 
 def choose_together(
     logits: np.ndarray, draws: list[Draw | None], comm: Comm, vocabulary: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:  # (R, V) -> (R,), (R,), (R,), (R, all) | None
+) -> Sampled:  # (R, V) ->
     """Tokens (HOST where a row's draw is None), smallest and largest logits; all logits of such rows, the rest zeros.
 
     A rank tells of each row its best token and that token's score, and its smallest and largest logit. A score is
@@ -321,7 +367,7 @@ def choose_together(
     if left:
         rows = np.zeros((len(logits), vocabulary), logits.dtype)
         rows[left] = gathered(logits[left], comm, vocabulary)
-    return chosen, low.min(axis=0), largest, rows
+    return Sampled(chosen, low.min(axis=0), largest, rows)
 
 
 def best_of(

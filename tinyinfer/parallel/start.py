@@ -33,6 +33,7 @@ from tinyinfer.model.transformer import Model
 from tinyinfer.parallel.comm import Comm
 from tinyinfer.parallel.lead import LeaderOps, follow
 from tinyinfer.parallel.mpi import mpi_comm
+from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.shards import scheme_unit
 from tinyinfer.parallel.tensor import Division, TensorOps
 
@@ -53,30 +54,32 @@ def load_part(
     try:
         check_ranks(comm, c)
         check_alike(comm, checkpoint, c)
-        model = on_all(comm, lambda: own_part(checkpoint, ops, c, on_layer, comm))
+        stage = Stage(comm, c.pipeline_parallel_size)
+        model = on_all(comm, lambda: own_part(checkpoint, ops, c, on_layer, stage))
     except SwitchError:
         if comm.rank:  # the first one says it
             sys.exit(2)
         raise
     if comm.rank == 0:
-        return model, LeaderOps(ops, comm, model)
+        return model, LeaderOps(ops, stage, model)
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader says when all end
     try:
-        follow(model, TensorOps(ops, comm))
+        follow(model, TensorOps(ops, stage.together), stage)
     except Exception as error:
         comm.fail(error)
     sys.exit(0)
 
 
-def own_part(checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, comm: Comm) -> Model:
+def own_part(checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, stage: Stage) -> Model:
     """The part of the model that this rank has. Raises SwitchError where it cannot be divided so."""
     if c.second_model and is_head(find(c.second_model)):
         reason = "{field} {value!r} is a draft head, which reads the values of all heads, and a rank has some"
         cure = "name a smaller model, or choose another {speculative}"
         raise SwitchError("draft_model", c.second_model, reason, cure)
-    own = Division(checkpoint.config, comm.rank, comm.size, input_unit_of(checkpoint, c))
-    return own.finish(load_model(checkpoint, ops, c, on_layer, own.matrix), ops)
+    ranks, unit = stage.together, input_unit_of(checkpoint, c)
+    own = Division(checkpoint.config, ranks.rank, ranks.size, unit, stage.number, stage.count)
+    return own.finish(load_model(checkpoint, ops, c, on_layer, own), ops)
 
 
 def on_all(comm: Comm, work: Callable[[], Value]) -> Value:
@@ -92,18 +95,21 @@ def on_all(comm: Comm, work: Callable[[], Value]) -> Value:
         raise mine
     for rank, words in enumerate(told):
         if words:
-            reason = "{field}={value}: rank {rank} could not load its part ({words})"
-            raise SwitchError("tensor_parallel_size", comm.size, reason, rank=rank, words=words) from mine
+            reason = "rank {rank} of {value} could not load its part ({words})"
+            raise SwitchError("", comm.size, reason, rank=rank, words=words) from mine
     return result[0]
 
 
 def check_ranks(comm: Comm, c: Any) -> None:
     """Raises SwitchError unless as many ranks are there as the switches say."""
-    if comm.size == c.tensor_parallel_size:
+    if comm.size == c.num_ranks:
         return
-    reason = "{field}={value} needs {value} processes, and " + ("this is one" if comm.size == 1 else "{size} are there")
-    cure = "start them with `tinyinfer launch -n {value} -- ...` or `mpiexec -n {value} ...`"
-    raise SwitchError("tensor_parallel_size", c.tensor_parallel_size, reason, cure, size=comm.size)
+    given = c.given("tensor_parallel_size", "pipeline_parallel_size")
+    all_given = " with ".join(f"{{{name}}}={getattr(c, name)}" for name in given)
+    reason = f"{all_given} needs {{needed}} processes, and "
+    reason += "this is one" if comm.size == 1 else "{size} are there"
+    cure = "start them with `tinyinfer launch -n {needed} -- ...` or `mpiexec -n {needed} ...`"
+    raise SwitchError(given[0], getattr(c, given[0]), reason, cure, size=comm.size, needed=c.num_ranks)
 
 
 def check_alike(comm: Comm, checkpoint: Checkpoint, c: Any) -> None:
@@ -124,10 +130,8 @@ def check_alike(comm: Comm, checkpoint: Checkpoint, c: Any) -> None:
         other = [rank for rank, one in enumerate(all_digests) if not np.array_equal(one, all_digests[0])]
         if other:
             ranks = f"rank{'s' * (len(other) > 1)} {', '.join(map(str, other))}"
-            reason = "{field}={value}: {ranks} got other {what} than rank 0"
             cure = "give all of them the same command, files and version"
-            size = c.tensor_parallel_size
-            raise SwitchError("tensor_parallel_size", size, reason, cure, ranks=ranks, what=what)
+            raise SwitchError("", comm.size, "{ranks} got other {what} than rank 0", cure, ranks=ranks, what=what)
 
 
 def input_unit_of(checkpoint: Checkpoint, c: Any) -> int:

@@ -1,4 +1,4 @@
-"""The switches of parallelism: among how many ranks a model is divided."""
+"""The switches of parallelism: among how many ranks a model is divided, and how."""
 
 from __future__ import annotations
 
@@ -21,13 +21,23 @@ class ParallelSwitches(Switches):
         help="processes among which every layer is divided; `tinyinfer launch -n N -- ...` starts them",
     )  # fmt: skip
 
+    pipeline_parallel_size: int = switch(
+        1, flags=("-pp",),
+        help="processes, or groups of them, among which the layers are divided, one behind the other",
+    )  # fmt: skip
+
+    @property
+    def num_ranks(self) -> int:
+        """How many processes run one model."""
+        return self.tensor_parallel_size * self.pipeline_parallel_size
+
     @property
     def ranks(self) -> str:
         """Whether this process runs the model alone, or is one of several."""
-        return "several" if self.tensor_parallel_size > 1 else "alone"
+        return "several" if self.num_ranks > 1 else "alone"
 
     def alone(self, name: str, value: object, why: str, cure: str) -> Iterator[SwitchError]:
         """The refusal of another switch that ranks cannot have; none for one process."""
-        if self.tensor_parallel_size > 1:
-            reason = "{tensor_parallel_size}={ranks} divides the model, and {field}={value} " + why
-            yield SwitchError(name, value, reason, cure, ranks=self.tensor_parallel_size)
+        for field in self.given("tensor_parallel_size", "pipeline_parallel_size")[:1]:
+            reason = f"{{{field}}}={{ranks}} divides the model, and {{field}}={{value}} " + why
+            yield SwitchError(name, value, reason, cure, ranks=getattr(self, field))

@@ -29,6 +29,7 @@ from tinyinfer.arrays import Array, to_host
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
+from tinyinfer.loading.build import share_of
 from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.heads import Heads, Sinks
@@ -38,9 +39,10 @@ from tinyinfer.model.mlp import MLP, GatedMLP, PlainMLP
 from tinyinfer.model.moe import MoE, SharedMoE
 from tinyinfer.model.quantized_matrix import QuantizedMatrix
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.visit import map_matrices, matrices, weights
+from tinyinfer.model.visit import matrices, weights
 from tinyinfer.model.weights import Embedding, Experts, FullQKNorm, Linear, Matrix, NoNorm, Norm, RMSNorm
 from tinyinfer.parallel.comm import Comm, CommError, sizes
+from tinyinfer.parallel.pipeline import stage_layers
 from tinyinfer.parallel.shards import Parts, division, input_unit, part_of, width
 
 # What a rank's model holds in the place of whole parts.
@@ -77,14 +79,18 @@ class DividedQKNorm(FullQKNorm):
 
 
 class Division:
-    """Which part of a model of this configuration a rank has.
+    """Which part of a model of this configuration a rank has: of some layers (pipeline.py), some numbers of each.
 
-    unit: neurons that stay together, because they share a scale as inputs. Raises SwitchError for more ranks than there
-    are heads, experts, tokens or units.
+    unit: neurons that stay together, because they share a scale as inputs. stage, stages: of the pipeline.
+    Raises SwitchError for more ranks than there are heads, experts, tokens or units, and for more stages than layers.
     """
 
-    def __init__(self, config: ModelConfig, rank: int, ranks: int, unit: int = 1) -> None:
+    def __init__(
+        self, config: ModelConfig, rank: int, ranks: int, unit: int = 1, stage: int = 0, stages: int = 1
+    ) -> None:
         self.config, self.rank, self.ranks, self.unit = config, rank, ranks, unit
+        self.layers = stage_layers(config, stages)[stage]
+        self.embeds, self.ends = stage == 0, stage == stages - 1
         self.queries, self.keys = head_parts(config, ranks)[rank]
         check_enough(config, ranks, unit)
         self.tokens = division(config.vocab_size, ranks)[rank]
@@ -93,14 +99,31 @@ class Division:
 
     @property
     def own_config(self) -> ModelConfig:
-        """The configuration of the rank's model: its heads are the rank's, so its cache is."""
-        return replace(self.config, num_heads=len(self.queries), num_kv_heads=len(self.keys))
+        """The configuration of the rank's model: its layers and heads are the rank's, so its cache is."""
+        c, layers = self.config, self.layers
+        own = replace(
+            c, num_heads=len(self.queries), num_kv_heads=len(self.keys), num_layers=len(layers),
+            rope=c.rope[layers.start : layers.stop], windows=c.windows[layers.start : layers.stop],
+        )  # fmt: skip
+        if not c.experts:
+            return own
+        dense = tuple(layer - layers.start for layer in c.experts.dense_layers if layer in layers)
+        return replace(own, experts=replace(c.experts, dense_layers=dense))
+
+    def has(self, name: str) -> bool:
+        """Whether the rank has anything of the matrix: its layers', and embedding and head where they are needed."""
+        if name.startswith("layers."):
+            return int(name.split(".")[1]) in self.layers
+        embeds = self.embeds and (name == "embedding" or self.config.tied_head)
+        return embeds or (self.ends and name == "head")
 
     def matrix(self, name: str, matrix: Matrix) -> Matrix:
         """The rank's part of a matrix of the model, by the name under which the model holds it; experts stay whole.
 
         Raises SwitchError where inputs that share a scale would have to be divided.
         """
+        if self.ranks == 1:
+            return matrix
         own = self.outputs(name)
         if own is not None:
             return part_of(matrix, outputs=own)
@@ -154,10 +177,12 @@ class Division:
 
     def finish(self, model: Model, ops: Ops) -> Model:
         """The rank's model: its heads, its biases and norms, and the sums marked."""
+        if self.ranks == 1:
+            return replace(model, config=self.own_config)
         table = model.embedding
         tokens = SomeTokens(table.table, table.positions, table.scale, self.tokens.start)
         head = Linear(model.head.weight, some(model.head.bias, (self.tokens,), ops))
-        layers = tuple(self.layer(i, layer, ops) for i, layer in enumerate(model.layers))
+        layers = tuple(self.layer(i, layer, ops) for i, layer in zip(self.layers, model.layers, strict=True))
         return replace(model, config=self.own_config, embedding=tokens, layers=layers, head=head)
 
     def layer(self, i: int, layer: Layer, ops: Ops) -> Layer:
@@ -220,15 +245,15 @@ class Division:
         return RMSNorm(some(norm.weight, (self.queries, moved(self.keys, h)), ops), norm.eps)
 
 
-def divide(model: Model, rank: int, ranks: int, ops: Ops) -> Model:
+def divide(model: Model, rank: int, ranks: int, ops: Ops, stage: int = 0, stages: int = 1) -> Model:
     """A rank's part of a model that is in memory, as `ops` holds it, for a TensorOps.
 
     Raises SwitchError as Division does.
     """
     inputs = (weight.matrix() for name, held in matrices(model) if name.endswith("down") for weight in weights(held))
     unit = int(np.lcm.reduce([input_unit(matrix) for matrix in inputs]))
-    own = Division(model.config, rank, ranks, unit)
-    return own.finish(map_matrices(model, lambda name, weight: ops.take(own.matrix(name, weight.matrix()))), ops)
+    own = Division(model.config, rank, ranks, unit, stage, stages)
+    return own.finish(share_of(model, own, ops), ops)
 
 
 def head_parts(c: ModelConfig, ranks: int) -> list[tuple[range, range]]:
