@@ -3,8 +3,8 @@
 Prompts are fixed random tokens and end tokens are ignored, so the work is the same everywhere. A short untimed round
 runs first: it brings weights and code into memory. Figures are medians over the rounds. The clock says how fast a
 machine was today; the share of the roofline reached says how good the code is. --workload replays requests that arrive
-over time instead (bench_workload.py), and --against runs a second setting in alternation with the first. What measures
-is measure/bench.py; this file only asks for it and shows it.
+over time instead (bench_workload.py), --against runs a second setting in alternation with the first, and --cluster
+predicts on paper (bench_cluster.py). What measures is measure/bench.py; this file only asks for it and shows it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import shlex
 from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
-from tinyinfer.cli import bench_workload
+from tinyinfer.cli import bench_cluster, bench_workload
 from tinyinfer.cli.arguments import Parser, add_model_arguments, add_switches, dashed, engine_config, verify
 from tinyinfer.cli.console import progress_bar, say, show, show_json
 from tinyinfer.measure.tables import bench_text, comparable, workload_title
@@ -42,10 +42,12 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
              "--against='--kv-cache none'; shows both and the ratio")  # fmt: skip
     add("--machine", metavar="LIMITS", help="predict for this machine, such as 37GB/s,200GFLOP/s, and measure none")
     add("--simulate", action="store_true", help="run in the time that the machine would need by the roofline")
-    add("--price-per-hour", type=float, metavar="X", help="what the machine costs; shows the cost of a million tokens")
+    add("--price-per-hour", type=float, metavar="X",
+        help="what the machine costs, or with --cluster one GPU; shows the cost of a million tokens")  # fmt: skip
     add("--plot", metavar="FILE", help="draw what was measured into FILE (.png, .svg or .pdf)")
     add("--json", action="store_true", help="stdout holds one JSON object")
     bench_workload.add_run_arguments(parser)
+    bench_cluster.add_arguments(parser)
     add_setting_arguments(parser)
     parser.set_defaults(run=run)
 
@@ -66,6 +68,9 @@ def run(args: argparse.Namespace) -> int:
     from tinyinfer.measure.bench import Plan, open_settings, run_rounds
     from tinyinfer.measure.roofline import parse_machine
 
+    if args.cluster is not None:
+        check_run(args)
+        return bench_cluster.run(args)
     lines = split_settings(args)
     machine = parse_machine(args.machine) if args.machine else None
     if args.simulate and machine is None:
@@ -191,6 +196,8 @@ def check_run(args: argparse.Namespace) -> None:
     several = [dashed(name) for name in ("against", "sweep_batch", "sweep_rate") if getattr(args, name) is not None]
     if len(several) > 1:
         raise ValueError(f"{several[0]} and {several[1]}: give one of them")
+    if args.tpot is not None and args.cluster is None:
+        raise ValueError(f"--tpot {args.tpot:g} chooses among the splits of a cluster; add --simulate --cluster FILE")
     if args.plot:
         from tinyinfer.measure.figures import check_plot
 

@@ -12,7 +12,10 @@ prints that prediction beside the clock. Files in reading order:
     kl.py                how far a model has moved from the float model
     evaluate.py          settings by name, and the row of each in a table of quality and bytes
     inspect.py           a model's parameters, bytes and costs, without reading a weight
-    figures.py           pictures: steps beside the roofline, perplexity over bits
+    cluster.py           many GPUs on paper, and how long they take to add up an array
+    split.py             the step of a model that is divided among them
+    frontier.py          the splits that no other one beats, and the best one for a latency
+    figures.py           pictures: steps beside the roofline, perplexity over bits, the frontier
     workload_figures.py  pictures of workloads: a timeline, latency over load
     tables.py            the same figures as text
 

@@ -1,4 +1,4 @@
-"""Figures: measured steps beside the roofline, and perplexity over bits per weight.
+"""Figures: measured steps beside the roofline, perplexity over bits per weight, the splits of a model.
 
 matplotlib is an extra and is loaded only when a figure is asked for.
 """
@@ -21,7 +21,9 @@ from tinyinfer.measure.roofline import predict_seconds
 if TYPE_CHECKING:
     from tinyinfer.distillation.training import Place
     from tinyinfer.measure.bench import Round
+    from tinyinfer.measure.frontier import Frontier
     from tinyinfer.measure.roofline import Machine
+    from tinyinfer.measure.split import Prediction
 
 FORMATS = (".png", ".svg", ".pdf")
 RUIN = 8  # a setting of more than 8 times the best perplexity is drawn at the edge
@@ -217,3 +219,49 @@ def draw_training(path: str, student: str, place: Place) -> None:
     axes.legend(lines, labels)
     figure.suptitle(f"{drawable(student)}: trained")
     save(figure, path)
+
+
+def draw_frontier(path: str, model: str, cluster: str, frontier: Frontier, tpot_s: float | None = None) -> None:
+    """Tokens a second for each GPU over the time per token: every split that fits, and the frontier above them.
+
+    tpot_s: the latency that was asked for, as an upright line. What has less than half of the frontier's lowest
+    throughput is left out.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7.5, 4.8), layout="constrained")
+    axes = figure.subplots()
+    lowest = min(one.tps_per_gpu for one in frontier.best) / 2
+    shown = [one for one in frontier.fitting if one.tps_per_gpu > lowest]
+    for i, tp in enumerate(sorted({one.split.tp for one in shown})):
+        own = [place(one) for one in shown if one.split.tp == tp]
+        axes.plot(*zip(*own, strict=True), ".", markersize=4, color=f"C{i}", label=f"TP {tp}")
+    axes.plot(*zip(*map(place, frontier.best), strict=True), color="black", linewidth=1.2, label="frontier")
+    for one, text in frontier_labels(frontier.best):
+        axes.annotate(text, place(one), (-4, 4), textcoords="offset points", ha="right", fontsize="x-small")
+    if tpot_s is not None:
+        axes.axvline(tpot_s * 1e3, color="black", linewidth=1, linestyle="--", label=f"{tpot_s * 1e3:g} ms")
+    axes.set(xscale="log", yscale="log", xlabel="time per token of a sequence, ms",
+             ylabel="generated tokens a second for each GPU", title=f"{drawable(model)} on {cluster}")  # fmt: skip
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter("{x:g}")
+        axis.set_minor_formatter("")
+    axes.margins(x=0.15)
+    axes.grid(alpha=0.3, which="both")
+    axes.legend(frameon=False, fontsize="small", loc="lower right")
+    save(figure, path)
+
+
+def place(one: Prediction) -> tuple[float, float]:
+    """Where a prediction is drawn: milliseconds per token, and tokens a second for each GPU."""
+    return one.tpot_s * 1e3, one.tps_per_gpu
+
+
+def frontier_labels(best: list[Prediction]) -> list[tuple[Prediction, str]]:
+    """For each point of a frontier the sequences of a replica, and TP x PP where it is another than before."""
+    labels, before = [], ""
+    for one in best:
+        split = f"{one.split.tp} x {one.split.pp}: "
+        labels.append((one, f"{'' if split == before else split}{-(-one.sequences // one.split.dp)}"))
+        before = split
+    return labels

@@ -246,6 +246,56 @@ def phases_text(line: dict[str, Any]) -> str:
     return f"{phases_title(line)}\n\n{table(rows)}"
 
 
+# Clusters on paper.
+
+
+def cluster_text(line: dict[str, Any]) -> str:
+    """The frontier of a model's splits, from what frontier.report returns: a row each, and what it says in words."""
+    head = ["  TP x PP x DP", "sequences", "GPUs", "first token, s", "per token, ms", "tok/s", "tok/s a GPU",
+            "communication", "memory a GPU"]  # fmt: skip
+    priced = line["price_per_gpu_hour"] is not None
+    rows = [head + ["a million tokens"] * priced]
+    for one in line["frontier"]:
+        cost = [number(one["cost_per_million_generated_tokens"])] * priced
+        rows.append([f"{'* ' if one == line['best'] else '  '}{split_text(one)}", number(one["sequences"]),
+                     number(one["gpus"]), number(one["ttft_s"]), number(one["tpot_s"], 1e3),
+                     number(one["generation_tps"]), number(one["generation_tps_per_gpu"]),
+                     f"{one['communication']:.0%}", amount(one["memory_bytes"], "B"), *cost])  # fmt: skip
+    tokens = f"{line['prompt_tokens']} prompt and {line['generated_tokens']} generated tokens a sequence"
+    title = f"{line['engine']['model']} on {line['cluster']} ({line['gpus']} GPUs), simulated: {tokens}"
+    fit = f"{line['fitting']} of {line['predicted']} predictions fit into memory"
+    shown = f"{fit}; shown are those that no other beats in time per token and in tokens a second for each GPU"
+    return "\n\n".join([title, table(rows), "\n".join([*best_words(line), takeover_words(line), shown])])
+
+
+def split_text(one: dict[str, Any]) -> str:
+    """A split as 8 x 1 x 64, in the order of the table's head."""
+    return " x ".join(str(one[f"{kind}_parallel_size"]) for kind in ("tensor", "pipeline", "data"))
+
+
+def best_words(line: dict[str, Any]) -> list[str]:
+    """Says which split is the answer to the latency that was asked for; nothing where none was."""
+    if line["tpot_limit_s"] is None:
+        return []
+    limit = f"at most {number(line['tpot_limit_s'], 1e3)} ms per token"
+    if line["best"] is None:
+        return [f"no split keeps {limit}; the fastest takes {number(line['frontier'][0]['tpot_s'], 1e3)} ms"]
+    return [f"* the cheapest split of {limit}: {split_text(line['best'])}"]
+
+
+def takeover_words(line: dict[str, Any]) -> str:
+    """Says from how many GPUs a layer on communication takes more than half of a decode step."""
+    found = {one["tensor_parallel_size"]: one["share"] for one in line["communication"]}
+    asked = number(line["sequences"] or 1)
+    of = f"a decode step of {asked} sequence{'s' * (asked != '1')}, without stages and replicas"
+    first = next((tp for tp, share in found.items() if share > 0.5), None)
+    if first is None:
+        return f"communication takes less than half of {of}: {max(found.values()):.0%} at TP {max(found)}"
+    before = [tp for tp in found if tp < first][-1]
+    others = f"{found[first]:.0%}, and {found[before]:.0%} at TP {before}"
+    return f"communication takes more than half of {of}, from TP {first} on ({others})"
+
+
 # Evaluations.
 
 
