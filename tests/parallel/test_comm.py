@@ -7,6 +7,8 @@ import pytest
 from contract import check
 
 from tinyinfer.ledger import Ledger
+from tinyinfer.measure.roofline import Machine
+from tinyinfer.measure.timed_ranks import Wire, timed
 from tinyinfer.parallel.comm import Comm, CommError, children, sizes, split
 from tinyinfer.parallel.local import run_ranks
 
@@ -16,6 +18,12 @@ from tinyinfer.parallel.local import run_ranks
 def test_threads_keep_the_contract(size: int, seed: int) -> None:
     """In any order of ranks. Catches a collective that one rank leaves early, and parts that are not alike."""
     assert run_ranks(size, check, seed) == [f"rank {rank} of {size} is content" for rank in range(size)]
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+def test_ranks_in_simulated_time_keep_the_contract(size: int) -> None:
+    """Catches times that are taken for arrays, and messages that count twice."""
+    assert len(run_ranks(size, lambda comm: check(timed(comm, Machine(1e9, 1e9), Wire(1.0, 1e6))))) == size
 
 
 def test_the_same_seed_gives_the_same_order() -> None:

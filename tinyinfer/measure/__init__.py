@@ -15,6 +15,7 @@ prints that prediction beside the clock. Files in reading order:
     cluster.py           many GPUs on paper, and how long they take to add up an array
     split.py             the step of a model that is divided among them
     frontier.py          the splits that no other one beats, and the best one for a latency
+    timed_ranks.py       ranks in simulated time: what waits for what, as the engine runs
     figures.py           pictures: steps beside the roofline, perplexity over bits, the frontier
     workload_figures.py  pictures of workloads: a timeline, latency over load
     tables.py            the same figures as text
