@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -82,24 +84,40 @@ def test_ranks_say_what_one_process_says(switches: dict[str, Any], asked: dict[s
         assert found == truth, f"{ranks} ranks in each of {stages} stages"
 
 
-def test_logits_and_log_probabilities_are_those_of_one_process() -> None:
-    """Catches the logits of a rank's own tokens alone."""
+@pytest.mark.parametrize(("ranks", "stages"), [(2, 1), (1, 2), (2, 3)])
+def test_logits_and_log_probabilities_are_those_of_one_process(ranks: int, stages: int) -> None:
+    """Catches the logits of a rank's own tokens alone, and those of a pass that was begun before."""
 
     def logits(engine: Engine) -> np.ndarray:
         return np.asarray(engine.logits(request(PROMPTS[0], 1), 0, 10))
 
-    assert distance(together(2, MODEL, logits), logits(make_engine(MODEL))) < ROUNDING
+    assert distance(together(ranks, MODEL, logits, stages=stages), logits(make_engine(MODEL))) < ROUNDING
 
     def scores(engine: Engine) -> list[float]:
         seq = request(PROMPTS[1], 6, logprobs=2)
         finish(engine, seq)
         return [choice.logprob or 0.0 for choice in seq.progress.choices]
 
-    assert together(2, MODEL, scores) == pytest.approx(scores(make_engine(MODEL)), abs=1e-4)
+    assert together(ranks, MODEL, scores, stages=stages) == pytest.approx(scores(make_engine(MODEL)), abs=1e-4)
+
+    def between(engine: Engine) -> list[Any]:
+        sequences = [request(prompt, 9) for prompt in PROMPTS]
+        run = engine.run(sequences)
+        for _ in range(3):
+            next(run)
+        scored = engine.logits(request(PROMPTS[0], 1), 0, 10)  # while passes are under way
+        for _ in run:
+            continue
+        return [scored, [seq.new_tokens for seq in sequences]]
+
+    (scored, tokens), (truth, true_tokens) = together(ranks, MODEL, between, stages=stages), between(make_engine(MODEL))
+    assert distance(scored, truth) < ROUNDING
+    assert tokens == true_tokens
 
 
-def test_sequences_that_leave_early_leave_all_caches() -> None:
-    """Catches followers that hold the blocks of aborted requests."""
+@pytest.mark.parametrize("stages", [1, 3])
+def test_sequences_that_leave_early_leave_all_caches(stages: int) -> None:
+    """Catches followers that hold the blocks of aborted requests, and tokens for a request that left meanwhile."""
 
     def work(engine: Engine) -> list[list[int]]:
         first, second = request(PROMPTS[0], 20), request(PROMPTS[1], 8)
@@ -112,7 +130,43 @@ def test_sequences_that_leave_early_leave_all_caches() -> None:
         return finish(engine, request(PROMPTS[2], 8), request(PROMPTS[3], 8))
 
     switches = {"kv_cache": "paged", "block_size": 2, "num_blocks": 20, "prefix_cache": True}
-    assert together(3, MODEL, work, **switches) == work(make_engine(MODEL, **switches))
+    found = together(3 if stages == 1 else 1, MODEL, work, stages=stages, **switches)
+    assert found == work(make_engine(MODEL, **switches))
+
+
+@pytest.mark.parametrize("when", range(1, 9))
+def test_a_step_that_fails_is_rolled_back_in_all_stages(when: int) -> None:
+    """As it begins, or as it ends, while other passes are under way. Catches results that go to another pass, and
+    blocks of a pass that failed in the prefix cache.
+    """
+    switches = {"kv_cache": "paged", "block_size": 2, "prefix_cache": True, "max_num_batched_tokens": 6}
+
+    def work(engine: Engine, fails: bool = True) -> list[list[int]]:
+        calls = count(1)
+
+        def failing(old: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*arguments: Any) -> Any:
+                found = old(*arguments)
+                if next(calls) == when:
+                    raise MemoryError("no room")
+                return found
+
+            return call
+
+        if fails:
+            engine.forward = failing(engine.forward)  # type: ignore[method-assign]
+            engine.choose = failing(engine.choose)  # type: ignore[method-assign]
+        sequences = [request(prompt, 8) for prompt in PROMPTS]
+        for seq in sequences:
+            engine.add(seq, 0.0)
+        while engine.scheduler.busy:
+            with suppress(MemoryError):
+                engine.step()
+        assert not fails or next(calls) > when
+        return [seq.new_tokens for seq in sequences] + finish(engine, *(request(prompt, 3) for prompt in PROMPTS))
+
+    truth = work(make_engine(MODEL, **switches), fails=False)
+    assert together(1, MODEL, work, stages=3, **switches) == truth
 
 
 def test_logits_that_are_all_the_same_are_no_overflow() -> None:
@@ -121,7 +175,8 @@ def test_logits_that_are_all_the_same_are_no_overflow() -> None:
     assert together(2, config, lambda engine: finish(engine, request(PROMPTS[0], 3))) == [[0, 0, 0]]
 
 
-def test_numbers_that_overflow_end_their_request_and_not_the_ranks() -> None:
+@pytest.mark.parametrize("stages", [1, 2])
+def test_numbers_that_overflow_end_their_request_and_not_the_ranks(stages: int) -> None:
     """In the logits, and in the keys and values of a chunk that has none. Catches ranks that wait for each other while
     the leader looks for the place alone.
     """
@@ -132,5 +187,5 @@ def test_numbers_that_overflow_end_their_request_and_not_the_ranks() -> None:
             finish(engine, request(PROMPTS[0], 5))
         return "ended"
 
-    assert together(2, config, work) == "ended"
-    assert together(2, small_config(embedding_scale=1e38), work, max_num_batched_tokens=4) == "ended"
+    assert together(2, config, work, stages=stages) == "ended"
+    assert together(2, small_config(embedding_scale=1e38), work, stages=stages, max_num_batched_tokens=4) == "ended"
