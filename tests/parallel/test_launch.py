@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -66,18 +67,19 @@ def ranks_of(model: str) -> list[int]:
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("more", [(), ("--kv-cache", "paged", "--prefix-cache", "on"), ("--temp", "1", "--seed", "3")])
-@pytest.mark.parametrize("ranks", [2, 4])
-def test_processes_say_what_one_says(model: str, ranks: int, more: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("flags", [("-tp", "2"), ("-tp", "4"), ("-pp", "2"), ("-tp", "2", "-pp", "2")])
+def test_processes_say_what_one_says(model: str, flags: tuple[str, ...], more: tuple[str, ...]) -> None:
     """Four ranks share three key/value heads. Catches ranks that load another part than the one they compute."""
-    words = command(model, *more)
-    assert answers("launch", "-n", str(ranks), "--", *words, "-tp", str(ranks)) == answers(*words)
+    words, ranks = command(model, *more), prod(map(int, flags[1::2]))
+    assert answers("launch", "-n", str(ranks), "--", *words, *flags) == answers(*words)
 
 
 @pytest.mark.mpi
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_is_killed_ends_the_others(model: str, rank: int) -> None:
+@pytest.mark.parametrize("flag", ["-tp", "-pp"])
+def test_a_rank_that_is_killed_ends_the_others(model: str, rank: int, flag: str) -> None:
     """Catches processes that wait for ever for one that is gone."""
-    with running("launch", "-n", "2", "--", "chat", "-m", model, "-tp", "2") as process:
+    with running("launch", "-n", "2", "--", "chat", "-m", model, flag, "2") as process:
         time.sleep(2)  # one waits for what is typed, the other for an order
         os.kill(ranks_of(model)[rank], signal.SIGKILL)
         _, errors = process.communicate(timeout=30)
@@ -86,9 +88,10 @@ def test_a_rank_that_is_killed_ends_the_others(model: str, rank: int) -> None:
 
 
 @pytest.mark.mpi
-def test_ctrl_c_ends_all_ranks(model: str) -> None:
+@pytest.mark.parametrize("flag", ["-tp", "-pp"])
+def test_ctrl_c_ends_all_ranks(model: str, flag: str) -> None:
     """Catches a leader that leaves the others in the middle of a pass."""
-    words = [word for word in command(model, "-tp", "2") if word != "--json"]
+    words = [word for word in command(model, flag, "2") if word != "--json"]
     with running("launch", "-n", "2", "--", *words, *["-p", "a the in"] * 400) as process:
         assert process.stdout
         assert process.stdout.read(20)

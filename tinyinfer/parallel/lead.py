@@ -262,9 +262,8 @@ class LeaderOps(TensorOps):
         if not isinstance(cache, Mirrored):
             return self.inner.compile(model, cache, rows)
         if model is not self.model:
-            reason = "{field}={value} has divided another model than the one that is to run"
-            cure = "give the model when the LLM is opened"
-            raise SwitchError("tensor_parallel_size", self.comm.size, reason, cure)
+            reason = "{value} ranks have divided another model than the one that is to run"
+            raise SwitchError("", self.orders.comm.size, reason, "give the model when the LLM is opened")
         number = next(self._numbers)
         with self.orders.together():
             self.orders.tell(Begin(number, type(cache.cache), cache.cache.spec))
