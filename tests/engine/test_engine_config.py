@@ -21,7 +21,7 @@ from tinyinfer.quantization.switches import QuantizationSwitches
 from tinyinfer.switches import Switches, switch
 
 DEFAULTS: dict[str, Any] = {
-    "tensor_parallel_size": 1, "pipeline_parallel_size": 1,
+    "tensor_parallel_size": 1, "pipeline_parallel_size": 1, "rank_timeout": 300.0,
     "kv_cache": "contiguous", "block_size": 16, "num_blocks": None, "kv_bits": "off", "kv_group_size": None,
     "prefix_cache": False, "batching": "continuous", "batch_timeout": 0.05, "max_num_seqs": 16,
     "max_num_batched_tokens": 2048, "max_model_len": None, "speculative": "off", "draft_model": None,

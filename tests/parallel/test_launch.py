@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,19 @@ def running(*words: str) -> Iterator[subprocess.Popen[str]]:
         process.communicate()
 
 
-def ranks_of(model: str) -> list[int]:
-    """The process ids of the ranks that chat with a model, once they are there."""
+def alive(process: int) -> bool:
+    """Whether there is a process of this number."""
+    with suppress(ProcessLookupError):
+        os.kill(process, 0)
+        return True
+    return False
+
+
+def ranks_of(model: str, command: str = "chat") -> list[int]:
+    """The process ids of the two ranks that run a command with a model, once they are there."""
     for _ in range(200):
         found = subprocess.run(["ps", "-wweo", "pid,args"], capture_output=True, text=True, check=True).stdout
-        lines = [line for line in found.splitlines() if model in line and "tinyinfer chat" in line]
+        lines = [line for line in found.splitlines() if model in line and f"tinyinfer {command}" in line]
         ranks = [int(line.split()[0]) for line in lines if not re.search("mpiexec|hydra|launch", line)]
         if len(ranks) == 2:
             return ranks
@@ -85,6 +93,26 @@ def test_a_rank_that_is_killed_ends_the_others(model: str, rank: int, flag: str)
         _, errors = process.communicate(timeout=30)
     assert process.returncode == 2
     assert "one of the 2 processes was ended by SIGKILL" in errors
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("flag", ["-tp", "-pp"])
+def test_a_rank_that_hangs_is_named_and_all_end(model: str, flag: str) -> None:
+    """Catches ranks that wait for ever, and one that is stopped and stays."""
+    words = [word for word in command(model, flag, "2", "--rank-timeout", "2") if word != "--json"]
+    with running("launch", "-n", "2", "--", *words, *["-p", "a the in"] * 400) as process:
+        assert process.stdout
+        assert process.stdout.read(20)
+        ranks = ranks_of(model, "generate")
+        os.kill(ranks[1], signal.SIGSTOP)
+        _, errors = process.communicate(timeout=40)
+    assert process.returncode != 0
+    assert "rank 0 has waited for rank 1 for 2 seconds; it hangs" in errors
+    for _ in range(100):
+        if not any(map(alive, ranks)):
+            return
+        time.sleep(0.1)
+    raise AssertionError("a rank is left")
 
 
 @pytest.mark.mpi

@@ -42,8 +42,8 @@ class TimedComm(Comm):
 
     def __init__(self, inner: Comm, clock: SimulatedClock, wire: Wire) -> None:
         super().__init__(inner.rank, inner.size, clock.ledger)
-        self.inner, self.clock, self.wire, self.waits = inner, clock, wire, [0.0]
-        inner.ledger = Ledger()  # what the inner one sends beside are the times
+        self.inner = inner.counting(Ledger())  # what this one sends beside are the times
+        self.clock, self.wire, self.waits = clock, wire, [0.0]
 
     @property
     def idle(self) -> float:
@@ -54,6 +54,9 @@ class TimedComm(Comm):
         other = TimedComm(self.inner.split(group), self.clock, self.wire)
         other.waits = self.waits
         return other
+
+    def limit_waits(self, seconds: float) -> None:
+        self.inner.limit_waits(seconds)
 
     def _wait(self, moment: float) -> None:
         self.waits.append(max(0.0, moment - self.clock()))

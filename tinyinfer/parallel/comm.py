@@ -27,7 +27,8 @@ from __future__ import annotations
 import pickle
 from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
-from typing import Any, NoReturn, TypeVar
+from copy import copy
+from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
 
@@ -50,14 +51,22 @@ class Comm(ABC):
     def __init__(self, rank: int, size: int, ledger: Ledger) -> None:
         self.rank, self.size, self.ledger = rank, size, ledger
 
+    def counting(self, ledger: Ledger) -> Self:
+        """The same rank, counted in another ledger: for messages that are not the model's own."""
+        other = copy(self)
+        other.ledger = ledger
+        return other
+
     # Collectives.
 
     def all_reduce(self, x: Array) -> Array:  # (...,) -> (...,)
         """The sum of the ranks' arrays, of one shape; x is used up."""
-        parts = [part.nbytes for part in split(x, self.size)]
-        after = [parts[(self.rank + i) % self.size] for i in (1, 2)]  # what the rank does not send on
-        self._count(2 * (self.size - 1), 2 * sum(parts) - sum(after))
-        return self._all_reduce(x) if self.size > 1 else x
+        if self.size == 1:
+            return x
+        each, longer = divmod(x.size, self.size)  # numbers of a part of `split`; the first are longer
+        kept = 2 * each + sum((self.rank + i) % self.size < longer for i in (1, 2))  # the rank does not send these on
+        self._count(2 * (self.size - 1), x.itemsize * (2 * x.size - kept))
+        return self._all_reduce(x)
 
     def all_gather(self, x: Array, lengths: Seq[int] | None = None) -> list[Array]:  # (rows, ...) ->
         """The arrays of all ranks in their order. lengths: of each along the first axis, where they differ."""
@@ -126,6 +135,13 @@ class Comm(ABC):
         """The next object that a rank tells this one."""
         self._check(source, self.rank)
         return pickle.loads(self._hear(source))
+
+    @abstractmethod
+    def limit_waits(self, seconds: float) -> None:
+        """From now on a wait for another rank ends all ranks when it takes longer.
+
+        Not a wait in `hear`: an order may come tomorrow.
+        """
 
     # Fewer ranks.
 

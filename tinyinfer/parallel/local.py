@@ -198,6 +198,9 @@ class LocalComm(Comm):
         ranks = tuple(rank for rank, one in zip(self.some.ranks, chosen, strict=True) if one == group)
         return LocalComm(self.group, Some(ranks, (*self.some.path, self.splits)), self.own, self.ledger)
 
+    def limit_waits(self, seconds: float) -> None:
+        """Nothing more: a wait without an end is found at once, and one that computes has the only turn."""
+
     def _meet(self, call: tuple[object, ...], brought: Any) -> list[Any]:
         return self.group.meet(self.some, self.own, call, brought)
 

@@ -13,6 +13,9 @@ from __future__ import annotations
 
 import pickle
 import sys
+import threading
+import time
+from math import inf
 from typing import Any, NoReturn
 
 import numpy as np
@@ -41,53 +44,103 @@ def mpi_comm(ledger: Ledger) -> MPIComm:
     return MPIComm(MPI.COMM_WORLD, MPI.IN_PLACE, ledger)
 
 
-class MPIComm(Comm):
-    """A rank of an mpi4py communicator. in_place: what MPI calls an argument that is the result, too."""
+class Watch:
+    """Ends all ranks when this one has waited too long for others. A thread of its own: a wait in MPI hears nothing."""
 
-    def __init__(self, world: Any, in_place: Any, ledger: Ledger) -> None:
+    def __init__(self, world: Any) -> None:
+        self.world, self.since, self.others = world, inf, [0]
+
+    def of(self, others: list[int]) -> Watch:
+        """Begins to watch a wait for these ranks, as a context."""
+        self.since, self.others = time.monotonic(), others
+        return self
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None:
+        self.since = inf
+
+    def limit(self, seconds: float) -> None:
+        """What the thread does: looks again and again whether a wait has become too long."""
+        while time.monotonic() - self.since < seconds:
+            time.sleep(min(1.0, seconds / 4))
+        names = " or ".join(map(str, self.others))
+        cure = "it hangs, or a step takes longer and wants a larger --rank-timeout"
+        end(self.world, f"rank {self.world.Get_rank()} has waited for rank {names} for {seconds:g} seconds; {cure}")
+
+
+def end(world: Any, words: str) -> NoReturn:
+    """Ends all ranks, with a sentence that says why."""
+    print(f"tinyinfer: error: {words}", file=sys.stderr, flush=True)
+    world.Abort(1)
+    raise SystemExit(1)
+
+
+class MPIComm(Comm):
+    """A rank of an mpi4py communicator. in_place: what MPI calls an argument that is the result, too.
+
+    names: the numbers of these ranks among all that mpiexec has started; None: these are all.
+    """
+
+    def __init__(
+        self, world: Any, in_place: Any, ledger: Ledger, names: list[int] | None = None, watch: Watch | None = None
+    ) -> None:
         super().__init__(world.Get_rank(), world.Get_size(), ledger)
-        self.world, self.in_place = world, in_place
+        self.world, self.in_place, self.names = world, in_place, names or list(range(self.size))
+        self.watch = watch or Watch(world)
+        self.others = [name for name in self.names if name != self.names[self.rank]]
         self._posted: list[tuple[Any, Any]] = []  # requests that may be under way, and what they send
 
     def split(self, group: int) -> MPIComm:
-        return MPIComm(self.world.Split(group, self.rank), self.in_place, self.ledger)
+        some = self.world.Split(group, self.rank)
+        return MPIComm(some, self.in_place, self.ledger, some.allgather(self.names[self.rank]), self.watch)
 
     def abort(self, words: str) -> NoReturn:
-        print(f"tinyinfer: error: {words}", file=sys.stderr, flush=True)
-        self.world.Abort(1)
-        raise SystemExit(1)
+        end(self.watch.world, words)
+
+    def limit_waits(self, seconds: float) -> None:
+        if self.size > 1:
+            threading.Thread(target=self.watch.limit, args=(seconds,), daemon=True).start()
 
     def _all_reduce(self, x: Array) -> Array:  # (...,) -> (...,)
-        self.world.Allreduce(self.in_place, x)
+        with self.watch.of(self.others):
+            self.world.Allreduce(self.in_place, x)
         return x
 
     def _all_gather(self, x: Array, lengths: list[int]) -> list[Array]:  # (rows, ...) ->
         given = np.empty((sum(lengths), *x.shape[1:]), x.dtype)
         row = given[:1].size
-        self.world.Allgatherv(x, (given, [row * length for length in lengths]))
+        with self.watch.of(self.others):
+            self.world.Allgatherv(x, (given, [row * length for length in lengths]))
         return np.split(given, np.cumsum(lengths)[:-1])
 
     def _broadcast(self, x: Array, root: int) -> Array:  # (...,) -> (...,)
-        self.world.Bcast(x, root)
+        with self.watch.of([self.names[root]]):
+            self.world.Bcast(x, root)
         return x
 
     def _share(self, value: Any, root: int) -> tuple[Any, int]:
-        words = self.world.bcast(pickle.dumps(value) if self.rank == root else None, root)
+        with self.watch.of([self.names[root]]):
+            words = self.world.bcast(pickle.dumps(value) if self.rank == root else None, root)
         return (value if self.rank == root else pickle.loads(words)), len(words)
 
     def _barrier(self) -> None:
-        self.world.Barrier()
+        with self.watch.of(self.others):
+            self.world.Barrier()
         self._tidy()
 
     def _send(self, x: Array, to: int) -> None:  # (...,) ->
-        self.world.Ssend(x, to)
+        with self.watch.of([self.names[to]]):
+            self.world.Ssend(x, to)
 
     def _receive(self, x: Array, source: int) -> Array:  # (...,) -> (...,)
-        self.world.Recv(x, source)
+        with self.watch.of([self.names[source]]):
+            self.world.Recv(x, source)
         return x
 
     def _exchange(self, x: Array, to: int, y: Array, source: int) -> Array:  # (sent, ...), (got, ...) -> (got, ...)
-        self.world.Sendrecv(x, to, recvbuf=y, source=source)
+        with self.watch.of([self.names[source]]):
+            self.world.Sendrecv(x, to, recvbuf=y, source=source)
         return y
 
     def _post(self, x: Array, to: int) -> None:  # (...,) ->

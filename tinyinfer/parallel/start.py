@@ -60,6 +60,7 @@ def load_part(
         if comm.rank:  # the first one says it
             sys.exit(2)
         raise
+    comm.limit_waits(c.rank_timeout)
     if comm.rank == 0:
         return model, LeaderOps(ops, stage, model)
     if threading.current_thread() is threading.main_thread():

@@ -26,6 +26,8 @@ class ParallelSwitches(Switches):
         help="processes, or groups of them, among which the layers are divided, one behind the other",
     )  # fmt: skip
 
+    rank_timeout: float = switch(300.0, help="seconds after which a process that others wait for counts as dead")
+
     @property
     def num_ranks(self) -> int:
         """How many processes run one model."""
