@@ -18,11 +18,13 @@ from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.build import load_model
 from tinyinfer.loading.checkpoint import Checkpoint
+from tinyinfer.model.config import MoEConfig
 from tinyinfer.model.transformer import Model
 from tinyinfer.parallel.comm import Comm
 from tinyinfer.parallel.lead import LeaderOps
 from tinyinfer.parallel.local import run_ranks
-from tinyinfer.parallel.start import check_alike, load_part
+from tinyinfer.parallel.pipeline import Stage
+from tinyinfer.parallel.start import check_alike, load_part, own_part
 from tinyinfer.parallel.tensor import divide
 
 CONFIG = small_config(num_heads=6, num_kv_heads=3, head_dim=32, hidden_size=64, intermediate_size=256, vocab_size=90)
@@ -72,6 +74,28 @@ def test_a_rank_of_two_has_little_more_than_half_of_the_weights(golden_folder: A
     norms = whole.final_norm.nbytes * (1 + 2 * len(whole.layers))  # each rank has them
     assert sum(parts) == whole.nbytes + norms
     assert max(parts) < 0.56 * whole.nbytes
+
+
+def test_a_rank_of_a_mixture_takes_its_own_experts_alone() -> None:
+    """Catches ranks that each read all experts, most of which they drop again."""
+    moe = MoEConfig(num_experts=4, experts_per_token=2, expert_size=64, shared_size=32)
+    config = small_config(experts=moe, hidden_size=32)
+    checkpoint, c = checkpoint_of(config, random_tensors(config)), EngineConfig(tensor_parallel_size=2)
+
+    def taken(comm: Comm) -> int:
+        inner, numbers = NumpyOps(comm.ledger), []
+        take = inner.take
+        inner.take = lambda matrix: (numbers.append(np.prod(matrix.shape)), take(matrix))[1]  # type: ignore[method-assign]
+        if comm.size == 1:
+            load_model(checkpoint, inner, c)
+        else:
+            own_part(checkpoint, inner, c, lambda done, of: None, Stage(comm))
+        return int(sum(numbers))
+
+    [whole], parts = run_ranks(1, taken), run_ranks(2, taken)
+    routers = config.num_layers * (4 + 1) * 32  # both ranks have them
+    assert sum(parts) == whole + routers
+    assert max(parts) < 0.55 * whole
 
 
 def told(change: Any) -> list[str]:

@@ -28,7 +28,7 @@ from tinyinfer.model.mlp import MLP, GatedMLP, PlainMLP
 from tinyinfer.model.moe import MoE, SharedMoE
 from tinyinfer.model.quantized_matrix import HALF
 from tinyinfer.model.transformer import Model
-from tinyinfer.model.visit import map_matrices
+from tinyinfer.model.visit import layer_matrices, map_matrices, with_matrices
 from tinyinfer.model.weights import (
     Embedding,
     Experts,
@@ -52,9 +52,10 @@ Progress = Callable[[int, int], None]  # (layers done, of how many)
 
 
 class Share(Protocol):
-    """What a process takes of a model that several hold together: some layers, and of each matrix some numbers."""
+    """What a process takes of a model that several hold together: some layers and experts, some of each matrix."""
 
     layers: range
+    experts: range  # of each mixture
 
     def has(self, name: str) -> bool:
         """Whether the process has anything of the matrix."""
@@ -104,14 +105,14 @@ def build_model(
     ops: Ops,
     on_layer: Progress = lambda done, of: None,
     conversion: Conversion = as_floats,
-    layers: range | None = None,
+    share: Share | None = None,
 ) -> Model:
     """The model of a checkpoint, as `ops` holds it. on_layer(done, total) is called as layers are loaded.
 
-    layers: which of them; None: all.
+    share: what of the model is taken; None: all.
     """
-    wanted = range(checkpoint.config.num_layers) if layers is None else layers
-    c, builder = checkpoint.config, Builder(checkpoint, ops, conversion)
+    c, builder = checkpoint.config, Builder(checkpoint, ops, conversion, share)
+    wanted = share.layers if share else range(c.num_layers)
     ropes, sets = list(dict.fromkeys(c.rope)), c.rotation_sets.count
     with side_by_side(ops.loading_threads) as begin:
         table_of = begin(builder.weight, "head" if c.tied_head else "embedding")
@@ -138,14 +139,17 @@ def build_model(
 class Builder:
     """Takes the weights of a checkpoint into a backend, by the names under which the model holds them."""
 
-    def __init__(self, checkpoint: Checkpoint, ops: Ops, conversion: Conversion) -> None:
+    def __init__(self, checkpoint: Checkpoint, ops: Ops, conversion: Conversion, share: Share | None) -> None:
         self.config, self.tensors, self.ops, self.conversion = checkpoint.config, checkpoint.tensors, ops, conversion
+        self.share = share
         self.held = held_matrices(checkpoint.config)
 
     def weight(self, name: str, expert: int | None = None) -> Weight:
         """The tensors that are held as one matrix of this name, below one another; expert: that expert's rows."""
-        parts = tuple(self.tensors[part] for part, _ in self.held[name].parts)
-        return self.ops.take(self.conversion(name, Joined(parts, expert)))
+        matrix = Joined(tuple(self.tensors[part] for part, _ in self.held[name].parts), expert)
+        if self.share is None:
+            return self.ops.take(self.conversion(name, matrix))
+        return self.ops.take(own_part(self.share, name, matrix.shape[1], lambda: self.conversion(name, matrix)))
 
     def linear(self, name: str) -> Linear:
         """The linear layer of this name, with its biases if the family has them."""
@@ -159,7 +163,7 @@ class Builder:
         return Experts(
             tuple(
                 Linear(self.weight(name, e), self.ops.take_array(*(stack[e] for stack in stacks)) if stacks else None)
-                for e in range(self.held[name].count)
+                for e in (self.share.experts if self.share else range(self.held[name].count))
             )
         )
 
@@ -254,13 +258,13 @@ def load_model(
     """
     if keeps_file_quantization(c, checkpoint):
         note_floats(checkpoint)
-        return build_model(checkpoint, ops, on_layer, *shared(as_stored, share))
+        return build_model(checkpoint, ops, on_layer, as_stored, share)
     if not c.changes:
-        return build_model(checkpoint, ops, on_layer, *shared(as_floats, share))
+        return build_model(checkpoint, ops, on_layer, as_floats, share)
     from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 
     if not (c.prunes or c.calibrated):
-        return build_model(checkpoint, ops, on_layer, *shared(rounding(c, checkpoint.config), share))
+        return build_model(checkpoint, ops, on_layer, rounding(c, checkpoint.config), share)
     if c.prunes:
         model = load_pruned(checkpoint, ops, c, on_layer)
     else:
@@ -272,23 +276,22 @@ def load_model(
 
 def share_of(model: Model, share: Share, ops: Ops) -> Model:
     """A process's share of a model that is in memory."""
+    layers = list(model.layers)
+    for i, layer in enumerate(layers):
+        mixtures = {name: held for name, held in layer_matrices(layer).items() if isinstance(held, Experts)}
+        kept = {name: Experts(tuple(held.linears[e] for e in share.experts)) for name, held in mixtures.items()}
+        layers[i] = with_matrices(layer, dict(kept))
 
     def part(name: str, weight: Weight) -> Weight:
-        return ops.take(share.matrix(name, weight.matrix()) if share.has(name) else NoRows(weight.shape[1]))
+        return ops.take(own_part(share, name, weight.shape[1], weight.matrix))
 
-    own = map_matrices(model, part)
+    own = map_matrices(replace(model, layers=tuple(layers)), part)
     return replace(own, layers=own.layers[share.layers.start : share.layers.stop])
 
 
-def shared(conversion: Conversion, share: Share | None) -> tuple[Conversion, range | None]:
-    """A conversion, and then a share of what it gives; and the share's layers."""
-    if share is None:
-        return conversion, None
-
-    def part(name: str, matrix: Joined) -> Matrix:
-        return share.matrix(name, conversion(name, matrix)) if share.has(name) else NoRows(matrix.shape[1])
-
-    return part, share.layers
+def own_part(share: Share, name: str, inputs: int, matrix: Callable[[], Matrix]) -> Matrix:
+    """A process's part of the matrix of that name, which is not made where the process has nothing of it."""
+    return share.matrix(name, matrix()) if share.has(name) else NoRows(inputs)
 
 
 def load_pruned(checkpoint: Checkpoint, ops: Ops, c: WeightSwitches, on_layer: Progress) -> Model:

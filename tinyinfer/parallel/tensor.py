@@ -218,8 +218,8 @@ class Division:
         return Summed(linear.weight, None if self.rank else linear.bias)
 
     def some_experts(self, experts: Experts) -> SomeExperts:
-        """The experts that the rank has of a layer."""
-        return SomeExperts(experts.linears[self.experts.start : self.experts.stop], self.experts.start)
+        """The experts of a layer, all of which are the rank's, with their numbers."""
+        return SomeExperts(experts.linears, self.experts.start)
 
     def heads(self, heads: Heads, ops: Ops) -> Heads:
         """The rank's heads, and their sinks."""
