@@ -44,6 +44,11 @@ class Ledger:
         """The totals as they are now."""
         return Ledger(**vars(self))
 
+    def add(self, other: Ledger) -> None:
+        """Counts what another one has counted, too: the work of another process."""
+        for f in fields(self):
+            setattr(self, f.name, getattr(self, f.name) + getattr(other, f.name))
+
     def __sub__(self, earlier: Ledger) -> Ledger:
         """What was counted since `earlier`, a copy of this ledger."""
         return Ledger(**{f.name: getattr(self, f.name) - getattr(earlier, f.name) for f in fields(self)})

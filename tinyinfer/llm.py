@@ -18,9 +18,10 @@ import numpy as np
 
 from tinyinfer.engine.clock import Clock, WallClock
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.engine.engine import build_engine, context_length
+from tinyinfer.engine.engine import context_length
 from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.engine.room import fitting_ops
+from tinyinfer.engine.single import Single
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.engine.turns import StepLock
 from tinyinfer.errors import SwitchError
@@ -29,7 +30,7 @@ from tinyinfer.loading import load
 from tinyinfer.loading.drafts import load_draft, open_draft
 from tinyinfer.loading.hub import find
 from tinyinfer.model.transformer import Model
-from tinyinfer.parallel.switches import LOADERS
+from tinyinfer.parallel.switches import REPLICAS
 from tinyinfer.prompts import (
     Messages,
     Params,
@@ -76,8 +77,9 @@ class LLM:
         context_length(checkpoint.config, config.max_model_len)  # what is wrong is said before the weights are read
         second = open_draft(config.second_model, checkpoint) if config.second_model else None
         self.ledger = Ledger()
+        self._replicas: Single = resolve(REPLICAS, config.replicas)(config, self.ledger)
         ops = fitting_ops(checkpoint, config, self.ledger)
-        self.model, self.ops = resolve(LOADERS, config.ranks)(checkpoint, ops, config, on_load)
+        self.model, self.ops = self._replicas.load(checkpoint, ops, config, on_load)
         self.draft = load_draft(second, self.model, self.ops) if second else None
         self._ids = count()
         self._build_engine(config, clock or WallClock(), StepLock())
@@ -112,7 +114,7 @@ class LLM:
 
     def _build_engine(self, config: EngineConfig, clock: Clock, step_lock: StepLock) -> None:
         self.engine_config, self.config = config, self.model.config
-        self.engine = build_engine(self.model, self.ops, config, clock, self.draft)
+        self.engine = self._replicas.build(self.model, self.ops, config, clock, self.draft)
         self._loop = EngineLoop(self.engine, step_lock)
         self.max_model_len = self.engine.cache.capacity
 

@@ -95,7 +95,7 @@ class Sequence:
     """
 
     def __init__(self, request: RequestSpec, new_text: Callable[[], TextOutput]) -> None:
-        self.request, self._new_text = request, new_text
+        self.request, self.new_text = request, new_text
         self.id = request.id  # an attribute and no property: a step asks for it twenty times
         self.text = new_text()
         self.progress = Progress(list(request.prompt))
@@ -218,7 +218,7 @@ class Sequence:
         """After an interrupt, maybe inside `append` or `abort`: tokens, times, text and end follow from the choices."""
         if not (self.timing.times or self.finished):
             return  # nothing was written
-        progress, text = self.progress, self._new_text()
+        progress, text = self.progress, self.new_text()
         del self.timing.times[len(progress.choices) :]
         progress.tokens[len(self.prompt) :] = [choice.token for choice in progress.choices]
         reason = None

@@ -22,6 +22,7 @@ from tinyinfer.switches import Switches, switch
 
 DEFAULTS: dict[str, Any] = {
     "tensor_parallel_size": 1, "pipeline_parallel_size": 1, "rank_timeout": 300.0,
+    "data_parallel_size": 1, "routing": "prefix",
     "kv_cache": "contiguous", "block_size": 16, "num_blocks": None, "kv_bits": "off", "kv_group_size": None,
     "prefix_cache": False, "batching": "continuous", "batch_timeout": 0.05, "max_num_seqs": 16,
     "max_num_batched_tokens": 2048, "max_model_len": None, "speculative": "off", "draft_model": None,
@@ -49,6 +50,7 @@ VALUES: dict[str, list[Any]] = {
     "activations": ["float", "int8"],
     "prune": ["off", "magnitude", "wanda", "sparsegpt"],
     "gpu_decode": ["graph", "kernels", "eager", "persistent"],
+    "routing": ["prefix", "least-outstanding", "round-robin"],
 }
 COUNTS = ["block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_batched_tokens", "max_model_len",
           "draft_layers", "num_draft_tokens", "num_draft_candidates", "calibration_tokens", "threads",
@@ -56,6 +58,7 @@ COUNTS = ["block_size", "num_blocks", "kv_group_size", "max_num_seqs", "max_num_
 NEEDS: dict[Any, dict[str, Any]] = {"best-coupling": {"speculative": "self"}}  # what a value cannot do without
 NEEDS |= {value: {"quantize": "int4"} for value in (64, 128, "channel", "tensor", "hqq", "gptq", "awq", "combined")}
 NEEDS |= {value: {"backend": "cupy"} for value in ("kernels", "eager", "persistent")}
+NEEDS |= {value: {"data_parallel_size": 2} for value in ("least-outstanding", "round-robin")}
 LOADED = ["quantize", "group_size", "quantize_method", "quantize_head", "dtype", "activations", "backend",
           "gpu_decode", "prune"]  # LLM's, not the engine's  # fmt: skip
 

@@ -183,7 +183,7 @@ def test_a_second_model_is_refused(model: str, tmp_path: Path) -> None:
 
 @pytest.mark.mpi
 def test_another_number_of_ranks_is_refused(model: str) -> None:
-    words = [*TINYINFER, "launch", "-n", "3", "--", *command(model, "-tp", "2")]
+    words = ["mpiexec", "-n", "3", *TINYINFER, *command(model, "-tp", "2")]
     done = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert done.stderr.count("--tensor-parallel-size=2 needs 2 processes, and 3 are there; start them with") == 1
@@ -195,7 +195,7 @@ def test_what_launch_needs(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     for words, sentence in (
         (["-n", "0", "--", "inspect"], "-n 0 starts no process; give 1 or more"),
         (["-n", "2"], "launch needs a command behind --"),
-        (["-n", "2", "--", "generate", "Hi"], "each of 2 processes would do the whole of the command; add -tp 2 or"),
+        (["-n", "2", "--", "generate", "Hi"], "each of 2 processes would do the whole of the command; add -tp 2,"),
         (["-n", "2", "--", "chat", "-tp", "2"], "launch needs mpiexec, which is not installed; pip install 'tinyinfer"),
     ):
         assert main(["launch", *words]) == 2

@@ -60,14 +60,18 @@ class Bookkeeping:
     def add(self, seq: Sequence) -> None:
         """Queues a sequence that is no member yet. Raises ValueError for one that the cache could not hold even alone.
         """
-        n, most = len(seq.prompt) + seq.request.max_tokens - 1, self.cache.capacity  # the last token is never computed
-        if n > most:
-            reason = "{value} positions do not fit into a cache of {most}"
-            raise SwitchError("", n, reason, "raise {max_model_len} or {num_blocks}", most=most)
+        self.check_length(seq)
         with self.change():
             if seq not in self.members:
                 self.members[seq] = None
                 insort(self.waiting, seq, key=BY_AGE)
+
+    def check_length(self, seq: Sequence) -> None:
+        """Raises SwitchError, a ValueError, for a sequence that the cache could not hold even alone."""
+        n, most = len(seq.prompt) + seq.request.max_tokens - 1, self.cache.capacity  # the last token is never computed
+        if n > most:
+            reason = "{value} positions do not fit into a cache of {most}"
+            raise SwitchError("", n, reason, "raise {max_model_len} or {num_blocks}", most=most)
 
     def computes(self, batch: Batch) -> bool:
         """Whether the batch is computed now; not that of a step that failed."""

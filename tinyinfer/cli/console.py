@@ -84,11 +84,18 @@ def is_terminal(stream: object) -> bool:
 def fail(message: str) -> int:
     """Writes the message to stderr as one line, and returns the exit status of a mistake, 2.
 
-    Of several processes that mpiexec has started, all but the first say which one they are.
+    Of several processes that were started together, all but the first say which one they are.
     """
-    rank = os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
-    say("tinyinfer: error: " + (f"rank {rank}: " if rank != "0" else "") + one_line(message))
+    say("tinyinfer: error: " + place() + one_line(message))
     return 2
+
+
+def place() -> str:
+    """Which process this is of several that were started together, for a message; "" for the first one."""
+    rank = os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
+    replica = os.environ.get("TINYINFER_PLACE", "0")
+    names = [f"{name} {number}" for name, number in (("replica", replica), ("rank", rank)) if number != "0"]
+    return f"{', '.join(names)}: " if names else ""
 
 
 @contextmanager
@@ -170,6 +177,8 @@ def fitting(text: str, columns: int) -> str:
 def read_text(path: str) -> str:
     """A text file, or stdin for "-", without its last line's end. Raises ValueError when it is not UTF-8, OSError."""
     if path == "-":
+        if place():
+            return path  # the first process has stdin, and the prompt is its own matter
         if getattr(sys.stdin, "buffer", None) is None:
             raise ValueError("stdin is closed; give the prompt as an argument")
         data, name = sys.stdin.buffer.read(), "stdin"

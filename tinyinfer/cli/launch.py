@@ -1,29 +1,43 @@
-"""`tinyinfer launch -n N -- generate -tp N ...`: the same command in N processes that find each other by MPI.
+"""`tinyinfer launch -n N -- generate -tp N ...`: the same command in N processes that find each other.
 
-It calls mpiexec (extra `parallel`), which ends all of them when one dies, and passes Ctrl-C on. On several machines
+Ranks of one model are started by mpiexec (extra `parallel`), which ends all of them when one dies, and passes Ctrl-C
+on. Replicas (`-dp`) are started one by one, each by itself or, if several ranks share its model, by an mpiexec of its
+own: so one that dies takes no other along. The first process has stdin, stdout and the exit status. On several machines
 mpiexec itself is called, with its own flags for hosts.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
+import os
+import secrets
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from tinyinfer.cli.arguments import UsageError
 
-FLAGS = "-tp", "--tensor-parallel-size", "-pp", "--pipeline-parallel-size"
+SIZES = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
+GRACE = 5.0  # seconds that processes have to end when the first one has ended, and again when they are asked to
+FATAL = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
+Process = subprocess.Popen[bytes]
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command's parser."""
     parser = commands.add_parser(
         "launch", help="start a command in several processes that run one model",
-        description="Starts a command in N processes, each with a part of the model: tinyinfer launch -n 2 -- generate "
-        "-tp 2 TEXT. Needs pip install 'tinyinfer[parallel]'.",
+        description="Starts a command in N processes, each with a part of the model (-tp) or with a replica of it "
+        "(-dp): tinyinfer launch -n 2 -- generate -tp 2 TEXT. Needs pip install 'tinyinfer[parallel]', but for "
+        "replicas of one process.",
     )  # fmt: skip
     parser.add_argument("-n", type=int, required=True, metavar="N", help="how many processes")
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="a command of tinyinfer")
@@ -37,32 +51,105 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"-n {args.n} starts no process; give 1 or more")
     if not words:
         raise UsageError("launch needs a command behind --, as in: tinyinfer launch -n 2 -- generate -tp 2 TEXT")
-    if not any(word.partition("=")[0] in FLAGS for word in words):
-        cure = f"add -tp {args.n} or -pp {args.n} to it"
+    sizes = sizes_of(words)
+    if not sizes:
+        cure = f"add -tp {args.n}, -pp {args.n} or -dp {args.n} to it"
         raise UsageError(f"each of {args.n} processes would do the whole of the command; {cure}")
-    mpiexec = shutil.which("mpiexec") or shutil.which("mpiexec", path=scripts())
-    if mpiexec is None:
-        raise UsageError("launch needs mpiexec, which is not installed; pip install 'tinyinfer[parallel]'")
-    process = subprocess.Popen([mpiexec, "-n", str(args.n), sys.executable, "-m", "tinyinfer", *words])
-    try:
-        status = ended(process)
-    finally:  # SIGTERM, too: mpiexec ends its processes
-        if process.poll() is None:
-            process.terminate()
-            process.wait()
-    if status in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS):
-        name = signal.Signals(status).name
-        raise UsageError(f"one of the {args.n} processes was ended by {name}, so that mpiexec has ended the others")
+    needed = math.prod(sizes.values())
+    if needed != args.n:
+        asked = " ".join(f"{flag} {size}" for flag, size in sizes.items())
+        raise UsageError(f"{asked} needs {needed} processes, and -n {args.n} starts {args.n}; give -n {needed}")
+    replicas = sizes.get("-dp", 1)
+    each = command(args.n // replicas, words)
+    with started(each, replicas) as processes:
+        status = ended(processes[0])
+    if abs(status) in FATAL:
+        name = signal.Signals(abs(status)).name
+        raise UsageError(f"one of the {args.n} processes was ended by {name}, so that the others have ended, too")
     return status
 
 
-def ended(process: subprocess.Popen[bytes]) -> int:
-    """The exit status of mpiexec, which has Ctrl-C, too, and ends when its processes have."""
+def sizes_of(words: list[str]) -> dict[str, int]:
+    """Flag -> number of what a command line divides or copies the model by. What is no number is the command's error.
+    """
+    found = {}
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        flag, equals, value = word.partition("=")
+        short = flag if flag in SIZES else next((one for one, long in SIZES.items() if long == flag), None)
+        size = value if equals else following
+        if short and size.isdecimal() and int(size):
+            found[short] = int(size)
+    return dict(sorted(found.items(), key=lambda pair: list(SIZES).index(pair[0])))
+
+
+def command(ranks: int, words: list[str]) -> list[str]:
+    """The command of a replica: of one process, or of several that mpiexec starts."""
+    own = [sys.executable, "-m", "tinyinfer", *words]
+    if ranks == 1:
+        return own
+    mpiexec = shutil.which("mpiexec") or shutil.which("mpiexec", path=scripts())
+    if mpiexec is None:
+        raise UsageError("launch needs mpiexec, which is not installed; pip install 'tinyinfer[parallel]'")
+    return [mpiexec, "-n", str(ranks), *own]
+
+
+@contextmanager
+def started(each: list[str], replicas: int) -> Iterator[list[Process]]:
+    """The processes of all replicas; at the end of the block all of them end, whatever has ended it."""
+    processes: list[Process] = []
+    with tempfile.TemporaryDirectory(prefix="tinyinfer-") as folder:
+        key = secrets.token_hex(32)
+        try:
+            for number in range(replicas):
+                processes.append(start(each, number, Path(folder) / "front", key) if replicas > 1 else
+                                 subprocess.Popen(each))  # fmt: skip
+            yield processes
+        finally:
+            end(processes)
+
+
+def start(each: list[str], number: int, address: Path, key: str) -> Process:
+    """The process of a replica, with its number and the way to the first one. Only that one has stdin and stdout."""
+    told = dict.fromkeys(("TINYINFER_REPLICA", "TINYINFER_PLACE"), str(number))
+    told |= {"TINYINFER_FRONT": str(address), "TINYINFER_KEY": key}
+    if number == 0:
+        return subprocess.Popen(each, env=os.environ | told)
+    told["TERM"] = "dumb"  # one progress bar is enough
+    return subprocess.Popen(each, env=os.environ | told, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+
+
+def ended(process: Process) -> int:
+    """The exit status of a process, which has Ctrl-C, too, and ends in its own time."""
     while True:
         try:
             return process.wait()
         except KeyboardInterrupt:
             continue
+
+
+def end(processes: list[Process]) -> None:
+    """Waits for processes, asks those that are left to end, and then ends them. Replicas end when the first one has."""
+    if processes and processes[0].poll() is None:  # SIGTERM
+        ask(processes)
+    left = waited(processes)
+    ask(left)
+    for process in waited(left):
+        process.kill()
+        process.wait()
+
+
+def ask(processes: list[Process]) -> None:
+    """Asks processes to end; mpiexec ends its own."""
+    for process in processes:
+        process.terminate()
+
+
+def waited(processes: list[Process]) -> list[Process]:
+    """The processes that have not ended after a while."""
+    until = time.monotonic() + GRACE
+    while (left := [one for one in processes if one.poll() is None]) and time.monotonic() < until:
+        time.sleep(0.02)
+    return left
 
 
 def scripts() -> str:

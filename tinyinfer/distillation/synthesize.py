@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from itertools import accumulate, count
 
@@ -32,6 +33,7 @@ from tinyinfer.llm import LLM
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Sequence
 from tinyinfer.text.stop_strings import TextOutput
+from tinyinfer.text.tokenizer import Tokenizer
 
 USUAL = SamplingParams(temperature=0.8)
 
@@ -117,8 +119,8 @@ class Writer:
 
     def fill(self) -> None:
         """Hands requests to the engine up to twice as many as run together."""
-        now = self.llm.engine.clock()
-        while len(self.open) < 2 * self.llm.engine_config.max_num_seqs:
+        now, c = self.llm.engine.clock(), self.llm.engine_config
+        while len(self.open) < 2 * c.max_num_seqs * c.data_parallel_size:
             i = next(self.number)
             prompt = self.prompts(i)
             seq = self.request(i, prompt)
@@ -150,7 +152,7 @@ class Writer:
             [seq] = self.llm.sequences([prompt_ids(self.llm, prompt)], params)
         except ValueError as error:
             raise placed(f"document {i}", error) from None
-        return Sequence(seq.request, lambda: Unread(self.llm.tokenizer.stream()))
+        return Sequence(seq.request, partial(unread, self.llm.tokenizer))
 
     def step(self, engine: Engine) -> int:
         """One step of the engine; documents that end in it are kept. Returns how many tokens it brought."""
@@ -168,6 +170,11 @@ class Writer:
         new = sum(map(len, trace.choices))
         self.generated += new
         return new
+
+
+def unread(tokenizer: Tokenizer) -> Unread:
+    """The text of a document while it is written; a function with a name, which another process has, too."""
+    return Unread(tokenizer.stream())
 
 
 def seed_of(seed: int, i: int) -> int:

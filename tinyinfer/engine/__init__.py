@@ -7,6 +7,7 @@ step reads the same whichever optimizations are on.
     config.py      the switches of all optimizations, and which of them cannot work together
     clock.py       the time of the engine: the system's, or any other clock that is passed in
     engine.py      the step, a run of several requests by one caller, and how an engine is built from its switches
+    single.py      how an LLM is opened where there is one replica of its model
     choosing.py    new tokens: chosen where the backend computes, or on the host
     overflow.py    logits that are not finite, and the layer where they became so
     room.py        too little memory: for a model on a GPU, and in the middle of a step

@@ -18,9 +18,10 @@ from tinyinfer.pruning.switches import WeightSwitches
 from tinyinfer.quantization.switches import BITS, QuantizationSwitches
 from tinyinfer.speculative.switches import SpeculativeSwitches
 
+SERVING = {"routing", "rank_timeout"}
 WEIGHTS = {"second_model", "draft_quantize"} | {
     one.name for part in (WeightSwitches, BackendSwitches, ParallelSwitches) for one in fields(part)
-}  # the switches, or what follows from them, that decide which weights are in memory; all others: how a model serves
+} - SERVING  # the switches, or what follows from them, that decide which weights are in memory; others: how it serves
 
 
 @dataclass(frozen=True)

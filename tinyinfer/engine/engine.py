@@ -130,6 +130,11 @@ class Engine:
         finally:  # once more: Ctrl-C may have come just before the sequences were aborted
             self.abort(*sequences)
 
+    @property
+    def busy(self) -> bool:
+        """Whether a sequence is waiting or running."""
+        return self.scheduler.busy
+
     def add(self, seq: Sequence, begun: float) -> None:
         """Queues a sequence of a run that began at `begun`. Raises ValueError for one that could never fit."""
         seq.arrive(begun)
@@ -150,6 +155,10 @@ class Engine:
                 if not seq.finished:
                     seq.abort()
                 self.scheduler.drop(seq)
+
+    def forget_prefixes(self) -> None:
+        """Empties the prefix cache of all that no running sequence uses."""
+        self.scheduler.prefixes.evict_all()
 
     def logits(self, seq: Sequence, start: int, most: int) -> np.ndarray:
         """Computes the logits of at most `most` positions from `start` on, (R, V); earlier positions stay in the cache.

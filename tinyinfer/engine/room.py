@@ -47,10 +47,11 @@ def fitting_ops(checkpoint: Checkpoint, c: EngineConfig, ledger: Ledger) -> Ops:
 
 
 def own_share(c: EngineConfig) -> EngineConfig:
-    """The switches with a rank's share of the threads, where there are several ranks and no number is given."""
-    if c.threads is not None or c.ranks == "alone":
+    """The switches with a process's share of the threads, where there are several and no number is given."""
+    processes = c.num_ranks * c.data_parallel_size
+    if c.threads is not None or processes == 1:
         return c
-    return replace(c, threads=max(1, default_threads() // c.num_ranks))
+    return replace(c, threads=max(1, default_threads() // processes))
 
 
 def check_fits(checkpoint: Checkpoint, ops: Ops, c: EngineConfig) -> None:

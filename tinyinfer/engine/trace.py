@@ -97,6 +97,7 @@ class StepTrace:
     part; pool: its free blocks and all blocks, None for a cache without blocks. turns: what each span of the batch did.
     joined, left, preempted: the sequences that were admitted, finished, or preempted. When the run is watched, idle and
     waiting: the ids of running sequences without rows, and of sequences that have arrived and wait for a slot.
+    replica: the number of the replica that took the step, if there are several (replicas/).
     """
 
     batch: Batch
@@ -112,6 +113,7 @@ class StepTrace:
     preempted: tuple[Sequence, ...] = ()
     idle: tuple[int, ...] = ()
     waiting: tuple[int, ...] = ()
+    replica: int | None = None
 
     @property
     def seconds(self) -> float:
@@ -131,7 +133,11 @@ class StepTrace:
         return [names, *([row[name] for name in names] for row in rows)]
 
     def title(self) -> str:
-        """The size of the step, in words."""
+        """The size of the step, in words, and where it was, if there are several replicas."""
+        place = "" if self.replica is None else f"replica {self.replica}, "
+        return place + self._size()
+
+    def _size(self) -> str:
         if not len(self.batch):
             return "idle step, no sequence was ready to run"
         return f"step of {len(self.batch)} row" + "s" * (len(self.batch) != 1)

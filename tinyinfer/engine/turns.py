@@ -69,7 +69,7 @@ class Turns:
     def _step(self) -> StepTrace | None:
         """One step; None when no sequence is ready, or when the step failed."""
         try:
-            if not self.engine.scheduler.busy or not self.engine.wait(self.inbox.hear):
+            if not self.engine.busy or not self.engine.wait(self.inbox.hear):
                 return None
             with self.step_lock.lock:
                 trace = self.engine.step(any(run.watch for run in tuple(self.inbox.runs)))

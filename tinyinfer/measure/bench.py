@@ -18,7 +18,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.errors import placed
+from tinyinfer.errors import SwitchError, placed
 from tinyinfer.measure.simulated_clock import SimulatedClock
 from tinyinfer.measure.workload import Request, prompts
 from tinyinfer.sampling_params import SamplingParams
@@ -89,6 +89,9 @@ def open_settings(
     """
     settings: list[Setting] = []
     for name, plan in plans.items():
+        if machine and plan.config.data_parallel_size > 1:
+            reason, n = "{field}={value} has several clocks, and simulated time has one", plan.config.data_parallel_size
+            raise SwitchError("data_parallel_size", n, reason, "leave out one of them")
         llm = next((same for one in settings if (same := reopened(one, plan))), None)
         if llm is None:
             llm = opener(plan.model, plan.config)
@@ -162,8 +165,7 @@ def short_of(setting: Setting) -> Setting:
 def run_round(setting: Setting, title: str = "", progress: Progress = silent) -> Round:
     """Runs all requests once, and keeps every step; Ctrl-C ends the round early."""
     llm, sequences = setting.llm, sequences_of(setting)
-    while llm.engine.scheduler.prefixes.evict():
-        continue
+    llm.engine.forget_prefixes()
     total, complete = sum(seq.request.max_tokens for seq in sequences), True
     before, begun, steps = llm.ledger.copy(), llm.engine.clock(), []
     try:

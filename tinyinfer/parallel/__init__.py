@@ -9,9 +9,11 @@ Read in this order:
     shards.py         a part of a matrix, in whatever form the matrix is
     pipeline.py       layers divided: stages, and rows that go from one to the next
     tensor.py         every layer divided among the ranks: heads, neurons, experts, the vocabulary
-    switches.py       how many ranks there are, and of which kind
+    switches.py       how many ranks there are, and how many replicas
     lead.py           one rank schedules and chooses tokens, the others follow its orders
     start.py          how the ranks of one command begin
+
+Replicas of a model, each with requests of its own (data parallelism), are in replicas/.
 
 Wins: memory and time of a step are divided. Loses: ranks wait for each other, and for their wires.
 """

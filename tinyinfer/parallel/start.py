@@ -115,8 +115,19 @@ def check_ranks(comm: Comm, c: Any) -> None:
 
 def check_alike(comm: Comm, checkpoint: Checkpoint, c: Any) -> None:
     """Raises SwitchError, on all ranks, where one of them was given other switches, another model or another version.
+    """
+    for what, digest in zip(("switches or another version", "files of the model"), digests(checkpoint, c), strict=True):
+        all_digests = comm.all_gather(np.frombuffer(digest, np.uint8)[None])  # of each rank (1, 32)
+        other = [rank for rank, one in enumerate(all_digests) if not np.array_equal(one, all_digests[0])]
+        if other:
+            ranks = f"rank{'s' * (len(other) > 1)} {', '.join(map(str, other))}"
+            cure = "give all of them the same command, files and version"
+            raise SwitchError("", comm.size, "{ranks} got other {what} than rank 0", cure, ranks=ranks, what=what)
 
-    Compared are the switches, the configuration, this package's files, and of each tensor name, shape and first rows.
+
+def digests(checkpoint: Checkpoint, c: Any) -> tuple[bytes, bytes]:
+    """What processes compare: of the switches, the configuration and this package's files; of the model's files, of
+    which each tensor's name, shape and first rows count.
     """
     told = hashlib.sha256(repr((sorted(asdict(c).items()), checkpoint.config)).encode())
     for path in sorted(Path(__file__).parents[1].rglob("*.py")):
@@ -125,14 +136,7 @@ def check_alike(comm: Comm, checkpoint: Checkpoint, c: Any) -> None:
     for name, tensor in sorted(checkpoint.tensors.items()):
         files.update(repr((name, tensor.shape, tensor.nbytes)).encode())
         files.update(np.ascontiguousarray(tensor.rows(0, min(SAMPLE, tensor.shape[0]))).tobytes())
-    digests = np.stack([np.frombuffer(one.digest(), np.uint8) for one in (told, files)])  # (2, 32)
-    for what, column in (("switches or another version", 0), ("files of the model", 1)):
-        all_digests = comm.all_gather(np.ascontiguousarray(digests[column : column + 1]))
-        other = [rank for rank, one in enumerate(all_digests) if not np.array_equal(one, all_digests[0])]
-        if other:
-            ranks = f"rank{'s' * (len(other) > 1)} {', '.join(map(str, other))}"
-            cure = "give all of them the same command, files and version"
-            raise SwitchError("", comm.size, "{ranks} got other {what} than rank 0", cure, ranks=ranks, what=what)
+    return told.digest(), files.digest()
 
 
 def input_unit_of(checkpoint: Checkpoint, c: Any) -> int:

@@ -1,7 +1,8 @@
-"""The switches of parallelism: among how many ranks a model is divided, and how."""
+"""The switches of parallelism: among how many ranks a model is divided, and how many replicas of it there are."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,6 +11,12 @@ from tinyinfer.switches import Switches, switch
 
 LOADERS = {"alone": "tinyinfer.loading.build:load_alone", "several": "tinyinfer.parallel.start:load_part"}
 MIRRORS = {"alone": "tinyinfer.kv_cache.base:itself", "several": "tinyinfer.parallel.lead:mirrored"}
+REPLICAS = {"one": "tinyinfer.engine.single:Single", "several": "tinyinfer.replicas.start:Replicas"}
+ROUTERS = {
+    "prefix": "tinyinfer.replicas.routing:SharedPrefix",
+    "least-outstanding": "tinyinfer.replicas.routing:LeastOutstanding",
+    "round-robin": "tinyinfer.replicas.routing:RoundRobin",
+}
 
 
 @dataclass(frozen=True)
@@ -26,6 +33,11 @@ class ParallelSwitches(Switches):
         help="processes, or groups of them, among which the layers are divided, one behind the other",
     )  # fmt: skip
 
+    data_parallel_size: int = switch(
+        1, flags=("-dp",),
+        help="replicas of the model, each with requests of its own; `tinyinfer launch -n N -- ...` starts them",
+    )  # fmt: skip
+    routing: str = switch("prefix", choices=ROUTERS, help="which replica gets a request")
     rank_timeout: float = switch(300.0, help="seconds after which a process that others wait for counts as dead")
 
     @property
@@ -37,6 +49,24 @@ class ParallelSwitches(Switches):
     def ranks(self) -> str:
         """Whether this process runs the model alone, or is one of several."""
         return "several" if self.num_ranks > 1 else "alone"
+
+    @property
+    def replicas(self) -> str:
+        """Whether the requests of the engine have one replica of the model, or several."""
+        return "several" if self.data_parallel_size > 1 else "one"
+
+    def refusals(self) -> Iterator[SwitchError]:
+        """What needs several replicas, and a wait that is none."""
+        seconds = self.rank_timeout
+        if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 < seconds < math.inf:
+            reason = "{field}={value!r} must be a number of seconds above 0"
+            yield SwitchError("rank_timeout", seconds, reason)
+        one = self.data_parallel_size == 1
+        for name in self.given(*["routing"] * one, *["rank_timeout"] * (one and self.num_ranks == 1)):
+            several = "replicas" if name == "routing" else "processes"
+            reason = f"{{field}}={{value}} is for several {several}, and {{data_parallel_size}}=1 has one"
+            yield SwitchError(name, getattr(self, name), reason, "leave it out, or add {data_parallel_size}=2")
+        yield from super().refusals()
 
     def alone(self, name: str, value: object, why: str, cure: str) -> Iterator[SwitchError]:
         """The refusal of another switch that ranks cannot have; none for one process."""
