@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from itertools import count
@@ -9,19 +10,31 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROUNDING, checkpoint_of, distance, finish, make_engine, random_tensors, request, small_config
+from helpers import (
+    ALWAYS_DRAFT,
+    ROUNDING,
+    checkpoint_of,
+    distance,
+    finish,
+    make_engine,
+    random_tensors,
+    request,
+    small_config,
+)
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine, build_engine
+from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.errors import NotFiniteError
-from tinyinfer.loading.build import load_model
+from tinyinfer.loading.build import build_model, load_model
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.parallel.comm import Comm
 from tinyinfer.parallel.lead import LeaderOps, follow
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.tensor import TensorOps, divide
+from tinyinfer.request import Request
 
 MODEL = small_config(num_layers=3)
 PROMPTS = [4, 5, 6, 7, 4, 5, 6, 9, 4, 5], [1, 2] * 6, [3, 9], [4, 5, 6, 7, 4, 5, 6, 9, 4, 5, 8, 8]
@@ -47,10 +60,11 @@ ASKED: dict[str, dict[str, Any]] = {
 
 
 def together(
-    ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, stages: int = 1, **switches: Any
-) -> Any:
-    """What work(engine) returns on the leader of so many stages, each of so many ranks."""
-    checkpoint = checkpoint_of(config, random_tensors(config))
+    ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, stages: int = 1,
+    second: ModelConfig | None = None, tensors: dict[str, np.ndarray] | None = None, **switches: Any,
+) -> Any:  # fmt: skip
+    """What work(engine) returns on the leader of so many stages, each of so many ranks. second: a draft model's."""
+    checkpoint = checkpoint_of(config, tensors or random_tensors(config))
     c = EngineConfig(tensor_parallel_size=ranks, pipeline_parallel_size=stages, **switches)
 
     def rank(comm: Comm) -> Any:
@@ -60,8 +74,9 @@ def together(
         if comm.rank:
             return follow(model, TensorOps(inner, own), stage)
         leading = LeaderOps(inner, stage, model)
+        draft = build_model(checkpoint_of(second, random_tensors(second, 1)), leading) if second else None
         try:
-            return work(build_engine(model, leading, c, lambda: 0.0))
+            return work(build_engine(model, leading, c, lambda: 0.0, draft, ALWAYS_DRAFT if second else None))
         finally:
             leading.close()
 
@@ -132,6 +147,97 @@ def test_sequences_that_leave_early_leave_all_caches(stages: int) -> None:
     switches = {"kv_cache": "paged", "block_size": 2, "num_blocks": 20, "prefix_cache": True}
     found = together(3 if stages == 1 else 1, MODEL, work, stages=stages, **switches)
     assert found == work(make_engine(MODEL, **switches))
+
+
+def test_a_sequence_that_is_preempted_while_its_pass_is_under_way_is_computed_again() -> None:
+    """Four blocks of two positions, two prompts of four. Catches keys that are read of a sequence that has none, and
+    tokens that a sequence gets twice.
+    """
+    switches: dict[str, Any] = {"kv_cache": "paged", "block_size": 2, "num_blocks": 4}
+
+    def work(engine: Engine) -> list[list[int]]:
+        return finish(engine, request([1, 2, 3, 4], 4), request([5, 6, 7, 8], 4))
+
+    for more in ({}, {"kv_bits": 8, "kv_group_size": 3}):
+        found = together(1, MODEL, work, stages=2, **switches, **more)
+        assert found == work(make_engine(MODEL, **switches, **more))
+
+
+def test_a_cancelled_request_ends_no_other_with_its_error() -> None:
+    """Its numbers overflow in a pass that was under way when it was cancelled. Catches an error that names nobody who
+    is there, so that all others end.
+    """
+    tensors = random_tensors(MODEL)
+    tensors["embedding"][30] *= 1e30
+
+    def work(engine: Engine) -> list[Any]:
+        loop = EngineLoop(engine)
+        good, bad = Request(request([3, 4, 5], 6), loop), Request(request([1, 2, 30], 6), loop)
+        step = engine.step
+
+        def cancelling(watch: bool = False) -> Any:
+            trace = step(watch)
+            if bad.seq in engine.scheduler.in_flight:
+                bad.cancel()
+            return trace
+
+        engine.step = cancelling  # type: ignore[method-assign]
+        loop.submit([good, bad])
+        found = [good.result(timeout=20).token_ids, bad.result(timeout=20).finish_reason]
+        loop.close()
+        return found
+
+    [alone] = finish(make_engine(checkpoint_of(MODEL, tensors)), request([3, 4, 5], 6))
+    assert together(1, MODEL, work, stages=2, tensors=tensors) == [alone, "abort"]
+
+
+@pytest.mark.parametrize("stages", [1, 2, 3])
+def test_traces_say_who_came_and_who_went(stages: int) -> None:
+    """With so few blocks that sequences are preempted, in flight and before. Catches one that comes and never goes."""
+    switches: dict[str, Any] = {"kv_cache": "paged", "block_size": 2}
+
+    def work(engine: Engine) -> tuple[set[int], int, int]:
+        rng, inside, preempted = np.random.default_rng(engine.cache.spec.num_blocks), Counter[Any](), 0
+        work = [(rng.integers(0, 6, rng.integers(1, 10)).tolist(), int(rng.choice([1, 4, 14]))) for _ in range(7)]
+        for trace in engine.run([request(*one) for one in work]):
+            inside.update(trace.joined)
+            inside.subtract((*trace.left, *trace.preempted))
+            preempted += len(trace.preempted)
+        return set(inside.values()), preempted, engine.ledger.preemptions
+
+    for blocks in range(15, 22):
+        odd, told, counted = together(1, MODEL, work, stages=stages, num_blocks=blocks, **switches)
+        assert odd == {0}
+        assert told == counted
+
+
+def test_passes_of_a_run_that_was_left_are_forgotten() -> None:
+    """Catches the first step of the next run that waits for them, and tells of them; and caches of engines that are
+    gone, which the other ranks keep.
+    """
+
+    def work(engine: Engine) -> list[list[int]]:
+        run = engine.run([request([1, 2, 3], 9) for _ in range(4)])
+        next(run)
+        run.close()
+        seq = request([4, 5], 2)
+        traces = list(engine.run([seq]))
+        return [[turn.id - seq.id for turn in trace.turns] for trace in traces]
+
+    assert together(1, MODEL, work, stages=2) == [[0], [0]]
+
+
+@pytest.mark.parametrize(("ranks", "stages"), [(2, 1), (1, 3)])
+def test_drafts_that_were_drawn_by_themselves_are_judged_by_all_logits(ranks: int, stages: int) -> None:
+    """Catches rows of which only the best token is known where verification=best-coupling needs all of them."""
+    second = small_config(num_layers=1, hidden_size=12, intermediate_size=16)
+    switches: dict[str, Any] = {"speculative": "draft", "draft_model": "x", "verification": "best-coupling"}
+
+    def work(engine: Engine) -> list[list[int]]:
+        return finish(engine, *(request(prompt, 12, temperature=1.0, seed=4) for prompt in PROMPTS[:2]))
+
+    truth = work(make_engine(MODEL, second=second, draft_cost=ALWAYS_DRAFT, **switches))
+    assert together(ranks, MODEL, work, stages=stages, second=second, **switches) == truth
 
 
 @pytest.mark.parametrize("when", range(1, 9))

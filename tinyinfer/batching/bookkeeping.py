@@ -11,7 +11,7 @@ case. Loses: whatever ran is computed again, as after a preemption, though most 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from itertools import count
 from operator import attrgetter
@@ -73,9 +73,25 @@ class Bookkeeping:
             reason = "{value} positions do not fit into a cache of {most}"
             raise SwitchError("", n, reason, "raise {max_model_len} or {num_blocks}", most=most)
 
-    def computes(self, batch: Batch) -> bool:
-        """Whether the batch is computed now; not that of a step that failed."""
-        return any(batch is one for one in self.computing)
+    def lives(self, batch: Batch) -> list[bool]:
+        """Of each span of a batch that is computed, whether its sequence has not left meanwhile."""
+        return [self.in_flight.get(span.seq.owner) is batch for span in batch.spans]
+
+    def forget(self, batch: Batch) -> bool:
+        """No sequence waits for the batch any more; False if it is forgotten already, by a step that failed."""
+        computing = any(batch is one for one in self.computing)
+        if computing:
+            self._computed(batch)
+        return computing
+
+    def recall(self, joined: Collection[Sequence], preempted: Collection[Sequence]) -> None:
+        """What ends now began before the newest batch was put together: these joined, and were preempted, then."""
+        self.joined, self.left, self.preempted = list(joined), [], list(preempted)
+
+    def _computed(self, batch: Batch) -> None:
+        """The batch is computed in all stages, or will be before any that follows."""
+        self.prefixes.commit()
+        self.computing = [other for other in self.computing if other is not batch]
 
     @property
     def busy(self) -> bool:

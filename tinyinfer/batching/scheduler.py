@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from bisect import insort
 from heapq import nlargest
+from itertools import compress
 from math import inf
 from operator import attrgetter
 
@@ -205,11 +206,9 @@ class Scheduler(Bookkeeping):
 
     def update(self, batch: Batch, choices: list[list[Choice]], now: float) -> list[list[Choice]]:
         """Commits what the step computed, appends new tokens, removes finished sequences; the accepted choices."""
-        self.prefixes.commit()
-        self.computing = [other for other in self.computing if other is not batch]
-        found = list(zip(batch.spans, choices, strict=True))
-        kept = [one for one in found if self.in_flight.get(one[0].seq.owner) is batch]  # others have left meanwhile
-        accepted = self.candidates.best([span for span, _ in kept], [chosen for _, chosen in kept])
+        self._computed(batch)
+        lives = self.lives(batch)
+        accepted = self.candidates.best([*compress(batch.spans, lives)], [*compress(choices, lives)])
         for span, chosen in accepted.items():
             del self.in_flight[span.seq.owner]
             self._extend(span, chosen, now)

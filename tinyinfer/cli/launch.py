@@ -12,15 +12,17 @@ import argparse
 import math
 import os
 import secrets
+import select
 import shutil
 import signal
 import subprocess
 import sys
 import sysconfig
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from tinyinfer.cli.arguments import UsageError
@@ -61,12 +63,37 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{asked} needs {needed} processes, and -n {args.n} starts {args.n}; give -n {needed}")
     replicas = sizes.get("-dp", 1)
     each = command(args.n // replicas, words)
-    with started(each, replicas) as processes:
-        status = ended(processes[0])
-    if abs(status) in FATAL:
-        name = signal.Signals(abs(status)).name
-        raise UsageError(f"one of the {args.n} processes was ended by {name}, so that the others have ended, too")
+    with tempfile.TemporaryDirectory(prefix="tinyinfer-") as folder:
+        with started(each, replicas, Path(folder)) as processes:
+            first = FirstEnded(Path(folder), args.n // replicas)
+            status = ended(processes[0])
+        if abs(status) in FATAL:
+            name = signal.Signals(abs(status)).name
+            raise UsageError(f"{first.name} was ended by {name}, so that the others have ended, too")
     return status
+
+
+class FirstEnded:
+    """Which rank of the first replica ends first. A thread waits for it: mpiexec ends the others at once.
+
+    Each rank writes its process's number into the folder (parallel/mpi.py).
+    """
+
+    def __init__(self, folder: Path, ranks: int) -> None:
+        self.folder, self.ranks, self.name = folder, ranks, "a process"
+        if ranks > 1 and hasattr(os, "pidfd_open"):  # Linux
+            threading.Thread(target=self._wait, daemon=True).start()
+
+    def _wait(self) -> None:
+        files = [self.folder / f"rank{rank}" for rank in range(self.ranks)]
+        with suppress(OSError, ValueError):  # a rank, or the folder, is gone already
+            while not all(file.exists() for file in files):
+                self.folder.stat()
+                time.sleep(0.05)
+            handles = [os.pidfd_open(int(file.read_text())) for file in files]
+            ready, _, _ = select.select(handles, [], [])
+            if len(ready) == 1:  # else this thread came late, and does not know
+                self.name = f"rank {handles.index(ready[0])} of {self.ranks}"
 
 
 def sizes_of(words: list[str]) -> dict[str, int]:
@@ -94,24 +121,24 @@ def command(ranks: int, words: list[str]) -> list[str]:
 
 
 @contextmanager
-def started(each: list[str], replicas: int) -> Iterator[list[Process]]:
+def started(each: list[str], replicas: int, folder: Path) -> Iterator[list[Process]]:
     """The processes of all replicas; at the end of the block all of them end, whatever has ended it."""
     processes: list[Process] = []
-    with tempfile.TemporaryDirectory(prefix="tinyinfer-") as folder:
-        key = secrets.token_hex(32)
-        try:
-            for number in range(replicas):
-                processes.append(start(each, number, Path(folder) / "front", key) if replicas > 1 else
-                                 subprocess.Popen(each))  # fmt: skip
-            yield processes
-        finally:
-            end(processes)
+    key = secrets.token_hex(32)
+    try:
+        for number in range(replicas):
+            told = {"TINYINFER_RANKS": str(folder)} if number == 0 else {}
+            if replicas > 1:
+                told |= dict.fromkeys(("TINYINFER_REPLICA", "TINYINFER_PLACE"), str(number))
+                told |= {"TINYINFER_FRONT": str(folder / "front"), "TINYINFER_KEY": key}
+            processes.append(start(each, number, told))
+        yield processes
+    finally:
+        end(processes)
 
 
-def start(each: list[str], number: int, address: Path, key: str) -> Process:
-    """The process of a replica, with its number and the way to the first one. Only that one has stdin and stdout."""
-    told = dict.fromkeys(("TINYINFER_REPLICA", "TINYINFER_PLACE"), str(number))
-    told |= {"TINYINFER_FRONT": str(address), "TINYINFER_KEY": key}
+def start(each: list[str], number: int, told: dict[str, str]) -> Process:
+    """The process of a replica, with what it is told by the environment. Only the first one has stdin and stdout."""
     if number == 0:
         return subprocess.Popen(each, env=os.environ | told)
     told["TERM"] = "dumb"  # one progress bar is enough

@@ -8,6 +8,9 @@ drafts that were drawn by themselves (verification=best-coupling). Either way th
 
 from __future__ import annotations
 
+from dataclasses import replace
+from itertools import compress
+
 import numpy as np
 
 from tinyinfer.arrays import Array
@@ -31,6 +34,19 @@ def choose_tokens(
     for n, rows in zip(left, host_rows(logits, sampled, list(left.values()), ops), strict=True):
         found[n] = judged(batch.spans[n].seq, rows, drafter)
     return found
+
+
+def living(batch: Batch, sampled: Sampled, lives: list[bool]) -> tuple[Batch, Sampled]:
+    """The batch, and what was sampled, without the spans of sequences that have left it while it was computed.
+
+    lives: of each span, whether its sequence still waits for the result.
+    """
+    if all(lives):
+        return batch, sampled
+    rows = np.repeat(lives, [span.wanted for span in batch.spans])  # (R,)
+    left = None if sampled.rows is None else sampled.rows[rows]
+    spans = tuple(compress(batch.spans, lives))
+    return replace(batch, spans=spans), Sampled(sampled.tokens[rows], sampled.low[rows], sampled.high[rows], left)
 
 
 def chosen(seq: Sequence, tokens: list[int]) -> list[Choice]:

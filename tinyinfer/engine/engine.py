@@ -17,11 +17,11 @@ from tinyinfer.arrays import Array
 from tinyinfer.batching.policies import Limits
 from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.batching.switches import SCHEDULERS
-from tinyinfer.engine.choosing import choose_tokens
+from tinyinfer.engine.choosing import choose_tokens, living
 from tinyinfer.engine.clock import Clock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.overflow import DAMAGED, check_finite, cure_of
-from tinyinfer.engine.recorder import StepRecorder
+from tinyinfer.engine.recorder import Moved, StepRecorder
 from tinyinfer.engine.room import ends_youngest
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.errors import SwitchError
@@ -54,6 +54,9 @@ class Engine:
         self.scheduler, self.drafter, self.cure = scheduler, drafter, cure
         self.ledger = ops.ledger
         self.recorder = StepRecorder(cache, scheduler)
+        self.joined: list[Sequence] = []  # in the newest step, beside those of its pass
+        self.left: list[Sequence] = []
+        self.preempted: list[Sequence] = []
         self.passes: deque[tuple[StepRecorder, Batch, Array]] = deque()  # begun, the oldest first, with their logits
         self.compiled = ops.compile(model, cache, 1 + drafter.most)  # None: the backend runs `transformer` as it is
 
@@ -62,29 +65,38 @@ class Engine:
 
         Where a model's stages compute several passes at once, a step begins as many as there may be, and ends one.
         """
-        before = self.ledger.copy()
-        with self.scheduler.change():
+        before, scheduler = self.ledger.copy(), self.scheduler
+        self.joined, self.left, self.preempted = [], [], []
+        with scheduler.change():
             while self.begin(watch):
                 continue
             record, batch, logits = self.passes.popleft()
+            scheduler.recall(record.joined, record.preempted)
             choices = self.choose(logits, batch)
             accepted = self.scheduler.update(batch, choices, self.clock())
             self.drafter.observe(batch)
-        return record.trace(accepted, self.ledger - before, self.clock())
+        self.left += scheduler.left
+        moved = Moved((*record.joined, *self.joined), tuple(self.left), tuple(self.preempted))
+        return record.trace(accepted, self.ledger - before, self.clock(), moved)
 
     def begin(self, watch: bool = False) -> bool:
         """Begins one more forward pass; False when there are as many as there may be, or no rows for another one."""
         scheduler = self.scheduler
-        while self.passes and not scheduler.computes(self.passes[0][1]):  # a step failed, and was rolled back
-            self.passes.popleft()
+        while self.passes and not any(scheduler.lives(self.passes[0][1])):
+            record, batch, _ = self.passes.popleft()
+            self.joined += record.joined if scheduler.forget(batch) else ()
         if len(self.passes) == scheduler.stages:
             return False
         self.recorder.begin(self.clock(), watch)
         self.drafter.propose(self.scheduler.decoding)
         batch = self.scheduler.next_batch(self.recorder.started)
+        self.left += scheduler.left
+        self.preempted += scheduler.preempted
         if batch.spans or not self.passes:
             logits = self.forward(batch)
             self.passes.append((copy(self.recorder), batch, logits))
+        else:
+            self.joined += scheduler.joined  # and were preempted again, at once
         return bool(batch.spans)
 
     def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)
@@ -103,12 +115,16 @@ class Engine:
     def choose(self, logits: Array, batch: Batch) -> list[list[Choice]]:  # (R, V) ->
         """The new tokens of each span of the batch. On a device of its own, the backend is waited for here, once.
 
-        Raises NotFiniteError, which names its request, for numbers that are not finite.
+        A sequence that has left the batch while it was computed gets none. Raises NotFiniteError, which names its
+        request, for numbers that are not finite.
         """
         with ends_youngest(batch):
             sampled = (self.compiled or self.ops).sample(logits, batch.wanted)
-        check_finite(sampled, batch, self.cache, self.model, self.ops, self.cure)
-        return choose_tokens(logits, sampled, batch, self.drafter, self.ops)
+        lives = self.scheduler.lives(batch)
+        rest, sampled = living(batch, sampled, lives)
+        check_finite(sampled, rest, self.cache, self.model, self.ops, self.cure)
+        found = iter(choose_tokens(logits, sampled, rest, self.drafter, self.ops))
+        return [next(found) if one else [] for one in lives]
 
     def run(self, sequences: list[Sequence], watch: bool = False) -> Iterator[StepTrace]:
         """Steps until all of `sequences` are finished; leaving early aborts the others and frees their cache.

@@ -111,6 +111,8 @@ def first_overflow(model: Model, ops: Ops, span: Span) -> str:
         return search.place or DIVIDED
     except MemoryError:
         return search.place or "in a part that could not be looked for, since memory is short"
+    if not logits.shape[1]:  # the head is another rank's
+        return search.place or DIVIDED
     return search.place or ("" if np.isfinite(logits).all() else "in the output head")
 
 

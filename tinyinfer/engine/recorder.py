@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from tinyinfer.batching.scheduler import Scheduler
 from tinyinfer.engine.clock import Clock
@@ -20,6 +21,14 @@ from tinyinfer.kv_cache.base import Cache
 from tinyinfer.ledger import Ledger
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence, Span, make_batch
+
+
+class Moved(NamedTuple):
+    """The sequences that were admitted, finished or preempted in a step."""
+
+    joined: tuple[Sequence, ...]
+    left: tuple[Sequence, ...]
+    preempted: tuple[Sequence, ...]
 
 
 class StepRecorder:
@@ -56,14 +65,14 @@ class StepRecorder:
         self.idle = tuple(seq.id for seq in running if seq.id not in ran)
         self.waiting = tuple(seq.id for seq in queue if seq.timing.arrival <= self.started)
 
-    def trace(self, accepted: list[list[Choice]], counted: Ledger, now: float) -> StepTrace:
+    def trace(self, accepted: list[list[Choice]], counted: Ledger, now: float, moved: Moved) -> StepTrace:
         """What the step did, and what the cache holds after it. accepted: the new tokens of each span."""
-        cache, scheduler = self.cache, self.scheduler
+        cache = self.cache
         turns = tuple(map(finish_turn, self.turns, self.batch.spans))
         return NotebookTrace(
             self.batch, accepted, (self.started, self.computed, now), counted,
             cache.held_bytes, cache.wasted_bytes, pool=count_blocks(cache), turns=turns,
-            joined=self.joined, left=tuple(scheduler.left), preempted=self.preempted,
+            joined=moved.joined, left=moved.left, preempted=moved.preempted,
             idle=self.idle, waiting=self.waiting,
         )  # fmt: skip
 

@@ -47,6 +47,7 @@ from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Batch, Sequence, Span, Wanted
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: fewer
+AHEAD = 2  # passes for each stage that the leader orders before it asks for the first one's result
 PATIENCE = 60.0  # seconds that the end of a command waits for a step
 # All that changes a cache, or a paged one's blocks for the prefix cache.
 CHANGES = frozenset({
@@ -77,16 +78,18 @@ class Draw(NamedTuple):
     position: int
 
 
+NOTHING = Sampled(np.empty(0, np.int64), np.empty(0), np.empty(0))  # of no rows
 Change = tuple[str, tuple[Any, ...]]  # a method of the cache, and its arguments
 
 
 @dataclass(frozen=True)
 class Begin:
-    """An order: make a cache of this kind and number, of your own heads."""
+    """An order: make a cache of this kind and number, of your own heads. gone: caches that no engine has any more."""
 
     number: int
     kind: type[Cache]
     spec: CacheSpec
+    gone: list[int]
 
 
 @dataclass(frozen=True)
@@ -153,8 +156,7 @@ class Given:
 
     def __init__(self, shape: tuple[int, int], draws: list[Draw | None]) -> None:
         self.shape, self.draws = shape, draws
-        nothing = np.empty(0)
-        self.found = None if shape[0] else Sampled(np.empty(0, np.int64), nothing, nothing, np.empty(shape))
+        self.found: Sampled | None = None
 
     def receive(self, comm: Comm, source: int) -> None:
         """What the last stage has sent (`send`)."""
@@ -175,6 +177,7 @@ class Orders:
     def __init__(self, stage: Stage) -> None:
         self.stage, self.comm, self.turn, self.ended = stage, stage.comm, threading.RLock(), False
         self.waiting: deque[Given] = deque()
+        self.gone: list[int] = []  # numbers of caches whose engines are gone
 
     def tell(self, order: object) -> None:
         """Gives an order to all other ranks, and does not wait for them."""
@@ -266,8 +269,11 @@ class LeaderOps(TensorOps):
             raise SwitchError("", self.orders.comm.size, reason, "give the model when the LLM is opened")
         number = next(self._numbers)
         with self.orders.together():
-            self.orders.tell(Begin(number, type(cache.cache), cache.cache.spec))
-        return Leading(number, cache, self)
+            gone = [self.orders.gone.pop() for _ in range(len(self.orders.gone))]
+            self.orders.tell(Begin(number, type(cache.cache), cache.cache.spec, gone))
+        leading = Leading(number, cache, self)
+        weakref.finalize(leading, self.orders.gone.append, number)
+        return leading
 
     def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
         """The logits of all tokens, from all ranks; `logits` is what the pass of a scored batch has `Given`."""
@@ -288,12 +294,14 @@ class Leading:
         spans = [(known(span.seq), *span[1:]) for span in batch.spans]
         tokens, positions, rows = (np.asarray(array) for array in (batch.tokens, batch.positions, batch.logit_rows))
         draws = [draw_of(*one) for one in batch.wanted] or [None] * len(rows)  # a scored batch wants all its logits
+        for n in drawn_rows(batch):
+            draws[n] = None
         given = Given((len(rows), self.model.config.vocab_size), draws)
+        if len(orders.waiting) >= AHEAD * orders.stage.count:
+            orders.result(orders.waiting[0])
         with orders.together():
             orders.tell(Pass(self.number, changes, tokens, positions, rows, spans, draws))
             logits = orders.stage.compute(self.model, batch, cache, self.ops)  # (R, V) | None
-            if given.found is not None:  # no logits are wanted
-                return given
             if logits is None:
                 orders.waiting.append(given)
             else:
@@ -302,7 +310,7 @@ class Leading:
 
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
         """The best token of all ranks for each row. logits: what `forward` has `Given`, or those of an idle step."""
-        return self.ops.orders.result(logits if wanted else Given((0, 0), []))
+        return self.ops.orders.result(logits) if wanted else NOTHING
 
 
 def follow(model: Model, ops: TensorOps, stage: Stage) -> None:
@@ -311,6 +319,8 @@ def follow(model: Model, ops: TensorOps, stage: Stage) -> None:
     caches: dict[int, Cache] = {}
     while not isinstance(order := comm.hear(0), End):
         if isinstance(order, Begin):
+            for number in order.gone:
+                del caches[number]
             caches[order.number] = order.kind(replace(order.spec, memory=model.config.memory), ops)
             continue
         if not isinstance(order, Pass):
@@ -323,7 +333,7 @@ def follow(model: Model, ops: TensorOps, stage: Stage) -> None:
         batch = Batch(order.tokens, order.positions, order.logit_rows, spans)
         with np.errstate(over="ignore", invalid="ignore"):
             logits = stage.compute(model, batch, cache, ops)  # (R, V) | None
-        if logits is not None and len(logits):
+        if logits is not None:
             found = choose_together(ops.to_host(logits), order.draws, stage.together, vocabulary)
             if comm.rank == stage.answers and not stage.first:
                 send(found, order.draws, comm)
@@ -335,6 +345,15 @@ def send(found: Sampled, draws: list[Draw | None], comm: Comm) -> None:
     comm.post(np.stack([found.tokens.astype(np.float64), found.low, found.high]), 0)  # (3, R)
     if found.rows is not None:
         comm.post(found.rows[[n for n, draw in enumerate(draws) if draw is None]], 0)
+
+
+def drawn_rows(batch: Batch) -> Iterator[int]:
+    """The rows of logits by which drafts are judged that were drawn by themselves (verification=best-coupling)."""
+    stop = 0
+    for span in batch.spans:
+        start, stop = stop, stop + span.wanted
+        if any(draft.probs is not None for draft in span.seq.drafts):
+            yield from range(start, stop)
 
 
 def draw_of(params: SamplingParams, prompt: list[int], new: list[int], seed: int) -> Draw | None:
@@ -350,6 +369,8 @@ def choose_together(
     A rank tells of each row its best token and that token's score, and its smallest and largest logit. A score is
     (logit - largest logit) / temperature + noise: the ranks' own largest logits make scores comparable.
     """
+    if not draws:  # a chunk of a prompt
+        return NOTHING
     first = division(vocabulary, comm.size)[comm.rank].start
     told = np.array([best_of(row, draw, first, vocabulary) for row, draw in zip(logits, draws, strict=True)])  # (R, 4)
     all_told = np.stack(comm.all_gather(told))  # (ranks, R, 4)

@@ -11,11 +11,13 @@ Wins: processes compute at the same time. Loses: each needs a core; ranks that w
 
 from __future__ import annotations
 
+import os
 import pickle
 import sys
 import threading
 import time
 from math import inf
+from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
@@ -41,6 +43,8 @@ def mpi_comm(ledger: Ledger) -> MPIComm:
         reason = "processes that mpiexec has started together divide one model, and this one has opened a model before"
         raise SwitchError("tensor_parallel_size", MPI.COMM_WORLD.Get_size(), reason, "open one model a command")
     MPI.COMM_WORLD.Set_name(TAKEN)
+    if folder := os.environ.get("TINYINFER_RANKS"):  # launch wants to name a rank that dies
+        Path(folder, f"rank{MPI.COMM_WORLD.Get_rank()}").write_text(str(os.getpid()), encoding="utf-8")
     return MPIComm(MPI.COMM_WORLD, MPI.IN_PLACE, ledger)
 
 

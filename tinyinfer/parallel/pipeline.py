@@ -37,6 +37,8 @@ from tinyinfer.model.transformer import Model, embed, head, run_layers
 from tinyinfer.parallel.comm import Comm
 from tinyinfer.sequence import Batch
 
+PIECE = 1 << 17  # bytes
+
 
 class Stage:
     """A rank's place among the stages of a model.
@@ -61,12 +63,23 @@ class Stage:
         if self.first:
             x = embed(model, batch, ops)  # (T, D)
         else:
-            x = self.comm.receive(np.empty((len(batch), model.config.hidden_size), np.float32), rank - width)
+            x = np.empty((len(batch), model.config.hidden_size), np.float32)  # (T, D)
+            for piece in pieces(x):
+                self.comm.receive(piece, rank - width)
         x = run_layers(model, 0, len(model.layers), x, batch, cache, ops)
         if self.last:
             return head(model, x, batch, ops)
-        self.comm.post(np.ascontiguousarray(x), rank + width)
+        for piece in pieces(np.ascontiguousarray(x)):
+            self.comm.post(piece, rank + width)
         return None
+
+
+def pieces(x: Array) -> list[Array]:  # (T, D) ->
+    """Some rows each, so few bytes that a library sends them at once; of more it first asks whether they may come, and
+    is not there to hear the answer while this rank computes its next batch.
+    """
+    rows = max(1, PIECE // x[:1].nbytes) if len(x) else 1
+    return [x[start : start + rows] for start in range(0, len(x), rows)]
 
 
 def stage_layers(c: ModelConfig, stages: int) -> list[range]:
