@@ -80,7 +80,7 @@ class FirstEnded:
     """
 
     def __init__(self, folder: Path, ranks: int) -> None:
-        self.folder, self.ranks, self.name = folder, ranks, "a process"
+        self.folder, self.ranks, self.name = folder, ranks, "a process" if ranks > 1 else "the first process"
         if ranks > 1 and hasattr(os, "pidfd_open"):  # Linux
             threading.Thread(target=self._wait, daemon=True).start()
 
