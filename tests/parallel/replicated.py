@@ -111,6 +111,20 @@ def records(engines: list[Engine]) -> Kind:
     return kind
 
 
+def in_stages(stages: int) -> Kind:
+    """Serves an engine with so many passes under way, as stages have them."""
+
+    def kind(number: int, end: Connection, build: Build) -> None:
+        def staged(c: EngineConfig) -> Engine:
+            engine = build(c)
+            engine.scheduler.stages = stages
+            return engine
+
+        serve(end, Wire(None), staged)
+
+    return kind
+
+
 class Stopping(Server):
     """Calls `stop` in the place of its n-th report."""
 

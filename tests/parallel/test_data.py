@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import socket
+import threading
+import time
 from contextlib import suppress
 from functools import partial
+from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
 
 import pytest
 from helpers import checkpoint_of, finish, make_engine, random_tensors, small_config
 from interrupts import Interrupt
-from replicated import MODEL, Threads, asked, dies_after, fails_at, fronted, hangs_after, records
+from replicated import MODEL, Threads, asked, dies_after, fails_at, fronted, hangs_after, in_stages, records
 
 import tinyinfer
 from tinyinfer.engine.config import EngineConfig
@@ -19,6 +23,7 @@ from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.errors import NotFiniteError, RequestError, SwitchError
 from tinyinfer.replicas.front import Front
+from tinyinfer.replicas.start import Place, accepted, connected
 from tinyinfer.request import Request
 from tinyinfer.sequence import Sequence
 
@@ -216,6 +221,77 @@ def test_a_replica_that_hangs_counts_as_dead(after: int, capsys: pytest.CaptureF
         steps(front, found := work())
     assert told(found) == truth({})
     assert "tinyinfer: replica 1 has reported nothing for 0.5 s; " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stages", [2, 4])
+@pytest.mark.parametrize("after", [2, 5, 9])
+def test_a_replica_with_several_passes_under_way_names_only_what_the_front_knows(stages: int, after: int) -> None:
+    """Watched, and while requests are aborted. Catches a trace of a pass that was begun before a sequence left."""
+    with fronted(2, in_stages(stages), routing="round-robin", kv_cache="paged") as front:
+        sequences = [asked([3, 4, i % 7 + 1], 3 + i % 9) for i in range(20)]
+        run = front.run(sequences, watch=True)
+        for _ in range(after):
+            next(run)
+        front.abort(*list(front.queue.remotes[1].placed)[::2])
+        for _ in run:
+            continue
+        assert list(front.queue.remotes) == [1]
+        assert not front.busy
+
+
+def test_a_slow_replica_0_does_not_slow_down_the_others() -> None:
+    """Its request gets no token before the other's is finished. Catches reports that pile up until the front's own
+    replica has computed as many steps.
+    """
+    with fronted(2, routing="round-robin") as front:
+        forward = front.own.forward
+
+        def slow(batch: Any) -> Any:
+            time.sleep(0.2)
+            return forward(batch)
+
+        front.own.forward = slow  # type: ignore[method-assign]
+        mine, others = asked([3, 4], 40), asked([5, 6], 40)
+        run = front.run([mine, others])
+        while not others.finished:
+            next(run)
+        assert len(mine.new_tokens) < 20
+        assert others.timing.times[-1] - others.timing.times[0] < 20 * 0.2
+        front.abort(mine)
+
+
+def test_a_front_that_pauses_gives_up_no_healthy_replica() -> None:
+    """As a notebook that reads steps slowly. Catches silence that is counted while the front did not look."""
+    with fronted(2, max_num_seqs=1, rank_timeout=0.5) as front:
+        for n, _ in enumerate(front.run([asked([3, 4], 4) for _ in range(16)])):
+            if n in (1, 5, 9):
+                time.sleep(0.8)
+        assert list(front.queue.remotes) == [1]
+
+
+def test_strangers_do_not_keep_replicas_away() -> None:
+    """One that says nothing, one that says anything. Catches an accept that waits for a stranger, or ends with it."""
+    key, listener = b"key" * 10, Listener(("127.0.0.1", 0))
+    place = Place(1, None, listener.address, key)
+    silent, talking = socket.create_connection(listener.address), socket.create_connection(listener.address)
+    talking.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    talking.close()
+    coming: list[Any] = []
+    thread = threading.Thread(target=lambda: coming.append(connected(place)))
+    thread.start()
+    found = accepted(listener, 2, key)
+    thread.join(20)
+    silent.close()
+    assert list(found) == [1]
+    found[1].send("hello")
+    assert coming[0].recv() == "hello"
+
+
+def test_a_replica_whose_process_has_ended_is_not_waited_for(tmp_path: Path) -> None:
+    """launch leaves a file. Catches a front that waits two minutes for one that ran out of memory at its beginning."""
+    (tmp_path / "ended1").touch()
+    with pytest.raises(SwitchError, match="of its replicas, number 1 has ended"):
+        accepted(Listener(str(tmp_path / "front")), 2, b"key")
 
 
 def test_a_replica_without_work_may_be_silent() -> None:

@@ -29,6 +29,7 @@ from tinyinfer.cli.arguments import UsageError
 
 SIZES = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
 GRACE = 5.0  # seconds that processes have to end when the first one has ended, and again when they are asked to
+LONG = 60  # letters of a folder in which a socket's path would be too long for the system
 FATAL = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
 Process = subprocess.Popen[bytes]
 
@@ -63,10 +64,11 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"{asked} needs {needed} processes, and -n {args.n} starts {args.n}; give -n {needed}")
     replicas = sizes.get("-dp", 1)
     each = command(args.n // replicas, words)
-    with tempfile.TemporaryDirectory(prefix="tinyinfer-") as folder:
+    short = "/tmp" if len(tempfile.gettempdir()) > LONG and os.path.isdir("/tmp") else None
+    with tempfile.TemporaryDirectory(prefix="tinyinfer-", dir=short) as folder, ctrl_c_is_theirs():
         with started(each, replicas, Path(folder)) as processes:
             first = FirstEnded(Path(folder), args.n // replicas)
-            status = ended(processes[0])
+            status = ended(processes, Path(folder))
         if abs(status) in FATAL:
             name = signal.Signals(abs(status)).name
             raise UsageError(f"{first.name} was ended by {name}, so that the others have ended, too")
@@ -145,13 +147,24 @@ def start(each: list[str], number: int, told: dict[str, str]) -> Process:
     return subprocess.Popen(each, env=os.environ | told, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
 
 
-def ended(process: Process) -> int:
-    """The exit status of a process, which has Ctrl-C, too, and ends in its own time."""
+@contextmanager
+def ctrl_c_is_theirs() -> Iterator[None]:
+    """Ctrl-C reaches all processes, which end in their own time; this one waits for them."""
+    before = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def ended(processes: list[Process], folder: Path) -> int:
+    """The exit status of the first process. A replica that ends before it leaves a file, which the front looks for."""
     while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+        with suppress(subprocess.TimeoutExpired):
+            return processes[0].wait(0.2 if len(processes) > 1 else None)
+        for number, process in enumerate(processes):
+            if process.poll() is not None:
+                (folder / f"ended{number}").touch()
 
 
 def end(processes: list[Process]) -> None:
@@ -169,6 +182,7 @@ def ask(processes: list[Process]) -> None:
     """Asks processes to end; mpiexec ends its own."""
     for process in processes:
         process.terminate()
+        process.send_signal(signal.SIGCONT)  # one that is stopped would not hear it
 
 
 def waited(processes: list[Process]) -> list[Process]:

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from time import sleep
+from time import monotonic, sleep
 
 import numpy as np
 
@@ -40,7 +40,8 @@ class Front(Engine):
         self.model, self.ops, self.cache, self.clock, self.ledger = own.model, own.ops, own.cache, own.clock, own.ledger
         self.scheduler, self.drafter, self.recorder, self.cure = own.scheduler, own.drafter, own.recorder, own.cure
         self.compiled = own.compiled
-        self.watched, self.since_own = False, 0
+        self.watched = False
+        self.due = 0  # reports that come before the next step of the front's own replica
 
     # What an engine does.
 
@@ -58,8 +59,8 @@ class Front(Engine):
             trace = self.reported()
             self.queue.place(self.clock())
         if trace is None:
-            self.since_own = 0
             trace = self.own.step(watch)
+            self.due = len(self.queue.box.items)
         with self.queue.change():
             self.queue.leave()
         others, cache = [one.held for one in self.queue.remotes.values()], self.own.cache
@@ -106,10 +107,10 @@ class Front(Engine):
     def reported(self) -> StepTrace | None:
         """The next step that another replica has reported; None when none has, or when it is the front's turn."""
         remotes = self.queue.remotes
-        if self.since_own >= len(remotes) and self.own_ready():
+        if self.due == 0 and self.own_ready():
             return None
         while (heard := self.queue.box.take()) is not None:
-            remote = remotes.get(heard.replica)
+            remote, self.due = remotes.get(heard.replica), max(0, self.due - 1)
             message = remote.hear(heard) if remote and heard.words is not None else None
             if remote is None or message is None:
                 self.queue.bury_gone()
@@ -117,9 +118,9 @@ class Front(Engine):
                 self.queue.failed.update(remote.failures(message))
                 remote.drop(self.queue.failed)
             elif isinstance(message, Report):
-                self.since_own += 1
                 self.ledger.add(message.ledger)
-                trace = remote.take(message, self.clock())
+                now = self.clock()
+                trace = remote.take(message, now, now - (monotonic() - heard.moment))
                 remote.tidy(message)
                 return trace
         return None

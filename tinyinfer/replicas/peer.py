@@ -49,6 +49,10 @@ class Box:
             self.filled.wait(seconds)
         return bool(self.items)
 
+    def has(self, replica: int) -> bool:
+        """Whether something of this replica is still to be taken."""
+        return any(heard.replica == replica and heard.words is not None for heard in tuple(self.items))
+
     def take(self) -> Heard | None:
         """The oldest, or None."""
         return self.items.popleft() if self.items else None
@@ -59,6 +63,7 @@ class Peer:
 
     def __init__(self, number: int, connection: Connection) -> None:
         self.number, self.connection, self.gone, self.given_up = number, connection, False, False
+        self.heard = monotonic()  # when something last came
         self.boxes: dict[int, Box] = {}  # of the engines that have a part in the replica
         self.outgoing: SimpleQueue[bytes | None] = SimpleQueue()
         for work in (self._read, self._write):
@@ -85,6 +90,7 @@ class Peer:
         try:
             while True:
                 words = self.connection.recv_bytes()
+                self.heard = monotonic()
                 box = self.boxes.get(int.from_bytes(words[:NUMBER], "big"))
                 if box is not None:
                     box.put(Heard(self.number, monotonic(), words[NUMBER:]))

@@ -44,7 +44,7 @@ class Queue:
         self.mine: dict[Sequence, None] = {}
         self.failed: dict[Sequence, Exception] = {}
         self.saved: dict[Sequence, int] = {}
-        self._numbers, self._changing = count(), False
+        self._numbers, self._changing, self.looked = count(), False, monotonic()
 
     @property
     def busy(self) -> bool:
@@ -108,12 +108,16 @@ class Queue:
     # Replicas that are gone, and interrupts.
 
     def bury_gone(self) -> None:
-        """Gives up replicas that have ended, or have had work and said nothing for too long, once all is read."""
+        """Gives up replicas that have ended, or have had work and said nothing for too long, once all is read.
+
+        After a pause of the front itself it looks twice: what was said meanwhile may not be read yet.
+        """
         now = monotonic()
-        for remote in list(self.remotes.values()) if not self.box.wait(0.0) else ():
+        paused, self.looked = now - self.looked > self.patience / 2, now
+        for remote in [remote for number, remote in self.remotes.items() if not self.box.has(number)]:
             if remote.peer.gone:
                 self.bury(remote, "has ended")
-            elif remote.silent_for(now) > self.patience:
+            elif remote.silent_for(now) > self.patience and not paused:
                 self.bury(remote, f"has reported nothing for {self.patience:g} s")
 
     def bury(self, remote: Remote, why: str) -> None:

@@ -25,7 +25,7 @@ class Remote:
         self.sent: dict[int, Sequence] = {}
         self.placed: dict[Sequence, int] = {}
         self.held = (0, 0)
-        self.heard = monotonic()  # when it last reported, or was given work while it had none
+        self.since = monotonic()  # when it was last given work
 
     def tell(self, message: object) -> None:
         """Sends a message to the engine."""
@@ -33,8 +33,7 @@ class Remote:
 
     def add(self, seq: Sequence, number: int) -> None:
         """Places a sequence here."""
-        if not self.placed:
-            self.heard = monotonic()
+        self.since = monotonic()
         self.sent[number], self.placed[seq] = seq, number
         request, progress = replace(seq.request, id=number), seq.progress
         self.tell(Add(request, seq.new_text, seq.timing.arrival, list(progress.choices), progress.computed))
@@ -52,24 +51,25 @@ class Remote:
 
     def silent_for(self, now: float) -> float:
         """Seconds for which the engine has had work and said nothing."""
-        return now - self.heard if self.placed else 0.0
+        return now - max(self.since, self.peer.heard) if any(not seq.finished for seq in self.placed) else 0.0
 
     def hear(self, heard: Heard) -> object:
         """What the engine says, with the front's own sequences in it."""
-        self.heard = heard.moment
         return self.wire.loads(heard.words or b"", self.sent.__getitem__)
 
-    def take(self, report: Report, now: float) -> StepTrace:
-        """Writes what a step did into the front's sequences; the trace, with their ids and at the front's time."""
+    def take(self, report: Report, now: float, came: float) -> StepTrace:
+        """Writes what a step did into the front's sequences, at the time when the report came; the trace, with their
+        ids, at the time when it is handed on.
+        """
         trace, begun = report.trace, now - report.trace.seconds
         cached = {turn.id: turn.cached for turn in trace.turns}
         advances = [one for one in report.advances if self.is_current(one.number)]
         for one in advances:
             if self.sent[one.number] in trace.joined:
-                self.sent[one.number].start(begun, cached[one.number])
+                self.sent[one.number].start(came - trace.seconds, cached[one.number])
         for turn, choices in zip(trace.turns, trace.choices, strict=True):
             if self.is_current(turn.id):
-                self.sent[turn.id].extend(choices, now)
+                self.sent[turn.id].extend(choices, came)
         for one in advances:
             self.sent[one.number].record_computed(one.computed)
             self.sent[one.number].record_verification(one.proposed, one.accepted)

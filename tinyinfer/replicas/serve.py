@@ -71,11 +71,20 @@ class Served:
         for seq in trace.left:
             self.sequences.pop(seq.id, None)
         owners = dict.fromkeys(span.seq.owner for span in trace.batch.spans)
-        dropped, self.dropped = [*self.dropped, *(seq.id for seq in trace.left)], []
+        ended, under_way = [*self.dropped, *(seq.id for seq in trace.left)], self.under_way()
+        dropped, self.dropped = [n for n in ended if n not in under_way], [n for n in ended if n in under_way]
         report = Report(trace, Ledger(), [self.advance(seq) for seq in owners], dropped)
         for seq in trace.left:
             self.verified.pop(seq, None)
         return report
+
+    def under_way(self) -> set[int]:
+        """The sequences that traces of passes will name that stages compute now."""
+        found: set[int] = set()
+        for record, batch, _ in self.engine.passes:
+            named = (*(span.seq.owner for span in batch.spans), *record.joined, *record.preempted)
+            found |= {seq.id for seq in named} | {*record.idle, *record.waiting}
+        return found
 
     def advance(self, seq: Sequence) -> Advance:
         """What is new of a sequence since its last step."""

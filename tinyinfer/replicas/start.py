@@ -20,10 +20,12 @@ import threading
 import time
 import weakref
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
 from multiprocessing import AuthenticationError
-from multiprocessing.connection import Client, Connection, Listener
+from multiprocessing.connection import Client, Connection, Listener, answer_challenge, deliver_challenge
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, NoReturn
 
@@ -94,7 +96,7 @@ class Replicas(Single):
         if self.place.number and threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # the front says when all end
         if self.place.listener:
-            self.links |= accepted(self.place.listener, c.data_parallel_size)
+            self.links |= accepted(self.place.listener, c.data_parallel_size, self.place.key)
         elif self.place.number and self.place.leads:
             self.links[0] = connected(self.place)
         weakref.finalize(self, hang_up_all, self.links)
@@ -165,6 +167,8 @@ class Replicas(Single):
 
     def _told(self, number: int, link: Connection) -> Any:
         try:
+            if not link.poll(self.config.rank_timeout):
+                raise self._lost(number, f"has not loaded the model within {self.config.rank_timeout:g} s")
             return self.wire.loads(link.recv_bytes())
         except (EOFError, OSError):
             raise self._lost(number, "has ended before it had loaded the model") from None
@@ -200,7 +204,7 @@ def find_place(c: EngineConfig, ledger: Ledger) -> Place:
     comm = mpi_comm(ledger) if each > 1 else None
     address, key = os.environ[ADDRESS], bytes.fromhex(os.environ[KEY])
     front = number == "0" and (comm is None or comm.rank == 0)
-    return Place(int(number), comm, address, key, Listener(address, authkey=key) if front else None)
+    return Place(int(number), comm, address, key, Listener(address) if front else None)
 
 
 def place_in_world(c: EngineConfig, each: int, ledger: Ledger) -> Place:
@@ -220,38 +224,54 @@ def place_in_world(c: EngineConfig, each: int, ledger: Ledger) -> Place:
             sys.exit(2)  # the first one says it
         raise SwitchError("data_parallel_size", c.data_parallel_size, reason, cure, needed=needed, there=there)
     key = world.share(secrets.token_bytes(32))
-    listener = Listener((os.environ.get(HOST, "127.0.0.1"), 0), authkey=key) if world.rank == 0 else None
+    listener = Listener((os.environ.get(HOST, "127.0.0.1"), 0)) if world.rank == 0 else None
     address = world.share(listener and listener.address)
     comm = world.split(world.rank // each)
     return Place(world.rank // each, comm if each > 1 else None, address or "", key, listener)
 
 
-def accepted(listener: Listener, size: int) -> dict[int, Connection]:
+def accepted(listener: Listener, size: int, key: bytes) -> dict[int, Connection]:
     """The connections of the other replicas, by their numbers. Raises SwitchError when one does not come."""
-    came: SimpleQueue[Connection] = SimpleQueue()
+    came: SimpleQueue[tuple[int, Connection]] = SimpleQueue()
+    closing = threading.Event()
+
+    def greet(link: Connection) -> None:
+        """A stranger, who does not know the key or says nothing, gets no further than this thread."""
+        with suppress(AuthenticationError, EOFError, OSError):
+            deliver_challenge(link, key)
+            answer_challenge(link, key)
+            came.put((int(link.recv()), link))
 
     def accept() -> None:
-        while True:
-            try:
-                came.put(listener.accept())
-            except (AuthenticationError, EOFError):  # a stranger
-                continue
-            except OSError:  # the listener is closed
-                return
+        while not closing.is_set():
+            with suppress(OSError):
+                threading.Thread(target=greet, args=(listener.accept(),), daemon=True).start()
 
     threading.Thread(target=accept, name="replicas come", daemon=True).start()
     found: dict[int, Connection] = {}
     until = time.monotonic() + START
-    while len(found) < size - 1:
-        try:
-            link = came.get(timeout=max(0.0, until - time.monotonic()))
-        except Empty:
-            missing = ", ".join(str(number) for number in range(1, size) if number not in found)
-            reason = "{field}={value}: of its replicas, number {missing} did not come within {seconds:g} s"
-            raise SwitchError("data_parallel_size", size, reason, missing=missing, seconds=START) from None
-        found[int(link.recv())] = link
-    listener.close()
+    try:
+        while len(found) < size - 1:
+            missing = [number for number in range(1, size) if number not in found]
+            gone = [number for number in missing if ended_early(listener.address, number)]
+            if gone or time.monotonic() > until:
+                number, why = (gone[0], "has ended") if gone else (missing[0], f"did not come within {START:g} s")
+                reason = "{field}={value}: of its replicas, number {number} {why}"
+                raise SwitchError("data_parallel_size", size, reason, number=number, why=why)
+            with suppress(Empty):
+                number, link = came.get(timeout=0.1)
+                found[number] = link
+    finally:
+        closing.set()
+        with suppress(OSError):
+            Client(listener.address).close()  # the thread waits for one more
+        listener.close()
     return dict(sorted(found.items()))
+
+
+def ended_early(address: Address, number: int) -> bool:
+    """Whether launch has seen a replica's process end: it leaves a file beside the front's socket."""
+    return isinstance(address, str) and Path(address).with_name(f"ended{number}").exists()
 
 
 def connected(place: Place) -> Connection:
