@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import ml_dtypes
 import numpy as np
@@ -86,7 +86,10 @@ from tinyinfer.lessons.pruned_models import inputs_of, matrix_of, output_error, 
 from tinyinfer.lessons.pruned_models import windows as windows_read
 from tinyinfer.lessons.pruning_judge import CHOICES, judge_cheapest, judge_influence, judge_refit, refit
 from tinyinfer.lessons.pruning_judge import influence as influence_by_hand
+from tinyinfer.lessons.rank_runs import divided_mlp, draw_schedule
+from tinyinfer.lessons.ring_judge import judge_ring, ring
 from tinyinfer.lessons.rounding import judge_restore, judge_round, restore, round_groups, rounded
+from tinyinfer.lessons.shares_judge import judge_shares, matrices, shares
 from tinyinfer.lessons.speculative_decoding import drafted, drawn_counts, layers_drafter
 from tinyinfer.lessons.sure_student import descent, judge_rest, log_rest, one_minus, some_of
 from tinyinfer.lessons.verifier_judge import USUAL, chain_law, judge_verifier, leviathan, random_laws, step_law
@@ -104,10 +107,12 @@ from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.model.weights import MASK, TWO_OF_FOUR, Experts, Floats, Linear, MixedMatrix, SparseMatrix
 from tinyinfer.parallel.collectives import ring_all_reduce, tree_all_reduce
 from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.divided_mlp import mlp_part, mlp_term
 from tinyinfer.parallel.lead import LeaderOps, follow
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.mpi import MPIComm
 from tinyinfer.parallel.pipeline import Stage
+from tinyinfer.parallel.schedule import begin_times, decode_times, idle_share
 from tinyinfer.parallel.shards import part_of
 from tinyinfer.parallel.tensor import TensorOps, divide
 from tinyinfer.pruning.apply import prune_model
@@ -447,6 +452,7 @@ def run_lessons(inspector: Inspector) -> None:
     inspector.watch({}, lambda: run_rounding(np.random.default_rng(0).random((19, 43), dtype=np.float32)))
     inspector.watch({}, run_kernel_judges)
     inspector.watch(letters_of(llm.config), lambda: run_pruned_lesson(llm))
+    inspector.watch({}, lambda: run_ranks_lesson(llm))
     small = models.open(models.tiny_path(), None, backend="numpy", quantize="int8", quantize_head="int8")
     inspector.watch(letters_of(small.config), lambda: run_kernels(small))
 
@@ -484,6 +490,23 @@ def run_distilling(llm: LLM) -> None:
     assert run.losses.shape[1] == run.tests.shape[1] == 2
     probabilities(llm, llm.model, text.reading(read=False), text.known)
     mistaken(said, text)
+
+
+def run_ranks_lesson(llm: LLM) -> None:
+    """A ring, a divided MLP and a pipeline on paper, and the judges of the first two."""
+    assert judge_shares(shares) is judge_ring(ring) is None
+    x = np.random.default_rng(0).random((7, llm.config.hidden_size), dtype=np.float32)
+    threading.setprofile(sys.getprofile())
+    divided_mlp(x, llm, 0, shares, ring, 3)
+    threading.setprofile(None)
+    assert matrices(11, 5)[2].shape == (5, 11)
+    seconds = np.ones((3, 5))
+    begin = begin_times(seconds)
+    assert idle_share(begin, seconds) > 0
+    gate_up, down, bias = (np.ones(shape, np.float32) for shape in ((22, 7), (7, 11), (7,)))
+    assert mlp_term(x[:, :7], *mlp_part(gate_up, down, bias, 0, 1)).shape == (7, 7)
+    for times in (begin, decode_times(seconds, 2)):
+        draw_schedule(MagicMock(), times, seconds, "")
 
 
 def run_rounding(w: np.ndarray) -> None:

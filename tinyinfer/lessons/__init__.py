@@ -50,6 +50,10 @@ neither. Files in reading order:
     sure_student.py          lesson 19: a student so sure that float32 knows no rest, and the judge of that rest
     distillation_runs.py     lesson 19: two small students, what they read, and what they cost
     distillation.py          lesson 19: exercises, the figure, and what a useful student would cost
+    ring_judge.py            lesson 20: a ring of ranks that adds up arrays, and the judge of a student's ring
+    shares_judge.py          lesson 20: an MLP divided among ranks, and the judge of a student's shares
+    rank_runs.py             lesson 20: the real model on ranks with a student's ring, and GPUs on paper
+    parallelism.py           lesson 20: exercises
 
 Wins: a wrong answer gets a sentence and a hint, and counts judge it on any machine. Loses: a judge knows only the
 usual wrong answers; any other one gets the hint of the exercise.

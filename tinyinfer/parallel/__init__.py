@@ -8,6 +8,8 @@ Read in this order:
     mpi.py            ranks as processes, on one machine or on several
     shards.py         a part of a matrix, in whatever form the matrix is
     pipeline.py       layers divided: stages, and rows that go from one to the next
+    divided_mlp.py    an MLP divided among ranks, on plain arrays
+    schedule.py       a pipeline on paper: when each stage begins what, and how long it is idle
     tensor.py         every layer divided among the ranks: heads, neurons, experts, the vocabulary
     switches.py       how many ranks there are, and how many replicas
     lead.py           one rank schedules and chooses tokens, the others follow its orders
