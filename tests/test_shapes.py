@@ -100,6 +100,8 @@ from tinyinfer.loading.gguf_blocks import block_codes
 from tinyinfer.loading.reorder import neighbour_pairs_order, partial_rotation_order, reordered
 from tinyinfer.loading.saving import save_model
 from tinyinfer.measure.kl import kl_divergence
+from tinyinfer.measure.roofline import Machine
+from tinyinfer.measure.timed_ranks import timed
 from tinyinfer.model.attention import full_attention
 from tinyinfer.model.config import ModelConfig, MoEConfig, RopeConfig
 from tinyinfer.model.heads import Heads, Sinks, SoftCap
@@ -574,6 +576,7 @@ def run_parallel(inspector: Inspector) -> None:
     def work() -> None:
         threading.setprofile(sys.getprofile())  # the ranks' threads are watched, too
         run_ranks(2, call_all)
+        run_ranks(2, lambda comm: call_all(timed(comm, Machine(1e9, 1e9))))
         for way in (ring_all_reduce, tree_all_reduce):
             run_ranks(3, lambda comm, way=way: way(np.ones((5, 2), np.float32), comm))
         DelegatingOps(NumpyOps(Ledger())).whole(np.ones((5, 2)))

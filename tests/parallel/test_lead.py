@@ -164,8 +164,8 @@ def test_a_sequence_that_is_preempted_while_its_pass_is_under_way_is_computed_ag
 
 
 def test_a_cancelled_request_ends_no_other_with_its_error() -> None:
-    """Its numbers overflow in a pass that was under way when it was cancelled. Catches an error that names nobody who
-    is there, so that all others end.
+    """Its numbers overflow in a pass that was under way when it was cancelled. Catches an error that names a request
+    which is gone, so that all others end.
     """
     tensors = random_tensors(MODEL)
     tensors["embedding"][30] *= 1e30

@@ -54,9 +54,7 @@ class Engine:
         self.scheduler, self.drafter, self.cure = scheduler, drafter, cure
         self.ledger = ops.ledger
         self.recorder = StepRecorder(cache, scheduler)
-        self.joined: list[Sequence] = []  # in the newest step, beside those of its pass
-        self.left: list[Sequence] = []
-        self.preempted: list[Sequence] = []
+        self.moved = Moved([], [], [])  # in the newest step, beside what its pass and its end have moved
         self.passes: deque[tuple[StepRecorder, Batch, Array]] = deque()  # begun, the oldest first, with their logits
         self.compiled = ops.compile(model, cache, 1 + drafter.most)  # None: the backend runs `transformer` as it is
 
@@ -65,38 +63,41 @@ class Engine:
 
         Where a model's stages compute several passes at once, a step begins as many as there may be, and ends one.
         """
-        before, scheduler = self.ledger.copy(), self.scheduler
-        self.joined, self.left, self.preempted = [], [], []
-        with scheduler.change():
-            while self.begin(watch):
-                continue
-            record, batch, logits = self.passes.popleft()
-            scheduler.recall(record.joined, record.preempted)
+        before = self.ledger.copy()
+        with self.scheduler.change():
+            record, batch, logits = self.oldest_pass(watch)
             choices = self.choose(logits, batch)
             accepted = self.scheduler.update(batch, choices, self.clock())
             self.drafter.observe(batch)
-        self.left += scheduler.left
-        moved = Moved((*record.joined, *self.joined), tuple(self.left), tuple(self.preempted))
-        return record.trace(accepted, self.ledger - before, self.clock(), moved)
+        return record.trace(accepted, self.ledger - before, self.clock(), self.moved)
+
+    def oldest_pass(self, watch: bool) -> tuple[StepRecorder, Batch, Array]:
+        """Begins as many passes as there may be; the record, the batch and the logits of the oldest."""
+        self.moved = Moved([], [], [])
+        while self.begin(watch):
+            continue
+        record, batch, logits = self.passes.popleft()
+        self.scheduler.recall(record.joined, record.preempted)
+        return record, batch, logits
 
     def begin(self, watch: bool = False) -> bool:
         """Begins one more forward pass; False when there are as many as there may be, or no rows for another one."""
         scheduler = self.scheduler
         while self.passes and not any(scheduler.lives(self.passes[0][1])):
             record, batch, _ = self.passes.popleft()
-            self.joined += record.joined if scheduler.forget(batch) else ()
+            self.moved.joined.extend(record.joined if scheduler.forget(batch) else ())
         if len(self.passes) == scheduler.stages:
             return False
         self.recorder.begin(self.clock(), watch)
         self.drafter.propose(self.scheduler.decoding)
         batch = self.scheduler.next_batch(self.recorder.started)
-        self.left += scheduler.left
-        self.preempted += scheduler.preempted
+        self.moved.left.extend(scheduler.left)
+        self.moved.preempted.extend(scheduler.preempted)
         if batch.spans or not self.passes:
             logits = self.forward(batch)
             self.passes.append((copy(self.recorder), batch, logits))
         else:
-            self.joined += scheduler.joined  # and were preempted again, at once
+            self.moved.joined.extend(scheduler.joined)  # and were preempted again, at once
         return bool(batch.spans)
 
     def forward(self, batch: Batch) -> Array:  # (T,) -> (R, V)

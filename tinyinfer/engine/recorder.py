@@ -26,9 +26,9 @@ from tinyinfer.sequence import Batch, Sequence, Span, make_batch
 class Moved(NamedTuple):
     """The sequences that were admitted, finished or preempted in a step."""
 
-    joined: tuple[Sequence, ...]
-    left: tuple[Sequence, ...]
-    preempted: tuple[Sequence, ...]
+    joined: list[Sequence]
+    left: list[Sequence]
+    preempted: list[Sequence]
 
 
 class StepRecorder:
@@ -66,13 +66,16 @@ class StepRecorder:
         self.waiting = tuple(seq.id for seq in queue if seq.timing.arrival <= self.started)
 
     def trace(self, accepted: list[list[Choice]], counted: Ledger, now: float, moved: Moved) -> StepTrace:
-        """What the step did, and what the cache holds after it. accepted: the new tokens of each span."""
+        """What the step did, and what the cache holds after it. accepted: the new tokens of each span. moved: what
+        else has moved, in passes that the step has begun.
+        """
         cache = self.cache
         turns = tuple(map(finish_turn, self.turns, self.batch.spans))
         return NotebookTrace(
             self.batch, accepted, (self.started, self.computed, now), counted,
             cache.held_bytes, cache.wasted_bytes, pool=count_blocks(cache), turns=turns,
-            joined=moved.joined, left=moved.left, preempted=moved.preempted,
+            joined=(*self.joined, *moved.joined), left=(*moved.left, *self.scheduler.left),
+            preempted=tuple(moved.preempted),
             idle=self.idle, waiting=self.waiting,
         )  # fmt: skip
 
