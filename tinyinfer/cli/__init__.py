@@ -20,7 +20,7 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     bench.py           the speed, beside what the roofline predicts
     bench_workload.py  the flags of requests that arrive over time
     bench_cluster.py   the frontier of a model's splits among GPUs, on paper
-    launch.py          a command in several processes: ranks by mpiexec, replicas one by one
+    launch.py          a command in several processes: ranks by mpiexec, replicas one by one or by Ray
     course.py          the assignments, listed and started
     course_grade.py    a submission in, its report out
     notebook_pages.py  a lesson executed by a kernel, and rendered

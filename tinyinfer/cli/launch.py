@@ -3,7 +3,7 @@
 Ranks of one model are started by mpiexec (extra `parallel`), which ends all of them when one dies, and passes Ctrl-C
 on. Replicas (`-dp`) are started one by one, each by itself or, if several ranks share its model, by an mpiexec of its
 own: so one that dies takes no other along. The first process has stdin, stdout and the exit status. On several machines
-mpiexec itself is called, with its own flags for hosts.
+mpiexec itself is called, with its own flags for hosts; or --ray places replicas on the nodes of a Ray cluster.
 """
 
 from __future__ import annotations
@@ -21,17 +21,19 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from tinyinfer.cli.arguments import UsageError
+from tinyinfer.replicas.on_ray import Task, cluster
 
 SIZES = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
 GRACE = 5.0  # seconds that processes have to end when the first one has ended, and again when they are asked to
 LONG = 60  # letters of a folder in which a socket's path would be too long for the system
 FATAL = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
-Process = subprocess.Popen[bytes]
+Process = subprocess.Popen[bytes] | Task
+Start = Callable[[list[str], dict[str, str]], Process]  # a command, and its environment variables
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,6 +45,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "replicas of one process.",
     )  # fmt: skip
     parser.add_argument("-n", type=int, required=True, metavar="N", help="how many processes")
+    parser.add_argument(
+        "--ray", nargs="?", const="", metavar="ADDRESS",
+        help="replicas on a Ray cluster: the one at this address, else the one of this machine, which is started where "
+        "there is none; needs pip install 'tinyinfer[ray]'",
+    )  # fmt: skip
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="a command of tinyinfer")
     parser.set_defaults(run=run)
 
@@ -63,15 +70,19 @@ def run(args: argparse.Namespace) -> int:
         asked = " ".join(f"{flag} {size}" for flag, size in sizes.items())
         raise UsageError(f"{asked} needs {needed} processes, and -n {args.n} starts {args.n}; give -n {needed}")
     replicas = sizes.get("-dp", 1)
-    each = command(args.n // replicas, words)
+    if args.ray is not None and replicas == 1:
+        raise UsageError("--ray places replicas, and this command has one; add -dp to it, or leave --ray out")
+    ranks = args.n // replicas
     short = "/tmp" if len(tempfile.gettempdir()) > LONG and os.path.isdir("/tmp") else None
-    with tempfile.TemporaryDirectory(prefix="tinyinfer-", dir=short) as folder, ctrl_c_is_theirs():
-        with started(each, replicas, Path(folder)) as processes:
-            first = FirstEnded(Path(folder), args.n // replicas)
-            status = ended(processes, Path(folder))
+    with tempfile.TemporaryDirectory(prefix="tinyinfer-", dir=short) as name, ctrl_c_is_theirs():
+        folder = Path(name)
+        place = this_machine(folder) if args.ray is None else cluster(args.ray, replicas - 1, ranks)
+        with started(command(ranks, words), replicas, place, folder) as processes:
+            first = FirstEnded(folder, ranks)
+            status = ended(processes, folder)
         if abs(status) in FATAL:
-            name = signal.Signals(abs(status)).name
-            raise UsageError(f"{first.name} was ended by {name}, so that the others have ended, too")
+            cause = signal.Signals(abs(status)).name
+            raise UsageError(f"{first.name} was ended by {cause}, so that the others have ended, too")
     return status
 
 
@@ -123,28 +134,41 @@ def command(ranks: int, words: list[str]) -> list[str]:
 
 
 @contextmanager
-def started(each: list[str], replicas: int, folder: Path) -> Iterator[list[Process]]:
-    """The processes of all replicas; at the end of the block all of them end, whatever has ended it."""
+def started(
+    each: list[str], replicas: int, place: AbstractContextManager[tuple[str, Start]], folder: Path
+) -> Iterator[list[Process]]:
+    """The processes of all replicas; at the end of the block all of them end, whatever has ended it.
+
+    place: the address of the first one, and what starts another one. folder: where ranks and replicas leave word.
+    """
     processes: list[Process] = []
-    key = secrets.token_hex(32)
-    try:
-        for number in range(replicas):
-            told = {"TINYINFER_RANKS": str(folder)} if number == 0 else {}
-            if replicas > 1:
-                told |= dict.fromkeys(("TINYINFER_REPLICA", "TINYINFER_PLACE"), str(number))
-                told |= {"TINYINFER_FRONT": str(folder / "front"), "TINYINFER_KEY": key}
-            processes.append(start(each, number, told))
-        yield processes
-    finally:
-        end(processes)
+    with place as (address, start):
+        key = secrets.token_hex(32)
+        try:
+            for number in range(replicas):
+                told = os.environ | (environment(number, address, key) if replicas > 1 else {})
+                if number:
+                    processes.append(start(each, told))
+                else:
+                    processes.append(subprocess.Popen(each, env=told | {"TINYINFER_RANKS": str(folder)}))
+            yield processes
+        finally:
+            end(processes)
 
 
-def start(each: list[str], number: int, told: dict[str, str]) -> Process:
-    """The process of a replica, with what it is told by the environment. Only the first one has stdin and stdout."""
-    if number == 0:
-        return subprocess.Popen(each, env=os.environ | told)
-    told["TERM"] = "dumb"  # one progress bar is enough
-    return subprocess.Popen(each, env=os.environ | told, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+def environment(number: int, address: str, key: str) -> dict[str, str]:
+    """What the process of a replica is told: its number, and the way to the first one."""
+    told = dict.fromkeys(("TINYINFER_REPLICA", "TINYINFER_PLACE"), str(number))
+    told |= {"TINYINFER_FRONT": address, "TINYINFER_KEY": key}
+    return told | ({"TERM": "dumb"} if number else {})  # one progress bar is enough
+
+
+@contextmanager
+def this_machine(folder: Path) -> Iterator[tuple[str, Start]]:
+    """Where replicas are without --ray. Only the first one has stdin and stdout."""
+    yield str(folder / "front"), lambda each, told: subprocess.Popen(
+        each, env=told, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
+    )
 
 
 @contextmanager
@@ -159,9 +183,11 @@ def ctrl_c_is_theirs() -> Iterator[None]:
 
 def ended(processes: list[Process], folder: Path) -> int:
     """The exit status of the first process. A replica that ends before it leaves a file, which the front looks for."""
+    first = processes[0]
+    assert isinstance(first, subprocess.Popen)
     while True:
         with suppress(subprocess.TimeoutExpired):
-            return processes[0].wait(0.2 if len(processes) > 1 else None)
+            return first.wait(0.2 if len(processes) > 1 else None)
         for number, process in enumerate(processes):
             if process.poll() is not None:
                 (folder / f"ended{number}").touch()
@@ -182,7 +208,8 @@ def ask(processes: list[Process]) -> None:
     """Asks processes to end; mpiexec ends its own."""
     for process in processes:
         process.terminate()
-        process.send_signal(signal.SIGCONT)  # one that is stopped would not hear it
+        if isinstance(process, subprocess.Popen):
+            process.send_signal(signal.SIGCONT)  # one that is stopped would not hear it
 
 
 def waited(processes: list[Process]) -> list[Process]:

@@ -10,6 +10,7 @@ Tensor parallelism divides a model; here each replica has all of it, and gets re
     queue.py      which replica has which sequence; what happens when one dies
     front.py      the front: an engine whose steps are those of all replicas
     start.py      how the replicas of one command find each other
+    on_ray.py     replicas on the nodes of a Ray cluster
 
 A replica may be divided among ranks (parallel/): then it has the ranks of one model, and its first rank serves the
 front.

@@ -6,8 +6,9 @@ returns: they load the model, serve the front, and end when it ends.
     tinyinfer launch -n 2 -- generate -dp 2 "Hello"          or: mpiexec -n 2 python -m tinyinfer generate -dp 2 "Hello"
 
 `launch` starts each replica by itself, so that one that dies takes no other along, and tells it its number, an address
-and a key by the environment. What mpiexec starts is one world: ranks are numbered replica by replica, and MPI ends all
-when one dies. Either way requests travel by sockets, because a socket says at once that its other end is gone.
+and a key by the environment; with --ray it does so on the nodes of a cluster (on_ray.py). What mpiexec starts is one
+world: ranks are numbered replica by replica, and MPI ends all when one dies. Either way requests travel by sockets,
+because a socket says at once that its other end is gone.
 """
 
 from __future__ import annotations
@@ -202,9 +203,15 @@ def find_place(c: EngineConfig, ledger: Ledger) -> Place:
         raise SwitchError("data_parallel_size", c.data_parallel_size, reason + " before", "open one model a command")
     os.environ[NUMBER] = TAKEN
     comm = mpi_comm(ledger) if each > 1 else None
-    address, key = os.environ[ADDRESS], bytes.fromhex(os.environ[KEY])
+    address, key = address_of(os.environ[ADDRESS]), bytes.fromhex(os.environ[KEY])
     front = number == "0" and (comm is None or comm.rank == 0)
     return Place(int(number), comm, address, key, Listener(address) if front else None)
+
+
+def address_of(words: str) -> Address:
+    """The front's address as launch writes it: HOST:PORT, or the path of a socket of this machine."""
+    host, _, port = words.rpartition(":")
+    return (host, int(port)) if host and port.isdecimal() else words
 
 
 def place_in_world(c: EngineConfig, each: int, ledger: Ledger) -> Place:
@@ -253,7 +260,7 @@ def accepted(listener: Listener, size: int, key: bytes) -> dict[int, Connection]
     try:
         while len(found) < size - 1:
             missing = [number for number in range(1, size) if number not in found]
-            gone = [number for number in missing if ended_early(listener.address, number)]
+            gone = [number for number in missing if ended_early(number)]
             if gone or time.monotonic() > until:
                 number, why = (gone[0], "has ended") if gone else (missing[0], f"did not come within {START:g} s")
                 reason = "{field}={value}: of its replicas, number {number} {why}"
@@ -269,9 +276,10 @@ def accepted(listener: Listener, size: int, key: bytes) -> dict[int, Connection]
     return dict(sorted(found.items()))
 
 
-def ended_early(address: Address, number: int) -> bool:
-    """Whether launch has seen a replica's process end: it leaves a file beside the front's socket."""
-    return isinstance(address, str) and Path(address).with_name(f"ended{number}").exists()
+def ended_early(number: int) -> bool:
+    """Whether launch has seen a replica's process end: it leaves a file then."""
+    folder = os.environ.get("TINYINFER_RANKS")
+    return folder is not None and Path(folder, f"ended{number}").exists()
 
 
 def connected(place: Place) -> Connection:
