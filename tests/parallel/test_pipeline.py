@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from divided import logits_of
 from golden import FAMILIES, load_golden
 from helpers import TOLERANCE, checkpoint_of, distance, finish, random_tensors, request, small_config
 
@@ -14,44 +14,17 @@ from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
 from tinyinfer.errors import SwitchError
-from tinyinfer.kv_cache.base import CacheSpec
-from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.build import load_model
-from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.model.config import MoEConfig
 from tinyinfer.parallel.comm import Comm
 from tinyinfer.parallel.lead import LeaderOps
 from tinyinfer.parallel.local import run_ranks
-from tinyinfer.parallel.pipeline import Stage, stage_layers
+from tinyinfer.parallel.pipeline import stage_layers
 from tinyinfer.parallel.start import load_part
-from tinyinfer.parallel.tensor import TensorOps, divide
-from tinyinfer.sequence import Batch, Span
 
 DEEP = small_config(num_layers=5, vocab_size=90, max_position=64)
-
-
-def logits_of(comm: Comm, stages: int, checkpoint: Checkpoint, tokens: np.ndarray) -> np.ndarray | None:  # (T,) ->
-    """What the stages compute together, in three pieces with the caches between them; of the last stage's ranks."""
-    inner, stage = NumpyOps(comm.ledger), Stage(comm, stages)
-    own = stage.together
-    model = divide(load_model(checkpoint, inner, EngineConfig()), own.rank, own.size, inner, stage.number, stages)
-    ops = TensorOps(inner, own)
-    cache = ContiguousCache(CacheSpec(model.config.memory, len(tokens)), ops)
-    seq, found = request(tokens.tolist()), []
-    rotations = checkpoint.config.rotation_sets.of(len(tokens))
-    for first, stop in pairwise([0, len(tokens) // 3, len(tokens) - 1, len(tokens)]):
-        rows = np.arange(stop - first)
-        cache.reserve(seq, len(rows))
-        batch = Batch(tokens[first:stop], first + rows, rows, (Span(seq, 0, len(rows), first, rotation_set=rotations),))
-        logits = stage.compute(model, batch, cache, ops)
-        cache.commit(seq, len(rows))
-        if logits is not None:
-            lengths = own.all_gather(np.array([logits.shape[1]]))
-            parts = own.all_gather(np.ascontiguousarray(logits.T), [int(length[0]) for length in lengths])
-            found.append(np.concatenate(parts).T)
-    return np.concatenate(found) if found else None
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -61,7 +34,7 @@ def test_stages_compute_what_transformers_computes(name: str, golden_folder: Any
     """
     golden, checkpoint = load_golden(name), load(golden_folder(name))
     for ranks, stages in ((1, min(3, checkpoint.config.num_layers)), (2, 2)):
-        found = run_ranks(ranks * stages, lambda comm, n=stages: logits_of(comm, n, checkpoint, golden.tokens), stages)
+        found = run_ranks(ranks * stages, lambda comm, n=stages: logits_of(comm, checkpoint, golden.tokens, n), stages)
         last = [logits for logits in found if logits is not None]
         assert len(last) == ranks
         for logits in last:
@@ -176,9 +149,9 @@ def test_a_mixture_with_dense_layers_keeps_them() -> None:
     moe = MoEConfig(num_experts=3, experts_per_token=2, expert_size=8, dense_layers=(0, 3))
     config = small_config(num_layers=5, experts=moe)
     checkpoint, tokens = checkpoint_of(config, random_tensors(config)), np.arange(12)
-    [truth] = run_ranks(1, lambda comm: logits_of(comm, 1, checkpoint, tokens))
+    [truth] = run_ranks(1, lambda comm: logits_of(comm, checkpoint, tokens))
     assert truth is not None
-    *others, found = run_ranks(3, lambda comm: logits_of(comm, 3, checkpoint, tokens))
+    *others, found = run_ranks(3, lambda comm: logits_of(comm, checkpoint, tokens, 3))
     assert others == [None, None]
     assert found is not None
     assert distance(found, truth) < 1e-5

@@ -2,52 +2,25 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pytest
+from divided import logits_of
 from golden import FAMILIES, load_golden
-from helpers import ROUNDING, TOLERANCE, checkpoint_of, distance, random_tensors, request, small_config
+from helpers import ROUNDING, TOLERANCE, checkpoint_of, distance, random_tensors, small_config
 from packed_matrices import random_matrix
 
 from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import SwitchError
-from tinyinfer.kv_cache.base import CacheSpec
-from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
-from tinyinfer.loading.build import load_model
 from tinyinfer.model.quantized_matrix import W8A8_SCHEME, QuantScheme
-from tinyinfer.model.transformer import transformer
 from tinyinfer.model.weights import Linear
 from tinyinfer.parallel.comm import Comm
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.shards import division, input_unit, part_of
-from tinyinfer.parallel.tensor import Division, TensorOps, divide
-from tinyinfer.sequence import Batch, Span
-
-
-def logits_of(comm: Comm, checkpoint: Any, tokens: np.ndarray, **switches: Any) -> np.ndarray:  # (T,) -> (T, V)
-    """What this rank and the others compute together, in three pieces with the cache between them."""
-    c = EngineConfig(**switches)
-    inner = NumpyOps(comm.ledger, activations=c.activations)
-    model = divide(load_model(checkpoint, inner, c), comm.rank, comm.size, inner)
-    ops = TensorOps(inner, comm)
-    cache = ContiguousCache(CacheSpec(model.config.memory, len(tokens)), ops)
-    seq, found = request(tokens.tolist()), []
-    rotations = checkpoint.config.rotation_sets.of(len(tokens))
-    for first, stop in pairwise([0, len(tokens) // 3, len(tokens) - 1, len(tokens)]):
-        rows = np.arange(stop - first)
-        cache.reserve(seq, len(rows))
-        batch = Batch(tokens[first:stop], first + rows, rows, (Span(seq, 0, len(rows), first, rotation_set=rotations),))
-        logits = transformer(model, batch, cache, ops)  # (T, V of the rank)
-        cache.commit(seq, len(rows))
-        lengths = comm.all_gather(np.array([logits.shape[1]]))
-        parts = comm.all_gather(np.ascontiguousarray(logits.T), [int(length[0]) for length in lengths])
-        found.append(np.concatenate(parts).T)
-    return np.concatenate(found)
+from tinyinfer.parallel.tensor import Division
 
 
 @pytest.mark.parametrize("name", FAMILIES)
