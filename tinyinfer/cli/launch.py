@@ -26,11 +26,12 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from tinyinfer.cli.arguments import UsageError
-from tinyinfer.replicas.on_ray import Task, cluster
+from tinyinfer.replicas.on_ray import Task, cluster, free_port
 
 SIZES = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
 GRACE = 5.0  # seconds that processes have to end when the first one has ended, and again when they are asked to
-LONG = 60  # letters of a folder in which a socket's path would be too long for the system
+LONG = 90  # letters of a path from which on it is too long for a socket
+HERE = "127.0.0.1"
 FATAL = (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS)
 Process = subprocess.Popen[bytes] | Task
 Start = Callable[[list[str], dict[str, str]], Process]  # a command, and its environment variables
@@ -73,8 +74,7 @@ def run(args: argparse.Namespace) -> int:
     if args.ray is not None and replicas == 1:
         raise UsageError("--ray places replicas, and this command has one; add -dp to it, or leave --ray out")
     ranks = args.n // replicas
-    short = "/tmp" if len(tempfile.gettempdir()) > LONG and os.path.isdir("/tmp") else None
-    with tempfile.TemporaryDirectory(prefix="tinyinfer-", dir=short) as name, ctrl_c_is_theirs():
+    with tempfile.TemporaryDirectory(prefix="tinyinfer-") as name, ctrl_c_is_theirs():
         folder = Path(name)
         place = this_machine(folder) if args.ray is None else cluster(args.ray, replicas - 1, ranks)
         with started(command(ranks, words), replicas, place, folder) as processes:
@@ -166,7 +166,8 @@ def environment(number: int, address: str, key: str) -> dict[str, str]:
 @contextmanager
 def this_machine(folder: Path) -> Iterator[tuple[str, Start]]:
     """Where replicas are without --ray. Only the first one has stdin and stdout."""
-    yield str(folder / "front"), lambda each, told: subprocess.Popen(
+    path = str(folder / "front")
+    yield path if len(path) < LONG else f"{HERE}:{free_port(HERE)}", lambda each, told: subprocess.Popen(
         each, env=told, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
     )
 
