@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from helpers import request
+from helpers import ALWAYS_DRAFT, checkpoint_of, random_tensors, request
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.engine.engine import Engine, build_engine
 from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
-from tinyinfer.loading.build import load_model
+from tinyinfer.loading.build import build_model, load_model
+from tinyinfer.model.config import ModelConfig
 from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.lead import LeaderOps, follow
+from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.tensor import TensorOps, divide
 from tinyinfer.sequence import Batch, Span
@@ -41,3 +46,27 @@ def logits_of(
             parts = own.all_gather(np.ascontiguousarray(logits.T), [int(length[0]) for length in lengths])
             found.append(np.concatenate(parts).T)
     return np.concatenate(found) if found else None
+
+
+def together(
+    ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, stages: int = 1,
+    second: ModelConfig | None = None, tensors: dict[str, np.ndarray] | None = None, **switches: Any,
+) -> Any:  # fmt: skip
+    """What work(engine) returns on the leader of so many stages, each of so many ranks. second: a draft model's."""
+    checkpoint = checkpoint_of(config, tensors or random_tensors(config))
+    c = EngineConfig(tensor_parallel_size=ranks, pipeline_parallel_size=stages, **switches)
+
+    def rank(comm: Comm) -> Any:
+        inner, stage = NumpyOps(comm.ledger), Stage(comm, stages)
+        own = stage.together
+        model = divide(load_model(checkpoint, inner, c), own.rank, own.size, inner, stage.number, stages)
+        if comm.rank:
+            return follow(model, TensorOps(inner, own), stage)
+        leading = LeaderOps(inner, stage, model)
+        draft = build_model(checkpoint_of(second, random_tensors(second, 1)), leading) if second else None
+        try:
+            return work(build_engine(model, leading, c, lambda: 0.0, draft, ALWAYS_DRAFT if second else None))
+        finally:
+            leading.close()
+
+    return run_ranks(ranks * stages, rank, seed)[0]

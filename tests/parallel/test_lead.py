@@ -10,30 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from helpers import (
-    ALWAYS_DRAFT,
-    ROUNDING,
-    checkpoint_of,
-    distance,
-    finish,
-    make_engine,
-    random_tensors,
-    request,
-    small_config,
-)
+from divided import together
+from helpers import ROUNDING, checkpoint_of, distance, finish, make_engine, random_tensors, request, small_config
 
-from tinyinfer.backends.numpy_ops import NumpyOps
-from tinyinfer.engine.config import EngineConfig
-from tinyinfer.engine.engine import Engine, build_engine
+from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.errors import NotFiniteError
-from tinyinfer.loading.build import build_model, load_model
-from tinyinfer.model.config import ModelConfig
-from tinyinfer.parallel.comm import Comm
-from tinyinfer.parallel.lead import LeaderOps, follow
-from tinyinfer.parallel.local import run_ranks
-from tinyinfer.parallel.pipeline import Stage
-from tinyinfer.parallel.tensor import TensorOps, divide
 from tinyinfer.request import Request
 
 MODEL = small_config(num_layers=3)
@@ -57,30 +39,6 @@ ASKED: dict[str, dict[str, Any]] = {
     "filtered": {"temperature": 0.9, "top_p": 0.8, "seed": 4},
     "penalties": {"repetition_penalty": 1.3, "frequency_penalty": 0.2},
 }
-
-
-def together(
-    ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, stages: int = 1,
-    second: ModelConfig | None = None, tensors: dict[str, np.ndarray] | None = None, **switches: Any,
-) -> Any:  # fmt: skip
-    """What work(engine) returns on the leader of so many stages, each of so many ranks. second: a draft model's."""
-    checkpoint = checkpoint_of(config, tensors or random_tensors(config))
-    c = EngineConfig(tensor_parallel_size=ranks, pipeline_parallel_size=stages, **switches)
-
-    def rank(comm: Comm) -> Any:
-        inner, stage = NumpyOps(comm.ledger), Stage(comm, stages)
-        own = stage.together
-        model = divide(load_model(checkpoint, inner, c), own.rank, own.size, inner, stage.number, stages)
-        if comm.rank:
-            return follow(model, TensorOps(inner, own), stage)
-        leading = LeaderOps(inner, stage, model)
-        draft = build_model(checkpoint_of(second, random_tensors(second, 1)), leading) if second else None
-        try:
-            return work(build_engine(model, leading, c, lambda: 0.0, draft, ALWAYS_DRAFT if second else None))
-        finally:
-            leading.close()
-
-    return run_ranks(ranks * stages, rank, seed)[0]
 
 
 @pytest.mark.parametrize("asked", ASKED.values(), ids=ASKED)
@@ -227,19 +185,6 @@ def test_passes_of_a_run_that_was_left_are_forgotten() -> None:
     assert together(1, MODEL, work, stages=2) == [[0], [0]]
 
 
-@pytest.mark.parametrize(("ranks", "stages"), [(2, 1), (1, 3)])
-def test_drafts_that_were_drawn_by_themselves_are_judged_by_all_logits(ranks: int, stages: int) -> None:
-    """Catches rows of which only the best token is known where verification=best-coupling needs all of them."""
-    second = small_config(num_layers=1, hidden_size=12, intermediate_size=16)
-    switches: dict[str, Any] = {"speculative": "draft", "draft_model": "x", "verification": "best-coupling"}
-
-    def work(engine: Engine) -> list[list[int]]:
-        return finish(engine, *(request(prompt, 12, temperature=1.0, seed=4) for prompt in PROMPTS[:2]))
-
-    truth = work(make_engine(MODEL, second=second, draft_cost=ALWAYS_DRAFT, **switches))
-    assert together(ranks, MODEL, work, stages=stages, second=second, **switches) == truth
-
-
 @pytest.mark.parametrize("when", range(1, 9))
 def test_a_step_that_fails_is_rolled_back_in_all_stages(when: int) -> None:
     """As it begins, or as it ends, while other passes are under way. Catches results that go to another pass, and
@@ -273,12 +218,6 @@ def test_a_step_that_fails_is_rolled_back_in_all_stages(when: int) -> None:
 
     truth = work(make_engine(MODEL, **switches), fails=False)
     assert together(1, MODEL, work, stages=3, **switches) == truth
-
-
-def test_logits_that_are_all_the_same_are_no_overflow() -> None:
-    """A head of zeros gives them. Catches a suspicion that is taken for a finding, since no rank can look alone."""
-    config = small_config(logit_scale=0.0)
-    assert together(2, config, lambda engine: finish(engine, request(PROMPTS[0], 3))) == [[0, 0, 0]]
 
 
 @pytest.mark.parametrize("stages", [1, 2])

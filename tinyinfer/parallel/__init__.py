@@ -12,7 +12,8 @@ Read in this order:
     schedule.py       a pipeline on paper: when each stage begins what, and how long it is idle
     tensor.py         every layer divided among the ranks: heads, neurons, experts, the vocabulary
     switches.py       how many ranks there are, and how many replicas
-    lead.py           one rank schedules and chooses tokens, the others follow its orders
+    choose.py         tokens chosen by all ranks together, without all logits
+    lead.py           one rank schedules, the others follow its orders
     start.py          how the ranks of one command begin
 
 Replicas of a model, each with requests of its own (data parallelism), are in replicas/.

@@ -1,4 +1,4 @@
-"""One rank leads: it schedules, proposes drafts and chooses tokens. The others follow: they compute what it tells them.
+"""One rank leads: it schedules and proposes drafts. The others follow: they compute what it tells them.
 
     leader      an Engine like any other, with a cache that notes its changes (`Mirrored`) and a pass (`Leading`) that
                 sends an order before it computes
@@ -9,9 +9,7 @@ which rows to compute; all caches began empty, so all have the same lengths and 
 layers and heads. So no scheduler, no drafter and no clock has to be the same on all ranks: only the leader has one.
 Orders do not wait for the ranks: they are done in turn, so that each stage of a pipeline has its own batch.
 
-Tokens are chosen without all logits: each rank of the last stage knows its best token, and the noise of a draw is a
-function of the token's number (noise.py), so four numbers of each row and rank tell which one is best of all. Rows that
-only the host can choose from (filters, penalties, log-probabilities) are gathered.
+The ranks of the last stage choose the tokens (choose.py), and its first one sends them to the leader.
 
 Wins: every switch that lives in the scheduler works as it is. Loses: the leader's host work is no shorter, and the
 others wait for it.
@@ -28,22 +26,19 @@ from collections.abc import Sequence as Seq
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
 from tinyinfer.arrays import Array
 from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, CacheSpec
-from tinyinfer.model.interfaces import HOST, Compiled, KVCache, Ops, Sampled
+from tinyinfer.model.interfaces import Compiled, KVCache, Ops, Sampled
 from tinyinfer.model.transformer import Model
-from tinyinfer.noise import gumbel
+from tinyinfer.parallel.choose import NOTHING, Draw, choose_together, draw_of, drawn_rows
 from tinyinfer.parallel.comm import Comm, CommError
 from tinyinfer.parallel.pipeline import Stage
-from tinyinfer.parallel.shards import division
 from tinyinfer.parallel.tensor import TensorOps
-from tinyinfer.sampling import is_plain
-from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Batch, Sequence, Span, Wanted
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: fewer
@@ -70,15 +65,6 @@ class Known:
         return range(self.length)
 
 
-class Draw(NamedTuple):
-    """How a row's token is chosen: greedy (temperature 0), or with the noise of a seed and a position."""
-
-    temperature: float
-    seed: int
-    position: int
-
-
-NOTHING = Sampled(np.empty(0, np.int64), np.empty(0), np.empty(0))  # of no rows
 Change = tuple[str, tuple[Any, ...]]  # a method of the cache, and its arguments
 
 
@@ -345,67 +331,3 @@ def send(found: Sampled, draws: list[Draw | None], comm: Comm) -> None:
     comm.post(np.stack([found.tokens.astype(np.float64), found.low, found.high]), 0)  # (3, R)
     if found.rows is not None:
         comm.post(found.rows[[n for n, draw in enumerate(draws) if draw is None]], 0)
-
-
-def drawn_rows(batch: Batch) -> Iterator[int]:
-    """The rows of logits by which drafts are judged that were drawn by themselves (verification=best-coupling)."""
-    stop = 0
-    for span in batch.spans:
-        start, stop = stop, stop + span.wanted
-        if any(draft.probs is not None for draft in span.seq.drafts):
-            yield from range(start, stop)
-
-
-def draw_of(params: SamplingParams, prompt: list[int], new: list[int], seed: int) -> Draw | None:
-    """How a row's token is chosen by all ranks together; None where all logits are needed."""
-    return Draw(params.temperature, seed, len(prompt) + len(new)) if is_plain(params) else None
-
-
-def choose_together(
-    logits: np.ndarray, draws: list[Draw | None], comm: Comm, vocabulary: int
-) -> Sampled:  # (R, V) ->
-    """Tokens (HOST where a row's draw is None), smallest and largest logits; all logits of such rows, the rest zeros.
-
-    A rank tells of each row its best token and that token's score, and its smallest and largest logit. A score is
-    (logit - largest logit) / temperature + noise: the ranks' own largest logits make scores comparable.
-    """
-    if not draws:  # a chunk of a prompt
-        return NOTHING
-    first = division(vocabulary, comm.size)[comm.rank].start
-    told = np.array([best_of(row, draw, first, vocabulary) for row, draw in zip(logits, draws, strict=True)])  # (R, 4)
-    all_told = np.stack(comm.all_gather(told))  # (ranks, R, 4)
-    tokens, scores, low, high = np.moveaxis(all_told, -1, 0)  # each (ranks, R)
-    largest = high.max(axis=0)  # (R,)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        heat = np.array([draw.temperature if draw else 0.0 for draw in draws])  # (R,)
-        scores = np.where(heat > 0, scores + (high - largest) / np.where(heat > 0, heat, 1.0), high)  # (ranks, R)
-    best = scores.argmax(axis=0)  # (R,): of equal ones the first rank's, whose tokens come first
-    chosen = tokens[best, np.arange(len(best))].astype(np.int64)  # (R,)
-    left = [n for n, draw in enumerate(draws) if draw is None]
-    chosen[left] = HOST
-    rows = None
-    if left:
-        rows = np.zeros((len(logits), vocabulary), logits.dtype)
-        rows[left] = gathered(logits[left], comm, vocabulary)
-    return Sampled(chosen, low.min(axis=0), largest, rows)
-
-
-def best_of(
-    row: np.ndarray, draw: Draw | None, first: int, vocabulary: int
-) -> tuple[float, float, float, float]:  # (V,) ->
-    """A rank's best token of a row, its score, the smallest and the largest logit. first: the rank's first token."""
-    low, high = float(row.min()), float(row.max())
-    if draw is None or draw.temperature == 0:
-        return float(first + row.argmax()), 0.0, low, high
-    with np.errstate(over="ignore", invalid="ignore"):
-        scores = (row.astype(np.float64) - high) / draw.temperature  # (V,)
-        scores = scores + gumbel(draw.seed, draw.position, vocabulary)[first : first + len(row)]
-    best = int(scores.argmax())
-    return float(first + best), float(scores[best]), low, high
-
-
-def gathered(logits: np.ndarray, comm: Comm, vocabulary: int) -> np.ndarray:  # (R, V) -> (R, all)
-    """The logits of all ranks side by side."""
-    lengths = [len(part) for part in division(vocabulary, comm.size)]
-    parts = comm.all_gather(np.ascontiguousarray(logits.T), lengths)
-    return np.concatenate(parts).T
