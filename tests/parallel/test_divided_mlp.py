@@ -10,6 +10,7 @@ from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import build_model
 from tinyinfer.model.mlp import GatedMLP
+from tinyinfer.parallel.collectives import ring_all_reduce
 from tinyinfer.parallel.divided_mlp import bytes_sent, mlp_part, mlp_term, own_neurons
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.shards import division
@@ -48,8 +49,9 @@ def test_parts_are_those_of_a_divided_model(ranks: int) -> None:
 
 
 @pytest.mark.parametrize("ranks", [1, 2, 3, 5])
-def test_bytes_are_those_of_the_ledger(ranks: int) -> None:
+def test_bytes_are_those_that_a_ring_sends(ranks: int) -> None:
+    """A ring written out, whose messages the ledger counts one by one. Catches parts that are not those of the ring."""
     for numbers in (2, 15, 16, 17):
         ledgers = [Ledger() for _ in range(ranks)]
-        run_ranks(ranks, lambda comm, n=numbers: comm.all_reduce(np.ones(n, np.float32)), ledgers=ledgers)
+        run_ranks(ranks, lambda comm, n=numbers: ring_all_reduce(np.ones(n, np.float32), comm), ledgers=ledgers)
         assert [one.bytes_sent for one in ledgers] == [bytes_sent(numbers, rank, ranks) for rank in range(ranks)]

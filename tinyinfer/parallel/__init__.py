@@ -2,13 +2,13 @@
 
 Read in this order:
 
+    divided_mlp.py    an MLP divided among ranks, on plain arrays
     comm.py           what ranks call to pass arrays to each other, and what that sends
     collectives.py    an all-reduce written out, as a ring and as a tree
     local.py          all ranks in one process, in an order drawn from a seed
     mpi.py            ranks as processes, on one machine or on several
     shards.py         a part of a matrix, in whatever form the matrix is
     pipeline.py       layers divided: stages, and rows that go from one to the next
-    divided_mlp.py    an MLP divided among ranks, on plain arrays
     schedule.py       a pipeline on paper: when each stage begins what, and how long it is idle
     tensor.py         every layer divided among the ranks: heads, neurons, experts, the vocabulary
     switches.py       how many ranks there are, and how many replicas

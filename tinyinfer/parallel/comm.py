@@ -34,6 +34,7 @@ import numpy as np
 
 from tinyinfer.arrays import Array
 from tinyinfer.ledger import Ledger
+from tinyinfer.parallel.divided_mlp import bytes_sent
 
 Value = TypeVar("Value")
 
@@ -63,9 +64,7 @@ class Comm(ABC):
         """The sum of the ranks' arrays, of one shape; x is used up."""
         if self.size == 1:
             return x
-        each, longer = divmod(x.size, self.size)  # numbers of a part of `split`; the first are longer
-        kept = 2 * each + sum((self.rank + i) % self.size < longer for i in (1, 2))  # the rank does not send these on
-        self._count(2 * (self.size - 1), x.itemsize * (2 * x.size - kept))
+        self._count(2 * (self.size - 1), bytes_sent(x.size, self.rank, self.size, x.itemsize))
         return self._all_reduce(x)
 
     def all_gather(self, x: Array, lengths: Seq[int] | None = None) -> list[Array]:  # (rows, ...) ->
