@@ -7,6 +7,7 @@ Read in this order:
     collectives.py    an all-reduce written out, as a ring and as a tree
     local.py          all ranks in one process, in an order drawn from a seed
     mpi.py            ranks as processes, on one machine or on several
+    shared_memory.py  small arrays between ranks of one machine, without MPI's latency
     shards.py         a part of a matrix, in whatever form the matrix is
     pipeline.py       layers divided: stages, and rows that go from one to the next
     schedule.py       a pipeline on paper: when each stage begins what, and how long it is idle

@@ -15,7 +15,8 @@ their logits on the wire.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from math import inf
 from typing import NamedTuple
 
 import numpy as np
@@ -66,35 +67,53 @@ def choose_together(
         return NOTHING
     first = division(vocabulary, comm.size)[comm.rank].start
     told = np.array([best_of(row, draw, first, vocabulary) for row, draw in zip(logits, draws, strict=True)])  # (R, 4)
-    all_told = np.stack(comm.all_gather(told))  # (ranks, R, 4)
-    tokens, scores, low, high = np.moveaxis(all_told, -1, 0)  # each (ranks, R)
-    largest = high.max(axis=0)  # (R,)
-    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        heat = np.array([draw.temperature if draw else 0.0 for draw in draws])  # (R,)
-        scores = np.where(heat > 0, scores + (high - largest) / np.where(heat > 0, heat, 1.0), high)  # (ranks, R)
-    best = scores.argmax(axis=0)  # (R,): of equal ones the first rank's, whose tokens come first
-    chosen = tokens[best, np.arange(len(best))].astype(np.int64)  # (R,)
-    left = [n for n, draw in enumerate(draws) if draw is None]
-    chosen[left] = HOST
+    all_told = zip(*(part.tolist() for part in comm.all_gather(told)), strict=True)  # of each row, of each rank
+    chosen, low, high = zip(*map(best_of_all, all_told, draws), strict=True)  # each (R,)
     rows = None
-    if left:
+    if left := [n for n, draw in enumerate(draws) if draw is None]:
         rows = np.zeros((len(logits), vocabulary), logits.dtype)
         rows[left] = gathered(logits[left], comm, vocabulary)
-    return Sampled(chosen, low.min(axis=0), largest, rows)
+    return Sampled(np.array(chosen, np.int64), np.array(low), np.array(high), rows)
 
 
 def best_of(
     row: np.ndarray, draw: Draw | None, first: int, vocabulary: int
 ) -> tuple[float, float, float, float]:  # (V,) ->
     """A rank's best token of a row, its score, the smallest and the largest logit. first: the rank's first token."""
-    low, high = float(row.min()), float(row.max())
+    largest = int(row.argmax())
+    low, high = float(row.min()), float(row[largest])
     if draw is None or draw.temperature == 0:
-        return float(first + row.argmax()), 0.0, low, high
+        return float(first + largest), 0.0, low, high
     with np.errstate(over="ignore", invalid="ignore"):
         scores = (row.astype(np.float64) - high) / draw.temperature  # (V,)
         scores = scores + gumbel(draw.seed, draw.position, vocabulary)[first : first + len(row)]
     best = int(scores.argmax())
     return float(first + best), float(scores[best]), low, high
+
+
+def best_of_all(told: Iterable[list[float]], draw: Draw | None) -> tuple[int, float, float]:
+    """The token of a row (HOST where there is no draw), its smallest and its largest logit. told: of each rank.
+
+    Of equal scores the first rank's wins, whose tokens come first. In plain Python: NumPy would take
+    longer to be called than a decode step's few numbers take.
+    """
+    tokens, scores, lows, highs = zip(*told, strict=True)  # each (ranks,)
+    low, high = least(lows), -least([-one for one in highs])
+    if draw is None:
+        return HOST, low, high
+    if draw.temperature > 0:
+        highs = tuple(s + (own - high) / draw.temperature for s, own in zip(scores, highs, strict=True))
+    return int(tokens[max(range(len(tokens)), key=highs.__getitem__)]), low, high
+
+
+def least(numbers: Iterable[float]) -> float:
+    """The smallest number; NaN, as in NumPy, where one of them is NaN."""
+    found = inf
+    for number in numbers:
+        if number != number:
+            return number
+        found = min(found, number)
+    return found
 
 
 def gathered(logits: np.ndarray, comm: Comm, vocabulary: int) -> np.ndarray:  # (R, V) -> (R, all)

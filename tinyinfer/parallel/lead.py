@@ -26,7 +26,7 @@ from collections.abc import Sequence as Seq
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
@@ -51,8 +51,7 @@ CHANGES = frozenset({
 })  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(NamedTuple):
     """What a cache must know of a sequence: the other ranks have no more of it."""
 
     id: int
@@ -78,8 +77,7 @@ class Begin:
     gone: list[int]
 
 
-@dataclass(frozen=True)
-class Pass:
+class Pass(NamedTuple):
     """An order: make these changes to the cache of this number, compute these rows with it, and choose tokens.
 
     draws: of each row of logits; None for a row whose logits are asked for.
@@ -87,9 +85,9 @@ class Pass:
 
     number: int
     changes: list[Change]
-    tokens: np.ndarray  # (T,) int
-    positions: np.ndarray  # (T,) int
-    logit_rows: np.ndarray  # (R,) int
+    tokens: list[int]  # (T,)
+    positions: list[int]  # (T,)
+    logit_rows: list[int]  # (R,)
     spans: list[tuple[Any, ...]]  # Spans of Known sequences
     draws: list[Draw | None]
 
@@ -278,7 +276,8 @@ class Leading:
         changes = list(self.cache.changes)
         self.cache.changes.clear()
         spans = [(known(span.seq), *span[1:]) for span in batch.spans]
-        tokens, positions, rows = (np.asarray(array) for array in (batch.tokens, batch.positions, batch.logit_rows))
+        arrays = batch.tokens, batch.positions, batch.logit_rows
+        tokens, positions, rows = (np.asarray(array).tolist() for array in arrays)
         draws = [draw_of(*one) for one in batch.wanted] or [None] * len(rows)  # a scored batch wants all its logits
         for n in drawn_rows(batch):
             draws[n] = None
@@ -316,7 +315,9 @@ def follow(model: Model, ops: TensorOps, stage: Stage) -> None:
             with suppress(ValueError, MemoryError):  # as the leader's engine does with its own
                 getattr(cache, name)(*arguments)
         spans = tuple(Span(*fields) for fields in order.spans)
-        batch = Batch(order.tokens, order.positions, order.logit_rows, spans)
+        numbers = order.tokens, order.positions, order.logit_rows
+        tokens, positions, rows = (np.array(some, np.int64) for some in numbers)
+        batch = Batch(tokens, positions, rows, spans)
         with np.errstate(over="ignore", invalid="ignore"):
             logits = stage.compute(model, batch, cache, ops)  # (R, V) | None
         if logits is not None:

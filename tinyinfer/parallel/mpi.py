@@ -3,7 +3,8 @@
     mpiexec -n 2 python -m tinyinfer ...
 
 MPI knows how to find the other ranks and the fastest way to each: shared memory on one machine, a network between two.
-NumPy arrays are sent from where they lie, and arrive where they shall lie. (MPI Forum 2021, MPI: A Message-Passing
+NumPy arrays are sent from where they lie, and arrive where they shall lie. Ranks of one machine add up and gather small
+arrays by shared_memory.py, which waits for fewer things. (MPI Forum 2021, MPI: A Message-Passing
 Interface Standard 4.0, chapters 3 and 6; mpi4py: Dalcín & Fang 2021.)
 
 Wins: processes compute at the same time. Loses: each needs a core; ranks that wait spin.
@@ -11,6 +12,7 @@ Wins: processes compute at the same time. Loses: each needs a core; ranks that w
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import sys
@@ -26,6 +28,7 @@ from tinyinfer.arrays import Array
 from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
 from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.shared_memory import ROOM, Places, meet
 
 TAKEN = "tinyinfer"  # the name of a communicator whose ranks have a model
 
@@ -93,6 +96,7 @@ class MPIComm(Comm):
         self.world, self.in_place, self.names = world, in_place, names or list(range(self.size))
         self.watch = watch or Watch(world)
         self.others = [name for name in self.names if name != self.names[self.rank]]
+        self._places: list[Places | None] = []  # at most one, made by the first collective that could use it
         self._posted: list[tuple[Any, Any]] = []  # requests that may be under way, and what they send
 
     def split(self, group: int) -> MPIComm:
@@ -107,16 +111,29 @@ class MPIComm(Comm):
             threading.Thread(target=self.watch.limit, args=(seconds,), daemon=True).start()
 
     def _all_reduce(self, x: Array) -> Array:  # (...,) -> (...,)
+        if places := self._near(x.nbytes):
+            return places.all_reduce(x)
         with self.watch.of(self.others):
             self.world.Allreduce(self.in_place, x)
         return x
 
     def _all_gather(self, x: Array, lengths: list[int]) -> list[Array]:  # (rows, ...) ->
+        row = math.prod(x.shape[1:])
+        if places := self._near(max(lengths) * row * x.itemsize):
+            return [part.copy() for part in places.exchange(x, lengths)]
         given = np.empty((sum(lengths), *x.shape[1:]), x.dtype)
-        row = given[:1].size
         with self.watch.of(self.others):
             self.world.Allgatherv(x, (given, [row * length for length in lengths]))
         return np.split(given, np.cumsum(lengths)[:-1])
+
+    def _near(self, nbytes: int) -> Places | None:
+        """The ranks' places in shared memory, where all ranks have some and arrays of so many bytes fit in."""
+        if nbytes > ROOM:
+            return None
+        if not self._places:
+            with self.watch.of(self.others):
+                self._places.append(meet(self.world, lambda: self.watch.of(self.others)))
+        return self._places[0]
 
     def _broadcast(self, x: Array, root: int) -> Array:  # (...,) -> (...,)
         with self.watch.of([self.names[root]]):
