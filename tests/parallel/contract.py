@@ -34,6 +34,7 @@ def check(comm: Comm) -> str:
     assert comm.share({"rank": me}, n - 1) == {"rank": n - 1}
     check_messages(comm)
     check_posts(comm)
+    check_progress(comm)
     check_counts(comm)
     check_split(comm)
     comm.barrier()
@@ -74,6 +75,17 @@ def check_posts(comm: Comm) -> None:
             found = comm.receive(np.empty((3, 50_000), np.float32), source)
             np.testing.assert_array_equal(found, of(source, (3, 50_000)))
             assert comm.hear(source) == "and"
+
+
+def check_progress(comm: Comm) -> None:
+    """A large object that waits to be asked for travels while its sender waits in a small sum. Catches a wait in which
+    the sender moves no messages: the other one would never come.
+    """
+    if comm.rank == 0 and comm.size > 1:
+        comm.tell("x" * 3_000_000, comm.size - 1)
+    if comm.rank == comm.size - 1 and comm.size > 1:
+        assert len(comm.hear(0)) == 3_000_000
+    np.testing.assert_array_equal(comm.all_reduce(np.ones(3, np.float32)), np.full(3, comm.size))
 
 
 def check_split(comm: Comm) -> None:

@@ -10,13 +10,13 @@ from contextlib import contextmanager, nullcontext
 import numpy as np
 import pytest
 
-from tinyinfer.parallel.shared_memory import ROOM, Places
+from tinyinfer.parallel.shared_memory import ROOM, YIELD, Places
 
 
 def ranks(size: int) -> list[Places]:
     """Places of so many ranks in this process. Threads of one interpreter see each other's writes in order."""
     memories = [np.zeros(Places.nbytes, np.uint8) for _ in range(size)]
-    return [Places(rank, memories, lambda: None, nullcontext) for rank in range(size)]
+    return [Places(rank, memories, lambda: None, nullcontext, YIELD) for rank in range(size)]
 
 
 def of(rank: int, number: int, shape: tuple[int, ...]) -> np.ndarray:  # -> shape
@@ -89,7 +89,7 @@ def test_a_long_wait_is_wrapped_and_a_short_one_is_not() -> None:
         events.append("ends")
 
     memories = [np.zeros(Places.nbytes, np.uint8) for _ in range(2)]
-    early, late = (Places(rank, memories, lambda: None, waiting) for rank in range(2))
+    early, late = (Places(rank, memories, lambda: None, waiting, YIELD) for rank in range(2))
     thread = threading.Thread(target=early.exchange, args=(np.ones(3, np.float32),))
     thread.start()
     while events != ["begins"]:

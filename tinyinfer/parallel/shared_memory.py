@@ -36,24 +36,24 @@ from tinyinfer.arrays import Array
 
 ROOM = 1 << 16  # bytes of an array that a place takes at most
 LINE = 128  # bytes between what different ranks write: processors pass memory on by lines of 64 or 128
-LOOKS = 300  # at a counter before the core is offered to others: some 20 microseconds
-OFFER = getattr(os, "sched_yield", lambda: time.sleep(0))  # Linux sleeps 100 microseconds in sleep(0)
+LOOKS = 300  # at a counter before the wait is a long one: some 20 microseconds
+YIELD = getattr(os, "sched_yield", lambda: time.sleep(0))  # Linux sleeps 100 microseconds in sleep(0)
 
 
 class Places:
     """A rank's view of all ranks' places. memories: of each rank, `nbytes` bytes, zeros at first.
 
     fence: orders this rank's reads and writes before it against those after it, as other cores see them. waiting: what
-    wraps a wait that is not over at once.
+    wraps a wait that is not over at once. offer: what is done between its looks.
     """
 
     nbytes = LINE + 2 * ROOM
 
     def __init__(
         self, rank: int, memories: Seq[np.ndarray], fence: Callable[[], object],
-        waiting: Callable[[], AbstractContextManager[object]],
+        waiting: Callable[[], AbstractContextManager[object]], offer: Callable[[], object],
     ) -> None:  # fmt: skip
-        self.rank, self.fence, self.waiting, self.number = rank, fence, waiting, 0
+        self.rank, self.fence, self.waiting, self.offer, self.number = rank, fence, waiting, offer, 0
         self.counters = [memory[:8].view(np.int64).data for memory in memories]
         self.others = [counter for other, counter in enumerate(self.counters) if other != rank]
         self.halves = [[memory[LINE + half * ROOM :][:ROOM] for memory in memories] for half in (0, 1)]
@@ -78,10 +78,10 @@ class Places:
         return arrays
 
     def wait(self, counter: memoryview) -> None:
-        """Lets other processes have the core between two looks: the rank that is waited for may need this one."""
+        """A wait that is not over at once."""
         with self.waiting():
             while counter[0] < self.number:
-                OFFER()
+                self.offer()
 
     def arrays(self, x: Array, lengths: Seq[int] | None) -> list[Array]:  # (rows, ...) ->
         """The places of this collective, as arrays like x."""
@@ -113,6 +113,12 @@ def meet(world: Any, waiting: Callable[[], AbstractContextManager[object]]) -> P
     window.Lock_all(MPI.MODE_NOCHECK)
     memories = [np.frombuffer(window.Shared_query(rank)[0], np.uint8) for rank in range(world.Get_size())]
     memories[world.Get_rank()][:8] = 0
-    places = Places(world.Get_rank(), memories, window.Sync, waiting)
+
+    def offer() -> None:
+        """The rank that is waited for may need this core, or a message that MPI still has to move for this rank."""
+        world.Iprobe()
+        YIELD()
+
+    places = Places(world.Get_rank(), memories, window.Sync, waiting, offer)
     world.Barrier()  # all counters are zero before one rises
     return places
