@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -110,12 +111,14 @@ from tinyinfer.model.weights import MASK, TWO_OF_FOUR, Experts, Floats, Linear, 
 from tinyinfer.parallel.collectives import ring_all_reduce, tree_all_reduce
 from tinyinfer.parallel.comm import Comm
 from tinyinfer.parallel.divided_mlp import mlp_part, mlp_term
+from tinyinfer.parallel.experts import Visits, exchange, owners_of
 from tinyinfer.parallel.lead import LeaderOps, follow
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.mpi import MPIComm
 from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.schedule import begin_times, decode_times, idle_share
 from tinyinfer.parallel.shards import part_of
+from tinyinfer.parallel.shared_memory import Places
 from tinyinfer.parallel.tensor import TensorOps, divide
 from tinyinfer.pruning.apply import prune_model
 from tinyinfer.pruning.apply import read_windows as pruning_windows
@@ -552,6 +555,7 @@ def run_parallel(inspector: Inspector) -> None:
         x = np.ones((5, 2), np.float32)
         comm.all_reduce(x)
         comm.all_gather(x)
+        comm.all_to_all(x, [2, 3], [2, 3]) if comm.rank == 0 else comm.all_to_all(x, [3, 2], [3, 2])
         comm.broadcast(x)
         if comm.rank:
             comm.receive(x, 0)
@@ -579,8 +583,14 @@ def run_parallel(inspector: Inspector) -> None:
         run_ranks(2, lambda comm: call_all(timed(comm, Machine(1e9, 1e9))))
         for way in (ring_all_reduce, tree_all_reduce):
             run_ranks(3, lambda comm, way=way: way(np.ones((5, 2), np.float32), comm))
+        visits = Visits(np.array([[0, 1], [2, 1], [6, 0]]), owners_of(7, 2), 2)
+        run_ranks(2, lambda comm: exchange(np.ones((3, 4), np.float32), visits, comm, np))
         DelegatingOps(NumpyOps(Ledger())).whole(np.ones((5, 2)))
-        call_all(MPIComm(World(), None, Ledger()))
+        far = MPIComm(World(), None, Ledger())
+        far._places.append(None)  # on another machine: no memory is shared
+        call_all(far)
+        memory = np.zeros(Places.nbytes, np.uint8)  # of both ranks
+        Places(0, [memory, memory], lambda: None, nullcontext, lambda: None).all_reduce(np.ones((5, 2), np.float32))
         MPIComm(World(), None, Ledger()).receive(np.ones((5, 2)), 1)
         list(part_of(Floats("w", np.ones((5, 2), np.float32)), (range(1, 3),)).tiles())
         threading.setprofile(None)

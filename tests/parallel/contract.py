@@ -32,6 +32,7 @@ def check(comm: Comm) -> str:
     for rank, x in enumerate(comm.all_gather(of(me, (lengths[me], 5)), lengths)):
         np.testing.assert_array_equal(x, of(rank, (rank % 3, 5)))
     assert comm.share({"rank": me}, n - 1) == {"rank": n - 1}
+    check_all_to_all(comm)
     check_messages(comm)
     check_posts(comm)
     check_progress(comm)
@@ -39,6 +40,24 @@ def check(comm: Comm) -> str:
     check_split(comm)
     comm.barrier()
     return f"rank {me} of {n} is content"
+
+
+def check_all_to_all(comm: Comm) -> None:
+    """Each rank has other rows for each, of some it has none, and the last one has none at all; then no rank has any.
+
+    Rows that a rank keeps are not counted, and no message goes without rows.
+    """
+    n, me = comm.size, comm.rank
+    for full in (n - 1, 0):  # ranks that have rows
+        counts = [[(rank + 2 * to) % 4 if rank < full else 0 for to in range(n)] for rank in range(n)]
+        sent, received = counts[me], [counts[rank][me] for rank in range(n)]
+        given = [[of(10 * rank + to, (counts[rank][to], 5, 2)) for to in range(n)] for rank in range(n)]
+        before = comm.ledger.copy()
+        found = comm.all_to_all(np.concatenate(given[me]), sent, received)
+        work = comm.ledger - before
+        np.testing.assert_array_equal(found, np.concatenate([given[rank][me] for rank in range(n)]))
+        leaving = [rows for to, rows in enumerate(sent) if to != me and rows]
+        assert (work.messages_sent, work.bytes_sent) == (len(leaving), sum(leaving) * 5 * 2 * 4)
 
 
 def check_messages(comm: Comm) -> None:
@@ -104,7 +123,9 @@ def check_split(comm: Comm) -> None:
 
 
 def check_counts(comm: Comm) -> None:
-    """An all-reduce counts what the ring sends, and over all ranks 2(n-1)/n of the array each."""
+    """An all-reduce counts what the ring sends, and over all ranks 2(n-1)/n of the array each. So does an all-gather,
+    also in a rank that has no rows itself: it passes on those of others.
+    """
     n = comm.size
     for size in (576, 5, 1):
         counted = []
@@ -115,6 +136,10 @@ def check_counts(comm: Comm) -> None:
             counted.append((work.messages_sent, work.bytes_sent))
         assert counted[0] == counted[1] if n > 1 else counted == [(0, 0), (0, 0)], counted
         assert sum(comm.share(counted[0][1], rank) for rank in range(n)) == 2 * (n - 1) * size * 4
+    before, lengths = comm.ledger.copy(), [4] + [0] * (n - 1)
+    comm.all_gather(of(comm.rank, (lengths[comm.rank], 3)), lengths)
+    sent = (comm.ledger - before).bytes_sent
+    assert sent == (4 * 3 * 4 if comm.rank < n - 1 else 0)
 
 
 if __name__ == "__main__":

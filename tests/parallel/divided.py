@@ -17,6 +17,7 @@ from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.loading.build import build_model, load_model
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.experts import Visits, exchange
 from tinyinfer.parallel.lead import LeaderOps, follow
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.pipeline import Stage
@@ -46,6 +47,13 @@ def logits_of(
             parts = own.all_gather(np.ascontiguousarray(logits.T), [int(length[0]) for length in lengths])
             found.append(np.concatenate(parts).T)
     return np.concatenate(found) if found else None
+
+
+def by_exchange(
+    x: np.ndarray, chosen: np.ndarray, owners: np.ndarray, comm: Comm, xp: Any
+) -> np.ndarray:  # (T, D), (T, k), (X,) -> (T, D)
+    """What experts give, added up by an exchange also where an all-reduce would send less (experts.py, total)."""
+    return np.asarray(exchange(x, Visits(chosen, owners, comm.size), comm, xp))
 
 
 def together(

@@ -49,7 +49,7 @@ def test_ranks_get_arrays_of_their_own() -> None:
 
     def work(comm: Comm) -> list[np.ndarray]:
         mine = np.full(2, comm.rank, np.float32)
-        gathered = comm.all_gather(mine)
+        gathered = [*comm.all_gather(mine), comm.all_to_all(mine, [1, 1], [1, 1])]
         summed = comm.all_reduce(np.ones(2, np.float32))
         if comm.rank == 0:
             comm.send(mine, 1)
@@ -75,7 +75,7 @@ def test_two_ranks_that_both_send_first_wait_for_each_other(seed: int) -> None:
 
 @pytest.mark.parametrize("seed", range(6))
 def test_ranks_that_do_not_call_the_same_are_told_so(seed: int) -> None:
-    """Another collective, another shape, another root, one collective too few."""
+    """Another collective, another shape, another root, other rows, one collective too few."""
 
     def other(comm: Comm) -> None:
         comm.barrier()
@@ -87,6 +87,9 @@ def test_ranks_that_do_not_call_the_same_are_told_so(seed: int) -> None:
     def root(comm: Comm) -> None:
         comm.share(1, comm.rank)
 
+    def rows(comm: Comm) -> None:
+        comm.all_to_all(np.zeros((2, 3)), [1, 1], [1, 1] if comm.rank else [1, 4])
+
     def fewer(comm: Comm) -> None:
         if comm.rank:
             comm.barrier()
@@ -95,6 +98,7 @@ def test_ranks_that_do_not_call_the_same_are_told_so(seed: int) -> None:
         (other, r"calls broadcast\(float64\[3\], root 0\).* all_reduce\(float64\[3\]\)|calls all_reduce.* broadcast"),
         (shape, r"all_reduce\(float64\[[34]\]\), and rank [01] all_reduce\(float64\[[34]\]\); all ranks must call"),
         (root, r"share\(root [01]\), and rank [01] share\(root [01]\)"),
+        (rows, r"rank 1 sends 1 rows, and rank 0 receives 4"),
         (fewer, r"no rank can go on: rank 1 waits for barrier\(\); rank 2 waits for barrier\(\); rank 0 has ended"),
     ):
         with pytest.raises(CommError, match=words):
@@ -137,6 +141,9 @@ def test_ranks_that_are_not_there() -> None:
         run_ranks(0, lambda comm: None)
     with pytest.raises(ValueError, match=r"rank \d of 2 gives 3 rows, and the lengths are \[1, 1\]"):
         run_ranks(2, lambda comm: comm.all_gather(np.zeros((3, 1)), [1, 1]))
+    for sent, received in (([1, 1], [1, 1]), ([1, 2], [2, 2]), ([3], [3])):
+        with pytest.raises(ValueError, match=r"rank \d of 2 gives 3 rows, \[.*\] for the ranks, and is to get \["):
+            run_ranks(2, lambda comm, sent=sent, received=received: comm.all_to_all(np.zeros((3, 1)), sent, received))
 
 
 def test_one_rank_sends_nothing() -> None:

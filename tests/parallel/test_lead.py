@@ -10,12 +10,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from divided import together
+from divided import by_exchange, together
 from helpers import ROUNDING, checkpoint_of, distance, finish, make_engine, random_tensors, request, small_config
 
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.errors import NotFiniteError
+from tinyinfer.model.config import MoEConfig
+from tinyinfer.parallel import experts, tensor
+from tinyinfer.parallel.experts import exchange
 from tinyinfer.request import Request
 
 MODEL = small_config(num_layers=3)
@@ -55,6 +58,35 @@ def test_ranks_say_what_one_process_says(switches: dict[str, Any], asked: dict[s
         switches = switches | {"stages": stages}
         found = together(ranks, MODEL, lambda engine: finish(engine, *(request(*w, **asked) for w in work)), **switches)
         assert found == truth, f"{ranks} ranks in each of {stages} stages"
+
+
+@pytest.mark.parametrize(
+    ("ranks", "stages", "each", "asked"),
+    [(2, 1, 1, "greedy"), (2, 1, 2, "drawn"), (4, 1, 2, "greedy"), (4, 1, 1, "drawn"), (2, 2, 2, "greedy")],
+)
+def test_ranks_of_a_mixture_say_what_one_process_says(
+    ranks: int, stages: int, each: int, asked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether their terms add up by all-to-all or not, which both happens, and where an exchange is made for each row.
+    Catches ranks that do not agree on the way, and steps of fewer rows than ranks.
+    """
+    config = small_config(num_layers=3, experts=MoEConfig(8, each, 12, shared_size=16, dense_layers=(0,)))
+    taken: Counter[int] = Counter()
+
+    def counting(x: np.ndarray, *others: Any) -> Any:
+        taken[len(x)] += 1
+        return exchange(x, *others)
+
+    def work(engine: Engine) -> list[list[int]]:
+        return finish(engine, *(request(prompt, 12, **ASKED[asked]) for prompt in PROMPTS))
+
+    truth = work(make_engine(config))
+    monkeypatch.setattr(experts, "SMALL", 0)
+    monkeypatch.setattr(experts, "exchange", counting)
+    assert together(ranks, config, work, stages=stages) == truth
+    assert max(taken) > ranks  # rows of a pass
+    monkeypatch.setattr(tensor, "total", by_exchange)
+    assert together(ranks, config, work, stages=stages) == truth
 
 
 @pytest.mark.parametrize(("ranks", "stages"), [(2, 1), (1, 2), (2, 3)])

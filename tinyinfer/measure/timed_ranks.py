@@ -19,7 +19,7 @@ from tinyinfer.arrays import Array
 from tinyinfer.ledger import Ledger
 from tinyinfer.measure.roofline import Machine
 from tinyinfer.measure.simulated_clock import SimulatedClock
-from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.comm import Comm, row_bytes
 
 
 @dataclass(frozen=True)
@@ -78,6 +78,11 @@ class TimedComm(Comm):
         found = self.inner.all_gather(x, lengths)
         self._meet(sum(one.nbytes for one in found), self.size - 1)
         return found
+
+    def _all_to_all(self, x: Array, sent: list[int], received: list[int]) -> Array:  # (sent, ...) -> (got, ...)
+        rows = max(sum(sent) - sent[self.rank], sum(received) - received[self.rank])  # both ways at once
+        self._meet(rows * row_bytes(x), self.size - 1)
+        return self.inner.all_to_all(x, sent, received)
 
     def _broadcast(self, x: Array, root: int) -> Array:  # (...,) -> (...,)
         self._meet(x.nbytes, (self.size - 1).bit_length())

@@ -11,6 +11,7 @@ Read in this order:
     shards.py         a part of a matrix, in whatever form the matrix is
     pipeline.py       layers divided: stages, and rows that go from one to the next
     schedule.py       a pipeline on paper: when each stage begins what, and how long it is idle
+    experts.py        what experts on different ranks give, added up by all-to-all
     tensor.py         every layer divided among the ranks: heads, neurons, experts, the vocabulary
     switches.py       how many ranks there are, and how many replicas
     choose.py         tokens chosen by all ranks together, without all logits

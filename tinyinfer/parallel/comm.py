@@ -5,6 +5,7 @@ collectives: every rank calls the same one in the same order, and none goes on b
 
     all_reduce    the sum of all ranks' arrays, for all             tensor parallel: partial sums of a product
     all_gather    all ranks' arrays, for all                        tensor parallel: the best tokens of each part
+    all_to_all    from each rank to each other one its own rows     experts: what they give goes to each row's home
     broadcast     one rank's array, for all
     share         one rank's Python object, for all                 what the scheduler has decided
     send/receive  an array, from one rank to another                pipeline: rows go from stage to stage
@@ -29,6 +30,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence as Seq
 from copy import copy
 from functools import lru_cache
+from math import prod
 from typing import Any, NoReturn, Self, TypeVar
 
 import numpy as np
@@ -56,6 +58,11 @@ class Comm(ABC):
     def __init__(self, rank: int, size: int, ledger: Ledger) -> None:
         self.rank, self.size, self.ledger = rank, size, ledger
 
+    @property
+    def one_machine(self) -> bool:
+        """Whether all ranks are on one machine, so that a byte sent costs no more than one copied. All ask at once."""
+        return False
+
     def counting(self, ledger: Ledger) -> Self:
         """The same rank, counted in another ledger: for messages that are not the model's own."""
         other = copy(self)
@@ -76,9 +83,19 @@ class Comm(ABC):
         lengths = [len(x)] * self.size if lengths is None else list(lengths)
         if len(lengths) != self.size or lengths[self.rank] != len(x):
             raise ValueError(f"rank {self.rank} of {self.size} gives {len(x)} rows, and the lengths are {lengths}")
-        row = x.nbytes // len(x) if len(x) else 0
-        self._count(self.size - 1, row * (sum(lengths) - lengths[(self.rank + 1) % self.size]))
+        self._count(self.size - 1, row_bytes(x) * passed_on(lengths, self.rank))
         return self._all_gather(x, lengths) if self.size > 1 else [x]
+
+    def all_to_all(self, x: Array, sent: Seq[int], received: Seq[int]) -> Array:  # (sent, ...) -> (got, ...)
+        """The rows that the ranks have for this one, in the order of ranks. x: this rank's rows for rank 0, then those
+        for rank 1, and so on. sent: how many for each; received: how many from each. No message goes without rows.
+        """
+        sent, received, me = list(sent), list(received), self.rank
+        if not len(sent) == len(received) == self.size or sum(sent) != len(x) or sent[me] != received[me]:
+            given = f"rank {me} of {self.size} gives {len(x)} rows, {sent} for the ranks"
+            raise ValueError(f"{given}, and is to get {received}: these do not fit")
+        self._count(sum(map(bool, sent)) - bool(sent[me]), row_bytes(x) * (len(x) - sent[me]))
+        return self._all_to_all(x, sent, received) if self.size > 1 else x
 
     def broadcast(self, x: Array, root: int = 0) -> Array:  # (...,) -> (...,)
         """The root's array, which the others get into x, of the same shape and type."""
@@ -177,6 +194,9 @@ class Comm(ABC):
     def _all_gather(self, x: Array, lengths: list[int]) -> list[Array]: ...
 
     @abstractmethod
+    def _all_to_all(self, x: Array, sent: list[int], received: list[int]) -> Array: ...
+
+    @abstractmethod
     def _broadcast(self, x: Array, root: int) -> Array: ...
 
     @abstractmethod
@@ -214,6 +234,17 @@ def split(x: Array, n: int) -> list[Array]:  # (...,) ->
 def sizes(total: int, n: int) -> list[int]:
     """A total in n parts as even as they can be, the first ones larger."""
     return [total // n + (part < total % n) for part in range(n)]
+
+
+def row_bytes(x: Array) -> int:  # (rows, ...) ->
+    """Bytes of a row, also where there is none."""
+    return int(x.itemsize * prod(x.shape[1:]))
+
+
+def passed_on(lengths: Seq[int], rank: int) -> int:
+    """Rows that a rank sends to its right neighbour in a ring, so that all have those of all: all but the neighbour's.
+    """
+    return sum(lengths) - lengths[(rank + 1) % len(lengths)]
 
 
 def children(rank: int, root: int, size: int) -> int:

@@ -20,6 +20,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+import numpy as np
+
 from tinyinfer.arrays import Array
 from tinyinfer.ledger import Ledger
 from tinyinfer.parallel.comm import Comm, CommError
@@ -214,6 +216,14 @@ class LocalComm(Comm):
     def _all_gather(self, x: Array, lengths: list[int]) -> list[Array]:  # (rows, ...) ->
         call = "all_gather", f"{x.dtype}{lengths} x {list(x.shape[1:])}"
         return [one.copy() for one in self._meet(call, x.copy())]
+
+    def _all_to_all(self, x: Array, sent: list[int], received: list[int]) -> Array:  # (sent, ...) -> (got, ...)
+        parts = np.split(x.copy(), np.cumsum(sent)[:-1])
+        given = [parts[self.rank] for parts in self._meet(("all_to_all", f"{x.dtype} x {list(x.shape[1:])}"), parts)]
+        for rank, (part, rows) in enumerate(zip(given, received, strict=True)):
+            if len(part) != rows:
+                raise CommError(f"{self._name(rank)} sends {len(part)} rows, and rank {self.own} receives {rows}")
+        return np.concatenate(given)
 
     def _broadcast(self, x: Array, root: int) -> Array:  # (...,) -> (...,)
         given = self._meet(("broadcast", form(x), f"root {root}"), x.copy())

@@ -126,6 +126,17 @@ class MPIComm(Comm):
             self.world.Allgatherv(x, (given, [row * length for length in lengths]))
         return np.split(given, np.cumsum(lengths)[:-1])
 
+    def _all_to_all(self, x: Array, sent: list[int], received: list[int]) -> Array:  # (sent, ...) -> (got, ...)
+        given = np.empty((sum(received), *x.shape[1:]), x.dtype)
+        row = math.prod(x.shape[1:])
+        with self.watch.of(self.others):
+            self.world.Alltoallv((x, [row * rows for rows in sent]), (given, [row * rows for rows in received]))
+        return given
+
+    @property
+    def one_machine(self) -> bool:
+        return self._near(0) is not None
+
     def _near(self, nbytes: int) -> Places | None:
         """The ranks' places in shared memory, where all ranks have some and arrays of so many bytes fit in."""
         if nbytes > ROOM:

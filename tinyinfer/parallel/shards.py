@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def division(total: int, n: int, unit: int = 1) -> list[range]:
 
     A range is empty where there are fewer units than ranks.
     """
-    stops = [min(total, unit * stop) for stop in np.cumsum([0, *sizes(-(-total // unit), n)]).tolist()]
+    stops = [min(total, unit * stop) for stop in accumulate(sizes(-(-total // unit), n), initial=0)]
     return [range(start, stop) for start, stop in pairwise(stops)]
 
 

@@ -6,7 +6,8 @@ the ranks' terms are added up: one all-reduce of (T, D) after attention, one aft
 
     attention    heads: a rank has some key/value heads and the query heads that share them, and their part of the cache
     MLP          neurons: rows of gate and up, columns of down
-    mixture      experts: a rank has some of them whole, and adds up what the rows give that chose those
+    mixture      experts: a rank has some of them whole, and computes the rows that chose those; their terms are added
+                 up by an all-reduce, or by fewer bytes (experts.py)
     vocabulary   a rank looks up its own tokens (a third all-reduce), and computes the logits of its own tokens
 
 The model's code stays as it is: a rank's model is a model with fewer heads, and an Ops around the backend's adds up
@@ -42,6 +43,7 @@ from tinyinfer.model.transformer import Model
 from tinyinfer.model.visit import matrices, weights
 from tinyinfer.model.weights import Embedding, Experts, FullQKNorm, Linear, Matrix, NoNorm, Norm, RMSNorm
 from tinyinfer.parallel.comm import Comm, CommError, sizes
+from tinyinfer.parallel.experts import owners_of, total
 from tinyinfer.parallel.pipeline import stage_layers
 from tinyinfer.parallel.shards import Parts, division, input_unit, part_of, width
 
@@ -55,9 +57,10 @@ class Summed(Linear):
 
 @dataclass(frozen=True)
 class SomeExperts(Experts):
-    """Some of a layer's experts; first: the number of the first one."""
+    """Some of a layer's experts. first: the number of the first one; owners: the rank of each expert of the layer."""
 
-    first: int = 0
+    first: int
+    owners: np.ndarray  # (X,)
 
 
 @dataclass(frozen=True)
@@ -219,7 +222,9 @@ class Division:
 
     def some_experts(self, experts: Experts) -> SomeExperts:
         """The experts of a layer, all of which are the rank's, with their numbers."""
-        return SomeExperts(experts.linears, self.experts.start)
+        moe = self.config.experts
+        assert moe is not None
+        return SomeExperts(experts.linears, self.experts.start, owners_of(moe.num_experts, self.ranks))
 
     def heads(self, heads: Heads, ops: Ops) -> Heads:
         """The rank's heads, and their sinks."""
@@ -347,7 +352,7 @@ class TensorOps(DelegatingOps):
     def experts(
         self, x: Array, chosen: Array, weights: Array, gate_up: Experts, down: Experts, activation: str
     ) -> Array:  # (T, D), (T, k), (T, k) -> (T, D)
-        """Each rank computes its own experts for the rows that chose them; the ranks' terms add up."""
+        """Each rank computes its own experts for the rows that chose them; the ranks' terms add up (experts.py)."""
         if not isinstance(gate_up, SomeExperts):
             return self.inner.experts(x, chosen, weights, gate_up, down, activation)
         place, y = chosen - gate_up.first, self.xp.zeros_like(x)  # (T, k), (T, D)
@@ -357,10 +362,15 @@ class TensorOps(DelegatingOps):
             terms = self.inner.experts(x[rows], *picked, gate_up, down, activation)  # (n, D)
             for slot in range(chosen.shape[1]):  # a row is once in a slot
                 y[rows[slots == slot]] += terms[slots == slot]
-        return self.total(y)
+        return total(y, chosen, gate_up.owners, self.ranks, self.xp)
 
     def total(self, x: Array) -> Array:  # (...,) -> (...,)
-        """The sum of the ranks' arrays. Raises CommError in work that the others know nothing of."""
+        """The sum of the ranks' arrays."""
+        return self.ranks.all_reduce(self.xp.ascontiguousarray(x))
+
+    @property
+    def ranks(self) -> Comm:
+        """The ranks that add up. Raises CommError in work that the others know nothing of."""
         if self.apart:
             raise CommError("this work is one rank's alone, and a part of the model has to be added up")
-        return self.comm.all_reduce(self.xp.ascontiguousarray(x))
+        return self.comm
