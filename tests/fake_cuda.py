@@ -117,9 +117,11 @@ class Memory:
     """
 
     __slots__ = ("__weakref__", "array", "device", "nbytes", "pool")
+    everything: ClassVar[WeakSet[Memory]] = WeakSet()
 
     def __init__(self, pool: Pool, nbytes: int, device: int) -> None:
         self.nbytes, self.array = 0, None
+        self.everything.add(self)
         pool.take(-(-nbytes // BLOCK) * BLOCK)
         self.pool, self.nbytes, self.device = pool, -(-nbytes // BLOCK) * BLOCK, device
 
@@ -428,8 +430,17 @@ class Device:
     def __exit__(self, *error: object) -> None:
         CURRENT.devices.pop()
 
+    def use(self) -> None:
+        if self.id >= self.runtime.devices:
+            raise CUDARuntimeError(101)
+        CURRENT.devices[-1] = self.id
+
     def synchronize(self) -> None:
         self.runtime.deviceSynchronize()
+
+    @property
+    def pci_bus_id(self) -> str:
+        return f"0000:{self.id:02X}:00.0"
 
     compute_capability = "90"
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import product
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock, patch
 
 import ml_dtypes
@@ -22,6 +23,7 @@ import pytest
 import shapes
 from draft_heads import head_of
 from fake_cupy import fake_cupy
+from fake_nccl import Fabric
 from gguf import GGMLQuantizationType
 from gguf_writer import random_blocks, write_gguf
 from helpers import (
@@ -110,15 +112,18 @@ from tinyinfer.model.quantized_matrix import QuantScheme
 from tinyinfer.model.weights import MASK, TWO_OF_FOUR, Experts, Floats, Linear, MixedMatrix, SparseMatrix
 from tinyinfer.parallel.collectives import ring_all_reduce, tree_all_reduce
 from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.devices import take_gpu
 from tinyinfer.parallel.divided_mlp import mlp_part, mlp_term
 from tinyinfer.parallel.experts import Visits, exchange, owners_of
 from tinyinfer.parallel.lead import LeaderOps, follow
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.mpi import MPIComm
+from tinyinfer.parallel.nccl import NCCLComm
 from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.schedule import begin_times, decode_times, idle_share
 from tinyinfer.parallel.shards import part_of
-from tinyinfer.parallel.shared_memory import Places
+from tinyinfer.parallel.shared_memory import YIELD, Places
+from tinyinfer.parallel.staged import StagedComm
 from tinyinfer.parallel.tensor import TensorOps, divide
 from tinyinfer.pruning.apply import prune_model
 from tinyinfer.pruning.apply import read_windows as pruning_windows
@@ -549,10 +554,12 @@ class World:
 
 
 def run_parallel(inspector: Inspector) -> None:
-    """Every model divided among two ranks, and every call from rank to rank, as threads and by a stand-in of MPI."""
+    """Every model divided among two ranks, and every call from rank to rank: as threads, by a stand-in of MPI, and of
+    arrays of GPUs.
+    """
 
-    def call_all(comm: Comm) -> None:
-        x = np.ones((5, 2), np.float32)
+    def call_all(comm: Comm, xp: Any = np) -> None:
+        x = xp.ones((5, 2), np.float32)
         comm.all_reduce(x)
         comm.all_gather(x)
         comm.all_to_all(x, [2, 3], [2, 3]) if comm.rank == 0 else comm.all_to_all(x, [3, 2], [3, 2])
@@ -562,8 +569,16 @@ def run_parallel(inspector: Inspector) -> None:
         else:
             comm.send(x, 1)
         comm.exchange(x, 1 - comm.rank, x, 1 - comm.rank)
+        if comm.rank:
+            comm.receive(x, 0)
         comm.post(x, 1 - comm.rank)
-        comm.receive(x, 1 - comm.rank)
+        if not comm.rank:
+            comm.receive(x, 1)
+
+    def call_on_gpus(fabric: Fabric, comm: Comm) -> None:
+        call_all(StagedComm(comm, fake_cupy), fake_cupy)
+        take_gpu(fake_cupy, comm.rank)
+        call_all(NCCLComm(comm, fake_cupy, fabric.of(comm)), fake_cupy)
 
     def divided(config: ModelConfig, stages: int, comm: Comm) -> None:
         inner, stage = NumpyOps(Ledger()), Stage(comm, stages)
@@ -580,18 +595,23 @@ def run_parallel(inspector: Inspector) -> None:
     def work() -> None:
         threading.setprofile(sys.getprofile())  # the ranks' threads are watched, too
         run_ranks(2, call_all)
+        with patch.object(fake_cupy.cuda.runtime, "devices", 2):
+            run_ranks(2, partial(call_on_gpus, Fabric()))
         run_ranks(2, lambda comm: call_all(timed(comm, Machine(1e9, 1e9))))
         for way in (ring_all_reduce, tree_all_reduce):
             run_ranks(3, lambda comm, way=way: way(np.ones((5, 2), np.float32), comm))
         visits = Visits(np.array([[0, 1], [2, 1], [6, 0]]), owners_of(7, 2), 2)
         run_ranks(2, lambda comm: exchange(np.ones((3, 4), np.float32), visits, comm, np))
         DelegatingOps(NumpyOps(Ledger())).whole(np.ones((5, 2)))
-        far = MPIComm(World(), None, Ledger())
-        far._places.append(None)  # on another machine: no memory is shared
-        call_all(far)
-        memory = np.zeros(Places.nbytes, np.uint8)  # of both ranks
-        Places(0, [memory, memory], lambda: None, nullcontext, lambda: None).all_reduce(np.ones((5, 2), np.float32))
-        MPIComm(World(), None, Ledger()).receive(np.ones((5, 2)), 1)
+        with patch("tinyinfer.parallel.mpi.meet", return_value=None):  # two machines
+            call_all(MPIComm(World(), None, Ledger()))
+            MPIComm(World(), None, Ledger()).receive(np.ones((5, 2)), 1)
+        memories = [np.zeros(Places.nbytes, np.uint8) for _ in range(2)]
+        first, second = (Places(rank, memories, lambda: None, nullcontext, YIELD) for rank in range(2))
+        other = threading.Thread(target=first.all_reduce, args=(np.ones((5, 2)),))
+        other.start()
+        second.all_reduce(np.ones((5, 2)))
+        other.join()
         list(part_of(Floats("w", np.ones((5, 2), np.float32)), (range(1, 3),)).tiles())
         threading.setprofile(None)
 

@@ -10,7 +10,7 @@ from parity import Device
 PARTS = {
     "Stream": ("begin_capture", "end_capture", "is_capturing", "record", "wait_event", "synchronize", "done", "use"),
     "Event": ("record", "synchronize", "done"),
-    "Device": ("attributes", "compute_capability", "mem_info", "synchronize"),
+    "Device": ("attributes", "compute_capability", "mem_info", "synchronize", "use", "pci_bus_id"),
     "runtime": ("getDeviceCount", "getDeviceProperties", "memGetInfo", "driverGetVersion", "runtimeGetVersion",
                 "deviceSynchronize", "CUDARuntimeError"),
     "driver": ("CUDADriverError",), "compiler": ("CompileException",), "memory": ("OutOfMemoryError",),

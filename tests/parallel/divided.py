@@ -1,4 +1,4 @@
-"""What the ranks of a divided model compute together: stages, each of some ranks."""
+"""What the ranks of a divided model compute together, and say: stages, each of some ranks."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from tinyinfer.kv_cache.base import CacheSpec
 from tinyinfer.kv_cache.contiguous import ContiguousCache
 from tinyinfer.loading.build import build_model, load_model
 from tinyinfer.model.config import ModelConfig
+from tinyinfer.model.interfaces import Ops
 from tinyinfer.parallel.comm import Comm
 from tinyinfer.parallel.experts import Visits, exchange
 from tinyinfer.parallel.lead import LeaderOps, follow
@@ -23,6 +24,42 @@ from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.tensor import TensorOps, divide
 from tinyinfer.sequence import Batch, Span
+
+Computes = Callable[[Comm], tuple[Comm, Ops]]
+
+
+def on_host(comm: Comm) -> tuple[Comm, Ops]:
+    """A rank that computes by NumPy."""
+    return comm, NumpyOps(comm.ledger)
+
+
+def together(
+    ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, stages: int = 1,
+    second: ModelConfig | None = None, tensors: dict[str, np.ndarray] | None = None, computes: Computes = on_host,
+    **switches: Any,
+) -> Any:  # fmt: skip
+    """What work(engine) returns on the leader of so many stages, each of so many ranks. second: a draft model's.
+
+    computes: how a rank sends arrays, and its operations.
+    """
+    checkpoint = checkpoint_of(config, tensors or random_tensors(config))
+    c = EngineConfig(tensor_parallel_size=ranks, pipeline_parallel_size=stages, **switches)
+
+    def rank(local: Comm) -> Any:
+        comm, inner = computes(local)
+        stage = Stage(comm, stages)
+        own = stage.together
+        model = divide(load_model(checkpoint, inner, c), own.rank, own.size, inner, stage.number, stages)
+        if comm.rank:
+            return follow(model, TensorOps(inner, own), stage)
+        leading = LeaderOps(inner, stage, model)
+        draft = build_model(checkpoint_of(second, random_tensors(second, 1)), leading) if second else None
+        try:
+            return work(build_engine(model, leading, c, lambda: 0.0, draft, ALWAYS_DRAFT if second else None))
+        finally:
+            leading.close()
+
+    return run_ranks(ranks * stages, rank, seed)[0]
 
 
 def logits_of(
@@ -54,27 +91,3 @@ def by_exchange(
 ) -> np.ndarray:  # (T, D), (T, k), (X,) -> (T, D)
     """What experts give, added up by an exchange also where an all-reduce would send less (experts.py, total)."""
     return np.asarray(exchange(x, Visits(chosen, owners, comm.size), comm, xp))
-
-
-def together(
-    ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, stages: int = 1,
-    second: ModelConfig | None = None, tensors: dict[str, np.ndarray] | None = None, **switches: Any,
-) -> Any:  # fmt: skip
-    """What work(engine) returns on the leader of so many stages, each of so many ranks. second: a draft model's."""
-    checkpoint = checkpoint_of(config, tensors or random_tensors(config))
-    c = EngineConfig(tensor_parallel_size=ranks, pipeline_parallel_size=stages, **switches)
-
-    def rank(comm: Comm) -> Any:
-        inner, stage = NumpyOps(comm.ledger), Stage(comm, stages)
-        own = stage.together
-        model = divide(load_model(checkpoint, inner, c), own.rank, own.size, inner, stage.number, stages)
-        if comm.rank:
-            return follow(model, TensorOps(inner, own), stage)
-        leading = LeaderOps(inner, stage, model)
-        draft = build_model(checkpoint_of(second, random_tensors(second, 1)), leading) if second else None
-        try:
-            return work(build_engine(model, leading, c, lambda: 0.0, draft, ALWAYS_DRAFT if second else None))
-        finally:
-            leading.close()
-
-    return run_ranks(ranks * stages, rank, seed)[0]

@@ -200,3 +200,17 @@ def test_what_launch_needs(capsys: pytest.CaptureFixture[str], monkeypatch: pyte
     ):
         assert main(["launch", *words]) == 2
         assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("flag", ["-tp", "-pp"])
+def test_processes_on_a_gpu_say_what_one_process_says(model: str, flag: str) -> None:
+    """Two that share the fake one. Catches a way from the command line to ranks on GPUs that leaves something out, and
+    a note that each rank gives, or none.
+    """
+    program = ["mpiexec", "-n", "2", sys.executable, str(Path(__file__).parent / "on_fake_gpu.py")]
+    words = command(model, "-n", "6", "--backend", "cupy", flag, "2")
+    done = subprocess.run([*program, *words], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [json.loads(line)["token_ids"] for line in done.stdout.splitlines()] == answers(*command(model, "-n", "6"))
+    assert done.stderr.count("2 ranks share 1 GPU, so their arrays go through the host's memory") == 1

@@ -7,14 +7,28 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
-from tinyinfer.parallel.mpi import mpi_comm
+from tinyinfer.parallel.mpi import MPIComm, mpi_comm
 
 CONTRACT = Path(__file__).parent / "contract.py"
+
+
+def content(size: int, *words: str, reaches: str) -> tuple[set[str], str]:
+    """By which Comms so many processes keep the contract, and what they say beside it."""
+    command = ["mpiexec", "-n", str(size), sys.executable, str(CONTRACT), *words]
+    env = os.environ | {"MPIR_CVAR_CH4_CMA_ENABLE": reaches}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
+    assert done.returncode == 0, done.stderr
+    found = re.findall(rf"rank (\d) of {size} is content by (\w+)", done.stdout)  # lines may run into one another
+    assert sorted(int(rank) for rank, _ in found) == list(range(size))
+    return {kind for _, kind in found}, done.stderr
 
 
 @pytest.mark.mpi
@@ -25,15 +39,40 @@ def test_processes_keep_the_contract(size: int, reaches: str) -> None:
     reaches: whether MPI may read another process's memory, as some containers forbid: then a large message moves only
     while its sender is in MPI.
     """
-    command = ["mpiexec", "-n", str(size), sys.executable, str(CONTRACT)]
-    env = os.environ | {"MPIR_CVAR_CH4_CMA_ENABLE": reaches}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=env)
-    assert done.returncode == 0, done.stderr
-    content = re.findall(rf"rank (\d) of {size} is content", done.stdout)  # lines of ranks may run into one another
-    assert sorted(map(int, content)) == list(range(size))
+    assert content(size, reaches=reaches) == ({"MPIComm"}, "")
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("reaches", ["1", "0"])
+def test_processes_that_share_a_gpu_keep_the_contract(reaches: str) -> None:
+    """Catches a type that MPI does not know, a buffer that it cannot see, and ranks that do not know that they are on
+    one machine.
+    """
+    kinds, said = content(3, "fake", reaches=reaches)
+    assert kinds == {"StagedComm"}
+    assert said.count("3 ranks share 1 GPU, so their arrays go through the host's memory") == 1
 
 
 def test_without_mpi_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mpi4py", None)
     with pytest.raises(SwitchError, match=r"ranks talk by MPI, which is not installed \(.*\); pip install 'tiny"):
         mpi_comm(Ledger())
+
+
+def test_what_is_told_is_under_way_until_it_has_left() -> None:
+    """Not so an array, which the other rank may take after its own next call (nccl.py). Catches two ranks of which each
+    waits until the other one takes what it sends; and arrays that nothing helps to leave.
+    """
+    asked: list[str] = []
+
+    def request(name: str, times: int) -> Any:
+        return SimpleNamespace(Test=lambda: asked.append(name) or asked.count(name) > times)
+
+    world = SimpleNamespace(Get_rank=lambda: 0, Get_size=lambda: 2)
+    world.isend, world.Isend = lambda words, to: request("told", 2), lambda x, to: request("posted", 4)
+    comm = MPIComm(world, None, Ledger())
+    comm.post(np.zeros(3), 1)
+    assert not comm.under_way()
+    comm.tell("go on", 1)
+    assert [comm.under_way() for _ in range(3)] == [True, True, False]
+    assert asked.count("posted") == 5

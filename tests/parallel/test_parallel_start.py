@@ -139,7 +139,7 @@ def test_all_ranks_say_which_one_was_given_something_else() -> None:
         ({"speculative": "draft"}, "speculative=draft reads the values of all heads"),
         ({"quantize": "w8a8"}, "quantize=w8a8 rounds inputs by one scale for all of them"),
         ({"quantize": "int8", "activations": "int8", "group_size": "channel"}, "group_size=channel rounds inputs by"),
-        ({"backend": "cupy"}, "backend=cupy has no ranks yet"),
+        ({"backend": "cupy", "gpu_decode": "kernels"}, "gpu_decode=kernels runs a step without a word to other ranks"),
     ],
 )
 def test_what_ranks_cannot_do_is_refused(switches: dict[str, Any], words: str) -> None:
@@ -155,6 +155,8 @@ def test_ranks_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_share(EngineConfig(tensor_parallel_size=16)).threads == 1
     assert own_share(EngineConfig(tensor_parallel_size=4, threads=3)).threads == 3
     assert own_share(EngineConfig()).threads is None
+    for several in ("tensor_parallel_size", "data_parallel_size"):  # a GPU refuses a number of threads
+        assert own_share(EngineConfig(backend="cupy", **{several: 2})).threads is None  # type: ignore[arg-type]
 
 
 def test_a_rank_that_cannot_load_its_part_is_named_by_all() -> None:

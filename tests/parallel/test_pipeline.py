@@ -133,7 +133,7 @@ def test_a_stage_sends_the_rows_of_its_batch_and_nothing_else() -> None:
 def test_what_stages_cannot_do_is_refused() -> None:
     for switches, words in (
         ({"speculative": "self"}, "speculative=self drafts with the model's own layers"),
-        ({"backend": "cupy"}, "backend=cupy has no ranks yet"),
+        ({"backend": "cupy", "gpu_decode": "persistent"}, "gpu_decode=persistent runs a step without a word to other"),
         (
             {"speculative": "prompt-lookup", "num_draft_candidates": 2, "kv_cache": "paged"},
             "num_draft_candidates=2 keeps the candidates of one step",

@@ -73,8 +73,9 @@ class EngineConfig(
             why = "drafts with the model's own layers" if own else "reads the values of all heads"
             cure = "choose {field}=prompt-lookup, or {field}=draft with a {draft_model} of its own"
             yield from self.alone("speculative", self.speculative, why, cure)
-        if self.backend == "cupy":
-            yield from self.alone("backend", self.backend, "has no ranks yet", "choose {field}=numpy or numba")
+        if self.gpu_decode in ("kernels", "persistent"):
+            why = "runs a step without a word to other ranks"
+            yield from self.alone("gpu_decode", self.gpu_decode, why, "leave it out")
         if self.pipeline_parallel_size > 1 and self.num_draft_candidates > 1 and self.speculative != "off":
             why = "keeps the candidates of one step, where several are computed at once"
             yield from self.alone("num_draft_candidates", self.num_draft_candidates, why, "leave it out")

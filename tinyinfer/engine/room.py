@@ -47,9 +47,12 @@ def fitting_ops(checkpoint: Checkpoint, c: EngineConfig, ledger: Ledger) -> Ops:
 
 
 def own_share(c: EngineConfig) -> EngineConfig:
-    """The switches with a process's share of the threads, where there are several and no number is given."""
+    """The switches with a process's share of the threads, where there are several and no number is given.
+
+    A GPU has none to share.
+    """
     processes = c.num_ranks * c.data_parallel_size
-    if c.threads is not None or processes == 1:
+    if c.threads is not None or processes == 1 or c.backend == "cupy":
         return c
     return replace(c, threads=max(1, default_threads() // processes))
 
@@ -58,7 +61,8 @@ def check_fits(checkpoint: Checkpoint, ops: Ops, c: EngineConfig) -> None:
     """Raises RoomError when a device has too little memory for the weights and the cache that is asked for."""
     if ops.xp is np:
         return
-    weights, cache, free = weight_bytes(checkpoint, c), asked_bytes(checkpoint, c), ops.available_memory()
+    n, free = c.num_ranks, ops.available_memory()  # each rank has about an nth of both
+    weights, cache = weight_bytes(checkpoint, c) // n, asked_bytes(checkpoint, c) // n
     if weights + cache <= free:
         return
     helps = [*(["dtype", "quantize"] if c.quantize == "off" else []), *(["kv_bits"] if cache else [])]

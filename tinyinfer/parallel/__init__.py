@@ -8,6 +8,9 @@ Read in this order:
     local.py          all ranks in one process, in an order drawn from a seed
     mpi.py            ranks as processes, on one machine or on several
     shared_memory.py  small arrays between ranks of one machine, without MPI's latency
+    staged.py         arrays of GPUs that go through the hosts' memory
+    nccl.py           arrays of GPUs that go from GPU to GPU
+    devices.py        which GPU each rank takes, and which of both ways its arrays go
     shards.py         a part of a matrix, in whatever form the matrix is
     pipeline.py       layers divided: stages, and rows that go from one to the next
     schedule.py       a pipeline on paper: when each stage begins what, and how long it is idle

@@ -14,8 +14,6 @@ tree wins with small ones, whose time is latency: for a token's row of 2 KB it s
 
 from __future__ import annotations
 
-import numpy as np
-
 from tinyinfer.arrays import Array
 from tinyinfer.parallel.comm import Comm, split
 
@@ -26,7 +24,7 @@ def ring_all_reduce(x: Array, comm: Comm) -> Array:  # (...,) -> (...,)
     right, left = (rank + 1) % n, (rank - 1) % n
     for step in range(n - 1):  # after these, rank r has the sum of part r + 1
         given, added_to = parts[(rank - step) % n], parts[(rank - step - 1) % n]
-        added_to += comm.exchange(given, right, np.empty_like(added_to), left)
+        added_to += comm.exchange(given, right, added_to.copy(), left)  # the copy is room for what comes
     for step in range(n - 1):  # the sums go round
         comm.exchange(parts[(rank + 1 - step) % n], right, parts[(rank - step) % n], left)
     return x
@@ -38,7 +36,7 @@ def tree_all_reduce(x: Array, comm: Comm) -> Array:  # (...,) -> (...,)
     mine = [step for step in steps if comm.rank % (2 * step) == 0 and comm.rank + step < comm.size]
     above = comm.rank & (comm.rank - 1)  # without its lowest bit; rank 0 is the root
     for step in mine:
-        x += comm.receive(np.empty_like(x), comm.rank + step)
+        x += comm.receive(x.copy(), comm.rank + step)
     if comm.rank:
         comm.send(x, above)
         comm.receive(x, above)

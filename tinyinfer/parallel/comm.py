@@ -19,15 +19,17 @@ The ledger counts what a rank sends, by the algorithms of collectives.py: a ring
 binomial tree for what comes from one. A library chooses its own algorithm for each size (MPICH takes recursive doubling
 for a few kilobytes), so its wires may carry others.
 
-Wins: the same model code runs as threads of one process (local.py), as processes, or on several machines (mpi.py).
-Loses: a rank that is slow, or dead, stops all.
+Wins: the same model code runs as threads of one process (local.py), as processes, on several machines (mpi.py), or from
+GPU to GPU (nccl.py). Loses: a rank that is slow, or dead, stops all.
 """
 
 from __future__ import annotations
 
 import pickle
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
+from contextlib import AbstractContextManager, nullcontext
 from copy import copy
 from functools import lru_cache
 from math import prod
@@ -36,6 +38,7 @@ from typing import Any, NoReturn, Self, TypeVar
 import numpy as np
 
 from tinyinfer.arrays import Array
+from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
 from tinyinfer.parallel.divided_mlp import bytes_sent
 
@@ -139,7 +142,8 @@ class Comm(ABC):
         return self._exchange(x, to, y, source)
 
     def post(self, x: Array, to: int) -> None:  # (...,) ->
-        """Sends a copy of x, which a `receive` takes, and returns at once."""
+        """Sends a copy of x, which a `receive` takes, and returns at once. Arrays of GPUs are posted one way (nccl.py).
+        """
         self._check(to, self.rank)
         self._count(1, x.nbytes)
         self._post(x, to)
@@ -162,6 +166,20 @@ class Comm(ABC):
 
         Not a wait in `hear`: an order may come tomorrow.
         """
+
+    # Where the rank runs, for a Comm that hands something on to this one.
+
+    def machine(self) -> tuple[int, int]:
+        """The first of the ranks on this one's machine, and this one's place among them; here all are on one."""
+        return 0, self.rank
+
+    def watching(self) -> AbstractContextManager[object]:
+        """Wraps a wait for other ranks that is made elsewhere, so that it ends as `limit_waits` says."""
+        return nullcontext()
+
+    def under_way(self) -> bool:
+        """Whether an object that was told has not left yet; who asks again and again lets all that is posted leave."""
+        return False
 
     # Fewer ranks.
 
@@ -223,6 +241,24 @@ class Comm(ABC):
 
     @abstractmethod
     def _exchange(self, x: Array, to: int, y: Array, source: int) -> Array: ...
+
+
+def on_all(comm: Comm, work: Callable[[], Value]) -> Value:
+    """What work() returns, once it has on all ranks. Raises SwitchError, on all of them, for an error of one."""
+    mine: Exception | None = None
+    result: list[Value] = []
+    try:
+        result.append(work())
+    except Exception as error:
+        mine = error
+    told = [comm.share(mine and f"{type(mine).__name__}: {mine}", rank) for rank in range(comm.size)]
+    if isinstance(mine, SwitchError):
+        raise mine
+    for rank, words in enumerate(told):
+        if words:
+            reason = "rank {rank} of {value} could not load its part ({words})"
+            raise SwitchError("", comm.size, reason, rank=rank, words=words) from mine
+    return result[0]
 
 
 def split(x: Array, n: int) -> list[Array]:  # (...,) ->

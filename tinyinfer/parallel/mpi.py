@@ -18,6 +18,7 @@ import pickle
 import sys
 import threading
 import time
+from contextlib import AbstractContextManager
 from math import inf
 from pathlib import Path
 from typing import Any, NoReturn
@@ -105,6 +106,22 @@ class MPIComm(Comm):
 
     def abort(self, words: str) -> NoReturn:
         end(self.watch.world, words)
+
+    def machine(self) -> tuple[int, int]:
+        """Ranks are on one machine where they can share memory."""
+        from mpi4py import MPI
+
+        there = self.world.Split_type(MPI.COMM_TYPE_SHARED, self.rank)
+        first, place = there.bcast(self.rank), there.Get_rank()
+        there.Free()
+        return first, place
+
+    def watching(self) -> AbstractContextManager[object]:
+        return self.watch.of(self.others)
+
+    def under_way(self) -> bool:
+        self._tidy()
+        return any(isinstance(sent, bytes) for _, sent in self._posted)
 
     def limit_waits(self, seconds: float) -> None:
         if self.size > 1:

@@ -63,13 +63,13 @@ class Stage:
         if self.first:
             x = embed(model, batch, ops)  # (T, D)
         else:
-            x = np.empty((len(batch), model.config.hidden_size), np.float32)  # (T, D)
+            x = ops.xp.empty((len(batch), model.config.hidden_size), np.float32)  # (T, D)
             for piece in pieces(x):
                 self.comm.receive(piece, rank - width)
         x = run_layers(model, 0, len(model.layers), x, batch, cache, ops)
         if self.last:
             return head(model, x, batch, ops)
-        for piece in pieces(np.ascontiguousarray(x)):
+        for piece in pieces(ops.xp.ascontiguousarray(x)):
             self.comm.post(piece, rank + width)
         return None
 

@@ -15,14 +15,14 @@ import hashlib
 import signal
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from tinyinfer.errors import SwitchError
+from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import Progress, keeps_file_quantization, load_model
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.loading.draft_heads import is_head
@@ -30,27 +30,37 @@ from tinyinfer.loading.hub import find
 from tinyinfer.model.config import held_matrices
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model
-from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.comm import Comm, on_all
+from tinyinfer.parallel.devices import placed
 from tinyinfer.parallel.lead import LeaderOps, follow
 from tinyinfer.parallel.mpi import mpi_comm
 from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.shards import scheme_unit
 from tinyinfer.parallel.tensor import Division, TensorOps
 
-Value = TypeVar("Value")
 SAMPLE = 16  # rows of each matrix by which ranks see that they have the same files
 
 
-def load_part(
-    checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, comm: Comm | None = None
-) -> tuple[Model, Ops]:
+def find_ranks(c: Any, ledger: Ledger) -> tuple[Comm, ...]:
+    """What mpiexec has started, each rank on a GPU where the backend is one's. c: an EngineConfig.
+
+    Raises SwitchError where MPI, or what a GPU needs, is not installed.
+    """
+    comm = mpi_comm(ledger)
+    try:
+        return (placed(comm, c.backend),)
+    except SwitchError:
+        if comm.rank:  # the first one says it
+            sys.exit(2)
+        raise
+
+
+def load_part(checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, comm: Comm) -> tuple[Model, Ops]:
     """A rank's part of a checkpoint's model, and the operations that run it.
 
-    Returns on the first rank only; the others follow it, and then end their process. c: an EngineConfig. comm: None:
-    what mpiexec has started. Raises SwitchError for ranks that are not there, that were given something else, or for
-    which the model has too few parts.
+    Returns on the first rank only; the others follow it, and then end their process. c: an EngineConfig. Raises
+    SwitchError for ranks that are not there, that were given something else, or for which the model has too few parts.
     """
-    comm = comm or mpi_comm(ops.ledger)
     try:
         check_ranks(comm, c)
         check_alike(comm, checkpoint, c)
@@ -81,24 +91,6 @@ def own_part(checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, stage
     ranks, unit = stage.together, input_unit_of(checkpoint, c)
     own = Division(checkpoint.config, ranks.rank, ranks.size, unit, stage.number, stage.count)
     return own.finish(load_model(checkpoint, ops, c, on_layer, own), ops)
-
-
-def on_all(comm: Comm, work: Callable[[], Value]) -> Value:
-    """What work() returns, once it has on all ranks. Raises SwitchError, on all of them, for an error of one."""
-    mine: Exception | None = None
-    result: list[Value] = []
-    try:
-        result.append(work())
-    except Exception as error:
-        mine = error
-    told = [comm.share(mine and f"{type(mine).__name__}: {mine}", rank) for rank in range(comm.size)]
-    if isinstance(mine, SwitchError):
-        raise mine
-    for rank, words in enumerate(told):
-        if words:
-            reason = "rank {rank} of {value} could not load its part ({words})"
-            raise SwitchError("", comm.size, reason, rank=rank, words=words) from mine
-    return result[0]
 
 
 def check_ranks(comm: Comm, c: Any) -> None:

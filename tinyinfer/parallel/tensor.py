@@ -336,7 +336,7 @@ class TensorOps(DelegatingOps):
             return self.inner.norm(x, norm)
         xp, rows, split = self.xp, x.reshape(len(x), -1), len(norm.query.weight)  # (T, (H+K)·E)
         parts = rows[:, :split], rows[:, split:]  # (T, H·E), (T, K·E)
-        q, k = (xp.square(part).sum(axis=1) for part in parts)  # (T,), (T,)
+        q, k = ((part * part).sum(axis=1) for part in parts)  # (T,), (T,)
         squares = self.total(xp.stack([q, k / xp.float32(norm.copies)]))  # (2, T)
         out = [
             part * (xp.float32(1) / xp.sqrt(squares[i] / xp.float32(norm.sizes[i]) + xp.float32(one.eps)))[:, None]

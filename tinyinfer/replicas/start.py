@@ -42,6 +42,7 @@ from tinyinfer.model.draft_head import DraftHead
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.model.transformer import Model
 from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.devices import gpu_module, placed, take_gpu
 from tinyinfer.parallel.mpi import mpi_comm
 from tinyinfer.parallel.start import digests
 from tinyinfer.parallel.switches import ROUTERS
@@ -87,7 +88,6 @@ class Replicas(Single):
     """
 
     def __init__(self, c: EngineConfig, ledger: Ledger, place: Place | None = None) -> None:
-        super().__init__(c, ledger)
         self.place = place or find_place(c, ledger)
         self.wire = Wire(None)
         self.model: Model | None = None
@@ -101,10 +101,15 @@ class Replicas(Single):
         elif self.place.number and self.place.leads:
             self.links[0] = connected(self.place)
         weakref.finalize(self, hang_up_all, self.links)
+        super().__init__(c, ledger)
 
-    @property
-    def comms(self) -> tuple[Any, ...]:
-        return () if self.place.comm is None else (self.place.comm,)
+    def find_ranks(self, c: EngineConfig, ledger: Ledger) -> tuple[Comm, ...]:
+        before, comm = self.place.number * c.num_ranks, self.place.comm
+        if comm is None:
+            if xp := gpu_module(c.backend):
+                take_gpu(xp, before)
+            return ()
+        return (placed(comm, c.backend, before),)
 
     def load(self, checkpoint: Checkpoint, ops: Ops, c: EngineConfig, on_load: Progress) -> tuple[Model, Ops]:
         """The model of this replica. The front compares first what all were given, and waits for all at the end."""
