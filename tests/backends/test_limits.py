@@ -77,7 +77,16 @@ def test_a_containers_memory_is_read_from_its_group_and_those_above(group, files
 )  # fmt: skip
 def test_the_smallest_limit_holds(machine, limit, available, tmp_path):
     """The machine's memory, `ulimit -v` and the container's limit, whichever is the least."""
-    assert available_memory(container(tmp_path, "0::/", {"memory.max": limit}), machine) == available
+    assert available_memory(1, container(tmp_path, "0::/", {"memory.max": limit}), machine, ()) == available
+
+
+def test_processes_share_the_machine_and_not_their_own_limits(tmp_path):
+    """Four of them plan a quarter each; `ulimit -v` is each one's own. Catches ranks that plan four times the memory.
+    """
+    root = container(tmp_path, "0::/", {"memory.max": str(8 << 30)})
+    assert available_memory(4, root, [16 << 30], []) == 2 << 30
+    assert available_memory(4, root, [16 << 30], [3 << 30]) == 2 << 30
+    assert available_memory(4, root, [16 << 30], [1 << 30]) == 1 << 30
 
 
 def test_without_control_groups_there_is_no_limit(tmp_path):

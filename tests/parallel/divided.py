@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from helpers import ALWAYS_DRAFT, checkpoint_of, random_tensors, request
+from helpers import checkpoint_of, random_tensors, request
 
 from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.config import EngineConfig
@@ -24,6 +24,7 @@ from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.tensor import TensorOps, divide
 from tinyinfer.sequence import Batch, Span
+from tinyinfer.speculative.base import DraftCost
 
 Computes = Callable[[Comm], tuple[Comm, Ops]]
 
@@ -35,12 +36,12 @@ def on_host(comm: Comm) -> tuple[Comm, Ops]:
 
 def together(
     ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, stages: int = 1,
-    second: ModelConfig | None = None, tensors: dict[str, np.ndarray] | None = None, computes: Computes = on_host,
-    **switches: Any,
+    second: ModelConfig | None = None, tensors: dict[str, np.ndarray] | None = None, cost: DraftCost | None = None,
+    computes: Computes = on_host, **switches: Any,
 ) -> Any:  # fmt: skip
     """What work(engine) returns on the leader of so many stages, each of so many ranks. second: a draft model's.
 
-    computes: how a rank sends arrays, and its operations.
+    cost: of its drafts. computes: how a rank sends arrays, and its operations.
     """
     checkpoint = checkpoint_of(config, tensors or random_tensors(config))
     c = EngineConfig(tensor_parallel_size=ranks, pipeline_parallel_size=stages, **switches)
@@ -52,10 +53,10 @@ def together(
         model = divide(load_model(checkpoint, inner, c), own.rank, own.size, inner, stage.number, stages)
         if comm.rank:
             return follow(model, TensorOps(inner, own), stage)
-        leading = LeaderOps(inner, stage, model)
+        leading = LeaderOps(inner, stage, model, total=inner.ledger)
         draft = build_model(checkpoint_of(second, random_tensors(second, 1)), leading) if second else None
         try:
-            return work(build_engine(model, leading, c, lambda: 0.0, draft, ALWAYS_DRAFT if second else None))
+            return work(build_engine(model, leading, c, lambda: 0.0, draft, cost))
         finally:
             leading.close()
 

@@ -18,6 +18,7 @@ from tinyinfer.parallel.comm import Comm
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.shards import division
 from tinyinfer.sampling_params import SamplingParams
+from tinyinfer.speculative.base import DraftCost
 
 MODEL = small_config(num_layers=3)
 PROMPTS = [4, 5, 6, 7, 4, 5, 6, 9, 4, 5], [1, 2] * 6
@@ -91,20 +92,25 @@ def test_all_ranks_choose_where_a_maximum_is_enough() -> None:
         assert draw_of(SamplingParams(temperature=0.5, **left), [1, 2], [3], 9) is None  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("cost", [ALWAYS_DRAFT, None], ids=["free drafts", "as estimated"])
 @pytest.mark.parametrize(("ranks", "stages"), [(2, 1), (1, 3)])
-def test_drafts_that_were_drawn_by_themselves_are_judged_by_all_logits(ranks: int, stages: int) -> None:
-    """Catches rows of which only the best token is known where verification=best-coupling needs all of them."""
+def test_drafts_that_were_drawn_by_themselves_are_judged_by_all_logits(
+    ranks: int, stages: int, cost: DraftCost | None
+) -> None:
+    """Catches rows of which only the best token is known where verification=best-coupling needs all of them, and
+    a number of drafts, on which its text depends, that follows from the first rank's part of the weights.
+    """
     second = small_config(num_layers=1, hidden_size=12, intermediate_size=16)
     switches: dict[str, Any] = {"speculative": "draft", "draft_model": "x", "verification": "best-coupling"}
 
     def work(engine: Engine) -> list[list[int]]:
         return finish(engine, *(request(prompt, 12, temperature=1.0, seed=4) for prompt in PROMPTS))
 
-    truth = work(make_engine(MODEL, second=second, draft_cost=ALWAYS_DRAFT, **switches))
-    assert together(ranks, MODEL, work, stages=stages, second=second, **switches) == truth
+    truth = work(make_engine(MODEL, second=second, draft_cost=cost, **switches))
+    assert together(ranks, MODEL, work, stages=stages, second=second, cost=cost, **switches) == truth
 
 
 def test_logits_that_are_all_the_same_are_no_overflow() -> None:
-    """A head of zeros gives them. Catches a suspicion that is taken for a finding, since no rank can look alone."""
+    """A head of zeros gives them. Catches a suspicion that is taken for a finding."""
     config = small_config(logit_scale=0.0)
     assert together(2, config, lambda engine: finish(engine, request(PROMPTS[0], 3))) == [[0, 0, 0]]

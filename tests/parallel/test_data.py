@@ -7,6 +7,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
+from multiprocessing import Pipe
 from multiprocessing.connection import Listener
 from pathlib import Path
 from typing import Any
@@ -17,13 +18,15 @@ from interrupts import Interrupt
 from replicated import MODEL, Threads, asked, dies_after, fails_at, fronted, hangs_after, in_stages, records
 
 import tinyinfer
+from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.errors import NotFiniteError, RequestError, SwitchError
+from tinyinfer.ledger import Ledger
 from tinyinfer.replicas.front import Front
-from tinyinfer.replicas.start import Place, accepted, connected
+from tinyinfer.replicas.start import Place, Replicas, accepted, connected
 from tinyinfer.request import Request
 from tinyinfer.sequence import Sequence
 
@@ -267,6 +270,34 @@ def test_a_front_that_pauses_gives_up_no_healthy_replica() -> None:
             if n in (1, 5, 9):
                 time.sleep(0.8)
         assert list(front.queue.remotes) == [1]
+
+
+@pytest.mark.parametrize(("names", "shared"), [("aaa", 3), ("aab", 2), ("abb", 1)])
+def test_replicas_share_the_memory_of_their_machine(
+    names: str, shared: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One machine, or two. Catches replicas that each plan a cache as if the machine were theirs."""
+    own = threading.local()
+    monkeypatch.setattr("tinyinfer.replicas.start.platform.node", lambda: own.name)
+    monkeypatch.setattr("tinyinfer.replicas.start.connected", lambda place: pairs[place.number - 1][1])
+    checkpoint, c = checkpoint_of(MODEL, random_tensors(MODEL)), EngineConfig(data_parallel_size=3)
+    pairs, found = [Pipe() for _ in range(2)], [0, 0, 0]
+
+    def replica(number: int) -> None:
+        own.name, ops = names[number], NumpyOps(Ledger())
+        replicas = Replicas(c, ops.ledger, Place(number, None, "", b""))
+        if number == 0:
+            replicas.links.update({1: pairs[0][0], 2: pairs[1][0]})
+        replicas.load(checkpoint, ops, c, lambda done, of: None)
+        found[number] = ops.processes
+
+    threads = [threading.Thread(target=replica, args=(number,)) for number in range(3)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert found == [names.count(name) for name in names]
+    assert found[0] == shared
 
 
 def test_strangers_do_not_keep_replicas_away() -> None:

@@ -116,6 +116,29 @@ def test_a_rank_that_hangs_is_named_and_all_end(model: str, flag: str) -> None:
 
 
 @pytest.mark.mpi
+@pytest.mark.parametrize("busy", [False, True])
+def test_a_first_rank_that_is_stopped_is_named_and_all_end(model: str, busy: bool) -> None:
+    """While it waits for what is typed, and while it computes. Catches ranks that wait for an order for ever, and ones
+    that do not wait for a user who thinks.
+    """
+    flags = ["-tp", "2", "--rank-timeout", "2"]
+    words = ["generate", "-m", model, "--raw", "--ignore-eos", *flags, *["-p", "a the in"] * 400]
+    with running("launch", "-n", "2", "--", *(words if busy else ["chat", "-m", model, *flags])) as process:
+        ranks = ranks_of(model, "generate" if busy else "chat")
+        time.sleep(6)
+        assert process.poll() is None
+        os.kill(ranks[0], signal.SIGSTOP)
+        _, errors = process.communicate(timeout=40)
+    assert process.returncode != 0
+    assert "rank 1 has waited for rank 0 for 2 seconds; it hangs" in errors
+    for _ in range(100):
+        if not any(map(alive, ranks)):
+            return
+        time.sleep(0.1)
+    raise AssertionError("a rank is left")
+
+
+@pytest.mark.mpi
 @pytest.mark.parametrize("flag", ["-tp", "-pp"])
 def test_ctrl_c_ends_all_ranks(model: str, flag: str) -> None:
     """Catches a leader that leaves the others in the middle of a pass."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -13,10 +14,13 @@ import pytest
 from divided import by_exchange, together
 from helpers import ROUNDING, checkpoint_of, distance, finish, make_engine, random_tensors, request, small_config
 
+from tinyinfer.arrays import FLOAT
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.errors import NotFiniteError
-from tinyinfer.model.config import MoEConfig
+from tinyinfer.ledger import Ledger
+from tinyinfer.measure.roofline import norm_weights
+from tinyinfer.model.config import ModelConfig, MoEConfig
 from tinyinfer.parallel import experts, tensor
 from tinyinfer.parallel.experts import exchange
 from tinyinfer.request import Request
@@ -252,17 +256,57 @@ def test_a_step_that_fails_is_rolled_back_in_all_stages(when: int) -> None:
     assert together(1, MODEL, work, stages=3, **switches) == truth
 
 
-@pytest.mark.parametrize("stages", [1, 2])
-def test_numbers_that_overflow_end_their_request_and_not_the_ranks(stages: int) -> None:
-    """In the logits, and in the keys and values of a chunk that has none. Catches ranks that wait for each other while
-    the leader looks for the place alone.
+@pytest.mark.parametrize(("ranks", "stages"), [(2, 1), (1, 2), (1, 3), (2, 2)])
+@pytest.mark.parametrize("kind", ["logits", "embedding", "attention", "hidden by a norm"])
+def test_numbers_that_overflow_end_their_request_with_the_sentence_of_one_process(
+    ranks: int, stages: int, kind: str
+) -> None:
+    """And not the ranks. Catches a leader that looks for the place alone, a place that is counted from the first layer
+    of a stage, and an overflow that a norm hides, so that all logits are the same.
     """
-    config = small_config(logit_scale=1e38)
+    config = replace(MODEL, **{"logits": {"logit_scale": 1e38}, "embedding": {"embedding_scale": 1e38}}.get(kind, {}))
+    tensors = random_tensors(config)
+    if kind == "attention":
+        tensors["layers.1.o"] *= 1e38
+    if kind == "hidden by a norm":  # the square of 1e25 is infinite, and what is divided by that is 0
+        tensors["layers.2.down"] *= 1e25
 
-    def work(engine: Engine) -> str:
-        with pytest.raises(NotFiniteError, match=r"in a part that is divided among processes \(one"):
-            finish(engine, request(PROMPTS[0], 5))
-        return "ended"
+    def work(engine: Engine) -> list[str]:
+        words = []
+        for prompt in PROMPTS[:2]:
+            with pytest.raises(NotFiniteError) as caught:
+                finish(engine, request(prompt, 5))
+            words.append(str(caught.value))
+        return words
 
-    assert together(2, config, work, stages=stages) == "ended"
-    assert together(2, small_config(embedding_scale=1e38), work, stages=stages, max_num_batched_tokens=4) == "ended"
+    truth = work(make_engine(checkpoint_of(config, tensors)))
+    assert together(ranks, config, work, stages=stages, tensors=tensors) == truth
+    assert ("all the same" in truth[0]) == (kind == "hidden by a norm")
+
+
+EXPERTS = replace(MODEL, num_kv_heads=2, experts=MoEConfig(num_experts=4, experts_per_token=2, expert_size=8))
+
+
+@pytest.mark.parametrize("config", [replace(MODEL, num_kv_heads=2), EXPERTS], ids=["dense", "experts"])
+@pytest.mark.parametrize(("ranks", "stages"), [(2, 1), (1, 2), (1, 3), (2, 2)])
+def test_the_ledger_counts_the_work_of_all_ranks(ranks: int, stages: int, config: ModelConfig) -> None:
+    """As one process counts it, beside what each rank does for itself: looking up tokens, norms, routers. Catches the
+    first rank's part alone, steps and blocks that are counted once a rank, and counts that come with no step.
+    """
+    switches: dict[str, Any] = {"kv_cache": "paged", "block_size": 3, "max_num_batched_tokens": 6}
+
+    def work(engine: Engine) -> tuple[Ledger, Ledger]:
+        before, by_step = engine.ledger.copy(), Ledger()
+        for trace in engine.run([request(PROMPTS[0], 9)]):
+            by_step.add(trace.ledger)
+        return engine.ledger - before, by_step
+
+    found, by_step = together(ranks, config, work, stages=stages, **switches)
+    one, _ = work(make_engine(config, **switches))
+    assert found == by_step
+    assert found.bytes_sent > 0
+    routers = config.num_layers * 4 * config.hidden_size if config.experts else 0
+    again = FLOAT * (one.steps * (norm_weights(config) + routers) + one.tokens_computed * config.hidden_size)
+    one.weight_bytes += (ranks - 1) * again
+    one.flops += (ranks - 1) * 2 * routers * one.tokens_computed
+    assert replace(found, messages_sent=0, bytes_sent=0) == one

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,8 @@ import pytest
 
 from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
-from tinyinfer.parallel.mpi import MPIComm, mpi_comm
+from tinyinfer.parallel.comm import CommError
+from tinyinfer.parallel.mpi import MPIComm, Watch, mpi_comm
 
 CONTRACT = Path(__file__).parent / "contract.py"
 
@@ -51,6 +53,40 @@ def test_processes_that_share_a_gpu_keep_the_contract(reaches: str) -> None:
     kinds, said = content(3, "fake", reaches=reaches)
     assert kinds == {"StagedComm"}
     assert said.count("3 ranks share 1 GPU, so their arrays go through the host's memory") == 1
+
+
+class World:
+    """What a watch ends: the ranks of a test, by an error."""
+
+    def Get_rank(self) -> int:
+        return 1
+
+    def Abort(self, status: int) -> None:
+        raise CommError("ended")
+
+
+def test_a_watch_ends_the_ranks_after_one_long_wait_and_not_after_many_short_ones(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 8 seconds, in which it looks every second. Catches waits that add up, and time that counts although this
+    process was stopped, so that Ctrl-Z would end the ranks.
+    """
+    watch, looks, clock = Watch(World()), count(), [0.0]
+
+    def sleep(seconds: float) -> None:
+        clock[0] += 1000.0 if (look := next(looks)) == 24 else seconds  # stopped for a while
+        if look < 20:
+            watch.of([0])  # a new wait between two looks
+        elif look == 20:
+            watch.of([2])
+        assert look < 40
+
+    monkeypatch.setattr("tinyinfer.parallel.mpi.time.sleep", sleep)
+    monkeypatch.setattr("tinyinfer.parallel.mpi.time.monotonic", lambda: clock[0])
+    with pytest.raises(CommError):
+        watch.limit(8.0)
+    assert 28 <= next(looks) <= 30
+    assert "rank 1 has waited for rank 2 for 8 seconds" in capsys.readouterr().err
 
 
 def test_without_mpi_one_line_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

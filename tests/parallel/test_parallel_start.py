@@ -10,10 +10,12 @@ import pytest
 from helpers import checkpoint_of, finish, random_tensors, request, small_config
 
 from tinyinfer.backends.numpy_ops import NumpyOps
+from tinyinfer.backends.switches import DTYPES
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
 from tinyinfer.engine.room import own_share
 from tinyinfer.errors import SwitchError
+from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.build import load_model
@@ -25,7 +27,8 @@ from tinyinfer.parallel.lead import LeaderOps
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.start import check_alike, load_part, own_part
-from tinyinfer.parallel.tensor import divide
+from tinyinfer.parallel.tensor import Division, divide
+from tinyinfer.switches import resolve
 
 CONFIG = small_config(num_heads=6, num_kv_heads=3, head_dim=32, hidden_size=64, intermediate_size=256, vocab_size=90)
 LOADED: dict[str, dict[str, Any]] = {
@@ -98,6 +101,30 @@ def test_a_rank_of_a_mixture_takes_its_own_experts_alone() -> None:
     assert max(parts) < 0.55 * whole
 
 
+WHOLE = {
+    "pieces": {}, "bfloat16": {"dtype": "bfloat16"}, "head": {"quantize": "int8", "quantize_head": "int8"},
+    "int4": {"quantize": "int4"}, "file": {"quantize": "keep"}, "pruned": {"prune": "magnitude"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("switches", WHOLE.values(), ids=WHOLE)
+@pytest.mark.parametrize("family", ["qwen3", "gpt2", "gpt_oss", "qwen2_moe"])
+def test_a_rank_knows_what_a_pass_reads_in_all_of_them(
+    switches: dict[str, Any], family: str, golden_folder: Any
+) -> None:
+    """By which the cost of a draft is estimated, and so the number of drafts. Catches a part for the whole, and a
+    family of which something is counted otherwise before it is read.
+    """
+    checkpoint, c = load(golden_folder(family)), EngineConfig(pipeline_parallel_size=2, **switches)
+    whole = load_model(checkpoint, NumpyOps(Ledger(), resolve(DTYPES, c.dtype)), c)
+
+    def rank(comm: Comm) -> int:
+        inner = NumpyOps(comm.ledger, resolve(DTYPES, c.dtype))
+        return own_part(checkpoint, inner, c, lambda done, of: None, Stage(comm, 2)).pass_nbytes
+
+    assert run_ranks(2, rank) == [whole.pass_nbytes] * 2
+
+
 def told(change: Any) -> list[str]:
     """What each of three ranks is told where the last one was given something else."""
     checkpoint, c = checkpoint_of(CONFIG, random_tensors(CONFIG)), EngineConfig(tensor_parallel_size=3)
@@ -157,6 +184,41 @@ def test_ranks_share_the_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own_share(EngineConfig()).threads is None
     for several in ("tensor_parallel_size", "data_parallel_size"):  # a GPU refuses a number of threads
         assert own_share(EngineConfig(backend="cupy", **{several: 2})).threads is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(2, 1), (1, 2), (3, 1), (2, 2)])
+def test_the_caches_of_all_ranks_have_room_in_half_of_the_machine(
+    shape: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ranks with heads 2 to 1 and stages with layers 3 to 2 have as many blocks each. Catches ranks that each plan as
+    if the machine were theirs, and one that plans by a smaller part than another one has.
+    """
+    memory, ranks, stages = 4 << 20, *shape
+    monkeypatch.setattr("tinyinfer.backends.limits.machine_memory", lambda: [memory])
+    monkeypatch.setattr("tinyinfer.backends.limits.memory_limits", lambda root: [])
+    config = small_config(
+        num_layers=5, num_heads=6, num_kv_heads=3, head_dim=32, hidden_size=64, intermediate_size=256, vocab_size=90,
+        max_position=4096,
+    )  # fmt: skip
+    checkpoint = checkpoint_of(config, random_tensors(config))
+    c = EngineConfig(tensor_parallel_size=ranks, pipeline_parallel_size=stages, kv_cache="paged")
+
+    def rank(comm: Comm) -> int:
+        inner = NumpyOps(comm.ledger)
+        try:
+            model, ops = load_part(checkpoint, inner, c, lambda done, of: None, comm)
+        except SystemExit:  # of the others, at their end
+            return 0
+        blocks = build_engine(model, ops, c, lambda: 0.0).cache.spec.num_blocks
+        ops.close()  # type: ignore[attr-defined]
+        return blocks
+
+    blocks = run_ranks(ranks * stages, rank)[0]
+    places = [(one, stage) for one in range(ranks) for stage in range(stages)]
+    parts = [Division(config, one, ranks, stage=stage, stages=stages).own_config for one, stage in places]
+    largest = max(position_bytes(part.memory) for part in parts) * c.block_size
+    share = memory // 2 // (ranks * stages)
+    assert blocks * largest <= share < (blocks + 2) * largest
 
 
 def test_a_rank_that_cannot_load_its_part_is_named_by_all() -> None:

@@ -149,6 +149,45 @@ def test_a_replica_that_is_stopped_under_load_counts_as_dead(model: str) -> None
     assert gone(model)
 
 
+HANGS = """
+import os, sys, threading, time
+
+def hang(*arguments):
+    time.sleep(1000)
+
+def thread():
+    while not hasattr(sys.modules.get("tinyinfer.loading.build"), "with_rest"):
+        time.sleep(0.001)
+    sys.modules["tinyinfer.loading.build"].load_model = hang
+
+if os.environ.get("TINYINFER_REPLICA", "1") + os.environ.get("PMI_RANK", "1") == "11":
+    threading.Thread(target=thread, daemon=True).start()
+"""
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        (("2", "-dp", "2"), "replica 1 has not loaded the model within 2 s"),
+        (("4", "-dp", "2", "-tp", "2"), "(replica 1|rank 0 has waited for rank 1 for 2 seconds)"),
+        (("2", "-tp", "2"), "rank 0 has waited for rank 1 for 2 seconds; it hangs"),
+    ],
+)  # fmt: skip
+def test_one_that_hangs_while_it_loads_is_named_and_all_end(
+    model: str, sizes: tuple[str, ...], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica, a rank of one, and a rank. Catches a wait for ever, and a process that stays."""
+    (tmp_path / "sitecustomize.py").write_text(HANGS, encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    n, *flags = sizes
+    with running(*LAUNCH, n, "--", *command(model, *FEW), *flags, "--rank-timeout", "2") as (process, errors):
+        assert process.wait(60) != 0
+        assert re.search(words, errors.read_text())
+        assert "Traceback" not in errors.read_text()
+    assert gone(model)
+
+
 @pytest.mark.mpi
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_all_replicas(model: str, number: signal.Signals, status: int) -> None:
@@ -185,6 +224,27 @@ def test_replicas_that_were_given_something_else_are_told_so(model: str) -> None
     done = subprocess.run(both, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "replica 1 got other switches or another version than replica 0; give all of them the same" in done.stderr
+
+
+@pytest.mark.mpi
+@pytest.mark.parametrize("sizes", [("3", "-dp", "3"), ("2", "-tp", "2"), ("4", "-dp", "2", "-tp", "2")])
+def test_what_is_wrong_for_all_processes_is_said_once(model: str, sizes: tuple[str, ...]) -> None:
+    """By the first of them. Catches one line for each process, and a replica's number for what concerns all."""
+    n, *flags = sizes
+    for words, sentence in (
+        (["-m", "no/such/folder"], "no/such/folder"),
+        (["--kv-bits", "5"], "--kv-bits"),
+        (["-m", model, "--max-model-len", "100000"], "more than the"),
+    ):
+        done = subprocess.run(
+            [*LAUNCH, n, "--", "generate", "hello", *words, *flags], capture_output=True, text=True, timeout=60,
+            check=False,
+        )  # fmt: skip
+        assert done.returncode == 2
+        [line] = done.stderr.splitlines()
+        assert line.startswith("tinyinfer: error: ")
+        assert sentence in line
+        assert not re.search("replica|rank", line)
 
 
 @pytest.mark.mpi

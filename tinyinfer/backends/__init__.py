@@ -29,6 +29,7 @@ ledger. `--backend` chooses one. Read in this order:
     limits.py         how many cores and how much memory the process may use
     cpu.py            threads and memory of the process
     delegate.py       an Ops that wraps another one: for calibration, tracing, gradients
+    overflow_search.py  an Ops that looks where numbers overflow
     switches.py       which backends there are, and their switches
 
 A faster backend wins time and loses plainness: the reference stays, to be read and to be compared with.

@@ -112,6 +112,9 @@ class DelegatingOps(Uncompiled):
     def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
         return self.inner.whole(logits)
 
+    def share_memory(self, processes: int) -> None:
+        self.inner.share_memory(processes)
+
     def available_memory(self) -> int:
         return self.inner.available_memory()
 

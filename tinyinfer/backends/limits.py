@@ -24,13 +24,30 @@ def available_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def available_memory(root: Path = Path("/"), asked: Iterable[int] | None = None) -> int:
-    """Bytes that this process may use at most: the smallest of the machine's memory and all limits.
+def available_memory(
+    processes: int = 1, root: Path = Path("/"), machine: Iterable[int] | None = None, own: Iterable[int] | None = None
+) -> int:
+    """Bytes that this process may use at most: its share of the machine's memory, and no more than any limit.
 
-    asked: the machine's memory and the process's limits; None: the system is asked.
+    processes: how many share the memory of the machine, or of the container. machine: its memory; own: the limits of
+    this process alone, which no other one shares; None: the system is asked.
     """
-    asked = [*machine_memory(), *process_limits()] if asked is None else asked
-    return min([NO_LIMIT, *asked, *memory_limits(root)])
+    shared = [NO_LIMIT, *(machine_memory() if machine is None else machine), *memory_limits(root)]
+    return min([min(shared) // processes, *(process_limits() if own is None else own)])
+
+
+class SharesMemory:
+    """What has the machine's memory for its arrays, in one of several processes that share it."""
+
+    processes = 1
+
+    def share_memory(self, processes: int) -> None:
+        """From now on so many processes share the memory; of several numbers the largest holds."""
+        self.processes = max(self.processes, processes)
+
+    def available_memory(self) -> int:
+        """Bytes that this process may use."""
+        return available_memory(self.processes)
 
 
 def machine_memory() -> Iterator[int]:

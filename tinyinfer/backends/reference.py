@@ -21,7 +21,7 @@ from tinyinfer import arrays
 from tinyinfer.arrays import Array, HoldsModule, Xp
 from tinyinfer.backends.cpu import default_threads, use_blas_threads
 from tinyinfer.backends.int8_inputs import PACKED, PackedA8, grouped_product, w8a8_product
-from tinyinfer.backends.limits import available_memory
+from tinyinfer.backends.limits import SharesMemory
 from tinyinfer.backends.packed import W8A8, Packed
 from tinyinfer.backends.sparse import Sparse
 from tinyinfer.backends.stacked import Stacked, stacked_product
@@ -56,7 +56,7 @@ Products = MappingProxyType[type, Callable[[Any, Array, Any], Array]]
 Activations = MappingProxyType[str, Callable[[Any, Array], Array]]
 
 
-class ReferenceOps(Uncompiled, HoldsModule):
+class ReferenceOps(Uncompiled, HoldsModule, SharesMemory):
     """The formulas. ledger: where work is counted. dtype: how float matrices are stored. xp: the array module.
 
     threads: of NumPy's products; None: as cpu.default_threads says. activations: "int8" rounds inputs (int8_inputs.py).
@@ -213,9 +213,6 @@ class ReferenceOps(Uncompiled, HoldsModule):
 
     def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
         return self.to_host(logits)
-
-    def available_memory(self) -> int:
-        return available_memory()
 
     def relative_cost(self, rows: int) -> float:
         """Half a pass for each further row. This backend does not know; too low is soon measured, too high is not."""

@@ -10,6 +10,7 @@ from tinyinfer.model.draft_head import DraftHead
 from tinyinfer.model.interfaces import Compiled, CompiledHead, KVCache
 from tinyinfer.model.transformer import Model
 from tinyinfer.model.weights import Embedding
+from tinyinfer.sequence import Batch
 
 
 class Uncompiled:
@@ -17,6 +18,10 @@ class Uncompiled:
 
     def compile(self, model: Model, cache: KVCache, rows: int = 1) -> Compiled | None:
         """None: there is no faster pass."""
+        return None
+
+    def search_together(self, batch: Batch) -> str | None:
+        """None: there is no other process to search with."""
         return None
 
     def compile_head(self, head: DraftHead, embedding: Embedding) -> CompiledHead | None:

@@ -3,6 +3,7 @@
 Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Files in reading order:
 
     arguments.py       flags out of the fields of EngineConfig and SamplingParams
+    place.py           which process this is of several, and which of them says what all would say
     console.py         stdout and stderr: answers, progress, statistics
     signals.py         SIGTERM and SIGHUP, which end a command after its clean-up
     generate.py        prompts in, text out

@@ -21,6 +21,7 @@ from tinyinfer.cli.console import progress_bar, say, show, show_json
 from tinyinfer.measure.tables import bench_text, comparable, workload_title
 
 if TYPE_CHECKING:
+    from tinyinfer.engine.config import EngineConfig
     from tinyinfer.measure.bench import Round, Setting
     from tinyinfer.measure.roofline import Machine
     from tinyinfer.measure.workload import Request
@@ -97,7 +98,12 @@ def measured_machine(args: argparse.Namespace) -> Machine:
     from tinyinfer.measure.roofline import machine_of
 
     engine = engine_config(args)
-    return machine_of(make_ops(engine, Ledger()), engine.threads)
+    return machine_of(make_ops(engine, Ledger()), threads_of(engine))
+
+
+def threads_of(engine: EngineConfig) -> int | None:
+    """The threads of all ranks of a model together, whose work the ledger counts; None: as many as there are."""
+    return engine.threads and engine.threads * engine.num_ranks
 
 
 def machines_of(settings: Collection[Setting]) -> dict[Setting, Machine]:
@@ -107,7 +113,7 @@ def machines_of(settings: Collection[Setting]) -> dict[Setting, Machine]:
     found: dict[str, Machine] = {}
     for llm in (setting.llm for setting in settings):
         if llm.ops.xp.__name__ not in found:
-            found[llm.ops.xp.__name__] = machine_of(llm.ops, llm.engine_config.threads)
+            found[llm.ops.xp.__name__] = machine_of(llm.ops, threads_of(llm.engine_config))
     return {setting: found[setting.llm.ops.xp.__name__] for setting in settings}
 
 

@@ -19,6 +19,7 @@ from shutil import get_terminal_size
 from typing import TYPE_CHECKING, Any
 from unicodedata import east_asian_width
 
+from tinyinfer.cli.place import place, said_elsewhere
 from tinyinfer.errors import ModelWarning, RequestError, one_line
 from tinyinfer.text.plain_text import decoded
 
@@ -84,18 +85,12 @@ def is_terminal(stream: object) -> bool:
 def fail(message: str) -> int:
     """Writes the message to stderr as one line, and returns the exit status of a mistake, 2.
 
-    Of several processes that were started together, all but the first say which one they are.
+    Of several processes that were started together, all but the first say which one they are, and one says what all
+    would say.
     """
-    say("tinyinfer: error: " + place() + one_line(message))
+    if not said_elsewhere(message):
+        say("tinyinfer: error: " + place() + one_line(message))
     return 2
-
-
-def place() -> str:
-    """Which process this is of several that were started together, for a message; "" for the first one."""
-    rank = os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", "0"))
-    replica = os.environ.get("TINYINFER_PLACE", "0")
-    names = [f"{name} {number}" for name, number in (("replica", replica), ("rank", rank)) if number != "0"]
-    return f"{', '.join(names)}: " if names else ""
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from tinyinfer.cli.arguments import UsageError
+from tinyinfer.cli.place import FOLDER
 from tinyinfer.replicas.on_ray import Task, cluster, free_port
 
 SIZES = {"-tp": "--tensor-parallel-size", "-pp": "--pipeline-parallel-size", "-dp": "--data-parallel-size"}
@@ -146,7 +147,8 @@ def started(
         key = secrets.token_hex(32)
         try:
             for number in range(replicas):
-                told = os.environ | (environment(number, address, key) if replicas > 1 else {})
+                told = os.environ | {FOLDER: str(folder)}
+                told |= environment(number, address, key) if replicas > 1 else {}
                 if number:
                     processes.append(start(each, told))
                 else:

@@ -6,8 +6,9 @@ each row of logits is checked before a token is chosen, which takes less than a 
 The rows of a prompt that have no logits are checked by their last values (`spoiled_spans`).
 
 Where it began is looked for only after an overflow was found: the request is computed once more, alone, and each part
-of the model is checked. A norm can hide an overflow: the square of 1e20 is infinite, and a number divided by infinity
-is 0. All logits are the same then, so such rows are looked at, too.
+of the model is checked; where several processes have the model, all of them look. A norm can hide an overflow: the
+square of 1e20 is infinite, and a number divided by infinity is 0. All logits are the same then, so such rows are looked
+at, too.
 
 Other requests of the step go on: nothing of a row reaches the rows of another request. One that shares the bad one's
 blocks in that step overflows with it; the error names the request whose own tokens do so, and the other is computed
@@ -22,23 +23,18 @@ from itertools import accumulate, chain
 
 import numpy as np
 
-from tinyinfer.arrays import Array
-from tinyinfer.backends.delegate import DelegatingOps
+from tinyinfer.backends.overflow_search import PARTS, OverflowSearch, name_of
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import NotFiniteError
 from tinyinfer.kv_cache.base import Cache, CacheSpec, NoCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
-from tinyinfer.model.weights import Embedding
-from tinyinfer.parallel.comm import CommError
 from tinyinfer.sequence import Batch, Span, make_batch
 
-PARTS = "attention", "MLP"  # of a layer, in the order in which each adds its change
 PLAIN = {"dtype": "float32", "quantize": "off", "kv_bits": "off"}  # the values that round nothing
 SAME = "logits are all the same"  # suspected only: a head of zeros does the same
 IN_COMPANY = "only beside drafts or other requests, not in this request alone"
-DIVIDED = "in a part that is divided among processes (one process says where)"
 REASON = "the model's numbers overflow {part}, so that its {fault}"
 DAMAGED = "its weights are damaged or were converted wrongly, so get its files again"
 
@@ -60,8 +56,6 @@ def check_finite(
     alone = ((span, fault, first_overflow(model, ops, span)) for span, fault in faults)
     beside = ((span, fault, IN_COMPANY) for span, fault in faults if fault != SAME)
     for span, fault, part in chain((found for found in alone if found[2]), beside):
-        if (fault, part) == (SAME, DIVIDED):  # a suspicion that no search confirms
-            continue
         raise NotFiniteError(REASON, cure, span.seq.owner.id, part=part, fault=fault)
 
 
@@ -100,41 +94,17 @@ def first_overflow(model: Model, ops: Ops, span: Span) -> str:
     Layers are counted from 0, as in the names of their weights.
     """
     seq, end = span.seq.owner, span.first + span.rows
-    stop, search = min(len(seq.tokens), end), OverflowSearch(ops)
+    stop, search = min(len(seq.tokens), end), OverflowSearch(ops.counting(Ledger()))  # the model's counts not this work
     cache = NoCache(CacheSpec(model.config.memory, stop), search)
     whole = make_batch([(seq, 0, stop)], model.config.rotation_sets)
     batch = replace(whole, logit_rows=np.arange(end - span.wanted, stop))
+    found = ops.search_together(batch)
+    if found is not None:
+        return found
+    short = ""
     try:
         with np.errstate(over="ignore", invalid="ignore"):
-            logits = search.to_host(transformer(model, batch, cache, search))
-    except CommError:  # other ranks have parts of the model, and know nothing of this search
-        return search.place or DIVIDED
+            search.look_at(transformer(model, batch, cache, search))
     except MemoryError:
-        return search.place or "in a part that could not be looked for, since memory is short"
-    if not logits.shape[1]:  # the head is another rank's
-        return search.place or DIVIDED
-    return search.place or ("" if np.isfinite(logits).all() else "in the output head")
-
-
-class OverflowSearch(DelegatingOps):
-    """Wraps a backend. place: the first part of the model that gave a number whose square is not finite.
-
-    The next norm squares every number. A layer adds the change of its attention, then that of its MLP.
-    """
-
-    def __init__(self, ops: Ops) -> None:
-        super().__init__(ops.counting(Ledger()))  # the ledger of the model does not count this work
-        self.place, self.changes = "", 0
-
-    def embed(self, tokens: Array, positions: Array, embedding: Embedding) -> Array:  # (T,), (T,) -> (T, D)
-        return self._checked(self.inner.embed(tokens, positions, embedding), "in the embedding")
-
-    def add(self, x: Array, change: Array, scale: float) -> Array:  # (T, D), (T, D) -> (T, D)
-        layer, part = divmod(self.changes, len(PARTS))
-        self.changes += 1
-        return self._checked(self.inner.add(x, change, scale), f"in layer {layer}'s {PARTS[part]}")
-
-    def _checked(self, x: Array, place: str) -> Array:  # (T, D) -> (T, D)
-        if not self.place and not self.to_host(self.xp.isfinite((x * x).sum(axis=-1))).all():
-            self.place = place
-        return x
+        short = "in a part that could not be looked for, since memory is short"
+    return name_of(search.place, len(PARTS) * model.config.num_layers) or short

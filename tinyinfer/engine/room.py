@@ -9,7 +9,6 @@ for is told at the same time as its size, before a weight is read.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -17,19 +16,17 @@ from traceback import clear_frames
 
 import numpy as np
 
-from tinyinfer.arrays import FLOAT
 from tinyinfer.backends.cpu import default_threads
-from tinyinfer.backends.switches import DTYPES, make_ops
+from tinyinfer.backends.switches import make_ops
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import RoomError, SwitchError
 from tinyinfer.kv_cache.memory import position_bytes
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading.build import keeps_file_quantization
 from tinyinfer.loading.checkpoint import Checkpoint
-from tinyinfer.model.config import expected_tensors, held_matrices
+from tinyinfer.model.config import held_matrices
 from tinyinfer.model.interfaces import Ops
 from tinyinfer.sequence import Batch
-from tinyinfer.switches import resolve
 from tinyinfer.units import amount
 
 SMALLER = {"dtype": "bfloat16", "quantize": "int8", "kv_bits": "8"}  # what takes less than the default does
@@ -61,6 +58,8 @@ def check_fits(checkpoint: Checkpoint, ops: Ops, c: EngineConfig) -> None:
     """Raises RoomError when a device has too little memory for the weights and the cache that is asked for."""
     if ops.xp is np:
         return
+    from tinyinfer.loading.sizes import weight_bytes  # here: a CPU needs no such file
+
     n, free = c.num_ranks, ops.available_memory()  # each rank has about an nth of both
     weights, cache = weight_bytes(checkpoint, c) // n, asked_bytes(checkpoint, c) // n
     if weights + cache <= free:
@@ -74,20 +73,6 @@ def check_fits(checkpoint: Checkpoint, ops: Ops, c: EngineConfig) -> None:
         reason + ", and the GPU has {free} free", cure,
         weights=amount(weights, "B"), cache=amount(cache, "B"), free=amount(free, "B"),
     )  # fmt: skip
-
-
-def weight_bytes(checkpoint: Checkpoint, c: EngineConfig) -> int:
-    """Bytes of all weights in memory: matrices as the switches have them, the rest in float32."""
-    from tinyinfer.quantization.recipe import kept_recipe, make_recipe  # here: a float model needs no such file
-
-    config, itemsize = checkpoint.config, np.dtype(resolve(DTYPES, c.dtype)).itemsize
-    kept = keeps_file_quantization(c, checkpoint)
-    recipe = kept_recipe(config, checkpoint.tensors) if kept else make_recipe(c, config)
-    recipe = replace(recipe, sparse={})  # a device holds zeros, too (backends/cupy_ops.py)
-    shapes = expected_tensors(config).items()
-    small = [shape for name, shape in shapes if len(shape) == 1 or name == "positions" or name.endswith(".bias")]
-    matrices = sum(recipe.nbytes(matrix, itemsize) for matrix in held_matrices(config).values())
-    return matrices + FLOAT * sum(map(math.prod, small))
 
 
 def check_activations(checkpoint: Checkpoint, c: EngineConfig) -> None:

@@ -35,6 +35,7 @@ are read by rows when the builder asks for them. `load` chooses the loader; the 
     split_rules.py     the rules by which a byte-level vocabulary splits text into words, by their names in a GGUF
     gguf_specials.py   which tokens of a GGUF end a text, and which are control tokens that the file types as text
     build.py           a checkpoint to a model: what is fused, what keeps its codes, what is rounded
+    sizes.py           how many bytes its weights will take, before any is read
     lent_vocabulary.py  whose tokens a folder without a tokenizer has
     draft_heads.py     the folder of a draft head
     drafts.py          a draft model beside its target: the same tokens, or a refusal

@@ -286,7 +286,12 @@ def share_of(model: Model, share: Share, ops: Ops) -> Model:
         return ops.take(own_part(share, name, weight.shape[1], weight.matrix))
 
     own = map_matrices(replace(model, layers=tuple(layers)), part)
-    return replace(own, layers=own.layers[share.layers.start : share.layers.stop])
+    return with_rest(model, replace(own, layers=own.layers[share.layers.start : share.layers.stop]))
+
+
+def with_rest(model: Model, own: Model) -> Model:
+    """A part of a model, which knows what a pass reads in all of it as `model` does."""
+    return replace(own, elsewhere=own.elsewhere + model.pass_nbytes - own.pass_nbytes)
 
 
 def own_part(share: Share, name: str, inputs: int, matrix: Callable[[], Matrix]) -> Matrix:

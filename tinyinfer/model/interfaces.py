@@ -225,11 +225,17 @@ class Ops(Device, Protocol):
     def compile_head(self, head: Any, embedding: Embedding) -> CompiledHead | None:
         """A faster pass of this DraftHead, which reads the rows of its model's embedding; None: there is none."""
 
+    def search_together(self, batch: Batch) -> str | None:
+        """Where numbers overflow in a batch of whole sequences, in words; None: all of the model is in this process."""
+
     def counting(self, ledger: Ledger) -> Self:
         """The same operations, counted in another ledger: for work that is not the model's own."""
 
+    def share_memory(self, processes: int) -> None:
+        """From now on so many processes share the machine's memory; of several numbers the largest holds."""
+
     def available_memory(self) -> int:
-        """How many bytes new arrays may take, where the backend keeps them."""
+        """How many bytes new arrays may take where the backend keeps them; of the machine's memory, its share."""
 
     def relative_cost(self, rows: int) -> float:
         """About how long a forward pass of so many rows takes, in passes of one row, before that is measured."""

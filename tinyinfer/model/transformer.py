@@ -36,6 +36,7 @@ class Model:
     head: Linear  # (D) -> (V); shares the embedding's weight when tied
     logit_scale: float
     logit_cap: NoCap | SoftCap
+    elsewhere: int = 0  # where this is a process's part of a model: the pass_nbytes of the rest
 
     @property
     def nbytes(self) -> int:
@@ -46,8 +47,9 @@ class Model:
 
     @property
     def pass_nbytes(self) -> int:
-        """Bytes of weights that a pass of few rows reads, but for its rows of the embedding."""
-        return self.head.nbytes + self.final_norm.nbytes + sum(layer.nbytes for layer in self.layers)
+        """Bytes of weights that a pass of few rows reads in all processes, but for its rows of the embedding."""
+        own = self.head.nbytes + self.final_norm.nbytes + sum(layer.nbytes for layer in self.layers)
+        return own + self.elsewhere
 
 
 def transformer(model: Model, batch: Batch, cache: KVCache, ops: Ops) -> Array:  # (T,) -> (R, V)

@@ -18,6 +18,7 @@ Read in this order:
     tensor.py         every layer divided among the ranks: heads, neurons, experts, the vocabulary
     switches.py       how many ranks there are, and how many replicas
     choose.py         tokens chosen by all ranks together, without all logits
+    tally.py          what all ranks have counted, in one ledger
     lead.py           one rank schedules, the others follow its orders
     start.py          how the ranks of one command begin
 

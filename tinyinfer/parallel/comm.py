@@ -162,10 +162,7 @@ class Comm(ABC):
 
     @abstractmethod
     def limit_waits(self, seconds: float) -> None:
-        """From now on a wait for another rank ends all ranks when it takes longer.
-
-        Not a wait in `hear`: an order may come tomorrow.
-        """
+        """From now on a wait for another rank ends all ranks when it takes longer."""
 
     # Where the rank runs, for a Comm that hands something on to this one.
 

@@ -31,13 +31,17 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from tinyinfer.arrays import Array
+from tinyinfer.backends.limits import NO_LIMIT
+from tinyinfer.backends.overflow_search import OverflowSearch, name_of
 from tinyinfer.errors import SwitchError
-from tinyinfer.kv_cache.base import Cache, CacheSpec
+from tinyinfer.kv_cache.base import Cache, CacheSpec, NoCache
+from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Compiled, KVCache, Ops, Sampled
 from tinyinfer.model.transformer import Model
 from tinyinfer.parallel.choose import NOTHING, Draw, choose_together, draw_of, drawn_rows
 from tinyinfer.parallel.comm import Comm, CommError
 from tinyinfer.parallel.pipeline import Stage
+from tinyinfer.parallel.tally import Tally, add_work
 from tinyinfer.parallel.tensor import TensorOps
 from tinyinfer.sequence import Batch, Sequence, Span, Wanted
 
@@ -90,6 +94,21 @@ class Pass(NamedTuple):
     logit_rows: list[int]  # (R,)
     spans: list[tuple[Any, ...]]  # Spans of Known sequences
     draws: list[Draw | None]
+
+
+@dataclass(frozen=True)
+class Search:
+    """An order: look with all ranks where the numbers of these whole sequences overflow."""
+
+    tokens: np.ndarray  # (T,) int
+    positions: np.ndarray  # (T,) int
+    logit_rows: np.ndarray  # (R,) int
+    spans: list[tuple[Any, ...]]  # Spans of Known sequences
+
+
+@dataclass(frozen=True)
+class Alive:
+    """No order: the leader has none, and has not stopped."""
 
 
 @dataclass(frozen=True)
@@ -155,11 +174,12 @@ class Given:
 class Orders:
     """The leader's orders, one at a time: the thread that gives one has the turn until it has done its own part.
 
-    waiting: the passes whose results the last stage sends, in this order.
+    total: counts the work of the other ranks. waiting: the passes whose results the last stage sends, in this order.
     """
 
-    def __init__(self, stage: Stage) -> None:
-        self.stage, self.comm, self.turn, self.ended = stage, stage.comm, threading.RLock(), False
+    def __init__(self, stage: Stage, total: Ledger) -> None:
+        self.stage, self.comm, self.turn, self.ended = stage, stage.comm, threading.RLock(), threading.Event()
+        self.total = total
         self.waiting: deque[Given] = deque()
         self.gone: list[int] = []  # numbers of caches whose engines are gone
 
@@ -168,11 +188,27 @@ class Orders:
         for rank in range(1, self.comm.size):
             self.comm.tell(order, rank)
 
+    def say_alive(self, seconds: float) -> None:
+        """From now on tells the others again and again that the leader lives; a leader that is stopped does not.
+
+        Neither does one that hangs in its turn. How often that is depends on time, so it is not counted.
+        """
+        quiet = self.comm.counting(Ledger())
+
+        def thread() -> None:
+            while not self.ended.wait(seconds):
+                with self.turn:
+                    for rank in range(1, quiet.size) if not self.ended.is_set() else ():
+                        quiet.tell(Alive(), rank)
+
+        threading.Thread(target=thread, name="the leader lives", daemon=True).start()
+
     def result(self, given: Given) -> Sampled:
         """What a pass has given, and before it those that were ordered before it."""
         with self.together():
             while given.found is None:
                 self.waiting[0].receive(self.comm, self.stage.answers)
+                add_work(self.total, self.comm)
                 self.waiting.popleft()
         return given.found
 
@@ -180,7 +216,7 @@ class Orders:
     def together(self) -> Iterator[None]:
         """Wraps an order, and what the leader does of it. Raises CommError once the ranks have ended."""
         with self.turn:
-            if self.ended:
+            if self.ended.is_set():
                 raise CommError("the ranks have ended")
             with undisturbed(self.comm):
                 yield
@@ -190,10 +226,10 @@ class Orders:
         if not self.turn.acquire(timeout=PATIENCE):
             self.comm.abort(f"a step took more than {PATIENCE:.0f} seconds, and this command is at its end")
         try:
-            if not self.ended:
+            if not self.ended.is_set():
                 for given in tuple(self.waiting):
                     self.result(given)
-                self.ended = True
+                self.ended.set()
                 self.tell(End())
                 self.comm.barrier()
         finally:
@@ -231,13 +267,16 @@ def undisturbed(comm: Comm) -> Iterator[None]:
 class LeaderOps(TensorOps):
     """The operations of the leader, whose passes of the divided model are computed by all ranks.
 
-    model: the leader's part of it. Other models, such as a draft model, are the leader's alone, and compiled where the
-    backend compiles.
+    model: the leader's part of it. room: bytes with which its cache may be planned, if other ranks have less than it.
+    total: counts the work of the other ranks. Other models, such as a draft model, are the leader's alone, and compiled
+    where the backend compiles.
     """
 
-    def __init__(self, inner: Ops, stage: Stage, model: Model) -> None:
+    def __init__(
+        self, inner: Ops, stage: Stage, model: Model, room: int = NO_LIMIT, total: Ledger | None = None
+    ) -> None:
         super().__init__(inner, stage.together)
-        self.model, self._numbers, self.orders = model, count(), Orders(stage)
+        self.model, self.room, self._numbers, self.orders = model, room, count(), Orders(stage, total or Ledger())
         # At the end of Python the newest goes first: an engine's thread ends before the ranks do.
         self.close = weakref.finalize(self, self.orders.end)
 
@@ -258,6 +297,17 @@ class LeaderOps(TensorOps):
         leading = Leading(number, cache, self)
         weakref.finalize(leading, self.orders.gone.append, number)
         return leading
+
+    def search_together(self, batch: Batch) -> str:
+        """Where numbers overflow, which each rank looks for in its part."""
+        spans = [(known(span.seq), *span[1:]) for span in batch.spans]
+        with self.orders.together():
+            self.orders.tell(Search(batch.tokens, batch.positions, batch.logit_rows, spans))
+            return search(self.model, batch, self.orders.stage, self)
+
+    def available_memory(self) -> int:
+        """As much as all ranks have for their parts."""
+        return min(self.inner.available_memory(), self.room)
 
     def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
         """The logits of all tokens, from all ranks; `logits` is what the pass of a scored batch has `Given`."""
@@ -291,6 +341,7 @@ class Leading:
                 orders.waiting.append(given)
             else:
                 given.found = choose_together(self.ops.to_host(logits), draws, self.ops.comm, given.shape[1])
+                add_work(orders.total, orders.comm)
         return given
 
     def sample(self, logits: Array, wanted: Seq[Wanted]) -> Sampled:  # (R, V) ->
@@ -302,7 +353,14 @@ def follow(model: Model, ops: TensorOps, stage: Stage) -> None:
     """Computes what the leader orders, until it ends. model: the rank's part."""
     comm, vocabulary = stage.comm, model.config.vocab_size
     caches: dict[int, Cache] = {}
+    tally = Tally(comm)
     while not isinstance(order := comm.hear(0), End):
+        if isinstance(order, Alive):
+            continue
+        if isinstance(order, Search):
+            spans = tuple(Span(*fields) for fields in order.spans)
+            search(model, Batch(order.tokens, order.positions, order.logit_rows, spans), stage, ops)
+            continue
         if isinstance(order, Begin):
             for number in order.gone:
                 del caches[number]
@@ -324,7 +382,26 @@ def follow(model: Model, ops: TensorOps, stage: Stage) -> None:
             found = choose_together(ops.to_host(logits), order.draws, stage.together, vocabulary)
             if comm.rank == stage.answers and not stage.first:
                 send(found, order.draws, comm)
+        tally.tell()
     comm.barrier()
+
+
+def search(model: Model, batch: Batch, stage: Stage, ops: TensorOps) -> str:
+    """Where the numbers of whole sequences overflow, in words; all ranks call it. The ledger does not count it."""
+    quiet = Ledger()
+    looking = OverflowSearch(TensorOps(ops.inner.counting(quiet), ops.comm.counting(quiet)))
+    cache = NoCache(CacheSpec(model.config.memory, len(batch)), looking)
+    with np.errstate(over="ignore", invalid="ignore"):
+        logits = stage.compute(model, batch, cache, looking)  # (R, V) | None
+    if logits is not None:
+        looking.look_at(logits)
+    told = [stage.comm.share((looking.place, looking.changes), rank) for rank in range(stage.comm.size)]
+    before, places = 0, list[int]()
+    for first in range(0, len(told), stage.together.size):  # of each stage
+        found = [place for place, _ in told[first : first + stage.together.size] if place is not None]
+        places += [before + min(found)] if found else []
+        before += told[first][1]
+    return name_of(places[0] if places else None, before)
 
 
 def send(found: Sampled, draws: list[Draw | None], comm: Comm) -> None:

@@ -69,11 +69,17 @@ class Watch:
         self.since = inf
 
     def limit(self, seconds: float) -> None:
-        """What the thread does: looks again and again whether a wait has become too long."""
-        while time.monotonic() - self.since < seconds:
-            time.sleep(min(1.0, seconds / 4))
+        """What the thread does: looks again and again whether a wait has become too long.
+
+        It counts how often it has looked, since no time counts in which this process was stopped itself (Ctrl-Z).
+        """
+        tick, waited, since = min(1.0, seconds / 4), 0.0, inf
+        while waited < seconds:
+            time.sleep(tick)
+            waited = waited + tick if self.since == since < inf else 0.0
+            since = self.since
         names = " or ".join(map(str, self.others))
-        cure = "it hangs, or a step takes longer and wants a larger --rank-timeout"
+        cure = "it hangs, or what it does takes longer and wants a larger --rank-timeout"
         end(self.world, f"rank {self.world.Get_rank()} has waited for rank {names} for {seconds:g} seconds; {cure}")
 
 
@@ -200,7 +206,8 @@ class MPIComm(Comm):
         self._keep(self.world.isend(words, to), words)
 
     def _hear(self, source: int) -> bytes:
-        return bytes(self.world.recv(source=source))
+        with self.watch.of([self.names[source]]):
+            return bytes(self.world.recv(source=source))
 
     def _keep(self, request: Any, sent: Any) -> None:
         """Keeps what is sent until it has left, as MPI wants it."""

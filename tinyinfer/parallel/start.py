@@ -12,10 +12,11 @@ and one whole matrix. (Weights that are calibrated or pruned while they are load
 from __future__ import annotations
 
 import hashlib
+import platform
 import signal
 import sys
 import threading
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,7 @@ def load_part(checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, comm
     """
     try:
         check_ranks(comm, c)
+        comm.limit_waits(c.rank_timeout)
         check_alike(comm, checkpoint, c)
         stage = Stage(comm, c.pipeline_parallel_size)
         model = on_all(comm, lambda: own_part(checkpoint, ops, c, on_layer, stage))
@@ -70,9 +72,12 @@ def load_part(checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, comm
         if comm.rank:  # the first one says it
             sys.exit(2)
         raise
-    comm.limit_waits(c.rank_timeout)
+    ops.share_memory(machines(comm).count(platform.node()))
+    room = least_room(comm, ops, model)
     if comm.rank == 0:
-        return model, LeaderOps(ops, stage, model)
+        leading = LeaderOps(ops, stage, model, room, ops.ledger)
+        leading.orders.say_alive(c.rank_timeout / 4)
+        return model, leading
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader says when all end
     try:
@@ -80,6 +85,21 @@ def load_part(checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, comm
     except Exception as error:
         comm.fail(error)
     sys.exit(0)
+
+
+def machines(comm: Comm) -> list[str]:
+    """The name of each rank's machine."""
+    return [comm.share(platform.node(), rank) for rank in range(comm.size)]
+
+
+def least_room(comm: Comm, ops: Ops, model: Model) -> int:
+    """Bytes that the cache of this rank may be planned with, so that those of all ranks have room, too.
+
+    All have as many blocks as the first one's, each with its own layers and heads.
+    """
+    own = sum(rows.numbers for rows in model.config.memory)
+    told = [comm.share((ops.available_memory(), own), rank) for rank in range(comm.size)]
+    return min(memory * own // numbers for memory, numbers in told)
 
 
 def own_part(checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, stage: Stage) -> Model:
@@ -90,7 +110,12 @@ def own_part(checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, stage
         raise SwitchError("draft_model", c.second_model, reason, cure)
     ranks, unit = stage.together, input_unit_of(checkpoint, c)
     own = Division(checkpoint.config, ranks.rank, ranks.size, unit, stage.number, stage.count)
-    return own.finish(load_model(checkpoint, ops, c, on_layer, own), ops)
+    model = load_model(checkpoint, ops, c, on_layer, own)
+    if not model.elsewhere:  # it was divided on its way
+        from tinyinfer.loading.sizes import pass_bytes  # here: one process needs no such file
+
+        model = replace(model, elsewhere=pass_bytes(checkpoint, c) - model.pass_nbytes)
+    return own.finish(model, ops)
 
 
 def check_ranks(comm: Comm, c: Any) -> None:

@@ -30,7 +30,7 @@ from tinyinfer.arrays import Array, to_host
 from tinyinfer.backends.delegate import DelegatingOps
 from tinyinfer.errors import SwitchError
 from tinyinfer.ledger import Ledger
-from tinyinfer.loading.build import share_of
+from tinyinfer.loading.build import share_of, with_rest
 from tinyinfer.model.attention import GroupedQuery
 from tinyinfer.model.config import ModelConfig
 from tinyinfer.model.heads import Heads, Sinks
@@ -186,7 +186,8 @@ class Division:
         tokens = SomeTokens(table.table, table.positions, table.scale, self.tokens.start)
         head = Linear(model.head.weight, some(model.head.bias, (self.tokens,), ops))
         layers = tuple(self.layer(i, layer, ops) for i, layer in zip(self.layers, model.layers, strict=True))
-        return replace(model, config=self.own_config, embedding=tokens, layers=layers, head=head)
+        own = replace(model, config=self.own_config, embedding=tokens, layers=layers, head=head)
+        return with_rest(model, own)
 
     def layer(self, i: int, layer: Layer, ops: Ops) -> Layer:
         """The rank's part of a layer."""

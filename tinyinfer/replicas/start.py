@@ -14,6 +14,7 @@ because a socket says at once that its other end is gone.
 from __future__ import annotations
 
 import os
+import platform
 import secrets
 import signal
 import sys
@@ -44,7 +45,7 @@ from tinyinfer.model.transformer import Model
 from tinyinfer.parallel.comm import Comm
 from tinyinfer.parallel.devices import gpu_module, placed, take_gpu
 from tinyinfer.parallel.mpi import mpi_comm
-from tinyinfer.parallel.start import digests
+from tinyinfer.parallel.start import digests, machines
 from tinyinfer.parallel.switches import ROUTERS
 from tinyinfer.replicas.front import Front
 from tinyinfer.replicas.messages import Build, Close, Ready, Wire
@@ -114,8 +115,7 @@ class Replicas(Single):
     def load(self, checkpoint: Checkpoint, ops: Ops, c: EngineConfig, on_load: Progress) -> tuple[Model, Ops]:
         """The model of this replica. The front compares first what all were given, and waits for all at the end."""
         self.wire = Wire(checkpoint.tokenizer)
-        if self.place.leads:
-            self._compare(checkpoint, c)
+        ops.share_memory(self._meet(digests(checkpoint, c)).count(platform.node()))
         if self.place.number == 0:
             return super().load(checkpoint, ops, c, on_load)
         try:
@@ -147,21 +147,46 @@ class Replicas(Single):
 
     # The beginning.
 
-    def _compare(self, checkpoint: Checkpoint, c: EngineConfig) -> None:
-        """Raises SwitchError, in the front, where a replica was given other switches or another model."""
-        mine = digests(checkpoint, c)
-        if self.place.number:
-            [link] = self.links.values()
-            link.send_bytes(self.wire.dumps(mine))
-            return
+    def _meet(self, mine: tuple[bytes, bytes]) -> list[str]:
+        """The names of the machines of all processes, ranks and replicas. mine: the digests of what this one was given.
+
+        Raises SwitchError, in the front, where a replica was given other switches or another model.
+        """
+        comm, told = self.place.comm, None
+        names = [platform.node()] if comm is None else machines(comm)
+        try:
+            if self.place.leads:
+                told = self._answer(mine, names) if self.place.number else self._compare(mine, names)
+        finally:  # also of a refusal the other ranks of this replica are told
+            told = told if comm is None else comm.share(told)
+        return told or sys.exit(2)
+
+    def _answer(self, mine: tuple[bytes, bytes], names: list[str]) -> list[str] | None:
+        """What the front answers to a replica; None where it has refused something, and says so."""
+        [link] = self.links.values()
+        try:
+            link.send_bytes(self.wire.dumps((mine, names)))
+            found: list[str] = self.wire.loads(link.recv_bytes())
+        except (EOFError, OSError):
+            return None
+        return found
+
+    def _compare(self, mine: tuple[bytes, bytes], names: list[str]) -> list[str]:
+        """The machines of all, which each replica is told. Raises SwitchError where one was given something else."""
+        found = list(names)
         for number, link in self.links.items():
-            told = self._told(number, link)
+            told, others = self._told(number, link)
+            found += others
             for what, one, other in zip(("switches or another version", "files of the model"), mine, told, strict=True):
                 if one != other:
                     reason = "{field}={value}: replica {number} got other {what} than replica 0"
                     cure = "give all of them the same command, files and version"
-                    n = c.data_parallel_size
+                    n = self.config.data_parallel_size
                     raise SwitchError("data_parallel_size", n, reason, cure, number=number, what=what)
+        for link in self.links.values():
+            with suppress(OSError):  # `_await_ready` names one that is gone
+                link.send_bytes(self.wire.dumps(found))
+        return found
 
     def _await_ready(self) -> None:
         """Waits, once, until all replicas have loaded the model. Raises SwitchError where one cannot."""
