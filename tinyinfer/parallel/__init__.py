@@ -19,6 +19,7 @@ Read in this order:
     switches.py       how many ranks there are, and how many replicas
     choose.py         tokens chosen by all ranks together, without all logits
     tally.py          what all ranks have counted, in one ledger
+    orders.py         what the leader tells the others, and in it the changes of its caches
     lead.py           one rank schedules, the others follow its orders
     start.py          how the ranks of one command begin
 

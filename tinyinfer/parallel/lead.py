@@ -1,13 +1,11 @@
 """One rank leads: it schedules and proposes drafts. The others follow: they compute what it tells them.
 
-    leader      an Engine like any other, with a cache that notes its changes (`Mirrored`) and a pass (`Leading`) that
-                sends an order before it computes
+    leader      an Engine like any other, with a pass (`Leading`) that sends an order before it computes
     follower    `follow`: waits for an order, makes the same changes to its own cache, computes its part of the pass
 
-An order says what changed in the cache since the last one (reserve, commit, truncate, free ... of which sequence) and
-which rows to compute; all caches began empty, so all have the same lengths and the same block tables, each for its own
-layers and heads. So no scheduler, no drafter and no clock has to be the same on all ranks: only the leader has one.
-Orders do not wait for the ranks: they are done in turn, so that each stage of a pipeline has its own batch.
+An order (orders.py) says what changed in the cache since the last one and which rows to compute. So no scheduler, no
+drafter and no clock has to be the same on all ranks: only the leader has one. Orders do not wait for the ranks: they
+are done in turn, so that each stage of a pipeline has its own batch.
 
 The ranks of the last stage choose the tokens (choose.py), and its first one sends them to the leader.
 
@@ -24,9 +22,9 @@ from collections import deque
 from collections.abc import Iterator
 from collections.abc import Sequence as Seq
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import count
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -40,115 +38,15 @@ from tinyinfer.model.interfaces import Compiled, KVCache, Ops, Sampled
 from tinyinfer.model.transformer import Model
 from tinyinfer.parallel.choose import NOTHING, Draw, choose_together, draw_of, drawn_rows
 from tinyinfer.parallel.comm import Comm, CommError
+from tinyinfer.parallel.orders import Alive, Begin, End, Mirrored, Pass, Search, known
 from tinyinfer.parallel.pipeline import Stage
 from tinyinfer.parallel.tally import Tally, add_work
 from tinyinfer.parallel.tensor import TensorOps
-from tinyinfer.sequence import Batch, Sequence, Span, Wanted
+from tinyinfer.sequence import Batch, Span, Wanted
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]  # Windows: fewer
 AHEAD = 2  # passes for each stage that the leader orders before it asks for the first one's result
 PATIENCE = 60.0  # seconds that the end of a command waits for a step
-# All that changes a cache, or a paged one's blocks for the prefix cache.
-CHANGES = frozenset({
-    "prepare", "shrink", "grow", "extend", "reserve", "commit", "truncate", "fork", "free", "clear", "adopt", "hold",
-    "release",
-})  # fmt: skip
-
-
-class Known(NamedTuple):
-    """What a cache must know of a sequence: the other ranks have no more of it."""
-
-    id: int
-    length: int
-    most_positions: int
-
-    @property
-    def tokens(self) -> range:
-        """As many tokens as the sequence has; a cache asks for no more than their number."""
-        return range(self.length)
-
-
-Change = tuple[str, tuple[Any, ...]]  # a method of the cache, and its arguments
-
-
-@dataclass(frozen=True)
-class Begin:
-    """An order: make a cache of this kind and number, of your own heads. gone: caches that no engine has any more."""
-
-    number: int
-    kind: type[Cache]
-    spec: CacheSpec
-    gone: list[int]
-
-
-class Pass(NamedTuple):
-    """An order: make these changes to the cache of this number, compute these rows with it, and choose tokens.
-
-    draws: of each row of logits; None for a row whose logits are asked for.
-    """
-
-    number: int
-    changes: list[Change]
-    tokens: list[int]  # (T,)
-    positions: list[int]  # (T,)
-    logit_rows: list[int]  # (R,)
-    spans: list[tuple[Any, ...]]  # Spans of Known sequences
-    draws: list[Draw | None]
-
-
-@dataclass(frozen=True)
-class Search:
-    """An order: look with all ranks where the numbers of these whole sequences overflow."""
-
-    tokens: np.ndarray  # (T,) int
-    positions: np.ndarray  # (T,) int
-    logit_rows: np.ndarray  # (R,) int
-    spans: list[tuple[Any, ...]]  # Spans of Known sequences
-
-
-@dataclass(frozen=True)
-class Alive:
-    """No order: the leader has none, and has not stopped."""
-
-
-@dataclass(frozen=True)
-class End:
-    """The last order: the leader has closed."""
-
-
-def known(value: Any) -> Any:
-    """An argument of a change, without what only the leader needs of a sequence."""
-    if isinstance(value, Sequence):
-        return Known(value.id, len(value.tokens), value.most_positions)
-    if isinstance(value, list | tuple | set | frozenset | dict):
-        return [known(one) for one in value]
-    return value
-
-
-class Mirrored:
-    """A cache whose changes are noted, for the caches of the other ranks."""
-
-    def __init__(self, cache: Cache) -> None:
-        self.cache = cache
-        self.changes: list[Change] = []
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        found = getattr(self.cache, name)
-        if name not in CHANGES:
-            return found
-
-        def noted(*arguments: Any) -> Any:
-            self.changes.append((name, tuple(map(known, arguments))))
-            return found(*arguments)
-
-        return noted
-
-
-def mirrored(cache: Cache) -> Cache:
-    """The cache, its changes noted; what a leading engine is built with."""
-    return cast(Cache, Mirrored(cache))
 
 
 class Given:

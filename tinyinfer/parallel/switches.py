@@ -11,7 +11,7 @@ from tinyinfer.switches import Switches, switch
 
 RANKS = {"alone": "tinyinfer.engine.single:no_others", "several": "tinyinfer.parallel.start:find_ranks"}
 LOADERS = {"alone": "tinyinfer.loading.build:load_alone", "several": "tinyinfer.parallel.start:load_part"}
-MIRRORS = {"alone": "tinyinfer.kv_cache.base:itself", "several": "tinyinfer.parallel.lead:mirrored"}
+MIRRORS = {"alone": "tinyinfer.kv_cache.base:itself", "several": "tinyinfer.parallel.orders:mirrored"}
 REPLICAS = {"one": "tinyinfer.engine.single:Single", "several": "tinyinfer.replicas.start:Replicas"}
 ROUTERS = {
     "prefix": "tinyinfer.replicas.routing:SharedPrefix",
