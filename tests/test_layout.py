@@ -18,7 +18,7 @@ ORDER = [
     *("sampling_params", "noise", "sampling", "text", "prompts", "rotation_sets", "sequence", "model", "backends"),
     *("kv_cache", "quantization", "pruning", "speculative", "loading", "parallel"),
     *("batching", "engine", "replicas", "request", "llm", "ray_serve", "distillation"),
-    *("views", "measure", "lessons", "course", "cli"),
+    *("views", "measure", "server", "lessons", "course", "cli"),
 ]
 FOLDERS = sorted(path.parent.relative_to(PACKAGE).as_posix() for path in PACKAGE.glob("*/**/__init__.py"))
 

@@ -11,6 +11,7 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     use.py             generate with students' code, beside the engine's own
     as_student.py      the process that runs students' code
     chat.py            a conversation that keeps its cache
+    serve.py           a model over HTTP
     download.py        fetch a known model
     inspect.py         what a model is and what it costs
     eval.py            the perplexity of a text, for one setting or several
@@ -53,7 +54,7 @@ from tinyinfer.errors import ModelError, RequestError
 
 COMMANDS = (
     *("generate", "chat", "download", "inspect", "eval", "quantize", "prune"),
-    *("synthesize", "distill", "bench", "launch", "course", "notebooks"),
+    *("synthesize", "distill", "bench", "serve", "launch", "course", "notebooks"),
 )
 
 WRITERS = ("quantize", "prune", "synthesize", "distill")  # commands that write files, and nothing to stdout

@@ -1,0 +1,108 @@
+"""A bounded queue: one more is told to come later, and a server that ends takes nothing and loses nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import ExitStack
+
+import pytest
+from http_calls import Served, eventually, talk, together
+
+from tinyinfer import LLM
+from tinyinfer.server.admission import LONGEST_WAIT, Admission
+from tinyinfer.server.errors import APIError
+
+
+class Clock:
+    """Time that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_places_are_counted_and_given_back() -> None:
+    admission, clock = Admission(running=1, waiting=2), Clock()
+    with admission.enter(2, clock):
+        with admission.enter(1, clock), pytest.raises(APIError) as caught, admission.enter(1, clock):
+            pytest.fail("there were three places")
+        assert (caught.value.status, caught.value.headers["retry-after"]) == (429, "1")
+        assert admission.open == 2
+    assert admission.open == 0
+
+
+def test_retry_after_is_what_a_place_lately_took() -> None:
+    """Bounded on both sides. Catches a client that is told to come back in no time, or never."""
+    admission, clock = Admission(running=2, waiting=1), Clock()
+    for seconds in [40.0] * 60:
+        with admission.enter(1, clock):
+            clock.now += seconds
+    assert admission.retry_after == 20
+    for _ in range(100):
+        with admission.enter(1, clock):
+            clock.now += 1e6
+    assert admission.retry_after == LONGEST_WAIT
+
+
+def test_more_prompts_than_places_are_a_mistake_and_no_reason_to_wait() -> None:
+    """429 would let the client try for ever."""
+    with pytest.raises(APIError) as caught, Admission(1, 2).enter(4, Clock()):
+        pytest.fail("there were three places")
+    assert caught.value.status == 400
+
+
+def test_draining_takes_nothing_more_and_tells_when_the_last_has_left() -> None:
+    admission, ended = Admission(2, 2), list[str]()
+    with ExitStack() as first:
+        first.enter_context(admission.enter(1, Clock()))
+        admission.drain(lambda: ended.append("idle"))
+        assert not ended
+        with pytest.raises(APIError) as caught, admission.enter(1, Clock()):
+            pytest.fail("nothing more gets in")
+        assert caught.value.status == 503
+    assert ended == ["idle"]
+
+
+def test_a_full_queue_is_429_and_those_that_are_in_lose_nothing(served_llm: LLM) -> None:
+    """Ten at once where five fit. Catches a request that is let in and then lost, and a count that does not add up."""
+    served = Served(served_llm, max_queue=1)
+    answers = together(*(served.asked("/v1/chat/completions", talk(max_tokens=20, ignore_eos=True)) for _ in range(10)))
+    assert sorted(answer.status for answer in answers) == [200] * 5 + [429] * 5
+    assert {answer.json["usage"]["completion_tokens"] for answer in answers if answer.status == 200} == {20}
+    for answer in answers:
+        if answer.status == 429:
+            assert int(answer.headers["retry-after"]) >= 1
+            assert answer.error["type"] == "rate_limit_error"
+    assert served.number("admission_rejections_total", reason="queue_full") == 5
+    assert served.number("request_success_total") == 5
+    assert eventually(served.at_rest)
+
+
+def test_a_drain_ends_streams_at_their_own_end(served: Served) -> None:
+    """What is in goes on, /ready says 503, /health 200, and what comes is told to go elsewhere."""
+    ended = list[str]()
+
+    async def story() -> None:
+        begun = asyncio.Event()
+
+        def first(piece: bytes) -> bool:
+            begun.set()
+            return False
+
+        body = talk(max_tokens=40, ignore_eos=True, stream=True)
+        stream = asyncio.create_task(served.asked("/v1/chat/completions", body, leave=first))
+        assert (await served.ask("GET", "/ready", b"", {"host": "localhost"})).status == 200
+        await begun.wait()
+        served.service.admission.drain(lambda: ended.append("idle"))
+        assert (await served.ask("GET", "/ready", b"", {"host": "localhost"})).status == 503
+        assert (await served.ask("GET", "/health", b"", {"host": "localhost"})).status == 200
+        late = await served.asked("/v1/chat/completions", body)
+        assert (late.status, late.error["type"]) == (503, "service_unavailable_error")
+        assert not ended
+        answer = await stream
+        assert answer.choices[-1]["finish_reason"] == "length"
+
+    asyncio.run(story())
+    assert ended == ["idle"]

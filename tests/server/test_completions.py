@@ -1,0 +1,146 @@
+"""/v1/completions: forms of a prompt, log-probabilities, echo, and streams that say what a whole answer says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from http_calls import Served
+from scripted import scripted
+from thinking_templates import PLAIN
+
+from tinyinfer import LLM, SamplingParams
+
+EMOJI = "Hé 👩‍🚀 ok"
+
+
+def text_of(answer: Any) -> str:
+    return "".join(choice["text"] for choice in answer.choices)
+
+
+def test_an_answer_is_the_engines_own(served: Served, served_llm: LLM) -> None:
+    """Catches another prompt, another default or another end than the engine's."""
+    [out] = served_llm.generate(["hello"], SamplingParams(max_tokens=5))
+    found = served.complete(max_tokens=5).json
+    assert found["object"] == "text_completion"
+    assert found["id"].startswith("cmpl-")
+    assert found["model"] == "tiny"
+    [choice] = found["choices"]
+    assert choice == {"index": 0, "text": out.text, "logprobs": None, "finish_reason": "length"}
+
+
+def test_the_longest_answer_is_openais_default(served: Served) -> None:
+    assert served.complete(ignore_eos=True).json["usage"]["completion_tokens"] == 16
+
+
+@pytest.mark.parametrize("prompt", ["hello", ["hello"], [0, 7, 8], [[0, 7, 8], [0, 9]], ["hello", "world", "hello"]])
+def test_every_form_of_a_prompt_is_read(served: Served, served_llm: LLM, prompt: Any) -> None:
+    """Text, texts, ids, lists of ids. Catches answers out of order, and ids that are taken for texts."""
+    several = prompt if isinstance(prompt, list) and not isinstance(prompt[0], int) else [prompt]
+    outs = served_llm.generate(several, SamplingParams(max_tokens=4))
+    for stream in (False, True):
+        answer = served.complete(prompt, max_tokens=4, stream=stream)
+        choices = answer.choices if stream else answer.json["choices"]
+        texts = ["".join(one["text"] for one in choices if one["index"] == i) for i in range(len(several))]
+        assert texts == [out.text for out in outs]
+        assert {one["index"] for one in choices} == set(range(len(several)))
+
+
+@pytest.mark.parametrize("prompt", [None, [], 5, {}, [1, "a"], ["a", 1], [[]], [["a"]], [True], [1.5], True])
+def test_no_prompt_is_told_as_a_mistake_in_prompt(served: Served, prompt: Any) -> None:
+    answer = served.complete(prompt)
+    assert (answer.status, answer.error["param"]) == (400, "prompt")
+
+
+@pytest.mark.parametrize("prompt", ["", [10**30], [-1], [100_000], "\ud800"])
+def test_a_prompt_that_cannot_be_run_is_400(served: Served, prompt: Any) -> None:
+    """No text, ids outside the vocabulary, half of a surrogate pair. Catches a 500, and a dead engine."""
+    assert served.complete(prompt).status == 400
+    assert served.complete().status == 200
+
+
+@pytest.mark.parametrize("template", ["stop", "length", "natural"])
+def test_1_a_stream_ends_with_a_reason_and_done(template: str, tmp_path: Path) -> None:
+    """Of a stop string, of max_tokens, of the model's own end. Catches a last chunk without a finish_reason."""
+    served = Served(scripted(tmp_path, PLAIN, "one two three"))
+    fields = {"stop": {"stop": ["two"]}, "length": {"max_tokens": 3}, "natural": {}}[template]
+    choices = served.complete("x", **{"max_tokens": 50, **fields}, stream=True).choices
+    reasons = [choice["finish_reason"] for choice in choices]
+    assert reasons == [None] * (len(reasons) - 1) + ["length" if template == "length" else "stop"]
+    assert all("finish_reason" in choice for choice in choices)  # 3: null is there, too
+
+
+@pytest.mark.parametrize("drafts", [False, True])
+def test_10_a_stop_string_across_tokens_is_not_shown_and_nothing_is_lost(drafts: bool, tmp_path: Path) -> None:
+    """The stop string begins in one token and ends in another. Catches its first letters in a chunk, and text lost."""
+    served = Served(scripted(tmp_path, PLAIN, "a STOO b STOP c", drafts))
+    for stream in (False, True):
+        answer = served.complete("x", max_tokens=50, stop="STOP", stream=stream)
+        assert (text_of(answer) if stream else answer.json["choices"][0]["text"]) == "a STOO b "
+
+
+def test_11_a_stream_joined_is_the_whole_for_every_length(tmp_path: Path) -> None:
+    """Catches U+FFFD where a character is split among tokens, and text held back that never comes."""
+    served = Served(scripted(tmp_path, PLAIN, EMOJI))
+    total = len(served.llm.tokenizer.encode(EMOJI, add_special_tokens=False))
+    for n in range(1, total + 2):
+        whole = served.complete("x", max_tokens=n).json["choices"][0]["text"]
+        chunks = [choice["text"] for choice in served.complete("x", max_tokens=n, stream=True).choices]
+        assert "".join(chunks) == whole
+        assert not any("\ufffd" in chunk for chunk in chunks[:-2])  # only what max_tokens cuts is no character
+    assert whole == EMOJI
+
+
+@pytest.mark.parametrize("drafts", [False, True])
+def test_12_text_ids_and_logprobs_of_a_chunk_belong_together(drafts: bool, tmp_path: Path) -> None:
+    """Catches log-probabilities that are sent a chunk late, and tokens without text that are left out."""
+    served = Served(scripted(tmp_path, PLAIN, EMOJI, drafts))
+    fields = {"max_tokens": 50, "logprobs": 1, "return_token_ids": True}
+    [whole] = served.complete("x", **fields).json["choices"]
+    chunks = served.complete("x", **fields, stream=True).choices
+    lists = [chunk["logprobs"] for chunk in chunks if chunk["logprobs"]]
+    for name in ("tokens", "token_logprobs", "top_logprobs", "text_offset"):
+        assert [one for part in lists for one in part[name]] == whole["logprobs"][name]
+    assert [token for chunk in chunks for token in chunk.get("token_ids", [])] == whole["token_ids"]
+    assert chunks[0]["prompt_token_ids"] == whole["prompt_token_ids"]
+    for chunk in chunks:
+        if chunk["logprobs"]:
+            assert len(chunk["token_ids"]) == len(chunk["logprobs"]["tokens"])
+
+
+def test_logprobs_are_side_by_side_and_the_engines_own(served: Served, served_llm: LLM) -> None:
+    params = SamplingParams(max_tokens=6, logprobs=2, ignore_eos=True)
+    [out] = served_llm.generate(["hello"], params)
+    found = served.complete(max_tokens=6, logprobs=2, ignore_eos=True).json["choices"][0]["logprobs"]
+    assert out.logprobs is not None
+    assert found["token_logprobs"] == pytest.approx([one.logprob for one in out.logprobs], abs=1e-4)
+    assert [len(top) for top in found["top_logprobs"]] == [2] * 6  # greedy: the chosen one is among them
+
+
+def test_offsets_point_into_the_text(tmp_path: Path) -> None:
+    """Catches offsets that count bytes, or the letters by which a part of a character is written."""
+    served = Served(scripted(tmp_path, PLAIN, EMOJI))
+    [choice] = served.complete("x y", max_tokens=50, logprobs=0).json["choices"]
+    found, whole = choice["logprobs"], 0
+    for token, place in zip(found["tokens"], found["text_offset"], strict=True):
+        if not token.startswith(("bytes:", "<|")):
+            assert choice["text"][place:].startswith(token)
+            whole += 1
+    assert 5 < whole < len(found["tokens"]) - 4  # letters, and parts of characters between them
+
+
+def test_echo_stands_before_the_answer_streamed_and_whole(served: Served) -> None:
+    """Also for ids, whose text is their own; offsets count from the prompt's start."""
+    plain = served.complete(max_tokens=3).json["choices"][0]["text"]
+    assert served.complete(max_tokens=3, echo=True).json["choices"][0]["text"] == "hello" + plain
+    assert text_of(served.complete(max_tokens=3, echo=True, stream=True)) == "hello" + plain
+    ids = served.llm.tokenizer.encode("hello")
+    assert served.complete(ids, max_tokens=3, echo=True).json["choices"][0]["text"] == "hello" + plain
+    assert served.complete(echo=True, logprobs=1).error["param"] == "echo"
+
+
+def test_special_tokens_may_be_left_out(served: Served) -> None:
+    ids = [served.complete(max_tokens=1, add_special_tokens=on, return_token_ids=True) for on in (True, False)]
+    first, second = (one.json["choices"][0]["prompt_token_ids"] for one in ids)
+    assert first == [0, *second]

@@ -1,0 +1,197 @@
+"""The command as a process: OpenAI's own client, signals, and a port that is taken."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from cli_helpers import folder, posix, start, unopened
+from http_calls import eventually
+from openai import APIStatusError, OpenAI
+
+from tinyinfer import LLM, SamplingParams
+from tinyinfer.cli import main
+from tinyinfer.replicas.on_ray import free_port
+
+__all__ = ["folder"]
+KEY = "a-key-of-a-test"
+ON = {"ignore_eos": True}
+
+
+class Process:
+    """A server in a process of its own, ready."""
+
+    def __init__(self, model: str, *words: str) -> None:
+        self.port = free_port("127.0.0.1")
+        self.process = start("serve", "-m", model, "--port", str(self.port), *words)
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        until = time.monotonic() + 60
+        while self.get("/health")[0] != 200:
+            assert self.process.poll() is None, self.lines
+            assert time.monotonic() < until, self.lines
+            time.sleep(0.05)
+
+    def _read(self) -> None:
+        assert self.process.stderr is not None
+        self.lines += iter(lambda: self.process.stderr.readline().decode(), "")  # type: ignore[union-attr]
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Status and body; 0 while there is no server."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
+        try:
+            connection.request("GET", path, headers={"Authorization": f"Bearer {KEY}"})
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        except OSError:
+            return 0, ""
+        finally:
+            connection.close()
+
+    def running(self) -> float:
+        """How many requests are in the engine's steps."""
+        lines = self.get("/metrics")[1].splitlines()
+        return next(float(line.split()[-1]) for line in lines if line.startswith("vllm:num_requests_running{"))
+
+    def client(self, **more: object) -> OpenAI:
+        return OpenAI(base_url=f"http://127.0.0.1:{self.port}/v1", api_key=KEY, max_retries=0, timeout=60, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def server(folder: str) -> Iterator[Process]:
+    process = Process(folder, "--api-key", KEY, "--served-model-name", "tiny")
+    yield process
+    process.process.kill()
+    process.process.wait()
+
+
+def test_openais_client_completes_and_chats_whole_and_streamed(server: Process, folder: str) -> None:
+    """A client that no one here wrote reads every field that it knows. Right: what LLM gives."""
+    llm, client = LLM(folder), server.client()
+    messages = [{"role": "user", "content": "hello"}]
+    wanted = llm.chat(messages, SamplingParams(max_tokens=8)).text
+    asked = {"model": "tiny", "messages": messages, "max_completion_tokens": 8, "temperature": 0}
+    whole = client.chat.completions.create(**asked)  # type: ignore[call-overload]
+    assert whole.choices[0].message.content == wanted
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+    chunks = list(client.chat.completions.create(**asked, stream=True, stream_options={"include_usage": True}))  # type: ignore[call-overload]
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == wanted
+    assert chunks[-1].usage.total_tokens == whole.usage.total_tokens
+    text = client.completions.create(model="tiny", prompt="hello", max_tokens=4, temperature=0, logprobs=1)
+    assert text.choices[0].text == llm.generate("hello", SamplingParams(max_tokens=4))[0].text
+    assert text.choices[0].logprobs is not None
+    assert [model.id for model in client.models.list()] == ["tiny"]
+    extra = client.completions.create(model="tiny", prompt="x", max_tokens=3, extra_body={"top_k": 5, **ON})
+    assert extra.usage is not None
+    assert extra.usage.completion_tokens == 3
+
+
+def test_openais_client_raises_its_own_errors(server: Process) -> None:
+    """By status: catches an error in another form, which the client would not read."""
+    client = server.client()
+    wrong = OpenAI(base_url=client.base_url, api_key="another", max_retries=0)
+    for call, status in (
+        (lambda: client.completions.create(model="tiny", prompt="x", temperature=-1), 400),
+        (lambda: client.completions.create(model="other", prompt="x"), 404),
+        (lambda: client.embeddings.create(model="tiny", input="x"), 404),
+        (lambda: wrong.models.list(), 401),
+    ):
+        with pytest.raises(APIStatusError) as caught:
+            call()
+        assert caught.value.status_code == status
+        assert caught.value.body["message"]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_13_a_client_that_closes_its_socket_is_noticed(server: Process, stream: bool) -> None:
+    """Through uvicorn, while the engine computes. Right: its log line says so, and the next request is alone."""
+    asked = {"prompt": "x", "max_tokens": 40_000, "ignore_eos": True, "stream": stream}
+    body, before = json.dumps(asked).encode(), len(server.lines)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        client.sendall(head.encode() + body)
+        assert eventually(lambda: server.running() == 1)
+    assert eventually(lambda: any("finished=abort" in line for line in server.lines[before:]), 20)
+    assert eventually(lambda: server.running() == 0)
+
+
+@posix
+def test_sigterm_drains_and_a_second_one_ends_now(folder: str) -> None:
+    """A stream that is in comes to its end; one that would take a minute is cut by the second signal."""
+    process = Process(folder)
+    client = process.client()
+    asked = {"model": folder, "prompt": "x", "stream": True, "extra_body": ON}
+    long = iter(client.completions.create(max_tokens=300, **asked))  # type: ignore[call-overload]
+    next(long)
+    process.process.send_signal(signal.SIGTERM)
+    until = time.monotonic() + 10
+    while process.get("/ready")[0] not in (503, 0) and time.monotonic() < until:
+        time.sleep(0.01)
+    *_, last = long
+    assert last.choices[0].finish_reason == "length"
+    assert process.process.wait(20) == 143
+
+    process = Process(folder)
+    client = process.client()
+    endless = iter(client.completions.create(max_tokens=40_000, **asked))  # type: ignore[call-overload]
+    next(endless)
+    process.process.send_signal(signal.SIGTERM)
+    time.sleep(0.3)
+    assert process.process.poll() is None
+    process.process.send_signal(signal.SIGTERM)
+    assert process.process.wait(20) == 143
+
+
+def test_a_port_in_use_is_told_before_the_model_is_opened(capsys: pytest.CaptureFixture[str]) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert main(["serve", "--port", str(port)], opener=unopened) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"tinyinfer: error: --port={port} cannot be listened at on --host=127.0.0.1 (")
+    assert error.count("\n") == 1
+
+
+def test_an_open_address_without_a_key_is_refused(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TINYINFER_API_KEY", raising=False)
+    assert main(["serve", "--host", "0.0.0.0"], opener=unopened) == 2
+    assert "add --api-key, or --without-key to let everyone in" in capsys.readouterr().err
+
+
+def test_a_missing_package_is_told_with_the_extra(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a traceback of an import."""
+    for name in [name for name in sys.modules if name.startswith(("tinyinfer.server.", "starlette", "uvicorn"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr("tinyinfer.server.process", raising=False)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)  # type: ignore[arg-type]
+    assert main(["serve"], opener=unopened) == 2
+    error = capsys.readouterr().err
+    assert "serve needs the module uvicorn" in error
+    assert "pip install 'tinyinfer[serve]'" in error
+
+
+def test_importing_tinyinfer_and_serves_help_load_no_server() -> None:
+    """Catches a server that every user of LLM would pay for."""
+    code = (
+        "import sys, tinyinfer.llm; from tinyinfer.cli import main; main(['serve', '--help'])\n"
+        "print('loaded:', [m for m in ('starlette', 'uvicorn', 'prometheus_client', 'anyio') if m in sys.modules])"
+    )
+    root = Path(__file__).parents[2]
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=root, timeout=60)
+    assert done.stdout.splitlines()[-1] == "loaded: []", done.stderr

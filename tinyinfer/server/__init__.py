@@ -1,0 +1,29 @@
+"""The server: how do programs that know nothing of tinyinfer use a model, over HTTP and at the same time?
+
+`python -m tinyinfer serve` answers in the form that OpenAI's clients read. The server is a client of `LLM.submit` and
+nothing else: there is no second engine loop, so requests of all connections share the steps of one engine (engine/).
+Files in reading order:
+
+    switches.py     address, key and limits, as fields
+    errors.py       an error in OpenAI's form
+    fields.py       the fields of a JSON body: null, wrong types, unknown ones, those that are not there
+    sampling.py     the fields that both kinds of completions share, and SamplingParams
+    body.py         a body of limited size, read in limited time
+    admission.py    a bounded queue, and its end: draining
+    running.py      requests of the engine, as asyncio sees them
+    collected.py    what came of one answer so far, and the usage of all
+    logprobs.py     log-probabilities in OpenAI's two forms
+    completions.py  /v1/completions: how it is asked and answered
+    chat.py         /v1/chat/completions: how it is asked and answered
+    metrics.py      counters and histograms by vLLM's names
+    service.py      what the endpoints share: the model, the threads, the queue
+    answer.py       one call, from its body to the last byte: whole or streamed
+    endpoints.py    models, tokens, health
+    gate.py         who gets in, what an exception becomes, and one log line a request
+    app.py          the routes
+    process.py      a socket, uvicorn, and signals
+
+Wins: any language and any client; a slow client holds up no other one. Loses: each token becomes JSON and passes a
+second thread, which costs some tenths of a millisecond; a program in Python that uses a model alone is better served by
+LLM itself. The shapes are those of OpenAI's API reference; fields beyond it, and the names of metrics, are vLLM's.
+"""

@@ -1,0 +1,61 @@
+"""What came of one answer so far, and the usage of all answers of a call.
+
+A stream and a whole answer are made of the same deltas, so they cannot differ: one sends each delta on, the other waits
+for the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from tinyinfer.request import Delta, Request, TokenLogprob
+
+
+class Collected:
+    """One answer: its text, thinking, tokens and end so far."""
+
+    def __init__(self, request: Request) -> None:
+        self.request = request
+        self.text = self.reasoning = ""
+        self.token_ids: list[int] = []
+        self.logprobs: list[TokenLogprob] = []
+        self.finish_reason: str | None = None
+
+    def add(self, delta: Delta) -> None:
+        """Takes what is new."""
+        self.text += delta.text
+        self.reasoning += delta.reasoning
+        self.token_ids += delta.token_ids
+        self.logprobs += delta.logprobs or []
+        self.finish_reason = delta.finish_reason
+
+    @property
+    def prompt(self) -> list[int]:
+        return self.request.seq.prompt
+
+    @property
+    def reasoning_tokens(self) -> int:
+        """How many tokens the thinking took: those up to its last character."""
+        if not self.reasoning:
+            return 0
+        text, last = self.request.seq.new_text(), 0
+        for n, token in enumerate(self.token_ids, 1):
+            before = len(text.reasoning)
+            text.push(token)
+            last = n if len(text.reasoning) > before else last
+        return last
+
+
+def usage(answers: Iterable[Collected]) -> dict[str, Any]:
+    """The tokens of all answers of a call, in OpenAI's form."""
+    answers = list(answers)
+    prompt, new = sum(len(one.prompt) for one in answers), sum(len(one.token_ids) for one in answers)
+    cached = sum(one.request.seq.progress.cached_tokens for one in answers)
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": new,
+        "total_tokens": prompt + new,
+        "prompt_tokens_details": {"cached_tokens": cached},
+        "completion_tokens_details": {"reasoning_tokens": sum(one.reasoning_tokens for one in answers)},
+    }

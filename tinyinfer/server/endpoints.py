@@ -1,0 +1,117 @@
+"""The small endpoints: what is served, whether it is alive, and texts to tokens and back.
+
+Alive and ready are two questions. /health says that the process answers, also while a long prompt is computed: a
+supervisor that ends a busy server makes the load worse. /ready says that it takes new requests, and is 503 while it
+drains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from tinyinfer.prompts import check_ids
+from tinyinfer.server.body import read_json
+from tinyinfer.server.chat import check_messages
+from tinyinfer.server.errors import APIError, as_api_error, wrong
+from tinyinfer.server.fields import read_fields
+from tinyinfer.server.running import in_pool
+from tinyinfer.server.sampling import check_model
+from tinyinfer.server.service import Service
+
+T = TypeVar("T")
+TOKENIZE = {
+    "model": "text", "prompt": "text", "messages": "objects", "add_special_tokens": "bool", "return_token_strs": "bool",
+    "chat_template_kwargs": "object",
+}  # fmt: skip
+DETOKENIZE = {"model": "text", "tokens": "ids"}
+
+
+class Endpoints:
+    """The endpoints that answer at once."""
+
+    def __init__(self, service: Service) -> None:
+        self.service = service
+
+    async def health(self, request: Request) -> Response:
+        """The process answers: no more is asked."""
+        return JSONResponse({"status": "ok"})
+
+    async def ready(self, request: Request) -> Response:
+        """The server takes new requests; 503 while it drains."""
+        draining = self.service.admission.draining
+        return JSONResponse({"status": "draining" if draining else "ready"}, 503 if draining else 200)
+
+    async def version(self, request: Request) -> Response:
+        """The version of tinyinfer."""
+        return JSONResponse({"version": self.service.version})
+
+    async def metrics(self, request: Request) -> Response:
+        """All numbers, as Prometheus reads them."""
+        return Response(self.service.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def models(self, request: Request) -> Response:
+        """The one model that is served, in a list."""
+        return JSONResponse({"object": "list", "data": [self._model]})
+
+    async def model(self, request: Request) -> Response:
+        """The model of this name. Raises APIError, 404, for another one."""
+        check_model({"model": request.path_params["name"]}, self.service.name)
+        return JSONResponse(self._model)
+
+    async def tokenize(self, request: Request) -> Response:
+        """The tokens of a text, or of a conversation as the chat template writes it. Raises APIError."""
+        given = await self._fields(request, TOKENIZE)
+        llm = self.service.llm
+        if "messages" in given:
+            check_messages(given["messages"])
+            work: Callable[[], list[int]] = partial(
+                llm.chat_prompt, given["messages"], given.get("chat_template_kwargs")
+            )
+        elif "prompt" in given:
+            work = partial(llm.tokenizer.encode, given["prompt"], given.get("add_special_tokens", True))
+        else:
+            raise wrong("prompt", "give a prompt (a text) or messages (a conversation)")
+        tokens = await self._done(work)
+        answer: dict[str, Any] = {"count": len(tokens), "max_model_len": llm.max_model_len, "tokens": tokens}
+        if given.get("return_token_strs"):
+            answer["token_strs"] = [self.service.speller.text(token) for token in tokens]
+        return JSONResponse(answer)
+
+    async def detokenize(self, request: Request) -> Response:
+        """The text of tokens; special tokens are no text. Raises APIError."""
+        given = await self._fields(request, DETOKENIZE)
+        llm = self.service.llm
+        if "tokens" not in given:
+            raise wrong("tokens", "tokens is missing; give a list of token ids")
+
+        def text() -> str:
+            check_ids([], llm.config.vocab_size, tokens=given["tokens"])
+            return llm.tokenizer.decode(given["tokens"])
+
+        return JSONResponse({"prompt": await self._done(text)})
+
+    @property
+    def _model(self) -> dict[str, Any]:
+        own = {"created": self.service.created, "owned_by": "tinyinfer"}
+        return {"id": self.service.name, "object": "model", **own, "max_model_len": self.service.llm.max_model_len}
+
+    async def _fields(self, request: Request, kinds: dict[str, str]) -> dict[str, Any]:
+        switches = self.service.switches
+        body = await read_json(request.headers, request.receive, switches.max_body, switches.body_timeout)
+        given, unknown = read_fields(body, kinds, {})
+        self.service.log_unknown(request.url.path, unknown)
+        check_model(given, self.service.name)
+        return given
+
+    async def _done(self, work: Callable[[], T]) -> T:
+        """What the work gives, on a thread of the pool. Raises APIError for what it raises."""
+        try:
+            return await in_pool(self.service.pool, work)
+        except Exception as error:
+            told: APIError = as_api_error(error)
+            raise told from error

@@ -1,0 +1,60 @@
+"""An error in OpenAI's form: {"error": {"message", "type", "param", "code"}} and a status.
+
+Clients read the status first (openai's own tries 429 and 5xx again), people the message. So a caller's mistake is
+never a 5xx, and the message is the sentence that the engine has for it, with the fields as the caller wrote them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from tinyinfer.errors import ModelError, NotFiniteError, RequestError, SwitchError, one_line
+
+TYPES = {
+    400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
+    429: "rate_limit_error", 503: "service_unavailable_error", 504: "timeout_error",
+}  # fmt: skip
+CLOSED = 503
+
+
+class APIError(Exception):
+    """What a call is answered with instead of what it asked for."""
+
+    def __init__(
+        self, status: int, message: str, param: str | None = None, code: str | None = None, **headers: str
+    ) -> None:
+        super().__init__(message)
+        self.status, self.param, self.code = status, param, code
+        self.message = one_line(message)
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """The body of the answer."""
+        kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
+        return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+def wrong(param: str, message: str) -> APIError:
+    """A caller's mistake in one field."""
+    return APIError(400, message, param)
+
+
+def as_api_error(error: BaseException, names: Mapping[str, str] = MappingProxyType({})) -> APIError:
+    """What an exception of the engine or of the tokenizer is for a caller.
+
+    names: a field of SamplingParams -> the field of the body that it came from, where the two differ; "" stands for the
+    prompt.
+    """
+    spell: Callable[[str], str] = lambda name: names.get(name, name)  # noqa: E731
+    if isinstance(error, APIError):
+        return error
+    if isinstance(error, SwitchError):
+        code = "context_length_exceeded" if "held" in error.texts else None
+        return APIError(400, error.sentence(spell), spell(error.field) or None, code)
+    if isinstance(error, RequestError):
+        return APIError(500 if isinstance(error, NotFiniteError) else CLOSED, error.sentence(spell))
+    if isinstance(error, (ValueError, ModelError)):  # ModelError: a chat template that refuses these messages
+        return APIError(400, str(error), names.get(""))
+    return APIError(500, f"the server met an error that it does not know ({type(error).__name__}); its log says more")

@@ -1,0 +1,114 @@
+"""Who gets in, before anything is read; and what leaves: an error in one form, and one log line a request.
+
+An address of this machine alone is no lock. A web page that its user has open may post to 127.0.0.1 (a form needs no
+permission), or give its own name this address and read the answers (DNS rebinding; Jackson et al. 2007). So a Host that
+is no name of this server, an Origin that is another one, and a body that is not declared as JSON, which no page can
+send elsewhere without being asked first, are refused also here; and no answer has a CORS header. An open address needs
+a key, compared in constant time: else its letters could be measured one by one.
+"""
+
+from __future__ import annotations
+
+import secrets
+from hmac import compare_digest
+from ipaddress import ip_address
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tinyinfer.server.body import ClientGone
+from tinyinfer.server.errors import APIError, as_api_error
+from tinyinfer.server.service import Service
+from tinyinfer.server.switches import ServerSwitches
+
+OPEN = "/health"  # the only path without a key: who watches a process needs none
+LEFT = 499  # what logs say of a client that has left (nginx)
+
+
+class Gate:
+    """The outermost ASGI application: lets a request in, or says why not."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        begun, facts = self.service.clock(), {"request": secrets.token_hex(4)}
+        answered = Answered(send, facts["request"])
+        try:
+            check(scope, self.service.switches)
+            await self.app({**scope, "log": facts}, receive, answered)
+        except ClientGone:
+            answered.status = LEFT
+        except Exception as cause:
+            error = as_api_error(cause)
+            if not isinstance(cause, APIError):
+                facts["exception"] = f"{type(cause).__name__}: {cause}"
+            facts["error"] = error.message[:200]
+            if answered.status is None:
+                response = JSONResponse(error.as_dict(), error.status, error.headers)
+                await response(scope, receive, answered)
+        finally:
+            line: dict[str, Any] = {"method": scope["method"], "path": scope["path"][:200], "status": answered.status}
+            self.service.log(**line, ms=round(1000 * (self.service.clock() - begun), 1), **facts)
+
+
+class Answered:
+    """Passes an answer on, and keeps its status: None before the first byte."""
+
+    def __init__(self, send: Send, request: str) -> None:
+        self.status: int | None = None
+        self._send, self._request = send, request
+
+    async def __call__(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            named = [*message.get("headers", []), (b"x-request-id", self._request.encode())]
+            message = {**message, "headers": named}
+        await self._send(message)
+
+
+def check(scope: Scope, switches: ServerSwitches) -> None:
+    """Raises APIError for a request that does not get in."""
+    headers = Headers(scope=scope)
+    host = headers.get("host", "")
+    if not (switches.any_host or is_own(host, switches)):
+        raise APIError(403, f"the Host {host[:100]!r} is not this server; --allowed-host adds a name")
+    origin = headers.get("origin")
+    if origin is not None and read_url(origin).netloc != host:
+        raise APIError(403, f"pages of {origin[:100]!r} may not call this server")
+    if switches.api_key and scope["path"] != OPEN and not has_key(headers, switches.api_key):
+        message = "the key is missing or wrong; send it as Authorization: Bearer KEY"
+        raise APIError(401, message, code="invalid_api_key", www_authenticate="Bearer")
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if scope["method"] == "POST" and kind != "application/json":
+        raise APIError(415, "the body must be declared as JSON: Content-Type: application/json", connection="close")
+
+
+def is_own(host: str, switches: ServerSwitches) -> bool:
+    """Whether a Host is a name of this server: an address as it is, which no page can give itself, or a known name."""
+    name = read_url("//" + host).hostname or "" if not set(host) & set("/?#@\\") else ""
+    try:
+        ip_address(name)
+    except ValueError:
+        return name in ("localhost", switches.host.lower(), *map(str.lower, switches.allowed_host))
+    return True
+
+
+def read_url(text: str) -> SplitResult:
+    """The parts of a URL; empty ones for a text that is none."""
+    try:
+        return urlsplit(text)
+    except ValueError:
+        return urlsplit("")
+
+
+def has_key(headers: Headers, key: str) -> bool:
+    """Whether the request brings the key; a wrong one takes as long as the right one."""
+    kind, _, given = headers.get("authorization", "").partition(" ")
+    same = compare_digest(given.strip().encode("utf-8"), key.encode("utf-8"))
+    return same and kind.lower() == "bearer"

@@ -1,0 +1,73 @@
+"""The process of a server: a socket, uvicorn's event loop, and the two signals that end it.
+
+The first SIGTERM (or Ctrl-C) drains: /ready says 503, new requests are refused, those that are in go on to their end,
+and then the process ends. A second one ends it now. The socket is bound before the model is loaded, so that a port in
+use is told at once, and it listens after that, so that no request waits for a model that may never come.
+"""
+
+from __future__ import annotations
+
+import socket
+from types import FrameType
+
+import uvicorn
+
+from tinyinfer.errors import SwitchError
+from tinyinfer.server.admission import Admission
+from tinyinfer.server.app import make_app
+from tinyinfer.server.service import Service
+from tinyinfer.server.switches import ServerSwitches
+
+
+def bind(switches: ServerSwitches) -> socket.socket:
+    """The socket, which does not listen yet. Raises SwitchError for an address or a port that cannot be had."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            switches.host, switches.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # what an ended server left does not hold it
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
+        return bound
+    except OSError as error:
+        reason = "{field}={value} cannot be listened at on {host}={address} ({why})"
+        cure = "end what listens there, or choose another port"
+        why = error.strerror or str(error)
+        raise SwitchError("port", switches.port, reason, cure, address=switches.host, why=why) from None
+
+
+def run(service: Service, bound: socket.socket) -> None:
+    """Serves until a signal ends it, which is raised again at the end."""
+    config = uvicorn.Config(
+        make_app(service), lifespan="off", ws="none", log_config=None, access_log=False, server_header=False,
+    )  # fmt: skip
+    try:
+        Server(config, service.admission).run([bound])
+    finally:
+        service.close()
+        bound.close()
+
+
+class Server(uvicorn.Server):
+    """uvicorn's server, which drains before it ends."""
+
+    def __init__(self, config: uvicorn.Config, admission: Admission) -> None:
+        super().__init__(config)
+        self._admission = admission
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal drains, the second one ends at once."""
+        self._captured_signals.append(sig)
+        if self._admission.draining:
+            self.force_exit = True
+            self.stop()
+        else:
+            self._admission.drain(self.stop)
+
+    def stop(self) -> None:
+        """Ends uvicorn's loop within a tenth of a second."""
+        self.should_exit = True

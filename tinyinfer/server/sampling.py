@@ -1,0 +1,81 @@
+"""The fields that completions and chat completions share, and the SamplingParams that they become.
+
+OpenAI's defaults hold where it has a default: temperature 1, and what each endpoint says of the longest answer. All
+names that OpenAI lacks are vLLM's. Fields that only say who asks, or what a service may do with the answer, change
+nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tinyinfer.sampling_params import SamplingParams
+from tinyinfer.server.errors import APIError, as_api_error, wrong
+from tinyinfer.server.fields import Lacking, read_fields
+
+SAMPLING = {
+    "max_tokens": "whole", "temperature": "number", "top_p": "number", "top_k": "whole", "min_p": "number",
+    "repetition_penalty": "number", "presence_penalty": "number", "frequency_penalty": "number", "seed": "whole",
+    "stop": "texts", "stop_token_ids": "ids", "ignore_eos": "bool",
+}  # fmt: skip
+SHARED = {
+    **SAMPLING, "model": "text", "stream": "bool", "stream_options": "object", "return_token_ids": "bool",
+}  # fmt: skip
+IGNORED = dict.fromkeys(
+    ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
+     "request_id", "priority", "skip_special_tokens", "spaces_between_special_tokens"),
+    "any",
+)  # fmt: skip
+FREE = "the answer is free text: ask for the form in the prompt, and check what comes"
+LACKING = {
+    "n": Lacking((1,), "one answer is given to each prompt; ask once for each answer, with another seed"),
+    "best_of": Lacking((0, 1), "one answer is given to each prompt"),
+    "use_beam_search": Lacking((False,), "tokens are drawn one by one, or taken greedily with temperature=0"),
+    "min_tokens": Lacking((0,), "ignore_eos=true goes on to max_tokens"),
+    "logit_bias": Lacking(({},), "top_k, top_p and min_p leave tokens out by their likelihood"),
+    "prompt_logprobs": Lacking((), "logprobs gives those of the answer's tokens"),
+    "include_stop_str_in_output": Lacking((False,), "the answer ends before a stop string"),
+    "truncate_prompt_tokens": Lacking((), "shorten the prompt; /tokenize counts its tokens"),
+    "cache_salt": Lacking((), "there is one key and one prefix tree; start another server to separate callers"),
+    "response_format": Lacking(({"type": "text"},), FREE),
+    "structured_outputs": Lacking(({},), FREE),
+    **{f"guided_{name}": Lacking((), FREE) for name in ("json", "regex", "choice", "grammar")},
+}
+MAX_STOPS, MAX_STOP = 64, 256  # each token of an answer is compared with each of them, on the engine's thread
+MAX_IDS = 1024  # stop_token_ids
+
+
+def sampling_params(given: Mapping[str, Any], names: Mapping[str, str], **defaults: Any) -> SamplingParams:
+    """The parameters of the fields that were given. Raises APIError for a value that cannot be.
+
+    defaults: what the endpoint has in the place of SamplingParams' own. names: see `as_api_error`.
+    """
+    stops = [given["stop"]] if isinstance(given.get("stop"), str) else given.get("stop", [])
+    if len(stops) > MAX_STOPS or any(len(stop) > MAX_STOP for stop in stops):
+        raise wrong("stop", f"stop may hold {MAX_STOPS} texts of at most {MAX_STOP} characters each")
+    if len(given.get("stop_token_ids", [])) > MAX_IDS:
+        raise wrong("stop_token_ids", f"stop_token_ids may hold at most {MAX_IDS} ids")
+    fields = {"temperature": 1.0, **defaults, **{name: given[name] for name in SAMPLING if name in given}}
+    try:
+        return SamplingParams(**fields)
+    except ValueError as error:
+        raise as_api_error(error, names) from None
+
+
+def stream_options(given: Mapping[str, Any]) -> tuple[bool, bool]:
+    """Whether a stream ends with the usage, and whether each chunk has it. Raises APIError."""
+    options = given.get("stream_options", {})
+    kinds = {"include_usage": "bool", "continuous_usage_stats": "bool", "include_obfuscation": "bool"}
+    read, _ = read_fields(options, kinds, {}, "stream_options.")
+    if "stream_options" in given and not given.get("stream"):
+        raise wrong("stream_options", "stream_options are for streams; add stream=true, or leave them out")
+    always = read.get("continuous_usage_stats", False)
+    return read.get("include_usage", False), always and read.get("include_usage", False)
+
+
+def check_model(given: Mapping[str, Any], name: str) -> None:
+    """Raises APIError, 404, when another model is asked for than the one that is here."""
+    if given.get("model", name) != name:
+        message = f"there is no model {given['model'][:200]!r} here; this server has {name!r}"
+        raise APIError(404, message, "model", "model_not_found")
