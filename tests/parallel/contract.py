@@ -31,7 +31,7 @@ def same(x: Any, wanted: np.ndarray) -> None:
 def check(comm: Comm, xp: Any = np) -> str:
     """All promises; returns a word that the test looks for. Raises AssertionError."""
     n, me = comm.size, comm.rank
-    for shape in ((7,), (2, 576), (1, 1), (0, 4), (50, 576)):  # the last one is too large for shared memory
+    for shape in ((7,), (2, 576), (1, 1), (0, 4), (50, 576), ()):  # (50, 576) is too large for shared memory
         total = sum((of(rank, shape) for rank in range(n)), np.zeros(shape, np.float32))
         for way in (comm.all_reduce, lambda x: ring_all_reduce(x, comm), lambda x: tree_all_reduce(x, comm)):
             x = xp.asarray(of(me, shape))
@@ -42,6 +42,14 @@ def check(comm: Comm, xp: Any = np) -> str:
     for shape in ((3, 2), (300, 200)):
         for rank, x in enumerate(comm.all_gather(xp.asarray(of(me, shape)))):
             same(x, of(rank, shape))
+    kept = comm.all_gather(xp.asarray(of(me, (3, 2))))
+    for _ in range(3):
+        comm.all_gather(xp.zeros((3, 2), np.float32))
+    for rank, x in enumerate(kept):  # is not overwritten by the next ones
+        same(x, of(rank, (3, 2)))
+    lengths = [9000 * (rank % 2) + 1 for rank in range(n)]  # too large for shared memory on some ranks alone
+    for rank, x in enumerate(comm.all_gather(xp.asarray(of(me, (lengths[me], 2))), lengths)):
+        same(x, of(rank, (lengths[rank], 2)))
     lengths = [rank % 3 for rank in range(n)]
     for rank, x in enumerate(comm.all_gather(xp.asarray(of(me, (lengths[me], 5))), lengths)):
         same(x, of(rank, (rank % 3, 5)))
@@ -195,6 +203,7 @@ if __name__ == "__main__":
     from tinyinfer.parallel.mpi import mpi_comm
 
     comm, xp = mpi_comm(Ledger()), np  # type: Comm, Any
+    assert comm.one_machine
     if sys.argv[1:]:
         sys.path.append(str(Path(__file__).parents[1]))
         from fake_cupy import fake_cupy

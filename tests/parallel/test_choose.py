@@ -64,6 +64,17 @@ def test_of_equal_logits_the_first_token_is_chosen(ranks: int) -> None:
     assert [found.tokens.tolist() for found in chosen(logits, [GREEDY], ranks)] == [[1]] * ranks
 
 
+@pytest.mark.parametrize("rank", [0, 1, 2])
+def test_a_logit_that_is_no_number_is_told_of_whichever_rank_has_it(rank: int) -> None:
+    """The engine refuses such a row by its smallest and largest logit. Catches Python's min and max: they keep NaN only
+    if it comes first.
+    """
+    logits = np.arange(9, dtype=np.float32)[None]
+    logits[0, 3 * rank + 1] = np.nan
+    for found in chosen(logits, [GREEDY], 3):
+        assert np.isnan([found.low[0], found.high[0]]).all()
+
+
 def test_only_rows_that_the_host_chooses_from_are_gathered() -> None:
     """Catches logits of other rows on the wire, ranks in another order, and a row that two choose from."""
     logits = np.random.default_rng(3).standard_normal((4, 23)).astype(np.float32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from multiprocessing import Pipe
+from threading import Thread, current_thread
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,9 @@ import pytest
 from fake_cupy import fake_cupy
 from fake_nccl import Fabric
 
+from tinyinfer import LLM, SamplingParams
+from tinyinfer.backends.cupy_ops import CupyOps
+from tinyinfer.backends.numpy_ops import NumpyOps
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.errors import ModelWarning, SwitchError
 from tinyinfer.ledger import Ledger
@@ -159,3 +163,27 @@ def test_a_machine_s_gpus_are_taken_in_turn(monkeypatch: pytest.MonkeyPatch) -> 
         assert fake_cupy.cuda.Device().id == 1
 
 
+def test_a_thread_that_computes_takes_the_gpu_of_the_weights(
+    golden_folder: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thread begins on the machine's first GPU. Catches an engine whose thread computes there,
+    while its weights are on the GPU of the rank.
+    """
+    monkeypatch.setattr(fake_cupy.cuda.runtime, "devices", 2)
+    with fake_cupy.cuda.Device(1):
+        ops = CupyOps(Ledger(), xp=fake_cupy)
+    seen: list[int] = []
+
+    def compute() -> None:
+        seen.append(fake_cupy.cuda.runtime.getDevice())
+        ops.on_this_thread()
+        seen.append(fake_cupy.cuda.runtime.getDevice())
+
+    thread = Thread(target=compute)
+    thread.start()
+    thread.join()
+    assert seen == [0, 1]
+    said: list[str] = []
+    monkeypatch.setattr(NumpyOps, "on_this_thread", lambda self: said.append(current_thread().name))
+    LLM(str(golden_folder("llama"))).submit([1, 2], SamplingParams(max_tokens=2, ignore_eos=True)).result()
+    assert set(said) == {"tinyinfer engine"}

@@ -22,7 +22,7 @@ from tinyinfer.loading.build import load_model
 from tinyinfer.loading.checkpoint import Checkpoint
 from tinyinfer.model.config import MoEConfig
 from tinyinfer.model.transformer import Model
-from tinyinfer.parallel.comm import Comm
+from tinyinfer.parallel.comm import Comm, CommError
 from tinyinfer.parallel.lead import LeaderOps
 from tinyinfer.parallel.local import run_ranks
 from tinyinfer.parallel.pipeline import Stage
@@ -66,6 +66,24 @@ def test_a_rank_loads_the_part_that_it_would_be_given(switches: dict[str, Any]) 
 
     first, second = run_ranks(2, rank)
     assert (len(first), second) == (6, [])
+
+
+@pytest.mark.parametrize("ended", [0, 1])
+def test_a_signal_that_ends_one_rank_while_it_loads_ends_all(ended: int) -> None:
+    """SIGTERM of a rank for which others wait. Catches a rank that leaves alone: a wait in MPI hears no signal,
+    so the others stayed for ever.
+    """
+    checkpoint, c = checkpoint_of(CONFIG, random_tensors(CONFIG)), EngineConfig(tensor_parallel_size=2)
+
+    def rank(comm: Comm) -> None:
+        def on_layer(done: int, of: int) -> None:
+            if comm.rank == ended:
+                raise SystemExit(143)
+
+        load_part(checkpoint, NumpyOps(comm.ledger), c, on_layer, comm)
+
+    with pytest.raises(CommError, match=f"rank {ended} of 2 was ended while it loaded its part"):
+        run_ranks(2, rank)
 
 
 def test_a_rank_of_two_has_little_more_than_half_of_the_weights(golden_folder: Any) -> None:

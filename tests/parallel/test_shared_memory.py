@@ -78,6 +78,36 @@ def test_arrays_of_different_lengths_and_of_the_largest_size() -> None:
     np.testing.assert_array_equal(given[0][1], of(1, 1, (most, 1)))
 
 
+def test_places_are_read_as_what_lies_there_now() -> None:
+    """Collectives of one shape, first of floats and then of integers, and gathers in which only another rank's rows
+    change. Catches a view that is kept for another type, or for other lengths.
+    """
+    cases: list[tuple[type, list[int]]] = []
+    for dtype in (np.float32, np.int32, np.float32):
+        for lengths in ([2, 3], [2, 1]):
+            cases += [(dtype, lengths)] * 2  # one for each half
+    found: list[list[np.ndarray]] = [[], []]
+
+    def run(places: Places) -> None:
+        for number, (dtype, lengths) in enumerate(cases):
+            mine = (of(places.rank, number, (lengths[places.rank], 4)) * 100).astype(dtype)
+            found[places.rank] += [part.copy() for part in places.exchange(mine, lengths)]
+
+    both = ranks(2)
+    thread = threading.Thread(target=run, args=(both[0],))
+    thread.start()
+    run(both[1])
+    thread.join()
+    wanted = [
+        (of(rank, number, (lengths[rank], 4)) * 100).astype(dtype)
+        for number, (dtype, lengths) in enumerate(cases) for rank in (0, 1)
+    ]  # fmt: skip
+    for one in found:
+        for got, right in zip(one, wanted, strict=True):
+            assert got.dtype == right.dtype
+            np.testing.assert_array_equal(got, right)
+
+
 def test_a_long_wait_is_wrapped_and_a_short_one_is_not() -> None:
     """What wraps a wait is the watch that names a rank that hangs. Catches a wait that no watch sees."""
     events: list[str] = []

@@ -60,6 +60,10 @@ class CupyOps(ReferenceOps):
     ) -> None:  # fmt: skip
         super().__init__(ledger, dtype, threads, find_cupy() if xp is None else xp, activations)
         self.decode, self.packed_rows = decode, PACKED_ROWS[activations]
+        self.device = self.xp.cuda.Device()  # the current one
+
+    def on_this_thread(self) -> None:
+        self.device.use()
 
     def reserve(self, shape: tuple[int, ...], dtype: Any = np.float32) -> Array:  # -> shape
         """Reserves without a launch that fills the memory with zeros."""

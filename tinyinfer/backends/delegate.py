@@ -112,6 +112,9 @@ class DelegatingOps(Uncompiled):
     def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
         return self.inner.whole(logits)
 
+    def on_this_thread(self) -> None:
+        self.inner.on_this_thread()
+
     def share_memory(self, processes: int) -> None:
         self.inner.share_memory(processes)
 

@@ -214,6 +214,9 @@ class ReferenceOps(Uncompiled, HoldsModule, SharesMemory):
     def whole(self, logits: Array) -> np.ndarray:  # (R, V) -> (R, all)
         return self.to_host(logits)
 
+    def on_this_thread(self) -> None:
+        """Nothing: this backend leaves the choice of a device to its array module."""
+
     def relative_cost(self, rows: int) -> float:
         """Half a pass for each further row. This backend does not know; too low is soon measured, too high is not."""
         return (1 + rows) / 2

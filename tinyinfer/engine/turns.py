@@ -56,6 +56,7 @@ class Turns:
     def turn(self) -> None:
         """Reads the inbox, steps the engine once if a sequence is ready, and tells all who wait."""
         with self.inbox.turn():
+            self.engine.ops.on_this_thread()
             self._tidy()
             self._tell(self._step())
 

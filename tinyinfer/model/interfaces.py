@@ -231,6 +231,11 @@ class Ops(Device, Protocol):
     def counting(self, ledger: Ledger) -> Self:
         """The same operations, counted in another ledger: for work that is not the model's own."""
 
+    def on_this_thread(self) -> None:
+        """Called by a thread that is going to compute, where another one may have made the weights: a thread has a
+        current GPU of its own, at first the machine's first one.
+        """
+
     def share_memory(self, processes: int) -> None:
         """From now on so many processes share the machine's memory; of several numbers the largest holds."""
 

@@ -11,8 +11,9 @@ ranks on average; numbers that a rank sends:
 
 (GShard: Lepikhin et al. 2020, section 3; DeepSpeed-MoE: Rajbhandari et al. 2022.) There another all-to-all comes first
 and takes rows to their experts, since a device has its own rows only. Here all ranks have all rows, since attention's
-all-reduce gave them, so no row has to travel. And all ranks have computed the same router, bit for bit, so each knows
-which terms will come, and no list of them travels either.
+all-reduce gave them, so no row has to travel. And all have computed the router, so each knows which terms will come.
+The first rank's choice holds for all, a few numbers a row: another CPU may round a router's scores otherwise and choose
+another expert, and then every term behind that one would come to a wrong row.
 
 Wins: where a row visits few of many ranks: with one expert a row and 4 ranks, 0.625 of the bytes. Loses: where rows
 visit all ranks; where one rank has the expert that all rows choose, since the others wait for its messages; with a
@@ -66,7 +67,7 @@ def total(
     """
     x = xp.ascontiguousarray(x)
     if x.nbytes > SMALL and not comm.one_machine:
-        visits = Visits(to_host(chosen), owners, comm.size)
+        visits = Visits(comm.broadcast(np.array(to_host(chosen))), owners, comm.size)
         by_ring = max(counted(x.size, rank, comm.size, x.itemsize) for rank in range(comm.size))
         if max(visits.bytes_sent(row_bytes(x))) < by_ring:
             return exchange(x, visits, comm, xp)

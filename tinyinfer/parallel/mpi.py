@@ -52,6 +52,9 @@ def mpi_comm(ledger: Ledger) -> MPIComm:
     return MPIComm(MPI.COMM_WORLD, MPI.IN_PLACE, ledger)
 
 
+SAID = 0.5  # seconds in which mpiexec passes on what a rank has printed: what it holds when it ends, is lost
+
+
 class Watch:
     """Ends all ranks when this one has waited too long for others. A thread of its own: a wait in MPI hears nothing."""
 
@@ -86,6 +89,7 @@ class Watch:
 def end(world: Any, words: str) -> NoReturn:
     """Ends all ranks, with a sentence that says why."""
     print(f"tinyinfer: error: {words}", file=sys.stderr, flush=True)
+    time.sleep(SAID)
     world.Abort(1)
     raise SystemExit(1)
 
@@ -134,7 +138,7 @@ class MPIComm(Comm):
             threading.Thread(target=self.watch.limit, args=(seconds,), daemon=True).start()
 
     def _all_reduce(self, x: Array) -> Array:  # (...,) -> (...,)
-        if places := self._near(x.nbytes):
+        if x.ndim and (places := self._near(x.nbytes)):
             return places.all_reduce(x)
         with self.watch.of(self.others):
             self.world.Allreduce(self.in_place, x)

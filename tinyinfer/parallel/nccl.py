@@ -18,7 +18,8 @@ Ranks find each other by an id that the first one makes and the host's Comm tell
 type, bfloat16 included, which cupyx.distributed has not. (NVIDIA, NCCL user guide, "Using NCCL"; the functions and the
 order of their arguments: CuPy's cupy_backends/cuda/libs/nccl.pyx.)
 
-Wins: no copy to the host, and no wait of the host, in a step. Loses: each rank needs a GPU of its own.
+Wins: no array is copied to the host on its way, and the host does not wait for it. Loses: each rank needs a GPU of its
+own; a mixture's host waits for the router in each layer (experts.py).
 """
 
 from __future__ import annotations

@@ -62,9 +62,10 @@ class Places:
     def exchange(self, x: Array, lengths: Seq[int] | None = None) -> list[Array]:  # (rows, ...) ->
         """All ranks' arrays: views, which the collective after the next one overwrites. lengths: see Comm.all_gather.
         """
+        half = (self.number + 1) % 2
+        key = half, x.dtype, x.shape, lengths and tuple(lengths)
+        arrays = self.views.get(key) or self.views.setdefault(key, self.arrays(half, x, lengths))
         self.number += 1
-        key = self.number % 2, x.dtype, x.shape, lengths and tuple(lengths)
-        arrays = self.views.get(key) or self.views.setdefault(key, self.arrays(x, lengths))
         arrays[self.rank][...] = x
         self.fence()
         self.counters[self.rank][0] = self.number
@@ -83,9 +84,9 @@ class Places:
             while counter[0] < self.number:
                 self.offer()
 
-    def arrays(self, x: Array, lengths: Seq[int] | None) -> list[Array]:  # (rows, ...) ->
-        """The places of this collective, as arrays like x."""
-        row, places = x.itemsize * math.prod(x.shape[1:]), self.halves[self.number % 2]
+    def arrays(self, half: int, x: Array, lengths: Seq[int] | None) -> list[Array]:  # (rows, ...) ->
+        """All ranks' places in this half, as arrays like x."""
+        row, places = x.itemsize * math.prod(x.shape[1:]), self.halves[half]
         return [
             place[: row * length].view(x.dtype).reshape(length, *x.shape[1:])
             for place, length in zip(places, lengths or [len(x)] * len(places), strict=True)

@@ -72,6 +72,8 @@ def load_part(checkpoint: Checkpoint, ops: Ops, c: Any, on_layer: Progress, comm
         if comm.rank:  # the first one says it
             sys.exit(2)
         raise
+    except SystemExit:  # SIGTERM: the others may wait for this rank, and would not see a signal of their own
+        comm.abort(f"rank {comm.rank} of {comm.size} was ended while it loaded its part")
     ops.share_memory(machines(comm).count(platform.node()))
     room = least_room(comm, ops, model)
     if comm.rank == 0:
