@@ -78,7 +78,8 @@ def test_running_and_waiting_requests_are_told_apart(served_llm: LLM) -> None:
     async def story() -> None:
         body = talk(ignore_eos=True, stream=True)
         calls = [asyncio.create_task(served.asked("/v1/chat/completions", body)) for _ in range(6)]
-        while sum(bool(one.seq.timing.started) for one in served.service.metrics.open) < 4:
+        known = served.service.metrics.open
+        while len(known) < 6 or sum(bool(one.seq.timing.started) for one in known) < 4:
             await asyncio.sleep(0.001)
         text = (await served.ask("GET", "/metrics", b"", {"host": "localhost"})).body.decode()
         numbers = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))

@@ -58,6 +58,11 @@ class Process:
         finally:
             connection.close()
 
+    @property
+    def reading(self) -> bool:
+        """Whether more lines may come."""
+        return self._reader.is_alive()
+
     def running(self) -> float:
         """How many requests are in the engine's steps."""
         lines = self.get("/metrics")[1].splitlines()
@@ -151,6 +156,22 @@ def test_sigterm_drains_and_a_second_one_ends_now(folder: str) -> None:
     assert process.process.poll() is None
     process.process.send_signal(signal.SIGTERM)
     assert process.process.wait(20) == 143
+
+
+@posix
+@pytest.mark.parametrize(("sent", "status"), [("SIGINT", 130), ("SIGHUP", 129)])
+def test_other_signals_drain_too_and_show_no_traceback(folder: str, sent: str, status: int) -> None:
+    """In the middle of a stream, which comes to its end. Catches uvicorn's loop broken by an exception."""
+    process = Process(folder)
+    asked = {"model": folder, "prompt": "x", "stream": True, "extra_body": ON, "max_tokens": 50}
+    client = process.client()
+    stream = iter(client.completions.create(**asked))  # type: ignore[call-overload]
+    next(stream)
+    process.process.send_signal(getattr(signal, sent))
+    assert [*stream][-1].choices[0].finish_reason == "length"
+    assert process.process.wait(20) == status
+    assert eventually(lambda: not process.reading)
+    assert not any("Traceback" in line for line in process.lines)
 
 
 def test_a_port_in_use_is_told_before_the_model_is_opened(capsys: pytest.CaptureFixture[str]) -> None:

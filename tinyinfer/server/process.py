@@ -1,13 +1,17 @@
-"""The process of a server: a socket, uvicorn's event loop, and the two signals that end it.
+"""The process of a server: a socket, uvicorn's event loop, and the signals that end it.
 
-The first SIGTERM (or Ctrl-C) drains: /ready says 503, new requests are refused, those that are in go on to their end,
-and then the process ends. A second one ends it now. The socket is bound before the model is loaded, so that a port in
-use is told at once, and it listens after that, so that no request waits for a model that may never come.
+The first SIGTERM (or Ctrl-C, or SIGHUP) drains: /ready says 503, new requests are refused, those that are in go on to
+their end, and then the process ends. A second one ends it now. The socket is bound before the model is loaded, so that
+a port in use is told at once, and it listens after that, so that no request waits for a model that may never come.
 """
 
 from __future__ import annotations
 
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import current_thread, main_thread
 from types import FrameType
 
 import uvicorn
@@ -58,6 +62,21 @@ class Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, admission: Admission) -> None:
         super().__init__(config)
         self._admission = admission
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn's two signals, and SIGHUP of a terminal that closes, unless it is ignored (nohup)."""
+        hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+        with super().capture_signals():
+            before = signal.getsignal(hangup) if hangup else signal.SIG_IGN
+            if hangup is None or before is signal.SIG_IGN or current_thread() is not main_thread():
+                yield
+                return
+            signal.signal(hangup, self.handle_exit)
+            try:
+                yield
+            finally:
+                signal.signal(hangup, before)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second one ends at once."""
