@@ -34,33 +34,35 @@ def on_host(comm: Comm) -> tuple[Comm, Ops]:
     return comm, NumpyOps(comm.ledger)
 
 
-def together(
-    ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, stages: int = 1,
-    second: ModelConfig | None = None, tensors: dict[str, np.ndarray] | None = None, cost: DraftCost | None = None,
-    computes: Computes = on_host, **switches: Any,
+def together(ranks: int, config: ModelConfig, work: Callable[[Engine], Any], seed: int = 0, **given: Any) -> Any:
+    """What work(engine) returns on the leader of `stages`, each of so many ranks that are threads; see `leader_of`."""
+    stages = given.get("stages", 1)
+    return run_ranks(ranks * stages, lambda comm: leader_of(comm, config, work, **given), seed)[0]
+
+
+def leader_of(
+    comm: Comm, config: ModelConfig, work: Callable[[Engine], Any], stages: int = 1, second: ModelConfig | None = None,
+    tensors: dict[str, np.ndarray] | None = None, cost: DraftCost | None = None, computes: Computes = on_host,
+    **switches: Any,
 ) -> Any:  # fmt: skip
-    """What work(engine) returns on the leader of so many stages, each of so many ranks. second: a draft model's.
+    """What work(engine) returns on the first of these ranks; the others follow it. second: a draft model's.
 
     cost: of its drafts. computes: how a rank sends arrays, and its operations.
     """
     checkpoint = checkpoint_of(config, tensors or random_tensors(config))
-    c = EngineConfig(tensor_parallel_size=ranks, pipeline_parallel_size=stages, **switches)
-
-    def rank(local: Comm) -> Any:
-        comm, inner = computes(local)
-        stage = Stage(comm, stages)
-        own = stage.together
-        model = divide(load_model(checkpoint, inner, c), own.rank, own.size, inner, stage.number, stages)
-        if comm.rank:
-            return follow(model, TensorOps(inner, own), stage)
-        leading = LeaderOps(inner, stage, model, total=inner.ledger)
-        draft = build_model(checkpoint_of(second, random_tensors(second, 1)), leading) if second else None
-        try:
-            return work(build_engine(model, leading, c, lambda: 0.0, draft, cost))
-        finally:
-            leading.close()
-
-    return run_ranks(ranks * stages, rank, seed)[0]
+    c = EngineConfig(tensor_parallel_size=comm.size // stages, pipeline_parallel_size=stages, **switches)
+    comm, inner = computes(comm)
+    stage = Stage(comm, stages)
+    own = stage.together
+    model = divide(load_model(checkpoint, inner, c), own.rank, own.size, inner, stage.number, stages)
+    if comm.rank:
+        return follow(model, TensorOps(inner, own), stage)
+    leading = LeaderOps(inner, stage, model, total=inner.ledger)
+    draft = build_model(checkpoint_of(second, random_tensors(second, 1)), leading) if second else None
+    try:
+        return work(build_engine(model, leading, c, lambda: 0.0, draft, cost))
+    finally:
+        leading.close()
 
 
 def logits_of(
