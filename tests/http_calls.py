@@ -62,9 +62,10 @@ class Answer:
 class Served:
     """A model that is served, with the log lines that it writes."""
 
-    def __init__(self, llm: LLM, patience: float = 15.0, **switches: Any) -> None:
+    def __init__(self, llm: LLM, patience: float = 15.0, stalled: float = 60.0, **switches: Any) -> None:
         self.llm, self.lines = llm, list[str]()
-        self.service = Service(llm, "tiny", ServerSwitches(**switches), __version__, self.lines.append, patience)
+        own = ServerSwitches(**switches)
+        self.service = Service(llm, "tiny", own, __version__, self.lines.append, patience, stalled)
         self.app = make_app(self.service)
 
     def get(self, path: str, **headers: str) -> Answer:
@@ -87,8 +88,9 @@ class Served:
 
     async def ask(
         self, method: str, path: str, body: bytes, headers: dict[str, str], leave: Leave = lambda piece: False,
-        gone: asyncio.Event | None = None,
+        gone: asyncio.Event | None = None, taken: Callable[[Any], Awaitable[None]] | None = None,
     ) -> Answer:  # fmt: skip
+        """A request. taken: what takes the application's messages instead of the answer."""
         answer, gone = Answer(), gone or asyncio.Event()
         messages = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -114,7 +116,7 @@ class Served:
             "headers": raw, "scheme": "http", "server": ("127.0.0.1", 8000), "client": ("127.0.0.1", 1),
             "root_path": "", "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"},
         }  # fmt: skip
-        await self.app(scope, receive, send)
+        await self.app(scope, receive, taken or send)
         return answer
 
     def number(self, name: str, **labels: str) -> float:

@@ -49,6 +49,8 @@ def scripted(folder: Path, template: str, answer: str, drafts: bool = False, **s
     script = [*llm.tokenizer.encode(answer, add_special_tokens=False), llm.config.eos_token_ids[0]]
 
     def forward(batch: Batch) -> np.ndarray:  # -> (R, V)
+        with llm.engine.recorder.forward(batch, llm.engine.clock):
+            pass  # the step knows its batch, and so tells each request what came
         places = [len(span.seq.new_tokens) + row for span in batch.spans for row in range(span.wanted)]
         return np.eye(llm.config.vocab_size, dtype=np.float32)[[script[min(i, len(script) - 1)] for i in places]]
 

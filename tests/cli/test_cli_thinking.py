@@ -126,9 +126,9 @@ def test_a_terminal_shows_whole_lines_between_traces(
     with terminal(monkeypatch, "stdout stderr") as seen:
         assert main(words, lambda name, config, quiet: llm) == 0
     lines = screen(re.sub(r"\x1b\[\d+m", "", seen()))
-    answer = [line for line in lines if not re.match(r"  |idle step|\[?Prompt|Generation|Peak", line)]
+    answer = [line for line in lines if not re.match(r"  |step of|\[?Prompt|Generation|Peak", line)]
     assert answer[:5] == ["A greeting.", "Short.", "", "Hello!", "Who are you?"]
-    assert sum(line.startswith("idle step") for line in lines) > 20
+    assert sum(line.startswith("step of") for line in lines) > 20
     assert lines.index("Who are you?") > lines.index("Hello!") + 1, "a line is shown when it is whole"
 
 

@@ -11,6 +11,7 @@ from scripted import scripted
 from thinking_templates import QWEN3
 
 from tinyinfer import LLM, SamplingParams
+from tinyinfer.server.collected import Collected
 
 THOUGHT = "<think>\nA greeting.\n</think>\n\nHello!"
 
@@ -43,6 +44,8 @@ def test_a_stream_begins_with_the_role_and_joins_to_the_whole(served: Served) ->
     first, *between, last = answer.choices
     assert first["delta"] == {"role": "assistant", "content": ""}
     assert "".join(one["delta"]["content"] for one in between) == whole["message"]["content"]
+    assert len(between) > 3
+    assert not any("role" in one["delta"] for one in between)
     assert (last["delta"], last["finish_reason"]) == ({}, whole["finish_reason"])
     assert all(one["finish_reason"] is None for one in (first, *between))
 
@@ -138,3 +141,43 @@ def test_9_a_template_that_refuses_is_400_and_the_engine_lives(tmp_path: Path) -
     assert answer.status == 400
     assert "not this" in answer.error["message"]
     assert served.chat("hello").json["choices"][0]["message"]["content"] == "yes"
+
+
+@pytest.mark.parametrize("depth", [200, 500, 900])
+@pytest.mark.parametrize("field", ["tool_calls", "chat_template_kwargs"])
+def test_a_value_that_is_nested_deeply_is_the_callers_mistake(served: Served, field: str, depth: int) -> None:
+    """Deep for what looks for control tokens in it, and not too deep for JSON. Catches a 500, by Python's own limit."""
+    value: Any = {"x": 1}
+    for _ in range(depth):
+        value = [value]
+    message = {"role": "user", "content": "x"}
+    inside = {"messages": [{**message, "tool_calls": value}]}
+    body = inside if field == "tool_calls" else {"messages": [message], field: {"x": value}}
+    assert served.post("/v1/chat/completions", {**body, "max_tokens": 1}).status in (200, 400)
+    assert not any("exception" in line for line in served.lines)
+    assert served.chat(max_tokens=1).status == 200
+
+
+def test_a_stream_with_usage_in_each_chunk_reads_each_token_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where thinking ends is looked for in every chunk. Catches an answer that is decoded anew for each: a long one held
+    up all other calls.
+    """
+    served = Served(scripted(tmp_path, QWEN3, THOUGHT))
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    read: list[int] = []
+    honest = Collected.reasoning_tokens.fget
+
+    def counting(answer: Collected) -> int:
+        before = answer._read
+        found: int = honest(answer)  # type: ignore[misc]
+        read.append(answer._read - before)
+        return found
+
+    monkeypatch.setattr(Collected, "reasoning_tokens", property(counting))
+    chunks = served.chat(max_tokens=100, stream=True, stream_options=options).chunks
+    told = [chunk["usage"]["completion_tokens_details"]["reasoning_tokens"] for chunk in chunks]
+    assert told == sorted(told)
+    assert 0 < told[-1] < chunks[-1]["usage"]["completion_tokens"]
+    assert sum(read) == chunks[-1]["usage"]["completion_tokens"]

@@ -138,3 +138,45 @@ def test_an_error_of_ours_is_500_in_one_form_and_the_log_names_it(
     assert "secret detail" not in answer.error["message"]
     assert "KeyError: 'secret detail'" in served.lines[-1]
     assert served.get("/health").status == 200
+
+
+def test_log_lines_have_no_text_of_a_prompt_also_where_it_is_refused(served: Served) -> None:
+    """The caller's sentence quotes what was wrong. Catches a log that repeats it."""
+    secret = "my secret text"
+    for path, body in [
+        ("/v1/completions", {"prompt": [secret, 5]}), ("/v1/completions", {"prompt": "x", "stop": {secret: 1}}),
+        ("/v1/chat/completions", {"messages": secret}), ("/v1/completions", {"prompt": "x", "suffix": secret}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": {"t": secret}}]}),
+        ("/tokenize", {"prompt": [secret]}), ("/detokenize", {"tokens": secret}),
+    ]:  # fmt: skip
+        assert served.post(path, body).status == 400
+    assert len(served.lines) == 7
+    assert not any("secret" in line for line in served.lines)
+    assert all("is refused" in line for line in served.lines)
+
+
+def test_a_path_cannot_write_fields_of_a_log_line(served: Served) -> None:
+    served.get("/x status=200 request=deadbeef")
+    assert "path=/x%20status%3D200%20request%3Ddeadbeef status=404" in served.lines[-1]
+
+
+def test_a_log_that_can_not_be_written_ends_no_request(served: Served) -> None:
+    """Its reader is gone. Catches a request that fails because its log line does."""
+
+    def gone(line: str) -> None:
+        raise BrokenPipeError
+
+    served.service._write = gone
+    assert served.complete(max_tokens=2, zebra=1).status == 200
+
+
+def test_a_path_with_a_slash_behind_it_is_not_there(served: Served) -> None:
+    """Catches a redirect: it would be by http, also behind a proxy with TLS."""
+    assert served.post("/v1/completions/", {"prompt": "x"}).status == 404
+
+
+@pytest.mark.parametrize("key", ["", " ", "key\n", "key\r", " key", "k\u00e9y", "a\tb"])
+def test_a_key_that_no_header_brings_is_refused(key: str) -> None:
+    """Catches a server that starts, and lets no one in."""
+    with pytest.raises(SwitchError, match="without accents or spaces around"):
+        ServerSwitches(api_key=key)

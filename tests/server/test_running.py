@@ -15,6 +15,8 @@ from http_calls import JSON, Answer, Served, eventually, talk, together
 from tinyinfer import LLM
 from tinyinfer.server.running import Running
 
+STREAMED = json.dumps(talk(ignore_eos=True, stream=True)).encode()
+PATHS_STREAMED = "/v1/chat/completions", STREAMED
 TWO = {"prompt": ["a", "b"], "max_tokens": 9000, "ignore_eos": True}
 PATHS = [("/v1/chat/completions", talk(ignore_eos=True)), ("/v1/completions", TWO)]
 
@@ -219,3 +221,42 @@ def test_a_request_that_takes_too_long_is_ended(served_llm: LLM) -> None:
     chunks = served.chat(ignore_eos=True, stream=True).chunks
     assert chunks[-1]["error"]["type"] == "timeout_error"
     assert eventually(served.at_rest)
+
+
+@pytest.mark.parametrize("request_timeout", [None, 0.2])
+def test_a_client_that_reads_nothing_loses_its_place(served_llm: LLM, request_timeout: float | None) -> None:
+    """Its connection stays open, and takes no byte. Catches an answer that waits for it for ever, with its blocks and
+    its place in the queue, and the end of the server with it.
+    """
+    served = Served(served_llm, stalled=0.3, request_timeout=request_timeout)
+
+    async def story() -> None:
+        sent: list[Any] = []
+
+        async def send(message: Any) -> None:
+            sent.append(message)
+            if len(sent) > 3:
+                await asyncio.Event().wait()
+
+        await asyncio.wait_for(served.ask("POST", *PATHS_STREAMED, JSON, taken=send), 20)
+
+    asyncio.run(story())
+    assert eventually(served.at_rest)
+    assert "status=" in served.lines[-1]
+
+
+def test_an_error_of_the_engine_in_an_answer_is_not_the_callers(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a bug here that is told as a mistake in the prompt, and of which the log says nothing."""
+
+    def failing(*more: Any) -> Any:
+        raise ValueError("internal value")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(served.llm.engine, "step", failing)
+        answer = served.complete(max_tokens=3)
+        assert (answer.status, answer.error["param"]) == (500, None)
+        assert "internal value" not in answer.error["message"]
+    assert "exception=\"ValueError: internal value\"" in served.lines[-1]
+    assert served.complete(max_tokens=3).status == 200

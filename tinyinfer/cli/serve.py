@@ -33,7 +33,7 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal. Raises SwitchError for what cannot work, UsageError where the extra is missing."""
     if args.api_key is None:
-        args.api_key = os.environ.get(KEY) or None
+        args.api_key = os.environ.get(KEY, "").strip() or None  # a file's last line often ends in a newline
     if args.prefix_cache is None:
         args.prefix_cache = args.kv_cache == "paged"
     given = {one.name: getattr(args, one.name) for one in fields(ServerSwitches)}

@@ -17,16 +17,16 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from typing import Any, Protocol
 
 from starlette.datastructures import Headers
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from tinyinfer.errors import NotFiniteError
+from tinyinfer.errors import NotFiniteError, RequestError, SwitchError
 from tinyinfer.llm import LLM
 from tinyinfer.prompts import Prompt
 from tinyinfer.request import Delta
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.server.body import ClientGone, read_json
 from tinyinfer.server.collected import Collected, usage
-from tinyinfer.server.errors import APIError, as_api_error
+from tinyinfer.server.errors import APIError, as_api_error, unknown
 from tinyinfer.server.logprobs import Speller
 from tinyinfer.server.running import Running
 from tinyinfer.server.service import Service
@@ -88,7 +88,21 @@ class Endpoint:
         service.log_unknown(scope["path"], form.unknown)
         with service.admission.enter(form.count, service.clock):
             call = Call(service, form, scope["log"], arrival)
-            await unless_gone(receive, call.answer(send))
+            await unless_gone(receive, call.answer(Taken(send, service.stalled)))
+
+
+class Taken:
+    """Sends to a client that takes what is sent. Raises ClientGone for one that reads nothing for so many seconds."""
+
+    def __init__(self, send: Send, seconds: float) -> None:
+        self._send, self._seconds = send, seconds
+
+    async def __call__(self, message: Message) -> None:
+        try:
+            async with asyncio.timeout(self._seconds):
+                await self._send(message)
+        except TimeoutError:
+            raise ClientGone from None
 
 
 class Call:
@@ -111,11 +125,14 @@ class Call:
                 self.answers = [Collected(request) for request in self.running.requests]
                 self.service.metrics.began(self.running.requests)
                 await (self._stream(send) if self.form.stream else self._whole(send))
+        except ClientGone:
+            raise
         except Exception as cause:
+            self.running.cancel()  # before anything is sent, which may take its time
             error = self._told(cause)
             if not self.form.stream or not self.answers:
                 raise error from cause
-            self.facts["error"] = error.message[:200]
+            self.facts["error"] = error.logged
             with_error = event(error.as_dict()) + event(None)
             await send({"type": "http.response.body", "body": with_error, "more_body": False})
         finally:
@@ -176,7 +193,8 @@ class Call:
             return APIError(504, f"the answer took longer than {self.service.switches.request_timeout:g} seconds")
         if isinstance(cause, NotFiniteError):
             self.service.metrics.corrupted()
-        told = as_api_error(cause, self.form.names)
+        theirs = not self.answers or isinstance(cause, (APIError, RequestError, SwitchError))
+        told = as_api_error(cause, self.form.names) if theirs else unknown(cause)
         if told.status == 500 and not isinstance(cause, (NotFiniteError, APIError)):
             self.facts["exception"] = f"{type(cause).__name__}: {cause}"
         return told

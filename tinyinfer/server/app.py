@@ -43,7 +43,9 @@ def make_app(service: Service) -> Starlette:
         return JSONResponse(told.as_dict(), told.status, error.headers)
 
     gate = Middleware(Gate, service=service)
-    return Starlette(routes=routes, middleware=[gate], exception_handlers={HTTPException: elsewhere})
+    app = Starlette(routes=routes, middleware=[gate], exception_handlers={HTTPException: elsewhere})
+    app.router.redirect_slashes = False  # a redirect of a prompt would go out by http, also behind a proxy with TLS
+    return app
 
 
 def unlike_head(method: str) -> tuple[bool, str]:

@@ -21,6 +21,8 @@ class Collected:
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         self.finish_reason: str | None = None
+        self._thinking: Any = None  # the answer's text up to `_read` tokens, to find where its thinking ends
+        self._read = self._last = 0
 
     def add(self, delta: Delta) -> None:
         """Takes what is new."""
@@ -36,15 +38,18 @@ class Collected:
 
     @property
     def reasoning_tokens(self) -> int:
-        """How many tokens the thinking took: those up to its last character."""
+        """How many tokens the thinking took: those up to its last character. Reads each token once, however often it is
+        asked for.
+        """
         if not self.reasoning:
             return 0
-        text, last = self.request.seq.new_text(), 0
-        for n, token in enumerate(self.token_ids, 1):
+        text = self._thinking = self._thinking or self.request.seq.new_text()
+        for n, token in enumerate(self.token_ids[self._read :], self._read + 1):
             before = len(text.reasoning)
             text.push(token)
-            last = n if len(text.reasoning) > before else last
-        return last
+            self._last = n if len(text.reasoning) > before else self._last
+        self._read = len(self.token_ids)
+        return self._last
 
 
 def usage(answers: Iterable[Collected]) -> dict[str, Any]:

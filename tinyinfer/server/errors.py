@@ -30,6 +30,11 @@ class APIError(Exception):
         self.message = one_line(message)
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
+    @property
+    def logged(self) -> str:
+        """What a log line says: of a caller's mistake the field alone, since the sentence quotes what stood there."""
+        return f"{self.param} is refused" if self.status < 500 and self.param else self.message[:200]
+
     def as_dict(self) -> dict[str, Any]:
         """The body of the answer."""
         kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
@@ -53,8 +58,15 @@ def as_api_error(error: BaseException, names: Mapping[str, str] = MappingProxyTy
     if isinstance(error, SwitchError):
         code = "context_length_exceeded" if "held" in error.texts else None
         return APIError(400, error.sentence(spell), spell(error.field) or None, code)
+    if isinstance(error, RecursionError):
+        return APIError(400, "the body is nested too deeply", names.get(""))
     if isinstance(error, RequestError):
         return APIError(500 if isinstance(error, NotFiniteError) else CLOSED, error.sentence(spell))
     if isinstance(error, (ValueError, ModelError)):  # ModelError: a chat template that refuses these messages
         return APIError(400, str(error), names.get(""))
+    return unknown(error)
+
+
+def unknown(error: BaseException) -> APIError:
+    """An error that is no caller's."""
     return APIError(500, f"the server met an error that it does not know ({type(error).__name__}); its log says more")

@@ -13,7 +13,7 @@ import secrets
 from hmac import compare_digest
 from ipaddress import ip_address
 from typing import Any
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse
@@ -46,14 +46,15 @@ class Gate:
             answered.status = LEFT
         except Exception as cause:
             error = as_api_error(cause)
-            if not isinstance(cause, APIError):
+            if error.status == 500 and not isinstance(cause, APIError):
                 facts["exception"] = f"{type(cause).__name__}: {cause}"
-            facts["error"] = error.message[:200]
+            facts["error"] = error.logged
             if answered.status is None:
                 response = JSONResponse(error.as_dict(), error.status, error.headers)
                 await response(scope, receive, answered)
         finally:
-            line: dict[str, Any] = {"method": scope["method"], "path": scope["path"][:200], "status": answered.status}
+            path = quote(scope["path"])[:200]
+            line: dict[str, Any] = {"method": scope["method"], "path": path, "status": answered.status}
             self.service.log(**line, ms=round(1000 * (self.service.clock() - begun), 1), **facts)
 
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from tinyinfer.errors import one_line
@@ -17,16 +18,17 @@ from tinyinfer.server.switches import ServerSwitches
 
 TEXT_THREADS = 4  # tokenizing, templates: work of milliseconds, of which none should wait for a long one
 PATIENCE = 15.0  # seconds of silence after which a stream says that it lives: proxies cut what is silent for a minute
+STALLED = 60.0  # seconds in which a client must take what was sent: one that reads nothing would keep its place
 
 
 class Service:
-    """A model that is served. version: tinyinfer's; write: takes log lines; patience: see PATIENCE."""
+    """A model that is served. version: tinyinfer's; write: takes log lines; patience, stalled: see above."""
 
     def __init__(
         self, llm: LLM, name: str, switches: ServerSwitches, version: str, write: Callable[[str], None],
-        patience: float = PATIENCE,
+        patience: float = PATIENCE, stalled: float = STALLED,
     ) -> None:  # fmt: skip
-        self.version = version
+        self.version, self.stalled = version, stalled
         self.llm, self.switches, self.patience, self._write = llm, switches, patience, write
         self.name = switches.served_model_name or name
         self.created = int(time.time())
@@ -37,13 +39,15 @@ class Service:
         self.speller = Speller(llm.tokenizer)
 
     def log(self, **facts: Any) -> None:
-        """Writes one line: what happened, without any text of a prompt or an answer."""
+        """Writes one line: what happened, without any text of a prompt or an answer. That none reads it is no error."""
         known = {key: value for key, value in facts.items() if value is not None}
         if self.switches.log_json:
-            self._write(json.dumps({"time": round(time.time(), 3), **known}))
-            return
-        now = time.strftime("%Y-%m-%d %H:%M:%S")
-        self._write(one_line(f"{now} " + " ".join(f"{key}={value}" for key, value in known.items())))
+            line = json.dumps({"time": round(time.time(), 3), **known})
+        else:
+            words = (f"{key}={spelled(value)}" for key, value in known.items())
+            line = one_line(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {' '.join(words)}")
+        with suppress(OSError):
+            self._write(line)
 
     def log_unknown(self, path: str, names: Iterable[str]) -> None:
         """Names the fields of a body that were passed over."""
@@ -54,3 +58,9 @@ class Service:
     def close(self) -> None:
         """Ends the threads; the model is its owner's to close."""
         self.pool.shutdown(wait=False, cancel_futures=True)
+
+
+def spelled(value: Any) -> str:
+    """A value in a line of key=value: in quotes where it could be read as more than one."""
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if set(text) & set(' ="') else text

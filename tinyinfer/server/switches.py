@@ -37,8 +37,8 @@ class ServerSwitches(Switches):
         if not (self.api_key or self.without_key or is_loopback(self.host)):
             reason = "{field}={value} can be reached from other machines, and there is no key"
             yield SwitchError("host", self.host, reason, "add {api_key}, or {without_key} to let everyone in")
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.strip()):
-            reason = "{field} must be letters and digits without accents, since it travels in a header"
+        if self.api_key is not None and not fits_a_header(self.api_key):
+            reason = "{field} must be letters and digits without accents or spaces around, since it travels in a header"
             yield SwitchError("api_key", "", reason, "choose another one")
         for name in ("body_timeout", "request_timeout"):
             seconds = getattr(self, name)
@@ -49,6 +49,11 @@ class ServerSwitches(Switches):
     def any_host(self) -> bool:
         """Whether any Host is fine: clients know an open address by names that this machine cannot know."""
         return not is_loopback(self.host)
+
+
+def fits_a_header(text: str) -> bool:
+    """Whether a header brings the text as it is."""
+    return bool(text) and text.isascii() and text.isprintable() and text == text.strip()
 
 
 def is_loopback(host: str) -> bool:
