@@ -161,8 +161,8 @@ def test_a_value_that_is_nested_deeply_is_the_callers_mistake(served: Served, fi
 def test_a_stream_with_usage_in_each_chunk_reads_each_token_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where thinking ends is looked for in every chunk. Catches an answer that is decoded anew for each: a long one held
-    up all other calls.
+    """Where thinking ends is looked for in every chunk. Catches an answer that is decoded anew for each: a long
+    one held up all other calls.
     """
     served = Served(scripted(tmp_path, QWEN3, THOUGHT))
     options = {"include_usage": True, "continuous_usage_stats": True}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
-from starlette.routing import Route
+from starlette.routing import Route, Router
 
 from tinyinfer.server.answer import Endpoint
 from tinyinfer.server.chat import Chat
@@ -43,9 +45,17 @@ def make_app(service: Service) -> Starlette:
         return JSONResponse(told.as_dict(), told.status, error.headers)
 
     gate = Middleware(Gate, service=service)
-    app = Starlette(routes=routes, middleware=[gate], exception_handlers={HTTPException: elsewhere})
-    app.router.redirect_slashes = False  # a redirect of a prompt would go out by http, also behind a proxy with TLS
-    return app
+    return Exact(routes, [gate], {HTTPException: elsewhere})
+
+
+class Exact(Starlette):
+    """Paths are there as they are spelled: Starlette would redirect one with a slash behind it, and that by http, also
+    behind a proxy with TLS.
+    """
+
+    def __init__(self, routes: list[Route], middleware: list[Middleware], exception_handlers: dict[Any, Any]) -> None:
+        super().__init__(middleware=middleware, exception_handlers=exception_handlers)
+        self.router = Router(routes, redirect_slashes=False)
 
 
 def unlike_head(method: str) -> tuple[bool, str]:

@@ -32,7 +32,7 @@ class APIError(Exception):
 
     @property
     def logged(self) -> str:
-        """What a log line says: of a caller's mistake the field alone, since the sentence quotes what stood there."""
+        """What a log line says: of a caller's mistake the field alone, since the sentence quotes its value."""
         return f"{self.param} is refused" if self.status < 500 and self.param else self.message[:200]
 
     def as_dict(self) -> dict[str, Any]:
