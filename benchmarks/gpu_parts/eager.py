@@ -116,7 +116,8 @@ class CountingModule(ModuleType):
         blas = SimpleNamespace(**dict.fromkeys(("gemmEx", "sgemmStridedBatched"), self._one))
         for name in ("OP_T", "OP_N", "COMPUTE_32F", "COMPUTE_32I", "GEMM_DEFAULT_TENSOR_OP"):
             setattr(blas, f"CUBLAS_{name}", 0)
-        self.cuda = SimpleNamespace(cublas=blas, get_cublas_handle=lambda: 0)
+        device = SimpleNamespace(use=lambda: None)
+        self.cuda = SimpleNamespace(cublas=blas, get_cublas_handle=lambda: 0, Device=lambda: device)
 
     def _one(self, *args: Any) -> None:
         self.launches.count += 1

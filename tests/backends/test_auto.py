@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import fake_cupy
 import pytest
+from fake_cupy import fake_cupy
 
 from tinyinfer.backends import auto
 from tinyinfer.backends.cupy_device import find_cupy

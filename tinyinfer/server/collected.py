@@ -16,7 +16,7 @@ class Collected:
     """One answer: its text, thinking, tokens and end so far."""
 
     def __init__(self, request: Request) -> None:
-        self.request = request
+        self.source = request
         self.text = self.reasoning = ""
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
@@ -34,7 +34,7 @@ class Collected:
 
     @property
     def prompt(self) -> list[int]:
-        return self.request.seq.prompt
+        return self.source.seq.prompt
 
     @property
     def reasoning_tokens(self) -> int:
@@ -43,7 +43,7 @@ class Collected:
         """
         if not self.reasoning:
             return 0
-        text = self._thinking = self._thinking or self.request.seq.new_text()
+        text = self._thinking = self._thinking or self.source.seq.new_text()
         for n, token in enumerate(self.token_ids[self._read :], self._read + 1):
             before = len(text.reasoning)
             text.push(token)
@@ -56,7 +56,7 @@ def usage(answers: Iterable[Collected]) -> dict[str, Any]:
     """The tokens of all answers of a call, in OpenAI's form."""
     answers = list(answers)
     prompt, new = sum(len(one.prompt) for one in answers), sum(len(one.token_ids) for one in answers)
-    cached = sum(one.request.seq.progress.cached_tokens for one in answers)
+    cached = sum(one.source.seq.progress.cached_tokens for one in answers)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": new,

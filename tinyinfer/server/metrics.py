@@ -85,7 +85,7 @@ class Metrics:
 
     def saw(self, answer: Collected, delta: Delta, arrival: float) -> None:
         """New tokens of an answer, which has not taken them yet. arrival: when its call came."""
-        new, seen, seq = len(delta.token_ids), len(answer.token_ids), answer.request.seq
+        new, seen, seq = len(delta.token_ids), len(answer.token_ids), answer.source.seq
         if not new:
             return
         times = seq.timing.times[max(0, seen - 1) : seen + new]
@@ -98,7 +98,7 @@ class Metrics:
 
     def ended(self, answer: Collected, arrival: float, reason: str) -> None:
         """The request of an answer is over."""
-        request, seq = answer.request, answer.request.seq
+        request, seq = answer.source, answer.source.seq
         self.open.discard(request)
         self._with("request_success", reason).inc()
         n, times, started = len(answer.token_ids), seq.timing.times[: len(answer.token_ids)], seq.timing.started
