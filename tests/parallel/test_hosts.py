@@ -46,10 +46,11 @@ def hosts() -> Iterator[list[str]]:
         ip("netns", "delete", name)
 
 
-def sent(host: str) -> int:
-    """Bytes that have left the first host on its wire."""
+def carried(host: str) -> int:
+    """Bytes that the first host's wire has carried, in both directions."""
     shown = subprocess.run(["ip", "-n", host, "-s", "-j", "link", "show", "wire1"], capture_output=True, check=True)
-    return int(json.loads(shown.stdout)[0]["stats64"]["tx"]["bytes"])
+    counted = json.loads(shown.stdout)[0]["stats64"]
+    return int(counted["tx"]["bytes"]) + int(counted["rx"]["bytes"])
 
 
 @pytest.mark.mpi
@@ -64,7 +65,7 @@ def test_two_hosts_say_what_one_process_says(
     words = ["-m", "tinyinfer", "generate", "-m", str(golden_folder("smollm2")), "--raw", "--ignore-eos", "-n", "60"]
     words += ["--json", "the in er an on"]
     alone = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=True)
-    before = sent(hosts[0])
+    before = carried(hosts[0])
     done = subprocess.run(
         ["ip", "netns", "exec", hosts[0], "mpiexec", "-launcher", "ssh", "-launcher-exec", str(launcher),
          "-localhost", f"{WIRE}1", "-hosts", f"{WIRE}1,{WIRE}2", "-n", "2", "-ppn", "1",
@@ -74,4 +75,4 @@ def test_two_hosts_say_what_one_process_says(
     assert done.returncode == 0, done.stderr
     answer = json.loads(done.stdout)
     assert answer["token_ids"] == json.loads(alone.stdout)["token_ids"]
-    assert sent(hosts[0]) - before > answer["ledger"]["bytes_sent"] > 0
+    assert carried(hosts[0]) - before > answer["ledger"]["bytes_sent"] > 0  # the ledger's are those of both ranks
