@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import warnings
+from collections.abc import Iterator
 from multiprocessing import Pipe
 from threading import Thread, current_thread
 from types import SimpleNamespace
@@ -35,6 +37,14 @@ def nccl(monkeypatch: pytest.MonkeyPatch) -> None:
     fabric = Fabric()
     monkeypatch.setattr(devices, "find_nccl", lambda xp: SimpleNamespace(of=fabric.of))
     monkeypatch.setattr(devices, "NCCLComm", lambda comm, xp, library: NCCLComm(comm, xp, library.of(comm)))
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A process that follows ignores Ctrl-C from then on; this one must not, or later tests wait for their own."""
+    before = signal.getsignal(signal.SIGINT)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def found(size: int, gpus: int, monkeypatch: pytest.MonkeyPatch, before: int = 0) -> list[Found]:
