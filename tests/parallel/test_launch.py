@@ -61,6 +61,15 @@ def alive(process: int) -> bool:
     return False
 
 
+def check_gone(ranks: list[int]) -> None:
+    """Asserts that all ranks end soon."""
+    for _ in range(100):
+        if not any(map(alive, ranks)):
+            return
+        time.sleep(0.1)
+    raise AssertionError("a rank is left")
+
+
 def ranks_of(model: str, command: str = "chat") -> list[int]:
     """The process ids of the two ranks that run a command with a model, once they are there."""
     for _ in range(200):
@@ -108,11 +117,7 @@ def test_a_rank_that_hangs_is_named_and_all_end(model: str, flag: str) -> None:
         _, errors = process.communicate(timeout=40)
     assert process.returncode != 0
     assert "rank 0 has waited for rank 1 for 2 seconds; it hangs" in errors
-    for _ in range(100):
-        if not any(map(alive, ranks)):
-            return
-        time.sleep(0.1)
-    raise AssertionError("a rank is left")
+    check_gone(ranks)
 
 
 @pytest.mark.mpi
@@ -131,11 +136,7 @@ def test_a_first_rank_that_is_stopped_is_named_and_all_end(model: str, busy: boo
         _, errors = process.communicate(timeout=40)
     assert process.returncode != 0
     assert "rank 1 has waited for rank 0 for 2 seconds; it hangs" in errors
-    for _ in range(100):
-        if not any(map(alive, ranks)):
-            return
-        time.sleep(0.1)
-    raise AssertionError("a rank is left")
+    check_gone(ranks)
 
 
 @pytest.mark.mpi
