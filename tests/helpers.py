@@ -139,7 +139,7 @@ def check_blocks(engine: Engine, prefixes: PrefixCache | None = None, tables: It
     """Every block of a paged cache is free, or held by exactly its claimants: tables, and the tree of prefixes."""
     cache = engine.cache
     held = Counter(block for seq in tables for block in cache.block_table(seq))
-    nodes = [node for root in prefixes.roots for node in tree(root)] if prefixes else []
+    nodes = [node for root in prefixes.roots.values() for node in tree(root)] if prefixes else []
     held.update(node.block for node in nodes)
     assert cache.blocks.holders == [held[block] for block in range(cache.blocks.num_blocks)]
     assert sorted(cache.blocks.free) == [b for b, holders in enumerate(cache.blocks.holders) if not holders]

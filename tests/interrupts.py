@@ -301,7 +301,7 @@ def leftovers(engine: Engine, loop: EngineLoop) -> tuple[int, list[str]]:
     names = ("requests", "runs", "borrowed", "driving", "news", "ended")
     found += ["states of a head"] if getattr(drafter, "_states", None) else []
     found += [f"inbox.{name}" for name in names if getattr(inbox, name, None) and not empty(getattr(inbox, name))]
-    nodes = [node for root in getattr(prefixes, "roots", ()) for node in tree(root)]
+    nodes = [node for root in getattr(prefixes, "roots", {}).values() for node in tree(root)]
     found += ["users"] if any(node.users for node in nodes) else []
     found += ["evictable"] if len(nodes) != prefixes.evictable else []
     if not engine.cache.num_blocks:
@@ -461,7 +461,7 @@ def check(world: World, setting: Setting, result: Result) -> None:
     lost, left = leftovers(world.engine, world.loop)
     result.lost, result.left = max(lost, result.lost), result.left or left
     prefixes: Any = world.engine.scheduler.prefixes
-    held = sum(len(tree(root)) for root in getattr(prefixes, "roots", ()))
+    held = sum(len(tree(root)) for root in getattr(prefixes, "roots", {}).values())
     evicted = sum(iter(prefixes.evict, False)) if held else 0
     if evicted != held:
         result.left.append("heap")

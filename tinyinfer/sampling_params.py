@@ -25,8 +25,9 @@ class SamplingParams:
     temperature 0 is greedy. top_k 0 or -1, top_p 1.0, min_p 0.0 and repetition_penalty 1.0 are off. repetition_penalty:
     Keskar et al. 2019, section 4.1. logprobs: how many alternatives to report with each token (0: only the chosen
     one's; None: none at all). max_tokens None or -1: to the end of the context. seed None or -1: a random one; another
-    negative seed is a seed as any other (vLLM). None anywhere else is the default. Raises SwitchError for a value out
-    of range.
+    negative seed is a seed as any other (vLLM). cache_salt: in the prefix cache a prompt shares only with prompts of the
+    same salt, without one with those that have none either. None anywhere else is the default. Raises SwitchError for a
+    value out of range.
     """
 
     max_tokens: int | None = switch(256, flags=("-n",), help="longest answer in tokens; -1: to the context's end")
@@ -51,6 +52,7 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] | list[int] = switch((), metavar="ID", help="end at this token (repeatable)")
     ignore_eos: bool = switch(False, bare=True, help="go on after the model's end token")
     logprobs: int | None = switch(None, help="with --json: log-probabilities of each token and of the N best")
+    cache_salt: str | None = None  # of a program with several callers: this and what follows has no flag
 
     def __post_init__(self) -> None:
         self._read_words_for_off()
@@ -72,6 +74,8 @@ class SamplingParams:
             _whole("seed", self.seed, -(2**63), 2**63 - 1)
         if self.logprobs is not None:
             _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.cache_salt is not None and not (isinstance(self.cache_salt, str) and self.cache_salt):
+            raise SwitchError("cache_salt", self.cache_salt, "{field}={value!r} must be a text that is not empty")
         for stop in stops:
             _check_stop(stop)
         for token in self.stop_token_ids:

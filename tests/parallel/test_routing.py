@@ -86,6 +86,16 @@ def test_what_was_used_least_recently_is_forgotten_from_its_end() -> None:
     assert router.cached(0, [*PROMPT, 1]) == 0
 
 
+def test_a_prompt_of_another_salt_is_known_nowhere() -> None:
+    """Catches a front that sends a caller where another one's prefix is, and counts tokens that nothing saves."""
+    router = SharedPrefix(4, 100)
+    router.learn(2, PROMPT, "a")
+    prompt = [*PROMPT, 1]
+    assert [router.cached(2, prompt, salt) for salt in ("a", "b", None)] == [20, 0, 0]
+    assert router.choose(prompt, IDLE, "a") == 2
+    assert router.choose(prompt, {0: Load(1, 5), 2: Load(1, 6)}, "b") == 0
+
+
 def test_a_chain_is_the_same_for_equal_beginnings() -> None:
     assert list(chain(PROMPT, 4))[:3] == list(chain(PROMPT[:13], 4))
     assert len(set(chain([1] * 20, 4))) == 5

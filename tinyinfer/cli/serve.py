@@ -32,12 +32,13 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal. Raises SwitchError for what cannot work, UsageError where the extra is missing."""
-    if args.api_key is None:
-        args.api_key = os.environ.get(KEY, "").strip() or None  # a file's last line often ends in a newline
+    if not args.api_key:
+        lines = os.environ.get(KEY, "").splitlines()  # a key a line; the last line often ends in a newline
+        args.api_key = [line.strip() for line in lines if line.strip()]
     if args.prefix_cache is None:
         args.prefix_cache = args.kv_cache == "paged"
     given = {one.name: getattr(args, one.name) for one in fields(ServerSwitches)}
-    given["allowed_host"] = tuple(given["allowed_host"])
+    given |= {name: tuple(given[name]) for name in ("allowed_host", "api_key")}
     switches, process = ServerSwitches(**given), find_server()
     with process.bind(switches) as bound, opened(args) as llm:
         service = process.Service(llm, args.model, switches, __version__, say)

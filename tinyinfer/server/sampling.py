@@ -18,6 +18,7 @@ SAMPLING = {
     "max_tokens": "whole", "temperature": "number", "top_p": "number", "top_k": "whole", "min_p": "number",
     "repetition_penalty": "number", "presence_penalty": "number", "frequency_penalty": "number", "seed": "whole",
     "stop": "texts", "stop_token_ids": "ids", "ignore_eos": "bool",
+    "cache_salt": "text",
 }  # fmt: skip
 SHARED = {
     **SAMPLING, "model": "text", "stream": "bool", "stream_options": "object", "return_token_ids": "bool",
@@ -37,7 +38,6 @@ LACKING = {
     "prompt_logprobs": Lacking((), "logprobs gives those of the answer's tokens"),
     "include_stop_str_in_output": Lacking((False,), "the answer ends before a stop string"),
     "truncate_prompt_tokens": Lacking((), "shorten the prompt; /tokenize counts its tokens"),
-    "cache_salt": Lacking((), "there is one key and one prefix tree; start another server to separate callers"),
     "response_format": Lacking(({"type": "text"},), FREE),
     "structured_outputs": Lacking(({},), FREE),
     **{f"guided_{name}": Lacking((), FREE) for name in ("json", "regex", "choice", "grammar")},
