@@ -188,6 +188,13 @@ def request(
     return Request(asked, lambda: TextOutput(Words(), tuple(settings.stop)))
 
 
+def branches(prompt: Sequence[int], n: int, max_tokens: int = 5, **params: Any) -> list[Request]:
+    """n sequences of one prompt, as LLM makes them."""
+    first = request(prompt, max_tokens, n=n, **params)
+    first.request = replace(first.request, group=first.id)
+    return [first, *(first.another_branch(next(_ids), number) for number in range(1, n))]
+
+
 def flat_batch(work: Sequence[tuple[Request, int, int]]) -> Batch:
     """One batch of positions first ... stop of each (sequence, first, stop); logits of all rows."""
     spans, tokens, positions = [], [], []

@@ -290,7 +290,7 @@ def leftovers(engine: Engine, loop: EngineLoop) -> tuple[int, list[str]]:
     """How many blocks have no owner, and what else is kept for sequences although there are none."""
     scheduler, found = engine.scheduler, []
     prefixes: Any = scheduler.prefixes
-    for name in ("running", "waiting", "scored", "_last_turn", "members"):
+    for name in ("running", "waiting", "kept", "_last_turn", "members"):
         found += [name] if getattr(scheduler, name, None) else []
     drafter: Any = scheduler.drafter
     keepers = [engine.cache, prefixes, scheduler.candidates, getattr(drafter, "cache", None),

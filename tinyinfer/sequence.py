@@ -50,6 +50,8 @@ class RequestSpec:
     max_tokens: int  # params.max_tokens, clipped to what the context holds
     eos: frozenset[int]  # token ids that end the text
     delay: float = 0.0  # seconds after the beginning of its run at which the request arrives
+    group: int | None = None  # of one of several branches of a prompt: the id of the first of them
+    branch: int = 0  # its number among them
 
 
 @dataclass
@@ -149,6 +151,11 @@ class Sequence:
         return self.request.params, self.prompt, self.new_tokens, self.request.seed
 
     # Before a step.
+
+    def another_branch(self, id: int, branch: int) -> Sequence:
+        """A further continuation of the same prompt, with noise of its own: that of the seed behind."""
+        asked = replace(self.request, id=id, branch=branch, seed=(self.request.seed + branch) % 2**64)
+        return Sequence(asked, self.new_text)
 
     def delay_by(self, seconds: float) -> None:
         """Lets the request arrive so many seconds after the beginning of its run."""

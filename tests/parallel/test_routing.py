@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import checkpoint_of, random_tensors, small_config
+from helpers import checkpoint_of, finish, random_tensors, small_config
 from replicated import asked, fronted
 
 from tinyinfer.engine.config import EngineConfig
@@ -117,6 +118,18 @@ def test_a_timeout_is_a_number_of_seconds(seconds: Any) -> None:
 def test_routers_are_built_alike() -> None:
     for name in ROUTERS:
         assert resolve(ROUTERS, name)(4, 10).choose(PROMPT, {3: Load()}) == 3
+
+
+@pytest.mark.parametrize("routing", ["round-robin", "prefix"])
+def test_a_replica_computes_a_prompt_once_for_its_branches(routing: str) -> None:
+    """Catches a branch that waits in one replica for what another one computes."""
+    first = asked(PROMPT, 6, n=4, temperature=1.2, seed=7)
+    first.request = replace(first.request, group=first.id)
+    four = [first, *(first.another_branch(first.id + 1000 * number, number) for number in range(1, 4))]
+    with fronted(2, routing=routing, kv_cache="paged", block_size=4) as front:
+        answers, alone = finish(front, *four), asked(PROMPT, 6, temperature=1.2, seed=9)
+        assert front.ledger.tokens_computed == 2 * 20 + 2 + 4 * 5, "each has two of them"
+        assert answers[2] == finish(front, alone)[0]
 
 
 def computed(routing: str) -> tuple[int, list[list[int]]]:

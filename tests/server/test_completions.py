@@ -140,6 +140,41 @@ def test_echo_stands_before_the_answer_streamed_and_whole(served: Served) -> Non
     assert served.complete(echo=True, logprobs=1).error["param"] == "echo"
 
 
+def test_24_n_answers_have_indexes_and_one_prompt_in_the_usage(served: Served) -> None:
+    """Those of single calls with the seeds that follow, prompt by prompt, streamed and whole. Catches a prompt that is
+    computed or counted n times, and choices that mix up the prompts.
+    """
+    drawn = {"temperature": 1.3, "max_tokens": 6, "ignore_eos": True}
+    prompts = ["a longer prompt " * 3, "hello"]
+    single = [served.complete(prompt, seed=7 + i, **drawn).json for prompt in prompts for i in range(3)]
+    alone = [one["choices"][0]["text"] for one in single]
+    served.llm.engine.forget_prefixes()
+    before = served.llm.ledger.copy()
+    whole = served.complete(prompts, seed=7, n=3, best_of=3, **drawn).json
+    tokens = [single[0]["usage"]["prompt_tokens"], single[3]["usage"]["prompt_tokens"]]
+    assert (served.llm.ledger - before).tokens_computed == sum(tokens) + 2 * 2 + 6 * 5
+    assert [(one["index"], one["text"]) for one in whole["choices"]] == list(enumerate(alone))
+    usage = {"prompt_tokens": sum(tokens), "completion_tokens": 36, "total_tokens": sum(tokens) + 36}
+    assert whole["usage"].items() >= usage.items()
+    fields = {"stream": True, "stream_options": {"include_usage": True}, "echo": True}
+    answer = served.complete(prompts, seed=7, n=3, **fields, **drawn)
+    texts = ["".join(one["text"] for one in answer.choices if one["index"] == i) for i in range(6)]
+    assert texts == [prompts[i // 3] + text for i, text in enumerate(alone)]
+    assert answer.chunks[-1]["usage"].items() >= usage.items()
+    assert served.number("prompt_tokens_total") == 4 * sum(tokens) + sum(tokens)
+
+
+def test_24_one_answer_that_ends_early_leaves_the_others_alone(served: Served) -> None:
+    """Catches a call that ends with its first answer, and a finish_reason that is another answer's."""
+    fields = {"temperature": 1.3, "seed": 7, "max_tokens": 6, "ignore_eos": True, "return_token_ids": True}
+    first, *others = (served.complete(n=1, **{**fields, "seed": 7 + i}).json["choices"][0] for i in range(3))
+    known = {token for one in others for token in one["token_ids"]}
+    stop = next(token for token in first["token_ids"] if token not in known)
+    found = served.complete(n=3, stop_token_ids=[stop], **fields).json["choices"]
+    assert [one["finish_reason"] for one in found] == ["stop", "length", "length"]
+    assert [one["token_ids"] for one in found[1:]] == [one["token_ids"] for one in others]
+
+
 def test_special_tokens_may_be_left_out(served: Served) -> None:
     ids = [served.complete(max_tokens=1, add_special_tokens=on, return_token_ids=True) for on in (True, False)]
     first, second = (one.json["choices"][0]["prompt_token_ids"] for one in ids)

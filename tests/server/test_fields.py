@@ -71,7 +71,7 @@ def test_every_field_of_sampling_params_is_read_or_refused() -> None:
 RANGES = {
     "temperature": -1, "top_p": 2, "top_k": -5, "min_p": 7, "repetition_penalty": 0, "presence_penalty": 1e9,
     "frequency_penalty": -1e9, "max_tokens": 0, "seed": 2**70, "stop": [""], "stop_token_ids": [999],
-    "cache_salt": "",
+    "cache_salt": "", "n": 0, "best_of": 3,
 }  # fmt: skip
 
 

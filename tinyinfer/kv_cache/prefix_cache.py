@@ -64,7 +64,8 @@ class PrefixCache(Prefixes):
     def match(self, seq: Sequence) -> int:
         """Finds the longest cached prefix, gives its blocks to the sequence, and returns its length.
 
-        Only full blocks match. The last token never matches, because its logits must be computed.
+        Only full blocks match. The last token never matches, because its logits must be computed. A sequence that has
+        as many positions already (a fork) keeps its own blocks.
         """
         size, path, node = self.cache.block_size, [], self._root(seq)
         for start in range(0, len(seq.tokens) - size, size):
@@ -75,7 +76,8 @@ class PrefixCache(Prefixes):
             path.append(child)
             node = child
         self._paths[seq.id] = path
-        if path:
+        if len(path) * size > self.cache.length(seq):
+            self.cache.free(seq)
             self.cache.adopt(seq, [node.block for node in path], len(path) * size)
         return len(path) * size
 

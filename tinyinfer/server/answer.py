@@ -57,7 +57,7 @@ class Form(Protocol):
 
     @property
     def count(self) -> int:
-        """How many prompts there are."""
+        """How many answers there will be: n to each prompt."""
 
     def prompts(self) -> list[Prompt]:
         """What the engine is given; takes time."""
@@ -210,7 +210,7 @@ class Call:
         for answer in self.answers:
             reason = answer.finish_reason if answer.finish_reason in ("stop", "length") else otherwise
             self.service.metrics.ended(answer, self.arrival, reason)
-        self.facts["prompt_tokens"] = sum(len(answer.prompt) for answer in self.answers)
+        self.facts["prompt_tokens"] = sum(len(one.prompt) for one in self.answers if one.is_first)
         self.facts["completion_tokens"] = sum(len(answer.token_ids) for answer in self.answers)
         self.facts["finished"] = ",".join(answer.finish_reason or otherwise for answer in self.answers)
 

@@ -56,7 +56,6 @@ class Chat:
 
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
     prefix = "chatcmpl-"
-    count = 1
 
     def __init__(self, llm: LLM, speller: Speller, name: str, body: Mapping[str, Any]) -> None:
         given, self.unknown = read_fields(body, KINDS, OWN_LACKING)
@@ -70,6 +69,11 @@ class Chat:
             self.names["max_tokens"] = "max_completion_tokens"
             given["max_tokens"] = given["max_completion_tokens"]
         self.params = sampling_params(given, self.names, **longest, **top_logprobs(given))
+
+    @property
+    def count(self) -> int:
+        """How many answers there will be."""
+        return self.params.n
 
     def prompts(self) -> list[Prompt]:
         """What the engine is given: the conversation as the chat template writes it; takes time."""

@@ -60,8 +60,8 @@ class Completions:
 
     @property
     def count(self) -> int:
-        """How many prompts there are."""
-        return len(self._asked)
+        """How many answers there will be: n to each prompt, numbered prompt by prompt."""
+        return len(self._asked) * self.params.n
 
     def prompts(self) -> list[Prompt]:
         """What the engine is given; takes time."""
@@ -75,12 +75,12 @@ class Completions:
         """An answer that has ended."""
         own = {"prompt_token_ids": answer.prompt, "token_ids": answer.token_ids} if self._wants_ids else {}
         logprobs = self._logprobs(index, answer, answer.logprobs)
-        return self._choice(index, self._echoed[index] + answer.text, logprobs, answer.finish_reason) | own
+        return self._choice(index, self._echo(index) + answer.text, logprobs, answer.finish_reason) | own
 
     def opening(self, index: int, answer: Collected) -> list[dict[str, Any]]:
         """What stands before the first piece of an answer: an echoed prompt."""
         own = {"prompt_token_ids": answer.prompt, "token_ids": []} if self._wants_ids else {}
-        return [self._choice(index, self._echoed[index]) | own] if self._echoed[index] or own else []
+        return [self._choice(index, self._echo(index)) | own] if self._echo(index) or own else []
 
     def pieces(self, index: int, answer: Collected, delta: Delta) -> list[dict[str, Any]]:
         """The parts of a stream that a delta becomes; the last one has the finish_reason and nothing else."""
@@ -96,11 +96,15 @@ class Completions:
     def _wants_ids(self) -> bool:
         return bool(self._given.get("return_token_ids"))
 
+    def _echo(self, index: int) -> str:
+        """The prompt's text before the answer of this number; empty when none is asked for."""
+        return self._echoed[index // self.params.n]
+
     def _logprobs(self, index: int, answer: Collected, logprobs: list[Any]) -> dict[str, Any] | None:
         if self.params.logprobs is None:
             return None
         if index not in self._offsets:
-            self._offsets[index] = Offsets(self._llm.tokenizer, answer.prompt, len(self._echoed[index]))
+            self._offsets[index] = Offsets(self._llm.tokenizer, answer.prompt, len(self._echo(index)))
         return self._speller.completion(logprobs, self._offsets[index].of(one.token for one in logprobs))
 
     def _choice(
