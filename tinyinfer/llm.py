@@ -292,6 +292,7 @@ class LLM:
         if not len(prompt) or not tokens:  # some tokenizers would begin even an empty text with a token
             raise ValueError("the prompt is empty; give some text, or at least one token")
         check_ids(tokens, self.config.vocab_size, self.tokenizer.vocab_size, stop_token_ids=params.stop_token_ids)
+        room = min(room, 1 if params.max_tokens is None else params.max_tokens)
         if len(tokens) + room > self.max_model_len:
             reason = "the prompt has {value} tokens, but the context holds {held}"
             reason += " and the answer needs at least one of them" if room else ""

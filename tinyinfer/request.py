@@ -20,6 +20,7 @@ from typing import NamedTuple
 from tinyinfer.engine.inbox import is_ctrl_c
 from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.engine.metrics import RequestMetrics, request_metrics
+from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Sequence
 
 Wake = Callable[[], None]
@@ -40,7 +41,8 @@ class RequestOutput:
 
     token_ids holds the end token when it was generated; text ends before a stop string. logprobs: when asked for.
     reasoning: what a model that answers a conversation thought before its text, "" when nothing. With n > 1 this is the
-    first branch, and others are the results of the rest; index: the number of the branch.
+    first branch, and others are the results of the rest; index: the number of the branch. prompt_logprobs: when asked
+    for, of the prompt's tokens; the first is None, since nothing stands before it.
     """
 
     text: str
@@ -52,6 +54,7 @@ class RequestOutput:
     reasoning: str = ""
     index: int = 0
     others: tuple[RequestOutput, ...] = ()
+    prompt_logprobs: list[TokenLogprob | None] | None = None
 
     @property
     def outputs(self) -> list[RequestOutput]:
@@ -244,12 +247,22 @@ def token_logprobs(seq: Sequence, start: int = 0, stop: int | None = None) -> li
     """
     if seq.request.params.logprobs is None:
         return None
-    return [TokenLogprob(c.token, c.logprob or 0.0, c.top or {}) for c in seq.progress.choices[start:stop]]
+    return [token_logprob(choice) for choice in seq.progress.choices[start:stop]]
+
+
+def token_logprob(choice: Choice) -> TokenLogprob:
+    """A choice whose log-probability was asked for."""
+    return TokenLogprob(choice.token, choice.logprob or 0.0, choice.top or {})
+
+
+def prompt_logprobs(seq: Sequence) -> list[TokenLogprob | None] | None:
+    """The log-probabilities of the prompt's tokens, the first one's None; None when they were not asked for."""
+    return None if seq.request.params.prompt_logprobs is None else [None, *map(token_logprob, seq.progress.scores)]
 
 
 def request_output(seq: Sequence, finish_reason: str) -> RequestOutput:
     """The RequestOutput of a sequence: its text, tokens, log-probabilities and metrics."""
     return RequestOutput(
         seq.text.text, seq.new_tokens, seq.prompt, finish_reason, request_metrics(seq), token_logprobs(seq),
-        seq.text.reasoning, seq.request.branch,
+        seq.text.reasoning, seq.request.branch, prompt_logprobs=prompt_logprobs(seq),
     )  # fmt: skip

@@ -28,6 +28,7 @@ class SamplingParams:
     one's; None: none at all). max_tokens None or -1: to the end of the context. seed None or -1: a random one; another
     negative seed is a seed as any other (vLLM). cache_salt: in the prefix cache a prompt shares only with prompts of
     one salt, the same or none. n: how many answers (branches) a prompt gets; branch i draws as a request with seed + i.
+    prompt_logprobs: as logprobs, of the prompt's own tokens; max_tokens may then be 0: no token is generated.
     None anywhere else is the default. Raises SwitchError for a value out of range.
     """
 
@@ -55,6 +56,7 @@ class SamplingParams:
     logprobs: int | None = switch(None, help="with --json: log-probabilities of each token and of the N best")
     cache_salt: str | None = None  # this and what follows is for programs: it has no flag
     n: int = 1
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         self._read_words_for_off()
@@ -62,7 +64,7 @@ class SamplingParams:
         object.__setattr__(self, "stop", stops)
         object.__setattr__(self, "stop_token_ids", _items("stop_token_ids", self.stop_token_ids))
         if self.max_tokens is not None:
-            _whole("max_tokens", self.max_tokens, 1)
+            _whole("max_tokens", self.max_tokens, 1 if self.prompt_logprobs is None else 0)
         _whole("top_k", self.top_k, 0)
         _within("temperature", self.temperature, 0.0, math.inf, "0 is greedy")
         _within("top_p", self.top_p, 0.0, 1.0, "1.0 switches it off", open_below=True)
@@ -76,6 +78,8 @@ class SamplingParams:
             _whole("seed", self.seed, -(2**63), 2**63 - 1)
         if self.logprobs is not None:
             _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.prompt_logprobs is not None:
+            _whole("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
         _whole("n", self.n, 1, MAX_N)
         if self.cache_salt is not None and not (isinstance(self.cache_salt, str) and self.cache_salt):
             raise SwitchError("cache_salt", self.cache_salt, "{field}={value!r} must be a text that is not empty")

@@ -94,7 +94,8 @@ class Scheduler(Bookkeeping):
             rows = self._rows_of(seq)
             if not rows or not self.fits(seq, self._pending(seq) + len(seq.drafts)):
                 self.prefixes.free(seq)
-                self.cache.free(seq)
+                if seq not in self.kept:
+                    self.cache.free(seq)
                 if rows and not self.running:  # nothing else will free memory
                     if not self.prefixes.evict_all():
                         raise self.cache.no_room(seq, self._pending(seq))
@@ -103,6 +104,7 @@ class Scheduler(Bookkeeping):
             seq.start(now, cached)
             self.ledger.tokens_cached += cached
             self.waiting.remove(seq)
+            self.kept = [other for other in self.kept if other is not seq]
             insort(self.running, seq, key=BY_AGE)
             self.joined.append(seq)
             self.make_room(seq, rows)
@@ -111,16 +113,14 @@ class Scheduler(Bookkeeping):
 
     def _begin(self, seq: Sequence) -> int:
         """Gives a sequence what is computed of its tokens, by branches of its prompt or by others; how many positions.
+
+        One whose prompt was scored has its own. Of a branch without blocks all positions are copied, into room for them.
         """
-        source = source_of(seq, (*self.running, *self.kept), self.cache)
-        if source is not None and self._may_fork(source, seq):
+        own, source = self.cache.length(seq), source_of(seq, (*self.running, *self.kept), self.cache)
+        if source and not own and (self.cache.num_blocks or self.fits(seq, self.cache.length(source))):
             fork_prompt(source, seq, self.cache)
         self.prefixes.match(seq)
-        return self.cache.length(seq)
-
-    def _may_fork(self, source: Sequence, seq: Sequence) -> bool:
-        """Whether there is room for a fork: a cache without blocks copies all positions."""
-        return bool(self.cache.num_blocks) or self.fits(seq, self.cache.length(source))
+        return self.cache.length(seq) - own
 
     def admit_scored(self, seq: Sequence) -> None:
         """Lists a sequence that is computed beside the batches; while nothing runs, memory is made for all of it."""

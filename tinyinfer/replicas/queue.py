@@ -79,6 +79,7 @@ class Queue:
                 self.mine[seq] = None
                 self.own.scheduler.add(seq)
             else:
+                self.own.scheduler.drop(seq)  # a prompt that was scored is computed there again
                 self.remotes[number].add(seq, next(self._numbers))
             self.waiting.pop(0)
 

@@ -46,6 +46,7 @@ OWN_LACKING = {
     "add_generation_prompt": Lacking((True,), "a conversation is always followed by an answer"),
     "continue_final_message": Lacking((False,), "/v1/completions continues a text"),
     "echo": Lacking((False,), "/v1/completions has it"),
+    "prompt_logprobs": Lacking((), "/v1/completions has it; /tokenize gives the tokens of a conversation"),
     "chat_template": Lacking((), "the model's own chat template is used"),
     "documents": Lacking(([],), "write the documents into a message"),
 }

@@ -86,11 +86,11 @@ class Metrics:
     def saw(self, answer: Collected, delta: Delta, arrival: float) -> None:
         """New tokens of an answer, which has not taken them yet. arrival: when its call came."""
         new, seen, seq = len(delta.token_ids), len(answer.token_ids), answer.source.seq
+        if not seen and answer.is_first and (new or delta.finish_reason == "length"):  # else it was not computed
+            self._saw_prompt(len(seq.prompt), seq.progress.cached_tokens)
         if not new:
             return
         times = seq.timing.times[max(0, seen - 1) : seen + new]
-        if not seen and answer.is_first:
-            self._saw_prompt(len(seq.prompt), seq.progress.cached_tokens)
         if not seen:
             self._histograms["time_to_first_token_seconds"].observe(times[0] - arrival)
         for earlier, later in pairwise(times):

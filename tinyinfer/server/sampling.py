@@ -34,7 +34,6 @@ LACKING = {
     "use_beam_search": Lacking((False,), "tokens are drawn one by one, or taken greedily with temperature=0"),
     "min_tokens": Lacking((0,), "ignore_eos=true goes on to max_tokens"),
     "logit_bias": Lacking(({},), "top_k, top_p and min_p leave tokens out by their likelihood"),
-    "prompt_logprobs": Lacking((), "logprobs gives those of the answer's tokens"),
     "include_stop_str_in_output": Lacking((False,), "the answer ends before a stop string"),
     "truncate_prompt_tokens": Lacking((), "shorten the prompt; /tokenize counts its tokens"),
     "response_format": Lacking(({"type": "text"},), FREE),
