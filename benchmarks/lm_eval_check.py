@@ -25,14 +25,21 @@ from tinyinfer import LLM, SamplingParams
 
 CLOSE = 1e-3  # of a log-likelihood: rows of one batch round unlike those of another
 PAIRS = [
-    ("The capital of France is", " Paris"), ("The capital of France is", " Berlin"), ("The sky is", " blue."),
-    ("Question: How many legs does a spider have?\nAnswer:", " eight"), ("Two plus two is", " four"),
-    ("Question: How many legs does a spider have?\nAnswer:", " six"), ("Once upon a", " time, there was a naïve café 👩‍🚀"),
-]  # fmt: skip
+    ("The capital of France is", " Paris"),
+    ("The capital of France is", " Berlin"),
+    ("The sky is", " blue."),
+    ("Question: How many legs does a spider have?\nAnswer:", " eight"),
+    ("Question: How many legs does a spider have?\nAnswer:", " six"),
+    ("Two plus two is", " four"),
+    ("Once upon a", " time, there was a naïve café 👩‍🚀"),
+]
 TEXTS = ["Gravity is the force by which masses attract each other.", "It was the best of times. " * 12]
 ASKED = [
-    ("The capital of France is", ["."]), ("1, 2, 3, 4,", ["8"]), ("Once upon a time", ["\n"]), ("def add(a, b):", ["\n\n"])
-]  # fmt: skip
+    ("The capital of France is", ["."]),
+    ("1, 2, 3, 4,", ["8"]),
+    ("Once upon a time", ["\n"]),
+    ("def add(a, b):", ["\n\n"]),
+]
 LONGEST = 24
 
 
@@ -43,8 +50,8 @@ def instances(kind: Any, arguments: list[tuple[Any, ...]]) -> list[Instance]:
 
 def likelihoods(client: LocalCompletionsAPI, llm: LLM) -> list[tuple[Any, Any, bool]]:
     """Of each pair: what the harness was told, what is known, and whether they agree."""
-    rows = []
-    for pair, told in zip(PAIRS, client.loglikelihood(instances("loglikelihood", PAIRS), disable_tqdm=True), strict=True):
+    rows, found = [], client.loglikelihood(instances("loglikelihood", PAIRS), disable_tqdm=True)
+    for pair, told in zip(PAIRS, found, strict=True):
         context, new = client._encode_pair(*pair)
         known = float(llm.score([*context, *new])[-len(new) :].sum())
         best = llm.logits([*context, *new])[len(context) - 1 : -1].argmax(axis=1)  # (n,)
@@ -55,7 +62,8 @@ def likelihoods(client: LocalCompletionsAPI, llm: LLM) -> list[tuple[Any, Any, b
 
 def rolling(client: LocalCompletionsAPI, llm: LLM) -> list[tuple[Any, Any, bool]]:
     """Of each text: the log-likelihood of all its tokens behind the token that begins a text."""
-    told = client.loglikelihood_rolling(instances("loglikelihood_rolling", [(text,) for text in TEXTS]), disable_tqdm=True)
+    asked = instances("loglikelihood_rolling", [(text,) for text in TEXTS])
+    told = client.loglikelihood_rolling(asked, disable_tqdm=True)
     known = [float(llm.score([client.prefix_token_id, *client.tok_encode(text)]).sum()) for text in TEXTS]
     return [(one, other, abs(one - other) < CLOSE) for one, other in zip(told, known, strict=True)]
 
@@ -87,7 +95,8 @@ def main() -> int:
         for compare in (likelihoods, rolling, answers):
             for told, known, agrees in compare(client, llm):
                 wrong += not agrees
-                print(f"{compare.__name__:12} {'ok   ' if agrees else 'WRONG'} {told!r:60.60} {known!r:.60}", flush=True)
+                mark = "ok" if agrees else "WRONG"
+                print(f"{compare.__name__:12} {mark:5} {told!r:60.60} {known!r:.60}", flush=True)
     print(f"{wrong} differ")
     return int(wrong > 0)
 

@@ -134,7 +134,7 @@ from tinyinfer.pruning.wanda import wanda
 from tinyinfer.pruning.width import narrow
 from tinyinfer.quantization.apply import quantize_model, read_windows, rounding
 from tinyinfer.quantization.rtn import round_to_nearest
-from tinyinfer.sampling import SamplingParams, token_scores
+from tinyinfer.sampling import token_scores
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Span, make_batch
 from tinyinfer.speculative.base import NoDrafter

@@ -114,7 +114,7 @@ class Scheduler(Bookkeeping):
     def _begin(self, seq: Sequence) -> int:
         """Gives a sequence what is computed of its tokens, by branches of its prompt or by others; how many positions.
 
-        One whose prompt was scored has its own. Of a branch without blocks all positions are copied, into room for them.
+        One whose prompt was scored has its own. Without blocks a fork copies all positions, into room for them.
         """
         own, source = self.cache.length(seq), source_of(seq, (*self.running, *self.kept), self.cache)
         if source and not own and (self.cache.num_blocks or self.fits(seq, self.cache.length(source))):
