@@ -27,6 +27,7 @@ from helpers import (
 from tinyinfer.arrays import FLOAT
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.loop import EngineLoop
+from tinyinfer.engine.scoring import Scoring
 from tinyinfer.errors import NotFiniteError
 from tinyinfer.ledger import Ledger
 from tinyinfer.measure.roofline import norm_weights
@@ -146,6 +147,25 @@ def test_branches_of_one_prompt_are_those_of_one_process(switches: str) -> None:
     truth = work(make_engine(MODEL, **SWITCHES[switches]))
     for ranks, stages in ((2, 1), (1, 3), (2, 2)):
         assert together(ranks, MODEL, work, stages=stages, **SWITCHES[switches]) == truth
+
+
+@pytest.mark.parametrize(("ranks", "stages"), [(2, 1), (1, 3), (2, 2)])
+def test_a_scored_prompt_goes_on_with_what_all_ranks_computed(ranks: int, stages: int) -> None:
+    """Catches positions that the leader keeps for the answer, and a follower has freed."""
+
+    def work(engine: Engine) -> tuple[list[float], list[int]]:
+        seq, scoring = request(PROMPTS[3], 6, prompt_logprobs=1), Scoring(engine)
+        scoring.add(seq, 0.0)
+        scoring.step()
+        before = engine.ledger.tokens_computed
+        while not seq.finished:
+            engine.step()
+        assert engine.ledger.tokens_computed - before == 6
+        return [choice.logprob or 0.0 for choice in seq.progress.scores], seq.new_tokens
+
+    (scores, tokens), (truth, answer) = together(ranks, MODEL, work, stages=stages), work(make_engine(MODEL))
+    assert scores == pytest.approx(truth, abs=1e-4)
+    assert tokens == answer
 
 
 @pytest.mark.parametrize("stages", [1, 3])

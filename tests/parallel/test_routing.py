@@ -11,6 +11,7 @@ from helpers import checkpoint_of, finish, random_tensors, small_config
 from replicated import asked, fronted
 
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.engine.scoring import Scoring
 from tinyinfer.errors import SwitchError
 from tinyinfer.parallel.switches import ROUTERS
 from tinyinfer.replicas.routing import LeastOutstanding, Load, RoundRobin, SharedPrefix, chain
@@ -130,6 +131,21 @@ def test_a_replica_computes_a_prompt_once_for_its_branches(routing: str) -> None
         answers, alone = finish(front, *four), asked(PROMPT, 6, temperature=1.2, seed=9)
         assert front.ledger.tokens_computed == 2 * 20 + 2 + 4 * 5, "each has two of them"
         assert answers[2] == finish(front, alone)[0]
+
+
+def test_a_prompt_that_the_front_has_scored_is_answered_by_any_replica() -> None:
+    """Catches its positions that stay in the front's own cache when another replica answers."""
+    four, alone = [asked(PROMPT, 5, prompt_logprobs=1) for _ in range(4)], asked(PROMPT, 5)
+    with fronted(2, routing="round-robin", kv_cache="paged", block_size=4) as front:
+        scoring = Scoring(front)
+        for seq in four:
+            scoring.add(seq, front.clock())
+            scoring.step()
+        while any(not seq.finished for seq in four):
+            if front.wait():
+                front.step()
+        assert [seq.new_tokens for seq in four] == finish(front, alone) * 4
+        assert front.own.cache.blocks_in_use == 0
 
 
 def computed(routing: str) -> tuple[int, list[list[int]]]:
