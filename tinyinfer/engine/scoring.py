@@ -16,6 +16,7 @@ of short ones is slower than it could be.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Collection
 from dataclasses import replace
 
 import numpy as np
@@ -68,6 +69,10 @@ class Scoring:
         if seq.finished:
             self.engine.abort(seq)  # frees its positions
         self.waiting.popleft()
+
+    def drop(self, sequences: Collection[Sequence]) -> None:
+        """Forgets sequences that have ended."""
+        self.waiting = deque(one for one in self.waiting if one[0] not in sequences)
 
     def _score(self, seq: Sequence, start: int, rows: int) -> None:
         """The scores of the tokens behind so many positions from `start` on."""

@@ -9,7 +9,6 @@ wait.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from threading import Lock
 from weakref import WeakMethod
@@ -152,8 +151,9 @@ class Turns:
         groups = ([seq for seq in group if seq in held] for group in causes)
         self._end_with(next(filter(None, groups), []), error)
 
-    def _abort(self, sequences: Iterable[Sequence]) -> None:
+    def _abort(self, sequences: Seq[Sequence]) -> None:
         self.engine.abort(*sequences)
+        self.scoring.drop(sequences)
 
     # Actions, which a caller leaves in the inbox and the driver does.
 
