@@ -53,10 +53,6 @@ class GrammarMatcher:
         self._allowed: Allowed | None = None  # of the present state
 
     @property
-    def closed(self) -> bool:
-        return self._matcher.is_stopped()
-
-    @property
     def fault(self) -> str:
         return shortened(self._matcher.get_error())
 
