@@ -233,3 +233,13 @@ def test_guided_text_is_the_same_under_every_lossless_switch(way: str, temperatu
         assert engine.ledger.drafts_proposed > engine.ledger.drafts_accepted > 0
     if way == "preempted":
         assert engine.ledger.tokens_recomputed > 0
+
+
+def test_drafts_that_are_drawn_by_themselves_are_replaced_by_what_may_come() -> None:
+    """verification=best-coupling: a draft is judged by its probability, which is 0 where it is barred."""
+    c = {"speculative": "draft", "draft_model": "random", "verification": "best-coupling"}
+    engine = make_engine(MODEL, second=MODEL, draft_cost=ALWAYS_DRAFT, **c)
+    found = answers(engine, temperature=1.5)
+    for (tokens, _), prompt in zip(found[:3], PROMPTS, strict=True):
+        assert follows([token for token in tokens if token != SIZE + 1], prompt[-1])
+    assert engine.ledger.drafts_proposed > engine.ledger.drafts_accepted > 0

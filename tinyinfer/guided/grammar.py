@@ -175,7 +175,7 @@ def on_large_stack(work: Callable[[], T]) -> T:
     found: Future[T] = Future()
     before = threading.stack_size(STACK)
     try:
-        threading.Thread(target=settle, args=(found, work), name="tinyinfer grammar", daemon=True).start()
+        threading.Thread(target=do, args=(found, work), name="tinyinfer grammar", daemon=True).start()
     except RuntimeError as error:
         raise RoomError("there is no memory to compile a grammar", "try again later") from error
     finally:
@@ -183,7 +183,7 @@ def on_large_stack(work: Callable[[], T]) -> T:
     return found.result()
 
 
-def settle(found: Future[T], work: Callable[[], T]) -> None:
+def do(found: Future[T], work: Callable[[], T]) -> None:
     """Does the work, and tells what came of it."""
     try:
         found.set_result(work())

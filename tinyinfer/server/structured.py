@@ -70,7 +70,7 @@ def from_response_format(asked: Mapping[str, Any]) -> Iterator[AskedForm]:
 
 
 def from_outputs(asked: Mapping[str, Any], place: str) -> Iterator[AskedForm]:
-    """vLLM's forms."""
+    """What vLLM calls the forms of an answer."""
     read, unknown = read_fields(asked, OUTPUT_KINDS, OUTPUT_LACKING, place)
     for name in unknown:
         known = ", ".join([*FORMS, "json_object"])
