@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from cli_helpers import folder, posix, start, unopened
@@ -102,20 +103,20 @@ def test_openais_client_completes_and_chats_whole_and_streamed(server: Process, 
     assert extra.usage.completion_tokens == 3
 
 
-class Person(BaseModel):
+class Animal(BaseModel):
     """What a caller wants to read."""
 
-    name: str
-    age: int
+    kind: Literal["cat", "dog"]
+    old: bool
 
 
 def test_openais_client_parses_a_form_of_its_own(server: Process) -> None:
     """Its helper turns a class into a schema of OpenAI's strict kind, and the answer into an object of that class."""
     client = server.client()
     messages = [{"role": "user", "content": "hello"}]
-    asked = {"model": "tiny", "messages": messages, "temperature": 1, "seed": 3, "response_format": Person}
+    asked = {"model": "tiny", "messages": messages, "temperature": 1, "seed": 3, "response_format": Animal}
     answer = client.chat.completions.parse(**asked)  # type: ignore[arg-type]
-    assert isinstance(answer.choices[0].message.parsed, Person)
+    assert isinstance(answer.choices[0].message.parsed, Animal)
     with client.chat.completions.stream(**asked) as stream:  # type: ignore[arg-type]
         final = stream.get_final_completion()
     assert final.choices[0].message.parsed == answer.choices[0].message.parsed
