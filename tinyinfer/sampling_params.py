@@ -5,17 +5,20 @@ The command line derives its flags from the fields, as it does for EngineConfig'
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, fields
 from numbers import Integral, Rational, Real
 from typing import Any
 
-from tinyinfer.errors import SwitchError
+from tinyinfer.errors import SwitchError, all_of
 from tinyinfer.switches import plain_number, switch
 
 MAX_LOGPROBS = 100
 MAX_N = 128
 MINUS_ONE = {"max_tokens": None, "top_k": 0, "seed": None}  # what -1 says
+MAX_BIAS = 100.0  # OpenAI's bound: that much bars a token or leaves no other, in practice
+GRAMMARS = ("json_schema", "regex", "grammar")
 MAX_PENALTY = 1000.0  # more changes no choice, and far more is no number any longer
 
 
@@ -29,7 +32,14 @@ class SamplingParams:
     negative seed is a seed as any other (vLLM). cache_salt: in the prefix cache a prompt shares only with prompts of
     one salt, the same or none. n: how many answers (branches) a prompt gets; branch i draws as a request with seed + i.
     prompt_logprobs: as logprobs, of the prompt's own tokens; max_tokens may then be 0: no token is generated.
-    None anywhere else is the default. Raises SwitchError for a value out of range.
+    None anywhere else is the default.
+
+    What bars tokens: before min_tokens new ones, no end token is chosen, and no stop string or stop token ends the
+    text. logit_bias, {token id: -100 to 100}, is added to the logits before all else. The answer is a text of one
+    json_schema (a dict, or JSON text), regex or grammar (Lark, as llguidance reads it).
+
+    Two equal SamplingParams hash alike: so a list becomes a tuple, a dict of biases a tuple of pairs, and a schema
+    JSON text. Raises SwitchError for a value out of range.
     """
 
     max_tokens: int | None = switch(256, flags=("-n",), help="longest answer in tokens; -1: to the context's end")
@@ -54,6 +64,15 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] | list[int] = switch((), metavar="ID", help="end at this token (repeatable)")
     ignore_eos: bool = switch(False, bare=True, help="go on after the model's end token")
     logprobs: int | None = switch(None, help="with --json: log-probabilities of each token and of the N best")
+    min_tokens: int = switch(0, help="end at no end token, stop token or stop text before so many tokens (default: 0)")
+    logit_bias: tuple[tuple[int, float], ...] | dict[int, float] = switch(
+        (), metavar="ID=X", help="add X, from -100 to 100, to the logit of this token (repeatable)"
+    )
+    json_schema: str | dict[str, Any] | None = switch(
+        None, metavar="FILE", help="the answer is JSON that conforms to the JSON schema in FILE"
+    )
+    regex: str | None = switch(None, help="all of the answer matches this regular expression")
+    grammar: str | None = switch(None, metavar="FILE", help="the answer is a text of the Lark grammar in FILE")
     cache_salt: str | None = None  # this and what follows is for programs: it has no flag
     n: int = 1
     prompt_logprobs: int | None = None
@@ -83,10 +102,21 @@ class SamplingParams:
         _whole("n", self.n, 1, MAX_N)
         if self.cache_salt is not None and not (isinstance(self.cache_salt, str) and self.cache_salt):
             raise SwitchError("cache_salt", self.cache_salt, "{field}={value!r} must be a text that is not empty")
+        _whole("min_tokens", self.min_tokens, 0)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            reason = "{field}={value} is more than {max_tokens}={most}"
+            raise SwitchError("min_tokens", self.min_tokens, reason, "raise {max_tokens}", most=self.max_tokens)
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+        self._read_grammars()
         for stop in stops:
             _check_stop(stop)
         for token in self.stop_token_ids:
             _whole("stop_token_ids", token, 0)
+
+    @property
+    def bars(self) -> bool:
+        """Whether a token may be barred, or made likelier, whatever came before it."""
+        return bool(self.min_tokens or self.logit_bias) or any(getattr(self, name) is not None for name in GRAMMARS)
 
     def _read_words_for_off(self) -> None:
         """-1 (vLLM, llama.cpp) and None (vLLM, transformers) become the one value that the field has for it."""
@@ -97,6 +127,46 @@ class SamplingParams:
             elif value is None and one.name != "max_tokens":
                 value = one.default
             object.__setattr__(self, one.name, value)
+
+    def _read_grammars(self) -> None:
+        """At most one of them, and a schema as JSON text."""
+        given = [name for name in GRAMMARS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise SwitchError(given[1], getattr(self, given[1]), all_of(given) + " are two forms of one answer",
+                              "give only one of them")  # fmt: skip
+        if self.json_schema is not None:
+            object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
+        for name in ("regex", "grammar"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                raise SwitchError(name, value, "{field}={value!r} must be a text that is not empty")
+
+
+def _biases(value: object) -> tuple[tuple[int, float], ...]:
+    """The pairs (token id, bias) of a dict, or of pairs, by token id."""
+    pairs = list(value.items()) if isinstance(value, dict) else value
+    if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+        cure = "an empty one switches it off"
+        raise SwitchError("logit_bias", value, "{field}={value!r} must be a dict of token ids and numbers", cure)
+    for token, bias in pairs:
+        _whole("logit_bias", token, 0)
+        _within("logit_bias", bias, -MAX_BIAS, MAX_BIAS, "0 leaves a token as it is")
+    found = {int(token): float(bias) for token, bias in pairs}
+    return tuple(sorted((token, bias) for token, bias in found.items() if bias))
+
+
+def _schema_text(value: object) -> str:
+    """A JSON schema, which is an object, or true, as JSON text. Raises SwitchError for anything else."""
+    cure = 'give a JSON schema, such as {{"type": "object"}}'
+    try:
+        schema = json.loads(value) if isinstance(value, str) else value
+        text = "{}" if schema is True else json.dumps(schema, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SwitchError("json_schema", value, "{field} is no JSON: {why}", cure, why=error) from None
+    if schema is not True and not isinstance(schema, dict):
+        reason = "{field} allows no answer" if schema is False else "{field} is no object"
+        raise SwitchError("json_schema", value, reason, cure)
+    return text
 
 
 def _check_stop(stop: object) -> None:

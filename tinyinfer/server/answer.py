@@ -2,7 +2,8 @@
 
 A stream is `data: {...}` lines, the last of them `data: [DONE]` (WHATWG HTML, "Server-sent events"). Where nothing
 comes for a while, because a long prompt is computed, a comment line says that the connection lives. An error before the
-first byte is a status; behind it, an event with an error in it, since the status has gone out.
+first byte is a status; behind it, an event with an error in it, since the status has gone out, after a last chunk whose
+finish_reason is "error".
 
 A client that leaves ends its requests, streamed or not: a task listens to the connection beside the one that answers.
 """
@@ -13,7 +14,7 @@ import asyncio
 import json
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -137,7 +138,7 @@ class Call:
             if not self.form.stream or not self.answers:
                 raise error from cause
             self.facts["error"] = error.logged
-            with_error = event(error.as_dict()) + event(None)
+            with_error = b"".join(self._endings()) + event(error.as_dict()) + event(None)
             await send({"type": "http.response.body", "body": with_error, "more_body": False})
         finally:
             self.running.cancel()
@@ -173,6 +174,14 @@ class Call:
                 yield b"".join(self._chunk([choice]) for choice in choices)
         if self.form.usage_last:
             yield self._chunk([], usage(self.answers))
+
+    def _endings(self) -> Iterator[bytes]:
+        """The last chunk of each answer that an error cuts: clients wait for a finish_reason."""
+        for index, answer in enumerate(self.answers):
+            if answer.finish_reason not in ("stop", "length"):
+                cut = Delta("", [], None, "", "error")
+                answer.add(cut)
+                yield from (self._chunk([choice]) for choice in self.form.pieces(index, answer, cut))
 
     def _chunk(self, choices: list[dict[str, Any]], counted: dict[str, Any] | None = None) -> bytes:
         """One event. usage is null in all but the last, where it is asked for at the end."""

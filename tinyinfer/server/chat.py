@@ -21,6 +21,7 @@ from tinyinfer.server.sampling import (
     LACKING,
     SHARED,
     check_model,
+    form_names,
     sampling_params,
     stream_options,
 )
@@ -64,7 +65,7 @@ class Chat:
         self._llm, self._speller, self._given = llm, speller, given
         check_messages(given.get("messages"))
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
-        self.names = {"": "messages", "logprobs": "top_logprobs"}
+        self.names = {"": "messages", "logprobs": "top_logprobs", **form_names(given)}
         longest = {"max_tokens": None}
         if "max_completion_tokens" in given:
             self.names["max_tokens"] = "max_completion_tokens"

@@ -22,6 +22,7 @@ from tinyinfer.server.sampling import (
     LACKING,
     SHARED,
     check_model,
+    form_names,
     sampling_params,
     stream_options,
 )
@@ -52,7 +53,7 @@ class Completions:
         self._given = given
         self._asked = prompts_of(given.get("prompt"))
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
-        self.names: dict[str, str] = {"": "prompt"}
+        self.names: dict[str, str] = {"": "prompt", **form_names(given)}
         extra = {name: given[name] for name in ("logprobs", "prompt_logprobs") if name in given}
         self._echoes_logprobs = given.get("echo", False) and "logprobs" in given
         if self._echoes_logprobs:
