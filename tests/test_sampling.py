@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,20 @@ def test_logprobs_beyond_the_vocabulary_give_all_of_it() -> None:
         ("stop_token_ids", [-3]),
         ("stop_token_ids", 3),
         ("ignore_eos", "no"),
+        ("min_tokens", -1),
+        ("min_tokens", 257),  # more than max_tokens
+        ("logit_bias", {5: 100.5}),
+        ("logit_bias", {5: float("nan")}),
+        ("logit_bias", {"5": 1.0}),
+        ("logit_bias", {-1: 1.0}),
+        ("logit_bias", [5]),
+        ("json_schema", "{"),
+        ("json_schema", "[]"),
+        ("json_schema", {"enum": {1}}),
+        ("json_schema", 1),
+        ("regex", ""),
+        ("regex", 1),
+        ("grammar", b"start: A"),
     ],
 )
 def test_a_value_out_of_range_is_refused_in_one_sentence(name: str, value: object) -> None:
@@ -201,6 +216,13 @@ def test_a_value_out_of_range_is_refused_in_one_sentence(name: str, value: objec
         ("frequency_penalty", None, 0.0),
         ("ignore_eos", None, False),
         ("logprobs", None, None),
+        ("min_tokens", None, 0),
+        ("logit_bias", None, ()),
+        ("logit_bias", {}, ()),
+        ("logit_bias", {7: 0.0}, ()),
+        ("json_schema", None, None),
+        ("regex", None, None),
+        ("grammar", None, None),
     ],
 )
 def test_the_usual_words_for_off_are_read(name: str, value: object, meant: object) -> None:
@@ -236,6 +258,22 @@ def test_a_tiny_temperature_is_greedy_without_overflow(settings: dict) -> None:
     p = distribution(LOGITS, sample(temperature=1e-320, **settings), PROMPT, NEW)
     assert p.tolist() == np.eye(len(s))[s.argmax()].tolist()
     assert choose(LOGITS, sample(temperature=1e-320, **settings), PROMPT, NEW, 1).token == s.argmax()
+
+
+def test_what_is_given_as_a_dict_is_kept_so_that_it_hashes() -> None:
+    """Catches a frozen SamplingParams that cannot be the key of a dict, and two equal ones that differ."""
+    one = SamplingParams(logit_bias={9: -100, 5: 1.5}, json_schema={"type": "object"})
+    same = SamplingParams(logit_bias=[(5, 1.5), [9, -100.0]], json_schema='{"type":\n"object"}')  # type: ignore[arg-type]
+    assert one == same
+    assert len({one, same}) == 1
+    assert replace(one, seed=1).logit_bias == one.logit_bias == ((5, 1.5), (9, -100.0))
+
+
+@pytest.mark.parametrize("names", [("json_schema", "regex"), ("regex", "grammar"), ("json_schema", "grammar")])
+def test_two_forms_of_one_answer_are_refused(names: tuple[str, str]) -> None:
+    """Catches the second form left out without a word."""
+    with pytest.raises(ValueError, match=" and ".join(names) + " are two forms of one answer; give"):
+        SamplingParams(**dict.fromkeys(names, "true"))  # type: ignore[arg-type]
 
 
 def test_a_stop_that_is_no_string_is_called_that() -> None:

@@ -5,16 +5,19 @@ The command line derives its flags from the fields, as it does for EngineConfig'
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, fields
 from numbers import Integral, Rational, Real
 from typing import Any
 
-from tinyinfer.errors import SwitchError
+from tinyinfer.errors import SwitchError, all_of
 from tinyinfer.switches import plain_number, switch
 
 MAX_LOGPROBS = 100
 MINUS_ONE = {"max_tokens": None, "top_k": 0, "seed": None}  # what -1 says
+MAX_BIAS = 100.0  # OpenAI's bound: that much bars a token or leaves no other, in practice
+GRAMMARS = ("json_schema", "regex", "grammar")
 MAX_PENALTY = 1000.0  # more changes no choice, and far more is no number any longer
 
 
@@ -25,8 +28,14 @@ class SamplingParams:
     temperature 0 is greedy. top_k 0 or -1, top_p 1.0, min_p 0.0 and repetition_penalty 1.0 are off. repetition_penalty:
     Keskar et al. 2019, section 4.1. logprobs: how many alternatives to report with each token (0: only the chosen
     one's; None: none at all). max_tokens None or -1: to the end of the context. seed None or -1: a random one; another
-    negative seed is a seed as any other (vLLM). None anywhere else is the default. Raises SwitchError for a value out
-    of range.
+    negative seed is a seed as any other (vLLM). None anywhere else is the default.
+
+    What bars tokens: before min_tokens new ones, no end token is chosen, and no stop string or stop token ends the
+    text. logit_bias, {token id: -100 to 100}, is added to the logits before all else. The answer is a text of one
+    json_schema (a dict, or JSON text), regex or grammar (Lark, as llguidance reads it).
+
+    Two equal SamplingParams hash alike: so a list becomes a tuple, a dict of biases a tuple of pairs, and a schema
+    JSON text. Raises SwitchError for a value out of range.
     """
 
     max_tokens: int | None = switch(256, flags=("-n",), help="longest answer in tokens; -1: to the context's end")
@@ -51,6 +60,15 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] | list[int] = switch((), metavar="ID", help="end at this token (repeatable)")
     ignore_eos: bool = switch(False, bare=True, help="go on after the model's end token")
     logprobs: int | None = switch(None, help="with --json: log-probabilities of each token and of the N best")
+    min_tokens: int = switch(0, help="end at no end token, stop token or stop text before so many tokens (default: 0)")
+    logit_bias: tuple[tuple[int, float], ...] | dict[int, float] = switch(
+        (), metavar="ID=X", help="add X, from -100 to 100, to the logit of this token (repeatable)"
+    )
+    json_schema: str | dict[str, Any] | None = switch(
+        None, metavar="FILE", help="the answer is JSON that conforms to the JSON schema in FILE"
+    )
+    regex: str | None = switch(None, help="all of the answer matches this regular expression")
+    grammar: str | None = switch(None, metavar="FILE", help="the answer is a text of the Lark grammar in FILE")
 
     def __post_init__(self) -> None:
         self._read_words_for_off()
@@ -72,6 +90,12 @@ class SamplingParams:
             _whole("seed", self.seed, -(2**63), 2**63 - 1)
         if self.logprobs is not None:
             _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        _whole("min_tokens", self.min_tokens, 0)
+        if self.max_tokens is not None and self.min_tokens > self.max_tokens:
+            reason = "{field}={value} is more than {max_tokens}={most}"
+            raise SwitchError("min_tokens", self.min_tokens, reason, "raise {max_tokens}", most=self.max_tokens)
+        object.__setattr__(self, "logit_bias", _biases(self.logit_bias))
+        self._read_grammars()
         for stop in stops:
             _check_stop(stop)
         for token in self.stop_token_ids:
@@ -86,6 +110,45 @@ class SamplingParams:
             elif value is None and one.name != "max_tokens":
                 value = one.default
             object.__setattr__(self, one.name, value)
+
+    def _read_grammars(self) -> None:
+        """At most one of them, and a schema as JSON text."""
+        given = [name for name in GRAMMARS if getattr(self, name) is not None]
+        if len(given) > 1:
+            raise SwitchError(given[1], getattr(self, given[1]), all_of(given) + " are two forms of one answer",
+                              "give only one of them")  # fmt: skip
+        if self.json_schema is not None:
+            object.__setattr__(self, "json_schema", _schema_text(self.json_schema))
+        for name in ("regex", "grammar"):
+            value = getattr(self, name)
+            if value is not None and (not isinstance(value, str) or not value.strip()):
+                raise SwitchError(name, value, "{field}={value!r} must be a text that is not empty")
+
+
+def _biases(value: object) -> tuple[tuple[int, float], ...]:
+    """The pairs (token id, bias) of a dict, or of pairs, by token id."""
+    pairs = list(value.items()) if isinstance(value, dict) else value
+    if not isinstance(pairs, (list, tuple)) or not all(isinstance(p, (list, tuple)) and len(p) == 2 for p in pairs):
+        cure = "an empty one switches it off"
+        raise SwitchError("logit_bias", value, "{field}={value!r} must be a dict of token ids and numbers", cure)
+    for token, bias in pairs:
+        _whole("logit_bias", token, 0)
+        _within("logit_bias", bias, -MAX_BIAS, MAX_BIAS, "0 leaves a token as it is")
+    found = {int(token): float(bias) for token, bias in pairs}
+    return tuple(sorted((token, bias) for token, bias in found.items() if bias))
+
+
+def _schema_text(value: object) -> str:
+    """A JSON schema, which is an object, true or false, as JSON text. Raises SwitchError for anything else."""
+    cure = 'give a JSON schema, such as {{"type": "object"}}'
+    try:
+        schema = json.loads(value) if isinstance(value, str) else value
+        text = json.dumps(schema, ensure_ascii=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise SwitchError("json_schema", value, "{field} is no JSON: {why}", cure, why=error) from None
+    if not isinstance(schema, (dict, bool)):
+        raise SwitchError("json_schema", value, "{field} is neither an object nor true or false", cure)
+    return text
 
 
 def _check_stop(stop: object) -> None:

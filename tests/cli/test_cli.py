@@ -219,16 +219,39 @@ SAMPLING = {
     "stop_token_ids": (["--stop-token-ids", "5", "--stop-token-ids", "6"], (5, 6)),
     "ignore_eos": (["--ignore-eos"], True),
     "logprobs": (["--logprobs", "0"], 0),
+    "min_tokens": (["--min-tokens", "2"], 2),
+    "logit_bias": (["--logit-bias", "5=-100", "--logit-bias", "6=2.5"], {5: -100.0, 6: 2.5}),
+    "json_schema": (["--json-schema", "FILE"], '{"type": "object"}'),
+    "regex": (["--regex", "a+"], "a+"),
+    "grammar": (["--grammar", "FILE"], 'start: "yes" | "no"'),
 }
 
 
 @pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(SamplingParams)])
-def test_every_sampling_parameter_has_its_flag(name: str) -> None:
-    """Catches a flag that sets nothing, or another field."""
+def test_every_sampling_parameter_has_its_flag(name: str, tmp_path: Path) -> None:
+    """Catches a flag that sets nothing, or another field. A FILE holds what the field is."""
     words, value = SAMPLING[name]
+    file = tmp_path / "é.txt"
+    file.write_text(str(value), encoding="utf-8")
+    words = [str(file) if word == "FILE" else word for word in words]
     for command in ("generate", "chat"):
         params = arguments.sampling_params(parse([command, *words]))
         assert params == dataclasses.replace(SamplingParams(), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--json-schema", "no such file"], "'no such file' cannot be read as text"),
+        (["--grammar", "."], "'.' cannot be read as text"),
+        (["--logit-bias", "a=1"], "'a=1' is no ID=X"),
+        (["--logit-bias", "5"], "'5' is no ID=X"),
+    ],
+)
+def test_a_file_that_is_not_there_and_a_bias_of_another_form_are_usage_errors(words: list[str], sentence: str) -> None:
+    """Catches the name of a file read as a schema, and a traceback."""
+    with pytest.raises(arguments.UsageError, match=re.escape(sentence)):
+        parse(["generate", *words])
 
 
 def test_minus_one_means_what_llama_cpp_means_by_it() -> None:

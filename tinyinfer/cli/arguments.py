@@ -73,15 +73,17 @@ def options_of(one: Field[Any], default: Any) -> dict[str, Any]:
     if about["bare"]:
         return {"action": "store_true", "default": default, "help": text}
     if kind.startswith("tuple"):
-        kind = "int" if "int" in kind else "str"
+        convert: Callable[[str], object] = typed_bias if "float" in kind else int if "int" in kind else typed_text
         several = {"action": "append", "default": list(default), "metavar": about["metavar"], "help": text}
-        return several | {"type": {"int": int, "str": typed_text}[kind]}
+        return several | {"type": convert}
+    if about["metavar"] == "FILE":
+        return {"type": text_of_file, "metavar": "FILE", "default": default, "help": text}
     if default is not None and "(default" not in text:
         text += f" (default: {'on' if default is True else 'off' if default is False else '%(default)s'})"
     if about["choices"]:
         return {"type": _choice, "choices": about["choices"], "default": default, "help": text}
-    convert, metavar = {"int": (int, "N"), "bool": (_on_off, "{off,on}"), "float": (float, "X")}.get(kind, (str, "X"))
-    return {"type": convert, "metavar": metavar, "default": default, "help": text}
+    read, metavar = {"int": (int, "N"), "bool": (_on_off, "{off,on}"), "float": (float, "X")}.get(kind, (str, "X"))
+    return {"type": read, "metavar": metavar, "default": default, "help": text}
 
 
 def typed_text(word: str) -> str:
@@ -96,6 +98,23 @@ def typed_text(word: str) -> str:
         return os.fsencode(word).decode("utf-8")
     except UnicodeError:
         raise argparse.ArgumentTypeError(f"{word[:60]!r} is not UTF-8 text; convert it to UTF-8 first") from None
+
+
+def typed_bias(word: str) -> tuple[int, float]:
+    """A token id and what is added to its logit. Raises argparse.ArgumentTypeError for other words."""
+    token, _, bias = word.partition("=")
+    with suppress(ValueError):
+        return int(token), float(bias)
+    raise argparse.ArgumentTypeError(f"{word[:60]!r} is no ID=X, such as 42=-100")
+
+
+def text_of_file(name: str) -> str:
+    """What a file of UTF-8 text says. Raises argparse.ArgumentTypeError for a file that cannot be read."""
+    try:
+        with open(name, encoding="utf-8") as file:
+            return file.read()
+    except (OSError, ValueError) as error:
+        raise argparse.ArgumentTypeError(f"{name[:200]!r} cannot be read as text: {error}") from None
 
 
 def _choice(value: str) -> str | int:
