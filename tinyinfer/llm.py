@@ -286,8 +286,9 @@ class LLM:
             eos=frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids),
         )
         # A chat's answer is a text of its own; any other continues its prompt, at whose end a space may be its first.
-        thinking, before = (prompt.thinking, []) if isinstance(prompt, ChatPrompt) else (None, tokens)
-        return Sequence(request, partial(text_output, self.tokenizer, before, tuple(params.stop), thinking))
+        chat, before = (prompt, []) if isinstance(prompt, ChatPrompt) else (ChatPrompt([], None), tokens)
+        stops = tuple(params.stop)
+        return Sequence(request, partial(text_output, self.tokenizer, before, stops, chat.thinking, chat.marks))
 
     def _longer(self) -> str:
         """Says, as a template of SwitchError, how the context could hold more."""

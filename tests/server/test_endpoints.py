@@ -63,6 +63,16 @@ def test_text_to_tokens_and_back(served: Served, served_llm: LLM) -> None:
     assert served.post("/detokenize", {"tokens": ids}).json == {"prompt": "héllo the"}
 
 
+def test_a_client_finds_what_its_tokenizer_needs(served: Served, served_llm: LLM) -> None:
+    """What lm-evaluation-harness asks for: catches an end token whose id is not the model's, or no template."""
+    told = served.get("/tokenizer_info").json
+    assert {"tokenizer_class", "pad_token", "model_max_length"} <= told.keys()
+    assert told["chat_template"] == served_llm.tokenizer.chat_template
+    found = served.post("/tokenize", {"prompt": told["eos_token"], "add_special_tokens": False}).json["tokens"]
+    assert found == [served_llm.config.eos_token_ids[0]]
+    assert told["bos_token"] == "<|bos|>"
+
+
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [("/tokenize", {}, "prompt"), ("/tokenize", {"prompt": 5}, "prompt"),

@@ -1,8 +1,8 @@
 """One call, from its body to the last byte: an answer at once when it is whole, or as server-sent events.
 
 A stream is `data: {...}` lines, the last of them `data: [DONE]` (WHATWG HTML, "Server-sent events"). Where nothing
-comes for a while, because a long prompt is computed, a comment line says that the connection lives. An error before the
-first byte is a status; behind it, an event with an error in it, since the status has gone out.
+comes for a while, because a long prompt is computed or a call is held back, a comment says that the connection lives.
+An error before the first byte is a status; behind it, an event with an error in it, since the status has gone out.
 
 A client that leaves ends its requests, streamed or not: a task listens to the connection beside the one that answers.
 """
@@ -20,20 +20,18 @@ from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from tinyinfer.errors import NotFiniteError, RequestError, SwitchError
-from tinyinfer.llm import LLM
 from tinyinfer.prompts import Prompt
-from tinyinfer.request import Delta
+from tinyinfer.request import Delta, Request
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.server.body import ClientGone, read_json
 from tinyinfer.server.collected import Collected, usage
 from tinyinfer.server.errors import APIError, as_api_error, unknown
-from tinyinfer.server.logprobs import Speller
 from tinyinfer.server.running import Running
 from tinyinfer.server.service import Service
 
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
           (b"x-accel-buffering", b"no")]  # fmt: skip
-COMMENT = b": the prompt is being computed\n\n"
+COMMENT = b": the answer is being computed\n\n"
 ENDED = "the server has ended this request before its answer was complete; send it again"
 
 
@@ -61,6 +59,9 @@ class Form(Protocol):
     def prompts(self) -> list[Prompt]:
         """What the engine is given; takes time."""
 
+    def collect(self, request: Request) -> Collected:
+        """What gathers the answer of a request."""
+
     def whole(self, index: int, answer: Collected) -> dict[str, Any]:
         """An answer that has ended."""
 
@@ -71,7 +72,7 @@ class Form(Protocol):
         """The parts of a stream that a delta becomes."""
 
 
-MakeForm = Callable[[LLM, Speller, str, Mapping[str, Any]], Form]
+MakeForm = Callable[[Service, Mapping[str, Any]], Form]
 
 
 class Endpoint:
@@ -84,7 +85,7 @@ class Endpoint:
         service, arrival = self.service, self.service.clock()
         switches = service.switches
         body = await read_json(Headers(scope=scope), receive, switches.max_body, switches.body_timeout)
-        form = self.form(service.llm, service.speller, service.name, body)
+        form = self.form(service, body)
         service.log_unknown(scope["path"], form.unknown)
         with service.admission.enter(form.count, service.clock):
             call = Call(service, form, scope["log"], arrival)
@@ -122,7 +123,7 @@ class Call:
         try:
             async with asyncio.timeout(self.service.switches.request_timeout):
                 await self.running.open(self.service.pool, self.form.prompts, self.form.params)
-                self.answers = [Collected(request) for request in self.running.requests]
+                self.answers = list(map(self.form.collect, self.running.requests))
                 self.service.metrics.began(self.running.requests)
                 await (self._stream(send) if self.form.stream else self._whole(send))
         except ClientGone:
@@ -157,15 +158,19 @@ class Call:
     async def _events(self) -> AsyncIterator[bytes]:
         """The events of a stream, but for the last one."""
         opened: set[int] = set()
+        sent = self.service.clock()
         async for index, delta in self._deltas():
-            if delta is None:
+            if delta is None or self.service.clock() - sent > self.service.patience:
+                sent = self.service.clock()
                 yield COMMENT
+            if delta is None:
                 continue
             answer = self.answers[index]
             choices = [] if index in opened else self.form.opening(index, answer)
             opened.add(index)
             choices += self.form.pieces(index, answer, delta)
             if choices:
+                sent = self.service.clock()
                 yield b"".join(self._chunk([choice]) for choice in choices)
         if self.form.usage_last:
             yield self._chunk([], usage(self.answers))

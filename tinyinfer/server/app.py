@@ -30,6 +30,7 @@ def make_app(service: Service) -> Starlette:
         Route("/v1/models/{name:path}", small.model, methods=["GET"]),
         Route("/tokenize", small.tokenize, methods=["POST"]),
         Route("/detokenize", small.detokenize, methods=["POST"]),
+        Route("/tokenizer_info", small.tokenizer_info, methods=["GET"]),
         Route("/health", small.health, methods=["GET"]),
         Route("/ready", small.ready, methods=["GET"]),
         Route("/version", small.version, methods=["GET"]),
