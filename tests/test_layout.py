@@ -15,8 +15,8 @@ PACKAGE = Path(tinyinfer.__file__).parent
 FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 ORDER = [
     *("arrays", "errors", "units", "switches", "ledger"),
-    *("sampling_params", "noise", "sampling", "text", "prompts", "rotation_sets", "sequence", "model", "backends"),
-    *("kv_cache", "quantization", "pruning", "speculative", "loading", "parallel"),
+    *("sampling_params", "noise", "sampling", "text", "guided", "prompts", "rotation_sets", "sequence", "model"),
+    *("backends", "kv_cache", "quantization", "pruning", "speculative", "loading", "parallel"),
     *("batching", "engine", "replicas", "request", "llm", "ray_serve", "distillation"),
     *("views", "measure", "server", "lessons", "course", "cli"),
 ]

@@ -182,6 +182,7 @@ def test_logprobs_beyond_the_vocabulary_give_all_of_it() -> None:
         ("json_schema", "[]"),
         ("json_schema", {"enum": {1}}),
         ("json_schema", 1),
+        ("json_schema", False),  # allows no answer
         ("regex", ""),
         ("regex", 1),
         ("grammar", b"start: A"),

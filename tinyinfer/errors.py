@@ -4,7 +4,7 @@ A bad argument is a ValueError, as everywhere in Python. A SwitchError is a Valu
 field, its value, the reason and the cure. Reason and cure name fields, and a field has two names: `kv_cache` in Python,
 `--kv-cache` on the command line. So both are templates: `{kv_cache}` is the place of the field's name, which
 Python and the command line each spell in their own way. A RequestError has the same two templates and the request
-that it ends: a RoomError is a MemoryError, a NotFiniteError a FloatingPointError.
+that it ends: a RoomError is a MemoryError, a NotFiniteError a FloatingPointError, a GrammarError a RuntimeError.
 
 A file's fault is a ModelError, because its cure lies on disk and not in the caller's code. The command line turns each
 into one line and exit status 2.
@@ -119,6 +119,10 @@ class RoomError(RequestError, MemoryError):
 
 class NotFiniteError(RequestError, FloatingPointError):
     """The model's numbers overflow (NaN, infinity) for a request; the message names the part where that began."""
+
+
+class GrammarError(RequestError, RuntimeError):
+    """An answer that cannot go on in its grammar: no token is left, or the grammar is too large to follow."""
 
 
 class _Names(dict[str, Any]):

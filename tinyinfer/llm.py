@@ -25,6 +25,8 @@ from tinyinfer.engine.single import Single
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.engine.turns import StepLock
 from tinyinfer.errors import SwitchError
+from tinyinfer.guided.bars import Bars
+from tinyinfer.guided.grammar import bars
 from tinyinfer.ledger import Ledger
 from tinyinfer.loading import load
 from tinyinfer.loading.drafts import load_draft, open_draft
@@ -271,24 +273,27 @@ class LLM:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt)
         if not len(prompt) or not tokens:  # some tokenizers would begin even an empty text with a token
             raise ValueError("the prompt is empty; give some text, or at least one token")
-        check_ids(tokens, self.config.vocab_size, self.tokenizer.vocab_size, stop_token_ids=params.stop_token_ids)
+        named = {"stop_token_ids": params.stop_token_ids, "logit_bias": dict(params.logit_bias)}
+        check_ids(tokens, self.config.vocab_size, self.tokenizer.vocab_size, **named)
         if len(tokens) + room > self.max_model_len:
             reason = "the prompt has {value} tokens, but the context holds {held}"
             reason += " and the answer needs at least one of them" if room else ""
             raise SwitchError("", len(tokens), reason, f"shorten it or {self._longer()}", held=self.max_model_len)
         left = self.max_model_len - len(tokens)
+        ends = frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids)
         request = RequestSpec(
             id=next(self._ids),
             prompt=tokens,
             params=params,
             seed=secrets.randbits(63) if params.seed is None else params.seed % 2**64,
             max_tokens=left if params.max_tokens is None else min(params.max_tokens, left),
-            eos=frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids),
+            eos=ends,
+            new_bars=partial(bars, self.tokenizer, params, ends) if params.bars else Bars,
         )
         # A chat's answer is a text of its own; any other continues its prompt, at whose end a space may be its first.
         chat, before = (prompt, []) if isinstance(prompt, ChatPrompt) else (ChatPrompt([], None), tokens)
-        stops = tuple(params.stop)
-        return Sequence(request, partial(text_output, self.tokenizer, before, stops, chat.thinking, chat.marks))
+        stops, least = tuple(params.stop), params.min_tokens
+        return Sequence(request, partial(text_output, self.tokenizer, before, stops, chat.thinking, least, chat.marks))
 
     def _longer(self) -> str:
         """Says, as a template of SwitchError, how the context could hold more."""

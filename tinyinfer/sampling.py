@@ -2,6 +2,8 @@
 
 penalties (repetition, then presence and frequency) → temperature → top-k → top-p → min-p → draw.
 
+What bars tokens (guided/bars.py) has changed the logits before.
+
 A draw adds noise to the scores that the filters left, and takes the largest (the Gumbel-max trick). The noise is a
 function of the request's seed, the position and the token id (noise.py), so that the same seed gives the same text,
 whatever runs beside it or is computed again. The logits are not the same to the last bit: the number of rows in a batch
@@ -98,10 +100,15 @@ def has_penalties(params: SamplingParams) -> bool:
     return params.repetition_penalty != 1.0 or params.presence_penalty != 0.0 or params.frequency_penalty != 0.0
 
 
+def is_changed(params: SamplingParams) -> bool:
+    """Whether logits are changed before a token is chosen at all: by earlier tokens, or by what bars tokens."""
+    return has_penalties(params) or params.bars
+
+
 def is_plain(params: SamplingParams) -> bool:
     """Whether a token is chosen by its row of logits alone: the largest, with or without noise."""
     filtered = params.temperature > 0 and (params.top_k > 0 or params.top_p < 1.0 or params.min_p > 0.0)
-    return params.logprobs is None and not has_penalties(params) and not filtered
+    return params.logprobs is None and not is_changed(params) and not filtered
 
 
 def penalize(s: np.ndarray, params: SamplingParams, prompt: Seq[int], new: Seq[int]) -> np.ndarray:  # (V,) -> (V,)

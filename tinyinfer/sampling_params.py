@@ -101,6 +101,11 @@ class SamplingParams:
         for token in self.stop_token_ids:
             _whole("stop_token_ids", token, 0)
 
+    @property
+    def bars(self) -> bool:
+        """Whether a token may be barred, or made likelier, whatever came before it."""
+        return bool(self.min_tokens or self.logit_bias) or any(getattr(self, name) is not None for name in GRAMMARS)
+
     def _read_words_for_off(self) -> None:
         """-1 (vLLM, llama.cpp) and None (vLLM, transformers) become the one value that the field has for it."""
         for one in fields(self):
@@ -139,15 +144,16 @@ def _biases(value: object) -> tuple[tuple[int, float], ...]:
 
 
 def _schema_text(value: object) -> str:
-    """A JSON schema, which is an object, true or false, as JSON text. Raises SwitchError for anything else."""
+    """A JSON schema, which is an object, or true, as JSON text. Raises SwitchError for anything else."""
     cure = 'give a JSON schema, such as {{"type": "object"}}'
     try:
         schema = json.loads(value) if isinstance(value, str) else value
-        text = json.dumps(schema, ensure_ascii=False)
+        text = "{}" if schema is True else json.dumps(schema, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise SwitchError("json_schema", value, "{field} is no JSON: {why}", cure, why=error) from None
-    if not isinstance(schema, (dict, bool)):
-        raise SwitchError("json_schema", value, "{field} is neither an object nor true or false", cure)
+    if schema is not True and not isinstance(schema, dict):
+        reason = "{field} allows no answer" if schema is False else "{field} is no object"
+        raise SwitchError("json_schema", value, reason, cure)
     return text
 
 

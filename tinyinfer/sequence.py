@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyinfer.arrays import Array
+from tinyinfer.guided.bars import Bars
 from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sampling import Choice, SamplingParams
 from tinyinfer.text.stop_strings import TextOutput
@@ -50,6 +51,7 @@ class RequestSpec:
     max_tokens: int  # params.max_tokens, clipped to what the context holds
     eos: frozenset[int]  # token ids that end the text
     delay: float = 0.0  # seconds after the beginning of its run at which the request arrives
+    new_bars: Callable[[], Bars] = Bars  # makes what bars the tokens of an answer without tokens
 
 
 @dataclass
@@ -91,13 +93,14 @@ class Speculation:
 class Sequence:
     """One prompt and its continuation. Compared by identity: two sequences may hold equal tokens.
 
-    text: turns tokens into text and looks for stop strings. new_text: makes such a text without tokens.
+    text: turns tokens into text and looks for stop strings. new_text: makes such a text without tokens. bars: which
+    tokens may come next.
     """
 
     def __init__(self, request: RequestSpec, new_text: Callable[[], TextOutput]) -> None:
         self.request, self.new_text = request, new_text
         self.id = request.id  # an attribute and no property: a step asks for it twenty times
-        self.text = new_text()
+        self.text, self.bars = new_text(), request.new_bars()
         self.progress = Progress(list(request.prompt))
         self.timing = Timing()
         self.speculation = Speculation()
@@ -148,6 +151,10 @@ class Sequence:
         """What `choose` needs beside the logits."""
         return self.request.params, self.prompt, self.new_tokens, self.request.seed
 
+    def barred(self, logits: np.ndarray) -> np.ndarray:  # (R, V) -> (R, V)
+        """The rows of its newest token and of its drafts, with all tokens barred that may not come there."""
+        return self.bars.over(logits, len(self.new_tokens), [one.token for one in self.drafts], self.owner.id)
+
     # Before a step.
 
     def delay_by(self, seconds: float) -> None:
@@ -184,7 +191,7 @@ class Sequence:
         """Records one more token and decides whether it is the last one."""
         self.timing.times.append(time)
         self.progress.tokens.append(choice.token)
-        reason = self._read(choice.token, len(self.progress.choices) + 1, self.text)
+        reason = self._read(choice.token, len(self.progress.choices) + 1, self.text, self.bars)
         self.progress.choices.append(choice)  # from here on the token counts: `repair` makes all else follow
         self.progress.finish_reason = reason
         if self.finished:
@@ -215,24 +222,25 @@ class Sequence:
         self.text.finish()
 
     def repair(self) -> None:
-        """After an interrupt, maybe inside `append` or `abort`: tokens, times, text and end follow from the choices."""
+        """After an interrupt, maybe inside `append` or `abort`: all that follows from the choices is derived anew."""
         if not (self.timing.times or self.finished):
             return  # nothing was written
-        progress, text = self.progress, self.new_text()
+        progress, text, bars = self.progress, self.new_text(), self.request.new_bars()
         del self.timing.times[len(progress.choices) :]
         progress.tokens[len(self.prompt) :] = [choice.token for choice in progress.choices]
         reason = None
         for n, token in enumerate(self.new_tokens, 1):
-            reason = self._read(token, n, text)
+            reason = self._read(token, n, text, bars)
         if progress.finish_reason == "abort":
             reason = "abort"
         if reason:
             text.finish()
-        self.text, progress.finish_reason = text, reason
+        self.text, self.bars, progress.finish_reason = text, bars, reason
 
-    def _read(self, token: int, n: int, text: TextOutput) -> str | None:
+    def _read(self, token: int, n: int, text: TextOutput, bars: Bars) -> str | None:
         """Adds the n-th new token to a text; why the continuation ends with it, None when it goes on."""
-        if token in self.request.eos or text.push(token):
+        bars.follow(token)
+        if token in self.request.eos or text.push(token) or bars.complete:
             return "stop"
         return "length" if n >= self.request.max_tokens else None
 

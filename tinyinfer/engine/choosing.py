@@ -3,7 +3,8 @@
 A backend with a device of its own chooses there (`Ops.sample`): a token and two numbers of each row come to the host in
 one copy, and the logits, 197 KB a row for a vocabulary of 49,152, stay where they are. What needs more than a row of
 logits is left to the host, for which those rows are copied: penalties, which need all tokens so far; log-probabilities;
-drafts that were drawn by themselves (verification=best-coupling). Either way the same token is chosen.
+what bars tokens (guided/bars.py); drafts that were drawn by themselves (verification=best-coupling). Either way the
+same token is chosen.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import numpy as np
 
 from tinyinfer.arrays import Array
 from tinyinfer.model.interfaces import HOST, Ops, Sampled
-from tinyinfer.sampling import Choice, choose
+from tinyinfer.sampling import Choice, choose, describe
 from tinyinfer.sequence import Batch, Sequence
 from tinyinfer.speculative.base import Drafter
 
@@ -57,8 +58,13 @@ def chosen(seq: Sequence, tokens: list[int]) -> list[Choice]:
 
 
 def judged(seq: Sequence, rows: np.ndarray, drafter: Drafter) -> list[Choice]:  # (R, V) ->
-    """The tokens that the host chooses from a span's rows."""
-    return drafter.verify(rows, seq) if seq.drafts else [choose(row, *seq.sampling) for row in rows]
+    """The tokens that the host chooses from a span's rows, among those that nothing bars."""
+    allowed = seq.barred(rows)
+    found = drafter.verify(allowed, seq) if seq.drafts else [choose(row, *seq.sampling) for row in allowed]
+    if allowed is rows:
+        return found
+    params = seq.request.params  # log-probabilities are those before anything is barred
+    return [describe(one.token, row, params) for one, row in zip(found, rows, strict=False)]
 
 
 def host_rows(logits: Array, sampled: Sampled, spans: list[slice], ops: Ops) -> list[np.ndarray]:  # (R, V) ->

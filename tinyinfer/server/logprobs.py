@@ -20,16 +20,11 @@ class Speller:
     """Single tokens as text and as bytes; a special token is its name."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
-        self._tokenizer, self._named = tokenizer, tokenizer.stream()
-
-    def bytes(self, token: int) -> bytes:
-        """What the token is inside a text, in UTF-8."""
-        piece = self._tokenizer.piece(token) or self._named.name(token)
-        return piece if isinstance(piece, bytes) else piece.encode("utf-8")
+        self._bytes = tokenizer.bytes_of
 
     def text(self, token: int) -> str:
         """The token's text, or its bytes where these are no whole characters."""
-        spelled = self.bytes(token)
+        spelled = self._bytes(token)
         try:
             return spelled.decode("utf-8")
         except UnicodeDecodeError:
@@ -57,7 +52,7 @@ class Speller:
         return {self.text(token): finite(logprob) for token, logprob in {**one.top, one.token: one.logprob}.items()}
 
     def _entry(self, token: int, logprob: float) -> dict[str, Any]:
-        return {"token": self.text(token), "logprob": finite(logprob), "bytes": list(self.bytes(token))}
+        return {"token": self.text(token), "logprob": finite(logprob), "bytes": list(self._bytes(token))}
 
 
 def finite(logprob: float) -> float:

@@ -18,7 +18,7 @@ from tinyinfer.arrays import Array
 from tinyinfer.kv_cache.base import Cache
 from tinyinfer.model.draft_head import DraftHead
 from tinyinfer.model.interfaces import Ops, Sampled
-from tinyinfer.sampling import has_penalties
+from tinyinfer.sampling import is_changed
 from tinyinfer.sequence import Sequence, Wanted
 from tinyinfer.speculative.base import DraftSettings, Target
 from tinyinfer.speculative.draft_length import DraftLengths
@@ -70,7 +70,7 @@ class HeadDrafter(Drafting):
         both. And not for other draft models: a copy of the target in fewer bits is as unsure as the target, and yet
         mostly right.
         """
-        if seq.request.params.temperature > 0 or has_penalties(seq.request.params):
+        if seq.request.params.temperature > 0 or is_changed(seq.request.params):
             return None
         return float(1 / np.exp(logits - logits[token]).sum())
 

@@ -1,7 +1,8 @@
 """Incremental output text: characters that may be the start of a stop string are held back.
 
 A stop string may begin in one token and end in another. Text that may still become a stop string is shown only when a
-later token decides that it does not; a stop string itself is never shown. A special token is no text, but a stop string
+later token decides that it does not; a stop string itself is never shown. A stop string that is complete before the
+text may end (min_tokens) is text. A special token is no text, but a stop string
 may hold its name: the names are looked at, as in transformers' `stop_strings`, and left out of what is shown.
 """
 
@@ -16,22 +17,28 @@ from tinyinfer.text.tokenizer import Tokenizer
 class TextOutput:
     """The text of one sequence. `text` and `reasoning` only grow and end before the first stop string.
 
-    thinking: the markers by which thinking is split from text; None: all is text. Stop strings match in both.
+    thinking: the markers by which thinking is split from text; None: all is text. Stop strings match in both. least:
+    no stop string that is complete with one of so many first tokens ends the text.
     """
 
-    def __init__(self, detokenizer: Detokenizer, stops: tuple[str, ...] = (), thinking: Thinking | None = None) -> None:
+    def __init__(
+        self, detokenizer: Detokenizer, stops: tuple[str, ...] = (), thinking: Thinking | None = None, least: int = 0
+    ) -> None:
         self.text = self.reasoning = ""
         self._split = ThinkingSplit(thinking)
-        self.stops = stops
+        self.stops, self._early = stops, least  # tokens to come that cannot end the text
         self._detokenizer = detokenizer
         self._held_back = ""  # may be the start of a stop string; holds the names of special tokens, too
         self._hidden: list[bool] = []  # of each letter held back: whether it belongs to a name
+        self._passed = 0  # letters held back with which no stop string may end, because they came too early
         self._stopped = False
 
     def push(self, token: int) -> bool:
         """Adds the text of one token; True when a stop string is complete."""
         complete = self._add(self._detokenizer.push(token))
-        return complete or (bool(self.stops) and self._add(self._detokenizer.name(token), hidden=True))
+        complete = complete or (bool(self.stops) and self._add(self._detokenizer.name(token), hidden=True))
+        self._early -= 1
+        return complete
 
     def finish(self) -> None:
         """No token follows: shows the text that was held back, up to a stop string."""
@@ -46,10 +53,14 @@ class TextOutput:
             return False
         self._held_back += letters
         self._hidden += [hidden] * len(letters)
+        if self._early > 0:
+            self._passed = len(self._held_back)
         found, starts = [], [len(self._held_back)]  # places where a stop string, or what may become one, begins
         for places in self._readings():
             text = "".join(self._held_back[i] for i in places)
-            found += [places[text.find(stop)] for stop in self.stops if stop in text]
+            passed = sum(i < self._passed for i in places)
+            begins = (text.find(stop, max(0, passed - len(stop) + 1)) for stop in self.stops)
+            found += [places[begin] for begin in begins if begin >= 0]
             longest = self._longest_start(text)
             starts += [places[-longest]] if longest else []
         if found:
@@ -69,6 +80,7 @@ class TextOutput:
         kept = "".join(c for c, hidden in zip(self._held_back[:count], self._hidden, strict=False) if not hidden)
         self._give(*self._split.push(kept))
         self._held_back, self._hidden = self._held_back[count:], self._hidden[count:]
+        self._passed = max(0, self._passed - count)
 
     def _give(self, reasoning: str, text: str) -> None:
         self.reasoning += reasoning
@@ -105,7 +117,7 @@ class SpelledStream:
 
 def text_output(
     tokenizer: Tokenizer, prompt: Sequence[int], stops: tuple[str, ...] = (), thinking: Thinking | None = None,
-    marks: tuple[str, ...] = (),
+    least: int = 0, marks: tuple[str, ...] = (),
 ) -> TextOutput:  # fmt: skip
     """The text of one answer to a prompt; the markers of its thinking are found also where they are special tokens.
 
@@ -115,6 +127,6 @@ def text_output(
     names = {id: name for mark in marks for id, name in tokenizer.specials_in(mark).items() if name == mark}
     stream = SpelledStream(stream, names) if names else stream
     if thinking is None:
-        return TextOutput(stream, stops)
+        return TextOutput(stream, stops, least=least)
     starts, ends = (tokenizer.specials_in(mark) for mark in (thinking.start, thinking.end))
-    return TextOutput(MarkedStream(stream, thinking.opened, starts, ends), stops, thinking)
+    return TextOutput(MarkedStream(stream, thinking.opened, starts, ends), stops, thinking, least)

@@ -206,6 +206,21 @@ class Tokenizer:
         """
         return self._piece(token_id, first=False)
 
+    def bytes_of(self, token_id: int) -> bytes:
+        """What one token is inside a text, in UTF-8; of a special token its name, of an id without a token nothing."""
+        piece = self.piece(token_id) or self._special_names.get(token_id, "")
+        return piece if isinstance(piece, bytes) else piece.encode("utf-8")
+
+    @property
+    def most_ids(self) -> int:
+        """One more than the largest id: there may be ids between without a token."""
+        return max(self._backend.get_vocab().values(), default=-1) + 1
+
+    @property
+    def special_ids(self) -> list[int]:
+        """The ids of special tokens, which are no text."""
+        return sorted(self._special_names)
+
     def specials_in(self, text: str) -> dict[int, str]:
         """The special tokens that are written in a text, id -> token."""
         ids = self.encode(text, add_special_tokens=False)

@@ -27,7 +27,7 @@ from tinyinfer.backends.cpu_kernels.rotations import RotationTable
 from tinyinfer.backends.cpu_kernels.team import compute, serve, team
 from tinyinfer.model.interfaces import HOST, Sampled
 from tinyinfer.model.transformer import Model
-from tinyinfer.sampling import has_penalties
+from tinyinfer.sampling import is_changed
 from tinyinfer.sequence import Batch, Wanted
 
 LONG = 32  # rows from which on a pass takes so long that it is run layer by layer, for Ctrl-C to be heard
@@ -160,4 +160,4 @@ def chosen(
 
 def left_to_host(params: Any) -> bool:
     """Whether only the host can choose: it draws, and it knows penalties and log-probabilities."""
-    return params.temperature > 0 or has_penalties(params) or params.logprobs is not None
+    return params.temperature > 0 or is_changed(params) or params.logprobs is not None

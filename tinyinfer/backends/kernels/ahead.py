@@ -29,7 +29,7 @@ import numpy as np
 
 from tinyinfer.backends.kernels.bucket import Bucket
 from tinyinfer.backends.kernels.buffers import Seat, seats_of
-from tinyinfer.sampling import has_penalties
+from tinyinfer.sampling import is_changed
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.sequence import Batch, Sequence, Span
 
@@ -153,4 +153,4 @@ def answer_of(span: Span) -> int:
 
 def left_to_host(params: SamplingParams) -> bool:
     """Whether only the host can choose: penalties need all tokens so far, log-probabilities a row of logits."""
-    return has_penalties(params) or params.logprobs is not None
+    return is_changed(params) or params.logprobs is not None

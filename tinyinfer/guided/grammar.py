@@ -1,0 +1,203 @@
+"""A grammar becomes a set of next tokens: the automaton of a form, and a vocabulary of byte strings.
+
+A token is some bytes. It may come next if the answer so far, and its bytes behind it, are the beginning of a text of
+the grammar. Willard & Louf 2023, section 3, compute that set for each state of a regex's automaton before decoding, in
+memory that grows with states times tokens. llguidance, which does it here, computes the set of the present state on
+demand: it walks over a prefix tree of all tokens, and drops a subtree at the first byte that the automaton refuses. For
+what no finite automaton reads (nested brackets) an Earley parser stands above the automata.
+
+Tokens are given to it as the bytes that `text/spelling.py` reads: any vocabulary that is loaded here works. One more
+token stands behind them, which no model has: where it is allowed, the answer may end.
+
+What a stranger sends may be made to explode. Time and memory have limits, counted in steps of the library's own. A text
+has at most MAX_TEXT letters, and is compiled on a thread with a large stack: a rule that names a rule, a thousand
+times, overflows a small one, and takes the process with it.
+
+Wins: any form, at 0.1 ms for a token. Loses: keywords of JSON Schema that a set of next tokens cannot follow
+(uniqueItems, not) are refused, by their names.
+"""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from tinyinfer.errors import RoomError, SwitchError
+from tinyinfer.guided.bars import STUCK, Allowed, Bars
+from tinyinfer.sampling_params import GRAMMARS, SamplingParams
+from tinyinfer.text.tokenizer import Tokenizer
+
+if TYPE_CHECKING:  # loaded on use: an extra
+    from llguidance import LLMatcher, LLTokenizer
+
+T = TypeVar("T")
+MAX_TEXT = 65_536  # letters of a grammar
+STACK = 256 * 2**20  # bytes: a letter of a grammar costs at most some 500; only what is used is taken
+MAX_LEXER_STATES = 50_000  # of one answer, at 1 to 2 KB each
+SPACE = r" {1,2}|\n[ \t]{0,40}"  # between the parts of a JSON text; without a bound some models write nothing else
+END = b"<end>"
+MOST_WORDS = 300  # letters of a message of the library
+
+
+class GrammarMatcher:
+    """Where one answer stands in its grammar (bars.Matcher)."""
+
+    def __init__(self, matcher: LLMatcher) -> None:
+        self._matcher = matcher
+        self._allowed: Allowed | None = None  # of the present state
+
+    @property
+    def closed(self) -> bool:
+        return self._matcher.is_stopped()
+
+    @property
+    def fault(self) -> str:
+        return shortened(self._matcher.get_error())
+
+    def allowed(self) -> Allowed:
+        if self._allowed is None:
+            marks = np.frombuffer(self._matcher.compute_logit_bias(), np.uint8)  # (N + 1,): not 0 where allowed
+            self._allowed = Allowed(marks[:-1] != 0, bool(marks[-1]))
+        return self._allowed
+
+    def follow(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        self._allowed = None
+
+    def take_back(self, n: int) -> None:
+        if n:
+            self._matcher.rollback(n)
+            self._allowed = None
+
+    def copy(self) -> GrammarMatcher:
+        """A matcher in the same place, which goes its own way."""
+        return GrammarMatcher(self._matcher.deep_copy())
+
+
+def bars(tokenizer: Tokenizer, params: SamplingParams, ends: frozenset[int]) -> Bars:
+    """What bars the tokens of a new answer. ends: the tokens that end it.
+
+    Raises SwitchError, which names the field, for a grammar that cannot be followed, and without llguidance.
+    """
+    given = [(name, getattr(params, name)) for name in GRAMMARS if getattr(params, name) is not None]
+    matcher = compiled(tokenizer, *given[0]).copy() if given else None
+    return Bars(ends, params.min_tokens, tuple(dict(params.logit_bias).items()), matcher)
+
+
+@lru_cache(maxsize=32)
+def compiled(tokenizer: Tokenizer, kind: str, text: str) -> GrammarMatcher:
+    """The beginning of every answer of this grammar. kind: the field that the text is from. Raises SwitchError."""
+    if len(text) > MAX_TEXT:
+        reason = "{field} has {size} letters, and may have {most}"
+        raise SwitchError(kind, text, reason, "write a shorter one", size=len(text), most=MAX_TEXT)
+    try:
+        import llguidance
+    except ImportError:
+        cure = "pip install 'tinyinfer[guided]'"
+        raise SwitchError(kind, text, "{field} needs the module llguidance, which is not installed", cure) from None
+    try:
+        matcher = on_large_stack(lambda: begun(llguidance, tokenizer, kind, text))
+        fault = matcher.fault
+    except ValueError as error:
+        fault = shortened(str(error))
+    if fault:
+        cure = "change that, or leave it out"
+        raise SwitchError(kind, text, "{field} cannot be followed: {why}", cure, why=fault)
+    return matcher
+
+
+def begun(llguidance: Any, tokenizer: Tokenizer, kind: str, text: str) -> GrammarMatcher:
+    """A matcher before the first token, whose set of next tokens is computed: a dead end is found here."""
+    own = llguidance.LLMatcher
+    if kind == "json_schema":
+        source = own.grammar_from_json_schema(text, defaults={"whitespace_pattern": SPACE})
+    else:
+        source = {"regex": own.grammar_from_regex, "grammar": own.grammar_from_lark}[kind](text)
+    limits = llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+    matcher = GrammarMatcher(own(vocabulary(tokenizer), source, log_level=0, limits=limits))
+    matcher.allowed()
+    return matcher
+
+
+@lru_cache(maxsize=4)
+def vocabulary(tokenizer: Tokenizer) -> LLTokenizer:
+    """The vocabulary as the library wants it; takes a fifth of a second for 50,000 tokens."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(TokenizerWrapper(Spelled(tokenizer)))
+
+
+class Spelled:
+    """A tokenizer in the form that llguidance reads: the bytes of each token, and how a text is cut into tokens.
+
+    The last token is no token of the model: it stands for the end of the answer.
+    """
+
+    bos_token_id = None
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._encode = tokenizer.encode
+        self.tokens = [*map(tokenizer.bytes_of, range(tokenizer.most_ids)), END]
+        self.eos_token_id = len(self.tokens) - 1
+        self.special_token_ids = [*tokenizer.special_ids, self.eos_token_id]
+        special = set(self.special_token_ids)
+        self._ids = {word: id for id, word in enumerate(self.tokens) if word and id not in special}
+        self._longest = max(map(len, self._ids), default=0)
+
+    def __call__(self, text: bytes | str) -> list[int]:
+        """The tokens that a text is usually written with; where the grammar leaves no choice, these are taken."""
+        words = text.encode("utf-8") if isinstance(text, str) else text
+        ids = self._encode(words.decode("utf-8"), add_special_tokens=False)
+        joined = b"".join(self.tokens[id] for id in ids)
+        return ids if joined == words else self._greedy(words)
+
+    def _greedy(self, words: bytes) -> list[int]:
+        """The longest token at each place, up to a byte that no token begins with.
+
+        For a tokenizer that changes a text, as SentencePiece's puts a space before it.
+        """
+        ids: list[int] = []
+        start = 0
+        while start < len(words):
+            ends = range(min(len(words), start + self._longest), start, -1)
+            end = next((end for end in ends if words[start:end] in self._ids), start)
+            if end == start:
+                return ids
+            ids.append(self._ids[words[start:end]])
+            start = end
+        return ids
+
+
+def on_large_stack(work: Callable[[], T]) -> T:
+    """What `work` gives, done on a thread of its own. Raises RoomError where the system has no memory for the stack."""
+    found: Future[T] = Future()
+    before = threading.stack_size(STACK)
+    try:
+        threading.Thread(target=settle, args=(found, work), name="tinyinfer grammar", daemon=True).start()
+    except RuntimeError as error:
+        raise RoomError("there is no memory to compile a grammar", "try again later") from error
+    finally:
+        threading.stack_size(before)
+    return found.result()
+
+
+def settle(found: Future[T], work: Callable[[], T]) -> None:
+    """Does the work, and tells what came of it."""
+    try:
+        found.set_result(work())
+    except BaseException as error:
+        found.set_exception(error)
+
+
+def shortened(fault: str) -> str:
+    """A message of the library in one line, without the state of its parser and the places in its source."""
+    words = " ".join(re.split("<state>|<backtrace>|<non-verbose/>", fault)[0].split())
+    if words.startswith("NoExtension"):
+        return STUCK
+    return words if len(words) <= MOST_WORDS else words[:MOST_WORDS] + " ..."
