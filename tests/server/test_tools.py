@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import tool_templates
-from http_calls import Answer, Served
+from http_calls import Answer, Served, talk, together
 from scripted import scripted
 
 from tinyinfer.text.stop_strings import text_output
@@ -150,11 +150,13 @@ def test_8_thinking_text_and_calls_in_one_step_lose_nothing(tmp_path: Path, draf
 
 def test_11_a_stream_is_the_whole_answer_for_every_max_tokens(tmp_path: Path) -> None:
     """Through text, marks, a name and arguments with letters of several bytes."""
-    text = "Hé 👩‍🚀 <" + '<tool_call>{"name": "f", "arguments": {"é": "👩\\u00e9"}}</tool_call> ok'
-    served = served_with(tmp_path, text)
-    for cut in range(1, len(served.llm.tokenizer.encode(text, add_special_tokens=False)) + 2):
-        whole = asked(served, max_tokens=cut).json["choices"][0]
-        streamed = message_of(asked(served, max_tokens=cut, stream=True))
+    text = "Hé <" + '<tool_call>{"name": "f", "arguments": {"é": "👩\\u00e9"}}</tool_call> ok'
+    served = served_with(tmp_path, text, kv_cache="paged", prefix_cache=True)
+    cuts = range(1, len(served.llm.tokenizer.encode(text, add_special_tokens=False)) + 2)
+    bodies = [talk(max_tokens=cut, tools=[TIME], stream=stream) for stream in (False, True) for cut in cuts]
+    answers = together(*(served.asked("/v1/chat/completions", body) for body in bodies))
+    for whole_answer, stream_answer in zip(answers[: len(cuts)], answers[len(cuts) :], strict=True):
+        whole, streamed = whole_answer.json["choices"][0], message_of(stream_answer)
         assert streamed["content"] == (whole["message"]["content"] or "")
         assert streamed["finish_reason"] == whole["finish_reason"]
         calls = [call["function"] for call in whole["message"].get("tool_calls", [])]
@@ -172,6 +174,35 @@ def test_12_ids_and_logprobs_of_a_stream_are_all_there_while_calls_are_held_back
     entries = [entry for choice in with_ids for entry in choice["logprobs"]["content"]]
     assert entries == whole["logprobs"]["content"]
     assert all(len(choice["token_ids"]) == len(choice["logprobs"]["content"]) for choice in with_ids)
+
+
+ENUM = {"properties": {"city": {"enum": ["Rome"]}}, "required": ["city"], "additionalProperties": False}
+ROME = {"type": "function", "function": {"name": "get_weather", "parameters": ENUM}}
+THOUGHT = "<think>\nHm.\n</think>\n\n"
+
+
+@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
+@pytest.mark.parametrize(("name", "answer"), [*((n, "No.") for n in ANSWERS), ("HERMES_THINKING", THOUGHT + "No.")])
+def test_a_call_that_must_come_comes_in_every_format(tmp_path: Path, name: str, answer: str, choice: Any) -> None:
+    """From a model that would rather say no; one that thinks does so first. Catches a choice that is only a wish."""
+    served = served_with(tmp_path, answer, getattr(tool_templates, name))
+    asking = {"tools": [ROME], "tool_choice": choice, "parallel_tool_calls": False}
+    [choice] = asked(served, **asking).json["choices"]
+    assert choice["finish_reason"] == "tool_calls"
+    assert choice["message"]["reasoning"] == ("Hm." if "Hm." in answer else None)
+    [call] = choice["message"]["tool_calls"]
+    assert call["function"] == {"name": "get_weather", "arguments": '{"city": "Rome"}'}
+    [streamed] = message_of(asked(served, stream=True, **asking))["tool_calls"]
+    assert streamed["function"] == call["function"]
+
+
+def test_9_parameters_that_no_grammar_follows_are_400_and_the_engine_lives(tmp_path: Path) -> None:
+    served = served_with(tmp_path, "Yes.")
+    for schema in ({"properties": {"a": {"type": "nothing"}}}, {"properties": {"a": {"$ref": "#/$defs/none"}}}):
+        bad = {"type": "function", "function": {"name": "f", "parameters": schema}}
+        answer = asked(served, tools=[bad], tool_choice="required")
+        assert (answer.status, answer.error["param"]) == (400, "tools")
+        assert asked(served, tools=[bad]).json["choices"][0]["message"]["content"] == "Yes."
 
 
 def test_only_one_call_is_given_where_only_one_is_wanted(tmp_path: Path) -> None:

@@ -45,7 +45,6 @@ class Form(Protocol):
     kind: str
     chunk_kind: str
     prefix: str
-    params: SamplingParams
     names: dict[str, str]
     unknown: list[str]
     stream: bool
@@ -58,6 +57,10 @@ class Form(Protocol):
 
     def prompts(self) -> list[Prompt]:
         """What the engine is given; takes time."""
+
+    @property
+    def params(self) -> SamplingParams:
+        """How tokens are chosen; asked for when the prompts are made, on which it may depend."""
 
     def collect(self, request: Request) -> Collected:
         """What gathers the answer of a request."""
@@ -122,7 +125,7 @@ class Call:
         error: APIError | None = None
         try:
             async with asyncio.timeout(self.service.switches.request_timeout):
-                await self.running.open(self.service.pool, self.form.prompts, self.form.params)
+                await self.running.open(self.service.pool, self.form.prompts, lambda: self.form.params)
                 self.answers = list(map(self.form.collect, self.running.requests))
                 self.service.metrics.began(self.running.requests)
                 await (self._stream(send) if self.form.stream else self._whole(send))

@@ -7,6 +7,7 @@ What a model thinks before its answer comes apart from the text, under both name
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tinyinfer.prompts import Prompt
@@ -65,7 +66,7 @@ class Chat:
         check_messages(given.get("messages"))
         self._tools = read_tools(given, service)
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
-        self.names = {"": "messages", "logprobs": "top_logprobs"}
+        self.names = {"": "messages", "logprobs": "top_logprobs", "grammar": "tools"}
         longest = {"max_tokens": None}
         if "max_completion_tokens" in given:
             self.names["max_tokens"] = "max_completion_tokens"
@@ -80,6 +81,8 @@ class Chat:
         if self._tools.offered:
             variables["tools"] = list(self._tools.offered)
         prompt = self._llm.chat_prompt(for_template(self._given["messages"]), variables)
+        if self._tools.forced:
+            self.params = replace(self.params, grammar=self._tools.grammar(self._llm.tokenizer, prompt.thinking))
         return [ChatPrompt(prompt, prompt.thinking, self._tools.format.names if self._tools.format else ())]
 
     def collect(self, request: Request) -> Collected:

@@ -16,7 +16,7 @@ from tinyinfer.server.admission import Admission
 from tinyinfer.server.logprobs import Speller
 from tinyinfer.server.metrics import Metrics
 from tinyinfer.server.switches import ServerSwitches
-from tinyinfer.server.tool_calls.formats import FORMATS, parser_of
+from tinyinfer.server.tool_calls.formats import format_of
 from tinyinfer.server.tool_calls.splitter import Format
 
 TEXT_THREADS = 4  # tokenizing, templates: work of milliseconds, of which none should wait for a long one
@@ -50,8 +50,7 @@ class Service:
     @cached_property
     def call_format(self) -> Format | None:
         """How the model writes calls: as the server was told, or as the chat template shows; None: neither says so."""
-        told = self.switches.tool_call_parser
-        return FORMATS.get(parser_of(self.llm.tokenizer.chat_template or "") or "" if told == "auto" else told)
+        return format_of(self.llm.tokenizer.chat_template or "", self.switches.tool_call_parser)
 
     def log(self, **facts: Any) -> None:
         """Writes one line: what happened, without any text of a prompt or an answer. That none reads it is no error."""

@@ -213,7 +213,7 @@ def test_an_object_of_another_kind_is_text_for_llama() -> None:
 def test_a_list_inside_a_line_is_text_for_pythonic() -> None:
     text = "see [f(a=1)] and [1, 2]\n[x] []"
     assert split("pythonic", text) == Found(text)
-    for literal in ("{1, 2}", "b'x'", "1j", "open('x')", "1e999", "-" * 90_000 + "1", "f'{x}'", "", "x y", "[" * 200):
+    for literal in ("{1, 2}", "b'x'", "1j", "open('x')", "-" * 90_000 + "1", "f'{x}'", "", "x y", "[" * 200):
         assert split("pythonic", f"[f(a={literal})]").complete == 0
 
 

@@ -10,6 +10,7 @@ Reading happens while the text comes, so each file thinks in letters. In reading
     llama3_json.py   {"name": ..., "parameters": {...}}
     mistral.py       [TOOL_CALLS][...], [TOOL_CALLS]name[ARGS]{...}
     pythonic.py      [name(key=value)]
+    forced.py        a call that must come, as a grammar
     formats.py       the format of a model, from its chat template
 
 Wins: the same calls, streamed or whole, wherever the stream is cut, at constant work for each letter. Loses: a new

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from tinyinfer.server.tool_calls.hermes import HERMES
 from tinyinfer.server.tool_calls.llama3_json import LLAMA3_JSON
-from tinyinfer.server.tool_calls.mistral import MISTRAL
+from tinyinfer.server.tool_calls.mistral import MISTRAL, NEWER_MISTRAL
 from tinyinfer.server.tool_calls.pythonic import PYTHONIC
 from tinyinfer.server.tool_calls.splitter import Format
 
@@ -25,6 +25,12 @@ SIGNS = {  # parser -> words of which all are in a template
     "llama3_json": ('"parameters": ', "ipython"),
     "pythonic": ("func_name1(",),
 }
+
+
+def format_of(template: str, told: str = "auto") -> Format | None:
+    """The format of a template's calls; None where no parser reads them. told: a name of FORMATS, or auto."""
+    name = told if told != "auto" else parser_of(template)
+    return NEWER_MISTRAL if name == "mistral" and "[ARGS]" in template else FORMATS.get(name or "")
 
 
 def parser_of(template: str) -> str | None:

@@ -18,4 +18,5 @@ def rules(calls: Calls) -> Reading:
     return (yield from call(letter, calls))
 
 
-HERMES = Format("<tool_call>", rules, ends=("</tool_call>",))
+CALL = '<tool_call>\n{"name": "NAME", "arguments": ARGUMENTS}\n</tool_call>'
+HERMES = Format("<tool_call>", rules, CALL, ends=("</tool_call>",), between="\n")

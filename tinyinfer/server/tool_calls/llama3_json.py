@@ -18,4 +18,5 @@ def rules(calls: Calls) -> Reading:
     return (yield from call("{", calls))
 
 
-LLAMA3_JSON = Format("{", rules, ends=(";",), own_line=True)
+CALL = '{"name": "NAME", "parameters": ARGUMENTS}'
+LLAMA3_JSON = Format("{", rules, CALL, ends=(";",), own_line=True, between="; ")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from dataclasses import replace
 from string import ascii_letters, digits
 
 from tinyinfer.server.tool_calls.calls import Calls
@@ -55,4 +56,9 @@ def nine_letters() -> str:
     return "".join(secrets.choice(ascii_letters + digits) for _ in range(9))
 
 
-MISTRAL = Format("[TOOL_CALLS]", rules, marks=("[CALL_ID]", "[ARGS]"), new_id=nine_letters)
+MARKS = ("[CALL_ID]", "[ARGS]")
+MISTRAL = Format(
+    "[TOOL_CALLS]", rules, '{"name": "NAME", "arguments": ARGUMENTS}', marks=MARKS, new_id=nine_letters,
+    before="[TOOL_CALLS][", between=", ", after="]",
+)  # fmt: skip
+NEWER_MISTRAL = replace(MISTRAL, call="[TOOL_CALLS]NAME[ARGS]ARGUMENTS", before="", between="", after="")

@@ -1,7 +1,8 @@
 """Pythonic: calls are a list of Python's own, [get_weather(city="Paris", days=3), now()].
 
 The values are Python's literals, so that they are read by `ast.literal_eval`, which runs nothing, and written as JSON.
-A value is told when it is complete: half of a literal is no JSON. Written by Llama 3.2 and Llama 4 (Meta's "Llama 3.2
+A value is told when it is complete: half of a literal is no JSON. Values that are JSON already stay as they are: models
+mix both. Written by Llama 3.2 and Llama 4 (Meta's "Llama 3.2
 prompt formats", zero-shot function calling), and by models that were trained to act in code.
 """
 
@@ -10,10 +11,11 @@ from __future__ import annotations
 import ast
 import json
 import re
+from typing import Any, NoReturn
 
 from tinyinfer.server.tool_calls.calls import Calls
 from tinyinfer.server.tool_calls.json_letters import DEEPEST, END, Broken, Reading, blank, expect
-from tinyinfer.server.tool_calls.splitter import Format
+from tinyinfer.server.tool_calls.splitter import Format, json_rule
 
 NAME = re.compile(r"[\w.-]+")
 PAIRS = {"(": ")", "[": "]", "{": "}"}
@@ -104,11 +106,45 @@ def quoted(quote: str, text: list[str]) -> Reading:
 
 
 def as_json(text: str) -> str:
-    """A literal of Python as JSON. Raises Broken for what is no literal, or is none that JSON has."""
+    """A literal of Python, or of JSON, as JSON. Raises Broken for what is neither, or has no form in JSON."""
+    try:
+        json.loads(text, parse_constant=no_number)
+        return text.strip()
+    except (ValueError, RecursionError):
+        pass
     try:
         return json.dumps(ast.literal_eval(text.strip()), ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise Broken from None
 
 
-PYTHONIC = Format("[", rules, own_line=True)
+def no_number(word: str) -> NoReturn:
+    """Raises ValueError for NaN and infinities, which only Python's reader takes for JSON."""
+    raise ValueError(word)
+
+
+def keywords(schema: dict[str, Any], name: str) -> tuple[str, list[str]]:
+    """Arguments as key=value, as an expression and rules of Lark; the values are JSON, which `as_json` reads as well.
+
+    Raises ValueError for a schema that says more of its keys than which there are and which are required.
+    """
+    more = sorted(schema.keys() - PLAIN)
+    keys = schema.get("properties", {})
+    if more or not all(map(str.isidentifier, keys)):
+        raise ValueError(f"a call that must come is written as key=value here, which {more or list(keys)} do not allow")
+    shared = {word: schema[word] for word in ("$defs", "definitions") if word in schema}
+    values = {key: {"allOf": [value], **shared} if shared else value for key, value in keys.items()}
+    rules = [f'{name}_{n}: "{key}=" {json_rule(value)}' for n, (key, value) in enumerate(values.items())]
+    required = [n for n, key in enumerate(keys) if key in schema.get("required", [])]
+    optional = [n for n in range(len(keys)) if n not in required]
+    first = ' ", " '.join(f"{name}_{n}" for n in required)
+    rest = [f'(", " {name}_{n})?' for n in optional]
+    if required or not optional:
+        return " ".join([first, *rest]), rules
+    ways = " | ".join(" ".join([f"{name}_{n}", *rest[i + 1 :]]) for i, n in enumerate(optional))
+    return f"({ways})?", rules
+
+
+PLAIN = {"type", "properties", "required", "additionalProperties", "title", "description", "$schema", "$defs",
+         "definitions"}  # fmt: skip
+PYTHONIC = Format("[", rules, "NAME(ARGUMENTS)", own_line=True, before="[", between=", ", after="]", arguments=keywords)

@@ -10,9 +10,11 @@ Parsers that search the text so far at each token do quadratic work, and must co
 
 from __future__ import annotations
 
+import json
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from tinyinfer.server.tool_calls.calls import Calls, Piece
 from tinyinfer.server.tool_calls.json_letters import END, Broken, Reading
@@ -23,6 +25,17 @@ def usual_id() -> str:
     return "call_" + secrets.token_hex(12)
 
 
+def json_arguments(schema: dict[str, Any], name: str) -> tuple[str, list[str]]:
+    """Arguments as JSON of their schema, as an expression and rules of Lark."""
+    return name, [f"{name}: {json_rule(schema)}"]
+
+
+def json_rule(schema: dict[str, Any]) -> str:
+    """JSON of a schema, with spaces where chat templates write them, and no others: a model may love blanks."""
+    spaces = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+    return f"%json {json.dumps({**schema, 'x-guidance': spaces})}"
+
+
 @dataclass(frozen=True)
 class Format:
     """How a family of models writes calls.
@@ -30,14 +43,22 @@ class Format:
     start: what opens them; rules: reads the letters behind it. ends: what may stand behind a call, and is no text.
     own_line: whether only blanks may stand before `start` on its line. marks: further names of special tokens that are
     to be spelled in an answer. new_id: makes the id of a call.
+
+    For a call that must come (forced.py): call: one, with NAME and ARGUMENTS in it; before, between, after: what stands
+    around calls; arguments: an expression and rules of Lark, of a schema and a name for the rules.
     """
 
     start: str
     rules: Callable[[Calls], Reading]
+    call: str
     ends: tuple[str, ...] = ()
     own_line: bool = False
     marks: tuple[str, ...] = ()
     new_id: Callable[[], str] = usual_id
+    before: str = ""
+    between: str = ""
+    after: str = ""
+    arguments: Callable[[dict[str, Any], str], tuple[str, list[str]]] = json_arguments
 
     @property
     def names(self) -> tuple[str, ...]:
