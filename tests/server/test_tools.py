@@ -153,10 +153,10 @@ def test_11_a_stream_is_the_whole_answer_for_every_max_tokens(tmp_path: Path) ->
     text = "Hé <" + '<tool_call>{"name": "f", "arguments": {"é": "👩\\u00e9"}}</tool_call> ok'
     served = served_with(tmp_path, text, kv_cache="paged", prefix_cache=True)
     cuts = range(1, len(served.llm.tokenizer.encode(text, add_special_tokens=False)) + 2)
-    bodies = [talk(max_tokens=cut, tools=[TIME], stream=stream) for stream in (False, True) for cut in cuts]
-    answers = together(*(served.asked("/v1/chat/completions", body) for body in bodies))
-    for whole_answer, stream_answer in zip(answers[: len(cuts)], answers[len(cuts) :], strict=True):
-        whole, streamed = whole_answer.json["choices"][0], message_of(stream_answer)
+    both = [[talk(max_tokens=cut, tools=[TIME], stream=stream) for cut in cuts] for stream in (False, True)]
+    answers = [together(*(served.asked("/v1/chat/completions", body) for body in bodies)) for bodies in both]
+    for one, other in zip(*answers, strict=True):
+        whole, streamed = one.json["choices"][0], message_of(other)
         assert streamed["content"] == (whole["message"]["content"] or "")
         assert streamed["finish_reason"] == whole["finish_reason"]
         calls = [call["function"] for call in whole["message"].get("tool_calls", [])]

@@ -16,9 +16,12 @@ Files in reading order:
     logprobs.py     log-probabilities in OpenAI's two forms
     metrics.py      counters and histograms by vLLM's names
     service.py      what the endpoints share: the model, the threads, the queue
+    events.py       server-sent events
+    chunks.py       choices and chunks: the form of both kinds of completions
     completions.py  /v1/completions: how it is asked and answered
     messages.py     the messages of a conversation, as the chat template is given them
     tools.py        the tools that a caller offers
+    turn.py         a conversation becomes a prompt, and its next message text and calls
     chat.py         /v1/chat/completions: how it is asked and answered
     answer.py       one call, from its body to the last byte: whole or streamed
     endpoints.py    models, tokens, health

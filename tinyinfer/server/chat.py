@@ -7,15 +7,15 @@ What a model thinks before its answer comes apart from the text, under both name
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 from tinyinfer.prompts import Prompt
 from tinyinfer.request import Delta, Request, TokenLogprob
+from tinyinfer.server.chunks import Chunks
 from tinyinfer.server.collected import Collected
 from tinyinfer.server.errors import wrong
 from tinyinfer.server.fields import Lacking, read_fields
-from tinyinfer.server.messages import check_messages, for_template
+from tinyinfer.server.messages import check_messages
 from tinyinfer.server.sampling import (
     IGNORED,
     LACKING,
@@ -27,7 +27,7 @@ from tinyinfer.server.sampling import (
 from tinyinfer.server.service import Service
 from tinyinfer.server.tool_calls.calls import Piece
 from tinyinfer.server.tools import read_tools
-from tinyinfer.text.reasoning import ChatPrompt
+from tinyinfer.server.turn import Turn, effort_of
 
 KINDS = {
     **SHARED, **IGNORED, "messages": "objects", "max_completion_tokens": "whole", "logprobs": "bool",
@@ -52,7 +52,7 @@ OWN_LACKING = {
 }
 
 
-class Chat:
+class Chat(Chunks):
     """One call of /v1/chat/completions. Raises APIError for what it cannot be."""
 
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
@@ -62,9 +62,11 @@ class Chat:
     def __init__(self, service: Service, body: Mapping[str, Any]) -> None:
         given, self.unknown = read_fields(body, KINDS, OWN_LACKING)
         check_model(given, service.name)
-        self._llm, self._speller, self._given = service.llm, service.speller, given
+        super().__init__(service)
+        self._speller, self._given = service.speller, given
         check_messages(given.get("messages"))
-        self._tools = read_tools(given, service)
+        variables = effort_of(given, given.get("reasoning_effort"))
+        self._turn = Turn(service.llm, given["messages"], variables, read_tools(given, service))
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
         self.names = {"": "messages", "logprobs": "top_logprobs", "grammar": "tools"}
         longest = {"max_tokens": None}
@@ -75,19 +77,12 @@ class Chat:
 
     def prompts(self) -> list[Prompt]:
         """What the engine is given: the conversation as the chat template writes it; takes time."""
-        variables = dict(self._given.get("chat_template_kwargs", {}))
-        if "reasoning_effort" in self._given:
-            variables = {"reasoning_effort": self._given["reasoning_effort"], **variables}
-        if self._tools.offered:
-            variables["tools"] = list(self._tools.offered)
-        prompt = self._llm.chat_prompt(for_template(self._given["messages"]), variables)
-        if self._tools.forced:
-            self.params = replace(self.params, grammar=self._tools.grammar(self._llm.tokenizer, prompt.thinking))
-        return [ChatPrompt(prompt, prompt.thinking, self._tools.format.names if self._tools.format else ())]
+        prompt, self.params = self._turn.prepared(self.params)
+        return [prompt]
 
     def collect(self, request: Request) -> Collected:
-        """What gathers the answer of a request: text and calls apart."""
-        return Collected(request, self._tools.format, self._tools.one)
+        """What gathers the answer of a request."""
+        return self._turn.collect(request)
 
     def whole(self, index: int, answer: Collected) -> dict[str, Any]:
         """An answer that has ended."""

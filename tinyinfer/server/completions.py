@@ -12,6 +12,7 @@ from typing import Any
 
 from tinyinfer.prompts import Prompt
 from tinyinfer.request import Delta, Request
+from tinyinfer.server.chunks import Chunks
 from tinyinfer.server.collected import Collected
 from tinyinfer.server.errors import APIError, wrong
 from tinyinfer.server.fields import Lacking, is_list_of, is_text, is_whole, read_fields
@@ -36,7 +37,7 @@ OWN_LACKING = {
 MAX_TOKENS = 16  # OpenAI's default, and a reason to say how much is wanted
 
 
-class Completions:
+class Completions(Chunks):
     """One call of /v1/completions. Raises APIError for what it cannot be."""
 
     kind = chunk_kind = "text_completion"
@@ -45,6 +46,7 @@ class Completions:
     def __init__(self, service: Service, body: Mapping[str, Any]) -> None:
         given, self.unknown = read_fields(body, KINDS, OWN_LACKING)
         check_model(given, service.name)
+        super().__init__(service)
         self._llm, self._speller = service.llm, service.speller
         self._given = given
         self._asked = prompts_of(given.get("prompt"))
