@@ -34,7 +34,7 @@ def test_another_model_is_404_and_says_what_there_is(served: Served, path: str) 
         assert "'tiny'" in answer.error["message"]
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings", "/v1/responses", "/v2/chat/completions", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings", "/v1/responses/resp_1", "/v2/completions", "/docs"])
 def test_another_path_is_404_in_openais_form_and_says_what_there_is(served: Served, path: str) -> None:
     for answer in (served.get(path), served.post(path, {})):
         assert (answer.status, answer.error["type"]) == (404, "not_found_error")

@@ -14,6 +14,8 @@ Files in reading order:
     tool_calls/     calls in a model's text, by family
     collected.py    what came of one answer so far, and the usage of all
     logprobs.py     log-probabilities in OpenAI's two forms
+    items.py        items of the Responses API, as messages, and answers as items and events
+    responses.py    /v1/responses: how it is asked and answered
     metrics.py      counters and histograms by vLLM's names
     service.py      what the endpoints share: the model, the threads, the queue
     events.py       server-sent events

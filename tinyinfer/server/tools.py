@@ -16,10 +16,7 @@ from typing import Any
 from tinyinfer.server.errors import APIError, wrong
 from tinyinfer.server.fields import lacks
 from tinyinfer.server.service import Service
-from tinyinfer.server.tool_calls.forced import forced
 from tinyinfer.server.tool_calls.splitter import Format
-from tinyinfer.text.reasoning import Thinking
-from tinyinfer.text.tokenizer import Tokenizer
 from tinyinfer.units import show
 
 NAME = re.compile(r"[\w.-]{1,64}")
@@ -39,16 +36,6 @@ class Tools:
     format: Format | None = None
     forced: tuple[dict[str, Any], ...] = ()
     one: bool = False
-
-    def grammar(self, tokenizer: Tokenizer, thinking: Thinking | None) -> str:
-        """What an answer with such a call looks like. Raises APIError for parameters that the format cannot hold."""
-        assert self.format is not None
-        marks = (*self.format.names, *((thinking.start, thinking.end) if thinking else ()))
-        special = {name: id for mark in marks for id, name in tokenizer.specials_in(mark).items() if name == mark}
-        try:
-            return forced(self.format, self.forced, self.one, special, thinking)
-        except ValueError as error:
-            raise wrong("tools", str(error)) from None
 
 
 def read_tools(given: Mapping[str, Any], service: Service) -> Tools:

@@ -7,6 +7,7 @@ JSON schema), a grammar says which.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,9 +16,11 @@ from tinyinfer.llm import LLM
 from tinyinfer.request import Request
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.server.collected import Collected
+from tinyinfer.server.errors import wrong
 from tinyinfer.server.messages import for_template
+from tinyinfer.server.tool_calls.forced import Asked, grammar_of
 from tinyinfer.server.tools import Tools
-from tinyinfer.text.reasoning import ChatPrompt
+from tinyinfer.text.reasoning import ChatPrompt, Thinking
 
 
 @dataclass(frozen=True)
@@ -35,10 +38,27 @@ class Turn:
         if self.tools.offered:
             variables["tools"] = list(self.tools.offered)
         prompt = self.llm.chat_prompt(for_template(self.messages), variables)
-        if self.tools.forced:
-            params = replace(params, grammar=self.tools.grammar(self.llm.tokenizer, prompt.thinking))
+        either = params.json_schema is not None and (self.tools.offered or prompt.thinking)
+        if self.tools.forced or either:
+            params = replace(params, grammar=self._grammar(prompt.thinking, params.json_schema), json_schema=None)
         marks = self.tools.format.names if self.tools.format else ()
         return ChatPrompt(prompt, prompt.thinking, marks), params
+
+    def _grammar(self, thinking: Thinking | None, schema: Any) -> str:
+        """What an answer looks like: a call that must come, else a call or JSON of the schema, after any thinking.
+
+        schema: JSON text. Raises APIError for parameters that the format of calls cannot hold.
+        """
+        format = self.tools.format
+        marks = (*(format.names if format else ()), *((thinking.start, thinking.end) if thinking else ()))
+        tokens = self.llm.tokenizer.specials_in
+        special = {name: id for mark in marks for id, name in tokens(mark).items() if name == mark}
+        functions = self.tools.forced or tuple(tool["function"] for tool in self.tools.offered)
+        form = None if self.tools.forced else json.loads(schema)
+        try:
+            return grammar_of(Asked(functions, self.tools.one, form, special), format, thinking)
+        except ValueError as error:
+            raise wrong("tools", str(error)) from None
 
     def collect(self, request: Request) -> Collected:
         """What gathers an answer: text and calls apart."""

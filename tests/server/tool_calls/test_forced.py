@@ -12,7 +12,7 @@ from golden import write_hf_folder
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.guided.grammar import bars
 from tinyinfer.request import RequestOutput
-from tinyinfer.server.tool_calls.forced import forced, literal
+from tinyinfer.server.tool_calls.forced import Asked, grammar_of, literal
 from tinyinfer.server.tool_calls.formats import FORMATS
 from tinyinfer.server.tool_calls.mistral import NEWER_MISTRAL
 from tinyinfer.server.tool_calls.splitter import CallSplitter, Format
@@ -67,7 +67,7 @@ def conforms(function: str, given: dict[str, Any]) -> bool:
 def test_what_comes_is_a_call_that_conforms(llm: LLM, name: str) -> None:
     """In every format, by its own parser. Catches a form that the parser does not read, and a schema left out."""
     seen = set()
-    for out in answers(llm, forced(ALL[name], FUNCTIONS, True, {}, None)):
+    for out in answers(llm, grammar_of(Asked(FUNCTIONS, True), ALL[name], None)):
         assert out.finish_reason == "stop"
         [(function, given)] = read(ALL[name], out.text)
         assert conforms(function, given), given
@@ -77,7 +77,7 @@ def test_what_comes_is_a_call_that_conforms(llm: LLM, name: str) -> None:
 
 def test_several_calls_may_come(llm: LLM) -> None:
     """And one alone, as the model likes."""
-    grammar = forced(FORMATS["hermes"], FUNCTIONS, False, {}, None)
+    grammar = grammar_of(Asked(FUNCTIONS), FORMATS["hermes"], None)
     counts = {len(read(FORMATS["hermes"], out.text)) for out in answers(llm, grammar)}
     assert len(counts) > 1
 
@@ -86,11 +86,24 @@ def test_several_calls_may_come(llm: LLM) -> None:
 def test_a_model_that_thinks_may_do_so_first(llm: LLM, opened: bool) -> None:
     """A block that the prompt opened must be closed. Catches a call inside the thinking, where no parser looks."""
     thinking = Thinking("<think>", "</think>", opened)
-    grammar = forced(FORMATS["hermes"], FUNCTIONS[1:2], True, {}, thinking)
+    grammar = grammar_of(Asked(FUNCTIONS[1:2], True), FORMATS["hermes"], thinking)
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
     begin = "" if opened else "<think>"
     for text, fits in ((f"{begin}Hm.\n</think>\n\n{call}", True), (call, not opened), (f"Hm. {call}", False)):
         assert follows(llm, grammar, text) == fits
+
+
+def test_an_answer_in_json_may_be_a_call_instead(llm: LLM) -> None:
+    """Where a schema and tools are asked for at once. Catches tools that can never be called beside a schema."""
+    schema = {"type": "object", "properties": {"x": {"enum": [1]}}, "required": ["x"], "additionalProperties": False}
+    call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
+    grammar = grammar_of(Asked(FUNCTIONS[1:2], schema=schema), FORMATS["hermes"], None)
+    for text, fits in (('{"x": 1}', True), (call, True), ('{"x": 2}', False), (call + '{"x": 1}', False)):
+        assert follows(llm, grammar, text) == fits
+    thinking = Thinking("<think>", "</think>", opened=True)
+    grammar = grammar_of(Asked(schema=schema), None, thinking)
+    assert follows(llm, grammar, 'Hm.</think>\n\n{"x": 1}')
+    assert not follows(llm, grammar, '{"x": 1}')
 
 
 def follows(llm: LLM, grammar: str, text: str) -> bool:
@@ -110,7 +123,7 @@ def test_marks_that_are_special_tokens_stand_by_their_ids(llm: LLM) -> None:
     assert literal(f"a{name}b", {name: id}) == f'"a" <[{id}]> "b"'
     assert literal('"\n', {}) == json.dumps('"\n')
     format = replace(NEWER_MISTRAL, call=f"{name}NAME(ARGUMENTS)")
-    [out] = answers(llm, forced(format, FUNCTIONS[1:2], True, {name: id}, None), count=1)
+    [out] = answers(llm, grammar_of(Asked(FUNCTIONS[1:2], True, special={name: id}), format, None), count=1)
     assert out.token_ids[0] == id
     assert out.text == "now({})"
 
@@ -119,4 +132,4 @@ def test_a_schema_that_key_and_value_cannot_hold_is_refused() -> None:
     """The pythonic form writes each key apart. Catches arguments that do not conform to the rest of the schema."""
     for parameters in ({"properties": {"a b": {}}}, {"properties": {"a": {}}, "anyOf": [{"required": ["a"]}]}):
         with pytest.raises(ValueError, match="key=value"):
-            forced(FORMATS["pythonic"], [{"name": "f", "parameters": parameters}], True, {}, None)
+            grammar_of(Asked([{"name": "f", "parameters": parameters}]), FORMATS["pythonic"], None)

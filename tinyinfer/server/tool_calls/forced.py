@@ -1,9 +1,9 @@
-"""A call that must come: the format of the calls and the schemas of the functions, as one grammar.
+"""An answer that must have a form: a call, JSON of a schema, or either, as one grammar.
 
 `tool_choice` may ask for a call. A wish in the prompt is followed often; a grammar is followed always
 (tinyinfer/guided): what comes is a call of one of the functions, with arguments that conform to its schema, in the form
-that the model writes anyway, so that the same parser reads it. A model that thinks first may do so, to the end marker
-of its thinking.
+that the model writes anyway, so that the same parser reads it. Where an answer in JSON is asked for, and tools are
+offered, too, it is one or the other. A model that thinks first may do so, to the end marker of its thinking.
 """
 
 from __future__ import annotations
@@ -11,33 +11,52 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
-from tinyinfer.server.tool_calls.splitter import Format
+from tinyinfer.server.tool_calls.splitter import Format, json_rule
 from tinyinfer.text.reasoning import Thinking
 
 ANYTHING = r"/(.|\n)*/"
 BLANK = r"/\n{0,2}/"
 
 
-def forced(
-    format: Format, functions: Sequence[Mapping[str, Any]], one: bool, special: Mapping[str, int],
-    thinking: Thinking | None,
-) -> str:  # fmt: skip
-    """The grammar, in Lark's syntax, of an answer that calls some of the functions, or only one of them.
+@dataclass(frozen=True)
+class Asked:
+    """What may come: calls of these functions, or only one call; or JSON of a schema; or either.
 
-    special: the marks that are special tokens, name -> id. thinking: how the answer begins; None: with the call.
+    special: the marks that are special tokens, name -> id.
     """
+
+    functions: Sequence[Mapping[str, Any]] = ()
+    one: bool = False
+    schema: dict[str, Any] | None = None
+    special: Mapping[str, int] = field(default_factory=dict)
+
+
+def grammar_of(asked: Asked, format: Format | None, thinking: Thinking | None) -> str:
+    """The grammar, in Lark's syntax, of an answer. thinking: how the answer begins; None: with what was asked for."""
+    ways, rules = [], list[str]()
+    if asked.schema is not None:
+        ways, rules = ["json"], [f"json: {json_rule(asked.schema)}"]
+    if format is not None and asked.functions:
+        rules += call_rules(format, asked)
+        ways.append("calls")
+    start = f"start: {begun(thinking)} ({' | '.join(ways)})"
+    return "\n".join([start, *thought(thinking, asked.special), *rules, ""])
+
+
+def call_rules(format: Format, asked: Asked) -> list[str]:
+    """The rules of calls."""
     rules = []
-    for n, function in enumerate(functions):
+    for n, function in enumerate(asked.functions):
         head, _, tail = format.call.replace("NAME", function["name"]).partition("ARGUMENTS")
         expression, more = format.arguments(schema_of(function), f"a{n}")
-        rules += [f"c{n}: {literal(head, special)} {expression} {literal(tail, special)}", *more]
-    before, between, after = (literal(text, special) for text in (format.before, format.between, format.after))
-    several = "" if one else f"({between} call)*"
-    start = f"start: {begun(thinking)} {before} call {several} {after}"
-    calls = "call: " + " | ".join(f"c{n}" for n in range(len(functions)))
-    return "\n".join([start, calls, *thought(thinking, special), *rules, ""])
+        rules += [f"c{n}: {literal(head, asked.special)} {expression} {literal(tail, asked.special)}", *more]
+    before, between, after = (literal(text, asked.special) for text in (format.before, format.between, format.after))
+    several = "" if asked.one else f"({between} call)*"
+    call = "call: " + " | ".join(f"c{n}" for n in range(len(asked.functions)))
+    return [f"calls: {before} call {several} {after}", call, *rules]
 
 
 def schema_of(function: Mapping[str, Any]) -> dict[str, Any]:
