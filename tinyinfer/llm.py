@@ -280,6 +280,9 @@ class LLM:
             reason += " and the answer needs at least one of them" if room else ""
             raise SwitchError("", len(tokens), reason, f"shorten it or {self._longer()}", held=self.max_model_len)
         left = self.max_model_len - len(tokens)
+        # A chat's answer is a text of its own; any other continues its prompt, at whose end a space may be its first.
+        chat, before = (prompt, []) if isinstance(prompt, ChatPrompt) else (ChatPrompt([], None), tokens)
+        thought_end = chat.thinking.end if chat.thinking and chat.thinking.opened else ""
         ends = frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids)
         request = RequestSpec(
             id=next(self._ids),
@@ -288,10 +291,8 @@ class LLM:
             seed=secrets.randbits(63) if params.seed is None else params.seed % 2**64,
             max_tokens=left if params.max_tokens is None else min(params.max_tokens, left),
             eos=ends,
-            new_bars=partial(bars, self.tokenizer, params, ends) if params.bars else Bars,
+            new_bars=partial(bars, self.tokenizer, params, ends, thought_end) if params.bars else Bars,
         )
-        # A chat's answer is a text of its own; any other continues its prompt, at whose end a space may be its first.
-        chat, before = (prompt, []) if isinstance(prompt, ChatPrompt) else (ChatPrompt([], None), tokens)
         stops, least = tuple(params.stop), params.min_tokens
         return Sequence(request, partial(text_output, self.tokenizer, before, stops, chat.thinking, least, chat.marks))
 

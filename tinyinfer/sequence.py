@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyinfer.arrays import Array
-from tinyinfer.guided.bars import Bars
+from tinyinfer.guided.bars import Bars, Open
 from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sampling import Choice, SamplingParams
 from tinyinfer.text.stop_strings import TextOutput
@@ -151,7 +151,7 @@ class Sequence:
         """What `choose` needs beside the logits."""
         return self.request.params, self.prompt, self.new_tokens, self.request.seed
 
-    def barred(self, logits: np.ndarray) -> np.ndarray:  # (R, V) -> (R, V)
+    def open(self, logits: np.ndarray) -> Open:  # (R, V) ->
         """The rows of its newest token and of its drafts, with all tokens barred that may not come there."""
         return self.bars.over(logits, len(self.new_tokens), [one.token for one in self.drafts], self.owner.id)
 

@@ -9,6 +9,7 @@ import pytest
 from http_calls import Served, talk
 
 from tinyinfer import SamplingParams
+from tinyinfer.sampling_params import GRAMMARS
 from tinyinfer.server import chat, completions
 from tinyinfer.server.fields import KINDS, is_one_of
 from tinyinfer.server.sampling import LACKING, MAX_STOPS, SAMPLING
@@ -62,7 +63,7 @@ def test_unknown_fields_are_passed_over_with_one_line(served: Served) -> None:
 
 def test_every_field_of_sampling_params_is_read_or_refused() -> None:
     """Catches a field that the engine has won and the server passes over."""
-    known = {*SAMPLING, *LACKING, "logprobs"}
+    known = {*SAMPLING, *LACKING, *GRAMMARS, "logprobs"}  # the forms of an answer: test_structured.py
     assert {one.name for one in fields(SamplingParams)} <= known
     assert not set(SAMPLING) & set(LACKING)
     assert set(WRONG) | {"any"} == set(KINDS)
@@ -70,7 +71,8 @@ def test_every_field_of_sampling_params_is_read_or_refused() -> None:
 
 RANGES = {
     "temperature": -1, "top_p": 2, "top_k": -5, "min_p": 7, "repetition_penalty": 0, "presence_penalty": 1e9,
-    "frequency_penalty": -1e9, "max_tokens": 0, "seed": 2**70, "stop": [""], "stop_token_ids": [999],
+    "frequency_penalty": -1e9, "max_tokens": 0, "seed": 2**70, "stop": [""], "stop_token_ids": [999], "min_tokens": -1,
+    "logit_bias": {"5": -101},
 }  # fmt: skip
 
 

@@ -121,6 +121,52 @@ def test_text_is_everything_before_the_first_stop_string_and_only_grows(pieces: 
     assert all(text.startswith(part) for part in shown)
 
 
+# min_tokens
+
+
+def early(pieces: list[str], stops: tuple[str, ...], least: int) -> tuple[str, int | None]:
+    """The final text, and the index of the piece that stopped it."""
+    out = TextOutput(Letters(pieces), stops, least=least)
+    stopped = next((i for i in range(len(pieces)) if out.push(i)), None)
+    out.finish()
+    return out.text, stopped
+
+
+def test_a_stop_string_that_is_complete_too_early_is_text() -> None:
+    """Right: vLLM, in which a stop string must end behind the first min_tokens tokens."""
+    pieces = ["a", "#b", "c#", "b", "d"]
+    assert early(pieces, ("#b",), 0) == ("a", 1)
+    assert early(pieces, ("#b",), 1) == ("a", 1)
+    assert early(pieces, ("#b",), 2) == ("a#bc", 3)
+    assert early(pieces, ("#b",), 3) == ("a#bc", 3)  # begun early, complete behind
+    assert early(pieces, ("#b",), 4) == ("a#bc#bd", None)
+
+
+def test_an_early_stop_string_that_is_held_back_stops_nothing_later() -> None:
+    """It may begin a longer one. Catches the old one found again when that does not come, and what ends at the end."""
+    assert early(["aa", "c", "d"], ("aa", "aaab"), 1) == ("aacd", None)
+    assert early(["aa", "a", "d"], ("aa", "aaab"), 1) == ("a", 1)
+    assert early(["x#", "b"], ("#b",), 2) == ("x#b", None)
+    assert early(["<end>", "a", "<end>"], ("<end>",), 1) == ("a", 2)
+
+
+@given(st.lists(PIECES, max_size=12), st.lists(st.text("ab#", min_size=1, max_size=3), min_size=1), st.integers(0, 13))
+def test_min_tokens_moves_the_first_stop_and_loses_no_text(pieces: list[str], stops: list[str], least: int) -> None:
+    pieces = [piece for piece in pieces if piece not in Letters.names]
+    text, stopped = early(pieces, tuple(stops), least)
+    whole = "".join(pieces)
+    before = len("".join(pieces[:least]))
+    starts = [(begin + len(stop), begin) for stop in stops for begin in range(len(whole))
+              if whole.startswith(stop, begin) and begin + len(stop) > before]  # fmt: skip
+    if not starts:
+        assert (text, stopped) == (whole, None)
+        return
+    ends = [len("".join(pieces[: n + 1])) for n in range(len(pieces))]
+    place = next(n for n, end in enumerate(ends) if any(stop <= end for stop, _ in starts))
+    assert stopped == place
+    assert text == whole[: min(begin for stop, begin in starts if stop <= ends[place])]
+
+
 # With a tokenizer and a model
 
 

@@ -59,12 +59,12 @@ def chosen(seq: Sequence, tokens: list[int]) -> list[Choice]:
 
 def judged(seq: Sequence, rows: np.ndarray, drafter: Drafter) -> list[Choice]:  # (R, V) ->
     """The tokens that the host chooses from a span's rows, among those that nothing bars."""
-    allowed = seq.barred(rows)
-    found = drafter.verify(allowed, seq) if seq.drafts else [choose(row, *seq.sampling) for row in allowed]
-    if allowed is rows:
+    left, good = seq.open(rows)  # (R, V)
+    found = drafter.verify(left, seq) if seq.drafts else [choose(row, *seq.sampling) for row in left]
+    if left is rows:
         return found
     params = seq.request.params  # log-probabilities are those before anything is barred
-    return [describe(one.token, row, params) for one, row in zip(found, rows, strict=False)]
+    return [describe(one.token, row, params) for one, row in zip(found[:good], rows, strict=False)]
 
 
 def host_rows(logits: Array, sampled: Sampled, spans: list[slice], ops: Ops) -> list[np.ndarray]:  # (R, V) ->

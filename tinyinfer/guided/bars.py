@@ -35,12 +35,19 @@ class Allowed(NamedTuple):
     end: bool
 
 
+class Open(NamedTuple):
+    """Rows of logits in which what may not come is barred, (R, V), and how many of the first ones may be chosen from.
+
+    A row behind those is never looked at where drafts before it are rejected, or the text ends with one. Where the
+    grammar leads no further behind a draft, the step's tokens end with that draft: the next step says why.
+    """
+
+    rows: np.ndarray
+    good: int
+
+
 class Matcher(Protocol):
     """Where an answer stands in its grammar."""
-
-    @property
-    def closed(self) -> bool:
-        """Whether the answer is complete, and nothing may follow."""
 
     @property
     def fault(self) -> str:
@@ -71,43 +78,53 @@ class Bars:
     @property
     def complete(self) -> bool:
         """Whether the text ends here, because nothing may follow, and there is no end token that could say so."""
-        matcher = self.matcher
-        if matcher is None or self.ends or matcher.fault:
+        if self.matcher is None or self.ends:
             return False
-        return matcher.closed or not matcher.allowed().tokens.any()
+        tokens, end = self.matcher.allowed()
+        return end and not tokens.any() and not self.matcher.fault
 
     def follow(self, token: int) -> None:
         """One more token of the sequence."""
         if self.matcher is not None and token not in self.ends:
             self.matcher.follow(token)
 
-    def over(self, logits: np.ndarray, new: int, drafts: Seq[int], request_id: int) -> np.ndarray:  # (R, V) -> (R, V)
+    def over(self, logits: np.ndarray, new: int, drafts: Seq[int], request_id: int) -> Open:  # (R, V) ->
         """The rows of a sequence with `new` new tokens, the n-th of them behind n drafts, with all that is barred.
 
-        The same array where nothing bars. Raises GrammarError, which names the request, when no token is left.
+        The same array where nothing bars. Raises GrammarError, which names the request, when no token may come next.
         """
         if not (self.least or self.bias or self.matcher):
-            return logits
-        rows, followed = logits.copy(), 0  # the array is the backend's
-        for token, bias in self.bias:
-            rows[:, token] += bias
+            return Open(logits, len(logits))
+        rows, good, followed, why = logits.copy(), 0, 0, ""  # a copy: the array is the backend's
+        if self.bias:
+            tokens, added = zip(*self.bias, strict=True)
+            rows[:, list(tokens)] += np.array(added, rows.dtype)
         try:
             for n, row in enumerate(rows):
-                self._bar(row, new + n, request_id)
+                if why := self._bar(row, new + n):
+                    row[:] = logits[n]  # never chosen from, but numbers
+                    break
+                good = n + 1
                 if n == len(drafts) or row[drafts[n]] == -np.inf or drafts[n] in self.ends:
                     break
-                self.follow(drafts[n])
                 followed += 1
+                self.follow(drafts[n])
+                if self.complete:
+                    break
         finally:
             if self.matcher is not None:
                 self.matcher.take_back(followed)
-        return rows
+        if not good and len(rows):
+            raise GrammarError("{why}", "use a simpler grammar, or one that leaves more open", request_id, why=why)
+        return Open(rows, good)
 
-    def _bar(self, row: np.ndarray, new: int, request_id: int) -> None:  # (V,) ->
-        """Bars tokens of the row behind `new` new ones, in place."""
+    def _bar(self, row: np.ndarray, new: int) -> str:  # (V,) ->
+        """Bars tokens of the row behind `new` new ones, in place; why no token is left, "" when one is."""
         ends = [token for token in self.ends if token < len(row)]
         if self.matcher is not None:
-            kept, (tokens, end) = row[ends], self._allowed(self.matcher, request_id)
+            kept, (tokens, end) = row[ends], self.matcher.allowed()
+            if self.matcher.fault:
+                return f"the grammar cannot be followed any more: {self.matcher.fault}"
             size = min(len(row), len(tokens))  # a model may have rows behind the vocabulary, as padding
             row[size:] = -np.inf
             np.copyto(row[:size], -np.inf, where=~tokens[:size])
@@ -118,12 +135,4 @@ class Bars:
             row[ends] = -np.inf
             if row.max() == -np.inf:  # the grammar's text is at its end, and so the answer is
                 row[ends] = kept
-        if row.max() == -np.inf:
-            raise GrammarError(STUCK, "use a model with more tokens, or a wider grammar", request_id)
-
-    def _allowed(self, matcher: Matcher, request_id: int) -> Allowed:
-        found = matcher.allowed()
-        if matcher.fault:
-            raise GrammarError("the grammar cannot be followed any more ({why})", "use a simpler one", request_id,
-                               why=matcher.fault)  # fmt: skip
-        return found
+        return STUCK if row.max() == -np.inf else ""

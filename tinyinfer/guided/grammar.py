@@ -9,6 +9,9 @@ what no finite automaton reads (nested brackets) an Earley parser stands above t
 Tokens are given to it as the bytes that `text/spelling.py` reads: any vocabulary that is loaded here works. One more
 token stands behind them, which no model has: where it is allowed, the answer may end.
 
+A model whose prompt has let it begin to think (text/reasoning.py) thinks what it likes: the grammar then begins behind
+the marker that ends the thought.
+
 What a stranger sends may be made to explode. Time and memory have limits, counted in steps of the library's own. A text
 has at most MAX_TEXT letters, and is compiled on a thread with a large stack: a rule that names a rule, a thousand
 times, overflows a small one, and takes the process with it.
@@ -19,6 +22,7 @@ Wins: any form, at 0.1 ms for a token. Loses: keywords of JSON Schema that a set
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 from collections.abc import Callable
@@ -53,10 +57,6 @@ class GrammarMatcher:
         self._allowed: Allowed | None = None  # of the present state
 
     @property
-    def closed(self) -> bool:
-        return self._matcher.is_stopped()
-
-    @property
     def fault(self) -> str:
         return shortened(self._matcher.get_error())
 
@@ -80,19 +80,23 @@ class GrammarMatcher:
         return GrammarMatcher(self._matcher.deep_copy())
 
 
-def bars(tokenizer: Tokenizer, params: SamplingParams, ends: frozenset[int]) -> Bars:
-    """What bars the tokens of a new answer. ends: the tokens that end it.
+def bars(tokenizer: Tokenizer, params: SamplingParams, ends: frozenset[int], thought_end: str = "") -> Bars:
+    """What bars the tokens of a new answer. ends: the tokens that end it. thought_end: see `compiled`.
 
     Raises SwitchError, which names the field, for a grammar that cannot be followed, and without llguidance.
     """
     given = [(name, getattr(params, name)) for name in GRAMMARS if getattr(params, name) is not None]
-    matcher = compiled(tokenizer, *given[0]).copy() if given else None
+    matcher = compiled(tokenizer, *given[0], thought_end).copy() if given else None
     return Bars(ends, params.min_tokens, tuple(dict(params.logit_bias).items()), matcher)
 
 
 @lru_cache(maxsize=32)
-def compiled(tokenizer: Tokenizer, kind: str, text: str) -> GrammarMatcher:
-    """The beginning of every answer of this grammar. kind: the field that the text is from. Raises SwitchError."""
+def compiled(tokenizer: Tokenizer, kind: str, text: str, thought_end: str = "") -> GrammarMatcher:
+    """The beginning of every answer of this grammar. kind: the field that the text is from.
+
+    thought_end: the marker up to which the model thinks what it likes, where the prompt has let it begin to. Raises
+    SwitchError.
+    """
     if len(text) > MAX_TEXT:
         reason = "{field} has {size} letters, and may have {most}"
         raise SwitchError(kind, text, reason, "write a shorter one", size=len(text), most=MAX_TEXT)
@@ -102,7 +106,7 @@ def compiled(tokenizer: Tokenizer, kind: str, text: str) -> GrammarMatcher:
         cure = "pip install 'tinyinfer[guided]'"
         raise SwitchError(kind, text, "{field} needs the module llguidance, which is not installed", cure) from None
     try:
-        matcher = on_large_stack(lambda: begun(llguidance, tokenizer, kind, text))
+        matcher = on_large_stack(lambda: begun(llguidance, tokenizer, kind, text, thought_end))
         fault = matcher.fault
     except ValueError as error:
         fault = shortened(str(error))
@@ -112,10 +116,12 @@ def compiled(tokenizer: Tokenizer, kind: str, text: str) -> GrammarMatcher:
     return matcher
 
 
-def begun(llguidance: Any, tokenizer: Tokenizer, kind: str, text: str) -> GrammarMatcher:
+def begun(llguidance: Any, tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> GrammarMatcher:
     """A matcher before the first token, whose set of next tokens is computed: a dead end is found here."""
     own = llguidance.LLMatcher
-    if kind == "json_schema":
+    if thought_end:
+        source = own.grammar_from_lark(behind_a_thought(kind, text, thought_end, tokenizer))
+    elif kind == "json_schema":
         source = own.grammar_from_json_schema(text, defaults={"whitespace_pattern": SPACE})
     else:
         source = {"regex": own.grammar_from_regex, "grammar": own.grammar_from_lark}[kind](text)
@@ -123,6 +129,22 @@ def begun(llguidance: Any, tokenizer: Tokenizer, kind: str, text: str) -> Gramma
     matcher = GrammarMatcher(own(vocabulary(tokenizer), source, log_level=0, limits=limits))
     matcher.allowed()
     return matcher
+
+
+def behind_a_thought(kind: str, text: str, end: str, tokenizer: Tokenizer) -> str:
+    """A grammar in which the answer stands behind a thought, which is any text up to its marker."""
+    from llguidance import regex_to_lark
+
+    special = tokenizer.specials_in(end)
+    if special:  # a control token, in whose place its letters would be mere text
+        thought = "thought: /(?s:.*)/ " + " ".join(f"<[{id}]>" for id in special)
+    else:
+        thought = f"thought[suffix={json.dumps(end)}]: /(?s:.*)/"
+    if kind == "json_schema":
+        answer = "%json " + json.dumps({"x-guidance": {"whitespace_pattern": SPACE}, **json.loads(text)})
+    else:
+        answer = f"%lark {{\n{text if kind == 'grammar' else f'start: /{regex_to_lark(text)}/'}\n}}"
+    return f"start: thought /[ \\n]*/ answer\n{thought}\nanswer: {answer}\n"
 
 
 @lru_cache(maxsize=4)
@@ -179,7 +201,7 @@ def on_large_stack(work: Callable[[], T]) -> T:
     found: Future[T] = Future()
     before = threading.stack_size(STACK)
     try:
-        threading.Thread(target=settle, args=(found, work), name="tinyinfer grammar", daemon=True).start()
+        threading.Thread(target=do, args=(found, work), name="tinyinfer grammar", daemon=True).start()
     except RuntimeError as error:
         raise RoomError("there is no memory to compile a grammar", "try again later") from error
     finally:
@@ -187,7 +209,7 @@ def on_large_stack(work: Callable[[], T]) -> T:
     return found.result()
 
 
-def settle(found: Future[T], work: Callable[[], T]) -> None:
+def do(found: Future[T], work: Callable[[], T]) -> None:
     """Does the work, and tells what came of it."""
     try:
         found.set_result(work())

@@ -7,6 +7,7 @@ Files in reading order:
     switches.py     address, key and limits, as fields
     errors.py       an error in OpenAI's form
     fields.py       the fields of a JSON body: null, wrong types, unknown ones, those that are not there
+    structured.py   the form of an answer: response_format, structured_outputs, guided_*
     sampling.py     the fields that both kinds of completions share, and SamplingParams
     body.py         a body of limited size, read in limited time
     admission.py    a bounded queue, and its end: draining

@@ -2,7 +2,7 @@
 
 Where a stream has nothing to say for a while, because a long prompt is computed or a call is held back, a comment says
 that the connection lives. An error before the first byte is a status; behind it, an event with an error in it, since
-the status has gone out.
+the status has gone out, after what ends each answer.
 
 A client that leaves ends its requests, streamed or not: a task listens to the connection beside the one that answers.
 """
@@ -21,7 +21,7 @@ from tinyinfer.prompts import Prompt
 from tinyinfer.request import Delta, Request
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.server.body import ClientGone, read_json
-from tinyinfer.server.collected import Collected
+from tinyinfer.server.collected import CUT, Collected
 from tinyinfer.server.errors import APIError, as_api_error, unknown
 from tinyinfer.server.events import COMMENT, encoded
 from tinyinfer.server.running import Running
@@ -69,7 +69,7 @@ class Form(Protocol):
         """What a stream ends with."""
 
     def failed(self, answers: list[Collected], error: APIError) -> bytes:
-        """What a stream ends with when it is cut."""
+        """What a stream ends with when an error cuts it; answers that were cut have taken CUT."""
 
 
 MakeForm = Callable[[Service, Mapping[str, Any]], Form]
@@ -131,6 +131,9 @@ class Call:
             if not self.form.stream or not self.answers:
                 raise error from cause
             self.facts["error"] = error.logged
+            for answer in self.answers:
+                if answer.finish_reason not in ("stop", "length"):
+                    answer.add(CUT)
             told = self.form.failed(self.answers, error)
             await send({"type": "http.response.body", "body": told, "more_body": False})
         finally:

@@ -21,6 +21,7 @@ from tinyinfer.server.sampling import (
     LACKING,
     SHARED,
     check_model,
+    form_names,
     sampling_params,
     stream_options,
 )
@@ -68,7 +69,7 @@ class Chat(Chunks):
         variables = effort_of(given, given.get("reasoning_effort"))
         self._turn = Turn(service.llm, given["messages"], variables, read_tools(given, service))
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
-        self.names = {"": "messages", "logprobs": "top_logprobs", "grammar": "tools"}
+        self.names = {"": "messages", "logprobs": "top_logprobs", "grammar": "tools", **form_names(given)}
         longest = {"max_tokens": None}
         if "max_completion_tokens" in given:
             self.names["max_tokens"] = "max_completion_tokens"

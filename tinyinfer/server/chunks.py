@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 from tinyinfer.request import Delta
-from tinyinfer.server.collected import Collected, usage
+from tinyinfer.server.collected import CUT, Collected, usage
 from tinyinfer.server.errors import APIError
 from tinyinfer.server.events import DONE, event
 from tinyinfer.server.service import Service
@@ -69,8 +69,9 @@ class Chunks(ABC):
         return (self._chunk([], usage(answers)) if self.usage_last else b"") + DONE
 
     def failed(self, answers: list[Collected], error: APIError) -> bytes:
-        """What a stream ends with when it is cut."""
-        return event(error.as_dict()) + DONE
+        """What a stream ends with when an error cuts it."""
+        cut = [index for index, answer in enumerate(answers) if answer.finish_reason == CUT.finish_reason]
+        return b"".join(self.events(answers, index, CUT) for index in cut) + event(error.as_dict()) + DONE
 
     def _chunk(self, choices: list[dict[str, Any]], counted: dict[str, Any] | None) -> bytes:
         """One event. usage is null in all but the last, where it is asked for at the end."""

@@ -13,6 +13,8 @@ from tinyinfer.request import Delta, Request, TokenLogprob
 from tinyinfer.server.tool_calls.calls import Piece
 from tinyinfer.server.tool_calls.splitter import CallSplitter, Format
 
+CUT = Delta("", [], None, "", "error")  # the end of an answer that an error cuts: clients wait for a finish_reason
+
 
 class ToolCall:
     """A call that the model asks for. arguments: JSON, as far as it has come."""

@@ -22,6 +22,7 @@ from tinyinfer.server.sampling import (
     LACKING,
     SHARED,
     check_model,
+    form_names,
     sampling_params,
     stream_options,
 )
@@ -51,7 +52,7 @@ class Completions(Chunks):
         self._given = given
         self._asked = prompts_of(given.get("prompt"))
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
-        self.names: dict[str, str] = {"": "prompt"}
+        self.names: dict[str, str] = {"": "prompt", **form_names(given)}
         extra = {"logprobs": given["logprobs"]} if "logprobs" in given else {}
         self.params = sampling_params(given, self.names, max_tokens=MAX_TOKENS, **extra)
         if given.get("echo") and extra:

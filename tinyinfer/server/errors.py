@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from tinyinfer.errors import ModelError, NotFiniteError, RequestError, SwitchError, one_line
+from tinyinfer.errors import GrammarError, ModelError, NotFiniteError, RequestError, SwitchError, one_line
 
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
@@ -60,6 +60,8 @@ def as_api_error(error: BaseException, names: Mapping[str, str] = MappingProxyTy
         return APIError(400, error.sentence(spell), spell(error.field) or None, code)
     if isinstance(error, RecursionError):
         return APIError(400, "the body is nested too deeply", names.get(""))
+    if isinstance(error, GrammarError):  # the same call would fail again
+        return APIError(400, error.sentence(spell))
     if isinstance(error, RequestError):
         return APIError(500 if isinstance(error, NotFiniteError) else CLOSED, error.sentence(spell))
     if isinstance(error, (ValueError, ModelError)):  # ModelError: a chat template that refuses these messages

@@ -15,7 +15,7 @@ from typing import Any
 
 from tinyinfer.prompts import Prompt
 from tinyinfer.request import Delta, Request
-from tinyinfer.server.collected import Collected, usage
+from tinyinfer.server.collected import CUT, Collected, usage
 from tinyinfer.server.errors import APIError, wrong
 from tinyinfer.server.events import named_event
 from tinyinfer.server.fields import Lacking, lacks, read_fields
@@ -103,7 +103,9 @@ class Responses:
     def failed(self, answers: list[Collected], error: APIError) -> bytes:
         """What a stream ends with when it is cut."""
         told = {"code": "server_error", "message": error.message}
-        return self._events([{"type": "response.failed", "response": self._response(answers, "failed", error=told)}])
+        last = {"type": "response.failed", "response": self._response(answers, "failed", error=told)}
+        cut = [one for one in answers if isinstance(one, Items) and one.finish_reason == CUT.finish_reason]
+        return self._events([*(event for one in cut for event in one.told), last])
 
     def _response(self, answers: list[Collected], status: str, **more: Any) -> dict[str, Any]:
         items = [item for answer in answers if isinstance(answer, Items) for item in answer.items]

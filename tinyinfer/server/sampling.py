@@ -13,37 +13,34 @@ from typing import Any
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.server.errors import APIError, as_api_error, wrong
 from tinyinfer.server.fields import Lacking, read_fields
+from tinyinfer.server.structured import FORM_FIELDS, asked_form
+from tinyinfer.units import show
 
 SAMPLING = {
     "max_tokens": "whole", "temperature": "number", "top_p": "number", "top_k": "whole", "min_p": "number",
     "repetition_penalty": "number", "presence_penalty": "number", "frequency_penalty": "number", "seed": "whole",
-    "stop": "texts", "stop_token_ids": "ids", "ignore_eos": "bool",
+    "stop": "texts", "stop_token_ids": "ids", "ignore_eos": "bool", "min_tokens": "whole", "logit_bias": "object",
 }  # fmt: skip
 SHARED = {
-    **SAMPLING, "model": "text", "stream": "bool", "stream_options": "object", "return_token_ids": "bool",
+    **SAMPLING, **FORM_FIELDS, "model": "text", "stream": "bool", "stream_options": "object",
+    "return_token_ids": "bool",
 }  # fmt: skip
 IGNORED = dict.fromkeys(
     ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
      "request_id", "priority", "skip_special_tokens", "spaces_between_special_tokens"),
     "any",
 )  # fmt: skip
-FREE = "the answer is free text: ask for the form in the prompt, and check what comes"
 LACKING = {
     "n": Lacking((1,), "one answer is given to each prompt; ask once for each answer, with another seed"),
     "best_of": Lacking((0, 1), "one answer is given to each prompt"),
     "use_beam_search": Lacking((False,), "tokens are drawn one by one, or taken greedily with temperature=0"),
-    "min_tokens": Lacking((0,), "ignore_eos=true goes on to max_tokens"),
-    "logit_bias": Lacking(({},), "top_k, top_p and min_p leave tokens out by their likelihood"),
     "prompt_logprobs": Lacking((), "logprobs gives those of the answer's tokens"),
     "include_stop_str_in_output": Lacking((False,), "the answer ends before a stop string"),
     "truncate_prompt_tokens": Lacking((), "shorten the prompt; /tokenize counts its tokens"),
     "cache_salt": Lacking((), "there is one key and one prefix tree; start another server to separate callers"),
-    "response_format": Lacking(({"type": "text"},), FREE),
-    "structured_outputs": Lacking(({},), FREE),
-    **{f"guided_{name}": Lacking((), FREE) for name in ("json", "regex", "choice", "grammar")},
 }
 MAX_STOPS, MAX_STOP = 64, 256  # each token of an answer is compared with each of them, on the engine's thread
-MAX_IDS = 1024  # stop_token_ids
+MAX_IDS = 1024  # stop_token_ids, logit_bias
 
 
 def sampling_params(given: Mapping[str, Any], names: Mapping[str, str], **defaults: Any) -> SamplingParams:
@@ -54,13 +51,33 @@ def sampling_params(given: Mapping[str, Any], names: Mapping[str, str], **defaul
     stops = [given["stop"]] if isinstance(given.get("stop"), str) else given.get("stop", [])
     if len(stops) > MAX_STOPS or any(len(stop) > MAX_STOP for stop in stops):
         raise wrong("stop", f"stop may hold {MAX_STOPS} texts of at most {MAX_STOP} characters each")
-    if len(given.get("stop_token_ids", [])) > MAX_IDS:
-        raise wrong("stop_token_ids", f"stop_token_ids may hold at most {MAX_IDS} ids")
+    for name in ("stop_token_ids", "logit_bias"):
+        if len(given.get(name, [])) > MAX_IDS:
+            raise wrong(name, f"{name} may hold at most {MAX_IDS} ids")
     fields = {"temperature": 1.0, **defaults, **{name: given[name] for name in SAMPLING if name in given}}
+    if "logit_bias" in fields:
+        fields["logit_bias"] = biases(fields["logit_bias"])
+    if form := asked_form(given):
+        fields[form.field] = form.value
     try:
         return SamplingParams(**fields)
     except ValueError as error:
         raise as_api_error(error, names) from None
+
+
+def biases(given: Mapping[str, Any]) -> dict[int, Any]:
+    """logit_bias by numbers: the keys of a JSON object are texts. Raises APIError."""
+    try:
+        return {int(token): bias for token, bias in given.items()}
+    except ValueError:
+        message = f"logit_bias={show(given)} must have token ids as keys, such as {{'42': -100}}"
+        raise wrong("logit_bias", message) from None
+
+
+def form_names(given: Mapping[str, Any]) -> dict[str, str]:
+    """Where the form of the answer came from, for `as_api_error`. Raises APIError for what is none."""
+    form = asked_form(given)
+    return {form.field: form.place} if form else {}
 
 
 def stream_options(given: Mapping[str, Any]) -> tuple[bool, bool]:

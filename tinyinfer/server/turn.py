@@ -38,7 +38,8 @@ class Turn:
         if self.tools.offered:
             variables["tools"] = list(self.tools.offered)
         prompt = self.llm.chat_prompt(for_template(self.messages), variables)
-        either = params.json_schema is not None and (self.tools.offered or prompt.thinking)
+        may_think = prompt.thinking is not None and not prompt.thinking.opened
+        either = params.json_schema is not None and (self.tools.offered or may_think)
         if self.tools.forced or either:
             params = replace(params, grammar=self._grammar(prompt.thinking, params.json_schema), json_schema=None)
         marks = self.tools.format.names if self.tools.format else ()

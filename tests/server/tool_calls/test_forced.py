@@ -82,15 +82,15 @@ def test_several_calls_may_come(llm: LLM) -> None:
     assert len(counts) > 1
 
 
-@pytest.mark.parametrize("opened", [False, True])
-def test_a_model_that_thinks_may_do_so_first(llm: LLM, opened: bool) -> None:
-    """A block that the prompt opened must be closed. Catches a call inside the thinking, where no parser looks."""
-    thinking = Thinking("<think>", "</think>", opened)
-    grammar = grammar_of(Asked(FUNCTIONS[1:2], True), FORMATS["hermes"], thinking)
+def test_a_model_that_thinks_may_do_so_first(llm: LLM) -> None:
+    """A block that the prompt opened is guided decoding's own. Catches a call inside the thinking, which is not read."""
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-    begin = "" if opened else "<think>"
-    for text, fits in ((f"{begin}Hm.\n</think>\n\n{call}", True), (call, not opened), (f"Hm. {call}", False)):
-        assert follows(llm, grammar, text) == fits
+    for opened in (False, True):
+        asked = Asked(FUNCTIONS[1:2], True)
+        grammar = grammar_of(asked, FORMATS["hermes"], Thinking("<think>", "</think>", opened))
+        assert follows(llm, grammar, call)
+        assert follows(llm, grammar, f"<think>Hm.\n</think>\n\n{call}") != opened
+        assert not follows(llm, grammar, f"Hm. {call}")
 
 
 def test_an_answer_in_json_may_be_a_call_instead(llm: LLM) -> None:
@@ -100,10 +100,9 @@ def test_an_answer_in_json_may_be_a_call_instead(llm: LLM) -> None:
     grammar = grammar_of(Asked(FUNCTIONS[1:2], schema=schema), FORMATS["hermes"], None)
     for text, fits in (('{"x": 1}', True), (call, True), ('{"x": 2}', False), (call + '{"x": 1}', False)):
         assert follows(llm, grammar, text) == fits
-    thinking = Thinking("<think>", "</think>", opened=True)
-    grammar = grammar_of(Asked(schema=schema), None, thinking)
-    assert follows(llm, grammar, 'Hm.</think>\n\n{"x": 1}')
-    assert not follows(llm, grammar, '{"x": 1}')
+    grammar = grammar_of(Asked(schema=schema), None, Thinking("<think>", "</think>"))
+    assert follows(llm, grammar, '<think>Hm.</think>\n\n{"x": 1}')
+    assert not follows(llm, grammar, 'Hm. {"x": 1}')
 
 
 def follows(llm: LLM, grammar: str, text: str) -> bool:

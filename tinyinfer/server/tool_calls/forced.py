@@ -3,7 +3,7 @@
 `tool_choice` may ask for a call. A wish in the prompt is followed often; a grammar is followed always
 (tinyinfer/guided): what comes is a call of one of the functions, with arguments that conform to its schema, in the form
 that the model writes anyway, so that the same parser reads it. Where an answer in JSON is asked for, and tools are
-offered, too, it is one or the other. A model that thinks first may do so, to the end marker of its thinking.
+offered, too, it is one or the other. A model that begins by thinking may do so, to the end marker of its thinking.
 """
 
 from __future__ import annotations
@@ -35,15 +35,21 @@ class Asked:
 
 
 def grammar_of(asked: Asked, format: Format | None, thinking: Thinking | None) -> str:
-    """The grammar, in Lark's syntax, of an answer. thinking: how the answer begins; None: with what was asked for."""
+    """The grammar, in Lark's syntax, of an answer, which may begin with a block of thinking.
+
+    Without one where the prompt has opened it: guided decoding begins behind its end (guided/grammar.py).
+    """
     ways, rules = [], list[str]()
     if asked.schema is not None:
         ways, rules = ["json"], [f"json: {json_rule(asked.schema)}"]
     if format is not None and asked.functions:
         rules += call_rules(format, asked)
         ways.append("calls")
-    start = f"start: {begun(thinking)} ({' | '.join(ways)})"
-    return "\n".join([start, *thought(thinking, asked.special), *rules, ""])
+    start = f"({' | '.join(ways)})"
+    if thinking is not None and not thinking.opened:
+        start = f"(opening thought)? {start}"
+        rules += thought(thinking, asked.special)
+    return "\n".join([f"start: {start}", *rules, ""])
 
 
 def call_rules(format: Format, asked: Asked) -> list[str]:
@@ -72,17 +78,8 @@ def literal(text: str, special: Mapping[str, int]) -> str:
     return " ".join(f"<[{special[part]}]>" if part in special else json.dumps(part) for part in parts if part)
 
 
-def begun(thinking: Thinking | None) -> str:
-    """What stands before the first call."""
-    if thinking is None:
-        return ""
-    return "thought" if thinking.opened else "(opening thought)?"
-
-
-def thought(thinking: Thinking | None, special: Mapping[str, int]) -> list[str]:
+def thought(thinking: Thinking, special: Mapping[str, int]) -> list[str]:
     """The rules of a block of thinking."""
-    if thinking is None:
-        return []
     rules = [f"opening: {literal(thinking.start, special)}", f"blank: {BLANK}"]
     if thinking.end in special:
         return [*rules, f"thought: {ANYTHING} {literal(thinking.end, special)} blank"]
