@@ -83,7 +83,8 @@ def test_several_calls_may_come(llm: LLM) -> None:
 
 
 def test_a_model_that_thinks_may_do_so_first(llm: LLM) -> None:
-    """A block that the prompt opened is guided decoding's own. Catches a call inside the thinking, which is not read."""
+    """A block that the prompt opened is guided decoding's own. Catches a call inside the thinking, where none is read.
+    """
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
     for opened in (False, True):
         asked = Asked(FUNCTIONS[1:2], True)
