@@ -191,7 +191,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"), ({"tools": [{"type": "function"}]}, "tools[0].name"),
     ({"text": {"format": {"type": "json_schema"}}}, "text.format"), ({"text": {"format": "xml"}}, "text.format"),
     ({"text": {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}}, "text.format"),
-    ({"input": "x" * 9000}, "input"),
+    ({"input": "x" * 9000}, "input"), ({"include": [responses.LOGPROBS]}, "include"),
 ]  # fmt: skip
 
 

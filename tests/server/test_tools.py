@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import tool_templates
 from http_calls import Answer, Served, talk, together
 from scripted import scripted
 
+from tinyinfer.server.events import COMMENT
 from tinyinfer.text.stop_strings import text_output
 
 PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -83,6 +85,8 @@ def test_tools_reach_the_template_and_a_choice_of_none_leaves_them_out(tmp_path:
     assert without < with_tools
     assert asked(served).json["usage"]["prompt_tokens"] == with_tools
     assert served.post("/tokenize", {"messages": messages, "tools": [WEATHER, TIME]}).json["count"] == with_tools
+    nulls = [{"type": "function", "function": {**tool["function"], "strict": None}} for tool in (WEATHER, TIME)]
+    assert asked(served, tools=nulls).json["usage"]["prompt_tokens"] == with_tools
     answer = asked(served, tool_choice="none").json
     assert answer["usage"]["prompt_tokens"] == without
     assert answer["choices"][0]["message"]["content"] == CALL
@@ -110,6 +114,26 @@ def test_a_conversation_goes_on_with_what_a_tool_gave(tmp_path: Path, monkeypatc
     wanted = {"name": "get_weather", "arguments": {"city": "Paris"}}
     assert f"<tool_call>\n{json.dumps(wanted)}\n</tool_call>" in seen[0]
     assert "(own)<|im_start|>tool\nrain" in seen[0]
+
+
+@pytest.mark.parametrize("answer", ["Hello.", "I look. " + CALL, CALL])
+def test_3_every_chunk_has_a_finish_reason_and_only_the_last_has_one_that_is_not_null(
+    tmp_path: Path, answer: str
+) -> None:
+    """Strict clients want the key. Catches one that is left out, or that stands beside a call's last piece."""
+    served = served_with(tmp_path, answer)
+    *before, last = asked(served, stream=True).choices
+    assert [choice["finish_reason"] for choice in before] == [None] * len(before)
+    assert last["finish_reason"] == ("tool_calls" if CALL in answer else "stop")
+    assert last["delta"] == {}
+
+
+def test_7_strict_clients_find_content_and_refusal_beside_calls(tools_served: Served) -> None:
+    """Both null. Catches a content that is left out, or an empty text that such a client shows."""
+    message = asked(tools_served).json["choices"][0]["message"]
+    assert {key: message[key] for key in ("content", "refusal", "role")} == {
+        "content": None, "refusal": None, "role": "assistant",
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -230,6 +254,17 @@ def test_special_tokens_of_a_format_are_spelled_for_its_parser(tmp_path: Path) -
             text.push(token)
         text.finish()
         assert text.text == wanted
+
+
+def test_a_stream_lives_while_a_long_value_is_held_back(tmp_path: Path) -> None:
+    """A proxy would cut what is silent. Each look at this clock is a minute later than the one before."""
+    served = served_with(tmp_path, "[f(a='" + "x" * 50 + "')]", tool_templates.PYTHONIC)
+    times = itertools.count(0, 60)
+    served.service.clock = lambda: float(next(times))  # type: ignore[method-assign]
+    body = asked(served, stream=True).body
+    opening, _, rest = body.partition(COMMENT)
+    assert b'"role":"assistant"' in opening
+    assert b"xxx" in rest
 
 
 def tool(**function: Any) -> list[dict[str, Any]]:

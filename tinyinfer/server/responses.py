@@ -31,7 +31,7 @@ KINDS = {
     **{name: kind for name, kind in SAMPLING.items() if name not in OTHER_NAME}, **IGNORED,
     "model": "text", "input": "any", "instructions": "text", "max_output_tokens": "whole", "stream": "bool",
     "stream_options": "object", "tools": "objects", "tool_choice": "any", "parallel_tool_calls": "bool",
-    "text": "object", "reasoning": "object", "include": "any", "store": "bool", "metadata": "object",
+    "text": "object", "reasoning": "object", "include": "texts", "store": "bool", "metadata": "object",
     "chat_template_kwargs": "object",
 }  # fmt: skip
 NO_MEMORY = "the server keeps no answers; send the whole conversation as input"
@@ -45,6 +45,7 @@ OWN_LACKING = {
     "top_logprobs": Lacking((0,), "/v1/chat/completions gives log-probabilities"),
     "context_management": Lacking(([],), "shorten the input; /tokenize counts its tokens"),
 }
+LOGPROBS = "message.output_text.logprobs"
 ENDS = {"completed": "response.completed", "incomplete": "response.incomplete", "failed": "response.failed"}
 
 
@@ -58,6 +59,8 @@ class Responses:
         check_model(given, service.name)
         self.stream = given.get("stream", False)
         messages = messages_of(given.get("input"), given.get("instructions"))
+        if LOGPROBS in given.get("include", ()):
+            raise lacks("include", LOGPROBS, OWN_LACKING["top_logprobs"].instead)
         effort = given.get("reasoning", {}).get("effort")
         self._tools = read_tools({**given, "tools": chat_tools(given.get("tools", []))}, service)
         self._turn = Turn(service.llm, messages, effort_of(given, effort), self._tools)

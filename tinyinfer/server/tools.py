@@ -49,12 +49,18 @@ def read_tools(given: Mapping[str, Any], service: Service) -> Tools:
     word, names = read_choice(given.get("tool_choice", "auto"), functions)
     if not offered or word == "none":
         return Tools()
+    offered = tuple({"type": "function", "function": without_nulls(function)} for function in functions.values())
     if not service.knows_tools:
         raise APIError(400, NO_TOOLS, "tools", "unsupported_parameter")
     if service.call_format is None:
         raise APIError(400, NO_PARSER, "tools", "unsupported_parameter")
     one = not given.get("parallel_tool_calls", True) or word == "named"
     return Tools(offered, service.call_format, tuple(functions[name] for name in names), one)
+
+
+def without_nulls(function: Mapping[str, Any]) -> dict[str, Any]:
+    """A function without fields that are null, which a chat template would write."""
+    return {key: value for key, value in function.items() if value is not None}
 
 
 def check_function(function: Any, place: str) -> None:
