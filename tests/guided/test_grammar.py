@@ -124,6 +124,7 @@ REFUSED = [
     ({"json_schema": {"$ref": "http://x.example/y"}}, "Default retriever does not fetch"),
     ({"json_schema": {"enum": []}}, "json_schema cannot be followed"),
     ({"json_schema": '{"items": ' * 3000 + "true" + "}" * 3000}, "json_schema"),
+    ({"json_schema": '{"items": ' * 400 + "true" + "}" * 400}, "recursion"),
     ({"regex": "(a"}, "unclosed group"),
     ({"regex": "(?=a)b"}, "look-around"),
     ({"regex": "(" * 30_000 + "a" + ")" * 30_000}, "regex cannot be followed"),

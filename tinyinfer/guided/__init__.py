@@ -5,6 +5,7 @@ model chooses among the others. So what comes is JSON of the schema that was ask
 have written.
 
     bars.py     what a row of logits may choose: a bias, no end too early, a grammar's tokens, also behind drafts
+    schemas.py  JSON schemas in fewer keywords, of which fewer are refused
     grammar.py  a JSON schema, a regex or a Lark grammar, and a vocabulary, become a set of next tokens
 
 Wins: a program reads the answer without a doubt about its form, from a small model, too. Loses: the form alone is sure,

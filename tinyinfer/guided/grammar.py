@@ -34,6 +34,7 @@ import numpy as np
 
 from tinyinfer.errors import RoomError, SwitchError
 from tinyinfer.guided.bars import STUCK, Allowed, Bars
+from tinyinfer.guided.schemas import plainer
 from tinyinfer.sampling_params import GRAMMARS, SamplingParams
 from tinyinfer.text.tokenizer import Tokenizer
 
@@ -108,7 +109,7 @@ def compiled(tokenizer: Tokenizer, kind: str, text: str, thought_end: str = "") 
     try:
         matcher = on_large_stack(lambda: begun(llguidance, tokenizer, kind, text, thought_end))
         fault = matcher.fault
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         fault = shortened(str(error))
     if fault:
         cure = "change that, or leave it out"
@@ -119,6 +120,8 @@ def compiled(tokenizer: Tokenizer, kind: str, text: str, thought_end: str = "") 
 def begun(llguidance: Any, tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> GrammarMatcher:
     """A matcher before the first token, whose set of next tokens is computed: a dead end is found here."""
     own = llguidance.LLMatcher
+    if kind == "json_schema":
+        text = json.dumps(plainer(json.loads(text)), ensure_ascii=False)
     if thought_end:
         source = own.grammar_from_lark(behind_a_thought(kind, text, thought_end, tokenizer))
     elif kind == "json_schema":
