@@ -279,6 +279,8 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"tools": tool(name="a b")}, "tools[1].function.name", "_"),
     ({"tools": tool(name="f", parameters=5)}, "tools[1].function.parameters", "schema"),
     ({"tools": tool(name="f", parameters={"type": "string"})}, "tools[1].function.parameters", "object"),
+    ({"tools": tool(name="f", parameters={"properties": []})}, "tools[1].function.parameters", "object"),
+    ({"tools": tool(name="f", parameters={"required": 5})}, "tools[1].function.parameters", "object"),
     ({"tool_choice": "maybe"}, "tool_choice", "auto"), ({"tool_choice": NAMED}, "tool_choice", "'other'"),
     ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "auto"), ({"tool_choice": 5}, "tool_choice", "5"),
     ({"tools": None, "tool_choice": "required"}, "tool_choice", "needs tools"),

@@ -72,9 +72,16 @@ def check_function(function: Any, place: str) -> None:
         wanted = "must be a text of at most 64 letters, digits, _, . and -"
         raise wrong(f"{place}.name", f"{place}.name={show(name)} {wanted}")
     parameters = function.get("parameters")
-    if parameters is not None and (not isinstance(parameters, dict) or parameters.get("type", "object") != "object"):
+    if parameters is not None and not is_schema(parameters):
         wanted = 'must be the JSON schema of an object, {"type": "object", "properties": ...}'
         raise wrong(f"{place}.parameters", f"{place}.parameters={show(parameters)} {wanted}")
+
+
+def is_schema(parameters: Any) -> bool:
+    """Whether parameters are the schema of an object, as far as it is read here."""
+    if not isinstance(parameters, dict) or parameters.get("type", "object") != "object":
+        return False
+    return isinstance(parameters.get("properties", {}), dict) and isinstance(parameters.get("required", []), list)
 
 
 def read_choice(choice: Any, names: Mapping[str, Any]) -> tuple[str, list[str]]:

@@ -24,7 +24,7 @@ FUNCTIONS: list[dict[str, Any]] = [
                                        "required": ["city"], "additionalProperties": False}},
     {"name": "now"},
     {"name": "look", "parameters": {"properties": {"a": {"$ref": "#/$defs/x"}, "b": {"type": "boolean"},
-                                                   "c": {"type": "null"}},
+                                                   "c": {"type": "null", "uniqueItems": False}, "d": False},
                                     "additionalProperties": False, "$defs": {"x": {"enum": [[], [True], {}]}}}},
 ]  # fmt: skip
 ALL = {**FORMATS, "newer mistral": NEWER_MISTRAL}
@@ -104,6 +104,16 @@ def test_an_answer_in_json_may_be_a_call_instead(llm: LLM) -> None:
     grammar = grammar_of(Asked(schema=schema), None, Thinking("<think>", "</think>"))
     assert follows(llm, grammar, '<think>Hm.</think>\n\n{"x": 1}')
     assert not follows(llm, grammar, 'Hm. {"x": 1}')
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_schema_may_be_true_or_false(llm: LLM, name: str) -> None:
+    """Of a property. Catches a schema that is taken for an object."""
+    parameters = {"properties": {"a": True}, "required": ["a"], "additionalProperties": False}
+    grammar = grammar_of(Asked([{"name": "f", "parameters": parameters}], True), ALL[name], None)
+    texts = [ALL[name].before + ALL[name].call.replace("NAME", "f").replace("ARGUMENTS", one) + ALL[name].after
+             for one in ('{"a": [1, null]}', "a=[1, null]")]  # fmt: skip
+    assert any(follows(llm, grammar, text) for text in texts)
 
 
 def follows(llm: LLM, grammar: str, text: str) -> bool:

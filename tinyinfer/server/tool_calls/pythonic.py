@@ -129,13 +129,14 @@ def keywords(schema: dict[str, Any], name: str) -> tuple[str, list[str]]:
     Raises ValueError for a schema that says more of its keys than which there are and which are required.
     """
     more = sorted(schema.keys() - PLAIN)
-    keys = schema.get("properties", {})
+    wanted = schema.get("required", [])
+    keys = {key: value for key, value in schema.get("properties", {}).items() if value is not False or key in wanted}
     if more or not all(map(str.isidentifier, keys)):
         raise ValueError(f"a call that must come is written as key=value here, which {more or list(keys)} do not allow")
     shared = {word: schema[word] for word in ("$defs", "definitions") if word in schema}
     values = {key: {"allOf": [value], **shared} if shared else value for key, value in keys.items()}
     rules = [f'{name}_{n}: "{key}=" {json_rule(value)}' for n, (key, value) in enumerate(values.items())]
-    required = [n for n, key in enumerate(keys) if key in schema.get("required", [])]
+    required = [n for n, key in enumerate(keys) if key in wanted]
     optional = [n for n in range(len(keys)) if n not in required]
     first = ' ", " '.join(f"{name}_{n}" for n in required)
     rest = [f'(", " {name}_{n})?' for n in optional]

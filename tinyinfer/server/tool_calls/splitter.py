@@ -18,6 +18,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from tinyinfer.guided.schemas import plainer
 from tinyinfer.server.tool_calls.calls import Calls, Piece
 from tinyinfer.server.tool_calls.json_letters import END, Broken, Reading
 
@@ -32,10 +33,11 @@ def json_arguments(schema: dict[str, Any], name: str) -> tuple[str, list[str]]:
     return name, [f"{name}: {json_rule(schema)}"]
 
 
-def json_rule(schema: dict[str, Any]) -> str:
+def json_rule(schema: Any) -> str:
     """JSON of a schema, with spaces where chat templates write them, and no others: a model may love blanks."""
     spaces = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-    return f"%json {json.dumps({**schema, 'x-guidance': spaces})}"
+    plain = plainer(schema)
+    return f"%json {json.dumps({**(plain if isinstance(plain, dict) else {'allOf': [plain]}), 'x-guidance': spaces})}"
 
 
 @dataclass(frozen=True)
