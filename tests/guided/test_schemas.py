@@ -22,7 +22,7 @@ RULES: list[tuple[Any, Any]] = [
     ({"unevaluatedItems": True, "unevaluatedProperties": {}}, {}),
     ({"propertyNames": True}, {}),
     ({"dependentRequired": {}, "dependentSchemas": {}, "dependencies": {}}, {}),
-    ({"$dynamicAnchor": "x", "type": "object"}, {"type": "object"}),
+    ({"$dynamicAnchor": "x", "type": "object"}, {"$anchor": "x", "type": "object"}),
     # has an equal
     ({"properties": {"a": TEXT}, "unevaluatedProperties": False},
      {"properties": {"a": TEXT}, "additionalProperties": False}),

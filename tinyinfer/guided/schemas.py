@@ -50,8 +50,8 @@ def rewritten(schema: Any, dynamic: bool) -> Any:
     for name in NAMED:
         if isinstance(s.get(name), dict):
             s[name] = {key: rewritten(one, dynamic) for key, one in s[name].items()}
-    if not dynamic:
-        s.pop("$dynamicAnchor", None)
+    if not dynamic and "$dynamicAnchor" in s:  # then it is an anchor as any other
+        s.setdefault("$anchor", s.pop("$dynamicAnchor"))
     return without_effect(of_dependents(of_names(of_the_rest(s))))
 
 
