@@ -154,8 +154,7 @@ def test_2_a_call_that_is_cut_says_length(tmp_path: Path, stream: bool) -> None:
 
 @pytest.mark.parametrize("drafts", [False, True])
 @pytest.mark.parametrize("answer", ["<think>\nHm.\n</think>\n\nI look. " + CALL + "\n" + CALL + " Done.",
-                                    "<think>Hm.</think>" + CALL, "I look. " + CALL,
-                                    "<tool_call> is a mark."])  # fmt: skip
+                                    "<think>Hm.</think>" + CALL, "<tool_call> is a mark."])  # fmt: skip
 def test_8_thinking_text_and_calls_in_one_step_lose_nothing(tmp_path: Path, drafts: bool, answer: str) -> None:
     """With drafts a step brings several tokens, and so markers of both kinds. Right: whole and streamed are one."""
     served = served_with(tmp_path, answer, tool_templates.HERMES_THINKING, drafts=drafts)
@@ -174,7 +173,7 @@ def test_8_thinking_text_and_calls_in_one_step_lose_nothing(tmp_path: Path, draf
 
 def test_11_a_stream_is_the_whole_answer_for_every_max_tokens(tmp_path: Path) -> None:
     """Through text, marks, a name and arguments with letters of several bytes."""
-    text = "Hé <" + '<tool_call>{"name": "f", "arguments": {"é": "👩\\u00e9"}}</tool_call> ok'
+    text = 'é<<tool_call>{"name": "f", "arguments": {"é": "👩"}}</tool_call>'
     served = served_with(tmp_path, text, kv_cache="paged", prefix_cache=True)
     cuts = range(1, len(served.llm.tokenizer.encode(text, add_special_tokens=False)) + 2)
     both = [[talk(max_tokens=cut, tools=[TIME], stream=stream) for cut in cuts] for stream in (False, True)]
@@ -205,12 +204,11 @@ ROME = {"type": "function", "function": {"name": "get_weather", "parameters": EN
 THOUGHT = "<think>\nHm.\n</think>\n\n"
 
 
-@pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "get_weather"}}])
 @pytest.mark.parametrize(("name", "answer"), [*((n, "No.") for n in ANSWERS), ("HERMES_THINKING", THOUGHT + "No.")])
-def test_a_call_that_must_come_comes_in_every_format(tmp_path: Path, name: str, answer: str, choice: Any) -> None:
+def test_a_call_that_must_come_comes_in_every_format(tmp_path: Path, name: str, answer: str) -> None:
     """From a model that would rather say no; one that thinks does so first. Catches a choice that is only a wish."""
     served = served_with(tmp_path, answer, getattr(tool_templates, name))
-    asking = {"tools": [ROME], "tool_choice": choice, "parallel_tool_calls": False}
+    asking = {"tools": [ROME], "tool_choice": "required", "parallel_tool_calls": False}
     [choice] = asked(served, **asking).json["choices"]
     assert choice["finish_reason"] == "tool_calls"
     assert choice["message"]["reasoning"] == ("Hm." if "Hm." in answer else None)
@@ -220,6 +218,14 @@ def test_a_call_that_must_come_comes_in_every_format(tmp_path: Path, name: str, 
     assert streamed["function"] == call["function"]
 
 
+def test_a_function_that_is_named_is_the_one_that_is_called(tmp_path: Path) -> None:
+    """Once, also where several calls may come."""
+    served = served_with(tmp_path, CALL)
+    named = {"type": "function", "function": {"name": "now"}}
+    [call] = asked(served, tool_choice=named).json["choices"][0]["message"]["tool_calls"]
+    assert call["function"] == {"name": "now", "arguments": "{}"}
+
+
 def test_9_parameters_that_no_grammar_follows_are_400_and_the_engine_lives(tmp_path: Path) -> None:
     served = served_with(tmp_path, "Yes.")
     for schema in ({"properties": {"a": {"type": "nothing"}}}, {"properties": {"a": {"$ref": "#/$defs/none"}}}):
@@ -227,6 +233,18 @@ def test_9_parameters_that_no_grammar_follows_are_400_and_the_engine_lives(tmp_p
         answer = asked(served, tools=[bad], tool_choice="required")
         assert (answer.status, answer.error["param"]) == (400, "tools")
         assert asked(served, tools=[bad]).json["choices"][0]["message"]["content"] == "Yes."
+
+
+def test_an_answer_in_json_beside_tools_is_one_or_the_other(tmp_path: Path) -> None:
+    """Agents ask for both in every call. Catches a schema that leaves no tool to be called, or that is passed over."""
+    form = {"type": "json_schema", "json_schema": {"name": "n", "schema": {**ENUM, "type": "object"}}}
+    for answer, called in ((CALL, True), ('{"city": "Rome"}', False), ("No.", None)):
+        served = served_with(tmp_path / str(called), answer)
+        message = asked(served, tools=[WEATHER], response_format=form).json["choices"][0]["message"]
+        if called is not None:
+            assert bool(message.get("tool_calls")) == called
+        if not message.get("tool_calls"):
+            assert json.loads(message["content"]) == {"city": "Rome"}
 
 
 def test_only_one_call_is_given_where_only_one_is_wanted(tmp_path: Path) -> None:

@@ -33,14 +33,14 @@ ALL = {**FORMATS, "newer mistral": NEWER_MISTRAL}
 @pytest.fixture(scope="module")
 def llm(tmp_path_factory: pytest.TempPathFactory) -> LLM:
     """Random weights: what conforms does so by the grammar alone."""
-    changes = {"max_position_embeddings": 4000}
+    changes = {"max_position_embeddings": 2000}
     return LLM(str(write_hf_folder("llama", tmp_path_factory.mktemp("forced"), changes=changes)))
 
 
-def answers(llm: LLM, grammar: str, count: int = 10) -> list[RequestOutput]:
+def answers(llm: LLM, grammar: str, count: int = 6) -> list[RequestOutput]:
     """Different answers of the grammar, which all end by themselves."""
     prompt = llm.tokenizer.encode("x")
-    params = [SamplingParams(1500, 5.0, seed=seed, grammar=grammar) for seed in range(count)]
+    params = [SamplingParams(900, 5.0, seed=seed, grammar=grammar) for seed in range(count)]
     return llm.generate([prompt] * count, params)
 
 
@@ -72,7 +72,7 @@ def test_what_comes_is_a_call_that_conforms(llm: LLM, name: str) -> None:
         [(function, given)] = read(ALL[name], out.text)
         assert conforms(function, given), given
         seen.add((function, str(given)))
-    assert len(seen) > 2
+    assert len(seen) > 1
 
 
 def test_several_calls_may_come(llm: LLM) -> None:

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyinfer.server.tool_calls.json_letters import DEEPEST, END, Broken, value
@@ -40,6 +40,7 @@ def is_json(text: str) -> bool:
     return True
 
 
+@settings(max_examples=50)
 @given(VALUES, st.booleans(), st.sampled_from([None, 1]), st.sampled_from(["", " ", "}", ",", "x"]))
 def test_a_value_is_read_to_its_last_letter(found: Any, ascii_only: bool, indent: int | None, behind: str) -> None:
     """Whatever stands behind it. Catches a brace in a string that ends an object."""
@@ -47,6 +48,7 @@ def test_a_value_is_read_to_its_last_letter(found: Any, ascii_only: bool, indent
     assert read(text + behind).rstrip() == text
 
 
+@settings(max_examples=50)
 @given(VALUES, st.data())
 def test_a_letter_is_refused_where_json_refuses_it(found: Any, data: st.DataObject) -> None:
     """One letter is changed. Right: what is read is JSON, and what is refused is none."""

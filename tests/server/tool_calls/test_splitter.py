@@ -88,7 +88,7 @@ def cut(draw: st.DrawFn, text: str) -> list[str]:
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(CALLS, st.sampled_from(["", "Let me look. ", "A < b, [1] and {2}.\n"]), st.data())
 def test_calls_come_back_as_they_were_meant(writer: str, calls: Any, before: str, data: st.DataObject) -> None:
     """With markers, quotes and half letters inside strings. Catches an end that is looked for by its letters alone."""
@@ -109,7 +109,7 @@ LETTERS = st.sampled_from(
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(LETTERS, max_size=12).map("".join), st.data())
 def test_any_text_is_the_same_however_it_is_cut(name: str, text: str, data: st.DataObject) -> None:
     """Broken calls, calls in calls, ends without a beginning. Catches a parser that looks at pieces, not letters."""
@@ -127,7 +127,7 @@ def is_object(text: str) -> bool:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=60)
+@settings(max_examples=40)
 @given(st.lists(LETTERS, max_size=12).map("".join))
 def test_no_letter_is_lost(name: str, text: str) -> None:
     """Without a call, the text is what came. With calls, text and arguments hold all that is no mark of the format."""
