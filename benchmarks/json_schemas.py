@@ -124,6 +124,7 @@ def main() -> None:
     parser.add_argument("--max-tokens", type=int, default=300)
     parser.add_argument("--speed", action="store_true")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--tokens", type=int, default=128, help="of each answer of --speed")
     args = parser.parse_args()
     if args.folder is None and not args.speed:
         parser.error("give the suite's folder, or --speed")
@@ -131,7 +132,7 @@ def main() -> None:
         if args.folder is not None:
             print(json.dumps(asked(llm, schemas_of(args.folder), args)))
         if args.speed:
-            print(json.dumps(speed(llm, args.rounds, 128)))
+            print(json.dumps(speed(llm, args.rounds, args.tokens)))
 
 
 if __name__ == "__main__":

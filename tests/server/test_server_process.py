@@ -12,11 +12,13 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from cli_helpers import folder, posix, start, unopened
 from http_calls import eventually
 from openai import APIStatusError, OpenAI
+from pydantic import BaseModel
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.cli import main
@@ -99,6 +101,26 @@ def test_openais_client_completes_and_chats_whole_and_streamed(server: Process, 
     extra = client.completions.create(model="tiny", prompt="x", max_tokens=3, extra_body={"top_k": 5, **ON})
     assert extra.usage is not None
     assert extra.usage.completion_tokens == 3
+
+
+class Animal(BaseModel):
+    """What a caller wants to read."""
+
+    kind: Literal["cat", "dog"]
+    old: bool
+
+
+def test_openais_client_parses_a_form_of_its_own(server: Process) -> None:
+    """Its helper turns a class into a schema of OpenAI's strict kind, and the answer into an object of that class."""
+    client = server.client()
+    messages = [{"role": "user", "content": "hello"}]
+    asked = {"model": "tiny", "messages": messages, "temperature": 1, "seed": 3, "response_format": Animal}
+    answer = client.chat.completions.parse(**asked)  # type: ignore[arg-type]
+    assert isinstance(answer.choices[0].message.parsed, Animal)
+    with client.chat.completions.stream(**asked) as stream:  # type: ignore[arg-type]
+        final = stream.get_final_completion()
+    assert final.choices[0].message.parsed == answer.choices[0].message.parsed
+    assert final.choices[0].finish_reason == "stop"
 
 
 def test_openais_client_raises_its_own_errors(server: Process) -> None:
