@@ -26,6 +26,7 @@ from fake_cupy import fake_cupy
 from fake_nccl import Fabric
 from gguf import GGMLQuantizationType
 from gguf_writer import random_blocks, write_gguf
+from guided_steps import guided
 from helpers import (
     ALWAYS_DRAFT,
     Letters,
@@ -179,7 +180,8 @@ def run_models(inspector: Inspector) -> None:
                 dtype = ml_dtypes.bfloat16 if half else np.float32
                 for ops in (NumpyOps(Ledger(), dtype), DelegatingOps(ReferenceOps(Ledger(), dtype))):
                     engine = make_engine(config, kv_cache=kv_cache, ops=ops)
-                    finish(engine, *(request(np.arange(n) % 101, 3, **params) for n, params in PROMPTS))
+                    barred = guided([*range(43)], 3, 99, limits={"least": 1}, logit_bias={7: 1.0})
+                    finish(engine, barred, *(request(np.arange(n) % 101, 3, **params) for n, params in PROMPTS))
 
             inspector.watch(letters_of(config), work)
 
