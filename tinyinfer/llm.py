@@ -302,8 +302,8 @@ class LLM:
             raise SwitchError("", len(tokens), reason, f"shorten it or {longer(self)}", held=self.max_model_len)
         left = self.max_model_len - len(tokens)
         # A chat's answer is a text of its own; any other continues its prompt, at whose end a space may be its first.
-        thinking, before = (prompt.thinking, []) if isinstance(prompt, ChatPrompt) else (None, tokens)
-        thought_end = thinking.end if thinking and thinking.opened else ""
+        chat, before = (prompt, []) if isinstance(prompt, ChatPrompt) else (ChatPrompt([], None), tokens)
+        thought_end = chat.thinking.end if chat.thinking and chat.thinking.opened else ""
         ends = frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids)
         number = next(self._ids)
         request = RequestSpec(
@@ -316,8 +316,8 @@ class LLM:
             eos=ends,
             new_bars=partial(bars, self.tokenizer, params, ends, thought_end) if params.bars else Bars,
         )
-        text = partial(text_output, self.tokenizer, before, tuple(params.stop), thinking, params.min_tokens)
-        return Sequence(request, text)
+        stops, least = tuple(params.stop), params.min_tokens
+        return Sequence(request, partial(text_output, self.tokenizer, before, stops, chat.thinking, least, chat.marks))
 
 
 def longer(llm: LLM) -> str:

@@ -34,7 +34,7 @@ def test_another_model_is_404_and_says_what_there_is(served: Served, path: str) 
         assert "'tiny'" in answer.error["message"]
 
 
-@pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings", "/v1/responses", "/v2/chat/completions", "/docs"])
+@pytest.mark.parametrize("path", ["/", "/v1", "/v1/embeddings", "/v1/responses/resp_1", "/v2/completions", "/docs"])
 def test_another_path_is_404_in_openais_form_and_says_what_there_is(served: Served, path: str) -> None:
     for answer in (served.get(path), served.post(path, {})):
         assert (answer.status, answer.error["type"]) == (404, "not_found_error")
@@ -61,6 +61,16 @@ def test_text_to_tokens_and_back(served: Served, served_llm: LLM) -> None:
     conversation = served.post("/tokenize", {"messages": messages}).json["count"]
     assert conversation == served.chat(max_tokens=1).json["usage"]["prompt_tokens"]
     assert served.post("/detokenize", {"tokens": ids}).json == {"prompt": "héllo the"}
+
+
+def test_a_client_finds_what_its_tokenizer_needs(served: Served, served_llm: LLM) -> None:
+    """What lm-evaluation-harness asks for: catches an end token whose id is not the model's, or no template."""
+    told = served.get("/tokenizer_info").json
+    assert {"tokenizer_class", "pad_token", "model_max_length"} <= told.keys()
+    assert told["chat_template"] == served_llm.tokenizer.chat_template
+    found = served.post("/tokenize", {"prompt": told["eos_token"], "add_special_tokens": False}).json["tokens"]
+    assert found == [served_llm.config.eos_token_ids[0]]
+    assert told["bos_token"] == "<|bos|>"
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def test_unknown_fields_are_passed_over_with_one_line(served: Served) -> None:
 
 def test_every_field_of_sampling_params_is_read_or_refused() -> None:
     """Catches a field that the engine has won and the server passes over."""
-    known = {*SAMPLING, *LACKING, *GRAMMARS, "logprobs", "prompt_logprobs"}  # the forms of an answer: test_structured.py
+    known = {*SAMPLING, *LACKING, *GRAMMARS, "logprobs", "prompt_logprobs"}  # GRAMMARS: see test_structured.py
     assert {one.name for one in fields(SamplingParams)} <= known
     assert not set(SAMPLING) & set(LACKING)
     assert set(WRONG) | {"any"} == set(KINDS)

@@ -12,12 +12,20 @@ Files in reading order:
     body.py         a body of limited size, read in limited time
     admission.py    a bounded queue, and its end: draining
     running.py      requests of the engine, as asyncio sees them
+    tool_calls/     calls in a model's text, by family
     collected.py    what came of one answer so far, and the usage of all
     logprobs.py     log-probabilities in OpenAI's two forms
-    completions.py  /v1/completions: how it is asked and answered
-    chat.py         /v1/chat/completions: how it is asked and answered
+    items.py        items of the Responses API, as messages, and answers as items and events
+    responses.py    /v1/responses: how it is asked and answered
     metrics.py      counters and histograms by vLLM's names
     service.py      what the endpoints share: the model, the threads, the queue
+    events.py       server-sent events
+    chunks.py       choices and chunks: the form of both kinds of completions
+    completions.py  /v1/completions: how it is asked and answered
+    messages.py     the messages of a conversation, as the chat template is given them
+    tools.py        the tools that a caller offers
+    turn.py         a conversation becomes a prompt, and its next message text and calls
+    chat.py         /v1/chat/completions: how it is asked and answered
     answer.py       one call, from its body to the last byte: whole or streamed
     endpoints.py    models, tokens, health
     gate.py         who gets in, what an exception becomes, and one log line a request

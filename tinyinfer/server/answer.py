@@ -1,9 +1,8 @@
 """One call, from its body to the last byte: an answer at once when it is whole, or as server-sent events.
 
-A stream is `data: {...}` lines, the last of them `data: [DONE]` (WHATWG HTML, "Server-sent events"). Where nothing
-comes for a while, because a long prompt is computed, a comment line says that the connection lives. An error before the
-first byte is a status; behind it, an event with an error in it, since the status has gone out, after a last chunk whose
-finish_reason is "error".
+Where a stream has nothing to say for a while, because a long prompt is computed or a call is held back, a comment says
+that the connection lives. An error before the first byte is a status; behind it, an event with an error in it, since
+the status has gone out, after what ends each answer.
 
 A client that leaves ends its requests, streamed or not: a task listens to the connection beside the one that answers.
 """
@@ -11,50 +10,39 @@ A client that leaves ends its requests, streamed or not: a task listens to the c
 from __future__ import annotations
 
 import asyncio
-import json
-import secrets
-import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.datastructures import Headers
 from starlette.types import Message, Receive, Scope, Send
 
 from tinyinfer.errors import NotFiniteError, RequestError, SwitchError
-from tinyinfer.llm import LLM
 from tinyinfer.prompts import Prompt
-from tinyinfer.request import Delta
+from tinyinfer.request import Delta, Request
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.server.body import ClientGone, read_json
-from tinyinfer.server.collected import Collected, usage
+from tinyinfer.server.collected import CUT, Collected
 from tinyinfer.server.errors import APIError, as_api_error, unknown
-from tinyinfer.server.logprobs import Speller
+from tinyinfer.server.events import COMMENT, encoded
 from tinyinfer.server.running import Running
 from tinyinfer.server.service import Service
 
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
           (b"x-accel-buffering", b"no")]  # fmt: skip
-COMMENT = b": the prompt is being computed\n\n"
 ENDED = "the server has ended this request before its answer was complete; send it again"
 
 
 class Form(Protocol):
-    """How one kind of completion is asked and answered. Making one raises APIError for a body that is none.
+    """How one kind of call is asked and answered. Making one raises APIError for a body that is none.
 
-    names: see `as_api_error`. unknown: fields that were passed over. usage_last, usage_always: whether a stream ends
-    with the usage, and whether each chunk has it.
+    names: see `as_api_error`. unknown: fields that were passed over.
     """
 
-    kind: str
-    chunk_kind: str
-    prefix: str
-    params: SamplingParams
     names: dict[str, str]
     unknown: list[str]
     stream: bool
-    usage_last: bool
-    usage_always: bool
 
     @property
     def count(self) -> int:
@@ -63,17 +51,30 @@ class Form(Protocol):
     def prompts(self) -> list[Prompt]:
         """What the engine is given; takes time."""
 
-    def whole(self, index: int, answer: Collected) -> dict[str, Any]:
-        """An answer that has ended."""
+    @property
+    def params(self) -> SamplingParams:
+        """How tokens are chosen; asked for when the prompts are made, on which it may depend."""
 
-    def opening(self, index: int, answer: Collected) -> list[dict[str, Any]]:
-        """What stands before the first piece of an answer."""
+    def collect(self, request: Request) -> Collected:
+        """What gathers the answer of a request."""
 
-    def pieces(self, index: int, answer: Collected, delta: Delta) -> list[dict[str, Any]]:
-        """The parts of a stream that a delta becomes."""
+    def body(self, answers: list[Collected]) -> dict[str, Any]:
+        """All answers, which have ended."""
+
+    def begin(self) -> bytes:
+        """What a stream begins with."""
+
+    def events(self, answers: list[Collected], index: int, delta: Delta) -> bytes:
+        """What a stream says of a delta, which the answer of this index holds already."""
+
+    def end(self, answers: list[Collected]) -> bytes:
+        """What a stream ends with."""
+
+    def failed(self, answers: list[Collected], error: APIError) -> bytes:
+        """What a stream ends with when an error cuts it; answers that were cut have taken CUT."""
 
 
-MakeForm = Callable[[LLM, Speller, str, Mapping[str, Any]], Form]
+MakeForm = Callable[[Service, Mapping[str, Any]], Form]
 
 
 class Endpoint:
@@ -86,11 +87,10 @@ class Endpoint:
         service, arrival = self.service, self.service.clock()
         switches = service.switches
         body = await read_json(Headers(scope=scope), receive, switches.max_body, switches.body_timeout)
-        form = self.form(service.llm, service.speller, service.name, body)
+        form = self.form(service, body)
         service.log_unknown(scope["path"], form.unknown)
         with service.admission.enter(form.count, service.clock):
-            params = salted(form.params, scope["key"])
-            call = Call(service, form, params, scope["log"], arrival)
+            call = Call(service, form, scope["key"], scope["log"], arrival)
             await unless_gone(receive, call.answer(Taken(send, service.stalled)))
 
 
@@ -109,25 +109,21 @@ class Taken:
 
 
 class Call:
-    """One call whose body is read. facts: what its log line says."""
+    """One call whose body is read. key: the number of its caller's key. facts: what its log line says."""
 
-    def __init__(
-        self, service: Service, form: Form, params: SamplingParams, facts: dict[str, Any], arrival: float
-    ) -> None:
-        self.service, self.form, self.params, self.facts, self.arrival = service, form, params, facts, arrival
+    def __init__(self, service: Service, form: Form, key: int | None, facts: dict[str, Any], arrival: float) -> None:
+        self.service, self.form, self.key, self.facts, self.arrival = service, form, key, facts, arrival
         self.running = Running(service.llm)
         self.answers: list[Collected] = []
-        kind = form.chunk_kind if form.stream else form.kind
-        self._head = {"id": form.prefix + secrets.token_hex(12), "object": kind, "created": int(time.time())}
-        self._head |= {"model": service.name, "system_fingerprint": None}
 
     async def answer(self, send: Send) -> None:
         """Answers the call, and ends what is left of it. Raises APIError before the first byte."""
         error: APIError | None = None
         try:
             async with asyncio.timeout(self.service.switches.request_timeout):
-                await self.running.open(self.service.pool, self.form.prompts, self.params)
-                self.answers = [Collected(request) for request in self.running.requests]
+                params = partial(salted_params, self.form, self.key)
+                await self.running.open(self.service.pool, self.form.prompts, params)
+                self.answers = list(map(self.form.collect, self.running.requests))
                 self.service.metrics.began(self.running.requests)
                 await (self._stream(send) if self.form.stream else self._whole(send))
         except ClientGone:
@@ -138,8 +134,11 @@ class Call:
             if not self.form.stream or not self.answers:
                 raise error from cause
             self.facts["error"] = error.logged
-            with_error = b"".join(self._endings()) + event(error.as_dict()) + event(None)
-            await send({"type": "http.response.body", "body": with_error, "more_body": False})
+            for answer in self.answers:
+                if answer.finish_reason not in ("stop", "length"):
+                    answer.add(CUT)
+            told = self.form.failed(self.answers, error)
+            await send({"type": "http.response.body", "body": told, "more_body": False})
         finally:
             self.running.cancel()
             self._count("error" if error else "abort")
@@ -147,8 +146,7 @@ class Call:
     async def _whole(self, send: Send) -> None:
         async for _ in self._deltas():
             continue
-        choices = [self.form.whole(index, answer) for index, answer in enumerate(self.answers)]
-        body = encoded({**self._head, "choices": choices, "usage": usage(self.answers)})
+        body = encoded(self.form.body(self.answers))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await send({"type": "http.response.body", "body": body, "more_body": False})
@@ -157,38 +155,18 @@ class Call:
         await send({"type": "http.response.start", "status": 200, "headers": EVENTS})
         async for piece in self._events():
             await send({"type": "http.response.body", "body": piece, "more_body": True})
-        await send({"type": "http.response.body", "body": event(None), "more_body": False})
+        await send({"type": "http.response.body", "body": self.form.end(self.answers), "more_body": False})
 
     async def _events(self) -> AsyncIterator[bytes]:
         """The events of a stream, but for the last one."""
-        opened: set[int] = set()
+        if begin := self.form.begin():
+            yield begin
+        sent = self.service.clock()
         async for index, delta in self._deltas():
-            if delta is None:
-                yield COMMENT
-                continue
-            answer = self.answers[index]
-            choices = [] if index in opened else self.form.opening(index, answer)
-            opened.add(index)
-            choices += self.form.pieces(index, answer, delta)
-            if choices:
-                yield b"".join(self._chunk([choice]) for choice in choices)
-        if self.form.usage_last:
-            yield self._chunk([], usage(self.answers))
-
-    def _endings(self) -> Iterator[bytes]:
-        """The last chunk of each answer that an error cuts: clients wait for a finish_reason."""
-        for index, answer in enumerate(self.answers):
-            if answer.finish_reason not in ("stop", "length"):
-                cut = Delta("", [], None, "", "error")
-                answer.add(cut)
-                yield from (self._chunk([choice]) for choice in self.form.pieces(index, answer, cut))
-
-    def _chunk(self, choices: list[dict[str, Any]], counted: dict[str, Any] | None = None) -> bytes:
-        """One event. usage is null in all but the last, where it is asked for at the end."""
-        if self.form.usage_always and counted is None:
-            counted = usage(self.answers)
-        told = {"usage": counted} if self.form.usage_last else {}
-        return event({**self._head, "choices": choices, **told})
+            told = b"" if delta is None else self.form.events(self.answers, index, delta)
+            if told or delta is None or self.service.clock() - sent > self.service.patience:
+                sent = self.service.clock()
+                yield told or COMMENT
 
     async def _deltas(self) -> AsyncIterator[tuple[int, Delta | None]]:
         """What comes, as `Running.news` has it, counted and added to the answers. Raises APIError when one is cut."""
@@ -244,16 +222,7 @@ async def until_gone(receive: Receive) -> None:
         continue
 
 
-def salted(params: SamplingParams, key: int | None) -> SamplingParams:
+def salted_params(form: Form, key: int | None) -> SamplingParams:
     """The parameters, with a salt that no other key has: callers of different keys share no prefix (CVE-2025-46570)."""
+    params = form.params
     return params if key is None else replace(params, cache_salt=f"key {key} {params.cache_salt or ''}")
-
-
-def encoded(value: Any) -> bytes:
-    """JSON in UTF-8, as short as can be."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode("utf-8", "replace")
-
-
-def event(value: dict[str, Any] | None) -> bytes:
-    """A server-sent event; None: the last one of a stream."""
-    return b"data: " + (b"[DONE]" if value is None else encoded(value)) + b"\n\n"

@@ -17,6 +17,7 @@ from tinyinfer.server.completions import Completions
 from tinyinfer.server.endpoints import Endpoints
 from tinyinfer.server.errors import APIError
 from tinyinfer.server.gate import Gate
+from tinyinfer.server.responses import Responses
 from tinyinfer.server.service import Service
 
 
@@ -26,10 +27,12 @@ def make_app(service: Service) -> Starlette:
     routes = [
         Route("/v1/chat/completions", Endpoint(service, Chat), methods=["POST"]),
         Route("/v1/completions", Endpoint(service, Completions), methods=["POST"]),
+        Route("/v1/responses", Endpoint(service, Responses), methods=["POST"]),
         Route("/v1/models", small.models, methods=["GET"]),
         Route("/v1/models/{name:path}", small.model, methods=["GET"]),
         Route("/tokenize", small.tokenize, methods=["POST"]),
         Route("/detokenize", small.detokenize, methods=["POST"]),
+        Route("/tokenizer_info", small.tokenizer_info, methods=["GET"]),
         Route("/health", small.health, methods=["GET"]),
         Route("/ready", small.ready, methods=["GET"]),
         Route("/version", small.version, methods=["GET"]),

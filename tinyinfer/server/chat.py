@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tinyinfer.llm import LLM
 from tinyinfer.prompts import Prompt
-from tinyinfer.request import Delta, TokenLogprob
+from tinyinfer.request import Delta, Request, TokenLogprob
+from tinyinfer.server.chunks import Chunks
 from tinyinfer.server.collected import Collected
 from tinyinfer.server.errors import wrong
 from tinyinfer.server.fields import Lacking, read_fields
-from tinyinfer.server.logprobs import Speller
+from tinyinfer.server.messages import check_messages
 from tinyinfer.server.sampling import (
     IGNORED,
     LACKING,
@@ -25,20 +25,21 @@ from tinyinfer.server.sampling import (
     sampling_params,
     stream_options,
 )
-from tinyinfer.units import show
+from tinyinfer.server.service import Service
+from tinyinfer.server.tool_calls.calls import Piece
+from tinyinfer.server.tools import read_tools
+from tinyinfer.server.turn import Turn, effort_of
 
 KINDS = {
     **SHARED, **IGNORED, "messages": "objects", "max_completion_tokens": "whole", "logprobs": "bool",
     "top_logprobs": "whole", "chat_template_kwargs": "object", "reasoning_effort": "text", "include_reasoning": "bool",
-    "parallel_tool_calls": "bool",
+    "tools": "objects", "tool_choice": "any", "parallel_tool_calls": "bool",
 }  # fmt: skip
-NO_TOOLS = "tools are not rendered or parsed; describe them in a message, and read the calls from the text"
+NO_FUNCTIONS = "tools and tool_choice have replaced it"
 OWN_LACKING = {
     **LACKING,
-    "tools": Lacking(([],), NO_TOOLS),
-    "tool_choice": Lacking(("none", "auto"), NO_TOOLS),
-    "functions": Lacking(([],), NO_TOOLS),
-    "function_call": Lacking(("none", "auto"), NO_TOOLS),
+    "functions": Lacking(([],), NO_FUNCTIONS),
+    "function_call": Lacking(("none", "auto"), NO_FUNCTIONS),
     "modalities": Lacking((["text"],), "the model writes text alone"),
     "audio": Lacking((), "the model writes text alone"),
     "prediction": Lacking((), "drafts are chosen where the server is started, by --speculative"),
@@ -53,19 +54,22 @@ OWN_LACKING = {
 }
 
 
-class Chat:
+class Chat(Chunks):
     """One call of /v1/chat/completions. Raises APIError for what it cannot be."""
 
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
     prefix = "chatcmpl-"
 
-    def __init__(self, llm: LLM, speller: Speller, name: str, body: Mapping[str, Any]) -> None:
+    def __init__(self, service: Service, body: Mapping[str, Any]) -> None:
         given, self.unknown = read_fields(body, KINDS, OWN_LACKING)
-        check_model(given, name)
-        self._llm, self._speller, self._given = llm, speller, given
+        check_model(given, service.name)
+        super().__init__(service)
+        self._speller, self._given = service.speller, given
         check_messages(given.get("messages"))
+        variables = effort_of(given, given.get("reasoning_effort"))
+        self._turn = Turn(service.llm, given["messages"], variables, read_tools(given, service))
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
-        self.names = {"": "messages", "logprobs": "top_logprobs", **form_names(given)}
+        self.names = {"": "messages", "logprobs": "top_logprobs", "grammar": "tools", **form_names(given)}
         longest = {"max_tokens": None}
         if "max_completion_tokens" in given:
             self.names["max_tokens"] = "max_completion_tokens"
@@ -79,18 +83,23 @@ class Chat:
 
     def prompts(self) -> list[Prompt]:
         """What the engine is given: the conversation as the chat template writes it; takes time."""
-        variables = dict(self._given.get("chat_template_kwargs", {}))
-        if "reasoning_effort" in self._given:
-            variables = {"reasoning_effort": self._given["reasoning_effort"], **variables}
-        return [self._llm.chat_prompt(self._given["messages"], variables)]
+        prompt, self.params = self._turn.prepared(self.params)
+        return [prompt]
+
+    def collect(self, request: Request) -> Collected:
+        """What gathers the answer of a request."""
+        return self._turn.collect(request)
 
     def whole(self, index: int, answer: Collected) -> dict[str, Any]:
         """An answer that has ended."""
-        message: dict[str, Any] = {"role": "assistant", "content": answer.text, "refusal": None}
+        content = answer.text or (None if answer.calls else "")
+        message: dict[str, Any] = {"role": "assistant", "content": content, "refusal": None}
         message |= dict.fromkeys(("reasoning_content", "reasoning"), self._thought(answer.reasoning) or None)
+        if answer.calls:
+            message["tool_calls"] = [called(one.id, one.name, one.arguments) for one in answer.calls]
         choice = {"index": index, "message": message, "logprobs": self._logprobs(answer.logprobs)}
         own = {"token_ids": answer.token_ids} if self._wants_ids else {}
-        return choice | {"finish_reason": answer.finish_reason} | own
+        return choice | {"finish_reason": answer.ended} | own
 
     def opening(self, index: int, answer: Collected) -> list[dict[str, Any]]:
         """What stands before the first piece of an answer: whose it is."""
@@ -100,16 +109,18 @@ class Chat:
     def pieces(self, index: int, answer: Collected, delta: Delta) -> list[dict[str, Any]]:
         """The parts of a stream that a delta becomes; the last one has the finish_reason and nothing else."""
         found: list[dict[str, Any]] = []
-        new: dict[str, str] = {}
+        new: dict[str, Any] = {}
         if thought := self._thought(delta.reasoning):
             new |= {"reasoning_content": thought, "reasoning": thought}
-        if delta.text:
-            new["content"] = delta.text
+        if text := "".join(piece.text for piece in answer.new if piece.call is None):
+            new["content"] = text
         if new or (delta.token_ids and (self._wants_ids or delta.logprobs)):
             own = {"token_ids": delta.token_ids} if self._wants_ids else {}
             found.append(self._piece(index, new, self._logprobs(delta.logprobs or [])) | own)
+        calls = (called_piece(piece, answer) for piece in answer.new if piece.call is not None)
+        found += [self._piece(index, {"tool_calls": [call]}) for call in calls]
         if delta.finish_reason:
-            found.append(self._piece(index, {}, finish_reason=delta.finish_reason))
+            found.append(self._piece(index, {}, finish_reason=answer.ended))
         return found
 
     @property
@@ -123,9 +134,22 @@ class Chat:
         return None if self.params.logprobs is None else self._speller.chat(logprobs)
 
     def _piece(
-        self, index: int, new: dict[str, str], logprobs: dict[str, Any] | None = None, finish_reason: str | None = None
+        self, index: int, new: dict[str, Any], logprobs: dict[str, Any] | None = None, finish_reason: str | None = None
     ) -> dict[str, Any]:
         return {"index": index, "delta": new, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def called(id: str, name: str, arguments: str) -> dict[str, Any]:
+    """A call in the form of chat completions."""
+    return {"id": id, "type": "function", "function": {"name": name, "arguments": arguments}}
+
+
+def called_piece(piece: Piece, answer: Collected) -> dict[str, Any]:
+    """A part of a call in a stream: id, type and name once, then pieces of its arguments."""
+    assert piece.call is not None
+    if piece.name is not None:
+        return {"index": piece.call} | called(answer.calls[piece.call].id, piece.name, "")
+    return {"index": piece.call, "function": {"arguments": piece.text}}
 
 
 def top_logprobs(given: Mapping[str, Any]) -> dict[str, int]:
@@ -135,27 +159,3 @@ def top_logprobs(given: Mapping[str, Any]) -> dict[str, int]:
     if given.get("top_logprobs"):
         raise wrong("top_logprobs", "top_logprobs needs logprobs=true; add it, or leave top_logprobs out")
     return {}
-
-
-def check_messages(messages: Any) -> None:
-    """Raises APIError, which names the place, for messages that are no conversation in text."""
-    if not messages:
-        raise wrong("messages", 'messages must be a list of at least one {"role": ..., "content": ...}')
-    for n, message in enumerate(messages):
-        place = f"messages[{n}]"
-        if not isinstance(message.get("role"), str):
-            raise wrong(f"{place}.role", f"{place}.role={show(message.get('role'))} must be a text, such as 'user'")
-        content = message.get("content")
-        if isinstance(content, list):
-            for i, part in enumerate(content):
-                check_part(part, f"{place}.content[{i}]")
-        elif content is not None and not isinstance(content, str):
-            raise wrong(f"{place}.content", f"{place}.content={show(content)} must be a text or a list of parts")
-
-
-def check_part(part: Any, place: str) -> None:
-    """Raises APIError for a part of a content that is no text, such as an image."""
-    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-        kind = part.get("type") if isinstance(part, dict) else part
-        message = f'{place} of type {show(kind)} is not read here; the model reads {{"type": "text", "text": ...}}'
-        raise wrong(place, message)

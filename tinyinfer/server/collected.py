@@ -10,14 +10,36 @@ from collections.abc import Iterable
 from typing import Any
 
 from tinyinfer.request import Delta, Request, TokenLogprob
+from tinyinfer.server.tool_calls.calls import Piece
+from tinyinfer.server.tool_calls.splitter import CallSplitter, Format
+
+CUT = Delta("", [], None, "", "error")  # the end of an answer that an error cuts: clients wait for a finish_reason
+
+
+class ToolCall:
+    """A call that the model asks for. arguments: JSON, as far as it has come."""
+
+    def __init__(self, id: str, name: str) -> None:
+        self.id, self.name, self.arguments = id, name, ""
+
+    def argue(self, text: str) -> None:
+        """Takes more of the arguments."""
+        self.arguments += text
 
 
 class Collected:
-    """One answer: its text, thinking, tokens and end so far."""
+    """One answer: its text, calls, thinking, tokens and end so far.
 
-    def __init__(self, request: Request) -> None:
+    format: how calls are written in its text; None: all of it is text. one: whether calls behind the first are left
+    out. new: what the last delta brought, text and calls apart.
+    """
+
+    def __init__(self, request: Request, format: Format | None = None, one: bool = False) -> None:
         self.source = request
         self.text = self.reasoning = ""
+        self.calls: list[ToolCall] = []
+        self.new: list[Piece] = []
+        self._format, self._splitter, self._one = format, CallSplitter(format) if format else None, one
         self.token_ids: list[int] = []
         self.logprobs: list[TokenLogprob] = []
         self.finish_reason: str | None = None
@@ -26,11 +48,33 @@ class Collected:
 
     def add(self, delta: Delta) -> None:
         """Takes what is new."""
-        self.text += delta.text
+        self.new = self._split(delta)
+        for text, call, name in self.new:
+            if call is None:
+                self.text += text
+            elif name is not None:
+                assert self._format is not None
+                self.calls.append(ToolCall(self._format.new_id(), name))
+            else:
+                self.calls[-1].argue(text)
         self.reasoning += delta.reasoning
         self.token_ids += delta.token_ids
         self.logprobs += delta.logprobs or []
         self.finish_reason = delta.finish_reason
+
+    def _split(self, delta: Delta) -> list[Piece]:
+        if self._splitter is None:
+            return [Piece(delta.text)] if delta.text else []
+        pieces = self._splitter.push(delta.text)
+        if delta.finish_reason is not None:
+            pieces += self._splitter.finish()
+        return [piece for piece in pieces if not (self._one and piece.call)]
+
+    @property
+    def ended(self) -> str | None:
+        """The finish_reason for a caller: a call that was cut is none to run, so that its end is the engine's own."""
+        called = self._splitter is not None and self._splitter.complete and self.finish_reason == "stop"
+        return "tool_calls" if called else self.finish_reason
 
     @property
     def prompt(self) -> list[int]:

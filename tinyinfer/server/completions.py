@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from tinyinfer.llm import LLM
 from tinyinfer.prompts import Prompt
-from tinyinfer.request import Delta, TokenLogprob, prompt_logprobs
+from tinyinfer.request import Delta, Request, TokenLogprob, prompt_logprobs
+from tinyinfer.server.chunks import Chunks
 from tinyinfer.server.collected import Collected
 from tinyinfer.server.errors import wrong
 from tinyinfer.server.fields import Lacking, is_list_of, is_text, is_whole, read_fields
-from tinyinfer.server.logprobs import Offsets, Speller
+from tinyinfer.server.logprobs import Offsets
 from tinyinfer.server.sampling import (
     IGNORED,
     LACKING,
@@ -26,6 +26,7 @@ from tinyinfer.server.sampling import (
     sampling_params,
     stream_options,
 )
+from tinyinfer.server.service import Service
 from tinyinfer.units import show
 
 KINDS = {
@@ -40,16 +41,17 @@ OWN_LACKING = {
 MAX_TOKENS = 16  # OpenAI's default, and a reason to say how much is wanted
 
 
-class Completions:
+class Completions(Chunks):
     """One call of /v1/completions. Raises APIError for what it cannot be."""
 
     kind = chunk_kind = "text_completion"
     prefix = "cmpl-"
 
-    def __init__(self, llm: LLM, speller: Speller, name: str, body: Mapping[str, Any]) -> None:
+    def __init__(self, service: Service, body: Mapping[str, Any]) -> None:
         given, self.unknown = read_fields(body, KINDS, OWN_LACKING)
-        check_model(given, name)
-        self._llm, self._speller = llm, speller
+        check_model(given, service.name)
+        super().__init__(service)
+        self._llm, self._speller = service.llm, service.speller
         self._given = given
         self._asked = prompts_of(given.get("prompt"))
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
@@ -74,6 +76,10 @@ class Completions:
             decode = self._llm.tokenizer.decode
             self._echoed = [one if isinstance(one, str) else decode(one) for one in self._asked]
         return [encode(one) if isinstance(one, str) and one else one for one in self._asked]
+
+    def collect(self, request: Request) -> Collected:
+        """What gathers the answer of a request."""
+        return Collected(request)
 
     def whole(self, index: int, answer: Collected) -> dict[str, Any]:
         """An answer that has ended."""

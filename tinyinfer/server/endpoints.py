@@ -16,9 +16,9 @@ from starlette.responses import JSONResponse, Response
 
 from tinyinfer.prompts import check_ids
 from tinyinfer.server.body import read_json
-from tinyinfer.server.chat import check_messages
 from tinyinfer.server.errors import APIError, as_api_error, wrong
 from tinyinfer.server.fields import read_fields
+from tinyinfer.server.messages import check_messages, for_template
 from tinyinfer.server.running import in_pool
 from tinyinfer.server.sampling import check_model
 from tinyinfer.server.service import Service
@@ -26,7 +26,7 @@ from tinyinfer.server.service import Service
 T = TypeVar("T")
 TOKENIZE = {
     "model": "text", "prompt": "text", "messages": "objects", "add_special_tokens": "bool", "return_token_strs": "bool",
-    "chat_template_kwargs": "object",
+    "chat_template_kwargs": "object", "tools": "objects",
 }  # fmt: skip
 DETOKENIZE = {"model": "text", "tokens": "ids"}
 
@@ -69,8 +69,9 @@ class Endpoints:
         llm = self.service.llm
         if "messages" in given:
             check_messages(given["messages"])
+            tools = {"tools": given["tools"]} if given.get("tools") else {}
             work: Callable[[], list[int]] = partial(
-                llm.chat_prompt, given["messages"], given.get("chat_template_kwargs")
+                llm.chat_prompt, for_template(given["messages"]), given.get("chat_template_kwargs", {}) | tools
             )
         elif "prompt" in given:
             work = partial(llm.tokenizer.encode, given["prompt"], given.get("add_special_tokens", True))
@@ -94,6 +95,19 @@ class Endpoints:
             return llm.tokenizer.decode(given["tokens"])
 
         return JSONResponse({"prompt": await self._done(text)})
+
+    async def tokenizer_info(self, request: Request) -> Response:
+        """What a client needs to write prompts as the model does: special tokens by their names, and the template.
+
+        bos_token, eos_token and pad_token are there, also where the model has none.
+        """
+        llm = self.service.llm
+        told: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": llm.max_model_len}
+        told |= dict.fromkeys(("bos_token", "eos_token", "pad_token")) | llm.tokenizer.special_tokens
+        ends = llm.config.eos_token_ids
+        if told["eos_token"] is None and ends:
+            told["eos_token"] = llm.tokenizer.names(max(ends) + 1)[ends[0]]
+        return JSONResponse({**told, "chat_template": llm.tokenizer.chat_template})
 
     @property
     def _model(self) -> dict[str, Any]:

@@ -43,10 +43,13 @@ class Running:
         self._news: asyncio.Queue[int] = asyncio.Queue()
 
     async def open(
-        self, pool: ThreadPoolExecutor, prompts: Callable[[], Seq[Prompt]], params: SamplingParams
+        self, pool: ThreadPoolExecutor, prompts: Callable[[], Seq[Prompt]], params: Callable[[], SamplingParams]
     ) -> None:
-        """Makes the prompts on a thread of the pool, and hands them to the engine. Raises what either raises."""
-        job = pool.submit(lambda: self._submit(prompts(), params))
+        """Makes the prompts, then the parameters, on a thread of the pool, and hands them to the engine.
+
+        Raises what either raises.
+        """
+        job = pool.submit(lambda: self._submit(prompts(), params()))
         try:
             self.requests = await asyncio.wrap_future(job)
         except asyncio.CancelledError:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import cached_property
 from typing import Any
 
 from tinyinfer.errors import one_line
@@ -15,6 +16,8 @@ from tinyinfer.server.admission import Admission
 from tinyinfer.server.logprobs import Speller
 from tinyinfer.server.metrics import Metrics
 from tinyinfer.server.switches import ServerSwitches
+from tinyinfer.server.tool_calls.formats import format_of
+from tinyinfer.server.tool_calls.splitter import Format
 
 TEXT_THREADS = 4  # tokenizing, templates: work of milliseconds, of which none should wait for a long one
 PATIENCE = 15.0  # seconds of silence after which a stream says that it lives: proxies cut what is silent for a minute
@@ -37,6 +40,17 @@ class Service:
         self.admission = Admission(llm.engine_config.max_num_seqs, switches.max_queue, self.metrics.rejected)
         self.pool = ThreadPoolExecutor(TEXT_THREADS, thread_name_prefix="tinyinfer text")
         self.speller = Speller(llm.tokenizer)
+
+    @cached_property
+    def knows_tools(self) -> bool:
+        """Whether the chat template has a place for tools."""
+        tokenizer = self.llm.tokenizer
+        return tokenizer.chat_template is not None and not tokenizer.unused_variables(["tools"])
+
+    @cached_property
+    def call_format(self) -> Format | None:
+        """How the model writes calls: as the server was told, or as the chat template shows; None: neither says so."""
+        return format_of(self.llm.tokenizer.chat_template or "", self.switches.tool_call_parser)
 
     def log(self, **facts: Any) -> None:
         """Writes one line: what happened, without any text of a prompt or an answer. That none reads it is no error."""

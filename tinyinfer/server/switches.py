@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from tinyinfer.errors import SwitchError
+from tinyinfer.server.tool_calls.formats import FORMATS
 from tinyinfer.switches import Switches, switch
 
 
@@ -25,6 +26,9 @@ class ServerSwitches(Switches):
         (), metavar="NAME", help="a further name by which clients may call this server (repeatable)"
     )
     served_model_name: str | None = switch(None, help="the model's name in the API (default: as it was given)")
+    tool_call_parser: str = switch(
+        "auto", choices=("auto", *FORMATS), help="how the model writes tool calls; auto: as its chat template shows"
+    )
     max_queue: int = switch(128, help="requests that may wait beside those that run; more are told to come later")
     max_body: int = switch(4 << 20, help="longest body of a request, in bytes")
     body_timeout: float = switch(30.0, help="seconds in which a body must be here")

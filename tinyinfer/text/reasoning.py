@@ -56,11 +56,14 @@ class Thinking:
 
 
 class ChatPrompt(list[int]):
-    """The token ids of a rendered conversation, and how the answer's thinking is to be split (None: not at all)."""
+    """The token ids of a rendered conversation, and how the answer's thinking is to be split (None: not at all).
 
-    def __init__(self, tokens: Iterable[int], thinking: Thinking | None) -> None:
+    marks: names of special tokens that are text in the answer, such as [TOOL_CALLS] for who reads calls.
+    """
+
+    def __init__(self, tokens: Iterable[int], thinking: Thinking | None, marks: tuple[str, ...] = ()) -> None:
         super().__init__(tokens)
-        self.thinking = thinking
+        self.thinking, self.marks = thinking, marks
 
 
 # The markers of a template.

@@ -95,12 +95,37 @@ class TextOutput:
         return 0
 
 
+class SpelledStream:
+    """A stream of text in which some special tokens, id -> name, are text, too."""
+
+    def __init__(self, stream: Detokenizer, names: dict[int, str]) -> None:
+        self._stream, self._names = stream, names
+
+    def push(self, token: int) -> str:
+        """The text that is complete with this token."""
+        name = self._names.get(token)
+        return self._stream.push(token) if name is None else self._stream.finish() + name
+
+    def name(self, token: int) -> str:
+        """The name of a special token that `push` gave no text for; "" for other tokens."""
+        return "" if token in self._names else self._stream.name(token)
+
+    def finish(self) -> str:
+        """The text that is left when no token follows."""
+        return self._stream.finish()
+
+
 def text_output(
     tokenizer: Tokenizer, prompt: Sequence[int], stops: tuple[str, ...] = (), thinking: Thinking | None = None,
-    least: int = 0,
+    least: int = 0, marks: tuple[str, ...] = (),
 ) -> TextOutput:  # fmt: skip
-    """The text of one answer to a prompt; the markers of its thinking are found also where they are special tokens."""
-    stream = tokenizer.stream(prompt)
+    """The text of one answer to a prompt; the markers of its thinking are found also where they are special tokens.
+
+    marks: names of special tokens that are text.
+    """
+    stream: Detokenizer = tokenizer.stream(prompt)
+    names = {id: name for mark in marks for id, name in tokenizer.specials_in(mark).items() if name == mark}
+    stream = SpelledStream(stream, names) if names else stream
     if thinking is None:
         return TextOutput(stream, stops, least=least)
     starts, ends = (tokenizer.specials_in(mark) for mark in (thinking.start, thinking.end))

@@ -102,6 +102,11 @@ class Tokenizer:
         return min((id for id in ours.keys() & theirs.keys() if ours[id] != theirs[id]), default=None)
 
     @property
+    def special_tokens(self) -> dict[str, str]:
+        """The special tokens that have a name, by the name that a template knows, such as eos_token."""
+        return dict(self._vocabulary.special_tokens)
+
+    @property
     def chat_template(self) -> str | None:
         """The source of the chat template, None when the model has none."""
         return self._vocabulary.chat_template

@@ -1,0 +1,72 @@
+"""A turn: a conversation becomes a prompt, and its next message text and calls, whatever the form of the API.
+
+Chat completions and Responses say the same in two ways. Both are read into this, so that there is one way to the
+engine: the chat template writes the messages and the tools, and where the answer has a form (a call that must come, a
+JSON schema), a grammar says which.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tinyinfer.llm import LLM
+from tinyinfer.request import Request
+from tinyinfer.sampling_params import SamplingParams
+from tinyinfer.server.collected import Collected
+from tinyinfer.server.errors import wrong
+from tinyinfer.server.messages import for_template
+from tinyinfer.server.tool_calls.forced import Asked, grammar_of
+from tinyinfer.server.tools import Tools
+from tinyinfer.text.reasoning import ChatPrompt, Thinking
+
+
+@dataclass(frozen=True)
+class Turn:
+    """messages: checked ones. variables: the chat template's own. tools: what the model may call."""
+
+    llm: LLM
+    messages: list[dict[str, Any]]
+    variables: Mapping[str, Any]
+    tools: Tools
+
+    def prepared(self, params: SamplingParams) -> tuple[ChatPrompt, SamplingParams]:
+        """What the engine is given; takes time. Raises APIError, and what a chat template raises."""
+        variables = dict(self.variables)
+        if self.tools.offered:
+            variables["tools"] = list(self.tools.offered)
+        prompt = self.llm.chat_prompt(for_template(self.messages), variables)
+        may_think = prompt.thinking is not None and not prompt.thinking.opened
+        either = params.json_schema is not None and (self.tools.offered or may_think)
+        if self.tools.forced or either:
+            params = replace(params, grammar=self._grammar(prompt.thinking, params.json_schema), json_schema=None)
+        marks = self.tools.format.names if self.tools.format else ()
+        return ChatPrompt(prompt, prompt.thinking, marks), params
+
+    def _grammar(self, thinking: Thinking | None, schema: Any) -> str:
+        """What an answer looks like: a call that must come, else a call or JSON of the schema, after any thinking.
+
+        schema: JSON text. Raises APIError for parameters that the format of calls cannot hold.
+        """
+        format = self.tools.format
+        marks = (*(format.names if format else ()), *((thinking.start, thinking.end) if thinking else ()))
+        tokens = self.llm.tokenizer.specials_in
+        special = {name: id for mark in marks for id, name in tokens(mark).items() if name == mark}
+        functions = self.tools.forced or tuple(tool["function"] for tool in self.tools.offered)
+        form = None if self.tools.forced else json.loads(schema)
+        try:
+            return grammar_of(Asked(functions, self.tools.one, form, special), format, thinking)
+        except ValueError as error:
+            raise wrong("tools", str(error)) from None
+
+    def collect(self, request: Request) -> Collected:
+        """What gathers an answer: text and calls apart."""
+        return Collected(request, self.tools.format, self.tools.one)
+
+
+def effort_of(given: Mapping[str, Any], effort: str | None) -> dict[str, Any]:
+    """The template's variables, with how much the model is to think, which some templates know."""
+    variables = dict(given.get("chat_template_kwargs", {}))
+    return variables if effort is None else {"reasoning_effort": effort, **variables}
