@@ -8,11 +8,12 @@ Files in reading order:
     errors.py       an error in OpenAI's form
     fields.py       the fields of a JSON body: null, wrong types, unknown ones, those that are not there
     sampling.py     the fields that both kinds of completions share, and SamplingParams
-    body.py         a body of limited size, read in limited time
-    admission.py    a bounded queue, and its end: draining
+    body.py         a body of limited size
+    admission.py    a bounded queue, bodies that come in time, and the end: draining
     running.py      requests of the engine, as asyncio sees them
     collected.py    what came of one answer so far, and the usage of all
     logprobs.py     log-probabilities in OpenAI's two forms
+    template_fields.py  what a body gives to the chat template
     completions.py  /v1/completions: how it is asked and answered
     chat.py         /v1/chat/completions: how it is asked and answered
     metrics.py      counters and histograms by vLLM's names

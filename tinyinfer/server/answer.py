@@ -14,6 +14,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from functools import partial
 from typing import Any, Protocol
 
 from starlette.datastructures import Headers
@@ -24,9 +25,9 @@ from tinyinfer.llm import LLM
 from tinyinfer.prompts import Prompt
 from tinyinfer.request import Delta
 from tinyinfer.sampling_params import SamplingParams
-from tinyinfer.server.body import ClientGone, read_json
+from tinyinfer.server.body import ClientGone
 from tinyinfer.server.collected import Collected, usage
-from tinyinfer.server.errors import APIError, as_api_error, unknown
+from tinyinfer.server.errors import APIError, UnknownError, as_api_error
 from tinyinfer.server.logprobs import Speller
 from tinyinfer.server.running import Running
 from tinyinfer.server.service import Service
@@ -82,9 +83,9 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, arrival = self.service, self.service.clock()
-        switches = service.switches
-        body = await read_json(Headers(scope=scope), receive, switches.max_body, switches.body_timeout)
-        form = self.form(service.llm, service.speller, service.name, body)
+        service.admission.check()
+        make = partial(self.form, service.llm, service.speller, service.name)
+        form = await service.read(Headers(scope=scope), receive, make)
         service.log_unknown(scope["path"], form.unknown)
         with service.admission.enter(form.count, service.clock):
             call = Call(service, form, scope["log"], arrival)
@@ -132,7 +133,7 @@ class Call:
             error = self._told(cause)
             if not self.form.stream or not self.answers:
                 raise error from cause
-            self.facts["error"] = error.logged
+            self.facts |= error.logged
             with_error = event(error.as_dict()) + event(None)
             await send({"type": "http.response.body", "body": with_error, "more_body": False})
         finally:
@@ -194,10 +195,7 @@ class Call:
         if isinstance(cause, NotFiniteError):
             self.service.metrics.corrupted()
         theirs = not self.answers or isinstance(cause, (APIError, RequestError, SwitchError))
-        told = as_api_error(cause, self.form.names) if theirs else unknown(cause)
-        if told.status == 500 and not isinstance(cause, (NotFiniteError, APIError)):
-            self.facts["exception"] = f"{type(cause).__name__}: {cause}"
-        return told
+        return as_api_error(cause, self.form.names) if theirs else UnknownError(cause)
 
     def _count(self, otherwise: str) -> None:
         """Counts each request once, at its end. otherwise: the reason of those that have not come to their own."""

@@ -12,6 +12,7 @@ from typing import Any
 from tinyinfer.llm import LLM
 from tinyinfer.prompts import Prompt
 from tinyinfer.request import Delta, TokenLogprob
+from tinyinfer.server import template_fields
 from tinyinfer.server.collected import Collected
 from tinyinfer.server.errors import wrong
 from tinyinfer.server.fields import Lacking, read_fields
@@ -28,8 +29,7 @@ from tinyinfer.units import show
 
 KINDS = {
     **SHARED, **IGNORED, "messages": "objects", "max_completion_tokens": "whole", "logprobs": "bool",
-    "top_logprobs": "whole", "chat_template_kwargs": "object", "reasoning_effort": "text", "include_reasoning": "bool",
-    "parallel_tool_calls": "bool",
+    "top_logprobs": "whole", **template_fields.KINDS, "include_reasoning": "bool", "parallel_tool_calls": "bool",
 }  # fmt: skip
 NO_TOOLS = "tools are not rendered or parsed; describe them in a message, and read the calls from the text"
 OWN_LACKING = {
@@ -43,7 +43,6 @@ OWN_LACKING = {
     "prediction": Lacking((), "drafts are chosen where the server is started, by --speculative"),
     "web_search_options": Lacking((), "the server reaches nothing outside"),
     "add_special_tokens": Lacking((False,), "the chat template writes the special tokens"),
-    "add_generation_prompt": Lacking((True,), "a conversation is always followed by an answer"),
     "continue_final_message": Lacking((False,), "/v1/completions continues a text"),
     "echo": Lacking((False,), "/v1/completions has it"),
     "chat_template": Lacking((), "the model's own chat template is used"),
@@ -63,6 +62,7 @@ class Chat:
         check_model(given, name)
         self._llm, self._speller, self._given = llm, speller, given
         check_messages(given.get("messages"))
+        self._variables = template_fields.template_variables(given)
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
         self.names = {"": "messages", "logprobs": "top_logprobs"}
         longest = {"max_tokens": None}
@@ -73,10 +73,7 @@ class Chat:
 
     def prompts(self) -> list[Prompt]:
         """What the engine is given: the conversation as the chat template writes it; takes time."""
-        variables = dict(self._given.get("chat_template_kwargs", {}))
-        if "reasoning_effort" in self._given:
-            variables = {"reasoning_effort": self._given["reasoning_effort"], **variables}
-        return [self._llm.chat_prompt(self._given["messages"], variables)]
+        return [self._llm.chat_prompt(self._given["messages"], self._variables)]
 
     def whole(self, index: int, answer: Collected) -> dict[str, Any]:
         """An answer that has ended."""

@@ -46,9 +46,7 @@ class Gate:
             answered.status = LEFT
         except Exception as cause:
             error = as_api_error(cause)
-            if error.status == 500 and not isinstance(cause, APIError):
-                facts["exception"] = f"{type(cause).__name__}: {cause}"
-            facts["error"] = error.logged
+            facts |= error.logged
             if answered.status is None:
                 response = JSONResponse(error.as_dict(), error.status, error.headers)
                 await response(scope, receive, answered)

@@ -7,6 +7,7 @@ a port in use is told at once, and it listens after that, so that no request wai
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import socket
 from collections.abc import Iterator
@@ -81,11 +82,11 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second one ends at once."""
         self._captured_signals.append(sig)
-        if self._admission.draining:
+        if len(self._captured_signals) > 1:
             self.force_exit = True
             self.stop()
-        else:
-            self._admission.drain(self.stop)
+        else:  # not here: a signal comes between any two lines of the event loop
+            asyncio.get_running_loop().call_soon_threadsafe(self._admission.drain, self.stop)
 
     def stop(self) -> None:
         """Ends uvicorn's loop within a tenth of a second."""

@@ -12,13 +12,14 @@ brings are cancelled as soon as they are there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from collections.abc import Sequence as Seq
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import NamedTuple, TypeVar
 
+from tinyinfer.errors import SwitchError, placed
 from tinyinfer.llm import LLM
 from tinyinfer.prompts import Prompt
 from tinyinfer.request import Delta, Request
@@ -80,7 +81,8 @@ class Running:
         requests: list[Request] = []
         try:
             for place, prompt in enumerate(prompts):
-                requests.append(self._llm.submit(prompt, params, partial(self._tell, place)))
+                with naming(place, len(prompts)):
+                    requests.append(self._llm.submit(prompt, params, partial(self._tell, place)))
         except BaseException:
             for request in requests:
                 request.cancel()
@@ -90,6 +92,17 @@ class Running:
     def _tell(self, place: int, request: Request) -> None:
         with suppress(RuntimeError):  # the event loop is closed, and no task reads
             self._tasks.call_soon_threadsafe(self._news.put_nowait, place)
+
+
+@contextmanager
+def naming(place: int, count: int) -> Iterator[None]:
+    """Lets an error say which of several prompts it is about, unless it is about a parameter of all of them."""
+    try:
+        yield
+    except ValueError as error:
+        if count == 1 or (isinstance(error, SwitchError) and error.field):
+            raise
+        raise placed(f"prompt[{place}]", error) from error
 
 
 def cancel_all(job: Future[list[Request]]) -> None:
