@@ -22,6 +22,7 @@ Files in reading order:
     endpoints.py    models, tokens, health
     gate.py         who gets in, what an exception becomes, and one log line a request
     app.py          the routes
+    connection.py   one connection: how long it may say nothing
     process.py      a socket, uvicorn, and signals
 
 Wins: any language and any client; a slow client holds up no other one. Loses: each token becomes JSON and passes a

@@ -70,7 +70,7 @@ class Completions:
         if self._given.get("echo"):
             decode = self._llm.tokenizer.decode
             self._echoed = [one if isinstance(one, str) else decode(one) for one in self._asked]
-        found = []
+        found: list[Prompt] = []
         for place, one in enumerate(self._asked):
             with naming(place, self.count):
                 found.append(encode(one) if isinstance(one, str) and one else one)

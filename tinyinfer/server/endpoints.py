@@ -96,7 +96,9 @@ class Endpoints:
         check_ids([], llm.config.vocab_size, tokens=given["tokens"])
         return {"prompt": llm.tokenizer.decode(given["tokens"])}
 
-    async def _answered(self, request: Request, kinds: dict[str, str], work: Callable[[dict[str, Any]], Any]) -> Response:
+    async def _answered(
+        self, request: Request, kinds: dict[str, str], work: Callable[[dict[str, Any]], Any]
+    ) -> Response:
         """What the work makes of a body's fields, on the thread aside: also to write a million tokens as JSON takes
         its time. Raises APIError.
         """

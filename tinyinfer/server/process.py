@@ -20,13 +20,14 @@ import uvicorn
 from tinyinfer.errors import SwitchError
 from tinyinfer.server.admission import Admission
 from tinyinfer.server.app import make_app
+from tinyinfer.server.connection import Connection
 from tinyinfer.server.service import Service
 from tinyinfer.server.switches import ServerSwitches
 
 
 def bind(switches: ServerSwitches) -> socket.socket:
     """The socket, which does not listen yet. Raises SwitchError for an address or a port that cannot be had."""
-    try:
+    with refusing(switches):
         family, kind, protocol, _, address = socket.getaddrinfo(
             switches.host, switches.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -38,6 +39,13 @@ def bind(switches: ServerSwitches) -> socket.socket:
             bound.close()
             raise
         return bound
+
+
+@contextmanager
+def refusing(switches: ServerSwitches) -> Iterator[None]:
+    """Turns the system's refusal of an address into a SwitchError."""
+    try:
+        yield
     except OSError as error:
         reason = "{field}={value} cannot be listened at on {host}={address} ({why})"
         cure = "end what listens there, or choose another port"
@@ -46,11 +54,16 @@ def bind(switches: ServerSwitches) -> socket.socket:
 
 
 def run(service: Service, bound: socket.socket) -> None:
-    """Serves until a signal ends it, which is raised again at the end."""
+    """Serves until a signal ends it, which is raised again at the end. Raises SwitchError where `bind` does: of two
+    servers that load at the same time, one finds the port taken only now.
+    """
     config = uvicorn.Config(
-        make_app(service), lifespan="off", ws="none", log_config=None, access_log=False, server_header=False,
+        make_app(service), http=Connection, lifespan="off", ws="none", log_config=None, access_log=False,
+        server_header=False, timeout_keep_alive=service.switches.idle_timeout,
     )  # fmt: skip
     try:
+        with refusing(service.switches):
+            bound.listen(config.backlog)
         Server(config, service.admission).run([bound])
     finally:
         service.close()
