@@ -9,7 +9,7 @@ wait.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from collections.abc import Sequence as Seq
 from threading import Lock
 from weakref import WeakMethod
@@ -21,6 +21,9 @@ from tinyinfer.engine.inbox import Client, Inbox, Run
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.errors import RequestError
 from tinyinfer.sequence import Sequence
+
+
+Listener = Callable[[StepTrace], None]
 
 
 class StepLock:
@@ -41,8 +44,8 @@ class StepLock:
 class Turns:
     """Takes the turns of an engine, for the callers whose requests are in its inbox."""
 
-    def __init__(self, engine: Engine, step_lock: StepLock) -> None:
-        self.engine, self.step_lock = engine, step_lock
+    def __init__(self, engine: Engine, step_lock: StepLock, listeners: list[Listener]) -> None:
+        self.engine, self.step_lock, self.listeners = engine, step_lock, listeners
         self.inbox = Inbox(WeakMethod(self.serve))
 
     def serve(self) -> None:
@@ -80,8 +83,10 @@ class Turns:
         return trace
 
     def _tell(self, trace: StepTrace | None) -> None:
-        """Tells each request in the step that it goes on or is over, and each run what the step did."""
+        """Tells listeners what the step did, each request in it that it goes on or is over, and each run."""
         requests = self.inbox.requests
+        for listener in tuple(self.listeners) if trace else ():
+            listener(trace)
         for span in trace.batch.spans if trace else ():
             client = requests.get(span.seq.owner)
             if client is not None and not client.seq.finished:

@@ -16,6 +16,7 @@ Files in reading order:
     template_fields.py  what a body gives to the chat template
     completions.py  /v1/completions: how it is asked and answered
     chat.py         /v1/chat/completions: how it is asked and answered
+    step_metrics.py  what each step of the engine adds to the numbers
     metrics.py      counters and histograms by vLLM's names
     service.py      what the endpoints share: the model, the threads, the queue
     answer.py       one call, from its body to the last byte: whole or streamed

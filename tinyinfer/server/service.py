@@ -78,6 +78,7 @@ class Service:
 
     def close(self) -> None:
         """Ends the threads; the model is its owner's to close."""
+        self.metrics.close()
         for pool in (self.pool, self.aside):
             pool.shutdown(wait=False, cancel_futures=True)
 
