@@ -230,7 +230,7 @@ class LLM:
         return self._loop.steps(sequences, watch)
 
     def on_step(self, listener: Callable[[StepTrace], None]) -> Callable[[], None]:
-        """Calls `listener` with the trace of each step, whoever asked for it; returns what ends that.
+        """Calls `listener` with the trace of each step, of all callers; returns what ends that.
 
         It is called on the thread that took the step, which waits for it, so it is short and raises nothing.
         """

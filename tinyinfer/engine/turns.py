@@ -22,7 +22,6 @@ from tinyinfer.engine.trace import StepTrace
 from tinyinfer.errors import RequestError
 from tinyinfer.sequence import Sequence
 
-
 Listener = Callable[[StepTrace], None]
 
 
@@ -85,8 +84,9 @@ class Turns:
     def _tell(self, trace: StepTrace | None) -> None:
         """Tells listeners what the step did, each request in it that it goes on or is over, and each run."""
         requests = self.inbox.requests
-        for listener in tuple(self.listeners) if trace else ():
-            listener(trace)
+        if trace is not None:
+            for listener in tuple(self.listeners):
+                listener(trace)
         for span in trace.batch.spans if trace else ():
             client = requests.get(span.seq.owner)
             if client is not None and not client.seq.finished:

@@ -17,7 +17,7 @@ class Remote:
     """One engine of another replica.
 
     sent: the sequences that were placed there, by the numbers of their placements; placed: those that still count.
-    held: bytes that its cache holds, and the part that is unused; blocks: those that sequences held after its last step.
+    held: bytes that its cache holds, and the unused part; blocks: those that sequences held after its last step.
     """
 
     def __init__(self, peer: Peer, engine: int, wire: Wire) -> None:

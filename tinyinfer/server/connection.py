@@ -29,19 +29,23 @@ class Connection(H11Protocol):
     _unread = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begins to wait for the first head."""
         super().connection_made(transport)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        """Waits no more."""
         self._stop_waiting()
         super().connection_lost(exc)
 
     def handle_events(self) -> None:
+        """Reads what has come; a whole head ends the wait."""
         super().handle_events()
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()
 
     def on_response_complete(self) -> None:
+        """Begins to wait for the next head."""
         self._wait()  # before the next head, which may be here already (pipelining)
         super().on_response_complete()
 
