@@ -21,6 +21,7 @@ Files in reading order:
     service.py      what the endpoints share: the model, the threads, the queue
     answer.py       one call, from its body to the last byte: whole or streamed
     endpoints.py    models, tokens, health
+    openapi.py      /openapi.json: all of that for programs, out of the tables that check it
     gate.py         who gets in, what an exception becomes, and one log line a request
     app.py          the routes
     connection.py   one connection: how long it may say nothing
