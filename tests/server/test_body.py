@@ -43,7 +43,7 @@ def test_a_body_that_comes_too_slowly_is_given_up() -> None:
         return {}
 
     with pytest.raises(APIError, match="not here within") as caught:
-        asyncio.run(Admission(1, 1).arrived(read_body({}, never, 100), 0.01))
+        asyncio.run(Admission(1, 1).arrived(read_body(JSON, never, 100), 0.01))
     assert caught.value.status == 408
 
 

@@ -20,7 +20,11 @@ class ClientGone(Exception):
 
 
 async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
-    """All bytes of a body. Raises APIError for more than `most`, ClientGone when the client has left."""
+    """All bytes of a body. Raises APIError for one that is not declared as JSON and for more than `most` bytes,
+    ClientGone when the client has left.
+    """
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise APIError(415, "the body must be declared as JSON: Content-Type: application/json", connection="close")
     length = headers.get("content-length", "0")
     if length.isdecimal() and int(length[:20]) > most:
         raise too_long(most)

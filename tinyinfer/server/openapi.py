@@ -69,7 +69,7 @@ class Operation:
         """The operation as OpenAPI has it."""
         content: Schema = {"text/plain": {}} if self.answer is None else {"application/json": {"schema": self.answer}}
         if self.streams:
-            content["text/event-stream"] = {"schema": TEXT}
+            content["text/event-stream"] = {}
         told = {"description": "the answer", "content": content}
         error = {"description": "an error", "content": {"application/json": {"schema": ERROR}}}
         found: Schema = {"summary": self.summary, "responses": {"200": told, "default": error}}
