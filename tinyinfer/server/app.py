@@ -23,7 +23,8 @@ from tinyinfer.server.service import Service
 
 def make_app(service: Service) -> Starlette:
     """The application that serves a model."""
-    small, told = Endpoints(service), described(service.version, service.switches.api_key is not None)
+    small = Endpoints(service)
+    told = described(service.version, service.name, with_key=service.switches.api_key is not None)
 
     async def description(request: Request) -> Response:
         """What is here, for programs."""

@@ -65,8 +65,8 @@ class Operation:
     needed: tuple[str, ...] = ()
     streams: bool = False
 
-    def as_dict(self, path: str) -> Schema:
-        """The operation as OpenAPI has it."""
+    def as_dict(self, path: str, model: str) -> Schema:
+        """The operation as OpenAPI has it. model: the name that is served."""
         content: Schema = {"text/plain": {}} if self.answer is None else {"application/json": {"schema": self.answer}}
         if self.streams:
             content["text/event-stream"] = {}
@@ -79,7 +79,7 @@ class Operation:
             body = {"application/json": {"schema": self.body(self.kinds)}}
             found["requestBody"] = {"required": True, "content": body}
         if "{" in path:
-            found["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": TEXT}]
+            found["parameters"] = [{"name": "name", "in": "path", "required": True, "schema": {"const": model}}]
         return found
 
     def body(self, kinds: Mapping[str, str]) -> Schema:
@@ -121,11 +121,11 @@ OPERATIONS = {
 }  # fmt: skip
 
 
-def described(version: str, with_key: bool) -> Schema:
-    """The description of the server. with_key: whether calls must bring a key."""
+def described(version: str, model: str, with_key: bool) -> Schema:
+    """The description of the server. model: the name that is served; with_key: whether calls must bring a key."""
     paths: dict[str, Schema] = {}
     for (method, path), operation in OPERATIONS.items():
-        found = operation.as_dict(path)
+        found = operation.as_dict(path, model)
         if with_key and path != "/health":
             found["security"] = [{"key": []}]
         paths.setdefault(path, {})[method.lower()] = found
