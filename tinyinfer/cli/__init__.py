@@ -21,6 +21,7 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     distill.py         a teacher, a student and a text in, the trained student's folder out
     bench.py           the speed, beside what the roofline predicts
     bench_workload.py  the flags of requests that arrive over time
+    bench_serve.py     how long clients wait for a server
     bench_cluster.py   the frontier of a model's splits among GPUs, on paper
     launch.py          a command in several processes: ranks by mpiexec, replicas one by one or by Ray
     course.py          the assignments, listed and started
@@ -54,7 +55,7 @@ from tinyinfer.errors import ModelError, RequestError
 
 COMMANDS = (
     *("generate", "chat", "download", "inspect", "eval", "quantize", "prune"),
-    *("synthesize", "distill", "bench", "serve", "launch", "course", "notebooks"),
+    *("synthesize", "distill", "bench", "bench serve", "serve", "launch", "course", "notebooks"),
 )
 
 WRITERS = ("quantize", "prune", "synthesize", "distill")  # commands that write files, and nothing to stdout
@@ -104,6 +105,8 @@ def _guarded(argv: Sequence[str] | None, opener: Opener) -> int:
 
 def parse(words: Sequence[str], opener: Opener = open_model) -> argparse.Namespace:
     """The command line as a namespace: `run` is its command, `opener` what opens a model. Raises UsageError."""
+    if " ".join(words[:2]) in COMMANDS:  # one command of two words
+        words = [" ".join(words[:2]), *words[2:]]
     if words and not words[0].startswith("-") and words[0] not in COMMANDS:
         near, known = _nearest(words[0], COMMANDS), ", ".join(COMMANDS)
         raise UsageError(f"there is no command {words[0]!r}{near}; the commands are {known}")
@@ -112,7 +115,7 @@ def parse(words: Sequence[str], opener: Opener = open_model) -> argparse.Namespa
     parser.set_defaults(run=lambda args: _short_help(parser))
     commands = parser.add_subparsers(title="commands", dest="command", metavar="COMMAND")
     for name in words[:1] if words and words[0] in COMMANDS else COMMANDS:
-        import_module(f"tinyinfer.cli.{name}").register(commands)
+        import_module(f"tinyinfer.cli.{name.replace(' ', '_')}").register(commands)
     args, unknown = parser.parse_known_args(words)
     if unknown:
         _refuse(commands.choices.get(args.command, parser), unknown[0])

@@ -16,6 +16,9 @@ prints that prediction beside the clock. Files in reading order:
     split.py             the step of a model that is divided among them
     frontier.py          the splits that no other one beats, and the best one for a latency
     timed_ranks.py       ranks in simulated time: what waits for what, as the engine runs
+    serving_requests.py  what a load generator asks a server, and when
+    serving_client.py    a client that loads a server, and writes down when each piece came
+    serving_figures.py   what that says: waits, throughput, goodput, the knee
     figures.py           pictures: steps beside the roofline, perplexity over bits, the frontier
     workload_figures.py  pictures of workloads: a timeline, latency over load
     tables.py            the same figures as text
