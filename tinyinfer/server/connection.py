@@ -34,7 +34,7 @@ class Connection(H11Protocol):
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Waits no more."""
+        """Ends the wait for a head."""
         self._stop_waiting()
         super().connection_lost(exc)
 
