@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import threading
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -290,3 +291,27 @@ def test_17_health_answers_while_a_long_body_is_read_or_a_long_answer_is_written
         return await call
 
     assert asyncio.run(story()).status == 200
+
+
+def test_answers_that_are_sent_whole_seldom_wake_the_event_loop(served: Served) -> None:
+    """Catches a system call of the engine's thread for each token of each connection."""
+    woken = list[int]()
+
+    async def story() -> list[Answer]:
+        tasks = asyncio.get_running_loop()
+        wake = tasks.call_soon_threadsafe
+
+        def counted(*args: Any, **more: Any) -> Any:
+            woken.append(threading.get_ident())
+            return wake(*args, **more)
+
+        tasks.call_soon_threadsafe = counted  # type: ignore[method-assign]
+        body = {"prompt": "x", "max_tokens": 60, "ignore_eos": True}
+        return list(await asyncio.gather(*(served.asked("/v1/completions", body) for _ in range(4))))
+
+    before = served.llm.ledger.steps
+    answers = asyncio.run(story())
+    steps = served.llm.ledger.steps - before
+    assert [answer.status for answer in answers] == [200] * 4
+    engine = max(map(woken.count, set(woken)))  # its thread; those of the pool wake once for each prompt
+    assert engine < steps < 4 * 60

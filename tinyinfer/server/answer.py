@@ -34,6 +34,7 @@ from tinyinfer.server.service import Service
 
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
           (b"x-accel-buffering", b"no")]  # fmt: skip
+LOOKS = 0.2  # seconds between two looks at an answer that is sent whole: for the numbers, which go on meanwhile
 COMMENT = b": the prompt is being computed\n\n"
 ENDED = "the server has ended this request before its answer was complete; send it again"
 
@@ -111,7 +112,7 @@ class Call:
 
     def __init__(self, service: Service, form: Form, facts: dict[str, Any], arrival: float) -> None:
         self.service, self.form, self.facts, self.arrival = service, form, facts, arrival
-        self.running = Running(service.llm)
+        self.running = Running(service.llm, 0.0 if form.stream else LOOKS)
         self.answers: list[Collected] = []
         kind = form.chunk_kind if form.stream else form.kind
         self._head = {"id": form.prefix + secrets.token_hex(12), "object": kind, "created": int(time.time())}
