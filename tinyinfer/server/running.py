@@ -3,8 +3,8 @@
 Two threads meet here. The engine's thread calls back after each step and must not wait; the event loop's thread serves
 all connections and must not compute. So a callback only leaves a number in a queue, and a task takes what is new
 (`Request.poll`) when its turn comes. To wake the event loop costs a system call, at which the engine's thread gives the
-GIL away; so an answer that is sent whole is looked at only some times a second. Work that takes time before a request is
-there (tokenizing, templates) is done by a third kind of thread, those of a pool: /health answers while a long prompt is
+GIL away; so an answer that is sent whole is looked at only a few times a second. Work that takes time before a request
+is there (tokenizing, templates) is done by a third kind of thread, those of a pool: /health answers while a prompt is
 tokenized.
 
 A client may leave at any time, also while a thread of the pool still works for it; then the requests that this work
