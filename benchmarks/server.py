@@ -203,7 +203,7 @@ def disconnects(args: argparse.Namespace, words: list[str]) -> None:
         await asyncio.gather(*(client() for _ in range(CLIENTS)))
 
     with closing(Server(words)) as server:
-        asyncio.run(load(server.port, 100))
+        asyncio.run(load(server.port, args.count))  # after which all that is made once is made
         time.sleep(2)
         before = server.held()
         asyncio.run(load(server.port, args.count))
