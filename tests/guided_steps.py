@@ -83,7 +83,7 @@ def guided(
     """A sequence whose answer follows Steps (none without limits); greedy unless told otherwise."""
     given, ends = SamplingParams(max_tokens=max_tokens, regex="any", **params), frozenset(eos)
     bars = partial(new_bars, size, list(prompt), given, ends, **(limits or {}))
-    spec = RequestSpec(next(IDS), list(prompt), given, given.seed or 0, max_tokens, ends, 0.0, bars)
+    spec = RequestSpec(next(IDS), list(prompt), given, given.seed or 0, max_tokens, ends, new_bars=bars)
     return Request(spec, new_text)
 
 

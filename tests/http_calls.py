@@ -89,8 +89,11 @@ class Served:
     async def ask(
         self, method: str, path: str, body: bytes, headers: dict[str, str], leave: Leave = lambda piece: False,
         gone: asyncio.Event | None = None, taken: Callable[[Any], Awaitable[None]] | None = None,
+        receives: Callable[[], Awaitable[dict[str, Any]]] | None = None,
     ) -> Answer:  # fmt: skip
-        """A request. taken: what takes the application's messages instead of the answer."""
+        """A request. taken: what takes the application's messages instead of the answer; receives: what the application
+        reads instead of the body.
+        """
         answer, gone = Answer(), gone or asyncio.Event()
         messages = [{"type": "http.request", "body": body, "more_body": False}]
 
@@ -116,7 +119,7 @@ class Served:
             "headers": raw, "scheme": "http", "server": ("127.0.0.1", 8000), "client": ("127.0.0.1", 1),
             "root_path": "", "http_version": "1.1", "asgi": {"version": "3.0", "spec_version": "2.3"},
         }  # fmt: skip
-        await self.app(scope, receive, taken or send)
+        await self.app(scope, receives or receive, taken or send)
         return answer
 
     def number(self, name: str, **labels: str) -> float:

@@ -42,6 +42,14 @@ class ModelError(Exception):
         super().__init__(one_line(sentence))
 
 
+class TextError(ModelError):
+    """A model's own text file, its chat template or tokenizer, fails on a text. what: the sentence without the file."""
+
+    def __init__(self, path: str, what: str) -> None:
+        super().__init__(f"{path}: {what}")
+        self.what = one_line(what)
+
+
 class DownloadError(ModelError):
     """A model is not here and cannot be downloaded: there is no network, no room, or no such file any more."""
 

@@ -237,6 +237,14 @@ class LLM:
         """
         return self._loop.steps(sequences, watch)
 
+    def on_step(self, listener: Callable[[StepTrace], None]) -> Callable[[], None]:
+        """Calls `listener` with the trace of each step, of all callers; returns what ends that.
+
+        It is called on the thread that took the step, which waits for it, so it is short and raises nothing.
+        """
+        self._loop.listeners.append(listener)
+        return lambda: self._loop.listeners.remove(listener)
+
     def logits(self, tokens: list[int]) -> np.ndarray:
         """The logits after each of the tokens, (n, vocab) float32, all of them finite.
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from threading import Event
 
 import pytest
-from http_calls import Served, eventually, talk, together
+from http_calls import JSON, Answer, Served, eventually, talk, together
 
 from tinyinfer import LLM
 from tinyinfer.server.admission import LONGEST_WAIT, Admission
@@ -106,3 +107,55 @@ def test_a_drain_ends_streams_at_their_own_end(served: Served) -> None:
 
     asyncio.run(story())
     assert ended == ["idle"]
+
+
+async def never() -> dict[str, object]:
+    """What a client sends that has stopped in the middle of its body."""
+    await asyncio.Event().wait()
+    return {}
+
+
+def test_a_full_queue_refuses_a_call_before_its_body(served_llm: LLM) -> None:
+    """Its body never comes. Catches a refusal that reads and parses first what it refuses."""
+    served = Served(served_llm, max_queue=1)
+    with served.service.admission.enter(5, served.service.clock):
+        answer = asyncio.run(asyncio.wait_for(served.ask("POST", "/v1/completions", b"", JSON, receives=never), 5))
+    assert answer.status == 429
+    assert served.number("admission_rejections_total") == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize"])
+def test_a_drain_refuses_a_body_that_is_half_here(served: Served, path: str) -> None:
+    """At once: catches a server that ends only when the body has had its 30 seconds."""
+
+    async def story() -> Answer:
+        call = asyncio.create_task(served.ask("POST", path, b"", JSON, receives=never))
+        await asyncio.sleep(0.02)
+        served.service.admission.drain(lambda: None)
+        return await asyncio.wait_for(call, 5)
+
+    answer = asyncio.run(story())
+    assert (answer.status, answer.headers["connection"]) == (503, "close")
+    assert served.number("admission_rejections_total", reason="draining") == 1
+
+
+def test_calls_for_tokens_have_a_queue_of_their_own(served_llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One at a time, so many wait, more are told to come later; answers go on. Catches a flood that fills all threads.
+    """
+    served, go, encode = Served(served_llm, max_queue=2), Event(), served_llm.tokenizer.encode
+
+    def slow(text: str, *args: object) -> list[int]:
+        assert text != "slow" or go.wait(10)
+        return encode(text, *args)
+
+    monkeypatch.setattr(served_llm.tokenizer, "encode", slow)
+
+    async def story() -> list[Answer]:
+        calls = [asyncio.create_task(served.asked("/tokenize", {"prompt": "slow"})) for _ in range(5)]
+        await asyncio.sleep(0.02)
+        monkeypatch.undo()
+        assert (await served.asked("/v1/completions", {"prompt": "x", "max_tokens": 2})).status == 200
+        go.set()
+        return list(await asyncio.gather(*calls))
+
+    assert sorted(answer.status for answer in asyncio.run(story())) == [200] * 3 + [429] * 2

@@ -8,7 +8,8 @@ import pytest
 from http_calls import JSON, Served
 
 from tinyinfer import LLM
-from tinyinfer.server.body import ClientGone, read_json
+from tinyinfer.server.admission import Admission
+from tinyinfer.server.body import ClientGone, read_body
 from tinyinfer.server.errors import APIError
 
 BAD = [b"", b"{", b"[1]", b"null", b'"x"', b"5", b"\xff\xfe", b'{"prompt": "\xff"}', b'{"prompt": NaN}',
@@ -42,7 +43,7 @@ def test_a_body_that_comes_too_slowly_is_given_up() -> None:
         return {}
 
     with pytest.raises(APIError, match="not here within") as caught:
-        asyncio.run(read_json({}, never, 100, 0.01))
+        asyncio.run(Admission(1, 1).arrived(read_body(JSON, never, 100), 0.01))
     assert caught.value.status == 408
 
 
@@ -53,5 +54,5 @@ def test_a_client_that_leaves_in_its_body_leaves_nothing(served: Served) -> None
         return next(messages)
 
     with pytest.raises(ClientGone):
-        asyncio.run(read_json(JSON, receive, 100, 5.0))
+        asyncio.run(read_body(JSON, receive, 100))
     assert served.at_rest()

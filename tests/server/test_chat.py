@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_calls import Served
+from http_calls import Served, talk
 from scripted import scripted
 from thinking_templates import QWEN3
 
@@ -195,3 +195,43 @@ def test_a_stream_with_usage_in_each_chunk_reads_each_token_once(
     assert told == sorted(told)
     assert 0 < told[-1] < chunks[-1]["usage"]["completion_tokens"]
     assert sum(read) == chunks[-1]["usage"]["completion_tokens"]
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/tokenize"])
+@pytest.mark.parametrize("name", ["messages", "tools", "add_generation_prompt", "tokenize", "chat_template"])
+def test_variables_of_the_template_do_not_pass_by_the_fields(served: Served, path: str, name: str) -> None:
+    """Catches chat_template_kwargs that bring what the endpoint has checked, or has refused, as a field."""
+    answer = served.post(path, talk(chat_template_kwargs={name: []}))
+    assert (answer.status, answer.error["param"]) == (400, "chat_template_kwargs")
+    assert repr(name) in answer.error["message"]
+
+
+def test_add_generation_prompt_is_a_field_as_vllm_has_it(served: Served) -> None:
+    """False: the model goes on behind the last message, without the opening of an answer."""
+    whole, less = (served.post("/tokenize", talk(add_generation_prompt=on)).json["count"] for on in (True, False))
+    assert less < whole
+    usage = served.chat(max_tokens=1, add_generation_prompt=False).json["usage"]
+    assert usage["prompt_tokens"] == less
+
+
+def test_a_field_wins_over_the_templates_variable_of_its_name(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[Any] = []
+    chat_prompt = served.llm.chat_prompt
+
+    def watched(messages: Any, variables: Any) -> Any:
+        given.append(variables)
+        return chat_prompt(messages, variables)
+
+    monkeypatch.setattr(served.llm, "chat_prompt", watched)
+    served.chat(max_tokens=1, reasoning_effort="low", chat_template_kwargs={"reasoning_effort": "high", "x": 1})
+    assert given == [{"reasoning_effort": "low", "x": 1}]
+
+
+def test_an_error_of_the_template_names_no_file_of_this_machine(tmp_path: Path) -> None:
+    """Its sentence is for the caller, whose messages it refuses; where it lies is not. Catches a path in an answer."""
+    refuses = "{{ raise_exception('roles must alternate') }}"
+    llm = scripted(tmp_path, refuses, "")
+    for path in ("/v1/chat/completions", "/tokenize"):
+        answer = Served(llm).post(path, talk())
+        assert (answer.status, answer.error["param"]) == (400, "messages" if path.startswith("/v1") else None)
+        assert answer.error["message"].startswith("the chat template fails (roles must alternate); ")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_calls import Served
+from http_calls import Served, eventually
 from scripted import scripted
 from thinking_templates import PLAIN
 
@@ -219,3 +219,21 @@ def test_special_tokens_may_be_left_out(served: Served) -> None:
     ids = [served.complete(max_tokens=1, add_special_tokens=on, return_token_ids=True) for on in (True, False)]
     first, second = (one.json["choices"][0]["prompt_token_ids"] for one in ids)
     assert first == [0, *second]
+
+
+@pytest.mark.parametrize("bad", [[99_999], "x" * 30_000, "\ud800", []], ids=["id", "long", "surrogate", "empty"])
+def test_of_several_prompts_the_message_says_which_one_is_wrong(served: Served, bad: Any) -> None:
+    """Catches a caller with a hundred prompts who has to try each. One prompt alone needs no number."""
+    answer = served.complete([[5, 6], [7], bad])
+    assert (answer.status, answer.error["param"]) == (400, "prompt")
+    assert answer.error["message"].startswith("prompt[2]: ")
+    alone = served.complete([bad])
+    assert alone.status == 400
+    assert "prompt[" not in alone.error["message"]
+    assert eventually(served.at_rest)
+
+
+def test_a_parameter_of_all_prompts_is_no_matter_of_one(served: Served) -> None:
+    answer = served.complete(["a", "b"], stop_token_ids=[99_999])
+    assert answer.error["param"] == "stop_token_ids"
+    assert "prompt[" not in answer.error["message"]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
+import threading
 from pathlib import Path
 from threading import Event
 from typing import Any
@@ -279,3 +281,56 @@ def test_an_error_of_the_engine_in_an_answer_is_not_the_callers(
         assert "internal value" not in answer.error["message"]
     assert "exception=\"ValueError: internal value\"" in served.lines[-1]
     assert served.complete(max_tokens=3).status == 200
+
+
+LONG = json.dumps({"prompt": "x", "max_tokens": 1, "user": "u" * 100_000}).encode()
+
+
+@pytest.mark.parametrize(("path", "name"), [("/v1/completions", "service.parse"), ("/tokenize", "service.parse"),
+                                            ("/tokenize", "endpoints.encoded")])  # fmt: skip
+def test_17_health_answers_while_a_long_body_is_read_or_a_long_answer_is_written(
+    served: Served, monkeypatch: pytest.MonkeyPatch, path: str, name: str
+) -> None:
+    """Megabytes of small values take a second. Catches JSON of any length on the thread that serves all connections."""
+    module, _, function = name.partition(".")
+    place, answered = importlib.import_module("tinyinfer.server." + module), Event()
+    work = getattr(place, function)
+
+    def slow(value: Any) -> Any:
+        assert answered.wait(10), "nothing else was answered meanwhile"
+        return work(value)
+
+    monkeypatch.setattr(place, function, slow)
+
+    async def story() -> Answer:
+        call = asyncio.create_task(served.asked(path, LONG))
+        await asyncio.sleep(0.02)
+        assert (await served.ask("GET", "/health", b"", {"host": "localhost"})).status == 200
+        answered.set()
+        return await call
+
+    assert asyncio.run(story()).status == 200
+
+
+def test_answers_that_are_sent_whole_seldom_wake_the_event_loop(served: Served) -> None:
+    """Catches a system call of the engine's thread for each token of each connection."""
+    woken = list[int]()
+
+    async def story() -> list[Answer]:
+        tasks = asyncio.get_running_loop()
+        wake = tasks.call_soon_threadsafe
+
+        def counted(*args: Any, **more: Any) -> Any:
+            woken.append(threading.get_ident())
+            return wake(*args, **more)
+
+        tasks.call_soon_threadsafe = counted  # type: ignore[method-assign]
+        body = {"prompt": "x", "max_tokens": 60, "ignore_eos": True}
+        return list(await asyncio.gather(*(served.asked("/v1/completions", body) for _ in range(4))))
+
+    before = served.llm.ledger.steps
+    answers = asyncio.run(story())
+    steps = served.llm.ledger.steps - before
+    assert [answer.status for answer in answers] == [200] * 4
+    engine = max(map(woken.count, set(woken)))  # its thread; those of the pool wake once for each prompt
+    assert engine < steps < 4 * 60

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import pytest
-from http_calls import Served, eventually, talk
+from golden import write_hf_folder
+from http_calls import Served, eventually, talk, together
 from prometheus_client.parser import text_string_to_metric_families
+from scripted import scripted
+from thinking_templates import QWEN3
 
 from tinyinfer import LLM
 from tinyinfer.errors import NotFiniteError
@@ -21,6 +25,7 @@ NAMES = [
     "e2e_request_latency_seconds_count", "request_queue_time_seconds_count", "request_prefill_time_seconds_count",
     "request_decode_time_seconds_count", "request_inference_time_seconds_count", "request_prompt_tokens_count",
     "request_generation_tokens_count", "request_params_n_count", "request_params_max_tokens_count",
+    "iteration_tokens_total_count", "prompt_tokens_recomputed_total", "spec_decode_num_drafts_total",
     "spec_decode_num_draft_tokens_total", "spec_decode_num_accepted_tokens_total", "cache_config_info",
 ]  # fmt: skip
 
@@ -118,3 +123,47 @@ def test_a_damaged_models_requests_are_counted_and_the_server_lives(
     assert served.number("corrupted_requests_total") == 2
     assert served.number("request_success_total", finished_reason="error") == 2
     assert served.number("request_success_total") == 3
+
+
+def test_tokens_of_steps_sum_to_what_the_engine_computed(served: Served, served_llm: LLM) -> None:
+    """Three requests share steps. Catches a histogram that counts a step for each request in it."""
+    before = served_llm.ledger.copy()
+    together(*(served.asked("/v1/chat/completions", talk(max_tokens=5, ignore_eos=True)) for _ in range(3)))
+    done = served_llm.ledger - before
+    assert served.number("iteration_tokens_total_count") == done.steps
+    assert served.number("iteration_tokens_total_sum") == done.tokens_computed
+    assert served.number("prompt_tokens_recomputed_total") == done.tokens_recomputed == 0
+    assert served.number("spec_decode_num_drafts_total") == 0
+
+
+def test_drafts_are_counted_by_their_position(tmp_path: Path) -> None:
+    """A text that repeats itself. Their sum is what the ledger accepted; a later position is never accepted more often.
+    """
+    served = Served(scripted(tmp_path, QWEN3, "la " * 60, speculative="prompt-lookup", num_draft_tokens=3))
+    before = served.llm.ledger.copy()
+    served.complete("la la la la la", max_tokens=50)
+    done = served.llm.ledger - before
+    by_position = [served.number("spec_decode_num_accepted_tokens_per_pos_total", position=str(n)) for n in range(3)]
+    assert done.drafts_accepted == sum(by_position) > 0
+    assert by_position == sorted(by_position, reverse=True)
+    drafts = served.number("spec_decode_num_drafts_total")
+    assert by_position[0] <= drafts <= done.drafts_proposed <= 3 * drafts
+
+
+def test_prompt_tokens_that_a_preemption_lost_are_counted_once_more(tmp_path: Path) -> None:
+    """Of the answer's tokens none. Catches a counter that is the ledger's, which counts both."""
+    folder = write_hf_folder("llama", tmp_path)
+    served = Served(LLM(str(folder), kv_cache="paged", num_blocks=12, block_size=4))
+    body = {"max_tokens": 30, "temperature": 0, "ignore_eos": True}
+    together(*(served.asked("/v1/completions", {**body, "prompt": [5 + n] * 10}) for n in range(3)))
+    lost = served.number("prompt_tokens_recomputed_total")
+    assert lost == 10 * served.number("num_preemptions_total") > 0
+    assert lost < served.llm.ledger.tokens_recomputed
+
+
+def test_a_server_that_has_ended_counts_no_more_steps(served_llm: LLM) -> None:
+    """Catches one that is kept for ever by the engine of another one."""
+    before = len(served_llm._loop.listeners)
+    served = Served(served_llm)
+    served.service.close()
+    assert len(served_llm._loop.listeners) == before

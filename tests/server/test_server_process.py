@@ -158,6 +158,24 @@ def test_13_a_client_that_closes_its_socket_is_noticed(server: Process, stream: 
 
 
 @posix
+def test_a_second_server_of_one_folder_ends_with_a_body_half_here(server: Process, folder: str) -> None:
+    """Both read the same weights and answer the same. Catches a drain that waits 30 seconds for a body."""
+    second = Process(folder, "--api-key", KEY)
+    texts = [
+        one.client().completions.create(model=name, prompt="hello", max_tokens=8, temperature=0).choices[0].text
+        for one, name in ((server, "tiny"), (second, folder))
+    ]
+    assert texts[0] == texts[1]
+    with socket.create_connection(("127.0.0.1", second.port)) as client:
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {KEY}\r\n"
+        client.sendall(f"{head}Content-Type: application/json\r\nContent-Length: 100\r\n\r\n{{".encode())
+        assert second.get("/health")[0] == 200
+        second.process.send_signal(signal.SIGTERM)
+        assert client.recv(65536).startswith(b"HTTP/1.1 503")
+        assert second.process.wait(10) == 143
+
+
+@posix
 def test_sigterm_drains_and_a_second_one_ends_now(folder: str) -> None:
     """A stream that is in comes to its end; one that would take a minute is cut by the second signal."""
     process = Process(folder)

@@ -152,6 +152,11 @@ class Engine:
         """Whether a sequence is waiting or running."""
         return self.scheduler.busy
 
+    @property
+    def blocks_held(self) -> dict[int, int]:
+        """Replica -> blocks that sequences hold there. An engine alone is replica 0."""
+        return {0: self.scheduler.blocks_held}
+
     def add(self, seq: Sequence, begun: float) -> None:
         """Queues a sequence of a run that began at `begun`. Raises ValueError for one that could never fit."""
         seq.arrive(begun)

@@ -25,7 +25,7 @@ import numpy as np
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.inbox import TICK, Client, Inbox, Run, is_ctrl_c, received
 from tinyinfer.engine.trace import StepTrace
-from tinyinfer.engine.turns import StepLock, Turns
+from tinyinfer.engine.turns import Listener, StepLock, Turns
 from tinyinfer.sequence import Sequence
 
 T = TypeVar("T")
@@ -47,11 +47,15 @@ IN_FLIGHT = "an LLM with requests in flight cannot be copied; wait for them or c
 
 
 class EngineLoop:
-    """Takes what callers ask of an engine. step_lock: shared with the loops of engines over the same weights."""
+    """Takes what callers ask of an engine. step_lock: shared with the loops of engines over the same weights.
+
+    listeners: called with the trace of each step, on the thread that took it; they do not raise.
+    """
 
     def __init__(self, engine: Engine, step_lock: StepLock | None = None) -> None:
         self.engine, self.step_lock = engine, step_lock or StepLock()
         self.closed, self._made_in = False, os.getpid()
+        self.listeners: list[Listener] = []
         self._turns: dict[int, Turns] = {}  # by process: a forked one has locks and a thread of its own
         finalize(self, close_at_exit, ref(self))
 
@@ -224,7 +228,7 @@ class EngineLoop:
                 raise RuntimeError(FORKED_FROM_GPU)
             if any(other.inbox.busy for process, other in tuple(self._turns.items()) if process != pid):
                 raise RuntimeError(FORKED)
-            turns = self._turns.setdefault(pid, Turns(self.engine, self.step_lock))
+            turns = self._turns.setdefault(pid, Turns(self.engine, self.step_lock, self.listeners))
         return turns
 
 

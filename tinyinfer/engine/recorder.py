@@ -76,7 +76,7 @@ class StepRecorder:
             cache.held_bytes, cache.wasted_bytes, pool=count_blocks(cache), turns=turns,
             joined=(*self.joined, *moved.joined), left=(*moved.left, *self.scheduler.left),
             preempted=tuple(moved.preempted),
-            idle=self.idle, waiting=self.waiting,
+            idle=self.idle, waiting=self.waiting, blocks_held=self.scheduler.blocks_held,
         )  # fmt: skip
 
     def read_tables(self, batch: Batch) -> dict[Sequence, tuple[Block, ...]]:

@@ -94,7 +94,8 @@ class StepTrace:
     """One engine step. times: when it began, when the logits were there, when it ended (seconds).
 
     ledger: what this step alone counted. cache_bytes, wasted_bytes: what the cache holds after the step, and the unused
-    part; pool: its free blocks and all blocks, None for a cache without blocks. turns: what each span of the batch did.
+    part; pool: its free blocks and all blocks, None for a cache without blocks; blocks_held: those that sequences hold,
+    and not the prefix cache alone. turns: what each span of the batch did.
     joined, left, preempted: the sequences that were admitted, finished, or preempted. When the run is watched, idle and
     waiting: the ids of running sequences without rows, and of sequences that have arrived and wait for a slot.
     replica: the number of the replica that took the step, if there are several (replicas/).
@@ -114,6 +115,7 @@ class StepTrace:
     idle: tuple[int, ...] = ()
     waiting: tuple[int, ...] = ()
     replica: int | None = None
+    blocks_held: int = 0
 
     @property
     def seconds(self) -> float:

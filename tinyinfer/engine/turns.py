@@ -9,6 +9,7 @@ wait.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from collections.abc import Sequence as Seq
 from threading import Lock
 from weakref import WeakMethod
@@ -21,6 +22,8 @@ from tinyinfer.engine.scoring import Scoring
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.errors import RequestError
 from tinyinfer.sequence import Sequence
+
+Listener = Callable[[StepTrace], None]
 
 
 class StepLock:
@@ -41,8 +44,8 @@ class StepLock:
 class Turns:
     """Takes the turns of an engine, for the callers whose requests are in its inbox."""
 
-    def __init__(self, engine: Engine, step_lock: StepLock) -> None:
-        self.engine, self.step_lock = engine, step_lock
+    def __init__(self, engine: Engine, step_lock: StepLock, listeners: list[Listener]) -> None:
+        self.engine, self.step_lock, self.listeners = engine, step_lock, listeners
         self.scoring = Scoring(engine)
         self.inbox = Inbox(WeakMethod(self.serve))
 
@@ -92,8 +95,11 @@ class Turns:
             self._end_with([seq], error)
 
     def _tell(self, trace: StepTrace | None) -> None:
-        """Tells each request in the step that it goes on or is over, and each run what the step did."""
+        """Tells listeners what the step did, each request in it that it goes on or is over, and each run."""
         requests = self.inbox.requests
+        if trace is not None:
+            for listener in tuple(self.listeners):
+                listener(trace)
         for span in trace.batch.spans if trace else ():
             client = requests.get(span.seq.owner)
             if client is not None and not client.seq.finished:

@@ -49,6 +49,10 @@ class Front(Engine):
     def busy(self) -> bool:
         return self.queue.busy or self.own.busy
 
+    @property
+    def blocks_held(self) -> dict[int, int]:
+        return self.own.blocks_held | {number: remote.blocks_held for number, remote in self.queue.remotes.items()}
+
     def step(self, watch: bool = False) -> StepTrace:
         """A step of a replica: one that was reported, else one of the front's own."""
         for error in self.queue.failed.values():

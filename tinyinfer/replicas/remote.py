@@ -17,14 +17,14 @@ class Remote:
     """One engine of another replica.
 
     sent: the sequences that were placed there, by the numbers of their placements; placed: those that still count.
-    held: bytes that its cache holds, and the part that is unused.
+    held: bytes that its cache holds, and the unused part; blocks: those that sequences held after its last step.
     """
 
     def __init__(self, peer: Peer, engine: int, wire: Wire) -> None:
         self.peer, self.engine, self.wire = peer, engine, wire
         self.sent: dict[int, Sequence] = {}
         self.placed: dict[Sequence, int] = {}
-        self.held = (0, 0)
+        self.held, self.blocks = (0, 0), 0
         self.since = monotonic()  # when it was last given work
 
     def tell(self, message: object) -> None:
@@ -48,6 +48,11 @@ class Remote:
         """Whether a placement still counts."""
         seq = self.sent.get(number)
         return seq is not None and self.placed.get(seq) == number
+
+    @property
+    def blocks_held(self) -> int:
+        """Blocks that sequences hold; those of dropped ones are free before the engine says so."""
+        return self.blocks if any(not seq.finished for seq in tuple(self.placed)) else 0
 
     def silent_for(self, now: float) -> float:
         """Seconds for which the engine has had work and said nothing."""
@@ -80,7 +85,7 @@ class Remote:
         for seq in preempted:
             seq.record_preemption()
         times = begun, begun + trace.times[1] - trace.times[0], now
-        self.held = trace.cache_bytes, trace.wasted_bytes
+        self.held, self.blocks = (trace.cache_bytes, trace.wasted_bytes), trace.blocks_held
         ids = {number: seq.id for number, seq in self.sent.items()}
         return replace(
             trace, times=times, replica=self.peer.number, joined=joined, left=left, preempted=preempted,

@@ -9,14 +9,16 @@ Files in reading order:
     fields.py       the fields of a JSON body: null, wrong types, unknown ones, those that are not there
     structured.py   the form of an answer: response_format, structured_outputs, guided_*
     sampling.py     the fields that both kinds of completions share, and SamplingParams
-    body.py         a body of limited size, read in limited time
-    admission.py    a bounded queue, and its end: draining
+    body.py         a body of limited size
+    admission.py    a bounded queue, bodies that come in time, and the end: draining
     running.py      requests of the engine, as asyncio sees them
     tool_calls/     calls in a model's text, by family
     collected.py    what came of one answer so far, and the usage of all
     logprobs.py     log-probabilities in OpenAI's two forms
+    template_fields.py  what a body gives to the chat template
     items.py        items of the Responses API, as messages, and answers as items and events
     responses.py    /v1/responses: how it is asked and answered
+    step_metrics.py  what each step of the engine adds to the numbers
     metrics.py      counters and histograms by vLLM's names
     service.py      what the endpoints share: the model, the threads, the queue
     events.py       server-sent events
@@ -28,8 +30,10 @@ Files in reading order:
     chat.py         /v1/chat/completions: how it is asked and answered
     answer.py       one call, from its body to the last byte: whole or streamed
     endpoints.py    models, tokens, health
+    openapi.py      /openapi.json: all of that for programs, out of the tables that check it
     gate.py         who gets in, what an exception becomes, and one log line a request
     app.py          the routes
+    connection.py   one connection: how long it may say nothing
     process.py      a socket, uvicorn, and signals
 
 Wins: any language and any client; a slow client holds up no other one. Loses: each token becomes JSON and passes a

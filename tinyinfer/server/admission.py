@@ -5,17 +5,23 @@ The engine runs some sequences at once, and a fixed number may wait behind them.
 each request after its client has given up (goodput falls to nothing; "Designing Data-Intensive Applications", Kleppmann
 2017, chapter 1, on queueing delays; Google's "Site Reliability Engineering", 2016, chapter 21, on load shedding).
 
-Draining is the end of a queue: nothing more gets in, and what is in goes on to its end.
+A refusal must be cheap, or refusing is the overload: a call is refused before its body is read.
+
+Draining is the end of a queue: nothing more gets in, what is in goes on to its end, and bodies that are half here are
+refused at once, for no request has begun with them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from math import ceil
+from typing import TypeVar
 
 from tinyinfer.server.errors import APIError
 
+T = TypeVar("T")
 LONGEST_WAIT = 60  # seconds that a client is told to wait at most
 
 
@@ -31,13 +37,27 @@ class Admission:
         self._rejected = rejected
         self._seconds = 1.0  # what a request took lately
         self._idle: Callable[[], None] = lambda: None
+        self._coming: set[asyncio.Timeout] = set()  # the limits of bodies that are half here
 
-    @contextmanager
-    def enter(self, count: int, clock: Callable[[], float]) -> Iterator[None]:
-        """Keeps `count` places for the time of the block. Raises APIError where there are none."""
+    async def arrived(self, body: Awaitable[T], seconds: float) -> T:
+        """A body that is here within so many seconds, and before the server drains. Raises APIError for another one."""
+        try:
+            async with asyncio.timeout(seconds) as limit:
+                self._coming.add(limit)
+                try:
+                    return await body
+                finally:
+                    self._coming.discard(limit)
+        except TimeoutError:
+            if self.draining:
+                raise self._ends(connection="close") from None
+            message = f"the body was not here within {seconds:g} seconds"
+            raise APIError(408, message, connection="close") from None
+
+    def check(self, count: int = 1) -> None:
+        """Raises APIError where there are not so many places."""
         if self.draining:
-            self._rejected("draining")
-            raise APIError(503, "the server ends and takes nothing more; try another one", retry_after="1")
+            raise self._ends()
         if count > self.most:
             message = f"the {count} answers to this request are more than the {self.most} that may be here at once"
             raise APIError(400, message + "; send them in several requests", "prompt")
@@ -45,6 +65,11 @@ class Admission:
             self._rejected("queue_full")
             message = f"all {self.most} places are taken; try again in {self.retry_after} s"
             raise APIError(429, message, code="queue_full", retry_after=str(self.retry_after))
+
+    @contextmanager
+    def enter(self, count: int, clock: Callable[[], float]) -> Iterator[None]:
+        """Keeps `count` places for the time of the block. Raises APIError where there are none."""
+        self.check(count)
         self.open += count
         begun = clock()
         try:
@@ -63,5 +88,13 @@ class Admission:
     def drain(self, idle: Callable[[], None]) -> None:
         """Takes nothing more; calls `idle` when the last one has left, at once if none is in."""
         self.draining, self._idle = True, idle
+        for limit in self._coming:
+            if not limit.expired():
+                limit.reschedule(0.0)
         if not self.open:
             idle()
+
+    def _ends(self, **headers: str) -> APIError:
+        """The refusal of what comes too late, which is counted."""
+        self._rejected("draining")
+        return APIError(503, "the server ends and takes nothing more; try another one", retry_after="1", **headers)

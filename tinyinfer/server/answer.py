@@ -22,15 +22,16 @@ from tinyinfer.errors import NotFiniteError, RequestError, SwitchError
 from tinyinfer.prompts import Prompt
 from tinyinfer.request import Delta, Request
 from tinyinfer.sampling_params import SamplingParams
-from tinyinfer.server.body import ClientGone, read_json
+from tinyinfer.server.body import ClientGone
 from tinyinfer.server.collected import CUT, Collected
-from tinyinfer.server.errors import APIError, as_api_error, unknown
+from tinyinfer.server.errors import APIError, UnknownError, as_api_error
 from tinyinfer.server.events import COMMENT, encoded
 from tinyinfer.server.running import Running
 from tinyinfer.server.service import Service
 
 EVENTS = [(b"content-type", b"text/event-stream; charset=utf-8"), (b"cache-control", b"no-cache"),
           (b"x-accel-buffering", b"no")]  # fmt: skip
+LOOKS = 0.2  # seconds between two looks at an answer that is sent whole: for the numbers, which go on meanwhile
 ENDED = "the server has ended this request before its answer was complete; send it again"
 
 
@@ -85,9 +86,8 @@ class Endpoint:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, arrival = self.service, self.service.clock()
-        switches = service.switches
-        body = await read_json(Headers(scope=scope), receive, switches.max_body, switches.body_timeout)
-        form = self.form(service, body)
+        service.admission.check()
+        form = await service.read(Headers(scope=scope), receive, partial(self.form, service))
         service.log_unknown(scope["path"], form.unknown)
         with service.admission.enter(form.count, service.clock):
             call = Call(service, form, scope["key"], scope["log"], arrival)
@@ -113,7 +113,7 @@ class Call:
 
     def __init__(self, service: Service, form: Form, key: int | None, facts: dict[str, Any], arrival: float) -> None:
         self.service, self.form, self.key, self.facts, self.arrival = service, form, key, facts, arrival
-        self.running = Running(service.llm)
+        self.running = Running(service.llm, 0.0 if form.stream else LOOKS)
         self.answers: list[Collected] = []
 
     async def answer(self, send: Send) -> None:
@@ -133,7 +133,7 @@ class Call:
             error = self._told(cause)
             if not self.form.stream or not self.answers:
                 raise error from cause
-            self.facts["error"] = error.logged
+            self.facts |= error.logged
             for answer in self.answers:
                 if answer.finish_reason not in ("stop", "length"):
                     answer.add(CUT)
@@ -185,10 +185,7 @@ class Call:
         if isinstance(cause, NotFiniteError):
             self.service.metrics.corrupted()
         theirs = not self.answers or isinstance(cause, (APIError, RequestError, SwitchError))
-        told = as_api_error(cause, self.form.names) if theirs else unknown(cause)
-        if told.status == 500 and not isinstance(cause, (NotFiniteError, APIError)):
-            self.facts["exception"] = f"{type(cause).__name__}: {cause}"
-        return told
+        return as_api_error(cause, self.form.names) if theirs else UnknownError(cause)
 
     def _count(self, otherwise: str) -> None:
         """Counts each request once, at its end. otherwise: the reason of those that have not come to their own."""

@@ -17,6 +17,7 @@ from tinyinfer.server.completions import Completions
 from tinyinfer.server.endpoints import Endpoints
 from tinyinfer.server.errors import APIError
 from tinyinfer.server.gate import Gate
+from tinyinfer.server.openapi import described
 from tinyinfer.server.responses import Responses
 from tinyinfer.server.service import Service
 
@@ -24,6 +25,12 @@ from tinyinfer.server.service import Service
 def make_app(service: Service) -> Starlette:
     """The application that serves a model."""
     small = Endpoints(service)
+    told = described(service.version, service.name, with_key=bool(service.switches.api_key))
+
+    async def description(request: Request) -> Response:
+        """What is here, for programs."""
+        return JSONResponse(told)
+
     routes = [
         Route("/v1/chat/completions", Endpoint(service, Chat), methods=["POST"]),
         Route("/v1/completions", Endpoint(service, Completions), methods=["POST"]),
@@ -37,6 +44,7 @@ def make_app(service: Service) -> Starlette:
         Route("/ready", small.ready, methods=["GET"]),
         Route("/version", small.version, methods=["GET"]),
         Route("/metrics", small.metrics, methods=["GET"]),
+        Route("/openapi.json", description, methods=["GET"]),
     ]
     there = ", ".join(f"{min(route.methods or {'ANY'}, key=unlike_head)} {route.path}" for route in routes)
 

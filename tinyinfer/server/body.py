@@ -1,13 +1,11 @@
-"""A body of limited size, read in limited time, as one JSON object.
+"""A body of limited size, and the JSON object that it spells.
 
-A server that trusts lengths and patience is stopped by one client: with a body of gigabytes, or with one that comes a
-byte a minute. What the header says is refused before a byte is read; what comes in pieces, at the piece that is too
-much.
+A server that trusts lengths is stopped by one client, with a body of gigabytes. What the header says is refused before
+a byte is read; what comes in pieces, at the piece that is too much. How long a body may take is admission.py's.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, NoReturn
@@ -21,20 +19,15 @@ class ClientGone(Exception):
     """The client has left before its answer was complete."""
 
 
-async def read_json(headers: Mapping[str, str], receive: Receive, most: int, seconds: float) -> dict[str, Any]:
-    """The JSON object of a body. Raises APIError for anything else, ClientGone when the client has left."""
+async def read_body(headers: Mapping[str, str], receive: Receive, most: int) -> bytes:
+    """All bytes of a body. Raises APIError for one that is not declared as JSON and for more than `most` bytes,
+    ClientGone when the client has left.
+    """
+    if headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise APIError(415, "the body must be declared as JSON: Content-Type: application/json", connection="close")
     length = headers.get("content-length", "0")
     if length.isdecimal() and int(length[:20]) > most:
         raise too_long(most)
-    try:
-        async with asyncio.timeout(seconds):
-            return parse(await read(receive, most))
-    except TimeoutError:
-        raise APIError(408, f"the body was not here within {seconds:g} seconds", connection="close") from None
-
-
-async def read(receive: Receive, most: int) -> bytes:
-    """All bytes of a body."""
     pieces, size = [], 0
     while True:
         message = await receive()

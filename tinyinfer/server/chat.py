@@ -11,6 +11,7 @@ from typing import Any
 
 from tinyinfer.prompts import Prompt
 from tinyinfer.request import Delta, Request, TokenLogprob
+from tinyinfer.server import template_fields
 from tinyinfer.server.chunks import Chunks
 from tinyinfer.server.collected import Collected
 from tinyinfer.server.errors import wrong
@@ -28,12 +29,12 @@ from tinyinfer.server.sampling import (
 from tinyinfer.server.service import Service
 from tinyinfer.server.tool_calls.calls import Piece
 from tinyinfer.server.tools import read_tools
-from tinyinfer.server.turn import Turn, effort_of
+from tinyinfer.server.turn import Turn
 
 KINDS = {
     **SHARED, **IGNORED, "messages": "objects", "max_completion_tokens": "whole", "logprobs": "bool",
-    "top_logprobs": "whole", "chat_template_kwargs": "object", "reasoning_effort": "text", "include_reasoning": "bool",
-    "tools": "objects", "tool_choice": "any", "parallel_tool_calls": "bool",
+    "top_logprobs": "whole", **template_fields.KINDS, "include_reasoning": "bool", "tools": "objects",
+    "tool_choice": "any", "parallel_tool_calls": "bool",
 }  # fmt: skip
 NO_FUNCTIONS = "tools and tool_choice have replaced it"
 OWN_LACKING = {
@@ -45,7 +46,6 @@ OWN_LACKING = {
     "prediction": Lacking((), "drafts are chosen where the server is started, by --speculative"),
     "web_search_options": Lacking((), "the server reaches nothing outside"),
     "add_special_tokens": Lacking((False,), "the chat template writes the special tokens"),
-    "add_generation_prompt": Lacking((True,), "a conversation is always followed by an answer"),
     "continue_final_message": Lacking((False,), "/v1/completions continues a text"),
     "echo": Lacking((False,), "/v1/completions has it"),
     "prompt_logprobs": Lacking((), "/v1/completions has it; /tokenize gives the tokens of a conversation"),
@@ -66,7 +66,7 @@ class Chat(Chunks):
         super().__init__(service)
         self._speller, self._given = service.speller, given
         check_messages(given.get("messages"))
-        variables = effort_of(given, given.get("reasoning_effort"))
+        variables = template_fields.template_variables(given)
         self._turn = Turn(service.llm, given["messages"], variables, read_tools(given, service))
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
         self.names = {"": "messages", "logprobs": "top_logprobs", "grammar": "tools", **form_names(given)}

@@ -17,6 +17,7 @@ from tinyinfer.server.collected import Collected
 from tinyinfer.server.errors import wrong
 from tinyinfer.server.fields import Lacking, is_list_of, is_text, is_whole, read_fields
 from tinyinfer.server.logprobs import Offsets
+from tinyinfer.server.running import naming
 from tinyinfer.server.sampling import (
     IGNORED,
     LACKING,
@@ -75,7 +76,11 @@ class Completions(Chunks):
         if self._given.get("echo"):
             decode = self._llm.tokenizer.decode
             self._echoed = [one if isinstance(one, str) else decode(one) for one in self._asked]
-        return [encode(one) if isinstance(one, str) and one else one for one in self._asked]
+        found: list[Prompt] = []
+        for place, one in enumerate(self._asked):
+            with naming(place, self.count):
+                found.append(encode(one) if isinstance(one, str) and one else one)
+        return found
 
     def collect(self, request: Request) -> Collected:
         """What gathers the answer of a request."""

@@ -8,25 +8,24 @@ drains.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tinyinfer.prompts import check_ids
-from tinyinfer.server.body import read_json
+from tinyinfer.server import template_fields
 from tinyinfer.server.errors import APIError, as_api_error, wrong
+from tinyinfer.server.events import encoded
 from tinyinfer.server.fields import read_fields
 from tinyinfer.server.messages import check_messages, for_template
 from tinyinfer.server.running import in_pool
 from tinyinfer.server.sampling import check_model
 from tinyinfer.server.service import Service
 
-T = TypeVar("T")
 TOKENIZE = {
     "model": "text", "prompt": "text", "messages": "objects", "add_special_tokens": "bool", "return_token_strs": "bool",
-    "chat_template_kwargs": "object", "tools": "objects",
+    **template_fields.KINDS, "tools": "objects",
 }  # fmt: skip
 DETOKENIZE = {"model": "text", "tokens": "ids"}
 
@@ -65,36 +64,11 @@ class Endpoints:
 
     async def tokenize(self, request: Request) -> Response:
         """The tokens of a text, or of a conversation as the chat template writes it. Raises APIError."""
-        given = await self._fields(request, TOKENIZE)
-        llm = self.service.llm
-        if "messages" in given:
-            check_messages(given["messages"])
-            tools = {"tools": given["tools"]} if given.get("tools") else {}
-            work: Callable[[], list[int]] = partial(
-                llm.chat_prompt, for_template(given["messages"]), given.get("chat_template_kwargs", {}) | tools
-            )
-        elif "prompt" in given:
-            work = partial(llm.tokenizer.encode, given["prompt"], given.get("add_special_tokens", True))
-        else:
-            raise wrong("prompt", "give a prompt (a text) or messages (a conversation)")
-        tokens = await self._done(work)
-        answer: dict[str, Any] = {"count": len(tokens), "max_model_len": llm.max_model_len, "tokens": tokens}
-        if given.get("return_token_strs"):
-            answer["token_strs"] = [self.service.speller.text(token) for token in tokens]
-        return JSONResponse(answer)
+        return await self._answered(request, TOKENIZE, self._tokens)
 
     async def detokenize(self, request: Request) -> Response:
         """The text of tokens; special tokens are no text. Raises APIError."""
-        given = await self._fields(request, DETOKENIZE)
-        llm = self.service.llm
-        if "tokens" not in given:
-            raise wrong("tokens", "tokens is missing; give a list of token ids")
-
-        def text() -> str:
-            check_ids([], llm.config.vocab_size, tokens=given["tokens"])
-            return llm.tokenizer.decode(given["tokens"])
-
-        return JSONResponse({"prompt": await self._done(text)})
+        return await self._answered(request, DETOKENIZE, self._text)
 
     async def tokenizer_info(self, request: Request) -> Response:
         """What a client needs to write prompts as the model does: special tokens by their names, and the template.
@@ -114,18 +88,44 @@ class Endpoints:
         own = {"created": self.service.created, "owned_by": "tinyinfer"}
         return {"id": self.service.name, "object": "model", **own, "max_model_len": self.service.llm.max_model_len}
 
-    async def _fields(self, request: Request, kinds: dict[str, str]) -> dict[str, Any]:
-        switches = self.service.switches
-        body = await read_json(request.headers, request.receive, switches.max_body, switches.body_timeout)
-        given, unknown = read_fields(body, kinds, {})
-        self.service.log_unknown(request.url.path, unknown)
-        check_model(given, self.service.name)
-        return given
+    def _tokens(self, given: dict[str, Any]) -> dict[str, Any]:
+        llm = self.service.llm
+        if "messages" in given:
+            check_messages(given["messages"])
+            tools = {"tools": given["tools"]} if given.get("tools") else {}
+            variables = template_fields.template_variables(given) | tools
+            tokens: list[int] = llm.chat_prompt(for_template(given["messages"]), variables)
+        elif "prompt" in given:
+            tokens = llm.tokenizer.encode(given["prompt"], given.get("add_special_tokens", True))
+        else:
+            raise wrong("prompt", "give a prompt (a text) or messages (a conversation)")
+        answer: dict[str, Any] = {"count": len(tokens), "max_model_len": llm.max_model_len, "tokens": tokens}
+        if given.get("return_token_strs"):
+            answer["token_strs"] = [self.service.speller.text(token) for token in tokens]
+        return answer
 
-    async def _done(self, work: Callable[[], T]) -> T:
-        """What the work gives, on a thread of the pool. Raises APIError for what it raises."""
-        try:
-            return await in_pool(self.service.pool, work)
-        except Exception as error:
-            told: APIError = as_api_error(error)
-            raise told from error
+    def _text(self, given: dict[str, Any]) -> dict[str, Any]:
+        llm = self.service.llm
+        if "tokens" not in given:
+            raise wrong("tokens", "tokens is missing; give a list of token ids")
+        check_ids([], llm.config.vocab_size, tokens=given["tokens"])
+        return {"prompt": llm.tokenizer.decode(given["tokens"])}
+
+    async def _answered(
+        self, request: Request, kinds: dict[str, str], work: Callable[[dict[str, Any]], Any]
+    ) -> Response:
+        """What the work makes of a body's fields, on the thread aside: also to write a million tokens as JSON takes
+        its time. Raises APIError.
+        """
+        service = self.service
+        service.small.check()
+        given, unknown = await service.read(request.headers, request.receive, lambda body: read_fields(body, kinds, {}))
+        service.log_unknown(request.url.path, unknown)
+        check_model(given, service.name)
+        with service.small.enter(1, service.clock):
+            try:
+                body = await in_pool(service.aside, lambda: encoded(work(given)))
+            except Exception as error:
+                told: APIError = as_api_error(error)
+                raise told from error
+        return Response(body, media_type="application/json")

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-from tinyinfer.errors import GrammarError, ModelError, NotFiniteError, RequestError, SwitchError, one_line
+from tinyinfer.errors import GrammarError, NotFiniteError, RequestError, SwitchError, TextError, one_line
 
 TYPES = {
     400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 404: "not_found_error",
@@ -31,14 +31,27 @@ class APIError(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
     @property
-    def logged(self) -> str:
+    def logged(self) -> dict[str, str]:
         """What a log line says: of a caller's mistake the field alone, since the sentence quotes its value."""
-        return f"{self.param} is refused" if self.status < 500 and self.param else self.message[:200]
+        return {"error": f"{self.param} is refused" if self.status < 500 and self.param else self.message[:200]}
 
     def as_dict(self) -> dict[str, Any]:
         """The body of the answer."""
         kind = TYPES.get(self.status, "invalid_request_error" if self.status < 500 else "server_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
+
+
+class UnknownError(APIError):
+    """An error that is no caller's: its own words are for the log."""
+
+    def __init__(self, error: BaseException) -> None:
+        kind = type(error).__name__
+        super().__init__(500, f"the server met an error that it does not know ({kind}); its log says more")
+        self.exception = f"{kind}: {error}"
+
+    @property
+    def logged(self) -> dict[str, str]:
+        return {"exception": self.exception, **super().logged}
 
 
 def wrong(param: str, message: str) -> APIError:
@@ -64,11 +77,6 @@ def as_api_error(error: BaseException, names: Mapping[str, str] = MappingProxyTy
         return APIError(400, error.sentence(spell))
     if isinstance(error, RequestError):
         return APIError(500 if isinstance(error, NotFiniteError) else CLOSED, error.sentence(spell))
-    if isinstance(error, (ValueError, ModelError)):  # ModelError: a chat template that refuses these messages
-        return APIError(400, str(error), names.get(""))
-    return unknown(error)
-
-
-def unknown(error: BaseException) -> APIError:
-    """An error that is no caller's."""
-    return APIError(500, f"the server met an error that it does not know ({type(error).__name__}); its log says more")
+    if isinstance(error, TextError):  # a chat template that refuses these messages; where it lies is the owner's matter
+        return APIError(400, error.what, names.get(""))
+    return APIError(400, str(error), names.get("")) if isinstance(error, ValueError) else UnknownError(error)

@@ -48,6 +48,17 @@ KINDS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "objects": ("a list of objects", is_list_of(lambda value: isinstance(value, dict))),
     "any": ("anything", lambda value: True),
 }
+SCHEMAS: dict[str, dict[str, Any]] = {  # what passes each check, as JSON Schema has it (openapi.py)
+    "whole": {"type": "integer"},
+    "number": {"type": "number"},
+    "bool": {"type": "boolean"},
+    "text": {"type": "string"},
+    "texts": {"anyOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}]},
+    "ids": {"type": "array", "items": {"type": "integer"}},
+    "object": {"type": "object"},
+    "objects": {"type": "array", "items": {"type": "object"}},
+    "any": {},
+}
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 An address of this machine alone is no lock. A web page that its user has open may post to 127.0.0.1 (a form needs no
 permission), or give its own name this address and read the answers (DNS rebinding; Jackson et al. 2007). So a Host that
-is no name of this server, an Origin that is another one, and a body that is not declared as JSON, which no page can
-send elsewhere without being asked first, are refused also here; and no answer has a CORS header. An open address needs
-a key, compared in constant time: else its letters could be measured one by one.
+is no name of this server and an Origin that is another one are refused also here, as is a body that is not declared as
+JSON (body.py), which no page can send elsewhere without being asked first; and no answer has a CORS header. An open
+address needs a key, compared in constant time: else its letters could be measured one by one.
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ class Gate:
             answered.status = LEFT
         except Exception as cause:
             error = as_api_error(cause)
-            if error.status == 500 and not isinstance(cause, APIError):
-                facts["exception"] = f"{type(cause).__name__}: {cause}"
-            facts["error"] = error.logged
+            facts |= error.logged
             if answered.status is None:
                 response = JSONResponse(error.as_dict(), error.status, error.headers)
                 await response(scope, receive, answered)
@@ -89,9 +87,6 @@ def check(scope: Scope, switches: ServerSwitches) -> int | None:
     if switches.api_key and scope["path"] != OPEN and key is None:
         message = "the key is missing or wrong; send it as Authorization: Bearer KEY"
         raise APIError(401, message, code="invalid_api_key", www_authenticate="Bearer")
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if scope["method"] == "POST" and kind != "application/json":
-        raise APIError(415, "the body must be declared as JSON: Content-Type: application/json", connection="close")
     return key
 
 

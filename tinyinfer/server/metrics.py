@@ -4,6 +4,8 @@ Counted once: a request at its end, its prompt at its first token (so a preempti
 Tokens of prompts by source, computed or found in the cache, sum to all of them. What the engine knows itself (its
 ledger, its cache) is read when the numbers are asked for. Times are from the arrival of the first byte, before
 tokenizing; names and intervals: vLLM's documentation, "Metrics".
+
+With several replicas (replicas/) a number that has no replica of its own is the sum over all, under engine="0".
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ from prometheus_client.registry import Collector
 from tinyinfer.llm import LLM
 from tinyinfer.request import Delta, Request
 from tinyinfer.server.collected import Collected
+from tinyinfer.server.step_metrics import StepNumbers
 
 FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160)
 GAP = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 10)
@@ -75,6 +78,7 @@ class Metrics:
             for key, (buckets, text) in HISTOGRAMS.items()
         }
         self._values = values
+        self._end = llm.on_step(StepNumbers(self.registry, name, LABELS))
         self.registry.register(EngineNumbers(llm, self.open, values))
         for reason in ("stop", "length", "abort", "error"):
             self._with("request_success", reason)  # a counter that is not there cannot be told from a wrong name
@@ -128,6 +132,10 @@ class Metrics:
         """A request was not let in."""
         self._with("admission_rejections", reason).inc()
 
+    def close(self) -> None:
+        """Counts no more steps."""
+        self._end()
+
     def text(self) -> bytes:
         """All numbers in the format that Prometheus reads."""
         return generate_latest(self.registry)
@@ -163,8 +171,11 @@ class EngineNumbers(Collector):
         reasons.add_metric([*self._values, "capacity"], waiting)
         yield reasons
         if most := engine.cache.spec.num_blocks if self._llm.engine_config.kv_cache == "paged" else 0:
-            used = (engine.cache.blocks_in_use - engine.scheduler.prefixes.evictable) / most
-            yield self._gauge("kv_cache_usage_perc", "share of the cache's blocks that requests hold", used)
+            text = "share of a replica's blocks that requests hold"
+            usage = GaugeMetricFamily("vllm:kv_cache_usage_perc", text, labels=LABELS)
+            for number, blocks in engine.blocks_held.items():
+                usage.add_metric([self._values[0], str(number)], blocks / most)
+            yield usage
         yield self._counter("num_preemptions", "requests that gave up their blocks", ledger.preemptions)
         yield self._counter("spec_decode_num_draft_tokens", "drafts that were verified", ledger.drafts_proposed)
         yield self._counter("spec_decode_num_accepted_tokens", "drafts that were accepted", ledger.drafts_accepted)

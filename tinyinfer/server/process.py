@@ -7,8 +7,11 @@ a port in use is told at once, and it listens after that, so that no request wai
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
@@ -19,13 +22,15 @@ import uvicorn
 from tinyinfer.errors import SwitchError
 from tinyinfer.server.admission import Admission
 from tinyinfer.server.app import make_app
+from tinyinfer.server.connection import Connection
 from tinyinfer.server.service import Service
 from tinyinfer.server.switches import ServerSwitches
 
+GIL_INTERVAL = 0.0005  # seconds
 
 def bind(switches: ServerSwitches) -> socket.socket:
     """The socket, which does not listen yet. Raises SwitchError for an address or a port that cannot be had."""
-    try:
+    with refusing(switches):
         family, kind, protocol, _, address = socket.getaddrinfo(
             switches.host, switches.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
@@ -37,6 +42,13 @@ def bind(switches: ServerSwitches) -> socket.socket:
             bound.close()
             raise
         return bound
+
+
+@contextmanager
+def refusing(switches: ServerSwitches) -> Iterator[None]:
+    """Turns the system's refusal of an address into a SwitchError."""
+    try:
+        yield
     except OSError as error:
         reason = "{field}={value} cannot be listened at on {host}={address} ({why})"
         cure = "end what listens there, or choose another port"
@@ -45,15 +57,41 @@ def bind(switches: ServerSwitches) -> socket.socket:
 
 
 def run(service: Service, bound: socket.socket) -> None:
-    """Serves until a signal ends it, which is raised again at the end."""
+    """Serves until a signal ends it, which is raised again at the end. Raises SwitchError where `bind` does: of two
+    servers that load at the same time, one finds the port taken only now.
+    """
     config = uvicorn.Config(
-        make_app(service), lifespan="off", ws="none", log_config=None, access_log=False, server_header=False,
+        make_app(service), http=Connection, lifespan="off", ws="none", log_config=None, access_log=False,
+        server_header=False, timeout_keep_alive=service.switches.idle_timeout,
     )  # fmt: skip
     try:
-        Server(config, service.admission).run([bound])
+        with refusing(service.switches):
+            bound.listen(config.backlog)
+        with attentive():
+            Server(config, service.admission).run([bound])
     finally:
         service.close()
         bound.close()
+
+
+@contextmanager
+def attentive() -> Iterator[None]:
+    """Keeps the event loop quick beside an engine, which computes in the same Python.
+
+    A full collection of garbage looks at every object of the model and its libraries, for 0.4 s in which no thread
+    runs: what is there before the first request stays, and is not looked at. And each system call of the event loop
+    gives the GIL away, which the engine's thread then keeps for a whole interval: one ten times shorter than Python's
+    costs the engine nothing that can be measured.
+    """
+    before = sys.getswitchinterval()
+    gc.collect()
+    gc.freeze()
+    sys.setswitchinterval(GIL_INTERVAL)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
+        gc.unfreeze()
 
 
 class Server(uvicorn.Server):
@@ -81,11 +119,11 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """The first signal drains, the second one ends at once."""
         self._captured_signals.append(sig)
-        if self._admission.draining:
+        if len(self._captured_signals) > 1:
             self.force_exit = True
             self.stop()
-        else:
-            self._admission.drain(self.stop)
+        else:  # not here: a signal comes between any two lines of the event loop
+            asyncio.get_running_loop().call_soon_threadsafe(self._admission.drain, self.stop)
 
     def stop(self) -> None:
         """Ends uvicorn's loop within a tenth of a second."""

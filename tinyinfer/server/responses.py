@@ -22,8 +22,9 @@ from tinyinfer.server.fields import Lacking, lacks, read_fields
 from tinyinfer.server.items import Items, messages_of
 from tinyinfer.server.sampling import IGNORED, SAMPLING, check_model, sampling_params
 from tinyinfer.server.service import Service
+from tinyinfer.server.template_fields import template_variables
 from tinyinfer.server.tools import check_function, read_tools
-from tinyinfer.server.turn import Turn, effort_of
+from tinyinfer.server.turn import Turn
 from tinyinfer.units import show
 
 OTHER_NAME = ("max_tokens", "n")
@@ -62,8 +63,9 @@ class Responses:
         if LOGPROBS in given.get("include", ()):
             raise lacks("include", LOGPROBS, OWN_LACKING["top_logprobs"].instead)
         effort = given.get("reasoning", {}).get("effort")
+        variables = template_variables(given if effort is None else {**given, "reasoning_effort": effort})
         self._tools = read_tools({**given, "tools": chat_tools(given.get("tools", []))}, service)
-        self._turn = Turn(service.llm, messages, effort_of(given, effort), self._tools)
+        self._turn = Turn(service.llm, messages, variables, self._tools)
         form = "tools" if self._tools.forced else "text.format"
         self.names = {"": "input", "max_tokens": "max_output_tokens", "grammar": form, "json_schema": "text.format"}
         schema = schema_of(given.get("text", {}).get("format"))

@@ -12,7 +12,7 @@ from typing import Any
 
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.server.errors import APIError, as_api_error, wrong
-from tinyinfer.server.fields import Lacking, lacks, read_fields
+from tinyinfer.server.fields import Lacking, read_fields
 from tinyinfer.server.structured import FORM_FIELDS, asked_form
 from tinyinfer.units import show
 
@@ -52,7 +52,8 @@ def sampling_params(given: Mapping[str, Any], names: Mapping[str, str], **defaul
         if len(given.get(name, [])) > MAX_IDS:
             raise wrong(name, f"{name} may hold at most {MAX_IDS} ids")
     if given.get("best_of") not in (None, 0, given.get("n", 1)):
-        raise lacks("best_of", given["best_of"], "all n answers are given, and none is chosen among more")
+        message = f"best_of={given['best_of']} must be n or absent: all n answers are given, and none is chosen among more"
+        raise wrong("best_of", message)
     fields = {"temperature": 1.0, **defaults, **{name: given[name] for name in SAMPLING if name in given}}
     if "logit_bias" in fields:
         fields["logit_bias"] = biases(fields["logit_bias"])

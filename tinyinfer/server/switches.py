@@ -32,6 +32,7 @@ class ServerSwitches(Switches):
     max_queue: int = switch(128, help="requests that may wait beside those that run; more are told to come later")
     max_body: int = switch(4 << 20, help="longest body of a request, in bytes")
     body_timeout: float = switch(30.0, help="seconds in which a body must be here")
+    idle_timeout: int = switch(30, help="seconds in which a connection must bring the head of its next request")
     request_timeout: float | None = switch(None, help="seconds after which a request is ended (default: never)")
     log_json: bool = switch(False, bare=True, help="log lines are JSON")
 

@@ -64,9 +64,3 @@ class Turn:
     def collect(self, request: Request) -> Collected:
         """What gathers an answer: text and calls apart."""
         return Collected(request, self.tools.format, self.tools.one)
-
-
-def effort_of(given: Mapping[str, Any], effort: str | None) -> dict[str, Any]:
-    """The template's variables, with how much the model is to think, which some templates know."""
-    variables = dict(given.get("chat_template_kwargs", {}))
-    return variables if effort is None else {"reasoning_effort": effort, **variables}

@@ -31,7 +31,7 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 
-from tinyinfer.errors import ModelError, SwitchError
+from tinyinfer.errors import SwitchError, TextError
 from tinyinfer.text.reasoning import REASONING_FIELDS, Thinking, find_markers
 
 TRIAL = "a trial text"  # looked for in the rendering of a trial
@@ -53,8 +53,8 @@ class ChatTemplate:
         """The conversation as text, special tokens included: tokenize it with add_special_tokens=False.
 
         variables: the template's own, in the place of special tokens, tools and documents, too. Raises ValueError for
-        messages that are not a conversation, and for messages and variables that are no JSON, ModelError when the
-        template is broken or fails.
+        messages that are not a conversation, and for messages and variables that are no JSON, TextError, a
+        ModelError, when the template is broken or fails.
         """
         ok = isinstance(messages, list | tuple) and all(isinstance(m, dict) and "role" in m for m in messages)
         if not messages or not ok:
@@ -65,7 +65,7 @@ class ChatTemplate:
             return self._rendered(given | {"messages": kept, "add_generation_prompt": add_generation_prompt})
         except Exception as error:  # a template may raise anything
             cure = "correct it, or give the prompt as plain text"
-            raise ModelError(f"{self.path}: the chat template fails ({_reason(error)}); {cure}") from error
+            raise TextError(self.path, f"the chat template fails ({_reason(error)}); {cure}") from error
 
     @cached_property
     def thinking(self) -> Thinking | None:

@@ -18,7 +18,7 @@ from functools import cached_property
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
-from tinyinfer.errors import ModelError
+from tinyinfer.errors import TextError
 from tinyinfer.text.control_tokens import ControlTokens, Conversation, conversation_ids
 from tinyinfer.text.reasoning import ChatPrompt, Thinking
 from tinyinfer.text.spelling import read_spelling
@@ -154,7 +154,7 @@ class Tokenizer:
                 raise
             reason = " ".join(str(error).split())[:200]
             cure = "use another tokenizer of this model"
-            raise ModelError(f"{self._path}: its tokenizer fails on a text ({reason}); {cure}") from error
+            raise TextError(self._path, f"its tokenizer fails on a text ({reason}); {cure}") from error
 
     @cached_property
     def beginning(self) -> list[int]:

@@ -1,0 +1,312 @@
+"""The server under load, its clients on the same machine: `python benchmarks/server.py MODE [FLAGS OF serve]`.
+
+    overload     ten times the knee (what 16 clients in a closed loop get), open loop, no retries: requests lost, how
+                 soon the others are refused, growth of the memory        --seconds 300 --times 10
+    disconnects  clients that leave at random moments: what they leave behind                       --count 1000
+    restart      kill -9 under load, and the time until /ready says 200 again                       --count 5
+    throughput   16 clients against `LLM.generate` of the same prompts, taking turns                --count 3
+    overhead     time a streamed token, less that of `LLM.generate` alone, taking turns             --count 5
+
+Requests are token ids drawn from a seed, all different, so that nothing is found in the prefix cache. A refusal's time
+is counted from the moment the request was due, which the client's own delay makes longer, never shorter.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import statistics
+import subprocess
+import sys
+import time
+import urllib.request
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, closing, suppress
+from pathlib import Path
+from typing import Any
+
+from tinyinfer import LLM, SamplingParams
+from tinyinfer.cli import parse
+from tinyinfer.cli.arguments import switches
+from tinyinfer.replicas.on_ray import free_port
+
+HOST = "127.0.0.1"
+CLIENTS = 16
+PROMPT, ANSWER = 32, 32  # tokens
+PATIENCE = 600.0  # seconds after which an answer counts as lost
+
+
+class Server:
+    """`tinyinfer serve` in a process of its own, ready."""
+
+    def __init__(self, words: list[str]) -> None:
+        self.port, begun = free_port(HOST), time.perf_counter()
+        command = [sys.executable, "-m", "tinyinfer", "serve", "--port", str(self.port), *words]
+        self.process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        while not self.ready():
+            if self.process.poll() is not None:
+                sys.exit(f"the server has ended with {self.process.returncode}: {' '.join(command)}")
+            time.sleep(0.01)
+        self.started = time.perf_counter() - begun
+        ticks = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        self.computed = sum(map(int, ticks)) / os.sysconf("SC_CLK_TCK")  # seconds of all threads
+
+    def ready(self) -> bool:
+        """Whether it takes requests."""
+        with suppress(OSError):
+            return self.text("/ready") != ""
+        return False
+
+    def text(self, path: str) -> str:
+        """What is at a path."""
+        with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", timeout=60) as answer:
+            return str(answer.read().decode())
+
+    def number(self, name: str) -> float:
+        """The sum of a metric."""
+        lines = self.text("/metrics").splitlines()
+        return sum(float(line.split()[-1]) for line in lines if line.startswith((f"vllm:{name}{{", f"vllm:{name} ")))
+
+    def held(self) -> dict[str, int]:
+        """Memory in bytes, threads and open files (sockets among them)."""
+        place = Path(f"/proc/{self.process.pid}")
+        pages = int((place / "statm").read_text().split()[1])
+        threads, files = len(list((place / "task").iterdir())), len(list((place / "fd").iterdir()))
+        return {"memory": pages * os.sysconf("SC_PAGE_SIZE"), "threads": threads, "files": files}
+
+    def close(self) -> None:
+        """Ends the process."""
+        self.process.kill()
+        self.process.wait()
+
+
+def prompts(count: int, seed: int) -> list[list[int]]:
+    """Prompts that have nothing in common."""
+    draw = random.Random(seed)
+    return [[draw.randrange(100, 250) for _ in range(PROMPT)] for _ in range(count)]
+
+
+def request(prompt: list[int], **fields: Any) -> bytes:
+    """The bytes of a call that generates `ANSWER` tokens."""
+    asked = {"prompt": prompt, "max_tokens": ANSWER, "temperature": 0, "ignore_eos": True, **fields}
+    body = json.dumps(asked).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: {HOST}\r\nContent-Type: application/json\r\n"
+    return f"{head}Connection: close\r\nContent-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+@asynccontextmanager
+async def sent(port: int, words: bytes) -> AsyncIterator[asyncio.StreamReader]:
+    """A connection on which a call was sent."""
+    reader, writer = await asyncio.open_connection(HOST, port)
+    try:
+        writer.write(words)
+        yield reader
+    finally:
+        writer.close()
+        with suppress(OSError):
+            await writer.wait_closed()
+
+
+async def ask(port: int, words: bytes) -> tuple[int, bytes, float]:
+    """Status (0: lost), the answer's bytes, and when its first byte came."""
+    try:
+        async with asyncio.timeout(PATIENCE), sent(port, words) as reader:
+            first = await reader.readline()
+            came = time.perf_counter()
+            return int(first.split()[1]), await reader.read(), came
+    except (OSError, TimeoutError, IndexError):
+        return 0, b"", time.perf_counter()
+
+
+async def closed_loop(port: int, asked: list[list[int]], clients: int = CLIENTS) -> float:
+    """Seconds in which so many clients have all prompts answered, each asking as soon as it has its answer."""
+    left, begun = list(asked), time.perf_counter()
+
+    async def client() -> None:
+        while left:
+            status, _, _ = await ask(port, request(left.pop()))
+            assert status == 200, status
+
+    await asyncio.gather(*(client() for _ in range(clients)))
+    return time.perf_counter() - begun
+
+
+def overload(args: argparse.Namespace, words: list[str]) -> None:
+    """Ten times the knee."""
+
+    async def load(port: int, rate: float) -> list[tuple[int, bytes, float]]:
+        draw, calls, due = random.Random(1), list[asyncio.Task[tuple[int, bytes, float]]](), time.perf_counter()
+        until = due + args.seconds
+
+        async def call(words: bytes, due: float) -> tuple[int, bytes, float]:
+            status, answer, came = await ask(port, words)
+            return status, answer if status == 200 else b"", came - due
+
+        while due < until:
+            words = request([draw.randrange(100, 250) for _ in range(PROMPT)])
+            due += draw.expovariate(rate)
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            calls.append(asyncio.create_task(call(words, due)))
+        return await asyncio.gather(*calls)
+
+    with closing(Server(words)) as server:
+        asyncio.run(closed_loop(server.port, prompts(CLIENTS, 2)))
+        count = 4 * CLIENTS
+        knee = count / asyncio.run(closed_loop(server.port, prompts(count, 3)))
+        asyncio.run(load_briefly(load, server.port, knee * args.times, args))  # the queue has been full once
+        before = server.held()["memory"]
+        found = asyncio.run(load(server.port, knee * args.times))
+        grown = server.held()["memory"] - before
+    by_status = Counter(status for status, _, _ in found)
+    whole = sum(json.loads(body.split(b"\r\n\r\n", 1)[1])["usage"]["completion_tokens"] == ANSWER
+                for status, body, _ in found if status == 200)  # fmt: skip
+    late = sorted(1000 * seconds for status, _, seconds in found if status == 429)
+    print(f"knee {knee:.1f} requests/s; {len(found)} sent at {knee * args.times:.0f}/s: {dict(by_status)}")
+    print(f"accepted and lost: {by_status[200] - whole + by_status[0]}; memory grew by {grown / 2**20:.1f} MiB")
+    if late:
+        parts = {name: late[min(len(late) - 1, int(part * len(late)))] for name, part in
+                 {"median": 0.5, "90%": 0.9, "99%": 0.99, "99.9%": 0.999, "longest": 1.0}.items()}  # fmt: skip
+        print("refused within ms: " + ", ".join(f"{name} {value:.1f}" for name, value in parts.items()))
+
+
+async def load_briefly(load: Callable[..., Awaitable[Any]], port: int, rate: float, args: argparse.Namespace) -> None:
+    """A tenth of the load, so that what is made once is made."""
+    whole, args.seconds = args.seconds, max(5.0, args.seconds / 10)
+    await load(port, rate)
+    args.seconds = whole
+
+
+def disconnects(args: argparse.Namespace, words: list[str]) -> None:
+    """Clients that leave at random moments, of which 16 are there at a time."""
+    draw = random.Random(4)
+
+    async def leave(port: int, prompt: list[int]) -> None:
+        words = request(prompt, max_tokens=500, stream=draw.random() < 0.5)
+        cut = draw.choice([len(words), len(words), draw.randrange(len(words))])
+        async with sent(port, words[:cut]) as reader:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(reader.read(draw.randrange(1, 2000)), draw.random())
+
+    async def load(port: int, count: int) -> None:
+        left = prompts(count, 5)
+
+        async def client() -> None:
+            while left:
+                with suppress(OSError):
+                    await leave(port, left.pop())
+
+        await asyncio.gather(*(client() for _ in range(CLIENTS)))
+
+    with closing(Server(words)) as server:
+        asyncio.run(load(server.port, args.count))  # after which all that is made once is made
+        time.sleep(2)
+        before = server.held()
+        asyncio.run(load(server.port, args.count))
+        until = time.monotonic() + 30
+        while (left := at_work(server)) and time.monotonic() < until:
+            time.sleep(0.1)
+        time.sleep(2)
+        after = server.held()
+        status, _, _ = asyncio.run(ask(server.port, request([5] * PROMPT)))
+    grown = {name: after[name] - before[name] for name in after}
+    print(f"{args.count} clients have left; not given back: {left or 'nothing'}; the next call: {status}")
+    print(f"threads {grown['threads']:+d}, files {grown['files']:+d}, memory {grown['memory'] / 2**20:+.1f} MiB")
+
+
+def at_work(server: Server) -> dict[str, float]:
+    """What of requests is still there."""
+    names = ("num_requests_running", "num_requests_waiting", "kv_cache_usage_perc")
+    return {name: value for name in names if (value := server.number(name))}
+
+
+def restart(args: argparse.Namespace, words: list[str]) -> None:
+    """kill -9 under load."""
+    seconds, computed = [], []
+    server = Server(words)
+    for _ in range(args.count):
+
+        async def load(port: int = server.port, pid: int = server.process.pid) -> None:
+            calls = [asyncio.create_task(ask(port, request(one, max_tokens=500))) for one in prompts(CLIENTS, 6)]
+            await asyncio.sleep(1)
+            os.kill(pid, signal.SIGKILL)
+            await asyncio.gather(*calls)
+
+        asyncio.run(load())
+        server.close()
+        server = Server(words)
+        seconds.append(server.started)
+        computed.append(server.computed)
+    server.close()
+    print(f"ready after kill -9 in s: median {statistics.median(seconds):.2f}, longest {max(seconds):.2f}")
+    print(f"of which its threads computed: median {statistics.median(computed):.2f}")
+
+
+def opened(words: list[str]) -> LLM:
+    """The model with the switches that `serve` gives it."""
+    args = parse(["serve", *words])
+    if args.prefix_cache is None:
+        args.prefix_cache = args.kv_cache == "paged"
+    return LLM(args.model, **switches(args))
+
+
+def throughput(args: argparse.Namespace, words: list[str]) -> None:
+    """16 clients against the engine alone."""
+    count, llm = 4 * CLIENTS, opened(words)
+    params = SamplingParams(max_tokens=ANSWER, ignore_eos=True)
+    with closing(Server(words)) as server:
+        ratios = []
+        for turn in range(args.count + 1):
+            served = asyncio.run(closed_loop(server.port, prompts(count, 10 + turn)))
+            begun = time.perf_counter()
+            llm.generate(prompts(count, 10 + turn), params)
+            alone = time.perf_counter() - begun
+            if turn:  # the first one warms up
+                ratios.append(alone / served)
+                print(f"{count * ANSWER / served:.1f} tok/s served, {count * ANSWER / alone:.1f} offline")
+    print(f"served, of offline: median {statistics.median(ratios):.3f} ({', '.join(f'{r:.3f}' for r in ratios)})")
+
+
+def overhead(args: argparse.Namespace, words: list[str]) -> None:
+    """One client's time a streamed token against the engine alone."""
+    n, llm = 128, opened(words)
+
+    async def stream(port: int, prompt: list[int]) -> float:
+        async with sent(port, request(prompt, max_tokens=n, stream=True)) as reader:
+            times = [time.perf_counter() async for line in reader if line.startswith(b'data: {"id"')]
+        return (times[-1] - times[0]) / (len(times) - 1)
+
+    with closing(Server(words)) as server:
+        found = []
+        for turn in range(args.count + 1):
+            [prompt] = prompts(1, 20 + turn)
+            served = asyncio.run(stream(server.port, prompt))
+            alone = llm.generate([prompt], SamplingParams(max_tokens=n, ignore_eos=True))[0].metrics.tpot_s
+            if turn and alone:
+                found.append(1000 * (served - alone))
+                print(f"{1000 * served:.2f} ms a token streamed, {1000 * alone:.2f} alone")
+    print(f"overhead a streamed token in ms: median {statistics.median(found):.2f}")
+
+
+MODES = {one.__name__: one for one in (overload, disconnects, restart, throughput, overhead)}
+COUNTS = {"disconnects": 1000, "restart": 5, "throughput": 3, "overhead": 5}
+
+
+def main() -> None:
+    """Runs a mode; what the parser does not know is for `serve`."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0], allow_abbrev=False)
+    parser.add_argument("mode", choices=MODES)
+    parser.add_argument("--seconds", type=float, default=300.0, help="of overload")
+    parser.add_argument("--times", type=float, default=10.0, help="the rate of overload, in knees")
+    parser.add_argument("--count", type=int, help="clients, or rounds")
+    args, words = parser.parse_known_args()
+    args.count = args.count or COUNTS.get(args.mode, 1)
+    MODES[args.mode](args, words)
+
+
+if __name__ == "__main__":
+    main()
