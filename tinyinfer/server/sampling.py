@@ -52,7 +52,7 @@ def sampling_params(given: Mapping[str, Any], names: Mapping[str, str], **defaul
         if len(given.get(name, [])) > MAX_IDS:
             raise wrong(name, f"{name} may hold at most {MAX_IDS} ids")
     if given.get("best_of") not in (None, 0, given.get("n", 1)):
-        message = f"best_of={given['best_of']} must be n or absent: all n answers are given, and none is chosen among more"
+        message = f"best_of={given['best_of']} must be n or absent: all n answers are given, none of more is chosen"
         raise wrong("best_of", message)
     fields = {"temperature": 1.0, **defaults, **{name: given[name] for name in SAMPLING if name in given}}
     if "logit_bias" in fields:
