@@ -99,6 +99,18 @@ def test_a_model_on_a_cluster_is_predicted_and_its_changes_with_it(capsys):
     assert strict["levers"][0]["cost_per_request"] > cheap["levers"][0]["cost_per_request"]
 
 
+def test_the_page_holds_what_the_command_prints(capsys):
+    """Catches a figure of docs/api-or-self-host.md that is no longer true."""
+    page = (CLUSTERS.parent / "api-or-self-host.md").read_text(encoding="utf-8")
+    large = ("-m", str(CLUSTERS / "llama-2-70b.json"), "--cluster", str(CLUSTERS / "h100.json"), "--dtype", "bfloat16")
+    asked = ("--tpot", "50", "--price-per-hour", "2.5", "--requests-per-day", "2000000", "--work-hours", "40")
+    text = told(capsys, *large, *asked, "--wage", "80", "--api", "example")
+    shown = [line for line in text.splitlines() if line.startswith(("USD", "a day", "break-even:", "a million output"))]
+    shown += text.split("predicted by counted work")[1].splitlines()[1:7]
+    assert len(shown) == 10
+    assert [line for line in shown if line not in page] == []
+
+
 def test_what_bench_wrote_is_read(capsys, tmp_path):
     """Of bench on a cluster, whose file has the model, the speeds and the price of a GPU. Catches names that differ."""
     flags = ["--simulate", "-p", "1000", "-g", "200", "--price-per-hour", "2", "--json"]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 from tinyinfer.cli.arguments import UsageError
 from tinyinfer.cli.console import is_terminal, say, show, show_json
-from tinyinfer.loading.json_fields import read_json
 from tinyinfer.measure.api_or_own import QUESTIONS, Question, recommend, recommendation_text
 
 
@@ -38,6 +37,8 @@ def given(text: str) -> dict[str, str]:
         if not Path(text).is_file():
             cure = "give a JSON file, or data=yes,control=no and so on"
             raise UsageError(f"--answers {text}: there is no such file; {cure}")
+        from tinyinfer.loading.json_fields import read_json
+
         return read_json(Path(text))
     parts = [part.partition("=") for part in text.split(",")]
     return {name.strip(): word.strip() for name, _, word in parts}
