@@ -139,7 +139,7 @@ def check_blocks(engine: Engine, prefixes: PrefixCache | None = None, tables: It
     """Every block of a paged cache is free, or held by exactly its claimants: tables, and the tree of prefixes."""
     cache = engine.cache
     held = Counter(block for seq in tables for block in cache.block_table(seq))
-    nodes = [node for root in prefixes.roots for node in tree(root)] if prefixes else []
+    nodes = [node for root in prefixes.roots.values() for node in tree(root)] if prefixes else []
     held.update(node.block for node in nodes)
     assert cache.blocks.holders == [held[block] for block in range(cache.blocks.num_blocks)]
     assert sorted(cache.blocks.free) == [b for b, holders in enumerate(cache.blocks.holders) if not holders]
@@ -186,6 +186,13 @@ def request(
     settings = SamplingParams(max_tokens=max_tokens, **params)
     asked = Asked(next(_ids), list(prompt), settings, settings.seed or 0, max_tokens, frozenset(eos), delay)
     return Request(asked, lambda: TextOutput(Words(), tuple(settings.stop)))
+
+
+def branches(prompt: Sequence[int], n: int, max_tokens: int = 5, **params: Any) -> list[Request]:
+    """n sequences of one prompt, as LLM makes them."""
+    first = request(prompt, max_tokens, n=n, **params)
+    first.request = replace(first.request, group=first.id)
+    return [first, *(first.another_branch(next(_ids), number) for number in range(1, n))]
 
 
 def flat_batch(work: Sequence[tuple[Request, int, int]]) -> Batch:

@@ -22,7 +22,7 @@ from random import Random
 from typing import Any
 
 from draft_heads import head_of
-from helpers import ALWAYS_DRAFT, finish, longrope, make_engine, request, small_config, tree
+from helpers import ALWAYS_DRAFT, branches, finish, longrope, make_engine, request, small_config, tree
 
 import tinyinfer
 from tinyinfer.engine.engine import Engine
@@ -157,6 +157,14 @@ def owner(world: World) -> None:
         engine.abort(scored)
 
 
+def branching(world: World) -> None:
+    """A caller whose prompts have branches, and scores of their own."""
+    with world.interrupt:
+        scored = [request(B, 3, prompt_logprobs=1), request(C, 0, prompt_logprobs=1)]
+        for _ in world.loop.steps([*branches(LONG, 3, 4), *scored, *branches(A, 2, 1)]):
+            continue
+
+
 def beside_a_run(world: World) -> None:
     """Two callers of `steps` on one thread, in turn; the first one is interrupted."""
     world.others = [request(B, 5), request(C, 4)]
@@ -260,6 +268,8 @@ SETTINGS = {
     "run and engine's thread": Setting(PREFIXES, beside_the_thread),
     "MemoryError, run": Setting({**PREFIXES, "num_blocks": 9}, beside_requests, error=MemoryError),
     "MemoryError, engine's thread": Setting({**PREFIXES, "num_blocks": 9}, in_the_thread, error=MemoryError),
+    "branches": Setting({**PREFIXES, "num_blocks": 12}, branching),
+    "branches, contiguous": Setting({"max_num_seqs": 2}, branching),
     "longrope": Setting({**PREFIXES, **LOOKUP, "num_blocks": 12, "max_num_batched_tokens": 6}, config=LONGROPE),
     "longrope, self, kv_bits 8": Setting({"kv_bits": 8, "block_size": 4, "speculative": "self", "draft_layers": 1,
                                           "num_draft_tokens": 2}, config=LONGROPE),
@@ -290,18 +300,19 @@ def leftovers(engine: Engine, loop: EngineLoop) -> tuple[int, list[str]]:
     """How many blocks have no owner, and what else is kept for sequences although there are none."""
     scheduler, found = engine.scheduler, []
     prefixes: Any = scheduler.prefixes
-    for name in ("running", "waiting", "scored", "_last_turn", "members"):
+    for name in ("running", "waiting", "kept", "_last_turn", "members"):
         found += [name] if getattr(scheduler, name, None) else []
     drafter: Any = scheduler.drafter
     keepers = [engine.cache, prefixes, scheduler.candidates, getattr(drafter, "cache", None),
                getattr(drafter, "lengths", None)]  # fmt: skip
     for keeper in keepers:
         found += [f"{type(keeper).__name__}.{name}" for name in KEPT if getattr(keeper, name, None)]
-    inbox = loop.check_open().inbox
+    inbox, scoring = loop.check_open().inbox, loop.check_open().scoring
+    found += ["scoring"] if scoring.waiting else []
     names = ("requests", "runs", "borrowed", "driving", "news", "ended")
     found += ["states of a head"] if getattr(drafter, "_states", None) else []
     found += [f"inbox.{name}" for name in names if getattr(inbox, name, None) and not empty(getattr(inbox, name))]
-    nodes = [node for root in getattr(prefixes, "roots", ()) for node in tree(root)]
+    nodes = [node for root in getattr(prefixes, "roots", {}).values() for node in tree(root)]
     found += ["users"] if any(node.users for node in nodes) else []
     found += ["evictable"] if len(nodes) != prefixes.evictable else []
     if not engine.cache.num_blocks:
@@ -461,7 +472,7 @@ def check(world: World, setting: Setting, result: Result) -> None:
     lost, left = leftovers(world.engine, world.loop)
     result.lost, result.left = max(lost, result.lost), result.left or left
     prefixes: Any = world.engine.scheduler.prefixes
-    held = sum(len(tree(root)) for root in getattr(prefixes, "roots", ()))
+    held = sum(len(tree(root)) for root in getattr(prefixes, "roots", {}).values())
     evicted = sum(iter(prefixes.evict, False)) if held else 0
     if evicted != held:
         result.left.append("heap")

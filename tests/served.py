@@ -62,11 +62,11 @@ class Served:
         for seq, rows in plans:
             self.cache.commit(seq, rows)
 
-    def start(self, *prompts: list[int]) -> list[tuple[Sequence, int]]:
+    def start(self, *prompts: list[int], salt: str | None = None) -> list[tuple[Sequence, int]]:
         """New sequences that run side by side, one step each: them, and how many positions each one found."""
         started, plans = [], []
         for prompt in prompts:
-            seq = request(prompt)
+            seq = request(prompt, cache_salt=salt)
             started.append((seq, self.prefixes.match(seq)))
             plans.append(self.plan(seq))
         self.compute(*plans)
@@ -85,8 +85,8 @@ class Served:
             self.prefixes.free(seq)
             self.cache.free(seq)
 
-    def run(self, prompt: list[int]) -> int:
+    def run(self, prompt: list[int], salt: str | None = None) -> int:
         """A prompt from its start to its end; how many positions it found."""
-        [(seq, found)] = self.start(prompt)
+        [(seq, found)] = self.start(prompt, salt=salt)
         self.end(seq)
         return found

@@ -31,7 +31,7 @@ from tinyinfer.errors import RoomError
 from tinyinfer.request import Request
 
 SAMPLED = ["prefix cache, preempting", "candidates", "draft", "kv_bits 8, paged", "logits, small pool", "two runs",
-           "run and requests", "MemoryError, engine's thread", "longrope"]  # fmt: skip
+           "run and requests", "MemoryError, engine's thread", "longrope", "branches"]  # fmt: skip
 ALARMS = pytest.mark.skipif(not hasattr(signal, "setitimer"), reason="this system has no alarms")
 
 

@@ -19,6 +19,7 @@ from tokenizers import Tokenizer as Backend
 from tinyinfer import LLM, ModelError, SamplingParams
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
+from tinyinfer.errors import SwitchError
 from tinyinfer.measure.roofline import Machine
 from tinyinfer.measure.simulated_clock import SimulatedClock
 from tinyinfer.pruning.layers import keep_layers
@@ -133,6 +134,34 @@ def test_same_seed_same_text_and_no_seed_differs(llm: LLM) -> None:
     assert again[0] == again[1]
     free = [tuple(llm.generate("Hi", greedy(12, temperature=2.0))[0].token_ids) for _ in range(3)]
     assert len(set(free)) == 3  # twelve tokens at temperature 2: equal by chance less often than once in 10^9
+
+
+def test_n_answers_are_outputs_of_one_result_and_branches_of_one_request(llm: LLM) -> None:
+    """Those of single requests with the seeds that follow. Catches a result for each branch, and one that is lost."""
+    prompts, drawn = ["once", "upon"], {"temperature": 1.2, "max_tokens": 5, "ignore_eos": True}
+    single = [[llm.generate(p, SamplingParams(seed=2**63 - 1 - i, **drawn))[0] for i in (1, 0)] for p in prompts]  # type: ignore[arg-type]
+    params = SamplingParams(n=2, seed=2**63 - 2, **drawn)  # type: ignore[arg-type]
+    found = llm.generate(prompts, params)
+    assert [[one.text for one in out.outputs] for out in found] == [[out.text for out in outs] for outs in single]
+    assert [[one.index for one in out.outputs] for out in found] == [[0, 1]] * 2
+    assert single[0][0].outputs == [single[0][0]]
+    told: list[Any] = []
+    branches = llm.submit("once", params, told.append).branches
+    assert [branch.result().token_ids for branch in branches] == [out.token_ids for out in single[0]]
+    assert set(told) == set(branches)
+    assert len({branch.id for branch in branches}) == 2
+
+
+def test_a_stream_of_text_is_of_one_answer(llm: LLM) -> None:
+    """Catches answers that are computed and that no reader gets."""
+    with pytest.raises(SwitchError, match=r"n=2 asks for several answers.*use generate, or submit and its branches"):
+        next(iter(llm.stream("once", SamplingParams(n=2))))
+
+
+@pytest.mark.parametrize("n", [0, 129, 1.5, True, "2"])
+def test_a_number_of_answers_is_a_whole_number_within_limits(n: Any) -> None:
+    with pytest.raises(SwitchError, match=r"n=.* must be a whole number from 1 to 128"):
+        SamplingParams(n=n)
 
 
 def test_a_negative_seed_is_a_seed_unless_it_is_minus_one(llm: LLM) -> None:

@@ -538,7 +538,7 @@ def test_preempted_once_planned():
     planned, known = [], set[Node]()
 
     def nodes() -> set[Node]:
-        return set(tree(scheduler.prefixes.roots[0]))  # type: ignore[attr-defined]
+        return set(tree(scheduler.prefixes.roots[0, None]))  # type: ignore[attr-defined]
 
     def watched_preempt(seq: Request) -> None:
         planned.append(seq in scheduler.plan)

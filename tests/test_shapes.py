@@ -64,6 +64,7 @@ from tinyinfer.engine.clock import WallClock
 from tinyinfer.engine.config import EngineConfig
 from tinyinfer.engine.engine import build_engine
 from tinyinfer.engine.overflow import first_overflow
+from tinyinfer.engine.scoring import scores
 from tinyinfer.ledger import Ledger
 from tinyinfer.lessons.cache_judge import TEXT, judge_cache
 from tinyinfer.lessons.cpu_kernels import judge_shift, without_shift
@@ -290,6 +291,7 @@ def run_the_rest(inspector: Inspector, folder) -> None:
     logits, others = np.ones((19, 101), np.float32), np.zeros((19, 101), np.float32)
     inspector.watch({"V": 101}, lambda: kl_divergence(logits, others))
     inspector.watch({"V": 101}, lambda: token_scores(logits, [1] * 19))
+    inspector.watch({"V": 101}, lambda: scores(logits, [1] * 19, SamplingParams(prompt_logprobs=1)))
     inspector.watch({"V": 101}, lambda: NoDrafter().verify(logits[:0], request([1])))
     gguf, packed = write_gguf("llama3", folder("llama3") / "q.gguf", "Q8_0"), folder("llama3") / "packed"
     save_model(packed, LLM(str(gguf), quantize="keep").model, load(gguf), {"method": "keep"})

@@ -27,7 +27,7 @@ class Ledger:
     tokens_recomputed: int = 0  # the part of them computed before: preemption, longrope or no cache dropped their K/V
     tokens_padding: int = 0  # the part of them of finished sequences, which keep their slot (static batching)
     tokens_reused: int = 0  # positions that a step found in the cache
-    tokens_cached: int = 0  # positions that sequences found in the prefix cache when they were admitted
+    tokens_cached: int = 0  # positions that sequences found computed, by others or earlier, when they were admitted
     preemptions: int = 0  # sequences whose cache was freed for another one, to be computed again
     blocks_allocated: int = 0  # blocks taken from the free list of a paged cache
     blocks_evicted: int = 0  # blocks that the prefix cache freed

@@ -10,6 +10,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
 from collections.abc import Sequence as Seq
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from typing import Any
@@ -40,6 +41,7 @@ from tinyinfer.prompts import (
     check_ids,
     each,
     one_of,
+    one_text,
     template_variables,
     token_ids,
 )
@@ -123,19 +125,22 @@ class LLM:
     ) -> list[RequestOutput]:
         """Continues each prompt (text, or token ids), with one SamplingParams for all or one each.
 
+        One output a prompt, in their order; with n > 1 its `outputs` are those of all branches.
         sampling_params: vLLM's name of params. Raises ValueError, before any work, for an empty prompt, a token id
         outside the vocabulary or a prompt that leaves no room in the context. Raises FloatingPointError when the
         model's numbers overflow with one of the prompts, and ends the others; requests of `submit` go on.
         """
         self._loop.check_caller()
-        requests = [Request(seq, self._loop) for seq in self.sequences(prompts, one_of(params, sampling_params))]
+        firsts = [self._request(prompt, p) for prompt, p in each(prompts, one_of(params, sampling_params))]
+        requests = [branch for first in firsts for branch in first.branches]
         try:
             self._loop.submit(requests)
-            return [request.result() for request in requests]
+            found = [[branch.result() for branch in first.branches] for first in firsts]
         except BaseException:  # Ctrl-C, too: the caller has left
             for request in requests:
                 request.cancel()
             raise
+        return [replace(first, others=tuple(others)) for first, *others in found]
 
     def submit(
         self,
@@ -147,11 +152,12 @@ class LLM:
     ) -> Request:
         """Hands one prompt to the engine and returns at once; from any thread. on_progress: see Request.
 
+        With n > 1 it is the request of the first branch; its `branches` are those of all.
         Raises ValueError where `generate` does, RuntimeError when this LLM is closed.
         """
-        [seq] = self.sequences([prompt], one_of(params, sampling_params))
-        request = Request(seq, self._loop, on_progress)
-        self._loop.submit([request])
+        [(prompt, params)] = each([prompt], one_of(params, sampling_params))
+        request = self._request(prompt, params, on_progress)
+        self._loop.submit(request.branches)
         return request
 
     def stream(
@@ -164,7 +170,7 @@ class LLM:
         Raises ValueError, at the first piece, where `generate` does.
         """
         self._loop.check_caller()
-        for delta in self.submit(prompt, one_of(params, sampling_params)):
+        for delta in self.submit(prompt, one_text(one_of(params, sampling_params))):
             if delta.text:
                 yield delta.text
 
@@ -175,7 +181,7 @@ class LLM:
 
         Raises ValueError, at the first piece, where `generate` does.
         """
-        request = self.submit(prompt, one_of(params, sampling_params))
+        request = self.submit(prompt, one_text(one_of(params, sampling_params)))
         try:
             async for delta in request:
                 if delta.text:
@@ -260,25 +266,42 @@ class LLM:
         yield from self._loop.logits(seq, SCORE_ROWS)
 
     def sequences(self, prompts: Prompts, params: Params = None) -> list[Sequence]:
-        """The prompts as sequences that the engine can run. Raises ValueError, for any of them, before one runs."""
-        return [self._sequence(prompt, p) for prompt, p in each(prompts, params)]
+        """The prompts as sequences that the engine can run, n of each. Raises ValueError, for any of them, before one
+        runs.
+        """
+        return [seq for prompt, p in each(prompts, params) for seq in self._branches(prompt, p)]
 
     def output(self, seq: Sequence) -> RequestOutput:
         """Builds the RequestOutput of a sequence: its text, tokens, log-probabilities and metrics."""
         return request_output(seq, seq.progress.finish_reason or "abort")
+
+    def _request(
+        self, prompt: Prompt, params: SamplingParams, on_progress: Callable[[Request], None] | None = None
+    ) -> Request:
+        """The request of a prompt's first branch, with those of the others."""
+        first, *others = self._branches(prompt, params)
+        return Request(first, self._loop, on_progress, tuple(Request(seq, self._loop, on_progress) for seq in others))
+
+    def _branches(self, prompt: Prompt, params: SamplingParams) -> list[Sequence]:
+        """The n continuations of a prompt."""
+        first = self._sequence(prompt, params)
+        return [first, *(first.another_branch(next(self._ids), branch) for branch in range(1, params.n))]
 
     def _sequence(self, prompt: Prompt, params: SamplingParams, room: int = 1) -> Sequence:
         tokens = self.tokenizer.encode(prompt) if isinstance(prompt, str) else token_ids(prompt)
         if not len(prompt) or not tokens:  # some tokenizers would begin even an empty text with a token
             raise ValueError("the prompt is empty; give some text, or at least one token")
         check_ids(tokens, self.config.vocab_size, self.tokenizer.vocab_size, stop_token_ids=params.stop_token_ids)
+        room = min(room, 1 if params.max_tokens is None else params.max_tokens)
         if len(tokens) + room > self.max_model_len:
             reason = "the prompt has {value} tokens, but the context holds {held}"
             reason += " and the answer needs at least one of them" if room else ""
-            raise SwitchError("", len(tokens), reason, f"shorten it or {self._longer()}", held=self.max_model_len)
+            raise SwitchError("", len(tokens), reason, f"shorten it or {longer(self)}", held=self.max_model_len)
         left = self.max_model_len - len(tokens)
+        number = next(self._ids)
         request = RequestSpec(
-            id=next(self._ids),
+            id=number,
+            group=number if params.n > 1 else None,
             prompt=tokens,
             params=params,
             seed=secrets.randbits(63) if params.seed is None else params.seed % 2**64,
@@ -289,9 +312,10 @@ class LLM:
         thinking, before = (prompt.thinking, []) if isinstance(prompt, ChatPrompt) else (None, tokens)
         return Sequence(request, partial(text_output, self.tokenizer, before, tuple(params.stop), thinking))
 
-    def _longer(self) -> str:
-        """Says, as a template of SwitchError, how the context could hold more."""
-        asked = context_length(self.config, self.engine_config.max_model_len)
-        if self.max_model_len < asked:
-            return "raise {num_blocks}"
-        return "raise {max_model_len}" if asked < self.config.max_position else "use a model with a longer context"
+
+def longer(llm: LLM) -> str:
+    """How the context could hold more, as a template of SwitchError."""
+    asked = context_length(llm.config, llm.engine_config.max_model_len)
+    if llm.max_model_len < asked:
+        return "raise {num_blocks}"
+    return "raise {max_model_len}" if asked < llm.config.max_position else "use a model with a longer context"

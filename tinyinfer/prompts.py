@@ -49,6 +49,14 @@ def one_of(params: P, sampling_params: P) -> P:
     return sampling_params if params is None else params
 
 
+def one_text(params: SamplingParams | None) -> SamplingParams | None:
+    """The parameters of a stream of text. Raises SwitchError, a ValueError, for those of several answers."""
+    if params is not None and params.n > 1:
+        reason = "{field}={value} asks for several answers, and a stream of text is one"
+        raise SwitchError("n", params.n, reason, "use generate, or submit and its branches")
+    return params
+
+
 def template_variables(given: object) -> dict[str, Any]:
     """The chat template's variables. Raises ValueError for anything but a dictionary of names, or None."""
     if given is None:

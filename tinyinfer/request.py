@@ -20,6 +20,7 @@ from typing import NamedTuple
 from tinyinfer.engine.inbox import is_ctrl_c
 from tinyinfer.engine.loop import EngineLoop
 from tinyinfer.engine.metrics import RequestMetrics, request_metrics
+from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Sequence
 
 Wake = Callable[[], None]
@@ -39,7 +40,9 @@ class RequestOutput:
     """The result of one prompt. finish_reason: "stop" (end token or stop string), "length" or "abort".
 
     token_ids holds the end token when it was generated; text ends before a stop string. logprobs: when asked for.
-    reasoning: what a model that answers a conversation thought before its text, "" when nothing.
+    reasoning: what a model that answers a conversation thought before its text, "" when nothing. With n > 1 this is the
+    first branch, and others are the results of the rest; index: the number of the branch. prompt_logprobs: when asked
+    for, of the prompt's tokens; the first is None, since nothing stands before it.
     """
 
     text: str
@@ -49,6 +52,14 @@ class RequestOutput:
     metrics: RequestMetrics
     logprobs: list[TokenLogprob] | None = None
     reasoning: str = ""
+    index: int = 0
+    others: tuple[RequestOutput, ...] = ()
+    prompt_logprobs: list[TokenLogprob | None] | None = None
+
+    @property
+    def outputs(self) -> list[RequestOutput]:
+        """The results of all branches of the prompt."""
+        return [self, *self.others]
 
 
 @dataclass(frozen=True)
@@ -77,10 +88,14 @@ class Request:
     Iterating, also with `async for`, gives a Delta whenever a step brings something; each iteration begins with the
     first token. Leaving an iteration early cancels the request. on_progress(request) is called on the engine's thread
     after each step that brought something, and at the end. An exception in it ends this request only.
+    others: the requests of the prompt's other branches, of the first one (n > 1).
     """
 
-    def __init__(self, seq: Sequence, loop: EngineLoop, on_progress: Callable[[Request], None] | None = None) -> None:
-        self.seq = seq
+    def __init__(
+        self, seq: Sequence, loop: EngineLoop, on_progress: Callable[[Request], None] | None = None,
+        others: tuple[Request, ...] = (),
+    ) -> None:  # fmt: skip
+        self.seq, self._others = seq, others
         self._loop, self._on_progress = loop, on_progress
         self._ended_by: dict[str, object] = {}  # "first": what ended it first, the engine or a call of `cancel`
         self._newest = self._polled = Shown()
@@ -93,6 +108,12 @@ class Request:
     def id(self) -> int:
         """The number of the request; StepTrace.turns have it, too."""
         return self.seq.id
+
+    @property
+    def branches(self) -> tuple[Request, ...]:
+        """The requests of all branches of the prompt, this one first; each is read, waited for and cancelled by itself.
+        """
+        return self, *self._others
 
     @property
     def finish_reason(self) -> str | None:
@@ -226,10 +247,22 @@ def token_logprobs(seq: Sequence, start: int = 0, stop: int | None = None) -> li
     """
     if seq.request.params.logprobs is None:
         return None
-    return [TokenLogprob(c.token, c.logprob or 0.0, c.top or {}) for c in seq.progress.choices[start:stop]]
+    return [token_logprob(choice) for choice in seq.progress.choices[start:stop]]
+
+
+def token_logprob(choice: Choice) -> TokenLogprob:
+    """A choice whose log-probability was asked for."""
+    return TokenLogprob(choice.token, choice.logprob or 0.0, choice.top or {})
+
+
+def prompt_logprobs(seq: Sequence) -> list[TokenLogprob | None] | None:
+    """The log-probabilities of the prompt's tokens, the first one's None; None when they were not asked for."""
+    return None if seq.request.params.prompt_logprobs is None else [None, *map(token_logprob, seq.progress.scores)]
 
 
 def request_output(seq: Sequence, finish_reason: str) -> RequestOutput:
     """The RequestOutput of a sequence: its text, tokens, log-probabilities and metrics."""
-    metrics, logprobs, text = request_metrics(seq), token_logprobs(seq), seq.text
-    return RequestOutput(text.text, seq.new_tokens, seq.prompt, finish_reason, metrics, logprobs, text.reasoning)
+    return RequestOutput(
+        seq.text.text, seq.new_tokens, seq.prompt, finish_reason, request_metrics(seq), token_logprobs(seq),
+        seq.text.reasoning, seq.request.branch, prompt_logprobs=prompt_logprobs(seq),
+    )  # fmt: skip

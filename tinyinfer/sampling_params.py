@@ -14,6 +14,7 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.switches import plain_number, switch
 
 MAX_LOGPROBS = 100
+MAX_N = 128
 MINUS_ONE = {"max_tokens": None, "top_k": 0, "seed": None}  # what -1 says
 MAX_PENALTY = 1000.0  # more changes no choice, and far more is no number any longer
 
@@ -25,8 +26,10 @@ class SamplingParams:
     temperature 0 is greedy. top_k 0 or -1, top_p 1.0, min_p 0.0 and repetition_penalty 1.0 are off. repetition_penalty:
     Keskar et al. 2019, section 4.1. logprobs: how many alternatives to report with each token (0: only the chosen
     one's; None: none at all). max_tokens None or -1: to the end of the context. seed None or -1: a random one; another
-    negative seed is a seed as any other (vLLM). None anywhere else is the default. Raises SwitchError for a value out
-    of range.
+    negative seed is a seed as any other (vLLM). cache_salt: in the prefix cache a prompt shares only with prompts of
+    one salt, the same or none. n: how many answers (branches) a prompt gets; branch i draws as a request with seed + i.
+    prompt_logprobs: as logprobs, of the prompt's own tokens; max_tokens may then be 0: no token is generated.
+    None anywhere else is the default. Raises SwitchError for a value out of range.
     """
 
     max_tokens: int | None = switch(256, flags=("-n",), help="longest answer in tokens; -1: to the context's end")
@@ -51,6 +54,9 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] | list[int] = switch((), metavar="ID", help="end at this token (repeatable)")
     ignore_eos: bool = switch(False, bare=True, help="go on after the model's end token")
     logprobs: int | None = switch(None, help="with --json: log-probabilities of each token and of the N best")
+    cache_salt: str | None = None  # this and what follows is for programs: it has no flag
+    n: int = 1
+    prompt_logprobs: int | None = None
 
     def __post_init__(self) -> None:
         self._read_words_for_off()
@@ -58,7 +64,7 @@ class SamplingParams:
         object.__setattr__(self, "stop", stops)
         object.__setattr__(self, "stop_token_ids", _items("stop_token_ids", self.stop_token_ids))
         if self.max_tokens is not None:
-            _whole("max_tokens", self.max_tokens, 1)
+            _whole("max_tokens", self.max_tokens, 1 if self.prompt_logprobs is None else 0)
         _whole("top_k", self.top_k, 0)
         _within("temperature", self.temperature, 0.0, math.inf, "0 is greedy")
         _within("top_p", self.top_p, 0.0, 1.0, "1.0 switches it off", open_below=True)
@@ -72,6 +78,11 @@ class SamplingParams:
             _whole("seed", self.seed, -(2**63), 2**63 - 1)
         if self.logprobs is not None:
             _whole("logprobs", self.logprobs, 0, MAX_LOGPROBS)
+        if self.prompt_logprobs is not None:
+            _whole("prompt_logprobs", self.prompt_logprobs, 0, MAX_LOGPROBS)
+        _whole("n", self.n, 1, MAX_N)
+        if self.cache_salt is not None and not (isinstance(self.cache_salt, str) and self.cache_salt):
+            raise SwitchError("cache_salt", self.cache_salt, "{field}={value!r} must be a text that is not empty")
         for stop in stops:
             _check_stop(stop)
         for token in self.stop_token_ids:

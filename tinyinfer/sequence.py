@@ -50,6 +50,8 @@ class RequestSpec:
     max_tokens: int  # params.max_tokens, clipped to what the context holds
     eos: frozenset[int]  # token ids that end the text
     delay: float = 0.0  # seconds after the beginning of its run at which the request arrives
+    group: int | None = None  # of one of several branches of a prompt: the id of the first of them
+    branch: int = 0  # its number among them
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Progress:
     """The part of a sequence that changes: what was computed so far, and why the continuation ended."""
 
     tokens: list[int]  # the prompt's and the generated ones
+    scores: list[Choice] = field(default_factory=list)  # the prompt's tokens but the first, where they are asked for
     choices: list[Choice] = field(default_factory=list)  # one for each generated token
     computed: int = 0  # positions that went through the model at least once
     cached_tokens: int = 0  # prompt tokens that the first step found in the prefix cache
@@ -91,14 +94,17 @@ class Speculation:
 class Sequence:
     """One prompt and its continuation. Compared by identity: two sequences may hold equal tokens.
 
-    text: turns tokens into text and looks for stop strings. new_text: makes such a text without tokens.
+    text: turns tokens into text and looks for stop strings. new_text: makes such a text without tokens. scores: of the
+    prompt, shared by its branches.
     """
 
-    def __init__(self, request: RequestSpec, new_text: Callable[[], TextOutput]) -> None:
+    def __init__(
+        self, request: RequestSpec, new_text: Callable[[], TextOutput], scores: list[Choice] | None = None
+    ) -> None:
         self.request, self.new_text = request, new_text
         self.id = request.id  # an attribute and no property: a step asks for it twenty times
         self.text = new_text()
-        self.progress = Progress(list(request.prompt))
+        self.progress = Progress(list(request.prompt), [] if scores is None else scores)
         self.timing = Timing()
         self.speculation = Speculation()
 
@@ -149,6 +155,11 @@ class Sequence:
         return self.request.params, self.prompt, self.new_tokens, self.request.seed
 
     # Before a step.
+
+    def another_branch(self, id: int, branch: int) -> Sequence:
+        """A further continuation of the same prompt, with noise of its own: that of the seed behind."""
+        asked = replace(self.request, id=id, branch=branch, seed=(self.request.seed + branch) % 2**64)
+        return Sequence(asked, self.new_text, self.progress.scores)
 
     def delay_by(self, seconds: float) -> None:
         """Lets the request arrive so many seconds after the beginning of its run."""
@@ -204,10 +215,19 @@ class Sequence:
         """Records that the model has computed all positions below `stop`."""
         self.progress.computed = max(self.progress.computed, stop)
 
+    def record_scores(self, start: int, scores: list[Choice]) -> None:
+        """Records the prompt's tokens behind the positions from `start` on, with their log-probabilities."""
+        self.progress.scores[start:] = scores
+
     def record_verification(self, proposed: int, accepted: int) -> None:
         """Counts verified drafts and the accepted ones among them."""
         self.speculation.proposed += proposed
         self.speculation.accepted += accepted
+
+    def end_unanswered(self) -> None:
+        """Ends a continuation of no tokens: only the prompt's scores were asked for."""
+        self.progress.finish_reason = "length"
+        self.text.finish()
 
     def abort(self) -> None:
         """Ends the continuation from outside."""

@@ -158,9 +158,9 @@ class Blocks(RuleBasedStateMachine):
     def evict(self):
         """The least recently used leaf without users is evicted; nothing when there is none."""
         leaves = [p for p in self.unused() if not any(q[:-SIZE] == p for q in self.known)]
-        before = {self.tokens_of(node) for node in tree(self.prefixes.roots[0])}
+        before = {self.tokens_of(node) for node in tree(self.prefixes.roots[0, None])}
         assert self.prefixes.evict() == bool(leaves)
-        gone = before - {self.tokens_of(node) for node in tree(self.prefixes.roots[0])}
+        gone = before - {self.tokens_of(node) for node in tree(self.prefixes.roots[0, None])}
         assert len(gone) == bool(leaves)
         for prefix in gone:
             assert prefix in leaves
@@ -234,7 +234,7 @@ class Blocks(RuleBasedStateMachine):
     def every_block_is_held_by_those_who_say_so(self):
         """No leak, no double free: tables and tree together account for every holder, and the rest is free."""
         held = Counter(block for one in self.living for block in self.cache.block_table(one.seq))
-        held.update(node.block for node in tree(self.prefixes.roots[0]))
+        held.update(node.block for node in tree(self.prefixes.roots[0, None]))
         blocks = range(BLOCKS if not self.grows else self.cache.num_blocks)
         assert self.cache.blocks.holders == [held[block] for block in blocks]
         assert sorted(self.cache.blocks.free) == [block for block in blocks if not held[block]]
@@ -252,7 +252,7 @@ class Blocks(RuleBasedStateMachine):
     @invariant()
     def the_tree_knows_what_was_computed(self):
         """Exactly the model's prefixes, each in a block that holds its tokens' keys, with the right number of users."""
-        nodes = {self.tokens_of(node): node for node in tree(self.prefixes.roots[0])}
+        nodes = {self.tokens_of(node): node for node in tree(self.prefixes.roots[0, None])}
         assert nodes.keys() == self.known.keys()
         users = Counter(prefix for one in self.living for prefix in one.path)
         for prefix, node in nodes.items():
@@ -264,7 +264,7 @@ class Blocks(RuleBasedStateMachine):
     @invariant()
     def waste_is_what_is_empty(self):
         """Rows of held blocks that hold nothing; a block of the tree is full."""
-        filled = {node.block: SIZE for node in tree(self.prefixes.roots[0])}
+        filled = {node.block: SIZE for node in tree(self.prefixes.roots[0, None])}
         for one in self.living:
             for i, block in enumerate(self.cache.block_table(one.seq)):
                 filled[block] = max(filled.get(block, 0), min(SIZE, one.length - i * SIZE))

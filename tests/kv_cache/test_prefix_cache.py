@@ -48,7 +48,7 @@ def test_branches_are_told_apart_by_their_tokens():
     prompts = [[*begin, 5, 5, 5, 5, 6], [*begin, 5, 5, 5, 6, 6], [*begin, 5, 5, 5, 5, 7, 7, 7, 7, 7]]
     assert [served.run(prompt) for prompt in prompts] == [0, 4, 8]
     assert [served.run(prompt) for prompt in prompts] == [8, 8, 12]
-    assert len(tree(served.prefixes.roots[0])) == 4
+    assert len(tree(served.prefixes.roots[0, None])) == 4
     assert served.cache.held_bytes == 4 * 4 * served.cache.position_bytes, "each block is stored once"
 
 
@@ -61,6 +61,18 @@ def test_generated_tokens_are_known_too():
     finish(engine, b)
     assert b.progress.cached_tokens == 12, "of 13 computed positions, those in whole blocks"
     assert b.new_tokens == finish(make_engine(PLAIN), request(b.prompt, 3))[0]
+
+
+def test_sequences_of_another_salt_find_nothing_and_a_salt_leaves_nothing_behind():
+    """Catches a tree that two callers can read by the time it takes, and roots that stay for ever: salts are many."""
+    served = Served()
+    salts = [None, "a", "b", "a", None, "b"]
+    assert [served.run(list(range(12)), salt) for salt in salts] == [0, 0, 0, 8, 8, 8]
+    assert len(served.prefixes.roots) == 4
+    assert served.prefixes.evict_all()
+    assert set(served.prefixes.roots) == {(0, None), (1, None)}
+    assert served.run([1, 2], "c") == 0
+    assert set(served.prefixes.roots) == {(0, None), (1, None)}, "no block, no root"
 
 
 # Sharing
@@ -114,7 +126,7 @@ def test_what_two_compute_at_the_same_time_is_kept_by_each_and_known_once():
             seq.tokens.append(token)
         served.compute(served.plan(a), served.plan(b))
     assert served.cache.block_table(a)[0] != served.cache.block_table(b)[0]
-    [node] = tree(served.prefixes.roots[0])
+    [node] = tree(served.prefixes.roots[0, None])
     assert (node.block, node.users) == (served.cache.block_table(a)[0], 2)
     served.end(a)
     served.check(b)
@@ -136,7 +148,7 @@ def test_a_failed_step_is_forgotten_and_an_earlier_one_is_not():
     served.plan(b)
     served.end(a, b)
     served.cache.clear(served.prefixes.rebuild())
-    assert len(tree(served.prefixes.roots[0])) == served.prefixes.evictable == 1
+    assert len(tree(served.prefixes.roots[0, None])) == served.prefixes.evictable == 1
     assert served.run([*range(8), 22]) == 4
     assert served.run([*range(8), 23]) == 8
 
@@ -166,7 +178,7 @@ def test_the_leaf_used_longest_ago_goes_first_and_leaves_before_what_they_grow_f
     left = []
     for _ in range(4):
         assert served.prefixes.evict()
-        left.append(sorted(node.tokens[0] for node in tree(served.prefixes.roots[0])))
+        left.append(sorted(node.tokens[0] for node in tree(served.prefixes.roots[0, None])))
     assert left == [[1, 5, 7], [1, 5], [1], []]
     assert not served.prefixes.evict()
     assert (served.ledger.blocks_evicted, served.prefixes.evictable, served.cache.held_bytes) == (4, 0, 0)
@@ -195,11 +207,11 @@ def test_the_heap_of_leaves_does_not_grow_with_requests():
         served.run([*range(10, 18), 5])
         if i % 9 == 0:
             served.run([20 + i, 2, 3, 4, 5])
-    assert len(served.prefixes._leaves) <= len(tree(served.prefixes.roots[0])) == 9
-    newest = [node.tokens for node in tree(served.prefixes.roots[0])]
+    assert len(served.prefixes._leaves) <= len(tree(served.prefixes.roots[0, None])) == 9
+    newest = [node.tokens for node in tree(served.prefixes.roots[0, None])]
     while served.prefixes.evict():
-        assert len(tree(served.prefixes.roots[0])) == len(newest) - 1
-        newest = [node.tokens for node in tree(served.prefixes.roots[0])]
+        assert len(tree(served.prefixes.roots[0, None])) == len(newest) - 1
+        newest = [node.tokens for node in tree(served.prefixes.roots[0, None])]
         assert len(newest) < 3 or (1, 2, 3, 4) in newest, "it was used last but one; the others go before"
 
 

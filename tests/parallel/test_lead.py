@@ -12,11 +12,22 @@ from typing import Any
 import numpy as np
 import pytest
 from divided import by_exchange, together
-from helpers import ROUNDING, checkpoint_of, distance, finish, make_engine, random_tensors, request, small_config
+from helpers import (
+    ROUNDING,
+    branches,
+    checkpoint_of,
+    distance,
+    finish,
+    make_engine,
+    random_tensors,
+    request,
+    small_config,
+)
 
 from tinyinfer.arrays import FLOAT
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.loop import EngineLoop
+from tinyinfer.engine.scoring import Scoring
 from tinyinfer.errors import NotFiniteError
 from tinyinfer.ledger import Ledger
 from tinyinfer.measure.roofline import norm_weights
@@ -122,6 +133,39 @@ def test_logits_and_log_probabilities_are_those_of_one_process(ranks: int, stage
     (scored, tokens), (truth, true_tokens) = together(ranks, MODEL, between, stages=stages), between(make_engine(MODEL))
     assert distance(scored, truth) < ROUNDING
     assert tokens == true_tokens
+
+
+@pytest.mark.parametrize("switches", ["plain", "prefixes", "8 bits", "chunks"])
+def test_branches_of_one_prompt_are_those_of_one_process(switches: str) -> None:
+    """Catches a fork that followers miss, and one of a sequence that is in another stage with rows not yet computed."""
+
+    def work(engine: Engine) -> list[list[int]]:
+        found = finish(engine, *branches(PROMPTS[3], 4, 9, temperature=1.0, seed=4))
+        assert engine.ledger.tokens_cached == 3 * 11
+        return found
+
+    truth = work(make_engine(MODEL, **SWITCHES[switches]))
+    for ranks, stages in ((2, 1), (1, 3), (2, 2)):
+        assert together(ranks, MODEL, work, stages=stages, **SWITCHES[switches]) == truth
+
+
+@pytest.mark.parametrize(("ranks", "stages"), [(2, 1), (1, 3), (2, 2)])
+def test_a_scored_prompt_goes_on_with_what_all_ranks_computed(ranks: int, stages: int) -> None:
+    """Catches positions that the leader keeps for the answer, and a follower has freed."""
+
+    def work(engine: Engine) -> tuple[list[float], list[int]]:
+        seq, scoring = request(PROMPTS[3], 6, prompt_logprobs=1), Scoring(engine)
+        scoring.add(seq, 0.0)
+        scoring.step()
+        before = engine.ledger.tokens_computed
+        while not seq.finished:
+            engine.step()
+        assert engine.ledger.tokens_computed - before == 6
+        return [choice.logprob or 0.0 for choice in seq.progress.scores], seq.new_tokens
+
+    (scores, tokens), (truth, answer) = together(ranks, MODEL, work, stages=stages), work(make_engine(MODEL))
+    assert scores == pytest.approx(truth, abs=1e-4)
+    assert tokens == answer
 
 
 @pytest.mark.parametrize("stages", [1, 3])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import checkpoint_of, random_tensors, small_config
+from helpers import checkpoint_of, finish, random_tensors, small_config
 from replicated import asked, fronted
 
 from tinyinfer.engine.config import EngineConfig
+from tinyinfer.engine.scoring import Scoring
 from tinyinfer.errors import SwitchError
 from tinyinfer.parallel.switches import ROUTERS
 from tinyinfer.replicas.routing import LeastOutstanding, Load, RoundRobin, SharedPrefix, chain
@@ -86,6 +88,16 @@ def test_what_was_used_least_recently_is_forgotten_from_its_end() -> None:
     assert router.cached(0, [*PROMPT, 1]) == 0
 
 
+def test_a_prompt_of_another_salt_is_known_nowhere() -> None:
+    """Catches a front that sends a caller where another one's prefix is, and counts tokens that nothing saves."""
+    router = SharedPrefix(4, 100)
+    router.learn(2, PROMPT, "a")
+    prompt = [*PROMPT, 1]
+    assert [router.cached(2, prompt, salt) for salt in ("a", "b", None)] == [20, 0, 0]
+    assert router.choose(prompt, IDLE, "a") == 2
+    assert router.choose(prompt, {0: Load(1, 5), 2: Load(1, 6)}, "b") == 0
+
+
 def test_a_chain_is_the_same_for_equal_beginnings() -> None:
     assert list(chain(PROMPT, 4))[:3] == list(chain(PROMPT[:13], 4))
     assert len(set(chain([1] * 20, 4))) == 5
@@ -107,6 +119,33 @@ def test_a_timeout_is_a_number_of_seconds(seconds: Any) -> None:
 def test_routers_are_built_alike() -> None:
     for name in ROUTERS:
         assert resolve(ROUTERS, name)(4, 10).choose(PROMPT, {3: Load()}) == 3
+
+
+@pytest.mark.parametrize("routing", ["round-robin", "prefix"])
+def test_a_replica_computes_a_prompt_once_for_its_branches(routing: str) -> None:
+    """Catches a branch that waits in one replica for what another one computes."""
+    first = asked(PROMPT, 6, n=4, temperature=1.2, seed=7)
+    first.request = replace(first.request, group=first.id)
+    four = [first, *(first.another_branch(first.id + 1000 * number, number) for number in range(1, 4))]
+    with fronted(2, routing=routing, kv_cache="paged", block_size=4) as front:
+        answers, alone = finish(front, *four), asked(PROMPT, 6, temperature=1.2, seed=9)
+        assert front.ledger.tokens_computed == 2 * 20 + 2 + 4 * 5, "each has two of them"
+        assert answers[2] == finish(front, alone)[0]
+
+
+def test_a_prompt_that_the_front_has_scored_is_answered_by_any_replica() -> None:
+    """Catches its positions that stay in the front's own cache when another replica answers."""
+    four, alone = [asked(PROMPT, 5, prompt_logprobs=1) for _ in range(4)], asked(PROMPT, 5)
+    with fronted(2, routing="round-robin", kv_cache="paged", block_size=4) as front:
+        scoring = Scoring(front)
+        for seq in four:
+            scoring.add(seq, front.clock())
+            scoring.step()
+        while any(not seq.finished for seq in four):
+            if front.wait():
+                front.step()
+        assert [seq.new_tokens for seq in four] == finish(front, alone) * 4
+        assert front.own.cache.blocks_in_use == 0
 
 
 def computed(routing: str) -> tuple[int, list[list[int]]]:

@@ -137,7 +137,82 @@ def test_echo_stands_before_the_answer_streamed_and_whole(served: Served) -> Non
     assert text_of(served.complete(max_tokens=3, echo=True, stream=True)) == "hello" + plain
     ids = served.llm.tokenizer.encode("hello")
     assert served.complete(ids, max_tokens=3, echo=True).json["choices"][0]["text"] == "hello" + plain
-    assert served.complete(echo=True, logprobs=1).error["param"] == "echo"
+
+
+def test_24_n_answers_have_indexes_and_one_prompt_in_the_usage(served: Served) -> None:
+    """Those of single calls with the seeds that follow, prompt by prompt, streamed and whole. Catches a prompt that is
+    computed or counted n times, and choices that mix up the prompts.
+    """
+    drawn = {"temperature": 1.3, "max_tokens": 6, "ignore_eos": True}
+    prompts = ["a longer prompt " * 3, "hello"]
+    single = [served.complete(prompt, seed=7 + i, **drawn).json for prompt in prompts for i in range(3)]
+    alone = [one["choices"][0]["text"] for one in single]
+    served.llm.engine.forget_prefixes()
+    before = served.llm.ledger.copy()
+    whole = served.complete(prompts, seed=7, n=3, best_of=3, **drawn).json
+    tokens = [single[0]["usage"]["prompt_tokens"], single[3]["usage"]["prompt_tokens"]]
+    assert (served.llm.ledger - before).tokens_computed == sum(tokens) + 2 * 2 + 6 * 5
+    assert [(one["index"], one["text"]) for one in whole["choices"]] == list(enumerate(alone))
+    usage = {"prompt_tokens": sum(tokens), "completion_tokens": 36, "total_tokens": sum(tokens) + 36}
+    assert whole["usage"].items() >= usage.items()
+    fields = {"stream": True, "stream_options": {"include_usage": True}, "echo": True}
+    answer = served.complete(prompts, seed=7, n=3, **fields, **drawn)
+    texts = ["".join(one["text"] for one in answer.choices if one["index"] == i) for i in range(6)]
+    assert texts == [prompts[i // 3] + text for i, text in enumerate(alone)]
+    assert answer.chunks[-1]["usage"].items() >= usage.items()
+    assert served.number("prompt_tokens_total") == 4 * sum(tokens) + sum(tokens)
+
+
+def test_24_one_answer_that_ends_early_leaves_the_others_alone(served: Served) -> None:
+    """Catches a call that ends with its first answer, and a finish_reason that is another answer's."""
+    fields = {"temperature": 1.3, "seed": 7, "max_tokens": 6, "ignore_eos": True, "return_token_ids": True}
+    first, *others = (served.complete(n=1, **{**fields, "seed": 7 + i}).json["choices"][0] for i in range(3))
+    known = {token for one in others for token in one["token_ids"]}
+    stop = next(token for token in first["token_ids"] if token not in known)
+    found = served.complete(n=3, stop_token_ids=[stop], **fields).json["choices"]
+    assert [one["finish_reason"] for one in found] == ["stop", "length", "length"]
+    assert [one["token_ids"] for one in found[1:]] == [one["token_ids"] for one in others]
+
+
+@pytest.mark.parametrize("most", [0, 1, 4])
+def test_echo_with_logprobs_has_those_of_the_prompt(served: Served, most: int) -> None:
+    """As lm-evaluation-harness asks for them, with a token behind the prompt or none. Catches a first token that has
+    one, and offsets of the answer that count from its own start.
+    """
+    ids = served.llm.tokenizer.encode("hello world")
+    fields = {"max_tokens": most, "logprobs": 2, "echo": True, "ignore_eos": True}
+    whole = served.complete(ids, **fields).json
+    [choice], found = whole["choices"], whole["choices"][0]["logprobs"]
+    new = served.complete(ids, max_tokens=4, ignore_eos=True, return_token_ids=True).json["choices"][0]["token_ids"]
+    score = served.llm.score([*ids, *new])
+    assert (found["token_logprobs"][0], found["top_logprobs"][0]) == (None, None)
+    assert found["token_logprobs"][1:] == pytest.approx(score[: len(ids) - 1 + most], abs=1e-4)
+    tops = zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True)
+    assert all(top[token] == logprob and len(top) >= 2 for token, logprob, top in [*tops][1:])
+    assert whole["usage"]["completion_tokens"] == most
+    assert choice["text"].startswith("hello world")
+    chunks = served.complete(ids, stream=True, **fields).choices
+    for name in found:
+        assert [one for chunk in chunks if chunk["logprobs"] for one in chunk["logprobs"][name]] == found[name]
+    assert "".join(chunk["text"] for chunk in chunks) == choice["text"]
+    places = [*zip(found["tokens"], found["text_offset"], strict=True)][1 : len(ids) + 1]
+    assert all(choice["text"][place:].startswith(token) for token, place in places[: len(ids) - 1])
+    assert [place for _, place in places[len(ids) - 1 :]] == [len("hello world")] * min(most, 1)
+    assert served.number("prompt_tokens_total") == 3 * len(ids)
+
+
+def test_prompt_logprobs_are_vllms(served: Served) -> None:
+    """Of each token by its id, the best and its own. Catches a field that is read and then left out."""
+    ids = served.llm.tokenizer.encode("hello")
+    [choice] = served.complete(ids, max_tokens=0, prompt_logprobs=1).json["choices"]
+    first, *rest = choice["prompt_logprobs"]
+    assert first is None
+    own = [one[str(token)] for one, token in zip(rest, ids[1:], strict=True)]
+    assert [one["logprob"] for one in own] == pytest.approx(served.llm.score(ids), abs=1e-4)
+    assert [{one["rank"] for one in every.values()} <= {1, None} for every in rest] == [True] * len(rest)
+    assert (choice["text"], choice["finish_reason"]) == ("", "length")
+    assert served.complete(ids, max_tokens=0).error["param"] == "max_tokens"
+    assert served.chat(prompt_logprobs=1).error["param"] == "prompt_logprobs"
 
 
 def test_special_tokens_may_be_left_out(served: Served) -> None:

@@ -62,7 +62,7 @@ def test_unknown_fields_are_passed_over_with_one_line(served: Served) -> None:
 
 def test_every_field_of_sampling_params_is_read_or_refused() -> None:
     """Catches a field that the engine has won and the server passes over."""
-    known = {*SAMPLING, *LACKING, "logprobs"}
+    known = {*SAMPLING, *LACKING, "logprobs", "prompt_logprobs"}
     assert {one.name for one in fields(SamplingParams)} <= known
     assert not set(SAMPLING) & set(LACKING)
     assert set(WRONG) | {"any"} == set(KINDS)
@@ -71,6 +71,7 @@ def test_every_field_of_sampling_params_is_read_or_refused() -> None:
 RANGES = {
     "temperature": -1, "top_p": 2, "top_k": -5, "min_p": 7, "repetition_penalty": 0, "presence_penalty": 1e9,
     "frequency_penalty": -1e9, "max_tokens": 0, "seed": 2**70, "stop": [""], "stop_token_ids": [999],
+    "cache_salt": "", "n": 0, "best_of": 3,
 }  # fmt: skip
 
 

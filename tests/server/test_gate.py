@@ -33,7 +33,7 @@ def ask(served: Served, method: str, path: str, **headers: str) -> int:
 
 def test_20_a_key_guards_every_path_but_health(served_llm: LLM) -> None:
     """Also paths that are not there, which would tell what is. Catches a key asked for under /v1 alone."""
-    served = Served(served_llm, api_key=KEY)
+    served = Served(served_llm, api_key=(KEY,))
     for method, path in [*paths(served), ("GET", "/nothing"), ("GET", "/health/../metrics")]:
         wanted = {200} if path == "/health" else {401}
         assert ask(served, method, path) in wanted
@@ -55,8 +55,42 @@ def test_20_a_key_is_compared_in_constant_time(served_llm: LLM, monkeypatch: pyt
         return hmac.compare_digest(a, b)
 
     monkeypatch.setattr(gate, "compare_digest", watched)
-    assert ask(Served(served_llm, api_key=KEY), "GET", "/version", authorization="Bearer wrong") == 401
+    assert ask(Served(served_llm, api_key=(KEY,)), "GET", "/version", authorization="Bearer wrong") == 401
     assert compared == [(b"wrong", KEY.encode())]
+
+
+def test_20_each_of_several_keys_gets_in_and_all_are_compared(
+    served_llm: LLM, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a search that ends at the right key: its time would tell which one it is."""
+    compared: list[bytes] = []
+
+    def watched(a: bytes, b: bytes) -> bool:
+        compared.append(b)
+        return hmac.compare_digest(a, b)
+
+    monkeypatch.setattr(gate, "compare_digest", watched)
+    served = Served(served_llm, api_key=(KEY, "other"))
+    found = [ask(served, "GET", "/version", authorization=f"Bearer {key}") for key in (KEY, "other", "x")]
+    assert found == [200, 200, 401]
+    assert compared == [KEY.encode(), b"other"] * 3
+
+
+def test_21_callers_of_different_keys_or_salts_share_no_prefix(served_llm: LLM) -> None:
+    """By the ledger's hits. Catches one tree for all: the time to a first token tells what another caller asked
+    (CVE-2025-46570).
+    """
+    served_llm.engine.forget_prefixes()
+    served, long = Served(served_llm, api_key=(KEY, "other")), [0, *range(5, 45)]
+
+    def hits(key: str, **fields: Any) -> int:
+        before, body = served_llm.ledger.copy(), {"prompt": long, "max_tokens": 1, "temperature": 0, **fields}
+        assert served.post("/v1/completions", body, authorization=f"Bearer {key}").status == 200
+        return (served_llm.ledger - before).tokens_cached
+
+    assert [hits(KEY), hits("other"), hits(KEY), hits("other")] == [0, 0, 32, 32]
+    assert [hits(KEY, cache_salt=salt) for salt in ("a", "b", "a", None)] == [0, 0, 32, 32]
+    assert hits("other", cache_salt="a") == 0, "a caller cannot name another key's tree"
 
 
 FOREIGN = ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example", "",
@@ -77,7 +111,7 @@ def test_a_host_of_this_machine_gets_in(served_llm: LLM, host: str) -> None:
 
 
 def test_an_open_address_is_known_by_any_name(served_llm: LLM) -> None:
-    served = Served(served_llm, host="0.0.0.0", api_key=KEY)
+    served = Served(served_llm, host="0.0.0.0", api_key=(KEY,))
     assert ask(served, "GET", "/version", host="model.example", authorization=f"Bearer {KEY}") == 200
 
 
@@ -105,7 +139,7 @@ def test_a_body_that_is_not_declared_as_json_is_415(served: Served, kind: str) -
 def test_an_open_address_needs_a_key_or_a_word(host: str) -> None:
     with pytest.raises(SwitchError, match="there is no key; add api_key, or without_key"):
         ServerSwitches(host=host)
-    assert ServerSwitches(host=host, api_key=KEY).any_host
+    assert ServerSwitches(host=host, api_key=(KEY,)).any_host
     assert ServerSwitches(host=host, without_key=True).any_host
 
 
@@ -114,7 +148,7 @@ def test_loopback_needs_no_key(host: str) -> None:
     assert not ServerSwitches(host=host).any_host
 
 
-WRONG = [{"port": 70_000}, {"api_key": " "}, {"api_key": "schlüssel"}, {"request_timeout": 0.0},
+WRONG = [{"port": 70_000}, {"api_key": (" ",)}, {"api_key": (KEY, "schlüssel")}, {"request_timeout": 0.0},
          {"body_timeout": float("nan")}, {"max_queue": 0}]  # fmt: skip
 
 
@@ -179,4 +213,4 @@ def test_a_path_with_a_slash_behind_it_is_not_there(served: Served) -> None:
 def test_a_key_that_no_header_brings_is_refused(key: str) -> None:
     """Catches a server that starts, and lets no one in."""
     with pytest.raises(SwitchError, match="without accents or spaces around"):
-        ServerSwitches(api_key=key)
+        ServerSwitches(api_key=(key,))

@@ -59,6 +59,25 @@ def test_13_a_whole_answer_whose_client_leaves_gives_its_blocks_back(served: Ser
     assert "status=499" in served.lines[-1]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+def test_24_a_client_that_leaves_ends_all_answers_to_its_prompt(served: Served, stream: bool) -> None:
+    """Catches the answers behind the first one that go on unread, and blocks that wait for them."""
+
+    async def story() -> Answer:
+        gone = asyncio.Event()
+        body = json.dumps({"prompt": "hello", "n": 6, "max_tokens": 9000, "ignore_eos": True, "stream": stream})
+        call = asyncio.create_task(served.ask("POST", "/v1/completions", body.encode(), JSON, gone=gone))
+        while len(served.llm.engine.scheduler.running) < 4:
+            await asyncio.sleep(0.001)
+        gone.set()
+        return await call
+
+    asyncio.run(story())
+    assert eventually(served.at_rest)
+    assert not served.llm.engine.scheduler.kept
+    assert served.number("request_success_total", finished_reason="abort") == 6
+
+
 def test_14_the_next_request_of_a_conversation_that_was_left_is_right(served: Served) -> None:
     """Its prefix was half computed. Catches blocks in the tree that were never filled."""
     alone = served.chat("a long question " * 20, max_tokens=12).json["choices"][0]["message"]["content"]

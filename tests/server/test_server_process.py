@@ -20,6 +20,7 @@ from openai import APIStatusError, OpenAI
 
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.cli import main
+from tinyinfer.cli.serve import keys
 from tinyinfer.replicas.on_ray import free_port
 
 __all__ = ["folder"]
@@ -74,7 +75,7 @@ class Process:
 
 @pytest.fixture(scope="module")
 def server(folder: str) -> Iterator[Process]:
-    process = Process(folder, "--api-key", KEY, "--served-model-name", "tiny")
+    process = Process(folder, "--api-key", "another key", "--api-key", KEY, "--served-model-name", "tiny")
     yield process
     process.process.kill()
     process.process.wait()
@@ -96,6 +97,9 @@ def test_openais_client_completes_and_chats_whole_and_streamed(server: Process, 
     assert text.choices[0].text == llm.generate("hello", SamplingParams(max_tokens=4))[0].text
     assert text.choices[0].logprobs is not None
     assert [model.id for model in client.models.list()] == ["tiny"]
+    several = client.completions.create(model="tiny", prompt=["hello", "x"], n=2, max_tokens=4, temperature=0)
+    assert [choice.text for choice in several.choices[:2]] == [text.choices[0].text] * 2
+    assert [choice.index for choice in several.choices] == [0, 1, 2, 3]
     extra = client.completions.create(model="tiny", prompt="x", max_tokens=3, extra_body={"top_k": 5, **ON})
     assert extra.usage is not None
     assert extra.usage.completion_tokens == 3
@@ -183,6 +187,13 @@ def test_a_port_in_use_is_told_before_the_model_is_opened(capsys: pytest.Capture
     error = capsys.readouterr().err
     assert error.startswith(f"tinyinfer: error: --port={port} cannot be listened at on --host=127.0.0.1 (")
     assert error.count("\n") == 1
+
+
+def test_keys_are_flags_or_lines_of_the_environment() -> None:
+    """Catches a key that ends in the newline of its file, and one that is asked for beside those of the flags."""
+    assert keys([], {"TINYINFER_API_KEY": "one\n\n two words \n"}) == ("one", "two words")
+    assert keys(["flag"], {"TINYINFER_API_KEY": "one"}) == ("flag",)
+    assert keys([], {}) == ()
 
 
 def test_an_open_address_without_a_key_is_refused(

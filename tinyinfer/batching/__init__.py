@@ -6,6 +6,7 @@ when the cache is full.
 
     policies.py     when a batch may start and when sequences join and leave: static, dynamic, continuous
     bookkeeping.py  which sequences wait and run, and how an interrupt between two lines leaves no trace
+    branches.py     several answers to one prompt, which is computed once
     scheduler.py    admission, chunks of prompts, room in the cache, preemption
     switches.py     the switches of the section and what they refuse
 

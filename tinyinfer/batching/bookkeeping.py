@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from itertools import count
 from operator import attrgetter
 
+from tinyinfer.batching.branches import same_prompt
 from tinyinfer.batching.policies import Policy
 from tinyinfer.errors import SwitchError
 from tinyinfer.kv_cache.base import Cache, Prefixes
@@ -32,7 +33,8 @@ class Bookkeeping:
     joined, left, preempted: the sequences that were admitted, left or were preempted in the newest step. plan: the rows
     of each sequence in that step. members: the sequences that were added and not dropped; each is waiting or running.
     stages: how many steps may be computed at once, of different sequences. computing: the batches of those, the oldest
-    first; in_flight: the batch in which a sequence now is.
+    first; in_flight: the batch in which a sequence now is. kept: sequences in no batch whose positions stay in the
+    cache until room is missing: those that `Engine.logits` computes, and ended ones whose branches wait.
     """
 
     def __init__(
@@ -51,7 +53,7 @@ class Bookkeeping:
         self.left: list[Sequence] = []
         self.preempted: list[Sequence] = []
         self.plan: dict[Sequence, int] = {}
-        self.scored: list[Sequence] = []  # in no batch: `Engine.logits` computes them
+        self.kept: list[Sequence] = []
         self._turns = count()
         self._most = 0  # sequences that the step takes at most
         self._last_turn: dict[Sequence, int] = {}  # the turn in which each running sequence last had rows
@@ -103,15 +105,44 @@ class Bookkeeping:
         self.members.pop(seq, None)
         self._free(seq)
 
+    def leave(self, seq: Sequence) -> None:
+        """Removes a sequence that has ended; a branch keeps its positions for those of its prompt that wait."""
+        if not any(same_prompt(seq, other) for other in self.waiting):
+            self.drop(seq)
+            return
+        self.members.pop(seq, None)
+        self._unlist(seq)
+        self.kept.append(seq)
+
     def _free(self, seq: Sequence) -> None:
         """Removes a sequence from the lists and frees what the caches and the drafter keep for it."""
-        for part in (self.prefixes, self.cache, self.drafter):
+        self.cache.free(seq)
+        self._unlist(seq)
+        for other in [other for other in self.kept if other.finished]:
+            if not any(same_prompt(other, branch) for branch in self.waiting):
+                self.release(other)
+
+    def release(self, seq: Sequence) -> None:
+        """Frees the positions of a sequence that is in no batch."""
+        self.cache.free(seq)
+        self.kept = [other for other in self.kept if other is not seq]
+
+    def _unlist(self, seq: Sequence) -> None:
+        """Removes a sequence from the lists; all that is kept for it is what the cache has."""
+        for part in (self.prefixes, self.drafter):
             part.free(seq)
         self.running = [other for other in self.running if other is not seq]
         self.waiting = [other for other in self.waiting if other is not seq]
-        self.scored = [other for other in self.scored if other is not seq]
+        self.kept = [other for other in self.kept if other is not seq]
         self._last_turn.pop(seq, None)
         self.in_flight.pop(seq, None)  # what its batch gives is of no use now
+
+    def evict_kept(self, seq: Sequence) -> bool:
+        """Frees a kept sequence other than `seq`, which will be computed again if need be; False when there is none."""
+        others = [other for other in self.kept if other is not seq]
+        for other in others[:1]:
+            self.release(other)
+        return bool(others)
 
     def _count_preemption(self, seq: Sequence) -> None:
         """The sequence ran, and will be computed again."""
@@ -148,7 +179,7 @@ class Bookkeeping:
         for seq in self.running:
             if seq in self.members:
                 self._count_preemption(seq)
-        self.running, self.waiting, self.scored = [], sorted(self.members, key=BY_AGE), []
+        self.running, self.waiting, self.kept = [], sorted(self.members, key=BY_AGE), []
         self.plan, self._last_turn = {}, {}
         self.computing, self.in_flight = [], {}
         self.cache.clear(self.prefixes.rebuild())

@@ -21,6 +21,7 @@ from math import inf
 from operator import attrgetter
 
 from tinyinfer.batching.bookkeeping import BY_AGE, Bookkeeping
+from tinyinfer.batching.branches import fork_prompt, must_wait, source_of
 from tinyinfer.sampling import Choice
 from tinyinfer.sequence import Batch, Sequence, Span, make_batch
 from tinyinfer.speculative.base import count_drafts
@@ -87,11 +88,14 @@ class Scheduler(Bookkeeping):
         for seq in admissible:
             if len(self.plan) == self._most:
                 return
-            cached = self.prefixes.match(seq) if self._rows_left() else 0
+            if must_wait(seq, self.running, self.kept, self.cache):
+                continue
+            cached = self._begin(seq) if self._rows_left() else 0
             rows = self._rows_of(seq)
             if not rows or not self.fits(seq, self._pending(seq) + len(seq.drafts)):
                 self.prefixes.free(seq)
-                self.cache.free(seq)
+                if seq not in self.kept:
+                    self.cache.free(seq)
                 if rows and not self.running:  # nothing else will free memory
                     if not self.prefixes.evict_all():
                         raise self.cache.no_room(seq, self._pending(seq))
@@ -100,17 +104,29 @@ class Scheduler(Bookkeeping):
             seq.start(now, cached)
             self.ledger.tokens_cached += cached
             self.waiting.remove(seq)
+            self.kept = [other for other in self.kept if other is not seq]
             insort(self.running, seq, key=BY_AGE)
             self.joined.append(seq)
             self.make_room(seq, rows)
             self.plan[seq], self._last_turn[seq] = rows, next(self._turns)
             self._confirm(seq, rows)
 
+    def _begin(self, seq: Sequence) -> int:
+        """Gives a sequence what is computed of its tokens, by branches of its prompt or by others; how many positions.
+
+        One whose prompt was scored has its own. Without blocks a fork copies all positions, into room for them.
+        """
+        own, source = self.cache.length(seq), source_of(seq, (*self.running, *self.kept), self.cache)
+        if source and not own and (self.cache.num_blocks or self.fits(seq, self.cache.length(source))):
+            fork_prompt(source, seq, self.cache)
+        self.prefixes.match(seq)
+        return self.cache.length(seq) - own
+
     def admit_scored(self, seq: Sequence) -> None:
         """Lists a sequence that is computed beside the batches; while nothing runs, memory is made for all of it."""
-        if seq in self.scored:
+        if seq in self.kept:
             return
-        self.scored.append(seq)
+        self.kept.append(seq)
         self.cache.prepare([seq])
         if not self.running and not self.fits(seq, len(seq.tokens)) and self.prefixes.evict_all():
             self.fits(seq, len(seq.tokens))  # grows the pool anew
@@ -120,7 +136,7 @@ class Scheduler(Bookkeeping):
         if self.cache.extend(seq, rows) <= self.prefixes.evictable:
             return True
         # What others hold between steps, or what was allocated for them, may be what is missing.
-        while not self.running and self.evict_scored(seq):
+        while not self.running and self.evict_kept(seq):
             continue
         self.cache.shrink()
         return self.cache.extend(seq, rows) <= self.prefixes.evictable
@@ -131,7 +147,7 @@ class Scheduler(Bookkeeping):
         Raises RoomError when nothing is left to preempt.
         """
         while self.cache.extend(seq, rows):
-            if self.prefixes.evict() or self.evict_scored(seq):
+            if self.prefixes.evict() or self.evict_kept(seq):
                 continue
             if not self.running:
                 break  # the rows can never fit: `reserve` raises the error
@@ -141,14 +157,6 @@ class Scheduler(Bookkeeping):
                 return False
         self.cache.reserve(seq, rows)
         return True
-
-    def evict_scored(self, seq: Sequence) -> bool:
-        """Frees a sequence, other than `seq`, whose logits are computed, and will be again; False when there is none.
-        """
-        others = [other for other in self.scored if other is not seq]
-        for other in others[:1]:
-            self.drop(other)
-        return bool(others)
 
     def preempt(self, seq: Sequence) -> None:
         """Frees the cache of a running sequence and returns the sequence to the waiting queue, to be computed again.
@@ -214,7 +222,7 @@ class Scheduler(Bookkeeping):
             self._extend(span, chosen, now)
         self.candidates.free()
         for seq in self.policy.leaving(self.running):
-            self.drop(seq)
+            self.leave(seq)
             self.left.append(seq)
         return [accepted.get(span, []) for span in batch.spans]
 

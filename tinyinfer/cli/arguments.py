@@ -47,14 +47,15 @@ class Parser(argparse.ArgumentParser):
 def add_fields(
     parser: argparse.ArgumentParser, title: str, cls: type, only: Collection[str] = (), **defaults: object
 ) -> None:
-    """One flag for each field of a dataclass, under a title; fields that are not in `only` just keep their defaults.
+    """One flag for each field of a dataclass that is a switch, under a title; fields that are none, or not in `only`,
+    just keep their defaults.
 
     defaults: those of this command where the field has another one.
     """
     group = parser.add_argument_group(title)
     for one in fields(cls):
         default = defaults.get(one.name, one.default)
-        if only and one.name not in only:
+        if not one.metadata or (only and one.name not in only):
             parser.set_defaults(**{one.name: default})
         else:
             group.add_argument(*flags_of(one), dest=one.name, **options_of(one, default))
@@ -62,7 +63,7 @@ def add_fields(
 
 def flags_of(one: Field[Any]) -> tuple[str, ...]:
     """The flags of a field: those that it names, and its own name unless one of them is long."""
-    flags = one.metadata["flags"]
+    flags = one.metadata.get("flags", ())
     return flags if any(word.startswith("--") for word in flags) else (*flags, dashed(one.name))
 
 

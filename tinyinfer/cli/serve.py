@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -32,18 +33,22 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Serves until a signal. Raises SwitchError for what cannot work, UsageError where the extra is missing."""
-    if args.api_key is None:
-        args.api_key = os.environ.get(KEY, "").strip() or None  # a file's last line often ends in a newline
     if args.prefix_cache is None:
         args.prefix_cache = args.kv_cache == "paged"
     given = {one.name: getattr(args, one.name) for one in fields(ServerSwitches)}
-    given["allowed_host"] = tuple(given["allowed_host"])
+    given |= {"allowed_host": tuple(args.allowed_host), "api_key": keys(args.api_key, os.environ)}
     switches, process = ServerSwitches(**given), find_server()
     with process.bind(switches) as bound, opened(args) as llm:
         service = process.Service(llm, args.model, switches, __version__, say)
         say(f"tinyinfer: {service.name} at {address(switches)}/v1; Ctrl-C ends")
         process.run(service, bound)
     return 0
+
+
+def keys(given: list[str], environment: Mapping[str, str]) -> tuple[str, ...]:
+    """The keys of the command line; without any, those of the environment, one a line."""
+    lines = environment.get(KEY, "").splitlines()
+    return tuple(given) or tuple(line.strip() for line in lines if line.strip())
 
 
 def find_server() -> Any:

@@ -12,6 +12,7 @@ step reads the same whichever optimizations are on.
     overflow.py    logits that are not finite, and the layer where they became so
     room.py        too little memory: for a model on a GPU, and in the middle of a step
     inbox.py       what several callers leave for the engine, and which thread steps it
+    scoring.py     log-probabilities of a prompt's own tokens, in pieces between the steps
     turns.py       one turn: read the inbox, step once, tell each caller what came
     loop.py        what a caller can do, from any thread
     recorder.py    writes down what a step does, while it does it

@@ -9,7 +9,6 @@ wait.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from collections.abc import Sequence as Seq
 from threading import Lock
 from weakref import WeakMethod
@@ -18,6 +17,7 @@ import numpy as np
 
 from tinyinfer.engine.engine import Engine
 from tinyinfer.engine.inbox import Client, Inbox, Run
+from tinyinfer.engine.scoring import Scoring
 from tinyinfer.engine.trace import StepTrace
 from tinyinfer.errors import RequestError
 from tinyinfer.sequence import Sequence
@@ -43,6 +43,7 @@ class Turns:
 
     def __init__(self, engine: Engine, step_lock: StepLock) -> None:
         self.engine, self.step_lock = engine, step_lock
+        self.scoring = Scoring(engine)
         self.inbox = Inbox(WeakMethod(self.serve))
 
     def serve(self) -> None:
@@ -69,6 +70,7 @@ class Turns:
 
     def _step(self) -> StepTrace | None:
         """One step; None when no sequence is ready, or when the step failed."""
+        self._score()
         try:
             if not self.engine.busy or not self.engine.wait(self.inbox.hear):
                 return None
@@ -78,6 +80,16 @@ class Turns:
             self._fail(error)
             return None
         return trace
+
+    def _score(self) -> None:
+        """A piece of a prompt whose own log-probabilities are asked for; an error in it ends that request."""
+        if (seq := self.scoring.next) is None:
+            return
+        try:
+            with self.step_lock.lock:
+                self.scoring.step()
+        except Exception as error:
+            self._end_with([seq], error)
 
     def _tell(self, trace: StepTrace | None) -> None:
         """Tells each request in the step that it goes on or is over, and each run what the step did."""
@@ -139,8 +151,9 @@ class Turns:
         groups = ([seq for seq in group if seq in held] for group in causes)
         self._end_with(next(filter(None, groups), []), error)
 
-    def _abort(self, sequences: Iterable[Sequence]) -> None:
+    def _abort(self, sequences: Seq[Sequence]) -> None:
         self.engine.abort(*sequences)
+        self.scoring.drop(sequences)
 
     # Actions, which a caller leaves in the inbox and the driver does.
 
@@ -149,7 +162,7 @@ class Turns:
         for client in clients:
             if client.seq in self.inbox.requests:
                 try:
-                    self.engine.add(client.seq, now)
+                    self.scoring.add(client.seq, now)
                 except Exception as error:
                     self._end_with([client.seq], error)
 
@@ -166,7 +179,7 @@ class Turns:
         self.inbox.runs.add(run)
         try:
             for seq in run.sequences:
-                self.engine.add(seq, now)
+                self.scoring.add(seq, now)
         except Exception as error:
             run.fail(error)
             self._abort(run.sequences)

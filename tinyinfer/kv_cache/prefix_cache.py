@@ -5,9 +5,11 @@ values lie in the blocks along the path. A new sequence walks down as far as its
 by a hash) and begins with those blocks; its last token must still be computed, for the logits. Blocks enter the tree
 when the step that fills them is put together, so sequences of the same step share them already: a layer's keys and
 values are appended for the whole batch before any sequence reads them. Each set of a model's rotations has a root of
-its own (rotation_sets.py): equal tokens have other keys there. Wins: system prompts, conversations, several
-answers to one prompt. Loses: a walk for each sequence where nothing is shared. Blocks stay in the tree until the memory
-is needed; then the least recently used one is evicted first, and leaves before their parents.
+its own (rotation_sets.py): equal tokens have other keys there. So has each salt (`SamplingParams.cache_salt`): callers
+with different salts cannot measure, by the time to a first token, what the others asked (CVE-2025-46570). Wins: system
+prompts, conversations, several answers to one prompt. Loses: a walk for each sequence where nothing is shared. Blocks
+stay in the tree until the memory is needed; then the least recently used one is evicted first, and leaves before their
+parents.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import heapq
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import chain, count
+from typing import Any
 
 from tinyinfer.kv_cache.base import Prefixes
 from tinyinfer.kv_cache.blocks import BlockCache
@@ -27,10 +30,11 @@ from tinyinfer.sequence import Sequence
 class Node:
     """One block of the tree. users: sequences whose path leads through it; used: the step of its newest user.
 
+    tokens: those of the block; of a root, its place among the roots.
     freed: orders nodes by when they were without users for the last time; queued: whether the heap of leaves has it.
     """
 
-    tokens: tuple[int, ...]
+    tokens: tuple[Any, ...]
     block: int
     parent: Node | None
     children: dict[tuple[int, ...], Node] = field(default_factory=dict)
@@ -46,7 +50,9 @@ class PrefixCache(Prefixes):
     def __init__(self, cache: BlockCache, ledger: Ledger) -> None:
         super().__init__(cache, ledger)
         self.cache = cache
-        self.roots = Node((), -1, None), Node((), -1, None)  # of short sequences, and of long ones
+        self.roots: dict[tuple[int, str | None], Node] = {}  # (set of rotations, salt) -> where such paths begin
+        for place in ((0, None), (1, None)):  # of short sequences and of long ones, without a salt
+            self.roots[place] = Node(place, -1, None)
         self.evictable = 0  # nodes without users; the nodes below such a node have none either
         self._paths: dict[int, list[Node]] = {}  # sequence id -> the nodes along its tokens
         self._new: list[Node] = []  # registered in the step that is put together
@@ -58,7 +64,8 @@ class PrefixCache(Prefixes):
     def match(self, seq: Sequence) -> int:
         """Finds the longest cached prefix, gives its blocks to the sequence, and returns its length.
 
-        Only full blocks match. The last token never matches, because its logits must be computed.
+        Only full blocks match. The last token never matches, because its logits must be computed. A sequence that has
+        as many positions already (a fork) keeps its own blocks.
         """
         size, path, node = self.cache.block_size, [], self._root(seq)
         for start in range(0, len(seq.tokens) - size, size):
@@ -69,7 +76,8 @@ class PrefixCache(Prefixes):
             path.append(child)
             node = child
         self._paths[seq.id] = path
-        if path:
+        if len(path) * size > self.cache.length(seq):
+            self.cache.free(seq)
             self.cache.adopt(seq, [node.block for node in path], len(path) * size)
         return len(path) * size
 
@@ -80,7 +88,7 @@ class PrefixCache(Prefixes):
         """
         size, path = self.cache.block_size, self._paths[seq.id]
         while (len(path) + 1) * size <= stop:
-            i, parent = len(path), path[-1] if path else self._root(seq)
+            i, parent = len(path), path[-1] if path else self._known_root(seq)
             tokens = tuple(seq.tokens[i * size : (i + 1) * size])
             if tokens not in parent.children:
                 parent.children[tokens] = self._add(tokens, self.cache.block_table(seq)[i], parent)
@@ -104,7 +112,8 @@ class PrefixCache(Prefixes):
             if siblings.get(node.tokens) is node:
                 del siblings[node.tokens]
         self._new, self._sealed, self._paths, self._leaves = [], deque(), {}, []
-        nodes = [node for root in self.roots for node in root.children.values()]
+        self.roots = {place: root for place, root in self.roots.items() if root.children or not has_salt(root)}
+        nodes = [node for root in self.roots.values() for node in root.children.values()]
         for node in nodes:  # the list grows by the nodes below
             nodes += node.children.values()
             node.users, node.queued = 0, False
@@ -138,8 +147,14 @@ class PrefixCache(Prefixes):
                 self._make_evictable(node)
 
     def _root(self, seq: Sequence) -> Node:
-        """Where the sequence's path begins."""
-        return self.roots[self.cache.rotation_set(seq)]
+        """Where the sequence's path begins; for a salt that the tree does not know, a root without children."""
+        place = self.cache.rotation_set(seq), seq.request.params.cache_salt
+        return self.roots.get(place) or Node(place, -1, None)
+
+    def _known_root(self, seq: Sequence) -> Node:
+        """Where the sequence's path begins, in the tree from now on: the root is about to get a child."""
+        root = self._root(seq)
+        return self.roots.setdefault((root.tokens[0], root.tokens[1]), root)
 
     def _add(self, tokens: tuple[int, ...], block: int, parent: Node) -> Node:
         """Adds a node without users to the tree's new ones, and holds its block. The caller puts it into `parent`."""
@@ -171,5 +186,13 @@ class PrefixCache(Prefixes):
         del node.parent.children[node.tokens]
         self.cache.release(node.block)
         self.evictable -= 1
-        if node.parent not in self.roots and not node.parent.users:
+        root = node.parent.parent is None
+        if not (root or node.parent.users):
             self._make_evictable(node.parent)
+        elif root and has_salt(node.parent) and not node.parent.children:
+            del self.roots[node.parent.tokens[0], node.parent.tokens[1]]  # a salt may never come again
+
+
+def has_salt(root: Node) -> bool:
+    """Whether a root is of sequences with a salt; it stays only while it has children, since salts are many."""
+    return root.tokens[1] is not None

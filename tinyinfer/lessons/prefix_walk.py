@@ -62,7 +62,7 @@ def compared(llm: LLM, prompts: Seq[list[int]], mine: Match) -> list[tuple[int, 
     prefixes, pairs = llm.engine.scheduler.prefixes, []
     assert isinstance(prefixes, PrefixCache)
     for prompt in prompts:
-        found = mine(known(prefixes.roots[0]), list(prompt), llm.engine_config.block_size)
+        found = mine(known(prefixes.roots[0, None]), list(prompt), llm.engine_config.block_size)
         [seq] = llm.sequences([prompt], SamplingParams(max_tokens=1, ignore_eos=True))
         for _ in llm.run([seq]):
             continue

@@ -71,13 +71,15 @@ class Queue:
         """Gives requests that have arrived to replicas with room, the oldest first."""
         while self.waiting and self.waiting[0].timing.arrival <= now and (loads := self.loads()):
             seq = self.waiting[0]
-            number = self.router.choose(seq.tokens, loads)
-            self.saved[seq] = self.router.cached(number, seq.tokens)
-            self.router.learn(number, seq.tokens)
+            salt = seq.request.params.cache_salt
+            number = self.router.choose(seq.tokens, loads, salt)
+            self.saved[seq] = self.router.cached(number, seq.tokens, salt)
+            self.router.learn(number, seq.tokens, salt)
             if number == OWN:
                 self.mine[seq] = None
                 self.own.scheduler.add(seq)
             else:
+                self.own.scheduler.drop(seq)  # a prompt that was scored is computed there again
                 self.remotes[number].add(seq, next(self._numbers))
             self.waiting.pop(0)
 
@@ -101,7 +103,8 @@ class Queue:
         """Forgets where sequences were that are finished; their replicas' caches may have all of their tokens."""
         for number, group in self.placed.items():
             for seq in [seq for seq in group if seq.finished]:
-                self.router.learn(number, seq.tokens[:-1])  # the last one is not computed
+                computed = seq.tokens[:-1]
+                self.router.learn(number, computed, seq.request.params.cache_salt)
                 self.saved.pop(seq, None)
                 group.pop(seq)
 

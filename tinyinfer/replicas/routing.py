@@ -28,6 +28,8 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass
 from typing import Protocol
 
+Salt = str | None
+
 
 @dataclass(frozen=True)
 class Load:
@@ -38,15 +40,18 @@ class Load:
 
 
 class Router(Protocol):
-    """What the front asks of a router. loads: of the replicas that have room, by their numbers; one at least."""
+    """What the front asks of a router. loads: of the replicas that have room, by their numbers; one at least.
 
-    def choose(self, prompt: Seq[int], loads: Mapping[int, Load]) -> int:
+    salt: prompts with different ones share nothing in a prefix cache (`SamplingParams.cache_salt`).
+    """
+
+    def choose(self, prompt: Seq[int], loads: Mapping[int, Load], salt: Salt = None) -> int:
         """The number of the replica that gets a request with these tokens."""
 
-    def cached(self, replica: int, prompt: Seq[int]) -> int:
+    def cached(self, replica: int, prompt: Seq[int], salt: Salt = None) -> int:
         """How many tokens of the prompt the replica need not compute."""
 
-    def learn(self, replica: int, tokens: Seq[int]) -> None:
+    def learn(self, replica: int, tokens: Seq[int], salt: Salt = None) -> None:
         """The replica has computed, or will now compute, a sequence of these tokens."""
 
     def forget(self) -> None:
@@ -59,15 +64,15 @@ class RoundRobin:
     def __init__(self, block_size: int | None, most: int) -> None:
         self.last = -1
 
-    def choose(self, prompt: Seq[int], loads: Mapping[int, Load]) -> int:
+    def choose(self, prompt: Seq[int], loads: Mapping[int, Load], salt: Salt = None) -> int:
         numbers = sorted(loads)
         self.last = next((number for number in numbers if number > self.last), numbers[0])
         return self.last
 
-    def cached(self, replica: int, prompt: Seq[int]) -> int:
+    def cached(self, replica: int, prompt: Seq[int], salt: Salt = None) -> int:
         return 0
 
-    def learn(self, replica: int, tokens: Seq[int]) -> None:
+    def learn(self, replica: int, tokens: Seq[int], salt: Salt = None) -> None:
         return
 
     def forget(self) -> None:
@@ -80,18 +85,18 @@ class LeastOutstanding:
     def __init__(self, block_size: int | None, most: int) -> None:
         self.given: dict[int, int] = {}
 
-    def choose(self, prompt: Seq[int], loads: Mapping[int, Load]) -> int:
+    def choose(self, prompt: Seq[int], loads: Mapping[int, Load], salt: Salt = None) -> int:
         def behind(number: int) -> tuple[int, int, int]:
-            return loads[number].tokens - self.cached(number, prompt), self.given.get(number, 0), number
+            return loads[number].tokens - self.cached(number, prompt, salt), self.given.get(number, 0), number
 
         chosen = min(loads, key=behind)
         self.given[chosen] = self.given.get(chosen, 0) + len(prompt)
         return chosen
 
-    def cached(self, replica: int, prompt: Seq[int]) -> int:
+    def cached(self, replica: int, prompt: Seq[int], salt: Salt = None) -> int:
         return 0
 
-    def learn(self, replica: int, tokens: Seq[int]) -> None:
+    def learn(self, replica: int, tokens: Seq[int], salt: Salt = None) -> None:
         return
 
     def forget(self) -> None:
@@ -110,17 +115,17 @@ class SharedPrefix(LeastOutstanding):
         self.block_size, self.most = block_size, most
         self.known: dict[int, dict[int, None]] = {}  # replica -> hashes of its blocks, those of the newest use last
 
-    def cached(self, replica: int, prompt: Seq[int]) -> int:
+    def cached(self, replica: int, prompt: Seq[int], salt: Salt = None) -> int:
         known, blocks = self.known.get(replica, {}), 0
-        for link in chain(prompt[:-1], self.block_size):  # the last token is computed in any case, for its logits
+        for link in chain(prompt[:-1], self.block_size, salt):  # the last token is computed in any case, for its logits
             if link not in known:
                 break
             blocks += 1
         return blocks * (self.block_size or 0)
 
-    def learn(self, replica: int, tokens: Seq[int]) -> None:
+    def learn(self, replica: int, tokens: Seq[int], salt: Salt = None) -> None:
         known = self.known.setdefault(replica, {})
-        for link in reversed(list(chain(tokens, self.block_size))):  # a parent stays longer than its children
+        for link in reversed(list(chain(tokens, self.block_size, salt))):  # a parent stays longer than its children
             known.pop(link, None)
             known[link] = None
         while len(known) > self.most:
@@ -130,9 +135,9 @@ class SharedPrefix(LeastOutstanding):
         self.known.clear()
 
 
-def chain(tokens: Seq[int], block_size: int | None) -> Iterator[int]:
-    """The hash of each whole block, each with all that stands before it; none without blocks."""
-    link, size = 0, block_size or len(tokens) + 1
+def chain(tokens: Seq[int], block_size: int | None, salt: Salt = None) -> Iterator[int]:
+    """The hash of each whole block, each with all that stands before it, the salt first; none without blocks."""
+    link, size = hash(salt), block_size or len(tokens) + 1
     for stop in range(size, len(tokens) + 1, size):
         link = hash((link, *tokens[stop - size : stop]))
         yield link

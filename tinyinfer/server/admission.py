@@ -39,7 +39,7 @@ class Admission:
             self._rejected("draining")
             raise APIError(503, "the server ends and takes nothing more; try another one", retry_after="1")
         if count > self.most:
-            message = f"the {count} prompts of this request are more than the {self.most} that may be here at once"
+            message = f"the {count} answers to this request are more than the {self.most} that may be here at once"
             raise APIError(400, message + "; send them in several requests", "prompt")
         if self.open + count > self.most:
             self._rejected("queue_full")

@@ -14,6 +14,7 @@ import json
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 from starlette.datastructures import Headers
@@ -56,7 +57,7 @@ class Form(Protocol):
 
     @property
     def count(self) -> int:
-        """How many prompts there are."""
+        """How many answers there will be: n to each prompt."""
 
     def prompts(self) -> list[Prompt]:
         """What the engine is given; takes time."""
@@ -87,7 +88,8 @@ class Endpoint:
         form = self.form(service.llm, service.speller, service.name, body)
         service.log_unknown(scope["path"], form.unknown)
         with service.admission.enter(form.count, service.clock):
-            call = Call(service, form, scope["log"], arrival)
+            params = salted(form.params, scope["key"])
+            call = Call(service, form, params, scope["log"], arrival)
             await unless_gone(receive, call.answer(Taken(send, service.stalled)))
 
 
@@ -108,8 +110,10 @@ class Taken:
 class Call:
     """One call whose body is read. facts: what its log line says."""
 
-    def __init__(self, service: Service, form: Form, facts: dict[str, Any], arrival: float) -> None:
-        self.service, self.form, self.facts, self.arrival = service, form, facts, arrival
+    def __init__(
+        self, service: Service, form: Form, params: SamplingParams, facts: dict[str, Any], arrival: float
+    ) -> None:
+        self.service, self.form, self.params, self.facts, self.arrival = service, form, params, facts, arrival
         self.running = Running(service.llm)
         self.answers: list[Collected] = []
         kind = form.chunk_kind if form.stream else form.kind
@@ -121,7 +125,7 @@ class Call:
         error: APIError | None = None
         try:
             async with asyncio.timeout(self.service.switches.request_timeout):
-                await self.running.open(self.service.pool, self.form.prompts, self.form.params)
+                await self.running.open(self.service.pool, self.form.prompts, self.params)
                 self.answers = [Collected(request) for request in self.running.requests]
                 self.service.metrics.began(self.running.requests)
                 await (self._stream(send) if self.form.stream else self._whole(send))
@@ -206,7 +210,7 @@ class Call:
         for answer in self.answers:
             reason = answer.finish_reason if answer.finish_reason in ("stop", "length") else otherwise
             self.service.metrics.ended(answer, self.arrival, reason)
-        self.facts["prompt_tokens"] = sum(len(answer.prompt) for answer in self.answers)
+        self.facts["prompt_tokens"] = sum(len(one.prompt) for one in self.answers if one.is_first)
         self.facts["completion_tokens"] = sum(len(answer.token_ids) for answer in self.answers)
         self.facts["finished"] = ",".join(answer.finish_reason or otherwise for answer in self.answers)
 
@@ -229,6 +233,11 @@ async def until_gone(receive: Receive) -> None:
     """Waits until the client has left."""
     while (await receive())["type"] != "http.disconnect":
         continue
+
+
+def salted(params: SamplingParams, key: int | None) -> SamplingParams:
+    """The parameters, with a salt that no other key has: callers of different keys share no prefix (CVE-2025-46570)."""
+    return params if key is None else replace(params, cache_salt=f"key {key} {params.cache_salt or ''}")
 
 
 def encoded(value: Any) -> bytes:

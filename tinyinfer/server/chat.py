@@ -46,6 +46,7 @@ OWN_LACKING = {
     "add_generation_prompt": Lacking((True,), "a conversation is always followed by an answer"),
     "continue_final_message": Lacking((False,), "/v1/completions continues a text"),
     "echo": Lacking((False,), "/v1/completions has it"),
+    "prompt_logprobs": Lacking((), "/v1/completions has it; /tokenize gives the tokens of a conversation"),
     "chat_template": Lacking((), "the model's own chat template is used"),
     "documents": Lacking(([],), "write the documents into a message"),
 }
@@ -56,7 +57,6 @@ class Chat:
 
     kind, chunk_kind = "chat.completion", "chat.completion.chunk"
     prefix = "chatcmpl-"
-    count = 1
 
     def __init__(self, llm: LLM, speller: Speller, name: str, body: Mapping[str, Any]) -> None:
         given, self.unknown = read_fields(body, KINDS, OWN_LACKING)
@@ -70,6 +70,11 @@ class Chat:
             self.names["max_tokens"] = "max_completion_tokens"
             given["max_tokens"] = given["max_completion_tokens"]
         self.params = sampling_params(given, self.names, **longest, **top_logprobs(given))
+
+    @property
+    def count(self) -> int:
+        """How many answers there will be."""
+        return self.params.n
 
     def prompts(self) -> list[Prompt]:
         """What the engine is given: the conversation as the chat template writes it; takes time."""

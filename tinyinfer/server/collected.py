@@ -37,6 +37,11 @@ class Collected:
         return self.source.seq.prompt
 
     @property
+    def is_first(self) -> bool:
+        """Whether it is the first answer to its prompt, for which the prompt is counted."""
+        return self.source.seq.request.branch == 0
+
+    @property
     def reasoning_tokens(self) -> int:
         """How many tokens the thinking took: those up to its last character. Reads each token once, however often it is
         asked for.
@@ -53,10 +58,11 @@ class Collected:
 
 
 def usage(answers: Iterable[Collected]) -> dict[str, Any]:
-    """The tokens of all answers of a call, in OpenAI's form."""
+    """The tokens of all answers of a call, in OpenAI's form: each prompt once, and each answer."""
     answers = list(answers)
-    prompt, new = sum(len(one.prompt) for one in answers), sum(len(one.token_ids) for one in answers)
-    cached = sum(one.source.seq.progress.cached_tokens for one in answers)
+    firsts = [one for one in answers if one.is_first]
+    prompt, new = sum(len(one.prompt) for one in firsts), sum(len(one.token_ids) for one in answers)
+    cached = sum(one.source.seq.progress.cached_tokens for one in firsts)
     return {
         "prompt_tokens": prompt,
         "completion_tokens": new,

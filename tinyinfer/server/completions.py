@@ -12,9 +12,9 @@ from typing import Any
 
 from tinyinfer.llm import LLM
 from tinyinfer.prompts import Prompt
-from tinyinfer.request import Delta
+from tinyinfer.request import Delta, TokenLogprob, prompt_logprobs
 from tinyinfer.server.collected import Collected
-from tinyinfer.server.errors import APIError, wrong
+from tinyinfer.server.errors import wrong
 from tinyinfer.server.fields import Lacking, is_list_of, is_text, is_whole, read_fields
 from tinyinfer.server.logprobs import Offsets, Speller
 from tinyinfer.server.sampling import (
@@ -27,7 +27,10 @@ from tinyinfer.server.sampling import (
 )
 from tinyinfer.units import show
 
-KINDS = {**SHARED, **IGNORED, "prompt": "any", "logprobs": "whole", "echo": "bool", "add_special_tokens": "bool"}
+KINDS = {
+    **SHARED, **IGNORED, "prompt": "any", "logprobs": "whole", "echo": "bool", "add_special_tokens": "bool",
+    "prompt_logprobs": "whole",
+}  # fmt: skip
 OWN_LACKING = {
     **LACKING,
     "suffix": Lacking(("",), "the model only goes on from the end of a text"),
@@ -50,18 +53,18 @@ class Completions:
         self._asked = prompts_of(given.get("prompt"))
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
         self.names: dict[str, str] = {"": "prompt"}
-        extra = {"logprobs": given["logprobs"]} if "logprobs" in given else {}
+        extra = {name: given[name] for name in ("logprobs", "prompt_logprobs") if name in given}
+        self._echoes_logprobs = given.get("echo", False) and "logprobs" in given
+        if self._echoes_logprobs:
+            extra["prompt_logprobs"] = max(extra.values())
         self.params = sampling_params(given, self.names, max_tokens=MAX_TOKENS, **extra)
-        if given.get("echo") and extra:
-            message = "echo=true with logprobs wants log-probabilities of the prompt, which the server does not give"
-            raise APIError(400, message + "; leave one of them out", "echo", "unsupported_parameter")
         self._echoed = [""] * len(self._asked)
         self._offsets: dict[int, Offsets] = {}
 
     @property
     def count(self) -> int:
-        """How many prompts there are."""
-        return len(self._asked)
+        """How many answers there will be: n to each prompt, numbered prompt by prompt."""
+        return len(self._asked) * self.params.n
 
     def prompts(self) -> list[Prompt]:
         """What the engine is given; takes time."""
@@ -74,13 +77,18 @@ class Completions:
     def whole(self, index: int, answer: Collected) -> dict[str, Any]:
         """An answer that has ended."""
         own = {"prompt_token_ids": answer.prompt, "token_ids": answer.token_ids} if self._wants_ids else {}
-        logprobs = self._logprobs(index, answer, answer.logprobs)
-        return self._choice(index, self._echoed[index] + answer.text, logprobs, answer.finish_reason) | own
+        logprobs, before = self._logprobs(index, answer, answer.logprobs), self._prompts_own(answer)
+        if logprobs and before:
+            logprobs = {name: before[name] + logprobs[name] for name in before}
+        choice = self._choice(index, self._echo(index) + answer.text, logprobs, answer.finish_reason)
+        return choice | own | self._scores(answer)
 
     def opening(self, index: int, answer: Collected) -> list[dict[str, Any]]:
         """What stands before the first piece of an answer: an echoed prompt."""
         own = {"prompt_token_ids": answer.prompt, "token_ids": []} if self._wants_ids else {}
-        return [self._choice(index, self._echoed[index]) | own] if self._echoed[index] or own else []
+        own |= self._scores(answer)
+        before = self._prompts_own(answer)
+        return [self._choice(index, self._echo(index), before) | own] if self._echo(index) or own or before else []
 
     def pieces(self, index: int, answer: Collected, delta: Delta) -> list[dict[str, Any]]:
         """The parts of a stream that a delta becomes; the last one has the finish_reason and nothing else."""
@@ -96,12 +104,28 @@ class Completions:
     def _wants_ids(self) -> bool:
         return bool(self._given.get("return_token_ids"))
 
-    def _logprobs(self, index: int, answer: Collected, logprobs: list[Any]) -> dict[str, Any] | None:
+    def _echo(self, index: int) -> str:
+        """The prompt's text before the answer of this number; empty when none is asked for."""
+        return self._echoed[index // self.params.n]
+
+    def _scores(self, answer: Collected) -> dict[str, Any]:
+        """vLLM's field for the prompt's log-probabilities, where it was asked for."""
+        known = prompt_logprobs(answer.source.seq) if "prompt_logprobs" in self._given else None
+        return {} if known is None else {"prompt_logprobs": self._speller.prompt(known)}
+
+    def _prompts_own(self, answer: Collected) -> dict[str, list[Any]] | None:
+        """The log-probabilities of an echoed prompt, which stand before those of the answer."""
+        known = prompt_logprobs(answer.source.seq) if self._echoes_logprobs else None
+        places = Offsets(self._llm.tokenizer, [], 0).of(answer.prompt) if known else []
+        return self._speller.completion(answer.prompt, known, places) if known else None
+
+    def _logprobs(self, index: int, answer: Collected, logprobs: list[TokenLogprob]) -> dict[str, list[Any]] | None:
         if self.params.logprobs is None:
             return None
         if index not in self._offsets:
-            self._offsets[index] = Offsets(self._llm.tokenizer, answer.prompt, len(self._echoed[index]))
-        return self._speller.completion(logprobs, self._offsets[index].of(one.token for one in logprobs))
+            self._offsets[index] = Offsets(self._llm.tokenizer, answer.prompt, len(self._echo(index)))
+        tokens = [one.token for one in logprobs]
+        return self._speller.completion(tokens, logprobs, self._offsets[index].of(tokens))
 
     def _choice(
         self, index: int, text: str, logprobs: dict[str, Any] | None = None, finish_reason: str | None = None

@@ -10,6 +10,7 @@ a key, compared in constant time: else its letters could be measured one by one.
 from __future__ import annotations
 
 import secrets
+from collections.abc import Iterable
 from hmac import compare_digest
 from ipaddress import ip_address
 from typing import Any
@@ -40,8 +41,8 @@ class Gate:
         begun, facts = self.service.clock(), {"request": secrets.token_hex(4)}
         answered = Answered(send, facts["request"])
         try:
-            check(scope, self.service.switches)
-            await self.app({**scope, "log": facts}, receive, answered)
+            key = check(scope, self.service.switches)
+            await self.app({**scope, "log": facts, "key": key}, receive, answered)
         except ClientGone:
             answered.status = LEFT
         except Exception as cause:
@@ -73,8 +74,10 @@ class Answered:
         await self._send(message)
 
 
-def check(scope: Scope, switches: ServerSwitches) -> None:
-    """Raises APIError for a request that does not get in."""
+def check(scope: Scope, switches: ServerSwitches) -> int | None:
+    """The number of the key that a request brings, None where no key is asked for. Raises APIError for a request that
+    does not get in.
+    """
     headers = Headers(scope=scope)
     host = headers.get("host", "")
     if not (switches.any_host or is_own(host, switches)):
@@ -82,12 +85,14 @@ def check(scope: Scope, switches: ServerSwitches) -> None:
     origin = headers.get("origin")
     if origin is not None and read_url(origin).netloc != host:
         raise APIError(403, f"pages of {origin[:100]!r} may not call this server")
-    if switches.api_key and scope["path"] != OPEN and not has_key(headers, switches.api_key):
+    key = key_of(headers, switches.api_key)
+    if switches.api_key and scope["path"] != OPEN and key is None:
         message = "the key is missing or wrong; send it as Authorization: Bearer KEY"
         raise APIError(401, message, code="invalid_api_key", www_authenticate="Bearer")
     kind = headers.get("content-type", "").partition(";")[0].strip().lower()
     if scope["method"] == "POST" and kind != "application/json":
         raise APIError(415, "the body must be declared as JSON: Content-Type: application/json", connection="close")
+    return key
 
 
 def is_own(host: str, switches: ServerSwitches) -> bool:
@@ -108,8 +113,8 @@ def read_url(text: str) -> SplitResult:
         return urlsplit("")
 
 
-def has_key(headers: Headers, key: str) -> bool:
-    """Whether the request brings the key; a wrong one takes as long as the right one."""
+def key_of(headers: Headers, keys: Iterable[str]) -> int | None:
+    """The number of the key that the request brings; all are compared, and a wrong one takes as long as a right one."""
     kind, _, given = headers.get("authorization", "").partition(" ")
-    same = compare_digest(given.strip().encode("utf-8"), key.encode("utf-8"))
-    return same and kind.lower() == "bearer"
+    same = [compare_digest(given.strip().encode("utf-8"), key.encode("utf-8")) for key in keys]
+    return same.index(True) if any(same) and kind.lower() == "bearer" else None

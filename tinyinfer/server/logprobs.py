@@ -6,7 +6,7 @@ would say that the text is broken, and two such tokens would be the same key.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from tinyinfer.request import TokenLogprob
@@ -43,13 +43,30 @@ class Speller:
             content.append(self._entry(one.token, one.logprob) | {"top_logprobs": top})
         return {"content": content, "refusal": None}
 
-    def completion(self, logprobs: list[TokenLogprob], offsets: list[int]) -> dict[str, Any]:
-        """The form of completions. offsets: where each token begins in the text."""
+    def completion(
+        self, tokens: list[int], logprobs: Sequence[TokenLogprob | None], offsets: list[int]
+    ) -> dict[str, list[Any]]:
+        """The form of completions. offsets: where each token begins in the text. A text's first token has none."""
         return {
-            "tokens": [self.text(one.token) for one in logprobs],
-            "token_logprobs": [finite(one.logprob) for one in logprobs],
-            "top_logprobs": [self._with_chosen(one) for one in logprobs],
+            "tokens": [self.text(token) for token in tokens],
+            "token_logprobs": [one and finite(one.logprob) for one in logprobs],
+            "top_logprobs": [one and self._with_chosen(one) for one in logprobs],
             "text_offset": offsets,
+        }
+
+    def prompt(self, logprobs: Sequence[TokenLogprob | None]) -> list[dict[str, Any] | None]:
+        """vLLM's form of a prompt's log-probabilities: of each token those of the best ones and its own, by their ids.
+
+        rank: null for a token that is not among the best.
+        """
+        return [None if one is None else self._by_id(one) for one in logprobs]
+
+    def _by_id(self, one: TokenLogprob) -> dict[str, dict[str, Any]]:
+        ranks = {token: rank for rank, token in enumerate(one.top, 1)}
+        every = {**one.top, one.token: one.logprob}.items()
+        return {
+            str(token): {"logprob": finite(logprob), "rank": ranks.get(token), "decoded_token": self.text(token)}
+            for token, logprob in every
         }
 
     def _with_chosen(self, one: TokenLogprob) -> dict[str, float]:

@@ -86,11 +86,12 @@ class Metrics:
     def saw(self, answer: Collected, delta: Delta, arrival: float) -> None:
         """New tokens of an answer, which has not taken them yet. arrival: when its call came."""
         new, seen, seq = len(delta.token_ids), len(answer.token_ids), answer.source.seq
+        if not seen and answer.is_first and (new or delta.finish_reason == "length"):  # else it was not computed
+            self._saw_prompt(len(seq.prompt), seq.progress.cached_tokens)
         if not new:
             return
         times = seq.timing.times[max(0, seen - 1) : seen + new]
         if not seen:
-            self._saw_prompt(len(seq.prompt), seq.progress.cached_tokens)
             self._histograms["time_to_first_token_seconds"].observe(times[0] - arrival)
         for earlier, later in pairwise(times):
             self._histograms["inter_token_latency_seconds"].observe(later - earlier)
@@ -103,8 +104,8 @@ class Metrics:
         self._with("request_success", reason).inc()
         n, times, started = len(answer.token_ids), seq.timing.times[: len(answer.token_ids)], seq.timing.started
         told: dict[str, float] = {
-            "request_prompt_tokens": len(seq.prompt), "request_generation_tokens": n, "request_params_n": 1,
-            "request_params_max_tokens": seq.request.max_tokens,
+            "request_prompt_tokens": len(seq.prompt), "request_generation_tokens": n,
+            "request_params_n": seq.request.params.n, "request_params_max_tokens": seq.request.max_tokens,
         }  # fmt: skip
         if times:
             told |= {

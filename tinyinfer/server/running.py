@@ -35,7 +35,7 @@ class News(NamedTuple):
 
 
 class Running:
-    """The requests of one call: one for each prompt. Made on the event loop's thread."""
+    """The requests of one call: n for each prompt, prompt by prompt. Made on the event loop's thread."""
 
     def __init__(self, llm: LLM) -> None:
         self.requests: list[Request] = []
@@ -79,17 +79,17 @@ class Running:
     def _submit(self, prompts: Seq[Prompt], params: SamplingParams) -> list[Request]:
         requests: list[Request] = []
         try:
-            for place, prompt in enumerate(prompts):
-                requests.append(self._llm.submit(prompt, params, partial(self._tell, place)))
+            for first, prompt in enumerate(prompts):
+                requests += self._llm.submit(prompt, params, partial(self._tell, first * params.n)).branches
         except BaseException:
             for request in requests:
                 request.cancel()
             raise
         return requests
 
-    def _tell(self, place: int, request: Request) -> None:
+    def _tell(self, first: int, request: Request) -> None:
         with suppress(RuntimeError):  # the event loop is closed, and no task reads
-            self._tasks.call_soon_threadsafe(self._news.put_nowait, place)
+            self._tasks.call_soon_threadsafe(self._news.put_nowait, first + request.seq.request.branch)
 
 
 def cancel_all(job: Future[list[Request]]) -> None:

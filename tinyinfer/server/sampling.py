@@ -12,15 +12,17 @@ from typing import Any
 
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.server.errors import APIError, as_api_error, wrong
-from tinyinfer.server.fields import Lacking, read_fields
+from tinyinfer.server.fields import Lacking, lacks, read_fields
 
 SAMPLING = {
     "max_tokens": "whole", "temperature": "number", "top_p": "number", "top_k": "whole", "min_p": "number",
     "repetition_penalty": "number", "presence_penalty": "number", "frequency_penalty": "number", "seed": "whole",
     "stop": "texts", "stop_token_ids": "ids", "ignore_eos": "bool",
+    "cache_salt": "text", "n": "whole",
 }  # fmt: skip
 SHARED = {
-    **SAMPLING, "model": "text", "stream": "bool", "stream_options": "object", "return_token_ids": "bool",
+    **SAMPLING, "best_of": "whole", "model": "text", "stream": "bool", "stream_options": "object",
+    "return_token_ids": "bool",
 }  # fmt: skip
 IGNORED = dict.fromkeys(
     ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention",
@@ -29,15 +31,11 @@ IGNORED = dict.fromkeys(
 )  # fmt: skip
 FREE = "the answer is free text: ask for the form in the prompt, and check what comes"
 LACKING = {
-    "n": Lacking((1,), "one answer is given to each prompt; ask once for each answer, with another seed"),
-    "best_of": Lacking((0, 1), "one answer is given to each prompt"),
     "use_beam_search": Lacking((False,), "tokens are drawn one by one, or taken greedily with temperature=0"),
     "min_tokens": Lacking((0,), "ignore_eos=true goes on to max_tokens"),
     "logit_bias": Lacking(({},), "top_k, top_p and min_p leave tokens out by their likelihood"),
-    "prompt_logprobs": Lacking((), "logprobs gives those of the answer's tokens"),
     "include_stop_str_in_output": Lacking((False,), "the answer ends before a stop string"),
     "truncate_prompt_tokens": Lacking((), "shorten the prompt; /tokenize counts its tokens"),
-    "cache_salt": Lacking((), "there is one key and one prefix tree; start another server to separate callers"),
     "response_format": Lacking(({"type": "text"},), FREE),
     "structured_outputs": Lacking(({},), FREE),
     **{f"guided_{name}": Lacking((), FREE) for name in ("json", "regex", "choice", "grammar")},
@@ -56,6 +54,8 @@ def sampling_params(given: Mapping[str, Any], names: Mapping[str, str], **defaul
         raise wrong("stop", f"stop may hold {MAX_STOPS} texts of at most {MAX_STOP} characters each")
     if len(given.get("stop_token_ids", [])) > MAX_IDS:
         raise wrong("stop_token_ids", f"stop_token_ids may hold at most {MAX_IDS} ids")
+    if given.get("best_of") not in (None, 0, given.get("n", 1)):
+        raise lacks("best_of", given["best_of"], "all n answers are given, and none is chosen among more")
     fields = {"temperature": 1.0, **defaults, **{name: given[name] for name in SAMPLING if name in given}}
     try:
         return SamplingParams(**fields)

@@ -16,9 +16,10 @@ class ServerSwitches(Switches):
 
     host: str = switch("127.0.0.1", help="address to listen at; others than this machine's own need a key")
     port: int = switch(8000, help="port to listen at")
-    api_key: str | None = switch(
-        None, help="what every call but /health must bring; better in TINYINFER_API_KEY, which no process list shows"
-    )
+    api_key: tuple[str, ...] = switch(
+        (), metavar="KEY", help="what every call but /health must bring; repeated, any of them, each with prefixes of "
+        "its own; better in TINYINFER_API_KEY, which no process list shows",
+    )  # fmt: skip
     without_key: bool = switch(False, bare=True, help="an open address lets everyone in, without a key")
     allowed_host: tuple[str, ...] = switch(
         (), metavar="NAME", help="a further name by which clients may call this server (repeatable)"
@@ -37,7 +38,7 @@ class ServerSwitches(Switches):
         if not (self.api_key or self.without_key or is_loopback(self.host)):
             reason = "{field}={value} can be reached from other machines, and there is no key"
             yield SwitchError("host", self.host, reason, "add {api_key}, or {without_key} to let everyone in")
-        if self.api_key is not None and not fits_a_header(self.api_key):
+        if not all(map(fits_a_header, self.api_key)):
             reason = "{field} must be letters and digits without accents or spaces around, since it travels in a header"
             yield SwitchError("api_key", "", reason, "choose another one")
         for name in ("body_timeout", "request_timeout"):

@@ -196,7 +196,7 @@ class RunRecorder:
 
 def tree_nodes(prefixes: Prefixes) -> Iterable[tuple[tuple[int, ...], Node]]:
     """The path of blocks to each node of the prefix tree, and the node, parents first; none without a prefix cache."""
-    roots = reversed(prefixes.roots) if isinstance(prefixes, PrefixCache) else ()
+    roots = reversed(prefixes.roots.values()) if isinstance(prefixes, PrefixCache) else ()
     left: list[tuple[tuple[int, ...], Node]] = [((), root) for root in roots]
     while left:
         path, node = left.pop()
