@@ -10,6 +10,8 @@ import pytest
 from tinyinfer.measure import cost_speeds
 from tinyinfer.measure.cost import Speed, Tokens
 from tinyinfer.measure.cost_speeds import read_lines, speeds_of
+from tinyinfer.measure.serving_client import Answered
+from tinyinfer.measure.serving_figures import summary
 
 BENCH = {"prompt_tps": 600.0, "generation_tps": 80.0, "ttft_p50_s": 0.2, "ttft_p99_s": 0.9, "tpot_p50_s": 0.05,
          "tpot_p99_s": 0.06, "batch": 4}  # fmt: skip
@@ -38,6 +40,15 @@ def test_a_load_costs_what_it_was_measured_to_cost():
     assert speed.seconds(Tokens(1000, 400))[0] == pytest.approx(2.0)  # a fifth of a client's wait
     assert (speed.ttft_s, speed.tpot_s, speed.name) == (0.09, 0.02, "2/s")
     assert speeds_of(SERVED, "s.json", 99)[0].tpot_s == 0.04
+
+
+def test_the_names_are_those_that_bench_serve_writes():
+    """Catches a figure that was renamed there: two requests, of 30 tokens in and 8 out, in three seconds."""
+    done = [Answered(0.0, 1.0, 2.2, [(1.5, 1), (1.7, 1), (2.1, 1)], 10, 3),
+            Answered(2.0, 2.0, 3.0, [(2.1, 1), (2.5, 4)], 20, 5)]  # fmt: skip
+    [speed] = speeds_of(summary(done, {}, [90, 99]), "s.json", 90)
+    assert sum(speed.seconds(Tokens(30, 8))) == pytest.approx(3.0)
+    assert speed.ttft_s == pytest.approx(0.1 + 0.9 * 0.4)
 
 
 def test_a_replayed_workload_costs_what_it_was_measured_to_cost():
