@@ -186,6 +186,7 @@ def test_the_picture_is_written(tmp_path):
      (["--from", "nowhere.json", "--price-per-hour", "1"], "nowhere.json: there is no such file; write one by"),
      (["--from", "x", *TYPED], "--from and --input-tps both say how fast the machine is"),
      ([*TYPED[:2], "--price-per-hour", "1"], "--output-tps must be a number above 0"),
+     ([*PAPER, *LIMITS, "--price-per-hour", "1"], "--machine and --cluster both have a machine's limits"),
      ([*TYPED, "--buy", "100"], "give one of them"), ([*TYPED, "--years", "2"], "--years belongs to a machine that is"),
      ([*TYPED, "--busy", "0"], "--busy 0 must be a number above"), ([*TYPED, "--busy", "101"], "must be a percentage"),
      ([*TYPED, "--cached-tokens", "2000"], "--cached-tokens 2000 exceed the input of 1000"),

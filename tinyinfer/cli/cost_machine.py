@@ -62,6 +62,8 @@ def machines_of(args: argparse.Namespace, tokens: Tokens, percentile: int) -> Ma
     chosen = [name for name, is_given in ways.items() if is_given]
     if len(chosen) > 1:
         raise ValueError(f"{chosen[0]} and {chosen[1]} both say how fast the machine is; give one of them")
+    if args.cluster and args.machine:
+        raise ValueError("--machine and --cluster both have a machine's limits; leave one of them out")
     if typed:
         return as_typed(args, tokens)
     if args.files:
