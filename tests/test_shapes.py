@@ -104,6 +104,8 @@ from tinyinfer.loading.checkpoint import Checkpoint, LazyTensor
 from tinyinfer.loading.gguf_blocks import block_codes
 from tinyinfer.loading.reorder import neighbour_pairs_order, partial_rotation_order, reordered
 from tinyinfer.loading.saving import save_model
+from tinyinfer.measure.break_even import staircase
+from tinyinfer.measure.cost import Price, Service, Speed, Tokens
 from tinyinfer.measure.kl import kl_divergence
 from tinyinfer.measure.roofline import Machine
 from tinyinfer.measure.timed_ranks import timed
@@ -679,6 +681,7 @@ def inspector(golden_folder, tmp_path_factory) -> Inspector:
     run_gpu(inspector)
     run_compiled(inspector)
     inspector.watch({}, run_lanes)
+    inspector.watch({}, lambda: staircase(Service(Price(2.0), Speed(2000, 100), Tokens(1000, 50)), 200_000))
     run_serving(inspector)
     run_quantized(inspector, golden_folder("gpt2"))
     run_kept(inspector)

@@ -23,6 +23,9 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     bench_workload.py  the flags of requests that arrive over time
     bench_serve.py     how long clients wait for a server
     bench_cluster.py   the frontier of a model's splits among GPUs, on paper
+    cost.py            what a million tokens cost on own machines, beside an API
+    cost_machine.py    how fast the machine is, and what would change it
+    cost_questions.py  ten questions that end in a recommendation
     launch.py          a command in several processes: ranks by mpiexec, replicas one by one or by Ray
     course.py          the assignments, listed and started
     course_grade.py    a submission in, its report out
@@ -55,7 +58,7 @@ from tinyinfer.errors import ModelError, RequestError
 
 COMMANDS = (
     *("generate", "chat", "download", "inspect", "eval", "quantize", "prune"),
-    *("synthesize", "distill", "bench", "bench serve", "serve", "launch", "course", "notebooks"),
+    *("synthesize", "distill", "bench", "bench serve", "cost", "serve", "launch", "course", "notebooks"),
 )
 
 WRITERS = ("quantize", "prune", "synthesize", "distill")  # commands that write files, and nothing to stdout

@@ -17,6 +17,7 @@ from tinyinfer.cli.bench_workload import SYNTHETIC
 from tinyinfer.cli.console import notes, show, show_json
 
 if TYPE_CHECKING:
+    from tinyinfer.engine.config import EngineConfig
     from tinyinfer.measure.split import Split, Work
     from tinyinfer.model.config import ModelConfig
 
@@ -70,7 +71,11 @@ def check(args: argparse.Namespace) -> None:
             raise ValueError(f"{flag} belongs to a run, and --cluster predicts on paper; leave one of them out")
     if args.tpot is not None and not (math.isfinite(args.tpot) and args.tpot > 0):
         raise ValueError(f"--tpot {args.tpot:g} must be a number of milliseconds above 0")
-    engine = engine_config(args)
+    check_engine(engine_config(args))
+
+
+def check_engine(engine: EngineConfig) -> None:
+    """Refuses switches that a prediction does not know. Raises ValueError."""
     if engine.kv_cache == "none" or engine.speculative != "off":
         flag = "--kv-cache none" if engine.kv_cache == "none" else f"--speculative {engine.speculative}"
         raise ValueError(f"{flag} makes other steps than --cluster predicts: one row for each sequence; leave it out")

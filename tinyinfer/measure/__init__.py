@@ -19,6 +19,14 @@ prints that prediction beside the clock. Files in reading order:
     serving_requests.py  what a load generator asks a server, and when
     serving_client.py    a client that loads a server, and writes down when each piece came
     serving_figures.py   what that says: waits, throughput, goodput, the knee
+    cost.py              what a million tokens cost on whole machines that are paid by the hour
+    api_bill.py          what the same requests cost at an API
+    break_even.py        from how many requests on machines are cheaper, and what moves that
+    cost_speeds.py       a machine's speeds out of what a benchmark wrote
+    cost_levers.py       what each optimization would make of the cost
+    cost_report.py       all of that as one record, and as text
+    cost_figures.py      and as pictures
+    api_or_own.py        ten questions, and a recommendation with its reasons
     figures.py           pictures: steps beside the roofline, perplexity over bits, the frontier
     workload_figures.py  pictures of workloads: a timeline, latency over load
     tables.py            the same figures as text

@@ -1,0 +1,247 @@
+"""`cost`: what is given is computed and shown, and what cannot be is one sentence before anything is read."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_helpers import feed, short, unopened
+
+from tinyinfer.cli import main
+from tinyinfer.cli.arguments import open_model
+from tinyinfer.measure.api_or_own import QUESTIONS
+
+__all__ = ["short"]  # fixture
+
+CLUSTERS = Path(__file__).parents[2] / "docs" / "clusters"
+PAPER = ("-m", str(CLUSTERS / "llama-2-7b.json"), "--cluster", str(CLUSTERS / "a100.json"), "--dtype", "bfloat16")
+TYPED = ("--input-tps", "2000", "--output-tps", "100", "--price-per-hour", "2")
+TOLD = ("--input-tokens", "1000", "--output-tokens", "50", "--day", "flat", "--spare", "0", "--busy", "100")
+LIMITS = ("--machine", "1GB/s,10GFLOP/s")
+Capture = pytest.CaptureFixture[str]
+
+
+def told(capsys: Capture, *flags: str, opener: Callable[..., Any] = unopened) -> str:
+    """What the command prints."""
+    assert main(["cost", *flags], opener) == 0
+    return capsys.readouterr().out
+
+
+def line_of(capsys: Capture, *flags: str, opener: Callable[..., Any] = unopened) -> dict[str, Any]:
+    return json.loads(told(capsys, *flags, "--json", opener=opener))
+
+
+def test_given_speeds_and_a_price_make_a_cost(capsys):
+    """The hand-worked example of the module: 48 a day, half busy, half of it for prefill."""
+    line = line_of(capsys, *TYPED, *TOLD, "--requests-per-day", "43200")
+    assert line["cost_per_day"] == 48.0
+    assert line["cost_per_million_input_tokens"] == pytest.approx(48 / 2 / 43.2)
+    assert line["cost_per_million_output_tokens"] == pytest.approx(48 / 2 / 2.16)
+    assert line["utilization_by_hour"] == pytest.approx([0.5] * 24)
+    assert line["api"] is None
+
+
+def test_the_example_api_is_told_to_be_one(capsys):
+    """On stderr, so that no one takes its prices for an offer; so is the work of people that is not counted."""
+    assert main(["cost", *TYPED, *TOLD, "--api", "example"], unopened) == 0
+    out, err = capsys.readouterr()
+    assert "break-even" in out
+    assert "are an example" in err
+    assert "no work of people is counted" in err
+
+
+def test_prices_older_than_a_year_are_told(capsys, tmp_path):
+    """With their date."""
+    prices = {"name": "a", "date": "2020-01-31", "source": "s", "currency": "USD", "input": 1, "output": 2}
+    (tmp_path / "p.json").write_text(json.dumps(prices), encoding="utf-8")
+    assert main(["cost", *TYPED, "--api", str(tmp_path / "p.json")], unopened) == 0
+    assert "2020-01-31, older than a year" in capsys.readouterr().err
+
+
+def test_characters_of_the_same_text_make_tokens_comparable(capsys):
+    """Five characters a token here and four there: the API counts a quarter more tokens, and costs so much more."""
+    plain = line_of(capsys, *TYPED, "--api", "example")["api"]
+    own = line_of(capsys, *TYPED, "--api", "example", "--characters-per-token", "5", "--api-characters-per-token", "4")
+    assert own["api"]["cost_per_request"] == pytest.approx(1.25 * plain["cost_per_request"])
+
+
+def test_batched_requests_pay_the_batch_price(capsys):
+    """Half of the requests at half the price; thinking is billed with the answer."""
+    plain = line_of(capsys, *TYPED, "--api", "example")["api"]["cost_per_request"]
+    assert line_of(capsys, *TYPED, "--api", "example", "--batched", "50")["api"]["cost_per_request"] == 0.75 * plain
+    thinking = line_of(capsys, *TYPED, "--api", "example", "--thinking-tokens", "200")["api"]["cost_per_request"]
+    assert thinking == pytest.approx(plain + 200 * 1.80 / 1e6)
+
+
+def test_a_machine_that_is_bought_costs_its_years_and_its_power(capsys):
+    """8766 for a year of hours, and 1000 W at 0.5: 1.5 an hour, around the clock."""
+    bought = ("--buy", "8766", "--years", "1", "--watts", "1000", "--power-price", "0.5")
+    line = line_of(capsys, *TYPED[:4], *bought, *TOLD, "--requests-per-day", "0")
+    assert line["machine_hour"] == 1.5
+    assert line["cost_per_day"] == 36.0
+    assert not line["price"]["by_hour"]
+    paid = line_of(capsys, *TYPED, *TOLD, "--work-hours", "20", "--wage", "60.875", "--requests-per-day", "0")
+    assert paid["cost_per_day"] == pytest.approx(88.0)
+
+
+def test_a_model_on_a_cluster_is_predicted_and_its_changes_with_it(capsys):
+    """Nothing is opened; a machine is a replica of several GPUs, each at the price; a stricter objective costs more."""
+    cheap = line_of(capsys, *PAPER, "--price-per-hour", "2")
+    strict = line_of(capsys, *PAPER, "--price-per-hour", "2", "--tpot", "15")
+    assert cheap["machine_hour"] == 2 * cheap["speed"]["units"]
+    assert strict["speed"]["tpot_s"] <= 0.015 < cheap["speed"]["tpot_s"]
+    names = [one["change"] for one in cheap["levers"]]
+    assert names[1:] == ["one at a time", "int8", "int4", "half the layers", "4 drafts, 60% accepted"]
+    assert strict["levers"][0]["cost_per_request"] > cheap["levers"][0]["cost_per_request"]
+
+
+def test_the_page_holds_what_the_command_prints(capsys):
+    """Catches a figure of docs/api-or-self-host.md that is no longer true."""
+    page = (CLUSTERS.parent / "api-or-self-host.md").read_text(encoding="utf-8")
+    large = ("-m", str(CLUSTERS / "llama-2-70b.json"), "--cluster", str(CLUSTERS / "h100.json"), "--dtype", "bfloat16")
+    asked = ("--tpot", "50", "--price-per-hour", "2.5", "--requests-per-day", "2000000", "--work-hours", "40")
+    text = told(capsys, *large, *asked, "--wage", "80", "--api", "example")
+    shown = [line for line in text.splitlines() if line.startswith(("USD", "a day", "break-even:", "a million output"))]
+    shown += text.split("predicted by counted work")[1].splitlines()[1:7]
+    assert len(shown) == 10
+    assert [line for line in shown if line not in page] == []
+
+
+def test_what_bench_wrote_is_read(capsys, tmp_path):
+    """Of bench on a cluster, whose file has the model, the speeds and the price of a GPU. Catches names that differ."""
+    flags = ["--simulate", "-p", "1000", "-g", "200", "--price-per-hour", "2", "--json"]
+    assert main(["bench", *PAPER, *flags], unopened) == 0
+    (tmp_path / "b.json").write_text(capsys.readouterr().out, encoding="utf-8")
+    read = line_of(capsys, "--from", str(tmp_path / "b.json"), "--tpot", "15")
+    assert read["speed"] == line_of(capsys, *PAPER, "--price-per-hour", "2", "--tpot", "15")["speed"]
+    assert read["machine_hour"] == 2 * read["speed"]["units"]
+
+
+def test_what_bench_measured_is_read(capsys, tmp_path, short):
+    """Its engine and the machine's limits are in the line, so what changes the cost is predicted, too."""
+    flags = ["-m", short, "-p", "16", "-g", "4", "-n", "1", *LIMITS, "--json"]
+    assert main(["bench", *flags], open_model) == 0
+    text = capsys.readouterr().out
+    (tmp_path / "b.json").write_text(text, encoding="utf-8")
+    asked = ("--input-tokens", "16", "--output-tokens", "4", "--price-per-hour", "1")
+    read = line_of(capsys, "--from", str(tmp_path / "b.json"), *asked)
+    assert read["speed"]["output_tps"] == json.loads(text)["generation_tps"]
+    assert read["levers"][0]["change"] == "one at a time"
+    (tmp_path / "b.json").write_text(text.replace(json.dumps(short), '"gone"'), encoding="utf-8")
+    assert main(["cost", "--from", str(tmp_path / "b.json"), *asked, "--json"], unopened) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)["levers"] == []
+    assert "what changes the cost is left out: " in err
+
+
+def test_without_a_file_the_model_is_measured(capsys, short):
+    """One at a time, four and sixteen; the cheapest is taken, and said."""
+    asked = ("-m", short, "--input-tokens", "8", "--output-tokens", "4", "--price-per-hour", "1", *LIMITS)
+    line = line_of(capsys, *asked, "--max-num-seqs", "4", opener=open_model)
+    assert line["speed"]["name"] in ("1 at a time", "4 at a time")
+    assert line["speed"]["ttft_s"] > 0
+    assert len(line["levers"]) >= 5
+
+
+def test_a_machine_of_known_limits_says_what_would_change(capsys):
+    """Also beside speeds that were typed."""
+    line = line_of(capsys, *TYPED, "-m", PAPER[1], *LIMITS)
+    assert line["levers"][0]["change"] == "one at a time"
+
+
+def test_a_workload_gives_its_means(capsys, tmp_path):
+    """Of prompts that begin alike, all but the first find the shared part."""
+    lines = [{"prompt_tokens": 100, "shared_prefix": 60, "prefix_group": "a", "max_tokens": n} for n in (10, 20, 30)]
+    (tmp_path / "w.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    line = line_of(capsys, *TYPED, "--workload", str(tmp_path / "w.jsonl"))
+    assert line["tokens"] == {"input": 100, "output": 20, "cached": 40, "thinking": 0}
+    (tmp_path / "w.jsonl").write_text('{"prompt": "words", "max_tokens": 1}', encoding="utf-8")
+    assert main(["cost", *TYPED, "--workload", str(tmp_path / "w.jsonl")], unopened) == 2
+    assert "w.jsonl:1: a prompt of text has no length" in capsys.readouterr().err
+
+
+def test_the_picture_is_written(tmp_path):
+    """Its content is tested beside cost_figures."""
+    assert main(["cost", *TYPED, "--plot", str(tmp_path / "c.png")], unopened) == 0
+    assert (tmp_path / "c.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--input-tps", "1", "--output-tps", "1"], "there is no price of a machine"),
+     ([], "there is no price of a machine"), ([*PAPER[:2], "--cluster", "nowhere"], "nowhere: there is no such file"),
+     ([*TYPED[:4], "--price-per-hour", "-1"], "--price-per-hour -1 must be a number of at least 0"),
+     ([*TYPED[:4], "--price-per-hour", "nan"], "must be a number of at least 0"),
+     ([*TYPED, "--day", "1,2,3"], "24 hourly weights, and 3 are given"),
+     ([*TYPED, "--day", ",".join(["0"] * 24)], "--day: the weights of a day must be"),
+     ([*TYPED, "--day", "weekend"], "'weekend' must be flat, office or 24 numbers"),
+     ([*PAPER, "--price-per-hour", "2", "--tpot", "0.1"], "--tpot 0.1 ms: the machine never keeps that; the best it"),
+     ([*TYPED, "--ttft", "100"], "nothing was measured of it"),
+     ([*TYPED, "--api", "example", "--currency", "EUR"], "--currency EUR is the machine's, and example API is pric"),
+     ([*TYPED, "--api", "nowhere.json"], "nowhere.json: there is no such file; give a price file"),
+     (["--from", "nowhere.json", "--price-per-hour", "1"], "nowhere.json: there is no such file; write one by"),
+     (["--from", "x", *TYPED], "--from and --input-tps both say how fast the machine is"),
+     ([*TYPED[:2], "--price-per-hour", "1"], "--output-tps must be a number above 0"),
+     ([*PAPER, *LIMITS, "--price-per-hour", "1"], "--machine and --cluster both have a machine's limits"),
+     ([*TYPED, "--buy", "100"], "give one of them"), ([*TYPED, "--years", "2"], "--years belongs to a machine that is"),
+     ([*TYPED, "--busy", "0"], "--busy 0 must be a number above"), ([*TYPED, "--busy", "101"], "must be a percentage"),
+     ([*TYPED, "--cached-tokens", "2000"], "--cached-tokens 2000 exceed the input of 1000"),
+     ([*TYPED, "--output-tokens", "0"], "make no token"), ([*TYPED, "--spare", "-1"], "--spare -1 must be"),
+     ([*TYPED, "--workload", "x", "--input-tokens", "3"], "--workload has its own lengths; leave out --input-tokens"),
+     ([*TYPED, "--api", "example", "--characters-per-token", "4"], "known of one model alone"),
+     ([*TYPED, "--plot", "x.txt"], "must end in"), ([*TYPED, "--answers", "data=no"], "--answers belongs to"),
+     ([*PAPER, "--price-per-hour", "2", "--input-tokens", "9000"], "longer than the context of 4096")],
+)  # fmt: skip
+def test_what_cannot_be_is_one_sentence(flags, words, capsys):
+    """Exit status 2, no traceback, and no model opened."""
+    assert main(["cost", *flags], unopened) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert len(err.splitlines()) == 1
+    assert words in err
+
+
+# The questionnaire
+
+ANSWERS = ",".join(f"{one.name}={one.answers[0].word}" for one in QUESTIONS)
+
+
+def test_ten_answers_recommend(capsys, tmp_path):
+    """By a flag or by a file, as text or as JSON."""
+    text = told(capsys, "--questions", "--answers", ANSWERS)
+    assert text.startswith("Take the API.\n\nReasons:\n")
+    words = {one.name: one.answers[0].word for one in QUESTIONS}
+    (tmp_path / "a.json").write_text(json.dumps(words | {"data": "no"}), encoding="utf-8")
+    line = line_of(capsys, "--questions", "--answers", str(tmp_path / "a.json"))
+    assert (line["side"], line["answers"]["data"]) == ("own machines", "no")
+
+
+def test_they_are_asked_on_a_terminal(capsys, monkeypatch):
+    """A wrong answer is asked again; the end of stdin is a mistake that names the question."""
+    monkeypatch.setattr("tinyinfer.cli.cost_questions.is_terminal", lambda stream: True)
+    feed(monkeypatch, ("maybe\n" + "\n".join(one.answers[0].word for one in QUESTIONS) + "\n").encode())
+    assert main(["cost", "--questions"], unopened) == 0
+    out, err = capsys.readouterr()
+    assert out.startswith("Take the API.")
+    assert err.count("yes / contract / no > ") == 2
+    feed(monkeypatch, b"yes\n")
+    assert main(["cost", "--questions"], unopened) == 2
+    assert "control was not answered" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [([], "asks on a terminal, and stdin is none; give --answers for data (yes/contract/no)"),
+     (["--answers", "nowhere"], "there is no such file"), (["--answers", "data=yes"], "control is None"),
+     (["--answers", ANSWERS.replace("data=yes", "data=perhaps")], "data is 'perhaps'; answer with one of yes")],
+)  # fmt: skip
+def test_wrong_answers_are_one_sentence(flags, words, capsys, monkeypatch):
+    """Without a terminal nothing is asked, so that a script does not wait."""
+    feed(monkeypatch, b"")
+    assert not sys.stdin.isatty()
+    assert main(["cost", "--questions", *flags], unopened) == 2
+    assert words in capsys.readouterr().err

@@ -1,0 +1,84 @@
+"""The record of a comparison, its text, and its pictures."""
+
+from __future__ import annotations
+
+import doctest
+from dataclasses import replace
+from datetime import date
+
+import pytest
+
+from tinyinfer.measure import cost_report
+from tinyinfer.measure.api_bill import Api
+from tinyinfer.measure.cost import OFFICE, Price, Service, Speed, Tokens, shares
+from tinyinfer.measure.cost_figures import draw_cost
+from tinyinfer.measure.cost_levers import Lever
+from tinyinfer.measure.cost_report import Case, cost_text, report
+
+API = Api("their model", date(2026, 11, 1), "invented", "USD", input=0.5, cached_input=0.25, output=10.0)
+OWN = Service(Price(2.0), Speed(2000, 100, 0.4, 0.02), Tokens(1000, 50), shares(OFFICE), spare=1, people=10.0, busy=0.7)
+CASE = Case("a model", OWN, 60_000, API, [Lever("as it is", 1.0, 1.0), Lever("changed", 0.5, 0.5)])
+
+
+def test_the_examples_of_the_module():
+    """Amounts of money, and counts of requests."""
+    found = doctest.testmod(cost_report)
+    assert (found.failed, found.attempted) == (0, 2)
+
+
+def test_the_record_holds_both_sides():
+    """The money of both, in the same units, and what a change would make of a request."""
+    line = report(CASE)
+    assert line["cost_per_day"] == pytest.approx(2.0 * sum(line["machines_by_hour"]) + 10.0)
+    assert line["api"]["cost_per_day"] == pytest.approx(60_000 * 0.001)
+    assert [one["ratio"] for one in line["levers"]] == [1.0, 0.5]
+    used = sum(a * b for a, b in zip(line["machines_by_hour"], line["utilization_by_hour"], strict=True))
+    assert used == pytest.approx(60_000 / 3600)  # a second of work each, in machine hours
+
+
+def test_the_sentence_has_the_answer_and_its_assumptions():
+    """Catches an answer that can be repeated without what it takes for granted."""
+    last = cost_text(report(CASE)).splitlines()[-1]
+    for words in ("60,000 requests", "so the API is cheaper", "(1 spare)", "at most 70% busy", "10.00 USD a day",
+                  "prices of 2026-11-01", "both answers being good enough"):  # fmt: skip
+        assert words in last
+
+
+def test_the_text_steps_by_whole_machines():
+    """Hours, machines and shares stand in columns of 24."""
+    lines = cost_text(report(CASE)).splitlines()
+    for name in ("hour", "machines", "busy, %"):
+        [row] = [line for line in lines if line.startswith(name) and len(line.removeprefix(name).split()) == 24]
+        assert all(word.isdigit() for word in row.removeprefix(name).split())
+
+
+def test_without_an_api_only_the_machines_are_told():
+    """Nothing is compared with what is not there."""
+    text = cost_text(report(replace(CASE, api=None)))
+    assert "break-even" not in text
+    assert text.splitlines()[-1].startswith("At 60,000 requests a day the machines cost")
+
+
+def test_a_machine_that_never_pays_says_so():
+    """Also how far an input must be off for another answer."""
+    dear = replace(CASE, service=replace(OWN, price=Price(3.0)))
+    assert "break-even: never" in cost_text(report(dear))
+    assert "from" in cost_text(report(dear)).split("never", 1)[1].splitlines()[0]
+
+
+def test_no_request_has_no_cost_a_token(tmp_path):
+    """Empty cells, and no division by zero; the picture is drawn, too."""
+    idle = replace(CASE, requests=0)
+    assert report(idle)["cost_per_million_output_tokens"] is None
+    assert "a million output tokens" in cost_text(report(idle))
+    draw_cost(str(tmp_path / "idle.svg"), idle)
+
+
+@pytest.mark.parametrize("changed", [{}, {"api": None}, {"service": replace(OWN, price=Price(30.0))}])
+def test_the_picture_shows_the_day_and_beside_an_api_the_decision(changed, tmp_path):
+    """Panels by their titles; also for machines that never pay, whose bars are all endless."""
+    path = tmp_path / "cost.svg"
+    draw_cost(str(path), replace(CASE, **changed))
+    text = path.read_text(encoding="utf-8")
+    titles = ["A day", "Cost", "Break-even if one input moves by 25%"]
+    assert [title for title in titles if f"<!-- {title} -->" in text] == (titles[:1] if "api" in changed else titles)

@@ -1,0 +1,67 @@
+"""`tinyinfer cost --questions`: ten questions, asked on a terminal or answered by a flag or a file.
+
+What they weigh is measure/api_or_own.py; this file asks and shows.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+from tinyinfer.cli.arguments import UsageError
+from tinyinfer.cli.console import is_terminal, say, show, show_json
+from tinyinfer.measure.api_or_own import QUESTIONS, Question, recommend, recommendation_text
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags of the questionnaire."""
+    add = parser.add_argument_group("the other side of the decision").add_argument
+    add("--questions", action="store_true", help="ten questions that end in a recommendation, instead of a cost")
+    add("--answers", metavar="FILE",
+        help="answers of --questions: a JSON file, or name=answer,name=answer (default: the terminal's)")  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Asks, and shows the recommendation. Exit status 0."""
+    words = given(args.answers) if args.answers is not None else asked()
+    found = recommend(words)
+    show_json({"answers": words, **asdict(found)}) if args.json else show(recommendation_text(found) + "\n")
+    return 0
+
+
+def given(text: str) -> dict[str, str]:
+    """The answers of the flag or of its file. Raises UsageError for what is neither."""
+    if "=" not in text:
+        if not Path(text).is_file():
+            cure = "give a JSON file, or data=yes,control=no and so on"
+            raise UsageError(f"--answers {text}: there is no such file; {cure}")
+        from tinyinfer.loading.json_fields import read_json
+
+        return read_json(Path(text))
+    parts = [part.partition("=") for part in text.split(",")]
+    return {name.strip(): word.strip() for name, _, word in parts}
+
+
+def asked() -> dict[str, str]:
+    """The answers of the terminal. Raises UsageError where there is none."""
+    if not is_terminal(sys.stdin):
+        names = ", ".join(f"{one.name} ({'/'.join(answer.word for answer in one.answers)})" for one in QUESTIONS)
+        raise UsageError(f"--questions asks on a terminal, and stdin is none; give --answers for {names}")
+    return {one.name: ask(one, f"{i} of {len(QUESTIONS)}") for i, one in enumerate(QUESTIONS, 1)}
+
+
+def ask(question: Question, place: str) -> str:
+    """One answer, asked until it is one of those that there are. Raises UsageError at the end of stdin."""
+    say(f"\n{place}, {question.name}: {question.text}")
+    for answer in question.answers:
+        say(f"  {answer.word:10} {answer.reason}")
+    known = [answer.word for answer in question.answers]
+    while True:
+        say(f"{' / '.join(known)} > ", end="")
+        line = sys.stdin.readline()
+        if not line:
+            raise UsageError(f"--questions: {question.name} was not answered, as stdin ended; answer all ten")
+        if line.strip() in known:
+            return line.strip()

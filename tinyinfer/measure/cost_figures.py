@@ -1,0 +1,96 @@
+"""A comparison of costs as pictures: a day's machines, the staircase beside the API's line, what moves their meeting.
+
+Wins: shows at a glance how flat or steep the decision is. Loses: what the pictures leave out stands in the sentence.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from tinyinfer.measure.api_bill import Api, bill
+from tinyinfer.measure.break_even import Bar, break_even, doubtful, last_of, tornado
+from tinyinfer.measure.cost import HOURS, cost_a_day, machines, utilization
+from tinyinfer.measure.cost_report import MOVED, Case
+from tinyinfer.measure.figures import drawable, save
+
+POINTS = 2000  # of a staircase
+
+
+def draw_cost(path: str, case: Case) -> None:
+    """One panel where nothing is compared, three beside an API."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(16 if case.api else 6, 4.6), layout="constrained")
+    panels = figure.subplots(1, 3 if case.api else 1, squeeze=False)[0]
+    draw_hours(panels[0], case)
+    if case.api:
+        draw_lines(panels[1], case, case.api)
+        draw_tornado(panels[2], case, case.api)
+    name = drawable(os.path.basename(case.model).removesuffix(".json"))
+    figure.suptitle(f"{name}, {case.requests:,.10g} requests a day")
+    save(figure, path)
+
+
+def draw_hours(axes: Any, case: Case) -> None:
+    """Machines that are paid, and the part of them that works, over the hours of a day."""
+    paid, used = machines(case.service, case.requests), utilization(case.service, case.requests)
+    hours = range(HOURS)
+    axes.bar(hours, paid, width=0.9, color="lightgray", label="machines paid")
+    work = [count * share for count, share in zip(paid, used, strict=True)]
+    axes.bar(hours, work, width=0.9, color="tab:blue", label="of these at work")
+    axes.set(title="A day", xlabel="hour", ylabel="machines", xticks=range(0, HOURS, 3))
+    axes.set_ylim(0, 1.25 * max(paid))
+    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.legend(loc="upper left")
+
+
+def draw_lines(axes: Any, case: Case, api: Api) -> None:
+    """Money a day over requests a day, and the region in which the two sides meet."""
+    service, region = case.service, break_even(case.service, api)
+    least, most = doubtful(region, tornado(service, api, MOVED))
+    top = 1.6 * max(case.requests, last_of(region) or 0.0, (least or 0.0)) or 1.0
+    counts = [top * i / POINTS for i in range(POINTS + 1)]
+    own = [cost_a_day(service, n) for n in counts]
+    axes.plot(counts, own, color="tab:blue", label="own machines")
+    axes.plot([0, top], [0, top * bill(api, service.tokens)], color="tab:orange", label=api.name)
+    if least is not None:
+        axes.axvspan(least, min(top, top if most is None else most), color="gold", alpha=0.25,
+                     label=f"break-even if an input is {MOVED:.0%} off")  # fmt: skip
+    if region:
+        axes.axvspan(region.first, region.last, color="tab:green", alpha=0.3, label="break-even")
+        axes.axvline(region.last, color="tab:green")
+    axes.axvline(case.requests, color="black", linestyle=":", label="asked for")
+    axes.set(title="Cost", xlabel="requests a day", ylabel=f"{service.price.currency} a day", xlim=(0, top))
+    axes.set_ylim(0, 1.3 * max(own[-1], top * bill(api, service.tokens)))
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.get_major_locator().set_params(nbins=5)
+    axes.legend(loc="upper left", fontsize="small")
+
+
+def draw_tornado(axes: Any, case: Case, api: Api) -> None:
+    """How far each input moves the break-even; an arrow to the edge where it then never comes."""
+    region, bars = break_even(case.service, api), tornado(case.service, api, MOVED)[::-1]
+    ends = [end for bar in bars for end in (bar.low, bar.high) if end is not None]
+    middle = last_of(region)
+    edge = 1.15 * max([*ends, middle or 0.0]) or 1.0
+    for at, bar in enumerate(bars):
+        draw_bar(axes, at, bar, edge if middle is None else middle, edge)
+    if middle is not None:
+        axes.axvline(middle, color="black", linewidth=0.8)
+    axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
+    axes.set(title=f"Break-even if one input moves by {MOVED:.0%}", xlabel="requests a day")
+    axes.set_xlim(0, 1.1 * edge)
+    axes.xaxis.set_major_formatter("{x:,.0f}")
+    axes.xaxis.get_major_locator().set_params(nbins=4)
+    for label, color in (("lower", "tab:blue"), ("higher", "tab:red")):
+        axes.barh([0], [0], color=color, label=label)
+    axes.legend(loc="lower right")
+
+
+def draw_bar(axes: Any, at: int, bar: Bar, middle: float, edge: float) -> None:
+    """The two halves of a bar, from the break-even to where the lower and the higher input move it."""
+    for end, color in ((bar.low, "tab:blue"), (bar.high, "tab:red")):
+        axes.barh([at], [(edge if end is None else end) - middle], left=middle, color=color, height=0.7)
+        if end is None:
+            axes.annotate("never", (edge, at), (2, 0), textcoords="offset points", va="center", fontsize="small")

@@ -1,0 +1,226 @@
+"""A comparison as one record, and as text: money, machines by hour, break-even, what moves it, what would change it.
+
+The last line is the answer as a sentence with everything that it takes for granted: an answer without its assumptions
+is repeated where they do not hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from tinyinfer.measure.api_bill import Api, bill
+from tinyinfer.measure.break_even import Bar, break_even, doubtful, tornado
+from tinyinfer.measure.cost import (
+    DAYS_A_YEAR,
+    HOURS,
+    Service,
+    cost_a_day,
+    cost_per_million,
+    machines,
+    utilization,
+)
+from tinyinfer.measure.cost_levers import Lever
+from tinyinfer.units import number, table
+
+MOVED = 0.25  # how far the tornado moves each input
+Record = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """All that is compared. requests: a day. levers: predicted changes, of which the first changes nothing."""
+
+    model: str
+    service: Service
+    requests: float
+    api: Api | None = None
+    levers: Sequence[Lever] = ()
+
+
+def report(case: Case) -> Record:
+    """The record of a comparison, for JSON and for `cost_text`."""
+    service, n, api = case.service, case.requests, case.api
+    money, paid, used = cost_a_day(service, n), machines(service, n), utilization(service, n)
+    of_input, of_output = cost_per_million(service, n)
+    found: Record = {
+        "model": case.model,
+        "requests_per_day": n,
+        "currency": service.price.currency,
+        "cost_per_day": money,
+        "cost_per_request": money / n if n else None,
+        "cost_per_million_input_tokens": of_input,
+        "cost_per_million_output_tokens": of_output,
+        "machines_by_hour": paid,
+        "utilization_by_hour": used,
+        "utilization": sum(one * count for one, count in zip(used, paid, strict=True)) / sum(paid),
+        "requests_per_machine_hour": service.capacity,
+        "machine_hour": service.machine_hour,
+        **{name: asdict(getattr(service, name)) for name in ("price", "speed", "tokens")},
+        "day": service.day,
+        "spare": service.spare,
+        "people_per_day": service.people,
+        "busy_at_most": service.busy,
+        "levers": [of_lever(one, case) for one in case.levers],
+    }
+    return found | {"api": of_api(case, api) if api else None}
+
+
+def of_lever(one: Lever, case: Case) -> Record:
+    """A predicted change: the seconds, the money of a request on a busy machine, and its ratio to no change."""
+    price, first = case.service.machine_hour, case.levers[0]
+    return {
+        "change": one.name,
+        "prefill_s": one.prefill,
+        "decode_s": one.decode,
+        "cost_per_request": one.cost(price),
+        "ratio": (one.prefill + one.decode) / (first.prefill + first.decode),
+    }
+
+
+def of_api(case: Case, api: Api) -> Record:
+    """The other side: the bill, and where the two meet."""
+    each = bill(api, case.service.tokens)
+    region, bars = break_even(case.service, api), tornado(case.service, api, MOVED)
+    least, most = doubtful(region, bars)
+    return {
+        **asdict(api),
+        "date": str(api.date),
+        "cost_per_day": each * case.requests,
+        "cost_per_request": each,
+        "break_even": asdict(region) if region else None,
+        "break_even_if_moved": [least, most],
+        "moved": MOVED,
+        "tornado": [asdict(bar) for bar in bars],
+    }
+
+
+# As text.
+
+
+def cost_text(line: Record) -> str:
+    """The sections of a comparison."""
+    sections = [heading(line), money_table(line), hours_text(line)]
+    if line["api"]:
+        sections += [break_even_words(line), tornado_table(line)]
+    if line["levers"]:
+        sections.append(levers_table(line))
+    return "\n\n".join([*filter(None, sections), sentence(line)])
+
+
+def money(value: float | None, currency: str = "") -> str:
+    """An amount of money with two digits, or four digits of less than one; nothing for None.
+
+    >>> money(1234.5, "USD"), money(0.000123456), money(None)
+    ('1,234.50 USD', '0.0001235', '')
+    """
+    if value is None:
+        return ""
+    text = f"{value:,.2f}" if value >= 1 or value == 0 else f"{value:.4f}" if value >= 0.1 else f"{value:.4g}"
+    return f"{text} {currency}".rstrip()
+
+
+def count(value: float) -> str:
+    """A number of requests, in three digits.
+
+    >>> count(48_123.4), count(7.25)
+    ('48,100', '7.25')
+    """
+    return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def heading(line: Record) -> str:
+    """The machine, its speed, and a request."""
+    speed, tokens = line["speed"], line["tokens"]
+    pace = f"{number(speed['input_tps'])} input and {number(speed['output_tps'])} output tokens a second"
+    waits = [f"{1e3 * speed[f'{name}_s']:.4g} ms {what}" for name, what in (("ttft", "to the first token"),
+             ("tpot", "for each further one")) if speed[f"{name}_s"] is not None]  # fmt: skip
+    gpus = f" of {speed['units']} GPUs" if speed["units"] > 1 else ""
+    return "\n".join([
+        f"{line['model']} on a machine{gpus}: {money(line['machine_hour'], line['currency'])} an hour",
+        f"  {speed['name']}: {pace}" + (f"; {', '.join(waits)}" if waits else ""),
+        f"  a request: {tokens['input']:g} tokens in, {tokens['cached']:g} of them cached, {tokens['output']:g} out, "
+        f"{tokens['thinking']:g} of thinking; a machine takes {number(line['requests_per_machine_hour'])} an hour",
+    ])  # fmt: skip
+
+
+def money_table(line: Record) -> str:
+    """What a day, a month, a request and a million tokens cost on either side."""
+    api, month = line["api"], DAYS_A_YEAR / 12
+    rows = [("a day", line["cost_per_day"], api and api["cost_per_day"]),
+            ("a month", month * line["cost_per_day"], api and month * api["cost_per_day"]),
+            ("1000 requests", line["cost_per_request"] and 1e3 * line["cost_per_request"],
+             api and 1e3 * api["cost_per_request"]),
+            ("a million input tokens", line["cost_per_million_input_tokens"], per_own_token(api, "input")),
+            ("a million cached input tokens", 0.0 if line["tokens"]["cached"] else None,
+             per_own_token(api, "cached_input")),
+            ("a million output tokens", line["cost_per_million_output_tokens"],
+             per_own_token(api, "output"))]  # fmt: skip
+    if not api:
+        return table([(line["currency"], "own"), *((name, money(own)) for name, own, _ in rows)])
+    return table([(line["currency"], "own", api["name"]), *((name, money(own), money(of)) for name, own, of in rows)])
+
+
+def per_own_token(api: Record | None, kind: str) -> float | None:
+    """An API's price for the text of a million tokens of the machine's model, batches counted in."""
+    return api[kind] * api["characters"] * (1 - api["batched"] * (1 - api["batch_factor"])) if api else None
+
+
+def hours_text(line: Record) -> str:
+    """Machines and utilization by hour, and how busy all are on the mean."""
+    hours = range(HOURS)
+    rows = [("hour", *(f"{hour}" for hour in hours)),
+            ("machines", *(f"{line['machines_by_hour'][hour]}" for hour in hours)),
+            ("busy, %", *(f"{100 * line['utilization_by_hour'][hour]:.0f}" for hour in hours))]  # fmt: skip
+    peak = HOURS * max(line["day"])
+    return f"{table(rows)}\nthe busiest hour has {peak:.3g} times the mean; machines are busy {line['utilization']:.0%}"
+
+
+def break_even_words(line: Record) -> str:
+    """From where on machines are cheaper, and between which ends if an input is off."""
+    api = line["api"]
+    region, (least, most) = api["break_even"], api["break_even_if_moved"]
+    off = f"an input {api['moved']:.0%} off"
+    if region is None:
+        cheaper = f"; with {off}, from {count(least)} on" if least is not None else ""
+        return f"break-even: never, a request costs more on full machines than at the API{cheaper}"
+    first, last = region["first"], region["last"]
+    whole = f"between {count(first)} and {count(last)} requests a day, as machines are whole"
+    at = whole if last > 1.005 * first else f"{count(last)} requests a day"
+    doubt = f"{count(least)} to " + ("never" if most is None else count(most))
+    return f"break-even: {at}; with {off}: {doubt}"
+
+
+def tornado_table(line: Record) -> str:
+    """The three inputs that move the break-even most."""
+    bars = [Bar(**bar) for bar in line["api"]["tornado"][:3]]
+    share = line["api"]["moved"]
+    ends = [["never" if end is None else count(end) for end in (bar.low, bar.high)] for bar in bars]
+    rows = [(bar.name, *both) for bar, both in zip(bars, ends, strict=True)]
+    return table([("break-even if this moves", f"-{share:.0%}", f"+{share:.0%}"), *rows]) if bars else ""
+
+
+def levers_table(line: Record) -> str:
+    """What each change makes of a request on a busy machine, by the roofline."""
+    rows = [("predicted by counted work", "prefill s", "decode s", f"{line['currency']} for 1000", "ratio")]
+    rows += [(one["change"], number(one["prefill_s"]), number(one["decode_s"]), money(1e3 * one["cost_per_request"]),
+              f"{one['ratio']:.2f}") for one in line["levers"]]  # fmt: skip
+    return table(rows)
+
+
+def sentence(line: Record) -> str:
+    """The answer and what it takes for granted, in one sentence."""
+    n, currency, api = line["requests_per_day"], line["currency"], line["api"]
+    own = f"At {n:,.10g} requests a day the machines cost {money(line['cost_per_day'], currency)} a day"
+    paid, price = line["machines_by_hour"], line["price"]
+    how = "paid by the hour" if price["by_hour"] else "paid around the clock"
+    counted = f"{min(paid)} to {max(paid)}" if min(paid) < max(paid) else f"{max(paid)}"
+    given = (f"if {counted} machines ({line['spare']} spare) are {how}, at most {line['busy_at_most']:.0%} busy, "
+             f"people cost {money(line['people_per_day'], currency)} a day, and requests come as said, by their means")
+    if not api:
+        return f"{own}, {given}."
+    bill_ = money(api["cost_per_day"], currency)
+    cheaper = "the machines are" if line["cost_per_day"] < api["cost_per_day"] else "the API is"
+    return (f"{own} and {api['name']} {bill_}, so {cheaper} cheaper, {given}, at prices of {api['date']}, a token here "
+            f"being {api['characters']:.3g} there, and both answers being good enough.")  # fmt: skip
