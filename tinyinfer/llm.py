@@ -242,8 +242,7 @@ class LLM:
 
         It is called on the thread that took the step, which waits for it, so it is short and raises nothing.
         """
-        self._loop.listeners.append(listener)
-        return lambda: self._loop.listeners.remove(listener)
+        return self._loop.listen(listener)
 
     def logits(self, tokens: list[int]) -> np.ndarray:
         """The logits after each of the tokens, (n, vocab) float32, all of them finite.
@@ -303,29 +302,31 @@ class LLM:
             raise ValueError("the prompt is empty; give some text, or at least one token")
         named = {"stop_token_ids": params.stop_token_ids, "logit_bias": dict(params.logit_bias)}
         check_ids(tokens, self.config.vocab_size, self.tokenizer.vocab_size, **named)
-        room = min(room, 1 if params.max_tokens is None else params.max_tokens)
-        if len(tokens) + room > self.max_model_len:
-            reason = "the prompt has {value} tokens, but the context holds {held}"
-            reason += " and the answer needs at least one of them" if room else ""
-            raise SwitchError("", len(tokens), reason, f"shorten it or {longer(self)}", held=self.max_model_len)
-        left = self.max_model_len - len(tokens)
+        left = room_behind(self, tokens, min(room, 1 if params.max_tokens is None else params.max_tokens))
         # A chat's answer is a text of its own; any other continues its prompt, at whose end a space may be its first.
         chat, before = (prompt, []) if isinstance(prompt, ChatPrompt) else (ChatPrompt([], None), tokens)
-        thought_end = chat.thinking.end if chat.thinking and chat.thinking.opened else ""
         ends = frozenset(params.stop_token_ids) | frozenset(() if params.ignore_eos else self.config.eos_token_ids)
-        number = next(self._ids)
         request = RequestSpec(
-            id=number,
+            id=(number := next(self._ids)),
             group=number if params.n > 1 else None,
             prompt=tokens,
             params=params,
             seed=secrets.randbits(63) if params.seed is None else params.seed % 2**64,
             max_tokens=left if params.max_tokens is None else min(params.max_tokens, left),
             eos=ends,
-            new_bars=partial(bars, self.tokenizer, params, ends, thought_end) if params.bars else Bars,
+            new_bars=partial(bars, self.tokenizer, params, ends, chat.thought_end) if params.bars else Bars,
         )
         stops, least = tuple(params.stop), params.min_tokens
         return Sequence(request, partial(text_output, self.tokenizer, before, stops, chat.thinking, least, chat.marks))
+
+
+def room_behind(llm: LLM, tokens: list[int], room: int) -> int:
+    """How many tokens of the context a prompt leaves to its answer. Raises SwitchError for fewer than `room`."""
+    if len(tokens) + room > llm.max_model_len:
+        reason = "the prompt has {value} tokens, but the context holds {held}"
+        reason += " and the answer needs at least one of them" if room else ""
+        raise SwitchError("", len(tokens), reason, f"shorten it or {longer(llm)}", held=llm.max_model_len)
+    return llm.max_model_len - len(tokens)
 
 
 def longer(llm: LLM) -> str:

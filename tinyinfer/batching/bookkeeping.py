@@ -122,6 +122,11 @@ class Bookkeeping:
             if not any(same_prompt(other, branch) for branch in self.waiting):
                 self.release(other)
 
+    @property
+    def blocks_held(self) -> int:
+        """Blocks that sequences hold, and not the prefix cache alone; 0 of a cache without blocks."""
+        return self.cache.blocks_in_use - self.prefixes.evictable if self.cache.num_blocks else 0
+
     def release(self, seq: Sequence) -> None:
         """Frees the positions of a sequence that is in no batch."""
         self.cache.free(seq)

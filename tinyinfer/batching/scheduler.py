@@ -42,11 +42,6 @@ class Scheduler(Bookkeeping):
         known = (*self.running, *self.waiting)
         return [seq for seq in known if seq.progress.choices and not (seq.finished or seq in self.in_flight)]
 
-    @property
-    def blocks_held(self) -> int:
-        """Blocks that sequences hold, and not the prefix cache alone; 0 of a cache without blocks."""
-        return self.cache.blocks_in_use - self.prefixes.evictable if self.cache.num_blocks else 0
-
     def ready_at(self) -> float:
         """The time from which on a step has rows to compute: at once while a sequence runs, never without any."""
         return -inf if self.running or self._changing else self.policy.starts_at(self.waiting) if self.waiting else inf

@@ -64,6 +64,11 @@ class EngineLoop:
             raise RuntimeError(IN_FLIGHT)
         return EngineLoop, (self.engine, self.step_lock)
 
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Calls `listener` from the next step on; returns what ends that."""
+        self.listeners.append(listener)
+        return lambda: self.listeners.remove(listener)
+
     def submit(self, clients: Seq[Client]) -> None:
         """Hands requests to the engine, all at once, and returns. Raises RuntimeError when that cannot be."""
         turns, now = self.check_open(), self.engine.clock()

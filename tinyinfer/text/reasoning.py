@@ -65,6 +65,11 @@ class ChatPrompt(list[int]):
         super().__init__(tokens)
         self.thinking, self.marks = thinking, marks
 
+    @property
+    def thought_end(self) -> str:
+        """What ends a thought that the prompt has opened; "" where it has opened none."""
+        return self.thinking.end if self.thinking and self.thinking.opened else ""
+
 
 # The markers of a template.
 
