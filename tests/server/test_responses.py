@@ -190,6 +190,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"max_output_tokens": 0}, "max_output_tokens"), ({"temperature": -1}, "temperature"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"), ({"tools": [{"type": "function"}]}, "tools[0].name"),
     ({"text": {"format": {"type": "json_schema"}}}, "text.format"), ({"text": {"format": "xml"}}, "text.format"),
+    *(({"text": {"format": name}}, "text.format") for name in ("json_schema", "json_object", "text", "")),
     ({"text": {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}}, "text.format"),
     ({"input": "x" * 9000}, "input"), ({"include": [responses.LOGPROBS]}, "include"),
 ]  # fmt: skip

@@ -8,7 +8,9 @@ write ids and compare them; an id that a client gives stays.
 from __future__ import annotations
 
 import json
+from collections import OrderedDict
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 from tinyinfer.server.errors import wrong
@@ -29,6 +31,7 @@ def check_messages(messages: Any) -> None:
                 check_part(part, f"{place}.content[{i}]")
         elif content is not None and not isinstance(content, str):
             raise wrong(f"{place}.content", f"{place}.content={show(content)} must be a text or a list of parts")
+        check_id(message, "tool_call_id", place)
         if message.get("tool_calls") is not None:
             check_calls(message["tool_calls"], f"{place}.tool_calls")
 
@@ -41,6 +44,12 @@ def check_part(part: Any, place: str) -> None:
         raise wrong(place, message)
 
 
+def check_id(one: dict[str, Any], name: str, place: str) -> None:
+    """Raises APIError for the id of a call that is no text; it may be absent."""
+    if not isinstance(one.get(name), str | None):
+        raise wrong(f"{place}.{name}", f"{place}.{name}={show(one[name])} must be a text")
+
+
 def check_calls(calls: Any, place: str) -> None:
     """Raises APIError for calls of an earlier answer that name no function."""
     if not isinstance(calls, list):
@@ -50,6 +59,7 @@ def check_calls(calls: Any, place: str) -> None:
         if not isinstance(function, dict) or not isinstance(function.get("name"), str):
             example = '{"id": ..., "type": "function", "function": {"name": ..., "arguments": ...}}'
             raise wrong(f"{place}[{i}]", f"{place}[{i}]={show(call)} is no call, which is {example}")
+        check_id(call, "id", f"{place}[{i}]")
         if not isinstance(function.get("arguments", ""), str | dict | None):
             where = f"{place}[{i}].function.arguments"
             raise wrong(where, f"{where}={show(function['arguments'])} must be a text that holds a JSON object")
@@ -57,29 +67,31 @@ def check_calls(calls: Any, place: str) -> None:
 
 def for_template(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """Checked messages as templates know them: arguments are objects where they are JSON, and each call has an id."""
-    numbers, unanswered = iter(range(10**5)), list[str]()
+    numbers, unanswered = count(), OrderedDict[str, int]()
     return [one if one["role"] != "tool" else answered(one, unanswered)
             for one in (called(message, numbers, unanswered) for message in messages)]  # fmt: skip
 
 
-def called(message: dict[str, Any], numbers: Iterator[int], unanswered: list[str]) -> dict[str, Any]:
-    """A message with its calls as objects; their ids go to `unanswered`."""
+def called(message: dict[str, Any], numbers: Iterator[int], unanswered: OrderedDict[str, int]) -> dict[str, Any]:
+    """A message with its calls as objects; their ids go to `unanswered`: id -> calls that have it."""
     if not message.get("tool_calls"):
         return {key: value for key, value in message.items() if key != "tool_calls"}  # none is not a call
     calls = []
     for call in message["tool_calls"]:
         id = call.get("id") or f"call{next(numbers):05d}"  # nine letters and digits, as Mistral's templates want
-        unanswered.append(id)
+        unanswered[id] = unanswered.get(id, 0) + 1
         function = {**call["function"], "arguments": as_object(call["function"].get("arguments"))}
         calls.append({**call, "id": id, "type": "function", "function": function})
     return {**message, "tool_calls": calls}
 
 
-def answered(message: dict[str, Any], unanswered: list[str]) -> dict[str, Any]:
+def answered(message: dict[str, Any], unanswered: OrderedDict[str, int]) -> dict[str, Any]:
     """What a tool gave, with the id of its call: its own, or that of the first one without an answer."""
     id = message.get("tool_call_id") or next(iter(unanswered), None)
     if id in unanswered:
-        unanswered.remove(id)
+        unanswered[id] -= 1
+        if not unanswered[id]:
+            del unanswered[id]
     return message if id is None else {**message, "tool_call_id": id}
 
 

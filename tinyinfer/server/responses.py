@@ -138,8 +138,8 @@ def chat_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def schema_of(form: Any) -> dict[str, Any] | None:
     """The schema of a `text.format`; None for free text. Raises APIError for another form."""
-    kind = form.get("type") if isinstance(form, dict) else form
-    if kind in (None, "text"):
+    kind = form.get("type") if isinstance(form, dict) else None
+    if form is None or (isinstance(form, dict) and kind in (None, "text")):
         return None
     if kind == "json_object":
         return {"type": "object"}
