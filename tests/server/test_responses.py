@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -13,6 +14,7 @@ from http_calls import Answer, Served
 from scripted import scripted
 from thinking_templates import QWEN3
 
+from tinyinfer.errors import NotFiniteError
 from tinyinfer.server import responses
 from tinyinfer.server.items import messages_of
 
@@ -143,13 +145,21 @@ def test_a_forced_call_comes(thinker: Served) -> None:
     assert (item["type"], item["name"], item["arguments"]) == ("function_call", "weather", "{}")
 
 
-def test_a_stream_that_fails_says_so(tmp_path: Path) -> None:
-    served = Served(scripted(tmp_path, QWEN3, "a" * 90), request_timeout=0.2)
-    forward = served.llm.engine.forward
-    served.llm.engine.forward = lambda batch: (__import__("time").sleep(0.03), forward(batch))[1]  # type: ignore
+def test_a_stream_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the tenth step, so that the stream has begun on any machine. Catches an item that stays open."""
+    served = Served(scripted(tmp_path, QWEN3, "a" * 90))
+    step, times = served.llm.engine.step, itertools.count()
+
+    def broken(*args: Any) -> Any:
+        if next(times) == 10:
+            raise NotFiniteError("the model's numbers overflow in layer 1", "use float32")
+        return step(*args)
+
+    monkeypatch.setattr(served.llm.engine, "step", broken)
     events = events_of(ask(served, stream=True))
     assert events[-1]["type"] == "response.failed"
-    assert "longer than 0.2 seconds" in events[-1]["response"]["error"]["message"]
+    assert "overflow in layer 1" in events[-1]["response"]["error"]["message"]
+    assert [item["status"] for item in events[-1]["response"]["output"]] == ["incomplete"]
     assert events[-1]["response"]["status"] == "failed"
 
 
@@ -164,7 +174,7 @@ def test_items_of_the_model_become_one_message() -> None:
              THOUGHT, SAID, CALLED, {**CALLED, "call_id": "c2"},
              {"type": "function_call_output", "call_id": "c1", "output": "1"},
              {"type": "function_call_output", "call_id": "c2", "output": [{"type": "input_text", "text": "2"}]},
-             THOUGHT, SAID, SAID, THOUGHT, {"role": "developer", "content": "c"}]  # fmt: skip
+             THOUGHT, SAID, SAID, THOUGHT, {"type": None, "role": "developer", "content": "c"}]  # fmt: skip
     system, user, turn, one, two, second, third, fourth, developer = messages_of(items, "Be kind.")
     assert (system["role"], system["content"]) == ("system", "Be kind.")
     assert user == {"role": "user", "content": "a\nb"}
@@ -178,6 +188,7 @@ def test_items_of_the_model_become_one_message() -> None:
     assert developer == {"role": "system", "content": "c"}
 
 
+BAD_TOOL = {"type": "function", "name": "f", "parameters": {"properties": {"a": {"type": "nothing"}}}}
 WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input": None}, "input"), ({"input": []}, "input"), ({"input": 5}, "input"), ({"input": [5]}, "input[0]"),
     ({"input": [{"type": "item_reference", "id": "x"}]}, "input[0].type"), ({"input": [{}]}, "input[0].type"),
@@ -192,6 +203,10 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"text": {"format": {"type": "json_schema"}}}, "text.format"), ({"text": {"format": "xml"}}, "text.format"),
     *(({"text": {"format": name}}, "text.format") for name in ("json_schema", "json_object", "text", "")),
     ({"text": {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}}, "text.format"),
+    ({"reasoning": {"effort": 5}}, "reasoning.effort"),
+    ({"stream_options": {"include_usage": "x"}, "stream": True}, "stream_options.include_usage"),
+    ({"text": {"format": {"type": "json_object"}}, "tools": [BAD_TOOL]}, "tools"),
+    ({"text": {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}, "tools": [WEATHER]}, "text.format"),
     ({"input": "x" * 9000}, "input"), ({"include": [responses.LOGPROBS]}, "include"),
 ]  # fmt: skip
 

@@ -218,6 +218,33 @@ def test_a_call_that_must_come_comes_in_every_format(tmp_path: Path, name: str, 
     assert streamed["function"] == call["function"]
 
 
+@pytest.mark.parametrize("form", [{"guided_grammar": 'start: "x"'}, {"guided_regex": "x"}])
+def test_a_call_that_must_come_and_a_grammar_of_the_callers_are_400(
+    tools_served: Served, form: dict[str, str]
+) -> None:
+    """Catches the caller's grammar dropped in silence."""
+    answer = asked(tools_served, tool_choice="required", **form)
+    assert (answer.status, answer.error["param"]) == (400, next(iter(form)))
+    assert "a call must come" in answer.error["message"]
+
+
+def test_an_error_names_the_form_or_the_tools_whichever_is_wrong(tools_served: Served, tmp_path: Path) -> None:
+    """A model that thinks has one grammar of both. Catches "tools" where the caller gave none."""
+    thinker = served_with(tmp_path, "No.", tool_templates.HERMES_THINKING)
+    bad = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"a": {"type": "nothing"}}}}}
+    schemas = [{"type": "nothing"}, {"type": "object"}]
+    forms = [{"type": "json_schema", "json_schema": {"name": "n", "schema": schema}} for schema in schemas]
+    place = "response_format.json_schema.schema"
+    for tools, form, param in (([], forms[0], place), ([WEATHER], forms[0], place), ([bad], forms[1], "tools")):
+        answer = asked(thinker, tools=tools, response_format=form)
+        assert (answer.status, answer.error["param"]) == (400, param)
+
+
+def test_a_type_that_is_null_is_absent(tools_served: Served) -> None:
+    """As in every field. Catches a tool that is refused for it."""
+    assert asked(tools_served, tools=[{**WEATHER, "type": None}], max_tokens=1).status == 200
+
+
 def test_a_function_that_is_named_is_the_one_that_is_called(tmp_path: Path) -> None:
     """Once, also where several calls may come."""
     served = served_with(tmp_path, CALL)

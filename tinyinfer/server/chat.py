@@ -67,9 +67,12 @@ class Chat(Chunks):
         self._speller, self._given = service.speller, given
         check_messages(given.get("messages"))
         variables = template_fields.template_variables(given)
-        self._turn = Turn(service.llm, given["messages"], variables, read_tools(given, service))
+        tools = read_tools(given, service)
+        self._turn = Turn(service.llm, given["messages"], variables, tools)
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
-        self.names = {"": "messages", "logprobs": "top_logprobs", "grammar": "tools", **form_names(given)}
+        form = form_names(given)
+        grammar = "tools" if tools.offered else form.get("json_schema", "response_format")
+        self.names = {"": "messages", "logprobs": "top_logprobs", "grammar": grammar, **form}
         longest = {"max_tokens": None}
         if "max_completion_tokens" in given:
             self.names["max_tokens"] = "max_completion_tokens"

@@ -72,7 +72,7 @@ def as_api_error(error: BaseException, names: Mapping[str, str] = MappingProxyTy
         code = "context_length_exceeded" if "held" in error.texts else None
         return APIError(400, error.sentence(spell), spell(error.field) or None, code)
     if isinstance(error, RecursionError):
-        return APIError(400, "the body is nested too deeply", names.get(""))
+        return APIError(400, "the body is nested too deeply")  # any of its fields may be the cause
     if isinstance(error, GrammarError):  # the same call would fail again
         return APIError(400, error.sentence(spell))
     if isinstance(error, RequestError):

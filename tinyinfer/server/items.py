@@ -45,7 +45,9 @@ def messages_of(given: Any, instructions: str | None) -> list[dict[str, Any]]:
 
 def message_of(item: dict[str, Any], place: str) -> dict[str, Any]:
     """The message that holds an item alone."""
-    kind = item.get("type", "message" if "role" in item else None)
+    kind = item.get("type")
+    if kind is None and "role" in item:
+        kind = "message"
     if kind == "message":
         role = ROLES.get(str(item.get("role")))
         if role is None:

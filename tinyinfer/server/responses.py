@@ -20,8 +20,9 @@ from tinyinfer.server.errors import APIError, wrong
 from tinyinfer.server.events import named_event
 from tinyinfer.server.fields import Lacking, lacks, read_fields
 from tinyinfer.server.items import Items, messages_of
-from tinyinfer.server.sampling import IGNORED, SAMPLING, check_model, sampling_params
+from tinyinfer.server.sampling import IGNORED, SAMPLING, check_model, sampling_params, stream_options
 from tinyinfer.server.service import Service
+from tinyinfer.server.structured import FORMS
 from tinyinfer.server.template_fields import template_variables
 from tinyinfer.server.tools import check_function, read_tools
 from tinyinfer.server.turn import Turn
@@ -36,6 +37,7 @@ KINDS = {
     "chat_template_kwargs": "object",
 }  # fmt: skip
 NO_MEMORY = "the server keeps no answers; send the whole conversation as input"
+NO_FORM = "write the schema as text.format; /v1/chat/completions has the other forms"
 OWN_LACKING = {
     "previous_response_id": Lacking((), NO_MEMORY),
     "conversation": Lacking((), NO_MEMORY),
@@ -44,10 +46,15 @@ OWN_LACKING = {
     "truncation": Lacking(("disabled",), "shorten the input; /tokenize counts its tokens"),
     "max_tool_calls": Lacking((), "the server runs no tools of its own"),
     "top_logprobs": Lacking((0,), "/v1/chat/completions gives log-probabilities"),
+    "max_tokens": Lacking((), "write max_output_tokens"),
+    "n": Lacking((1,), "send several requests, or use /v1/chat/completions"),
+    "response_format": Lacking(({"type": "text"},), NO_FORM),
+    "structured_outputs": Lacking(({},), NO_FORM),
+    **{f"guided_{name}": Lacking((), NO_FORM) for name in FORMS},
     "context_management": Lacking(([],), "shorten the input; /tokenize counts its tokens"),
 }
 LOGPROBS = "message.output_text.logprobs"
-ENDS = {"completed": "response.completed", "incomplete": "response.incomplete", "failed": "response.failed"}
+ENDS = {"completed": "response.completed", "incomplete": "response.incomplete"}
 
 
 class Responses:
@@ -62,11 +69,13 @@ class Responses:
         messages = messages_of(given.get("input"), given.get("instructions"))
         if LOGPROBS in given.get("include", ()):
             raise lacks("include", LOGPROBS, OWN_LACKING["top_logprobs"].instead)
-        effort = given.get("reasoning", {}).get("effort")
+        stream_options(given)  # which say nothing here: a stream ends with the usage in any case
+        reasoning, _ = read_fields(given.get("reasoning", {}), {"effort": "text"}, {}, "reasoning.")
+        effort = reasoning.get("effort")
         variables = template_variables(given if effort is None else {**given, "reasoning_effort": effort})
         self._tools = read_tools({**given, "tools": chat_tools(given.get("tools", []))}, service)
         self._turn = Turn(service.llm, messages, variables, self._tools)
-        form = "tools" if self._tools.forced else "text.format"
+        form = "tools" if self._tools.offered else "text.format"
         self.names = {"": "input", "max_tokens": "max_output_tokens", "grammar": form, "json_schema": "text.format"}
         schema = schema_of(given.get("text", {}).get("format"))
         self.params = sampling_params(given, self.names, max_tokens=given.get("max_output_tokens"), json_schema=schema)

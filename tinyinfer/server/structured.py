@@ -29,6 +29,7 @@ OUTPUT_LACKING = {
     "disable_additional_properties": Lacking((False,), 'write "additionalProperties": false into the schema'),
 }
 OBJECT = {"type": "object"}
+LONGEST_NAME = 40  # letters of an unknown name that an error repeats
 
 
 class AskedForm(NamedTuple):
@@ -74,7 +75,7 @@ def from_outputs(asked: Mapping[str, Any], place: str) -> Iterator[AskedForm]:
     read, unknown = read_fields(asked, OUTPUT_KINDS, OUTPUT_LACKING, place)
     for name in unknown:
         known = ", ".join([*FORMS, "json_object"])
-        raise wrong(place + name, f"{place}{name} is not known here; there are {known}")
+        raise wrong(place.rstrip("._"), f"{place}{name[:LONGEST_NAME]} is not known here; there are {known}")
     if "json" in read:
         value = read["json"]
         if not isinstance(value, dict | str):

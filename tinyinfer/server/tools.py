@@ -42,7 +42,7 @@ def read_tools(given: Mapping[str, Any], service: Service) -> Tools:
     """The tools of a chat completion. Raises APIError for what is no tool, and for a model that cannot call any."""
     offered = tuple(given.get("tools", ()))
     for n, tool in enumerate(offered):
-        if tool.get("type", "function") != "function":
+        if tool.get("type") not in (None, "function"):
             raise lacks(f"tools[{n}].type", tool["type"], "the server runs no tools of its own; give functions")
         check_function(tool.get("function"), f"tools[{n}].function")
     functions = {tool["function"]["name"]: tool["function"] for tool in offered}

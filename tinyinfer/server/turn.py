@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tinyinfer.errors import SwitchError
+from tinyinfer.guided.grammar import bars
 from tinyinfer.llm import LLM
 from tinyinfer.request import Request
 from tinyinfer.sampling_params import SamplingParams
@@ -33,13 +35,22 @@ class Turn:
     tools: Tools
 
     def prepared(self, params: SamplingParams) -> tuple[ChatPrompt, SamplingParams]:
-        """What the engine is given; takes time. Raises APIError, and what a chat template raises."""
+        """What the engine is given; takes time. Raises APIError, SwitchError, and what a chat template raises.
+
+        Beside a call that must come, a JSON schema is for the answers of later turns; a regex or a grammar is refused.
+        """
+        for name in ("regex", "grammar") if self.tools.forced else ():
+            if getattr(params, name) is not None:
+                value, reason = getattr(params, name), "a call must come, which {field} does not describe"
+                raise SwitchError(name, value, reason, "leave out one of the two")
         variables = dict(self.variables)
         if self.tools.offered:
             variables["tools"] = list(self.tools.offered)
         prompt = self.llm.chat_prompt(for_template(self.messages), variables)
         may_think = prompt.thinking is not None and not prompt.thinking.opened
         either = params.json_schema is not None and (self.tools.offered or may_think)
+        if either and not self.tools.forced:
+            bars(self.llm.tokenizer, params, frozenset())  # a fault of the schema alone names the schema
         if self.tools.forced or either:
             params = replace(params, grammar=self._grammar(prompt.thinking, params.json_schema), json_schema=None)
         marks = self.tools.format.names if self.tools.format else ()

@@ -75,6 +75,21 @@ def test_what_comes_is_a_call_that_conforms(llm: LLM, name: str) -> None:
     assert len(seen) > 1
 
 
+def test_a_required_key_without_a_schema_is_refused_for_key_value() -> None:
+    """Catches a call without it, which breaks the schema that the caller gave."""
+    parameters = {"properties": {"a": {}}, "required": ["b"]}
+    with pytest.raises(ValueError, match="required 'b'"):
+        grammar_of(Asked([{"name": "f", "parameters": parameters}]), FORMATS["pythonic"], None)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_a_function_may_have_any_name(llm: LLM, name: str) -> None:
+    """Catches a name that is taken for a place of the format's own, so that no parser finds the call."""
+    own = "see_ARGUMENTS_of_NAME"
+    [out] = answers(llm, grammar_of(Asked([{"name": own}], True), ALL[name], None), count=1)
+    assert read(ALL[name], out.text) == [(own, {})]
+
+
 def test_several_calls_may_come(llm: LLM) -> None:
     """And one alone, as the model likes."""
     grammar = grammar_of(Asked(FUNCTIONS), FORMATS["hermes"], None)

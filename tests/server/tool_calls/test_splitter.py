@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,6 +150,20 @@ def test_text_streams_until_it_may_be_a_call() -> None:
     assert splitter.push("box>") == [Piece(" <toolbox>")]
 
 
+def test_a_name_that_is_too_long_for_one_is_text_at_once() -> None:
+    """A name or a key. Catches letters that are all looked at again at each new one: 8 s for 32,000."""
+    for begun in ("[", "[f("):
+        assert CallSplitter(FORMATS["pythonic"]).push(begun + "a" * 300) == [Piece(begun + "a" * 300)]
+
+
+def test_many_blanks_are_held_back_once() -> None:
+    """They belong to what stands behind them: text, or a call. Catches blanks that are lost or are doubled."""
+    blanks = "\n" + " " * 64_000
+    assert split("hermes", "a" + blanks + "<b" + blanks).text == "a" + blanks + "<b" + blanks
+    found = split("pythonic", "a" + blanks + "[f(a=1)]" + blanks)
+    assert (found.text, found.calls) == ("a", [("f", '{"a": 1}')])
+
+
 def test_arguments_stream_as_they_come() -> None:
     """The name comes once, with the first value. Catches a call that is shown at its end alone."""
     splitter = CallSplitter(FORMATS["hermes"])
@@ -215,6 +230,14 @@ def test_a_list_inside_a_line_is_text_for_pythonic() -> None:
     assert split("pythonic", text) == Found(text)
     for literal in ("{1, 2}", "b'x'", "1j", "open('x')", "-" * 90_000 + "1", "f'{x}'", "", "x y", "[" * 200):
         assert split("pythonic", f"[f(a={literal})]").complete == 0
+
+
+def test_a_literal_that_pythons_parser_warns_of_is_not_shown() -> None:
+    """Catches the model's text on stderr. pytest makes no error of this warning, so the test does."""
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        assert split("pythonic", "[f(a=1if 1else 2)]").calls == []
+    assert seen == []
 
 
 def test_newer_mistral_calls_may_bring_an_id() -> None:

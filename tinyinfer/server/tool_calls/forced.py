@@ -56,7 +56,8 @@ def call_rules(format: Format, asked: Asked) -> list[str]:
     """The rules of calls."""
     rules = []
     for n, function in enumerate(asked.functions):
-        head, _, tail = format.call.replace("NAME", function["name"]).partition("ARGUMENTS")
+        head, _, tail = format.call.partition("ARGUMENTS")
+        head = head.replace("NAME", function["name"])
         expression, more = format.arguments(schema_of(function), f"a{n}")
         rules += [f"c{n}: {literal(head, asked.special)} {expression} {literal(tail, asked.special)}", *more]
     before, between, after = (literal(text, asked.special) for text in (format.before, format.between, format.after))

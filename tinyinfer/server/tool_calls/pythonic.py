@@ -11,6 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import re
+import warnings
 from typing import Any, NoReturn
 
 from tinyinfer.server.tool_calls.calls import Calls
@@ -18,6 +19,7 @@ from tinyinfer.server.tool_calls.json_letters import DEEPEST, END, Broken, Readi
 from tinyinfer.server.tool_calls.splitter import Format, json_rule
 
 NAME = re.compile(r"[\w.-]+")
+LONGEST_NAME = 200  # of a function, and of a key: each letter looks at those before it
 PAIRS = {"(": ")", "[": "]", "{": "}"}
 CLOSING = frozenset(PAIRS.values())
 
@@ -39,7 +41,7 @@ def call(letter: str, calls: Calls) -> Reading:
     name = ""
     while letter != "(":
         name += letter
-        if not NAME.fullmatch(name):
+        if len(name) > LONGEST_NAME or not NAME.fullmatch(name):
             raise Broken
         letter = yield
     calls.named(name)
@@ -63,7 +65,7 @@ def argument(letter: str, calls: Calls, before: str) -> Reading:
     key = ""
     while letter not in ("=", " "):
         key += letter
-        if not key.isidentifier():
+        if len(key) > LONGEST_NAME or not key.isidentifier():
             raise Broken
         letter = yield
     letter = yield from blank(letter)
@@ -113,7 +115,8 @@ def as_json(text: str) -> str:
     except (ValueError, RecursionError):
         pass
     try:
-        return json.dumps(ast.literal_eval(text.strip()), ensure_ascii=False, allow_nan=False)
+        with warnings.catch_warnings(action="ignore"):  # which would show the model's text on stderr
+            return json.dumps(ast.literal_eval(text.strip()), ensure_ascii=False, allow_nan=False)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         raise Broken from None
 
@@ -128,9 +131,9 @@ def keywords(schema: dict[str, Any], name: str) -> tuple[str, list[str]]:
 
     Raises ValueError for a schema that says more of its keys than which there are and which are required.
     """
-    more = sorted(schema.keys() - PLAIN)
     wanted = schema.get("required", [])
     keys = {key: value for key, value in schema.get("properties", {}).items() if value is not False or key in wanted}
+    more = sorted(schema.keys() - PLAIN) or [f"required {name!r}" for name in wanted if name not in keys]
     if more or not all(map(str.isidentifier, keys)):
         raise ValueError(f"a call that must come is written as key=value here, which {more or list(keys)} do not allow")
     shared = {word: schema[word] for word in ("$defs", "definitions") if word in schema}

@@ -77,7 +77,8 @@ class CallSplitter:
         firsts = re.escape("".join(mark[0] for mark in (format.start, *format.ends)))
         self._plain = re.compile(rf"(?:\s*[^\s{firsts}])+")  # text in which no call can open: most of it
         self._reading: Reading | None = None  # the rules, inside a call
-        self._held = ""  # text that may open a call, or stand beside one
+        self._blanks: list[str] = []  # held back, before what may open a call or end one
+        self._held = ""  # what may open a call or end one
         self._beside = False  # whether nothing but blanks and ends was there since the last call
         self._new_line = True  # whether the line so far is blank
 
@@ -90,7 +91,7 @@ class CallSplitter:
         """What is certain with this text."""
         at = 0
         while at < len(text):
-            plain = self._plain.match(text, at) if self._reading is None and not self._held else None
+            plain = self._plain.match(text, at) if self._reading is None and not self._waits else None
             if plain is not None:
                 self._say(plain[0])
                 at = plain.end()
@@ -102,11 +103,14 @@ class CallSplitter:
     def finish(self) -> list[Piece]:
         """What was held back, when no text follows."""
         self._feed(END)
-        rest = self._held.lstrip()
-        if not (self._beside and (not rest or any(end.startswith(rest) for end in self._format.ends))):
-            self._say(self._held)
-        self._held = ""
+        if not (self._beside and (not self._held or any(end.startswith(self._held) for end in self._format.ends))):
+            self._say("".join((*self._blanks, self._held)))
+        self._blanks, self._held = [], ""
         return self._calls.take()
+
+    @property
+    def _waits(self) -> bool:
+        return bool(self._held or self._blanks)
 
     def _feed(self, letter: str) -> None:
         if self._reading is None or not self._read(self._reading, letter):
@@ -131,23 +135,30 @@ class CallSplitter:
 
     def _look(self, letter: str) -> None:
         """Looks for an opening, or for an end behind a call, in the text held back and this letter."""
-        self._held += letter
-        while (rest := self._held.lstrip()) and not any(mark.startswith(rest) for mark in self._marks(rest)):
-            n = len(self._held) - len(rest) + 1
-            self._say(self._held[:n])
-            self._held = self._held[n:]
-        if rest and rest in self._marks(rest):
-            opening, self._held = self._held, ""
-            if rest == self._format.start:
+        self._hold(self._held + letter)
+        while self._held and not any(mark.startswith(self._held) for mark in self._marks()):
+            first, rest = self._held[0], self._held[1:]
+            self._say("".join((*self._blanks, first)))
+            self._blanks = []
+            self._hold(rest)
+        if self._held and self._held in self._marks():
+            mark, opening = self._held, "".join((*self._blanks, self._held))
+            self._blanks, self._held = [], ""
+            if mark == self._format.start:
                 self._calls.begin(opening)
                 self._new_line = True  # blanks before the call are gone with it
                 self._reading = self._format.rules(self._calls)
                 next(self._reading)
 
-    def _marks(self, rest: str) -> list[str]:
-        """What may stand here, where `rest` is the text held back behind its blanks."""
-        before = self._held[: len(self._held) - len(rest)]
-        opens = not self._format.own_line or self._new_line or "\n" in before
+    def _hold(self, text: str) -> None:
+        """Holds back a text, its blanks apart: to look at a thousand of them at each letter is quadratic work."""
+        self._held = text.lstrip()
+        if len(self._held) < len(text):
+            self._blanks.append(text[: len(text) - len(self._held)])
+
+    def _marks(self) -> list[str]:
+        """What may stand behind the blanks that are held back."""
+        opens = not self._format.own_line or self._new_line or any("\n" in blank for blank in self._blanks)
         return [self._format.start] * opens + list(self._format.ends) * self._beside
 
     def _say(self, text: str) -> None:
