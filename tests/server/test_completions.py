@@ -201,6 +201,17 @@ def test_echo_with_logprobs_has_those_of_the_prompt(served: Served, most: int) -
     assert served.number("prompt_tokens_total") == 3 * len(ids)
 
 
+def test_an_echo_and_prompt_logprobs_have_each_their_own_number(served: Served) -> None:
+    """Right: what each gives alone. Catches the larger number in both."""
+    for echo, scores in ((1, 4), (4, 1), (0, 2)):
+        asked = {"max_tokens": 1, "echo": True, "temperature": 0}
+        both = served.complete("hello", logprobs=echo, prompt_logprobs=scores, **asked).json["choices"][0]
+        alone = served.complete("hello", logprobs=echo, **asked).json["choices"][0]
+        assert both["logprobs"]["top_logprobs"] == alone["logprobs"]["top_logprobs"]
+        alone = served.complete("hello", prompt_logprobs=scores, **asked).json["choices"][0]
+        assert both["prompt_logprobs"] == alone["prompt_logprobs"]
+
+
 def test_prompt_logprobs_are_vllms(served: Served) -> None:
     """Of each token by its id, the best and its own. Catches a field that is read and then left out."""
     ids = served.llm.tokenizer.encode("hello")

@@ -97,6 +97,9 @@ def test_an_answer_is_parsed_by_both_apis(client: OpenAI) -> None:
     parsed = client.responses.parse(model="tiny", input="x", text_format=City, temperature=0, max_output_tokens=200)
     assert isinstance(parsed.output_parsed, City)
     assert [item.type for item in parsed.output] == ["reasoning", "message"]
+    messages: Any = [{"role": "user", "content": "x"}]
+    chat = client.chat.completions.parse(model="tiny", messages=messages, response_format=City, temperature=0)
+    assert isinstance(chat.choices[0].message.parsed, City)
 
 
 def test_the_async_client_does_the_same(address: str) -> None:

@@ -85,7 +85,9 @@ def test_tools_reach_the_template_and_a_choice_of_none_leaves_them_out(tmp_path:
     assert without < with_tools
     assert asked(served).json["usage"]["prompt_tokens"] == with_tools
     assert served.post("/tokenize", {"messages": messages, "tools": [WEATHER, TIME]}).json["count"] == with_tools
+    assert served.post("/tokenize", {"messages": messages, "tools": [{"a": 5}]}).error["param"] == "tools[0].function"
     nulls = [{"type": "function", "function": {**tool["function"], "strict": None}} for tool in (WEATHER, TIME)]
+    assert served.post("/tokenize", {"messages": messages, "tools": nulls}).json["count"] == with_tools
     assert asked(served, tools=nulls).json["usage"]["prompt_tokens"] == with_tools
     answer = asked(served, tool_choice="none").json
     assert answer["usage"]["prompt_tokens"] == without
@@ -268,8 +270,9 @@ def test_an_answer_in_json_beside_tools_is_one_or_the_other(tmp_path: Path) -> N
     for answer, called in ((CALL, True), ('{"city": "Rome"}', False), ("No.", None)):
         served = served_with(tmp_path / str(called), answer)
         message = asked(served, tools=[WEATHER], response_format=form).json["choices"][0]["message"]
-        if called is not None:
-            assert bool(message.get("tool_calls")) == called
+        assert called is None or bool(message.get("tool_calls")) == called
+        for call in message.get("tool_calls", []):
+            assert call["function"]["name"] == "get_weather"
         if not message.get("tool_calls"):
             assert json.loads(message["content"]) == {"city": "Rome"}
 
@@ -329,6 +332,7 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"tool_choice": "maybe"}, "tool_choice", "auto"), ({"tool_choice": NAMED}, "tool_choice", "'other'"),
     ({"tool_choice": {"type": "allowed_tools"}}, "tool_choice", "auto"), ({"tool_choice": 5}, "tool_choice", "5"),
     ({"tools": None, "tool_choice": "required"}, "tool_choice", "needs tools"),
+    ({"tools": [TIME, WEATHER, TIME]}, "tools", "the same name"),
     ({"tools": [], "tool_choice": NAMED}, "tool_choice", "'other'"), ({"tools": [5]}, "tools", "objects"),
 ]  # fmt: skip
 

@@ -6,8 +6,10 @@ as they are.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from tinyinfer.prompts import Prompt
@@ -78,7 +80,7 @@ class Completions(Chunks):
             self._echoed = [one if isinstance(one, str) else decode(one) for one in self._asked]
         found: list[Prompt] = []
         for place, one in enumerate(self._asked):
-            with naming(place, self.count):
+            with naming(place, len(self._asked)):
                 found.append(encode(one) if isinstance(one, str) and one else one)
         return found
 
@@ -122,14 +124,17 @@ class Completions(Chunks):
 
     def _scores(self, answer: Collected) -> dict[str, Any]:
         """vLLM's field for the prompt's log-probabilities, where it was asked for."""
-        known = prompt_logprobs(answer.source.seq) if "prompt_logprobs" in self._given else None
-        return {} if known is None else {"prompt_logprobs": self._speller.prompt(known)}
+        if "prompt_logprobs" not in self._given:
+            return {}
+        known = prompt_logprobs(answer.source.seq)
+        count = self._given["prompt_logprobs"]
+        return {} if known is None else {"prompt_logprobs": self._speller.prompt(best(known, count))}
 
     def _prompts_own(self, answer: Collected) -> dict[str, list[Any]] | None:
         """The log-probabilities of an echoed prompt, which stand before those of the answer."""
         known = prompt_logprobs(answer.source.seq) if self._echoes_logprobs else None
         places = Offsets(self._llm.tokenizer, [], 0).of(answer.prompt) if known else []
-        return self._speller.completion(answer.prompt, known, places) if known else None
+        return self._speller.completion(answer.prompt, best(known, self._given["logprobs"]), places) if known else None
 
     def _logprobs(self, index: int, answer: Collected, logprobs: list[TokenLogprob]) -> dict[str, list[Any]] | None:
         if self.params.logprobs is None:
@@ -143,6 +148,11 @@ class Completions(Chunks):
         self, index: int, text: str, logprobs: dict[str, Any] | None = None, finish_reason: str | None = None
     ) -> dict[str, Any]:
         return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": finish_reason}
+
+
+def best(known: Sequence[TokenLogprob | None], count: int) -> list[TokenLogprob | None]:
+    """A prompt's log-probabilities with so many of the best ones: a call may ask for two numbers of them."""
+    return [one and replace(one, top=dict(islice(one.top.items(), count))) for one in known]
 
 
 def prompts_of(given: Any) -> list[Prompt]:

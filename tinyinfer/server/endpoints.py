@@ -22,6 +22,7 @@ from tinyinfer.server.messages import check_messages, for_template
 from tinyinfer.server.running import in_pool
 from tinyinfer.server.sampling import check_model
 from tinyinfer.server.service import Service
+from tinyinfer.server.tools import read_tools
 
 TOKENIZE = {
     "model": "text", "prompt": "text", "messages": "objects", "add_special_tokens": "bool", "return_token_strs": "bool",
@@ -92,7 +93,8 @@ class Endpoints:
         llm = self.service.llm
         if "messages" in given:
             check_messages(given["messages"])
-            tools = {"tools": given["tools"]} if given.get("tools") else {}
+            offered = read_tools(given, self.service).offered
+            tools = {"tools": list(offered)} if offered else {}
             variables = template_fields.template_variables(given) | tools
             tokens: list[int] = llm.chat_prompt(for_template(given["messages"]), variables)
         elif "prompt" in given:

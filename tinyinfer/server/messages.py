@@ -88,7 +88,7 @@ def called(message: dict[str, Any], numbers: Iterator[int], unanswered: OrderedD
 def answered(message: dict[str, Any], unanswered: OrderedDict[str, int]) -> dict[str, Any]:
     """What a tool gave, with the id of its call: its own, or that of the first one without an answer."""
     id = message.get("tool_call_id") or next(iter(unanswered), None)
-    if id in unanswered:
+    if id is not None and id in unanswered:
         unanswered[id] -= 1
         if not unanswered[id]:
             del unanswered[id]

@@ -46,6 +46,8 @@ def read_tools(given: Mapping[str, Any], service: Service) -> Tools:
             raise lacks(f"tools[{n}].type", tool["type"], "the server runs no tools of its own; give functions")
         check_function(tool.get("function"), f"tools[{n}].function")
     functions = {tool["function"]["name"]: tool["function"] for tool in offered}
+    if len(functions) < len(offered):
+        raise wrong("tools", "two tools have the same name; give each function once")
     word, names = read_choice(given.get("tool_choice", "auto"), functions)
     if not offered or word == "none":
         return Tools()
