@@ -34,6 +34,7 @@ import numpy as np
 
 from tinyinfer.errors import RoomError, SwitchError
 from tinyinfer.guided.bars import STUCK, Allowed, Bars
+from tinyinfer.guided.narrower import narrower
 from tinyinfer.guided.schemas import plainer
 from tinyinfer.sampling_params import GRAMMARS, SamplingParams
 from tinyinfer.text.tokenizer import Tokenizer
@@ -118,10 +119,37 @@ def compiled(tokenizer: Tokenizer, kind: str, text: str, thought_end: str = "") 
 
 
 def begun(llguidance: Any, tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> GrammarMatcher:
+    """A matcher before the first token. A schema that cannot be followed is narrowed to one that can.
+
+    Of one that cannot be followed so, either, the library's words about it as it was given are said.
+    """
+    if kind != "json_schema":
+        return tried(llguidance, tokenizer, kind, text, thought_end)
+    schema = json.loads(text)
+    try:
+        first = tried(llguidance, tokenizer, kind, written(plainer(schema)), thought_end)
+        if not first.fault:
+            return first
+        refused = ValueError(first.fault)
+    except ValueError as error:
+        refused = error
+    try:
+        second = tried(llguidance, tokenizer, kind, written(plainer(narrower(schema))), thought_end)
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):  # also what is no schema
+        raise refused from None
+    if second.fault:
+        raise refused
+    return second
+
+
+def written(schema: Any) -> str:
+    """A schema as text. What allows all is written as the object that llguidance wants."""
+    return json.dumps({} if schema is True else schema, ensure_ascii=False)
+
+
+def tried(llguidance: Any, tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> GrammarMatcher:
     """A matcher before the first token, whose set of next tokens is computed: a dead end is found here."""
     own = llguidance.LLMatcher
-    if kind == "json_schema":
-        text = json.dumps(plainer(json.loads(text)), ensure_ascii=False)
     if thought_end:
         source = own.grammar_from_lark(behind_a_thought(kind, text, thought_end, tokenizer))
     elif kind == "json_schema":
