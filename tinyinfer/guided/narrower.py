@@ -18,10 +18,10 @@ JSON Schema 2020-12, core, sections 10 and 11; validation, sections 6 and 7.
 from __future__ import annotations
 
 import re
-from itertools import pairwise
+from itertools import count, pairwise
 from typing import Any
 
-from tinyinfer.guided.opposites import KINDS, Opposites, Schema, kinds_of
+from tinyinfer.guided.opposites import KINDS, REF, Opposites, Schema, kinds_of
 from tinyinfer.guided.references import one_document
 from tinyinfer.guided.schemas import ANYTHING, NAMED, ONE, SEVERAL
 from tinyinfer.guided.unevaluated import alone, closed
@@ -50,22 +50,41 @@ def narrower(schema: Any) -> Any:
     defs = document.pop("$defs", {})
     narrowing = Narrowing(defs)
     root = narrowing.of(document)
-    found = {name: narrowing.of(one) for name, one in defs.items()}
+    found = {name: narrowing.of(one) for name, one in defs.items()} | narrowing.named
     return {**root, "$defs": found} if isinstance(root, dict) and found else root
 
 
 class Narrowing:
-    """The rules, for the schemas of one document."""
+    """The rules, for the schemas of one document.
+
+    A rule writes out what a reference names. Where that leads back to a schema that is being rewritten, a reference to
+    what comes of it stands there: `named`.
+    """
 
     def __init__(self, defs: Schema) -> None:
+        self.named: Schema = {}
         self._defs = defs
         self._opposites = Opposites(defs)
+        self._numbers = count()
+        self._begun: dict[int, str] = {}  # `id` of a schema that is being rewritten -> its name, "" until it has one
 
     def of(self, schema: Any) -> Any:
         """A schema that can be followed, if there is a rule for each of its keywords, and so are those in it."""
         self._opposites.step(schema)
         if not isinstance(schema, dict):
             return schema
+        me = id(schema)
+        if me in self._begun:
+            self._begun[me] = self._begun[me] or f"again{next(self._numbers)}"
+            return {"$ref": REF + self._begun[me]}
+        self._begun[me] = ""
+        found = self._of_keywords(schema)
+        if name := self._begun.pop(me):
+            self.named[name] = found
+            return {"$ref": REF + name}
+        return found
+
+    def _of_keywords(self, schema: Schema) -> Any:
         if any(schema.get(name, True) not in ANYTHING for name in ("unevaluatedProperties", "unevaluatedItems")):
             return self.of(closed(schema, self._opposites, self._defs))
         s = dict(schema)
@@ -76,9 +95,9 @@ class Narrowing:
         return self._inside(s)
 
     def _inside(self, s: Schema) -> Any:
-        """The schema with all schemas in it rewritten."""
+        """The schema with all schemas in it rewritten, but for a `not` that stays: its narrower form allowed more."""
         for name in ONE:
-            if name in s:
+            if name in s and name != "not":
                 s[name] = self.of(s[name])
         for name in SEVERAL:
             if isinstance(s.get(name), list):
