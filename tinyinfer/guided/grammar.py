@@ -17,7 +17,7 @@ has at most MAX_TEXT letters, and is compiled on a thread with a large stack: a 
 times, overflows a small one, and takes the process with it.
 
 Wins: any form, at 0.1 ms for a token. Loses: keywords of JSON Schema that a set of next tokens cannot follow
-(uniqueItems, not) are refused, by their names.
+(uniqueItems, not) narrow what may be written (narrower.py), or are refused, by their names.
 """
 
 from __future__ import annotations
@@ -143,8 +143,10 @@ def begun(llguidance: Any, tokenizer: Tokenizer, kind: str, text: str, thought_e
 
 
 def written(schema: Any) -> str:
-    """A schema as text. What allows all is written as the object that llguidance wants."""
-    return json.dumps({} if schema is True else schema, ensure_ascii=False)
+    """A schema as text. What allows all, or nothing, is written as the object that llguidance wants."""
+    if isinstance(schema, bool):
+        schema = {"allOf": [schema]}
+    return json.dumps(schema, ensure_ascii=False)
 
 
 def tried(llguidance: Any, tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> GrammarMatcher:

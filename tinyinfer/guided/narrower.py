@@ -196,7 +196,7 @@ def of_format(s: Schema) -> list[Any]:
 
 
 def of_patterns(s: Schema) -> list[Any]:
-    """Several patterns of names: a name may match more than one, so what has no name of its own keeps all (10.3.2.2)."""
+    """Several patterns of names: a name may match more than one, so each value keeps the schemas of all (10.3.2.2)."""
     patterns = s.get("patternProperties")
     if not isinstance(patterns, dict) or len(patterns) < 2 or distinct(list(patterns)):
         return []

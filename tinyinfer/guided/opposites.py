@@ -24,10 +24,11 @@ BOUNDS = {"minimum": ("number", "exclusiveMaximum", 0), "maximum": ("number", "e
           "minItems": ("array", "maxItems", -1), "maxItems": ("array", "minItems", 1),
           "minProperties": ("object", "maxProperties", -1), "maxProperties": ("object", "minProperties", 1),
 }  # fmt: skip
+LONG = ("enum", "const", "required", "pattern")  # keywords whose values may be long
 ANY = r"[\s\S]"
 MOST_LETTERS = 1000  # of words that a text is not
 REF = "#/$defs/"
-MOST_STEPS = 20_000  # into the schemas of one document, so that nothing explodes
+MOST_STEPS = 5_000  # into the schemas of one document, so that nothing explodes
 
 
 class Opposites:
@@ -39,8 +40,8 @@ class Opposites:
 
     def step(self, schema: Any) -> None:
         """Counts a schema that is looked at, by its length. Raises ValueError behind the last that may be."""
-        own = [schema.get(name, "") for name in ("enum", "const", "required", "pattern")] if isinstance(schema, dict) else []
-        self._steps += 1 + sum(len(str(one)) for one in own) // 100
+        own = schema if isinstance(schema, dict) else {}
+        self._steps += 1 + sum(len(str(own.get(name, ""))) for name in LONG) // 100
         if self._steps > MOST_STEPS:
             raise ValueError("the ways to keep it are too many")
 
@@ -135,12 +136,13 @@ def unlike(values: list[Any]) -> list[Schema]:
     flags = [value for value in values if isinstance(value, bool)]
     numbers = [value for value in values if isinstance(value, int | float) and not isinstance(value, bool)]
     if numbers:
-        found += [{"type": "number", "exclusiveMinimum": max(numbers)}, {"type": "number", "exclusiveMaximum": min(numbers)}]
+        bounds: list[Schema] = [{"exclusiveMinimum": max(numbers)}, {"exclusiveMaximum": min(numbers)}]
+        found += [{"type": "number", **bound} for bound in bounds]
     return [*found, {"const": not flags[0]}] if len(set(flags)) == 1 else found
 
 
 def unlike_words(words: set[str]) -> str:
-    """A pattern of all texts but some words: one leaves them at a letter, ends before they do, or goes on behind them."""
+    """A pattern of all texts but some words: a text leaves them at a letter, or ends before or behind their end."""
     places: dict[str, set[str]] = {"": set()}  # each beginning of a word -> the letters that may follow it in one
     for word in words:
         for n, letter in enumerate(word):
