@@ -100,9 +100,9 @@ def test_patterns_are_distinct_by_their_first_letters(patterns: list[str], right
 
 LEAVES: st.SearchStrategy[Any] = st.sampled_from([
     True, False, TEXT, ONE, {"type": "integer"}, {"enum": ["a", 1, None]}, {"type": ["object", "array"]},
-    {"minimum": 1},
-    {"minLength": 1}, {"maxItems": 1}, {"required": ["a"]}, {"$ref": "#/$defs/d"}, {"$dynamicRef": "#x"}, {"$ref": "e"},
+    {"minimum": 1}, {"minLength": 1}, {"maxItems": 1}, {"required": ["a"]}, {"multipleOf": 2},
 ])  # fmt: skip
+NAMED = st.sampled_from([{"$ref": "#/$defs/d"}, {"$dynamicRef": "#x"}, {"$ref": "e"}])
 
 
 def made_of(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -121,15 +121,18 @@ def made_of(parts: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 @settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
-@given(*[st.recursive(LEAVES, made_of, max_leaves=6)] * 3)
+@given(st.recursive(LEAVES | NAMED, made_of, max_leaves=6), *[st.recursive(LEAVES, made_of, max_leaves=6)] * 2)
 def test_no_value_is_let_in(root: Any, d: Any, e: Any) -> None:
-    """Schemas of every keyword at once. Catches rules that are right alone and wrong together."""
+    """Schemas of every keyword at once, none of which asks for itself: the judge does not survive an endless one.
+
+    Catches rules that are right alone and wrong together.
+    """
     resource = {"$id": "e", "properties": {"a": e}, "$defs": {"x": {"$dynamicAnchor": "x", "type": "integer"}}}
     schema = {"$id": "http://x.example/root", "allOf": [root], "$defs": {"d": d, "e": resource, "x": {
         "$dynamicAnchor": "x", "enum": ["a", {}]}}}  # fmt: skip
     try:
         found = plainer(narrower(schema))
-        right, values = allowed(schema), allowed(found)
-    except (ValueError, RecursionError):  # refused; or a schema that asks for itself without an end
+    except ValueError:  # it has too many parts
         assume(False)
+    right, values = allowed(schema), allowed(found)
     assert '"not"' in json.dumps(found) or all(among(value, right) for value in values)
