@@ -229,6 +229,12 @@ def test_a_port_in_use_is_told_before_the_model_is_opened(capsys: pytest.Capture
     assert error.count("\n") == 1
 
 
+def test_a_host_that_is_no_name_is_told_with_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches the words of a codec, which no one typed."""
+    assert main(["serve", "--host", "x" * 70, "--without-key"], opener=unopened) == 2
+    assert f"on --host={'x' * 70} (" in capsys.readouterr().err
+
+
 def test_keys_are_flags_or_lines_of_the_environment() -> None:
     """Catches a key that ends in the newline of its file, and one that is asked for beside those of the flags."""
     assert keys([], {"TINYINFER_API_KEY": "one\n\n two words \n"}) == ("one", "two words")

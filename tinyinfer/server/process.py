@@ -49,10 +49,10 @@ def refusing(switches: ServerSwitches) -> Iterator[None]:
     """Turns the system's refusal of an address into a SwitchError."""
     try:
         yield
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no address book can hold
         reason = "{field}={value} cannot be listened at on {host}={address} ({why})"
         cure = "end what listens there, or choose another port"
-        why = error.strerror or str(error)
+        why = getattr(error, "strerror", None) or str(error)
         raise SwitchError("port", switches.port, reason, cure, address=switches.host, why=why) from None
 
 
