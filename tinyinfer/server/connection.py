@@ -52,7 +52,7 @@ class Connection(H11Protocol):
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()
             if self.conn.their_state is h11.DONE and len(self.conn.trailing_data[0]) < HIGH_WATER_LIMIT:
-                self.flow.resume_reading()  # uvicorn stops at a byte behind the body, and would not see its client leave
+                self.flow.resume_reading()  # uvicorn stops at a byte behind the body, and sees no client leave
 
     def on_response_complete(self) -> None:
         """Begins to wait for the next head."""

@@ -4,8 +4,8 @@ These numbers are of steps, not of requests, so they are counted from the engine
 step at a time and on the thread that took it. With several replicas each has the label of its number. A position is
 that of a draft in its step: of the drafts in one step, those behind the first rejected one count for nothing.
 
-Tokens that a preemption lost bear a name of tinyinfer's: vllm:prompt_tokens_recomputed is another number, the last token
-of a prompt that was found in the cache whole.
+Tokens that a preemption lost bear a name of tinyinfer's: vllm:prompt_tokens_recomputed is another number, the last
+token of a prompt that was found in the cache whole.
 """
 
 from __future__ import annotations
