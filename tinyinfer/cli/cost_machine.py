@@ -99,8 +99,8 @@ def from_files(args: argparse.Namespace, tokens: Tokens, percentile: int) -> Mac
     lines = [(path, line) for path in args.files for line in read_lines(path)]
     speeds = [speed for path, line in lines for speed in speeds_of(line, path, percentile)]
     if tokens.cached and any("total_input_tokens" in line for _, line in lines):
-        say("tinyinfer: note: clients do not see which input a prefix cache had, so a load with a cached prefix counts it "
-            "as computed; --cached-tokens takes it off a second time")  # fmt: skip
+        say("tinyinfer: note: clients do not see which input a prefix cache had, so a load with a cached prefix counts "
+            "it as computed; --cached-tokens takes it off a second time")  # fmt: skip
     names = dict.fromkeys(name_of(line, path) for path, line in lines)
     if len(names) > 1:
         raise ValueError(f"--from has several models ({', '.join(names)}); one machine is compared at a time")
