@@ -17,7 +17,7 @@ has at most MAX_TEXT letters, and is compiled on a thread with a large stack: a 
 times, overflows a small one, and takes the process with it.
 
 Wins: any form, at 0.1 ms for a token. Loses: keywords of JSON Schema that a set of next tokens cannot follow
-(uniqueItems, not) are refused, by their names.
+(uniqueItems, not) narrow what may be written (narrower.py), or are refused, by their names.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import numpy as np
 
 from tinyinfer.errors import RoomError, SwitchError
 from tinyinfer.guided.bars import STUCK, Allowed, Bars
+from tinyinfer.guided.narrower import narrower
 from tinyinfer.guided.schemas import plainer
 from tinyinfer.sampling_params import GRAMMARS, SamplingParams
 from tinyinfer.text.tokenizer import Tokenizer
@@ -118,10 +119,39 @@ def compiled(tokenizer: Tokenizer, kind: str, text: str, thought_end: str = "") 
 
 
 def begun(llguidance: Any, tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> GrammarMatcher:
+    """A matcher before the first token. A schema that cannot be followed is narrowed to one that can.
+
+    Of one that cannot be followed so, either, the library's words about it as it was given are said.
+    """
+    if kind != "json_schema":
+        return tried(llguidance, tokenizer, kind, text, thought_end)
+    schema = json.loads(text)
+    try:
+        first = tried(llguidance, tokenizer, kind, written(plainer(schema)), thought_end)
+        if not first.fault:
+            return first
+        refused = ValueError(first.fault)
+    except ValueError as error:
+        refused = error
+    try:
+        second = tried(llguidance, tokenizer, kind, written(plainer(narrower(schema))), thought_end)
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):  # also what is no schema
+        raise refused from None
+    if second.fault:
+        raise refused
+    return second
+
+
+def written(schema: Any) -> str:
+    """A schema as text. What allows all, or nothing, is written as the object that llguidance wants."""
+    if isinstance(schema, bool):
+        schema = {"allOf": [schema]}
+    return json.dumps(schema, ensure_ascii=False)
+
+
+def tried(llguidance: Any, tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> GrammarMatcher:
     """A matcher before the first token, whose set of next tokens is computed: a dead end is found here."""
     own = llguidance.LLMatcher
-    if kind == "json_schema":
-        text = json.dumps(plainer(json.loads(text)), ensure_ascii=False)
     if thought_end:
         source = own.grammar_from_lark(behind_a_thought(kind, text, thought_end, tokenizer))
     elif kind == "json_schema":
