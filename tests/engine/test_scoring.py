@@ -119,6 +119,17 @@ def test_branches_share_the_scores_and_the_prompt(llm: LLM) -> None:
     assert [one.token_ids for one in out.outputs] == [one.token_ids for [one] in single]
 
 
+@pytest.mark.parametrize("switches", [{}, PAGED], ids=["contiguous", "paged"])
+def test_branches_of_one_token_compute_the_prompt_once(llm: LLM, switches: dict[str, Any]) -> None:
+    """Catches branches that join one a step: each has ended before the next comes, and the prompt is computed n times.
+    """
+    other = under(llm, **switches)
+    before = other.ledger.copy()
+    other.generate([PROMPT], asked(1, n=4))
+    spent = other.ledger - before
+    assert (spent.tokens_computed, spent.steps) == (30 + 3, 4 + 1)
+
+
 def test_others_go_on_between_two_pieces(llm: LLM) -> None:
     """A turn is a piece and a step. Catches a long prompt whose scores hold up all callers."""
     other = under(llm, **PAGED)
