@@ -18,7 +18,7 @@ choose by itself; and a drafter that knows no grammar proposes drafts that are b
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -60,7 +60,10 @@ class Matcher(Protocol):
         """One more token of the answer. Never raises: see `fault`."""
 
     def take_back(self, n: int) -> None:
-        """Forgets the newest n tokens."""
+        """Forgets the newest n tokens, and a fault that they brought."""
+
+    def restarted(self) -> Matcher:
+        """A matcher where this one's answer began, which goes its own way. Compiles nothing."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,10 @@ class Bars:
             return False
         tokens, end = self.matcher.allowed()
         return end and not tokens.any() and not self.matcher.fault
+
+    def restarted(self) -> Bars:
+        """What bars the tokens of the same sequence, before its first new one."""
+        return replace(self, matcher=self.matcher and self.matcher.restarted())
 
     def follow(self, token: int) -> None:
         """One more token of the sequence."""
