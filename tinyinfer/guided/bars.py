@@ -70,13 +70,15 @@ class Matcher(Protocol):
 class Bars:
     """What bars the tokens of one sequence. By default nothing does.
 
-    ends: the token ids that end the text; least: how many new tokens come before one of them.
+    ends: the token ids that end the text; least: how many new tokens come before one of them. asked: those ends that
+    the caller named; one that is text of the grammar may end the answer in its middle, which the model's own may not.
     """
 
     ends: frozenset[int] = frozenset()
     least: int = 0
     bias: tuple[tuple[int, float], ...] = ()
     matcher: Matcher | None = None
+    asked: frozenset[int] = frozenset()
 
     @property
     def complete(self) -> bool:
@@ -137,6 +139,8 @@ class Bars:
             np.copyto(row[:size], -np.inf, where=~tokens[:size])
             if end:
                 row[ends] = kept
+            else:
+                row[[token for token in ends if token not in self.asked]] = -np.inf
         if new < self.least:
             kept = row[ends]
             row[ends] = -np.inf

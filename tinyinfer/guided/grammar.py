@@ -151,7 +151,8 @@ def bars(tokenizer: Tokenizer, params: SamplingParams, ends: frozenset[int], tho
     """
     given = [(name, getattr(params, name)) for name in GRAMMARS if getattr(params, name) is not None]
     matcher = compiled(tokenizer, *given[0], thought_end).answer() if given else None
-    return Bars(ends, params.min_tokens, tuple(dict(params.logit_bias).items()), matcher)
+    bias, asked = tuple(dict(params.logit_bias).items()), frozenset(params.stop_token_ids)
+    return Bars(ends, params.min_tokens, bias, matcher, asked)
 
 
 @lru_cache(maxsize=32)
@@ -203,7 +204,7 @@ def begun(tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> LLMat
     return matcher
 
 
-def names_are_texts(value: Any) -> bool:
+def names_are_texts(value: object) -> bool:
     """Whether all names in a JSON value are texts; written as JSON, any other would become one."""
     if isinstance(value, dict):
         return all(isinstance(name, str) and names_are_texts(one) for name, one in value.items())
