@@ -7,8 +7,10 @@
     throughput   16 clients against `LLM.generate` of the same prompts, taking turns                --count 3
     overhead     time a streamed token, less that of `LLM.generate` alone, taking turns             --count 5
 
-Requests are token ids drawn from a seed, all different, so that nothing is found in the prefix cache. A refusal's time
-is counted from the moment the request was due, which the client's own delay makes longer, never shorter.
+Requests are token ids drawn from a seed, all different, so that nothing is found in the prefix cache. The cache keeps
+them until its pool is full: add --num-blocks 256 to overload and disconnects, or the growth of the memory is that of
+the pool. A refusal's time is counted from the moment the request was due, which the client's own delay makes longer,
+never shorter.
 """
 
 from __future__ import annotations

@@ -123,12 +123,15 @@ class Served:
         return answer
 
     def number(self, name: str, **labels: str) -> float:
-        """A number of /metrics; all of that name are added up."""
-        found = 0.0
+        """A number of /metrics; all of that name are added up. A name that is not there fails: 0 would pass for it."""
+        found, known = 0.0, False
         for line in self.get("/metrics").body.decode().splitlines():
-            named, _, value = line.rpartition(" ")
-            if named.partition("{")[0] == "vllm:" + name and all(f'{k}="{v}"' in named for k, v in labels.items()):
+            named, _, value = line.removeprefix("# TYPE ").rpartition(" ")
+            same = named.partition("{")[0] in ("vllm:" + name, "tinyinfer:" + name)
+            known |= same
+            if same and "{" in named and all(f'{k}="{v}"' in named for k, v in labels.items()):
                 found += float(value)
+        assert known, f"/metrics has no {name}"
         return found
 
     def at_rest(self) -> bool:

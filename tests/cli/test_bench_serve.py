@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import socket
+import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -111,6 +113,87 @@ def test_no_server_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     assert error.count("\n") == 1
 
 
+@contextmanager
+def answering(reply: Callable[[bytes], bytes]) -> Iterator[tuple[str, list[bytes]]]:
+    """A server that closes each connection after `reply` to its request; its port, and the requests."""
+    asked: list[bytes] = []
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            data = self.request.recv(65536)
+            head, _, body = data.partition(b"\r\n\r\n")
+            size = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0] or 0)
+            while len(body) < size:
+                body += self.request.recv(65536)
+            asked.append(head + body)
+            self.request.sendall(reply(head + body))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield str(server.server_address[1]), asked
+        server.shutdown()
+
+
+def streamed(*events: object) -> bytes:
+    """An answer of these events."""
+    lines = b"".join(b"data: " + json.dumps(one).encode() + b"\n\n" for one in events)
+    return b"HTTP/1.1 200 OK\r\n\r\n" + lines + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize(
+    ("reply", "why"),
+    [(b"SSH-2.0-OpenSSH_9\r\n\r\n", "illegal"), (b"HTTP/1.1 200 OK\r\n\r\n{}", "its /v1/models names no model"),
+     (b"HTTP/1.1 200 OK\r\n\r\n[]", "its /v1/models names no model"),
+     (b'HTTP/1.1 200 OK\r\n\r\n{"data": []}', "its /v1/models names no model")],
+)  # fmt: skip
+def test_a_port_of_another_kind_is_one_sentence(
+    reply: bytes, why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Catches a traceback for SSH, or for a server without OpenAI's list of models."""
+    with answering(lambda request: reply) as (port, _):
+        assert main(["bench", "serve", "--port", port]) == 2
+    error = capsys.readouterr().err
+    assert f"there is no server that answers at http://127.0.0.1:{port} ({why}" in error
+    assert error.count("\n") == 1
+
+
+def test_a_key_that_no_header_takes_is_not_shown(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a traceback that shows the key."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-hidden\n")
+    assert main(["bench", "serve"]) == 2
+    error = capsys.readouterr().err
+    assert "OPENAI_API_KEY holds a space, a line's end" in error
+    assert "sk-hidden" not in error
+
+
+def test_a_sweep_without_an_answer_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
+    """As a load without one does. Catches a server's failure that is told as a mistake of the command line."""
+    reply = streamed({"error": {"message": "boom"}})
+    with answering(lambda request: reply) as (port, _):
+        assert main(["bench", "serve", "--port", port, "-m", "m", "--num-prompts", "2", "--sweep", "3"]) == 1
+    shown = capsys.readouterr()
+    assert shown.out.count("failed: boom") == 2
+    assert "no request of a load was answered" in shown.err
+
+
+def test_the_loads_of_a_sweep_take_other_lines_of_a_file(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """Catches a load that finds in the server's cache what the load before it asked; too few lines are refused."""
+    file = tmp_path / "lines.jsonl"
+    file.write_text("\n".join(json.dumps({"prompt": f"line {n}."}) for n in range(12)), encoding="utf-8")
+    reply = streamed({"choices": [{"text": "x"}]})
+    words = ["-m", "m", "--num-prompts", "4", "--sweep", "3", "--dataset-name", "custom", "--dataset-path", str(file)]
+    with answering(lambda request: reply) as (port, asked):
+        assert main(["bench", "serve", "--port", port, *words, "--json"]) == 0
+        times = [sum(f"line {n}.".encode() in one for one in asked) for n in range(12)]
+        assert times == [1] * 12
+        assert main(["bench", "serve", "--port", port, *words, "--num-prompts", "5"]) == 2
+    assert "takes 14 different prompts, and " in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
@@ -132,6 +215,8 @@ def test_no_server_is_one_sentence(capsys: pytest.CaptureFixture[str]) -> None:
         (["--base-url", "127.0.0.1:8000"], "must begin with http:// or https://"),
         (["--extra-body", "[]"], "'[]' is no JSON object"),
         (["--save-result", "--result-dir", "no/such/folder"], "is no folder that can be written to"),
+        (["--save-result", "--result-filename", "no/x.json"], "--result-filename no/x.json: no file can be written"),
+        (["--save-result", "--result-filename", "."], "--result-filename .: no file can be written there"),
         (["--dataset-name", "timed_trace", "--dataset-path", "x", "--sweep", "4"], "says itself when requests are due"),
     ],
 )

@@ -62,6 +62,36 @@ def test_prices_older_than_a_year_are_told(capsys, tmp_path):
     assert "2020-01-31, older than a year" in capsys.readouterr().err
 
 
+def test_prices_of_a_day_to_come_are_told(capsys, tmp_path):
+    """A mistyped year would keep old prices young."""
+    prices = {"name": "a", "date": "2099-01-31", "source": "s", "currency": "USD", "input": 1, "output": 2}
+    (tmp_path / "p.json").write_text(json.dumps(prices), encoding="utf-8")
+    assert main(["cost", *TYPED, "--api", str(tmp_path / "p.json")], unopened) == 0
+    assert "2099-01-31, which is still to come" in capsys.readouterr().err
+
+
+def test_the_price_file_of_the_page_is_taken(capsys, tmp_path):
+    """Its characters a token alone compare nothing. Catches a page whose file its own command refuses."""
+    page = (CLUSTERS.parent / "api-or-self-host.md").read_text(encoding="utf-8")
+    (tmp_path / "p.json").write_text(page.split("```json")[1].split("```")[0], encoding="utf-8")
+    assert line_of(capsys, *TYPED, "--api", str(tmp_path / "p.json"))["api"]["characters"] == 1.0
+    own = line_of(capsys, *TYPED, "--api", str(tmp_path / "p.json"), "--characters-per-token", "8.2")
+    assert own["api"]["characters"] == pytest.approx(2.0)
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [({"price_per_gpu_hour": -3}, "price_per_gpu_hour is -3"), ({"price_per_gpu_hour": "x"}, "_hour is 'x'"),
+     ({"engine": 3}, "engine is 3"), ({"read_bandwidth": "x", "engine": {"model": "m"}}, "read_bandwidth is 'x'")],
+)  # fmt: skip
+def test_a_file_of_another_shape_is_one_sentence(changed, words, capsys, tmp_path):
+    """Catches a negative cost, and tracebacks that do not name the file."""
+    line = {"prompt_tps": 9, "generation_tps": 9, "ttft_p50_s": 1, "tpot_p50_s": 1, "matrix_flops": 1}
+    (tmp_path / "b.json").write_text(json.dumps(line | changed), encoding="utf-8")
+    assert main(["cost", "--from", str(tmp_path / "b.json"), "--price-per-hour", "1"], unopened) == 2
+    assert f"b.json: {words}" in capsys.readouterr().err.replace("price_per_gpu_hour is 'x'", "_hour is 'x'")
+
+
 def test_characters_of_the_same_text_make_tokens_comparable(capsys):
     """Five characters a token here and four there: the API counts a quarter more tokens, and costs so much more."""
     plain = line_of(capsys, *TYPED, "--api", "example")["api"]
@@ -119,6 +149,17 @@ def test_what_bench_wrote_is_read(capsys, tmp_path):
     read = line_of(capsys, "--from", str(tmp_path / "b.json"), "--tpot", "15")
     assert read["speed"] == line_of(capsys, *PAPER, "--price-per-hour", "2", "--tpot", "15")["speed"]
     assert read["machine_hour"] == 2 * read["speed"]["units"]
+
+
+def test_a_prefix_that_may_be_counted_twice_is_told(capsys, tmp_path):
+    """A load on a server with a prefix cache looks fast at prefill; --cached-tokens would take the same off again."""
+    served = {"total_input_tokens": 1000, "total_output_tokens": 400, "duration": 10.0, "mean_ttft_ms": 100.0,
+              "mean_e2el_ms": 500.0, "median_ttft_ms": 90.0, "median_tpot_ms": 20.0}  # fmt: skip
+    (tmp_path / "s.json").write_text(json.dumps(served), encoding="utf-8")
+    flags = ["cost", "--from", str(tmp_path / "s.json"), "--price-per-hour", "1"]
+    for cached, told_of in (("0", False), ("500", True)):
+        assert main([*flags, "--cached-tokens", cached], unopened) == 0
+        assert ("takes it off a second time" in capsys.readouterr().err) == told_of
 
 
 def test_what_bench_measured_is_read(capsys, tmp_path, short):
@@ -194,6 +235,14 @@ def test_the_picture_is_written(tmp_path):
      ([*TYPED, "--workload", "x", "--input-tokens", "3"], "--workload has its own lengths; leave out --input-tokens"),
      ([*TYPED, "--api", "example", "--characters-per-token", "4"], "known of one model alone"),
      ([*TYPED, "--plot", "x.txt"], "must end in"), ([*TYPED, "--answers", "data=no"], "--answers belongs to"),
+     ([*TYPED, "--requests-per-day", "1e308"], "--requests-per-day 1e+308 must be a number of at most 1e+12"),
+     ([*TYPED, "--busy", "1e-320"], "must be a number above 0"), ([*TYPED, "--spare", "9" * 21], "of at most 1e+12"),
+     (["--input-tps", "1e-320", *TYPED[2:]], "--input-tps 9.99989e-321 must be a number above 0"),
+     ([*TYPED[:4], "--buy", "1e300"], "--buy 1e+300 must be"), ([*TYPED, "--day", ",".join(["1e308"] * 24)], "--day: "),
+     ([*TYPED, "--batched", "50"], "--batched belongs to the bill of an API"),
+     ([*TYPED, "--characters-per-token", "4"], "--characters-per-token belongs to the bill of an API"),
+     ([*TYPED[:4], "--buy", "9", "--reserved"], "leave out --reserved"),
+     ([*TYPED, "--percentile", "99"], "--percentile chooses among measured waits"),
      ([*PAPER, "--price-per-hour", "2", "--input-tokens", "9000"], "longer than the context of 4096")],
 )  # fmt: skip
 def test_what_cannot_be_is_one_sentence(flags, words, capsys):
@@ -218,6 +267,13 @@ def test_ten_answers_recommend(capsys, tmp_path):
     (tmp_path / "a.json").write_text(json.dumps(words | {"data": "no"}), encoding="utf-8")
     line = line_of(capsys, "--questions", "--answers", str(tmp_path / "a.json"))
     assert (line["side"], line["answers"]["data"]) == ("own machines", "no")
+
+
+def test_an_answer_that_is_no_word_is_one_sentence(capsys, tmp_path):
+    """Catches a traceback for a list in the file."""
+    (tmp_path / "a.json").write_text('{"data": ["yes"]}', encoding="utf-8")
+    assert main(["cost", "--questions", "--answers", str(tmp_path / "a.json")], unopened) == 2
+    assert "data is ['yes']; answer with one of yes" in capsys.readouterr().err
 
 
 def test_they_are_asked_on_a_terminal(capsys, monkeypatch):

@@ -52,7 +52,8 @@ def test_thinking_is_billed_as_output(read):
     [({"input": -1}, "'input' is -1, but must be a positive number"), ({"output": None}, "'output' is missing"),
      ({"input": "1"}, "'input' is '1'"), ({"currency": None}, "'currency' is missing"),
      ({"date": "yesterday"}, "'date' is 'yesterday', but must be a day such as"), ({"ouput": 1}, "'ouput' is unknown"),
-     ({"batch_factor": -0.5}, "'batch_factor' is -0.5"), ({"source": None}, "'source' is missing")],
+     ({"batch_factor": -0.5}, "'batch_factor' is -0.5"),
+     ({"batch_factor": 5}, "'batch_factor' is 5, but is a share"), ({"source": None}, "'source' is missing")],
 )  # fmt: skip
 def test_a_wrong_price_file_is_one_sentence(read, changed, words):
     """It names the file and the field. Catches a misspelt price that counts as none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import doctest
+import json
 from dataclasses import replace
 from datetime import date
 
@@ -66,6 +67,20 @@ def test_a_machine_that_never_pays_says_so():
     assert "from" in cost_text(report(dear)).split("never", 1)[1].splitlines()[0]
 
 
+FAR = replace(OWN, price=Price(0.01), people=1e6)  # 1428 a request and machine, far below the API's price
+
+
+def test_a_break_even_beyond_all_machines_is_not_never():
+    """Text, sentence and record agree. Catches "a request costs more on full machines" where the machines win."""
+    line = report(replace(CASE, service=FAR, requests=2e9))
+    text = cost_text(line)
+    assert "break-even: beyond 10,000 machines; with an input 25% off: " in text
+    assert "so the machines are cheaper" in text.splitlines()[-1]
+    assert line["api"]["break_even"] == {"first": "beyond 10,000 machines", "last": "beyond 10,000 machines"}
+    assert {"never"} != {bar["low"] for bar in line["api"]["tornado"]} <= {"beyond 10,000 machines", None}
+    json.dumps(line, allow_nan=False)
+
+
 def test_no_request_has_no_cost_a_token(tmp_path):
     """Empty cells, and no division by zero; the picture is drawn, too."""
     idle = replace(CASE, requests=0)
@@ -74,7 +89,9 @@ def test_no_request_has_no_cost_a_token(tmp_path):
     draw_cost(str(tmp_path / "idle.svg"), idle)
 
 
-@pytest.mark.parametrize("changed", [{}, {"api": None}, {"service": replace(OWN, price=Price(30.0))}])
+@pytest.mark.parametrize(
+    "changed", [{}, {"api": None}, {"service": replace(OWN, price=Price(30.0))}, {"service": FAR}]
+)
 def test_the_picture_shows_the_day_and_beside_an_api_the_decision(changed, tmp_path):
     """Panels by their titles; also for machines that never pay, whose bars are all endless."""
     path = tmp_path / "cost.svg"

@@ -69,7 +69,10 @@ def test_a_machine_of_a_cluster_is_a_replica():
     ("line", "words"),
     [({}, "holds no speeds"), (BENCH | {"prompt_tps": None}, "prompt_tps is None"),
      (BENCH | {"generation_tps": -1}, "generation_tps is -1"), (SERVED | {"duration": 0}, "duration is 0"),
-     ({"frontier": [SPLIT | {"tpot_s": "x"}]}, "tpot_s is 'x'")],
+     ({"frontier": [SPLIT | {"tpot_s": "x"}]}, "tpot_s is 'x'"), ({"frontier": 5}, "frontier is 5"),
+     ({"sweep": [1]}, "sweep is [1]"), ({"sweep": []}, "sweep is []"),
+     (SERVED | {"median_tpot_ms": "x"}, "median_tpot_ms is 'x'"),
+     (SERVED | {"failed": 900}, "900 requests of the load failed")],
 )  # fmt: skip
 def test_a_file_without_speeds_is_one_sentence(line, words):
     """It names the file. Catches a traceback for a field that is missing."""

@@ -109,6 +109,24 @@ def test_an_answer_that_is_none_says_why(pieces: tuple[bytes, ...], words: str) 
     assert words in one(*pieces).error
 
 
+@pytest.mark.parametrize(
+    "value",
+    [[], 5, {"choices": [None]}, {"choices": 5}, {"choices": [{"delta": "x"}]}, {"choices": [{"token_ids": 5}]},
+     {"usage": {"prompt_tokens": [1]}}, {"usage": 5}, {"usage": {"completion_tokens": float("inf")}}],
+)  # fmt: skip
+def test_an_event_of_another_shape_fails_its_request_alone(value: Any) -> None:
+    """Catches a load that waits for ever, as the task of that request ended and told no one."""
+    found = served(saying(OK, token(1), event(value), DONE), [Ask("Hi", 4)] * 2)
+    assert ["another shape than OpenAI's" in one.error for one in found] == [True, True]
+
+
+@pytest.mark.parametrize("usage", [{"completion_tokens": 1}, {"prompt_tokens": None, "completion_tokens": None}])
+def test_a_usage_that_leaves_out_a_count_is_none(usage: dict[str, Any]) -> None:
+    """Catches a load that waits for ever, and sums of nulls after it."""
+    found = one(OK, token(1), event({"choices": [], "usage": usage}), DONE)
+    assert (found.prompt_tokens, found.output_tokens, found.error) == (0, 1, "")
+
+
 def test_a_refusal_has_the_servers_words() -> None:
     body = b'{"error": {"message": "queue is full"}}'
     found = one(b"HTTP/1.1 429 Busy\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))

@@ -124,6 +124,40 @@ def test_a_full_queue_refuses_a_call_before_its_body(served_llm: LLM) -> None:
     assert served.number("admission_rejections_total") == 1
 
 
+@pytest.mark.parametrize("path", ["/v1/completions", "/tokenize"])
+def test_no_more_bodies_are_on_their_way_than_there_are_places(served_llm: LLM, path: str) -> None:
+    """Clients that send all but the last byte. Catches a server whose memory they fill, a queue of one before it; and
+    bodies of /tokenize that keep out answers.
+    """
+    served = Served(served_llm, max_queue=1)
+    places = served.service.small.most if path == "/tokenize" else served.service.admission.most
+
+    async def story() -> Answer:
+        half = [asyncio.create_task(served.ask("POST", path, b"", JSON, receives=never)) for _ in range(places)]
+        await asyncio.sleep(0.02)
+        assert not any(call.done() for call in half)
+        answer = await asyncio.wait_for(served.ask("POST", path, b"", JSON, receives=never), 5)
+        if path == "/tokenize":
+            assert (await served.asked("/v1/completions", {"prompt": "x", "max_tokens": 1})).status == 200
+        for call in half:
+            call.cancel()
+        await asyncio.gather(*half, return_exceptions=True)
+        assert (await served.asked(path, {"prompt": "x"})).status == 200
+        return answer
+
+    answer = asyncio.run(story())
+    assert (answer.status, answer.error["code"]) == (429, "queue_full")
+    assert served.number("admission_rejections_total", reason="queue_full") == 1
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/tokenize", "/detokenize"])
+def test_a_draining_server_waits_for_no_body_that_begins(served: Served, path: str) -> None:
+    """Catches small calls that a server takes while it ends, and 30 seconds that it waits for their bodies."""
+    served.service.admission.drain(lambda: None)
+    answer = asyncio.run(asyncio.wait_for(served.ask("POST", path, b"", JSON, receives=never), 5))
+    assert (answer.status, answer.error["type"]) == (503, "service_unavailable_error")
+
+
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize"])
 def test_a_drain_refuses_a_body_that_is_half_here(served: Served, path: str) -> None:
     """At once: catches a server that ends only when the body has had its 30 seconds."""

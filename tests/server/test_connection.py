@@ -30,7 +30,7 @@ class Live(Served):
     """A server on a socket of this process, whose connections may say nothing for a second."""
 
     def __init__(self, llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
-        super().__init__(llm, idle_timeout=1, port=free_port("127.0.0.1"))
+        super().__init__(llm, stalled=0.5, idle_timeout=1, port=free_port("127.0.0.1"))
         self.bound, made = bind(self.service.switches), list[Server]()
         monkeypatch.setattr(process, "Server", lambda *args: made.append(Server(*args)) or made[0])
         self.thread = threading.Thread(target=process.run, args=(self.service, self.bound))
@@ -120,14 +120,34 @@ def test_pipelined_calls_are_answered_in_turn(live: Live) -> None:
     assert all(word in answer for word, answer in zip((b"token", b"choices", b"status"), answers, strict=True))
 
 
-def test_a_client_that_closes_its_half_has_left(live: Live) -> None:
-    """Catches one whose request goes on to its 9,000 tokens."""
+@pytest.mark.parametrize("more", [b"", b"\r\n", HEALTH], ids=["nothing", "line", "call"])
+def test_a_client_that_closes_its_half_has_left(live: Live, more: bytes) -> None:
+    """Also one that sent more before. Catches one whose request goes on to its 9,000 tokens, because the server reads
+    nothing behind a body until it has answered.
+    """
     with live.connect() as client:
         client.sendall(post("/v1/completions", prompt="x", max_tokens=9000, ignore_eos=True))
         assert eventually(lambda: bool(live.service.metrics.open))
+        if more:
+            client.sendall(more)
+            time.sleep(0.1)  # the server reads it by itself, and stops there
         client.shutdown(socket.SHUT_WR)
         assert eventually(live.at_rest)
     assert eventually(lambda: bool(live.lines) and "status=499" in live.lines[-1])
+
+
+def test_a_client_that_reads_nothing_is_cut_before_megabytes_are_sent(live: Live) -> None:
+    """Through a real socket. Catches a system's buffer that takes a whole answer of some thousand tokens, so that the
+    limit of seconds without a byte taken never counts.
+    """
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        client.connect(live.address)
+        asked = {"max_tokens": 600, "n": 4, "logprobs": 5, "ignore_eos": True, "stream": True}
+        client.sendall(post("/v1/completions", prompt="x", **asked))
+        assert eventually(lambda: bool(live.lines), 20)
+        assert "finished=abort,abort,abort,abort" in live.lines[0]  # behind it, uvicorn's note that no end was sent
+        assert eventually(live.at_rest)
 
 
 BROKEN = {

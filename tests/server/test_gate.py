@@ -94,7 +94,7 @@ def test_21_callers_of_different_keys_or_salts_share_no_prefix(served_llm: LLM) 
 
 
 FOREIGN = ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost.evil.example", "",
-           "localhost@evil.example", "evil.example/127.0.0.1", "[::1"]  # fmt: skip
+           "localhost@evil.example", "evil.example/127.0.0.1", "[::1", "localhost:x", "localhost:99999"]  # fmt: skip
 
 
 @pytest.mark.parametrize("host", FOREIGN)
@@ -115,7 +115,8 @@ def test_an_open_address_is_known_by_any_name(served_llm: LLM) -> None:
     assert ask(served, "GET", "/version", host="model.example", authorization=f"Bearer {KEY}") == 200
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "https://[", ""])
+@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://127.0.0.1:9999", "https://[", "",
+                                    f"file://{JSON['host']}", f"//{JSON['host']}"])  # fmt: skip
 def test_a_foreign_origin_is_403_and_no_answer_has_a_cors_header(served: Served, origin: str) -> None:
     assert ask(served, "GET", "/v1/models", origin=origin) == 403
     answer = served.post("/v1/completions", {"prompt": "x", "max_tokens": 1}, origin=origin)
@@ -124,6 +125,18 @@ def test_a_foreign_origin_is_403_and_no_answer_has_a_cors_header(served: Served,
     own = served.post("/v1/completions", {"prompt": "x", "max_tokens": 1}, origin=f"http://{JSON['host']}")
     assert own.status == 200
     assert not any(name.startswith("access-control") for name in own.headers)
+
+
+def test_an_origin_is_this_server_in_any_case_of_its_letters(served: Served) -> None:
+    """Names of hosts have none. Catches a page of this server that is taken for a foreign one."""
+    assert ask(served, "GET", "/v1/models", host="localhost:8000", origin="HTTP://LOCALHOST:8000") == 200
+    assert ask(served, "GET", "/v1/models", host="LocalHost:8000", origin="https://localhost:8000") == 200
+
+
+def test_a_body_of_two_lengths_is_400(served: Served) -> None:
+    """A proxy that reads the other one sees other requests than this server (RFC 9112, 6.1: request smuggling)."""
+    answer = served.post("/v1/completions", {"prompt": "x"}, content_length="15", transfer_encoding="chunked")
+    assert (answer.status, answer.headers["connection"]) == (400, "close")
 
 
 @pytest.mark.parametrize("kind", ["text/plain", "application/x-www-form-urlencoded", "multipart/form-data", "",

@@ -244,6 +244,38 @@ def test_a_request_that_takes_too_long_is_ended(served_llm: LLM) -> None:
     assert eventually(served.at_rest)
 
 
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("leaves", [False, True])
+def test_tokens_of_a_whole_answer_that_is_cut_are_counted(
+    served_llm: LLM, monkeypatch: pytest.MonkeyPatch, n: int, leaves: bool
+) -> None:
+    """By time, or by a client that leaves, between two looks at the answer. Right: what the engine computed, but for
+    the step that it is in. Catches tokens that are in no number, most of them with several answers.
+    """
+    monkeypatch.setattr("tinyinfer.server.answer.LOOKS", 1000.0)
+    served = Served(served_llm, request_timeout=None if leaves else 0.3)
+    served_llm.engine.forget_prefixes()
+    before, body = served_llm.ledger.copy(), {"prompt": [5] * 8, "n": n, "ignore_eos": True}
+
+    async def story() -> None:
+        gone = asyncio.Event()
+        data = json.dumps({**body, "max_tokens": 9000}).encode()
+        call = asyncio.create_task(served.ask("POST", "/v1/completions", data, JSON, gone=gone))
+        while leaves and (served_llm.ledger - before).steps < 20:
+            await asyncio.sleep(0.005)
+        if leaves:
+            gone.set()
+        await call
+
+    asyncio.run(story())
+    assert eventually(served.at_rest)
+    computed = (served_llm.ledger - before).tokens_computed - 8  # rows of answers: all tokens but the last of each
+    assert computed > 5 * n
+    assert served.number("generation_tokens_total") >= computed - n
+    assert served.number("request_success_total", finished_reason="abort" if leaves else "error") == n
+    assert f"finished={','.join(['abort' if leaves else 'error'] * n)}" in served.lines[0]
+
+
 @pytest.mark.parametrize("request_timeout", [None, 0.2])
 def test_a_client_that_reads_nothing_loses_its_place(served_llm: LLM, request_timeout: float | None) -> None:
     """Its connection stays open, and takes no byte. Catches an answer that waits for it for ever, with its blocks and

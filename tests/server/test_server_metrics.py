@@ -25,7 +25,7 @@ NAMES = [
     "e2e_request_latency_seconds_count", "request_queue_time_seconds_count", "request_prefill_time_seconds_count",
     "request_decode_time_seconds_count", "request_inference_time_seconds_count", "request_prompt_tokens_count",
     "request_generation_tokens_count", "request_params_n_count", "request_params_max_tokens_count",
-    "iteration_tokens_total_count", "prompt_tokens_recomputed_total", "spec_decode_num_drafts_total",
+    "iteration_tokens_total_count", "spec_decode_num_drafts_total",
     "spec_decode_num_draft_tokens_total", "spec_decode_num_accepted_tokens_total", "cache_config_info",
 ]  # fmt: skip
 
@@ -38,6 +38,7 @@ def test_the_names_are_vllms_and_the_format_is_prometheuss(served: Served) -> No
     samples = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
     found = {sample.name for sample in samples}
     assert {"vllm:" + name for name in NAMES} <= found
+    assert "tinyinfer:prompt_tokens_recomputed_total" in found, "vLLM's number of that name is another one"
     assert all(sample.labels["engine"] == "0" for sample in samples)
     labelled = [sample for sample in samples if sample.name != "vllm:cache_config_info"]
     assert {sample.labels["model_name"] for sample in labelled} == {"tiny"}
@@ -74,6 +75,21 @@ def test_18_a_request_is_counted_once_and_its_first_token_is_a_token(served: Ser
     assert first == pytest.approx(parts[0] + parts[1])
     assert served.number("inter_token_latency_seconds_sum") == pytest.approx(parts[2])
     assert 0 < first < whole < took
+
+
+def test_n_is_counted_once_a_prompt_as_in_vllm(served: Served) -> None:
+    """Catches four answers to one prompt that show as four calls of n=4."""
+    served.complete(["hello", "x"], n=4, max_tokens=2, temperature=1)
+    assert served.number("request_params_n_count") == 2
+    assert served.number("request_params_n_sum") == 8
+    assert served.number("request_params_max_tokens_count") == 8
+
+
+def test_a_name_that_is_not_there_fails(served: Served) -> None:
+    """Catches a test of 0 that passes with a misspelt name."""
+    assert served.number("admission_rejections_total", reason="queue_full") == 0
+    with pytest.raises(AssertionError, match="no admission_rejection_total"):
+        served.number("admission_rejection_total")
 
 
 def test_running_and_waiting_requests_are_told_apart(served_llm: LLM) -> None:

@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Literal
 
@@ -203,6 +204,31 @@ def test_sigterm_drains_and_a_second_one_ends_now(folder: str) -> None:
 
 
 @posix
+def test_log_json_is_json_also_at_a_second_signal_and_for_what_is_no_http(folder: str) -> None:
+    """A stream and a whole answer are cut. Catches tracebacks of uvicorn between the lines, and its bare warnings."""
+    process = Process(folder, "--log-json")
+    with ExitStack() as clients:
+        for stream in (True, False):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", process.port)))
+            asked = {"prompt": "x", "max_tokens": 40_000, "ignore_eos": True, "stream": stream}
+            body = json.dumps(asked).encode()
+            head = "POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+            client.sendall(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        garbage = clients.enter_context(socket.create_connection(("127.0.0.1", process.port)))
+        garbage.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+        assert garbage.recv(65536).startswith(b"HTTP/1.1 400")
+        assert eventually(lambda: process.running() == 2)
+        for _ in range(2):
+            process.process.send_signal(signal.SIGTERM)
+            time.sleep(0.3)
+        assert process.process.wait(20) == 143
+    assert eventually(lambda: not process.reading)
+    told = [json.loads(line) for line in process.lines]
+    assert sum("Invalid HTTP" in line.get("note", "") for line in told) == 1
+    assert not any("exception" in line for line in told)
+
+
+@posix
 @pytest.mark.parametrize(("sent", "status"), [("SIGINT", 130), ("SIGHUP", 129)])
 def test_other_signals_drain_too_and_show_no_traceback(folder: str, sent: str, status: int) -> None:
     """In the middle of a stream, which comes to its end. Catches uvicorn's loop broken by an exception."""
@@ -227,6 +253,12 @@ def test_a_port_in_use_is_told_before_the_model_is_opened(capsys: pytest.Capture
     error = capsys.readouterr().err
     assert error.startswith(f"tinyinfer: error: --port={port} cannot be listened at on --host=127.0.0.1 (")
     assert error.count("\n") == 1
+
+
+def test_a_host_that_is_no_name_is_told_with_its_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches the words of a codec, which no one typed."""
+    assert main(["serve", "--host", "x" * 70, "--without-key"], opener=unopened) == 2
+    assert f"on --host={'x' * 70} (" in capsys.readouterr().err
 
 
 def test_keys_are_flags_or_lines_of_the_environment() -> None:

@@ -80,7 +80,7 @@ BAD: list[tuple[dict[str, Any], str, str]] = [
      "must be an object"),
     ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "strang"}}}},
      "response_format.json_schema.schema", "Invalid type: strang"),
-    ({"guided_json": {"type": "array", "uniqueItems": True}}, "guided_json", "uniqueItems"),
+    ({"guided_json": {"type": "array", "uniqueItems": True, "minItems": 2}}, "guided_json", "uniqueItems"),
     ({"structured_outputs": {"json": "{"}}, "structured_outputs.json", "is no JSON"),
     ({"structured_outputs": {"json": 5}}, "structured_outputs.json", "must be an object"),
     ({"structured_outputs": {"regex": "(a"}}, "structured_outputs.regex", "unclosed group"),

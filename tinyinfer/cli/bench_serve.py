@@ -105,7 +105,7 @@ def add_result(add: Any) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measures. Exit status 0, 1 where no request was answered, 130 after Ctrl-C, then with the figures so far."""
+    """Measures. Exit status 0, 1 where a load had no answer, 130 after Ctrl-C, then with the figures so far."""
     check(args)
     try:
         from tinyinfer.measure import serving_client
@@ -113,9 +113,10 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError(f"bench serve needs {error.name}; pip install 'tinyinfer[serve]'") from error
     try:
         target = asyncio.run(found(args))
-    except (serving_client.Refused, OSError, EOFError, ValueError) as error:
+    except (*serving_client.NO_ANSWER, *serving_client.NO_SHAPE) as error:
+        why = serving_client.words_of(error)
         cure = "start one, as in `tinyinfer serve`, or name another with --base-url"
-        raise UsageError(f"there is no server that answers at {base_url(args)} ({error}); {cure}") from error
+        raise UsageError(f"there is no server that answers at {base_url(args)} ({why}); {cure}") from error
     records: list[dict[str, Any]] = []
     for name, args_of, asks in loads(args, target, records):
         done, finished = measured(target, args_of, asks, name)
@@ -129,7 +130,7 @@ def run(args: argparse.Namespace) -> int:
 
         first, most, *between = records
         draw_knee(args.plot, f"{target.model} at {target.url}", [first, *between, most])
-    return 0 if any(record["completed"] for record in records) else 1
+    return 0 if all(record["completed"] for record in records) else 1
 
 
 # Before.
@@ -167,8 +168,18 @@ def check(args: argparse.Namespace) -> None:
         from tinyinfer.measure.figures import check_plot
 
         check_plot(args.plot)
-    if args.save_result and not os.access(args.result_dir, os.W_OK):
+    check_result(args)
+
+
+def check_result(args: argparse.Namespace) -> None:
+    """Raises UsageError where the figures could not be written at the end."""
+    path = Path(args.result_dir, args.result_filename or "default.json")
+    if not args.save_result:
+        return
+    if not (os.path.isdir(args.result_dir) and os.access(args.result_dir, os.W_OK)):
         raise UsageError(f"--result-dir {args.result_dir} is no folder that can be written to")
+    if path.is_dir() or not (path.parent.is_dir() and os.access(path.parent, os.W_OK)):
+        raise UsageError(f"--result-filename {args.result_filename}: no file can be written there; name another")
 
 
 def json_object(text: str) -> dict[str, Any]:
@@ -215,18 +226,25 @@ def base_url(args: argparse.Namespace) -> str:
 
 
 async def found(args: argparse.Namespace) -> Target:
-    """The server, once it has answered a request of one token. Raises Refused, OSError, ValueError."""
+    """The server, once it has answered a request of one token. Raises UsageError, NO_ANSWER, NO_SHAPE."""
     from dataclasses import replace
 
     from tinyinfer.measure.serving_client import CHAT, COMPLETIONS, Refused, Target, ask_json, events
     from tinyinfer.measure.serving_requests import Ask
 
-    key = next((os.environ[name] for name in KEYS if os.environ.get(name)), "")
+    name = next((name for name in KEYS if os.environ.get(name)), "")
+    key = os.environ.get(name, "")
+    if not all("!" <= letter <= "~" for letter in key):
+        raise UsageError(f"{name} holds a space, a line's end or a letter outside of ASCII; set it to the key alone")
     endpoint = args.endpoint or (CHAT if args.backend == "openai-chat" else COMPLETIONS)
     extra = {"temperature": args.temperature, **({"ignore_eos": True} if args.ignore_eos else {}), **args.extra_body}
     target = Target(base_url(args), endpoint, args.model or "", key, extra, args.request_timeout)
     if not args.model:
-        target = replace(target, model=(await ask_json(target, "/v1/models"))["data"][0]["id"])
+        listed = await ask_json(target, "/v1/models")
+        try:
+            target = replace(target, model=str(listed["data"][0]["id"]))
+        except (LookupError, TypeError) as error:
+            raise ValueError("its /v1/models names no model, so --model must") from error
     with_ids = replace(target, extra={"return_token_ids": True, **extra})  # which some servers do not know
     for one in (with_ids, target):
         try:
@@ -241,7 +259,7 @@ async def found(args: argparse.Namespace) -> Target:
 
 def source_of(target: Target) -> Source:
     """What prompts are made of: the server's token ids, or words."""
-    from tinyinfer.measure.serving_client import Refused, ask_json
+    from tinyinfer.measure.serving_client import NO_ANSWER, NO_SHAPE, ask_json
     from tinyinfer.measure.serving_requests import Source
 
     def tokenize(text: str) -> list[int]:
@@ -250,7 +268,7 @@ def source_of(target: Target) -> Source:
 
     try:
         return Source(tokenize, as_ids=not target.endpoint.endswith("/chat/completions"))
-    except (Refused, OSError, EOFError, ValueError, KeyError, TypeError):
+    except (*NO_ANSWER, *NO_SHAPE):
         say("tinyinfer: the server does not tokenize, so prompts are words, and their lengths count words")
         return Source(None)
 
@@ -285,22 +303,36 @@ def loads(
     its loads has other prompts: the same ones would be found in the server's prefix cache.
     """
     source = source_of(target)
+    counts = [max(4, args.num_prompts // 8), *[args.num_prompts] * ((args.sweep or 1) - 1)]
     if not args.sweep:
         yield "", args, timed(args, asks_of(args, source))
         return
 
-    def of(n: int, **changed: Any) -> tuple[argparse.Namespace, list[Ask]]:
-        own = argparse.Namespace(**vars(args) | {"seed": args.seed + n, **changed})
-        return own, timed(own, asks_of(own, source))
+    lines = different(args, source, sum(counts)) if args.dataset_name in FROM_FILES else []
 
-    yield "one at a time", *of(0, max_concurrency=1, num_prompts=max(4, args.num_prompts // 8))
+    def of(n: int, **changed: Any) -> tuple[argparse.Namespace, list[Ask]]:
+        own = argparse.Namespace(**vars(args) | {"seed": args.seed + n, "num_prompts": counts[n], **changed})
+        first = sum(counts[:n])
+        return own, timed(own, lines[first : first + counts[n]] or asks_of(own, source))
+
+    yield "one at a time", *of(0, max_concurrency=1)
     yield "all at once", *of(1)
     low, high = (record["request_throughput"] for record in records)
     if not (low and high):
-        raise UsageError("no request of a load was answered, so there are no rates between the two ends")
+        say("tinyinfer: no request of a load was answered, so there are no rates between the two ends")
+        return
     for n in range(1, args.sweep - 1):
         rate = low + (high - low) * n / (args.sweep - 1)
         yield f"{rate:.3g}/s", *of(n + 1, request_rate=rate)
+
+
+def different(args: argparse.Namespace, source: Source, count: int) -> list[Ask]:
+    """So many requests of a file, no two alike, for all loads of a sweep. Raises UsageError where it holds fewer."""
+    asks = asks_of(argparse.Namespace(**vars(args) | {"num_prompts": count}), source)
+    if (found := len({str(ask.prompt) for ask in asks})) < count:
+        raise UsageError(f"--sweep {args.sweep} of {args.num_prompts} requests takes {count} different prompts, and "
+                         f"{args.dataset_path} holds {found}; add prompts, or lower --num-prompts")  # fmt: skip
+    return asks
 
 
 def timed(args: argparse.Namespace, asks: list[Ask]) -> list[Ask]:

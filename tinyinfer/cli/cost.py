@@ -11,7 +11,6 @@ What computes is measure/cost.py and its neighbours; this file only asks for it 
 from __future__ import annotations
 
 import argparse
-import math
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +27,9 @@ OF_BUYING = ("years", "watts", "power_price")
 PERCENTILES = (50, 90, 99)
 OF_MONEY = ("price_per_hour", "buy", "watts", "power_price", "work_hours", "wage")
 AT_LEAST_0 = ("requests_per_day", *TOKENS, *OF_MONEY, "spare")
-ABOVE_0 = ("years", "busy", "ttft", "tpot", "characters_per_token", "api_characters_per_token")
+OF_API = ("batched", "characters_per_token", "api_characters_per_token")
+LEAST, MOST = 1e-6, 1e12  # of any number above 0, and of any number
+ABOVE_0 = ("input_tps", "output_tps", "years", "busy", "ttft", "tpot", *OF_API[1:])
 
 
 def register(commands: argparse._SubParsersAction[Any]) -> None:
@@ -116,10 +117,11 @@ def run(args: argparse.Namespace) -> int:
 
 def check(args: argparse.Namespace) -> None:
     """Refuses numbers that cannot be, before anything is read or measured. Raises ValueError."""
-    for names, least, words in ((AT_LEAST_0, 0.0, "of at least 0"), (ABOVE_0, math.ulp(0.0), "above 0")):
+    for names, least, words in ((AT_LEAST_0, 0.0, "of at least 0"), (ABOVE_0, LEAST, "above 0")):
         for name in names:
             value = getattr(args, name)
-            if value is not None and not (math.isfinite(value) and value >= least):
+            if value is not None and not least <= value <= MOST:
+                words = words if not value > MOST else f"of at most {MOST:g}"
                 raise ValueError(f"{dashed(name)} {value:g} must be a number {words}")
     for name in ("busy", "batched"):
         if not 0 <= getattr(args, name) <= 100:
@@ -128,6 +130,13 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--answers belongs to --questions; add it, or leave the answers out")
     if args.price_per_hour is not None and args.buy is not None:
         raise ValueError("--price-per-hour rents a machine, and --buy buys it; give one of them")
+    if args.reserved and args.buy is not None:
+        raise ValueError("--reserved rents a machine around the clock, and --buy buys it; leave out --reserved")
+    for name in OF_API:
+        if name in args.given and args.api is None:
+            raise ValueError(f"{dashed(name)} belongs to the bill of an API; add --api with its prices")
+    if "percentile" in args.given and args.input_tps is not None:
+        raise ValueError("--percentile chooses among measured waits, and --input-tps has none; leave it out")
     for name in OF_BUYING:
         if name in args.given and args.buy is None:
             raise ValueError(f"{dashed(name)} belongs to a machine that is bought; add --buy with its price")
@@ -221,6 +230,8 @@ def api_of(args: argparse.Namespace) -> Api | None:
     api = read_api(args.api)
     check_currency(args.currency, api)
     own, other = args.characters_per_token, args.api_characters_per_token or api.characters_per_token
+    if own is None and args.api_characters_per_token is None:  # what the file alone says compares nothing
+        other = None
     if (own is None) != (other is None):
         raise ValueError("characters a token are known of one model alone; give --characters-per-token and "
                          "--api-characters-per-token, both counted on the same text")  # fmt: skip

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from tinyinfer.measure.roofline import Machine
     from tinyinfer.measure.split import Work
 
+LIMITS = ("read_bandwidth", "matrix_flops")  # of a machine, as bench names them
 MEASURED = (1, 4, 16)  # sequences at a time
 MOST_PROMPT, MOST_GENERATED = 128, 16  # tokens of a small measurement
 Predict = Callable[["Speed"], "list[Lever]"]
@@ -92,20 +93,23 @@ def as_typed(args: argparse.Namespace, tokens: Tokens) -> Machines:
 
 def from_files(args: argparse.Namespace, tokens: Tokens, percentile: int) -> Machines:
     """The speeds in files, and the limits of the machine that a file of `bench` has beside them."""
-    from tinyinfer.measure.cost_speeds import read_lines, speeds_of
+    from tinyinfer.measure.cost_speeds import positive, read_lines, speeds_of
     from tinyinfer.measure.roofline import Machine, parse_machine
 
     lines = [(path, line) for path in args.files for line in read_lines(path)]
     speeds = [speed for path, line in lines for speed in speeds_of(line, path, percentile)]
-    names = dict.fromkeys(name_of(line) for _, line in lines)
+    if tokens.cached and any("total_input_tokens" in line for _, line in lines):
+        say("tinyinfer: note: clients do not see which input a prefix cache had, so a load with a cached prefix counts "
+            "it as computed; --cached-tokens takes it off a second time")  # fmt: skip
+    names = dict.fromkeys(name_of(line, path) for path, line in lines)
     if len(names) > 1:
         raise ValueError(f"--from has several models ({', '.join(names)}); one machine is compared at a time")
     path, line = lines[0]
-    prices = [line["price_per_gpu_hour"] for _, line in lines if line.get("price_per_gpu_hour") is not None]
+    prices = [positive(line, "price_per_gpu_hour", path) for path, line in lines if line.get("price_per_gpu_hour")]
     found = Machines(next(iter(names)), speeds, price=prices[0] if prices else None)
     if "read_bandwidth" not in line:
         return found
-    machine, engine = Machine(line["read_bandwidth"], line["matrix_flops"]), engine_of(line, path)
+    machine, engine = Machine(*(positive(line, name, path) for name in LIMITS)), engine_of(line, path)
     machine = parse_machine(args.machine) if args.machine else machine
     try:
         work = work_of(found.model, engine, tokens)
@@ -115,9 +119,13 @@ def from_files(args: argparse.Namespace, tokens: Tokens, percentile: int) -> Mac
     return replace(found, predict=of_one(work, machine, tokens))
 
 
-def name_of(line: dict[str, Any]) -> str:
-    """The model in a file's line."""
-    return str(line["engine"]["model"] if "engine" in line else line.get("model_id", "a model"))
+def name_of(line: dict[str, Any], path: str) -> str:
+    """The model in a file's line. Raises ValueError for an engine that names none."""
+    if "engine" not in line:
+        return str(line.get("model_id", "a model"))
+    if not isinstance(line["engine"], dict) or "model" not in line["engine"]:
+        raise ValueError(f"{path}: engine is {str(line['engine'])[:40]}, and must name a model; measure again")
+    return str(line["engine"]["model"])
 
 
 def engine_of(line: dict[str, Any], path: str) -> EngineConfig:

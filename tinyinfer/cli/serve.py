@@ -40,7 +40,10 @@ def run(args: argparse.Namespace) -> int:
     switches, process = ServerSwitches(**given), find_server()
     with process.bind(switches) as bound, opened(args) as llm:
         service = process.Service(llm, args.model, switches, __version__, say)
-        say(f"tinyinfer: {service.name} at {address(switches)}/v1; Ctrl-C ends")
+        if switches.log_json:
+            service.log(note="ready to serve", model=service.name, url=f"{address(switches)}/v1")
+        else:
+            say(f"tinyinfer: {service.name} at {address(switches)}/v1; Ctrl-C ends")
         process.run(service, bound)
     return 0
 

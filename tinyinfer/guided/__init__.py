@@ -6,6 +6,10 @@ have written.
 
     bars.py     what a row of logits may choose: a bias, no end too early, a grammar's tokens, also behind drafts
     schemas.py  JSON schemas in fewer keywords, of which fewer are refused
+    references.py  all references of a schema as names of its own, anchors and dynamic ones too
+    opposites.py  what is surely not of a schema, for `not` and `oneOf`
+    unevaluated.py  what no schema has looked at, as a choice between ways to keep them
+    narrower.py  a schema that can be followed, all of whose values one that cannot allows
     grammar.py  a JSON schema, a regex or a Lark grammar, and a vocabulary, become a set of next tokens
 
 Wins: a program reads the answer without a doubt about its form, from a small model, too. Loses: the form alone is sure,

@@ -19,7 +19,7 @@ add up over all answers of a grammar: an answer that meets their limit compiles 
 and the next new answer gets a new lexer, too.
 
 Wins: any form, at 0.1 ms for a token. Loses: keywords of JSON Schema that a set of next tokens cannot follow
-(uniqueItems, not) are refused, by their names.
+(uniqueItems, not) narrow what may be written (narrower.py), or are refused, by their names.
 """
 
 from __future__ import annotations
@@ -31,12 +31,13 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
 from functools import lru_cache
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from tinyinfer.errors import RoomError, SwitchError
 from tinyinfer.guided.bars import STUCK, Allowed, Bars
+from tinyinfer.guided.narrower import narrower
 from tinyinfer.guided.schemas import plainer
 from tinyinfer.sampling_params import GRAMMARS, SamplingParams
 from tinyinfer.text.tokenizer import Tokenizer
@@ -182,18 +183,41 @@ def compiled(tokenizer: Tokenizer, kind: str, text: str, thought_end: str = "") 
 
 
 def begun(tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> LLMatcher:
-    """A matcher before the first token. Raises ValueError for a text without one, which is found here."""
+    """A matcher before the first token. A schema that cannot be followed is narrowed to one that can.
+
+    Of one that cannot be followed so, either, the library's words about it as it was given are said (ValueError).
+    """
+    if kind != "json_schema":
+        return tried(tokenizer, kind, text, thought_end)
+    schema = json.loads(text)
+    try:
+        plain = plainer(schema)
+    except (TypeError, AttributeError, LookupError):  # a keyword has a value of another type than it takes
+        raise ValueError(MALFORMED) from None
+    if not names_are_texts(plain):
+        raise ValueError(MALFORMED)
+    try:
+        return tried(tokenizer, kind, written(plain), thought_end)
+    except ValueError as error:
+        refused = error
+    try:
+        return tried(tokenizer, kind, written(plainer(narrower(schema))), thought_end)
+    except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):  # also what is no schema
+        raise refused from None
+
+
+def written(schema: Any) -> str:
+    """A schema as text. What allows all, or nothing, is written as the object that llguidance wants."""
+    if isinstance(schema, bool):
+        schema = {"allOf": [schema]}
+    return json.dumps(schema, ensure_ascii=False)
+
+
+def tried(tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> LLMatcher:
+    """A matcher before the first token. Raises ValueError for a text without one: a dead end is found here."""
     import llguidance
 
     own = llguidance.LLMatcher
-    if kind == "json_schema":
-        try:
-            plain = plainer(json.loads(text))
-        except (TypeError, AttributeError, LookupError):  # a keyword has a value of another type than it takes
-            raise ValueError(MALFORMED) from None
-        if not names_are_texts(plain):
-            raise ValueError(MALFORMED)
-        text = json.dumps(plain, ensure_ascii=False)
     if thought_end:
         source = own.grammar_from_lark(behind_a_thought(kind, text, thought_end, tokenizer))
     elif kind == "json_schema":

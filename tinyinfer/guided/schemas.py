@@ -4,7 +4,7 @@ A set of next tokens cannot follow every keyword of JSON Schema, and one that is
 (grammar.py). But tools write keywords that change nothing (`uniqueItems: false`), or say with a hard one what an easy
 one says: where nothing beside it looks at properties, `unevaluatedProperties: false` is `additionalProperties: false`;
 and what depends on a property is a choice between objects without it and others.
-Every rule here keeps exactly the values that the schema allows.
+Every rule here keeps exactly the values that the schema allows; narrower.py has the rules that do not.
 
 Wins: fewer schemas are refused. Loses: nothing, but a `$ref` into a keyword that was dropped finds nothing there.
 
@@ -21,6 +21,8 @@ SEVERAL = ("allOf", "anyOf", "oneOf", "prefixItems")
 NAMED = ("properties", "patternProperties", "$defs", "definitions", "dependentSchemas")
 IN_PLACE = ("allOf", "anyOf", "oneOf", "not", "if", "then", "else", "dependentSchemas", "dependencies", "$ref",
             "$dynamicRef", "$recursiveRef")  # fmt: skip
+COUNTS = ("minLength", "maxLength", "minItems", "maxItems", "minContains", "maxContains", "minProperties",
+          "maxProperties")  # fmt: skip
 ANYTHING: tuple[Any, ...] = (True, {})
 
 
@@ -52,7 +54,15 @@ def rewritten(schema: Any, dynamic: bool) -> Any:
             s[name] = {key: rewritten(one, dynamic) for key, one in s[name].items()}
     if not dynamic and "$dynamicAnchor" in s:  # then it is an anchor as any other
         s.setdefault("$anchor", s.pop("$dynamicAnchor"))
-    return without_effect(of_dependents(of_names(of_the_rest(s))))
+    if s.get("not") in ANYTHING and "not" in s:
+        return False
+    return without_effect(of_dependents(of_names(of_the_rest(of_counts(s)))))
+
+
+def of_counts(s: dict[str, Any]) -> dict[str, Any]:
+    """A count that is written as a fraction, 2.0, as a whole number."""
+    whole = {name: int(s[name]) for name in COUNTS if isinstance(s.get(name), float) and s[name].is_integer()}
+    return s | whole
 
 
 def of_the_rest(s: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ The file is JSON, prices for a million tokens:
     input, output                    prices
     cached_input                     (without it: as input)
     batch_factor                     the price of what may wait a day, as a share of the price (without it: 1)
-    characters_per_token             of the API's model on your text (without it: as in your model)
+    characters_per_token             of the API's model on your text; counts where that of your model is given, too
     example                          true: made up to show the format
 
 Wins: the bill is exact for a count of tokens. Loses: prices change on a day (so a file has a date, and an old one is
@@ -93,6 +93,8 @@ def read_api(path: str) -> Api:
         characters_per_token=None if f.get("characters_per_token") is None else f.number("characters_per_token"),
         example=f.flag("example", False),
     )
+    if api.batch_factor > 1:
+        f.refuse("batch_factor", f"is {api.batch_factor:g}, but is a share of the price; write a number up to 1")
     refuse_unknown(f)
     return api
 
@@ -122,6 +124,8 @@ def warnings_of(api: Api, today: date) -> list[str]:
     ["the prices of a are of 2025-01-31, older than a year; look up today's and write them into a file"]
     """
     told = []
+    if api.date > today:
+        told.append(f"the prices of {api.name} are of {api.date}, which is still to come; correct the date")
     if (today - api.date).days > OLD:
         told.append(f"the prices of {api.name} are of {api.date}, older than a year; look up today's and write them "
                     "into a file")  # fmt: skip

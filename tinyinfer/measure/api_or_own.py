@@ -109,7 +109,7 @@ def answers_of(words: Mapping[str, Any]) -> dict[str, Answer]:
     found = {}
     for one in QUESTIONS:
         known = {answer.word: answer for answer in one.answers}
-        if words.get(one.name) not in known:
+        if not isinstance(words.get(one.name), str) or words[one.name] not in known:
             reason, said = "{field}: {name} is {value!r}", ", ".join(known)
             cure = "answer with one of {said}"
             raise SwitchError("answers", words.get(one.name), reason, cure, name=one.name, said=said)

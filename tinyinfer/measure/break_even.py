@@ -3,7 +3,8 @@
 An API's bill is a line through zero. The cost of machines is a staircase: a machine is paid whole, and the next one
 comes when an hour's requests fill those that are there. The line may so cross the staircase several times: the region
 begins at the first crossing and ends at the last, from which on the machines stay cheaper. If a request at full
-machines costs more than the API's price, the machines never win, however many requests there are.
+machines costs more than the API's price, the machines never win, however many requests there are. If a request costs
+less there, the machines win at last; where that may take more than 10,000 machines, "beyond" is all that is said.
 
 Every input is uncertain. A tornado shows for each of them where the last crossing moves when this input alone is a
 share lower or higher, the most moving input first; what moves it most is what to measure next.
@@ -23,13 +24,16 @@ import numpy as np
 from tinyinfer.measure.api_bill import Api, bill
 from tinyinfer.measure.cost import HOURS, Service, cost_a_day
 
-MOST_MACHINES = 10_000  # a crossing beyond so many is none
+MOST_MACHINES = 10_000  # a crossing that may lie beyond so many is math.inf
 Case = tuple[Service, Api]
 
 
 @dataclass(frozen=True)
 class Region:
-    """Requests a day: below `first` the API is cheaper, from `last` on the machines; between, whole machines decide."""
+    """Requests a day: below `first` the API is cheaper, from `last` on the machines; between, whole machines decide.
+
+    Both math.inf: it may take more than MOST_MACHINES.
+    """
 
     first: float
     last: float
@@ -66,7 +70,7 @@ def break_even(service: Service, api: Api) -> Region | None:
         return None
     most = nothing / (each - slope)  # a whole machine is at most one more than what is filled: no crossing beyond
     if most * max(service.day) > MOST_MACHINES * service.capacity:
-        return None
+        return Region(math.inf, math.inf)
     begins, ends, costs = staircase(service, most)
     crossings = costs / each
     found = crossings[(crossings > begins * (1 + 1e-9)) & (crossings <= ends)]
@@ -118,7 +122,7 @@ class Bar:
     @property
     def swing(self) -> float:
         """How far it moves the crossing: the larger end over the smaller one."""
-        if self.low is None or self.high is None:
+        if self.low is None or self.high is None or self.low == self.high:
             return 1.0 if self.low == self.high else math.inf
         least, most = sorted((self.low, self.high))
         return most / least if least else (1.0 if most == 0 else math.inf)

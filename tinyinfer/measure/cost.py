@@ -140,7 +140,7 @@ def shares(weights: Iterable[float]) -> tuple[float, ...]:
     found = tuple(weights)
     if len(found) != HOURS:
         raise ValueError(f"a day has 24 hourly weights, and {len(found)} are given; give one for each hour")
-    if not all(0 <= weight < math.inf for weight in found) or not sum(found) > 0:
+    if not all(0 <= weight < math.inf for weight in found) or not 0 < sum(found) < math.inf:
         raise ValueError("the weights of a day must be numbers of at least 0, and one of them more; correct them")
     return tuple(weight / sum(found) for weight in found)
 

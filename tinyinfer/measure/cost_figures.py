@@ -5,6 +5,7 @@ Wins: shows at a glance how flat or steep the decision is. Loses: what the pictu
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any
 
@@ -48,8 +49,9 @@ def draw_hours(axes: Any, case: Case) -> None:
 def draw_lines(axes: Any, case: Case, api: Api) -> None:
     """Money a day over requests a day, and the region in which the two sides meet."""
     service, region = case.service, break_even(case.service, api)
-    least, most = doubtful(region, tornado(service, api, MOVED))
-    top = 1.6 * max(case.requests, last_of(region) or 0.0, (least or 0.0)) or 1.0
+    least, most = map(drawn, doubtful(region, tornado(service, api, MOVED)))
+    last = drawn(last_of(region))
+    top = 1.6 * max(case.requests, last or 0.0, least or 0.0) or 1.0
     counts = [top * i / POINTS for i in range(POINTS + 1)]
     own = [cost_a_day(service, n) for n in counts]
     axes.plot(counts, own, color="tab:blue", label="own machines")
@@ -57,9 +59,9 @@ def draw_lines(axes: Any, case: Case, api: Api) -> None:
     if least is not None:
         axes.axvspan(least, min(top, top if most is None else most), color="gold", alpha=0.25,
                      label=f"break-even if an input is {MOVED:.0%} off")  # fmt: skip
-    if region:
-        axes.axvspan(region.first, region.last, color="tab:green", alpha=0.3, label="break-even")
-        axes.axvline(region.last, color="tab:green")
+    if region and last is not None:
+        axes.axvspan(region.first, last, color="tab:green", alpha=0.3, label="break-even")
+        axes.axvline(last, color="tab:green")
     axes.axvline(case.requests, color="black", linestyle=":", label="asked for")
     axes.set(title="Cost", xlabel="requests a day", ylabel=f"{service.price.currency} a day", xlim=(0, top))
     axes.set_ylim(0, 1.3 * max(own[-1], top * bill(api, service.tokens)))
@@ -69,10 +71,10 @@ def draw_lines(axes: Any, case: Case, api: Api) -> None:
 
 
 def draw_tornado(axes: Any, case: Case, api: Api) -> None:
-    """How far each input moves the break-even; an arrow to the edge where it then never comes."""
+    """How far each input moves the break-even; one to the edge never comes, or beyond what is looked at."""
     region, bars = break_even(case.service, api), tornado(case.service, api, MOVED)[::-1]
-    ends = [end for bar in bars for end in (bar.low, bar.high) if end is not None]
-    middle = last_of(region)
+    ends = [end for bar in bars for one in (bar.low, bar.high) if (end := drawn(one)) is not None]
+    middle = drawn(last_of(region))
     edge = 1.15 * max([*ends, middle or 0.0]) or 1.0
     for at, bar in enumerate(bars):
         draw_bar(axes, at, bar, edge if middle is None else middle, edge)
@@ -88,9 +90,16 @@ def draw_tornado(axes: Any, case: Case, api: Api) -> None:
     axes.legend(loc="lower right")
 
 
+def drawn(end: float | None) -> float | None:
+    """An end of a region that has a place in a picture; None for never, and for beyond all machines."""
+    return end if end is not None and end < math.inf else None
+
+
 def draw_bar(axes: Any, at: int, bar: Bar, middle: float, edge: float) -> None:
     """The two halves of a bar, from the break-even to where the lower and the higher input move it."""
     for end, color in ((bar.low, "tab:blue"), (bar.high, "tab:red")):
-        axes.barh([at], [(edge if end is None else end) - middle], left=middle, color=color, height=0.7)
-        if end is None:
-            axes.annotate("never", (edge, at), (2, 0), textcoords="offset points", va="center", fontsize="small")
+        shown = drawn(end)
+        axes.barh([at], [(edge if shown is None else shown) - middle], left=middle, color=color, height=0.7)
+        if shown is None:
+            word = "never" if end is None else "beyond"
+            axes.annotate(word, (edge, at), (2, 0), textcoords="offset points", va="center", fontsize="small")

@@ -6,12 +6,13 @@ is repeated where they do not hold.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from tinyinfer.measure.api_bill import Api, bill
-from tinyinfer.measure.break_even import Bar, break_even, doubtful, tornado
+from tinyinfer.measure.break_even import MOST_MACHINES, break_even, doubtful, tornado
 from tinyinfer.measure.cost import (
     DAYS_A_YEAR,
     HOURS,
@@ -24,6 +25,7 @@ from tinyinfer.measure.cost import (
 from tinyinfer.measure.cost_levers import Lever
 from tinyinfer.units import number, table
 
+BEYOND = f"beyond {MOST_MACHINES:,} machines"
 MOVED = 0.25  # how far the tornado moves each input
 Record = dict[str, Any]
 
@@ -89,11 +91,16 @@ def of_api(case: Case, api: Api) -> Record:
         "date": str(api.date),
         "cost_per_day": each * case.requests,
         "cost_per_request": each,
-        "break_even": asdict(region) if region else None,
-        "break_even_if_moved": [least, most],
+        "break_even": {name: end_of(end) for name, end in asdict(region).items()} if region else None,
+        "break_even_if_moved": [end_of(least), end_of(most)],
         "moved": MOVED,
-        "tornado": [asdict(bar) for bar in bars],
+        "tornado": [{"name": bar.name, "low": end_of(bar.low), "high": end_of(bar.high)} for bar in bars],
     }
+
+
+def end_of(end: float | None) -> float | str | None:
+    """An end of a region as a record holds it: JSON has no infinity, and null is what never comes."""
+    return BEYOND if end == math.inf else end
 
 
 # As text.
@@ -121,12 +128,14 @@ def money(value: float | None, currency: str = "") -> str:
     return f"{text} {currency}".rstrip()
 
 
-def count(value: float) -> str:
-    """A number of requests, in three digits.
+def count(value: float | str | None) -> str:
+    """A number of requests, in three digits; never for None.
 
-    >>> count(48_123.4), count(7.25)
-    ('48,100', '7.25')
+    >>> count(48_123.4), count(7.25), count(None), count(BEYOND)
+    ('48,100', '7.25', 'never', 'beyond 10,000 machines')
     """
+    if value is None or isinstance(value, str):
+        return value or "never"
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -187,18 +196,16 @@ def break_even_words(line: Record) -> str:
         return f"break-even: never, a request costs more on full machines than at the API{cheaper}"
     first, last = region["first"], region["last"]
     whole = f"between {count(first)} and {count(last)} requests a day, as machines are whole"
-    at = whole if last > 1.005 * first else f"{count(last)} requests a day"
-    doubt = f"{count(least)} to " + ("never" if most is None else count(most))
-    return f"break-even: {at}; with {off}: {doubt}"
+    at = whole if last != first and last > 1.005 * first else f"{count(last)} requests a day"
+    doubt = " to ".join(dict.fromkeys((count(least), count(most))))
+    return f"break-even: {BEYOND if last == BEYOND else at}; with {off}: {doubt}"
 
 
 def tornado_table(line: Record) -> str:
     """The three inputs that move the break-even most."""
-    bars = [Bar(**bar) for bar in line["api"]["tornado"][:3]]
     share = line["api"]["moved"]
-    ends = [["never" if end is None else count(end) for end in (bar.low, bar.high)] for bar in bars]
-    rows = [(bar.name, *both) for bar, both in zip(bars, ends, strict=True)]
-    return table([("break-even if this moves", f"-{share:.0%}", f"+{share:.0%}"), *rows]) if bars else ""
+    rows = [(bar["name"], count(bar["low"]), count(bar["high"])) for bar in line["api"]["tornado"][:3]]
+    return table([("break-even if this moves", f"-{share:.0%}", f"+{share:.0%}"), *rows]) if rows else ""
 
 
 def levers_table(line: Record) -> str:

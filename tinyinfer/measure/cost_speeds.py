@@ -42,10 +42,13 @@ def read_lines(path: str) -> list[Line]:
 def speeds_of(line: Line, where: str, percentile: int = 50) -> list[Speed]:
     """The speeds in an object. percentile: of the latencies, 50, 90 or 99. Raises ValueError, which says `where`."""
     if "frontier" in line:
-        return [of_split(one, where) for one in line["frontier"]]
+        return [of_split(one, where) for one in listed(line, "frontier", where)]
     if "sweep" in line:
-        return [speed for one in line["sweep"] for speed in speeds_of(one, where, percentile)]
+        return [speed for one in listed(line, "sweep", where) for speed in speeds_of(one, where, percentile)]
     if "total_input_tokens" in line:
+        if failed := line.get("failed"):
+            raise ValueError(f"{where}: {failed} requests of the load failed, which cost time and have no tokens; "
+                             "measure a load that is answered")  # fmt: skip
         return [of_clients(line, where, percentile)]
     if "workload" in line:
         return [of_workload(line, where, percentile)]
@@ -53,6 +56,14 @@ def speeds_of(line: Line, where: str, percentile: int = 50) -> list[Speed]:
         paces = positive(line, "prompt_tps", where), positive(line, "generation_tps", where)
         return [speed_of(line, paces, where, percentile, f"{line.get('batch', 1)} at a time")]
     raise ValueError(f"{where}: holds no speeds; give what `bench --json` or `bench serve --save-result` wrote")
+
+
+def listed(line: Line, name: str, where: str) -> list[Line]:
+    """A list of objects, at least one. Raises ValueError for anything else."""
+    value = line[name]
+    if not isinstance(value, list) or not value or not all(isinstance(one, dict) for one in value):
+        raise ValueError(f"{where}: {name} is {str(value)[:40]}, and must be a list of loads; measure again")
+    return value
 
 
 def positive(line: Line, name: str, where: str) -> float:
@@ -69,7 +80,7 @@ def latency(line: Line, name: str, where: str, percentile: int) -> float | None:
     names |= {f"median_{name}_ms": 1e-3} if percentile == 50 else {}
     for key, factor in names.items():
         if key in line:
-            return None if line[key] is None else factor * float(line[key])
+            return None if line[key] is None else factor * positive(line, key, where)
     reason = "{field} {value}: {where} has no such percentile of {name}"
     raise SwitchError("percentile", percentile, reason, "take 50, or measure with it", where=where, name=name)
 
@@ -92,7 +103,10 @@ def divided(seconds: float, share: float, tokens: tuple[float, float]) -> tuple[
 
 
 def of_clients(line: Line, where: str, percentile: int) -> Speed:
-    """The speed of a load on a server; the wait in a queue counts as prefill."""
+    """The speed of a load on a server; the wait in a queue counts as prefill.
+
+    Clients do not see which input a prefix cache had, so all of it counts as computed.
+    """
     ttft, whole = (positive(line, f"mean_{name}_ms", where) for name in ("ttft", "e2el"))
     tokens = positive(line, "total_input_tokens", where), positive(line, "total_output_tokens", where)
     share = min(0.99, ttft / whole)

@@ -12,7 +12,8 @@ when it was sent.
 
 What a clock may be read from is a piece with a token in it: a stream's first piece only says whose answer follows. One
 piece may bring several tokens, as a speculating server sends them. Its gap is divided by their number, which its token
-ids tell, and where a server sends none, counts as one.
+ids tell, and where a server sends none, counts as one. Tokens inside the first piece have no gap, yet `tpot` divides
+by all tokens but one, as vLLM does: with several in the first piece it is below the mean gap.
 
 Wins: any server of this API can be measured, and compared. Loses: the client computes, too; on the same cores it takes
 time from the server. Each request has a connection of its own, and its making counts as the server's time.
@@ -45,6 +46,11 @@ class Refused(Exception):
     def __init__(self, status: int, words: str) -> None:
         super().__init__(f"HTTP {status}: {words}")
         self.status, self.words = status, words
+
+
+# What a request may end with: no connection, no HTTP, no JSON, and JSON of another shape than OpenAI's.
+NO_ANSWER = (Refused, OSError, EOFError, h11.ProtocolError, ValueError, RecursionError)
+NO_SHAPE = (LookupError, TypeError, AttributeError, ArithmeticError)
 
 
 @dataclass(frozen=True)
@@ -117,9 +123,11 @@ async def load(
         answered = Answered(ask.due)
         async with places:
             answered.sent = clock()
-            await send(target, ask, answered, clock)
-            answered.ended = clock()
-        over.put_nowait(answered)
+            try:
+                await send(target, ask, answered, clock)
+            finally:  # else `load` would wait for ever
+                answered.ended = clock()
+                over.put_nowait(answered)
 
     tasks = [asyncio.create_task(one(ask)) for ask in asks]
     try:
@@ -142,8 +150,8 @@ async def send(target: Target, ask: Ask, answered: Answered, clock: Time) -> Non
             answered.error = "the answer has no token"
     except TimeoutError:
         answered.error = f"no end within {target.timeout:g} s"
-    except (Refused, OSError, EOFError, h11.RemoteProtocolError, ValueError) as error:
-        answered.error = str(error) or type(error).__name__
+    except (*NO_ANSWER, *NO_SHAPE) as error:
+        answered.error = words_of(error)
     if not answered.output_tokens:
         answered.output_tokens = sum(n for _, n in answered.pieces)
 
@@ -159,7 +167,8 @@ def read_event(event: dict[str, Any], answered: Answered, came: float) -> None:
         if count := len(ids) if ids is not None else int(any(words)):
             answered.pieces.append((came, count))
     if usage := event.get("usage"):
-        answered.prompt_tokens, answered.output_tokens = usage["prompt_tokens"], usage["completion_tokens"]
+        read, written = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
+        answered.prompt_tokens, answered.output_tokens = read, written
 
 
 async def events(target: Target, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
@@ -232,6 +241,13 @@ async def connection(place: Any) -> AsyncIterator[tuple[asyncio.StreamReader, as
         writer.close()
         with suppress(OSError):
             await writer.wait_closed()
+
+
+def words_of(error: BaseException) -> str:
+    """Why a request has no answer."""
+    if isinstance(error, NO_SHAPE) and not isinstance(error, NO_ANSWER):
+        return f"the answer has another shape than OpenAI's ({type(error).__name__}: {error})"
+    return str(error) or type(error).__name__
 
 
 def message_of(body: bytes) -> str:

@@ -1,7 +1,8 @@
 """What a load says of a server: waits, throughput, goodput, and where more load brings waits alone.
 
     ttft    from the request's sending to its first token; what a reader waits for
-    tpot    (last token - first token) / (tokens - 1) of a request
+    tpot    (last token - first token) / (tokens - 1) of a request, as vLLM divides: a first piece of several tokens
+            makes it smaller than the gaps are, as all its tokens count and only one of them has no time
     itl     the gaps between tokens, those of all requests together
     e2el    from its sending to its end
 

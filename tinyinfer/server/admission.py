@@ -5,7 +5,9 @@ The engine runs some sequences at once, and a fixed number may wait behind them.
 each request after its client has given up (goodput falls to nothing; "Designing Data-Intensive Applications", Kleppmann
 2017, chapter 1, on queueing delays; Google's "Site Reliability Engineering", 2016, chapter 21, on load shedding).
 
-A refusal must be cheap, or refusing is the overload: a call is refused before its body is read.
+A refusal must be cheap, or refusing is the overload: a call that finds all places taken is refused before its body is
+read. A call takes its places only behind its body, which says how many they are, so it may be refused there, too. No
+more bodies are on their way than there are places: each may hold megabytes.
 
 Draining is the end of a queue: nothing more gets in, what is in goes on to its end, and bodies that are half here are
 refused at once, for no request has begun with them.
@@ -38,6 +40,18 @@ class Admission:
         self._seconds = 1.0  # what a request took lately
         self._idle: Callable[[], None] = lambda: None
         self._coming: set[asyncio.Timeout] = set()  # the limits of bodies that are half here
+        self._reading = 0  # bodies that are half here, or are read as JSON
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Keeps room for a body, for the time of the block. Raises APIError where as many as there are places come."""
+        if self._reading >= self.most:
+            raise self._full(f"the bodies of {self.most} other requests are on their way")
+        self._reading += 1
+        try:
+            yield
+        finally:
+            self._reading -= 1
 
     async def arrived(self, body: Awaitable[T], seconds: float) -> T:
         """A body that is here within so many seconds, and before the server drains. Raises APIError for another one."""
@@ -56,15 +70,17 @@ class Admission:
 
     def check(self, count: int = 1) -> None:
         """Raises APIError where there are not so many places."""
-        if self.draining:
-            raise self._ends()
+        self.check_open()
         if count > self.most:
             message = f"the {count} answers to this request are more than the {self.most} that may be here at once"
             raise APIError(400, message + "; send them in several requests", "prompt")
         if self.open + count > self.most:
-            self._rejected("queue_full")
-            message = f"all {self.most} places are taken; try again in {self.retry_after} s"
-            raise APIError(429, message, code="queue_full", retry_after=str(self.retry_after))
+            raise self._full(f"all {self.most} places are taken")
+
+    def check_open(self) -> None:
+        """Raises APIError while the server drains."""
+        if self.draining:
+            raise self._ends()
 
     @contextmanager
     def enter(self, count: int, clock: Callable[[], float]) -> Iterator[None]:
@@ -93,6 +109,12 @@ class Admission:
                 limit.reschedule(0.0)
         if not self.open:
             idle()
+
+    def _full(self, reason: str) -> APIError:
+        """The refusal of what may come later, which is counted."""
+        self._rejected("queue_full")
+        wait = str(self.retry_after)
+        return APIError(429, f"{reason}; try again in {wait} s", code="queue_full", retry_after=wait)
 
     def _ends(self, **headers: str) -> APIError:
         """The refusal of what comes too late, which is counted."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any, Protocol
@@ -87,7 +88,7 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         service, arrival = self.service, self.service.clock()
         service.admission.check()
-        form = await service.read(Headers(scope=scope), receive, partial(self.form, service))
+        form = await service.read(service.admission, Headers(scope=scope), receive, partial(self.form, service))
         service.log_unknown(scope["path"], form.unknown)
         with service.admission.enter(form.count, service.clock):
             call = Call(service, form, scope["key"], scope["log"], arrival)
@@ -129,7 +130,7 @@ class Call:
         except ClientGone:
             raise
         except Exception as cause:
-            self.running.cancel()  # before anything is sent, which may take its time
+            self._leave()  # before anything is sent, which may take its time
             error = self._told(cause)
             if not self.form.stream or not self.answers:
                 raise error from cause
@@ -140,7 +141,7 @@ class Call:
             told = self.form.failed(self.answers, error)
             await send({"type": "http.response.body", "body": told, "more_body": False})
         finally:
-            self.running.cancel()
+            self._leave()
             self._count("error" if error else "abort")
 
     async def _whole(self, send: Send) -> None:
@@ -187,16 +188,26 @@ class Call:
         theirs = not self.answers or isinstance(cause, (APIError, RequestError, SwitchError))
         return as_api_error(cause, self.form.names) if theirs else UnknownError(cause)
 
+    def _leave(self) -> None:
+        """Ends what has not ended, and takes what has come of it: whole answers are looked at only now and then."""
+        for answer in self.answers:
+            if answer.finish_reason is None:
+                with suppress(Exception):  # an error that ended this request, too; the call tells of the first one
+                    if (delta := answer.source.poll()) is not None:
+                        self.service.metrics.saw(answer, delta, self.arrival)
+                        answer.add(delta)
+        self.running.cancel()
+
     def _count(self, otherwise: str) -> None:
         """Counts each request once, at its end. otherwise: the reason of those that have not come to their own."""
         if not self.answers:
             return
-        for answer in self.answers:
-            reason = answer.finish_reason if answer.finish_reason in ("stop", "length") else otherwise
+        ends = [one.finish_reason if one.finish_reason in ("stop", "length") else otherwise for one in self.answers]
+        for answer, reason in zip(self.answers, ends, strict=True):
             self.service.metrics.ended(answer, self.arrival, reason)
         self.facts["prompt_tokens"] = sum(len(one.prompt) for one in self.answers if one.is_first)
         self.facts["completion_tokens"] = sum(len(answer.token_ids) for answer in self.answers)
-        self.facts["finished"] = ",".join(answer.finish_reason or otherwise for answer in self.answers)
+        self.facts["finished"] = ",".join(ends)
 
 
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None:

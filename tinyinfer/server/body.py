@@ -54,12 +54,14 @@ def parse(body: bytes) -> dict[str, Any]:
         raise APIError(400, "the body is not valid UTF-8") from None
     except RecursionError:
         raise APIError(400, "the body is nested too deeply") from None
-    except ValueError as error:  # no JSON, or a number of thousands of digits
+    except json.JSONDecodeError as error:
         raise APIError(400, f"the body is not valid JSON: {error}") from None
+    except ValueError:  # Python's limit
+        raise APIError(400, "a number in the body has too many digits") from None
     if not isinstance(value, dict):
         raise APIError(400, "the body must be a JSON object, such as {\"prompt\": \"Hello\"}")
     return value
 
 
 def _no_number(word: str) -> NoReturn:
-    raise ValueError(f"{word} is no number in JSON")
+    raise APIError(400, f"the body is not valid JSON: {word} is no number in JSON")

@@ -5,20 +5,27 @@ client that opens a thousand connections, or sends its head a byte a minute, wou
 nginx's documentation, `client_header_timeout`). Here the head of the next request has some seconds, counted from the
 connection or from the last answer, whatever comes meanwhile. Bodies are timed by admission.py, answers by answer.py.
 
-A client that closes its sending half has left: nothing tells it from one that has closed both.
+A client that closes its sending half has left: nothing tells it from one that has closed both. To see that it left, the
+server goes on reading while it answers, also when the next request has come already (pipelining), up to a bound.
+
+A client that reads nothing is seen when nothing more can be sent. The system would take 2.5 MB for it first, which is
+some thousand tokens: it may take no more than some tens of kilobytes here.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from typing import cast
 
 import h11
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from tinyinfer.server.errors import APIError
 
+UNSENT = 1 << 16  # bytes that the system keeps for a client that does not read; Linux doubles it
 NO_HTTP = APIError(400, "the bytes of this request are no HTTP/1.1")
 
 
@@ -31,6 +38,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begins to wait for the first head."""
         super().connection_made(transport)
+        transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, UNSENT)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -43,6 +51,8 @@ class Connection(H11Protocol):
         super().handle_events()
         if self.cycle is not None and not self.cycle.response_complete:
             self._stop_waiting()
+            if self.conn.their_state is h11.DONE and len(self.conn.trailing_data[0]) < HIGH_WATER_LIMIT:
+                self.flow.resume_reading()  # uvicorn stops at a byte behind the body, and sees no client leave
 
     def on_response_complete(self) -> None:
         """Begins to wait for the next head."""

@@ -8,6 +8,7 @@ drains.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -118,8 +119,10 @@ class Endpoints:
         its time. Raises APIError.
         """
         service = self.service
+        service.admission.check_open()
         service.small.check()
-        given, unknown = await service.read(request.headers, request.receive, lambda body: read_fields(body, kinds, {}))
+        make = partial(read_fields, kinds=kinds, lacking={})
+        given, unknown = await service.read(service.small, request.headers, request.receive, make)
         service.log_unknown(request.url.path, unknown)
         check_model(given, service.name)
         with service.small.enter(1, service.clock):

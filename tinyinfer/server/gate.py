@@ -77,11 +77,15 @@ def check(scope: Scope, switches: ServerSwitches) -> int | None:
     does not get in.
     """
     headers = Headers(scope=scope)
+    if "content-length" in headers and "transfer-encoding" in headers:  # a proxy before this server may read the other
+        message = "the body has two lengths: send Content-Length or Transfer-Encoding, not both (RFC 9112, 6.1)"
+        raise APIError(400, message, connection="close")
     host = headers.get("host", "")
     if not (switches.any_host or is_own(host, switches)):
         raise APIError(403, f"the Host {host[:100]!r} is not this server; --allowed-host adds a name")
     origin = headers.get("origin")
-    if origin is not None and read_url(origin).netloc != host:
+    page = read_url(origin or "")
+    if origin is not None and (page.scheme not in ("http", "https") or page.netloc.lower() != host.lower()):
         raise APIError(403, f"pages of {origin[:100]!r} may not call this server")
     key = key_of(headers, switches.api_key)
     if switches.api_key and scope["path"] != OPEN and key is None:
@@ -103,7 +107,9 @@ def is_own(host: str, switches: ServerSwitches) -> bool:
 def read_url(text: str) -> SplitResult:
     """The parts of a URL; empty ones for a text that is none."""
     try:
-        return urlsplit(text)
+        parts = urlsplit(text)
+        _ = parts.port  # raises ValueError for one that is no number
+        return parts
     except ValueError:
         return urlsplit("")
 

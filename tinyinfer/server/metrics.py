@@ -109,8 +109,10 @@ class Metrics:
         n, times, started = len(answer.token_ids), seq.timing.times[: len(answer.token_ids)], seq.timing.started
         told: dict[str, float] = {
             "request_prompt_tokens": len(seq.prompt), "request_generation_tokens": n,
-            "request_params_n": seq.request.params.n, "request_params_max_tokens": seq.request.max_tokens,
+            "request_params_max_tokens": seq.request.max_tokens,
         }  # fmt: skip
+        if answer.is_first:  # vLLM counts it once a prompt, all others once an answer
+            told["request_params_n"] = seq.request.params.n
         if times:
             told |= {
                 "e2e_request_latency_seconds": times[-1] - arrival,

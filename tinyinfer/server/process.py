@@ -3,12 +3,16 @@
 The first SIGTERM (or Ctrl-C, or SIGHUP) drains: /ready says 503, new requests are refused, those that are in go on to
 their end, and then the process ends. A second one ends it now. The socket is bound before the model is loaded, so that
 a port in use is told at once, and it listens after that, so that no request waits for a model that may never come.
+
+What uvicorn has to say becomes log lines of the server's own form: else `--log-json` would not be JSON, and each call
+that a second signal cuts would be a traceback.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import signal
 import socket
 import sys
@@ -27,6 +31,7 @@ from tinyinfer.server.service import Service
 from tinyinfer.server.switches import ServerSwitches
 
 GIL_INTERVAL = 0.0005  # seconds
+
 
 def bind(switches: ServerSwitches) -> socket.socket:
     """The socket, which does not listen yet. Raises SwitchError for an address or a port that cannot be had."""
@@ -49,10 +54,10 @@ def refusing(switches: ServerSwitches) -> Iterator[None]:
     """Turns the system's refusal of an address into a SwitchError."""
     try:
         yield
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no address book can hold
         reason = "{field}={value} cannot be listened at on {host}={address} ({why})"
         cure = "end what listens there, or choose another port"
-        why = error.strerror or str(error)
+        why = getattr(error, "strerror", None) or str(error)
         raise SwitchError("port", switches.port, reason, cure, address=switches.host, why=why) from None
 
 
@@ -67,7 +72,7 @@ def run(service: Service, bound: socket.socket) -> None:
     try:
         with refusing(service.switches):
             bound.listen(config.backlog)
-        with attentive():
+        with attentive(), logged(service):
             Server(config, service.admission).run([bound])
     finally:
         service.close()
@@ -92,6 +97,34 @@ def attentive() -> Iterator[None]:
     finally:
         sys.setswitchinterval(before)
         gc.unfreeze()
+
+
+@contextmanager
+def logged(service: Service) -> Iterator[None]:
+    """Turns warnings and errors of uvicorn and asyncio into lines of the service."""
+    lines, loggers = Lines(service), [logging.getLogger(name) for name in ("uvicorn.error", "asyncio")]
+    for logger in loggers:
+        logger.addHandler(lines)
+    try:
+        yield
+    finally:
+        for logger in loggers:
+            logger.removeHandler(lines)
+
+
+class Lines(logging.Handler):
+    """Writes a record as one line; a call that the end of the server cuts is none."""
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(logging.WARNING)
+        self._service = service
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes the line: the message, and the exception without its traceback."""
+        error = record.exc_info[1] if record.exc_info else None
+        if not isinstance(error, asyncio.CancelledError):
+            told = None if error is None else f"{type(error).__name__}: {error}"
+            self._service.log(note=record.getMessage().strip(), exception=told)
 
 
 class Server(uvicorn.Server):

@@ -63,15 +63,17 @@ class Service:
         return format_of(self.llm.tokenizer.chat_template or "", self.switches.tool_call_parser)
 
     async def read(
-        self, headers: Mapping[str, str], receive: Receive, make: Callable[[dict[str, Any]], T]
+        self, queue: Admission, headers: Mapping[str, str], receive: Receive, make: Callable[[dict[str, Any]], T]
     ) -> T:
         """What `make` makes of a body's JSON object. A long one is read and made on a thread: it takes a second.
+        queue: where its call will have its place.
 
         Raises APIError for a body that is none, ClientGone when the client has left.
         """
-        coming = read_body(headers, receive, self.switches.max_body)
-        body = await self.admission.arrived(coming, self.switches.body_timeout)
-        return make(parse(body)) if len(body) <= AT_ONCE else await in_pool(self.pool, lambda: make(parse(body)))
+        with queue.reading():
+            coming = read_body(headers, receive, self.switches.max_body)
+            body = await self.admission.arrived(coming, self.switches.body_timeout)
+            return make(parse(body)) if len(body) <= AT_ONCE else await in_pool(self.pool, lambda: make(parse(body)))
 
     def log(self, **facts: Any) -> None:
         """Writes one line: what happened, without any text of a prompt or an answer. That none reads it is no error."""

@@ -3,6 +3,9 @@
 These numbers are of steps, not of requests, so they are counted from the engine's own records (engine/trace.py), one
 step at a time and on the thread that took it. With several replicas each has the label of its number. A position is
 that of a draft in its step: of the drafts in one step, those behind the first rejected one count for nothing.
+
+Tokens that a preemption lost bear a name of tinyinfer's: vllm:prompt_tokens_recomputed is another number, the last
+token of a prompt that was found in the cache whole.
 """
 
 from __future__ import annotations
@@ -31,7 +34,7 @@ class StepNumbers:
             (*labels, "position"), registry=registry,
         )  # fmt: skip
         self._again = Counter(
-            "vllm:prompt_tokens_recomputed", "tokens of prompts that were computed again", labels, registry=registry
+            "tinyinfer:prompt_tokens_recomputed", "tokens of prompts that a preemption lost", labels, registry=registry
         )
         for counter in (self._rows, self._drafts, self._again):
             counter.labels(name, "0")  # a counter that is not there cannot be told from a wrong name
