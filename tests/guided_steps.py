@@ -1,6 +1,7 @@
 """A grammar without a library, for engines without a tokenizer: each token is one, two or five more than the last one.
 
-It is strict: a token that it did not allow, or more taken back than followed, is an error of the test.
+It is strict: a token that it did not allow, or more taken back than followed, is an error of the test. A fault stays
+until the tokens that led there are taken back.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ class Steps:
 
     @property
     def fault(self) -> str:
-        return "too large" if len(self.tokens) == self.fails_at else ""
+        return "too large" if 0 <= self.fails_at <= len(self.tokens) else ""
 
     def allowed(self) -> Allowed:
         marks = np.zeros(self.size, bool)
@@ -50,6 +51,9 @@ class Steps:
     def take_back(self, n: int) -> None:
         assert n <= len(self.tokens)
         del self.tokens[len(self.tokens) - n :]
+
+    def restarted(self) -> Steps:
+        return Steps(self.size, self.first, self.least, self.most, self.fails_at)
 
 
 class Words:

@@ -244,7 +244,7 @@ class Sequence:
         """After an interrupt, maybe inside `append` or `abort`: all that follows from the choices is derived anew."""
         if not (self.timing.times or self.finished):
             return  # nothing was written
-        progress, text, bars = self.progress, self.new_text(), self.request.new_bars()
+        progress, text, bars = self.progress, self.new_text(), self.bars.restarted()
         del self.timing.times[len(progress.choices) :]
         progress.tokens[len(self.prompt) :] = [choice.token for choice in progress.choices]
         reason = None

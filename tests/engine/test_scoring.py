@@ -12,7 +12,7 @@ import pytest
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.engine import scoring
 from tinyinfer.errors import SwitchError
-from tinyinfer.request import TokenLogprob
+from tinyinfer.request import Request, TokenLogprob
 
 PROMPT = [5 + 7 * i % 40 for i in range(30)]
 PAGED: dict[str, Any] = {"kv_cache": "paged", "block_size": 4}
@@ -119,6 +119,17 @@ def test_branches_share_the_scores_and_the_prompt(llm: LLM) -> None:
     assert [one.token_ids for one in out.outputs] == [one.token_ids for [one] in single]
 
 
+@pytest.mark.parametrize("switches", [{}, PAGED], ids=["contiguous", "paged"])
+def test_branches_of_one_token_compute_the_prompt_once(llm: LLM, switches: dict[str, Any]) -> None:
+    """Catches branches that join one a step: each has ended before the next comes, and the prompt is computed n times.
+    """
+    other = under(llm, **switches)
+    before = other.ledger.copy()
+    other.generate([PROMPT], asked(1, n=4))
+    spent = other.ledger - before
+    assert (spent.tokens_computed, spent.steps) == (30 + 3, 4 + 1)
+
+
 def test_others_go_on_between_two_pieces(llm: LLM) -> None:
     """A turn is a piece and a step. Catches a long prompt whose scores hold up all callers."""
     other = under(llm, **PAGED)
@@ -126,6 +137,18 @@ def test_others_go_on_between_two_pieces(llm: LLM) -> None:
     [scored] = other.sequences([PROMPT], asked(0))
     known = [(len(talking.new_tokens), len(scored.progress.scores)) for _ in other.run([talking, scored])]
     assert known[:4] == [(1, 8), (2, 16), (3, 24), (4, 29)]
+
+
+def test_a_prompt_is_scored_while_a_request_is_not_yet_due(llm: LLM) -> None:
+    """Catches an engine that scores a piece and then waits for the other request to arrive."""
+    other = under(llm, **PAGED)
+    [late] = other.sequences([[3, 4]], SamplingParams(max_tokens=2))
+    late.delay_by(20.0)
+    due = Request(late, other._loop)
+    other._loop.submit([due])
+    assert len(numbers(other.submit(PROMPT, asked(0)).result().prompt_logprobs)) == 29
+    assert not late.new_tokens
+    due.cancel()
 
 
 def test_a_prompt_whose_room_is_needed_is_computed_again_with_the_same_scores(llm: LLM) -> None:

@@ -86,6 +86,13 @@ def test_an_end_token_may_come_where_the_answer_may_end_and_only_there() -> None
     assert np.flatnonzero(row > -np.inf).tolist() == [11]
 
 
+@pytest.mark.parametrize(("asked", "left"), [(frozenset[int](), [4, 8]), (frozenset([5]), [4, 5, 8])])
+def test_an_end_token_of_the_model_is_no_text_of_the_grammar(asked: frozenset[int], left: list[int]) -> None:
+    """Some models end by a token with letters. Catches JSON that ends in its middle; a caller may want that."""
+    [row] = Bars(frozenset([5]), matcher=Steps(10, 3, least=9), asked=asked).over(LOGITS[None], 0, [], 1).rows
+    assert np.flatnonzero(row > -np.inf).tolist() == left
+
+
 def test_a_grammar_that_is_at_its_end_ends_the_answer_before_min_tokens() -> None:
     """Catches a row of nothing but -infinity: nothing but the end may come, and min_tokens bars the end."""
     [row] = Bars(frozenset([11]), 5, matcher=Steps(10, 3, most=0)).over(LOGITS[None], 0, [], 1).rows

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import pickle
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from golden import write_hf_folder
 from jsonschema import Draft202012Validator
@@ -19,7 +23,9 @@ from tokenizers import decoders, models, pre_tokenizers
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.errors import GrammarError, SwitchError
 from tinyinfer.guided import grammar
-from tinyinfer.guided.grammar import MAX_TEXT, Spelled, bars, compiled, shortened
+from tinyinfer.guided.bars import Bars
+from tinyinfer.guided.grammar import MAX_TEXT, Spelled, bars, compiled, on_large_stack, shortened
+from tinyinfer.sampling import Choice
 from tinyinfer.text.reasoning import ChatPrompt, Thinking
 from tinyinfer.text.tokenizer import Tokenizer, Vocabulary
 
@@ -126,6 +132,9 @@ REFUSED = [
     ({"json_schema": {"type": "strang"}}, "Invalid type: strang"),
     ({"json_schema": {"$ref": "http://x.example/y"}}, "Default retriever does not fetch"),
     ({"json_schema": {"enum": []}}, "json_schema cannot be followed"),
+    ({"json_schema": {"allOf": 5, "dependentRequired": {"a": ["b"]}}}, "the schema is malformed"),
+    ({"json_schema": {"propertyNames": {"pattern": ["x"]}}}, "the schema is malformed"),
+    ({"json_schema": {"propertyNames": {"pattern": 5}}}, "the schema is malformed"),  # and not the regex "5"
     ({"json_schema": '{"items": ' * 3000 + "true" + "}" * 3000}, "json_schema"),
     ({"json_schema": '{"items": ' * 400 + "true" + "}" * 400}, "recursion"),
     ({"regex": "(a"}, "unclosed group"),
@@ -196,6 +205,68 @@ def test_a_grammar_that_explodes_in_a_step_ends_its_request_alone(llm: LLM) -> N
     assert said(llm, regex="ab") == "ab"
 
 
+def test_an_answer_that_explodes_leaves_its_grammar_to_others(llm: LLM) -> None:
+    """Answers share the library's lexer. Catches one full lexer, for which all later answers of the grammar end."""
+    [a] = llm.tokenizer.encode("a", False)[-1:]
+    form: dict[str, Any] = {"regex": EXPLODING + "|[b-z]{9}", "max_tokens": 40, "ignore_eos": True}
+    with pytest.raises(GrammarError, match="cannot be followed any more"):
+        llm.generate("hello", SamplingParams(logit_bias={a: 100}, **form))
+    for seed in range(2):
+        assert re.fullmatch("[b-z]{9}", said(llm, seed, logit_bias={a: -100}, **form))
+
+
+EITHER = "c+|(a|b)*a(a|b){18}"  # two letters take a state of the lexer more for each letter, "c" takes none
+
+
+def few_states(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> tuple[Bars, list[int]]:
+    """What bars the tokens of an answer in a lexer of few states; "a", "b" and "c" as tokens."""
+    monkeypatch.setattr(grammar, "MAX_LEXER_STATES", 60)
+    compiled.cache_clear()
+    tokens = [llm.tokenizer.encode(letter, False)[-1] for letter in "abc"]
+    return bars(llm.tokenizer, SamplingParams(regex=EITHER), frozenset()), tokens
+
+
+def test_the_limit_of_states_is_for_each_answer(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches states that add up: the lexer is full after some good answers, and all later ones end."""
+    _, tokens = few_states(llm, monkeypatch)
+    for seed in range(12):
+        letters = np.random.default_rng(seed).choice(tokens[:2], 20).tolist()
+        one = bars(llm.tokenizer, SamplingParams(regex=EITHER), frozenset()).matcher
+        assert one is not None
+        for letter in letters:
+            assert one.allowed().tokens[letter], one.fault
+            one.follow(letter)
+        assert one.fault == ""
+    compiled.cache_clear()
+
+
+def test_drafts_that_explode_and_are_rejected_end_nothing(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library keeps an error when tokens are taken back. Catches a request that ends by what it never said."""
+    one, (a, b, c) = few_states(llm, monkeypatch)
+    drafts = np.random.default_rng(1).choice([a, b], 60).tolist()
+    logits = np.zeros((61, 277), np.float32)
+    assert 0 < one.over(logits, 0, drafts, 7).good < 61
+    for new in (1, 2):
+        one.follow(c)
+        [row] = one.over(logits[:1], new, [], 7).rows
+        assert np.flatnonzero(row > -np.inf).tolist() == [c]
+    compiled.cache_clear()
+
+
+def test_compilations_at_the_same_time_leave_the_size_of_stacks() -> None:
+    """The size is the process's. Catches 256 MiB for every later thread: one restores what another one has set."""
+    size = threading.stack_size()
+    interval = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(1e-6)
+        with ThreadPoolExecutor(8) as pool:
+            list(pool.map(lambda n: on_large_stack(lambda: n), range(400)))
+        assert threading.stack_size() == size
+    finally:
+        sys.setswitchinterval(interval)
+        threading.stack_size(size)
+
+
 def test_without_the_library_one_sentence_names_the_extra(llm: LLM, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "llguidance", None)
     with pytest.raises(SwitchError, match=r"regex needs the module llguidance.*; pip install 'tinyinfer\[guided\]'"):
@@ -214,6 +285,33 @@ def test_a_grammar_is_compiled_once(llm: LLM, monkeypatch: pytest.MonkeyPatch) -
     for _ in range(3):
         said(llm, regex="a compiled one")
     assert compiled.cache_info().misses == before + 1
+    [seq] = llm.sequences(["hello"], SamplingParams(regex="a compiled one"))
+    compiled.cache_clear()  # of more grammars in flight than are kept
+    monkeypatch.setattr(grammar, "begun", None)
+    seq.append(Choice(llm.tokenizer.encode("a", False)[-1]), 0.0)
+    allowed = seq.open(np.zeros((1, 277), np.float32)).rows
+    seq.repair()
+    assert seq.open(np.zeros((1, 277), np.float32)).rows.tolist() == allowed.tolist()
+
+
+def test_a_model_is_copied_after_an_answer_of_a_grammar_and_not_during_one(llm: LLM) -> None:
+    """The newest step keeps its sequences. Catches TypeError: cannot pickle 'LLMatcher'."""
+    said(llm, regex="ab")
+    assert said(pickle.loads(pickle.dumps(llm)), regex="ab") == "ab"
+    open_ = llm.submit("hello", SamplingParams(regex="[ab]+", ignore_eos=True, max_tokens=400))
+    next(iter(open_))
+    with pytest.raises(RuntimeError, match="requests in flight cannot be copied"):
+        pickle.dumps(llm)
+    open_.cancel()
+    open_.result()
+
+
+def test_a_copy_of_a_matcher_stands_where_it_does(llm: LLM) -> None:
+    """Catches a copy at the beginning of its grammar."""
+    one = bars(llm.tokenizer, SamplingParams(regex="abc"), frozenset()).matcher
+    assert one is not None
+    one.follow(llm.tokenizer.encode("a", False)[-1])
+    assert pickle.loads(pickle.dumps(one)).allowed().tokens.tolist() == one.allowed().tokens.tolist()
 
 
 def test_two_answers_of_one_grammar_go_their_own_ways(llm: LLM) -> None:

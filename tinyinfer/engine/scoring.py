@@ -21,6 +21,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from tinyinfer.batching.branches import same_prompt
 from tinyinfer.engine.engine import Engine
 from tinyinfer.sampling import Choice, describe
 from tinyinfer.sampling_params import SamplingParams
@@ -53,22 +54,25 @@ class Scoring:
     def step(self) -> None:
         """Scores a piece of the first prompt; behind the last piece its sequence joins the others, or has ended.
 
-        A branch (n > 1) shares the scores of the first one, which stands before it. Done again after an interrupt, it
-        is the same.
+        Branches (n > 1) share the scores of the first one, which stands before them, and join with it: the prompt is
+        computed for all of them. Done again after an interrupt, it is the same.
         """
-        seq, begun = self.waiting[0]
-        start, left = len(seq.progress.scores), len(seq.prompt) - 1 - len(seq.progress.scores)
-        if left > 0 and not seq.finished:
-            self._score(seq, start, min(ROWS, left))
-            if left > ROWS:
+        while self.waiting:
+            seq, begun = self.waiting[0]
+            start, left = len(seq.progress.scores), len(seq.prompt) - 1 - len(seq.progress.scores)
+            if left > 0 and not seq.finished:
+                self._score(seq, start, min(ROWS, left))
+                if left > ROWS:
+                    return
+            if not seq.finished and seq.request.max_tokens:
+                self.engine.add(seq, begun)
+            elif not seq.finished:
+                seq.end_unanswered()
+            if seq.finished:
+                self.engine.abort(seq)  # frees its positions
+            self.waiting.popleft()
+            if not self.waiting or not same_prompt(seq, self.waiting[0][0]):
                 return
-        if not seq.finished and seq.request.max_tokens:
-            self.engine.add(seq, begun)
-        elif not seq.finished:
-            seq.end_unanswered()
-        if seq.finished:
-            self.engine.abort(seq)  # frees its positions
-        self.waiting.popleft()
 
     def drop(self, sequences: Collection[Sequence]) -> None:
         """Forgets sequences that have ended."""

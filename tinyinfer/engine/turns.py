@@ -26,6 +26,11 @@ from tinyinfer.sequence import Sequence
 Listener = Callable[[StepTrace], None]
 
 
+def at_once(seconds: float) -> bool:
+    """Ends a wait for later requests, because a prompt is scored meanwhile."""
+    return True
+
+
 class StepLock:
     """One step at a time of all engines that share weights and a ledger: a lock for each process."""
 
@@ -73,9 +78,10 @@ class Turns:
 
     def _step(self) -> StepTrace | None:
         """One step; None when no sequence is ready, or when the step failed."""
+        woken = at_once if self.scoring.next else self.inbox.hear  # who is scored now may end by it, and is told
         self._score()
         try:
-            if not self.engine.busy or not self.engine.wait(self.inbox.hear):
+            if not self.engine.busy or not self.engine.wait(woken):
                 return None
             with self.step_lock.lock:
                 trace = self.engine.step(any(run.watch for run in tuple(self.inbox.runs)))

@@ -18,7 +18,7 @@ choose by itself; and a drafter that knows no grammar proposes drafts that are b
 from __future__ import annotations
 
 from collections.abc import Sequence as Seq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -60,20 +60,25 @@ class Matcher(Protocol):
         """One more token of the answer. Never raises: see `fault`."""
 
     def take_back(self, n: int) -> None:
-        """Forgets the newest n tokens."""
+        """Forgets the newest n tokens, and a fault that they brought."""
+
+    def restarted(self) -> Matcher:
+        """A matcher where this one's answer began, which goes its own way. Compiles nothing."""
 
 
 @dataclass(frozen=True)
 class Bars:
     """What bars the tokens of one sequence. By default nothing does.
 
-    ends: the token ids that end the text; least: how many new tokens come before one of them.
+    ends: the token ids that end the text; least: how many new tokens come before one of them. asked: those ends that
+    the caller named; one that is text of the grammar may end the answer in its middle, which the model's own may not.
     """
 
     ends: frozenset[int] = frozenset()
     least: int = 0
     bias: tuple[tuple[int, float], ...] = ()
     matcher: Matcher | None = None
+    asked: frozenset[int] = frozenset()
 
     @property
     def complete(self) -> bool:
@@ -82,6 +87,10 @@ class Bars:
             return False
         tokens, end = self.matcher.allowed()
         return end and not tokens.any() and not self.matcher.fault
+
+    def restarted(self) -> Bars:
+        """What bars the tokens of the same sequence, before its first new one."""
+        return replace(self, matcher=self.matcher and self.matcher.restarted())
 
     def follow(self, token: int) -> None:
         """One more token of the sequence."""
@@ -130,6 +139,8 @@ class Bars:
             np.copyto(row[:size], -np.inf, where=~tokens[:size])
             if end:
                 row[ends] = kept
+            else:
+                row[[token for token in ends if token not in self.asked]] = -np.inf
         if new < self.least:
             kept = row[ends]
             row[ends] = -np.inf
