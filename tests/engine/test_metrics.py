@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -171,3 +173,15 @@ def test_a_run_on_a_simulated_clock_takes_what_its_steps_were_counted_to_take():
     assert found.tpot.p50 == pytest.approx(sum(each[1:4]) / 3)
     assert found.gap.max == pytest.approx(max(each[1:4]))
     assert found.output_tps == pytest.approx(8 / found.seconds)
+
+
+OWN = "from tinyinfer.engine.metrics import peak_memory_bytes; print(peak_memory_bytes())"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the system tells no more than getrusage")
+def test_the_peak_memory_is_the_own_and_not_that_of_who_started_the_process() -> None:
+    """Catches getrusage, whose peak exec keeps: a grader started by a large run of tests looked 600 MB large."""
+    parent = f"import subprocess, sys; held = b'x' * 400_000_000; print(subprocess.run([sys.executable, '-c', {OWN!r}]"
+    parent += ", capture_output=True, text=True, preexec_fn=int).stdout)"  # preexec_fn: by fork, and not by vfork
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True, check=True)
+    assert 10_000_000 < int(done.stdout) < 200_000_000
