@@ -12,6 +12,7 @@ from itertools import count
 from typing import Any
 
 import numpy as np
+from helpers import Words
 
 from tinyinfer.guided.bars import Allowed, Bars
 from tinyinfer.sampling_params import SamplingParams
@@ -54,19 +55,6 @@ class Steps:
 
     def restarted(self) -> Steps:
         return Steps(self.size, self.first, self.least, self.most, self.fails_at)
-
-
-class Words:
-    """Token 7 is "7 "."""
-
-    def push(self, token: int) -> str:
-        return f"{token} "
-
-    def name(self, token: int) -> str:
-        return ""
-
-    def finish(self) -> str:
-        return ""
 
 
 def new_text() -> TextOutput:

@@ -103,20 +103,14 @@ class Answered:
         return self.pieces[0][0] if self.pieces else None
 
 
-async def load(
-    target: Target, asks: list[Ask], max_concurrency: int | None = None, told: Callable[[int], object] = lambda n: None,
-    now: Time = time.perf_counter,
-) -> AsyncIterator[Answered]:  # fmt: skip
-    """Sends every request when it is due, and yields each when it is over. told: how many are sent, each time.
-
-    Ended early, it ends all that are under way.
-    """
+async def load(target: Target, asks: list[Ask], max_concurrency: int | None = None) -> AsyncIterator[Answered]:
+    """Sends every request when it is due, and yields each when it is over. Ended early, it ends all under way."""
     places = asyncio.Semaphore(max_concurrency or len(asks))
     over: asyncio.Queue[Answered] = asyncio.Queue()
-    begun = now()
+    begun = time.perf_counter()
 
     def clock() -> float:
-        return now() - begun
+        return time.perf_counter() - begun
 
     async def one(ask: Ask) -> None:
         await asyncio.sleep(ask.due - clock())
@@ -131,9 +125,8 @@ async def load(
 
     tasks = [asyncio.create_task(one(ask)) for ask in asks]
     try:
-        for n in range(len(asks)):
+        for _ in asks:
             yield await over.get()
-            told(n + 1)
     finally:
         for task in tasks:
             task.cancel()

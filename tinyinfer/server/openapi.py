@@ -16,6 +16,7 @@ from typing import Any
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.server import chat, completions, endpoints, responses
 from tinyinfer.server.fields import SCHEMAS, Lacking
+from tinyinfer.server.sampling import STREAM_OPTIONS
 
 Schema = dict[str, Any]
 ABOUT = {one.name: one.metadata["help"].partition(";")[0] for one in fields(SamplingParams) if one.metadata}
@@ -33,11 +34,11 @@ def record(required: Mapping[str, Schema], **optional: Schema) -> Schema:
     return {"type": "object", "required": list(required), "properties": {**required, **optional}}
 
 
-WHOLE, NUMBER, BOOL, TEXT = (SCHEMAS[kind] for kind in ("whole", "number", "bool", "text"))
+WHOLE, TEXT = SCHEMAS["whole"], SCHEMAS["text"]
 PART = record({"type": {"const": "text"}, "text": TEXT})
 MESSAGES = listed(record({"role": TEXT}, content={"anyOf": [TEXT, NULL, listed(PART)]}), minItems=1)
 PROMPTS = {"anyOf": [TEXT, {**IDS, "minItems": 1}, listed({"anyOf": [TEXT, IDS]}, minItems=1)]}
-OPTIONS = {name: {"anyOf": [BOOL, NULL]} for name in ("include_usage", "continuous_usage_stats", "include_obfuscation")}
+OPTIONS = {name: {"anyOf": [SCHEMAS[kind], NULL]} for name, kind in STREAM_OPTIONS.items()}
 SCHEMA = {"anyOf": [{"type": "object"}, TEXT]}
 WITH_PARTS = {"messages": MESSAGES, "stream_options": record({}, **OPTIONS), "guided_json": SCHEMA}
 FUNCTION = {"type": {"const": "function"}}

@@ -36,6 +36,7 @@ LACKING = {
     "include_stop_str_in_output": Lacking((False,), "the answer ends before a stop string"),
     "truncate_prompt_tokens": Lacking((), "shorten the prompt; /tokenize counts its tokens"),
 }
+STREAM_OPTIONS = dict.fromkeys(("include_usage", "continuous_usage_stats", "include_obfuscation"), "bool")
 MAX_STOPS, MAX_STOP = 64, 256  # each token of an answer is compared with each of them, on the engine's thread
 MAX_IDS = 1024  # stop_token_ids, logit_bias
 
@@ -83,8 +84,7 @@ def form_names(given: Mapping[str, Any]) -> dict[str, str]:
 def stream_options(given: Mapping[str, Any]) -> tuple[bool, bool]:
     """Whether a stream ends with the usage, and whether each chunk has it. Raises APIError."""
     options = given.get("stream_options", {})
-    kinds = {"include_usage": "bool", "continuous_usage_stats": "bool", "include_obfuscation": "bool"}
-    read, _ = read_fields(options, kinds, {}, "stream_options.")
+    read, _ = read_fields(options, STREAM_OPTIONS, {}, "stream_options.")
     if "stream_options" in given and not given.get("stream"):
         raise wrong("stream_options", "stream_options are for streams; add stream=true, or leave them out")
     always = read.get("continuous_usage_stats", False)
