@@ -111,7 +111,7 @@ class SwitchError(Worded, ValueError):
 
 
 class RequestError(Worded):
-    """What ends one request: the others of its step are computed again, and go on.
+    """What ends one request: the others of its step go on, computed again where the step could not stand.
 
     request_id: the id of the request's sequence, which can never go on; None when no sequence is the cause.
     """

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tinyinfer.arrays import Array
+from tinyinfer.errors import GrammarError, RequestError
 from tinyinfer.guided.bars import Bars, Open
 from tinyinfer.rotation_sets import ONE_SET, RotationSets
 from tinyinfer.sampling import Choice, SamplingParams
@@ -67,6 +68,7 @@ class Progress:
     cached_tokens: int = 0  # prompt tokens that the first step found in the prefix cache
     preemptions: int = 0
     finish_reason: str | None = None  # "stop", "length", "abort"
+    error: RequestError | None = None  # why no token can follow; `extend` ends the continuation with it
 
 
 @dataclass
@@ -157,8 +159,15 @@ class Sequence:
         return self.request.params, self.prompt, self.new_tokens, self.request.seed
 
     def open(self, logits: np.ndarray) -> Open:  # (R, V) ->
-        """The rows of its newest token and of its drafts, with all tokens barred that may not come there."""
-        return self.bars.over(logits, len(self.new_tokens), [one.token for one in self.drafts], self.owner.id)
+        """The rows of its newest token and of its drafts, with all tokens barred that may not come there.
+
+        None of them is good where no token may come next: progress.error says why, and the others of the step go on.
+        """
+        try:
+            return self.bars.over(logits, len(self.new_tokens), [one.token for one in self.drafts], self.owner.id)
+        except GrammarError as error:
+            self.progress.error = error
+            return Open(logits, 0)
 
     # Before a step.
 
@@ -208,13 +217,18 @@ class Sequence:
             self.text.finish()
 
     def extend(self, choices: Collection[Choice], time: float) -> int:
-        """Appends tokens up to the end of the continuation; how many were appended. No drafts are left behind them."""
+        """Appends tokens up to the end of the continuation; how many were appended. No drafts are left behind them.
+
+        A continuation behind which no token can follow (progress.error) ends.
+        """
         if choices:
             self.set_drafts([])
         for n, choice in enumerate(choices):
             if self.finished:
                 return n
             self.append(choice, time)
+        if self.progress.error is not None and not self.finished:
+            self.abort()
         return len(choices)
 
     def record_computed(self, stop: int) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from guided_steps import STEPS, Steps, guided, in_step
-from helpers import ALWAYS_DRAFT, make_engine, request, small_config
+from helpers import ALWAYS_DRAFT, finish, make_engine, request, small_config
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -175,8 +175,8 @@ def test_a_fault_is_no_end() -> None:
     seq = guided([3], 9, 10, limits={"fails_at": 1})
     seq.append(Choice(4), 0.0)
     assert not seq.finished
-    with pytest.raises(GrammarError, match="too large"):
-        seq.open(LOGITS[None])
+    assert seq.open(LOGITS[None]).good == 0
+    assert "too large" in str(seq.progress.error)
 
 
 def test_repair_leads_the_matcher_where_the_choices_are() -> None:
@@ -191,6 +191,43 @@ def test_repair_leads_the_matcher_where_the_choices_are() -> None:
 
 
 # --- every way to choose ---
+
+
+DEAD_ENDS: dict[str, dict[str, Any]] = {
+    "contiguous": {}, "paged": {"kv_cache": "paged", "block_size": 4, "prefix_cache": True},
+    "static": {"batching": "static"}, "drafts": {"speculative": "prompt-lookup", "draft_cost": ALWAYS_DRAFT},
+    "8 bits": {"kv_cache": "paged", "block_size": 4, "kv_bits": 8, "prefix_cache": True},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("switches", DEAD_ENDS.values(), ids=DEAD_ENDS)
+def test_a_dead_end_costs_the_others_of_its_step_nothing(switches: dict[str, Any]) -> None:
+    """Catches a step that is rolled back for one request: all others would be preempted, and computed again."""
+    alone, other = (request(PROMPTS[0], 12) for _ in range(2))
+    finish(make_engine(small_config(), **switches), alone)
+    engine, stuck = make_engine(small_config(), **switches), guided(PROMPTS[1], 9, SIZE, [], {"fails_at": 3})
+    for seq in (other, stuck):
+        engine.add(seq, 0.0)
+    while engine.busy:
+        engine.step()
+    assert (other.new_tokens, other.progress.preemptions) == (alone.new_tokens, 0)
+    assert (engine.ledger.preemptions, engine.ledger.tokens_recomputed) == (0, 0)
+    assert (len(stuck.new_tokens), stuck.progress.finish_reason) == (3, "abort")
+    assert "too large" in str(stuck.progress.error)
+    assert engine.scheduler.blocks_held == 0
+
+
+def test_what_a_dead_end_leaves_in_the_prefix_tree_is_whole() -> None:
+    """Catches a block that the tree offers, and whose last row was rolled back with the request that computed it."""
+    switches = DEAD_ENDS["8 bits"]
+    engine, plain = make_engine(small_config(), **switches), make_engine(small_config(), **switches)
+    stuck = guided(PROMPTS[0], 9, SIZE, [], {"fails_at": 8 - len(PROMPTS[0]) % 4})
+    with pytest.raises(GrammarError):
+        finish(engine, stuck)
+    again, anew = (request([*stuck.tokens, 5], 6) for _ in range(2))
+    finish(engine, again), finish(plain, anew)
+    assert again.progress.cached_tokens == len(stuck.tokens) // 4 * 4
+    assert again.new_tokens == anew.new_tokens
 
 
 def asked(**params: Any) -> list[Sequence]:

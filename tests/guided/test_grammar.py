@@ -202,6 +202,7 @@ def test_a_grammar_that_explodes_in_a_step_ends_its_request_alone(llm: LLM) -> N
     with pytest.raises(GrammarError, match="cannot be followed any more"):
         exploding.result()
     assert other.result().token_ids == alone.token_ids
+    assert (llm.engine.ledger.preemptions, llm.engine.ledger.tokens_recomputed) == (0, 0)
     assert said(llm, regex="ab") == "ab"
 
 

@@ -57,7 +57,10 @@ def test_replicas_say_what_one_process_says() -> None:
     try:
         assert answers(engine, temperature=1.0) == plain
         assert all(ledger.tokens_computed for ledger in threads.ledgers)
+        others = asked(20)
         with pytest.raises(GrammarError, match="too large"):
-            finish(engine, guided([1, 2], 9, 20, [], {"fails_at": 2}))
+            finish(engine, guided([1, 2], 9, 20, [], {"fails_at": 2}), *others)
+        assert all(seq.progress.preemptions == 0 for seq in others)
+        assert all(ledger.preemptions == 0 for ledger in threads.ledgers)
     finally:
         threads.end()

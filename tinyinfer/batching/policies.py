@@ -63,8 +63,9 @@ class Static:
         return list(takewhile(lambda seq: seq in self.batch, waiting))
 
     def leaving(self, running: Seq[Sequence]) -> list[Sequence]:
-        """All sequences, once all are finished; until then a finished one is padding."""
-        return list(running) if all(seq.finished for seq in running) else []
+        """All sequences, once all are finished; until then a finished one is padding, unless an error has ended it."""
+        done = all(seq.finished for seq in running)
+        return [seq for seq in running if done or seq.progress.error is not None]
 
 
 class Dynamic(Static):

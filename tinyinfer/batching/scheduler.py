@@ -230,7 +230,8 @@ class Scheduler(Bookkeeping):
         """Appends new tokens to the sequence of a span, and commits the rows of tokens that the sequence then has."""
         seq, padding, drafts = span.seq.owner, span.seq.finished, len(span.seq.drafts)
         new = seq.extend(chosen, now)
-        kept = 0 if padding else span.rows - span.wanted + new  # rows behind a rejected draft are rolled back
+        computed = min(span.rows, span.rows - span.wanted + max(new, 1))  # the last token's row counts in a dead end
+        kept = 0 if padding else computed  # rows behind a rejected draft are rolled back
         self.cache.commit(span.seq, kept)
         self.candidates.adopt(span.seq)
         seq.record_computed(span.first + kept)

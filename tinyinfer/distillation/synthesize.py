@@ -165,6 +165,8 @@ class Writer:
             raise (placed(places[0], error) if places else error) from None
         for seq in trace.left:
             i, prompt = self.open.pop(seq)
+            if seq.progress.error is not None:
+                raise placed(f"document {i}", seq.progress.error)
             n, finished = len(seq.new_tokens), seq.progress.finish_reason == "stop"
             self.done[i] = Document(prompt, answer_text(self.llm, seq), n, finished)
         new = sum(map(len, trace.choices))

@@ -58,8 +58,10 @@ def chosen(seq: Sequence, tokens: list[int]) -> list[Choice]:
 
 
 def judged(seq: Sequence, rows: np.ndarray, drafter: Drafter) -> list[Choice]:  # (R, V) ->
-    """The tokens that the host chooses from a span's rows, among those that nothing bars."""
+    """The tokens that the host chooses from a span's rows, among those that nothing bars; none where all are barred."""
     left, good = seq.open(rows)  # (R, V)
+    if not good:
+        return []
     found = drafter.verify(left, seq) if seq.drafts else [choose(row, *seq.sampling) for row in left]
     if left is rows:
         return found

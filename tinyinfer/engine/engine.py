@@ -131,7 +131,8 @@ class Engine:
         """Steps until all of `sequences` are finished; leaving early aborts the others and frees their cache.
 
         For a caller who alone uses the engine, on one thread; EngineLoop (loop.py) is for several. Raises
-        ValueError, before any work, for a sequence that could never fit into the cache.
+        ValueError, before any work, for a sequence that could never fit into the cache, and the error of a sequence
+        that has ended with one.
         watch: whether the traces hold block tables and the waiting queue, too.
         """
         now = self.clock()
@@ -142,6 +143,8 @@ class Engine:
                 while any(not seq.finished for seq in sequences):
                     if self.wait():
                         yield self.step(watch)
+                        for error in filter(None, (seq.progress.error for seq in sequences)):
+                            raise error
             finally:
                 self.abort(*sequences)
         finally:  # once more: Ctrl-C may have come just before the sequences were aborted

@@ -110,6 +110,10 @@ class Turns:
             client = requests.get(span.seq.owner)
             if client is not None and not client.seq.finished:
                 client.progress()
+        runs = [seq for run in tuple(self.inbox.runs) for seq in run.sequences]
+        for seq in {*requests, *runs}:
+            if seq.finished and seq.progress.error is not None:
+                self._end_with([seq], seq.progress.error)
         if finished := [seq for seq in list(requests) if seq.finished]:
             self._end(finished)
         for run in tuple(self.inbox.runs):

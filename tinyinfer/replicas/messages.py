@@ -104,7 +104,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Failures:
-    """A step failed and was rolled back: these sequences have ended by their errors, the others go on."""
+    """These sequences have ended by their errors, in a step that was rolled back or that stands; the others go on."""
 
     errors: dict[int, Exception]
 

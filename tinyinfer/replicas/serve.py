@@ -60,14 +60,20 @@ class Served:
             self.sequences.clear()
             self.engine.abort(*list(self.engine.scheduler.running))
 
-    def step(self, hear: Callable[[float], bool]) -> Report | Failures | None:
-        """What a step did; None when no sequence was ready. hear: waits for the front."""
+    def step(self, hear: Callable[[float], bool]) -> list[Report | Failures]:
+        """What a step did, behind what has ended with an error in it; nothing when no sequence was ready.
+
+        hear: waits for the front.
+        """
         if not self.engine.busy or not self.engine.wait(hear):  # what the front told last may have ended all of it
-            return None
+            return []
         try:
             trace = self.engine.step(self.watch)
         except Exception as error:
-            return self.failures(error)
+            return [self.failures(error)]
+        errors = {number: portable(seq.progress.error) for number, seq in self.sequences.items() if seq.progress.error}
+        failed = [Failures(errors)] if errors else []
+        self.drop(list(errors))
         for seq in trace.left:
             self.sequences.pop(seq.id, None)
         owners = dict.fromkeys(span.seq.owner for span in trace.batch.spans)
@@ -76,7 +82,7 @@ class Served:
         report = Report(trace, Ledger(), [self.advance(seq) for seq in owners], dropped)
         for seq in trace.left:
             self.verified.pop(seq, None)
-        return report
+        return [*failed, report]
 
     def under_way(self) -> set[int]:
         """The sequences that traces of passes will name that stages compute now."""
@@ -145,14 +151,12 @@ class Server:
     def step(self, number: int) -> None:
         """A step of an engine, if one of its sequences is ready."""
         served = self.engines.get(number)
-        found = served.step(self.hear) if served else None
-        if served is None or found is None:
-            return
-        if isinstance(found, Report):
-            ledger = served.engine.ledger
-            found = replace(found, ledger=ledger - self.counted[number])
-            self.counted = dict.fromkeys(self.engines, ledger.copy())  # engines over the same weights share it
-        self.tell(number, found)
+        for found in served.step(self.hear) if served else ():
+            if served and isinstance(found, Report):
+                ledger = served.engine.ledger
+                found = replace(found, ledger=ledger - self.counted[number])
+                self.counted = dict.fromkeys(self.engines, ledger.copy())  # engines over the same weights share it
+            self.tell(number, found)
 
     def tell(self, number: int, message: object) -> None:
         """Sends a message of an engine to the front."""
