@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import ExitStack
 from threading import Event
+from typing import Any
 
 import pytest
 from http_calls import JSON, Answer, Served, eventually, talk, together
@@ -64,6 +65,16 @@ def test_draining_takes_nothing_more_and_tells_when_the_last_has_left() -> None:
             pytest.fail("nothing more gets in")
         assert caught.value.status == 503
     assert ended == ["idle"]
+
+
+@pytest.mark.parametrize(("fields", "param"), [({"n": 6}, "n"), ({"prompt": ["x"] * 6}, "prompt")])
+def test_more_answers_than_places_name_the_field_that_asks_for_them(
+    served_llm: LLM, fields: dict[str, Any], param: str
+) -> None:
+    """Catches an error that names a prompt of one text, which the caller cannot shorten."""
+    answer = Served(served_llm, max_queue=1).complete(**fields)
+    assert (answer.status, answer.error["param"]) == (400, param)
+    assert answer.error["message"].startswith(f"{param} ")
 
 
 def test_a_full_queue_is_429_and_those_that_are_in_lose_nothing(served_llm: LLM) -> None:

@@ -16,7 +16,7 @@ from thinking_templates import QWEN3
 
 from tinyinfer.errors import NotFiniteError
 from tinyinfer.server import responses
-from tinyinfer.server.items import messages_of
+from tinyinfer.server.items import join, message_of, messages_of
 
 CALL = '<tool_call>\n{"name": "weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 ANSWER = f"<think>\nHm.\n</think>\n\nI look. {CALL} Done."
@@ -200,7 +200,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input": [{"type": "function_call_output", "call_id": "x"}]}, "input[0].output"),
     ({"max_output_tokens": 0}, "max_output_tokens"), ({"temperature": -1}, "temperature"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"), ({"tools": [{"type": "function"}]}, "tools[0].name"),
-    ({"text": {"format": {"type": "json_schema"}}}, "text.format"), ({"text": {"format": "xml"}}, "text.format"),
+    ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"), ({"text": {"format": "xml"}}, "text.format"),
     *(({"text": {"format": name}}, "text.format") for name in ("json_schema", "json_object", "text", "")),
     ({"text": {"format": {"type": "json_schema", "schema": {"type": "nothing"}}}}, "text.format"),
     ({"reasoning": {"effort": 5}}, "reasoning.effort"),
@@ -218,6 +218,20 @@ def test_what_cannot_be_is_400_by_the_callers_own_names(thinker: Served, fields:
     assert (answer.status, answer.error["param"]) == (400, param)
     assert "messages" not in answer.error["message"]
     assert "max_tokens" not in answer.error["message"]
+
+
+def test_calls_are_joined_without_a_copy_of_those_before() -> None:
+    """Catches a time that grows with the square of the calls: a body of 16 MB may hold a hundred thousand."""
+    first, second = (message_of({**CALLED, "call_id": id}, "") for id in ("a", "b"))
+    calls = first["tool_calls"]
+    assert join(first, second)
+    assert first["tool_calls"] is calls
+    assert [one["id"] for one in calls] == ["a", "b"]
+
+
+def test_a_refusal_of_an_earlier_answer_is_a_text() -> None:
+    content = [{"type": "output_text", "text": "a"}, {"type": "refusal", "refusal": "no"}]
+    assert messages_of([{"role": "assistant", "content": content}], None) == [{"role": "assistant", "content": "a\nno"}]
 
 
 def test_what_needs_a_memory_is_refused_and_store_is_passed_over(thinker: Served) -> None:

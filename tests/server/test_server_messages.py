@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from http_calls import Served
 
-from tinyinfer.server.messages import for_template
+from tinyinfer.server.messages import check_messages, for_template
 
 
 def call(id: Any, arguments: Any, name: str = "f") -> dict[str, Any]:
@@ -102,3 +102,13 @@ def test_what_is_no_call_is_400_and_the_place_is_named(served: Served, calls: An
     body = {"messages": [{"role": "assistant", "content": "x", "tool_calls": calls}]}
     answer = served.post("/v1/chat/completions", body)
     assert (answer.status, answer.error["param"]) == (400, param)
+
+
+def test_a_refusal_of_an_earlier_answer_is_a_text() -> None:
+    """OpenAI's clients give back the message that they got. Catches a part that no template reads, and a lost text."""
+    parts = [{"type": "text", "text": "a"}, {"type": "refusal", "refusal": "no"}]
+    messages = [{"role": "assistant", "content": parts}, {"role": "assistant", "content": None, "refusal": "never"}]
+    check_messages(messages)
+    first, second = for_template(messages)
+    assert [(part["type"], part["text"]) for part in first["content"]] == [("text", "a"), ("text", "no")]
+    assert second["content"] == "never"

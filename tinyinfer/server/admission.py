@@ -68,12 +68,13 @@ class Admission:
             message = f"the body was not here within {seconds:g} seconds"
             raise APIError(408, message, connection="close") from None
 
-    def check(self, count: int = 1) -> None:
-        """Raises APIError where there are not so many places."""
+    def check(self, count: int = 1, n: int = 1) -> None:
+        """Raises APIError where there are not so many places. n: how many of the answers each prompt has."""
         self.check_open()
         if count > self.most:
-            message = f"the {count} answers to this request are more than the {self.most} that may be here at once"
-            raise APIError(400, message + "; send them in several requests", "prompt")
+            field = "n" if n > 1 else "prompt"
+            message = f"{field} asks for {count} answers, more than the {self.most} that may be here at once"
+            raise APIError(400, message + "; send them in several requests", field)
         if self.open + count > self.most:
             raise self._full(f"all {self.most} places are taken")
 
@@ -83,9 +84,9 @@ class Admission:
             raise self._ends()
 
     @contextmanager
-    def enter(self, count: int, clock: Callable[[], float]) -> Iterator[None]:
-        """Keeps `count` places for the time of the block. Raises APIError where there are none."""
-        self.check(count)
+    def enter(self, count: int, clock: Callable[[], float], n: int = 1) -> Iterator[None]:
+        """Keeps `count` places for the time of the block. Raises APIError where `check` does."""
+        self.check(count, n)
         self.open += count
         begun = clock()
         try:

@@ -90,7 +90,7 @@ class Endpoint:
         service.admission.check()
         form = await service.read(service.admission, Headers(scope=scope), receive, partial(self.form, service))
         service.log_unknown(scope["path"], form.unknown)
-        with service.admission.enter(form.count, service.clock):
+        with service.admission.enter(form.count, service.clock, form.params.n):
             call = Call(service, form, scope["key"], scope["log"], arrival)
             await unless_gone(receive, call.answer(Taken(send, service.stalled)))
 

@@ -17,16 +17,9 @@ from tinyinfer.server.collected import Collected
 from tinyinfer.server.errors import wrong
 from tinyinfer.server.fields import Lacking, read_fields
 from tinyinfer.server.messages import check_messages
-from tinyinfer.server.sampling import (
-    IGNORED,
-    LACKING,
-    SHARED,
-    check_model,
-    form_names,
-    sampling_params,
-    stream_options,
-)
+from tinyinfer.server.sampling import IGNORED, LACKING, SHARED, check_model, sampling_params, stream_options
 from tinyinfer.server.service import Service
+from tinyinfer.server.structured import asked_form
 from tinyinfer.server.tool_calls.calls import Piece
 from tinyinfer.server.tools import read_tools
 from tinyinfer.server.turn import Turn
@@ -70,14 +63,15 @@ class Chat(Chunks):
         tools = read_tools(given, service)
         self._turn = Turn(service.llm, given["messages"], variables, tools)
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
-        form = form_names(given)
-        grammar = "tools" if tools.offered else form.get("json_schema", "response_format")
-        self.names = {"": "messages", "logprobs": "top_logprobs", "grammar": grammar, **form}
+        form = asked_form(given)
+        place = {form.field: form.place} if form else {}
+        grammar = "tools" if tools.offered else place.get("json_schema", "response_format")
+        self.names = {"": "messages", "logprobs": "top_logprobs", "grammar": grammar, **place}
         longest = {"max_tokens": None}
         if "max_completion_tokens" in given:
             self.names["max_tokens"] = "max_completion_tokens"
             given["max_tokens"] = given["max_completion_tokens"]
-        self.params = sampling_params(given, self.names, **longest, **top_logprobs(given))
+        self.params = sampling_params(given, form, self.names, **longest, **top_logprobs(given))
 
     @property
     def count(self) -> int:

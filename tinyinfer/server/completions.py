@@ -20,16 +20,9 @@ from tinyinfer.server.errors import wrong
 from tinyinfer.server.fields import Lacking, is_list_of, is_text, is_whole, read_fields
 from tinyinfer.server.logprobs import Offsets
 from tinyinfer.server.running import naming
-from tinyinfer.server.sampling import (
-    IGNORED,
-    LACKING,
-    SHARED,
-    check_model,
-    form_names,
-    sampling_params,
-    stream_options,
-)
+from tinyinfer.server.sampling import IGNORED, LACKING, SHARED, check_model, sampling_params, stream_options
 from tinyinfer.server.service import Service
+from tinyinfer.server.structured import asked_form
 from tinyinfer.units import show
 
 KINDS = {
@@ -58,12 +51,13 @@ class Completions(Chunks):
         self._given = given
         self._asked = prompts_of(given.get("prompt"))
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
-        self.names: dict[str, str] = {"": "prompt", **form_names(given)}
+        form = asked_form(given)
+        self.names: dict[str, str] = {"": "prompt", **({form.field: form.place} if form else {})}
         extra = {name: given[name] for name in ("logprobs", "prompt_logprobs") if name in given}
         self._echoes_logprobs = given.get("echo", False) and "logprobs" in given
         if self._echoes_logprobs:
             extra["prompt_logprobs"] = max(extra.values())
-        self.params = sampling_params(given, self.names, max_tokens=MAX_TOKENS, **extra)
+        self.params = sampling_params(given, form, self.names, max_tokens=MAX_TOKENS, **extra)
         self._echoed = [""] * len(self._asked)
         self._offsets: dict[int, Offsets] = {}
 

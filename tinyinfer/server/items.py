@@ -15,10 +15,12 @@ from typing import Any
 from tinyinfer.request import Delta, Request
 from tinyinfer.server.collected import Collected
 from tinyinfer.server.errors import wrong
+from tinyinfer.server.messages import text_of_part
 from tinyinfer.server.tool_calls.splitter import Format
 from tinyinfer.units import show
 
 TEXTS = ("input_text", "output_text", "text", "reasoning_text", "summary_text")
+PARTS = {**dict.fromkeys(TEXTS, "text"), "refusal": "refusal"}
 ROLES = {"user": "user", "assistant": "assistant", "system": "system", "developer": "system"}
 PREFIXES = {"reasoning": "rs_", "message": "msg_", "function_call": "fc_"}
 
@@ -38,8 +40,8 @@ def messages_of(given: Any, instructions: str | None) -> list[dict[str, Any]]:
         if not isinstance(item, dict):
             raise wrong(place, f"{place}={show(item)} must be an object")
         message = message_of(item, place)
-        joined = joined_message(messages[-1], message) if messages else None
-        messages[len(messages) - (joined is not None) :] = [joined or message]
+        if not (messages and join(messages[-1], message)):
+            messages.append(message)
     return messages
 
 
@@ -81,26 +83,19 @@ def text_of(content: Any, place: str) -> str:
         return content
     if not isinstance(content, list):
         raise wrong(place, f"{place}={show(content)} must be a text or a list of parts")
-    texts = []
-    for i, part in enumerate(content):
-        kind = part.get("type") if isinstance(part, dict) else part
-        if kind == "refusal" and isinstance(part.get("refusal"), str):
-            texts.append(part["refusal"])
-        elif kind in TEXTS and isinstance(part.get("text"), str):
-            texts.append(part["text"])
-        else:
-            instead = 'the model reads {"type": "input_text", "text": ...}'
-            raise wrong(f"{place}[{i}]", f"{place}[{i}] of type {show(kind)} is not read here; {instead}")
-    return "\n".join(texts)
+    return "\n".join(text_of_part(part, PARTS, f"{place}[{i}]") for i, part in enumerate(content))
 
 
-def joined_message(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any] | None:
-    """Two neighbouring messages of the model as one: thinking, then text, then calls; None where that is not so."""
-    if not before["role"] == after["role"] == "assistant":
-        return None
+def join(before: dict[str, Any], after: dict[str, Any]) -> bool:
+    """Adds a message of the model to its neighbour: thinking, then text, then calls; False where that is not so."""
     begins = "reasoning_content" in after or ("content" in after and before.keys() & {"content", "tool_calls"})
-    calls = before.get("tool_calls", []) + after.get("tool_calls", [])
-    return None if begins else {**before, **after, **({"tool_calls": calls} if calls else {})}
+    if begins or not before["role"] == after["role"] == "assistant":
+        return False
+    if "tool_calls" in before:
+        before["tool_calls"] += after["tool_calls"]  # in place: a conversation may hold thousands of calls
+    else:
+        before |= after
+    return True
 
 
 # What is answered.

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
 from typing import Any
 
 from tinyinfer.server.errors import wrong
 from tinyinfer.units import show
 
+CHAT_PARTS = {"text": "text", "refusal": "refusal"}  # the type of a part -> the field with its text
 
 def check_messages(messages: Any) -> None:
     """Raises APIError, which names the place, for messages that are no conversation in text."""
@@ -28,7 +29,7 @@ def check_messages(messages: Any) -> None:
         content = message.get("content")
         if isinstance(content, list):
             for i, part in enumerate(content):
-                check_part(part, f"{place}.content[{i}]")
+                text_of_part(part, CHAT_PARTS, f"{place}.content[{i}]")
         elif content is not None and not isinstance(content, str):
             raise wrong(f"{place}.content", f"{place}.content={show(content)} must be a text or a list of parts")
         check_id(message, "tool_call_id", place)
@@ -36,12 +37,18 @@ def check_messages(messages: Any) -> None:
             check_calls(message["tool_calls"], f"{place}.tool_calls")
 
 
-def check_part(part: Any, place: str) -> None:
-    """Raises APIError for a part of a content that is no text, such as an image."""
-    if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
-        kind = part.get("type") if isinstance(part, dict) else part
-        message = f'{place} of type {show(kind)} is not read here; the model reads {{"type": "text", "text": ...}}'
+def text_of_part(part: Any, fields: Mapping[str, str], place: str) -> str:
+    """The text of a part of a content. fields: the type of a part -> the field that holds its text.
+
+    Raises APIError for a part that is no text, such as an image.
+    """
+    kind = part.get("type") if isinstance(part, dict) else part
+    text = part.get(fields.get(str(kind), "")) if isinstance(part, dict) else None
+    if not isinstance(text, str):
+        first = next(iter(fields))
+        message = f'{place} of type {show(kind)} is not read here; the model reads {{"type": "{first}", "text": ...}}'
         raise wrong(place, message)
+    return text
 
 
 def check_id(one: dict[str, Any], name: str, place: str) -> None:
@@ -66,10 +73,23 @@ def check_calls(calls: Any, place: str) -> None:
 
 
 def for_template(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Checked messages as templates know them: arguments are objects where they are JSON, and each call has an id."""
+    """Checked messages as templates know them: arguments are objects where they are JSON, each call has an id, and a
+    refusal is a text.
+    """
     numbers, unanswered = count(), OrderedDict[str, int]()
     return [one if one["role"] != "tool" else answered(one, unanswered)
-            for one in (called(message, numbers, unanswered) for message in messages)]  # fmt: skip
+            for one in (called(as_texts(message), numbers, unanswered) for message in messages)]  # fmt: skip
+
+
+def as_texts(message: dict[str, Any]) -> dict[str, Any]:
+    """A message whose parts are all of the type that templates read; a refusal without a content is the content."""
+    content, refusal = message.get("content"), message.get("refusal")
+    if content is None and isinstance(refusal, str):
+        return {**message, "content": refusal}
+    if not isinstance(content, list):
+        return message
+    parts = [{**part, "type": "text", "text": part[CHAT_PARTS[part["type"]]]} for part in content]
+    return {**message, "content": parts}
 
 
 def called(message: dict[str, Any], numbers: Iterator[int], unanswered: OrderedDict[str, int]) -> dict[str, Any]:

@@ -16,17 +16,16 @@ from typing import Any
 from tinyinfer.prompts import Prompt
 from tinyinfer.request import Delta, Request
 from tinyinfer.server.collected import CUT, Collected, usage
-from tinyinfer.server.errors import APIError, wrong
+from tinyinfer.server.errors import APIError
 from tinyinfer.server.events import named_event
 from tinyinfer.server.fields import Lacking, lacks, read_fields
 from tinyinfer.server.items import Items, messages_of
 from tinyinfer.server.sampling import IGNORED, SAMPLING, check_model, sampling_params, stream_options
 from tinyinfer.server.service import Service
-from tinyinfer.server.structured import FORMS
+from tinyinfer.server.structured import FORMS, from_format
 from tinyinfer.server.template_fields import template_variables
 from tinyinfer.server.tools import check_function, read_tools
 from tinyinfer.server.turn import Turn
-from tinyinfer.units import show
 
 OTHER_NAME = ("max_tokens", "n")
 KINDS = {
@@ -77,8 +76,9 @@ class Responses:
         self._turn = Turn(service.llm, messages, variables, self._tools)
         form = "tools" if self._tools.offered else "text.format"
         self.names = {"": "input", "max_tokens": "max_output_tokens", "grammar": form, "json_schema": "text.format"}
-        schema = schema_of(given.get("text", {}).get("format"))
-        self.params = sampling_params(given, self.names, max_tokens=given.get("max_output_tokens"), json_schema=schema)
+        text, _ = read_fields(given.get("text", {}), {"format": "object"}, {}, "text.")
+        asked = next(from_format(text.get("format", {}), "text.format", None), None)
+        self.params = sampling_params(given, asked, self.names, max_tokens=given.get("max_output_tokens"))
         self._shown = shown(given, service.name)
         self._sent = 0
 
@@ -143,20 +143,6 @@ def chat_tools(tools: list[dict[str, Any]]) -> list[dict[str, Any]]:
     kept = ("name", "description", "parameters", "strict")
     functions = ({key: tool[key] for key in kept if tool.get(key) is not None} for tool in tools)
     return [{"type": "function", "function": function} for function in functions]
-
-
-def schema_of(form: Any) -> dict[str, Any] | None:
-    """The schema of a `text.format`; None for free text. Raises APIError for another form."""
-    kind = form.get("type") if isinstance(form, dict) else None
-    if form is None or (isinstance(form, dict) and kind in (None, "text")):
-        return None
-    if kind == "json_object":
-        return {"type": "object"}
-    schema = form.get("schema") if kind == "json_schema" else None
-    if not isinstance(schema, dict):
-        wanted = 'must be {"type": "text"}, {"type": "json_object"} or {"type": "json_schema", "schema": {...}}'
-        raise wrong("text.format", f"text.format={show(form)} {wanted}")
-    return schema
 
 
 def shown(given: Mapping[str, Any], name: str) -> dict[str, Any]:

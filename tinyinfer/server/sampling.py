@@ -13,7 +13,7 @@ from typing import Any
 from tinyinfer.sampling_params import SamplingParams
 from tinyinfer.server.errors import APIError, as_api_error, wrong
 from tinyinfer.server.fields import Lacking, read_fields
-from tinyinfer.server.structured import FORM_FIELDS, asked_form
+from tinyinfer.server.structured import FORM_FIELDS, AskedForm
 from tinyinfer.units import show
 
 SAMPLING = {
@@ -41,10 +41,12 @@ MAX_STOPS, MAX_STOP = 64, 256  # each token of an answer is compared with each o
 MAX_IDS = 1024  # stop_token_ids, logit_bias
 
 
-def sampling_params(given: Mapping[str, Any], names: Mapping[str, str], **defaults: Any) -> SamplingParams:
+def sampling_params(
+    given: Mapping[str, Any], form: AskedForm | None, names: Mapping[str, str], **defaults: Any
+) -> SamplingParams:
     """The parameters of the fields that were given. Raises APIError for a value that cannot be.
 
-    defaults: what the endpoint has in the place of SamplingParams' own. names: see `as_api_error`.
+    form: of the answer. names: see `as_api_error`. defaults: what the endpoint has in the place of SamplingParams' own.
     """
     stops = [given["stop"]] if isinstance(given.get("stop"), str) else given.get("stop", [])
     if len(stops) > MAX_STOPS or any(len(stop) > MAX_STOP for stop in stops):
@@ -58,7 +60,7 @@ def sampling_params(given: Mapping[str, Any], names: Mapping[str, str], **defaul
     fields = {"temperature": 1.0, **defaults, **{name: given[name] for name in SAMPLING if name in given}}
     if "logit_bias" in fields:
         fields["logit_bias"] = biases(fields["logit_bias"])
-    if form := asked_form(given):
+    if form:
         fields[form.field] = form.value
     try:
         return SamplingParams(**fields)
@@ -73,12 +75,6 @@ def biases(given: Mapping[str, Any]) -> dict[int, Any]:
     except ValueError:
         message = f"logit_bias={show(given)} must have token ids as keys, such as {{'42': -100}}"
         raise wrong("logit_bias", message) from None
-
-
-def form_names(given: Mapping[str, Any]) -> dict[str, str]:
-    """Where the form of the answer came from, for `as_api_error`. Raises APIError for what is none."""
-    form = asked_form(given)
-    return {form.field: form.place} if form else {}
 
 
 def stream_options(given: Mapping[str, Any]) -> tuple[bool, bool]:

@@ -19,8 +19,8 @@ FORM_FIELDS = {
     "response_format": "object", "structured_outputs": "object",
     **{f"guided_{name}": kind for name, kind in FORMS.items()},
 }  # fmt: skip
-FORMAT_KINDS = {"type": "text", "json_schema": "object", "schema": "object"}
 SCHEMA_KINDS = {"name": "text", "description": "text", "schema": "object", "strict": "bool"}
+FORMAT_KINDS = {"type": "text", "json_schema": "object", **SCHEMA_KINDS}
 OUTPUT_KINDS = {**FORMS, "json_object": "bool", "disable_fallback": "bool"}
 OUTPUT_LACKING = {
     "structural_tag": Lacking((), "write a grammar"),
@@ -44,7 +44,7 @@ def asked_form(given: Mapping[str, Any]) -> AskedForm | None:
     """The form that the answer is to have; None: a free text. Raises APIError for what is none, and for two forms."""
     guided = {name: given[f"guided_{name}"] for name in FORMS if f"guided_{name}" in given}
     outputs = given.get("structured_outputs", {})
-    forms = [*from_response_format(given.get("response_format", {})),
+    forms = [*from_format(given.get("response_format", {}), "response_format", SCHEMA_KINDS),
              *from_outputs(outputs, "structured_outputs."), *from_outputs(guided, "guided_")]  # fmt: skip
     if len(forms) > 1:
         first, second = forms[0].place, forms[1].place
@@ -52,20 +52,23 @@ def asked_form(given: Mapping[str, Any]) -> AskedForm | None:
     return forms[0] if forms else None
 
 
-def from_response_format(asked: Mapping[str, Any]) -> Iterator[AskedForm]:
-    """OpenAI's field: no form for a text. json_object may have a schema, as in llama.cpp's server."""
-    place = "response_format"
+def from_format(asked: Mapping[str, Any], place: str, inner_kinds: Mapping[str, str] | None) -> Iterator[AskedForm]:
+    """OpenAI's field: no form for a text. json_object may have a schema, as in llama.cpp's server.
+
+    inner_kinds: the fields of its `json_schema`; None: the schema stands beside the type, as in Responses.
+    """
     read, _ = read_fields(asked, FORMAT_KINDS, {}, place + ".")
     kind = read.get("type", "text")
     if kind == "json_object":
         yield AskedForm("json_schema", read.get("schema", OBJECT), place + ".schema" if "schema" in read else place)
     elif kind == "json_schema":
-        place += ".json_schema"
-        inner, _ = read_fields(read.get("json_schema", {}), SCHEMA_KINDS, {}, place + ".")
+        if inner_kinds is not None:
+            place += ".json_schema"
+            read, _ = read_fields(read.get("json_schema", {}), inner_kinds, {}, place + ".")
         place += ".schema"
-        if "schema" not in inner:
+        if "schema" not in read:
             raise wrong(place, f'{place} is missing; give a JSON schema, such as {{"type": "object"}}')
-        yield AskedForm("json_schema", inner["schema"], place)
+        yield AskedForm("json_schema", read["schema"], place)
     elif kind != "text":
         raise lacks(place, asked, "type is one of text, json_object, json_schema")
 
