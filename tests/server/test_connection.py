@@ -71,6 +71,29 @@ def all_of(client: socket.socket) -> bytes:
     return b"".join(pieces)
 
 
+def test_a_flood_of_bytes_that_are_no_http_is_a_line_a_second(
+    live: Live, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a log that any client can fill. Right: the second line says how many were left out."""
+
+    def garbage() -> None:
+        with live.connect() as client:
+            client.sendall(b"\x16\x03\x01 nonsense\r\n\r\n")
+            assert all_of(client).startswith(b"HTTP/1.1 400")
+
+    monkeypatch.setattr(process, "AGAIN", 60.0)
+    for _ in range(20):
+        garbage()
+    [line] = [line for line in live.lines if "Invalid HTTP" in line]
+    assert "left_out" not in line
+    for handler in logging.getLogger("uvicorn.error").handlers:
+        if isinstance(handler, process.Lines):
+            handler._until = 0.0
+    garbage()
+    [_, line] = [line for line in live.lines if "Invalid HTTP" in line]
+    assert "left_out=19" in line
+
+
 def test_connections_that_bring_no_head_in_time_are_closed(live: Live) -> None:
     """One that says nothing, one a byte at a time, one that is silent after an answer. Catches slow loris, which holds
     connections until there are none.

@@ -198,6 +198,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"input": [{**CALLED, "arguments": {}}]}, "input[0].arguments"),
     ({"input": [{**CALLED, "call_id": None}]}, "input[0].call_id"),
     ({"input": [{"type": "function_call_output", "call_id": "x"}]}, "input[0].output"),
+    ({"input": [{"type": "reasoning", "content": 0}]}, "input[0].content"),
+    ({"input": [{"type": "reasoning", "content": "x", "summary": False}]}, "input[0].summary"),
     ({"max_output_tokens": 0}, "max_output_tokens"), ({"temperature": -1}, "temperature"),
     ({"tools": [{"type": "web_search"}]}, "tools[0].type"), ({"tools": [{"type": "function"}]}, "tools[0].name"),
     ({"text": {"format": {"type": "json_schema"}}}, "text.format.schema"), ({"text": {"format": "xml"}}, "text.format"),

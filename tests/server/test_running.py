@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from golden import write_hf_folder
 from http_calls import JSON, Answer, Served, eventually, talk, together
+from listening import listening
+from openai import APITimeoutError, OpenAI
 
 from tinyinfer import LLM
 from tinyinfer.server.running import Running
@@ -96,6 +98,33 @@ def test_23_a_client_that_gives_up_and_asks_again_is_computed_once(served: Serve
     assert served.chat(max_tokens=3, ignore_eos=True).json["usage"]["completion_tokens"] == 3
     assert served.service.admission.open == 0
     assert eventually(lambda: not served.llm.engine.scheduler.members)
+
+
+def test_23_openais_own_retries_after_its_timeout_leave_one_request(served: Served) -> None:
+    """The client closes its connection before it asks again, so the try before gives all back. Catches tries that add
+    up: of three, with the client's defaults but for the timeout, two more would run beside each other.
+    """
+    tries, at_once = list[str](), list[int]()
+    began, running = served.service.metrics.began, served.llm.engine.scheduler.members
+
+    def watched(requests: Any) -> None:
+        at_once.append(len(running))
+        began(requests)
+
+    served.service.metrics.began = watched  # type: ignore[method-assign]
+    with listening(served) as address:
+        client = OpenAI(base_url=f"{address}/v1", api_key="none", timeout=0.5)
+        client._client.event_hooks["request"] = [lambda request: tries.append(request.headers["x-request-id"])]
+        with pytest.raises(APITimeoutError):
+            client.completions.create(
+                model="tiny", prompt="hello", max_tokens=19_000, extra_body={"ignore_eos": True},
+                extra_headers={"X-Request-Id": "the same"},
+            )  # fmt: skip
+        assert eventually(served.at_rest)
+    assert tries == ["the same"] * (1 + client.max_retries) == ["the same"] * 3
+    assert len(at_once) == 3
+    assert max(at_once) <= 1
+    assert served.number("generation_tokens_total") < 19_000
 
 
 def test_a_client_that_leaves_while_its_prompt_is_tokenized_starts_nothing(

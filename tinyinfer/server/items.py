@@ -63,8 +63,9 @@ def message_of(item: dict[str, Any], place: str) -> dict[str, Any]:
         output = text_of(item.get("output"), f"{place}.output")
         return {"role": "tool", "tool_call_id": text_field(item, "call_id", place), "content": output}
     if kind == "reasoning":
-        parts = item.get("content") or item.get("summary") or ""
-        return {"role": "assistant", "reasoning_content": text_of(parts, f"{place}.content")}
+        given = [name for name in ("content", "summary") if item.get(name) is not None]
+        texts = [text_of(item[name], f"{place}.{name}") for name in given]
+        return {"role": "assistant", "reasoning_content": next(filter(None, texts), "")}
     known = "message, function_call, function_call_output and reasoning"
     raise wrong(f"{place}.type", f"{place}.type={show(kind)} is not read here; there are {known}")
 

@@ -14,8 +14,9 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from tinyinfer.sampling_params import SamplingParams
-from tinyinfer.server import chat, completions, endpoints, responses
+from tinyinfer.server import chat, completions, endpoints, items, responses
 from tinyinfer.server.fields import SCHEMAS, Lacking
+from tinyinfer.server.messages import CHAT_PARTS
 from tinyinfer.server.sampling import STREAM_OPTIONS
 
 Schema = dict[str, Any]
@@ -24,9 +25,9 @@ NULL: Schema = {"type": "null"}
 IDS: Schema = SCHEMAS["ids"]
 
 
-def listed(items: Schema, **more: Any) -> Schema:
+def listed(one: Schema, **more: Any) -> Schema:
     """The schema of a list."""
-    return {"type": "array", "items": items, **more}
+    return {"type": "array", "items": one, **more}
 
 
 def record(required: Mapping[str, Schema], **optional: Schema) -> Schema:
@@ -35,14 +36,24 @@ def record(required: Mapping[str, Schema], **optional: Schema) -> Schema:
 
 
 WHOLE, TEXT = SCHEMAS["whole"], SCHEMAS["text"]
-PART = record({"type": {"const": "text"}, "text": TEXT})
-MESSAGES = listed(record({"role": TEXT}, content={"anyOf": [TEXT, NULL, listed(PART)]}), minItems=1)
+
+
+def parts(fields: Mapping[str, str]) -> Schema:
+    """The schema of a list of parts of a content. fields: the type of a part -> the field that holds its text."""
+    return listed({"anyOf": [record({"type": {"const": kind}, name: TEXT}) for kind, name in fields.items()]})
+
+
+MESSAGES = listed(record({"role": TEXT}, content={"anyOf": [TEXT, NULL, parts(CHAT_PARTS)]}), minItems=1)
 PROMPTS = {"anyOf": [TEXT, {**IDS, "minItems": 1}, listed({"anyOf": [TEXT, IDS]}, minItems=1)]}
 OPTIONS = {name: {"anyOf": [SCHEMAS[kind], NULL]} for name, kind in STREAM_OPTIONS.items()}
 SCHEMA = {"anyOf": [{"type": "object"}, TEXT]}
-WITH_PARTS = {"messages": MESSAGES, "stream_options": record({}, **OPTIONS), "guided_json": SCHEMA}
+WORD = {**TEXT, "minLength": 1}
+WITH_PARTS = {
+    "messages": MESSAGES, "stream_options": record({}, **OPTIONS), "guided_json": SCHEMA, "cache_salt": WORD,
+    "guided_choice": listed(WORD, minItems=1), "guided_regex": WORD, "guided_grammar": WORD,
+}  # fmt: skip
 FUNCTION = {"type": {"const": "function"}}
-TOOLS = listed(record({**FUNCTION, "function": record({"name": TEXT})}))
+TOOLS = listed(record({"function": record({"name": TEXT})}, type={"anyOf": [FUNCTION["type"], NULL]}))
 
 USAGE = record({"prompt_tokens": WHOLE, "completion_tokens": WHOLE, "total_tokens": WHOLE})
 OR_NULL = {"anyOf": [{"type": "object"}, NULL]}
@@ -88,10 +99,10 @@ class Operation:
 
     def body(self, kinds: Mapping[str, str]) -> Schema:
         """The schema of the fields; an unknown one is passed over."""
-        parts = {**WITH_PARTS, **(self.parts or {})}
+        known = {**WITH_PARTS, **(self.parts or {})}
         properties: Schema = {}
         for name, kind in kinds.items():
-            schema, about = parts.get(name, SCHEMAS[kind]), {"description": ABOUT[name]} if name in ABOUT else {}
+            schema, about = known.get(name, SCHEMAS[kind]), {"description": ABOUT[name]} if name in ABOUT else {}
             properties[name] = about | (schema if name in self.needed or not schema else {"anyOf": [schema, NULL]})
         for name, lack in (self.lacking or {}).items():
             properties[name] = {"enum": [None, *lack.neutral], "description": f"nothing else: {lack.instead}"}
@@ -100,7 +111,14 @@ class Operation:
 
 RESPONSE = {"id": TEXT, "object": {"const": "response"}, "status": TEXT, "model": TEXT, "usage": {"type": "object"}}
 RESPONSE["output"] = listed(record({"type": TEXT}))
-INPUT = {"anyOf": [TEXT, listed({"type": "object"})]}
+CONTENT = {"anyOf": [TEXT, parts(items.PARTS)]}
+CALL = {"type": {"const": "function_call"}, **dict.fromkeys(("call_id", "name", "arguments"), TEXT)}
+GIVEN = {"type": {"const": "function_call_output"}, "call_id": TEXT, "output": CONTENT}
+THOUGHT: dict[str, Schema] = {name: {"anyOf": [NULL, CONTENT]} for name in ("content", "summary")}
+SAID: dict[str, Schema] = {"role": {"enum": list(items.ROLES)}, "content": CONTENT}
+ITEM = [record(SAID, type={"anyOf": [{"const": "message"}, NULL]}), record(CALL), record(GIVEN),
+        record({"type": {"const": "reasoning"}}, **THOUGHT)]  # fmt: skip
+INPUT = {"anyOf": [TEXT, listed({"anyOf": ITEM}, minItems=1)]}
 CHAT = record({**HEAD, "choices": listed(record({**CHOICE, "message": MESSAGE}))})
 COMPLETION = record({**HEAD, "choices": listed(record({**CHOICE, "text": TEXT}))})
 OPERATIONS = {

@@ -16,6 +16,7 @@ import logging
 import signal
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import current_thread, main_thread
@@ -31,6 +32,7 @@ from tinyinfer.server.service import Service
 from tinyinfer.server.switches import ServerSwitches
 
 GIL_INTERVAL = 0.0005  # seconds
+AGAIN = 1.0  # seconds before the same line is written again
 
 
 def bind(switches: ServerSwitches) -> socket.socket:
@@ -113,18 +115,31 @@ def logged(service: Service) -> Iterator[None]:
 
 
 class Lines(logging.Handler):
-    """Writes a record as one line; a call that the end of the server cuts is none."""
+    """Writes a record as one line; a call that the end of the server cuts is none.
+
+    A client may send bytes that are no HTTP a thousand times a second: of the same line again, one a second is written,
+    with how many were left out since the one before it.
+    """
 
     def __init__(self, service: Service) -> None:
         super().__init__(logging.WARNING)
         self._service = service
+        self._last: tuple[str, str | None] | None = None
+        self._until, self._left_out = 0.0, 0
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes the line: the message, and the exception without its traceback."""
         error = record.exc_info[1] if record.exc_info else None
-        if not isinstance(error, asyncio.CancelledError):
-            told = None if error is None else f"{type(error).__name__}: {error}"
-            self._service.log(note=record.getMessage().strip(), exception=told)
+        if isinstance(error, asyncio.CancelledError):
+            return
+        told = record.getMessage().strip(), None if error is None else f"{type(error).__name__}: {error}"
+        now = time.monotonic()
+        if told == self._last and now < self._until:
+            self._left_out += 1
+            return
+        left_out = self._left_out if told == self._last else 0
+        self._last, self._until, self._left_out = told, now + AGAIN, 0
+        self._service.log(note=told[0], exception=told[1], left_out=left_out or None)
 
 
 class Server(uvicorn.Server):

@@ -14,7 +14,7 @@ from tinyinfer.server.errors import wrong
 from tinyinfer.server.fields import Lacking, lacks, read_fields
 from tinyinfer.units import show
 
-FORMS = {"json": "any", "regex": "text", "choice": "texts", "grammar": "text"}
+FORMS = {"json": "any", "regex": "text", "choice": "list", "grammar": "text"}
 FORM_FIELDS = {
     "response_format": "object", "structured_outputs": "object",
     **{f"guided_{name}": kind for name, kind in FORMS.items()},
@@ -91,7 +91,7 @@ def from_outputs(asked: Mapping[str, Any], place: str) -> Iterator[AskedForm]:
             yield AskedForm(name, read[name], place + name)
     if "choice" in read:
         choices = read["choice"]
-        if isinstance(choices, str) or not choices or not all(choices):
+        if not choices or not all(choices):
             raise wrong(place + "choice", f"{place}choice={show(choices)} must be a list of texts that are not empty")
         yield AskedForm("regex", "|".join(map(literal, choices)), place + "choice")
 
