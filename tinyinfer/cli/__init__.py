@@ -22,6 +22,7 @@ Parsing and printing are here, what computes is elsewhere (llm.py, measure/). Fi
     bench.py           the speed, beside what the roofline predicts
     bench_workload.py  the flags of requests that arrive over time
     bench_serve.py     how long clients wait for a server
+    bench_loads.py     its requests, when each is due, and what a sweep places
     bench_cluster.py   the frontier of a model's splits among GPUs, on paper
     cost.py            what a million tokens cost on own machines, beside an API
     cost_machine.py    how fast the machine is, and what would change it
