@@ -15,7 +15,8 @@ from tinyinfer.server.fields import KINDS, is_one_of
 from tinyinfer.server.sampling import LACKING, MAX_STOPS, SAMPLING
 
 WRONG = {
-    "whole": "x", "number": "x", "bool": 1, "text": 5, "texts": [1], "ids": ["a"], "object": [], "objects": [1],
+    "whole": "x", "number": "x", "bool": 1, "text": 5, "texts": [1], "list": "x", "ids": ["a"], "object": [],
+    "objects": [1],
 }  # fmt: skip
 ENDPOINTS = [(chat, "/v1/chat/completions", talk()), (completions, "/v1/completions", {"prompt": "hello"})]
 
