@@ -8,7 +8,7 @@ less there, the machines win at last; where that may take more than 10,000 machi
 
 Every input is uncertain, each within a range of its own: from so many times to so many times its value. A tornado
 shows where the last crossing moves when one input alone goes to either end, the most moving input first; what moves it
-most is what to measure next. A range that is not given is a quarter to either side, but a speed on paper was seldom that
+most is what to measure next. Without one given it is a quarter to either side, but a speed on paper was seldom that
 near: its range is the error of published_throughput.py.
 
 Wins: the answer with its doubt. Loses: inputs are moved one at a time, and in life they move together.
