@@ -14,6 +14,7 @@ from cli_helpers import feed, short, unopened
 from tinyinfer.cli import main
 from tinyinfer.cli.arguments import open_model
 from tinyinfer.measure.api_or_own import QUESTIONS
+from tinyinfer.measure.cost_speeds import ON_PAPER
 
 __all__ = ["short"]  # fixture
 
@@ -120,7 +121,7 @@ def test_a_machine_that_is_bought_costs_its_years_and_its_power(capsys):
 
 def test_a_model_on_a_cluster_is_predicted_and_its_changes_with_it(capsys):
     """Nothing is opened; a machine is a replica of several GPUs, each at the price; a stricter objective costs more."""
-    cheap = line_of(capsys, *PAPER, "--price-per-hour", "2")
+    cheap = line_of(capsys, *PAPER, "--price-per-hour", "2", "--accepted", "60")
     strict = line_of(capsys, *PAPER, "--price-per-hour", "2", "--tpot", "15")
     assert cheap["machine_hour"] == 2 * cheap["speed"]["units"]
     assert strict["speed"]["tpot_s"] <= 0.015 < cheap["speed"]["tpot_s"]
@@ -129,12 +130,44 @@ def test_a_model_on_a_cluster_is_predicted_and_its_changes_with_it(capsys):
     assert strict["levers"][0]["cost_per_request"] > cheap["levers"][0]["cost_per_request"]
 
 
+def test_drafts_are_predicted_only_with_a_share_that_was_given(capsys):
+    """And the sentence names it. Catches a share without a measurement, taken for granted."""
+    for flags, told_of in (((), False), (("--accepted", "35"), True)):
+        text = told(capsys, *PAPER, "--price-per-hour", "2", *flags)
+        assert ("4 drafts, 35% accepted" in text) == told_of
+        assert ("35% of drafts are accepted" in text.splitlines()[-1]) == told_of
+        assert ("drafts" in text) == told_of
+
+
+def test_a_speed_on_paper_is_told_with_the_error_that_such_speeds_had(capsys):
+    """In the sentence, and as the range of the speed. Catches a prediction that looks like a measurement."""
+    found = told(capsys, *PAPER, "--price-per-hour", "2", "--api", "example").splitlines()[-1]
+    assert f"were {ON_PAPER[0]} to {ON_PAPER[1]} times those that others published" in found
+    assert "published" not in told(capsys, *TYPED, "--api", "example")
+    ranges = ("price=1:1.5", "speed=0.5:1")
+    bars = line_of(capsys, *TYPED, *TOLD, "--api", "example", "--range", *ranges)["api"]["tornado"]
+    found = {bar["name"]: bar["range"] for bar in bars}
+    assert (found["price of a machine"], found["speed of a machine"]) == ([1.0, 1.5], [0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [("speeed=0.5:1", "no further input 'speeed'"), ("speed", "has no two ends"), ("speed=1:2:3", "has no two ends"),
+     ("speed=2:3", "does not hold the value itself"), ("price=-1:2", "does not hold the value itself"),
+     ("price=nan:2", "does not hold the value itself"), ("price=0.5:inf", "does not hold the value itself")],
+)  # fmt: skip
+def test_a_range_that_is_none_is_one_sentence(given, words, capsys):
+    """Catches an input that moves past zero, and a misspelt one that keeps its usual range."""
+    assert main(["cost", *TYPED, "--api", "example", "--range", given], unopened) == 2
+    assert words in capsys.readouterr().err
+
+
 def test_the_page_holds_what_the_command_prints(capsys):
     """Catches a figure of docs/api-or-self-host.md that is no longer true."""
     page = (CLUSTERS.parent / "api-or-self-host.md").read_text(encoding="utf-8")
     large = ("-m", str(CLUSTERS / "llama-2-70b.json"), "--cluster", str(CLUSTERS / "h100.json"), "--dtype", "bfloat16")
     asked = ("--tpot", "50", "--price-per-hour", "2.5", "--requests-per-day", "2000000", "--work-hours", "40")
-    text = told(capsys, *large, *asked, "--wage", "80", "--api", "example")
+    text = told(capsys, *large, *asked, "--wage", "80", "--accepted", "60", "--api", "example")
     shown = [line for line in text.splitlines() if line.startswith(("USD", "a day", "break-even:", "a million output"))]
     shown += text.split("predicted by counted work")[1].splitlines()[1:7]
     assert len(shown) == 10

@@ -77,7 +77,7 @@ def test_a_fleet_for_the_peak_pays_later_than_one_that_follows_the_hours():
 def test_the_tornado_puts_what_moves_most_first():
     """Two inputs with an effect that is known: half the price of machines or of people, where one is far larger."""
     own = replace(MINE, price=Price(0.1), people=240.0)
-    bars = tornado(own, API, 0.25)
+    bars = tornado(own, API, {})
     names = [bar.name for bar in bars]
     assert names.index("money for people") < names.index("price of a machine")
     assert Bar("far, however it moves", math.inf, math.inf).swing == 1.0
@@ -88,7 +88,7 @@ def test_the_tornado_puts_what_moves_most_first():
 
 def test_an_input_that_is_not_there_is_no_bar():
     """Without people their money moves nothing, and takes no place among the three."""
-    names = [bar.name for bar in tornado(replace(MINE, people=0.0), API, 0.25)]
+    names = [bar.name for bar in tornado(replace(MINE, people=0.0), API, {})]
     assert "money for people" not in names
     assert "cached part of the input" not in names
 

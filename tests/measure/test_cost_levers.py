@@ -23,7 +23,7 @@ ASKED = Tokens(100, 20, cached=60)
 def changes(machine: Machine, at_a_time: int = 8, tokens: Tokens = ASKED, **switches: str) -> dict[str, Lever]:
     """The predicted changes by their names."""
     work = Work(CONFIG, EngineConfig(**switches), round(tokens.input), round(tokens.written))
-    return {one.name: one for one in levers(work, alone(machine), Split(1), tokens, at_a_time)}
+    return {one.name: one for one in levers(work, alone(machine), Split(1), tokens, at_a_time, 0.6)}
 
 
 def test_the_examples_of_the_module():

@@ -74,7 +74,7 @@ def test_a_break_even_beyond_all_machines_is_not_never():
     """Text, sentence and record agree. Catches "a request costs more on full machines" where the machines win."""
     line = report(replace(CASE, service=FAR, requests=2e9))
     text = cost_text(line)
-    assert "break-even: beyond 10,000 machines; with an input 25% off: " in text
+    assert "break-even: beyond 10,000 machines; with one input at an end of its range: " in text
     assert "so the machines are cheaper" in text.splitlines()[-1]
     assert line["api"]["break_even"] == {"first": "beyond 10,000 machines", "last": "beyond 10,000 machines"}
     assert {"never"} != {bar["low"] for bar in line["api"]["tornado"]} <= {"beyond 10,000 machines", None}
@@ -97,5 +97,5 @@ def test_the_picture_shows_the_day_and_beside_an_api_the_decision(changed, tmp_p
     path = tmp_path / "cost.svg"
     draw_cost(str(path), replace(CASE, **changed))
     text = path.read_text(encoding="utf-8")
-    titles = ["A day", "Cost", "Break-even if one input moves by 25%"]
+    titles = ["A day", "Cost", "Break-even over the range of one input"]
     assert [title for title in titles if f"<!-- {title} -->" in text] == (titles[:1] if "api" in changed else titles)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,17 @@ def test_the_names_are_those_that_bench_serve_writes():
     assert speed.ttft_s == pytest.approx(0.1 + 0.9 * 0.4)
 
 
+def test_input_that_a_prefix_cache_had_is_taken_off_once():
+    """Two requests of 100 tokens, 80 of them cached: 40 were computed, and such a request costs what it was measured to
+    cost. Catches a load that counts the cached part as computed, which --cached-tokens then takes off a second time.
+    """
+    done = [Answered(0.0, 0.0, 1.0, [(0.5, 1), (1.0, 1)], 100, 2, cached_tokens=80) for _ in range(2)]
+    [speed] = speeds_of(summary(done, {}, [50]), "s.json")
+    assert 2 * sum(speed.seconds(Tokens(100, 2, cached=80))) == pytest.approx(1.0)
+    [whole] = speeds_of(summary([replace(one, cached_tokens=None) for one in done], {}, [50]), "s.json")
+    assert 2 * sum(whole.seconds(Tokens(100, 2))) == pytest.approx(1.0)
+
+
 def test_a_replayed_workload_costs_what_it_was_measured_to_cost():
     """Its phases overlap in time, so that their own speeds would count seconds twice."""
     line = {**BENCH, "workload": "w", "seconds": 4.0, "computed_prompt_tokens": 1200, "generated_tokens": 160}
@@ -62,7 +74,7 @@ def test_a_replayed_workload_costs_what_it_was_measured_to_cost():
 def test_a_machine_of_a_cluster_is_a_replica():
     """Three replicas of eight GPUs are three machines, each a third of the speed."""
     [speed] = speeds_of({"frontier": [SPLIT]}, "c.json")
-    assert speed == Speed(1000.0, 300.0, 0.1, 0.03, 8, "TP 4 x PP 2, 32 at a time")
+    assert speed == Speed(1000.0, 300.0, 0.1, 0.03, 8, "TP 4 x PP 2, 32 at a time", on_paper=True)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ from tinyinfer.cli.console import say, show, show_json
 
 if TYPE_CHECKING:
     from tinyinfer.measure.api_bill import Api
+    from tinyinfer.measure.break_even import Range
     from tinyinfer.measure.cost import Price, Tokens
 
 TOKENS = {"input_tokens": 1000.0, "output_tokens": 200.0, "cached_tokens": 0.0, "thinking_tokens": 0.0}
@@ -28,6 +29,7 @@ PERCENTILES = (50, 90, 99)
 OF_MONEY = ("price_per_hour", "buy", "watts", "power_price", "work_hours", "wage")
 AT_LEAST_0 = ("requests_per_day", *TOKENS, *OF_MONEY, "spare")
 OF_API = ("batched", "characters_per_token", "api_characters_per_token")
+RANGES = "give INPUT=LOW:HIGH, factors such as speed=0.6:1.1, with LOW at most 1 and HIGH at least 1"
 LEAST, MOST = 1e-6, 1e12  # of any number above 0, and of any number
 ABOVE_0 = ("input_tps", "output_tps", "years", "busy", "ttft", "tpot", *OF_API[1:])
 
@@ -84,6 +86,9 @@ def add_api(add: Any) -> None:
     add("--batched", type=float, default=0.0, metavar="PERCENT", help="of requests that may wait for its batch price")
     add("--characters-per-token", type=float, metavar="X", help="of the machine's model on your text")
     add("--api-characters-per-token", type=float, metavar="X", help="of the API's model (default: as its file says)")
+    add("--range", dest="ranges", nargs="+", metavar="INPUT=LOW:HIGH",
+        help="between which factors an input may be, such as speed=0.6:1.1 price=1:1.5; inputs: price, speed, busy, "
+        "people, input, cached, output, api (default: 0.75:1.25; a speed on paper: its known error)")  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -95,7 +100,7 @@ def run(args: argparse.Namespace) -> int:
     from tinyinfer.measure.cost import Service, best_within, people_a_day
     from tinyinfer.measure.cost_report import Case, cost_text, report
 
-    tokens, day, api = tokens_of(args), day_of(args.day), api_of(args)
+    tokens, day, api, ranges = tokens_of(args), day_of(args.day), api_of(args), ranges_of(args)
     if args.price_per_hour is None and args.buy is None and args.cluster is None and args.files is None:
         raise ValueError("there is no price of a machine; give --price-per-hour, or --buy with --years and --watts")
     found = cost_machine.machines_of(args, tokens, args.percentile)
@@ -103,7 +108,7 @@ def run(args: argparse.Namespace) -> int:
     speed = best_within(found.speeds, tokens, seconds(args.ttft), seconds(args.tpot))
     people = people_a_day(args.work_hours, args.wage)
     service = Service(price, speed, tokens, day, args.spare, people, args.busy / 100)
-    case = Case(found.model, service, args.requests_per_day, api, found.predict(speed))
+    case = Case(found.model, service, args.requests_per_day, api, found.predict(speed), ranges, found.accepted)
     for told in [*(warnings_of(api, date.today()) if api else []), *left_out(people)]:
         say(f"tinyinfer: note: {told}")
     if args.plot:
@@ -123,8 +128,8 @@ def check(args: argparse.Namespace) -> None:
             if value is not None and not least <= value <= MOST:
                 words = words if not value > MOST else f"of at most {MOST:g}"
                 raise ValueError(f"{dashed(name)} {value:g} must be a number {words}")
-    for name in ("busy", "batched"):
-        if not 0 <= getattr(args, name) <= 100:
+    for name in ("busy", "batched", "accepted"):
+        if getattr(args, name) is not None and not 0 <= getattr(args, name) <= 100:
             raise ValueError(f"{dashed(name)} {getattr(args, name):g} must be a percentage, from 0 to 100")
     if args.answers is not None:
         raise ValueError("--answers belongs to --questions; add it, or leave the answers out")
@@ -132,9 +137,10 @@ def check(args: argparse.Namespace) -> None:
         raise ValueError("--price-per-hour rents a machine, and --buy buys it; give one of them")
     if args.reserved and args.buy is not None:
         raise ValueError("--reserved rents a machine around the clock, and --buy buys it; leave out --reserved")
-    for name in OF_API:
+    for name in (*OF_API, "ranges"):
         if name in args.given and args.api is None:
-            raise ValueError(f"{dashed(name)} belongs to the bill of an API; add --api with its prices")
+            flag = "--range" if name == "ranges" else dashed(name)
+            raise ValueError(f"{flag} belongs to the bill of an API; add --api with its prices")
     if "percentile" in args.given and args.input_tps is not None:
         raise ValueError("--percentile chooses among measured waits, and --input-tps has none; leave it out")
     for name in OF_BUYING:
@@ -144,6 +150,26 @@ def check(args: argparse.Namespace) -> None:
         from tinyinfer.measure.figures import check_plot
 
         check_plot(args.plot)
+
+
+def ranges_of(args: argparse.Namespace) -> dict[str, Range]:
+    """The range of each input that has one. Raises ValueError for anything else."""
+    from tinyinfer.measure.break_even import INPUTS
+
+    found: dict[str, Range] = {}
+    for text in args.ranges or []:
+        name, _, ends = text.partition("=")
+        if name not in INPUTS or name in found:
+            known = f"the inputs are {', '.join(INPUTS)}, each once"
+            raise ValueError(f"--range {text[:60]}: there is no further input {name[:60]!r}; {known}")
+        try:
+            low, high = (float(end) for end in ends.split(":"))
+        except ValueError:
+            raise ValueError(f"--range {text[:60]} has no two ends; {RANGES}") from None
+        if not LEAST <= low <= 1 <= high <= MOST:
+            raise ValueError(f"--range {text[:60]} does not hold the value itself; {RANGES}")
+        found[name] = low, high
+    return found
 
 
 def seconds(milliseconds: float | None) -> float | None:

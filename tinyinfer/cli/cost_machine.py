@@ -34,13 +34,14 @@ Predict = Callable[["Speed"], "list[Lever]"]
 class Machines:
     """What is known of a machine: the model on it, its speeds, and what would change the chosen one's requests.
 
-    price: of one GPU and an hour, where a file says it.
+    price: of one GPU and an hour, where a file says it. accepted: the share of drafts that `predict` takes, if known.
     """
 
     model: str
     speeds: list[Speed]
     predict: Predict = lambda speed: []
     price: float | None = None
+    accepted: float | None = None
 
 
 def add_arguments(parser: Parser | argparse.ArgumentParser) -> None:
@@ -52,6 +53,9 @@ def add_arguments(parser: Parser | argparse.ArgumentParser) -> None:
     add("--input-tps", type=float, metavar="X", help="input tokens a second, with --output-tps; else -m is measured")
     add("--output-tps", type=float, metavar="X", help="output tokens a second, of all sequences together")
     add("--machine", metavar="LIMITS", help="its limits, such as 37GB/s,200GFLOP/s, for what changes the cost")
+    add("--accepted", type=float, metavar="PERCENT",
+        help="of drafts, on your texts (generate, chat and bench with --speculative print it), to predict what they "
+        "change (default: as a file of --from has it, else drafts are left out)")  # fmt: skip
     add_model_arguments(parser)
     add_switches(parser)
 
@@ -85,7 +89,7 @@ def as_typed(args: argparse.Namespace, tokens: Tokens) -> Machines:
     if args.machine is None:
         return found
     work = work_of(args.model, engine_config(args), tokens)
-    return replace(found, model=args.model, predict=of_one(work, parse_machine(args.machine), tokens))
+    return predicting(found, work, parse_machine(args.machine), tokens, accepted_of(args), args.model)
 
 
 # From what bench has written.
@@ -98,9 +102,10 @@ def from_files(args: argparse.Namespace, tokens: Tokens, percentile: int) -> Mac
 
     lines = [(path, line) for path in args.files for line in read_lines(path)]
     speeds = [speed for path, line in lines for speed in speeds_of(line, path, percentile)]
-    if tokens.cached and any("total_input_tokens" in line for _, line in lines):
-        say("tinyinfer: note: clients do not see which input a prefix cache had, so a load with a cached prefix counts "
-            "it as computed; --cached-tokens takes it off a second time")  # fmt: skip
+    silent = [line for _, line in lines if "total_input_tokens" in line and line.get("total_cached_tokens") is None]
+    if tokens.cached and silent:
+        say("tinyinfer: note: the server did not say which input its prefix cache had, so a load with a cached prefix "
+            "counts it as computed; --cached-tokens takes it off a second time")  # fmt: skip
     names = dict.fromkeys(name_of(line, path) for path, line in lines)
     if len(names) > 1:
         raise ValueError(f"--from has several models ({', '.join(names)}); one machine is compared at a time")
@@ -116,7 +121,7 @@ def from_files(args: argparse.Namespace, tokens: Tokens, percentile: int) -> Mac
     except ModelError as error:
         say(f"tinyinfer: note: what changes the cost is left out: {error}")
         return found
-    return replace(found, predict=of_one(work, machine, tokens))
+    return predicting(found, work, machine, tokens, accepted_of(args, line, path))
 
 
 def name_of(line: dict[str, Any], path: str) -> str:
@@ -165,6 +170,7 @@ def on_paper(args: argparse.Namespace, tokens: Tokens) -> Machines:
     engine = engine_config(args)
     bench_cluster.check_engine(engine)
     cluster, work = read_cluster(args.cluster), work_of(args.model, engine, tokens)
+    accepted = accepted_of(args)
     frontier = explore(work, cluster, bench_cluster.given(args))
     if not frontier.best:
         raise ValueError(f"{args.model} does not fit into {cluster.name}; give more GPUs or --quantize int4")
@@ -172,9 +178,10 @@ def on_paper(args: argparse.Namespace, tokens: Tokens) -> Machines:
 
     def predict(chosen: Speed) -> list[Lever]:
         one = frontier.best[speeds.index(chosen)]
-        return levers(work, cluster, replace(one.split, dp=1), tokens, max(1, one.sequences // one.split.dp))
+        n = max(1, one.sequences // one.split.dp)
+        return levers(work, cluster, replace(one.split, dp=1), tokens, n, accepted)
 
-    return Machines(args.model, speeds, predict, cluster.price_per_hour)
+    return Machines(args.model, speeds, predict, cluster.price_per_hour, accepted)
 
 
 def measured(args: argparse.Namespace, tokens: Tokens, percentile: int) -> Machines:
@@ -204,16 +211,30 @@ def measured(args: argparse.Namespace, tokens: Tokens, percentile: int) -> Machi
     if tokens.input + tokens.written > longest:
         say(f"tinyinfer: note: what changes the cost is left out: the context holds {longest} tokens")
         return Machines(args.model, speeds)
-    return Machines(args.model, speeds, of_one(work_of(args.model, engine, tokens), machine, tokens))
+    work = work_of(args.model, engine, tokens)
+    return predicting(Machines(args.model, speeds), work, machine, tokens, accepted_of(args, lines[0]))
 
 
-def of_one(work: Work, machine: Machine, tokens: Tokens) -> Predict:
+def accepted_of(args: argparse.Namespace, line: dict[str, Any] | None = None, where: str = "") -> float | None:
+    """The share of drafts that are accepted: as given, else as measured. Raises ValueError for what is no share."""
+    measured = (line or {}).get("acceptance_rate")
+    if args.accepted is not None or measured is None:
+        return None if args.accepted is None else args.accepted / 100
+    if not isinstance(measured, int | float) or isinstance(measured, bool) or not 0 <= measured <= 1:
+        raise ValueError(f"{where}: acceptance_rate is {measured!r}, and must be a share, from 0 to 1; measure again")
+    return float(measured)
+
+
+def predicting(
+    found: Machines, work: Work, machine: Machine, tokens: Tokens, accepted: float | None, model: str | None = None
+) -> Machines:
     """What changes a request on one machine, with as many at a time as were measured."""
     from tinyinfer.measure.cost_levers import alone, levers
     from tinyinfer.measure.split import Split
 
     def predict(chosen: Speed) -> list[Lever]:
         words = chosen.name.split()
-        return levers(work, alone(machine), Split(1), tokens, int(words[0]) if words[0].isdigit() else 1)
+        n = int(words[0]) if words[0].isdigit() else 1
+        return levers(work, alone(machine), Split(1), tokens, n, accepted)
 
-    return predict
+    return replace(found, model=model or found.model, predict=predict, accepted=accepted)

@@ -6,8 +6,10 @@ begins at the first crossing and ends at the last, from which on the machines st
 machines costs more than the API's price, the machines never win, however many requests there are. If a request costs
 less there, the machines win at last; where that may take more than 10,000 machines, "beyond" is all that is said.
 
-Every input is uncertain. A tornado shows for each of them where the last crossing moves when this input alone is a
-share lower or higher, the most moving input first; what moves it most is what to measure next.
+Every input is uncertain, each within a range of its own: from so many times to so many times its value. A tornado
+shows where the last crossing moves when one input alone goes to either end, the most moving input first; what moves it
+most is what to measure next. Without one given it is a quarter to either side, but a speed on paper was seldom that
+near: its range is the error of published_throughput.py.
 
 Wins: the answer with its doubt. Loses: inputs are moved one at a time, and in life they move together.
 Source: Eschenbach 1992, "Spiderplots versus tornado diagrams for sensitivity analysis", Interfaces 22 (6).
@@ -16,16 +18,19 @@ Source: Eschenbach 1992, "Spiderplots versus tornado diagrams for sensitivity an
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from tinyinfer.measure.api_bill import Api, bill
 from tinyinfer.measure.cost import HOURS, Service, cost_a_day
+from tinyinfer.measure.cost_speeds import ON_PAPER
 
 MOST_MACHINES = 10_000  # a crossing that may lie beyond so many is math.inf
 Case = tuple[Service, Api]
+Range = tuple[float, float]  # the least and the most of an input, as factors of its value
+USUAL: Range = (0.75, 1.25)
 
 
 @dataclass(frozen=True)
@@ -96,28 +101,31 @@ def tokens_scaled(service: Service, **factors: float) -> Service:
     return replace(service, tokens=replace(tokens, **{name: f * getattr(tokens, name) for name, f in factors.items()}))
 
 
-INPUTS: dict[str, Callable[[Service, Api, float], Case]] = {
-    "price of a machine": lambda s, a, f: (replace(s, price=replace(s.price, per_hour=f * s.price.per_hour)), a),
-    "speed of a machine": lambda s, a, f: (
-        replace(s, speed=replace(s.speed, input_tps=f * s.speed.input_tps, output_tps=f * s.speed.output_tps)), a),
-    "how busy a machine may be": lambda s, a, f: (replace(s, busy=min(1.0, f * s.busy)), a),
-    "money for people": lambda s, a, f: (replace(s, people=f * s.people), a),
-    "tokens of an input": lambda s, a, f: (tokens_scaled(s, input=f, cached=f), a),
-    "cached part of the input": lambda s, a, f: (
-        replace(s, tokens=replace(s.tokens, cached=min(s.tokens.input, f * s.tokens.cached))), a),
-    "tokens of an answer": lambda s, a, f: (tokens_scaled(s, output=f, thinking=f), a),
-    "prices of the API": lambda s, a, f: (
-        s, replace(a, input=f * a.input, cached_input=f * a.cached_input, output=f * a.output)),
+Move = Callable[[Service, Api, float], Case]
+INPUTS: dict[str, tuple[str, Move]] = {  # by the name of a range: what it is, and the case with so many times of it
+    "price": ("price of a machine", lambda s, a, f: (
+        replace(s, price=replace(s.price, per_hour=f * s.price.per_hour)), a)),
+    "speed": ("speed of a machine", lambda s, a, f: (
+        replace(s, speed=replace(s.speed, input_tps=f * s.speed.input_tps, output_tps=f * s.speed.output_tps)), a)),
+    "busy": ("how busy a machine may be", lambda s, a, f: (replace(s, busy=min(1.0, f * s.busy)), a)),
+    "people": ("money for people", lambda s, a, f: (replace(s, people=f * s.people), a)),
+    "input": ("tokens of an input", lambda s, a, f: (tokens_scaled(s, input=f, cached=f), a)),
+    "cached": ("cached part of the input", lambda s, a, f: (
+        replace(s, tokens=replace(s.tokens, cached=min(s.tokens.input, f * s.tokens.cached))), a)),
+    "output": ("tokens of an answer", lambda s, a, f: (tokens_scaled(s, output=f, thinking=f), a)),
+    "api": ("prices of the API", lambda s, a, f: (
+        s, replace(a, input=f * a.input, cached_input=f * a.cached_input, output=f * a.output))),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Bar:
-    """An input of the tornado, and the last crossing when it is lower and when it is higher; None: never cheaper."""
+    """An input of the tornado, and the last crossing at the ends of its range; None: never cheaper."""
 
     name: str
     low: float | None
     high: float | None
+    range: Range = USUAL
 
     @property
     def swing(self) -> float:
@@ -128,16 +136,30 @@ class Bar:
         return most / least if least else (1.0 if most == 0 else math.inf)
 
 
-def tornado(service: Service, api: Api, share: float) -> list[Bar]:
-    """The inputs by how far they move the break-even when each is `share` lower, and higher; those that move nothing
-    left out.
+def range_of(name: str, service: Service, given: Mapping[str, Range]) -> Range:
+    """The factors between which an input may be: as given, else USUAL; for a speed on paper what ON_PAPER leaves.
+
+    >>> from tinyinfer.measure.cost import Price, Speed, Tokens
+    >>> planned = Service(Price(2.0), Speed(2000, 100, on_paper=True), Tokens(1000, 50))
+    >>> range_of("price", planned, {"price": (0.9, 1.0)}), range_of("busy", planned, {})
+    ((0.9, 1.0), (0.75, 1.25))
+    >>> [round(end, 2) for end in range_of("speed", planned, {})]
+    [0.51, 1.18]
     """
+    usual = (1 / ON_PAPER[1], 1 / ON_PAPER[0]) if name == "speed" and service.speed.on_paper else USUAL
+    return given.get(name, usual)
 
-    def last(case: Case) -> float | None:
-        return last_of(break_even(*case))
 
-    bars = [Bar(name, last(move(service, api, 1 - share)), last(move(service, api, 1 + share)))
-            for name, move in INPUTS.items()]  # fmt: skip
+def tornado(service: Service, api: Api, given: Mapping[str, Range]) -> list[Bar]:
+    """The inputs by how far they move the break-even within their ranges; those that move nothing left out."""
+
+    def bar(name: str) -> Bar:
+        words, move = INPUTS[name]
+        ends = range_of(name, service, given)
+        low, high = (last_of(break_even(*move(service, api, factor))) for factor in ends)
+        return Bar(words, low, high, ends)
+
+    bars = [bar(name) for name in INPUTS]
     return sorted((bar for bar in bars if bar.swing > 1 + 1e-9), key=lambda bar: -bar.swing)
 
 

@@ -81,7 +81,8 @@ class Tokens:
 class Speed:
     """What a machine does in a second: of prefill alone, of decode alone. Latencies are seconds, None if not known.
 
-    units: how many GPUs are priced together as one machine. name: what was done, such as 16 at a time.
+    units: how many GPUs are priced together as one machine. name: what was done, such as 16 at a time. on_paper: it
+    was predicted, and nothing was run.
     """
 
     input_tps: float
@@ -90,6 +91,7 @@ class Speed:
     tpot_s: float | None = None
     units: int = 1
     name: str = "as given"
+    on_paper: bool = False
 
     def seconds(self, tokens: Tokens) -> tuple[float, float]:
         """A machine's seconds for the prefill and for the decode of a request.

@@ -12,7 +12,7 @@ from typing import Any
 from tinyinfer.measure.api_bill import Api, bill
 from tinyinfer.measure.break_even import Bar, break_even, doubtful, last_of, tornado
 from tinyinfer.measure.cost import HOURS, cost_a_day, machines, utilization
-from tinyinfer.measure.cost_report import MOVED, Case
+from tinyinfer.measure.cost_report import Case
 from tinyinfer.measure.figures import drawable, save
 
 POINTS = 2000  # of a staircase
@@ -49,7 +49,7 @@ def draw_hours(axes: Any, case: Case) -> None:
 def draw_lines(axes: Any, case: Case, api: Api) -> None:
     """Money a day over requests a day, and the region in which the two sides meet."""
     service, region = case.service, break_even(case.service, api)
-    least, most = map(drawn, doubtful(region, tornado(service, api, MOVED)))
+    least, most = map(drawn, doubtful(region, tornado(service, api, case.ranges)))
     last = drawn(last_of(region))
     top = 1.6 * max(case.requests, last or 0.0, least or 0.0) or 1.0
     counts = [top * i / POINTS for i in range(POINTS + 1)]
@@ -58,7 +58,7 @@ def draw_lines(axes: Any, case: Case, api: Api) -> None:
     axes.plot([0, top], [0, top * bill(api, service.tokens)], color="tab:orange", label=api.name)
     if least is not None:
         axes.axvspan(least, min(top, top if most is None else most), color="gold", alpha=0.25,
-                     label=f"break-even if an input is {MOVED:.0%} off")  # fmt: skip
+                     label="break-even within the ranges of inputs")  # fmt: skip
     if region and last is not None:
         axes.axvspan(region.first, last, color="tab:green", alpha=0.3, label="break-even")
         axes.axvline(last, color="tab:green")
@@ -72,7 +72,7 @@ def draw_lines(axes: Any, case: Case, api: Api) -> None:
 
 def draw_tornado(axes: Any, case: Case, api: Api) -> None:
     """How far each input moves the break-even; one to the edge never comes, or beyond what is looked at."""
-    region, bars = break_even(case.service, api), tornado(case.service, api, MOVED)[::-1]
+    region, bars = break_even(case.service, api), tornado(case.service, api, case.ranges)[::-1]
     ends = [end for bar in bars for one in (bar.low, bar.high) if (end := drawn(one)) is not None]
     middle = drawn(last_of(region))
     edge = 1.15 * max([*ends, middle or 0.0]) or 1.0
@@ -80,8 +80,8 @@ def draw_tornado(axes: Any, case: Case, api: Api) -> None:
         draw_bar(axes, at, bar, edge if middle is None else middle, edge)
     if middle is not None:
         axes.axvline(middle, color="black", linewidth=0.8)
-    axes.set_yticks(range(len(bars)), [bar.name for bar in bars])
-    axes.set(title=f"Break-even if one input moves by {MOVED:.0%}", xlabel="requests a day")
+    axes.set_yticks(range(len(bars)), [f"{bar.name} ({bar.range[0]:.3g} to {bar.range[1]:.3g})" for bar in bars])
+    axes.set(title="Break-even over the range of one input", xlabel="requests a day")
     axes.set_xlim(0, 1.1 * edge)
     axes.xaxis.set_major_formatter("{x:,.0f}")
     axes.xaxis.get_major_locator().set_params(nbins=4)

@@ -7,12 +7,12 @@ is repeated where they do not hold.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tinyinfer.measure.api_bill import Api, bill
-from tinyinfer.measure.break_even import MOST_MACHINES, break_even, doubtful, tornado
+from tinyinfer.measure.break_even import MOST_MACHINES, Range, break_even, doubtful, tornado
 from tinyinfer.measure.cost import (
     DAYS_A_YEAR,
     HOURS,
@@ -23,22 +23,27 @@ from tinyinfer.measure.cost import (
     utilization,
 )
 from tinyinfer.measure.cost_levers import Lever
+from tinyinfer.measure.cost_speeds import ON_PAPER
 from tinyinfer.units import number, table
 
 BEYOND = f"beyond {MOST_MACHINES:,} machines"
-MOVED = 0.25  # how far the tornado moves each input
 Record = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Case:
-    """All that is compared. requests: a day. levers: predicted changes, of which the first changes nothing."""
+    """All that is compared. requests: a day. levers: predicted changes, of which the first changes nothing.
+
+    ranges: of inputs, by their names in break_even.INPUTS. accepted: the share of drafts that the levers take.
+    """
 
     model: str
     service: Service
     requests: float
     api: Api | None = None
     levers: Sequence[Lever] = ()
+    ranges: Mapping[str, Range] = field(default_factory=dict)
+    accepted: float | None = None
 
 
 def report(case: Case) -> Record:
@@ -65,6 +70,7 @@ def report(case: Case) -> Record:
         "people_per_day": service.people,
         "busy_at_most": service.busy,
         "levers": [of_lever(one, case) for one in case.levers],
+        "accepted_drafts": case.accepted,
     }
     return found | {"api": of_api(case, api) if api else None}
 
@@ -84,7 +90,7 @@ def of_lever(one: Lever, case: Case) -> Record:
 def of_api(case: Case, api: Api) -> Record:
     """The other side: the bill, and where the two meet."""
     each = bill(api, case.service.tokens)
-    region, bars = break_even(case.service, api), tornado(case.service, api, MOVED)
+    region, bars = break_even(case.service, api), tornado(case.service, api, case.ranges)
     least, most = doubtful(region, bars)
     return {
         **asdict(api),
@@ -93,8 +99,8 @@ def of_api(case: Case, api: Api) -> Record:
         "cost_per_request": each,
         "break_even": {name: end_of(end) for name, end in asdict(region).items()} if region else None,
         "break_even_if_moved": [end_of(least), end_of(most)],
-        "moved": MOVED,
-        "tornado": [{"name": bar.name, "low": end_of(bar.low), "high": end_of(bar.high)} for bar in bars],
+        "tornado": [{"name": bar.name, "low": end_of(bar.low), "high": end_of(bar.high), "range": bar.range}
+                    for bar in bars],
     }
 
 
@@ -187,10 +193,10 @@ def hours_text(line: Record) -> str:
 
 
 def break_even_words(line: Record) -> str:
-    """From where on machines are cheaper, and between which ends if an input is off."""
+    """From where on machines are cheaper, and between which ends if an input is at an end of its range."""
     api = line["api"]
     region, (least, most) = api["break_even"], api["break_even_if_moved"]
-    off = f"an input {api['moved']:.0%} off"
+    off = "one input at an end of its range"
     if region is None:
         cheaper = f"; with {off}, from {count(least)} on" if least is not None else ""
         return f"break-even: never, a request costs more on full machines than at the API{cheaper}"
@@ -203,9 +209,9 @@ def break_even_words(line: Record) -> str:
 
 def tornado_table(line: Record) -> str:
     """The three inputs that move the break-even most."""
-    share = line["api"]["moved"]
-    rows = [(bar["name"], count(bar["low"]), count(bar["high"])) for bar in line["api"]["tornado"][:3]]
-    return table([("break-even if this moves", f"-{share:.0%}", f"+{share:.0%}"), *rows]) if rows else ""
+    rows = [(bar["name"], " to ".join(f"{100 * (end - 1):+.0f}%" for end in bar["range"]),
+             count(bar["low"]), count(bar["high"])) for bar in line["api"]["tornado"][:3]]  # fmt: skip
+    return table([("break-even if this alone moves", "range", "at its least", "at its most"), *rows]) if rows else ""
 
 
 def levers_table(line: Record) -> str:
@@ -224,10 +230,21 @@ def sentence(line: Record) -> str:
     how = "paid by the hour" if price["by_hour"] else "paid around the clock"
     counted = f"{min(paid)} to {max(paid)}" if min(paid) < max(paid) else f"{max(paid)}"
     given = (f"if {counted} machines ({line['spare']} spare) are {how}, at most {line['busy_at_most']:.0%} busy, "
-             f"people cost {money(line['people_per_day'], currency)} a day, and requests come as said, by their means")
+             f"people cost {money(line['people_per_day'], currency)} a day, and requests come as said, by their means"
+             f"{doubts(line)}")
     if not api:
         return f"{own}, {given}."
     bill_ = money(api["cost_per_day"], currency)
     cheaper = "the machines are" if line["cost_per_day"] < api["cost_per_day"] else "the API is"
     return (f"{own} and {api['name']} {bill_}, so {cheaper} cheaper, {given}, at prices of {api['date']}, a token here "
             f"being {api['characters']:.3g} there, and both answers being good enough.")  # fmt: skip
+
+
+def doubts(line: Record) -> str:
+    """What a prediction takes for granted: how far those on paper were off, and the drafts."""
+    least, most = ON_PAPER
+    parts = [f"the speed is one on paper, and such speeds were {least} to {most} times those that others published"
+             ] * line["speed"]["on_paper"]  # fmt: skip
+    if line["levers"] and line["accepted_drafts"] is not None:
+        parts.append(f"{line['accepted_drafts']:.0%} of drafts are accepted")
+    return "".join(f", {part}" for part in parts)

@@ -23,6 +23,8 @@ from tinyinfer.errors import SwitchError
 from tinyinfer.measure.cost import Speed
 
 Line = dict[str, Any]
+# The least and the most of predicted over published tokens a second: python benchmarks/published_throughput.py
+ON_PAPER = (0.85, 1.97)
 
 
 def read_lines(path: str) -> list[Line]:
@@ -105,10 +107,15 @@ def divided(seconds: float, share: float, tokens: tuple[float, float]) -> tuple[
 def of_clients(line: Line, where: str, percentile: int) -> Speed:
     """The speed of a load on a server; the wait in a queue counts as prefill.
 
-    Clients do not see which input a prefix cache had, so all of it counts as computed.
+    Input that a prefix cache had was not computed, and does not count. A server that does not say how much it was
+    (total_cached_tokens is null or missing) has all of it counted as computed.
     """
     ttft, whole = (positive(line, f"mean_{name}_ms", where) for name in ("ttft", "e2el"))
-    tokens = positive(line, "total_input_tokens", where), positive(line, "total_output_tokens", where)
+    read, cached = positive(line, "total_input_tokens", where), line.get("total_cached_tokens") or 0
+    if not isinstance(cached, int) or not 0 <= cached < read:
+        raise ValueError(f"{where}: total_cached_tokens is {cached!r}, and must be less than the {read:g} of input; "
+                         "measure again")  # fmt: skip
+    tokens = read - cached, positive(line, "total_output_tokens", where)
     share = min(0.99, ttft / whole)
     paces = divided(positive(line, "duration", where), share, tokens)
     return speed_of(line, paces, where, percentile, str(line.get("load") or line.get("experiment") or "as served"))
@@ -133,4 +140,5 @@ def of_split(one: Line, where: str) -> Speed:
         tpot_s=positive(one, "tpot_s", where),
         units=tp * pp,
         name=f"TP {tp} x PP {pp}, {positive(one, 'sequences', where) / dp:.4g} at a time",
+        on_paper=True,
     )

@@ -78,7 +78,8 @@ class Answered:
     """What became of a request; times in seconds from the beginning of the load.
 
     pieces: when each piece with tokens came, and how many there were; error: why there is no whole answer, "" for one.
-    prompt_tokens, output_tokens: as the server counts them, else as the pieces do.
+    prompt_tokens, output_tokens: as the server counts them, else as the pieces do. cached_tokens: of the prompt, what
+    the server's prefix cache had; None where it does not say.
     """
 
     due: float
@@ -88,6 +89,7 @@ class Answered:
     prompt_tokens: int = 0
     output_tokens: int = 0
     error: str = ""
+    cached_tokens: int | None = None
 
     @property
     def gaps(self) -> list[float]:
@@ -162,6 +164,7 @@ def read_event(event: dict[str, Any], answered: Answered, came: float) -> None:
     if usage := event.get("usage"):
         read, written = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
         answered.prompt_tokens, answered.output_tokens = read, written
+        answered.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
 
 
 async def events(target: Target, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

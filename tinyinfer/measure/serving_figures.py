@@ -66,6 +66,12 @@ def keeps(one: Answered, goodput: Mapping[str, float]) -> bool:
     return all(1e3 * own[name] <= most for name, most in goodput.items())
 
 
+def cached_of(right: list[Answered]) -> int | None:
+    """Input that a prefix cache had, of all requests; None where the server does not say it."""
+    known = [one.cached_tokens for one in right if one.cached_tokens is not None]
+    return sum(known) if len(known) == len(right) else None
+
+
 def summary(done: list[Answered], goodput: Mapping[str, float], percentiles: Iterable[float]) -> dict[str, Any]:
     """The figures of a load, by vLLM's names."""
     right = [one for one in done if not one.error]
@@ -73,7 +79,7 @@ def summary(done: list[Answered], goodput: Mapping[str, float], percentiles: Ite
     read, written = sum(one.prompt_tokens for one in right), sum(one.output_tokens for one in right)
     found: dict[str, Any] = {
         "duration": seconds, "completed": len(right), "failed": len(done) - len(right),
-        "total_input_tokens": read, "total_output_tokens": written,
+        "total_input_tokens": read, "total_output_tokens": written, "total_cached_tokens": cached_of(right),
         "request_throughput": len(right) / seconds,
         "request_goodput": sum(keeps(one, goodput) for one in done) / seconds if goodput else None,
         "output_throughput": written / seconds, "total_token_throughput": (read + written) / seconds,
