@@ -82,7 +82,7 @@ lesson.table(
 )  # fmt: skip
 
 # %% [markdown]
-# Decode reads all weights for each step, and a step of more sequences shares that reading. The input of a single request
+# Decode reads all weights for each step, and a step of more sequences shares that reading. The input of one request
 # already has enough rows to be bound by arithmetic, so a batch saves nothing there. An input token and an output token
 # have unlike costs; so APIs have two prices, too.
 #
