@@ -54,6 +54,8 @@ neither. Files in reading order:
     shares_judge.py          lesson 20: an MLP divided among ranks, and the judge of a student's shares
     rank_runs.py             lesson 20: the real model on ranks with a student's ring, and GPUs on paper
     parallelism.py           lesson 20: exercises
+    cost_runs.py             lesson 21: speeds of the engine in simulated time, and the pictures of cost
+    cost.py                  lesson 21: exercises, judges and solutions
 
 Wins: a wrong answer gets a sentence and a hint, and counts judge it on any machine. Loses: a judge knows only the
 usual wrong answers; any other one gets the hint of the exercise.

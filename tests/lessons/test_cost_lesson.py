@@ -1,0 +1,133 @@
+"""Lesson 21: its judges know the right answer, the usual slips and what is no answer; its figures are the library's."""
+
+from __future__ import annotations
+
+import math
+from datetime import date
+from typing import Any
+
+import pytest
+
+from tinyinfer.lessons import cost_runs as runs
+from tinyinfer.lessons.cost import (
+    DAY_SLIPS,
+    DAYS,
+    EXERCISES,
+    FLEET,
+    HOURS_A_MONTH,
+    RATE_SLIPS,
+    RATES,
+    STAYS,
+    day_cost,
+    per_million,
+    planted,
+    predicted,
+)
+from tinyinfer.lessons.lesson import Lesson
+from tinyinfer.measure.api_bill import Api
+from tinyinfer.measure.break_even import break_even
+from tinyinfer.measure.cost import Price, Service, Speed, Tokens, cost_a_day, cost_per_million, machines, owned, shares
+
+EXERCISE = {one.name: one for one in EXERCISES}
+SERVICE = Service(Price(2.0), Speed(2000, 100), Tokens(1000, 50))
+
+
+@pytest.mark.parametrize("name", EXERCISE)
+def test_our_own_answers_are_right(name: str) -> None:
+    """Catches a judge that refuses the solution which `use` gives to the rest of the notebook."""
+    assert EXERCISE[name].judged(EXERCISE[name].solution) is None
+
+
+@pytest.mark.parametrize("answer", [None, "3", math.nan, -1, [], {}, object, lambda *asked: None, lambda *asked: "x"])
+@pytest.mark.parametrize("name", EXERCISE)
+def test_what_is_no_answer_gets_a_sentence(name: str, answer: Any) -> None:
+    """Catches a traceback, or an answer of another type that counts as right."""
+    wrong = EXERCISE[name].judged(answer)
+    assert wrong is not None
+    assert wrong.sentence
+    assert wrong.hint
+
+
+@pytest.mark.parametrize(("name", "slips"), [("mended", RATE_SLIPS), ("day", DAY_SLIPS)])
+def test_each_usual_slip_is_named(name: str, slips: Any) -> None:
+    """Catches a slip that passes, or that gets the sentence of another one."""
+    for made, sentence, hint in slips:
+        wrong = EXERCISE[name].judged(made)
+        assert wrong is not None
+        assert (wrong.sentence, wrong.hint) == (sentence, hint)
+
+
+def test_any_other_wrong_function_is_told_its_case() -> None:
+    """Catches a judge that only knows the usual slips."""
+    wrong = EXERCISE["mended"].judged(lambda *asked: 1.0)
+    assert wrong is not None
+    assert str(RATES[0]) in wrong.sentence
+
+
+# The lesson's formulas beside the library's.
+
+
+@pytest.mark.parametrize("utilization", [1.0, 0.5, 0.1])
+def test_utilization_divides_as_it_does_in_the_library(utilization: float) -> None:
+    """Catches the planted error in our own solution; halving the utilization doubles the cost of a token."""
+    service = Service(Price(2.0), Speed(1e15, 1000), Tokens(1, 100))
+    _, found = cost_per_million(service, utilization * 24 * service.capacity)
+    assert per_million(2.0, 1000, utilization) == pytest.approx(found)
+    assert per_million(2.0, 1000, utilization / 2) == pytest.approx(2 * per_million(2.0, 1000, utilization))
+
+
+def test_the_cost_is_a_month_that_is_counted_hour_by_hour() -> None:
+    """Catches a formula that agrees with the library and not with a bill: 73 of 730 hours work, and all are paid."""
+    bill = tokens = 0.0
+    for hour in range(HOURS_A_MONTH):
+        bill += 2.0
+        tokens += 3600 * 1000 if hour % 10 == 0 else 0
+    assert per_million(2.0, 1000, 0.1) == pytest.approx(1e6 * bill / tokens)
+
+
+def test_the_planted_line_is_wrong_unless_the_machine_always_works() -> None:
+    """Catches a mended copy of it in the package: there would be nothing left to find."""
+    assert planted(2.0, 1000, 1.0) == pytest.approx(per_million(2.0, 1000, 1.0))
+    assert planted(2.0, 1000, 0.5) == pytest.approx(per_million(2.0, 1000, 0.5) / 4)
+
+
+@pytest.mark.parametrize("requests", [0, 1, 86_400, 86_401, 1_000_000])
+def test_a_day_costs_what_the_library_says(requests: int) -> None:
+    """Catches a staircase whose steps lie elsewhere than the library's."""
+    assert day_cost(requests, SERVICE.capacity, 2.0) == cost_a_day(SERVICE, requests)
+
+
+def test_the_cases_tell_all_slips_apart() -> None:
+    """Catches two slips with the same values: the student would read the wrong sentence."""
+    for slips, cases in ((RATE_SLIPS, RATES), (DAY_SLIPS, DAYS)):
+        assert len({tuple(round(made(*case), 9) for case in cases) for made, _, _ in slips}) == len(slips)
+
+
+def test_a_prediction_and_its_misconceptions_are_four_values() -> None:
+    """Catches a right guess that is told as a misconception."""
+    truth, usual = predicted(2.0, 1000, 0.25)
+    assert truth == pytest.approx(2 / 0.9)
+    assert len({round(value, 6) for value in (truth, *usual)}) == 4
+
+
+def test_the_exercises_answers_are_the_librarys() -> None:
+    """Catches a typed answer that the library does not give."""
+    api = Api("a", date(2026, 11, 1), "invented", "USD", input=0.5, cached_input=0.5, output=10.0)
+    region = break_even(SERVICE, api)
+    assert region is not None
+    assert region.last == STAYS
+    day = shares([0.0] * 22 + [1.0, 3.0])  # three quarters of 12,000 come in the last hour
+    bought = Service(owned(1e4, 3, 0, 0), Speed(2e9, 2000 / 3600 * 50), Tokens(1, 50), day, spare=1)
+    assert bought.capacity == pytest.approx(2000)
+    assert machines(bought, 12_000)[0] == FLEET
+
+
+def test_a_simulated_batch_shares_the_reading_of_weights() -> None:
+    """Catches a sweep on this computer's clock, and one that runs its requests one after the other."""
+    llm = Lesson("21_cost").tiny("1GB/s,1000GFLOP/s", max_num_seqs=8, max_model_len=64)
+    one, eight = runs.speed_at(llm, 1), runs.speed_at(llm, 8)
+    assert runs.speed_at(llm, 8).output_tps == pytest.approx(eight.output_tps)
+    assert one.tpot_s is not None
+    assert eight.tpot_s is not None
+    assert one.tpot_s < eight.tpot_s < 4 * one.tpot_s
+    assert runs.full(Price(1.0), eight, Tokens(16, 6))[1] < runs.full(Price(1.0), one, Tokens(16, 6))[1]
