@@ -278,9 +278,12 @@ def overhead(args: argparse.Namespace, words: list[str]) -> None:
     n, llm = 128, opened(words)
 
     async def stream(port: int, prompt: list[int]) -> float:
-        async with sent(port, request(prompt, max_tokens=n, stream=True)) as reader:
-            times = [time.perf_counter() async for line in reader if line.startswith(b'data: {"id"')]
-        return (times[-1] - times[0]) / (len(times) - 1)
+        words = request(prompt, max_tokens=n, stream=True, return_token_ids=True)
+        async with sent(port, words) as reader:
+            events = [(time.perf_counter(), line) async for line in reader if line.startswith(b'data: {"id"')]
+        counts = [len(json.loads(line[6:])["choices"][0].get("token_ids", [])) for _, line in events]
+        assert sum(counts) == n, counts  # an event may hold several tokens: those that make a character together
+        return (events[-1][0] - events[0][0]) / (n - counts[0])
 
     with closing(Server(words)) as server:
         found = []
