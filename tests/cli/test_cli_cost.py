@@ -13,7 +13,9 @@ from cli_helpers import feed, short, unopened
 
 from tinyinfer.cli import main
 from tinyinfer.cli.arguments import open_model
+from tinyinfer.cli.cost import spread_of
 from tinyinfer.measure.api_or_own import QUESTIONS
+from tinyinfer.measure.cost import Speed
 from tinyinfer.measure.cost_speeds import ON_PAPER
 
 __all__ = ["short"]  # fixture
@@ -236,6 +238,21 @@ def test_a_workload_gives_its_means(capsys, tmp_path):
     (tmp_path / "w.jsonl").write_text('{"prompt": "words", "max_tokens": 1}', encoding="utf-8")
     assert main(["cost", *TYPED, "--workload", str(tmp_path / "w.jsonl")], unopened) == 2
     assert "w.jsonl:1: a prompt of text has no length" in capsys.readouterr().err
+
+
+def test_a_workload_says_where_its_means_mislead(capsys, tmp_path):
+    """Nine short prompts and a long one: the cost is that of the mean; the long one's first token is not."""
+    lines = [{"prompt_tokens": 100, "max_tokens": 10}] * 9 + [{"prompt_tokens": 5000, "max_tokens": 300}]
+    path = tmp_path / "w.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    assert main(["cost", *TYPED, "--workload", str(path), "--json"], unopened) == 0
+    found = capsys.readouterr()
+    assert json.loads(found.out)["tokens"]["input"] == 590
+    assert "the median request has 100 input and 10 output tokens, one in ten at least 5000 or 300" in found.err
+    [told] = spread_of(str(path), Speed(2000, 100, ttft_s=0.5), 1.0)  # 5000 tokens take 2.5 s, 100 take 0.05
+    assert told.endswith("; 1 of 10 prompts take longer than --ttft by their prefill alone")
+    path.write_text("\n".join(map(json.dumps, lines[:9])), encoding="utf-8")
+    assert spread_of(str(path), Speed(2000, 100), None) == []
 
 
 def test_the_picture_is_written(tmp_path):

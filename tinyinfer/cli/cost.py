@@ -21,7 +21,8 @@ from tinyinfer.cli.console import say, show, show_json
 if TYPE_CHECKING:
     from tinyinfer.measure.api_bill import Api
     from tinyinfer.measure.break_even import Range
-    from tinyinfer.measure.cost import Price, Tokens
+    from tinyinfer.measure.cost import Price, Speed, Tokens
+    from tinyinfer.measure.workload import Request
 
 TOKENS = {"input_tokens": 1000.0, "output_tokens": 200.0, "cached_tokens": 0.0, "thinking_tokens": 0.0}
 OF_BUYING = ("years", "watts", "power_price")
@@ -109,7 +110,8 @@ def run(args: argparse.Namespace) -> int:
     people = people_a_day(args.work_hours, args.wage)
     service = Service(price, speed, tokens, day, args.spare, people, args.busy / 100)
     case = Case(found.model, service, args.requests_per_day, api, found.predict(speed), ranges, found.accepted)
-    for told in [*(warnings_of(api, date.today()) if api else []), *left_out(people)]:
+    told_of_lengths = spread_of(args.workload, speed, seconds(args.ttft)) if args.workload else []
+    for told in [*(warnings_of(api, date.today()) if api else []), *left_out(people), *told_of_lengths]:
         say(f"tinyinfer: note: {told}")
     if args.plot:
         from tinyinfer.measure.cost_figures import draw_cost
@@ -206,15 +208,37 @@ def means_of(name: str) -> Tokens:
     from tinyinfer.measure.workload import read_workload
 
     requests = read_workload(name)
-    for one in requests:
-        if isinstance(one.prompt, str):
-            raise ValueError(f"{one.where}: a prompt of text has no length before it is tokenized; give prompt_tokens")
+    lengths = [input_of(one) for one in requests]
     n, seen = len(requests), {one.group for one in requests if one.shared}
     repeated = sum(one.shared for one in requests) - sum(
         next(one.shared for one in requests if one.shared and one.group == group) for group in seen
     )
-    lengths = [len(one.prompt) if one.prompt is not None else one.random_tokens for one in requests]
     return Tokens(sum(lengths) / n, sum(one.max_tokens for one in requests) / n, cached=repeated / n)
+
+
+def input_of(one: Request) -> int:
+    """A request's input tokens. Raises ValueError for a prompt of text."""
+    if isinstance(one.prompt, str):
+        raise ValueError(f"{one.where}: a prompt of text has no length before it is tokenized; give prompt_tokens")
+    return len(one.prompt) if one.prompt is not None else one.random_tokens
+
+
+def spread_of(name: str, speed: Speed, ttft_s: float | None) -> list[str]:
+    """Where the means of a workload mislead: a cost is a sum, which means give; a wait is each request's own."""
+    from tinyinfer.measure.workload import read_workload
+
+    requests = read_workload(name)
+    inputs, outputs = sorted(map(input_of, requests)), sorted(one.max_tokens for one in requests)
+    if inputs[0] == inputs[-1] and outputs[0] == outputs[-1]:
+        return []
+    long = int(0.9 * len(inputs))  # at most a tenth stands behind it
+    told = (f"lengths differ: the median request has {inputs[len(inputs) // 2]} input and {outputs[len(outputs) // 2]} "
+            f"output tokens, one in ten at least {inputs[long]} or {outputs[long]}; a cost counts their means, which "
+            "give the exact sum, a latency does not")  # fmt: skip
+    late = sum(count / speed.input_tps > ttft_s for count in inputs) if ttft_s else 0
+    if late:
+        told += f"; {late} of {len(inputs)} prompts take longer than --ttft by their prefill alone"
+    return [told]
 
 
 def day_of(text: str) -> tuple[float, ...]:
