@@ -29,7 +29,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Served, s
     with socket.socket() as bound, LLM(str(folder), kv_cache="paged", prefix_cache=True) as llm:
         bound.bind(("127.0.0.1", 0))
         served = Served(llm)
-        server = uvicorn.Server(uvicorn.Config(served.app, log_level="critical", lifespan="off"))
+        server = uvicorn.Server(uvicorn.Config(served.app, log_config=None, lifespan="off"))
         thread = threading.Thread(target=server.run, args=([bound],), daemon=True)
         thread.start()
         while not server.started:

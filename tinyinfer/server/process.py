@@ -32,7 +32,7 @@ from tinyinfer.server.service import Service
 from tinyinfer.server.switches import ServerSwitches
 
 GIL_INTERVAL = 0.0005  # seconds
-AGAIN = 1.0  # seconds before the same line is written again
+AGAIN = 1.0  # seconds between two lines that any client can cause
 
 
 def bind(switches: ServerSwitches) -> socket.socket:
@@ -68,7 +68,7 @@ def run(service: Service, bound: socket.socket) -> None:
     servers that load at the same time, one finds the port taken only now.
     """
     config = uvicorn.Config(
-        make_app(service), http=Connection, lifespan="off", ws="none", log_config=None, access_log=False,
+        make_app(service), http=Connection, lifespan="off", ws="none", log_config=None, log_level="warning", access_log=False,
         server_header=False, timeout_keep_alive=service.switches.idle_timeout,
     )  # fmt: skip
     try:
@@ -117,14 +117,13 @@ def logged(service: Service) -> Iterator[None]:
 class Lines(logging.Handler):
     """Writes a record as one line; a call that the end of the server cuts is none.
 
-    A client may send bytes that are no HTTP a thousand times a second: of the same line again, one a second is written,
-    with how many were left out since the one before it.
+    A client may send bytes that are no HTTP a thousand times a second: within a second one such line is written, and the
+    first line after that second says how many were left out.
     """
 
     def __init__(self, service: Service) -> None:
         super().__init__(logging.WARNING)
         self._service = service
-        self._last: tuple[str, str | None] | None = None
         self._until, self._left_out = 0.0, 0
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -132,14 +131,15 @@ class Lines(logging.Handler):
         error = record.exc_info[1] if record.exc_info else None
         if isinstance(error, asyncio.CancelledError):
             return
-        told = record.getMessage().strip(), None if error is None else f"{type(error).__name__}: {error}"
         now = time.monotonic()
-        if told == self._last and now < self._until:
-            self._left_out += 1
-            return
-        left_out = self._left_out if told == self._last else 0
-        self._last, self._until, self._left_out = told, now + AGAIN, 0
-        self._service.log(note=told[0], exception=told[1], left_out=left_out or None)
+        if error is None and record.levelno < logging.ERROR:  # what any client can cause
+            if now < self._until:
+                self._left_out += 1
+                return
+            self._until = now + AGAIN
+        left_out, self._left_out = self._left_out, 0
+        told = None if error is None else f"{type(error).__name__}: {error}"
+        self._service.log(note=record.getMessage().strip(), exception=told, left_out=left_out or None)
 
 
 class Server(uvicorn.Server):
