@@ -155,8 +155,8 @@ def test_a_speed_on_paper_is_told_with_the_error_that_such_speeds_had(capsys):
 @pytest.mark.parametrize(
     ("given", "words"),
     [("speeed=0.5:1", "no further input 'speeed'"), ("speed", "has no two ends"), ("speed=1:2:3", "has no two ends"),
-     ("speed=2:3", "does not hold the value itself"), ("price=-1:2", "does not hold the value itself"),
-     ("price=nan:2", "does not hold the value itself"), ("price=0.5:inf", "does not hold the value itself")],
+     ("speed=2:3", "does not hold the value itself"), ("price=-1:2", "its ends must be numbers from 1e-06"),
+     ("price=nan:2", "its ends must be numbers from 1e-06"), ("price=0.5:inf", "its ends must be numbers from 1e-06")],
 )  # fmt: skip
 def test_a_range_that_is_none_is_one_sentence(given, words, capsys):
     """Catches an input that moves past zero, and a misspelt one that keeps its usual range."""
@@ -171,7 +171,7 @@ def test_the_page_holds_what_the_command_prints(capsys):
     asked = ("--tpot", "50", "--price-per-hour", "2.5", "--requests-per-day", "2000000", "--work-hours", "40")
     text = told(capsys, *large, *asked, "--wage", "80", "--accepted", "60", "--api", "example")
     shown = [line for line in text.splitlines() if line.startswith(("USD", "a day", "break-even:", "a million output"))]
-    shown += text.split("predicted by counted work")[1].splitlines()[1:7]
+    shown += text.split("predicted, a full machine alone")[1].splitlines()[1:7]
     assert len(shown) == 10
     assert [line for line in shown if line not in page] == []
 
@@ -264,6 +264,7 @@ def test_the_picture_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [(["--input-tps", "1", "--output-tps", "1"], "there is no price of a machine"),
+     ([*TYPED, "--accepted", "50"], "--accepted belongs to what is predicted"),
      ([], "there is no price of a machine"), ([*PAPER[:2], "--cluster", "nowhere"], "nowhere: there is no such file"),
      ([*TYPED[:4], "--price-per-hour", "-1"], "--price-per-hour -1 must be a number of at least 0"),
      ([*TYPED[:4], "--price-per-hour", "nan"], "must be a number of at least 0"),

@@ -31,6 +31,8 @@ OF_MONEY = ("price_per_hour", "buy", "watts", "power_price", "work_hours", "wage
 AT_LEAST_0 = ("requests_per_day", *TOKENS, *OF_MONEY, "spare")
 OF_API = ("batched", "characters_per_token", "api_characters_per_token")
 RANGES = "give INPUT=LOW:HIGH, factors such as speed=0.6:1.1, with LOW at most 1 and HIGH at least 1"
+NO_PRICE = ("there is no price of a machine; give --price-per-hour, or --buy with --years and --watts; for a large "
+            "model on paper, -m and --cluster with files such as those in docs/clusters")  # fmt: skip
 LEAST, MOST = 1e-6, 1e12  # of any number above 0, and of any number
 ABOVE_0 = ("input_tps", "output_tps", "years", "busy", "ttft", "tpot", *OF_API[1:])
 
@@ -52,7 +54,8 @@ def register(commands: argparse._SubParsersAction[Any]) -> None:
 
 def add_asked(add: Any) -> None:
     """How many requests there are, when, of which length, and how soon they are answered."""
-    add("--requests-per-day", type=float, default=10_000.0, metavar="N", help="(default: 10000)")
+    add("--requests-per-day", type=float, default=10_000.0, metavar="N",
+        help="the mean of all days, quiet ones counted in (default: 10000)")  # fmt: skip
     add("--day", default="office", metavar="W,W,...",
         help="24 weights, an hour each, or flat, or office (default: office, a peak of twice the mean)")  # fmt: skip
     add("--input-tokens", type=float, metavar="N", help="of a request, the mean (default: 1000)")
@@ -103,13 +106,17 @@ def run(args: argparse.Namespace) -> int:
 
     tokens, day, api, ranges = tokens_of(args), day_of(args.day), api_of(args), ranges_of(args)
     if args.price_per_hour is None and args.buy is None and args.cluster is None and args.files is None:
-        raise ValueError("there is no price of a machine; give --price-per-hour, or --buy with --years and --watts")
+        raise ValueError(NO_PRICE)
     found = cost_machine.machines_of(args, tokens, args.percentile)
     price = price_of(args, found.price)
     speed = best_within(found.speeds, tokens, seconds(args.ttft), seconds(args.tpot))
     people = people_a_day(args.work_hours, args.wage)
     service = Service(price, speed, tokens, day, args.spare, people, args.busy / 100)
-    case = Case(found.model, service, args.requests_per_day, api, found.predict(speed), ranges, found.accepted)
+    changes = found.predict(speed)
+    if args.accepted is not None and not changes:
+        raise ValueError("--accepted belongs to what is predicted, and a typed speed alone predicts nothing; add -m "
+                         "and --machine, or leave it out")  # fmt: skip
+    case = Case(found.model, service, args.requests_per_day, api, changes, ranges, found.accepted)
     told_of_lengths = spread_of(args.workload, speed, seconds(args.ttft)) if args.workload else []
     for told in [*(warnings_of(api, date.today()) if api else []), *left_out(people), *told_of_lengths]:
         say(f"tinyinfer: note: {told}")
@@ -168,7 +175,9 @@ def ranges_of(args: argparse.Namespace) -> dict[str, Range]:
             low, high = (float(end) for end in ends.split(":"))
         except ValueError:
             raise ValueError(f"--range {text[:60]} has no two ends; {RANGES}") from None
-        if not LEAST <= low <= 1 <= high <= MOST:
+        if not (low >= LEAST and high <= MOST):
+            raise ValueError(f"--range {text[:60]}: its ends must be numbers from {LEAST:g} to {MOST:g}; {RANGES}")
+        if not low <= 1 <= high:
             raise ValueError(f"--range {text[:60]} does not hold the value itself; {RANGES}")
         found[name] = low, high
     return found
@@ -265,7 +274,7 @@ def price_of(args: argparse.Namespace, known: float | None) -> Price:
         return owned(args.buy, args.years, args.watts, args.power_price, args.currency)
     per_hour = known if args.price_per_hour is None else args.price_per_hour
     if per_hour is None:
-        raise ValueError("there is no price of a machine; give --price-per-hour, or --buy with --years and --watts")
+        raise ValueError(NO_PRICE)
     return Price(per_hour, args.currency, by_hour=not args.reserved)
 
 

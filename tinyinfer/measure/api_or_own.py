@@ -17,7 +17,7 @@ from typing import Any
 
 from tinyinfer.errors import SwitchError
 
-API, OWN, EITHER = "API", "own machines", "either"
+API, OWN, EITHER = "API", "own machines", "close"
 CLOSE = 2  # a smaller difference of weights is no difference
 
 
@@ -44,10 +44,11 @@ class Question:
 
 
 QUESTIONS = (
-    Question("data", "May the prompts leave your machines?", (
+    Question("data", "May the prompts leave your firm's control? A rented GPU is another firm's, too; for names of "
+             "people, ask who is responsible for data.", (
         Answer("yes", 0, "the prompts may leave"),
         Answer("contract", 1, "the prompts may leave only under a contract, which takes time and limits the choice"),
-        Answer("no", 3, "the prompts must not leave your machines", ends=True))),
+        Answer("no", 3, "the prompts must not leave your firm's control", ends=True))),
     Question("control", "Must the same model still answer next year, or must the model be changed?", (
         Answer("no", -1, "a model that its vendor changes is no harm"),
         Answer("pinned", 1, "the same model must answer next year, and a vendor ends its models"),
@@ -58,7 +59,7 @@ QUESTIONS = (
         Answer("months", 0, "there are months to set it up"))),
     Question("operations", "Who is called when it fails at night?", (
         Answer("none", -2, "there is no one who is called at night"),
-        Answer("office", -1, "people look after it in office hours"),
+        Answer("office", -1, "people look after it in office hours, or in a part of them"),
         Answer("team", 1, "a team is on call already"))),
     Question("scaling", "How large may it be in a year, beside today?", (
         Answer("same", 1, "it stays as large as it is, so machines can be planned"),
@@ -76,7 +77,8 @@ QUESTIONS = (
         Answer("yes", 1, "an open model passed your own test"),
         Answer("untested", -1, "no open model was tested; test one before anything is bought"),
         Answer("no", -3, "only an API's model answers well enough", ends=True))),
-    Question("volume", "Where is your volume beside the break-even of `tinyinfer cost`?", (
+    Question("volume", "Where is your volume beside the break-even? Run `tinyinfer cost` first; near is inside the "
+             "range that it prints.", (
         Answer("below", -2, "the volume is below the break-even"),
         Answer("near", 0, "the volume is in the region of the break-even"),
         Answer("above", 2, "the volume is above the break-even"))),
@@ -151,16 +153,18 @@ def words_of(side: str, ends: list[Answer]) -> str:
     if side == "neither":
         return f"Neither, as things are: {' and '.join(one.reason for one in ends)}; change one of the two."
     if ends:
-        return f"Take {'your own machines' if side == OWN else 'the API'}: {ends[0].reason}, and that decides alone."
+        words = f"Take {'your own machines' if side == OWN else 'the API'}: {ends[0].reason}, and that decides alone."
+        ask = "Ask first whether names can be masked, or a contract is enough; `tinyinfer cost` says what this costs."
+        return f"{words} {ask}" if side == OWN else words
     if side == EITHER:
         return "The sides are close: begin with the API, and keep the prompts to test an open model on them."
     return "Take your own machines." if side == OWN else "Take the API."
 
 
 def turning(given: Mapping[str, Answer], side: str) -> list[str]:
-    """The answers, each alone, that would recommend another side, as volume=above."""
-    return [f"{one.name}={other.word}" for one in QUESTIONS for other in one.answers
-            if side_of({**given, one.name: other}) != side]  # fmt: skip
+    """The answers, each alone, that would recommend another side, and which: volume=above: own machines."""
+    found = [(one.name, other.word, side_of({**given, one.name: other})) for one in QUESTIONS for other in one.answers]
+    return [f"{name}={word}: {other}" for name, word, other in found if other != side]
 
 
 def recommendation_text(found: Recommendation) -> str:

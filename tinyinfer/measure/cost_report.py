@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tinyinfer.measure.api_bill import Api, bill
@@ -26,6 +26,7 @@ from tinyinfer.measure.cost_levers import Lever
 from tinyinfer.measure.cost_speeds import ON_PAPER
 from tinyinfer.units import number, table
 
+IDLE = 0.1  # a utilization below which a fleet's machine is too large
 BEYOND = f"beyond {MOST_MACHINES:,} machines"
 Record = dict[str, Any]
 
@@ -67,6 +68,7 @@ def report(case: Case) -> Record:
         **{name: asdict(getattr(service, name)) for name in ("price", "speed", "tokens")},
         "day": service.day,
         "spare": service.spare,
+        "spare_per_day": money - cost_a_day(replace(service, spare=0), n),
         "people_per_day": service.people,
         "busy_at_most": service.busy,
         "levers": [of_lever(one, case) for one in case.levers],
@@ -163,7 +165,9 @@ def heading(line: Record) -> str:
 def money_table(line: Record) -> str:
     """What a day, a month, a request and a million tokens cost on either side."""
     api, month = line["api"], DAYS_A_YEAR / 12
+    parts = [("  of it spare machines", line["spare_per_day"]), ("  of it people", line["people_per_day"])]
     rows = [("a day", line["cost_per_day"], api and api["cost_per_day"]),
+            *((name, value, None) for name, value in parts if value),
             ("a month", month * line["cost_per_day"], api and month * api["cost_per_day"]),
             ("1000 requests", line["cost_per_request"] and 1e3 * line["cost_per_request"],
              api and 1e3 * api["cost_per_request"]),
@@ -189,7 +193,9 @@ def hours_text(line: Record) -> str:
             ("machines", *(f"{line['machines_by_hour'][hour]}" for hour in hours)),
             ("busy, %", *(f"{100 * line['utilization_by_hour'][hour]:.0f}" for hour in hours))]  # fmt: skip
     peak = HOURS * max(line["day"])
-    return f"{table(rows)}\nthe busiest hour has {peak:.3g} times the mean; machines are busy {line['utilization']:.0%}"
+    idle = "; at so little a smaller machine may cost less" * (line["utilization"] < IDLE)
+    busy = f"machines are busy {line['utilization']:.0%}{idle}"
+    return f"{table(rows)}\nthe busiest hour has {peak:.3g} times the mean; {busy}"
 
 
 def break_even_words(line: Record) -> str:
@@ -204,7 +210,8 @@ def break_even_words(line: Record) -> str:
     whole = f"between {count(first)} and {count(last)} requests a day, as machines are whole"
     at = whole if last != first and last > 1.005 * first else f"{count(last)} requests a day"
     doubt = " to ".join(dict.fromkeys((count(least), count(most))))
-    return f"break-even: {BEYOND if last == BEYOND else at}; with {off}: {doubt}"
+    never = " (never: the API stays cheaper, however many requests)" * (most is None or least is None)
+    return f"break-even: {BEYOND if last == BEYOND else at}; with {off}: {doubt}{never}"
 
 
 def tornado_table(line: Record) -> str:
@@ -215,8 +222,8 @@ def tornado_table(line: Record) -> str:
 
 
 def levers_table(line: Record) -> str:
-    """What each change makes of a request on a busy machine, by the roofline."""
-    rows = [("predicted by counted work", "prefill s", "decode s", f"{line['currency']} for 1000", "ratio")]
+    """What each change makes of a request on a busy machine, by the roofline: no spare, no people, no waiting."""
+    rows = [("predicted, a full machine alone", "prefill s", "decode s", f"{line['currency']} for 1000", "ratio")]
     rows += [(one["change"], number(one["prefill_s"]), number(one["decode_s"]), money(1e3 * one["cost_per_request"]),
               f"{one['ratio']:.2f}") for one in line["levers"]]  # fmt: skip
     return table(rows)

@@ -68,8 +68,8 @@ def run(service: Service, bound: socket.socket) -> None:
     servers that load at the same time, one finds the port taken only now.
     """
     config = uvicorn.Config(
-        make_app(service), http=Connection, lifespan="off", ws="none", log_config=None, log_level="warning", access_log=False,
-        server_header=False, timeout_keep_alive=service.switches.idle_timeout,
+        make_app(service), http=Connection, lifespan="off", ws="none", log_config=None, log_level="warning",
+        access_log=False, server_header=False, timeout_keep_alive=service.switches.idle_timeout,
     )  # fmt: skip
     try:
         with refusing(service.switches):
@@ -117,8 +117,8 @@ def logged(service: Service) -> Iterator[None]:
 class Lines(logging.Handler):
     """Writes a record as one line; a call that the end of the server cuts is none.
 
-    A client may send bytes that are no HTTP a thousand times a second: within a second one such line is written, and the
-    first line after that second says how many were left out.
+    A client may send bytes that are no HTTP a thousand times a second: within a second one such line is written, and
+    the next line says how many were left out.
     """
 
     def __init__(self, service: Service) -> None:
