@@ -11,7 +11,7 @@ import pytest
 
 from tinyinfer.measure import cost_report
 from tinyinfer.measure.api_bill import Api
-from tinyinfer.measure.cost import OFFICE, Price, Service, Speed, Tokens, shares
+from tinyinfer.measure.cost import FLAT, OFFICE, Price, Service, Speed, Tokens, shares
 from tinyinfer.measure.cost_figures import draw_cost
 from tinyinfer.measure.cost_levers import Lever
 from tinyinfer.measure.cost_report import Case, cost_text, report
@@ -51,6 +51,20 @@ def test_the_text_steps_by_whole_machines():
     for name in ("hour", "machines", "busy, %"):
         [row] = [line for line in lines if line.startswith(name) and len(line.removeprefix(name).split()) == 24]
         assert all(word.isdigit() for word in row.removeprefix(name).split())
+
+
+def test_a_day_says_what_its_spare_machine_and_its_people_cost():
+    """By hand: a spare machine of 2.00 an hour, paid by the hour, is 48 a day. Catches one that hides in the sum."""
+    parts = [line.split() for line in cost_text(report(CASE)).splitlines() if line.startswith("  of it")]
+    assert parts == [["of", "it", "spare", "machines", "48.00"], ["of", "it", "people", "10.00"]]
+    assert "of it" not in cost_text(report(replace(CASE, service=replace(OWN, spare=0, people=0.0))))
+
+
+def test_a_fleet_that_waits_says_that_its_machine_is_large():
+    """Speeds are chosen for full hours. Catches a small load that is told the price of a machine it does not need."""
+    words = "at so little a smaller machine may cost less"
+    assert words in cost_text(report(replace(CASE, requests=100)))
+    assert words not in cost_text(report(replace(CASE, service=replace(OWN, day=shares(FLAT)), requests=200_000)))
 
 
 def test_without_an_api_only_the_machines_are_told():
