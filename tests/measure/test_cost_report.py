@@ -57,7 +57,7 @@ def test_a_day_says_what_its_spare_machine_and_its_people_cost():
     """By hand: a spare machine of 2.00 an hour, paid by the hour, is 48 a day. Catches one that hides in the sum."""
     parts = [line.split() for line in cost_text(report(CASE)).splitlines() if line.startswith("  of it")]
     assert parts == [["of", "it", "spare", "machines", "48.00"], ["of", "it", "people", "10.00"]]
-    assert "of it" not in cost_text(report(replace(CASE, service=replace(OWN, spare=0, people=0.0))))
+    assert "\n  of it" not in cost_text(report(replace(CASE, service=replace(OWN, spare=0, people=0.0))))
 
 
 def test_a_fleet_that_waits_says_that_its_machine_is_large():
