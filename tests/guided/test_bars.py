@@ -197,6 +197,7 @@ DEAD_ENDS: dict[str, dict[str, Any]] = {
     "contiguous": {}, "paged": {"kv_cache": "paged", "block_size": 4, "prefix_cache": True},
     "static": {"batching": "static"}, "drafts": {"speculative": "prompt-lookup", "draft_cost": ALWAYS_DRAFT},
     "8 bits": {"kv_cache": "paged", "block_size": 4, "kv_bits": 8, "prefix_cache": True},
+    "candidates": {"speculative": "self", "num_draft_candidates": 3, "kv_cache": "paged", "draft_cost": ALWAYS_DRAFT},
 }  # fmt: skip
 
 

@@ -112,13 +112,14 @@ def start_turn(span: Span, joined: bool, blocks: tuple[Block, ...], kept: bool) 
 def finish_turn(turn: Turn, span: Span) -> Turn:
     """The turn with the new tokens of its sequence: those behind the tokens that it had before the step.
 
-    A chunk of a prompt, padding and a rejected candidate have none.
+    A chunk of a prompt, padding, a rejected candidate and all candidates of a dead end have none.
     """
     had, tokens = turn.first + turn.rows - len(turn.drafts), span.seq.tokens
     if not span.wanted:
         return turn
     if turn.phase == "candidate":
-        return Turn(*turn[:-2], tuple(tokens[had:])) if tokens[had] == turn.drafts[0] else turn
+        taken = len(tokens) > had and tokens[had] == turn.drafts[0]
+        return Turn(*turn[:-2], tuple(tokens[had:])) if taken else turn
     return Turn(*turn[:-2], tuple(tokens[had:]), span.seq.progress.finish_reason or "")
 
 
