@@ -278,8 +278,8 @@ def overhead(args: argparse.Namespace, words: list[str]) -> None:
     n, llm = 128, opened(words)
 
     async def stream(port: int, prompt: list[int]) -> float:
-        words = request(prompt, max_tokens=n, stream=True, return_token_ids=True)
-        async with sent(port, words) as reader:
+        call = request(prompt, max_tokens=n, stream=True, return_token_ids=True)
+        async with sent(port, call) as reader:
             events = [(time.perf_counter(), line) async for line in reader if line.startswith(b'data: {"id"')]
         counts = [len(json.loads(line[6:])["choices"][0].get("token_ids", [])) for _, line in events]
         assert sum(counts) == n, counts  # an event may hold several tokens: those that make a character together

@@ -17,6 +17,7 @@ from tinyinfer.cli.cost import spread_of
 from tinyinfer.measure.api_or_own import QUESTIONS
 from tinyinfer.measure.cost import Speed
 from tinyinfer.measure.cost_speeds import ON_PAPER
+from tinyinfer.measure.workload import read_workload
 
 __all__ = ["short"]  # fixture
 
@@ -249,10 +250,11 @@ def test_a_workload_says_where_its_means_mislead(capsys, tmp_path):
     found = capsys.readouterr()
     assert json.loads(found.out)["tokens"]["input"] == 590
     assert "the median request has 100 input and 10 output tokens, one in ten at least 5000 or 300" in found.err
-    [told] = spread_of(str(path), Speed(2000, 100, ttft_s=0.5), 1.0)  # 5000 tokens take 2.5 s, 100 take 0.05
+    speed = Speed(2000, 100, ttft_s=0.5)  # 5000 tokens take 2.5 s, 100 take 0.05
+    [told] = spread_of(read_workload(str(path)), speed, 1.0)
     assert told.endswith("; 1 of 10 prompts take longer than --ttft by their prefill alone")
     path.write_text("\n".join(map(json.dumps, lines[:9])), encoding="utf-8")
-    assert spread_of(str(path), Speed(2000, 100), None) == []
+    assert spread_of(read_workload(str(path)), Speed(2000, 100), None) == []
 
 
 def test_the_picture_is_written(tmp_path):

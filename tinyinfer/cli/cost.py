@@ -104,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
     from tinyinfer.measure.cost import Service, best_within, people_a_day
     from tinyinfer.measure.cost_report import Case, cost_text, report
 
-    tokens, day, api, ranges = tokens_of(args), day_of(args.day), api_of(args), ranges_of(args)
+    requests = workload_of(args)
+    tokens, day, api, ranges = tokens_of(args, requests), day_of(args.day), api_of(args), ranges_of(args)
     if args.price_per_hour is None and args.buy is None and args.cluster is None and args.files is None:
         raise ValueError(NO_PRICE)
     found = cost_machine.machines_of(args, tokens, args.percentile)
@@ -117,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError("--accepted belongs to what is predicted, and a typed speed alone predicts nothing; add -m "
                          "and --machine, or leave it out")  # fmt: skip
     case = Case(found.model, service, args.requests_per_day, api, changes, ranges, found.accepted)
-    told_of_lengths = spread_of(args.workload, speed, seconds(args.ttft)) if args.workload else []
+    told_of_lengths = spread_of(requests, speed, seconds(args.ttft)) if requests else []
     for told in [*(warnings_of(api, date.today()) if api else []), *left_out(people), *told_of_lengths]:
         say(f"tinyinfer: note: {told}")
     if args.plot:
@@ -193,15 +194,22 @@ def left_out(people: float) -> list[str]:
     return [] if people else ["no work of people is counted; add --work-hours and --wage"]
 
 
-def tokens_of(args: argparse.Namespace) -> Tokens:
-    """A request's tokens. Raises ValueError for an answer without tokens, or more cached ones than there are."""
-    from tinyinfer.measure.cost import Tokens
+def workload_of(args: argparse.Namespace) -> list[Request]:
+    """The requests of the workload; none without one. Raises ValueError beside lengths that are typed."""
+    from tinyinfer.measure.workload import read_workload
 
     named = [name for name in TOKENS if getattr(args, name) is not None]
     if args.workload and named:
         raise ValueError(f"--workload has its own lengths; leave out {dashed(named[0])}")
-    if args.workload:
-        return means_of(args.workload)
+    return read_workload(args.workload) if args.workload else []
+
+
+def tokens_of(args: argparse.Namespace, requests: list[Request]) -> Tokens:
+    """A request's tokens. Raises ValueError for an answer without tokens, or more cached ones than there are."""
+    from tinyinfer.measure.cost import Tokens
+
+    if requests:
+        return means_of(requests)
     values = {name: TOKENS[name] if getattr(args, name) is None else getattr(args, name) for name in TOKENS}
     tokens = Tokens(**{name.removesuffix("_tokens"): value for name, value in values.items()})
     if tokens.cached > tokens.input:
@@ -211,12 +219,10 @@ def tokens_of(args: argparse.Namespace) -> Tokens:
     return tokens
 
 
-def means_of(name: str) -> Tokens:
+def means_of(requests: list[Request]) -> Tokens:
     """The mean lengths of a workload, whose shared beginnings are cached. Raises ValueError for prompts of text."""
     from tinyinfer.measure.cost import Tokens
-    from tinyinfer.measure.workload import read_workload
 
-    requests = read_workload(name)
     lengths = [input_of(one) for one in requests]
     n, seen = len(requests), {one.group for one in requests if one.shared}
     repeated = sum(one.shared for one in requests) - sum(
@@ -232,11 +238,8 @@ def input_of(one: Request) -> int:
     return len(one.prompt) if one.prompt is not None else one.random_tokens
 
 
-def spread_of(name: str, speed: Speed, ttft_s: float | None) -> list[str]:
+def spread_of(requests: list[Request], speed: Speed, ttft_s: float | None) -> list[str]:
     """Where the means of a workload mislead: a cost is a sum, which means give; a wait is each request's own."""
-    from tinyinfer.measure.workload import read_workload
-
-    requests = read_workload(name)
     inputs, outputs = sorted(map(input_of, requests)), sorted(one.max_tokens for one in requests)
     if inputs[0] == inputs[-1] and outputs[0] == outputs[-1]:
         return []

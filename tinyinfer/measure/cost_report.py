@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tinyinfer.measure.api_bill import Api, bill
@@ -68,7 +68,7 @@ def report(case: Case) -> Record:
         **{name: asdict(getattr(service, name)) for name in ("price", "speed", "tokens")},
         "day": service.day,
         "spare": service.spare,
-        "spare_per_day": money - cost_a_day(replace(service, spare=0), n),
+        "spare_per_day": HOURS * service.spare * service.machine_hour,
         "people_per_day": service.people,
         "busy_at_most": service.busy,
         "levers": [of_lever(one, case) for one in case.levers],

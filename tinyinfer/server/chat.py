@@ -19,7 +19,7 @@ from tinyinfer.server.fields import Lacking, read_fields
 from tinyinfer.server.messages import check_messages
 from tinyinfer.server.sampling import IGNORED, LACKING, SHARED, check_model, sampling_params, stream_options
 from tinyinfer.server.service import Service
-from tinyinfer.server.structured import asked_form
+from tinyinfer.server.structured import asked_form, form_names
 from tinyinfer.server.tool_calls.calls import Piece
 from tinyinfer.server.tools import read_tools
 from tinyinfer.server.turn import Turn
@@ -64,7 +64,7 @@ class Chat(Chunks):
         self._turn = Turn(service.llm, given["messages"], variables, tools)
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
         form = asked_form(given)
-        place = {form.field: form.place} if form else {}
+        place = form_names(form)
         grammar = "tools" if tools.offered else place.get("json_schema", "response_format")
         self.names = {"": "messages", "logprobs": "top_logprobs", "grammar": grammar, **place}
         longest = {"max_tokens": None}

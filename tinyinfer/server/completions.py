@@ -22,7 +22,7 @@ from tinyinfer.server.logprobs import Offsets
 from tinyinfer.server.running import naming
 from tinyinfer.server.sampling import IGNORED, LACKING, SHARED, check_model, sampling_params, stream_options
 from tinyinfer.server.service import Service
-from tinyinfer.server.structured import asked_form
+from tinyinfer.server.structured import asked_form, form_names
 from tinyinfer.units import show
 
 KINDS = {
@@ -52,7 +52,7 @@ class Completions(Chunks):
         self._asked = prompts_of(given.get("prompt"))
         self.stream, (self.usage_last, self.usage_always) = given.get("stream", False), stream_options(given)
         form = asked_form(given)
-        self.names: dict[str, str] = {"": "prompt", **({form.field: form.place} if form else {})}
+        self.names: dict[str, str] = {"": "prompt", **form_names(form)}
         extra = {name: given[name] for name in ("logprobs", "prompt_logprobs") if name in given}
         self._echoes_logprobs = given.get("echo", False) and "logprobs" in given
         if self._echoes_logprobs:

@@ -18,6 +18,7 @@ from tinyinfer.units import show
 
 CHAT_PARTS = {"text": "text", "refusal": "refusal"}  # the type of a part -> the field with its text
 
+
 def check_messages(messages: Any) -> None:
     """Raises APIError, which names the place, for messages that are no conversation in text."""
     if not messages:

@@ -77,7 +77,7 @@ class Responses:
         form = "tools" if self._tools.offered else "text.format"
         self.names = {"": "input", "max_tokens": "max_output_tokens", "grammar": form, "json_schema": "text.format"}
         text, _ = read_fields(given.get("text", {}), {"format": "object"}, {}, "text.")
-        asked = next(from_format(text.get("format", {}), "text.format", None), None)
+        asked = next(from_format(text.get("format", {}), "text.format", nested=False), None)
         self.params = sampling_params(given, asked, self.names, max_tokens=given.get("max_output_tokens"))
         self._shown = shown(given, service.name)
         self._sent = 0

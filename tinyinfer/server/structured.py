@@ -44,7 +44,7 @@ def asked_form(given: Mapping[str, Any]) -> AskedForm | None:
     """The form that the answer is to have; None: a free text. Raises APIError for what is none, and for two forms."""
     guided = {name: given[f"guided_{name}"] for name in FORMS if f"guided_{name}" in given}
     outputs = given.get("structured_outputs", {})
-    forms = [*from_format(given.get("response_format", {}), "response_format", SCHEMA_KINDS),
+    forms = [*from_format(given.get("response_format", {}), "response_format"),
              *from_outputs(outputs, "structured_outputs."), *from_outputs(guided, "guided_")]  # fmt: skip
     if len(forms) > 1:
         first, second = forms[0].place, forms[1].place
@@ -52,19 +52,24 @@ def asked_form(given: Mapping[str, Any]) -> AskedForm | None:
     return forms[0] if forms else None
 
 
-def from_format(asked: Mapping[str, Any], place: str, inner_kinds: Mapping[str, str] | None) -> Iterator[AskedForm]:
+def form_names(form: AskedForm | None) -> dict[str, str]:
+    """Where the form of the answer came from, for `as_api_error`."""
+    return {form.field: form.place} if form else {}
+
+
+def from_format(asked: Mapping[str, Any], place: str, *, nested: bool = True) -> Iterator[AskedForm]:
     """OpenAI's field: no form for a text. json_object may have a schema, as in llama.cpp's server.
 
-    inner_kinds: the fields of its `json_schema`; None: the schema stands beside the type, as in Responses.
+    nested: the schema stands in a `json_schema`; else beside the type, as in Responses.
     """
     read, _ = read_fields(asked, FORMAT_KINDS, {}, place + ".")
     kind = read.get("type", "text")
     if kind == "json_object":
         yield AskedForm("json_schema", read.get("schema", OBJECT), place + ".schema" if "schema" in read else place)
     elif kind == "json_schema":
-        if inner_kinds is not None:
+        if nested:
             place += ".json_schema"
-            read, _ = read_fields(read.get("json_schema", {}), inner_kinds, {}, place + ".")
+            read, _ = read_fields(read.get("json_schema", {}), SCHEMA_KINDS, {}, place + ".")
         place += ".schema"
         if "schema" not in read:
             raise wrong(place, f'{place} is missing; give a JSON schema, such as {{"type": "object"}}')
