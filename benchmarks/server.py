@@ -5,7 +5,7 @@
     disconnects  clients that leave at random moments: what they leave behind                       --count 1000
     restart      kill -9 under load, and the time until /ready says 200 again                       --count 5
     throughput   16 clients against `LLM.generate` of the same prompts, taking turns                --count 3
-    overhead     time a streamed token, less that of `LLM.generate` alone, taking turns             --count 5
+    overhead     time a streamed token, less that of `LLM.generate` alone, taking turns             --count 100
 
 Requests are token ids drawn from a seed, all different, so that nothing is found in the prefix cache. The cache keeps
 them until its pool is full: add --num-blocks 256 to overload and disconnects, or the growth of the memory is that of
@@ -24,18 +24,24 @@ import signal
 import statistics
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from tinyinfer import LLM, SamplingParams
+from tinyinfer import LLM, SamplingParams, __version__
 from tinyinfer.cli import parse
 from tinyinfer.cli.arguments import switches
 from tinyinfer.replicas.on_ray import free_port
+from tinyinfer.server import process
+from tinyinfer.server.service import Service
+from tinyinfer.server.switches import ServerSwitches
 
 HOST = "127.0.0.1"
 CLIENTS = 16
@@ -60,14 +66,11 @@ class Server:
 
     def ready(self) -> bool:
         """Whether it takes requests."""
-        with suppress(OSError):
-            return self.text("/ready") != ""
-        return False
+        return answers(self.port)
 
     def text(self, path: str) -> str:
         """What is at a path."""
-        with urllib.request.urlopen(f"http://{HOST}:{self.port}{path}", timeout=60) as answer:
-            return str(answer.read().decode())
+        return text_at(self.port, path)
 
     def number(self, name: str) -> float:
         """The sum of a metric."""
@@ -85,6 +88,19 @@ class Server:
         """Ends the process."""
         self.process.kill()
         self.process.wait()
+
+
+def text_at(port: int, path: str) -> str:
+    """What a server has at a path."""
+    with urllib.request.urlopen(f"http://{HOST}:{port}{path}", timeout=60) as answer:
+        return str(answer.read().decode())
+
+
+def answers(port: int) -> bool:
+    """Whether a server takes requests."""
+    with suppress(OSError):
+        return text_at(port, "/ready") != ""
+    return False
 
 
 def prompts(count: int, seed: int) -> list[list[int]]:
@@ -167,13 +183,11 @@ def overload(args: argparse.Namespace, words: list[str]) -> None:
     by_status = Counter(status for status, _, _ in found)
     whole = sum(json.loads(body.split(b"\r\n\r\n", 1)[1])["usage"]["completion_tokens"] == ANSWER
                 for status, body, _ in found if status == 200)  # fmt: skip
-    late = sorted(1000 * seconds for status, _, seconds in found if status == 429)
+    late = [1000 * seconds for status, _, seconds in found if status == 429]
     print(f"knee {knee:.1f} requests/s; {len(found)} sent at {knee * args.times:.0f}/s: {dict(by_status)}")
     print(f"accepted and lost: {by_status[200] - whole + by_status[0]}; memory grew by {grown / 2**20:.1f} MiB")
     if late:
-        parts = {name: late[min(len(late) - 1, int(part * len(late)))] for name, part in
-                 {"median": 0.5, "90%": 0.9, "99%": 0.99, "99.9%": 0.999, "longest": 1.0}.items()}  # fmt: skip
-        print("refused within ms: " + ", ".join(f"{name} {value:.1f}" for name, value in parts.items()))
+        print(f"refused within ms: {spread(late)}")
 
 
 async def load_briefly(load: Callable[..., Awaitable[Any]], port: int, rate: float, args: argparse.Namespace) -> None:
@@ -274,31 +288,79 @@ def throughput(args: argparse.Namespace, words: list[str]) -> None:
 
 
 def overhead(args: argparse.Namespace, words: list[str]) -> None:
-    """One client's time a streamed token against the engine alone."""
-    n, llm = 128, opened(words)
+    """One client's time a streamed token against the engine alone, in one process, and how late each token comes.
 
-    async def stream(port: int, prompt: list[int]) -> float:
-        call = request(prompt, max_tokens=n, stream=True, return_token_ids=True)
+    Two processes with the same model differ by more than what is measured, by where their memory lies: so the server
+    runs in a thread of this process, on the model that also generates alone. The client has a process of its own, and
+    its clock is this one's (on Linux one for all processes).
+    """
+    ends = list[float]()  # of the engine's steps
+    with opened(words) as llm, ProcessPoolExecutor(1, get_context("spawn")) as client:
+        port, found, delays = serve_here(llm), list[tuple[float, float]](), list[float]()
+        llm.on_step(lambda trace: ends.append(trace.times[2]))
+        for turn in range(args.count + 2):
+            order = ("streamed", "alone") if turn % 2 else ("alone", "streamed")
+            each = {}
+            for way, seed in zip(order, prompts(2, 1000 + turn), strict=True):
+                ends.clear()
+                if way == "streamed":
+                    came = client.submit(stream_once, port, seed).result()
+                    each[way] = (came[-1][0] - came[0][0]) / (came[-1][1] - came[0][1])
+                    late = [1000 * (when - ends[count - 1]) for when, count in came]
+                else:
+                    llm.generate([seed], SamplingParams(max_tokens=ANSWER, ignore_eos=True))
+                    each[way] = (ends[-1] - ends[0]) / (ANSWER - 1)
+            if turn > 1:  # the first two warm up
+                found.append((1000 * each["streamed"], 1000 * each["alone"]))
+                delays += late
+    more = sorted(one - other for one, other in found)
+    streamed, alone = (statistics.median(way) for way in zip(*found, strict=True))
+    reach = 0.98 * len(more) ** 0.5  # ranks to either side of the middle that hold the median in 95 of 100 cases
+    low, high = (more[min(len(more) - 1, max(0, round(len(more) / 2 + side * reach)))] for side in (-1, 1))
+    print(f"{streamed:.2f} ms a token streamed, {alone:.2f} alone (medians of {len(more)} rounds)")
+    print(f"overhead a streamed token in ms: median {statistics.median(more):.2f} (95%: {low:.2f} to {high:.2f})")
+    print(f"after its step a token is at the client within ms: {spread(delays)}")
+
+
+def spread(values: list[float]) -> str:
+    """The median of some values, and the ends of their longer ones."""
+    ordered = sorted(values)
+    parts = {"median": 0.5, "90%": 0.9, "99%": 0.99, "99.9%": 0.999, "longest": 1.0}
+    return ", ".join(
+        f"{name} {ordered[min(len(ordered) - 1, int(part * len(ordered)))]:.1f}" for name, part in parts.items()
+    )
+
+
+def serve_here(llm: LLM) -> int:
+    """Serves the model from a thread of this process, until it ends, as `serve` does from its own; gives the port."""
+    place = ServerSwitches(port=free_port(HOST))
+    service = Service(llm, "model", place, __version__, lambda line: None)
+    threading.Thread(target=process.run, args=(service, process.bind(place)), daemon=True).start()
+    while not answers(place.port):
+        time.sleep(0.01)
+    return place.port
+
+
+def stream_once(port: int, prompt: list[int]) -> list[tuple[float, int]]:
+    """Of each event of a streamed answer, when it came, and how many tokens had come with it."""
+
+    async def stream() -> list[tuple[float, bytes]]:
+        call = request(prompt, stream=True, return_token_ids=True)
         async with sent(port, call) as reader:
-            events = [(time.perf_counter(), line) async for line in reader if line.startswith(b'data: {"id"')]
-        counts = [len(json.loads(line[6:])["choices"][0].get("token_ids", [])) for _, line in events]
-        assert sum(counts) == n, counts  # an event may hold several tokens: those that make a character together
-        return (events[-1][0] - events[0][0]) / (n - counts[0])
+            return [(time.perf_counter(), line) async for line in reader if line.startswith(b'data: {"id"')]
 
-    with closing(Server(words)) as server:
-        found = []
-        for turn in range(args.count + 1):
-            [prompt] = prompts(1, 20 + turn)
-            served = asyncio.run(stream(server.port, prompt))
-            alone = llm.generate([prompt], SamplingParams(max_tokens=n, ignore_eos=True))[0].metrics.tpot_s
-            if turn and alone:
-                found.append(1000 * (served - alone))
-                print(f"{1000 * served:.2f} ms a token streamed, {1000 * alone:.2f} alone")
-    print(f"overhead a streamed token in ms: median {statistics.median(found):.2f}")
+    came, count = list[tuple[float, int]](), 0
+    for when, line in asyncio.run(stream()):
+        new = len(json.loads(line[6:])["choices"][0].get("token_ids", []))
+        if new:  # an event may hold several tokens: those that make a character together
+            count += new
+            came.append((when, count))
+    assert count == ANSWER, count
+    return came
 
 
 MODES = {one.__name__: one for one in (overload, disconnects, restart, throughput, overhead)}
-COUNTS = {"disconnects": 1000, "restart": 5, "throughput": 3, "overhead": 5}
+COUNTS = {"disconnects": 1000, "restart": 5, "throughput": 3, "overhead": 100}
 
 
 def main() -> None:

@@ -5,7 +5,7 @@
 # by the tokens of the hour. More sequences in a batch make more tokens of the same hour, and let each reader wait
 # longer. An hour without work is paid, too. And the second machine comes whole.
 #
-# **Formula.** `cost of a million tokens = price of an hour / (tokens a second · 3600 · utilization) · 10⁶`
+# **Formula.** `cost of a million tokens = money of a month / tokens of the month · 10⁶`
 #
 # **After this lesson you can** say what a million tokens cost on a machine, and at which latency. You can tell at which
 # batch size batching stops paying. You can find the error in a calculator, and compare a machine with an API.
@@ -86,13 +86,13 @@ lesson.table(
 # already has enough rows to be bound by arithmetic, so a batch saves nothing there. An input token and an output token
 # have unlike costs; so APIs have two prices, too.
 #
-# Now a calculator. Here is its code, whose formula two calculators on the web have, and below it what it says of the
-# machine of the prediction. Run it. Which column do you believe, and which line of the code is to blame?
+# Now a calculator. Here is its code, as calculators on the web have it (two of them are named at the end). The table
+# has what it says of the machine of the prediction, and beside that a month, counted hour by hour. Do you believe it?
 
 # %%
 lesson.source(planted)
 rows = []
-for utilization in (1.0, 0.5, 0.25, 0.1, 0.01):
+for utilization in (1.0, 0.5, 0.25, 0.1, 0.05):
     hours = np.arange(HOURS_A_MONTH) < utilization * HOURS_A_MONTH  # an hour works, or it is idle
     month = 2.0 * len(hours)
     made = 1000 * 3600 * int(hours.sum())
@@ -102,8 +102,8 @@ lesson.table(["utilization", "calculator: USD a million", "the month's bill (USD
 # %% [markdown]
 # ## Your lines
 #
-# Mend the calculator. Every hour of the month is on the bill. `price` is for an hour, `tps` are the tokens a second
-# while the machine works, and `utilization` is the share of the time in which it works.
+# Hold the code against the last two columns, and mend it. `price` is for an hour, `tps` are the tokens a second while
+# the machine works, and `utilization` is the share of the time in which it works.
 
 
 # %% tags=["yours"]
@@ -122,7 +122,7 @@ mine = use("mended")
 machine = Speed(input_tps=1e15, output_tps=1000)  # hardly any time for the input
 service = Service(Price(2.0), machine, Tokens(1, 100))
 rows = []
-for utilization in (1.0, 0.5, 0.25, 0.1, 0.01):
+for utilization in (1.0, 0.5, 0.25, 0.1, 0.05):
     _, found = cost_per_million(service, utilization * 24 * service.capacity)
     assert np.isclose(mine(2.0, 1000, utilization), found)
     rows.append([f"{utilization:.0%}", f"{found:.3f}", f"{planted(2.0, 1000, utilization):.4f}"])
@@ -234,14 +234,14 @@ lesson.table(["day", "machines", "filled in the mean hour", "USD a day"], rows)
 #
 # ## Exercises
 #
-# **Exercise: explain** · 3 minutes · easy
+# **Exercise: blend** · 5 minutes · easy
 #
-# The calculator multiplied the rent by the utilization. What does an idle hour make smaller in a month: `"rent"`,
-# `"tokens"` or `"speed"`?
+# An API takes `0.5` USD for a million input tokens, and `10` USD for a million output tokens. A request has `1000`
+# tokens of input and `50` of output. What do a million tokens of such requests cost, input and output together?
 
 # %% tags=["exercise"]
-smaller = ...
-check("explain", smaller)
+blended = ...
+check("blend", blended)
 
 # %% [markdown]
 # **Exercise: fleet** · 5 minutes · medium
@@ -256,7 +256,7 @@ check("fleet", bought_machines)
 # %% [markdown]
 # **Exercise: stays** · 10 minutes · hard
 #
-# A machine costs `48` USD a day and takes `86400` requests a day, in even hours. An API takes `0.001` USD a request.
+# A machine costs `60` USD a day and takes `120000` requests a day, in even hours. An API takes `0.0008` USD a request.
 # From how many requests a day on do the machines *stay* at least as cheap?
 
 # %% tags=["exercise"]
@@ -266,6 +266,9 @@ check("stays", requests_a_day)
 # %% [markdown]
 # ## Read next
 #
+# - Two calculators whose month is the price of an hour, times the hours, times the utilization:
+#   [one](https://llmtco.com/methodology/), [another](https://induwara.lk/tools/ai-self-hosting-cost-calculator). The
+#   first one divides, as you do, where it gives the price of a token.
 # - [Pope et al., section four](https://arxiv.org/abs/2211.05102): cost and latency of one model on one frontier;
 #   [Kwon et al., section two](https://arxiv.org/abs/2309.06180): why batches are what a service lives on.
 # - [cost.py](../tinyinfer/measure/cost.py) and [break_even.py](../tinyinfer/measure/break_even.py), the same with

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from datetime import date
+from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tinyinfer.lessons import cost_runs as runs
@@ -24,7 +27,7 @@ from tinyinfer.lessons.cost import (
     predicted,
 )
 from tinyinfer.lessons.lesson import Lesson
-from tinyinfer.measure.api_bill import Api
+from tinyinfer.measure.api_bill import Api, bill
 from tinyinfer.measure.break_even import break_even
 from tinyinfer.measure.cost import Price, Service, Speed, Tokens, cost_a_day, cost_per_million, machines, owned, shares
 
@@ -57,6 +60,31 @@ def test_each_usual_slip_is_named(name: str, slips: Any) -> None:
         assert (wrong.sentence, wrong.hint) == (sentence, hint)
 
 
+def test_what_the_lesson_shows_does_not_answer_its_exercise() -> None:
+    """Catches a docstring of the library, shown before the exercise, that works the same numbers out."""
+    shown = (inspect.getdoc(break_even) or "").replace(",", "")
+    assert str(STAYS) not in shown
+
+
+@pytest.mark.parametrize("made", [lambda r, c: math.ceil(r // 24 / c), lambda r, c: math.ceil(round(r / 24) / c)])
+def test_a_rounded_hour_is_not_right(made: Any) -> None:
+    """Catches a judge that lets a rounded hour pass, after which the lesson's own assertion fails."""
+    assert EXERCISE["day"].judged(lambda requests, capacity, price: 24 * price * max(1, made(requests, capacity)))
+
+
+@pytest.mark.parametrize("kind", [np.float32, lambda value: np.array(value), lambda value: Decimal(repr(value))])
+def test_a_right_value_of_another_type_is_right(kind: Any) -> None:
+    """Catches a judge that calls a number of NumPy or a decimal number none."""
+    assert EXERCISE["day"].judged(lambda *asked: kind(float(day_cost(*asked)))) is None
+
+
+def test_a_rounded_answer_is_told_to_be_rounded() -> None:
+    """Catches "with these arguments you have 2.22; 2.22222 is right" where the idea is right."""
+    wrong = EXERCISE["mended"].judged(lambda *asked: round(per_million(*asked), 2))
+    assert wrong is not None
+    assert "rounding" in wrong.sentence
+
+
 def test_any_other_wrong_function_is_told_its_case() -> None:
     """Catches a judge that only knows the usual slips."""
     wrong = EXERCISE["mended"].judged(lambda *asked: 1.0)
@@ -77,7 +105,7 @@ def test_utilization_divides_as_it_does_in_the_library(utilization: float) -> No
 
 
 def test_the_cost_is_a_month_that_is_counted_hour_by_hour() -> None:
-    """Catches a formula that agrees with the library and not with a bill: 73 of 730 hours work, and all are paid."""
+    """Catches a formula that agrees with the library and not with a bill: 72 of 720 hours work, and all are paid."""
     bill = tokens = 0.0
     for hour in range(HOURS_A_MONTH):
         bill += 2.0
@@ -112,10 +140,13 @@ def test_a_prediction_and_its_misconceptions_are_four_values() -> None:
 
 def test_the_exercises_answers_are_the_librarys() -> None:
     """Catches a typed answer that the library does not give."""
-    api = Api("a", date(2026, 11, 1), "invented", "USD", input=0.5, cached_input=0.5, output=10.0)
-    region = break_even(SERVICE, api)
+    api = Api("a", date(2026, 11, 1), "invented", "USD", input=0.4, cached_input=0.4, output=8.0)
+    rented = Service(Price(2.5), Speed(1000 / 0.36, 50 / 0.36), Tokens(1000, 50))
+    region = break_even(rented, api)
+    assert 24 * rented.capacity == pytest.approx(120_000)
+    assert bill(api, rented.tokens) == pytest.approx(0.0008)
     assert region is not None
-    assert region.last == STAYS
+    assert region.last == pytest.approx(STAYS)
     day = shares([0.0] * 22 + [1.0, 3.0])  # three quarters of 12,000 come in the last hour
     bought = Service(owned(1e4, 3, 0, 0), Speed(2e9, 2000 / 3600 * 50), Tokens(1, 50), day, spare=1)
     assert bought.capacity == pytest.approx(2000)

@@ -146,7 +146,7 @@ def test_what_the_students_code_raises_is_a_sentence():
     wrong = Exercise("double", judge, ours).judged(broken)
     assert wrong == Wrong(
         "Your answer stopped with AttributeError: 'int' object has no attribute 'shape'.",
-        "the answer that `check` expects is a function ours(x: int) -> int",
+        "the answer that `check` expects is a function broken(x: int) -> int",
     )
 
 

@@ -1,24 +1,26 @@
 """Lesson 21, cost: the price of a token on one's own machine, beside its latency, and beside an API's price.
 
-The runs and the pictures are in cost_runs.py. Each exercise is aimed at a misconception: an idle machine is cheap, the
-mean hour sizes a fleet, a break-even is one number.
+The runs and the pictures are in cost_runs.py. Each exercise is aimed at a misconception: an idle machine is cheap, a
+token has one price, the mean hour sizes a fleet, a break-even is one number.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from datetime import date
 from typing import Any
 
-from tinyinfer.lessons.exercise import Exercise, Wrong, as_number, judge_choice, judge_number
-from tinyinfer.measure.cost import HOURS, MILLION, SECONDS
+from tinyinfer.lessons.exercise import Exercise, Wrong, as_number, judge_number
+from tinyinfer.measure.api_bill import Api, bill
+from tinyinfer.measure.cost import HOURS, MILLION, SECONDS, Tokens
 from tinyinfer.units import show
 
-HOURS_A_MONTH = 730
+HOURS_A_MONTH = 720  # of 30 days
 
 
 def planted(price: float, tps: float, utilization: float) -> float:
-    """The cost of a million tokens as some calculators have it: one of these lines is wrong."""
+    """The cost of a million tokens, as some calculators have it."""
     rent = price * HOURS_A_MONTH * utilization
     tokens = tps * SECONDS * HOURS_A_MONTH
     return rent / tokens * MILLION
@@ -35,9 +37,9 @@ def predicted(price: float, tps: float, utilization: float) -> tuple[float, dict
     """The cost of a million tokens, and of each usual wrong value the idea behind it."""
     full = per_million(price, tps, 1.0)
     return full / utilization, {
-        full: "That is a machine that always works: no idle hour is paid there.",
-        full * utilization: "That pays only for the hours that work. The idle ones are rented, too.",
-        full * (2 - utilization): "The idle hours are paid in full, and they are more than the working ones.",
+        full: "That is a machine that always works.",
+        full * utilization: "That is cheaper than a machine that always works.",
+        full * (2 - utilization): "That adds the idle share to the price. How many tokens has such a month?",
     }
 
 
@@ -49,13 +51,14 @@ def day_cost(requests: float, capacity: float, price: float) -> float:
     return HOURS * price * max(1, math.ceil(requests / HOURS / capacity))
 
 
+NEAR, HALF_A_CENT = 1e-6, 0.005 + 1e-9  # float32 is right
 Case = tuple[float, float, float]
 Slip = tuple[Callable[..., float], str, str]
 
 RATES: tuple[Case, ...] = ((2.0, 1000.0, 0.25), (2.0, 1000.0, 1.0), (0.5, 40.0, 0.5), (12.0, 9000.0, 0.1))
 RATE_SLIPS: tuple[Slip, ...] = (
     (planted, "That is the planted line: an idle machine is cheap there.",
-     "in which of the two, rent or tokens, do you find it in the month's bill that an hour was idle?"),
+     "which of its lines does the month's bill agree with, and which the month's tokens?"),
     (lambda p, t, u: p / t / SECONDS * MILLION, "There the utilization changes nothing.",
      "an idle hour is paid, and has no tokens"),
     (lambda p, t, u: per_million(p, t, u) / MILLION, "That is the cost of one token.", "of a million tokens"),
@@ -64,11 +67,17 @@ RATE_SLIPS: tuple[Slip, ...] = (
     (lambda p, t, u: per_million(p, t, u) * u * u * u, "There utilization multiplies twice.", "it divides, once"),
 )  # fmt: skip
 
-DAYS: tuple[Case, ...] = ((0, 100, 2.0), (2400, 100, 2.0), (2424, 100, 2.0), (5000, 100, 0.5), (70000, 130, 3.0))
+DAYS: tuple[Case, ...] = (
+    (0, 100, 2.0), (2400, 100, 2.0), (2401, 100, 2.0), (2424, 100, 2.0), (5000, 100, 0.5), (70000, 130, 3.0),
+)
 DAY_SLIPS: tuple[Slip, ...] = (
     (lambda r, c, p: HOURS * p * math.ceil(r / HOURS / c), "Without a request there is no machine.",
      "a service that may be asked has one machine at least"),
     (lambda r, c, p: HOURS * p * max(1.0, r / HOURS / c), "A part of a machine cannot be rented.", "round up"),
+    (lambda r, c, p: p * r / c, "Parts of machines are rented there, and none without a request.",
+     "round up; and a service that may be asked has one machine at least"),
+    (lambda r, c, p: HOURS * p * max(1, math.ceil(r // HOURS / c)), "The rest of the division by 24 is lost there.",
+     "2401 requests a day are more than 100 an hour: round once, the machines"),
     (lambda r, c, p: HOURS * p * max(1, math.floor(r / HOURS / c)), "The last machine is missing.",
      "what does not fill a machine needs one, too: round up, not down"),
     (lambda r, c, p: HOURS * p * (1 + math.floor(r / HOURS / c)), "A full machine gets a second one there.",
@@ -88,10 +97,19 @@ def judge_function(right: Callable[..., float], cases: Sequence[Case], slips: Se
         given = [as_number(answer(*case)) for case in cases]
         if any(value is None for value in given):
             return Wrong("The function returned no number.", "return the money as one number")
-        for made, sentence, cure in ((right, "", ""), *slips):
-            if all(math.isclose(a or 0.0, made(*c), rel_tol=1e-9) for a, c in zip(given, cases, strict=True)):
-                return Wrong(sentence, cure) if sentence else None
-        i = next(i for i, c in enumerate(cases) if not math.isclose(given[i] or 0.0, right(*c), rel_tol=1e-9))
+
+        def agrees(made: Callable[..., float], rel_tol: float = NEAR, abs_tol: float = 0.0) -> bool:
+            pairs = zip(given, cases, strict=True)
+            return all(math.isclose(a or 0.0, made(*c), rel_tol=rel_tol, abs_tol=abs_tol) for a, c in pairs)
+
+        if agrees(right):
+            return None
+        for made, sentence, cure in slips:
+            if agrees(made):
+                return Wrong(sentence, cure)
+        if agrees(right, abs_tol=HALF_A_CENT):
+            return Wrong("Your numbers are right but for rounding.", "return the money as it is, not rounded")
+        i = next(i for i, c in enumerate(cases) if not math.isclose(given[i] or 0.0, right(*c), rel_tol=NEAR))
         return Wrong(f"With the arguments {cases[i]} you have {show(given[i])}; {right(*cases[i]):g} is right.", hint)
 
     return judge
@@ -102,14 +120,21 @@ judge_day = judge_function(day_cost, DAYS, DAY_SLIPS, "requests of an hour, in w
 
 # Exercises.
 
-judge_explain = judge_choice(
-    "tokens",
+REQUEST = Tokens(input=1000, output=50)
+LIST = Api("list", date(2026, 11, 1), "invented", "USD", input=0.5, cached_input=0.5, output=10.0)
+BLEND = bill(LIST, REQUEST) / (REQUEST.input + REQUEST.output) * MILLION
+judge_blend = judge_number(
+    BLEND,
+    "USD",
     {
-        "tokens": None,
-        "rent": Wrong("The rent does not know whether the machine works.", "what is fewer after an idle hour?"),
-        "speed": Wrong("A machine is as fast as before while it works.", "what is fewer after an idle hour?"),
+        (LIST.input + LIST.output) / 2: Wrong("That is as if there were as many output tokens as input tokens.",
+                                              "count the money of one request, and its tokens"),
+        LIST.input + LIST.output: Wrong("That is a million of each, and not a million in all.",
+                                        "count the money of one request, and its tokens"),
+        LIST.input: Wrong("There the output costs nothing more.", "count the money of one request, and its tokens"),
     },
-)
+    "the money of one request, over its tokens",
+)  # fmt: skip
 
 FLEET = 6  # five machines take 9,000 requests at 2,000 each, and one is spare
 judge_fleet = judge_number(
@@ -126,16 +151,16 @@ judge_fleet = judge_number(
     tolerance=1e-9,
 )
 
-STAYS = 96_000
+STAYS = 150_000
 judge_stays = judge_number(
     STAYS,
     "requests a day",
     {
-        48_000: Wrong("There the first machine is paid for; but look further.", "what happens at the next step?"),
-        86_400: Wrong("There the first machine is full, and the second one is needed.", "which of the two is cheaper "
-                      "just after that?"),
-        172_800: Wrong("There two machines are full.", "the line has crossed the second step before"),
-        144_000: Wrong("There three machines would be paid for; two still do.", "look at the step of two machines"),
+        75_000: Wrong("There the first machine is paid for; but look further.", "what happens at the next step?"),
+        120_000: Wrong("There the first machine is full, and the second one is needed.", "which of the two is cheaper "
+                       "just after that?"),
+        240_000: Wrong("There two machines are full.", "the line has crossed the second step before"),
+        225_000: Wrong("There three machines would be paid for; two still do.", "look at the step of two machines"),
     },
     "draw both: the API is a line, machines are a staircase; where is the last crossing?",
     tolerance=1e-9,
@@ -144,7 +169,8 @@ judge_stays = judge_number(
 EXERCISES = (
     Exercise("mended", judge_mended, per_million, "Utilization divides: the rent stays, and the tokens are fewer."),
     Exercise("day", judge_day, day_cost, "The cost of a day is a staircase: a machine comes whole."),
-    Exercise("explain", judge_explain, "tokens", "A bill that is smaller in idle hours would be an API's."),
+    Exercise("blend", judge_blend, BLEND, "One price for all tokens holds for one mixture alone, and hides which half "
+             "to shorten."),
     Exercise("fleet", judge_fleet, FLEET, "The peak sizes what is bought; the mean only says how idle it is."),
     Exercise(
         "stays", judge_stays, STAYS,

@@ -14,6 +14,7 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from types import FrameType
@@ -56,7 +57,7 @@ class Exercise:
         try:
             return self.judge(answer)
         except (Exception, SystemExit) as error:
-            hint = f"the answer that `check` expects is {form(self.solution)}"
+            hint = f"the answer that `check` expects is {form(self.solution, getattr(answer, '__name__', ''))}"
             return Wrong(f"Your answer stopped with {_told(error)}{_place(error)}.", hint)
 
     def drawn(self, answer: object) -> object | None:
@@ -99,8 +100,10 @@ def written(answer: object) -> bool:
 
 
 def as_number(answer: object) -> float | None:
-    """A number of the student's; None for a text, True, an array, NaN or infinity. A huge one is cut to 1e300."""
-    if isinstance(answer, bool) or not isinstance(answer, Real):
+    """A number of the student's; None for a text, True, a list, NaN or infinity. A huge one is cut to 1e300."""
+    if getattr(answer, "ndim", None) == 0 and callable(item := getattr(answer, "item", None)):
+        answer = item()  # an array of no axis
+    if isinstance(answer, bool) or not isinstance(answer, Real | Decimal):
         return None
     try:
         value = float(answer)
@@ -137,10 +140,12 @@ def judge_choice(truth: object, choices: Mapping[object, Wrong | None]) -> Judge
     return judge
 
 
-def form(value: object) -> str:
-    """What kind of thing an answer is, in words: enough to see a wrong type, too little to copy."""
+def form(value: object, name: str = "") -> str:
+    """What kind of thing an answer is, in words: enough to see a wrong type, too little to copy. name: the student's
+    of a function, empty for ours.
+    """
     if inspect.isfunction(value):
-        return f"a function {value.__name__}{inspect.signature(value)}".replace("'", "")
+        return f"a function {name or value.__name__}{inspect.signature(value)}".replace("'", "")
     if inspect.isclass(value):
         methods = [name for name, part in vars(value).items() if inspect.isfunction(part)]
         return f"a class with {', '.join(methods)}"
