@@ -10,7 +10,7 @@
 Requests are token ids drawn from a seed, all different, so that nothing is found in the prefix cache. The cache keeps
 them until its pool is full: add --num-blocks 256 to overload and disconnects, or the growth of the memory is that of
 the pool. A refusal's time is counted from the moment the request was due, which the client's own delay makes longer,
-never shorter.
+never shorter; beside it stands how late the machine wakes a process that only sleeps.
 """
 
 from __future__ import annotations
@@ -28,9 +28,10 @@ import threading
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager, closing, suppress
+from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,7 @@ from tinyinfer.server.switches import ServerSwitches
 HOST = "127.0.0.1"
 CLIENTS = 16
 PROMPT, ANSWER = 32, 32  # tokens
+SOON = 50.0  # milliseconds within which a refusal should come
 PATIENCE = 600.0  # seconds after which an answer counts as lost
 
 
@@ -157,13 +159,13 @@ async def closed_loop(port: int, asked: list[list[int]], clients: int = CLIENTS)
 def overload(args: argparse.Namespace, words: list[str]) -> None:
     """Ten times the knee."""
 
-    async def load(port: int, rate: float) -> list[tuple[int, bytes, float]]:
-        draw, calls, due = random.Random(1), list[asyncio.Task[tuple[int, bytes, float]]](), time.perf_counter()
-        until = due + args.seconds
+    async def load(port: int, rate: float, seconds: float) -> list[Call]:
+        draw, calls, due = random.Random(1), list[asyncio.Task[Call]](), time.perf_counter()
+        until = due + seconds
 
-        async def call(words: bytes, due: float) -> tuple[int, bytes, float]:
+        async def call(words: bytes, due: float) -> Call:
             status, answer, came = await ask(port, words)
-            return status, answer if status == 200 else b"", came - due
+            return Call(status, answer if status == 200 else b"", due, came)
 
         while due < until:
             words = request([draw.randrange(100, 250) for _ in range(PROMPT)])
@@ -172,29 +174,50 @@ def overload(args: argparse.Namespace, words: list[str]) -> None:
             calls.append(asyncio.create_task(call(words, due)))
         return await asyncio.gather(*calls)
 
-    with closing(Server(words)) as server:
+    with closing(Server(words)) as server, ProcessPoolExecutor(1, get_context("spawn")) as sleeper:
         asyncio.run(closed_loop(server.port, prompts(CLIENTS, 2)))
         count = 4 * CLIENTS
-        knee = count / asyncio.run(closed_loop(server.port, prompts(count, 3)))
-        asyncio.run(load_briefly(load, server.port, knee * args.times, args))  # the queue has been full once
-        before = server.held()["memory"]
-        found = asyncio.run(load(server.port, knee * args.times))
+        rate = args.times * count / asyncio.run(closed_loop(server.port, prompts(count, 3)))
+        asyncio.run(load(server.port, rate, max(5.0, args.seconds / 10)))  # the queue has been full once
+        before, woken = server.held()["memory"], sleeper.submit(sleeps, args.seconds)
+        found = asyncio.run(load(server.port, rate, args.seconds))
         grown = server.held()["memory"] - before
-    by_status = Counter(status for status, _, _ in found)
-    whole = sum(json.loads(body.split(b"\r\n\r\n", 1)[1])["usage"]["completion_tokens"] == ANSWER
-                for status, body, _ in found if status == 200)  # fmt: skip
-    late = [1000 * seconds for status, _, seconds in found if status == 429]
-    print(f"knee {knee:.1f} requests/s; {len(found)} sent at {knee * args.times:.0f}/s: {dict(by_status)}")
+    by_status = Counter(one.status for one in found)
+    bodies = [json.loads(one.answer.split(b"\r\n\r\n", 1)[1]) for one in found if one.status == 200]
+    whole = sum(body["usage"]["completion_tokens"] == ANSWER for body in bodies)
+    refused = [one for one in found if one.status == 429]
+    print(f"knee {rate / args.times:.1f} requests/s; {len(found)} sent at {rate:.0f}/s: {dict(by_status)}")
     print(f"accepted and lost: {by_status[200] - whole + by_status[0]}; memory grew by {grown / 2**20:.1f} MiB")
-    if late:
-        print(f"refused within ms: {spread(late)}")
+    if refused:
+        print(f"refused within ms: {spread([one.late for one in refused])}")
+        print(f"meanwhile a process that only sleeps was woken late by ms: {spread([w.late for w in woken.result()])}")
+        for one in (one for one in refused if one.late > SOON):
+            waits = [w.late for w in woken.result() if one.due - 0.1 < w.due < one.came]
+            print(f"one refused after {one.late:.1f} ms; the sleeping process was then late by {max(waits, default=0):.1f} ms")
 
 
-async def load_briefly(load: Callable[..., Awaitable[Any]], port: int, rate: float, args: argparse.Namespace) -> None:
-    """A tenth of the load, so that what is made once is made."""
-    whole, args.seconds = args.seconds, max(5.0, args.seconds / 10)
-    await load(port, rate)
-    args.seconds = whole
+@dataclass(frozen=True)
+class Call:
+    """A call that was due and when its answer came, in seconds; of a process that sleeps, its end and when it woke."""
+
+    status: int
+    answer: bytes
+    due: float
+    came: float
+
+    @property
+    def late(self) -> float:
+        """Milliseconds."""
+        return 1000 * (self.came - self.due)
+
+
+def sleeps(seconds: float) -> list[Call]:
+    """Sleeps for five milliseconds again and again, and how late it was woken each time."""
+    found, until = list[Call](), time.perf_counter() + seconds
+    while (due := time.perf_counter() + 0.005) < until:
+        time.sleep(0.005)
+        found.append(Call(0, b"", due, time.perf_counter()))
+    return found
 
 
 def disconnects(args: argparse.Namespace, words: list[str]) -> None:
