@@ -192,8 +192,8 @@ def overload(args: argparse.Namespace, words: list[str]) -> None:
         print(f"refused within ms: {spread([one.late for one in refused])}")
         print(f"meanwhile a process that only sleeps was woken late by ms: {spread([w.late for w in woken.result()])}")
         for one in (one for one in refused if one.late > SOON):
-            waits = [w.late for w in woken.result() if one.due - 0.1 < w.due < one.came]
-            print(f"one refused after {one.late:.1f} ms; the sleeping process was then late by {max(waits, default=0):.1f} ms")
+            wait = max((w.late for w in woken.result() if one.due - 0.1 < w.due < one.came), default=0.0)
+            print(f"one refused after {one.late:.1f} ms; the sleeping process was then late by {wait:.1f} ms")
 
 
 @dataclass(frozen=True)

@@ -208,6 +208,7 @@ class Request:
             self._show("abort")
         for wake in tuple(self._waiters):
             wake()
+        self._on_progress = None  # who is called back may hold this request: a circle
 
     def _show(self, finish_reason: str | None) -> None:
         seq = self.seq

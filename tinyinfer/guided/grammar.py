@@ -315,7 +315,10 @@ def on_large_stack(work: Callable[[], T]) -> T:
             raise RoomError("there is no memory to compile a grammar", "try again later") from error
         finally:
             threading.stack_size(before)
-    return found.result()
+    try:
+        return found.result()
+    finally:
+        del found  # it has the error, whose traceback has this frame: a circle
 
 
 def do(found: Future[T], work: Callable[[], T]) -> None:
@@ -324,6 +327,8 @@ def do(found: Future[T], work: Callable[[], T]) -> None:
         found.set_result(work())
     except BaseException as error:
         found.set_exception(error)
+    finally:
+        del found
 
 
 def shortened(fault: str) -> str:

@@ -119,7 +119,7 @@ class Call:
 
     async def answer(self, send: Send) -> None:
         """Answers the call, and ends what is left of it. Raises APIError before the first byte."""
-        error: APIError | None = None
+        cut = "abort"
         try:
             async with asyncio.timeout(self.service.switches.request_timeout):
                 params = partial(salted_params, self.form, self.key)
@@ -130,19 +130,25 @@ class Call:
         except ClientGone:
             raise
         except Exception as cause:
+            cut = "error"
             self._leave()  # before anything is sent, which may take its time
-            error = self._told(cause)
             if not self.form.stream or not self.answers:
-                raise error from cause
-            self.facts |= error.logged
-            for answer in self.answers:
-                if answer.finish_reason not in ("stop", "length"):
-                    answer.add(CUT)
-            told = self.form.failed(self.answers, error)
-            await send({"type": "http.response.body", "body": told, "more_body": False})
+                if isinstance(cause, APIError):
+                    raise
+                raise self._told(cause) from cause
+            await self._fail(self._told(cause), send)
         finally:
             self._leave()
-            self._count("error" if error else "abort")
+            self._count(cut)
+
+    async def _fail(self, error: APIError, send: Send) -> None:
+        """Ends a stream with an error."""
+        self.facts |= error.logged
+        for answer in self.answers:
+            if answer.finish_reason not in ("stop", "length"):
+                answer.add(CUT)
+        told = self.form.failed(self.answers, error)
+        await send({"type": "http.response.body", "body": told, "more_body": False})
 
     async def _whole(self, send: Send) -> None:
         async for _ in self._deltas():
@@ -222,6 +228,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None
         for one in (task, listening):
             one.cancel()
         await asyncio.gather(task, listening, return_exceptions=True)
+        del task, one  # a task has its error, whose traceback has this frame (see `response_of`)
 
 
 async def until_gone(receive: Receive) -> None:

@@ -130,7 +130,8 @@ class Endpoints:
         with service.small.enter(1, service.clock):
             try:
                 body = await in_pool(service.aside, lambda: encoded(work(given)))
+            except APIError:
+                raise
             except Exception as error:
-                told: APIError = as_api_error(error)
-                raise told from error
+                raise as_api_error(error) from error
         return Response(body, media_type="application/json")

@@ -63,6 +63,8 @@ class Running:
         except asyncio.CancelledError:
             job.add_done_callback(cancel_all)
             raise
+        finally:
+            del job  # it has its error, whose traceback has this frame
 
     async def news(self, patience: float) -> AsyncIterator[News]:
         """What comes, until all requests have ended; a News without a delta after `patience` seconds of silence.
