@@ -27,6 +27,7 @@ ATTENTION, REFERENCE, CACHE = (
     "tinyinfer.backends.reference",
     "tinyinfer.kv_cache.contiguous",
 )
+COST = "tinyinfer.measure.cost"
 VERIFY, COUPLING = "tinyinfer.speculative.verify", "tinyinfer.speculative.best_coupling"
 
 
@@ -178,6 +179,23 @@ def test_only_the_imports_and_constants_that_are_needed_stay() -> None:
     assert "best_coupling import" not in head  # both modules share the file
     assert "HALF_MIN" not in solution(ROUNDING)
     assert "\nfrom collections.abc import Sequence as Seq\n" in solution(SAMPLER)
+
+
+def test_a_constant_that_two_cut_modules_share_is_shown_once() -> None:
+    """Catches a file that imports a constant from a module which imports the file, and one that lacks the constant."""
+    given = ("Price", "Tokens", "Speed", "Service", "shares")
+    a = made("bills", Cut(COST, ("owned",), given), Cut("tinyinfer.measure.api_bill", ("bill",), ("Api",)))
+    text = skeleton(a)
+    assert text.count("HOURS, SECONDS, MILLION = 24, 3600.0, 1e6\n") == 1
+    assert "tinyinfer.measure.cost import" not in text
+    wage = Cut(COST, ("people_a_day",), ("Tokens",))  # without MILLION of its own
+    assert "MILLION = " in skeleton(made("wages", wage, a.cut[1]))
+
+
+def test_a_file_without_shapes_announces_none() -> None:
+    """Catches "the letters are those of", and then none."""
+    docstring = ast.get_docstring(ast.parse(skeleton(made("wage", Cut(COST, ("people_a_day",)))))) or ""
+    assert docstring.endswith("Cut from tinyinfer.measure.cost.")
 
 
 def test_the_letters_of_the_shapes_are_explained() -> None:

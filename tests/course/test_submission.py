@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from local_children import Desk
 
-from tinyinfer.course.assignment import assignment
+from tinyinfer.course.assignment import assignment, assignments
 from tinyinfer.course.cut import solution
 from tinyinfer.course.errors import CourseError
 from tinyinfer.course.grading import submission
@@ -257,9 +257,14 @@ def test_what_the_skeleton_imports_is_not_noted(tmp_path):
     assert take(desk.folder, desk.a).notes == ()
     (desk.folder / "small.py").write_text("class A:\n    def __init__(self):\n        self.x = 1\n")
     assert take(desk.folder, desk.a).notes == ()
-    a = assignment("kv_cache")
-    (desk.folder / a.file).write_text(solution(a))
-    assert take(desk.folder, a).notes == ()
+
+
+@pytest.mark.parametrize("name", assignments())
+def test_our_solution_is_not_noted(tmp_path, name):
+    """Catches a note about every student of an assignment: the field `input` of a request is not Python's `input`."""
+    a = assignment(name)
+    (tmp_path / a.file).write_text(solution(a), encoding="utf-8")
+    assert take(tmp_path, a).notes == ()
 
 
 def test_what_the_manifest_allows_is_not_noted(tmp_path):

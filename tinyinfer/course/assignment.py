@@ -30,7 +30,7 @@ MANIFEST = "assignment.toml"
 FOLDER = Path(__file__).parent / "assignments"
 TEACHING_ORDER = (
     "transformer_operations", "kv_cache", "sampling", "quantization", "speculative_verification", "int8_kernel",
-    "wanda", "rms_norm_backward", "tensor_parallel_mlp", "pipeline_schedule",
+    "wanda", "rms_norm_backward", "tensor_parallel_mlp", "pipeline_schedule", "cost_accounting",
 )  # fmt: skip
 FULL_MARKS = 100
 LARGEST_MARKER = 10_000  # bytes: a marker has three lines

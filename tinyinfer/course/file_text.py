@@ -36,6 +36,8 @@ def file_text(a: Assignment, with_bodies: bool) -> str:
     for cut in a.cut:
         check_names(a, cut, sources[cut.module])
     needs = [Needs(a, cut, sources[cut.module]) for cut in a.cut]
+    for one in needs:
+        one.take_constants(needs)
     imports = merged_imports(a, needs, {name for one in needs for name in one.kept})
     parts = Parts(a, with_bodies)
     definitions = [part for cut in a.cut for part in parts.of(cut, sources[cut.module])]
@@ -52,9 +54,11 @@ def file_docstring(a: Assignment, text: str) -> str:
     shapes = " ".join(SHAPE.findall(text))
     known = LETTER.findall(arrays.__doc__ or "")
     letters = [f"    {letter}  {meaning}" for letter, meaning in known if re.search(rf"\b{letter}[kv]?\b", shapes)]
-    about = f"Cut from {modules}. Shapes stand behind each `def`; the letters are those of tinyinfer/arrays.py:"
+    about = f"Cut from {modules}."
+    if letters:
+        about += " Shapes stand behind each `def`; the letters are those of tinyinfer/arrays.py:"
     first = f'"""{a.title}: the file to edit. README.md beside it has the task and the commands.'
-    return "\n".join([first, "", *textwrap.wrap(about, WIDTH), "", *letters, '"""'])
+    return "\n".join([first, "", *textwrap.wrap(about, WIDTH), *(["", *letters] if letters else []), '"""'])
 
 
 def module_source(a: Assignment, cut: Cut) -> Source:
@@ -173,6 +177,14 @@ class Needs:
     def imports(self) -> list[Imported]:
         """The imports that the kept definitions need."""
         return [one for name, one in self.source.imports.items() if name in self.names]
+
+    def take_constants(self, needs: Iterable[Needs]) -> None:
+        """Keeps the constants of this module that the file's other cuts import: their module is not imported there."""
+        wanted = {one.original for other in needs for one in other.imports if one.module == self.cut.module}
+        found = {name for name in wanted if name in self.source.constants}
+        self.names |= found
+        self.kept |= found
+        self._add_constants()
 
     def _add_constants(self) -> None:
         """Adds what the needed constants need themselves."""

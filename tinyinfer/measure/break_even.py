@@ -82,8 +82,8 @@ def break_even(service: Service, api: Api) -> Region | None:
     return Region(float(found.min()), float(found.max()))
 
 
-def staircase(service: Service, most: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # -> (B,), (B,), (B,)
-    """The steps of a day's cost up to `most` requests: where each begins and ends, and the money on it."""
+def staircase(service: Service, most: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # -> (n,), (n,), (n,)
+    """The n steps of a day's cost up to `most` requests: where each begins and ends, and the money on it."""
     hours = service.day if service.price.by_hour else (max(service.day),)
     jump = service.machine_hour * (1 if service.price.by_hour else HOURS)
     filled = [service.capacity / share for share in hours if share > 0]  # requests a day that fill a machine in an hour

@@ -81,7 +81,7 @@ def findings(tree: ast.Module, needed: set[str]) -> Iterator[tuple[int, str]]:
         if what not in needed:
             yield line, f"imports {bounded(what, 60)}, which the assignment does not need"
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in NAMES:
+        if isinstance(node, ast.Name) and node.id in NAMES and isinstance(node.ctx, ast.Load):
             yield node.lineno, f"uses {node.id}, which the assignment does not need"
         elif isinstance(node, ast.alias) and node.name in ATTRIBUTES:
             yield node.lineno, f"imports {node.name}, which the assignment does not need"
