@@ -7,10 +7,12 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import numpy as np
 import pytest
 
 from tinyinfer.lessons import kernel_judge
 from tinyinfer.lessons.exercise import Exercise
+from tinyinfer.views.page import View
 
 
 def nothing(*given: object) -> None:
@@ -27,15 +29,19 @@ def a_number() -> int:
     return 1
 
 
-NO_ANSWERS: list[Any] = [None, "3", math.nan, -1, [], {}, object, nothing]
+NO_ANSWERS: list[Any] = [None, "3", math.nan, -1, True, [], {}, (1, 2), 1 + 2j, object(), np.zeros(3), object, len,
+                         nothing, a_text, a_number]  # fmt: skip
 MORE: dict[str, list[Any]] = {  # lesson -> what is no answer to its exercises in particular
     "batching": [[[]], [[0], None]],
-    "cost": [a_text],
+    "cost": [],
     "cpu_kernels": [[[]]],
-    "distillation": [a_number],
-    "parallelism": [a_text],
-    "pruning": [a_text],
+    "distillation": [],
+    "parallelism": [],
+    "prefill_and_decode": [(1, "2")],
+    "prefix_caching": [],
+    "pruning": [],
     "quantization": [[[]], [4, 32]],
+    "tour": [],
 }
 EXERCISES: dict[str, dict[str, Exercise]] = {
     lesson: {one.name: one for one in import_module(f"tinyinfer.lessons.{lesson}").EXERCISES} for lesson in MORE
@@ -60,6 +66,7 @@ def test_our_own_answers_are_right(lesson: str, name: str) -> None:
     """Catches a judge that refuses the solution which `use` gives to the rest of the notebook."""
     exercise = EXERCISES[lesson][name]
     assert exercise.judged(exercise.solution) is None
+    assert exercise.why
 
 
 @pytest.mark.parametrize(("lesson", "name", "answer"), WRONG, ids=written)
@@ -68,6 +75,8 @@ def test_what_is_no_answer_gets_a_sentence(lesson: str, name: str, answer: objec
     exercise = EXERCISES[lesson][name]
     wrong = exercise.judged(answer)
     assert wrong is not None
-    assert wrong.sentence
+    assert wrong.sentence.strip()[-1] in ".?"
     assert wrong.hint
-    exercise.drawn(answer)
+    called = callable(answer) or name == "order"  # whose judge calls the answer to see whether it is one
+    assert called or "stopped" not in wrong.sentence
+    assert exercise.drawn(answer) is None or isinstance(exercise.drawn(answer), View)
