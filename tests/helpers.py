@@ -98,6 +98,16 @@ def random_tensors(config: ModelConfig, seed: int = 0) -> dict[str, np.ndarray]:
     return tensors
 
 
+def one_bad_token(config: ModelConfig, bad: int) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """A configuration and random weights in which the vector of one token is infinite, and its own logit is 0."""
+    config = replace(config, embedding_scale=1e2)
+    tensors = random_tensors(config)
+    tensors["embedding"] /= np.float32(config.embedding_scale)
+    tensors["embedding"][bad] = 3e38  # a number; the scale makes it infinite
+    tensors["head"][bad] = 0
+    return config, tensors
+
+
 def checkpoint_of(config: ModelConfig, tensors: dict[str, np.ndarray]) -> Checkpoint:
     """A checkpoint that holds these arrays."""
     nothing: Any = None

@@ -314,7 +314,7 @@ class LLM:
             seed=secrets.randbits(63) if params.seed is None else params.seed % 2**64,
             max_tokens=left if params.max_tokens is None else min(params.max_tokens, left),
             eos=ends,
-            new_bars=partial(bars, self.tokenizer, params, ends, chat.thought_end) if params.bars else Bars,
+            new_bars=partial(bars, self.tokenizer, params, ends, chat.thought) if params.bars else Bars,
         )
         stops, least = tuple(params.stop), params.min_tokens
         return Sequence(request, partial(text_output, self.tokenizer, before, stops, chat.thinking, least, chat.marks))

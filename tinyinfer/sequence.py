@@ -254,6 +254,11 @@ class Sequence:
         self.progress.finish_reason = "abort"
         self.text.finish()
 
+    def fail(self, error: RequestError) -> None:
+        """Ends the continuation with an error; the others of its step go on."""
+        self.progress.error = error
+        self.abort()
+
     def repair(self) -> None:
         """After an interrupt, maybe inside `append` or `abort`: all that follows from the choices is derived anew."""
         if not (self.timing.times or self.finished):

@@ -10,7 +10,19 @@ import numpy as np
 import pytest
 from callers import LONG, check_rest
 from golden import write_hf_folder
-from helpers import checkpoint_of, finish, make_engine, random_tensors, request, small_config
+from guided_steps import guided
+from helpers import (
+    ALWAYS_DRAFT,
+    branches,
+    check_blocks,
+    checkpoint_of,
+    finish,
+    make_engine,
+    one_bad_token,
+    random_tensors,
+    request,
+    small_config,
+)
 from safetensors.numpy import load_file, save_file
 
 from tinyinfer import LLM, SamplingParams
@@ -88,35 +100,34 @@ SWITCHES = {
 }
 
 
-def one_bad_token(scale: float = 1e2, **changes: Any) -> Checkpoint:
-    """A model whose token BAD has an infinite vector: its number times the embedding's scale."""
-    config = small_config(embedding_scale=scale, **changes)
-    tensors = random_tensors(config)
-    tensors["embedding"] /= np.float32(scale)
-    tensors["embedding"][BAD] = 3e38
+def bad_source(likely: bool = False) -> Checkpoint:
+    """A model whose token BAD is infinite. likely: whether it comes as often as any other token."""
+    config, tensors = one_bad_token(small_config(), BAD)
+    tensors["head"] *= np.float32(not likely)
     return checkpoint_of(config, tensors)
 
 
 def served(engine: Engine, *sequences: Sequence) -> dict[int, str]:
     """Runs all to their ends as a server does; the sentences of those that an error ended."""
-    errors = {}
     for seq in sequences:
         engine.add(seq, 0.0)
-    while not all(seq.finished for seq in sequences):
+    while engine.busy:
         try:
             engine.step()
         except NotFiniteError as error:
             [seq] = [seq for seq in sequences if seq.id == error.request_id]
-            assert seq.id not in errors
-            errors[seq.id] = str(error)
+            assert not seq.finished
+            seq.fail(error)
             engine.abort(seq)
-    return errors
+    failed = [seq for seq in sequences if seq.progress.error is not None]
+    assert all(seq.progress.finish_reason == "abort" for seq in failed)
+    return {seq.id: str(seq.progress.error) for seq in failed}
 
 
 @pytest.mark.parametrize("switches", SWITCHES.values(), ids=SWITCHES)
 def test_others_of_the_batch_go_on_and_get_their_plain_tokens(switches: dict[str, Any]) -> None:
     """Also those that share the bad one's beginning, in the same step or later."""
-    source = one_bad_token()
+    source = bad_source()
     wanted = [finish(make_engine(source, kv_cache="none"), request(prompt))[0] for prompt in GOOD]
     engine = make_engine(source, **switches)
     for _ in range(2):
@@ -130,10 +141,81 @@ def test_others_of_the_batch_go_on_and_get_their_plain_tokens(switches: dict[str
         assert not engine.scheduler.busy
 
 
+ALONE = SWITCHES | {
+    "dynamic": {"batching": "dynamic", "max_num_seqs": 3, "batch_timeout": 0.0},
+    "always drafts": {"speculative": "prompt-lookup", "draft_cost": ALWAYS_DRAFT},
+    "candidates": {"speculative": "self", "num_draft_candidates": 3, "kv_cache": "paged", "draft_cost": ALWAYS_DRAFT},
+}
+
+
+@pytest.mark.parametrize("switches", ALONE.values(), ids=ALONE)
+def test_an_overflow_costs_the_others_of_its_step_nothing(switches: dict[str, Any]) -> None:
+    """Two overflow in one step, one by a token of its prompt and one by its own token, beside one that is sound.
+    Catches a step that is rolled back for one request: all others would be preempted, and computed again."""
+    source, prompt = bad_source(), [3, 4, 5, 6] * 3
+    alone, other = (request(prompt, 12) for _ in range(2))
+    finish(make_engine(source, **switches), alone)
+    engine, by_prompt = make_engine(source, **switches), request([9, 8, BAD, 7, 6], 12)
+    by_token = guided([20, 21], 12, source.config.vocab_size, logit_bias={BAD: 100.0})
+    errors = served(engine, other, by_prompt, by_token)
+    assert errors.keys() == {by_prompt.id, by_token.id}
+    assert all("overflow in the embedding" in sentence for sentence in errors.values())
+    assert by_token.new_tokens == [BAD]
+    assert by_prompt.new_tokens == []
+    assert (other.new_tokens, other.progress.preemptions) == (alone.new_tokens, 0)
+    assert engine.ledger.preemptions == 0
+    assert engine.scheduler.blocks_held == 0
+
+
+@pytest.mark.parametrize("switches", ALONE.values(), ids=ALONE)
+def test_broken_weights_end_every_request_with_the_error(switches: dict[str, Any]) -> None:
+    """Catches one that goes on with token 0, and one that is computed again for ever."""
+    config = small_config(logit_scale=1e38)
+    engine = make_engine(checkpoint_of(config, random_tensors(config)), **switches)
+    sequences = [request(prompt, 9) for prompt in (*GOOD, GOOD[0])]
+    errors = served(engine, *sequences)
+    assert errors.keys() == {seq.id for seq in sequences}
+    assert all("overflow in the output head" in sentence for sentence in errors.values())
+    assert not any(seq.new_tokens for seq in sequences)
+
+
+@pytest.mark.parametrize("n", [2, 5])
+@pytest.mark.parametrize("switches", [ALONE[way] for way in ALONE if "self" not in ALONE[way].values()])
+def test_branches_of_a_prompt_that_overflow_by_their_own_tokens_end_alone(switches: dict[str, Any], n: int) -> None:
+    """Catches an error that ends the other answers to the prompt, and one that a branch gets with a fork."""
+    source, prompt = bad_source(likely=True), GOOD[0]
+    drawn = {"temperature": 1.0, "seed": 3}
+    plain = branches(prompt, n, 12, **drawn)
+    served(make_engine(source, kv_cache="none", max_num_seqs=1), *plain)
+    found = branches(prompt, n, 12, **drawn)
+    engine = make_engine(source, **switches)
+    errors = served(engine, *found)
+    assert [seq.new_tokens for seq in found] == [seq.new_tokens for seq in plain]
+    assert errors.keys() == {seq.id for seq in found if BAD in seq.new_tokens[:11]} != set()
+    assert engine.ledger.preemptions == 0
+
+
+def test_a_block_that_a_request_spoils_leaves_the_tree_with_it() -> None:
+    """And no other one. Catches a step that stands with a block of numbers that are not finite, and a tree that
+    counts it twice."""
+    source, engine = bad_source(), make_engine(bad_source(), **SWITCHES["paged"])
+    first, bad, other = request([*GOOD[0][:4], 9], 3), request([*GOOD[0][:4], 9, BAD, 8, 9], 3), request(GOOD[1], 3)
+    assert not served(engine, first)
+    tree: Any = engine.scheduler.prefixes
+    kept = tree.evictable
+    assert served(engine, bad, other).keys() == {bad.id}
+    assert engine.ledger.preemptions == 0
+    assert tree.evictable == kept + len(other.tokens[:-1]) // 2
+    check_blocks(engine, tree)
+    again = request([*GOOD[0][:4], 9, 5, 8, 9], 3)
+    assert not served(engine, again)
+    assert [again.new_tokens] == finish(make_engine(source), request(again.prompt, 3))
+
+
 def test_blocks_that_a_later_token_spoiled_serve_nobody() -> None:
     """A chunk without logits is not checked, and its rows before the bad one are spoiled in it: a weight of 0 times a
     value of NaN is NaN. Catches their blocks in the prefix cache, where they end each request with this beginning."""
-    source = one_bad_token()
+    source = bad_source()
     engine = make_engine(source, **SWITCHES["paged"], max_num_batched_tokens=6)
     assert served(engine, request([*GOOD[0][:4], BAD, 8, 9]))
     good = request(GOOD[0])
@@ -155,14 +237,14 @@ def test_a_draft_model_that_overflows_proposes_nothing() -> None:
 
 def test_what_overflows_only_beside_a_draft_names_no_layer() -> None:
     """The bad token is a draft, so the request's own tokens show no layer that overflows."""
-    engine = make_engine(one_bad_token(), speculative="prompt-lookup")
+    engine = make_engine(bad_source(), speculative="prompt-lookup")
     seq = request(GOOD[0], 5)
     engine.add(seq, 0.0)
     engine.step()
     seq.set_drafts([Draft(BAD)])
-    with pytest.raises(NotFiniteError, match=r"overflow only beside drafts or other requests,") as caught:
-        engine.step()
-    assert caught.value.request_id == seq.id
+    engine.step()
+    assert "overflow only beside drafts or other requests," in str(seq.progress.error)
+    assert seq.progress.finish_reason == "abort"
 
 
 def test_an_earlier_row_that_overflows_in_the_head_is_told_as_such() -> None:
@@ -188,7 +270,7 @@ def test_a_model_whose_logits_are_all_the_same_for_another_reason_is_served() ->
 
 def test_a_search_without_memory_is_told_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an error that ends another request: a MemoryError names none."""
-    engine = make_engine(one_bad_token())
+    engine = make_engine(bad_source())
 
     def refused(*given: object) -> Any:
         raise MemoryError
@@ -219,6 +301,7 @@ def test_submitted_requests_of_others_go_on(llm: LLM) -> None:
         bad.result(LONG)
     with pytest.raises(NotFiniteError, match="in the embedding"):
         list(streamed)
+    assert llm.engine.ledger.preemptions == 0
     check_rest(llm)
 
 

@@ -5,6 +5,7 @@ Steps (guided_steps.py) is the grammar here, so that what a matcher is told is c
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -195,7 +196,8 @@ def test_repair_leads_the_matcher_where_the_choices_are() -> None:
 
 DEAD_ENDS: dict[str, dict[str, Any]] = {
     "contiguous": {}, "paged": {"kv_cache": "paged", "block_size": 4, "prefix_cache": True},
-    "static": {"batching": "static"}, "drafts": {"speculative": "prompt-lookup", "draft_cost": ALWAYS_DRAFT},
+    "static": {"batching": "static"}, "dynamic": {"batching": "dynamic", "batch_timeout": 0.0},
+    "drafts": {"speculative": "prompt-lookup", "draft_cost": ALWAYS_DRAFT},
     "8 bits": {"kv_cache": "paged", "block_size": 4, "kv_bits": 8, "prefix_cache": True},
     "candidates": {"speculative": "self", "num_draft_candidates": 3, "kv_cache": "paged", "draft_cost": ALWAYS_DRAFT},
 }  # fmt: skip
@@ -215,6 +217,28 @@ def test_a_dead_end_costs_the_others_of_its_step_nothing(switches: dict[str, Any
     assert (engine.ledger.preemptions, engine.ledger.tokens_recomputed) == (0, 0)
     assert (len(stuck.new_tokens), stuck.progress.finish_reason) == (3, "abort")
     assert "too large" in str(stuck.progress.error)
+    assert engine.scheduler.blocks_held == 0
+
+
+@pytest.mark.parametrize("switches", DEAD_ENDS.values(), ids=DEAD_ENDS)
+def test_a_branch_in_a_dead_end_leaves_the_others_of_its_prompt(switches: dict[str, Any]) -> None:
+    """One has a text of the grammar to its end, another meets the dead end. Catches n answers that end as one."""
+    def asked() -> list[Sequence]:
+        first = guided(PROMPTS[1], 9, SIZE, [SIZE + 1], {"least": 2, "fails_at": 4}, temperature=1.5, seed=3)
+        first.request = replace(first.request, group=first.id)
+        return [first, *(first.another_branch(10**6 + number, number) for number in range(1, 6))]
+
+    found, alone = asked(), asked()
+    engine, plain = make_engine(MODEL, **switches), make_engine(MODEL, kv_cache="none", max_num_seqs=1)
+    for one, sequences in ((engine, found), (plain, alone)):
+        for seq in sequences:
+            one.add(seq, 0.0)
+        while one.busy:
+            one.step()
+    ends = [(seq.new_tokens, seq.progress.finish_reason) for seq in found]
+    assert ends == [(seq.new_tokens, seq.progress.finish_reason) for seq in alone]
+    assert {reason for _, reason in ends} == {"stop", "abort"}
+    assert engine.ledger.preemptions == 0
     assert engine.scheduler.blocks_held == 0
 
 

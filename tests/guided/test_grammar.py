@@ -26,7 +26,6 @@ from tinyinfer.guided import grammar
 from tinyinfer.guided.bars import Bars
 from tinyinfer.guided.grammar import MAX_TEXT, Spelled, bars, compiled, on_large_stack, shortened
 from tinyinfer.sampling import Choice
-from tinyinfer.text.reasoning import ChatPrompt, Thinking
 from tinyinfer.text.tokenizer import Tokenizer, Vocabulary
 
 PERSON = {
@@ -321,38 +320,6 @@ def test_two_answers_of_one_grammar_go_their_own_ways(llm: LLM) -> None:
               for first in ("a", "b", "c")]  # fmt: skip
     texts = [out.text for out in llm.generate(["x"] * 3, params)]
     assert texts == ["a" * 8, "b" * 8, "c" * 9]
-
-
-# --- thinking ---
-
-THOUGHTS = [
-    (("<|bos|>", "<|im_start|>"), 1),  # the marker is a control token
-    (("[", "a"), "a"),  # and letters
-]
-ANSWERS: list[tuple[dict[str, Any], str]] = [
-    ({"regex": r"[0-9]{3}/é"}, "[0-9]{3}/é"),
-    ({"grammar": 'start: "(" start ")" | "x"'}, r"\(*x\)*"),
-    ({"json_schema": {"type": "object", "properties": {}, "additionalProperties": False}}, r"\{\s*\}"),
-]
-
-
-@pytest.mark.parametrize(("markers", "last"), THOUGHTS, ids=["control token", "letters"])
-@pytest.mark.parametrize(("form", "right"), ANSWERS, ids=["regex", "grammar", "schema"])
-def test_the_grammar_begins_behind_a_thought_that_the_prompt_has_opened(
-    llm: LLM, markers: tuple[str, str], last: int | str, form: dict[str, Any], right: str
-) -> None:
-    """Catches JSON as the beginning of a thought, of which the caller then sees no answer."""
-    prompt = llm.tokenizer.encode("hello")
-    end = last if isinstance(last, int) else llm.tokenizer.encode(last, False)[-1]
-    for bias, thinks in ((100, False), (4, True)):
-        params = SamplingParams(max_tokens=400, temperature=1.0, seed=2, logit_bias={end: bias}, **form)
-        [out] = llm.generate([ChatPrompt(prompt, Thinking(*markers, opened=True))], params)
-        assert out.finish_reason == "stop"
-        assert re.fullmatch(right, out.text)
-        assert bool(out.reasoning) == thinks
-    closed = SamplingParams(max_tokens=400, temperature=1.0, seed=2, **form)  # a model that may begin to think does not
-    [out] = llm.generate([ChatPrompt(prompt, Thinking(*markers))], closed)
-    assert (bool(re.fullmatch(right, out.text)), out.reasoning) == (True, "")
 
 
 # --- vocabularies ---

@@ -39,7 +39,6 @@ from tinyinfer.lessons.prefix_puzzles import (
     run_template,
 )
 from tinyinfer.lessons.prefix_walk import answered, compared, insert, match, random_prompts, walked
-from tinyinfer.views.page import View
 
 BY_NAME = {exercise.name: exercise for exercise in EXERCISES}
 ONE = SamplingParams(max_tokens=1, ignore_eos=True)
@@ -48,14 +47,6 @@ ONE = SamplingParams(max_tokens=1, ignore_eos=True)
 @pytest.fixture(scope="module")
 def models():
     return Models()
-
-
-@pytest.mark.parametrize("name", BY_NAME)
-def test_our_solutions_are_right(name):
-    """Catches a solution that its own judge refuses: a student who unfolds it would be lost."""
-    exercise = BY_NAME[name]
-    assert exercise.judged(exercise.solution) is None
-    assert exercise.why
 
 
 @pytest.mark.parametrize("size", [1, 4, 16])
@@ -111,18 +102,6 @@ def test_no_two_usual_bugs_find_the_same():
     rules = [match, *prefix_caching.USUAL]
     found = {tuple(rule(tree_of(prompts, size), tokens, size) for prompts, tokens, size in cases()) for rule in rules}
     assert len(found) == len(rules)
-
-
-@pytest.mark.parametrize("answer", [None, "x", math.nan, [], {}, 1 + 2j, len, lambda *given: None, object])
-@pytest.mark.parametrize("name", BY_NAME)
-def test_an_answer_of_another_kind_gets_a_sentence(name, answer):
-    """Catches a traceback of the library's in place of a sentence."""
-    exercise = BY_NAME[name]
-    wrong = exercise.judged(answer)
-    assert wrong
-    assert wrong.sentence.strip().endswith(".")
-    assert wrong.hint
-    assert exercise.drawn(answer) is None or isinstance(exercise.drawn(answer), View)
 
 
 @pytest.mark.parametrize("place", [0, 1, 15, 16, 17, 40, 47, 48])

@@ -111,20 +111,32 @@ def test_an_answer_that_is_none_says_why(pieces: tuple[bytes, ...], words: str) 
 
 @pytest.mark.parametrize(
     "value",
-    [[], 5, {"choices": [None]}, {"choices": 5}, {"choices": [{"delta": "x"}]}, {"choices": [{"token_ids": 5}]},
-     {"usage": {"prompt_tokens": [1]}}, {"usage": 5}, {"usage": {"completion_tokens": float("inf")}}],
-)  # fmt: skip
+    [[], 5, {"choices": [None]}, {"choices": 5}, {"choices": [{"delta": "x"}]}],
+)
 def test_an_event_of_another_shape_fails_its_request_alone(value: Any) -> None:
     """Catches a load that waits for ever, as the task of that request ended and told no one."""
     found = served(saying(OK, token(1), event(value), DONE), [Ask("Hi", 4)] * 2)
     assert ["another shape than OpenAI's" in one.error for one in found] == [True, True]
 
 
-@pytest.mark.parametrize("usage", [{"completion_tokens": 1}, {"prompt_tokens": None, "completion_tokens": None}])
-def test_a_usage_that_leaves_out_a_count_is_none(usage: dict[str, Any]) -> None:
-    """Catches a load that waits for ever, and sums of nulls after it."""
-    found = one(OK, token(1), event({"choices": [], "usage": usage}), DONE)
-    assert (found.prompt_tokens, found.output_tokens, found.error) == (0, 1, "")
+NO_COUNTS: list[Any] = [None, [], "x", True, -1, 1.5, float("inf"), [1], {"cached_tokens": "3"}]
+
+
+@pytest.mark.parametrize("value", NO_COUNTS, ids=str)
+def test_what_is_no_count_is_absent(value: Any) -> None:
+    """The answer is whole, whatever its server tells of it. Catches a failure for a null, and sums of nulls later."""
+    counts = {"prompt_tokens": value, "completion_tokens": value, "prompt_tokens_details": value}
+    inner = {**counts, "prompt_tokens_details": {"cached_tokens": value}}
+    for usage in (5, value, counts, inner, {"prompt_tokens_details": 5}):
+        found = one(OK, token(1), event({"choices": [], "usage": usage}), DONE)
+        assert (found.prompt_tokens, found.output_tokens, found.cached_tokens, found.error) == (0, 1, None, "")
+    found = one(OK, event({"choices": [{"text": "ab", "token_ids": 5}]}), DONE)
+    assert (found.output_tokens, found.error) == (1, "")
+
+
+def test_cached_tokens_are_read_beside_the_others() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 0}}
+    assert one(OK, token(1), event({"choices": [], "usage": usage}), DONE).cached_tokens == 0
 
 
 def test_a_refusal_has_the_servers_words() -> None:

@@ -110,14 +110,15 @@ def test_conversations_of_a_fitting_length_are_asked(tmp_path: Path) -> None:
     talk = {"conversations": [{"value": "one two three four five"}, {"value": "a b c d e f"}]}
     short = {"conversations": [{"value": "Hi"}, {"value": "a b c d e f"}]}
     long = {"conversations": [{"value": "x " * 2000}, {"value": "a b c d e f"}]}
-    path = written(tmp_path, [talk, short, long, {"conversations": []}, {}])
+    none = [{"conversations": no} for no in ([], None, 5, "ab", {"a": 1, "b": 2}, [1, 2])]
+    path = written(tmp_path, [talk, short, long, *none, {}])
     [ask] = sharegpt(IDS, path, 10, None, random.Random(0))
     assert (ask.prompt, ask.output_tokens) == ("one two three four five", 6)
     assert sharegpt(IDS, path, 10, 9, random.Random(0))[0].output_tokens == 9
 
 
 def test_lines_of_a_file_are_asked_again_when_they_are_few(tmp_path: Path) -> None:
-    path = written(tmp_path, {"prompt": "a"}, {"prompt": [1, 2], "output_tokens": 3})
+    path = written(tmp_path, {"prompt": "a", "output_tokens": None}, {"prompt": [1, 2], "output_tokens": 3})
     assert [(ask.prompt, ask.output_tokens) for ask in custom(path, 3, 7)] == [("a", 7), ([1, 2], 3), ("a", 7)]
 
 
@@ -151,7 +152,9 @@ def test_a_wrong_line_is_named(tmp_path: Path, line: str, words: str) -> None:
 @pytest.mark.parametrize(
     ("changed", "words"),
     [
-        ({"timestamp": "now"}, '"timestamp" must be a number'), ({"timestamp": -1}, '"timestamp" must be a number'),
+        *(({"timestamp": wrong}, '"timestamp" must be a number') for wrong in ("now", -1, True, math.inf, math.nan)),
+        *(({"hash_ids": wrong}, '"hash_ids" must be a list') for wrong in (5, "ab", {"a": 1})),
+        ({"input_length": True}, '"input_length" and "output_length" must be'),
         ({"input_length": 0}, '"input_length" and "output_length" must be'),
         ({"output_length": None}, '"input_length" and "output_length" must be'),
     ],

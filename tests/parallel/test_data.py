@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers import checkpoint_of, finish, make_engine, random_tensors, small_config
+from helpers import checkpoint_of, finish, make_engine, one_bad_token, random_tensors, small_config
 from interrupts import Interrupt
 from replicated import MODEL, Threads, asked, dies_after, fails_at, fronted, hangs_after, in_stages, records
 
@@ -377,6 +377,23 @@ def test_numbers_that_overflow_in_a_replica_name_the_callers_request() -> None:
                 request.result(60)
             assert caught.value.request_id == request.id
         loop.close()
+
+
+def test_an_overflow_in_a_replica_costs_the_others_of_its_step_nothing() -> None:
+    """In the front's own replica, and in another one. Catches others that are preempted, and computed again."""
+    source = checkpoint_of(*one_bad_token(MODEL, bad := 30))
+    with fronted(2, checkpoint=source, routing="round-robin") as front:
+        loop = EngineLoop(front)
+        requests = [Request(asked(prompt, 9), loop) for prompt in ([3, 4], [5, 6], [7, bad], [8, bad], [9, 10], [1, 2])]
+        loop.submit(requests)
+        for n, request in enumerate(requests):
+            if n in (2, 3):
+                with pytest.raises(NotFiniteError, match="in the embedding"):
+                    request.result(60)
+            else:
+                assert len(request.result(60).token_ids) == 9
+        loop.close()
+        assert front.ledger.preemptions == 0
 
 
 def test_a_sequence_that_can_never_fit_is_refused_before_any_work() -> None:

@@ -19,6 +19,7 @@ from tinyinfer.sequence import Sequence
 
 MODEL = small_config()
 DRAFTS = {"speculative": "prompt-lookup", "cost": ALWAYS_DRAFT}
+PAGED = {"kv_cache": "paged", "block_size": 3, "prefix_cache": True, "max_num_batched_tokens": 6}
 PROMPTS = [[3, 4, 5, 6] * 3, [1, 2], [9, 8, 7, 9, 8, 7]]
 
 
@@ -47,6 +48,31 @@ def test_ranks_say_what_one_process_says(ranks: int, stages: int, temperature: f
     work = partial(answers, temperature=temperature)
     assert together(ranks, MODEL, work, stages=stages, **switches) == plain
     assert (len(plain[0][0]), plain[0][0][-1]) == (4, 3)
+
+
+@pytest.mark.parametrize(("ranks", "stages"), [(2, 1), (1, 2), (2, 2)], ids=["tensor", "pipeline", "both"])
+@pytest.mark.parametrize("switches", [{}, DRAFTS, PAGED], ids=["plain", "drafts", "paged"])
+def test_a_dead_end_on_ranks_ends_its_request_alone(ranks: int, stages: int, switches: dict[str, Any]) -> None:
+    """And the ranks stay in step: the next requests say the same again. Catches a step that is rolled back for one
+    request, and a rank that keeps rows which the leader's cache has given back."""
+
+    def work(engine: Engine) -> list[Any]:
+        found: list[Any] = []
+        for _ in range(2):
+            stuck = [guided(prompt, 9, MODEL.vocab_size - 2, [], {"fails_at": n}) for n, prompt in enumerate(PROMPTS)]
+            sequences = [*asked(MODEL.vocab_size - 2), *stuck]
+            for seq in sequences:
+                engine.add(seq, 0.0)
+            while engine.busy:
+                engine.step()
+            found += [(seq.new_tokens, seq.progress.finish_reason, str(seq.progress.error)) for seq in sequences]
+        return [*found, engine.ledger.preemptions]
+
+    plain = work(make_engine(MODEL))
+    assert [(len(tokens), ended) for tokens, ended, _ in plain[4:7]] == [(n, "abort") for n in range(3)]
+    assert all("too large" in why for _, _, why in plain[4:7])
+    assert plain[-1] == 0
+    assert together(ranks, MODEL, work, stages=stages, **switches) == plain
 
 
 def test_replicas_say_what_one_process_says() -> None:

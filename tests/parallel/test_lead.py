@@ -19,6 +19,7 @@ from helpers import (
     distance,
     finish,
     make_engine,
+    one_bad_token,
     random_tensors,
     request,
     small_config,
@@ -326,6 +327,34 @@ def test_numbers_that_overflow_end_their_request_with_the_sentence_of_one_proces
     truth = work(make_engine(checkpoint_of(config, tensors)))
     assert together(ranks, config, work, stages=stages, tensors=tensors) == truth
     assert ("all the same" in truth[0]) == (kind == "hidden by a norm")
+
+
+@pytest.mark.parametrize(("ranks", "stages"), [(2, 1), (1, 2), (2, 2)])
+@pytest.mark.parametrize("switches", [{}, {"kv_cache": "paged", "block_size": 3, "prefix_cache": True}])
+def test_a_request_that_overflows_ends_alone_and_the_ranks_stay_in_step(
+    ranks: int, stages: int, switches: dict[str, Any]
+) -> None:
+    """By a token of its prompt, beside others that go on. Catches a step that is rolled back for one request, and a
+    rank whose cache keeps what the leader's has given back: the same prompts are asked twice.
+    """
+    config, tensors = one_bad_token(MODEL, bad := 30)
+
+    def work(engine: Engine) -> list[Any]:
+        found: list[Any] = []
+        for _ in range(2):
+            sequences = [request(prompt, 6) for prompt in (PROMPTS[0], [7, 8, bad, 9], PROMPTS[1])]
+            for seq in sequences:
+                engine.add(seq, 0.0)
+            while engine.busy:
+                engine.step()
+            found += [(seq.new_tokens, seq.progress.finish_reason, str(seq.progress.error)) for seq in sequences]
+        return [*found, engine.ledger.preemptions]
+
+    truth = work(make_engine(checkpoint_of(config, tensors)))
+    assert [ended for _, ended, _ in truth[:3]] == ["length", "abort", "length"]
+    assert "in the embedding" in truth[1][2]
+    assert truth[-1] == 0
+    assert together(ranks, config, work, stages=stages, tensors=tensors, **switches) == truth
 
 
 EXPERTS = replace(MODEL, num_kv_heads=2, experts=MoEConfig(num_experts=4, experts_per_token=2, expert_size=8))

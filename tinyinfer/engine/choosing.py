@@ -24,10 +24,14 @@ from tinyinfer.speculative.base import Drafter
 def choose_tokens(
     logits: Array, sampled: Sampled, batch: Batch, drafter: Drafter, ops: Ops
 ) -> list[list[Choice]]:  # (R, V) ->
-    """The new tokens of each span, its drafts verified; none for a chunk of a prompt."""
-    tokens, stop, found, left = sampled.tokens.tolist(), 0, [], {}
+    """The new tokens of each span, its drafts verified; none for a chunk of a prompt, or for what has failed."""
+    found: list[list[Choice]] = []
+    tokens, stop, left = sampled.tokens.tolist(), 0, {}
     for n, span in enumerate(batch.spans):
         start, stop = stop, stop + span.wanted
+        if span.seq.progress.error is not None:
+            found.append([])
+            continue
         own = tokens[start:stop]
         found.append(chosen(span.seq, own) if span.seq.drafts else [Choice(token) for token in own])
         if HOST in own or (span.seq.drafts and any(draft.probs is not None for draft in span.seq.drafts)):

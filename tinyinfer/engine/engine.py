@@ -20,7 +20,7 @@ from tinyinfer.batching.switches import SCHEDULERS
 from tinyinfer.engine.choosing import choose_tokens, living
 from tinyinfer.engine.clock import Clock
 from tinyinfer.engine.config import EngineConfig
-from tinyinfer.engine.overflow import DAMAGED, check_finite, cure_of
+from tinyinfer.engine.overflow import DAMAGED, cure_of, overflows
 from tinyinfer.engine.recorder import Moved, StepRecorder
 from tinyinfer.engine.room import ends_youngest
 from tinyinfer.engine.trace import StepTrace
@@ -116,14 +116,19 @@ class Engine:
     def choose(self, logits: Array, batch: Batch) -> list[list[Choice]]:  # (R, V) ->
         """The new tokens of each span of the batch. On a device of its own, the backend is waited for here, once.
 
-        A sequence that has left the batch while it was computed gets none. Raises NotFiniteError, which names its
-        request, for numbers that are not finite.
+        A sequence that has left the batch while it was computed gets none, nor does one whose numbers are not finite:
+        it ends. Raises NotFiniteError, which names its request, where the step cannot stand.
         """
         with ends_youngest(batch):
             sampled = (self.compiled or self.ops).sample(logits, batch.wanted)
         lives = self.scheduler.lives(batch)
         rest, sampled = living(batch, sampled, lives)
-        check_finite(sampled, rest, self.cache, self.model, self.ops, self.cure)
+        errors = overflows(sampled, rest, self.cache, self.model, self.ops, self.cure)
+        for seq, error in errors.items():
+            if not self.scheduler.prefixes.withdraw(seq):
+                raise error
+        for seq, error in errors.items():
+            seq.fail(error)
         found = iter(choose_tokens(logits, sampled, rest, self.drafter, self.ops))
         return [next(found) if one else [] for one in lives]
 
@@ -200,7 +205,8 @@ class Engine:
             batch = Batch(np.array(seq.tokens[done:stop]), np.arange(done, stop), rows, (span,), scored=True)
             logits = self.ops.whole(self.forward(batch))  # (R, V)
             ends = Sampled(rows, logits.min(axis=1), logits.max(axis=1))
-            check_finite(ends, batch, cache, self.model, self.ops, self.cure)
+            for error in overflows(ends, batch, cache, self.model, self.ops, self.cure).values():
+                raise error
             cache.commit(seq, stop - done)
         return logits
 

@@ -10,16 +10,16 @@ of the model is checked; where several processes have the model, all of them loo
 square of 1e20 is infinite, and a number divided by infinity is 0. All logits are the same then, so such rows are looked
 at, too.
 
-Other requests of the step go on: nothing of a row reaches the rows of another request. One that shares the bad one's
-blocks in that step overflows with it; the error names the request whose own tokens do so, and the other is computed
-again.
+Other requests of the step go on, and the step stands: nothing of a row reaches the rows of another request. Only one
+that shares blocks which the bad one computes in that step overflows with it, or reads them later. Then the step is
+rolled back: the error names the request whose own tokens overflow, and the others are computed again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import accumulate, chain
+from itertools import accumulate
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from tinyinfer.kv_cache.base import Cache, CacheSpec, NoCache
 from tinyinfer.ledger import Ledger
 from tinyinfer.model.interfaces import Ops, Sampled
 from tinyinfer.model.transformer import Model, transformer
-from tinyinfer.sequence import Batch, Span, make_batch
+from tinyinfer.sequence import Batch, Sequence, Span, make_batch
 
 PLAIN = {"dtype": "float32", "quantize": "off", "kv_bits": "off"}  # the values that round nothing
 SAME = "logits are all the same"  # suspected only: a head of zeros does the same
@@ -45,18 +45,29 @@ def cure_of(c: EngineConfig) -> str:
     return f"{DAMAGED}, or try {' and '.join(plain)}" if plain else DAMAGED
 
 
-def check_finite(
+def overflows(
     sampled: Sampled, batch: Batch, cache: Cache, model: Model, ops: Ops, cure: str
-) -> None:
-    """Raises NotFiniteError for a sequence of the batch whose numbers overflow, the one whose own tokens do so."""
+) -> dict[Sequence, NotFiniteError]:
+    """The error of each sequence of the batch whose own tokens overflow.
+
+    Raises NotFiniteError, and names such a sequence, where another one overflows beside it.
+    """
     spoiled = spoiled_spans(batch, cache, model, ops)
     if not spoiled and ((-np.inf < sampled.low) & (sampled.low < sampled.high) & (sampled.high < np.inf)).all():
-        return  # no NaN either: it is not smaller than anything
-    faults = [(span, fault) for span, fault in suspects(sampled, batch, spoiled) if fault]
-    alone = ((span, fault, first_overflow(model, ops, span)) for span, fault in faults)
-    beside = ((span, fault, IN_COMPANY) for span, fault in faults if fault != SAME)
-    for span, fault, part in chain((found for found in alone if found[2]), beside):
-        raise NotFiniteError(REASON, cure, span.seq.owner.id, part=part, fault=fault)
+        return {}  # no NaN either: it is not smaller than anything
+    alone: dict[Sequence, NotFiniteError] = {}
+    beside: dict[Sequence, NotFiniteError] = {}
+    for span, fault in suspects(sampled, batch, spoiled):
+        if not fault or span.seq.owner in alone:
+            continue
+        part, seq = first_overflow(model, ops, span), span.seq.owner
+        if part or fault != SAME:
+            errors = alone if part else beside
+            errors[seq] = NotFiniteError(REASON, cure, seq.id, part=part or IN_COMPANY, fault=fault)
+    others = [error for seq, error in beside.items() if seq not in alone]
+    if others and len(others) + len(alone) > 1:
+        raise next(iter(alone.values()), others[0])
+    return beside | alone
 
 
 def suspects(sampled: Sampled, batch: Batch, spoiled: list[Span]) -> Iterator[tuple[Span, str]]:

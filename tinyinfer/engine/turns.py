@@ -110,8 +110,7 @@ class Turns:
             client = requests.get(span.seq.owner)
             if client is not None and not client.seq.finished:
                 client.progress()
-        runs = [seq for run in tuple(self.inbox.runs) for seq in run.sequences]
-        for seq in {*requests, *runs}:
+        for seq in trace.left if trace else self._held():  # after a step that failed any of them may have ended before
             if seq.finished and seq.progress.error is not None:
                 self._end_with([seq], seq.progress.error)
         if finished := [seq for seq in list(requests) if seq.finished]:
@@ -132,9 +131,11 @@ class Turns:
         self._tell_ended()
 
     def _note_ended(self, sequences: list[Sequence], error: BaseException | None) -> None:
-        """From here on the requests of these sequences are over, with this error, whatever interrupts the driver."""
+        """From here on the requests of these sequences are over, with this error or their own, whatever interrupts the
+        driver.
+        """
         requests = self.inbox.requests
-        ended = {seq: (requests[seq], error) for seq in sequences if seq in requests}
+        ended = {seq: (requests[seq], error or seq.progress.error) for seq in sequences if seq in requests}
         self.inbox.ended.update(ended)
 
     def _tell_ended(self) -> None:
@@ -160,12 +161,16 @@ class Turns:
         """A step failed and was rolled back: ends the sequence that the error names, else those that joined in it, else
         all that were in it. The others are computed again.
         """
-        runs = [seq for run in tuple(self.inbox.runs) for seq in run.sequences if not seq.finished]
-        held, scheduler = {*self.inbox.requests, *runs}, self.engine.scheduler
+        requests, scheduler = self.inbox.requests, self.engine.scheduler
+        held = {seq for seq in self._held() if seq in requests or not seq.finished}
         named = [seq for seq in held if isinstance(error, RequestError) and seq.id == error.request_id]
         causes = (named, scheduler.joined, scheduler.preempted, held)
         groups = ([seq for seq in group if seq in held] for group in causes)
         self._end_with(next(filter(None, groups), []), error)
+
+    def _held(self) -> set[Sequence]:
+        """The sequences of all callers."""
+        return {*self.inbox.requests, *(seq for run in tuple(self.inbox.runs) for seq in run.sequences)}
 
     def _abort(self, sequences: Seq[Sequence]) -> None:
         self.engine.abort(*sequences)

@@ -10,6 +10,7 @@ have written.
     opposites.py  what is surely not of a schema, for `not` and `oneOf`
     unevaluated.py  what no schema has looked at, as a choice between ways to keep them
     narrower.py  a schema that can be followed, all of whose values one that cannot allows
+    thoughts.py  a thought before the answer of a model that thinks, in which the form asks for nothing
     grammar.py  a JSON schema, a regex or a Lark grammar, and a vocabulary, become a set of next tokens
 
 Wins: a program reads the answer without a doubt about its form, from a small model, too. Loses: the form alone is sure,

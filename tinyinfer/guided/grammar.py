@@ -9,8 +9,7 @@ what no finite automaton reads (nested brackets) an Earley parser stands above t
 Tokens are given to it as the bytes that `text/spelling.py` reads: any vocabulary that is loaded here works. One more
 token stands behind them, which no model has: where it is allowed, the answer may end.
 
-A model whose prompt has let it begin to think (text/reasoning.py) thinks what it likes: the grammar then begins behind
-the marker that ends the thought.
+A model that thinks before it answers thinks what it likes (thoughts.py).
 
 What a stranger sends may be made to explode. Time and memory have limits, counted in steps of the library's own. A text
 has at most MAX_TEXT letters, and is compiled on a thread with a large stack: a rule that names a rule, a thousand
@@ -39,19 +38,20 @@ from tinyinfer.errors import RoomError, SwitchError
 from tinyinfer.guided.bars import STUCK, Allowed, Bars
 from tinyinfer.guided.narrower import narrower
 from tinyinfer.guided.schemas import plainer
+from tinyinfer.guided.thoughts import SPACE, behind_a_thought
 from tinyinfer.sampling_params import GRAMMARS, SamplingParams
+from tinyinfer.text.reasoning import Thinking
 from tinyinfer.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # loaded on use: an extra
     from llguidance import LLMatcher, LLTokenizer
 
 T = TypeVar("T")
-Key = tuple[Tokenizer, str, str, str]  # a tokenizer, a kind, a text and the end of a thought, see `compiled`
+Key = tuple[Tokenizer, str, str, Thinking | None]  # a tokenizer, a kind, a text and a thought, see `compiled`
 MAX_TEXT = 65_536  # letters of a grammar
 STACKS = threading.Lock()  # held while the size of new stacks, which is the process's, is another one
 STACK = 256 * 2**20  # bytes: a letter of a grammar costs at most some 500; only what is used is taken
 MAX_LEXER_STATES = 50_000  # of one lexer, at 1 to 2 KB each
-SPACE = r" {1,2}|\n[ \t]{0,40}"  # between the parts of a JSON text; without a bound some models write nothing else
 END = b"<end>"
 MALFORMED = "the schema is malformed: a keyword has a value of another type than it takes"
 MOST_WORDS = 300  # letters of a message of the library
@@ -149,23 +149,24 @@ def behind(key: Key, tokens: list[int]) -> GrammarMatcher:
     return matcher
 
 
-def bars(tokenizer: Tokenizer, params: SamplingParams, ends: frozenset[int], thought_end: str = "") -> Bars:
-    """What bars the tokens of a new answer. ends: the tokens that end it. thought_end: see `compiled`.
+def bars(
+    tokenizer: Tokenizer, params: SamplingParams, ends: frozenset[int], thinking: Thinking | None = None
+) -> Bars:
+    """What bars the tokens of a new answer. ends: the tokens that end it. thinking: see `compiled`.
 
     Raises SwitchError, which names the field, for a grammar that cannot be followed, and without llguidance.
     """
     given = [(name, getattr(params, name)) for name in GRAMMARS if getattr(params, name) is not None]
-    matcher = compiled(tokenizer, *given[0], thought_end).answer() if given else None
+    matcher = compiled(tokenizer, *given[0], thinking).answer() if given else None
     bias, asked = tuple(dict(params.logit_bias).items()), frozenset(params.stop_token_ids)
     return Bars(ends, params.min_tokens, bias, matcher, asked)
 
 
 @lru_cache(maxsize=32)
-def compiled(tokenizer: Tokenizer, kind: str, text: str, thought_end: str = "") -> Grammar:
+def compiled(tokenizer: Tokenizer, kind: str, text: str, thinking: Thinking | None = None) -> Grammar:
     """The grammar of a text. kind: the field that the text is from.
 
-    thought_end: the marker up to which the model thinks what it likes, where the prompt has let it begin to. Raises
-    SwitchError.
+    thinking: the markers of the thought that may come before; None: none may. Raises SwitchError.
     """
     if len(text) > MAX_TEXT:
         reason = "{field} has {size} letters, and may have {most}"
@@ -176,19 +177,19 @@ def compiled(tokenizer: Tokenizer, kind: str, text: str, thought_end: str = "") 
         cure = "pip install 'tinyinfer[guided]'"
         raise SwitchError(kind, text, "{field} needs the module llguidance, which is not installed", cure) from None
     try:
-        return Grammar((tokenizer, kind, text, thought_end))
+        return Grammar((tokenizer, kind, text, thinking))
     except (ValueError, RecursionError) as error:
         why = shortened(str(error))
     raise SwitchError(kind, text, "{field} cannot be followed: {why}", "change that, or leave it out", why=why)
 
 
-def begun(tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> LLMatcher:
+def begun(tokenizer: Tokenizer, kind: str, text: str, thinking: Thinking | None) -> LLMatcher:
     """A matcher before the first token. A schema that cannot be followed is narrowed to one that can.
 
     Of one that cannot be followed so, either, the library's words about it as it was given are said (ValueError).
     """
     if kind != "json_schema":
-        return tried(tokenizer, kind, text, thought_end)
+        return tried(tokenizer, kind, text, thinking)
     schema = json.loads(text)
     try:
         plain = plainer(schema)
@@ -197,11 +198,11 @@ def begun(tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> LLMat
     if not names_are_texts(plain):
         raise ValueError(MALFORMED)
     try:
-        return tried(tokenizer, kind, written(plain), thought_end)
+        return tried(tokenizer, kind, written(plain), thinking)
     except ValueError as error:
         refused = error
     try:
-        return tried(tokenizer, kind, written(plainer(narrower(schema))), thought_end)
+        return tried(tokenizer, kind, written(plainer(narrower(schema))), thinking)
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):  # also what is no schema
         raise refused from None
 
@@ -213,13 +214,13 @@ def written(schema: Any) -> str:
     return json.dumps(schema, ensure_ascii=False)
 
 
-def tried(tokenizer: Tokenizer, kind: str, text: str, thought_end: str) -> LLMatcher:
+def tried(tokenizer: Tokenizer, kind: str, text: str, thinking: Thinking | None) -> LLMatcher:
     """A matcher before the first token. Raises ValueError for a text without one: a dead end is found here."""
     import llguidance
 
     own = llguidance.LLMatcher
-    if thought_end:
-        source = own.grammar_from_lark(behind_a_thought(kind, text, thought_end, tokenizer))
+    if thinking:
+        source = own.grammar_from_lark(behind_a_thought(kind, text, thinking, tokenizer))
     elif kind == "json_schema":
         source = own.grammar_from_json_schema(text, defaults={"whitespace_pattern": SPACE})
     else:
@@ -237,22 +238,6 @@ def names_are_texts(value: object) -> bool:
     if isinstance(value, dict):
         return all(isinstance(name, str) and names_are_texts(one) for name, one in value.items())
     return not isinstance(value, list) or all(map(names_are_texts, value))
-
-
-def behind_a_thought(kind: str, text: str, end: str, tokenizer: Tokenizer) -> str:
-    """A grammar in which the answer stands behind a thought, which is any text up to its marker."""
-    from llguidance import regex_to_lark
-
-    special = tokenizer.specials_in(end)
-    if special:  # a control token, in whose place its letters would be mere text
-        thought = "thought: /(?s:.*)/ " + " ".join(f"<[{id}]>" for id in special)
-    else:
-        thought = f"thought[suffix={json.dumps(end)}]: /(?s:.*)/"
-    if kind == "json_schema":
-        answer = "%json " + json.dumps({"x-guidance": {"whitespace_pattern": SPACE}, **json.loads(text)})
-    else:
-        answer = f"%lark {{\n{text if kind == 'grammar' else f'start: /{regex_to_lark(text)}/'}\n}}"
-    return f"start: thought /[ \\n]*/ answer\n{thought}\nanswer: {answer}\n"
 
 
 @lru_cache(maxsize=4)

@@ -368,6 +368,13 @@ class Prefixes:
     def commit(self) -> None:
         """The oldest step that is sealed succeeded, or else the newest: the blocks registered in it are valid."""
 
+    def withdraw(self, seq: Sequence) -> bool:
+        """What a sequence has registered in the step that is committed next is not valid: it is registered no more.
+
+        False, and nothing changes, where another sequence uses a part of it.
+        """
+        return True
+
     def rebuild(self) -> list[int]:
         """After an interrupt: no sequence uses a prefix, and blocks that no committed step computed are removed.
 

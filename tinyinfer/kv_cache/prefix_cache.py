@@ -106,6 +106,18 @@ class PrefixCache(Prefixes):
             self._new = []
         self._now += 1
 
+    def withdraw(self, seq: Sequence) -> bool:
+        path, new = self._paths[seq.id], self._sealed[0]
+        bad = [node for node in path if node in new]  # the end of the path: what follows a new block is new
+        if any(node.users > 1 for node in bad):
+            return False
+        for _ in bad:
+            node = path.pop()
+            node.users, self.evictable = 0, self.evictable + 1
+            self._remove(node)
+        self._sealed[0] = [node for node in new if node not in bad]
+        return True
+
     def rebuild(self) -> list[int]:
         for node in chain(self._new, *self._sealed):  # each is noted before it enters the tree
             siblings = node.parent.children if node.parent else {}

@@ -152,19 +152,26 @@ async def send(target: Target, ask: Ask, answered: Answered, clock: Time) -> Non
 
 
 def read_event(event: dict[str, Any], answered: Answered, came: float) -> None:
-    """Writes down one piece of an answer."""
+    """Writes down one piece of an answer. A count that is none is absent: servers tell them in several ways."""
     if error := event.get("error"):
         answered.error = str(error.get("message", error) if isinstance(error, dict) else error)
     for choice in event.get("choices") or []:
         said = choice.get("delta") or choice
         ids = choice.get("token_ids")
         words = [said.get(key) for key in ("text", "content", "reasoning_content", "reasoning", "tool_calls")]
-        if count := len(ids) if ids is not None else int(any(words)):
+        if count := len(ids) if isinstance(ids, list) else int(any(words)):
             answered.pieces.append((came, count))
     if usage := event.get("usage"):
-        read, written = (int(usage.get(f"{kind}_tokens") or 0) for kind in ("prompt", "completion"))
-        answered.prompt_tokens, answered.output_tokens = read, written
-        answered.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens")
+        answered.prompt_tokens = count_in(usage, "prompt_tokens") or 0
+        answered.output_tokens = count_in(usage, "completion_tokens") or 0
+        details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
+        answered.cached_tokens = count_in(details, "cached_tokens")
+
+
+def count_in(told: Any, name: str) -> int | None:
+    """A count that a server tells; None where it tells none."""
+    value = told.get(name) if isinstance(told, dict) else None
+    return value if type(value) is int and value >= 0 else None
 
 
 async def events(target: Target, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

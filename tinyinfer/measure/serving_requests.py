@@ -121,8 +121,9 @@ def repeated_prefixes(
 
 def sharegpt(source: Source, path: str, count: int, output: int | None, rng: random.Random) -> list[Ask]:
     """Questions of conversations. output: tokens of all answers; None: as many as were given. Raises SwitchError."""
-    talks = [one.get("conversations", []) if isinstance(one, dict) else [] for one in read_json(path)]
-    pairs = [talk[:2] for talk in talks if len(talk) >= 2 and all(isinstance(turn, dict) for turn in talk[:2])]
+    talks = (one.get("conversations") for one in read_json(path) if isinstance(one, dict))
+    firsts = (talk[:2] for talk in talks if isinstance(talk, list))
+    pairs = [pair for pair in firsts if len(pair) == 2 and all(isinstance(turn, dict) for turn in pair)]
     rng.shuffle(pairs)
     found: list[Ask] = []
     for question, answer in pairs:
@@ -142,7 +143,8 @@ def custom(path: str, count: int, output: int) -> list[Ask]:
     """The lines of a file, again from the first one when they are fewer than `count`. Raises SwitchError."""
     found = []
     for where, entry in read_lines(path):
-        prompt, tokens = entry.get("prompt"), entry.get("output_tokens", output)
+        prompt, tokens = entry.get("prompt"), entry.get("output_tokens")
+        tokens = output if tokens is None else tokens
         is_ids = isinstance(prompt, list) and all(type(one) is int for one in prompt)
         if not prompt or not (isinstance(prompt, str) or is_ids):
             raise wrong(path, where, '"prompt" must be a text or a list of token ids')
@@ -158,12 +160,14 @@ def timed_trace(source: Source, path: str, count: int, seed: int) -> list[Ask]:
     for where, entry in read_lines(path):
         if len(found) == count:
             break
-        stamp, size, output = (entry.get(key) for key in ("timestamp", "input_length", "output_length"))
-        if not isinstance(stamp, (int, float)) or stamp < 0:
+        stamp, size, output = (entry.get(key, -1) for key in ("timestamp", "input_length", "output_length"))
+        if type(stamp) not in (int, float) or not 0 <= stamp < math.inf:
             raise wrong(path, where, '"timestamp" must be a number of milliseconds')
-        if not isinstance(size, int) or not isinstance(output, int) or min(size, output) < 1:
+        if not (type(size) is type(output) is int and min(size, output) >= 1):
             raise wrong(path, where, '"input_length" and "output_length" must be whole numbers of at least 1')
-        names = entry.get("hash_ids", [])
+        names = entry.get("hash_ids") or []
+        if not isinstance(names, list):
+            raise wrong(path, where, '"hash_ids" must be a list of names')
         blocks = [source.prompt(random.Random(f"{seed} {name}"), BLOCK) for name in names[: size // BLOCK]]
         own = size - BLOCK * len(blocks)
         blocks += [source.prompt(random.Random(f"{seed} line {where}"), own)] if own else []

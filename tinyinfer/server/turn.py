@@ -22,7 +22,7 @@ from tinyinfer.server.errors import wrong
 from tinyinfer.server.messages import for_template
 from tinyinfer.server.tool_calls.forced import Asked, grammar_of
 from tinyinfer.server.tools import Tools
-from tinyinfer.text.reasoning import ChatPrompt, Thinking
+from tinyinfer.text.reasoning import ChatPrompt
 
 
 @dataclass(frozen=True)
@@ -47,28 +47,26 @@ class Turn:
         if self.tools.offered:
             variables["tools"] = list(self.tools.offered)
         prompt = self.llm.chat_prompt(for_template(self.messages), variables)
-        may_think = prompt.thinking is not None and not prompt.thinking.opened
-        either = params.json_schema is not None and (self.tools.offered or may_think)
+        either = params.json_schema is not None and self.tools.offered
         if either and not self.tools.forced:
             bars(self.llm.tokenizer, params, frozenset())  # a fault of the schema alone names the schema
         if self.tools.forced or either:
-            params = replace(params, grammar=self._grammar(prompt.thinking, params.json_schema), json_schema=None)
+            params = replace(params, grammar=self._grammar(params.json_schema), json_schema=None)
         marks = self.tools.format.names if self.tools.format else ()
         return ChatPrompt(prompt, prompt.thinking, marks), params
 
-    def _grammar(self, thinking: Thinking | None, schema: Any) -> str:
-        """What an answer looks like: a call that must come, else a call or JSON of the schema, after any thinking.
+    def _grammar(self, schema: Any) -> str:
+        """What an answer looks like: a call that must come, else a call or JSON of the schema.
 
         schema: JSON text. Raises APIError for parameters that the format of calls cannot hold.
         """
         format = self.tools.format
-        marks = (*(format.names if format else ()), *((thinking.start, thinking.end) if thinking else ()))
-        tokens = self.llm.tokenizer.specials_in
+        tokens, marks = self.llm.tokenizer.specials_in, format.names if format else ()
         special = {name: id for mark in marks for id, name in tokens(mark).items() if name == mark}
         functions = self.tools.forced or tuple(tool["function"] for tool in self.tools.offered)
         form = None if self.tools.forced else json.loads(schema)
         try:
-            return grammar_of(Asked(functions, self.tools.one, form, special), format, thinking)
+            return grammar_of(Asked(functions, self.tools.one, form, special), format)
         except ValueError as error:
             raise wrong("tools", str(error)) from None
 

@@ -21,6 +21,7 @@ from typing import Protocol
 from tinyinfer.errors import ModelError
 
 REASONING_FIELDS = ("reasoning_content", "thinking", "reasoning")  # a message's thinking, as templates name it
+THINKING_SWITCHES = ("enable_thinking", "thinking")  # variables of templates, by which a caller switches it off
 Render = Callable[..., str]  # ChatTemplate.render
 QUESTION, THOUGHT, ANSWER = "a question", "some thinking", "an answer"  # what a template is shown to find its markers
 MARK = r"<[^<>\s]+>|\[[^\[\]\s]+\]"  # <think>, [THINK]
@@ -43,11 +44,15 @@ class Detokenizer(Protocol):
 
 @dataclass(frozen=True)
 class Thinking:
-    """The markers around a model's thinking. opened: whether the prompt has opened the block already."""
+    """The markers around a model's thinking. opened: whether the prompt has opened the block already.
+
+    off: whether the caller has switched thinking off: an answer in a form (guided/thoughts.py) then begins at once.
+    """
 
     start: str
     end: str
     opened: bool = False
+    off: bool = False
 
     def after(self, prompt: str) -> Thinking | None:
         """How the answer to a prompt is split; None when the prompt ends with a block that is closed."""
@@ -66,9 +71,9 @@ class ChatPrompt(list[int]):
         self.thinking, self.marks = thinking, marks
 
     @property
-    def thought_end(self) -> str:
-        """What ends a thought that the prompt has opened; "" where it has opened none."""
-        return self.thinking.end if self.thinking and self.thinking.opened else ""
+    def thought(self) -> Thinking | None:
+        """The thinking that may come before an answer in a form; None for none."""
+        return None if self.thinking is None or (self.thinking.off and not self.thinking.opened) else self.thinking
 
 
 # The markers of a template.

@@ -13,14 +13,14 @@ import codecs
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import chain, takewhile
 from typing import TYPE_CHECKING, Any
 
 from tinyinfer.errors import TextError
 from tinyinfer.text.control_tokens import ControlTokens, Conversation, conversation_ids
-from tinyinfer.text.reasoning import ChatPrompt, Thinking
+from tinyinfer.text.reasoning import THINKING_SWITCHES, ChatPrompt, Thinking
 from tinyinfer.text.spelling import read_spelling
 
 if TYPE_CHECKING:  # both are loaded on use: they cost start-up time
@@ -141,7 +141,8 @@ class Tokenizer:
         if not parse_special:
             conversation = Conversation(self.render, text, messages, variables)
             ids = conversation_ids(self._control_tokens, encoding, conversation, self._vocabulary.template_path)
-        return ChatPrompt(ids, self.thinking(text))
+        thinking, off = self.thinking(text), False in (variables.get(name) for name in THINKING_SWITCHES)
+        return ChatPrompt(ids, replace(thinking, off=off) if thinking else None)
 
     def _encoding(self, text: str, add_special_tokens: bool) -> Encoding:
         try:

@@ -12,11 +12,10 @@ from golden import write_hf_folder
 from tinyinfer import LLM, SamplingParams
 from tinyinfer.guided.grammar import bars
 from tinyinfer.request import RequestOutput
-from tinyinfer.server.tool_calls.forced import Asked, grammar_of, literal
+from tinyinfer.server.tool_calls.forced import Asked, grammar_of
 from tinyinfer.server.tool_calls.formats import FORMATS
 from tinyinfer.server.tool_calls.mistral import NEWER_MISTRAL
 from tinyinfer.server.tool_calls.splitter import CallSplitter, Format
-from tinyinfer.text.reasoning import Thinking
 
 CITY = {"enum": ["Paris", "Rome", "\"'\\é"]}
 FUNCTIONS: list[dict[str, Any]] = [
@@ -67,7 +66,7 @@ def conforms(function: str, given: dict[str, Any]) -> bool:
 def test_what_comes_is_a_call_that_conforms(llm: LLM, name: str) -> None:
     """In every format, by its own parser. Catches a form that the parser does not read, and a schema left out."""
     seen = set()
-    for out in answers(llm, grammar_of(Asked(FUNCTIONS, True), ALL[name], None)):
+    for out in answers(llm, grammar_of(Asked(FUNCTIONS, True), ALL[name])):
         assert out.finish_reason == "stop"
         [(function, given)] = read(ALL[name], out.text)
         assert conforms(function, given), given
@@ -79,53 +78,38 @@ def test_a_required_key_without_a_schema_is_refused_for_key_value() -> None:
     """Catches a call without it, which breaks the schema that the caller gave."""
     parameters = {"properties": {"a": {}}, "required": ["b"]}
     with pytest.raises(ValueError, match="required 'b'"):
-        grammar_of(Asked([{"name": "f", "parameters": parameters}]), FORMATS["pythonic"], None)
+        grammar_of(Asked([{"name": "f", "parameters": parameters}]), FORMATS["pythonic"])
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_function_may_have_any_name(llm: LLM, name: str) -> None:
     """Catches a name that is taken for a place of the format's own, so that no parser finds the call."""
     own = "see_ARGUMENTS_of_NAME"
-    [out] = answers(llm, grammar_of(Asked([{"name": own}], True), ALL[name], None), count=1)
+    [out] = answers(llm, grammar_of(Asked([{"name": own}], True), ALL[name]), count=1)
     assert read(ALL[name], out.text) == [(own, {})]
 
 
 def test_several_calls_may_come(llm: LLM) -> None:
     """And one alone, as the model likes."""
-    grammar = grammar_of(Asked(FUNCTIONS), FORMATS["hermes"], None)
+    grammar = grammar_of(Asked(FUNCTIONS), FORMATS["hermes"])
     counts = {len(read(FORMATS["hermes"], out.text)) for out in answers(llm, grammar)}
     assert len(counts) > 1
-
-
-def test_a_model_that_thinks_may_do_so_first(llm: LLM) -> None:
-    """A block that the prompt opened is guided decoding's own. Catches a call inside the thinking, where none is read.
-    """
-    call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-    for opened in (False, True):
-        asked = Asked(FUNCTIONS[1:2], True)
-        grammar = grammar_of(asked, FORMATS["hermes"], Thinking("<think>", "</think>", opened))
-        assert follows(llm, grammar, call)
-        assert follows(llm, grammar, f"<think>Hm.\n</think>\n\n{call}") != opened
-        assert not follows(llm, grammar, f"Hm. {call}")
 
 
 def test_an_answer_in_json_may_be_a_call_instead(llm: LLM) -> None:
     """Where a schema and tools are asked for at once. Catches tools that can never be called beside a schema."""
     schema = {"type": "object", "properties": {"x": {"enum": [1]}}, "required": ["x"], "additionalProperties": False}
     call = '<tool_call>\n{"name": "now", "arguments": {}}\n</tool_call>'
-    grammar = grammar_of(Asked(FUNCTIONS[1:2], schema=schema), FORMATS["hermes"], None)
+    grammar = grammar_of(Asked(FUNCTIONS[1:2], schema=schema), FORMATS["hermes"])
     for text, fits in (('{"x": 1}', True), (call, True), ('{"x": 2}', False), (call + '{"x": 1}', False)):
         assert follows(llm, grammar, text) == fits
-    grammar = grammar_of(Asked(schema=schema), None, Thinking("<think>", "</think>"))
-    assert follows(llm, grammar, '<think>Hm.</think>\n\n{"x": 1}')
-    assert not follows(llm, grammar, 'Hm. {"x": 1}')
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_a_schema_may_be_true_or_false(llm: LLM, name: str) -> None:
     """Of a property. Catches a schema that is taken for an object."""
     parameters = {"properties": {"a": True}, "required": ["a"], "additionalProperties": False}
-    grammar = grammar_of(Asked([{"name": "f", "parameters": parameters}], True), ALL[name], None)
+    grammar = grammar_of(Asked([{"name": "f", "parameters": parameters}], True), ALL[name])
     texts = [ALL[name].before + ALL[name].call.replace("NAME", "f").replace("ARGUMENTS", one) + ALL[name].after
              for one in ('{"a": [1, null]}', "a=[1, null]")]  # fmt: skip
     assert any(follows(llm, grammar, text) for text in texts)
@@ -145,10 +129,8 @@ def follows(llm: LLM, grammar: str, text: str) -> bool:
 def test_marks_that_are_special_tokens_stand_by_their_ids(llm: LLM) -> None:
     """Catches [TOOL_CALLS] spelled letter by letter, which the model has never seen."""
     [(id, name)] = llm.tokenizer.specials_in("<|bos|>").items()
-    assert literal(f"a{name}b", {name: id}) == f'"a" <[{id}]> "b"'
-    assert literal('"\n', {}) == json.dumps('"\n')
     format = replace(NEWER_MISTRAL, call=f"{name}NAME(ARGUMENTS)")
-    [out] = answers(llm, grammar_of(Asked(FUNCTIONS[1:2], True, special={name: id}), format, None), count=1)
+    [out] = answers(llm, grammar_of(Asked(FUNCTIONS[1:2], True, special={name: id}), format), count=1)
     assert out.token_ids[0] == id
     assert out.text == "now({})"
 
@@ -157,4 +139,4 @@ def test_a_schema_that_key_and_value_cannot_hold_is_refused() -> None:
     """The pythonic form writes each key apart. Catches arguments that do not conform to the rest of the schema."""
     for parameters in ({"properties": {"a b": {}}}, {"properties": {"a": {}}, "anyOf": [{"required": ["a"]}]}):
         with pytest.raises(ValueError, match="key=value"):
-            grammar_of(Asked([{"name": "f", "parameters": parameters}]), FORMATS["pythonic"], None)
+            grammar_of(Asked([{"name": "f", "parameters": parameters}]), FORMATS["pythonic"])

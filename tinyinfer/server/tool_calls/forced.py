@@ -3,22 +3,17 @@
 `tool_choice` may ask for a call. A wish in the prompt is followed often; a grammar is followed always
 (tinyinfer/guided): what comes is a call of one of the functions, with arguments that conform to its schema, in the form
 that the model writes anyway, so that the same parser reads it. Where an answer in JSON is asked for, and tools are
-offered, too, it is one or the other. A model that begins by thinking may do so, to the end marker of its thinking.
+offered, too, it is one or the other. Guided decoding itself lets a model think first (guided/thoughts.py).
 """
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from tinyinfer.guided.thoughts import literal
 from tinyinfer.server.tool_calls.splitter import Format, json_rule
-from tinyinfer.text.reasoning import Thinking
-
-ANYTHING = r"/(.|\n)*/"
-BLANK = r"/\n{0,2}/"
 
 
 @dataclass(frozen=True)
@@ -34,22 +29,15 @@ class Asked:
     special: Mapping[str, int] = field(default_factory=dict)
 
 
-def grammar_of(asked: Asked, format: Format | None, thinking: Thinking | None) -> str:
-    """The grammar, in Lark's syntax, of an answer, which may begin with a block of thinking.
-
-    Without one where the prompt has opened it: guided decoding begins behind its end (guided/grammar.py).
-    """
+def grammar_of(asked: Asked, format: Format | None) -> str:
+    """The grammar, in Lark's syntax, of an answer."""
     ways, rules = [], list[str]()
     if asked.schema is not None:
         ways, rules = ["json"], [f"json: {json_rule(asked.schema)}"]
     if format is not None and asked.functions:
         rules += call_rules(format, asked)
         ways.append("calls")
-    start = f"({' | '.join(ways)})"
-    if thinking is not None and not thinking.opened:
-        start = f"(opening thought)? {start}"
-        rules += thought(thinking, asked.special)
-    return "\n".join([f"start: {start}", *rules, ""])
+    return "\n".join([f"start: {' | '.join(ways)}", *rules, ""])
 
 
 def call_rules(format: Format, asked: Asked) -> list[str]:
@@ -71,17 +59,3 @@ def schema_of(function: Mapping[str, Any]) -> dict[str, Any]:
     schema = function.get("parameters") or {"properties": {}, "additionalProperties": False}
     return {**schema, "type": "object"}
 
-
-def literal(text: str, special: Mapping[str, int]) -> str:
-    """A text in Lark's syntax, in which special tokens stand by their ids."""
-    names = "|".join(map(re.escape, special)) or "$^"
-    parts: Iterable[str] = re.split(f"({names})", text)
-    return " ".join(f"<[{special[part]}]>" if part in special else json.dumps(part) for part in parts if part)
-
-
-def thought(thinking: Thinking, special: Mapping[str, int]) -> list[str]:
-    """The rules of a block of thinking."""
-    rules = [f"opening: {literal(thinking.start, special)}", f"blank: {BLANK}"]
-    if thinking.end in special:
-        return [*rules, f"thought: {ANYTHING} {literal(thinking.end, special)} blank"]
-    return [*rules, "thought: thinking blank", f"thinking[suffix={json.dumps(thinking.end)}]: {ANYTHING}"]
