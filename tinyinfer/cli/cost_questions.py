@@ -9,6 +9,7 @@ import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from tinyinfer.cli.arguments import UsageError
 from tinyinfer.cli.console import is_terminal, say, show, show_json
@@ -31,15 +32,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def given(text: str) -> dict[str, str]:
+def given(text: str) -> dict[str, Any]:
     """The answers of the flag or of its file. Raises UsageError for what is neither."""
     if "=" not in text:
         if not Path(text).is_file():
             cure = "give a JSON file, or data=yes,control=no and so on"
             raise UsageError(f"--answers {text}: there is no such file; {cure}")
-        from tinyinfer.loading.json_fields import read_json
+        from tinyinfer.loading.json_fields import typed_fields
 
-        return read_json(Path(text))
+        return typed_fields(Path(text)).values
     parts = [part.partition("=") for part in text.split(",")]
     return {name.strip(): word.strip() for name, _, word in parts}
 
@@ -47,7 +48,7 @@ def given(text: str) -> dict[str, str]:
 def asked() -> dict[str, str]:
     """The answers of the terminal. Raises UsageError where there is none."""
     if not is_terminal(sys.stdin):
-        names = ", ".join(f"{one.name} ({'/'.join(answer.word for answer in one.answers)})" for one in QUESTIONS)
+        names = ", ".join(f"{one.name} ({choices(one, '/')})" for one in QUESTIONS)
         raise UsageError(f"--questions asks on a terminal, and stdin is none; give --answers for {names}")
     return {one.name: ask(one, f"{i} of {len(QUESTIONS)}") for i, one in enumerate(QUESTIONS, 1)}
 
@@ -57,11 +58,15 @@ def ask(question: Question, place: str) -> str:
     say(f"\n{place}, {question.name}: {question.text}")
     for answer in question.answers:
         say(f"  {answer.word:10} {answer.reason}")
-    known = [answer.word for answer in question.answers]
     while True:
-        say(f"{' / '.join(known)} > ", end="")
+        say(f"{choices(question, ' / ')} > ", end="")
         line = sys.stdin.readline()
         if not line:
             raise UsageError(f"--questions: {question.name} was not answered, as stdin ended; answer all ten")
-        if line.strip() in known:
+        if question.answer(line.strip()) is not None:
             return line.strip()
+
+
+def choices(question: Question, between: str) -> str:
+    """What may be answered, in a line; a number may be another one, too."""
+    return between.join([*(answer.word for answer in question.answers), *["any number"] * bool(question.graded)])

@@ -10,9 +10,10 @@ import os
 from typing import Any
 
 from tinyinfer.measure.api_bill import Api, bill
-from tinyinfer.measure.break_even import Bar, break_even, doubtful, last_of, tornado
-from tinyinfer.measure.cost import HOURS, cost_a_day, machines, utilization
-from tinyinfer.measure.cost_report import Case
+from tinyinfer.measure.break_even import Bar, Region, doubtful, last_of
+from tinyinfer.measure.cost import HOURS, Service
+from tinyinfer.measure.cost_report import Case, where_they_meet
+from tinyinfer.measure.cost_week import machines_by_hour, utilization_by_hour
 from tinyinfer.measure.figures import drawable, save
 
 POINTS = 2000  # of a staircase
@@ -26,35 +27,40 @@ def draw_cost(path: str, case: Case) -> None:
     panels = figure.subplots(1, 3 if case.api else 1, squeeze=False)[0]
     draw_hours(panels[0], case)
     if case.api:
-        draw_lines(panels[1], case, case.api)
-        draw_tornado(panels[2], case, case.api)
+        service, region, bars = where_they_meet(case, case.api)
+        draw_lines(panels[1], case, case.api, service, doubtful(region, bars), region)
+        draw_tornado(panels[2], region, bars[::-1])
     name = drawable(os.path.basename(case.model).removesuffix(".json"))
     figure.suptitle(f"{name}, {case.requests:,.10g} requests a day")
     save(figure, path)
 
 
 def draw_hours(axes: Any, case: Case) -> None:
-    """Machines that are paid, and the part of them that works, over the hours of a day."""
-    paid, used = machines(case.service, case.requests), utilization(case.service, case.requests)
-    hours = range(HOURS)
+    """Machines that are paid, and the part of them that works, over the hours of a day, or of a week from Monday on."""
+    paid = machines_by_hour(case.service, case.requests, case.weekend)
+    used, hours = utilization_by_hour(case.service, case.requests, case.weekend), range(len(paid))
+    title, ticks = ("A day", range(0, HOURS, 3)) if len(paid) == HOURS else ("A week", range(0, len(paid), HOURS))
     axes.bar(hours, paid, width=0.9, color="lightgray", label="machines paid")
     work = [count * share for count, share in zip(paid, used, strict=True)]
     axes.bar(hours, work, width=0.9, color="tab:blue", label="of these at work")
-    axes.set(title="A day", xlabel="hour", ylabel="machines", xticks=range(0, HOURS, 3))
+    axes.set(title=title, xlabel="hour", ylabel="machines", xticks=ticks)
     axes.set_ylim(0, 1.25 * max(paid))
     axes.yaxis.get_major_locator().set_params(integer=True)
     axes.legend(loc="upper left")
 
 
-def draw_lines(axes: Any, case: Case, api: Api) -> None:
-    """Money a day over requests a day, and the region in which the two sides meet."""
-    service, region = case.service, break_even(case.service, api)
-    least, most = map(drawn, doubtful(region, tornado(service, api, case.ranges)))
-    last = drawn(last_of(region))
+def draw_lines(
+    axes: Any, case: Case, api: Api, service: Service, doubt: tuple[float | None, float | None], region: Region | None
+) -> None:
+    """Money a day over requests a day, and the region in which the API and the set-up that pays first meet."""
+    (least, most), last = map(drawn, doubt), drawn(last_of(region))
     top = 1.6 * max(case.requests, last or 0.0, least or 0.0) or 1.0
     counts = [top * i / POINTS for i in range(POINTS + 1)]
-    own = [cost_a_day(service, n) for n in counts]
+    own = [case.money(n, service) for n in counts]
     axes.plot(counts, own, color="tab:blue", label="own machines")
+    if service != case.service:
+        chosen = [case.money(n) for n in counts]
+        axes.plot(counts, chosen, color="tab:blue", linestyle="--", label=f"own, {case.service.speed.name}")
     axes.plot([0, top], [0, top * bill(api, service.tokens)], color="tab:orange", label=api.name)
     if least is not None:
         axes.axvspan(least, min(top, top if most is None else most), color="gold", alpha=0.25,
@@ -70,9 +76,8 @@ def draw_lines(axes: Any, case: Case, api: Api) -> None:
     axes.legend(loc="upper left", fontsize="small")
 
 
-def draw_tornado(axes: Any, case: Case, api: Api) -> None:
+def draw_tornado(axes: Any, region: Region | None, bars: list[Bar]) -> None:
     """How far each input moves the break-even; one to the edge never comes, or beyond what is looked at."""
-    region, bars = break_even(case.service, api), tornado(case.service, api, case.ranges)[::-1]
     ends = [end for bar in bars for one in (bar.low, bar.high) if (end := drawn(one)) is not None]
     middle = drawn(last_of(region))
     edge = 1.15 * max([*ends, middle or 0.0]) or 1.0
