@@ -154,6 +154,13 @@ def test_a_small_load_takes_fewer_gpus_than_full_hours_would(capsys):
     assert line["speed"]["tpot_s"] <= 0.05
 
 
+def test_a_load_of_more_gpus_than_the_cluster_has_is_told(capsys):
+    """Eight A100s. Catches a fleet of thousands, planned on a file of one node, without a word."""
+    for requests, told_of in (("1000", False), ("1e9", True)):
+        assert main(["cost", *PAPER, "--price-per-hour", "2", "--requests-per-day", requests], unopened) == 0
+        assert (" GPUs, and --cluster has 8\n" in capsys.readouterr().err) == told_of
+
+
 def test_a_quiet_weekend_is_asked_for_in_percent(capsys):
     """A bought machine waits in it, and is paid: by hand, 24 hours of 2.00 a day, for fewer requests."""
     bought = ("--buy", "17532", "--years", "1", *TYPED[:4], *TOLD)
@@ -314,6 +321,7 @@ def test_the_picture_is_written(tmp_path):
      ([*TYPED, "--day", "1,2,3"], "24 hourly weights, and 3 are given"),
      ([*TYPED, "--day", ",".join(["0"] * 24)], "--day: the weights of a day must be"),
      ([*TYPED, "--day", "weekend"], "'weekend' must be flat, office or 24 numbers"),
+     ([*TYPED, "--currency", " "], "--currency has no name"),
      ([*TYPED, "--weekend", "-5"], "--weekend -5 must be a number of at least 0"),
      ([*PAPER, "--price-per-hour", "2", "--tpot", "0.1"], "--tpot 0.1 ms: the machine never keeps that; the best it"),
      ([*TYPED, "--ttft", "100"], "nothing was measured of it"),
@@ -387,7 +395,11 @@ def test_they_are_asked_on_a_terminal(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [([], "asks on a terminal, and stdin is none; give --answers for data (yes/contract/no)"),
-     (["--answers", "nowhere"], "there is no such file"), (["--answers", "data=yes"], "control is None"),
+     (["--answers", "nowhere"], "there is no such file"),
+     (["--answers", "data=yes"], "control has no answer; answer with one of no, pinned, tuned"),
+     (["--answers", "data=yes,data=no"], "--answers: data is answered twice"),
+     (["--answers", ANSWERS, *TYPED], "--questions computes no cost; leave out --input-tps, or run cost without"),
+     (["--answers", ANSWERS.replace("volume=0.1", "volume=2x")], "volume is '2x'; answer with a number of at least 0"),
      (["--answers", ANSWERS.replace("data=yes", "data=perhaps")], "data is 'perhaps'; answer with one of yes")],
 )  # fmt: skip
 def test_wrong_answers_are_one_sentence(flags, words, capsys, monkeypatch):

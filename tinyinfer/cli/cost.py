@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tinyinfer.measure.api_bill import Api
     from tinyinfer.measure.break_even import Range
     from tinyinfer.measure.cost import Price, Speed, Tokens
+    from tinyinfer.measure.cost_report import Case
     from tinyinfer.measure.workload import Request
 
 TOKENS = {"input_tokens": 1000.0, "output_tokens": 200.0, "cached_tokens": 0.0, "thinking_tokens": 0.0}
@@ -122,7 +123,8 @@ def run(args: argparse.Namespace) -> int:
                          "and --machine, or leave it out")  # fmt: skip
     case = Case(found.model, choice, args.requests_per_day, api, changes, ranges, found.accepted, weekend)
     told_of_lengths = spread_of(requests, choice.chosen.speed, limits[0]) if requests else []
-    for told in [*(warnings_of(api, date.today()) if api else []), *left_out(people), *told_of_lengths]:
+    warned = warnings_of(api, date.today()) if api else []
+    for told in [*warned, *left_out(people), *told_of_lengths, *too_many(case, found.gpus)]:
         say(f"tinyinfer: note: {told}")
     if args.plot:
         from tinyinfer.measure.cost_figures import draw_cost
@@ -144,6 +146,8 @@ def check(args: argparse.Namespace) -> None:
     for name in ("busy", "batched", "accepted"):
         if getattr(args, name) is not None and not 0 <= getattr(args, name) <= 100:
             raise ValueError(f"{dashed(name)} {getattr(args, name):g} must be a percentage, from 0 to 100")
+    if not args.currency.strip():
+        raise ValueError("--currency has no name; give one such as USD")
     if args.answers is not None:
         raise ValueError("--answers belongs to --questions; add it, or leave the answers out")
     if args.price_per_hour is not None and args.buy is not None:
@@ -196,6 +200,14 @@ def limits_of(args: argparse.Namespace) -> tuple[float | None, float | None]:
 def left_out(people: float) -> list[str]:
     """What is missing in the cost as it is given."""
     return [] if people else ["no work of people is counted; add --work-hours and --wage"]
+
+
+def too_many(case: Case, gpus: int | None) -> list[str]:
+    """Whether the load takes more GPUs than a cluster has. gpus: None where no file says how many there are."""
+    from tinyinfer.measure.cost_week import machines_by_hour
+
+    most = max(machines_by_hour(case.service, case.requests, case.weekend)) * case.service.speed.units
+    return [f"the load takes {most:,} GPUs, and --cluster has {gpus:,}"] if gpus is not None and most > gpus else []
 
 
 def workload_of(args: argparse.Namespace) -> list[Request]:

@@ -35,6 +35,7 @@ class Machines:
     """What is known of a machine: the model on it, its speeds, and what would change the chosen one's requests.
 
     price: of one GPU and an hour, where a file says it. accepted: the share of drafts that `predict` takes, if known.
+    gpus: how many there are, where a cluster's file says it.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Machines:
     predict: Predict = lambda speed: []
     price: float | None = None
     accepted: float | None = None
+    gpus: int | None = None
 
 
 def add_arguments(parser: Parser | argparse.ArgumentParser) -> None:
@@ -187,7 +189,7 @@ def on_paper(args: argparse.Namespace, tokens: Tokens) -> Machines:
         n = max(1, one.sequences // one.split.dp)
         return levers(work, cluster, replace(one.split, dp=1), tokens, n, accepted)
 
-    return Machines(args.model, speeds, predict, cluster.price_per_hour, accepted)
+    return Machines(args.model, speeds, predict, cluster.price_per_hour, accepted, cluster.gpus)
 
 
 def measured(args: argparse.Namespace, tokens: Tokens, percentile: int) -> Machines:

@@ -11,9 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from tinyinfer.cli.arguments import UsageError
+from tinyinfer.cli.arguments import UsageError, dashed
 from tinyinfer.cli.console import is_terminal, say, show, show_json
 from tinyinfer.measure.api_or_own import QUESTIONS, Question, recommend, recommendation_text
+
+OWN_FLAGS = {"questions", "answers", "json"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +27,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Asks, and shows the recommendation. Exit status 0."""
+    """Asks, and shows the recommendation. Exit status 0. Raises UsageError beside flags of a cost."""
+    if others := sorted(set(args.given) - OWN_FLAGS):
+        cure = f"leave out {dashed(others[0])}, or run cost without --questions first"
+        raise UsageError(f"--questions computes no cost; {cure}")
     words = given(args.answers) if args.answers is not None else asked()
     found = recommend(words)
     show_json({"answers": words, **asdict(found)}) if args.json else show(recommendation_text(found) + "\n")
@@ -33,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def given(text: str) -> dict[str, Any]:
-    """The answers of the flag or of its file. Raises UsageError for what is neither."""
+    """The answers of the flag or of its file. Raises UsageError for what is neither, and for two to one."""
     if "=" not in text:
         if not Path(text).is_file():
             cure = "give a JSON file, or data=yes,control=no and so on"
@@ -41,8 +46,13 @@ def given(text: str) -> dict[str, Any]:
         from tinyinfer.loading.json_fields import typed_fields
 
         return typed_fields(Path(text)).values
-    parts = [part.partition("=") for part in text.split(",")]
-    return {name.strip(): word.strip() for name, _, word in parts}
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        name, word = (side.strip() for side in part.partition("=")[::2])
+        if name in found:
+            raise UsageError(f"--answers: {name} is answered twice; leave one of them out")
+        found[name] = word
+    return found
 
 
 def asked() -> dict[str, str]:

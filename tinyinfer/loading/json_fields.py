@@ -10,6 +10,7 @@ prices or of a cluster, is corrected, and its sentence says in which line (`type
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
@@ -57,10 +58,11 @@ def fault(text: bytes, error: Exception) -> str:
 def typed_fields(path: Path, where: str | None = None) -> Fields:
     """The fields of a JSON file that somebody writes by hand. where: how messages name it, its path when None.
 
-    Raises ModelError as `read_json` does, with a cure for such a file.
+    The mark that some editors put in front of UTF-8 is passed over. Raises ModelError as `read_json` does, with a cure
+    for such a file.
     """
-    where = where or str(path)
-    return Fields(where, parse_object(read_whole(path, CORRECT), where, cure=CORRECT), "add it")
+    where, text = where or str(path), read_whole(path, CORRECT).removeprefix(BOM_UTF8)
+    return Fields(where, parse_object(text, where, cure=CORRECT), "add it")
 
 
 def read_json(path: Path) -> dict[str, Any]:

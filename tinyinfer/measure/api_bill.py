@@ -78,7 +78,7 @@ def read_api(path: str) -> Api:
     ready = sorted(one.stem for one in READY.glob("*.json"))
     file = READY / f"{path}.json" if path in ready and not os.path.exists(path) else Path(path)
     if not file.is_file():
-        raise ModelError(f"{path}: there is no such file; give a price file, or the example {', '.join(ready)}")
+        raise ModelError(f"{path}: there is no such file; give a price file, or one of the package: {', '.join(ready)}")
     f = typed_fields(file, path)
     price = at_least_0(f, "input")
     api = Api(

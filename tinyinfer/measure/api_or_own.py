@@ -170,7 +170,8 @@ def answers_of(words: Mapping[str, Any]) -> dict[str, Answer]:
     for one in QUESTIONS:
         answer = one.answer(words.get(one.name))
         if answer is None:
-            reason, cure = "{field}: {name} is {value!r}", "answer with {said}"
+            reason = "{field}: {name} is {value!r}" if one.name in words else "{field}: {name} has no answer"
+            cure = "answer with {said}"
             raise SwitchError("answers", words.get(one.name), reason, cure, name=one.name, said=one.said())
         found[one.name] = answer
     return found

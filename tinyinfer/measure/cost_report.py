@@ -260,7 +260,7 @@ def break_even_words(line: Record) -> str:
     region, (least, most) = api["break_even"], api["break_even_if_moved"]
     speed, off = api["break_even_speed"], "one input at an end of its range"
     at_scale = f"\n  with {speed['name']}, on a machine{of_gpus(speed)}, which pays first" * (speed != line["speed"])
-    place = f"\n  for --questions: volume={api['times_break_even']:.3g}"
+    place = f"\n  for --questions: volume={float('{:.3g}'.format(api['times_break_even'])):g}"
     if region is None:
         cheaper = f"; with {off}, from {count(least)} on" if least is not None else ""
         return f"break-even: never, a request costs more on full machines than at the API{cheaper}{at_scale}{place}"
