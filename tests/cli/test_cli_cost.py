@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from tinyinfer.cli.arguments import open_model
 from tinyinfer.cli.cost import spread_of
 from tinyinfer.measure.api_or_own import QUESTIONS
 from tinyinfer.measure.cost import Speed
+from tinyinfer.measure.cost_report import count, money
 from tinyinfer.measure.cost_speeds import ON_PAPER
 from tinyinfer.measure.workload import read_workload
 
@@ -204,16 +206,62 @@ def test_a_range_that_is_none_is_one_sentence(given, words, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_the_page_holds_what_the_command_prints(capsys):
-    """Catches a figure of docs/api-or-self-host.md that is no longer true."""
-    page = (CLUSTERS.parent / "api-or-self-host.md").read_text(encoding="utf-8")
-    large = ("-m", str(CLUSTERS / "llama-2-70b.json"), "--cluster", str(CLUSTERS / "h100.json"), "--dtype", "bfloat16")
-    asked = ("--tpot", "50", "--price-per-hour", "2.5", "--requests-per-day", "2000000", "--work-hours", "40")
-    text = told(capsys, *large, *asked, "--wage", "80", "--accepted", "60", "--api", "example")
-    shown = [line for line in text.splitlines() if line.startswith(("USD", "a day", "break-even:", "a million output"))]
-    shown += text.split("predicted, a full machine alone")[1].splitlines()[1:7]
-    assert len(shown) == 10
-    assert [line for line in shown if line not in page] == []
+PAGE = (CLUSTERS.parent / "api-or-self-host.md").read_text(encoding="utf-8")
+BLOCKS = [block.strip().splitlines() for block in PAGE.split("```text")[1:]]
+BLOCKS = [block[: block.index("```")] for block in BLOCKS]
+
+
+def flags_of(command: str) -> list[str]:
+    """The flags of a command of the page, which is typed at the top of a checkout."""
+    words = shlex.split(command.replace("\\\n", " ")) if command else []
+    return [str(CLUSTERS.parents[1] / word) if word.startswith("docs/") else word for word in words]
+
+
+LARGE = flags_of("\n".join(BLOCKS[0][:2]).replace("--plot cost.png", "").removeprefix("python -m tinyinfer cost"))
+
+
+@pytest.mark.parametrize("block", [0, 1, 3])
+def test_every_line_of_the_page_is_printed(block, capsys):
+    """In its order: the cost, what would change it, and the questionnaire. Catches a figure that is no longer true."""
+    lines = BLOCKS[block]
+    typed = flags_of(lines[0].removeprefix("python -m tinyinfer cost")) if block == 3 else LARGE
+    shown = [line for line in lines if not line.startswith(("python -m", "    --price-per-hour"))]
+    printed = told(capsys, *typed).replace(f"{CLUSTERS.parents[1]}/", "")
+    assert len(shown) >= 6
+    at = 0
+    for line in shown:
+        at = printed.find(f"{line}\n", at)
+        assert at >= 0, line
+        at += len(line)
+
+
+CHANGES = [line.strip("| ").split(" | ") for line in PAGE.split("| changed |")[1].split("\n\n")[0].splitlines()[2:]]
+
+
+@pytest.mark.parametrize("row", CHANGES, ids=lambda row: row[0][:30])
+def test_every_change_of_the_page_gives_its_figures(row, capsys):
+    """Catches a row of the table that the command no longer prints."""
+    flags = flags_of(row[0].split("`")[1]) if "`" in row[0] else []
+    line = line_of(capsys, *LARGE, *flags)
+    ends = dict.fromkeys(count(end) for end in line["api"]["break_even"].values())
+    costs = [money(side["cost_per_day"]) for side in (line, line["api"])]
+    assert [str(line["speed"]["units"]), *costs, " to ".join(ends)] == row[1:]
+
+
+def test_the_figures_in_the_text_of_the_page_are_those_of_the_command(capsys):
+    """Of a small load on large machines, its dear tokens, and of a cached prefix. Catches a sentence left behind."""
+    small = line_of(capsys, *LARGE, "--requests-per-day", "20000")
+    text = " ".join(PAGE.split())
+    full = money(small["full_hours"]["cost_per_day"])
+    assert f"two small machines cost {money(small['cost_per_day'])} USD, and two of 8 GPUs {full}" in text
+    full = line_of(capsys, *LARGE)["cost_per_million_output_tokens"]
+    assert f"output tokens cost {money(small['cost_per_million_output_tokens'])} USD and not {full:.2f}." in text
+    [cached] = [one for one in line_of(capsys, *LARGE, "--cached-tokens", "800")["levers"] if "cached" in one["change"]]
+    assert f"leaves {cached['ratio']:.2f} of the cost" in text
+    assert f"predicted over published is {ON_PAPER[0]} to {ON_PAPER[1]}, " in text
+    typed = flags_of(BLOCKS[3][0].removeprefix("python -m tinyinfer cost"))
+    assert len(line_of(capsys, *typed)["turns"]) == 8
+    assert "here these two and six others" in text
 
 
 def test_what_bench_wrote_is_read(capsys, tmp_path):

@@ -113,7 +113,7 @@ def test_the_weights_stand_beside_the_reasons():
     assert f"    -2  {found.against[0].reason}" in lines
     told = [float(line.split()[0]) for line in lines if line.startswith("    ") and line.split()[0][:1] in "+-"]
     assert sum(told) == pytest.approx(found.weight)
-    assert f"The weights add up to {found.weight:+g}." in recommendation_text(found)
+    assert f"The weights add up to {found.weight:g}." in recommendation_text(found)
     alone = recommendation_text(recommend(FOR_API | {"data": "no"}))
     assert "control (decides alone)" in alone
     assert "add up" not in alone  # they do not decide

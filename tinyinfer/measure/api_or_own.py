@@ -73,9 +73,8 @@ def volume_of(times: float) -> Answer:
     """
     doublings = math.log2(times) if times else -math.inf
     weight = round(min(MOST_OF_VOLUME, max(-MOST_OF_VOLUME, doublings)), 1) + 0.0  # + 0.0: no minus zero
-    place = "below" if times < 1 else "above" if times > 1 else "in the region of"
-    apart = f", which it is {times:.3g} times" if times != 1 else ""
-    return Answer(f"{times:.3g}", weight, f"the volume is {place} the break-even{apart}")
+    place = f"{times:.3g} times" if times != 1 else "in the region of"
+    return Answer(f"{times:.3g}", weight, f"the volume is {place} the break-even")
 
 
 def times_break_even(requests: float, least: float | None, most: float | None) -> float:
@@ -241,8 +240,8 @@ def recommendation_text(found: Recommendation) -> str:
         if listed:
             parts.append("\n".join([title, *map(weighed, listed)]))
     if not any(one.decides for one in found.reasons):
-        parts.append(f"The weights add up to {found.weight:+g}. From {CLOSE:+d} on they recommend your own machines, "
-                     f"from {-CLOSE:+d} down the API; between, the sides are close.")  # fmt: skip
+        sides = f"From {CLOSE:+d} on they recommend your own machines, from {-CLOSE:+d} down the API"
+        parts.append(f"The weights add up to {found.weight or 0:g}. {sides}; between, the sides are close.")
     if found.turns:
         title = "One of these answers alone would change it:"
         parts.append("\n".join([title, *(f"  - {one}" for one in found.turns)]))
