@@ -228,7 +228,7 @@ def words_of(side: str, ends: list[Answer]) -> str:
 
 
 def turning(given: Mapping[str, Answer], side: str) -> list[str]:
-    """The answers, each alone, that would recommend another side, and which: volume=above: own machines."""
+    """The answers, each alone, that would recommend another side, and which: volume=10: own machines."""
     found = [(one.name, other.word, side_of({**given, one.name: other})) for one in QUESTIONS for other in one.answers]
     return [f"{name}={word}: {other}" for name, word, other in found if other != side]
 
