@@ -112,6 +112,9 @@ def test_a_break_even_is_of_the_set_up_that_pays_first():
     assert line["api"]["break_even"] == report(case_of(speeds=(LARGE,)))["api"]["break_even"]
     assert "with four GPUs, on a machine of 4 GPUs, which pays first" in cost_text(line)
     assert "which pays first" not in cost_text(report(CASE))
+    never = cost_text(report(case_of(replace(OWN, price=Price(30.0)), 1000, (SMALL, LARGE))))
+    assert "break-even: never" in never
+    assert "with four GPUs, on a machine of 4 GPUs, which is the cheapest in full hours" in never
 
 
 def test_the_place_beside_the_break_even_is_told_for_the_questions():

@@ -259,7 +259,8 @@ def break_even_words(line: Record) -> str:
     api = line["api"]
     region, (least, most) = api["break_even"], api["break_even_if_moved"]
     speed, off = api["break_even_speed"], "one input at an end of its range"
-    at_scale = f"\n  with {speed['name']}, on a machine{of_gpus(speed)}, which pays first" * (speed != line["speed"])
+    why = "pays first" if region else "is the cheapest in full hours"
+    at_scale = f"\n  with {speed['name']}, on a machine{of_gpus(speed)}, which {why}" * (speed != line["speed"])
     place = f"\n  for --questions: volume={float('{:.3g}'.format(api['times_break_even'])):g}"
     if region is None:
         cheaper = f"; with {off}, from {count(least)} on" if least is not None else ""
