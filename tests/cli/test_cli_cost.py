@@ -77,7 +77,7 @@ def test_prices_of_a_day_to_come_are_told(capsys, tmp_path):
 
 
 @pytest.mark.parametrize("flags", [[*TYPED, "--api"], [*PAPER[:2], "--cluster"], ["--questions", "--answers"]])
-def test_a_file_that_somebody_writes_is_corrected(flags, capsys, tmp_path):
+def test_a_file_that_is_written_by_hand_is_corrected(flags, capsys, tmp_path):
     """By line and column. Catches "download it again", said of prices, GPUs and answers that were typed."""
     (tmp_path / "x.json").write_text('{\n  "name": "a",\n  "date": 2026-11-01\n}\n', encoding="utf-8")
     assert main(["cost", *flags, str(tmp_path / "x.json")], unopened) == 2

@@ -51,8 +51,8 @@ def test_a_fault_is_told_by_line_and_column() -> None:
         assert str(caught.value) == f"the.file: not valid JSON {place}; download it again"
 
 
-def test_a_file_that_somebody_writes_is_corrected(tmp_path: Path) -> None:
-    """Nobody has it to download. Catches the cure of a model's file: for JSON, for a missing field also of a table in
+def test_a_file_that_is_written_by_hand_is_corrected(tmp_path: Path) -> None:
+    """It cannot be downloaded. Catches the cure of a model's file: for JSON, for a missing field also of a table in
     it, for another value than an object, for a file that is too large, and for one of too many values.
     """
     file = tmp_path / "prices.json"

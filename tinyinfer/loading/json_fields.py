@@ -3,7 +3,7 @@
 A typed read turns a wrong file into one sentence here, and not into wrong text or a traceback of another module later.
 Refusing the unread fields makes a loader safe: it ignores no setting that it does not know.
 
-A model's file was written by a program, so a broken one is downloaded again. A file that somebody writes by hand, of
+A model's file was written by a program, so a broken one is downloaded again. A file that is written by hand, of
 prices or of a cluster, is corrected, and its sentence says in which line (`typed_fields`).
 """
 
@@ -56,7 +56,7 @@ def fault(text: bytes, error: Exception) -> str:
 
 
 def typed_fields(path: Path, where: str | None = None) -> Fields:
-    """The fields of a JSON file that somebody writes by hand. where: how messages name it, its path when None.
+    """The fields of a JSON file that is written by hand. where: how messages name it, its path when None.
 
     The mark that some editors put in front of UTF-8 is passed over. Raises ModelError as `read_json` does, with a cure
     for such a file.
