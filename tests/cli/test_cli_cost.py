@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from tinyinfer.cli.arguments import open_model
 from tinyinfer.cli.cost import spread_of
 from tinyinfer.measure.api_or_own import QUESTIONS
 from tinyinfer.measure.cost import Speed
+from tinyinfer.measure.cost_report import count, money
 from tinyinfer.measure.cost_speeds import ON_PAPER
 from tinyinfer.measure.workload import read_workload
 
@@ -74,6 +76,16 @@ def test_prices_of_a_day_to_come_are_told(capsys, tmp_path):
     assert "2099-01-31, which is still to come" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("flags", [[*TYPED, "--api"], [*PAPER[:2], "--cluster"], ["--questions", "--answers"]])
+def test_a_file_that_is_written_by_hand_is_corrected(flags, capsys, tmp_path):
+    """By line and column. Catches "download it again", said of prices, GPUs and answers that were typed."""
+    (tmp_path / "x.json").write_text('{\n  "name": "a",\n  "date": 2026-11-01\n}\n', encoding="utf-8")
+    assert main(["cost", *flags, str(tmp_path / "x.json")], unopened) == 2
+    err = capsys.readouterr().err
+    assert "x.json: not valid JSON in line 3, column 15 (" in err
+    assert err.endswith("; correct the file\n")
+
+
 def test_the_price_file_of_the_page_is_taken(capsys, tmp_path):
     """Its characters a token alone compare nothing. Catches a page whose file its own command refuses."""
     page = (CLUSTERS.parent / "api-or-self-host.md").read_text(encoding="utf-8")
@@ -124,8 +136,9 @@ def test_a_machine_that_is_bought_costs_its_years_and_its_power(capsys):
 
 def test_a_model_on_a_cluster_is_predicted_and_its_changes_with_it(capsys):
     """Nothing is opened; a machine is a replica of several GPUs, each at the price; a stricter objective costs more."""
-    cheap = line_of(capsys, *PAPER, "--price-per-hour", "2", "--accepted", "60")
-    strict = line_of(capsys, *PAPER, "--price-per-hour", "2", "--tpot", "15")
+    large = ("--price-per-hour", "2", "--requests-per-day", "1e8")
+    cheap = line_of(capsys, *PAPER, *large, "--accepted", "60")
+    strict = line_of(capsys, *PAPER, *large, "--tpot", "15")
     assert cheap["machine_hour"] == 2 * cheap["speed"]["units"]
     assert strict["speed"]["tpot_s"] <= 0.015 < cheap["speed"]["tpot_s"]
     names = [one["change"] for one in cheap["levers"]]
@@ -133,19 +146,47 @@ def test_a_model_on_a_cluster_is_predicted_and_its_changes_with_it(capsys):
     assert strict["levers"][0]["cost_per_request"] > cheap["levers"][0]["cost_per_request"]
 
 
+def test_a_small_load_takes_fewer_gpus_than_full_hours_would(capsys):
+    """A spare machine of eight GPUs is dear, and none of the hours fills one. Catches the choice for full hours."""
+    large = ("-m", str(CLUSTERS / "llama-2-70b.json"), "--cluster", str(CLUSTERS / "h100.json"), "--dtype", "bfloat16")
+    line = line_of(capsys, *large, "--price-per-hour", "2.5", "--requests-per-day", "20000", "--tpot", "50")
+    assert line["speed"]["units"] < line["full_hours"]["speed"]["units"]
+    assert line["cost_per_day"] < line["full_hours"]["cost_per_day"]
+    assert line["machines_by_hour"] == [2] * 24  # one, and its spare one
+    assert line["speed"]["tpot_s"] <= 0.05
+
+
+def test_a_load_of_more_gpus_than_the_cluster_has_is_told(capsys):
+    """Eight A100s. Catches a fleet of thousands, planned on a file of one node, without a word."""
+    for requests, told_of in (("1000", False), ("1e9", True)):
+        assert main(["cost", *PAPER, "--price-per-hour", "2", "--requests-per-day", requests], unopened) == 0
+        assert (" GPUs, and --cluster has 8\n" in capsys.readouterr().err) == told_of
+
+
+def test_a_quiet_weekend_is_asked_for_in_percent(capsys):
+    """A bought machine waits in it, and is paid: by hand, 24 hours of 2.00 a day, for fewer requests."""
+    bought = ("--buy", "17532", "--years", "1", *TYPED[:4], *TOLD)
+    for weekend, mean in (("100", 86400), ("0", 86400 * 5 / 7), ("50", 86400 * 6 / 7)):
+        line = line_of(capsys, *bought, "--weekend", weekend, "--requests-per-day", f"{mean}")
+        assert line["cost_per_day"] == pytest.approx(48.0)
+        assert max(line["utilization_by_hour"]) == pytest.approx(1.0)
+        assert line["utilization"] == pytest.approx(mean / 86400)
+    assert line["weekend"] == 0.5
+
+
 def test_drafts_are_predicted_only_with_a_share_that_was_given(capsys):
     """And the sentence names it. Catches a share without a measurement, taken for granted."""
     for flags, told_of in (((), False), (("--accepted", "35"), True)):
         text = told(capsys, *PAPER, "--price-per-hour", "2", *flags)
         assert ("4 drafts, 35% accepted" in text) == told_of
-        assert ("35% of drafts are accepted" in text.splitlines()[-1]) == told_of
+        assert ("  - 35% of drafts are accepted." in text.splitlines()) == told_of
         assert ("drafts" in text) == told_of
 
 
 def test_a_speed_on_paper_is_told_with_the_error_that_such_speeds_had(capsys):
-    """In the sentence, and as the range of the speed. Catches a prediction that looks like a measurement."""
-    found = told(capsys, *PAPER, "--price-per-hour", "2", "--api", "example").splitlines()[-1]
-    assert f"were {ON_PAPER[0]} to {ON_PAPER[1]} times those that others published" in found
+    """Under the answer, and as the range of the speed. Catches a prediction that looks like a measurement."""
+    found = line_of(capsys, *PAPER, "--price-per-hour", "2", "--api", "example")["assumptions"]
+    assert sum(f"were {ON_PAPER[0]} to {ON_PAPER[1]} times those that others published" in one for one in found) == 1
     assert "published" not in told(capsys, *TYPED, "--api", "example")
     ranges = ("price=1:1.5", "speed=0.5:1")
     bars = line_of(capsys, *TYPED, *TOLD, "--api", "example", "--range", *ranges)["api"]["tornado"]
@@ -165,25 +206,79 @@ def test_a_range_that_is_none_is_one_sentence(given, words, capsys):
     assert words in capsys.readouterr().err
 
 
-def test_the_page_holds_what_the_command_prints(capsys):
-    """Catches a figure of docs/api-or-self-host.md that is no longer true."""
-    page = (CLUSTERS.parent / "api-or-self-host.md").read_text(encoding="utf-8")
-    large = ("-m", str(CLUSTERS / "llama-2-70b.json"), "--cluster", str(CLUSTERS / "h100.json"), "--dtype", "bfloat16")
-    asked = ("--tpot", "50", "--price-per-hour", "2.5", "--requests-per-day", "2000000", "--work-hours", "40")
-    text = told(capsys, *large, *asked, "--wage", "80", "--accepted", "60", "--api", "example")
-    shown = [line for line in text.splitlines() if line.startswith(("USD", "a day", "break-even:", "a million output"))]
-    shown += text.split("predicted, a full machine alone")[1].splitlines()[1:7]
-    assert len(shown) == 10
-    assert [line for line in shown if line not in page] == []
+PAGE = (CLUSTERS.parent / "api-or-self-host.md").read_text(encoding="utf-8")
+BLOCKS = [block.strip().splitlines() for block in PAGE.split("```text")[1:]]
+BLOCKS = [block[: block.index("```")] for block in BLOCKS]
+
+
+def flags_of(command: str) -> list[str]:
+    """The flags of a command of the page, which is typed at the top of a checkout."""
+    words = shlex.split(command.replace("\\\n", " ")) if command else []
+    return [str(CLUSTERS.parents[1] / word) if word.startswith("docs/") else word for word in words]
+
+
+LARGE = flags_of("\n".join(BLOCKS[0][:2]).replace("--plot cost.png", "").removeprefix("python -m tinyinfer cost"))
+
+
+@pytest.mark.parametrize("block", [0, 1, 3])
+def test_every_line_of_the_page_is_printed(block, capsys):
+    """In its order: the cost, what would change it, and the questionnaire. Catches a figure that is no longer true."""
+    lines = BLOCKS[block]
+    typed = flags_of(lines[0].removeprefix("python -m tinyinfer cost")) if block == 3 else LARGE
+    shown = [line for line in lines if not line.startswith(("python -m", "    --price-per-hour"))]
+    printed = told(capsys, *typed).replace(f"{CLUSTERS.parents[1]}/", "")
+    assert len(shown) >= 6
+    at = 0
+    for line in shown:
+        at = printed.find(f"{line}\n", at)
+        assert at >= 0, line
+        at += len(line)
+
+
+CHANGES = [line.strip("| ").split(" | ") for line in PAGE.split("| changed |")[1].split("\n\n")[0].splitlines()[2:]]
+
+
+@pytest.mark.parametrize("row", CHANGES, ids=lambda row: row[0][:30])
+def test_every_change_of_the_page_gives_its_figures(row, capsys):
+    """Catches a row of the table that the command no longer prints."""
+    flags = flags_of(row[0].split("`")[1]) if "`" in row[0] else []
+    line = line_of(capsys, *LARGE, *flags)
+    ends = dict.fromkeys(count(end) for end in line["api"]["break_even"].values())
+    costs = [money(side["cost_per_day"]) for side in (line, line["api"])]
+    assert [str(line["speed"]["units"]), *costs, " to ".join(ends)] == row[1:]
+
+
+def test_the_figures_in_the_text_of_the_page_are_those_of_the_command(capsys):
+    """Of a small load on large machines, its dear tokens, and of a cached prefix. Catches a sentence left behind."""
+    small = line_of(capsys, *LARGE, "--requests-per-day", "20000")
+    text = " ".join(PAGE.split())
+    full = money(small["full_hours"]["cost_per_day"])
+    assert f"two small machines cost {money(small['cost_per_day'])} USD, and two of 8 GPUs {full}" in text
+    full = line_of(capsys, *LARGE)["cost_per_million_output_tokens"]
+    assert f"output tokens cost {money(small['cost_per_million_output_tokens'])} USD and not {full:.2f}." in text
+    [cached] = [one for one in line_of(capsys, *LARGE, "--cached-tokens", "800")["levers"] if "cached" in one["change"]]
+    assert f"leaves {cached['ratio']:.2f} of the cost" in text
+    assert f"predicted over published is {ON_PAPER[0]} to {ON_PAPER[1]}, " in text
+    typed = flags_of(BLOCKS[3][0].removeprefix("python -m tinyinfer cost"))
+    assert len(line_of(capsys, *typed)["turns"]) == 8
+    assert "here these two and six others" in text
 
 
 def test_what_bench_wrote_is_read(capsys, tmp_path):
-    """Of bench on a cluster, whose file has the model, the speeds and the price of a GPU. Catches names that differ."""
+    """Of bench on a cluster, whose file has the model, the speeds and the price of a GPU. Catches names that differ.
+
+    The file holds the frontier alone: what a smaller load than full hours would take may be missing, and is told.
+    """
     flags = ["--simulate", "-p", "1000", "-g", "200", "--price-per-hour", "2", "--json"]
     assert main(["bench", *PAPER, *flags], unopened) == 0
     (tmp_path / "b.json").write_text(capsys.readouterr().out, encoding="utf-8")
-    read = line_of(capsys, "--from", str(tmp_path / "b.json"), "--tpot", "15")
-    assert read["speed"] == line_of(capsys, *PAPER, "--price-per-hour", "2", "--tpot", "15")["speed"]
+    assert main(["cost", "--from", str(tmp_path / "b.json"), "--tpot", "15", "--json"], unopened) == 0
+    out, err = capsys.readouterr()
+    read = json.loads(out)
+    assert "holds the splits of the frontier alone" in err
+    paper = line_of(capsys, *PAPER, "--price-per-hour", "2", "--tpot", "15")
+    assert set(read["speed"]) == set(paper["speed"])
+    assert paper["cost_per_day"] <= read["cost_per_day"]
     assert read["machine_hour"] == 2 * read["speed"]["units"]
 
 
@@ -220,8 +315,9 @@ def test_without_a_file_the_model_is_measured(capsys, short):
     asked = ("-m", short, "--input-tokens", "8", "--output-tokens", "4", "--price-per-hour", "1", *LIMITS)
     line = line_of(capsys, *asked, "--max-num-seqs", "4", opener=open_model)
     assert line["speed"]["name"] in ("1 at a time", "4 at a time")
+    assert line["setups"] == 2
     assert line["speed"]["ttft_s"] > 0
-    assert len(line["levers"]) >= 5
+    assert len(line["levers"]) >= 4
 
 
 def test_a_machine_of_known_limits_says_what_would_change(capsys):
@@ -273,6 +369,8 @@ def test_the_picture_is_written(tmp_path):
      ([*TYPED, "--day", "1,2,3"], "24 hourly weights, and 3 are given"),
      ([*TYPED, "--day", ",".join(["0"] * 24)], "--day: the weights of a day must be"),
      ([*TYPED, "--day", "weekend"], "'weekend' must be flat, office or 24 numbers"),
+     ([*TYPED, "--currency", " "], "--currency has no name"),
+     ([*TYPED, "--weekend", "-5"], "--weekend -5 must be a number of at least 0"),
      ([*PAPER, "--price-per-hour", "2", "--tpot", "0.1"], "--tpot 0.1 ms: the machine never keeps that; the best it"),
      ([*TYPED, "--ttft", "100"], "nothing was measured of it"),
      ([*TYPED, "--api", "example", "--currency", "EUR"], "--currency EUR is the machine's, and example API is pric"),
@@ -345,7 +443,11 @@ def test_they_are_asked_on_a_terminal(capsys, monkeypatch):
 @pytest.mark.parametrize(
     ("flags", "words"),
     [([], "asks on a terminal, and stdin is none; give --answers for data (yes/contract/no)"),
-     (["--answers", "nowhere"], "there is no such file"), (["--answers", "data=yes"], "control is None"),
+     (["--answers", "nowhere"], "there is no such file"),
+     (["--answers", "data=yes"], "control has no answer; answer with one of no, pinned, tuned"),
+     (["--answers", "data=yes,data=no"], "--answers: data is answered twice"),
+     (["--answers", ANSWERS, *TYPED], "--questions computes no cost; leave out --input-tps, or run cost without"),
+     (["--answers", ANSWERS.replace("volume=0.1", "volume=2x")], "volume is '2x'; answer with a number of at least 0"),
      (["--answers", ANSWERS.replace("data=yes", "data=perhaps")], "data is 'perhaps'; answer with one of yes")],
 )  # fmt: skip
 def test_wrong_answers_are_one_sentence(flags, words, capsys, monkeypatch):

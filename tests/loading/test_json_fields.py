@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.json_fields import Fields, parse_object, read_json
+from tinyinfer.loading import json_fields
+from tinyinfer.loading.json_fields import Fields, parse_object, read_json, typed_fields
 from tinyinfer.units import show
 
 BROKEN = {
@@ -34,6 +36,36 @@ def test_broken_json_is_refused_in_one_line(case: str) -> None:
     """json's own errors differ (ValueError, RecursionError, UnicodeDecodeError) and none names the file."""
     with pytest.raises(ModelError, match=r"^the\.file: [^\n]*$"):
         parse_object(BROKEN[case], "the.file")
+
+
+def test_a_fault_is_told_by_line_and_column() -> None:
+    """Counted from 1, as editors do, in letters of JSON and in bytes that are no text. Catches a file of a hundred
+    lines that is only "not valid".
+    """
+    assert doctest.testmod(json_fields) == (0, 1)
+    for text, place in ((b'{"a": 1,\n "b" 2}', "in line 2, column 6 (Expecting ':' delimiter)"),
+                        (b'{"a": "\xff"}', "in line 1, column 8 (invalid start byte of UTF-8)"),
+                        (b'{\n "a": "\xe4"}', "in line 2, column 8 (invalid continuation byte of UTF-8)")):  # fmt: skip
+        with pytest.raises(ModelError) as caught:
+            parse_object(text, "the.file")
+        assert str(caught.value) == f"the.file: not valid JSON {place}; download it again"
+
+
+def test_a_file_that_is_written_by_hand_is_corrected(tmp_path: Path) -> None:
+    """It cannot be downloaded. Catches the cure of a model's file: for JSON, for a missing field also of a table in
+    it, for another value than an object, for a file that is too large, and for one of too many values.
+    """
+    file = tmp_path / "prices.json"
+    for text in (b"{,}", b"\xff", b"[1]", b'{"a": 1, "a": 2}', b" " * 4_000_001, b"[" + b"1," * 300_000 + b"1]"):
+        file.write_bytes(text)
+        with pytest.raises(ModelError, match=r"prices\.json: .*; correct the file$"):
+            typed_fields(file)
+    file.write_bytes(b'\xef\xbb\xbf{"gpu": {"x": [1, null]}}')  # as some editors save it
+    f = typed_fields(file, "as typed")
+    gpu = f.table("gpu", f.get("gpu"))
+    for missing in (lambda: f.text("name"), lambda: gpu.number("memory"), lambda: gpu.numbers("x")):
+        with pytest.raises(ModelError, match=r"^as typed.* is missing, and nothing else says its value; add it$"):
+            missing()
 
 
 @settings(max_examples=200)

@@ -64,7 +64,7 @@ def test_a_wrong_price_file_is_one_sentence(read, changed, words):
 
 def test_no_file_names_the_example():
     """A reader then sees what a price file is."""
-    with pytest.raises(ModelError, match="there is no such file; give a price file, or the example example"):
+    with pytest.raises(ModelError, match="there is no such file; give a price file, or one of the package: example"):
         read_api("nowhere.json")
 
 

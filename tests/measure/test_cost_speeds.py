@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from tinyinfer.errors import ModelError
 from tinyinfer.measure import cost_speeds
 from tinyinfer.measure.cost import Speed, Tokens
 from tinyinfer.measure.cost_speeds import read_lines, speeds_of
@@ -105,9 +106,10 @@ def test_a_file_holds_one_object_or_one_a_line(tmp_path):
     for text, count in ((json.dumps(BENCH, indent=2), 1), (f"{json.dumps(BENCH)}\n{json.dumps(SERVED)}\n", 2)):
         path.write_text(text, encoding="utf-8")
         assert len(read_lines(str(path))) == count
-    for text, words in (("{", "is no JSON"), ("[1]", "holds no JSON object"), ("", "is no JSON")):
+    for text, words in (("{", "in line 1, column 2"), ("[1]", "instead of a JSON object"), ("", "in line 1, column 1"),
+                        (f"{json.dumps(BENCH)}\n\n{{,}}\n", "in line 3, column 2")):  # fmt: skip
         path.write_text(text, encoding="utf-8")
-        with pytest.raises(ValueError, match=words):
+        with pytest.raises(ModelError, match=rf"x\.json: .*{words}.*; give what `bench --json` or"):
             read_lines(str(path))
     with pytest.raises(ValueError, match="there is no such file"):
         read_lines(str(tmp_path / "nowhere"))

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from tinyinfer.measure.api_bill import Api
     from tinyinfer.measure.break_even import Range
     from tinyinfer.measure.cost import Price, Speed, Tokens
+    from tinyinfer.measure.cost_report import Case
     from tinyinfer.measure.workload import Request
 
 TOKENS = {"input_tokens": 1000.0, "output_tokens": 200.0, "cached_tokens": 0.0, "thinking_tokens": 0.0}
 OF_BUYING = ("years", "watts", "power_price")
 PERCENTILES = (50, 90, 99)
 OF_MONEY = ("price_per_hour", "buy", "watts", "power_price", "work_hours", "wage")
-AT_LEAST_0 = ("requests_per_day", *TOKENS, *OF_MONEY, "spare")
+AT_LEAST_0 = ("requests_per_day", "weekend", *TOKENS, *OF_MONEY, "spare")
 OF_API = ("batched", "characters_per_token", "api_characters_per_token")
 RANGES = "give INPUT=LOW:HIGH, factors such as speed=0.6:1.1, with LOW at most 1 and HIGH at least 1"
 NO_PRICE = ("there is no price of a machine; give --price-per-hour, or --buy with --years and --watts; for a large "
@@ -58,6 +59,8 @@ def add_asked(add: Any) -> None:
         help="the mean of all days, quiet ones counted in (default: 10000)")  # fmt: skip
     add("--day", default="office", metavar="W,W,...",
         help="24 weights, an hour each, or flat, or office (default: office, a peak of twice the mean)")  # fmt: skip
+    add("--weekend", type=float, default=100.0, metavar="PERCENT",
+        help="requests of a Saturday or a Sunday, as a percentage of another day's (default: 100)")  # fmt: skip
     add("--input-tokens", type=float, metavar="N", help="of a request, the mean (default: 1000)")
     add("--cached-tokens", type=float, metavar="N", help="the part of them that a prefix cache has (default: 0)")
     add("--output-tokens", type=float, metavar="N", help="shown ones of an answer (default: 200)")
@@ -101,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         return cost_questions.run(args)
     check(args)
     from tinyinfer.measure.api_bill import warnings_of
-    from tinyinfer.measure.cost import Service, best_within, people_a_day
+    from tinyinfer.measure.cost import Service, people_a_day
+    from tinyinfer.measure.cost_choice import choose
     from tinyinfer.measure.cost_report import Case, cost_text, report
 
     requests = workload_of(args)
@@ -110,16 +114,17 @@ def run(args: argparse.Namespace) -> int:
         raise ValueError(NO_PRICE)
     found = cost_machine.machines_of(args, tokens, args.percentile)
     price = price_of(args, found.price)
-    speed = best_within(found.speeds, tokens, seconds(args.ttft), seconds(args.tpot))
-    people = people_a_day(args.work_hours, args.wage)
-    service = Service(price, speed, tokens, day, args.spare, people, args.busy / 100)
-    changes = found.predict(speed)
+    people, limits, weekend = people_a_day(args.work_hours, args.wage), limits_of(args), args.weekend / 100
+    service = Service(price, found.speeds[0], tokens, day, args.spare, people, args.busy / 100)
+    choice = choose(service, found.speeds, args.requests_per_day, limits, weekend)
+    changes = found.predict(choice.chosen.speed)
     if args.accepted is not None and not changes:
         raise ValueError("--accepted belongs to what is predicted, and a typed speed alone predicts nothing; add -m "
                          "and --machine, or leave it out")  # fmt: skip
-    case = Case(found.model, service, args.requests_per_day, api, changes, ranges, found.accepted)
-    told_of_lengths = spread_of(requests, speed, seconds(args.ttft)) if requests else []
-    for told in [*(warnings_of(api, date.today()) if api else []), *left_out(people), *told_of_lengths]:
+    case = Case(found.model, choice, args.requests_per_day, api, changes, ranges, found.accepted, weekend)
+    told_of_lengths = spread_of(requests, choice.chosen.speed, limits[0]) if requests else []
+    warned = warnings_of(api, date.today()) if api else []
+    for told in [*warned, *left_out(people), *told_of_lengths, *too_many(case, found.gpus)]:
         say(f"tinyinfer: note: {told}")
     if args.plot:
         from tinyinfer.measure.cost_figures import draw_cost
@@ -141,6 +146,8 @@ def check(args: argparse.Namespace) -> None:
     for name in ("busy", "batched", "accepted"):
         if getattr(args, name) is not None and not 0 <= getattr(args, name) <= 100:
             raise ValueError(f"{dashed(name)} {getattr(args, name):g} must be a percentage, from 0 to 100")
+    if not args.currency.strip():
+        raise ValueError("--currency has no name; give one such as USD")
     if args.answers is not None:
         raise ValueError("--answers belongs to --questions; add it, or leave the answers out")
     if args.price_per_hour is not None and args.buy is not None:
@@ -184,14 +191,23 @@ def ranges_of(args: argparse.Namespace) -> dict[str, Range]:
     return found
 
 
-def seconds(milliseconds: float | None) -> float | None:
-    """Seconds of a flag's milliseconds."""
-    return None if milliseconds is None else milliseconds / 1e3
+def limits_of(args: argparse.Namespace) -> tuple[float | None, float | None]:
+    """The most seconds to the first token and for each further one, where they are given."""
+    ttft, tpot = (None if limit is None else limit / 1e3 for limit in (args.ttft, args.tpot))
+    return ttft, tpot
 
 
 def left_out(people: float) -> list[str]:
     """What is missing in the cost as it is given."""
     return [] if people else ["no work of people is counted; add --work-hours and --wage"]
+
+
+def too_many(case: Case, gpus: int | None) -> list[str]:
+    """Whether the load takes more GPUs than a cluster has. gpus: None where no file says how many there are."""
+    from tinyinfer.measure.cost_week import machines_by_hour
+
+    most = max(machines_by_hour(case.service, case.requests, case.weekend)) * case.service.speed.units
+    return [f"the load takes {most:,} GPUs, and --cluster has {gpus:,}"] if gpus is not None and most > gpus else []
 
 
 def workload_of(args: argparse.Namespace) -> list[Request]:

@@ -35,6 +35,7 @@ class Machines:
     """What is known of a machine: the model on it, its speeds, and what would change the chosen one's requests.
 
     price: of one GPU and an hour, where a file says it. accepted: the share of drafts that `predict` takes, if known.
+    gpus: how many there are, where a cluster's file says it.
     """
 
     model: str
@@ -42,6 +43,7 @@ class Machines:
     predict: Predict = lambda speed: []
     price: float | None = None
     accepted: float | None = None
+    gpus: int | None = None
 
 
 def add_arguments(parser: Parser | argparse.ArgumentParser) -> None:
@@ -106,6 +108,9 @@ def from_files(args: argparse.Namespace, tokens: Tokens, percentile: int) -> Mac
     if tokens.cached and silent:
         say("tinyinfer: note: the server did not say which input its prefix cache had, so a load with a cached prefix "
             "counts it as computed; --cached-tokens takes it off a second time")  # fmt: skip
+    if any("frontier" in line for _, line in lines):
+        say("tinyinfer: note: the file holds the splits of the frontier alone; for a small load fewer GPUs may cost "
+            "less, so give -m and --cluster, which compare all splits that fit")  # fmt: skip
     names = dict.fromkeys(name_of(line, path) for path, line in lines)
     if len(names) > 1:
         raise ValueError(f"--from has several models ({', '.join(names)}); one machine is compared at a time")
@@ -160,7 +165,10 @@ def work_of(model: str, engine: EngineConfig, tokens: Tokens) -> Work:
 
 
 def on_paper(args: argparse.Namespace, tokens: Tokens) -> Machines:
-    """The frontier of a model's splits on GPUs that need not exist; a machine is the GPUs of one replica."""
+    """The splits of a model that fit on GPUs that need not exist; a machine is the GPUs of one replica.
+
+    All of them and not the frontier alone: for a small load fewer GPUs cost less, though each does less, too.
+    """
     from tinyinfer.measure.cluster import read_cluster
     from tinyinfer.measure.cost_levers import levers
     from tinyinfer.measure.cost_speeds import of_split
@@ -172,16 +180,16 @@ def on_paper(args: argparse.Namespace, tokens: Tokens) -> Machines:
     cluster, work = read_cluster(args.cluster), work_of(args.model, engine, tokens)
     accepted = accepted_of(args)
     frontier = explore(work, cluster, bench_cluster.given(args))
-    if not frontier.best:
+    if not frontier.fitting:
         raise ValueError(f"{args.model} does not fit into {cluster.name}; give more GPUs or --quantize int4")
-    speeds = [of_split(record(one, None), args.cluster) for one in frontier.best]
+    speeds = [of_split(record(one, None), args.cluster) for one in frontier.fitting]
 
     def predict(chosen: Speed) -> list[Lever]:
-        one = frontier.best[speeds.index(chosen)]
+        one = frontier.fitting[speeds.index(chosen)]
         n = max(1, one.sequences // one.split.dp)
         return levers(work, cluster, replace(one.split, dp=1), tokens, n, accepted)
 
-    return Machines(args.model, speeds, predict, cluster.price_per_hour, accepted)
+    return Machines(args.model, speeds, predict, cluster.price_per_hour, accepted, cluster.gpus)
 
 
 def measured(args: argparse.Namespace, tokens: Tokens, percentile: int) -> Machines:

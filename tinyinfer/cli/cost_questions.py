@@ -9,10 +9,13 @@ import argparse
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-from tinyinfer.cli.arguments import UsageError
+from tinyinfer.cli.arguments import UsageError, dashed
 from tinyinfer.cli.console import is_terminal, say, show, show_json
 from tinyinfer.measure.api_or_own import QUESTIONS, Question, recommend, recommendation_text
+
+OWN_FLAGS = {"questions", "answers", "json"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,30 +27,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Asks, and shows the recommendation. Exit status 0."""
+    """Asks, and shows the recommendation. Exit status 0. Raises UsageError beside flags of a cost."""
+    if others := sorted(set(args.given) - OWN_FLAGS):
+        cure = f"leave out {dashed(others[0])}, or run cost without --questions first"
+        raise UsageError(f"--questions computes no cost; {cure}")
     words = given(args.answers) if args.answers is not None else asked()
     found = recommend(words)
     show_json({"answers": words, **asdict(found)}) if args.json else show(recommendation_text(found) + "\n")
     return 0
 
 
-def given(text: str) -> dict[str, str]:
-    """The answers of the flag or of its file. Raises UsageError for what is neither."""
+def given(text: str) -> dict[str, Any]:
+    """The answers of the flag or of its file. Raises UsageError for what is neither, and for two to one."""
     if "=" not in text:
         if not Path(text).is_file():
             cure = "give a JSON file, or data=yes,control=no and so on"
             raise UsageError(f"--answers {text}: there is no such file; {cure}")
-        from tinyinfer.loading.json_fields import read_json
+        from tinyinfer.loading.json_fields import typed_fields
 
-        return read_json(Path(text))
-    parts = [part.partition("=") for part in text.split(",")]
-    return {name.strip(): word.strip() for name, _, word in parts}
+        return typed_fields(Path(text)).values
+    found: dict[str, Any] = {}
+    for part in text.split(","):
+        name, word = (side.strip() for side in part.partition("=")[::2])
+        if name in found:
+            raise UsageError(f"--answers: {name} is answered twice; leave one of them out")
+        found[name] = word
+    return found
 
 
 def asked() -> dict[str, str]:
     """The answers of the terminal. Raises UsageError where there is none."""
     if not is_terminal(sys.stdin):
-        names = ", ".join(f"{one.name} ({'/'.join(answer.word for answer in one.answers)})" for one in QUESTIONS)
+        names = ", ".join(f"{one.name} ({choices(one, '/')})" for one in QUESTIONS)
         raise UsageError(f"--questions asks on a terminal, and stdin is none; give --answers for {names}")
     return {one.name: ask(one, f"{i} of {len(QUESTIONS)}") for i, one in enumerate(QUESTIONS, 1)}
 
@@ -57,11 +68,15 @@ def ask(question: Question, place: str) -> str:
     say(f"\n{place}, {question.name}: {question.text}")
     for answer in question.answers:
         say(f"  {answer.word:10} {answer.reason}")
-    known = [answer.word for answer in question.answers]
     while True:
-        say(f"{' / '.join(known)} > ", end="")
+        say(f"{choices(question, ' / ')} > ", end="")
         line = sys.stdin.readline()
         if not line:
             raise UsageError(f"--questions: {question.name} was not answered, as stdin ended; answer all ten")
-        if line.strip() in known:
+        if question.answer(line.strip()) is not None:
             return line.strip()
+
+
+def choices(question: Question, between: str) -> str:
+    """What may be answered, in a line; a number may be another one, too."""
+    return between.join([*(answer.word for answer in question.answers), *["any number"] * bool(question.graded)])

@@ -70,6 +70,7 @@ def read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
-        raise CourseError(f"{path}: cannot be read ({error.strerror or error})") from None
+        reason = error.strerror or error
+        raise CourseError(f"{path}: cannot be read ({reason}); check the file and its permissions") from None
     except (ValueError, RecursionError) as error:
-        raise CourseError(f"{path}: is no TOML in UTF-8 ({error})") from None
+        raise CourseError(f"{path}: is no TOML in UTF-8 ({error}); correct it") from None

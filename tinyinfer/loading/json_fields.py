@@ -2,36 +2,67 @@
 
 A typed read turns a wrong file into one sentence here, and not into wrong text or a traceback of another module later.
 Refusing the unread fields makes a loader safe: it ignores no setting that it does not know.
+
+A model's file was written by a program, so a broken one is downloaded again. A file that is written by hand, of
+prices or of a cluster, is corrected, and its sentence says in which line (`typed_fields`).
 """
 
 from __future__ import annotations
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
 from tinyinfer.errors import ModelError, note
-from tinyinfer.loading.small_files import check_values, read_whole
+from tinyinfer.loading.small_files import DOWNLOAD, check_values, read_whole
 from tinyinfer.units import show
+
+CORRECT = "correct the file"
 
 MAX_SIZE = 2**31 - 1  # no dimension of a model comes near it
 
 
-def parse_object(text: bytes, where: str, size: int | None = None) -> dict[str, Any]:
-    """The object in a JSON text. size: bytes of what it describes, its own when None.
+def parse_object(text: bytes, where: str, size: int | None = None, cure: str = DOWNLOAD) -> dict[str, Any]:
+    """The object in a JSON text. size: bytes of what it describes, its own when None. cure: the end of each message.
 
     Raises ModelError, which names `where`, for another value, a key given twice, or more values than `size` has room
     for.
     """
-    check_values(text, where, len(text) if size is None else size)
+    check_values(text, where, len(text) if size is None else size, cure=cure)
     try:
         value = json.loads(text.decode("utf-8"), object_pairs_hook=_unique_keys)
     except (ValueError, RecursionError) as error:
-        raise ModelError(f"{where}: not valid JSON ({error}); the file is broken, download it again") from None
+        raise ModelError(f"{where}: not valid JSON{fault(text, error)}; {cure}") from None
     if not isinstance(value, dict):
-        raise ModelError(f"{where}: holds {show(value)} instead of a JSON object; download it again")
+        raise ModelError(f"{where}: holds {show(value)} instead of a JSON object; {cure}")
     return value
+
+
+def fault(text: bytes, error: Exception) -> str:
+    """Where in a text an error of JSON or of UTF-8 is, by line and column from 1 on, and what it is.
+
+    >>> fault(b"", json.JSONDecodeError("Expecting value", "{,}", 1))
+    ' in line 1, column 2 (Expecting value)'
+    """
+    if isinstance(error, json.JSONDecodeError):
+        return f" in line {error.lineno}, column {error.colno} ({error.msg})"
+    if isinstance(error, UnicodeDecodeError):
+        before = text[: error.start]
+        column = len(before) - before.rfind(b"\n")
+        return f" in line {before.count(10) + 1}, column {column} ({error.reason} of UTF-8)"
+    return f" ({error})"
+
+
+def typed_fields(path: Path, where: str | None = None) -> Fields:
+    """The fields of a JSON file that is written by hand. where: how messages name it, its path when None.
+
+    The mark that some editors put in front of UTF-8 is passed over. Raises ModelError as `read_json` does, with a cure
+    for such a file.
+    """
+    where, text = where or str(path), read_whole(path, CORRECT).removeprefix(BOM_UTF8)
+    return Fields(where, parse_object(text, where, cure=CORRECT), "add it")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -53,11 +84,13 @@ class Fields:
     """A JSON object read field by field; a wrong type or value raises ModelError with the place and the field.
 
     where: the path of the file, with which every message begins. absent: the value of a missing field; None: the field
-    is required.
+    is required. cure: what to do where one is missing.
     """
 
-    def __init__(self, where: str, values: Mapping[str, Any]) -> None:
-        self.where, self.values = where, dict(values)
+    def __init__(
+        self, where: str, values: Mapping[str, Any], cure: str = "download the file again or add it"
+    ) -> None:
+        self.where, self.values, self.cure = where, dict(values), cure
         self.read: set[str] = set()
 
     def refuse(self, name: str, why: str) -> NoReturn:
@@ -106,7 +139,7 @@ class Fields:
         values = self.get(name)
         if not isinstance(values, list) or not values:
             self.refuse(name, f"is {show(values)}, but must be a list of numbers; correct it")
-        listed = Fields(f"{self.where}, {name}", {str(i): value for i, value in enumerate(values)})
+        listed = Fields(f"{self.where}, {name}", {str(i): value for i, value in enumerate(values)}, self.cure)
         return tuple(listed.number(i) for i in listed.values)
 
     def flag(self, name: str, absent: bool) -> bool:
@@ -129,7 +162,7 @@ class Fields:
         """The fields of `value`, the object under `name`; a null has no fields."""
         if value is not None and not isinstance(value, dict):
             self.refuse(name, f"is {show(value)}, but must be an object; correct it")
-        return Fields(f"{self.where}, {name}", value or {})
+        return Fields(f"{self.where}, {name}", value or {}, self.cure)
 
     def refuse_unread(
         self,
@@ -155,4 +188,4 @@ class Fields:
             note(f"{self.where}: loading passes over {shown}: by its name no setting of a model")
 
     def _missing(self, name: str) -> NoReturn:
-        self.refuse(name, "is missing, and nothing else says its value; download the file again or add it")
+        self.refuse(name, f"is missing, and nothing else says its value; {self.cure}")

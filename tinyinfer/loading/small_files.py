@@ -44,11 +44,13 @@ BYTES_A_VALUE = 9
 ADDED = 15_000  # added tokens of a model of any size
 BYTES_AN_ADDED = 250
 
+DOWNLOAD = "download it again"  # the cure of a model's file, which no one writes by hand
+
 Path = str | os.PathLike[str]
 
 
-def read_whole(path: Path) -> bytes:
-    """The bytes of a file.
+def read_whole(path: Path, cure: str = DOWNLOAD) -> bytes:
+    """The bytes of a file. cure: the end of the message about one that is too large.
 
     Raises ModelError when it is missing, unreadable, no regular file, a Git LFS pointer or larger than its kind is.
     """
@@ -65,7 +67,7 @@ def read_whole(path: Path) -> bytes:
         raise ModelError(f"{os.fspath(path)}: cannot be read ({error.strerror}); {cure}") from None
     refuse_pointer(path)
     if len(data) > most:
-        raise ModelError(f"{os.fspath(path)}: is larger than {most} bytes, which no such file is; download it again")
+        raise ModelError(f"{os.fspath(path)}: is larger than {most} bytes, which no such file is; {cure}")
     return data
 
 
@@ -79,15 +81,17 @@ def check_file(path: Path) -> None:
         raise ModelError(f"{os.fspath(path)}: is a pipe, a socket or a device; put a regular file in its place")
 
 
-def check_values(text: bytes, where: str, size: int, signs: tuple[bytes, ...] = (b",", b":", b"[", b"{")) -> None:
+def check_values(
+    text: bytes, where: str, size: int, signs: tuple[bytes, ...] = (b",", b":", b"[", b"{"), cure: str = DOWNLOAD
+) -> None:
     """Raises ModelError for a text of more values than a file of `size` bytes holds; `where` names it.
 
-    signs: what stands beside a value; those of JSON.
+    signs: what stands beside a value; those of JSON. cure: the end of the message.
     """
     values = sum(text.count(sign) for sign in signs)
     if values > max(VALUES, size // BYTES_A_VALUE):
         many = f"holds about {values} values in {size} bytes, as no such file does"
-        raise ModelError(f"{where}: {many}; download it again")
+        raise ModelError(f"{where}: {many}; {cure}")
 
 
 def check_added(count: int, where: str, size: int) -> None:

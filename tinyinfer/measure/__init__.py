@@ -22,7 +22,9 @@ prints that prediction beside the clock. Files in reading order:
     cost.py              what a million tokens cost on whole machines that are paid by the hour
     api_bill.py          what the same requests cost at an API
     break_even.py        from how many requests on machines are cheaper, and what moves that
+    cost_week.py         a week whose weekends differ from its other days
     cost_speeds.py       a machine's speeds out of what a benchmark wrote
+    cost_choice.py       which of these speeds costs least for the load that there is
     cost_levers.py       what each optimization would make of the cost
     cost_report.py       all of that as one record, and as text
     cost_figures.py      and as pictures

@@ -27,7 +27,7 @@ from datetime import date
 from pathlib import Path
 
 from tinyinfer.errors import ModelError, SwitchError
-from tinyinfer.loading.json_fields import Fields, read_json
+from tinyinfer.loading.json_fields import Fields, typed_fields
 from tinyinfer.measure.cluster import at_least_0, refuse_unknown
 from tinyinfer.measure.cost import MILLION, Tokens
 
@@ -78,8 +78,8 @@ def read_api(path: str) -> Api:
     ready = sorted(one.stem for one in READY.glob("*.json"))
     file = READY / f"{path}.json" if path in ready and not os.path.exists(path) else Path(path)
     if not file.is_file():
-        raise ModelError(f"{path}: there is no such file; give a price file, or the example {', '.join(ready)}")
-    f = Fields(path, read_json(file))
+        raise ModelError(f"{path}: there is no such file; give a price file, or one of the package: {', '.join(ready)}")
+    f = typed_fields(file, path)
     price = at_least_0(f, "input")
     api = Api(
         name=f.text("name"),

@@ -4,6 +4,9 @@ Cost decides only between two that are both possible. So two answers end it: dat
 and a quality that only an API's model has rules one's own machines out. Each of the others speaks for a side with a
 weight, and the sum recommends; where the sides are close, both, or the API first.
 
+The volume is a number: how many times the break-even it is. Within the break-even's range (1) it speaks for no side,
+outside for one of them, the more the further: each doubling and each halving weighs 1, at most 3.
+
 Wins: says why, and which answer would turn it. Loses: ten answers are no contract, and the weights are a judgement that
 stands in this file to be changed.
 Sources: Keeney & Raiffa 1976, "Decisions with Multiple Objectives" (weights that are added).
@@ -11,7 +14,8 @@ Sources: Keeney & Raiffa 1976, "Decisions with Multiple Objectives" (weights tha
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +23,7 @@ from tinyinfer.errors import SwitchError
 
 API, OWN, EITHER = "API", "own machines", "close"
 CLOSE = 2  # a smaller difference of weights is no difference
+MOST_OF_VOLUME = 3.0  # the weight of a volume of 8 break-evens, or of an eighth, and of any further one
 
 
 @dataclass(frozen=True)
@@ -29,18 +34,64 @@ class Answer:
     """
 
     word: str
-    weight: int
+    weight: float
     reason: str
     ends: bool = False
 
 
 @dataclass(frozen=True)
 class Question:
-    """A question by its name, and its answers."""
+    """A question by its name, and its answers. graded: any number of at least 0 is one; `answers` are then examples."""
 
     name: str
     text: str
     answers: tuple[Answer, ...]
+    graded: Callable[[float], Answer] | None = None
+
+    def said(self) -> str:
+        """What may be answered, for a message."""
+        words = ", ".join(answer.word for answer in self.answers)
+        return f"a number of at least 0, such as {words}" if self.graded else f"one of {words}"
+
+    def answer(self, value: object) -> Answer | None:
+        """The answer that a word, or a number where it is graded, means; None for what is none."""
+        found = next((answer for answer in self.answers if answer.word == value), None)
+        if found or not self.graded or isinstance(value, bool) or not isinstance(value, str | int | float):
+            return found
+        try:
+            times = float(value)
+        except (ValueError, OverflowError):
+            return None
+        return self.graded(times) if 0 <= times < math.inf else None
+
+
+def volume_of(times: float) -> Answer:
+    """The answer for a volume of so many break-evens.
+
+    >>> [volume_of(times).weight for times in (0, 0.5, 1, 2, 100)]
+    [-3.0, -1.0, 0.0, 1.0, 3.0]
+    """
+    doublings = math.log2(times) if times else -math.inf
+    weight = round(min(MOST_OF_VOLUME, max(-MOST_OF_VOLUME, doublings)), 1) + 0.0  # + 0.0: no minus zero
+    place = f"{times:.3g} times" if times != 1 else "in the region of"
+    return Answer(f"{times:.3g}", weight, f"the volume is {place} the break-even")
+
+
+def times_break_even(requests: float, least: float | None, most: float | None) -> float:
+    """How many times a break-even between `least` and `most` requests a day is; 1 inside, 0 where there is none.
+
+    least, most: None where the machines never stay cheaper, at this end or at both.
+
+    >>> times_break_even(500, 1000, 4000), times_break_even(2000, 1000, 4000), times_break_even(8000, 1000, 4000)
+    (0.5, 1.0, 2.0)
+    >>> times_break_even(8000, 1000, None), times_break_even(8000, None, None)
+    (1.0, 0.0)
+    """
+    if least is None:
+        return 0.0
+    if requests < least:
+        return requests / least
+    return requests / most if most is not None and requests > most > 0 else 1.0
 
 
 QUESTIONS = (
@@ -77,11 +128,8 @@ QUESTIONS = (
         Answer("yes", 1, "an open model passed your own test"),
         Answer("untested", -1, "no open model was tested; test one before anything is bought"),
         Answer("no", -3, "only an API's model answers well enough", ends=True))),
-    Question("volume", "Where is your volume beside the break-even? Run `tinyinfer cost` first; near is inside the "
-             "range that it prints.", (
-        Answer("below", -2, "the volume is below the break-even"),
-        Answer("near", 0, "the volume is in the region of the break-even"),
-        Answer("above", 2, "the volume is above the break-even"))),
+    Question("volume", "How many times the break-even is your volume? `tinyinfer cost ... --api FILE` prints the "
+             "number; 1 if you do not know.", tuple(map(volume_of, (0.1, 1, 10))), volume_of),
     Question("skills", "Has anyone of you served a model before?", (
         Answer("no", -1, "no one has served a model before"),
         Answer("some", 0, "some have tried it"),
@@ -90,14 +138,23 @@ QUESTIONS = (
 
 
 @dataclass(frozen=True)
+class Reason:
+    """A reason and its weight, above 0 for one's own machines. decides: it rules the other side out."""
+
+    weight: float
+    reason: str
+    decides: bool = False
+
+
+@dataclass(frozen=True)
 class Recommendation:
     """The side, the sum of weights (above 0: own machines), the reasons for and against it, and what would turn it."""
 
     side: str
-    weight: int
+    weight: float
     sentence: str
-    reasons: list[str]
-    against: list[str]
+    reasons: list[Reason]
+    against: list[Reason]
     turns: list[str]
 
 
@@ -110,12 +167,12 @@ def answers_of(words: Mapping[str, Any]) -> dict[str, Answer]:
             raise SwitchError("answers", name, reason, cure, known=", ".join(names))
     found = {}
     for one in QUESTIONS:
-        known = {answer.word: answer for answer in one.answers}
-        if not isinstance(words.get(one.name), str) or words[one.name] not in known:
-            reason, said = "{field}: {name} is {value!r}", ", ".join(known)
-            cure = "answer with one of {said}"
-            raise SwitchError("answers", words.get(one.name), reason, cure, name=one.name, said=said)
-        found[one.name] = known[words[one.name]]
+        answer = one.answer(words.get(one.name))
+        if answer is None:
+            reason = "{field}: {name} is {value!r}" if one.name in words else "{field}: {name} has no answer"
+            cure = "answer with {said}"
+            raise SwitchError("answers", words.get(one.name), reason, cure, name=one.name, said=one.said())
+        found[one.name] = answer
     return found
 
 
@@ -127,14 +184,23 @@ def recommend(words: Mapping[str, Any]) -> Recommendation:
     ('API', 'own machines')
     """
     given = answers_of(words)
-    total = sum(answer.weight for answer in given.values())
     ends = [answer for answer in given.values() if answer.ends]
     side = side_of(given)
     speaks = {OWN: 1, API: -1}.get(side, 0)
     ordered = sorted((one for one in given.values() if one.weight), key=lambda one: -abs(one.weight))
-    reasons = [one.reason for one in ordered if not speaks or one.weight * speaks > 0]
-    against = [one.reason for one in ordered if speaks and one.weight * speaks < 0]
-    return Recommendation(side, total, words_of(side, ends), reasons, against, turning(given, side))
+    reasons = [reason_of(one) for one in ordered if not speaks or one.weight * speaks > 0]
+    against = [reason_of(one) for one in ordered if speaks and one.weight * speaks < 0]
+    return Recommendation(side, sum_of(given), words_of(side, ends), reasons, against, turning(given, side))
+
+
+def reason_of(answer: Answer) -> Reason:
+    """An answer as a reason."""
+    return Reason(answer.weight, answer.reason, answer.ends)
+
+
+def sum_of(given: Mapping[str, Answer]) -> float:
+    """The sum of the weights, which have one digit behind the point."""
+    return round(sum(answer.weight for answer in given.values()), 1)
 
 
 def side_of(given: Mapping[str, Answer]) -> str:
@@ -142,7 +208,7 @@ def side_of(given: Mapping[str, Answer]) -> str:
     ends = {answer.weight > 0 for answer in given.values() if answer.ends}
     if len(ends) == 2:
         return "neither"
-    total = sum(answer.weight for answer in given.values())
+    total = sum_of(given)
     if ends:
         return OWN if ends == {True} else API
     return EITHER if abs(total) < CLOSE else OWN if total > 0 else API
@@ -162,16 +228,26 @@ def words_of(side: str, ends: list[Answer]) -> str:
 
 
 def turning(given: Mapping[str, Answer], side: str) -> list[str]:
-    """The answers, each alone, that would recommend another side, and which: volume=above: own machines."""
+    """The answers, each alone, that would recommend another side, and which: volume=10: own machines."""
     found = [(one.name, other.word, side_of({**given, one.name: other})) for one in QUESTIONS for other in one.answers]
     return [f"{name}={word}: {other}" for name, word, other in found if other != side]
 
 
 def recommendation_text(found: Recommendation) -> str:
-    """The recommendation for people."""
+    """The recommendation for people, each reason behind its weight."""
     parts = [found.sentence]
-    for title, listed in (("Reasons:", found.reasons), ("Against it:", found.against),
-                          ("One of these answers alone would change it:", found.turns)):  # fmt: skip
+    for title, listed in (("Reasons:", found.reasons), ("Against it:", found.against)):
         if listed:
-            parts.append("\n".join([title, *(f"  - {one}" for one in listed)]))
+            parts.append("\n".join([title, *map(weighed, listed)]))
+    if not any(one.decides for one in found.reasons):
+        sides = f"From {CLOSE:+d} on they recommend your own machines, from {-CLOSE:+d} down the API"
+        parts.append(f"The weights add up to {found.weight or 0:g}. {sides}; between, the sides are close.")
+    if found.turns:
+        title = "One of these answers alone would change it:"
+        parts.append("\n".join([title, *(f"  - {one}" for one in found.turns)]))
     return "\n\n".join(parts)
+
+
+def weighed(one: Reason) -> str:
+    """A reason as a line."""
+    return f"  {one.weight:+4g}  {one.reason}" + (" (decides alone)" if one.decides else "")

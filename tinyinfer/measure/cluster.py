@@ -34,7 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tinyinfer.errors import ModelError
-from tinyinfer.loading.json_fields import Fields, read_json
+from tinyinfer.loading.json_fields import Fields, typed_fields
 from tinyinfer.measure.roofline import Machine
 
 GB, TERA, MICRO = 1e9, 1e12, 1e-6
@@ -112,7 +112,7 @@ def read_cluster(path: str) -> Cluster:
     """The cluster that a file describes. Raises ModelError, naming file and field, for anything else."""
     if not os.path.exists(path):
         raise ModelError(f"{path}: there is no such file; give a JSON file as in docs/clusters")
-    f = Fields(path, read_json(Path(path)))
+    f = typed_fields(Path(path), path)
     nodes, size = f.size("nodes", most=MOST_GPUS), f.size("gpus_per_node", most=MOST_GPUS)
     gpu, within = part(f, "gpu"), read_link(f, "within_node")
     between = read_link(f, "between_nodes") if nodes > 1 or "between_nodes" in f.values else within

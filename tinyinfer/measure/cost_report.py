@@ -1,7 +1,7 @@
 """A comparison as one record, and as text: money, machines by hour, break-even, what moves it, what would change it.
 
-The last line is the answer as a sentence with everything that it takes for granted: an answer without its assumptions
-is repeated where they do not hold.
+The last lines are the answer, and under it everything that it takes for granted, a sentence each: an answer without its
+assumptions is repeated where they do not hold.
 """
 
 from __future__ import annotations
@@ -12,18 +12,22 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tinyinfer.measure.api_bill import Api, bill
-from tinyinfer.measure.break_even import MOST_MACHINES, Range, break_even, doubtful, tornado
-from tinyinfer.measure.cost import (
-    DAYS_A_YEAR,
-    HOURS,
-    Service,
-    cost_a_day,
-    cost_per_million,
-    machines,
-    utilization,
-)
+from tinyinfer.measure.api_or_own import times_break_even
+from tinyinfer.measure.break_even import MOST_MACHINES, Bar, Range, Region, doubtful
+from tinyinfer.measure.cost import DAYS_A_YEAR, HOURS, Service, cost_a_day, cost_per_million
+from tinyinfer.measure.cost_choice import Choice, first_to_pay
 from tinyinfer.measure.cost_levers import Lever
 from tinyinfer.measure.cost_speeds import ON_PAPER
+from tinyinfer.measure.cost_week import (
+    WEEKDAYS,
+    days,
+    machines_by_hour,
+    meeting,
+    money_a_day,
+    movers,
+    repeating,
+    utilization_by_hour,
+)
 from tinyinfer.units import number, table
 
 IDLE = 0.1  # a utilization below which a fleet's machine is too large
@@ -33,25 +37,39 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Case:
-    """All that is compared. requests: a day. levers: predicted changes, of which the first changes nothing.
+    """All that is compared. requests: of a mean day. levers: predicted changes, of which the first changes nothing.
 
-    ranges: of inputs, by their names in break_even.INPUTS. accepted: the share of drafts that the levers take.
+    weekend: requests of a Saturday or Sunday, over those of another day. ranges: of inputs, by their names in
+    break_even.INPUTS. accepted: the share of drafts that the levers take.
     """
 
     model: str
-    service: Service
+    choice: Choice
     requests: float
     api: Api | None = None
     levers: Sequence[Lever] = ()
     ranges: Mapping[str, Range] = field(default_factory=dict)
     accepted: float | None = None
+    weekend: float = 1.0
+
+    @property
+    def service(self) -> Service:
+        """The set-up that is chosen for the load."""
+        return self.choice.chosen
+
+    def money(self, requests: float, service: Service | None = None) -> float:
+        """The money of a mean day with so many requests, on the chosen set-up or on another."""
+        return money_a_day(service or self.service, requests, self.weekend)
 
 
 def report(case: Case) -> Record:
     """The record of a comparison, for JSON and for `cost_text`."""
     service, n, api = case.service, case.requests, case.api
-    money, paid, used = cost_a_day(service, n), machines(service, n), utilization(service, n)
-    of_input, of_output = cost_per_million(service, n)
+    money = case.money(n)
+    paid, used = machines_by_hour(service, n, case.weekend), utilization_by_hour(service, n, case.weekend)
+    alike = cost_a_day(service, n)
+    of_mean = money / alike if alike else 1.0  # a mean day over one of days that are all alike
+    of_input, of_output = (one and of_mean * one for one in cost_per_million(service, n))
     found: Record = {
         "model": case.model,
         "requests_per_day": n,
@@ -66,7 +84,16 @@ def report(case: Case) -> Record:
         "requests_per_machine_hour": service.capacity,
         "machine_hour": service.machine_hour,
         **{name: asdict(getattr(service, name)) for name in ("price", "speed", "tokens")},
+        "setups": len(case.choice.kept),
+        "setups_of_equal_cost": case.choice.equal,
+        "full_hours": {
+            "speed": asdict(case.choice.full.speed),
+            "machine_hour": case.choice.full.machine_hour,
+            "cost_per_day": case.money(n, case.choice.full),
+        },
         "day": service.day,
+        "weekend": case.weekend,
+        "peak": days(case.weekend) * HOURS * max(repeating(service, case.weekend).day),
         "spare": service.spare,
         "spare_per_day": HOURS * service.spare * service.machine_hour,
         "people_per_day": service.people,
@@ -74,7 +101,8 @@ def report(case: Case) -> Record:
         "levers": [of_lever(one, case) for one in case.levers],
         "accepted_drafts": case.accepted,
     }
-    return found | {"api": of_api(case, api) if api else None}
+    found |= {"api": of_api(case, api) if api else None}
+    return found | {"answer": answer(found), "assumptions": assumptions(found)}
 
 
 def of_lever(one: Lever, case: Case) -> Record:
@@ -91,8 +119,7 @@ def of_lever(one: Lever, case: Case) -> Record:
 
 def of_api(case: Case, api: Api) -> Record:
     """The other side: the bill, and where the two meet."""
-    each = bill(api, case.service.tokens)
-    region, bars = break_even(case.service, api), tornado(case.service, api, case.ranges)
+    each, (service, region, bars) = bill(api, case.service.tokens), where_they_meet(case, api)
     least, most = doubtful(region, bars)
     return {
         **asdict(api),
@@ -100,10 +127,18 @@ def of_api(case: Case, api: Api) -> Record:
         "cost_per_day": each * case.requests,
         "cost_per_request": each,
         "break_even": {name: end_of(end) for name, end in asdict(region).items()} if region else None,
+        "break_even_speed": asdict(service.speed),
         "break_even_if_moved": [end_of(least), end_of(most)],
+        "times_break_even": times_break_even(case.requests, least, most),
         "tornado": [{"name": bar.name, "low": end_of(bar.low), "high": end_of(bar.high), "range": bar.range}
                     for bar in bars],
     }
+
+
+def where_they_meet(case: Case, api: Api) -> tuple[Service, Region | None, list[Bar]]:
+    """The set-up that pays first, its break-even, and what moves that, the most moving input first."""
+    service = first_to_pay(case.choice.kept, api, case.weekend)
+    return service, meeting(service, api, case.weekend), movers(service, api, case.ranges, case.weekend)
 
 
 def end_of(end: float | None) -> float | str | None:
@@ -121,7 +156,8 @@ def cost_text(line: Record) -> str:
         sections += [break_even_words(line), tornado_table(line)]
     if line["levers"]:
         sections.append(levers_table(line))
-    return "\n\n".join([*filter(None, sections), sentence(line)])
+    last = [line["answer"], "This takes for granted:", *(f"  - {one}" for one in line["assumptions"])]
+    return "\n\n".join([*filter(None, sections), "\n".join(last)])
 
 
 def money(value: float | None, currency: str = "") -> str:
@@ -147,19 +183,39 @@ def count(value: float | str | None) -> str:
     return f"{float(f'{value:.3g}'):,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def of_gpus(speed: Record) -> str:
+    """How many GPUs are one machine, where it is several."""
+    return f" of {speed['units']} GPUs" if speed["units"] > 1 else ""
+
+
 def heading(line: Record) -> str:
-    """The machine, its speed, and a request."""
+    """The machine, its speed, why it was taken, and a request."""
     speed, tokens = line["speed"], line["tokens"]
     pace = f"{number(speed['input_tps'])} input and {number(speed['output_tps'])} output tokens a second"
     waits = [f"{1e3 * speed[f'{name}_s']:.4g} ms {what}" for name, what in (("ttft", "to the first token"),
              ("tpot", "for each further one")) if speed[f"{name}_s"] is not None]  # fmt: skip
-    gpus = f" of {speed['units']} GPUs" if speed["units"] > 1 else ""
     return "\n".join([
-        f"{line['model']} on a machine{gpus}: {money(line['machine_hour'], line['currency'])} an hour",
+        f"{line['model']} on a machine{of_gpus(speed)}: {money(line['machine_hour'], line['currency'])} an hour",
         f"  {speed['name']}: {pace}" + (f"; {', '.join(waits)}" if waits else ""),
+        *why_this(line),
         f"  a request: {tokens['input']:g} tokens in, {tokens['cached']:g} of them cached, {tokens['output']:g} out, "
         f"{tokens['thinking']:g} of thinking; a machine takes {number(line['requests_per_machine_hour'])} an hour",
     ])  # fmt: skip
+
+
+def why_this(line: Record) -> list[str]:
+    """Why this set-up was taken where there are several, and which one is the cheapest in full hours."""
+    if line["setups"] == 1:
+        return []
+    equal, full = line["setups_of_equal_cost"], line["full_hours"]
+    soonest = f"; {equal} cost the same, and it answers soonest" if equal > 1 else ""
+    least = f"its day costs least at this load, of {line['setups']} set-ups that keep the limits"
+    told = [f"  taken because {least}{soonest}"]
+    if full["speed"] != line["speed"]:
+        day = money(full["cost_per_day"], line["currency"])
+        told.append(f"  in full hours {full['speed']['name']}, on a machine{of_gpus(full['speed'])}, would be the "
+                    f"cheapest; at this load its day costs {day}")  # fmt: skip
+    return told
 
 
 def money_table(line: Record) -> str:
@@ -188,30 +244,33 @@ def per_own_token(api: Record | None, kind: str) -> float | None:
 
 def hours_text(line: Record) -> str:
     """Machines and utilization by hour, and how busy all are on the mean."""
-    hours = range(HOURS)
-    rows = [("hour", *(f"{hour}" for hour in hours)),
-            ("machines", *(f"{line['machines_by_hour'][hour]}" for hour in hours)),
-            ("busy, %", *(f"{100 * line['utilization_by_hour'][hour]:.0f}" for hour in hours))]  # fmt: skip
-    peak = HOURS * max(line["day"])
-    idle = "; at so little a smaller machine may cost less" * (line["utilization"] < IDLE)
+    rows: list[tuple[str, ...]] = [("hour", *(f"{hour}" for hour in range(HOURS)))]
+    for name, first in (("", 0),) if line["weekend"] == 1 else ((", Mon-Fri", 0), (", Sat-Sun", HOURS * WEEKDAYS)):
+        hours = range(first, first + HOURS)
+        rows += [(f"machines{name}", *(f"{line['machines_by_hour'][hour]}" for hour in hours)),
+                 (f"busy, %{name}", *(f"{100 * line['utilization_by_hour'][hour]:.0f}" for hour in hours))]  # fmt: skip
+    idle = "; at so little a smaller model or machine, or an API, may cost less" * (line["utilization"] < IDLE)
     busy = f"machines are busy {line['utilization']:.0%}{idle}"
-    return f"{table(rows)}\nthe busiest hour has {peak:.3g} times the mean; {busy}"
+    return f"{table(rows)}\nthe busiest hour has {line['peak']:.3g} times the mean; {busy}"
 
 
 def break_even_words(line: Record) -> str:
     """From where on machines are cheaper, and between which ends if an input is at an end of its range."""
     api = line["api"]
     region, (least, most) = api["break_even"], api["break_even_if_moved"]
-    off = "one input at an end of its range"
+    speed, off = api["break_even_speed"], "one input at an end of its range"
+    why = "pays first" if region else "is the cheapest in full hours"
+    at_scale = f"\n  with {speed['name']}, on a machine{of_gpus(speed)}, which {why}" * (speed != line["speed"])
+    place = f"\n  for --questions: volume={float('{:.3g}'.format(api['times_break_even'])):g}"
     if region is None:
         cheaper = f"; with {off}, from {count(least)} on" if least is not None else ""
-        return f"break-even: never, a request costs more on full machines than at the API{cheaper}"
+        return f"break-even: never, a request costs more on full machines than at the API{cheaper}{at_scale}{place}"
     first, last = region["first"], region["last"]
     whole = f"between {count(first)} and {count(last)} requests a day, as machines are whole"
     at = whole if last != first and last > 1.005 * first else f"{count(last)} requests a day"
     doubt = " to ".join(dict.fromkeys((count(least), count(most))))
     never = " (never: the API stays cheaper, however many requests)" * (most is None or least is None)
-    return f"break-even: {BEYOND if last == BEYOND else at}; with {off}: {doubt}{never}"
+    return f"break-even: {BEYOND if last == BEYOND else at}; with {off}: {doubt}{never}{at_scale}{place}"
 
 
 def tornado_table(line: Record) -> str:
@@ -229,29 +288,34 @@ def levers_table(line: Record) -> str:
     return table(rows)
 
 
-def sentence(line: Record) -> str:
-    """The answer and what it takes for granted, in one sentence."""
+def answer(line: Record) -> str:
+    """What a day costs on either side, and which one is cheaper."""
     n, currency, api = line["requests_per_day"], line["currency"], line["api"]
     own = f"At {n:,.10g} requests a day the machines cost {money(line['cost_per_day'], currency)} a day"
-    paid, price = line["machines_by_hour"], line["price"]
+    if not api:
+        return f"{own}."
+    mine, theirs = line["cost_per_day"], api["cost_per_day"]
+    side = "The machines are" if mine < theirs else "The API is" if theirs < mine else "Neither is"
+    return f"{own}, and {api['name']} costs {money(theirs, currency)}. {side} cheaper."
+
+
+def assumptions(line: Record) -> list[str]:
+    """What the answer takes for granted, a sentence each."""
+    paid, price, speed, api = line["machines_by_hour"], line["price"], line["speed"], line["api"]
     how = "paid by the hour" if price["by_hour"] else "paid around the clock"
     counted = f"{min(paid)} to {max(paid)}" if min(paid) < max(paid) else f"{max(paid)}"
-    given = (f"if {counted} machines ({line['spare']} spare) are {how}, at most {line['busy_at_most']:.0%} busy, "
-             f"people cost {money(line['people_per_day'], currency)} a day, and requests come as said, by their means"
-             f"{doubts(line)}")
-    if not api:
-        return f"{own}, {given}."
-    bill_ = money(api["cost_per_day"], currency)
-    cheaper = "the machines are" if line["cost_per_day"] < api["cost_per_day"] else "the API is"
-    return (f"{own} and {api['name']} {bill_}, so {cheaper} cheaper, {given}, at prices of {api['date']}, a token here "
-            f"being {api['characters']:.3g} there, and both answers being good enough.")  # fmt: skip
-
-
-def doubts(line: Record) -> str:
-    """What a prediction takes for granted: how far those on paper were off, and the drafts."""
-    least, most = ON_PAPER
-    parts = [f"the speed is one on paper, and such speeds were {least} to {most} times those that others published"
-             ] * line["speed"]["on_paper"]  # fmt: skip
+    week = "all days alike" if line["weekend"] == 1 else f"{line['weekend']:.0%} of a weekday on a day of a weekend"
+    told = [
+        f"{counted} machines ({line['spare']} spare) are {how}, each at most {line['busy_at_most']:.0%} busy.",
+        f"People cost {money(line['people_per_day'], line['currency'])} a day.",
+        f"Requests come by the hours of --day, {week}; their lengths count by their means.",
+    ]
+    if speed["on_paper"]:
+        told.append("The speed is one on paper; such speeds were {} to {} times those that others published.".format(
+            *ON_PAPER))  # fmt: skip
     if line["levers"] and line["accepted_drafts"] is not None:
-        parts.append(f"{line['accepted_drafts']:.0%} of drafts are accepted")
-    return "".join(f", {part}" for part in parts)
+        told.append(f"{line['accepted_drafts']:.0%} of drafts are accepted.")
+    if api:
+        told += [f"The API's prices are those of {api['date']}; a token here counts as {api['characters']:.3g} there.",
+                 "Both models answer well enough."]  # fmt: skip
+    return told

@@ -14,31 +14,29 @@ Wins: no figure is typed by hand. Loses: a load that leaves the machine idle (a 
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any
 
 from tinyinfer.errors import SwitchError
+from tinyinfer.loading.json_fields import parse_object
 from tinyinfer.measure.cost import Speed
 
 Line = dict[str, Any]
+WROTE = "give what `bench --json` or `bench serve --save-result` wrote"
 # The least and the most of predicted over published tokens a second: python benchmarks/published_throughput.py
-ON_PAPER = (0.85, 1.97)
+ON_PAPER = (0.85, 1.96)
 
 
 def read_lines(path: str) -> list[Line]:
-    """The JSON objects of a file: one, or one a line. Raises ValueError, which names the file."""
+    """The JSON objects of a file: one, or one a line. Raises ValueError or ModelError, which name file and place."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file; write one by `bench --json` or `bench serve --save-result`")
-    text = Path(path).read_text(encoding="utf-8", errors="replace").strip()
-    try:
-        values = [json.loads(text)] if "\n{" not in text else [json.loads(one) for one in text.splitlines() if one]
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path}: is no JSON ({error}); give what `bench --json` wrote") from None
-    if not all(isinstance(value, dict) for value in values):
-        raise ValueError(f"{path}: holds no JSON object; give what `bench --json` wrote")
-    return values
+    text = Path(path).read_bytes()
+    if b"\n{" not in text.strip():
+        return [parse_object(text, path, cure=WROTE)]
+    lines = enumerate(text.split(b"\n"))  # the line ends before a line keep its number in a message
+    return [parse_object(b"\n" * before + line, path, cure=WROTE) for before, line in lines if line.strip()]
 
 
 def speeds_of(line: Line, where: str, percentile: int = 50) -> list[Speed]:
@@ -57,7 +55,7 @@ def speeds_of(line: Line, where: str, percentile: int = 50) -> list[Speed]:
     if "generation_tps" in line:
         paces = positive(line, "prompt_tps", where), positive(line, "generation_tps", where)
         return [speed_of(line, paces, where, percentile, f"{line.get('batch', 1)} at a time")]
-    raise ValueError(f"{where}: holds no speeds; give what `bench --json` or `bench serve --save-result` wrote")
+    raise ValueError(f"{where}: holds no speeds; {WROTE}")
 
 
 def listed(line: Line, name: str, where: str) -> list[Line]:

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tinyinfer.errors import SwitchError
+from tinyinfer.loading.json_fields import CORRECT, fault
 from tinyinfer.text.plain_text import decoded
 
 WORDS = [
@@ -218,7 +219,8 @@ def read_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 entry = json.loads(decoded(line, f"{path}:{number}"))
             except (ValueError, RecursionError) as error:
-                raise wrong(path, number, f"no JSON ({error})") from None
+                at = f"column {error.colno}: {error.msg}" if isinstance(error, json.JSONDecodeError) else str(error)
+                raise wrong(path, number, f"no JSON ({at}); write one object a line") from None
             if not isinstance(entry, dict):
                 raise wrong(path, number, "a request is a JSON object")
             yield number, entry
@@ -228,10 +230,12 @@ def read_lines(path: str) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def read_json(path: str) -> list[Any]:
     """The list that a file of JSON holds. Raises SwitchError."""
+    text = read(path)
     try:
-        found = json.loads(read(path))
+        found = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise SwitchError("dataset_path", path, "{field} {value}: is no JSON ({why})", why=str(error)) from None
+        reason, why = "{field} {value}: is no JSON{why}", fault(text, error)
+        raise SwitchError("dataset_path", path, reason, CORRECT, why=why) from None
     if not isinstance(found, list):
         raise SwitchError("dataset_path", path, "{field} {value}: must hold a list of conversations")
     return found
