@@ -273,5 +273,6 @@ check("stays", requests_a_day)
 #   [Kwon et al., section two](https://arxiv.org/abs/2309.06180): why batches are what a service lives on.
 # - [cost.py](../tinyinfer/measure/cost.py) and [break_even.py](../tinyinfer/measure/break_even.py), the same with
 #   people, spare machines and hours; [API or self-host](../docs/api-or-self-host.md), ten questions before you choose.
+#   The assignment `cost_accounting` (`python -m tinyinfer course start cost_accounting`) has you write eight numbers.
 # - [lesson 09](09_batching.ipynb), how sequences come into a batch; [lesson 02](02_prefill_and_decode.ipynb), why a
 #   batch shares the reading.

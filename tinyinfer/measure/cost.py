@@ -24,6 +24,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from tinyinfer.errors import SwitchError
+from tinyinfer.units import number
 
 HOURS, SECONDS, MILLION = 24, 3600.0, 1e6
 DAYS_A_YEAR = 365.25
@@ -116,15 +117,15 @@ def best_within(speeds: Iterable[Speed], tokens: Tokens, ttft_s: float | None, t
     for field, most in (("ttft", ttft_s), ("tpot", tpot_s)):
         least = min((found for one in speeds if (found := getattr(one, f"{field}_s")) is not None), default=None)
         if most is not None and (least is None or least > most):
-            known = "nothing was measured of it" if least is None else f"the best it does is {1e3 * least:.4g} ms"
+            known = "nothing was measured of it" if least is None else f"the best it does is {number(least, 1e3)} ms"
             reason, cure = "{field} {value} ms: the machine never keeps that; {known}", "ask for less, or add speeds"
-            raise SwitchError(field, f"{1e3 * most:.4g}", reason, cure, known=known)
+            raise SwitchError(field, number(most, 1e3), reason, cure, known=known)
     kept = [one for one in speeds if within(one.ttft_s, ttft_s) and within(one.tpot_s, tpot_s)]
     if not kept:
         near = min(speeds, key=lambda one: (one.tpot_s or math.inf, one.ttft_s or math.inf))
-        did = f"{1e3 * (near.ttft_s or 0):.4g} ms to the first token, {1e3 * (near.tpot_s or 0):.4g} ms a token"
+        did = f"{number(near.ttft_s or 0.0, 1e3)} ms to the first token, {number(near.tpot_s or 0.0, 1e3)} ms a token"
         reason = "{field} {value} ms and {ttft}: the machine never keeps both; the best it does is {did}"
-        raise SwitchError("tpot", f"{1e3 * (tpot_s or 0):.4g}", reason, "ask for less", did=did)
+        raise SwitchError("tpot", number(tpot_s or 0.0, 1e3), reason, "ask for less", did=did)
     return min(kept, key=lambda one: one.units * sum(one.seconds(tokens)))
 
 

@@ -192,7 +192,7 @@ def heading(line: Record) -> str:
     """The machine, its speed, why it was taken, and a request."""
     speed, tokens = line["speed"], line["tokens"]
     pace = f"{number(speed['input_tps'])} input and {number(speed['output_tps'])} output tokens a second"
-    waits = [f"{1e3 * speed[f'{name}_s']:.4g} ms {what}" for name, what in (("ttft", "to the first token"),
+    waits = [f"{number(speed[f'{name}_s'], 1e3)} ms {what}" for name, what in (("ttft", "to the first token"),
              ("tpot", "for each further one")) if speed[f"{name}_s"] is not None]  # fmt: skip
     return "\n".join([
         f"{line['model']} on a machine{of_gpus(speed)}: {money(line['machine_hour'], line['currency'])} an hour",
