@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import json
 import logging
@@ -132,9 +133,25 @@ def test_the_model_is_no_garbage_to_look_at_and_the_event_loop_gets_its_turn(liv
     """Catches pauses of 0.4 s for all connections (gc), and 5 ms before each system call's return (the GIL)."""
     assert gc.get_freeze_count() > 10_000
     assert sys.getswitchinterval() < 0.001
+    assert gc.get_threshold()[2] == process.RARELY
     live.end()
     assert gc.get_freeze_count() == 0
     assert sys.getswitchinterval() > 0.001
+    assert gc.get_threshold()[2] < process.RARELY
+
+
+@pytest.mark.parametrize("busy", [False, True])
+def test_garbage_is_looked_for_each_minute_unless_a_call_would_wait(
+    live: Live, monkeypatch: pytest.MonkeyPatch, busy: bool
+) -> None:
+    """Catches a server that never collects what others left in circles, and one that stands still in an answer."""
+    looked = list[bool]()
+    monkeypatch.setattr(process.gc, "collect", lambda: looked.append(True))
+    monkeypatch.setattr(live.server.server_state, "tasks", {"a call"} if busy else set())
+    for tick in range(1, process.MINUTE + 1):
+        assert not asyncio.run(live.server.on_tick(tick))
+    monkeypatch.undo()
+    assert looked == ([] if busy else [True])
 
 
 def test_pipelined_calls_are_answered_in_turn(live: Live) -> None:

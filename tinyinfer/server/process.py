@@ -32,6 +32,8 @@ from tinyinfer.server.service import Service
 from tinyinfer.server.switches import ServerSwitches
 
 GIL_INTERVAL = 0.0005  # seconds
+RARELY = 100  # of Python's second threshold, which is 10
+MINUTE = 600  # ticks of uvicorn's loop
 AGAIN = 1.0  # seconds between two lines that any client can cause
 
 
@@ -86,18 +88,21 @@ def attentive() -> Iterator[None]:
     """Keeps the event loop quick beside an engine, which computes in the same Python.
 
     A full collection of garbage looks at every object of the model and its libraries, for 0.4 s in which no thread
-    runs: what is there before the first request stays, and is not looked at. And each system call of the event loop
-    gives the GIL away, which the engine's thread then keeps for a whole interval: one ten times shorter than Python's
-    costs the engine nothing that can be measured.
+    runs: what is there before the first request stays, and is not looked at. What comes later is much, too, while a
+    queue is full, and calls leave no garbage that only a full collection finds: it comes rarely then, and else when no
+    call is there. And each system call of the event loop gives the GIL away, which the engine's thread then keeps for a
+    whole interval: one ten times shorter than Python's costs the engine nothing that can be measured.
     """
-    before = sys.getswitchinterval()
+    before, thresholds = sys.getswitchinterval(), gc.get_threshold()
     gc.collect()
     gc.freeze()
+    gc.set_threshold(*thresholds[:2], RARELY)
     sys.setswitchinterval(GIL_INTERVAL)
     try:
         yield
     finally:
         sys.setswitchinterval(before)
+        gc.set_threshold(*thresholds)
         gc.unfreeze()
 
 
@@ -172,6 +177,12 @@ class Server(uvicorn.Server):
             self.stop()
         else:  # not here: a signal comes between any two lines of the event loop
             asyncio.get_running_loop().call_soon_threadsafe(self._admission.drain, self.stop)
+
+    async def on_tick(self, counter: int) -> bool:
+        """What uvicorn does ten times a second; each minute a full collection, if no call is there to wait for it."""
+        if counter % MINUTE == 0 and not self.server_state.tasks:
+            gc.collect()
+        return await super().on_tick(counter)
 
     def stop(self) -> None:
         """Ends uvicorn's loop within a tenth of a second."""
