@@ -99,6 +99,26 @@ def test_a_prompt_that_opens_a_thought_is_answered_behind_it_whatever_the_caller
     assert (out.reasoning, out.text) == (WORDS, answer)
 
 
+ALIKE = {'start: "<" name ">"\nname: /[a-z]+/': "<table>", "start: /<[a-z]+>/": "<thing>"}
+
+
+@pytest.mark.parametrize("grammar", ALIKE)
+def test_a_form_that_may_begin_like_a_marker_in_letters_begins_at_once(tmp_path: Path, grammar: str) -> None:
+    """Catches a model that is forced into a thought behind "<t", as the longest match would have it."""
+    llm = scripted(tmp_path, QWEN3, ALIKE[grammar])
+    out = llm.chat(HELLO, SamplingParams(max_tokens=LONG, grammar=grammar), chat_template_kwargs=ON)
+    assert (out.reasoning, out.text, out.finish_reason) == ("", ALIKE[grammar], "stop")
+
+
+@pytest.mark.parametrize("template", [QWEN3, QWEN3_THINKING])
+def test_a_grammar_stands_behind_a_thought_as_it_is(tmp_path: Path, template: str) -> None:
+    """Catches one that closes the part in which it stands, and is taken for two."""
+    llm = scripted(tmp_path, template, "x")
+    grammar = 'start: "x"\n}\nanswer2: %lark {\nstart: "y"'
+    with pytest.raises(ValueError, match="cannot be followed"):
+        llm.chat(HELLO, SamplingParams(max_tokens=LONG, grammar=grammar), chat_template_kwargs=ON)
+
+
 def test_max_tokens_bounds_thought_and_answer_together(tmp_path: Path) -> None:
     """Catches half of a thought that is shown as the answer."""
     asked, answer, _ = FORMS["schema"]

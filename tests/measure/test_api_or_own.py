@@ -96,6 +96,9 @@ def test_a_volume_is_measured_from_the_near_end_of_the_region(one, other, factor
     assert times_break_even(most, least, None) == 1.0  # the API may stay cheaper for ever, or not
     assert times_break_even(most, None, None) == 0.0
     assert times_break_even(most, float("inf"), float("inf")) == 0.0
+    assert times_break_even(most, float("inf"), float("inf"), cheaper=True) == 1.0  # "beyond", and yet cheaper
+    assert times_break_even(least / 2, least, most, cheaper=True) == 1.0  # on a step before the first crossing moved
+    assert volume_of(times_break_even(1.0, 0.0, 0.0)).weight == 3.0  # machines that cost nothing
 
 
 def test_a_volume_is_a_number_and_no_other():

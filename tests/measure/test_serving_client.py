@@ -119,7 +119,7 @@ def test_an_event_of_another_shape_fails_its_request_alone(value: Any) -> None:
     assert ["another shape than OpenAI's" in one.error for one in found] == [True, True]
 
 
-NO_COUNTS: list[Any] = [None, [], "x", True, -1, 1.5, float("inf"), [1], {"cached_tokens": "3"}]
+NO_COUNTS: list[Any] = [None, [], "x", True, -1, 1.5, float("inf"), [1], {"cached_tokens": "three"}]
 
 
 @pytest.mark.parametrize("value", NO_COUNTS, ids=str)
@@ -137,6 +137,14 @@ def test_what_is_no_count_is_absent(value: Any) -> None:
 def test_cached_tokens_are_read_beside_the_others() -> None:
     usage = {"prompt_tokens": 9, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 0}}
     assert one(OK, token(1), event({"choices": [], "usage": usage}), DONE).cached_tokens == 0
+
+
+@pytest.mark.parametrize("nine", [9, 9.0, "9"])
+def test_a_count_may_be_written_otherwise_and_come_in_parts(nine: Any) -> None:
+    """Catches a count that is read as none, and one that a later event without it wipes."""
+    parts = [{"prompt_tokens": nine}, {"completion_tokens": nine}, {"queue_time": 0.1}, {"prompt_tokens": 10**400}]
+    found = one(OK, token(1), *(event({"choices": [], "usage": part}) for part in parts), DONE)
+    assert (found.prompt_tokens, found.output_tokens) == (9, 9)
 
 
 def test_a_refusal_has_the_servers_words() -> None:

@@ -116,7 +116,7 @@ def run(args: argparse.Namespace) -> int:
     price = price_of(args, found.price)
     people, limits, weekend = people_a_day(args.work_hours, args.wage), limits_of(args), args.weekend / 100
     service = Service(price, found.speeds[0], tokens, day, args.spare, people, args.busy / 100)
-    choice = choose(service, found.speeds, args.requests_per_day, limits, weekend)
+    choice = choose(service, found.speeds, args.requests_per_day, limits, weekend, found.gpus)
     changes = found.predict(choice.chosen.speed)
     if args.accepted is not None and not changes:
         raise ValueError("--accepted belongs to what is predicted, and a typed speed alone predicts nothing; add -m "
@@ -124,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
     case = Case(found.model, choice, args.requests_per_day, api, changes, ranges, found.accepted, weekend)
     told_of_lengths = spread_of(requests, choice.chosen.speed, limits[0]) if requests else []
     warned = warnings_of(api, date.today()) if api else []
-    for told in [*warned, *left_out(people), *told_of_lengths, *too_many(case, found.gpus)]:
+    forgotten = [*left_out(args, people), *nearly_missed(choice.chosen.speed, limits)]
+    for told in [*warned, *forgotten, *told_of_lengths, *too_many(case, found.gpus)]:
         say(f"tinyinfer: note: {told}")
     if args.plot:
         from tinyinfer.measure.cost_figures import draw_cost
@@ -158,8 +159,9 @@ def check(args: argparse.Namespace) -> None:
         if name in args.given and args.api is None:
             flag = "--range" if name == "ranges" else dashed(name)
             raise ValueError(f"{flag} belongs to the bill of an API; add --api with its prices")
-    if "percentile" in args.given and args.input_tps is not None:
-        raise ValueError("--percentile chooses among measured waits, and --input-tps has none; leave it out")
+    for flag, without in (("--input-tps", args.input_tps), ("--cluster", args.cluster)):
+        if "percentile" in args.given and without is not None:
+            raise ValueError(f"--percentile chooses among measured waits, and {flag} has none; leave it out")
     for name in OF_BUYING:
         if name in args.given and args.buy is None:
             raise ValueError(f"{dashed(name)} belongs to a machine that is bought; add --buy with its price")
@@ -197,16 +199,34 @@ def limits_of(args: argparse.Namespace) -> tuple[float | None, float | None]:
     return ttft, tpot
 
 
-def left_out(people: float) -> list[str]:
+def left_out(args: argparse.Namespace, people: float) -> list[str]:
     """What is missing in the cost as it is given."""
-    return [] if people else ["no work of people is counted; add --work-hours and --wage"]
+    told = [] if people else ["no work of people is counted; add --work-hours and --wage"]
+    if args.watts and not args.power_price:
+        told.append(f"the power of {args.watts:g} W costs nothing; add --power-price")
+    if args.cluster is not None and (args.dtype, args.quantize) == ("float32", "off"):
+        told.append("weights have 32 bits, as this engine holds them unless told otherwise; most services hold 16 "
+                    "(--dtype bfloat16) or fewer (--quantize int8)")  # fmt: skip
+    return told
+
+
+def nearly_missed(speed: Speed, limits: tuple[float | None, float | None]) -> list[str]:
+    """Which objective a speed on paper keeps only if it is hardly slower than predicted."""
+    from tinyinfer.measure.cost_speeds import ON_PAPER
+
+    told = []
+    for name, found, most in zip(("--ttft", "--tpot"), (speed.ttft_s, speed.tpot_s), limits, strict=True):
+        if speed.on_paper and found is not None and most is not None and found * ON_PAPER[1] > most:
+            told.append(f"{name} is kept only if the true speed is at least {found / most:.2f} of the predicted one, "
+                        f"and published ones were down to {1 / ON_PAPER[1]:.2f}")  # fmt: skip
+    return told
 
 
 def too_many(case: Case, gpus: int | None) -> list[str]:
     """Whether the load takes more GPUs than a cluster has. gpus: None where no file says how many there are."""
-    from tinyinfer.measure.cost_week import machines_by_hour
+    from tinyinfer.measure.cost_choice import most_gpus
 
-    most = max(machines_by_hour(case.service, case.requests, case.weekend)) * case.service.speed.units
+    most = most_gpus(case.service, case.requests, case.weekend)
     return [f"the load takes {most:,} GPUs, and --cluster has {gpus:,}"] if gpus is not None and most > gpus else []
 
 

@@ -200,11 +200,11 @@ def begun(tokenizer: Tokenizer, kind: str, text: str, thinking: Thinking | None)
     try:
         return tried(tokenizer, kind, written(plain), thinking)
     except ValueError as error:
-        refused = error
+        why = str(error)
     try:
         return tried(tokenizer, kind, written(plainer(narrower(schema))), thinking)
     except (ValueError, TypeError, AttributeError, LookupError, ArithmeticError):  # also what is no schema
-        raise refused from None
+        raise ValueError(why) from None
 
 
 def written(schema: Any) -> str:
@@ -219,7 +219,7 @@ def tried(tokenizer: Tokenizer, kind: str, text: str, thinking: Thinking | None)
     import llguidance
 
     own = llguidance.LLMatcher
-    if thinking:
+    if thinking and not alike(thinking, tried(tokenizer, kind, text, None), tokenizer):
         source = own.grammar_from_lark(behind_a_thought(kind, text, thinking, tokenizer))
     elif kind == "json_schema":
         source = own.grammar_from_json_schema(text, defaults={"whitespace_pattern": SPACE})
@@ -231,6 +231,15 @@ def tried(tokenizer: Tokenizer, kind: str, text: str, thinking: Thinking | None)
     if fault := matcher.get_error():
         raise ValueError(fault)
     return matcher
+
+
+def alike(thinking: Thinking, form: LLMatcher, tokenizer: Tokenizer) -> bool:
+    """Whether an answer in the form may begin like a thought that the model opens: none could tell them apart."""
+    special = tokenizer.specials_in(thinking.start).values()
+    if thinking.opened or any(map(thinking.start.startswith, special)):
+        return False
+    ids = vocabulary(tokenizer).tokenize_bytes(thinking.start[:1].encode())
+    return bool(form.validate_tokens(ids) == len(ids))
 
 
 def names_are_texts(value: object) -> bool:

@@ -2,8 +2,10 @@
 
 Whatever a form asks for, the thought comes before it, between the markers of the model's template (text/reasoning.py).
 Where the prompt has opened it, the answer begins inside. Where the model opens it by itself, it may also begin with the
-form at once. Both are a grammar of two parts: any text up to the marker that ends the thought, then the form. So the
-matcher of the form is the only one, and drafts, branches, preemptions and ranks know nothing of thoughts.
+form at once; where the form may begin like the marker it has to, since letters of both could not be told apart (those
+of a marker that is a control token can). Both are a grammar of two parts: any text up to the marker that ends the
+thought, then the form. So the matcher of the form is the only one, and drafts, branches, preemptions and ranks know
+nothing of thoughts.
 
 A thought is as long as the model likes: `max_tokens` bounds thought and answer together. One that it cuts has no
 answer. Source: vLLM, "Reasoning outputs", whose forms begin behind the thought, too.
@@ -35,7 +37,10 @@ def behind_a_thought(kind: str, text: str, thinking: Thinking, tokenizer: Tokeni
     from llguidance import regex_to_lark
 
     if kind == "json_schema":
-        answer = "%json " + json.dumps({"x-guidance": {"whitespace_pattern": SPACE}, **json.loads(text)})
+        schema = json.loads(text)
+        own = schema.get("x-guidance")  # the library's own keyword; what it is silent about is as without a thought
+        guidance = {"whitespace_pattern": SPACE} | (own if isinstance(own, dict) else {})
+        answer = "%json " + json.dumps(schema | {"x-guidance": guidance})
     else:
         answer = f"%lark {{\n{text if kind == 'grammar' else f'start: /{regex_to_lark(text)}/'}\n}}"
     special = {name: id for mark in (thinking.start, thinking.end) for id, name in tokenizer.specials_in(mark).items()}

@@ -14,7 +14,6 @@ import re
 import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from decimal import Decimal
 from numbers import Real
 from pathlib import Path
 from types import FrameType
@@ -103,7 +102,7 @@ def as_number(answer: object) -> float | None:
     """A number of the student's; None for a text, True, a list, NaN or infinity. A huge one is cut to 1e300."""
     if getattr(answer, "ndim", None) == 0 and callable(item := getattr(answer, "item", None)):
         answer = item()  # an array of no axis
-    if isinstance(answer, bool) or not isinstance(answer, Real | Decimal):
+    if isinstance(answer, bool) or not isinstance(answer, Real):
         return None
     try:
         value = float(answer)

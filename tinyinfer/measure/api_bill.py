@@ -93,6 +93,8 @@ def read_api(path: str) -> Api:
         characters_per_token=None if f.get("characters_per_token") is None else f.number("characters_per_token"),
         example=f.flag("example", False),
     )
+    if not api.name.strip():
+        f.refuse("name", "is empty; write what the tables may call it")
     if api.batch_factor > 1:
         f.refuse("batch_factor", f"is {api.batch_factor:g}, but is a share of the price; write a number up to 1")
     refuse_unknown(f)

@@ -66,32 +66,33 @@ class Question:
 
 
 def volume_of(times: float) -> Answer:
-    """The answer for a volume of so many break-evens.
+    """The answer for a volume of so many times the nearest end of the break-even's range.
 
     >>> [volume_of(times).weight for times in (0, 0.5, 1, 2, 100)]
     [-3.0, -1.0, 0.0, 1.0, 3.0]
     """
     doublings = math.log2(times) if times else -math.inf
     weight = round(min(MOST_OF_VOLUME, max(-MOST_OF_VOLUME, doublings)), 1) + 0.0  # + 0.0: no minus zero
-    place = f"{times:.3g} times" if times != 1 else "in the region of"
-    return Answer(f"{times:.3g}", weight, f"the volume is {place} the break-even")
+    place = f"{times:.3g} times the nearest end of" if times != 1 else "within"
+    return Answer(f"{times:.3g}", weight, f"the volume is {place} the break-even's range")
 
 
-def times_break_even(requests: float, least: float | None, most: float | None) -> float:
+def times_break_even(requests: float, least: float | None, most: float | None, cheaper: bool = False) -> float:
     """How many times a break-even between `least` and `most` requests a day is; 1 inside, 0 where there is none.
 
-    least, most: None where the machines never stay cheaper, at this end or at both.
+    least, most: None where the machines never stay cheaper, at this end or at both. cheaper: whether the machines are
+    cheaper at these requests, which then lie inside at least, as those do of a break-even that is too far to be known.
 
     >>> times_break_even(500, 1000, 4000), times_break_even(2000, 1000, 4000), times_break_even(8000, 1000, 4000)
     (0.5, 1.0, 2.0)
     >>> times_break_even(8000, 1000, None), times_break_even(8000, None, None)
     (1.0, 0.0)
     """
-    if least is None:
-        return 0.0
-    if requests < least:
-        return requests / least
-    return requests / most if most is not None and requests > most > 0 else 1.0
+    if least is None or requests < least:
+        return 1.0 if cheaper else requests / least if least else 0.0
+    if most is None or requests <= most:
+        return 1.0
+    return requests / most if most else 2**MOST_OF_VOLUME  # from the first request on
 
 
 QUESTIONS = (
@@ -116,10 +117,10 @@ QUESTIONS = (
         Answer("same", 1, "it stays as large as it is, so machines can be planned"),
         Answer("twice", 0, "it may double"),
         Answer("unknown", -1, "how it grows is unknown, and machines come late or idle"))),
-    Question("load", "How uneven is the load (the busiest hour over the mean)?", (
-        Answer("even", 1, "the load is even, so machines are busy"),
-        Answer("daily", 0, "the load follows the day"),
-        Answer("bursts", -2, "the load comes in bursts, for which machines wait idle"))),
+    Question("load", "How uneven is the load? `tinyinfer cost` prints the busiest hour over the mean.", (
+        Answer("even", 1, "the load is even (up to 1.5 times the mean), so machines are busy"),
+        Answer("daily", 0, "the load follows the day (up to 4 times the mean)"),
+        Answer("bursts", -2, "the load comes in bursts (more than that), for which machines wait idle"))),
     Question("latency", "How soon must the first token come?", (
         Answer("relaxed", 0, "a second or two to the first token is soon enough"),
         Answer("fast", 1, "the first token must come fast, and your machines are near and have no stranger's queue"),
@@ -128,8 +129,9 @@ QUESTIONS = (
         Answer("yes", 1, "an open model passed your own test"),
         Answer("untested", -1, "no open model was tested; test one before anything is bought"),
         Answer("no", -3, "only an API's model answers well enough", ends=True))),
-    Question("volume", "How many times the break-even is your volume? `tinyinfer cost ... --api FILE` prints the "
-             "number; 1 if you do not know.", tuple(map(volume_of, (0.1, 1, 10))), volume_of),
+    Question("volume", "How many times the nearest end of the break-even's range is your volume? `tinyinfer cost ... "
+             "--api FILE` prints the number; 1 inside the range, or if you do not know.",
+             tuple(map(volume_of, (0.1, 1, 10))), volume_of),
     Question("skills", "Has anyone of you served a model before?", (
         Answer("no", -1, "no one has served a model before"),
         Answer("some", 0, "some have tried it"),

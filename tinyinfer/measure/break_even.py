@@ -160,7 +160,11 @@ def tornado(service: Service, api: Api, given: Mapping[str, Range]) -> list[Bar]
         return Bar(words, low, high, ends)
 
     bars = [bar(name) for name in INPUTS]
-    return sorted((bar for bar in bars if bar.swing > 1 + 1e-9), key=lambda bar: -bar.swing)
+
+    def order(bar: Bar) -> tuple[float, float]:  # of those that reach "never", the one that reaches furthest down
+        return -bar.swing, min((end for end in (bar.low, bar.high) if end is not None), default=math.inf)
+
+    return sorted((bar for bar in bars if bar.swing > 1 + 1e-9), key=order)
 
 
 def last_of(region: Region | None) -> float | None:
@@ -169,8 +173,10 @@ def last_of(region: Region | None) -> float | None:
 
 
 def doubtful(region: Region | None, bars: list[Bar]) -> tuple[float | None, float | None]:
-    """The lowest and the highest break-even of the three inputs that move it most; None: never cheaper."""
+    """The lowest and the highest break-even, the region's own among them, of the three inputs that move it most; None:
+    never cheaper.
+    """
     ends = [end for bar in bars[:3] for end in (bar.low, bar.high)]
-    known = [end for end in (*ends, last_of(region)) if end is not None]
+    known = [end for end in (*ends, *((region.first, region.last) if region else ())) if end is not None]
     never = region is None or None in ends
     return min(known, default=None), None if never else max(known, default=None)

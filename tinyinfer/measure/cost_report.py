@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from tinyinfer.measure.api_bill import Api, bill
@@ -22,7 +22,6 @@ from tinyinfer.measure.cost_week import (
     WEEKDAYS,
     days,
     machines_by_hour,
-    meeting,
     money_a_day,
     movers,
     repeating,
@@ -65,7 +64,7 @@ class Case:
 def report(case: Case) -> Record:
     """The record of a comparison, for JSON and for `cost_text`."""
     service, n, api = case.service, case.requests, case.api
-    money = case.money(n)
+    money, on_paper = case.money(n), service.speed.on_paper
     paid, used = machines_by_hour(service, n, case.weekend), utilization_by_hour(service, n, case.weekend)
     alike = cost_a_day(service, n)
     of_mean = money / alike if alike else 1.0  # a mean day over one of days that are all alike
@@ -75,6 +74,7 @@ def report(case: Case) -> Record:
         "requests_per_day": n,
         "currency": service.price.currency,
         "cost_per_day": money,
+        "cost_per_day_if_off": [case.money(n, off_by(service, end)) for end in ON_PAPER] if on_paper else None,
         "cost_per_request": money / n if n else None,
         "cost_per_million_input_tokens": of_input,
         "cost_per_million_output_tokens": of_output,
@@ -86,6 +86,7 @@ def report(case: Case) -> Record:
         **{name: asdict(getattr(service, name)) for name in ("price", "speed", "tokens")},
         "setups": len(case.choice.kept),
         "setups_of_equal_cost": case.choice.equal,
+        "limited": case.choice.limited,
         "full_hours": {
             "speed": asdict(case.choice.full.speed),
             "machine_hour": case.choice.full.machine_hour,
@@ -105,6 +106,13 @@ def report(case: Case) -> Record:
     return found | {"answer": answer(found), "assumptions": assumptions(found)}
 
 
+def off_by(service: Service, times: float) -> Service:
+    """The service, if its speed was predicted so many times as high as it is."""
+    speed = service.speed
+    true = replace(speed, input_tps=speed.input_tps / times, output_tps=speed.output_tps / times)
+    return replace(service, speed=true)
+
+
 def of_lever(one: Lever, case: Case) -> Record:
     """A predicted change: the seconds, the money of a request on a busy machine, and its ratio to no change."""
     price, first = case.service.machine_hour, case.levers[0]
@@ -119,17 +127,18 @@ def of_lever(one: Lever, case: Case) -> Record:
 
 def of_api(case: Case, api: Api) -> Record:
     """The other side: the bill, and where the two meet."""
-    each, (service, region, bars) = bill(api, case.service.tokens), where_they_meet(case, api)
+    n, each = case.requests, bill(api, case.service.tokens)
+    service, region, bars = where_they_meet(case, api)
     least, most = doubtful(region, bars)
     return {
         **asdict(api),
         "date": str(api.date),
-        "cost_per_day": each * case.requests,
+        "cost_per_day": each * n,
         "cost_per_request": each,
         "break_even": {name: end_of(end) for name, end in asdict(region).items()} if region else None,
         "break_even_speed": asdict(service.speed),
         "break_even_if_moved": [end_of(least), end_of(most)],
-        "times_break_even": times_break_even(case.requests, least, most),
+        "times_break_even": times_break_even(n, least, most, cheaper=case.money(n) < each * n),
         "tornado": [{"name": bar.name, "low": end_of(bar.low), "high": end_of(bar.high), "range": bar.range}
                     for bar in bars],
     }
@@ -137,8 +146,8 @@ def of_api(case: Case, api: Api) -> Record:
 
 def where_they_meet(case: Case, api: Api) -> tuple[Service, Region | None, list[Bar]]:
     """The set-up that pays first, its break-even, and what moves that, the most moving input first."""
-    service = first_to_pay(case.choice.kept, api, case.weekend)
-    return service, meeting(service, api, case.weekend), movers(service, api, case.ranges, case.weekend)
+    service, region = first_to_pay(case.choice.kept, api, case.weekend)
+    return service, region, movers(service, api, case.ranges, case.weekend)
 
 
 def end_of(end: float | None) -> float | str | None:
@@ -208,9 +217,10 @@ def why_this(line: Record) -> list[str]:
     if line["setups"] == 1:
         return []
     equal, full = line["setups_of_equal_cost"], line["full_hours"]
-    soonest = f"; {equal} cost the same, and it answers soonest" if equal > 1 else ""
-    least = f"its day costs least at this load, of {line['setups']} set-ups that keep the limits"
-    told = [f"  taken because {least}{soonest}"]
+    soonest = " and answers soonest" * (line["speed"]["tpot_s"] is not None)
+    roomy = f"; of {equal} that cost the same, it has room{soonest}" if equal > 1 else ""
+    limits = " that keep the limits" * line["limited"]
+    told = [f"  taken because its day costs least at this load, of {line['setups']} set-ups{limits}{roomy}"]
     if full["speed"] != line["speed"]:
         day = money(full["cost_per_day"], line["currency"])
         told.append(f"  in full hours {full['speed']['name']}, on a machine{of_gpus(full['speed'])}, would be the "
@@ -304,15 +314,17 @@ def assumptions(line: Record) -> list[str]:
     paid, price, speed, api = line["machines_by_hour"], line["price"], line["speed"], line["api"]
     how = "paid by the hour" if price["by_hour"] else "paid around the clock"
     counted = f"{min(paid)} to {max(paid)}" if min(paid) < max(paid) else f"{max(paid)}"
-    week = "all days alike" if line["weekend"] == 1 else f"{line['weekend']:.0%} of a weekday on a day of a weekend"
+    gpus = f", {max(paid) * speed['units']:,} GPUs at most" * (speed["units"] > 1)
+    share = f"{100 * line['weekend']:.3g}% of a weekday on a day of a weekend"
+    week, busy = share if line["weekend"] != 1 else "all days alike", f"{100 * line['busy_at_most']:.3g}%"
     told = [
-        f"{counted} machines ({line['spare']} spare) are {how}, each at most {line['busy_at_most']:.0%} busy.",
+        f"{counted} machines ({line['spare']} spare{gpus}) are {how}, each at most {busy} busy.",
         f"People cost {money(line['people_per_day'], line['currency'])} a day.",
         f"Requests come by the hours of --day, {week}; their lengths count by their means.",
     ]
     if speed["on_paper"]:
-        told.append("The speed is one on paper; such speeds were {} to {} times those that others published.".format(
-            *ON_PAPER))  # fmt: skip
+        told.append("The speed is one on paper; such speeds were {} to {} times those that others published. So a day "
+                    "may cost {} to {}.".format(*ON_PAPER, *map(money, line["cost_per_day_if_off"])))  # fmt: skip
     if line["levers"] and line["accepted_drafts"] is not None:
         told.append(f"{line['accepted_drafts']:.0%} of drafts are accepted.")
     if api:

@@ -15,10 +15,11 @@ Wins: no figure is typed by hand. Loses: a load that leaves the machine idle (a 
 from __future__ import annotations
 
 import math
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
-from tinyinfer.errors import SwitchError
+from tinyinfer.errors import ModelError, SwitchError
 from tinyinfer.loading.json_fields import parse_object
 from tinyinfer.measure.cost import Speed
 
@@ -32,9 +33,12 @@ def read_lines(path: str) -> list[Line]:
     """The JSON objects of a file: one, or one a line. Raises ValueError or ModelError, which name file and place."""
     if not Path(path).is_file():
         raise ValueError(f"{path}: there is no such file; write one by `bench --json` or `bench serve --save-result`")
-    text = Path(path).read_bytes()
-    if b"\n{" not in text.strip():
+    text = Path(path).read_bytes().removeprefix(BOM_UTF8)
+    try:
         return [parse_object(text, path, cure=WROTE)]
+    except ModelError:
+        if b"\n{" not in text.strip():
+            raise
     lines = enumerate(text.split(b"\n"))  # the line ends before a line keep its number in a message
     return [parse_object(b"\n" * before + line, path, cure=WROTE) for before, line in lines if line.strip()]
 

@@ -38,6 +38,7 @@ from tinyinfer.measure.serving_requests import Ask
 Time = Callable[[], float]
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 READ = 1 << 16  # bytes
+MOST = 10**15  # tokens of an answer; a larger number is no count
 
 
 class Refused(Exception):
@@ -161,17 +162,21 @@ def read_event(event: dict[str, Any], answered: Answered, came: float) -> None:
         words = [said.get(key) for key in ("text", "content", "reasoning_content", "reasoning", "tool_calls")]
         if count := len(ids) if isinstance(ids, list) else int(any(words)):
             answered.pieces.append((came, count))
-    if usage := event.get("usage"):
-        answered.prompt_tokens = count_in(usage, "prompt_tokens") or 0
-        answered.output_tokens = count_in(usage, "completion_tokens") or 0
+    if usage := event.get("usage"):  # perhaps in several events, each of which tells a part
+        answered.prompt_tokens = count_in(usage, "prompt_tokens", answered.prompt_tokens) or 0
+        answered.output_tokens = count_in(usage, "completion_tokens", answered.output_tokens) or 0
         details = usage.get("prompt_tokens_details") if isinstance(usage, dict) else None
-        answered.cached_tokens = count_in(details, "cached_tokens")
+        answered.cached_tokens = count_in(details, "cached_tokens", answered.cached_tokens)
 
 
-def count_in(told: Any, name: str) -> int | None:
-    """A count that a server tells; None where it tells none."""
+def count_in(told: Any, name: str, known: int | None) -> int | None:
+    """A count that a server tells, also as 9.0 or "9"; what is known already where it tells none."""
     value = told.get(name) if isinstance(told, dict) else None
-    return value if type(value) is int and value >= 0 else None
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 16:
+        value = int(value)
+    if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= MOST or value != int(value):
+        return known
+    return int(value)
 
 
 async def events(target: Target, body: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:

@@ -162,8 +162,8 @@ def timed_trace(source: Source, path: str, count: int, seed: int) -> list[Ask]:
         if len(found) == count:
             break
         stamp, size, output = (entry.get(key, -1) for key in ("timestamp", "input_length", "output_length"))
-        if type(stamp) not in (int, float) or not 0 <= stamp < math.inf:
-            raise wrong(path, where, '"timestamp" must be a number of milliseconds')
+        if type(stamp) not in (int, float) or not 0 <= stamp <= 1e15:
+            raise wrong(path, where, '"timestamp" must be a number of milliseconds, from 0 to 1e15')
         if not (type(size) is type(output) is int and min(size, output) >= 1):
             raise wrong(path, where, '"input_length" and "output_length" must be whole numbers of at least 1')
         names = entry.get("hash_ids") or []

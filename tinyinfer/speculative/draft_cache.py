@@ -98,9 +98,9 @@ class TargetCache:
         n = n if self.cache.length(seq) == len(seq.tokens) - 1 else 0
         while n > 0 and self.cache.extend(seq, 1 + n) > self.prefixes.evictable:
             n -= 1
+        while n > 0 and self.cache.extend(seq, 1 + n):
+            n -= not self.prefixes.evict()  # what was evicted is not free where another branch of the prompt holds it
         if n > 0:
-            while self.cache.extend(seq, 1 + n) and self.prefixes.evict():
-                continue
             self.cache.reserve(seq, 1 + n)
         return n
 
