@@ -5,9 +5,13 @@ A student's file is the skeleton with other bodies, for its classes are given.
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 from planted_bugs import outcomes, with_function
 
+import tinyinfer.course.assignments.cost_accounting.test_cost_accounting as public
 from tinyinfer.course.assignment import assignment
 from tinyinfer.course.cut import skeleton, solution
 
@@ -223,3 +227,74 @@ def test_a_strange_answer_costs_points_and_never_stops_the_grader(value, tmp_pat
     found = outcomes(A, text, tmp_path)
     assert not [(test, o.faults) for test, o in found.items() if o.of_grader]
     assert sum(o.score(test.points) for test, o in zip(A.tests, found.values(), strict=True)) <= 10
+
+
+NUMBERS = {"owned": "Price(1.0)", "computed": "1.0", "written": "1.0", "seconds": "(0.5, 0.5)", "machine_hour": "2.0",
+           "capacity": "3600.0", "machines": "[1] * 24", "cost_a_day": "48.0", "utilization": "[0.0] * 24",
+           "cost_per_million": "(0.3, 5.6)", "people_a_day": "40.0", "bill": "0.001", "full_cost": "0.0005",
+           "break_even": "Region(48000.0, 96000.0)"}  # fmt: skip
+ZEROS = {"cost_a_day": "0.0", "cost_per_million": "(0.0, 0.0)", "bill": "0.0", "break_even": "Region(1.0, 1.0)"}
+FAR = {"cost_a_day": "0.0", "bill": "1e300", "break_even": "Region(1e300, 1e300)", "cost_per_million": "(0, 0)"}
+
+
+def of_constants(values: dict[str, str]) -> str:
+    """The student's file in which each function gives one constant, None where there is none for it."""
+    lines, name = [], ""
+    for line in skeleton(A).split("\n"):
+        name = line.split("def ")[1].partition("(")[0] if line.lstrip().startswith("def ") else name
+        hole = "raise NotImplementedError" in line
+        lines.append(f"{line.partition('raise')[0]}return {values.get(name)}" if hole else line)
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("values", [NUMBERS, ZEROS, FAR], ids=["numbers", "zeros", "far"])
+def test_constants_earn_no_hidden_points(values, tmp_path):
+    """Catches a law that compares the student's numbers with the student's: with constants both of its sides agree."""
+    found = outcomes(A, of_constants(values), tmp_path)
+    assert not [(test, o.faults) for test, o in found.items() if o.of_grader]
+    assert [test.name for test in A.tests if test.hidden and found[test.name].score(1)] == []
+
+
+def faults_of(bodies: str, tmp_path) -> list:
+    """The faults of our solution with these bodies, in the order of the tests."""
+    text = solution(A)
+    for source in bodies.strip("\n").split("\n\n"):
+        text = with_function(text, source)
+    return [fault for outcome in outcomes(A, text, tmp_path).values() for fault in outcome.faults]
+
+
+MACHINES_OF_A_MEAN = """
+def machines(service, requests):
+    return [max(1, math.ceil(requests / 24 / service.capacity)) + service.spare] * 24
+"""
+
+
+def test_what_is_made_of_a_wrong_number_names_it_first(tmp_path):
+    """Catches a coincidence that is named as the cause: a day for the mean hour equals that of one machine."""
+    for fault in faults_of(MACHINES_OF_A_MEAN, tmp_path):
+        if not fault.sentence.startswith("machines of "):
+            assert "first mend machines: here, in hour " in fault.hint
+
+
+def test_a_sentence_names_the_hour_and_the_day(tmp_path):
+    """Catches a sentence that shows two equal lists, the hours that differ cut off, and a day that none can make again.
+
+    In the evening's first 20 hours no request comes.
+    """
+    told = [fault.sentence for fault in faults_of(MACHINES_OF_A_MEAN, tmp_path) if "machines of " in fault.sentence]
+    evening = f"day=shares({[0] * 20 + [1, 2, 4, 1]})"
+    assert [one for one in told if evening in one and ", in hour 20: the result is 1, and 2 is expected." in one]
+    for sentence in told:
+        mine, right = sentence.partition("the result is ")[2].split(", and ", 1)
+        assert f"{mine} is expected." != right
+
+
+def test_numbers_far_away_are_infinite_by_the_dearest_hour():
+    """Catches a bound that divides by the API's price alone: the task subtracts what a request costs on full machines.
+
+    33,000 a day for people, and half of all requests in one hour: (48 + 33,000) / (1/1000 - 2/3600) requests a day are
+    74,358,000, and 37,179,000 of one hour need 10,328 machines.
+    """
+    case = public.Case(weights=public.EVENING, people=33_000.0)
+    assert public.right_region(case, public.API) == (math.inf, math.inf)
+    assert public.right_region(replace(case, people=31_000.0), public.API) != (math.inf, math.inf)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import doctest
 import json
 import os
 import shutil
@@ -12,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from types import ModuleType
+from unittest import mock
 
 import pytest
 
@@ -136,6 +139,20 @@ def test_a_solution_has_the_engines_own_bodies_and_signatures(a: Assignment) -> 
     assert {name: (ast.unparse(node.args), ast.get_docstring(node)) for name, node in empty.items()} == {
         name: (ast.unparse(node.args), ast.get_docstring(node)) for name, node in full.items()
     }
+
+
+@pytest.mark.parametrize("a", [pytest.param(a, marks=[pytest.mark.course] * bool(a.packages), id=a.name) for a in ALL])
+def test_the_examples_of_a_students_file_run_in_the_file_alone(a: Assignment) -> None:
+    """Catches an example that needs a name of the engine's module, or tries the library's class and not the student's.
+
+    cost_accounting's break_even lacked `replace`, and imported the library's Price.
+    """
+    module = ModuleType(a.name)
+    text = solution(a)
+    assert not [line for line in text.splitlines() if ">>>" in line and "import" in line and "tinyinfer" in line]
+    with mock.patch.dict(sys.modules, {a.name: module}):  # a dataclass looks for its module
+        exec(compile(text, a.file, "exec"), vars(module))
+        assert doctest.testmod(module).failed == 0
 
 
 @by_name

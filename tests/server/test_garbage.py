@@ -67,7 +67,7 @@ def left_by(served: Served, name: str, status: int) -> dict[str, int]:
 
 
 def leaves_nothing(served: Served, name: str, status: int) -> bool:
-    """Whether one of three tries leaves nothing: a circle of the calls is there in each, one of a test before is not."""
+    """Whether one of three tries leaves nothing: a circle of the calls is in each, that of another test is not."""
     return any(not left_by(served, name, status) for _ in range(3))
 
 

@@ -40,12 +40,18 @@ def file_text(a: Assignment, with_bodies: bool) -> str:
         one.take_constants(needs)
     imports = merged_imports(a, needs, {name for one in needs for name in one.kept})
     parts = Parts(a, with_bodies)
-    definitions = [part for cut in a.cut for part in parts.of(cut, sources[cut.module])]
+    definitions = [own_names(a, part) for cut in a.cut for part in parts.of(cut, sources[cut.module])]
     constants = [text for one in needs for text in one.constant_texts]
     head = ["from __future__ import annotations", *import_texts(imports)]
     head += ["\n".join(dict.fromkeys(constants))] * bool(constants)
     text = "\n\n".join(head) + "\n\n\n" + "\n\n\n".join(definitions) + "\n"
     return file_docstring(a, text) + "\n\n" + text
+
+
+def own_names(a: Assignment, text: str) -> str:
+    """A definition whose examples take the file's own names: without their imports of the modules that are cut."""
+    modules = "|".join(re.escape(cut.module) for cut in a.cut)
+    return re.sub(rf"^ *>>> from ({modules}) import .*\n", "", text, flags=re.MULTILINE)
 
 
 def file_docstring(a: Assignment, text: str) -> str:

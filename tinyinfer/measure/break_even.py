@@ -59,6 +59,7 @@ def break_even(service: Service, api: Api) -> Region | None:
     A machine of 48 a day takes 86,400 requests. At 0.001 each, 48,000 pay for it; the second machine makes the API the
     cheaper one once more, up to 96,000. At 0.0005 a full machine costs more than the API:
 
+    >>> from dataclasses import replace
     >>> from datetime import date
     >>> from tinyinfer.measure.cost import Price, Speed, Tokens
     >>> mine = Service(Price(2.0), Speed(2000, 100), Tokens(1000, 50))

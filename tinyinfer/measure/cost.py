@@ -6,10 +6,10 @@ beside them cost; it is divided among tokens by the seconds that prefill and dec
 
     cost of a million output tokens = money of the day x decode's share of the busy seconds / output tokens x 10^6
 
-So utilization divides: a machine that is half idle makes its tokens twice as dear. Calculators that multiply the price
-by the utilization make an idle machine cheap. The speed must be one that keeps the promised latency (`best_within`):
-the largest batch is the cheapest, and the slowest for each reader. Peak hours size a fleet that is bought or reserved;
-only machines on demand follow the hours.
+So utilization divides: a machine that is half idle makes its tokens twice as dear. Calculators that multiply a month's
+bill by the utilization make an idle machine cheap. The speed must be one that keeps the promised latency
+(`best_within`): the largest batch is the cheapest, and the slowest for each reader. Peak hours size a fleet that is
+bought or reserved; only machines on demand follow the hours.
 
 Wins: says what is paid, before it is paid. Loses: within an hour requests are taken as even (`busy` leaves room for
 what is not), tokens as their means, a cached token as free, and machines on demand as there at once.
@@ -35,7 +35,7 @@ DAYS = {"flat": FLAT, "office": OFFICE}
 
 @dataclass(frozen=True)
 class Price:
-    """What a machine costs for each hour, used or not. by_hour: it is paid only in the hours that need it."""
+    """What a GPU costs for each hour, used or not. by_hour: it is paid only in the hours that need it."""
 
     per_hour: float
     currency: str = "USD"
@@ -43,7 +43,7 @@ class Price:
 
 
 def owned(price: float, years: float, watts: float, power_price: float, currency: str = "USD") -> Price:
-    """A machine that is bought: its price over its years, and its power all the time. power_price: of 1000 Wh.
+    """A GPU that is bought: its price over its years, and its power all the time. power_price: of 1000 Wh.
 
     Three years of 8766 hours for 26298, and 500 W at 0.40:
 

@@ -6,14 +6,16 @@ The service, its requests and the API's prices are drawn from the seed, so each 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 
 from tinyinfer.course.assignments.cost_accounting.test_cost_accounting import (
     API,
+    OF_REGIONS,
     Case,
     check_bill,
     check_capacity,
@@ -26,21 +28,27 @@ from tinyinfer.course.assignments.cost_accounting.test_cost_accounting import (
     check_region,
     check_seconds,
     check_utilization,
+    compare,
+    day_mistakes,
     drawn,
     filled,
     invoice,
+    million_mistakes,
+    money,
+    of_a_million,
     prices,
     record,
+    region_mistakes,
+    right_region,
     service,
     taken,
     tariff,
-    tokens,
 )
-from tinyinfer.course.compare import Failure
+from tinyinfer.course.compare import Failure, equal, usual_hint
 from tinyinfer.measure.api_bill import Api
 from tinyinfer.units import show
 
-NEAR = 1e-6  # of two results of the student's
+NEAR = 1e-6  # of the two sides of a law
 
 
 def test_eight_numbers_of_your_own_service(student: Any, part: Any, rng: Any) -> None:
@@ -74,41 +82,71 @@ def test_eight_numbers_of_your_own_service(student: Any, part: Any, rng: Any) ->
 
 
 def test_laws_of_a_day(student: Any, part: Any, rng: Any) -> None:
-    """Catches a multiplication by the utilization, a day that costs nothing at night, and money that gets lost."""
+    """Catches a multiplication by the utilization, a day that costs nothing at night, and money that gets lost.
+
+    One side of each law is the student's number, the other one is counted here: with no constant do both agree.
+    """
     case = drawn(rng, spare=0, people=0.0)
     with part("half as busy is twice as dear"):
-        full = replace(case, day=Case().day, requests=24 * taken(case) * 0.98)
-        dear, cheap = (million(student, replace(full, requests=full.requests * x)) for x in (0.25, 0.5))
-        for phase, one, other in zip(("input", "output"), dear, cheap, strict=True):
-            hint = "the machine costs the same with half the requests: utilization divides"
-            near(one, 2 * other, f"a million tokens of {phase} at half the requests ({full})", hint)
+        full = replace(case, weights=Case().weights, requests=24 * taken(case) * 0.98)
+        check_half(student, *(replace(full, requests=full.requests * x) for x in (0.25, 0.5)))
     with part("no request costs the machines"):
-        waiting = replace(drawn(rng), requests=0.0)
-        hint = "a day without requests costs its machines, the spare ones and people"
-        near(a_day(student, waiting), 24 * waiting.per_hour * waiting.units * (1 + waiting.spare) + waiting.people,
-             f"cost_a_day of {waiting}", hint)  # fmt: skip
+        check_waiting(student, replace(drawn(rng), requests=0.0))
     with part("all tokens pay the day"):
-        whole = drawn(rng)
-        of_input, of_output = million(student, whole)
-        counts = whole.requests * np.array([whole.input - whole.cached, whole.output + whole.thinking]) / 1e6
-        hint = "`computed` and `written` tokens together pay the day, neither more nor less"
-        near(float(counts @ [of_input, of_output]), a_day(student, whole), f"what all tokens pay of {whole}", hint)
-    with part("dearer and faster machines"):
-        for least, most, hint in monotone(case):
-            if not a_day(student, least) <= a_day(student, most) * (1 + NEAR):
-                told = f"cost_a_day is {a_day(student, least):g} for {least}, and less for {most}."
-                raise Failure(told, hint)
+        check_all_pay(student, drawn(rng))
+    with part("dearer, slower and bought machines"):
+        for factor in (1.5, 4.0):
+            for changed, base, scaled, hint in scaled_days(drawn(rng), factor):
+                mine, own = a_day(student, changed), scaled(a_day(student, base))
+                usual = chain(day_mistakes(student, changed, mine), broken(mine, own, hint))
+                compare(mine, scaled(money(base)), f"cost_a_day of {changed}", usual, NEAR)
 
 
-def monotone(case: Case) -> Iterator[tuple[Case, Case, str]]:
-    """Pairs of services of which the second costs at least as much."""
-    for factor in (1.5, 4.0):
-        dear = replace(case, per_hour=factor * case.per_hour)
-        slow = replace(case, input_tps=case.input_tps / factor, output_tps=case.output_tps / factor)
-        yield case, dear, "a dearer machine makes no cheaper day"
-        yield case, slow, "a slower machine makes no cheaper day"
-        yield case, replace(case, requests=factor * case.requests), "more requests make no cheaper day"
-        yield replace(case, by_hour=True), replace(case, by_hour=False), "a fleet that is bought is paid at night, too"
+def check_half(student: Any, quarter: Case, half: Case) -> None:
+    """Compares the student's prices at a quarter of the requests with twice the right ones at half of them."""
+    mine, own = million(student, quarter), million(student, half)
+    hint = "the machine costs the same with half the requests: utilization divides"
+    usual = chain(million_mistakes(student, quarter, mine), broken(mine, (2 * own[0], 2 * own[1]), hint))
+    right = tuple(2 * price for price in of_a_million(half) if price)
+    compare(mine, right, f"cost_per_million of {quarter}", usual, NEAR)
+
+
+def check_waiting(student: Any, case: Case) -> None:
+    """Compares the student's money of a day without requests with one machine and the spare ones."""
+    mine, right = a_day(student, case), 24 * case.per_hour * case.units * (1 + case.spare) + case.people
+    hint = "a day without requests costs its machines, the spare ones and people"
+    usual = chain(day_mistakes(student, case, mine), broken(mine, right, hint))
+    compare(mine, right, f"cost_a_day of {case}", usual, NEAR)
+
+
+def check_all_pay(student: Any, case: Case) -> None:
+    """Compares what all tokens of a day pay, at the student's prices, with the money of the day."""
+    mine = million(student, case)
+    counts = case.requests * np.array([case.input - case.cached, case.output + case.thinking]) / 1e6
+    of_all, right = float(counts @ np.array(mine)), money(case)
+    if not equal(of_all, right, NEAR):
+        hint = usual_hint(mine, million_mistakes(student, case, mine), NEAR, 0.0)
+        told = f"what all tokens pay at the prices of cost_per_million, of {case}: {of_all:.9g} is not {right:.9g}."
+        raise Failure(told, hint or "`computed` and `written` tokens together pay the day, neither more nor less")
+
+
+def scaled_days(case: Case, factor: float) -> Iterator[tuple[Case, Case, Callable[[float], float], str]]:
+    """A service, another one, and how the first one's money of a day comes from that of the other."""
+    dear = replace(case, per_hour=factor * case.per_hour)
+    hint = "a machine at so many times the price costs so many times as much, and people what they cost before"
+    yield dear, case, lambda base: case.people + factor * (base - case.people), hint
+    slow = replace(case, input_tps=case.input_tps / factor, output_tps=case.output_tps / factor)
+    more = replace(case, requests=factor * case.requests)
+    yield slow, more, lambda base: base, "a slower machine needs as many others as more requests do"
+    bought = replace(case, by_hour=False)
+    busiest = replace(case, by_hour=True, weights=Case().weights, requests=24 * max(case.day) * case.requests)
+    yield bought, busiest, lambda base: base, "a fleet that is bought costs as if each hour were the busiest"
+
+
+def broken(mine: Any, own: Any, hint: str) -> Iterator[tuple[Any, str]]:
+    """The hint of a law that the student's own numbers break. own: what the other one of them asks for."""
+    if not equal(mine, own, NEAR):
+        yield mine, hint
 
 
 def million(student: Any, case: Case) -> tuple[float, float]:
@@ -131,12 +169,6 @@ def number(mine: Any, what: str) -> float:
     return float(mine)
 
 
-def near(mine: float, right: float, what: str, hint: str) -> None:
-    """Raises Failure where two amounts of money differ by more than rounding."""
-    if abs(mine - right) > NEAR * abs(right):
-        raise Failure(f"{what}: {mine:.9g} is not {right:.9g}.", hint)
-
-
 def test_break_even_inserted(student: Any, part: Any, rng: Any) -> None:
     """Catches a region at whose ends the two sides differ, and one beyond which the cheaper side is the dearer one."""
     for name, fixed in (("by the hour", {"by_hour": True}), ("bought", {"by_hour": False, "spare": 1})):
@@ -144,8 +176,8 @@ def test_break_even_inserted(student: Any, part: Any, rng: Any) -> None:
             case = drawn(rng, **fixed)
             check_ends(student, case, dearer(API, case, float(rng.uniform(1.2, 1.6))))
     with part("nearly as dear"):
-        case = drawn(rng, by_hour=True, people=0.0, spare=0)
-        check_ends(student, replace(case, day=Case().day), dearer(API, case, float(rng.uniform(1.03, 1.05))))
+        case = drawn(rng, by_hour=True, people=0.0, spare=0, weights=Case().weights)
+        check_ends(student, case, dearer(API, case, float(rng.uniform(1.03, 1.05))))
 
 
 def dearer(api: Api, case: Case, factor: float) -> Api:
@@ -155,20 +187,33 @@ def dearer(api: Api, case: Case, factor: float) -> Api:
 
 
 def check_ends(student: Any, case: Case, api: Api) -> None:
-    """Inserts both ends of the student's region into the student's own costs of both sides."""
-    own, tariffs = service(student, case), prices(student, api)
+    """Inserts both ends of the student's region, and what lies around it, into the counted costs of both sides."""
     what = f"break_even of {case} and {1e3 * invoice(api, case):.6g} for a thousand requests at the API"
-    first, last = record(student.break_even(own, tariffs), "Region", ("first", "last"), what)
-    each = number(student.bill(tariffs, tokens(student, case)), "bill")
-    for end in (number(first, what), number(last, what)):
-        on_machines = a_day(student, replace(case, requests=end))
-        hint = "at both ends of the region a day costs the same on machines and at the API"
-        near(on_machines, each * end, f"{what}: at {end:.9g} requests a day", hint)
-    for factor in (1.001, 1.1, 1.5, 2.5):
+    given = student.break_even(service(student, case), prices(student, api))
+    mine = given if given is None else record(given, "Region", ("first", "last"), what)
+    for told, law in against(case, api, mine):
+        hint = usual_hint(mine, region_mistakes(student, case, api, mine), OF_REGIONS, 0.0)
+        raise Failure(f"{what}: {told}.", hint or law)
+
+
+def against(case: Case, api: Api, ends: Any) -> Iterator[tuple[str, str]]:
+    """What the counted costs say against a region's ends: a sentence, and the law that is broken."""
+    each, right = invoice(api, case), right_region(case, api)
+    far = 2 * right[1] if right else 0.0  # no end lies there, and machines are counted one by one
+    if ends is None or not all(isinstance(end, int | float) and math.isfinite(end) for end in ends):
+        yield f"two numbers are expected, and it gives {show(ends)}", "the machines win here at last: give Region(...)"
+        return
+    first, last = ends
+    for end in ends:
+        if not 0 < end < far or not equal(money(replace(case, requests=end)), each * end, NEAR):
+            told = f"at {end:.9g} requests a day the two sides do not cost the same"
+            yield told, "at both ends of the region a day costs the same on machines and at the API"
+            return
+    for factor in np.geomspace(1.001, 2.5, 25).tolist():
         below, beyond = (replace(case, requests=end) for end in (first / factor, last * factor))
-        if a_day(student, below) < each * below.requests:
-            hint = "first is where the machines are cheaper for the first time"
-            raise Failure(f"{what}: at {below.requests:.9g}, below the region, the machines are cheaper.", hint)
-        if a_day(student, beyond) > each * beyond.requests:
-            hint = "from last on the machines stay cheaper, whatever the steps that follow"
-            raise Failure(f"{what}: at {beyond.requests:.9g}, beyond the region, the API is cheaper.", hint)
+        if money(below) < each * below.requests:
+            told = f"at {below.requests:.9g}, below the region, the machines are cheaper"
+            yield told, "first is where the machines are cheaper for the first time"
+        if money(beyond) > each * beyond.requests:
+            told = f"at {beyond.requests:.9g}, beyond the region, the API is cheaper"
+            yield told, "from last on the machines stay cheaper, whatever the steps that follow"

@@ -11,12 +11,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from datetime import date
-from itertools import pairwise
+from functools import cached_property
+from itertools import chain, pairwise
 from typing import Any
 
 import numpy as np
 
-from tinyinfer.course.compare import Failure, equal, same_value
+from tinyinfer.course.compare import Failure, equal, usual_hint
 from tinyinfer.course.sandbox.records import Received
 from tinyinfer.course.student import hinting
 from tinyinfer.measure.api_bill import Api
@@ -27,8 +28,10 @@ pytest_plugins = ["tinyinfer.course.pytest_plugin"]
 
 Usual = Iterator[tuple[Any, str]]
 RTOL = 1e-9  # of sums and quotients of a few floats
+NOT_ROUNDED = "requests are means, and may be parts of one: do not round"
+NO_TOKENS = "None is the answer for a phase without tokens, and for no other: `computed` and `written` count them"
 OF_REGIONS = 1e-6  # a way that searches for the crossings is as right as one that computes them
-EVENING = shares([0.0] * 20 + [1.0, 2.0, 4.0, 1.0])
+EVENING = (0,) * 20 + (1, 2, 4, 1)  # weights of the hours; shares of eighths, which are exact
 API = Api("an API", date(2026, 11, 1), "invented", "EUR", input=0.5, cached_input=0.125, output=10.0)
 
 
@@ -45,29 +48,35 @@ class Case:
     output: float = 50.0
     cached: float = 0.0
     thinking: float = 0.0
-    day: tuple[float, ...] = shares(FLAT)
+    weights: tuple[float, ...] = FLAT
     spare: int = 0
     people: float = 0.0
     busy: float = 1.0
     requests: float = 10_000.0
 
+    @cached_property
+    def day(self) -> tuple[float, ...]:
+        """The shares of a day's requests that come in each hour."""
+        return shares(self.weights)
+
     def __str__(self) -> str:
         own = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
-        words = [f"{name}={'its own' if name == 'day' else show(value)}" for name, value in own.items()]
+        words = [f"day=shares({list(value)})" if name == "weights" else f"{name}={show(value)}"
+                 for name, value in own.items()]  # fmt: skip
         return f"a service with {', '.join(words) or 'nothing special'}"
 
 
 def drawn(rng: np.random.Generator, **fixed: Any) -> Case:
     """A service of random numbers, whose busiest hour needs three to six machines; `fixed` ones are as given."""
-    weights = rng.uniform(0.2, 1.0, 24) ** 2
-    weights[rng.permutation(24)[:3]] = 0.0
+    weights = np.ceil(100 * rng.uniform(0.2, 1.0, 24) ** 2).astype(int)
+    weights[rng.permutation(24)[:3]] = 0
     names = ("per_hour", "input_tps", "output_tps", "input", "output", "people", "busy")
     ends = ((0.5, 9), (900, 9000), (60, 900), (700, 4000), (60, 600), (5, 90), (0.4, 0.9))
     numbers: dict[str, Any] = {name: float(rng.uniform(*pair)) for name, pair in zip(names, ends, strict=True)}
     numbers["cached"] = numbers["input"] * float(rng.uniform(0.2, 0.7))
     numbers["thinking"] = numbers["output"] * float(rng.uniform(0.3, 2.0))
     counts = {"units": int(rng.integers(2, 9)), "spare": int(rng.integers(1, 3))}
-    case = Case(**(numbers | counts | {"day": shares(weights.tolist()), "by_hour": bool(rng.integers(2))} | fixed))
+    case = Case(**(numbers | counts | {"weights": tuple(weights.tolist()), "by_hour": bool(rng.integers(2))} | fixed))
     peak = float(rng.integers(2, 6) + rng.uniform(0.2, 0.8))
     return replace(case, requests=fixed.get("requests", peak * taken(case) / max(case.day)))
 
@@ -108,9 +117,31 @@ def record(mine: Any, kind: str, names: tuple[str, ...], what: str) -> tuple[Any
 
 
 def compare(mine: Any, right: Any, what: str, usual: Usual, rtol: float = RTOL) -> None:
-    """Raises Failure unless a result is right; mistakes that change nothing here explain nothing."""
+    """Raises Failure unless a result is right; mistakes that change nothing here explain nothing.
+
+    Of a list, the sentence names the first hour that differs: most hours of a day may be alike.
+    """
+    if equal(mine, right, rtol):
+        return
     kept = ((value, hint) for value, hint in usual if value is mine or not equal(value, right, rtol))
-    same_value(mine, right, what, rtol=rtol, usual=kept)
+    hint = usual_hint(mine, chain(other_kinds(right), kept), rtol, 0.0)
+    where, mine, right = first_different(mine, right, rtol)
+    raise Failure(f"{what}{where}: the result is {show(mine)}, and {show(right)} is expected.", hint)
+
+
+def first_different(mine: Any, right: Any, rtol: float) -> tuple[str, Any, Any]:
+    """The first hour in which two lists differ, in words, and what they have there; other values as they are."""
+    if not isinstance(right, list) or not isinstance(mine, list) or len(mine) != len(right):
+        return "", mine, right
+    hour = next(h for h in range(len(right)) if not equal(mine[h], right[h], rtol))
+    return f", in hour {hour}", mine[hour], right[hour]
+
+
+def other_kinds(right: Any) -> Usual:
+    """The right numbers of a list or tuple as another kind of sequence."""
+    if isinstance(right, list | tuple) and None not in right:
+        kinds = (list, np.array) if isinstance(right, tuple) else (tuple, np.array)
+        yield from ((kind(right), f"give a {type(right).__name__}") for kind in kinds)
 
 
 # The right numbers, counted.
@@ -128,10 +159,10 @@ def taken(case: Case) -> float:
 
 def fleet(case: Case) -> list[int]:
     """The machines of each hour: one more until the hour's requests fit."""
-    counts = []
+    counts, full = [], taken(case) * (1 + RTOL)
     for share in case.day:
         count = 1
-        while case.requests * share > count * taken(case) * (1 + RTOL):
+        while case.requests * share > count * full:
             count += 1
         counts.append(count)
     return [case.spare + (count if case.by_hour else max(counts)) for count in counts]
@@ -175,10 +206,11 @@ def filled(case: Case) -> float:
     return hours * case.per_hour * case.units / requests
 
 
-def crossings(case: Case, each: float) -> list[float]:
+def crossings(case: Case, each: float, upto: float = 1.0) -> list[float]:
     """All requests a day at which both sides cost the same: on each step of the machines' cost its money stays.
 
-    A machine more is at most one more than the filled ones, so beyond `most` the machines are cheaper.
+    A machine more is at most one more than the filled ones, so beyond `most` the machines are cheaper. upto: how far
+    of its end a step goes.
     """
     most = money(replace(case, requests=0)) / (each - filled(case))
     hours = case.day if case.by_hour else (max(case.day),)
@@ -186,7 +218,7 @@ def crossings(case: Case, each: float) -> list[float]:
     found = []
     for begin, end in pairwise(sorted({0.0, *full, most * (1 + RTOL)})):
         cost = money(replace(case, requests=(begin + end) / 2))
-        if begin < cost / each <= end:
+        if begin < cost / each <= end * upto:
             found.append(cost / each)
     return found
 
@@ -269,9 +301,9 @@ def check_seconds(student: Any, case: Case) -> None:
 def seconds_mistakes(student: Any, case: Case, mine: Any) -> Usual:
     """Seconds of the two phases by usual mistakes."""
     (prefill, decode), computed, written = of_request(case), case.input - case.cached, case.output + case.thinking
+    yield from blame(student, case, mine, *OF_REQUEST)
     yield (decode, prefill), "the seconds of prefill come first"
     yield prefill + decode, "give both phases, as a tuple"
-    yield [prefill, decode], "give a tuple"
     yield (case.input / case.input_tps, decode), "what the prefix cache has takes no time"
     yield (prefill, case.output / case.output_tps), "thinking tokens are generated, too"
     yield (case.input / case.input_tps, case.output / case.output_tps), "use `computed` and `written`"
@@ -280,7 +312,6 @@ def seconds_mistakes(student: Any, case: Case, mine: Any) -> Usual:
     yield (prefill / case.units, decode / case.units), "the speed is that of all GPUs of a machine together"
     swapped = "input is computed at the speed of prefill, output is generated at that of decode"
     yield (computed / case.output_tps, written / case.input_tps), swapped
-    yield from blame(student, case, mine, *OF_REQUEST)
 
 
 # Capacity.
@@ -302,6 +333,7 @@ def check_capacity(student: Any, case: Case) -> None:
     mine = service(student, case).capacity
 
     def usual() -> Usual:
+        yield from blame(student, case, mine, *OF_CAPACITY)
         yield right / case.busy, "a machine may work for the share `busy` of an hour"
         yield right / case.busy**2, "less room for work makes fewer requests: `busy` multiplies"
         yield from ((right / factor, "an hour has 3600 seconds") for factor in (3600, 60))
@@ -312,7 +344,7 @@ def check_capacity(student: Any, case: Case) -> None:
         yield 3600 * case.busy / prefill + 3600 * case.busy / decode, both
         yield right * case.units, "the speed is that of all GPUs of a machine together"
         yield 1 / right, "this is the hours for a request: turn it over"
-        yield from blame(student, case, mine, *OF_REQUEST, "Speed.seconds")
+        yield from ((float(whole(right)), NOT_ROUNDED) for whole in (math.floor, math.ceil))
 
     compare(mine, right, f"capacity of {case}", usual())
 
@@ -323,18 +355,18 @@ def check_capacity(student: Any, case: Case) -> None:
 def test_machines(student: Any, part: Any, rng: Any) -> None:
     """Catches parts of machines, a fleet for the mean hour, a spare one that is forgotten, and none at night."""
     with part("whole ones"):
-        for requests in (1.0, 86_000.0, 86_500.0, 24 * 3600 * 5.5):
+        for requests in (1.0, 86_000.0, 86_400.01, 86_500.0, 24 * 3600 * 5.5):
             check_machines(student, Case(requests=requests))
         check_machines(student, Case(requests=100_000.0, busy=0.5))
     with part("each hour its own"):
-        check_machines(student, Case(day=EVENING, requests=30_000.0))
+        check_machines(student, Case(weights=EVENING, requests=30_000.0))
         check_machines(student, plain(rng, by_hour=True))
     with part("a fleet that is bought"):
-        check_machines(student, Case(day=EVENING, requests=30_000.0, by_hour=False))
+        check_machines(student, Case(weights=EVENING, requests=30_000.0, by_hour=False))
         check_machines(student, plain(rng, by_hour=False))
     with part("spare ones"):
         for by_hour in (True, False):
-            check_machines(student, Case(day=EVENING, requests=10_000.0, by_hour=by_hour, spare=2))
+            check_machines(student, Case(weights=EVENING, requests=100_000.0, by_hour=by_hour, spare=2))
             check_machines(student, Case(requests=0.0, by_hour=by_hour, spare=1))
     with part("full ones"):
         for count in (1, 3, 7):
@@ -352,9 +384,9 @@ def machines_mistakes(student: Any, case: Case, mine: Any) -> Usual:
     """The machines of each hour by usual mistakes."""
     parts = [case.requests * share / taken(case) for share in case.day]  # of a machine
     right, needed = fleet(case), [top(x) for x in parts]
+    yield from blame(student, case, mine, *OF_MACHINES)
     yield [float(n) for n in right], "whole machines are whole numbers: math.ceil gives an int"
     yield right[0], "give a number for each of the 24 hours"
-    yield tuple(right), "give a list"
     other = replace(case, by_hour=not case.by_hour)
     hours = "machines by the hour are fewer in quiet hours"
     bought = "what is bought stays there at night: the busiest hour sizes the fleet"
@@ -363,7 +395,8 @@ def machines_mistakes(student: Any, case: Case, mine: Any) -> Usual:
     yield from ((paid(case, [top(x)] * 24), shared) for x in (sum(parts) / 24, sum(parts)))
     whole = "a machine is paid whole: what does not fit needs one more"
     yield from ((paid(case, found), whole) for found in (
-        parts, [max(1.0, x) for x in parts], [max(1, int(x)) for x in parts], [max(1, round(x)) for x in parts]))
+        parts, [max(1.0, x) for x in parts], [max(1, int(x)) for x in parts], [max(1, round(x)) for x in parts],
+        [max(1, math.ceil(x - 1e-3)) for x in parts]))
     yield [n - case.spare for n in right], "the spare machines are paid in every hour, too"
     alone = "one machine is always there, and the spare ones stand beside it"
     yield paid(case, [math.ceil(x - RTOL) for x in parts]), alone
@@ -374,7 +407,6 @@ def machines_mistakes(student: Any, case: Case, mine: Any) -> Usual:
     yield paid(case, [math.floor(x) + 1 for x in parts]), "a full machine needs no second one"
     yield paid(case, [top(x / case.busy) for x in parts]), "`busy` is within the capacity already"
     yield paid(replace(case, spare=case.spare * max(needed)), needed), "`spare` is a number of machines, and no share"
-    yield from blame(student, case, mine, *OF_HOUR)
 
 
 def top(part: float) -> int:
@@ -404,12 +436,15 @@ def blame(student: Any, case: Case, mine: Any, *before: str, api: Api = API) -> 
     for name in before:
         ask, right = numbers[name]
         if not equal(value := ask(), right, RTOL):
-            yield mine, f"first mend {name}: here it is {show(value)}, and {show(right)} is right"
+            where, wrong, there = first_different(value, right, RTOL)
+            yield mine, f"first mend {name}: here{where} it is {show(wrong)}, and {show(there)} is right"
             return
 
 
 OF_REQUEST = ("Tokens.computed", "Tokens.written")
-OF_HOUR = (*OF_REQUEST, "Speed.seconds", "Service.machine_hour", "Service.capacity")
+OF_CAPACITY = (*OF_REQUEST, "Speed.seconds")
+OF_MACHINES = (*OF_CAPACITY, "Service.capacity")
+OF_HOUR = (*OF_CAPACITY, "Service.machine_hour", "Service.capacity")
 
 
 # A day.
@@ -419,7 +454,7 @@ def test_a_day(student: Any, part: Any, rng: Any) -> None:
     """Catches people who are forgotten, idle hours that are free, and a month of 30 days."""
     with part("machines"):
         check_day(student, Case(requests=200_000.0))
-        check_day(student, Case(day=EVENING, requests=30_000.0))
+        check_day(student, Case(weights=EVENING, requests=30_000.0))
         check_day(student, plain(rng, by_hour=True))
     with part("a day without a request"):
         check_day(student, Case(requests=0.0, spare=1))
@@ -432,26 +467,27 @@ def test_a_day(student: Any, part: Any, rng: Any) -> None:
 
 def check_day(student: Any, case: Case) -> None:
     """Compares the student's money of a day with the list of machine-hours."""
-    mine, right = student.cost_a_day(service(student, case), case.requests), money(case)
-    hour, counts, work = case.per_hour * case.units, fleet(case), working(case)
+    mine = student.cost_a_day(service(student, case), case.requests)
+    compare(mine, money(case), f"cost_a_day of {case}", day_mistakes(student, case, mine))
 
-    def usual() -> Usual:
-        yield right - case.people, "people are paid, too"
-        yield right + 23 * case.people, "`people` is money a day, and no money an hour"
-        idle = "a machine that waits is paid, too: the day costs the same, used or not"
-        yield from ((sum(n * share for n, share in zip(counts, work, strict=True)) * hour + paid, idle)
-                    for paid in (case.people, 0.0))  # fmt: skip
-        yield from ((paid, idle) for paid in (case.people, 0.0))
-        yield 24 * counts[0] * hour + case.people, "the hours differ: add up their machines"
-        yield 24 * max(counts) * hour + case.people, "the hours differ: add up their machines"
-        yield 24 * hour + case.people, "every machine is paid, not one"
-        yield sum(counts) / 24 * hour + case.people, "this is a mean hour: a day has 24"
-        yield sum(counts) + case.people, "these are hours of machines: what do they cost?"
-        yield (sum(counts) - 24 * case.spare) * hour + case.people, "the spare machines are paid, too"
-        yield sum(counts) * case.per_hour + case.people, "a machine of several GPUs costs all of them"
-        yield from blame(student, case, mine, *OF_HOUR, "machines")
 
-    compare(mine, right, f"cost_a_day of {case}", usual())
+def day_mistakes(student: Any, case: Case, mine: Any) -> Usual:
+    """The money of a day by usual mistakes."""
+    right, hour, counts, work = money(case), case.per_hour * case.units, fleet(case), working(case)
+    yield from blame(student, case, mine, *OF_HOUR, "machines")
+    yield right - case.people, "people are paid, too"
+    yield right + 23 * case.people, "`people` is money a day, and no money an hour"
+    idle = "a machine that waits is paid, too: the day costs the same, used or not"
+    yield from ((sum(n * share for n, share in zip(counts, work, strict=True)) * hour + people, idle)
+                for people in (case.people, 0.0))  # fmt: skip
+    yield from ((people, idle) for people in (case.people, 0.0))
+    yield 24 * counts[0] * hour + case.people, "the hours differ: add up their machines"
+    yield 24 * max(counts) * hour + case.people, "the hours differ: add up their machines"
+    yield 24 * hour + case.people, "every machine is paid, not one"
+    yield sum(counts) / 24 * hour + case.people, "this is a mean hour: a day has 24"
+    yield sum(counts) + case.people, "these are hours of machines: what do they cost?"
+    yield (sum(counts) - 24 * case.spare) * hour + case.people, "the spare machines are paid, too"
+    yield sum(counts) * case.per_hour + case.people, "a machine of several GPUs costs all of them"
 
 
 def check_people(student: Any, hours: float, wage: float) -> None:
@@ -480,12 +516,12 @@ def test_utilization(student: Any, part: Any, rng: Any) -> None:
         for requests in (0.0, 43_200.0, 86_400.0):
             check_utilization(student, Case(requests=requests))
     with part("each hour its own"):
-        check_utilization(student, Case(day=EVENING, requests=30_000.0))
+        check_utilization(student, Case(weights=EVENING, requests=30_000.0))
         check_utilization(student, plain(rng))
     with part("spare machines, and room"):
         check_utilization(student, Case(requests=100_000.0, spare=1))
         check_utilization(student, Case(requests=100_000.0, busy=0.5))
-        check_utilization(student, Case(day=EVENING, requests=30_000.0, spare=1, by_hour=False))
+        check_utilization(student, Case(weights=EVENING, requests=30_000.0, spare=1, by_hour=False))
 
 
 def check_utilization(student: Any, case: Case) -> None:
@@ -496,6 +532,7 @@ def check_utilization(student: Any, case: Case) -> None:
 
     def usual() -> Usual:
         counts = fleet(case)
+        yield from blame(student, case, mine, *OF_MACHINES, "machines")
         yield [x / case.busy for x in right], "all paid time counts, and not only what `busy` lets work take"
         yield [x * case.busy for x in right], "`busy` limits work, and is no work"
         yield from (([x * n / (n - case.spare) for x, n in zip(right, counts, strict=True)], "spare machines are paid")
@@ -510,8 +547,6 @@ def check_utilization(student: Any, case: Case) -> None:
         yield [x * n for x, n in zip(right, counts, strict=True)], "the paid time is that of all machines of the hour"
         for seconds in (prefill, decode):
             yield [x * seconds / (prefill + decode) for x in right], "prefill and decode both are work"
-        yield tuple(right), "give a list"
-        yield from blame(student, case, mine, *OF_HOUR, "machines")
 
     compare(mine, right, f"utilization of {case}", usual())
 
@@ -534,7 +569,8 @@ def test_a_million_tokens(student: Any, part: Any, rng: Any) -> None:
         check_million(student, plain(rng, cached=500.0))
         check_million(student, plain(rng, thinking=300.0))
     with part("no tokens"):
-        for case in (Case(requests=0.0), Case(input=0.0), Case(output=0.0)):
+        for case in (Case(requests=0.0), Case(input=0.0), Case(output=0.0), Case(cached=1000.0),
+                     Case(output=0.0, thinking=300.0)):  # fmt: skip
             check_empty(student, case)
 
 
@@ -545,19 +581,25 @@ def check_million(student: Any, case: Case) -> None:
 
 
 def check_empty(student: Any, case: Case) -> None:
-    """Compares for which phase there is a price at all."""
-    hint = "where there are no tokens, None is the answer"
-    with hinting("ZeroDivisionError", hint):
-        mine = student.cost_per_million(service(student, case), case.requests)
-    told = tuple(one and "a price" for one in mine) if isinstance(mine, tuple) else mine
-    right = tuple(one and "a price" for one in of_a_million(case))
-    same_value(told, right, f"cost_per_million of {case}", usual=[(told, hint)])
+    """Compares the prices where a phase has no tokens, or only tokens that are easily forgotten."""
+    with hinting("ZeroDivisionError", NO_TOKENS):
+        mine, right = student.cost_per_million(service(student, case), case.requests), of_a_million(case)
+
+    def usual() -> Usual:
+        yield from blame(student, case, mine, *OF_HOUR, "machines", "cost_a_day")
+        if isinstance(mine, tuple) and [one is None for one in mine] != [one is None for one in right]:
+            yield mine, NO_TOKENS
+        if any(right):
+            halves = tuple(one and one / 2 for one in right)
+            yield halves, "a phase without tokens takes no money: the other one pays the whole day"
+
+    compare(mine, right, f"cost_per_million of {case}", usual())
 
 
 def million_mistakes(student: Any, case: Case, mine: Any) -> Usual:
     """The prices of a million tokens, of input and output, by usual mistakes."""
     both = np.array(of_a_million(case), np.float64)
-    yield both.tolist(), "give a tuple"
+    yield from blame(student, case, mine, *OF_HOUR, "machines", "cost_a_day")
     use = sum(working(case)) / 24
     hour, tps = case.per_hour * case.units, np.array([case.input_tps, case.output_tps])
     full = hour / (tps * 3600) * 1e6
@@ -582,7 +624,6 @@ def million_mistakes(student: Any, case: Case, mine: Any) -> Usual:
     yield from pairs("`computed` and `written` tokens pay", both * shown)
     yield from pairs("seconds that are paid and idle belong to both phases: divide by the busy seconds",
                      paid * seconds / (3600 * sum(fleet(case))) / counts * 1e6)  # fmt: skip
-    yield from blame(student, case, mine, *OF_HOUR, "machines", "cost_a_day")
 
 
 def pairs(hint: str, *found: np.ndarray) -> Usual:
@@ -627,6 +668,7 @@ def check_bill(student: Any, api: Api, case: Case) -> None:
 def bill_mistakes(student: Any, api: Api, case: Case, mine: Any) -> Usual:
     """The bills of usual mistakes."""
     right, uncached, quiet = invoice(api, case), replace(case, cached=0.0), replace(case, thinking=0.0)
+    yield from blame(student, case, mine, *OF_REQUEST)
     in_full = "cached tokens have a price of their own"
     yield invoice(api, uncached), in_full
     yield invoice(replace(api, cached_input=0.0), case), in_full
@@ -646,7 +688,6 @@ def bill_mistakes(student: Any, api: Api, case: Case, mine: Any) -> Usual:
     shares_of = (1.0, api.batch_factor, api.batched * api.batch_factor, 1 - api.batched, 1 - api.batch_factor,
                  1 - api.batched * api.batch_factor, 1 - api.batch_factor * (1 - api.batched))  # fmt: skip
     yield from ((now * share, waits) for share in shares_of)
-    yield from blame(student, case, mine, *OF_REQUEST)
 
 
 # Break-even.
@@ -658,7 +699,7 @@ def test_full_cost(student: Any, part: Any, rng: Any) -> None:
         check_full(student, Case(spare=1, people=40.0))
         check_full(student, plain(rng, by_hour=True))
     with part("bought"):
-        check_full(student, Case(day=EVENING, by_hour=False))
+        check_full(student, Case(weights=EVENING, by_hour=False))
         check_full(student, plain(rng, by_hour=False))
 
 
@@ -668,17 +709,17 @@ def check_full(student: Any, case: Case) -> None:
 
     def usual() -> Usual:
         hour = case.per_hour * case.units
-        for factor in (24 * max(case.day), 24.0, max(case.day)):
-            yield hour / taken(case) * factor, "machines by the hour are paid where they work: no peak is in it"
+        yield from blame(student, case, mine, *OF_HOUR)
+        hours = "machines by the hour are paid where they work: no peak is in it"
         quiet = "what is bought for the busiest hour waits in the others: 24 hours are paid"
-        yield from ((hour / taken(case) * factor, quiet) for factor in (1.0, 24.0, max(case.day)))
+        yield from ((hour / taken(case) * factor, hours if case.by_hour else quiet)
+                    for factor in (1.0, 24.0, max(case.day), 24 * max(case.day)))  # fmt: skip
         yield right * (1 + case.spare), "spare machines do not grow with the requests: leave them out"
         yield right + case.people, "people do not grow with the requests: leave them out"
         yield right / case.units, "a machine of several GPUs costs all of them"
         yield right * taken(case) ** 2, "more requests make each cheaper: divide by the capacity"
         yield right * case.busy, "a machine is full when work takes the share `busy`"
         yield right * taken(case), "this is an hour: the requests of it share the money"
-        yield from blame(student, case, mine, *OF_HOUR)
 
     compare(mine, right, f"full_cost of {case}", usual())
 
@@ -688,11 +729,12 @@ def test_break_even(student: Any, part: Any, rng: Any) -> None:
     with part("the second machine"):
         check_region(student, Case(), API)
         check_region(student, Case(per_hour=1.0), API)
+        check_region(student, Case(weights=EVENING, people=64.5), replace(API, input=0.0, output=312.5))
     with part("people, spare machines, hours"):
         check_region(student, Case(people=30.0, spare=1), API)
         check_region(student, plain(rng, by_hour=True, spare=1, people=20.0), None)
     with part("a fleet that is bought"):
-        check_region(student, Case(day=EVENING, by_hour=False, per_hour=0.25), API)
+        check_region(student, Case(weights=EVENING, by_hour=False, per_hour=0.25), API)
         check_region(student, plain(rng, by_hour=False, people=9.0), None)
     with part("never, at once, and far away"):
         check_region(student, Case(per_hour=5.0), API)
@@ -700,6 +742,8 @@ def test_break_even(student: Any, part: Any, rng: Any) -> None:
         check_region(student, Case(per_hour=0.0), API)
         check_region(student, Case(per_hour=0.0), replace(API, input=0.0, output=0.0))
         check_region(student, Case(per_hour=0.0, people=9.0), API)
+        check_region(student, Case(people=10_000.0), API)
+        check_region(student, Case(weights=EVENING, people=33_000.0), API)
         check_region(student, Case(people=3e6), API)
 
 
@@ -724,7 +768,7 @@ def right_region(case: Case, api: Api) -> tuple[float, float] | None:
         return 0.0, 0.0
     if filled(case) >= each * (1 - RTOL):
         return None
-    if idle / each * max(case.day) > 10_000 * taken(case):  # then the first crossing is as far
+    if idle / (each - filled(case)) * max(case.day) > 10_000 * taken(case):  # all crossings lie before it
         return math.inf, math.inf
     found = crossings(case, each)
     return min(found), max(found)
@@ -734,6 +778,8 @@ def region_mistakes(student: Any, case: Case, api: Api, mine: Any) -> Usual:
     """The regions that usual mistakes give."""
     each, full, idle = invoice(api, case), filled(case), money(replace(case, requests=0.0))
     right = right_region(case, api)
+    idling = replace(case, requests=0.0)
+    yield from blame(student, idling, mine, *OF_HOUR, "machines", "cost_a_day", "bill", "full_cost", api=api)
     if right is None:
         never = "a request on full machines costs as much as at the API, or more: the machines never stay cheaper"
         yield mine, never
@@ -743,8 +789,11 @@ def region_mistakes(student: Any, case: Case, api: Api, mine: Any) -> Usual:
         yield mine, "more than MOST_MACHINES may be needed: both ends are math.inf"
     else:
         first, last = right
+        yield (math.inf, math.inf), "the search takes less than MOST_MACHINES here: both ends are numbers"
         yield None, "a request on full machines costs less than at the API: the machines stay cheaper at last"
         yield (last, first), "first is the smaller one"
+        if before := crossings(case, each, 1 - RTOL):
+            yield (min(before), max(before)), "a full machine needs no second one: a step has its end, too"
         one = "the line crosses the staircase more than once: first and last are two numbers"
         yield from (((x, x), one) for x in (first, last, idle / each))
         straight = idle / (each - full)
@@ -753,5 +802,4 @@ def region_mistakes(student: Any, case: Case, api: Api, mine: Any) -> Usual:
         yield right_region(replace(case, people=0.0), api), "people are paid, too"
         yield right_region(replace(case, spare=0), api), "the spare machines are paid, too"
         yield right_region(replace(case, people=0.0, spare=0), api), "people and spare machines are paid, too"
-        idling = replace(case, requests=0.0)
-        yield from blame(student, idling, mine, *OF_HOUR, "machines", "cost_a_day", "bill", "full_cost", api=api)
+        yield from (((float(up(first)), float(up(last))), NOT_ROUNDED) for up in (math.ceil, math.floor, round))
