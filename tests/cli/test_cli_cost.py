@@ -60,6 +60,21 @@ def test_the_example_api_is_told_to_be_one(capsys):
     assert "no work of people is counted" in err
 
 
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [(["--buy", "30000", "--watts", "900"], "the power of 900 W costs nothing; add --power-price"),
+     (["--price-per-hour", "2", "--dtype", "float32"], "weights have 32 bits"),
+     (["--price-per-hour", "2", "--tpot", "50"], "--tpot is kept only if the true speed is at least 0."),
+     (["--price-per-hour", "2", "--ttft", "100"], "--ttft is kept only if the true speed is at least 0.")],
+)  # fmt: skip
+def test_what_a_reader_would_forget_is_told(flags, words, capsys):
+    """And not where it is given. Catches free power, twice the memory, and a limit that the known error breaks."""
+    assert main(["cost", *PAPER, *flags], unopened) == 0
+    assert words in capsys.readouterr().err
+    assert main(["cost", *PAPER, "--price-per-hour", "2"], unopened) == 0
+    assert words not in capsys.readouterr().err
+
+
 def test_prices_older_than_a_year_are_told(capsys, tmp_path):
     """With their date."""
     prices = {"name": "a", "date": "2020-01-31", "source": "s", "currency": "USD", "input": 1, "output": 2}
@@ -303,6 +318,9 @@ def test_what_bench_measured_is_read(capsys, tmp_path, short):
     read = line_of(capsys, "--from", str(tmp_path / "b.json"), *asked)
     assert read["speed"]["output_tps"] == json.loads(text)["generation_tps"]
     assert read["levers"][0]["change"] == "one at a time"
+    for kept in (json.dumps(json.loads(text), indent=0), "\ufeff" + text):  # as an editor may have left it
+        (tmp_path / "k.json").write_text(kept, encoding="utf-8")
+        assert line_of(capsys, "--from", str(tmp_path / "k.json"), *asked)["speed"] == read["speed"]
     (tmp_path / "b.json").write_text(text.replace(json.dumps(short), '"gone"'), encoding="utf-8")
     assert main(["cost", "--from", str(tmp_path / "b.json"), *asked, "--json"], unopened) == 0
     out, err = capsys.readouterr()
@@ -394,6 +412,7 @@ def test_the_picture_is_written(tmp_path):
      ([*TYPED, "--characters-per-token", "4"], "--characters-per-token belongs to the bill of an API"),
      ([*TYPED[:4], "--buy", "9", "--reserved"], "leave out --reserved"),
      ([*TYPED, "--percentile", "99"], "--percentile chooses among measured waits"),
+     ([*PAPER, "--price-per-hour", "2", "--percentile", "90"], "and --cluster has none; leave it out"),
      ([*PAPER, "--price-per-hour", "2", "--input-tokens", "9000"], "longer than the context of 4096")],
 )  # fmt: skip
 def test_what_cannot_be_is_one_sentence(flags, words, capsys):
