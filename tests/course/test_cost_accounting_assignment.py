@@ -277,7 +277,7 @@ def test_what_is_made_of_a_wrong_number_names_it_first(tmp_path):
 
 
 def test_a_sentence_names_the_hour_and_the_day(tmp_path):
-    """Catches a sentence that shows two equal lists, cut short, and a day that cannot be made again.
+    """Catches a sentence that shows two equal lists, the hours that differ cut off, and a day that none can make again.
 
     In the evening's first 20 hours no request comes.
     """
