@@ -99,7 +99,19 @@ def test_a_prompt_that_opens_a_thought_is_answered_behind_it_whatever_the_caller
     assert (out.reasoning, out.text) == (WORDS, answer)
 
 
-ALIKE = {'start: "<" name ">"\nname: /[a-z]+/': "<table>", "start: /<[a-z]+>/": "<thing>"}
+ALIKE = {'start: "<" name ">"\nname: /[a-z]+/': "<table>", "start: /<[a-z]+>/": "<thing>",
+         'start: "<" "table>"': "<table>", "start: /(?s:.{1,7})/": "<th ink"}  # fmt: skip
+APART = {'start: "<tool>"': "<tool>", 'start: "<" "body>"': "<body>"}
+
+
+@pytest.mark.parametrize("grammar", APART)
+def test_a_form_that_only_shares_letters_with_a_marker_stands_behind_a_thought(tmp_path: Path, grammar: str) -> None:
+    """Or at once. Catches a model that may not think before a call of a tool."""
+    for before in ("", f"<think>\n{WORDS}\n</think>\n\n"):
+        (folder := tmp_path / str(len(before))).mkdir()
+        llm = scripted(folder, QWEN3, before + APART[grammar])
+        out = llm.chat(HELLO, SamplingParams(max_tokens=LONG, grammar=grammar), chat_template_kwargs=ON)
+        assert (out.reasoning, out.text) == (WORDS * bool(before), APART[grammar])
 
 
 @pytest.mark.parametrize("grammar", ALIKE)

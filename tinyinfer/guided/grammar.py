@@ -216,30 +216,51 @@ def written(schema: Any) -> str:
 
 def tried(tokenizer: Tokenizer, kind: str, text: str, thinking: Thinking | None) -> LLMatcher:
     """A matcher before the first token. Raises ValueError for a text without one: a dead end is found here."""
-    import llguidance
+    from llguidance import LLMatcher
 
-    own = llguidance.LLMatcher
-    if thinking and not alike(thinking, tried(tokenizer, kind, text, None), tokenizer):
-        source = own.grammar_from_lark(behind_a_thought(kind, text, thinking, tokenizer))
-    elif kind == "json_schema":
-        source = own.grammar_from_json_schema(text, defaults={"whitespace_pattern": SPACE})
+    if kind == "json_schema":
+        form = started(tokenizer, LLMatcher.grammar_from_json_schema(text, defaults={"whitespace_pattern": SPACE}))
     else:
-        source = {"regex": own.grammar_from_regex, "grammar": own.grammar_from_lark}[kind](text)
-    limits = llguidance.LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
-    matcher = own(vocabulary(tokenizer), source, log_level=0, limits=limits)
+        make = {"regex": LLMatcher.grammar_from_regex, "grammar": LLMatcher.grammar_from_lark}[kind]
+        form = started(tokenizer, make(text))
+    if not thinking:
+        return form
+    both = started(tokenizer, LLMatcher.grammar_from_lark(behind_a_thought(kind, text, thinking, tokenizer)))
+    return form if not thinking.opened and hides(both, form, thinking.start, tokenizer) else both
+
+
+def started(tokenizer: Tokenizer, source: str) -> LLMatcher:
+    """A matcher of a grammar in the library's own form. Raises ValueError."""
+    from llguidance import LLMatcher, LLParserLimits
+
+    limits = LLParserLimits(max_lexer_states=MAX_LEXER_STATES, verbose_errors=False)
+    matcher = LLMatcher(vocabulary(tokenizer), source, log_level=0, limits=limits)
     matcher.compute_logit_bias()
     if fault := matcher.get_error():
         raise ValueError(fault)
     return matcher
 
 
-def alike(thinking: Thinking, form: LLMatcher, tokenizer: Tokenizer) -> bool:
-    """Whether an answer in the form may begin like a thought that the model opens: none could tell them apart."""
-    special = tokenizer.specials_in(thinking.start).values()
-    if thinking.opened or any(map(thinking.start.startswith, special)):
-        return False
-    ids = vocabulary(tokenizer).tokenize_bytes(thinking.start[:1].encode())
-    return bool(form.validate_tokens(ids) == len(ids))
+def hides(both: LLMatcher, form: LLMatcher, marker: str, tokenizer: Tokenizer) -> bool:
+    """Whether a thought that the model may open keeps an answer in the form from being written: one that begins like
+    the marker, since of two words the longer one is read.
+    """
+    if any(map(marker.startswith, tokenizer.specials_in(marker).values())):
+        return False  # a control token is no letter of an answer
+    for end in range(1, len(marker) + 1):
+        ids = vocabulary(tokenizer).tokenize_bytes(marker[:end].encode())
+        if form.validate_tokens(ids) < len(ids):
+            return False
+        if end == len(marker) or (allowed(form, ids) & ~allowed(both, ids)).any():
+            return True
+    return False
+
+
+def allowed(matcher: LLMatcher, ids: list[int]) -> np.ndarray:  # -> (V,)
+    """Which tokens may come behind these."""
+    later = matcher.deep_copy()
+    later.consume_tokens(ids)
+    return np.frombuffer(later.compute_logit_bias(), np.uint8) > 0
 
 
 def names_are_texts(value: object) -> bool:

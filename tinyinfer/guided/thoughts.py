@@ -2,10 +2,9 @@
 
 Whatever a form asks for, the thought comes before it, between the markers of the model's template (text/reasoning.py).
 Where the prompt has opened it, the answer begins inside. Where the model opens it by itself, it may also begin with the
-form at once; where the form may begin like the marker it has to, since letters of both could not be told apart (those
-of a marker that is a control token can). Both are a grammar of two parts: any text up to the marker that ends the
-thought, then the form. So the matcher of the form is the only one, and drafts, branches, preemptions and ranks know
-nothing of thoughts.
+form at once; where an answer in the form could be taken for the beginning of a thought (`hides`), it has to. Both are a
+grammar of two parts: any text up to the marker that ends the thought, then the form. So the matcher of the form is the
+only one, and drafts, branches, preemptions and ranks know nothing of thoughts.
 
 A thought is as long as the model likes: `max_tokens` bounds thought and answer together. One that it cuts has no
 answer. Source: vLLM, "Reasoning outputs", whose forms begin behind the thought, too.
