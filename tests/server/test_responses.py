@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
 import re
 from pathlib import Path
 from typing import Any
@@ -146,11 +147,12 @@ def test_a_forced_call_comes(thinker: Served) -> None:
 
 
 def test_a_stream_that_fails_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the tenth step, so that the stream has begun on any machine. Catches an item that stays open."""
+    """In the tenth of slow steps, so that the stream has begun on any machine. Catches an item that stays open."""
     served = Served(scripted(tmp_path, QWEN3, "a" * 90))
     step, times = served.llm.engine.step, itertools.count()
 
     def broken(*args: Any) -> Any:
+        time.sleep(0.02)
         if next(times) == 10:
             raise NotFiniteError("the model's numbers overflow in layer 1", "use float32")
         return step(*args)
