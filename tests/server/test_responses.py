@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
-import time
 import re
+import time
 from pathlib import Path
 from typing import Any
 
