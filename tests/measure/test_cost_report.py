@@ -13,7 +13,7 @@ from tinyinfer.measure import cost_report
 from tinyinfer.measure.api_bill import Api
 from tinyinfer.measure.cost import FLAT, OFFICE, Price, Service, Speed, Tokens, shares
 from tinyinfer.measure.cost_choice import choose
-from tinyinfer.measure.cost_figures import draw_cost
+from tinyinfer.measure.cost_figures import draw_cost, draw_tornado
 from tinyinfer.measure.cost_levers import Lever
 from tinyinfer.measure.cost_report import Case, cost_text, report
 
@@ -193,3 +193,12 @@ def test_the_picture_shows_the_day_and_beside_an_api_the_decision(case, tmp_path
     text = path.read_text(encoding="utf-8")
     titles = ["A day" if case.weekend == 1 else "A week", "Cost", "Break-even over the range of one input"]
     assert [title for title in titles if f"<!-- {title} -->" in text] == (titles[:1] if case.api is None else titles)
+
+
+def test_a_tornado_that_nothing_moves_says_so():
+    """Catches an empty picture with a legend, whose axis counts in thousandths of a request."""
+    figures = pytest.importorskip("matplotlib.figure")
+    axes = figures.Figure().subplots()
+    draw_tornado(axes, None, [])
+    assert [one.get_text() for one in axes.texts] == ["no input within its range moves it"]
+    assert axes.get_legend() is None

@@ -83,6 +83,11 @@ def draw_lines(
 
 def draw_tornado(axes: Any, region: Region | None, bars: list[Bar]) -> None:
     """How far each input moves the break-even; one to the edge never comes, or beyond what is looked at."""
+    axes.set(title="Break-even over the range of one input", xlabel="requests a day")
+    if not bars:
+        axes.text(0.5, 0.5, "no input within its range moves it", ha="center", transform=axes.transAxes)
+        axes.set(xticks=[], yticks=[], xlabel="")
+        return
     ends = [end for bar in bars for one in (bar.low, bar.high) if (end := drawn(one)) is not None]
     middle = drawn(last_of(region))
     edge = 1.15 * max([*ends, middle or 0.0]) or 1.0
@@ -91,7 +96,6 @@ def draw_tornado(axes: Any, region: Region | None, bars: list[Bar]) -> None:
     if middle is not None:
         axes.axvline(middle, color="black", linewidth=0.8)
     axes.set_yticks(range(len(bars)), [f"{bar.name} ({bar.range[0]:.3g} to {bar.range[1]:.3g})" for bar in bars])
-    axes.set(title="Break-even over the range of one input", xlabel="requests a day")
     axes.set_xlim(0, 1.1 * edge)
     short_numbers(axes.xaxis, 4)
     for label, color in (("lower", "tab:blue"), ("higher", "tab:red")):
