@@ -251,16 +251,16 @@ def hides(both: LLMatcher, form: LLMatcher, marker: str, tokenizer: Tokenizer) -
         ids = vocabulary(tokenizer).tokenize_bytes(marker[:end].encode())
         if form.validate_tokens(ids) < len(ids):
             return False
-        if end == len(marker) or (allowed(form, ids) & ~allowed(both, ids)).any():
+        if end == len(marker) or allowed(form, ids) & ~allowed(both, ids):
             return True
     return False
 
 
-def allowed(matcher: LLMatcher, ids: list[int]) -> np.ndarray:  # -> (V,)
-    """Which tokens may come behind these."""
+def allowed(matcher: LLMatcher, ids: list[int]) -> int:
+    """Which tokens may come behind these: a number with a byte for each token, 0 for none."""
     later = matcher.deep_copy()
     later.consume_tokens(ids)
-    return np.frombuffer(later.compute_logit_bias(), np.uint8) > 0
+    return int.from_bytes(later.compute_logit_bias(), "little")
 
 
 def names_are_texts(value: object) -> bool:
