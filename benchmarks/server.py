@@ -331,13 +331,15 @@ def overhead(args: argparse.Namespace, words: list[str]) -> None:
                 ends.clear()
                 if way == "streamed":
                     came = client.submit(stream_once, port, seed).result()
+                else:
+                    llm.generate([seed], SamplingParams(max_tokens=ANSWER, ignore_eos=True))
+                if len(ends) != ANSWER:
+                    sys.exit("overhead wants a token a step: leave out drafts and chunks of prompts")
+                if way == "streamed":
                     each[way] = (came[-1][0] - came[0][0]) / (came[-1][1] - came[0][1])
                     late = [1000 * (when - ends[count - 1]) for when, count in came]
                 else:
-                    llm.generate([seed], SamplingParams(max_tokens=ANSWER, ignore_eos=True))
                     each[way] = (ends[-1] - ends[0]) / (ANSWER - 1)
-                if len(ends) != ANSWER:
-                    sys.exit("overhead wants a token a step: leave out drafts and chunks of prompts")
             if turn > 1:  # the first two warm up
                 found.append((1000 * each["streamed"], 1000 * each["alone"]))
                 delays += late

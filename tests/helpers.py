@@ -233,6 +233,19 @@ def finish(engine: Engine, *sequences: Request) -> list[list[int]]:
     return [seq.new_tokens for seq in sequences]
 
 
+def ends_of_two(engine: Engine, make: Callable[[], list[Request]]) -> list[Any]:
+    """What becomes of the same sequences, asked twice: tokens, ends and errors of each, then all preemptions."""
+    found: list[Any] = []
+    for _ in range(2):
+        sequences = make()
+        for seq in sequences:
+            engine.add(seq, 0.0)
+        while engine.busy:
+            engine.step()
+        found += [(seq.new_tokens, seq.progress.finish_reason, str(seq.progress.error)) for seq in sequences]
+    return [*found, engine.ledger.preemptions]
+
+
 def taken(part: Any, ops: Any) -> Any:
     """A part of a model whose dense weights are a backend's own."""
     if isinstance(part, Dense):

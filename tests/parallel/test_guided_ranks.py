@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from divided import together
 from guided_steps import guided, in_step
-from helpers import ALWAYS_DRAFT, finish, make_engine, small_config
+from helpers import ALWAYS_DRAFT, ends_of_two, finish, make_engine, small_config
 from replicated import MODEL as REPLICATED
 from replicated import Threads
 
@@ -56,17 +56,12 @@ def test_a_dead_end_on_ranks_ends_its_request_alone(ranks: int, stages: int, swi
     """And the ranks stay in step: the next requests say the same again. Catches a step that is rolled back for one
     request, and a rank that keeps rows which the leader's cache has given back."""
 
+    def requests() -> list[Any]:
+        stuck = [guided(prompt, 9, MODEL.vocab_size - 2, [], {"fails_at": n}) for n, prompt in enumerate(PROMPTS)]
+        return [*asked(MODEL.vocab_size - 2), *stuck]
+
     def work(engine: Engine) -> list[Any]:
-        found: list[Any] = []
-        for _ in range(2):
-            stuck = [guided(prompt, 9, MODEL.vocab_size - 2, [], {"fails_at": n}) for n, prompt in enumerate(PROMPTS)]
-            sequences = [*asked(MODEL.vocab_size - 2), *stuck]
-            for seq in sequences:
-                engine.add(seq, 0.0)
-            while engine.busy:
-                engine.step()
-            found += [(seq.new_tokens, seq.progress.finish_reason, str(seq.progress.error)) for seq in sequences]
-        return [*found, engine.ledger.preemptions]
+        return ends_of_two(engine, requests)
 
     plain = work(make_engine(MODEL))
     assert [(len(tokens), ended) for tokens, ended, _ in plain[4:7]] == [(n, "abort") for n in range(3)]

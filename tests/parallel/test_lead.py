@@ -17,6 +17,7 @@ from helpers import (
     branches,
     checkpoint_of,
     distance,
+    ends_of_two,
     finish,
     make_engine,
     one_bad_token,
@@ -340,15 +341,8 @@ def test_a_request_that_overflows_ends_alone_and_the_ranks_stay_in_step(
     config, tensors = one_bad_token(MODEL, bad := 30)
 
     def work(engine: Engine) -> list[Any]:
-        found: list[Any] = []
-        for _ in range(2):
-            sequences = [request(prompt, 6) for prompt in (PROMPTS[0], [7, 8, bad, 9], PROMPTS[1])]
-            for seq in sequences:
-                engine.add(seq, 0.0)
-            while engine.busy:
-                engine.step()
-            found += [(seq.new_tokens, seq.progress.finish_reason, str(seq.progress.error)) for seq in sequences]
-        return [*found, engine.ledger.preemptions]
+        prompts = (PROMPTS[0], [7, 8, bad, 9], PROMPTS[1])
+        return ends_of_two(engine, lambda: [request(prompt, 6) for prompt in prompts])
 
     truth = work(make_engine(checkpoint_of(config, tensors)))
     assert [ended for _, ended, _ in truth[:3]] == ["length", "abort", "length"]

@@ -122,16 +122,16 @@ judge_day = judge_function(day_cost, DAYS, DAY_SLIPS, "requests of an hour, in w
 
 REQUEST = Tokens(input=1000, output=50)
 LIST = Api("list", date(2026, 11, 1), "invented", "USD", input=0.5, cached_input=0.5, output=10.0)
+BY_REQUEST = "count the money of one request, and its tokens"
 BLEND = bill(LIST, REQUEST) / (REQUEST.input + REQUEST.output) * MILLION
 judge_blend = judge_number(
     BLEND,
     "USD",
     {
         (LIST.input + LIST.output) / 2: Wrong("That is as if there were as many output tokens as input tokens.",
-                                              "count the money of one request, and its tokens"),
-        LIST.input + LIST.output: Wrong("That is a million of each, and not a million in all.",
-                                        "count the money of one request, and its tokens"),
-        LIST.input: Wrong("There the output costs nothing more.", "count the money of one request, and its tokens"),
+                                              BY_REQUEST),
+        LIST.input + LIST.output: Wrong("That is a million of each, and not a million in all.", BY_REQUEST),
+        LIST.input: Wrong("There the output costs nothing more.", BY_REQUEST),
     },
     "the money of one request, over its tokens",
 )  # fmt: skip

@@ -4,7 +4,7 @@ Cost decides only between two that are both possible. So two answers end it: dat
 and a quality that only an API's model has rules one's own machines out. Each of the others speaks for a side with a
 weight, and the sum recommends; where the sides are close, both, or the API first.
 
-The volume is a number: how many times the break-even it is. Within the break-even's range (1) it speaks for no side,
+The volume is a number: how many times the nearest end of the break-even's range. Inside (1) it speaks for no side,
 outside for one of them, the more the further: each doubling and each halving weighs 1, at most 3.
 
 Wins: says why, and which answer would turn it. Loses: ten answers are no contract, and the weights are a judgement that
@@ -89,7 +89,8 @@ def times_break_even(requests: float, least: float | None, most: float | None, c
     (1.0, 0.0)
     """
     if least is None or requests < least:
-        return 1.0 if cheaper else requests / least if least else 0.0
+        below = requests / least if least else 0.0
+        return 1.0 if cheaper else below
     if most is None or requests <= most:
         return 1.0
     return requests / most if most else 2**MOST_OF_VOLUME  # from the first request on

@@ -102,12 +102,17 @@ def tokens_scaled(service: Service, **factors: float) -> Service:
     return replace(service, tokens=replace(tokens, **{name: f * getattr(tokens, name) for name, f in factors.items()}))
 
 
+def at_speed(service: Service, times: float) -> Service:
+    """The same service on machines that are so many times as fast."""
+    reads, writes = service.speed.input_tps, service.speed.output_tps
+    return replace(service, speed=replace(service.speed, input_tps=times * reads, output_tps=times * writes))
+
+
 Move = Callable[[Service, Api, float], Case]
 INPUTS: dict[str, tuple[str, Move]] = {  # by the name of a range: what it is, and the case with so many times of it
     "price": ("price of a machine", lambda s, a, f: (
         replace(s, price=replace(s.price, per_hour=f * s.price.per_hour)), a)),
-    "speed": ("speed of a machine", lambda s, a, f: (
-        replace(s, speed=replace(s.speed, input_tps=f * s.speed.input_tps, output_tps=f * s.speed.output_tps)), a)),
+    "speed": ("speed of a machine", lambda s, a, f: (at_speed(s, f), a)),
     "busy": ("how busy a machine may be", lambda s, a, f: (replace(s, busy=min(1.0, f * s.busy)), a)),
     "people": ("money for people", lambda s, a, f: (replace(s, people=f * s.people), a)),
     "input": ("tokens of an input", lambda s, a, f: (tokens_scaled(s, input=f, cached=f), a)),

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from tinyinfer.measure.api_bill import Api, bill
 from tinyinfer.measure.api_or_own import times_break_even
-from tinyinfer.measure.break_even import MOST_MACHINES, Bar, Range, Region, doubtful
+from tinyinfer.measure.break_even import MOST_MACHINES, Bar, Range, Region, at_speed, doubtful
 from tinyinfer.measure.cost import DAYS_A_YEAR, HOURS, Service, cost_a_day, cost_per_million
 from tinyinfer.measure.cost_choice import Choice, first_to_pay
 from tinyinfer.measure.cost_levers import Lever
@@ -74,7 +74,7 @@ def report(case: Case) -> Record:
         "requests_per_day": n,
         "currency": service.price.currency,
         "cost_per_day": money,
-        "cost_per_day_if_off": [case.money(n, off_by(service, end)) for end in ON_PAPER] if on_paper else None,
+        "cost_per_day_if_off": [case.money(n, at_speed(service, 1 / off)) for off in ON_PAPER] if on_paper else None,
         "cost_per_request": money / n if n else None,
         "cost_per_million_input_tokens": of_input,
         "cost_per_million_output_tokens": of_output,
@@ -104,13 +104,6 @@ def report(case: Case) -> Record:
     }
     found |= {"api": of_api(case, api) if api else None}
     return found | {"answer": answer(found), "assumptions": assumptions(found)}
-
-
-def off_by(service: Service, times: float) -> Service:
-    """The service, if its speed was predicted so many times as high as it is."""
-    speed = service.speed
-    true = replace(speed, input_tps=speed.input_tps / times, output_tps=speed.output_tps / times)
-    return replace(service, speed=true)
 
 
 def of_lever(one: Lever, case: Case) -> Record:

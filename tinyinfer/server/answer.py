@@ -228,7 +228,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, None]) -> None
         for one in (task, listening):
             one.cancel()
         await asyncio.gather(task, listening, return_exceptions=True)
-        del task, one  # a task has its error, whose traceback has this frame (see `response_of`)
+        del task, one  # a task has its error, whose traceback has this frame (see gate.py, `told`)
 
 
 async def until_gone(receive: Receive) -> None:

@@ -46,21 +46,23 @@ class Gate:
         except ClientGone:
             answered.status = LEFT
         except Exception as cause:
-            facts |= as_api_error(cause).logged
+            response = told(cause, facts)
             if answered.status is None:
-                await response_of(as_api_error(cause))(scope, receive, answered)
+                await response(scope, receive, answered)
         finally:
             path = quote(scope["path"])[:200]
             line: dict[str, Any] = {"method": scope["method"], "path": path, "status": answered.status}
             self.service.log(**line, ms=round(1000 * (self.service.clock() - begun), 1), **facts)
 
 
-def response_of(error: APIError) -> JSONResponse:
-    """The answer that says an error.
+def told(cause: Exception, facts: dict[str, Any]) -> JSONResponse:
+    """The answer that says an error, of which the log line says its facts.
 
     Code that catches an error keeps it in no variable: its traceback has the frame, the frame would have the error, and
     of such a circle a collection of garbage is what gets rid, for which all threads stand still.
     """
+    error = as_api_error(cause)
+    facts |= error.logged
     return JSONResponse(error.as_dict(), error.status, error.headers)
 
 
